@@ -1,0 +1,86 @@
+use std::future::Future;
+
+use super::{Denial, FlowError, FlowOutcome, FlowParams};
+
+/// Decides whether flows may run: an [`ApertureClient`](crate::ApertureClient), or your own.
+///
+/// ```
+/// use std::future::Ready;
+/// use tower_aperture::{
+///     ApertureLayer, Check, Decider, Denial, FlowOutcome, FlowParams, RejectReason, Ticket, Verdict,
+/// };
+///
+/// #[derive(Clone)]
+/// struct WeekdaysOnly;
+///
+/// struct Nothing;
+///
+/// impl Ticket for Nothing {
+///     fn end(self, _: FlowOutcome) {}
+/// }
+///
+/// impl Decider for WeekdaysOnly {
+///     type Ticket = Nothing;
+///     type Pending = Ready<Verdict<Nothing>>;
+///
+///     fn decide(&self, _: &str, params: &FlowParams<'_>) -> Check<Nothing, Self::Pending> {
+///         Check::Ready(match params.labels.get("day") {
+///             Some("sunday") => Verdict::Rejected(Denial::new(RejectReason::Unknown), Nothing),
+///             _ => Verdict::Accepted(Nothing),
+///         })
+///     }
+/// }
+///
+/// let layer = ApertureLayer::new(WeekdaysOnly, "checkout").label_from_header("day", "x-day");
+/// # let _ = layer;
+/// ```
+pub trait Decider {
+    /// Held from the answer to the end of the flow.
+    type Ticket: Ticket;
+    /// A decision that needs waiting. Dropping it must give up the flow, and give back what was
+    /// granted meanwhile.
+    type Pending: Future<Output = Verdict<Self::Ticket>>;
+
+    /// Decides at once where it can.
+    ///
+    /// The parameters borrow from the request: what a pending decision needs of them must be
+    /// copied.
+    fn decide(
+        &self,
+        control_point: &str,
+        params: &FlowParams<'_>,
+    ) -> Check<Self::Ticket, Self::Pending>;
+}
+
+/// A decision, or the wait for one.
+///
+/// See [`Decider`] for an example.
+#[derive(Debug)]
+pub enum Check<T, F> {
+    /// Decided at once.
+    Ready(Verdict<T>),
+    /// To be awaited.
+    Pending(F),
+}
+
+/// What was decided, with the ticket of an answered flow.
+///
+/// See [`Decider`] for an example.
+#[derive(Debug)]
+pub enum Verdict<T> {
+    /// The flow may run.
+    Accepted(T),
+    /// The flow must not run.
+    Rejected(Denial, T),
+    /// Nobody answered; such a flow has no end to report.
+    Unreachable(FlowError),
+}
+
+/// An answered flow that has to be ended.
+///
+/// See [`Decider`] for an example.
+pub trait Ticket {
+    /// Ends the flow. Called exactly once, from any thread, and must not block: it may run while
+    /// a response is dropped or a panic unwinds.
+    fn end(self, outcome: FlowOutcome);
+}

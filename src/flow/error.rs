@@ -1,0 +1,102 @@
+use std::borrow::Cow;
+use std::error::Error;
+use std::fmt;
+
+/// Why nobody answered for a flow.
+///
+/// A flow that carries one is [unreachable](crate::FlowDecision::Unreachable): it runs, unless
+/// ramp mode or the layer's configuration says otherwise.
+///
+/// ```
+/// use tower_aperture::{FlowError, FlowErrorKind};
+///
+/// let error = FlowError::new(FlowErrorKind::Timeout, "no answer within 200ms");
+/// assert!(error.is_timeout());
+/// assert_eq!(error.to_string(), "the check timed out: no answer within 200ms");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FlowError {
+    kind: FlowErrorKind,
+    message: Cow<'static, str>,
+}
+
+/// The kinds of [`FlowError`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum FlowErrorKind {
+    /// No answer within the check timeout.
+    Timeout,
+    /// The Agent could not be reached, or the connection broke.
+    Unavailable,
+    /// The Agent answered that the API key is missing or wrong.
+    Unauthenticated,
+    /// The Agent, or this crate, refused the request as it is: an empty control point, say.
+    InvalidRequest,
+    /// The client was made by [`ApertureClient::disabled`](crate::ApertureClient::disabled).
+    Disabled,
+    /// The client has been shut down.
+    ShutDown,
+    /// Any other answer that is not a decision.
+    Other,
+}
+
+impl FlowError {
+    /// Makes an error of `kind`; `message` says what happened.
+    #[must_use]
+    pub fn new(kind: FlowErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+        }
+    }
+
+    /// What kind of failure it was.
+    #[must_use]
+    pub const fn kind(&self) -> FlowErrorKind {
+        self.kind
+    }
+
+    /// No answer came within the check timeout.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        self.kind == FlowErrorKind::Timeout
+    }
+
+    /// The Agent could not be reached.
+    #[must_use]
+    pub fn is_unavailable(&self) -> bool {
+        self.kind == FlowErrorKind::Unavailable
+    }
+
+    /// The API key is missing or wrong.
+    #[must_use]
+    pub fn is_unauthenticated(&self) -> bool {
+        self.kind == FlowErrorKind::Unauthenticated
+    }
+}
+
+impl fmt::Display for FlowErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Timeout => "the check timed out",
+            Self::Unavailable => "the agent is unavailable",
+            Self::Unauthenticated => "the agent refused the API key",
+            Self::InvalidRequest => "the request is not valid",
+            Self::Disabled => "flow control is disabled",
+            Self::ShutDown => "the client is shut down",
+            Self::Other => "the agent gave no decision",
+        })
+    }
+}
+
+impl fmt::Display for FlowError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.kind.fmt(f)?;
+        if !self.message.is_empty() {
+            write!(f, ": {}", self.message)?;
+        }
+        Ok(())
+    }
+}
+
+impl Error for FlowError {}

@@ -1,0 +1,17 @@
+//! What every part of the crate speaks: labels, parameters, decisions and ends of flows.
+//!
+//! Nothing here does I/O or knows HTTP services, gRPC or policies.
+
+mod decider;
+mod decision;
+mod error;
+mod labels;
+mod params;
+mod status;
+
+pub use self::decider::{Check, Decider, Ticket, Verdict};
+pub use self::decision::{Denial, FlowDecision, RejectReason, Rejection};
+pub use self::error::{FlowError, FlowErrorKind};
+pub use self::labels::{LabelLimits, Labels};
+pub use self::params::FlowParams;
+pub use self::status::{FlowOutcome, FlowStatus};

@@ -1,0 +1,89 @@
+use std::borrow::Cow;
+use std::time::Duration;
+
+use super::Labels;
+
+/// What a flow brings along besides its control point.
+///
+/// Parameters may be cloned and used again; starting a flow never changes them.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_aperture::FlowParams;
+///
+/// let params = FlowParams::new()
+///     .label("user_id", "42")
+///     .check_timeout(Duration::from_millis(50))
+///     .result_cache_key("profile-42")
+///     .global_cache_key("settings");
+/// assert_eq!(params.labels.get("user_id"), Some("42"));
+/// ```
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct FlowParams<'a> {
+    /// The flow labels.
+    pub labels: Labels<'a>,
+    /// How long the check may take; `None` is the client's default, zero is no limit.
+    pub check_timeout: Option<Duration>,
+    /// The flow runs only where a ramp lets it: it does not run when nobody answers.
+    pub ramp_mode: bool,
+    /// Key of the result cache to look up with the check.
+    pub result_cache_key: Option<Cow<'a, str>>,
+    /// Keys of the global cache to look up with the check.
+    pub global_cache_keys: Vec<Cow<'a, str>>,
+}
+
+impl<'a> FlowParams<'a> {
+    /// No labels, the client's default timeout, no ramp mode, no caches.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets a label; the last value of a key wins.
+    #[must_use]
+    pub fn label(mut self, key: impl Into<Cow<'a, str>>, value: impl Into<Cow<'a, str>>) -> Self {
+        self.labels.insert(key, value);
+        self
+    }
+
+    /// Sets many labels.
+    #[must_use]
+    pub fn labels<K, V>(mut self, labels: impl IntoIterator<Item = (K, V)>) -> Self
+    where
+        K: Into<Cow<'a, str>>,
+        V: Into<Cow<'a, str>>,
+    {
+        self.labels.extend(labels);
+        self
+    }
+
+    /// How long the check may take, connecting included. It is also how long a scheduler may keep
+    /// the flow waiting. Zero means no limit.
+    #[must_use]
+    pub fn check_timeout(mut self, timeout: Duration) -> Self {
+        self.check_timeout = Some(timeout);
+        self
+    }
+
+    /// Whether the flow runs only where a ramp lets it; then it does not run when nobody answers.
+    #[must_use]
+    pub fn ramp_mode(mut self, ramp_mode: bool) -> Self {
+        self.ramp_mode = ramp_mode;
+        self
+    }
+
+    /// Looks up this key of the control point's result cache with the check.
+    #[must_use]
+    pub fn result_cache_key(mut self, key: impl Into<Cow<'a, str>>) -> Self {
+        self.result_cache_key = Some(key.into());
+        self
+    }
+
+    /// Looks up this key of the global cache with the check; may be called several times.
+    #[must_use]
+    pub fn global_cache_key(mut self, key: impl Into<Cow<'a, str>>) -> Self {
+        self.global_cache_keys.push(key.into());
+        self
+    }
+}

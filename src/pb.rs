@@ -1,0 +1,35 @@
+//! The Agent's own messages, generated from `proto/`.
+//!
+//! They are what [`Flow::check_response`](crate::Flow::check_response) hands out and what a test
+//! agent is made of. Their shape follows the Agent's protocol and the versions of `prost` and
+//! `tonic`; it is not covered by this crate's own stability promise.
+//!
+//! ```
+//! use tower_aperture::pb::check::CheckResponse;
+//!
+//! let answer = CheckResponse { control_point: "checkout".into(), ..Default::default() };
+//! assert_eq!(answer.limiter_decisions.len(), 0);
+//! ```
+
+/// Modules nested as the packages are, which the generated paths rely on.
+#[allow(missing_docs, unreachable_pub, unused_qualifications, rust_2018_idioms)]
+#[allow(clippy::all, clippy::pedantic, clippy::unwrap_used, clippy::uninlined_format_args)]
+#[allow(rustdoc::all)]
+mod generated {
+    include!(concat!(env!("OUT_DIR"), "/pb.rs"));
+}
+
+/// `aperture.flowcontrol.check.v1`: checks, ends of flows, caches.
+pub use self::generated::aperture::flowcontrol::check::v1 as check;
+/// `aperture.flowcontrol.checkhttp.v1`: checks made of HTTP attributes.
+pub use self::generated::aperture::flowcontrol::checkhttp::v1 as checkhttp;
+/// `google.rpc`: the status inside a CheckHTTP answer.
+pub use self::generated::google::rpc;
+/// `opentelemetry.proto.collector.trace.v1`: the export of spans.
+pub use self::generated::opentelemetry::proto::collector::trace::v1 as trace_collector;
+/// `opentelemetry.proto.common.v1`: attributes of spans.
+pub use self::generated::opentelemetry::proto::common::v1 as common;
+/// `opentelemetry.proto.resource.v1`: where spans come from.
+pub use self::generated::opentelemetry::proto::resource::v1 as resource;
+/// `opentelemetry.proto.trace.v1`: spans.
+pub use self::generated::opentelemetry::proto::trace::v1 as trace;
