@@ -21,6 +21,7 @@ mod telemetry;
 
 #[doc(inline)]
 pub use self::flow::{
-    Check, Decider, Denial, FlowDecision, FlowError, FlowErrorKind, FlowOutcome, FlowParams,
-    FlowStatus, LabelLimits, Labels, RejectReason, Rejection, Ticket, Verdict,
+    Check, ClientStats, ConnectionState, Decider, Denial, EndError, EndResponse, FlowDecision,
+    FlowError, FlowErrorKind, FlowOutcome, FlowParams, FlowStatus, LabelLimits, Labels,
+    RejectReason, Rejection, Ticket, TokenReturn, Verdict,
 };

@@ -13,7 +13,12 @@
 
 /// Modules nested as the packages are, which the generated paths rely on.
 #[allow(missing_docs, unreachable_pub, unused_qualifications, rust_2018_idioms)]
-#[allow(clippy::all, clippy::pedantic, clippy::unwrap_used, clippy::uninlined_format_args)]
+#[allow(
+    clippy::all,
+    clippy::pedantic,
+    clippy::unwrap_used,
+    clippy::uninlined_format_args
+)]
 #[allow(rustdoc::all)]
 mod generated {
     include!(concat!(env!("OUT_DIR"), "/pb.rs"));

@@ -2,16 +2,22 @@
 //!
 //! Nothing here does I/O or knows HTTP services, gRPC or policies.
 
+mod connection;
 mod decider;
 mod decision;
+mod end;
 mod error;
 mod labels;
 mod params;
+mod stats;
 mod status;
 
+pub use self::connection::ConnectionState;
 pub use self::decider::{Check, Decider, Ticket, Verdict};
 pub use self::decision::{Denial, FlowDecision, RejectReason, Rejection};
+pub use self::end::{EndError, EndResponse, TokenReturn};
 pub use self::error::{FlowError, FlowErrorKind};
 pub use self::labels::{LabelLimits, Labels};
 pub use self::params::FlowParams;
+pub use self::stats::ClientStats;
 pub use self::status::{FlowOutcome, FlowStatus};

@@ -1,0 +1,52 @@
+/// What a client has counted since it was built; read it for your metrics.
+///
+/// Every flow is in exactly one of `accepted`, `rejected` and `unreachable`. What is lost is
+/// counted: nothing is dropped in silence.
+///
+/// ```
+/// use tower_aperture::{ApertureClient, FlowParams};
+///
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// let client = ApertureClient::disabled();
+/// let flow = client.start_flow("checkout", FlowParams::new()).await;
+/// assert_eq!(client.stats().unreachable, 1);
+/// # });
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClientStats {
+    /// Flows that were let in.
+    pub accepted: u64,
+    /// Flows that were turned away.
+    pub rejected: u64,
+    /// Flows that nobody answered for; the next four say why, others are in none of them.
+    pub unreachable: u64,
+    /// Unreachable: no answer in time.
+    pub timeouts: u64,
+    /// Unreachable: no connection.
+    pub unavailable: u64,
+    /// Unreachable: the API key was refused.
+    pub unauthenticated: u64,
+    /// Unreachable: the request was refused as it was.
+    pub invalid: u64,
+    /// Labels that did not fit [`LabelLimits`](crate::LabelLimits).
+    pub labels_dropped: u64,
+    /// Checks whose caller left, seen to their end in the background.
+    pub checks_handed_over: u64,
+    /// Checks whose caller left, cancelled because too many were being seen to their end.
+    pub checks_cancelled: u64,
+    /// Ends of flows that the Agent took.
+    pub ends_delivered: u64,
+    /// Ends that were tried a second time.
+    pub ends_retried: u64,
+    /// Ends that the Agent did not take.
+    pub ends_failed: u64,
+    /// Ends that found the queue full, or the client shut down.
+    pub ends_dropped: u64,
+    /// Spans that the Agent took.
+    pub spans_exported: u64,
+    /// Spans that the Agent did not take.
+    pub spans_failed: u64,
+    /// Spans that found the queue full, or the client shut down.
+    pub spans_dropped: u64,
+}
