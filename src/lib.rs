@@ -5,7 +5,7 @@
 #[macro_use]
 mod log;
 
-mod client;
+pub mod client;
 #[cfg(feature = "embedded")]
 pub mod engine;
 mod flow;
@@ -25,3 +25,8 @@ pub use self::flow::{
     FlowError, FlowErrorKind, FlowOutcome, FlowParams, FlowStatus, LabelLimits, Labels,
     RejectReason, Rejection, Ticket, TokenReturn, Verdict,
 };
+#[doc(inline)]
+pub use self::client::{ApertureClient, CacheError, Flow};
+#[cfg(feature = "remote")]
+#[doc(inline)]
+pub use self::client::{ApertureClientBuilder, BuildError};
