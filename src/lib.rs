@@ -20,13 +20,13 @@ mod remote;
 mod telemetry;
 
 #[doc(inline)]
+pub use self::client::{ApertureClient, CacheError, Flow};
+#[cfg(feature = "remote")]
+#[doc(inline)]
+pub use self::client::{ApertureClientBuilder, BuildError};
+#[doc(inline)]
 pub use self::flow::{
     Check, ClientStats, ConnectionState, Decider, Denial, EndError, EndResponse, FlowDecision,
     FlowError, FlowErrorKind, FlowOutcome, FlowParams, FlowStatus, LabelLimits, Labels,
     RejectReason, Rejection, Ticket, TokenReturn, Verdict,
 };
-#[doc(inline)]
-pub use self::client::{ApertureClient, CacheError, Flow};
-#[cfg(feature = "remote")]
-#[doc(inline)]
-pub use self::client::{ApertureClientBuilder, BuildError};
