@@ -268,9 +268,7 @@ impl ApertureClient {
         check_ttl(ttl)?;
         match &self.inner.backend {
             #[cfg(feature = "remote")]
-            Backend::Remote(remote) => {
-                wire::set_global_cache(remote, key, value.into(), ttl).await
-            }
+            Backend::Remote(remote) => wire::set_global_cache(remote, key, value.into(), ttl).await,
             _ => Err(CacheError::Unsupported),
         }
     }

@@ -48,7 +48,9 @@ pub use self::flow::Flow;
 pub use self::scripted::{Answer, RecordedFlow, Script};
 
 use self::counters::Counters;
-use crate::flow::{Check, ClientStats, ConnectionState, Decider, FlowParams, FlowStatus, Rejection};
+use crate::flow::{
+    Check, ClientStats, ConnectionState, Decider, FlowParams, FlowStatus, Rejection,
+};
 
 /// Starts flows: with a real Agent, an embedded engine, or nobody behind it.
 ///
