@@ -25,3 +25,5 @@ pub use self::flow::{
     FlowError, FlowErrorKind, FlowOutcome, FlowParams, FlowStatus, LabelLimits, Labels,
     RejectReason, Rejection, Ticket, TokenReturn, Verdict,
 };
+#[doc(inline)]
+pub use self::layer::{Aperture, ApertureLayer, FailureMode, RequestHead};
