@@ -1,12 +1,13 @@
 use std::fmt;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Buf;
 use http::{HeaderMap, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
+use super::answer::RejectBody;
 use super::future::Asked;
 use super::guard::Guard;
 use crate::flow::Ticket;
@@ -117,8 +118,7 @@ impl Sent {
 impl<B, C, T> Body for ResponseBody<B, C, T>
 where
     B: Body,
-    C: Body<Data = B::Data>,
-    C::Error: Into<B::Error>,
+    C: RejectBody<B>,
     T: Ticket,
 {
     type Data = B::Data;
@@ -131,10 +131,7 @@ where
         match self.project().kind.project() {
             KindProj::Inner { body, guard: None } => body.poll_frame(cx),
             KindProj::Inner { body, guard } => poll_guarded(body, guard, cx),
-            KindProj::Own { body } => {
-                let frame = ready!(body.poll_frame(cx));
-                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
-            }
+            KindProj::Own { body } => body.poll_answer(cx),
             KindProj::Empty => Poll::Ready(None),
         }
     }
@@ -142,7 +139,7 @@ where
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Inner { body, .. } => body.is_end_stream(),
-            Kind::Own { body } => body.is_end_stream(),
+            Kind::Own { body } => body.is_over(),
             Kind::Empty => true,
         }
     }
@@ -150,7 +147,7 @@ where
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Inner { body, .. } => body.size_hint(),
-            Kind::Own { body } => body.size_hint(),
+            Kind::Own { body } => body.hint(),
             Kind::Empty => SizeHint::with_exact(0),
         }
     }

@@ -1,14 +1,8 @@
-use std::convert::Infallible;
-use std::fmt;
-use std::marker::PhantomData;
-use std::pin::Pin;
-use std::task::{Context, Poll};
-
-use bytes::Buf;
 use http::header::{self, HeaderName};
 use http::{HeaderValue, Response};
-use http_body::{Body, Frame, SizeHint};
+use http_body::Body;
 
+use super::answer::{NoBody, RejectBody};
 use super::grpc;
 use super::head::RequestHead;
 use crate::flow::{RejectReason, Rejection};
@@ -25,14 +19,13 @@ use crate::flow::{RejectReason, Rejection};
 /// use tower_aperture::layer::{NoBody, OnReject, RequestHead};
 ///
 /// /// Sends people to a waiting room.
-/// #[derive(Clone)]
 /// struct WaitingRoom;
 ///
 /// impl<B: Body> OnReject<B> for WaitingRoom {
-///     type Body = NoBody<B::Data, B::Error>;
+///     type Body = NoBody;
 ///
-///     fn on_reject(&self, _: &Rejection, _: RequestHead<'_>) -> Response<Self::Body> {
-///         let mut response = Response::new(NoBody::default());
+///     fn on_reject(&self, _: &Rejection, _: RequestHead<'_>) -> Response<NoBody> {
+///         let mut response = Response::new(NoBody);
 ///         *response.status_mut() = http::StatusCode::SEE_OTHER;
 ///         response.headers_mut().insert("location", http::HeaderValue::from_static("/wait"));
 ///         response
@@ -44,7 +37,7 @@ where
     B: Body,
 {
     /// The body of the answer.
-    type Body: Body<Data = B::Data, Error: Into<B::Error>>;
+    type Body: RejectBody<B>;
 
     /// Builds the answer. It runs on the request's path and must not block.
     fn on_reject(&self, rejection: &Rejection, head: RequestHead<'_>) -> Response<Self::Body>;
@@ -112,10 +105,10 @@ const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
 impl<B: Body> OnReject<B> for DefaultReject {
-    type Body = NoBody<B::Data, B::Error>;
+    type Body = NoBody;
 
-    fn on_reject(&self, rejection: &Rejection, head: RequestHead<'_>) -> Response<Self::Body> {
-        let mut response = Response::new(NoBody::default());
+    fn on_reject(&self, rejection: &Rejection, head: RequestHead<'_>) -> Response<NoBody> {
+        let mut response = Response::new(NoBody);
         if let Some(content_type) = grpc::content_type(head.headers()) {
             let code = HeaderValue::from_static(grpc::code(rejection.status()));
             let message = HeaderValue::from_static(message(rejection.reason()));
@@ -151,53 +144,5 @@ const fn message(reason: RejectReason) -> &'static str {
         RejectReason::NoMatchingRamp => "rejected: no ramp lets it in",
         RejectReason::Unreachable => "rejected: flow control is unreachable",
         RejectReason::Unknown => "rejected by flow control",
-    }
-}
-
-/// A body without data whose types fit any other body.
-///
-/// ```
-/// use http_body::Body;
-/// use tower_aperture::layer::NoBody;
-///
-/// let body: NoBody<bytes::Bytes, std::io::Error> = NoBody::default();
-/// assert!(body.is_end_stream());
-/// ```
-pub struct NoBody<D = bytes::Bytes, E = Infallible>(PhantomData<fn() -> (D, E)>);
-
-impl<D: Buf, E> Body for NoBody<D, E> {
-    type Data = D;
-    type Error = E;
-
-    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<D>, E>>> {
-        Poll::Ready(None)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        true
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(0)
-    }
-}
-
-impl<D, E> Clone for NoBody<D, E> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<D, E> Copy for NoBody<D, E> {}
-
-impl<D, E> Default for NoBody<D, E> {
-    fn default() -> Self {
-        Self(PhantomData)
-    }
-}
-
-impl<D, E> fmt::Debug for NoBody<D, E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("NoBody")
     }
 }
