@@ -98,6 +98,8 @@ pub use self::flow::{
     FlowError, FlowErrorKind, FlowOutcome, FlowParams, FlowStatus, LabelLimits, Labels,
     RejectReason, Rejection, Ticket, TokenReturn, Verdict,
 };
+#[doc(inline)]
+pub use self::layer::{Aperture, ApertureLayer, FailureMode, RequestHead};
 
 #[cfg(all(doctest, feature = "embedded", feature = "remote"))]
 #[doc = include_str!("../README.md")]
