@@ -19,9 +19,15 @@ mod remote;
 #[cfg(feature = "telemetry")]
 mod telemetry;
 
+#[cfg(feature = "embedded")]
+#[doc(inline)]
+pub use self::engine::Engine;
 #[doc(inline)]
 pub use self::flow::{
     Check, ClientStats, ConnectionState, Decider, Denial, EndError, EndResponse, FlowDecision,
     FlowError, FlowErrorKind, FlowOutcome, FlowParams, FlowStatus, LabelLimits, Labels,
     RejectReason, Rejection, Ticket, TokenReturn, Verdict,
 };
+#[cfg(feature = "embedded")]
+#[doc(inline)]
+pub use self::policy::{PolicyError, PolicyWarning};
