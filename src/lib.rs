@@ -25,3 +25,6 @@ pub use self::flow::{
     FlowError, FlowErrorKind, FlowOutcome, FlowParams, FlowStatus, LabelLimits, Labels,
     RejectReason, Rejection, Ticket, TokenReturn, Verdict,
 };
+#[cfg(feature = "embedded")]
+#[doc(inline)]
+pub use self::policy::{PolicyError, PolicyWarning};
