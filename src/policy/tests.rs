@@ -1,0 +1,1 @@
+//! Laws of the loader as a whole.
