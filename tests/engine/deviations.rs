@@ -46,7 +46,7 @@ fn row_5_tokens_that_are_not_finite_count_as_not_given() {
 #[test]
 fn row_21_long_keys_are_limited_like_any() {
     let long = "k".repeat(100_000);
-    let mut params = params(&[]);
+    let mut params = tower_aperture::FlowParams::new();
     params.labels = tower_aperture::Labels::with_limits(tower_aperture::LabelLimits {
         bytes: 200_000,
         ..Default::default()

@@ -84,7 +84,7 @@ proptest! {
     fn deciding_and_reporting_agree(
         limiters in prop::collection::vec(limiter(), 1..4),
         lazy: bool,
-        requests in prop::collection::vec((0..2_000_000_000_u64, 0..4_usize, -3.0..6.0, 0..30_u64), 1..80),
+        requests in prop::collection::vec((0..2_000_000_000_u64, 0..4_usize, -3.0..6.0_f64, 0..30_u64), 1..80),
     ) {
         let keys = ["user", "tenant", "user"];
         let limiters: Vec<Limiter> = limiters

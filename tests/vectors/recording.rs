@@ -7,6 +7,8 @@ pub(crate) struct Recording {
     pub(crate) agent_group: Option<String>,
     /// Texts with their dynamic configuration.
     pub(crate) policies: Vec<String>,
+    /// Some policy has a dynamic configuration.
+    pub(crate) dynamic: bool,
     pub(crate) deviates: Vec<u64>,
     pub(crate) noisy: bool,
     /// In the order of `at`.
@@ -46,11 +48,10 @@ pub(crate) enum Expected {
 impl Recording {
     pub(crate) fn read(value: &Value) -> Result<Self, String> {
         let mut policies = texts(&value["policies"]).ok_or("policies are not texts")?;
-        if let Some(dynamic) = value["dynamic_config"].as_object() {
-            for (name, text) in dynamic {
-                let text = text.as_str().ok_or("dynamic_config is not text")?;
-                configure(&mut policies, name, text)?;
-            }
+        let mut dynamic = false;
+        for (name, text) in value["dynamic_config"].as_object().into_iter().flatten() {
+            let text = text.as_str().ok_or("dynamic_config is not text")?;
+            dynamic |= configure(&mut policies, name, text)?;
         }
         let mut calls = match value.get("rows") {
             Some(_) => rows(value)?,
@@ -66,6 +67,7 @@ impl Recording {
         Ok(Self {
             agent_group: value["agent_group"].as_str().map(str::to_owned),
             policies,
+            dynamic,
             deviates: numbers(&value["deviates"]),
             noisy: value["noisy"].as_bool().unwrap_or(false),
             has_label_keys: whole && holds("flow_label_keys"),
@@ -87,14 +89,14 @@ fn numbers(value: &Value) -> Vec<u64> {
     numbers.iter().filter_map(Value::as_u64).collect()
 }
 
-/// Puts a dynamic configuration where a policy resource has it.
-fn configure(policies: &mut [String], name: &str, text: &str) -> Result<(), String> {
+/// Puts a dynamic configuration where a policy resource has it, if there is anything in it.
+fn configure(policies: &mut [String], name: &str, text: &str) -> Result<bool, String> {
     let policy = policies
         .iter_mut()
         .find(|policy| crate::policy::name(policy).as_deref() == Some(name))
         .ok_or_else(|| format!("dynamic_config of an unknown policy {name}"))?;
     if text.trim().is_empty() || text.trim() == "{}" {
-        return Ok(());
+        return Ok(false);
     }
     policy.push_str("\ndynamicConfig:\n");
     for line in text.lines() {
@@ -102,7 +104,7 @@ fn configure(policies: &mut [String], name: &str, text: &str) -> Result<(), Stri
         policy.push_str(line);
         policy.push('\n');
     }
-    Ok(())
+    Ok(true)
 }
 
 fn calls(value: &Value) -> Result<Vec<Call>, String> {

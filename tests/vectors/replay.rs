@@ -28,7 +28,10 @@ const MOST_ORDERS: usize = 120;
 type Orders = BTreeMap<usize, Vec<usize>>;
 
 pub(crate) fn replay(recording: &Recording) -> Verdict {
-    let kinds = policy::other_kinds(&recording.policies);
+    let mut kinds = policy::other_kinds(&recording.policies);
+    if recording.dynamic {
+        kinds.push("dynamic configuration".into());
+    }
     let loaded = load(recording);
     let rows = &recording.deviates;
     let all_rows = || {
