@@ -179,14 +179,13 @@ async fn a_black_hole_is_bounded_by_the_timeouts() {
         .expect("a port");
     let listener = socket.listen(0).expect("listening");
     let address = listener.local_addr().expect("an address");
-    let mut held = Vec::new();
-    while let Ok(Ok(stream)) = tokio::time::timeout(
-        Duration::from_millis(300),
-        tokio::net::TcpStream::connect(address),
-    )
-    .await
-    {
-        held.push(stream);
+    let (mut held, mut swallowed) = (Vec::new(), 0);
+    while swallowed < 2 {
+        let connecting = tokio::net::TcpStream::connect(address);
+        match tokio::time::timeout(Duration::from_millis(300), connecting).await {
+            Ok(stream) => held.push(stream.expect("nobody refuses")),
+            Err(_) => swallowed += 1,
+        }
         assert!(held.len() < 64, "the backlog does not fill");
     }
     let client = ApertureClient::builder()
@@ -276,7 +275,7 @@ async fn a_check_without_its_caller_runs_no_longer_than_its_timeout() {
     let agent = FakeAgent::start();
     agent.on_check(|_| Reply::Hang);
     let client = client(&agent);
-    let params = FlowParams::new().check_timeout(Duration::from_millis(300));
+    let params = FlowParams::new().check_timeout(Duration::from_secs(3));
     let pending = async {
         // The decider's future: `start_flow` would be answered by the timeout.
         match client.decide("checkout", &params) {

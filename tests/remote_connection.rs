@@ -163,7 +163,7 @@ async fn a_frozen_agent_times_out_and_is_back_once_thawed() {
 async fn keep_alive_gives_up_a_connection_that_went_silent() {
     let agent = FakeAgent::start();
     let client = builder(&agent)
-        .keep_alive(Duration::from_millis(50), Duration::from_millis(50))
+        .keep_alive(Duration::from_millis(100), Duration::from_secs(3))
         .build()
         .expect("a client");
     assert_eq!(decision(&client).await, FlowDecision::Accepted);

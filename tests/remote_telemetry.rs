@@ -296,7 +296,7 @@ async fn a_collector_that_hangs_slows_nothing_and_loses_only_spans() {
     let agent = FakeAgent::start();
     agent.on_export(|_| Reply::Hang);
     agent.on_check(|request| Reply::Now(answer::granted(request)));
-    let client = client(&agent);
+    let client = builder(&agent).end_timeout(LONG).build().expect("a client");
     flows(&client, 600).await;
     agent
         .until("stuck", |agent| agent.exports().len() == 1)

@@ -113,7 +113,7 @@ fn is_expiry(cause: &(dyn Error + 'static)) -> bool {
 }
 
 /// The outer errors only say that there was an error.
-fn innermost(mut error: &(dyn Error + 'static)) -> String {
+pub(super) fn innermost(mut error: &(dyn Error + 'static)) -> String {
     while let Some(inner) = error.source() {
         error = inner;
     }

@@ -139,6 +139,12 @@ impl Batch {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn size(&self) -> (&str, usize) {
+        let refs = self.jobs.iter().map(|job| job.refs.len()).sum();
+        (&self.jobs[0].control_point, refs)
+    }
+
     async fn try_once(&self, timeout: Duration) -> Result<FlowEndResponse, Failure> {
         let request = FlowEndRequest {
             control_point: self.jobs[0].control_point.clone(),

@@ -231,9 +231,9 @@ impl Shared {
             return Ok(Arc::clone(live));
         }
         let channels = match &self.config.target {
-            Target::Connect(connect) => connect
-                .channels(&self.health)
-                .map_err(|error| FlowError::new(FlowErrorKind::Unavailable, error.to_string()))?,
+            Target::Connect(connect) => connect.channels(&self.health).map_err(|error| {
+                FlowError::new(FlowErrorKind::Unavailable, call::innermost(&*error))
+            })?,
             Target::Ready(channel) => Box::from([channel.clone()]),
         };
         let live = Arc::new(Live::new(Arc::clone(self), runtime, channels));
