@@ -10,7 +10,7 @@ use tonic::{Code, Status};
 use tower_aperture::pb::check::check_response::RejectReason as Reason;
 use tower_aperture::{
     ApertureClient, ApertureClientBuilder, Check, ConnectionState, Decider, FlowDecision,
-    FlowErrorKind, FlowParams, RejectReason,
+    FlowError, FlowErrorKind, FlowParams, RejectReason,
 };
 
 /// Far more than anything here takes, far less than a hang.
@@ -113,7 +113,7 @@ async fn failures_are_told_apart_by_kind() {
         agent.on_check(move |_| Reply::Status(Status::new(code, "because")));
         let flow = client.start_flow("checkout", FlowParams::new()).await;
         assert_eq!(flow.decision(), FlowDecision::Unreachable, "{code:?}");
-        assert_eq!(flow.error().map(|e| e.kind()), Some(kind), "{code:?}");
+        assert_eq!(flow.error().map(FlowError::kind), Some(kind), "{code:?}");
     }
 }
 
@@ -147,7 +147,10 @@ async fn an_agent_that_hangs_costs_the_timeout_and_no_more() {
     let begin = Instant::now();
     let params = FlowParams::new().check_timeout(Duration::from_millis(50));
     let flow = client.start_flow("checkout", params).await;
-    assert_eq!(flow.error().map(|e| e.kind()), Some(FlowErrorKind::Timeout));
+    assert_eq!(
+        flow.error().map(FlowError::kind),
+        Some(FlowErrorKind::Timeout)
+    );
     assert!(begin.elapsed() < LONG);
     assert!(flow.should_run());
 }
@@ -164,7 +167,10 @@ async fn an_agent_that_accepts_and_never_speaks_costs_the_timeout_and_no_more() 
         .build()
         .expect("a client");
     let flow = client.start_flow("checkout", FlowParams::new()).await;
-    assert_eq!(flow.error().map(|e| e.kind()), Some(FlowErrorKind::Timeout));
+    assert_eq!(
+        flow.error().map(FlowError::kind),
+        Some(FlowErrorKind::Timeout)
+    );
     assert_ne!(client.state(), ConnectionState::Ready);
     assert!(!client.wait_ready(Duration::from_millis(50)).await);
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use support::agent::{FakeAgent, Reply, answer};
 use tower_aperture::{
-    ApertureClient, ApertureClientBuilder, ConnectionState, FlowDecision, FlowErrorKind, FlowParams,
+    ApertureClient, ApertureClientBuilder, ConnectionState, FlowDecision, FlowError, FlowErrorKind,
+    FlowParams,
 };
 
 const LONG: Duration = Duration::from_secs(20);
@@ -122,7 +123,7 @@ async fn an_agent_killed_under_load_costs_decisions_and_nothing_hangs() {
         tasks.spawn(async move {
             for _ in 0..50 {
                 let flow = client.start_flow("checkout", FlowParams::new()).await;
-                match flow.error().map(|error| error.kind()) {
+                match flow.error().map(FlowError::kind) {
                     None | Some(FlowErrorKind::Unavailable) => drop(flow.end().await),
                     Some(other) => panic!("{other:?}"),
                 }
@@ -153,7 +154,10 @@ async fn a_frozen_agent_times_out_and_is_back_once_thawed() {
     for _ in 0..3 {
         let params = FlowParams::new().check_timeout(Duration::from_millis(20));
         let flow = client.start_flow("checkout", params).await;
-        assert_eq!(flow.error().map(|e| e.kind()), Some(FlowErrorKind::Timeout));
+        assert_eq!(
+            flow.error().map(FlowError::kind),
+            Some(FlowErrorKind::Timeout)
+        );
     }
     agent.thaw();
     assert_eq!(decision(&client).await, FlowDecision::Accepted);

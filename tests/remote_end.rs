@@ -11,7 +11,7 @@ use tonic::Status;
 use tower_aperture::pb::check::CheckResponse;
 use tower_aperture::pb::check::check_response::RejectReason as Reason;
 use tower_aperture::{
-    ApertureClient, EndError, Flow, FlowDecision, FlowErrorKind, FlowParams, FlowStatus,
+    ApertureClient, EndError, Flow, FlowDecision, FlowError, FlowErrorKind, FlowParams, FlowStatus,
 };
 
 const LONG: Duration = Duration::from_secs(20);
@@ -314,7 +314,7 @@ async fn shutdown_delivers_what_waits_and_turns_away_what_comes() {
     assert_eq!(client.stats().ends_delivered, 50);
     let flow = client.start_flow("checkout", FlowParams::new()).await;
     assert_eq!(
-        flow.error().map(|e| e.kind()),
+        flow.error().map(FlowError::kind),
         Some(FlowErrorKind::ShutDown)
     );
     let ended = late.end().await;

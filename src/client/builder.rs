@@ -59,6 +59,7 @@ pub struct ApertureClientBuilder {
     end_timeout: Duration,
     keep_alive: Option<KeepAlive>,
     connections: usize,
+    #[cfg(feature = "gzip")]
     gzip: bool,
     telemetry: bool,
 }
@@ -78,6 +79,7 @@ impl ApertureClientBuilder {
             end_timeout: Duration::from_secs(5),
             keep_alive: None,
             connections: 1,
+            #[cfg(feature = "gzip")]
             gzip: false,
             telemetry: true,
         }
@@ -251,7 +253,9 @@ impl ApertureClientBuilder {
             api_key,
             check_timeout: some(self.check_timeout),
             end_timeout: some(self.end_timeout),
+            #[cfg(feature = "gzip")]
             gzip: self.gzip,
+            #[cfg(feature = "telemetry")]
             telemetry: self.telemetry,
             target: self.target()?,
         };

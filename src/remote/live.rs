@@ -263,7 +263,9 @@ mod tests {
             api_key: None,
             check_timeout: None,
             end_timeout: None,
+            #[cfg(feature = "gzip")]
             gzip: false,
+            #[cfg(feature = "telemetry")]
             telemetry: true,
         })
     }

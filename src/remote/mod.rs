@@ -15,6 +15,7 @@ mod flow;
 mod flow_end;
 mod health;
 mod live;
+mod stamps;
 mod worker;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
