@@ -2,6 +2,7 @@
 //!
 //! Nothing here does I/O or knows HTTP services, gRPC or policies.
 
+pub(crate) mod baggage;
 mod connection;
 mod decider;
 mod decision;

@@ -1,0 +1,211 @@
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Buf;
+use http::{HeaderMap, StatusCode, header};
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+use super::answer::RejectBody;
+use super::future::Asked;
+use super::guard::Guard;
+use crate::flow::Ticket;
+
+pin_project! {
+    /// The body of every response behind the layer: the inner service's own, that of the
+    /// [reject hook](crate::layer::OnReject), or nothing.
+    ///
+    /// It holds the flow of an accepted request and ends it when the body does, see the
+    /// [module documentation](crate::layer). Frames, trailers, size hint and the end of the
+    /// stream pass through untouched. The default is the empty body.
+    ///
+    /// ```
+    /// use http_body::Body;
+    /// use http_body_util::Full;
+    /// use tower_aperture::layer::ResponseBody;
+    /// # struct Ticket;
+    /// # impl tower_aperture::Ticket for Ticket {
+    /// #     fn end(self, _: tower_aperture::FlowOutcome) {}
+    /// # }
+    /// type MyBody = ResponseBody<Full<bytes::Bytes>, Full<bytes::Bytes>, Ticket>;
+    ///
+    /// assert_eq!(MyBody::default().size_hint().exact(), Some(0));
+    /// ```
+    pub struct ResponseBody<B, C, T>
+    where
+        T: Ticket,
+    {
+        #[pin]
+        kind: Kind<B, C, T>,
+    }
+}
+
+pin_project! {
+    #[project = KindProj]
+    enum Kind<B, C, T>
+    where
+        T: Ticket,
+    {
+        Inner { #[pin] body: B, guard: Option<Guard<T>> },
+        Own { #[pin] body: C },
+        Empty,
+    }
+}
+
+impl<B, C, T: Ticket> ResponseBody<B, C, T> {
+    /// A body nobody watches.
+    pub(crate) fn passed(body: B) -> Self {
+        Self {
+            kind: Kind::Inner { body, guard: None },
+        }
+    }
+
+    /// The body of the reject hook.
+    pub(crate) fn own(body: C) -> Self {
+        Self {
+            kind: Kind::Own { body },
+        }
+    }
+}
+
+impl<B: Body, C, T: Ticket> ResponseBody<B, C, T> {
+    /// The body of an accepted flow, which `guard` ends with it.
+    pub(crate) fn guarded(body: B, mut guard: Guard<T>, sent: Sent) -> Self {
+        let guard = match sent {
+            _ if body.is_end_stream() => {
+                guard.finish();
+                None
+            }
+            Sent::None => {
+                guard.sending(Some(0));
+                Some(guard)
+            }
+            Sent::Length(length) => {
+                guard.sending(length.or_else(|| body.size_hint().exact()));
+                Some(guard)
+            }
+        };
+        Self {
+            kind: Kind::Inner { body, guard },
+        }
+    }
+}
+
+/// How much of a body HTTP sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sent {
+    /// Nothing, whatever the body holds.
+    None,
+    /// All of it; this many bytes, when the head says so.
+    Length(Option<u64>),
+}
+
+impl Sent {
+    pub(crate) fn new(asked: Asked, status: StatusCode, headers: &HeaderMap) -> Self {
+        if asked == Asked::Head
+            || status.is_informational()
+            || status == StatusCode::NO_CONTENT
+            || status == StatusCode::NOT_MODIFIED
+        {
+            return Self::None;
+        }
+        let length = headers.get(header::CONTENT_LENGTH);
+        Self::Length(length.and_then(|length| length.to_str().ok()?.parse().ok()))
+    }
+}
+
+impl<B, C, T> Body for ResponseBody<B, C, T>
+where
+    B: Body,
+    C: RejectBody<B>,
+    T: Ticket,
+{
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        match self.project().kind.project() {
+            KindProj::Inner { body, guard: None } => body.poll_frame(cx),
+            KindProj::Inner { body, guard } => poll_guarded(body, guard, cx),
+            KindProj::Own { body } => body.poll_answer(cx),
+            KindProj::Empty => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Inner { body, .. } => body.is_end_stream(),
+            Kind::Own { body } => body.is_over(),
+            Kind::Empty => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Inner { body, .. } => body.size_hint(),
+            Kind::Own { body } => body.hint(),
+            Kind::Empty => SizeHint::with_exact(0),
+        }
+    }
+}
+
+/// Polls a body and ends its flow when that was the last of it.
+#[allow(clippy::type_complexity)]
+fn poll_guarded<B: Body, T: Ticket>(
+    mut body: Pin<&mut B>,
+    slot: &mut Option<Guard<T>>,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+    let left = slot.as_mut().and_then(Guard::enter);
+    let polled = body.as_mut().poll_frame(cx);
+    let (left, last) = match &polled {
+        Poll::Pending => (left, false),
+        Poll::Ready(None) => (left, true),
+        Poll::Ready(Some(Err(_))) => {
+            if let Some(guard) = slot.take() {
+                guard.fail();
+            }
+            return polled;
+        }
+        Poll::Ready(Some(Ok(frame))) => {
+            if let (Some(trailers), Some(guard)) = (frame.trailers_ref(), slot.as_mut()) {
+                guard.judge_trailers(trailers);
+            }
+            let sent = frame.data_ref().map_or(0, Buf::remaining);
+            let sent = u64::try_from(sent).unwrap_or(u64::MAX);
+            (
+                left.map(|left| left.saturating_sub(sent)),
+                frame.is_trailers() || body.is_end_stream(),
+            )
+        }
+    };
+    if last {
+        if let Some(guard) = slot.take() {
+            guard.finish();
+        }
+    } else if let Some(guard) = slot.as_mut() {
+        guard.sending(left);
+    }
+    polled
+}
+
+impl<B, C, T: Ticket> Default for ResponseBody<B, C, T> {
+    fn default() -> Self {
+        Self { kind: Kind::Empty }
+    }
+}
+
+impl<B, C, T: Ticket> fmt::Debug for ResponseBody<B, C, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.kind {
+            Kind::Inner { guard: Some(_), .. } => "ResponseBody(in flow)",
+            Kind::Inner { guard: None, .. } => "ResponseBody(inner)",
+            Kind::Own { .. } => "ResponseBody(rejected)",
+            Kind::Empty => "ResponseBody(empty)",
+        })
+    }
+}

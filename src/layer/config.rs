@@ -1,0 +1,162 @@
+//! What a layer was told, shared by all its services and clones.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use http_body::Body;
+
+use super::extract::{Extract, TextHook};
+use super::guard::Guard;
+use super::head::{RequestHead, ResponseHead};
+use super::reject::OnReject;
+use super::unreachable::OnUnreachable;
+use crate::flow::{
+    Denial, FlowDecision, FlowParams, FlowStatus, RejectReason, Rejection, Ticket, Verdict,
+};
+
+pub(crate) type Classify = Arc<dyn Fn(ResponseHead<'_>) -> FlowStatus + Send + Sync>;
+pub(crate) type Skip = Arc<dyn Fn(RequestHead<'_>) -> bool + Send + Sync>;
+
+#[derive(Clone)]
+pub(crate) enum ControlPoint {
+    Fixed(Arc<str>),
+    Hook(TextHook),
+}
+
+#[derive(Clone)]
+pub(crate) struct Settings {
+    pub(crate) control_point: ControlPoint,
+    pub(crate) skip: Vec<Skip>,
+    pub(crate) extract: Extract,
+    pub(crate) check_timeout: Option<Duration>,
+    pub(crate) ramp_mode: bool,
+    /// `None` follows ramp mode.
+    pub(crate) on_unreachable: Option<OnUnreachable>,
+    pub(crate) classify: Option<Classify>,
+    pub(crate) insert_decision: bool,
+}
+
+pub(crate) struct Config<R> {
+    pub(crate) settings: Settings,
+    /// Shared, so that a hook need not be `Clone`.
+    pub(crate) reject: Arc<R>,
+}
+
+/// By hand: no bound on the hook.
+impl<R> Clone for Config<R> {
+    fn clone(&self) -> Self {
+        Self {
+            settings: self.settings.clone(),
+            reject: self.reject.clone(),
+        }
+    }
+}
+
+/// What becomes of a request; a guard for every answered flow.
+pub(crate) enum Ruling<T: Ticket> {
+    Run(Option<Guard<T>>),
+    Reject(Rejection, Option<Guard<T>>),
+}
+
+impl Settings {
+    pub(crate) fn new(control_point: ControlPoint) -> Self {
+        Self {
+            control_point,
+            skip: Vec::new(),
+            extract: Extract::default(),
+            check_timeout: None,
+            ramp_mode: false,
+            on_unreachable: None,
+            classify: None,
+            insert_decision: false,
+        }
+    }
+
+    pub(crate) fn skips(&self, head: RequestHead<'_>) -> bool {
+        self.skip.iter().any(|skip| skip(head))
+    }
+
+    pub(crate) fn control_point<'a>(&'a self, head: RequestHead<'a>) -> Cow<'a, str> {
+        match &self.control_point {
+            ControlPoint::Fixed(name) => Cow::Borrowed(name),
+            ControlPoint::Hook(hook) => hook(head),
+        }
+    }
+
+    /// The control point to keep: the shared name, where there is one.
+    pub(crate) fn keep(&self, name: &str) -> Arc<str> {
+        match &self.control_point {
+            ControlPoint::Fixed(name) => name.clone(),
+            ControlPoint::Hook(_) => Arc::from(name),
+        }
+    }
+
+    pub(crate) fn params<'a>(&'a self, head: RequestHead<'a>) -> FlowParams<'a> {
+        FlowParams {
+            labels: self.extract.labels(head),
+            check_timeout: self.check_timeout,
+            ramp_mode: self.ramp_mode,
+            ..FlowParams::new()
+        }
+    }
+
+    pub(crate) fn rule<T: Ticket>(
+        &self,
+        verdict: Verdict<T>,
+        head: RequestHead<'_>,
+        control_point: impl FnOnce() -> Arc<str>,
+    ) -> Ruling<T> {
+        match verdict {
+            Verdict::Accepted(ticket) => {
+                Ruling::Run(Some(Guard::accepted(ticket, self.classify.clone())))
+            }
+            Verdict::Rejected(denial, ticket) => {
+                let guard = Guard::rejected(ticket);
+                Ruling::Reject(Rejection::new(control_point(), denial), Some(guard))
+            }
+            Verdict::Unreachable(error) => {
+                let open = match &self.on_unreachable {
+                    Some(on_unreachable) => on_unreachable.is_open(&error, head),
+                    None => !self.ramp_mode,
+                };
+                if open {
+                    Ruling::Run(None)
+                } else {
+                    let denial = Denial::new(RejectReason::Unreachable);
+                    Ruling::Reject(Rejection::new(control_point(), denial), None)
+                }
+            }
+        }
+    }
+
+    /// Leaves the decision for the inner service, if asked to.
+    pub(crate) fn mark<B>(&self, request: &mut Request<B>, decision: FlowDecision) {
+        if self.insert_decision {
+            request.extensions_mut().insert(decision);
+        }
+    }
+}
+
+impl<R> Config<R> {
+    /// Builds the answer to a rejected request and ends its flow.
+    pub(crate) fn refuse<B, T>(
+        &self,
+        rejection: &Rejection,
+        guard: Option<Guard<T>>,
+        head: RequestHead<'_>,
+    ) -> Response<R::Body>
+    where
+        B: Body,
+        R: OnReject<B>,
+        T: Ticket,
+    {
+        let response = self.reject.on_reject(rejection, head);
+        if let Some(mut guard) = guard {
+            guard.http_status(response.status());
+            guard.finish();
+        }
+        response
+    }
+}

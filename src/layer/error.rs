@@ -1,0 +1,81 @@
+use std::error::Error;
+use std::fmt;
+
+use http::header::HeaderName;
+
+/// Why a layer cannot be built as asked.
+///
+/// ```
+/// # #[derive(Clone)]
+/// # struct Decider;
+/// # struct Ticket;
+/// # impl tower_aperture::Ticket for Ticket {
+/// #     fn end(self, _: tower_aperture::FlowOutcome) {}
+/// # }
+/// # impl tower_aperture::Decider for Decider {
+/// #     type Ticket = Ticket;
+/// #     type Pending = std::future::Ready<tower_aperture::Verdict<Ticket>>;
+/// #     fn decide(&self, _: &str, _: &tower_aperture::FlowParams<'_>)
+/// #         -> tower_aperture::Check<Ticket, Self::Pending> {
+/// #         tower_aperture::Check::Ready(tower_aperture::Verdict::Accepted(Ticket))
+/// #     }
+/// # }
+/// # let decider = Decider;
+/// use tower_aperture::ApertureLayer;
+///
+/// let error = ApertureLayer::new(decider, "checkout")
+///     .try_label_from_header("session", "Cookie")
+///     .unwrap_err();
+/// assert_eq!(error.to_string(), "the header `cookie` is a secret and cannot be a label");
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct LayerError {
+    kind: Kind,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Kind {
+    EmptyControlPoint,
+    InvalidHeader(String),
+    SecretHeader(HeaderName),
+}
+
+impl LayerError {
+    pub(crate) const fn empty_control_point() -> Self {
+        Self {
+            kind: Kind::EmptyControlPoint,
+        }
+    }
+
+    pub(crate) const fn invalid_header(name: String) -> Self {
+        Self {
+            kind: Kind::InvalidHeader(name),
+        }
+    }
+
+    pub(crate) const fn secret_header(name: HeaderName) -> Self {
+        Self {
+            kind: Kind::SecretHeader(name),
+        }
+    }
+}
+
+impl fmt::Display for LayerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.kind {
+            Kind::EmptyControlPoint => f.write_str("the control point is empty"),
+            Kind::InvalidHeader(name) => write!(f, "`{name}` is not the name of a header"),
+            Kind::SecretHeader(name) => {
+                write!(f, "the header `{name}` is a secret and cannot be a label")
+            }
+        }
+    }
+}
+
+impl fmt::Debug for LayerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("LayerError").field(&self.kind).finish()
+    }
+}
+
+impl Error for LayerError {}

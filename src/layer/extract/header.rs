@@ -1,0 +1,37 @@
+use std::borrow::Cow;
+
+use http::header::{self, HeaderMap, HeaderName};
+
+use crate::layer::error::LayerError;
+
+/// A header that may become a label.
+pub(crate) fn allowed_header(name: &str) -> Result<HeaderName, LayerError> {
+    // What proves who somebody is must not travel to where policies are decided and watched.
+    const SECRET: [HeaderName; 4] = [
+        header::AUTHORIZATION,
+        header::PROXY_AUTHORIZATION,
+        header::COOKIE,
+        header::SET_COOKIE,
+    ];
+    let header = HeaderName::from_bytes(name.as_bytes())
+        .map_err(|_| LayerError::invalid_header(name.to_owned()))?;
+    if SECRET.contains(&header) {
+        return Err(LayerError::secret_header(header));
+    }
+    Ok(header)
+}
+
+/// All values of a header as one text, as HTTP joins lists.
+pub(super) fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, str>> {
+    let mut values = headers
+        .get_all(name)
+        .iter()
+        .map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let mut all = values.next()?;
+    for value in values {
+        let all = all.to_mut();
+        all.push(',');
+        all.push_str(&value);
+    }
+    Some(all)
+}

@@ -1,0 +1,84 @@
+//! Labels from request heads.
+
+mod extension;
+mod header;
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use http::header::HeaderName;
+
+pub use self::extension::{extension, extension_str};
+pub(crate) use self::header::allowed_header;
+use super::head::RequestHead;
+use crate::flow::{LabelLimits, Labels, baggage};
+
+pub(crate) type TextHook = Arc<dyn for<'h> Fn(RequestHead<'h>) -> Cow<'h, str> + Send + Sync>;
+pub(crate) type LabelsHook = Arc<dyn for<'h> Fn(RequestHead<'h>, &mut Labels<'h>) + Send + Sync>;
+
+/// Where labels come from: extractors, the later the stronger, then constants, then baggage.
+#[derive(Clone)]
+pub(crate) struct Extract {
+    sources: Vec<Source>,
+    constants: Vec<(Cow<'static, str>, Cow<'static, str>)>,
+    pub(crate) baggage: bool,
+    pub(crate) limits: LabelLimits,
+}
+
+#[derive(Clone)]
+pub(crate) enum Source {
+    Header(Cow<'static, str>, HeaderName),
+    Text(Cow<'static, str>, TextHook),
+    Labels(LabelsHook),
+}
+
+impl Default for Extract {
+    fn default() -> Self {
+        Self {
+            sources: Vec::new(),
+            constants: Vec::new(),
+            baggage: true,
+            limits: LabelLimits::default(),
+        }
+    }
+}
+
+impl Extract {
+    pub(crate) fn source(&mut self, source: Source) {
+        self.sources.push(source);
+    }
+
+    pub(crate) fn constant(&mut self, key: Cow<'static, str>, value: Cow<'static, str>) {
+        self.constants.retain(|(known, _)| *known != key);
+        self.constants.push((key, value));
+    }
+
+    /// The strongest sources go first, so that limits drop what a client made up before anything
+    /// that the application said.
+    pub(crate) fn labels<'a>(&'a self, head: RequestHead<'a>) -> Labels<'a> {
+        let mut labels = Labels::with_limits(self.limits);
+        for source in &self.sources {
+            match source {
+                Source::Header(key, name) => {
+                    if let Some(value) = header::joined(head.headers(), name) {
+                        labels.insert(&**key, value);
+                    }
+                }
+                Source::Text(key, hook) => {
+                    let value = hook(head);
+                    if !value.is_empty() {
+                        labels.insert(&**key, value);
+                    }
+                }
+                Source::Labels(hook) => hook(head, &mut labels),
+            }
+        }
+        for (key, value) in &self.constants {
+            labels.insert_if_absent(&**key, &**value);
+        }
+        if self.baggage {
+            baggage::add_labels(&mut labels, head.headers());
+        }
+        labels
+    }
+}

@@ -1,0 +1,115 @@
+use std::thread;
+
+use http::StatusCode;
+
+use super::config::Classify;
+use super::head::ResponseHead;
+use crate::flow::{FlowOutcome, FlowStatus, Ticket};
+
+/// Ends a flow exactly once: when told to, or when dropped.
+///
+/// What a drop means depends on how far the flow has come.
+pub(crate) struct Guard<T: Ticket> {
+    ticket: Option<T>,
+    http_status: Option<StatusCode>,
+    /// What a plain end reports.
+    known: FlowStatus,
+    phase: Phase,
+    classify: Option<Classify>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Turned away: there is no work that could fail.
+    Rejected,
+    /// At work without a response, or inside the body's code: a drop is an error.
+    Working,
+    /// A body is on its way that has this much left, if that is known.
+    Sending(Option<u64>),
+}
+
+impl<T: Ticket> Guard<T> {
+    pub(crate) fn accepted(ticket: T, classify: Option<Classify>) -> Self {
+        Self {
+            ticket: Some(ticket),
+            http_status: None,
+            known: FlowStatus::Ok,
+            phase: Phase::Working,
+            classify,
+        }
+    }
+
+    pub(crate) fn rejected(ticket: T) -> Self {
+        Self {
+            ticket: Some(ticket),
+            http_status: None,
+            known: FlowStatus::Unset,
+            phase: Phase::Rejected,
+            classify: None,
+        }
+    }
+
+    pub(crate) fn http_status(&mut self, status: StatusCode) {
+        self.http_status = Some(status);
+    }
+
+    /// Judges a head or trailers. Once an error, always an error.
+    pub(crate) fn judge(&mut self, head: ResponseHead<'_>) {
+        let status = match &self.classify {
+            Some(classify) => classify(head),
+            None if head.is_error() => FlowStatus::Error,
+            None => FlowStatus::Ok,
+        };
+        if self.known != FlowStatus::Error {
+            self.known = status;
+        }
+    }
+
+    pub(crate) fn judge_trailers(&mut self, trailers: &http::HeaderMap) {
+        let status = self.http_status.unwrap_or_default();
+        self.judge(ResponseHead::trailers(status, trailers));
+    }
+
+    /// From now on a drop is a plain end once `left` is 0.
+    pub(crate) fn sending(&mut self, left: Option<u64>) {
+        self.phase = Phase::Sending(left);
+    }
+
+    /// Enters the body's code: should that panic, a later drop must not look like a plain end.
+    pub(crate) fn enter(&mut self) -> Option<u64> {
+        match std::mem::replace(&mut self.phase, Phase::Working) {
+            Phase::Sending(left) => left,
+            Phase::Rejected | Phase::Working => None,
+        }
+    }
+
+    /// The flow came to its end.
+    pub(crate) fn finish(mut self) {
+        let known = self.known;
+        self.end(known);
+    }
+
+    /// The flow failed.
+    pub(crate) fn fail(mut self) {
+        self.end(FlowStatus::Error);
+    }
+
+    fn end(&mut self, status: FlowStatus) {
+        if let Some(ticket) = self.ticket.take() {
+            let mut outcome = FlowOutcome::new(status);
+            outcome.http_status = self.http_status;
+            ticket.end(outcome);
+        }
+    }
+}
+
+impl<T: Ticket> Drop for Guard<T> {
+    fn drop(&mut self) {
+        let status = match self.phase {
+            Phase::Rejected => FlowStatus::Unset,
+            Phase::Sending(Some(0)) if !thread::panicking() => self.known,
+            Phase::Sending(_) | Phase::Working => FlowStatus::Error,
+        };
+        self.end(status);
+    }
+}

@@ -1,0 +1,371 @@
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Response;
+use tower_layer::Layer;
+
+use super::config::{Config, ControlPoint, Settings};
+use super::error::LayerError;
+use super::extract::{Source, allowed_header};
+use super::head::{RequestHead, ResponseHead};
+use super::reject::DefaultReject;
+use super::service::Aperture;
+use super::unreachable::{FailureMode, OnUnreachable};
+use crate::flow::{FlowError, FlowStatus, LabelLimits, Labels, Rejection};
+
+/// Puts services under flow control.
+///
+/// A layer asks its decider `D`, usually an [`ApertureClient`](crate::ApertureClient), about every
+/// request, under the name of a *control point*. See the [module documentation](crate::layer) for
+/// what happens then.
+///
+/// Cloning a layer, or a service it made, clones the decider and bumps one pointer.
+///
+/// ```
+/// # #[derive(Clone)]
+/// # struct Decider;
+/// # struct Ticket;
+/// # impl tower_aperture::Ticket for Ticket {
+/// #     fn end(self, _: tower_aperture::FlowOutcome) {}
+/// # }
+/// # impl tower_aperture::Decider for Decider {
+/// #     type Ticket = Ticket;
+/// #     type Pending = std::future::Ready<tower_aperture::Verdict<Ticket>>;
+/// #     fn decide(&self, _: &str, _: &tower_aperture::FlowParams<'_>)
+/// #         -> tower_aperture::Check<Ticket, Self::Pending> {
+/// #         tower_aperture::Check::Ready(tower_aperture::Verdict::Accepted(Ticket))
+/// #     }
+/// # }
+/// # fn tier_of(head: RequestHead<'_>) -> &str { head.header("x-tier").unwrap_or("free") }
+/// # let client = Decider;
+/// use std::time::Duration;
+///
+/// use axum::response::IntoResponse;
+/// use axum::{Router, routing::post};
+/// use tower_aperture::layer::RequestHead;
+/// use tower_aperture::{ApertureLayer, Labels, Rejection};
+///
+/// let layer = ApertureLayer::new(client, "checkout")
+///     .label("service", "shop")
+///     .label_from_header("user_id", "x-user-id")
+///     .labels(|head: RequestHead<'_>, labels: &mut Labels<'_>| {
+///         labels.insert("tier", tier_of(head));
+///     })
+///     .check_timeout(Duration::from_millis(200))
+///     .ramp_mode(false)
+///     .skip(|head: RequestHead<'_>| head.uri().path() == "/health")
+///     .on_reject(|rejection: &Rejection, _: RequestHead<'_>| {
+///         (rejection.status(), "slow down").into_response()
+///     });
+/// let app: Router = Router::new()
+///     .route("/checkout/{id}", post(|| async { "done" }))
+///     .route_layer(layer);
+/// ```
+pub struct ApertureLayer<D, R = DefaultReject> {
+    decider: D,
+    config: Arc<Config<R>>,
+}
+
+impl<D> ApertureLayer<D> {
+    /// A layer with one control point for all requests.
+    ///
+    /// # Panics
+    ///
+    /// If the control point is empty; [`try_new`](Self::try_new) returns that as an error.
+    #[must_use]
+    #[track_caller]
+    pub fn new(decider: D, control_point: impl Into<Arc<str>>) -> Self {
+        refuse(Self::try_new(decider, control_point))
+    }
+
+    /// A layer with one control point for all requests, which comes from a configuration.
+    ///
+    /// # Errors
+    ///
+    /// If the control point is empty.
+    pub fn try_new(decider: D, control_point: impl Into<Arc<str>>) -> Result<Self, LayerError> {
+        let control_point = control_point.into();
+        if control_point.is_empty() {
+            return Err(LayerError::empty_control_point());
+        }
+        Ok(Self::of(decider, ControlPoint::Fixed(control_point)))
+    }
+
+    /// A layer that takes the control point from the request: a path, a route, a gRPC method.
+    ///
+    /// Keep the names few, they are what policies select by. To an empty one a client answers
+    /// that the flow is [unreachable](crate::FlowDecision::Unreachable), because no Agent takes
+    /// it.
+    ///
+    /// ```
+    /// # #[derive(Clone)]
+    /// # struct Decider;
+    /// # struct Ticket;
+    /// # impl tower_aperture::Ticket for Ticket {
+    /// #     fn end(self, _: tower_aperture::FlowOutcome) {}
+    /// # }
+    /// # impl tower_aperture::Decider for Decider {
+    /// #     type Ticket = Ticket;
+    /// #     type Pending = std::future::Ready<tower_aperture::Verdict<Ticket>>;
+    /// #     fn decide(&self, _: &str, _: &tower_aperture::FlowParams<'_>)
+    /// #         -> tower_aperture::Check<Ticket, Self::Pending> {
+    /// #         tower_aperture::Check::Ready(tower_aperture::Verdict::Accepted(Ticket))
+    /// #     }
+    /// # }
+    /// # let client = Decider;
+    /// use tower_aperture::ApertureLayer;
+    ///
+    /// // gRPC: `/package.Service/Method`
+    /// let layer = ApertureLayer::with_control_point(client, |head| head.uri().path().into());
+    /// # let _ = layer;
+    /// ```
+    #[must_use]
+    pub fn with_control_point<F>(decider: D, control_point: F) -> Self
+    where
+        F: for<'h> Fn(RequestHead<'h>) -> Cow<'h, str> + Send + Sync + 'static,
+    {
+        Self::of(decider, ControlPoint::Hook(Arc::new(control_point)))
+    }
+
+    fn of(decider: D, control_point: ControlPoint) -> Self {
+        Self {
+            decider,
+            config: Arc::new(Config {
+                settings: Settings::new(control_point),
+                reject: Arc::new(DefaultReject),
+            }),
+        }
+    }
+}
+
+#[track_caller]
+fn refuse<T>(built: Result<T, LayerError>) -> T {
+    match built {
+        Ok(built) => built,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+impl<D, R> ApertureLayer<D, R> {
+    fn set(mut self, set: impl FnOnce(&mut Settings)) -> Self {
+        // In place, unless a clone of the layer shares it.
+        set(&mut Arc::make_mut(&mut self.config).settings);
+        self
+    }
+
+    /// Sets a label for all requests; of one key the last call counts.
+    ///
+    /// Labels that are read from the request win over it, it wins over baggage.
+    #[must_use]
+    pub fn label(
+        self,
+        key: impl Into<Cow<'static, str>>,
+        value: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        self.set(|settings| settings.extract.constant(key.into(), value.into()))
+    }
+
+    /// Reads a label from a header, where the request has it.
+    ///
+    /// Several values are joined by commas; what is not UTF-8 becomes U+FFFD. No header travels
+    /// without being named here, and secrets never do. Beware of trusting what a client says: a
+    /// client that may choose its label chooses its limit.
+    ///
+    /// # Panics
+    ///
+    /// If this is not the name of a header, or that of a secret: `authorization`,
+    /// `proxy-authorization`, `cookie`, `set-cookie`;
+    /// [`try_label_from_header`](Self::try_label_from_header) returns that as an error.
+    #[must_use]
+    #[track_caller]
+    pub fn label_from_header(
+        self,
+        key: impl Into<Cow<'static, str>>,
+        header: impl AsRef<str>,
+    ) -> Self {
+        refuse(self.try_label_from_header(key, header))
+    }
+
+    /// Like [`label_from_header`](Self::label_from_header) for names from a configuration.
+    ///
+    /// # Errors
+    ///
+    /// If this is not the name of a header, or that of a secret.
+    pub fn try_label_from_header(
+        self,
+        key: impl Into<Cow<'static, str>>,
+        header: impl AsRef<str>,
+    ) -> Result<Self, LayerError> {
+        let source = Source::Header(key.into(), allowed_header(header.as_ref())?);
+        Ok(self.set(|settings| settings.extract.source(source)))
+    }
+
+    /// Reads a label from the request; an empty text is no label.
+    ///
+    /// Made for [`extension_str`](crate::layer::extension_str) and
+    /// [`extension`](crate::layer::extension); any closure will do.
+    #[must_use]
+    pub fn label_from<F>(self, key: impl Into<Cow<'static, str>>, read: F) -> Self
+    where
+        F: for<'h> Fn(RequestHead<'h>) -> Cow<'h, str> + Send + Sync + 'static,
+    {
+        let source = Source::Text(key.into(), Arc::new(read));
+        self.set(|settings| settings.extract.source(source))
+    }
+
+    /// Reads any number of labels from the request.
+    ///
+    /// All readers run in the order in which the layer got them; of one key the last one counts.
+    #[must_use]
+    pub fn labels<F>(self, read: F) -> Self
+    where
+        F: for<'h> Fn(RequestHead<'h>, &mut Labels<'h>) + Send + Sync + 'static,
+    {
+        let source = Source::Labels(Arc::new(read));
+        self.set(|settings| settings.extract.source(source))
+    }
+
+    /// Whether members of the `baggage` header (W3C Baggage) become labels; they do by default.
+    ///
+    /// They never replace a label from another source. A header that is malformed or larger than
+    /// 180 members, 4096 bytes a member or 8192 bytes is ignored as a whole. Turn it off where
+    /// clients that you do not trust reach the layer directly and policies look at labels that
+    /// nothing else sets.
+    #[must_use]
+    pub fn baggage(self, baggage: bool) -> Self {
+        self.set(|settings| settings.extract.baggage = baggage)
+    }
+
+    /// How many labels a flow may have; see [`LabelLimits`] for the defaults. Baggage is dropped
+    /// first, then constants.
+    #[must_use]
+    pub fn label_limits(self, limits: LabelLimits) -> Self {
+        self.set(|settings| settings.extract.limits = limits)
+    }
+
+    /// How long a check may take, which is also how long a scheduler may keep the request
+    /// waiting. The decider's own by default; zero is no limit.
+    #[must_use]
+    pub fn check_timeout(self, timeout: Duration) -> Self {
+        self.set(|settings| settings.check_timeout = Some(timeout))
+    }
+
+    /// Whether requests run only where a *load ramp* lets them; off by default. A request that
+    /// nobody decides about is then rejected, unless [`on_unreachable`](Self::on_unreachable)
+    /// says otherwise.
+    #[must_use]
+    pub fn ramp_mode(self, ramp_mode: bool) -> Self {
+        self.set(|settings| settings.ramp_mode = ramp_mode)
+    }
+
+    /// Leaves requests alone for which any of these answers true: no labels, no check, no flow.
+    ///
+    /// It runs first, so keep it cheap.
+    #[must_use]
+    pub fn skip<F>(self, skip: F) -> Self
+    where
+        F: Fn(RequestHead<'_>) -> bool + Send + Sync + 'static,
+    {
+        self.set(|settings| settings.skip.push(Arc::new(skip)))
+    }
+
+    /// What happens to requests that nobody decides about. By default they run, and in
+    /// [ramp mode](Self::ramp_mode) they do not.
+    #[must_use]
+    pub fn on_unreachable(self, mode: FailureMode) -> Self {
+        self.set(|settings| settings.on_unreachable = Some(OnUnreachable::Always(mode)))
+    }
+
+    /// Decides for each request that nobody else decides about.
+    ///
+    /// For an answer of your own close it and look for
+    /// [`RejectReason::Unreachable`](crate::RejectReason::Unreachable) in the
+    /// [reject hook](Self::on_reject).
+    #[must_use]
+    pub fn on_unreachable_with<F>(self, mode: F) -> Self
+    where
+        F: Fn(&FlowError, RequestHead<'_>) -> FailureMode + Send + Sync + 'static,
+    {
+        self.set(|settings| settings.on_unreachable = Some(OnUnreachable::Hook(Arc::new(mode))))
+    }
+
+    /// Judges responses of accepted requests, in place of [`ResponseHead::is_error`].
+    ///
+    /// It sees the head of each response and, where a body ends in trailers, those too; a flow
+    /// that is an error by one of them is an error.
+    #[must_use]
+    pub fn classify<F>(self, classify: F) -> Self
+    where
+        F: Fn(ResponseHead<'_>) -> FlowStatus + Send + Sync + 'static,
+    {
+        self.set(|settings| settings.classify = Some(Arc::new(classify)))
+    }
+
+    /// Whether accepted and unreachable requests carry their
+    /// [`FlowDecision`](crate::FlowDecision) as an extension for the inner service; off by
+    /// default, because that costs allocations.
+    #[must_use]
+    pub fn insert_decision(self, insert: bool) -> Self {
+        self.set(|settings| settings.insert_decision = insert)
+    }
+
+    /// Answers rejected requests; the response goes out as it is. Without a hook the answer is
+    /// that of [`DefaultReject`].
+    #[must_use]
+    pub fn on_reject<F, C>(self, reject: F) -> ApertureLayer<D, F>
+    where
+        F: Fn(&Rejection, RequestHead<'_>) -> Response<C>,
+    {
+        self.reject_with(reject)
+    }
+
+    /// Answers rejected requests with an [`OnReject`](crate::layer::OnReject) that has a name.
+    #[must_use]
+    pub fn reject_with<H>(self, reject: H) -> ApertureLayer<D, H> {
+        let settings = match Arc::try_unwrap(self.config) {
+            Ok(config) => config.settings,
+            Err(shared) => shared.settings.clone(),
+        };
+        ApertureLayer {
+            decider: self.decider,
+            config: Arc::new(Config {
+                settings,
+                reject: Arc::new(reject),
+            }),
+        }
+    }
+}
+
+impl<S, D: Clone, R> Layer<S> for ApertureLayer<D, R> {
+    type Service = Aperture<S, D, R>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Aperture::new(inner, self.decider.clone(), self.config.clone())
+    }
+}
+
+/// By hand: no bound on the hook.
+impl<D: Clone, R> Clone for ApertureLayer<D, R> {
+    fn clone(&self) -> Self {
+        Self {
+            decider: self.decider.clone(),
+            config: self.config.clone(),
+        }
+    }
+}
+
+impl<D, R> fmt::Debug for ApertureLayer<D, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let settings = &self.config.settings;
+        let mut debug = f.debug_struct("ApertureLayer");
+        if let ControlPoint::Fixed(name) = &settings.control_point {
+            debug.field("control_point", name);
+        }
+        debug
+            .field("check_timeout", &settings.check_timeout)
+            .field("ramp_mode", &settings.ramp_mode)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,152 @@
+use std::fmt;
+use std::mem;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use http_body::Body;
+use tower_service::Service;
+
+use super::body::ResponseBody;
+use super::config::Config;
+use super::future::{ResponseFuture, Waiting};
+use super::head::RequestHead;
+use super::reject::{DefaultReject, OnReject};
+use crate::flow::{Check, Decider};
+
+/// The service that [`ApertureLayer`](crate::ApertureLayer) makes.
+///
+/// It works around any HTTP service whose requests have any body; the inner service has to be
+/// `Clone`, as servers want it anyway: when a decision has to be awaited, the instance that is
+/// ready waits along and a clone takes its place.
+///
+/// ```
+/// # #[derive(Clone)]
+/// # struct Decider;
+/// # struct Ticket;
+/// # impl tower_aperture::Ticket for Ticket {
+/// #     fn end(self, _: tower_aperture::FlowOutcome) {}
+/// # }
+/// # impl tower_aperture::Decider for Decider {
+/// #     type Ticket = Ticket;
+/// #     type Pending = std::future::Ready<tower_aperture::Verdict<Ticket>>;
+/// #     fn decide(&self, _: &str, _: &tower_aperture::FlowParams<'_>)
+/// #         -> tower_aperture::Check<Ticket, Self::Pending> {
+/// #         tower_aperture::Check::Ready(tower_aperture::Verdict::Accepted(Ticket))
+/// #     }
+/// # }
+/// # let decider = Decider;
+/// use tower::{Layer, service_fn};
+/// use tower_aperture::{Aperture, ApertureLayer};
+///
+/// let inner = service_fn(async |_: http::Request<String>| {
+///     Ok::<_, std::io::Error>(http::Response::new(String::from("hello")))
+/// });
+/// let service = ApertureLayer::new(decider, "greet").layer(inner);
+///
+/// /// The type has a name.
+/// struct Greeter<S> {
+///     service: Aperture<S, Decider>,
+/// }
+/// let _ = Greeter { service };
+/// ```
+pub struct Aperture<S, D, R = DefaultReject> {
+    inner: S,
+    decider: D,
+    config: Arc<Config<R>>,
+}
+
+impl<S, D, R> Aperture<S, D, R> {
+    pub(crate) const fn new(inner: S, decider: D, config: Arc<Config<R>>) -> Self {
+        Self {
+            inner,
+            decider,
+            config,
+        }
+    }
+
+    /// The inner service.
+    pub const fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The inner service.
+    pub const fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The inner service, out of flow control.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+/// Readiness stays behind: it belongs to the instance that was polled. By hand, for no bound on
+/// the hook.
+impl<S: Clone, D: Clone, R> Clone for Aperture<S, D, R> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            decider: self.decider.clone(),
+            config: self.config.clone(),
+        }
+    }
+}
+
+impl<S: fmt::Debug, D, R> fmt::Debug for Aperture<S, D, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Aperture")
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S, D, R, B, RB> Service<Request<B>> for Aperture<S, D, R>
+where
+    S: Service<Request<B>, Response = Response<RB>> + Clone,
+    D: Decider,
+    R: OnReject<RB>,
+    RB: Body,
+{
+    type Response = Response<ResponseBody<RB, R::Body, D::Ticket>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S, D, R, B, R::Body>;
+
+    /// Ready when the inner service is; the layer reserves nothing itself.
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let settings = &self.config.settings;
+        let head = RequestHead::new(&request);
+        if settings.skips(head) {
+            return ResponseFuture::skip(self.inner.call(request));
+        }
+
+        let control_point = settings.control_point(head);
+        let params = settings.params(head);
+        let pending = match self.decider.decide(&control_point, &params) {
+            Check::Ready(verdict) => {
+                let ruling = settings.rule(verdict, head, || settings.keep(&control_point));
+                drop((params, control_point));
+                return ResponseFuture::settle(&self.config, &mut self.inner, request, ruling);
+            }
+            Check::Pending(pending) => pending,
+        };
+        let control_point = settings.keep(&control_point);
+        drop(params);
+
+        // The instance that said it is ready is the one to call later.
+        let clone = self.inner.clone();
+        ResponseFuture::wait(
+            pending,
+            Waiting {
+                config: self.config.clone(),
+                inner: mem::replace(&mut self.inner, clone),
+                request,
+                control_point,
+            },
+        )
+    }
+}

@@ -1,0 +1,43 @@
+use std::sync::Arc;
+
+use super::head::RequestHead;
+use crate::flow::FlowError;
+
+/// What happens to a request when nobody decides about it.
+///
+/// See [`ApertureLayer::on_unreachable`](crate::ApertureLayer::on_unreachable).
+///
+/// ```
+/// use tower_aperture::layer::FailureMode;
+///
+/// assert_eq!(FailureMode::default(), FailureMode::Open);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum FailureMode {
+    /// It runs, outside flow control.
+    #[default]
+    Open,
+    /// It is rejected with
+    /// [`RejectReason::Unreachable`](crate::RejectReason::Unreachable): status 503, unless the
+    /// reject hook answers otherwise.
+    Closed,
+}
+
+pub(crate) type UnreachableHook =
+    Arc<dyn Fn(&FlowError, RequestHead<'_>) -> FailureMode + Send + Sync>;
+
+#[derive(Clone)]
+pub(crate) enum OnUnreachable {
+    Always(FailureMode),
+    Hook(UnreachableHook),
+}
+
+impl OnUnreachable {
+    pub(crate) fn is_open(&self, error: &FlowError, head: RequestHead<'_>) -> bool {
+        let mode = match self {
+            Self::Always(mode) => *mode,
+            Self::Hook(hook) => hook(error, head),
+        };
+        mode == FailureMode::Open
+    }
+}
