@@ -17,30 +17,27 @@
 //!
 //! Unless told otherwise it accepts every check, takes every end and every span, and keeps caches.
 
-use std::collections::{HashMap, HashSet};
+pub mod answer;
+mod state;
+
+use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Runtime};
+use tonic::Status;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Identity, Server, ServerTlsConfig};
-use tonic::{Request, Response, Status};
-use tower_aperture::pb::check::flow_control_service_server::{
-    FlowControlService, FlowControlServiceServer,
-};
-use tower_aperture::pb::check::{
-    CacheDeleteRequest, CacheDeleteResponse, CacheLookupRequest, CacheLookupResponse,
-    CacheLookupStatus, CacheUpsertRequest, CacheUpsertResponse, CheckRequest, CheckResponse,
-    FlowEndRequest, FlowEndResponse, KeyDeleteResponse, KeyLookupResponse, KeyUpsertResponse,
-    TokenReturnStatus,
-};
+use tower_aperture::pb::check::flow_control_service_server::FlowControlServiceServer;
+use tower_aperture::pb::check::{CheckRequest, CheckResponse, FlowEndRequest, FlowEndResponse};
 use tower_aperture::pb::common::any_value::Value;
 use tower_aperture::pb::trace::Span;
-use tower_aperture::pb::trace_collector::trace_service_server::{TraceService, TraceServiceServer};
+use tower_aperture::pb::trace_collector::trace_service_server::TraceServiceServer;
 use tower_aperture::pb::trace_collector::{ExportTraceServiceRequest, ExportTraceServiceResponse};
+
+use self::state::{State, returned, script};
 
 /// What the Agent does with a call.
 pub enum Reply<T> {
@@ -103,21 +100,6 @@ struct Running {
     runtime: Runtime,
     /// Dropped to thaw.
     frozen: Option<mpsc::Sender<()>>,
-}
-
-type Script<Req, Res> = Mutex<Arc<dyn Fn(&Req) -> Reply<Res> + Send + Sync>>;
-
-struct State {
-    on_check: Script<CheckRequest, CheckResponse>,
-    on_flow_end: Script<FlowEndRequest, FlowEndResponse>,
-    on_export: Script<ExportTraceServiceRequest, ExportTraceServiceResponse>,
-    calls: Mutex<Vec<Call>>,
-    checks: Mutex<Vec<CheckRequest>>,
-    flow_ends: Mutex<Vec<FlowEndRequest>>,
-    exports: Mutex<Vec<ExportTraceServiceRequest>>,
-    /// Request ids that were granted and have not come back.
-    tokens: Arc<Mutex<HashSet<String>>>,
-    cache: Mutex<HashMap<(String, String), bytes::Bytes>>,
 }
 
 impl FakeAgent {
@@ -373,190 +355,6 @@ async fn bind(address: SocketAddr) -> TcpIncoming {
     }
 }
 
-impl State {
-    fn record(&self, request: &http::Request<tonic::body::Body>) {
-        let header = |name| {
-            let value = request.headers().get(name)?;
-            Some(value.to_str().expect("visible ASCII").to_owned())
-        };
-        let connection = request
-            .extensions()
-            .get::<tonic::transport::server::TcpConnectInfo>();
-        lock(&self.calls).push(Call {
-            path: request.uri().path().to_owned(),
-            api_key: header("x-api-key"),
-            timeout: header("grpc-timeout"),
-            encoding: header("grpc-encoding"),
-            peer: connection.and_then(tonic::transport::server::TcpConnectInfo::remote_addr),
-        });
-    }
-
-    async fn play<Req, Res>(
-        script: &Script<Req, Res>,
-        request: &Req,
-        decided: impl FnOnce(&Res),
-    ) -> Result<Response<Res>, Status> {
-        let script = Arc::clone(&*lock(script));
-        match script(request) {
-            Reply::Now(answer) => {
-                decided(&answer);
-                Ok(Response::new(answer))
-            }
-            Reply::After(delay, answer) => {
-                decided(&answer);
-                tokio::time::sleep(delay).await;
-                Ok(Response::new(answer))
-            }
-            Reply::When(gate, answer) => {
-                decided(&answer);
-                gate.passed().await;
-                Ok(Response::new(answer))
-            }
-            Reply::Status(status) => Err(status),
-            Reply::Hang => std::future::pending().await,
-        }
-    }
-
-    fn look_up(&self, request: &CacheLookupRequest) -> CacheLookupResponse {
-        let cache = lock(&self.cache);
-        let look = |scope: &str, key: &str| match cache.get(&(scope.to_owned(), key.to_owned())) {
-            Some(value) => KeyLookupResponse {
-                value: value.clone(),
-                ..KeyLookupResponse::default()
-            },
-            None => KeyLookupResponse {
-                lookup_status: CacheLookupStatus::Miss as i32,
-                ..KeyLookupResponse::default()
-            },
-        };
-        CacheLookupResponse {
-            result_cache_response: (!request.result_cache_key.is_empty())
-                .then(|| look(&request.control_point, &request.result_cache_key)),
-            global_cache_responses: request
-                .global_cache_keys
-                .iter()
-                .map(|key| (key.clone(), look("", key)))
-                .collect(),
-        }
-    }
-}
-
-#[tonic::async_trait]
-impl FlowControlService for State {
-    async fn check(
-        &self,
-        request: Request<CheckRequest>,
-    ) -> Result<Response<CheckResponse>, Status> {
-        let request = request.into_inner();
-        lock(&self.checks).push(request.clone());
-        let mut answer = Self::play(&self.on_check, &request, |answer| {
-            lock(&self.tokens).extend(answer::request_ids(answer));
-        })
-        .await?;
-        if let Some(lookup) = &request.cache_lookup_request
-            && answer.get_ref().cache_lookup_response.is_none()
-        {
-            let lookup = CacheLookupRequest {
-                control_point: request.control_point.clone(),
-                ..lookup.clone()
-            };
-            answer.get_mut().cache_lookup_response = Some(self.look_up(&lookup));
-        }
-        Ok(answer)
-    }
-
-    async fn flow_end(
-        &self,
-        request: Request<FlowEndRequest>,
-    ) -> Result<Response<FlowEndResponse>, Status> {
-        let request = request.into_inner();
-        lock(&self.flow_ends).push(request.clone());
-        Self::play(&self.on_flow_end, &request, |_| ()).await
-    }
-
-    async fn cache_lookup(
-        &self,
-        request: Request<CacheLookupRequest>,
-    ) -> Result<Response<CacheLookupResponse>, Status> {
-        Ok(Response::new(self.look_up(request.get_ref())))
-    }
-
-    async fn cache_upsert(
-        &self,
-        request: Request<CacheUpsertRequest>,
-    ) -> Result<Response<CacheUpsertResponse>, Status> {
-        let request = request.into_inner();
-        let mut cache = lock(&self.cache);
-        let mut answer = CacheUpsertResponse::default();
-        if let Some(entry) = request.result_cache_entry {
-            cache.insert((request.control_point, entry.key), entry.value);
-            answer.result_cache_response = Some(KeyUpsertResponse::default());
-        }
-        for (key, entry) in request.global_cache_entries {
-            cache.insert((String::new(), key.clone()), entry.value);
-            let done = KeyUpsertResponse::default();
-            answer.global_cache_responses.insert(key, done);
-        }
-        Ok(Response::new(answer))
-    }
-
-    async fn cache_delete(
-        &self,
-        request: Request<CacheDeleteRequest>,
-    ) -> Result<Response<CacheDeleteResponse>, Status> {
-        let request = request.into_inner();
-        let mut cache = lock(&self.cache);
-        let mut answer = CacheDeleteResponse::default();
-        if !request.result_cache_key.is_empty() {
-            cache.remove(&(request.control_point, request.result_cache_key));
-            answer.result_cache_response = Some(KeyDeleteResponse::default());
-        }
-        for key in request.global_cache_keys {
-            cache.remove(&(String::new(), key.clone()));
-            let done = KeyDeleteResponse::default();
-            answer.global_cache_responses.insert(key, done);
-        }
-        Ok(Response::new(answer))
-    }
-}
-
-#[tonic::async_trait]
-impl TraceService for State {
-    async fn export(
-        &self,
-        request: Request<ExportTraceServiceRequest>,
-    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        let request = request.into_inner();
-        lock(&self.exports).push(request.clone());
-        Self::play(&self.on_export, &request, |_| ()).await
-    }
-}
-
-fn script<Req, Res>(
-    script: impl Fn(&Req) -> Reply<Res> + Send + Sync + 'static,
-) -> Script<Req, Res> {
-    Mutex::new(Arc::new(script))
-}
-
-fn returned(request: &FlowEndRequest, tokens: &Mutex<HashSet<String>>) -> FlowEndResponse {
-    let mut tokens = lock(tokens);
-    let statuses = request.inflight_requests.iter().map(|reference| {
-        let returned = tokens.remove(&reference.request_id);
-        TokenReturnStatus {
-            inflight_request_ref: Some(reference.clone()),
-            returned,
-            error: if returned {
-                String::new()
-            } else {
-                "request not found".to_owned()
-            },
-        }
-    });
-    FlowEndResponse {
-        token_return_statuses: statuses.collect(),
-    }
-}
-
 fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -594,104 +392,4 @@ fn attribute(span: &Span, key: &str) -> Option<Value> {
     let found: Vec<_> = span.attributes.iter().filter(|a| a.key == key).collect();
     assert!(found.len() <= 1, "{key} is there {} times", found.len());
     found.first()?.value.clone()?.value
-}
-
-/// Answers to checks.
-pub mod answer {
-    use super::*;
-    use tower_aperture::pb::check::LimiterDecision;
-    use tower_aperture::pb::check::check_response::{DecisionType, RejectReason};
-    use tower_aperture::pb::check::limiter_decision::{
-        ConcurrencyLimiterInfo, ConcurrencySchedulerInfo, Details, TokensInfo,
-    };
-
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-
-    /// Yes, and nothing more.
-    pub fn accepted(request: &CheckRequest) -> CheckResponse {
-        let mut keys: Vec<String> = request.labels.keys().cloned().collect();
-        keys.sort();
-        CheckResponse {
-            control_point: request.control_point.clone(),
-            flow_label_keys: keys,
-            expect_end: request.expect_end,
-            ..CheckResponse::default()
-        }
-    }
-
-    /// No, as a limiter without a status code of its own says it.
-    pub fn rejected(request: &CheckRequest, reason: RejectReason) -> CheckResponse {
-        CheckResponse {
-            decision_type: DecisionType::Rejected as i32,
-            reject_reason: reason as i32,
-            ..accepted(request)
-        }
-    }
-
-    /// Yes, with a slot of a concurrency limiter that has to be given back.
-    pub fn granted(request: &CheckRequest) -> CheckResponse {
-        CheckResponse {
-            limiter_decisions: vec![limiter(false)],
-            ..accepted(request)
-        }
-    }
-
-    /// The decision of a concurrency limiter, with a request id of its own.
-    pub fn limiter(dropped: bool) -> LimiterDecision {
-        decision(
-            dropped,
-            Details::ConcurrencyLimiterInfo(ConcurrencyLimiterInfo {
-                label: "user:42".to_owned(),
-                tokens_info: tokens(),
-                request_id: id(),
-            }),
-        )
-    }
-
-    /// The decision of a concurrency scheduler, with a request id of its own.
-    pub fn scheduler(dropped: bool) -> LimiterDecision {
-        decision(
-            dropped,
-            Details::ConcurrencySchedulerInfo(ConcurrencySchedulerInfo {
-                label: "user:42".to_owned(),
-                workload_index: "default".to_owned(),
-                tokens_info: tokens(),
-                priority: 1.0,
-                request_id: id(),
-            }),
-        )
-    }
-
-    pub(super) fn request_ids(answer: &CheckResponse) -> Vec<String> {
-        let details = answer.limiter_decisions.iter().map(|d| &d.details);
-        let ids = details.filter_map(|details| match details {
-            Some(Details::ConcurrencyLimiterInfo(info)) => Some(info.request_id.clone()),
-            Some(Details::ConcurrencySchedulerInfo(info)) => Some(info.request_id.clone()),
-            _ => None,
-        });
-        ids.filter(|id| !id.is_empty()).collect()
-    }
-
-    fn decision(dropped: bool, details: Details) -> LimiterDecision {
-        LimiterDecision {
-            policy_name: "concurrency".to_owned(),
-            policy_hash: "hash".to_owned(),
-            component_id: "root.0".to_owned(),
-            dropped,
-            details: Some(details),
-            ..LimiterDecision::default()
-        }
-    }
-
-    fn tokens() -> Option<TokensInfo> {
-        Some(TokensInfo {
-            remaining: 9.0,
-            current: 1.0,
-            consumed: 1.0,
-        })
-    }
-
-    fn id() -> String {
-        format!("request-{}", NEXT.fetch_add(1, SeqCst))
-    }
 }
