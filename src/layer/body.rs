@@ -7,7 +7,7 @@ use http::{HeaderMap, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::answer::RejectBody;
+use super::answer::{Polled, RejectBody};
 use super::future::Asked;
 use super::guard::Guard;
 use crate::flow::Ticket;
@@ -124,10 +124,7 @@ where
     type Data = B::Data;
     type Error = B::Error;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled<B> {
         match self.project().kind.project() {
             KindProj::Inner { body, guard: None } => body.poll_frame(cx),
             KindProj::Inner { body, guard } => poll_guarded(body, guard, cx),
@@ -154,12 +151,11 @@ where
 }
 
 /// Polls a body and ends its flow when that was the last of it.
-#[allow(clippy::type_complexity)]
 fn poll_guarded<B: Body, T: Ticket>(
     mut body: Pin<&mut B>,
     slot: &mut Option<Guard<T>>,
     cx: &mut Context<'_>,
-) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+) -> Polled<B> {
     let left = slot.as_mut().and_then(Guard::enter);
     let polled = body.as_mut().poll_frame(cx);
     let (left, last) = match &polled {
