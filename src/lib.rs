@@ -1,11 +1,79 @@
-//! Flow control for Tower services with FluxNinja Aperture.
+//! Flow control for Tower services with FluxNinja Aperture: decided in process, or by an Agent.
+//!
+//! A request is a *flow* that enters at a *control point* with *labels*. Policies select flows and
+//! limit them. [`ApertureLayer`] asks before your service runs, answers what is rejected, and ends
+//! the flow when the response body is over:
+//!
+#![cfg_attr(
+    all(feature = "embedded", feature = "remote"),
+    doc = r##"```
+use axum::{Router, routing::post};
+use tower_aperture::{ApertureClient, ApertureLayer, Engine};
+
+# fn main() -> Result<(), Box<dyn std::error::Error>> {
+let policy = "
+blueprint: rate-limiting/base
+policy:
+  policy_name: per-user
+  rate_limiter:
+    bucket_capacity: 5
+    fill_amount: 1
+    parameters: {interval: 1s, limit_by_label_key: user_id}
+    selectors: [{control_point: checkout}]
+";
+let engine = Engine::builder().policy_text("per-user.yaml", policy).build()?;
+let client = ApertureClient::embedded(engine);
+// Or, with an Agent: ApertureClient::builder().address("agent:8089").insecure(true).build()?
+
+let app: Router = Router::new()
+    .route("/checkout/{id}", post(|| async { "thank you" }))
+    .route_layer(ApertureLayer::new(client, "checkout").label_from_header("user_id", "x-user-id"));
+# Ok(()) }
+```"##
+)]
+//!
+//! # Where to read on
+//!
+//! - [`layer`]: the Tower layer, its hooks, and when a flow ends
+//! - [`client`]: flows by hand, guards, caches
+#![cfg_attr(
+    feature = "embedded",
+    doc = "- [`engine`]: deciding in process, and [`policy`]: the files it reads"
+)]
+#![cfg_attr(
+    feature = "remote",
+    doc = "- [`pb`]: the Agent's own messages, where you need them raw"
+)]
+//! - [`Decider`]: the layer over something of your own
+//!
+//! # When the Agent is down
+//!
+//! Flows that nobody answers for within the check timeout (200 ms by default, connecting included)
+//! are [unreachable](FlowDecision::Unreachable). They run, unless they are in ramp mode or the
+//! layer was told to fail closed; each is counted in [`ClientStats`] and each change of state is
+//! logged once. Nothing is retried in front of your request, and nothing is done at start: a
+//! client is built without I/O and connects when the first flow needs it.
+//!
+//! # Features
+//!
+//! | feature | default | what it brings |
+//! |---|---|---|
+//! | `embedded` | yes | `Engine`, which reads policies and decides in process |
+//! | `remote` | yes | the client of an Agent, over gRPC |
+//! | `tls` | yes | TLS to the Agent with the system's roots |
+//! | `telemetry` | yes | a span per flow to the Agent, apart from your own OpenTelemetry |
+//! | `tracing` | yes | warnings as `tracing` events with the target `tower_aperture` |
+//! | `gzip` | no | compressed calls |
+//! | `test-util` | no | a scripted client that records flows |
+//!
+//! The minimum supported Rust version is 1.88.
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[macro_use]
 mod log;
 
-mod client;
+pub mod client;
 #[cfg(feature = "embedded")]
 pub mod engine;
 mod flow;
@@ -20,6 +88,11 @@ mod remote;
 mod telemetry;
 
 #[doc(inline)]
+pub use self::client::{ApertureClient, CacheError, Flow};
+#[cfg(feature = "remote")]
+#[doc(inline)]
+pub use self::client::{ApertureClientBuilder, BuildError};
+#[doc(inline)]
 pub use self::flow::{
     Check, ClientStats, ConnectionState, Decider, Denial, EndError, EndResponse, FlowDecision,
     FlowError, FlowErrorKind, FlowOutcome, FlowParams, FlowStatus, LabelLimits, Labels,
@@ -27,3 +100,7 @@ pub use self::flow::{
 };
 #[doc(inline)]
 pub use self::layer::{Aperture, ApertureLayer, FailureMode, RequestHead};
+
+#[cfg(all(doctest, feature = "embedded", feature = "remote"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,1 +1,296 @@
-//! (skeleton)
+//! The client: flows by hand, and the decider of a layer.
+//!
+//! An [`ApertureClient`] asks a real Agent, or an embedded [`Engine`](crate::Engine), or nobody;
+//! what is built on it is the same in each case.
+//!
+//! ```
+//! use tower_aperture::{ApertureClient, FlowParams, FlowStatus};
+//!
+//! # async fn work() -> Result<(), ()> { Ok(()) }
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+//! # let client = ApertureClient::disabled();
+//! let flow = client.start_flow("checkout", FlowParams::new().label("user_id", "42")).await;
+//! if flow.should_run() {
+//!     if work().await.is_err() {
+//!         flow.set_status(FlowStatus::Error);
+//!     }
+//! }
+//! flow.end().await;
+//! # });
+//! ```
+
+// Each backend can be left out, and with it what only it uses.
+#![cfg_attr(
+    not(all(feature = "remote", feature = "embedded")),
+    allow(dead_code, unreachable_code, unused_imports, unused_variables)
+)]
+
+#[cfg(feature = "remote")]
+mod builder;
+mod cache;
+mod counters;
+mod decide;
+mod flow;
+#[cfg(feature = "test-util")]
+mod scripted;
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+#[cfg(feature = "remote")]
+pub use self::builder::{ApertureClientBuilder, BuildError};
+pub use self::cache::CacheError;
+pub use self::decide::{ClientPending, ClientTicket};
+pub use self::flow::Flow;
+#[cfg(feature = "test-util")]
+pub use self::scripted::{Answer, RecordedFlow, Script};
+
+use self::counters::Counters;
+use crate::flow::{
+    Check, ClientStats, ConnectionState, Decider, FlowParams, FlowStatus, Rejection,
+};
+
+/// Starts flows: with a real Agent, an embedded engine, or nobody behind it.
+///
+/// Cloning is a pointer bump and all clones are one client. Building one does no I/O and needs no
+/// runtime; the connection to an Agent is made when the first flow starts, and made again after it
+/// was lost by the next flow that needs it. A failure to reach the Agent is never an error of
+/// yours: flows are [unreachable](crate::FlowDecision::Unreachable) then, and run unless ramp mode
+/// says otherwise.
+///
+/// See the [module docs](crate::client) for an example.
+#[derive(Clone)]
+pub struct ApertureClient {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    backend: Backend,
+    counters: Counters,
+}
+
+enum Backend {
+    Disabled,
+    #[cfg(feature = "embedded")]
+    Embedded(crate::Engine),
+    #[cfg(feature = "remote")]
+    Remote(crate::remote::Remote),
+    #[cfg(feature = "test-util")]
+    Scripted(Script),
+}
+
+impl Backend {
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Disabled => "disabled",
+            #[cfg(feature = "embedded")]
+            Self::Embedded(_) => "embedded",
+            #[cfg(feature = "remote")]
+            Self::Remote(_) => "remote",
+            #[cfg(feature = "test-util")]
+            Self::Scripted(_) => "scripted",
+        }
+    }
+}
+
+impl ApertureClient {
+    fn with(backend: Backend) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                backend,
+                counters: Counters::default(),
+            }),
+        }
+    }
+
+    /// Describes a client of a real Agent.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tower_aperture::ApertureClient;
+    ///
+    /// let client = ApertureClient::builder()
+    ///     .address("localhost:8089")
+    ///     .insecure(true)
+    ///     .build()?;
+    /// # Ok(()) }
+    /// ```
+    #[cfg(feature = "remote")]
+    #[must_use]
+    pub fn builder() -> ApertureClientBuilder {
+        ApertureClientBuilder::new()
+    }
+
+    /// A client of the Agent that the environment names: `APERTURE_AGENT_ADDRESS`,
+    /// `APERTURE_API_KEY` and `APERTURE_AGENT_INSECURE` (`true` or `false`, the default).
+    ///
+    /// # Errors
+    ///
+    /// When there is no address, or a value makes no sense; the error names the variable.
+    #[cfg(feature = "remote")]
+    pub fn from_env() -> Result<Self, BuildError> {
+        ApertureClientBuilder::from_env()?.build()
+    }
+
+    #[cfg(feature = "remote")]
+    pub(crate) fn from_remote(remote: crate::remote::Remote) -> Self {
+        Self::with(Backend::Remote(remote))
+    }
+
+    /// A client that decides in process.
+    #[cfg(feature = "embedded")]
+    #[must_use]
+    pub fn embedded(engine: crate::Engine) -> Self {
+        Self::with(Backend::Embedded(engine))
+    }
+
+    /// A client that asks nobody: every flow is unreachable, so it runs unless ramp mode is on.
+    #[must_use]
+    pub fn disabled() -> Self {
+        log_event!(warn, "flow control is disabled: flows run unchecked");
+        Self::with(Backend::Disabled)
+    }
+
+    /// Starts a flow; whatever happens there is a [`Flow`].
+    ///
+    /// Takes no longer than the check timeout. Dropping the future gives up the flow: an Agent's
+    /// grant that is on its way is given back in the background.
+    pub async fn start_flow(&self, control_point: &str, params: FlowParams<'_>) -> Flow {
+        let verdict = match self.decide(control_point, &params) {
+            Check::Ready(verdict) => verdict,
+            Check::Pending(pending) => pending.await,
+        };
+        Flow::new(self.clone(), control_point, &params, verdict)
+    }
+
+    /// Runs `work` as a flow and ends it, with status `OK` when `work` returns and `Error` when it
+    /// panics or is dropped. Ending waits for nothing.
+    ///
+    /// ```
+    /// use tower_aperture::{ApertureClient, FlowParams};
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// # let client = ApertureClient::disabled();
+    /// let sum = client.guard("add", FlowParams::new(), async { 1 + 1 }).await;
+    /// assert_eq!(sum, Ok(2));
+    /// # });
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The rejection, when the flow must not run; `work` is dropped unpolled then.
+    pub async fn guard<T>(
+        &self,
+        control_point: &str,
+        params: FlowParams<'_>,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Rejection> {
+        let flow = self.start_flow(control_point, params).await;
+        if let Some(rejection) = flow.rejection() {
+            return Err(rejection);
+        }
+        let done = work.await;
+        flow.finish(FlowStatus::Ok);
+        Ok(done)
+    }
+
+    /// Like [`guard`](Self::guard) for work that may fail: the flow ends with status `Error` when
+    /// it does.
+    ///
+    /// ```
+    /// use tower_aperture::{ApertureClient, FlowParams};
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// # let client = ApertureClient::disabled();
+    /// let out = client.try_guard("add", FlowParams::new(), async { "x".parse::<u8>() }).await;
+    /// assert!(out.is_ok_and(|parsed| parsed.is_err()));
+    /// # });
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The rejection, when the flow must not run; `work` is dropped unpolled then.
+    pub async fn try_guard<T, E>(
+        &self,
+        control_point: &str,
+        params: FlowParams<'_>,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<Result<T, E>, Rejection> {
+        let flow = self.start_flow(control_point, params).await;
+        if let Some(rejection) = flow.rejection() {
+            return Err(rejection);
+        }
+        let done = work.await;
+        flow.finish(if done.is_ok() {
+            FlowStatus::Ok
+        } else {
+            FlowStatus::Error
+        });
+        Ok(done)
+    }
+
+    /// How the client stands with its Agent; asking does no I/O.
+    #[must_use]
+    pub fn state(&self) -> ConnectionState {
+        match &self.inner.backend {
+            Backend::Disabled => ConnectionState::Shutdown,
+            #[cfg(feature = "embedded")]
+            Backend::Embedded(_) => ConnectionState::Ready,
+            #[cfg(feature = "remote")]
+            Backend::Remote(remote) => remote.state(),
+            #[cfg(feature = "test-util")]
+            Backend::Scripted(_) => ConnectionState::Ready,
+        }
+    }
+
+    /// Connects if need be and says whether the Agent answers within `timeout`.
+    ///
+    /// No flow is started by it. `true` for an embedded engine, `false` for a disabled client.
+    pub async fn wait_ready(&self, timeout: Duration) -> bool {
+        match &self.inner.backend {
+            Backend::Disabled => false,
+            #[cfg(feature = "embedded")]
+            Backend::Embedded(_) => true,
+            #[cfg(feature = "remote")]
+            Backend::Remote(remote) => remote.wait_ready(timeout).await,
+            #[cfg(feature = "test-util")]
+            Backend::Scripted(_) => true,
+        }
+    }
+
+    /// What the client has counted so far.
+    #[must_use]
+    pub fn stats(&self) -> ClientStats {
+        #[allow(unused_mut)]
+        let mut stats = self.inner.counters.snapshot();
+        #[cfg(feature = "remote")]
+        if let Backend::Remote(remote) = &self.inner.backend {
+            remote.add_stats(&mut stats);
+        }
+        stats
+    }
+
+    /// Delivers the ends and spans that still wait, within `timeout`, and closes the connection.
+    ///
+    /// `true` when everything was delivered; what was not is counted in [`stats`](Self::stats).
+    /// Flows started later are unreachable. Does nothing for an embedded engine, which keeps
+    /// deciding.
+    pub async fn shutdown(&self, timeout: Duration) -> bool {
+        match &self.inner.backend {
+            #[cfg(feature = "remote")]
+            Backend::Remote(remote) => remote.shutdown(timeout).await,
+            _ => true,
+        }
+    }
+}
+
+impl fmt::Debug for ApertureClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApertureClient")
+            .field("backend", &self.inner.backend.name())
+            .field("state", &self.state())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,245 @@
+//! What the layer costs where it decides in process, beside the bare service and its peers.
+//!
+//! `cargo bench --bench layer`. Times are medians of interleaved rounds; read the ratios.
+//! Instructions come from callgrind where the machine has it.
+
+mod support;
+
+use std::convert::Infallible;
+use std::future::{Future, Ready, ready};
+use std::num::NonZeroU32;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use axum::body::Body as AxumBody;
+use bytes::Bytes;
+use governor::{Quota, RateLimiter};
+use http::{Request, Response};
+use http_body::Body;
+use http_body_util::Full;
+use support::{Case, Counting, measure, print, run_counted};
+use tower::{Layer, Service};
+use tower_aperture::{ApertureClient, ApertureLayer, Engine};
+use tower_governor::errors::GovernorError;
+use tower_governor::governor::GovernorConfigBuilder;
+use tower_governor::key_extractor::KeyExtractor;
+use tower_governor::GovernorLayer;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const USER: &str = "x-user-id";
+
+fn engine(capacity: &str, fill: &str) -> Engine {
+    let policy = format!(
+        "blueprint: rate-limiting/base
+policy:
+  policy_name: bench
+  rate_limiter:
+    bucket_capacity: {capacity}
+    fill_amount: {fill}
+    parameters: {{interval: 1s, limit_by_label_key: user_id}}
+    selectors: [{{control_point: checkout}}]
+"
+    );
+    let engine = Engine::builder().policy_text("bench.yaml", &policy).build();
+    engine.expect("the policy is right")
+}
+
+fn layer(engine: Engine) -> ApertureLayer<ApertureClient> {
+    ApertureLayer::new(ApertureClient::embedded(engine), "checkout")
+        .label_from_header("user_id", USER)
+}
+
+/// Answers at once with a full body.
+#[derive(Clone)]
+struct Bare;
+
+impl<B> Service<Request<B>> for Bare {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<B>) -> Self::Future {
+        ready(Ok(Response::new(Full::new(Bytes::from_static(b"ok")))))
+    }
+}
+
+/// The same with axum's body, which the peer's errors need.
+#[derive(Clone)]
+struct BareAxum;
+
+impl<B> Service<Request<B>> for BareAxum {
+    type Response = Response<AxumBody>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<B>) -> Self::Future {
+        ready(Ok(Response::new(AxumBody::from("ok"))))
+    }
+}
+
+fn request<B>(body: B) -> Request<B> {
+    let request = Request::post("/checkout/1").header(USER, "user-42");
+    request.body(body).expect("the request is right")
+}
+
+/// One request from start to end: ready, call, response, body until it is over.
+fn drive<S, B, R>(service: &mut S, request: Request<B>)
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    R: Body,
+{
+    let mut cx = Context::from_waker(Waker::noop());
+    let Poll::Ready(Ok(())) = service.poll_ready(&mut cx) else {
+        panic!("always ready");
+    };
+    let mut response = pin!(service.call(request));
+    let Poll::Ready(Ok(response)) = response.as_mut().poll(&mut cx) else {
+        panic!("answers at once");
+    };
+    let mut body = pin!(response.into_body());
+    while !body.is_end_stream() {
+        match body.as_mut().poll_frame(&mut cx) {
+            Poll::Ready(Some(Ok(_))) => {}
+            Poll::Ready(_) => break,
+            Poll::Pending => panic!("the body is all there"),
+        }
+    }
+}
+
+fn full<S, R>(name: &'static str, against: Option<&'static str>, mut service: S) -> Case
+where
+    S: Service<Request<()>, Response = Response<R>> + 'static,
+    R: Body,
+{
+    let run = Box::new(move || drive(&mut service, request(())));
+    Case { name, against, run }
+}
+
+fn axum<S, R>(name: &'static str, against: Option<&'static str>, mut service: S) -> Case
+where
+    S: Service<Request<AxumBody>, Response = Response<R>> + 'static,
+    R: Body,
+{
+    let run = Box::new(move || drive(&mut service, request(AxumBody::empty())));
+    Case { name, against, run }
+}
+
+/// The peer's key: the same header, as text of its own.
+#[derive(Clone, Debug)]
+struct ByUser;
+
+impl KeyExtractor for ByUser {
+    type Key = String;
+
+    fn name(&self) -> &'static str {
+        "user"
+    }
+
+    fn extract<T>(&self, request: &Request<T>) -> Result<String, GovernorError> {
+        let user = request.headers().get(USER).and_then(|user| user.to_str().ok());
+        user.map(str::to_owned).ok_or(GovernorError::UnableToExtractKey)
+    }
+}
+
+fn governor_layer(
+    per_second: u64,
+    burst: u32,
+) -> GovernorLayer<ByUser, governor::middleware::NoOpMiddleware<governor::clock::QuantaInstant>, AxumBody>
+{
+    let config = GovernorConfigBuilder::default()
+        .period(std::time::Duration::from_nanos(1_000_000_000 / per_second))
+        .burst_size(burst)
+        .key_extractor(ByUser)
+        .finish();
+    GovernorLayer::new(Arc::new(config.expect("the quota is right")))
+}
+
+fn cases() -> Vec<Case> {
+    let plenty = || layer(engine("1e15", "1e15"));
+    let empty = || layer(engine("0", "0.0001"));
+    let route = || axum::Router::new().route("/checkout/{id}", axum::routing::post(|| async { "ok" }));
+
+    let quota = Quota::per_second(NonZeroU32::MAX).allow_burst(NonZeroU32::MAX);
+    let limiter = RateLimiter::keyed(quota);
+    let key = "user-42".to_owned();
+
+    vec![
+        full("bare service", None, Bare),
+        full("aperture: accept", Some("bare service"), plenty().layer(Bare)),
+        full(
+            "aperture: accept, a labels closure",
+            Some("bare service"),
+            plenty()
+                .labels(|head, labels| labels.insert("path", head.uri().path()))
+                .layer(Bare),
+        ),
+        full("aperture: reject", Some("bare service"), empty().layer(Bare)),
+        full(
+            "aperture: skipped",
+            Some("bare service"),
+            plenty().skip(|_| true).layer(Bare),
+        ),
+        full(
+            "aperture: nobody answers",
+            Some("bare service"),
+            ApertureLayer::new(ApertureClient::disabled(), "checkout").layer(Bare),
+        ),
+        axum("bare service, axum body", None, BareAxum),
+        axum(
+            "aperture: accept, axum body",
+            Some("bare service, axum body"),
+            plenty().layer(BareAxum),
+        ),
+        axum(
+            "tower_governor: accept",
+            Some("bare service, axum body"),
+            governor_layer(1_000_000_000, u32::MAX).layer(BareAxum),
+        ),
+        axum(
+            "tower_governor: reject",
+            Some("bare service, axum body"),
+            governor_layer(1, 1).layer(BareAxum),
+        ),
+        axum("bare axum route", None, route()),
+        axum(
+            "axum route with aperture: accept",
+            Some("bare axum route"),
+            route().route_layer(plenty()),
+        ),
+        axum(
+            "axum route with aperture: reject",
+            Some("bare axum route"),
+            route().route_layer(empty()),
+        ),
+        axum(
+            "axum route with tower_governor: accept",
+            Some("bare axum route"),
+            route().route_layer(governor_layer(1_000_000_000, u32::MAX)),
+        ),
+        Case {
+            name: "governor: the limiter alone",
+            against: None,
+            run: Box::new(move || assert!(limiter.check_key(&key).is_ok())),
+        },
+    ]
+}
+
+fn main() {
+    let mut cases = cases();
+    if run_counted(&mut cases) {
+        return;
+    }
+    let rows = measure(cases, 10_000);
+    print("One request, from poll_ready to the end of its body", &rows);
+}

@@ -1,0 +1,288 @@
+//! What a flow costs where an Agent decides, beside a bare unary call with the same messages.
+//!
+//! `cargo bench --bench remote`. The server runs on a thread of its own in this process and
+//! answers at once; rounds are interleaved and medians printed. Read the ratios.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::{Channel, Endpoint, Server};
+use tonic::{Request, Response, Status};
+use tower_aperture::pb::check::flow_control_service_client::FlowControlServiceClient;
+use tower_aperture::pb::check::flow_control_service_server::{
+    FlowControlService, FlowControlServiceServer,
+};
+use tower_aperture::pb::check::limiter_decision::{
+    ConcurrencyLimiterInfo, Details, RateLimiterInfo, TokensInfo,
+};
+use tower_aperture::pb::check::{
+    CacheDeleteRequest, CacheDeleteResponse, CacheLookupRequest, CacheLookupResponse,
+    CacheUpsertRequest, CacheUpsertResponse, CheckRequest, CheckResponse, FlowEndRequest,
+    FlowEndResponse, LimiterDecision, TokenReturnStatus,
+};
+use tower_aperture::pb::trace_collector::trace_service_server::{TraceService, TraceServiceServer};
+use tower_aperture::pb::trace_collector::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
+use tower_aperture::{ApertureClient, FlowParams, FlowStatus};
+
+const ROUNDS: usize = 9;
+const CALLS: usize = 12_000;
+
+/// Accepts everything; at control point `slots` with a concurrency slot to be given back.
+struct Agent;
+
+#[tonic::async_trait]
+impl FlowControlService for Agent {
+    async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
+        let request = request.into_inner();
+        let tokens_info = Some(TokensInfo {
+            remaining: 9.0,
+            current: 1.0,
+            consumed: 1.0,
+        });
+        let label = "user_id:42".to_owned();
+        let details = if request.control_point == "slots" {
+            Details::ConcurrencyLimiterInfo(ConcurrencyLimiterInfo {
+                label,
+                tokens_info,
+                request_id: "5c2d8cc6-3b6f-4d0b-a7a5-2b6bd6a1f0aa".to_owned(),
+            })
+        } else {
+            Details::RateLimiterInfo(RateLimiterInfo { label, tokens_info })
+        };
+        Ok(Response::new(CheckResponse {
+            control_point: request.control_point,
+            flow_label_keys: request.labels.keys().cloned().collect(),
+            telemetry_flow_labels: request.labels,
+            limiter_decisions: vec![LimiterDecision {
+                policy_name: "per-user".to_owned(),
+                policy_hash: "f2411c8f4171104c6ec348613d96e3c8".to_owned(),
+                component_id: "root.0".to_owned(),
+                details: Some(details),
+                ..LimiterDecision::default()
+            }],
+            expect_end: request.expect_end,
+            ..CheckResponse::default()
+        }))
+    }
+
+    async fn flow_end(
+        &self,
+        request: Request<FlowEndRequest>,
+    ) -> Result<Response<FlowEndResponse>, Status> {
+        let refs = request.into_inner().inflight_requests.into_iter();
+        Ok(Response::new(FlowEndResponse {
+            token_return_statuses: refs
+                .map(|reference| TokenReturnStatus {
+                    inflight_request_ref: Some(reference),
+                    returned: true,
+                    error: String::new(),
+                })
+                .collect(),
+        }))
+    }
+
+    async fn cache_lookup(
+        &self,
+        _: Request<CacheLookupRequest>,
+    ) -> Result<Response<CacheLookupResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn cache_upsert(
+        &self,
+        _: Request<CacheUpsertRequest>,
+    ) -> Result<Response<CacheUpsertResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn cache_delete(
+        &self,
+        _: Request<CacheDeleteRequest>,
+    ) -> Result<Response<CacheDeleteResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+}
+
+#[tonic::async_trait]
+impl TraceService for Agent {
+    async fn export(
+        &self,
+        _: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+fn start_agent() -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    listener.set_nonblocking(true).expect("a socket can be non-blocking");
+    let address = listener.local_addr().expect("a bound socket has an address");
+    std::thread::spawn(move || {
+        let runtime = Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime starts").block_on(async {
+            let listener = TcpListener::from_std(listener).expect("the listener is registered");
+            let server = Server::builder()
+                .add_service(FlowControlServiceServer::new(Agent))
+                .add_service(TraceServiceServer::new(Agent))
+                .serve_with_incoming(TcpListenerStream::new(listener));
+            server.await.expect("the server runs");
+        });
+    });
+    address
+}
+
+/// One way of asking.
+#[derive(Clone)]
+enum Way {
+    Bare(FlowControlServiceClient<Channel>),
+    Flow(ApertureClient, &'static str),
+}
+
+impl Way {
+    async fn ask(&mut self) {
+        match self {
+            Self::Bare(client) => {
+                let request = CheckRequest {
+                    control_point: "checkout".to_owned(),
+                    labels: [
+                        ("user_id".to_owned(), "42".to_owned()),
+                        ("tier".to_owned(), "gold".to_owned()),
+                    ]
+                    .into(),
+                    expect_end: true,
+                    cache_lookup_request: Some(CacheLookupRequest::default()),
+                    ..CheckRequest::default()
+                };
+                client.check(request).await.expect("the agent answers");
+            }
+            Self::Flow(client, control_point) => {
+                let params = FlowParams::new().label("user_id", "42").label("tier", "gold");
+                let flow = client.start_flow(control_point, params).await;
+                assert!(flow.success(), "{:?}", flow.error());
+                flow.finish(FlowStatus::Ok);
+            }
+        }
+    }
+}
+
+struct Figures {
+    per_second: f64,
+    p50: f64,
+    p99: f64,
+}
+
+/// `CALLS` calls with `in_flight` of them at any time.
+fn run(runtime: &Runtime, way: &Way, in_flight: usize) -> Figures {
+    runtime.block_on(async {
+        let left = Arc::new(AtomicUsize::new(CALLS));
+        let begun = Instant::now();
+        let tasks = (0..in_flight).map(|_| {
+            let (left, mut way) = (Arc::clone(&left), way.clone());
+            tokio::spawn(async move {
+                let mut took = Vec::with_capacity(CALLS / in_flight + 1);
+                while left
+                    .fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1))
+                    .is_ok()
+                {
+                    let begun = Instant::now();
+                    way.ask().await;
+                    took.push(begun.elapsed());
+                }
+                took
+            })
+        });
+        let mut took = Vec::with_capacity(CALLS);
+        for task in tasks.collect::<Vec<_>>() {
+            took.extend(task.await.expect("no call fails"));
+        }
+        let seconds = begun.elapsed().as_secs_f64();
+        took.sort_unstable();
+        let at = |share: f64| took[(took.len() as f64 * share) as usize].as_secs_f64() * 1e6;
+        Figures {
+            per_second: CALLS as f64 / seconds,
+            p50: at(0.5),
+            p99: at(0.99),
+        }
+    })
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn main() {
+    let address = start_agent();
+    let runtime = Builder::new_multi_thread().enable_all().build().expect("a runtime starts");
+    let client = |connections: usize, telemetry: bool| {
+        ApertureClient::builder()
+            .address(format!("http://{address}"))
+            .connections(connections)
+            .telemetry(telemetry)
+            // The bench is about the cost of an answer, not about giving up on one.
+            .check_timeout(Duration::from_secs(10))
+            .build()
+            .expect("the address is right")
+    };
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("a valid address");
+    let bare = runtime.block_on(endpoint.connect()).expect("the agent listens");
+    let ways = [
+        ("bare unary call", Way::Bare(FlowControlServiceClient::new(bare))),
+        ("flow, no telemetry", Way::Flow(client(1, false), "checkout")),
+        ("flow and span", Way::Flow(client(1, true), "checkout")),
+        ("flow and span, 4 connections", Way::Flow(client(4, true), "checkout")),
+        ("flow, span and FlowEnd", Way::Flow(client(1, true), "slots")),
+    ];
+
+    println!("\nOne flow from the check to its end, against a bare call in the same rounds\n");
+    println!(
+        "{:<10} {:<30} {:>10} {:>9} {:>9} {:>9} {:>11} {:>11}",
+        "in flight", "", "calls/s", "p50 us", "p99 us", "p50", "p99", "throughput"
+    );
+    for in_flight in [1, 64, 512] {
+        for (_, way) in &ways {
+            run(&runtime, way, in_flight);
+        }
+        let mut rounds: Vec<Vec<Figures>> = ways.iter().map(|_| Vec::new()).collect();
+        for _ in 0..ROUNDS {
+            for (nth, (_, way)) in ways.iter().enumerate() {
+                rounds[nth].push(run(&runtime, way, in_flight));
+            }
+        }
+        for (nth, (name, _)) in ways.iter().enumerate() {
+            let of = |figure: fn(&Figures) -> f64| median(rounds[nth].iter().map(figure).collect());
+            // Round by round, because the machine may change its pace between them.
+            let ratio = |figure: fn(&Figures) -> f64| {
+                let pairs = rounds[nth].iter().zip(&rounds[0]);
+                median(pairs.map(|(ours, bare)| figure(ours) / figure(bare)).collect())
+            };
+            println!(
+                "{in_flight:<10} {name:<30} {:>10.0} {:>9.1} {:>9.1} {:>7.2} x {:>9.2} x {:>9.2} x",
+                of(|figures| figures.per_second),
+                of(|figures| figures.p50),
+                of(|figures| figures.p99),
+                ratio(|figures| figures.p50),
+                ratio(|figures| figures.p99),
+                ratio(|figures| figures.per_second),
+            );
+        }
+    }
+    for (name, way) in &ways {
+        if let Way::Flow(client, _) = way {
+            runtime.block_on(client.shutdown(Duration::from_secs(5)));
+            let stats = client.stats();
+            assert_eq!(stats.unreachable, 0, "{name}: every call is answered");
+            println!(
+                "{name}: {} ends and {} spans delivered, {} and {} dropped",
+                stats.ends_delivered, stats.spans_exported, stats.ends_dropped, stats.spans_dropped
+            );
+        }
+    }
+}

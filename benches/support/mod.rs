@@ -1,0 +1,155 @@
+//! What the benches share: a counting allocator, an instruction counter, tables.
+#![allow(dead_code)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
+
+/// Counts allocations on top of the system's allocator.
+pub struct Counting;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: every call is passed on to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Relaxed);
+        // SAFETY: the caller keeps the contract of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps the contract of `dealloc`.
+        unsafe { System.dealloc(memory, layout) }
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Relaxed);
+        // SAFETY: the caller keeps the contract of `realloc`.
+        unsafe { System.realloc(memory, layout, size) }
+    }
+}
+
+pub fn allocations() -> u64 {
+    ALLOCATIONS.load(Relaxed)
+}
+
+/// Something to run over and over.
+pub struct Case {
+    pub name: &'static str,
+    /// The case to compare with; `None` is a baseline.
+    pub against: Option<&'static str>,
+    pub run: Box<dyn FnMut()>,
+}
+
+/// What was measured of a case, per run.
+pub struct Measured {
+    pub name: &'static str,
+    pub against: Option<&'static str>,
+    pub nanos: f64,
+    pub allocations: f64,
+    pub instructions: Option<f64>,
+}
+
+const ROUNDS: usize = 31;
+
+/// Measures all cases in turn, round by round, so that a machine that changes its pace changes it
+/// for all of them.
+pub fn measure(cases: Vec<Case>, batch: u32) -> Vec<Measured> {
+    let mut cases = cases;
+    let mut times = vec![Vec::new(); cases.len()];
+    let mut allocated = vec![0.0; cases.len()];
+    for case in &mut cases {
+        for _ in 0..batch {
+            (case.run)();
+        }
+    }
+    for _ in 0..ROUNDS {
+        for (nth, case) in cases.iter_mut().enumerate() {
+            let before = allocations();
+            let begun = Instant::now();
+            for _ in 0..batch {
+                (case.run)();
+            }
+            times[nth].push(begun.elapsed().as_nanos() as f64 / f64::from(batch));
+            allocated[nth] = (allocations() - before) as f64 / f64::from(batch);
+        }
+    }
+    let measured = cases.iter().zip(times).zip(allocated);
+    measured
+        .map(|((case, mut times), allocations)| {
+            times.sort_unstable_by(f64::total_cmp);
+            Measured {
+                name: case.name,
+                against: case.against,
+                nanos: times[times.len() / 2],
+                allocations,
+                instructions: count_instructions(case.name),
+            }
+        })
+        .collect()
+}
+
+/// Runs one case only, when this process was started to have its instructions counted.
+pub fn run_counted(cases: &mut [Case]) -> bool {
+    let mut args = std::env::args().skip_while(|arg| arg != "--count-instructions");
+    let (Some(_), Some(name), Some(times)) = (args.next(), args.next(), args.next()) else {
+        return false;
+    };
+    let times: u32 = times.parse().expect("a number of runs");
+    if let Some(case) = cases.iter_mut().find(|case| case.name == name) {
+        for _ in 0..times {
+            (case.run)();
+        }
+    }
+    true
+}
+
+/// Instructions per run, from callgrind where the machine has it: the difference between a long
+/// and a short run, so that start-up does not count.
+fn count_instructions(case: &str) -> Option<f64> {
+    const SHORT: u32 = 2_000;
+    const LONG: u32 = 6_000;
+    let count = |times: u32| {
+        let output = Command::new("valgrind")
+            .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+            .arg(std::env::current_exe().ok()?)
+            .args(["--count-instructions", case, &times.to_string()])
+            .stdin(Stdio::null())
+            .output()
+            .ok()?;
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        let line = text.lines().find(|line| line.contains("Collected"))?;
+        line.rsplit(' ').next()?.trim().parse::<f64>().ok()
+    };
+    Some((count(LONG)? - count(SHORT)?) / f64::from(LONG - SHORT))
+}
+
+/// Prints a table with what each case adds to the one it is compared with.
+pub fn print(title: &str, rows: &[Measured]) {
+    println!("\n{title}\n");
+    println!(
+        "{:<44} {:>9} {:>8} {:>7} {:>9} {:>9}",
+        "", "ns", "ratio", "allocs", "instr", "added"
+    );
+    for row in rows {
+        let base = row.against.and_then(|name| rows.iter().find(|base| base.name == name));
+        let ratio = base.map_or(String::new(), |base| format!("{:.2} x", row.nanos / base.nanos));
+        let allocations = row.allocations - base.map_or(0.0, |base| base.allocations);
+        let allocations = match base {
+            Some(_) => format!("{allocations:+.1}"),
+            None => format!("{allocations:.1}"),
+        };
+        let instructions = row
+            .instructions
+            .map_or("no counter".to_owned(), |count| format!("{count:.0}"));
+        let added = base
+            .and_then(|base| Some(row.instructions? - base.instructions?))
+            .map_or(String::new(), |added| format!("{added:+.0}"));
+        println!(
+            "{:<44} {:>9.1} {ratio:>8} {allocations:>7} {instructions:>9} {added:>9}",
+            row.name, row.nanos
+        );
+    }
+}

@@ -1,0 +1,490 @@
+use std::fmt;
+use std::time::Duration;
+
+use http::Uri;
+use http::uri::{Authority, Scheme};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::Channel;
+
+use super::ApertureClient;
+#[cfg(feature = "tls")]
+use crate::remote::Tls;
+use crate::remote::{Connect, KeepAlive, Remote, RemoteConfig, Target};
+
+/// More connections than this to one Agent help nobody.
+const MAX_CONNECTIONS: usize = 64;
+
+/// Describes a client of a real Agent; made by [`ApertureClient::builder`].
+///
+/// Only the address is needed. The connection uses TLS and trusts the system's roots unless told
+/// otherwise; building does no I/O and needs no runtime.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_aperture::ApertureClient;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let client = ApertureClient::builder()
+///     .address("localhost:8089")
+///     .insecure(true)
+///     .api_key("secret")
+///     .check_timeout(Duration::from_millis(100))
+///     .build()?;
+/// # let _ = client;
+/// # Ok(()) }
+/// ```
+///
+/// # When the Agent is away
+///
+/// The connection is made by the first flow and, once lost, by the next flow that needs it: there
+/// is no pause that would keep a returned Agent out of use. Meanwhile flows are
+/// [unreachable](crate::FlowDecision::Unreachable), after the check timeout at the latest. On Linux
+/// a connection whose bytes nobody acknowledges for ten seconds is given up, so that a host that
+/// vanished is noticed without keep-alive.
+///
+/// # Runtimes
+///
+/// Flows need a tokio runtime with its I/O and time drivers on. A client may be used in several
+/// runtimes, one after the other or at once; each has connections of its own.
+pub struct ApertureClientBuilder {
+    address: Option<String>,
+    channel: Option<Channel>,
+    api_key: Option<Vec<u8>>,
+    insecure: Option<bool>,
+    ca: Option<Vec<u8>>,
+    identity: Option<(Vec<u8>, Vec<u8>)>,
+    server_name: Option<String>,
+    connect_timeout: Duration,
+    check_timeout: Duration,
+    end_timeout: Duration,
+    keep_alive: Option<KeepAlive>,
+    connections: usize,
+    gzip: bool,
+    telemetry: bool,
+}
+
+impl ApertureClientBuilder {
+    pub(super) fn new() -> Self {
+        Self {
+            address: None,
+            channel: None,
+            api_key: None,
+            insecure: None,
+            ca: None,
+            identity: None,
+            server_name: None,
+            connect_timeout: Duration::from_secs(1),
+            check_timeout: Duration::from_millis(200),
+            end_timeout: Duration::from_secs(5),
+            keep_alive: None,
+            connections: 1,
+            gzip: false,
+            telemetry: true,
+        }
+    }
+
+    /// Reads `APERTURE_AGENT_ADDRESS`, `APERTURE_API_KEY` and `APERTURE_AGENT_INSECURE`; empty
+    /// values count as unset, and blanks around a value do not belong to it.
+    ///
+    /// # Errors
+    ///
+    /// When there is no address, when `APERTURE_AGENT_INSECURE` is not one of `true`, `false`, `1`
+    /// and `0`, or when a value is not Unicode; the error names the variable.
+    pub fn from_env() -> Result<Self, BuildError> {
+        Self::from_vars(|name| match std::env::var(name) {
+            Ok(value) => Ok(Some(value)),
+            Err(std::env::VarError::NotPresent) => Ok(None),
+            Err(std::env::VarError::NotUnicode(_)) => {
+                Err(BuildError(Problem::Variable(name, "is not Unicode".into())))
+            }
+        })
+    }
+
+    fn from_vars(
+        var: impl Fn(&'static str) -> Result<Option<String>, BuildError>,
+    ) -> Result<Self, BuildError> {
+        let var = |name| {
+            let value: Option<String> = var(name)?;
+            Ok::<_, BuildError>(
+                value
+                    .map(|value| value.trim().to_owned())
+                    .filter(|value| !value.is_empty()),
+            )
+        };
+        let mut builder = Self::new();
+        match var("APERTURE_AGENT_ADDRESS")? {
+            Some(address) => builder = builder.address(address),
+            None => {
+                let why = "is not set: there is no address of an Agent".into();
+                return Err(BuildError(Problem::Variable("APERTURE_AGENT_ADDRESS", why)));
+            }
+        }
+        if let Some(key) = var("APERTURE_API_KEY")? {
+            builder = builder.api_key(key);
+        }
+        const INSECURE: &str = "APERTURE_AGENT_INSECURE";
+        match var(INSECURE)?.as_deref() {
+            None => {}
+            Some("true" | "1") => builder = builder.insecure(true),
+            Some("false" | "0") => builder = builder.insecure(false),
+            Some(other) => {
+                let why = format!("is `{other}`, expected `true` or `false`");
+                return Err(BuildError(Problem::Variable(INSECURE, why)));
+            }
+        }
+        Ok(builder)
+    }
+
+    /// The Agent's address: `host:port`, with an IPv6 host in brackets. `http://` in front means
+    /// [insecure](Self::insecure), `https://` secure; with either, the port may be left out.
+    pub fn address(mut self, address: impl Into<String>) -> Self {
+        self.address = Some(address.into());
+        self
+    }
+
+    /// Uses a channel you look after instead of connections of the client's own: address, TLS,
+    /// connections, keep-alive and the connect timeout are then the channel's. The other settings
+    /// apply.
+    ///
+    /// The channel must outlive the runtimes the client is used in.
+    pub fn channel(mut self, channel: Channel) -> Self {
+        self.channel = Some(channel);
+        self
+    }
+
+    /// The API key, sent as `x-api-key` with every call, secure or not; an empty one is none.
+    /// It is never logged or shown.
+    pub fn api_key(mut self, key: impl Into<Vec<u8>>) -> Self {
+        self.api_key = Some(key.into());
+        self
+    }
+
+    /// `true` uses plaintext instead of TLS, for Agents on the same host or in the same mesh. The
+    /// default is `false`.
+    pub fn insecure(mut self, insecure: bool) -> Self {
+        self.insecure = Some(insecure);
+        self
+    }
+
+    /// Trusts these PEM certificates instead of the system's roots.
+    pub fn ca_certificate(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.ca = Some(pem.into());
+        self
+    }
+
+    /// Shows the Agent this certificate, and proves it with this key; both PEM.
+    pub fn client_identity(
+        mut self,
+        certificate: impl Into<Vec<u8>>,
+        key: impl Into<Vec<u8>>,
+    ) -> Self {
+        self.identity = Some((certificate.into(), key.into()));
+        self
+    }
+
+    /// The name that the Agent's certificate must have, if not the address's host.
+    pub fn server_name(mut self, name: impl Into<String>) -> Self {
+        self.server_name = Some(name.into());
+        self
+    }
+
+    /// How long a connection may take to be made, TLS included; 1 s by default. Checks do not wait
+    /// for it longer than for anything else.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// How long a check may take from start to answer, connecting included, unless the flow says
+    /// otherwise; 200 ms by default, zero is no limit. The Agent is told, and keeps a flow waiting
+    /// in a scheduler no longer.
+    pub fn check_timeout(mut self, timeout: Duration) -> Self {
+        self.check_timeout = timeout;
+        self
+    }
+
+    /// How long the end of a flow, an export of spans, or a cache call may take; 5 s by default,
+    /// zero is no limit for cache calls and a minute for the others.
+    pub fn end_timeout(mut self, timeout: Duration) -> Self {
+        self.end_timeout = timeout;
+        self
+    }
+
+    /// Pings the Agent every `interval` while calls are under way, and gives up the connection
+    /// when no answer comes within `timeout`. Off by default; 10 s and 5 s are good values.
+    pub fn keep_alive(mut self, interval: Duration, timeout: Duration) -> Self {
+        self.keep_alive = Some(KeepAlive { interval, timeout });
+        self
+    }
+
+    /// How many connections calls are spread over; 1 by default, at most 64. More than one helps
+    /// when thousands of checks a second keep one connection's task busy.
+    pub fn connections(mut self, connections: usize) -> Self {
+        self.connections = connections;
+        self
+    }
+
+    /// Compresses what is sent, and takes compressed answers. Off by default.
+    #[cfg(feature = "gzip")]
+    pub fn gzip(mut self, gzip: bool) -> Self {
+        self.gzip = gzip;
+        self
+    }
+
+    /// Whether a span is sent for each answered flow, from which the Agent makes the metrics that
+    /// policies and dashboards look at. On by default; without the feature `telemetry` there are
+    /// no spans.
+    pub fn telemetry(mut self, telemetry: bool) -> Self {
+        self.telemetry = telemetry;
+        self
+    }
+
+    /// Builds the client; does no I/O.
+    ///
+    /// # Errors
+    ///
+    /// When there is no address or it makes no sense, when a key or certificate cannot be read, or
+    /// when settings contradict each other. The error names the value, unless it is secret.
+    pub fn build(self) -> Result<ApertureClient, BuildError> {
+        let api_key = self.api_key.as_deref().map(metadata).transpose()?.flatten();
+        let config = RemoteConfig {
+            api_key,
+            check_timeout: some(self.check_timeout),
+            end_timeout: some(self.end_timeout),
+            gzip: self.gzip,
+            telemetry: self.telemetry,
+            target: self.target()?,
+        };
+        Ok(ApertureClient::from_remote(Remote::new(config)))
+    }
+
+    fn target(self) -> Result<Target, BuildError> {
+        if let Some(channel) = self.channel {
+            return Ok(Target::Ready(channel));
+        }
+        if self.connections == 0 || self.connections > MAX_CONNECTIONS {
+            return Err(BuildError(Problem::Connections(self.connections)));
+        }
+        for (name, duration) in [
+            ("connect timeout", Some(self.connect_timeout)),
+            ("keep-alive interval", self.keep_alive.map(|k| k.interval)),
+            ("keep-alive timeout", self.keep_alive.map(|k| k.timeout)),
+        ] {
+            if duration.is_some_and(|duration| duration.is_zero()) {
+                return Err(BuildError(Problem::Zero(name)));
+            }
+        }
+        let address = self.address.as_deref().unwrap_or("").trim();
+        let (uri, secure) = parse(address, self.insecure)?;
+        if !secure && (self.ca.is_some() || self.identity.is_some() || self.server_name.is_some()) {
+            return Err(BuildError(Problem::TlsUnused));
+        }
+        #[cfg(not(feature = "tls"))]
+        if secure {
+            return Err(BuildError(Problem::NoTls(address.to_owned())));
+        }
+        Ok(Target::Connect(Connect {
+            #[cfg(feature = "tls")]
+            tls: if secure {
+                let tls = Tls {
+                    ca: self.ca,
+                    identity: self.identity,
+                    server_name: self.server_name,
+                };
+                check_tls(&uri, &tls)?;
+                Some(tls)
+            } else {
+                None
+            },
+            uri,
+            connect_timeout: self.connect_timeout,
+            keep_alive: self.keep_alive,
+            connections: self.connections,
+        }))
+    }
+}
+
+/// Shows what is not secret: neither the API key nor the client's identity.
+impl fmt::Debug for ApertureClientBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApertureClientBuilder")
+            .field("address", &self.address)
+            .field("insecure", &self.insecure)
+            .field("server_name", &self.server_name)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("check_timeout", &self.check_timeout)
+            .field("end_timeout", &self.end_timeout)
+            .field("keep_alive", &self.keep_alive)
+            .field("connections", &self.connections)
+            .field("telemetry", &self.telemetry)
+            .finish_non_exhaustive()
+    }
+}
+
+fn some(duration: Duration) -> Option<Duration> {
+    (!duration.is_zero()).then_some(duration)
+}
+
+fn metadata(key: &[u8]) -> Result<Option<MetadataValue<Ascii>>, BuildError> {
+    if key.is_empty() {
+        return Ok(None);
+    }
+    // HTTP/2 would carry other bytes, gRPC metadata is visible ASCII and blanks.
+    if !key.iter().all(|byte| matches!(byte, b' '..=b'~')) {
+        return Err(BuildError(Problem::ApiKey));
+    }
+    let mut value = MetadataValue::try_from(key).map_err(|_| BuildError(Problem::ApiKey))?;
+    value.set_sensitive(true);
+    Ok(Some(value))
+}
+
+/// The URI to connect to, and whether it takes TLS.
+fn parse(address: &str, insecure: Option<bool>) -> Result<(Uri, bool), BuildError> {
+    let bad = |why| BuildError(Problem::Address(address.to_owned(), why));
+    if address.is_empty() {
+        return Err(BuildError(Problem::NoAddress));
+    }
+    if address.contains('@') {
+        // What stands before it may be a password.
+        return Err(BuildError(Problem::UserInfo));
+    }
+    let (scheme, rest) = match address.split_once("://") {
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (Some(false), rest),
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (Some(true), rest),
+        Some(_) => return Err(bad("only http:// and https:// are known")),
+        None => (None, address),
+    };
+    let secure = match (scheme, insecure) {
+        (Some(true), Some(true)) => return Err(bad("https:// contradicts insecure(true)")),
+        (Some(false), Some(false)) => return Err(bad("http:// contradicts insecure(false)")),
+        (Some(secure), _) => secure,
+        (None, insecure) => !insecure.unwrap_or(false),
+    };
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    let authority: Authority = rest
+        .parse()
+        .map_err(|_| bad("expected `host:port`, an IPv6 host in brackets"))?;
+    if authority.host().is_empty() {
+        return Err(bad("the host is missing"));
+    }
+    let after_host = rest.get(authority.host().len()..).unwrap_or("");
+    let authority = match (authority.port_u16(), after_host) {
+        (Some(0), _) => return Err(bad("the port must be between 1 and 65535")),
+        (Some(_), _) => authority,
+        (None, "") if scheme.is_some() => {
+            let port = if secure { 443 } else { 80 };
+            format!("{authority}:{port}")
+                .parse()
+                .map_err(|_| bad("the host cannot be read"))?
+        }
+        (None, "") => return Err(bad("the port is missing")),
+        (None, _) => return Err(bad("the port must be between 1 and 65535")),
+    };
+    let uri = Uri::builder()
+        .scheme(if secure { Scheme::HTTPS } else { Scheme::HTTP })
+        .authority(authority)
+        .path_and_query("/")
+        .build()
+        .map_err(|_| bad("the host cannot be read"))?;
+    Ok((uri, secure))
+}
+
+/// Reads certificates and key once, so that a bad one is found here and not by the first flow.
+#[cfg(feature = "tls")]
+fn check_tls(uri: &Uri, tls: &Tls) -> Result<(), BuildError> {
+    let try_out = |what, tls: &Tls| {
+        tonic::transport::Endpoint::from(uri.clone())
+            .tls_config(tls.config(false))
+            .map(drop)
+            .map_err(|_| BuildError(Problem::Tls(what)))
+    };
+    if let Some(ca) = &tls.ca {
+        if !contains(ca, b"-----BEGIN CERTIFICATE-----") {
+            return Err(BuildError(Problem::Tls("CA certificate")));
+        }
+        let ca = Tls {
+            ca: tls.ca.clone(),
+            ..Tls::default()
+        };
+        try_out("CA certificate", &ca)?;
+    }
+    if tls.identity.is_some() {
+        let identity = Tls {
+            identity: tls.identity.clone(),
+            ..Tls::default()
+        };
+        try_out("client identity", &identity)?;
+    }
+    try_out("server name", tls)
+}
+
+#[cfg(feature = "tls")]
+fn contains(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
+}
+
+/// Why a client could not be built; its text names the value, unless that is secret.
+///
+/// ```
+/// use tower_aperture::ApertureClient;
+///
+/// let error = ApertureClient::builder().address("agent").insecure(true).build().unwrap_err();
+/// assert_eq!(error.to_string(), "bad agent address `agent`: the port is missing");
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct BuildError(Problem);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Problem {
+    NoAddress,
+    Address(String, &'static str),
+    UserInfo,
+    ApiKey,
+    Variable(&'static str, String),
+    Connections(usize),
+    Zero(&'static str),
+    TlsUnused,
+    #[cfg(feature = "tls")]
+    Tls(&'static str),
+    #[cfg(not(feature = "tls"))]
+    NoTls(String),
+}
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Problem::NoAddress => f.write_str("the agent address is missing"),
+            Problem::Address(address, why) => write!(f, "bad agent address `{address}`: {why}"),
+            Problem::UserInfo => f.write_str(
+                "bad agent address: it holds user information; use `api_key` to authenticate",
+            ),
+            Problem::ApiKey => f.write_str(
+                "bad API key: only visible ASCII characters and blanks can be sent (not shown here)",
+            ),
+            Problem::Variable(name, why) => write!(f, "environment variable {name} {why}"),
+            Problem::Connections(n) => {
+                write!(f, "bad number of connections {n}: expected 1 to {MAX_CONNECTIONS}")
+            }
+            Problem::Zero(what) => write!(f, "bad {what}: it must be more than zero"),
+            Problem::TlsUnused => f.write_str(
+                "CA certificate, client identity and server name make no sense without TLS",
+            ),
+            #[cfg(feature = "tls")]
+            Problem::Tls(what) => write!(f, "bad {what}: it cannot be used for TLS"),
+            #[cfg(not(feature = "tls"))]
+            Problem::NoTls(address) => write!(
+                f,
+                "agent address `{address}` asks for TLS, which the feature `tls` would bring; \
+                 plaintext has to be asked for"
+            ),
+        }
+    }
+}
+
+impl fmt::Debug for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("BuildError").field(&self.0).finish()
+    }
+}
+
+impl std::error::Error for BuildError {}

@@ -1,0 +1,176 @@
+//! The client as the decider of a layer.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use super::{ApertureClient, Backend};
+use crate::flow::{
+    Check, Decider, FlowError, FlowErrorKind, FlowOutcome, FlowParams, Ticket, Verdict,
+};
+
+/// An answered flow of an [`ApertureClient`], to be ended once.
+///
+/// Layers hold it until the response body is over; by hand you hold a [`Flow`](crate::Flow).
+///
+/// ```
+/// use tower_aperture::client::ClientTicket;
+/// use tower_aperture::layer::Aperture;
+/// use tower_aperture::{ApertureClient, Decider};
+///
+/// fn is_ticket_of<D: Decider<Ticket = ClientTicket>>() {}
+/// is_ticket_of::<ApertureClient>();
+/// ```
+#[derive(Debug)]
+pub struct ClientTicket(pub(super) TicketKind);
+
+#[derive(Debug)]
+pub(super) enum TicketKind {
+    #[cfg(feature = "embedded")]
+    Embedded(<crate::Engine as Decider>::Ticket),
+    #[cfg(feature = "remote")]
+    Remote(crate::remote::RemoteFlow),
+    #[cfg(feature = "test-util")]
+    Scripted(super::scripted::ScriptedFlow),
+}
+
+impl Ticket for ClientTicket {
+    fn end(self, outcome: FlowOutcome) {
+        match self.0 {
+            #[cfg(feature = "embedded")]
+            TicketKind::Embedded(ticket) => ticket.end(outcome),
+            #[cfg(feature = "remote")]
+            TicketKind::Remote(flow) => flow.end(outcome),
+            #[cfg(feature = "test-util")]
+            TicketKind::Scripted(flow) => flow.end(outcome),
+        }
+    }
+}
+
+/// A decision of an [`ApertureClient`] that is under way.
+///
+/// Dropping it gives up the flow: what the Agent grants meanwhile is given back in the background.
+///
+/// ```
+/// use tower_aperture::client::ClientPending;
+/// use tower_aperture::{ApertureClient, Decider};
+///
+/// fn is_pending_of<D: Decider<Pending = ClientPending>>() {}
+/// is_pending_of::<ApertureClient>();
+/// ```
+#[derive(Debug)]
+#[must_use = "futures do nothing unless polled"]
+pub struct ClientPending {
+    client: ApertureClient,
+    kind: PendingKind,
+}
+
+enum PendingKind {
+    #[cfg(feature = "embedded")]
+    Embedded(<crate::Engine as Decider>::Pending),
+    #[cfg(feature = "remote")]
+    Remote(crate::remote::PendingCheck),
+    #[cfg(feature = "test-util")]
+    Scripted(super::scripted::ScriptedPending),
+}
+
+impl fmt::Debug for PendingKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("..")
+    }
+}
+
+impl Future for ClientPending {
+    type Output = Verdict<ClientTicket>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        let verdict: Verdict<ClientTicket> = match this.kind {
+            #[cfg(feature = "embedded")]
+            PendingKind::Embedded(ref mut pending) => {
+                wrap(ready!(Pin::new(pending).poll(cx)), TicketKind::Embedded)
+            }
+            #[cfg(feature = "remote")]
+            PendingKind::Remote(ref mut pending) => match ready!(Pin::new(pending).poll(cx)) {
+                Ok(flow) => match flow.denial() {
+                    None => Verdict::Accepted(ClientTicket(TicketKind::Remote(flow))),
+                    Some(denial) => {
+                        Verdict::Rejected(denial, ClientTicket(TicketKind::Remote(flow)))
+                    }
+                },
+                Err(error) => Verdict::Unreachable(error),
+            },
+            #[cfg(feature = "test-util")]
+            PendingKind::Scripted(ref mut pending) => {
+                wrap(ready!(Pin::new(pending).poll(cx)), TicketKind::Scripted)
+            }
+        };
+        this.client.inner.counters.count(&verdict);
+        Poll::Ready(verdict)
+    }
+}
+
+#[cfg(any(feature = "embedded", feature = "test-util"))]
+fn wrap<T>(verdict: Verdict<T>, kind: impl FnOnce(T) -> TicketKind) -> Verdict<ClientTicket> {
+    match verdict {
+        Verdict::Accepted(ticket) => Verdict::Accepted(ClientTicket(kind(ticket))),
+        Verdict::Rejected(denial, ticket) => Verdict::Rejected(denial, ClientTicket(kind(ticket))),
+        Verdict::Unreachable(error) => Verdict::Unreachable(error),
+    }
+}
+
+impl Decider for ApertureClient {
+    type Ticket = ClientTicket;
+    type Pending = ClientPending;
+
+    fn decide(
+        &self,
+        control_point: &str,
+        params: &FlowParams<'_>,
+    ) -> Check<Self::Ticket, Self::Pending> {
+        let counters = &self.inner.counters;
+        counters.count_dropped_labels(params.labels.dropped());
+        if control_point.is_empty() {
+            return self.ready(Verdict::Unreachable(FlowError::new(
+                FlowErrorKind::InvalidRequest,
+                "the control point is empty",
+            )));
+        }
+        match &self.inner.backend {
+            Backend::Disabled => self.ready(Verdict::Unreachable(FlowError::new(
+                FlowErrorKind::Disabled,
+                "",
+            ))),
+            #[cfg(feature = "embedded")]
+            Backend::Embedded(engine) => match engine.decide(control_point, params) {
+                Check::Ready(verdict) => self.ready(wrap(verdict, TicketKind::Embedded)),
+                Check::Pending(pending) => self.pending(PendingKind::Embedded(pending)),
+            },
+            #[cfg(feature = "remote")]
+            Backend::Remote(remote) => {
+                self.pending(PendingKind::Remote(remote.check(control_point, params)))
+            }
+            #[cfg(feature = "test-util")]
+            Backend::Scripted(script) => match script.decide(control_point, params) {
+                Check::Ready(verdict) => self.ready(wrap(verdict, TicketKind::Scripted)),
+                Check::Pending(pending) => self.pending(PendingKind::Scripted(pending)),
+            },
+        }
+    }
+}
+
+impl ApertureClient {
+    fn ready(&self, verdict: Verdict<ClientTicket>) -> Check<ClientTicket, ClientPending> {
+        self.inner.counters.count(&verdict);
+        Check::Ready(verdict)
+    }
+
+    #[cfg(any(feature = "embedded", feature = "remote", feature = "test-util"))]
+    fn pending(&self, kind: PendingKind) -> Check<ClientTicket, ClientPending> {
+        Check::Pending(ClientPending {
+            client: self.clone(),
+            kind,
+        })
+    }
+}

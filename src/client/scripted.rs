@@ -1,0 +1,311 @@
+//! A client that answers from a script, for the tests of applications.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::time::Sleep;
+
+use super::{ApertureClient, Backend};
+use crate::flow::{
+    Check, Denial, FlowDecision, FlowError, FlowErrorKind, FlowOutcome, FlowParams, RejectReason,
+    Verdict,
+};
+
+/// What a scripted client answers to one flow.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_aperture::client::Answer;
+/// use tower_aperture::{FlowErrorKind, RejectReason};
+///
+/// let slow_no = Answer::reject(RejectReason::NoTokens)
+///     .wait(Duration::from_secs(2))
+///     .after(Duration::from_millis(50));
+/// let nobody = Answer::unreachable(FlowErrorKind::Unavailable);
+/// # let _ = (slow_no, nobody);
+/// ```
+#[derive(Clone, Debug)]
+pub struct Answer {
+    kind: AnswerKind,
+    delay: Duration,
+}
+
+#[derive(Clone, Debug)]
+enum AnswerKind {
+    Accept,
+    Reject(Denial),
+    Unreachable(FlowErrorKind),
+}
+
+impl Answer {
+    const fn at_once(kind: AnswerKind) -> Self {
+        Self {
+            kind,
+            delay: Duration::ZERO,
+        }
+    }
+
+    /// Yes.
+    #[must_use]
+    pub const fn accept() -> Self {
+        Self::at_once(AnswerKind::Accept)
+    }
+
+    /// No.
+    #[must_use]
+    pub const fn reject(reason: RejectReason) -> Self {
+        Self::at_once(AnswerKind::Reject(Denial::new(reason)))
+    }
+
+    /// No answer.
+    #[must_use]
+    pub const fn unreachable(kind: FlowErrorKind) -> Self {
+        Self::at_once(AnswerKind::Unreachable(kind))
+    }
+
+    /// How long a rejected flow is told to wait.
+    #[must_use]
+    pub fn wait(mut self, wait: Duration) -> Self {
+        if let AnswerKind::Reject(denial) = &mut self.kind {
+            *denial = denial.wait(wait);
+        }
+        self
+    }
+
+    /// The status code that the policy asks for in a rejection.
+    #[must_use]
+    pub fn denied_code(mut self, code: u16) -> Self {
+        if let AnswerKind::Reject(denial) = &mut self.kind {
+            *denial = denial.denied_code(code);
+        }
+        self
+    }
+
+    /// Answers only after `delay`; a shorter check timeout of the flow runs out first.
+    #[must_use]
+    pub const fn after(mut self, delay: Duration) -> Self {
+        self.delay = delay;
+        self
+    }
+}
+
+/// What a scripted client saw of one flow.
+///
+/// See [`Script`] for an example.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RecordedFlow {
+    /// Where it started.
+    pub control_point: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Whether it asked for ramp mode.
+    pub ramp_mode: bool,
+    /// The check timeout it brought.
+    pub check_timeout: Option<Duration>,
+    /// What it was told; `None` while it waits, and for ever when its caller left meanwhile.
+    pub decision: Option<FlowDecision>,
+    /// How it ended; `None` while it runs, and for unreachable flows.
+    pub end: Option<FlowOutcome>,
+}
+
+/// The answers of a scripted client, and the record of what it was asked.
+///
+/// Without instructions every flow is accepted.
+///
+/// ```
+/// use tower_aperture::client::{Answer, Script};
+/// use tower_aperture::{FlowParams, FlowStatus, RejectReason};
+///
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// let script = Script::new();
+/// script.next(Answer::reject(RejectReason::RateLimited));
+/// let client = script.client();
+///
+/// let flow = client.start_flow("checkout", FlowParams::new().label("user", "ann")).await;
+/// assert!(!flow.should_run());
+/// drop(flow);
+/// client.guard("checkout", FlowParams::new(), async {}).await.unwrap();
+///
+/// let flows = script.flows();
+/// assert_eq!(flows[0].labels["user"], "ann");
+/// assert_eq!(flows[0].end.unwrap().status, FlowStatus::Unset);
+/// assert_eq!(flows[1].end.unwrap().status, FlowStatus::Ok);
+/// assert_eq!(script.in_flight(), 0);
+/// # });
+/// ```
+#[derive(Clone, Default)]
+pub struct Script {
+    state: Arc<Mutex<State>>,
+}
+
+struct State {
+    next: VecDeque<Answer>,
+    otherwise: Answer,
+    flows: Vec<RecordedFlow>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            next: VecDeque::new(),
+            otherwise: Answer::accept(),
+            flows: Vec::new(),
+        }
+    }
+}
+
+impl Script {
+    /// Accepts every flow until told otherwise.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A client that answers from this script.
+    #[must_use]
+    pub fn client(&self) -> ApertureClient {
+        ApertureClient::with(Backend::Scripted(self.clone()))
+    }
+
+    /// Queues the answer to a flow to come; each is used once.
+    pub fn next(&self, answer: Answer) {
+        self.lock().next.push_back(answer);
+    }
+
+    /// Sets the answer for when nothing is queued.
+    pub fn otherwise(&self, answer: Answer) {
+        self.lock().otherwise = answer;
+    }
+
+    /// All flows so far, in the order in which they started.
+    #[must_use]
+    pub fn flows(&self) -> Vec<RecordedFlow> {
+        self.lock().flows.clone()
+    }
+
+    /// How many answered flows have not ended yet.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        let answered = |flow: &&RecordedFlow| {
+            matches!(
+                flow.decision,
+                Some(FlowDecision::Accepted | FlowDecision::Rejected)
+            )
+        };
+        let state = self.lock();
+        let running = state.flows.iter().filter(answered);
+        running.filter(|flow| flow.end.is_none()).count()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn decide(
+        &self,
+        control_point: &str,
+        params: &FlowParams<'_>,
+    ) -> Check<ScriptedFlow, ScriptedPending> {
+        let mut state = self.lock();
+        let mut answer = match state.next.pop_front() {
+            Some(answer) => answer,
+            None => state.otherwise.clone(),
+        };
+        let flow = ScriptedFlow {
+            script: self.clone(),
+            index: state.flows.len(),
+        };
+        state.flows.push(RecordedFlow {
+            control_point: control_point.to_owned(),
+            labels: params
+                .labels
+                .iter()
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .collect(),
+            ramp_mode: params.ramp_mode,
+            check_timeout: params.check_timeout,
+            decision: None,
+            end: None,
+        });
+        drop(state);
+
+        let timeout = params.check_timeout.filter(|timeout| !timeout.is_zero());
+        if timeout.is_some_and(|timeout| answer.delay >= timeout) {
+            answer.kind = AnswerKind::Unreachable(FlowErrorKind::Timeout);
+            answer.delay = timeout.unwrap_or_default();
+        }
+        if answer.delay.is_zero() {
+            Check::Ready(flow.answered(&answer.kind))
+        } else {
+            Check::Pending(ScriptedPending {
+                sleep: Box::pin(tokio::time::sleep(answer.delay)),
+                answer: answer.kind,
+                flow: Some(flow),
+            })
+        }
+    }
+}
+
+impl fmt::Debug for Script {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.lock();
+        f.debug_struct("Script")
+            .field("queued", &state.next.len())
+            .field("otherwise", &state.otherwise)
+            .field("flows", &state.flows.len())
+            .finish()
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct ScriptedFlow {
+    script: Script,
+    index: usize,
+}
+
+impl ScriptedFlow {
+    fn answered(self, answer: &AnswerKind) -> Verdict<Self> {
+        let (decision, verdict) = match answer {
+            AnswerKind::Accept => (FlowDecision::Accepted, None),
+            AnswerKind::Reject(denial) => (FlowDecision::Rejected, Some(*denial)),
+            AnswerKind::Unreachable(kind) => {
+                self.script.lock().flows[self.index].decision = Some(FlowDecision::Unreachable);
+                return Verdict::Unreachable(FlowError::new(*kind, "as the script says"));
+            }
+        };
+        self.script.lock().flows[self.index].decision = Some(decision);
+        match verdict {
+            None => Verdict::Accepted(self),
+            Some(denial) => Verdict::Rejected(denial, self),
+        }
+    }
+
+    pub(super) fn end(self, outcome: FlowOutcome) {
+        self.script.lock().flows[self.index].end = Some(outcome);
+    }
+}
+
+pub(super) struct ScriptedPending {
+    sleep: Pin<Box<Sleep>>,
+    answer: AnswerKind,
+    /// Taken when the answer is given.
+    flow: Option<ScriptedFlow>,
+}
+
+impl Future for ScriptedPending {
+    type Output = Verdict<ScriptedFlow>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        ready!(self.sleep.as_mut().poll(cx));
+        match self.flow.take() {
+            Some(flow) => Poll::Ready(flow.answered(&self.answer)),
+            None => Poll::Pending,
+        }
+    }
+}

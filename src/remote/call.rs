@@ -1,0 +1,214 @@
+use std::error::Error;
+use std::future::Future;
+use std::time::Duration;
+
+use http::uri::PathAndQuery;
+use prost::Message;
+use tonic::client::Grpc;
+use tonic::{Code, Request, Status};
+use tonic_prost::ProstCodec;
+
+use super::live::Live;
+use crate::flow::{FlowError, FlowErrorKind};
+
+pub(super) const CHECK: &str = "/aperture.flowcontrol.check.v1.FlowControlService/Check";
+pub(super) const FLOW_END: &str = "/aperture.flowcontrol.check.v1.FlowControlService/FlowEnd";
+pub(super) const CACHE_LOOKUP: &str =
+    "/aperture.flowcontrol.check.v1.FlowControlService/CacheLookup";
+pub(super) const CACHE_UPSERT: &str =
+    "/aperture.flowcontrol.check.v1.FlowControlService/CacheUpsert";
+pub(super) const CACHE_DELETE: &str =
+    "/aperture.flowcontrol.check.v1.FlowControlService/CacheDelete";
+#[cfg(feature = "telemetry")]
+pub(super) const EXPORT: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
+pub(super) const HEALTH: &str = "/grpc.health.v1.Health/Check";
+
+/// Answers may carry cached values, for which gRPC's usual 4 MiB are few.
+const MAX_ANSWER: usize = 64 * 1024 * 1024;
+
+/// The wire has no room for times beyond some thousand years.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// Why a call brought no answer.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) kind: FlowErrorKind,
+    /// The connection's doing, or `UNAVAILABLE`: another try may go better.
+    pub(super) unavailable: bool,
+    /// The Agent itself said so.
+    pub(super) from_agent: bool,
+    code: Code,
+    message: String,
+}
+
+impl Failure {
+    fn new(status: &Status) -> Self {
+        // tonic keeps the cause of what went wrong on our side; what the Agent said has none.
+        let cause = status.source();
+        let from_agent = cause.is_none();
+        let expired = cause.is_some_and(is_expiry);
+        let (kind, unavailable) = match status.code() {
+            _ if expired => (FlowErrorKind::Timeout, false),
+            _ if !from_agent => (FlowErrorKind::Unavailable, true),
+            // Some servers call the end of the deadline a cancellation.
+            Code::DeadlineExceeded | Code::Cancelled => (FlowErrorKind::Timeout, false),
+            Code::Unavailable => (FlowErrorKind::Unavailable, true),
+            Code::Unauthenticated | Code::PermissionDenied => {
+                (FlowErrorKind::Unauthenticated, false)
+            }
+            Code::InvalidArgument => (FlowErrorKind::InvalidRequest, false),
+            _ => (FlowErrorKind::Other, false),
+        };
+        let message = match cause {
+            Some(cause) => innermost(cause),
+            None => format!("{:?}: {}", status.code(), status.message()),
+        };
+        Self {
+            kind,
+            unavailable,
+            from_agent,
+            code: status.code(),
+            message,
+        }
+    }
+
+    fn timed_out(timeout: Duration) -> Self {
+        Self {
+            kind: FlowErrorKind::Timeout,
+            unavailable: false,
+            from_agent: false,
+            code: Code::DeadlineExceeded,
+            message: format!("no answer within {timeout:?}"),
+        }
+    }
+
+    /// A second try would only be told the same.
+    #[cfg(feature = "telemetry")]
+    pub(super) fn is_final(&self) -> bool {
+        self.from_agent
+            && matches!(
+                self.code,
+                Code::Unauthenticated
+                    | Code::PermissionDenied
+                    | Code::Unimplemented
+                    | Code::InvalidArgument
+            )
+    }
+
+    pub(super) fn into_error(self) -> FlowError {
+        FlowError::new(self.kind, self.message)
+    }
+}
+
+/// tonic watches `grpc-timeout` on our side too, and may come first.
+fn is_expiry(cause: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(cause);
+    while let Some(error) = cause {
+        if error.is::<tonic::TimeoutExpired>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// The outer errors only say that there was an error.
+fn innermost(mut error: &(dyn Error + 'static)) -> String {
+    while let Some(inner) = error.source() {
+        error = inner;
+    }
+    error.to_string()
+}
+
+impl Live {
+    /// One unary call, with the API key. The timeout covers connecting and waiting for the channel
+    /// as well, and goes out as `grpc-timeout`.
+    pub(super) async fn call<Req, Res>(
+        &self,
+        path: &'static str,
+        message: Req,
+        timeout: Option<Duration>,
+    ) -> Result<Res, Failure>
+    where
+        Req: Message + 'static,
+        Res: Message + Default + 'static,
+    {
+        let timeout = timeout.map(|timeout| timeout.min(LONGEST));
+        let mut request = Request::new(message);
+        if let Some(timeout) = timeout {
+            request.set_timeout(timeout);
+        }
+        if let Some(key) = &self.shared.config.api_key {
+            request.metadata_mut().insert("x-api-key", key.clone());
+        }
+        let answer = within(timeout, async {
+            let mut grpc = Grpc::new(self.channel()).max_decoding_message_size(MAX_ANSWER);
+            #[cfg(feature = "gzip")]
+            if self.shared.config.gzip {
+                use tonic::codec::CompressionEncoding::Gzip;
+                grpc = grpc.send_compressed(Gzip).accept_compressed(Gzip);
+            }
+            if let Err(error) = grpc.ready().await {
+                return Err(Status::from_error(Box::new(error)));
+            }
+            let codec = ProstCodec::<Req, Res>::default();
+            grpc.unary(request, PathAndQuery::from_static(path), codec)
+                .await
+        })
+        .await;
+        let health = &self.shared.health;
+        match answer {
+            Some(Ok(response)) => {
+                health.answered();
+                Ok(response.into_inner())
+            }
+            Some(Err(status)) => {
+                let failure = Failure::new(&status);
+                if failure.unavailable {
+                    health.unreachable();
+                } else if failure.from_agent {
+                    health.answered();
+                }
+                Err(failure)
+            }
+            None => Err(Failure::timed_out(timeout.unwrap_or_default())),
+        }
+    }
+}
+
+async fn within<F: Future>(timeout: Option<Duration>, future: F) -> Option<F::Output> {
+    match timeout {
+        None => Some(future.await),
+        Some(timeout) => tokio::time::timeout(timeout, future).await.ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_of_the_agent_keep_their_meaning() {
+        for (code, kind) in [
+            (Code::DeadlineExceeded, FlowErrorKind::Timeout),
+            (Code::Unavailable, FlowErrorKind::Unavailable),
+            (Code::Unauthenticated, FlowErrorKind::Unauthenticated),
+            (Code::PermissionDenied, FlowErrorKind::Unauthenticated),
+            (Code::InvalidArgument, FlowErrorKind::InvalidRequest),
+            (Code::Unimplemented, FlowErrorKind::Other),
+            (Code::Unknown, FlowErrorKind::Other),
+        ] {
+            let failure = Failure::new(&Status::new(code, "no"));
+            assert!(failure.from_agent, "{code:?}");
+            assert_eq!(failure.kind, kind, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn failures_on_our_side_are_the_connections() {
+        let broken = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        let failure = Failure::new(&Status::from_error(Box::new(broken)));
+        assert!(!failure.from_agent);
+        assert_eq!(failure.kind, FlowErrorKind::Unavailable);
+    }
+}

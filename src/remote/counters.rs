@@ -1,0 +1,52 @@
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::flow::ClientStats;
+
+/// What the remote side counts of [`ClientStats`].
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) checks_handed_over: Counter,
+    pub(super) checks_cancelled: Counter,
+    pub(super) ends_delivered: Counter,
+    pub(super) ends_retried: Counter,
+    pub(super) ends_failed: Counter,
+    pub(super) ends_dropped: Counter,
+    pub(super) spans_exported: Counter,
+    pub(super) spans_failed: Counter,
+    pub(super) spans_dropped: Counter,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(super) fn add(&self, n: usize) {
+        self.0.fetch_add(n as u64, Relaxed);
+    }
+
+    pub(super) fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+impl Counters {
+    /// Everything that did not reach the Agent.
+    pub(super) fn lost(&self) -> u64 {
+        self.ends_failed.get()
+            + self.ends_dropped.get()
+            + self.spans_failed.get()
+            + self.spans_dropped.get()
+    }
+
+    pub(super) fn add_to(&self, stats: &mut ClientStats) {
+        stats.checks_handed_over += self.checks_handed_over.get();
+        stats.checks_cancelled += self.checks_cancelled.get();
+        stats.ends_delivered += self.ends_delivered.get();
+        stats.ends_retried += self.ends_retried.get();
+        stats.ends_failed += self.ends_failed.get();
+        stats.ends_dropped += self.ends_dropped.get();
+        stats.spans_exported += self.spans_exported.get();
+        stats.spans_failed += self.spans_failed.get();
+        stats.spans_dropped += self.spans_dropped.get();
+    }
+}

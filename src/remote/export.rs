@@ -1,0 +1,83 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::call::{EXPORT, Failure};
+use super::live::Live;
+use crate::pb::trace_collector::{ExportTraceServiceRequest, ExportTraceServiceResponse};
+use crate::telemetry::{self, SpanRecord};
+
+/// How long a span waits for others.
+pub(super) const EXPORT_EVERY: Duration = Duration::from_secs(1);
+
+/// Before the second try.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// Exports spans in as many calls as their size asks for.
+pub(super) async fn send(live: Arc<Live>, spans: Vec<SpanRecord>) {
+    let mut batch = Unsent {
+        live,
+        left: spans.len(),
+    };
+    let mut spans = spans.into_iter().peekable();
+    while spans.peek().is_some() {
+        let chunk = telemetry::encode(&mut spans);
+        let counters = &batch.live.shared.counters;
+        if chunk.too_large > 0 {
+            counters.spans_dropped.add(chunk.too_large);
+            batch.left -= chunk.too_large;
+        }
+        if chunk.spans == 0 {
+            continue;
+        }
+        let delivered = deliver(&batch.live, chunk.request).await;
+        let counters = &batch.live.shared.counters;
+        match delivered {
+            Ok(response) => {
+                let refused = response
+                    .partial_success
+                    .map_or(0, |partial| partial.rejected_spans);
+                let refused = usize::try_from(refused).unwrap_or(0).min(chunk.spans);
+                counters.spans_failed.add(refused);
+                counters.spans_exported.add(chunk.spans - refused);
+            }
+            Err(failure) => {
+                counters.spans_failed.add(chunk.spans);
+                log_event!(
+                    debug,
+                    spans = chunk.spans,
+                    reason = %failure.into_error(),
+                    "spans could not be exported"
+                );
+                #[cfg(not(feature = "tracing"))]
+                drop(failure);
+            }
+        }
+        batch.left -= chunk.spans;
+    }
+}
+
+async fn deliver(
+    live: &Live,
+    request: ExportTraceServiceRequest,
+) -> Result<ExportTraceServiceResponse, Failure> {
+    let timeout = Some(live.shared.config.background_timeout());
+    match live.call(EXPORT, request.clone(), timeout).await {
+        Err(failure) if !failure.is_final() => {
+            tokio::time::sleep(RETRY_PAUSE).await;
+            live.call(EXPORT, request, timeout).await
+        }
+        outcome => outcome,
+    }
+}
+
+/// Spans taken from the buffer; those still unsent when the task is dropped have failed.
+struct Unsent {
+    live: Arc<Live>,
+    left: usize,
+}
+
+impl Drop for Unsent {
+    fn drop(&mut self) {
+        self.live.shared.counters.spans_failed.add(self.left);
+    }
+}

@@ -1,0 +1,298 @@
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use super::Remote;
+use super::flow_end::{EndCall, EndJob, refs};
+use super::live::Live;
+use crate::flow::{Denial, EndError, EndResponse, FlowOutcome, FlowStatus, RejectReason};
+use crate::pb::check::check_response::{DecisionType, RejectReason as Reason};
+use crate::pb::check::{CheckResponse, InflightRequestRef};
+#[cfg(feature = "telemetry")]
+use crate::telemetry::SpanRecord;
+
+/// A flow the Agent has answered for. Dropped without an end, it ends with status `Error`.
+pub(crate) struct RemoteFlow {
+    /// There until the flow ends.
+    answered: Option<Box<Answered>>,
+}
+
+struct Answered {
+    remote: Remote,
+    live: Arc<Live>,
+    control_point: String,
+    response: CheckResponse,
+    stamps: Stamps,
+}
+
+/// Unix times in nanoseconds. Only the first is read from the wall clock: later ones never run
+/// backwards, whatever happens to it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stamps {
+    flow_start: u64,
+    workload_start: u64,
+    clock: Instant,
+}
+
+// === impl RemoteFlow ===
+
+impl RemoteFlow {
+    pub(super) fn new(
+        remote: Remote,
+        live: Arc<Live>,
+        control_point: String,
+        response: CheckResponse,
+        stamps: Stamps,
+    ) -> Self {
+        Self {
+            answered: Some(Box::new(Answered {
+                remote,
+                live,
+                control_point,
+                response,
+                stamps,
+            })),
+        }
+    }
+
+    /// What the Agent answered.
+    pub(crate) fn response(&self) -> &CheckResponse {
+        static NOTHING: std::sync::LazyLock<CheckResponse> =
+            std::sync::LazyLock::new(CheckResponse::default);
+        // Only an end takes the answer away, and an end takes the flow too.
+        self.answered
+            .as_ref()
+            .map_or_else(|| &*NOTHING, |answered| &answered.response)
+    }
+
+    /// The Agent's no, if it is one.
+    pub(crate) fn denial(&self) -> Option<Denial> {
+        denial(self.response())
+    }
+
+    /// Leaves end and span to the background; never blocks.
+    pub(crate) fn end(mut self, outcome: FlowOutcome) {
+        if let Some(answered) = self.answered.take() {
+            answered.end(outcome);
+        }
+    }
+
+    /// Like [`end`](Self::end), at once; the future is the Agent's answer to it.
+    pub(crate) fn end_and_wait(mut self, outcome: FlowOutcome) -> EndCall {
+        match self.answered.take() {
+            Some(answered) => answered.end_and_wait(outcome),
+            None => EndCall::ready(EndResponse::default()),
+        }
+    }
+
+    /// Ends a flow whose caller had left before the answer came.
+    ///
+    /// There is no span: nothing ran, and a workload that took no time would tell a scheduler that
+    /// measures latency that all is well.
+    pub(super) fn give_back(mut self) {
+        if let Some(answered) = self.answered.take()
+            && let Some(job) = answered.job()
+        {
+            let _ = submit(&answered.live, job); // counted there
+        }
+    }
+}
+
+impl Drop for RemoteFlow {
+    fn drop(&mut self) {
+        if let Some(answered) = self.answered.take() {
+            answered.end(FlowOutcome::new(FlowStatus::Error));
+        }
+    }
+}
+
+/// Labels in the answer may identify people.
+impl fmt::Debug for RemoteFlow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RemoteFlow")
+            .field("denial", &self.denial())
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl Answered ===
+
+impl Answered {
+    fn job(&self) -> Option<EndJob> {
+        let refs: Vec<InflightRequestRef> = refs(&self.response).collect();
+        // Nothing is held: nothing to tell the Agent, and no thread to wake.
+        (!refs.is_empty()).then(|| EndJob::new(self.control_point.clone(), refs))
+    }
+
+    fn end(self: Box<Self>, outcome: FlowOutcome) {
+        if let Some(job) = self.job() {
+            let _ = submit(&self.live, job); // counted there
+        }
+        self.record(outcome);
+    }
+
+    fn end_and_wait(self: Box<Self>, outcome: FlowOutcome) -> EndCall {
+        let call = match self.job() {
+            None => EndCall::ready(EndResponse::default()),
+            Some(mut job) => {
+                let answer = job.answer();
+                match submit(&self.live, job) {
+                    Ok(()) => EndCall::waiting(
+                        answer,
+                        self.remote.shared().config.background_timeout(),
+                        Arc::clone(&self.live.shared.health),
+                    ),
+                    Err(error) => EndCall::ready(EndResponse::failed(error)),
+                }
+            }
+        };
+        self.record(outcome);
+        call
+    }
+
+    #[cfg(feature = "telemetry")]
+    fn record(self: Box<Self>, outcome: FlowOutcome) {
+        let Self {
+            live,
+            response,
+            stamps,
+            remote,
+            ..
+        } = *self;
+        if live.shared.config.telemetry {
+            let span = SpanRecord {
+                flow_start: stamps.flow_start,
+                workload_start: stamps.workload_start,
+                flow_end: stamps.now(),
+                outcome,
+                response,
+            };
+            let target = usable(&live).unwrap_or(live);
+            target.push_span(span);
+        }
+        // The last handle may go with this, and the worker be told that nothing more comes.
+        drop(remote);
+    }
+
+    #[cfg(not(feature = "telemetry"))]
+    fn record(self: Box<Self>, _: FlowOutcome) {}
+}
+
+/// Another runtime's side when the flow's own is gone.
+#[cfg(feature = "telemetry")]
+fn usable(live: &Arc<Live>) -> Option<Arc<Live>> {
+    if live.is_closed() {
+        live.shared.any_live()
+    } else {
+        None
+    }
+}
+
+/// Queues an end, with another runtime when the flow's own is gone; counts it when it is lost.
+fn submit(live: &Arc<Live>, job: EndJob) -> Result<(), EndError> {
+    let refused = match live.push_end(job) {
+        Ok(()) => return Ok(()),
+        Err((job, EndError::ShutDown)) => match live.shared.any_live() {
+            Some(other) => match other.push_end(job) {
+                Ok(()) => return Ok(()),
+                Err((_, error)) => error,
+            },
+            None => EndError::ShutDown,
+        },
+        Err((_, error)) => error,
+    };
+    live.shared.counters.ends_dropped.add(1);
+    Err(refused)
+}
+
+// === impl Stamps ===
+
+impl Stamps {
+    pub(super) fn start() -> Self {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or(Duration::ZERO);
+        let flow_start = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        Self {
+            flow_start,
+            workload_start: flow_start,
+            clock: Instant::now(),
+        }
+    }
+
+    pub(super) fn answered(mut self) -> Self {
+        self.workload_start = self.now();
+        self
+    }
+
+    fn now(&self) -> u64 {
+        let since = u64::try_from(self.clock.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.flow_start.saturating_add(since)
+    }
+}
+
+fn denial(response: &CheckResponse) -> Option<Denial> {
+    if response.decision_type == DecisionType::Accepted as i32 {
+        return None;
+    }
+    let reason = match Reason::try_from(response.reject_reason) {
+        Ok(Reason::RateLimited) => RejectReason::RateLimited,
+        Ok(Reason::NoTokens) => RejectReason::NoTokens,
+        Ok(Reason::NotSampled) => RejectReason::NotSampled,
+        Ok(Reason::NoMatchingRamp) => RejectReason::NoMatchingRamp,
+        Ok(Reason::None) | Err(_) => RejectReason::Unknown,
+    };
+    let code = u16::try_from(response.denied_response_status_code).unwrap_or(0);
+    let wait = response
+        .wait_time
+        .and_then(|wait| Duration::try_from(wait).ok())
+        .unwrap_or(Duration::ZERO);
+    Some(Denial::new(reason).denied_code(code).wait(wait))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_denial_carries_reason_code_and_the_whole_wait() {
+        let response = CheckResponse {
+            decision_type: DecisionType::Rejected as i32,
+            reject_reason: Reason::NoTokens as i32,
+            denied_response_status_code: 418,
+            wait_time: Some(prost_types::Duration {
+                seconds: 1,
+                nanos: 750_000_000,
+            }),
+            ..CheckResponse::default()
+        };
+        let denial = denial(&response).expect("rejected");
+        assert_eq!(denial.reason, RejectReason::NoTokens);
+        assert_eq!(denial.denied_code, Some(418));
+        assert_eq!(denial.wait, Some(Duration::from_millis(1750)));
+    }
+
+    #[test]
+    fn nonsense_in_a_denial_is_left_out() {
+        let response = CheckResponse {
+            decision_type: 7,
+            reject_reason: 99,
+            denied_response_status_code: -3,
+            wait_time: Some(prost_types::Duration {
+                seconds: -1,
+                nanos: 0,
+            }),
+            ..CheckResponse::default()
+        };
+        let denial = denial(&response).expect("rejected");
+        assert_eq!(denial, Denial::new(RejectReason::Unknown));
+        assert!(super::denial(&CheckResponse::default()).is_none());
+    }
+
+    #[test]
+    fn stamps_run_forward() {
+        let stamps = Stamps::start().answered();
+        assert!(stamps.flow_start <= stamps.workload_start);
+        assert!(stamps.workload_start <= stamps.now());
+    }
+}

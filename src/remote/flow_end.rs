@@ -1,0 +1,276 @@
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::time::Sleep;
+
+use super::call::{FLOW_END, Failure};
+use super::health::Health;
+use super::live::Live;
+use crate::flow::{EndError, EndResponse, FlowError, FlowErrorKind, TokenReturn};
+use crate::pb::check::limiter_decision::Details;
+use crate::pb::check::{
+    CheckResponse, FlowEndRequest, FlowEndResponse, InflightRequestRef, TokenReturnStatus,
+};
+
+/// References in one call.
+const MAX_REFS: usize = 256;
+
+/// How far into the queue to look for ends at the same control point.
+const LOOK_AHEAD: usize = 1024;
+
+/// Before the second try: an Agent that restarts needs a moment.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a caller waits beyond the deadline of the call, so that the call's own outcome comes first.
+const GRACE: Duration = Duration::from_millis(100);
+
+/// The slots that a flow holds: one for each decision of a concurrency limiter or concurrency
+/// scheduler, dropped ones included.
+pub(super) fn refs(response: &CheckResponse) -> impl Iterator<Item = InflightRequestRef> + '_ {
+    response.limiter_decisions.iter().filter_map(|decision| {
+        let (label, request_id, tokens) = match decision.details.as_ref()? {
+            Details::ConcurrencyLimiterInfo(info) => {
+                (&info.label, &info.request_id, info.tokens_info)
+            }
+            Details::ConcurrencySchedulerInfo(info) => {
+                (&info.label, &info.request_id, info.tokens_info)
+            }
+            _ => return None,
+        };
+        (!request_id.is_empty()).then(|| InflightRequestRef {
+            policy_name: decision.policy_name.clone(),
+            policy_hash: decision.policy_hash.clone(),
+            component_id: decision.component_id.clone(),
+            label: label.clone(),
+            request_id: request_id.clone(),
+            tokens: tokens.map_or(0.0, |tokens| tokens.consumed),
+        })
+    })
+}
+
+/// The end of one flow, on its way to the Agent.
+pub(super) struct EndJob {
+    control_point: String,
+    refs: Vec<InflightRequestRef>,
+    reply: Option<oneshot::Sender<EndResponse>>,
+}
+
+impl EndJob {
+    pub(super) const fn new(control_point: String, refs: Vec<InflightRequestRef>) -> Self {
+        Self {
+            control_point,
+            refs,
+            reply: None,
+        }
+    }
+
+    /// Asks for the answer as well.
+    pub(super) fn answer(&mut self) -> oneshot::Receiver<EndResponse> {
+        let (reply, answer) = oneshot::channel();
+        self.reply = Some(reply);
+        answer
+    }
+
+    fn reply(self, response: EndResponse) {
+        if let Some(reply) = self.reply {
+            // Nobody waits any more.
+            let _ = reply.send(response);
+        }
+    }
+}
+
+/// Takes the end that has waited longest, and with it others at the same control point.
+pub(super) fn take_batch(queue: &mut VecDeque<EndJob>, live: &Arc<Live>) -> Option<Batch> {
+    let first = queue.pop_front()?;
+    let mut refs = first.refs.len();
+    let mut jobs = vec![first];
+    let mut at = 0;
+    while at < queue.len().min(LOOK_AHEAD) && refs < MAX_REFS {
+        let fits = queue[at].control_point == jobs[0].control_point
+            && refs + queue[at].refs.len() <= MAX_REFS;
+        match queue.remove(at).filter(|_| fits) {
+            Some(job) => {
+                refs += job.refs.len();
+                jobs.push(job);
+            }
+            None => at += 1,
+        }
+    }
+    Some(Batch {
+        live: Arc::clone(live),
+        jobs,
+    })
+}
+
+/// Ends that travel in one call. Dropped before an answer came, it counts them as failed.
+pub(super) struct Batch {
+    live: Arc<Live>,
+    jobs: Vec<EndJob>,
+}
+
+impl Batch {
+    pub(super) async fn send(mut self) {
+        let live = Arc::clone(&self.live);
+        let timeout = live.shared.config.background_timeout();
+        let mut answer = self.try_once(timeout).await;
+        if answer.as_ref().is_err_and(|failure| failure.unavailable) {
+            live.shared.counters.ends_retried.add(self.jobs.len());
+            tokio::time::sleep(RETRY_PAUSE).await;
+            answer = self.try_once(timeout).await;
+        }
+        let jobs = std::mem::take(&mut self.jobs);
+        match answer {
+            Ok(response) => {
+                live.shared.counters.ends_delivered.add(jobs.len());
+                deliver(jobs, response);
+            }
+            Err(failure) => {
+                live.shared.counters.ends_failed.add(jobs.len());
+                let error = EndError::Call(failure.into_error());
+                for job in jobs {
+                    job.reply(EndResponse::failed(error.clone()));
+                }
+            }
+        }
+    }
+
+    async fn try_once(&self, timeout: Duration) -> Result<FlowEndResponse, Failure> {
+        let request = FlowEndRequest {
+            control_point: self.jobs[0].control_point.clone(),
+            inflight_requests: self
+                .jobs
+                .iter()
+                .flat_map(|job| job.refs.iter().cloned())
+                .collect(),
+        };
+        self.live.call(FLOW_END, request, Some(timeout)).await
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        self.live.shared.counters.ends_failed.add(self.jobs.len());
+    }
+}
+
+/// Gives each flow its part of the answer, which follows the order of the references.
+fn deliver(jobs: Vec<EndJob>, response: FlowEndResponse) {
+    let mut statuses = response.token_return_statuses.into_iter();
+    for mut job in jobs {
+        let returns = std::mem::take(&mut job.refs)
+            .into_iter()
+            .map(|reference| token_return(reference, statuses.next()))
+            .collect();
+        job.reply(EndResponse::returned(returns));
+    }
+}
+
+fn token_return(reference: InflightRequestRef, status: Option<TokenReturnStatus>) -> TokenReturn {
+    let (returned, error) = match status {
+        Some(status) => (
+            status.returned,
+            (!status.error.is_empty()).then_some(status.error),
+        ),
+        None => (false, Some("the agent did not say".to_owned())),
+    };
+    TokenReturn {
+        policy_name: reference.policy_name,
+        component_id: reference.component_id,
+        label: reference.label,
+        request_id: reference.request_id,
+        returned,
+        error,
+    }
+}
+
+/// The Agent's answer to the end of a flow. Dropping it loses the answer, not the end.
+#[must_use = "the end is under way; await it for the answer"]
+pub(crate) struct EndCall {
+    state: EndState,
+}
+
+enum EndState {
+    Ready(Option<EndResponse>),
+    Waiting {
+        answer: oneshot::Receiver<EndResponse>,
+        timeout: Duration,
+        /// Set at the first poll, when there is a runtime to tell the time.
+        expiry: Option<Pin<Box<Sleep>>>,
+        health: Arc<Health>,
+    },
+}
+
+impl EndCall {
+    pub(super) const fn ready(response: EndResponse) -> Self {
+        Self {
+            state: EndState::Ready(Some(response)),
+        }
+    }
+
+    pub(super) const fn waiting(
+        answer: oneshot::Receiver<EndResponse>,
+        timeout: Duration,
+        health: Arc<Health>,
+    ) -> Self {
+        Self {
+            state: EndState::Waiting {
+                answer,
+                timeout,
+                expiry: None,
+                health,
+            },
+        }
+    }
+}
+
+impl Future for EndCall {
+    type Output = EndResponse;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<EndResponse> {
+        match &mut self.state {
+            EndState::Ready(response) => Poll::Ready(response.take().unwrap_or_default()),
+            EndState::Waiting {
+                answer,
+                timeout,
+                expiry,
+                health,
+            } => {
+                if let Poll::Ready(answer) = Pin::new(answer).poll(cx) {
+                    let response = answer.unwrap_or_else(|_| EndResponse::failed(lost(health)));
+                    self.state = EndState::Ready(None);
+                    return Poll::Ready(response);
+                }
+                if expiry.is_none() && Handle::try_current().is_ok() {
+                    *expiry = Some(Box::pin(tokio::time::sleep(timeout.saturating_add(GRACE))));
+                }
+                if let Some(expiry) = expiry
+                    && expiry.as_mut().poll(cx).is_ready()
+                {
+                    let late = format!("no answer within {timeout:?}; the end is still under way");
+                    let error = FlowError::new(FlowErrorKind::Timeout, late);
+                    self.state = EndState::Ready(None);
+                    return Poll::Ready(EndResponse::failed(EndError::Call(error)));
+                }
+                Poll::Pending
+            }
+        }
+    }
+}
+
+/// The worker went away with the end.
+fn lost(health: &Health) -> EndError {
+    if health.is_shut_down() {
+        EndError::ShutDown
+    } else {
+        EndError::Call(FlowError::new(
+            FlowErrorKind::Unavailable,
+            "the runtime of the connection ended",
+        ))
+    }
+}

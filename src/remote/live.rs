@@ -1,0 +1,238 @@
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::Duration;
+
+use tokio::runtime::{Handle, Id};
+use tokio::sync::Notify;
+use tonic::transport::Channel;
+
+use super::Shared;
+use super::flow::RemoteFlow;
+use super::flow_end::EndJob;
+use crate::flow::{EndError, FlowError};
+#[cfg(feature = "telemetry")]
+use crate::telemetry::{SpanBuffer, SpanRecord};
+
+/// Ends that may wait for the Agent.
+const MAX_ENDS: usize = 16 * 1024;
+
+/// Checks without a caller that may run at once.
+const MAX_HANDED_OVER: usize = 1024;
+
+/// The client's side in one runtime: its channels, and the queue of its worker.
+pub(super) struct Live {
+    pub(super) shared: Arc<Shared>,
+    runtime: Handle,
+    id: Id,
+    channels: Box<[Channel]>,
+    next: AtomicUsize,
+    queue: Mutex<Queue>,
+    closed: Notify,
+}
+
+/// What waits for the worker.
+#[derive(Default)]
+pub(super) struct Queue {
+    pub(super) ends: VecDeque<EndJob>,
+    #[cfg(feature = "telemetry")]
+    pub(super) spans: SpanBuffer,
+    /// Checks whose callers left and that are still running.
+    pub(super) handed_over: usize,
+    pub(super) phase: Phase,
+    /// Set while the worker sleeps.
+    pub(super) waker: Option<Waker>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Phase {
+    #[default]
+    Open,
+    /// The worker ends when nothing is left.
+    Draining,
+    /// The worker ends now.
+    GivenUp,
+    /// The worker has ended.
+    Closed,
+}
+
+// === impl Live ===
+
+impl Live {
+    pub(super) fn new(shared: Arc<Shared>, runtime: Handle, channels: Box<[Channel]>) -> Self {
+        Self {
+            shared,
+            id: runtime.id(),
+            runtime,
+            channels,
+            next: AtomicUsize::new(0),
+            queue: Mutex::default(),
+            closed: Notify::new(),
+        }
+    }
+
+    pub(super) const fn runtime(&self) -> Id {
+        self.id
+    }
+
+    pub(super) const fn handle(&self) -> &Handle {
+        &self.runtime
+    }
+
+    /// In turn: every connection leads to the same Agent.
+    pub(super) fn channel(&self) -> Channel {
+        match &*self.channels {
+            [only] => only.clone(),
+            several => several[self.next.fetch_add(1, Relaxed) % several.len()].clone(),
+        }
+    }
+
+    pub(super) fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Leaves an end for the worker, which is woken if it sleeps.
+    pub(super) fn push_end(&self, job: EndJob) -> Result<(), (EndJob, EndError)> {
+        let mut queue = self.queue();
+        if queue.phase == Phase::Closed {
+            return Err((job, EndError::ShutDown));
+        }
+        if queue.ends.len() >= MAX_ENDS {
+            return Err((job, EndError::QueueFull));
+        }
+        queue.ends.push_back(job);
+        queue.wake();
+        Ok(())
+    }
+
+    /// Leaves a span for the worker, which is woken only to start its timer or for a full batch.
+    #[cfg(feature = "telemetry")]
+    pub(super) fn push_span(&self, span: SpanRecord) {
+        let mut queue = self.queue();
+        if queue.phase == Phase::Closed || !queue.spans.push(span) {
+            drop(queue);
+            self.shared.counters.spans_dropped.add(1);
+            return;
+        }
+        if queue.spans.wants_worker() || queue.phase == Phase::Draining {
+            queue.wake();
+        }
+    }
+
+    /// Sees a running check to its end without its caller, and gives back what it was granted.
+    pub(super) fn hand_over<F>(self: &Arc<Self>, call: F, limit: Option<Duration>)
+    where
+        F: Future<Output = Result<RemoteFlow, FlowError>> + Send + 'static,
+    {
+        let counters = &self.shared.counters;
+        let mut queue = self.queue();
+        if queue.phase == Phase::Closed || queue.handed_over >= MAX_HANDED_OVER {
+            drop(queue);
+            counters.checks_cancelled.add(1);
+            return;
+        }
+        queue.handed_over += 1;
+        drop(queue);
+        counters.checks_handed_over.add(1);
+        let running = HandedOver(Arc::clone(self));
+        // On the runtime of its own timers: should that be gone, so is the call.
+        self.runtime.spawn(async move {
+            let _running = running;
+            let answer = match limit {
+                None => call.await,
+                Some(limit) => match tokio::time::timeout(limit, call).await {
+                    Ok(answer) => answer,
+                    Err(_) => return,
+                },
+            };
+            if let Ok(flow) = answer {
+                flow.give_back();
+            }
+        });
+    }
+
+    /// Asks the worker to end once everything is delivered.
+    pub(super) fn drain(&self) {
+        let mut queue = self.queue();
+        if queue.phase == Phase::Open {
+            queue.phase = Phase::Draining;
+        }
+        queue.wake();
+    }
+
+    /// Asks the worker to end at once.
+    pub(super) fn give_up(&self) {
+        let mut queue = self.queue();
+        if queue.phase != Phase::Closed {
+            queue.phase = Phase::GivenUp;
+        }
+        queue.wake();
+    }
+
+    #[cfg(feature = "telemetry")]
+    pub(super) fn is_closed(&self) -> bool {
+        self.queue().phase == Phase::Closed
+    }
+
+    /// Waits for the end of the worker.
+    pub(super) async fn closed(&self) {
+        loop {
+            let mut closed = pin!(self.closed.notified());
+            closed.as_mut().enable();
+            if self.queue().phase == Phase::Closed {
+                return;
+            }
+            closed.await;
+        }
+    }
+
+    /// The worker is gone: whatever it left is lost.
+    pub(super) fn close(&self) {
+        self.shared.forget(self);
+        let mut queue = self.queue();
+        queue.phase = Phase::Closed;
+        let ends = std::mem::take(&mut queue.ends);
+        #[cfg(feature = "telemetry")]
+        let spans = queue.spans.take_all();
+        drop(queue);
+        let counters = &self.shared.counters;
+        counters.ends_dropped.add(ends.len());
+        #[cfg(feature = "telemetry")]
+        counters.spans_dropped.add(spans.len());
+        self.closed.notify_waiters();
+    }
+}
+
+// === impl Queue ===
+
+impl Queue {
+    pub(super) fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        #[cfg(feature = "telemetry")]
+        let spans = self.spans.is_empty();
+        #[cfg(not(feature = "telemetry"))]
+        let spans = true;
+        spans && self.ends.is_empty() && self.handed_over == 0
+    }
+}
+
+/// A check that runs without its caller.
+struct HandedOver(Arc<Live>);
+
+impl Drop for HandedOver {
+    fn drop(&mut self) {
+        let mut queue = self.0.queue();
+        queue.handed_over -= 1;
+        if queue.phase != Phase::Open {
+            queue.wake();
+        }
+    }
+}

@@ -1,0 +1,90 @@
+use super::SpanRecord;
+
+/// Spans that make a batch.
+const BATCH: usize = 512;
+
+/// Spans that may wait for the worker.
+const MAX_SPANS: usize = 2048;
+
+/// Bytes of cached values that may wait, which spans of flows with cache keys carry along.
+const MAX_CACHED: usize = 16 * 1024 * 1024;
+
+/// Spans that wait for the worker.
+#[derive(Default)]
+pub(crate) struct SpanBuffer {
+    spans: Vec<SpanRecord>,
+    cached: usize,
+}
+
+impl SpanBuffer {
+    /// `false`: the buffer is full, and the span is gone.
+    pub(crate) fn push(&mut self, span: SpanRecord) -> bool {
+        let cached = span.cached_bytes();
+        if self.spans.len() >= MAX_SPANS || self.cached + cached > MAX_CACHED {
+            return false;
+        }
+        self.cached += cached;
+        self.spans.push(span);
+        true
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.spans.is_empty()
+    }
+
+    pub(crate) fn has_batch(&self) -> bool {
+        self.spans.len() >= BATCH
+    }
+
+    /// The first span starts the worker's timer, a full batch does not wait for it.
+    pub(crate) fn wants_worker(&self) -> bool {
+        matches!(self.spans.len(), 1 | BATCH)
+    }
+
+    /// The oldest spans.
+    pub(crate) fn take_batch(&mut self) -> Option<Vec<SpanRecord>> {
+        if self.spans.is_empty() {
+            return None;
+        }
+        let rest = self.spans.split_off(self.spans.len().min(BATCH));
+        let batch = std::mem::replace(&mut self.spans, rest);
+        self.cached -= batch.iter().map(SpanRecord::cached_bytes).sum::<usize>();
+        Some(batch)
+    }
+
+    pub(crate) fn take_all(&mut self) -> Vec<SpanRecord> {
+        self.cached = 0;
+        std::mem::take(&mut self.spans)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_buffer_is_bounded_and_gives_the_oldest_first() {
+        let mut buffer = SpanBuffer::default();
+        for at in 0..MAX_SPANS as u64 {
+            assert!(buffer.push(SpanRecord::at(at)));
+        }
+        assert!(!buffer.push(SpanRecord::at(0)));
+        let batch = buffer.take_batch().expect("full");
+        assert_eq!(batch.len(), BATCH);
+        assert_eq!(batch[0].flow_start, 0);
+        assert!(buffer.push(SpanRecord::at(1)));
+        assert_eq!(buffer.take_all().len(), MAX_SPANS - BATCH + 1);
+        assert!(buffer.take_batch().is_none());
+    }
+
+    #[test]
+    fn cached_values_are_bounded_too() {
+        let mut buffer = SpanBuffer::default();
+        let big = SpanRecord::at(0).with_cached(MAX_CACHED / 2 + 1);
+        assert!(buffer.push(big.clone()));
+        assert!(!buffer.push(big.clone()));
+        assert!(buffer.push(SpanRecord::at(1)));
+        buffer.take_batch();
+        assert!(buffer.push(big));
+    }
+}

@@ -1,0 +1,273 @@
+//! Aperture's SDK conformance checklist, run against the example made for it.
+#![cfg(all(feature = "remote", feature = "telemetry", feature = "embedded"))]
+
+mod judge;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Bytes;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use tokio::process::{Child, Command};
+use tower_aperture::pb::check::flow_control_service_client::FlowControlServiceClient;
+use tower_aperture::pb::check::{CacheLookupRequest, CheckRequest, CheckResponse, FlowEndRequest};
+use tower_aperture::pb::common::any_value::Value;
+use tower_aperture::pb::common::{AnyValue, KeyValue};
+use tower_aperture::pb::trace::{ResourceSpans, ScopeSpans, Span};
+use tower_aperture::pb::trace_collector::ExportTraceServiceRequest;
+use tower_aperture::pb::trace_collector::trace_service_client::TraceServiceClient;
+
+use base64::Engine as _;
+use judge::Judge;
+use prost::Message as _;
+
+const LOCALHOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
+const REQUESTS: usize = 10;
+const REJECTS: usize = 5;
+
+/// The example as a child process; it dies with the test.
+struct App {
+    child: Child,
+    address: SocketAddr,
+    http: Client<HttpConnector, Empty<Bytes>>,
+}
+
+impl App {
+    async fn start(agent: SocketAddr) -> Self {
+        let port = free_port();
+        let child = Command::new(example("validator_app").await)
+            .env("APERTURE_AGENT_ADDRESS", agent.to_string())
+            .env("APERTURE_AGENT_INSECURE", "true")
+            .env("APERTURE_APP_PORT", port.to_string())
+            .stdout(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the example starts");
+        let app = Self {
+            child,
+            address: SocketAddr::from((LOCALHOST, port)),
+            http: Client::builder(TokioExecutor::new()).build_http(),
+        };
+        while app.try_get("/health").await.is_none() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        app
+    }
+
+    async fn try_get(&self, path: &str) -> Option<(u16, String)> {
+        let uri = format!("http://{}{path}", self.address).parse().expect("a valid URI");
+        let answer = self.http.get(uri).await.ok()?;
+        let status = answer.status().as_u16();
+        let body = answer.into_body().collect().await.ok()?.to_bytes();
+        Some((status, String::from_utf8_lossy(&body).into_owned()))
+    }
+
+    async fn get(&self, path: &str) -> (u16, String) {
+        self.try_get(path).await.expect("the app answers")
+    }
+
+    async fn refused_of(&self, requests: usize) -> usize {
+        let mut refused = 0;
+        for _ in 0..requests {
+            refused += usize::from(self.get("/super").await.0 >= 400);
+        }
+        refused
+    }
+}
+
+/// `cargo test` builds examples, `cargo test --test validator` does not.
+async fn example(name: &str) -> PathBuf {
+    let mut path = std::env::current_exe().expect("the test knows its own path");
+    path.pop();
+    path.pop();
+    path.push("examples");
+    path.push(name);
+    path.set_extension(std::env::consts::EXE_EXTENSION);
+    if !path.exists() {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut build = Command::new(cargo);
+        build.args(["build", "--all-features", "--example", name]);
+        if !cfg!(debug_assertions) {
+            build.arg("--release");
+        }
+        let built = build.status().await.expect("cargo runs");
+        assert!(built.success(), "the example builds");
+    }
+    path
+}
+
+fn free_port() -> u16 {
+    let probe = std::net::TcpListener::bind((LOCALHOST, 0)).expect("a port is free");
+    probe.local_addr().expect("a bound socket has an address").port()
+}
+
+#[tokio::test]
+async fn the_example_passes_the_conformance_checklist() {
+    let agent = SocketAddr::from((LOCALHOST, free_port()));
+    let mut app = App::start(agent).await;
+
+    // No agent yet: alive, not connected, and it does not matter to the protected route.
+    assert_eq!(app.get("/health").await, (200, "Healthy".to_owned()));
+    assert_eq!(app.get("/connected").await.0, 503);
+    assert_eq!(app.refused_of(1).await, 0);
+
+    let judge = Judge::new(REJECTS);
+    let serving = judge.serve(agent).await;
+    while app.get("/connected").await.0 != 200 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(judge.record().checks, 0, "/connected and /health start no flow");
+
+    let mut statuses = Vec::new();
+    for _ in 0..REQUESTS {
+        statuses.push(app.get("/super").await.0);
+    }
+    assert_eq!(statuses, [429, 429, 429, 429, 429, 202, 202, 202, 202, 202]);
+    assert_eq!(app.get("/health").await.0, 200);
+    assert_eq!(judge.record().checks, REQUESTS, "one check a request, none for /health");
+
+    while judge.record().valid_spans < REQUESTS && judge.record().faults.is_empty() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(judge.record().faults, Vec::<String>::new());
+
+    serving.stop().await;
+    assert_eq!(app.refused_of(REQUESTS).await, 0, "fail open");
+    assert_eq!(judge.record().valid_spans, REQUESTS, "one span a flow");
+
+    // The agent comes back: decisions resume without a restart of the app.
+    let judge = Judge::new(1);
+    let serving = judge.serve(agent).await;
+    while app.get("/connected").await.0 != 200 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(app.refused_of(2).await, 1);
+    app.child.kill().await.expect("the app can be stopped");
+    serving.stop().await;
+}
+
+/// The recording's words for a span, as the span itself.
+fn span(case: &str) -> Span {
+    let text = |text: &str| Value::StringValue(text.to_owned());
+    let response = base64::prelude::BASE64_STANDARD.encode(CheckResponse::default().encode_to_vec());
+    let start = 1_700_000_000_000_000_000_i64;
+    let mut attributes = vec![
+        ("aperture.source", text("sdk")),
+        ("aperture.check_response", text(&response)),
+        ("aperture.flow.status", text("OK")),
+        ("aperture.flow_start_timestamp", Value::IntValue(start)),
+        ("aperture.workload_start_timestamp", Value::IntValue(start + 1)),
+        ("aperture.flow_end_timestamp", Value::IntValue(start + 2)),
+    ];
+    let mut set = |name: &'static str, value: Option<Value>| {
+        attributes.retain(|(known, _)| *known != name);
+        attributes.extend(value.map(|value| (name, value)));
+    };
+    match case {
+        "base" => {}
+        "check_response as JSON" => set(
+            "aperture.check_response",
+            Some(text(r#"{"controlPoint": "x"}"#)),
+        ),
+        "check_response = JSON object with an unknown field" => {
+            set("aperture.check_response", Some(text(r#"{"noSuchField": 1}"#)));
+        }
+        "check_response = !!" => set("aperture.check_response", Some(text("!!"))),
+        "no aperture.check_response" => set("aperture.check_response", None),
+        "no aperture.source" => set("aperture.source", None),
+        "aperture.source = other" => set("aperture.source", Some(text("other"))),
+        "no aperture.flow.status" => set("aperture.flow.status", None),
+        "aperture.flow.status = Ok" => set("aperture.flow.status", Some(text("Ok"))),
+        "no workload start" => set("aperture.workload_start_timestamp", None),
+        "flow start = 0" => set("aperture.flow_start_timestamp", Some(Value::IntValue(0))),
+        "end stamp as a string" => set("aperture.flow_end_timestamp", Some(text("1"))),
+        "stamps run backwards" => {
+            set("aperture.flow_end_timestamp", Some(Value::IntValue(start - 1)));
+        }
+        "only _ms stamps" => {
+            set("aperture.flow_start_timestamp", None);
+            set("aperture.workload_start_timestamp", None);
+            set("aperture.flow_end_timestamp", None);
+            set("aperture.flow_start_timestamp_ms", Some(Value::IntValue(1)));
+        }
+        "no attributes" => attributes.clear(),
+        other => panic!("a span this test cannot make: {other}"),
+    }
+    Span {
+        attributes: attributes
+            .into_iter()
+            .map(|(key, value)| KeyValue {
+                key: key.to_owned(),
+                value: Some(AnyValue { value: Some(value) }),
+            })
+            .collect(),
+        ..Span::default()
+    }
+}
+
+#[tokio::test]
+async fn the_judge_judges_as_the_recorded_one_did() {
+    let recording = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/vectors/sdk-validator/validator.json"
+    );
+    let recording = std::fs::read_to_string(recording).expect("the recording is there");
+    let recording: serde_json::Value = serde_json::from_str(&recording).expect("it is JSON");
+    let judge = Judge::new(REJECTS);
+    let serving = judge.serve(SocketAddr::from((LOCALHOST, 0))).await;
+    let endpoint = format!("http://{}", serving.address);
+    let mut checks = FlowControlServiceClient::connect(endpoint.clone()).await.expect("it listens");
+    let mut traces = TraceServiceClient::connect(endpoint).await.expect("it listens");
+
+    for (nth, call) in recording["checks"].as_array().expect("a list").iter().enumerate() {
+        let labels = call["labels"].as_object().expect("a map").iter();
+        let request = CheckRequest {
+            labels: labels
+                .map(|(key, value)| (key.clone(), value.as_str().unwrap_or_default().to_owned()))
+                .collect(),
+            ..CheckRequest::default()
+        };
+        let answer = checks.check(request).await.expect("an answer").into_inner();
+        let decision = answer.decision_type().as_str_name();
+        let expected = format!("DECISION_TYPE_{}", call["decision"].as_str().expect("a text"));
+        assert_eq!(decision, expected, "check {nth}");
+        if let Some(reason) = call["reason"].as_str() {
+            assert_eq!(answer.reject_reason().as_str_name(), format!("REJECT_REASON_{reason}"));
+        }
+        assert_eq!(answer.denied_response_status_code, 0);
+        assert!(answer.wait_time.is_none());
+    }
+
+    let spans = &recording["spans"];
+    let accepted = spans["ok"].as_array().expect("a list").iter();
+    let accepted = accepted.map(|case| (case.as_str().expect("a name"), None));
+    let refused = spans["failed"].as_object().expect("a map").iter();
+    let refused = refused.map(|(case, text)| (case.as_str(), text.as_str()));
+    for (case, text) in accepted.chain(refused) {
+        let request = ExportTraceServiceRequest {
+            resource_spans: vec![ResourceSpans {
+                scope_spans: vec![ScopeSpans {
+                    spans: vec![span(case)],
+                    ..ScopeSpans::default()
+                }],
+                ..ResourceSpans::default()
+            }],
+        };
+        let told = traces.export(request).await.err();
+        assert_eq!(told.as_ref().map(tonic::Status::message), text, "{case}");
+        assert!(told.is_none_or(|told| told.code() == tonic::Code::Unknown), "{case}");
+    }
+
+    for code in [
+        checks.flow_end(FlowEndRequest::default()).await.err(),
+        checks.cache_lookup(CacheLookupRequest::default()).await.err(),
+    ] {
+        assert_eq!(code.map(|status| status.code()), Some(tonic::Code::Unimplemented));
+    }
+    serving.stop().await;
+}
