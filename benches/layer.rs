@@ -21,10 +21,10 @@ use http_body_util::Full;
 use support::{Case, Counting, measure, print, run_counted};
 use tower::{Layer, Service};
 use tower_aperture::{ApertureClient, ApertureLayer, Engine};
+use tower_governor::GovernorLayer;
 use tower_governor::errors::GovernorError;
 use tower_governor::governor::GovernorConfigBuilder;
 use tower_governor::key_extractor::KeyExtractor;
-use tower_governor::GovernorLayer;
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -147,16 +147,23 @@ impl KeyExtractor for ByUser {
     }
 
     fn extract<T>(&self, request: &Request<T>) -> Result<String, GovernorError> {
-        let user = request.headers().get(USER).and_then(|user| user.to_str().ok());
-        user.map(str::to_owned).ok_or(GovernorError::UnableToExtractKey)
+        let user = request
+            .headers()
+            .get(USER)
+            .and_then(|user| user.to_str().ok());
+        user.map(str::to_owned)
+            .ok_or(GovernorError::UnableToExtractKey)
     }
 }
 
 fn governor_layer(
     per_second: u64,
     burst: u32,
-) -> GovernorLayer<ByUser, governor::middleware::NoOpMiddleware<governor::clock::QuantaInstant>, AxumBody>
-{
+) -> GovernorLayer<
+    ByUser,
+    governor::middleware::NoOpMiddleware<governor::clock::QuantaInstant>,
+    AxumBody,
+> {
     let config = GovernorConfigBuilder::default()
         .period(std::time::Duration::from_nanos(1_000_000_000 / per_second))
         .burst_size(burst)
@@ -168,7 +175,8 @@ fn governor_layer(
 fn cases() -> Vec<Case> {
     let plenty = || layer(engine("1e15", "1e15"));
     let empty = || layer(engine("0", "0.0001"));
-    let route = || axum::Router::new().route("/checkout/{id}", axum::routing::post(|| async { "ok" }));
+    let route =
+        || axum::Router::new().route("/checkout/{id}", axum::routing::post(|| async { "ok" }));
 
     let quota = Quota::per_second(NonZeroU32::MAX).allow_burst(NonZeroU32::MAX);
     let limiter = RateLimiter::keyed(quota);
@@ -176,7 +184,11 @@ fn cases() -> Vec<Case> {
 
     vec![
         full("bare service", None, Bare),
-        full("aperture: accept", Some("bare service"), plenty().layer(Bare)),
+        full(
+            "aperture: accept",
+            Some("bare service"),
+            plenty().layer(Bare),
+        ),
         full(
             "aperture: accept, a labels closure",
             Some("bare service"),
@@ -184,7 +196,11 @@ fn cases() -> Vec<Case> {
                 .labels(|head, labels| labels.insert("path", head.uri().path()))
                 .layer(Bare),
         ),
-        full("aperture: reject", Some("bare service"), empty().layer(Bare)),
+        full(
+            "aperture: reject",
+            Some("bare service"),
+            empty().layer(Bare),
+        ),
         full(
             "aperture: skipped",
             Some("bare service"),

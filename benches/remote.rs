@@ -26,9 +26,7 @@ use tower_aperture::pb::check::{
     FlowEndResponse, LimiterDecision, TokenReturnStatus,
 };
 use tower_aperture::pb::trace_collector::trace_service_server::{TraceService, TraceServiceServer};
-use tower_aperture::pb::trace_collector::{
-    ExportTraceServiceRequest, ExportTraceServiceResponse,
-};
+use tower_aperture::pb::trace_collector::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use tower_aperture::{ApertureClient, FlowParams, FlowStatus};
 
 const ROUNDS: usize = 9;
@@ -39,7 +37,10 @@ struct Agent;
 
 #[tonic::async_trait]
 impl FlowControlService for Agent {
-    async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
+    async fn check(
+        &self,
+        request: Request<CheckRequest>,
+    ) -> Result<Response<CheckResponse>, Status> {
         let request = request.into_inner();
         let tokens_info = Some(TokensInfo {
             remaining: 9.0,
@@ -122,8 +123,12 @@ impl TraceService for Agent {
 
 fn start_agent() -> SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    listener.set_nonblocking(true).expect("a socket can be non-blocking");
-    let address = listener.local_addr().expect("a bound socket has an address");
+    listener
+        .set_nonblocking(true)
+        .expect("a socket can be non-blocking");
+    let address = listener
+        .local_addr()
+        .expect("a bound socket has an address");
     std::thread::spawn(move || {
         let runtime = Builder::new_current_thread().enable_all().build();
         runtime.expect("a runtime starts").block_on(async {
@@ -163,7 +168,9 @@ impl Way {
                 client.check(request).await.expect("the agent answers");
             }
             Self::Flow(client, control_point) => {
-                let params = FlowParams::new().label("user_id", "42").label("tier", "gold");
+                let params = FlowParams::new()
+                    .label("user_id", "42")
+                    .label("tier", "gold");
                 let flow = client.start_flow(control_point, params).await;
                 assert!(flow.success(), "{:?}", flow.error());
                 flow.finish(FlowStatus::Ok);
@@ -220,7 +227,10 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 fn main() {
     let address = start_agent();
-    let runtime = Builder::new_multi_thread().enable_all().build().expect("a runtime starts");
+    let runtime = Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime starts");
     let client = |connections: usize, telemetry: bool| {
         ApertureClient::builder()
             .address(format!("http://{address}"))
@@ -232,13 +242,27 @@ fn main() {
             .expect("the address is right")
     };
     let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("a valid address");
-    let bare = runtime.block_on(endpoint.connect()).expect("the agent listens");
+    let bare = runtime
+        .block_on(endpoint.connect())
+        .expect("the agent listens");
     let ways = [
-        ("bare unary call", Way::Bare(FlowControlServiceClient::new(bare))),
-        ("flow, no telemetry", Way::Flow(client(1, false), "checkout")),
+        (
+            "bare unary call",
+            Way::Bare(FlowControlServiceClient::new(bare)),
+        ),
+        (
+            "flow, no telemetry",
+            Way::Flow(client(1, false), "checkout"),
+        ),
         ("flow and span", Way::Flow(client(1, true), "checkout")),
-        ("flow and span, 4 connections", Way::Flow(client(4, true), "checkout")),
-        ("flow, span and FlowEnd", Way::Flow(client(1, true), "slots")),
+        (
+            "flow and span, 4 connections",
+            Way::Flow(client(4, true), "checkout"),
+        ),
+        (
+            "flow, span and FlowEnd",
+            Way::Flow(client(1, true), "slots"),
+        ),
     ];
 
     println!("\nOne flow from the check to its end, against a bare call in the same rounds\n");
@@ -261,7 +285,11 @@ fn main() {
             // Round by round, because the machine may change its pace between them.
             let ratio = |figure: fn(&Figures) -> f64| {
                 let pairs = rounds[nth].iter().zip(&rounds[0]);
-                median(pairs.map(|(ours, bare)| figure(ours) / figure(bare)).collect())
+                median(
+                    pairs
+                        .map(|(ours, bare)| figure(ours) / figure(bare))
+                        .collect(),
+                )
             };
             println!(
                 "{in_flight:<10} {name:<30} {:>10.0} {:>9.1} {:>9.1} {:>7.2} x {:>9.2} x {:>9.2} x",

@@ -85,7 +85,9 @@ async fn burst(address: SocketAddr, check: bool) -> Result<(), AnyError> {
         async move { Ok::<_, AnyError>(http.request(request?).await?) }
     };
 
-    println!("{BURST} requests a user; a bucket holds {CAPACITY} tokens and gets one every {REFILL:?}\n");
+    println!(
+        "{BURST} requests a user; a bucket holds {CAPACITY} tokens and gets one every {REFILL:?}\n"
+    );
     println!("user  accepted  rejected  retry-after  after waiting that long");
     for user in USERS {
         let begun = Instant::now();
@@ -121,7 +123,9 @@ async fn burst(address: SocketAddr, check: bool) -> Result<(), AnyError> {
             "{user:<5} {:>8}  {:>8}  {:>9} s  {again}",
             tally.accepted,
             tally.rejected,
-            tally.retry_after.map_or("-".to_owned(), |seconds| seconds.to_string()),
+            tally
+                .retry_after
+                .map_or("-".to_owned(), |seconds| seconds.to_string()),
         );
         if check {
             assert_as_the_policy_says(&tally, &again);
@@ -141,11 +145,24 @@ fn assert_as_the_policy_says(tally: &Tally, again: &str) {
         (CAPACITY..=CAPACITY + refilled).contains(&tally.accepted),
         "{user}: the bucket's capacity is accepted"
     );
-    assert_eq!(tally.accepted + tally.rejected, BURST, "{user}: the rest gets 429");
+    assert_eq!(
+        tally.accepted + tally.rejected,
+        BURST,
+        "{user}: the rest gets 429"
+    );
     if refilled == 0 {
-        let waits = REFILL.saturating_sub(tally.took).as_secs_f64().ceil() as u64..=REFILL.as_secs();
-        let told = tally.retry_after.expect("a rejected request is told when to come back");
-        assert!(waits.contains(&told), "{user}: retry-after is what the fill rate implies");
-        assert_eq!(again, "200 OK", "{user}: one more is accepted after the wait");
+        let waits =
+            REFILL.saturating_sub(tally.took).as_secs_f64().ceil() as u64..=REFILL.as_secs();
+        let told = tally
+            .retry_after
+            .expect("a rejected request is told when to come back");
+        assert!(
+            waits.contains(&told),
+            "{user}: retry-after is what the fill rate implies"
+        );
+        assert_eq!(
+            again, "200 OK",
+            "{user}: one more is accepted after the wait"
+        );
     }
 }

@@ -15,7 +15,10 @@ use tower_aperture::{
 
 fn ended(script: &Script) -> Vec<Option<FlowStatus>> {
     let flows = script.flows();
-    flows.iter().map(|flow| flow.end.map(|end| end.status)).collect()
+    flows
+        .iter()
+        .map(|flow| flow.end.map(|end| end.status))
+        .collect()
 }
 
 #[tokio::test]
@@ -53,16 +56,17 @@ async fn a_flow_that_is_dropped_ends_as_an_error() {
 #[tokio::test]
 async fn a_rejected_flow_ends_as_unset_by_itself() {
     let script = Script::new();
-    script.otherwise(
-        Answer::reject(RejectReason::RateLimited).wait(Duration::from_millis(1750)),
-    );
+    script.otherwise(Answer::reject(RejectReason::RateLimited).wait(Duration::from_millis(1750)));
     let client = script.client();
 
     let flow = client.start_flow("mail", FlowParams::new()).await;
     assert_eq!(flow.decision(), FlowDecision::Rejected);
     assert!(!flow.should_run() && flow.success());
     assert_eq!(flow.retry_after(), Some(Duration::from_millis(1750)));
-    assert_eq!(flow.rejection().expect("it is rejected").retry_after_secs(), Some(2));
+    assert_eq!(
+        flow.rejection().expect("it is rejected").retry_after_secs(),
+        Some(2)
+    );
     flow.end().await;
     drop(client.start_flow("mail", FlowParams::new()).await);
 
@@ -79,9 +83,18 @@ async fn a_rejection_never_reads_as_success() {
         (Answer::reject(RejectReason::NotSampled), 403),
         (Answer::reject(RejectReason::NoMatchingRamp), 403),
         (Answer::reject(RejectReason::Unknown), 403),
-        (Answer::reject(RejectReason::RateLimited).denied_code(0), 429),
-        (Answer::reject(RejectReason::RateLimited).denied_code(451), 451),
-        (Answer::reject(RejectReason::RateLimited).denied_code(200), 200),
+        (
+            Answer::reject(RejectReason::RateLimited).denied_code(0),
+            429,
+        ),
+        (
+            Answer::reject(RejectReason::RateLimited).denied_code(451),
+            451,
+        ),
+        (
+            Answer::reject(RejectReason::RateLimited).denied_code(200),
+            200,
+        ),
         (Answer::reject(RejectReason::NoTokens).denied_code(100), 503),
         (Answer::reject(RejectReason::NoTokens).denied_code(600), 503),
     ];
@@ -106,11 +119,19 @@ async fn nobody_answering_lets_the_work_run_but_not_in_ramp_mode() {
     assert!(flow.error().expect("there is a reason").is_unavailable());
     assert_eq!(flow.http_response_code(), None);
     assert_eq!(flow.retry_after(), None);
-    assert!(flow.end().await.error().is_none(), "there is nothing to end");
+    assert!(
+        flow.end().await.error().is_none(),
+        "there is nothing to end"
+    );
 
-    let flow = client.start_flow("mail", FlowParams::new().ramp_mode(true)).await;
+    let flow = client
+        .start_flow("mail", FlowParams::new().ramp_mode(true))
+        .await;
     assert!(!flow.should_run());
-    assert_eq!(flow.http_response_code(), Some(StatusCode::SERVICE_UNAVAILABLE));
+    assert_eq!(
+        flow.http_response_code(),
+        Some(StatusCode::SERVICE_UNAVAILABLE)
+    );
     let rejection = flow.rejection().expect("it must not run");
     assert_eq!(rejection.reason(), RejectReason::Unreachable);
     drop(flow);
@@ -124,7 +145,10 @@ async fn nobody_answering_lets_the_work_run_but_not_in_ramp_mode() {
 async fn an_empty_control_point_is_never_asked_about() {
     let script = Script::new();
     let flow = script.client().start_flow("", FlowParams::new()).await;
-    assert_eq!(flow.error().map(|error| error.kind()), Some(FlowErrorKind::InvalidRequest));
+    assert_eq!(
+        flow.error().map(|error| error.kind()),
+        Some(FlowErrorKind::InvalidRequest)
+    );
     assert!(flow.should_run());
     assert!(script.flows().is_empty());
 }
@@ -134,7 +158,10 @@ async fn a_guard_ends_its_flow_whatever_the_work_does() {
     let script = Script::new();
     let client = script.client();
 
-    assert_eq!(client.guard("mail", FlowParams::new(), async { 7 }).await, Ok(7));
+    assert_eq!(
+        client.guard("mail", FlowParams::new(), async { 7 }).await,
+        Ok(7)
+    );
 
     let panics = client.guard("mail", FlowParams::new(), async { panic!("on purpose") });
     assert!(AssertUnwindSafe(panics).catch_unwind().await.is_err());
@@ -150,11 +177,17 @@ async fn a_guard_ends_its_flow_whatever_the_work_does() {
     let rejected = client
         .guard("mail", FlowParams::new(), async { panic!("must not run") })
         .await;
-    assert_eq!(rejected.map_err(|rejection| rejection.reason()), Err::<(), _>(RejectReason::NoTokens));
+    assert_eq!(
+        rejected.map_err(|rejection| rejection.reason()),
+        Err::<(), _>(RejectReason::NoTokens)
+    );
 
     let error = Some(FlowStatus::Error);
     let unset = Some(FlowStatus::Unset);
-    assert_eq!(ended(&script), [Some(FlowStatus::Ok), error, error, error, unset]);
+    assert_eq!(
+        ended(&script),
+        [Some(FlowStatus::Ok), error, error, error, unset]
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -164,7 +197,11 @@ async fn a_caller_that_leaves_while_it_waits_leaves_nothing_in_flight() {
     let client = script.client();
 
     let start = client.start_flow("mail", FlowParams::new());
-    assert!(tokio::time::timeout(Duration::from_millis(10), start).await.is_err());
+    assert!(
+        tokio::time::timeout(Duration::from_millis(10), start)
+            .await
+            .is_err()
+    );
 
     assert_eq!(script.flows()[0].decision, None);
     assert_eq!(script.in_flight(), 0);
@@ -215,7 +252,10 @@ async fn labels_beyond_the_limits_are_counted() {
 async fn a_disabled_client_answers_for_nobody() {
     let client = ApertureClient::disabled();
     let flow = client.start_flow("mail", FlowParams::new()).await;
-    assert_eq!(flow.error().map(|error| error.kind()), Some(FlowErrorKind::Disabled));
+    assert_eq!(
+        flow.error().map(|error| error.kind()),
+        Some(FlowErrorKind::Disabled)
+    );
     assert!(flow.should_run());
     assert_eq!(client.state(), ConnectionState::Shutdown);
     assert!(!client.wait_ready(Duration::from_millis(1)).await);

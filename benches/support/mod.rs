@@ -134,8 +134,12 @@ pub fn print(title: &str, rows: &[Measured]) {
         "", "ns", "ratio", "allocs", "instr", "added"
     );
     for row in rows {
-        let base = row.against.and_then(|name| rows.iter().find(|base| base.name == name));
-        let ratio = base.map_or(String::new(), |base| format!("{:.2} x", row.nanos / base.nanos));
+        let base = row
+            .against
+            .and_then(|name| rows.iter().find(|base| base.name == name));
+        let ratio = base.map_or(String::new(), |base| {
+            format!("{:.2} x", row.nanos / base.nanos)
+        });
         let allocations = row.allocations - base.map_or(0.0, |base| base.allocations);
         let allocations = match base {
             Some(_) => format!("{allocations:+.1}"),

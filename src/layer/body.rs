@@ -4,7 +4,7 @@ use std::task::{Context, Poll};
 
 use bytes::Buf;
 use http::{HeaderMap, StatusCode, header};
-use http_body::{Body, Frame, SizeHint};
+use http_body::{Body, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::answer::{Polled, RejectBody};
@@ -23,12 +23,11 @@ pin_project! {
     /// ```
     /// use http_body::Body;
     /// use http_body_util::Full;
-    /// use tower_aperture::layer::ResponseBody;
-    /// # struct Ticket;
-    /// # impl tower_aperture::Ticket for Ticket {
-    /// #     fn end(self, _: tower_aperture::FlowOutcome) {}
-    /// # }
-    /// type MyBody = ResponseBody<Full<bytes::Bytes>, Full<bytes::Bytes>, Ticket>;
+    /// use tower_aperture::{ApertureClient, Decider};
+    /// use tower_aperture::layer::{NoBody, ResponseBody};
+    ///
+    /// type Ticket = <ApertureClient as Decider>::Ticket;
+    /// type MyBody = ResponseBody<Full<bytes::Bytes>, NoBody, Ticket>;
     ///
     /// assert_eq!(MyBody::default().size_hint().exact(), Some(0));
     /// ```

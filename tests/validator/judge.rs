@@ -24,9 +24,7 @@ use tower_aperture::pb::check::{
 use tower_aperture::pb::common::any_value::Value;
 use tower_aperture::pb::trace::Span;
 use tower_aperture::pb::trace_collector::trace_service_server::{TraceService, TraceServiceServer};
-use tower_aperture::pb::trace_collector::{
-    ExportTraceServiceRequest, ExportTraceServiceResponse,
-};
+use tower_aperture::pb::trace_collector::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 
 /// What has been seen so far.
 #[derive(Default)]
@@ -50,13 +48,17 @@ impl Judge {
     }
 
     pub fn record(&self) -> MutexGuard<'_, Record> {
-        self.0.lock().expect("no test panics while it holds the record")
+        self.0
+            .lock()
+            .expect("no test panics while it holds the record")
     }
 
     /// Serves on `address` until the returned handle stops it.
     pub async fn serve(&self, address: SocketAddr) -> Serving {
         let listener = TcpListener::bind(address).await.expect("the port is free");
-        let address = listener.local_addr().expect("a bound socket has an address");
+        let address = listener
+            .local_addr()
+            .expect("a bound socket has an address");
         let (stop, stopped) = oneshot::channel::<()>();
         let server = Server::builder()
             .add_service(FlowControlServiceServer::new(self.clone()))
@@ -116,7 +118,10 @@ impl Serving {
 
 #[tonic::async_trait]
 impl FlowControlService for Judge {
-    async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
+    async fn check(
+        &self,
+        request: Request<CheckRequest>,
+    ) -> Result<Response<CheckResponse>, Status> {
         let peer = request.remote_addr().map(|peer| peer.to_string());
         let answer = self.decide(request.get_ref(), peer.into_iter().collect());
         Ok(Response::new(answer))
@@ -176,7 +181,10 @@ impl TraceService for Judge {
 /// Says what is wrong with a span, all at once.
 fn judge_span(span: &Span) -> Result<(), String> {
     let find = |name: &str| {
-        let found = span.attributes.iter().find(|attribute| attribute.key == name);
+        let found = span
+            .attributes
+            .iter()
+            .find(|attribute| attribute.key == name);
         found.and_then(|attribute| attribute.value.as_ref()?.value.as_ref())
     };
     let stamp = |name: &str| match find(name) {

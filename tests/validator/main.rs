@@ -60,7 +60,9 @@ impl App {
     }
 
     async fn try_get(&self, path: &str) -> Option<(u16, String)> {
-        let uri = format!("http://{}{path}", self.address).parse().expect("a valid URI");
+        let uri = format!("http://{}{path}", self.address)
+            .parse()
+            .expect("a valid URI");
         let answer = self.http.get(uri).await.ok()?;
         let status = answer.status().as_u16();
         let body = answer.into_body().collect().await.ok()?.to_bytes();
@@ -103,7 +105,10 @@ async fn example(name: &str) -> PathBuf {
 
 fn free_port() -> u16 {
     let probe = std::net::TcpListener::bind((LOCALHOST, 0)).expect("a port is free");
-    probe.local_addr().expect("a bound socket has an address").port()
+    probe
+        .local_addr()
+        .expect("a bound socket has an address")
+        .port()
 }
 
 #[tokio::test]
@@ -121,7 +126,11 @@ async fn the_example_passes_the_conformance_checklist() {
     while app.get("/connected").await.0 != 200 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert_eq!(judge.record().checks, 0, "/connected and /health start no flow");
+    assert_eq!(
+        judge.record().checks,
+        0,
+        "/connected and /health start no flow"
+    );
 
     let mut statuses = Vec::new();
     for _ in 0..REQUESTS {
@@ -129,7 +138,11 @@ async fn the_example_passes_the_conformance_checklist() {
     }
     assert_eq!(statuses, [429, 429, 429, 429, 429, 202, 202, 202, 202, 202]);
     assert_eq!(app.get("/health").await.0, 200);
-    assert_eq!(judge.record().checks, REQUESTS, "one check a request, none for /health");
+    assert_eq!(
+        judge.record().checks,
+        REQUESTS,
+        "one check a request, none for /health"
+    );
 
     while judge.record().valid_spans < REQUESTS && judge.record().faults.is_empty() {
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -154,14 +167,18 @@ async fn the_example_passes_the_conformance_checklist() {
 /// The recording's words for a span, as the span itself.
 fn span(case: &str) -> Span {
     let text = |text: &str| Value::StringValue(text.to_owned());
-    let response = base64::prelude::BASE64_STANDARD.encode(CheckResponse::default().encode_to_vec());
+    let response =
+        base64::prelude::BASE64_STANDARD.encode(CheckResponse::default().encode_to_vec());
     let start = 1_700_000_000_000_000_000_i64;
     let mut attributes = vec![
         ("aperture.source", text("sdk")),
         ("aperture.check_response", text(&response)),
         ("aperture.flow.status", text("OK")),
         ("aperture.flow_start_timestamp", Value::IntValue(start)),
-        ("aperture.workload_start_timestamp", Value::IntValue(start + 1)),
+        (
+            "aperture.workload_start_timestamp",
+            Value::IntValue(start + 1),
+        ),
         ("aperture.flow_end_timestamp", Value::IntValue(start + 2)),
     ];
     let mut set = |name: &'static str, value: Option<Value>| {
@@ -175,7 +192,10 @@ fn span(case: &str) -> Span {
             Some(text(r#"{"controlPoint": "x"}"#)),
         ),
         "check_response = JSON object with an unknown field" => {
-            set("aperture.check_response", Some(text(r#"{"noSuchField": 1}"#)));
+            set(
+                "aperture.check_response",
+                Some(text(r#"{"noSuchField": 1}"#)),
+            );
         }
         "check_response = !!" => set("aperture.check_response", Some(text("!!"))),
         "no aperture.check_response" => set("aperture.check_response", None),
@@ -187,7 +207,10 @@ fn span(case: &str) -> Span {
         "flow start = 0" => set("aperture.flow_start_timestamp", Some(Value::IntValue(0))),
         "end stamp as a string" => set("aperture.flow_end_timestamp", Some(text("1"))),
         "stamps run backwards" => {
-            set("aperture.flow_end_timestamp", Some(Value::IntValue(start - 1)));
+            set(
+                "aperture.flow_end_timestamp",
+                Some(Value::IntValue(start - 1)),
+            );
         }
         "only _ms stamps" => {
             set("aperture.flow_start_timestamp", None);
@@ -221,10 +244,19 @@ async fn the_judge_judges_as_the_recorded_one_did() {
     let judge = Judge::new(REJECTS);
     let serving = judge.serve(SocketAddr::from((LOCALHOST, 0))).await;
     let endpoint = format!("http://{}", serving.address);
-    let mut checks = FlowControlServiceClient::connect(endpoint.clone()).await.expect("it listens");
-    let mut traces = TraceServiceClient::connect(endpoint).await.expect("it listens");
+    let mut checks = FlowControlServiceClient::connect(endpoint.clone())
+        .await
+        .expect("it listens");
+    let mut traces = TraceServiceClient::connect(endpoint)
+        .await
+        .expect("it listens");
 
-    for (nth, call) in recording["checks"].as_array().expect("a list").iter().enumerate() {
+    for (nth, call) in recording["checks"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .enumerate()
+    {
         let labels = call["labels"].as_object().expect("a map").iter();
         let request = CheckRequest {
             labels: labels
@@ -234,10 +266,16 @@ async fn the_judge_judges_as_the_recorded_one_did() {
         };
         let answer = checks.check(request).await.expect("an answer").into_inner();
         let decision = answer.decision_type().as_str_name();
-        let expected = format!("DECISION_TYPE_{}", call["decision"].as_str().expect("a text"));
+        let expected = format!(
+            "DECISION_TYPE_{}",
+            call["decision"].as_str().expect("a text")
+        );
         assert_eq!(decision, expected, "check {nth}");
         if let Some(reason) = call["reason"].as_str() {
-            assert_eq!(answer.reject_reason().as_str_name(), format!("REJECT_REASON_{reason}"));
+            assert_eq!(
+                answer.reject_reason().as_str_name(),
+                format!("REJECT_REASON_{reason}")
+            );
         }
         assert_eq!(answer.denied_response_status_code, 0);
         assert!(answer.wait_time.is_none());
@@ -260,14 +298,23 @@ async fn the_judge_judges_as_the_recorded_one_did() {
         };
         let told = traces.export(request).await.err();
         assert_eq!(told.as_ref().map(tonic::Status::message), text, "{case}");
-        assert!(told.is_none_or(|told| told.code() == tonic::Code::Unknown), "{case}");
+        assert!(
+            told.is_none_or(|told| told.code() == tonic::Code::Unknown),
+            "{case}"
+        );
     }
 
     for code in [
         checks.flow_end(FlowEndRequest::default()).await.err(),
-        checks.cache_lookup(CacheLookupRequest::default()).await.err(),
+        checks
+            .cache_lookup(CacheLookupRequest::default())
+            .await
+            .err(),
     ] {
-        assert_eq!(code.map(|status| status.code()), Some(tonic::Code::Unimplemented));
+        assert_eq!(
+            code.map(|status| status.code()),
+            Some(tonic::Code::Unimplemented)
+        );
     }
     serving.stop().await;
 }
