@@ -199,7 +199,7 @@ async fn a_unary_call_ends_with_its_status() {
     assert_eq!(recorder.ended().await, (Fine, Some(200)));
     assert_eq!(recorder.question().control_point, "/test.Echo/Say");
 
-    let status = say(channel, "fail").await.unwrap_err();
+    let status = say(channel, "fail").await.expect_err("an error");
     assert_eq!(
         (status.code(), status.message()),
         (Code::NotFound, "nobody")
@@ -255,7 +255,7 @@ async fn a_refusal_has_the_right_code_for_a_real_client() {
         let denial = Denial::new(reason).wait(Duration::from_millis(1200));
         let recorder = Recorder::rejecting(denial);
         let channel = channel(start(ApertureLayer::new(recorder.clone(), "echo")).await).await;
-        let status = say(channel.clone(), "hello").await.unwrap_err();
+        let status = say(channel.clone(), "hello").await.expect_err("an error");
         assert_eq!(status.code(), code);
         assert!(status.message().starts_with("rejected: "));
         assert_eq!(status.metadata().get("retry-after").expect("a wait"), "2");
@@ -263,7 +263,10 @@ async fn a_refusal_has_the_right_code_for_a_real_client() {
         assert_eq!(pushback.expect("a wait"), "1200");
         assert_eq!(recorder.ended().await, (Unset, Some(200)));
 
-        let status = repeat(channel, "hello").await.map(|_| ()).unwrap_err();
+        let status = repeat(channel, "hello")
+            .await
+            .map(|_| ())
+            .expect_err("an error");
         assert_eq!(status.code(), code);
     }
 }
@@ -282,7 +285,7 @@ async fn outgoing_calls_of_a_channel_are_flows() {
     );
     assert_eq!(recorder.ended().await, (Fine, Some(200)));
     assert_eq!(
-        say(guarded, "fail").await.unwrap_err().code(),
+        say(guarded, "fail").await.expect_err("an error").code(),
         Code::NotFound
     );
     assert_eq!(recorder.ended_times(2).await[1].status, Error);
@@ -290,7 +293,7 @@ async fn outgoing_calls_of_a_channel_are_flows() {
     let recorder = Recorder::rejecting(Denial::new(RejectReason::RateLimited));
     let layer = ApertureLayer::new(recorder.clone(), "outgoing");
     let guarded: Aperture<Channel, Recorder> = layer.layer(channel(address).await);
-    let status = say(guarded, "hello").await.unwrap_err();
+    let status = say(guarded, "hello").await.expect_err("an error");
     assert_eq!(status.code(), Code::ResourceExhausted);
     assert_eq!(recorder.end(), (Unset, Some(200)));
 }
