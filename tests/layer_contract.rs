@@ -82,7 +82,10 @@ async fn an_error_of_the_inner_service_passes_untouched() {
     let recorder = Recorder::accepting();
     let inner = service_fn(|_: Request<()>| ready(Err::<Response<Body>, _>(Mine(7))));
     let service = ApertureLayer::new(recorder.clone(), "test").layer(inner);
-    let error = service.oneshot(Request::new(())).await.unwrap_err();
+    let error = service
+        .oneshot(Request::new(()))
+        .await
+        .expect_err("an error");
     assert_eq!(error, Mine(7));
     assert_eq!(recorder.end(), (Error, None));
 }
@@ -341,7 +344,12 @@ async fn a_service_that_panics_when_called_after_waiting_is_an_error() {
     let mut service = ApertureLayer::new(recorder.clone(), "test").layer(inner);
     let response = service.call(Request::new(()));
     recorder.answer(Answer::Accept);
-    assert!(tokio::spawn(response).await.unwrap_err().is_panic());
+    assert!(
+        tokio::spawn(response)
+            .await
+            .expect_err("an error")
+            .is_panic()
+    );
     assert_eq!(recorder.end(), (Error, None));
 }
 

@@ -35,14 +35,14 @@ pub trait RejectBody<B: Body>: Answer<B> {}
 
 impl<B: Body, C: Answer<B>> RejectBody<B> for C {}
 
+/// What a body is polled for.
+pub(super) type Polled<B> = Poll<Option<Result<Frame<<B as Body>::Data>, <B as Body>::Error>>>;
+
 /// What [`RejectBody`] can do. A trait of its own, not bounds on the error of a generic empty
 /// body: those name the error type twice, and then the compiler refuses to spawn a future that
 /// holds one with a boxed error.
 pub trait Answer<B: Body> {
-    fn poll_answer(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>>;
+    fn poll_answer(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled<B>;
 
     fn is_over(&self) -> bool;
 
@@ -50,10 +50,7 @@ pub trait Answer<B: Body> {
 }
 
 impl<B: Body> Answer<B> for NoBody {
-    fn poll_answer(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+    fn poll_answer(self: Pin<&mut Self>, _: &mut Context<'_>) -> Polled<B> {
         Poll::Ready(None)
     }
 
@@ -72,10 +69,7 @@ where
     C: Body<Data = B::Data>,
     C::Error: Into<B::Error>,
 {
-    fn poll_answer(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+    fn poll_answer(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled<B> {
         let frame = ready!(self.poll_frame(cx));
         Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }

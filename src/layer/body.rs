@@ -4,10 +4,10 @@ use std::task::{Context, Poll};
 
 use bytes::Buf;
 use http::{HeaderMap, StatusCode, header};
-use http_body::{Body, Frame, SizeHint};
+use http_body::{Body, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::answer::RejectBody;
+use super::answer::{Polled, RejectBody};
 use super::future::Asked;
 use super::guard::Guard;
 use crate::flow::Ticket;
@@ -23,12 +23,11 @@ pin_project! {
     /// ```
     /// use http_body::Body;
     /// use http_body_util::Full;
-    /// use tower_aperture::layer::ResponseBody;
-    /// # struct Ticket;
-    /// # impl tower_aperture::Ticket for Ticket {
-    /// #     fn end(self, _: tower_aperture::FlowOutcome) {}
-    /// # }
-    /// type MyBody = ResponseBody<Full<bytes::Bytes>, Full<bytes::Bytes>, Ticket>;
+    /// use tower_aperture::{ApertureClient, Decider};
+    /// use tower_aperture::layer::{NoBody, ResponseBody};
+    ///
+    /// type Ticket = <ApertureClient as Decider>::Ticket;
+    /// type MyBody = ResponseBody<Full<bytes::Bytes>, NoBody, Ticket>;
     ///
     /// assert_eq!(MyBody::default().size_hint().exact(), Some(0));
     /// ```
@@ -124,10 +123,7 @@ where
     type Data = B::Data;
     type Error = B::Error;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled<B> {
         match self.project().kind.project() {
             KindProj::Inner { body, guard: None } => body.poll_frame(cx),
             KindProj::Inner { body, guard } => poll_guarded(body, guard, cx),
@@ -154,12 +150,11 @@ where
 }
 
 /// Polls a body and ends its flow when that was the last of it.
-#[allow(clippy::type_complexity)]
 fn poll_guarded<B: Body, T: Ticket>(
     mut body: Pin<&mut B>,
     slot: &mut Option<Guard<T>>,
     cx: &mut Context<'_>,
-) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+) -> Polled<B> {
     let left = slot.as_mut().and_then(Guard::enter);
     let polled = body.as_mut().poll_frame(cx);
     let (left, last) = match &polled {

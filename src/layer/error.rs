@@ -6,24 +6,10 @@ use http::header::HeaderName;
 /// Why a layer cannot be built as asked.
 ///
 /// ```
-/// # #[derive(Clone)]
-/// # struct Decider;
-/// # struct Ticket;
-/// # impl tower_aperture::Ticket for Ticket {
-/// #     fn end(self, _: tower_aperture::FlowOutcome) {}
-/// # }
-/// # impl tower_aperture::Decider for Decider {
-/// #     type Ticket = Ticket;
-/// #     type Pending = std::future::Ready<tower_aperture::Verdict<Ticket>>;
-/// #     fn decide(&self, _: &str, _: &tower_aperture::FlowParams<'_>)
-/// #         -> tower_aperture::Check<Ticket, Self::Pending> {
-/// #         tower_aperture::Check::Ready(tower_aperture::Verdict::Accepted(Ticket))
-/// #     }
-/// # }
-/// # let decider = Decider;
+/// # let client = tower_aperture::ApertureClient::disabled();
 /// use tower_aperture::ApertureLayer;
 ///
-/// let error = ApertureLayer::new(decider, "checkout")
+/// let error = ApertureLayer::new(client, "checkout")
 ///     .try_label_from_header("session", "Cookie")
 ///     .unwrap_err();
 /// assert_eq!(error.to_string(), "the header `cookie` is a secret and cannot be a label");

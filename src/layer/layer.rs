@@ -24,28 +24,17 @@ use crate::flow::{FlowError, FlowStatus, LabelLimits, Labels, Rejection};
 /// Cloning a layer, or a service it made, clones the decider and bumps one pointer.
 ///
 /// ```
-/// # #[derive(Clone)]
-/// # struct Decider;
-/// # struct Ticket;
-/// # impl tower_aperture::Ticket for Ticket {
-/// #     fn end(self, _: tower_aperture::FlowOutcome) {}
-/// # }
-/// # impl tower_aperture::Decider for Decider {
-/// #     type Ticket = Ticket;
-/// #     type Pending = std::future::Ready<tower_aperture::Verdict<Ticket>>;
-/// #     fn decide(&self, _: &str, _: &tower_aperture::FlowParams<'_>)
-/// #         -> tower_aperture::Check<Ticket, Self::Pending> {
-/// #         tower_aperture::Check::Ready(tower_aperture::Verdict::Accepted(Ticket))
-/// #     }
-/// # }
-/// # fn tier_of(head: RequestHead<'_>) -> &str { head.header("x-tier").unwrap_or("free") }
-/// # let client = Decider;
+/// # let client = tower_aperture::ApertureClient::disabled();
 /// use std::time::Duration;
 ///
 /// use axum::response::IntoResponse;
 /// use axum::{Router, routing::post};
 /// use tower_aperture::layer::RequestHead;
 /// use tower_aperture::{ApertureLayer, Labels, Rejection};
+///
+/// fn tier_of(head: RequestHead<'_>) -> &str {
+///     head.header("x-tier").unwrap_or("free")
+/// }
 ///
 /// let layer = ApertureLayer::new(client, "checkout")
 ///     .label("service", "shop")
@@ -100,21 +89,7 @@ impl<D> ApertureLayer<D> {
     /// it.
     ///
     /// ```
-    /// # #[derive(Clone)]
-    /// # struct Decider;
-    /// # struct Ticket;
-    /// # impl tower_aperture::Ticket for Ticket {
-    /// #     fn end(self, _: tower_aperture::FlowOutcome) {}
-    /// # }
-    /// # impl tower_aperture::Decider for Decider {
-    /// #     type Ticket = Ticket;
-    /// #     type Pending = std::future::Ready<tower_aperture::Verdict<Ticket>>;
-    /// #     fn decide(&self, _: &str, _: &tower_aperture::FlowParams<'_>)
-    /// #         -> tower_aperture::Check<Ticket, Self::Pending> {
-    /// #         tower_aperture::Check::Ready(tower_aperture::Verdict::Accepted(Ticket))
-    /// #     }
-    /// # }
-    /// # let client = Decider;
+    /// # let client = tower_aperture::ApertureClient::disabled();
     /// use tower_aperture::ApertureLayer;
     ///
     /// // gRPC: `/package.Service/Method`

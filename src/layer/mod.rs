@@ -1,4 +1,82 @@
-//! (story below)
+//! The Tower layer: flow control in front of any HTTP service.
+//!
+//! [`ApertureLayer`] asks a [`Decider`](crate::Decider), usually an
+//! [`ApertureClient`](crate::ApertureClient), whether a request may run, and tells it when the
+//! request was over and how it went. It looks at nothing but heads: bodies stream through.
+//!
+//! ```
+//! use axum::body::Body;
+//! use axum::{Router, routing::post};
+//! use http::Request;
+//! use tower::ServiceExt;
+//! use tower_aperture::{ApertureClient, ApertureLayer, FailureMode};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+//! // Asks nobody; yours has an Agent or an engine behind it.
+//! let client = ApertureClient::disabled();
+//!
+//! let app: Router = Router::new()
+//!     .route("/checkout/{id}", post(|| async { "thank you" }))
+//!     .route_layer(
+//!         ApertureLayer::new(client, "checkout")
+//!             .label_from_header("user_id", "x-user-id")
+//!             .on_unreachable(FailureMode::Closed),
+//!     );
+//!
+//! let request = Request::post("/checkout/7").body(Body::empty())?;
+//! let response = app.oneshot(request).await?;
+//! assert_eq!(response.status(), 503);
+//! # Ok(()) })}
+//! ```
+//!
+//! # What happens to a request
+//!
+//! 1. [`poll_ready`](tower_service::Service::poll_ready) is that of the inner service. Nothing is
+//!    asked before it is ready, so no decision is wasted on a request that cannot run. On axum
+//!    and tonic routers the inner service is always ready.
+//! 2. A [skipped](ApertureLayer::skip) request goes straight to the inner service.
+//! 3. The control point and the [labels](crate::Labels) are read from the request's head. What
+//!    the application [reads](ApertureLayer::labels) wins over its
+//!    [constants](ApertureLayer::label), these win over [`baggage`](ApertureLayer::baggage).
+//! 4. The decider is asked. A decision at hand is taken at once; for one that takes time the
+//!    instance of the inner service that is ready waits along.
+//! 5. An accepted request runs. A rejected one is answered by the
+//!    [reject hook](ApertureLayer::on_reject) and its body dropped; errors of the inner service
+//!    pass untouched, a rejection is never one. One that nobody decides about runs, unless
+//!    [ramp mode](ApertureLayer::ramp_mode) or
+//!    [`on_unreachable`](ApertureLayer::on_unreachable) says otherwise.
+//!
+//! # When a flow ends
+//!
+//! Exactly once, with the HTTP status if a head was seen:
+//!
+//! | what happens | status |
+//! |---|---|
+//! | rejected, at once | Unset |
+//! | the body ends: no more frames, trailers, or a body that knows its end | as judged |
+//! | the body is dropped after the bytes of `content-length`, or of its exact size | as judged |
+//! | the body is dropped that HTTP does not send: HEAD, 204, 304 | as judged |
+//! | 101, or a 2xx to CONNECT: with the head | as judged |
+//! | the body, or the response before it, is dropped (the client left) | Error |
+//! | the body fails | Error |
+//! | the inner service returns an error | Error |
+//! | a panic in the service, its body or a hook | Error |
+//!
+//! A response is judged by its head and by its trailers: a status of 500 and more or a
+//! `grpc-status` other than 0 is Error, anything else OK, unless
+//! [`classify`](ApertureLayer::classify) judges. A decision that is still awaited when the client
+//! leaves is given up, and that is the decider's business.
+//!
+//! # Clients
+//!
+//! The layer is the same around outgoing services: a tonic `Channel`, a client of hyper-util. A
+//! rejected call then comes back as a response of your own process.
+//!
+//! # Panics in hooks
+//!
+//! Hooks run on the request's path, and a panic there is the request's. It ends the flow; no hook
+//! runs while something is dropped.
 
 mod answer;
 mod body;

@@ -21,32 +21,18 @@ use crate::flow::{Check, Decider};
 /// ready waits along and a clone takes its place.
 ///
 /// ```
-/// # #[derive(Clone)]
-/// # struct Decider;
-/// # struct Ticket;
-/// # impl tower_aperture::Ticket for Ticket {
-/// #     fn end(self, _: tower_aperture::FlowOutcome) {}
-/// # }
-/// # impl tower_aperture::Decider for Decider {
-/// #     type Ticket = Ticket;
-/// #     type Pending = std::future::Ready<tower_aperture::Verdict<Ticket>>;
-/// #     fn decide(&self, _: &str, _: &tower_aperture::FlowParams<'_>)
-/// #         -> tower_aperture::Check<Ticket, Self::Pending> {
-/// #         tower_aperture::Check::Ready(tower_aperture::Verdict::Accepted(Ticket))
-/// #     }
-/// # }
-/// # let decider = Decider;
+/// # let client = tower_aperture::ApertureClient::disabled();
 /// use tower::{Layer, service_fn};
-/// use tower_aperture::{Aperture, ApertureLayer};
+/// use tower_aperture::{Aperture, ApertureClient, ApertureLayer};
 ///
 /// let inner = service_fn(async |_: http::Request<String>| {
 ///     Ok::<_, std::io::Error>(http::Response::new(String::from("hello")))
 /// });
-/// let service = ApertureLayer::new(decider, "greet").layer(inner);
+/// let service = ApertureLayer::new(client, "greet").layer(inner);
 ///
 /// /// The type has a name.
 /// struct Greeter<S> {
-///     service: Aperture<S, Decider>,
+///     service: Aperture<S, ApertureClient>,
 /// }
 /// let _ = Greeter { service };
 /// ```

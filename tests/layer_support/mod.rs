@@ -171,7 +171,7 @@ impl Shared {
     fn log(&self) -> MutexGuard<'_, Log> {
         self.log
             .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn record(&self, record: impl FnOnce(&mut Log)) {

@@ -9,32 +9,18 @@ use crate::layer::RequestHead;
 /// `GrpcMethod`. Give the type and the method that reads it:
 ///
 /// ```
-/// # #[derive(Clone)]
-/// # struct Decider;
-/// # struct Ticket;
-/// # impl tower_aperture::Ticket for Ticket {
-/// #     fn end(self, _: tower_aperture::FlowOutcome) {}
-/// # }
-/// # impl tower_aperture::Decider for Decider {
-/// #     type Ticket = Ticket;
-/// #     type Pending = std::future::Ready<tower_aperture::Verdict<Ticket>>;
-/// #     fn decide(&self, _: &str, _: &tower_aperture::FlowParams<'_>)
-/// #         -> tower_aperture::Check<Ticket, Self::Pending> {
-/// #         tower_aperture::Check::Ready(tower_aperture::Verdict::Accepted(Ticket))
-/// #     }
-/// # }
-/// # let decider = Decider;
+/// # let client = tower_aperture::ApertureClient::disabled();
 /// use axum::extract::MatchedPath;
 /// use tower_aperture::ApertureLayer;
 /// use tower_aperture::layer::extension_str;
 ///
 /// // One control point for each route ...
 /// ApertureLayer::with_control_point(
-///     decider.clone(),
+///     client.clone(),
 ///     extension_str::<MatchedPath>(MatchedPath::as_str),
 /// );
 /// // ... or one for all, and the route as a label.
-/// ApertureLayer::new(decider, "shop")
+/// ApertureLayer::new(client, "shop")
 ///     .label_from("route", extension_str::<MatchedPath>(MatchedPath::as_str));
 /// ```
 pub fn extension_str<T>(
@@ -52,27 +38,13 @@ where
 /// Like [`extension_str`] for what has to be put into words first.
 ///
 /// ```
-/// # #[derive(Clone)]
-/// # struct Decider;
-/// # struct Ticket;
-/// # impl tower_aperture::Ticket for Ticket {
-/// #     fn end(self, _: tower_aperture::FlowOutcome) {}
-/// # }
-/// # impl tower_aperture::Decider for Decider {
-/// #     type Ticket = Ticket;
-/// #     type Pending = std::future::Ready<tower_aperture::Verdict<Ticket>>;
-/// #     fn decide(&self, _: &str, _: &tower_aperture::FlowParams<'_>)
-/// #         -> tower_aperture::Check<Ticket, Self::Pending> {
-/// #         tower_aperture::Check::Ready(tower_aperture::Verdict::Accepted(Ticket))
-/// #     }
-/// # }
-/// # let decider = Decider;
+/// # let client = tower_aperture::ApertureClient::disabled();
 /// use std::net::SocketAddr;
 /// use axum::extract::ConnectInfo;
 /// use tower_aperture::ApertureLayer;
 /// use tower_aperture::layer::extension;
 ///
-/// ApertureLayer::new(decider, "checkout")
+/// ApertureLayer::new(client, "checkout")
 ///     .label_from("peer", extension::<ConnectInfo<SocketAddr>>(|peer| peer.ip().to_string()));
 /// ```
 pub fn extension<T>(

@@ -1,0 +1,342 @@
+//! Labels and control points: where they come from, who wins, what never travels.
+
+mod layer_support;
+
+use std::borrow::Cow;
+use std::convert::Infallible;
+use std::future::ready;
+use std::panic::catch_unwind;
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response};
+use http_body_util::Full;
+use layer_support::{Asked, Recorder};
+use tower::{Layer, ServiceExt, service_fn};
+use tower_aperture::layer::{extension, extension_str};
+use tower_aperture::{ApertureLayer, LabelLimits, Labels, RequestHead};
+
+/// What the decider of a layer is asked about a request.
+async fn ask(
+    build: impl FnOnce(ApertureLayer<Recorder>) -> ApertureLayer<Recorder>,
+    request: Request<()>,
+) -> Asked {
+    let recorder = Recorder::accepting();
+    let layer = build(ApertureLayer::new(recorder.clone(), "test"));
+    pass(&layer, request).await;
+    recorder.question()
+}
+
+async fn pass(layer: &ApertureLayer<Recorder>, request: Request<()>) {
+    let inner = service_fn(|_: Request<()>| {
+        ready(Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())))
+    });
+    let response = layer.layer(inner).oneshot(request).await;
+    response.expect("a response");
+}
+
+fn request(headers: &[(&'static str, &'static str)]) -> Request<()> {
+    let mut request = Request::get("/cart?id=1");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request.body(()).expect("a request")
+}
+
+fn tier_of(head: RequestHead<'_>) -> &str {
+    head.header("x-tier").unwrap_or("free")
+}
+
+#[tokio::test]
+async fn without_settings_only_baggage_makes_labels() {
+    let headers = [("x-user-id", "7"), ("baggage", "user=ann,tier=a%20b")];
+    let asked = ask(|layer| layer, request(&headers)).await;
+    assert_eq!(asked.labels.len(), 2);
+    assert_eq!(asked.label("user"), Some("ann"));
+    assert_eq!(asked.label("tier"), Some("a b"));
+}
+
+#[tokio::test]
+async fn extractors_win_over_constants_and_both_over_baggage() {
+    let headers = [
+        ("x-user", "from-header"),
+        (
+            "baggage",
+            "user=from-baggage,service=from-baggage,extra=from-baggage",
+        ),
+    ];
+    let asked = ask(
+        |layer| {
+            layer
+                .label_from_header("user", "x-user")
+                .label("user", "constant")
+                .label("service", "constant")
+                .labels(|_, labels| labels.insert("kind", "read"))
+                .label("kind", "constant")
+        },
+        request(&headers),
+    )
+    .await;
+    assert_eq!(asked.label("user"), Some("from-header"));
+    assert_eq!(asked.label("service"), Some("constant"));
+    assert_eq!(asked.label("extra"), Some("from-baggage"));
+    assert_eq!(asked.label("kind"), Some("read"));
+}
+
+#[tokio::test]
+async fn of_several_extractors_the_last_wins_in_any_mix() {
+    let headers = [("x-user", "header")];
+    let asked = ask(
+        |layer| {
+            layer
+                .labels(|_, labels| labels.insert("user", "closure"))
+                .label_from_header("user", "x-user")
+        },
+        request(&headers),
+    )
+    .await;
+    assert_eq!(asked.label("user"), Some("header"));
+    let asked = ask(
+        |layer| {
+            layer
+                .label_from_header("user", "x-user")
+                .labels(|_, labels| labels.insert("user", "closure"))
+        },
+        request(&headers),
+    )
+    .await;
+    assert_eq!(asked.label("user"), Some("closure"));
+    let asked = ask(|layer| layer.label("a", "1").label("a", "2"), request(&[])).await;
+    assert_eq!(asked.labels, [("a".to_owned(), "2".to_owned())]);
+}
+
+#[tokio::test]
+async fn a_client_cannot_set_a_label_that_the_application_sets() {
+    let asked = ask(
+        |layer| layer.label("user", "anonymous").label("tier", "free"),
+        request(&[
+            ("baggage", "user=admin,tier=gold"),
+            ("user", "admin"),
+            ("tier", "gold"),
+        ]),
+    )
+    .await;
+    assert_eq!(asked.label("user"), Some("anonymous"));
+    assert_eq!(asked.label("tier"), Some("free"));
+}
+
+#[tokio::test]
+async fn baggage_can_be_turned_off() {
+    let asked = ask(
+        |layer| layer.baggage(false),
+        request(&[("baggage", "user=ann")]),
+    )
+    .await;
+    assert!(asked.labels.is_empty());
+}
+
+#[tokio::test]
+async fn a_missing_header_makes_no_label_and_an_empty_one_an_empty_label() {
+    let build = |layer: ApertureLayer<Recorder>| layer.label_from_header("user", "X-User");
+    assert!(ask(build, request(&[])).await.labels.is_empty());
+    assert_eq!(
+        ask(build, request(&[("x-user", "")])).await.label("user"),
+        Some("")
+    );
+}
+
+#[tokio::test]
+async fn several_values_are_joined_and_bytes_that_are_not_utf8_replaced() {
+    let build = |layer: ApertureLayer<Recorder>| layer.label_from_header("user", "x-user");
+    let asked = ask(
+        build,
+        request(&[("x-user", "a"), ("x-user", "b"), ("x-user", "c")]),
+    )
+    .await;
+    assert_eq!(asked.label("user"), Some("a,b,c"));
+
+    let mut odd = request(&[]);
+    let value = HeaderValue::from_bytes(b"a\xffb").expect("opaque bytes are legal");
+    odd.headers_mut().append("x-user", value);
+    assert_eq!(ask(build, odd).await.label("user"), Some("a\u{fffd}b"));
+    assert_eq!(
+        ask(build, request(&[("x-user", "\u{fc}")]))
+            .await
+            .label("user"),
+        Some("\u{fc}")
+    );
+}
+
+#[test]
+fn secret_headers_are_refused_as_labels() {
+    for name in [
+        "authorization",
+        "Proxy-Authorization",
+        "COOKIE",
+        "Set-Cookie",
+    ] {
+        let layer = || ApertureLayer::new(Recorder::accepting(), "test");
+        let error = layer()
+            .try_label_from_header("user", name)
+            .expect_err("an error");
+        let expected = format!(
+            "the header `{}` is a secret and cannot be a label",
+            name.to_ascii_lowercase()
+        );
+        assert_eq!(error.to_string(), expected);
+        assert!(catch_unwind(|| layer().label_from_header("user", name)).is_err());
+    }
+}
+
+#[test]
+fn names_that_are_none_are_refused() {
+    let layer = ApertureLayer::new(Recorder::accepting(), "test");
+    for name in ["", "x user", "x-\u{fc}ser"] {
+        let error = layer
+            .clone()
+            .try_label_from_header("user", name)
+            .expect_err("an error");
+        assert_eq!(
+            error.to_string(),
+            format!("`{name}` is not the name of a header")
+        );
+    }
+    let error = ApertureLayer::try_new(Recorder::accepting(), "").expect_err("an error");
+    assert_eq!(error.to_string(), "the control point is empty");
+    assert!(catch_unwind(|| ApertureLayer::new(Recorder::accepting(), "")).is_err());
+}
+
+#[tokio::test]
+async fn secrets_do_not_travel_by_themselves() {
+    let headers = [
+        ("authorization", "Bearer secret"),
+        ("cookie", "session=secret"),
+        ("x-user", "7"),
+    ];
+    let asked = ask(
+        |layer| layer.label_from_header("user", "x-user"),
+        request(&headers),
+    )
+    .await;
+    assert!(!format!("{asked:?}").contains("secret"));
+}
+
+#[tokio::test]
+async fn limits_drop_baggage_before_constants_before_extractors() {
+    let limits = |count| LabelLimits {
+        count,
+        ..LabelLimits::default()
+    };
+    let build = |count| {
+        move |layer: ApertureLayer<Recorder>| {
+            layer
+                .label_limits(limits(count))
+                .label("constant", "1")
+                .label_from_header("user", "x-user")
+        }
+    };
+    let request = || request(&[("x-user", "7"), ("baggage", "a=1,b=2")]);
+    let asked = ask(build(2), request()).await;
+    assert_eq!(
+        (asked.label("user"), asked.label("constant")),
+        (Some("7"), Some("1"))
+    );
+    assert_eq!((asked.labels.len(), asked.dropped), (2, 2));
+    let asked = ask(build(1), request()).await;
+    assert_eq!(asked.label("user"), Some("7"));
+    assert_eq!((asked.labels.len(), asked.dropped), (1, 3));
+}
+
+#[tokio::test]
+async fn closures_borrow_from_the_request() {
+    let asked = ask(
+        |layer| {
+            layer.labels(|head: RequestHead<'_>, labels: &mut Labels<'_>| {
+                labels.insert("tier", tier_of(head));
+                labels.insert("path", head.uri().path());
+                labels.insert("method", head.method().as_str());
+                labels.insert("version", format!("{:?}", head.version()));
+            })
+        },
+        request(&[("x-tier", "gold")]),
+    )
+    .await;
+    assert_eq!(asked.label("tier"), Some("gold"));
+    assert_eq!(asked.label("path"), Some("/cart"));
+    assert_eq!(asked.label("method"), Some("GET"));
+    assert_eq!(asked.label("version"), Some("HTTP/1.1"));
+}
+
+#[derive(Clone)]
+struct Route(&'static str);
+
+impl Route {
+    fn as_str(&self) -> &str {
+        self.0
+    }
+}
+
+#[tokio::test]
+async fn extensions_are_read_whatever_their_type() {
+    let build = |layer: ApertureLayer<Recorder>| {
+        layer
+            .label_from("route", extension_str::<Route>(Route::as_str))
+            .label_from("port", extension::<u16>(u16::to_string))
+            .label_from("query", |head| {
+                head.uri().query().unwrap_or_default().into()
+            })
+    };
+    let mut known = request(&[]);
+    known.extensions_mut().insert(Route("/cart"));
+    known.extensions_mut().insert(8080_u16);
+    let asked = ask(build, known).await;
+    assert_eq!(asked.label("route"), Some("/cart"));
+    assert_eq!(asked.label("port"), Some("8080"));
+    assert_eq!(asked.label("query"), Some("id=1"));
+    let asked = ask(build, request(&[])).await;
+    assert_eq!((asked.label("route"), asked.label("port")), (None, None));
+}
+
+#[tokio::test]
+async fn a_control_point_may_come_from_the_request() {
+    fn by_path(head: RequestHead<'_>) -> Cow<'_, str> {
+        head.uri().path().into()
+    }
+
+    let recorder = Recorder::accepting();
+    let decider = || recorder.clone();
+    let annotated =
+        ApertureLayer::with_control_point(decider(), |head: RequestHead<'_>| -> Cow<'_, str> {
+            head.uri().path().into()
+        });
+    pass(&annotated, request(&[])).await;
+    let mut with_route = request(&[]);
+    with_route.extensions_mut().insert(Route("/cart/{id}"));
+    pass(
+        &ApertureLayer::with_control_point(decider(), by_path),
+        request(&[]),
+    )
+    .await;
+    pass(
+        &ApertureLayer::with_control_point(decider(), |head| head.uri().path().into()),
+        request(&[]),
+    )
+    .await;
+    pass(
+        &ApertureLayer::with_control_point(decider(), |head: RequestHead<'_>| {
+            Cow::Owned(format!("{}-made", head.method()))
+        }),
+        request(&[]),
+    )
+    .await;
+    pass(
+        &ApertureLayer::with_control_point(decider(), extension_str::<Route>(Route::as_str)),
+        with_route,
+    )
+    .await;
+    let names: Vec<_> = recorder
+        .asked()
+        .into_iter()
+        .map(|asked| asked.control_point)
+        .collect();
+    assert_eq!(names, ["/cart", "/cart", "/cart", "GET-made", "/cart/{id}"]);
+}

@@ -1,0 +1,322 @@
+//! Answers to rejected requests, and to those that nobody decides about.
+
+mod layer_support;
+
+use std::convert::Infallible;
+use std::future::ready;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::IntoResponse;
+use http::{Request, Response, StatusCode};
+use http_body::Body as _;
+use http_body_util::BodyExt;
+use layer_support::{Answer, Recorder};
+use tower::{Layer, ServiceExt, service_fn};
+use tower_aperture::FlowStatus::{Error, Ok as Fine, Unset};
+use tower_aperture::layer::{DefaultReject, OnReject};
+use tower_aperture::{
+    ApertureLayer, Denial, FailureMode, FlowError, FlowErrorKind, RejectReason, Rejection,
+    RequestHead,
+};
+
+async fn send<R>(layer: &ApertureLayer<Recorder, R>, request: Request<()>) -> Response<Body>
+where
+    R: OnReject<Body> + Send + Sync + 'static,
+    R::Body: Send + 'static,
+{
+    let inner =
+        service_fn(|_: Request<()>| ready(Ok::<_, Infallible>(Response::new(Body::from("inner")))));
+    let response = layer
+        .layer(inner)
+        .oneshot(request)
+        .await
+        .expect("an answer");
+    response.map(Body::new)
+}
+
+async fn text(response: Response<Body>) -> String {
+    let body = response.into_body().collect().await.expect("a body");
+    String::from_utf8(body.to_bytes().into()).expect("text")
+}
+
+fn plain() -> Request<()> {
+    Request::new(())
+}
+
+fn grpc() -> Request<()> {
+    let request = Request::post("/shop.Cart/Add").header("content-type", "application/grpc+proto");
+    request.body(()).expect("a request")
+}
+
+fn rejecting(denial: Denial) -> (Recorder, ApertureLayer<Recorder>) {
+    let recorder = Recorder::rejecting(denial);
+    (recorder.clone(), ApertureLayer::new(recorder, "checkout"))
+}
+
+#[tokio::test]
+async fn the_answer_has_the_status_of_the_reason() {
+    for (reason, status) in [
+        (RejectReason::RateLimited, 429),
+        (RejectReason::NoTokens, 503),
+        (RejectReason::NotSampled, 403),
+        (RejectReason::NoMatchingRamp, 403),
+        (RejectReason::Unknown, 403),
+    ] {
+        let (recorder, layer) = rejecting(Denial::new(reason));
+        let response = send(&layer, plain()).await;
+        assert_eq!(response.status(), status);
+        assert!(response.headers().is_empty(), "no wait, no header");
+        assert_eq!(response.body().size_hint().exact(), Some(0));
+        assert!(response.body().is_end_stream());
+        assert_eq!(recorder.end(), (Unset, Some(status)));
+        assert_eq!(text(response).await, "");
+    }
+}
+
+#[tokio::test]
+async fn the_answer_has_the_code_of_the_policy_where_http_knows_it() {
+    for (code, status) in [
+        (0, 429),
+        (100, 429),
+        (199, 429),
+        (200, 200),
+        (418, 418),
+        (599, 599),
+        (600, 429),
+    ] {
+        let (_, layer) = rejecting(Denial::new(RejectReason::RateLimited).denied_code(code));
+        assert_eq!(send(&layer, plain()).await.status(), status, "{code}");
+    }
+}
+
+#[tokio::test]
+async fn retry_after_is_in_whole_seconds_rounded_up() {
+    for (wait, header) in [
+        (Duration::ZERO, None),
+        (Duration::from_nanos(1), Some("1")),
+        (Duration::from_millis(400), Some("1")),
+        (Duration::from_secs(1), Some("1")),
+        (Duration::from_millis(1001), Some("2")),
+        (Duration::MAX, Some("18446744073709551615")),
+    ] {
+        let (_, layer) = rejecting(Denial::new(RejectReason::RateLimited).wait(wait));
+        let response = send(&layer, plain()).await;
+        let found = response.headers().get("retry-after");
+        assert_eq!(found.map(|value| value.to_str().expect("text")), header);
+    }
+}
+
+#[tokio::test]
+async fn a_grpc_request_gets_a_status_it_understands_and_no_body() {
+    for (denied, code) in [
+        (200, "2"),
+        (400, "3"),
+        (401, "16"),
+        (403, "7"),
+        (404, "5"),
+        (408, "4"),
+        (409, "10"),
+        (412, "9"),
+        (429, "8"),
+        (500, "13"),
+        (501, "12"),
+        (503, "14"),
+        (504, "4"),
+        (418, "2"),
+    ] {
+        let denial = Denial::new(RejectReason::NoTokens)
+            .denied_code(denied)
+            .wait(Duration::from_micros(1_200_001));
+        let (recorder, layer) = rejecting(denial);
+        let response = send(&layer, grpc()).await;
+        assert_eq!(response.status(), 200);
+        assert!(response.body().is_end_stream(), "all of it is in the head");
+        let headers = response.headers();
+        assert_eq!(headers["content-type"], "application/grpc");
+        assert_eq!(headers["grpc-status"], code, "{denied}");
+        assert_eq!(headers["grpc-message"], "rejected: no capacity in time");
+        assert_eq!(headers["retry-after"], "2");
+        assert_eq!(headers["grpc-retry-pushback-ms"], "1201");
+        assert_eq!(recorder.end(), (Unset, Some(200)));
+    }
+}
+
+#[tokio::test]
+async fn without_a_code_the_reason_makes_the_grpc_status() {
+    for (reason, code) in [
+        (RejectReason::RateLimited, "8"),
+        (RejectReason::NoTokens, "14"),
+        (RejectReason::NotSampled, "7"),
+    ] {
+        let (_, layer) = rejecting(Denial::new(reason));
+        let response = send(&layer, grpc()).await;
+        assert_eq!(response.headers()["grpc-status"], code);
+        assert!(!response.headers().contains_key("grpc-retry-pushback-ms"));
+    }
+}
+
+#[tokio::test]
+async fn only_the_content_type_makes_a_grpc_request() {
+    for (content_type, is_grpc) in [
+        ("application/grpc", true),
+        ("Application/gRPC;charset=utf-8", true),
+        ("application/grpc-web+proto", true),
+        ("application/grpcish", false),
+        ("application/json", false),
+    ] {
+        let (_, layer) = rejecting(Denial::new(RejectReason::RateLimited));
+        let request = Request::post("/").header("content-type", content_type);
+        let response = send(&layer, request.body(()).expect("a request")).await;
+        let found = response.headers().contains_key("grpc-status");
+        assert_eq!(found, is_grpc, "{content_type}");
+    }
+}
+
+#[tokio::test]
+async fn a_hook_answers_as_it_likes() {
+    let denial = Denial::new(RejectReason::RateLimited).wait(Duration::from_millis(1500));
+    let (recorder, layer) = rejecting(denial);
+    let layer = layer.on_reject(|rejection: &Rejection, head: RequestHead<'_>| {
+        assert_eq!(rejection.control_point(), "checkout");
+        assert_eq!(rejection.reason(), RejectReason::RateLimited);
+        assert_eq!(rejection.retry_after(), Some(Duration::from_millis(1500)));
+        (
+            StatusCode::IM_A_TEAPOT,
+            [("x-path", head.uri().path().to_owned())],
+            "slow down",
+        )
+            .into_response()
+    });
+    let request = Request::get("/cart").body(()).expect("a request");
+    let response = send(&layer, request).await;
+    assert_eq!(response.status(), 418);
+    assert_eq!(response.headers()["x-path"], "/cart");
+    assert!(
+        !response.headers().contains_key("retry-after"),
+        "nothing is added"
+    );
+    assert_eq!(recorder.end(), (Unset, Some(418)));
+    assert_eq!(text(response).await, "slow down");
+}
+
+#[tokio::test]
+async fn a_hook_answers_a_decision_that_waited() {
+    let recorder = Recorder::by_hand();
+    let layer =
+        ApertureLayer::with_control_point(recorder.clone(), |head| head.uri().path().into())
+            .on_reject(|rejection, head: RequestHead<'_>| {
+                assert_eq!(rejection.control_point(), head.uri().path());
+                Response::new(Body::from("later"))
+            });
+    let request = Request::get("/cart").body(()).expect("a request");
+    let response = tokio::spawn(async move { send(&layer, request).await });
+    recorder.asked_once().await;
+    recorder.answer(Answer::Reject(Denial::new(RejectReason::NoTokens)));
+    assert_eq!(text(response.await.expect("no panic")).await, "later");
+    assert_eq!(recorder.end(), (Unset, Some(200)));
+}
+
+#[tokio::test]
+async fn a_hook_with_a_name_may_fall_back_to_the_default() {
+    struct Html;
+
+    impl OnReject<Body> for Html {
+        type Body = Body;
+
+        fn on_reject(&self, rejection: &Rejection, head: RequestHead<'_>) -> Response<Body> {
+            if head.header("accept") == Some("text/html") {
+                return (rejection.status(), "<p>later</p>").into_response();
+            }
+            let response = OnReject::<Body>::on_reject(&DefaultReject, rejection, head);
+            response.map(|_| Body::empty())
+        }
+    }
+
+    let (_, layer) = rejecting(Denial::new(RejectReason::RateLimited));
+    let layer = layer.reject_with(Html);
+    let html = Request::get("/").header("accept", "text/html");
+    let response = send(&layer, html.body(()).expect("a request")).await;
+    assert_eq!(text(response).await, "<p>later</p>");
+    assert_eq!(text(send(&layer, plain()).await).await, "");
+}
+
+#[tokio::test]
+async fn unreachable_runs_unless_something_says_otherwise() {
+    let error = || FlowError::new(FlowErrorKind::Timeout, "no answer");
+    let new = || {
+        let recorder = Recorder::unreachable(error());
+        (recorder.clone(), ApertureLayer::new(recorder, "checkout"))
+    };
+
+    let runs = async |(recorder, layer): (Recorder, ApertureLayer<Recorder>)| {
+        let response = send(&layer, plain()).await;
+        assert!(
+            recorder.ends().is_empty(),
+            "nobody answered, nothing to end"
+        );
+        match response.status().as_u16() {
+            200 => true,
+            503 => false,
+            other => panic!("status {other}"),
+        }
+    };
+    let with = |change: fn(ApertureLayer<Recorder>) -> ApertureLayer<Recorder>| {
+        let (recorder, layer) = new();
+        (recorder, change(layer))
+    };
+    assert!(runs(new()).await);
+    assert!(!runs(with(|layer| layer.ramp_mode(true))).await);
+    assert!(!runs(with(|layer| layer.on_unreachable(FailureMode::Closed))).await);
+    let open = with(|layer| layer.on_unreachable(FailureMode::Open).ramp_mode(true));
+    assert!(runs(open).await, "what was said wins over ramp mode");
+    let chosen = with(|layer| {
+        layer.on_unreachable_with(|error, head| {
+            assert!(error.is_timeout() && head.uri().path() == "/");
+            FailureMode::Closed
+        })
+    });
+    assert!(!runs(chosen).await);
+}
+
+#[tokio::test]
+async fn the_hook_answers_for_the_unreachable_too() {
+    let recorder = Recorder::unreachable(FlowError::new(FlowErrorKind::Unavailable, ""));
+    let layer = ApertureLayer::new(recorder.clone(), "checkout")
+        .on_unreachable(FailureMode::Closed)
+        .on_reject(|rejection, _| {
+            assert_eq!(rejection.reason(), RejectReason::Unreachable);
+            (rejection.status(), "nobody is home").into_response()
+        });
+    let response = send(&layer, plain()).await;
+    assert_eq!(response.status(), 503);
+    assert_eq!(text(response).await, "nobody is home");
+
+    let layer = ApertureLayer::new(recorder, "checkout").on_unreachable(FailureMode::Closed);
+    let response = send(&layer, grpc()).await;
+    assert_eq!(response.headers()["grpc-status"], "14");
+}
+
+#[tokio::test]
+async fn an_unreachable_decision_that_waited_runs() {
+    let recorder = Recorder::by_hand();
+    let layer = ApertureLayer::new(recorder.clone(), "checkout");
+    let response = tokio::spawn(async move { send(&layer, plain()).await });
+    recorder.asked_once().await;
+    let error = FlowError::new(FlowErrorKind::Unavailable, "");
+    recorder.answer(Answer::Unreachable(error));
+    assert_eq!(text(response.await.expect("no panic")).await, "inner");
+    assert!(recorder.ends().is_empty());
+}
+
+#[tokio::test]
+async fn an_accepted_request_gets_the_inner_answer_as_it_is() {
+    let recorder = Recorder::accepting();
+    let layer = ApertureLayer::new(recorder.clone(), "checkout");
+    let response = send(&layer, plain()).await;
+    assert!(response.headers().is_empty());
+    assert_eq!(text(response).await, "inner");
+    let (status, code) = recorder.end();
+    assert_ne!(status, Error);
+    assert_eq!((status, code), (Fine, Some(200)));
+}
