@@ -67,7 +67,7 @@ fn rate_limiting(at: At<'_>) -> Result<Policy, PolicyError> {
     let accepted = generated(&section, "ACCEPT_PERCENTAGE");
     circuit.add(blueprint_rate_limiter(section.clone(), &place, accepted)?);
     let place = circuit.place(Circuit::ROOT, 1);
-    let inputs = [
+    let inputs = vec![
         listening(&section, "ACCEPT_PERCENTAGE"),
         ports::constant(&section, 90.0),
     ];
@@ -76,7 +76,7 @@ fn rate_limiting(at: At<'_>) -> Result<Policy, PolicyError> {
     let place = circuit.place(Circuit::ROOT, 2);
     circuit.add(alerter(
         &place,
-        listening(&section, "ACCEPT_PERCENTAGE_ALERT"),
+        vec![listening(&section, "ACCEPT_PERCENTAGE_ALERT")],
     ));
     if let Some(components) = fields.get("components") {
         circuit.read_list(&components, Circuit::ROOT, 3)?;

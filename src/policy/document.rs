@@ -70,12 +70,12 @@ fn resource(at: At<'_>) -> Result<Policy, PolicyError> {
     if text.is_empty() {
         return Err(name.error("must not be empty"));
     }
-    if let Some(dynamic) = fields.get("dynamicConfig") {
-        if !dynamic.free_map()?.is_empty() {
-            return Err(dynamic.error(
-                "dynamic configuration is not supported by the embedded engine of this version",
-            ));
-        }
+    if let Some(dynamic) = fields.get("dynamicConfig")
+        && !dynamic.free_map()?.is_empty()
+    {
+        return Err(dynamic.error(
+            "dynamic configuration is not supported by the embedded engine of this version",
+        ));
     }
     bare(fields.required("spec")?, text)
 }
@@ -90,10 +90,10 @@ fn bare(at: At<'_>, name: &str) -> Result<Policy, PolicyError> {
     }
     let mut circuit = Circuit::new();
     if let Some(fields) = fields.object("circuit", &["evaluation_interval", "components"])? {
-        if let Some(at) = fields.scalar("evaluation_interval") {
-            if at.duration()? <= 0 {
-                return Err(at.error("must be more than zero"));
-            }
+        if let Some(at) = fields.scalar("evaluation_interval")
+            && at.duration()? <= 0
+        {
+            return Err(at.error("must be more than zero"));
         }
         if let Some(components) = fields.get("components") {
             circuit.read_list(&components, Circuit::ROOT, 0)?;
@@ -117,15 +117,15 @@ pub(super) fn resources(parent: &Object<'_>) -> Result<(), PolicyError> {
             "{what} are not supported by the embedded engine of this version"
         ))
     };
-    if let Some(at) = fields.get("classifiers") {
-        if !at.list()?.is_empty() {
-            return Err(refuse(at, "classifiers"));
-        }
+    if let Some(at) = fields.get("classifiers")
+        && !at.list()?.is_empty()
+    {
+        return Err(refuse(at, "classifiers"));
     }
-    if let Some(at) = fields.get("flux_meters") {
-        if !at.free_map()?.is_empty() {
-            return Err(refuse(at, "flux meters"));
-        }
+    if let Some(at) = fields.get("flux_meters")
+        && !at.free_map()?.is_empty()
+    {
+        return Err(refuse(at, "flux meters"));
     }
     Ok(())
 }

@@ -95,16 +95,22 @@ pub(super) fn in_port(at: At<'_>, scope: Scope) -> Result<InPort<'_>, PolicyErro
     Ok(InPort { at: place, source })
 }
 
-/// A port of an object of ports; invalid when it is not wired.
+/// The ports of a component that need not be wired; those that are not carry nothing valid.
 pub(super) fn optional<'t>(
-    ports: &Object<'t>,
-    key: &str,
+    component: &Object<'t>,
+    known: &'static [&'static str],
     scope: Scope,
-) -> Result<InPort<'t>, PolicyError> {
-    match ports.get(key) {
-        Some(at) => in_port(at, scope),
-        None => Ok(unwired(&ports.at)),
-    }
+) -> Result<Vec<InPort<'t>>, PolicyError> {
+    let ports = component.object("in_ports", known)?;
+    known
+        .iter()
+        .map(
+            |key| match ports.as_ref().and_then(|ports| ports.get(key)) {
+                Some(at) => in_port(at, scope),
+                None => Ok(unwired(&component.at)),
+            },
+        )
+        .collect()
 }
 
 pub(super) fn required<'t>(

@@ -9,7 +9,7 @@ mod variable;
 
 use super::PolicyError;
 use super::circuit::Circuit;
-use super::decode::{At, Object};
+use super::decode::At;
 use super::model::{ComponentKind, Selector};
 use super::ports::{Carried, InPort, Inputs, OutPort, Scope};
 use super::suggest::hint;
@@ -100,11 +100,11 @@ pub(super) struct Wired<'t> {
 
 /// One entry of a list of components.
 pub(super) fn read<'t>(
-    at: At<'t>,
+    at: &At<'t>,
     place: &Place,
     circuit: &mut Circuit<'t>,
 ) -> Result<(), PolicyError> {
-    match kind(&at, CIRCUIT, Some("flow_control"))? {
+    match kind(at, CIRCUIT, Some("flow_control"))? {
         (at, Some(read)) => read(at, place, circuit),
         (at, None) => {
             let (at, read) = kind(&at, FLOW_CONTROL, None)?;
@@ -173,12 +173,4 @@ fn kind<'t>(
         }
         (None, None) => Err(at.error("a component without a kind")),
     }
-}
-
-/// `in_ports` that may be left out: an empty object of ports is as good.
-fn in_ports<'t>(
-    component: &Object<'t>,
-    known: &'static [&'static str],
-) -> Result<Option<Object<'t>>, PolicyError> {
-    component.object("in_ports", known)
 }

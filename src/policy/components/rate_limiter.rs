@@ -63,7 +63,10 @@ pub(super) fn read<'t>(
     let inputs = [
         ports::required(&wires, "bucket_capacity", place.scope)?,
         ports::required(&wires, "fill_amount", place.scope)?,
-        ports::optional(&wires, "pass_through", place.scope)?,
+        match wires.get("pass_through") {
+            Some(at) => ports::in_port(at, place.scope)?,
+            None => ports::unwired(&wires.at),
+        },
     ];
     let output = ports::out_port(&fields, &["accept_percentage"], place.scope)?;
     circuit.add(limiter(&fields, place, inputs, output)?);

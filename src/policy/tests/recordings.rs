@@ -247,6 +247,7 @@ fn compare_flow(loaded: &Loaded, request: &Value, response: &Value) -> Result<()
     same("matched components", ours, met)
 }
 
+#[allow(clippy::needless_pass_by_value)]
 fn same<T: PartialEq + std::fmt::Debug>(what: &str, ours: T, theirs: T) -> Result<(), String> {
     if ours == theirs {
         return Ok(());
