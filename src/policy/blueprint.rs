@@ -33,10 +33,8 @@ const BLUEPRINTS: &[(&str, Option<Expand>)] = &[
 const PLACEHOLDER: &str = "__REQUIRED_FIELD__";
 
 pub(super) fn expand(at: At<'_>, text: &str) -> Result<Policy, PolicyError> {
-    if let Some((line, column)) = find(text, PLACEHOLDER) {
-        return Err(at.error(format!(
-            "`{PLACEHOLDER}` in line {line}, column {column}: put a value there"
-        )));
+    if let Some(mark) = find(text, PLACEHOLDER) {
+        return Err(at.error_in_text(mark, format!("`{PLACEHOLDER}`: put a value there")));
     }
     let fields = at.object(&["blueprint", "uri", "policy"])?;
     let blueprint = fields.required("blueprint")?;

@@ -6,7 +6,7 @@ use super::blueprint;
 use super::circuit::Circuit;
 use super::decode::{At, Context, Object};
 use super::model::Policy;
-use super::yaml::{self, MAX_BYTES};
+use super::yaml;
 use super::{Loaded, PolicyError};
 
 /// Reads a text in any of the forms: a `kind: Policy` resource, a bare policy, or a blueprint's
@@ -160,7 +160,6 @@ fn hash(name: &str, content: &At<'_>) -> String {
 
 /// What a values file must not hold anywhere, comments included, as `(line, column)`.
 pub(super) fn find(text: &str, needle: &str) -> Option<(u32, u32)> {
-    debug_assert!(text.len() <= MAX_BYTES);
     let at = text.find(needle)?;
     let before = &text[..at];
     let line = before.matches('\n').count() + 1;

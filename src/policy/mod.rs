@@ -50,7 +50,6 @@ pub(crate) struct Loaded {
 ///
 /// `source` is the file's path or any other name for the text; errors begin with it, and a bare
 /// policy is named after its stem.
-#[allow(dead_code)]
 pub(crate) fn load(source: &str, text: &str) -> Result<Loaded, PolicyError> {
     document::load(source, text)
 }

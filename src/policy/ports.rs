@@ -135,8 +135,6 @@ pub(super) fn constant<'t>(at: &At<'t>, value: Signal) -> InPort<'t> {
 /// `{value}` or `{special_value}`; with neither, zero.
 pub(super) fn constant_signal(at: At<'_>) -> Result<Signal, PolicyError> {
     let fields = at.object(&["value", "special_value"])?;
-    // For the warnings about nulls.
-    let (_, _) = (fields.scalar("value"), fields.scalar("special_value"));
     match fields.only(&["value", "special_value"])? {
         Some(("value", at)) => at.number(),
         Some((_, at)) => Ok(match at.one_of(&["NaN", "+Inf", "-Inf"])? {

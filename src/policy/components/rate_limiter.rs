@@ -29,8 +29,7 @@ impl Part for Limiter<'_> {
             pass_through: inputs.steady(2)?,
             ..self.settings.clone()
         };
-        if limiter.bucket_capacity == 0.0 && limiter.fill_amount == 0.0 && limiter.passes_through()
-        {
+        if limiter.bucket_capacity == 0.0 && limiter.fill_amount == 0.0 {
             self.at.warn(
                 "lets everything pass: the Agent never acts on a capacity and a fill of zero; \
                  give one of them another value",

@@ -93,6 +93,11 @@ impl<'t> At<'t> {
         PolicyError::at(file, self.mark, self.field(None), message)
     }
 
+    /// Something in the text that belongs to no field.
+    pub(super) fn error_in_text(&self, mark: Mark, message: impl Into<String>) -> PolicyError {
+        PolicyError::at(Arc::clone(&self.context.file), mark, String::new(), message)
+    }
+
     /// A required key that is not there.
     pub(super) fn missing(&self, key: &str) -> PolicyError {
         let file = Arc::clone(&self.context.file);
@@ -242,6 +247,9 @@ impl<'t> At<'t> {
             } if !self.context.strict => {
                 quoted_number(raw).ok_or_else(|| self.expected("a number"))
             }
+            Value::Scalar {
+                kind: Kind::Text, ..
+            } => Err(self.expected("a number without quotes")),
             _ => Err(self.expected("a number")),
         }
     }

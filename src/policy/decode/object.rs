@@ -54,14 +54,14 @@ impl<'t> Object<'t> {
         self.scalar(key).map_or(Ok(default), |at| at.boolean())
     }
 
-    /// The one of several keys that is given.
+    /// The one of several keys that is given; a null gives nothing.
     pub(in crate::policy) fn only(
         &self,
         keys: &[&'static str],
     ) -> Result<Option<(&'static str, At<'t>)>, PolicyError> {
         let mut found: Option<(&'static str, At<'t>)> = None;
         for &key in keys {
-            let Some(at) = self.get(key) else { continue };
+            let Some(at) = self.scalar(key) else { continue };
             if let Some((first, _)) = found {
                 return Err(at.error(format!("cannot stand beside `{first}`; give one of them")));
             }

@@ -406,3 +406,9 @@ fn the_policy_of_the_examples_loads_without_a_remark() {
     assert_eq!(limiter.limit_by_label_key.as_deref(), Some("user_id"));
     assert_eq!(warnings(text), [] as [String; 0]);
 }
+
+#[test]
+fn a_loaded_policy_may_be_shared_between_threads() {
+    fn shared<T: Send + Sync + 'static>(_: &T) {}
+    shared(&loaded(VALUES));
+}

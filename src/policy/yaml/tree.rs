@@ -45,7 +45,9 @@ pub(in crate::policy) fn read(file: &Arc<str>, text: &str) -> Result<Rc<Node>, P
             Event::DocumentStart(_) => {
                 documents += 1;
                 if documents > 1 {
-                    return Err(tree.error(mark, "a second YAML document; give one a file"));
+                    return Err(
+                        tree.error(mark, "a second YAML document; each takes a file of its own")
+                    );
                 }
             }
             Event::Scalar(raw, style, anchor, tag) => {
