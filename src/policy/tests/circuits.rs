@@ -200,7 +200,10 @@ fn a_component_has_exactly_one_kind() {
         "circuit: {components: [{variable: {constant_output: {}}, bool_variable: {}}]}",
         "circuit: {components: [{nonsense: {}}]}",
         "circuit: {components: [5]}",
+        "circuit: {components: [{variable: {constant_output: {}}, variabel: {}}]}",
     ] {
         refused(text);
     }
+    let beside = "circuit: {components: [{variable: {constant_output: {}}, note: 1}]}";
+    assert!(warnings(beside)[0].ends_with("note: unknown key, ignored"));
 }
