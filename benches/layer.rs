@@ -2,6 +2,7 @@
 //!
 //! `cargo bench --bench layer`. Times are medians of interleaved rounds; read the ratios.
 //! Instructions come from callgrind where the machine has it.
+#![allow(clippy::print_stdout)]
 
 mod support;
 

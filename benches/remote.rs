@@ -2,6 +2,7 @@
 //!
 //! `cargo bench --bench remote`. The server runs on a thread of its own in this process and
 //! answers at once; rounds are interleaved and medians printed. Read the ratios.
+#![allow(clippy::print_stdout)]
 
 use std::net::SocketAddr;
 use std::sync::Arc;

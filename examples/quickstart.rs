@@ -3,6 +3,7 @@
 //! `cargo run --example quickstart` decides in process, asserts what it prints, and ends.
 //! `cargo run --example quickstart -- --serve` stays up and prints what to try.
 //! With `APERTURE_AGENT_ADDRESS` set, that Agent decides instead, with the policies it has.
+#![allow(clippy::print_stdout)]
 
 use std::error::Error;
 use std::net::SocketAddr;

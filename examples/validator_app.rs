@@ -3,6 +3,7 @@
 //! `/super` is protected, `/connected` says whether the Agent answers, `/health` always answers.
 //! `APERTURE_AGENT_ADDRESS` (`localhost:8089`), `APERTURE_AGENT_INSECURE` (`true`),
 //! `APERTURE_API_KEY` (none) and `APERTURE_APP_PORT` (8080) come from the environment.
+#![allow(clippy::print_stdout)]
 
 use std::error::Error;
 use std::time::Duration;

@@ -1,5 +1,5 @@
 //! What the benches share: a counting allocator, an instruction counter, tables.
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub, clippy::print_stdout)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::process::{Command, Stdio};

@@ -28,33 +28,33 @@ use tower_aperture::pb::trace_collector::{ExportTraceServiceRequest, ExportTrace
 
 /// What has been seen so far.
 #[derive(Default)]
-pub struct Record {
-    pub checks: usize,
-    pub valid_spans: usize,
-    pub faults: Vec<String>,
+pub(crate) struct Record {
+    pub(crate) checks: usize,
+    pub(crate) valid_spans: usize,
+    pub(crate) faults: Vec<String>,
     rejects_left: usize,
 }
 
 /// The judge: rejects the first few eligible flows, and looks at every span.
 #[derive(Clone)]
-pub struct Judge(Arc<Mutex<Record>>);
+pub(crate) struct Judge(Arc<Mutex<Record>>);
 
 impl Judge {
-    pub fn new(rejects: usize) -> Self {
+    pub(crate) fn new(rejects: usize) -> Self {
         Self(Arc::new(Mutex::new(Record {
             rejects_left: rejects,
             ..Record::default()
         })))
     }
 
-    pub fn record(&self) -> MutexGuard<'_, Record> {
+    pub(crate) fn record(&self) -> MutexGuard<'_, Record> {
         self.0
             .lock()
             .expect("no test panics while it holds the record")
     }
 
     /// Serves on `address` until the returned handle stops it.
-    pub async fn serve(&self, address: SocketAddr) -> Serving {
+    pub(crate) async fn serve(&self, address: SocketAddr) -> Serving {
         let listener = TcpListener::bind(address).await.expect("the port is free");
         let address = listener
             .local_addr()
@@ -101,15 +101,15 @@ impl Judge {
 }
 
 /// A running judge.
-pub struct Serving {
-    pub address: SocketAddr,
+pub(crate) struct Serving {
+    pub(crate) address: SocketAddr,
     stop: oneshot::Sender<()>,
     task: JoinHandle<Result<(), tonic::transport::Error>>,
 }
 
 impl Serving {
     /// Lets running calls finish, then closes.
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         let _ = self.stop.send(());
         let served = self.task.await.expect("the server does not panic");
         served.expect("the server stops without an error");
@@ -193,13 +193,13 @@ fn judge_span(span: &Span) -> Result<(), String> {
     };
     let mut faults = Vec::new();
 
-    if let Some(Value::StringValue(text)) = find("aperture.check_response") {
-        if let Some(fault) = judge_check_response(text) {
-            faults.push(fault);
-            faults.push("invalid aperture.check_response: %!w(<nil>)".to_owned());
-        }
+    if let Some(Value::StringValue(text)) = find("aperture.check_response")
+        && let Some(fault) = judge_check_response(text)
+    {
+        faults.push(fault);
+        faults.push("invalid aperture.check_response: %!w(<nil>)".to_owned());
     }
-    let [start, end, workload] = [
+    let [start, end, _] = [
         "aperture.flow_start_timestamp",
         "aperture.flow_end_timestamp",
         "aperture.workload_start_timestamp",
@@ -211,14 +211,13 @@ fn judge_span(span: &Span) -> Result<(), String> {
         }
         stamp
     });
-    let _ = workload;
     if start > end {
         faults.push("invalid aperture.flow_start_timestamp and aperture.flow_end_timestamp".into());
     }
-    if let Some(Value::StringValue(status)) = find("aperture.flow.status") {
-        if !["OK", "Error", "Unset"].contains(&status.as_str()) {
-            faults.push("invalid aperture.flow.status".to_owned());
-        }
+    if let Some(Value::StringValue(status)) = find("aperture.flow.status")
+        && !["OK", "Error", "Unset"].contains(&status.as_str())
+    {
+        faults.push("invalid aperture.flow.status".to_owned());
     }
     if faults.is_empty() {
         Ok(())

@@ -25,6 +25,7 @@ use tower_aperture::pb::trace_collector::trace_service_client::TraceServiceClien
 use base64::Engine as _;
 use judge::Judge;
 use prost::Message as _;
+use tonic::transport::Endpoint;
 
 const LOCALHOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
 const REQUESTS: usize = 10;
@@ -111,8 +112,16 @@ fn free_port() -> u16 {
         .port()
 }
 
+/// Far beyond what anything here takes; what hangs must fail.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 #[tokio::test]
 async fn the_example_passes_the_conformance_checklist() {
+    let checklist = tokio::time::timeout(PATIENCE, checklist());
+    checklist.await.expect("the checklist comes to its end");
+}
+
+async fn checklist() {
     let agent = SocketAddr::from((LOCALHOST, free_port()));
     let mut app = App::start(agent).await;
 
@@ -243,13 +252,14 @@ async fn the_judge_judges_as_the_recorded_one_did() {
     let recording: serde_json::Value = serde_json::from_str(&recording).expect("it is JSON");
     let judge = Judge::new(REJECTS);
     let serving = judge.serve(SocketAddr::from((LOCALHOST, 0))).await;
-    let endpoint = format!("http://{}", serving.address);
-    let mut checks = FlowControlServiceClient::connect(endpoint.clone())
+    let endpoint = Endpoint::from_shared(format!("http://{}", serving.address));
+    let channel = endpoint
+        .expect("a valid address")
+        .connect()
         .await
         .expect("it listens");
-    let mut traces = TraceServiceClient::connect(endpoint)
-        .await
-        .expect("it listens");
+    let mut checks = FlowControlServiceClient::new(channel.clone());
+    let mut traces = TraceServiceClient::new(channel);
 
     for (nth, call) in recording["checks"]
         .as_array()
