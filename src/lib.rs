@@ -87,6 +87,9 @@ mod remote;
 #[cfg(feature = "telemetry")]
 mod telemetry;
 
+#[cfg(feature = "embedded")]
+#[doc(inline)]
+pub use self::engine::Engine;
 #[doc(inline)]
 pub use self::client::{ApertureClient, CacheError, Flow};
 #[cfg(feature = "remote")]
@@ -104,3 +107,6 @@ pub use self::layer::{Aperture, ApertureLayer, FailureMode, RequestHead};
 #[cfg(all(doctest, feature = "embedded", feature = "remote"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
+#[cfg(feature = "embedded")]
+#[doc(inline)]
+pub use self::policy::{PolicyError, PolicyWarning};

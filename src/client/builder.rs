@@ -1,18 +1,22 @@
+mod address;
+mod error;
+
 use std::fmt;
 use std::time::Duration;
 
+#[cfg(feature = "tls")]
 use http::Uri;
-use http::uri::{Authority, Scheme};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
 
+pub use self::error::BuildError;
+
+use self::address::parse;
+use self::error::{MAX_CONNECTIONS, Problem};
 use super::ApertureClient;
 #[cfg(feature = "tls")]
 use crate::remote::Tls;
 use crate::remote::{Connect, KeepAlive, Remote, RemoteConfig, Target};
-
-/// More connections than this to one Agent help nobody.
-const MAX_CONNECTIONS: usize = 64;
 
 /// Describes a client of a real Agent; made by [`ApertureClient::builder`].
 ///
@@ -59,6 +63,7 @@ pub struct ApertureClientBuilder {
     end_timeout: Duration,
     keep_alive: Option<KeepAlive>,
     connections: usize,
+    #[cfg(feature = "gzip")]
     gzip: bool,
     telemetry: bool,
 }
@@ -78,6 +83,7 @@ impl ApertureClientBuilder {
             end_timeout: Duration::from_secs(5),
             keep_alive: None,
             connections: 1,
+            #[cfg(feature = "gzip")]
             gzip: false,
             telemetry: true,
         }
@@ -251,7 +257,9 @@ impl ApertureClientBuilder {
             api_key,
             check_timeout: some(self.check_timeout),
             end_timeout: some(self.end_timeout),
+            #[cfg(feature = "gzip")]
             gzip: self.gzip,
+            #[cfg(feature = "telemetry")]
             telemetry: self.telemetry,
             target: self.target()?,
         };
@@ -338,57 +346,6 @@ fn metadata(key: &[u8]) -> Result<Option<MetadataValue<Ascii>>, BuildError> {
     Ok(Some(value))
 }
 
-/// The URI to connect to, and whether it takes TLS.
-fn parse(address: &str, insecure: Option<bool>) -> Result<(Uri, bool), BuildError> {
-    let bad = |why| BuildError(Problem::Address(address.to_owned(), why));
-    if address.is_empty() {
-        return Err(BuildError(Problem::NoAddress));
-    }
-    if address.contains('@') {
-        // What stands before it may be a password.
-        return Err(BuildError(Problem::UserInfo));
-    }
-    let (scheme, rest) = match address.split_once("://") {
-        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (Some(false), rest),
-        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (Some(true), rest),
-        Some(_) => return Err(bad("only http:// and https:// are known")),
-        None => (None, address),
-    };
-    let secure = match (scheme, insecure) {
-        (Some(true), Some(true)) => return Err(bad("https:// contradicts insecure(true)")),
-        (Some(false), Some(false)) => return Err(bad("http:// contradicts insecure(false)")),
-        (Some(secure), _) => secure,
-        (None, insecure) => !insecure.unwrap_or(false),
-    };
-    let rest = rest.strip_suffix('/').unwrap_or(rest);
-    let authority: Authority = rest
-        .parse()
-        .map_err(|_| bad("expected `host:port`, an IPv6 host in brackets"))?;
-    if authority.host().is_empty() {
-        return Err(bad("the host is missing"));
-    }
-    let after_host = rest.get(authority.host().len()..).unwrap_or("");
-    let authority = match (authority.port_u16(), after_host) {
-        (Some(0), _) => return Err(bad("the port must be between 1 and 65535")),
-        (Some(_), _) => authority,
-        (None, "") if scheme.is_some() => {
-            let port = if secure { 443 } else { 80 };
-            format!("{authority}:{port}")
-                .parse()
-                .map_err(|_| bad("the host cannot be read"))?
-        }
-        (None, "") => return Err(bad("the port is missing")),
-        (None, _) => return Err(bad("the port must be between 1 and 65535")),
-    };
-    let uri = Uri::builder()
-        .scheme(if secure { Scheme::HTTPS } else { Scheme::HTTP })
-        .authority(authority)
-        .path_and_query("/")
-        .build()
-        .map_err(|_| bad("the host cannot be read"))?;
-    Ok((uri, secure))
-}
-
 /// Reads certificates and key once, so that a bad one is found here and not by the first flow.
 #[cfg(feature = "tls")]
 fn check_tls(uri: &Uri, tls: &Tls) -> Result<(), BuildError> {
@@ -423,68 +380,5 @@ fn contains(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window == part)
 }
 
-/// Why a client could not be built; its text names the value, unless that is secret.
-///
-/// ```
-/// use tower_aperture::ApertureClient;
-///
-/// let error = ApertureClient::builder().address("agent").insecure(true).build().unwrap_err();
-/// assert_eq!(error.to_string(), "bad agent address `agent`: the port is missing");
-/// ```
-#[derive(Clone, PartialEq, Eq)]
-pub struct BuildError(Problem);
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Problem {
-    NoAddress,
-    Address(String, &'static str),
-    UserInfo,
-    ApiKey,
-    Variable(&'static str, String),
-    Connections(usize),
-    Zero(&'static str),
-    TlsUnused,
-    #[cfg(feature = "tls")]
-    Tls(&'static str),
-    #[cfg(not(feature = "tls"))]
-    NoTls(String),
-}
-
-impl fmt::Display for BuildError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
-            Problem::NoAddress => f.write_str("the agent address is missing"),
-            Problem::Address(address, why) => write!(f, "bad agent address `{address}`: {why}"),
-            Problem::UserInfo => f.write_str(
-                "bad agent address: it holds user information; use `api_key` to authenticate",
-            ),
-            Problem::ApiKey => f.write_str(
-                "bad API key: only visible ASCII characters and blanks can be sent (not shown here)",
-            ),
-            Problem::Variable(name, why) => write!(f, "environment variable {name} {why}"),
-            Problem::Connections(n) => {
-                write!(f, "bad number of connections {n}: expected 1 to {MAX_CONNECTIONS}")
-            }
-            Problem::Zero(what) => write!(f, "bad {what}: it must be more than zero"),
-            Problem::TlsUnused => f.write_str(
-                "CA certificate, client identity and server name make no sense without TLS",
-            ),
-            #[cfg(feature = "tls")]
-            Problem::Tls(what) => write!(f, "bad {what}: it cannot be used for TLS"),
-            #[cfg(not(feature = "tls"))]
-            Problem::NoTls(address) => write!(
-                f,
-                "agent address `{address}` asks for TLS, which the feature `tls` would bring; \
-                 plaintext has to be asked for"
-            ),
-        }
-    }
-}
-
-impl fmt::Debug for BuildError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("BuildError").field(&self.0).finish()
-    }
-}
-
-impl std::error::Error for BuildError {}
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,265 @@
-//! (skeleton)
+//! The engine that decides in process what an Aperture Agent would decide.
+//!
+//! An [`Engine`] reads policies as users write them for an Agent and keeps their state in memory.
+//! Deciding is synchronous: no task, no timer, no I/O, and no allocation where a known key is let
+//! in. This version knows the rate limiter; a policy with another component is refused by name.
+//!
+//! # Rate limiters
+//!
+//! Each key has a token bucket that holds `bucket_capacity` tokens and is filled with
+//! `fill_amount` tokens an `interval`. Capacity, filling, delays, lazy sync and the waits told are
+//! an Agent's to the token, quirks included: a rejection is remembered until its tokens are there
+//! and until then turns away smaller requests too; a limiter of capacity 0 and fill 0 lets
+//! everything pass. Where an Agent does what nobody can have meant, the engine does this instead:
+//!
+//! - A tokens label that is not a finite number counts as not given. (There, it corrupts the
+//!   bucket.)
+//! - Keys may be of any length. (There, one of 256 bytes or more is never limited, or with lazy
+//!   sync always turned away.)
+//! - With lazy sync, a request with 10 ms or less left that would have to sync is turned away,
+//!   and nothing else happens. (There, the key's spending is forgiven and the key closed for a
+//!   period.)
+//! - With lazy sync, what a key spent before it idled is charged when it comes back. (There, it
+//!   is forgiven.)
+//! - A wait beyond 292 years is told as 292 years. (There, as none.)
+//! - A key that idles for `max_idle_time` starts anew, with a full bucket. (There, some day or
+//!   never.) A remembered rejection is kept until its time, as there.
+//! - A flow in ramp mode is turned away unless a ramp lets it in; there are no ramps yet.
+//!
+//! # Memory
+//!
+//! A component holds at most [`max_keys`](EngineBuilder::max_keys) keys. Idle keys are swept up by
+//! the traffic on the others; when there is no room for a new key, the one of a few that idled
+//! for longest goes and is counted in [`EngineStats::evicted`].
+
+mod builder;
+mod clock;
+mod index;
+mod limiters;
+mod report;
+mod stages;
+mod stats;
+mod store;
+
+use std::convert::Infallible;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use self::clock::nanos;
+use self::index::Index;
+use self::report::Collector;
+use self::stages::{Denied, Flow};
+use self::stats::Tally;
+use crate::flow::{Check, Decider, Denial, FlowOutcome, FlowParams, Ticket, Verdict};
+use crate::policy::PolicyWarning;
+
+pub use self::builder::EngineBuilder;
+pub use self::clock::{Clock, ManualClock};
+pub use self::report::{
+    CheckInput, CheckReport, LimiterDecision, LimiterDetails, LimiterReason, TokensInfo,
+};
+pub use self::stats::EngineStats;
+
+/// Decides flows in process by Aperture policies. Cloning it is cheap; clones share their state.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_aperture::engine::{CheckInput, Engine, ManualClock};
+/// use tower_aperture::{FlowParams, RejectReason};
+///
+/// let clock = ManualClock::new();
+/// let engine = Engine::builder()
+///     .policy_text("ten-a-minute", "
+/// circuit:
+///   components:
+///   - flow_control:
+///       rate_limiter:
+///         selectors: [{control_point: checkout, agent_group: default}]
+///         in_ports:
+///           bucket_capacity: {constant_signal: {value: 1}}
+///           fill_amount: {constant_signal: {value: 10}}
+///         parameters: {interval: 60s, limit_by_label_key: user_id}
+/// ")
+///     .clock(clock.clone())
+///     .build()?;
+///
+/// let params = FlowParams::new().label("user_id", "42");
+/// let input = CheckInput::new("checkout", &params);
+/// assert!(engine.check(&input).accepted());
+/// let report = engine.check(&input);
+/// assert_eq!(report.reject_reason, Some(RejectReason::RateLimited));
+/// assert_eq!(report.wait_time, Some(Duration::from_secs(6)));
+///
+/// clock.advance(Duration::from_secs(6));
+/// assert!(engine.check(&input).accepted());
+/// # Ok::<(), tower_aperture::PolicyError>(())
+/// ```
+#[derive(Clone)]
+pub struct Engine {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    index: Index,
+    clock: Box<dyn Clock>,
+    tally: Tally,
+    agent_group: Option<String>,
+    warnings: Vec<PolicyWarning>,
+}
+
+impl Engine {
+    /// An engine without policies, to which they are added; it lets everything pass.
+    #[must_use]
+    pub fn builder() -> EngineBuilder {
+        EngineBuilder::new()
+    }
+
+    /// Decides a flow and tells all there is to tell. [`Decider::decide`] decides the same and
+    /// tells less, for less.
+    ///
+    /// The flow needs no end: a rate limiter's tokens are spent.
+    #[must_use]
+    pub fn check(&self, input: &CheckInput<'_, '_>) -> CheckReport {
+        let flow = Flow {
+            control_point: input.control_point,
+            services: input.services,
+            labels: &input.params.labels,
+            ramp_mode: input.params.ramp_mode,
+            time_left: input.deadline.map(nanos),
+        };
+        let mut collector = Collector {
+            flow: &flow,
+            decisions: Vec::new(),
+        };
+        let denied = self.run(&flow, &mut collector).err();
+        collector.report(denied, input.expect_end)
+    }
+
+    /// What was odd about the policies when they were loaded; each is also a `tracing` event.
+    #[must_use]
+    pub fn warnings(&self) -> &[PolicyWarning] {
+        &self.shared.warnings
+    }
+
+    /// What was counted so far. Looks at every shard of every component: for metrics, not for
+    /// each request.
+    #[must_use]
+    pub fn stats(&self) -> EngineStats {
+        let (accepted, rejected) = self.shared.tally.sums();
+        let components = self.shared.index.components();
+        EngineStats {
+            accepted,
+            rejected,
+            keys: components.iter().map(|one| one.limiter.keys()).sum(),
+            evicted: components.iter().map(|one| one.limiter.evicted()).sum(),
+        }
+    }
+
+    fn run(&self, flow: &Flow<'_, '_>, observer: &mut impl stages::Observer) -> Result<(), Denied> {
+        let Shared {
+            index,
+            clock,
+            tally,
+            ..
+        } = &*self.shared;
+        let result = stages::run(index, &**clock, flow, observer);
+        tally.count(result.is_ok());
+        result
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine")
+            .field("components", &self.shared.index.components().len())
+            .field("agent_group", &self.shared.agent_group)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Decides at once, always. [`FlowParams::check_timeout`] is the deadline: with 10 ms or less, a
+/// limiter that would have to look at its state rejects, as an Agent does. `None` and zero are no
+/// deadline.
+impl Decider for Engine {
+    type Ticket = EngineTicket;
+    type Pending = EnginePending;
+
+    fn decide(
+        &self,
+        control_point: &str,
+        params: &FlowParams<'_>,
+    ) -> Check<EngineTicket, EnginePending> {
+        let flow = Flow {
+            control_point,
+            services: &[],
+            labels: &params.labels,
+            ramp_mode: params.ramp_mode,
+            time_left: params
+                .check_timeout
+                .filter(|timeout| !timeout.is_zero())
+                .map(nanos),
+        };
+        let ticket = EngineTicket { _held: () };
+        Check::Ready(match self.run(&flow, &mut ()) {
+            Ok(()) => Verdict::Accepted(ticket),
+            Err(denied) => Verdict::Rejected(denied.into(), ticket),
+        })
+    }
+}
+
+impl From<Denied> for Denial {
+    /// A status outside of what HTTP knows is no status.
+    fn from(denied: Denied) -> Self {
+        Self::new(denied.reason)
+            .denied_code(u16::try_from(denied.code).unwrap_or(0))
+            .wait(clock::duration(denied.wait))
+    }
+}
+
+/// A flow that an [`Engine`] has answered.
+///
+/// ```
+/// use tower_aperture::engine::Engine;
+/// use tower_aperture::{Check, Decider, FlowOutcome, FlowParams, FlowStatus, Ticket, Verdict};
+///
+/// let engine = Engine::builder().build()?;
+/// match engine.decide("checkout", &FlowParams::new()) {
+///     Check::Ready(Verdict::Accepted(ticket)) => ticket.end(FlowOutcome::new(FlowStatus::Ok)),
+///     _ => unreachable!("nothing limits it"),
+/// }
+/// # Ok::<(), tower_aperture::PolicyError>(())
+/// ```
+#[derive(Debug)]
+pub struct EngineTicket {
+    /// A rate limiter's tokens are spent, so nothing is held until the end.
+    _held: (),
+}
+
+impl Ticket for EngineTicket {
+    fn end(self, _: FlowOutcome) {}
+}
+
+/// A decision of an [`Engine`] that has to wait: there is none, rate limiters answer at once.
+///
+/// ```
+/// use tower_aperture::engine::{Engine, EnginePending};
+/// use tower_aperture::Decider;
+///
+/// fn waits_never<D: Decider<Pending = EnginePending>>(_: &D) {}
+/// waits_never(&Engine::builder().build()?);
+/// # Ok::<(), tower_aperture::PolicyError>(())
+/// ```
+#[derive(Debug)]
+pub struct EnginePending(Infallible);
+
+impl Future for EnginePending {
+    type Output = Verdict<EngineTicket>;
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.0 {}
+    }
+}

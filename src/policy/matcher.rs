@@ -1,13 +1,65 @@
-//! Label matchers (skeleton).
+//! Which labels a flow must have, compiled when the policy is read.
 
+use std::sync::Arc;
+
+use super::re2::Pattern;
 use crate::flow::Labels;
 
-/// Which labels a flow must have.
+/// All of its tests must hold; without any it matches every flow.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct LabelMatcher;
+pub(crate) struct LabelMatcher {
+    tests: Arc<[Test]>,
+}
+
+/// One condition on the labels. A label that is missing satisfies only `Not` and what holds of
+/// nothing.
+#[derive(Clone, Debug)]
+pub(super) enum Test {
+    Exists(Box<str>),
+    Equals {
+        label: Box<str>,
+        value: Box<str>,
+    },
+    OneOf {
+        label: Box<str>,
+        values: Box<[Box<str>]>,
+    },
+    Matches {
+        label: Box<str>,
+        pattern: Pattern,
+    },
+    Not(Box<Test>),
+    All(Box<[Test]>),
+    Any(Box<[Test]>),
+}
 
 impl LabelMatcher {
-    pub(crate) fn matches(&self, _labels: &Labels<'_>) -> bool {
-        true
+    pub(super) fn new(tests: Vec<Test>) -> Self {
+        Self {
+            tests: tests.into(),
+        }
+    }
+
+    /// Without any allocation.
+    pub(crate) fn matches(&self, labels: &Labels<'_>) -> bool {
+        self.tests.iter().all(|test| test.holds(labels))
+    }
+}
+
+impl Test {
+    fn holds(&self, labels: &Labels<'_>) -> bool {
+        match self {
+            Self::Exists(label) => labels.get(label).is_some(),
+            Self::Equals { label, value } => labels.get(label) == Some(value),
+            Self::OneOf { label, values } => labels
+                .get(label)
+                .is_some_and(|found| values.iter().any(|value| **value == *found)),
+            Self::Matches { label, pattern } => labels
+                .get(label)
+                .is_some_and(|found| pattern.is_match(found)),
+            Self::Not(test) => !test.holds(labels),
+            Self::All(tests) => tests.iter().all(|test| test.holds(labels)),
+            Self::Any(tests) => tests.iter().any(|test| test.holds(labels)),
+        }
     }
 }

@@ -1,9 +1,56 @@
 //! From text to a checked policy.
+//!
+//! A policy file is YAML in one of three forms: a `kind: Policy` resource as the Aperture
+//! Controller takes it, the bare policy inside of one, or the values of a blueprint. All are read
+//! as the Controller reads them, with these differences, each an error or a warning that names
+//! the file, the line and the field ([`PolicyError`], [`PolicyWarning`]):
+//!
+//! - a key written twice in one mapping, a status code that does not exist, a regular expression
+//!   that does not compile, an interval of zero or less and a port without a signal are refused
+//!   (the Controller takes them, and what then runs protects nothing);
+//! - `null` in the place of a text, number or boolean is as if the key were absent;
+//! - a component or blueprint that the embedded engine does not know yet is refused by its name,
+//!   never ignored.
 
+mod blueprint;
+mod circuit;
+mod components;
+mod decode;
+mod document;
+mod error;
 mod matcher;
 mod model;
+mod number;
+mod ports;
+mod re2;
+mod selector;
+mod status_code;
+mod suggest;
+mod yaml;
 
+#[cfg(test)]
+mod tests;
+
+pub use self::error::{PolicyError, PolicyWarning};
 #[allow(unused_imports)]
 pub(crate) use self::matcher::LabelMatcher;
 #[allow(unused_imports)]
 pub(crate) use self::model::{Component, ComponentKind, Policy, RateLimiter, Selector, Signal};
+#[allow(unused_imports)]
+pub(crate) use self::number::parse_number;
+
+/// A policy, and what its author may want to know.
+#[derive(Clone, Debug)]
+pub(crate) struct Loaded {
+    pub(crate) policy: Policy,
+    pub(crate) warnings: Vec<PolicyWarning>,
+}
+
+/// Reads and checks a policy.
+///
+/// `source` is the file's path or any other name for the text; errors begin with it, and a bare
+/// policy is named after its stem.
+#[allow(dead_code)]
+pub(crate) fn load(source: &str, text: &str) -> Result<Loaded, PolicyError> {
+    document::load(source, text)
+}

@@ -67,3 +67,13 @@ pub(crate) struct RateLimiter {
     /// `num_sync` when lazy sync is enabled.
     pub(crate) lazy_sync: Option<u32>,
 }
+
+impl RateLimiter {
+    /// Every flow is let through without looking at a bucket: an invalid capacity or fill, a
+    /// pass-through that is on, or all of them zero, which the Agent takes for "not set yet".
+    pub(crate) fn passes_through(&self) -> bool {
+        let on = !self.pass_through.is_nan() && self.pass_through != 0.0;
+        let unset = self.bucket_capacity == 0.0 && self.fill_amount == 0.0;
+        on || unset || self.bucket_capacity.is_nan() || self.fill_amount.is_nan()
+    }
+}

@@ -37,6 +37,7 @@ pub(super) struct Failure {
     pub(super) unavailable: bool,
     /// The Agent itself said so.
     pub(super) from_agent: bool,
+    #[cfg(feature = "telemetry")]
     code: Code,
     message: String,
 }
@@ -67,6 +68,7 @@ impl Failure {
             kind,
             unavailable,
             from_agent,
+            #[cfg(feature = "telemetry")]
             code: status.code(),
             message,
         }
@@ -77,6 +79,7 @@ impl Failure {
             kind: FlowErrorKind::Timeout,
             unavailable: false,
             from_agent: false,
+            #[cfg(feature = "telemetry")]
             code: Code::DeadlineExceeded,
             message: format!("no answer within {timeout:?}"),
         }
@@ -113,7 +116,7 @@ fn is_expiry(cause: &(dyn Error + 'static)) -> bool {
 }
 
 /// The outer errors only say that there was an error.
-fn innermost(mut error: &(dyn Error + 'static)) -> String {
+pub(super) fn innermost(mut error: &(dyn Error + 'static)) -> String {
     while let Some(inner) = error.source() {
         error = inner;
     }

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use super::Remote;
 use super::call::{CHECK, Failure};
-use super::flow::{RemoteFlow, Stamps};
+use super::flow::RemoteFlow;
 use super::live::Live;
+use super::stamps::Stamps;
 use crate::flow::{FlowError, FlowErrorKind, FlowParams};
 use crate::pb::check::{CacheLookupRequest, CheckRequest};
 

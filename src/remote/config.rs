@@ -14,7 +14,9 @@ pub(crate) struct RemoteConfig {
     pub(crate) check_timeout: Option<Duration>,
     /// Bounds ends, exports and cache calls; `None` is no limit for cache calls.
     pub(crate) end_timeout: Option<Duration>,
+    #[cfg(feature = "gzip")]
     pub(crate) gzip: bool,
+    #[cfg(feature = "telemetry")]
     pub(crate) telemetry: bool,
 }
 

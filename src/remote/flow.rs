@@ -1,10 +1,11 @@
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use super::Remote;
 use super::flow_end::{EndCall, EndJob, refs};
 use super::live::Live;
+use super::stamps::Stamps;
 use crate::flow::{Denial, EndError, EndResponse, FlowOutcome, FlowStatus, RejectReason};
 use crate::pb::check::check_response::{DecisionType, RejectReason as Reason};
 use crate::pb::check::{CheckResponse, InflightRequestRef};
@@ -23,15 +24,6 @@ struct Answered {
     control_point: String,
     response: CheckResponse,
     stamps: Stamps,
-}
-
-/// Unix times in nanoseconds. Only the first is read from the wall clock: later ones never run
-/// backwards, whatever happens to it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Stamps {
-    flow_start: u64,
-    workload_start: u64,
-    clock: Instant,
 }
 
 // === impl RemoteFlow ===
@@ -161,8 +153,8 @@ impl Answered {
         } = *self;
         if live.shared.config.telemetry {
             let span = SpanRecord {
-                flow_start: stamps.flow_start,
-                workload_start: stamps.workload_start,
+                flow_start: stamps.flow_start(),
+                workload_start: stamps.workload_start(),
                 flow_end: stamps.now(),
                 outcome,
                 response,
@@ -175,7 +167,9 @@ impl Answered {
     }
 
     #[cfg(not(feature = "telemetry"))]
-    fn record(self: Box<Self>, _: FlowOutcome) {}
+    fn record(self: Box<Self>, _: FlowOutcome) {
+        let Stamps = self.stamps;
+    }
 }
 
 /// Another runtime's side when the flow's own is gone.
@@ -203,32 +197,6 @@ fn submit(live: &Arc<Live>, job: EndJob) -> Result<(), EndError> {
     };
     live.shared.counters.ends_dropped.add(1);
     Err(refused)
-}
-
-// === impl Stamps ===
-
-impl Stamps {
-    pub(super) fn start() -> Self {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or(Duration::ZERO);
-        let flow_start = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-        Self {
-            flow_start,
-            workload_start: flow_start,
-            clock: Instant::now(),
-        }
-    }
-
-    pub(super) fn answered(mut self) -> Self {
-        self.workload_start = self.now();
-        self
-    }
-
-    fn now(&self) -> u64 {
-        let since = u64::try_from(self.clock.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.flow_start.saturating_add(since)
-    }
 }
 
 fn denial(response: &CheckResponse) -> Option<Denial> {
@@ -287,12 +255,5 @@ mod tests {
         let denial = denial(&response).expect("rejected");
         assert_eq!(denial, Denial::new(RejectReason::Unknown));
         assert!(super::denial(&CheckResponse::default()).is_none());
-    }
-
-    #[test]
-    fn stamps_run_forward() {
-        let stamps = Stamps::start().answered();
-        assert!(stamps.flow_start <= stamps.workload_start);
-        assert!(stamps.workload_start <= stamps.now());
     }
 }

@@ -94,12 +94,11 @@ pub(super) fn take_batch(queue: &mut VecDeque<EndJob>, live: &Arc<Live>) -> Opti
     while at < queue.len().min(LOOK_AHEAD) && refs < MAX_REFS {
         let fits = queue[at].control_point == jobs[0].control_point
             && refs + queue[at].refs.len() <= MAX_REFS;
-        match queue.remove(at).filter(|_| fits) {
-            Some(job) => {
-                refs += job.refs.len();
-                jobs.push(job);
-            }
-            None => at += 1,
+        if fits && let Some(job) = queue.remove(at) {
+            refs += job.refs.len();
+            jobs.push(job);
+        } else {
+            at += 1;
         }
     }
     Some(Batch {
@@ -138,6 +137,12 @@ impl Batch {
                 }
             }
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn size(&self) -> (&str, usize) {
+        let refs = self.jobs.iter().map(|job| job.refs.len()).sum();
+        (&self.jobs[0].control_point, refs)
     }
 
     async fn try_once(&self, timeout: Duration) -> Result<FlowEndResponse, Failure> {

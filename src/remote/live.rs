@@ -104,7 +104,7 @@ impl Live {
             return Err((job, EndError::QueueFull));
         }
         queue.ends.push_back(job);
-        queue.wake();
+        Queue::wake(queue);
         Ok(())
     }
 
@@ -118,7 +118,7 @@ impl Live {
             return;
         }
         if queue.spans.wants_worker() || queue.phase == Phase::Draining {
-            queue.wake();
+            Queue::wake(queue);
         }
     }
 
@@ -160,7 +160,7 @@ impl Live {
         if queue.phase == Phase::Open {
             queue.phase = Phase::Draining;
         }
-        queue.wake();
+        Queue::wake(queue);
     }
 
     /// Asks the worker to end at once.
@@ -169,7 +169,7 @@ impl Live {
         if queue.phase != Phase::Closed {
             queue.phase = Phase::GivenUp;
         }
-        queue.wake();
+        Queue::wake(queue);
     }
 
     #[cfg(feature = "telemetry")]
@@ -209,8 +209,11 @@ impl Live {
 // === impl Queue ===
 
 impl Queue {
-    pub(super) fn wake(&mut self) {
-        if let Some(waker) = self.waker.take() {
+    /// Wakes the worker if it sleeps, without the lock: waking runs the scheduler's code.
+    fn wake(mut queue: MutexGuard<'_, Self>) {
+        let waker = queue.waker.take();
+        drop(queue);
+        if let Some(waker) = waker {
             waker.wake();
         }
     }
@@ -232,7 +235,81 @@ impl Drop for HandedOver {
         let mut queue = self.0.queue();
         queue.handed_over -= 1;
         if queue.phase != Phase::Open {
-            queue.wake();
+            Queue::wake(queue);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Remote, RemoteConfig, Target};
+    use super::*;
+    use crate::pb::check::InflightRequestRef;
+
+    /// A side without a worker, which nothing ever leaves.
+    fn stalled(remote: &Remote) -> Live {
+        let channel = tonic::transport::Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
+        Live::new(
+            Arc::clone(remote.shared()),
+            Handle::current(),
+            Box::from([channel]),
+        )
+    }
+
+    fn remote() -> Remote {
+        let channel = tonic::transport::Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
+        Remote::new(RemoteConfig {
+            target: Target::Ready(channel),
+            api_key: None,
+            check_timeout: None,
+            end_timeout: None,
+            #[cfg(feature = "gzip")]
+            gzip: false,
+            #[cfg(feature = "telemetry")]
+            telemetry: true,
+        })
+    }
+
+    fn job(control_point: &str, refs: usize) -> EndJob {
+        let refs = vec![InflightRequestRef::default(); refs];
+        EndJob::new(control_point.to_owned(), refs)
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_of_ends_turns_the_next_one_away() {
+        let remote = remote();
+        let live = stalled(&remote);
+        for _ in 0..MAX_ENDS {
+            assert!(live.push_end(job("a", 1)).is_ok());
+        }
+        let refused = live.push_end(job("a", 1)).err().map(|(_, error)| error);
+        assert_eq!(refused, Some(EndError::QueueFull));
+        live.close();
+        let mut stats = crate::ClientStats::default();
+        remote.add_stats(&mut stats);
+        assert_eq!(
+            stats.ends_dropped, MAX_ENDS as u64,
+            "what waited is counted"
+        );
+        let refused = live.push_end(job("a", 1)).err().map(|(_, error)| error);
+        assert_eq!(refused, Some(EndError::ShutDown));
+    }
+
+    #[tokio::test]
+    async fn a_batch_holds_one_control_point_and_loses_nothing() {
+        let remote = remote();
+        let live = Arc::new(stalled(&remote));
+        let mut queue: VecDeque<EndJob> = VecDeque::new();
+        for at in 0..200 {
+            queue.push_back(job(if at % 2 == 0 { "a" } else { "b" }, 2));
+        }
+        queue.push_back(job("b", 1000));
+        let mut sizes = Vec::new();
+        while let Some(batch) = crate::remote::flow_end::take_batch(&mut queue, &live) {
+            let (control_point, refs) = batch.size();
+            sizes.push((control_point.to_owned(), refs));
+        }
+        let expected = [("a", 200), ("b", 200), ("b", 1000)];
+        assert_eq!(sizes, expected.map(|(name, refs)| (name.to_owned(), refs)));
     }
 }

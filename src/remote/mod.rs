@@ -15,6 +15,7 @@ mod flow;
 mod flow_end;
 mod health;
 mod live;
+mod stamps;
 mod worker;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -231,9 +232,9 @@ impl Shared {
             return Ok(Arc::clone(live));
         }
         let channels = match &self.config.target {
-            Target::Connect(connect) => connect
-                .channels(&self.health)
-                .map_err(|error| FlowError::new(FlowErrorKind::Unavailable, error.to_string()))?,
+            Target::Connect(connect) => connect.channels(&self.health).map_err(|error| {
+                FlowError::new(FlowErrorKind::Unavailable, call::innermost(&*error))
+            })?,
             Target::Ready(channel) => Box::from([channel.clone()]),
         };
         let live = Arc::new(Live::new(Arc::clone(self), runtime, channels));

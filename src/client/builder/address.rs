@@ -1,0 +1,55 @@
+use http::Uri;
+use http::uri::{Authority, Scheme};
+
+use super::error::{BuildError, Problem};
+
+/// The URI to connect to, and whether it takes TLS.
+pub(super) fn parse(address: &str, insecure: Option<bool>) -> Result<(Uri, bool), BuildError> {
+    let bad = |why| BuildError(Problem::Address(address.to_owned(), why));
+    if address.is_empty() {
+        return Err(BuildError(Problem::NoAddress));
+    }
+    if address.contains('@') {
+        // What stands before it may be a password.
+        return Err(BuildError(Problem::UserInfo));
+    }
+    let (scheme, rest) = match address.split_once("://") {
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (Some(false), rest),
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (Some(true), rest),
+        Some(_) => return Err(bad("only http:// and https:// are known")),
+        None => (None, address),
+    };
+    let secure = match (scheme, insecure) {
+        (Some(true), Some(true)) => return Err(bad("https:// contradicts insecure(true)")),
+        (Some(false), Some(false)) => return Err(bad("http:// contradicts insecure(false)")),
+        (Some(secure), _) => secure,
+        (None, insecure) => !insecure.unwrap_or(false),
+    };
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    let authority: Authority = rest
+        .parse()
+        .map_err(|_| bad("expected `host:port`, an IPv6 host in brackets"))?;
+    if authority.host().is_empty() {
+        return Err(bad("the host is missing"));
+    }
+    let after_host = rest.get(authority.host().len()..).unwrap_or("");
+    let authority = match (authority.port_u16(), after_host) {
+        (Some(0), _) => return Err(bad("the port must be between 1 and 65535")),
+        (Some(_), _) => authority,
+        (None, "") if scheme.is_some() => {
+            let port = if secure { 443 } else { 80 };
+            format!("{authority}:{port}")
+                .parse()
+                .map_err(|_| bad("the host cannot be read"))?
+        }
+        (None, "") => return Err(bad("the port is missing")),
+        (None, _) => return Err(bad("the port must be between 1 and 65535")),
+    };
+    let uri = Uri::builder()
+        .scheme(if secure { Scheme::HTTPS } else { Scheme::HTTP })
+        .authority(authority)
+        .path_and_query("/")
+        .build()
+        .map_err(|_| bad("the host cannot be read"))?;
+    Ok((uri, secure))
+}

@@ -1,0 +1,200 @@
+use super::*;
+
+fn refusal(builder: ApertureClientBuilder) -> String {
+    builder.build().expect_err("refused").to_string()
+}
+
+fn at(address: &str) -> ApertureClientBuilder {
+    ApertureClientBuilder::new().address(address)
+}
+
+#[test]
+fn addresses_are_host_and_port_with_or_without_a_scheme() {
+    for (address, insecure, uri, secure) in [
+        ("agent:8089", Some(true), "http://agent:8089/", false),
+        ("agent:8089", None, "https://agent:8089/", true),
+        ("agent:8089", Some(false), "https://agent:8089/", true),
+        ("[::1]:8089", Some(true), "http://[::1]:8089/", false),
+        ("10.0.0.1:443", None, "https://10.0.0.1:443/", true),
+        ("http://agent:8089", None, "http://agent:8089/", false),
+        (
+            "HTTP://agent:8089/",
+            Some(true),
+            "http://agent:8089/",
+            false,
+        ),
+        ("http://agent", None, "http://agent:80/", false),
+        ("https://agent", None, "https://agent:443/", true),
+        ("https://[::1]", Some(false), "https://[::1]:443/", true),
+    ] {
+        let (parsed, tls) = parse(address, insecure).expect(address);
+        assert_eq!(
+            (parsed.to_string().as_str(), tls),
+            (uri, secure),
+            "{address}"
+        );
+    }
+}
+
+#[test]
+fn an_address_that_makes_no_sense_is_named() {
+    for address in [
+        "agent",
+        "agent:",
+        "agent:0",
+        "agent:99999",
+        "agent:port",
+        ":8089",
+        "::1",
+        "[::1]",
+        "[::1",
+        "http://",
+        "http://agent:8089/path",
+        "agent:8089?x",
+        "ftp://agent:21",
+        "unix:///run/agent",
+        "two words:1",
+        "a\nb:1",
+    ] {
+        let refused = refusal(at(address).insecure(true));
+        assert!(refused.contains(address), "{address}: {refused}");
+    }
+}
+
+#[test]
+fn no_address_is_an_error() {
+    let missing = "the agent address is missing";
+    assert_eq!(refusal(ApertureClientBuilder::new()), missing);
+    assert_eq!(refusal(at("")), missing);
+    assert_eq!(refusal(at("  ")), missing);
+}
+
+#[test]
+fn scheme_and_insecure_must_agree() {
+    assert!(refusal(at("http://agent:1").insecure(false)).contains("http://agent:1"));
+    assert!(refusal(at("https://agent:1").insecure(true)).contains("https://agent:1"));
+}
+
+#[test]
+fn a_password_in_the_address_is_refused_and_not_shown() {
+    let refused = refusal(at("http://user:sesame@agent:1"));
+    assert!(!refused.contains("sesame"), "{refused}");
+}
+
+#[test]
+fn a_key_that_cannot_be_sent_is_refused_and_not_shown() {
+    for key in ["sesame\n", "ses\u{e4}me", "sesame\0", "sesame\t"] {
+        let error = at("agent:1")
+            .insecure(true)
+            .api_key(key)
+            .build()
+            .expect_err("refused");
+        assert!(error.to_string().contains("API key"));
+        assert!(!format!("{error}{error:?}").contains("ses"));
+    }
+    assert!(at("agent:1").insecure(true).api_key("").build().is_ok());
+}
+
+#[test]
+fn a_key_that_can_be_sent_is_marked_sensitive() {
+    let key = metadata(b"sesame").expect("good").expect("there");
+    assert!(key.is_sensitive());
+    assert!(metadata(b"").expect("good").is_none());
+}
+
+#[test]
+fn debug_shows_neither_key_nor_identity() {
+    let builder = at("agent:1")
+        .api_key("sesame")
+        .client_identity("certificate", "private");
+    let shown = format!("{builder:?}");
+    assert!(shown.contains("agent:1"));
+    for secret in ["sesame", "private", "certificate"] {
+        assert!(!shown.contains(secret), "{shown}");
+    }
+}
+
+#[test]
+fn numbers_out_of_range_are_named() {
+    let base = || at("agent:1").insecure(true);
+    assert!(refusal(base().connections(0)).contains("connections 0"));
+    assert!(refusal(base().connections(65)).contains("connections 65"));
+    assert!(refusal(base().connect_timeout(Duration::ZERO)).contains("connect timeout"));
+    let second = Duration::from_secs(1);
+    assert!(refusal(base().keep_alive(Duration::ZERO, second)).contains("interval"));
+    assert!(refusal(base().keep_alive(second, Duration::ZERO)).contains("keep-alive timeout"));
+}
+
+#[test]
+fn tls_settings_without_tls_are_refused() {
+    let refused = refusal(at("agent:1").insecure(true).server_name("agent"));
+    assert!(refused.contains("without TLS"), "{refused}");
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn certificates_and_keys_that_cannot_be_read_are_named_by_kind() {
+    assert!(refusal(at("agent:1").ca_certificate("no pem")).contains("CA certificate"));
+    let refused = refusal(at("agent:1").client_identity("no pem", "no key"));
+    assert!(refused.contains("client identity"), "{refused}");
+    let refused = refusal(at("agent:1").server_name("not a name"));
+    assert!(refused.contains("server name"), "{refused}");
+    assert!(at("agent:1").build().is_ok());
+}
+
+#[cfg(not(feature = "tls"))]
+#[test]
+fn a_secure_address_asks_for_the_feature() {
+    let refused = refusal(at("agent:1"));
+    assert!(
+        refused.contains("`tls`") && refused.contains("agent:1"),
+        "{refused}"
+    );
+}
+
+fn from(vars: &[(&str, &str)]) -> Result<ApertureClientBuilder, BuildError> {
+    ApertureClientBuilder::from_vars(|name| {
+        let found = vars.iter().find(|(known, _)| *known == name);
+        Ok(found.map(|(_, value)| (*value).to_owned()))
+    })
+}
+
+#[test]
+fn the_environment_gives_address_key_and_transport() {
+    let builder = from(&[
+        ("APERTURE_AGENT_ADDRESS", " agent:1\n"),
+        ("APERTURE_API_KEY", "sesame\n"),
+        ("APERTURE_AGENT_INSECURE", "true"),
+    ])
+    .expect("good");
+    assert_eq!(builder.address.as_deref(), Some("agent:1"));
+    assert_eq!(builder.api_key.as_deref(), Some(&b"sesame"[..]));
+    assert_eq!(builder.insecure, Some(true));
+    for (text, insecure) in [("1", true), ("0", false), ("false", false)] {
+        let vars = [
+            ("APERTURE_AGENT_ADDRESS", "agent:1"),
+            ("APERTURE_AGENT_INSECURE", text),
+        ];
+        assert_eq!(from(&vars).expect("good").insecure, Some(insecure));
+    }
+    let builder = from(&[
+        ("APERTURE_AGENT_ADDRESS", "agent:1"),
+        ("APERTURE_API_KEY", ""),
+    ]);
+    assert_eq!(builder.expect("good").api_key, None);
+}
+
+#[test]
+fn an_environment_that_makes_no_sense_is_named() {
+    let missing = from(&[]).expect_err("no address").to_string();
+    assert!(missing.contains("APERTURE_AGENT_ADDRESS"), "{missing}");
+    let vars = [
+        ("APERTURE_AGENT_ADDRESS", "agent:1"),
+        ("APERTURE_AGENT_INSECURE", "yes"),
+    ];
+    let wrong = from(&vars).expect_err("neither true nor false").to_string();
+    assert!(
+        wrong.contains("APERTURE_AGENT_INSECURE") && wrong.contains("yes"),
+        "{wrong}"
+    );
+}

@@ -1,0 +1,296 @@
+//! `rate_limiter`: a token bucket a key.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use super::bucket::{Bucket, Patience, Shape};
+use super::lazy_sync::Lazy;
+use super::{DEADLINE_MARGIN, Decided};
+use crate::engine::clock::{Nanos, nanos};
+use crate::engine::report::{LimiterDetails, LimiterReason, TokensInfo};
+use crate::engine::stages::Flow;
+use crate::engine::store::{Kept, Limits, Store};
+use crate::policy;
+
+/// One rate limiter of a policy.
+#[derive(Debug)]
+pub(crate) struct RateLimiter {
+    label_key: Option<Arc<str>>,
+    tokens_key: Option<Arc<str>>,
+    denied_code: i32,
+    buckets: Buckets,
+}
+
+#[derive(Debug)]
+enum Buckets {
+    /// Everything passes.
+    Open,
+    Plain(Shape, Store<Plain>),
+    Lazy(Shape, Nanos, Store<Lazy>),
+}
+
+/// What a take from a key's bucket came to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Answer {
+    pub(super) ok: bool,
+    pub(super) wait: Nanos,
+    pub(super) remaining: f64,
+    pub(super) current: f64,
+}
+
+impl Answer {
+    /// No, without having looked.
+    pub(super) const UNSEEN: Self = Self {
+        ok: false,
+        wait: 0,
+        remaining: 0.0,
+        current: 0.0,
+    };
+}
+
+/// Where a flow's tokens come from.
+enum Key<'a> {
+    Bucket(&'a str),
+    Missing,
+}
+
+impl RateLimiter {
+    pub(crate) fn new(spec: &policy::RateLimiter, limits: Limits) -> Self {
+        let shape = Shape {
+            capacity: spec.bucket_capacity,
+            fill: spec.fill_amount,
+            // The loader refuses zero; a division by it must not depend on that.
+            interval: nanos(spec.interval).max(1),
+            continuous: spec.continuous_fill,
+            delayed: spec.delay_initial_fill,
+        };
+        // An Agent forgets nothing for idling where the time is zero.
+        let max_idle = match nanos(spec.max_idle_time) {
+            0 => Nanos::MAX,
+            time => time,
+        };
+        let limits = Limits { max_idle, ..limits };
+        let limits = match spec.limit_by_label_key {
+            Some(_) => limits,
+            None => Limits { keys: 1, ..limits },
+        };
+        let buckets = match spec.lazy_sync {
+            _ if passes_all(spec) => Buckets::Open,
+            Some(syncs) => {
+                let period = shape.interval / i64::from(syncs.max(1));
+                Buckets::Lazy(shape, period, Store::new(limits))
+            }
+            None => Buckets::Plain(shape, Store::new(limits)),
+        };
+        Self {
+            label_key: spec.limit_by_label_key.clone(),
+            tokens_key: spec.tokens_label_key.clone(),
+            denied_code: spec.denied_response_status_code,
+            buckets,
+        }
+    }
+
+    pub(super) fn denied_code(&self) -> i32 {
+        self.denied_code
+    }
+
+    pub(super) fn decide(&self, flow: &Flow<'_, '_>, now: Nanos) -> Decided {
+        let tokens = self.tokens(flow);
+        let Key::Bucket(key) = self.key(flow) else {
+            return untouched(tokens);
+        };
+        let Some(answer) = self.take(key, now, tokens, flow.time_left) else {
+            return untouched(tokens);
+        };
+        Decided {
+            dropped: !answer.ok,
+            reason: LimiterReason::Unspecified,
+            wait: answer.wait,
+            remaining: answer.remaining,
+            current: answer.current,
+            consumed: if answer.ok { tokens } else { 0.0 },
+        }
+    }
+
+    /// Goes the way of any take, so a remembered rejection swallows it.
+    pub(super) fn revert(&self, flow: &Flow<'_, '_>, consumed: f64, now: Nanos) {
+        if let Key::Bucket(key) = self.key(flow)
+            && consumed > 0.0
+        {
+            self.take(key, now, -consumed, None);
+        }
+    }
+
+    pub(super) fn report(&self, flow: &Flow<'_, '_>, decided: &Decided) -> LimiterDetails {
+        let label = match (decided.reason, &self.label_key, self.key(flow)) {
+            (LimiterReason::KeyNotFound, ..) | (_, _, Key::Missing) => Cow::Borrowed(""),
+            (_, None, _) => Cow::Borrowed("default"),
+            (_, Some(label), Key::Bucket(value)) => Cow::Owned(format!("{label}:{value}")),
+        };
+        LimiterDetails::RateLimiter {
+            label,
+            tokens: TokensInfo {
+                remaining: decided.remaining,
+                current: decided.current,
+                consumed: decided.consumed,
+            },
+        }
+    }
+
+    pub(super) fn keys(&self) -> usize {
+        match &self.buckets {
+            Buckets::Open => 0,
+            Buckets::Plain(_, store) => store.len(),
+            Buckets::Lazy(_, _, store) => store.len(),
+        }
+    }
+
+    pub(super) fn evicted(&self) -> u64 {
+        match &self.buckets {
+            Buckets::Open => 0,
+            Buckets::Plain(_, store) => store.evicted(),
+            Buckets::Lazy(_, _, store) => store.evicted(),
+        }
+    }
+
+    /// A number that is none, or not finite, counts as not given: NaN would corrupt the bucket.
+    fn tokens(&self, flow: &Flow<'_, '_>) -> f64 {
+        self.tokens_key
+            .as_deref()
+            .and_then(|key| flow.labels.get(key))
+            .and_then(policy::parse_number)
+            .filter(|tokens| tokens.is_finite())
+            .unwrap_or(1.0)
+    }
+
+    /// All keys of a limiter come from one label, so its value is enough to tell them apart.
+    fn key<'a>(&self, flow: &Flow<'a, '_>) -> Key<'a> {
+        match &self.label_key {
+            None => Key::Bucket(""),
+            Some(label) => flow.labels.get(label).map_or(Key::Missing, Key::Bucket),
+        }
+    }
+
+    fn take(&self, key: &str, now: Nanos, want: f64, left: Option<Nanos>) -> Option<Answer> {
+        match &self.buckets {
+            Buckets::Open => None,
+            Buckets::Plain(shape, store) => {
+                let max_idle = store.max_idle();
+                let act = |state: &mut Plain| state.take(shape, max_idle, now, want, left);
+                Some(store.update(key, now, act))
+            }
+            Buckets::Lazy(shape, period, store) => {
+                let max_idle = store.max_idle();
+                let act = |state: &mut Lazy| state.take(shape, *period, max_idle, now, want, left);
+                Some(store.update(key, now, act))
+            }
+        }
+    }
+}
+
+/// Let through without a bucket: no key, or nothing to limit by.
+fn untouched(tokens: f64) -> Decided {
+    Decided {
+        dropped: false,
+        reason: LimiterReason::KeyNotFound,
+        wait: 0,
+        remaining: 0.0,
+        current: 0.0,
+        consumed: tokens,
+    }
+}
+
+/// Switched off, without valid numbers, or all zero: an Agent never hears of the latter.
+fn passes_all(spec: &policy::RateLimiter) -> bool {
+    let switched_off = !spec.pass_through.is_nan() && spec.pass_through != 0.0;
+    let invalid = spec.bucket_capacity.is_nan() || spec.fill_amount.is_nan();
+    let all_zero = spec.bucket_capacity == 0.0 && spec.fill_amount == 0.0;
+    switched_off || invalid || all_zero
+}
+
+/// The state of a key without lazy sync.
+#[derive(Debug)]
+struct Plain {
+    bucket: Bucket,
+    used: Nanos,
+    rejected: Remembered,
+}
+
+/// The last rejection of a key, good until the tokens are there.
+#[derive(Debug)]
+struct Remembered {
+    available_at: Nanos,
+    want: f64,
+    remaining: f64,
+}
+
+impl Kept for Plain {
+    fn new() -> Self {
+        Self {
+            bucket: Bucket::NONE,
+            used: Nanos::MIN,
+            rejected: Remembered {
+                available_at: Nanos::MIN,
+                want: f64::NEG_INFINITY,
+                remaining: 0.0,
+            },
+        }
+    }
+
+    fn used(&self) -> Nanos {
+        self.used
+    }
+
+    /// A remembered rejection outlives its bucket, on an Agent too.
+    fn forget_at(&self, max_idle: Nanos) -> Nanos {
+        self.used
+            .saturating_add(max_idle)
+            .max(self.rejected.available_at)
+    }
+}
+
+impl Plain {
+    fn take(
+        &mut self,
+        shape: &Shape,
+        max_idle: Nanos,
+        now: Nanos,
+        want: f64,
+        left: Option<Nanos>,
+    ) -> Answer {
+        if self.rejected.want >= want && self.rejected.available_at > now {
+            return Answer {
+                ok: false,
+                wait: self.rejected.available_at - now,
+                remaining: self.rejected.remaining,
+                current: shape.capacity - self.rejected.remaining,
+            };
+        }
+        if left.is_some_and(|left| left <= DEADLINE_MARGIN) {
+            return Answer::UNSEEN;
+        }
+
+        // Threads read the clock before they get the lock, so a later one may come first.
+        let at = now.max(self.used);
+        if at.saturating_sub(self.used) >= max_idle {
+            self.bucket = shape.full(at);
+        }
+        self.used = at;
+        let taken = shape.take(&mut self.bucket, at, want, Patience::Never);
+        let mut wait = 0;
+        if !taken.ok {
+            self.rejected = Remembered {
+                available_at: taken.available_at,
+                want,
+                remaining: taken.remaining,
+            };
+            wait = taken.available_at.saturating_sub(now).max(0);
+        }
+        Answer {
+            ok: taken.ok,
+            wait,
+            remaining: taken.remaining,
+            current: shape.capacity - taken.remaining,
+        }
+    }
+}

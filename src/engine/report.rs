@@ -1,0 +1,255 @@
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::clock::duration;
+use super::index::Placed;
+use super::limiters::Decided;
+use super::stages::{Denied, Flow, Observer};
+use crate::flow::{FlowParams, RejectReason};
+
+/// A question to an [`Engine`](super::Engine) that wants the whole answer, as an Agent's `Check`
+/// gives it.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_aperture::engine::{CheckInput, Engine};
+/// use tower_aperture::FlowParams;
+///
+/// let engine = Engine::builder().build()?;
+/// let params = FlowParams::new().label("user_id", "42");
+/// let input = CheckInput::new("checkout", &params)
+///     .services(&["shop.example"])
+///     .deadline(Some(Duration::from_millis(200)));
+/// let report = engine.check(&input);
+/// assert!(report.accepted());
+/// assert_eq!(report.flow_label_keys, ["user_id"]);
+/// # Ok::<(), tower_aperture::PolicyError>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct CheckInput<'a, 'l> {
+    pub(super) control_point: &'a str,
+    pub(super) services: &'a [&'a str],
+    pub(super) params: &'a FlowParams<'l>,
+    pub(super) deadline: Option<Duration>,
+    pub(super) expect_end: bool,
+}
+
+impl<'a, 'l> CheckInput<'a, 'l> {
+    /// A flow at a control point, without services; its deadline is its
+    /// [`check_timeout`](FlowParams::check_timeout), unless that is zero.
+    #[must_use]
+    pub fn new(control_point: &'a str, params: &'a FlowParams<'l>) -> Self {
+        Self {
+            control_point,
+            services: &[],
+            params,
+            deadline: params.check_timeout.filter(|timeout| !timeout.is_zero()),
+            expect_end: false,
+        }
+    }
+
+    /// The services that the flow belongs to; selectors may ask for one of them.
+    #[must_use]
+    pub const fn services(mut self, services: &'a [&'a str]) -> Self {
+        self.services = services;
+        self
+    }
+
+    /// The asker promises to tell the end of the flow.
+    #[must_use]
+    pub const fn expect_end(mut self, expect_end: bool) -> Self {
+        self.expect_end = expect_end;
+        self
+    }
+
+    /// How much time is left to decide; `None` is no limit, zero is none left.
+    ///
+    /// Ten milliseconds or less count as none: a limiter that would have to look at its state
+    /// then rejects.
+    #[must_use]
+    pub const fn deadline(mut self, left: Option<Duration>) -> Self {
+        self.deadline = left;
+        self
+    }
+}
+
+/// All that an [`Engine`](super::Engine) has to say about a flow: Aperture's `CheckResponse`.
+///
+/// See [`CheckInput`] for an example.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct CheckReport {
+    /// Why the flow was rejected; `None` when it may run.
+    pub reject_reason: Option<RejectReason>,
+    /// The status to answer a rejected flow with: the policy's own, or else the usual one of the
+    /// reason. 0 when the flow may run, or when no component rejected it.
+    ///
+    /// Whatever number the policy has is here, an HTTP status or not.
+    pub denied_response_status_code: i32,
+    /// How long a rejected flow should wait before it tries again, when that is known.
+    pub wait_time: Option<Duration>,
+    /// The control point asked about.
+    pub control_point: String,
+    /// The services asked about, in that order.
+    pub services: Vec<String>,
+    /// The keys of the flow's labels, ordered by bytes.
+    pub flow_label_keys: Vec<String>,
+    /// The flow's labels as telemetry shows them, with the kind of the control point:
+    /// `aperture.control_point_type` is `feature`.
+    pub telemetry_flow_labels: BTreeMap<String, String>,
+    /// As the question had it.
+    pub expect_end: bool,
+    /// What each component decided that was asked, in no promised order.
+    pub limiter_decisions: Vec<LimiterDecision>,
+}
+
+impl CheckReport {
+    /// Whether the flow may run.
+    #[must_use]
+    pub const fn accepted(&self) -> bool {
+        self.reject_reason.is_none()
+    }
+}
+
+/// What one component decided about a flow.
+///
+/// ```
+/// use tower_aperture::engine::{CheckInput, Engine, LimiterDetails};
+/// use tower_aperture::FlowParams;
+///
+/// let engine = Engine::builder()
+///     .policy_text("per-user", "
+/// circuit:
+///   components:
+///   - flow_control:
+///       rate_limiter:
+///         selectors: [{control_point: checkout, agent_group: default}]
+///         in_ports:
+///           bucket_capacity: {constant_signal: {value: 5}}
+///           fill_amount: {constant_signal: {value: 1}}
+///         parameters: {interval: 1s, limit_by_label_key: user_id}
+/// ")
+///     .build()?;
+/// let params = FlowParams::new().label("user_id", "42");
+/// let report = engine.check(&CheckInput::new("checkout", &params));
+/// let decision = &report.limiter_decisions[0];
+/// assert_eq!((&*decision.policy_name, &*decision.component_id), ("per-user", "root.0"));
+/// let LimiterDetails::RateLimiter { label, tokens } = &decision.details else { unreachable!() };
+/// assert_eq!((&**label, tokens.remaining), ("user_id:42", 4.0));
+/// # Ok::<(), tower_aperture::PolicyError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct LimiterDecision {
+    /// The policy of the component.
+    pub policy_name: Arc<str>,
+    /// Changes with the policy's content; opaque otherwise.
+    pub policy_hash: Arc<str>,
+    /// Which component of the policy: `root.0` is the first one.
+    pub component_id: Arc<str>,
+    /// The component turned the flow away.
+    pub dropped: bool,
+    /// What the component has to add.
+    pub reason: LimiterReason,
+    /// The component's own status for flows it turns away; 0 when it has none.
+    pub denied_response_status_code: i32,
+    /// When it would let the flow in; zero when it does, or when it cannot tell.
+    pub wait_time: Duration,
+    /// What depends on the kind of component.
+    pub details: LimiterDetails,
+}
+
+/// What a component adds to its decision.
+///
+/// See [`LimiterDecision`] for an example.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LimiterReason {
+    /// Nothing.
+    #[default]
+    Unspecified,
+    /// The flow has no label to limit by, or the limiter lets everything pass: no state was
+    /// looked at.
+    KeyNotFound,
+}
+
+/// The part of a decision that depends on the kind of component.
+///
+/// See [`LimiterDecision`] for an example.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum LimiterDetails {
+    /// A rate limiter's bucket.
+    RateLimiter {
+        /// `<label key>:<label value>`, `default` for a limiter without key, empty where no
+        /// bucket was looked at.
+        label: Cow<'static, str>,
+        /// What is in the bucket.
+        tokens: TokensInfo,
+    },
+}
+
+/// Tokens of a bucket after a decision; zeros where no bucket was looked at.
+///
+/// See [`LimiterDecision`] for an example.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct TokensInfo {
+    /// Left to take.
+    pub remaining: f64,
+    /// Taken and not filled up again.
+    pub current: f64,
+    /// What this flow took: as many as it asked for, or none.
+    pub consumed: f64,
+}
+
+/// Collects what the components decide.
+pub(super) struct Collector<'a, 'f, 'l> {
+    pub(super) flow: &'a Flow<'f, 'l>,
+    pub(super) decisions: Vec<LimiterDecision>,
+}
+
+impl Observer for Collector<'_, '_, '_> {
+    fn decided(&mut self, by: &Placed, decided: &Decided) {
+        self.decisions.push(LimiterDecision {
+            policy_name: Arc::clone(&by.policy_name),
+            policy_hash: Arc::clone(&by.policy_hash),
+            component_id: Arc::clone(&by.component_id),
+            dropped: decided.dropped,
+            reason: decided.reason,
+            denied_response_status_code: by.limiter.denied_code(),
+            wait_time: duration(decided.wait),
+            details: by.limiter.report(self.flow, decided),
+        });
+    }
+}
+
+impl Collector<'_, '_, '_> {
+    pub(super) fn report(self, denied: Option<Denied>, expect_end: bool) -> CheckReport {
+        let Self { flow, decisions } = self;
+        let mut flow_label_keys: Vec<String> =
+            flow.labels.iter().map(|(key, _)| key.to_owned()).collect();
+        flow_label_keys.sort_unstable();
+        let telemetry_flow_labels = flow
+            .labels
+            .iter()
+            .chain([("aperture.control_point_type", "feature")])
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .collect();
+        CheckReport {
+            reject_reason: denied.map(|denied| denied.reason),
+            denied_response_status_code: denied.map_or(0, |denied| denied.code),
+            wait_time: denied
+                .map(|denied| duration(denied.wait))
+                .filter(|wait| !wait.is_zero()),
+            control_point: flow.control_point.to_owned(),
+            services: flow.services.iter().map(ToString::to_string).collect(),
+            flow_label_keys,
+            telemetry_flow_labels,
+            expect_end,
+            limiter_decisions: decisions,
+        }
+    }
+}

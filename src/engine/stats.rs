@@ -1,0 +1,77 @@
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+/// What an engine has counted since it was built; read it for your metrics.
+///
+/// ```
+/// use tower_aperture::engine::{CheckInput, Engine};
+/// use tower_aperture::FlowParams;
+///
+/// let engine = Engine::builder().build()?;
+/// engine.check(&CheckInput::new("checkout", &FlowParams::new()));
+/// let stats = engine.stats();
+/// assert_eq!((stats.accepted, stats.rejected, stats.keys), (1, 0, 0));
+/// # Ok::<(), tower_aperture::PolicyError>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EngineStats {
+    /// Flows that were let in.
+    pub accepted: u64,
+    /// Flows that were turned away.
+    pub rejected: u64,
+    /// Keys with state, over all components. An idle key counts until it is swept up.
+    pub keys: usize,
+    /// Keys that made room for others because a component held
+    /// [`max_keys`](super::EngineBuilder::max_keys): they start anew if they come back.
+    pub evicted: u64,
+}
+
+const STRIPES: usize = 16;
+
+/// Counts decisions without one line of memory that all threads fight for.
+#[derive(Debug, Default)]
+pub(crate) struct Tally([Stripe; STRIPES]);
+
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Stripe {
+    accepted: AtomicU64,
+    rejected: AtomicU64,
+}
+
+thread_local! {
+    static STRIPE: Cell<usize> = const { Cell::new(usize::MAX) };
+}
+
+fn stripe() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let mut own = STRIPE.get();
+    if own == usize::MAX {
+        own = NEXT.fetch_add(1, Ordering::Relaxed) % STRIPES;
+        STRIPE.set(own);
+    }
+    own % STRIPES
+}
+
+impl Tally {
+    pub(crate) fn count(&self, accepted: bool) {
+        let stripe = &self.0[stripe()];
+        let counter = if accepted {
+            &stripe.accepted
+        } else {
+            &stripe.rejected
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Accepted and rejected.
+    pub(crate) fn sums(&self) -> (u64, u64) {
+        self.0.iter().fold((0, 0), |(accepted, rejected), stripe| {
+            (
+                accepted + stripe.accepted.load(Ordering::Relaxed),
+                rejected + stripe.rejected.load(Ordering::Relaxed),
+            )
+        })
+    }
+}

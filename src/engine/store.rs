@@ -1,0 +1,356 @@
+//! State per key: sharded, bounded, and forgotten when idle.
+//!
+//! A component sees [`Store::update`] and nothing else of it, so that another store can stand in.
+
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+
+use ahash::RandomState;
+use hashbrown::HashTable;
+
+use super::clock::Nanos;
+
+/// Every so many uses of a shard somebody else's idle keys are looked for.
+const USES_A_TURN: u32 = 32;
+/// Places looked at then: two a use keep up with any flood.
+const PLACES_A_TURN: usize = 64;
+/// Keys compared to find one that makes room.
+const SAMPLE: usize = 8;
+/// A bound below this many keys a shard would be reached by chance.
+const LEAST_KEYS_A_SHARD: usize = 1024;
+/// Tables below this size are not worth shrinking.
+const LEAST_PLACES: usize = 64;
+
+/// How much a store may hold, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) keys: usize,
+    pub(crate) shards: usize,
+    pub(crate) max_idle: Nanos,
+}
+
+/// What is kept of a key.
+pub(crate) trait Kept {
+    /// A key that was never used; costs nothing to forget.
+    fn new() -> Self;
+
+    /// The last use; `Nanos::MIN` when there was none.
+    fn used(&self) -> Nanos;
+
+    /// From then on nobody can tell whether it was forgotten.
+    fn forget_at(&self, max_idle: Nanos) -> Nanos;
+}
+
+/// The states of one component.
+pub(crate) struct Store<S> {
+    shards: Box<[Padded<S>]>,
+    hasher: RandomState,
+    keys_a_shard: usize,
+    max_idle: Nanos,
+}
+
+/// Two lines, because processors fetch them in pairs.
+#[repr(align(128))]
+struct Padded<S>(Mutex<Shard<S>>);
+
+struct Shard<S> {
+    table: HashTable<Entry<S>>,
+    /// Uses, to know whose turn it is.
+    uses: u32,
+    /// Where the search for idle keys goes on.
+    cursor: usize,
+    evicted: u64,
+}
+
+struct Entry<S> {
+    key: Box<str>,
+    state: S,
+}
+
+impl<S: Kept> Store<S> {
+    pub(crate) fn new(limits: Limits) -> Self {
+        let keys = limits.keys.max(1);
+        let shards = limits
+            .shards
+            .min(keys / LEAST_KEYS_A_SHARD)
+            .max(1)
+            .next_power_of_two();
+        Self {
+            shards: (0..shards)
+                .map(|_| Padded(Mutex::new(Shard::new())))
+                .collect(),
+            hasher: RandomState::new(),
+            keys_a_shard: keys / shards,
+            max_idle: limits.max_idle,
+        }
+    }
+
+    pub(crate) fn max_idle(&self) -> Nanos {
+        self.max_idle
+    }
+
+    /// Runs `act` on the state of a key, which is new when the key is not known.
+    pub(crate) fn update<R>(&self, key: &str, now: Nanos, act: impl FnOnce(&mut S) -> R) -> R {
+        let hash = self.hasher.hash_one(key);
+        // The table uses the lowest and the highest bits.
+        let own = (hash >> 32) as usize & (self.shards.len() - 1);
+        let mut shard = lock(&self.shards[own].0);
+        let answer = match shard.table.find_mut(hash, |entry| *entry.key == *key) {
+            Some(entry) => act(&mut entry.state),
+            None => {
+                let mut state = S::new();
+                let answer = act(&mut state);
+                let key = Box::from(key);
+                self.insert(&mut shard, hash, Entry { key, state }, now);
+                answer
+            }
+        };
+        shard.uses = shard.uses.wrapping_add(1);
+        let uses = shard.uses;
+        drop(shard);
+        if uses.is_multiple_of(USES_A_TURN) {
+            self.tidy(own.wrapping_add((uses / USES_A_TURN) as usize), now);
+        }
+        answer
+    }
+
+    #[cold]
+    fn insert(&self, shard: &mut Shard<S>, hash: u64, entry: Entry<S>, now: Nanos) {
+        if shard.table.len() >= self.keys_a_shard {
+            shard.make_room(self.max_idle, now);
+        }
+        shard
+            .table
+            .insert_unique(hash, entry, |entry| self.hasher.hash_one(&*entry.key));
+    }
+
+    /// Looks for idle keys in some shard, so that traffic on one key tidies them all.
+    #[cold]
+    fn tidy(&self, turn: usize, now: Nanos) {
+        let shard = &self.shards[turn & (self.shards.len() - 1)].0;
+        // Whoever holds it will have a turn too.
+        let mut shard = match shard.try_lock() {
+            Ok(shard) => shard,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
+        let around = shard.forget_idle(self.max_idle, now);
+        let (used, places) = (shard.table.len(), shard.table.num_buckets());
+        if around && places > LEAST_PLACES && used < places / 4 {
+            shard
+                .table
+                .shrink_to(used * 2, |entry| self.hasher.hash_one(&*entry.key));
+            shard.cursor = 0;
+        }
+    }
+
+    /// Keys with state, the forgotten ones that are not swept up yet included.
+    pub(crate) fn len(&self) -> usize {
+        self.shards
+            .iter()
+            .map(|shard| lock(&shard.0).table.len())
+            .sum()
+    }
+
+    /// Keys that made room for others.
+    pub(crate) fn evicted(&self) -> u64 {
+        self.shards.iter().map(|shard| lock(&shard.0).evicted).sum()
+    }
+}
+
+impl<S: Kept> Shard<S> {
+    fn new() -> Self {
+        Self {
+            table: HashTable::new(),
+            uses: 0,
+            cursor: 0,
+            evicted: 0,
+        }
+    }
+
+    /// Looks at the next places; true when that completed a round.
+    fn forget_idle(&mut self, max_idle: Nanos, now: Nanos) -> bool {
+        let places = self.table.num_buckets();
+        let from = self.cursor.min(places);
+        let to = (from + PLACES_A_TURN).min(places);
+        for place in from..to {
+            if let Ok(entry) = self.table.get_bucket_entry(place)
+                && entry.get().state.forget_at(max_idle) <= now
+            {
+                entry.remove();
+            }
+        }
+        self.cursor = if to == places { 0 } else { to };
+        to == places
+    }
+
+    /// Removes an idle key, or of a sample the one that was not used for longest.
+    fn make_room(&mut self, max_idle: Nanos, now: Nanos) {
+        let places = self.table.num_buckets();
+        let mut seen = 0;
+        let mut idlest: Option<(Nanos, usize)> = None;
+        for step in 0..places {
+            let place = (self.cursor + step) % places;
+            let Some(entry) = self.table.get_bucket(place) else {
+                continue;
+            };
+            let (used, forget_at) = (entry.state.used(), entry.state.forget_at(max_idle));
+            if idlest.is_none_or(|(least, _)| used < least) {
+                idlest = Some((used, place));
+            }
+            seen += 1;
+            if forget_at <= now || seen == SAMPLE {
+                self.cursor = (place + 1) % places;
+                if forget_at <= now {
+                    self.remove(place);
+                    return;
+                }
+                break;
+            }
+        }
+        if let Some((_, place)) = idlest {
+            self.remove(place);
+            self.evicted = self.evicted.saturating_add(1);
+        }
+    }
+
+    fn remove(&mut self, place: usize) {
+        if let Ok(entry) = self.table.get_bucket_entry(place) {
+            entry.remove();
+        }
+    }
+}
+
+/// A panic while the lock was held leaves a state that is still a state: go on with it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Keys may identify people: none of them is shown.
+impl<S> fmt::Debug for Store<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store")
+            .field("shards", &self.shards.len())
+            .field("keys_a_shard", &self.keys_a_shard)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Count {
+        uses: u32,
+        used: Nanos,
+    }
+
+    impl Kept for Count {
+        fn new() -> Self {
+            Self {
+                uses: 0,
+                used: Nanos::MIN,
+            }
+        }
+
+        fn used(&self) -> Nanos {
+            self.used
+        }
+
+        fn forget_at(&self, max_idle: Nanos) -> Nanos {
+            self.used.saturating_add(max_idle)
+        }
+    }
+
+    fn store(keys: usize, shards: usize) -> Store<Count> {
+        Store::new(Limits {
+            keys,
+            shards,
+            max_idle: 100,
+        })
+    }
+
+    fn touch(store: &Store<Count>, key: &str, now: Nanos) -> u32 {
+        store.update(key, now, |count| {
+            count.uses += 1;
+            count.used = now;
+            count.uses
+        })
+    }
+
+    #[test]
+    fn a_key_finds_its_state_again() {
+        let store = store(1 << 20, 16);
+        assert_eq!(store.shards.len(), 16);
+        for _ in 0..2 {
+            for key in 0..5000 {
+                touch(&store, &key.to_string(), 0);
+            }
+        }
+        assert_eq!(touch(&store, "77", 0), 3);
+        assert_eq!(store.len(), 5000);
+    }
+
+    #[test]
+    fn traffic_on_one_key_sweeps_up_the_idle_ones_and_gives_memory_back() {
+        let store = store(1 << 20, 8);
+        for key in 0..20_000 {
+            touch(&store, &key.to_string(), 0);
+        }
+        let before: usize = places(&store);
+        for _ in 0..200_000 {
+            touch(&store, "busy", 100);
+        }
+        assert_eq!(store.len(), 1);
+        assert_eq!(store.evicted(), 0);
+        assert!(places(&store) < before / 10);
+    }
+
+    fn places(store: &Store<Count>) -> usize {
+        store
+            .shards
+            .iter()
+            .map(|shard| lock(&shard.0).table.num_buckets())
+            .sum()
+    }
+
+    #[test]
+    fn a_full_store_makes_room_by_the_key_that_idled_longest() {
+        let store = store(SAMPLE, 8);
+        for key in 0..SAMPLE {
+            touch(&store, &key.to_string(), key as Nanos + 1);
+        }
+        touch(&store, "0", 50);
+        touch(&store, "new", 60);
+        assert_eq!((store.len(), store.evicted()), (SAMPLE, 1));
+        assert_eq!(touch(&store, "0", 70), 3);
+        assert_eq!(touch(&store, "1", 70), 1);
+    }
+
+    #[test]
+    fn a_flood_never_exceeds_the_bound() {
+        for bound in [1, 2, 100, 3000] {
+            let store = store(bound, 64);
+            for key in 0..10_000 {
+                touch(&store, &key.to_string(), key / 1000);
+                assert!(store.len() <= bound);
+            }
+            assert!(store.len() > bound / 2);
+        }
+    }
+
+    #[test]
+    fn a_poisoned_lock_is_no_reason_to_panic() {
+        let store = store(16, 1);
+        touch(&store, "a", 0);
+        std::thread::scope(|threads| {
+            let thread = threads.spawn(|| {
+                store.update("a", 0, |_| -> () {
+                    std::panic::resume_unwind(Box::new("on purpose"));
+                });
+            });
+            assert!(thread.join().is_err());
+        });
+        assert_eq!(touch(&store, "a", 0), 2);
+    }
+}

@@ -1,0 +1,296 @@
+//! A circuit of components: read, wired, and folded to what decides.
+//!
+//! Signals that come from constants are computed once, here. A policy whose decisions would need
+//! a signal that changes while the engine runs is refused, naming the signal.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::PolicyError;
+use super::components::{self, Place, Wired};
+use super::decode::At;
+use super::model::Component;
+use super::ports::{Carried, InPort, Inputs, OutPort, Scope, Source};
+use super::suggest::hint;
+use super::yaml::shortened;
+
+/// The components of a policy, those of nested circuits among them.
+pub(super) struct Circuit<'t> {
+    parts: Vec<Wired<'t>>,
+    scopes: Vec<Names<'t>>,
+}
+
+/// A circuit's own names.
+pub(super) struct Names<'t> {
+    id: String,
+    /// What leads into a nested circuit, and out of it.
+    pub(super) in_ports: Vec<(&'t str, InPort<'t>)>,
+    pub(super) out_ports: Vec<(&'t str, OutPort<'t>)>,
+    /// Out-ports that something inside feeds.
+    pub(super) led_out: Vec<&'t str>,
+}
+
+impl<'t> Circuit<'t> {
+    pub(super) const ROOT: Scope = 0;
+
+    pub(super) fn new() -> Self {
+        let mut circuit = Self {
+            parts: Vec::new(),
+            scopes: Vec::new(),
+        };
+        circuit.open("root");
+        circuit
+    }
+
+    /// A circuit inside of another has names of its own.
+    pub(super) fn open(&mut self, id: &str) -> Scope {
+        self.scopes.push(Names {
+            id: id.to_owned(),
+            in_ports: Vec::new(),
+            out_ports: Vec::new(),
+            led_out: Vec::new(),
+        });
+        self.scopes.len() - 1
+    }
+
+    pub(super) fn scope(&mut self, scope: Scope) -> &mut Names<'t> {
+        &mut self.scopes[scope]
+    }
+
+    pub(super) fn add(&mut self, part: Wired<'t>) {
+        self.parts.push(part);
+    }
+
+    pub(super) fn place(&self, scope: Scope, index: usize) -> Place {
+        let id = format!("{}.{index}", self.scopes[scope].id);
+        Place { id, scope }
+    }
+
+    /// Reads a list of components, counting them from `first`.
+    pub(super) fn read_list(
+        &mut self,
+        at: &At<'t>,
+        scope: Scope,
+        first: usize,
+    ) -> Result<(), PolicyError> {
+        for (index, component) in at.list()?.into_iter().enumerate() {
+            let place = self.place(scope, first + index);
+            components::read(component, &place, self)?;
+        }
+        Ok(())
+    }
+
+    /// What decides, with its signals folded, in the order of the text.
+    pub(super) fn fold(self) -> Result<Vec<Component>, PolicyError> {
+        let wires = self.wire()?;
+        let values = self.carry(&wires);
+        let mut deciding = Vec::new();
+        for (part, wires) in self.parts.iter().zip(&wires) {
+            let values = standing(part, wires, &values);
+            let inputs = Inputs {
+                ports: &part.inputs,
+                values: &values,
+            };
+            if let Some((selectors, kind)) = part.part.decide(&inputs)? {
+                deciding.push(Component {
+                    id: Arc::from(part.id.as_str()),
+                    selectors,
+                    kind,
+                });
+            }
+        }
+        Ok(deciding)
+    }
+
+    /// For each in-port of each part, the out-port that feeds it; none for constants.
+    fn wire(&self) -> Result<Vec<Vec<Option<Outlet>>>, PolicyError> {
+        let mut producers: HashMap<(Scope, &str), Outlet> = HashMap::new();
+        for (index, part) in self.parts.iter().enumerate() {
+            for (port, output) in part.outputs.iter().enumerate() {
+                let Some(name) = output.name else { continue };
+                if producers
+                    .insert((output.scope, name), (index, port))
+                    .is_some()
+                {
+                    let shown = shortened(name);
+                    return Err(output
+                        .at
+                        .error(format!("the signal `{shown}` is produced twice")));
+                }
+            }
+        }
+        let outlet = |input: &InPort<'t>| match input.source {
+            Source::Constant(_) => Ok(None),
+            Source::Signal { scope, name } => match producers.get(&(scope, name)) {
+                Some(outlet) => Ok(Some(*outlet)),
+                None => {
+                    let known = producers.keys().filter(|(other, _)| *other == scope);
+                    let hint = hint(name, known.map(|(_, name)| *name));
+                    let (shown, circuit) = (shortened(name), &self.scopes[scope].id);
+                    Err(input.at.error(format!(
+                        "nothing in the circuit `{circuit}` produces the signal `{shown}`{hint}"
+                    )))
+                }
+            },
+        };
+        self.parts
+            .iter()
+            .map(|part| part.inputs.iter().map(outlet).collect())
+            .collect()
+    }
+
+    /// What every out-port carries.
+    fn carry(&self, wires: &[Vec<Option<Outlet>>]) -> Vec<Vec<Carried>> {
+        let mut values: Vec<Vec<Carried>> = self
+            .parts
+            .iter()
+            .map(|part| vec![Carried::INVALID; part.outputs.len()])
+            .collect();
+        let evaluate = |index: usize, values: &[Vec<Carried>]| {
+            let part = &self.parts[index];
+            let standing = standing(part, &wires[index], values);
+            let inputs = Inputs {
+                ports: &part.inputs,
+                values: &standing,
+            };
+            let mut carried = part.part.carry(&inputs);
+            carried.resize(part.outputs.len(), Carried::INVALID);
+            carried
+        };
+        for group in in_order(wires) {
+            // Around a loop everything is invalid at first, and stays so when that is what comes
+            // back; a loop that makes something of nothing does not stand still.
+            let carried: Vec<_> = group
+                .iter()
+                .map(|&index| evaluate(index, &values))
+                .collect();
+            let looping = group.len() > 1 || feeds_itself(wires, group[0]);
+            let still = carried.iter().flatten().all(Carried::is_invalid);
+            for (index, carried) in group.into_iter().zip(carried) {
+                values[index] = if looping && !still {
+                    let origin: Rc<str> = Rc::from(format!(
+                        "a loop of signals through `{}`",
+                        self.parts[index].id
+                    ));
+                    vec![Carried::Changing(origin); carried.len()]
+                } else {
+                    carried
+                };
+            }
+        }
+        values
+    }
+}
+
+/// A part and one of its out-ports.
+type Outlet = (usize, usize);
+
+fn standing(part: &Wired<'_>, wires: &[Option<Outlet>], values: &[Vec<Carried>]) -> Vec<Carried> {
+    part.inputs
+        .iter()
+        .zip(wires)
+        .map(|(input, wire)| match (wire, &input.source) {
+            (Some((index, port)), _) => values[*index][*port].clone(),
+            (None, Source::Constant(value)) => Carried::Steady(*value),
+            (None, Source::Signal { .. }) => Carried::INVALID,
+        })
+        .collect()
+}
+
+fn feeds_itself(wires: &[Vec<Option<Outlet>>], index: usize) -> bool {
+    wires[index]
+        .iter()
+        .flatten()
+        .any(|(from, _)| *from == index)
+}
+
+/// The parts with what feeds them first; those that feed each other in a group of their own.
+///
+/// Tarjan's components, without recursion: a chain may be as long as the text.
+fn in_order(wires: &[Vec<Option<Outlet>>]) -> Vec<Vec<usize>> {
+    const NEW: usize = usize::MAX;
+    let mut numbers = vec![NEW; wires.len()];
+    let mut lowest = vec![0; wires.len()];
+    let mut open = vec![false; wires.len()];
+    let mut stack = Vec::new();
+    let mut groups = Vec::new();
+    let mut count = 0;
+    for start in 0..wires.len() {
+        if numbers[start] != NEW {
+            continue;
+        }
+        let mut path = vec![(start, 0)];
+        while let Some((index, edge)) = path.pop() {
+            if edge == 0 {
+                (numbers[index], lowest[index]) = (count, count);
+                count += 1;
+                stack.push(index);
+                open[index] = true;
+            }
+            match wires[index].get(edge) {
+                Some(wire) => {
+                    path.push((index, edge + 1));
+                    match wire {
+                        Some((from, _)) if numbers[*from] == NEW => path.push((*from, 0)),
+                        Some((from, _)) if open[*from] => {
+                            lowest[index] = lowest[index].min(numbers[*from]);
+                        }
+                        _ => {}
+                    }
+                }
+                None => {
+                    if lowest[index] == numbers[index] {
+                        let from = stack.iter().rposition(|other| *other == index);
+                        let group = stack.split_off(from.unwrap_or_default());
+                        for &member in &group {
+                            open[member] = false;
+                        }
+                        groups.push(group);
+                    }
+                    if let Some((parent, _)) = path.last() {
+                        lowest[*parent] = lowest[*parent].min(lowest[index]);
+                    }
+                }
+            }
+        }
+    }
+    groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::in_order;
+
+    #[test]
+    fn what_feeds_comes_before_what_it_feeds_and_loops_stay_together() {
+        let from = |parts: &[usize]| {
+            parts
+                .iter()
+                .map(|part| Some((*part, 0)))
+                .collect::<Vec<_>>()
+        };
+        // 0 <- 1 <-> 2, 1 <- 3, 4 alone, 5 <- 0
+        let wires = [
+            from(&[1]),
+            from(&[2, 3]),
+            from(&[1]),
+            from(&[]),
+            vec![None],
+            from(&[0]),
+        ];
+        let mut groups = in_order(&wires);
+        for group in &mut groups {
+            group.sort_unstable();
+        }
+        assert_eq!(groups, [vec![3], vec![1, 2], vec![0], vec![4], vec![5]]);
+    }
+
+    #[test]
+    fn a_long_chain_needs_no_stack() {
+        const LENGTH: usize = 200_000;
+        let mut wires: Vec<Vec<_>> = (1..LENGTH).map(|next| vec![Some((next, 0))]).collect();
+        wires.push(Vec::new());
+        assert_eq!(in_order(&wires).len(), wires.len());
+    }
+}

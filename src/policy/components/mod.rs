@@ -1,0 +1,184 @@
+//! The kinds of components: a file and a line each.
+
+mod alerter;
+mod arithmetic_combinator;
+mod decider;
+mod nested_circuit;
+mod rate_limiter;
+mod variable;
+
+use super::PolicyError;
+use super::circuit::Circuit;
+use super::decode::{At, Object};
+use super::model::{ComponentKind, Selector};
+use super::ports::{Carried, InPort, Inputs, OutPort, Scope};
+use super::suggest::hint;
+
+pub(super) use self::{alerter::alerter, decider::decider, rate_limiter::blueprint_rate_limiter};
+
+/// Reads one component and adds it to the circuit.
+type Read = for<'t> fn(At<'t>, &Place, &mut Circuit<'t>) -> Result<(), PolicyError>;
+
+/// Where a component stands.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub(super) id: String,
+    pub(super) scope: Scope,
+}
+
+/// Kinds under `flow_control`; without a reader, they are refused by name.
+const FLOW_CONTROL: &[(&str, Option<Read>)] = &[
+    ("rate_limiter", Some(rate_limiter::read)),
+    ("quota_scheduler", None),
+    ("concurrency_limiter", None),
+    ("concurrency_scheduler", None),
+    ("load_scheduler", None),
+    ("aimd_load_scheduler", None),
+    ("adaptive_load_scheduler", None),
+    ("aiad_load_scheduler", None),
+    ("range_driven_load_scheduler", None),
+    ("sampler", None),
+    ("load_ramp", None),
+];
+
+/// Kinds beside `flow_control`.
+const CIRCUIT: &[(&str, Option<Read>)] = &[
+    ("variable", Some(variable::read)),
+    ("bool_variable", Some(variable::read_bool)),
+    ("arithmetic_combinator", Some(arithmetic_combinator::read)),
+    ("decider", Some(decider::read)),
+    ("alerter", Some(alerter::read)),
+    ("nested_circuit", Some(nested_circuit::read)),
+    ("nested_signal_ingress", Some(nested_circuit::read_ingress)),
+    ("nested_signal_egress", Some(nested_circuit::read_egress)),
+    ("gradient_controller", None),
+    ("ema", None),
+    ("switcher", None),
+    ("sma", None),
+    ("unary_operator", None),
+    ("extrapolator", None),
+    ("max", None),
+    ("min", None),
+    ("first_valid", None),
+    ("integrator", None),
+    ("differentiator", None),
+    ("and", None),
+    ("or", None),
+    ("inverter", None),
+    ("pulse_generator", None),
+    ("holder", None),
+    ("signal_generator", None),
+    ("pid_controller", None),
+    ("polynomial_range_function", None),
+    ("query", None),
+    ("auto_scale", None),
+];
+
+/// What a component does with the signals at its ports.
+pub(super) trait Part {
+    /// What its out-ports carry, in the order it declared them.
+    fn carry(&self, _inputs: &Inputs<'_, '_>) -> Vec<Carried> {
+        Vec::new()
+    }
+
+    /// What the engine runs, when this component decides about flows.
+    fn decide(&self, _inputs: &Inputs<'_, '_>) -> Result<Option<Deciding>, PolicyError> {
+        Ok(None)
+    }
+}
+
+/// A component that decides.
+pub(super) type Deciding = (Vec<Selector>, ComponentKind);
+
+/// A component with its wires.
+pub(super) struct Wired<'t> {
+    pub(super) id: String,
+    pub(super) inputs: Vec<InPort<'t>>,
+    pub(super) outputs: Vec<OutPort<'t>>,
+    pub(super) part: Box<dyn Part + 't>,
+}
+
+/// One entry of a list of components.
+pub(super) fn read<'t>(
+    at: At<'t>,
+    place: &Place,
+    circuit: &mut Circuit<'t>,
+) -> Result<(), PolicyError> {
+    match kind(&at, CIRCUIT, Some("flow_control"))? {
+        (at, Some(read)) => read(at, place, circuit),
+        (at, None) => {
+            let (at, read) = kind(&at, FLOW_CONTROL, None)?;
+            match read {
+                Some(read) => read(at, place, circuit),
+                // Kinds without a reader have been refused.
+                None => Ok(()),
+            }
+        }
+    }
+}
+
+/// The one known key of a component, with its reader; none for the key that holds further kinds.
+fn kind<'t>(
+    at: &At<'t>,
+    kinds: &'static [(&'static str, Option<Read>)],
+    family: Option<&str>,
+) -> Result<(At<'t>, Option<Read>), PolicyError> {
+    let names = || kinds.iter().map(|(name, _)| *name).chain(family);
+    let mut found: Option<(&str, At<'t>)> = None;
+    let mut unknown: Option<(&str, At<'t>)> = None;
+    if at.is_null() {
+        return Err(at.error("a component without a kind"));
+    }
+    for (key, value) in at.free_map()? {
+        if !names().any(|name| name == key) {
+            unknown = unknown.or(Some((key, value)));
+            continue;
+        }
+        if value.is_null() {
+            continue;
+        }
+        if let Some((first, _)) = found {
+            return Err(value.error(format!("cannot stand beside `{first}` in one component")));
+        }
+        found = Some((key, value));
+    }
+    match (found, unknown) {
+        (Some((name, value)), unknown) => {
+            if let Some((key, at)) = unknown {
+                let hint = hint(key, names());
+                if at.context.strict {
+                    return Err(at.error(format!("unknown key{hint}")));
+                }
+                // A second kind in another spelling would be lost silently.
+                if !hint.is_empty() {
+                    return Err(at.error(format!("unknown key beside `{name}`{hint}")));
+                }
+                at.warn("unknown key, ignored");
+            }
+            if Some(name) == family {
+                return Ok((value, None));
+            }
+            let reader = kinds.iter().find(|(known, _)| *known == name);
+            match reader.and_then(|(_, read)| *read) {
+                Some(read) => Ok((value, Some(read))),
+                None => Err(value.error(format!(
+                    "the component `{name}` is not supported by the embedded engine of this version"
+                ))),
+            }
+        }
+        (None, Some((key, value))) => {
+            let hint = hint(key, names());
+            let shown = super::yaml::shortened(key);
+            Err(value.error(format!("unknown component kind `{shown}`{hint}")))
+        }
+        (None, None) => Err(at.error("a component without a kind")),
+    }
+}
+
+/// `in_ports` that may be left out: an empty object of ports is as good.
+fn in_ports<'t>(
+    component: &Object<'t>,
+    known: &'static [&'static str],
+) -> Result<Option<Object<'t>>, PolicyError> {
+    component.object("in_ports", known)
+}

@@ -1,0 +1,52 @@
+//! `variable` and `bool_variable`: a constant with a name.
+
+use super::{At, Carried, Circuit, Inputs, Part, Place, PolicyError, Wired};
+use crate::policy::decode::Object;
+use crate::policy::ports;
+
+struct Variable(f64);
+
+impl Part for Variable {
+    fn carry(&self, _inputs: &Inputs<'_, '_>) -> Vec<Carried> {
+        vec![Carried::Steady(self.0)]
+    }
+}
+
+const KNOWN: &[&str] = &["constant_output", "config_key", "out_ports"];
+
+pub(super) fn read<'t>(
+    at: At<'t>,
+    place: &Place,
+    circuit: &mut Circuit<'t>,
+) -> Result<(), PolicyError> {
+    let fields = at.object(KNOWN)?;
+    let value = ports::constant_signal(fields.required("constant_output")?)?;
+    add(&fields, value, place, circuit)
+}
+
+pub(super) fn read_bool<'t>(
+    at: At<'t>,
+    place: &Place,
+    circuit: &mut Circuit<'t>,
+) -> Result<(), PolicyError> {
+    let fields = at.object(KNOWN)?;
+    let value = fields.boolean("constant_output", false)?;
+    add(&fields, f64::from(u8::from(value)), place, circuit)
+}
+
+fn add<'t>(
+    fields: &Object<'t>,
+    value: f64,
+    place: &Place,
+    circuit: &mut Circuit<'t>,
+) -> Result<(), PolicyError> {
+    fields.text("config_key")?;
+    let output = ports::out_port(fields, &["output"], place.scope)?;
+    circuit.add(Wired {
+        id: place.id.clone(),
+        inputs: Vec::new(),
+        outputs: vec![output],
+        part: Box::new(Variable(value)),
+    });
+    Ok(())
+}

@@ -1,0 +1,193 @@
+//! The forms a policy file may have.
+
+use std::sync::Arc;
+
+use super::blueprint;
+use super::circuit::Circuit;
+use super::decode::{At, Context, Object};
+use super::model::Policy;
+use super::yaml::{self, MAX_BYTES};
+use super::{Loaded, PolicyError};
+
+/// Reads a text in any of the forms: a `kind: Policy` resource, a bare policy, or a blueprint's
+/// values.
+pub(super) fn load(source: &str, text: &str) -> Result<Loaded, PolicyError> {
+    let file: Arc<str> = Arc::from(source);
+    let root = yaml::read(&file, text)?;
+    let strict = root.get("blueprint").is_some();
+    let context = Context::new(file, strict);
+    let policy = {
+        let at = At::root(&context, &root);
+        if strict {
+            blueprint::expand(at, text)?
+        } else if ["spec", "metadata", "apiVersion", "kind"]
+            .iter()
+            .any(|key| root.get(key).is_some())
+        {
+            resource(at)?
+        } else if root.get("circuit").is_some() || root.get("resources").is_some() {
+            bare(at, stem(source))?
+        } else if root.get("policy").is_some() {
+            return Err(at.missing("blueprint"));
+        } else {
+            return Err(at.error(
+                "expected a resource with `metadata` and `spec`, a policy with `circuit` or \
+                 `resources`, or a blueprint's values with `blueprint` and `policy`",
+            ));
+        }
+    };
+    Ok(Loaded {
+        policy,
+        warnings: context.into_warnings(),
+    })
+}
+
+/// The name of a bare policy: the file's without folder and extension.
+fn stem(source: &str) -> &str {
+    let name = source.rsplit(['/', '\\']).next().unwrap_or(source);
+    match name.rfind('.') {
+        Some(dot) if dot > 0 => &name[..dot],
+        _ => name,
+    }
+}
+
+fn resource(at: At<'_>) -> Result<Policy, PolicyError> {
+    // What else stands in metadata is the cluster's business.
+    let metadata = at.peek("metadata").filter(|at| !at.is_null());
+    let fields = at.object(&[
+        "apiVersion",
+        "kind",
+        "metadata",
+        "spec",
+        "dynamicConfig",
+        "status",
+    ])?;
+    let metadata = metadata.ok_or_else(|| fields.at.missing("metadata"))?;
+    let name = metadata
+        .peek("name")
+        .ok_or_else(|| metadata.missing("name"))?;
+    let text = name.text()?;
+    if text.is_empty() {
+        return Err(name.error("must not be empty"));
+    }
+    if let Some(dynamic) = fields.get("dynamicConfig") {
+        if !dynamic.free_map()?.is_empty() {
+            return Err(dynamic.error(
+                "dynamic configuration is not supported by the embedded engine of this version",
+            ));
+        }
+    }
+    bare(fields.required("spec")?, text)
+}
+
+fn bare(at: At<'_>, name: &str) -> Result<Policy, PolicyError> {
+    let digest = at.clone();
+    let fields = at.object(&["circuit", "resources"])?;
+    if fields.get("circuit").is_none() && fields.get("resources").is_none() {
+        return Err(fields
+            .at
+            .error("at least one of `circuit` and `resources` is required"));
+    }
+    let mut circuit = Circuit::new();
+    if let Some(fields) = fields.object("circuit", &["evaluation_interval", "components"])? {
+        if let Some(at) = fields.scalar("evaluation_interval") {
+            if at.duration()? <= 0 {
+                return Err(at.error("must be more than zero"));
+            }
+        }
+        if let Some(components) = fields.get("components") {
+            circuit.read_list(&components, Circuit::ROOT, 0)?;
+        }
+    }
+    resources(&fields)?;
+    finish(name, &digest, circuit)
+}
+
+/// Classifiers and flux meters have rooms here but nobody in them yet; infra meters are the
+/// Agent's own.
+pub(super) fn resources(parent: &Object<'_>) -> Result<(), PolicyError> {
+    let Some(fields) = parent.object("resources", &["flow_control", "infra_meters"])? else {
+        return Ok(());
+    };
+    let Some(fields) = fields.object("flow_control", &["classifiers", "flux_meters"])? else {
+        return Ok(());
+    };
+    let refuse = |at: At<'_>, what: &str| {
+        at.error(format!(
+            "{what} are not supported by the embedded engine of this version"
+        ))
+    };
+    if let Some(at) = fields.get("classifiers") {
+        if !at.list()?.is_empty() {
+            return Err(refuse(at, "classifiers"));
+        }
+    }
+    if let Some(at) = fields.get("flux_meters") {
+        if !at.free_map()?.is_empty() {
+            return Err(refuse(at, "flux meters"));
+        }
+    }
+    Ok(())
+}
+
+/// Folds the circuit and gives the policy its identity.
+pub(super) fn finish(
+    name: &str,
+    content: &At<'_>,
+    circuit: Circuit<'_>,
+) -> Result<Policy, PolicyError> {
+    Ok(Policy {
+        name: Arc::from(name),
+        hash: Arc::from(hash(name, content)),
+        components: circuit.fold()?,
+    })
+}
+
+/// Identifies the content, whatever its layout; guards against nothing (128-bit FNV-1a).
+fn hash(name: &str, content: &At<'_>) -> String {
+    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
+    let mut hash: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+    let mut sink = |bytes: &[u8]| {
+        for &byte in bytes {
+            hash = (hash ^ u128::from(byte)).wrapping_mul(PRIME);
+        }
+    };
+    sink(&name.len().to_le_bytes());
+    sink(name.as_bytes());
+    content.digest(&mut sink);
+    format!("{hash:032x}")
+}
+
+/// What a values file must not hold anywhere, comments included, as `(line, column)`.
+pub(super) fn find(text: &str, needle: &str) -> Option<(u32, u32)> {
+    debug_assert!(text.len() <= MAX_BYTES);
+    let at = text.find(needle)?;
+    let before = &text[..at];
+    let line = before.matches('\n').count() + 1;
+    let column = before
+        .rsplit('\n')
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .count()
+        + 1;
+    Some((u32::try_from(line).ok()?, u32::try_from(column).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::stem;
+
+    #[test]
+    fn a_bare_policy_is_named_after_its_file() {
+        for (source, name) in [
+            ("policies/shop.yaml", "shop"),
+            ("shop", "shop"),
+            ("a\\b.v2.yml", "b.v2"),
+            (".hidden", ".hidden"),
+            ("", ""),
+        ] {
+            assert_eq!(stem(source), name);
+        }
+    }
+}

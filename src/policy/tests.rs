@@ -1,0 +1,55 @@
+//! Laws of the loader as a whole.
+
+mod hostile;
+mod laws;
+mod matchers;
+mod recordings;
+
+use super::{ComponentKind, Loaded, RateLimiter, load};
+
+/// A policy with one rate limiter whose parameters, or anything else, are replaced.
+fn limiter(change: impl Fn(String) -> String) -> String {
+    change(
+        "circuit:
+  components:
+    - flow_control:
+        rate_limiter:
+          in_ports:
+            bucket_capacity: {constant_signal: {value: 2}}
+            fill_amount: {constant_signal: {value: 1}}
+          parameters: {interval: 30s}
+          selectors: [{control_point: shop}]
+"
+        .to_owned(),
+    )
+}
+
+fn replaced(from: &str, to: &str) -> String {
+    limiter(|text| {
+        assert!(text.contains(from), "{from}");
+        text.replace(from, to)
+    })
+}
+
+fn loaded(text: &str) -> Loaded {
+    load("p.yaml", text).unwrap_or_else(|error| panic!("{error}\n{text}"))
+}
+
+fn refused(text: &str) -> String {
+    match load("p.yaml", text) {
+        Err(error) => error.to_string(),
+        Ok(_) => panic!("not refused:\n{text}"),
+    }
+}
+
+fn warnings(text: &str) -> Vec<String> {
+    let warnings = loaded(text).warnings;
+    warnings.iter().map(ToString::to_string).collect()
+}
+
+fn only_limiter(text: &str) -> RateLimiter {
+    let components = loaded(text).policy.components;
+    assert_eq!(components.len(), 1, "{text}");
+    let ComponentKind::RateLimiter(limiter) = &components[0].kind;
+    limiter.clone()
+}

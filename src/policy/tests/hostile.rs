@@ -1,0 +1,240 @@
+//! Texts that nobody would write, and those that somebody would write to do harm.
+
+use proptest::prelude::*;
+
+use super::{limiter, load};
+use crate::policy::re2::Pattern;
+
+/// Texts that parsers of this kind have stumbled over.
+const SEEDS: &[&str] = &[
+    "",
+    " ",
+    "\t",
+    "---",
+    "...",
+    "--- ---",
+    "- - - -",
+    "? ? ? ?",
+    ": : :",
+    "? a\n: b",
+    "{",
+    "}",
+    "[",
+    "]",
+    "[,",
+    "{,}",
+    "{a",
+    "{a: {b: [",
+    "a: [}",
+    "&a",
+    "*a",
+    "&a *a",
+    "&a &b c",
+    "a: &a\nb: *a",
+    "!",
+    "!!",
+    "!<",
+    "!<tag:yaml.org,2002:str> a",
+    "%YAML 1.1\n---\na: 1",
+    "%YAML 9.9\n---\na: 1",
+    "%TAG ! tag:x,2000:\n---\n!a b",
+    "'",
+    "\"",
+    "\"\\",
+    "\"\\x",
+    "\"\\u12",
+    "\"\\U00110000\"",
+    "\"\\ud800\"",
+    "|",
+    ">",
+    "|9",
+    "|-\n",
+    ">+9\n a",
+    "a: |\n  b\n c",
+    "a:\n\t- b",
+    "a: b: c",
+    "a:b",
+    "a: 'b' c",
+    "<<: *x",
+    "<<: {<<: {<<: {}}}",
+    "{<<: [[]]}",
+    "<<: [{circuit: {}}]",
+    "\u{feff}\u{feff}",
+    "\u{feff}circuit: {}",
+    "circuit: {}\r",
+    "\u{85}circuit: {}",
+    "\u{2028}circuit: {}",
+    "circuit: &c {components: [*c]}",
+    "circuit: {components: {}}",
+    "circuit: {components: [[]]}",
+    "circuit: {components: [{flow_control: []}]}",
+    "circuit: {evaluation_interval: 99999999999999999999s}",
+    "metadata: {name: &n [*n]}",
+    "blueprint: {}",
+    "blueprint: rate-limiting/base",
+    "blueprint: rate-limiting/base\npolicy: []",
+    "__REQUIRED_FIELD__",
+    "#",
+    "# \u{10ffff}",
+];
+
+#[test]
+fn odd_texts_give_an_answer() {
+    for seed in SEEDS {
+        if let Err(error) = load("p.yaml", seed) {
+            assert!(!error.to_string().is_empty(), "{seed:?}");
+        }
+    }
+}
+
+#[test]
+fn errors_stay_short_however_long_the_text() {
+    let long = "x".repeat(100_000);
+    for text in [
+        format!("{long}: 1"),
+        format!("circuit: {{components: [{{{long}: {{}}}}]}}"),
+        format!("circuit: {{evaluation_interval: {long}}}"),
+        limiter(|text| text.replace("30s", &long)),
+        limiter(|text| text.replace("flow_control", &long)),
+        format!("resources: {{\"{long}\": 1}}\ncircuit: {{components: 5}}"),
+        format!("{{\"{long}\": 1, \"{long}\": 2}}"),
+        format!("!<{long}> a"),
+    ] {
+        let message = load("p.yaml", &text).expect_err("a wrong text").to_string();
+        assert!(message.len() < 2_000, "{} bytes", message.len());
+    }
+}
+
+#[test]
+fn warnings_have_a_limit() {
+    let mut text = String::from("circuit: {}\n");
+    for key in 0..10_000 {
+        text.push_str(&format!("key{key}: 1\n"));
+    }
+    let warnings = load("p.yaml", &text).expect("a policy").warnings;
+    assert!((1..=200).contains(&warnings.len()), "{}", warnings.len());
+}
+
+#[test]
+fn a_long_chain_of_signals_folds() {
+    let mut text = String::from("circuit:\n  components:\n");
+    for index in (0..5_000).rev() {
+        text.push_str(&format!(
+            "    - arithmetic_combinator: {{operator: add, in_ports: {{lhs: {{signal_name: S{index}}}}}, out_ports: {{output: {{signal_name: S{}}}}}}}\n",
+            index + 1
+        ));
+    }
+    text.push_str(
+        "    - variable: {constant_output: {value: 1}, out_ports: {output: {signal_name: S0}}}\n",
+    );
+    assert!(load("p.yaml", &text).is_ok());
+}
+
+/// Pieces of policies and of YAML, thrown together.
+fn soup() -> impl Strategy<Value = String> {
+    let piece = prop::sample::select(vec![
+        "circuit",
+        "components",
+        "flow_control",
+        "rate_limiter",
+        "in_ports",
+        "parameters",
+        "interval",
+        "selectors",
+        "control_point",
+        "blueprint",
+        "policy",
+        "metadata",
+        "spec",
+        "rate-limiting/base",
+        ": ",
+        ":\n  ",
+        ":\n    ",
+        "- ",
+        "\n",
+        "\n  ",
+        "\n    ",
+        "{",
+        "}",
+        "[",
+        "]",
+        ", ",
+        "1",
+        "30s",
+        "'",
+        "\"",
+        "null",
+        "~",
+        "&a ",
+        "*a",
+        "<<",
+        "!!str ",
+        "! ",
+        "|",
+        ">",
+        "#",
+        "---\n",
+        "...\n",
+        "? ",
+        "\\",
+        "\t",
+        "\r\n",
+        "%",
+        "@",
+        "`",
+        "é",
+        "\u{feff}",
+    ]);
+    prop::collection::vec(piece, 0..60).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_answered(text in any::<String>()) {
+        let _ = load("p.yaml", &text);
+    }
+
+    #[test]
+    fn any_soup_is_answered(text in soup()) {
+        let _ = load("p.yaml", &text);
+    }
+
+    #[test]
+    fn a_damaged_policy_is_answered(cut in 0_usize..400, length in 0_usize..40, piece in "[-:{}\\[\\],&*!|>'\"#%\n a1]{0,4}") {
+        let text = limiter(|text| text);
+        let chars: Vec<char> = text.chars().collect();
+        let cut = cut.min(chars.len());
+        let rest = (cut + length).min(chars.len());
+        let damaged: String = chars[..cut].iter().copied().chain(piece.chars()).chain(chars[rest..].iter().copied()).collect();
+        if let Err(error) = load("p.yaml", &damaged) {
+            prop_assert!(error.to_string().starts_with("p.yaml"));
+        }
+    }
+
+    #[test]
+    fn any_pattern_is_answered(source in any::<String>(), text in any::<String>()) {
+        if let Ok(pattern) = Pattern::new(&source) {
+            let _ = pattern.is_match(&text);
+        }
+    }
+
+    #[test]
+    fn quoted_text_matches_what_contains_it(source in "[^\\\\]{0,12}", before in ".{0,4}", text in ".{0,12}") {
+        let pattern = Pattern::new(&format!("\\Q{source}\\E"));
+        let pattern = pattern.expect("quoted text is a pattern");
+        prop_assert_eq!(pattern.is_match(&text), text.contains(&source));
+        let containing = format!("{before}{source}{text}");
+        prop_assert!(pattern.is_match(&containing));
+    }
+
+    /// Where the syntaxes agree, so must the patterns.
+    #[test]
+    fn common_syntax_means_the_same(pieces in prop::collection::vec(prop::sample::select(vec![
+        "a", "b", ".", "*", "+", "?", "(", ")", "|", "[ab]", "[^a]", "^", "$", "\\d", "\\w+", "{2}", "(?:", "(?i)", "1",
+    ]), 0..10), text in "[abAB1 ]{0,8}") {
+        let source = pieces.concat();
+        if let (Ok(ours), Ok(theirs)) = (Pattern::new(&source), regex::Regex::new(&source)) {
+            prop_assert_eq!(ours.is_match(&text), theirs.is_match(&text), "{}", source);
+        }
+    }
+}

@@ -1,0 +1,611 @@
+//! What a policy may say, and how an error says that it may not.
+
+use std::time::Duration;
+
+use super::{limiter, load, loaded, only_limiter, refused, replaced, warnings};
+
+const VALUES: &str = "blueprint: rate-limiting/base
+policy:
+  policy_name: v
+  rate_limiter:
+    bucket_capacity: 4
+    fill_amount: 2
+    parameters: {interval: 1s}
+    selectors: [{control_point: cp}]
+";
+
+fn values(from: &str, to: &str) -> String {
+    assert!(VALUES.contains(from), "{from}");
+    VALUES.replace(from, to)
+}
+
+#[test]
+fn an_error_names_file_line_column_field_and_what_would_be_right() {
+    let text = replaced("{interval: 30s}", "{interval: 1m}");
+    assert_eq!(
+        refused(&text),
+        "p.yaml:8:34: circuit.components[0].flow_control.rate_limiter.parameters.interval: \
+         expected a duration in seconds as `30s` or `0.5s`, found the text `1m`"
+    );
+    let error = load("p.yaml", &text).expect_err("a wrong duration");
+    assert_eq!(
+        (error.file(), error.line(), error.column()),
+        ("p.yaml", Some(8), Some(34))
+    );
+    assert!(error.field().ends_with("parameters.interval"));
+    assert_eq!(
+        refused(&replaced("{interval: 30s}", "{}")),
+        "p.yaml:8:11: circuit.components[0].flow_control.rate_limiter.parameters.interval: is required"
+    );
+    assert_eq!(
+        refused("circuit: {components: [{flow_control: {rate_limitr: {}}}]}"),
+        "p.yaml:1:40: circuit.components[0].flow_control.rate_limitr: unknown component kind \
+         `rate_limitr`; did you mean `rate_limiter`?"
+    );
+}
+
+#[test]
+fn defaults_apply_where_nothing_is_said() {
+    let limiter = only_limiter(&limiter(|text| text));
+    assert_eq!(limiter.interval, Duration::from_secs(30));
+    assert_eq!(limiter.max_idle_time, Duration::from_secs(7200));
+    assert!(limiter.continuous_fill && !limiter.delay_initial_fill);
+    assert!(limiter.pass_through.is_nan());
+    assert_eq!(
+        (limiter.limit_by_label_key, limiter.tokens_label_key),
+        (None, None)
+    );
+    assert_eq!(
+        (limiter.denied_response_status_code, limiter.lazy_sync),
+        (0, None)
+    );
+}
+
+#[test]
+fn what_is_said_is_kept_even_when_it_is_nothing() {
+    let text = replaced(
+        "{interval: 30s}",
+        "{interval: 30s, continuous_fill: off, max_idle_time: -5s, limit_by_label_key: '', lazy_sync: {enabled: yes}}",
+    )
+    .replace("{control_point: shop}", "{control_point: shop, agent_group: '', service: ''}");
+    let limiter = only_limiter(&text);
+    assert!(!limiter.continuous_fill);
+    assert_eq!(limiter.max_idle_time, Duration::ZERO);
+    assert_eq!(
+        (limiter.limit_by_label_key, limiter.lazy_sync),
+        (None, Some(4))
+    );
+    let selector = &loaded(&text).policy.components[0].selectors[0];
+    assert_eq!(
+        (selector.agent_group.as_deref(), &*selector.service),
+        (Some(""), "")
+    );
+    assert_eq!(warnings(&text), [] as [String; 0]);
+}
+
+#[test]
+fn a_null_scalar_is_as_if_absent_and_warned_about() {
+    let text = replaced(
+        "{interval: 30s}",
+        "{interval: 30s, continuous_fill: null, label_key: ~}",
+    )
+    .replace(
+        "{control_point: shop}",
+        "{control_point: shop, agent_group: null, service: }",
+    );
+    assert!(only_limiter(&text).continuous_fill);
+    let selector = &loaded(&text).policy.components[0].selectors[0];
+    assert_eq!(
+        (selector.agent_group.as_deref(), &*selector.service),
+        (None, "any")
+    );
+    let warnings = warnings(&text);
+    assert_eq!(warnings.len(), 4, "{warnings:?}");
+    assert!(
+        warnings
+            .iter()
+            .all(|warning| warning.ends_with("null counts as absent here"))
+    );
+}
+
+#[test]
+fn unknown_keys_are_warned_about_in_policies_and_refused_in_values() {
+    let text = replaced("{interval: 30s}", "{interval: 30s, intervall: 1s, foo: 1}");
+    let found = warnings(&text);
+    assert_eq!(found.len(), 2);
+    assert!(
+        found[0].ends_with("parameters.intervall: unknown key, ignored; did you mean `interval`?")
+    );
+    assert!(found[1].ends_with("parameters.foo: unknown key, ignored"));
+    let message = refused(&values("{interval: 1s}", "{interval: 1s, intervall: 1s}"));
+    assert!(
+        message.ends_with("unknown key; did you mean `interval`?"),
+        "{message}"
+    );
+}
+
+#[test]
+fn the_other_spelling_of_a_known_key_is_refused() {
+    for text in [
+        replaced("in_ports", "inPorts"),
+        replaced("{interval: 30s}", "{interval: 30s, limitByLabelKey: a}"),
+    ] {
+        assert!(refused(&text).contains("keys are in snake_case"));
+    }
+    assert!(refused(&replaced("flow_control", "flowControl")).contains("`flow_control`"));
+}
+
+#[test]
+fn keys_written_twice_are_refused_also_where_keys_are_free() {
+    let matcher = "{control_point: shop, label_matcher: {match_labels: {a: x, a: y}}}";
+    assert!(refused(&replaced("{control_point: shop}", matcher)).contains("written twice"));
+}
+
+#[test]
+fn numbers_may_be_quoted_in_policies_only() {
+    assert_eq!(
+        only_limiter(&replaced("value: 2", "value: '2'")).bucket_capacity,
+        2.0
+    );
+    assert_eq!(
+        only_limiter(&replaced("value: 2", "value: 0x10")).bucket_capacity,
+        16.0
+    );
+    assert_eq!(
+        only_limiter(&replaced("value: 2", "value: 1_000")).bucket_capacity,
+        1000.0
+    );
+    for value in ["''", "'0x10'", "two", ".nan", ".inf", "true", "[]", "{}"] {
+        refused(&replaced("value: 2", &format!("value: {value}")));
+    }
+    refused(&values("bucket_capacity: 4", "bucket_capacity: '4'"));
+}
+
+#[test]
+fn text_is_not_a_number_and_a_boolean_not_a_text() {
+    for value in ["5", "yes", "[a]"] {
+        let key = format!("{{interval: 30s, limit_by_label_key: {value}}}");
+        refused(&replaced("{interval: 30s}", &key));
+    }
+    for value in ["'false'", "0", "y"] {
+        let fill = format!("{{interval: 30s, continuous_fill: {value}}}");
+        assert!(refused(&replaced("{interval: 30s}", &fill)).contains("`true` or `false`"));
+    }
+}
+
+#[test]
+fn status_codes_go_by_name_or_bare_number() {
+    let with = |code: &str| {
+        limiter(|text| {
+            format!("{text}          request_parameters: {{denied_response_status_code: {code}}}\n")
+        })
+    };
+    for (code, number) in [("NotFound", 404), ("418", 418), ("0", 0), ("Empty", 0)] {
+        assert_eq!(
+            only_limiter(&with(code)).denied_response_status_code,
+            number
+        );
+    }
+    assert!(refused(&with("'404'")).contains("without quotes: 404"));
+    assert!(refused(&with("NotFoud")).ends_with("did you mean `NotFound`?"));
+    assert!(refused(&with("Teapot")).contains("not the name of a status code"));
+    refused(&with("404.5"));
+    refused(&with("99999999999"));
+    let values = |code: &str| {
+        format!("{VALUES}    request_parameters: {{denied_response_status_code: {code}}}\n")
+    };
+    assert_eq!(
+        only_limiter(&values("BadGateway")).denied_response_status_code,
+        502
+    );
+    assert!(refused(&values("502")).contains("name the status code"));
+}
+
+#[test]
+fn intervals_of_zero_or_less_are_refused() {
+    for interval in ["0s", "-1s"] {
+        let text = replaced("{interval: 30s}", &format!("{{interval: {interval}}}"));
+        assert!(refused(&text).contains("more than zero"));
+        let text = limiter(|text| {
+            text.replace(
+                "circuit:",
+                &format!("circuit:\n  evaluation_interval: {interval}"),
+            )
+        });
+        assert!(refused(&text).contains("more than zero"));
+    }
+}
+
+#[test]
+fn ports_without_a_form_or_with_two_are_refused() {
+    for port in [
+        "{}",
+        "null",
+        "{signal_name: null}",
+        "{constant_signal: ~}",
+        "{signal_name: A, constant_signal: {value: 1}}",
+        "{constant_signal: {value: 1, special_value: NaN}}",
+        "{constant_signal: {special_value: Inf}}",
+        "{constant_signal: {special_value: .nan}}",
+        "{constant_signal: 5}",
+        "5",
+    ] {
+        refused(&replaced(
+            "bucket_capacity: {constant_signal: {value: 2}}",
+            &format!("bucket_capacity: {port}"),
+        ));
+    }
+    let text = replaced("value: 2", "");
+    assert_eq!(only_limiter(&text).bucket_capacity, 0.0);
+}
+
+fn with_components(components: &str, capacity: &str) -> String {
+    limiter(|text| {
+        text.replace("components:\n", &format!("components:\n{components}"))
+            .replace(
+                "bucket_capacity: {constant_signal: {value: 2}}",
+                &format!("bucket_capacity: {{signal_name: {capacity}}}"),
+            )
+    })
+}
+
+const ADD: &str = "    - arithmetic_combinator: {operator: add, in_ports: {lhs: {signal_name: A}, rhs: {constant_signal: {value: 1}}}, out_ports: {output: {signal_name: B}}}\n";
+const VARIABLE: &str =
+    "    - variable: {constant_output: {value: 3}, out_ports: {output: {signal_name: A}}}\n";
+
+#[test]
+fn signals_fold_whatever_their_order() {
+    let both = [format!("{VARIABLE}{ADD}"), format!("{ADD}{VARIABLE}")];
+    for components in both {
+        let text = with_components(&components, "B");
+        assert_eq!(only_limiter(&text).bucket_capacity, 4.0);
+        assert_eq!(&*loaded(&text).policy.components[0].id, "root.2");
+    }
+}
+
+#[test]
+fn a_signal_is_produced_exactly_once() {
+    assert!(
+        refused(&with_components(VARIABLE, "C"))
+            .contains("nothing in the circuit `root` produces the signal `C`")
+    );
+    let twice = format!("{VARIABLE}{VARIABLE}");
+    assert!(refused(&with_components(&twice, "A")).contains("the signal `A` is produced twice"));
+    let unused = VARIABLE.replace("name: A", "name: Z");
+    assert_eq!(
+        loaded(&limiter(
+            |text| text.replace("components:\n", &format!("components:\n{unused}"))
+        ))
+        .policy
+        .components
+        .len(),
+        1
+    );
+}
+
+#[test]
+fn a_loop_stays_invalid_and_one_that_does_not_stand_still_is_refused() {
+    let around = ADD.replace("name: A", "name: B");
+    assert!(
+        only_limiter(&with_components(&around, "B"))
+            .bucket_capacity
+            .is_nan()
+    );
+    let decider = "    - decider: {operator: lt, in_ports: {lhs: {signal_name: B}, rhs: {constant_signal: {value: 1}}}, out_ports: {output: {signal_name: B}}}\n";
+    // A comparison with nothing is false, which is not nothing.
+    assert!(refused(&with_components(decider, "B")).contains("a loop of signals"));
+}
+
+#[test]
+fn deciders_over_constants_fold_and_those_that_wait_are_refused() {
+    let decider = |more: &str| {
+        format!(
+            "    - decider: {{operator: gte, {more}in_ports: {{lhs: {{constant_signal: {{value: 5}}}}, rhs: {{constant_signal: {{value: 5}}}}}}, out_ports: {{output: {{signal_name: A}}}}}}\n"
+        )
+    };
+    assert_eq!(
+        only_limiter(&with_components(&decider(""), "A")).bucket_capacity,
+        1.0
+    );
+    assert!(refused(&with_components(&decider("true_for: 5s, "), "A")).contains("true_for"));
+}
+
+#[test]
+fn booleans_are_numbers_to_a_port() {
+    let text =
+        "    - bool_variable: {constant_output: on, out_ports: {output: {signal_name: A}}}\n";
+    assert_eq!(
+        only_limiter(&with_components(text, "A")).bucket_capacity,
+        1.0
+    );
+}
+
+#[test]
+fn what_a_limiter_measures_may_feed_alerts_but_no_decision() {
+    let accepted = "          out_ports: {accept_percentage: {signal_name: P}}\n";
+    let alerts = "    - decider: {operator: gte, in_ports: {lhs: {signal_name: P}, rhs: {constant_signal: {value: 90}}}, out_ports: {output: {signal_name: Q}}}
+    - alerter: {in_ports: {signal: {signal_name: Q}}, parameters: {alert_name: often}}
+";
+    let text = limiter(|text| format!("{text}{accepted}{alerts}"));
+    assert_eq!(loaded(&text).policy.components.len(), 1);
+    let found = warnings(&text);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].contains("circuit.components[2].alerter: has no effect"));
+    let fed_back = with_components("", "P") + accepted;
+    assert!(
+        refused(&fed_back).contains("depends on"),
+        "{}",
+        refused(&fed_back)
+    );
+    let text = limiter(|text| {
+        format!(
+            "{text}{accepted}{}",
+            alerts.replace("alert_name: often", "")
+        )
+    });
+    assert!(refused(&text).ends_with("alert_name: is required"));
+}
+
+#[test]
+fn nested_circuits_have_names_of_their_own_and_ports_between_them() {
+    let text = "circuit:
+  components:
+    - variable: {constant_output: {value: 7}, out_ports: {output: {signal_name: OUT}}}
+    - nested_circuit:
+        name: inner
+        in_ports_map: {cap: {signal_name: OUT}}
+        out_ports_map: {sum: {signal_name: SUM}}
+        components:
+          - nested_signal_ingress: {port_name: cap, out_ports: {signal: {signal_name: OUT}}}
+          - arithmetic_combinator: {operator: mul, in_ports: {lhs: {signal_name: OUT}, rhs: {constant_signal: {value: 2}}}, out_ports: {output: {signal_name: TWICE}}}
+          - nested_signal_egress: {port_name: sum, in_ports: {signal: {signal_name: TWICE}}}
+          - nested_circuit:
+              components:
+                - flow_control:
+                    rate_limiter:
+                      in_ports: {bucket_capacity: {constant_signal: {value: 1}}, fill_amount: {constant_signal: {value: 1}}}
+                      parameters: {interval: 1s}
+                      selectors: [{control_point: inside}]
+    - flow_control:
+        rate_limiter:
+          in_ports: {bucket_capacity: {signal_name: SUM}, fill_amount: {signal_name: OUT}}
+          parameters: {interval: 1s}
+          selectors: [{control_point: outside}]
+";
+    let policy = loaded(text).policy;
+    let ids: Vec<&str> = policy
+        .components
+        .iter()
+        .map(|component| &*component.id)
+        .collect();
+    assert_eq!(ids, ["root.1.3.0", "root.2"]);
+    let crate::policy::ComponentKind::RateLimiter(outside) = &policy.components[1].kind;
+    assert_eq!((outside.bucket_capacity, outside.fill_amount), (14.0, 7.0));
+    assert!(
+        refused(&text.replace("lhs: {signal_name: OUT}", "lhs: {signal_name: SUM}"))
+            .contains("circuit `root.1`")
+    );
+    let unfed = text.replace("port_name: sum", "port_name: other");
+    assert!(warnings(&unfed)[0].contains("stays invalid"));
+    assert!(
+        refused(&text.replace("cap: {signal_name: OUT}", "cap: {signal_name: NONE}"))
+            .contains("`NONE`")
+    );
+    refused("circuit: {components: [{nested_signal_ingress: {port_name: a}}]}");
+}
+
+#[test]
+fn kinds_and_sections_that_are_known_are_refused_by_name_and_place() {
+    for (text, name) in [
+        (
+            "circuit: {components: [{flow_control: {quota_scheduler: {}}}]}",
+            "`quota_scheduler`",
+        ),
+        ("circuit: {components: [{query: {promql: {}}}]}", "`query`"),
+        (
+            "resources: {flow_control: {classifiers: [{}]}}",
+            "classifiers",
+        ),
+        (
+            "resources: {flow_control: {flux_meters: {a: {}}}}",
+            "flux meters",
+        ),
+        (
+            "metadata: {name: a}\nspec: {circuit: {}}\ndynamicConfig: {a: 1}",
+            "dynamic configuration",
+        ),
+        (
+            "blueprint: load-ramping/base\npolicy: {policy_name: a}",
+            "`load-ramping/base`",
+        ),
+    ] {
+        let message = refused(text);
+        assert!(
+            message.contains(name) && message.contains("this version"),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn a_component_has_exactly_one_kind() {
+    for text in [
+        "circuit: {components: [{}]}",
+        "circuit: {components: [null]}",
+        "circuit: {components: [{flow_control: {}}]}",
+        "circuit: {components: [{flow_control: null}]}",
+        "circuit: {components: [{variable: {constant_output: {}}, bool_variable: {}}]}",
+        "circuit: {components: [{nonsense: {}}]}",
+        "circuit: {components: [5]}",
+    ] {
+        refused(text);
+    }
+}
+
+#[test]
+fn a_document_has_one_of_the_known_forms() {
+    for text in [
+        "",
+        "5",
+        "[]",
+        "{}",
+        "a: 1",
+        "metadata: {name: a}",
+        "metadata: {name: a}\nspec: {}",
+        "metadata: {}\nspec: {circuit: {}}",
+        "metadata: {name: 5}\nspec: {circuit: {}}",
+        "metadata: {name: ''}\nspec: {circuit: {}}",
+        "kind: Policy\nspec: {circuit: {}}",
+        "circuit: null",
+        "policy: {policy_name: a}",
+        "circuit: {}\n---\ncircuit: {}",
+    ] {
+        refused(text);
+    }
+    for (text, name) in [
+        ("circuit: {}", "p"),
+        ("resources: {infra_meters: {a: [whatever]}}", "p"),
+        ("metadata: {name: With Blanks}\nspec: {circuit: }\n", ""),
+        (
+            "metadata: {name: With Blanks}\nspec: {circuit: {}}\n",
+            "With Blanks",
+        ),
+    ] {
+        match load("dir/p.yaml", text) {
+            Ok(loaded) => assert_eq!(&*loaded.policy.name, name),
+            Err(_) => assert!(name.is_empty(), "{text}"),
+        }
+    }
+}
+
+#[test]
+fn values_files_are_checked_strictly() {
+    assert_eq!(&*loaded(VALUES).policy.name, "v");
+    for (from, to) in [
+        ("policy_name: v", "policy_name: 7"),
+        ("policy_name: v", "policy_name: ''"),
+        (
+            "policy_name: v",
+            "policy_name: v\n  evaluation_interval: 1s",
+        ),
+        ("{interval: 1s}", "{interval: 1s, label_key: a}"),
+        ("{interval: 1s}", "{interval: 1s, continuous_fill: null}"),
+        ("{interval: 1s}", "{interval: 1s, limitByLabelKey: a}"),
+        ("{interval: 1s}", "{interval: 1}"),
+        ("control_point: cp", "control_point: __REQUIRED_FIELD__"),
+        (
+            "bucket_capacity: 4",
+            "bucket_capacity: 4 # __REQUIRED_FIELD__",
+        ),
+        ("bucket_capacity: 4", ""),
+        ("rate-limiting/base", "rate-limiting/bse"),
+        ("rate-limiting/base", "7"),
+        ("[{control_point: cp}]", "[]"),
+        (
+            "[{control_point: cp}]",
+            "[{control_point: cp}]\n    alerter: {}",
+        ),
+        (
+            "[{control_point: cp}]",
+            "[{control_point: cp}]\n    alerter: {alert_name: a, severity: bad}",
+        ),
+        ("policy:", "more: 1\npolicy:"),
+    ] {
+        refused(&values(from, to));
+    }
+    assert!(
+        refused(&values("rate-limiting/base", "rate-limiting/bse"))
+            .ends_with("did you mean `rate-limiting/base`?")
+    );
+}
+
+#[test]
+fn components_of_a_values_file_follow_those_of_its_blueprint() {
+    let more = "  components:
+    - variable: {constant_output: {value: 9}, out_ports: {output: {signal_name: A}}}
+    - flow_control:
+        rate_limiter:
+          in_ports: {bucket_capacity: {signal_name: A}, fill_amount: {constant_signal: {value: 1}}}
+          parameters: {interval: 1s}
+          selectors: [{control_point: cp2}]
+";
+    let policy = loaded(&format!("{VALUES}{more}")).policy;
+    let ids: Vec<&str> = policy
+        .components
+        .iter()
+        .map(|component| &*component.id)
+        .collect();
+    assert_eq!(ids, ["root.0", "root.4"]);
+    let taken = more.replace("signal_name: A}}}", "signal_name: ACCEPT_PERCENTAGE}}}");
+    assert!(refused(&format!("{VALUES}{taken}")).contains("produced twice"));
+}
+
+#[test]
+fn limiters_that_let_everything_pass_are_warned_about() {
+    for (from, to) in [
+        ("value: 2", "special_value: NaN"),
+        ("value: 1", "special_value: NaN"),
+    ] {
+        assert!(warnings(&replaced(from, to))[0].contains("lets everything pass"));
+    }
+    let zeros = replaced("value: 2", "value: 0").replace("value: 1", "value: 0");
+    assert!(warnings(&zeros)[0].contains("lets everything pass"));
+    assert!(only_limiter(&zeros).passes_through());
+    assert!(!only_limiter(&replaced("value: 1", "value: 0")).passes_through());
+}
+
+#[test]
+fn the_hash_follows_the_content_and_not_the_layout() {
+    let hash = |text: &str| loaded(text).policy.hash.to_string();
+    let plain = hash(VALUES);
+    assert_eq!(plain.len(), 32);
+    assert!(plain.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    assert_eq!(
+        plain,
+        hash(&format!("# a comment\r\n{}", VALUES.replace('\n', "\r\n")))
+    );
+    assert_eq!(
+        plain,
+        hash(&values("{interval: 1s}", "{\"interval\": '1s'}"))
+    );
+    assert_eq!(
+        plain,
+        hash(&values(
+            "    bucket_capacity: 4\n    fill_amount: 2\n",
+            "    fill_amount: 2\n    bucket_capacity: 0x4\n"
+        ))
+    );
+    assert_ne!(
+        plain,
+        hash(&values("bucket_capacity: 4", "bucket_capacity: 5"))
+    );
+    assert_ne!(plain, hash(&values("policy_name: v", "policy_name: w")));
+}
+
+#[test]
+fn anchors_and_merges_stand_for_what_they_name() {
+    let text = "x-common: &common {interval: 9s, continuous_fill: false}
+circuit:
+  components:
+    - flow_control:
+        rate_limiter:
+          in_ports: {bucket_capacity: &one {constant_signal: {value: 1}}, fill_amount: *one}
+          parameters: {<<: *common, interval: 5s}
+          selectors: [{control_point: shop}]
+";
+    let limiter = only_limiter(text);
+    assert_eq!(
+        (limiter.interval, limiter.continuous_fill),
+        (Duration::from_secs(5), false)
+    );
+    assert_eq!(limiter.fill_amount, 1.0);
+}
+
+#[test]
+fn the_policy_of_the_examples_loads_without_a_remark() {
+    let text = include_str!("../../../examples/policies/per-user-rate-limit.yaml");
+    let limiter = only_limiter(text);
+    assert_eq!(&*loaded(text).policy.name, "per-user-rate-limit");
+    assert_eq!(limiter.limit_by_label_key.as_deref(), Some("user_id"));
+    assert_eq!(warnings(text), [] as [String; 0]);
+}

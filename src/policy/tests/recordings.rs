@@ -1,0 +1,362 @@
+//! What the Agent's own tools accept and decode, compared with what we do.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::load;
+use crate::flow::Labels;
+use crate::policy::{Component, ComponentKind, Loaded, RateLimiter};
+
+/// Rows of the register of differences that we refuse at load.
+const REFUSED_ROWS: [u64; 4] = [30, 31, 33, 34];
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+fn read(path: &Path) -> Value {
+    let text =
+        fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn text<'v>(entry: &'v Value, key: &str) -> &'v str {
+    entry[key].as_str().unwrap_or_default()
+}
+
+fn rows(entry: &Value) -> Vec<u64> {
+    let rows = entry["deviates"].as_array().map(Vec::as_slice);
+    rows.unwrap_or_default()
+        .iter()
+        .filter_map(Value::as_u64)
+        .collect()
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        _ => false,
+    }
+}
+
+/// The policy uses something that this version refuses by name.
+fn beyond_us(summary: &Value) -> bool {
+    let limiters = summary["flow_control"].as_array().map(Vec::as_slice);
+    let other = |component: &Value| text(component, "kind") != "rate_limiter";
+    limiters.unwrap_or_default().iter().any(other)
+        || !is_empty(&summary["classifiers"])
+        || !is_empty(&summary["flux_meters"])
+        || !is_empty(&summary["signal_generators"])
+}
+
+/// Judges one recorded policy; what went wrong is the error.
+fn judge(entry: &Value, accepted: bool) -> Result<(), String> {
+    let verdict = load("recorded.yaml", text(entry, "text"));
+    if !accepted || rows(entry).iter().any(|row| REFUSED_ROWS.contains(row)) {
+        return match verdict {
+            Err(error) if error.line().is_some() || error.message().contains("document") => Ok(()),
+            Err(error) => Err(format!("refused without a place: {error}")),
+            Ok(_) => Err("not refused".to_owned()),
+        };
+    }
+    if beyond_us(&entry["summary"]) {
+        return match verdict {
+            Err(error) if error.message().contains("supported") => Ok(()),
+            Err(error) => Err(format!("not refused by name: {error}")),
+            Ok(_) => Err("not refused".to_owned()),
+        };
+    }
+    let loaded = verdict.map_err(|error| format!("refused: {error}"))?;
+    if rows(entry).contains(&32) {
+        return if loaded
+            .warnings
+            .iter()
+            .any(|warning| warning.message().contains("null"))
+        {
+            Ok(())
+        } else {
+            Err("a null without a warning".to_owned())
+        };
+    }
+    compare(&loaded, entry)?;
+    compare_matches(&loaded, entry)
+}
+
+fn compare(loaded: &Loaded, entry: &Value) -> Result<(), String> {
+    if let Some(name) = entry["policy_name"].as_str() {
+        same("name", &*loaded.policy.name, name)?;
+    }
+    let recorded = entry["summary"]["flow_control"]
+        .as_array()
+        .map(Vec::as_slice);
+    let recorded = recorded.unwrap_or_default();
+    same("components", loaded.policy.components.len(), recorded.len())?;
+    for (component, recorded) in loaded.policy.components.iter().zip(recorded) {
+        same(
+            "component_id",
+            &*component.id,
+            text(recorded, "component_id"),
+        )?;
+        compare_selectors(component, recorded)?;
+        let ComponentKind::RateLimiter(limiter) = &component.kind;
+        compare_limiter(limiter, recorded)?;
+    }
+    Ok(())
+}
+
+fn compare_selectors(component: &Component, recorded: &Value) -> Result<(), String> {
+    let selectors = recorded["selectors"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
+    same("selectors", component.selectors.len(), selectors.len())?;
+    for (selector, recorded) in component.selectors.iter().zip(&selectors) {
+        same(
+            "control_point",
+            &*selector.control_point,
+            text(recorded, "control_point"),
+        )?;
+        same("service", &*selector.service, text(recorded, "service"))?;
+        let group = selector.agent_group.as_deref().unwrap_or("aperture-cloud");
+        same("agent_group", group, text(recorded, "agent_group"))?;
+    }
+    Ok(())
+}
+
+fn compare_limiter(limiter: &RateLimiter, recorded: &Value) -> Result<(), String> {
+    for (port, value) in [
+        ("bucket_capacity", limiter.bucket_capacity),
+        ("fill_amount", limiter.fill_amount),
+        ("pass_through", limiter.pass_through),
+    ] {
+        let recorded = &recorded["in_ports"][port];
+        if recorded.get("from").is_some() {
+            continue;
+        }
+        let signal = recorded.get("constant").or(recorded.get("variable"));
+        let recorded = signal.map_or(f64::NAN, number);
+        same(
+            port,
+            value.to_bits() | u64::from(value.is_nan()),
+            recorded.to_bits() | u64::from(recorded.is_nan()),
+        )?;
+    }
+    let parameters = &recorded["parameters"];
+    let flag = |key: &str| parameters[key].as_bool().unwrap_or_default();
+    same(
+        "interval",
+        limiter.interval,
+        seconds(&parameters["interval"]),
+    )?;
+    same(
+        "max_idle_time",
+        limiter.max_idle_time,
+        seconds(&parameters["max_idle_time"]),
+    )?;
+    same(
+        "continuous_fill",
+        limiter.continuous_fill,
+        flag("continuous_fill"),
+    )?;
+    same(
+        "delay_initial_fill",
+        limiter.delay_initial_fill,
+        flag("delay_initial_fill"),
+    )?;
+    let key = ["limit_by_label_key", "label_key"].map(|key| text(parameters, key));
+    let key = key.into_iter().find(|key| !key.is_empty());
+    same("key", limiter.limit_by_label_key.as_deref(), key)?;
+    let lazy = &parameters["lazy_sync"];
+    let num_sync = lazy["enabled"]
+        .as_bool()
+        .unwrap_or_default()
+        .then(|| lazy["num_sync"].as_u64());
+    same(
+        "lazy_sync",
+        limiter.lazy_sync.map(|sync| Some(u64::from(sync))),
+        num_sync,
+    )?;
+    let request = &recorded["request_parameters"];
+    let tokens = Some(text(request, "tokens_label_key")).filter(|key| !key.is_empty());
+    same(
+        "tokens_label_key",
+        limiter.tokens_label_key.as_deref(),
+        tokens,
+    )?;
+    let code = match text(request, "denied_response_status_code") {
+        "" | "Empty" => 0,
+        "OK" => 200,
+        "NotFound" => 404,
+        "ServiceUnavailable" => 503,
+        other => return Err(format!("a code this test does not know: {other}")),
+    };
+    same(
+        "denied_response_status_code",
+        limiter.denied_response_status_code,
+        code,
+    )
+}
+
+/// The recorded flows met a component exactly when its selectors match them.
+fn compare_matches(loaded: &Loaded, entry: &Value) -> Result<(), String> {
+    let Some(first) = entry["checks"].as_array().and_then(|checks| checks.first()) else {
+        return Ok(());
+    };
+    compare_flow(loaded, &first["request"], &first["response"])
+}
+
+fn compare_flow(loaded: &Loaded, request: &Value, response: &Value) -> Result<(), String> {
+    let labels: Labels<'_> = request["labels"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(key, value)| (key.as_str(), value.as_str().unwrap_or_default()))
+        .collect();
+    let services = request["services"].as_array().cloned().unwrap_or_default();
+    let mut met: Vec<&str> = response["limiter_decisions"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|decision| text(decision, "policy_name") == &*loaded.policy.name)
+        .map(|decision| text(decision, "component_id"))
+        .collect();
+    met.sort_unstable();
+    let selected = |component: &&Component| {
+        component.selectors.iter().any(|selector| {
+            &*selector.control_point == text(request, "control_point")
+                && selector.agent_group.as_deref() == Some("default")
+                && (&*selector.service == "any"
+                    || services
+                        .iter()
+                        .any(|service| service.as_str() == Some(&selector.service)))
+                && selector.matcher.matches(&labels)
+        })
+    };
+    let components = &loaded.policy.components;
+    let mut ours: Vec<&str> = components
+        .iter()
+        .filter(selected)
+        .map(|component| &*component.id)
+        .collect();
+    ours.sort_unstable();
+    same("matched components", ours, met)
+}
+
+fn same<T: PartialEq + std::fmt::Debug>(what: &str, ours: T, theirs: T) -> Result<(), String> {
+    if ours == theirs {
+        return Ok(());
+    }
+    Err(format!("{what}: {ours:?}, recorded {theirs:?}"))
+}
+
+fn number(value: &Value) -> f64 {
+    match value.get("special_value").unwrap_or(value).as_str() {
+        Some("NaN") => f64::NAN,
+        Some("+Inf") => f64::INFINITY,
+        Some("-Inf") => f64::NEG_INFINITY,
+        _ => value
+            .get("value")
+            .unwrap_or(value)
+            .as_f64()
+            .unwrap_or_default(),
+    }
+}
+
+fn seconds(value: &Value) -> Duration {
+    let text = value.as_str().unwrap_or_default();
+    let seconds: f64 = text
+        .trim_end_matches('s')
+        .parse()
+        .unwrap_or_else(|_| panic!("{text}"));
+    Duration::try_from_secs_f64(seconds).unwrap_or_default()
+}
+
+fn all(name: &str, accepted: &str, id: &str) {
+    let path = folder("tests/vectors/policies").join(name);
+    let entries = read(&path);
+    let entries = entries.as_array().expect("a list of entries");
+    assert!(!entries.is_empty());
+    let wrong: Vec<String> = entries
+        .iter()
+        .filter_map(|entry| {
+            let verdict = judge(entry, entry[accepted].as_bool().unwrap_or_default());
+            verdict
+                .err()
+                .map(|wrong| format!("{}: {wrong}", text(entry, id)))
+        })
+        .collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn recorded_policies_load_as_the_controller_loads_them() {
+    all("made-policies.json", "applied", "name");
+}
+
+#[test]
+fn recorded_values_files_expand_as_the_blueprints_do() {
+    all("made-values.json", "accepted", "file");
+}
+
+/// Recordings that stand beside the project or where the environment says; none is no failure.
+fn elsewhere(below: &str, prefix: &str) -> Vec<PathBuf> {
+    let given = std::env::var_os("TOWER_APERTURE_VECTORS").map(PathBuf::from);
+    let folders = [
+        Some(folder("tests/vectors")),
+        Some(folder("../shared/vectors")),
+        given,
+    ];
+    let mut paths: Vec<PathBuf> = folders
+        .into_iter()
+        .flatten()
+        .filter_map(|folder| fs::read_dir(folder.join(below)).ok())
+        .flatten()
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .filter(|path| {
+            let name = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or_default();
+            name.starts_with(prefix) && name.ends_with(".json")
+        })
+        .collect();
+    paths.sort();
+    paths
+}
+
+#[test]
+fn documented_policies_load_as_recorded_where_they_are_at_hand() {
+    for path in elsewhere("policies", "corpus-") {
+        let entry = read(&path);
+        let verdict = judge(&entry, entry["accepted"].as_bool().unwrap_or_default());
+        assert_eq!(verdict, Ok(()), "{}", path.display());
+    }
+}
+
+#[test]
+fn recorded_flows_meet_the_components_that_match_them() {
+    for path in elsewhere("limiters", "lim-sel-") {
+        let recording = read(&path);
+        let policies = recording["policies"].as_array().expect("policies");
+        for policy in policies {
+            let verdict = load("recorded.yaml", policy.as_str().expect("a text"));
+            if rows(&recording).contains(&30) {
+                let error = verdict.expect_err("a pattern that does not compile");
+                assert!(error.message().contains("regular expression"), "{error}");
+                continue;
+            }
+            let loaded = verdict.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            for call in recording["calls"].as_array().expect("calls") {
+                if call["rpc"] == "check" {
+                    let verdict = compare_flow(&loaded, &call["request"], &call["response"]);
+                    assert_eq!(verdict, Ok(()), "{}: {}", path.display(), call["request"]);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Where the engine decides what was meant instead of what an Agent does; each by its row in the
+//! register of quirks.
+
+use tower_aperture::RejectReason;
+use tower_aperture::engine::LimiterReason;
+
+use crate::support::*;
+
+#[test]
+fn row_1_a_flow_in_ramp_mode_needs_a_ramp() {
+    let (engine, _) = Limiter::new(9.0, 0.0).engine();
+    let params = params(&[]).ramp_mode(true);
+    for control_point in [HERE, "elsewhere"] {
+        let input = tower_aperture::engine::CheckInput::new(control_point, &params);
+        let report = engine.check(&input);
+        assert_eq!(report.reject_reason, Some(RejectReason::NoMatchingRamp));
+        assert_eq!(report.denied_response_status_code, 0);
+        assert!(report.limiter_decisions.is_empty());
+    }
+    let denial = decide(&engine, &params).expect_err("there is no ramp");
+    assert_eq!(denial.reason, RejectReason::NoMatchingRamp);
+    assert_eq!(denial.status(), http::StatusCode::FORBIDDEN);
+}
+
+#[test]
+fn row_5_tokens_that_are_not_finite_count_as_not_given() {
+    for lazy in ["", "lazy_sync: {enabled: true, num_sync: 1}"] {
+        for odd in ["NaN", "Inf", "-inf", "+Infinity", "1e999", "many", ""] {
+            let limiter = Limiter::new(3.0, 0.0);
+            let (engine, _) = if lazy.is_empty() {
+                limiter
+            } else {
+                limiter.with(lazy)
+            }
+            .engine();
+            let report = take(&engine, odd);
+            assert!(report.accepted());
+            let told = tokens(&report, "root.0");
+            assert_eq!((told.remaining, told.consumed), (2.0, 1.0), "{odd}");
+            let granted = (0..9).filter(|_| take(&engine, "1").accepted()).count();
+            assert!(granted <= 2, "{odd} corrupted the bucket");
+        }
+    }
+}
+
+#[test]
+fn row_21_long_keys_are_limited_like_any() {
+    let long = "k".repeat(100_000);
+    let mut params = tower_aperture::FlowParams::new();
+    params.labels = tower_aperture::Labels::with_limits(tower_aperture::LabelLimits {
+        bytes: 200_000,
+        ..Default::default()
+    });
+    params.labels.insert("user", &*long);
+    for lazy in [
+        "max_idle_time: 60s",
+        "lazy_sync: {enabled: true, num_sync: 1}",
+    ] {
+        let (engine, _) = Limiter::new(1.0, 0.0).by("user").with(lazy).engine();
+        let input = tower_aperture::engine::CheckInput::new(HERE, &params);
+        let report = engine.check(&input);
+        assert!(report.accepted());
+        assert_eq!(label(&report, "root.0").len(), 100_005);
+        assert_eq!(of(&report, "root.0").reason, LimiterReason::Unspecified);
+        assert!(!engine.check(&input).accepted());
+    }
+}
+
+#[test]
+fn row_22_a_request_that_comes_too_late_to_sync_takes_nobody_with_it() {
+    let (engine, clock) = Limiter::new(4.0, 0.0)
+        .interval(secs(2.0))
+        .with("lazy_sync: {enabled: true, num_sync: 4}")
+        .engine();
+    assert!(take(&engine, "1").accepted());
+    assert!(take(&engine, "1").accepted());
+    assert!(
+        check_within(&engine, &[], 9).accepted(),
+        "between syncs nobody looks"
+    );
+    clock.advance(secs(0.6));
+    let late = check_within(&engine, &[], 10);
+    assert_eq!(late.reject_reason, Some(RejectReason::RateLimited));
+    assert_eq!(late.wait_time, None);
+    let told = tokens(&late, "root.0");
+    assert_eq!((told.remaining, told.current), (0.0, 0.0));
+    // Three were spent, and the key is open.
+    let report = take(&engine, "1");
+    assert!(report.accepted());
+    assert_eq!(tokens(&report, "root.0").remaining, 0.0);
+}
+
+#[test]
+fn row_24_a_wait_beyond_all_clocks_is_not_no_wait() {
+    let (engine, clock) = Limiter::new(1.0, 1.0).engine();
+    clock.advance(secs(100.0));
+    let report = take(&engine, "1e10");
+    assert!(report.wait_time.expect("one must wait") > secs(9e9));
+    clock.advance(secs(1e6));
+    assert!(!take(&engine, "1e10").accepted());
+}
+
+#[test]
+fn row_25_an_idle_key_starts_anew_at_its_time() {
+    let (engine, clock) = Limiter::new(2.0, 0.0)
+        .by("user")
+        .with("max_idle_time: 10s")
+        .engine();
+    let user = [("user", "a")];
+    assert!(check(&engine, &user).accepted());
+    clock.advance(secs(9.999));
+    assert!(check(&engine, &user).accepted(), "a use");
+    clock.advance(secs(9.999));
+    assert!(!check(&engine, &user).accepted(), "a use too");
+    clock.advance(secs(10.0));
+    let report = check(&engine, &user);
+    assert_eq!(tokens(&report, "root.0").remaining, 1.0);
+}
+
+#[test]
+fn row_25_a_remembered_rejection_outlives_the_bucket() {
+    let (engine, clock) = Limiter::new(1.0, 1.0)
+        .interval(secs(60.0))
+        .with("max_idle_time: 10s")
+        .engine();
+    assert!(take(&engine, "1").accepted());
+    assert_eq!(take(&engine, "1").wait_time, Some(secs(60.0)));
+    clock.advance(secs(30.0));
+    assert_eq!(take(&engine, "1").wait_time, Some(secs(30.0)));
+}
+
+#[test]
+fn row_29_lazy_sync_charges_an_idle_key_when_it_comes_back() {
+    let (engine, clock) = Limiter::new(4.0, 0.0)
+        .with("lazy_sync: {enabled: true, num_sync: 4}")
+        .engine();
+    assert!(take(&engine, "1").accepted());
+    assert!(take(&engine, "2").accepted());
+    clock.advance(secs(60.0));
+    let report = take(&engine, "1");
+    assert!(report.accepted());
+    let told = tokens(&report, "root.0");
+    assert_eq!((told.remaining, told.current), (0.0, 4.0));
+    assert!(!take(&engine, "1").accepted());
+}

@@ -1,0 +1,102 @@
+//! How policies get into an engine.
+
+use std::fs;
+use std::path::PathBuf;
+
+use tower_aperture::Engine;
+
+use crate::support::*;
+
+/// A folder of its own for a test, removed at its end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("engine-{name}"));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).expect("the target folder can be written");
+        Self(path)
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.join(name);
+        fs::write(&path, text).expect("the target folder can be written");
+        path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn all_policies_of_a_folder_are_in_force() {
+    let folder = Folder::new("all");
+    folder.write("b.yaml", &policy("b", &[Limiter::new(1.0, 0.0)]));
+    folder.write("a.yml", &policy("a", &[Limiter::new(1.0, 0.0)]));
+    folder.write("notes.txt", "no policy");
+    folder.write(".hidden.yaml", "no policy either");
+    fs::create_dir(folder.0.join("more.yaml")).expect("the target folder can be written");
+    let engine = Engine::builder().policy_folder(&folder.0).build();
+    let report = check(&engine.expect("the policies are right"), &[]);
+    let mut names: Vec<&str> = report
+        .limiter_decisions
+        .iter()
+        .map(|decision| &*decision.policy_name)
+        .collect();
+    names.sort_unstable();
+    assert_eq!(names, ["a", "b"]);
+}
+
+#[test]
+fn a_folder_without_policies_is_told() {
+    let folder = Folder::new("empty");
+    let engine = Engine::builder().policy_folder(&folder.0).build();
+    let engine = engine.expect("nothing is wrong");
+    assert_eq!(engine.warnings().len(), 1);
+    assert!(check(&engine, &[]).accepted());
+}
+
+#[test]
+fn an_error_names_its_file() {
+    let folder = Folder::new("errors");
+    let wrong = folder.write(
+        "wrong.yaml",
+        "kind: Policy\nspec: {circuit: {components: 7}}\n",
+    );
+    let binary = folder.0.join("binary.yaml");
+    fs::write(&binary, [0xff, 0xfe, 0x00]).expect("the target folder can be written");
+    let missing = folder.0.join("missing.yaml");
+    for path in [wrong, binary, missing] {
+        let error = Engine::builder().policy_file(&path).build();
+        let error = error.expect_err("there is no policy");
+        assert_eq!(error.file(), path.display().to_string());
+    }
+    let nowhere = folder.0.join("nowhere");
+    let error = Engine::builder().policy_folder(&nowhere).build();
+    let error = error.expect_err("there is no folder");
+    assert_eq!(error.file(), nowhere.display().to_string());
+}
+
+#[test]
+fn two_policies_of_one_name_are_refused() {
+    let text = policy("same", &[Limiter::new(1.0, 0.0)]);
+    let error = Engine::builder()
+        .policy_text("first.yaml", &*text)
+        .policy_text("second.yaml", &*text)
+        .build()
+        .expect_err("the names are the same");
+    assert_eq!(error.file(), "second.yaml");
+    assert!(error.to_string().contains("`same`"), "{error}");
+}
+
+#[test]
+fn debug_shows_no_policy() {
+    let builder = builder(&[Limiter::new(1.0, 0.0).by("secret_label")]);
+    assert!(!format!("{builder:?}").contains("secret_label"));
+    let engine = builder.build().expect("the policy is right");
+    check(&engine, &[("secret_label", "secret_value")]);
+    assert!(!format!("{engine:?}").contains("secret"));
+}

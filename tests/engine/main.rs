@@ -1,0 +1,10 @@
+//! Laws of the embedded engine, over its public API.
+
+mod deviations;
+mod limits;
+mod loading;
+mod memory;
+mod properties;
+mod selectors;
+mod support;
+mod threads;

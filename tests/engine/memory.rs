@@ -1,0 +1,56 @@
+//! Keys are forgotten, and never too many.
+
+use crate::support::*;
+
+#[test]
+fn a_flood_of_keys_stays_within_the_bound() {
+    let clock = tower_aperture::engine::ManualClock::new();
+    let engine = builder(&[Limiter::new(1.0, 0.0).by("user")])
+        .max_keys(100)
+        .clock(clock.clone())
+        .build()
+        .expect("the policy is right");
+    for user in 0..5000 {
+        clock.advance(secs(0.001));
+        assert!(check(&engine, &[("user", &user.to_string())]).accepted());
+        assert!(engine.stats().keys <= 100);
+    }
+    let stats = engine.stats();
+    assert_eq!((stats.keys, stats.evicted), (100, 4900));
+}
+
+#[test]
+fn a_key_in_use_outlives_a_flood() {
+    let clock = tower_aperture::engine::ManualClock::new();
+    let engine = builder(&[Limiter::new(10.0, 0.0).by("user")])
+        .max_keys(64)
+        .clock(clock.clone())
+        .build()
+        .expect("the policy is right");
+    let mut granted = 0;
+    for user in 0..2000 {
+        clock.advance(secs(0.001));
+        check(&engine, &[("user", &user.to_string())]);
+        granted += usize::from(check(&engine, &[("user", "busy")]).accepted());
+    }
+    assert_eq!(granted, 10);
+}
+
+#[test]
+fn idle_keys_go_as_traffic_goes_on() {
+    let (engine, clock) = Limiter::new(10.0, 10.0)
+        .by("user")
+        .with("max_idle_time: 5s")
+        .engine();
+    for user in 0..20_000 {
+        check(&engine, &[("user", &user.to_string())]);
+    }
+    assert_eq!(engine.stats().keys, 20_000);
+    clock.advance(secs(5.0));
+    // Each use pays for two places of the table; there are no more than a few for each key.
+    for _ in 0..100_000 {
+        check(&engine, &[("user", "busy")]);
+    }
+    let stats = engine.stats();
+    assert_eq!((stats.keys, stats.evicted), (1, 0));
+}

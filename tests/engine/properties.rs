@@ -1,0 +1,150 @@
+//! Laws that hold for any numbers.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use tower_aperture::engine::CheckInput;
+
+use crate::support::*;
+
+fn limiter() -> impl Strategy<Value = Limiter> {
+    let capacity = prop_oneof![Just(0.0), 0.1..50.0, (1..50_u32).prop_map(f64::from)];
+    let fill = prop_oneof![Just(0.0), 0.1..20.0, (1..20_u32).prop_map(f64::from)];
+    let interval = 1_000_000..5_000_000_000_u64;
+    (capacity, fill, interval).prop_map(|(capacity, fill, interval)| {
+        Limiter::new(capacity, fill).interval(Duration::from_nanos(interval))
+    })
+}
+
+/// Pauses in nanoseconds, and tokens.
+fn requests() -> impl Strategy<Value = Vec<(u64, f64)>> {
+    let pause = prop_oneof![Just(0), 0..1_000_000_000_u64, 0..20_000_000_000_u64];
+    let want = prop_oneof![Just(1.0), 0.01..10.0, (1..60_u32).prop_map(f64::from)];
+    prop::collection::vec((pause, want), 1..120)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// From the first use of a key; floats may round in favour of the taker.
+    #[test]
+    fn a_bucket_grants_no_more_than_it_held_and_was_filled_with(
+        limiter in limiter(),
+        continuous: bool,
+        delayed: bool,
+        requests in requests(),
+    ) {
+        // Capacity 0 and fill 0 together let everything pass.
+        prop_assume!(limiter.capacity > 0.0 || limiter.fill > 0.0);
+        let (capacity, fill, interval) = (limiter.capacity, limiter.fill, limiter.interval);
+        let (engine, clock) = limiter
+            .with(&format!("continuous_fill: {continuous}, delay_initial_fill: {delayed}"))
+            .engine();
+        let (mut passed, mut granted) = (0_u64, 0.0);
+        for (at, (pause, want)) in requests.into_iter().enumerate() {
+            if at > 0 {
+                clock.advance(Duration::from_nanos(pause));
+                passed += pause;
+            }
+            let report = take(&engine, &want.to_string());
+            let told = tokens(&report, "root.0");
+            prop_assert!(told.remaining <= capacity);
+            if report.accepted() {
+                granted += want;
+            }
+            let intervals = passed as f64 / interval as f64;
+            let filled = fill * if continuous { intervals } else { intervals.floor() };
+            prop_assert!(granted <= (capacity + filled) * (1.0 + 1e-9) + 1e-9);
+        }
+    }
+
+    /// A wait told is neither too short nor too long, where nothing interferes.
+    #[test]
+    fn after_the_wait_told_the_tokens_are_there(
+        limiter in limiter(),
+        continuous: bool,
+        want in 0.1..10.0,
+    ) {
+        prop_assume!(limiter.fill > 0.0 && limiter.capacity >= want);
+        let (engine, clock) = limiter
+            .with(&format!("continuous_fill: {continuous}"))
+            .engine();
+        let want = want.to_string();
+        let mut report = take(&engine, &want);
+        while report.accepted() {
+            report = take(&engine, &want);
+        }
+        let wait = report.wait_time.expect("the bucket fills");
+        // Waits are cut to whole nanoseconds.
+        clock.advance(wait + Duration::from_nanos(1));
+        prop_assert!(take(&engine, &want).accepted());
+    }
+
+    #[test]
+    fn deciding_and_reporting_agree(
+        limiters in prop::collection::vec(limiter(), 1..4),
+        lazy: bool,
+        requests in prop::collection::vec((0..2_000_000_000_u64, 0..4_usize, -3.0..6.0_f64, 0..30_u64), 1..80),
+    ) {
+        let keys = ["user", "tenant", "user"];
+        let limiters: Vec<Limiter> = limiters
+            .into_iter()
+            .zip(keys)
+            .enumerate()
+            .map(|(at, (limiter, key))| {
+                let limiter = limiter.by(key);
+                if lazy && at == 0 {
+                    limiter.with("lazy_sync: {enabled: true, num_sync: 3}")
+                } else {
+                    limiter
+                }
+            })
+            .collect();
+        let (deciding, clock) = engine(&limiters);
+        let (reporting, other_clock) = engine(&limiters);
+        let flows: [&[(&str, &str)]; 4] = [
+            &[("user", "a")],
+            &[("user", "b"), ("tenant", "t")],
+            &[("tenant", "t")],
+            &[],
+        ];
+        for (pause, flow, want, left) in requests {
+            clock.advance(Duration::from_nanos(pause));
+            other_clock.advance(Duration::from_nanos(pause));
+            let mut params = params(flows[flow]).label("tokens", want.to_string());
+            if left > 0 {
+                params = params.check_timeout(Duration::from_millis(left));
+            }
+            let report = reporting.check(&CheckInput::new(HERE, &params));
+            match decide(&deciding, &params) {
+                Ok(()) => prop_assert!(report.accepted()),
+                Err(denial) => {
+                    prop_assert_eq!(Some(denial.reason), report.reject_reason);
+                    prop_assert_eq!(denial.wait, report.wait_time);
+                    let code = denial.denied_code.map_or(0, i32::from);
+                    prop_assert_eq!(code, report.denied_response_status_code);
+                }
+            }
+        }
+        prop_assert_eq!(deciding.stats(), reporting.stats());
+    }
+
+    #[test]
+    fn no_labels_make_it_panic(
+        labels in prop::collection::vec((".{0,8}", ".{0,300}"), 0..8),
+        tokens in "\\PC{0,12}|[-+0-9.eExX_infa]{0,10}",
+        left in prop::option::of(0..50_u64),
+    ) {
+        let (engine, _) = engine(&[
+            Limiter::new(5.0, 1.0),
+            Limiter::new(5.0, -1.0).by("a").with("lazy_sync: {enabled: true, num_sync: 4}"),
+            Limiter::new(-5.0, 1.0).with("continuous_fill: false, delay_initial_fill: true"),
+        ]);
+        let params = params(&[("a", "1")]).labels(labels).label("tokens", tokens);
+        let input = CheckInput::new(HERE, &params).deadline(left.map(Duration::from_millis));
+        for _ in 0..4 {
+            let report = engine.check(&input);
+            prop_assert_eq!(report.limiter_decisions.len(), 3);
+        }
+    }
+}

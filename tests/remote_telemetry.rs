@@ -1,0 +1,380 @@
+//! Spans: one for each answered flow, exactly as the Agent reads them, never at a flow's expense.
+#![cfg(feature = "telemetry")]
+
+mod support;
+
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::Engine as _;
+use prost::Message;
+use support::agent::{FakeAgent, Reply, answer, int, text};
+use tonic::Status;
+use tower_aperture::pb::check::CheckResponse;
+use tower_aperture::pb::check::check_response::RejectReason as Reason;
+use tower_aperture::{
+    ApertureClient, ApertureClientBuilder, Check, Decider, FlowOutcome, FlowParams, FlowStatus,
+    Ticket, Verdict,
+};
+
+const LONG: Duration = Duration::from_secs(20);
+
+fn builder(agent: &FakeAgent) -> ApertureClientBuilder {
+    ApertureClient::builder()
+        .address(agent.address())
+        .insecure(true)
+        .check_timeout(LONG)
+}
+
+fn client(agent: &FakeAgent) -> ApertureClient {
+    builder(agent).build().expect("a client")
+}
+
+fn now_ns() -> i64 {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("past 1970");
+    i64::try_from(now.as_nanos()).expect("before 2262")
+}
+
+async fn flows(client: &ApertureClient, n: usize) {
+    for _ in 0..n {
+        client
+            .start_flow("checkout", FlowParams::new())
+            .await
+            .finish(FlowStatus::Ok);
+    }
+}
+
+#[tokio::test]
+async fn a_span_has_what_the_agent_reads_and_nothing_else() {
+    let agent = FakeAgent::start();
+    agent.on_check(|request| {
+        Reply::Now(CheckResponse {
+            services: vec!["shop".to_owned()],
+            limiter_decisions: vec![answer::limiter(false)],
+            ..answer::accepted(request)
+        })
+    });
+    let client = client(&agent);
+    let before = now_ns();
+    let flow = client
+        .start_flow("checkout", FlowParams::new().label("user", "42"))
+        .await;
+    let response = flow.check_response().expect("answered").into_owned();
+    flow.end().await;
+    let after = now_ns();
+    assert!(client.shutdown(LONG).await);
+    let spans = agent.spans();
+    assert_eq!(spans.len(), 1);
+    let span = &spans[0];
+    assert_eq!(span.name, "Aperture Check");
+    let mut keys: Vec<_> = span.attributes.iter().map(|a| a.key.as_str()).collect();
+    keys.sort_unstable();
+    let expected = [
+        "aperture.check_response",
+        "aperture.flow.status",
+        "aperture.flow_end_timestamp",
+        "aperture.flow_end_timestamp_ms",
+        "aperture.flow_start_timestamp",
+        "aperture.flow_start_timestamp_ms",
+        "aperture.source",
+        "aperture.workload_start_timestamp",
+        "aperture.workload_start_timestamp_ms",
+    ];
+    assert_eq!(keys, expected);
+    assert_eq!(text(span, "aperture.source").as_deref(), Some("sdk"));
+    assert_eq!(text(span, "aperture.flow.status").as_deref(), Some("OK"));
+    let encoded = text(span, "aperture.check_response").expect("there");
+    let decoded = base64::engine::general_purpose::STANDARD
+        .decode(encoded)
+        .expect("base64, padded");
+    assert_eq!(
+        CheckResponse::decode(&*decoded).expect("a message"),
+        response
+    );
+    let stamps = ["flow_start", "workload_start", "flow_end"].map(|name| {
+        let ns = int(span, &format!("aperture.{name}_timestamp")).expect("there");
+        let ms = int(span, &format!("aperture.{name}_timestamp_ms")).expect("there");
+        assert_eq!(ms, ns / 1_000_000, "{name}");
+        ns
+    });
+    assert!(before <= stamps[0], "Unix time, not some other clock's");
+    assert!(stamps[0] < stamps[1], "the workload starts after the check");
+    assert!(stamps[1] <= stamps[2]);
+    // Two clocks: one that only runs forward, one that may be set meanwhile.
+    assert!(stamps[2] <= after + 1_000_000_000);
+    assert_eq!(i64::try_from(span.start_time_unix_nano), Ok(stamps[0]));
+    assert_eq!(i64::try_from(span.end_time_unix_nano), Ok(stamps[2]));
+    assert_eq!((span.trace_id.len(), span.span_id.len()), (16, 8));
+}
+
+#[tokio::test]
+async fn spans_name_the_library_as_resource_and_scope() {
+    let agent = FakeAgent::start();
+    let client = client(&agent);
+    flows(&client, 1).await;
+    assert!(client.shutdown(LONG).await);
+    let export = &agent.exports()[0].resource_spans[0];
+    let resource = export.resource.as_ref().expect("a resource");
+    let named: Vec<_> = resource
+        .attributes
+        .iter()
+        .map(|a| (a.key.as_str(), a.value.clone().and_then(|v| v.value)))
+        .collect();
+    use tower_aperture::pb::common::any_value::Value::StringValue;
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(
+        named,
+        [
+            (
+                "service.name",
+                Some(StringValue("tower-aperture".to_owned()))
+            ),
+            ("service.version", Some(StringValue(version.to_owned()))),
+        ]
+    );
+    let scope = export.scope_spans[0].scope.as_ref().expect("a scope");
+    assert_eq!(
+        (scope.name.as_str(), scope.version.as_str()),
+        ("tower-aperture", version)
+    );
+}
+
+#[tokio::test]
+async fn every_span_has_ids_of_its_own() {
+    let agent = FakeAgent::start();
+    let client = client(&agent);
+    flows(&client, 100).await;
+    assert!(client.shutdown(LONG).await);
+    let spans = agent.spans();
+    let traces: std::collections::HashSet<_> = spans.iter().map(|s| &s.trace_id).collect();
+    let ids: std::collections::HashSet<_> = spans.iter().map(|s| &s.span_id).collect();
+    assert_eq!((spans.len(), traces.len(), ids.len()), (100, 100, 100));
+}
+
+#[tokio::test]
+async fn rejected_flows_have_spans_too_and_unreachable_ones_have_none() {
+    let agent = FakeAgent::start();
+    let client = client(&agent);
+    agent.on_check(|request| Reply::Now(answer::rejected(request, Reason::RateLimited)));
+    client
+        .start_flow("checkout", FlowParams::new())
+        .await
+        .end()
+        .await;
+    agent.on_check(|_| Reply::Status(Status::internal("no")));
+    client
+        .start_flow("checkout", FlowParams::new())
+        .await
+        .end()
+        .await;
+    assert!(client.shutdown(LONG).await);
+    let spans = agent.spans();
+    assert_eq!(spans.len(), 1);
+    assert_eq!(
+        text(&spans[0], "aperture.flow.status").as_deref(),
+        Some("Unset")
+    );
+    assert_eq!(client.stats().spans_exported, 1);
+}
+
+/// How the Agent names the status of a flow, from the attributes of its span.
+fn as_the_agent_reads(status: Option<&str>, code: Option<&str>) -> String {
+    match (code.map(|code| &code[..1]), status) {
+        (Some("1" | "2" | "3"), _) => "OK".to_owned(),
+        (_, Some(status)) if !status.is_empty() => status.to_owned(),
+        _ => "Error".to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn the_status_survives_the_agents_reading_of_the_http_code() {
+    let agent = FakeAgent::start();
+    let client = client(&agent);
+    let cases = [
+        (FlowStatus::Ok, Some(200), Some("200")),
+        (FlowStatus::Ok, Some(302), Some("302")),
+        (FlowStatus::Ok, Some(404), Some("404")),
+        (FlowStatus::Ok, None, None),
+        (FlowStatus::Error, Some(500), Some("500")),
+        (FlowStatus::Error, Some(404), Some("404")),
+        // The body broke off: the head's code would read as success.
+        (FlowStatus::Error, Some(200), None),
+        (FlowStatus::Error, Some(101), None),
+        (FlowStatus::Error, None, None),
+        (FlowStatus::Unset, Some(429), Some("429")),
+    ];
+    for (status, code, _) in cases {
+        let ticket = match client.decide("checkout", &FlowParams::new()) {
+            Check::Pending(pending) => match pending.await {
+                Verdict::Accepted(ticket) => ticket,
+                other => panic!("{other:?}"),
+            },
+            Check::Ready(other) => panic!("{other:?}"),
+        };
+        let mut outcome = FlowOutcome::new(status);
+        if let Some(code) = code {
+            outcome = outcome.http_status(http::StatusCode::from_u16(code).expect("a code"));
+        }
+        ticket.end(outcome);
+    }
+    assert!(client.shutdown(LONG).await);
+    let spans = agent.spans();
+    assert_eq!(spans.len(), cases.len());
+    for (span, (status, code, sent)) in spans.iter().zip(cases) {
+        let given = text(span, "aperture.flow.status");
+        let http = text(span, "http.status_code");
+        assert_eq!(given.as_deref(), Some(status.as_str()));
+        assert_eq!(http.as_deref(), sent, "{status:?} {code:?}");
+        let read = as_the_agent_reads(given.as_deref(), http.as_deref());
+        assert_eq!(read, status.as_str());
+    }
+}
+
+#[tokio::test]
+async fn spans_travel_in_batches_without_being_asked_to() {
+    let agent = FakeAgent::start();
+    let client = client(&agent);
+    flows(&client, 700).await;
+    agent
+        .until("all spans", |agent| agent.spans().len() == 700)
+        .await;
+    assert!(
+        agent.exports().len() <= 10,
+        "{} exports",
+        agent.exports().len()
+    );
+    agent
+        .until("counted", |_| client.stats().spans_exported == 700)
+        .await;
+}
+
+#[tokio::test]
+async fn an_export_is_tried_twice_and_then_counted() {
+    let agent = FakeAgent::start();
+    let client = client(&agent);
+    let tries = AtomicUsize::new(0);
+    agent.on_export(move |_| match tries.fetch_add(1, SeqCst) {
+        0 => Reply::Status(Status::unavailable("one moment")),
+        1 => Reply::Now(Default::default()),
+        _ => Reply::Status(Status::unavailable("no")),
+    });
+    flows(&client, 2).await;
+    agent
+        .until("exported", |_| client.stats().spans_exported == 2)
+        .await;
+    flows(&client, 3).await;
+    assert!(!client.shutdown(LONG).await, "not everything was delivered");
+    let stats = client.stats();
+    assert_eq!((stats.spans_exported, stats.spans_failed), (2, 3));
+    assert_eq!(agent.exports().len(), 4);
+}
+
+#[tokio::test]
+async fn spans_the_collector_refuses_are_counted() {
+    let agent = FakeAgent::start();
+    let client = client(&agent);
+    agent.on_export(|_| {
+        use tower_aperture::pb::trace_collector::{
+            ExportTracePartialSuccess, ExportTraceServiceResponse,
+        };
+        Reply::Now(ExportTraceServiceResponse {
+            partial_success: Some(ExportTracePartialSuccess {
+                rejected_spans: 2,
+                error_message: "no".to_owned(),
+            }),
+        })
+    });
+    flows(&client, 5).await;
+    client.shutdown(LONG).await;
+    let stats = client.stats();
+    assert_eq!((stats.spans_exported, stats.spans_failed), (3, 2));
+}
+
+#[tokio::test]
+async fn a_collector_that_hangs_slows_nothing_and_loses_only_spans() {
+    let agent = FakeAgent::start();
+    agent.on_export(|_| Reply::Hang);
+    agent.on_check(|request| Reply::Now(answer::granted(request)));
+    let client = builder(&agent).end_timeout(LONG).build().expect("a client");
+    flows(&client, 600).await;
+    agent
+        .until("stuck", |agent| agent.exports().len() == 1)
+        .await;
+    // More than the buffer holds.
+    flows(&client, 2500).await;
+    let ended = client
+        .start_flow("checkout", FlowParams::new())
+        .await
+        .end()
+        .await;
+    assert_eq!(ended.error(), None);
+    agent
+        .until("all ends", |agent| agent.tokens_in_flight() == 0)
+        .await;
+    let stats = client.stats();
+    assert!(stats.spans_dropped > 0, "{stats:?}");
+    assert_eq!(stats.spans_exported, 0);
+    assert_eq!(stats.ends_dropped + stats.ends_failed, 0);
+}
+
+#[tokio::test]
+async fn large_answers_are_split_over_messages_and_cut_where_they_must_be() {
+    use tower_aperture::pb::check::{CacheLookupResponse, KeyLookupResponse};
+
+    let agent = FakeAgent::start();
+    let sizes = AtomicUsize::new(0);
+    agent.on_check(move |request| {
+        let size = match sizes.fetch_add(1, SeqCst) {
+            0 => 6 * 1024 * 1024,
+            _ => 300 * 1024,
+        };
+        Reply::Now(CheckResponse {
+            cache_lookup_response: Some(CacheLookupResponse {
+                result_cache_response: Some(KeyLookupResponse {
+                    value: vec![7; size].into(),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }),
+            ..answer::accepted(request)
+        })
+    });
+    let client = client(&agent);
+    flows(&client, 12).await;
+    assert!(client.shutdown(LONG).await);
+    assert_eq!(client.stats().spans_exported, 12);
+    for export in agent.exports() {
+        assert!(export.encoded_len() < 4 * 1024 * 1024);
+    }
+    let lookups: Vec<_> = agent
+        .spans()
+        .iter()
+        .map(|span| {
+            let encoded = text(span, "aperture.check_response").expect("there");
+            let decoded = base64::engine::general_purpose::STANDARD.decode(encoded);
+            CheckResponse::decode(&*decoded.expect("base64"))
+                .expect("a message")
+                .cache_lookup_response
+                .expect("the lookup stays")
+                .result_cache_response
+                .expect("the outcome stays")
+        })
+        .collect();
+    assert!(lookups[0].value.is_empty(), "too large for any message");
+    assert!(
+        lookups[1..]
+            .iter()
+            .all(|lookup| lookup.value.len() == 300 * 1024)
+    );
+}
+
+#[tokio::test]
+async fn telemetry_can_be_left_out() {
+    let agent = FakeAgent::start();
+    let client = builder(&agent).telemetry(false).build().expect("a client");
+    flows(&client, 3).await;
+    assert!(client.shutdown(LONG).await);
+    assert!(agent.exports().is_empty());
+}

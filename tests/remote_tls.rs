@@ -1,0 +1,98 @@
+//! TLS to the Agent: whom the client trusts, and what goes over it.
+#![cfg(feature = "tls")]
+
+mod support;
+
+use std::time::Duration;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use support::agent::FakeAgent;
+use tower_aperture::{
+    ApertureClient, ApertureClientBuilder, ConnectionState, FlowDecision, FlowErrorKind,
+    FlowParams, FlowStatus,
+};
+
+const LONG: Duration = Duration::from_secs(20);
+
+/// An authority, and an Agent with a certificate of it for `name`.
+fn agent(name: &str) -> (String, FakeAgent) {
+    let key = KeyPair::generate().expect("a key");
+    let mut params = CertificateParams::new(Vec::new()).expect("parameters");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(params, key).expect("an authority");
+    let key = KeyPair::generate().expect("a key");
+    let certificate = CertificateParams::new(vec![name.to_owned()])
+        .expect("a name")
+        .signed_by(&key, &authority)
+        .expect("a certificate");
+    let agent = FakeAgent::start_tls(&certificate.pem(), &key.serialize_pem());
+    (authority.pem(), agent)
+}
+
+fn builder(agent: &FakeAgent) -> ApertureClientBuilder {
+    ApertureClient::builder()
+        .address(format!("localhost:{}", agent.port()))
+        .connect_timeout(LONG)
+        .check_timeout(LONG)
+}
+
+#[tokio::test]
+async fn every_call_carries_the_key_over_tls_too() {
+    let (authority, agent) = agent("localhost");
+    let client = builder(&agent)
+        .ca_certificate(authority)
+        .api_key("sesame")
+        .build()
+        .expect("a client");
+    let flow = client.start_flow("checkout", FlowParams::new()).await;
+    assert_eq!(flow.error(), None);
+    flow.finish(FlowStatus::Ok);
+    assert_eq!(client.state(), ConnectionState::Ready);
+    assert!(client.shutdown(LONG).await);
+    let calls = agent.calls();
+    if cfg!(feature = "telemetry") {
+        assert_eq!(calls.len(), 2, "check and export");
+    }
+    for call in calls {
+        assert_eq!(call.api_key.as_deref(), Some("sesame"), "{}", call.path);
+    }
+}
+
+#[tokio::test]
+async fn an_authority_that_nobody_vouches_for_is_not_trusted() {
+    let (_, agent) = agent("localhost");
+    let (stranger, _) = self::agent("localhost");
+    // The system's roots, then another authority of our own.
+    for builder in [builder(&agent), builder(&agent).ca_certificate(stranger)] {
+        let client = builder.api_key("sesame").build().expect("a client");
+        let flow = client.start_flow("checkout", FlowParams::new()).await;
+        let error = flow.error().expect("unreachable");
+        assert_eq!(error.kind(), FlowErrorKind::Unavailable, "{error}");
+    }
+    assert!(agent.calls().is_empty(), "no key for a stranger");
+}
+
+#[tokio::test]
+async fn the_certificate_must_have_the_hosts_name_or_the_one_given() {
+    let (authority, agent) = agent("agent.internal");
+    let with = |builder: ApertureClientBuilder| {
+        let client = builder.ca_certificate(&*authority).build();
+        async move {
+            let client = client.expect("a client");
+            let flow = client.start_flow("checkout", FlowParams::new()).await;
+            flow.decision()
+        }
+    };
+    assert_eq!(with(builder(&agent)).await, FlowDecision::Unreachable);
+    let named = builder(&agent).server_name("agent.internal");
+    assert_eq!(with(named).await, FlowDecision::Accepted);
+}
+
+#[tokio::test]
+async fn plaintext_is_never_tried_when_tls_fails() {
+    let agent = FakeAgent::start();
+    let client = builder(&agent).build().expect("a client");
+    let flow = client.start_flow("checkout", FlowParams::new()).await;
+    assert_eq!(flow.decision(), FlowDecision::Unreachable);
+    assert!(agent.calls().is_empty());
+}

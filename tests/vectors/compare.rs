@@ -1,0 +1,292 @@
+//! Whether an answer is the recorded one, within the tolerances of a recording.
+
+use serde_json::Value;
+use tower_aperture::RejectReason;
+use tower_aperture::engine::{
+    CheckReport, LimiterDecision, LimiterDetails, LimiterReason, TokensInfo,
+};
+
+use crate::policy::Rates;
+use crate::recording::{Call, Expected, Recording, float};
+
+/// A label this long is not looked at closely: row 21 of the register.
+const LONG_KEY: usize = 256;
+
+/// What counts as the same.
+pub(crate) struct Judge<'a> {
+    pub(crate) recording: &'a Recording,
+    pub(crate) rates: Rates,
+}
+
+type Difference = Result<(), String>;
+
+impl Judge<'_> {
+    /// The Agent looked at its clock somewhere between the two times of a call.
+    fn time(&self) -> f64 {
+        0.002 + self.recording.longest.min(0.015)
+    }
+
+    pub(crate) fn compare(&self, call: &Call, report: &CheckReport) -> Difference {
+        if call.noisy || call.deviates.iter().any(|row| *row != 21) {
+            return Ok(());
+        }
+        let long_keys = call.deviates.contains(&21);
+        match &call.expected {
+            Expected::Answer(answer) => self.answer(answer, report, long_keys),
+            Expected::Row(accepted, tokens) => self.row(*accepted, tokens, report),
+            // The recording client gave up: its doing, not the Agent's.
+            Expected::Error(code) if cancelled(code) => Ok(()),
+            Expected::Error(code) if late(code) && call.deadline.is_some() => Ok(()),
+            Expected::Error(code) => Err(format!("error: expected {code}, got an answer")),
+        }
+    }
+
+    fn answer(&self, answer: &Value, report: &CheckReport, long_keys: bool) -> Difference {
+        let text = |field: &str| answer[field].as_str().unwrap_or_default().to_owned();
+        same(
+            "control_point",
+            &text("control_point"),
+            &report.control_point,
+        )?;
+        same("services", &list(&answer["services"]), &report.services)?;
+        if self.recording.has_label_keys {
+            let keys = list(&answer["flow_label_keys"]);
+            same("flow_label_keys", &keys, &report.flow_label_keys)?;
+        }
+        if self.recording.has_telemetry_labels {
+            let labels = answer["telemetry_flow_labels"].as_object();
+            let labels = labels.into_iter().flatten();
+            let labels = labels
+                .map(|(key, value)| (key.clone(), value.as_str().unwrap_or_default().to_owned()))
+                .collect();
+            same(
+                "telemetry_flow_labels",
+                &labels,
+                &report.telemetry_flow_labels,
+            )?;
+        }
+        if self.recording.has_expect_end {
+            let expect_end = answer["expect_end"].as_bool().unwrap_or(false);
+            same("expect_end", &expect_end, &report.expect_end)?;
+        }
+        self.decisions(answer, report, long_keys)?;
+        if !long_keys {
+            self.verdict(answer, report)?;
+        }
+        none_of(answer, "flux_meter_infos")?;
+        none_of(answer, "classifier_infos")?;
+        none_of(answer, "cache_lookup_response")
+    }
+
+    fn verdict(&self, answer: &Value, report: &CheckReport) -> Difference {
+        let rejected = answer["decision_type"].as_str() == Some("DECISION_TYPE_REJECTED");
+        same("decision_type: rejected", &rejected, &!report.accepted())?;
+        let reason = answer["reject_reason"].as_str();
+        same(
+            "reject_reason",
+            &reason.unwrap_or("REJECT_REASON_NONE"),
+            &reason_name(report.reject_reason),
+        )?;
+        let codes = possible_codes(answer);
+        if !codes.contains(&i64::from(report.denied_response_status_code)) {
+            return Err(format!(
+                "denied_response_status_code: expected one of {codes:?}, got {}",
+                report.denied_response_status_code
+            ));
+        }
+        let got = report.wait_time.unwrap_or_default().as_secs_f64();
+        self.wait("wait_time", &answer["wait_time"], got)
+    }
+
+    fn wait(&self, field: &str, expected: &Value, got: f64) -> Difference {
+        let expected = seconds(expected).ok_or_else(|| format!("{field}: unreadable"))?;
+        close(field, expected, got, self.time())
+    }
+
+    fn decisions(&self, answer: &Value, report: &CheckReport, long_keys: bool) -> Difference {
+        let expected = answer["limiter_decisions"].as_array();
+        let expected = expected.map(Vec::as_slice).unwrap_or_default();
+        if expected.len() != report.limiter_decisions.len() {
+            let got: Vec<_> = report.limiter_decisions.iter().map(id).collect();
+            let expected: Vec<_> = expected.iter().map(expected_id).collect();
+            return Err(format!(
+                "limiter_decisions: expected {expected:?}, got {got:?}"
+            ));
+        }
+        for expected in expected {
+            let own = expected_id(expected);
+            let found = report
+                .limiter_decisions
+                .iter()
+                .find(|decision| id(decision) == own);
+            let Some(got) = found else {
+                return Err(format!("limiter_decisions: expected one of {own:?}"));
+            };
+            self.decision(expected, got, long_keys)
+                .map_err(|difference| format!("{} {}: {difference}", own.0, own.1))?;
+        }
+        Ok(())
+    }
+
+    fn decision(&self, expected: &Value, got: &LimiterDecision, long_keys: bool) -> Difference {
+        let LimiterDetails::RateLimiter { label, tokens } = &got.details else {
+            return Err("details: not those of a rate limiter".into());
+        };
+        let info = &expected["rate_limiter_info"];
+        let expected_label = info["label"].as_str().unwrap_or_default();
+        same("label", &expected_label, &&**label)?;
+        let reason = match expected["reason"].as_str() {
+            Some("LIMITER_REASON_KEY_NOT_FOUND") => LimiterReason::KeyNotFound,
+            _ => LimiterReason::Unspecified,
+        };
+        same("reason", &reason, &got.reason)?;
+        let code = code(&expected["denied_response_status_code"]);
+        let got_code = i64::from(got.denied_response_status_code);
+        same("denied_response_status_code", &code, &Some(got_code))?;
+        if long_keys && expected_label.len() >= LONG_KEY {
+            return Ok(());
+        }
+        let dropped = expected["dropped"].as_bool().unwrap_or(false);
+        same("dropped", &dropped, &got.dropped)?;
+        self.wait(
+            "wait_time",
+            &expected["wait_time"],
+            got.wait_time.as_secs_f64(),
+        )?;
+        let rate = self.rates.get(&got.policy_name, &got.component_id);
+        let wanted = &info["tokens_info"];
+        let wanted = ["remaining", "current", "consumed"].map(|field| float(&wanted[field]));
+        let [Some(remaining), Some(current), Some(consumed)] = wanted else {
+            return Err("tokens_info: unreadable".into());
+        };
+        self.tokens(&[remaining, current, consumed], tokens, rate)
+    }
+
+    fn tokens(&self, expected: &[f64; 3], got: &TokensInfo, rate: f64) -> Difference {
+        let tolerance = rate * 2.0 * self.time();
+        let [remaining, current, consumed] = *expected;
+        close("remaining", remaining, got.remaining, tolerance)?;
+        close("current", current, got.current, tolerance)?;
+        close("consumed", consumed, got.consumed, 0.0)
+    }
+
+    fn row(&self, accepted: bool, tokens: &[f64; 3], report: &CheckReport) -> Difference {
+        same("accepted", &accepted, &report.accepted())?;
+        let Some(decision) = report.limiter_decisions.first() else {
+            return Ok(());
+        };
+        let LimiterDetails::RateLimiter { tokens: got, .. } = &decision.details else {
+            return Err("details: not those of a rate limiter".into());
+        };
+        let rate = self
+            .rates
+            .get(&decision.policy_name, &decision.component_id);
+        self.tokens(tokens, got, rate)
+    }
+}
+
+fn same<T: PartialEq + std::fmt::Debug>(field: &str, expected: &T, got: &T) -> Difference {
+    if expected == got {
+        return Ok(());
+    }
+    Err(format!("{field}: expected {expected:?}, got {got:?}"))
+}
+
+/// Floats went through text, and may be large.
+fn close(field: &str, expected: f64, got: f64, tolerance: f64) -> Difference {
+    let rounding = 1e-9 + expected.abs().max(got.abs()) * 1e-12;
+    let both_nan = expected.is_nan() && got.is_nan();
+    if both_nan || expected == got || (expected - got).abs() <= tolerance + rounding {
+        return Ok(());
+    }
+    Err(format!("{field}: expected {expected}, got {got}"))
+}
+
+fn none_of(answer: &Value, field: &str) -> Difference {
+    match &answer[field] {
+        Value::Null => Ok(()),
+        Value::Array(values) if values.is_empty() => Ok(()),
+        Value::Object(fields) if fields.is_empty() => Ok(()),
+        value => Err(format!("{field}: expected {value}, got nothing")),
+    }
+}
+
+fn list(value: &Value) -> Vec<String> {
+    let values = value.as_array().map(Vec::as_slice).unwrap_or_default();
+    let texts = values.iter().map(|text| text.as_str().unwrap_or_default());
+    texts.map(str::to_owned).collect()
+}
+
+fn id(decision: &LimiterDecision) -> (&str, &str) {
+    (&decision.policy_name, &decision.component_id)
+}
+
+fn expected_id(decision: &Value) -> (&str, &str) {
+    let text = |field: &str| decision[field].as_str().unwrap_or_default();
+    (text("policy_name"), text("component_id"))
+}
+
+/// `"1.5s"`; absent is zero.
+fn seconds(value: &Value) -> Option<f64> {
+    match value {
+        Value::Null => Some(0.0),
+        value => value.as_str()?.strip_suffix('s')?.parse().ok(),
+    }
+}
+
+fn reason_name(reason: Option<RejectReason>) -> &'static str {
+    match reason {
+        None => "REJECT_REASON_NONE",
+        Some(RejectReason::RateLimited) => "REJECT_REASON_RATE_LIMITED",
+        Some(RejectReason::NoTokens) => "REJECT_REASON_NO_TOKENS",
+        Some(RejectReason::NotSampled) => "REJECT_REASON_NOT_SAMPLED",
+        Some(RejectReason::NoMatchingRamp) => "REJECT_REASON_NO_MATCHING_RAMP",
+        Some(_) => "unknown",
+    }
+}
+
+/// A status code by its name or as a number; names are the phrases of HTTP without blanks.
+fn code(value: &Value) -> Option<i64> {
+    match value {
+        Value::Null => Some(0),
+        Value::String(name) if name == "Empty" => Some(0),
+        Value::String(name) => (100..600)
+            .find(|code| {
+                http::StatusCode::from_u16(*code)
+                    .ok()
+                    .and_then(|status| status.canonical_reason())
+                    .is_some_and(|phrase| {
+                        let letters = phrase.chars().filter(char::is_ascii_alphanumeric);
+                        letters.collect::<String>().eq_ignore_ascii_case(name)
+                    })
+            })
+            .map(i64::from),
+        value => value.as_i64(),
+    }
+}
+
+/// Where several limiters dropped the flow, any of them may have given the code.
+fn possible_codes(answer: &Value) -> Vec<i64> {
+    let recorded = code(&answer["denied_response_status_code"]);
+    let mut codes: Vec<i64> = recorded.into_iter().collect();
+    let decisions = answer["limiter_decisions"].as_array();
+    for decision in decisions.into_iter().flatten() {
+        if decision["dropped"].as_bool() == Some(true) {
+            let own = code(&decision["denied_response_status_code"]);
+            codes.push(own.filter(|code| *code != 0).unwrap_or(429));
+        }
+    }
+    codes
+}
+
+fn cancelled(code: &str) -> bool {
+    matches!(
+        code.trim_matches('"').to_uppercase().as_str(),
+        "CANCELLED" | "CANCELED" | "1"
+    )
+}
+
+fn late(code: &str) -> bool {
+    let code = code.trim_matches('"').replace('_', "").to_uppercase();
+    matches!(code.as_str(), "DEADLINEEXCEEDED" | "4")
+}

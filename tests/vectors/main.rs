@@ -1,0 +1,144 @@
+//! Replays conversations recorded with a real Aperture Agent against the embedded engine.
+//!
+//! Every `*.json` below this folder is read, and below the folder that `TOWER_APERTURE_VECTORS`
+//! names. One line a recording says `ok`, `deviates` (and which row of the register of quirks), the
+//! first difference, or `skipped` with the component or call that is missing. Arguments that are
+//! no options select recordings by a part of their name.
+// Its lines are what this program is for.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod compare;
+mod policy;
+mod recording;
+mod replay;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::{env, fs};
+
+use serde_json::Value;
+
+use self::recording::Recording;
+
+/// What became of a recording.
+pub(crate) enum Verdict {
+    Same,
+    /// Loaded and run, or refused at load as the rows say.
+    Deviates(String),
+    Skipped(String),
+    Differs(String),
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let filters: Vec<&String> = arguments
+        .iter()
+        .filter(|argument| !argument.starts_with('-'))
+        .collect();
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors");
+    let mut files = Vec::new();
+    find(&own, &own, &mut files);
+    if let Some(folder) = env::var_os("TOWER_APERTURE_VECTORS").map(PathBuf::from) {
+        let before = files.len();
+        find(&folder, &folder, &mut files);
+        if files.len() == before {
+            println!("{}: no recordings there", folder.display());
+            return ExitCode::FAILURE;
+        }
+    }
+    files.retain(|(name, _)| {
+        filters.is_empty() || filters.iter().any(|filter| name.contains(*filter))
+    });
+    if arguments.iter().any(|argument| argument == "--list") {
+        for (name, _) in &files {
+            println!("{name}: test");
+        }
+        return ExitCode::SUCCESS;
+    }
+
+    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
+    println!("\nrunning {} recordings", files.len());
+    for (name, path) in &files {
+        match run(path) {
+            Verdict::Same => {
+                passed += 1;
+                println!("{name}: ok");
+            }
+            Verdict::Deviates(how) => {
+                passed += 1;
+                println!("{name}: deviates ({how})");
+            }
+            Verdict::Skipped(why) => {
+                skipped += 1;
+                println!("{name}: skipped ({why})");
+            }
+            Verdict::Differs(difference) => {
+                failed += 1;
+                println!("{name}: FAILED: {difference}");
+            }
+        }
+    }
+    let word = if failed == 0 { "ok" } else { "FAILED" };
+    println!(
+        "\ntest result: {word}. {passed} passed; {failed} failed; {skipped} ignored; 0 measured; 0 \
+         filtered out"
+    );
+    if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn find(root: &Path, folder: &Path, files: &mut Vec<(String, PathBuf)>) {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) => panic!("{}: {error}", folder.display()),
+    };
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    for path in paths {
+        if path.is_dir() {
+            find(root, &path, files);
+        } else if path
+            .extension()
+            .is_some_and(|extension| extension == "json")
+        {
+            let name = path.strip_prefix(root).unwrap_or(&path).with_extension("");
+            files.push((name.display().to_string(), path));
+        }
+    }
+}
+
+fn run(path: &Path) -> Verdict {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) => return Verdict::Differs(format!("cannot be read: {error}")),
+    };
+    let value: Value = match serde_json::from_str(&text) {
+        Ok(value) => value,
+        Err(error) => return Verdict::Differs(format!("is not JSON: {error}")),
+    };
+    if let Some(form) = other_form(&value) {
+        return Verdict::Skipped(form.to_owned());
+    }
+    match Recording::read(&value) {
+        Ok(recording) => replay::replay(&recording),
+        Err(problem) => Verdict::Differs(format!("is not a recording: {problem}")),
+    }
+}
+
+/// Files that are no conversations, by what they need to be replayed.
+fn other_form(value: &Value) -> Option<&'static str> {
+    if value.get("calls").is_some() || value.get("rows").is_some() {
+        None
+    } else if value.get("runs").is_some() {
+        Some("events at a weighted fair queue: no scheduler")
+    } else if value.get("cases").is_some() && value.get("base_span").is_some() {
+        Some("telemetry spans: no agent")
+    } else if value.get("policies").is_none() {
+        Some("no conversation: judged by other tests")
+    } else {
+        None
+    }
+}

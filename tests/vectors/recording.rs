@@ -1,0 +1,215 @@
+//! The form of a recorded conversation.
+
+use serde_json::Value;
+
+/// One file.
+pub(crate) struct Recording {
+    pub(crate) agent_group: Option<String>,
+    /// Texts with their dynamic configuration.
+    pub(crate) policies: Vec<String>,
+    /// Some policy has a dynamic configuration.
+    pub(crate) dynamic: bool,
+    pub(crate) deviates: Vec<u64>,
+    pub(crate) noisy: bool,
+    /// In the order of `at`.
+    pub(crate) calls: Vec<Call>,
+    /// Fields that some answers were shortened by are not compared.
+    pub(crate) has_label_keys: bool,
+    pub(crate) has_telemetry_labels: bool,
+    pub(crate) has_expect_end: bool,
+    /// The longest time a decision took.
+    pub(crate) longest: f64,
+}
+
+/// One call and its answer.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    pub(crate) number: usize,
+    pub(crate) rpc: String,
+    pub(crate) request: Value,
+    pub(crate) deadline: Option<f64>,
+    pub(crate) at: f64,
+    pub(crate) burst: bool,
+    pub(crate) noisy: bool,
+    pub(crate) deviates: Vec<u64>,
+    pub(crate) expected: Expected,
+}
+
+/// What the Agent answered.
+#[derive(Clone, Debug)]
+pub(crate) enum Expected {
+    Answer(Value),
+    /// A row of a compact recording: accepted; remaining, current and consumed.
+    Row(bool, [f64; 3]),
+    /// A gRPC status.
+    Error(String),
+}
+
+impl Recording {
+    pub(crate) fn read(value: &Value) -> Result<Self, String> {
+        let mut policies = texts(&value["policies"]).ok_or("policies are not texts")?;
+        let mut dynamic = false;
+        for (name, text) in value["dynamic_config"].as_object().into_iter().flatten() {
+            let text = text.as_str().ok_or("dynamic_config is not text")?;
+            dynamic |= configure(&mut policies, name, text)?;
+        }
+        let mut calls = match value.get("rows") {
+            Some(_) => rows(value)?,
+            None => calls(value)?,
+        };
+        calls.sort_by(|a, b| a.at.total_cmp(&b.at));
+        let holds = |field: &str| {
+            calls.iter().any(
+                |call| matches!(&call.expected, Expected::Answer(answer) if answer.get(field).is_some()),
+            )
+        };
+        let whole = value.get("calls").is_some();
+        Ok(Self {
+            agent_group: value["agent_group"].as_str().map(str::to_owned),
+            policies,
+            dynamic,
+            deviates: numbers(&value["deviates"]),
+            noisy: value["noisy"].as_bool().unwrap_or(false),
+            has_label_keys: whole && holds("flow_label_keys"),
+            has_telemetry_labels: whole && holds("telemetry_flow_labels"),
+            has_expect_end: whole && holds("expect_end"),
+            longest: longest(value),
+            calls,
+        })
+    }
+}
+
+fn texts(value: &Value) -> Option<Vec<String>> {
+    let texts = value.as_array()?.iter();
+    texts.map(|text| text.as_str().map(str::to_owned)).collect()
+}
+
+fn numbers(value: &Value) -> Vec<u64> {
+    let numbers = value.as_array().map(Vec::as_slice).unwrap_or_default();
+    numbers.iter().filter_map(Value::as_u64).collect()
+}
+
+/// Puts a dynamic configuration where a policy resource has it, if there is anything in it.
+fn configure(policies: &mut [String], name: &str, text: &str) -> Result<bool, String> {
+    let policy = policies
+        .iter_mut()
+        .find(|policy| crate::policy::name(policy).as_deref() == Some(name))
+        .ok_or_else(|| format!("dynamic_config of an unknown policy {name}"))?;
+    if text.trim().is_empty() || text.trim() == "{}" {
+        return Ok(false);
+    }
+    policy.push_str("\ndynamicConfig:\n");
+    for line in text.lines() {
+        policy.push_str("  ");
+        policy.push_str(line);
+        policy.push('\n');
+    }
+    Ok(true)
+}
+
+fn calls(value: &Value) -> Result<Vec<Call>, String> {
+    let calls = value["calls"].as_array().ok_or("calls are no list")?;
+    calls
+        .iter()
+        .enumerate()
+        .map(|(number, call)| {
+            let expected = match (call.get("response"), call.get("error")) {
+                (Some(answer), None) => Expected::Answer(answer.clone()),
+                (None, Some(error)) => Expected::Error(error["code"].to_string()),
+                _ => return Err(format!("call {number}: neither response nor error")),
+            };
+            Ok(Call {
+                number,
+                rpc: call["rpc"].as_str().unwrap_or_default().to_owned(),
+                request: call["request"].clone(),
+                deadline: call["deadline"].as_f64(),
+                at: at(&call["at"], number)?,
+                burst: call["note"].as_str() == Some("burst"),
+                noisy: call["noisy"].as_bool().unwrap_or(false),
+                deviates: numbers(&call["deviates"]),
+                expected,
+            })
+        })
+        .collect()
+}
+
+fn at(value: &Value, number: usize) -> Result<f64, String> {
+    value
+        .as_f64()
+        .ok_or_else(|| format!("call {number}: at is no number"))
+}
+
+fn rows(value: &Value) -> Result<Vec<Call>, String> {
+    let columns = texts(&value["columns"]).ok_or("columns are no names")?;
+    let rows = value["rows"].as_array().ok_or("rows are no list")?;
+    let last = rows.len().saturating_sub(1);
+    rows.iter()
+        .enumerate()
+        .map(|(number, row)| {
+            let cell = |name: &str| {
+                let column = columns.iter().position(|column| column == name);
+                column.map_or(&Value::Null, |column| &row[column])
+            };
+            let request = cell("request").as_u64().unwrap_or(0) as usize;
+            let token = |name: &str| float(cell(name)).unwrap_or(f64::NAN);
+            let accepted = cell("accepted").as_u64();
+            let expected = match (accepted, number) {
+                (None, _) => Expected::Error("DEADLINE_EXCEEDED".into()),
+                (_, 0) if !value["first_response"].is_null() => {
+                    Expected::Answer(value["first_response"].clone())
+                }
+                (_, _) if number == last && !value["last_response"].is_null() => {
+                    Expected::Answer(value["last_response"].clone())
+                }
+                (Some(accepted), _) => Expected::Row(
+                    accepted == 1,
+                    [token("remaining"), token("current"), token("consumed")],
+                ),
+            };
+            Ok(Call {
+                number,
+                rpc: "check".into(),
+                request: value["requests"][request].clone(),
+                deadline: value["deadlines"][request].as_f64(),
+                at: at(cell("at"), number)?,
+                burst: false,
+                noisy: false,
+                deviates: Vec::new(),
+                expected,
+            })
+        })
+        .collect()
+}
+
+/// Numbers; NaN and infinities are texts.
+pub(crate) fn float(value: &Value) -> Option<f64> {
+    match value {
+        Value::Null => Some(0.0),
+        Value::String(text) => match text.as_str() {
+            "NaN" => Some(f64::NAN),
+            "Infinity" => Some(f64::INFINITY),
+            "-Infinity" => Some(f64::NEG_INFINITY),
+            text => text.parse().ok(),
+        },
+        value => value.as_f64(),
+    }
+}
+
+fn longest(value: &Value) -> f64 {
+    let calls = value["calls"].as_array().map(Vec::as_slice);
+    let took = |at: &Value, until: &Value| match (at.as_f64(), until.as_f64()) {
+        (Some(at), Some(until)) => until - at,
+        _ => 0.0,
+    };
+    let rows = value["rows"].as_array().map(Vec::as_slice);
+    calls
+        .unwrap_or_default()
+        .iter()
+        .map(|call| took(&call["at"], &call["until"]))
+        .chain(
+            rows.unwrap_or_default()
+                .iter()
+                .map(|row| took(&row[0], &row[1])),
+        )
+        .fold(0.0, f64::max)
+}
