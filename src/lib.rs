@@ -87,14 +87,14 @@ mod remote;
 #[cfg(feature = "telemetry")]
 mod telemetry;
 
-#[cfg(feature = "embedded")]
-#[doc(inline)]
-pub use self::engine::Engine;
 #[doc(inline)]
 pub use self::client::{ApertureClient, CacheError, Flow};
 #[cfg(feature = "remote")]
 #[doc(inline)]
 pub use self::client::{ApertureClientBuilder, BuildError};
+#[cfg(feature = "embedded")]
+#[doc(inline)]
+pub use self::engine::Engine;
 #[doc(inline)]
 pub use self::flow::{
     Check, ClientStats, ConnectionState, Decider, Denial, EndError, EndResponse, FlowDecision,

@@ -490,14 +490,30 @@ async fn each_flow_of_many_at_once_ends_once() {
 
 #[tokio::test]
 #[should_panic(expected = "polled after it was done")]
-async fn a_future_that_is_done_says_so() {
-    let mut service = ApertureLayer::new(Recorder::accepting(), "test").layer(Counted {
-        drops: Arc::default(),
-    });
+async fn an_answer_is_given_once() {
+    let recorder = Recorder::rejecting(denial());
+    let mut service = ApertureLayer::new(recorder, "test").layer(Forgetful::new());
+    service.ready().await.expect("ready");
     let mut response = pin!(service.call(Request::new(())));
-    let done = poll_fn(|cx| response.as_mut().poll(cx)).await;
-    done.expect("a response");
+    let first = poll!(&mut response);
+    assert!(first.is_ready());
     let _ = poll!(response);
+}
+
+#[tokio::test]
+async fn an_inner_future_that_answers_twice_ends_its_flow_once() {
+    let recorder = Recorder::accepting();
+    let inner = service_fn(|_: Request<()>| poll_fn(|_| Poll::Ready(Ok::<_, Infallible>(hello()))));
+    let mut service = ApertureLayer::new(recorder.clone(), "test").layer(inner);
+    let mut response = pin!(service.call(Request::new(())));
+    for _ in 0..2 {
+        let Poll::Ready(Ok(response)) = poll!(&mut response) else {
+            panic!("it is ready");
+        };
+        let body = response.into_body().collect().await.expect("a body");
+        assert_eq!(body.to_bytes(), "hello");
+        assert_eq!(recorder.end(), (Fine, Some(200)));
+    }
 }
 
 #[tokio::test]
