@@ -209,6 +209,10 @@ where
         loop {
             match state.as_mut().project() {
                 StateProj::Deciding { pending, waiting } => {
+                    // Before the poll, so that no verdict is lost after a panic.
+                    if waiting.is_none() {
+                        polled_again();
+                    }
                     let verdict = ready!(pending.poll(cx));
                     let Some(mut waiting) = waiting.take() else {
                         polled_again();
