@@ -22,7 +22,7 @@ const POLICY: &str = concat!(
 );
 /// What the policy file says.
 const CAPACITY: usize = 5;
-const REFILL: Duration = Duration::from_secs(2);
+const REFILL: Duration = Duration::from_secs(1);
 
 const USERS: [&str; 3] = ["ann", "bob", "cem"];
 const BURST: usize = 8;

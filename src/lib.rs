@@ -103,10 +103,10 @@ pub use self::flow::{
 };
 #[doc(inline)]
 pub use self::layer::{Aperture, ApertureLayer, FailureMode, RequestHead};
+#[cfg(feature = "embedded")]
+#[doc(inline)]
+pub use self::policy::{PolicyError, PolicyWarning};
 
 #[cfg(all(doctest, feature = "embedded", feature = "remote"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
-#[cfg(feature = "embedded")]
-#[doc(inline)]
-pub use self::policy::{PolicyError, PolicyWarning};

@@ -112,7 +112,10 @@ impl Future for ClientPending {
 }
 
 #[cfg(any(feature = "embedded", feature = "test-util"))]
-fn wrap<T>(verdict: Verdict<T>, kind: impl FnOnce(T) -> TicketKind) -> Verdict<ClientTicket> {
+pub(super) fn wrap<T>(
+    verdict: Verdict<T>,
+    kind: impl FnOnce(T) -> TicketKind,
+) -> Verdict<ClientTicket> {
     match verdict {
         Verdict::Accepted(ticket) => Verdict::Accepted(ClientTicket(kind(ticket))),
         Verdict::Rejected(denial, ticket) => Verdict::Rejected(denial, ClientTicket(kind(ticket))),

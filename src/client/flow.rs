@@ -1,3 +1,5 @@
+#[cfg(feature = "remote")]
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
@@ -7,6 +9,8 @@ use http::StatusCode;
 
 use super::decide::{ClientTicket, TicketKind};
 use super::{ApertureClient, CacheError};
+#[cfg(feature = "embedded")]
+use crate::engine::CheckReport;
 use crate::flow::{
     Denial, EndResponse, FlowDecision, FlowError, FlowOutcome, FlowParams, FlowStatus,
     RejectReason, Rejection, Ticket, Verdict,
@@ -46,8 +50,21 @@ enum Answer {
         denial: Option<Denial>,
         /// Taken when the flow ends.
         ticket: Option<ClientTicket>,
+        #[cfg(feature = "embedded")]
+        report: Option<Box<CheckReport>>,
     },
     Missing(FlowError),
+}
+
+impl Answer {
+    const fn given(denial: Option<Denial>, ticket: ClientTicket) -> Self {
+        Self::Given {
+            denial,
+            ticket: Some(ticket),
+            #[cfg(feature = "embedded")]
+            report: None,
+        }
+    }
 }
 
 const NOT_SET: u8 = 0;
@@ -60,14 +77,8 @@ impl Flow {
         verdict: Verdict<ClientTicket>,
     ) -> Self {
         let answer = match verdict {
-            Verdict::Accepted(ticket) => Answer::Given {
-                denial: None,
-                ticket: Some(ticket),
-            },
-            Verdict::Rejected(denial, ticket) => Answer::Given {
-                denial: Some(denial),
-                ticket: Some(ticket),
-            },
+            Verdict::Accepted(ticket) => Answer::given(None, ticket),
+            Verdict::Rejected(denial, ticket) => Answer::given(Some(denial), ticket),
             Verdict::Unreachable(error) => Answer::Missing(error),
         };
         Self {
@@ -78,6 +89,15 @@ impl Flow {
             answer,
             status: AtomicU8::new(NOT_SET),
         }
+    }
+
+    /// Keeps what the engine told, for those who ask later.
+    #[cfg(feature = "embedded")]
+    pub(super) fn with_report(mut self, told: CheckReport) -> Self {
+        if let Answer::Given { report, .. } = &mut self.answer {
+            *report = Some(Box::new(told));
+        }
+        self
     }
 
     /// What was decided.
@@ -174,17 +194,23 @@ impl Flow {
         }
     }
 
-    /// The Agent's whole answer; for an embedded engine the message an Agent would have sent.
-    /// `None` when nobody answered.
+    /// The Agent's whole answer; from an embedded engine, what an Agent would have answered, made
+    /// now. `None` when nobody answered, and from a scripted client.
     #[cfg(feature = "remote")]
     #[must_use]
-    pub fn check_response(&self) -> Option<std::borrow::Cow<'_, crate::pb::check::CheckResponse>> {
+    pub fn check_response(&self) -> Option<Cow<'_, crate::pb::check::CheckResponse>> {
+        #[cfg(feature = "embedded")]
+        if let Answer::Given {
+            report: Some(report),
+            ..
+        } = &self.answer
+        {
+            return Some(Cow::Owned(super::embedded::check_response(report)));
+        }
         match &self.ticket()?.0 {
-            #[cfg(feature = "embedded")]
-            TicketKind::Embedded(_) => None,
-            TicketKind::Remote(flow) => Some(std::borrow::Cow::Borrowed(flow.response())),
-            #[cfg(feature = "test-util")]
-            TicketKind::Scripted(_) => None,
+            TicketKind::Remote(flow) => Some(Cow::Borrowed(flow.response())),
+            #[allow(unreachable_patterns)]
+            _ => None,
         }
     }
 

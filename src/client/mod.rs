@@ -30,6 +30,8 @@ mod builder;
 mod cache;
 mod counters;
 mod decide;
+#[cfg(feature = "embedded")]
+mod embedded;
 mod flow;
 #[cfg(feature = "test-util")]
 mod scripted;
@@ -158,6 +160,10 @@ impl ApertureClient {
     /// Takes no longer than the check timeout. Dropping the future gives up the flow: an Agent's
     /// grant that is on its way is given back in the background.
     pub async fn start_flow(&self, control_point: &str, params: FlowParams<'_>) -> Flow {
+        #[cfg(feature = "embedded")]
+        if let Backend::Embedded(engine) = &self.inner.backend {
+            return self.start_embedded(engine, control_point, &params);
+        }
         let verdict = match self.decide(control_point, &params) {
             Check::Ready(verdict) => verdict,
             Check::Pending(pending) => pending.await,

@@ -139,6 +139,21 @@ impl Engine {
         collector.report(denied, input.expect_end)
     }
 
+    /// Like [`check`](Self::check), for a flow that its asker will end.
+    pub(crate) fn start(&self, input: &CheckInput<'_, '_>) -> (Verdict<EngineTicket>, CheckReport) {
+        let report = self.check(input);
+        let ticket = EngineTicket { _held: () };
+        let verdict = match report.reject_reason {
+            None => Verdict::Accepted(ticket),
+            Some(reason) => {
+                let code = u16::try_from(report.denied_response_status_code).unwrap_or(0);
+                let wait = report.wait_time.unwrap_or_default();
+                Verdict::Rejected(Denial::new(reason).denied_code(code).wait(wait), ticket)
+            }
+        };
+        (verdict, report)
+    }
+
     /// What was odd about the policies when they were loaded; each is also a `tracing` event.
     #[must_use]
     pub fn warnings(&self) -> &[PolicyWarning] {

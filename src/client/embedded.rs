@@ -1,0 +1,105 @@
+//! Flows by hand over the embedded engine, which may be asked about afterwards.
+
+use super::decide::{TicketKind, wrap};
+use super::{ApertureClient, Flow};
+use crate::Engine;
+use crate::engine::CheckInput;
+use crate::flow::{FlowError, FlowErrorKind, FlowParams, Verdict};
+
+impl ApertureClient {
+    pub(super) fn start_embedded(
+        &self,
+        engine: &Engine,
+        control_point: &str,
+        params: &FlowParams<'_>,
+    ) -> Flow {
+        let counters = &self.inner.counters;
+        counters.count_dropped_labels(params.labels.dropped());
+        if control_point.is_empty() {
+            let error = FlowError::new(FlowErrorKind::InvalidRequest, "the control point is empty");
+            let verdict = Verdict::Unreachable(error);
+            counters.count(&verdict);
+            return Flow::new(self.clone(), control_point, params, verdict);
+        }
+        let input = CheckInput::new(control_point, params).expect_end(true);
+        let (verdict, report) = engine.start(&input);
+        counters.count(&verdict);
+        let verdict = wrap(verdict, TicketKind::Embedded);
+        Flow::new(self.clone(), control_point, params, verdict).with_report(report)
+    }
+}
+
+/// The message that an Agent would have sent, but for its time stamps.
+#[cfg(feature = "remote")]
+pub(super) fn check_response(
+    report: &crate::engine::CheckReport,
+) -> crate::pb::check::CheckResponse {
+    use crate::flow::RejectReason;
+    use crate::pb::check::check_response::{DecisionType, RejectReason as Reason};
+
+    let (decision, reason) = match report.reject_reason {
+        None => (DecisionType::Accepted, Reason::None),
+        Some(reason) => (
+            DecisionType::Rejected,
+            match reason {
+                RejectReason::RateLimited => Reason::RateLimited,
+                RejectReason::NoTokens => Reason::NoTokens,
+                RejectReason::NotSampled => Reason::NotSampled,
+                RejectReason::NoMatchingRamp => Reason::NoMatchingRamp,
+                RejectReason::Unreachable | RejectReason::Unknown => Reason::None,
+            },
+        ),
+    };
+    crate::pb::check::CheckResponse {
+        services: report.services.clone(),
+        control_point: report.control_point.clone(),
+        flow_label_keys: report.flow_label_keys.clone(),
+        telemetry_flow_labels: report
+            .telemetry_flow_labels
+            .iter()
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect(),
+        decision_type: decision.into(),
+        reject_reason: reason.into(),
+        limiter_decisions: report.limiter_decisions.iter().map(decision_of).collect(),
+        wait_time: report.wait_time.and_then(|wait| wait.try_into().ok()),
+        denied_response_status_code: report.denied_response_status_code,
+        expect_end: report.expect_end,
+        ..crate::pb::check::CheckResponse::default()
+    }
+}
+
+#[cfg(feature = "remote")]
+fn decision_of(decision: &crate::engine::LimiterDecision) -> crate::pb::check::LimiterDecision {
+    use crate::engine::{LimiterDetails, LimiterReason};
+    use crate::pb::check::limiter_decision::{
+        Details, LimiterReason as Reason, RateLimiterInfo, TokensInfo,
+    };
+
+    let details = match &decision.details {
+        LimiterDetails::RateLimiter { label, tokens } => {
+            Details::RateLimiterInfo(RateLimiterInfo {
+                label: label.clone().into_owned(),
+                tokens_info: Some(TokensInfo {
+                    remaining: tokens.remaining,
+                    current: tokens.current,
+                    consumed: tokens.consumed,
+                }),
+            })
+        }
+    };
+    let reason = match decision.reason {
+        LimiterReason::Unspecified => Reason::Unspecified,
+        LimiterReason::KeyNotFound => Reason::KeyNotFound,
+    };
+    crate::pb::check::LimiterDecision {
+        policy_name: decision.policy_name.to_string(),
+        policy_hash: decision.policy_hash.to_string(),
+        component_id: decision.component_id.to_string(),
+        dropped: decision.dropped,
+        reason: reason.into(),
+        denied_response_status_code: decision.denied_response_status_code,
+        wait_time: decision.wait_time.try_into().ok(),
+        details: Some(details),
+    }
+}
