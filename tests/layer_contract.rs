@@ -1,45 +1,32 @@
-//! The contract of Tower services: readiness, clones, cancellation, panics, names of types.
+//! The contract of Tower services: readiness, clones, errors, names of types.
 
 mod layer_support;
 
 use std::convert::Infallible;
-use std::future::{Future, Ready, poll_fn, ready};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::future::{Future, ready};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::poll;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
-use layer_support::body::{Script, Step};
+use layer_support::inner::{Body, Counted, Forgetful, denial, hello};
 use layer_support::{Answer, Recorder};
 use tower::{Layer, Service, ServiceExt, service_fn};
-use tower_aperture::FlowStatus::{Error, Ok as Fine, Unset};
+use tower_aperture::FlowStatus::{Error, Unset};
 use tower_aperture::layer::{DefaultReject, NoBody, ResponseBody, ResponseFuture};
 use tower_aperture::{
-    Aperture, ApertureLayer, Denial, FailureMode, FlowDecision, FlowError, FlowErrorKind,
-    RejectReason, RequestHead,
+    Aperture, ApertureLayer, FailureMode, FlowDecision, FlowError, FlowErrorKind, RequestHead,
 };
 use tower_test::mock::{self, Mock, Spawn};
 
-type Body = Full<Bytes>;
 type HttpMock = Mock<Request<&'static str>, Response<Body>>;
 type Handle = mock::Handle<Request<&'static str>, Response<Body>>;
 
 fn mocked(recorder: &Recorder) -> (Spawn<Aperture<HttpMock, Recorder>>, Handle) {
     mock::spawn_layer(ApertureLayer::new(recorder.clone(), "test"))
-}
-
-fn hello() -> Response<Body> {
-    Response::new(Full::from("hello"))
-}
-
-fn denial() -> Denial {
-    Denial::new(RejectReason::RateLimited)
 }
 
 #[tokio::test]
@@ -137,53 +124,6 @@ impl<F: Future> Woken<F> {
     }
 }
 
-/// Panics when called without having been ready; a clone forgets that it was.
-#[derive(Debug)]
-struct Forgetful {
-    ready: bool,
-    clones: Arc<AtomicUsize>,
-    calls: Arc<AtomicUsize>,
-}
-
-impl Forgetful {
-    fn new() -> Self {
-        Self {
-            ready: false,
-            clones: Arc::default(),
-            calls: Arc::default(),
-        }
-    }
-}
-
-impl Clone for Forgetful {
-    fn clone(&self) -> Self {
-        self.clones.fetch_add(1, Ordering::SeqCst);
-        Self {
-            ready: false,
-            clones: self.clones.clone(),
-            calls: self.calls.clone(),
-        }
-    }
-}
-
-impl Service<Request<()>> for Forgetful {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Ready<Result<Response<Body>, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.ready = true;
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: Request<()>) -> Self::Future {
-        assert!(self.ready, "called without being ready");
-        self.ready = false;
-        self.calls.fetch_add(1, Ordering::SeqCst);
-        ready(Ok(hello()))
-    }
-}
-
 #[tokio::test]
 async fn a_decision_made_at_once_calls_the_ready_instance_and_clones_nothing() {
     let inner = Forgetful::new();
@@ -226,159 +166,6 @@ async fn a_rejected_request_leaves_the_ready_instance_ready() {
     assert_eq!(response.status(), 429);
     assert!(service.poll_ready().is_ready(), "the place is still ours");
     assert_eq!(recorder.end(), (Unset, Some(429)));
-}
-
-#[tokio::test]
-async fn a_decision_that_waits_and_rejects_frees_the_ready_instance() {
-    let recorder = Recorder::by_hand();
-    let drops = Arc::new(AtomicUsize::new(0));
-    let inner = Counted::new(&drops);
-    let mut service = ApertureLayer::new(recorder.clone(), "test").layer(inner);
-    service.ready().await.expect("ready");
-    let response = service.call(Request::new(()));
-    let mut response = pin!(response);
-    assert!(poll!(&mut response).is_pending());
-    recorder.answer(Answer::Reject(denial()));
-    assert_eq!(response.await.expect("an answer").status(), 429);
-    assert_eq!(drops.load(Ordering::SeqCst), 1);
-    assert_eq!(recorder.end(), (Unset, Some(429)));
-}
-
-#[tokio::test]
-async fn giving_up_a_waiting_decision_frees_the_ready_instance_once() {
-    let recorder = Recorder::by_hand();
-    let drops = Arc::new(AtomicUsize::new(0));
-    let inner = Counted::new(&drops);
-    let mut service = ApertureLayer::new(recorder.clone(), "test").layer(inner);
-    service.ready().await.expect("ready");
-    let response = service.call(Request::new(()));
-    drop(response);
-    assert_eq!(recorder.given_up(), 1);
-    assert_eq!(drops.load(Ordering::SeqCst), 1);
-    assert!(recorder.ends().is_empty());
-}
-
-/// Counts its instances that went.
-#[derive(Debug)]
-struct Counted {
-    drops: Arc<AtomicUsize>,
-}
-
-impl Counted {
-    fn new(drops: &Arc<AtomicUsize>) -> Self {
-        Self {
-            drops: drops.clone(),
-        }
-    }
-}
-
-impl Clone for Counted {
-    fn clone(&self) -> Self {
-        Self::new(&self.drops)
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.drops.fetch_add(1, Ordering::SeqCst);
-    }
-}
-
-impl Service<Request<()>> for Counted {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Ready<Result<Response<Body>, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: Request<()>) -> Self::Future {
-        ready(Ok(hello()))
-    }
-}
-
-#[tokio::test]
-async fn dropping_the_future_at_work_is_an_error() {
-    let recorder = Recorder::accepting();
-    let (mut service, mut handle) = mocked(&recorder);
-    handle.allow(1);
-    assert!(service.poll_ready().is_ready());
-    let response = service.call(Request::new("ping"));
-    assert!(recorder.ends().is_empty());
-    drop(response);
-    assert_eq!(recorder.end(), (Error, None));
-}
-
-#[tokio::test]
-async fn dropping_the_future_after_a_decision_that_waited_is_an_error() {
-    let recorder = Recorder::by_hand();
-    let inner =
-        service_fn(|_: Request<()>| std::future::pending::<Result<Response<Body>, Infallible>>());
-    let mut service = ApertureLayer::new(recorder.clone(), "test").layer(inner);
-    let mut response = Box::pin(service.call(Request::new(())));
-    recorder.answer(Answer::Accept);
-    assert!(poll!(&mut response).is_pending());
-    assert!(recorder.ends().is_empty());
-    drop(response);
-    assert_eq!(recorder.end(), (Error, None));
-}
-
-#[tokio::test]
-async fn dropping_a_decided_future_that_was_never_polled_ends_the_flow() {
-    let recorder = Recorder::rejecting(denial());
-    let mut service = ApertureLayer::new(recorder.clone(), "test").layer(Forgetful::new());
-    service.ready().await.expect("ready");
-    drop(service.call(Request::new(())));
-    assert_eq!(recorder.end(), (Unset, Some(429)));
-}
-
-#[tokio::test]
-async fn a_service_that_panics_when_called_after_waiting_is_an_error() {
-    let recorder = Recorder::by_hand();
-    let inner = service_fn(
-        |_: Request<()>| -> Ready<Result<Response<Body>, Infallible>> {
-            panic!("the service panicked, as the test wants it to")
-        },
-    );
-    let mut service = ApertureLayer::new(recorder.clone(), "test").layer(inner);
-    let response = service.call(Request::new(()));
-    recorder.answer(Answer::Accept);
-    assert!(
-        tokio::spawn(response)
-            .await
-            .expect_err("an error")
-            .is_panic()
-    );
-    assert_eq!(recorder.end(), (Error, None));
-}
-
-#[tokio::test]
-async fn hooks_that_panic_end_the_flow() {
-    let inner = || service_fn(|_: Request<()>| ready(Ok::<_, Infallible>(hello())));
-
-    let recorder = Recorder::accepting();
-    let layer = ApertureLayer::new(recorder.clone(), "test")
-        .classify(|_| panic!("the hook panicked, as the test wants it to"));
-    let response = layer.layer(inner()).call(Request::new(()));
-    assert!(tokio::spawn(response).await.is_err());
-    assert_eq!(recorder.end(), (Error, Some(200)));
-
-    let recorder = Recorder::rejecting(denial());
-    let layer = ApertureLayer::new(recorder.clone(), "test")
-        .on_reject(|_, _| -> Response<Body> { panic!("the hook panicked") });
-    let mut service = layer.layer(inner());
-    let call = AssertUnwindSafe(|| drop(service.call(Request::new(()))));
-    assert!(catch_unwind(call).is_err());
-    assert_eq!(recorder.end(), (Unset, None));
-
-    let recorder = Recorder::accepting();
-    let layer = ApertureLayer::new(recorder.clone(), "test")
-        .labels(|_, _| panic!("the hook panicked, as the test wants it to"));
-    let mut service = layer.layer(inner());
-    let call = AssertUnwindSafe(|| drop(service.call(Request::new(()))));
-    assert!(catch_unwind(call).is_err());
-    assert!(recorder.asked().is_empty(), "no flow was started");
 }
 
 #[tokio::test]
@@ -448,56 +235,6 @@ async fn settings_reach_the_decider() {
         (asked[1].check_timeout, asked[1].ramp_mode),
         (timeout, true)
     );
-}
-
-#[tokio::test]
-async fn each_flow_of_many_at_once_ends_once() {
-    let recorder = Recorder::by_hand();
-    let inner = service_fn(async |_: Request<()>| {
-        tokio::task::yield_now().await;
-        Ok::<_, Infallible>(Response::new(Script::new([
-            Step::Data("x"),
-            Step::Data("y"),
-        ])))
-    });
-    let mut service = ApertureLayer::new(recorder.clone(), "test").layer(inner);
-    let mut tasks = tokio::task::JoinSet::new();
-    for at in 0..200 {
-        let response = service.call(Request::new(()));
-        tasks.spawn(async move {
-            let response = response.await.expect("a response");
-            let mut body = response.into_body();
-            body.frame().await.expect("a frame").expect("data");
-            if at % 2 == 0 {
-                assert_eq!(body.collect().await.expect("a body").to_bytes(), "y");
-            }
-        });
-    }
-    for at in 0..200 {
-        recorder.answer(if at % 4 == 0 {
-            Answer::Accept
-        } else {
-            Answer::Unreachable(FlowError::new(FlowErrorKind::Unavailable, ""))
-        });
-    }
-    while let Some(done) = tasks.join_next().await {
-        done.expect("no panic");
-    }
-    let ends = recorder.ends();
-    assert_eq!(ends.len(), 50);
-    assert!(ends.iter().all(|end| end.status == Fine));
-}
-
-#[tokio::test]
-#[should_panic(expected = "polled after it was done")]
-async fn a_future_that_is_done_says_so() {
-    let mut service = ApertureLayer::new(Recorder::accepting(), "test").layer(Counted {
-        drops: Arc::default(),
-    });
-    let mut response = pin!(service.call(Request::new(())));
-    let done = poll_fn(|cx| response.as_mut().poll(cx)).await;
-    done.expect("a response");
-    let _ = poll!(response);
 }
 
 #[tokio::test]

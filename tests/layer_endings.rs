@@ -4,6 +4,7 @@ mod layer_support;
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
+use std::time::Duration;
 
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
@@ -12,8 +13,8 @@ use layer_support::Recorder;
 use layer_support::body::{BoxError, Script, Step, grpc_status};
 use layer_support::server::{BOTH, Client, Version, serve};
 use tower::{Layer, Service, service_fn};
-use tower_aperture::ApertureLayer;
-use tower_aperture::FlowStatus::{Error, Ok as Fine};
+use tower_aperture::FlowStatus::{Error, Ok as Fine, Unset};
+use tower_aperture::{ApertureLayer, Denial, RejectReason};
 
 /// Serves what `respond` makes behind a layer.
 async fn start(
@@ -376,5 +377,32 @@ async fn a_client_that_leaves_before_the_decision_gives_it_up() {
         drop(client);
         recorder.gave_up().await;
         assert_eq!(recorder.ends(), [], "{version:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_rejected_request_gets_an_empty_answer_on_a_connection_that_lives_on() {
+    for version in BOTH {
+        let denial = Denial::new(RejectReason::RateLimited).wait(Duration::from_millis(1200));
+        let recorder = Recorder::rejecting(denial);
+        let inner = service_fn(|_| -> Ready<Result<Response<Script>, Infallible>> {
+            panic!("a rejected request never gets here")
+        });
+        let layer = ApertureLayer::new(recorder.clone(), "test");
+        let address = serve(version, layer.layer(inner)).await;
+        let mut client = Client::connect(version, address).await;
+        for times in 1..=2 {
+            let response = client.get().await.expect("an answer");
+            assert_eq!(response.status(), 429);
+            assert_eq!(response.headers()["retry-after"], "2");
+            if version == Version::Http1 {
+                assert_eq!(response.headers()["content-length"], "0");
+            }
+            let body = response.into_body().collect().await.expect("a body");
+            assert!(body.to_bytes().is_empty());
+            let ends = recorder.ends();
+            assert_eq!(ends.len(), times);
+            assert_eq!(ends[times - 1].status, Unset, "{version:?}");
+        }
     }
 }

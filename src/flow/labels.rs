@@ -63,10 +63,13 @@ impl<'a> Labels<'a> {
 
     /// No labels, with limits of your own.
     #[must_use]
+    #[inline]
     pub fn with_limits(limits: LabelLimits) -> Self {
         Self {
+            entries: SmallVec::new(),
             limits,
-            ..Self::default()
+            bytes: 0,
+            dropped: 0,
         }
     }
 

@@ -3,12 +3,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Buf;
-use http::{HeaderMap, StatusCode, header};
 use http_body::{Body, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::answer::{Polled, RejectBody};
-use super::future::Asked;
 use super::guard::Guard;
 use crate::flow::Ticket;
 
@@ -60,57 +58,20 @@ impl<B, C, T: Ticket> ResponseBody<B, C, T> {
         }
     }
 
+    /// The body of an accepted flow, which `guard` ends with it.
+    #[inline]
+    pub(crate) fn guarded(body: B, guard: Guard<T>) -> Self {
+        let guard = Some(guard);
+        Self {
+            kind: Kind::Inner { body, guard },
+        }
+    }
+
     /// The body of the reject hook.
     pub(crate) fn own(body: C) -> Self {
         Self {
             kind: Kind::Own { body },
         }
-    }
-}
-
-impl<B: Body, C, T: Ticket> ResponseBody<B, C, T> {
-    /// The body of an accepted flow, which `guard` ends with it.
-    pub(crate) fn guarded(body: B, mut guard: Guard<T>, sent: Sent) -> Self {
-        let guard = match sent {
-            _ if body.is_end_stream() => {
-                guard.finish();
-                None
-            }
-            Sent::None => {
-                guard.sending(Some(0));
-                Some(guard)
-            }
-            Sent::Length(length) => {
-                guard.sending(length.or_else(|| body.size_hint().exact()));
-                Some(guard)
-            }
-        };
-        Self {
-            kind: Kind::Inner { body, guard },
-        }
-    }
-}
-
-/// How much of a body HTTP sends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sent {
-    /// Nothing, whatever the body holds.
-    None,
-    /// All of it; this many bytes, when the head says so.
-    Length(Option<u64>),
-}
-
-impl Sent {
-    pub(crate) fn new(asked: Asked, status: StatusCode, headers: &HeaderMap) -> Self {
-        if asked == Asked::Head
-            || status.is_informational()
-            || status == StatusCode::NO_CONTENT
-            || status == StatusCode::NOT_MODIFIED
-        {
-            return Self::None;
-        }
-        let length = headers.get(header::CONTENT_LENGTH);
-        Self::Length(length.and_then(|length| length.to_str().ok()?.parse().ok()))
     }
 }
 

@@ -13,7 +13,7 @@ use super::head::{RequestHead, ResponseHead};
 use super::reject::OnReject;
 use super::unreachable::OnUnreachable;
 use crate::flow::{
-    Denial, FlowDecision, FlowParams, FlowStatus, RejectReason, Rejection, Ticket, Verdict,
+    Denial, FlowDecision, FlowParams, FlowStatus, Labels, RejectReason, Rejection, Ticket, Verdict,
 };
 
 pub(crate) type Classify = Arc<dyn Fn(ResponseHead<'_>) -> FlowStatus + Send + Sync>;
@@ -74,10 +74,12 @@ impl Settings {
         }
     }
 
+    #[inline]
     pub(crate) fn skips(&self, head: RequestHead<'_>) -> bool {
         self.skip.iter().any(|skip| skip(head))
     }
 
+    #[inline]
     pub(crate) fn control_point<'a>(&'a self, head: RequestHead<'a>) -> Cow<'a, str> {
         match &self.control_point {
             ControlPoint::Fixed(name) => Cow::Borrowed(name),
@@ -93,12 +95,15 @@ impl Settings {
         }
     }
 
-    pub(crate) fn params<'a>(&'a self, head: RequestHead<'a>) -> FlowParams<'a> {
+    /// Without labels yet: they are too large to be moved once they are there.
+    #[inline]
+    pub(crate) fn params<'a>(&self) -> FlowParams<'a> {
         FlowParams {
-            labels: self.extract.labels(head),
+            labels: Labels::with_limits(self.extract.limits),
             check_timeout: self.check_timeout,
             ramp_mode: self.ramp_mode,
-            ..FlowParams::new()
+            result_cache_key: None,
+            global_cache_keys: Vec::new(),
         }
     }
 
@@ -132,6 +137,7 @@ impl Settings {
     }
 
     /// Leaves the decision for the inner service, if asked to.
+    #[inline]
     pub(crate) fn mark<B>(&self, request: &mut Request<B>, decision: FlowDecision) {
         if self.insert_decision {
             request.extensions_mut().insert(decision);

@@ -4,13 +4,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::body::{ResponseBody, Sent};
-use super::config::{Config, Ruling};
+use super::body::ResponseBody;
+use super::config::{Config, Ruling, Settings};
 use super::guard::Guard;
 use super::head::{RequestHead, ResponseHead};
 use super::reject::OnReject;
@@ -51,7 +51,6 @@ pin_project! {
         Deciding { #[pin] pending: D::Pending, waiting: Option<Waiting<S, R, B>> },
         Running { #[pin] inner: S::Future, flow: Option<Flow<D::Ticket>> },
         Rejected { response: Option<Response<C>> },
-        Done,
     }
 }
 
@@ -72,7 +71,7 @@ struct Flow<T: Ticket> {
 
 /// What the method says about the response's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Asked {
+enum Asked {
     Head,
     Connect,
     Other,
@@ -85,6 +84,14 @@ impl Asked {
             Method::CONNECT => Self::Connect,
             _ => Self::Other,
         }
+    }
+
+    /// HTTP sends no body in such an answer, whatever it holds.
+    fn never_sends(self, status: StatusCode) -> bool {
+        self == Self::Head
+            || status.is_informational()
+            || status == StatusCode::NO_CONTENT
+            || status == StatusCode::NOT_MODIFIED
     }
 }
 
@@ -121,67 +128,71 @@ where
         R: OnReject<RB, Body = C>,
         RB: Body,
     {
-        Self {
-            state: State::settle(config, inner, request, ruling),
-        }
-    }
-}
-
-impl<S, D, R, B, C> State<S, D, R, B, C>
-where
-    S: Service<Request<B>>,
-    D: Decider,
-{
-    fn settle<RB>(
-        config: &Config<R>,
-        inner: &mut S,
-        mut request: Request<B>,
-        ruling: Ruling<D::Ticket>,
-    ) -> Self
-    where
-        R: OnReject<RB, Body = C>,
-        RB: Body,
-    {
         match ruling {
-            Ruling::Run(guard) => {
-                let decision = match &guard {
-                    Some(_) => FlowDecision::Accepted,
-                    None => FlowDecision::Unreachable,
-                };
-                config.settings.mark(&mut request, decision);
-                let asked = Asked::new(request.method());
-                let flow = guard.map(|guard| Flow { guard, asked });
-                // The guard is alive here: a panic in `call` ends the flow.
-                let inner = inner.call(request);
-                Self::Running { inner, flow }
-            }
+            Ruling::Run(guard) => Self::run(&config.settings, inner, request, guard),
             Ruling::Reject(rejection, guard) => {
                 let head = RequestHead::new(&request);
-                let response = config.refuse(&rejection, guard, head);
-                let response = Some(response);
-                Self::Rejected { response }
+                let response = Some(config.refuse(&rejection, guard, head));
+                Self {
+                    state: State::Rejected { response },
+                }
             }
+        }
+    }
+
+    /// A request that runs, inside flow control if there is a guard.
+    #[inline]
+    pub(crate) fn run(
+        settings: &Settings,
+        inner: &mut S,
+        mut request: Request<B>,
+        guard: Option<Guard<D::Ticket>>,
+    ) -> Self {
+        let decision = match &guard {
+            Some(_) => FlowDecision::Accepted,
+            None => FlowDecision::Unreachable,
+        };
+        settings.mark(&mut request, decision);
+        let asked = Asked::new(request.method());
+        // Alive during `call`: a panic there ends the flow.
+        let flow = guard.map(|guard| Flow { guard, asked });
+        Self {
+            state: State::Running {
+                inner: inner.call(request),
+                flow,
+            },
         }
     }
 }
 
 impl<T: Ticket> Flow<T> {
     /// Hands the flow over to the body of its response, or ends it with the head.
+    #[inline]
     fn respond<B: Body, C>(self, response: Response<B>) -> Response<ResponseBody<B, C, T>> {
         let Self { mut guard, asked } = self;
         let status = response.status();
         guard.http_status(status);
         guard.judge(ResponseHead::new(&response));
-        // From here on the connection speaks another protocol.
-        if status == StatusCode::SWITCHING_PROTOCOLS
-            || (asked == Asked::Connect && status.is_success())
-        {
+        // After these heads the connection speaks another protocol.
+        let switched = status == StatusCode::SWITCHING_PROTOCOLS
+            || (asked == Asked::Connect && status.is_success());
+        if switched || response.body().is_end_stream() {
             guard.finish();
             return response.map(ResponseBody::passed);
         }
-        let sent = Sent::new(asked, status, response.headers());
-        response.map(|body| ResponseBody::guarded(body, guard, sent))
+        guard.sending(if asked.never_sends(status) {
+            Some(0)
+        } else {
+            let size = response.body().size_hint().exact();
+            size.or_else(|| content_length(response.headers()))
+        });
+        response.map(|body| ResponseBody::guarded(body, guard))
     }
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    let length = headers.get(header::CONTENT_LENGTH)?;
+    length.to_str().ok()?.parse().ok()
 }
 
 impl<S, D, R, B, C, RB> Future for ResponseFuture<S, D, R, B, C>
@@ -198,6 +209,10 @@ where
         loop {
             match state.as_mut().project() {
                 StateProj::Deciding { pending, waiting } => {
+                    // Before the poll, so that no verdict is lost after a panic.
+                    if waiting.is_none() {
+                        polled_again();
+                    }
                     let verdict = ready!(pending.poll(cx));
                     let Some(mut waiting) = waiting.take() else {
                         polled_again();
@@ -206,17 +221,19 @@ where
                     let name = waiting.control_point;
                     let ruling = waiting.config.settings.rule(verdict, head, || name);
                     let next =
-                        State::settle(&waiting.config, &mut waiting.inner, waiting.request, ruling);
-                    state.set(next);
+                        Self::settle(&waiting.config, &mut waiting.inner, waiting.request, ruling);
+                    state.set(next.state);
                 }
                 StateProj::Running { inner, flow } => {
                     let response = ready!(inner.poll(cx));
+                    // What panics from here on still ends the flow.
                     let flow = flow.take();
-                    state.set(State::Done);
-                    return Poll::Ready(match (response, flow) {
-                        (Ok(response), Some(flow)) => Ok(flow.respond(response)),
-                        (Ok(response), None) => Ok(response.map(ResponseBody::passed)),
-                        (Err(error), flow) => {
+                    return Poll::Ready(match response {
+                        Ok(response) => Ok(match flow {
+                            Some(flow) => flow.respond(response),
+                            None => response.map(ResponseBody::passed),
+                        }),
+                        Err(error) => {
                             if let Some(flow) = flow {
                                 flow.guard.fail();
                             }
@@ -230,7 +247,6 @@ where
                     };
                     return Poll::Ready(Ok(response.map(ResponseBody::own)));
                 }
-                StateProj::Done => polled_again(),
             }
         }
     }
@@ -252,7 +268,6 @@ where
             State::Deciding { .. } => "ResponseFuture(deciding)",
             State::Running { .. } => "ResponseFuture(running)",
             State::Rejected { .. } => "ResponseFuture(rejected)",
-            State::Done => "ResponseFuture(done)",
         })
     }
 }

@@ -8,11 +8,12 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::body::ResponseBody;
-use super::config::Config;
+use super::config::{Config, Ruling};
 use super::future::{ResponseFuture, Waiting};
+use super::guard::Guard;
 use super::head::RequestHead;
 use super::reject::{DefaultReject, OnReject};
-use crate::flow::{Check, Decider};
+use crate::flow::{Check, Decider, Ticket, Verdict};
 
 /// The service that [`ApertureLayer`](crate::ApertureLayer) makes.
 ///
@@ -87,6 +88,13 @@ impl<S: fmt::Debug, D, R> fmt::Debug for Aperture<S, D, R> {
     }
 }
 
+/// What to do with a request.
+enum Next<T: Ticket, P> {
+    Run(Guard<T>),
+    Settle(Ruling<T>),
+    Wait(P, Arc<str>),
+}
+
 impl<S, D, R, B, RB> Service<Request<B>> for Aperture<S, D, R>
 where
     S: Service<Request<B>, Response = Response<RB>> + Clone,
@@ -110,18 +118,31 @@ where
             return ResponseFuture::skip(self.inner.call(request));
         }
 
-        let control_point = settings.control_point(head);
-        let params = settings.params(head);
-        let pending = match self.decider.decide(&control_point, &params) {
-            Check::Ready(verdict) => {
-                let ruling = settings.rule(verdict, head, || settings.keep(&control_point));
-                drop((params, control_point));
+        // In a block, so that nothing borrows from the request any longer when it moves.
+        let next = {
+            let control_point = settings.control_point(head);
+            let mut params = settings.params();
+            settings.extract.fill(head, &mut params.labels);
+            match self.decider.decide(&control_point, &params) {
+                Check::Ready(Verdict::Accepted(ticket)) => {
+                    Next::Run(Guard::accepted(ticket, settings.classify.clone()))
+                }
+                Check::Ready(verdict) => {
+                    Next::Settle(settings.rule(verdict, head, || settings.keep(&control_point)))
+                }
+                Check::Pending(pending) => Next::Wait(pending, settings.keep(&control_point)),
+            }
+        };
+        let (pending, control_point) = match next {
+            // The common case, without a detour.
+            Next::Run(guard) => {
+                return ResponseFuture::run(settings, &mut self.inner, request, Some(guard));
+            }
+            Next::Settle(ruling) => {
                 return ResponseFuture::settle(&self.config, &mut self.inner, request, ruling);
             }
-            Check::Pending(pending) => pending,
+            Next::Wait(pending, control_point) => (pending, control_point),
         };
-        let control_point = settings.keep(&control_point);
-        drop(params);
 
         // The instance that said it is ready is the one to call later.
         let clone = self.inner.clone();

@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod body;
+pub mod inner;
 pub mod server;
 
 use std::collections::VecDeque;

@@ -55,8 +55,7 @@ impl Extract {
 
     /// The strongest sources go first, so that limits drop what a client made up before anything
     /// that the application said.
-    pub(crate) fn labels<'a>(&'a self, head: RequestHead<'a>) -> Labels<'a> {
-        let mut labels = Labels::with_limits(self.limits);
+    pub(crate) fn fill<'a>(&'a self, head: RequestHead<'a>, labels: &mut Labels<'a>) {
         for source in &self.sources {
             match source {
                 Source::Header(key, name) => {
@@ -70,15 +69,14 @@ impl Extract {
                         labels.insert(&**key, value);
                     }
                 }
-                Source::Labels(hook) => hook(head, &mut labels),
+                Source::Labels(hook) => hook(head, labels),
             }
         }
         for (key, value) in &self.constants {
             labels.insert_if_absent(&**key, &**value);
         }
         if self.baggage {
-            baggage::add_labels(&mut labels, head.headers());
+            baggage::add_labels(labels, head.headers());
         }
-        labels
     }
 }
