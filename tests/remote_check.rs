@@ -335,6 +335,40 @@ async fn a_check_nobody_polled_is_never_sent() {
     assert_eq!(client.stats().checks_handed_over, 0);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_that_leave_at_random_leave_no_token_behind() {
+    let agent = FakeAgent::start();
+    agent.on_check(|request| {
+        let id: u64 = request.labels["id"].parse().expect("a number");
+        let delay = Duration::from_millis(id * 7919 % 5);
+        Reply::After(delay, answer::granted(request))
+    });
+    let client = builder(&agent).connections(2).build().expect("a client");
+    assert!(client.wait_ready(LONG).await);
+    let mut tasks = tokio::task::JoinSet::new();
+    for id in 0..1000_u64 {
+        let client = client.clone();
+        tasks.spawn(async move {
+            let stay = Duration::from_micros(id * 104_729 % 20_000);
+            let visit = async {
+                let params = FlowParams::new().label("id", id.to_string());
+                let flow = client.start_flow("checkout", params).await;
+                tokio::time::sleep(Duration::from_micros(id % 3000)).await;
+                flow.end().await;
+            };
+            let _ = tokio::time::timeout(stay, visit).await;
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.expect("no panic");
+    }
+    assert!(client.shutdown(LONG).await);
+    assert_eq!(agent.tokens_in_flight(), 0);
+    let stats = client.stats();
+    assert_eq!(stats.checks_cancelled, 0);
+    assert_eq!(stats.ends_failed + stats.ends_dropped, 0);
+}
+
 #[tokio::test]
 async fn hundreds_in_flight_on_one_connection_all_get_their_answer() {
     let agent = FakeAgent::start();

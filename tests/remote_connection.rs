@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use support::agent::{FakeAgent, Reply, answer};
 use tower_aperture::{
-    ApertureClient, ApertureClientBuilder, ConnectionState, FlowDecision, FlowError, FlowErrorKind,
-    FlowParams,
+    ApertureClient, ApertureClientBuilder, Check, ConnectionState, Decider, FlowDecision,
+    FlowError, FlowErrorKind, FlowParams, Verdict,
 };
 
 const LONG: Duration = Duration::from_secs(20);
@@ -43,6 +43,19 @@ fn a_flow_outside_a_runtime_is_unreachable_and_says_why() {
     let error = flow.error().expect("unreachable");
     assert_eq!(error.kind(), FlowErrorKind::Other);
     assert!(error.to_string().contains("tokio runtime"), "{error}");
+}
+
+#[test]
+fn a_check_made_outside_a_runtime_and_awaited_inside_one_is_answered() {
+    let agent = FakeAgent::start();
+    let client = builder(&agent).build().expect("a client");
+    let check = client.decide("checkout", &FlowParams::new());
+    let Check::Pending(pending) = check else {
+        panic!("an Agent is never asked at once");
+    };
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let verdict = runtime.block_on(pending);
+    assert!(matches!(verdict, Verdict::Accepted(_)), "{verdict:?}");
 }
 
 #[tokio::test]

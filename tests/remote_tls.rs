@@ -14,18 +14,42 @@ use tower_aperture::{
 
 const LONG: Duration = Duration::from_secs(20);
 
+struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    fn new() -> Self {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::new(Vec::new()).expect("parameters");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self(CertifiedIssuer::self_signed(params, key).expect("an authority"))
+    }
+
+    fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    /// A certificate for `name` and its key.
+    fn issue(&self, name: &str) -> (String, String) {
+        let key = KeyPair::generate().expect("a key");
+        let certificate = CertificateParams::new(vec![name.to_owned()])
+            .expect("a name")
+            .signed_by(&key, &self.0)
+            .expect("a certificate");
+        (certificate.pem(), key.serialize_pem())
+    }
+}
+
 /// An authority, and an Agent with a certificate of it for `name`.
+fn agent_with(name: &str, asks_for_certificates: bool) -> (Authority, FakeAgent) {
+    let authority = Authority::new();
+    let (pem, key) = authority.issue(name);
+    let clients = asks_for_certificates.then(|| authority.pem());
+    let agent = FakeAgent::start_tls(&pem, &key, clients.as_deref());
+    (authority, agent)
+}
+
 fn agent(name: &str) -> (String, FakeAgent) {
-    let key = KeyPair::generate().expect("a key");
-    let mut params = CertificateParams::new(Vec::new()).expect("parameters");
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(params, key).expect("an authority");
-    let key = KeyPair::generate().expect("a key");
-    let certificate = CertificateParams::new(vec![name.to_owned()])
-        .expect("a name")
-        .signed_by(&key, &authority)
-        .expect("a certificate");
-    let agent = FakeAgent::start_tls(&certificate.pem(), &key.serialize_pem());
+    let (authority, agent) = agent_with(name, false);
     (authority.pem(), agent)
 }
 
@@ -86,6 +110,23 @@ async fn the_certificate_must_have_the_hosts_name_or_the_one_given() {
     assert_eq!(with(builder(&agent)).await, FlowDecision::Unreachable);
     let named = builder(&agent).server_name("agent.internal");
     assert_eq!(with(named).await, FlowDecision::Accepted);
+}
+
+#[tokio::test]
+async fn a_client_shows_its_certificate_to_an_agent_that_asks_for_one() {
+    let (authority, agent) = agent_with("localhost", true);
+    let (pem, key) = authority.issue("client");
+    let stranger = builder(&agent).ca_certificate(authority.pem());
+    let flow = stranger.build().expect("a client");
+    let flow = flow.start_flow("checkout", FlowParams::new()).await;
+    assert_eq!(flow.decision(), FlowDecision::Unreachable);
+    let known = builder(&agent)
+        .ca_certificate(authority.pem())
+        .client_identity(pem, key)
+        .build()
+        .expect("a client");
+    let flow = known.start_flow("checkout", FlowParams::new()).await;
+    assert_eq!(flow.error(), None);
 }
 
 #[tokio::test]

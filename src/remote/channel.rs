@@ -29,6 +29,7 @@ const REMEMBERED_RESETS: usize = 4096;
 
 /// How long sent bytes may go without an acknowledgement before the connection is given up: a host
 /// that vanished would otherwise hold it for a quarter of an hour.
+#[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
 const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
 
 impl Connect {

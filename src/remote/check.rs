@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
+
 use super::Remote;
 use super::call::{CHECK, Failure};
 use super::flow::RemoteFlow;
@@ -17,27 +19,36 @@ type Call = Pin<Box<dyn Future<Output = Result<RemoteFlow, FlowError>> + Send>>;
 
 /// A check under way. Dropped while the call runs, it leaves the call to the background, so that
 /// a grant on its way is given back.
+///
+/// It is small, because it lies in the futures of layers that may never ask an Agent.
 pub(crate) struct PendingCheck {
     state: State,
 }
 
-#[allow(clippy::large_enum_variant)] // A box more for each check, to make refusals smaller?
 enum State {
     Refused(FlowError),
-    /// Not polled yet: nothing has been sent.
-    New {
-        remote: Remote,
-        request: CheckRequest,
-        timeout: Option<Duration>,
-    },
-    Running {
-        call: Call,
-        live: Arc<Live>,
-        /// How long the call may go on without its caller, when it has no timeout of its own.
-        limit: Option<Duration>,
-    },
+    /// Made outside a runtime, so that there was none to connect in yet.
+    Later(Box<New>),
+    Call(Running),
     Done,
 }
+
+struct New {
+    remote: Remote,
+    request: CheckRequest,
+    timeout: Option<Duration>,
+}
+
+struct Running {
+    call: Call,
+    live: Arc<Live>,
+    /// How long the call may go on without its caller, when it has no timeout of its own.
+    limit: Option<Duration>,
+    /// Before its first poll nothing has been sent.
+    polled: bool,
+}
+
+// === impl PendingCheck ===
 
 impl PendingCheck {
     pub(super) fn new(remote: &Remote, control_point: &str, params: &FlowParams<'_>) -> Self {
@@ -47,18 +58,21 @@ impl PendingCheck {
         if remote.shared().health.is_shut_down() {
             return Self::refused(FlowErrorKind::ShutDown, "");
         }
-        let timeout = match params.check_timeout {
-            None => remote.shared().config.check_timeout,
-            Some(Duration::ZERO) => None,
-            timeout => timeout,
-        };
-        Self {
-            state: State::New {
-                remote: remote.clone(),
-                request: request(control_point, params),
-                timeout,
+        let new = New {
+            remote: remote.clone(),
+            request: request(control_point, params),
+            timeout: match params.check_timeout {
+                None => remote.shared().config.check_timeout,
+                Some(Duration::ZERO) => None,
+                timeout => timeout,
             },
-        }
+        };
+        let state = if Handle::try_current().is_ok() {
+            new.start()
+        } else {
+            State::Later(Box::new(new))
+        };
+        Self { state }
     }
 
     fn refused(kind: FlowErrorKind, why: &'static str) -> Self {
@@ -72,55 +86,61 @@ impl Future for PendingCheck {
     type Output = Result<RemoteFlow, FlowError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if !matches!(self.state, State::Running { .. }) {
+        loop {
+            // Out of its place while it is polled: a call that panics must not be polled again.
             match mem::replace(&mut self.state, State::Done) {
-                State::New {
-                    remote,
-                    request,
-                    timeout,
-                } => {
-                    let live = remote.shared().live()?;
-                    let limit = match timeout {
-                        None => Some(remote.shared().config.background_timeout()),
-                        Some(_) => None,
-                    };
-                    self.state = State::Running {
-                        call: Box::pin(run(remote, Arc::clone(&live), request, timeout)),
-                        live,
-                        limit,
-                    };
-                }
+                State::Later(new) => self.state = new.start(),
                 State::Refused(error) => return Poll::Ready(Err(error)),
-                State::Running { .. } | State::Done => {
-                    return Poll::Ready(Err(FlowError::new(
-                        FlowErrorKind::Other,
-                        "the check has been answered already",
-                    )));
+                State::Call(mut running) => {
+                    running.polled = true;
+                    let answer = running.call.as_mut().poll(cx);
+                    if answer.is_pending() {
+                        self.state = State::Call(running);
+                    }
+                    return answer;
+                }
+                State::Done => {
+                    let why = "the check has been answered already";
+                    return Poll::Ready(Err(FlowError::new(FlowErrorKind::Other, why)));
                 }
             }
         }
-        // Out of its place while it is polled: a call that panics must not be polled again.
-        let State::Running {
-            mut call,
-            live,
-            limit,
-        } = mem::replace(&mut self.state, State::Done)
-        else {
-            return Poll::Pending;
-        };
-        let answer = call.as_mut().poll(cx);
-        if answer.is_pending() {
-            self.state = State::Running { call, live, limit };
-        }
-        answer
     }
 }
 
 impl Drop for PendingCheck {
     fn drop(&mut self) {
-        if let State::Running { call, live, limit } = mem::replace(&mut self.state, State::Done) {
-            live.hand_over(call, limit);
+        if let State::Call(running) = mem::replace(&mut self.state, State::Done)
+            && running.polled
+        {
+            running.live.hand_over(running.call, running.limit);
         }
+    }
+}
+
+// === impl New ===
+
+impl New {
+    fn start(self) -> State {
+        let Self {
+            remote,
+            request,
+            timeout,
+        } = self;
+        let live = match remote.shared().live() {
+            Ok(live) => live,
+            Err(error) => return State::Refused(error),
+        };
+        let limit = match timeout {
+            None => Some(remote.shared().config.background_timeout()),
+            Some(_) => None,
+        };
+        State::Call(Running {
+            call: Box::pin(run(remote, Arc::clone(&live), request, timeout)),
+            live,
+            limit,
+            polled: false,
+        })
     }
 }
 
@@ -173,5 +193,18 @@ async fn run(
             health.flow_failed(&error, decisions);
             Err(error)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pending_check_is_small_and_goes_anywhere() {
+        fn goes_anywhere<T: Send + Unpin + 'static>() {}
+        goes_anywhere::<PendingCheck>();
+        assert!(size_of::<PendingCheck>() <= 64);
+        assert_eq!(size_of::<RemoteFlow>(), size_of::<usize>());
     }
 }

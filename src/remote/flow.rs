@@ -159,8 +159,17 @@ impl Answered {
                 outcome,
                 response,
             };
-            let target = usable(&live).unwrap_or(live);
-            target.push_span(span);
+            // With another runtime when the flow's own is gone, like the end.
+            let lost = match live.push_span(span) {
+                Some(span) => match live.shared.any_live() {
+                    Some(other) => other.push_span(span).is_some(),
+                    None => true,
+                },
+                None => false,
+            };
+            if lost {
+                live.shared.counters.spans_dropped.add(1);
+            }
         }
         // The last handle may go with this, and the worker be told that nothing more comes.
         drop(remote);
@@ -169,16 +178,6 @@ impl Answered {
     #[cfg(not(feature = "telemetry"))]
     fn record(self: Box<Self>, _: FlowOutcome) {
         let Stamps = self.stamps;
-    }
-}
-
-/// Another runtime's side when the flow's own is gone.
-#[cfg(feature = "telemetry")]
-fn usable(live: &Arc<Live>) -> Option<Arc<Live>> {
-    if live.is_closed() {
-        live.shared.any_live()
-    } else {
-        None
     }
 }
 

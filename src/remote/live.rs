@@ -109,17 +109,20 @@ impl Live {
     }
 
     /// Leaves a span for the worker, which is woken only to start its timer or for a full batch.
+    /// Gives the span back when the worker is gone.
     #[cfg(feature = "telemetry")]
-    pub(super) fn push_span(&self, span: SpanRecord) {
+    pub(super) fn push_span(&self, span: SpanRecord) -> Option<SpanRecord> {
         let mut queue = self.queue();
-        if queue.phase == Phase::Closed || !queue.spans.push(span) {
+        if queue.phase == Phase::Closed {
+            return Some(span);
+        }
+        if !queue.spans.push(span) {
             drop(queue);
             self.shared.counters.spans_dropped.add(1);
-            return;
-        }
-        if queue.spans.wants_worker() || queue.phase == Phase::Draining {
+        } else if queue.spans.wants_worker() || queue.phase == Phase::Draining {
             Queue::wake(queue);
         }
+        None
     }
 
     /// Sees a running check to its end without its caller, and gives back what it was granted.
@@ -170,11 +173,6 @@ impl Live {
             queue.phase = Phase::GivenUp;
         }
         Queue::wake(queue);
-    }
-
-    #[cfg(feature = "telemetry")]
-    pub(super) fn is_closed(&self) -> bool {
-        self.queue().phase == Phase::Closed
     }
 
     /// Waits for the end of the worker.

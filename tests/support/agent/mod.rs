@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Runtime};
 use tonic::Status;
 use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Identity, Server, ServerTlsConfig};
+use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tower_aperture::pb::check::flow_control_service_server::FlowControlServiceServer;
 use tower_aperture::pb::check::{CheckRequest, CheckResponse, FlowEndRequest, FlowEndResponse};
 use tower_aperture::pb::common::any_value::Value;
@@ -92,7 +92,7 @@ pub struct Call {
 pub struct FakeAgent {
     address: SocketAddr,
     state: Arc<State>,
-    tls: Option<Identity>,
+    tls: Option<ServerTlsConfig>,
     running: Mutex<Option<Running>>,
 }
 
@@ -108,12 +108,17 @@ impl FakeAgent {
         Self::with(None)
     }
 
-    /// Starts with TLS, with a PEM certificate and key.
-    pub fn start_tls(certificate: &str, key: &str) -> Self {
-        Self::with(Some(Identity::from_pem(certificate, key)))
+    /// Starts with TLS, with a PEM certificate and key; asks clients for a certificate of
+    /// `clients`, if given.
+    pub fn start_tls(certificate: &str, key: &str, clients: Option<&str>) -> Self {
+        let mut tls = ServerTlsConfig::new().identity(Identity::from_pem(certificate, key));
+        if let Some(authority) = clients {
+            tls = tls.client_ca_root(Certificate::from_pem(authority));
+        }
+        Self::with(Some(tls))
     }
 
-    fn with(tls: Option<Identity>) -> Self {
+    fn with(tls: Option<ServerTlsConfig>) -> Self {
         let tokens = Arc::<Mutex<HashSet<String>>>::default();
         let held = Arc::clone(&tokens);
         let mut agent = Self {
@@ -299,10 +304,8 @@ impl FakeAgent {
                         request
                     },
                 ));
-            if let Some(identity) = tls {
-                server = server
-                    .tls_config(ServerTlsConfig::new().identity(identity))
-                    .expect("the test's identity");
+            if let Some(tls) = tls {
+                server = server.tls_config(tls).expect("the test's identity");
             }
             let checks = FlowControlServiceServer::from_arc(Arc::clone(&state))
                 .max_decoding_message_size(64 * 1024 * 1024);
