@@ -1,6 +1,7 @@
 //! Which components a flow meets: one look-up by control point, however many policies there are.
 
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use ahash::RandomState;
@@ -31,6 +32,8 @@ pub(crate) struct Index {
 
 #[derive(Debug, Default)]
 struct Place {
+    /// Components that every flow here meets.
+    always: Vec<u32>,
     any: Vec<Candidate>,
     services: HashMap<Arc<str>, Vec<Candidate>, RandomState>,
 }
@@ -40,6 +43,24 @@ struct Place {
 struct Candidate {
     component: u32,
     matchers: SmallVec<[LabelMatcher; 1]>,
+}
+
+/// The components a flow meets.
+pub(crate) enum Matching<'a> {
+    All(&'a [u32]),
+    Some(SmallVec<[u32; 8]>),
+}
+
+impl Deref for Matching<'_> {
+    type Target = [u32];
+
+    #[inline]
+    fn deref(&self) -> &[u32] {
+        match self {
+            Self::All(all) => all,
+            Self::Some(some) => some,
+        }
+    }
 }
 
 impl Index {
@@ -59,6 +80,12 @@ impl Index {
                 .places
                 .entry(Arc::clone(&selector.control_point))
                 .or_default();
+            if *selector.service == *ANY_SERVICE && selector.matcher.is_empty() {
+                if place.always.last() != Some(&at) {
+                    place.always.push(at);
+                }
+                continue;
+            }
             let candidates = if *selector.service == *ANY_SERVICE {
                 &mut place.any
             } else {
@@ -85,38 +112,40 @@ impl Index {
     }
 
     /// The components a flow meets, each once.
-    pub(crate) fn matching(&self, flow: &Flow<'_, '_>) -> SmallVec<[u32; 8]> {
-        let mut matching = SmallVec::new();
-        let Some(place) = self.places.get(flow.control_point) else {
-            return matching;
-        };
-        for candidate in &place.any {
-            if candidate.matches(flow) {
-                matching.push(candidate.component);
+    #[inline]
+    pub(crate) fn matching(&self, flow: &Flow<'_, '_>) -> Matching<'_> {
+        match self.places.get(flow.control_point) {
+            None => Matching::All(&[]),
+            Some(place) if place.any.is_empty() && place.services.is_empty() => {
+                Matching::All(&place.always)
             }
+            Some(place) => Matching::Some(place.matching(flow)),
         }
-        if place.services.is_empty() {
-            return matching;
-        }
-        for candidate in flow
-            .services
-            .iter()
-            .filter_map(|service| place.services.get(*service))
-            .flatten()
-        {
-            if !matching.contains(&candidate.component) && candidate.matches(flow) {
-                matching.push(candidate.component);
-            }
-        }
-        matching
     }
 
+    #[inline]
     pub(crate) fn component(&self, at: u32) -> &Placed {
         &self.components[at as usize]
     }
 
     pub(crate) fn components(&self) -> &[Placed] {
         &self.components
+    }
+}
+
+impl Place {
+    fn matching(&self, flow: &Flow<'_, '_>) -> SmallVec<[u32; 8]> {
+        let mut matching = SmallVec::from_slice(&self.always);
+        let services = flow.services.iter();
+        let candidates = services
+            .filter_map(|service| self.services.get(*service))
+            .flatten();
+        for candidate in self.any.iter().chain(candidates) {
+            if !matching.contains(&candidate.component) && candidate.matches(flow) {
+                matching.push(candidate.component);
+            }
+        }
+        matching
     }
 }
 

@@ -90,6 +90,7 @@ impl<S: Kept> Store<S> {
     }
 
     /// Runs `act` on the state of a key, which is new when the key is not known.
+    #[inline]
     pub(crate) fn update<R>(&self, key: &str, now: Nanos, act: impl FnOnce(&mut S) -> R) -> R {
         let hash = self.hasher.hash_one(key);
         // The table uses the lowest and the highest bits.

@@ -64,6 +64,7 @@ impl Shape {
     /// Takes tokens; a negative amount gives back.
     ///
     /// The order of the operations on floats is part of the contract: clients see the results.
+    #[inline]
     pub(super) fn take(
         &self,
         bucket: &mut Bucket,
@@ -106,6 +107,7 @@ impl Shape {
         }
     }
 
+    #[inline]
     fn refill(&self, bucket: &mut Bucket, now: Nanos) {
         let passed = now.saturating_sub(bucket.last_fill);
         if self.continuous {

@@ -94,6 +94,7 @@ impl RateLimiter {
         self.denied_code
     }
 
+    #[inline]
     pub(super) fn decide(&self, flow: &Flow<'_, '_>, now: Nanos) -> Decided {
         let tokens = self.tokens(flow);
         let Key::Bucket(key) = self.key(flow) else {
@@ -171,6 +172,7 @@ impl RateLimiter {
         }
     }
 
+    #[inline]
     fn take(&self, key: &str, now: Nanos, want: f64, left: Option<Nanos>) -> Option<Answer> {
         match &self.buckets {
             Buckets::Open => None,
@@ -250,6 +252,7 @@ impl Kept for Plain {
 }
 
 impl Plain {
+    #[inline]
     fn take(
         &mut self,
         shape: &Shape,
