@@ -13,6 +13,8 @@ use crate::policy::{LabelMatcher, Policy, Selector};
 
 /// The service of a selector that does not ask for one.
 const ANY_SERVICE: &str = "any";
+/// Control points up to this number are searched one by one.
+const FEW: usize = 4;
 
 /// A component and where it comes from.
 #[derive(Debug)]
@@ -27,7 +29,9 @@ pub(crate) struct Placed {
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     components: Vec<Placed>,
-    places: HashMap<Arc<str>, Place, RandomState>,
+    places: Vec<(Arc<str>, Place)>,
+    /// Where a control point's place is; used when there are many.
+    by_name: HashMap<Arc<str>, usize, RandomState>,
 }
 
 #[derive(Debug, Default)]
@@ -76,10 +80,7 @@ impl Index {
             return;
         };
         for selector in selectors {
-            let place = self
-                .places
-                .entry(Arc::clone(&selector.control_point))
-                .or_default();
+            let place = self.place_mut(&selector.control_point);
             if *selector.service == *ANY_SERVICE && selector.matcher.is_empty() {
                 if place.always.last() != Some(&at) {
                     place.always.push(at);
@@ -111,10 +112,37 @@ impl Index {
         });
     }
 
+    fn place_mut(&mut self, control_point: &Arc<str>) -> &mut Place {
+        let at = match self.by_name.get(control_point) {
+            Some(at) => *at,
+            None => {
+                let at = self.places.len();
+                self.by_name.insert(Arc::clone(control_point), at);
+                self.places
+                    .push((Arc::clone(control_point), Place::default()));
+                at
+            }
+        };
+        &mut self.places[at].1
+    }
+
+    /// Comparing a few names costs less than to hash one.
+    #[inline(always)]
+    fn place(&self, control_point: &str) -> Option<&Place> {
+        if self.places.len() <= FEW {
+            let mut places = self.places.iter();
+            return places
+                .find(|(name, _)| **name == *control_point)
+                .map(|(_, place)| place);
+        }
+        let at = self.by_name.get(control_point)?;
+        Some(&self.places[*at].1)
+    }
+
     /// The components a flow meets, each once.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn matching(&self, flow: &Flow<'_, '_>) -> Matching<'_> {
-        match self.places.get(flow.control_point) {
+        match self.place(flow.control_point) {
             None => Matching::All(&[]),
             Some(place) if place.any.is_empty() && place.services.is_empty() => {
                 Matching::All(&place.always)

@@ -8,6 +8,9 @@ use super::limiters::Decided;
 use super::report::LimiterReason;
 use crate::flow::{Labels, RejectReason};
 
+/// The time left of a flow that has all the time there is.
+pub(crate) const NO_DEADLINE: Nanos = Nanos::MAX;
+
 /// What the engine looks at of a flow.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Flow<'a, 'l> {
@@ -15,8 +18,8 @@ pub(crate) struct Flow<'a, 'l> {
     pub(crate) services: &'a [&'a str],
     pub(crate) labels: &'a Labels<'l>,
     pub(crate) ramp_mode: bool,
-    /// Until the deadline, if there is one.
-    pub(crate) time_left: Option<Nanos>,
+    /// Until the deadline, or [`NO_DEADLINE`].
+    pub(crate) time_left: Nanos,
 }
 
 /// Components that decide together; the order of the variants is the order of the steps.
@@ -73,7 +76,7 @@ impl Observer for () {
 }
 
 /// Decides one flow.
-#[inline]
+#[inline(always)]
 pub(crate) fn run(
     index: &Index,
     clock: &dyn Clock,
@@ -96,7 +99,7 @@ pub(crate) fn run(
 }
 
 /// One component: there is no step but its own, and nothing to revert.
-#[inline]
+#[inline(always)]
 fn alone(
     component: &Placed,
     now: Nanos,
