@@ -51,7 +51,7 @@ use std::task::{Context, Poll};
 use self::clock::nanos;
 use self::index::Index;
 use self::report::Collector;
-use self::stages::{Denied, Flow};
+use self::stages::{Denied, Flow, NO_DEADLINE};
 use self::stats::Tally;
 use crate::flow::{Check, Decider, Denial, FlowOutcome, FlowParams, Ticket, Verdict};
 use crate::policy::PolicyWarning;
@@ -129,7 +129,7 @@ impl Engine {
             services: input.services,
             labels: &input.params.labels,
             ramp_mode: input.params.ramp_mode,
-            time_left: input.deadline.map(nanos),
+            time_left: input.deadline.map_or(NO_DEADLINE, nanos),
         };
         let mut collector = Collector {
             flow: &flow,
@@ -213,10 +213,10 @@ impl Decider for Engine {
             services: &[],
             labels: &params.labels,
             ramp_mode: params.ramp_mode,
-            time_left: params
-                .check_timeout
-                .filter(|timeout| !timeout.is_zero())
-                .map(nanos),
+            time_left: match params.check_timeout {
+                Some(timeout) if !timeout.is_zero() => nanos(timeout),
+                _ => NO_DEADLINE,
+            },
         };
         let ticket = EngineTicket { _held: () };
         Check::Ready(match self.run(&flow, &mut ()) {

@@ -8,6 +8,9 @@ use super::limiters::Decided;
 use super::report::LimiterReason;
 use crate::flow::{Labels, RejectReason};
 
+/// The time left of a flow that has all the time there is.
+pub(crate) const NO_DEADLINE: Nanos = Nanos::MAX;
+
 /// What the engine looks at of a flow.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Flow<'a, 'l> {
@@ -15,8 +18,8 @@ pub(crate) struct Flow<'a, 'l> {
     pub(crate) services: &'a [&'a str],
     pub(crate) labels: &'a Labels<'l>,
     pub(crate) ramp_mode: bool,
-    /// Until the deadline, if there is one.
-    pub(crate) time_left: Option<Nanos>,
+    /// Until the deadline, or [`NO_DEADLINE`].
+    pub(crate) time_left: Nanos,
 }
 
 /// Components that decide together; the order of the variants is the order of the steps.
@@ -33,6 +36,16 @@ impl Step {
         match self {
             Self::Limiters => RejectReason::RateLimited,
         }
+    }
+
+    /// The no of this step; a code of 0 stands for the usual one.
+    fn denied(self, code: i32, wait: Nanos) -> Denied {
+        let reason = self.reject_reason();
+        let code = match code {
+            0 => i32::from(reason.default_status().as_u16()),
+            code => code,
+        };
+        Denied { reason, code, wait }
     }
 
     /// A rejection reverts what was granted since its batch began, and nothing before that.
@@ -62,9 +75,8 @@ impl Observer for () {
     fn decided(&mut self, _: &Placed, _: &Decided) {}
 }
 
-type Granted<'a> = SmallVec<[(&'a Placed, f64); 4]>;
-
 /// Decides one flow.
+#[inline(always)]
 pub(crate) fn run(
     index: &Index,
     clock: &dyn Clock,
@@ -79,20 +91,46 @@ pub(crate) fn run(
             wait: 0,
         });
     }
-    let matching = index.matching(flow);
-    if matching.is_empty() {
-        return Ok(());
+    match *index.matching(flow) {
+        [] => Ok(()),
+        [only] => alone(index.component(only), nanos(clock.now()), flow, observer),
+        ref all => together(index, all, nanos(clock.now()), flow, observer),
     }
+}
 
-    let now = nanos(clock.now());
-    let mut granted = Granted::new();
+/// One component: there is no step but its own, and nothing to revert.
+#[inline(always)]
+fn alone(
+    component: &Placed,
+    now: Nanos,
+    flow: &Flow<'_, '_>,
+    observer: &mut impl Observer,
+) -> Result<(), Denied> {
+    let decided = component.limiter.decide(flow, now);
+    observer.decided(component, &decided);
+    if decided.dropped {
+        let code = component.limiter.denied_code();
+        return Err(component.limiter.step().denied(code, decided.wait));
+    }
+    Ok(())
+}
+
+#[inline(never)]
+fn together(
+    index: &Index,
+    matching: &[u32],
+    now: Nanos,
+    flow: &Flow<'_, '_>,
+    observer: &mut impl Observer,
+) -> Result<(), Denied> {
+    let mut granted: SmallVec<[(&Placed, f64); 4]> = SmallVec::new();
     for step in STEPS {
         if step.begins_batch() {
             granted.clear();
         }
         let mut denied = None;
         let mut wait = 0;
-        for &at in &matching {
+        for &at in matching {
             let component = index.component(at);
             if component.limiter.step() != step {
                 continue;
@@ -106,16 +144,11 @@ pub(crate) fn run(
                 granted.push((component, decided.consumed));
             }
         }
-        if let Some(own_code) = denied {
+        if let Some(code) = denied {
             for (component, consumed) in granted {
                 component.limiter.revert(flow, consumed, now);
             }
-            let reason = step.reject_reason();
-            let code = match own_code {
-                0 => i32::from(reason.default_status().as_u16()),
-                code => code,
-            };
-            return Err(Denied { reason, code, wait });
+            return Err(step.denied(code, wait));
         }
     }
     Ok(())

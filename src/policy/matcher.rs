@@ -40,6 +40,11 @@ impl LabelMatcher {
         }
     }
 
+    /// It matches every flow.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.tests.is_empty()
+    }
+
     /// Allocates nothing, once the caches of its patterns are warm.
     pub(crate) fn matches(&self, labels: &Labels<'_>) -> bool {
         self.tests.iter().all(|test| test.holds(labels))

@@ -53,7 +53,7 @@ impl Lazy {
         max_idle: Nanos,
         now: Nanos,
         want: f64,
-        left: Option<Nanos>,
+        left: Nanos,
     ) -> Answer {
         // Threads read the clock before they get the lock, so a later one may come first.
         let now = now.max(self.used);
@@ -71,12 +71,11 @@ impl Lazy {
         }
         if now > self.next_sync {
             // Too late to sync: this one request goes, the account stays as it is.
-            if left.is_some_and(|left| left <= DEADLINE_MARGIN) {
+            if left <= DEADLINE_MARGIN {
                 return Answer::UNSEEN;
             }
             self.used = now;
-            let deadline = left.map(|left| now.saturating_add(left));
-            return self.sync(shape, period, now, want, deadline);
+            return self.sync(shape, period, now, want, now.saturating_add(left));
         }
         self.used = now;
         let ok = !self.waiting && self.credit + want <= self.available;
@@ -96,7 +95,7 @@ impl Lazy {
         period: Nanos,
         now: Nanos,
         want: f64,
-        deadline: Option<Nanos>,
+        deadline: Nanos,
     ) -> Answer {
         let charge = std::mem::take(&mut self.credit);
         let taken = shape.take(&mut self.bucket, now, charge, Patience::Until(deadline));

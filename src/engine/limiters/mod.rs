@@ -54,6 +54,7 @@ impl Component {
         }
     }
 
+    #[inline(always)]
     pub(crate) fn decide(&self, flow: &Flow<'_, '_>, now: Nanos) -> Decided {
         match self {
             Self::RateLimiter(limiter) => limiter.decide(flow, now),

@@ -8,7 +8,7 @@ use super::lazy_sync::Lazy;
 use super::{DEADLINE_MARGIN, Decided};
 use crate::engine::clock::{Nanos, nanos};
 use crate::engine::report::{LimiterDetails, LimiterReason, TokensInfo};
-use crate::engine::stages::Flow;
+use crate::engine::stages::{Flow, NO_DEADLINE};
 use crate::engine::store::{Kept, Limits, Store};
 use crate::policy;
 
@@ -94,6 +94,7 @@ impl RateLimiter {
         self.denied_code
     }
 
+    #[inline(always)]
     pub(super) fn decide(&self, flow: &Flow<'_, '_>, now: Nanos) -> Decided {
         let tokens = self.tokens(flow);
         let Key::Bucket(key) = self.key(flow) else {
@@ -117,7 +118,7 @@ impl RateLimiter {
         if let Key::Bucket(key) = self.key(flow)
             && consumed > 0.0
         {
-            self.take(key, now, -consumed, None);
+            self.take(key, now, -consumed, NO_DEADLINE);
         }
     }
 
@@ -154,10 +155,13 @@ impl RateLimiter {
     }
 
     /// A number that is none, or not finite, counts as not given: NaN would corrupt the bucket.
+    #[inline]
     fn tokens(&self, flow: &Flow<'_, '_>) -> f64 {
-        self.tokens_key
-            .as_deref()
-            .and_then(|key| flow.labels.get(key))
+        let Some(key) = &self.tokens_key else {
+            return 1.0;
+        };
+        flow.labels
+            .get(key)
             .and_then(policy::parse_number)
             .filter(|tokens| tokens.is_finite())
             .unwrap_or(1.0)
@@ -171,7 +175,9 @@ impl RateLimiter {
         }
     }
 
-    fn take(&self, key: &str, now: Nanos, want: f64, left: Option<Nanos>) -> Option<Answer> {
+    // One copy of all that is inlined into it.
+    #[inline(never)]
+    fn take(&self, key: &str, now: Nanos, want: f64, left: Nanos) -> Option<Answer> {
         match &self.buckets {
             Buckets::Open => None,
             Buckets::Plain(shape, store) => {
@@ -250,13 +256,14 @@ impl Kept for Plain {
 }
 
 impl Plain {
+    #[inline(always)]
     fn take(
         &mut self,
         shape: &Shape,
         max_idle: Nanos,
         now: Nanos,
         want: f64,
-        left: Option<Nanos>,
+        left: Nanos,
     ) -> Answer {
         if self.rejected.want >= want && self.rejected.available_at > now {
             return Answer {
@@ -266,7 +273,7 @@ impl Plain {
                 current: shape.capacity - self.rejected.remaining,
             };
         }
-        if left.is_some_and(|left| left <= DEADLINE_MARGIN) {
+        if left <= DEADLINE_MARGIN {
             return Answer::UNSEEN;
         }
 
