@@ -33,10 +33,8 @@ const BLUEPRINTS: &[(&str, Option<Expand>)] = &[
 const PLACEHOLDER: &str = "__REQUIRED_FIELD__";
 
 pub(super) fn expand(at: At<'_>, text: &str) -> Result<Policy, PolicyError> {
-    if let Some((line, column)) = find(text, PLACEHOLDER) {
-        return Err(at.error(format!(
-            "`{PLACEHOLDER}` in line {line}, column {column}: put a value there"
-        )));
+    if let Some(mark) = find(text, PLACEHOLDER) {
+        return Err(at.error_in_text(mark, format!("`{PLACEHOLDER}`: put a value there")));
     }
     let fields = at.object(&["blueprint", "uri", "policy"])?;
     let blueprint = fields.required("blueprint")?;
@@ -67,7 +65,7 @@ fn rate_limiting(at: At<'_>) -> Result<Policy, PolicyError> {
     let accepted = generated(&section, "ACCEPT_PERCENTAGE");
     circuit.add(blueprint_rate_limiter(section.clone(), &place, accepted)?);
     let place = circuit.place(Circuit::ROOT, 1);
-    let inputs = [
+    let inputs = vec![
         listening(&section, "ACCEPT_PERCENTAGE"),
         ports::constant(&section, 90.0),
     ];
@@ -76,7 +74,7 @@ fn rate_limiting(at: At<'_>) -> Result<Policy, PolicyError> {
     let place = circuit.place(Circuit::ROOT, 2);
     circuit.add(alerter(
         &place,
-        listening(&section, "ACCEPT_PERCENTAGE_ALERT"),
+        vec![listening(&section, "ACCEPT_PERCENTAGE_ALERT")],
     ));
     if let Some(components) = fields.get("components") {
         circuit.read_list(&components, Circuit::ROOT, 3)?;

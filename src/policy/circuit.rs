@@ -76,7 +76,7 @@ impl<'t> Circuit<'t> {
     ) -> Result<(), PolicyError> {
         for (index, component) in at.list()?.into_iter().enumerate() {
             let place = self.place(scope, first + index);
-            components::read(component, &place, self)?;
+            components::read(&component, &place, self)?;
         }
         Ok(())
     }

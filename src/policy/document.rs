@@ -6,7 +6,7 @@ use super::blueprint;
 use super::circuit::Circuit;
 use super::decode::{At, Context, Object};
 use super::model::Policy;
-use super::yaml::{self, MAX_BYTES};
+use super::yaml;
 use super::{Loaded, PolicyError};
 
 /// Reads a text in any of the forms: a `kind: Policy` resource, a bare policy, or a blueprint's
@@ -70,12 +70,12 @@ fn resource(at: At<'_>) -> Result<Policy, PolicyError> {
     if text.is_empty() {
         return Err(name.error("must not be empty"));
     }
-    if let Some(dynamic) = fields.get("dynamicConfig") {
-        if !dynamic.free_map()?.is_empty() {
-            return Err(dynamic.error(
-                "dynamic configuration is not supported by the embedded engine of this version",
-            ));
-        }
+    if let Some(dynamic) = fields.get("dynamicConfig")
+        && !dynamic.free_map()?.is_empty()
+    {
+        return Err(dynamic.error(
+            "dynamic configuration is not supported by the embedded engine of this version",
+        ));
     }
     bare(fields.required("spec")?, text)
 }
@@ -90,10 +90,10 @@ fn bare(at: At<'_>, name: &str) -> Result<Policy, PolicyError> {
     }
     let mut circuit = Circuit::new();
     if let Some(fields) = fields.object("circuit", &["evaluation_interval", "components"])? {
-        if let Some(at) = fields.scalar("evaluation_interval") {
-            if at.duration()? <= 0 {
-                return Err(at.error("must be more than zero"));
-            }
+        if let Some(at) = fields.scalar("evaluation_interval")
+            && at.duration()? <= 0
+        {
+            return Err(at.error("must be more than zero"));
         }
         if let Some(components) = fields.get("components") {
             circuit.read_list(&components, Circuit::ROOT, 0)?;
@@ -117,15 +117,15 @@ pub(super) fn resources(parent: &Object<'_>) -> Result<(), PolicyError> {
             "{what} are not supported by the embedded engine of this version"
         ))
     };
-    if let Some(at) = fields.get("classifiers") {
-        if !at.list()?.is_empty() {
-            return Err(refuse(at, "classifiers"));
-        }
+    if let Some(at) = fields.get("classifiers")
+        && !at.list()?.is_empty()
+    {
+        return Err(refuse(at, "classifiers"));
     }
-    if let Some(at) = fields.get("flux_meters") {
-        if !at.free_map()?.is_empty() {
-            return Err(refuse(at, "flux meters"));
-        }
+    if let Some(at) = fields.get("flux_meters")
+        && !at.free_map()?.is_empty()
+    {
+        return Err(refuse(at, "flux meters"));
     }
     Ok(())
 }
@@ -160,7 +160,6 @@ fn hash(name: &str, content: &At<'_>) -> String {
 
 /// What a values file must not hold anywhere, comments included, as `(line, column)`.
 pub(super) fn find(text: &str, needle: &str) -> Option<(u32, u32)> {
-    debug_assert!(text.len() <= MAX_BYTES);
     let at = text.find(needle)?;
     let before = &text[..at];
     let line = before.matches('\n').count() + 1;

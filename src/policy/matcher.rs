@@ -45,7 +45,7 @@ impl LabelMatcher {
         self.tests.is_empty()
     }
 
-    /// Without any allocation.
+    /// Allocates nothing, once the caches of its patterns are warm.
     pub(crate) fn matches(&self, labels: &Labels<'_>) -> bool {
         self.tests.iter().all(|test| test.holds(labels))
     }

@@ -284,14 +284,14 @@ mod tests {
         }
 
         #[test]
-        fn small_numbers_round_once(mantissa in any::<u64>(), exponent in 1000_i32..1200) {
-            // Decimal digits of the exact value are the oracle: 2^-k = 5^k / 10^k, too long to
-            // write, so compare with the neighbours instead.
-            if let Some(value) = parse_number(&format!("{mantissa:#x}p-{exponent}")) {
-                let scaled = (mantissa as f64) * 2_f64.powi(-600);
-                let near = scaled * 2_f64.powi(600 - exponent);
-                prop_assert!(value.to_bits().abs_diff(near.to_bits()) <= 1);
-            }
+        fn the_smallest_numbers_round_half_to_even(mantissa in any::<u32>(), below in 1_u32..40) {
+            // In units of the smallest number, whose count is what the bits of a float hold.
+            let mantissa_wide = u64::from(mantissa);
+            let (whole, rest, half) = (mantissa_wide >> below, mantissa_wide & ((1 << below) - 1), 1_u64 << (below - 1));
+            let up = rest > half || (rest == half && whole % 2 == 1);
+            let expected = f64::from_bits(whole + u64::from(up));
+            let text = format!("{mantissa:#x}p-{}", 1074 + below);
+            prop_assert_eq!(parse_number(&text), Some(expected));
         }
     }
 }

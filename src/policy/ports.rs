@@ -95,16 +95,22 @@ pub(super) fn in_port(at: At<'_>, scope: Scope) -> Result<InPort<'_>, PolicyErro
     Ok(InPort { at: place, source })
 }
 
-/// A port of an object of ports; invalid when it is not wired.
+/// The ports of a component that need not be wired; those that are not carry nothing valid.
 pub(super) fn optional<'t>(
-    ports: &Object<'t>,
-    key: &str,
+    component: &Object<'t>,
+    known: &'static [&'static str],
     scope: Scope,
-) -> Result<InPort<'t>, PolicyError> {
-    match ports.get(key) {
-        Some(at) => in_port(at, scope),
-        None => Ok(unwired(&ports.at)),
-    }
+) -> Result<Vec<InPort<'t>>, PolicyError> {
+    let ports = component.object("in_ports", known)?;
+    known
+        .iter()
+        .map(
+            |key| match ports.as_ref().and_then(|ports| ports.get(key)) {
+                Some(at) => in_port(at, scope),
+                None => Ok(unwired(&component.at)),
+            },
+        )
+        .collect()
 }
 
 pub(super) fn required<'t>(
@@ -129,8 +135,6 @@ pub(super) fn constant<'t>(at: &At<'t>, value: Signal) -> InPort<'t> {
 /// `{value}` or `{special_value}`; with neither, zero.
 pub(super) fn constant_signal(at: At<'_>) -> Result<Signal, PolicyError> {
     let fields = at.object(&["value", "special_value"])?;
-    // For the warnings about nulls.
-    let (_, _) = (fields.scalar("value"), fields.scalar("special_value"));
     match fields.only(&["value", "special_value"])? {
         Some(("value", at)) => at.number(),
         Some((_, at)) => Ok(match at.one_of(&["NaN", "+Inf", "-Inf"])? {

@@ -43,9 +43,13 @@ pub(super) fn matcher(at: At<'_>) -> Result<LabelMatcher, PolicyError> {
             tests.push(equals(label, value.text()?));
         }
     }
-    let list = fields.get("match_list").map(requirements).transpose()?;
+    let list = fields
+        .get("match_list")
+        .as_ref()
+        .map(requirements)
+        .transpose()?;
     let old = fields.get("match_expressions");
-    let old_list = old.clone().map(requirements).transpose()?;
+    let old_list = old.as_ref().map(requirements).transpose()?;
     match (list, old, old_list) {
         (Some(list), old, _) if !list.is_empty() => {
             if let Some(old) = old {
@@ -68,7 +72,7 @@ fn equals(label: &str, value: &str) -> Test {
     }
 }
 
-fn requirements(at: At<'_>) -> Result<Vec<Test>, PolicyError> {
+fn requirements(at: &At<'_>) -> Result<Vec<Test>, PolicyError> {
     at.list()?.into_iter().map(requirement).collect()
 }
 

@@ -1,5 +1,6 @@
 //! Laws of the loader as a whole.
 
+mod circuits;
 mod hostile;
 mod laws;
 mod matchers;

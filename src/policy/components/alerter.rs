@@ -1,6 +1,6 @@
 //! `alerter`: sends alerts, and decides nothing.
 
-use super::{At, Circuit, Part, Place, PolicyError, Wired, in_ports};
+use super::{At, Circuit, Part, Place, PolicyError, Wired};
 use crate::policy::ports::{self, InPort};
 
 struct Alerter;
@@ -15,11 +15,8 @@ pub(super) fn read<'t>(
     at.warn("has no effect: the embedded engine sends no alerts");
     let fields = at.object(&["in_ports", "parameters"])?;
     check_parameters(fields.required("parameters")?)?;
-    let input = match in_ports(&fields, &["signal"])? {
-        Some(wires) => ports::optional(&wires, "signal", place.scope)?,
-        None => ports::unwired(&fields.at),
-    };
-    circuit.add(alerter(place, input));
+    let inputs = ports::optional(&fields, &["signal"], place.scope)?;
+    circuit.add(alerter(place, inputs));
     Ok(())
 }
 
@@ -53,10 +50,10 @@ pub(in crate::policy) fn check_parameters(at: At<'_>) -> Result<(), PolicyError>
 }
 
 /// An alerter, also for what blueprints expand to.
-pub(in crate::policy) fn alerter<'t>(place: &Place, input: InPort<'t>) -> Wired<'t> {
+pub(in crate::policy) fn alerter<'t>(place: &Place, inputs: Vec<InPort<'t>>) -> Wired<'t> {
     Wired {
         id: place.id.clone(),
-        inputs: vec![input],
+        inputs,
         outputs: Vec::new(),
         part: Box::new(Alerter),
     }

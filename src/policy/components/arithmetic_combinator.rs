@@ -1,6 +1,6 @@
 //! `arithmetic_combinator`: two numbers make one.
 
-use super::{At, Carried, Circuit, Inputs, Part, Place, PolicyError, Wired, in_ports};
+use super::{At, Carried, Circuit, Inputs, Part, Place, PolicyError, Wired};
 use crate::policy::ports;
 
 struct Arithmetic {
@@ -49,13 +49,7 @@ pub(super) fn read<'t>(
     let operator = fields
         .required("operator")?
         .one_of(&["add", "sub", "mul", "div", "xor", "lshift", "rshift"])?;
-    let inputs = match in_ports(&fields, &["lhs", "rhs"])? {
-        Some(wires) => vec![
-            ports::optional(&wires, "lhs", place.scope)?,
-            ports::optional(&wires, "rhs", place.scope)?,
-        ],
-        None => vec![ports::unwired(&fields.at), ports::unwired(&fields.at)],
-    };
+    let inputs = ports::optional(&fields, &["lhs", "rhs"], place.scope)?;
     let output = ports::out_port(&fields, &["output"], place.scope)?;
     circuit.add(Wired {
         id: place.id.clone(),

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::{At, Carried, Circuit, Inputs, Part, Place, PolicyError, Wired, in_ports};
+use super::{At, Carried, Circuit, Inputs, Part, Place, PolicyError, Wired};
 use crate::policy::ports::{self, InPort, OutPort};
 
 struct Decider {
@@ -57,13 +57,7 @@ pub(super) fn read<'t>(
             delayed |= at.duration()? > 0;
         }
     }
-    let inputs = match in_ports(&fields, &["lhs", "rhs"])? {
-        Some(wires) => [
-            ports::optional(&wires, "lhs", place.scope)?,
-            ports::optional(&wires, "rhs", place.scope)?,
-        ],
-        None => [ports::unwired(&fields.at), ports::unwired(&fields.at)],
-    };
+    let inputs = ports::optional(&fields, &["lhs", "rhs"], place.scope)?;
     let output = ports::out_port(&fields, &["output"], place.scope)?;
     circuit.add(decider(place, operator, delayed, inputs, output));
     Ok(())
@@ -74,12 +68,12 @@ pub(in crate::policy) fn decider<'t>(
     place: &Place,
     operator: &'static str,
     delayed: bool,
-    inputs: [InPort<'t>; 2],
+    inputs: Vec<InPort<'t>>,
     output: OutPort<'t>,
 ) -> Wired<'t> {
     Wired {
         id: place.id.clone(),
-        inputs: inputs.into(),
+        inputs,
         outputs: vec![output],
         part: Box::new(Decider { operator, delayed }),
     }

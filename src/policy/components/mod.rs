@@ -9,10 +9,11 @@ mod variable;
 
 use super::PolicyError;
 use super::circuit::Circuit;
-use super::decode::{At, Object};
+use super::decode::At;
 use super::model::{ComponentKind, Selector};
 use super::ports::{Carried, InPort, Inputs, OutPort, Scope};
 use super::suggest::hint;
+use super::yaml::shortened;
 
 pub(super) use self::{alerter::alerter, decider::decider, rate_limiter::blueprint_rate_limiter};
 
@@ -41,8 +42,9 @@ const FLOW_CONTROL: &[(&str, Option<Read>)] = &[
     ("load_ramp", None),
 ];
 
-/// Kinds beside `flow_control`.
+/// Kinds of a circuit's components; the first is a family of its own.
 const CIRCUIT: &[(&str, Option<Read>)] = &[
+    ("flow_control", Some(read_flow_control)),
     ("variable", Some(variable::read)),
     ("bool_variable", Some(variable::read_bool)),
     ("arithmetic_combinator", Some(arithmetic_combinator::read)),
@@ -100,85 +102,69 @@ pub(super) struct Wired<'t> {
 
 /// One entry of a list of components.
 pub(super) fn read<'t>(
+    at: &At<'t>,
+    place: &Place,
+    circuit: &mut Circuit<'t>,
+) -> Result<(), PolicyError> {
+    let (at, read) = kind(at, CIRCUIT)?;
+    read(at, place, circuit)
+}
+
+#[allow(clippy::needless_pass_by_value)] // The shape that all readers share.
+fn read_flow_control<'t>(
     at: At<'t>,
     place: &Place,
     circuit: &mut Circuit<'t>,
 ) -> Result<(), PolicyError> {
-    match kind(&at, CIRCUIT, Some("flow_control"))? {
-        (at, Some(read)) => read(at, place, circuit),
-        (at, None) => {
-            let (at, read) = kind(&at, FLOW_CONTROL, None)?;
-            match read {
-                Some(read) => read(at, place, circuit),
-                // Kinds without a reader have been refused.
-                None => Ok(()),
-            }
-        }
-    }
+    let (at, read) = kind(&at, FLOW_CONTROL)?;
+    read(at, place, circuit)
 }
 
-/// The one known key of a component, with its reader; none for the key that holds further kinds.
+/// The one known key of a component, with its reader.
 fn kind<'t>(
     at: &At<'t>,
     kinds: &'static [(&'static str, Option<Read>)],
-    family: Option<&str>,
-) -> Result<(At<'t>, Option<Read>), PolicyError> {
-    let names = || kinds.iter().map(|(name, _)| *name).chain(family);
-    let mut found: Option<(&str, At<'t>)> = None;
+) -> Result<(At<'t>, Read), PolicyError> {
+    let mut found: Option<(&str, Option<Read>, At<'t>)> = None;
     let mut unknown: Option<(&str, At<'t>)> = None;
     if at.is_null() {
         return Err(at.error("a component without a kind"));
     }
     for (key, value) in at.free_map()? {
-        if !names().any(|name| name == key) {
+        let Some((name, read)) = kinds.iter().find(|(name, _)| *name == key) else {
             unknown = unknown.or(Some((key, value)));
             continue;
-        }
+        };
         if value.is_null() {
             continue;
         }
-        if let Some((first, _)) = found {
+        if let Some((first, ..)) = found {
             return Err(value.error(format!("cannot stand beside `{first}` in one component")));
         }
-        found = Some((key, value));
+        found = Some((name, *read, value));
     }
-    match (found, unknown) {
-        (Some((name, value)), unknown) => {
-            if let Some((key, at)) = unknown {
-                let hint = hint(key, names());
-                if at.context.strict {
-                    return Err(at.error(format!("unknown key{hint}")));
-                }
-                // A second kind in another spelling would be lost silently.
-                if !hint.is_empty() {
-                    return Err(at.error(format!("unknown key beside `{name}`{hint}")));
-                }
-                at.warn("unknown key, ignored");
+    let hint = |key| hint(key, kinds.iter().map(|(name, _)| *name));
+    let Some((name, read, value)) = found else {
+        return Err(match unknown {
+            None => at.error("a component without a kind"),
+            Some((key, value)) => {
+                let (shown, hint) = (shortened(key), hint(key));
+                value.error(format!("unknown component kind `{shown}`{hint}"))
             }
-            if Some(name) == family {
-                return Ok((value, None));
-            }
-            let reader = kinds.iter().find(|(known, _)| *known == name);
-            match reader.and_then(|(_, read)| *read) {
-                Some(read) => Ok((value, Some(read))),
-                None => Err(value.error(format!(
-                    "the component `{name}` is not supported by the embedded engine of this version"
-                ))),
-            }
+        });
+    };
+    if let Some((key, value)) = unknown {
+        let hint = hint(key);
+        // A second kind in another spelling would be lost silently.
+        if value.context.strict || !hint.is_empty() {
+            return Err(value.error(format!("unknown key beside `{name}`{hint}")));
         }
-        (None, Some((key, value))) => {
-            let hint = hint(key, names());
-            let shown = super::yaml::shortened(key);
-            Err(value.error(format!("unknown component kind `{shown}`{hint}")))
-        }
-        (None, None) => Err(at.error("a component without a kind")),
+        value.warn("unknown key, ignored");
     }
-}
-
-/// `in_ports` that may be left out: an empty object of ports is as good.
-fn in_ports<'t>(
-    component: &Object<'t>,
-    known: &'static [&'static str],
-) -> Result<Option<Object<'t>>, PolicyError> {
-    component.object("in_ports", known)
+    match read {
+        Some(read) => Ok((value, read)),
+        None => Err(value.error(format!(
+            "the component `{name}` is not supported by the embedded engine of this version"
+        ))),
+    }
 }

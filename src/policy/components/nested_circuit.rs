@@ -1,6 +1,6 @@
 //! `nested_circuit` and the two components that lead signals in and out of it.
 
-use super::{At, Carried, Circuit, Inputs, Part, Place, PolicyError, Wired, in_ports};
+use super::{At, Carried, Circuit, Inputs, Part, Place, PolicyError, Wired};
 use crate::policy::decode::Object;
 use crate::policy::ports::{self, Scope};
 use crate::policy::yaml::shortened;
@@ -99,10 +99,7 @@ pub(super) fn read_egress<'t>(
 ) -> Result<(), PolicyError> {
     let fields = at.object(&["port_name", "in_ports"])?;
     let name = port_name(&fields, place.scope)?;
-    let input = match in_ports(&fields, &["signal"])? {
-        Some(wires) => ports::optional(&wires, "signal", place.scope)?,
-        None => ports::unwired(&fields.at),
-    };
+    let inputs = ports::optional(&fields, &["signal"], place.scope)?;
     let scope = circuit.scope(place.scope);
     if scope.led_out.contains(&name) {
         let shown = shortened(name);
@@ -118,7 +115,7 @@ pub(super) fn read_egress<'t>(
     };
     circuit.add(Wired {
         id: place.id.clone(),
-        inputs: vec![input],
+        inputs,
         outputs: vec![output],
         part: Box::new(Wire),
     });

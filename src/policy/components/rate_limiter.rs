@@ -29,8 +29,7 @@ impl Part for Limiter<'_> {
             pass_through: inputs.steady(2)?,
             ..self.settings.clone()
         };
-        if limiter.bucket_capacity == 0.0 && limiter.fill_amount == 0.0 && limiter.passes_through()
-        {
+        if limiter.bucket_capacity == 0.0 && limiter.fill_amount == 0.0 {
             self.at.warn(
                 "lets everything pass: the Agent never acts on a capacity and a fill of zero; \
                  give one of them another value",
@@ -63,7 +62,10 @@ pub(super) fn read<'t>(
     let inputs = [
         ports::required(&wires, "bucket_capacity", place.scope)?,
         ports::required(&wires, "fill_amount", place.scope)?,
-        ports::optional(&wires, "pass_through", place.scope)?,
+        match wires.get("pass_through") {
+            Some(at) => ports::in_port(at, place.scope)?,
+            None => ports::unwired(&wires.at),
+        },
     ];
     let output = ports::out_port(&fields, &["accept_percentage"], place.scope)?;
     circuit.add(limiter(&fields, place, inputs, output)?);

@@ -247,6 +247,7 @@ fn compare_flow(loaded: &Loaded, request: &Value, response: &Value) -> Result<()
     same("matched components", ours, met)
 }
 
+#[allow(clippy::needless_pass_by_value)]
 fn same<T: PartialEq + std::fmt::Debug>(what: &str, ours: T, theirs: T) -> Result<(), String> {
     if ours == theirs {
         return Ok(());
@@ -340,7 +341,7 @@ fn documented_policies_load_as_recorded_where_they_are_at_hand() {
 
 #[test]
 fn recorded_flows_meet_the_components_that_match_them() {
-    for path in elsewhere("limiters", "lim-sel-") {
+    for path in elsewhere("limiters", "lim-") {
         let recording = read(&path);
         let policies = recording["policies"].as_array().expect("policies");
         for policy in policies {
@@ -350,9 +351,13 @@ fn recorded_flows_meet_the_components_that_match_them() {
                 assert!(error.message().contains("regular expression"), "{error}");
                 continue;
             }
-            let loaded = verdict.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            let loaded = match verdict {
+                Ok(loaded) => loaded,
+                Err(error) if error.message().contains("supported") => continue,
+                Err(error) => panic!("{}: {error}", path.display()),
+            };
             for call in recording["calls"].as_array().expect("calls") {
-                if call["rpc"] == "check" {
+                if call["rpc"] == "check" && call["response"].is_object() {
                     let verdict = compare_flow(&loaded, &call["request"], &call["response"]);
                     assert_eq!(verdict, Ok(()), "{}: {}", path.display(), call["request"]);
                 }

@@ -1,6 +1,8 @@
 //! YAML text as a tree that remembers where everything stood.
 
 mod scalar;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 use std::rc::Rc;
@@ -58,6 +60,43 @@ impl Node {
         match &self.value {
             Value::Map(entries) => entries.iter().find(|entry| &*entry.key == key),
             _ => None,
+        }
+    }
+
+    /// Feeds what is said here, without layout, comments, order of keys and aliases.
+    pub(super) fn digest(&self, sink: &mut impl FnMut(&[u8])) {
+        match &self.value {
+            Value::Scalar { kind, raw } => {
+                match kind {
+                    Kind::Null => sink(b"~"),
+                    Kind::Bool(value) => sink(&[b'b', u8::from(*value)]),
+                    Kind::Number(value) => {
+                        sink(b"n");
+                        sink(&value.to_bits().to_le_bytes());
+                    }
+                    Kind::Text => {
+                        sink(b"t");
+                        sink(&raw.len().to_le_bytes());
+                        sink(raw.as_bytes());
+                    }
+                };
+            }
+            Value::List(items) => {
+                sink(b"[");
+                items.iter().for_each(|item| item.digest(sink));
+                sink(b"]");
+            }
+            Value::Map(entries) => {
+                sink(b"{");
+                let mut entries: Vec<&Entry> = entries.iter().collect();
+                entries.sort_by(|a, b| a.key.cmp(&b.key));
+                for entry in entries {
+                    sink(&entry.key.len().to_le_bytes());
+                    sink(entry.key.as_bytes());
+                    entry.value.digest(sink);
+                }
+                sink(b"}");
+            }
         }
     }
 }

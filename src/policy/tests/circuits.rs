@@ -1,0 +1,209 @@
+//! How components are wired and what their signals fold to.
+
+use super::{limiter, loaded, only_limiter, refused, warnings};
+
+fn with_components(components: &str, capacity: &str) -> String {
+    limiter(|text| {
+        text.replace("components:\n", &format!("components:\n{components}"))
+            .replace(
+                "bucket_capacity: {constant_signal: {value: 2}}",
+                &format!("bucket_capacity: {{signal_name: {capacity}}}"),
+            )
+    })
+}
+
+const ADD: &str = "    - arithmetic_combinator: {operator: add, in_ports: {lhs: {signal_name: A}, rhs: {constant_signal: {value: 1}}}, out_ports: {output: {signal_name: B}}}\n";
+const VARIABLE: &str =
+    "    - variable: {constant_output: {value: 3}, out_ports: {output: {signal_name: A}}}\n";
+
+#[test]
+fn signals_fold_whatever_their_order() {
+    let both = [format!("{VARIABLE}{ADD}"), format!("{ADD}{VARIABLE}")];
+    for components in both {
+        let text = with_components(&components, "B");
+        assert_eq!(only_limiter(&text).bucket_capacity, 4.0);
+        assert_eq!(&*loaded(&text).policy.components[0].id, "root.2");
+    }
+}
+
+#[test]
+fn a_signal_is_produced_exactly_once() {
+    assert!(
+        refused(&with_components(VARIABLE, "C"))
+            .contains("nothing in the circuit `root` produces the signal `C`")
+    );
+    let twice = format!("{VARIABLE}{VARIABLE}");
+    assert!(refused(&with_components(&twice, "A")).contains("the signal `A` is produced twice"));
+    let unused = VARIABLE.replace("name: A", "name: Z");
+    assert_eq!(
+        loaded(&limiter(
+            |text| text.replace("components:\n", &format!("components:\n{unused}"))
+        ))
+        .policy
+        .components
+        .len(),
+        1
+    );
+}
+
+#[test]
+fn a_loop_stays_invalid_and_one_that_does_not_stand_still_is_refused() {
+    let around = ADD.replace("name: A", "name: B");
+    assert!(
+        only_limiter(&with_components(&around, "B"))
+            .bucket_capacity
+            .is_nan()
+    );
+    let decider = "    - decider: {operator: lt, in_ports: {lhs: {signal_name: B}, rhs: {constant_signal: {value: 1}}}, out_ports: {output: {signal_name: B}}}\n";
+    // A comparison with nothing is false, which is not nothing.
+    assert!(refused(&with_components(decider, "B")).contains("a loop of signals"));
+}
+
+#[test]
+fn deciders_over_constants_fold_and_those_that_wait_are_refused() {
+    let decider = |more: &str| {
+        format!(
+            "    - decider: {{operator: gte, {more}in_ports: {{lhs: {{constant_signal: {{value: 5}}}}, rhs: {{constant_signal: {{value: 5}}}}}}, out_ports: {{output: {{signal_name: A}}}}}}\n"
+        )
+    };
+    assert_eq!(
+        only_limiter(&with_components(&decider(""), "A")).bucket_capacity,
+        1.0
+    );
+    assert!(refused(&with_components(&decider("true_for: 5s, "), "A")).contains("true_for"));
+}
+
+#[test]
+fn booleans_are_numbers_to_a_port() {
+    let text =
+        "    - bool_variable: {constant_output: on, out_ports: {output: {signal_name: A}}}\n";
+    assert_eq!(
+        only_limiter(&with_components(text, "A")).bucket_capacity,
+        1.0
+    );
+}
+
+#[test]
+fn what_a_limiter_measures_may_feed_alerts_but_no_decision() {
+    let accepted = "          out_ports: {accept_percentage: {signal_name: P}}\n";
+    let alerts = "    - decider: {operator: gte, in_ports: {lhs: {signal_name: P}, rhs: {constant_signal: {value: 90}}}, out_ports: {output: {signal_name: Q}}}
+    - alerter: {in_ports: {signal: {signal_name: Q}}, parameters: {alert_name: often}}
+";
+    let text = limiter(|text| format!("{text}{accepted}{alerts}"));
+    assert_eq!(loaded(&text).policy.components.len(), 1);
+    let found = warnings(&text);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].contains("circuit.components[2].alerter: has no effect"));
+    let fed_back = with_components("", "P") + accepted;
+    assert!(
+        refused(&fed_back).contains("depends on"),
+        "{}",
+        refused(&fed_back)
+    );
+    let text = limiter(|text| {
+        format!(
+            "{text}{accepted}{}",
+            alerts.replace("alert_name: often", "")
+        )
+    });
+    assert!(refused(&text).ends_with("alert_name: is required"));
+}
+
+#[test]
+fn nested_circuits_have_names_of_their_own_and_ports_between_them() {
+    let text = "circuit:
+  components:
+    - variable: {constant_output: {value: 7}, out_ports: {output: {signal_name: OUT}}}
+    - nested_circuit:
+        name: inner
+        in_ports_map: {cap: {signal_name: OUT}}
+        out_ports_map: {sum: {signal_name: SUM}}
+        components:
+          - nested_signal_ingress: {port_name: cap, out_ports: {signal: {signal_name: OUT}}}
+          - arithmetic_combinator: {operator: mul, in_ports: {lhs: {signal_name: OUT}, rhs: {constant_signal: {value: 2}}}, out_ports: {output: {signal_name: TWICE}}}
+          - nested_signal_egress: {port_name: sum, in_ports: {signal: {signal_name: TWICE}}}
+          - nested_circuit:
+              components:
+                - flow_control:
+                    rate_limiter:
+                      in_ports: {bucket_capacity: {constant_signal: {value: 1}}, fill_amount: {constant_signal: {value: 1}}}
+                      parameters: {interval: 1s}
+                      selectors: [{control_point: inside}]
+    - flow_control:
+        rate_limiter:
+          in_ports: {bucket_capacity: {signal_name: SUM}, fill_amount: {signal_name: OUT}}
+          parameters: {interval: 1s}
+          selectors: [{control_point: outside}]
+";
+    let policy = loaded(text).policy;
+    let ids: Vec<&str> = policy
+        .components
+        .iter()
+        .map(|component| &*component.id)
+        .collect();
+    assert_eq!(ids, ["root.1.3.0", "root.2"]);
+    let crate::policy::ComponentKind::RateLimiter(outside) = &policy.components[1].kind;
+    assert_eq!((outside.bucket_capacity, outside.fill_amount), (14.0, 7.0));
+    assert!(
+        refused(&text.replace("lhs: {signal_name: OUT}", "lhs: {signal_name: SUM}"))
+            .contains("circuit `root.1`")
+    );
+    let unfed = text.replace("port_name: sum", "port_name: other");
+    assert!(warnings(&unfed)[0].contains("stays invalid"));
+    assert!(
+        refused(&text.replace("cap: {signal_name: OUT}", "cap: {signal_name: NONE}"))
+            .contains("`NONE`")
+    );
+    refused("circuit: {components: [{nested_signal_ingress: {port_name: a}}]}");
+}
+
+#[test]
+fn kinds_and_sections_that_are_known_are_refused_by_name_and_place() {
+    for (text, name) in [
+        (
+            "circuit: {components: [{flow_control: {quota_scheduler: {}}}]}",
+            "`quota_scheduler`",
+        ),
+        ("circuit: {components: [{query: {promql: {}}}]}", "`query`"),
+        (
+            "resources: {flow_control: {classifiers: [{}]}}",
+            "classifiers",
+        ),
+        (
+            "resources: {flow_control: {flux_meters: {a: {}}}}",
+            "flux meters",
+        ),
+        (
+            "metadata: {name: a}\nspec: {circuit: {}}\ndynamicConfig: {a: 1}",
+            "dynamic configuration",
+        ),
+        (
+            "blueprint: load-ramping/base\npolicy: {policy_name: a}",
+            "`load-ramping/base`",
+        ),
+    ] {
+        let message = refused(text);
+        assert!(
+            message.contains(name) && message.contains("this version"),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn a_component_has_exactly_one_kind() {
+    for text in [
+        "circuit: {components: [{}]}",
+        "circuit: {components: [null]}",
+        "circuit: {components: [{flow_control: {}}]}",
+        "circuit: {components: [{flow_control: null}]}",
+        "circuit: {components: [{variable: {constant_output: {}}, bool_variable: {}}]}",
+        "circuit: {components: [{nonsense: {}}]}",
+        "circuit: {components: [5]}",
+        "circuit: {components: [{variable: {constant_output: {}}, variabel: {}}]}",
+    ] {
+        refused(text);
+    }
+    let beside = "circuit: {components: [{variable: {constant_output: {}}, note: 1}]}";
+    assert!(warnings(beside)[0].ends_with("note: unknown key, ignored"));
+}
