@@ -93,7 +93,7 @@ impl RateLimiter {
             None => Limits { keys: 1, ..limits },
         };
         let buckets = match spec.lazy_sync {
-            _ if passes_all(spec) => Buckets::Open,
+            _ if spec.passes_through() => Buckets::Open,
             Some(syncs) => {
                 let period = shape.interval / i64::from(syncs.max(1));
                 Buckets::Lazy(rules, period, Store::new(limits))
@@ -228,14 +228,6 @@ fn untouched(tokens: f64) -> Decided {
         current: 0.0,
         consumed: tokens,
     }
-}
-
-/// Switched off, without valid numbers, or all zero: an Agent never hears of the latter.
-fn passes_all(spec: &policy::RateLimiter) -> bool {
-    let switched_off = !spec.pass_through.is_nan() && spec.pass_through != 0.0;
-    let invalid = spec.bucket_capacity.is_nan() || spec.fill_amount.is_nan();
-    let all_zero = spec.bucket_capacity == 0.0 && spec.fill_amount == 0.0;
-    switched_off || invalid || all_zero
 }
 
 /// The state of a key without lazy sync.
