@@ -85,10 +85,6 @@ impl<S: Kept> Store<S> {
         }
     }
 
-    pub(crate) fn max_idle(&self) -> Nanos {
-        self.max_idle
-    }
-
     /// Runs `act`, once, on the state of a key, which is new when the key is not known.
     // Inlined, and with one place that acts: a call would cost as much as what it does.
     #[inline(always)]

@@ -21,11 +21,6 @@ pub(crate) struct Judge<'a> {
 type Difference = Result<(), String>;
 
 impl Judge<'_> {
-    /// The Agent looked at its clock somewhere between the two times of a call.
-    fn time(&self) -> f64 {
-        0.002 + self.recording.longest.min(0.015)
-    }
-
     pub(crate) fn compare(&self, call: &Call, report: &CheckReport) -> Difference {
         if call.noisy || call.deviates.iter().any(|row| *row != 21) {
             return Ok(());
@@ -100,7 +95,7 @@ impl Judge<'_> {
 
     fn wait(&self, field: &str, expected: &Value, got: f64) -> Difference {
         let expected = seconds(expected).ok_or_else(|| format!("{field}: unreadable"))?;
-        close(field, expected, got, self.time())
+        close(field, expected, got, self.recording.slack)
     }
 
     fn decisions(&self, answer: &Value, report: &CheckReport, long_keys: bool) -> Difference {
@@ -163,7 +158,7 @@ impl Judge<'_> {
     }
 
     fn tokens(&self, expected: &[f64; 3], got: &TokensInfo, rate: f64) -> Difference {
-        let tolerance = rate * 2.0 * self.time();
+        let tolerance = rate * 2.0 * self.recording.slack;
         let [remaining, current, consumed] = *expected;
         close("remaining", remaining, got.remaining, tolerance)?;
         close("current", current, got.current, tolerance)?;

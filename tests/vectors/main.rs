@@ -8,6 +8,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod compare;
+mod made;
 mod policy;
 mod recording;
 mod replay;
@@ -23,6 +24,8 @@ use self::recording::Recording;
 /// What became of a recording.
 pub(crate) enum Verdict {
     Same,
+    /// As many as could be compared.
+    Partly(String),
     /// Loaded and run, or refused at load as the rows say.
     Deviates(String),
     Skipped(String),
@@ -63,6 +66,10 @@ fn main() -> ExitCode {
             Verdict::Same => {
                 passed += 1;
                 println!("{name}: ok");
+            }
+            Verdict::Partly(what) => {
+                passed += 1;
+                println!("{name}: ok ({what})");
             }
             Verdict::Deviates(how) => {
                 passed += 1;
@@ -119,6 +126,9 @@ fn run(path: &Path) -> Verdict {
         Ok(value) => value,
         Err(error) => return Verdict::Differs(format!("is not JSON: {error}")),
     };
+    if let Some(entries) = value.as_array() {
+        return made::replay_all(entries);
+    }
     if let Some(form) = other_form(&value) {
         return Verdict::Skipped(form.to_owned());
     }

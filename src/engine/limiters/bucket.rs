@@ -142,9 +142,10 @@ impl Shape {
         now.saturating_add(filling).saturating_sub(gap)
     }
 
-    /// Saturates: what takes 292 years takes for ever, it is never over at once.
+    /// Saturates: what takes 292 years takes for ever, it is never over at once. Nobody is told to
+    /// wait for what cannot be filled at all.
     fn time_to_fill(&self, tokens: f64) -> Nanos {
-        if self.fill == 0.0 {
+        if self.fill == 0.0 || tokens.is_infinite() {
             return 0;
         }
         let intervals = tokens / self.fill;
@@ -262,6 +263,13 @@ mod tests {
             shape(1.0, 0.0, 1),
             &[(0.0, 1.0, true, 0.0, 0.0), (0.0, 1.0, false, 0.0, 0.0)],
         );
+    }
+
+    #[test]
+    fn an_infinite_debt_tells_no_wait() {
+        let shape = shape(f64::NEG_INFINITY, 1.0, 1);
+        let taken = shape.take(&mut shape.full(0), 0, 1.0, Patience::Never);
+        assert_eq!((taken.ok, taken.available_at), (false, 0));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::DEADLINE_MARGIN;
 use super::bucket::{Bucket, Patience, Shape};
-use super::rate_limiter::Answer;
+use super::rate_limiter::{Answer, Ask, Rules};
 use crate::engine::clock::Nanos;
 use crate::engine::store::Kept;
 
@@ -46,41 +46,35 @@ impl Kept for Lazy {
 }
 
 impl Lazy {
-    pub(super) fn take(
-        &mut self,
-        shape: &Shape,
-        period: Nanos,
-        max_idle: Nanos,
-        now: Nanos,
-        want: f64,
-        left: Nanos,
-    ) -> Answer {
+    #[inline(always)]
+    pub(super) fn take(&mut self, rules: &Rules, period: Nanos, ask: &Ask) -> Answer {
         // Threads read the clock before they get the lock, so a later one may come first.
-        let now = now.max(self.used);
-        if now.saturating_sub(self.used) >= max_idle {
+        let now = ask.now.max(self.used);
+        if now.saturating_sub(self.used) >= rules.max_idle {
             *self = Self {
-                bucket: shape.full(now),
+                bucket: rules.shape.full(now),
                 ..Self::new()
             };
         }
 
-        if want <= 0.0 {
+        if ask.want <= 0.0 {
             self.used = now;
-            self.credit += want;
+            self.credit += ask.want;
             return self.answer(true);
         }
         if now > self.next_sync {
             // Too late to sync: this one request goes, the account stays as it is.
-            if left <= DEADLINE_MARGIN {
+            if ask.left <= DEADLINE_MARGIN {
                 return Answer::UNSEEN;
             }
             self.used = now;
-            return self.sync(shape, period, now, want, now.saturating_add(left));
+            let deadline = now.saturating_add(ask.left);
+            return self.sync(&rules.shape, period, now, ask.want, deadline);
         }
         self.used = now;
-        let ok = !self.waiting && self.credit + want <= self.available;
+        let ok = !self.waiting && self.credit + ask.want <= self.available;
         if ok {
-            self.credit += want;
+            self.credit += ask.want;
         }
         self.answer(ok)
     }

@@ -25,8 +25,25 @@ pub(crate) struct RateLimiter {
 enum Buckets {
     /// Everything passes.
     Open,
-    Plain(Shape, Store<Plain>),
-    Lazy(Shape, Nanos, Store<Lazy>),
+    Plain(Rules, Store<Plain>),
+    /// With the time from sync to sync.
+    Lazy(Rules, Nanos, Store<Lazy>),
+}
+
+/// What holds for all keys.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rules {
+    pub(super) shape: Shape,
+    pub(super) max_idle: Nanos,
+}
+
+/// A request for tokens.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ask {
+    pub(super) now: Nanos,
+    pub(super) want: f64,
+    /// Until the deadline, or [`NO_DEADLINE`].
+    pub(super) left: Nanos,
 }
 
 /// What a take from a key's bucket came to.
@@ -69,18 +86,19 @@ impl RateLimiter {
             0 => Nanos::MAX,
             time => time,
         };
+        let rules = Rules { shape, max_idle };
         let limits = Limits { max_idle, ..limits };
         let limits = match spec.limit_by_label_key {
             Some(_) => limits,
             None => Limits { keys: 1, ..limits },
         };
         let buckets = match spec.lazy_sync {
-            _ if passes_all(spec) => Buckets::Open,
+            _ if spec.passes_through() => Buckets::Open,
             Some(syncs) => {
                 let period = shape.interval / i64::from(syncs.max(1));
-                Buckets::Lazy(shape, period, Store::new(limits))
+                Buckets::Lazy(rules, period, Store::new(limits))
             }
-            None => Buckets::Plain(shape, Store::new(limits)),
+            None => Buckets::Plain(rules, Store::new(limits)),
         };
         Self {
             label_key: spec.limit_by_label_key.clone(),
@@ -100,9 +118,12 @@ impl RateLimiter {
         let Key::Bucket(key) = self.key(flow) else {
             return untouched(tokens);
         };
-        let Some(answer) = self.take(key, now, tokens, flow.time_left) else {
-            return untouched(tokens);
+        let ask = Ask {
+            now,
+            want: tokens,
+            left: flow.time_left,
         };
+        let answer = self.take(key, &ask);
         Decided {
             dropped: !answer.ok,
             reason: LimiterReason::Unspecified,
@@ -118,7 +139,12 @@ impl RateLimiter {
         if let Key::Bucket(key) = self.key(flow)
             && consumed > 0.0
         {
-            self.take(key, now, -consumed, NO_DEADLINE);
+            let ask = Ask {
+                now,
+                want: -consumed,
+                left: NO_DEADLINE,
+            };
+            self.take(key, &ask);
         }
     }
 
@@ -168,8 +194,10 @@ impl RateLimiter {
     }
 
     /// All keys of a limiter come from one label, so its value is enough to tell them apart.
+    #[inline]
     fn key<'a>(&self, flow: &Flow<'a, '_>) -> Key<'a> {
         match &self.label_key {
+            _ if matches!(self.buckets, Buckets::Open) => Key::Missing,
             None => Key::Bucket(""),
             Some(label) => flow.labels.get(label).map_or(Key::Missing, Key::Bucket),
         }
@@ -177,18 +205,14 @@ impl RateLimiter {
 
     // One copy of all that is inlined into it.
     #[inline(never)]
-    fn take(&self, key: &str, now: Nanos, want: f64, left: Nanos) -> Option<Answer> {
+    fn take(&self, key: &str, ask: &Ask) -> Answer {
         match &self.buckets {
-            Buckets::Open => None,
-            Buckets::Plain(shape, store) => {
-                let max_idle = store.max_idle();
-                let act = |state: &mut Plain| state.take(shape, max_idle, now, want, left);
-                Some(store.update(key, now, act))
+            Buckets::Open => Answer::UNSEEN,
+            Buckets::Plain(rules, store) => {
+                store.update(key, ask.now, |state| state.take(rules, ask))
             }
-            Buckets::Lazy(shape, period, store) => {
-                let max_idle = store.max_idle();
-                let act = |state: &mut Lazy| state.take(shape, *period, max_idle, now, want, left);
-                Some(store.update(key, now, act))
+            Buckets::Lazy(rules, period, store) => {
+                store.update(key, ask.now, |state| state.take(rules, *period, ask))
             }
         }
     }
@@ -204,14 +228,6 @@ fn untouched(tokens: f64) -> Decided {
         current: 0.0,
         consumed: tokens,
     }
-}
-
-/// Switched off, without valid numbers, or all zero: an Agent never hears of the latter.
-fn passes_all(spec: &policy::RateLimiter) -> bool {
-    let switched_off = !spec.pass_through.is_nan() && spec.pass_through != 0.0;
-    let invalid = spec.bucket_capacity.is_nan() || spec.fill_amount.is_nan();
-    let all_zero = spec.bucket_capacity == 0.0 && spec.fill_amount == 0.0;
-    switched_off || invalid || all_zero
 }
 
 /// The state of a key without lazy sync.
@@ -257,15 +273,9 @@ impl Kept for Plain {
 
 impl Plain {
     #[inline(always)]
-    fn take(
-        &mut self,
-        shape: &Shape,
-        max_idle: Nanos,
-        now: Nanos,
-        want: f64,
-        left: Nanos,
-    ) -> Answer {
-        if self.rejected.want >= want && self.rejected.available_at > now {
+    fn take(&mut self, rules: &Rules, ask: &Ask) -> Answer {
+        let (shape, now) = (&rules.shape, ask.now);
+        if self.rejected.want >= ask.want && self.rejected.available_at > now {
             return Answer {
                 ok: false,
                 wait: self.rejected.available_at - now,
@@ -273,22 +283,22 @@ impl Plain {
                 current: shape.capacity - self.rejected.remaining,
             };
         }
-        if left <= DEADLINE_MARGIN {
+        if ask.left <= DEADLINE_MARGIN {
             return Answer::UNSEEN;
         }
 
         // Threads read the clock before they get the lock, so a later one may come first.
         let at = now.max(self.used);
-        if at.saturating_sub(self.used) >= max_idle {
+        if at.saturating_sub(self.used) >= rules.max_idle {
             self.bucket = shape.full(at);
         }
         self.used = at;
-        let taken = shape.take(&mut self.bucket, at, want, Patience::Never);
+        let taken = shape.take(&mut self.bucket, at, ask.want, Patience::Never);
         let mut wait = 0;
         if !taken.ok {
             self.rejected = Remembered {
                 available_at: taken.available_at,
-                want,
+                want: ask.want,
                 remaining: taken.remaining,
             };
             wait = taken.available_at.saturating_sub(now).max(0);
