@@ -143,10 +143,6 @@ struct ByUser;
 impl KeyExtractor for ByUser {
     type Key = String;
 
-    fn name(&self) -> &'static str {
-        "user"
-    }
-
     fn extract<T>(&self, request: &Request<T>) -> Result<String, GovernorError> {
         let user = request
             .headers()
