@@ -31,7 +31,10 @@ use tonic::Status;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tower_aperture::pb::check::flow_control_service_server::FlowControlServiceServer;
-use tower_aperture::pb::check::{CheckRequest, CheckResponse, FlowEndRequest, FlowEndResponse};
+use tower_aperture::pb::check::{
+    CacheUpsertRequest, CacheUpsertResponse, CheckRequest, CheckResponse, FlowEndRequest,
+    FlowEndResponse,
+};
 use tower_aperture::pb::common::any_value::Value;
 use tower_aperture::pb::trace::Span;
 use tower_aperture::pb::trace_collector::trace_service_server::TraceServiceServer;
@@ -133,6 +136,8 @@ impl FakeAgent {
                 exports: Mutex::default(),
                 tokens,
                 cache: Mutex::default(),
+                upserts: Mutex::default(),
+                upsert_answer: Mutex::default(),
             }),
             tls,
             running: Mutex::default(),
@@ -184,6 +189,11 @@ impl FakeAgent {
         + 'static,
     ) {
         *lock(&self.state.on_export) = Arc::new(script);
+    }
+
+    /// Answers upserts from now on, and does none of them.
+    pub fn answer_upserts(&self, answer: CacheUpsertResponse) {
+        *lock(&self.state.upsert_answer) = Some(answer);
     }
 
     /// Ends it as a killed process ends: every connection breaks, the port refuses.
@@ -256,6 +266,11 @@ impl FakeAgent {
 
     pub fn exports(&self) -> Vec<ExportTraceServiceRequest> {
         lock(&self.state.exports).clone()
+    }
+
+    /// All upserts so far.
+    pub fn upserts(&self) -> Vec<CacheUpsertRequest> {
+        lock(&self.state.upserts).clone()
     }
 
     /// All spans of all exports.
