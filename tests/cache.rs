@@ -20,7 +20,9 @@ fn client(agent: &FakeAgent) -> ApertureClient {
     ApertureClient::builder()
         .address(agent.address())
         .insecure(true)
+        .connect_timeout(MINUTE)
         .check_timeout(MINUTE)
+        .end_timeout(MINUTE)
         .build()
         .expect("a client")
 }

@@ -207,7 +207,7 @@ impl FakeAgent {
             ended.join().expect("the agent's runtime ends");
         }
         let address = self.address;
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while std::net::TcpStream::connect(address).is_ok() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -290,7 +290,7 @@ impl FakeAgent {
 
     /// Waits until `done`; fails the test after 20 s.
     pub async fn until(&self, what: &str, done: impl Fn(&Self) -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while !done(self) {
             assert!(Instant::now() < deadline, "waited in vain: {what}");
             // Real time, also where the test's clock stands still.
@@ -380,7 +380,7 @@ fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Polls `future` until `done`, which has to come first, and gives it up then.
 pub async fn give_up<F: Future>(future: F, what: &str, done: impl Fn() -> bool) {
     let mut future = std::pin::pin!(future);
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !done() {
         assert!(Instant::now() < deadline, "waited in vain: {what}");
         let polled = std::future::poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await;
