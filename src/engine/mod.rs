@@ -36,7 +36,10 @@ mod builder;
 mod clock;
 mod index;
 mod limiters;
+mod reload;
 mod report;
+mod snapshot;
+mod source;
 mod stages;
 mod stats;
 mod store;
@@ -45,12 +48,15 @@ use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
+use arc_swap::ArcSwap;
+
 use self::clock::nanos;
-use self::index::Index;
 use self::report::Collector;
+use self::snapshot::{Settings, Snapshot};
+use self::source::Source;
 use self::stages::{Denied, Flow, NO_DEADLINE};
 use self::stats::Tally;
 use crate::flow::{Check, Decider, Denial, FlowOutcome, FlowParams, Ticket, Verdict};
@@ -104,14 +110,33 @@ pub struct Engine {
 
 #[derive(Debug)]
 struct Shared {
-    index: Index,
+    /// Read by every decision: without a lock, and without a line of memory that threads fight for.
+    live: ArcSwap<Snapshot>,
     clock: Box<dyn Clock>,
     tally: Tally,
-    agent_group: Option<String>,
-    warnings: Vec<PolicyWarning>,
+    settings: Settings,
+    /// Locked while policies are reloaded, so that one reload follows another.
+    sources: Mutex<Vec<Source>>,
 }
 
 impl Engine {
+    fn new(
+        settings: Settings,
+        sources: Vec<Source>,
+        snapshot: Snapshot,
+        clock: Box<dyn Clock>,
+    ) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                live: ArcSwap::from_pointee(snapshot),
+                clock,
+                tally: Tally::default(),
+                settings,
+                sources: Mutex::new(sources),
+            }),
+        }
+    }
+
     /// An engine without policies, to which they are added; it lets everything pass.
     #[must_use]
     pub fn builder() -> EngineBuilder {
@@ -154,10 +179,10 @@ impl Engine {
         (verdict, report)
     }
 
-    /// What was odd about the policies when they were loaded; each is also a `tracing` event.
+    /// What was odd about the policies when they were loaded last; each is also a `tracing` event.
     #[must_use]
-    pub fn warnings(&self) -> &[PolicyWarning] {
-        &self.shared.warnings
+    pub fn warnings(&self) -> Vec<PolicyWarning> {
+        self.shared.live.load().warnings.clone()
     }
 
     /// What was counted so far. Looks at every shard of every component: for metrics, not for
@@ -165,7 +190,8 @@ impl Engine {
     #[must_use]
     pub fn stats(&self) -> EngineStats {
         let (accepted, rejected) = self.shared.tally.sums();
-        let components = self.shared.index.components();
+        let live = self.shared.live.load();
+        let components = live.index.components();
         EngineStats {
             accepted,
             rejected,
@@ -176,12 +202,9 @@ impl Engine {
 
     fn run(&self, flow: &Flow<'_, '_>, observer: &mut impl stages::Observer) -> Result<(), Denied> {
         let Shared {
-            index,
-            clock,
-            tally,
-            ..
+            live, clock, tally, ..
         } = &*self.shared;
-        let result = stages::run(index, &**clock, flow, observer);
+        let result = stages::run(&live.load().index, &**clock, flow, observer);
         tally.count(result.is_ok());
         result
     }
@@ -190,8 +213,11 @@ impl Engine {
 impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Engine")
-            .field("components", &self.shared.index.components().len())
-            .field("agent_group", &self.shared.agent_group)
+            .field(
+                "components",
+                &self.shared.live.load().index.components().len(),
+            )
+            .field("agent_group", &self.shared.settings.agent_group)
             .finish_non_exhaustive()
     }
 }
