@@ -10,7 +10,7 @@ use super::limiters::Component;
 use super::stats::Tally;
 use super::store::Limits;
 use super::{Engine, Shared};
-use crate::policy::{self, PolicyError, PolicyWarning, Selector};
+use crate::policy::{self, Policy, PolicyError, PolicyWarning, Selector};
 
 /// What an absent `agent_group` of a selector means.
 const ABSENT_GROUP: &str = "aperture-cloud";
@@ -149,6 +149,9 @@ impl EngineBuilder {
                 return Err(PolicyError::new(&*name, message));
             }
             warnings.extend(loaded.warnings);
+            if let Some(what) = beyond_us(&policy) {
+                return Err(unsupported(&name, what));
+            }
 
             let group = self.agent_group.as_deref();
             let mut others = BTreeSet::new();
@@ -159,7 +162,8 @@ impl EngineBuilder {
                     .partition(|selector| applies(selector, group));
                 others.extend(elsewhere.into_iter().map(group_of));
                 if !here.is_empty() {
-                    let limiter = Component::new(&component.kind, limits);
+                    let limiter = Component::new(&component.kind, limits)
+                        .ok_or_else(|| unsupported(&name, component.kind.name()))?;
                     index.add(&policy, &component.id, limiter, &here);
                 }
             }
@@ -180,6 +184,24 @@ impl EngineBuilder {
             }),
         })
     }
+}
+
+/// What the loader reads and no part of the engine runs yet.
+fn beyond_us(policy: &Policy) -> Option<&'static str> {
+    let found = [
+        (policy.circuit.is_some(), "a signal that changes"),
+        (!policy.classifiers.is_empty(), "a classifier"),
+        (!policy.flux_meters.is_empty(), "a flux meter"),
+    ];
+    found
+        .into_iter()
+        .find_map(|(found, what)| found.then_some(what))
+}
+
+fn unsupported(source: &str, what: &str) -> PolicyError {
+    let message =
+        format!("needs {what}, which is not supported by the embedded engine of this version");
+    PolicyError::new(source, message)
 }
 
 fn tell(warning: &PolicyWarning) {

@@ -140,6 +140,9 @@ pub(super) fn finish(
         name: Arc::from(name),
         hash: Arc::from(hash(name, content)),
         components: circuit.fold()?,
+        circuit: None,
+        classifiers: Vec::new(),
+        flux_meters: Vec::new(),
     })
 }
 

@@ -33,6 +33,7 @@ mod decode;
 mod document;
 mod error;
 mod matcher;
+#[allow(dead_code)] // Some of it is for parts of the engine that are not there yet.
 mod model;
 mod number;
 mod ports;
@@ -49,7 +50,7 @@ pub use self::error::{PolicyError, PolicyWarning};
 #[allow(unused_imports)]
 pub(crate) use self::matcher::LabelMatcher;
 #[allow(unused_imports)]
-pub(crate) use self::model::{Component, ComponentKind, Policy, RateLimiter, Selector, Signal};
+pub(crate) use self::model::*;
 #[allow(unused_imports)]
 pub(crate) use self::number::parse_number;
 

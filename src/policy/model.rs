@@ -41,6 +41,20 @@ pub(crate) enum ComponentKind {
     Sampler(Sampler),
 }
 
+impl ComponentKind {
+    /// As policies call it.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::RateLimiter(_) => "rate_limiter",
+            Self::QuotaScheduler(_) => "quota_scheduler",
+            Self::ConcurrencyLimiter(_) => "concurrency_limiter",
+            Self::ConcurrencyScheduler(_) => "concurrency_scheduler",
+            Self::LoadScheduler(_) => "load_scheduler",
+            Self::Sampler(_) => "sampler",
+        }
+    }
+}
+
 /// Where a component applies.
 #[derive(Clone, Debug)]
 pub(crate) struct Selector {
@@ -64,6 +78,16 @@ pub(crate) enum Port {
     Changing(SignalId),
 }
 
+impl Port {
+    /// Its value from the start on; what changes is invalid until its circuit is evaluated.
+    pub(crate) fn initial(self) -> Signal {
+        match self {
+            Self::Constant(value) => value,
+            Self::Changing(_) => f64::NAN,
+        }
+    }
+}
+
 /// Index of a signal of a [`Circuit`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct SignalId(pub(crate) u32);
@@ -85,6 +109,14 @@ pub(crate) struct Bucket {
     pub(crate) limit_by_label_key: Option<Arc<str>>,
     /// `num_sync` when lazy sync is enabled.
     pub(crate) lazy_sync: Option<u32>,
+}
+
+/// Every flow is let through without looking at a bucket: an invalid capacity or fill, a
+/// pass-through that is on, or all of them zero, which the Agent takes for "not set yet".
+pub(crate) fn passes_through(capacity: Signal, fill: Signal, pass_through: Signal) -> bool {
+    let on = !pass_through.is_nan() && pass_through != 0.0;
+    let unset = capacity == 0.0 && fill == 0.0;
+    on || unset || capacity.is_nan() || fill.is_nan()
 }
 
 /// `rate_limiter`.
@@ -325,9 +357,17 @@ pub(crate) struct Rule {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Extractor {
     From(Arc<str>),
-    Json { from: Arc<str>, pointer: Arc<str> },
-    Jwt { from: Arc<str>, pointer: Arc<str> },
-    Address { from: Arc<str> },
+    Json {
+        from: Arc<str>,
+        pointer: Arc<str>,
+    },
+    Jwt {
+        from: Arc<str>,
+        pointer: Arc<str>,
+    },
+    Address {
+        from: Arc<str>,
+    },
     /// Template and value, in the order of the text.
     PathTemplates(Vec<(Arc<str>, Arc<str>)>),
 }

@@ -6,7 +6,7 @@ mod laws;
 mod matchers;
 mod recordings;
 
-use super::{ComponentKind, Loaded, RateLimiter, load};
+use super::{ComponentKind, Loaded, Port, RateLimiter, Signal, load, passes_through};
 
 /// A policy with one rate limiter whose parameters, or anything else, are replaced.
 fn limiter(change: impl Fn(String) -> String) -> String {
@@ -51,6 +51,29 @@ fn warnings(text: &str) -> Vec<String> {
 fn only_limiter(text: &str) -> RateLimiter {
     let components = loaded(text).policy.components;
     assert_eq!(components.len(), 1, "{text}");
-    let ComponentKind::RateLimiter(limiter) = &components[0].kind;
+    let ComponentKind::RateLimiter(limiter) = &components[0].kind else {
+        panic!("{text}");
+    };
     limiter.clone()
+}
+
+/// The value of a port that never changes.
+fn constant(port: Port) -> Signal {
+    match port {
+        Port::Constant(value) => value,
+        Port::Changing(_) => panic!("the signal changes"),
+    }
+}
+
+fn capacity(text: &str) -> Signal {
+    constant(only_limiter(text).bucket.bucket_capacity)
+}
+
+fn is_open(limiter: &RateLimiter) -> bool {
+    let bucket = &limiter.bucket;
+    passes_through(
+        constant(bucket.bucket_capacity),
+        constant(bucket.fill_amount),
+        constant(bucket.pass_through),
+    )
 }

@@ -35,10 +35,12 @@ pub(crate) struct Decided {
 }
 
 impl Component {
-    pub(crate) fn new(kind: &ComponentKind, limits: Limits) -> Self {
-        match kind {
+    /// `None` for a kind that nothing here decides yet.
+    pub(crate) fn new(kind: &ComponentKind, limits: Limits) -> Option<Self> {
+        Some(match kind {
             ComponentKind::RateLimiter(spec) => Self::RateLimiter(RateLimiter::new(spec, limits)),
-        }
+            _ => return None,
+        })
     }
 
     pub(crate) fn step(&self) -> Step {

@@ -73,27 +73,31 @@ enum Key<'a> {
 
 impl RateLimiter {
     pub(crate) fn new(spec: &policy::RateLimiter, limits: Limits) -> Self {
+        let bucket = &spec.bucket;
+        let capacity = bucket.bucket_capacity.initial();
+        let fill = bucket.fill_amount.initial();
+        let open = policy::passes_through(capacity, fill, bucket.pass_through.initial());
         let shape = Shape {
-            capacity: spec.bucket_capacity,
-            fill: spec.fill_amount,
+            capacity,
+            fill,
             // The loader refuses zero; a division by it must not depend on that.
-            interval: nanos(spec.interval).max(1),
-            continuous: spec.continuous_fill,
-            delayed: spec.delay_initial_fill,
+            interval: nanos(bucket.interval).max(1),
+            continuous: bucket.continuous_fill,
+            delayed: bucket.delay_initial_fill,
         };
         // An Agent forgets nothing for idling where the time is zero.
-        let max_idle = match nanos(spec.max_idle_time) {
+        let max_idle = match nanos(bucket.max_idle_time) {
             0 => Nanos::MAX,
             time => time,
         };
         let rules = Rules { shape, max_idle };
         let limits = Limits { max_idle, ..limits };
-        let limits = match spec.limit_by_label_key {
+        let limits = match bucket.limit_by_label_key {
             Some(_) => limits,
             None => Limits { keys: 1, ..limits },
         };
-        let buckets = match spec.lazy_sync {
-            _ if spec.passes_through() => Buckets::Open,
+        let buckets = match bucket.lazy_sync {
+            _ if open => Buckets::Open,
             Some(syncs) => {
                 let period = shape.interval / i64::from(syncs.max(1));
                 Buckets::Lazy(rules, period, Store::new(limits))
@@ -101,9 +105,9 @@ impl RateLimiter {
             None => Buckets::Plain(rules, Store::new(limits)),
         };
         Self {
-            label_key: spec.limit_by_label_key.clone(),
-            tokens_key: spec.tokens_label_key.clone(),
-            denied_code: spec.denied_response_status_code,
+            label_key: bucket.limit_by_label_key.clone(),
+            tokens_key: spec.request.tokens_label_key.clone(),
+            denied_code: spec.request.denied_response_status_code,
             buckets,
         }
     }

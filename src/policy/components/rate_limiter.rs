@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{At, Carried, Circuit, Deciding, Inputs, Part, Place, PolicyError, Wired};
 use crate::policy::decode::Object;
-use crate::policy::model::{ComponentKind, RateLimiter, Selector};
+use crate::policy::model::{Bucket, ComponentKind, Port, RateLimiter, RequestParameters, Selector};
 use crate::policy::ports::{self, InPort, OutPort};
 use crate::policy::{selector, status_code};
 
@@ -23,18 +23,17 @@ impl Part for Limiter<'_> {
     }
 
     fn decide(&self, inputs: &Inputs<'_, '_>) -> Result<Option<Deciding>, PolicyError> {
-        let limiter = RateLimiter {
-            bucket_capacity: inputs.steady(0)?,
-            fill_amount: inputs.steady(1)?,
-            pass_through: inputs.steady(2)?,
-            ..self.settings.clone()
-        };
-        if limiter.bucket_capacity == 0.0 && limiter.fill_amount == 0.0 {
+        let (capacity, fill) = (inputs.steady(0)?, inputs.steady(1)?);
+        let mut limiter = self.settings.clone();
+        limiter.bucket.bucket_capacity = Port::Constant(capacity);
+        limiter.bucket.fill_amount = Port::Constant(fill);
+        limiter.bucket.pass_through = Port::Constant(inputs.steady(2)?);
+        if capacity == 0.0 && fill == 0.0 {
             self.at.warn(
                 "lets everything pass: the Agent never acts on a capacity and a fill of zero; \
                  give one of them another value",
             );
-        } else if limiter.bucket_capacity.is_nan() || limiter.fill_amount.is_nan() {
+        } else if capacity.is_nan() || fill.is_nan() {
             self.at
                 .warn("lets everything pass: its capacity or its fill is invalid");
         }
@@ -167,30 +166,36 @@ fn settings(fields: &Object<'_>) -> Result<RateLimiter, PolicyError> {
             fields.boolean("enabled", false)?.then_some(num_sync)
         }
     };
+    const UNSET: Port = Port::Constant(f64::NAN);
+    Ok(RateLimiter {
+        bucket: Bucket {
+            bucket_capacity: UNSET,
+            fill_amount: UNSET,
+            pass_through: UNSET,
+            interval,
+            continuous_fill: parameters.boolean("continuous_fill", true)?,
+            delay_initial_fill: parameters.boolean("delay_initial_fill", false)?,
+            max_idle_time,
+            limit_by_label_key: keys.into_iter().flatten().find_map(named),
+            lazy_sync,
+        },
+        request: request_parameters(fields)?,
+    })
+}
+
+fn request_parameters(fields: &Object<'_>) -> Result<RequestParameters, PolicyError> {
     let request = fields.object(
         "request_parameters",
         &["tokens_label_key", "denied_response_status_code"],
     )?;
-    let (mut tokens_label_key, mut denied_response_status_code) = (None, 0);
+    let mut parameters = RequestParameters::default();
     if let Some(fields) = request {
-        tokens_label_key = fields.text("tokens_label_key")?.and_then(named);
+        parameters.tokens_label_key = fields.text("tokens_label_key")?.and_then(named);
         if let Some(at) = fields.scalar("denied_response_status_code") {
-            denied_response_status_code = status_code::decode(&at)?;
+            parameters.denied_response_status_code = status_code::decode(&at)?;
         }
     }
-    Ok(RateLimiter {
-        bucket_capacity: f64::NAN,
-        fill_amount: f64::NAN,
-        pass_through: f64::NAN,
-        interval,
-        continuous_fill: parameters.boolean("continuous_fill", true)?,
-        delay_initial_fill: parameters.boolean("delay_initial_fill", false)?,
-        max_idle_time,
-        limit_by_label_key: keys.into_iter().flatten().find_map(named),
-        tokens_label_key,
-        denied_response_status_code,
-        lazy_sync,
-    })
+    Ok(parameters)
 }
 
 /// An empty name is none.

@@ -1,6 +1,6 @@
 //! How components are wired and what their signals fold to.
 
-use super::{limiter, loaded, only_limiter, refused, warnings};
+use super::{capacity, constant, limiter, loaded, refused, warnings};
 
 fn with_components(components: &str, capacity: &str) -> String {
     limiter(|text| {
@@ -21,7 +21,7 @@ fn signals_fold_whatever_their_order() {
     let both = [format!("{VARIABLE}{ADD}"), format!("{ADD}{VARIABLE}")];
     for components in both {
         let text = with_components(&components, "B");
-        assert_eq!(only_limiter(&text).bucket_capacity, 4.0);
+        assert_eq!(capacity(&text), 4.0);
         assert_eq!(&*loaded(&text).policy.components[0].id, "root.2");
     }
 }
@@ -49,11 +49,7 @@ fn a_signal_is_produced_exactly_once() {
 #[test]
 fn a_loop_stays_invalid_and_one_that_does_not_stand_still_is_refused() {
     let around = ADD.replace("name: A", "name: B");
-    assert!(
-        only_limiter(&with_components(&around, "B"))
-            .bucket_capacity
-            .is_nan()
-    );
+    assert!(capacity(&with_components(&around, "B")).is_nan());
     let decider = "    - decider: {operator: lt, in_ports: {lhs: {signal_name: B}, rhs: {constant_signal: {value: 1}}}, out_ports: {output: {signal_name: B}}}\n";
     // A comparison with nothing is false, which is not nothing.
     assert!(refused(&with_components(decider, "B")).contains("a loop of signals"));
@@ -66,10 +62,7 @@ fn deciders_over_constants_fold_and_those_that_wait_are_refused() {
             "    - decider: {{operator: gte, {more}in_ports: {{lhs: {{constant_signal: {{value: 5}}}}, rhs: {{constant_signal: {{value: 5}}}}}}, out_ports: {{output: {{signal_name: A}}}}}}\n"
         )
     };
-    assert_eq!(
-        only_limiter(&with_components(&decider(""), "A")).bucket_capacity,
-        1.0
-    );
+    assert_eq!(capacity(&with_components(&decider(""), "A")), 1.0);
     assert!(refused(&with_components(&decider("true_for: 5s, "), "A")).contains("true_for"));
 }
 
@@ -77,10 +70,7 @@ fn deciders_over_constants_fold_and_those_that_wait_are_refused() {
 fn booleans_are_numbers_to_a_port() {
     let text =
         "    - bool_variable: {constant_output: on, out_ports: {output: {signal_name: A}}}\n";
-    assert_eq!(
-        only_limiter(&with_components(text, "A")).bucket_capacity,
-        1.0
-    );
+    assert_eq!(capacity(&with_components(text, "A")), 1.0);
 }
 
 #[test]
@@ -142,8 +132,15 @@ fn nested_circuits_have_names_of_their_own_and_ports_between_them() {
         .map(|component| &*component.id)
         .collect();
     assert_eq!(ids, ["root.1.3.0", "root.2"]);
-    let crate::policy::ComponentKind::RateLimiter(outside) = &policy.components[1].kind;
-    assert_eq!((outside.bucket_capacity, outside.fill_amount), (14.0, 7.0));
+    let crate::policy::ComponentKind::RateLimiter(outside) = &policy.components[1].kind else {
+        panic!("{policy:?}");
+    };
+    let bucket = &outside.bucket;
+    let ports = (
+        constant(bucket.bucket_capacity),
+        constant(bucket.fill_amount),
+    );
+    assert_eq!(ports, (14.0, 7.0));
     assert!(
         refused(&text.replace("lhs: {signal_name: OUT}", "lhs: {signal_name: SUM}"))
             .contains("circuit `root.1`")

@@ -103,7 +103,9 @@ fn compare(loaded: &Loaded, entry: &Value) -> Result<(), String> {
             text(recorded, "component_id"),
         )?;
         compare_selectors(component, recorded)?;
-        let ComponentKind::RateLimiter(limiter) = &component.kind;
+        let ComponentKind::RateLimiter(limiter) = &component.kind else {
+            return Err(format!("a {}", component.kind.name()));
+        };
         compare_limiter(limiter, recorded)?;
     }
     Ok(())
@@ -129,10 +131,14 @@ fn compare_selectors(component: &Component, recorded: &Value) -> Result<(), Stri
 }
 
 fn compare_limiter(limiter: &RateLimiter, recorded: &Value) -> Result<(), String> {
+    let RateLimiter {
+        bucket,
+        request: own,
+    } = limiter;
     for (port, value) in [
-        ("bucket_capacity", limiter.bucket_capacity),
-        ("fill_amount", limiter.fill_amount),
-        ("pass_through", limiter.pass_through),
+        ("bucket_capacity", bucket.bucket_capacity.initial()),
+        ("fill_amount", bucket.fill_amount.initial()),
+        ("pass_through", bucket.pass_through.initial()),
     ] {
         let recorded = &recorded["in_ports"][port];
         if recorded.get("from").is_some() {
@@ -150,27 +156,27 @@ fn compare_limiter(limiter: &RateLimiter, recorded: &Value) -> Result<(), String
     let flag = |key: &str| parameters[key].as_bool().unwrap_or_default();
     same(
         "interval",
-        limiter.interval,
+        bucket.interval,
         seconds(&parameters["interval"]),
     )?;
     same(
         "max_idle_time",
-        limiter.max_idle_time,
+        bucket.max_idle_time,
         seconds(&parameters["max_idle_time"]),
     )?;
     same(
         "continuous_fill",
-        limiter.continuous_fill,
+        bucket.continuous_fill,
         flag("continuous_fill"),
     )?;
     same(
         "delay_initial_fill",
-        limiter.delay_initial_fill,
+        bucket.delay_initial_fill,
         flag("delay_initial_fill"),
     )?;
     let key = ["limit_by_label_key", "label_key"].map(|key| text(parameters, key));
     let key = key.into_iter().find(|key| !key.is_empty());
-    same("key", limiter.limit_by_label_key.as_deref(), key)?;
+    same("key", bucket.limit_by_label_key.as_deref(), key)?;
     let lazy = &parameters["lazy_sync"];
     let num_sync = lazy["enabled"]
         .as_bool()
@@ -178,16 +184,12 @@ fn compare_limiter(limiter: &RateLimiter, recorded: &Value) -> Result<(), String
         .then(|| lazy["num_sync"].as_u64());
     same(
         "lazy_sync",
-        limiter.lazy_sync.map(|sync| Some(u64::from(sync))),
+        bucket.lazy_sync.map(|sync| Some(u64::from(sync))),
         num_sync,
     )?;
     let request = &recorded["request_parameters"];
     let tokens = Some(text(request, "tokens_label_key")).filter(|key| !key.is_empty());
-    same(
-        "tokens_label_key",
-        limiter.tokens_label_key.as_deref(),
-        tokens,
-    )?;
+    same("tokens_label_key", own.tokens_label_key.as_deref(), tokens)?;
     let code = match text(request, "denied_response_status_code") {
         "" | "Empty" => 0,
         "OK" => 200,
@@ -197,7 +199,7 @@ fn compare_limiter(limiter: &RateLimiter, recorded: &Value) -> Result<(), String
     };
     same(
         "denied_response_status_code",
-        limiter.denied_response_status_code,
+        own.denied_response_status_code,
         code,
     )
 }
