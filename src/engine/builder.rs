@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fs, io, thread};
 
+use super::cache::Caches;
 use super::clock::{Clock, Nanos, SystemClock};
 use super::index::Index;
 use super::limiters::Component;
@@ -17,6 +18,7 @@ const ABSENT_GROUP: &str = "aperture-cloud";
 /// The group of an Agent that is given none.
 const DEFAULT_GROUP: &str = "default";
 const DEFAULT_MAX_KEYS: usize = 1 << 20;
+const DEFAULT_CACHE_BYTES: usize = 64 << 20;
 
 /// Collects policies and settings for an [`Engine`].
 ///
@@ -37,6 +39,7 @@ pub struct EngineBuilder {
     agent_group: Option<String>,
     clock: Option<Box<dyn Clock>>,
     max_keys: usize,
+    cache_bytes: usize,
 }
 
 enum Source {
@@ -63,6 +66,7 @@ impl EngineBuilder {
             agent_group: None,
             clock: None,
             max_keys: DEFAULT_MAX_KEYS,
+            cache_bytes: DEFAULT_CACHE_BYTES,
         }
     }
 
@@ -119,6 +123,14 @@ impl EngineBuilder {
     #[must_use]
     pub fn max_keys(mut self, keys: usize) -> Self {
         self.max_keys = keys.max(1);
+        self
+    }
+
+    /// How many bytes the [caches](Engine::cache_upsert) take at most, 64 MiB by default: keys,
+    /// values, and 128 bytes for each entry. Entries of up to 1 MiB need 4 MiB.
+    #[must_use]
+    pub fn cache_bytes(mut self, bytes: usize) -> Self {
+        self.cache_bytes = bytes;
         self
     }
 
@@ -179,6 +191,7 @@ impl EngineBuilder {
                 index,
                 clock: self.clock.unwrap_or_else(|| Box::new(SystemClock::new())),
                 tally: Tally::default(),
+                caches: Caches::new(self.cache_bytes),
                 agent_group: self.agent_group,
                 warnings,
             }),

@@ -11,8 +11,11 @@ use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{Equivalent, OptionsBuilder, Weighter};
 
 use super::Engine;
-use super::clock::{Nanos, nanos};
-use crate::flow::{CacheChange, CacheLookup, CacheRefusal, CacheValue};
+use super::clock::{Clock, Nanos, nanos};
+use super::index::Placed;
+use super::limiters::Decided;
+use super::stages::{Flow, Observer};
+use crate::flow::{CacheChange, CacheLookup, CacheRefusal, CacheValue, FlowParams};
 
 const MILLI: Nanos = 1_000_000;
 /// Nothing is kept for longer, and what has no time to live is kept for as long.
@@ -113,9 +116,7 @@ impl Caches {
             return Ok(Some(entry.value));
         }
         // Unless it was replaced meanwhile.
-        store
-            .cache
-            .remove_if(&place, |entry| entry.until <= time);
+        store.cache.remove_if(&place, |entry| entry.until <= time);
         Ok(None)
     }
 
@@ -165,6 +166,51 @@ impl Caches {
     }
 }
 
+/// Looks up, between the steps, what a flow asks the caches for.
+pub(crate) struct Recall<'a, 'p> {
+    caches: &'a Caches,
+    params: &'a FlowParams<'p>,
+    pub(crate) found: Option<CacheLookup>,
+}
+
+impl<'a, 'p> Recall<'a, 'p> {
+    /// `None` for a flow that asks for nothing.
+    pub(crate) fn of(caches: &'a Caches, params: &'a FlowParams<'p>) -> Option<Self> {
+        let asks = params.result_cache_key.is_some() || !params.global_cache_keys.is_empty();
+        asks.then(|| Self::always(caches, params))
+    }
+
+    /// Has an answer, be it an empty one, for every flow that comes so far.
+    pub(crate) fn always(caches: &'a Caches, params: &'a FlowParams<'p>) -> Self {
+        Self {
+            caches,
+            params,
+            found: None,
+        }
+    }
+
+    /// Whether the result cache has the flow's answer.
+    pub(crate) fn look_up(&mut self, flow: &Flow<'_, '_>, clock: &dyn Clock) -> bool {
+        let result_key = self.params.result_cache_key.as_deref().unwrap_or("");
+        let global_keys = self.params.global_cache_keys.iter().map(|key| &**key);
+        let now = nanos(clock.now());
+        let found = self
+            .caches
+            .look_up(flow.control_point, result_key, global_keys, now);
+        let hit = found.result_value().is_some();
+        self.found = Some(found);
+        hit
+    }
+}
+
+impl Observer for Recall<'_, '_> {
+    fn decided(&mut self, _: &Placed, _: &Decided) {}
+
+    fn look_up(&mut self, flow: &Flow<'_, '_>, clock: &dyn Clock) -> bool {
+        self.look_up(flow, clock)
+    }
+}
+
 /// Keys and values may identify people.
 impl fmt::Debug for Caches {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -191,9 +237,13 @@ impl Store {
             .estimated_items_capacity(items)
             .weight_capacity(bytes as u64)
             .build()
-            .unwrap_or_else(|_| unreachable!("the two settings it needs are given"));
-        let cache =
-            Cache::with_options(options, Size, RandomState::new(), DefaultLifecycle::default());
+            .expect("both settings that it needs are given");
+        let cache = Cache::with_options(
+            options,
+            Size,
+            RandomState::new(),
+            DefaultLifecycle::default(),
+        );
         // The crate turns away what would fill nearly all of a shard.
         let largest = usize::try_from(cache.shard_capacity() / 100 * 96).unwrap_or(usize::MAX);
         Self { cache, largest }
@@ -336,7 +386,12 @@ impl Engine {
         CacheChange {
             result: result.map(|entry| write(Place::result(control_point, entry.key), &entry)),
             global: global
-                .map(|entry| (entry.key.to_owned(), write(Place::global(entry.key), &entry)))
+                .map(|entry| {
+                    (
+                        entry.key.to_owned(),
+                        write(Place::global(entry.key), &entry),
+                    )
+                })
                 .collect(),
         }
     }

@@ -33,6 +33,7 @@
 //! for longest goes and is counted in [`EngineStats::evicted`].
 
 mod builder;
+mod cache;
 mod clock;
 mod index;
 mod limiters;
@@ -48,15 +49,17 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use self::cache::{Caches, Recall};
 use self::clock::nanos;
 use self::index::Index;
 use self::report::Collector;
 use self::stages::{Denied, Flow, NO_DEADLINE};
 use self::stats::Tally;
-use crate::flow::{Check, Decider, Denial, FlowOutcome, FlowParams, Ticket, Verdict};
+use crate::flow::{CacheLookup, Check, Decider, Denial, FlowOutcome, FlowParams, Ticket, Verdict};
 use crate::policy::PolicyWarning;
 
 pub use self::builder::EngineBuilder;
+pub use self::cache::CacheEntry;
 pub use self::clock::{Clock, ManualClock};
 pub use self::report::{
     CheckInput, CheckReport, LimiterDecision, LimiterDetails, LimiterReason, TokensInfo,
@@ -107,6 +110,7 @@ struct Shared {
     index: Index,
     clock: Box<dyn Clock>,
     tally: Tally,
+    caches: Caches,
     agent_group: Option<String>,
     warnings: Vec<PolicyWarning>,
 }
@@ -134,6 +138,9 @@ impl Engine {
         let mut collector = Collector {
             flow: &flow,
             decisions: Vec::new(),
+            recall: input
+                .cache_lookup
+                .then(|| Recall::always(&self.shared.caches, input.params)),
         };
         let denied = self.run(&flow, &mut collector).err();
         collector.report(denied, input.expect_end)
@@ -142,7 +149,8 @@ impl Engine {
     /// Like [`check`](Self::check), for a flow that its asker will end.
     pub(crate) fn start(&self, input: &CheckInput<'_, '_>) -> (Verdict<EngineTicket>, CheckReport) {
         let report = self.check(input);
-        let ticket = EngineTicket { _held: () };
+        // The report has what was looked up.
+        let ticket = EngineTicket { found: None };
         let verdict = match report.reject_reason {
             None => Verdict::Accepted(ticket),
             Some(reason) => {
@@ -218,8 +226,14 @@ impl Decider for Engine {
                 _ => NO_DEADLINE,
             },
         };
-        let ticket = EngineTicket { _held: () };
-        Check::Ready(match self.run(&flow, &mut ()) {
+        let (result, found) = match Recall::of(&self.shared.caches, params) {
+            None => (self.run(&flow, &mut ()), None),
+            Some(mut recall) => (self.run(&flow, &mut recall), recall.found),
+        };
+        let ticket = EngineTicket {
+            found: found.map(Box::new),
+        };
+        Check::Ready(match result {
             Ok(()) => Verdict::Accepted(ticket),
             Err(denied) => Verdict::Rejected(denied.into(), ticket),
         })
@@ -250,12 +264,16 @@ impl From<Denied> for Denial {
 /// ```
 #[derive(Debug)]
 pub struct EngineTicket {
-    /// A rate limiter's tokens are spent, so nothing is held until the end.
-    _held: (),
+    /// What the caches had, for a flow that asked.
+    found: Option<Box<CacheLookup>>,
 }
 
 impl Ticket for EngineTicket {
     fn end(self, _: FlowOutcome) {}
+
+    fn take_cache_lookup(&mut self) -> Option<CacheLookup> {
+        self.found.take().map(|found| *found)
+    }
 }
 
 /// A decision of an [`Engine`] that has to wait: there is none, rate limiters answer at once.
