@@ -2,6 +2,7 @@ use std::path::PathBuf;
 use std::thread;
 
 use super::Engine;
+use super::cache::Caches;
 use super::clock::{Clock, Nanos, SystemClock};
 use super::snapshot::{Settings, Snapshot};
 use super::source::{self, Source};
@@ -9,6 +10,7 @@ use super::store::Limits;
 use crate::policy::PolicyError;
 
 const DEFAULT_MAX_KEYS: usize = 1 << 20;
+const DEFAULT_CACHE_BYTES: usize = 64 << 20;
 
 /// Collects policies and settings for an [`Engine`].
 ///
@@ -29,6 +31,7 @@ pub struct EngineBuilder {
     agent_group: Option<String>,
     clock: Option<Box<dyn Clock>>,
     max_keys: usize,
+    cache_bytes: usize,
 }
 
 impl EngineBuilder {
@@ -38,6 +41,7 @@ impl EngineBuilder {
             agent_group: None,
             clock: None,
             max_keys: DEFAULT_MAX_KEYS,
+            cache_bytes: DEFAULT_CACHE_BYTES,
         }
     }
 
@@ -97,6 +101,14 @@ impl EngineBuilder {
         self
     }
 
+    /// How many bytes the [caches](Engine::cache_upsert) take at most, 64 MiB by default: keys,
+    /// values, and 128 bytes for each entry. Entries of up to 1 MiB need 4 MiB.
+    #[must_use]
+    pub fn cache_bytes(mut self, bytes: usize) -> Self {
+        self.cache_bytes = bytes;
+        self
+    }
+
     /// Loads the policies. No runtime is needed; nothing is started.
     ///
     /// # Errors
@@ -116,7 +128,8 @@ impl EngineBuilder {
         let clock = self.clock.unwrap_or_else(|| Box::new(SystemClock::new()));
         let read = source::read(&self.sources)?;
         let snapshot = Snapshot::load(&settings, read, None)?;
-        Ok(Engine::new(settings, self.sources, snapshot, clock))
+        let caches = Caches::new(self.cache_bytes);
+        Ok(Engine::new(settings, self.sources, snapshot, clock, caches))
     }
 }
 

@@ -33,6 +33,7 @@
 //! for longest goes and is counted in [`EngineStats::evicted`].
 
 mod builder;
+mod cache;
 mod clock;
 mod index;
 mod limiters;
@@ -53,16 +54,18 @@ use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
 
+use self::cache::{Caches, Recall};
 use self::clock::nanos;
 use self::report::Collector;
 use self::snapshot::{Settings, Snapshot};
 use self::source::Source;
 use self::stages::{Denied, Flow, NO_DEADLINE};
 use self::stats::Tally;
-use crate::flow::{Check, Decider, Denial, FlowOutcome, FlowParams, Ticket, Verdict};
+use crate::flow::{CacheLookup, Check, Decider, Denial, FlowOutcome, FlowParams, Ticket, Verdict};
 use crate::policy::PolicyWarning;
 
 pub use self::builder::EngineBuilder;
+pub use self::cache::CacheEntry;
 pub use self::clock::{Clock, ManualClock};
 pub use self::report::{
     CheckInput, CheckReport, LimiterDecision, LimiterDetails, LimiterReason, TokensInfo,
@@ -114,6 +117,7 @@ struct Shared {
     live: ArcSwap<Snapshot>,
     clock: Box<dyn Clock>,
     tally: Tally,
+    caches: Caches,
     settings: Settings,
     /// Locked while policies are reloaded, so that one reload follows another.
     sources: Mutex<Vec<Source>>,
@@ -125,12 +129,14 @@ impl Engine {
         sources: Vec<Source>,
         snapshot: Snapshot,
         clock: Box<dyn Clock>,
+        caches: Caches,
     ) -> Self {
         Self {
             shared: Arc::new(Shared {
                 live: ArcSwap::from_pointee(snapshot),
                 clock,
                 tally: Tally::default(),
+                caches,
                 settings,
                 sources: Mutex::new(sources),
             }),
@@ -159,6 +165,9 @@ impl Engine {
         let mut collector = Collector {
             flow: &flow,
             decisions: Vec::new(),
+            recall: input
+                .cache_lookup
+                .then(|| Recall::always(&self.shared.caches, input.params)),
         };
         let denied = self.run(&flow, &mut collector).err();
         collector.report(denied, input.expect_end)
@@ -167,7 +176,8 @@ impl Engine {
     /// Like [`check`](Self::check), for a flow that its asker will end.
     pub(crate) fn start(&self, input: &CheckInput<'_, '_>) -> (Verdict<EngineTicket>, CheckReport) {
         let report = self.check(input);
-        let ticket = EngineTicket { _held: () };
+        // The report has what was looked up.
+        let ticket = EngineTicket { found: None };
         let verdict = match report.reject_reason {
             None => Verdict::Accepted(ticket),
             Some(reason) => {
@@ -244,8 +254,14 @@ impl Decider for Engine {
                 _ => NO_DEADLINE,
             },
         };
-        let ticket = EngineTicket { _held: () };
-        Check::Ready(match self.run(&flow, &mut ()) {
+        let (result, found) = match Recall::of(&self.shared.caches, params) {
+            None => (self.run(&flow, &mut ()), None),
+            Some(mut recall) => (self.run(&flow, &mut recall), recall.found),
+        };
+        let ticket = EngineTicket {
+            found: found.map(Box::new),
+        };
+        Check::Ready(match result {
             Ok(()) => Verdict::Accepted(ticket),
             Err(denied) => Verdict::Rejected(denied.into(), ticket),
         })
@@ -276,12 +292,16 @@ impl From<Denied> for Denial {
 /// ```
 #[derive(Debug)]
 pub struct EngineTicket {
-    /// A rate limiter's tokens are spent, so nothing is held until the end.
-    _held: (),
+    /// What the caches had, for a flow that asked.
+    found: Option<Box<CacheLookup>>,
 }
 
 impl Ticket for EngineTicket {
     fn end(self, _: FlowOutcome) {}
+
+    fn take_cache_lookup(&mut self) -> Option<CacheLookup> {
+        self.found.take().map(|found| *found)
+    }
 }
 
 /// A decision of an [`Engine`] that has to wait: there is none, rate limiters answer at once.
