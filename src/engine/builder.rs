@@ -5,7 +5,7 @@ use super::Engine;
 use super::cache::Caches;
 use super::clock::{Clock, Nanos, SystemClock};
 use super::snapshot::{Settings, Snapshot};
-use super::source::{self, Source};
+use super::source::{self, Source, Sources};
 use super::store::Limits;
 use crate::policy::PolicyError;
 
@@ -127,9 +127,14 @@ impl EngineBuilder {
         };
         let clock = self.clock.unwrap_or_else(|| Box::new(SystemClock::new()));
         let read = source::read(&self.sources)?;
+        let sources = Sources {
+            tried: Some(read.fingerprint()),
+            problem: None,
+            list: self.sources,
+        };
         let snapshot = Snapshot::load(&settings, read, None)?;
         let caches = Caches::new(self.cache_bytes);
-        Ok(Engine::new(settings, self.sources, snapshot, clock, caches))
+        Ok(Engine::new(settings, sources, snapshot, clock, caches))
     }
 }
 

@@ -35,6 +35,7 @@
 mod builder;
 mod cache;
 mod clock;
+mod control;
 mod index;
 mod limiters;
 mod reload;
@@ -44,6 +45,7 @@ mod source;
 mod stages;
 mod stats;
 mod store;
+mod watch;
 
 use std::convert::Infallible;
 use std::fmt;
@@ -58,7 +60,7 @@ use self::cache::{Caches, Recall};
 use self::clock::nanos;
 use self::report::Collector;
 use self::snapshot::{Settings, Snapshot};
-use self::source::Source;
+use self::source::Sources;
 use self::stages::{Denied, Flow, NO_DEADLINE};
 use self::stats::Tally;
 use crate::flow::{CacheLookup, Check, Decider, Denial, FlowOutcome, FlowParams, Ticket, Verdict};
@@ -67,10 +69,12 @@ use crate::policy::PolicyWarning;
 pub use self::builder::EngineBuilder;
 pub use self::cache::CacheEntry;
 pub use self::clock::{Clock, ManualClock};
+pub use self::control::SignalSource;
 pub use self::report::{
     CheckInput, CheckReport, LimiterDecision, LimiterDetails, LimiterReason, TokensInfo,
 };
 pub use self::stats::EngineStats;
+pub use self::watch::PolicyWatcher;
 
 /// Decides flows in process by Aperture policies. Cloning it is cheap; clones share their state.
 ///
@@ -120,13 +124,13 @@ struct Shared {
     caches: Caches,
     settings: Settings,
     /// Locked while policies are reloaded, so that one reload follows another.
-    sources: Mutex<Vec<Source>>,
+    sources: Mutex<Sources>,
 }
 
 impl Engine {
     fn new(
         settings: Settings,
-        sources: Vec<Source>,
+        sources: Sources,
         snapshot: Snapshot,
         clock: Box<dyn Clock>,
         caches: Caches,
