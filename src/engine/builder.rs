@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::{fs, io, thread};
 
 use super::cache::Caches;
+use super::classify::Classifiers;
 use super::clock::{Clock, Nanos, SystemClock};
+use super::flux_meter::FluxMeters;
 use super::index::Index;
 use super::limiters::Component;
 use super::stats::Tally;
@@ -148,6 +150,9 @@ impl EngineBuilder {
             max_idle: Nanos::MAX,
         };
         let mut index = Index::default();
+        let mut classifiers = Classifiers::default();
+        let mut flux_meters = FluxMeters::default();
+        let mut meters: HashSet<Arc<str>> = HashSet::new();
         let mut warnings = Vec::new();
         let mut names: HashSet<Arc<str>> = HashSet::new();
         for (name, text) in read(self.sources, &mut warnings)? {
@@ -168,15 +173,45 @@ impl EngineBuilder {
             let group = self.agent_group.as_deref();
             let mut others = BTreeSet::new();
             for component in &policy.components {
-                let (here, elsewhere): (Vec<&Selector>, Vec<&Selector>) = component
-                    .selectors
-                    .iter()
-                    .partition(|selector| applies(selector, group));
-                others.extend(elsewhere.into_iter().map(group_of));
+                let (here, elsewhere) = split(&component.selectors, group);
+                others.extend(elsewhere);
                 if !here.is_empty() {
                     let limiter = Component::new(&component.kind, limits)
                         .ok_or_else(|| unsupported(&name, component.kind.name()))?;
                     index.add(&policy, &component.id, limiter, &here);
+                }
+            }
+            for classifier in &policy.classifiers {
+                let (here, elsewhere) = split(&classifier.selectors, group);
+                others.extend(elsewhere);
+                if !here.is_empty() {
+                    classifiers.add(&policy, classifier, &here);
+                }
+            }
+            for meter in &policy.flux_meters {
+                if !meters.insert(Arc::clone(&meter.name)) {
+                    let message = format!(
+                        "another flux meter is named `{}` already: their names are shared by all \
+                         policies",
+                        meter.name
+                    );
+                    return Err(PolicyError::new(&*name, message));
+                }
+                let (here, elsewhere) = split(&meter.selectors, group);
+                others.extend(elsewhere);
+                flux_meters.add(meter, &here).map_err(|flaw| {
+                    PolicyError::new(&*name, format!("flux meter `{}`: {flaw}", meter.name))
+                })?;
+                if flux_meters
+                    .get(&meter.name)
+                    .is_some_and(|meter| !meter.is_measured())
+                {
+                    let message = format!(
+                        "flux meter `{}` shows nothing: its attribute `{}` is not measured in \
+                         process",
+                        meter.name, meter.attribute_key
+                    );
+                    warnings.push(PolicyWarning::new(&*name, message));
                 }
             }
             if !others.is_empty() {
@@ -192,6 +227,8 @@ impl EngineBuilder {
                 clock: self.clock.unwrap_or_else(|| Box::new(SystemClock::new())),
                 tally: Tally::default(),
                 caches: Caches::new(self.cache_bytes),
+                classifiers,
+                flux_meters,
                 agent_group: self.agent_group,
                 warnings,
             }),
@@ -215,6 +252,17 @@ fn unsupported(source: &str, what: &str) -> PolicyError {
     let message =
         format!("needs {what}, which is not supported by the embedded engine of this version");
     PolicyError::new(source, message)
+}
+
+/// The selectors that apply, and the groups of the others.
+fn split<'a>(
+    selectors: &'a [Selector],
+    group: Option<&str>,
+) -> (Vec<&'a Selector>, impl Iterator<Item = &'a str>) {
+    let (here, elsewhere): (Vec<&Selector>, Vec<&Selector>) = selectors
+        .iter()
+        .partition(|selector| applies(selector, group));
+    (here, elsewhere.into_iter().map(group_of))
 }
 
 fn tell(warning: &PolicyWarning) {
