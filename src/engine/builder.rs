@@ -1,24 +1,14 @@
-use std::collections::{BTreeSet, HashSet};
-use std::fmt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::{fs, io, thread};
+use std::path::PathBuf;
+use std::thread;
 
+use super::Engine;
 use super::cache::Caches;
-use super::classify::Classifiers;
 use super::clock::{Clock, Nanos, SystemClock};
-use super::flux_meter::FluxMeters;
-use super::index::Index;
-use super::limiters::Component;
-use super::stats::Tally;
+use super::snapshot::{Settings, Snapshot};
+use super::source::{self, Source};
 use super::store::Limits;
-use super::{Engine, Shared};
-use crate::policy::{self, Policy, PolicyError, PolicyWarning, Selector};
+use crate::policy::PolicyError;
 
-/// What an absent `agent_group` of a selector means.
-const ABSENT_GROUP: &str = "aperture-cloud";
-/// The group of an Agent that is given none.
-const DEFAULT_GROUP: &str = "default";
 const DEFAULT_MAX_KEYS: usize = 1 << 20;
 const DEFAULT_CACHE_BYTES: usize = 64 << 20;
 
@@ -42,23 +32,6 @@ pub struct EngineBuilder {
     clock: Option<Box<dyn Clock>>,
     max_keys: usize,
     cache_bytes: usize,
-}
-
-enum Source {
-    File(PathBuf),
-    Folder(PathBuf),
-    Text { name: String, text: String },
-}
-
-/// A policy may say who is limited how: it is not shown.
-impl fmt::Debug for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::File(path) => f.debug_tuple("File").field(path).finish(),
-            Self::Folder(path) => f.debug_tuple("Folder").field(path).finish(),
-            Self::Text { name, .. } => f.debug_tuple("Text").field(name).finish(),
-        }
-    }
 }
 
 impl EngineBuilder {
@@ -144,215 +117,24 @@ impl EngineBuilder {
     /// know, and when two policies have the same name. The error names the file, and the line
     /// and field where there is one.
     pub fn build(self) -> Result<Engine, PolicyError> {
-        let limits = Limits {
-            keys: self.max_keys,
-            shards: shards(),
-            max_idle: Nanos::MAX,
+        let settings = Settings {
+            agent_group: self.agent_group,
+            limits: Limits {
+                keys: self.max_keys,
+                shards: shards(),
+                max_idle: Nanos::MAX,
+            },
         };
-        let mut index = Index::default();
-        let mut classifiers = Classifiers::default();
-        let mut flux_meters = FluxMeters::default();
-        let mut meters: HashSet<Arc<str>> = HashSet::new();
-        let mut warnings = Vec::new();
-        let mut names: HashSet<Arc<str>> = HashSet::new();
-        for (name, text) in read(self.sources, &mut warnings)? {
-            let loaded = policy::load(&name, &text)?;
-            let policy = loaded.policy;
-            if !names.insert(Arc::clone(&policy.name)) {
-                let message = format!(
-                    "another policy is named `{}` already: each needs a name of its own",
-                    policy.name
-                );
-                return Err(PolicyError::new(&*name, message));
-            }
-            warnings.extend(loaded.warnings);
-            if let Some(what) = beyond_us(&policy) {
-                return Err(unsupported(&name, what));
-            }
-
-            let group = self.agent_group.as_deref();
-            let mut others = BTreeSet::new();
-            for component in &policy.components {
-                let (here, elsewhere) = split(&component.selectors, group);
-                others.extend(elsewhere);
-                if !here.is_empty() {
-                    let limiter = Component::new(&component.kind, limits)
-                        .ok_or_else(|| unsupported(&name, component.kind.name()))?;
-                    index.add(&policy, &component.id, limiter, &here);
-                }
-            }
-            for classifier in &policy.classifiers {
-                let (here, elsewhere) = split(&classifier.selectors, group);
-                others.extend(elsewhere);
-                if !here.is_empty() {
-                    classifiers.add(&policy, classifier, &here);
-                }
-            }
-            for meter in &policy.flux_meters {
-                if !meters.insert(Arc::clone(&meter.name)) {
-                    let message = format!(
-                        "another flux meter is named `{}` already: their names are shared by all \
-                         policies",
-                        meter.name
-                    );
-                    return Err(PolicyError::new(&*name, message));
-                }
-                let (here, elsewhere) = split(&meter.selectors, group);
-                others.extend(elsewhere);
-                flux_meters.add(meter, &here).map_err(|flaw| {
-                    PolicyError::new(&*name, format!("flux meter `{}`: {flaw}", meter.name))
-                })?;
-                if flux_meters
-                    .get(&meter.name)
-                    .is_some_and(|meter| !meter.is_measured())
-                {
-                    let message = format!(
-                        "flux meter `{}` shows nothing: its attribute `{}` is not measured in \
-                         process",
-                        meter.name, meter.attribute_key
-                    );
-                    warnings.push(PolicyWarning::new(&*name, message));
-                }
-            }
-            if !others.is_empty() {
-                warnings.push(left_out(&name, &policy.name, group, &others));
-            }
-        }
-        for warning in &warnings {
-            tell(warning);
-        }
-        Ok(Engine {
-            shared: Arc::new(Shared {
-                index,
-                clock: self.clock.unwrap_or_else(|| Box::new(SystemClock::new())),
-                tally: Tally::default(),
-                caches: Caches::new(self.cache_bytes),
-                classifiers,
-                flux_meters,
-                agent_group: self.agent_group,
-                warnings,
-            }),
-        })
+        let clock = self.clock.unwrap_or_else(|| Box::new(SystemClock::new()));
+        let read = source::read(&self.sources)?;
+        let snapshot = Snapshot::load(&settings, read, None)?;
+        let caches = Caches::new(self.cache_bytes);
+        Ok(Engine::new(settings, self.sources, snapshot, clock, caches))
     }
-}
-
-/// What the loader reads and no part of the engine runs yet.
-fn beyond_us(policy: &Policy) -> Option<&'static str> {
-    let found = [
-        (policy.circuit.is_some(), "a signal that changes"),
-        (!policy.classifiers.is_empty(), "a classifier"),
-        (!policy.flux_meters.is_empty(), "a flux meter"),
-    ];
-    found
-        .into_iter()
-        .find_map(|(found, what)| found.then_some(what))
-}
-
-fn unsupported(source: &str, what: &str) -> PolicyError {
-    let message =
-        format!("needs {what}, which is not supported by the embedded engine of this version");
-    PolicyError::new(source, message)
-}
-
-/// The selectors that apply, and the groups of the others.
-fn split<'a>(
-    selectors: &'a [Selector],
-    group: Option<&str>,
-) -> (Vec<&'a Selector>, impl Iterator<Item = &'a str>) {
-    let (here, elsewhere): (Vec<&Selector>, Vec<&Selector>) = selectors
-        .iter()
-        .partition(|selector| applies(selector, group));
-    (here, elsewhere.into_iter().map(group_of))
-}
-
-fn tell(warning: &PolicyWarning) {
-    log_event!(warn, "{warning}");
-    let _ = warning;
 }
 
 /// Enough that threads seldom meet; a power of two.
 fn shards() -> usize {
     let threads = thread::available_parallelism().map_or(4, usize::from);
     (threads * 4).next_power_of_two().clamp(4, 64)
-}
-
-fn group_of(selector: &Selector) -> &str {
-    selector.agent_group.as_deref().unwrap_or(ABSENT_GROUP)
-}
-
-fn applies(selector: &Selector, group: Option<&str>) -> bool {
-    match (group, selector.agent_group.as_deref()) {
-        (Some(own), _) => group_of(selector) == own,
-        (None, named) => named.is_none_or(|named| named == DEFAULT_GROUP),
-    }
-}
-
-fn left_out(
-    source: &str,
-    policy: &str,
-    group: Option<&str>,
-    others: &BTreeSet<&str>,
-) -> PolicyWarning {
-    let others: Vec<String> = others.iter().map(|other| format!("`{other}`")).collect();
-    let others = others.join(", ");
-    let own = match group {
-        Some(own) => format!("the engine's agent group is `{own}`"),
-        None => format!("the engine has no agent group and stands for `{DEFAULT_GROUP}`"),
-    };
-    PolicyWarning::new(
-        source,
-        format!("policy `{policy}`: selectors of agent group {others} are left out, because {own}"),
-    )
-}
-
-/// Names and texts of all policies.
-fn read(
-    sources: Vec<Source>,
-    warnings: &mut Vec<PolicyWarning>,
-) -> Result<Vec<(String, String)>, PolicyError> {
-    let mut texts = Vec::new();
-    for source in sources {
-        match source {
-            Source::Text { name, text } => texts.push((name, text)),
-            Source::File(path) => texts.push(read_file(&path)?),
-            Source::Folder(path) => {
-                let files = policy_files(&path).map_err(|error| unreadable(&path, &error))?;
-                if files.is_empty() {
-                    let message = "there is no .yaml or .yml file in this folder";
-                    warnings.push(PolicyWarning::new(path.display().to_string(), message));
-                }
-                for file in files {
-                    texts.push(read_file(&file)?);
-                }
-            }
-        }
-    }
-    Ok(texts)
-}
-
-fn read_file(path: &Path) -> Result<(String, String), PolicyError> {
-    let text = fs::read_to_string(path).map_err(|error| unreadable(path, &error))?;
-    Ok((path.display().to_string(), text))
-}
-
-fn unreadable(path: &Path, error: &io::Error) -> PolicyError {
-    PolicyError::unreadable(path.display().to_string(), error)
-}
-
-fn policy_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        let hidden = path
-            .file_name()
-            .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        let yaml = path
-            .extension()
-            .is_some_and(|extension| extension == "yaml" || extension == "yml");
-        if yaml && !hidden && path.is_file() {
-            files.push(path);
-        }
-    }
-    files.sort();
-    Ok(files)
 }

@@ -55,18 +55,32 @@ struct Series {
 }
 
 impl FluxMeters {
-    /// Adds a meter with those of its selectors that apply here.
+    /// Adds a meter with those of its selectors that apply here, and says whether it will ever
+    /// show anything.
+    ///
+    /// A meter that was there before under this name, of the same form, goes on counting.
     pub(crate) fn add(
         &mut self,
         meter: &policy::FluxMeter,
         here: &[&Selector],
-    ) -> Result<(), String> {
+        before: Option<&Self>,
+    ) -> Result<bool, String> {
+        if self.get(&meter.name).is_some() {
+            let flaw = "there is another of this name, and all policies share the names";
+            return Err(flaw.to_owned());
+        }
         let Ok(at) = u32::try_from(self.all.len()) else {
-            return Ok(());
+            return Err("there are too many".to_owned());
         };
-        self.all.push(Arc::new(FluxMeter::new(meter)?));
+        let mut meter = Arc::new(FluxMeter::new(meter)?);
+        let known = before.and_then(|before| before.get(&meter.name));
+        if let Some(known) = known.filter(|known| known.same_form(&meter)) {
+            meter = Arc::clone(known);
+        }
+        let measured = meter.measured;
+        self.all.push(meter);
         self.places.add(at, here);
-        Ok(())
+        Ok(measured)
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&Arc<FluxMeter>> {
@@ -144,9 +158,8 @@ impl FluxMeter {
         &self.name
     }
 
-    /// Whether an engine measures what this is to show.
-    pub(crate) fn is_measured(&self) -> bool {
-        self.measured
+    fn same_form(&self, other: &Self) -> bool {
+        self.bounds == other.bounds && self.measured == other.measured
     }
 
     fn record(&self, took: Nanos, ok: bool) {

@@ -22,7 +22,10 @@ pub(crate) struct Placed {
     pub(crate) policy_name: Arc<str>,
     pub(crate) policy_hash: Arc<str>,
     pub(crate) component_id: Arc<str>,
-    pub(crate) limiter: Component,
+    /// Shared with what waits or runs, and with the index after a reload.
+    pub(crate) limiter: Arc<Component>,
+    /// What tells whether a reload may keep the state.
+    parameters: Box<str>,
 }
 
 /// All components, by control point and service.
@@ -79,7 +82,8 @@ impl Index {
         &mut self,
         policy: &Policy,
         id: &Arc<str>,
-        limiter: Component,
+        limiter: Arc<Component>,
+        parameters: Box<str>,
         selectors: &[&Selector],
     ) {
         let Ok(at) = u32::try_from(self.components.len()) else {
@@ -91,7 +95,20 @@ impl Index {
             policy_hash: Arc::clone(&policy.hash),
             component_id: Arc::clone(id),
             limiter,
+            parameters,
         });
+    }
+
+    /// The component of a policy that has these parameters, with its state.
+    pub(crate) fn find(&self, policy: &str, id: &str, parameters: &str) -> Option<Arc<Component>> {
+        let mut components = self.components.iter();
+        components
+            .find(|one| {
+                *one.component_id == *id
+                    && *one.policy_name == *policy
+                    && *one.parameters == *parameters
+            })
+            .map(|one| Arc::clone(&one.limiter))
     }
 
     /// The components a flow meets, each once.

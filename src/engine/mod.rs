@@ -40,7 +40,10 @@ mod flux_meter;
 mod http;
 mod index;
 mod limiters;
+mod reload;
 mod report;
+mod snapshot;
+mod source;
 mod stages;
 mod stats;
 mod store;
@@ -49,15 +52,17 @@ use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
+use arc_swap::ArcSwap;
+
 use self::cache::{Caches, Recall};
-use self::classify::Classifiers;
 use self::clock::nanos;
-use self::flux_meter::{FluxMeters, Matched, Metered};
-use self::index::Index;
+use self::flux_meter::{Matched, Metered};
 use self::report::Collector;
+use self::snapshot::{Settings, Snapshot};
+use self::source::Source;
 use self::stages::{Denied, Flow, NO_DEADLINE};
 use self::stats::Tally;
 use crate::flow::{CacheLookup, Check, Decider, Denial, FlowOutcome, FlowParams, Ticket, Verdict};
@@ -116,17 +121,36 @@ pub struct Engine {
 
 #[derive(Debug)]
 struct Shared {
-    index: Index,
+    /// Read by every decision: without a lock, and without a line of memory that threads fight for.
+    live: ArcSwap<Snapshot>,
     clock: Box<dyn Clock>,
     tally: Tally,
     caches: Caches,
-    classifiers: Classifiers,
-    flux_meters: FluxMeters,
-    agent_group: Option<String>,
-    warnings: Vec<PolicyWarning>,
+    settings: Settings,
+    /// Locked while policies are reloaded, so that one reload follows another.
+    sources: Mutex<Vec<Source>>,
 }
 
 impl Engine {
+    fn new(
+        settings: Settings,
+        sources: Vec<Source>,
+        snapshot: Snapshot,
+        clock: Box<dyn Clock>,
+        caches: Caches,
+    ) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                live: ArcSwap::from_pointee(snapshot),
+                clock,
+                tally: Tally::default(),
+                caches,
+                settings,
+                sources: Mutex::new(sources),
+            }),
+        }
+    }
+
     /// An engine without policies, to which they are added; it lets everything pass.
     #[must_use]
     pub fn builder() -> EngineBuilder {
@@ -151,7 +175,7 @@ impl Engine {
             ramp_mode: input.params.ramp_mode,
             time_left: input.deadline.map_or(NO_DEADLINE, nanos),
         };
-        let meters = self.shared.flux_meters.matching(&flow);
+        let meters = self.meters(&flow);
         let mut collector = Collector {
             flow: &flow,
             decisions: Vec::new(),
@@ -186,10 +210,10 @@ impl Engine {
         (verdict, report)
     }
 
-    /// What was odd about the policies when they were loaded; each is also a `tracing` event.
+    /// What was odd about the policies when they were loaded last; each is also a `tracing` event.
     #[must_use]
-    pub fn warnings(&self) -> &[PolicyWarning] {
-        &self.shared.warnings
+    pub fn warnings(&self) -> Vec<PolicyWarning> {
+        self.shared.live.load().warnings.clone()
     }
 
     /// What was counted so far. Looks at every shard of every component: for metrics, not for
@@ -197,7 +221,8 @@ impl Engine {
     #[must_use]
     pub fn stats(&self) -> EngineStats {
         let (accepted, rejected) = self.shared.tally.sums();
-        let components = self.shared.index.components();
+        let live = self.shared.live.load();
+        let components = live.index.components();
         EngineStats {
             accepted,
             rejected,
@@ -206,18 +231,17 @@ impl Engine {
         }
     }
 
-    fn classifiers(&self) -> &Classifiers {
-        &self.shared.classifiers
+    /// The flux meters that a flow meets.
+    #[inline]
+    fn meters(&self, flow: &Flow<'_, '_>) -> Matched {
+        self.shared.live.load().flux_meters.matching(flow)
     }
 
     fn run(&self, flow: &Flow<'_, '_>, observer: &mut impl stages::Observer) -> Result<(), Denied> {
         let Shared {
-            index,
-            clock,
-            tally,
-            ..
+            live, clock, tally, ..
         } = &*self.shared;
-        let result = stages::run(index, &**clock, flow, observer);
+        let result = stages::run(&live.load().index, &**clock, flow, observer);
         tally.count(result.is_ok());
         result
     }
@@ -226,8 +250,11 @@ impl Engine {
 impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Engine")
-            .field("components", &self.shared.index.components().len())
-            .field("agent_group", &self.shared.agent_group)
+            .field(
+                "components",
+                &self.shared.live.load().index.components().len(),
+            )
+            .field("agent_group", &self.shared.settings.agent_group)
             .finish_non_exhaustive()
     }
 }
@@ -260,7 +287,7 @@ impl Decider for Engine {
         };
         let ticket = EngineTicket {
             found: found.map(Box::new),
-            metered: Metered::begin(self, self.shared.flux_meters.matching(&flow)),
+            metered: Metered::begin(self, self.meters(&flow)),
         };
         Check::Ready(match result {
             Ok(()) => Verdict::Accepted(ticket),

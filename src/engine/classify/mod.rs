@@ -68,8 +68,8 @@ enum Attribute {
 
 /// A label that a classifier made.
 #[derive(Debug)]
-pub(crate) struct Made<'a> {
-    pub(crate) label: &'a Arc<str>,
+pub(crate) struct Made {
+    pub(crate) label: Arc<str>,
     /// Cleaned.
     pub(crate) value: String,
     pub(crate) telemetry: bool,
@@ -105,12 +105,12 @@ impl Classifiers {
 
     /// The labels that the classifiers make for a request; the flow has the labels from other
     /// sources, which is all that matchers see.
-    pub(crate) fn classify<'a>(
-        &'a self,
+    pub(crate) fn classify(
+        &self,
         flow: &Flow<'_, '_>,
         request: &HttpRequest<'_>,
         infos: &mut Vec<ClassifierInfo>,
-    ) -> Vec<Made<'a>> {
+    ) -> Vec<Made> {
         let mut made = Vec::new();
         for &at in self.places.matching(flow).iter() {
             let classifier = &self.all[at as usize];
@@ -122,7 +122,7 @@ impl Classifiers {
             for rule in &classifier.rules {
                 if let Some(value) = rule.source.value(request) {
                     made.push(Made {
-                        label: &rule.label,
+                        label: Arc::clone(&rule.label),
                         value: clean(value),
                         telemetry: rule.telemetry,
                     });

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use ahash::RandomState;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode, utf8_percent_encode};
@@ -27,7 +28,7 @@ const ENCODED: &AsciiSet = &CONTROLS
 pub(super) struct HttpLabels<'a> {
     all: HashMap<Cow<'a, str>, Label<'a>, RandomState>,
     /// The members that classifiers add to baggage.
-    made: BTreeMap<&'a str, String>,
+    made: BTreeMap<Arc<str>, String>,
 }
 
 struct Label<'a> {
@@ -99,19 +100,19 @@ impl<'a> HttpLabels<'a> {
     }
 
     /// Adds what classifiers have made.
-    pub(super) fn classified(&mut self, made: Vec<Made<'a>>) {
+    pub(super) fn classified(&mut self, made: Vec<Made>) {
         for Made {
             label,
             value,
             telemetry,
         } in made
         {
+            self.set(label.to_string(), value.clone(), telemetry);
             if telemetry {
-                self.made.insert(label, value.clone());
+                self.made.insert(label, value);
             } else {
-                self.made.remove(&**label);
+                self.made.remove(&label);
             }
-            self.set(&**label, value, telemetry);
         }
     }
 
@@ -248,7 +249,7 @@ mod tests {
         fn what_goes_into_baggage_comes_out(value in "[ -~\u{e0}-\u{ff}]{0,12}") {
             let mut labels = HttpLabels::new(&HttpInput::new("here"));
             let label = std::sync::Arc::from("made");
-            let made = Made { label: &label, value: value.clone(), telemetry: true };
+            let made = Made { label, value: value.clone(), telemetry: true };
             labels.classified(vec![made]);
             let header = labels.baggage(&HttpInput::new("here")).expect("a label was made");
             let members: Vec<_> = baggage::members(header.as_bytes()).expect("well formed").collect();

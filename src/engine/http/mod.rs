@@ -154,7 +154,7 @@ impl Engine {
 
     /// Everything but the decision.
     pub(crate) fn prepare_http<'a>(
-        &'a self,
+        &self,
         input: &HttpInput<'a>,
     ) -> Result<Prepared<'a>, HttpInputError> {
         input.validate()?;
@@ -165,7 +165,8 @@ impl Engine {
             known => known,
         };
         let mut infos = Vec::new();
-        let classifiers = self.classifiers();
+        let live = self.shared.live.load();
+        let classifiers = &live.classifiers;
         if !classifiers.is_empty() {
             let seen = labels.flow_labels();
             let flow = Flow {
