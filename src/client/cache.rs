@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::{ApertureClient, Backend, Flow};
 #[cfg(feature = "embedded")]
 use crate::engine::CacheEntry;
-use crate::flow::{CacheRefusal, CacheValue, FlowError};
+use crate::flow::{CacheChange, CacheLookup, CacheRefusal, CacheValue, FlowError};
 
 /// Why a cache gave nothing, apart from a plain miss.
 ///
@@ -170,7 +170,7 @@ impl ApertureClient {
         key: &str,
     ) -> Result<Option<Bytes>, CacheError> {
         check_key(key)?;
-        let lookup = match &self.inner.backend {
+        let lookup: CacheLookup = match &self.inner.backend {
             #[cfg(feature = "remote")]
             Backend::Remote(remote) => wire::lookup(remote, control_point, key, None).await?,
             #[cfg(feature = "embedded")]
@@ -197,7 +197,7 @@ impl ApertureClient {
         check_key(key)?;
         check_ttl(ttl)?;
         let value = value.into();
-        let change = match &self.inner.backend {
+        let change: CacheChange = match &self.inner.backend {
             #[cfg(feature = "remote")]
             Backend::Remote(remote) => {
                 wire::upsert(remote, Some(control_point), key, value, ttl).await?
@@ -223,7 +223,7 @@ impl ApertureClient {
         key: &str,
     ) -> Result<(), CacheError> {
         check_key(key)?;
-        let change = match &self.inner.backend {
+        let change: CacheChange = match &self.inner.backend {
             #[cfg(feature = "remote")]
             Backend::Remote(remote) => wire::delete(remote, control_point, key, None).await?,
             #[cfg(feature = "embedded")]
@@ -240,7 +240,7 @@ impl ApertureClient {
     /// When the Agent does not answer, or refuses.
     pub async fn global_cache(&self, key: &str) -> Result<Option<Bytes>, CacheError> {
         check_key(key)?;
-        let lookup = match &self.inner.backend {
+        let lookup: CacheLookup = match &self.inner.backend {
             #[cfg(feature = "remote")]
             Backend::Remote(remote) => wire::lookup(remote, "", "", Some(key)).await?,
             #[cfg(feature = "embedded")]
@@ -271,7 +271,7 @@ impl ApertureClient {
         check_key(key)?;
         check_ttl(ttl)?;
         let value = value.into();
-        let change = match &self.inner.backend {
+        let change: CacheChange = match &self.inner.backend {
             #[cfg(feature = "remote")]
             Backend::Remote(remote) => wire::upsert(remote, None, key, value, ttl).await?,
             #[cfg(feature = "embedded")]
@@ -290,7 +290,7 @@ impl ApertureClient {
     /// When the key is empty, or the Agent does not answer.
     pub async fn delete_global_cache(&self, key: &str) -> Result<(), CacheError> {
         check_key(key)?;
-        let change = match &self.inner.backend {
+        let change: CacheChange = match &self.inner.backend {
             #[cfg(feature = "remote")]
             Backend::Remote(remote) => wire::delete(remote, "", "", Some(key)).await?,
             #[cfg(feature = "embedded")]
@@ -354,6 +354,36 @@ pub(super) mod wire {
             result: reply.result_cache_response.as_ref().map(value),
             global: global
                 .map(|(key, reply)| (key.clone(), value(reply)))
+                .collect(),
+        }
+    }
+
+    /// The message that an Agent would have sent.
+    #[cfg(feature = "embedded")]
+    pub(in crate::client) fn told(lookup: &CacheLookup) -> CacheLookupResponse {
+        let told = |value: &CacheValue| {
+            let mut reply = KeyLookupResponse {
+                lookup_status: CacheLookupStatus::Miss.into(),
+                ..KeyLookupResponse::default()
+            };
+            match value {
+                Ok(None) => {}
+                Ok(Some(value)) => {
+                    reply.lookup_status = CacheLookupStatus::Hit.into();
+                    reply.value = value.clone();
+                }
+                Err(refusal) => {
+                    reply.operation_status = CacheOperationStatus::Error.into();
+                    reply.error = refusal.to_string();
+                }
+            }
+            reply
+        };
+        let global = lookup.global.iter();
+        CacheLookupResponse {
+            result_cache_response: lookup.result.as_ref().map(told),
+            global_cache_responses: global
+                .map(|(key, value)| (key.clone(), told(value)))
                 .collect(),
         }
     }

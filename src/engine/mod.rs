@@ -34,8 +34,11 @@
 
 mod builder;
 mod cache;
+mod classify;
 mod clock;
 mod control;
+mod flux_meter;
+mod http;
 mod index;
 mod limiters;
 mod reload;
@@ -58,6 +61,7 @@ use arc_swap::ArcSwap;
 
 use self::cache::{Caches, Recall};
 use self::clock::nanos;
+use self::flux_meter::{Matched, Metered};
 use self::report::Collector;
 use self::snapshot::{Settings, Snapshot};
 use self::source::Sources;
@@ -70,8 +74,12 @@ pub use self::builder::EngineBuilder;
 pub use self::cache::CacheEntry;
 pub use self::clock::{Clock, ManualClock};
 pub use self::control::SignalSource;
+pub use self::http::{
+    AddressFlaw, HttpAnswer, HttpInput, HttpInputError, HttpReport, HttpRequest, SocketAddress,
+};
 pub use self::report::{
-    CheckInput, CheckReport, LimiterDecision, LimiterDetails, LimiterReason, TokensInfo,
+    CheckInput, CheckReport, ClassifierInfo, LimiterDecision, LimiterDetails, LimiterReason,
+    TokensInfo,
 };
 pub use self::stats::EngineStats;
 pub use self::watch::PolicyWatcher;
@@ -159,6 +167,11 @@ impl Engine {
     /// The flow needs no end: a rate limiter's tokens are spent.
     #[must_use]
     pub fn check(&self, input: &CheckInput<'_, '_>) -> CheckReport {
+        self.check_metered(input).0
+    }
+
+    /// With the flux meters that the flow meets.
+    fn check_metered(&self, input: &CheckInput<'_, '_>) -> (CheckReport, Matched) {
         let flow = Flow {
             control_point: input.control_point,
             services: input.services,
@@ -166,22 +179,30 @@ impl Engine {
             ramp_mode: input.params.ramp_mode,
             time_left: input.deadline.map_or(NO_DEADLINE, nanos),
         };
+        let meters = self.meters(&flow);
         let mut collector = Collector {
             flow: &flow,
             decisions: Vec::new(),
             recall: input
                 .cache_lookup
                 .then(|| Recall::always(&self.shared.caches, input.params)),
+            flux_meters: meters
+                .iter()
+                .map(|meter| Arc::clone(meter.name()))
+                .collect(),
         };
         let denied = self.run(&flow, &mut collector).err();
-        collector.report(denied, input.expect_end)
+        (collector.report(denied, input.expect_end), meters)
     }
 
     /// Like [`check`](Self::check), for a flow that its asker will end.
     pub(crate) fn start(&self, input: &CheckInput<'_, '_>) -> (Verdict<EngineTicket>, CheckReport) {
-        let report = self.check(input);
-        // The report has what was looked up.
-        let ticket = EngineTicket { found: None };
+        let (report, meters) = self.check_metered(input);
+        let ticket = EngineTicket {
+            // The report has what was looked up.
+            found: None,
+            metered: Metered::begin(self, meters),
+        };
         let verdict = match report.reject_reason {
             None => Verdict::Accepted(ticket),
             Some(reason) => {
@@ -212,6 +233,12 @@ impl Engine {
             keys: components.iter().map(|one| one.limiter.keys()).sum(),
             evicted: components.iter().map(|one| one.limiter.evicted()).sum(),
         }
+    }
+
+    /// The flux meters that a flow meets.
+    #[inline]
+    fn meters(&self, flow: &Flow<'_, '_>) -> Matched {
+        self.shared.live.load().flux_meters.matching(flow)
     }
 
     fn run(&self, flow: &Flow<'_, '_>, observer: &mut impl stages::Observer) -> Result<(), Denied> {
@@ -264,6 +291,7 @@ impl Decider for Engine {
         };
         let ticket = EngineTicket {
             found: found.map(Box::new),
+            metered: Metered::begin(self, self.meters(&flow)),
         };
         Check::Ready(match result {
             Ok(()) => Verdict::Accepted(ticket),
@@ -298,10 +326,16 @@ impl From<Denied> for Denial {
 pub struct EngineTicket {
     /// What the caches had, for a flow that asked.
     found: Option<Box<CacheLookup>>,
+    /// What is to know how long the flow takes.
+    metered: Option<Metered>,
 }
 
 impl Ticket for EngineTicket {
-    fn end(self, _: FlowOutcome) {}
+    fn end(self, outcome: FlowOutcome) {
+        if let Some(metered) = self.metered {
+            metered.end(outcome);
+        }
+    }
 
     fn take_cache_lookup(&mut self) -> Option<CacheLookup> {
         self.found.take().map(|found| *found)

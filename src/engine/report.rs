@@ -114,6 +114,10 @@ pub struct CheckReport {
     pub expect_end: bool,
     /// What each component decided that was asked, in no promised order.
     pub limiter_decisions: Vec<LimiterDecision>,
+    /// The classifiers that matched; only of [HTTP requests](super::Engine::check_http).
+    pub classifiers: Vec<ClassifierInfo>,
+    /// The flux meters that matched, by name, in no promised order.
+    pub flux_meters: Vec<Arc<str>>,
     /// What the caches had, when they were asked: not for a flow that was rejected before.
     pub cache_lookup: Option<CacheLookup>,
 }
@@ -124,6 +128,37 @@ impl CheckReport {
     pub const fn accepted(&self) -> bool {
         self.reject_reason.is_none()
     }
+}
+
+/// A classifier that matched an HTTP request: Aperture's `ClassifierInfo`.
+///
+/// ```
+/// use tower_aperture::engine::{Engine, HttpInput, HttpRequest};
+///
+/// let engine = Engine::builder()
+///     .policy_text("kinds", "
+/// resources:
+///   flow_control:
+///     classifiers:
+///     - selectors: [{control_point: ingress}]
+///       rules: {kind: {extractor: {from: request.http.headers.x-kind}}}
+/// ")
+///     .build()?;
+/// let request = HttpRequest { headers: &[("x-kind", "mobile")], ..HttpRequest::default() };
+/// let report = engine.check_http(&HttpInput::new("ingress").request(request))?;
+/// assert_eq!(report.check.classifiers[0].classifier_index, 0);
+/// assert_eq!(report.check.telemetry_flow_labels["kind"], "mobile");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClassifierInfo {
+    /// The policy of the classifier.
+    pub policy_name: Arc<str>,
+    /// Changes with the policy's content; opaque otherwise.
+    pub policy_hash: Arc<str>,
+    /// Which classifier of the policy: 0 is the first one.
+    pub classifier_index: u32,
 }
 
 /// What one component decided about a flow.
@@ -223,6 +258,7 @@ pub(super) struct Collector<'a, 'f, 'l> {
     pub(super) flow: &'a Flow<'f, 'l>,
     pub(super) decisions: Vec<LimiterDecision>,
     pub(super) recall: Option<Recall<'f, 'l>>,
+    pub(super) flux_meters: Vec<Arc<str>>,
 }
 
 impl Observer for Collector<'_, '_, '_> {
@@ -252,6 +288,7 @@ impl Collector<'_, '_, '_> {
             flow,
             decisions,
             recall,
+            flux_meters,
         } = self;
         let mut flow_label_keys: Vec<String> =
             flow.labels.iter().map(|(key, _)| key.to_owned()).collect();
@@ -274,6 +311,8 @@ impl Collector<'_, '_, '_> {
             telemetry_flow_labels,
             expect_end,
             limiter_decisions: decisions,
+            classifiers: Vec::new(),
+            flux_meters,
             cache_lookup: recall.and_then(|recall| recall.found),
         }
     }

@@ -3,6 +3,8 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
+use super::classify::Classifiers;
+use super::flux_meter::FluxMeters;
 use super::index::Index;
 use super::limiters::Component;
 use super::source::Read;
@@ -26,6 +28,8 @@ pub(super) struct Settings {
 #[derive(Debug)]
 pub(super) struct Snapshot {
     pub(super) index: Index,
+    pub(super) classifiers: Classifiers,
+    pub(super) flux_meters: FluxMeters,
     pub(super) warnings: Vec<PolicyWarning>,
 }
 
@@ -43,6 +47,8 @@ impl Snapshot {
             mut warnings,
         } = read;
         let mut index = Index::default();
+        let mut classifiers = Classifiers::default();
+        let mut flux_meters = FluxMeters::default();
         let mut names: HashSet<Arc<str>> = HashSet::new();
         for (name, text) in texts {
             let loaded = policy::load(&name, &text)?;
@@ -62,11 +68,8 @@ impl Snapshot {
             let group = settings.agent_group.as_deref();
             let mut others = BTreeSet::new();
             for component in &policy.components {
-                let (here, elsewhere): (Vec<&Selector>, Vec<&Selector>) = component
-                    .selectors
-                    .iter()
-                    .partition(|selector| applies(selector, group));
-                others.extend(elsewhere.into_iter().map(group_of));
+                let (here, elsewhere) = split(&component.selectors, group);
+                others.extend(elsewhere);
                 if here.is_empty() {
                     continue;
                 }
@@ -81,6 +84,29 @@ impl Snapshot {
                 };
                 index.add(&policy, &component.id, limiter, parameters, &here);
             }
+            for classifier in &policy.classifiers {
+                let (here, elsewhere) = split(&classifier.selectors, group);
+                others.extend(elsewhere);
+                if !here.is_empty() {
+                    classifiers.add(&policy, classifier, &here);
+                }
+            }
+            for meter in &policy.flux_meters {
+                let (here, elsewhere) = split(&meter.selectors, group);
+                others.extend(elsewhere);
+                let before = before.map(|before| &before.flux_meters);
+                let measured = flux_meters.add(meter, &here, before).map_err(|flaw| {
+                    PolicyError::new(&*name, format!("flux meter `{}`: {flaw}", meter.name))
+                })?;
+                if !measured {
+                    let message = format!(
+                        "flux meter `{}` stays empty: its attribute `{}` is not measured in \
+                         process",
+                        meter.name, meter.attribute_key
+                    );
+                    warnings.push(PolicyWarning::new(&*name, message));
+                }
+            }
             if !others.is_empty() {
                 warnings.push(left_out(&name, &policy.name, group, &others));
             }
@@ -88,7 +114,12 @@ impl Snapshot {
         for warning in &warnings {
             tell(warning);
         }
-        Ok(Self { index, warnings })
+        Ok(Self {
+            index,
+            classifiers,
+            flux_meters,
+            warnings,
+        })
     }
 }
 
@@ -101,20 +132,24 @@ fn parameters(kind: &ComponentKind) -> Box<str> {
 
 /// What the loader reads and no part of the engine runs yet.
 fn beyond_us(policy: &Policy) -> Option<&'static str> {
-    let found = [
-        (policy.circuit.is_some(), "a signal that changes"),
-        (!policy.classifiers.is_empty(), "a classifier"),
-        (!policy.flux_meters.is_empty(), "a flux meter"),
-    ];
-    found
-        .into_iter()
-        .find_map(|(found, what)| found.then_some(what))
+    policy.circuit.is_some().then_some("a signal that changes")
 }
 
 fn unsupported(source: &str, what: &str) -> PolicyError {
     let message =
         format!("needs {what}, which is not supported by the embedded engine of this version");
     PolicyError::new(source, message)
+}
+
+/// The selectors that apply, and the groups of the others.
+fn split<'a>(
+    selectors: &'a [Selector],
+    group: Option<&str>,
+) -> (Vec<&'a Selector>, impl Iterator<Item = &'a str>) {
+    let (here, elsewhere): (Vec<&Selector>, Vec<&Selector>) = selectors
+        .iter()
+        .partition(|selector| applies(selector, group));
+    (here, elsewhere.into_iter().map(group_of))
 }
 
 fn tell(warning: &PolicyWarning) {
