@@ -10,7 +10,7 @@ use super::gradient::{self, Gradient};
 use super::integrator::{self, Integrator};
 use super::observed::{Demand, ObservedLoad};
 use super::signal_generator::SignalGenerator;
-use super::{arithmetic, logic, range};
+use super::{logic, range};
 use crate::engine::clock::{Nanos, nanos};
 use crate::engine::flux_meter::{FluxMeters, Window};
 use crate::policy::{self, Arithmetic, Op, PolynomialRange, Port, Signal, SignalId};
@@ -223,7 +223,7 @@ impl Unit {
         // A port that the loader did not wire is invalid.
         let at = |port: usize| inputs.get(port).copied().unwrap_or(Signal::NAN);
         let output = match self {
-            Self::Arithmetic(operator) => arithmetic::combine(*operator, at(0), at(1)),
+            Self::Arithmetic(operator) => operator.combine(at(0), at(1)),
             Self::And => logic::and(inputs),
             Self::Or => logic::or(inputs),
             Self::Inverter => logic::invert(at(0)),

@@ -8,7 +8,6 @@
 //! long silence a flow makes up for [`TURN`] ticks at most and leaves the rest to those after it;
 //! of a silence of more than [`BACKLOG`] ticks the beginning is forgotten.
 
-mod arithmetic;
 mod circuit;
 mod decider;
 mod gradient;

@@ -1,5 +1,7 @@
 //! Loops with components that only listen.
 
+mod strategies;
+
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,6 +22,7 @@ const SECOND: Nanos = 1_000_000_000;
 #[derive(Debug, Default)]
 struct Listener {
     heard: Mutex<Vec<Setting>>,
+    demand: Mutex<Demand>,
     latency: WorkloadLatency,
 }
 
@@ -32,7 +35,7 @@ impl Actuator for Listener {
     }
 
     fn demand(&self) -> Demand {
-        Demand::default()
+        *self.demand.lock().expect("no test panics here")
     }
 
     fn workload_tokens(&self, now: Nanos) -> Option<WorkloadTokens> {
