@@ -6,7 +6,7 @@ use std::{fs, io, thread};
 
 use super::clock::{Clock, Nanos, SystemClock};
 use super::index::Index;
-use super::limiters::Component;
+use super::limiters::{Component, Surroundings};
 use super::stats::Tally;
 use super::store::Limits;
 use super::{Engine, Shared};
@@ -35,8 +35,9 @@ const DEFAULT_MAX_KEYS: usize = 1 << 20;
 pub struct EngineBuilder {
     sources: Vec<Source>,
     agent_group: Option<String>,
-    clock: Option<Box<dyn Clock>>,
+    clock: Option<Arc<dyn Clock>>,
     max_keys: usize,
+    upstream_ramp_mode: bool,
 }
 
 enum Source {
@@ -63,6 +64,7 @@ impl EngineBuilder {
             agent_group: None,
             clock: None,
             max_keys: DEFAULT_MAX_KEYS,
+            upstream_ramp_mode: false,
         }
     }
 
@@ -107,7 +109,18 @@ impl EngineBuilder {
     /// What to take for the time instead of the system's monotonic clock.
     #[must_use]
     pub fn clock(mut self, clock: impl Clock + 'static) -> Self {
-        self.clock = Some(Box::new(clock));
+        self.clock = Some(Arc::new(clock));
+        self
+    }
+
+    /// Whether ramps work as on an Agent of Aperture 2.x, which is not as documented.
+    ///
+    /// By default, flows in [ramp mode](crate::FlowParams::ramp_mode) run only where a ramp (a
+    /// sampler with `ramp_mode`, or a load ramp) lets them, and ramps decide about no other flows.
+    /// With this on, all flows in ramp mode are turned away, and ramps are samplers for all others.
+    #[must_use]
+    pub fn upstream_ramp_mode(mut self, on: bool) -> Self {
+        self.upstream_ramp_mode = on;
         self
     }
 
@@ -130,10 +143,14 @@ impl EngineBuilder {
     /// know, and when two policies have the same name. The error names the file, and the line
     /// and field where there is one.
     pub fn build(self) -> Result<Engine, PolicyError> {
-        let limits = Limits {
-            keys: self.max_keys,
-            shards: shards(),
-            max_idle: Nanos::MAX,
+        let around = Surroundings {
+            limits: Limits {
+                keys: self.max_keys,
+                shards: shards(),
+                max_idle: Nanos::MAX,
+            },
+            clock: self.clock.unwrap_or_else(|| Arc::new(SystemClock::new())),
+            upstream_ramp_mode: self.upstream_ramp_mode,
         };
         let mut index = Index::default();
         let mut warnings = Vec::new();
@@ -162,8 +179,7 @@ impl EngineBuilder {
                     .partition(|selector| applies(selector, group));
                 others.extend(elsewhere.into_iter().map(group_of));
                 if !here.is_empty() {
-                    let limiter = Component::new(&component.kind, limits)
-                        .ok_or_else(|| unsupported(&name, component.kind.name()))?;
+                    let limiter = Component::new(&component.kind, &around);
                     index.add(&policy, &component.id, limiter, &here);
                 }
             }
@@ -177,7 +193,7 @@ impl EngineBuilder {
         Ok(Engine {
             shared: Arc::new(Shared {
                 index,
-                clock: self.clock.unwrap_or_else(|| Box::new(SystemClock::new())),
+                clock: around.clock,
                 tally: Tally::default(),
                 agent_group: self.agent_group,
                 warnings,

@@ -28,7 +28,7 @@ pub(crate) struct Placed {
 /// All components, by control point and service.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
-    components: Vec<Placed>,
+    components: Vec<Arc<Placed>>,
     places: Vec<(Arc<str>, Place)>,
     /// Where a control point's place is; used when there are many.
     by_name: HashMap<Arc<str>, usize, RandomState>,
@@ -104,12 +104,12 @@ impl Index {
                 }),
             }
         }
-        self.components.push(Placed {
+        self.components.push(Arc::new(Placed {
             policy_name: Arc::clone(&policy.name),
             policy_hash: Arc::clone(&policy.hash),
             component_id: Arc::clone(id),
             limiter,
-        });
+        }));
     }
 
     fn place_mut(&mut self, control_point: &Arc<str>) -> &mut Place {
@@ -152,11 +152,11 @@ impl Index {
     }
 
     #[inline]
-    pub(crate) fn component(&self, at: u32) -> &Placed {
+    pub(crate) fn component(&self, at: u32) -> &Arc<Placed> {
         &self.components[at as usize]
     }
 
-    pub(crate) fn components(&self) -> &[Placed] {
+    pub(crate) fn components(&self) -> &[Arc<Placed>] {
         &self.components
     }
 }
