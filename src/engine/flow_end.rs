@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::clock::nanos;
@@ -101,31 +102,32 @@ impl Engine {
         slots
             .iter()
             .map(|slot| match self.component_of(slot) {
-                Some(component) => self.end_slot(component, slot, late),
+                Some(component) => self.end_slot(&component, slot, late),
                 None => SlotReturn::error("flow ender not found for limiter id"),
             })
             .collect()
     }
 
-    fn component_of(&self, slot: &SlotRef) -> Option<&Placed> {
-        let components = self.shared.index.components();
+    fn component_of(&self, slot: &SlotRef) -> Option<Arc<Placed>> {
+        let live = self.shared.live.load();
+        let components = live.index.components();
         let found = components.iter().find(|component| {
             *component.component_id == *slot.component_id
                 && *component.policy_name == *slot.policy_name
                 && *component.policy_hash == *slot.policy_hash
         })?;
         matches!(
-            found.limiter,
+            *found.limiter,
             Component::ConcurrencyLimiter(_) | Component::ConcurrencyScheduler(_)
         )
-        .then_some(found)
+        .then(|| Arc::clone(found))
     }
 
     fn end_slot(&self, component: &Placed, slot: &SlotRef, late: bool) -> SlotReturn {
         if slot.request_id.is_empty() {
             return SlotReturn::error("request id cannot be empty");
         }
-        let slots = match &component.limiter {
+        let slots = match &*component.limiter {
             Component::ConcurrencyLimiter(limiter) => limiter.slots(),
             Component::ConcurrencyScheduler(scheduler) => scheduler.slots(),
             _ => return SlotReturn::error("flow ender not found for limiter id"),
@@ -141,7 +143,7 @@ impl Engine {
         let returned = slot
             .request_id
             .parse()
-            .is_ok_and(|id| match &component.limiter {
+            .is_ok_and(|id| match &*component.limiter {
                 Component::ConcurrencyLimiter(limiter) => limiter.give_back(label, id, now),
                 Component::ConcurrencyScheduler(scheduler) => scheduler.give_back(label, id, now),
                 _ => false,

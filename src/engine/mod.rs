@@ -33,44 +33,63 @@
 //! for longest goes and is counted in [`EngineStats::evicted`].
 
 mod builder;
+mod cache;
+mod classify;
 mod clock;
+mod control;
 mod dial;
 mod flow_end;
+mod flux_meter;
+mod http;
 mod index;
 mod limiters;
 mod pending;
+mod reload;
 mod report;
 mod request_id;
 mod schedulers;
+mod snapshot;
+mod source;
 mod stages;
 mod stats;
 mod store;
 mod ticket;
+mod watch;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use self::clock::nanos;
-use self::index::Index;
-use self::pending::{OwnedFlow, Waiting};
+use arc_swap::ArcSwap;
+
+use self::cache::{Caches, Recall};
+use self::flux_meter::{Matched, Metered};
+use self::pending::{Notes, OwnedFlow, Waiting};
 use self::report::Collector;
-use self::stages::{Denied, Flow, Halt, Observer, Progress};
+use self::snapshot::{Settings, Snapshot};
+use self::source::Sources;
+use self::stages::{Denied, Flow, Observer, Progress};
 use self::stats::Tally;
 use self::ticket::Slots;
 use crate::flow::{Check, Decider, Denial, FlowParams, Verdict};
 use crate::policy::PolicyWarning;
 
 pub use self::builder::EngineBuilder;
+pub use self::cache::CacheEntry;
 pub use self::clock::{Clock, ManualClock};
+pub use self::control::SignalSource;
 pub use self::flow_end::{SlotRef, SlotReturn};
+pub use self::http::{
+    AddressFlaw, HttpAnswer, HttpInput, HttpInputError, HttpReport, HttpRequest, SocketAddress,
+};
 pub use self::pending::{EnginePending, Starting};
 pub use self::report::{
-    CheckInput, CheckReport, LimiterDecision, LimiterDetails, LimiterReason, SchedulerDetails,
-    TokensInfo,
+    CheckInput, CheckReport, ClassifierInfo, LimiterDecision, LimiterDetails, LimiterReason,
+    SchedulerDetails, TokensInfo,
 };
 pub use self::request_id::{ParseRequestIdError, RequestId};
 pub use self::stats::EngineStats;
 pub use self::ticket::EngineTicket;
+pub use self::watch::PolicyWatcher;
 
 /// Decides flows in process by Aperture policies. Cloning it is cheap; clones share their state.
 ///
@@ -113,14 +132,30 @@ pub struct Engine {
 
 #[derive(Debug)]
 struct Shared {
-    index: Index,
+    /// Read by every decision: without a lock, and without a line of memory that threads fight for.
+    live: ArcSwap<Snapshot>,
     clock: Arc<dyn Clock>,
     tally: Tally,
-    agent_group: Option<String>,
-    warnings: Vec<PolicyWarning>,
+    caches: Caches,
+    settings: Settings,
+    /// Locked while policies are reloaded, so that one reload follows another.
+    sources: Mutex<Sources>,
 }
 
 impl Engine {
+    fn new(settings: Settings, sources: Sources, snapshot: Snapshot, caches: Caches) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                live: ArcSwap::from_pointee(snapshot),
+                clock: Arc::clone(&settings.surroundings.clock),
+                tally: Tally::default(),
+                caches,
+                settings,
+                sources: Mutex::new(sources),
+            }),
+        }
+    }
+
     /// An engine without policies, to which they are added; it lets everything pass.
     #[must_use]
     pub fn builder() -> EngineBuilder {
@@ -135,26 +170,35 @@ impl Engine {
     #[must_use]
     pub fn check(&self, input: &CheckInput<'_, '_>) -> CheckReport {
         let flow = input.flow();
-        let mut collector = Collector::default();
+        let meters = self.meters(&flow);
+        let mut collector = self.collector(input);
         let mut held = Slots::new();
         let denied = match self.run(&flow, &mut collector, &mut held) {
             Progress::Done(result) => result.err(),
             Progress::Waits(mut halt) => {
-                let now = nanos(self.shared.clock.now());
-                halt.round.give_up();
                 let result = loop {
-                    // Nobody waits any more, so each round is over when it begins.
-                    if let Some(result) = halt.go_on(&flow, &mut collector, &mut held, now) {
+                    // Nobody waits, so each round is over when it begins.
+                    halt.round.give_up();
+                    let clock = &*self.shared.clock;
+                    if let Some(result) = halt.go_on(&flow, &mut collector, &mut held, clock) {
                         break result;
                     }
-                    halt.round.give_up();
                 };
                 self.shared.tally.count(result.is_ok());
                 result.err()
             }
         };
         EngineTicket::new(held).leave_open();
-        collector.report(&flow, denied, input.expect_end)
+        collector.report(&flow, &meters, denied, input.expect_end)
+    }
+
+    fn collector<'a, 'p>(&'a self, input: &CheckInput<'a, 'p>) -> Collector<'a, 'p> {
+        Collector {
+            decisions: Some(Vec::new()),
+            recall: input
+                .cache_lookup
+                .then(|| Recall::always(&self.shared.caches, input.params)),
+        }
     }
 
     /// Decides a flow, which may have to wait, and tells all there is to tell.
@@ -192,36 +236,34 @@ impl Engine {
     /// ```
     pub fn start(&self, input: &CheckInput<'_, '_>) -> Starting {
         let flow = input.flow();
-        let mut collector = Collector::default();
+        let meters = self.meters(&flow);
+        let mut collector = self.collector(input);
         let mut held = Slots::new();
         match self.run(&flow, &mut collector, &mut held) {
             Progress::Done(result) => {
-                let report = collector.report(&flow, result.err(), input.expect_end);
-                Starting::done(report, held)
+                let report = collector.report(&flow, &meters, result.err(), input.expect_end);
+                let metered = Metered::begin(self, meters);
+                // The report has what was looked up.
+                Starting::done(report, EngineTicket::new(held).metered(metered))
             }
             Progress::Waits(halt) => {
-                let waiting = self.waiting(&flow, *halt, held, collector);
+                let Collector { decisions, recall } = collector;
+                let notes = Notes {
+                    decisions,
+                    looks_up: input.cache_lookup,
+                    found: recall.and_then(|recall| recall.found),
+                };
+                let flow = OwnedFlow::new(&flow, input.params, &*self.shared.clock);
+                let waiting = Waiting::new(self, flow, *halt, held, notes, meters);
                 Starting::waits(waiting, input.expect_end)
             }
         }
     }
 
-    fn waiting<O: Observer>(
-        &self,
-        flow: &Flow<'_, '_>,
-        halt: Halt,
-        held: Slots,
-        observer: O,
-    ) -> Waiting<O> {
-        let now = nanos(self.shared.clock.now());
-        let flow = OwnedFlow::new(flow, now);
-        Waiting::new(Arc::clone(&self.shared), flow, halt, held, observer)
-    }
-
-    /// What was odd about the policies when they were loaded; each is also a `tracing` event.
+    /// What was odd about the policies when they were loaded last; each is also a `tracing` event.
     #[must_use]
-    pub fn warnings(&self) -> &[PolicyWarning] {
-        &self.shared.warnings
+    pub fn warnings(&self) -> Vec<PolicyWarning> {
+        self.shared.live.load().warnings.clone()
     }
 
     /// What was counted so far. Looks at every shard of every component: for metrics, not for
@@ -229,7 +271,8 @@ impl Engine {
     #[must_use]
     pub fn stats(&self) -> EngineStats {
         let (accepted, rejected) = self.shared.tally.sums();
-        let components = self.shared.index.components();
+        let live = self.shared.live.load();
+        let components = live.index.components();
         EngineStats {
             accepted,
             rejected,
@@ -238,15 +281,18 @@ impl Engine {
         }
     }
 
+    /// The flux meters that a flow meets.
+    #[inline]
+    fn meters(&self, flow: &Flow<'_, '_>) -> Matched {
+        self.shared.live.load().flux_meters.matching(flow)
+    }
+
     /// Flows that wait are counted when they are done.
     fn run(&self, flow: &Flow<'_, '_>, observer: &mut impl Observer, held: &mut Slots) -> Progress {
         let Shared {
-            index,
-            clock,
-            tally,
-            ..
+            live, clock, tally, ..
         } = &*self.shared;
-        let progress = stages::run(index, &**clock, flow, observer, held);
+        let progress = stages::run(&live.load().index, &**clock, flow, observer, held);
         if let Progress::Done(result) = &progress {
             tally.count(result.is_ok());
         }
@@ -257,8 +303,11 @@ impl Engine {
 impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Engine")
-            .field("components", &self.shared.index.components().len())
-            .field("agent_group", &self.shared.agent_group)
+            .field(
+                "components",
+                &self.shared.live.load().index.components().len(),
+            )
+            .field("agent_group", &self.shared.settings.agent_group)
             .finish_non_exhaustive()
     }
 }
@@ -277,10 +326,28 @@ impl Decider for Engine {
     ) -> Check<EngineTicket, EnginePending> {
         let flow = CheckInput::new(control_point, params).flow();
         let mut held = Slots::new();
-        match self.run(&flow, &mut (), &mut held) {
-            Progress::Done(result) => Check::Ready(verdict(result, EngineTicket::new(held))),
+        let (progress, looks_up, found) = match Recall::of(&self.shared.caches, params) {
+            None => (self.run(&flow, &mut (), &mut held), false, None),
+            Some(mut recall) => {
+                let progress = self.run(&flow, &mut recall, &mut held);
+                (progress, true, recall.found)
+            }
+        };
+        match progress {
+            Progress::Done(result) => {
+                let metered = Metered::begin(self, self.meters(&flow));
+                let ticket = EngineTicket::new(held).metered(metered).found(found);
+                Check::Ready(verdict(result, ticket))
+            }
             Progress::Waits(halt) => {
-                let waiting = self.waiting(&flow, *halt, held, ());
+                let notes = Notes {
+                    decisions: None,
+                    looks_up,
+                    found,
+                };
+                let meters = self.meters(&flow);
+                let flow = OwnedFlow::new(&flow, params, &*self.shared.clock);
+                let waiting = Waiting::new(self, flow, *halt, held, notes, meters);
                 Check::Pending(EnginePending::new(waiting))
             }
         }

@@ -1,7 +1,7 @@
+use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use pin_project_lite::pin_project;
@@ -9,12 +9,14 @@ use smallvec::SmallVec;
 use tokio::runtime::Handle;
 use tokio::time::{Sleep, sleep};
 
-use super::clock::{Nanos, duration, nanos};
-use super::report::{CheckReport, Collector};
-use super::stages::{Denied, Flow, Halt, NO_DEADLINE, Observer};
+use super::cache::Recall;
+use super::clock::{Clock, Nanos, duration, nanos};
+use super::flux_meter::{Matched, Metered};
+use super::report::{CheckReport, Collector, LimiterDecision};
+use super::stages::{Denied, Flow, Halt, NO_DEADLINE};
 use super::ticket::{EngineTicket, Slots};
-use super::{Shared, verdict};
-use crate::flow::{Labels, Verdict};
+use super::{Engine, verdict};
+use crate::flow::{CacheLookup, FlowParams, Verdict};
 
 /// A decision of an [`Engine`](super::Engine) that has to wait for tokens.
 ///
@@ -34,10 +36,10 @@ use crate::flow::{Labels, Verdict};
 /// # Ok::<(), tower_aperture::PolicyError>(())
 /// ```
 #[must_use = "futures do nothing unless polled"]
-pub struct EnginePending(Pin<Box<Waiting<()>>>);
+pub struct EnginePending(Pin<Box<Waiting>>);
 
 impl EnginePending {
-    pub(super) fn new(waiting: Waiting<()>) -> Self {
+    pub(super) fn new(waiting: Waiting) -> Self {
         Self(Box::pin(waiting))
     }
 }
@@ -46,8 +48,9 @@ impl Future for EnginePending {
     type Output = Verdict<EngineTicket>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let (result, held) = ready!(self.0.as_mut().poll(cx));
-        Poll::Ready(verdict(result, EngineTicket::new(held)))
+        let (result, ticket) = ready!(self.0.as_mut().poll(cx));
+        let found = self.0.as_mut().project().notes.found.take();
+        Poll::Ready(verdict(result, ticket.found(found)))
     }
 }
 
@@ -66,15 +69,15 @@ pub struct Starting(Start);
 
 enum Start {
     Done(Option<(CheckReport, EngineTicket)>),
-    Waits(Pin<Box<Waiting<Collector>>>, bool),
+    Waits(Pin<Box<Waiting>>, bool),
 }
 
 impl Starting {
-    pub(super) fn done(report: CheckReport, held: Slots) -> Self {
-        Self(Start::Done(Some((report, EngineTicket::new(held)))))
+    pub(super) fn done(report: CheckReport, ticket: EngineTicket) -> Self {
+        Self(Start::Done(Some((report, ticket))))
     }
 
-    pub(super) fn waits(waiting: Waiting<Collector>, expect_end: bool) -> Self {
+    pub(super) fn waits(waiting: Waiting, expect_end: bool) -> Self {
         Self(Start::Waits(Box::pin(waiting), expect_end))
     }
 }
@@ -89,13 +92,17 @@ impl Future for Starting {
         match &mut self.0 {
             Start::Done(answer) => Poll::Ready(answer.take().expect("it was not ready before")),
             Start::Waits(waiting, expect_end) => {
-                let (result, held) = ready!(waiting.as_mut().poll(cx));
+                let (result, ticket) = ready!(waiting.as_mut().poll(cx));
                 let waiting = waiting.as_mut().project();
-                let collector = std::mem::take(waiting.observer);
-                let report = waiting
-                    .flow
-                    .with(0, |flow| collector.report(flow, result.err(), *expect_end));
-                Poll::Ready((report, EngineTicket::new(held)))
+                let collector = Collector {
+                    decisions: waiting.notes.decisions.take(),
+                    recall: None,
+                };
+                let mut report = waiting.flow.with(0, |flow| {
+                    collector.report(flow, waiting.meters, result.err(), *expect_end)
+                });
+                report.cache_lookup = waiting.notes.found.take();
+                Poll::Ready((report, ticket))
             }
         }
     }
@@ -112,21 +119,25 @@ impl fmt::Debug for Starting {
 pub(super) struct OwnedFlow {
     control_point: Box<str>,
     services: Box<[Box<str>]>,
-    labels: Labels<'static>,
-    ramp_mode: bool,
+    params: FlowParams<'static>,
     deadline: Nanos,
 }
 
 impl OwnedFlow {
-    pub(super) fn new(flow: &Flow<'_, '_>, now: Nanos) -> Self {
+    pub(super) fn new(flow: &Flow<'_, '_>, params: &FlowParams<'_>, clock: &dyn Clock) -> Self {
+        let owned = |key: &Cow<'_, str>| Cow::Owned(String::from(&**key));
+        let mut kept = FlowParams::new();
+        kept.labels = flow.labels.clone().into_owned();
+        kept.ramp_mode = flow.ramp_mode;
+        kept.result_cache_key = params.result_cache_key.as_ref().map(owned);
+        kept.global_cache_keys = params.global_cache_keys.iter().map(owned).collect();
         Self {
             control_point: flow.control_point.into(),
             services: flow.services.iter().map(|one| Box::from(*one)).collect(),
-            labels: flow.labels.clone().into_owned(),
-            ramp_mode: flow.ramp_mode,
+            params: kept,
             deadline: match flow.time_left {
                 NO_DEADLINE => NO_DEADLINE,
-                left => now.saturating_add(left),
+                left => nanos(clock.now()).saturating_add(left),
             },
         }
     }
@@ -136,8 +147,8 @@ impl OwnedFlow {
         act(&Flow {
             control_point: &self.control_point,
             services: &services,
-            labels: &self.labels,
-            ramp_mode: self.ramp_mode,
+            labels: &self.params.labels,
+            ramp_mode: self.params.ramp_mode,
             time_left: match self.deadline {
                 NO_DEADLINE => NO_DEADLINE,
                 deadline => deadline.saturating_sub(now).max(0),
@@ -146,47 +157,61 @@ impl OwnedFlow {
     }
 }
 
+/// What is to be told about a flow.
+#[derive(Debug)]
+pub(super) struct Notes {
+    /// `None` when nobody wants to know.
+    pub(super) decisions: Option<Vec<LimiterDecision>>,
+    /// The flow asks the caches.
+    pub(super) looks_up: bool,
+    pub(super) found: Option<CacheLookup>,
+}
+
 pin_project! {
     /// A flow in the steps in which flows wait.
-    pub(super) struct Waiting<O> {
-        shared: Arc<Shared>,
+    pub(super) struct Waiting {
+        engine: Engine,
         flow: OwnedFlow,
         halt: Halt,
         held: Slots,
-        observer: O,
+        notes: Notes,
+        meters: Matched,
         #[pin]
         timer: Option<Sleep>,
-        // What the clock was asked for.
+        // What the timer is set for.
         alarm: Nanos,
     }
 }
 
-impl<O: Observer> Waiting<O> {
+impl Waiting {
     pub(super) fn new(
-        shared: Arc<Shared>,
+        engine: &Engine,
         flow: OwnedFlow,
         halt: Halt,
         held: Slots,
-        observer: O,
+        notes: Notes,
+        meters: Matched,
     ) -> Self {
         Self {
-            shared,
+            engine: engine.clone(),
             flow,
             halt,
             held,
-            observer,
+            notes,
+            meters,
             timer: None,
             alarm: Nanos::MAX,
         }
     }
 }
 
-impl<O: Observer> Future for Waiting<O> {
-    type Output = (Result<(), Denied>, Slots);
+impl Future for Waiting {
+    type Output = (Result<(), Denied>, EngineTicket);
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let clock = &*this.shared.clock;
+        let shared = &*this.engine.shared;
+        let clock = &*shared.clock;
         loop {
             let now = nanos(clock.now());
             let round = &mut this.halt.round;
@@ -220,14 +245,26 @@ impl<O: Observer> Future for Waiting<O> {
                 this.timer.set(None);
                 continue;
             }
-            let halt = &mut *this.halt;
-            let (observer, held) = (&mut *this.observer, &mut *this.held);
+            let notes = &mut *this.notes;
+            let mut collector = Collector {
+                decisions: notes.decisions.take(),
+                recall: notes
+                    .looks_up
+                    .then(|| Recall::always(&shared.caches, &this.flow.params)),
+            };
+            let (halt, held) = (&mut *this.halt, &mut *this.held);
             let end = this
                 .flow
-                .with(now, |flow| halt.go_on(flow, observer, held, now));
+                .with(now, |flow| halt.go_on(flow, &mut collector, held, clock));
+            notes.decisions = collector.decisions;
+            if let Some(found) = collector.recall.and_then(|recall| recall.found) {
+                notes.found = Some(found);
+            }
             if let Some(result) = end {
-                this.shared.tally.count(result.is_ok());
-                return Poll::Ready((result, std::mem::take(this.held)));
+                shared.tally.count(result.is_ok());
+                let metered = Metered::begin(this.engine, this.meters.clone());
+                let ticket = EngineTicket::new(std::mem::take(this.held)).metered(metered);
+                return Poll::Ready((result, ticket));
             }
         }
     }

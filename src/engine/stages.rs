@@ -89,9 +89,11 @@ impl Denied {
 pub(crate) trait Observer {
     fn decided(&mut self, flow: &Flow<'_, '_>, by: &Placed, decided: &Decided);
 
-    /// Between the steps of the concurrency schedulers and of the others: looks up what the flow
-    /// wants of the caches. True lets the flow run without asking the last step.
-    fn look_up(&mut self, _flow: &Flow<'_, '_>) -> bool {
+    /// Called once a flow, when the steps before quota and load schedulers let it in: looks up
+    /// what the flow asks of the caches. Where it is true, the result cache has the answer: the
+    /// flow is accepted, and those schedulers are not asked.
+    #[inline(always)]
+    fn look_up(&mut self, _flow: &Flow<'_, '_>, _clock: &dyn Clock) -> bool {
         false
     }
 }
@@ -122,14 +124,18 @@ pub(crate) fn run(
             if flow.ramp_mode {
                 return Progress::Done(Err(Denied::NO_RAMP));
             }
-            observer.look_up(flow);
+            observer.look_up(flow, clock);
             Progress::Done(Ok(()))
         }
         [only] if !flow.ramp_mode && index.component(only).limiter.step() == Step::Limiters => {
             let now = nanos(clock.now());
-            Progress::Done(alone(index.component(only), now, flow, observer, held))
+            let result = alone(index.component(only), now, flow, observer, held);
+            if result.is_ok() {
+                observer.look_up(flow, clock);
+            }
+            Progress::Done(result)
         }
-        ref all => together(index, all, nanos(clock.now()), flow, observer, held),
+        ref all => together(index, all, clock, flow, observer, held),
     }
 }
 
@@ -152,7 +158,6 @@ fn alone(
         return Err(component.limiter.step().denied(code, decided.wait));
     }
     held.extend(slot);
-    observer.look_up(flow);
     Ok(())
 }
 
@@ -160,11 +165,12 @@ fn alone(
 fn together(
     index: &Index,
     matching: &[u32],
-    now: Nanos,
+    clock: &dyn Clock,
     flow: &Flow<'_, '_>,
     observer: &mut impl Observer,
     held: &mut Slots,
 ) -> Progress {
+    let now = nanos(clock.now());
     if let Err(denied) = at_once(index, matching, now, flow, observer, held) {
         return Progress::Done(Err(denied));
     }
@@ -174,7 +180,7 @@ fn together(
         .filter(|component| component.limiter.step() >= Step::Concurrency)
         .collect();
     for (at, step) in WAITING.into_iter().enumerate() {
-        if step == Step::Schedulers && observer.look_up(flow) {
+        if step == Step::Schedulers && observer.look_up(flow, clock) {
             break;
         }
         let own = schedulers
@@ -269,12 +275,13 @@ impl Halt {
         flow: &Flow<'_, '_>,
         observer: &mut impl Observer,
         held: &mut Slots,
-        now: Nanos,
+        clock: &dyn Clock,
     ) -> Option<Result<(), Denied>> {
+        let now = nanos(clock.now());
         if let Err(denied) = self.round.conclude(flow, observer, held, now) {
             return Some(Err(denied));
         }
-        if self.round.step == Step::Schedulers || observer.look_up(flow) {
+        if self.round.step == Step::Schedulers || observer.look_up(flow, clock) {
             return Some(Ok(()));
         }
         let later = std::mem::take(&mut self.later);

@@ -3,8 +3,9 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use super::flux_meter::Metered;
 use super::request_id::RequestId;
-use crate::flow::{FlowOutcome, Ticket};
+use crate::flow::{CacheLookup, FlowOutcome, Ticket};
 
 /// Where slots are given back.
 pub(crate) trait Holder: Send + Sync {
@@ -62,11 +63,29 @@ impl fmt::Debug for Held {
 #[must_use = "a ticket that is dropped gives its slots back at once"]
 pub struct EngineTicket {
     held: Slots,
+    /// What the caches had, for a flow that asked.
+    found: Option<Box<CacheLookup>>,
+    /// What is to know how long the flow takes.
+    metered: Option<Metered>,
 }
 
 impl EngineTicket {
     pub(super) fn new(held: Slots) -> Self {
-        Self { held }
+        Self {
+            held,
+            found: None,
+            metered: None,
+        }
+    }
+
+    pub(super) fn metered(mut self, metered: Option<Metered>) -> Self {
+        self.metered = metered;
+        self
+    }
+
+    pub(super) fn found(mut self, found: Option<CacheLookup>) -> Self {
+        self.found = found.map(Box::new);
+        self
     }
 
     /// Gives up the ticket and keeps its slots: they are held until
@@ -90,5 +109,13 @@ impl EngineTicket {
 }
 
 impl Ticket for EngineTicket {
-    fn end(self, _: FlowOutcome) {}
+    fn end(self, outcome: FlowOutcome) {
+        if let Some(metered) = self.metered {
+            metered.end(outcome);
+        }
+    }
+
+    fn take_cache_lookup(&mut self) -> Option<CacheLookup> {
+        self.found.take().map(|found| *found)
+    }
 }

@@ -1,24 +1,28 @@
 //! Blueprints: a values file stands for a whole policy.
 
+use std::time::Duration;
+
 use super::PolicyError;
 use super::circuit::Circuit;
-use super::components::{alerter, blueprint_rate_limiter, decider};
+use super::components::{self, Place, Wired, alerter, decider};
 use super::decode::At;
-use super::document::{find, finish, resources};
-use super::model::Policy;
-use super::ports::{self, InPort, OutPort, Source};
+use super::document::{EVALUATION_INTERVAL, find, finish, resources};
+use super::model::{Comparison, Policy};
+use super::ports::{self, OutPort};
 use super::suggest::hint;
 use super::yaml::shortened;
 
 /// Reads the values below `policy`.
 type Expand = for<'t> fn(At<'t>) -> Result<Policy, PolicyError>;
 
+type Known = &'static [&'static str];
+
 /// Blueprints; without a reader, they are refused by name.
 const BLUEPRINTS: &[(&str, Option<Expand>)] = &[
     ("rate-limiting/base", Some(rate_limiting)),
-    ("quota-scheduling/base", None),
-    ("concurrency-limiting/base", None),
-    ("concurrency-scheduling/base", None),
+    ("quota-scheduling/base", Some(quota_scheduling)),
+    ("concurrency-limiting/base", Some(concurrency_limiting)),
+    ("concurrency-scheduling/base", Some(concurrency_scheduling)),
     ("load-scheduling/average-latency", None),
     ("load-scheduling/promql", None),
     ("load-scheduling/postgresql", None),
@@ -53,48 +57,73 @@ pub(super) fn expand(at: At<'_>, text: &str) -> Result<Policy, PolicyError> {
     reader(fields.required("policy")?)
 }
 
-/// A rate limiter, an alert when most flows are accepted no more, then the file's own components.
-fn rate_limiting(at: At<'_>) -> Result<Policy, PolicyError> {
-    let content = at.clone();
-    let fields = at.object(&["policy_name", "components", "resources", "rate_limiter"])?;
-    let name = fields.required_text("policy_name")?;
-    let section = fields.required("rate_limiter")?;
+/// Reads the section of the values that is the one component which decides.
+type Section = for<'t> fn(At<'t>, &Place, OutPort<'t>, &mut Circuit<'t>) -> Result<(), PolicyError>;
 
+fn rate_limiting(at: At<'_>) -> Result<Policy, PolicyError> {
+    const KNOWN: Known = &["policy_name", "components", "resources", "rate_limiter"];
+    limiting(at, KNOWN, components::rate_limiter_values)
+}
+
+fn quota_scheduling(at: At<'_>) -> Result<Policy, PolicyError> {
+    const KNOWN: Known = &["policy_name", "components", "resources", "quota_scheduler"];
+    limiting(at, KNOWN, components::quota_scheduler_values)
+}
+
+fn concurrency_limiting(at: At<'_>) -> Result<Policy, PolicyError> {
+    const KNOWN: Known = &[
+        "policy_name",
+        "components",
+        "resources",
+        "concurrency_limiter",
+    ];
+    limiting(at, KNOWN, components::concurrency_limiter_values)
+}
+
+fn concurrency_scheduling(at: At<'_>) -> Result<Policy, PolicyError> {
+    const KNOWN: Known = &[
+        "policy_name",
+        "components",
+        "resources",
+        "concurrency_scheduler",
+    ];
+    limiting(at, KNOWN, components::concurrency_scheduler_values)
+}
+
+/// The component of the last known key, an alert about what it accepts, then the file's own
+/// components.
+fn limiting(at: At<'_>, known: Known, read: Section) -> Result<Policy, PolicyError> {
+    let content = at.clone();
+    let fields = at.object(known)?;
+    let name = fields.required_text("policy_name")?;
+    let section = fields.required(known[3])?;
     let mut circuit = Circuit::new();
     let place = circuit.place(Circuit::ROOT, 0);
-    let accepted = generated(&section, "ACCEPT_PERCENTAGE");
-    circuit.add(blueprint_rate_limiter(section.clone(), &place, accepted)?);
-    let place = circuit.place(Circuit::ROOT, 1);
-    let inputs = vec![
-        listening(&section, "ACCEPT_PERCENTAGE"),
-        ports::constant(&section, 90.0),
-    ];
-    let output = generated(&section, "ACCEPT_PERCENTAGE_ALERT");
-    circuit.add(decider(&place, "gte", false, inputs, output));
+    let accepted = ports::inner(&section, Circuit::ROOT, "ACCEPT_PERCENTAGE");
+    read(section.clone(), &place, accepted, &mut circuit)?;
+    circuit.add(Wired {
+        id: circuit.place(Circuit::ROOT, 1).id,
+        inputs: vec![
+            ports::hearing(&section, Circuit::ROOT, "ACCEPT_PERCENTAGE"),
+            ports::constant(&section, 90.0),
+        ],
+        outputs: vec![ports::inner(
+            &section,
+            Circuit::ROOT,
+            "ACCEPT_PERCENTAGE_ALERT",
+        )],
+        part: decider(Comparison::Gte, Duration::ZERO),
+    });
     let place = circuit.place(Circuit::ROOT, 2);
-    circuit.add(alerter(
-        &place,
-        vec![listening(&section, "ACCEPT_PERCENTAGE_ALERT")],
-    ));
+    let alert = ports::hearing(&section, Circuit::ROOT, "ACCEPT_PERCENTAGE_ALERT");
+    circuit.add(alerter(&place, vec![alert]));
+    if let Some(at) = section.peek("alerter") {
+        at.warn("has no effect: the embedded engine sends no alerts");
+        components::check_alerter(at)?;
+    }
     if let Some(components) = fields.get("components") {
         circuit.read_list(&components, Circuit::ROOT, 3)?;
     }
     resources(&fields)?;
-    finish(name, &content, circuit)
-}
-
-fn generated<'t>(at: &At<'t>, name: &'t str) -> OutPort<'t> {
-    OutPort {
-        at: at.clone(),
-        scope: Circuit::ROOT,
-        name: Some(name),
-    }
-}
-
-fn listening<'t>(at: &At<'t>, name: &'t str) -> InPort<'t> {
-    let scope = Circuit::ROOT;
-    InPort {
-        at: at.clone(),
-        source: Source::Signal { scope, name },
-    }
+    finish(name, &content, circuit, EVALUATION_INTERVAL)
 }

@@ -1,13 +1,18 @@
 //! The forms a policy file may have.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::blueprint;
 use super::circuit::Circuit;
+use super::components::more_than_zero;
 use super::decode::{At, Context, Object};
 use super::model::Policy;
 use super::yaml;
 use super::{Loaded, PolicyError};
+
+/// How often signals are evaluated where a policy does not say.
+pub(super) const EVALUATION_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Reads a text in any of the forms: a `kind: Policy` resource, a bare policy, or a blueprint's
 /// values.
@@ -26,7 +31,7 @@ pub(super) fn load(source: &str, text: &str) -> Result<Loaded, PolicyError> {
         {
             resource(at)?
         } else if root.get("circuit").is_some() || root.get("resources").is_some() {
-            bare(at, stem(source))?
+            bare(at, stem(source), Circuit::new())?
         } else if root.get("policy").is_some() {
             return Err(at.missing("blueprint"));
         } else {
@@ -70,17 +75,15 @@ fn resource(at: At<'_>) -> Result<Policy, PolicyError> {
     if text.is_empty() {
         return Err(name.error("must not be empty"));
     }
-    if let Some(dynamic) = fields.get("dynamicConfig")
-        && !dynamic.free_map()?.is_empty()
-    {
-        return Err(dynamic.error(
-            "dynamic configuration is not supported by the embedded engine of this version",
-        ));
+    let mut circuit = Circuit::new();
+    let dynamic = fields.get("dynamicConfig");
+    if let Some(at) = &dynamic {
+        circuit.configure(at)?;
     }
-    bare(fields.required("spec")?, text)
+    bare(fields.required("spec")?, text, circuit)
 }
 
-fn bare(at: At<'_>, name: &str) -> Result<Policy, PolicyError> {
+fn bare<'t>(at: At<'t>, name: &str, mut circuit: Circuit<'t>) -> Result<Policy, PolicyError> {
     let digest = at.clone();
     let fields = at.object(&["circuit", "resources"])?;
     if fields.get("circuit").is_none() && fields.get("resources").is_none() {
@@ -88,19 +91,17 @@ fn bare(at: At<'_>, name: &str) -> Result<Policy, PolicyError> {
             .at
             .error("at least one of `circuit` and `resources` is required"));
     }
-    let mut circuit = Circuit::new();
+    let mut interval = EVALUATION_INTERVAL;
     if let Some(fields) = fields.object("circuit", &["evaluation_interval", "components"])? {
-        if let Some(at) = fields.scalar("evaluation_interval")
-            && at.duration()? <= 0
-        {
-            return Err(at.error("must be more than zero"));
+        if let Some(at) = fields.scalar("evaluation_interval") {
+            interval = more_than_zero(&at)?;
         }
         if let Some(components) = fields.get("components") {
             circuit.read_list(&components, Circuit::ROOT, 0)?;
         }
     }
     resources(&fields)?;
-    finish(name, &digest, circuit)
+    finish(name, &digest, circuit, interval)
 }
 
 /// Classifiers and flux meters have rooms here but nobody in them yet; infra meters are the
@@ -135,12 +136,14 @@ pub(super) fn finish(
     name: &str,
     content: &At<'_>,
     circuit: Circuit<'_>,
+    evaluation_interval: Duration,
 ) -> Result<Policy, PolicyError> {
+    let (components, circuit) = circuit.fold(evaluation_interval)?;
     Ok(Policy {
         name: Arc::from(name),
         hash: Arc::from(hash(name, content)),
-        components: circuit.fold()?,
-        circuit: None,
+        components,
+        circuit,
         classifiers: Vec::new(),
         flux_meters: Vec::new(),
     })

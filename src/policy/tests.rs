@@ -5,8 +5,11 @@ mod hostile;
 mod laws;
 mod matchers;
 mod recordings;
+mod summary;
 
-use super::{ComponentKind, Loaded, Port, RateLimiter, Signal, load, passes_through};
+use serde_json::{Map, Value, json};
+
+use super::{ComponentKind, Extractor, Loaded, Port, RateLimiter, Signal, load, passes_through};
 
 /// A policy with one rate limiter whose parameters, or anything else, are replaced.
 fn limiter(change: impl Fn(String) -> String) -> String {
@@ -55,6 +58,27 @@ fn only_limiter(text: &str) -> RateLimiter {
         panic!("{text}");
     };
     limiter.clone()
+}
+
+/// An extractor as a policy writes it.
+fn extractor_json(extractor: Option<&Extractor>) -> Value {
+    match extractor {
+        None => Value::Null,
+        Some(Extractor::From(from)) => json!({"from": &**from}),
+        Some(Extractor::Json { from, pointer }) => {
+            json!({"json": {"from": &**from, "pointer": &**pointer}})
+        }
+        Some(Extractor::Jwt { from, pointer }) => {
+            json!({"jwt": {"from": &**from, "json_pointer": &**pointer}})
+        }
+        Some(Extractor::Address { from }) => json!({"address": {"from": &**from}}),
+        Some(Extractor::PathTemplates(templates)) => {
+            let values = templates
+                .iter()
+                .map(|(template, value)| (template.to_string(), json!(&**value)));
+            json!({"path_templates": {"template_values": values.collect::<Map<_, _>>()}})
+        }
+    }
 }
 
 /// The value of a port that never changes.

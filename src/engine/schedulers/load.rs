@@ -4,8 +4,9 @@ use std::sync::{Arc, Mutex};
 
 use super::line::{Ask, Grant, Line, Source, Take};
 use super::quota::{details, free};
-use super::workload::{Estimates, Workloads};
+use super::workload::Workloads;
 use crate::engine::clock::{Nanos, nanos};
+use crate::engine::control::{Demand, WorkloadTokens};
 use crate::engine::limiters::{Decided, Scheduled, Settled, Surroundings};
 use crate::engine::report::LimiterDetails;
 use crate::engine::stages::Flow;
@@ -24,7 +25,7 @@ const SLOTS: usize = 31;
 #[derive(Debug)]
 pub(crate) struct LoadScheduler {
     workloads: Workloads,
-    estimates: Mutex<Option<Arc<Estimates>>>,
+    estimates: Mutex<WorkloadTokens>,
     line: Arc<Line<Load>>,
 }
 
@@ -53,14 +54,6 @@ impl Decision {
     }
 }
 
-/// Tokens that were asked for and decided about since the engine was built.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-#[allow(dead_code)] // Control loops read it.
-pub(crate) struct Demand {
-    pub(crate) accepted: f64,
-    pub(crate) rejected: f64,
-}
-
 impl LoadScheduler {
     pub(crate) fn new(spec: &policy::LoadScheduler, around: &Surroundings) -> Self {
         let now = nanos(around.clock.now());
@@ -70,7 +63,7 @@ impl LoadScheduler {
         }
         Self {
             workloads: Workloads::new(&spec.scheduler),
-            estimates: Mutex::new(None),
+            estimates: Mutex::default(),
             line,
         }
     }
@@ -83,8 +76,7 @@ impl LoadScheduler {
 
     /// Tokens by workload label, all anew.
     #[allow(dead_code)] // Control loops measure them.
-    pub(crate) fn set_estimates(&self, estimates: Estimates) {
-        let estimates = (!estimates.is_empty()).then(|| Arc::new(estimates));
+    pub(crate) fn set_estimates(&self, estimates: WorkloadTokens) {
         *lock(&self.estimates) = estimates;
     }
 
@@ -99,7 +91,7 @@ impl LoadScheduler {
 
     pub(crate) fn schedule(&self, flow: &Flow<'_, '_>, now: Nanos) -> Scheduled {
         let estimates = lock(&self.estimates).clone();
-        let request = self.workloads.request(flow, now, estimates.as_deref());
+        let request = self.workloads.request(flow, now, Some(&estimates));
         if request.tokens == 0.0 {
             return free();
         }

@@ -1,20 +1,17 @@
 //! What a flow brings to a scheduler: workload, tokens, priority, fairness, patience.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
 use twox_hash::XxHash64;
 
 use crate::engine::clock::{Nanos, nanos};
+use crate::engine::control::WorkloadTokens;
 use crate::engine::stages::{Flow, NO_DEADLINE};
 use crate::policy;
 
 /// How long a fairness seed lasts.
 const SEED_LASTS: Nanos = 300_000_000_000;
-
-/// Tokens of workloads that were measured, by workload label.
-pub(crate) type Estimates = HashMap<Arc<str>, f64>;
 
 /// A flow as a scheduler sees it.
 #[derive(Clone, Copy, Debug)]
@@ -47,7 +44,7 @@ impl Workloads {
         &'a self,
         flow: &Flow<'a, '_>,
         now: Nanos,
-        estimates: Option<&Estimates>,
+        estimates: Option<&WorkloadTokens>,
     ) -> Request<'a> {
         let label = |key: &Option<Arc<str>>| flow.labels.get(key.as_deref()?);
         let number = |key| label(key).and_then(policy::parse_number);

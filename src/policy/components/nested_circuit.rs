@@ -82,11 +82,11 @@ pub(super) fn read_ingress<'t>(
         .iter()
         .find(|(port, _)| *port == name)
         .map_or_else(|| ports::unwired(&fields.at), |(_, port)| port.clone());
-    let output = ports::out_port(&fields, &["signal"], place.scope)?;
+    let outputs = ports::out_ports(&fields, &["signal"], place.scope)?;
     circuit.add(Wired {
         id: place.id.clone(),
         inputs: vec![input],
-        outputs: vec![output],
+        outputs,
         part: Box::new(Wire),
     });
     Ok(())
