@@ -60,7 +60,7 @@ impl Recording {
         calls.sort_by(|a, b| a.at.total_cmp(&b.at));
         let holds = |field: &str| {
             calls.iter().any(
-                |call| matches!(&call.expected, Expected::Answer(answer) if answer.get(field).is_some()),
+                |call| matches!(&call.expected, Expected::Answer(answer) if decision(answer).get(field).is_some()),
             )
         };
         let whole = value.get("calls").is_some();
@@ -78,6 +78,11 @@ impl Recording {
             calls,
         })
     }
+}
+
+/// The decision in an answer: that to an HTTP request has it in a field.
+pub(crate) fn decision(answer: &Value) -> &Value {
+    answer.get("check_response").unwrap_or(answer)
 }
 
 fn texts(value: &Value) -> Option<Vec<String>> {
