@@ -11,7 +11,7 @@ use tower_aperture::engine::{
 use crate::answer::{self, Answer};
 use crate::http_answer;
 use crate::policy::Rates;
-use crate::recording::{Call, Expected, Recording, decision, float};
+use crate::recording::{Call, Expected, Recording, Shown, decision, float};
 
 /// A label this long is not looked at closely: row 21 of the register.
 const LONG_KEY: usize = 256;
@@ -34,12 +34,13 @@ impl Judge<'_> {
         let long_keys = call.deviates.contains(&21);
         match (&call.expected, got) {
             (Expected::Answer(answer), Answer::Check(report)) => {
-                self.answer(answer, report, long_keys)
+                self.answer(answer, report, &self.recording.shown, long_keys)
             }
             (Expected::Answer(answer), Answer::Http(got)) => {
                 let report = got.as_ref().as_ref();
                 let report = report.map_err(|error| format!("expected an answer, got {error}"))?;
-                self.answer(decision(answer), &report.check, long_keys)?;
+                let shown = &self.recording.shown_http;
+                self.answer(decision(answer), &report.check, shown, long_keys)?;
                 http_answer::compare(answer, report, &call.deviates, self.recording.slack)
             }
             (Expected::Answer(answer), Answer::Cache(got)) => same("answer", answer, got),
@@ -63,7 +64,13 @@ impl Judge<'_> {
         }
     }
 
-    fn answer(&self, answer: &Value, report: &CheckReport, long_keys: bool) -> Difference {
+    fn answer(
+        &self,
+        answer: &Value,
+        report: &CheckReport,
+        shown: &Shown,
+        long_keys: bool,
+    ) -> Difference {
         let text = |field: &str| answer[field].as_str().unwrap_or_default().to_owned();
         same(
             "control_point",
@@ -71,11 +78,11 @@ impl Judge<'_> {
             &report.control_point,
         )?;
         same("services", &list(&answer["services"]), &report.services)?;
-        if self.recording.has_label_keys {
+        if shown.label_keys {
             let keys = list(&answer["flow_label_keys"]);
             same("flow_label_keys", &keys, &report.flow_label_keys)?;
         }
-        if self.recording.has_telemetry_labels {
+        if shown.telemetry_labels {
             let labels = answer["telemetry_flow_labels"].as_object();
             let labels = labels.into_iter().flatten();
             let labels = labels
@@ -87,7 +94,7 @@ impl Judge<'_> {
                 &report.telemetry_flow_labels,
             )?;
         }
-        if self.recording.has_expect_end {
+        if shown.expect_end {
             let expect_end = answer["expect_end"].as_bool().unwrap_or(false);
             same("expect_end", &expect_end, &report.expect_end)?;
         }
