@@ -6,9 +6,10 @@ use super::PolicyError;
 use super::circuit::Circuit;
 use super::components::{self, Place, Wired, alerter, decider};
 use super::decode::At;
-use super::document::{EVALUATION_INTERVAL, find, finish, resources};
+use super::document::{EVALUATION_INTERVAL, find, finish};
 use super::model::{Comparison, Policy};
 use super::ports::{self, OutPort};
+use super::resources::Resources;
 use super::suggest::hint;
 use super::yaml::shortened;
 
@@ -97,7 +98,7 @@ fn limiting(at: At<'_>, known: Known, read: Section) -> Result<Policy, PolicyErr
     let fields = at.object(known)?;
     let name = fields.required_text("policy_name")?;
     let section = fields.required(known[3])?;
-    let mut circuit = Circuit::new();
+    let mut circuit = Circuit::new(name);
     let place = circuit.place(Circuit::ROOT, 0);
     let accepted = ports::inner(&section, Circuit::ROOT, "ACCEPT_PERCENTAGE");
     read(section.clone(), &place, accepted, &mut circuit)?;
@@ -124,6 +125,6 @@ fn limiting(at: At<'_>, known: Known, read: Section) -> Result<Policy, PolicyErr
     if let Some(components) = fields.get("components") {
         circuit.read_list(&components, Circuit::ROOT, 3)?;
     }
-    resources(&fields)?;
-    finish(name, &content, circuit, EVALUATION_INTERVAL)
+    let resources = Resources::read(&fields)?;
+    finish(name, &content, circuit, EVALUATION_INTERVAL, resources)
 }

@@ -19,6 +19,7 @@ use super::yaml::shortened;
 
 /// The components of a policy, those of nested circuits among them.
 pub(super) struct Circuit<'t> {
+    policy: String,
     parts: Vec<Wired<'t>>,
     scopes: Vec<Names<'t>>,
     /// The resource's `dynamicConfig`: what it sets, and whether anything asked for it.
@@ -38,8 +39,9 @@ pub(super) struct Names<'t> {
 impl<'t> Circuit<'t> {
     pub(super) const ROOT: Scope = 0;
 
-    pub(super) fn new() -> Self {
+    pub(super) fn new(policy: &str) -> Self {
         let mut circuit = Self {
+            policy: policy.to_owned(),
             parts: Vec::new(),
             scopes: Vec::new(),
             dynamic: Vec::new(),
@@ -62,6 +64,11 @@ impl<'t> Circuit<'t> {
         let (_, at, used) = self.dynamic.iter().find(|(other, ..)| *other == key)?;
         used.set(true);
         (!at.is_null()).then(|| at.clone())
+    }
+
+    /// The policy's name.
+    pub(super) fn policy(&self) -> &str {
+        &self.policy
     }
 
     /// A circuit inside of another has names of its own.

@@ -6,8 +6,9 @@ use std::time::Duration;
 use super::blueprint;
 use super::circuit::Circuit;
 use super::components::more_than_zero;
-use super::decode::{At, Context, Object};
+use super::decode::{At, Context};
 use super::model::Policy;
+use super::resources::Resources;
 use super::yaml;
 use super::{Loaded, PolicyError};
 
@@ -31,7 +32,7 @@ pub(super) fn load(source: &str, text: &str) -> Result<Loaded, PolicyError> {
         {
             resource(at)?
         } else if root.get("circuit").is_some() || root.get("resources").is_some() {
-            bare(at, stem(source), Circuit::new())?
+            bare(at, stem(source), Circuit::new(stem(source)))?
         } else if root.get("policy").is_some() {
             return Err(at.missing("blueprint"));
         } else {
@@ -75,7 +76,7 @@ fn resource(at: At<'_>) -> Result<Policy, PolicyError> {
     if text.is_empty() {
         return Err(name.error("must not be empty"));
     }
-    let mut circuit = Circuit::new();
+    let mut circuit = Circuit::new(text);
     let dynamic = fields.get("dynamicConfig");
     if let Some(at) = &dynamic {
         circuit.configure(at)?;
@@ -100,35 +101,8 @@ fn bare<'t>(at: At<'t>, name: &str, mut circuit: Circuit<'t>) -> Result<Policy, 
             circuit.read_list(&components, Circuit::ROOT, 0)?;
         }
     }
-    resources(&fields)?;
-    finish(name, &digest, circuit, interval)
-}
-
-/// Classifiers and flux meters have rooms here but nobody in them yet; infra meters are the
-/// Agent's own.
-pub(super) fn resources(parent: &Object<'_>) -> Result<(), PolicyError> {
-    let Some(fields) = parent.object("resources", &["flow_control", "infra_meters"])? else {
-        return Ok(());
-    };
-    let Some(fields) = fields.object("flow_control", &["classifiers", "flux_meters"])? else {
-        return Ok(());
-    };
-    let refuse = |at: At<'_>, what: &str| {
-        at.error(format!(
-            "{what} are not supported by the embedded engine of this version"
-        ))
-    };
-    if let Some(at) = fields.get("classifiers")
-        && !at.list()?.is_empty()
-    {
-        return Err(refuse(at, "classifiers"));
-    }
-    if let Some(at) = fields.get("flux_meters")
-        && !at.free_map()?.is_empty()
-    {
-        return Err(refuse(at, "flux meters"));
-    }
-    Ok(())
+    let resources = Resources::read(&fields)?;
+    finish(name, &digest, circuit, interval, resources)
 }
 
 /// Folds the circuit and gives the policy its identity.
@@ -137,6 +111,7 @@ pub(super) fn finish(
     content: &At<'_>,
     circuit: Circuit<'_>,
     evaluation_interval: Duration,
+    resources: Resources,
 ) -> Result<Policy, PolicyError> {
     let (components, circuit) = circuit.fold(evaluation_interval)?;
     Ok(Policy {
@@ -144,8 +119,8 @@ pub(super) fn finish(
         hash: Arc::from(hash(name, content)),
         components,
         circuit,
-        classifiers: Vec::new(),
-        flux_meters: Vec::new(),
+        classifiers: resources.classifiers,
+        flux_meters: resources.flux_meters,
     })
 }
 

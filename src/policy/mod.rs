@@ -32,12 +32,15 @@ mod components;
 mod decode;
 mod document;
 mod error;
+mod extractor;
 mod matcher;
 #[allow(dead_code)] // Some of it is for parts of the engine that are not there yet.
 mod model;
 mod number;
 mod ports;
+mod promql;
 mod re2;
+mod resources;
 mod selector;
 mod status_code;
 mod suggest;

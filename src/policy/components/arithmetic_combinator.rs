@@ -71,9 +71,14 @@ pub(super) fn read<'t>(
         id: place.id.clone(),
         inputs,
         outputs,
-        part: Box::new(Combinator(Arithmetic::named(operator))),
+        part: combinator(Arithmetic::named(operator)),
     });
     Ok(())
+}
+
+/// A combinator, also for what other components and blueprints consist of.
+pub(in crate::policy) fn combinator<'t>(operator: Arithmetic) -> Box<dyn Part + 't> {
+    Box::new(Combinator(operator))
 }
 
 #[cfg(test)]

@@ -6,11 +6,19 @@ mod bucket;
 mod concurrency_limiter;
 mod concurrency_scheduler;
 mod decider;
+mod gradient_controller;
+mod integrator;
+mod load_loop;
+mod load_ramp;
+mod load_scheduler;
+mod logic;
 mod nested_circuit;
+mod query;
 mod quota_scheduler;
 mod rate_limiter;
 mod sampler;
 mod scheduler;
+mod signal_generator;
 mod slots;
 mod variable;
 
@@ -50,13 +58,13 @@ const FLOW_CONTROL: &[(&str, Option<Read>)] = &[
     ("quota_scheduler", Some(quota_scheduler::read)),
     ("concurrency_limiter", Some(concurrency_limiter::read)),
     ("concurrency_scheduler", Some(concurrency_scheduler::read)),
-    ("load_scheduler", None),
-    ("aimd_load_scheduler", None),
-    ("adaptive_load_scheduler", None),
-    ("aiad_load_scheduler", None),
-    ("range_driven_load_scheduler", None),
+    ("load_scheduler", Some(load_scheduler::read)),
+    ("aimd_load_scheduler", Some(load_loop::read_aimd)),
+    ("adaptive_load_scheduler", Some(load_loop::read_adaptive)),
+    ("aiad_load_scheduler", Some(load_loop::read_aiad)),
+    ("range_driven_load_scheduler", Some(load_loop::read_range)),
     ("sampler", Some(sampler::read)),
-    ("load_ramp", None),
+    ("load_ramp", Some(load_ramp::read)),
 ];
 
 /// Kinds of a circuit's components; the first is a family of its own.
@@ -70,26 +78,26 @@ const CIRCUIT: &[(&str, Option<Read>)] = &[
     ("nested_circuit", Some(nested_circuit::read)),
     ("nested_signal_ingress", Some(nested_circuit::read_ingress)),
     ("nested_signal_egress", Some(nested_circuit::read_egress)),
-    ("gradient_controller", None),
+    ("gradient_controller", Some(gradient_controller::read)),
     ("ema", None),
-    ("switcher", None),
+    ("switcher", Some(logic::read_switcher)),
     ("sma", None),
     ("unary_operator", None),
     ("extrapolator", None),
     ("max", None),
     ("min", None),
-    ("first_valid", None),
-    ("integrator", None),
+    ("first_valid", Some(logic::read_first_valid)),
+    ("integrator", Some(integrator::read)),
     ("differentiator", None),
-    ("and", None),
-    ("or", None),
-    ("inverter", None),
+    ("and", Some(logic::read_and)),
+    ("or", Some(logic::read_or)),
+    ("inverter", Some(logic::read_inverter)),
     ("pulse_generator", None),
     ("holder", None),
-    ("signal_generator", None),
+    ("signal_generator", Some(signal_generator::read)),
     ("pid_controller", None),
     ("polynomial_range_function", None),
-    ("query", None),
+    ("query", Some(query::read)),
     ("auto_scale", None),
 ];
 
@@ -125,6 +133,19 @@ pub(super) struct Wired<'t> {
     pub(super) inputs: Vec<InPort<'t>>,
     pub(super) outputs: Vec<OutPort<'t>>,
     pub(super) part: Box<dyn Part + 't>,
+}
+
+/// Always computed by the running engine.
+pub(super) struct Computed(Op);
+
+impl Part for Computed {
+    fn carry(&self, inputs: &Inputs<'_, '_>) -> Vec<Carried> {
+        vec![inputs.computed(0)]
+    }
+
+    fn op(&self) -> Option<Op> {
+        Some(self.0.clone())
+    }
 }
 
 /// Makes what the engine runs from what stands at the in-ports.

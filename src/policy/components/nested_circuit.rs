@@ -6,7 +6,7 @@ use crate::policy::ports::{self, Scope};
 use crate::policy::yaml::shortened;
 
 /// Hands on what it gets.
-struct Wire;
+pub(super) struct Wire;
 
 impl Part for Wire {
     fn carry(&self, inputs: &Inputs<'_, '_>) -> Vec<Carried> {

@@ -167,15 +167,6 @@ fn nested_circuits_have_names_of_their_own_and_ports_between_them() {
 fn kinds_and_sections_that_are_known_are_refused_by_name_and_place() {
     for (text, name) in [
         ("circuit: {components: [{ema: {}}]}", "`ema`"),
-        ("circuit: {components: [{query: {promql: {}}}]}", "`query`"),
-        (
-            "resources: {flow_control: {classifiers: [{}]}}",
-            "classifiers",
-        ),
-        (
-            "resources: {flow_control: {flux_meters: {a: {}}}}",
-            "flux meters",
-        ),
         (
             "blueprint: load-ramping/base\npolicy: {policy_name: a}",
             "`load-ramping/base`",
