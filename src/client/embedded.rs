@@ -65,6 +65,14 @@ pub(super) fn check_response(
         wait_time: report.wait_time.and_then(|wait| wait.try_into().ok()),
         denied_response_status_code: report.denied_response_status_code,
         expect_end: report.expect_end,
+        flux_meter_infos: report
+            .flux_meters
+            .iter()
+            .map(|name| crate::pb::check::FluxMeterInfo {
+                flux_meter_name: name.to_string(),
+            })
+            .collect(),
+        cache_lookup_response: report.cache_lookup.as_ref().map(super::cache::wire::told),
         ..crate::pb::check::CheckResponse::default()
     }
 }

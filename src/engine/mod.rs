@@ -33,35 +33,56 @@
 //! for longest goes and is counted in [`EngineStats::evicted`].
 
 mod builder;
+mod cache;
+mod classify;
 mod clock;
+mod control;
+mod flux_meter;
+mod http;
 mod index;
 mod limiters;
+mod reload;
 mod report;
+mod snapshot;
+mod source;
 mod stages;
 mod stats;
 mod store;
+mod watch;
 
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
+use arc_swap::ArcSwap;
+
+use self::cache::{Caches, Recall};
 use self::clock::nanos;
-use self::index::Index;
+use self::flux_meter::{Matched, Metered};
 use self::report::Collector;
+use self::snapshot::{Settings, Snapshot};
+use self::source::Sources;
 use self::stages::{Denied, Flow, NO_DEADLINE};
 use self::stats::Tally;
-use crate::flow::{Check, Decider, Denial, FlowOutcome, FlowParams, Ticket, Verdict};
+use crate::flow::{CacheLookup, Check, Decider, Denial, FlowOutcome, FlowParams, Ticket, Verdict};
 use crate::policy::PolicyWarning;
 
 pub use self::builder::EngineBuilder;
+pub use self::cache::CacheEntry;
 pub use self::clock::{Clock, ManualClock};
+pub use self::control::SignalSource;
+pub use self::http::{
+    AddressFlaw, HttpAnswer, HttpInput, HttpInputError, HttpReport, HttpRequest, SocketAddress,
+};
 pub use self::report::{
-    CheckInput, CheckReport, LimiterDecision, LimiterDetails, LimiterReason, TokensInfo,
+    CheckInput, CheckReport, ClassifierInfo, LimiterDecision, LimiterDetails, LimiterReason,
+    TokensInfo,
 };
 pub use self::stats::EngineStats;
+pub use self::watch::PolicyWatcher;
 
 /// Decides flows in process by Aperture policies. Cloning it is cheap; clones share their state.
 ///
@@ -104,14 +125,36 @@ pub struct Engine {
 
 #[derive(Debug)]
 struct Shared {
-    index: Index,
+    /// Read by every decision: without a lock, and without a line of memory that threads fight for.
+    live: ArcSwap<Snapshot>,
     clock: Box<dyn Clock>,
     tally: Tally,
-    agent_group: Option<String>,
-    warnings: Vec<PolicyWarning>,
+    caches: Caches,
+    settings: Settings,
+    /// Locked while policies are reloaded, so that one reload follows another.
+    sources: Mutex<Sources>,
 }
 
 impl Engine {
+    fn new(
+        settings: Settings,
+        sources: Sources,
+        snapshot: Snapshot,
+        clock: Box<dyn Clock>,
+        caches: Caches,
+    ) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                live: ArcSwap::from_pointee(snapshot),
+                clock,
+                tally: Tally::default(),
+                caches,
+                settings,
+                sources: Mutex::new(sources),
+            }),
+        }
+    }
+
     /// An engine without policies, to which they are added; it lets everything pass.
     #[must_use]
     pub fn builder() -> EngineBuilder {
@@ -124,6 +167,11 @@ impl Engine {
     /// The flow needs no end: a rate limiter's tokens are spent.
     #[must_use]
     pub fn check(&self, input: &CheckInput<'_, '_>) -> CheckReport {
+        self.check_metered(input).0
+    }
+
+    /// With the flux meters that the flow meets.
+    fn check_metered(&self, input: &CheckInput<'_, '_>) -> (CheckReport, Matched) {
         let flow = Flow {
             control_point: input.control_point,
             services: input.services,
@@ -131,18 +179,30 @@ impl Engine {
             ramp_mode: input.params.ramp_mode,
             time_left: input.deadline.map_or(NO_DEADLINE, nanos),
         };
+        let meters = self.meters(&flow);
         let mut collector = Collector {
             flow: &flow,
             decisions: Vec::new(),
+            recall: input
+                .cache_lookup
+                .then(|| Recall::always(&self.shared.caches, input.params)),
+            flux_meters: meters
+                .iter()
+                .map(|meter| Arc::clone(meter.name()))
+                .collect(),
         };
         let denied = self.run(&flow, &mut collector).err();
-        collector.report(denied, input.expect_end)
+        (collector.report(denied, input.expect_end), meters)
     }
 
     /// Like [`check`](Self::check), for a flow that its asker will end.
     pub(crate) fn start(&self, input: &CheckInput<'_, '_>) -> (Verdict<EngineTicket>, CheckReport) {
-        let report = self.check(input);
-        let ticket = EngineTicket { _held: () };
+        let (report, meters) = self.check_metered(input);
+        let ticket = EngineTicket {
+            // The report has what was looked up.
+            found: None,
+            metered: Metered::begin(self, meters),
+        };
         let verdict = match report.reject_reason {
             None => Verdict::Accepted(ticket),
             Some(reason) => {
@@ -154,10 +214,10 @@ impl Engine {
         (verdict, report)
     }
 
-    /// What was odd about the policies when they were loaded; each is also a `tracing` event.
+    /// What was odd about the policies when they were loaded last; each is also a `tracing` event.
     #[must_use]
-    pub fn warnings(&self) -> &[PolicyWarning] {
-        &self.shared.warnings
+    pub fn warnings(&self) -> Vec<PolicyWarning> {
+        self.shared.live.load().warnings.clone()
     }
 
     /// What was counted so far. Looks at every shard of every component: for metrics, not for
@@ -165,7 +225,8 @@ impl Engine {
     #[must_use]
     pub fn stats(&self) -> EngineStats {
         let (accepted, rejected) = self.shared.tally.sums();
-        let components = self.shared.index.components();
+        let live = self.shared.live.load();
+        let components = live.index.components();
         EngineStats {
             accepted,
             rejected,
@@ -174,14 +235,17 @@ impl Engine {
         }
     }
 
+    /// The flux meters that a flow meets.
+    #[inline]
+    fn meters(&self, flow: &Flow<'_, '_>) -> Matched {
+        self.shared.live.load().flux_meters.matching(flow)
+    }
+
     fn run(&self, flow: &Flow<'_, '_>, observer: &mut impl stages::Observer) -> Result<(), Denied> {
         let Shared {
-            index,
-            clock,
-            tally,
-            ..
+            live, clock, tally, ..
         } = &*self.shared;
-        let result = stages::run(index, &**clock, flow, observer);
+        let result = stages::run(&live.load().index, &**clock, flow, observer);
         tally.count(result.is_ok());
         result
     }
@@ -190,8 +254,11 @@ impl Engine {
 impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Engine")
-            .field("components", &self.shared.index.components().len())
-            .field("agent_group", &self.shared.agent_group)
+            .field(
+                "components",
+                &self.shared.live.load().index.components().len(),
+            )
+            .field("agent_group", &self.shared.settings.agent_group)
             .finish_non_exhaustive()
     }
 }
@@ -218,8 +285,15 @@ impl Decider for Engine {
                 _ => NO_DEADLINE,
             },
         };
-        let ticket = EngineTicket { _held: () };
-        Check::Ready(match self.run(&flow, &mut ()) {
+        let (result, found) = match Recall::of(&self.shared.caches, params) {
+            None => (self.run(&flow, &mut ()), None),
+            Some(mut recall) => (self.run(&flow, &mut recall), recall.found),
+        };
+        let ticket = EngineTicket {
+            found: found.map(Box::new),
+            metered: Metered::begin(self, self.meters(&flow)),
+        };
+        Check::Ready(match result {
             Ok(()) => Verdict::Accepted(ticket),
             Err(denied) => Verdict::Rejected(denied.into(), ticket),
         })
@@ -250,12 +324,22 @@ impl From<Denied> for Denial {
 /// ```
 #[derive(Debug)]
 pub struct EngineTicket {
-    /// A rate limiter's tokens are spent, so nothing is held until the end.
-    _held: (),
+    /// What the caches had, for a flow that asked.
+    found: Option<Box<CacheLookup>>,
+    /// What is to know how long the flow takes.
+    metered: Option<Metered>,
 }
 
 impl Ticket for EngineTicket {
-    fn end(self, _: FlowOutcome) {}
+    fn end(self, outcome: FlowOutcome) {
+        if let Some(metered) = self.metered {
+            metered.end(outcome);
+        }
+    }
+
+    fn take_cache_lookup(&mut self) -> Option<CacheLookup> {
+        self.found.take().map(|found| *found)
+    }
 }
 
 /// A decision of an [`Engine`] that has to wait: there is none, rate limiters answer at once.

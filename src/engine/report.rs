@@ -3,11 +3,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::clock::duration;
+use super::cache::Recall;
+use super::clock::{Clock, duration};
 use super::index::Placed;
 use super::limiters::Decided;
 use super::stages::{Denied, Flow, Observer};
-use crate::flow::{FlowParams, RejectReason};
+use crate::flow::{CacheLookup, FlowParams, RejectReason};
 
 /// A question to an [`Engine`](super::Engine) that wants the whole answer, as an Agent's `Check`
 /// gives it.
@@ -34,6 +35,7 @@ pub struct CheckInput<'a, 'l> {
     pub(super) params: &'a FlowParams<'l>,
     pub(super) deadline: Option<Duration>,
     pub(super) expect_end: bool,
+    pub(super) cache_lookup: bool,
 }
 
 impl<'a, 'l> CheckInput<'a, 'l> {
@@ -47,6 +49,7 @@ impl<'a, 'l> CheckInput<'a, 'l> {
             params,
             deadline: params.check_timeout.filter(|timeout| !timeout.is_zero()),
             expect_end: false,
+            cache_lookup: params.result_cache_key.is_some() || !params.global_cache_keys.is_empty(),
         }
     }
 
@@ -61,6 +64,14 @@ impl<'a, 'l> CheckInput<'a, 'l> {
     #[must_use]
     pub const fn expect_end(mut self, expect_end: bool) -> Self {
         self.expect_end = expect_end;
+        self
+    }
+
+    /// Whether to look in the caches for the keys of the parameters: by default where there are
+    /// any. Without keys, what is looked up is [there](CheckReport::cache_lookup) and empty.
+    #[must_use]
+    pub const fn cache_lookup(mut self, cache_lookup: bool) -> Self {
+        self.cache_lookup = cache_lookup;
         self
     }
 
@@ -103,6 +114,12 @@ pub struct CheckReport {
     pub expect_end: bool,
     /// What each component decided that was asked, in no promised order.
     pub limiter_decisions: Vec<LimiterDecision>,
+    /// The classifiers that matched; only of [HTTP requests](super::Engine::check_http).
+    pub classifiers: Vec<ClassifierInfo>,
+    /// The flux meters that matched, by name, in no promised order.
+    pub flux_meters: Vec<Arc<str>>,
+    /// What the caches had, when they were asked: not for a flow that was rejected before.
+    pub cache_lookup: Option<CacheLookup>,
 }
 
 impl CheckReport {
@@ -111,6 +128,37 @@ impl CheckReport {
     pub const fn accepted(&self) -> bool {
         self.reject_reason.is_none()
     }
+}
+
+/// A classifier that matched an HTTP request: Aperture's `ClassifierInfo`.
+///
+/// ```
+/// use tower_aperture::engine::{Engine, HttpInput, HttpRequest};
+///
+/// let engine = Engine::builder()
+///     .policy_text("kinds", "
+/// resources:
+///   flow_control:
+///     classifiers:
+///     - selectors: [{control_point: ingress}]
+///       rules: {kind: {extractor: {from: request.http.headers.x-kind}}}
+/// ")
+///     .build()?;
+/// let request = HttpRequest { headers: &[("x-kind", "mobile")], ..HttpRequest::default() };
+/// let report = engine.check_http(&HttpInput::new("ingress").request(request))?;
+/// assert_eq!(report.check.classifiers[0].classifier_index, 0);
+/// assert_eq!(report.check.telemetry_flow_labels["kind"], "mobile");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClassifierInfo {
+    /// The policy of the classifier.
+    pub policy_name: Arc<str>,
+    /// Changes with the policy's content; opaque otherwise.
+    pub policy_hash: Arc<str>,
+    /// Which classifier of the policy: 0 is the first one.
+    pub classifier_index: u32,
 }
 
 /// What one component decided about a flow.
@@ -209,9 +257,17 @@ pub struct TokensInfo {
 pub(super) struct Collector<'a, 'f, 'l> {
     pub(super) flow: &'a Flow<'f, 'l>,
     pub(super) decisions: Vec<LimiterDecision>,
+    pub(super) recall: Option<Recall<'f, 'l>>,
+    pub(super) flux_meters: Vec<Arc<str>>,
 }
 
 impl Observer for Collector<'_, '_, '_> {
+    fn look_up(&mut self, flow: &Flow<'_, '_>, clock: &dyn Clock) -> bool {
+        self.recall
+            .as_mut()
+            .is_some_and(|recall| recall.look_up(flow, clock))
+    }
+
     fn decided(&mut self, by: &Placed, decided: &Decided) {
         self.decisions.push(LimiterDecision {
             policy_name: Arc::clone(&by.policy_name),
@@ -228,7 +284,12 @@ impl Observer for Collector<'_, '_, '_> {
 
 impl Collector<'_, '_, '_> {
     pub(super) fn report(self, denied: Option<Denied>, expect_end: bool) -> CheckReport {
-        let Self { flow, decisions } = self;
+        let Self {
+            flow,
+            decisions,
+            recall,
+            flux_meters,
+        } = self;
         let mut flow_label_keys: Vec<String> =
             flow.labels.iter().map(|(key, _)| key.to_owned()).collect();
         flow_label_keys.sort_unstable();
@@ -250,6 +311,9 @@ impl Collector<'_, '_, '_> {
             telemetry_flow_labels,
             expect_end,
             limiter_decisions: decisions,
+            classifiers: Vec::new(),
+            flux_meters,
+            cache_lookup: recall.and_then(|recall| recall.found),
         }
     }
 }

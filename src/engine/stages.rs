@@ -69,6 +69,14 @@ pub(crate) struct Denied {
 /// Sees each decision; nothing is made for one who does not look.
 pub(crate) trait Observer {
     fn decided(&mut self, by: &Placed, decided: &Decided);
+
+    /// Called once a flow, when the steps before quota and load schedulers let it in: looks up
+    /// what the flow asks of the caches. Where it is true, the result cache has the answer: the
+    /// flow is accepted, and those schedulers are not asked.
+    #[inline(always)]
+    fn look_up(&mut self, _flow: &Flow<'_, '_>, _clock: &dyn Clock) -> bool {
+        false
+    }
 }
 
 impl Observer for () {
@@ -92,10 +100,12 @@ pub(crate) fn run(
         });
     }
     match *index.matching(flow) {
-        [] => Ok(()),
-        [only] => alone(index.component(only), nanos(clock.now()), flow, observer),
-        ref all => together(index, all, nanos(clock.now()), flow, observer),
+        [] => {}
+        [only] => alone(index.component(only), nanos(clock.now()), flow, observer)?,
+        ref all => together(index, all, nanos(clock.now()), flow, observer)?,
     }
+    observer.look_up(flow, clock);
+    Ok(())
 }
 
 /// One component: there is no step but its own, and nothing to revert.

@@ -5,6 +5,7 @@ mod limits;
 mod loading;
 mod memory;
 mod properties;
+mod reload;
 mod selectors;
 mod support;
 mod threads;
