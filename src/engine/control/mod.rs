@@ -8,7 +8,6 @@
 //! long silence a flow makes up for [`TURN`] ticks at most and leaves the rest to those after it;
 //! of a silence of more than [`BACKLOG`] ticks the beginning is forgotten.
 
-mod arithmetic;
 mod circuit;
 mod decider;
 mod gradient;
@@ -26,7 +25,6 @@ mod tests;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
 
 use super::clock::Nanos;
 use crate::policy::Signal;
@@ -83,33 +81,17 @@ pub(crate) struct LoadDecision {
     pub(crate) tokens: WorkloadTokens,
 }
 
-/// Latencies that the flow meters of the engine have seen.
-pub(crate) trait Meters: fmt::Debug + Send + Sync {
-    /// Mean of what a flux meter recorded of OK flows in a window that ends now.
-    fn mean(&self, name: &str, window: Duration, now: Nanos) -> Option<f64>;
-
-    /// Quantile, from 0 to 1, of the same.
-    fn quantile(&self, name: &str, quantile: f64, window: Duration, now: Nanos) -> Option<f64>;
-}
-
-/// What circuits ask about that no component of theirs knows.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Outside {
-    pub(crate) source: Option<Arc<dyn SignalSource>>,
-    pub(crate) meters: Option<Arc<dyn Meters>>,
-}
-
 /// All circuits of the policies in force.
 #[derive(Debug)]
 pub(crate) struct Control<A> {
     loops: Box<[Arc<Loop<A>>]>,
     /// When the first of them ticks next; never where there is none.
     next: AtomicI64,
-    outside: Outside,
+    source: Option<Arc<dyn SignalSource>>,
 }
 
 impl<A: Actuator> Control<A> {
-    pub(crate) fn new(loops: Vec<Arc<Loop<A>>>, outside: Outside) -> Self {
+    pub(crate) fn new(loops: Vec<Arc<Loop<A>>>, source: Option<Arc<dyn SignalSource>>) -> Self {
         let next = if loops.is_empty() {
             Nanos::MAX
         } else {
@@ -118,7 +100,7 @@ impl<A: Actuator> Control<A> {
         Self {
             loops: loops.into(),
             next: AtomicI64::new(next),
-            outside,
+            source,
         }
     }
 
@@ -148,7 +130,7 @@ impl<A: Actuator> Control<A> {
     fn tick(&self, now: Nanos) {
         let mut next = Nanos::MAX;
         for one in &self.loops {
-            next = next.min(one.catch_up(now, &self.outside));
+            next = next.min(one.catch_up(now, self.source.as_deref()));
         }
         self.next.store(next, Ordering::Relaxed);
     }

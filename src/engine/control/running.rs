@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::circuit::{Circuit, Measured, PERIOD, ticks};
-use super::{Actuator, BACKLOG, Demand, LoadDecision, Outside, Setting, TURN, WorkloadTokens};
+use super::{Actuator, BACKLOG, Demand, LoadDecision, Setting, SignalSource, TURN, WorkloadTokens};
 use crate::engine::clock::{Nanos, nanos};
-use crate::policy::{self, Bucket, ComponentKind, Port, Signal, Slots};
+use crate::engine::flux_meter::FluxMeters;
+use crate::policy::{self, Bucket, ComponentKind, Policy, Port, Signal, Slots};
 
 /// A decision of a load scheduler is good for as many periods.
 const VALID_PERIODS: u32 = 5;
@@ -98,8 +99,9 @@ impl<A: Actuator> Loop<A> {
     /// The loop of a policy, ticking from `start` on, with those of its components that are in
     /// force; `None` where nothing changes.
     pub(crate) fn new(
-        policy: &policy::Policy,
+        policy: &Policy,
         components: &[(&policy::Component, Arc<A>)],
+        meters: &FluxMeters,
         parameters: Box<str>,
         start: Nanos,
     ) -> Option<Self> {
@@ -117,13 +119,16 @@ impl<A: Actuator> Loop<A> {
             return None;
         }
         let circuit = match &policy.circuit {
-            Some(circuit) => Circuit::new(circuit),
+            Some(circuit) => Circuit::new(circuit, meters, start),
             // Latencies are looked at in turns of their own.
-            None => Circuit::new(&policy::Circuit {
-                evaluation_interval: Duration::from_secs(1),
-                nodes: Vec::new(),
-                signals: 0,
-            }),
+            None => {
+                let none = policy::Circuit {
+                    evaluation_interval: Duration::from_secs(1),
+                    nodes: Vec::new(),
+                    signals: 0,
+                };
+                Circuit::new(&none, meters, start)
+            }
         };
         let told = driven.iter().map(|_| Told::default()).collect();
         let interval = circuit.interval();
@@ -139,13 +144,18 @@ impl<A: Actuator> Loop<A> {
     }
 
     /// What tells two loops apart: all that they compute and drive, but not for whom.
-    pub(crate) fn parameters(policy: &policy::Policy) -> Box<str> {
+    pub(crate) fn parameters(policy: &Policy) -> Box<str> {
         let kinds: Vec<_> = policy
             .components
             .iter()
             .map(|component| (&component.id, &component.kind))
             .collect();
-        format!("{:?} {kinds:?}", policy.circuit).into_boxed_str()
+        let Policy {
+            circuit,
+            flux_meters,
+            ..
+        } = policy;
+        format!("{circuit:?} {kinds:?} {flux_meters:?}").into_boxed_str()
     }
 
     pub(super) fn is(&self, policy: &str, parameters: &str) -> bool {
@@ -153,7 +163,7 @@ impl<A: Actuator> Loop<A> {
     }
 
     /// Ticks what is due and says when the next tick is.
-    pub(super) fn catch_up(&self, now: Nanos, outside: &Outside) -> Nanos {
+    pub(super) fn catch_up(&self, now: Nanos, source: Option<&dyn SignalSource>) -> Nanos {
         let next = self.next.load(Ordering::Relaxed);
         // Whoever finds the state taken leaves the ticks to the other one.
         if now >= next
@@ -173,16 +183,16 @@ impl<A: Actuator> Loop<A> {
                 // First, so that a tick that panics is not tried again.
                 next = next.saturating_add(self.interval);
                 self.next.store(next, Ordering::Relaxed);
-                self.tick(state, at, outside);
+                self.tick(state, at, source);
             }
         }
         self.next.load(Ordering::Relaxed)
     }
 
-    fn tick(&self, state: &mut State, now: Nanos, outside: &Outside) {
+    fn tick(&self, state: &mut State, now: Nanos, source: Option<&dyn SignalSource>) {
         let world = World {
             driven: &self.driven,
-            outside,
+            source,
         };
         let State { circuit, told } = state;
         let number = circuit.tick(now, &world);
@@ -283,34 +293,13 @@ fn lock(place: &Mutex<Option<Box<State>>>) -> MutexGuard<'_, Option<Box<State>>>
 /// What the circuit of a loop may ask about.
 struct World<'a, A> {
     driven: &'a [Driven<A>],
-    outside: &'a Outside,
+    source: Option<&'a dyn SignalSource>,
 }
 
 impl<A: Actuator> Measured for World<'_, A> {
     fn query(&self, text: &str) -> Signal {
-        let source = self.outside.source.as_ref();
-        source
+        self.source
             .and_then(|source| source.latest(text))
-            .unwrap_or(Signal::NAN)
-    }
-
-    fn flux_meter_mean(&self, name: &str, window: Duration, now: Nanos) -> Signal {
-        let meters = self.outside.meters.as_ref();
-        meters
-            .and_then(|meters| meters.mean(name, window, now))
-            .unwrap_or(Signal::NAN)
-    }
-
-    fn flux_meter_quantile(
-        &self,
-        name: &str,
-        quantile: f64,
-        window: Duration,
-        now: Nanos,
-    ) -> Signal {
-        let meters = self.outside.meters.as_ref();
-        meters
-            .and_then(|meters| meters.quantile(name, quantile, window, now))
             .unwrap_or(Signal::NAN)
     }
 

@@ -1,5 +1,7 @@
 //! Loops with components that only listen.
 
+mod strategies;
+
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,6 +10,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::engine::control::running::Loop;
+use crate::engine::flux_meter::FluxMeters;
 use crate::policy::{
     Circuit, Component, ComponentKind, LoadScheduler, Node, Op, Policy, Port, RampStep, Sampler,
     Scheduler, SignalId, WorkloadParameters,
@@ -19,6 +22,7 @@ const SECOND: Nanos = 1_000_000_000;
 #[derive(Debug, Default)]
 struct Listener {
     heard: Mutex<Vec<Setting>>,
+    demand: Mutex<Demand>,
     latency: WorkloadLatency,
 }
 
@@ -31,7 +35,7 @@ impl Actuator for Listener {
     }
 
     fn demand(&self) -> Demand {
-        Demand::default()
+        *self.demand.lock().expect("no test panics here")
     }
 
     fn workload_tokens(&self, now: Nanos) -> Option<WorkloadTokens> {
@@ -126,12 +130,16 @@ fn policy_of(kind: ComponentKind, nodes: Vec<Node>) -> Policy {
     }
 }
 
-fn running(policy: &Policy, outside: Outside) -> (Control<Listener>, Arc<Listener>) {
+fn running(
+    policy: &Policy,
+    source: Option<Arc<dyn SignalSource>>,
+) -> (Control<Listener>, Arc<Listener>) {
     let listener = Arc::new(Listener::default());
     let components = [(&policy.components[0], Arc::clone(&listener))];
     let parameters = Loop::<Listener>::parameters(policy);
-    let one = Loop::new(policy, &components, parameters, 0).expect("something changes");
-    (Control::new(vec![Arc::new(one)], outside), listener)
+    let one = Loop::new(policy, &components, &FluxMeters::default(), parameters, 0)
+        .expect("something changes");
+    (Control::new(vec![Arc::new(one)], source), listener)
 }
 
 /// A source with one number.
@@ -153,11 +161,8 @@ impl Number {
         self.bits.store(value.to_bits(), Ordering::Relaxed);
     }
 
-    fn outside(self: &Arc<Self>) -> Outside {
-        Outside {
-            source: Some(Arc::clone(self) as Arc<dyn SignalSource>),
-            meters: None,
-        }
+    fn source(self: &Arc<Self>) -> Option<Arc<dyn SignalSource>> {
+        Some(Arc::clone(self) as Arc<dyn SignalSource>)
     }
 }
 
@@ -173,7 +178,7 @@ impl SignalSource for Number {
 fn a_load_scheduler_hears_of_its_multiplier_every_tenth_tick() {
     let number = Number::new(0.5);
     let changing = load_scheduler(Port::Changing(SignalId(0)), false);
-    let (control, listener) = running(&policy_of(changing, vec![query("q")]), number.outside());
+    let (control, listener) = running(&policy_of(changing, vec![query("q")]), number.source());
     control.catch_up(8 * SECOND);
     assert!(listener.loads().is_empty());
     control.catch_up(9 * SECOND);
@@ -218,7 +223,7 @@ fn a_ramp_is_told_only_when_it_moves() {
         outputs: vec![Some(SignalId(0)), None, None],
     };
     let policy = policy_of(sampler(Port::Changing(SignalId(0))), vec![generator]);
-    let (control, listener) = running(&policy, Outside::default());
+    let (control, listener) = running(&policy, None);
     control.catch_up(20 * SECOND);
     assert_eq!(listener.percentages(), [25.0, 62.5, 100.0]);
 }
@@ -228,8 +233,8 @@ fn nothing_is_made_for_what_never_changes() {
     let policy = policy_of(load_scheduler(Port::Constant(0.5), false), Vec::new());
     let listener = Arc::new(Listener::default());
     let components = [(&policy.components[0], listener)];
-    assert!(Loop::new(&policy, &components, "".into(), 0).is_none());
-    let none: Control<Listener> = Control::new(Vec::new(), Outside::default());
+    assert!(Loop::new(&policy, &components, &FluxMeters::default(), "".into(), 0).is_none());
+    let none: Control<Listener> = Control::new(Vec::new(), None);
     assert!(!none.is_on());
     none.catch_up(Nanos::MAX - 1);
 }
@@ -240,7 +245,7 @@ fn tokens_follow_latency_where_a_policy_wants_them_to() {
         circuit: None,
         ..policy_of(load_scheduler(Port::Constant(0.5), true), Vec::new())
     };
-    let (control, listener) = running(&policy, Outside::default());
+    let (control, listener) = running(&policy, None);
     control.catch_up(0);
     listener.latency.record("slow", 250.0, 0);
     control.catch_up(9 * SECOND);
@@ -255,7 +260,7 @@ fn tokens_follow_latency_where_a_policy_wants_them_to() {
 fn a_silence_is_made_up_for_in_turns_and_not_without_end() {
     let number = Number::new(1.0);
     let policy = policy_of(sampler(Port::Changing(SignalId(0))), vec![query("q")]);
-    let (control, _) = running(&policy, number.outside());
+    let (control, _) = running(&policy, number.source());
     let asked = || number.asked.load(Ordering::Relaxed);
     let hours = 3600 * SECOND;
     control.catch_up(hours);
@@ -283,7 +288,7 @@ fn a_source_that_panics_loses_a_tick_and_no_state() {
         circuit.nodes.push(query("panic"));
         circuit.nodes[1].outputs = vec![None];
     }
-    let (control, listener) = running(&policy, number.outside());
+    let (control, listener) = running(&policy, number.source());
     for second in 0..3 {
         let panics = catch_unwind(AssertUnwindSafe(|| control.catch_up(second * SECOND)));
         assert!(panics.is_err());
@@ -307,12 +312,9 @@ impl SignalSource for Curious {
 #[test]
 fn a_source_may_ask_the_engine_itself() {
     let curious = Arc::new(Curious::default());
-    let outside = Outside {
-        source: Some(Arc::clone(&curious) as Arc<dyn SignalSource>),
-        meters: None,
-    };
+    let source = Some(Arc::clone(&curious) as Arc<dyn SignalSource>);
     let policy = policy_of(sampler(Port::Changing(SignalId(0))), vec![query("q")]);
-    let (control, listener) = running(&policy, outside);
+    let (control, listener) = running(&policy, source);
     let control = Arc::new(control);
     *curious.0.lock().expect("no test panics here") = Some(Arc::clone(&control));
     control.catch_up(3 * SECOND);
@@ -324,7 +326,7 @@ fn a_source_may_ask_the_engine_itself() {
 fn threads_tick_each_tick_once() {
     let number = Number::new(1.0);
     let policy = policy_of(sampler(Port::Changing(SignalId(0))), vec![query("q")]);
-    let (control, _) = running(&policy, number.outside());
+    let (control, _) = running(&policy, number.source());
     std::thread::scope(|threads| {
         for _ in 0..4 {
             threads.spawn(|| {
@@ -341,7 +343,7 @@ fn threads_tick_each_tick_once() {
 #[test]
 fn a_loop_is_known_by_what_it_computes_and_drives() {
     let first = policy_of(sampler(Port::Changing(SignalId(0))), vec![query("q")]);
-    let (control, _) = running(&first, Outside::default());
+    let (control, _) = running(&first, None);
     let parameters = |policy: &Policy| Loop::<Listener>::parameters(policy);
     assert!(control.find("p", &parameters(&first.clone())).is_some());
     assert!(control.find("other", &parameters(&first)).is_none());
