@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::decide::TicketKind;
 use super::{ApertureClient, Backend, Flow};
-use crate::flow::FlowError;
+#[cfg(feature = "embedded")]
+use crate::engine::CacheEntry;
+use crate::flow::{CacheChange, CacheLookup, CacheRefusal, CacheValue, FlowError};
 
 /// Why a cache gave nothing, apart from a plain miss.
 ///
@@ -35,11 +36,11 @@ pub enum CacheError {
     UnknownKey,
     /// There is no result cache key to write to, or it is empty.
     NoKey,
-    /// The time to live is zero, which the Agent would read as seven days.
+    /// The time to live is zero, which would be read as seven days.
     NoTtl,
     /// The Agent answered without a part for the key.
     MissingInReply,
-    /// What the Agent said against the operation.
+    /// What the Agent, or the engine, said against the operation.
     Server(String),
     /// The call failed.
     Call(FlowError),
@@ -57,7 +58,7 @@ impl fmt::Display for CacheError {
             Self::NoKey => f.write_str("there is no cache key"),
             Self::NoTtl => f.write_str("the time to live is zero"),
             Self::MissingInReply => f.write_str("the agent's answer has no part for the key"),
-            Self::Server(error) => write!(f, "the agent refused: {error}"),
+            Self::Server(error) => write!(f, "the cache refused: {error}"),
             Self::Call(error) => write!(f, "the cache call failed: {error}"),
             Self::Unsupported => f.write_str("this client has no caches"),
         }
@@ -81,18 +82,9 @@ impl Flow {
     /// When the flow was rejected or unreachable, or was started without
     /// [`result_cache_key`](crate::FlowParams::result_cache_key).
     pub fn result_cache(&self) -> Result<Option<Bytes>, CacheError> {
-        match &self.cache_barrier()?.0 {
-            #[cfg(feature = "remote")]
-            TicketKind::Remote(flow) => wire::looked_up(
-                flow.response()
-                    .cache_lookup_response
-                    .as_ref()
-                    .and_then(|lookup| lookup.result_cache_response.as_ref())
-                    .ok_or(CacheError::NotRequested)?,
-            ),
-            #[allow(unreachable_patterns)]
-            _ => Err(CacheError::Unsupported),
-        }
+        let lookup = self.looked_up()?;
+        let value = lookup.result.as_ref().ok_or(CacheError::NotRequested)?;
+        read(value.clone())
     }
 
     /// The value of a global cache key, as it was when the flow started; `None` is a miss.
@@ -102,20 +94,8 @@ impl Flow {
     /// When the flow was rejected or unreachable, or was started without this
     /// [`global_cache_key`](crate::FlowParams::global_cache_key).
     pub fn global_cache(&self, key: &str) -> Result<Option<Bytes>, CacheError> {
-        match &self.cache_barrier()?.0 {
-            #[cfg(feature = "remote")]
-            TicketKind::Remote(flow) => wire::looked_up(
-                flow.response()
-                    .cache_lookup_response
-                    .as_ref()
-                    .ok_or(CacheError::NotRequested)?
-                    .global_cache_responses
-                    .get(key)
-                    .ok_or(CacheError::UnknownKey)?,
-            ),
-            #[allow(unreachable_patterns)]
-            _ => Err(CacheError::Unsupported),
-        }
+        let lookup = self.looked_up()?;
+        read(lookup.global(key).ok_or(CacheError::UnknownKey)?.clone())
     }
 
     fn result_key(&self) -> Result<&str, CacheError> {
@@ -130,7 +110,7 @@ impl Flow {
     ///
     /// # Errors
     ///
-    /// When the flow has no key, or the Agent does not take the value.
+    /// When the flow has no key, or the value is not taken.
     pub async fn set_result_cache(
         &self,
         value: impl Into<Bytes>,
@@ -156,7 +136,7 @@ impl Flow {
     ///
     /// # Errors
     ///
-    /// When the Agent does not take the value.
+    /// When the value is not taken.
     pub async fn set_global_cache(
         &self,
         key: &str,
@@ -176,7 +156,8 @@ impl Flow {
     }
 }
 
-/// Calls to the caches that need no flow. Each takes no longer than the end timeout.
+/// Calls to the caches that need no flow. With an Agent each takes no longer than the end
+/// timeout; in process the future is ready at once.
 impl ApertureClient {
     /// Reads the result cache of a control point; `None` is a miss.
     ///
@@ -189,19 +170,23 @@ impl ApertureClient {
         key: &str,
     ) -> Result<Option<Bytes>, CacheError> {
         check_key(key)?;
-        match &self.inner.backend {
+        let lookup: CacheLookup = match &self.inner.backend {
             #[cfg(feature = "remote")]
-            Backend::Remote(remote) => wire::result_cache(remote, control_point, key).await,
-            _ => Err(CacheError::Unsupported),
-        }
+            Backend::Remote(remote) => wire::lookup(remote, control_point, key, None).await?,
+            #[cfg(feature = "embedded")]
+            Backend::Embedded(engine) => engine.cache_lookup(control_point, key, []),
+            _ => return Err(CacheError::Unsupported),
+        };
+        read(lookup.result.ok_or(CacheError::MissingInReply)?)
     }
 
-    /// Stores a value in the result cache of a control point for `ttl`, which the Agent keeps to
-    /// the millisecond and cuts at seven days.
+    /// Stores a value in the result cache of a control point for `ttl`, which is kept to the
+    /// millisecond and cut at seven days.
     ///
     /// # Errors
     ///
-    /// When the key is empty, `ttl` is zero, or the Agent does not take the value.
+    /// When the key is empty, `ttl` is zero, or the Agent or engine does not take the value: it
+    /// is limited to about 1 MiB, and the key to about 200 bytes.
     pub async fn set_result_cache(
         &self,
         control_point: &str,
@@ -211,13 +196,20 @@ impl ApertureClient {
     ) -> Result<(), CacheError> {
         check_key(key)?;
         check_ttl(ttl)?;
-        match &self.inner.backend {
+        let value = value.into();
+        let change: CacheChange = match &self.inner.backend {
             #[cfg(feature = "remote")]
             Backend::Remote(remote) => {
-                wire::set_result_cache(remote, control_point, key, value.into(), ttl).await
+                wire::upsert(remote, Some(control_point), key, value, ttl).await?
             }
-            _ => Err(CacheError::Unsupported),
-        }
+            #[cfg(feature = "embedded")]
+            Backend::Embedded(engine) => {
+                let entry = CacheEntry::new(key, &value).ttl(Some(ttl));
+                engine.cache_upsert(control_point, Some(entry), [])
+            }
+            _ => return Err(CacheError::Unsupported),
+        };
+        done(change.result)
     }
 
     /// Deletes a value from the result cache of a control point; a missing one is no error.
@@ -231,11 +223,14 @@ impl ApertureClient {
         key: &str,
     ) -> Result<(), CacheError> {
         check_key(key)?;
-        match &self.inner.backend {
+        let change: CacheChange = match &self.inner.backend {
             #[cfg(feature = "remote")]
-            Backend::Remote(remote) => wire::delete_result_cache(remote, control_point, key).await,
-            _ => Err(CacheError::Unsupported),
-        }
+            Backend::Remote(remote) => wire::delete(remote, control_point, key, None).await?,
+            #[cfg(feature = "embedded")]
+            Backend::Embedded(engine) => engine.cache_delete(control_point, key, []),
+            _ => return Err(CacheError::Unsupported),
+        };
+        done(change.result)
     }
 
     /// Reads the global cache, which all control points share; `None` is a miss.
@@ -245,19 +240,28 @@ impl ApertureClient {
     /// When the Agent does not answer, or refuses.
     pub async fn global_cache(&self, key: &str) -> Result<Option<Bytes>, CacheError> {
         check_key(key)?;
-        match &self.inner.backend {
+        let lookup: CacheLookup = match &self.inner.backend {
             #[cfg(feature = "remote")]
-            Backend::Remote(remote) => wire::global_cache(remote, key).await,
-            _ => Err(CacheError::Unsupported),
-        }
+            Backend::Remote(remote) => wire::lookup(remote, "", "", Some(key)).await?,
+            #[cfg(feature = "embedded")]
+            Backend::Embedded(engine) => engine.cache_lookup("", "", [key]),
+            _ => return Err(CacheError::Unsupported),
+        };
+        read(
+            lookup
+                .global(key)
+                .ok_or(CacheError::MissingInReply)?
+                .clone(),
+        )
     }
 
-    /// Stores a value in the global cache for `ttl`, which the Agent keeps to the millisecond and
-    /// cuts at seven days.
+    /// Stores a value in the global cache for `ttl`, which is kept to the millisecond and cut at
+    /// seven days.
     ///
     /// # Errors
     ///
-    /// When the key is empty, `ttl` is zero, or the Agent does not take the value.
+    /// When the key is empty, `ttl` is zero, or the Agent or engine does not take the value: it
+    /// is limited to about 1 MiB, and the key to about 200 bytes.
     pub async fn set_global_cache(
         &self,
         key: &str,
@@ -266,11 +270,17 @@ impl ApertureClient {
     ) -> Result<(), CacheError> {
         check_key(key)?;
         check_ttl(ttl)?;
-        match &self.inner.backend {
+        let value = value.into();
+        let change: CacheChange = match &self.inner.backend {
             #[cfg(feature = "remote")]
-            Backend::Remote(remote) => wire::set_global_cache(remote, key, value.into(), ttl).await,
-            _ => Err(CacheError::Unsupported),
-        }
+            Backend::Remote(remote) => wire::upsert(remote, None, key, value, ttl).await?,
+            #[cfg(feature = "embedded")]
+            Backend::Embedded(engine) => {
+                engine.cache_upsert("", None, [CacheEntry::new(key, &value).ttl(Some(ttl))])
+            }
+            _ => return Err(CacheError::Unsupported),
+        };
+        done(of(change.global, key))
     }
 
     /// Deletes a value from the global cache; a missing one is no error.
@@ -280,12 +290,32 @@ impl ApertureClient {
     /// When the key is empty, or the Agent does not answer.
     pub async fn delete_global_cache(&self, key: &str) -> Result<(), CacheError> {
         check_key(key)?;
-        match &self.inner.backend {
+        let change: CacheChange = match &self.inner.backend {
             #[cfg(feature = "remote")]
-            Backend::Remote(remote) => wire::delete_global_cache(remote, key).await,
-            _ => Err(CacheError::Unsupported),
-        }
+            Backend::Remote(remote) => wire::delete(remote, "", "", Some(key)).await?,
+            #[cfg(feature = "embedded")]
+            Backend::Embedded(engine) => engine.cache_delete("", "", [key]),
+            _ => return Err(CacheError::Unsupported),
+        };
+        done(of(change.global, key))
     }
+}
+
+fn read(value: CacheValue) -> Result<Option<Bytes>, CacheError> {
+    value.map_err(|refusal| CacheError::Server(refusal.into_text()))
+}
+
+fn of<T>(answers: Vec<(String, T)>, key: &str) -> Option<T> {
+    let mut answers = answers.into_iter();
+    answers
+        .find(|(known, _)| known == key)
+        .map(|(_, answer)| answer)
+}
+
+fn done(answer: Option<Result<(), CacheRefusal>>) -> Result<(), CacheError> {
+    answer
+        .ok_or(CacheError::MissingInReply)?
+        .map_err(|refusal| CacheError::Server(refusal.into_text()))
 }
 
 const fn check_key(key: &str) -> Result<(), CacheError> {
@@ -304,155 +334,149 @@ const fn check_ttl(ttl: Duration) -> Result<(), CacheError> {
 
 /// The Agent's messages. A part that is absent is never read as a hit or as a success.
 #[cfg(feature = "remote")]
-mod wire {
+pub(super) mod wire {
     use std::time::Duration;
 
     use bytes::Bytes;
 
     use super::CacheError;
+    use crate::flow::{CacheChange, CacheLookup, CacheRefusal, CacheValue};
     use crate::pb::check::{
-        CacheDeleteRequest, CacheEntry, CacheLookupRequest, CacheLookupStatus,
+        CacheDeleteRequest, CacheEntry, CacheLookupRequest, CacheLookupResponse, CacheLookupStatus,
         CacheOperationStatus, CacheUpsertRequest, KeyDeleteResponse, KeyLookupResponse,
         KeyUpsertResponse,
     };
     use crate::remote::Remote;
 
-    pub(super) fn looked_up(reply: &KeyLookupResponse) -> Result<Option<Bytes>, CacheError> {
-        done(reply.operation_status, &reply.error)?;
+    pub(in crate::client) fn looked_up(reply: &CacheLookupResponse) -> CacheLookup {
+        let global = reply.global_cache_responses.iter();
+        CacheLookup {
+            result: reply.result_cache_response.as_ref().map(value),
+            global: global
+                .map(|(key, reply)| (key.clone(), value(reply)))
+                .collect(),
+        }
+    }
+
+    /// The message that an Agent would have sent.
+    #[cfg(feature = "embedded")]
+    pub(in crate::client) fn told(lookup: &CacheLookup) -> CacheLookupResponse {
+        let told = |value: &CacheValue| {
+            let mut reply = KeyLookupResponse {
+                lookup_status: CacheLookupStatus::Miss.into(),
+                ..KeyLookupResponse::default()
+            };
+            match value {
+                Ok(None) => {}
+                Ok(Some(value)) => {
+                    reply.lookup_status = CacheLookupStatus::Hit.into();
+                    reply.value = value.clone();
+                }
+                Err(refusal) => {
+                    reply.operation_status = CacheOperationStatus::Error.into();
+                    reply.error = refusal.to_string();
+                }
+            }
+            reply
+        };
+        let global = lookup.global.iter();
+        CacheLookupResponse {
+            result_cache_response: lookup.result.as_ref().map(told),
+            global_cache_responses: global
+                .map(|(key, value)| (key.clone(), told(value)))
+                .collect(),
+        }
+    }
+
+    fn value(reply: &KeyLookupResponse) -> CacheValue {
+        succeeded(reply.operation_status, &reply.error)?;
         let hit = reply.lookup_status == CacheLookupStatus::Hit as i32;
         Ok(hit.then(|| reply.value.clone()))
     }
 
-    fn done(status: i32, error: &str) -> Result<(), CacheError> {
+    fn succeeded(status: i32, error: &str) -> Result<(), CacheRefusal> {
         if status == CacheOperationStatus::Success as i32 && error.is_empty() {
             return Ok(());
         }
-        Err(CacheError::Server(error.to_owned()))
+        Err(CacheRefusal::new(error.to_owned()))
     }
 
-    fn upserted(reply: Option<&KeyUpsertResponse>) -> Result<(), CacheError> {
-        let reply = reply.ok_or(CacheError::MissingInReply)?;
-        done(reply.operation_status, &reply.error)
+    pub(super) async fn lookup(
+        remote: &Remote,
+        control_point: &str,
+        result_key: &str,
+        global_key: Option<&str>,
+    ) -> Result<CacheLookup, CacheError> {
+        let request = CacheLookupRequest {
+            control_point: control_point.to_owned(),
+            result_cache_key: result_key.to_owned(),
+            global_cache_keys: global_key.into_iter().map(str::to_owned).collect(),
+        };
+        let reply = remote
+            .cache_lookup(request)
+            .await
+            .map_err(CacheError::Call)?;
+        Ok(looked_up(&reply))
     }
 
-    fn deleted(reply: Option<&KeyDeleteResponse>) -> Result<(), CacheError> {
-        let reply = reply.ok_or(CacheError::MissingInReply)?;
-        done(reply.operation_status, &reply.error)
-    }
-
-    fn entry(key: &str, value: Bytes, ttl: Duration) -> CacheEntry {
-        CacheEntry {
+    /// Into the result cache of a control point, or the global cache.
+    pub(super) async fn upsert(
+        remote: &Remote,
+        control_point: Option<&str>,
+        key: &str,
+        value: Bytes,
+        ttl: Duration,
+    ) -> Result<CacheChange, CacheError> {
+        let entry = CacheEntry {
             key: key.to_owned(),
             value,
             // A time beyond the message's range is far beyond the seven days that are kept.
             ttl: ttl.try_into().ok(),
+        };
+        let mut request = CacheUpsertRequest::default();
+        match control_point {
+            Some(control_point) => {
+                request.control_point = control_point.to_owned();
+                request.result_cache_entry = Some(entry);
+            }
+            None => request.global_cache_entries = [(key.to_owned(), entry)].into(),
         }
-    }
-
-    pub(super) async fn result_cache(
-        remote: &Remote,
-        control_point: &str,
-        key: &str,
-    ) -> Result<Option<Bytes>, CacheError> {
-        let request = CacheLookupRequest {
-            control_point: control_point.to_owned(),
-            result_cache_key: key.to_owned(),
-            global_cache_keys: Vec::new(),
-        };
-        let reply = remote
-            .cache_lookup(request)
-            .await
-            .map_err(CacheError::Call)?;
-        looked_up(
-            reply
-                .result_cache_response
-                .as_ref()
-                .ok_or(CacheError::MissingInReply)?,
-        )
-    }
-
-    pub(super) async fn global_cache(
-        remote: &Remote,
-        key: &str,
-    ) -> Result<Option<Bytes>, CacheError> {
-        let request = CacheLookupRequest {
-            global_cache_keys: vec![key.to_owned()],
-            ..CacheLookupRequest::default()
-        };
-        let reply = remote
-            .cache_lookup(request)
-            .await
-            .map_err(CacheError::Call)?;
-        looked_up(
-            reply
-                .global_cache_responses
-                .get(key)
-                .ok_or(CacheError::MissingInReply)?,
-        )
-    }
-
-    pub(super) async fn set_result_cache(
-        remote: &Remote,
-        control_point: &str,
-        key: &str,
-        value: Bytes,
-        ttl: Duration,
-    ) -> Result<(), CacheError> {
-        let request = CacheUpsertRequest {
-            control_point: control_point.to_owned(),
-            result_cache_entry: Some(entry(key, value, ttl)),
-            ..CacheUpsertRequest::default()
-        };
         let reply = remote
             .cache_upsert(request)
             .await
             .map_err(CacheError::Call)?;
-        upserted(reply.result_cache_response.as_ref())
+        let done = |reply: &KeyUpsertResponse| succeeded(reply.operation_status, &reply.error);
+        let global = reply.global_cache_responses.iter();
+        Ok(CacheChange {
+            result: reply.result_cache_response.as_ref().map(done),
+            global: global
+                .map(|(key, reply)| (key.clone(), done(reply)))
+                .collect(),
+        })
     }
 
-    pub(super) async fn set_global_cache(
-        remote: &Remote,
-        key: &str,
-        value: Bytes,
-        ttl: Duration,
-    ) -> Result<(), CacheError> {
-        let request = CacheUpsertRequest {
-            global_cache_entries: [(key.to_owned(), entry(key, value, ttl))].into(),
-            ..CacheUpsertRequest::default()
-        };
-        let reply = remote
-            .cache_upsert(request)
-            .await
-            .map_err(CacheError::Call)?;
-        upserted(reply.global_cache_responses.get(key))
-    }
-
-    pub(super) async fn delete_result_cache(
+    pub(super) async fn delete(
         remote: &Remote,
         control_point: &str,
-        key: &str,
-    ) -> Result<(), CacheError> {
+        result_key: &str,
+        global_key: Option<&str>,
+    ) -> Result<CacheChange, CacheError> {
         let request = CacheDeleteRequest {
             control_point: control_point.to_owned(),
-            result_cache_key: key.to_owned(),
-            global_cache_keys: Vec::new(),
+            result_cache_key: result_key.to_owned(),
+            global_cache_keys: global_key.into_iter().map(str::to_owned).collect(),
         };
         let reply = remote
             .cache_delete(request)
             .await
             .map_err(CacheError::Call)?;
-        deleted(reply.result_cache_response.as_ref())
-    }
-
-    pub(super) async fn delete_global_cache(remote: &Remote, key: &str) -> Result<(), CacheError> {
-        let request = CacheDeleteRequest {
-            global_cache_keys: vec![key.to_owned()],
-            ..CacheDeleteRequest::default()
-        };
-        let reply = remote
-            .cache_delete(request)
-            .await
-            .map_err(CacheError::Call)?;
-        deleted(reply.global_cache_responses.get(key))
+        let done = |reply: &KeyDeleteResponse| succeeded(reply.operation_status, &reply.error);
+        let global = reply.global_cache_responses.iter();
+        Ok(CacheChange {
+            result: reply.result_cache_response.as_ref().map(done),
+            global: global
+                .map(|(key, reply)| (key.clone(), done(reply)))
+                .collect(),
+        })
     }
 }

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 
 use super::{ApertureClient, Backend};
 use crate::flow::{
-    Check, Decider, FlowError, FlowErrorKind, FlowOutcome, FlowParams, Ticket, Verdict,
+    CacheLookup, Check, Decider, FlowError, FlowErrorKind, FlowOutcome, FlowParams, Ticket, Verdict,
 };
 
 /// An answered flow of an [`ApertureClient`], to be ended once.
@@ -44,6 +44,23 @@ impl Ticket for ClientTicket {
             TicketKind::Remote(flow) => flow.end(outcome),
             #[cfg(feature = "test-util")]
             TicketKind::Scripted(flow) => flow.end(outcome),
+        }
+    }
+
+    fn take_cache_lookup(&mut self) -> Option<CacheLookup> {
+        match self.0 {
+            #[cfg(feature = "embedded")]
+            TicketKind::Embedded(ref mut ticket) => ticket.take_cache_lookup(),
+            // Each message has a lookup; what matters is whether the flow asked.
+            #[cfg(feature = "remote")]
+            TicketKind::Remote(ref flow) => {
+                let lookup = flow.response().cache_lookup_response.as_ref()?;
+                let asked = lookup.result_cache_response.is_some()
+                    || !lookup.global_cache_responses.is_empty();
+                asked.then(|| super::cache::wire::looked_up(lookup))
+            }
+            #[cfg(feature = "test-util")]
+            TicketKind::Scripted(_) => None,
         }
     }
 }

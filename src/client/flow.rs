@@ -1,4 +1,3 @@
-#[cfg(feature = "remote")]
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
@@ -12,7 +11,7 @@ use super::{ApertureClient, CacheError};
 #[cfg(feature = "embedded")]
 use crate::engine::CheckReport;
 use crate::flow::{
-    Denial, EndResponse, FlowDecision, FlowError, FlowOutcome, FlowParams, FlowStatus,
+    CacheLookup, Denial, EndResponse, FlowDecision, FlowError, FlowOutcome, FlowParams, FlowStatus,
     RejectReason, Rejection, Ticket, Verdict,
 };
 
@@ -231,6 +230,17 @@ impl Flow {
         match self.take_ticket() {
             #[cfg(feature = "remote")]
             Some(ClientTicket(TicketKind::Remote(flow))) => flow.end_and_wait(outcome).await,
+            #[cfg(feature = "embedded")]
+            Some(ClientTicket(TicketKind::Embedded(ticket))) => match &self.answer {
+                Answer::Given {
+                    report: Some(report),
+                    ..
+                } => super::embedded::end(ticket, report, outcome),
+                _ => {
+                    ticket.end(outcome);
+                    EndResponse::returned(Vec::new())
+                }
+            },
             #[allow(unreachable_patterns)]
             Some(ticket) => {
                 ticket.end(outcome);
@@ -260,13 +270,37 @@ impl Flow {
         }
     }
 
-    pub(super) fn cache_barrier(&self) -> Result<&ClientTicket, CacheError> {
-        match &self.answer {
-            Answer::Missing(error) => Err(CacheError::Unreachable(error.clone())),
+    /// What the caches had when the flow started.
+    pub(super) fn looked_up(&self) -> Result<Cow<'_, CacheLookup>, CacheError> {
+        let (ticket, told) = match &self.answer {
+            Answer::Missing(error) => return Err(CacheError::Unreachable(error.clone())),
             Answer::Given {
                 denial: Some(_), ..
-            } => Err(CacheError::FlowRejected),
-            Answer::Given { ticket, .. } => ticket.as_ref().ok_or(CacheError::NotRequested),
+            } => return Err(CacheError::FlowRejected),
+            #[cfg(feature = "embedded")]
+            Answer::Given { ticket, report, .. } => {
+                let report = report.as_ref();
+                (
+                    ticket,
+                    report.and_then(|report| report.cache_lookup.as_ref()),
+                )
+            }
+            #[cfg(not(feature = "embedded"))]
+            Answer::Given { ticket, .. } => (ticket, None),
+        };
+        if let Some(lookup) = told {
+            return Ok(Cow::Borrowed(lookup));
+        }
+        match ticket.as_ref().map(|ticket| &ticket.0) {
+            #[cfg(feature = "remote")]
+            Some(TicketKind::Remote(flow)) => {
+                let lookup = flow.response().cache_lookup_response.as_ref();
+                let lookup = lookup.ok_or(CacheError::NotRequested)?;
+                Ok(Cow::Owned(super::cache::wire::looked_up(lookup)))
+            }
+            #[cfg(feature = "test-util")]
+            Some(TicketKind::Scripted(_)) => Err(CacheError::Unsupported),
+            _ => Err(CacheError::NotRequested),
         }
     }
 }

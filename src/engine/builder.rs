@@ -1,22 +1,18 @@
-use std::collections::{BTreeSet, HashSet};
-use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::{fs, io, thread};
+use std::thread;
 
+use super::Engine;
+use super::cache::Caches;
 use super::clock::{Clock, Nanos, SystemClock};
-use super::index::Index;
-use super::limiters::Component;
-use super::stats::Tally;
+use super::limiters::Surroundings;
+use super::snapshot::{Settings, Snapshot};
+use super::source::{self, Source, Sources};
 use super::store::Limits;
-use super::{Engine, Shared};
-use crate::policy::{self, PolicyError, PolicyWarning, Selector};
+use crate::policy::PolicyError;
 
-/// What an absent `agent_group` of a selector means.
-const ABSENT_GROUP: &str = "aperture-cloud";
-/// The group of an Agent that is given none.
-const DEFAULT_GROUP: &str = "default";
 const DEFAULT_MAX_KEYS: usize = 1 << 20;
+const DEFAULT_CACHE_BYTES: usize = 64 << 20;
 
 /// Collects policies and settings for an [`Engine`].
 ///
@@ -35,25 +31,10 @@ const DEFAULT_MAX_KEYS: usize = 1 << 20;
 pub struct EngineBuilder {
     sources: Vec<Source>,
     agent_group: Option<String>,
-    clock: Option<Box<dyn Clock>>,
+    clock: Option<Arc<dyn Clock>>,
     max_keys: usize,
-}
-
-enum Source {
-    File(PathBuf),
-    Folder(PathBuf),
-    Text { name: String, text: String },
-}
-
-/// A policy may say who is limited how: it is not shown.
-impl fmt::Debug for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::File(path) => f.debug_tuple("File").field(path).finish(),
-            Self::Folder(path) => f.debug_tuple("Folder").field(path).finish(),
-            Self::Text { name, .. } => f.debug_tuple("Text").field(name).finish(),
-        }
-    }
+    cache_bytes: usize,
+    upstream_ramp_mode: bool,
 }
 
 impl EngineBuilder {
@@ -63,6 +44,8 @@ impl EngineBuilder {
             agent_group: None,
             clock: None,
             max_keys: DEFAULT_MAX_KEYS,
+            cache_bytes: DEFAULT_CACHE_BYTES,
+            upstream_ramp_mode: false,
         }
     }
 
@@ -107,7 +90,18 @@ impl EngineBuilder {
     /// What to take for the time instead of the system's monotonic clock.
     #[must_use]
     pub fn clock(mut self, clock: impl Clock + 'static) -> Self {
-        self.clock = Some(Box::new(clock));
+        self.clock = Some(Arc::new(clock));
+        self
+    }
+
+    /// Whether ramps work as on an Agent of Aperture 2.x, which is not as documented.
+    ///
+    /// By default, flows in [ramp mode](crate::FlowParams::ramp_mode) run only where a ramp (a
+    /// sampler with `ramp_mode`, or a load ramp) lets them, and ramps decide about no other flows.
+    /// With this on, all flows in ramp mode are turned away, and ramps are samplers for all others.
+    #[must_use]
+    pub fn upstream_ramp_mode(mut self, on: bool) -> Self {
+        self.upstream_ramp_mode = on;
         self
     }
 
@@ -122,6 +116,14 @@ impl EngineBuilder {
         self
     }
 
+    /// How many bytes the [caches](Engine::cache_upsert) take at most, 64 MiB by default: keys,
+    /// values, and 128 bytes for each entry. Entries of up to 1 MiB need 4 MiB.
+    #[must_use]
+    pub fn cache_bytes(mut self, bytes: usize) -> Self {
+        self.cache_bytes = bytes;
+        self
+    }
+
     /// Loads the policies. No runtime is needed; nothing is started.
     ///
     /// # Errors
@@ -130,146 +132,32 @@ impl EngineBuilder {
     /// know, and when two policies have the same name. The error names the file, and the line
     /// and field where there is one.
     pub fn build(self) -> Result<Engine, PolicyError> {
-        let limits = Limits {
-            keys: self.max_keys,
-            shards: shards(),
-            max_idle: Nanos::MAX,
+        let settings = Settings {
+            agent_group: self.agent_group,
+            surroundings: Surroundings {
+                limits: Limits {
+                    keys: self.max_keys,
+                    shards: shards(),
+                    max_idle: Nanos::MAX,
+                },
+                clock: self.clock.unwrap_or_else(|| Arc::new(SystemClock::new())),
+                upstream_ramp_mode: self.upstream_ramp_mode,
+            },
         };
-        let mut index = Index::default();
-        let mut warnings = Vec::new();
-        let mut names: HashSet<Arc<str>> = HashSet::new();
-        for (name, text) in read(self.sources, &mut warnings)? {
-            let loaded = policy::load(&name, &text)?;
-            let policy = loaded.policy;
-            if !names.insert(Arc::clone(&policy.name)) {
-                let message = format!(
-                    "another policy is named `{}` already: each needs a name of its own",
-                    policy.name
-                );
-                return Err(PolicyError::new(&*name, message));
-            }
-            warnings.extend(loaded.warnings);
-
-            let group = self.agent_group.as_deref();
-            let mut others = BTreeSet::new();
-            for component in &policy.components {
-                let (here, elsewhere): (Vec<&Selector>, Vec<&Selector>) = component
-                    .selectors
-                    .iter()
-                    .partition(|selector| applies(selector, group));
-                others.extend(elsewhere.into_iter().map(group_of));
-                if !here.is_empty() {
-                    let limiter = Component::new(&component.kind, limits);
-                    index.add(&policy, &component.id, limiter, &here);
-                }
-            }
-            if !others.is_empty() {
-                warnings.push(left_out(&name, &policy.name, group, &others));
-            }
-        }
-        for warning in &warnings {
-            tell(warning);
-        }
-        Ok(Engine {
-            shared: Arc::new(Shared {
-                index,
-                clock: self.clock.unwrap_or_else(|| Box::new(SystemClock::new())),
-                tally: Tally::default(),
-                agent_group: self.agent_group,
-                warnings,
-            }),
-        })
+        let read = source::read(&self.sources)?;
+        let sources = Sources {
+            tried: Some(read.fingerprint()),
+            problem: None,
+            list: self.sources,
+        };
+        let snapshot = Snapshot::load(&settings, read, None)?;
+        let caches = Caches::new(self.cache_bytes);
+        Ok(Engine::new(settings, sources, snapshot, caches))
     }
-}
-
-fn tell(warning: &PolicyWarning) {
-    log_event!(warn, "{warning}");
-    let _ = warning;
 }
 
 /// Enough that threads seldom meet; a power of two.
 fn shards() -> usize {
     let threads = thread::available_parallelism().map_or(4, usize::from);
     (threads * 4).next_power_of_two().clamp(4, 64)
-}
-
-fn group_of(selector: &Selector) -> &str {
-    selector.agent_group.as_deref().unwrap_or(ABSENT_GROUP)
-}
-
-fn applies(selector: &Selector, group: Option<&str>) -> bool {
-    match (group, selector.agent_group.as_deref()) {
-        (Some(own), _) => group_of(selector) == own,
-        (None, named) => named.is_none_or(|named| named == DEFAULT_GROUP),
-    }
-}
-
-fn left_out(
-    source: &str,
-    policy: &str,
-    group: Option<&str>,
-    others: &BTreeSet<&str>,
-) -> PolicyWarning {
-    let others: Vec<String> = others.iter().map(|other| format!("`{other}`")).collect();
-    let others = others.join(", ");
-    let own = match group {
-        Some(own) => format!("the engine's agent group is `{own}`"),
-        None => format!("the engine has no agent group and stands for `{DEFAULT_GROUP}`"),
-    };
-    PolicyWarning::new(
-        source,
-        format!("policy `{policy}`: selectors of agent group {others} are left out, because {own}"),
-    )
-}
-
-/// Names and texts of all policies.
-fn read(
-    sources: Vec<Source>,
-    warnings: &mut Vec<PolicyWarning>,
-) -> Result<Vec<(String, String)>, PolicyError> {
-    let mut texts = Vec::new();
-    for source in sources {
-        match source {
-            Source::Text { name, text } => texts.push((name, text)),
-            Source::File(path) => texts.push(read_file(&path)?),
-            Source::Folder(path) => {
-                let files = policy_files(&path).map_err(|error| unreadable(&path, &error))?;
-                if files.is_empty() {
-                    let message = "there is no .yaml or .yml file in this folder";
-                    warnings.push(PolicyWarning::new(path.display().to_string(), message));
-                }
-                for file in files {
-                    texts.push(read_file(&file)?);
-                }
-            }
-        }
-    }
-    Ok(texts)
-}
-
-fn read_file(path: &Path) -> Result<(String, String), PolicyError> {
-    let text = fs::read_to_string(path).map_err(|error| unreadable(path, &error))?;
-    Ok((path.display().to_string(), text))
-}
-
-fn unreadable(path: &Path, error: &io::Error) -> PolicyError {
-    PolicyError::unreadable(path.display().to_string(), error)
-}
-
-fn policy_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        let hidden = path
-            .file_name()
-            .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        let yaml = path
-            .extension()
-            .is_some_and(|extension| extension == "yaml" || extension == "yml");
-        if yaml && !hidden && path.is_file() {
-            files.push(path);
-        }
-    }
-    files.sort();
-    Ok(files)
 }

@@ -22,34 +22,43 @@ pub(crate) struct Placed {
     pub(crate) policy_name: Arc<str>,
     pub(crate) policy_hash: Arc<str>,
     pub(crate) component_id: Arc<str>,
-    pub(crate) limiter: Component,
+    /// Shared with what waits or runs, and with the index after a reload.
+    pub(crate) limiter: Arc<Component>,
+    /// What tells whether a reload may keep the state.
+    parameters: Box<str>,
 }
 
 /// All components, by control point and service.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
-    components: Vec<Placed>,
-    places: Vec<(Arc<str>, Place)>,
+    components: Vec<Arc<Placed>>,
+    places: Places,
+}
+
+/// Things that selectors place, each a number: components, flux meters, classifiers.
+#[derive(Debug, Default)]
+pub(crate) struct Places {
+    all: Vec<(Arc<str>, Place)>,
     /// Where a control point's place is; used when there are many.
     by_name: HashMap<Arc<str>, usize, RandomState>,
 }
 
 #[derive(Debug, Default)]
 struct Place {
-    /// Components that every flow here meets.
+    /// Things that every flow here meets.
     always: Vec<u32>,
     any: Vec<Candidate>,
     services: HashMap<Arc<str>, Vec<Candidate>, RandomState>,
 }
 
-/// A component, with the matchers of its selectors for one control point and service.
+/// A thing, with the matchers of its selectors for one control point and service.
 #[derive(Debug)]
 struct Candidate {
-    component: u32,
+    thing: u32,
     matchers: SmallVec<[LabelMatcher; 1]>,
 }
 
-/// The components a flow meets.
+/// The things a flow meets.
 pub(crate) enum Matching<'a> {
     All(&'a [u32]),
     Some(SmallVec<[u32; 8]>),
@@ -73,12 +82,54 @@ impl Index {
         &mut self,
         policy: &Policy,
         id: &Arc<str>,
-        limiter: Component,
+        limiter: Arc<Component>,
+        parameters: Box<str>,
         selectors: &[&Selector],
     ) {
         let Ok(at) = u32::try_from(self.components.len()) else {
             return;
         };
+        self.places.add(at, selectors);
+        self.components.push(Arc::new(Placed {
+            policy_name: Arc::clone(&policy.name),
+            policy_hash: Arc::clone(&policy.hash),
+            component_id: Arc::clone(id),
+            limiter,
+            parameters,
+        }));
+    }
+
+    /// The component of a policy that has these parameters, with its state.
+    pub(crate) fn find(&self, policy: &str, id: &str, parameters: &str) -> Option<Arc<Component>> {
+        let mut components = self.components.iter();
+        components
+            .find(|one| {
+                *one.component_id == *id
+                    && *one.policy_name == *policy
+                    && *one.parameters == *parameters
+            })
+            .map(|one| Arc::clone(&one.limiter))
+    }
+
+    /// The components a flow meets, each once.
+    #[inline(always)]
+    pub(crate) fn matching(&self, flow: &Flow<'_, '_>) -> Matching<'_> {
+        self.places.matching(flow)
+    }
+
+    #[inline]
+    pub(crate) fn component(&self, at: u32) -> &Arc<Placed> {
+        &self.components[at as usize]
+    }
+
+    pub(crate) fn components(&self) -> &[Arc<Placed>] {
+        &self.components
+    }
+}
+
+impl Places {
+    /// Places a thing by those of its selectors that apply here; things come in order.
+    pub(crate) fn add(&mut self, at: u32, selectors: &[&Selector]) {
         for selector in selectors {
             let place = self.place_mut(&selector.control_point);
             if *selector.service == *ANY_SERVICE && selector.matcher.is_empty() {
@@ -97,49 +148,47 @@ impl Index {
             };
             let matcher = selector.matcher.clone();
             match candidates.last_mut() {
-                Some(last) if last.component == at => last.matchers.push(matcher),
+                Some(last) if last.thing == at => last.matchers.push(matcher),
                 _ => candidates.push(Candidate {
-                    component: at,
+                    thing: at,
                     matchers: SmallVec::from_iter([matcher]),
                 }),
             }
         }
-        self.components.push(Placed {
-            policy_name: Arc::clone(&policy.name),
-            policy_hash: Arc::clone(&policy.hash),
-            component_id: Arc::clone(id),
-            limiter,
-        });
+    }
+
+    /// Nothing was placed.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.all.is_empty()
     }
 
     fn place_mut(&mut self, control_point: &Arc<str>) -> &mut Place {
         let at = match self.by_name.get(control_point) {
             Some(at) => *at,
             None => {
-                let at = self.places.len();
+                let at = self.all.len();
                 self.by_name.insert(Arc::clone(control_point), at);
-                self.places
-                    .push((Arc::clone(control_point), Place::default()));
+                self.all.push((Arc::clone(control_point), Place::default()));
                 at
             }
         };
-        &mut self.places[at].1
+        &mut self.all[at].1
     }
 
     /// Comparing a few names costs less than to hash one.
     #[inline(always)]
     fn place(&self, control_point: &str) -> Option<&Place> {
-        if self.places.len() <= FEW {
-            let mut places = self.places.iter();
+        if self.all.len() <= FEW {
+            let mut places = self.all.iter();
             return places
                 .find(|(name, _)| **name == *control_point)
                 .map(|(_, place)| place);
         }
         let at = self.by_name.get(control_point)?;
-        Some(&self.places[*at].1)
+        Some(&self.all[*at].1)
     }
 
-    /// The components a flow meets, each once.
+    /// The things a flow meets, each once.
     #[inline(always)]
     pub(crate) fn matching(&self, flow: &Flow<'_, '_>) -> Matching<'_> {
         match self.place(flow.control_point) {
@@ -149,15 +198,6 @@ impl Index {
             }
             Some(place) => Matching::Some(place.matching(flow)),
         }
-    }
-
-    #[inline]
-    pub(crate) fn component(&self, at: u32) -> &Placed {
-        &self.components[at as usize]
-    }
-
-    pub(crate) fn components(&self) -> &[Placed] {
-        &self.components
     }
 }
 
@@ -169,8 +209,8 @@ impl Place {
             .filter_map(|service| self.services.get(*service))
             .flatten();
         for candidate in self.any.iter().chain(candidates) {
-            if !matching.contains(&candidate.component) && candidate.matches(flow) {
-                matching.push(candidate.component);
+            if !matching.contains(&candidate.thing) && candidate.matches(flow) {
+                matching.push(candidate.thing);
             }
         }
         matching

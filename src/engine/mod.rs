@@ -33,35 +33,63 @@
 //! for longest goes and is counted in [`EngineStats::evicted`].
 
 mod builder;
+mod cache;
+mod classify;
 mod clock;
+mod control;
+mod dial;
+mod flow_end;
+mod flux_meter;
+mod http;
 mod index;
 mod limiters;
+mod pending;
+mod reload;
 mod report;
+mod request_id;
+mod schedulers;
+mod snapshot;
+mod source;
 mod stages;
 mod stats;
 mod store;
+mod ticket;
+mod watch;
 
-use std::convert::Infallible;
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex};
 
-use self::clock::nanos;
-use self::index::Index;
+use arc_swap::ArcSwap;
+
+use self::cache::{Caches, Recall};
+use self::flux_meter::{Matched, Metered};
+use self::pending::{Notes, OwnedFlow, Waiting};
 use self::report::Collector;
-use self::stages::{Denied, Flow, NO_DEADLINE};
+use self::snapshot::{Settings, Snapshot};
+use self::source::Sources;
+use self::stages::{Denied, Flow, Observer, Progress};
 use self::stats::Tally;
-use crate::flow::{Check, Decider, Denial, FlowOutcome, FlowParams, Ticket, Verdict};
+use self::ticket::Slots;
+use crate::flow::{Check, Decider, Denial, FlowParams, Verdict};
 use crate::policy::PolicyWarning;
 
 pub use self::builder::EngineBuilder;
+pub use self::cache::CacheEntry;
 pub use self::clock::{Clock, ManualClock};
-pub use self::report::{
-    CheckInput, CheckReport, LimiterDecision, LimiterDetails, LimiterReason, TokensInfo,
+pub use self::control::{ControlLoop, LoopOutput, SignalSource};
+pub use self::flow_end::{SlotRef, SlotReturn};
+pub use self::http::{
+    AddressFlaw, HttpAnswer, HttpInput, HttpInputError, HttpReport, HttpRequest, SocketAddress,
 };
+pub use self::pending::{EnginePending, Starting};
+pub use self::report::{
+    CheckInput, CheckReport, ClassifierInfo, LimiterDecision, LimiterDetails, LimiterReason,
+    SchedulerDetails, TokensInfo,
+};
+pub use self::request_id::{ParseRequestIdError, RequestId};
 pub use self::stats::EngineStats;
+pub use self::ticket::EngineTicket;
+pub use self::watch::PolicyWatcher;
 
 /// Decides flows in process by Aperture policies. Cloning it is cheap; clones share their state.
 ///
@@ -104,60 +132,138 @@ pub struct Engine {
 
 #[derive(Debug)]
 struct Shared {
-    index: Index,
-    clock: Box<dyn Clock>,
+    /// Read by every decision: without a lock, and without a line of memory that threads fight for.
+    live: ArcSwap<Snapshot>,
+    clock: Arc<dyn Clock>,
     tally: Tally,
-    agent_group: Option<String>,
-    warnings: Vec<PolicyWarning>,
+    caches: Caches,
+    settings: Settings,
+    /// Locked while policies are reloaded, so that one reload follows another.
+    sources: Mutex<Sources>,
 }
 
 impl Engine {
+    fn new(settings: Settings, sources: Sources, snapshot: Snapshot, caches: Caches) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                live: ArcSwap::from_pointee(snapshot),
+                clock: Arc::clone(&settings.surroundings.clock),
+                tally: Tally::default(),
+                caches,
+                settings,
+                sources: Mutex::new(sources),
+            }),
+        }
+    }
+
     /// An engine without policies, to which they are added; it lets everything pass.
     #[must_use]
     pub fn builder() -> EngineBuilder {
         EngineBuilder::new()
     }
 
-    /// Decides a flow and tells all there is to tell. [`Decider::decide`] decides the same and
-    /// tells less, for less.
+    /// Decides a flow at once and tells all there is to tell. A scheduler turns the flow away when
+    /// it would have to wait; [`start`](Self::start) lets it wait.
     ///
-    /// The flow needs no end: a rate limiter's tokens are spent.
+    /// Slots of concurrency limiters and schedulers are held until [`flow_end`](Self::flow_end)
+    /// names them, or until they expire.
     #[must_use]
     pub fn check(&self, input: &CheckInput<'_, '_>) -> CheckReport {
-        let flow = Flow {
-            control_point: input.control_point,
-            services: input.services,
-            labels: &input.params.labels,
-            ramp_mode: input.params.ramp_mode,
-            time_left: input.deadline.map_or(NO_DEADLINE, nanos),
-        };
-        let mut collector = Collector {
-            flow: &flow,
-            decisions: Vec::new(),
-        };
-        let denied = self.run(&flow, &mut collector).err();
-        collector.report(denied, input.expect_end)
-    }
-
-    /// Like [`check`](Self::check), for a flow that its asker will end.
-    pub(crate) fn start(&self, input: &CheckInput<'_, '_>) -> (Verdict<EngineTicket>, CheckReport) {
-        let report = self.check(input);
-        let ticket = EngineTicket { _held: () };
-        let verdict = match report.reject_reason {
-            None => Verdict::Accepted(ticket),
-            Some(reason) => {
-                let code = u16::try_from(report.denied_response_status_code).unwrap_or(0);
-                let wait = report.wait_time.unwrap_or_default();
-                Verdict::Rejected(Denial::new(reason).denied_code(code).wait(wait), ticket)
+        let flow = input.flow();
+        let meters = self.meters(&flow);
+        let mut collector = self.collector(input);
+        let mut held = Slots::new();
+        let denied = match self.run(&flow, &mut collector, &mut held) {
+            Progress::Done(result) => result.err(),
+            Progress::Waits(mut halt) => {
+                let result = loop {
+                    // Nobody waits, so each round is over when it begins.
+                    halt.round.give_up();
+                    let clock = &*self.shared.clock;
+                    if let Some(result) = halt.go_on(&flow, &mut collector, &mut held, clock) {
+                        break result;
+                    }
+                };
+                self.shared.tally.count(result.is_ok());
+                result.err()
             }
         };
-        (verdict, report)
+        EngineTicket::new(held).leave_open();
+        collector.report(&flow, &meters, denied, input.expect_end)
     }
 
-    /// What was odd about the policies when they were loaded; each is also a `tracing` event.
+    fn collector<'a, 'p>(&'a self, input: &CheckInput<'a, 'p>) -> Collector<'a, 'p> {
+        Collector {
+            decisions: Some(Vec::new()),
+            recall: input
+                .cache_lookup
+                .then(|| Recall::always(&self.shared.caches, input.params)),
+        }
+    }
+
+    /// Decides a flow, which may have to wait, and tells all there is to tell.
+    ///
+    /// The flow is in its queues when this returns; the future is only needed for the answer, and
+    /// leaves them when it is dropped. The ticket holds the slots that the flow was granted.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_aperture::engine::{CheckInput, Engine};
+    /// use tower_aperture::FlowParams;
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let engine = Engine::builder()
+    ///     .policy_text("one-at-a-time", "
+    /// circuit:
+    ///   components:
+    ///   - flow_control:
+    ///       concurrency_scheduler:
+    ///         selectors: [{control_point: render}]
+    ///         in_ports: {max_concurrency: {constant_signal: {value: 1}}}
+    ///         concurrency_limiter: {max_inflight_duration: 60s}
+    ///         scheduler: {default_workload_parameters: {queue_timeout: 5s}}
+    /// ")
+    ///     .build()?;
+    /// let params = FlowParams::new();
+    /// let (first, ticket) = engine.start(&CheckInput::new("render", &params)).await;
+    /// assert!(first.accepted());
+    ///
+    /// let second = engine.start(&CheckInput::new("render", &params));
+    /// drop(ticket);
+    /// assert!(second.await.0.accepted());
+    /// # Ok::<(), tower_aperture::PolicyError>(())
+    /// # }).unwrap();
+    /// ```
+    pub fn start(&self, input: &CheckInput<'_, '_>) -> Starting {
+        let flow = input.flow();
+        let meters = self.meters(&flow);
+        let mut collector = self.collector(input);
+        let mut held = Slots::new();
+        match self.run(&flow, &mut collector, &mut held) {
+            Progress::Done(result) => {
+                let report = collector.report(&flow, &meters, result.err(), input.expect_end);
+                let metered = Metered::begin(self, meters);
+                // The report has what was looked up.
+                Starting::done(report, EngineTicket::new(held).metered(metered))
+            }
+            Progress::Waits(halt) => {
+                let Collector { decisions, recall } = collector;
+                let notes = Notes {
+                    decisions,
+                    looks_up: input.cache_lookup,
+                    found: recall.and_then(|recall| recall.found),
+                };
+                let flow = OwnedFlow::new(&flow, input.params, &*self.shared.clock);
+                let waiting = Waiting::new(self, flow, *halt, held, notes, meters);
+                Starting::waits(waiting, input.expect_end)
+            }
+        }
+    }
+
+    /// What was odd about the policies when they were loaded last; each is also a `tracing` event.
     #[must_use]
-    pub fn warnings(&self) -> &[PolicyWarning] {
-        &self.shared.warnings
+    pub fn warnings(&self) -> Vec<PolicyWarning> {
+        self.shared.live.load().warnings.clone()
     }
 
     /// What was counted so far. Looks at every shard of every component: for metrics, not for
@@ -165,7 +271,8 @@ impl Engine {
     #[must_use]
     pub fn stats(&self) -> EngineStats {
         let (accepted, rejected) = self.shared.tally.sums();
-        let components = self.shared.index.components();
+        let live = self.shared.live.load();
+        let components = live.index.components();
         EngineStats {
             accepted,
             rejected,
@@ -174,31 +281,40 @@ impl Engine {
         }
     }
 
-    fn run(&self, flow: &Flow<'_, '_>, observer: &mut impl stages::Observer) -> Result<(), Denied> {
+    /// The flux meters that a flow meets.
+    #[inline]
+    fn meters(&self, flow: &Flow<'_, '_>) -> Matched {
+        self.shared.live.load().flux_meters.matching(flow)
+    }
+
+    /// Flows that wait are counted when they are done.
+    fn run(&self, flow: &Flow<'_, '_>, observer: &mut impl Observer, held: &mut Slots) -> Progress {
         let Shared {
-            index,
-            clock,
-            tally,
-            ..
+            live, clock, tally, ..
         } = &*self.shared;
-        let result = stages::run(index, &**clock, flow, observer);
-        tally.count(result.is_ok());
-        result
+        let progress = stages::run(&live.load().index, &**clock, flow, observer, held);
+        if let Progress::Done(result) = &progress {
+            tally.count(result.is_ok());
+        }
+        progress
     }
 }
 
 impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Engine")
-            .field("components", &self.shared.index.components().len())
-            .field("agent_group", &self.shared.agent_group)
+            .field(
+                "components",
+                &self.shared.live.load().index.components().len(),
+            )
+            .field("agent_group", &self.shared.settings.agent_group)
             .finish_non_exhaustive()
     }
 }
 
-/// Decides at once, always. [`FlowParams::check_timeout`] is the deadline: with 10 ms or less, a
-/// limiter that would have to look at its state rejects, as an Agent does. `None` and zero are no
-/// deadline.
+/// [`FlowParams::check_timeout`] is the deadline, also for waiting in queues: with 10 ms or less, a
+/// component that would have to look at its state rejects, as an Agent does. `None` and zero are
+/// no deadline.
 impl Decider for Engine {
     type Ticket = EngineTicket;
     type Pending = EnginePending;
@@ -208,21 +324,40 @@ impl Decider for Engine {
         control_point: &str,
         params: &FlowParams<'_>,
     ) -> Check<EngineTicket, EnginePending> {
-        let flow = Flow {
-            control_point,
-            services: &[],
-            labels: &params.labels,
-            ramp_mode: params.ramp_mode,
-            time_left: match params.check_timeout {
-                Some(timeout) if !timeout.is_zero() => nanos(timeout),
-                _ => NO_DEADLINE,
-            },
+        let flow = CheckInput::new(control_point, params).flow();
+        let mut held = Slots::new();
+        let (progress, looks_up, found) = match Recall::of(&self.shared.caches, params) {
+            None => (self.run(&flow, &mut (), &mut held), false, None),
+            Some(mut recall) => {
+                let progress = self.run(&flow, &mut recall, &mut held);
+                (progress, true, recall.found)
+            }
         };
-        let ticket = EngineTicket { _held: () };
-        Check::Ready(match self.run(&flow, &mut ()) {
-            Ok(()) => Verdict::Accepted(ticket),
-            Err(denied) => Verdict::Rejected(denied.into(), ticket),
-        })
+        match progress {
+            Progress::Done(result) => {
+                let metered = Metered::begin(self, self.meters(&flow));
+                let ticket = EngineTicket::new(held).metered(metered).found(found);
+                Check::Ready(verdict(result, ticket))
+            }
+            Progress::Waits(halt) => {
+                let notes = Notes {
+                    decisions: None,
+                    looks_up,
+                    found,
+                };
+                let meters = self.meters(&flow);
+                let flow = OwnedFlow::new(&flow, params, &*self.shared.clock);
+                let waiting = Waiting::new(self, flow, *halt, held, notes, meters);
+                Check::Pending(EnginePending::new(waiting))
+            }
+        }
+    }
+}
+
+fn verdict(result: Result<(), Denied>, ticket: EngineTicket) -> Verdict<EngineTicket> {
+    match result {
+        Ok(()) => Verdict::Accepted(ticket),
+        Err(denied) => Verdict::Rejected(denied.into(), ticket),
     }
 }
 
@@ -232,49 +367,5 @@ impl From<Denied> for Denial {
         Self::new(denied.reason)
             .denied_code(u16::try_from(denied.code).unwrap_or(0))
             .wait(clock::duration(denied.wait))
-    }
-}
-
-/// A flow that an [`Engine`] has answered.
-///
-/// ```
-/// use tower_aperture::engine::Engine;
-/// use tower_aperture::{Check, Decider, FlowOutcome, FlowParams, FlowStatus, Ticket, Verdict};
-///
-/// let engine = Engine::builder().build()?;
-/// match engine.decide("checkout", &FlowParams::new()) {
-///     Check::Ready(Verdict::Accepted(ticket)) => ticket.end(FlowOutcome::new(FlowStatus::Ok)),
-///     _ => unreachable!("nothing limits it"),
-/// }
-/// # Ok::<(), tower_aperture::PolicyError>(())
-/// ```
-#[derive(Debug)]
-pub struct EngineTicket {
-    /// A rate limiter's tokens are spent, so nothing is held until the end.
-    _held: (),
-}
-
-impl Ticket for EngineTicket {
-    fn end(self, _: FlowOutcome) {}
-}
-
-/// A decision of an [`Engine`] that has to wait: there is none, rate limiters answer at once.
-///
-/// ```
-/// use tower_aperture::engine::{Engine, EnginePending};
-/// use tower_aperture::Decider;
-///
-/// fn waits_never<D: Decider<Pending = EnginePending>>(_: &D) {}
-/// waits_never(&Engine::builder().build()?);
-/// # Ok::<(), tower_aperture::PolicyError>(())
-/// ```
-#[derive(Debug)]
-pub struct EnginePending(Infallible);
-
-impl Future for EnginePending {
-    type Output = Verdict<EngineTicket>;
-
-    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.0 {}
     }
 }

@@ -1,6 +1,6 @@
 //! Labels from the `baggage` header of W3C.
 
-use http::header::{HeaderMap, HeaderName};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::percent_decode;
 
 use super::Labels;
@@ -28,10 +28,11 @@ pub(crate) fn add_labels<'a>(labels: &mut Labels<'a>, headers: &'a HeaderMap) {
 fn add_members<'a>(labels: &mut Labels<'a>, headers: &'a HeaderMap) {
     // Checked first, added afterwards: a flaw at the end takes back what stands before it, and
     // two passes cost less than a list of members.
-    if !acceptable(headers) {
+    let all = headers.get_all(&BAGGAGE);
+    if !acceptable(all.iter().map(HeaderValue::as_bytes)) {
         return;
     }
-    for value in headers.get_all(&BAGGAGE).iter().rev() {
+    for value in all.iter().rev() {
         for member in value.as_bytes().rsplit(|byte| *byte == b',') {
             if let Some((key, value)) = parse(member) {
                 labels.insert_if_absent(key, percent_decode(value).decode_utf8_lossy());
@@ -40,10 +41,16 @@ fn add_members<'a>(labels: &mut Labels<'a>, headers: &'a HeaderMap) {
     }
 }
 
-fn acceptable(headers: &HeaderMap) -> bool {
+/// Keys and encoded values of one header, in order; `None` when it is malformed or beyond a limit.
+#[cfg(feature = "embedded")]
+pub(crate) fn members(header: &[u8]) -> Option<impl Iterator<Item = (&str, &[u8])>> {
+    let well_formed = acceptable([header]);
+    well_formed.then(|| header.split(|byte| *byte == b',').filter_map(parse))
+}
+
+fn acceptable<'a>(headers: impl IntoIterator<Item = &'a [u8]>) -> bool {
     let (mut members, mut bytes) = (0, 0);
-    for value in headers.get_all(&BAGGAGE) {
-        let value = value.as_bytes();
+    for value in headers {
         // A comma joins what stands in two headers.
         bytes += value.len() + usize::from(members > 0);
         if bytes > MAX_BYTES {
@@ -106,7 +113,6 @@ fn is_value(mut text: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
     use proptest::prelude::*;
 
     use super::*;

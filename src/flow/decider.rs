@@ -1,6 +1,6 @@
 use std::future::Future;
 
-use super::{Denial, FlowError, FlowOutcome, FlowParams};
+use super::{CacheLookup, Denial, FlowError, FlowOutcome, FlowParams};
 
 /// Decides whether flows may run: an [`ApertureClient`](crate::ApertureClient), or your own.
 ///
@@ -83,4 +83,10 @@ pub trait Ticket {
     /// Ends the flow. Called exactly once, from any thread, and must not block: it may run while
     /// a response is dropped or a panic unwinds.
     fn end(self, outcome: FlowOutcome);
+
+    /// Takes what the caches had for the flow, when it asked them; given once. By default there
+    /// is nothing.
+    fn take_cache_lookup(&mut self) -> Option<CacheLookup> {
+        None
+    }
 }

@@ -73,6 +73,20 @@ impl<'a> Labels<'a> {
         }
     }
 
+    /// All of these, whose keys must differ, without limits.
+    #[cfg(feature = "embedded")]
+    pub(crate) fn distinct(labels: impl Iterator<Item = (Cow<'a, str>, Cow<'a, str>)>) -> Self {
+        let limits = LabelLimits {
+            count: usize::MAX,
+            bytes: usize::MAX,
+        };
+        let mut all = Self::with_limits(limits);
+        for (key, value) in labels {
+            all.push(key, value);
+        }
+        all
+    }
+
     /// Sets a label; an earlier value of the same key is replaced.
     ///
     /// A label that does not fit the [limits](LabelLimits) is dropped and counted; a replacement

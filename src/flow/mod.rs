@@ -3,6 +3,7 @@
 //! Nothing here does I/O or knows HTTP services, gRPC or policies.
 
 pub(crate) mod baggage;
+mod cache;
 mod connection;
 mod decider;
 mod decision;
@@ -14,6 +15,7 @@ mod params;
 mod stats;
 mod status;
 
+pub use self::cache::{CacheChange, CacheLookup, CacheRefusal, CacheValue};
 pub use self::connection::ConnectionState;
 pub use self::decider::{Check, Decider, Ticket, Verdict};
 pub use self::decision::{Denial, FlowDecision, RejectReason, Rejection};

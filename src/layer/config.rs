@@ -36,6 +36,9 @@ pub(crate) struct Settings {
     pub(crate) on_unreachable: Option<OnUnreachable>,
     pub(crate) classify: Option<Classify>,
     pub(crate) insert_decision: bool,
+    pub(crate) result_cache_key: Option<TextHook>,
+    pub(crate) global_cache_keys: Vec<TextHook>,
+    pub(crate) insert_cache_lookup: bool,
 }
 
 pub(crate) struct Config<R> {
@@ -71,6 +74,9 @@ impl Settings {
             on_unreachable: None,
             classify: None,
             insert_decision: false,
+            result_cache_key: None,
+            global_cache_keys: Vec::new(),
+            insert_cache_lookup: false,
         }
     }
 
@@ -97,13 +103,14 @@ impl Settings {
 
     /// Without labels yet: they are too large to be moved once they are there.
     #[inline]
-    pub(crate) fn params<'a>(&self) -> FlowParams<'a> {
+    pub(crate) fn params<'a>(&'a self, head: RequestHead<'a>) -> FlowParams<'a> {
+        let key = |hook: &'a TextHook| Some(hook(head)).filter(|key| !key.is_empty());
         FlowParams {
             labels: Labels::with_limits(self.extract.limits),
             check_timeout: self.check_timeout,
             ramp_mode: self.ramp_mode,
-            result_cache_key: None,
-            global_cache_keys: Vec::new(),
+            result_cache_key: self.result_cache_key.as_ref().and_then(key),
+            global_cache_keys: self.global_cache_keys.iter().filter_map(key).collect(),
         }
     }
 
@@ -136,11 +143,21 @@ impl Settings {
         }
     }
 
-    /// Leaves the decision for the inner service, if asked to.
+    /// Leaves the decision, and what the caches had, for the inner service, if asked to.
     #[inline]
-    pub(crate) fn mark<B>(&self, request: &mut Request<B>, decision: FlowDecision) {
+    pub(crate) fn mark<B, T: Ticket>(
+        &self,
+        request: &mut Request<B>,
+        decision: FlowDecision,
+        guard: Option<&mut Guard<T>>,
+    ) {
         if self.insert_decision {
             request.extensions_mut().insert(decision);
+        }
+        if self.insert_cache_lookup
+            && let Some(lookup) = guard.and_then(Guard::take_cache_lookup)
+        {
+            request.extensions_mut().insert(lookup);
         }
     }
 }

@@ -146,13 +146,13 @@ where
         settings: &Settings,
         inner: &mut S,
         mut request: Request<B>,
-        guard: Option<Guard<D::Ticket>>,
+        mut guard: Option<Guard<D::Ticket>>,
     ) -> Self {
         let decision = match &guard {
             Some(_) => FlowDecision::Accepted,
             None => FlowDecision::Unreachable,
         };
-        settings.mark(&mut request, decision);
+        settings.mark(&mut request, decision, guard.as_mut());
         let asked = Asked::new(request.method());
         // Alive during `call`: a panic there ends the flow.
         let flow = guard.map(|guard| Flow { guard, asked });

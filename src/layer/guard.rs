@@ -4,7 +4,7 @@ use http::StatusCode;
 
 use super::config::Classify;
 use super::head::ResponseHead;
-use crate::flow::{FlowOutcome, FlowStatus, Ticket};
+use crate::flow::{CacheLookup, FlowOutcome, FlowStatus, Ticket};
 
 /// Ends a flow exactly once: when told to, or when dropped.
 ///
@@ -47,6 +47,10 @@ impl<T: Ticket> Guard<T> {
             phase: Phase::Rejected,
             classify: None,
         }
+    }
+
+    pub(crate) fn take_cache_lookup(&mut self) -> Option<CacheLookup> {
+        self.ticket.as_mut()?.take_cache_lookup()
     }
 
     pub(crate) fn http_status(&mut self, status: StatusCode) {

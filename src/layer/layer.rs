@@ -286,6 +286,60 @@ impl<D, R> ApertureLayer<D, R> {
         self.set(|settings| settings.insert_decision = insert)
     }
 
+    /// Looks up a key of the control point's result cache with each check; an empty text is no
+    /// key. A flow whose result is there runs without asking quota and load schedulers.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use axum::extract::{Extension, Path};
+    /// use axum::{Router, routing::get};
+    /// use tower_aperture::{ApertureClient, ApertureLayer, CacheLookup};
+    ///
+    /// # fn profile_of(id: &str) -> String { id.to_owned() }
+    /// # let client = ApertureClient::disabled();
+    /// let layer = ApertureLayer::new(client.clone(), "profile")
+    ///     .result_cache_key(|head| head.uri().path().into())
+    ///     .insert_cache_lookup(true);
+    /// let show = async move |Path(id): Path<String>, found: Option<Extension<CacheLookup>>| {
+    ///     let found = found.map(|Extension(found)| found).unwrap_or_default();
+    ///     if let Some(profile) = found.result_value() {
+    ///         return String::from_utf8_lossy(profile).into_owned();
+    ///     }
+    ///     let profile = profile_of(&id);
+    ///     let (key, ttl) = (format!("/profile/{id}"), Duration::from_secs(60));
+    ///     // Best effort: without a cache the profile is made again next time.
+    ///     let _ = client.set_result_cache("profile", &key, profile.clone(), ttl).await;
+    ///     profile
+    /// };
+    /// let app: Router = Router::new().route("/profile/{id}", get(show)).route_layer(layer);
+    /// ```
+    #[must_use]
+    pub fn result_cache_key<F>(self, key: F) -> Self
+    where
+        F: for<'h> Fn(RequestHead<'h>) -> Cow<'h, str> + Send + Sync + 'static,
+    {
+        self.set(|settings| settings.result_cache_key = Some(Arc::new(key)))
+    }
+
+    /// Looks up a key of the global cache with each check; an empty text is no key. May be called
+    /// several times.
+    #[must_use]
+    pub fn global_cache_key<F>(self, key: F) -> Self
+    where
+        F: for<'h> Fn(RequestHead<'h>) -> Cow<'h, str> + Send + Sync + 'static,
+    {
+        self.set(|settings| settings.global_cache_keys.push(Arc::new(key)))
+    }
+
+    /// Whether accepted requests carry what the caches had, a
+    /// [`CacheLookup`](crate::CacheLookup), as an extension for the inner service; off by
+    /// default. Requests without a key carry none.
+    #[must_use]
+    pub fn insert_cache_lookup(self, insert: bool) -> Self {
+        self.set(|settings| settings.insert_cache_lookup = insert)
+    }
+
     /// Answers rejected requests; the response goes out as it is. Without a hook the answer is
     /// that of [`DefaultReject`].
     #[must_use]

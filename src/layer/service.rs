@@ -121,7 +121,7 @@ where
         // In a block, so that nothing borrows from the request any longer when it moves.
         let next = {
             let control_point = settings.control_point(head);
-            let mut params = settings.params();
+            let mut params = settings.params(head);
             settings.extract.fill(head, &mut params.labels);
             match self.decider.decide(&control_point, &params) {
                 Check::Ready(Verdict::Accepted(ticket)) => {

@@ -1,24 +1,29 @@
 //! A circuit of components: read, wired, and folded to what decides.
 //!
-//! Signals that come from constants are computed once, here. A policy whose decisions would need
-//! a signal that changes while the engine runs is refused, naming the signal.
+//! Signals that come from constants are computed once, here. What changes while the engine runs and
+//! reaches something that decides becomes the policy's circuit; all else is left out.
 
-use std::collections::HashMap;
+use std::cell::Cell;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::PolicyError;
 use super::components::{self, Place, Wired};
 use super::decode::At;
-use super::model::Component;
-use super::ports::{Carried, InPort, Inputs, OutPort, Scope, Source};
+use super::model::{self, Component, ComponentKind, Node, SignalId};
+use super::ports::{Carried, InPort, Inputs, OutPort, Outlet, Scope, Source};
 use super::suggest::hint;
 use super::yaml::shortened;
 
 /// The components of a policy, those of nested circuits among them.
 pub(super) struct Circuit<'t> {
+    policy: String,
     parts: Vec<Wired<'t>>,
     scopes: Vec<Names<'t>>,
+    /// The resource's `dynamicConfig`: what it sets, and whether anything asked for it.
+    dynamic: Vec<(&'t str, At<'t>, Cell<bool>)>,
 }
 
 /// A circuit's own names.
@@ -34,13 +39,36 @@ pub(super) struct Names<'t> {
 impl<'t> Circuit<'t> {
     pub(super) const ROOT: Scope = 0;
 
-    pub(super) fn new() -> Self {
+    pub(super) fn new(policy: &str) -> Self {
         let mut circuit = Self {
+            policy: policy.to_owned(),
             parts: Vec::new(),
             scopes: Vec::new(),
+            dynamic: Vec::new(),
         };
         circuit.open("root");
         circuit
+    }
+
+    /// What `dynamicConfig` holds.
+    pub(super) fn configure(&mut self, at: &At<'t>) -> Result<(), PolicyError> {
+        let values = at.free_map()?.into_iter();
+        self.dynamic = values
+            .map(|(key, at)| (key, at, Cell::new(false)))
+            .collect();
+        Ok(())
+    }
+
+    /// What `dynamicConfig` sets for a component's `config_key`.
+    pub(super) fn configured(&self, key: &str) -> Option<At<'t>> {
+        let (_, at, used) = self.dynamic.iter().find(|(other, ..)| *other == key)?;
+        used.set(true);
+        (!at.is_null()).then(|| at.clone())
+    }
+
+    /// The policy's name.
+    pub(super) fn policy(&self) -> &str {
+        &self.policy
     }
 
     /// A circuit inside of another has names of its own.
@@ -81,17 +109,59 @@ impl<'t> Circuit<'t> {
         Ok(())
     }
 
-    /// What decides, with its signals folded, in the order of the text.
-    pub(super) fn fold(self) -> Result<Vec<Component>, PolicyError> {
+    /// What decides, with its signals folded, in the order of the text; and what computes those
+    /// that change.
+    pub(super) fn fold(
+        self,
+        evaluation_interval: Duration,
+    ) -> Result<(Vec<Component>, Option<model::Circuit>), PolicyError> {
+        for (_, at, used) in &self.dynamic {
+            if !used.get() {
+                at.warn("has no effect: no component of the policy has this `config_key`");
+            }
+        }
         let wires = self.wire()?;
-        let values = self.carry(&wires);
+        let groups = in_order(&wires);
+        let values = self.carry(&wires, &groups);
+        let needed = self.needed(&wires, &values);
+        let order = || groups.iter().flatten().copied();
+        let mut signals = HashMap::new();
+        for index in order() {
+            for port in 0..self.parts[index].outputs.len() {
+                if needed.contains(&(index, port)) {
+                    // As many as fit in a text.
+                    let number = SignalId(signals.len() as u32);
+                    signals.insert((index, port), number);
+                }
+            }
+        }
+
+        let mut nodes = Vec::new();
+        for index in order() {
+            let part = &self.parts[index];
+            let outputs: Vec<_> = (0..part.outputs.len())
+                .map(|port| signals.get(&(index, port)).copied())
+                .collect();
+            let Some(op) = part.part.op() else { continue };
+            if outputs.iter().all(Option::is_none) {
+                continue;
+            }
+            let standing = standing(part, &wires[index], &values);
+            let inputs = inputs(index, part, &standing, &signals);
+            nodes.push(Node {
+                id: Arc::from(part.id.as_str()),
+                op,
+                inputs: (0..standing.len())
+                    .map(|port| inputs.port(port))
+                    .collect::<Result<_, _>>()?,
+                outputs,
+            });
+        }
+
         let mut deciding = Vec::new();
-        for (part, wires) in self.parts.iter().zip(&wires) {
-            let values = standing(part, wires, &values);
-            let inputs = Inputs {
-                ports: &part.inputs,
-                values: &values,
-            };
+        for (index, part) in self.parts.iter().enumerate() {
+            let standing = standing(part, &wires[index], &values);
+            let inputs = inputs(index, part, &standing, &signals);
             if let Some((selectors, kind)) = part.part.decide(&inputs)? {
                 deciding.push(Component {
                     id: Arc::from(part.id.as_str()),
@@ -100,7 +170,35 @@ impl<'t> Circuit<'t> {
                 });
             }
         }
-        Ok(deciding)
+        let actuated =
+            |component: &Component| matches!(component.kind, ComponentKind::LoadScheduler(_));
+        let circuit =
+            (!nodes.is_empty() || deciding.iter().any(actuated)).then(|| model::Circuit {
+                evaluation_interval,
+                nodes,
+                signals: signals.len() as u32,
+            });
+        Ok((deciding, circuit))
+    }
+
+    /// The outlets that reach something that decides.
+    fn needed(&self, wires: &[Vec<Option<Outlet>>], values: &[Vec<Carried>]) -> HashSet<Outlet> {
+        let mut needed = HashSet::new();
+        let mut seen = HashSet::new();
+        let decides = |index: &usize| self.parts[*index].part.decides();
+        let mut open: Vec<usize> = (0..self.parts.len()).filter(decides).collect();
+        while let Some(index) = open.pop() {
+            if !seen.insert(index) {
+                continue;
+            }
+            for value in standing(&self.parts[index], &wires[index], values) {
+                if let Carried::Changing(outlet) = value {
+                    needed.insert(outlet);
+                    open.push(outlet.0);
+                }
+            }
+        }
+        needed
     }
 
     /// For each in-port of each part, the out-port that feeds it; none for constants.
@@ -141,7 +239,8 @@ impl<'t> Circuit<'t> {
     }
 
     /// What every out-port carries.
-    fn carry(&self, wires: &[Vec<Option<Outlet>>]) -> Vec<Vec<Carried>> {
+    fn carry(&self, wires: &[Vec<Option<Outlet>>], groups: &[Vec<usize>]) -> Vec<Vec<Carried>> {
+        let unknown = HashMap::new();
         let mut values: Vec<Vec<Carried>> = self
             .parts
             .iter()
@@ -150,15 +249,12 @@ impl<'t> Circuit<'t> {
         let evaluate = |index: usize, values: &[Vec<Carried>]| {
             let part = &self.parts[index];
             let standing = standing(part, &wires[index], values);
-            let inputs = Inputs {
-                ports: &part.inputs,
-                values: &standing,
-            };
+            let inputs = inputs(index, part, &standing, &unknown);
             let mut carried = part.part.carry(&inputs);
             carried.resize(part.outputs.len(), Carried::INVALID);
             carried
         };
-        for group in in_order(wires) {
+        for group in groups {
             // Around a loop everything is invalid at first, and stays so when that is what comes
             // back; a loop that makes something of nothing does not stand still.
             let carried: Vec<_> = group
@@ -167,13 +263,13 @@ impl<'t> Circuit<'t> {
                 .collect();
             let looping = group.len() > 1 || feeds_itself(wires, group[0]);
             let still = carried.iter().flatten().all(Carried::is_invalid);
-            for (index, carried) in group.into_iter().zip(carried) {
+            for (&index, carried) in group.iter().zip(carried) {
                 values[index] = if looping && !still {
                     let origin: Rc<str> = Rc::from(format!(
                         "a loop of signals through `{}`",
                         self.parts[index].id
                     ));
-                    vec![Carried::Changing(origin); carried.len()]
+                    vec![Carried::Beyond(origin); carried.len()]
                 } else {
                     carried
                 };
@@ -183,8 +279,19 @@ impl<'t> Circuit<'t> {
     }
 }
 
-/// A part and one of its out-ports.
-type Outlet = (usize, usize);
+fn inputs<'a, 't>(
+    part: usize,
+    wired: &'a Wired<'t>,
+    values: &'a [Carried],
+    signals: &'a HashMap<Outlet, SignalId>,
+) -> Inputs<'a, 't> {
+    Inputs {
+        part,
+        ports: &wired.inputs,
+        values,
+        signals,
+    }
+}
 
 fn standing(part: &Wired<'_>, wires: &[Option<Outlet>], values: &[Vec<Carried>]) -> Vec<Carried> {
     part.inputs

@@ -1,13 +1,19 @@
 //! The forms a policy file may have.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::blueprint;
 use super::circuit::Circuit;
-use super::decode::{At, Context, Object};
+use super::components::more_than_zero;
+use super::decode::{At, Context};
 use super::model::Policy;
+use super::resources::Resources;
 use super::yaml;
 use super::{Loaded, PolicyError};
+
+/// How often signals are evaluated where a policy does not say.
+pub(super) const EVALUATION_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Reads a text in any of the forms: a `kind: Policy` resource, a bare policy, or a blueprint's
 /// values.
@@ -26,7 +32,7 @@ pub(super) fn load(source: &str, text: &str) -> Result<Loaded, PolicyError> {
         {
             resource(at)?
         } else if root.get("circuit").is_some() || root.get("resources").is_some() {
-            bare(at, stem(source))?
+            bare(at, stem(source), Circuit::new(stem(source)))?
         } else if root.get("policy").is_some() {
             return Err(at.missing("blueprint"));
         } else {
@@ -70,17 +76,15 @@ fn resource(at: At<'_>) -> Result<Policy, PolicyError> {
     if text.is_empty() {
         return Err(name.error("must not be empty"));
     }
-    if let Some(dynamic) = fields.get("dynamicConfig")
-        && !dynamic.free_map()?.is_empty()
-    {
-        return Err(dynamic.error(
-            "dynamic configuration is not supported by the embedded engine of this version",
-        ));
+    let mut circuit = Circuit::new(text);
+    let dynamic = fields.get("dynamicConfig");
+    if let Some(at) = &dynamic {
+        circuit.configure(at)?;
     }
-    bare(fields.required("spec")?, text)
+    bare(fields.required("spec")?, text, circuit)
 }
 
-fn bare(at: At<'_>, name: &str) -> Result<Policy, PolicyError> {
+fn bare<'t>(at: At<'t>, name: &str, mut circuit: Circuit<'t>) -> Result<Policy, PolicyError> {
     let digest = at.clone();
     let fields = at.object(&["circuit", "resources"])?;
     if fields.get("circuit").is_none() && fields.get("resources").is_none() {
@@ -88,46 +92,17 @@ fn bare(at: At<'_>, name: &str) -> Result<Policy, PolicyError> {
             .at
             .error("at least one of `circuit` and `resources` is required"));
     }
-    let mut circuit = Circuit::new();
+    let mut interval = EVALUATION_INTERVAL;
     if let Some(fields) = fields.object("circuit", &["evaluation_interval", "components"])? {
-        if let Some(at) = fields.scalar("evaluation_interval")
-            && at.duration()? <= 0
-        {
-            return Err(at.error("must be more than zero"));
+        if let Some(at) = fields.scalar("evaluation_interval") {
+            interval = more_than_zero(&at)?;
         }
         if let Some(components) = fields.get("components") {
             circuit.read_list(&components, Circuit::ROOT, 0)?;
         }
     }
-    resources(&fields)?;
-    finish(name, &digest, circuit)
-}
-
-/// Classifiers and flux meters have rooms here but nobody in them yet; infra meters are the
-/// Agent's own.
-pub(super) fn resources(parent: &Object<'_>) -> Result<(), PolicyError> {
-    let Some(fields) = parent.object("resources", &["flow_control", "infra_meters"])? else {
-        return Ok(());
-    };
-    let Some(fields) = fields.object("flow_control", &["classifiers", "flux_meters"])? else {
-        return Ok(());
-    };
-    let refuse = |at: At<'_>, what: &str| {
-        at.error(format!(
-            "{what} are not supported by the embedded engine of this version"
-        ))
-    };
-    if let Some(at) = fields.get("classifiers")
-        && !at.list()?.is_empty()
-    {
-        return Err(refuse(at, "classifiers"));
-    }
-    if let Some(at) = fields.get("flux_meters")
-        && !at.free_map()?.is_empty()
-    {
-        return Err(refuse(at, "flux meters"));
-    }
-    Ok(())
+    let resources = Resources::read(&fields)?;
+    finish(name, &digest, circuit, interval, resources)
 }
 
 /// Folds the circuit and gives the policy its identity.
@@ -135,11 +110,17 @@ pub(super) fn finish(
     name: &str,
     content: &At<'_>,
     circuit: Circuit<'_>,
+    evaluation_interval: Duration,
+    resources: Resources,
 ) -> Result<Policy, PolicyError> {
+    let (components, circuit) = circuit.fold(evaluation_interval)?;
     Ok(Policy {
         name: Arc::from(name),
         hash: Arc::from(hash(name, content)),
-        components: circuit.fold()?,
+        components,
+        circuit,
+        classifiers: resources.classifiers,
+        flux_meters: resources.flux_meters,
     })
 }
 

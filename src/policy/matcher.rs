@@ -45,6 +45,12 @@ impl LabelMatcher {
         self.tests.is_empty()
     }
 
+    /// Each test, for those who compare.
+    #[cfg(test)]
+    pub(super) fn shown(&self) -> Vec<String> {
+        self.tests.iter().map(|test| format!("{test:?}")).collect()
+    }
+
     /// Allocates nothing, once the caches of its patterns are warm.
     pub(crate) fn matches(&self, labels: &Labels<'_>) -> bool {
         self.tests.iter().all(|test| test.holds(labels))

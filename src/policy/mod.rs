@@ -32,11 +32,15 @@ mod components;
 mod decode;
 mod document;
 mod error;
+mod extractor;
 mod matcher;
+#[allow(dead_code)] // Some of it is for parts of the engine that are not there yet.
 mod model;
 mod number;
 mod ports;
+mod promql;
 mod re2;
+mod resources;
 mod selector;
 mod status_code;
 mod suggest;
@@ -49,7 +53,7 @@ pub use self::error::{PolicyError, PolicyWarning};
 #[allow(unused_imports)]
 pub(crate) use self::matcher::LabelMatcher;
 #[allow(unused_imports)]
-pub(crate) use self::model::{Component, ComponentKind, Policy, RateLimiter, Selector, Signal};
+pub(crate) use self::model::*;
 #[allow(unused_imports)]
 pub(crate) use self::number::parse_number;
 

@@ -1,21 +1,27 @@
 //! In-ports and out-ports: how components are wired, and what flows there.
 
+use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::PolicyError;
 use super::decode::{At, Object};
-use super::model::Signal;
+use super::model::{Port, Signal, SignalId};
 
 /// Which circuit a signal's name belongs to: the index of its scope.
 pub(super) type Scope = usize;
+
+/// A part of the circuit and one of its out-ports.
+pub(super) type Outlet = (usize, usize);
 
 /// What a signal carries.
 #[derive(Clone, Debug)]
 pub(super) enum Carried {
     /// The same from the start on; NaN is invalid.
     Steady(Signal),
-    /// It changes while the engine runs; the text says where it comes from.
-    Changing(Rc<str>),
+    /// What that outlet computes while the engine runs.
+    Changing(Outlet),
+    /// It changes in a way that nothing here follows; the text says where it comes from.
+    Beyond(Rc<str>),
 }
 
 impl Carried {
@@ -50,31 +56,58 @@ pub(super) struct OutPort<'t> {
 /// What stands at the in-ports of a component, in the order it declared them.
 #[derive(Debug)]
 pub(super) struct Inputs<'a, 't> {
+    /// The component itself.
+    pub(super) part: usize,
     pub(super) ports: &'a [InPort<'t>],
     pub(super) values: &'a [Carried],
+    /// The signals of what changes, once they are known.
+    pub(super) signals: &'a HashMap<Outlet, SignalId>,
 }
 
 impl Inputs<'_, '_> {
-    /// A value that must not change while the engine runs.
-    pub(super) fn steady(&self, index: usize) -> Result<Signal, PolicyError> {
+    /// What stands at a port of a component that decides, or that feeds one.
+    pub(super) fn port(&self, index: usize) -> Result<Port, PolicyError> {
         match self.values.get(index) {
-            Some(Carried::Steady(value)) => Ok(*value),
-            Some(Carried::Changing(origin)) => Err(self.ports[index].at.error(format!(
+            Some(Carried::Steady(value)) => Ok(Port::Constant(*value)),
+            Some(Carried::Changing(outlet)) => Ok(self
+                .signals
+                .get(outlet)
+                .map_or(Port::Constant(f64::NAN), |signal| Port::Changing(*signal))),
+            Some(Carried::Beyond(origin)) => Err(self.ports[index].at.error(format!(
                 "depends on {origin}, which this version does not follow; use a constant"
             ))),
-            None => Ok(f64::NAN),
+            None => Ok(Port::Constant(f64::NAN)),
         }
     }
 
-    /// The values when all are steady, else where the first changing one comes from.
-    pub(super) fn all_steady(&self) -> Result<Vec<Signal>, Rc<str>> {
+    /// What this component computes at an out-port while the engine runs.
+    pub(super) fn computed(&self, port: usize) -> Carried {
+        let beyond = self
+            .values
+            .iter()
+            .find(|value| matches!(value, Carried::Beyond(_)));
+        beyond
+            .cloned()
+            .unwrap_or(Carried::Changing((self.part, port)))
+    }
+
+    /// The values when all are steady.
+    pub(super) fn all_steady(&self) -> Option<Vec<Signal>> {
         self.values
             .iter()
             .map(|value| match value {
-                Carried::Steady(value) => Ok(*value),
-                Carried::Changing(origin) => Err(Rc::clone(origin)),
+                Carried::Steady(value) => Some(*value),
+                _ => None,
             })
             .collect()
+    }
+
+    /// The one output of a component without memory: computed now, or else while the engine runs.
+    pub(super) fn folded(&self, compute: impl FnOnce(&[Signal]) -> Signal) -> Carried {
+        match self.all_steady() {
+            Some(values) => Carried::Steady(compute(&values)),
+            None => self.computed(0),
+        }
     }
 }
 
@@ -121,6 +154,24 @@ pub(super) fn required<'t>(
     in_port(ports.required(key)?, scope)
 }
 
+/// A port that need not be wired.
+pub(super) fn given<'t>(
+    ports: &Object<'t>,
+    key: &str,
+    scope: Scope,
+) -> Result<InPort<'t>, PolicyError> {
+    match ports.get(key) {
+        Some(at) => in_port(at, scope),
+        None => Ok(unwired(&ports.at)),
+    }
+}
+
+/// A required number of a blueprint's values that stands for a constant signal.
+pub(super) fn number<'t>(fields: &Object<'t>, key: &str) -> Result<InPort<'t>, PolicyError> {
+    let at = fields.required(key)?;
+    Ok(constant(&at, at.number()?))
+}
+
 pub(super) fn unwired<'t>(at: &At<'t>) -> InPort<'t> {
     constant(at, f64::NAN)
 }
@@ -146,19 +197,39 @@ pub(super) fn constant_signal(at: At<'_>) -> Result<Signal, PolicyError> {
     }
 }
 
-/// The out-port of a component's `out_ports`.
-pub(super) fn out_port<'t>(
+/// The in-ports of a list that a component has under `in_ports`.
+pub(super) fn listed<'t>(
     component: &Object<'t>,
-    known: &'static [&'static str; 1],
     scope: Scope,
-) -> Result<OutPort<'t>, PolicyError> {
-    let Some(ports) = component.object("out_ports", known)? else {
-        return Ok(nobody(&component.at, scope));
+) -> Result<Vec<InPort<'t>>, PolicyError> {
+    let Some(ports) = component.object("in_ports", &["inputs"])? else {
+        return Ok(Vec::new());
     };
-    match ports.get(known[0]) {
-        Some(at) => produced(at, scope),
-        None => Ok(nobody(&component.at, scope)),
-    }
+    let Some(list) = ports.get("inputs") else {
+        return Ok(Vec::new());
+    };
+    list.list()?
+        .into_iter()
+        .map(|at| in_port(at, scope))
+        .collect()
+}
+
+/// The out-ports of a component's `out_ports`, in the order of `known`.
+pub(super) fn out_ports<'t>(
+    component: &Object<'t>,
+    known: &'static [&'static str],
+    scope: Scope,
+) -> Result<Vec<OutPort<'t>>, PolicyError> {
+    let ports = component.object("out_ports", known)?;
+    known
+        .iter()
+        .map(
+            |key| match ports.as_ref().and_then(|ports| ports.get(key)) {
+                Some(at) => produced(at, scope),
+                None => Ok(nobody(&component.at, scope)),
+            },
+        )
+        .collect()
 }
 
 /// `{signal_name}` of an out-port.
@@ -171,6 +242,23 @@ pub(super) fn produced(at: At<'_>, scope: Scope) -> Result<OutPort<'_>, PolicyEr
         scope,
         name,
     })
+}
+
+/// A signal that only what one component is made of may name.
+pub(super) fn inner<'t>(at: &At<'t>, scope: Scope, name: &'static str) -> OutPort<'t> {
+    OutPort {
+        at: at.clone(),
+        scope,
+        name: Some(name),
+    }
+}
+
+/// The other end of [`inner`].
+pub(super) fn hearing<'t>(at: &At<'t>, scope: Scope, name: &'static str) -> InPort<'t> {
+    InPort {
+        at: at.clone(),
+        source: Source::Signal { scope, name },
+    }
 }
 
 pub(super) fn nobody<'t>(at: &At<'t>, scope: Scope) -> OutPort<'t> {

@@ -90,3 +90,10 @@ pub(super) fn decode(at: &At<'_>) -> Result<i32, PolicyError> {
     let shown = super::yaml::shortened(text);
     Err(at.error(format!("`{shown}` is not the name of a status code{help}")))
 }
+
+/// The code of a name, for those who compare.
+#[cfg(test)]
+pub(super) fn named(name: &str) -> Option<i32> {
+    let found = NAMES.iter().find(|(known, _)| *known == name);
+    found.map(|(_, code)| *code)
+}

@@ -5,8 +5,11 @@ mod hostile;
 mod laws;
 mod matchers;
 mod recordings;
+mod summary;
 
-use super::{ComponentKind, Loaded, RateLimiter, load};
+use serde_json::{Map, Value, json};
+
+use super::{ComponentKind, Extractor, Loaded, Port, RateLimiter, Signal, load, passes_through};
 
 /// A policy with one rate limiter whose parameters, or anything else, are replaced.
 fn limiter(change: impl Fn(String) -> String) -> String {
@@ -51,6 +54,50 @@ fn warnings(text: &str) -> Vec<String> {
 fn only_limiter(text: &str) -> RateLimiter {
     let components = loaded(text).policy.components;
     assert_eq!(components.len(), 1, "{text}");
-    let ComponentKind::RateLimiter(limiter) = &components[0].kind;
+    let ComponentKind::RateLimiter(limiter) = &components[0].kind else {
+        panic!("{text}");
+    };
     limiter.clone()
+}
+
+/// An extractor as a policy writes it.
+fn extractor_json(extractor: Option<&Extractor>) -> Value {
+    match extractor {
+        None => Value::Null,
+        Some(Extractor::From(from)) => json!({"from": &**from}),
+        Some(Extractor::Json { from, pointer }) => {
+            json!({"json": {"from": &**from, "pointer": &**pointer}})
+        }
+        Some(Extractor::Jwt { from, pointer }) => {
+            json!({"jwt": {"from": &**from, "json_pointer": &**pointer}})
+        }
+        Some(Extractor::Address { from }) => json!({"address": {"from": &**from}}),
+        Some(Extractor::PathTemplates(templates)) => {
+            let values = templates
+                .iter()
+                .map(|(template, value)| (template.to_string(), json!(&**value)));
+            json!({"path_templates": {"template_values": values.collect::<Map<_, _>>()}})
+        }
+    }
+}
+
+/// The value of a port that never changes.
+fn constant(port: Port) -> Signal {
+    match port {
+        Port::Constant(value) => value,
+        Port::Changing(_) => panic!("the signal changes"),
+    }
+}
+
+fn capacity(text: &str) -> Signal {
+    constant(only_limiter(text).bucket.bucket_capacity)
+}
+
+fn is_open(limiter: &RateLimiter) -> bool {
+    let bucket = &limiter.bucket;
+    passes_through(
+        constant(bucket.bucket_capacity),
+        constant(bucket.fill_amount),
+        constant(bucket.pass_through),
+    )
 }

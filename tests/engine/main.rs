@@ -1,10 +1,14 @@
 //! Laws of the embedded engine, over its public API.
 
+mod caches;
 mod deviations;
+mod flux_meters;
+mod http;
 mod limits;
 mod loading;
 mod memory;
 mod properties;
+mod reload;
 mod selectors;
 mod support;
 mod threads;

@@ -1,42 +1,58 @@
 //! `arithmetic_combinator`: two numbers make one.
 
-use super::{At, Carried, Circuit, Inputs, Part, Place, PolicyError, Wired};
+use super::{At, Carried, Circuit, Inputs, Op, Part, Place, PolicyError, Wired};
+use crate::policy::model::Arithmetic;
 use crate::policy::ports;
 
-struct Arithmetic {
-    operator: &'static str,
-}
+struct Combinator(Arithmetic);
 
-impl Part for Arithmetic {
+impl Part for Combinator {
     fn carry(&self, inputs: &Inputs<'_, '_>) -> Vec<Carried> {
-        vec![match inputs.all_steady() {
-            Ok(values) => Carried::Steady(combine(self.operator, values[0], values[1])),
-            // An invalid side makes the result invalid whatever the other does.
-            Err(_) if inputs.values.iter().any(Carried::is_invalid) => Carried::INVALID,
-            Err(origin) => Carried::Changing(origin),
-        }]
+        // An invalid side makes the result invalid whatever the other does.
+        if inputs.values.iter().any(Carried::is_invalid) {
+            return vec![Carried::INVALID];
+        }
+        vec![inputs.folded(|values| self.0.combine(values[0], values[1]))]
+    }
+
+    fn op(&self) -> Option<Op> {
+        Some(Op::Arithmetic(self.0))
     }
 }
 
-/// Anything over zero is invalid; the operators on bits drop the fractions.
-fn combine(operator: &str, left: f64, right: f64) -> f64 {
-    if left.is_nan() || right.is_nan() {
-        return f64::NAN;
+impl Arithmetic {
+    fn named(name: &str) -> Self {
+        match name {
+            "add" => Self::Add,
+            "sub" => Self::Sub,
+            "mul" => Self::Mul,
+            "div" => Self::Div,
+            "xor" => Self::Xor,
+            "lshift" => Self::Lshift,
+            _ => Self::Rshift,
+        }
     }
-    let (bits, others) = (left as i64, right as i64);
-    let places = u32::try_from(others);
-    match operator {
-        "add" => left + right,
-        "sub" => left - right,
-        "mul" => left * right,
-        "div" if right == 0.0 => f64::NAN,
-        "div" => left / right,
-        "xor" => (bits ^ others) as f64,
-        // A negative shift has no meaning; one beyond the width leaves nothing.
-        "lshift" => places.map_or(f64::NAN, |places| {
-            bits.checked_shl(places).unwrap_or(0) as f64
-        }),
-        _ => places.map_or(f64::NAN, |places| (bits >> places.min(63)) as f64),
+
+    /// Anything over zero is invalid; the operators on bits drop the fractions.
+    pub(crate) fn combine(self, left: f64, right: f64) -> f64 {
+        if left.is_nan() || right.is_nan() {
+            return f64::NAN;
+        }
+        let (bits, others) = (left as i64, right as i64);
+        let places = u32::try_from(others);
+        match self {
+            Self::Add => left + right,
+            Self::Sub => left - right,
+            Self::Mul => left * right,
+            Self::Div if right == 0.0 => f64::NAN,
+            Self::Div => left / right,
+            Self::Xor => (bits ^ others) as f64,
+            // A negative shift has no meaning; one beyond the width leaves nothing.
+            Self::Lshift => places.map_or(f64::NAN, |places| {
+                bits.checked_shl(places).unwrap_or(0) as f64
+            }),
+            Self::Rshift => places.map_or(f64::NAN, |places| (bits >> places.min(63)) as f64),
+        }
     }
 }
 
@@ -50,19 +66,24 @@ pub(super) fn read<'t>(
         .required("operator")?
         .one_of(&["add", "sub", "mul", "div", "xor", "lshift", "rshift"])?;
     let inputs = ports::optional(&fields, &["lhs", "rhs"], place.scope)?;
-    let output = ports::out_port(&fields, &["output"], place.scope)?;
+    let outputs = ports::out_ports(&fields, &["output"], place.scope)?;
     circuit.add(Wired {
         id: place.id.clone(),
         inputs,
-        outputs: vec![output],
-        part: Box::new(Arithmetic { operator }),
+        outputs,
+        part: combinator(Arithmetic::named(operator)),
     });
     Ok(())
 }
 
+/// A combinator, also for what other components and blueprints consist of.
+pub(in crate::policy) fn combinator<'t>(operator: Arithmetic) -> Box<dyn Part + 't> {
+    Box::new(Combinator(operator))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::combine;
+    use super::Arithmetic;
 
     #[test]
     fn operators_do_as_named() {
@@ -79,7 +100,7 @@ mod tests {
             ("div", f64::INFINITY, 2.0, f64::INFINITY),
         ] {
             assert_eq!(
-                combine(operator, left, right),
+                Arithmetic::named(operator).combine(left, right),
                 result,
                 "{left} {operator} {right}"
             );
@@ -92,7 +113,7 @@ mod tests {
             ("sub", f64::INFINITY, f64::INFINITY),
         ] {
             assert!(
-                combine(operator, left, right).is_nan(),
+                Arithmetic::named(operator).combine(left, right).is_nan(),
                 "{left} {operator} {right}"
             );
         }

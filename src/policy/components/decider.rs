@@ -1,44 +1,65 @@
 //! `decider`: compares two numbers.
 
-use std::rc::Rc;
+use std::time::Duration;
 
-use super::{At, Carried, Circuit, Inputs, Part, Place, PolicyError, Wired};
-use crate::policy::ports::{self, InPort, OutPort};
+use super::{At, Carried, Circuit, Inputs, Op, Part, Place, PolicyError, Wired, positive};
+use crate::policy::model::Comparison;
+use crate::policy::ports;
 
 struct Decider {
-    operator: &'static str,
-    /// Only after the comparison has held for a while.
-    delayed: bool,
+    comparison: Comparison,
+    /// How long the comparison must have held before the output follows.
+    true_for: Duration,
 }
 
 impl Part for Decider {
     fn carry(&self, inputs: &Inputs<'_, '_>) -> Vec<Carried> {
-        vec![match inputs.all_steady() {
-            Err(origin) => Carried::Changing(origin),
-            Ok(values) if compare(self.operator, values[0], values[1]) => {
-                if self.delayed {
-                    Carried::Changing(Rc::from("a decider with `true_for`"))
-                } else {
-                    Carried::Steady(1.0)
-                }
-            }
-            Ok(_) => Carried::Steady(0.0),
+        if inputs.values.iter().any(Carried::is_invalid) {
+            return vec![Carried::Steady(0.0)];
+        }
+        let Some(values) = inputs.all_steady() else {
+            return vec![inputs.computed(0)];
+        };
+        vec![match self.comparison.holds(values[0], values[1]) {
+            false => Carried::Steady(0.0),
+            true if self.true_for.is_zero() => Carried::Steady(1.0),
+            true => inputs.computed(0),
         }]
+    }
+
+    fn op(&self) -> Option<Op> {
+        Some(Op::Decider {
+            comparison: self.comparison,
+            true_for: self.true_for,
+        })
     }
 }
 
-/// False when a side is invalid.
-fn compare(operator: &str, left: f64, right: f64) -> bool {
-    if left.is_nan() || right.is_nan() {
-        return false;
+impl Comparison {
+    pub(in crate::policy) fn named(name: &str) -> Self {
+        match name {
+            "gt" => Self::Gt,
+            "lt" => Self::Lt,
+            "gte" => Self::Gte,
+            "lte" => Self::Lte,
+            "eq" => Self::Eq,
+            _ => Self::Neq,
+        }
     }
-    match operator {
-        "gt" => left > right,
-        "lt" => left < right,
-        "gte" => left >= right,
-        "lte" => left <= right,
-        "eq" => left == right,
-        _ => left != right,
+
+    /// False when a side is invalid.
+    pub(crate) fn holds(self, left: f64, right: f64) -> bool {
+        if left.is_nan() || right.is_nan() {
+            return false;
+        }
+        match self {
+            Self::Gt => left > right,
+            Self::Lt => left < right,
+            Self::Gte => left >= right,
+            Self::Lte => left <= right,
+            Self::Eq => left == right,
+            Self::Neq => left != right,
+        }
     }
 }
 
@@ -51,30 +72,33 @@ pub(super) fn read<'t>(
     let operator = fields
         .required("operator")?
         .one_of(&["gt", "lt", "gte", "lte", "eq", "neq"])?;
-    let mut delayed = false;
-    for key in ["true_for", "false_for"] {
+    let mut times = [Duration::ZERO; 2];
+    for (time, key) in times.iter_mut().zip(["true_for", "false_for"]) {
         if let Some(at) = fields.scalar(key) {
-            delayed |= at.duration()? > 0;
+            *time = positive(at.duration()?);
         }
     }
-    let inputs = ports::optional(&fields, &["lhs", "rhs"], place.scope)?;
-    let output = ports::out_port(&fields, &["output"], place.scope)?;
-    circuit.add(decider(place, operator, delayed, inputs, output));
+    if times[0] != times[1] && !times[1].is_zero() {
+        fields
+            .at
+            .warn("`false_for` has no effect, as on an Agent: `true_for` delays both ways");
+    }
+    circuit.add(Wired {
+        id: place.id.clone(),
+        inputs: ports::optional(&fields, &["lhs", "rhs"], place.scope)?,
+        outputs: ports::out_ports(&fields, &["output"], place.scope)?,
+        part: decider(Comparison::named(operator), times[0]),
+    });
     Ok(())
 }
 
-/// A decider, also for what blueprints expand to.
+/// A decider, also for what other components and blueprints consist of.
 pub(in crate::policy) fn decider<'t>(
-    place: &Place,
-    operator: &'static str,
-    delayed: bool,
-    inputs: Vec<InPort<'t>>,
-    output: OutPort<'t>,
-) -> Wired<'t> {
-    Wired {
-        id: place.id.clone(),
-        inputs,
-        outputs: vec![output],
-        part: Box::new(Decider { operator, delayed }),
-    }
+    comparison: Comparison,
+    true_for: Duration,
+) -> Box<dyn Part + 't> {
+    Box::new(Decider {
+        comparison,
+        true_for,
+    })
 }

@@ -2,20 +2,53 @@
 
 mod alerter;
 mod arithmetic_combinator;
+mod bucket;
+mod concurrency_limiter;
+mod concurrency_scheduler;
 mod decider;
+mod gradient_controller;
+mod integrator;
+mod load_loop;
+mod load_ramp;
+mod load_scheduler;
+mod logic;
 mod nested_circuit;
+mod query;
+mod quota_scheduler;
 mod rate_limiter;
+mod sampler;
+mod scheduler;
+mod signal_generator;
+mod slots;
 mod variable;
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
 
 use super::PolicyError;
 use super::circuit::Circuit;
-use super::decode::At;
-use super::model::{ComponentKind, Selector};
+use super::decode::{At, Object};
+use super::model::{ComponentKind, Op, RequestParameters, Selector};
 use super::ports::{Carried, InPort, Inputs, OutPort, Scope};
+use super::status_code;
 use super::suggest::hint;
 use super::yaml::shortened;
 
-pub(super) use self::{alerter::alerter, decider::decider, rate_limiter::blueprint_rate_limiter};
+pub(super) use self::alerter::{alerter, check_parameters as check_alerter};
+pub(super) use self::arithmetic_combinator::combinator;
+pub(super) use self::concurrency_limiter::read_values as concurrency_limiter_values;
+pub(super) use self::concurrency_scheduler::read_values as concurrency_scheduler_values;
+pub(super) use self::decider::decider;
+pub(super) use self::load_loop::{
+    AimdDefaults, Ports as LoopPorts, aiad, aimd, overload_condition,
+};
+pub(super) use self::load_ramp::add as load_ramp;
+pub(super) use self::logic::{ALL, ANY, FirstValid, Inverter};
+pub(super) use self::query::{INTERVAL as QUERY_INTERVAL, op as query_op};
+pub(super) use self::quota_scheduler::read_values as quota_scheduler_values;
+pub(super) use self::rate_limiter::read_values as rate_limiter_values;
+pub(super) use self::variable::steady;
 
 /// Reads one component and adds it to the circuit.
 type Read = for<'t> fn(At<'t>, &Place, &mut Circuit<'t>) -> Result<(), PolicyError>;
@@ -30,16 +63,16 @@ pub(super) struct Place {
 /// Kinds under `flow_control`; without a reader, they are refused by name.
 const FLOW_CONTROL: &[(&str, Option<Read>)] = &[
     ("rate_limiter", Some(rate_limiter::read)),
-    ("quota_scheduler", None),
-    ("concurrency_limiter", None),
-    ("concurrency_scheduler", None),
-    ("load_scheduler", None),
-    ("aimd_load_scheduler", None),
-    ("adaptive_load_scheduler", None),
-    ("aiad_load_scheduler", None),
-    ("range_driven_load_scheduler", None),
-    ("sampler", None),
-    ("load_ramp", None),
+    ("quota_scheduler", Some(quota_scheduler::read)),
+    ("concurrency_limiter", Some(concurrency_limiter::read)),
+    ("concurrency_scheduler", Some(concurrency_scheduler::read)),
+    ("load_scheduler", Some(load_scheduler::read)),
+    ("aimd_load_scheduler", Some(load_loop::read_aimd)),
+    ("adaptive_load_scheduler", Some(load_loop::read_adaptive)),
+    ("aiad_load_scheduler", Some(load_loop::read_aiad)),
+    ("range_driven_load_scheduler", Some(load_loop::read_range)),
+    ("sampler", Some(sampler::read)),
+    ("load_ramp", Some(load_ramp::read)),
 ];
 
 /// Kinds of a circuit's components; the first is a family of its own.
@@ -53,26 +86,26 @@ const CIRCUIT: &[(&str, Option<Read>)] = &[
     ("nested_circuit", Some(nested_circuit::read)),
     ("nested_signal_ingress", Some(nested_circuit::read_ingress)),
     ("nested_signal_egress", Some(nested_circuit::read_egress)),
-    ("gradient_controller", None),
+    ("gradient_controller", Some(gradient_controller::read)),
     ("ema", None),
-    ("switcher", None),
+    ("switcher", Some(logic::read_switcher)),
     ("sma", None),
     ("unary_operator", None),
     ("extrapolator", None),
     ("max", None),
     ("min", None),
-    ("first_valid", None),
-    ("integrator", None),
+    ("first_valid", Some(logic::read_first_valid)),
+    ("integrator", Some(integrator::read)),
     ("differentiator", None),
-    ("and", None),
-    ("or", None),
-    ("inverter", None),
+    ("and", Some(logic::read_and)),
+    ("or", Some(logic::read_or)),
+    ("inverter", Some(logic::read_inverter)),
     ("pulse_generator", None),
     ("holder", None),
-    ("signal_generator", None),
+    ("signal_generator", Some(signal_generator::read)),
     ("pid_controller", None),
     ("polynomial_range_function", None),
-    ("query", None),
+    ("query", Some(query::read)),
     ("auto_scale", None),
 ];
 
@@ -81,6 +114,16 @@ pub(super) trait Part {
     /// What its out-ports carry, in the order it declared them.
     fn carry(&self, _inputs: &Inputs<'_, '_>) -> Vec<Carried> {
         Vec::new()
+    }
+
+    /// What computes the out-ports that [`carry`](Self::carry) leaves to the running engine.
+    fn op(&self) -> Option<Op> {
+        None
+    }
+
+    /// Whether [`decide`](Self::decide) gives something.
+    fn decides(&self) -> bool {
+        false
     }
 
     /// What the engine runs, when this component decides about flows.
@@ -98,6 +141,104 @@ pub(super) struct Wired<'t> {
     pub(super) inputs: Vec<InPort<'t>>,
     pub(super) outputs: Vec<OutPort<'t>>,
     pub(super) part: Box<dyn Part + 't>,
+}
+
+/// Always computed by the running engine.
+pub(super) struct Computed(pub(super) Op);
+
+impl Part for Computed {
+    fn carry(&self, inputs: &Inputs<'_, '_>) -> Vec<Carried> {
+        vec![inputs.computed(0)]
+    }
+
+    fn op(&self) -> Option<Op> {
+        Some(self.0.clone())
+    }
+}
+
+/// Makes what the engine runs from what stands at the in-ports.
+type Make<'t> = dyn Fn(&Inputs<'_, '_>) -> Result<ComponentKind, PolicyError> + 't;
+
+/// A component that decides; what it measures is not followed here.
+pub(super) struct Decides<'t> {
+    origin: Rc<str>,
+    selectors: Vec<Selector>,
+    make: Box<Make<'t>>,
+}
+
+impl<'t> Decides<'t> {
+    fn new(
+        what: &str,
+        place: &Place,
+        selectors: Vec<Selector>,
+        make: impl Fn(&Inputs<'_, '_>) -> Result<ComponentKind, PolicyError> + 't,
+    ) -> Self {
+        Self {
+            origin: Rc::from(format!("what the {what} `{}` measures", place.id)),
+            selectors,
+            make: Box::new(make),
+        }
+    }
+
+    fn wired(self, place: &Place, inputs: Vec<InPort<'t>>, outputs: Vec<OutPort<'t>>) -> Wired<'t> {
+        Wired {
+            id: place.id.clone(),
+            inputs,
+            outputs,
+            part: Box::new(self),
+        }
+    }
+}
+
+impl Part for Decides<'_> {
+    fn carry(&self, _inputs: &Inputs<'_, '_>) -> Vec<Carried> {
+        vec![Carried::Beyond(Rc::clone(&self.origin))]
+    }
+
+    fn decides(&self) -> bool {
+        true
+    }
+
+    fn decide(&self, inputs: &Inputs<'_, '_>) -> Result<Option<Deciding>, PolicyError> {
+        Ok(Some((self.selectors.clone(), (self.make)(inputs)?)))
+    }
+}
+
+/// `request_parameters` of a limiter.
+fn request_parameters(fields: &Object<'_>) -> Result<RequestParameters, PolicyError> {
+    let request = fields.object(
+        "request_parameters",
+        &["tokens_label_key", "denied_response_status_code"],
+    )?;
+    let mut parameters = RequestParameters::default();
+    if let Some(fields) = request {
+        parameters.tokens_label_key = fields.text("tokens_label_key")?.and_then(named);
+        if let Some(at) = fields.scalar("denied_response_status_code") {
+            parameters.denied_response_status_code = status_code::decode(&at)?;
+        }
+    }
+    Ok(parameters)
+}
+
+/// An empty name is none.
+fn named(text: &str) -> Option<Arc<str>> {
+    (!text.is_empty()).then(|| Arc::from(text))
+}
+
+/// Zero for what is negative.
+pub(super) fn positive(nanos: i128) -> Duration {
+    const NANOS: u128 = 1_000_000_000;
+    let nanos = u128::try_from(nanos).unwrap_or(0);
+    // Twelve digits of seconds at most, so neither part overflows.
+    Duration::new((nanos / NANOS) as u64, (nanos % NANOS) as u32)
+}
+
+/// A duration that an Agent would accept at zero and then open everything.
+pub(super) fn more_than_zero(at: &At<'_>) -> Result<Duration, PolicyError> {
+    match positive(at.duration()?) {
+        Duration::ZERO => Err(at.error("must be more than zero")),
+        duration => Ok(duration),
+    }
 }
 
 /// One entry of a list of components.

@@ -6,7 +6,7 @@ use crate::policy::ports::{self, Scope};
 use crate::policy::yaml::shortened;
 
 /// Hands on what it gets.
-struct Wire;
+pub(super) struct Wire;
 
 impl Part for Wire {
     fn carry(&self, inputs: &Inputs<'_, '_>) -> Vec<Carried> {
@@ -82,11 +82,11 @@ pub(super) fn read_ingress<'t>(
         .iter()
         .find(|(port, _)| *port == name)
         .map_or_else(|| ports::unwired(&fields.at), |(_, port)| port.clone());
-    let output = ports::out_port(&fields, &["signal"], place.scope)?;
+    let outputs = ports::out_ports(&fields, &["signal"], place.scope)?;
     circuit.add(Wired {
         id: place.id.clone(),
         inputs: vec![input],
-        outputs: vec![output],
+        outputs,
         part: Box::new(Wire),
     });
     Ok(())

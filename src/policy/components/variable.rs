@@ -12,6 +12,11 @@ impl Part for Variable {
     }
 }
 
+/// A constant, also of what blueprints consist of.
+pub(in crate::policy) fn steady<'t>(value: f64) -> Box<dyn Part + 't> {
+    Box::new(Variable(value))
+}
+
 const KNOWN: &[&str] = &["constant_output", "config_key", "out_ports"];
 
 pub(super) fn read<'t>(
@@ -20,7 +25,10 @@ pub(super) fn read<'t>(
     circuit: &mut Circuit<'t>,
 ) -> Result<(), PolicyError> {
     let fields = at.object(KNOWN)?;
-    let value = ports::constant_signal(fields.required("constant_output")?)?;
+    let mut value = ports::constant_signal(fields.required("constant_output")?)?;
+    if let Some(at) = set(&fields, circuit)? {
+        value = ports::constant_signal(at)?;
+    }
     add(&fields, value, place, circuit)
 }
 
@@ -30,8 +38,17 @@ pub(super) fn read_bool<'t>(
     circuit: &mut Circuit<'t>,
 ) -> Result<(), PolicyError> {
     let fields = at.object(KNOWN)?;
-    let value = fields.boolean("constant_output", false)?;
+    let mut value = fields.boolean("constant_output", false)?;
+    if let Some(at) = set(&fields, circuit)? {
+        value = at.boolean()?;
+    }
     add(&fields, f64::from(u8::from(value)), place, circuit)
+}
+
+/// What dynamic configuration puts in the place of the constant.
+fn set<'t>(fields: &Object<'t>, circuit: &Circuit<'t>) -> Result<Option<At<'t>>, PolicyError> {
+    let key = fields.text("config_key")?;
+    Ok(key.and_then(|key| circuit.configured(key)))
 }
 
 fn add<'t>(
@@ -40,12 +57,11 @@ fn add<'t>(
     place: &Place,
     circuit: &mut Circuit<'t>,
 ) -> Result<(), PolicyError> {
-    fields.text("config_key")?;
-    let output = ports::out_port(fields, &["output"], place.scope)?;
+    let outputs = ports::out_ports(fields, &["output"], place.scope)?;
     circuit.add(Wired {
         id: place.id.clone(),
         inputs: Vec::new(),
-        outputs: vec![output],
+        outputs,
         part: Box::new(Variable(value)),
     });
     Ok(())

@@ -54,6 +54,10 @@ impl<'t> Object<'t> {
         self.scalar(key).map_or(Ok(default), |at| at.boolean())
     }
 
+    pub(in crate::policy) fn number(&self, key: &str, default: f64) -> Result<f64, PolicyError> {
+        self.scalar(key).map_or(Ok(default), |at| at.number())
+    }
+
     /// The one of several keys that is given; a null gives nothing.
     pub(in crate::policy) fn only(
         &self,

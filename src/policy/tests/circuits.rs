@@ -1,6 +1,8 @@
 //! How components are wired and what their signals fold to.
 
-use super::{limiter, loaded, only_limiter, refused, warnings};
+use crate::policy::{ComponentKind, Port, SignalId};
+
+use super::{capacity, constant, limiter, loaded, refused, warnings};
 
 fn with_components(components: &str, capacity: &str) -> String {
     limiter(|text| {
@@ -21,7 +23,7 @@ fn signals_fold_whatever_their_order() {
     let both = [format!("{VARIABLE}{ADD}"), format!("{ADD}{VARIABLE}")];
     for components in both {
         let text = with_components(&components, "B");
-        assert_eq!(only_limiter(&text).bucket_capacity, 4.0);
+        assert_eq!(capacity(&text), 4.0);
         assert_eq!(&*loaded(&text).policy.components[0].id, "root.2");
     }
 }
@@ -49,38 +51,35 @@ fn a_signal_is_produced_exactly_once() {
 #[test]
 fn a_loop_stays_invalid_and_one_that_does_not_stand_still_is_refused() {
     let around = ADD.replace("name: A", "name: B");
-    assert!(
-        only_limiter(&with_components(&around, "B"))
-            .bucket_capacity
-            .is_nan()
-    );
+    assert!(capacity(&with_components(&around, "B")).is_nan());
     let decider = "    - decider: {operator: lt, in_ports: {lhs: {signal_name: B}, rhs: {constant_signal: {value: 1}}}, out_ports: {output: {signal_name: B}}}\n";
     // A comparison with nothing is false, which is not nothing.
     assert!(refused(&with_components(decider, "B")).contains("a loop of signals"));
 }
 
 #[test]
-fn deciders_over_constants_fold_and_those_that_wait_are_refused() {
+fn deciders_over_constants_fold_and_those_that_wait_do_not() {
     let decider = |more: &str| {
         format!(
             "    - decider: {{operator: gte, {more}in_ports: {{lhs: {{constant_signal: {{value: 5}}}}, rhs: {{constant_signal: {{value: 5}}}}}}, out_ports: {{output: {{signal_name: A}}}}}}\n"
         )
     };
-    assert_eq!(
-        only_limiter(&with_components(&decider(""), "A")).bucket_capacity,
-        1.0
-    );
-    assert!(refused(&with_components(&decider("true_for: 5s, "), "A")).contains("true_for"));
+    assert_eq!(capacity(&with_components(&decider(""), "A")), 1.0);
+    let policy = loaded(&with_components(&decider("true_for: 5s, "), "A")).policy;
+    let circuit = policy.circuit.expect("the output changes after 5 s");
+    assert_eq!((circuit.nodes.len(), circuit.signals), (1, 1));
+    assert_eq!(&*circuit.nodes[0].id, "root.0");
+    let ComponentKind::RateLimiter(limiter) = &policy.components[0].kind else {
+        panic!("{:?}", policy.components);
+    };
+    assert_eq!(limiter.bucket.bucket_capacity, Port::Changing(SignalId(0)));
 }
 
 #[test]
 fn booleans_are_numbers_to_a_port() {
     let text =
         "    - bool_variable: {constant_output: on, out_ports: {output: {signal_name: A}}}\n";
-    assert_eq!(
-        only_limiter(&with_components(text, "A")).bucket_capacity,
-        1.0
-    );
+    assert_eq!(capacity(&with_components(text, "A")), 1.0);
 }
 
 #[test]
@@ -142,8 +141,15 @@ fn nested_circuits_have_names_of_their_own_and_ports_between_them() {
         .map(|component| &*component.id)
         .collect();
     assert_eq!(ids, ["root.1.3.0", "root.2"]);
-    let crate::policy::ComponentKind::RateLimiter(outside) = &policy.components[1].kind;
-    assert_eq!((outside.bucket_capacity, outside.fill_amount), (14.0, 7.0));
+    let ComponentKind::RateLimiter(outside) = &policy.components[1].kind else {
+        panic!("{policy:?}");
+    };
+    let bucket = &outside.bucket;
+    let ports = (
+        constant(bucket.bucket_capacity),
+        constant(bucket.fill_amount),
+    );
+    assert_eq!(ports, (14.0, 7.0));
     assert!(
         refused(&text.replace("lhs: {signal_name: OUT}", "lhs: {signal_name: SUM}"))
             .contains("circuit `root.1`")
@@ -160,26 +166,11 @@ fn nested_circuits_have_names_of_their_own_and_ports_between_them() {
 #[test]
 fn kinds_and_sections_that_are_known_are_refused_by_name_and_place() {
     for (text, name) in [
+        ("circuit: {components: [{ema: {}}]}", "`ema`"),
+        ("circuit: {components: [{auto_scale: {}}]}", "`auto_scale`"),
         (
-            "circuit: {components: [{flow_control: {quota_scheduler: {}}}]}",
-            "`quota_scheduler`",
-        ),
-        ("circuit: {components: [{query: {promql: {}}}]}", "`query`"),
-        (
-            "resources: {flow_control: {classifiers: [{}]}}",
-            "classifiers",
-        ),
-        (
-            "resources: {flow_control: {flux_meters: {a: {}}}}",
-            "flux meters",
-        ),
-        (
-            "metadata: {name: a}\nspec: {circuit: {}}\ndynamicConfig: {a: 1}",
-            "dynamic configuration",
-        ),
-        (
-            "blueprint: load-ramping/base\npolicy: {policy_name: a}",
-            "`load-ramping/base`",
+            "circuit: {components: [{gradient_controller: {manual_mode: true, parameters: {slope: 1}}}]}",
+            "`manual_mode`",
         ),
     ] {
         let message = refused(text);

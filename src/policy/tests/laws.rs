@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{limiter, load, loaded, only_limiter, refused, replaced, warnings};
+use super::{
+    capacity, constant, is_open, limiter, load, loaded, only_limiter, refused, replaced, warnings,
+};
 
 const VALUES: &str = "blueprint: rate-limiting/base
 policy:
@@ -47,16 +49,22 @@ fn an_error_names_file_line_column_field_and_what_would_be_right() {
 #[test]
 fn defaults_apply_where_nothing_is_said() {
     let limiter = only_limiter(&limiter(|text| text));
-    assert_eq!(limiter.interval, Duration::from_secs(30));
-    assert_eq!(limiter.max_idle_time, Duration::from_secs(7200));
-    assert!(limiter.continuous_fill && !limiter.delay_initial_fill);
-    assert!(limiter.pass_through.is_nan());
+    assert_eq!(limiter.bucket.interval, Duration::from_secs(30));
+    assert_eq!(limiter.bucket.max_idle_time, Duration::from_secs(7200));
+    assert!(limiter.bucket.continuous_fill && !limiter.bucket.delay_initial_fill);
+    assert!(constant(limiter.bucket.pass_through).is_nan());
     assert_eq!(
-        (limiter.limit_by_label_key, limiter.tokens_label_key),
+        (
+            limiter.bucket.limit_by_label_key,
+            limiter.request.tokens_label_key
+        ),
         (None, None)
     );
     assert_eq!(
-        (limiter.denied_response_status_code, limiter.lazy_sync),
+        (
+            limiter.request.denied_response_status_code,
+            limiter.bucket.lazy_sync
+        ),
         (0, None)
     );
 }
@@ -69,10 +77,10 @@ fn what_is_said_is_kept_even_when_it_is_nothing() {
     )
     .replace("{control_point: shop}", "{control_point: shop, agent_group: '', service: ''}");
     let limiter = only_limiter(&text);
-    assert!(!limiter.continuous_fill);
-    assert_eq!(limiter.max_idle_time, Duration::ZERO);
+    assert!(!limiter.bucket.continuous_fill);
+    assert_eq!(limiter.bucket.max_idle_time, Duration::ZERO);
     assert_eq!(
-        (limiter.limit_by_label_key, limiter.lazy_sync),
+        (limiter.bucket.limit_by_label_key, limiter.bucket.lazy_sync),
         (None, Some(4))
     );
     let selector = &loaded(&text).policy.components[0].selectors[0];
@@ -93,7 +101,7 @@ fn a_null_scalar_is_as_if_absent_and_warned_about() {
         "{control_point: shop}",
         "{control_point: shop, agent_group: null, service: }",
     );
-    assert!(only_limiter(&text).continuous_fill);
+    assert!(only_limiter(&text).bucket.continuous_fill);
     let selector = &loaded(&text).policy.components[0].selectors[0];
     assert_eq!(
         (selector.agent_group.as_deref(), &*selector.service),
@@ -143,18 +151,9 @@ fn keys_written_twice_are_refused_also_where_keys_are_free() {
 
 #[test]
 fn numbers_may_be_quoted_in_policies_only() {
-    assert_eq!(
-        only_limiter(&replaced("value: 2", "value: '2'")).bucket_capacity,
-        2.0
-    );
-    assert_eq!(
-        only_limiter(&replaced("value: 2", "value: 0x10")).bucket_capacity,
-        16.0
-    );
-    assert_eq!(
-        only_limiter(&replaced("value: 2", "value: 1_000")).bucket_capacity,
-        1000.0
-    );
+    assert_eq!(capacity(&replaced("value: 2", "value: '2'")), 2.0);
+    assert_eq!(capacity(&replaced("value: 2", "value: 0x10")), 16.0);
+    assert_eq!(capacity(&replaced("value: 2", "value: 1_000")), 1000.0);
     for value in ["''", "'0x10'", "two", ".nan", ".inf", "true", "[]", "{}"] {
         refused(&replaced("value: 2", &format!("value: {value}")));
     }
@@ -182,7 +181,9 @@ fn status_codes_go_by_name_or_bare_number() {
     };
     for (code, number) in [("NotFound", 404), ("418", 418), ("0", 0), ("Empty", 0)] {
         assert_eq!(
-            only_limiter(&with(code)).denied_response_status_code,
+            only_limiter(&with(code))
+                .request
+                .denied_response_status_code,
             number
         );
     }
@@ -195,7 +196,9 @@ fn status_codes_go_by_name_or_bare_number() {
         format!("{VALUES}    request_parameters: {{denied_response_status_code: {code}}}\n")
     };
     assert_eq!(
-        only_limiter(&values("BadGateway")).denied_response_status_code,
+        only_limiter(&values("BadGateway"))
+            .request
+            .denied_response_status_code,
         502
     );
     assert!(refused(&values("502")).contains("name the status code"));
@@ -236,7 +239,7 @@ fn ports_without_a_form_or_with_two_are_refused() {
         ));
     }
     let text = replaced("value: 2", "");
-    assert_eq!(only_limiter(&text).bucket_capacity, 0.0);
+    assert_eq!(capacity(&text), 0.0);
 }
 
 #[test]
@@ -347,8 +350,8 @@ fn limiters_that_let_everything_pass_are_warned_about() {
     }
     let zeros = replaced("value: 2", "value: 0").replace("value: 1", "value: 0");
     assert!(warnings(&zeros)[0].contains("lets everything pass"));
-    assert!(only_limiter(&zeros).passes_through());
-    assert!(!only_limiter(&replaced("value: 1", "value: 0")).passes_through());
+    assert!(is_open(&only_limiter(&zeros)));
+    assert!(!is_open(&only_limiter(&replaced("value: 1", "value: 0"))));
 }
 
 #[test]
@@ -392,10 +395,10 @@ circuit:
 ";
     let limiter = only_limiter(text);
     assert_eq!(
-        (limiter.interval, limiter.continuous_fill),
+        (limiter.bucket.interval, limiter.bucket.continuous_fill),
         (Duration::from_secs(5), false)
     );
-    assert_eq!(limiter.fill_amount, 1.0);
+    assert_eq!(constant(limiter.bucket.fill_amount), 1.0);
 }
 
 #[test]
@@ -403,7 +406,10 @@ fn the_policy_of_the_examples_loads_without_a_remark() {
     let text = include_str!("../../../examples/policies/per-user-rate-limit.yaml");
     let limiter = only_limiter(text);
     assert_eq!(&*loaded(text).policy.name, "per-user-rate-limit");
-    assert_eq!(limiter.limit_by_label_key.as_deref(), Some("user_id"));
+    assert_eq!(
+        limiter.bucket.limit_by_label_key.as_deref(),
+        Some("user_id")
+    );
     assert_eq!(warnings(text), [] as [String; 0]);
 }
 

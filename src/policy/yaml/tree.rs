@@ -322,10 +322,15 @@ impl Tree<'_> {
             return Ok(());
         }
         let mark = node.mark;
-        let Value::Scalar { raw, .. } = &node.value else {
+        let Value::Scalar { kind, raw } = &node.value else {
             return Err(self.error(mark, "a key must be text"));
         };
-        let key: Rc<str> = Rc::from(&**raw);
+        // Where the Agent's tools make JSON of YAML, an unquoted `on` is the key `true`.
+        let key: Rc<str> = match kind {
+            Kind::Bool(true) => Rc::from("true"),
+            Kind::Bool(false) => Rc::from("false"),
+            _ => Rc::from(&**raw),
+        };
         if !map.seen.insert(Rc::clone(&key)) {
             let first = map.entries.iter().find(|entry| entry.key == key);
             let line = first.map_or(mark.0, |entry| entry.mark.0);

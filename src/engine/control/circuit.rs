@@ -1,0 +1,273 @@
+//! The circuit of a policy while it runs: state, inputs and the time in, signals out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use super::decider::Decider;
+use super::gradient::{self, Gradient};
+use super::integrator::{self, Integrator};
+use super::observed::{Demand, ObservedLoad};
+use super::signal_generator::SignalGenerator;
+use super::{logic, range};
+use crate::engine::clock::{Nanos, nanos};
+use crate::engine::flux_meter::{FluxMeters, Window};
+use crate::policy::{self, Arithmetic, Op, PolynomialRange, Port, Signal, SignalId};
+
+/// How often integrators count, and load schedulers hear of their multiplier.
+pub(super) const PERIOD: Duration = Duration::from_secs(10);
+
+/// What is measured outside of the circuit; nothing of it may block.
+pub(crate) trait Measured {
+    /// The latest answer to a query.
+    fn query(&self, text: &str) -> Signal;
+
+    /// What a load scheduler of this policy granted and refused so far.
+    fn demand(&self, component_id: &str) -> Demand;
+}
+
+/// A circuit with its state.
+#[derive(Debug)]
+pub(crate) struct Circuit {
+    interval: Nanos,
+    nodes: Vec<Node>,
+    /// Invalid until something feeds them.
+    signals: Vec<Signal>,
+    /// Ticks so far.
+    ticks: u64,
+    /// In how many ticks a [`PERIOD`] passes.
+    period: u64,
+}
+
+#[derive(Debug)]
+struct Node {
+    unit: Unit,
+    inputs: SmallVec<[Port; 5]>,
+    outputs: SmallVec<[Option<SignalId>; 3]>,
+}
+
+/// What a node computes, with what it remembers.
+#[derive(Debug)]
+enum Unit {
+    Arithmetic(Arithmetic),
+    And,
+    Or,
+    Inverter,
+    Decider(Decider),
+    Switcher,
+    FirstValid,
+    Integrator(Integrator),
+    Gradient(Gradient),
+    SignalGenerator(SignalGenerator),
+    PolynomialRange(PolynomialRange),
+    ObservedLoad(Arc<str>, ObservedLoad),
+    Reading(Reading),
+}
+
+/// A measurement that is taken now and then, and holds between.
+#[derive(Debug)]
+struct Reading {
+    of: Reads,
+    /// In ticks.
+    every: u64,
+    last: Signal,
+}
+
+#[derive(Debug)]
+enum Reads {
+    Query(Arc<str>),
+    /// No window for a meter that does not exist.
+    Mean(Option<Window>),
+    Quantile(Option<Window>, f64),
+}
+
+/// A moment in the life of a circuit.
+#[derive(Clone, Copy, Debug)]
+struct Tick {
+    /// From one.
+    number: u64,
+    now: Nanos,
+    period: u64,
+}
+
+/// How many ticks a time takes, rounded up.
+pub(super) fn ticks(time: Duration, interval: Nanos) -> u64 {
+    (nanos(time) as u64).div_ceil(interval.max(1) as u64)
+}
+
+impl Circuit {
+    /// A circuit whose first tick is at `start`.
+    pub(crate) fn new(circuit: &policy::Circuit, meters: &FluxMeters, start: Nanos) -> Self {
+        let interval = nanos(circuit.evaluation_interval).max(1);
+        let nodes = circuit.nodes.iter().map(|node| Node {
+            unit: Unit::new(&node.op, interval, meters, start),
+            inputs: SmallVec::from_slice(&node.inputs),
+            outputs: SmallVec::from_slice(&node.outputs),
+        });
+        Self {
+            interval,
+            nodes: nodes.collect(),
+            signals: vec![Signal::NAN; circuit.signals as usize],
+            ticks: 0,
+            period: ticks(PERIOD, interval),
+        }
+    }
+
+    pub(crate) fn interval(&self) -> Nanos {
+        self.interval
+    }
+
+    /// Evaluates every node once, and says which tick that was, counting from one.
+    pub(crate) fn tick(&mut self, now: Nanos, measured: &dyn Measured) -> u64 {
+        self.ticks += 1;
+        let tick = Tick {
+            number: self.ticks,
+            now,
+            period: self.period,
+        };
+        for node in &mut self.nodes {
+            let inputs: SmallVec<[Signal; 8]> = node
+                .inputs
+                .iter()
+                .map(|port| read(&self.signals, *port))
+                .collect();
+            let outputs = node.unit.tick(&inputs, tick, measured);
+            for (id, value) in node.outputs.iter().zip(outputs) {
+                if let Some(SignalId(id)) = id
+                    && let Some(signal) = self.signals.get_mut(*id as usize)
+                {
+                    *signal = value;
+                }
+            }
+        }
+        self.ticks
+    }
+
+    /// What stands at a port after the last tick.
+    pub(crate) fn read(&self, port: Port) -> Signal {
+        read(&self.signals, port)
+    }
+}
+
+fn read(signals: &[Signal], port: Port) -> Signal {
+    match port {
+        Port::Constant(value) => value,
+        Port::Changing(SignalId(id)) => signals.get(id as usize).copied().unwrap_or(Signal::NAN),
+    }
+}
+
+impl Unit {
+    fn new(op: &Op, interval: Nanos, meters: &FluxMeters, start: Nanos) -> Self {
+        let reading = |of, every| {
+            Self::Reading(Reading {
+                of,
+                every: ticks(every, interval).max(1),
+                last: Signal::NAN,
+            })
+        };
+        match op {
+            Op::Arithmetic(operator) => Self::Arithmetic(*operator),
+            Op::And => Self::And,
+            Op::Or => Self::Or,
+            Op::Inverter => Self::Inverter,
+            Op::Decider {
+                comparison,
+                true_for,
+            } => Self::Decider(Decider::new(*comparison, nanos(*true_for))),
+            Op::Switcher => Self::Switcher,
+            Op::FirstValid => Self::FirstValid,
+            Op::Integrator { initial } => Self::Integrator(Integrator::new(*initial)),
+            Op::Gradient {
+                slope,
+                min_gradient,
+                max_gradient,
+            } => Self::Gradient(Gradient {
+                slope: *slope,
+                min: *min_gradient,
+                max: *max_gradient,
+            }),
+            Op::SignalGenerator { steps } => {
+                let length = |step: &policy::RampStep| ticks(step.duration, interval);
+                Self::SignalGenerator(SignalGenerator::new(steps, length))
+            }
+            Op::PolynomialRange(range) => Self::PolynomialRange(*range),
+            Op::ObservedLoadMultiplier { component_id } => {
+                let observed = ObservedLoad::new(interval as u64);
+                Self::ObservedLoad(Arc::clone(component_id), observed)
+            }
+            Op::Query { text, interval } => reading(Reads::Query(Arc::clone(text)), *interval),
+            Op::FluxMeterMean {
+                name,
+                window,
+                interval,
+            } => {
+                let meter = meters.get(name);
+                let window = meter.map(|meter| Window::of_mean(meter, *window, start));
+                reading(Reads::Mean(window), *interval)
+            }
+            Op::FluxMeterQuantile {
+                name,
+                quantile,
+                window,
+                interval,
+            } => {
+                let meter = meters.get(name);
+                let window = meter.map(|meter| Window::of_quantile(meter, *window, start));
+                reading(Reads::Quantile(window, *quantile), *interval)
+            }
+        }
+    }
+
+    fn tick(&mut self, inputs: &[Signal], tick: Tick, measured: &dyn Measured) -> [Signal; 3] {
+        // A port that the loader did not wire is invalid.
+        let at = |port: usize| inputs.get(port).copied().unwrap_or(Signal::NAN);
+        let output = match self {
+            Self::Arithmetic(operator) => operator.combine(at(0), at(1)),
+            Self::And => logic::and(inputs),
+            Self::Or => logic::or(inputs),
+            Self::Inverter => logic::invert(at(0)),
+            Self::Decider(decider) => decider.tick(at(0), at(1), tick.now),
+            Self::Switcher => logic::switch(at(0), at(1), at(2)),
+            Self::FirstValid => logic::first_valid(inputs),
+            Self::Integrator(integrator) if tick.number.is_multiple_of(tick.period) => integrator
+                .tick(integrator::Inputs {
+                    input: at(0),
+                    reset: at(1),
+                    max: at(2),
+                    min: at(3),
+                }),
+            Self::Integrator(integrator) => integrator.held(),
+            Self::Gradient(gradient) => gradient.compute(gradient::Inputs {
+                signal: at(0),
+                setpoint: at(1),
+                control: at(2),
+                max: at(3),
+                min: at(4),
+            }),
+            Self::SignalGenerator(ramp) => return ramp.tick(at(0), at(1), at(2)),
+            Self::PolynomialRange(range) => range::multiplier(range, at(0)),
+            Self::ObservedLoad(component, observed) => {
+                observed.tick(tick.number, || measured.demand(component))
+            }
+            Self::Reading(reading) => reading.tick(tick, measured),
+        };
+        [output, Signal::NAN, Signal::NAN]
+    }
+}
+
+impl Reading {
+    fn tick(&mut self, tick: Tick, measured: &dyn Measured) -> Signal {
+        if tick.number == 1 || tick.number.is_multiple_of(self.every) {
+            let now = tick.now;
+            self.last = match &mut self.of {
+                Reads::Query(text) => measured.query(text),
+                Reads::Mean(window) => window.as_mut().map_or(Signal::NAN, |one| one.mean(now)),
+                Reads::Quantile(window, quantile) => window
+                    .as_mut()
+                    .map_or(Signal::NAN, |one| one.quantile(*quantile, now)),
+            };
+        }
+        self.last
+    }
+}

@@ -1,0 +1,116 @@
+//! The observed load multiplier: which part of the tokens asked for was granted.
+
+use std::collections::VecDeque;
+
+use crate::policy::Signal;
+
+/// Tokens that a load scheduler has granted and refused since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Demand {
+    pub(crate) accepted: f64,
+    pub(crate) rejected: f64,
+}
+
+/// The ratio over a window that ended a while ago.
+///
+/// An Agent sees its counters through a monitoring system: 20 s, some 11 s late. Loops are tuned
+/// to that delay, so it is kept.
+#[derive(Debug)]
+pub(super) struct ObservedLoad {
+    /// Oldest first, one each `stride` ticks.
+    samples: VecDeque<Demand>,
+    stride: u64,
+    lag: usize,
+    window: usize,
+}
+
+const SECOND: u64 = 1_000_000_000;
+const LAG: u64 = 11 * SECOND;
+const WINDOW: u64 = 20 * SECOND;
+
+impl ObservedLoad {
+    pub(super) fn new(interval: u64) -> Self {
+        let stride = SECOND.div_ceil(interval.max(1)).max(1);
+        let period = stride.saturating_mul(interval).max(1);
+        Self {
+            samples: VecDeque::new(),
+            stride,
+            lag: LAG.div_ceil(period) as usize,
+            window: WINDOW.div_ceil(period) as usize,
+        }
+    }
+
+    pub(super) fn tick(&mut self, number: u64, demand: impl FnOnce() -> Demand) -> Signal {
+        // The first tick is a sample: what was counted before it is no part of any window.
+        if (number - 1).is_multiple_of(self.stride) {
+            if self.samples.len() > self.lag + self.window {
+                self.samples.pop_front();
+            }
+            self.samples.push_back(demand());
+        }
+        let Some(end) = self.samples.len().checked_sub(self.lag + 1) else {
+            return Signal::NAN;
+        };
+        let (from, to) = (
+            self.samples[end.saturating_sub(self.window)],
+            self.samples[end],
+        );
+        let accepted = to.accepted - from.accepted;
+        let offered = accepted + (to.rejected - from.rejected);
+        if offered > 0.0 {
+            accepted / offered
+        } else {
+            Signal::NAN
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is observed at each tick when so many tokens are granted and refused before it.
+    fn observe(interval: u64, demand: &[(f64, f64)]) -> Vec<f64> {
+        let mut observed = ObservedLoad::new(interval);
+        let mut sum = Demand::default();
+        (1..)
+            .zip(demand)
+            .map(|(number, (accepted, rejected))| {
+                sum.accepted += accepted;
+                sum.rejected += rejected;
+                observed.tick(number, || sum)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_window_ends_eleven_seconds_ago_and_takes_twenty() {
+        let mut demand = vec![(8.0, 0.0); 20];
+        demand.extend([(2.0, 6.0); 60]);
+        let observed = observe(SECOND, &demand);
+        assert!(observed[..12].iter().all(|value| value.is_nan()));
+        assert_eq!(observed[12..31], [1.0; 19]);
+        assert!(observed[31] < 1.0);
+        assert_eq!(observed[40], (10.0 * 8.0 + 10.0 * 2.0) / 160.0);
+        assert_eq!(observed[50..], [0.25; 30]);
+    }
+
+    #[test]
+    fn without_traffic_nothing_is_observed() {
+        let mut demand = vec![(8.0, 0.0); 20];
+        demand.extend([(0.0, 0.0); 60]);
+        let observed = observe(SECOND, &demand);
+        assert_eq!(observed[40], 1.0);
+        assert!(observed[50..].iter().all(|value| value.is_nan()));
+    }
+
+    #[test]
+    fn any_interval_does() {
+        let fine = observe(SECOND / 10, &[(1.0, 1.0); 500]);
+        assert!(fine[100].is_nan());
+        assert_eq!(fine[200], 0.5);
+        let coarse = observe(10 * SECOND, &[(1.0, 3.0); 10]);
+        assert!(coarse[2].is_nan());
+        assert_eq!(coarse[3], 0.25);
+    }
+}

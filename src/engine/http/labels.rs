@@ -1,0 +1,262 @@
+//! The labels of an HTTP request, and what telemetry and the next service see of them.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use ahash::RandomState;
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode, utf8_percent_encode};
+
+use super::{HttpInput, HttpRequest};
+use crate::engine::classify::Made;
+use crate::flow::{Labels, baggage};
+
+const SOURCE: &str = "aperture.source_fqdns";
+const DESTINATION: &str = "aperture.destination_fqdns";
+
+/// What W3C Baggage does not let stand in a value, and what begins an escape.
+const ENCODED: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b',')
+    .add(b';')
+    .add(b'\\')
+    .add(b'%');
+
+/// Labels by key. A map, because a request may have as many headers as fit a message.
+pub(super) struct HttpLabels<'a> {
+    all: HashMap<Cow<'a, str>, Label<'a>, RandomState>,
+    /// The members that classifiers add to baggage.
+    made: BTreeMap<Arc<str>, String>,
+}
+
+struct Label<'a> {
+    value: Cow<'a, str>,
+    telemetry: bool,
+}
+
+impl<'a> HttpLabels<'a> {
+    /// Labels from everything but classifiers.
+    pub(super) fn new(input: &HttpInput<'a>) -> Self {
+        let mut labels = Self {
+            all: HashMap::default(),
+            made: BTreeMap::new(),
+        };
+        if let Some(request) = &input.request {
+            labels.request(request);
+            if let Some(header) = request.header("baggage") {
+                labels.baggage_members(header);
+            }
+        }
+        for (key, services) in [
+            (SOURCE, input.source_services),
+            (DESTINATION, input.destination_services),
+        ] {
+            let value = match services {
+                [] => Cow::Borrowed("UNKNOWN"),
+                known => joined(known),
+            };
+            labels.set(key, value, true);
+        }
+        labels
+    }
+
+    fn set(
+        &mut self,
+        key: impl Into<Cow<'a, str>>,
+        value: impl Into<Cow<'a, str>>,
+        telemetry: bool,
+    ) {
+        let value = value.into();
+        self.all.insert(key.into(), Label { value, telemetry });
+    }
+
+    fn request(&mut self, request: &HttpRequest<'a>) {
+        self.set("http.method", request.method, true);
+        self.set("http.target", request.path, true);
+        self.set("http.host", request.host, true);
+        self.set("http.scheme", request.scheme, true);
+        self.set("http.flavor", flavor(request.protocol), true);
+        let size = request.size.to_string();
+        self.set("http.request_content_length", size, false);
+        for (name, value) in request.headers {
+            if !name.starts_with(':') {
+                self.set(header_key(name), *value, false);
+            }
+        }
+    }
+
+    fn baggage_members(&mut self, header: &'a str) {
+        let members = baggage::members(header.as_bytes());
+        // Of a repeated key the last value counts, also when it turns out to be broken.
+        let members: HashMap<_, _, RandomState> = members.into_iter().flatten().collect();
+        for (key, value) in members {
+            let once: Vec<u8> = percent_decode(value).collect();
+            if let Some(value) = decode_query(&once) {
+                self.set(key, value, true);
+            }
+        }
+    }
+
+    /// Adds what classifiers have made.
+    pub(super) fn classified(&mut self, made: Vec<Made>) {
+        for Made {
+            label,
+            value,
+            telemetry,
+        } in made
+        {
+            self.set(label.to_string(), value.clone(), telemetry);
+            if telemetry {
+                self.made.insert(label, value);
+            } else {
+                self.made.remove(&label);
+            }
+        }
+    }
+
+    /// All labels, as the engine looks at them.
+    pub(super) fn flow_labels(&self) -> Labels<'a> {
+        Labels::distinct(
+            self.all
+                .iter()
+                .map(|(key, label)| (key.clone(), label.value.clone())),
+        )
+    }
+
+    /// What telemetry shows.
+    pub(super) fn telemetry(&self, input: &HttpInput<'_>) -> BTreeMap<String, String> {
+        let shown = self.all.iter().filter(|(_, label)| label.telemetry);
+        let mut shown: BTreeMap<String, String> = shown
+            .map(|(key, label)| (key.to_string(), label.value.to_string()))
+            .collect();
+        for (key, value) in [
+            ("aperture.control_point_type", Cow::Borrowed("http")),
+            (SOURCE, joined(input.source_services)),
+            (DESTINATION, joined(input.destination_services)),
+        ] {
+            shown.insert(key.to_owned(), value.into_owned());
+        }
+        shown
+    }
+
+    /// The `baggage` header for the next service: the request's own as it is, and behind it the
+    /// labels that classifiers have made. `None` when these are none.
+    pub(super) fn baggage(&self, input: &HttpInput<'_>) -> Option<String> {
+        if self.made.is_empty() {
+            return None;
+        }
+        let own = input
+            .request
+            .as_ref()
+            .and_then(|request| request.header("baggage"));
+        let mut header = own.unwrap_or_default().to_owned();
+        for (at, (key, value)) in self.made.iter().enumerate() {
+            if at > 0 || own.is_some() {
+                header.push(',');
+            }
+            let value = utf8_percent_encode(value, ENCODED);
+            write!(header, "{key}={value}").ok()?;
+        }
+        Some(header)
+    }
+}
+
+fn flavor(protocol: &str) -> &str {
+    match protocol {
+        "HTTP/1.0" => "1.0",
+        "HTTP/1.1" => "1.1",
+        "HTTP/2" => "2.0",
+        "HTTP/3" => "3.0",
+        other => other,
+    }
+}
+
+/// Letter by letter: a letter is never folded to several.
+fn header_key(name: &str) -> String {
+    let mut key = String::from("http.request.header.");
+    key.extend(name.chars().map(|letter| match letter {
+        '-' => '_',
+        letter => letter.to_lowercase().next().unwrap_or(letter),
+    }));
+    key
+}
+
+fn joined<'a>(services: &[&'a str]) -> Cow<'a, str> {
+    match services {
+        [] => Cow::Borrowed(""),
+        [only] => Cow::Borrowed(only),
+        many => Cow::Owned(many.join(",")),
+    }
+}
+
+/// The second decoding, by the rules of a query. `None` for a broken escape.
+fn decode_query(text: &[u8]) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let [first, after @ ..] = rest {
+        rest = after;
+        bytes.push(match first {
+            b'+' => b' ',
+            b'%' => {
+                let [high, low, after @ ..] = rest else {
+                    return None;
+                };
+                rest = after;
+                let digit = |byte: &u8| char::from(*byte).to_digit(16);
+                u8::try_from(digit(high)? * 16 + digit(low)?).ok()?
+            }
+            plain => *plain,
+        });
+    }
+    Some(match String::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_second_decoding_is_that_of_a_query() {
+        for (text, expected) in [
+            ("a+b", Some("a b")),
+            ("a%2Bb", Some("a+b")),
+            ("%41%7a", Some("Az")),
+            ("%ff", Some("\u{fffd}")),
+            ("%", None),
+            ("%4", None),
+            ("%zz", None),
+        ] {
+            assert_eq!(decode_query(text.as_bytes()).as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn names_of_headers_are_folded_letter_by_letter() {
+        assert_eq!(header_key("X-Ü.a"), "http.request.header.x_ü.a");
+        assert_eq!(header_key("\u{130}"), "http.request.header.i");
+        assert_eq!(header_key(""), "http.request.header.");
+    }
+
+    proptest! {
+        #[test]
+        fn what_goes_into_baggage_comes_out(value in "[ -~\u{e0}-\u{ff}]{0,12}") {
+            let mut labels = HttpLabels::new(&HttpInput::new("here"));
+            let label = std::sync::Arc::from("made");
+            let made = Made { label, value: value.clone(), telemetry: true };
+            labels.classified(vec![made]);
+            let header = labels.baggage(&HttpInput::new("here")).expect("a label was made");
+            let members: Vec<_> = baggage::members(header.as_bytes()).expect("well formed").collect();
+            prop_assert_eq!(members.len(), 1);
+            let (key, encoded) = members[0];
+            prop_assert_eq!(key, "made");
+            prop_assert_eq!(percent_decode(encoded).decode_utf8_lossy(), value);
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Deciding about HTTP requests that something else describes: Aperture's `CheckHTTP`.
+
+mod input;
+mod labels;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+pub use self::input::{AddressFlaw, HttpInput, HttpInputError, HttpRequest, SocketAddress};
+
+use self::labels::HttpLabels;
+use super::report::{CheckInput, CheckReport, ClassifierInfo};
+use super::stages::{Flow, NO_DEADLINE};
+use super::{Engine, clock::nanos};
+use crate::flow::{FlowParams, RejectReason};
+
+/// gRPC's `UNAVAILABLE`, by which proxies know a rejected request.
+const UNAVAILABLE: i32 = 14;
+
+/// All that an [`Engine`] has to say about an HTTP request: Aperture's `CheckHTTPResponse`.
+///
+/// See [`HttpInput`] for an example.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct HttpReport {
+    /// What to do with the request.
+    pub answer: HttpAnswer,
+    /// The decision, with the classifiers' part; the wait of a rejected request is not in there
+    /// but in `wait_time`.
+    pub check: CheckReport,
+    /// How long a rejected request should wait before it is tried again, at full precision.
+    pub wait_time: Option<Duration>,
+}
+
+/// What a proxy is to do with a request.
+///
+/// See [`HttpInput`] for an example.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HttpAnswer {
+    /// Send it on.
+    Ok {
+        /// To be set on it: `baggage`, where classifiers have made labels that telemetry shows.
+        headers: BTreeMap<String, String>,
+    },
+    /// Turn it away.
+    Denied {
+        /// The status of the response: whatever number the policy has, an HTTP status or not.
+        status: i32,
+        /// Of the response: `retry-after` in whole seconds, where a wait is known.
+        headers: BTreeMap<String, String>,
+    },
+}
+
+impl HttpReport {
+    /// Whether the request may run.
+    #[must_use]
+    pub const fn accepted(&self) -> bool {
+        self.check.accepted()
+    }
+
+    /// The code of the answer's `google.rpc.Status`: 0, or 14 (`UNAVAILABLE`) when the request is
+    /// turned away.
+    #[must_use]
+    pub const fn status_code(&self) -> i32 {
+        match self.answer {
+            HttpAnswer::Ok { .. } => 0,
+            HttpAnswer::Denied { .. } => UNAVAILABLE,
+        }
+    }
+}
+
+/// A request with its labels, ready to be decided about.
+pub(crate) struct Prepared<'a> {
+    control_point: &'a str,
+    services: &'a [&'a str],
+    params: FlowParams<'a>,
+    expect_end: bool,
+    deadline: Option<Duration>,
+    telemetry: BTreeMap<String, String>,
+    classifiers: Vec<ClassifierInfo>,
+    /// The `baggage` header to send on.
+    baggage: Option<String>,
+}
+
+impl<'a> Prepared<'a> {
+    /// The question to the engine.
+    pub(crate) fn check(&self) -> CheckInput<'_, 'a> {
+        CheckInput::new(self.control_point, &self.params)
+            .services(self.services)
+            .expect_end(self.expect_end)
+            .deadline(self.deadline)
+    }
+
+    /// The whole answer, from the engine's.
+    pub(crate) fn answer(self, mut check: CheckReport) -> HttpReport {
+        check.telemetry_flow_labels = self.telemetry;
+        check.classifiers = self.classifiers;
+        let wait_time = check.wait_time.take();
+        let mut headers = BTreeMap::new();
+        let answer = match check.reject_reason {
+            None => {
+                headers.extend(self.baggage.map(|baggage| ("baggage".to_owned(), baggage)));
+                HttpAnswer::Ok { headers }
+            }
+            Some(reason) => {
+                if let Some(wait) = wait_time {
+                    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+                    headers.insert("retry-after".to_owned(), seconds.to_string());
+                }
+                HttpAnswer::Denied {
+                    status: denied_status(reason, check.denied_response_status_code),
+                    headers,
+                }
+            }
+        };
+        HttpReport {
+            answer,
+            check,
+            wait_time,
+        }
+    }
+}
+
+fn denied_status(reason: RejectReason, code: i32) -> i32 {
+    match code {
+        0 => i32::from(reason.default_status().as_u16()),
+        code => code,
+    }
+}
+
+impl Engine {
+    /// Makes labels of a request, runs the classifiers, and decides.
+    ///
+    /// The labels, from weak to strong:
+    ///
+    /// - `http.method`, `http.target`, `http.host`, `http.scheme`, `http.flavor`,
+    ///   `http.request_content_length`, and `http.request.header.<name>` for each header, in
+    ///   lower case and with `_` for `-`;
+    /// - the members of the header `baggage`, decoded twice, as an Agent does: a `+` is a blank
+    ///   then. (The layer decodes once.) Bytes that are not UTF-8 become U+FFFD;
+    /// - `aperture.source_fqdns` and `aperture.destination_fqdns`, the services;
+    /// - what classifiers make. Those with `telemetry` go on to the next service in `baggage`,
+    ///   percent-encoded where it is needed. (An Agent leaves out the whole header then.)
+    ///
+    /// # Errors
+    ///
+    /// When the question is malformed; its text and code are those of an Agent's gRPC error.
+    pub fn check_http(&self, input: &HttpInput<'_>) -> Result<HttpReport, HttpInputError> {
+        let prepared = self.prepare_http(input)?;
+        let report = self.check(&prepared.check());
+        Ok(prepared.answer(report))
+    }
+
+    /// Everything but the decision.
+    pub(crate) fn prepare_http<'a>(
+        &self,
+        input: &HttpInput<'a>,
+    ) -> Result<Prepared<'a>, HttpInputError> {
+        input.validate()?;
+        let mut labels = HttpLabels::new(input);
+        // Without discovery a destination is unknown, and an unknown one has an empty name.
+        let services: &[&str] = match input.destination_services {
+            [] => &[""],
+            known => known,
+        };
+        let mut infos = Vec::new();
+        let live = self.shared.live.load();
+        let classifiers = &live.classifiers;
+        if !classifiers.is_empty() {
+            let seen = labels.flow_labels();
+            let flow = Flow {
+                control_point: input.control_point,
+                services,
+                labels: &seen,
+                ramp_mode: input.ramp_mode,
+                time_left: input.deadline.map_or(NO_DEADLINE, nanos),
+            };
+            let request = input.request.unwrap_or_default();
+            labels.classified(classifiers.classify(&flow, &request, &mut infos));
+        }
+        Ok(Prepared {
+            control_point: input.control_point,
+            services,
+            params: FlowParams {
+                labels: labels.flow_labels(),
+                ramp_mode: input.ramp_mode,
+                ..FlowParams::default()
+            },
+            expect_end: input.expect_end,
+            deadline: input.deadline,
+            telemetry: labels.telemetry(input),
+            classifiers: infos,
+            baggage: labels.baggage(input),
+        })
+    }
+}

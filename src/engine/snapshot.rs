@@ -1,0 +1,184 @@
+//! The policies in force, which a reload swaps as a whole.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+
+use super::classify::Classifiers;
+use super::flux_meter::FluxMeters;
+use super::index::Index;
+use super::limiters::{Component, Surroundings};
+use super::source::Read;
+use crate::policy::{self, ComponentKind, Policy, PolicyError, PolicyWarning, Selector};
+
+/// What an absent `agent_group` of a selector means.
+const ABSENT_GROUP: &str = "aperture-cloud";
+/// The group of an Agent that is given none.
+const DEFAULT_GROUP: &str = "default";
+
+/// What holds for all policies, now and after a reload.
+#[derive(Debug)]
+pub(super) struct Settings {
+    pub(super) agent_group: Option<String>,
+    pub(super) surroundings: Surroundings,
+}
+
+/// All that follows from the texts of the policies. Flows that began under an older one keep what
+/// they use of it alive.
+#[derive(Debug)]
+pub(super) struct Snapshot {
+    pub(super) index: Index,
+    pub(super) classifiers: Classifiers,
+    pub(super) flux_meters: FluxMeters,
+    pub(super) warnings: Vec<PolicyWarning>,
+}
+
+impl Snapshot {
+    /// Loads all policies, or none: the first error ends it.
+    ///
+    /// A component that `before` has too, by policy, id and parameters, goes on with its state.
+    pub(super) fn load(
+        settings: &Settings,
+        read: Read,
+        before: Option<&Self>,
+    ) -> Result<Self, PolicyError> {
+        let Read {
+            texts,
+            mut warnings,
+        } = read;
+        let mut index = Index::default();
+        let mut classifiers = Classifiers::default();
+        let mut flux_meters = FluxMeters::default();
+        let mut names: HashSet<Arc<str>> = HashSet::new();
+        for (name, text) in texts {
+            let loaded = policy::load(&name, &text)?;
+            let policy = loaded.policy;
+            if !names.insert(Arc::clone(&policy.name)) {
+                let message = format!(
+                    "another policy is named `{}` already: each needs a name of its own",
+                    policy.name
+                );
+                return Err(PolicyError::new(&*name, message));
+            }
+            warnings.extend(loaded.warnings);
+            if let Some(what) = beyond_us(&policy) {
+                return Err(unsupported(&name, what));
+            }
+
+            let group = settings.agent_group.as_deref();
+            let mut others = BTreeSet::new();
+            for component in &policy.components {
+                let (here, elsewhere) = split(&component.selectors, group);
+                others.extend(elsewhere);
+                if here.is_empty() {
+                    continue;
+                }
+                let parameters = parameters(&component.kind);
+                let known = before
+                    .and_then(|before| before.index.find(&policy.name, &component.id, &parameters));
+                let limiter = match known {
+                    Some(limiter) => limiter,
+                    None => Arc::new(Component::new(&component.kind, &settings.surroundings)),
+                };
+                index.add(&policy, &component.id, limiter, parameters, &here);
+            }
+            for classifier in &policy.classifiers {
+                let (here, elsewhere) = split(&classifier.selectors, group);
+                others.extend(elsewhere);
+                if !here.is_empty() {
+                    classifiers.add(&policy, classifier, &here);
+                }
+            }
+            for meter in &policy.flux_meters {
+                let (here, elsewhere) = split(&meter.selectors, group);
+                others.extend(elsewhere);
+                let before = before.map(|before| &before.flux_meters);
+                let measured = flux_meters.add(meter, &here, before).map_err(|flaw| {
+                    PolicyError::new(&*name, format!("flux meter `{}`: {flaw}", meter.name))
+                })?;
+                if !measured {
+                    let message = format!(
+                        "flux meter `{}` stays empty: its attribute `{}` is not measured in \
+                         process",
+                        meter.name, meter.attribute_key
+                    );
+                    warnings.push(PolicyWarning::new(&*name, message));
+                }
+            }
+            if !others.is_empty() {
+                warnings.push(left_out(&name, &policy.name, group, &others));
+            }
+        }
+        for warning in &warnings {
+            tell(warning);
+        }
+        Ok(Self {
+            index,
+            classifiers,
+            flux_meters,
+            warnings,
+        })
+    }
+}
+
+/// Equal for equal parameters, and only then.
+///
+/// Texts instead of `==`, for which a signal that is invalid would never equal itself.
+fn parameters(kind: &ComponentKind) -> Box<str> {
+    format!("{kind:?}").into_boxed_str()
+}
+
+/// What the loader reads and no part of the engine runs yet.
+fn beyond_us(policy: &Policy) -> Option<&'static str> {
+    policy.circuit.is_some().then_some("a signal that changes")
+}
+
+fn unsupported(source: &str, what: &str) -> PolicyError {
+    let message =
+        format!("needs {what}, which is not supported by the embedded engine of this version");
+    PolicyError::new(source, message)
+}
+
+/// The selectors that apply, and the groups of the others.
+fn split<'a>(
+    selectors: &'a [Selector],
+    group: Option<&str>,
+) -> (Vec<&'a Selector>, impl Iterator<Item = &'a str>) {
+    let (here, elsewhere): (Vec<&Selector>, Vec<&Selector>) = selectors
+        .iter()
+        .partition(|selector| applies(selector, group));
+    (here, elsewhere.into_iter().map(group_of))
+}
+
+fn tell(warning: &PolicyWarning) {
+    log_event!(warn, "{warning}");
+    let _ = warning;
+}
+
+fn group_of(selector: &Selector) -> &str {
+    selector.agent_group.as_deref().unwrap_or(ABSENT_GROUP)
+}
+
+fn applies(selector: &Selector, group: Option<&str>) -> bool {
+    match (group, selector.agent_group.as_deref()) {
+        (Some(own), _) => group_of(selector) == own,
+        (None, named) => named.is_none_or(|named| named == DEFAULT_GROUP),
+    }
+}
+
+fn left_out(
+    source: &str,
+    policy: &str,
+    group: Option<&str>,
+    others: &BTreeSet<&str>,
+) -> PolicyWarning {
+    let others: Vec<String> = others.iter().map(|other| format!("`{other}`")).collect();
+    let others = others.join(", ");
+    let own = match group {
+        Some(own) => format!("the engine's agent group is `{own}`"),
+        None => format!("the engine has no agent group and stands for `{DEFAULT_GROUP}`"),
+    };
+    PolicyWarning::new(
+        source,
+        format!("policy `{policy}`: selectors of agent group {others} are left out, because {own}"),
+    )
+}

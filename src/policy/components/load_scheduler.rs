@@ -1,0 +1,108 @@
+//! `load_scheduler`: sheds a share of the load, those of least priority first.
+
+use std::sync::Arc;
+
+use super::{At, Circuit, Computed, Decides, Op, Place, PolicyError, Wired, logic, scheduler};
+use crate::policy::decode::Object;
+use crate::policy::model::{ComponentKind, LoadScheduler, Port, Scheduler, Selector};
+use crate::policy::ports::{self, InPort, OutPort};
+use crate::policy::selector;
+
+/// The `parameters` of a load scheduler.
+pub(super) struct Settings {
+    selectors: Vec<Selector>,
+    scheduler: Scheduler,
+    workload_latency_based_tokens: bool,
+}
+
+pub(super) fn read<'t>(
+    at: At<'t>,
+    place: &Place,
+    circuit: &mut Circuit<'t>,
+) -> Result<(), PolicyError> {
+    let fields = at.object(&[
+        "in_ports",
+        "out_ports",
+        "parameters",
+        "dry_run",
+        "dry_run_config_key",
+    ])?;
+    let wires = fields.required("in_ports")?.object(&["load_multiplier"])?;
+    let input = ports::given(&wires, "load_multiplier", place.scope)?;
+    let mut outputs =
+        ports::out_ports(&fields, &["observed_load_multiplier"], place.scope)?.into_iter();
+    let observed = outputs.next();
+    let settings = settings(fields.required("parameters")?)?;
+    let dry_run = dry_run(&fields, circuit)?;
+    add(
+        &fields.at, place, input, observed, dry_run, settings, circuit,
+    );
+    Ok(())
+}
+
+pub(super) fn settings(at: At<'_>) -> Result<Settings, PolicyError> {
+    let fields = at.object(&["selectors", "scheduler", "workload_latency_based_tokens"])?;
+    Ok(Settings {
+        selectors: selector::selectors(&fields, "selectors")?,
+        scheduler: scheduler::read(&fields, scheduler::Under::Load)?,
+        workload_latency_based_tokens: fields.boolean("workload_latency_based_tokens", false)?,
+    })
+}
+
+/// `dry_run`, which dynamic configuration may change.
+pub(super) fn dry_run<'t>(fields: &Object<'t>, circuit: &Circuit<'t>) -> Result<bool, PolicyError> {
+    let mut dry_run = fields.boolean("dry_run", false)?;
+    let key = fields.text("dry_run_config_key")?;
+    if let Some(at) = key.and_then(|key| circuit.configured(key)) {
+        dry_run = at.boolean()?;
+    }
+    Ok(dry_run)
+}
+
+/// Adds a load scheduler, also the one inside of a control loop.
+pub(super) fn add<'t>(
+    at: &At<'t>,
+    place: &Place,
+    input: InPort<'t>,
+    observed: Option<OutPort<'t>>,
+    dry_run: bool,
+    settings: Settings,
+    circuit: &mut Circuit<'t>,
+) {
+    if dry_run {
+        at.warn("lets everything pass: `dry_run` is on");
+    }
+    let inner = circuit.open(&place.id);
+    circuit.add(Wired {
+        id: format!("{}.1", place.id),
+        inputs: vec![
+            ports::constant(at, f64::from(u8::from(dry_run))),
+            ports::unwired(at),
+            input,
+        ],
+        outputs: vec![ports::inner(at, inner, "LOAD_MULTIPLIER")],
+        part: Box::new(logic::Switcher),
+    });
+    let warned = at.clone();
+    let part = Decides::new("load scheduler", place, settings.selectors, move |inputs| {
+        let load_multiplier = inputs.port(0)?;
+        if !dry_run && matches!(load_multiplier, Port::Constant(value) if value.is_nan()) {
+            warned.warn("lets everything pass: its load multiplier is invalid");
+        }
+        Ok(ComponentKind::LoadScheduler(LoadScheduler {
+            load_multiplier,
+            workload_latency_based_tokens: settings.workload_latency_based_tokens,
+            scheduler: settings.scheduler.clone(),
+        }))
+    });
+    let input = ports::hearing(at, inner, "LOAD_MULTIPLIER");
+    circuit.add(part.wired(place, vec![input], Vec::new()));
+    circuit.add(Wired {
+        id: format!("{}.3", place.id),
+        inputs: Vec::new(),
+        outputs: observed.into_iter().collect(),
+        part: Box::new(Computed(Op::ObservedLoadMultiplier {
+            component_id: Arc::from(place.id.as_str()),
+        })),
+    });
+}

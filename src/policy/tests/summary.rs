@@ -1,0 +1,571 @@
+//! What was decoded, in the form that the recordings have.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use crate::policy::decode::{At, Context};
+use crate::policy::{
+    Bucket, Buckets, Classifier, Component, ComponentKind, FluxMeter, LabelMatcher, Node, Op,
+    Policy, Port, RequestParameters, Scheduler, Selector, Slots, WorkloadParameters,
+};
+use crate::policy::{selector, yaml};
+
+type Verdict = Result<(), String>;
+
+/// The decoded policy against the recorded summary.
+pub(super) fn compare(policy: &Policy, summary: &Value) -> Verdict {
+    let recorded = list(&summary["flow_control"]);
+    let ids = |value: &Value| {
+        value["component_id"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let ours: Vec<String> = policy
+        .components
+        .iter()
+        .map(|one| one.id.to_string())
+        .collect();
+    let theirs: Vec<String> = recorded.iter().map(ids).collect();
+    same("components", &json!(ours), &json!(theirs))?;
+    for (component, recorded) in policy.components.iter().zip(recorded) {
+        compare_component(policy, component, recorded)
+            .map_err(|wrong| format!("{}: {wrong}", component.id))?;
+    }
+    compare_generators(policy, list(&summary["signal_generators"]))?;
+    let classifiers = list(&summary["classifiers"]);
+    same(
+        "classifiers",
+        &json!(policy.classifiers.len()),
+        &json!(classifiers.len()),
+    )?;
+    for (ours, theirs) in policy.classifiers.iter().zip(classifiers) {
+        compare_classifier(ours, theirs)?;
+    }
+    let meters = summary["flux_meters"].as_object();
+    let mut names: Vec<&str> = policy
+        .flux_meters
+        .iter()
+        .map(|meter| &*meter.name)
+        .collect();
+    names.sort_unstable();
+    let mut recorded: Vec<&str> = meters
+        .into_iter()
+        .flatten()
+        .map(|(name, _)| &**name)
+        .collect();
+    recorded.sort_unstable();
+    same("flux meters", &json!(names), &json!(recorded))?;
+    for meter in &policy.flux_meters {
+        compare_meter(meter, &summary["flux_meters"][&*meter.name])?;
+    }
+    Ok(())
+}
+
+fn compare_component(policy: &Policy, component: &Component, recorded: &Value) -> Verdict {
+    same("kind", &json!(component.kind.name()), &recorded["kind"])?;
+    match &component.kind {
+        ComponentKind::RateLimiter(limiter) => {
+            compare_selectors(&component.selectors, &recorded["selectors"])?;
+            compare_bucket(&limiter.bucket, recorded, &recorded["parameters"])?;
+            compare_request(&limiter.request, &recorded["request_parameters"])
+        }
+        ComponentKind::QuotaScheduler(scheduler) => {
+            compare_selectors(&component.selectors, &recorded["selectors"])?;
+            compare_bucket(&scheduler.bucket, recorded, &recorded["rate_limiter"])?;
+            compare_scheduler(&scheduler.scheduler, &recorded["scheduler"])
+        }
+        ComponentKind::ConcurrencyLimiter(limiter) => {
+            compare_selectors(&component.selectors, &recorded["selectors"])?;
+            compare_slots(&limiter.slots, recorded, &recorded["parameters"])?;
+            compare_request(&limiter.request, &recorded["request_parameters"])
+        }
+        ComponentKind::ConcurrencyScheduler(scheduler) => {
+            compare_selectors(&component.selectors, &recorded["selectors"])?;
+            compare_slots(&scheduler.slots, recorded, &recorded["concurrency_limiter"])?;
+            compare_scheduler(&scheduler.scheduler, &recorded["scheduler"])
+        }
+        ComponentKind::LoadScheduler(scheduler) => {
+            let parameters = &recorded["parameters"];
+            compare_selectors(&component.selectors, &parameters["selectors"])?;
+            same(
+                "workload_latency_based_tokens",
+                &json!(scheduler.workload_latency_based_tokens),
+                &parameters["workload_latency_based_tokens"],
+            )?;
+            compare_scheduler(&scheduler.scheduler, &parameters["scheduler"])?;
+            let outer = if recorded["within"].is_null() {
+                recorded
+            } else {
+                &recorded["outer"]
+            };
+            if outer["dry_run"] == true {
+                let dry =
+                    matches!(scheduler.load_multiplier, Port::Constant(value) if value.is_nan());
+                return same("dry_run", &json!(dry), &json!(true));
+            }
+            compare_loop(policy, component, recorded)
+        }
+        ComponentKind::Sampler(sampler) => {
+            let parameters = &recorded["parameters"];
+            compare_selectors(&component.selectors, &parameters["selectors"])?;
+            let port = sampler
+                .accept_percentage
+                .unwrap_or(Port::Constant(f64::NAN));
+            compare_port("accept_percentage", port, recorded)?;
+            let ours = json!({
+                "session_label_key": sampler.session_label_key.as_deref(),
+                "ramp_mode": sampler.ramp_mode,
+                "denied_response_status_code": sampler.denied_response_status_code,
+            });
+            same("parameters", &ours, &without(parameters, &["selectors"]))
+        }
+    }
+}
+
+/// The control loop around a load scheduler.
+fn compare_loop(policy: &Policy, component: &Component, recorded: &Value) -> Verdict {
+    let Some(within) = recorded["within"].as_str() else {
+        return Ok(());
+    };
+    let outer = component
+        .id
+        .strip_suffix(".4")
+        .ok_or("not inside of anything")?;
+    let node = |index: u32| -> Result<&Node, String> {
+        let id = format!("{outer}.{index}");
+        let nodes = policy.circuit.as_ref().map(|circuit| &circuit.nodes);
+        let found = nodes.into_iter().flatten().find(|node| *node.id == *id);
+        found.ok_or(format!("no node {id}"))
+    };
+    let parameters = &recorded["outer"]["parameters"];
+    let port = |node: &Node, index: usize| match node.inputs[index] {
+        Port::Constant(value) => number(value),
+        Port::Changing(_) => Value::Null,
+    };
+    match within {
+        "aimd_load_scheduler" | "adaptive_load_scheduler" => {
+            let Op::Gradient {
+                slope,
+                min_gradient,
+                max_gradient,
+            } = node(7)?.op
+            else {
+                return Err("no gradient".to_owned());
+            };
+            let ours =
+                json!({"slope": slope, "min_gradient": min_gradient, "max_gradient": max_gradient});
+            same("gradient", &ours, &parameters["gradient"])?;
+            let integrator = node(8)?;
+            let Op::Integrator { initial } = integrator.op else {
+                return Err("no integrator".to_owned());
+            };
+            same(
+                "max_load_multiplier",
+                &json!(initial),
+                &parameters["max_load_multiplier"],
+            )?;
+            same(
+                "load_multiplier_linear_increment",
+                &port(integrator, 0),
+                &parameters["load_multiplier_linear_increment"],
+            )
+        }
+        "aiad_load_scheduler" => {
+            let Op::Integrator { initial } = node(9)?.op else {
+                return Err("no integrator".to_owned());
+            };
+            let step = node(7)?;
+            let negative = port(step, 1).as_f64().map(|step| -step);
+            let Op::Decider { comparison, .. } = node(6)?.op else {
+                return Err("no decider".to_owned());
+            };
+            let ours = json!({
+                "max_load_multiplier": initial,
+                "min_load_multiplier": port(node(9)?, 3),
+                "load_multiplier_linear_increment": port(step, 2),
+                "load_multiplier_linear_decrement": negative,
+            });
+            same(
+                "parameters",
+                &ours,
+                &without(parameters, &["alerter", "load_scheduler"]),
+            )?;
+            let condition = format!("{comparison:?}").to_lowercase();
+            same(
+                "overload_condition",
+                &json!(condition),
+                &recorded["outer"]["overload_condition"],
+            )
+        }
+        "range_driven_load_scheduler" => {
+            let Op::PolynomialRange(range) = node(6)?.op else {
+                return Err("no polynomial".to_owned());
+            };
+            let threshold = |(signal, multiplier): (f64, f64)| json!({"signal_value": signal, "load_multiplier": multiplier});
+            let ours = json!({
+                "low_throttle_threshold": threshold(range.low),
+                "high_throttle_threshold": threshold(range.high),
+                "degree": range.degree,
+            });
+            same(
+                "parameters",
+                &ours,
+                &without(parameters, &["alerter", "load_scheduler"]),
+            )
+        }
+        other => Err(format!("inside of {other}")),
+    }
+}
+
+fn compare_generators(policy: &Policy, recorded: &[Value]) -> Verdict {
+    for generator in recorded {
+        let id = generator["component_id"].as_str().unwrap_or_default();
+        let nodes = policy.circuit.as_ref().map(|circuit| &circuit.nodes);
+        let node = nodes.into_iter().flatten().find(|node| &*node.id == id);
+        // One that never moves is a constant.
+        let Some(node) = node else { continue };
+        let Op::SignalGenerator { steps } = &node.op else {
+            return Err(format!("{id}: {:?}", node.op));
+        };
+        let ours: Vec<Value> = steps
+            .iter()
+            .map(|step| {
+                json!({
+                    "duration": duration(step.duration),
+                    "target_output": {"value": step.target_accept_percentage},
+                })
+            })
+            .collect();
+        same("steps", &json!(ours), &generator["steps"])?;
+    }
+    Ok(())
+}
+
+fn compare_classifier(ours: &Classifier, recorded: &Value) -> Verdict {
+    compare_selectors(&ours.selectors, &recorded["selectors"])?;
+    let mut labels: Vec<&str> = ours.rules.iter().map(|rule| &*rule.label).collect();
+    labels.sort_unstable();
+    let rules = recorded["rules"].as_object();
+    let mut theirs: Vec<&str> = rules
+        .into_iter()
+        .flatten()
+        .map(|(label, _)| &**label)
+        .collect();
+    theirs.sort_unstable();
+    same("rules", &json!(labels), &json!(theirs))?;
+    for rule in &ours.rules {
+        let recorded = &recorded["rules"][&*rule.label];
+        let telemetry = json!(rule.telemetry);
+        same("telemetry", &telemetry, &recorded["telemetry"])?;
+        let extractor = super::extractor_json(rule.extractor.as_ref());
+        same("extractor", &extractor, &recorded["extractor"])?;
+    }
+    let labels = recorded["rego"]["labels"].as_object();
+    let mut theirs: Vec<&str> = labels
+        .into_iter()
+        .flatten()
+        .map(|(label, _)| &**label)
+        .collect();
+    theirs.sort_unstable();
+    let mut ours: Vec<&str> = ours.rego_labels.iter().map(|label| &**label).collect();
+    ours.sort_unstable();
+    same("rego labels", &json!(ours), &json!(theirs))
+}
+
+fn compare_meter(meter: &FluxMeter, recorded: &Value) -> Verdict {
+    compare_selectors(&meter.selectors, &recorded["selectors"])?;
+    let mut ours = json!({"attribute_key": &*meter.attribute_key});
+    let buckets = match &meter.buckets {
+        None => None,
+        Some(Buckets::Static(buckets)) => Some(("static_buckets", json!({"buckets": buckets}))),
+        Some(Buckets::Linear {
+            start,
+            width,
+            count,
+        }) => Some((
+            "linear_buckets",
+            json!({"start": start, "width": width, "count": count}),
+        )),
+        Some(Buckets::Exponential {
+            start,
+            factor,
+            count,
+        }) => Some((
+            "exponential_buckets",
+            json!({"start": start, "factor": factor, "count": count}),
+        )),
+        Some(Buckets::ExponentialRange { min, max, count }) => Some((
+            "exponential_buckets_range",
+            json!({"min": min, "max": max, "count": count}),
+        )),
+    };
+    if let Some((kind, buckets)) = buckets {
+        ours[kind] = buckets;
+    }
+    same("flux meter", &ours, &without(recorded, &["selectors"]))
+}
+
+fn compare_bucket(bucket: &Bucket, recorded: &Value, parameters: &Value) -> Verdict {
+    for (name, port) in [
+        ("bucket_capacity", bucket.bucket_capacity),
+        ("fill_amount", bucket.fill_amount),
+        ("pass_through", bucket.pass_through),
+    ] {
+        compare_port(name, port, recorded)?;
+    }
+    let ours = json!({
+        "interval": duration(bucket.interval),
+        "max_idle_time": duration(bucket.max_idle_time),
+        "continuous_fill": bucket.continuous_fill,
+        "delay_initial_fill": bucket.delay_initial_fill,
+        "key": bucket.limit_by_label_key.as_deref(),
+        "lazy_sync": bucket.lazy_sync,
+    });
+    let keys = ["limit_by_label_key", "label_key"].map(|key| &parameters[key]);
+    let key = keys.into_iter().find(|key| !empty(key));
+    let lazy = &parameters["lazy_sync"];
+    let lazy = (lazy["enabled"] == true).then(|| lazy["num_sync"].clone());
+    let mut theirs = without(
+        parameters,
+        &["limit_by_label_key", "label_key", "lazy_sync"],
+    );
+    theirs["key"] = json!(key);
+    theirs["lazy_sync"] = json!(lazy);
+    not_negative(&mut theirs, "max_idle_time");
+    same("parameters", &ours, &theirs)
+}
+
+fn compare_slots(slots: &Slots, recorded: &Value, parameters: &Value) -> Verdict {
+    compare_port("max_concurrency", slots.max_concurrency, recorded)?;
+    compare_port("pass_through", slots.pass_through, recorded)?;
+    let ours = json!({
+        "max_inflight_duration": duration(slots.max_inflight_duration),
+        "max_idle_time": duration(slots.max_idle_time),
+        "limit_by_label_key": slots.limit_by_label_key.as_deref(),
+    });
+    let mut theirs = parameters.clone();
+    not_negative(&mut theirs, "max_idle_time");
+    same("parameters", &ours, &theirs)
+}
+
+fn compare_request(request: &RequestParameters, recorded: &Value) -> Verdict {
+    let ours = json!({
+        "tokens_label_key": request.tokens_label_key.as_deref(),
+        "denied_response_status_code": request.denied_response_status_code,
+    });
+    let mut theirs = json!({"denied_response_status_code": 0});
+    theirs.extend(recorded);
+    same("request_parameters", &ours, &theirs)
+}
+
+trait Extend {
+    fn extend(&mut self, others: &Value);
+}
+
+impl Extend for Value {
+    fn extend(&mut self, others: &Value) {
+        for (key, value) in others.as_object().into_iter().flatten() {
+            self[key] = value.clone();
+        }
+    }
+}
+
+fn compare_scheduler(scheduler: &Scheduler, recorded: &Value) -> Verdict {
+    let ours = json!({
+        "decision_deadline_margin": duration(scheduler.decision_deadline_margin),
+        "tokens_label_key": scheduler.tokens_label_key.as_deref(),
+        "priority_label_key": scheduler.priority_label_key.as_deref(),
+        "workload_label_key": scheduler.workload_label_key.as_deref(),
+        "fairness_label_key": scheduler.fairness_label_key.as_deref(),
+        "denied_response_status_code": scheduler.denied_response_status_code,
+        "default_workload_parameters": parameters(&scheduler.default_workload),
+    });
+    let mut theirs = json!({
+        "decision_deadline_margin": "0.010s",
+        "denied_response_status_code": 0,
+        "default_workload_parameters": {"priority": 1, "tokens": 1},
+    });
+    theirs.extend(&without(recorded, &["workloads"]));
+    if empty(&theirs["default_workload_parameters"]) {
+        theirs["default_workload_parameters"] = json!({"priority": 1, "tokens": 1});
+    }
+    not_negative(&mut theirs, "decision_deadline_margin");
+    same("scheduler", &ours, &theirs)?;
+    let recorded = list(&recorded["workloads"]);
+    same(
+        "workloads",
+        &json!(scheduler.workloads.len()),
+        &json!(recorded.len()),
+    )?;
+    for (index, (workload, recorded)) in scheduler.workloads.iter().zip(recorded).enumerate() {
+        let name = recorded["name"].as_str().filter(|name| !name.is_empty());
+        let label = name.map_or_else(|| index.to_string(), str::to_owned);
+        same("workload", &json!(&*workload.label), &json!(label))?;
+        compare_matcher(&workload.matcher, &recorded["label_matcher"])?;
+        let mut theirs = json!({"priority": 1, "tokens": 1});
+        theirs.extend(&recorded["parameters"]);
+        if theirs["tokens"] == 0 {
+            theirs["tokens"] = json!(1);
+        }
+        not_negative(&mut theirs, "queue_timeout");
+        same(
+            "workload parameters",
+            &parameters(&workload.parameters),
+            &theirs,
+        )?;
+    }
+    Ok(())
+}
+
+fn parameters(parameters: &WorkloadParameters) -> Value {
+    json!({
+        "priority": parameters.priority,
+        "tokens": parameters.tokens,
+        "queue_timeout": parameters.queue_timeout.map(duration),
+    })
+}
+
+fn compare_selectors(selectors: &[Selector], recorded: &Value) -> Verdict {
+    let recorded = list(recorded);
+    same("selectors", &json!(selectors.len()), &json!(recorded.len()))?;
+    for (selector, recorded) in selectors.iter().zip(recorded) {
+        let ours = json!({
+            "control_point": &*selector.control_point,
+            "service": &*selector.service,
+            "agent_group": selector.agent_group.as_deref().unwrap_or("aperture-cloud"),
+        });
+        same("selector", &ours, &without(recorded, &["label_matcher"]))?;
+        compare_matcher(&selector.matcher, &recorded["label_matcher"])?;
+    }
+    Ok(())
+}
+
+/// What the summary says compiles to the same tests; what it leaves out was empty in the text.
+fn compare_matcher(matcher: &LabelMatcher, recorded: &Value) -> Verdict {
+    if empty(&pruned(recorded)) {
+        return Ok(());
+    }
+    let file: Arc<str> = Arc::from("summary");
+    let tree = yaml::read(&file, &recorded.to_string()).map_err(|error| error.to_string())?;
+    let context = Context::new(file, false);
+    let theirs = selector::matcher(At::root(&context, &tree)).map_err(|error| error.to_string())?;
+    let shown = |matcher: &LabelMatcher| {
+        let mut tests = matcher.shown();
+        tests.sort();
+        tests
+    };
+    same(
+        "label matcher",
+        &json!(shown(matcher)),
+        &json!(shown(&theirs)),
+    )
+}
+
+fn compare_port(name: &str, port: Port, recorded: &Value) -> Verdict {
+    let recorded = &recorded["in_ports"][name];
+    if recorded.get("from").is_some() {
+        return Ok(());
+    }
+    let theirs = match recorded.get("constant").or(recorded.get("variable")) {
+        None => json!("NaN"),
+        Some(value) => {
+            let value = value.get("special_value").unwrap_or(value);
+            value.get("value").unwrap_or(value).clone()
+        }
+    };
+    let ours = match port {
+        Port::Constant(value) => number(value),
+        Port::Changing(_) => json!("changing"),
+    };
+    same(name, &ours, &theirs)
+}
+
+fn number(value: f64) -> Value {
+    if value.is_nan() {
+        json!("NaN")
+    } else if value.is_infinite() {
+        json!(if value > 0.0 { "+Inf" } else { "-Inf" })
+    } else {
+        json!(value)
+    }
+}
+
+fn duration(duration: Duration) -> Value {
+    json!(format!("{}s", duration.as_secs_f64()))
+}
+
+/// We keep zero for what is less.
+fn not_negative(value: &mut Value, key: &str) {
+    if value[key]
+        .as_str()
+        .is_some_and(|text| text.starts_with('-'))
+    {
+        value[key] = json!("0s");
+    }
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+fn empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        _ => false,
+    }
+}
+
+fn without(value: &Value, keys: &[&str]) -> Value {
+    let fields = value.as_object().cloned().unwrap_or_default();
+    Value::Object(
+        fields
+            .into_iter()
+            .filter(|(key, _)| !keys.contains(&&**key))
+            .collect(),
+    )
+}
+
+/// Without what is empty; numbers, durations and codes in one spelling each.
+fn pruned(value: &Value) -> Value {
+    match value {
+        Value::Array(items) => {
+            let items = items.iter().map(pruned).filter(|item| !empty(item));
+            Value::Array(items.collect())
+        }
+        Value::Object(fields) => {
+            let fields = fields.iter().map(|(key, value)| match (&**key, value) {
+                ("denied_response_status_code", Value::String(name)) => {
+                    (key.clone(), json!(crate::policy::status_code::named(name)))
+                }
+                _ => (key.clone(), pruned(value)),
+            });
+            Value::Object(
+                fields
+                    .filter(|(_, value)| !empty(value))
+                    .collect::<Map<_, _>>(),
+            )
+        }
+        Value::Number(number) => json!(number.as_f64()),
+        Value::String(text) => match text.strip_suffix('s').map(str::parse::<f64>) {
+            Some(Ok(seconds)) => json!(format!("{seconds}s")),
+            _ => value.clone(),
+        },
+        other => other.clone(),
+    }
+}
+
+fn same(what: &str, ours: &Value, theirs: &Value) -> Verdict {
+    let (ours, theirs) = (pruned(ours), pruned(theirs));
+    // A code is a float after pruning one side only.
+    let text = |value: &Value| value.to_string().replace(".0", "");
+    if text(&ours) == text(&theirs) {
+        return Ok(());
+    }
+    Err(format!("{what}: {ours}, recorded {theirs}"))
+}

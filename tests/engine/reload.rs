@@ -1,0 +1,171 @@
+//! Changing policies while flows are decided.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tower_aperture::Engine;
+use tower_aperture::engine::{CheckReport, ManualClock};
+
+use crate::loading::Folder;
+use crate::support::*;
+
+/// An engine with a policy `p` of these limiters.
+fn engine_of(limiters: &[Limiter]) -> Engine {
+    Engine::builder()
+        .policy_text("p.yaml", policy("p", limiters))
+        .clock(ManualClock::new())
+        .build()
+        .expect("the policy is right")
+}
+
+fn reload(engine: &Engine, limiters: &[Limiter]) {
+    engine
+        .reload_with([("p.yaml", policy("p", limiters))])
+        .expect("the policy is right");
+}
+
+#[test]
+fn what_did_not_change_goes_on_with_its_state() {
+    let kept = Limiter::new(3.0, 0.0);
+    let engine = engine_of(&[kept.clone(), Limiter::new(9.0, 0.0)]);
+    assert!(check(&engine, &[]).accepted());
+    assert!(check(&engine, &[]).accepted());
+    reload(&engine, &[kept.clone(), Limiter::new(8.0, 0.0)]);
+    assert!(check(&engine, &[]).accepted());
+    assert!(!check(&engine, &[]).accepted());
+    // Whom it applies to is no parameter.
+    reload(
+        &engine,
+        &[kept.selectors("[{control_point: here}, {control_point: there}]")],
+    );
+    assert!(!check(&engine, &[]).accepted());
+}
+
+#[test]
+fn what_changed_starts_fresh() {
+    let engine = engine_of(&[Limiter::new(1.0, 0.0)]);
+    assert!(check(&engine, &[]).accepted());
+    assert!(!check(&engine, &[]).accepted());
+    reload(&engine, &[Limiter::new(2.0, 0.0)]);
+    assert!(check(&engine, &[]).accepted());
+    assert!(check(&engine, &[]).accepted());
+    assert!(!check(&engine, &[]).accepted());
+    reload(&engine, &[]);
+    assert!(check(&engine, &[]).accepted());
+    assert_eq!(engine.stats().keys, 0);
+}
+
+#[test]
+fn a_bad_file_changes_nothing_and_says_why() {
+    let engine = engine_of(&[Limiter::new(1.0, 0.0)]);
+    assert!(check(&engine, &[]).accepted());
+    let good = policy("q", &[Limiter::new(5.0, 0.0)]);
+    let bad = policy("r", &[Limiter::new(5.0, 0.0)]).replace("fill_amount", "fill_amout");
+    let error = engine
+        .reload_with([("q.yaml", good), ("r.yaml", bad)])
+        .expect_err("a port is missing");
+    assert!(error.to_string().starts_with("r.yaml:"), "{error}");
+    let report = check(&engine, &[]);
+    assert!(!report.accepted());
+    assert_eq!(&*report.limiter_decisions[0].policy_name, "p");
+}
+
+#[test]
+fn a_reload_from_the_sources_undoes_one_with_texts() {
+    let engine = engine_of(&[Limiter::new(1.0, 0.0)]);
+    engine
+        .reload_with([("q.yaml", policy("q", &[]))])
+        .expect("the policy is right");
+    assert!(check(&engine, &[]).limiter_decisions.is_empty());
+    engine.reload().expect("the sources are as they were");
+    let report = check(&engine, &[]);
+    assert_eq!(&*report.limiter_decisions[0].policy_name, "p");
+}
+
+#[test]
+fn a_reload_during_load_loses_no_token() {
+    const TOKENS: usize = 20_000;
+    let kept = Limiter::new(TOKENS as f64, 0.0);
+    let engine = engine_of(&[kept.clone()]);
+    let over = AtomicBool::new(false);
+    let accepted: usize = thread::scope(|threads| {
+        let askers: Vec<_> = (0..4)
+            .map(|_| {
+                threads.spawn(|| {
+                    let mut accepted = 0;
+                    while !over.load(Ordering::Relaxed) {
+                        if check(&engine, &[]).accepted() {
+                            accepted += 1;
+                        } else {
+                            over.store(true, Ordering::Relaxed);
+                        }
+                    }
+                    accepted
+                })
+            })
+            .collect();
+        let mut other = 0.0;
+        while !over.load(Ordering::Relaxed) {
+            other += 1.0;
+            reload(&engine, &[kept.clone(), Limiter::new(1e9 + other, 0.0)]);
+        }
+        askers
+            .into_iter()
+            .map(|asker| asker.join().expect("no asker panics"))
+            .sum()
+    });
+    assert_eq!(accepted, TOKENS);
+}
+
+/// Waits, for longer than it can take.
+fn until(done: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(
+            begun.elapsed() < Duration::from_secs(60),
+            "it never happens"
+        );
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_watcher_follows_the_files_and_keeps_what_works() {
+    let folder = Folder::new("watched");
+    folder.write("p.yaml", &policy("p", &[Limiter::new(1.0, 0.0)]));
+    let engine = Engine::builder()
+        .policy_folder(folder.path())
+        .clock(ManualClock::new())
+        .build()
+        .expect("the policy is right");
+    let watcher = engine
+        .watch(Duration::from_millis(2))
+        .expect("there are threads");
+    let in_force = || check(&engine, &[]).limiter_decisions.len();
+    assert_eq!(in_force(), 1);
+
+    folder.write("q.yaml", &policy("q", &[Limiter::new(1.0, 0.0)]));
+    until(|| in_force() == 2);
+    // The first one has its state still.
+    assert!(of_policy(&check(&engine, &[]), "p"));
+
+    folder.write("q.yaml", "circuit: {components: [{}]}");
+    until(|| watcher.last_error().is_some());
+    assert_eq!(in_force(), 2);
+
+    folder.write("q.yaml", &policy("q", &[]));
+    until(|| in_force() == 1);
+    assert!(watcher.last_error().is_none());
+    drop(watcher);
+
+    let watcher = engine.watch(Duration::MAX).expect("there are threads");
+    drop(engine);
+    drop(watcher);
+}
+
+/// Whether a policy rejected.
+fn of_policy(report: &CheckReport, name: &str) -> bool {
+    let mut decisions = report.limiter_decisions.iter();
+    decisions.any(|decision| *decision.policy_name == *name && decision.dropped)
+}
