@@ -1,10 +1,10 @@
 //! Changing the policies of an engine that runs.
 
-use std::sync::PoisonError;
+use std::sync::{MutexGuard, PoisonError};
 
-use super::Engine;
 use super::snapshot::Snapshot;
-use super::source::{self, Read};
+use super::source::{self, Read, Sources};
+use super::{Engine, Shared};
 use crate::policy::PolicyError;
 
 impl Engine {
@@ -51,9 +51,7 @@ impl Engine {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn reload(&self) -> Result<(), PolicyError> {
-        let sources = self.shared.sources.lock();
-        let sources = sources.unwrap_or_else(PoisonError::into_inner);
-        self.put_in_force(source::read(&sources)?)
+        self.shared.reload(true).map(|_| ())
     }
 
     /// Like [`reload`](Self::reload), with these policies instead: names, as
@@ -84,18 +82,47 @@ impl Engine {
             .into_iter()
             .map(|(name, text)| (name.into(), text.into()))
             .collect();
-        let sources = self.shared.sources.lock();
-        let _in_turn = sources.unwrap_or_else(PoisonError::into_inner);
-        self.put_in_force(Read {
+        let _in_turn = self.shared.lock_sources();
+        self.shared.put_in_force(Read {
             texts,
             warnings: Vec::new(),
         })
     }
+}
 
+impl Shared {
+    pub(super) fn lock_sources(&self) -> MutexGuard<'_, Sources> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reloads when the sources are other than when they were tried last, or anyway.
+    pub(super) fn reload(&self, anyway: bool) -> Result<bool, PolicyError> {
+        let mut sources = self.lock_sources();
+        let result = self.try_to_reload(&mut sources, anyway);
+        match &result {
+            Ok(false) => {}
+            Ok(true) => sources.problem = None,
+            Err(error) => sources.problem = Some(error.clone()),
+        }
+        result
+    }
+
+    fn try_to_reload(&self, sources: &mut Sources, anyway: bool) -> Result<bool, PolicyError> {
+        let tried = sources.tried.take();
+        let read = source::read(&sources.list)?;
+        sources.tried = Some(read.fingerprint());
+        if sources.tried == tried && !anyway {
+            return Ok(false);
+        }
+        self.put_in_force(read)?;
+        Ok(true)
+    }
+
+    /// The sources are locked meanwhile, so that one reload follows another.
     fn put_in_force(&self, read: Read) -> Result<(), PolicyError> {
-        let live = &self.shared.live;
-        let snapshot = Snapshot::load(&self.shared.settings, read, Some(&live.load_full()))?;
-        live.store(snapshot.into());
+        let before = self.live.load_full();
+        let snapshot = Snapshot::load(&self.settings, read, Some(&before))?;
+        self.live.store(snapshot.into());
         Ok(())
     }
 }

@@ -1,5 +1,6 @@
 //! Where policies come from.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::{fmt, fs, io};
 
@@ -23,11 +24,31 @@ impl fmt::Debug for Source {
 }
 
 /// What the sources hold at one time.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(super) struct Read {
     /// Names and texts of all policies.
     pub(super) texts: Vec<(String, String)>,
     pub(super) warnings: Vec<PolicyWarning>,
+}
+
+impl Read {
+    /// Other for other texts, as good as always.
+    pub(super) fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.texts.hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
+/// Where policies come from, and what was found there last.
+#[derive(Debug)]
+pub(super) struct Sources {
+    pub(super) list: Vec<Source>,
+    /// The [fingerprint](Read::fingerprint) of what was tried last; `None` when it could not be
+    /// read.
+    pub(super) tried: Option<u64>,
+    /// Why that is not in force.
+    pub(super) problem: Option<PolicyError>,
 }
 
 pub(super) fn read(sources: &[Source]) -> Result<Read, PolicyError> {

@@ -109,7 +109,7 @@ impl<'a> Text<'a> {
 }
 
 /// `30s`, `5m`, `1h`.
-fn seconds(text: &str) -> Option<Duration> {
+pub(super) fn seconds(text: &str) -> Option<Duration> {
     let unit = text.chars().next_back()?;
     let scale = match unit {
         's' => 1,

@@ -2,10 +2,12 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use tower_aperture::Engine;
-use tower_aperture::engine::ManualClock;
+use tower_aperture::engine::{CheckReport, ManualClock};
 
+use crate::loading::Folder;
 use crate::support::*;
 
 /// An engine with a policy `p` of these limiters.
@@ -114,4 +116,56 @@ fn a_reload_during_load_loses_no_token() {
             .sum()
     });
     assert_eq!(accepted, TOKENS);
+}
+
+/// Waits, for longer than it can take.
+fn until(done: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(
+            begun.elapsed() < Duration::from_secs(60),
+            "it never happens"
+        );
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_watcher_follows_the_files_and_keeps_what_works() {
+    let folder = Folder::new("watched");
+    folder.write("p.yaml", &policy("p", &[Limiter::new(1.0, 0.0)]));
+    let engine = Engine::builder()
+        .policy_folder(folder.path())
+        .clock(ManualClock::new())
+        .build()
+        .expect("the policy is right");
+    let watcher = engine
+        .watch(Duration::from_millis(2))
+        .expect("there are threads");
+    let in_force = || check(&engine, &[]).limiter_decisions.len();
+    assert_eq!(in_force(), 1);
+
+    folder.write("q.yaml", &policy("q", &[Limiter::new(1.0, 0.0)]));
+    until(|| in_force() == 2);
+    // The first one has its state still.
+    assert!(of_policy(&check(&engine, &[]), "p"));
+
+    folder.write("q.yaml", "circuit: {components: [{}]}");
+    until(|| watcher.last_error().is_some());
+    assert_eq!(in_force(), 2);
+
+    folder.write("q.yaml", &policy("q", &[]));
+    until(|| in_force() == 1);
+    assert!(watcher.last_error().is_none());
+    drop(watcher);
+
+    let watcher = engine.watch(Duration::MAX).expect("there are threads");
+    drop(engine);
+    drop(watcher);
+}
+
+/// Whether a policy rejected.
+fn of_policy(report: &CheckReport, name: &str) -> bool {
+    let mut decisions = report.limiter_decisions.iter();
+    decisions.any(|decision| *decision.policy_name == *name && decision.dropped)
 }

@@ -10,29 +10,18 @@ use super::gradient::{self, Gradient};
 use super::integrator::{self, Integrator};
 use super::observed::{Demand, ObservedLoad};
 use super::signal_generator::SignalGenerator;
-use super::{arithmetic, logic, range};
+use super::{logic, range};
 use crate::engine::clock::{Nanos, nanos};
+use crate::engine::flux_meter::{FluxMeters, Window};
 use crate::policy::{self, Arithmetic, Op, PolynomialRange, Port, Signal, SignalId};
 
 /// How often integrators count, and load schedulers hear of their multiplier.
 pub(super) const PERIOD: Duration = Duration::from_secs(10);
 
-/// What is measured outside of the circuit. Nothing of it may block.
+/// What is measured outside of the circuit; nothing of it may block.
 pub(crate) trait Measured {
     /// The latest answer to a query.
     fn query(&self, text: &str) -> Signal;
-
-    /// Mean of a flux meter, of flows that ended well within the window before `now`.
-    fn flux_meter_mean(&self, name: &str, window: Duration, now: Nanos) -> Signal;
-
-    /// Quantile, from 0 to 1, of the same flows.
-    fn flux_meter_quantile(
-        &self,
-        name: &str,
-        quantile: f64,
-        window: Duration,
-        now: Nanos,
-    ) -> Signal;
 
     /// What a load scheduler of this policy granted and refused so far.
     fn demand(&self, component_id: &str) -> Demand;
@@ -88,8 +77,9 @@ struct Reading {
 #[derive(Debug)]
 enum Reads {
     Query(Arc<str>),
-    Mean(Arc<str>, Duration),
-    Quantile(Arc<str>, f64, Duration),
+    /// No window for a meter that does not exist.
+    Mean(Option<Window>),
+    Quantile(Option<Window>, f64),
 }
 
 /// A moment in the life of a circuit.
@@ -107,10 +97,11 @@ pub(super) fn ticks(time: Duration, interval: Nanos) -> u64 {
 }
 
 impl Circuit {
-    pub(crate) fn new(circuit: &policy::Circuit) -> Self {
+    /// A circuit whose first tick is at `start`.
+    pub(crate) fn new(circuit: &policy::Circuit, meters: &FluxMeters, start: Nanos) -> Self {
         let interval = nanos(circuit.evaluation_interval).max(1);
         let nodes = circuit.nodes.iter().map(|node| Node {
-            unit: Unit::new(&node.op, interval),
+            unit: Unit::new(&node.op, interval, meters, start),
             inputs: SmallVec::from_slice(&node.inputs),
             outputs: SmallVec::from_slice(&node.outputs),
         });
@@ -167,7 +158,7 @@ fn read(signals: &[Signal], port: Port) -> Signal {
 }
 
 impl Unit {
-    fn new(op: &Op, interval: Nanos) -> Self {
+    fn new(op: &Op, interval: Nanos, meters: &FluxMeters, start: Nanos) -> Self {
         let reading = |of, every| {
             Self::Reading(Reading {
                 of,
@@ -210,16 +201,21 @@ impl Unit {
                 name,
                 window,
                 interval,
-            } => reading(Reads::Mean(Arc::clone(name), *window), *interval),
+            } => {
+                let meter = meters.get(name);
+                let window = meter.map(|meter| Window::of_mean(meter, *window, start));
+                reading(Reads::Mean(window), *interval)
+            }
             Op::FluxMeterQuantile {
                 name,
                 quantile,
                 window,
                 interval,
-            } => reading(
-                Reads::Quantile(Arc::clone(name), *quantile, *window),
-                *interval,
-            ),
+            } => {
+                let meter = meters.get(name);
+                let window = meter.map(|meter| Window::of_quantile(meter, *window, start));
+                reading(Reads::Quantile(window, *quantile), *interval)
+            }
         }
     }
 
@@ -227,7 +223,7 @@ impl Unit {
         // A port that the loader did not wire is invalid.
         let at = |port: usize| inputs.get(port).copied().unwrap_or(Signal::NAN);
         let output = match self {
-            Self::Arithmetic(operator) => arithmetic::combine(*operator, at(0), at(1)),
+            Self::Arithmetic(operator) => operator.combine(at(0), at(1)),
             Self::And => logic::and(inputs),
             Self::Or => logic::or(inputs),
             Self::Inverter => logic::invert(at(0)),
@@ -263,12 +259,13 @@ impl Unit {
 impl Reading {
     fn tick(&mut self, tick: Tick, measured: &dyn Measured) -> Signal {
         if tick.number == 1 || tick.number.is_multiple_of(self.every) {
-            self.last = match &self.of {
+            let now = tick.now;
+            self.last = match &mut self.of {
                 Reads::Query(text) => measured.query(text),
-                Reads::Mean(name, window) => measured.flux_meter_mean(name, *window, tick.now),
-                Reads::Quantile(name, quantile, window) => {
-                    measured.flux_meter_quantile(name, *quantile, *window, tick.now)
-                }
+                Reads::Mean(window) => window.as_mut().map_or(Signal::NAN, |one| one.mean(now)),
+                Reads::Quantile(window, quantile) => window
+                    .as_mut()
+                    .map_or(Signal::NAN, |one| one.quantile(*quantile, now)),
             };
         }
         self.last

@@ -24,7 +24,7 @@ impl Decider {
     }
 
     pub(super) fn tick(&mut self, left: Signal, right: Signal, now: Nanos) -> Signal {
-        let holds = compare(self.comparison, left, right);
+        let holds = self.comparison.holds(left, right);
         if holds == self.says {
             self.doubts_since = None;
         } else {
@@ -38,40 +38,9 @@ impl Decider {
     }
 }
 
-/// An invalid signal compares to nothing, and is not unlike anything either.
-fn compare(comparison: Comparison, left: Signal, right: Signal) -> bool {
-    match comparison {
-        _ if left.is_nan() || right.is_nan() => false,
-        Comparison::Gt => left > right,
-        Comparison::Lt => left < right,
-        Comparison::Gte => left >= right,
-        Comparison::Lte => left <= right,
-        Comparison::Eq => left == right,
-        Comparison::Neq => left != right,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_invalid_holds_in_no_comparison() {
-        for comparison in [
-            Comparison::Gt,
-            Comparison::Lt,
-            Comparison::Gte,
-            Comparison::Lte,
-            Comparison::Eq,
-            Comparison::Neq,
-        ] {
-            assert!(!compare(comparison, Signal::NAN, 1.0));
-            assert!(!compare(comparison, 1.0, Signal::NAN));
-        }
-        assert!(compare(Comparison::Lt, f64::NEG_INFINITY, 0.0));
-        assert!(compare(Comparison::Gte, 2.0, 2.0) && compare(Comparison::Lte, 2.0, 2.0));
-        assert!(compare(Comparison::Neq, 2.0, 3.0) && compare(Comparison::Eq, 3.0, 3.0));
-    }
 
     #[test]
     fn an_answer_changes_when_its_opposite_has_held_for_long_enough() {

@@ -57,8 +57,20 @@ mod tests {
         assert_eq!(integrator.tick(add(0.5)), 2.5);
         assert_eq!(integrator.tick(NONE), 2.5);
         assert_eq!(integrator.held(), 2.5);
-        assert_eq!(integrator.tick(Inputs { max: 1.0, ..add(1.0) }), 1.0);
-        assert_eq!(integrator.tick(Inputs { min: 3.0, ..add(1.0) }), 3.0);
+        assert_eq!(
+            integrator.tick(Inputs {
+                max: 1.0,
+                ..add(1.0)
+            }),
+            1.0
+        );
+        assert_eq!(
+            integrator.tick(Inputs {
+                min: 3.0,
+                ..add(1.0)
+            }),
+            3.0
+        );
         let crossed = Inputs {
             max: 1.0,
             min: 2.0,

@@ -51,7 +51,10 @@ impl ObservedLoad {
         let Some(end) = self.samples.len().checked_sub(self.lag + 1) else {
             return Signal::NAN;
         };
-        let (from, to) = (self.samples[end.saturating_sub(self.window)], self.samples[end]);
+        let (from, to) = (
+            self.samples[end.saturating_sub(self.window)],
+            self.samples[end],
+        );
         let accepted = to.accepted - from.accepted;
         let offered = accepted + (to.rejected - from.rejected);
         if offered > 0.0 {

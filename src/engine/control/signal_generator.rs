@@ -85,7 +85,11 @@ impl SignalGenerator {
     }
 
     fn percentage(&self) -> Signal {
-        let target = |step: usize| self.steps.get(step).map_or(Signal::NAN, |(target, _)| *target);
+        let target = |step: usize| {
+            self.steps
+                .get(step)
+                .map_or(Signal::NAN, |(target, _)| *target)
+        };
         let to = target(self.step);
         match self.step.checked_sub(1).map(target) {
             Some(from) if from != to => {
@@ -127,7 +131,9 @@ mod tests {
         let mut ramp = ramp(&[(10.0, 2), (50.0, 4), (90.0, 2), (100.0, 3)]);
         assert_eq!(
             walk(&mut ramp, 12, 1.0, 0.0),
-            [10.0, 10.0, 20.0, 30.0, 40.0, 50.0, 70.0, 90.0, 93.333, 96.667, 96.667, 96.667]
+            [
+                10.0, 10.0, 20.0, 30.0, 40.0, 50.0, 70.0, 90.0, 93.333, 96.667, 96.667, 96.667
+            ]
         );
         assert_eq!(ramp.tick(1.0, 0.0, 0.0)[1..], [0.0, 1.0]);
     }

@@ -36,11 +36,19 @@ use super::suggest::hint;
 use super::yaml::shortened;
 
 pub(super) use self::alerter::{alerter, check_parameters as check_alerter};
+pub(super) use self::arithmetic_combinator::combinator;
 pub(super) use self::concurrency_limiter::read_values as concurrency_limiter_values;
 pub(super) use self::concurrency_scheduler::read_values as concurrency_scheduler_values;
 pub(super) use self::decider::decider;
+pub(super) use self::load_loop::{
+    AimdDefaults, Ports as LoopPorts, aiad, aimd, overload_condition,
+};
+pub(super) use self::load_ramp::add as load_ramp;
+pub(super) use self::logic::{ALL, ANY, FirstValid, Inverter};
+pub(super) use self::query::{INTERVAL as QUERY_INTERVAL, op as query_op};
 pub(super) use self::quota_scheduler::read_values as quota_scheduler_values;
 pub(super) use self::rate_limiter::read_values as rate_limiter_values;
+pub(super) use self::variable::steady;
 
 /// Reads one component and adds it to the circuit.
 type Read = for<'t> fn(At<'t>, &Place, &mut Circuit<'t>) -> Result<(), PolicyError>;
@@ -136,7 +144,7 @@ pub(super) struct Wired<'t> {
 }
 
 /// Always computed by the running engine.
-pub(super) struct Computed(Op);
+pub(super) struct Computed(pub(super) Op);
 
 impl Part for Computed {
     fn carry(&self, inputs: &Inputs<'_, '_>) -> Vec<Carried> {

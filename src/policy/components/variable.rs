@@ -12,6 +12,11 @@ impl Part for Variable {
     }
 }
 
+/// A constant, also of what blueprints consist of.
+pub(in crate::policy) fn steady<'t>(value: f64) -> Box<dyn Part + 't> {
+    Box::new(Variable(value))
+}
+
 const KNOWN: &[&str] = &["constant_output", "config_key", "out_ports"];
 
 pub(super) fn read<'t>(

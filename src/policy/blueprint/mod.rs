@@ -1,11 +1,14 @@
 //! Blueprints: a values file stands for a whole policy.
 
+mod load_ramping;
+mod load_scheduling;
+
 use std::time::Duration;
 
 use super::PolicyError;
 use super::circuit::Circuit;
-use super::components::{self, Place, Wired, alerter, decider};
-use super::decode::At;
+use super::components::{self, Place, alerter, decider};
+use super::decode::{At, Object};
 use super::document::{EVALUATION_INTERVAL, find, finish};
 use super::model::{Comparison, Policy};
 use super::ports::{self, OutPort};
@@ -18,20 +21,28 @@ type Expand = for<'t> fn(At<'t>) -> Result<Policy, PolicyError>;
 
 type Known = &'static [&'static str];
 
-/// Blueprints; without a reader, they are refused by name.
-const BLUEPRINTS: &[(&str, Option<Expand>)] = &[
-    ("rate-limiting/base", Some(rate_limiting)),
-    ("quota-scheduling/base", Some(quota_scheduling)),
-    ("concurrency-limiting/base", Some(concurrency_limiting)),
-    ("concurrency-scheduling/base", Some(concurrency_scheduling)),
-    ("load-scheduling/average-latency", None),
-    ("load-scheduling/promql", None),
-    ("load-scheduling/postgresql", None),
-    ("load-scheduling/elasticsearch", None),
-    ("load-scheduling/java-gc-generic", None),
-    ("load-scheduling/java-gc-k8s", None),
-    ("load-scheduling/cpu-overload-protection-k8s", None),
-    ("load-ramping/base", None),
+const BLUEPRINTS: &[(&str, Expand)] = &[
+    ("rate-limiting/base", rate_limiting),
+    ("quota-scheduling/base", quota_scheduling),
+    ("concurrency-limiting/base", concurrency_limiting),
+    ("concurrency-scheduling/base", concurrency_scheduling),
+    (
+        "load-scheduling/average-latency",
+        load_scheduling::average_latency,
+    ),
+    ("load-scheduling/promql", load_scheduling::promql),
+    ("load-scheduling/postgresql", load_scheduling::postgresql),
+    (
+        "load-scheduling/elasticsearch",
+        load_scheduling::elasticsearch,
+    ),
+    ("load-scheduling/java-gc-generic", load_scheduling::java_gc),
+    ("load-scheduling/java-gc-k8s", load_scheduling::java_gc),
+    (
+        "load-scheduling/cpu-overload-protection-k8s",
+        load_scheduling::cpu,
+    ),
+    ("load-ramping/base", load_ramping::expand),
 ];
 
 /// What a generated values file holds where the user must write something.
@@ -49,11 +60,6 @@ pub(super) fn expand(at: At<'_>, text: &str) -> Result<Policy, PolicyError> {
         let hint = hint(name, BLUEPRINTS.iter().map(|(known, _)| *known));
         let shown = shortened(name);
         return Err(blueprint.error(format!("unknown blueprint `{shown}`{hint}")));
-    };
-    let Some(reader) = reader else {
-        return Err(blueprint.error(format!(
-            "the blueprint `{name}` is not supported by the embedded engine of this version"
-        )));
     };
     reader(fields.required("policy")?)
 }
@@ -94,37 +100,76 @@ fn concurrency_scheduling(at: At<'_>) -> Result<Policy, PolicyError> {
 /// The component of the last known key, an alert about what it accepts, then the file's own
 /// components.
 fn limiting(at: At<'_>, known: Known, read: Section) -> Result<Policy, PolicyError> {
-    let content = at.clone();
     let fields = at.object(known)?;
-    let name = fields.required_text("policy_name")?;
     let section = fields.required(known[3])?;
-    let mut circuit = Circuit::new(name);
-    let place = circuit.place(Circuit::ROOT, 0);
+    let mut values = Values::new(&fields)?;
     let accepted = ports::inner(&section, Circuit::ROOT, "ACCEPT_PERCENTAGE");
-    read(section.clone(), &place, accepted, &mut circuit)?;
-    circuit.add(Wired {
-        id: circuit.place(Circuit::ROOT, 1).id,
-        inputs: vec![
-            ports::hearing(&section, Circuit::ROOT, "ACCEPT_PERCENTAGE"),
-            ports::constant(&section, 90.0),
-        ],
-        outputs: vec![ports::inner(
-            &section,
-            Circuit::ROOT,
-            "ACCEPT_PERCENTAGE_ALERT",
-        )],
-        part: decider(Comparison::Gte, Duration::ZERO),
-    });
-    let place = circuit.place(Circuit::ROOT, 2);
-    let alert = ports::hearing(&section, Circuit::ROOT, "ACCEPT_PERCENTAGE_ALERT");
-    circuit.add(alerter(&place, vec![alert]));
+    let place = values.place();
+    read(section.clone(), &place, accepted, &mut values.circuit)?;
+    let inputs = vec![
+        ports::hearing(&section, Circuit::ROOT, "ACCEPT_PERCENTAGE"),
+        ports::constant(&section, 90.0),
+    ];
+    const ALERT: &str = "ACCEPT_PERCENTAGE_ALERT";
+    let alert = vec![ports::inner(&section, Circuit::ROOT, ALERT)];
+    values.part(inputs, alert, decider(Comparison::Gte, Duration::ZERO));
+    let place = values.place();
+    let alert = ports::hearing(&section, Circuit::ROOT, ALERT);
+    values.circuit.add(alerter(&place, vec![alert]));
     if let Some(at) = section.peek("alerter") {
         at.warn("has no effect: the embedded engine sends no alerts");
         components::check_alerter(at)?;
     }
-    if let Some(components) = fields.get("components") {
-        circuit.read_list(&components, Circuit::ROOT, 3)?;
+    values.components(&fields)?;
+    values.finish()
+}
+
+/// What a values file expands to, as far as it is read.
+struct Values<'t> {
+    content: At<'t>,
+    name: &'t str,
+    circuit: Circuit<'t>,
+    resources: Resources,
+    /// Index of the next component.
+    next: usize,
+}
+
+impl<'t> Values<'t> {
+    /// Name and resources of the mapping below `policy`.
+    fn new(fields: &Object<'t>) -> Result<Self, PolicyError> {
+        let name = fields.required_text("policy_name")?;
+        Ok(Self {
+            content: fields.at.clone(),
+            name,
+            circuit: Circuit::new(name),
+            resources: Resources::read(fields)?,
+            next: 0,
+        })
     }
-    let resources = Resources::read(&fields)?;
-    finish(name, &content, circuit, EVALUATION_INTERVAL, resources)
+
+    /// Where the next component of the root circuit stands.
+    fn place(&mut self) -> Place {
+        let place = self.circuit.place(Circuit::ROOT, self.next);
+        self.next += 1;
+        place
+    }
+
+    /// The file's own components.
+    fn components(&mut self, fields: &Object<'t>) -> Result<(), PolicyError> {
+        if let Some(list) = fields.get("components") {
+            self.circuit.read_list(&list, Circuit::ROOT, self.next)?;
+            self.next += list.list()?.len();
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Policy, PolicyError> {
+        finish(
+            self.name,
+            &self.content,
+            self.circuit,
+            EVALUATION_INTERVAL,
+            self.resources,
+        )
+    }
 }

@@ -1,0 +1,137 @@
+//! What changes while the engine runs: the circuits of the policies.
+//!
+//! A circuit ticks each `evaluation_interval`, beginning when its policy comes into force, and
+//! what it computes is handed to the components that decide. Nothing runs in the background:
+//! ticks that are due are made up for by the next flow that is decided or ends, each with the time
+//! it was due at. So a circuit follows whatever clock the engine has, and costs nothing where
+//! nothing flows. A flow that meets an engine without circuits pays for one comparison. After a
+//! long silence a flow makes up for [`TURN`] ticks at most and leaves the rest to those after it;
+//! of a silence of more than [`BACKLOG`] ticks the beginning is forgotten.
+
+mod circuit;
+mod decider;
+mod gradient;
+mod integrator;
+mod latency;
+mod logic;
+mod observed;
+mod range;
+mod running;
+mod signal_generator;
+mod source;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use super::clock::Nanos;
+use crate::policy::Signal;
+
+pub(crate) use self::latency::{WorkloadLatency, WorkloadTokens};
+pub(crate) use self::observed::Demand;
+pub(crate) use self::running::Loop;
+pub use self::source::SignalSource;
+
+/// Ticks that one flow makes up for; they take some hundred microseconds.
+const TURN: u64 = 1024;
+/// Ticks that are made up for at all: with the usual second, those of twelve days.
+const BACKLOG: u64 = 1 << 20;
+
+/// A component that a circuit drives.
+pub(crate) trait Actuator: fmt::Debug + Send + Sync {
+    /// Takes over what the circuit says. Called only when that has changed, but for decisions
+    /// of load schedulers.
+    fn apply(&self, setting: Setting);
+
+    /// What it granted and refused so far; zeros where nobody counts.
+    fn demand(&self) -> Demand;
+
+    /// What its workloads' flows cost by their latency; `None` where nobody measures.
+    fn workload_tokens(&self, now: Nanos) -> Option<WorkloadTokens>;
+}
+
+/// What a circuit says to a component. Signals are as the circuit has them, invalid ones too: what
+/// follows from those is the component's to know.
+#[derive(Clone, Debug)]
+pub(crate) enum Setting {
+    Bucket {
+        capacity: Signal,
+        fill: Signal,
+        pass_through: Signal,
+    },
+    Slots {
+        max_concurrency: Signal,
+        pass_through: Signal,
+    },
+    AcceptPercentage(Signal),
+    Load(LoadDecision),
+}
+
+/// What a load scheduler hears every ten seconds.
+#[derive(Clone, Debug)]
+pub(crate) struct LoadDecision {
+    /// Zero or more.
+    pub(crate) load_multiplier: f64,
+    pub(crate) pass_through: bool,
+    /// From then on everything passes, unless there is another decision.
+    pub(crate) valid_until: Nanos,
+    /// Replaces what was estimated before; empty where latencies do not count.
+    pub(crate) tokens: WorkloadTokens,
+}
+
+/// All circuits of the policies in force.
+#[derive(Debug)]
+pub(crate) struct Control<A> {
+    loops: Box<[Arc<Loop<A>>]>,
+    /// When the first of them ticks next; never where there is none.
+    next: AtomicI64,
+    source: Option<Arc<dyn SignalSource>>,
+}
+
+impl<A: Actuator> Control<A> {
+    pub(crate) fn new(loops: Vec<Arc<Loop<A>>>, source: Option<Arc<dyn SignalSource>>) -> Self {
+        let next = if loops.is_empty() {
+            Nanos::MAX
+        } else {
+            Nanos::MIN
+        };
+        Self {
+            loops: loops.into(),
+            next: AtomicI64::new(next),
+            source,
+        }
+    }
+
+    /// There is something that needs to know the time.
+    #[inline]
+    pub(crate) fn is_on(&self) -> bool {
+        !self.loops.is_empty()
+    }
+
+    /// The loop of a policy that has these parameters, with its state.
+    pub(crate) fn find(&self, policy: &str, parameters: &str) -> Option<Arc<Loop<A>>> {
+        let mut loops = self.loops.iter();
+        loops.find(|one| one.is(policy, parameters)).cloned()
+    }
+
+    /// Ticks what is due.
+    #[inline(always)]
+    pub(crate) fn catch_up(&self, now: Nanos) {
+        // Relaxed: whoever is early or late by a tick is right, too.
+        if now >= self.next.load(Ordering::Relaxed) {
+            self.tick(now);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn tick(&self, now: Nanos) {
+        let mut next = Nanos::MAX;
+        for one in &self.loops {
+            next = next.min(one.catch_up(now, self.source.as_deref()));
+        }
+        self.next.store(next, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,313 @@
+//! A circuit with what it drives, and the rules of when they hear from each other.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::circuit::{Circuit, Measured, PERIOD, ticks};
+use super::{Actuator, BACKLOG, Demand, LoadDecision, Setting, SignalSource, TURN, WorkloadTokens};
+use crate::engine::clock::{Nanos, nanos};
+use crate::engine::flux_meter::FluxMeters;
+use crate::policy::{self, Bucket, ComponentKind, Policy, Port, Signal, Slots};
+
+/// A decision of a load scheduler is good for as many periods.
+const VALID_PERIODS: u32 = 5;
+/// In evaluation intervals.
+const TOKENS_REFRESH: u64 = 5;
+
+/// The circuit of one policy, running.
+#[derive(Debug)]
+pub(crate) struct Loop<A> {
+    policy: Arc<str>,
+    /// What tells whether a reload may keep the state.
+    parameters: Box<str>,
+    driven: Vec<Driven<A>>,
+    /// Taken out by whoever ticks, so that nothing is locked meanwhile.
+    state: Mutex<Option<Box<State>>>,
+    next: AtomicI64,
+    interval: Nanos,
+    /// In how many ticks load schedulers hear of their multiplier.
+    period: u64,
+}
+
+#[derive(Debug)]
+struct State {
+    circuit: Circuit,
+    /// For each driven component, what it was told last.
+    told: Vec<Told>,
+}
+
+#[derive(Debug, Default)]
+struct Told {
+    signals: Option<[u64; 3]>,
+    tokens: WorkloadTokens,
+}
+
+/// A component with its ports.
+#[derive(Debug)]
+struct Driven<A> {
+    id: Arc<str>,
+    ports: Ports,
+    component: Arc<A>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Ports {
+    Bucket([Port; 3]),
+    Slots([Port; 2]),
+    AcceptPercentage(Port),
+    Load { multiplier: Port, by_latency: bool },
+}
+
+impl Ports {
+    /// `None` for what nothing has to be said to: all is known from the start.
+    fn of(kind: &ComponentKind) -> Option<Self> {
+        let bucket = |bucket: &Bucket| {
+            Self::Bucket([
+                bucket.bucket_capacity,
+                bucket.fill_amount,
+                bucket.pass_through,
+            ])
+        };
+        let slots = |slots: &Slots| Self::Slots([slots.max_concurrency, slots.pass_through]);
+        let ports = match kind {
+            ComponentKind::RateLimiter(limiter) => bucket(&limiter.bucket),
+            ComponentKind::QuotaScheduler(scheduler) => bucket(&scheduler.bucket),
+            ComponentKind::ConcurrencyLimiter(limiter) => slots(&limiter.slots),
+            ComponentKind::ConcurrencyScheduler(scheduler) => slots(&scheduler.slots),
+            ComponentKind::Sampler(sampler) => Self::AcceptPercentage(sampler.accept_percentage?),
+            ComponentKind::LoadScheduler(scheduler) => Self::Load {
+                multiplier: scheduler.load_multiplier,
+                by_latency: scheduler.workload_latency_based_tokens,
+            },
+        };
+        let changing = |port: &Port| matches!(port, Port::Changing(_));
+        let driven = match &ports {
+            Self::Bucket(ports) => ports.iter().any(changing),
+            Self::Slots(ports) => ports.iter().any(changing),
+            Self::AcceptPercentage(port) => changing(port),
+            Self::Load {
+                multiplier,
+                by_latency,
+            } => changing(multiplier) || *by_latency,
+        };
+        driven.then_some(ports)
+    }
+}
+
+impl<A: Actuator> Loop<A> {
+    /// The loop of a policy, ticking from `start` on, with those of its components that are in
+    /// force; `None` where nothing changes.
+    pub(crate) fn new(
+        policy: &Policy,
+        components: &[(&policy::Component, Arc<A>)],
+        meters: &FluxMeters,
+        parameters: Box<str>,
+        start: Nanos,
+    ) -> Option<Self> {
+        let driven: Vec<Driven<A>> = components
+            .iter()
+            .filter_map(|(component, actuator)| {
+                Some(Driven {
+                    id: Arc::clone(&component.id),
+                    ports: Ports::of(&component.kind)?,
+                    component: Arc::clone(actuator),
+                })
+            })
+            .collect();
+        if driven.is_empty() {
+            return None;
+        }
+        let circuit = match &policy.circuit {
+            Some(circuit) => Circuit::new(circuit, meters, start),
+            // Latencies are looked at in turns of their own.
+            None => {
+                let none = policy::Circuit {
+                    evaluation_interval: Duration::from_secs(1),
+                    nodes: Vec::new(),
+                    signals: 0,
+                };
+                Circuit::new(&none, meters, start)
+            }
+        };
+        let told = driven.iter().map(|_| Told::default()).collect();
+        let interval = circuit.interval();
+        Some(Self {
+            policy: Arc::clone(&policy.name),
+            parameters,
+            driven,
+            interval,
+            period: ticks(PERIOD, interval),
+            state: Mutex::new(Some(Box::new(State { circuit, told }))),
+            next: AtomicI64::new(start),
+        })
+    }
+
+    /// What tells two loops apart: all that they compute and drive, but not for whom.
+    pub(crate) fn parameters(policy: &Policy) -> Box<str> {
+        let kinds: Vec<_> = policy
+            .components
+            .iter()
+            .map(|component| (&component.id, &component.kind))
+            .collect();
+        let Policy {
+            circuit,
+            flux_meters,
+            ..
+        } = policy;
+        format!("{circuit:?} {kinds:?} {flux_meters:?}").into_boxed_str()
+    }
+
+    pub(super) fn is(&self, policy: &str, parameters: &str) -> bool {
+        *self.policy == *policy && *self.parameters == *parameters
+    }
+
+    /// Ticks what is due and says when the next tick is.
+    pub(super) fn catch_up(&self, now: Nanos, source: Option<&dyn SignalSource>) -> Nanos {
+        let next = self.next.load(Ordering::Relaxed);
+        // Whoever finds the state taken leaves the ticks to the other one.
+        if now >= next
+            && let Some(mut turn) = Turn::take(&self.state)
+            && let Some(state) = &mut turn.state
+        {
+            // The one before may have ticked since we looked.
+            let mut next = self.next.load(Ordering::Relaxed);
+            let due = now.saturating_sub(next) / self.interval + 1;
+            next = next.saturating_add((due - BACKLOG as Nanos).max(0) * self.interval);
+            for _ in 0..TURN {
+                // Time has an end.
+                if next > now || next == Nanos::MAX {
+                    break;
+                }
+                let at = next;
+                // First, so that a tick that panics is not tried again.
+                next = next.saturating_add(self.interval);
+                self.next.store(next, Ordering::Relaxed);
+                self.tick(state, at, source);
+            }
+        }
+        self.next.load(Ordering::Relaxed)
+    }
+
+    fn tick(&self, state: &mut State, now: Nanos, source: Option<&dyn SignalSource>) {
+        let world = World {
+            driven: &self.driven,
+            source,
+        };
+        let State { circuit, told } = state;
+        let number = circuit.tick(now, &world);
+        for (driven, told) in self.driven.iter().zip(told) {
+            let read = |port| circuit.read(port);
+            let component = &*driven.component;
+            match driven.ports {
+                Ports::Bucket(ports) => {
+                    let [capacity, fill, pass_through] = ports.map(read);
+                    if told.news([capacity, fill, pass_through]) {
+                        component.apply(Setting::Bucket {
+                            capacity,
+                            fill,
+                            pass_through,
+                        });
+                    }
+                }
+                Ports::Slots(ports) => {
+                    let [max_concurrency, pass_through] = ports.map(read);
+                    if told.news([max_concurrency, pass_through, 0.0]) {
+                        component.apply(Setting::Slots {
+                            max_concurrency,
+                            pass_through,
+                        });
+                    }
+                }
+                Ports::AcceptPercentage(port) => {
+                    let percentage = read(port);
+                    if told.news([percentage, 0.0, 0.0]) {
+                        component.apply(Setting::AcceptPercentage(percentage));
+                    }
+                }
+                Ports::Load {
+                    multiplier,
+                    by_latency,
+                } => {
+                    if by_latency && number.is_multiple_of(TOKENS_REFRESH) {
+                        told.tokens = component.workload_tokens(now).unwrap_or_default();
+                    }
+                    if number.is_multiple_of(self.period) {
+                        let tokens = Arc::clone(&told.tokens);
+                        component.apply(Setting::Load(decision(read(multiplier), now, tokens)));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// An invalid multiplier lets everything pass; a negative one is zero.
+fn decision(multiplier: Signal, now: Nanos, tokens: WorkloadTokens) -> LoadDecision {
+    LoadDecision {
+        // NaN is no more than zero.
+        load_multiplier: if multiplier > 0.0 { multiplier } else { 0.0 },
+        pass_through: multiplier.is_nan(),
+        valid_until: now.saturating_add(nanos(PERIOD * VALID_PERIODS)),
+        tokens,
+    }
+}
+
+impl Told {
+    /// Remembers signals, and says whether they are other than before.
+    fn news(&mut self, signals: [Signal; 3]) -> bool {
+        // Bits, because what is invalid does not equal itself.
+        let bits = Some(signals.map(Signal::to_bits));
+        let news = self.signals != bits;
+        self.signals = bits;
+        news
+    }
+}
+
+/// The state of a loop, taken out of it and put back whatever happens.
+struct Turn<'a> {
+    place: &'a Mutex<Option<Box<State>>>,
+    state: Option<Box<State>>,
+}
+
+impl<'a> Turn<'a> {
+    fn take(place: &'a Mutex<Option<Box<State>>>) -> Option<Self> {
+        let state = lock(place).take()?;
+        Some(Self {
+            place,
+            state: Some(state),
+        })
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *lock(self.place) = self.state.take();
+    }
+}
+
+fn lock(place: &Mutex<Option<Box<State>>>) -> MutexGuard<'_, Option<Box<State>>> {
+    place.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the circuit of a loop may ask about.
+struct World<'a, A> {
+    driven: &'a [Driven<A>],
+    source: Option<&'a dyn SignalSource>,
+}
+
+impl<A: Actuator> Measured for World<'_, A> {
+    fn query(&self, text: &str) -> Signal {
+        self.source
+            .and_then(|source| source.latest(text))
+            .unwrap_or(Signal::NAN)
+    }
+
+    fn demand(&self, component_id: &str) -> Demand {
+        let mut driven = self.driven.iter();
+        driven
+            .find(|driven| *driven.id == *component_id)
+            .map(|driven| driven.component.demand())
+            .unwrap_or_default()
+    }
+}

@@ -1,0 +1,206 @@
+//! The load schedulers that follow a signal, read from policies, against what was measured of a
+//! real Controller.
+
+use super::*;
+use crate::policy::load;
+
+/// A policy whose signal is a query.
+fn policy(kind: &str, in_ports: &str, parameters: &str) -> Policy {
+    let text = format!(
+        "circuit:
+  components:
+  - query:
+      promql:
+        query_string: pressure
+        evaluation_interval: 1s
+        out_ports: {{output: {{signal_name: PRESSURE}}}}
+  - flow_control:
+      {kind}:
+        in_ports: {{signal: {{signal_name: PRESSURE}}{in_ports}}}
+        parameters:
+          load_scheduler: {{selectors: [{{control_point: here}}]}}
+          alerter: {{alert_name: pressure}}
+          {parameters}
+"
+    );
+    load("p.yaml", &text).expect("the policy is right").policy
+}
+
+const SETPOINT: &str = ", setpoint: {constant_signal: {value: 5}}";
+
+/// What is published each ten seconds while the signal is what `pressure` says of the second, and
+/// so many tokens are asked for; NaN is pass-through.
+fn published(policy: &Policy, seconds: i64, pressure: impl Fn(i64) -> f64) -> Vec<f64> {
+    let number = Number::new(0.0);
+    let (control, listener) = running(policy, number.source());
+    for second in 0..seconds {
+        number.set(pressure(second));
+        control.catch_up(second * SECOND);
+        // What asks in this second, by the latest decision. On the Agent that was recorded, learning
+        // ended 20 s after the first decision.
+        let share = match listener.loads().last() {
+            Some(one) if !one.pass_through && second >= 29 => one.load_multiplier.min(1.0),
+            _ => 1.0,
+        };
+        let mut demand = listener.demand.lock().expect("no test panics here");
+        demand.accepted += 10.0 * share;
+        demand.rejected += 10.0 * (1.0 - share);
+    }
+    let value = |one: &LoadDecision| match one.pass_through {
+        true => f64::NAN,
+        false => (one.load_multiplier * 1000.0).round() / 1000.0,
+    };
+    listener.loads().iter().map(value).collect()
+}
+
+/// Equal, where NaN equals itself.
+fn same(left: &[f64], right: &[f64]) {
+    let texts = |values: &[f64]| format!("{values:?}");
+    assert_eq!(texts(left), texts(right));
+}
+
+#[test]
+fn aiad_steps_down_from_one_while_it_is_overloaded() {
+    let aiad = policy(
+        "aiad_load_scheduler",
+        SETPOINT,
+        "load_multiplier_linear_decrement: 0.25",
+    );
+    same(
+        &published(&aiad, 80, |_| 10.0),
+        &[0.75, 0.5, 0.25, 0.0, 0.0, 0.0, 0.0, 0.0],
+    );
+}
+
+#[test]
+fn aiad_steps_up_and_down_between_its_bounds() {
+    let aiad = policy(
+        "aiad_load_scheduler",
+        SETPOINT,
+        "load_multiplier_linear_decrement: 0.3
+          load_multiplier_linear_increment: 0.2
+          max_load_multiplier: 1.5
+          min_load_multiplier: 0.1",
+    );
+    let measured = [
+        0.7, 0.4, 0.6, 0.8, 1.0, 1.2, 0.7, 0.4, 0.1, 0.1, 0.3, 0.5, 0.7, 0.9, 0.6, 0.3, 0.1,
+    ];
+    // On and off every 40 s; the recording begins in the middle of a phase.
+    let pressure = |second: i64| match ((second + 20) / 40) % 2 {
+        0 => 10.0,
+        _ => 1.0,
+    };
+    same(&published(&aiad, 170, pressure), &measured);
+}
+
+#[test]
+fn aiad_lets_everything_pass_again_when_it_has_recovered() {
+    let aiad = policy(
+        "aiad_load_scheduler",
+        SETPOINT,
+        "load_multiplier_linear_increment: 0.5",
+    );
+    let pressure = |second: i64| if second < 20 { 10.0 } else { 1.0 };
+    same(
+        &published(&aiad, 60, pressure),
+        &[0.95, 0.9, 1.4, 1.9, f64::NAN, f64::NAN],
+    );
+}
+
+#[test]
+fn what_is_not_confirmed_is_no_overload() {
+    for kind in ["aiad_load_scheduler", "aimd_load_scheduler"] {
+        let parameters = match kind {
+            "aimd_load_scheduler" => "gradient: {slope: -1}",
+            _ => "max_load_multiplier: 2",
+        };
+        let ports = format!("{SETPOINT}, overload_confirmation: {{constant_signal: {{value: 0}}}}");
+        let policy = policy(kind, &ports, parameters);
+        same(&published(&policy, 40, |_| 10.0), &[f64::NAN; 4]);
+    }
+}
+
+#[test]
+fn an_invalid_signal_is_no_overload() {
+    let aiad = policy("aiad_load_scheduler", SETPOINT, "max_load_multiplier: 2");
+    same(&published(&aiad, 40, |_| f64::NAN), &[f64::NAN; 4]);
+}
+
+#[test]
+fn aimd_compounds_its_cuts_while_an_overload_lasts() {
+    let aimd = policy("aimd_load_scheduler", SETPOINT, "gradient: {slope: -1}");
+    let found = published(&aimd, 130, |_| 10.0);
+    let measured = [
+        f64::NAN,
+        0.5,
+        0.5,
+        0.5,
+        0.38,
+        0.25,
+        0.22,
+        0.16,
+        0.12,
+        0.10,
+        0.07,
+        0.06,
+        0.03,
+    ];
+    assert_eq!(found.len(), measured.len());
+    assert!(found[0].is_nan());
+    for (at, (found, measured)) in found.iter().zip(measured).enumerate().skip(1) {
+        let off = (found - measured).abs();
+        assert!(off < 0.02, "decision {at}: {found} instead of {measured}");
+    }
+}
+
+#[test]
+fn aimd_recovers_step_by_step() {
+    let aimd = policy(
+        "aimd_load_scheduler",
+        SETPOINT,
+        "load_multiplier_linear_increment: 0.1\n          gradient: {slope: -1, min_gradient: 0.2}",
+    );
+    let found = published(&aimd, 400, |second| if second < 60 { 10.0 } else { 1.0 });
+    let low = found.iter().copied().fold(1.0, f64::min);
+    assert!(low < 0.4, "{found:?}");
+    let recovery: Vec<f64> = found[7..].to_vec();
+    assert!(
+        recovery.windows(2).all(|pair| !(pair[1] < pair[0])),
+        "{found:?}"
+    );
+    assert!(
+        recovery.last().is_some_and(|last| last.is_nan()),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn aimd_cuts_on_a_low_signal_where_the_slope_is_positive() {
+    let aimd = policy("aimd_load_scheduler", SETPOINT, "gradient: {slope: 1}");
+    let found = published(&aimd, 40, |_| 2.5);
+    same(&found[1..], &[0.5, 0.5, 0.5]);
+    same(&published(&aimd, 40, |_| 10.0), &[f64::NAN; 4]);
+}
+
+#[test]
+fn range_follows_its_curve_confirmed_or_not() {
+    let curve = "low_throttle_threshold: {signal_value: 2, load_multiplier: 1.0}
+          high_throttle_threshold: {signal_value: 8, load_multiplier: 0.2}
+          degree: 2";
+    for confirmation in ["0", "1"] {
+        let ports =
+            format!(", overload_confirmation: {{constant_signal: {{value: {confirmation}}}}}");
+        let range = policy("range_driven_load_scheduler", &ports, curve);
+        let pressure = |second: i64| [5.0, 9.0, 1.0][(second / 10 % 3) as usize];
+        same(&published(&range, 30, pressure), &[0.8, 0.2, f64::NAN]);
+    }
+}
+
+#[test]
+fn a_dry_run_only_listens() {
+    let text = "max_load_multiplier: 2\n        dry_run: true";
+    let aiad = policy("aiad_load_scheduler", SETPOINT, text);
+    let components = [(&aiad.components[0], Arc::new(Listener::default()))];
+    let meters = FluxMeters::default();
+    assert!(Loop::new(&aiad, &components, &meters, "".into(), 0).is_none());
+}
