@@ -80,6 +80,7 @@ pub use self::control::{ControlLoop, LoopOutput, SignalSource};
 pub use self::flow_end::{SlotRef, SlotReturn};
 pub use self::http::{
     AddressFlaw, HttpAnswer, HttpInput, HttpInputError, HttpReport, HttpRequest, SocketAddress,
+    StartingHttp,
 };
 pub use self::pending::{EnginePending, Starting};
 pub use self::report::{
