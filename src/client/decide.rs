@@ -48,12 +48,12 @@ impl Ticket for ClientTicket {
     }
 
     fn take_cache_lookup(&mut self) -> Option<CacheLookup> {
-        match &mut self.0 {
+        match self.0 {
             #[cfg(feature = "embedded")]
-            TicketKind::Embedded(ticket) => ticket.take_cache_lookup(),
+            TicketKind::Embedded(ref mut ticket) => ticket.take_cache_lookup(),
             // Each message has a lookup; what matters is whether the flow asked.
             #[cfg(feature = "remote")]
-            TicketKind::Remote(flow) => {
+            TicketKind::Remote(ref flow) => {
                 let lookup = flow.response().cache_lookup_response.as_ref()?;
                 let asked = lookup.result_cache_response.is_some()
                     || !lookup.global_cache_responses.is_empty();

@@ -3,11 +3,13 @@
 use super::decide::{TicketKind, wrap};
 use super::{ApertureClient, Flow};
 use crate::Engine;
-use crate::engine::CheckInput;
-use crate::flow::{FlowError, FlowErrorKind, FlowParams, Verdict};
+use crate::engine::{CheckInput, CheckReport, EngineTicket};
+use crate::flow::{
+    EndResponse, FlowError, FlowErrorKind, FlowOutcome, FlowParams, Ticket, TokenReturn, Verdict,
+};
 
 impl ApertureClient {
-    pub(super) fn start_embedded(
+    pub(super) async fn start_embedded(
         &self,
         engine: &Engine,
         control_point: &str,
@@ -22,11 +24,37 @@ impl ApertureClient {
             return Flow::new(self.clone(), control_point, params, verdict);
         }
         let input = CheckInput::new(control_point, params).expect_end(true);
-        let (verdict, report) = engine.start(&input);
+        let (report, ticket) = engine.start(&input).await;
+        let verdict = match report.denial() {
+            None => Verdict::Accepted(ticket),
+            Some(denial) => Verdict::Rejected(denial, ticket),
+        };
         counters.count(&verdict);
         let verdict = wrap(verdict, TicketKind::Embedded);
         Flow::new(self.clone(), control_point, params, verdict).with_report(report)
     }
+}
+
+/// Ends a flow and tells what became of its slots.
+pub(super) fn end(
+    mut ticket: EngineTicket,
+    report: &CheckReport,
+    outcome: FlowOutcome,
+) -> EndResponse {
+    let returns = report.limiter_decisions.iter().filter_map(|decision| {
+        let (label, id) = decision.details.slot()?;
+        Some(TokenReturn {
+            policy_name: decision.policy_name.to_string(),
+            component_id: decision.component_id.to_string(),
+            label: label.to_owned(),
+            request_id: id.to_string(),
+            returned: ticket.give_back(id),
+            error: None,
+        })
+    });
+    let response = EndResponse::returned(returns.collect());
+    ticket.end(outcome);
+    response
 }
 
 /// The message that an Agent would have sent, but for its time stamps.
@@ -81,20 +109,59 @@ pub(super) fn check_response(
 fn decision_of(decision: &crate::engine::LimiterDecision) -> crate::pb::check::LimiterDecision {
     use crate::engine::{LimiterDetails, LimiterReason};
     use crate::pb::check::limiter_decision::{
-        Details, LimiterReason as Reason, RateLimiterInfo, TokensInfo,
+        ConcurrencyLimiterInfo, ConcurrencySchedulerInfo, Details, LimiterReason as Reason,
+        QuotaSchedulerInfo, RateLimiterInfo, SamplerInfo, SchedulerInfo, TokensInfo,
     };
 
+    let info = |tokens: &crate::engine::TokensInfo| TokensInfo {
+        remaining: tokens.remaining,
+        current: tokens.current,
+        consumed: tokens.consumed,
+    };
+    let id = |id: &Option<crate::engine::RequestId>| id.map(|id| id.to_string());
     let details = match &decision.details {
         LimiterDetails::RateLimiter { label, tokens } => {
             Details::RateLimiterInfo(RateLimiterInfo {
                 label: label.clone().into_owned(),
-                tokens_info: Some(TokensInfo {
-                    remaining: tokens.remaining,
-                    current: tokens.current,
-                    consumed: tokens.consumed,
-                }),
+                tokens_info: Some(info(tokens)),
             })
         }
+        LimiterDetails::ConcurrencyLimiter {
+            label,
+            tokens,
+            request_id,
+        } => Details::ConcurrencyLimiterInfo(ConcurrencyLimiterInfo {
+            label: label.clone().into_owned(),
+            tokens_info: Some(info(tokens)),
+            request_id: id(request_id).unwrap_or_default(),
+        }),
+        LimiterDetails::Sampler { label } => Details::SamplerInfo(SamplerInfo {
+            label: label.clone(),
+        }),
+        LimiterDetails::QuotaScheduler { label, scheduler } => {
+            Details::QuotaSchedulerInfo(QuotaSchedulerInfo {
+                label: label.clone().into_owned(),
+                workload_index: scheduler.workload_index.clone(),
+                tokens_info: scheduler.tokens.as_ref().map(info),
+                priority: scheduler.priority,
+            })
+        }
+        LimiterDetails::ConcurrencyScheduler {
+            label,
+            scheduler,
+            request_id,
+        } => Details::ConcurrencySchedulerInfo(ConcurrencySchedulerInfo {
+            label: label.clone().into_owned(),
+            workload_index: scheduler.workload_index.clone(),
+            tokens_info: scheduler.tokens.as_ref().map(info),
+            priority: scheduler.priority,
+            request_id: id(request_id).unwrap_or_default(),
+        }),
+        LimiterDetails::LoadScheduler { scheduler } => Details::LoadSchedulerInfo(SchedulerInfo {
+            workload_index: scheduler.workload_index.clone(),
+            tokens_info: scheduler.tokens.as_ref().map(info),
+            priority: scheduler.priority,
+        }),
     };
     let reason = match decision.reason {
         LimiterReason::Unspecified => Reason::Unspecified,

@@ -230,6 +230,17 @@ impl Flow {
         match self.take_ticket() {
             #[cfg(feature = "remote")]
             Some(ClientTicket(TicketKind::Remote(flow))) => flow.end_and_wait(outcome).await,
+            #[cfg(feature = "embedded")]
+            Some(ClientTicket(TicketKind::Embedded(ticket))) => match &self.answer {
+                Answer::Given {
+                    report: Some(report),
+                    ..
+                } => super::embedded::end(ticket, report, outcome),
+                _ => {
+                    ticket.end(outcome);
+                    EndResponse::returned(Vec::new())
+                }
+            },
             #[allow(unreachable_patterns)]
             Some(ticket) => {
                 ticket.end(outcome);

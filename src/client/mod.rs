@@ -162,7 +162,7 @@ impl ApertureClient {
     pub async fn start_flow(&self, control_point: &str, params: FlowParams<'_>) -> Flow {
         #[cfg(feature = "embedded")]
         if let Backend::Embedded(engine) = &self.inner.backend {
-            return self.start_embedded(engine, control_point, &params);
+            return self.start_embedded(engine, control_point, &params).await;
         }
         let verdict = match self.decide(control_point, &params) {
             Check::Ready(verdict) => verdict,

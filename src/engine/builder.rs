@@ -1,9 +1,11 @@
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::thread;
 
 use super::Engine;
 use super::cache::Caches;
 use super::clock::{Clock, Nanos, SystemClock};
+use super::limiters::Surroundings;
 use super::snapshot::{Settings, Snapshot};
 use super::source::{self, Source, Sources};
 use super::store::Limits;
@@ -29,9 +31,10 @@ const DEFAULT_CACHE_BYTES: usize = 64 << 20;
 pub struct EngineBuilder {
     sources: Vec<Source>,
     agent_group: Option<String>,
-    clock: Option<Box<dyn Clock>>,
+    clock: Option<Arc<dyn Clock>>,
     max_keys: usize,
     cache_bytes: usize,
+    upstream_ramp_mode: bool,
 }
 
 impl EngineBuilder {
@@ -42,6 +45,7 @@ impl EngineBuilder {
             clock: None,
             max_keys: DEFAULT_MAX_KEYS,
             cache_bytes: DEFAULT_CACHE_BYTES,
+            upstream_ramp_mode: false,
         }
     }
 
@@ -86,7 +90,18 @@ impl EngineBuilder {
     /// What to take for the time instead of the system's monotonic clock.
     #[must_use]
     pub fn clock(mut self, clock: impl Clock + 'static) -> Self {
-        self.clock = Some(Box::new(clock));
+        self.clock = Some(Arc::new(clock));
+        self
+    }
+
+    /// Whether ramps work as on an Agent of Aperture 2.x, which is not as documented.
+    ///
+    /// By default, flows in [ramp mode](crate::FlowParams::ramp_mode) run only where a ramp (a
+    /// sampler with `ramp_mode`, or a load ramp) lets them, and ramps decide about no other flows.
+    /// With this on, all flows in ramp mode are turned away, and ramps are samplers for all others.
+    #[must_use]
+    pub fn upstream_ramp_mode(mut self, on: bool) -> Self {
+        self.upstream_ramp_mode = on;
         self
     }
 
@@ -119,13 +134,16 @@ impl EngineBuilder {
     pub fn build(self) -> Result<Engine, PolicyError> {
         let settings = Settings {
             agent_group: self.agent_group,
-            limits: Limits {
-                keys: self.max_keys,
-                shards: shards(),
-                max_idle: Nanos::MAX,
+            surroundings: Surroundings {
+                limits: Limits {
+                    keys: self.max_keys,
+                    shards: shards(),
+                    max_idle: Nanos::MAX,
+                },
+                clock: self.clock.unwrap_or_else(|| Arc::new(SystemClock::new())),
+                upstream_ramp_mode: self.upstream_ramp_mode,
             },
         };
-        let clock = self.clock.unwrap_or_else(|| Box::new(SystemClock::new()));
         let read = source::read(&self.sources)?;
         let sources = Sources {
             tried: Some(read.fingerprint()),
@@ -134,7 +152,7 @@ impl EngineBuilder {
         };
         let snapshot = Snapshot::load(&settings, read, None)?;
         let caches = Caches::new(self.cache_bytes);
-        Ok(Engine::new(settings, sources, snapshot, clock, caches))
+        Ok(Engine::new(settings, sources, snapshot, caches))
     }
 }
 

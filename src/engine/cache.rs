@@ -204,7 +204,7 @@ impl<'a, 'p> Recall<'a, 'p> {
 }
 
 impl Observer for Recall<'_, '_> {
-    fn decided(&mut self, _: &Placed, _: &Decided) {}
+    fn decided(&mut self, _: &Flow<'_, '_>, _: &Placed, _: &Decided) {}
 
     fn look_up(&mut self, flow: &Flow<'_, '_>, clock: &dyn Clock) -> bool {
         self.look_up(flow, clock)

@@ -1,7 +1,13 @@
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
+use std::task::Waker;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::store::lock;
 
 /// Nanoseconds since the clock's origin; 292 years fit.
 pub(crate) type Nanos = i64;
@@ -49,9 +55,19 @@ pub trait Clock: fmt::Debug + Send + Sync {
     ///
     /// Nanoseconds count; from 292 years on time stands still.
     fn now(&self) -> Duration;
+
+    /// Sees to it that `waker` is woken when this clock comes to show `time`; true if it does.
+    ///
+    /// A clock need not: by default flows that wait sleep on Tokio's timer for as long as this
+    /// clock lags behind `time`, and look again. Calling it again replaces nothing, so a waker may
+    /// be woken for a time that nobody waits for any more.
+    fn wake_at(&self, _time: Duration, _waker: &Waker) -> bool {
+        false
+    }
 }
 
-/// The clock of an engine that is given none: the system's monotonic clock.
+/// The clock of an engine that is given none: the system's monotonic clock, or Tokio's paused one
+/// in a test that pauses it.
 #[derive(Debug)]
 pub(crate) struct SystemClock(Instant);
 
@@ -69,7 +85,8 @@ impl Clock for SystemClock {
 
 /// A clock for tests: it stands still until it is told to move on.
 ///
-/// Clones show the same time, so keep one and give the other to the engine.
+/// Clones show the same time, so keep one and give the other to the engine. Flows that wait are
+/// woken by moving it on, and by nothing else; no timer runs.
 ///
 /// ```
 /// use std::time::Duration;
@@ -81,7 +98,13 @@ impl Clock for SystemClock {
 /// assert_eq!(shown.now(), Duration::from_millis(1500));
 /// ```
 #[derive(Clone, Debug, Default)]
-pub struct ManualClock(Arc<AtomicU64>);
+pub struct ManualClock(Arc<Manual>);
+
+#[derive(Debug, Default)]
+struct Manual {
+    now: AtomicU64,
+    alarms: Mutex<BTreeMap<u64, Vec<Waker>>>,
+}
 
 impl ManualClock {
     /// A clock that shows zero.
@@ -96,21 +119,63 @@ impl ManualClock {
         // Relaxed: the time is all there is to see.
         let _ = self
             .0
+            .now
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
                 Some(now.saturating_add(step))
             });
+        self.ring();
     }
 
     /// Moves on to a time since zero; a time that has passed already changes nothing.
     pub fn advance_to(&self, time: Duration) {
         let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        self.0.fetch_max(time, Ordering::Relaxed);
+        self.0.now.fetch_max(time, Ordering::Relaxed);
+        self.ring();
+    }
+
+    /// The next time that a flow waits for, or waited for when it was asked last.
+    ///
+    /// Moving on from one such time to the next, and polling between, is how a simulation misses
+    /// none.
+    #[must_use]
+    pub fn next_alarm(&self) -> Option<Duration> {
+        let alarms = lock(&self.0.alarms);
+        let (time, _) = alarms.first_key_value()?;
+        Some(Duration::from_nanos(*time))
+    }
+
+    fn ring(&self) {
+        let now = self.0.now.load(Ordering::Relaxed);
+        let due = {
+            let mut alarms = lock(&self.0.alarms);
+            let later = match now.checked_add(1) {
+                Some(next) => alarms.split_off(&next),
+                None => BTreeMap::new(),
+            };
+            std::mem::replace(&mut *alarms, later)
+        };
+        for waker in due.into_values().flatten() {
+            waker.wake();
+        }
     }
 }
 
 impl Clock for ManualClock {
     fn now(&self) -> Duration {
-        Duration::from_nanos(self.0.load(Ordering::Relaxed))
+        Duration::from_nanos(self.0.now.load(Ordering::Relaxed))
+    }
+
+    fn wake_at(&self, time: Duration, waker: &Waker) -> bool {
+        let at = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        lock(&self.0.alarms)
+            .entry(at)
+            .or_default()
+            .push(waker.clone());
+        // It may have come to pass meanwhile.
+        if self.now() >= time {
+            self.ring();
+        }
+        true
     }
 }
 

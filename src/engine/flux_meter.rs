@@ -367,6 +367,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::engine::{Clock as _, ManualClock};
+    use crate::flow::{Check, Decider as _, FlowParams, Ticket as _, Verdict};
 
     const MILLI: Nanos = 1_000_000;
 
@@ -400,6 +402,36 @@ mod tests {
         }
         assert!(window.earlier.len() <= 62);
         assert!(window.mean(1000 * second).is_nan(), "nothing ended lately");
+    }
+
+    #[test]
+    fn flows_are_measured_from_their_answer_to_their_end() {
+        let text =
+            "resources: {flow_control: {flux_meters: {m: {selectors: [{control_point: here}]}}}}";
+        let clock = ManualClock::new();
+        let engine = Engine::builder()
+            .policy_text("meters", text)
+            .clock(clock.clone())
+            .build()
+            .expect("a sound policy");
+        let live = engine.shared.live.load();
+        let meter = live.flux_meters.get("m").expect("there is one");
+        let mut window = Window::of_mean(meter, Duration::from_secs(30), 0);
+        for (millis, status) in [
+            (20, FlowStatus::Ok),
+            (40, FlowStatus::Ok),
+            (900, FlowStatus::Error),
+        ] {
+            let Check::Ready(Verdict::Accepted(ticket)) = engine.decide("here", &FlowParams::new())
+            else {
+                panic!("nothing limits it");
+            };
+            clock.advance(Duration::from_millis(millis));
+            ticket.end(FlowOutcome::new(status));
+        }
+        assert_eq!(window.mean(nanos(clock.now())), 30.0);
+        drop(engine.decide("elsewhere", &FlowParams::new()));
+        assert_eq!(meter.other.read(false).count, 1);
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub(crate) struct Placed {
 /// All components, by control point and service.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
-    components: Vec<Placed>,
+    components: Vec<Arc<Placed>>,
     places: Places,
 }
 
@@ -90,13 +90,13 @@ impl Index {
             return;
         };
         self.places.add(at, selectors);
-        self.components.push(Placed {
+        self.components.push(Arc::new(Placed {
             policy_name: Arc::clone(&policy.name),
             policy_hash: Arc::clone(&policy.hash),
             component_id: Arc::clone(id),
             limiter,
             parameters,
-        });
+        }));
     }
 
     /// The component of a policy that has these parameters, with its state.
@@ -118,11 +118,11 @@ impl Index {
     }
 
     #[inline]
-    pub(crate) fn component(&self, at: u32) -> &Placed {
+    pub(crate) fn component(&self, at: u32) -> &Arc<Placed> {
         &self.components[at as usize]
     }
 
-    pub(crate) fn components(&self) -> &[Placed] {
+    pub(crate) fn components(&self) -> &[Arc<Placed>] {
         &self.components
     }
 }

@@ -37,51 +37,58 @@ mod cache;
 mod classify;
 mod clock;
 mod control;
+mod dial;
+mod flow_end;
 mod flux_meter;
 mod http;
 mod index;
 mod limiters;
+mod pending;
 mod reload;
 mod report;
+mod request_id;
+mod schedulers;
 mod snapshot;
 mod source;
 mod stages;
 mod stats;
 mod store;
+mod ticket;
 mod watch;
 
-use std::convert::Infallible;
 use std::fmt::{self, Write as _};
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
 
 use self::cache::{Caches, Recall};
-use self::clock::nanos;
 use self::flux_meter::{Matched, Metered};
+use self::pending::{Notes, OwnedFlow, Waiting};
 use self::report::Collector;
 use self::snapshot::{Settings, Snapshot};
 use self::source::Sources;
-use self::stages::{Denied, Flow, NO_DEADLINE};
+use self::stages::{Denied, Flow, Observer, Progress};
 use self::stats::Tally;
-use crate::flow::{CacheLookup, Check, Decider, Denial, FlowOutcome, FlowParams, Ticket, Verdict};
+use self::ticket::Slots;
+use crate::flow::{Check, Decider, Denial, FlowParams, Verdict};
 use crate::policy::PolicyWarning;
 
 pub use self::builder::EngineBuilder;
 pub use self::cache::CacheEntry;
 pub use self::clock::{Clock, ManualClock};
 pub use self::control::SignalSource;
+pub use self::flow_end::{SlotRef, SlotReturn};
 pub use self::http::{
     AddressFlaw, HttpAnswer, HttpInput, HttpInputError, HttpReport, HttpRequest, SocketAddress,
 };
+pub use self::pending::{EnginePending, Starting};
 pub use self::report::{
     CheckInput, CheckReport, ClassifierInfo, LimiterDecision, LimiterDetails, LimiterReason,
-    TokensInfo,
+    SchedulerDetails, TokensInfo,
 };
+pub use self::request_id::{ParseRequestIdError, RequestId};
 pub use self::stats::EngineStats;
+pub use self::ticket::EngineTicket;
 pub use self::watch::PolicyWatcher;
 
 /// Decides flows in process by Aperture policies. Cloning it is cheap; clones share their state.
@@ -127,7 +134,7 @@ pub struct Engine {
 struct Shared {
     /// Read by every decision: without a lock, and without a line of memory that threads fight for.
     live: ArcSwap<Snapshot>,
-    clock: Box<dyn Clock>,
+    clock: Arc<dyn Clock>,
     tally: Tally,
     caches: Caches,
     settings: Settings,
@@ -136,17 +143,11 @@ struct Shared {
 }
 
 impl Engine {
-    fn new(
-        settings: Settings,
-        sources: Sources,
-        snapshot: Snapshot,
-        clock: Box<dyn Clock>,
-        caches: Caches,
-    ) -> Self {
+    fn new(settings: Settings, sources: Sources, snapshot: Snapshot, caches: Caches) -> Self {
         Self {
             shared: Arc::new(Shared {
                 live: ArcSwap::from_pointee(snapshot),
-                clock,
+                clock: Arc::clone(&settings.surroundings.clock),
                 tally: Tally::default(),
                 caches,
                 settings,
@@ -161,57 +162,102 @@ impl Engine {
         EngineBuilder::new()
     }
 
-    /// Decides a flow and tells all there is to tell. [`Decider::decide`] decides the same and
-    /// tells less, for less.
+    /// Decides a flow at once and tells all there is to tell. A scheduler turns the flow away when
+    /// it would have to wait; [`start`](Self::start) lets it wait.
     ///
-    /// The flow needs no end: a rate limiter's tokens are spent.
+    /// Slots of concurrency limiters and schedulers are held until [`flow_end`](Self::flow_end)
+    /// names them, or until they expire.
     #[must_use]
     pub fn check(&self, input: &CheckInput<'_, '_>) -> CheckReport {
-        self.check_metered(input).0
+        let flow = input.flow();
+        let meters = self.meters(&flow);
+        let mut collector = self.collector(input);
+        let mut held = Slots::new();
+        let denied = match self.run(&flow, &mut collector, &mut held) {
+            Progress::Done(result) => result.err(),
+            Progress::Waits(mut halt) => {
+                let result = loop {
+                    // Nobody waits, so each round is over when it begins.
+                    halt.round.give_up();
+                    let clock = &*self.shared.clock;
+                    if let Some(result) = halt.go_on(&flow, &mut collector, &mut held, clock) {
+                        break result;
+                    }
+                };
+                self.shared.tally.count(result.is_ok());
+                result.err()
+            }
+        };
+        EngineTicket::new(held).leave_open();
+        collector.report(&flow, &meters, denied, input.expect_end)
     }
 
-    /// With the flux meters that the flow meets.
-    fn check_metered(&self, input: &CheckInput<'_, '_>) -> (CheckReport, Matched) {
-        let flow = Flow {
-            control_point: input.control_point,
-            services: input.services,
-            labels: &input.params.labels,
-            ramp_mode: input.params.ramp_mode,
-            time_left: input.deadline.map_or(NO_DEADLINE, nanos),
-        };
-        let meters = self.meters(&flow);
-        let mut collector = Collector {
-            flow: &flow,
-            decisions: Vec::new(),
+    fn collector<'a, 'p>(&'a self, input: &CheckInput<'a, 'p>) -> Collector<'a, 'p> {
+        Collector {
+            decisions: Some(Vec::new()),
             recall: input
                 .cache_lookup
                 .then(|| Recall::always(&self.shared.caches, input.params)),
-            flux_meters: meters
-                .iter()
-                .map(|meter| Arc::clone(meter.name()))
-                .collect(),
-        };
-        let denied = self.run(&flow, &mut collector).err();
-        (collector.report(denied, input.expect_end), meters)
+        }
     }
 
-    /// Like [`check`](Self::check), for a flow that its asker will end.
-    pub(crate) fn start(&self, input: &CheckInput<'_, '_>) -> (Verdict<EngineTicket>, CheckReport) {
-        let (report, meters) = self.check_metered(input);
-        let ticket = EngineTicket {
-            // The report has what was looked up.
-            found: None,
-            metered: Metered::begin(self, meters),
-        };
-        let verdict = match report.reject_reason {
-            None => Verdict::Accepted(ticket),
-            Some(reason) => {
-                let code = u16::try_from(report.denied_response_status_code).unwrap_or(0);
-                let wait = report.wait_time.unwrap_or_default();
-                Verdict::Rejected(Denial::new(reason).denied_code(code).wait(wait), ticket)
+    /// Decides a flow, which may have to wait, and tells all there is to tell.
+    ///
+    /// The flow is in its queues when this returns; the future is only needed for the answer, and
+    /// leaves them when it is dropped. The ticket holds the slots that the flow was granted.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_aperture::engine::{CheckInput, Engine};
+    /// use tower_aperture::FlowParams;
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let engine = Engine::builder()
+    ///     .policy_text("one-at-a-time", "
+    /// circuit:
+    ///   components:
+    ///   - flow_control:
+    ///       concurrency_scheduler:
+    ///         selectors: [{control_point: render}]
+    ///         in_ports: {max_concurrency: {constant_signal: {value: 1}}}
+    ///         concurrency_limiter: {max_inflight_duration: 60s}
+    ///         scheduler: {default_workload_parameters: {queue_timeout: 5s}}
+    /// ")
+    ///     .build()?;
+    /// let params = FlowParams::new();
+    /// let (first, ticket) = engine.start(&CheckInput::new("render", &params)).await;
+    /// assert!(first.accepted());
+    ///
+    /// let second = engine.start(&CheckInput::new("render", &params));
+    /// drop(ticket);
+    /// assert!(second.await.0.accepted());
+    /// # Ok::<(), tower_aperture::PolicyError>(())
+    /// # }).unwrap();
+    /// ```
+    pub fn start(&self, input: &CheckInput<'_, '_>) -> Starting {
+        let flow = input.flow();
+        let meters = self.meters(&flow);
+        let mut collector = self.collector(input);
+        let mut held = Slots::new();
+        match self.run(&flow, &mut collector, &mut held) {
+            Progress::Done(result) => {
+                let report = collector.report(&flow, &meters, result.err(), input.expect_end);
+                let metered = Metered::begin(self, meters);
+                // The report has what was looked up.
+                Starting::done(report, EngineTicket::new(held).metered(metered))
             }
-        };
-        (verdict, report)
+            Progress::Waits(halt) => {
+                let Collector { decisions, recall } = collector;
+                let notes = Notes {
+                    decisions,
+                    looks_up: input.cache_lookup,
+                    found: recall.and_then(|recall| recall.found),
+                };
+                let flow = OwnedFlow::new(&flow, input.params, &*self.shared.clock);
+                let waiting = Waiting::new(self, flow, *halt, held, notes, meters);
+                Starting::waits(waiting, input.expect_end)
+            }
+        }
     }
 
     /// What was odd about the policies when they were loaded last; each is also a `tracing` event.
@@ -282,13 +328,16 @@ impl Engine {
         self.shared.live.load().flux_meters.matching(flow)
     }
 
-    fn run(&self, flow: &Flow<'_, '_>, observer: &mut impl stages::Observer) -> Result<(), Denied> {
+    /// Flows that wait are counted when they are done.
+    fn run(&self, flow: &Flow<'_, '_>, observer: &mut impl Observer, held: &mut Slots) -> Progress {
         let Shared {
             live, clock, tally, ..
         } = &*self.shared;
-        let result = stages::run(&live.load().index, &**clock, flow, observer);
-        tally.count(result.is_ok());
-        result
+        let progress = stages::run(&live.load().index, &**clock, flow, observer, held);
+        if let Progress::Done(result) = &progress {
+            tally.count(result.is_ok());
+        }
+        progress
     }
 }
 
@@ -304,9 +353,9 @@ impl fmt::Debug for Engine {
     }
 }
 
-/// Decides at once, always. [`FlowParams::check_timeout`] is the deadline: with 10 ms or less, a
-/// limiter that would have to look at its state rejects, as an Agent does. `None` and zero are no
-/// deadline.
+/// [`FlowParams::check_timeout`] is the deadline, also for waiting in queues: with 10 ms or less, a
+/// component that would have to look at its state rejects, as an Agent does. `None` and zero are
+/// no deadline.
 impl Decider for Engine {
     type Ticket = EngineTicket;
     type Pending = EnginePending;
@@ -316,28 +365,40 @@ impl Decider for Engine {
         control_point: &str,
         params: &FlowParams<'_>,
     ) -> Check<EngineTicket, EnginePending> {
-        let flow = Flow {
-            control_point,
-            services: &[],
-            labels: &params.labels,
-            ramp_mode: params.ramp_mode,
-            time_left: match params.check_timeout {
-                Some(timeout) if !timeout.is_zero() => nanos(timeout),
-                _ => NO_DEADLINE,
-            },
+        let flow = CheckInput::new(control_point, params).flow();
+        let mut held = Slots::new();
+        let (progress, looks_up, found) = match Recall::of(&self.shared.caches, params) {
+            None => (self.run(&flow, &mut (), &mut held), false, None),
+            Some(mut recall) => {
+                let progress = self.run(&flow, &mut recall, &mut held);
+                (progress, true, recall.found)
+            }
         };
-        let (result, found) = match Recall::of(&self.shared.caches, params) {
-            None => (self.run(&flow, &mut ()), None),
-            Some(mut recall) => (self.run(&flow, &mut recall), recall.found),
-        };
-        let ticket = EngineTicket {
-            found: found.map(Box::new),
-            metered: Metered::begin(self, self.meters(&flow)),
-        };
-        Check::Ready(match result {
-            Ok(()) => Verdict::Accepted(ticket),
-            Err(denied) => Verdict::Rejected(denied.into(), ticket),
-        })
+        match progress {
+            Progress::Done(result) => {
+                let metered = Metered::begin(self, self.meters(&flow));
+                let ticket = EngineTicket::new(held).metered(metered).found(found);
+                Check::Ready(verdict(result, ticket))
+            }
+            Progress::Waits(halt) => {
+                let notes = Notes {
+                    decisions: None,
+                    looks_up,
+                    found,
+                };
+                let meters = self.meters(&flow);
+                let flow = OwnedFlow::new(&flow, params, &*self.shared.clock);
+                let waiting = Waiting::new(self, flow, *halt, held, notes, meters);
+                Check::Pending(EnginePending::new(waiting))
+            }
+        }
+    }
+}
+
+fn verdict(result: Result<(), Denied>, ticket: EngineTicket) -> Verdict<EngineTicket> {
+    match result {
+        Ok(()) => Verdict::Accepted(ticket),
+        Err(denied) => Verdict::Rejected(denied.into(), ticket),
     }
 }
 
@@ -347,59 +408,5 @@ impl From<Denied> for Denial {
         Self::new(denied.reason)
             .denied_code(u16::try_from(denied.code).unwrap_or(0))
             .wait(clock::duration(denied.wait))
-    }
-}
-
-/// A flow that an [`Engine`] has answered.
-///
-/// ```
-/// use tower_aperture::engine::Engine;
-/// use tower_aperture::{Check, Decider, FlowOutcome, FlowParams, FlowStatus, Ticket, Verdict};
-///
-/// let engine = Engine::builder().build()?;
-/// match engine.decide("checkout", &FlowParams::new()) {
-///     Check::Ready(Verdict::Accepted(ticket)) => ticket.end(FlowOutcome::new(FlowStatus::Ok)),
-///     _ => unreachable!("nothing limits it"),
-/// }
-/// # Ok::<(), tower_aperture::PolicyError>(())
-/// ```
-#[derive(Debug)]
-pub struct EngineTicket {
-    /// What the caches had, for a flow that asked.
-    found: Option<Box<CacheLookup>>,
-    /// What is to know how long the flow takes.
-    metered: Option<Metered>,
-}
-
-impl Ticket for EngineTicket {
-    fn end(self, outcome: FlowOutcome) {
-        if let Some(metered) = self.metered {
-            metered.end(outcome);
-        }
-    }
-
-    fn take_cache_lookup(&mut self) -> Option<CacheLookup> {
-        self.found.take().map(|found| *found)
-    }
-}
-
-/// A decision of an [`Engine`] that has to wait: there is none, rate limiters answer at once.
-///
-/// ```
-/// use tower_aperture::engine::{Engine, EnginePending};
-/// use tower_aperture::Decider;
-///
-/// fn waits_never<D: Decider<Pending = EnginePending>>(_: &D) {}
-/// waits_never(&Engine::builder().build()?);
-/// # Ok::<(), tower_aperture::PolicyError>(())
-/// ```
-#[derive(Debug)]
-pub struct EnginePending(Infallible);
-
-impl Future for EnginePending {
-    type Output = Verdict<EngineTicket>;
-
-    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.0 {}
     }
 }

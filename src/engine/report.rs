@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::cache::Recall;
-use super::clock::{Clock, duration};
+use super::clock::{Clock, duration, nanos};
+use super::flux_meter::Matched;
 use super::index::Placed;
 use super::limiters::Decided;
-use super::stages::{Denied, Flow, Observer};
-use crate::flow::{CacheLookup, FlowParams, RejectReason};
+use super::request_id::RequestId;
+use super::stages::{Denied, Flow, NO_DEADLINE, Observer};
+use crate::flow::{CacheLookup, Denial, FlowParams, RejectReason};
 
 /// A question to an [`Engine`](super::Engine) that wants the whole answer, as an Agent's `Check`
 /// gives it.
@@ -50,6 +52,16 @@ impl<'a, 'l> CheckInput<'a, 'l> {
             deadline: params.check_timeout.filter(|timeout| !timeout.is_zero()),
             expect_end: false,
             cache_lookup: params.result_cache_key.is_some() || !params.global_cache_keys.is_empty(),
+        }
+    }
+
+    pub(super) fn flow(&self) -> Flow<'a, 'l> {
+        Flow {
+            control_point: self.control_point,
+            services: self.services,
+            labels: &self.params.labels,
+            ramp_mode: self.params.ramp_mode,
+            time_left: self.deadline.map_or(NO_DEADLINE, nanos),
         }
     }
 
@@ -127,6 +139,14 @@ impl CheckReport {
     #[must_use]
     pub const fn accepted(&self) -> bool {
         self.reject_reason.is_none()
+    }
+
+    /// The no of a rejected flow. A status outside of what HTTP knows is no status.
+    pub(crate) fn denial(&self) -> Option<Denial> {
+        let code = u16::try_from(self.denied_response_status_code).unwrap_or(0);
+        let wait = self.wait_time.unwrap_or_default();
+        self.reject_reason
+            .map(|reason| Denial::new(reason).denied_code(code).wait(wait))
     }
 }
 
@@ -237,6 +257,76 @@ pub enum LimiterDetails {
         /// What is in the bucket.
         tokens: TokensInfo,
     },
+    /// A concurrency limiter's slots.
+    ConcurrencyLimiter {
+        /// As for a rate limiter.
+        label: Cow<'static, str>,
+        /// Slots before this flow took one.
+        tokens: TokensInfo,
+        /// Names the slot at the flow's end. A flow that was turned away has one too, which
+        /// nothing is held under; `None` where no slots were looked at.
+        request_id: Option<RequestId>,
+    },
+    /// A sampler.
+    Sampler {
+        /// `<session label key>:<label value>`, both possibly empty.
+        label: String,
+    },
+    /// A quota scheduler's queue and bucket.
+    QuotaScheduler {
+        /// As for a rate limiter.
+        label: Cow<'static, str>,
+        /// How the flow was queued.
+        scheduler: SchedulerDetails,
+    },
+    /// A concurrency scheduler's queue and slots.
+    ConcurrencyScheduler {
+        /// As for a rate limiter.
+        label: Cow<'static, str>,
+        /// How the flow was queued; slots before this flow took one.
+        scheduler: SchedulerDetails,
+        /// Names the slot at the flow's end; `None` when there is none.
+        request_id: Option<RequestId>,
+    },
+    /// A load scheduler's queue and bucket.
+    LoadScheduler {
+        /// How the flow was queued.
+        scheduler: SchedulerDetails,
+    },
+}
+
+impl LimiterDetails {
+    /// The label and name of the slot, where there is one.
+    #[must_use]
+    pub fn slot(&self) -> Option<(&str, RequestId)> {
+        match self {
+            Self::ConcurrencyLimiter {
+                label,
+                request_id: Some(id),
+                ..
+            }
+            | Self::ConcurrencyScheduler {
+                label,
+                request_id: Some(id),
+                ..
+            } => Some((label, *id)),
+            _ => None,
+        }
+    }
+}
+
+/// How a scheduler saw a flow.
+///
+/// See [`LimiterDecision`] for an example of details.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct SchedulerDetails {
+    /// The workload: its name, its index in the policy, or what the flow's workload label says.
+    pub workload_index: String,
+    /// How much the flow weighed; 0 where it was not looked at.
+    pub priority: f64,
+    /// The tokens; `None` when the flow was let through without asking for any.
+    pub tokens: Option<TokensInfo>,
 }
 
 /// Tokens of a bucket after a decision; zeros where no bucket was looked at.
@@ -253,23 +343,26 @@ pub struct TokensInfo {
     pub consumed: f64,
 }
 
-/// Collects what the components decide.
-pub(super) struct Collector<'a, 'f, 'l> {
-    pub(super) flow: &'a Flow<'f, 'l>,
-    pub(super) decisions: Vec<LimiterDecision>,
-    pub(super) recall: Option<Recall<'f, 'l>>,
-    pub(super) flux_meters: Vec<Arc<str>>,
+/// Collects what the components decide, and what the caches have.
+#[derive(Default)]
+pub(super) struct Collector<'a, 'p> {
+    /// `None` when nobody wants to know.
+    pub(super) decisions: Option<Vec<LimiterDecision>>,
+    pub(super) recall: Option<Recall<'a, 'p>>,
 }
 
-impl Observer for Collector<'_, '_, '_> {
+impl Observer for Collector<'_, '_> {
     fn look_up(&mut self, flow: &Flow<'_, '_>, clock: &dyn Clock) -> bool {
         self.recall
             .as_mut()
             .is_some_and(|recall| recall.look_up(flow, clock))
     }
 
-    fn decided(&mut self, by: &Placed, decided: &Decided) {
-        self.decisions.push(LimiterDecision {
+    fn decided(&mut self, flow: &Flow<'_, '_>, by: &Placed, decided: &Decided) {
+        let Some(decisions) = &mut self.decisions else {
+            return;
+        };
+        decisions.push(LimiterDecision {
             policy_name: Arc::clone(&by.policy_name),
             policy_hash: Arc::clone(&by.policy_hash),
             component_id: Arc::clone(&by.component_id),
@@ -277,19 +370,20 @@ impl Observer for Collector<'_, '_, '_> {
             reason: decided.reason,
             denied_response_status_code: by.limiter.denied_code(),
             wait_time: duration(decided.wait),
-            details: by.limiter.report(self.flow, decided),
+            details: by.limiter.report(flow, decided),
         });
     }
 }
 
-impl Collector<'_, '_, '_> {
-    pub(super) fn report(self, denied: Option<Denied>, expect_end: bool) -> CheckReport {
-        let Self {
-            flow,
-            decisions,
-            recall,
-            flux_meters,
-        } = self;
+impl Collector<'_, '_> {
+    pub(super) fn report(
+        self,
+        flow: &Flow<'_, '_>,
+        flux_meters: &Matched,
+        denied: Option<Denied>,
+        expect_end: bool,
+    ) -> CheckReport {
+        let Self { decisions, recall } = self;
         let mut flow_label_keys: Vec<String> =
             flow.labels.iter().map(|(key, _)| key.to_owned()).collect();
         flow_label_keys.sort_unstable();
@@ -310,9 +404,12 @@ impl Collector<'_, '_, '_> {
             flow_label_keys,
             telemetry_flow_labels,
             expect_end,
-            limiter_decisions: decisions,
+            limiter_decisions: decisions.unwrap_or_default(),
             classifiers: Vec::new(),
-            flux_meters,
+            flux_meters: flux_meters
+                .iter()
+                .map(|meter| Arc::clone(meter.name()))
+                .collect(),
             cache_lookup: recall.and_then(|recall| recall.found),
         }
     }

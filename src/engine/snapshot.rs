@@ -6,9 +6,8 @@ use std::sync::Arc;
 use super::classify::Classifiers;
 use super::flux_meter::FluxMeters;
 use super::index::Index;
-use super::limiters::Component;
+use super::limiters::{Component, Surroundings};
 use super::source::Read;
-use super::store::Limits;
 use crate::policy::{self, ComponentKind, Policy, PolicyError, PolicyWarning, Selector};
 
 /// What an absent `agent_group` of a selector means.
@@ -20,7 +19,7 @@ const DEFAULT_GROUP: &str = "default";
 #[derive(Debug)]
 pub(super) struct Settings {
     pub(super) agent_group: Option<String>,
-    pub(super) limits: Limits,
+    pub(super) surroundings: Surroundings,
 }
 
 /// All that follows from the texts of the policies. Flows that began under an older one keep what
@@ -82,9 +81,7 @@ impl Snapshot {
                     .and_then(|before| before.index.find(&policy.name, &component.id, &parameters));
                 let limiter = match known {
                     Some(limiter) => limiter,
-                    None => Component::new(&component.kind, settings.limits)
-                        .map(Arc::new)
-                        .ok_or_else(|| unsupported(&name, component.kind.name()))?,
+                    None => Arc::new(Component::new(&component.kind, &settings.surroundings)),
                 };
                 index.add(&policy, &component.id, limiter, parameters, &here);
             }

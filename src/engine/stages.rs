@@ -1,11 +1,15 @@
 //! The steps a flow goes through: all components of a step decide, then the next one begins.
 
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+
 use smallvec::SmallVec;
 
 use super::clock::{Clock, Nanos, nanos};
 use super::index::{Index, Placed};
-use super::limiters::Decided;
+use super::limiters::{Decided, Scheduled, Settled};
 use super::report::LimiterReason;
+use super::ticket::{Held, Slots};
 use crate::flow::{Labels, RejectReason};
 
 /// The time left of a flow that has all the time there is.
@@ -25,16 +29,30 @@ pub(crate) struct Flow<'a, 'l> {
 /// Components that decide together; the order of the variants is the order of the steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Step {
-    /// Rate limiters.
+    /// Samplers that decide about flows in ramp mode, and about no others.
+    Ramps,
+    /// Samplers.
+    Samplers,
+    /// Rate limiters and concurrency limiters.
     Limiters,
+    /// Concurrency schedulers.
+    Concurrency,
+    /// Quota schedulers and load schedulers; caches are looked up before.
+    Schedulers,
 }
 
-const STEPS: [Step; 1] = [Step::Limiters];
+/// The steps in which nobody waits: one batch, reverted together.
+const AT_ONCE: [Step; 3] = [Step::Ramps, Step::Samplers, Step::Limiters];
+/// The steps in which flows may wait, each a batch of its own.
+const WAITING: [Step; 2] = [Step::Concurrency, Step::Schedulers];
 
 impl Step {
     fn reject_reason(self) -> RejectReason {
         match self {
+            Self::Ramps => RejectReason::NoMatchingRamp,
+            Self::Samplers => RejectReason::NotSampled,
             Self::Limiters => RejectReason::RateLimited,
+            Self::Concurrency | Self::Schedulers => RejectReason::NoTokens,
         }
     }
 
@@ -46,13 +64,6 @@ impl Step {
             code => code,
         };
         Denied { reason, code, wait }
-    }
-
-    /// A rejection reverts what was granted since its batch began, and nothing before that.
-    fn begins_batch(self) -> bool {
-        match self {
-            Self::Limiters => true,
-        }
     }
 }
 
@@ -66,9 +77,17 @@ pub(crate) struct Denied {
     pub(crate) wait: Nanos,
 }
 
+impl Denied {
+    const NO_RAMP: Self = Self {
+        reason: RejectReason::NoMatchingRamp,
+        code: 0,
+        wait: 0,
+    };
+}
+
 /// Sees each decision; nothing is made for one who does not look.
 pub(crate) trait Observer {
-    fn decided(&mut self, by: &Placed, decided: &Decided);
+    fn decided(&mut self, flow: &Flow<'_, '_>, by: &Placed, decided: &Decided);
 
     /// Called once a flow, when the steps before quota and load schedulers let it in: looks up
     /// what the flow asks of the caches. Where it is true, the result cache has the answer: the
@@ -80,48 +99,65 @@ pub(crate) trait Observer {
 }
 
 impl Observer for () {
-    fn decided(&mut self, _: &Placed, _: &Decided) {}
+    fn decided(&mut self, _: &Flow<'_, '_>, _: &Placed, _: &Decided) {}
 }
 
-/// Decides one flow.
+/// How far a flow got.
+#[derive(Debug)]
+pub(crate) enum Progress {
+    Done(Result<(), Denied>),
+    /// Some scheduler makes it wait.
+    Waits(Box<Halt>),
+}
+
+/// Decides one flow, as far as that goes without waiting. Slots it is granted go to `held`.
 #[inline(always)]
 pub(crate) fn run(
     index: &Index,
     clock: &dyn Clock,
     flow: &Flow<'_, '_>,
     observer: &mut impl Observer,
-) -> Result<(), Denied> {
-    // No ramp exists yet that such a flow could match.
-    if flow.ramp_mode {
-        return Err(Denied {
-            reason: RejectReason::NoMatchingRamp,
-            code: 0,
-            wait: 0,
-        });
-    }
+    held: &mut Slots,
+) -> Progress {
     match *index.matching(flow) {
-        [] => {}
-        [only] => alone(index.component(only), nanos(clock.now()), flow, observer)?,
-        ref all => together(index, all, nanos(clock.now()), flow, observer)?,
+        [] => {
+            if flow.ramp_mode {
+                return Progress::Done(Err(Denied::NO_RAMP));
+            }
+            observer.look_up(flow, clock);
+            Progress::Done(Ok(()))
+        }
+        [only] if !flow.ramp_mode && index.component(only).limiter.step() == Step::Limiters => {
+            let now = nanos(clock.now());
+            let result = alone(index.component(only), now, flow, observer, held);
+            if result.is_ok() {
+                observer.look_up(flow, clock);
+            }
+            Progress::Done(result)
+        }
+        ref all => together(index, all, clock, flow, observer, held),
     }
-    observer.look_up(flow, clock);
-    Ok(())
 }
 
-/// One component: there is no step but its own, and nothing to revert.
+/// One limiter: there is no step but its own, and nothing to revert.
 #[inline(always)]
 fn alone(
     component: &Placed,
     now: Nanos,
     flow: &Flow<'_, '_>,
     observer: &mut impl Observer,
+    held: &mut Slots,
 ) -> Result<(), Denied> {
-    let decided = component.limiter.decide(flow, now);
-    observer.decided(component, &decided);
+    let Settled {
+        decided,
+        held: slot,
+    } = component.limiter.decide(flow, now);
+    observer.decided(flow, component, &decided);
     if decided.dropped {
         let code = component.limiter.denied_code();
         return Err(component.limiter.step().denied(code, decided.wait));
     }
+    held.extend(slot);
     Ok(())
 }
 
@@ -129,37 +165,232 @@ fn alone(
 fn together(
     index: &Index,
     matching: &[u32],
+    clock: &dyn Clock,
+    flow: &Flow<'_, '_>,
+    observer: &mut impl Observer,
+    held: &mut Slots,
+) -> Progress {
+    let now = nanos(clock.now());
+    if let Err(denied) = at_once(index, matching, now, flow, observer, held) {
+        return Progress::Done(Err(denied));
+    }
+    let schedulers: SmallVec<[&Arc<Placed>; 4]> = matching
+        .iter()
+        .map(|at| index.component(*at))
+        .filter(|component| component.limiter.step() >= Step::Concurrency)
+        .collect();
+    for (at, step) in WAITING.into_iter().enumerate() {
+        if step == Step::Schedulers && observer.look_up(flow, clock) {
+            break;
+        }
+        let own = schedulers
+            .iter()
+            .filter(|component| component.limiter.step() == step);
+        let mut round = Round::begin(step, own.copied(), flow, now);
+        if round.settle(now, None).is_pending() {
+            let later = schedulers
+                .iter()
+                .filter(|component| WAITING[at + 1..].contains(&component.limiter.step()))
+                .map(|component| Arc::clone(component))
+                .collect();
+            return Progress::Waits(Box::new(Halt { round, later }));
+        }
+        if let Err(denied) = round.conclude(flow, observer, held, now) {
+            return Progress::Done(Err(denied));
+        }
+    }
+    Progress::Done(Ok(()))
+}
+
+/// The steps in which nobody waits.
+fn at_once(
+    index: &Index,
+    matching: &[u32],
     now: Nanos,
     flow: &Flow<'_, '_>,
     observer: &mut impl Observer,
+    held: &mut Slots,
 ) -> Result<(), Denied> {
-    let mut granted: SmallVec<[(&Placed, f64); 4]> = SmallVec::new();
-    for step in STEPS {
-        if step.begins_batch() {
-            granted.clear();
+    let mut granted: Granted<'_> = SmallVec::new();
+    for step in AT_ONCE {
+        if step == Step::Ramps && !flow.ramp_mode {
+            continue;
         }
         let mut denied = None;
         let mut wait = 0;
+        let mut decisions = 0;
         for &at in matching {
             let component = index.component(at);
             if component.limiter.step() != step {
                 continue;
             }
-            let decided = component.limiter.decide(flow, now);
-            observer.decided(component, &decided);
+            let Settled {
+                decided,
+                held: slot,
+            } = component.limiter.decide(flow, now);
+            observer.decided(flow, component, &decided);
+            decisions += 1;
             wait = decided.wait.max(wait);
             if decided.dropped {
                 denied = Some(component.limiter.denied_code());
-            } else if decided.reason == LimiterReason::Unspecified && decided.consumed > 0.0 {
-                granted.push((component, decided.consumed));
+            } else {
+                granted.push((component, decided, slot));
             }
         }
         if let Some(code) = denied {
-            for (component, consumed) in granted {
-                component.limiter.revert(flow, consumed, now);
-            }
+            revert(granted, flow, now);
             return Err(step.denied(code, wait));
         }
+        if step == Step::Ramps && decisions == 0 {
+            return Err(Denied::NO_RAMP);
+        }
     }
+    held.extend(granted.into_iter().filter_map(|(_, _, slot)| slot));
     Ok(())
+}
+
+type Granted<'a> = SmallVec<[(&'a Placed, Decided, Option<Held>); 4]>;
+
+/// Gives back what a batch granted before one of it said no. Slots go by being dropped.
+fn revert(granted: Granted<'_>, flow: &Flow<'_, '_>, now: Nanos) {
+    for (component, decided, slot) in granted {
+        if decided.reason == LimiterReason::Unspecified && decided.consumed > 0.0 {
+            component.limiter.revert(flow, decided.consumed, now);
+        }
+        drop(slot);
+    }
+}
+
+/// A flow that waits: the step it is in, and who comes later.
+#[derive(Debug)]
+pub(crate) struct Halt {
+    pub(crate) round: Round,
+    pub(crate) later: SmallVec<[Arc<Placed>; 2]>,
+}
+
+impl Halt {
+    /// Goes on with what comes after a round that is over; `Some` is the end.
+    pub(crate) fn go_on(
+        &mut self,
+        flow: &Flow<'_, '_>,
+        observer: &mut impl Observer,
+        held: &mut Slots,
+        clock: &dyn Clock,
+    ) -> Option<Result<(), Denied>> {
+        let now = nanos(clock.now());
+        if let Err(denied) = self.round.conclude(flow, observer, held, now) {
+            return Some(Err(denied));
+        }
+        if self.round.step == Step::Schedulers || observer.look_up(flow, clock) {
+            return Some(Ok(()));
+        }
+        let later = std::mem::take(&mut self.later);
+        self.round = Round::begin(Step::Schedulers, later.iter(), flow, now);
+        None
+    }
+}
+
+/// The schedulers of a step, deciding side by side.
+#[derive(Debug)]
+pub(crate) struct Round {
+    step: Step,
+    members: SmallVec<[(Arc<Placed>, Scheduled); 1]>,
+}
+
+impl Round {
+    fn begin<'a>(
+        step: Step,
+        members: impl Iterator<Item = &'a Arc<Placed>>,
+        flow: &Flow<'_, '_>,
+        now: Nanos,
+    ) -> Self {
+        let members = members.map(|component| {
+            let scheduled = component.limiter.schedule(flow, now);
+            (Arc::clone(component), scheduled)
+        });
+        Self {
+            step,
+            members: members.collect(),
+        }
+    }
+
+    /// Asks those who wait. The first no makes the others give up.
+    ///
+    /// Without a waker nobody is told to wake anybody: whoever waits has to be asked again.
+    pub(crate) fn settle(&mut self, now: Nanos, waker: Option<&Waker>) -> Poll<()> {
+        let mut waits = false;
+        let mut dropped = false;
+        for (_, scheduled) in &mut self.members {
+            if let (Scheduled::Waits(waiter), Some(waker)) = (&mut *scheduled, waker)
+                && let Poll::Ready(settled) = waiter.poll(now, waker)
+            {
+                *scheduled = Scheduled::Settled(settled);
+            }
+            match scheduled {
+                Scheduled::Settled(settled) => dropped |= settled.decided.dropped,
+                Scheduled::Waits(_) => waits = true,
+            }
+        }
+        if waits && dropped {
+            self.give_up();
+            waits = false;
+        }
+        if waits {
+            Poll::Pending
+        } else {
+            Poll::Ready(())
+        }
+    }
+
+    /// Everybody who still waits leaves and counts as turned away.
+    pub(crate) fn give_up(&mut self) {
+        for (_, scheduled) in &mut self.members {
+            if let Scheduled::Waits(_) = scheduled {
+                *scheduled = Scheduled::Settled(Settled::from(Decided::REFUSED));
+            }
+        }
+    }
+
+    /// When one of those who wait has to be asked again, if nobody wakes them before.
+    pub(crate) fn next_time(&self) -> Nanos {
+        let times = self.members.iter().map(|(_, scheduled)| match scheduled {
+            Scheduled::Settled(_) => Nanos::MAX,
+            Scheduled::Waits(waiter) => waiter.next_time(),
+        });
+        times.min().unwrap_or(Nanos::MAX)
+    }
+
+    /// The step is over.
+    fn conclude(
+        &mut self,
+        flow: &Flow<'_, '_>,
+        observer: &mut impl Observer,
+        held: &mut Slots,
+        now: Nanos,
+    ) -> Result<(), Denied> {
+        let members = std::mem::take(&mut self.members);
+        let mut denied = None;
+        let (components, settled): (SmallVec<[Arc<Placed>; 1]>, SmallVec<[Settled; 1]>) = members
+            .into_iter()
+            .map(|(component, scheduled)| match scheduled {
+                Scheduled::Settled(settled) => (component, settled),
+                Scheduled::Waits(_) => (component, Settled::from(Decided::REFUSED)),
+            })
+            .unzip();
+        let mut granted: Granted<'_> = SmallVec::new();
+        for (component, settled) in components.iter().zip(settled) {
+            observer.decided(flow, component, &settled.decided);
+            if settled.decided.dropped {
+                denied = Some(component.limiter.denied_code());
+            } else {
+                granted.push((component, settled.decided, settled.held));
+            }
+        }
+        if let Some(code) = denied {
+            revert(granted, flow, now);
+            return Err(self.step.denied(code, 0));
+        }
+        held.extend(granted.into_iter().filter_map(|(_, _, slot)| slot));
+        Ok(())
+    }
 }

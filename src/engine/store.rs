@@ -108,6 +108,15 @@ impl<S: Kept> Store<S> {
         answer
     }
 
+    /// Runs `see` on the state of a key that is known, which does not count as a use.
+    pub(crate) fn look<R>(&self, key: &str, see: impl FnOnce(&S) -> R) -> Option<R> {
+        let hash = self.hasher.hash_one(key);
+        let own = (hash >> 32) as usize & (self.shards.len() - 1);
+        let shard = lock(&self.shards[own].0);
+        let entry = shard.table.find(hash, |entry| *entry.key == *key)?;
+        Some(see(&entry.state))
+    }
+
     #[cold]
     fn insert(&self, shard: &mut Shard<S>, hash: u64, key: &str, now: Nanos) {
         if shard.table.len() >= self.keys_a_shard {
@@ -220,7 +229,7 @@ impl<S: Kept> Shard<S> {
 }
 
 /// A panic while the lock was held leaves a state that is still a state: go on with it.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

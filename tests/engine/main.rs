@@ -1,6 +1,9 @@
 //! Laws of the embedded engine, over its public API.
 
+mod caches;
 mod deviations;
+mod flux_meters;
+mod http;
 mod limits;
 mod loading;
 mod memory;

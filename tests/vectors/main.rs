@@ -7,7 +7,9 @@
 // Its lines are what this program is for.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod answer;
 mod compare;
+mod http_answer;
 mod made;
 mod policy;
 mod recording;

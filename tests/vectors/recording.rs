@@ -13,12 +13,18 @@ pub(crate) struct Recording {
     pub(crate) noisy: bool,
     /// In the order of `at`.
     pub(crate) calls: Vec<Call>,
-    /// Fields that some answers were shortened by are not compared.
-    pub(crate) has_label_keys: bool,
-    pub(crate) has_telemetry_labels: bool,
-    pub(crate) has_expect_end: bool,
+    /// Of decisions, and of those in answers to HTTP requests.
+    pub(crate) shown: Shown,
+    pub(crate) shown_http: Shown,
     /// How far from the recorded times it was decided, in seconds.
     pub(crate) slack: f64,
+}
+
+/// Fields that are compared: some answers were shortened by them.
+pub(crate) struct Shown {
+    pub(crate) label_keys: bool,
+    pub(crate) telemetry_labels: bool,
+    pub(crate) expect_end: bool,
 }
 
 /// One call and its answer.
@@ -58,11 +64,6 @@ impl Recording {
             None => calls(value)?,
         };
         calls.sort_by(|a, b| a.at.total_cmp(&b.at));
-        let holds = |field: &str| {
-            calls.iter().any(
-                |call| matches!(&call.expected, Expected::Answer(answer) if answer.get(field).is_some()),
-            )
-        };
         let whole = value.get("calls").is_some();
         Ok(Self {
             agent_group: value["agent_group"].as_str().map(str::to_owned),
@@ -70,13 +71,34 @@ impl Recording {
             dynamic,
             deviates: numbers(&value["deviates"]),
             noisy: value["noisy"].as_bool().unwrap_or(false),
-            has_label_keys: whole && holds("flow_label_keys"),
-            has_telemetry_labels: whole && holds("telemetry_flow_labels"),
-            has_expect_end: whole && holds("expect_end"),
+            shown: Shown::of(whole, &calls, |answer| Some(answer)),
+            shown_http: Shown::of(whole, &calls, |answer| answer.get("check_response")),
             // The Agent looked at its clock somewhere between the two times of a call.
             slack: 0.002 + longest(value).min(0.015),
             calls,
         })
+    }
+}
+
+/// The decision in an answer: that to an HTTP request has it in a field.
+pub(crate) fn decision(answer: &Value) -> &Value {
+    answer.get("check_response").unwrap_or(answer)
+}
+
+impl Shown {
+    fn of(whole: bool, calls: &[Call], decision: impl Fn(&Value) -> Option<&Value>) -> Self {
+        let holds = |field: &str| {
+            let mut answers = calls.iter().filter_map(|call| match &call.expected {
+                Expected::Answer(answer) => decision(answer),
+                _ => None,
+            });
+            whole && answers.any(|answer| answer.get(field).is_some())
+        };
+        Self {
+            label_keys: holds("flow_label_keys"),
+            telemetry_labels: holds("telemetry_flow_labels"),
+            expect_end: holds("expect_end"),
+        }
     }
 }
 

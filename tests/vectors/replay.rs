@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::time::Duration;
 
-use serde_json::Value;
-use tower_aperture::engine::{CheckInput, CheckReport, Engine, ManualClock};
-use tower_aperture::{FlowParams, LabelLimits, Labels, PolicyError};
+use tower_aperture::PolicyError;
+use tower_aperture::engine::{Engine, ManualClock};
 
 use crate::Verdict;
+use crate::answer::{Answer, ask};
 use crate::compare::Judge;
 use crate::policy::{self, Rates};
 use crate::recording::{Call, Recording};
@@ -78,16 +78,13 @@ pub(crate) fn replay(recording: &Recording) -> Verdict {
 
 /// A call that the engine cannot answer yet.
 fn missing(recording: &Recording) -> Option<String> {
-    let other = recording.calls.iter().find(|call| call.rpc != "check");
-    if let Some(call) = other {
-        return Some(call.rpc.clone());
-    }
-    let looks_up = |call: &&Call| {
-        let lookup = call.request["cache_lookup_request"].as_object();
-        lookup.is_some_and(|lookup| !lookup.is_empty())
-    };
-    let caches = recording.calls.iter().find(looks_up);
-    caches.map(|_| "cache_lookup_request".to_owned())
+    let other = recording.calls.iter().find(|call| {
+        !matches!(
+            &*call.rpc,
+            "check" | "check_http" | "cache_lookup" | "cache_upsert" | "cache_delete"
+        )
+    });
+    other.map(|call| call.rpc.clone())
 }
 
 fn exact(recording: &Recording, judge: &Judge<'_>) -> Verdict {
@@ -157,7 +154,7 @@ fn play<'r>(
     recording: &'r Recording,
     groups: &[Range<usize>],
     orders: &Orders,
-    mut judge: impl FnMut(&[&'r Call], &[CheckReport]) -> Result<(), String>,
+    mut judge: impl FnMut(&[&'r Call], &[Answer]) -> Result<(), String>,
 ) -> Result<(), (usize, String)> {
     let (engine, clock) = load(recording).map_err(|error| (0, error.to_string()))?;
     for (number, group) in groups.iter().enumerate() {
@@ -169,47 +166,18 @@ fn play<'r>(
             None => recording.calls[group.clone()].iter().collect(),
         };
         let times = recording.calls[group.clone()].iter().map(|call| call.at);
-        let reports: Vec<CheckReport> = calls
+        let reports: Vec<Answer> = calls
             .iter()
             .zip(times)
             .map(|(call, at)| {
                 // The first call of a recording made by hand may come before zero.
                 clock.advance_to(Duration::from_secs_f64((at + 1.0).max(0.0)));
-                check(&engine, call)
+                ask(&engine, call)
             })
             .collect();
         judge(&calls, &reports).map_err(|difference| (number, difference))?;
     }
     Ok(())
-}
-
-fn check(engine: &Engine, call: &Call) -> CheckReport {
-    let mut params = FlowParams::new();
-    params.labels = Labels::with_limits(LabelLimits {
-        count: usize::MAX,
-        bytes: usize::MAX,
-    });
-    for (key, value) in call.request["labels"].as_object().into_iter().flatten() {
-        params
-            .labels
-            .insert(key, value.as_str().unwrap_or_default());
-    }
-    params.ramp_mode = call.request["ramp_mode"].as_bool().unwrap_or(false);
-    let services = call.request["services"].as_array().map(Vec::as_slice);
-    let services: Vec<&str> = services
-        .unwrap_or_default()
-        .iter()
-        .filter_map(Value::as_str)
-        .collect();
-    let control_point = call.request["control_point"].as_str().unwrap_or_default();
-    let deadline = call
-        .deadline
-        .map(|left| Duration::from_secs_f64(left.max(0.0)));
-    let input = CheckInput::new(control_point, &params)
-        .services(&services)
-        .expect_end(call.request["expect_end"].as_bool().unwrap_or(false))
-        .deadline(deadline);
-    engine.check(&input)
 }
 
 /// Calls that may have been decided in any order, with their neighbours.
@@ -233,7 +201,7 @@ fn same_request(a: &Call, b: &Call) -> bool {
 }
 
 /// The differences of a group, after the best assignment of answers to the same calls.
-fn unmatched(judge: &Judge<'_>, calls: &[&Call], reports: &[CheckReport]) -> Vec<String> {
+fn unmatched(judge: &Judge<'_>, calls: &[&Call], reports: &[Answer]) -> Vec<String> {
     let fits: Vec<Vec<usize>> = calls
         .iter()
         .map(|call| {

@@ -4,21 +4,21 @@ use crate::engine::clock::Nanos;
 
 /// What a policy says about the buckets of one component.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Shape {
-    pub(super) capacity: f64,
+pub(crate) struct Shape {
+    pub(crate) capacity: f64,
     /// Tokens an interval.
-    pub(super) fill: f64,
+    pub(crate) fill: f64,
     /// More than zero.
-    pub(super) interval: Nanos,
+    pub(crate) interval: Nanos,
     /// Fills all the time instead of once an interval.
-    pub(super) continuous: bool,
+    pub(crate) continuous: bool,
     /// A full bucket that is drawn on rests before it fills again.
-    pub(super) delayed: bool,
+    pub(crate) delayed: bool,
 }
 
 /// What is kept of one bucket.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Bucket {
+pub(crate) struct Bucket {
     available: f64,
     last_fill: Nanos,
     /// Filling rests until then; `Nanos::MIN` when it never rested.
@@ -27,7 +27,7 @@ pub(super) struct Bucket {
 
 impl Bucket {
     /// Of a key that was never used: the first use makes a full one.
-    pub(super) const NONE: Self = Self {
+    pub(crate) const NONE: Self = Self {
         available: 0.0,
         last_fill: 0,
         start_fill: Nanos::MIN,
@@ -36,7 +36,7 @@ impl Bucket {
 
 /// Whether a taker can wait for tokens that are not there yet.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Patience {
+pub(crate) enum Patience {
     Never,
     /// Until the deadline; `Nanos::MAX` is none.
     Until(Nanos),
@@ -44,16 +44,16 @@ pub(super) enum Patience {
 
 /// What a bucket answered.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Taken {
-    pub(super) ok: bool,
+pub(crate) struct Taken {
+    pub(crate) ok: bool,
     /// When the tokens wanted are there.
-    pub(super) available_at: Nanos,
-    pub(super) remaining: f64,
+    pub(crate) available_at: Nanos,
+    pub(crate) remaining: f64,
 }
 
 impl Shape {
     /// A full bucket, counting its intervals from now.
-    pub(super) fn full(&self, now: Nanos) -> Bucket {
+    pub(crate) fn full(&self, now: Nanos) -> Bucket {
         Bucket {
             available: self.capacity,
             last_fill: now,
@@ -66,7 +66,7 @@ impl Shape {
     /// The order of the operations on floats is part of the contract: clients see the results.
     // Inlined into the paths of each request; a call moves more than it does.
     #[inline(always)]
-    pub(super) fn take(
+    pub(crate) fn take(
         &self,
         bucket: &mut Bucket,
         now: Nanos,

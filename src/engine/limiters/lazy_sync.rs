@@ -11,7 +11,7 @@ use crate::engine::store::Kept;
 /// An account is never closed apart from its bucket, so what a key spent before it idled is
 /// charged when it comes back.
 #[derive(Debug)]
-pub(super) struct Lazy {
+pub(crate) struct Lazy {
     bucket: Bucket,
     used: Nanos,
     /// Granted since the last sync.
@@ -47,7 +47,7 @@ impl Kept for Lazy {
 
 impl Lazy {
     #[inline(always)]
-    pub(super) fn take(&mut self, rules: &Rules, period: Nanos, ask: &Ask) -> Answer {
+    pub(crate) fn take(&mut self, rules: &Rules, period: Nanos, ask: &Ask) -> Answer {
         // Threads read the clock before they get the lock, so a later one may come first.
         let now = ask.now.max(self.used);
         if now.saturating_sub(self.used) >= rules.max_idle {
@@ -77,6 +77,62 @@ impl Lazy {
             self.credit += ask.want;
         }
         self.answer(ok)
+    }
+
+    /// For those who can wait for their tokens: what the account lacks is asked of the bucket at
+    /// once, together with what was spent.
+    pub(crate) fn take_and_wait(
+        &mut self,
+        rules: &Rules,
+        period: Nanos,
+        now: Nanos,
+        want: f64,
+        deadline: Nanos,
+    ) -> Answer {
+        let now = now.max(self.used);
+        let shape = &rules.shape;
+        if now.saturating_sub(self.used) >= rules.max_idle {
+            *self = Self {
+                bucket: shape.full(now),
+                ..Self::new()
+            };
+        }
+        self.used = now;
+        if want <= 0.0 {
+            self.credit += want;
+            return self.answer(true);
+        }
+        let there = self.credit + want <= self.available;
+        if now <= self.next_sync && (self.waiting || there) {
+            let wait = match self.waiting {
+                true => self.next_sync.saturating_sub(now),
+                false => 0,
+            };
+            let ok = there && now.saturating_add(wait) <= deadline;
+            if ok {
+                self.credit += want;
+            }
+            return Answer {
+                wait,
+                ..self.answer(ok)
+            };
+        }
+        let charge = self.credit + want;
+        let taken = shape.take(&mut self.bucket, now, charge, Patience::Until(deadline));
+        let wait = taken.available_at.saturating_sub(now).max(0);
+        if taken.ok {
+            self.credit = 0.0;
+            self.waiting = wait > 0;
+            self.next_sync = now.saturating_add(if self.waiting { wait } else { period });
+            self.available = taken.remaining;
+            self.current = shape.capacity - taken.remaining;
+        }
+        Answer {
+            ok: taken.ok,
+            wait,
+            remaining: taken.remaining,
+            current: shape.capacity - taken.remaining,
+        }
     }
 
     /// Charges the bucket and opens the account anew.

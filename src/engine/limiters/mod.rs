@@ -2,25 +2,48 @@
 //!
 //! A new one is a file and a line in every `match` of [`Component`].
 
-mod bucket;
-mod lazy_sync;
-mod rate_limiter;
+pub(super) mod bucket;
+pub(super) mod concurrency_limiter;
+pub(super) mod lazy_sync;
+pub(super) mod ledger;
+pub(super) mod rate_limiter;
+mod sampler;
 
-use super::clock::Nanos;
-use super::report::{LimiterDetails, LimiterReason};
+use std::sync::Arc;
+
+use super::clock::{Clock, Nanos};
+use super::report::{LimiterDetails, LimiterReason, TokensInfo};
+use super::request_id::RequestId;
+use super::schedulers::{ConcurrencyScheduler, LoadScheduler, QuotaScheduler, Waiter};
 use super::stages::{Flow, Step};
 use super::store::Limits;
+use super::ticket::Held;
 use crate::policy::ComponentKind;
 
+pub(crate) use self::concurrency_limiter::ConcurrencyLimiter;
 pub(crate) use self::rate_limiter::RateLimiter;
+pub(crate) use self::sampler::Sampler;
 
 /// Deadlines that are no further away than this are over: an answer would come too late.
-const DEADLINE_MARGIN: Nanos = 10_000_000;
+pub(super) const DEADLINE_MARGIN: Nanos = 10_000_000;
 
 /// One component of a policy, with its state.
 #[derive(Debug)]
 pub(crate) enum Component {
     RateLimiter(RateLimiter),
+    ConcurrencyLimiter(ConcurrencyLimiter),
+    Sampler(Sampler),
+    QuotaScheduler(QuotaScheduler),
+    ConcurrencyScheduler(ConcurrencyScheduler),
+    LoadScheduler(LoadScheduler),
+}
+
+/// What all components of an engine share.
+#[derive(Clone, Debug)]
+pub(crate) struct Surroundings {
+    pub(crate) limits: Limits,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) upstream_ramp_mode: bool,
 }
 
 /// What a component decided about a flow.
@@ -32,20 +55,76 @@ pub(crate) struct Decided {
     pub(crate) remaining: f64,
     pub(crate) current: f64,
     pub(crate) consumed: f64,
+    pub(crate) request_id: Option<RequestId>,
+    /// False when it was let through without asking for a key.
+    pub(crate) looked: bool,
+}
+
+impl Decided {
+    pub(crate) const fn tokens(&self) -> TokensInfo {
+        TokensInfo {
+            remaining: self.remaining,
+            current: self.current,
+            consumed: self.consumed,
+        }
+    }
+}
+
+/// A decision, and the slot that goes with it.
+#[derive(Debug)]
+pub(crate) struct Settled {
+    pub(crate) decided: Decided,
+    pub(crate) held: Option<Held>,
+}
+
+impl From<Decided> for Settled {
+    #[inline(always)]
+    fn from(decided: Decided) -> Self {
+        Self {
+            decided,
+            held: None,
+        }
+    }
+}
+
+/// What a scheduler says to a flow.
+#[derive(Debug)]
+pub(crate) enum Scheduled {
+    Settled(Settled),
+    Waits(Waiter),
 }
 
 impl Component {
-    /// `None` for a kind that nothing here decides yet.
-    pub(crate) fn new(kind: &ComponentKind, limits: Limits) -> Option<Self> {
-        Some(match kind {
-            ComponentKind::RateLimiter(spec) => Self::RateLimiter(RateLimiter::new(spec, limits)),
-            _ => return None,
-        })
+    pub(crate) fn new(kind: &ComponentKind, around: &Surroundings) -> Self {
+        match kind {
+            ComponentKind::RateLimiter(spec) => {
+                Self::RateLimiter(RateLimiter::new(spec, around.limits))
+            }
+            ComponentKind::ConcurrencyLimiter(spec) => Self::ConcurrencyLimiter(
+                ConcurrencyLimiter::new(spec, around.limits, &around.clock),
+            ),
+            ComponentKind::Sampler(spec) => {
+                Self::Sampler(Sampler::new(spec, around.upstream_ramp_mode))
+            }
+            ComponentKind::QuotaScheduler(spec) => {
+                Self::QuotaScheduler(QuotaScheduler::new(spec, around))
+            }
+            ComponentKind::ConcurrencyScheduler(spec) => {
+                Self::ConcurrencyScheduler(ConcurrencyScheduler::new(spec, around))
+            }
+            ComponentKind::LoadScheduler(spec) => {
+                Self::LoadScheduler(LoadScheduler::new(spec, around))
+            }
+        }
     }
 
+    #[inline]
     pub(crate) fn step(&self) -> Step {
         match self {
-            Self::RateLimiter(_) => Step::Limiters,
+            Self::RateLimiter(_) | Self::ConcurrencyLimiter(_) => Step::Limiters,
+            Self::Sampler(sampler) => sampler.step(),
+            Self::ConcurrencyScheduler(_) => Step::Concurrency,
+            Self::QuotaScheduler(_) | Self::LoadScheduler(_) => Step::Schedulers,
         }
     }
 
@@ -53,20 +132,52 @@ impl Component {
     pub(crate) fn denied_code(&self) -> i32 {
         match self {
             Self::RateLimiter(limiter) => limiter.denied_code(),
+            Self::ConcurrencyLimiter(limiter) => limiter.denied_code(),
+            Self::Sampler(sampler) => sampler.denied_code(),
+            Self::QuotaScheduler(scheduler) => scheduler.denied_code(),
+            Self::ConcurrencyScheduler(scheduler) => scheduler.denied_code(),
+            Self::LoadScheduler(scheduler) => scheduler.denied_code(),
         }
     }
 
+    /// Decides at once: a scheduler turns away who would have to wait.
     #[inline(always)]
-    pub(crate) fn decide(&self, flow: &Flow<'_, '_>, now: Nanos) -> Decided {
+    pub(crate) fn decide(&self, flow: &Flow<'_, '_>, now: Nanos) -> Settled {
         match self {
-            Self::RateLimiter(limiter) => limiter.decide(flow, now),
+            Self::RateLimiter(limiter) => Settled::from(limiter.decide(flow, now)),
+            Self::ConcurrencyLimiter(limiter) => {
+                let (decided, held) = limiter.decide(flow, now);
+                Settled { decided, held }
+            }
+            Self::Sampler(sampler) => Settled::from(sampler.decide(flow)),
+            _ => match self.schedule(flow, now) {
+                Scheduled::Settled(settled) => settled,
+                Scheduled::Waits(_) => Settled::from(Decided::REFUSED),
+            },
         }
     }
 
-    /// Gives back what a flow was granted here that was then dropped elsewhere.
+    /// Decides, or puts the flow in a queue.
+    #[inline(never)]
+    pub(crate) fn schedule(&self, flow: &Flow<'_, '_>, now: Nanos) -> Scheduled {
+        match self {
+            Self::QuotaScheduler(scheduler) => scheduler.schedule(flow, now),
+            Self::ConcurrencyScheduler(scheduler) => scheduler.schedule(flow, now),
+            Self::LoadScheduler(scheduler) => scheduler.schedule(flow, now),
+            Self::RateLimiter(_) | Self::ConcurrencyLimiter(_) | Self::Sampler(_) => {
+                Scheduled::Settled(self.decide(flow, now))
+            }
+        }
+    }
+
+    /// Gives back the tokens a flow was granted here that was then dropped elsewhere. Slots are
+    /// given back by dropping them.
     pub(crate) fn revert(&self, flow: &Flow<'_, '_>, consumed: f64, now: Nanos) {
         match self {
             Self::RateLimiter(limiter) => limiter.revert(flow, consumed, now),
+            Self::QuotaScheduler(scheduler) => scheduler.revert(flow, consumed, now),
+            Self::LoadScheduler(scheduler) => scheduler.revert(consumed, now),
+            Self::ConcurrencyLimiter(_) | Self::ConcurrencyScheduler(_) | Self::Sampler(_) => {}
         }
     }
 
@@ -74,6 +185,11 @@ impl Component {
     pub(crate) fn report(&self, flow: &Flow<'_, '_>, decided: &Decided) -> LimiterDetails {
         match self {
             Self::RateLimiter(limiter) => limiter.report(flow, decided),
+            Self::ConcurrencyLimiter(limiter) => limiter.report(flow, decided),
+            Self::Sampler(sampler) => sampler.report(flow),
+            Self::QuotaScheduler(scheduler) => scheduler.report(flow, decided),
+            Self::ConcurrencyScheduler(scheduler) => scheduler.report(flow, decided),
+            Self::LoadScheduler(scheduler) => scheduler.report(flow, decided),
         }
     }
 
@@ -81,6 +197,10 @@ impl Component {
     pub(crate) fn keys(&self) -> usize {
         match self {
             Self::RateLimiter(limiter) => limiter.keys(),
+            Self::ConcurrencyLimiter(limiter) => limiter.keys(),
+            Self::QuotaScheduler(scheduler) => scheduler.keys(),
+            Self::ConcurrencyScheduler(scheduler) => scheduler.keys(),
+            Self::Sampler(_) | Self::LoadScheduler(_) => 0,
         }
     }
 
@@ -88,6 +208,10 @@ impl Component {
     pub(crate) fn evicted(&self) -> u64 {
         match self {
             Self::RateLimiter(limiter) => limiter.evicted(),
+            Self::ConcurrencyLimiter(limiter) => limiter.evicted(),
+            Self::QuotaScheduler(scheduler) => scheduler.evicted(),
+            Self::ConcurrencyScheduler(scheduler) => scheduler.evicted(),
+            Self::Sampler(_) | Self::LoadScheduler(_) => 0,
         }
     }
 }

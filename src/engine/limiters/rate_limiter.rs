@@ -7,7 +7,7 @@ use super::bucket::{Bucket, Patience, Shape};
 use super::lazy_sync::Lazy;
 use super::{DEADLINE_MARGIN, Decided};
 use crate::engine::clock::{Nanos, nanos};
-use crate::engine::report::{LimiterDetails, LimiterReason, TokensInfo};
+use crate::engine::report::{LimiterDetails, LimiterReason};
 use crate::engine::stages::{Flow, NO_DEADLINE};
 use crate::engine::store::{Kept, Limits, Store};
 use crate::policy;
@@ -32,32 +32,50 @@ enum Buckets {
 
 /// What holds for all keys.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rules {
-    pub(super) shape: Shape,
-    pub(super) max_idle: Nanos,
+pub(crate) struct Rules {
+    pub(crate) shape: Shape,
+    pub(crate) max_idle: Nanos,
+}
+
+/// The buckets that a policy describes.
+pub(crate) fn rules(bucket: &policy::Bucket) -> Rules {
+    let shape = Shape {
+        capacity: bucket.bucket_capacity.initial(),
+        fill: bucket.fill_amount.initial(),
+        // The loader refuses zero; a division by it must not depend on that.
+        interval: nanos(bucket.interval).max(1),
+        continuous: bucket.continuous_fill,
+        delayed: bucket.delay_initial_fill,
+    };
+    // An Agent forgets nothing for idling where the time is zero.
+    let max_idle = match nanos(bucket.max_idle_time) {
+        0 => Nanos::MAX,
+        time => time,
+    };
+    Rules { shape, max_idle }
 }
 
 /// A request for tokens.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ask {
-    pub(super) now: Nanos,
-    pub(super) want: f64,
+pub(crate) struct Ask {
+    pub(crate) now: Nanos,
+    pub(crate) want: f64,
     /// Until the deadline, or [`NO_DEADLINE`].
-    pub(super) left: Nanos,
+    pub(crate) left: Nanos,
 }
 
 /// What a take from a key's bucket came to.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Answer {
-    pub(super) ok: bool,
-    pub(super) wait: Nanos,
-    pub(super) remaining: f64,
-    pub(super) current: f64,
+pub(crate) struct Answer {
+    pub(crate) ok: bool,
+    pub(crate) wait: Nanos,
+    pub(crate) remaining: f64,
+    pub(crate) current: f64,
 }
 
 impl Answer {
     /// No, without having looked.
-    pub(super) const UNSEEN: Self = Self {
+    pub(crate) const UNSEEN: Self = Self {
         ok: false,
         wait: 0,
         remaining: 0.0,
@@ -66,7 +84,7 @@ impl Answer {
 }
 
 /// Where a flow's tokens come from.
-enum Key<'a> {
+pub(crate) enum Key<'a> {
     Bucket(&'a str),
     Missing,
 }
@@ -74,23 +92,10 @@ enum Key<'a> {
 impl RateLimiter {
     pub(crate) fn new(spec: &policy::RateLimiter, limits: Limits) -> Self {
         let bucket = &spec.bucket;
-        let capacity = bucket.bucket_capacity.initial();
-        let fill = bucket.fill_amount.initial();
-        let open = policy::passes_through(capacity, fill, bucket.pass_through.initial());
-        let shape = Shape {
-            capacity,
-            fill,
-            // The loader refuses zero; a division by it must not depend on that.
-            interval: nanos(bucket.interval).max(1),
-            continuous: bucket.continuous_fill,
-            delayed: bucket.delay_initial_fill,
-        };
-        // An Agent forgets nothing for idling where the time is zero.
-        let max_idle = match nanos(bucket.max_idle_time) {
-            0 => Nanos::MAX,
-            time => time,
-        };
-        let rules = Rules { shape, max_idle };
+        let rules = rules(bucket);
+        let Rules { shape, max_idle } = rules;
+        let pass_through = bucket.pass_through.initial();
+        let open = policy::passes_through(shape.capacity, shape.fill, pass_through);
         let limits = Limits { max_idle, ..limits };
         let limits = match bucket.limit_by_label_key {
             Some(_) => limits,
@@ -118,9 +123,9 @@ impl RateLimiter {
 
     #[inline(always)]
     pub(super) fn decide(&self, flow: &Flow<'_, '_>, now: Nanos) -> Decided {
-        let tokens = self.tokens(flow);
+        let tokens = tokens_of(self.tokens_key.as_deref(), flow);
         let Key::Bucket(key) = self.key(flow) else {
-            return untouched(tokens);
+            return Decided::untouched(tokens);
         };
         let ask = Ask {
             now,
@@ -135,6 +140,8 @@ impl RateLimiter {
             remaining: answer.remaining,
             current: answer.current,
             consumed: if answer.ok { tokens } else { 0.0 },
+            request_id: None,
+            looked: true,
         }
     }
 
@@ -153,18 +160,13 @@ impl RateLimiter {
     }
 
     pub(super) fn report(&self, flow: &Flow<'_, '_>, decided: &Decided) -> LimiterDetails {
-        let label = match (decided.reason, &self.label_key, self.key(flow)) {
-            (LimiterReason::KeyNotFound, ..) | (_, _, Key::Missing) => Cow::Borrowed(""),
-            (_, None, _) => Cow::Borrowed("default"),
-            (_, Some(label), Key::Bucket(value)) => Cow::Owned(format!("{label}:{value}")),
+        let label = match self.key(flow) {
+            Key::Bucket(value) if decided.looked => bucket_label(self.label_key.as_deref(), value),
+            _ => Cow::Borrowed(""),
         };
         LimiterDetails::RateLimiter {
             label,
-            tokens: TokensInfo {
-                remaining: decided.remaining,
-                current: decided.current,
-                consumed: decided.consumed,
-            },
+            tokens: decided.tokens(),
         }
     }
 
@@ -182,19 +184,6 @@ impl RateLimiter {
             Buckets::Plain(_, store) => store.evicted(),
             Buckets::Lazy(_, _, store) => store.evicted(),
         }
-    }
-
-    /// A number that is none, or not finite, counts as not given: NaN would corrupt the bucket.
-    #[inline]
-    fn tokens(&self, flow: &Flow<'_, '_>) -> f64 {
-        let Some(key) = &self.tokens_key else {
-            return 1.0;
-        };
-        flow.labels
-            .get(key)
-            .and_then(policy::parse_number)
-            .filter(|tokens| tokens.is_finite())
-            .unwrap_or(1.0)
     }
 
     /// All keys of a limiter come from one label, so its value is enough to tell them apart.
@@ -222,21 +211,28 @@ impl RateLimiter {
     }
 }
 
-/// Let through without a bucket: no key, or nothing to limit by.
-fn untouched(tokens: f64) -> Decided {
-    Decided {
-        dropped: false,
-        reason: LimiterReason::KeyNotFound,
-        wait: 0,
-        remaining: 0.0,
-        current: 0.0,
-        consumed: tokens,
+/// Tokens that a flow asks for: a number that is none, or not finite, counts as not given, because
+/// NaN would corrupt the state.
+#[inline]
+pub(crate) fn tokens_of(label_key: Option<&str>, flow: &Flow<'_, '_>) -> f64 {
+    label_key
+        .and_then(|key| flow.labels.get(key))
+        .and_then(policy::parse_number)
+        .filter(|tokens| tokens.is_finite())
+        .unwrap_or(1.0)
+}
+
+/// How decisions call a key.
+pub(crate) fn bucket_label(label_key: Option<&str>, value: &str) -> Cow<'static, str> {
+    match label_key {
+        None => Cow::Borrowed("default"),
+        Some(key) => Cow::Owned(format!("{key}:{value}")),
     }
 }
 
 /// The state of a key without lazy sync.
 #[derive(Debug)]
-struct Plain {
+pub(crate) struct Plain {
     bucket: Bucket,
     used: Nanos,
     rejected: Remembered,
@@ -276,8 +272,32 @@ impl Kept for Plain {
 }
 
 impl Plain {
+    /// Takes tokens, also such that are only filled in before the deadline; what is remembered does
+    /// not count.
+    pub(crate) fn take_and_wait(
+        &mut self,
+        rules: &Rules,
+        now: Nanos,
+        want: f64,
+        deadline: Nanos,
+    ) -> Answer {
+        let shape = &rules.shape;
+        let at = now.max(self.used);
+        if at.saturating_sub(self.used) >= rules.max_idle {
+            self.bucket = shape.full(at);
+        }
+        self.used = at;
+        let taken = shape.take(&mut self.bucket, at, want, Patience::Until(deadline));
+        Answer {
+            ok: taken.ok,
+            wait: taken.available_at.saturating_sub(now).max(0),
+            remaining: taken.remaining,
+            current: shape.capacity - taken.remaining,
+        }
+    }
+
     #[inline(always)]
-    fn take(&mut self, rules: &Rules, ask: &Ask) -> Answer {
+    pub(crate) fn take(&mut self, rules: &Rules, ask: &Ask) -> Answer {
         let (shape, now) = (&rules.shape, ask.now);
         if self.rejected.want >= ask.want && self.rejected.available_at > now {
             return Answer {

@@ -1,0 +1,157 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::clock::nanos;
+use super::limiters::{Component, DEADLINE_MARGIN};
+use super::report::CheckReport;
+use super::{Engine, index::Placed};
+
+/// From so many bytes on.
+const LONG_LABEL: usize = 256;
+
+/// Names a slot that a flow holds: Aperture's `InflightRequestRef`.
+///
+/// ```
+/// use tower_aperture::engine::{Engine, SlotRef};
+///
+/// let engine = Engine::builder().build()?;
+/// let slot = SlotRef {
+///     policy_name: "exports".into(),
+///     policy_hash: "?".into(),
+///     component_id: "root.0".into(),
+///     label: "default".into(),
+///     request_id: "f81d4fae-7dec-41d0-a765-00a0c91e6bf6".into(),
+/// };
+/// let [status] = &engine.flow_end(&[slot], None)[..] else { unreachable!() };
+/// assert!(!status.returned);
+/// assert_eq!(status.error, Some("flow ender not found for limiter id"));
+/// # Ok::<(), tower_aperture::PolicyError>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SlotRef {
+    /// The policy of the component.
+    pub policy_name: String,
+    /// As the decision had it.
+    pub policy_hash: String,
+    /// The component, such as `root.0`.
+    pub component_id: String,
+    /// The key that the component limits by.
+    pub label: String,
+    /// The slot.
+    pub request_id: String,
+}
+
+/// What became of a slot that a flow's end named: Aperture's `TokenReturnStatus`.
+///
+/// See [`SlotRef`] for an example.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SlotReturn {
+    /// It was held, and is free now.
+    pub returned: bool,
+    /// What was wrong with the reference. A slot that was given back already, or has expired, is
+    /// not held any more, which is no error.
+    pub error: Option<&'static str>,
+}
+
+impl SlotReturn {
+    const fn ok(returned: bool) -> Self {
+        Self {
+            returned,
+            error: None,
+        }
+    }
+
+    const fn error(error: &'static str) -> Self {
+        Self {
+            returned: false,
+            error: Some(error),
+        }
+    }
+}
+
+impl CheckReport {
+    /// The slots that the flow holds, or was refused, in the order of the decisions.
+    #[must_use]
+    pub fn slots(&self) -> Vec<SlotRef> {
+        let decisions = self.limiter_decisions.iter();
+        decisions
+            .filter_map(|decision| {
+                let (label, id) = decision.details.slot()?;
+                Some(SlotRef {
+                    policy_name: decision.policy_name.to_string(),
+                    policy_hash: decision.policy_hash.to_string(),
+                    component_id: decision.component_id.to_string(),
+                    label: label.to_owned(),
+                    request_id: id.to_string(),
+                })
+            })
+            .collect()
+    }
+}
+
+impl Engine {
+    /// Gives back the slots that a flow held, as an Agent's `FlowEnd` does: one answer for each
+    /// reference, in their order.
+    ///
+    /// For those who were told the references; a [ticket](super::EngineTicket) does it by itself.
+    /// `deadline` is the time left to answer, `None` is no limit; with 10 ms or less nothing is
+    /// given back.
+    pub fn flow_end(&self, slots: &[SlotRef], deadline: Option<Duration>) -> Vec<SlotReturn> {
+        let late = deadline.is_some_and(|left| nanos(left) <= DEADLINE_MARGIN);
+        slots
+            .iter()
+            .map(|slot| match self.component_of(slot) {
+                Some(component) => self.end_slot(&component, slot, late),
+                None => SlotReturn::error("flow ender not found for limiter id"),
+            })
+            .collect()
+    }
+
+    fn component_of(&self, slot: &SlotRef) -> Option<Arc<Placed>> {
+        let live = self.shared.live.load();
+        let components = live.index.components();
+        let found = components.iter().find(|component| {
+            *component.component_id == *slot.component_id
+                && *component.policy_name == *slot.policy_name
+                && *component.policy_hash == *slot.policy_hash
+        })?;
+        matches!(
+            *found.limiter,
+            Component::ConcurrencyLimiter(_) | Component::ConcurrencyScheduler(_)
+        )
+        .then(|| Arc::clone(found))
+    }
+
+    fn end_slot(&self, component: &Placed, slot: &SlotRef, late: bool) -> SlotReturn {
+        if slot.request_id.is_empty() {
+            return SlotReturn::error("request id cannot be empty");
+        }
+        let slots = match &*component.limiter {
+            Component::ConcurrencyLimiter(limiter) => limiter.slots(),
+            Component::ConcurrencyScheduler(scheduler) => scheduler.slots(),
+            _ => return SlotReturn::error("flow ender not found for limiter id"),
+        };
+        if slots.capacity().is_none() {
+            return SlotReturn::ok(false);
+        }
+        if late {
+            return SlotReturn::error("deadline exceeded");
+        }
+        let now = nanos(self.shared.clock.now());
+        let label = &*slot.label;
+        let returned = slot
+            .request_id
+            .parse()
+            .is_ok_and(|id| match &*component.limiter {
+                Component::ConcurrencyLimiter(limiter) => limiter.give_back(label, id, now),
+                Component::ConcurrencyScheduler(scheduler) => scheduler.give_back(label, id, now),
+                _ => false,
+            });
+        // An Agent has no such keys; here flows may hold slots of them.
+        if !returned && slot.label.len() >= LONG_LABEL {
+            return SlotReturn::error("key too large");
+        }
+        SlotReturn::ok(returned)
+    }
+}

@@ -1,0 +1,274 @@
+//! `concurrency_limiter`: so many flows of a key at a time.
+
+use std::borrow::Cow;
+use std::sync::{Arc, Mutex};
+
+use super::ledger::{Ledger, Seen};
+use super::rate_limiter::{Key, bucket_label, tokens_of};
+use super::{DEADLINE_MARGIN, Decided};
+use crate::engine::clock::{Clock, Nanos, nanos};
+use crate::engine::dial::Dial;
+use crate::engine::report::{LimiterDetails, LimiterReason};
+use crate::engine::request_id::RequestId;
+use crate::engine::stages::Flow;
+use crate::engine::store::{Kept, Limits, Store, lock};
+use crate::engine::ticket::{Held, Holder};
+use crate::policy;
+
+/// One concurrency limiter of a policy.
+#[derive(Debug)]
+pub(crate) struct ConcurrencyLimiter {
+    tokens_key: Option<Arc<str>>,
+    denied_code: i32,
+    slots: Slots,
+    keys: Store<Entry>,
+    clock: Arc<dyn Clock>,
+}
+
+/// What a policy says about ledgers, of limiters and schedulers alike.
+#[derive(Debug)]
+pub(crate) struct Slots {
+    pub(crate) label_key: Option<Arc<str>>,
+    pub(crate) lifetime: Nanos,
+    pub(crate) max_idle: Nanos,
+    /// NaN is invalid.
+    max_concurrency: Dial,
+    pass_through: Dial,
+}
+
+impl Slots {
+    pub(crate) fn new(spec: &policy::Slots) -> Self {
+        Self {
+            label_key: spec.limit_by_label_key.clone(),
+            lifetime: nanos(spec.max_inflight_duration),
+            // As for buckets: zero is never.
+            max_idle: match nanos(spec.max_idle_time) {
+                0 => Nanos::MAX,
+                time => time,
+            },
+            max_concurrency: Dial::new(spec.max_concurrency.initial()),
+            pass_through: Dial::new(spec.pass_through.initial()),
+        }
+    }
+
+    /// New values of the signals.
+    #[allow(dead_code)] // Circuits turn them.
+    pub(crate) fn set(&self, max_concurrency: f64, pass_through: f64) {
+        self.max_concurrency.set(max_concurrency);
+        self.pass_through.set(pass_through);
+    }
+
+    /// `None` lets everything pass.
+    pub(crate) fn capacity(&self) -> Option<f64> {
+        let pass = self.pass_through.get();
+        let capacity = self.max_concurrency.get();
+        let open = capacity.is_nan() || !(pass.is_nan() || pass == 0.0);
+        (!open).then_some(capacity)
+    }
+
+    pub(crate) fn key<'a>(&self, flow: &Flow<'a, '_>) -> Key<'a> {
+        match &self.label_key {
+            None => Key::Bucket(""),
+            Some(label) => flow.labels.get(label).map_or(Key::Missing, Key::Bucket),
+        }
+    }
+
+    pub(crate) fn limits(&self, limits: Limits) -> Limits {
+        let max_idle = self.max_idle;
+        match self.label_key {
+            Some(_) => Limits { max_idle, ..limits },
+            None => Limits {
+                max_idle,
+                keys: 1,
+                ..limits
+            },
+        }
+    }
+}
+
+/// A key as its store keeps it.
+#[derive(Debug)]
+struct Entry {
+    key: Option<Arc<InFlight>>,
+    used: Nanos,
+    /// The last of its slots has expired by then.
+    held_until: Nanos,
+}
+
+/// The flows in flight of a key, shared with the tickets of those flows.
+#[derive(Debug)]
+struct InFlight {
+    ledger: Mutex<Ledger>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Kept for Entry {
+    fn new() -> Self {
+        Self {
+            key: None,
+            used: Nanos::MIN,
+            held_until: Nanos::MIN,
+        }
+    }
+
+    fn used(&self) -> Nanos {
+        self.used
+    }
+
+    fn forget_at(&self, max_idle: Nanos) -> Nanos {
+        self.used.saturating_add(max_idle).max(self.held_until)
+    }
+}
+
+impl Holder for InFlight {
+    fn give_back(&self, id: RequestId) -> bool {
+        let now = nanos(self.clock.now());
+        lock(&self.ledger).leave(id, now)
+    }
+}
+
+impl ConcurrencyLimiter {
+    pub(crate) fn new(
+        spec: &policy::ConcurrencyLimiter,
+        limits: Limits,
+        clock: &Arc<dyn Clock>,
+    ) -> Self {
+        let slots = Slots::new(&spec.slots);
+        Self {
+            tokens_key: spec.request.tokens_label_key.clone(),
+            denied_code: spec.request.denied_response_status_code,
+            keys: Store::new(slots.limits(limits)),
+            slots,
+            clock: Arc::clone(clock),
+        }
+    }
+
+    #[allow(dead_code)] // Circuits turn them.
+    pub(crate) fn slots(&self) -> &Slots {
+        &self.slots
+    }
+
+    pub(super) fn denied_code(&self) -> i32 {
+        self.denied_code
+    }
+
+    #[inline(always)]
+    pub(super) fn decide(&self, flow: &Flow<'_, '_>, now: Nanos) -> (Decided, Option<Held>) {
+        let tokens = tokens_of(self.tokens_key.as_deref(), flow);
+        let (Some(capacity), Key::Bucket(key)) = (self.slots.capacity(), self.slots.key(flow))
+        else {
+            return (Decided::untouched(tokens), None);
+        };
+        if flow.time_left <= DEADLINE_MARGIN {
+            return (Decided::REFUSED, None);
+        }
+        let key = self.at(key, now);
+        let id = RequestId::new();
+        let lifetime = self.slots.lifetime;
+        let seen = lock(&key.ledger).enter(id, tokens, capacity, now, lifetime);
+        let held = seen.ok.then(|| Held::new(key, id));
+        (Decided::seen(seen, tokens, Some(id)), held)
+    }
+
+    fn at(&self, key: &str, now: Nanos) -> Arc<InFlight> {
+        let lifetime = self.slots.lifetime;
+        let max_idle = self.slots.max_idle;
+        self.keys.update(key, now, |entry| {
+            if entry.forget_at(max_idle) <= now {
+                entry.key = None;
+            }
+            entry.used = now.max(entry.used);
+            // One nanosecond more than a slot's last.
+            entry.held_until = entry.used.saturating_add(lifetime).saturating_add(1);
+            let key = entry.key.get_or_insert_with(|| {
+                Arc::new(InFlight {
+                    ledger: Mutex::new(Ledger::new()),
+                    clock: Arc::clone(&self.clock),
+                })
+            });
+            Arc::clone(key)
+        })
+    }
+
+    /// Frees a slot of the key that a label names.
+    pub(crate) fn give_back(&self, label: &str, id: RequestId, now: Nanos) -> bool {
+        let Some(key) = key_of(self.slots.label_key.as_deref(), label) else {
+            return false;
+        };
+        let entry = self.keys.look(key, |entry| entry.key.clone());
+        entry
+            .flatten()
+            .is_some_and(|key| lock(&key.ledger).leave(id, now))
+    }
+
+    pub(super) fn report(&self, flow: &Flow<'_, '_>, decided: &Decided) -> LimiterDetails {
+        let label = match self.slots.key(flow) {
+            Key::Bucket(value) if decided.looked => {
+                bucket_label(self.slots.label_key.as_deref(), value)
+            }
+            _ => Cow::Borrowed(""),
+        };
+        LimiterDetails::ConcurrencyLimiter {
+            label,
+            tokens: decided.tokens(),
+            request_id: decided.request_id,
+        }
+    }
+
+    pub(super) fn keys(&self) -> usize {
+        self.keys.len()
+    }
+
+    pub(super) fn evicted(&self) -> u64 {
+        self.keys.evicted()
+    }
+}
+
+/// A key's text, from the label that decisions tell.
+pub(crate) fn key_of<'a>(label_key: Option<&str>, label: &'a str) -> Option<&'a str> {
+    match label_key {
+        None => (label == "default").then_some(""),
+        Some(key) => label.strip_prefix(key)?.strip_prefix(':'),
+    }
+}
+
+impl Decided {
+    /// Let through without having looked: no key, or nothing to limit by.
+    pub(crate) const fn untouched(tokens: f64) -> Self {
+        Self {
+            dropped: false,
+            reason: LimiterReason::KeyNotFound,
+            wait: 0,
+            remaining: 0.0,
+            current: 0.0,
+            consumed: tokens,
+            request_id: None,
+            looked: false,
+        }
+    }
+
+    /// No, without having looked.
+    pub(crate) const REFUSED: Self = Self {
+        dropped: true,
+        reason: LimiterReason::Unspecified,
+        wait: 0,
+        remaining: 0.0,
+        current: 0.0,
+        consumed: 0.0,
+        request_id: None,
+        looked: true,
+    };
+
+    pub(crate) const fn seen(seen: Seen, tokens: f64, request_id: Option<RequestId>) -> Self {
+        Self {
+            dropped: !seen.ok,
+            reason: LimiterReason::Unspecified,
+            wait: 0,
+            remaining: seen.remaining,
+            current: seen.current,
+            consumed: if seen.ok { tokens } else { 0.0 },
+            request_id,
+            looked: true,
+        }
+    }
+}

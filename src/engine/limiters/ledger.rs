@@ -1,0 +1,259 @@
+//! The flows in flight of one key: a pure function of state, capacity and time.
+
+use hashbrown::HashTable;
+
+use crate::engine::clock::Nanos;
+use crate::engine::request_id::RequestId;
+
+/// Ends the list of entries.
+const NONE: u32 = u32::MAX;
+/// From this much more on, what goes takes digits of what stays along.
+const MUCH: f64 = 1_048_576.0;
+
+/// Flows in flight, in the order in which they began, which is the order in which they expire.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    entries: Vec<Entry>,
+    by_id: HashTable<u32>,
+    oldest: u32,
+    newest: u32,
+    free: u32,
+    tokens: f64,
+    latest: Nanos,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    id: RequestId,
+    tokens: f64,
+    expires_at: Nanos,
+    older: u32,
+    /// The next free one, of a free one.
+    newer: u32,
+}
+
+/// What a ledger showed before it was asked for more.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Seen {
+    pub(crate) ok: bool,
+    pub(crate) remaining: f64,
+    pub(crate) current: f64,
+}
+
+impl Ledger {
+    pub(crate) const fn new() -> Self {
+        Self {
+            entries: Vec::new(),
+            by_id: HashTable::new(),
+            oldest: NONE,
+            newest: NONE,
+            free: NONE,
+            tokens: 0.0,
+            latest: Nanos::MIN,
+        }
+    }
+
+    /// Lets a flow in while less than the capacity is in flight; what it brings is not looked at,
+    /// so one that is too big gets in too.
+    pub(crate) fn enter(
+        &mut self,
+        id: RequestId,
+        tokens: f64,
+        capacity: f64,
+        now: Nanos,
+        lifetime: Nanos,
+    ) -> Seen {
+        let now = self.expire(now);
+        let current = self.tokens;
+        let ok = current < capacity;
+        if ok {
+            self.push(id, tokens, now.saturating_add(lifetime));
+        }
+        Seen {
+            ok,
+            remaining: capacity - current,
+            current,
+        }
+    }
+
+    /// Gives a slot back; false when there is none of that name any more.
+    pub(crate) fn leave(&mut self, id: RequestId, now: Nanos) -> bool {
+        self.expire(now);
+        let entries = &self.entries;
+        let same = |at: &u32| entries[*at as usize].id == id;
+        match self.by_id.find_entry(id.hash(), same) {
+            Ok(found) => {
+                let (at, _) = found.remove();
+                self.unlink(at);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// When the next slot expires if nobody gives one back.
+    pub(crate) fn next_expiry(&self) -> Option<Nanos> {
+        let entry = self.entries.get(self.oldest as usize)?;
+        Some(entry.expires_at.saturating_add(1))
+    }
+
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Drops what is past its time; a slot counts to the end of its last nanosecond. Threads read
+    /// the clock before they get the lock, so a later time may come first: it stays.
+    fn expire(&mut self, now: Nanos) -> Nanos {
+        self.latest = self.latest.max(now);
+        while let Some(entry) = self.entries.get(self.oldest as usize)
+            && entry.expires_at < self.latest
+        {
+            let at = self.oldest;
+            let hash = entry.id.hash();
+            if let Ok(found) = self.by_id.find_entry(hash, |other| *other == at) {
+                found.remove();
+            }
+            self.unlink(at);
+        }
+        self.latest
+    }
+
+    fn push(&mut self, id: RequestId, tokens: f64, expires_at: Nanos) {
+        let entry = Entry {
+            id,
+            tokens,
+            expires_at,
+            older: self.newest,
+            newer: NONE,
+        };
+        let at = match self.entries.get_mut(self.free as usize) {
+            Some(place) => {
+                let at = self.free;
+                self.free = place.newer;
+                *place = entry;
+                at
+            }
+            None => {
+                // Four thousand million flows in flight would not fit in memory.
+                let at = u32::try_from(self.entries.len()).unwrap_or(NONE);
+                self.entries.push(entry);
+                at
+            }
+        };
+        match self.entries.get_mut(self.newest as usize) {
+            Some(newest) => newest.newer = at,
+            None => self.oldest = at,
+        }
+        self.newest = at;
+        let entries = &self.entries;
+        self.by_id
+            .insert_unique(id.hash(), at, |at| entries[*at as usize].id.hash());
+        self.tokens += tokens;
+    }
+
+    fn unlink(&mut self, at: u32) {
+        let Entry {
+            tokens,
+            older,
+            newer,
+            ..
+        } = self.entries[at as usize];
+        match self.entries.get_mut(older as usize) {
+            Some(entry) => entry.newer = newer,
+            None => self.oldest = newer,
+        }
+        match self.entries.get_mut(newer as usize) {
+            Some(entry) => entry.older = older,
+            None => self.newest = older,
+        }
+        self.entries[at as usize].newer = self.free;
+        self.free = at;
+        self.tokens -= tokens;
+        if self.oldest == NONE {
+            self.tokens = 0.0;
+        } else if tokens.abs() > self.tokens.abs() * MUCH || !self.tokens.is_finite() {
+            self.tokens = self.sum();
+        }
+    }
+
+    #[cold]
+    fn sum(&self) -> f64 {
+        let mut at = self.oldest;
+        let mut sum = 0.0;
+        while let Some(entry) = self.entries.get(at as usize) {
+            sum += entry.tokens;
+            at = entry.newer;
+        }
+        sum
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Nanos = 1_000_000_000;
+
+    fn enter(ledger: &mut Ledger, at: Nanos, tokens: f64) -> (RequestId, Seen) {
+        let id = RequestId::new();
+        let seen = ledger.enter(id, tokens, 2.0, at, 10 * SECOND);
+        (id, seen)
+    }
+
+    #[test]
+    fn slots_are_counted_before_the_new_one_and_expire() {
+        let mut ledger = Ledger::new();
+        let seen = |ok, remaining, current| Seen {
+            ok,
+            remaining,
+            current,
+        };
+        let (a, told) = enter(&mut ledger, 0, 1.0);
+        assert_eq!(told, seen(true, 2.0, 0.0));
+        let (b, told) = enter(&mut ledger, SECOND, 1.0);
+        assert_eq!(told, seen(true, 1.0, 1.0));
+        let (c, told) = enter(&mut ledger, 2 * SECOND, 1.0);
+        assert_eq!(told, seen(false, 0.0, 2.0));
+        assert!(ledger.leave(a, 2 * SECOND));
+        assert!(!ledger.leave(a, 2 * SECOND));
+        assert!(!ledger.leave(c, 2 * SECOND));
+        assert!(enter(&mut ledger, 3 * SECOND, 1.0).1.ok);
+        assert!(!enter(&mut ledger, 11 * SECOND, 1.0).1.ok);
+        assert_eq!(ledger.next_expiry(), Some(11 * SECOND + 1));
+        assert!(enter(&mut ledger, 11 * SECOND + 1, 1.0).1.ok);
+        assert!(!ledger.leave(b, 11 * SECOND + 1));
+        assert_eq!(ledger.len(), 2);
+    }
+
+    #[test]
+    fn one_that_is_too_big_gets_in_and_leaves_no_trace() {
+        let mut ledger = Ledger::new();
+        let (small, _) = enter(&mut ledger, 0, 0.1);
+        let (big, told) = enter(&mut ledger, 0, 1e300);
+        assert!(told.ok);
+        assert!(!enter(&mut ledger, 0, 1.0).1.ok);
+        assert!(ledger.leave(big, 0));
+        assert_eq!(enter(&mut ledger, 0, 1.0).1.current, 0.1);
+        assert!(ledger.leave(small, 0));
+    }
+
+    #[test]
+    fn slots_go_in_any_order_and_their_places_are_used_again() {
+        let mut ledger = Ledger::new();
+        for round in 0..50 {
+            let ids: Vec<RequestId> = (0..7)
+                .map(|_| {
+                    let id = RequestId::new();
+                    assert!(ledger.enter(id, 1.0, 100.0, round, 10 * SECOND).ok);
+                    id
+                })
+                .collect();
+            for at in [3, 0, 6, 1, 5, 2, 4] {
+                assert!(ledger.leave(ids[at], round));
+            }
+        }
+        assert_eq!((ledger.len(), ledger.entries.len()), (0, 7));
+        assert_eq!(ledger.tokens, 0.0);
+    }
+}

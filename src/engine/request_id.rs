@@ -1,0 +1,173 @@
+use std::cell::Cell;
+use std::fmt;
+use std::num::NonZeroU128;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use ahash::RandomState;
+
+/// Names one slot of a concurrency limiter or scheduler: a random UUID (version 4, RFC 9562).
+///
+/// Its text, 36 characters, is made where it is asked for.
+///
+/// ```
+/// use tower_aperture::engine::RequestId;
+///
+/// let id: RequestId = "f81d4fae-7dec-41d0-a765-00a0c91e6bf6".parse()?;
+/// assert_eq!(id.to_string(), "f81d4fae-7dec-41d0-a765-00a0c91e6bf6");
+/// assert!("f81d4fae".parse::<RequestId>().is_err());
+/// # Ok::<(), tower_aperture::engine::ParseRequestIdError>(())
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RequestId(NonZeroU128);
+
+/// Bits that say "random" and "as in the RFC"; the others are free.
+const VERSION: u128 = 0x4000 << 64 | 0x8000 << 48;
+const FREE: u128 = !(0xf000 << 64 | 0xc000 << 48);
+/// Where the hyphens are.
+const HYPHENS: [usize; 4] = [8, 13, 18, 23];
+
+thread_local! {
+    static OWN: Random = Random::new();
+}
+
+/// A thread's ids: numbers that nobody else counts, under keys that nobody else knows.
+struct Random {
+    high: RandomState,
+    low: RandomState,
+    next: Cell<u64>,
+}
+
+impl Random {
+    fn new() -> Self {
+        static THREADS: AtomicU64 = AtomicU64::new(0);
+        Self {
+            high: RandomState::new(),
+            low: RandomState::new(),
+            next: Cell::new(THREADS.fetch_add(1, Ordering::Relaxed) << 40),
+        }
+    }
+
+    fn next(&self) -> RequestId {
+        let number = self.next.get();
+        self.next.set(number.wrapping_add(1));
+        let high = u128::from(self.high.hash_one(number));
+        let low = u128::from(self.low.hash_one(number));
+        RequestId::random_from(high << 64 | low)
+    }
+}
+
+impl RequestId {
+    pub(crate) fn new() -> Self {
+        // A thread that is ending has no numbers of its own any more.
+        OWN.try_with(Random::next)
+            .unwrap_or_else(|_| Random::new().next())
+    }
+
+    fn random_from(bits: u128) -> Self {
+        // Never zero: the version is in it.
+        Self(NonZeroU128::new(bits & FREE | VERSION).unwrap_or(NonZeroU128::MAX))
+    }
+
+    /// As good as any hash.
+    pub(crate) const fn hash(self) -> u64 {
+        self.0.get() as u64
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bits = self.0.get();
+        write!(
+            f,
+            "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+            bits >> 96,
+            bits >> 80 & 0xffff,
+            bits >> 64 & 0xffff,
+            bits >> 48 & 0xffff,
+            bits & 0xffff_ffff_ffff
+        )
+    }
+}
+
+impl fmt::Debug for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RequestId({self})")
+    }
+}
+
+/// The text is no id that an engine could have given.
+///
+/// See [`RequestId`] for an example.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ParseRequestIdError(());
+
+impl fmt::Display for ParseRequestIdError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not the text of a UUID")
+    }
+}
+
+impl std::error::Error for ParseRequestIdError {}
+
+impl FromStr for RequestId {
+    type Err = ParseRequestIdError;
+
+    /// Takes what it prints, and no other spelling.
+    fn from_str(text: &str) -> Result<Self, ParseRequestIdError> {
+        let wrong = Err(ParseRequestIdError(()));
+        if text.len() != 36 {
+            return wrong;
+        }
+        let mut bits = 0;
+        for (at, byte) in text.bytes().enumerate() {
+            if HYPHENS.contains(&at) {
+                if byte != b'-' {
+                    return wrong;
+                }
+                continue;
+            }
+            let digit = match byte {
+                b'0'..=b'9' => byte - b'0',
+                b'a'..=b'f' => byte - b'a' + 10,
+                _ => return wrong,
+            };
+            bits = bits << 4 | u128::from(digit);
+        }
+        NonZeroU128::new(bits).map_or(wrong, |bits| Ok(Self(bits)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn ids_are_random_uuids_and_go_through_text() {
+        let mut seen = HashSet::new();
+        for _ in 0..10_000 {
+            let id = RequestId::new();
+            let text = id.to_string();
+            assert_eq!(text.as_bytes()[14], b'4', "{text}");
+            assert!(b"89ab".contains(&text.as_bytes()[19]), "{text}");
+            assert_eq!(text.parse(), Ok(id));
+            assert!(seen.insert(id));
+        }
+    }
+
+    #[test]
+    fn what_is_no_uuid_is_refused() {
+        for text in [
+            "",
+            "00000000-0000-0000-0000-000000000000",
+            "f81d4fae-7dec-41d0-a765-00a0c91e6bf",
+            "f81d4fae-7dec-41d0-a765-00a0c91e6bfg",
+            "f81d4fae07dec-41d0-a765-00a0c91e6bf6",
+            "F81D4FAE-7DEC-41D0-A765-00A0C91E6BF6",
+        ] {
+            assert!(text.parse::<RequestId>().is_err(), "{text}");
+        }
+    }
+}

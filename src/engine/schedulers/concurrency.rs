@@ -1,0 +1,143 @@
+//! `concurrency_scheduler`: a queue in front of the slots of a key.
+
+use std::borrow::Cow;
+
+use super::keys::Keys;
+use super::line::{Ask, Grant, Source, Take};
+use super::quota::{details, free, passed};
+use super::workload::Workloads;
+use crate::engine::clock::Nanos;
+use crate::engine::limiters::concurrency_limiter::{Slots, key_of};
+use crate::engine::limiters::ledger::{Ledger, Seen};
+use crate::engine::limiters::rate_limiter::{Key, bucket_label};
+use crate::engine::limiters::{DEADLINE_MARGIN, Decided, Scheduled, Surroundings};
+use crate::engine::report::{LimiterDetails, LimiterReason};
+use crate::engine::request_id::RequestId;
+use crate::engine::stages::{Flow, NO_DEADLINE};
+use crate::policy;
+
+/// One concurrency scheduler of a policy.
+///
+/// An Agent polls for free slots, admits late, refuses early and loses slots; here a slot that is
+/// given back or expires goes to the head of the queue at once, and who waits does so until 10 ms
+/// before its deadline. As there, nobody waits who has neither a deadline nor a queue timeout.
+#[derive(Debug)]
+pub(crate) struct ConcurrencyScheduler {
+    workloads: Workloads,
+    keys: Keys<Ledger>,
+}
+
+impl ConcurrencyScheduler {
+    pub(crate) fn new(spec: &policy::ConcurrencyScheduler, around: &Surroundings) -> Self {
+        let slots = Slots::new(&spec.slots);
+        let limits = slots.limits(around.limits);
+        let lasts = slots.lifetime.saturating_add(1);
+        Self {
+            workloads: Workloads::new(&spec.scheduler),
+            keys: Keys::new(slots, limits, lasts, &around.clock),
+        }
+    }
+
+    pub(crate) fn slots(&self) -> &Slots {
+        self.keys.rules()
+    }
+
+    pub(crate) fn denied_code(&self) -> i32 {
+        self.workloads.denied_code()
+    }
+
+    pub(crate) fn schedule(&self, flow: &Flow<'_, '_>, now: Nanos) -> Scheduled {
+        if self.slots().capacity().is_none() {
+            return passed(LimiterReason::Unspecified);
+        }
+        let Key::Bucket(key) = self.slots().key(flow) else {
+            return passed(LimiterReason::KeyNotFound);
+        };
+        let request = self.workloads.request(flow, now, None);
+        if request.tokens == 0.0 {
+            return free();
+        }
+        self.keys.line(key, now).schedule(&request, now)
+    }
+
+    /// Frees a slot of the key that a label names.
+    pub(crate) fn give_back(&self, label: &str, id: RequestId, now: Nanos) -> bool {
+        key_of(self.slots().label_key.as_deref(), label)
+            .and_then(|key| self.keys.known(key))
+            .is_some_and(|line| line.put_back(0.0, Some(id), now))
+    }
+
+    pub(crate) fn report(&self, flow: &Flow<'_, '_>, decided: &Decided) -> LimiterDetails {
+        let label = match self.slots().key(flow) {
+            Key::Bucket(value) if decided.looked => {
+                bucket_label(self.slots().label_key.as_deref(), value)
+            }
+            _ => Cow::Borrowed(""),
+        };
+        LimiterDetails::ConcurrencyScheduler {
+            label,
+            scheduler: details(&self.workloads, flow, decided),
+            request_id: decided.request_id,
+        }
+    }
+
+    pub(crate) fn keys(&self) -> usize {
+        self.keys.len()
+    }
+
+    pub(crate) fn evicted(&self) -> u64 {
+        self.keys.evicted()
+    }
+}
+
+impl Source for Ledger {
+    type Rules = Slots;
+
+    fn new(_: Nanos) -> Self {
+        Self::new()
+    }
+
+    fn take_at_once(&mut self, slots: &Slots, ask: &Ask) -> Option<Grant> {
+        match enter(self, slots, ask) {
+            (Some(seen), grant) if seen.ok => Some(grant),
+            _ => None,
+        }
+    }
+
+    fn take(&mut self, slots: &Slots, ask: &Ask) -> Take {
+        match enter(self, slots, ask) {
+            (None, grant) => Take::Refused(grant),
+            (Some(seen), grant) if seen.ok => Take::Granted(grant),
+            (Some(_), grant) if ask.deadline == NO_DEADLINE => Take::Refused(grant),
+            _ => Take::NotBefore(self.next_expiry().unwrap_or(Nanos::MAX)),
+        }
+    }
+
+    fn put_back(&mut self, _: &Slots, _: f64, grant: &Grant, now: Nanos) -> bool {
+        grant.slot.is_some_and(|id| self.leave(id, now))
+    }
+
+    fn give_up_at(deadline: Nanos) -> Nanos {
+        match deadline {
+            NO_DEADLINE => NO_DEADLINE,
+            deadline => deadline.saturating_sub(DEADLINE_MARGIN),
+        }
+    }
+}
+
+/// `None` when it is too late to look.
+fn enter(ledger: &mut Ledger, slots: &Slots, ask: &Ask) -> (Option<Seen>, Grant) {
+    if ask.deadline != NO_DEADLINE && ask.deadline.saturating_sub(ask.now) <= DEADLINE_MARGIN {
+        return (None, Grant::default());
+    }
+    // Whoever waited for slots that nobody counts any more may go.
+    let capacity = slots.capacity().unwrap_or(f64::INFINITY);
+    let id = RequestId::new();
+    let seen = ledger.enter(id, ask.want, capacity, ask.now, slots.lifetime);
+    let grant = Grant {
+        remaining: seen.remaining,
+        current: seen.current,
+        slot: seen.ok.then_some(id),
+    };
+    (Some(seen), grant)
+}

@@ -1,0 +1,95 @@
+//! A queue a key.
+
+use std::sync::Arc;
+
+use super::line::{Line, Source};
+use crate::engine::clock::{Clock, Nanos};
+use crate::engine::store::{Kept, Limits, Store};
+
+/// The queues of one component.
+#[derive(Debug)]
+pub(crate) struct Keys<S: Source> {
+    store: Store<Entry<S>>,
+    rules: Arc<S::Rules>,
+    clock: Arc<dyn Clock>,
+    max_idle: Nanos,
+    /// How long a use counts at least.
+    lasts: Nanos,
+}
+
+#[derive(Debug)]
+struct Entry<S: Source> {
+    line: Option<Arc<Line<S>>>,
+    used: Nanos,
+    lasts: Nanos,
+}
+
+impl<S: Source> Kept for Entry<S> {
+    fn new() -> Self {
+        Self {
+            line: None,
+            used: Nanos::MIN,
+            lasts: 0,
+        }
+    }
+
+    fn used(&self) -> Nanos {
+        self.used
+    }
+
+    /// Not while somebody waits there, or holds a slot.
+    fn forget_at(&self, max_idle: Nanos) -> Nanos {
+        match &self.line {
+            Some(line) if Arc::strong_count(line) > 1 => Nanos::MAX,
+            _ => self.used.saturating_add(max_idle.max(self.lasts)),
+        }
+    }
+}
+
+impl<S: Source> Keys<S> {
+    pub(crate) fn new(
+        rules: S::Rules,
+        limits: Limits,
+        lasts: Nanos,
+        clock: &Arc<dyn Clock>,
+    ) -> Self {
+        Self {
+            store: Store::new(limits),
+            rules: Arc::new(rules),
+            clock: Arc::clone(clock),
+            max_idle: limits.max_idle,
+            lasts,
+        }
+    }
+
+    pub(crate) fn rules(&self) -> &S::Rules {
+        &self.rules
+    }
+
+    pub(crate) fn line(&self, key: &str, now: Nanos) -> Arc<Line<S>> {
+        self.store.update(key, now, |entry| {
+            if entry.forget_at(self.max_idle) <= now {
+                entry.line = None;
+            }
+            entry.used = now.max(entry.used);
+            entry.lasts = self.lasts;
+            let line = entry
+                .line
+                .get_or_insert_with(|| Line::new(&self.rules, &self.clock, now));
+            Arc::clone(line)
+        })
+    }
+
+    /// The queue of a key that is known.
+    pub(crate) fn known(&self, key: &str) -> Option<Arc<Line<S>>> {
+        self.store.look(key, |entry| entry.line.clone()).flatten()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.store.len()
+    }
+
+    pub(crate) fn evicted(&self) -> u64 {
+        self.store.evicted()
+    }
+}

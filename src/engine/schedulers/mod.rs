@@ -1,0 +1,16 @@
+//! The components that let flows wait: queues by weight in front of tokens.
+
+mod concurrency;
+mod keys;
+mod line;
+mod load;
+mod quota;
+mod wfq;
+#[cfg(test)]
+mod wfq_tests;
+mod workload;
+
+pub(crate) use self::concurrency::ConcurrencyScheduler;
+pub(crate) use self::line::Waiter;
+pub(crate) use self::load::LoadScheduler;
+pub(crate) use self::quota::QuotaScheduler;

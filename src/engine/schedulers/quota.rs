@@ -1,0 +1,292 @@
+//! `quota_scheduler`: a queue in front of a token bucket, both a key.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use super::keys::Keys;
+use super::line::{Ask, Grant, Source, Take};
+use super::workload::Workloads;
+use crate::engine::clock::Nanos;
+use crate::engine::dial::Dial;
+use crate::engine::limiters::bucket::Shape;
+use crate::engine::limiters::lazy_sync::Lazy;
+use crate::engine::limiters::rate_limiter::{self, Answer, Key, Plain, Rules, bucket_label};
+use crate::engine::limiters::{DEADLINE_MARGIN, Decided, Scheduled, Settled, Surroundings};
+use crate::engine::report::{LimiterDetails, LimiterReason, SchedulerDetails};
+use crate::engine::stages::{Flow, NO_DEADLINE};
+use crate::engine::store::{Kept, Limits};
+use crate::policy;
+
+/// One quota scheduler of a policy.
+#[derive(Debug)]
+pub(crate) struct QuotaScheduler {
+    label_key: Option<Arc<str>>,
+    workloads: Workloads,
+    keys: Keys<Tokens>,
+}
+
+/// What holds for all buckets.
+#[derive(Debug)]
+pub(crate) struct Buckets {
+    rules: Rules,
+    /// NaN is invalid, as for the others.
+    capacity: Dial,
+    fill: Dial,
+    pass_through: Dial,
+    /// From sync to sync, with lazy sync.
+    period: Option<Nanos>,
+}
+
+impl Buckets {
+    fn rules(&self) -> Rules {
+        let shape = Shape {
+            capacity: self.capacity.get(),
+            fill: self.fill.get(),
+            ..self.rules.shape
+        };
+        Rules {
+            shape,
+            ..self.rules
+        }
+    }
+
+    fn is_open(&self) -> bool {
+        policy::passes_through(
+            self.capacity.get(),
+            self.fill.get(),
+            self.pass_through.get(),
+        )
+    }
+
+    /// New values of the signals.
+    #[allow(dead_code)] // Circuits turn them.
+    pub(crate) fn set(&self, capacity: f64, fill: f64, pass_through: f64) {
+        self.capacity.set(capacity);
+        self.fill.set(fill);
+        self.pass_through.set(pass_through);
+    }
+}
+
+impl QuotaScheduler {
+    pub(crate) fn new(spec: &policy::QuotaScheduler, around: &Surroundings) -> Self {
+        let bucket = &spec.bucket;
+        let rules = rate_limiter::rules(bucket);
+        let limits = Limits {
+            max_idle: rules.max_idle,
+            keys: match bucket.limit_by_label_key {
+                Some(_) => around.limits.keys,
+                None => 1,
+            },
+            ..around.limits
+        };
+        let buckets = Buckets {
+            capacity: Dial::new(rules.shape.capacity),
+            fill: Dial::new(rules.shape.fill),
+            pass_through: Dial::new(bucket.pass_through.initial()),
+            period: bucket
+                .lazy_sync
+                .map(|syncs| rules.shape.interval / i64::from(syncs.max(1))),
+            rules,
+        };
+        Self {
+            label_key: bucket.limit_by_label_key.clone(),
+            workloads: Workloads::new(&spec.scheduler),
+            keys: Keys::new(buckets, limits, 0, &around.clock),
+        }
+    }
+
+    /// The knobs.
+    #[allow(dead_code)] // Circuits turn them.
+    pub(crate) fn buckets(&self) -> &Buckets {
+        self.keys.rules()
+    }
+
+    pub(crate) fn denied_code(&self) -> i32 {
+        self.workloads.denied_code()
+    }
+
+    pub(crate) fn schedule(&self, flow: &Flow<'_, '_>, now: Nanos) -> Scheduled {
+        if self.keys.rules().is_open() {
+            return passed(LimiterReason::Unspecified);
+        }
+        let Key::Bucket(key) = self.key(flow) else {
+            return passed(LimiterReason::KeyNotFound);
+        };
+        let request = self.workloads.request(flow, now, None);
+        if request.tokens == 0.0 {
+            return free();
+        }
+        self.keys.line(key, now).schedule(&request, now)
+    }
+
+    /// Goes the way of any take, so a remembered rejection swallows it.
+    pub(crate) fn revert(&self, flow: &Flow<'_, '_>, consumed: f64, now: Nanos) {
+        if let Key::Bucket(key) = self.key(flow)
+            && consumed > 0.0
+            && !self.keys.rules().is_open()
+        {
+            self.keys.line(key, now).put_back(consumed, None, now);
+        }
+    }
+
+    pub(crate) fn report(&self, flow: &Flow<'_, '_>, decided: &Decided) -> LimiterDetails {
+        let label = match self.key(flow) {
+            Key::Bucket(value) if decided.looked => bucket_label(self.label_key.as_deref(), value),
+            _ => Cow::Borrowed(""),
+        };
+        LimiterDetails::QuotaScheduler {
+            label,
+            scheduler: details(&self.workloads, flow, decided),
+        }
+    }
+
+    fn key<'a>(&self, flow: &Flow<'a, '_>) -> Key<'a> {
+        match &self.label_key {
+            None => Key::Bucket(""),
+            Some(label) => flow.labels.get(label).map_or(Key::Missing, Key::Bucket),
+        }
+    }
+
+    pub(crate) fn keys(&self) -> usize {
+        self.keys.len()
+    }
+
+    pub(crate) fn evicted(&self) -> u64 {
+        self.keys.evicted()
+    }
+}
+
+/// Let through without a queue.
+pub(super) fn passed(reason: LimiterReason) -> Scheduled {
+    let decided = Decided {
+        reason,
+        ..Decided::untouched(0.0)
+    };
+    Scheduled::Settled(Settled::from(decided))
+}
+
+/// Who asks for nothing gets it at once.
+pub(super) fn free() -> Scheduled {
+    let decided = Decided {
+        reason: LimiterReason::Unspecified,
+        looked: true,
+        ..Decided::untouched(0.0)
+    };
+    Scheduled::Settled(Settled::from(decided))
+}
+
+/// What schedulers of all kinds tell.
+pub(super) fn details(
+    workloads: &Workloads,
+    flow: &Flow<'_, '_>,
+    decided: &Decided,
+) -> SchedulerDetails {
+    if !decided.looked {
+        return SchedulerDetails {
+            workload_index: "default".into(),
+            priority: 0.0,
+            tokens: None,
+        };
+    }
+    let request = workloads.request(flow, 0, None);
+    SchedulerDetails {
+        workload_index: request.workload.to_owned(),
+        priority: request.priority,
+        tokens: Some(decided.tokens()),
+    }
+}
+
+/// The bucket of a key.
+#[derive(Debug)]
+pub(crate) enum Tokens {
+    New,
+    Plain(Plain),
+    Lazy(Lazy),
+}
+
+impl Tokens {
+    /// Without waiting; a remembered rejection says no.
+    fn ask(&mut self, buckets: &Buckets, ask: &rate_limiter::Ask) -> Answer {
+        let rules = buckets.rules();
+        loop {
+            match (&mut *self, buckets.period) {
+                (Self::New, None) => *self = Self::Plain(Plain::new()),
+                (Self::New, Some(_)) => *self = Self::Lazy(Lazy::new()),
+                (Self::Plain(state), _) => return state.take(&rules, ask),
+                (Self::Lazy(state), period) => {
+                    return state.take(&rules, period.unwrap_or(rules.shape.interval), ask);
+                }
+            }
+        }
+    }
+}
+
+impl Source for Tokens {
+    type Rules = Buckets;
+
+    fn new(_: Nanos) -> Self {
+        Self::New
+    }
+
+    fn take_at_once(&mut self, buckets: &Buckets, ask: &Ask) -> Option<Grant> {
+        let answer = self.ask(
+            buckets,
+            &rate_limiter::Ask {
+                now: ask.now,
+                want: ask.want,
+                left: left(ask),
+            },
+        );
+        answer.ok.then(|| grant(&answer))
+    }
+
+    fn take(&mut self, buckets: &Buckets, ask: &Ask) -> Take {
+        if left(ask) <= DEADLINE_MARGIN {
+            return Take::Refused(Grant::default());
+        }
+        let rules = buckets.rules();
+        let answer = match self {
+            Self::New => return Take::Refused(Grant::default()),
+            Self::Plain(state) => state.take_and_wait(&rules, ask.now, ask.want, ask.deadline),
+            Self::Lazy(state) => {
+                let period = buckets.period.unwrap_or(rules.shape.interval);
+                state.take_and_wait(&rules, period, ask.now, ask.want, ask.deadline)
+            }
+        };
+        match answer.ok {
+            false => Take::Refused(grant(&answer)),
+            true if answer.wait > 0 => {
+                Take::From(ask.now.saturating_add(answer.wait), grant(&answer))
+            }
+            true => Take::Granted(grant(&answer)),
+        }
+    }
+
+    /// A remembered rejection swallows what is given back.
+    fn put_back(&mut self, buckets: &Buckets, want: f64, _: &Grant, now: Nanos) -> bool {
+        let answer = self.ask(
+            buckets,
+            &rate_limiter::Ask {
+                now,
+                want: -want,
+                left: NO_DEADLINE,
+            },
+        );
+        answer.ok
+    }
+}
+
+fn left(ask: &Ask) -> Nanos {
+    match ask.deadline {
+        NO_DEADLINE => NO_DEADLINE,
+        deadline => deadline.saturating_sub(ask.now),
+    }
+}
+
+fn grant(answer: &Answer) -> Grant {
+    Grant {
+        remaining: answer.remaining,
+        current: answer.current,
+        slot: None,
+    }
+}

@@ -1,0 +1,370 @@
+//! Weighted fair queueing: who is served next. No clocks and no futures here.
+//!
+//! Each flow (a workload's flows of one fairness queue) has a virtual time that advances by what
+//! its requests cost; the request that would be finished first in virtual time is served first.
+//! Of equals that one is served which is first in an array heap, so how the heap moves its entries
+//! is part of the contract.
+
+use std::collections::HashMap;
+
+use ahash::RandomState;
+use slab::Slab;
+
+/// The requests of one scheduler that wait or are being served; `P` is whatever goes with one.
+#[derive(Debug)]
+pub(crate) struct Wfq<P> {
+    requests: Slab<Request<P>>,
+    flows: Slab<Flow>,
+    workloads: Slab<Workload>,
+    flow_ids: HashMap<(usize, Fairness), usize, RandomState>,
+    workload_ids: HashMap<Box<str>, usize, RandomState>,
+    /// The next request of each flow that has one, by its finish time.
+    heap: Vec<(f64, usize)>,
+    virtual_time: f64,
+    open: bool,
+    generation: u64,
+    #[cfg(test)]
+    pub(crate) steps: u64,
+}
+
+/// One of 256 queues of a workload, or the one of those without a fairness label.
+pub(crate) type Fairness = Option<u8>;
+
+#[derive(Debug)]
+struct Request<P> {
+    flow: usize,
+    cost: f64,
+    place: Place,
+    payload: P,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    InService,
+    /// Where in the heap.
+    Heap(usize),
+    /// In its flow's queue, between these.
+    Fifo(Option<usize>, Option<usize>),
+}
+
+#[derive(Debug)]
+struct Flow {
+    workload: usize,
+    fairness: Fairness,
+    virtual_time: f64,
+    /// Waiting and in service.
+    pending: usize,
+    on_heap: bool,
+    first: Option<usize>,
+    last: Option<usize>,
+}
+
+#[derive(Debug)]
+struct Workload {
+    id: Box<str>,
+    flows: usize,
+}
+
+/// What a request brings along.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arrival<'a> {
+    /// See [`workload_id`].
+    pub(crate) workload: &'a str,
+    pub(crate) fairness: Fairness,
+    pub(crate) tokens: f64,
+    /// 1 / priority.
+    pub(crate) inverse: f64,
+}
+
+/// Requests of one label with priorities that are told apart.
+pub(crate) fn workload_id(label: &str, inverse: f64) -> String {
+    format!("{label}-{inverse:.6}")
+}
+
+impl<P> Wfq<P> {
+    pub(crate) fn new() -> Self {
+        Self {
+            requests: Slab::new(),
+            flows: Slab::new(),
+            workloads: Slab::new(),
+            flow_ids: HashMap::default(),
+            workload_ids: HashMap::default(),
+            heap: Vec::new(),
+            virtual_time: 0.0,
+            open: false,
+            generation: 0,
+            #[cfg(test)]
+            steps: 0,
+        }
+    }
+
+    /// Somebody waits or is being served, so newcomers have to queue.
+    pub(crate) fn is_open(&self) -> bool {
+        self.open
+    }
+
+    #[cfg(test)]
+    pub(crate) fn state(&self) -> (f64, bool, u64) {
+        (self.virtual_time, self.open, self.generation)
+    }
+
+    pub(crate) fn payload(&self, request: usize) -> Option<&P> {
+        Some(&self.requests.get(request)?.payload)
+    }
+
+    /// A request comes. True when it opens the queue, and so is in service already.
+    pub(crate) fn arrive(&mut self, arrival: &Arrival<'_>, payload: P) -> (usize, bool) {
+        let opens = !self.open;
+        if opens {
+            self.open = true;
+            self.virtual_time = 0.0;
+        }
+        let flow = self.flow_of(arrival);
+        let queues = self.workloads[self.flows[flow].workload].flows;
+        let cost = arrival.tokens * arrival.inverse * queues as f64;
+        let request = self.requests.insert(Request {
+            flow,
+            cost,
+            place: Place::InService,
+            payload,
+        });
+        self.flows[flow].pending += 1;
+        if opens {
+            return (request, true);
+        }
+        if self.flows[flow].on_heap {
+            let last = self.flows[flow].last.replace(request);
+            self.requests[request].place = Place::Fifo(last, None);
+            match last {
+                Some(last) => self.set_next(last, Some(request)),
+                None => self.flows[flow].first = Some(request),
+            }
+        } else {
+            self.push(request);
+        }
+        (request, false)
+    }
+
+    /// The service of a request has ended, with its tokens or without; tells who is next.
+    pub(crate) fn served(
+        &mut self,
+        request: usize,
+        with_tokens: bool,
+    ) -> (Option<P>, Option<usize>) {
+        let Some(request) = self.requests.try_remove(request) else {
+            return (None, None);
+        };
+        let flow = &mut self.flows[request.flow];
+        if with_tokens {
+            flow.virtual_time += request.cost;
+            self.virtual_time = flow.virtual_time;
+        }
+        if !flow.on_heap
+            && let Some(next) = self.pop_first(request.flow)
+        {
+            self.push(next);
+        }
+        self.leave_flow(request.flow);
+        let next = self.pop();
+        if next.is_none() {
+            self.open = false;
+            self.generation += 1;
+        }
+        (Some(request.payload), next)
+    }
+
+    /// A request that waits goes away.
+    pub(crate) fn cancel(&mut self, request: usize) -> Option<P> {
+        let Request {
+            flow,
+            place,
+            payload,
+            ..
+        } = self.requests.try_remove(request)?;
+        match place {
+            Place::InService => {}
+            Place::Heap(at) => match self.pop_first(flow) {
+                Some(next) => {
+                    let finish = self.flows[flow].virtual_time + self.requests[next].cost;
+                    self.put(at, (finish, next));
+                    self.sift(at);
+                }
+                None => {
+                    self.flows[flow].on_heap = false;
+                    if let Some(last) = self.heap.pop()
+                        && at < self.heap.len()
+                    {
+                        self.put(at, last);
+                        self.sift(at);
+                    }
+                }
+            },
+            Place::Fifo(before, after) => {
+                match before {
+                    Some(before) => self.set_next(before, after),
+                    None => self.flows[flow].first = after,
+                }
+                match after {
+                    Some(after) => self.set_previous(after, before),
+                    None => self.flows[flow].last = before,
+                }
+            }
+        }
+        self.leave_flow(flow);
+        Some(payload)
+    }
+
+    fn flow_of(&mut self, arrival: &Arrival<'_>) -> usize {
+        let workload = match self.workload_ids.get(arrival.workload) {
+            Some(at) => *at,
+            None => {
+                let id: Box<str> = arrival.workload.into();
+                let at = self.workloads.insert(Workload {
+                    id: id.clone(),
+                    flows: 0,
+                });
+                self.workload_ids.insert(id, at);
+                at
+            }
+        };
+        let key = (workload, arrival.fairness);
+        if let Some(at) = self.flow_ids.get(&key) {
+            return *at;
+        }
+        self.workloads[workload].flows += 1;
+        let at = self.flows.insert(Flow {
+            workload,
+            fairness: arrival.fairness,
+            virtual_time: self.virtual_time,
+            pending: 0,
+            on_heap: false,
+            first: None,
+            last: None,
+        });
+        self.flow_ids.insert(key, at);
+        at
+    }
+
+    /// One request of the flow is gone; the last one takes the flow along.
+    fn leave_flow(&mut self, at: usize) {
+        let flow = &mut self.flows[at];
+        flow.pending -= 1;
+        if flow.pending > 0 {
+            return;
+        }
+        let flow = self.flows.remove(at);
+        self.flow_ids.remove(&(flow.workload, flow.fairness));
+        let workload = &mut self.workloads[flow.workload];
+        workload.flows -= 1;
+        if workload.flows == 0 {
+            let workload = self.workloads.remove(flow.workload);
+            self.workload_ids.remove(&workload.id);
+        }
+    }
+
+    fn pop_first(&mut self, flow: usize) -> Option<usize> {
+        let first = self.flows[flow].first?;
+        let next = match self.requests[first].place {
+            Place::Fifo(_, next) => next,
+            Place::InService | Place::Heap(_) => None,
+        };
+        self.flows[flow].first = next;
+        match next {
+            Some(next) => self.set_previous(next, None),
+            None => self.flows[flow].last = None,
+        }
+        Some(first)
+    }
+
+    fn set_next(&mut self, request: usize, to: Option<usize>) {
+        if let Place::Fifo(_, next) = &mut self.requests[request].place {
+            *next = to;
+        }
+    }
+
+    fn set_previous(&mut self, request: usize, to: Option<usize>) {
+        if let Place::Fifo(previous, _) = &mut self.requests[request].place {
+            *previous = to;
+        }
+    }
+
+    fn push(&mut self, request: usize) {
+        let Request { flow, cost, .. } = self.requests[request];
+        let flow = &mut self.flows[flow];
+        flow.on_heap = true;
+        let finish = flow.virtual_time + cost;
+        let at = self.heap.len();
+        self.heap.push((finish, request));
+        self.put(at, (finish, request));
+        self.sift_up(at);
+    }
+
+    fn pop(&mut self) -> Option<usize> {
+        let last = self.heap.len().checked_sub(1)?;
+        self.swap(0, last);
+        let (_, request) = self.heap.pop()?;
+        self.sift_down(0);
+        let Request { flow, place, .. } = &mut self.requests[request];
+        *place = Place::InService;
+        self.flows[*flow].on_heap = false;
+        Some(request)
+    }
+
+    fn put(&mut self, at: usize, entry: (f64, usize)) {
+        self.heap[at] = entry;
+        self.requests[entry.1].place = Place::Heap(at);
+    }
+
+    fn swap(&mut self, a: usize, b: usize) {
+        #[cfg(test)]
+        {
+            self.steps += 1;
+        }
+        let (first, second) = (self.heap[a], self.heap[b]);
+        self.put(a, second);
+        self.put(b, first);
+    }
+
+    fn less(&self, a: usize, b: usize) -> bool {
+        self.heap[a].0 < self.heap[b].0
+    }
+
+    fn sift(&mut self, at: usize) {
+        if !self.sift_down(at) {
+            self.sift_up(at);
+        }
+    }
+
+    fn sift_up(&mut self, mut at: usize) {
+        while at > 0 {
+            let parent = (at - 1) / 2;
+            if !self.less(at, parent) {
+                return;
+            }
+            self.swap(at, parent);
+            at = parent;
+        }
+    }
+
+    fn sift_down(&mut self, from: usize) -> bool {
+        let mut at = from;
+        loop {
+            let left = 2 * at + 1;
+            let right = left + 1;
+            if left >= self.heap.len() {
+                break;
+            }
+            let child = if right < self.heap.len() && self.less(right, left) {
+                right
+            } else {
+                left
+            };
+            if !self.less(child, at) {
+                break;
+            }
+            self.swap(at, child);
+            at = child;
+        }
+        at > from
+    }
+}

@@ -1,0 +1,164 @@
+//! What a flow brings to a scheduler: workload, tokens, priority, fairness, patience.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+use twox_hash::XxHash64;
+
+use crate::engine::clock::{Nanos, nanos};
+use crate::engine::control::WorkloadTokens;
+use crate::engine::stages::{Flow, NO_DEADLINE};
+use crate::policy;
+
+/// How long a fairness seed lasts.
+const SEED_LASTS: Nanos = 300_000_000_000;
+
+/// A flow as a scheduler sees it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Request<'a> {
+    pub(crate) workload: &'a str,
+    pub(crate) tokens: f64,
+    pub(crate) priority: f64,
+    /// Empty without fairness label.
+    pub(crate) fairness: &'a str,
+    /// When it has to be decided; [`NO_DEADLINE`] is never.
+    pub(crate) deadline: Nanos,
+}
+
+/// The `scheduler` of a component.
+#[derive(Debug)]
+pub(crate) struct Workloads(policy::Scheduler);
+
+impl Workloads {
+    pub(crate) fn new(spec: &policy::Scheduler) -> Self {
+        Self(spec.clone())
+    }
+
+    pub(crate) fn denied_code(&self) -> i32 {
+        self.0.denied_response_status_code
+    }
+
+    /// The last one that says something about the tokens wins: the workload, what was measured,
+    /// the label.
+    pub(crate) fn request<'a>(
+        &'a self,
+        flow: &Flow<'a, '_>,
+        now: Nanos,
+        estimates: Option<&WorkloadTokens>,
+    ) -> Request<'a> {
+        let label = |key: &Option<Arc<str>>| flow.labels.get(key.as_deref()?);
+        let number = |key| label(key).and_then(policy::parse_number);
+        let own = self
+            .0
+            .workloads
+            .iter()
+            .find(|workload| workload.matcher.matches(flow.labels));
+        let (named, parameters) = match own {
+            Some(workload) => (&*workload.label, &workload.parameters),
+            None => ("default", &self.0.default_workload),
+        };
+        let workload = label(&self.0.workload_label_key).unwrap_or(named);
+        let estimate = estimates.and_then(|estimates| estimates.get(workload));
+        let tokens = number(&self.0.tokens_label_key)
+            // Not a number, or not finite: as if it were not there.
+            .filter(|tokens| tokens.is_finite())
+            .or(estimate.copied())
+            .unwrap_or(parameters.tokens);
+        let priority = number(&self.0.priority_label_key)
+            .filter(|priority| *priority > 0.0)
+            .unwrap_or(parameters.priority);
+        Request {
+            workload,
+            tokens,
+            priority,
+            fairness: label(&self.0.fairness_label_key).unwrap_or_default(),
+            deadline: self.deadline(flow.time_left, parameters.queue_timeout.map(nanos), now),
+        }
+    }
+
+    /// Earlier than the flow's own, so that there is time to tell the answer.
+    fn deadline(&self, left: Nanos, queue_timeout: Option<Nanos>, now: Nanos) -> Nanos {
+        let own = match left {
+            NO_DEADLINE => None,
+            left => Some(
+                left.saturating_sub(nanos(self.0.decision_deadline_margin))
+                    .max(0),
+            ),
+        };
+        match (own, queue_timeout) {
+            (Some(own), Some(queue)) => now.saturating_add(own.min(queue)),
+            (Some(time), None) | (None, Some(time)) => now.saturating_add(time),
+            (None, None) => NO_DEADLINE,
+        }
+    }
+}
+
+/// Spreads fairness labels over the queues of a workload, another way every five minutes, so that
+/// those who share a queue do not do so for ever.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seed {
+    value: u32,
+    since: Nanos,
+}
+
+impl Seed {
+    pub(crate) fn new(now: Nanos) -> Self {
+        Self {
+            value: 0,
+            since: now,
+        }
+    }
+
+    pub(crate) fn queue(&mut self, label: &str, now: Nanos) -> Option<u8> {
+        if now.saturating_sub(self.since) > SEED_LASTS {
+            self.since = now;
+            self.value = ahash::RandomState::new().hash_one(now) as u32;
+        }
+        queue_of(label, self.value)
+    }
+}
+
+fn queue_of(label: &str, seed: u32) -> Option<u8> {
+    if label.is_empty() {
+        return None;
+    }
+    let mut text: SmallVec<[u8; 128]> = SmallVec::from_slice(label.as_bytes());
+    let mut digits = [0_u8; 10];
+    let mut at = digits.len();
+    let mut rest = seed;
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    text.extend_from_slice(&digits[at..]);
+    Some(XxHash64::oneshot(0, &text) as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fairness_label_goes_to_the_queue_the_agent_has_for_it() {
+        let labels = ["a", "b", "ann", "user-1", "ü", "tenant/42"];
+        let queues = labels.map(|label| queue_of(label, 0));
+        assert_eq!(queues, [112, 217, 248, 188, 149, 125].map(Some));
+        assert_eq!(queue_of("", 0), None);
+        assert_ne!(queue_of("a", 4_294_967_295), queue_of("a", 0));
+    }
+
+    #[test]
+    fn a_seed_lasts_five_minutes() {
+        let mut seed = Seed::new(0);
+        let labels: Vec<String> = (0..64).map(|label| label.to_string()).collect();
+        let mut queues =
+            |now| -> Vec<_> { labels.iter().map(|label| seed.queue(label, now)).collect() };
+        let first = queues(0);
+        assert_eq!(queues(SEED_LASTS), first);
+        assert_ne!(queues(SEED_LASTS + 1), first);
+    }
+}

@@ -1,0 +1,121 @@
+use std::fmt;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::flux_meter::Metered;
+use super::request_id::RequestId;
+use crate::flow::{CacheLookup, FlowOutcome, Ticket};
+
+/// Where slots are given back.
+pub(crate) trait Holder: Send + Sync {
+    /// Frees a slot and wakes who waits for it; false when it is not held any more.
+    fn give_back(&self, id: RequestId) -> bool;
+}
+
+/// A slot that a flow holds; dropping it gives it back.
+pub(crate) struct Held {
+    /// `None` when it was given back, or is left to others.
+    by: Option<Arc<dyn Holder>>,
+    id: RequestId,
+}
+
+/// The slots of one flow; most hold none or one.
+pub(crate) type Slots = SmallVec<[Held; 1]>;
+
+impl Held {
+    pub(crate) fn new(by: Arc<dyn Holder>, id: RequestId) -> Self {
+        Self { by: Some(by), id }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(by) = self.by.take() {
+            by.give_back(self.id);
+        }
+    }
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.id.fmt(f)
+    }
+}
+
+/// A flow that an [`Engine`](super::Engine) has answered, with the concurrency slots it holds.
+///
+/// They are free again when the flow ends or the ticket is dropped, by a panic or by whoever gave
+/// up; and at the latest after their `max_inflight_duration`.
+///
+/// ```
+/// use tower_aperture::engine::Engine;
+/// use tower_aperture::{Check, Decider, FlowOutcome, FlowParams, FlowStatus, Ticket, Verdict};
+///
+/// let engine = Engine::builder().build()?;
+/// match engine.decide("checkout", &FlowParams::new()) {
+///     Check::Ready(Verdict::Accepted(ticket)) => ticket.end(FlowOutcome::new(FlowStatus::Ok)),
+///     _ => unreachable!("nothing limits it"),
+/// }
+/// # Ok::<(), tower_aperture::PolicyError>(())
+/// ```
+#[derive(Debug)]
+#[must_use = "a ticket that is dropped gives its slots back at once"]
+pub struct EngineTicket {
+    held: Slots,
+    /// What the caches had, for a flow that asked.
+    found: Option<Box<CacheLookup>>,
+    /// What is to know how long the flow takes.
+    metered: Option<Metered>,
+}
+
+impl EngineTicket {
+    pub(super) fn new(held: Slots) -> Self {
+        Self {
+            held,
+            found: None,
+            metered: None,
+        }
+    }
+
+    pub(super) fn metered(mut self, metered: Option<Metered>) -> Self {
+        self.metered = metered;
+        self
+    }
+
+    pub(super) fn found(mut self, found: Option<CacheLookup>) -> Self {
+        self.found = found.map(Box::new);
+        self
+    }
+
+    /// Gives up the ticket and keeps its slots: they are held until
+    /// [`Engine::flow_end`](super::Engine::flow_end) names them, or until they expire.
+    ///
+    /// For those who answer others, and hear of the flow's end in another call.
+    pub fn leave_open(mut self) {
+        for held in &mut self.held {
+            held.by = None;
+        }
+    }
+
+    /// Gives one slot back, and says whether it was still held.
+    pub(crate) fn give_back(&mut self, id: RequestId) -> bool {
+        let Some(at) = self.held.iter().position(|held| held.id == id) else {
+            return false;
+        };
+        let by = self.held.swap_remove(at).by.take();
+        by.is_some_and(|by| by.give_back(id))
+    }
+}
+
+impl Ticket for EngineTicket {
+    fn end(self, outcome: FlowOutcome) {
+        if let Some(metered) = self.metered {
+            metered.end(outcome);
+        }
+    }
+
+    fn take_cache_lookup(&mut self) -> Option<CacheLookup> {
+        self.found.take().map(|found| *found)
+    }
+}

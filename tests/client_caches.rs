@@ -1,0 +1,173 @@
+//! The caches of an embedded client: by flows, and by calls of their own.
+#![cfg(feature = "embedded")]
+
+use std::time::Duration;
+
+use tower_aperture::engine::ManualClock;
+use tower_aperture::{ApertureClient, CacheError, Engine, FlowParams};
+
+const POLICY: &str = "
+circuit:
+  components:
+  - flow_control:
+      rate_limiter:
+        selectors: [{control_point: profile}]
+        in_ports:
+          bucket_capacity: {constant_signal: {value: 2}}
+          fill_amount: {constant_signal: {value: 0}}
+        parameters: {interval: 1s}
+";
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn client() -> (ApertureClient, ManualClock) {
+    let clock = ManualClock::new();
+    let engine = Engine::builder()
+        .policy_text("limit", POLICY)
+        .clock(clock.clone())
+        .build()
+        .expect("the policy is right");
+    (ApertureClient::embedded(engine), clock)
+}
+
+#[tokio::test]
+async fn a_flow_sees_what_an_earlier_one_stored() {
+    let (client, clock) = client();
+    let params = || {
+        FlowParams::new()
+            .result_cache_key("42")
+            .global_cache_key("g")
+    };
+
+    let flow = client.start_flow("profile", params()).await;
+    assert_eq!(flow.result_cache(), Ok(None));
+    assert_eq!(flow.global_cache("g"), Ok(None));
+    assert_eq!(flow.global_cache("other"), Err(CacheError::UnknownKey));
+    flow.set_result_cache("ann", MINUTE).await.expect("it fits");
+    flow.set_global_cache("g", "all", MINUTE)
+        .await
+        .expect("it fits");
+    // As it was when the flow started.
+    assert_eq!(flow.result_cache(), Ok(None));
+    flow.end().await;
+
+    let flow = client.start_flow("profile", params()).await;
+    assert_eq!(flow.result_cache(), Ok(Some("ann".into())));
+    assert_eq!(flow.global_cache("g"), Ok(Some("all".into())));
+    flow.delete_result_cache().await.expect("it is there");
+    flow.delete_global_cache("g").await.expect("it is there");
+    flow.end().await;
+    assert_eq!(client.result_cache("profile", "42").await, Ok(None));
+    assert_eq!(client.global_cache("g").await, Ok(None));
+
+    let flow = client.start_flow("profile", params()).await;
+    assert!(!flow.should_run());
+    assert_eq!(flow.result_cache(), Err(CacheError::FlowRejected));
+    clock.advance(MINUTE);
+}
+
+#[tokio::test]
+async fn a_flow_without_keys_has_nothing_to_tell() {
+    let (client, _) = client();
+    let flow = client.start_flow("profile", FlowParams::new()).await;
+    assert_eq!(flow.result_cache(), Err(CacheError::NotRequested));
+    assert_eq!(flow.global_cache("g"), Err(CacheError::NotRequested));
+    assert_eq!(
+        flow.set_result_cache("v", MINUTE).await,
+        Err(CacheError::NoKey)
+    );
+    flow.end().await;
+    let flow = client
+        .start_flow("profile", FlowParams::new().global_cache_key("g"))
+        .await;
+    assert_eq!(flow.result_cache(), Err(CacheError::NotRequested));
+    assert_eq!(flow.global_cache("g"), Ok(None));
+}
+
+#[tokio::test]
+async fn calls_of_their_own_need_no_flow() {
+    let (client, clock) = client();
+    client
+        .set_result_cache("profile", "1", "one", MINUTE)
+        .await
+        .expect("it fits");
+    client
+        .set_global_cache("1", "everywhere", MINUTE)
+        .await
+        .expect("it fits");
+    assert_eq!(
+        client.result_cache("profile", "1").await,
+        Ok(Some("one".into()))
+    );
+    assert_eq!(client.result_cache("elsewhere", "1").await, Ok(None));
+    assert_eq!(
+        client.global_cache("1").await,
+        Ok(Some("everywhere".into()))
+    );
+    client.delete_global_cache("1").await.expect("it is there");
+    client
+        .delete_global_cache("1")
+        .await
+        .expect("a missing one is no error");
+    assert_eq!(client.global_cache("1").await, Ok(None));
+    clock.advance(MINUTE);
+    assert_eq!(client.result_cache("profile", "1").await, Ok(None));
+}
+
+#[tokio::test]
+async fn what_makes_no_sense_is_an_error() {
+    let (client, _) = client();
+    assert_eq!(
+        client.result_cache("profile", "").await,
+        Err(CacheError::NoKey)
+    );
+    let error = client.set_global_cache("k", "v", Duration::ZERO).await;
+    assert_eq!(error, Err(CacheError::NoTtl));
+    for (control_point, key, text) in [
+        ("", "k".to_owned(), "cache control_point cannot be empty"),
+        ("profile", "k".repeat(300), "key too large"),
+    ] {
+        let error = client
+            .set_result_cache(control_point, &key, "v", MINUTE)
+            .await;
+        assert_eq!(error, Err(CacheError::Server(text.to_owned())));
+    }
+    assert_eq!(
+        ApertureClient::disabled().global_cache("k").await,
+        Err(CacheError::Unsupported)
+    );
+}
+
+#[cfg(feature = "remote")]
+#[tokio::test]
+async fn the_message_of_an_embedded_flow_has_what_an_agent_would_tell() {
+    use tower_aperture::pb::check::{CacheLookupStatus, CacheOperationStatus};
+
+    let (client, _) = client();
+    client
+        .set_result_cache("profile", "1", "one", MINUTE)
+        .await
+        .expect("it fits");
+    let params = FlowParams::new()
+        .result_cache_key("1")
+        .global_cache_key("g")
+        .global_cache_key("");
+    let flow = client.start_flow("profile", params).await;
+    let response = flow.check_response().expect("it was answered");
+    let lookup = response
+        .cache_lookup_response
+        .as_ref()
+        .expect("it was asked for");
+    let result = lookup
+        .result_cache_response
+        .as_ref()
+        .expect("it was asked for");
+    assert_eq!(result.lookup_status(), CacheLookupStatus::Hit);
+    assert_eq!(&result.value[..], b"one");
+    let missed = &lookup.global_cache_responses["g"];
+    assert_eq!(missed.lookup_status(), CacheLookupStatus::Miss);
+    assert_eq!(missed.operation_status(), CacheOperationStatus::Success);
+    let refused = &lookup.global_cache_responses[""];
+    assert_eq!(refused.lookup_status(), CacheLookupStatus::Miss);
+    assert_eq!(refused.operation_status(), CacheOperationStatus::Error);
+    assert_eq!(refused.error, "cache key cannot be empty");
+}

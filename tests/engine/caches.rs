@@ -1,0 +1,281 @@
+//! The caches: what they keep, for how long, and within which bounds.
+
+use std::collections::HashMap;
+use std::thread;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use tower_aperture::engine::{CacheEntry, CheckInput, Engine, ManualClock};
+use tower_aperture::{CacheLookup, Check, Decider, FlowParams, Ticket, Verdict};
+
+use crate::support::*;
+
+const TOO_LARGE: &str = "entry too large for the configured table size";
+
+fn engine_and_clock() -> (Engine, ManualClock) {
+    let clock = ManualClock::new();
+    let engine = Engine::builder().clock(clock.clone()).build();
+    (engine.expect("there is nothing to be wrong"), clock)
+}
+
+fn store(engine: &Engine, key: &str, value: &[u8], ttl: Option<Duration>) -> Result<(), String> {
+    let entry = CacheEntry::new(key, value).ttl(ttl);
+    let change = engine.cache_upsert("here", Some(entry), []);
+    let result = change.result.expect("the key is not empty");
+    result.map_err(|refusal| refusal.to_string())
+}
+
+fn find(engine: &Engine, key: &str) -> Option<Vec<u8>> {
+    let found = engine.cache_lookup("here", key, []);
+    found.result_value().map(|value| value.to_vec())
+}
+
+#[test]
+fn a_value_is_found_until_its_time_is_over() {
+    for (ttl, last, over) in [
+        (Some(Duration::from_millis(1500)), 1499, 1500),
+        (Some(Duration::from_micros(1999)), 0, 1),
+        (None, 604_799_999, 604_800_000),
+        (Some(Duration::ZERO), 604_799_999, 604_800_000),
+        (Some(Duration::MAX), 604_799_999, 604_800_000),
+    ] {
+        let (engine, clock) = engine_and_clock();
+        store(&engine, "k", b"v", ttl).expect("it fits");
+        clock.advance_to(Duration::from_millis(last));
+        assert!(find(&engine, "k").is_some(), "{ttl:?}");
+        clock.advance_to(Duration::from_millis(over));
+        assert!(find(&engine, "k").is_none(), "{ttl:?}");
+    }
+}
+
+#[test]
+fn a_value_for_less_than_a_millisecond_replaces_and_is_never_found() {
+    let (engine, _) = engine_and_clock();
+    store(&engine, "k", b"old", None).expect("it fits");
+    store(&engine, "k", b"new", Some(Duration::from_micros(999))).expect("it fits");
+    assert_eq!(find(&engine, "k"), None);
+}
+
+#[test]
+fn keys_are_limited_as_an_agent_stores_them() {
+    let (engine, _) = engine_and_clock();
+    let key = |beside: &str| "k".repeat(255 - beside.len());
+    let result = key("@controlpoint:here/type:bytes/key:");
+    store(&engine, &result, b"v", None).expect("255 bytes are a key");
+    assert!(find(&engine, &result).is_some());
+
+    let long = format!("{result}k");
+    assert_eq!(
+        store(&engine, &long, b"v", None),
+        Err("key too large".into())
+    );
+    let missed = engine.cache_lookup("here", &long, []);
+    assert_eq!(missed.result, Some(Ok(None)));
+    // In the global cache nothing stands before it but `@global`.
+    let change = engine.cache_upsert("", None, [CacheEntry::new(&long, b"v")]);
+    assert_eq!(change.global[0].1, Ok(()));
+}
+
+#[test]
+fn row_27_an_entry_of_the_size_of_the_table_is_too_large() {
+    let (engine, _) = engine_and_clock();
+    let beside = "@global/type:bytes/key:k".len() + 29;
+    let global = |size: usize| {
+        let value = vec![7; size];
+        let change = engine.cache_upsert("", None, [CacheEntry::new("k", &value)]);
+        let (_, result) = change.global.into_iter().next().expect("one key");
+        result.map_err(|refusal| refusal.to_string())
+    };
+    assert_eq!(global((1 << 20) - 1 - beside), Ok(()));
+    assert_eq!(global((1 << 20) - beside), Err(TOO_LARGE.into()));
+    assert_eq!(global((1 << 20) + 1 - beside), Err(TOO_LARGE.into()));
+    // What is refused changes nothing.
+    assert!(
+        engine
+            .cache_lookup("", "", ["k"])
+            .global_value("k")
+            .is_some()
+    );
+}
+
+#[test]
+fn all_entries_together_stay_within_the_bound() {
+    let bound = 256 << 10;
+    let engine = Engine::builder().cache_bytes(bound).build().expect("fine");
+    let value = vec![1; 1000];
+    for number in 0..2000 {
+        let key = format!("key-{number}");
+        store(&engine, &key, &value, None).expect("one fits");
+        assert!(
+            find(&engine, &key).is_some(),
+            "what was just stored is there"
+        );
+    }
+    let kept = (0..2000).filter(|number| find(&engine, &format!("key-{number}")).is_some());
+    let kept = kept.count();
+    assert!(kept * value.len() <= bound && kept > 100, "{kept}");
+
+    let small = Engine::builder().cache_bytes(1000).build().expect("fine");
+    assert_eq!(store(&small, "k", &value, None), Err(TOO_LARGE.into()));
+    let none = Engine::builder().cache_bytes(0).build().expect("fine");
+    assert_eq!(store(&none, "k", b"", None), Err(TOO_LARGE.into()));
+}
+
+#[test]
+fn an_entry_of_any_size_that_is_accepted_is_kept() {
+    for bound in [2 << 20, 4 << 20, 64 << 20] {
+        let engine = Engine::builder().cache_bytes(bound).build().expect("fine");
+        for number in 0..50 {
+            let value = vec![1; (1 << 20) - 100];
+            let key = format!("k{number}");
+            store(&engine, &key, &value, None).expect("it fits");
+            assert_eq!(
+                find(&engine, &key).map(|value| value.len()),
+                Some(value.len())
+            );
+        }
+    }
+}
+
+#[test]
+fn a_rejected_flow_is_not_looked_up_and_a_result_is_no_reason_to_reject() {
+    let (engine, _) = Limiter::new(1.0, 0.0).engine();
+    store(&engine, "k", b"v", None).expect("it fits");
+    let params = FlowParams::new()
+        .result_cache_key("k")
+        .global_cache_key("g");
+    let report = engine.check(&CheckInput::new(HERE, &params));
+    let found = report.cache_lookup.expect("it was let in");
+    assert_eq!(
+        found.result_value().map(|value| &value[..]),
+        Some(&b"v"[..])
+    );
+    assert_eq!(found.global("g"), Some(&Ok(None)));
+
+    let report = engine.check(&CheckInput::new(HERE, &params));
+    assert!(!report.accepted() && report.cache_lookup.is_none());
+}
+
+#[test]
+fn the_ticket_has_what_was_looked_up_and_gives_it_once() {
+    let (engine, _) = engine_and_clock();
+    store(&engine, "k", b"v", None).expect("it fits");
+    let lookup = |params: FlowParams<'_>| -> (Option<CacheLookup>, Option<CacheLookup>) {
+        let Check::Ready(Verdict::Accepted(mut ticket)) = engine.decide("here", &params) else {
+            panic!("nothing limits it");
+        };
+        (ticket.take_cache_lookup(), ticket.take_cache_lookup())
+    };
+    let (first, second) = lookup(FlowParams::new().result_cache_key("k"));
+    assert!(first.is_some_and(|found| found.result_value().is_some()));
+    assert!(second.is_none());
+    assert_eq!(lookup(FlowParams::new()), (None, None));
+}
+
+#[test]
+fn neither_keys_nor_values_are_shown() {
+    let (engine, _) = engine_and_clock();
+    store(&engine, "secret-key", b"secret-value", None).expect("it fits");
+    let found = engine.cache_lookup("here", "secret-key", ["secret-too"]);
+    let entry = CacheEntry::new("secret-key", b"secret-value");
+    let shown = format!("{engine:?} {found:?} {entry:?}");
+    assert!(!shown.contains("secret"), "{shown}");
+    assert!(shown.contains("hit") && shown.contains("miss"), "{shown}");
+}
+
+#[test]
+fn threads_find_what_any_of_them_stored() {
+    let (engine, _) = engine_and_clock();
+    thread::scope(|scope| {
+        for thread in 0..4 {
+            let engine = &engine;
+            scope.spawn(move || {
+                for number in 0..500 {
+                    let key = format!("{thread}-{number}");
+                    store(engine, &key, key.as_bytes(), None).expect("it fits");
+                    store(engine, "shared", key.as_bytes(), None).expect("it fits");
+                    assert!(find(engine, "shared").is_some());
+                }
+            });
+        }
+    });
+    for thread in 0..4 {
+        for number in 0..500 {
+            let key = format!("{thread}-{number}");
+            assert_eq!(find(&engine, &key).as_deref(), Some(key.as_bytes()));
+        }
+    }
+}
+
+/// One thing to do.
+#[derive(Clone, Debug)]
+enum Act {
+    Store(u8, u8, u64),
+    Delete(u8),
+    Wait(u64),
+}
+
+fn acts() -> impl Strategy<Value = Vec<Act>> {
+    let act = prop_oneof![
+        (0..6_u8, any::<u8>(), 0..3000_u64)
+            .prop_map(|(key, value, ttl)| Act::Store(key, value, ttl)),
+        (0..6_u8).prop_map(Act::Delete),
+        (0..2000_u64).prop_map(Act::Wait),
+    ];
+    prop::collection::vec(act, 1..40)
+}
+
+proptest! {
+    /// Times in microseconds.
+    #[test]
+    fn the_caches_are_maps_that_forget_in_time(acts in acts()) {
+        let (engine, clock) = engine_and_clock();
+        let (mut model, mut now) = (HashMap::new(), 0_u64);
+        for act in acts {
+            match act {
+                Act::Store(key, value, ttl) => {
+                    let ttl = (ttl > 0).then(|| Duration::from_micros(ttl * 10));
+                    let name = format!("k{key}");
+                    let value = [value];
+                    let entry = CacheEntry::new(&name, &value).ttl(ttl);
+                    if key % 2 == 0 {
+                        engine.cache_upsert("here", Some(entry), []);
+                    } else {
+                        engine.cache_upsert("", None, [entry]);
+                    }
+                    let until = ttl.map_or(u64::MAX, |ttl| {
+                        let micros = ttl.as_micros() as u64;
+                        if micros < 1000 { 0 } else { (now + micros) / 1000 }
+                    });
+                    model.insert(key, (value, until));
+                }
+                Act::Delete(key) => {
+                    let name = format!("k{key}");
+                    if key % 2 == 0 {
+                        engine.cache_delete("here", &name, []);
+                    } else {
+                        engine.cache_delete("", "", [&*name]);
+                    }
+                    model.remove(&key);
+                }
+                Act::Wait(micros) => {
+                    now += micros;
+                    clock.advance(Duration::from_micros(micros));
+                }
+            }
+            for key in 0..6_u8 {
+                let name = format!("k{key}");
+                let found = if key % 2 == 0 {
+                    engine.cache_lookup("here", &name, []).result_value().cloned()
+                } else {
+                    engine.cache_lookup("", "", [&*name]).global_value(&name).cloned()
+                };
+                let expected = model
+                    .get(&key)
+                    .filter(|(_, until)| *until > now / 1000)
+                    .map(|(value, _)| value.to_vec());
+                prop_assert_eq!(found.map(|value| value.to_vec()), expected);
+            }
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! What the engine answers to the calls of a recording.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Map, Value, json};
+use tower_aperture::engine::{
+    CacheEntry, CheckInput, CheckReport, Engine, HttpInput, HttpInputError, HttpReport,
+    HttpRequest, SocketAddress,
+};
+use tower_aperture::{CacheChange, CacheLookup, CacheRefusal, CacheValue, FlowParams};
+use tower_aperture::{LabelLimits, Labels};
+
+use crate::recording::Call;
+
+/// The answer to one call.
+pub(crate) enum Answer {
+    Check(Box<CheckReport>),
+    Http(Box<Result<HttpReport, HttpInputError>>),
+    /// The answer's message.
+    Cache(Value),
+}
+
+pub(crate) fn ask(engine: &Engine, call: &Call) -> Answer {
+    let request = &call.request;
+    match &*call.rpc {
+        "check_http" => Answer::Http(Box::new(check_http(engine, call))),
+        "cache_lookup" => {
+            let global = texts(&request["global_cache_keys"]);
+            let found = engine.cache_lookup(
+                text(&request["control_point"]),
+                text(&request["result_cache_key"]),
+                global,
+            );
+            Answer::Cache(lookup(&found))
+        }
+        "cache_upsert" => Answer::Cache(upsert(engine, request)),
+        "cache_delete" => {
+            let global = texts(&request["global_cache_keys"]);
+            let change = engine.cache_delete(
+                text(&request["control_point"]),
+                text(&request["result_cache_key"]),
+                global,
+            );
+            Answer::Cache(changed(&change))
+        }
+        _ => Answer::Check(Box::new(check(engine, call))),
+    }
+}
+
+fn check(engine: &Engine, call: &Call) -> CheckReport {
+    let params = params(call);
+    let services = texts(&call.request["services"]);
+    let input = CheckInput::new(text(&call.request["control_point"]), &params)
+        .services(&services)
+        .expect_end(call.request["expect_end"].as_bool().unwrap_or(false))
+        .cache_lookup(call.request["cache_lookup_request"].is_object())
+        .deadline(deadline(call));
+    engine.check(&input)
+}
+
+fn params(call: &Call) -> FlowParams<'_> {
+    let mut params = FlowParams::new();
+    params.labels = Labels::with_limits(LabelLimits {
+        count: usize::MAX,
+        bytes: usize::MAX,
+    });
+    for (key, value) in call.request["labels"].as_object().into_iter().flatten() {
+        params.labels.insert(key, text(value));
+    }
+    params.ramp_mode = call.request["ramp_mode"].as_bool().unwrap_or(false);
+    let lookup = &call.request["cache_lookup_request"];
+    params.result_cache_key = lookup["result_cache_key"].as_str().map(Into::into);
+    let global = texts(&lookup["global_cache_keys"]).into_iter();
+    params.global_cache_keys = global.map(Into::into).collect();
+    params
+}
+
+fn deadline(call: &Call) -> Option<Duration> {
+    call.deadline
+        .map(|left| Duration::from_secs_f64(left.max(0.0)))
+}
+
+fn check_http(engine: &Engine, call: &Call) -> Result<HttpReport, HttpInputError> {
+    let request = &call.request;
+    let headers = request["request"]["headers"].as_object();
+    let headers: Vec<(&str, &str)> = headers
+        .into_iter()
+        .flatten()
+        .map(|(name, value)| (&**name, text(value)))
+        .collect();
+    let mut input = HttpInput::new(text(&request["control_point"]))
+        .ramp_mode(request["ramp_mode"].as_bool().unwrap_or(false))
+        .expect_end(request["expect_end"].as_bool().unwrap_or(false))
+        .deadline(deadline(call));
+    if let Some(source) = address(&request["source"]) {
+        input = input.source(source);
+    }
+    if let Some(destination) = address(&request["destination"]) {
+        input = input.destination(destination);
+    }
+    let http = &request["request"];
+    if http.is_object() {
+        input = input.request(HttpRequest {
+            method: text(&http["method"]),
+            path: text(&http["path"]),
+            host: text(&http["host"]),
+            scheme: text(&http["scheme"]),
+            protocol: text(&http["protocol"]),
+            size: text(&http["size"]).parse().unwrap_or_default(),
+            body: text(&http["body"]),
+            headers: &headers,
+        });
+    }
+    engine.check_http(&input)
+}
+
+fn address(value: &Value) -> Option<SocketAddress<'_>> {
+    let port = value["port"].as_u64().unwrap_or_default();
+    let protocol = match &value["protocol"] {
+        Value::String(name) => i32::from(name == "UDP"),
+        number => number.as_i64().unwrap_or_default() as i32,
+    };
+    let address = SocketAddress::new(text(&value["address"]), port as u32).protocol(protocol);
+    value.is_object().then_some(address)
+}
+
+fn upsert(engine: &Engine, request: &Value) -> Value {
+    let bytes = |entry: &Value| STANDARD.decode(text(&entry["value"])).unwrap_or_default();
+    let result = &request["result_cache_entry"];
+    let value = bytes(result);
+    let result_entry = result
+        .is_object()
+        .then(|| CacheEntry::new(text(&result["key"]), &value).ttl(ttl(&result["ttl"])));
+    let global = request["global_cache_entries"].as_object();
+    let global: Vec<(&String, Vec<u8>, &Value)> = global
+        .into_iter()
+        .flatten()
+        .map(|(key, entry)| (key, bytes(entry), &entry["ttl"]))
+        .collect();
+    let entries = global
+        .iter()
+        .map(|(key, value, time)| CacheEntry::new(key, value).ttl(ttl(time)));
+    changed(&engine.cache_upsert(text(&request["control_point"]), result_entry, entries))
+}
+
+/// A negative time is over before it begins, as is any below a millisecond.
+fn ttl(value: &Value) -> Option<Duration> {
+    let seconds: f64 = value.as_str()?.strip_suffix('s')?.parse().ok()?;
+    Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::from_nanos(1)))
+}
+
+/// The message of a lookup, default values left out.
+pub(crate) fn lookup(found: &CacheLookup) -> Value {
+    let global = found.global.iter();
+    message(
+        found.result.as_ref().map(looked_up),
+        global.map(|(key, value)| (key.clone(), looked_up(value))),
+    )
+}
+
+fn looked_up(value: &CacheValue) -> Value {
+    match value {
+        Ok(Some(value)) if value.is_empty() => json!({}),
+        Ok(Some(value)) => json!({"value": STANDARD.encode(value)}),
+        Ok(None) => json!({"lookup_status": "MISS"}),
+        Err(refusal) => json!({
+            "lookup_status": "MISS",
+            "operation_status": "ERROR",
+            "error": refusal.to_string(),
+        }),
+    }
+}
+
+fn changed(change: &CacheChange) -> Value {
+    let global = change.global.iter();
+    message(
+        change.result.as_ref().map(done),
+        global.map(|(key, answer)| (key.clone(), done(answer))),
+    )
+}
+
+fn done(answer: &Result<(), CacheRefusal>) -> Value {
+    match answer {
+        Ok(()) => json!({}),
+        Err(refusal) => json!({"operation_status": "ERROR", "error": refusal.to_string()}),
+    }
+}
+
+fn message(result: Option<Value>, global: impl Iterator<Item = (String, Value)>) -> Value {
+    let mut message = Map::new();
+    if let Some(result) = result {
+        message.insert("result_cache_response".into(), result);
+    }
+    let global: Map<String, Value> = global.collect();
+    if !global.is_empty() {
+        message.insert("global_cache_responses".into(), global.into());
+    }
+    message.into()
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+fn texts(value: &Value) -> Vec<&str> {
+    let values = value.as_array().map(Vec::as_slice).unwrap_or_default();
+    values.iter().map(text).collect()
+}
