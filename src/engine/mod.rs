@@ -76,7 +76,7 @@ use crate::policy::PolicyWarning;
 pub use self::builder::EngineBuilder;
 pub use self::cache::CacheEntry;
 pub use self::clock::{Clock, ManualClock};
-pub use self::control::SignalSource;
+pub use self::control::{ControlLoop, LoopOutput, SignalSource};
 pub use self::flow_end::{SlotRef, SlotReturn};
 pub use self::http::{
     AddressFlaw, HttpAnswer, HttpInput, HttpInputError, HttpReport, HttpRequest, SocketAddress,
