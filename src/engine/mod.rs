@@ -62,6 +62,7 @@ use std::sync::{Arc, Mutex};
 use arc_swap::ArcSwap;
 
 use self::cache::{Caches, Recall};
+use self::clock::nanos;
 use self::flux_meter::{Matched, Metered};
 use self::pending::{Notes, OwnedFlow, Waiting};
 use self::report::Collector;
@@ -266,6 +267,41 @@ impl Engine {
         self.shared.live.load().warnings.clone()
     }
 
+    /// What the control loops of the policies in force have told their components last, now that
+    /// the ticks that are due are made up for: for metrics.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_aperture::engine::{Engine, LoopOutput, ManualClock};
+    ///
+    /// let clock = ManualClock::new();
+    /// let engine = Engine::builder()
+    ///     .policy_text("new-checkout", "
+    /// blueprint: load-ramping/base
+    /// policy:
+    ///   policy_name: new-checkout
+    ///   start: true
+    ///   load_ramp:
+    ///     sampler: {selectors: [{control_point: checkout}]}
+    ///     steps:
+    ///     - {target_accept_percentage: 0, duration: 1s}
+    ///     - {target_accept_percentage: 100, duration: 100s}
+    /// ")
+    ///     .clock(clock.clone())
+    ///     .build()?;
+    /// // Ticks count from zero, and the first second belongs to the first step.
+    /// clock.advance(Duration::from_secs(50));
+    /// let loops = engine.control_loops();
+    /// assert_eq!(loops[0].output, Some(LoopOutput::AcceptPercentage(50.0)));
+    /// # Ok::<(), tower_aperture::PolicyError>(())
+    /// ```
+    #[must_use]
+    pub fn control_loops(&self) -> Vec<ControlLoop> {
+        let live = self.shared.live.load();
+        live.control.catch_up(nanos(self.shared.clock.now()));
+        live.control.outputs()
+    }
+
     /// What was counted so far. Looks at every shard of every component: for metrics, not for
     /// each request.
     #[must_use]
@@ -281,10 +317,15 @@ impl Engine {
         }
     }
 
-    /// The flux meters that a flow meets.
+    /// Who wants to know how long a flow takes.
     #[inline]
     fn meters(&self, flow: &Flow<'_, '_>) -> Matched {
-        self.shared.live.load().flux_meters.matching(flow)
+        let live = self.shared.live.load();
+        let matched = live.flux_meters.matching(flow);
+        if live.times_workloads {
+            return matched.with_workloads(live.index.workloads(flow));
+        }
+        matched
     }
 
     /// Flows that wait are counted when they are done.
@@ -292,7 +333,11 @@ impl Engine {
         let Shared {
             live, clock, tally, ..
         } = &*self.shared;
-        let progress = stages::run(&live.load().index, &**clock, flow, observer, held);
+        let live = live.load();
+        if live.control.is_on() {
+            live.control.catch_up(nanos(clock.now()));
+        }
+        let progress = stages::run(&live.index, &**clock, flow, observer, held);
         if let Progress::Done(result) = &progress {
             tally.count(result.is_ok());
         }

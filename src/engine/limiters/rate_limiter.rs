@@ -7,10 +7,11 @@ use super::bucket::{Bucket, Patience, Shape};
 use super::lazy_sync::Lazy;
 use super::{DEADLINE_MARGIN, Decided};
 use crate::engine::clock::{Nanos, nanos};
+use crate::engine::dial::Dial;
 use crate::engine::report::{LimiterDetails, LimiterReason};
 use crate::engine::stages::{Flow, NO_DEADLINE};
 use crate::engine::store::{Kept, Limits, Store};
-use crate::policy;
+use crate::policy::{self, Port};
 
 /// One rate limiter of a policy.
 #[derive(Debug)]
@@ -19,6 +20,52 @@ pub(crate) struct RateLimiter {
     tokens_key: Option<Arc<str>>,
     denied_code: i32,
     buckets: Buckets,
+    /// For signals that change.
+    knobs: Option<Box<Knobs>>,
+}
+
+/// What a circuit turns; NaN is invalid.
+#[derive(Debug)]
+struct Knobs {
+    capacity: Dial,
+    fill: Dial,
+    pass_through: Dial,
+}
+
+impl Knobs {
+    fn of(bucket: &policy::Bucket) -> Option<Box<Self>> {
+        let ports = [
+            bucket.bucket_capacity,
+            bucket.fill_amount,
+            bucket.pass_through,
+        ];
+        let changing = |port: &Port| matches!(port, Port::Changing(_));
+        let [capacity, fill, pass_through] = ports.map(|port| Dial::new(port.initial()));
+        ports.iter().any(changing).then(|| {
+            Box::new(Self {
+                capacity,
+                fill,
+                pass_through,
+            })
+        })
+    }
+
+    fn is_open(&self) -> bool {
+        policy::passes_through(
+            self.capacity.get(),
+            self.fill.get(),
+            self.pass_through.get(),
+        )
+    }
+
+    fn turn(&self, rules: &Rules) -> Rules {
+        let shape = Shape {
+            capacity: self.capacity.get(),
+            fill: self.fill.get(),
+            ..rules.shape
+        };
+        Rules { shape, ..*rules }
+    }
 }
 
 #[derive(Debug)]
@@ -101,8 +148,9 @@ impl RateLimiter {
             Some(_) => limits,
             None => Limits { keys: 1, ..limits },
         };
+        let knobs = Knobs::of(bucket);
         let buckets = match bucket.lazy_sync {
-            _ if open => Buckets::Open,
+            _ if open && knobs.is_none() => Buckets::Open,
             Some(syncs) => {
                 let period = shape.interval / i64::from(syncs.max(1));
                 Buckets::Lazy(rules, period, Store::new(limits))
@@ -114,6 +162,16 @@ impl RateLimiter {
             tokens_key: spec.request.tokens_label_key.clone(),
             denied_code: spec.request.denied_response_status_code,
             buckets,
+            knobs,
+        }
+    }
+
+    /// New values of the signals.
+    pub(crate) fn set(&self, capacity: f64, fill: f64, pass_through: f64) {
+        if let Some(knobs) = &self.knobs {
+            knobs.capacity.set(capacity);
+            knobs.fill.set(fill);
+            knobs.pass_through.set(pass_through);
         }
     }
 
@@ -191,9 +249,16 @@ impl RateLimiter {
     fn key<'a>(&self, flow: &Flow<'a, '_>) -> Key<'a> {
         match &self.label_key {
             _ if matches!(self.buckets, Buckets::Open) => Key::Missing,
+            _ if self.knobs.as_ref().is_some_and(|knobs| knobs.is_open()) => Key::Missing,
             None => Key::Bucket(""),
             Some(label) => flow.labels.get(label).map_or(Key::Missing, Key::Bucket),
         }
+    }
+
+    /// The rules as a circuit has them now.
+    #[inline]
+    fn turned(&self, rules: &Rules) -> Option<Rules> {
+        self.knobs.as_ref().map(|knobs| knobs.turn(rules))
     }
 
     // One copy of all that is inlined into it.
@@ -202,9 +267,13 @@ impl RateLimiter {
         match &self.buckets {
             Buckets::Open => Answer::UNSEEN,
             Buckets::Plain(rules, store) => {
+                let turned = self.turned(rules);
+                let rules = turned.as_ref().unwrap_or(rules);
                 store.update(key, ask.now, |state| state.take(rules, ask))
             }
             Buckets::Lazy(rules, period, store) => {
+                let turned = self.turned(rules);
+                let rules = turned.as_ref().unwrap_or(rules);
                 store.update(key, ask.now, |state| state.take(rules, *period, ask))
             }
         }

@@ -59,7 +59,6 @@ impl Buckets {
     }
 
     /// New values of the signals.
-    #[allow(dead_code)] // Circuits turn them.
     pub(crate) fn set(&self, capacity: f64, fill: f64, pass_through: f64) {
         self.capacity.set(capacity);
         self.fill.set(fill);
@@ -96,7 +95,6 @@ impl QuotaScheduler {
     }
 
     /// The knobs.
-    #[allow(dead_code)] // Circuits turn them.
     pub(crate) fn buckets(&self) -> &Buckets {
         self.keys.rules()
     }
