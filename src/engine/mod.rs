@@ -78,7 +78,7 @@ pub use self::actuate::Actuation;
 pub use self::builder::EngineBuilder;
 pub use self::cache::CacheEntry;
 pub use self::clock::{Clock, ManualClock};
-pub use self::control::SignalSource;
+pub use self::control::{ControlLoop, LoopOutput, SignalSource};
 pub use self::flow_end::{SlotRef, SlotReturn};
 pub use self::http::{
     AddressFlaw, HttpAnswer, HttpInput, HttpInputError, HttpReport, HttpRequest, SocketAddress,

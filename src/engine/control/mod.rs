@@ -15,6 +15,7 @@ mod integrator;
 mod latency;
 mod logic;
 mod observed;
+mod output;
 mod range;
 mod running;
 mod signal_generator;
@@ -31,6 +32,7 @@ use crate::policy::Signal;
 
 pub(crate) use self::latency::{WorkloadLatency, WorkloadTokens};
 pub(crate) use self::observed::Demand;
+pub use self::output::{ControlLoop, LoopOutput};
 pub(crate) use self::running::Loop;
 pub use self::source::SignalSource;
 
@@ -114,6 +116,11 @@ impl<A: Actuator> Control<A> {
     pub(crate) fn find(&self, policy: &str, parameters: &str) -> Option<Arc<Loop<A>>> {
         let mut loops = self.loops.iter();
         loops.find(|one| one.is(policy, parameters)).cloned()
+    }
+
+    /// What the loops have told their components last.
+    pub(crate) fn outputs(&self) -> Vec<ControlLoop> {
+        self.loops.iter().flat_map(|one| one.outputs()).collect()
     }
 
     /// Ticks what is due.

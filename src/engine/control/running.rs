@@ -5,7 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::circuit::{Circuit, Measured, PERIOD, ticks};
-use super::{Actuator, BACKLOG, Demand, LoadDecision, Setting, SignalSource, TURN, WorkloadTokens};
+use super::{
+    Actuator, BACKLOG, ControlLoop, Demand, LoadDecision, LoopOutput, Setting, SignalSource, TURN,
+    WorkloadTokens,
+};
 use crate::engine::clock::{Nanos, nanos};
 use crate::engine::flux_meter::FluxMeters;
 use crate::policy::{self, Bucket, ComponentKind, Policy, Port, Signal, Slots};
@@ -49,6 +52,15 @@ struct Driven<A> {
     id: Arc<str>,
     ports: Ports,
     component: Arc<A>,
+    /// For those who ask.
+    last: Mutex<Option<LoopOutput>>,
+}
+
+impl<A: Actuator> Driven<A> {
+    fn apply(&self, setting: Setting) {
+        *lock(&self.last) = Some(LoopOutput::from(&setting));
+        self.component.apply(setting);
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -112,6 +124,7 @@ impl<A: Actuator> Loop<A> {
                     id: Arc::clone(&component.id),
                     ports: Ports::of(&component.kind)?,
                     component: Arc::clone(actuator),
+                    last: Mutex::default(),
                 })
             })
             .collect();
@@ -162,6 +175,15 @@ impl<A: Actuator> Loop<A> {
         *self.policy == *policy && *self.parameters == *parameters
     }
 
+    /// What each component was told last.
+    pub(super) fn outputs(&self) -> impl Iterator<Item = ControlLoop> {
+        self.driven.iter().map(|driven| ControlLoop {
+            policy_name: Arc::clone(&self.policy),
+            component_id: Arc::clone(&driven.id),
+            output: *lock(&driven.last),
+        })
+    }
+
     /// Ticks what is due and says when the next tick is.
     pub(super) fn catch_up(&self, now: Nanos, source: Option<&dyn SignalSource>) -> Nanos {
         let next = self.next.load(Ordering::Relaxed);
@@ -198,12 +220,11 @@ impl<A: Actuator> Loop<A> {
         let number = circuit.tick(now, &world);
         for (driven, told) in self.driven.iter().zip(told) {
             let read = |port| circuit.read(port);
-            let component = &*driven.component;
             match driven.ports {
                 Ports::Bucket(ports) => {
                     let [capacity, fill, pass_through] = ports.map(read);
                     if told.news([capacity, fill, pass_through]) {
-                        component.apply(Setting::Bucket {
+                        driven.apply(Setting::Bucket {
                             capacity,
                             fill,
                             pass_through,
@@ -213,7 +234,7 @@ impl<A: Actuator> Loop<A> {
                 Ports::Slots(ports) => {
                     let [max_concurrency, pass_through] = ports.map(read);
                     if told.news([max_concurrency, pass_through, 0.0]) {
-                        component.apply(Setting::Slots {
+                        driven.apply(Setting::Slots {
                             max_concurrency,
                             pass_through,
                         });
@@ -222,7 +243,7 @@ impl<A: Actuator> Loop<A> {
                 Ports::AcceptPercentage(port) => {
                     let percentage = read(port);
                     if told.news([percentage, 0.0, 0.0]) {
-                        component.apply(Setting::AcceptPercentage(percentage));
+                        driven.apply(Setting::AcceptPercentage(percentage));
                     }
                 }
                 Ports::Load {
@@ -230,11 +251,11 @@ impl<A: Actuator> Loop<A> {
                     by_latency,
                 } => {
                     if by_latency && number.is_multiple_of(TOKENS_REFRESH) {
-                        told.tokens = component.workload_tokens(now).unwrap_or_default();
+                        told.tokens = driven.component.workload_tokens(now).unwrap_or_default();
                     }
                     if number.is_multiple_of(self.period) {
                         let tokens = Arc::clone(&told.tokens);
-                        component.apply(Setting::Load(decision(read(multiplier), now, tokens)));
+                        driven.apply(Setting::Load(decision(read(multiplier), now, tokens)));
                     }
                 }
             }
@@ -286,7 +307,7 @@ impl Drop for Turn<'_> {
     }
 }
 
-fn lock(place: &Mutex<Option<Box<State>>>) -> MutexGuard<'_, Option<Box<State>>> {
+fn lock<T>(place: &Mutex<T>) -> MutexGuard<'_, T> {
     place.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
