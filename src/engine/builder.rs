@@ -37,6 +37,7 @@ pub struct EngineBuilder {
     cache_bytes: usize,
     upstream_ramp_mode: bool,
     signal_source: Option<Arc<dyn SignalSource>>,
+    by_hand: bool,
 }
 
 impl EngineBuilder {
@@ -49,6 +50,7 @@ impl EngineBuilder {
             cache_bytes: DEFAULT_CACHE_BYTES,
             upstream_ramp_mode: false,
             signal_source: None,
+            by_hand: false,
         }
     }
 
@@ -108,6 +110,15 @@ impl EngineBuilder {
         self
     }
 
+    /// Leaves load schedulers and samplers to [`Engine::actuate`]: recorded decisions are replayed
+    /// that way.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn actuated_by_hand(mut self, by_hand: bool) -> Self {
+        self.by_hand = by_hand;
+        self
+    }
+
     /// How many keys one component remembers at most, 1 048 576 by default and at least 1.
     ///
     /// A key takes about 150 bytes and its text. When there is no room for a new key, one that
@@ -154,6 +165,7 @@ impl EngineBuilder {
                 },
                 clock: self.clock.unwrap_or_else(|| Arc::new(SystemClock::new())),
                 upstream_ramp_mode: self.upstream_ramp_mode,
+                by_hand: self.by_hand,
             },
             signal_source: self.signal_source,
         };

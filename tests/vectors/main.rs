@@ -9,6 +9,7 @@
 
 mod answer;
 mod compare;
+mod fair;
 mod http_answer;
 mod made;
 mod policy;
@@ -131,6 +132,9 @@ fn run(path: &Path) -> Verdict {
     if let Some(entries) = value.as_array() {
         return made::replay_all(entries);
     }
+    if value.get("runs").is_some() {
+        return fair::replay(&value);
+    }
     if let Some(form) = other_form(&value) {
         return Verdict::Skipped(form.to_owned());
     }
@@ -144,8 +148,6 @@ fn run(path: &Path) -> Verdict {
 fn other_form(value: &Value) -> Option<&'static str> {
     if value.get("calls").is_some() || value.get("rows").is_some() {
         None
-    } else if value.get("runs").is_some() {
-        Some("events at a weighted fair queue: no scheduler")
     } else if value.get("cases").is_some() && value.get("base_span").is_some() {
         Some("telemetry spans: no agent")
     } else if value.get("policies").is_none() {

@@ -15,7 +15,12 @@ impl Actuator for Component {
                     fill,
                     pass_through,
                 },
-            ) => limiter.set(capacity, fill, pass_through),
+            ) => {
+                // Without dials nothing of it changes.
+                if let Some(dials) = limiter.dials() {
+                    dials.set(capacity, fill, pass_through);
+                }
+            }
             (
                 Self::QuotaScheduler(scheduler),
                 Setting::Bucket {
@@ -23,7 +28,7 @@ impl Actuator for Component {
                     fill,
                     pass_through,
                 },
-            ) => scheduler.buckets().set(capacity, fill, pass_through),
+            ) => scheduler.dials().set(capacity, fill, pass_through),
             (
                 Self::ConcurrencyLimiter(limiter),
                 Setting::Slots {

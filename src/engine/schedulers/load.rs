@@ -61,7 +61,9 @@ impl LoadScheduler {
     pub(crate) fn new(spec: &policy::LoadScheduler, around: &Surroundings) -> Self {
         let now = nanos(around.clock.now());
         let line: Arc<Line<Load>> = Line::new(&Arc::new(()), &around.clock, now);
-        if let policy::Port::Constant(load_multiplier) = spec.load_multiplier {
+        if let policy::Port::Constant(load_multiplier) = spec.load_multiplier
+            && !around.by_hand
+        {
             line.with(|(), load| load.repeat(Decision::of(load_multiplier), now));
         }
         Self {
