@@ -36,6 +36,8 @@ pub(super) struct Snapshot {
     /// Some load scheduler measures what its workloads take.
     pub(super) times_workloads: bool,
     pub(super) warnings: Vec<PolicyWarning>,
+    /// What is in force, in plain words, policy by policy.
+    pub(super) description: String,
 }
 
 impl Snapshot {
@@ -57,6 +59,7 @@ impl Snapshot {
         let mut policies = Vec::new();
         let mut times_workloads = false;
         let mut names: HashSet<Arc<str>> = HashSet::new();
+        let mut description = String::new();
         for (name, text) in texts {
             let loaded = policy::load(&name, &text)?;
             let policy = loaded.policy;
@@ -73,6 +76,7 @@ impl Snapshot {
             }
 
             let group = settings.agent_group.as_deref();
+            description.push_str(&policy.describe(&|selector| applies(selector, group)));
             let mut others = BTreeSet::new();
             let mut in_force = Vec::new();
             for component in &policy.components {
@@ -149,6 +153,7 @@ impl Snapshot {
             control,
             times_workloads,
             warnings,
+            description,
         })
     }
 }

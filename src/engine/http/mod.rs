@@ -71,29 +71,36 @@ impl HttpReport {
 }
 
 /// A request with its labels, ready to be decided about.
-pub(crate) struct Prepared<'a> {
+struct Prepared<'a> {
     control_point: &'a str,
     services: &'a [&'a str],
     params: FlowParams<'a>,
     expect_end: bool,
     deadline: Option<Duration>,
+    frame: Frame,
+}
+
+impl<'a> Prepared<'a> {
+    /// The question to the engine.
+    fn check(&self) -> CheckInput<'_, 'a> {
+        CheckInput::new(self.control_point, &self.params)
+            .services(self.services)
+            .expect_end(self.expect_end)
+            .deadline(self.deadline)
+    }
+}
+
+/// What belongs to an answer beside the decision.
+struct Frame {
     telemetry: BTreeMap<String, String>,
     classifiers: Vec<ClassifierInfo>,
     /// The `baggage` header to send on.
     baggage: Option<String>,
 }
 
-impl<'a> Prepared<'a> {
-    /// The question to the engine.
-    pub(crate) fn check(&self) -> CheckInput<'_, 'a> {
-        CheckInput::new(self.control_point, &self.params)
-            .services(self.services)
-            .expect_end(self.expect_end)
-            .deadline(self.deadline)
-    }
-
+impl Frame {
     /// The whole answer, from the engine's.
-    pub(crate) fn answer(self, mut check: CheckReport) -> HttpReport {
+    fn around(self, mut check: CheckReport) -> HttpReport {
         check.telemetry_flow_labels = self.telemetry;
         check.classifiers = self.classifiers;
         let wait_time = check.wait_time.take();
@@ -149,14 +156,11 @@ impl Engine {
     pub fn check_http(&self, input: &HttpInput<'_>) -> Result<HttpReport, HttpInputError> {
         let prepared = self.prepare_http(input)?;
         let report = self.check(&prepared.check());
-        Ok(prepared.answer(report))
+        Ok(prepared.frame.around(report))
     }
 
     /// Everything but the decision.
-    pub(crate) fn prepare_http<'a>(
-        &self,
-        input: &HttpInput<'a>,
-    ) -> Result<Prepared<'a>, HttpInputError> {
+    fn prepare_http<'a>(&self, input: &HttpInput<'a>) -> Result<Prepared<'a>, HttpInputError> {
         input.validate()?;
         let mut labels = HttpLabels::new(input);
         // Without discovery a destination is unknown, and an unknown one has an empty name.
@@ -189,9 +193,11 @@ impl Engine {
             },
             expect_end: input.expect_end,
             deadline: input.deadline,
-            telemetry: labels.telemetry(input),
-            classifiers: infos,
-            baggage: labels.baggage(input),
+            frame: Frame {
+                telemetry: labels.telemetry(input),
+                classifiers: infos,
+                baggage: labels.baggage(input),
+            },
         })
     }
 }
