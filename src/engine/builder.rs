@@ -35,6 +35,7 @@ pub struct EngineBuilder {
     max_keys: usize,
     cache_bytes: usize,
     upstream_ramp_mode: bool,
+    by_hand: bool,
 }
 
 impl EngineBuilder {
@@ -46,6 +47,7 @@ impl EngineBuilder {
             max_keys: DEFAULT_MAX_KEYS,
             cache_bytes: DEFAULT_CACHE_BYTES,
             upstream_ramp_mode: false,
+            by_hand: false,
         }
     }
 
@@ -105,6 +107,15 @@ impl EngineBuilder {
         self
     }
 
+    /// Leaves load schedulers and samplers to [`Engine::actuate`]: recorded decisions are replayed
+    /// that way.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn actuated_by_hand(mut self, by_hand: bool) -> Self {
+        self.by_hand = by_hand;
+        self
+    }
+
     /// How many keys one component remembers at most, 1 048 576 by default and at least 1.
     ///
     /// A key takes about 150 bytes and its text. When there is no room for a new key, one that
@@ -142,6 +153,7 @@ impl EngineBuilder {
                 },
                 clock: self.clock.unwrap_or_else(|| Arc::new(SystemClock::new())),
                 upstream_ramp_mode: self.upstream_ramp_mode,
+                by_hand: self.by_hand,
             },
         };
         let read = source::read(&self.sources)?;

@@ -32,6 +32,7 @@
 //! the traffic on the others; when there is no room for a new key, the one of a few that idled
 //! for longest goes and is counted in [`EngineStats::evicted`].
 
+mod actuate;
 mod builder;
 mod cache;
 mod classify;
@@ -73,6 +74,7 @@ use self::ticket::Slots;
 use crate::flow::{Check, Decider, Denial, FlowParams, Verdict};
 use crate::policy::PolicyWarning;
 
+pub use self::actuate::Actuation;
 pub use self::builder::EngineBuilder;
 pub use self::cache::CacheEntry;
 pub use self::clock::{Clock, ManualClock};

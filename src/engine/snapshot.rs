@@ -60,7 +60,9 @@ impl Snapshot {
                 return Err(PolicyError::new(&*name, message));
             }
             warnings.extend(loaded.warnings);
-            if let Some(what) = beyond_us(&policy) {
+            if let Some(what) = beyond_us(&policy)
+                && !settings.surroundings.by_hand
+            {
                 return Err(unsupported(&name, what));
             }
 

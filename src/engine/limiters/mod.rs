@@ -44,6 +44,10 @@ pub(crate) struct Surroundings {
     pub(crate) limits: Limits,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) upstream_ramp_mode: bool,
+    /// Load schedulers and samplers hear of their signals by [`Engine::actuate`] only.
+    ///
+    /// [`Engine::actuate`]: super::Engine::actuate
+    pub(crate) by_hand: bool,
 }
 
 /// What a component decided about a flow.

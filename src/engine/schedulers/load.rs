@@ -58,7 +58,9 @@ impl LoadScheduler {
     pub(crate) fn new(spec: &policy::LoadScheduler, around: &Surroundings) -> Self {
         let now = nanos(around.clock.now());
         let line: Arc<Line<Load>> = Line::new(&Arc::new(()), &around.clock, now);
-        if let policy::Port::Constant(load_multiplier) = spec.load_multiplier {
+        if let policy::Port::Constant(load_multiplier) = spec.load_multiplier
+            && !around.by_hand
+        {
             line.with(|(), load| load.repeat(Decision::of(load_multiplier), now));
         }
         Self {
@@ -69,7 +71,6 @@ impl LoadScheduler {
     }
 
     /// A new decision, from now on.
-    #[allow(dead_code)] // Control loops decide it.
     pub(crate) fn publish(&self, decision: Decision, now: Nanos) {
         self.line.with(|(), load| load.decide(decision, now));
     }
