@@ -57,7 +57,7 @@ mod store;
 mod ticket;
 mod watch;
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
@@ -269,6 +269,47 @@ impl Engine {
     #[must_use]
     pub fn warnings(&self) -> Vec<PolicyWarning> {
         self.shared.live.load().warnings.clone()
+    }
+
+    /// What is in force, in plain words: policies, what decides in them, where, by which limits and
+    /// keys; at the end what is ignored or odd, as [`warnings`](Self::warnings) has it. For people:
+    /// its form may change in any version.
+    ///
+    /// ```
+    /// use tower_aperture::Engine;
+    ///
+    /// let engine = Engine::builder()
+    ///     .policy_text("users.yaml", "
+    /// blueprint: rate-limiting/base
+    /// policy:
+    ///   policy_name: per-user
+    ///   rate_limiter:
+    ///     bucket_capacity: 5
+    ///     fill_amount: 1
+    ///     parameters: {interval: 1s, limit_by_label_key: user_id}
+    ///     selectors: [{control_point: checkout}]
+    /// ")
+    ///     .build()?;
+    /// assert_eq!(engine.describe(), "\
+    /// policy `per-user`
+    ///   root.0 rate_limiter: 5 tokens, 1 more every 1s, for each value of the label `user_id`; \
+    /// rejects with 429
+    ///     at `checkout`, any service
+    /// ");
+    /// # Ok::<(), tower_aperture::PolicyError>(())
+    /// ```
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let live = self.shared.live.load();
+        let mut text = live.description.clone();
+        if !live.warnings.is_empty() {
+            text.push_str("notes\n");
+        }
+        for warning in &live.warnings {
+            // Writing to a String does not fail.
+            let _ = writeln!(text, "  {warning}");
+        }
+        text
     }
 
     /// What was counted so far. Looks at every shard of every component: for metrics, not for
