@@ -64,7 +64,7 @@ use arc_swap::ArcSwap;
 
 use self::cache::{Caches, Recall};
 use self::clock::nanos;
-use self::flux_meter::{Matched, Metered};
+use self::flux_meter::Metered;
 use self::pending::{Notes, OwnedFlow, Waiting};
 use self::report::Collector;
 use self::snapshot::{Settings, Snapshot};
@@ -83,6 +83,7 @@ pub use self::control::{ControlLoop, LoopOutput, SignalSource};
 pub use self::flow_end::{SlotRef, SlotReturn};
 pub use self::http::{
     AddressFlaw, HttpAnswer, HttpInput, HttpInputError, HttpReport, HttpRequest, SocketAddress,
+    StartingHttp,
 };
 pub use self::pending::{EnginePending, Starting};
 pub use self::report::{
@@ -173,10 +174,11 @@ impl Engine {
     #[must_use]
     pub fn check(&self, input: &CheckInput<'_, '_>) -> CheckReport {
         let flow = input.flow();
-        let meters = self.meters(&flow);
+        let live = self.shared.live.load();
+        let meters = live.matched(&flow);
         let mut collector = self.collector(input);
         let mut held = Slots::new();
-        let denied = match self.run(&flow, &mut collector, &mut held) {
+        let denied = match self.run(&live, &flow, &mut collector, &mut held) {
             Progress::Done(result) => result.err(),
             Progress::Waits(mut halt) => {
                 let result = loop {
@@ -239,10 +241,11 @@ impl Engine {
     /// ```
     pub fn start(&self, input: &CheckInput<'_, '_>) -> Starting {
         let flow = input.flow();
-        let meters = self.meters(&flow);
+        let live = self.shared.live.load();
+        let meters = live.matched(&flow);
         let mut collector = self.collector(input);
         let mut held = Slots::new();
-        match self.run(&flow, &mut collector, &mut held) {
+        match self.run(&live, &flow, &mut collector, &mut held) {
             Progress::Done(result) => {
                 let report = collector.report(&flow, &meters, result.err(), input.expect_end);
                 let metered = Metered::begin(self, meters);
@@ -360,23 +363,15 @@ impl Engine {
         }
     }
 
-    /// Who wants to know how long a flow takes.
-    #[inline]
-    fn meters(&self, flow: &Flow<'_, '_>) -> Matched {
-        let live = self.shared.live.load();
-        let matched = live.flux_meters.matching(flow);
-        if live.times_workloads {
-            return matched.with_workloads(live.index.workloads(flow));
-        }
-        matched
-    }
-
     /// Flows that wait are counted when they are done.
-    fn run(&self, flow: &Flow<'_, '_>, observer: &mut impl Observer, held: &mut Slots) -> Progress {
-        let Shared {
-            live, clock, tally, ..
-        } = &*self.shared;
-        let live = live.load();
+    fn run(
+        &self,
+        live: &Snapshot,
+        flow: &Flow<'_, '_>,
+        observer: &mut impl Observer,
+        held: &mut Slots,
+    ) -> Progress {
+        let Shared { clock, tally, .. } = &*self.shared;
         if live.control.is_on() {
             live.control.catch_up(nanos(clock.now()));
         }
@@ -413,17 +408,19 @@ impl Decider for Engine {
         params: &FlowParams<'_>,
     ) -> Check<EngineTicket, EnginePending> {
         let flow = CheckInput::new(control_point, params).flow();
+        // Once for all that is asked of it.
+        let live = self.shared.live.load();
         let mut held = Slots::new();
         let (progress, looks_up, found) = match Recall::of(&self.shared.caches, params) {
-            None => (self.run(&flow, &mut (), &mut held), false, None),
+            None => (self.run(&live, &flow, &mut (), &mut held), false, None),
             Some(mut recall) => {
-                let progress = self.run(&flow, &mut recall, &mut held);
+                let progress = self.run(&live, &flow, &mut recall, &mut held);
                 (progress, true, recall.found)
             }
         };
         match progress {
             Progress::Done(result) => {
-                let metered = Metered::begin(self, self.meters(&flow));
+                let metered = Metered::begin(self, live.matched(&flow));
                 let ticket = EngineTicket::new(held).metered(metered).found(found);
                 Check::Ready(verdict(result, ticket))
             }
@@ -433,7 +430,7 @@ impl Decider for Engine {
                     looks_up,
                     found,
                 };
-                let meters = self.meters(&flow);
+                let meters = live.matched(&flow);
                 let flow = OwnedFlow::new(&flow, params, &*self.shared.clock);
                 let waiting = Waiting::new(self, flow, *halt, held, notes, meters);
                 Check::Pending(EnginePending::new(waiting))

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use super::classify::Classifiers;
 use super::clock::nanos;
 use super::control::{Control, Loop, SignalSource};
-use super::flux_meter::FluxMeters;
+use super::flux_meter::{FluxMeters, Matched};
 use super::index::Index;
 use super::limiters::{Component, Surroundings};
 use super::source::Read;
+use super::stages::Flow;
 use crate::policy::{self, ComponentKind, Op, Policy, PolicyError, PolicyWarning, Selector};
 
 /// What an absent `agent_group` of a selector means.
@@ -155,6 +156,18 @@ impl Snapshot {
             warnings,
             description,
         })
+    }
+}
+
+impl Snapshot {
+    /// Who wants to know how long a flow takes.
+    #[inline]
+    pub(super) fn matched(&self, flow: &Flow<'_, '_>) -> Matched {
+        let matched = self.flux_meters.matching(flow);
+        if self.times_workloads {
+            return matched.with_workloads(self.index.workloads(flow));
+        }
+        matched
     }
 }
 
