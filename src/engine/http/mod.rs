@@ -184,6 +184,12 @@ impl Engine {
     /// - what classifiers make. Those with `telemetry` go on to the next service in `baggage`,
     ///   percent-encoded where it is needed. (An Agent leaves out the whole header then.)
     ///
+    /// Classifiers look at the request as it is described, so a body or a header that is not there
+    /// makes no label. A JSON pointer may hold `~0`, as RFC 6901 has it (an Agent refuses that),
+    /// documents nested deeper than 128 levels make no label, and tokens are read, never verified.
+    /// Rego modules are not evaluated: their labels stay unset, and a
+    /// [warning](Self::warnings) names the classifier.
+    ///
     /// # Errors
     ///
     /// When the question is malformed; its text and code are those of an Agent's gRPC error.
