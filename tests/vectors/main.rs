@@ -11,6 +11,7 @@ mod answer;
 mod compare;
 mod http_answer;
 mod made;
+mod policies;
 mod policy;
 mod recording;
 mod replay;
@@ -50,6 +51,18 @@ fn main() -> ExitCode {
             println!("{}: no recordings there", folder.display());
             return ExitCode::FAILURE;
         }
+    }
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/vectors");
+    if corpus.is_dir() {
+        let mut others = Vec::new();
+        find(&corpus, &corpus, &mut others);
+        files.extend(
+            others
+                .into_iter()
+                .filter(|(name, _)| name.contains("corpus-")),
+        );
+    } else {
+        println!("policies/corpus-*: absent, other people's texts are only read in place");
     }
     files.retain(|(name, _)| {
         filters.is_empty() || filters.iter().any(|filter| name.contains(*filter))
@@ -129,7 +142,19 @@ fn run(path: &Path) -> Verdict {
         Err(error) => return Verdict::Differs(format!("is not JSON: {error}")),
     };
     if let Some(entries) = value.as_array() {
+        for entry in entries.iter().filter(|entry| policies::is_policy(entry)) {
+            let name = entry.get("name").or(entry.get("file"));
+            let name = name.and_then(Value::as_str).unwrap_or_default();
+            match policies::judge(entry) {
+                Verdict::Differs(what) => return Verdict::Differs(format!("{name}: {what}")),
+                Verdict::Partly(what) | Verdict::Deviates(what) => println!("  {name}: {what}"),
+                Verdict::Same | Verdict::Skipped(_) => {}
+            }
+        }
         return made::replay_all(entries);
+    }
+    if policies::is_policy(&value) {
+        return policies::judge(&value);
     }
     if let Some(form) = other_form(&value) {
         return Verdict::Skipped(form.to_owned());
