@@ -57,13 +57,13 @@ mod store;
 mod ticket;
 mod watch;
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 
 use self::cache::{Caches, Recall};
-use self::flux_meter::{Matched, Metered};
+use self::flux_meter::Metered;
 use self::pending::{Notes, OwnedFlow, Waiting};
 use self::report::Collector;
 use self::snapshot::{Settings, Snapshot};
@@ -82,6 +82,7 @@ pub use self::control::{ControlLoop, LoopOutput, SignalSource};
 pub use self::flow_end::{SlotRef, SlotReturn};
 pub use self::http::{
     AddressFlaw, HttpAnswer, HttpInput, HttpInputError, HttpReport, HttpRequest, SocketAddress,
+    StartingHttp,
 };
 pub use self::pending::{EnginePending, Starting};
 pub use self::report::{
@@ -172,10 +173,11 @@ impl Engine {
     #[must_use]
     pub fn check(&self, input: &CheckInput<'_, '_>) -> CheckReport {
         let flow = input.flow();
-        let meters = self.meters(&flow);
+        let live = self.shared.live.load();
+        let meters = live.flux_meters.matching(&flow);
         let mut collector = self.collector(input);
         let mut held = Slots::new();
-        let denied = match self.run(&flow, &mut collector, &mut held) {
+        let denied = match self.run(&live, &flow, &mut collector, &mut held) {
             Progress::Done(result) => result.err(),
             Progress::Waits(mut halt) => {
                 let result = loop {
@@ -238,10 +240,11 @@ impl Engine {
     /// ```
     pub fn start(&self, input: &CheckInput<'_, '_>) -> Starting {
         let flow = input.flow();
-        let meters = self.meters(&flow);
+        let live = self.shared.live.load();
+        let meters = live.flux_meters.matching(&flow);
         let mut collector = self.collector(input);
         let mut held = Slots::new();
-        match self.run(&flow, &mut collector, &mut held) {
+        match self.run(&live, &flow, &mut collector, &mut held) {
             Progress::Done(result) => {
                 let report = collector.report(&flow, &meters, result.err(), input.expect_end);
                 let metered = Metered::begin(self, meters);
@@ -268,6 +271,47 @@ impl Engine {
         self.shared.live.load().warnings.clone()
     }
 
+    /// What is in force, in plain words: policies, what decides in them, where, by which limits and
+    /// keys; at the end what is ignored or odd, as [`warnings`](Self::warnings) has it. For people:
+    /// its form may change in any version.
+    ///
+    /// ```
+    /// use tower_aperture::Engine;
+    ///
+    /// let engine = Engine::builder()
+    ///     .policy_text("users.yaml", "
+    /// blueprint: rate-limiting/base
+    /// policy:
+    ///   policy_name: per-user
+    ///   rate_limiter:
+    ///     bucket_capacity: 5
+    ///     fill_amount: 1
+    ///     parameters: {interval: 1s, limit_by_label_key: user_id}
+    ///     selectors: [{control_point: checkout}]
+    /// ")
+    ///     .build()?;
+    /// assert_eq!(engine.describe(), "\
+    /// policy `per-user`
+    ///   root.0 rate_limiter: 5 tokens, 1 more every 1s, for each value of the label `user_id`; \
+    /// rejects with 429
+    ///     at `checkout`, any service
+    /// ");
+    /// # Ok::<(), tower_aperture::PolicyError>(())
+    /// ```
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let live = self.shared.live.load();
+        let mut text = live.description.clone();
+        if !live.warnings.is_empty() {
+            text.push_str("notes\n");
+        }
+        for warning in &live.warnings {
+            // Writing to a String does not fail.
+            let _ = writeln!(text, "  {warning}");
+        }
+        text
+    }
+
     /// What was counted so far. Looks at every shard of every component: for metrics, not for
     /// each request.
     #[must_use]
@@ -283,18 +327,16 @@ impl Engine {
         }
     }
 
-    /// The flux meters that a flow meets.
-    #[inline]
-    fn meters(&self, flow: &Flow<'_, '_>) -> Matched {
-        self.shared.live.load().flux_meters.matching(flow)
-    }
-
     /// Flows that wait are counted when they are done.
-    fn run(&self, flow: &Flow<'_, '_>, observer: &mut impl Observer, held: &mut Slots) -> Progress {
-        let Shared {
-            live, clock, tally, ..
-        } = &*self.shared;
-        let progress = stages::run(&live.load().index, &**clock, flow, observer, held);
+    fn run(
+        &self,
+        live: &Snapshot,
+        flow: &Flow<'_, '_>,
+        observer: &mut impl Observer,
+        held: &mut Slots,
+    ) -> Progress {
+        let Shared { clock, tally, .. } = &*self.shared;
+        let progress = stages::run(&live.index, &**clock, flow, observer, held);
         if let Progress::Done(result) = &progress {
             tally.count(result.is_ok());
         }
@@ -327,17 +369,19 @@ impl Decider for Engine {
         params: &FlowParams<'_>,
     ) -> Check<EngineTicket, EnginePending> {
         let flow = CheckInput::new(control_point, params).flow();
+        // Once for all that is asked of it.
+        let live = self.shared.live.load();
         let mut held = Slots::new();
         let (progress, looks_up, found) = match Recall::of(&self.shared.caches, params) {
-            None => (self.run(&flow, &mut (), &mut held), false, None),
+            None => (self.run(&live, &flow, &mut (), &mut held), false, None),
             Some(mut recall) => {
-                let progress = self.run(&flow, &mut recall, &mut held);
+                let progress = self.run(&live, &flow, &mut recall, &mut held);
                 (progress, true, recall.found)
             }
         };
         match progress {
             Progress::Done(result) => {
-                let metered = Metered::begin(self, self.meters(&flow));
+                let metered = Metered::begin(self, live.flux_meters.matching(&flow));
                 let ticket = EngineTicket::new(held).metered(metered).found(found);
                 Check::Ready(verdict(result, ticket))
             }
@@ -347,7 +391,7 @@ impl Decider for Engine {
                     looks_up,
                     found,
                 };
-                let meters = self.meters(&flow);
+                let meters = live.flux_meters.matching(&flow);
                 let flow = OwnedFlow::new(&flow, params, &*self.shared.clock);
                 let waiting = Waiting::new(self, flow, *halt, held, notes, meters);
                 Check::Pending(EnginePending::new(waiting))

@@ -30,6 +30,8 @@ pub(super) struct Snapshot {
     pub(super) classifiers: Classifiers,
     pub(super) flux_meters: FluxMeters,
     pub(super) warnings: Vec<PolicyWarning>,
+    /// What is in force, in plain words, policy by policy.
+    pub(super) description: String,
 }
 
 impl Snapshot {
@@ -49,6 +51,7 @@ impl Snapshot {
         let mut classifiers = Classifiers::default();
         let mut flux_meters = FluxMeters::default();
         let mut names: HashSet<Arc<str>> = HashSet::new();
+        let mut description = String::new();
         for (name, text) in texts {
             let loaded = policy::load(&name, &text)?;
             let policy = loaded.policy;
@@ -67,6 +70,7 @@ impl Snapshot {
             }
 
             let group = settings.agent_group.as_deref();
+            description.push_str(&policy.describe(&|selector| applies(selector, group)));
             let mut others = BTreeSet::new();
             for component in &policy.components {
                 let (here, elsewhere) = split(&component.selectors, group);
@@ -118,6 +122,7 @@ impl Snapshot {
             classifiers,
             flux_meters,
             warnings,
+            description,
         })
     }
 }

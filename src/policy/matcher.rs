@@ -1,5 +1,6 @@
 //! Which labels a flow must have, compiled when the policy is read.
 
+use std::fmt::{self, Display};
 use std::sync::Arc;
 
 use super::re2::Pattern;
@@ -73,4 +74,45 @@ impl Test {
             Self::Any(tests) => tests.iter().any(|test| test.holds(labels)),
         }
     }
+}
+
+/// In words, as for those who read what is in force.
+impl Display for LabelMatcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        joined(f, &self.tests, " and ")
+    }
+}
+
+impl Display for Test {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exists(label) => write!(f, "`{label}` is there"),
+            Self::Equals { label, value } => write!(f, "`{label}` is `{value}`"),
+            Self::OneOf { label, values } => {
+                write!(f, "`{label}` is one of `{}`", values.join("`, `"))
+            }
+            Self::Matches { label, pattern } => write!(f, "`{label}` matches `{pattern}`"),
+            Self::Not(test) => write!(f, "not ({test})"),
+            Self::All(tests) => {
+                f.write_str("(")?;
+                joined(f, tests, " and ")?;
+                f.write_str(")")
+            }
+            Self::Any(tests) => {
+                f.write_str("(")?;
+                joined(f, tests, " or ")?;
+                f.write_str(")")
+            }
+        }
+    }
+}
+
+fn joined(f: &mut fmt::Formatter<'_>, tests: &[Test], between: &str) -> fmt::Result {
+    for (index, test) in tests.iter().enumerate() {
+        if index > 0 {
+            f.write_str(between)?;
+        }
+        write!(f, "{test}")?;
+    }
+    Ok(())
 }

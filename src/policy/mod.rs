@@ -30,6 +30,7 @@ mod blueprint;
 mod circuit;
 mod components;
 mod decode;
+mod describe;
 mod document;
 mod error;
 mod extractor;

@@ -1,13 +1,15 @@
 //! What the engine answers to the calls of a recording.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 use tower_aperture::engine::{
-    CacheEntry, CheckInput, CheckReport, Engine, HttpInput, HttpInputError, HttpReport,
-    HttpRequest, SlotRef, SlotReturn, SocketAddress, Starting,
+    CacheEntry, CheckInput, CheckReport, Engine, EngineTicket, HttpInput, HttpInputError,
+    HttpReport, HttpRequest, SlotRef, SlotReturn, SocketAddress, Starting, StartingHttp,
 };
 use tower_aperture::{CacheChange, CacheLookup, CacheRefusal, CacheValue, FlowParams};
 use tower_aperture::{LabelLimits, Labels};
@@ -29,13 +31,24 @@ pub(crate) enum Answer {
 pub(crate) enum Asked {
     Answer(Answer),
     /// Its answer has to be waited for, it may be ready.
-    Waits(Starting),
+    Waits(Waiting),
 }
+
+/// A flow that is in its queues, until it is answered or this is dropped.
+pub(crate) type Waiting = Pin<Box<dyn Future<Output = (Answer, EngineTicket)>>>;
 
 pub(crate) fn ask(engine: &Engine, call: &Call) -> Asked {
     let request = &call.request;
     Asked::Answer(match &*call.rpc {
-        "check_http" => Answer::Http(Box::new(check_http(engine, call))),
+        "check_http" => match check_http(engine, call) {
+            Err(error) => Answer::Http(Box::new(Err(error))),
+            Ok(starting) => {
+                return Asked::Waits(Box::pin(async {
+                    let (report, ticket) = starting.await;
+                    (Answer::Http(Box::new(Ok(report))), ticket)
+                }));
+            }
+        },
         "cache_lookup" => {
             let global = texts(&request["global_cache_keys"]);
             let found = engine.cache_lookup(
@@ -55,7 +68,13 @@ pub(crate) fn ask(engine: &Engine, call: &Call) -> Asked {
             );
             Answer::Cache(changed(&change))
         }
-        _ => return Asked::Waits(check(engine, call)),
+        _ => {
+            let starting = check(engine, call);
+            return Asked::Waits(Box::pin(async {
+                let (report, ticket) = starting.await;
+                (Answer::Check(Box::new(report)), ticket)
+            }));
+        }
     })
 }
 
@@ -141,7 +160,7 @@ fn deadline(call: &Call) -> Option<Duration> {
         .map(|left| Duration::from_secs_f64(left.max(0.0)))
 }
 
-fn check_http(engine: &Engine, call: &Call) -> Result<HttpReport, HttpInputError> {
+fn check_http(engine: &Engine, call: &Call) -> Result<StartingHttp, HttpInputError> {
     let request = &call.request;
     let headers = request["request"]["headers"].as_object();
     let headers: Vec<(&str, &str)> = headers
@@ -172,7 +191,7 @@ fn check_http(engine: &Engine, call: &Call) -> Result<HttpReport, HttpInputError
             headers: &headers,
         });
     }
-    engine.check_http(&input)
+    engine.start_http(&input)
 }
 
 fn address(value: &Value) -> Option<SocketAddress<'_>> {

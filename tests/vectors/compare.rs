@@ -42,7 +42,13 @@ impl Judge<'_> {
                 let report = report.map_err(|error| format!("expected an answer, got {error}"))?;
                 let shown = &self.recording.shown_http;
                 self.answer(decision(answer), &report.check, shown, long_keys)?;
-                http_answer::compare(answer, report, &call.deviates, self.recording.slack)
+                http_answer::compare(
+                    &call.request,
+                    answer,
+                    report,
+                    &call.deviates,
+                    self.recording.slack,
+                )
             }
             (Expected::Answer(answer), Answer::Cache(got)) => same("answer", answer, got),
             (Expected::Answer(answer), Answer::End(got)) => ended(answer, got),

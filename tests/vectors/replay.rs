@@ -1,20 +1,18 @@
 //! Plays a conversation to an engine.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::future::Future;
 use std::ops::Range;
-use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tower_aperture::PolicyError;
-use tower_aperture::engine::{Actuation, Clock, Engine, ManualClock, Starting};
+use tower_aperture::engine::{Actuation, Clock, Engine, ManualClock};
 
 use crate::Verdict;
-use crate::answer::{self, Answer, Asked, ask};
+use crate::answer::{self, Answer, Asked, Waiting, ask};
 use crate::compare::Judge;
 use crate::policy::{self, Rates};
-use crate::recording::{Call, Expected, Recording, Told};
+use crate::recording::{Call, Expected, Recording, Told, decision};
 
 /// Rows of the register that the engine refuses at load.
 const REFUSED_ROWS: [u64; 4] = [30, 31, 33, 34];
@@ -213,7 +211,7 @@ struct Player<'r> {
     engine: Engine,
     clock: ManualClock,
     late: bool,
-    waiting: Vec<(usize, Starting)>,
+    waiting: Vec<(usize, Waiting)>,
     answers: Vec<Option<(Answer, Times)>>,
     published: usize,
 }
@@ -290,10 +288,11 @@ impl Player<'_> {
             .position(|one| one.number == check.number);
         let own = match position.and_then(|at| self.answers[at].as_ref()) {
             Some((Answer::Check(report), _)) => Some(&**report),
+            Some((Answer::Http(report), _)) => report.as_ref().as_ref().ok().map(|one| &one.check),
             _ => None,
         };
         let recorded = match &check.expected {
-            Expected::Answer(answer) => Some(answer),
+            Expected::Answer(answer) => Some(decision(answer)),
             _ => None,
         };
         answer::end(&self.engine, call, recorded, own)
@@ -312,10 +311,10 @@ impl Player<'_> {
                 continue;
             }
             let mut context = Context::from_waker(Waker::noop());
-            match Pin::new(&mut starting).poll(&mut context) {
-                Poll::Ready((report, ticket)) => {
+            match starting.as_mut().poll(&mut context) {
+                Poll::Ready((answer, ticket)) => {
                     ticket.leave_open();
-                    self.answered(number, Answer::Check(Box::new(report)), waited);
+                    self.answered(number, answer, waited);
                 }
                 Poll::Pending => self.waiting.push((number, starting)),
             }
@@ -411,14 +410,16 @@ impl Player<'_> {
 /// A scheduler of the Agent made it wait.
 fn waited(call: &Call) -> bool {
     let queued = match &call.expected {
-        Expected::Answer(answer) => answer["limiter_decisions"].as_array().is_some_and(|all| {
-            all.iter().any(|decision| {
-                let kinds = ["quota", "concurrency", "load"];
-                kinds
-                    .iter()
-                    .any(|kind| decision.get(format!("{kind}_scheduler_info")).is_some())
-            })
-        }),
+        Expected::Answer(answer) => decision(answer)["limiter_decisions"]
+            .as_array()
+            .is_some_and(|all| {
+                all.iter().any(|decision| {
+                    let kinds = ["quota", "concurrency", "load"];
+                    kinds
+                        .iter()
+                        .any(|kind| decision.get(format!("{kind}_scheduler_info")).is_some())
+                })
+            }),
         Expected::Row(..) => true,
         Expected::Error(_) => false,
     };

@@ -9,6 +9,8 @@ mod escape;
 mod tests;
 mod translate;
 
+use std::fmt::{self, Display};
+
 use regex::bytes::{Regex, RegexBuilder};
 
 use self::translate::Translation;
@@ -24,6 +26,8 @@ const MAX_NESTING: u32 = 100;
 #[derive(Clone, Debug)]
 pub(super) struct Pattern {
     regex: Regex,
+    /// As the policy has it.
+    source: Box<str>,
     /// `\B` holds between the bytes of one character too, where Go does not look.
     whole_characters: bool,
 }
@@ -51,6 +55,7 @@ impl Pattern {
             })?;
         Ok(Self {
             regex,
+            source: source.into(),
             whole_characters: translation.not_boundary,
         })
     }
@@ -62,5 +67,11 @@ impl Pattern {
         self.regex
             .find_iter(text.as_bytes())
             .any(|found| text.is_char_boundary(found.start()) && text.is_char_boundary(found.end()))
+    }
+}
+
+impl Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.source)
     }
 }

@@ -1,0 +1,338 @@
+//! What a policy does, in plain words.
+
+use std::fmt::{self, Display, Write};
+
+use super::model::{
+    Bucket, Buckets, Circuit, Classifier, Component, ComponentKind, FluxMeter, Op, Policy, Port,
+    RequestParameters, Scheduler, Selector, Slots, WorkloadParameters, passes_through,
+};
+
+/// The policies' own default codes, by what rejects.
+const RATE: i32 = 429;
+const SCHEDULED: i32 = 503;
+const SAMPLED: i32 = 403;
+
+impl Policy {
+    /// A few lines: what decides, where, by which limits, and what drives it. Selectors that do
+    /// not apply are left out, and so is what has none left.
+    pub(crate) fn describe(&self, applies: &dyn Fn(&Selector) -> bool) -> String {
+        let mut text = String::new();
+        // Writing to a String does not fail.
+        let _ = self.write(&mut text, applies);
+        text
+    }
+
+    fn write(&self, out: &mut String, applies: &dyn Fn(&Selector) -> bool) -> fmt::Result {
+        writeln!(out, "policy `{}`", self.name)?;
+        let mut empty = true;
+        for component in &self.components {
+            let selectors = applying(&component.selectors, applies);
+            if !selectors.is_empty() {
+                empty = false;
+                self.component(out, component)?;
+                write_selectors(out, &selectors)?;
+            }
+        }
+        for classifier in &self.classifiers {
+            let selectors = applying(&classifier.selectors, applies);
+            if !selectors.is_empty() {
+                empty = false;
+                write_classifier(out, classifier)?;
+                write_selectors(out, &selectors)?;
+            }
+        }
+        for meter in &self.flux_meters {
+            let selectors = applying(&meter.selectors, applies);
+            if !selectors.is_empty() {
+                empty = false;
+                write_meter(out, meter)?;
+                write_selectors(out, &selectors)?;
+            }
+        }
+        if empty {
+            return writeln!(out, "  nothing of it is in force");
+        }
+        match &self.circuit {
+            Some(circuit) => write_circuit(out, circuit),
+            None => Ok(()),
+        }
+    }
+
+    fn component(&self, out: &mut String, component: &Component) -> fmt::Result {
+        write!(out, "  {} {}: ", component.id, component.kind.name())?;
+        match &component.kind {
+            ComponentKind::RateLimiter(limiter) => {
+                self.bucket(out, &limiter.bucket)?;
+                write_request(out, &limiter.request)
+            }
+            ComponentKind::QuotaScheduler(scheduler) => {
+                self.bucket(out, &scheduler.bucket)?;
+                write_scheduler(out, &scheduler.scheduler)
+            }
+            ComponentKind::ConcurrencyLimiter(limiter) => {
+                self.slots(out, &limiter.slots)?;
+                write_request(out, &limiter.request)
+            }
+            ComponentKind::ConcurrencyScheduler(scheduler) => {
+                self.slots(out, &scheduler.slots)?;
+                write_scheduler(out, &scheduler.scheduler)
+            }
+            ComponentKind::LoadScheduler(scheduler) => {
+                match scheduler.load_multiplier {
+                    Port::Constant(value) if value.is_nan() => out.push_str("lets everything pass"),
+                    port => write!(out, "load times {}", self.port(port))?,
+                }
+                if scheduler.workload_latency_based_tokens {
+                    out.push_str(", tokens by the latency of the workloads");
+                }
+                write_scheduler(out, &scheduler.scheduler)
+            }
+            ComponentKind::Sampler(sampler) => {
+                match sampler.accept_percentage {
+                    None => out.push_str("drops everything"),
+                    Some(port) => write!(out, "accepts {} %", self.port(port))?,
+                }
+                if let Some(key) = &sampler.session_label_key {
+                    write!(out, ", the same sessions by the label `{key}`")?;
+                }
+                if sampler.ramp_mode {
+                    out.push_str(", of flows in ramp mode");
+                }
+                if !sampler.pass_through_label_values.is_empty() {
+                    let values: Vec<String> = sampler
+                        .pass_through_label_values
+                        .iter()
+                        .map(|value| format!("`{value}`"))
+                        .collect();
+                    write!(out, ", always {}", values.join(", "))?;
+                }
+                write_code(out, sampler.denied_response_status_code, SAMPLED)
+            }
+        }
+    }
+
+    fn bucket(&self, out: &mut String, bucket: &Bucket) -> fmt::Result {
+        let ports = [
+            bucket.bucket_capacity,
+            bucket.fill_amount,
+            bucket.pass_through,
+        ];
+        if ports.iter().all(|port| matches!(port, Port::Constant(_)))
+            && passes_through(ports[0].initial(), ports[1].initial(), ports[2].initial())
+        {
+            out.push_str("lets everything pass");
+            return Ok(());
+        }
+        write!(
+            out,
+            "{} tokens, {} more every {:?}",
+            self.port(ports[0]),
+            self.port(ports[1]),
+            bucket.interval
+        )?;
+        out.push_str(if bucket.continuous_fill {
+            ""
+        } else {
+            " at once"
+        });
+        if bucket.delay_initial_fill {
+            out.push_str(", first after as long as the bucket takes to fill");
+        }
+        write_key(out, bucket.limit_by_label_key.as_deref())?;
+        match bucket.lazy_sync {
+            Some(syncs) => write!(out, ", {syncs} syncs an interval"),
+            None => Ok(()),
+        }
+    }
+
+    fn slots(&self, out: &mut String, slots: &Slots) -> fmt::Result {
+        match slots.max_concurrency {
+            Port::Constant(value) if value.is_nan() => {
+                out.push_str("lets everything pass");
+                return Ok(());
+            }
+            port => write!(out, "{} in flight", self.port(port))?,
+        }
+        write!(out, ", each for at most {:?}", slots.max_inflight_duration)?;
+        write_key(out, slots.limit_by_label_key.as_deref())
+    }
+
+    /// A number, or the component that computes it.
+    fn port(&self, port: Port) -> String {
+        let Port::Changing(signal) = port else {
+            return Number(port.initial()).to_string();
+        };
+        let nodes = self.circuit.iter().flat_map(|circuit| &circuit.nodes);
+        let mut from = nodes.filter(|node| node.outputs.contains(&Some(signal)));
+        from.next()
+            .map_or_else(|| "?".to_owned(), |node| format!("what `{}` says", node.id))
+    }
+}
+
+fn applying<'s>(
+    selectors: &'s [Selector],
+    applies: &dyn Fn(&Selector) -> bool,
+) -> Vec<&'s Selector> {
+    selectors.iter().filter(|one| applies(one)).collect()
+}
+
+/// A signal as people write it.
+struct Number(f64);
+
+impl Display for Number {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            value if value.is_nan() => f.write_str("invalid"),
+            f64::INFINITY => f.write_str("+Inf"),
+            f64::NEG_INFINITY => f.write_str("-Inf"),
+            value => write!(f, "{value}"),
+        }
+    }
+}
+
+fn write_selectors(out: &mut String, selectors: &[&Selector]) -> fmt::Result {
+    for selector in selectors {
+        write!(out, "    at `{}`", selector.control_point)?;
+        match &*selector.service {
+            "any" => out.push_str(", any service"),
+            service => write!(out, ", service `{service}`")?,
+        }
+        if !selector.matcher.is_empty() {
+            write!(out, ", when {}", selector.matcher)?;
+        }
+        out.push('\n');
+    }
+    Ok(())
+}
+
+fn write_key(out: &mut String, key: Option<&str>) -> fmt::Result {
+    match key {
+        Some(key) => write!(out, ", for each value of the label `{key}`"),
+        None => {
+            out.push_str(", for all flows together");
+            Ok(())
+        }
+    }
+}
+
+fn write_request(out: &mut String, request: &RequestParameters) -> fmt::Result {
+    if let Some(key) = &request.tokens_label_key {
+        write!(out, "; a flow takes as many as its label `{key}` says")?;
+    }
+    write_code(out, request.denied_response_status_code, RATE)
+}
+
+fn write_code(out: &mut String, code: i32, default: i32) -> fmt::Result {
+    let code = if code == 0 { default } else { code };
+    writeln!(out, "; rejects with {code}")
+}
+
+fn write_scheduler(out: &mut String, scheduler: &Scheduler) -> fmt::Result {
+    write_code(out, scheduler.denied_response_status_code, SCHEDULED)?;
+    for workload in &scheduler.workloads {
+        write!(out, "    workload `{}`: ", workload.label)?;
+        write_workload(out, &workload.parameters)?;
+        match workload.matcher.is_empty() {
+            true => out.push_str(", any flow\n"),
+            false => writeln!(out, ", when {}", workload.matcher)?,
+        }
+    }
+    out.push_str("    other flows: ");
+    write_workload(out, &scheduler.default_workload)?;
+    for (what, key) in [
+        ("tokens", &scheduler.tokens_label_key),
+        ("priority", &scheduler.priority_label_key),
+        ("workload", &scheduler.workload_label_key),
+        ("fairness", &scheduler.fairness_label_key),
+    ] {
+        if let Some(key) = key {
+            write!(out, "; {what} by the label `{key}`")?;
+        }
+    }
+    out.push('\n');
+    Ok(())
+}
+
+fn write_workload(out: &mut String, parameters: &WorkloadParameters) -> fmt::Result {
+    let (priority, tokens) = (Number(parameters.priority), Number(parameters.tokens));
+    write!(out, "priority {priority}, {tokens} tokens")?;
+    match parameters.queue_timeout {
+        Some(timeout) => write!(out, ", queues for at most {timeout:?}"),
+        None => Ok(()),
+    }
+}
+
+fn write_classifier(out: &mut String, classifier: &Classifier) -> fmt::Result {
+    let labels: Vec<&str> = classifier.rules.iter().map(|rule| &*rule.label).collect();
+    write!(out, "  classifier {}: ", classifier.index)?;
+    match labels.is_empty() {
+        true => out.push_str("sets no label"),
+        false => write!(out, "sets {}", labels.join(", "))?,
+    }
+    if !classifier.rego_labels.is_empty() {
+        write!(out, "; leaves {} unset", classifier.rego_labels.join(", "))?;
+    }
+    out.push('\n');
+    Ok(())
+}
+
+fn write_meter(out: &mut String, meter: &FluxMeter) -> fmt::Result {
+    let (name, key) = (&meter.name, &meter.attribute_key);
+    let buckets = match &meter.buckets {
+        None => "the usual".to_owned(),
+        Some(Buckets::Static(bounds)) => bounds.len().to_string(),
+        Some(
+            Buckets::Linear { count, .. }
+            | Buckets::Exponential { count, .. }
+            | Buckets::ExponentialRange { count, .. },
+        ) => count.to_string(),
+    };
+    writeln!(
+        out,
+        "  flux meter `{name}`: measures {key} in {buckets} buckets"
+    )
+}
+
+fn write_circuit(out: &mut String, circuit: &Circuit) -> fmt::Result {
+    let (signals, interval) = (circuit.signals, circuit.evaluation_interval);
+    writeln!(out, "  {signals} signals, computed every {interval:?}")?;
+    for node in &circuit.nodes {
+        match &node.op {
+            Op::Query { text, interval } => {
+                writeln!(out, "    {} asks every {interval:?}: {text}", node.id)?;
+            }
+            Op::FluxMeterMean {
+                name,
+                window,
+                interval,
+            } => writeln!(
+                out,
+                "    {} reads every {interval:?} the mean of `{name}` over {window:?}",
+                node.id
+            )?,
+            Op::FluxMeterQuantile {
+                name,
+                quantile,
+                window,
+                interval,
+            } => writeln!(
+                out,
+                "    {} reads every {interval:?} the {quantile} quantile of `{name}` over \
+                 {window:?}",
+                node.id
+            )?,
+            Op::SignalGenerator { steps } => {
+                let steps: Vec<String> = steps
+                    .iter()
+                    .map(|step| {
+                        let target = Number(step.target_accept_percentage);
+                        format!("{target} in {:?}", step.duration)
+                    })
+                    .collect();
+                writeln!(out, "    {} leads to {}", node.id, steps.join(", then "))?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
