@@ -7,6 +7,7 @@ mod holding;
 mod http;
 mod limits;
 mod loading;
+mod loops;
 mod memory;
 mod properties;
 mod queues;
