@@ -120,3 +120,44 @@ fn a_known_key_is_turned_away_without_an_allocation() {
         assert_eq!(known, 0, "{way}");
     }
 }
+
+#[test]
+fn meters_and_classifiers_cost_no_allocation() {
+    let text = |control_point: &str| {
+        format!(
+            "resources:
+  flow_control:
+    flux_meters:
+      {control_point}-latency: {{selectors: [{{control_point: {control_point}}}]}}
+    classifiers:
+    - selectors: [{{control_point: {control_point}}}]
+      rules: {{method: {{extractor: {{from: request.http.method}}}}}}
+circuit:
+  components:
+  - flow_control:
+      rate_limiter:
+        selectors: [{{control_point: {control_point}}}]
+        in_ports:
+          bucket_capacity: {{constant_signal: {{value: 1000000}}}}
+          fill_amount: {{constant_signal: {{value: 1}}}}
+        parameters: {{interval: 1s}}
+"
+        )
+    };
+    // Those of elsewhere, and its own.
+    for control_point in ["elsewhere", "here"] {
+        let engine = Engine::builder()
+            .policy_text("others", text("there"))
+            .policy_text("policy", text(control_point))
+            .build()
+            .expect("the policies are right");
+        let params = FlowParams::new().label("user", "42");
+        assert!(decide(&engine, &params));
+        let known = allocations(|| {
+            for _ in 0..1000 {
+                assert!(decide(&engine, &params));
+            }
+        });
+        assert_eq!(known, 0, "{control_point}");
+    }
+}

@@ -5,6 +5,7 @@ use std::thread;
 use super::Engine;
 use super::cache::Caches;
 use super::clock::{Clock, Nanos, SystemClock};
+use super::control::SignalSource;
 use super::limiters::Surroundings;
 use super::snapshot::{Settings, Snapshot};
 use super::source::{self, Source, Sources};
@@ -35,6 +36,8 @@ pub struct EngineBuilder {
     max_keys: usize,
     cache_bytes: usize,
     upstream_ramp_mode: bool,
+    signal_source: Option<Arc<dyn SignalSource>>,
+    by_hand: bool,
 }
 
 impl EngineBuilder {
@@ -46,6 +49,8 @@ impl EngineBuilder {
             max_keys: DEFAULT_MAX_KEYS,
             cache_bytes: DEFAULT_CACHE_BYTES,
             upstream_ramp_mode: false,
+            signal_source: None,
+            by_hand: false,
         }
     }
 
@@ -105,6 +110,15 @@ impl EngineBuilder {
         self
     }
 
+    /// Leaves load schedulers and samplers to [`Engine::actuate`]: recorded decisions are replayed
+    /// that way.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn actuated_by_hand(mut self, by_hand: bool) -> Self {
+        self.by_hand = by_hand;
+        self
+    }
+
     /// How many keys one component remembers at most, 1 048 576 by default and at least 1.
     ///
     /// A key takes about 150 bytes and its text. When there is no room for a new key, one that
@@ -121,6 +135,15 @@ impl EngineBuilder {
     #[must_use]
     pub fn cache_bytes(mut self, bytes: usize) -> Self {
         self.cache_bytes = bytes;
+        self
+    }
+
+    /// Who answers the queries of policies, such as PromQL. Without it a policy is refused of
+    /// which something that decides depends on a query, but for those over its own flux meters
+    /// that blueprints make.
+    #[must_use]
+    pub fn signal_source(mut self, source: impl SignalSource + 'static) -> Self {
+        self.signal_source = Some(Arc::new(source));
         self
     }
 
@@ -142,7 +165,9 @@ impl EngineBuilder {
                 },
                 clock: self.clock.unwrap_or_else(|| Arc::new(SystemClock::new())),
                 upstream_ramp_mode: self.upstream_ramp_mode,
+                by_hand: self.by_hand,
             },
+            signal_source: self.signal_source,
         };
         let read = source::read(&self.sources)?;
         let sources = Sources {

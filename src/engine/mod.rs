@@ -32,6 +32,7 @@
 //! the traffic on the others; when there is no room for a new key, the one of a few that idled
 //! for longest goes and is counted in [`EngineStats::evicted`].
 
+mod actuate;
 mod builder;
 mod cache;
 mod classify;
@@ -62,7 +63,8 @@ use std::sync::{Arc, Mutex};
 use arc_swap::ArcSwap;
 
 use self::cache::{Caches, Recall};
-use self::flux_meter::{Matched, Metered};
+use self::clock::nanos;
+use self::flux_meter::Metered;
 use self::pending::{Notes, OwnedFlow, Waiting};
 use self::report::Collector;
 use self::snapshot::{Settings, Snapshot};
@@ -73,6 +75,7 @@ use self::ticket::Slots;
 use crate::flow::{Check, Decider, Denial, FlowParams, Verdict};
 use crate::policy::PolicyWarning;
 
+pub use self::actuate::Actuation;
 pub use self::builder::EngineBuilder;
 pub use self::cache::CacheEntry;
 pub use self::clock::{Clock, ManualClock};
@@ -80,6 +83,7 @@ pub use self::control::{ControlLoop, LoopOutput, SignalSource};
 pub use self::flow_end::{SlotRef, SlotReturn};
 pub use self::http::{
     AddressFlaw, HttpAnswer, HttpInput, HttpInputError, HttpReport, HttpRequest, SocketAddress,
+    StartingHttp,
 };
 pub use self::pending::{EnginePending, Starting};
 pub use self::report::{
@@ -170,10 +174,11 @@ impl Engine {
     #[must_use]
     pub fn check(&self, input: &CheckInput<'_, '_>) -> CheckReport {
         let flow = input.flow();
-        let meters = self.meters(&flow);
+        let live = self.shared.live.load();
+        let meters = live.matched(&flow);
         let mut collector = self.collector(input);
         let mut held = Slots::new();
-        let denied = match self.run(&flow, &mut collector, &mut held) {
+        let denied = match self.run(&live, &flow, &mut collector, &mut held) {
             Progress::Done(result) => result.err(),
             Progress::Waits(mut halt) => {
                 let result = loop {
@@ -236,10 +241,11 @@ impl Engine {
     /// ```
     pub fn start(&self, input: &CheckInput<'_, '_>) -> Starting {
         let flow = input.flow();
-        let meters = self.meters(&flow);
+        let live = self.shared.live.load();
+        let meters = live.matched(&flow);
         let mut collector = self.collector(input);
         let mut held = Slots::new();
-        match self.run(&flow, &mut collector, &mut held) {
+        match self.run(&live, &flow, &mut collector, &mut held) {
             Progress::Done(result) => {
                 let report = collector.report(&flow, &meters, result.err(), input.expect_end);
                 let metered = Metered::begin(self, meters);
@@ -264,6 +270,41 @@ impl Engine {
     #[must_use]
     pub fn warnings(&self) -> Vec<PolicyWarning> {
         self.shared.live.load().warnings.clone()
+    }
+
+    /// What the control loops of the policies in force have told their components last, now that
+    /// the ticks that are due are made up for: for metrics.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_aperture::engine::{Engine, LoopOutput, ManualClock};
+    ///
+    /// let clock = ManualClock::new();
+    /// let engine = Engine::builder()
+    ///     .policy_text("new-checkout", "
+    /// blueprint: load-ramping/base
+    /// policy:
+    ///   policy_name: new-checkout
+    ///   start: true
+    ///   load_ramp:
+    ///     sampler: {selectors: [{control_point: checkout}]}
+    ///     steps:
+    ///     - {target_accept_percentage: 0, duration: 1s}
+    ///     - {target_accept_percentage: 100, duration: 100s}
+    /// ")
+    ///     .clock(clock.clone())
+    ///     .build()?;
+    /// // Ticks count from zero, and the first second belongs to the first step.
+    /// clock.advance(Duration::from_secs(50));
+    /// let loops = engine.control_loops();
+    /// assert_eq!(loops[0].output, Some(LoopOutput::AcceptPercentage(50.0)));
+    /// # Ok::<(), tower_aperture::PolicyError>(())
+    /// ```
+    #[must_use]
+    pub fn control_loops(&self) -> Vec<ControlLoop> {
+        let live = self.shared.live.load();
+        live.control.catch_up(nanos(self.shared.clock.now()));
+        live.control.outputs()
     }
 
     /// What is in force, in plain words: policies, what decides in them, where, by which limits and
@@ -322,18 +363,19 @@ impl Engine {
         }
     }
 
-    /// The flux meters that a flow meets.
-    #[inline]
-    fn meters(&self, flow: &Flow<'_, '_>) -> Matched {
-        self.shared.live.load().flux_meters.matching(flow)
-    }
-
     /// Flows that wait are counted when they are done.
-    fn run(&self, flow: &Flow<'_, '_>, observer: &mut impl Observer, held: &mut Slots) -> Progress {
-        let Shared {
-            live, clock, tally, ..
-        } = &*self.shared;
-        let progress = stages::run(&live.load().index, &**clock, flow, observer, held);
+    fn run(
+        &self,
+        live: &Snapshot,
+        flow: &Flow<'_, '_>,
+        observer: &mut impl Observer,
+        held: &mut Slots,
+    ) -> Progress {
+        let Shared { clock, tally, .. } = &*self.shared;
+        if live.control.is_on() {
+            live.control.catch_up(nanos(clock.now()));
+        }
+        let progress = stages::run(&live.index, &**clock, flow, observer, held);
         if let Progress::Done(result) = &progress {
             tally.count(result.is_ok());
         }
@@ -366,17 +408,19 @@ impl Decider for Engine {
         params: &FlowParams<'_>,
     ) -> Check<EngineTicket, EnginePending> {
         let flow = CheckInput::new(control_point, params).flow();
+        // Once for all that is asked of it.
+        let live = self.shared.live.load();
         let mut held = Slots::new();
         let (progress, looks_up, found) = match Recall::of(&self.shared.caches, params) {
-            None => (self.run(&flow, &mut (), &mut held), false, None),
+            None => (self.run(&live, &flow, &mut (), &mut held), false, None),
             Some(mut recall) => {
-                let progress = self.run(&flow, &mut recall, &mut held);
+                let progress = self.run(&live, &flow, &mut recall, &mut held);
                 (progress, true, recall.found)
             }
         };
         match progress {
             Progress::Done(result) => {
-                let metered = Metered::begin(self, self.meters(&flow));
+                let metered = Metered::begin(self, live.matched(&flow));
                 let ticket = EngineTicket::new(held).metered(metered).found(found);
                 Check::Ready(verdict(result, ticket))
             }
@@ -386,7 +430,7 @@ impl Decider for Engine {
                     looks_up,
                     found,
                 };
-                let meters = self.meters(&flow);
+                let meters = live.matched(&flow);
                 let flow = OwnedFlow::new(&flow, params, &*self.shared.clock);
                 let waiting = Waiting::new(self, flow, *halt, held, notes, meters);
                 Check::Pending(EnginePending::new(waiting))

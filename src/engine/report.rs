@@ -129,6 +129,10 @@ pub struct CheckReport {
     /// The classifiers that matched; only of [HTTP requests](super::Engine::check_http).
     pub classifiers: Vec<ClassifierInfo>,
     /// The flux meters that matched, by name, in no promised order.
+    ///
+    /// In process they measure the time from the answer to the end of a flow, in milliseconds and
+    /// parts of them. One without buckets has the documented ones, from 5 ms to 10 s. (There, it
+    /// gets buckets that were made for seconds.)
     pub flux_meters: Vec<Arc<str>>,
     /// What the caches had, when they were asked: not for a flow that was rejected before.
     pub cache_lookup: Option<CacheLookup>,

@@ -39,6 +39,9 @@
 //! 3. The control point and the [labels](crate::Labels) are read from the request's head. What
 //!    the application [reads](ApertureLayer::labels) wins over its
 //!    [constants](ApertureLayer::label), these win over [`baggage`](ApertureLayer::baggage).
+//!    Keys of the [result cache](ApertureLayer::result_cache_key) and of the
+//!    [global cache](ApertureLayer::global_cache_key) are read too, where there are hooks for
+//!    them.
 //! 4. The decider is asked. A decision at hand is taken at once; for one that takes time the
 //!    instance of the inner service that is ready waits along.
 //! 5. An accepted request runs. A rejected one is answered by the

@@ -157,6 +157,40 @@ fn a_rejected_flow_is_not_looked_up_and_a_result_is_no_reason_to_reject() {
 }
 
 #[test]
+fn a_result_that_is_there_costs_no_quota() {
+    let text = "
+circuit:
+  components:
+  - flow_control:
+      quota_scheduler:
+        selectors: [{control_point: here}]
+        in_ports:
+          bucket_capacity: {constant_signal: {value: 1}}
+          fill_amount: {constant_signal: {value: 0}}
+        rate_limiter: {interval: 1s}
+";
+    let engine = Engine::builder().policy_text("policy", text).build();
+    let engine = engine.expect("a sound policy");
+    store(&engine, "k", b"v", None).expect("it fits");
+    engine.cache_upsert("", None, [CacheEntry::new("k", b"v")]);
+    let ask = |params: &FlowParams<'_>| engine.check(&CheckInput::new("here", params));
+
+    let hit = FlowParams::new().result_cache_key("k");
+    for _ in 0..3 {
+        let report = ask(&hit);
+        assert!(report.accepted() && report.limiter_decisions.is_empty());
+        assert!(matches!(
+            engine.decide("here", &hit),
+            Check::Ready(Verdict::Accepted(_))
+        ));
+    }
+    // A miss and a global hit both pay.
+    assert!(ask(&FlowParams::new().result_cache_key("other")).accepted());
+    assert!(!ask(&FlowParams::new().global_cache_key("k")).accepted());
+    assert!(ask(&hit).accepted());
+}
+
+#[test]
 fn the_ticket_has_what_was_looked_up_and_gives_it_once() {
     let (engine, _) = engine_and_clock();
     store(&engine, "k", b"v", None).expect("it fits");

@@ -100,6 +100,78 @@ fn row_39_bytes_that_are_not_utf8_become_the_replacement_character() {
 }
 
 #[test]
+fn row_40_labels_of_rego_stay_unset_and_the_classifier_is_named() {
+    let text = "
+resources:
+  flow_control:
+    classifiers:
+    - selectors: [{control_point: here}]
+      rules: {kind: {extractor: {from: request.http.method}}}
+    - selectors: [{control_point: here}]
+      rego:
+        module: |
+          package p
+          user = input.attributes.request.http.headers.user
+        labels: {user: {telemetry: true}}
+";
+    let engine = Engine::builder().policy_text("policy", text).build();
+    let engine = engine.expect("Rego is no reason to refuse it");
+    let warned = engine
+        .warnings()
+        .iter()
+        .any(|warning| warning.to_string().contains("classifier 1"));
+    assert!(warned, "{:?}", engine.warnings());
+    let headers = [("user", "ann")];
+    let request = HttpRequest {
+        method: "GET",
+        headers: &headers,
+        ..HttpRequest::default()
+    };
+    let report = ask(&engine, request);
+    assert_eq!(baggage(&report), Some("kind=GET"));
+    assert!(!report.check.flow_label_keys.contains(&"user".to_owned()));
+    let indices: Vec<u32> = report
+        .check
+        .classifiers
+        .iter()
+        .map(|info| info.classifier_index)
+        .collect();
+    assert_eq!(indices, [0, 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_waits_in_queues_like_any_flow() {
+    let text = "
+circuit:
+  components:
+  - flow_control:
+      concurrency_scheduler:
+        selectors: [{control_point: here}]
+        in_ports: {max_concurrency: {constant_signal: {value: 1}}}
+        concurrency_limiter: {max_inflight_duration: 60s}
+        scheduler: {default_workload_parameters: {queue_timeout: 5s}}
+";
+    let engine = Engine::builder().policy_text("policy", text).build();
+    let engine = engine.expect("a sound policy");
+    let input = HttpInput::new(HERE);
+    let start = || engine.start_http(&input).expect("well formed");
+    let (first, ticket) = start().await;
+    assert!(first.accepted());
+
+    // At once there is no slot.
+    let denied = engine.check_http(&input).expect("well formed");
+    assert!(
+        matches!(denied.answer, HttpAnswer::Denied { status: 503, ref headers } if headers.is_empty())
+    );
+
+    let second = start();
+    drop(ticket);
+    let (report, _ticket) = second.await;
+    assert!(report.accepted());
+    assert_eq!(report.check.services, [""]);
+}
+
+#[test]
 fn labels_without_telemetry_go_nowhere() {
     let engine = classifier(
         "{quiet: {extractor: {from: request.http.method}, telemetry: false}, \

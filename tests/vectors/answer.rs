@@ -1,13 +1,15 @@
 //! What the engine answers to the calls of a recording.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 use tower_aperture::engine::{
-    CacheEntry, CheckInput, CheckReport, Engine, HttpInput, HttpInputError, HttpReport,
-    HttpRequest, SocketAddress,
+    CacheEntry, CheckInput, CheckReport, Engine, EngineTicket, HttpInput, HttpInputError,
+    HttpReport, HttpRequest, SlotRef, SlotReturn, SocketAddress, Starting, StartingHttp,
 };
 use tower_aperture::{CacheChange, CacheLookup, CacheRefusal, CacheValue, FlowParams};
 use tower_aperture::{LabelLimits, Labels};
@@ -20,12 +22,33 @@ pub(crate) enum Answer {
     Http(Box<Result<HttpReport, HttpInputError>>),
     /// The answer's message.
     Cache(Value),
+    End(Vec<SlotReturn>),
+    /// The client gave up first.
+    Left,
 }
 
-pub(crate) fn ask(engine: &Engine, call: &Call) -> Answer {
+/// What comes of a call at once.
+pub(crate) enum Asked {
+    Answer(Answer),
+    /// Its answer has to be waited for, it may be ready.
+    Waits(Waiting),
+}
+
+/// A flow that is in its queues, until it is answered or this is dropped.
+pub(crate) type Waiting = Pin<Box<dyn Future<Output = (Answer, EngineTicket)>>>;
+
+pub(crate) fn ask(engine: &Engine, call: &Call) -> Asked {
     let request = &call.request;
-    match &*call.rpc {
-        "check_http" => Answer::Http(Box::new(check_http(engine, call))),
+    Asked::Answer(match &*call.rpc {
+        "check_http" => match check_http(engine, call) {
+            Err(error) => Answer::Http(Box::new(Err(error))),
+            Ok(starting) => {
+                return Asked::Waits(Box::pin(async {
+                    let (report, ticket) = starting.await;
+                    (Answer::Http(Box::new(Ok(report))), ticket)
+                }));
+            }
+        },
         "cache_lookup" => {
             let global = texts(&request["global_cache_keys"]);
             let found = engine.cache_lookup(
@@ -45,11 +68,66 @@ pub(crate) fn ask(engine: &Engine, call: &Call) -> Answer {
             );
             Answer::Cache(changed(&change))
         }
-        _ => Answer::Check(Box::new(check(engine, call))),
-    }
+        _ => {
+            let starting = check(engine, call);
+            return Asked::Waits(Box::pin(async {
+                let (report, ticket) = starting.await;
+                (Answer::Check(Box::new(report)), ticket)
+            }));
+        }
+    })
 }
 
-fn check(engine: &Engine, call: &Call) -> CheckReport {
+/// Gives slots back: those that our own answer named, where the recorded answer named them.
+pub(crate) fn end(
+    engine: &Engine,
+    call: &Call,
+    recorded: Option<&Value>,
+    own: Option<&CheckReport>,
+) -> Answer {
+    let decisions = recorded.and_then(|answer| answer["limiter_decisions"].as_array());
+    let decisions = decisions.map(Vec::as_slice).unwrap_or_default();
+    let own_slots = own.map(CheckReport::slots).unwrap_or_default();
+    let references = call.request["inflight_requests"].as_array();
+    let references = references.map(Vec::as_slice).unwrap_or_default();
+    let slots: Vec<SlotRef> = references
+        .iter()
+        .map(|reference| {
+            let field = |name: &str| text(&reference[name]).to_owned();
+            let mut slot = SlotRef {
+                policy_name: field("policy_name"),
+                policy_hash: field("policy_hash"),
+                component_id: field("component_id"),
+                label: field("label"),
+                request_id: field("request_id"),
+            };
+            // Hashes and ids are ours; what else is odd was made so.
+            for decision in decisions {
+                let same_id = |one: &SlotRef| {
+                    one.policy_name == text(&decision["policy_name"])
+                        && one.component_id == text(&decision["component_id"])
+                };
+                let info = ["concurrency_limiter_info", "concurrency_scheduler_info"];
+                let id = info.map(|info| text(&decision[info]["request_id"]));
+                let own_slot = own_slots.iter().find(|one| same_id(one));
+                if !slot.request_id.is_empty() && id.contains(&&*slot.request_id) {
+                    if let Some(own) = own_slot {
+                        slot.request_id.clone_from(&own.request_id);
+                    }
+                }
+                if slot.policy_hash == text(&decision["policy_hash"])
+                    && let Some(own) = own.and_then(|own| own.limiter_decisions.first())
+                {
+                    slot.policy_hash = own.policy_hash.to_string();
+                }
+            }
+            slot
+        })
+        .collect();
+    Answer::End(engine.flow_end(&slots, deadline(call)))
+}
+
+fn check(engine: &Engine, call: &Call) -> Starting {
     let params = params(call);
     let services = texts(&call.request["services"]);
     let input = CheckInput::new(text(&call.request["control_point"]), &params)
@@ -57,7 +135,7 @@ fn check(engine: &Engine, call: &Call) -> CheckReport {
         .expect_end(call.request["expect_end"].as_bool().unwrap_or(false))
         .cache_lookup(call.request["cache_lookup_request"].is_object())
         .deadline(deadline(call));
-    engine.check(&input)
+    engine.start(&input)
 }
 
 fn params(call: &Call) -> FlowParams<'_> {
@@ -82,7 +160,7 @@ fn deadline(call: &Call) -> Option<Duration> {
         .map(|left| Duration::from_secs_f64(left.max(0.0)))
 }
 
-fn check_http(engine: &Engine, call: &Call) -> Result<HttpReport, HttpInputError> {
+fn check_http(engine: &Engine, call: &Call) -> Result<StartingHttp, HttpInputError> {
     let request = &call.request;
     let headers = request["request"]["headers"].as_object();
     let headers: Vec<(&str, &str)> = headers
@@ -113,7 +191,7 @@ fn check_http(engine: &Engine, call: &Call) -> Result<HttpReport, HttpInputError
             headers: &headers,
         });
     }
-    engine.check_http(&input)
+    engine.start_http(&input)
 }
 
 fn address(value: &Value) -> Option<SocketAddress<'_>> {

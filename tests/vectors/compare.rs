@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 use tower_aperture::RejectReason;
 use tower_aperture::engine::{
-    CheckReport, LimiterDecision, LimiterDetails, LimiterReason, TokensInfo,
+    CheckReport, LimiterDecision, LimiterDetails, LimiterReason, SchedulerDetails, SlotReturn,
+    TokensInfo,
 };
 
 use crate::answer::{self, Answer};
@@ -41,9 +42,20 @@ impl Judge<'_> {
                 let report = report.map_err(|error| format!("expected an answer, got {error}"))?;
                 let shown = &self.recording.shown_http;
                 self.answer(decision(answer), &report.check, shown, long_keys)?;
-                http_answer::compare(answer, report, &call.deviates, self.recording.slack)
+                http_answer::compare(
+                    &call.request,
+                    answer,
+                    report,
+                    &call.deviates,
+                    self.recording.slack,
+                )
             }
             (Expected::Answer(answer), Answer::Cache(got)) => same("answer", answer, got),
+            (Expected::Answer(answer), Answer::End(got)) => ended(answer, got),
+            // The recording may have been late.
+            (_, Answer::Left) if call.cancel.is_some() => Ok(()),
+            (Expected::Error(code), Answer::Left) if late(code) => Ok(()),
+            (_, Answer::Left) => Err("no answer before the client's deadline".into()),
             (Expected::Row(accepted, tokens), Answer::Check(report)) => {
                 self.row(*accepted, tokens, report)
             }
@@ -177,12 +189,15 @@ impl Judge<'_> {
     }
 
     fn decision(&self, expected: &Value, got: &LimiterDecision, long_keys: bool) -> Difference {
-        let LimiterDetails::RateLimiter { label, tokens } = &got.details else {
-            return Err("details: not those of a rate limiter".into());
-        };
-        let info = &expected["rate_limiter_info"];
+        let parts = Parts::of(&got.details)?;
+        let info = &expected[parts.name];
         let expected_label = info["label"].as_str().unwrap_or_default();
-        same("label", &expected_label, &&**label)?;
+        same("label", &expected_label, &parts.label)?;
+        let workload = info["workload_index"].as_str().unwrap_or_default();
+        same("workload_index", &workload, &parts.workload)?;
+        let priority = float(&info["priority"]).unwrap_or(f64::NAN);
+        close("priority", priority, parts.priority, 0.0)?;
+        let slot = info["request_id"].as_str().is_some();
         let reason = match expected["reason"].as_str() {
             Some("LIMITER_REASON_KEY_NOT_FOUND") => LimiterReason::KeyNotFound,
             _ => LimiterReason::Unspecified,
@@ -201,13 +216,28 @@ impl Judge<'_> {
             &expected["wait_time"],
             got.wait_time.as_secs_f64(),
         )?;
-        let rate = self.rates.get(&got.policy_name, &got.component_id);
+        same("request_id is there", &slot, &parts.slot)?;
         let wanted = &info["tokens_info"];
+        let Some(tokens) = parts.tokens else {
+            return same("tokens_info is there", &wanted.is_object(), &false);
+        };
+        same("tokens_info is there", &wanted.is_object(), &true)?;
         let wanted = ["remaining", "current", "consumed"].map(|field| float(&wanted[field]));
         let [Some(remaining), Some(current), Some(consumed)] = wanted else {
             return Err("tokens_info: unreadable".into());
         };
+        let rate = self.rate(got, remaining + current);
         self.tokens(&[remaining, current, consumed], tokens, rate)
+    }
+
+    /// How fast tokens come; a load scheduler's bucket holds those of one second.
+    fn rate(&self, decision: &LimiterDecision, capacity: f64) -> f64 {
+        match decision.details {
+            LimiterDetails::LoadScheduler { .. } => capacity.abs(),
+            _ => self
+                .rates
+                .get(&decision.policy_name, &decision.component_id),
+        }
     }
 
     fn tokens(&self, expected: &[f64; 3], got: &TokensInfo, rate: f64) -> Difference {
@@ -223,14 +253,90 @@ impl Judge<'_> {
         let Some(decision) = report.limiter_decisions.first() else {
             return Ok(());
         };
-        let LimiterDetails::RateLimiter { tokens: got, .. } = &decision.details else {
-            return Err("details: not those of a rate limiter".into());
+        let Some(got) = Parts::of(&decision.details)?.tokens else {
+            return Ok(());
         };
-        let rate = self
-            .rates
-            .get(&decision.policy_name, &decision.component_id);
+        let rate = self.rate(decision, tokens[0] + tokens[1]);
         self.tokens(tokens, got, rate)
     }
+}
+
+/// The details of any kind of component.
+struct Parts<'a> {
+    /// The field of the message that has them.
+    name: &'static str,
+    label: &'a str,
+    /// Empty for what has none.
+    workload: &'a str,
+    priority: f64,
+    tokens: Option<&'a TokensInfo>,
+    slot: bool,
+}
+
+impl<'a> Parts<'a> {
+    fn of(details: &'a LimiterDetails) -> Result<Self, String> {
+        let bare = |name, label, tokens, slot| Self {
+            name,
+            label,
+            workload: "",
+            priority: 0.0,
+            tokens,
+            slot,
+        };
+        let queued = |name, label, scheduler: &'a SchedulerDetails, slot| Self {
+            name,
+            label,
+            workload: &scheduler.workload_index,
+            priority: scheduler.priority,
+            tokens: scheduler.tokens.as_ref(),
+            slot,
+        };
+        Ok(match details {
+            LimiterDetails::RateLimiter { label, tokens } => {
+                bare("rate_limiter_info", label, Some(tokens), false)
+            }
+            LimiterDetails::ConcurrencyLimiter {
+                label,
+                tokens,
+                request_id,
+            } => bare(
+                "concurrency_limiter_info",
+                label,
+                Some(tokens),
+                request_id.is_some(),
+            ),
+            LimiterDetails::Sampler { label } => bare("sampler_info", label, None, false),
+            LimiterDetails::QuotaScheduler { label, scheduler } => {
+                queued("quota_scheduler_info", label, scheduler, false)
+            }
+            LimiterDetails::ConcurrencyScheduler {
+                label,
+                scheduler,
+                request_id,
+            } => queued(
+                "concurrency_scheduler_info",
+                label,
+                scheduler,
+                request_id.is_some(),
+            ),
+            LimiterDetails::LoadScheduler { scheduler } => {
+                queued("load_scheduler_info", "", scheduler, false)
+            }
+            other => return Err(format!("details: unknown: {other:?}")),
+        })
+    }
+}
+
+fn ended(expected: &Value, got: &[SlotReturn]) -> Difference {
+    let expected = expected["token_return_statuses"].as_array();
+    let expected = expected.map(Vec::as_slice).unwrap_or_default();
+    same("token_return_statuses: number", &expected.len(), &got.len())?;
+    for (expected, got) in expected.iter().zip(got) {
+        let returned = expected["returned"].as_bool().unwrap_or(false);
+        same("returned", &returned, &got.returned)?;
+        same("error", &expected["error"].as_str(), &got.error)?;
+    }
+    Ok(())
 }
 
 pub(crate) fn same<T: PartialEq + std::fmt::Debug>(
@@ -321,10 +427,25 @@ pub(crate) fn possible_codes(answer: &Value) -> Vec<i64> {
     for decision in decisions.into_iter().flatten() {
         if decision["dropped"].as_bool() == Some(true) {
             let own = code(&decision["denied_response_status_code"]);
-            codes.push(own.filter(|code| *code != 0).unwrap_or(429));
+            codes.push(
+                own.filter(|code| *code != 0)
+                    .unwrap_or_else(|| usual_code(decision)),
+            );
         }
     }
     codes
+}
+
+fn usual_code(decision: &Value) -> i64 {
+    if decision.get("sampler_info").is_some() {
+        403
+    } else if decision.get("rate_limiter_info").is_some()
+        || decision.get("concurrency_limiter_info").is_some()
+    {
+        429
+    } else {
+        503
+    }
 }
 
 fn cancelled(code: &str) -> bool {

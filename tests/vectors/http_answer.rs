@@ -1,5 +1,7 @@
 //! Whether an answer to an HTTP request is the recorded one, apart from the decision in it.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 use tower_aperture::engine::{HttpAnswer, HttpReport};
 
@@ -9,7 +11,13 @@ use crate::compare::{Difference, code, possible_codes, same};
 const BAGGAGE_ROW: u64 = 35;
 
 /// `slack` is how much a wait may differ, in seconds.
-pub(crate) fn compare(answer: &Value, report: &HttpReport, rows: &[u64], slack: f64) -> Difference {
+pub(crate) fn compare(
+    request: &Value,
+    answer: &Value,
+    report: &HttpReport,
+    rows: &[u64],
+    slack: f64,
+) -> Difference {
     let status = answer["status"]["code"].as_i64().unwrap_or_default();
     same("status.code", &status, &i64::from(report.status_code()))?;
     let header = |side: &str, name: &str| {
@@ -25,9 +33,8 @@ pub(crate) fn compare(answer: &Value, report: &HttpReport, rows: &[u64], slack: 
             let recorded = header("ok_response", "baggage");
             let own = answer_header(&recorded, headers.get("baggage"))?;
             if let Some((recorded, got)) = own {
-                let (mut recorded, mut got) = (members(recorded), members(got));
-                recorded.sort_unstable();
-                got.sort_unstable();
+                let old = request["request"]["headers"]["baggage"].as_str();
+                let (recorded, got) = (added(recorded, old), added(got, old));
                 same("ok_response.headers.baggage", &recorded, &got)?;
             }
             same(
@@ -80,7 +87,11 @@ fn answer_header<'a>(
     }
 }
 
-/// The old text comes first and may hold anything, but its members sort like the others.
-fn members(header: &str) -> Vec<&str> {
-    header.split(',').collect()
+/// The members behind the old text; `None` when that does not come first.
+fn added<'a>(header: &'a str, old: Option<&str>) -> Option<BTreeSet<&'a str>> {
+    let added = match old {
+        None => header,
+        Some(old) => header.strip_prefix(old)?.strip_prefix(',')?,
+    };
+    Some(added.split(',').collect())
 }

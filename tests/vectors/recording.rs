@@ -18,6 +18,26 @@ pub(crate) struct Recording {
     pub(crate) shown_http: Shown,
     /// How far from the recorded times it was decided, in seconds.
     pub(crate) slack: f64,
+    /// Whole answers are few: rows of numbers.
+    pub(crate) compact: bool,
+    /// What the Controller published, in its order.
+    pub(crate) decisions: Vec<Published>,
+    /// When a load scheduler had learned the demand.
+    pub(crate) learned_at: Option<f64>,
+}
+
+/// What the Controller told a component.
+pub(crate) struct Published {
+    pub(crate) at: f64,
+    pub(crate) component: String,
+    pub(crate) told: Told,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Told {
+    AcceptPercentage(f64),
+    /// Multiplier, pass-through, until when.
+    Load(f64, bool, Option<f64>),
 }
 
 /// Fields that are compared: some answers were shortened by them.
@@ -33,8 +53,14 @@ pub(crate) struct Call {
     pub(crate) number: usize,
     pub(crate) rpc: String,
     pub(crate) request: Value,
+    pub(crate) id: Option<String>,
+    /// The check whose slots are given back.
+    pub(crate) of: Option<String>,
     pub(crate) deadline: Option<f64>,
+    /// The client gave up after so long.
+    pub(crate) cancel: Option<f64>,
     pub(crate) at: f64,
+    pub(crate) until: f64,
     pub(crate) burst: bool,
     pub(crate) noisy: bool,
     pub(crate) deviates: Vec<u64>,
@@ -75,6 +101,9 @@ impl Recording {
             shown_http: Shown::of(whole, &calls, |answer| answer.get("check_response")),
             // The Agent looked at its clock somewhere between the two times of a call.
             slack: 0.002 + longest(value).min(0.015),
+            compact: !whole,
+            decisions: published(value)?,
+            learned_at: value["learned_at"].as_f64(),
             calls,
         })
     }
@@ -145,8 +174,12 @@ fn calls(value: &Value) -> Result<Vec<Call>, String> {
                 number,
                 rpc: call["rpc"].as_str().unwrap_or_default().to_owned(),
                 request: call["request"].clone(),
+                id: call["id"].as_str().map(str::to_owned),
+                of: call["of"].as_str().map(str::to_owned),
                 deadline: call["deadline"].as_f64(),
+                cancel: call["cancel"].as_f64(),
                 at: at(&call["at"], number)?,
+                until: at(call.get("until").unwrap_or(&call["at"]), number)?,
                 burst: call["note"].as_str() == Some("burst"),
                 noisy: call["noisy"].as_bool().unwrap_or(false),
                 deviates: numbers(&call["deviates"]),
@@ -154,6 +187,30 @@ fn calls(value: &Value) -> Result<Vec<Call>, String> {
             })
         })
         .collect()
+}
+
+fn published(value: &Value) -> Result<Vec<Published>, String> {
+    let decisions = value["decisions"].as_array().map(Vec::as_slice);
+    let read = |decision: &Value| {
+        let key = decision["key"].as_str().unwrap_or_default();
+        let component = key.rsplit('-').next().unwrap_or_default();
+        let told = match float(&decision["accept_percentage"]) {
+            Some(percentage) if !decision["accept_percentage"].is_null() => {
+                Told::AcceptPercentage(percentage)
+            }
+            _ => Told::Load(
+                float(&decision["load_multiplier"]).ok_or("load_multiplier is no number")?,
+                decision["pass_through"].as_bool().unwrap_or(false),
+                decision["valid_until"].as_f64(),
+            ),
+        };
+        Ok(Published {
+            at: decision["at"].as_f64().unwrap_or(f64::NEG_INFINITY),
+            component: component.to_owned(),
+            told,
+        })
+    };
+    decisions.unwrap_or_default().iter().map(read).collect()
 }
 
 fn at(value: &Value, number: usize) -> Result<f64, String> {
@@ -193,8 +250,12 @@ fn rows(value: &Value) -> Result<Vec<Call>, String> {
                 number,
                 rpc: "check".into(),
                 request: value["requests"][request].clone(),
+                id: None,
+                of: None,
                 deadline: value["deadlines"][request].as_f64(),
+                cancel: None,
                 at: at(cell("at"), number)?,
+                until: at(cell("until"), number)?,
                 burst: false,
                 noisy: false,
                 deviates: Vec::new(),

@@ -2,25 +2,34 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tower_aperture::PolicyError;
-use tower_aperture::engine::{Engine, ManualClock};
+use tower_aperture::engine::{Actuation, Clock, Engine, ManualClock};
 
 use crate::Verdict;
-use crate::answer::{Answer, ask};
+use crate::answer::{self, Answer, Asked, Waiting, ask};
 use crate::compare::Judge;
 use crate::policy::{self, Rates};
-use crate::recording::{Call, Recording};
+use crate::recording::{Call, Expected, Recording, Told, decision};
 
 /// Rows of the register that the engine refuses at load.
 const REFUSED_ROWS: [u64; 4] = [30, 31, 33, 34];
-/// Ramp mode: the engine knows no ramps yet, so both ways of it are the same.
+/// Ramp mode: compared with the engine's option to do as the Agent does.
 const RAMP_MODE_ROW: u64 = 1;
 /// Calls closer than this, in seconds, may have been decided in any order.
 const TOGETHER: f64 = 0.001;
 /// Calls of one burst are not further apart than this.
 const BURST: f64 = 0.1;
+/// Where the recording's time zero is on our clock: some things are older.
+const ORIGIN: f64 = 40.0;
+/// How long after the last recorded answer others may come.
+const PATIENCE: f64 = 60.0;
+/// A sleep of the Agent may have ended as late as that.
+const LATEST: f64 = 0.150;
+/// How far from the recorded time a queued flow may be answered.
+const QUEUED: f64 = 0.012;
 /// Orders tried of calls that may have been decided in any order.
 const MOST_ORDERS: usize = 120;
 
@@ -64,13 +73,15 @@ pub(crate) fn replay(recording: &Recording) -> Verdict {
     };
     if rows.iter().any(|row| *row != RAMP_MODE_ROW) {
         let groups = groups(&recording.calls);
-        return match play(recording, &groups, &Orders::new(), |_, _| Ok(())) {
-            Ok(()) => Verdict::Deviates(all_rows()),
-            Err((_, error)) => Verdict::Differs(error),
+        return match play(recording, &groups, &Orders::new(), false) {
+            Ok(_) => Verdict::Deviates(all_rows()),
+            Err(error) => Verdict::Differs(error),
         };
     }
     if recording.noisy {
-        noisy(recording, &judge)
+        mostly(recording, &judge, 20)
+    } else if recording.compact {
+        mostly(recording, &judge, 50)
     } else {
         exact(recording, &judge)
     }
@@ -81,29 +92,40 @@ fn missing(recording: &Recording) -> Option<String> {
     let other = recording.calls.iter().find(|call| {
         !matches!(
             &*call.rpc,
-            "check" | "check_http" | "cache_lookup" | "cache_upsert" | "cache_delete"
+            "check" | "check_http" | "end" | "cache_lookup" | "cache_upsert" | "cache_delete"
         )
     });
     other.map(|call| call.rpc.clone())
 }
 
+/// The recorded order first; then others, and sleeps that ended as late as they did.
 fn exact(recording: &Recording, judge: &Judge<'_>) -> Verdict {
+    let mut first = None;
+    for late in [false, true] {
+        match in_some_order(recording, judge, late) {
+            Ok(()) => return Verdict::Same,
+            Err(difference) => first = first.or(Some(difference)),
+        }
+        if !recording.calls.iter().any(waited) {
+            break;
+        }
+    }
+    Verdict::Differs(first.unwrap_or_default())
+}
+
+fn in_some_order(recording: &Recording, judge: &Judge<'_>, late: bool) -> Result<(), String> {
     let groups = groups(&recording.calls);
     let mut orders = Orders::new();
     let mut untried: BTreeMap<usize, Vec<Vec<usize>>> = BTreeMap::new();
     let mut told: BTreeMap<usize, String> = BTreeMap::new();
     loop {
-        let result = play(
-            recording,
-            &groups,
-            &orders,
-            |calls, reports| match unmatched(judge, calls, reports).into_iter().next() {
-                Some(difference) => Err(difference),
-                None => Ok(()),
-            },
-        );
-        let Err((group, difference)) = result else {
-            return Verdict::Same;
+        let Played { answers, times } = play(recording, &groups, &orders, late)?;
+        let wrong = groups.iter().enumerate().find_map(|(number, group)| {
+            let differences = unmatched(judge, recording, group, &answers, &times);
+            Some((number, differences.into_iter().next()?))
+        });
+        let Some((group, difference)) = wrong else {
+            return out_of_order(recording, &times).map_or(Ok(()), Err);
         };
         // What the recorded order comes to says most.
         let told = told.entry(group).or_insert(difference).clone();
@@ -111,35 +133,50 @@ fn exact(recording: &Recording, judge: &Judge<'_>) -> Verdict {
         let other = untried.entry(group).or_insert_with(|| other_orders(calls));
         match other.pop() {
             Some(order) => orders.insert(group, order),
-            None => return Verdict::Differs(told),
+            None => return Err(told),
         };
     }
 }
 
-/// Of a recording made on a busy machine, 95 % must agree.
-fn noisy(recording: &Recording, judge: &Judge<'_>) -> Verdict {
+/// Of a recording made on a busy machine, 95 % must agree; of rows, 98 %.
+fn mostly(recording: &Recording, judge: &Judge<'_>, of: usize) -> Verdict {
     let groups = groups(&recording.calls);
-    let mut wrong = Vec::new();
-    let played = play(recording, &groups, &Orders::new(), |calls, reports| {
-        wrong.extend(unmatched(judge, calls, reports));
-        Ok(())
-    });
-    if let Err((_, error)) = played {
-        return Verdict::Differs(error);
+    let mut told = String::new();
+    for late in [false, true] {
+        let Played { answers, times } = match play(recording, &groups, &Orders::new(), late) {
+            Ok(played) => played,
+            Err(error) => return Verdict::Differs(error),
+        };
+        let wrong: Vec<String> = groups
+            .iter()
+            .flat_map(|group| unmatched(judge, recording, group, &answers, &times))
+            .collect();
+        match wrong.first() {
+            Some(first) if wrong.len() * of > recording.calls.len() => {
+                told = format!(
+                    "{} of {} calls, first {first}",
+                    wrong.len(),
+                    recording.calls.len()
+                );
+            }
+            _ => return Verdict::Same,
+        }
     }
-    match wrong.first() {
-        Some(first) if wrong.len() * 20 > recording.calls.len() => Verdict::Differs(format!(
-            "{} of {} calls, first {first}",
-            wrong.len(),
-            recording.calls.len()
-        )),
-        _ => Verdict::Same,
-    }
+    Verdict::Differs(told)
 }
 
 fn load(recording: &Recording) -> Result<(Engine, ManualClock), PolicyError> {
     let clock = ManualClock::new();
-    let mut builder = Engine::builder().clock(clock.clone());
+    // A load scheduler learns for 31 seconds from when it is made.
+    let first = recording.calls.first().map_or(0.0, |call| call.at);
+    let made = recording
+        .learned_at
+        .map_or(first, |at| (at - 31.0).min(first));
+    clock.advance_to(time(made));
+    let mut builder = Engine::builder()
+        .clock(clock.clone())
+        .actuated_by_hand(!recording.decisions.is_empty())
+        .upstream_ramp_mode(recording.deviates.contains(&RAMP_MODE_ROW));
     if let Some(group) = &recording.agent_group {
         builder = builder.agent_group(group);
     }
@@ -149,35 +186,262 @@ fn load(recording: &Recording) -> Result<(Engine, ManualClock), PolicyError> {
     Ok((builder.build()?, clock))
 }
 
-/// Plays all calls, group by group, until the judge finds a difference.
-fn play<'r>(
+/// A time of the recording on our clock, which has no times before its origin.
+fn time(at: f64) -> Duration {
+    Duration::from_secs_f64((at + ORIGIN).max(0.0))
+}
+
+/// What the calls of a recording came to, in their order, and when.
+struct Played {
+    answers: Vec<Answer>,
+    times: Vec<Times>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Times {
+    until: f64,
+    waited: bool,
+}
+
+struct Player<'r> {
     recording: &'r Recording,
+    engine: Engine,
+    clock: ManualClock,
+    late: bool,
+    waiting: Vec<(usize, Waiting)>,
+    answers: Vec<Option<(Answer, Times)>>,
+    published: usize,
+}
+
+/// Plays all calls, group by group, and waits for all answers.
+fn play(
+    recording: &Recording,
     groups: &[Range<usize>],
     orders: &Orders,
-    mut judge: impl FnMut(&[&'r Call], &[Answer]) -> Result<(), String>,
-) -> Result<(), (usize, String)> {
-    let (engine, clock) = load(recording).map_err(|error| (0, error.to_string()))?;
+    late: bool,
+) -> Result<Played, String> {
+    let (engine, clock) = load(recording).map_err(|error| error.to_string())?;
+    let mut player = Player {
+        recording,
+        engine,
+        clock,
+        late,
+        waiting: Vec::new(),
+        answers: recording.calls.iter().map(|_| None).collect(),
+        published: 0,
+    };
     for (number, group) in groups.iter().enumerate() {
-        let calls: Vec<&Call> = match orders.get(&number) {
-            Some(order) => order
-                .iter()
-                .map(|at| &recording.calls[group.start + at])
-                .collect(),
-            None => recording.calls[group.clone()].iter().collect(),
+        let calls: Vec<usize> = match orders.get(&number) {
+            Some(order) => order.iter().map(|at| group.start + at).collect(),
+            None => group.clone().collect(),
         };
         let times = recording.calls[group.clone()].iter().map(|call| call.at);
-        let reports: Vec<Answer> = calls
-            .iter()
-            .zip(times)
-            .map(|(call, at)| {
-                // The first call of a recording made by hand may come before zero.
-                clock.advance_to(Duration::from_secs_f64((at + 1.0).max(0.0)));
-                ask(&engine, call)
-            })
-            .collect();
-        judge(&calls, &reports).map_err(|difference| (number, difference))?;
+        for (call, at) in calls.into_iter().zip(times) {
+            player.go_on_to(at);
+            player.ask(call);
+        }
     }
-    Ok(())
+    let last = recording.calls.iter().map(|call| call.until);
+    player.go_on_to(last.fold(0.0, f64::max) + PATIENCE);
+    let mut played = Played {
+        answers: Vec::new(),
+        times: Vec::new(),
+    };
+    for (call, answer) in player.answers.into_iter().enumerate() {
+        let (answer, times) = answer.ok_or_else(|| format!("call {call}: no answer, ever"))?;
+        played.answers.push(answer);
+        played.times.push(times);
+    }
+    Ok(played)
+}
+
+impl Player<'_> {
+    fn ask(&mut self, number: usize) {
+        let call = &self.recording.calls[number];
+        let asked = match &*call.rpc {
+            "end" => Asked::Answer(self.end(call)),
+            _ => ask(&self.engine, call),
+        };
+        match asked {
+            Asked::Answer(answer) => self.answered(number, answer, false),
+            Asked::Waits(starting) => {
+                self.waiting.push((number, starting));
+                self.poll(|one| one == number, false);
+            }
+        }
+        // Slots that were given back went to somebody.
+        self.poll_due();
+    }
+
+    fn end(&self, call: &Call) -> Answer {
+        let named = |other: &&Call| other.id.is_some() && other.id == call.of;
+        let Some(check) = self.recording.calls.iter().find(named) else {
+            return answer::end(&self.engine, call, None, None);
+        };
+        let position = self
+            .recording
+            .calls
+            .iter()
+            .position(|one| one.number == check.number);
+        let own = match position.and_then(|at| self.answers[at].as_ref()) {
+            Some((Answer::Check(report), _)) => Some(&**report),
+            Some((Answer::Http(report), _)) => report.as_ref().as_ref().ok().map(|one| &one.check),
+            _ => None,
+        };
+        let recorded = match &check.expected {
+            Expected::Answer(answer) => Some(decision(answer)),
+            _ => None,
+        };
+        answer::end(&self.engine, call, recorded, own)
+    }
+
+    fn answered(&mut self, number: usize, answer: Answer, waited: bool) {
+        let until = self.clock.now().as_secs_f64() - ORIGIN;
+        self.answers[number] = Some((answer, Times { until, waited }));
+    }
+
+    /// Asks those who wait, in the order in which they came.
+    fn poll(&mut self, which: impl Fn(usize) -> bool, waited: bool) {
+        for (number, mut starting) in std::mem::take(&mut self.waiting) {
+            if !which(number) {
+                self.waiting.push((number, starting));
+                continue;
+            }
+            let mut context = Context::from_waker(Waker::noop());
+            match starting.as_mut().poll(&mut context) {
+                Poll::Ready((answer, ticket)) => {
+                    ticket.leave_open();
+                    self.answered(number, answer, waited);
+                }
+                Poll::Pending => self.waiting.push((number, starting)),
+            }
+        }
+    }
+
+    /// Those who sleep may be left to sleep as long as the recorded ones did.
+    fn poll_due(&mut self) {
+        let now = self.clock.now().as_secs_f64() - ORIGIN;
+        let calls = &self.recording.calls;
+        let late = self.late;
+        self.poll(
+            |number| {
+                let until = calls[number].until;
+                !late || until <= now + 1e-6 || until > now + LATEST
+            },
+            true,
+        );
+    }
+
+    /// Moves the clock on, and stops wherever something happens on the way.
+    fn go_on_to(&mut self, at: f64) {
+        loop {
+            let now = self.clock.now();
+            let alarm = self.clock.next_alarm().filter(|alarm| *alarm > now);
+            let publish = self.recording.decisions.get(self.published);
+            let publish = publish.map(|one| time(one.at.max(-ORIGIN)).max(now));
+            let leave = self.waiting.iter().filter_map(|(number, _)| {
+                let call = &self.recording.calls[*number];
+                let left = [call.cancel, call.deadline].into_iter().flatten();
+                left.min_by(f64::total_cmp).map(|left| time(call.at + left))
+            });
+            let leave = leave.min();
+            let waker = self
+                .waiting
+                .iter()
+                .map(|(number, _)| time(self.recording.calls[*number].until));
+            let woken = waker.filter(|until| self.late && *until > now).min();
+            let next = [alarm, publish, leave, woken].into_iter().flatten().min();
+            let Some(next) = next.filter(|next| *next <= time(at)) else {
+                break;
+            };
+            self.clock.advance_to(next);
+            self.publish();
+            self.poll_due();
+            self.leave();
+            self.poll_due();
+        }
+        self.clock.advance_to(time(at));
+    }
+
+    fn publish(&mut self) {
+        let now = self.clock.now();
+        while let Some(one) = self.recording.decisions.get(self.published)
+            && time(one.at.max(-ORIGIN)) <= now
+        {
+            let actuation = match one.told {
+                Told::AcceptPercentage(percentage) => Actuation::AcceptPercentage(percentage),
+                Told::Load(load_multiplier, pass_through, valid_until) => Actuation::Load {
+                    load_multiplier,
+                    pass_through,
+                    valid_until: valid_until.map(time),
+                },
+            };
+            assert!(
+                self.engine.actuate(&one.component, actuation),
+                "there is no {}",
+                one.component
+            );
+            self.published += 1;
+        }
+    }
+
+    /// Clients give up.
+    fn leave(&mut self) {
+        let now = self.clock.now();
+        for (number, starting) in std::mem::take(&mut self.waiting) {
+            let call = &self.recording.calls[number];
+            let left = [call.cancel, call.deadline].into_iter().flatten();
+            let gone = left
+                .min_by(f64::total_cmp)
+                .is_some_and(|left| time(call.at + left) <= now);
+            if gone {
+                drop(starting);
+                self.answered(number, Answer::Left, true);
+            } else {
+                self.waiting.push((number, starting));
+            }
+        }
+    }
+}
+
+/// A scheduler of the Agent made it wait.
+fn waited(call: &Call) -> bool {
+    let queued = match &call.expected {
+        Expected::Answer(answer) => decision(answer)["limiter_decisions"]
+            .as_array()
+            .is_some_and(|all| {
+                all.iter().any(|decision| {
+                    let kinds = ["quota", "concurrency", "load"];
+                    kinds
+                        .iter()
+                        .any(|kind| decision.get(format!("{kind}_scheduler_info")).is_some())
+                })
+            }),
+        Expected::Row(..) => true,
+        Expected::Error(_) => false,
+    };
+    queued && call.until - call.at > QUEUED
+}
+
+/// Those who waited were answered in the recorded order.
+fn out_of_order(recording: &Recording, times: &[Times]) -> Option<String> {
+    let calls: Vec<(&Call, &Times)> = recording
+        .calls
+        .iter()
+        .zip(times)
+        .filter(|(call, times)| times.waited && waited(call) && call.deviates.is_empty())
+        .collect();
+    for (first, own_first) in &calls {
+        for (second, own_second) in &calls {
+            if first.until + 0.002 <= second.until && own_first.until > own_second.until + 1e-6 {
+                return Some(format!(
+                    "call {} was answered before call {}",
+                    second.number, first.number
+                ));
+            }
+        }
+    }
+    None
 }
 
 /// Calls that may have been decided in any order, with their neighbours.
@@ -201,21 +465,39 @@ fn same_request(a: &Call, b: &Call) -> bool {
 }
 
 /// The differences of a group, after the best assignment of answers to the same calls.
-fn unmatched(judge: &Judge<'_>, calls: &[&Call], reports: &[Answer]) -> Vec<String> {
+fn unmatched(
+    judge: &Judge<'_>,
+    recording: &Recording,
+    group: &Range<usize>,
+    answers: &[Answer],
+    times: &[Times],
+) -> Vec<String> {
+    let calls = &recording.calls[group.clone()];
+    let (answers, times) = (&answers[group.clone()], &times[group.clone()]);
+    let compare = |call: &Call, at: usize| {
+        judge.compare(call, &answers[at])?;
+        let Times { until, waited: own } = times[at];
+        let off = until - call.until;
+        let free = call.cancel.is_some() || !call.deviates.is_empty() || call.noisy;
+        if (own || waited(call)) && !free && off.abs() > QUEUED {
+            return Err(format!("until: expected {}, got {until}", call.until));
+        }
+        Ok(())
+    };
     let fits: Vec<Vec<usize>> = calls
         .iter()
         .map(|call| {
-            (0..reports.len())
-                .filter(|at| same_request(call, calls[*at]))
-                .filter(|at| judge.compare(call, &reports[*at]).is_ok())
+            (0..calls.len())
+                .filter(|at| same_request(call, &calls[*at]))
+                .filter(|at| compare(call, *at).is_ok())
                 .collect()
         })
         .collect();
-    let mut taken: Vec<Option<usize>> = vec![None; reports.len()];
+    let mut taken: Vec<Option<usize>> = vec![None; calls.len()];
     let mut unmatched = Vec::new();
     for call in 0..calls.len() {
         if !assign(call, &fits, &mut taken, &mut BTreeSet::new()) {
-            let own = judge.compare(calls[call], &reports[call]);
+            let own = compare(&calls[call], call);
             let difference = own
                 .err()
                 .unwrap_or_else(|| "one answer too few like it".into());

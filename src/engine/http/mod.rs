@@ -4,6 +4,10 @@ mod input;
 mod labels;
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 pub use self::input::{AddressFlaw, HttpInput, HttpInputError, HttpRequest, SocketAddress};
@@ -11,7 +15,7 @@ pub use self::input::{AddressFlaw, HttpInput, HttpInputError, HttpRequest, Socke
 use self::labels::HttpLabels;
 use super::report::{CheckInput, CheckReport, ClassifierInfo};
 use super::stages::{Flow, NO_DEADLINE};
-use super::{Engine, clock::nanos};
+use super::{Engine, EngineTicket, Starting, clock::nanos};
 use crate::flow::{FlowParams, RejectReason};
 
 /// gRPC's `UNAVAILABLE`, by which proxies know a rejected request.
@@ -129,6 +133,35 @@ impl Frame {
     }
 }
 
+/// An answer to come, of [`Engine::start_http`]. Dropping it leaves the queues.
+///
+/// See [`Engine::start_http`] for an example.
+#[must_use = "futures do nothing unless polled"]
+pub struct StartingHttp {
+    starting: Starting,
+    /// Taken with the answer.
+    frame: Option<Frame>,
+}
+
+/// # Panics
+///
+/// When it is polled after it was ready.
+impl Future for StartingHttp {
+    type Output = (HttpReport, EngineTicket);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let (report, ticket) = ready!(Pin::new(&mut self.starting).poll(cx));
+        let frame = self.frame.take().expect("it was not ready before");
+        Poll::Ready((frame.around(report), ticket))
+    }
+}
+
+impl fmt::Debug for StartingHttp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StartingHttp").finish_non_exhaustive()
+    }
+}
+
 fn denied_status(reason: RejectReason, code: i32) -> i32 {
     match code {
         0 => i32::from(reason.default_status().as_u16()),
@@ -137,7 +170,8 @@ fn denied_status(reason: RejectReason, code: i32) -> i32 {
 }
 
 impl Engine {
-    /// Makes labels of a request, runs the classifiers, and decides.
+    /// Makes labels of a request, runs the classifiers, and decides at once, as
+    /// [`check`](Self::check) does it.
     ///
     /// The labels, from weak to strong:
     ///
@@ -150,6 +184,12 @@ impl Engine {
     /// - what classifiers make. Those with `telemetry` go on to the next service in `baggage`,
     ///   percent-encoded where it is needed. (An Agent leaves out the whole header then.)
     ///
+    /// Classifiers look at the request as it is described, so a body or a header that is not there
+    /// makes no label. A JSON pointer may hold `~0`, as RFC 6901 has it (an Agent refuses that),
+    /// documents nested deeper than 128 levels make no label, and tokens are read, never verified.
+    /// Rego modules are not evaluated: their labels stay unset, and a
+    /// [warning](Self::warnings) names the classifier.
+    ///
     /// # Errors
     ///
     /// When the question is malformed; its text and code are those of an Agent's gRPC error.
@@ -157,6 +197,33 @@ impl Engine {
         let prepared = self.prepare_http(input)?;
         let report = self.check(&prepared.check());
         Ok(prepared.frame.around(report))
+    }
+
+    /// Like [`check_http`](Self::check_http) for a request that may wait in queues, as
+    /// [`start`](Self::start) does it. The ticket holds the slots that the request was granted.
+    ///
+    /// ```
+    /// use tower_aperture::Engine;
+    /// use tower_aperture::engine::HttpInput;
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let engine = Engine::builder().build().unwrap();
+    /// let (report, ticket) = engine.start_http(&HttpInput::new("ingress")).unwrap().await;
+    /// assert!(report.accepted());
+    /// drop(ticket);
+    /// # });
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`check_http`](Self::check_http).
+    pub fn start_http(&self, input: &HttpInput<'_>) -> Result<StartingHttp, HttpInputError> {
+        let prepared = self.prepare_http(input)?;
+        let starting = self.start(&prepared.check());
+        Ok(StartingHttp {
+            starting,
+            frame: Some(prepared.frame),
+        })
     }
 
     /// Everything but the decision.

@@ -44,6 +44,10 @@ pub(crate) struct Surroundings {
     pub(crate) limits: Limits,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) upstream_ramp_mode: bool,
+    /// Load schedulers and samplers hear of their signals by [`Engine::actuate`] only.
+    ///
+    /// [`Engine::actuate`]: super::Engine::actuate
+    pub(crate) by_hand: bool,
 }
 
 /// What a component decided about a flow.
@@ -191,6 +195,11 @@ impl Component {
             Self::ConcurrencyScheduler(scheduler) => scheduler.report(flow, decided),
             Self::LoadScheduler(scheduler) => scheduler.report(flow, decided),
         }
+    }
+
+    /// It wants to know how long flows take.
+    pub(crate) fn times_workloads(&self) -> bool {
+        matches!(self, Self::LoadScheduler(scheduler) if scheduler.latency().is_some())
     }
 
     /// Keys with state.

@@ -12,5 +12,5 @@ mod workload;
 
 pub(crate) use self::concurrency::ConcurrencyScheduler;
 pub(crate) use self::line::Waiter;
-pub(crate) use self::load::LoadScheduler;
+pub(crate) use self::load::{Decision, LoadScheduler};
 pub(crate) use self::quota::QuotaScheduler;
