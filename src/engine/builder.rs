@@ -5,6 +5,7 @@ use std::thread;
 use super::Engine;
 use super::cache::Caches;
 use super::clock::{Clock, Nanos, SystemClock};
+use super::control::SignalSource;
 use super::limiters::Surroundings;
 use super::snapshot::{Settings, Snapshot};
 use super::source::{self, Source, Sources};
@@ -35,6 +36,7 @@ pub struct EngineBuilder {
     max_keys: usize,
     cache_bytes: usize,
     upstream_ramp_mode: bool,
+    signal_source: Option<Arc<dyn SignalSource>>,
     by_hand: bool,
 }
 
@@ -47,6 +49,7 @@ impl EngineBuilder {
             max_keys: DEFAULT_MAX_KEYS,
             cache_bytes: DEFAULT_CACHE_BYTES,
             upstream_ramp_mode: false,
+            signal_source: None,
             by_hand: false,
         }
     }
@@ -135,6 +138,15 @@ impl EngineBuilder {
         self
     }
 
+    /// Who answers the queries of policies, such as PromQL. Without it a policy is refused of
+    /// which something that decides depends on a query, but for those over its own flux meters
+    /// that blueprints make.
+    #[must_use]
+    pub fn signal_source(mut self, source: impl SignalSource + 'static) -> Self {
+        self.signal_source = Some(Arc::new(source));
+        self
+    }
+
     /// Loads the policies. No runtime is needed; nothing is started.
     ///
     /// # Errors
@@ -155,6 +167,7 @@ impl EngineBuilder {
                 upstream_ramp_mode: self.upstream_ramp_mode,
                 by_hand: self.by_hand,
             },
+            signal_source: self.signal_source,
         };
         let read = source::read(&self.sources)?;
         let sources = Sources {

@@ -4,6 +4,7 @@
 //! and so the counts of earlier. Nothing is locked and no history is kept where nobody reads.
 
 use std::collections::VecDeque;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use smallvec::SmallVec;
 
 use super::Engine;
 use super::clock::{Nanos, nanos};
+use super::control::WorkloadLatency;
 use super::index::Places;
 use super::stages::Flow;
 use crate::flow::{FlowOutcome, FlowStatus};
@@ -91,16 +93,47 @@ impl FluxMeters {
     #[inline]
     pub(crate) fn matching(&self, flow: &Flow<'_, '_>) -> Matched {
         if self.all.is_empty() {
-            return Matched::new();
+            return Matched::default();
         }
         let places = self.places.matching(flow);
         let meters = places.iter().map(|&at| Arc::clone(&self.all[at as usize]));
-        meters.collect()
+        Matched {
+            meters: meters.collect(),
+            workloads: None,
+        }
     }
 }
 
 /// The meters that a flow meets.
-pub(crate) type Matched = SmallVec<[Arc<FluxMeter>; 2]>;
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Matched {
+    meters: SmallVec<[Arc<FluxMeter>; 2]>,
+    /// Where load schedulers measure their workloads, too.
+    workloads: Option<Box<[Workload]>>,
+}
+
+/// The workload that a flow is to a load scheduler whose tokens follow latency.
+#[derive(Clone, Debug)]
+pub(crate) struct Workload {
+    pub(crate) latency: Arc<WorkloadLatency>,
+    pub(crate) name: Box<str>,
+}
+
+impl Matched {
+    pub(crate) fn with_workloads(mut self, workloads: Vec<Workload>) -> Self {
+        self.workloads = (!workloads.is_empty()).then(|| workloads.into());
+        self
+    }
+}
+
+impl Deref for Matched {
+    type Target = [Arc<FluxMeter>];
+
+    #[inline]
+    fn deref(&self) -> &[Arc<FluxMeter>] {
+        &self.meters
+    }
+}
 
 /// The meters of a flow that has been answered, until it ends.
 #[derive(Debug)]
@@ -114,7 +147,7 @@ impl Metered {
     /// From now on the flow works. `None` where no meter cares.
     #[inline]
     pub(crate) fn begin(engine: &Engine, meters: Matched) -> Option<Self> {
-        if meters.is_empty() {
+        if meters.is_empty() && meters.workloads.is_none() {
             return None;
         }
         Some(Self {
@@ -128,8 +161,17 @@ impl Metered {
     pub(crate) fn end(self, outcome: FlowOutcome) {
         let now = nanos(self.engine.shared.clock.now());
         let took = now.saturating_sub(self.begun);
-        for meter in self.meters {
+        // Circuits first: what ends now was not seen by the ticks before.
+        self.engine.shared.live.load().control.catch_up(now);
+        for meter in &*self.meters {
             meter.record(took, ok(outcome));
+        }
+        // Flows that were turned away did no work.
+        if outcome.status != FlowStatus::Unset {
+            for workload in self.meters.workloads.iter().flatten() {
+                let millis = took as f64 / 1_000_000.0;
+                workload.latency.record(&workload.name, millis, now);
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ahash::RandomState;
 use smallvec::SmallVec;
 
+use super::flux_meter::Workload;
 use super::limiters::Component;
 use super::stages::Flow;
 use crate::policy::{LabelMatcher, Policy, Selector};
@@ -115,6 +116,19 @@ impl Index {
     #[inline(always)]
     pub(crate) fn matching(&self, flow: &Flow<'_, '_>) -> Matching<'_> {
         self.places.matching(flow)
+    }
+
+    /// What a flow is to the load schedulers that measure it.
+    #[cold]
+    pub(crate) fn workloads(&self, flow: &Flow<'_, '_>) -> Vec<Workload> {
+        let matching = self.matching(flow);
+        let components = matching.iter().map(|at| self.component(*at));
+        components
+            .filter_map(|one| match &*one.limiter {
+                Component::LoadScheduler(scheduler) => scheduler.workload(flow),
+                _ => None,
+            })
+            .collect()
     }
 
     #[inline]

@@ -63,6 +63,7 @@ use std::sync::{Arc, Mutex};
 use arc_swap::ArcSwap;
 
 use self::cache::{Caches, Recall};
+use self::clock::nanos;
 use self::flux_meter::Metered;
 use self::pending::{Notes, OwnedFlow, Waiting};
 use self::report::Collector;
@@ -174,7 +175,7 @@ impl Engine {
     pub fn check(&self, input: &CheckInput<'_, '_>) -> CheckReport {
         let flow = input.flow();
         let live = self.shared.live.load();
-        let meters = live.flux_meters.matching(&flow);
+        let meters = live.matched(&flow);
         let mut collector = self.collector(input);
         let mut held = Slots::new();
         let denied = match self.run(&live, &flow, &mut collector, &mut held) {
@@ -241,7 +242,7 @@ impl Engine {
     pub fn start(&self, input: &CheckInput<'_, '_>) -> Starting {
         let flow = input.flow();
         let live = self.shared.live.load();
-        let meters = live.flux_meters.matching(&flow);
+        let meters = live.matched(&flow);
         let mut collector = self.collector(input);
         let mut held = Slots::new();
         match self.run(&live, &flow, &mut collector, &mut held) {
@@ -269,6 +270,41 @@ impl Engine {
     #[must_use]
     pub fn warnings(&self) -> Vec<PolicyWarning> {
         self.shared.live.load().warnings.clone()
+    }
+
+    /// What the control loops of the policies in force have told their components last, now that
+    /// the ticks that are due are made up for: for metrics.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_aperture::engine::{Engine, LoopOutput, ManualClock};
+    ///
+    /// let clock = ManualClock::new();
+    /// let engine = Engine::builder()
+    ///     .policy_text("new-checkout", "
+    /// blueprint: load-ramping/base
+    /// policy:
+    ///   policy_name: new-checkout
+    ///   start: true
+    ///   load_ramp:
+    ///     sampler: {selectors: [{control_point: checkout}]}
+    ///     steps:
+    ///     - {target_accept_percentage: 0, duration: 1s}
+    ///     - {target_accept_percentage: 100, duration: 100s}
+    /// ")
+    ///     .clock(clock.clone())
+    ///     .build()?;
+    /// // Ticks count from zero, and the first second belongs to the first step.
+    /// clock.advance(Duration::from_secs(50));
+    /// let loops = engine.control_loops();
+    /// assert_eq!(loops[0].output, Some(LoopOutput::AcceptPercentage(50.0)));
+    /// # Ok::<(), tower_aperture::PolicyError>(())
+    /// ```
+    #[must_use]
+    pub fn control_loops(&self) -> Vec<ControlLoop> {
+        let live = self.shared.live.load();
+        live.control.catch_up(nanos(self.shared.clock.now()));
+        live.control.outputs()
     }
 
     /// What is in force, in plain words: policies, what decides in them, where, by which limits and
@@ -336,6 +372,9 @@ impl Engine {
         held: &mut Slots,
     ) -> Progress {
         let Shared { clock, tally, .. } = &*self.shared;
+        if live.control.is_on() {
+            live.control.catch_up(nanos(clock.now()));
+        }
         let progress = stages::run(&live.index, &**clock, flow, observer, held);
         if let Progress::Done(result) = &progress {
             tally.count(result.is_ok());
@@ -381,7 +420,7 @@ impl Decider for Engine {
         };
         match progress {
             Progress::Done(result) => {
-                let metered = Metered::begin(self, live.flux_meters.matching(&flow));
+                let metered = Metered::begin(self, live.matched(&flow));
                 let ticket = EngineTicket::new(held).metered(metered).found(found);
                 Check::Ready(verdict(result, ticket))
             }
@@ -391,7 +430,7 @@ impl Decider for Engine {
                     looks_up,
                     found,
                 };
-                let meters = live.flux_meters.matching(&flow);
+                let meters = live.matched(&flow);
                 let flow = OwnedFlow::new(&flow, params, &*self.shared.clock);
                 let waiting = Waiting::new(self, flow, *halt, held, notes, meters);
                 Check::Pending(EnginePending::new(waiting))

@@ -4,11 +4,14 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use super::classify::Classifiers;
-use super::flux_meter::FluxMeters;
+use super::clock::nanos;
+use super::control::{Control, Loop, SignalSource};
+use super::flux_meter::{FluxMeters, Matched};
 use super::index::Index;
 use super::limiters::{Component, Surroundings};
 use super::source::Read;
-use crate::policy::{self, ComponentKind, Policy, PolicyError, PolicyWarning, Selector};
+use super::stages::Flow;
+use crate::policy::{self, ComponentKind, Op, Policy, PolicyError, PolicyWarning, Selector};
 
 /// What an absent `agent_group` of a selector means.
 const ABSENT_GROUP: &str = "aperture-cloud";
@@ -20,6 +23,7 @@ const DEFAULT_GROUP: &str = "default";
 pub(super) struct Settings {
     pub(super) agent_group: Option<String>,
     pub(super) surroundings: Surroundings,
+    pub(super) signal_source: Option<Arc<dyn SignalSource>>,
 }
 
 /// All that follows from the texts of the policies. Flows that began under an older one keep what
@@ -29,6 +33,9 @@ pub(super) struct Snapshot {
     pub(super) index: Index,
     pub(super) classifiers: Classifiers,
     pub(super) flux_meters: FluxMeters,
+    pub(super) control: Control<Component>,
+    /// Some load scheduler measures what its workloads take.
+    pub(super) times_workloads: bool,
     pub(super) warnings: Vec<PolicyWarning>,
     /// What is in force, in plain words, policy by policy.
     pub(super) description: String,
@@ -50,6 +57,8 @@ impl Snapshot {
         let mut index = Index::default();
         let mut classifiers = Classifiers::default();
         let mut flux_meters = FluxMeters::default();
+        let mut policies = Vec::new();
+        let mut times_workloads = false;
         let mut names: HashSet<Arc<str>> = HashSet::new();
         let mut description = String::new();
         for (name, text) in texts {
@@ -63,15 +72,14 @@ impl Snapshot {
                 return Err(PolicyError::new(&*name, message));
             }
             warnings.extend(loaded.warnings);
-            if let Some(what) = beyond_us(&policy)
-                && !settings.surroundings.by_hand
-            {
-                return Err(unsupported(&name, what));
+            if settings.signal_source.is_none() && !settings.surroundings.by_hand {
+                needs_no_source(&name, &policy)?;
             }
 
             let group = settings.agent_group.as_deref();
             description.push_str(&policy.describe(&|selector| applies(selector, group)));
             let mut others = BTreeSet::new();
+            let mut in_force = Vec::new();
             for component in &policy.components {
                 let (here, elsewhere) = split(&component.selectors, group);
                 others.extend(elsewhere);
@@ -85,7 +93,15 @@ impl Snapshot {
                     Some(limiter) => limiter,
                     None => Arc::new(Component::new(&component.kind, &settings.surroundings)),
                 };
-                index.add(&policy, &component.id, limiter, parameters, &here);
+                times_workloads |= limiter.times_workloads();
+                index.add(
+                    &policy,
+                    &component.id,
+                    Arc::clone(&limiter),
+                    parameters,
+                    &here,
+                );
+                in_force.push((component.id.clone(), limiter));
             }
             for classifier in &policy.classifiers {
                 let (here, elsewhere) = split(&classifier.selectors, group);
@@ -113,7 +129,21 @@ impl Snapshot {
             if !others.is_empty() {
                 warnings.push(left_out(&name, &policy.name, group, &others));
             }
+            policies.push((policy, in_force));
         }
+        // When all flux meters are known.
+        let now = nanos(settings.surroundings.clock.now());
+        let loops = policies.iter().filter_map(|(policy, in_force)| {
+            if settings.surroundings.by_hand {
+                return None;
+            }
+            let parameters = Loop::<Component>::parameters(policy);
+            let known = before.and_then(|before| before.control.find(&policy.name, &parameters));
+            known.or_else(|| {
+                Loop::new(policy, in_force, &flux_meters, parameters, now).map(Arc::new)
+            })
+        });
+        let control = Control::new(loops.collect(), settings.signal_source.clone());
         for warning in &warnings {
             tell(warning);
         }
@@ -121,9 +151,23 @@ impl Snapshot {
             index,
             classifiers,
             flux_meters,
+            control,
+            times_workloads,
             warnings,
             description,
         })
+    }
+}
+
+impl Snapshot {
+    /// Who wants to know how long a flow takes.
+    #[inline]
+    pub(super) fn matched(&self, flow: &Flow<'_, '_>) -> Matched {
+        let matched = self.flux_meters.matching(flow);
+        if self.times_workloads {
+            return matched.with_workloads(self.index.workloads(flow));
+        }
+        matched
     }
 }
 
@@ -134,15 +178,20 @@ fn parameters(kind: &ComponentKind) -> Box<str> {
     format!("{kind:?}").into_boxed_str()
 }
 
-/// What the loader reads and no part of the engine runs yet.
-fn beyond_us(policy: &Policy) -> Option<&'static str> {
-    policy.circuit.is_some().then_some("a signal that changes")
-}
-
-fn unsupported(source: &str, what: &str) -> PolicyError {
-    let message =
-        format!("needs {what}, which is not supported by the embedded engine of this version");
-    PolicyError::new(source, message)
+/// Everything that decides follows from what the engine measures itself.
+fn needs_no_source(source: &str, policy: &Policy) -> Result<(), PolicyError> {
+    let nodes = policy.circuit.iter().flat_map(|circuit| &circuit.nodes);
+    for node in nodes {
+        if let Op::Query { text, .. } = &node.op {
+            let message = format!(
+                "`{}` asks for `{text}`, which the engine cannot measure itself: give it a \
+                 SignalSource that answers it, by EngineBuilder::signal_source",
+                node.id
+            );
+            return Err(PolicyError::new(source, message));
+        }
+    }
+    Ok(())
 }
 
 /// The selectors that apply, and the groups of the others.

@@ -6,6 +6,7 @@ mod flux_meters;
 mod http;
 mod limits;
 mod loading;
+mod loops;
 mod memory;
 mod properties;
 mod reload;

@@ -2,14 +2,17 @@
 //!
 //! Every `*.json` below this folder is read, and below the folder that `TOWER_APERTURE_VECTORS`
 //! names. One line a recording says `ok`, `deviates` (and which row of the register of quirks), the
-//! first difference, or `skipped` with the component or call that is missing. Arguments that are
+//! first difference, or `skipped` with the component or call that is missing; a control loop on
+//! constant signals has a line of its own. Arguments that are
 //! no options select recordings by a part of their name.
 // Its lines are what this program is for.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod answer;
 mod compare;
+mod fair;
 mod http_answer;
+mod loops;
 mod made;
 mod policy;
 mod recording;
@@ -64,26 +67,36 @@ fn main() -> ExitCode {
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     println!("\nrunning {} recordings", files.len());
     for (name, path) in &files {
-        match run(path) {
-            Verdict::Same => {
-                passed += 1;
-                println!("{name}: ok");
+        let lines = match read(path) {
+            Ok(value) => {
+                let of_loop =
+                    loops::replay(&value).map(|verdict| (format!("{name} (loop)"), verdict));
+                [Some((name.clone(), run(&value))), of_loop]
             }
-            Verdict::Partly(what) => {
-                passed += 1;
-                println!("{name}: ok ({what})");
-            }
-            Verdict::Deviates(how) => {
-                passed += 1;
-                println!("{name}: deviates ({how})");
-            }
-            Verdict::Skipped(why) => {
-                skipped += 1;
-                println!("{name}: skipped ({why})");
-            }
-            Verdict::Differs(difference) => {
-                failed += 1;
-                println!("{name}: FAILED: {difference}");
+            Err(problem) => [Some((name.clone(), Verdict::Differs(problem))), None],
+        };
+        for (name, verdict) in lines.into_iter().flatten() {
+            match verdict {
+                Verdict::Same => {
+                    passed += 1;
+                    println!("{name}: ok");
+                }
+                Verdict::Partly(what) => {
+                    passed += 1;
+                    println!("{name}: ok ({what})");
+                }
+                Verdict::Deviates(how) => {
+                    passed += 1;
+                    println!("{name}: deviates ({how})");
+                }
+                Verdict::Skipped(why) => {
+                    skipped += 1;
+                    println!("{name}: skipped ({why})");
+                }
+                Verdict::Differs(difference) => {
+                    failed += 1;
+                    println!("{name}: FAILED: {difference}");
+                }
             }
         }
     }
@@ -119,22 +132,22 @@ fn find(root: &Path, folder: &Path, files: &mut Vec<(String, PathBuf)>) {
     }
 }
 
-fn run(path: &Path) -> Verdict {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) => return Verdict::Differs(format!("cannot be read: {error}")),
-    };
-    let value: Value = match serde_json::from_str(&text) {
-        Ok(value) => value,
-        Err(error) => return Verdict::Differs(format!("is not JSON: {error}")),
-    };
+fn read(path: &Path) -> Result<Value, String> {
+    let text = fs::read_to_string(path).map_err(|error| format!("cannot be read: {error}"))?;
+    serde_json::from_str(&text).map_err(|error| format!("is not JSON: {error}"))
+}
+
+fn run(value: &Value) -> Verdict {
     if let Some(entries) = value.as_array() {
         return made::replay_all(entries);
     }
-    if let Some(form) = other_form(&value) {
+    if value.get("runs").is_some() {
+        return fair::replay(value);
+    }
+    if let Some(form) = other_form(value) {
         return Verdict::Skipped(form.to_owned());
     }
-    match Recording::read(&value) {
+    match Recording::read(value) {
         Ok(recording) => replay::replay(&recording),
         Err(problem) => Verdict::Differs(format!("is not a recording: {problem}")),
     }
@@ -144,8 +157,6 @@ fn run(path: &Path) -> Verdict {
 fn other_form(value: &Value) -> Option<&'static str> {
     if value.get("calls").is_some() || value.get("rows").is_some() {
         None
-    } else if value.get("runs").is_some() {
-        Some("events at a weighted fair queue: no scheduler")
     } else if value.get("cases").is_some() && value.get("base_span").is_some() {
         Some("telemetry spans: no agent")
     } else if value.get("policies").is_none() {

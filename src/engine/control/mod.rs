@@ -9,6 +9,7 @@
 //! of a silence of more than [`BACKLOG`] ticks the beginning is forgotten.
 
 mod circuit;
+mod component;
 mod decider;
 mod gradient;
 mod integrator;
@@ -45,7 +46,7 @@ const BACKLOG: u64 = 1 << 20;
 pub(crate) trait Actuator: fmt::Debug + Send + Sync {
     /// Takes over what the circuit says. Called only when that has changed, but for decisions
     /// of load schedulers.
-    fn apply(&self, setting: Setting);
+    fn apply(&self, setting: Setting, now: Nanos);
 
     /// What it granted and refused so far; zeros where nobody counts.
     fn demand(&self) -> Demand;

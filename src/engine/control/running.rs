@@ -57,9 +57,9 @@ struct Driven<A> {
 }
 
 impl<A: Actuator> Driven<A> {
-    fn apply(&self, setting: Setting) {
+    fn apply(&self, setting: Setting, now: Nanos) {
         *lock(&self.last) = Some(LoopOutput::from(&setting));
-        self.component.apply(setting);
+        self.component.apply(setting, now);
     }
 }
 
@@ -112,16 +112,18 @@ impl<A: Actuator> Loop<A> {
     /// force; `None` where nothing changes.
     pub(crate) fn new(
         policy: &Policy,
-        components: &[(&policy::Component, Arc<A>)],
+        in_force: &[(Arc<str>, Arc<A>)],
         meters: &FluxMeters,
         parameters: Box<str>,
         start: Nanos,
     ) -> Option<Self> {
-        let driven: Vec<Driven<A>> = components
+        let driven: Vec<Driven<A>> = policy
+            .components
             .iter()
-            .filter_map(|(component, actuator)| {
+            .filter_map(|component| {
+                let (id, actuator) = in_force.iter().find(|(id, _)| *id == component.id)?;
                 Some(Driven {
-                    id: Arc::clone(&component.id),
+                    id: Arc::clone(id),
                     ports: Ports::of(&component.kind)?,
                     component: Arc::clone(actuator),
                     last: Mutex::default(),
@@ -220,31 +222,28 @@ impl<A: Actuator> Loop<A> {
         let number = circuit.tick(now, &world);
         for (driven, told) in self.driven.iter().zip(told) {
             let read = |port| circuit.read(port);
-            match driven.ports {
+            let setting = match driven.ports {
                 Ports::Bucket(ports) => {
                     let [capacity, fill, pass_through] = ports.map(read);
-                    if told.news([capacity, fill, pass_through]) {
-                        driven.apply(Setting::Bucket {
-                            capacity,
-                            fill,
-                            pass_through,
-                        });
-                    }
+                    let news = told.news([capacity, fill, pass_through]);
+                    news.then_some(Setting::Bucket {
+                        capacity,
+                        fill,
+                        pass_through,
+                    })
                 }
                 Ports::Slots(ports) => {
                     let [max_concurrency, pass_through] = ports.map(read);
-                    if told.news([max_concurrency, pass_through, 0.0]) {
-                        driven.apply(Setting::Slots {
-                            max_concurrency,
-                            pass_through,
-                        });
-                    }
+                    let news = told.news([max_concurrency, pass_through, 0.0]);
+                    news.then_some(Setting::Slots {
+                        max_concurrency,
+                        pass_through,
+                    })
                 }
                 Ports::AcceptPercentage(port) => {
                     let percentage = read(port);
-                    if told.news([percentage, 0.0, 0.0]) {
-                        driven.apply(Setting::AcceptPercentage(percentage));
-                    }
+                    let news = told.news([percentage, 0.0, 0.0]);
+                    news.then_some(Setting::AcceptPercentage(percentage))
                 }
                 Ports::Load {
                     multiplier,
@@ -253,11 +252,14 @@ impl<A: Actuator> Loop<A> {
                     if by_latency && number.is_multiple_of(TOKENS_REFRESH) {
                         told.tokens = driven.component.workload_tokens(now).unwrap_or_default();
                     }
-                    if number.is_multiple_of(self.period) {
+                    number.is_multiple_of(self.period).then(|| {
                         let tokens = Arc::clone(&told.tokens);
-                        driven.apply(Setting::Load(decision(read(multiplier), now, tokens)));
-                    }
+                        Setting::Load(decision(read(multiplier), now, tokens))
+                    })
                 }
+            };
+            if let Some(setting) = setting {
+                driven.apply(setting, now);
             }
         }
     }

@@ -27,7 +27,7 @@ struct Listener {
 }
 
 impl Actuator for Listener {
-    fn apply(&self, setting: Setting) {
+    fn apply(&self, setting: Setting, _: Nanos) {
         self.heard
             .lock()
             .expect("no test panics here")
@@ -135,7 +135,7 @@ fn running(
     source: Option<Arc<dyn SignalSource>>,
 ) -> (Control<Listener>, Arc<Listener>) {
     let listener = Arc::new(Listener::default());
-    let components = [(&policy.components[0], Arc::clone(&listener))];
+    let components = [(policy.components[0].id.clone(), Arc::clone(&listener))];
     let parameters = Loop::<Listener>::parameters(policy);
     let one = Loop::new(policy, &components, &FluxMeters::default(), parameters, 0)
         .expect("something changes");
@@ -232,7 +232,7 @@ fn a_ramp_is_told_only_when_it_moves() {
 fn nothing_is_made_for_what_never_changes() {
     let policy = policy_of(load_scheduler(Port::Constant(0.5), false), Vec::new());
     let listener = Arc::new(Listener::default());
-    let components = [(&policy.components[0], listener)];
+    let components = [(policy.components[0].id.clone(), listener)];
     assert!(Loop::new(&policy, &components, &FluxMeters::default(), "".into(), 0).is_none());
     let none: Control<Listener> = Control::new(Vec::new(), None);
     assert!(!none.is_on());

@@ -52,7 +52,6 @@ impl Slots {
     }
 
     /// New values of the signals.
-    #[allow(dead_code)] // Circuits turn them.
     pub(crate) fn set(&self, max_concurrency: f64, pass_through: f64) {
         self.max_concurrency.set(max_concurrency);
         self.pass_through.set(pass_through);
@@ -143,7 +142,6 @@ impl ConcurrencyLimiter {
         }
     }
 
-    #[allow(dead_code)] // Circuits turn them.
     pub(crate) fn slots(&self) -> &Slots {
         &self.slots
     }

@@ -197,6 +197,11 @@ impl Component {
         }
     }
 
+    /// It wants to know how long flows take.
+    pub(crate) fn times_workloads(&self) -> bool {
+        matches!(self, Self::LoadScheduler(scheduler) if scheduler.latency().is_some())
+    }
+
     /// Keys with state.
     pub(crate) fn keys(&self) -> usize {
         match self {

@@ -7,6 +7,7 @@ use super::bucket::{Bucket, Patience, Shape};
 use super::lazy_sync::Lazy;
 use super::{DEADLINE_MARGIN, Decided};
 use crate::engine::clock::{Nanos, nanos};
+use crate::engine::dial::Dial;
 use crate::engine::report::{LimiterDetails, LimiterReason};
 use crate::engine::stages::{Flow, NO_DEADLINE};
 use crate::engine::store::{Kept, Limits, Store};
@@ -18,16 +19,58 @@ pub(crate) struct RateLimiter {
     label_key: Option<Arc<str>>,
     tokens_key: Option<Arc<str>>,
     denied_code: i32,
+    rules: Rules,
+    /// Everything passes, unless the dials say what passes.
+    open: bool,
+    /// Of signals that change.
+    dials: Option<Box<Dials>>,
     buckets: Buckets,
+}
+
+/// The signals of a bucket as they are now; NaN is invalid.
+#[derive(Debug)]
+pub(crate) struct Dials {
+    capacity: Dial,
+    fill: Dial,
+    pass_through: Dial,
+}
+
+impl Dials {
+    pub(crate) fn new(bucket: &policy::Bucket) -> Self {
+        Self {
+            capacity: Dial::new(bucket.bucket_capacity.initial()),
+            fill: Dial::new(bucket.fill_amount.initial()),
+            pass_through: Dial::new(bucket.pass_through.initial()),
+        }
+    }
+
+    pub(crate) fn set(&self, capacity: f64, fill: f64, pass_through: f64) {
+        self.capacity.set(capacity);
+        self.fill.set(fill);
+        self.pass_through.set(pass_through);
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        let (capacity, fill) = (self.capacity.get(), self.fill.get());
+        policy::passes_through(capacity, fill, self.pass_through.get())
+    }
+
+    /// The rules with the signals as they are now.
+    pub(crate) fn apply(&self, rules: &Rules) -> Rules {
+        let shape = Shape {
+            capacity: self.capacity.get(),
+            fill: self.fill.get(),
+            ..rules.shape
+        };
+        Rules { shape, ..*rules }
+    }
 }
 
 #[derive(Debug)]
 enum Buckets {
-    /// Everything passes.
-    Open,
-    Plain(Rules, Store<Plain>),
+    Plain(Store<Plain>),
     /// With the time from sync to sync.
-    Lazy(Rules, Nanos, Store<Lazy>),
+    Lazy(Nanos, Store<Lazy>),
 }
 
 /// What holds for all keys.
@@ -95,6 +138,13 @@ impl RateLimiter {
         let rules = rules(bucket);
         let Rules { shape, max_idle } = rules;
         let pass_through = bucket.pass_through.initial();
+        let ports = [
+            bucket.bucket_capacity,
+            bucket.fill_amount,
+            bucket.pass_through,
+        ];
+        let changing = |port: &policy::Port| matches!(port, policy::Port::Changing(_));
+        let changes = ports.iter().any(changing);
         let open = policy::passes_through(shape.capacity, shape.fill, pass_through);
         let limits = Limits { max_idle, ..limits };
         let limits = match bucket.limit_by_label_key {
@@ -102,18 +152,34 @@ impl RateLimiter {
             None => Limits { keys: 1, ..limits },
         };
         let buckets = match bucket.lazy_sync {
-            _ if open => Buckets::Open,
             Some(syncs) => {
                 let period = shape.interval / i64::from(syncs.max(1));
-                Buckets::Lazy(rules, period, Store::new(limits))
+                Buckets::Lazy(period, Store::new(limits))
             }
-            None => Buckets::Plain(rules, Store::new(limits)),
+            None => Buckets::Plain(Store::new(limits)),
         };
         Self {
             label_key: bucket.limit_by_label_key.clone(),
             tokens_key: spec.request.tokens_label_key.clone(),
             denied_code: spec.request.denied_response_status_code,
+            rules,
+            open,
+            dials: changes.then(|| Box::new(Dials::new(bucket))),
             buckets,
+        }
+    }
+
+    /// The knobs, where some signal changes.
+    #[allow(dead_code)] // Circuits turn them.
+    pub(crate) fn dials(&self) -> Option<&Dials> {
+        self.dials.as_deref()
+    }
+
+    #[inline]
+    fn is_open(&self) -> bool {
+        match &self.dials {
+            None => self.open,
+            Some(dials) => dials.is_open(),
         }
     }
 
@@ -172,17 +238,15 @@ impl RateLimiter {
 
     pub(super) fn keys(&self) -> usize {
         match &self.buckets {
-            Buckets::Open => 0,
-            Buckets::Plain(_, store) => store.len(),
-            Buckets::Lazy(_, _, store) => store.len(),
+            Buckets::Plain(store) => store.len(),
+            Buckets::Lazy(_, store) => store.len(),
         }
     }
 
     pub(super) fn evicted(&self) -> u64 {
         match &self.buckets {
-            Buckets::Open => 0,
-            Buckets::Plain(_, store) => store.evicted(),
-            Buckets::Lazy(_, _, store) => store.evicted(),
+            Buckets::Plain(store) => store.evicted(),
+            Buckets::Lazy(_, store) => store.evicted(),
         }
     }
 
@@ -190,7 +254,7 @@ impl RateLimiter {
     #[inline]
     fn key<'a>(&self, flow: &Flow<'a, '_>) -> Key<'a> {
         match &self.label_key {
-            _ if matches!(self.buckets, Buckets::Open) => Key::Missing,
+            _ if self.is_open() => Key::Missing,
             None => Key::Bucket(""),
             Some(label) => flow.labels.get(label).map_or(Key::Missing, Key::Bucket),
         }
@@ -199,12 +263,17 @@ impl RateLimiter {
     // One copy of all that is inlined into it.
     #[inline(never)]
     fn take(&self, key: &str, ask: &Ask) -> Answer {
-        match &self.buckets {
-            Buckets::Open => Answer::UNSEEN,
-            Buckets::Plain(rules, store) => {
-                store.update(key, ask.now, |state| state.take(rules, ask))
+        let turned;
+        let rules = match &self.dials {
+            None => &self.rules,
+            Some(dials) => {
+                turned = dials.apply(&self.rules);
+                &turned
             }
-            Buckets::Lazy(rules, period, store) => {
+        };
+        match &self.buckets {
+            Buckets::Plain(store) => store.update(key, ask.now, |state| state.take(rules, ask)),
+            Buckets::Lazy(period, store) => {
                 store.update(key, ask.now, |state| state.take(rules, *period, ask))
             }
         }

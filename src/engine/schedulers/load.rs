@@ -6,7 +6,8 @@ use super::line::{Ask, Grant, Line, Source, Take};
 use super::quota::{details, free};
 use super::workload::Workloads;
 use crate::engine::clock::{Nanos, nanos};
-use crate::engine::control::{Demand, WorkloadTokens};
+use crate::engine::control::{Demand, WorkloadLatency, WorkloadTokens};
+use crate::engine::flux_meter::Workload;
 use crate::engine::limiters::{Decided, Scheduled, Settled, Surroundings};
 use crate::engine::report::LimiterDetails;
 use crate::engine::stages::Flow;
@@ -26,6 +27,8 @@ const SLOTS: usize = 31;
 pub(crate) struct LoadScheduler {
     workloads: Workloads,
     estimates: Mutex<WorkloadTokens>,
+    /// Where tokens follow latency.
+    latency: Option<Arc<WorkloadLatency>>,
     line: Arc<Line<Load>>,
 }
 
@@ -66,8 +69,26 @@ impl LoadScheduler {
         Self {
             workloads: Workloads::new(&spec.scheduler),
             estimates: Mutex::default(),
+            latency: spec
+                .workload_latency_based_tokens
+                .then(|| Arc::new(WorkloadLatency::default())),
             line,
         }
+    }
+
+    /// Where the flows of workloads are measured, if they are.
+    pub(crate) fn latency(&self) -> Option<&Arc<WorkloadLatency>> {
+        self.latency.as_ref()
+    }
+
+    /// What a flow is to be measured as, if it is.
+    pub(crate) fn workload(&self, flow: &Flow<'_, '_>) -> Option<Workload> {
+        let latency = self.latency.as_ref()?;
+        let request = self.workloads.request(flow, 0, None);
+        Some(Workload {
+            latency: Arc::clone(latency),
+            name: Box::from(request.workload),
+        })
     }
 
     /// A new decision, from now on.
@@ -76,12 +97,10 @@ impl LoadScheduler {
     }
 
     /// Tokens by workload label, all anew.
-    #[allow(dead_code)] // Control loops measure them.
     pub(crate) fn set_estimates(&self, estimates: WorkloadTokens) {
         *lock(&self.estimates) = estimates;
     }
 
-    #[allow(dead_code)] // Control loops read it.
     pub(crate) fn demand(&self) -> Demand {
         self.line.with(|(), load| load.demand)
     }

@@ -7,10 +7,8 @@ use super::keys::Keys;
 use super::line::{Ask, Grant, Source, Take};
 use super::workload::Workloads;
 use crate::engine::clock::Nanos;
-use crate::engine::dial::Dial;
-use crate::engine::limiters::bucket::Shape;
 use crate::engine::limiters::lazy_sync::Lazy;
-use crate::engine::limiters::rate_limiter::{self, Answer, Key, Plain, Rules, bucket_label};
+use crate::engine::limiters::rate_limiter::{self, Answer, Dials, Key, Plain, Rules, bucket_label};
 use crate::engine::limiters::{DEADLINE_MARGIN, Decided, Scheduled, Settled, Surroundings};
 use crate::engine::report::{LimiterDetails, LimiterReason, SchedulerDetails};
 use crate::engine::stages::{Flow, NO_DEADLINE};
@@ -29,42 +27,9 @@ pub(crate) struct QuotaScheduler {
 #[derive(Debug)]
 pub(crate) struct Buckets {
     rules: Rules,
-    /// NaN is invalid, as for the others.
-    capacity: Dial,
-    fill: Dial,
-    pass_through: Dial,
+    dials: Dials,
     /// From sync to sync, with lazy sync.
     period: Option<Nanos>,
-}
-
-impl Buckets {
-    fn rules(&self) -> Rules {
-        let shape = Shape {
-            capacity: self.capacity.get(),
-            fill: self.fill.get(),
-            ..self.rules.shape
-        };
-        Rules {
-            shape,
-            ..self.rules
-        }
-    }
-
-    fn is_open(&self) -> bool {
-        policy::passes_through(
-            self.capacity.get(),
-            self.fill.get(),
-            self.pass_through.get(),
-        )
-    }
-
-    /// New values of the signals.
-    #[allow(dead_code)] // Circuits turn them.
-    pub(crate) fn set(&self, capacity: f64, fill: f64, pass_through: f64) {
-        self.capacity.set(capacity);
-        self.fill.set(fill);
-        self.pass_through.set(pass_through);
-    }
 }
 
 impl QuotaScheduler {
@@ -80,9 +45,7 @@ impl QuotaScheduler {
             ..around.limits
         };
         let buckets = Buckets {
-            capacity: Dial::new(rules.shape.capacity),
-            fill: Dial::new(rules.shape.fill),
-            pass_through: Dial::new(bucket.pass_through.initial()),
+            dials: Dials::new(bucket),
             period: bucket
                 .lazy_sync
                 .map(|syncs| rules.shape.interval / i64::from(syncs.max(1))),
@@ -96,9 +59,8 @@ impl QuotaScheduler {
     }
 
     /// The knobs.
-    #[allow(dead_code)] // Circuits turn them.
-    pub(crate) fn buckets(&self) -> &Buckets {
-        self.keys.rules()
+    pub(crate) fn dials(&self) -> &Dials {
+        &self.keys.rules().dials
     }
 
     pub(crate) fn denied_code(&self) -> i32 {
@@ -106,7 +68,7 @@ impl QuotaScheduler {
     }
 
     pub(crate) fn schedule(&self, flow: &Flow<'_, '_>, now: Nanos) -> Scheduled {
-        if self.keys.rules().is_open() {
+        if self.dials().is_open() {
             return passed(LimiterReason::Unspecified);
         }
         let Key::Bucket(key) = self.key(flow) else {
@@ -123,7 +85,7 @@ impl QuotaScheduler {
     pub(crate) fn revert(&self, flow: &Flow<'_, '_>, consumed: f64, now: Nanos) {
         if let Key::Bucket(key) = self.key(flow)
             && consumed > 0.0
-            && !self.keys.rules().is_open()
+            && !self.dials().is_open()
         {
             self.keys.line(key, now).put_back(consumed, None, now);
         }
@@ -207,7 +169,7 @@ pub(crate) enum Tokens {
 impl Tokens {
     /// Without waiting; a remembered rejection says no.
     fn ask(&mut self, buckets: &Buckets, ask: &rate_limiter::Ask) -> Answer {
-        let rules = buckets.rules();
+        let rules = buckets.dials.apply(&buckets.rules);
         loop {
             match (&mut *self, buckets.period) {
                 (Self::New, None) => *self = Self::Plain(Plain::new()),
@@ -244,7 +206,7 @@ impl Source for Tokens {
         if left(ask) <= DEADLINE_MARGIN {
             return Take::Refused(Grant::default());
         }
-        let rules = buckets.rules();
+        let rules = buckets.dials.apply(&buckets.rules);
         let answer = match self {
             Self::New => return Take::Refused(Grant::default()),
             Self::Plain(state) => state.take_and_wait(&rules, ask.now, ask.want, ask.deadline),

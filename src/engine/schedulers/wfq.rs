@@ -4,11 +4,15 @@
 //! its requests cost; the request that would be finished first in virtual time is served first.
 //! Of equals that one is served which is first in an array heap, so how the heap moves its entries
 //! is part of the contract.
+//!
+//! This file needs nothing of the crate, so that recorded events can be replayed against it.
 
 use std::collections::HashMap;
 
 use ahash::RandomState;
 use slab::Slab;
+use smallvec::SmallVec;
+use twox_hash::XxHash64;
 
 /// The requests of one scheduler that wait or are being served; `P` is whatever goes with one.
 #[derive(Debug)]
@@ -81,6 +85,27 @@ pub(crate) fn workload_id(label: &str, inverse: f64) -> String {
     format!("{label}-{inverse:.6}")
 }
 
+/// Which of the queues of a workload a fairness label goes to.
+pub(crate) fn queue_of(label: &str, seed: u32) -> Option<u8> {
+    if label.is_empty() {
+        return None;
+    }
+    let mut text: SmallVec<[u8; 128]> = SmallVec::from_slice(label.as_bytes());
+    let mut digits = [0_u8; 10];
+    let mut at = digits.len();
+    let mut rest = seed;
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    text.extend_from_slice(&digits[at..]);
+    Some(XxHash64::oneshot(0, &text) as u8)
+}
+
 impl<P> Wfq<P> {
     pub(crate) fn new() -> Self {
         Self {
@@ -103,7 +128,8 @@ impl<P> Wfq<P> {
         self.open
     }
 
-    #[cfg(test)]
+    /// Virtual time, whether it is open, and how often it has closed.
+    #[allow(dead_code)] // Recordings are compared by it.
     pub(crate) fn state(&self) -> (f64, bool, u64) {
         (self.virtual_time, self.open, self.generation)
     }

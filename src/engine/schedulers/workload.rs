@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use smallvec::SmallVec;
-use twox_hash::XxHash64;
-
+use super::wfq::{Fairness, queue_of};
 use crate::engine::clock::{Nanos, nanos};
 use crate::engine::control::WorkloadTokens;
 use crate::engine::stages::{Flow, NO_DEADLINE};
@@ -109,33 +107,13 @@ impl Seed {
         }
     }
 
-    pub(crate) fn queue(&mut self, label: &str, now: Nanos) -> Option<u8> {
+    pub(crate) fn queue(&mut self, label: &str, now: Nanos) -> Fairness {
         if now.saturating_sub(self.since) > SEED_LASTS {
             self.since = now;
             self.value = ahash::RandomState::new().hash_one(now) as u32;
         }
         queue_of(label, self.value)
     }
-}
-
-fn queue_of(label: &str, seed: u32) -> Option<u8> {
-    if label.is_empty() {
-        return None;
-    }
-    let mut text: SmallVec<[u8; 128]> = SmallVec::from_slice(label.as_bytes());
-    let mut digits = [0_u8; 10];
-    let mut at = digits.len();
-    let mut rest = seed;
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    text.extend_from_slice(&digits[at..]);
-    Some(XxHash64::oneshot(0, &text) as u8)
 }
 
 #[cfg(test)]

@@ -200,7 +200,7 @@ fn range_follows_its_curve_confirmed_or_not() {
 fn a_dry_run_only_listens() {
     let text = "max_load_multiplier: 2\n        dry_run: true";
     let aiad = policy("aiad_load_scheduler", SETPOINT, text);
-    let components = [(&aiad.components[0], Arc::new(Listener::default()))];
+    let components = [(aiad.components[0].id.clone(), Arc::new(Listener::default()))];
     let meters = FluxMeters::default();
     assert!(Loop::new(&aiad, &components, &meters, "".into(), 0).is_none());
 }

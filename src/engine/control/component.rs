@@ -1,0 +1,84 @@
+//! The components of policies, as circuits drive them.
+
+use super::{Actuator, Demand, Setting, WorkloadTokens};
+use crate::engine::clock::Nanos;
+use crate::engine::limiters::Component;
+use crate::engine::schedulers::Decision;
+
+impl Actuator for Component {
+    fn apply(&self, setting: Setting, now: Nanos) {
+        match (self, setting) {
+            (
+                Self::RateLimiter(limiter),
+                Setting::Bucket {
+                    capacity,
+                    fill,
+                    pass_through,
+                },
+            ) => {
+                // Without dials nothing of it changes.
+                if let Some(dials) = limiter.dials() {
+                    dials.set(capacity, fill, pass_through);
+                }
+            }
+            (
+                Self::QuotaScheduler(scheduler),
+                Setting::Bucket {
+                    capacity,
+                    fill,
+                    pass_through,
+                },
+            ) => scheduler.dials().set(capacity, fill, pass_through),
+            (
+                Self::ConcurrencyLimiter(limiter),
+                Setting::Slots {
+                    max_concurrency,
+                    pass_through,
+                },
+            ) => limiter.slots().set(max_concurrency, pass_through),
+            (
+                Self::ConcurrencyScheduler(scheduler),
+                Setting::Slots {
+                    max_concurrency,
+                    pass_through,
+                },
+            ) => scheduler.slots().set(max_concurrency, pass_through),
+            (Self::Sampler(sampler), Setting::AcceptPercentage(percentage)) => {
+                sampler.set_percentage(percentage);
+            }
+            (Self::LoadScheduler(scheduler), Setting::Load(decision)) => {
+                scheduler.set_estimates(decision.tokens);
+                let decision = Decision {
+                    load_multiplier: decision.load_multiplier,
+                    pass_through: decision.pass_through,
+                    valid_until: Some(decision.valid_until),
+                };
+                scheduler.publish(decision, now);
+            }
+            // Ports belong to their kind of component.
+            (
+                Self::RateLimiter(_)
+                | Self::QuotaScheduler(_)
+                | Self::ConcurrencyLimiter(_)
+                | Self::ConcurrencyScheduler(_)
+                | Self::Sampler(_)
+                | Self::LoadScheduler(_),
+                _,
+            ) => {}
+        }
+    }
+
+    fn demand(&self) -> Demand {
+        match self {
+            Self::LoadScheduler(scheduler) => scheduler.demand(),
+            _ => Demand::default(),
+        }
+    }
+
+    fn workload_tokens(&self, now: Nanos) -> Option<WorkloadTokens> {
+        match self {
+            Self::LoadScheduler(scheduler) => Some(scheduler.latency()?.tokens(now)),
+            _ => None,
+        }
+    }
+}
