@@ -176,12 +176,12 @@ impl<'t> Circuit<'t> {
         }
         let actuated =
             |component: &Component| matches!(component.kind, ComponentKind::LoadScheduler(_));
-        let circuit =
-            (!nodes.is_empty() || deciding.iter().any(actuated)).then(|| model::Circuit {
-                evaluation_interval,
-                nodes,
-                signals: signals.len() as u32,
-            });
+        let needed = !nodes.is_empty() || deciding.iter().any(actuated);
+        let circuit = needed.then_some(model::Circuit {
+            evaluation_interval,
+            nodes,
+            signals: signals.len() as u32,
+        });
         Ok((deciding, circuit))
     }
 

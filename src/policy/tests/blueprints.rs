@@ -190,7 +190,7 @@ fn drivers_stand_before_the_ramp() {
     ] {
         let text = match &*drivers {
             "" => ramp("  start: true\n"),
-            some => self::ramp(&format!("  start: true\n  drivers:\n{some}")),
+            some => ramp(&format!("  start: true\n  drivers:\n{some}")),
         };
         assert_eq!(components(&loaded(&text).policy), [(id, "sampler")], "{text}");
     }
