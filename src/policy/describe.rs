@@ -335,6 +335,9 @@ fn write_meter(out: &mut String, meter: &FluxMeter) -> fmt::Result {
 }
 
 fn write_circuit(out: &mut String, circuit: &Circuit) -> fmt::Result {
+    if circuit.nodes.is_empty() {
+        return Ok(());
+    }
     let (signals, interval) = (circuit.signals, circuit.evaluation_interval);
     let s = if signals == 1 { "" } else { "s" };
     writeln!(out, "  {signals} signal{s}, computed every {interval:?}")?;
