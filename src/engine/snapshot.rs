@@ -184,8 +184,8 @@ fn needs_no_source(source: &str, policy: &Policy) -> Result<(), PolicyError> {
     for node in nodes {
         if let Op::Query { text, .. } = &node.op {
             let message = format!(
-                "`{}` asks for `{text}`, which the engine cannot measure itself: give it a \
-                 SignalSource that answers it, by EngineBuilder::signal_source",
+                "`{}` needs the answer to the query `{text}`, which the engine cannot measure \
+                 itself: give it a SignalSource, by EngineBuilder::signal_source",
                 node.id
             );
             return Err(PolicyError::new(source, message));
