@@ -90,7 +90,7 @@ impl Snapshot {
                 let known = before
                     .and_then(|before| before.index.find(&policy.name, &component.id, &parameters));
                 let limiter = match known {
-                    Some(limiter) => limiter,
+                    Some(known) => Arc::clone(&known.limiter),
                     None => Arc::new(Component::new(&component.kind, &settings.surroundings)),
                 };
                 times_workloads |= limiter.times_workloads();
@@ -99,6 +99,7 @@ impl Snapshot {
                     &component.id,
                     Arc::clone(&limiter),
                     parameters,
+                    known,
                     &here,
                 );
                 in_force.push((component.id.clone(), limiter));
