@@ -205,7 +205,7 @@ impl<S: Source> Line<S> {
     }
 
     /// Decides for the heads of the queue as far as tokens reach, and wakes them.
-    fn serve(&self, now: Nanos) {
+    pub(crate) fn serve(&self, now: Nanos) {
         loop {
             let mut wakers = Wakers::new();
             let more = lock(&self.state).advance(&self.rules, now, &mut wakers);
