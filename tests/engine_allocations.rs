@@ -121,6 +121,61 @@ fn a_known_key_is_turned_away_without_an_allocation() {
     }
 }
 
+fn slots(kind: &str, most: u32) -> Engine {
+    let slots = "{max_inflight_duration: 3600s, limit_by_label_key: user}";
+    let parameters = match kind {
+        "concurrency_limiter" => format!("parameters: {slots}"),
+        _ => format!("concurrency_limiter: {slots}"),
+    };
+    let text = format!(
+        "circuit:
+  components:
+  - flow_control:
+      {kind}:
+        selectors: [{{control_point: here}}]
+        in_ports: {{max_concurrency: {{constant_signal: {{value: {most}}}}}}}
+        {parameters}
+"
+    );
+    let engine = Engine::builder().policy_text("policy", text).build();
+    engine.expect("the policy is right")
+}
+
+#[test]
+fn a_slot_is_taken_and_given_back_without_an_allocation() {
+    let engine = slots("concurrency_limiter", 1000);
+    let params = FlowParams::new().label("user", "42");
+    let hold = |many: usize| -> Vec<_> {
+        (0..many)
+            .map(|_| match engine.decide("here", &params) {
+                Check::Ready(Verdict::Accepted(ticket)) => ticket,
+                _ => panic!("there is room"),
+            })
+            .collect()
+    };
+    drop(hold(500));
+    let known = allocations(|| {
+        let tickets = hold(500);
+        for ticket in tickets {
+            ticket.end(FlowOutcome::new(FlowStatus::Ok));
+        }
+    });
+    // That of the list of tickets.
+    assert_eq!(known, 1);
+}
+
+#[test]
+fn a_scheduler_with_a_free_slot_allocates_nothing() {
+    let engine = slots("concurrency_scheduler", 1);
+    let params = FlowParams::new().label("user", "42");
+    assert!(decide(&engine, &params));
+    let known = allocations(|| {
+        for _ in 0..1000 {
+            assert!(decide(&engine, &params));
+        }
+    });
+    assert_eq!(known, 0);
+
 #[test]
 fn meters_and_classifiers_cost_no_allocation() {
     let text = |control_point: &str| {

@@ -22,14 +22,31 @@ impl Policy {
         text
     }
 
+    /// The component that computes each signal.
+    fn sources(&self) -> Vec<&str> {
+        let Some(circuit) = &self.circuit else {
+            return Vec::new();
+        };
+        let mut sources = vec!["?"; circuit.signals as usize];
+        for node in &circuit.nodes {
+            for signal in node.outputs.iter().flatten() {
+                if let Some(source) = sources.get_mut(signal.0 as usize) {
+                    *source = &node.id;
+                }
+            }
+        }
+        sources
+    }
+
     fn write(&self, out: &mut String, applies: &dyn Fn(&Selector) -> bool) -> fmt::Result {
         writeln!(out, "policy `{}`", self.name)?;
         let mut empty = true;
+        let sources = Sources(self.sources());
         for component in &self.components {
             let selectors = applying(&component.selectors, applies);
             if !selectors.is_empty() {
                 empty = false;
-                self.component(out, component)?;
+                sources.component(out, component)?;
                 write_selectors(out, &selectors)?;
             }
         }
@@ -57,7 +74,12 @@ impl Policy {
             None => Ok(()),
         }
     }
+}
 
+/// Which component computes which signal.
+struct Sources<'p>(Vec<&'p str>);
+
+impl Sources<'_> {
     fn component(&self, out: &mut String, component: &Component) -> fmt::Result {
         write!(out, "  {} {}: ", component.id, component.kind.name())?;
         match &component.kind {
@@ -90,6 +112,14 @@ impl Policy {
             ComponentKind::Sampler(sampler) => {
                 match sampler.accept_percentage {
                     None => out.push_str("drops everything"),
+                    Some(Port::Constant(value)) if value.is_nan() => {
+                        let drops = if sampler.ramp_mode {
+                            "drops"
+                        } else {
+                            "accepts"
+                        };
+                        write!(out, "{drops} everything")?;
+                    }
                     Some(port) => write!(out, "accepts {} %", self.port(port))?,
                 }
                 if let Some(key) = &sampler.session_label_key {
@@ -162,10 +192,10 @@ impl Policy {
         let Port::Changing(signal) = port else {
             return Number(port.initial()).to_string();
         };
-        let nodes = self.circuit.iter().flat_map(|circuit| &circuit.nodes);
-        let mut from = nodes.filter(|node| node.outputs.contains(&Some(signal)));
-        from.next()
-            .map_or_else(|| "?".to_owned(), |node| format!("what `{}` says", node.id))
+        match self.0.get(signal.0 as usize) {
+            Some(source) => format!("what `{source}` says"),
+            None => "?".to_owned(),
+        }
     }
 }
 
@@ -255,7 +285,8 @@ fn write_scheduler(out: &mut String, scheduler: &Scheduler) -> fmt::Result {
 
 fn write_workload(out: &mut String, parameters: &WorkloadParameters) -> fmt::Result {
     let (priority, tokens) = (Number(parameters.priority), Number(parameters.tokens));
-    write!(out, "priority {priority}, {tokens} tokens")?;
+    let s = if parameters.tokens == 1.0 { "" } else { "s" };
+    write!(out, "priority {priority}, {tokens} token{s}")?;
     match parameters.queue_timeout {
         Some(timeout) => write!(out, ", queues for at most {timeout:?}"),
         None => Ok(()),

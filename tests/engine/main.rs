@@ -3,13 +3,16 @@
 mod caches;
 mod deviations;
 mod flux_meters;
+mod holding;
 mod http;
 mod limits;
 mod loading;
 mod loops;
 mod memory;
 mod properties;
+mod queues;
 mod reload;
 mod selectors;
 mod support;
 mod threads;
+mod waiting;

@@ -288,8 +288,11 @@ impl<S: Source> State<S> {
                     return false;
                 }
                 Take::NotBefore(then) => {
+                    let earlier = then < waiting.next_time();
                     waiting.stage = Stage::Blocked(place, then);
-                    wakers.extend(waiting.waker.take());
+                    if earlier {
+                        wakers.extend(waiting.waker.take());
+                    }
                     return false;
                 }
             };
