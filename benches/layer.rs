@@ -118,22 +118,50 @@ where
     }
 }
 
-fn full<S, R>(name: &'static str, against: Option<&'static str>, mut service: S) -> Case
+fn case<S, B, R>(
+    name: &'static str,
+    against: Option<&'static str>,
+    body: fn() -> B,
+    service: impl Fn() -> S + 'static,
+) -> Case
+where
+    S: Service<Request<B>, Response = Response<R>> + 'static,
+    B: 'static,
+    R: Body,
+{
+    let prepare = Box::new(move || -> Box<dyn FnMut()> {
+        let mut service = service();
+        Box::new(move || drive(&mut service, request(body())))
+    });
+    Case {
+        name,
+        against,
+        prepare,
+    }
+}
+
+fn full<S, R>(
+    name: &'static str,
+    against: Option<&'static str>,
+    service: impl Fn() -> S + 'static,
+) -> Case
 where
     S: Service<Request<()>, Response = Response<R>> + 'static,
     R: Body,
 {
-    let run = Box::new(move || drive(&mut service, request(())));
-    Case { name, against, run }
+    case(name, against, || (), service)
 }
 
-fn axum<S, R>(name: &'static str, against: Option<&'static str>, mut service: S) -> Case
+fn axum<S, R>(
+    name: &'static str,
+    against: Option<&'static str>,
+    service: impl Fn() -> S + 'static,
+) -> Case
 where
     S: Service<Request<AxumBody>, Response = Response<R>> + 'static,
     R: Body,
 {
-    let run = Box::new(move || drive(&mut service, request(AxumBody::empty())));
-    Case { name, against, run }
+    case(name, against, AxumBody::empty, service)
 }
 
 /// The peer's key: the same header, as text of its own.
@@ -169,90 +197,80 @@ fn governor_layer(
     GovernorLayer::new(Arc::new(config.expect("the quota is right")))
 }
 
+fn plenty() -> ApertureLayer<ApertureClient> {
+    layer(engine("1e15", "1e15"))
+}
+
+fn empty() -> ApertureLayer<ApertureClient> {
+    layer(engine("0", "0.0001"))
+}
+
+fn route() -> axum::Router {
+    axum::Router::new().route("/checkout/{id}", axum::routing::post(|| async { "ok" }))
+}
+
 fn cases() -> Vec<Case> {
-    let plenty = || layer(engine("1e15", "1e15"));
-    let empty = || layer(engine("0", "0.0001"));
-    let route =
-        || axum::Router::new().route("/checkout/{id}", axum::routing::post(|| async { "ok" }));
-
-    let quota = Quota::per_second(NonZeroU32::MAX).allow_burst(NonZeroU32::MAX);
-    let limiter = RateLimiter::keyed(quota);
-    let key = "user-42".to_owned();
-
+    const BARE: &str = "bare service";
+    const AXUM_BODY: &str = "bare service, axum body";
+    const ROUTE: &str = "bare axum route";
     vec![
-        full("bare service", None, Bare),
-        full(
-            "aperture: accept",
-            Some("bare service"),
-            plenty().layer(Bare),
-        ),
-        full(
-            "aperture: accept, a labels closure",
-            Some("bare service"),
+        full(BARE, None, || Bare),
+        full("aperture: accept", Some(BARE), || plenty().layer(Bare)),
+        full("aperture: accept, no baggage", Some(BARE), || {
+            plenty().baggage(false).layer(Bare)
+        }),
+        full("aperture: accept, a labels closure", Some(BARE), || {
             plenty()
                 .labels(|head, labels| labels.insert("path", head.uri().path()))
-                .layer(Bare),
-        ),
-        full(
-            "aperture: reject",
-            Some("bare service"),
-            empty().layer(Bare),
-        ),
-        full(
-            "aperture: skipped",
-            Some("bare service"),
-            plenty().skip(|_| true).layer(Bare),
-        ),
-        full(
-            "aperture: nobody answers",
-            Some("bare service"),
-            ApertureLayer::new(ApertureClient::disabled(), "checkout").layer(Bare),
-        ),
-        axum("bare service, axum body", None, BareAxum),
-        axum(
-            "aperture: accept, axum body",
-            Some("bare service, axum body"),
-            plenty().layer(BareAxum),
-        ),
-        axum(
-            "tower_governor: accept",
-            Some("bare service, axum body"),
-            governor_layer(1_000_000_000, u32::MAX).layer(BareAxum),
-        ),
-        axum(
-            "tower_governor: reject",
-            Some("bare service, axum body"),
-            governor_layer(1, 1).layer(BareAxum),
-        ),
-        axum("bare axum route", None, route()),
-        axum(
-            "axum route with aperture: accept",
-            Some("bare axum route"),
-            route().route_layer(plenty()),
-        ),
-        axum(
-            "axum route with aperture: reject",
-            Some("bare axum route"),
-            route().route_layer(empty()),
-        ),
+                .layer(Bare)
+        }),
+        full("aperture: reject", Some(BARE), || empty().layer(Bare)),
+        full("aperture: skipped", Some(BARE), || {
+            plenty().skip(|_| true).layer(Bare)
+        }),
+        full("aperture: nobody answers", Some(BARE), || {
+            ApertureLayer::new(ApertureClient::disabled(), "checkout").layer(Bare)
+        }),
+        axum(AXUM_BODY, None, || BareAxum),
+        axum("aperture: accept, axum body", Some(AXUM_BODY), || {
+            plenty().layer(BareAxum)
+        }),
+        axum("tower_governor: accept", Some(AXUM_BODY), || {
+            governor_layer(1_000_000_000, u32::MAX).layer(BareAxum)
+        }),
+        axum("tower_governor: reject", Some(AXUM_BODY), || {
+            governor_layer(1, 1).layer(BareAxum)
+        }),
+        axum(ROUTE, None, route),
+        axum("axum route with aperture: accept", Some(ROUTE), || {
+            route().route_layer(plenty())
+        }),
+        axum("axum route with aperture: reject", Some(ROUTE), || {
+            route().route_layer(empty())
+        }),
         axum(
             "axum route with tower_governor: accept",
-            Some("bare axum route"),
-            route().route_layer(governor_layer(1_000_000_000, u32::MAX)),
+            Some(ROUTE),
+            || route().route_layer(governor_layer(1_000_000_000, u32::MAX)),
         ),
         Case {
             name: "governor: the limiter alone",
             against: None,
-            run: Box::new(move || assert!(limiter.check_key(&key).is_ok())),
+            prepare: Box::new(|| {
+                let quota = Quota::per_second(NonZeroU32::MAX).allow_burst(NonZeroU32::MAX);
+                let limiter = RateLimiter::keyed(quota);
+                let key = "user-42".to_owned();
+                Box::new(move || assert!(limiter.check_key(&key).is_ok()))
+            }),
         },
     ]
 }
 
 fn main() {
-    let mut cases = cases();
-    if run_counted(&mut cases) {
+    let cases = cases();
+    if run_counted(&cases) {
         return;
     }
-    let rows = measure(cases, 10_000);
+    let rows = measure(&cases, 10_000);
     print("One request, from poll_ready to the end of its body", &rows);
 }

@@ -146,7 +146,7 @@ async fn an_empty_control_point_is_never_asked_about() {
     let script = Script::new();
     let flow = script.client().start_flow("", FlowParams::new()).await;
     assert_eq!(
-        flow.error().map(|error| error.kind()),
+        flow.error().map(tower_aperture::FlowError::kind),
         Some(FlowErrorKind::InvalidRequest)
     );
     assert!(flow.should_run());
@@ -253,7 +253,7 @@ async fn a_disabled_client_answers_for_nobody() {
     let client = ApertureClient::disabled();
     let flow = client.start_flow("mail", FlowParams::new()).await;
     assert_eq!(
-        flow.error().map(|error| error.kind()),
+        flow.error().map(tower_aperture::FlowError::kind),
         Some(FlowErrorKind::Disabled)
     );
     assert!(flow.should_run());

@@ -10,17 +10,20 @@ use tonic::{Code, Status};
 use tower_aperture::pb::check::check_response::RejectReason as Reason;
 use tower_aperture::{
     ApertureClient, ApertureClientBuilder, Check, ConnectionState, Decider, FlowDecision,
-    FlowError, FlowErrorKind, FlowParams, RejectReason,
+    FlowError, FlowErrorKind, FlowOutcome, FlowParams, FlowStatus, RejectReason, Ticket, Verdict,
 };
 
 /// Far more than anything here takes, far less than a hang.
-const LONG: Duration = Duration::from_secs(20);
+/// Longer than a busy machine takes; only what hangs takes as long.
+const LONG: Duration = Duration::from_secs(60);
 
 fn builder(agent: &FakeAgent) -> ApertureClientBuilder {
     ApertureClient::builder()
         .address(agent.address())
         .insecure(true)
+        .connect_timeout(LONG)
         .check_timeout(LONG)
+        .end_timeout(LONG)
 }
 
 fn client(agent: &FakeAgent) -> ApertureClient {
@@ -64,6 +67,47 @@ async fn cache_keys_go_out_with_the_check_without_a_control_point_of_their_own()
     assert_eq!(lookup.control_point, "");
     assert_eq!(lookup.result_cache_key, "k");
     assert_eq!(lookup.global_cache_keys, ["g", "h"]);
+}
+
+#[tokio::test]
+async fn what_the_agent_found_is_in_the_flow_and_in_the_ticket() {
+    let agent = FakeAgent::start();
+    let client = client(&agent);
+    let ttl = Duration::from_secs(1);
+    let stored = client.set_result_cache("checkout", "k", "v", ttl).await;
+    stored.expect("the agent takes it");
+    let params = || {
+        FlowParams::new()
+            .result_cache_key("k")
+            .global_cache_key("g")
+    };
+
+    let flow = client.start_flow("checkout", params()).await;
+    assert_eq!(flow.result_cache(), Ok(Some("v".into())));
+    assert_eq!(flow.global_cache("g"), Ok(None));
+    flow.end().await;
+
+    let tickets = [params(), FlowParams::new()].map(|params| {
+        let Check::Pending(pending) = client.decide("checkout", &params) else {
+            panic!("an agent takes time");
+        };
+        pending
+    });
+    let mut found = Vec::new();
+    for pending in tickets {
+        let Verdict::Accepted(mut ticket) = pending.await else {
+            panic!("it accepts all");
+        };
+        found.push(ticket.take_cache_lookup());
+        ticket.end(FlowOutcome::new(FlowStatus::Ok));
+    }
+    let asked = found[0].as_ref().expect("it asked");
+    assert_eq!(
+        asked.result_value().map(|value| &value[..]),
+        Some(&b"v"[..])
+    );
+    assert_eq!(asked.global("g"), Some(&Ok(None)));
+    assert_eq!(found[1], None, "it asked for nothing");
 }
 
 #[tokio::test]

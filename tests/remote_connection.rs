@@ -11,13 +11,16 @@ use tower_aperture::{
     FlowError, FlowErrorKind, FlowParams, Verdict,
 };
 
-const LONG: Duration = Duration::from_secs(20);
+/// Longer than a busy machine takes; only what hangs takes as long.
+const LONG: Duration = Duration::from_secs(60);
 
 fn builder(agent: &FakeAgent) -> ApertureClientBuilder {
     ApertureClient::builder()
         .address(agent.address())
         .insecure(true)
+        .connect_timeout(LONG)
         .check_timeout(LONG)
+        .end_timeout(LONG)
 }
 
 async fn decision(client: &ApertureClient) -> FlowDecision {

@@ -14,7 +14,8 @@ use tower_aperture::{
     ApertureClient, EndError, Flow, FlowDecision, FlowError, FlowErrorKind, FlowParams, FlowStatus,
 };
 
-const LONG: Duration = Duration::from_secs(20);
+/// Longer than a busy machine takes; only what hangs takes as long.
+const LONG: Duration = Duration::from_secs(60);
 
 /// An Agent that grants a slot to each flow, and its client.
 fn granting() -> (FakeAgent, ApertureClient) {
@@ -29,6 +30,7 @@ fn client(agent: &FakeAgent, end_timeout: Duration) -> ApertureClient {
         .address(agent.address())
         .insecure(true)
         .check_timeout(LONG)
+        .connect_timeout(LONG)
         .end_timeout(end_timeout)
         .build()
         .expect("a client")

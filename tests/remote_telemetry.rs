@@ -21,13 +21,16 @@ use tower_aperture::{
     Ticket, Verdict,
 };
 
-const LONG: Duration = Duration::from_secs(20);
+/// Longer than a busy machine takes; only what hangs takes as long.
+const LONG: Duration = Duration::from_secs(60);
 
 fn builder(agent: &FakeAgent) -> ApertureClientBuilder {
     ApertureClient::builder()
         .address(agent.address())
         .insecure(true)
+        .connect_timeout(LONG)
         .check_timeout(LONG)
+        .end_timeout(LONG)
 }
 
 fn client(agent: &FakeAgent) -> ApertureClient {

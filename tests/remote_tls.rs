@@ -12,7 +12,8 @@ use tower_aperture::{
     FlowParams, FlowStatus,
 };
 
-const LONG: Duration = Duration::from_secs(20);
+/// Longer than a busy machine takes; only what hangs takes as long.
+const LONG: Duration = Duration::from_secs(60);
 
 struct Authority(CertifiedIssuer<'static, KeyPair>);
 
@@ -58,6 +59,7 @@ fn builder(agent: &FakeAgent) -> ApertureClientBuilder {
         .address(format!("localhost:{}", agent.port()))
         .connect_timeout(LONG)
         .check_timeout(LONG)
+        .end_timeout(LONG)
 }
 
 #[tokio::test]

@@ -3,29 +3,36 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
 /// Counts allocations on top of the system's allocator.
 pub struct Counting;
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+static LIVE: AtomicI64 = AtomicI64::new(0);
+
+fn grown(by: usize, from: usize) {
+    ALLOCATIONS.fetch_add(1, Relaxed);
+    LIVE.fetch_add(by as i64 - from as i64, Relaxed);
+}
 
 // SAFETY: every call is passed on to the system's allocator as it came.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Relaxed);
+        grown(layout.size(), 0);
         // SAFETY: the caller keeps the contract of `alloc`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size() as i64, Relaxed);
         // SAFETY: the caller keeps the contract of `dealloc`.
         unsafe { System.dealloc(memory, layout) }
     }
 
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Relaxed);
+        grown(size, layout.size());
         // SAFETY: the caller keeps the contract of `realloc`.
         unsafe { System.realloc(memory, layout, size) }
     }
@@ -35,12 +42,18 @@ pub fn allocations() -> u64 {
     ALLOCATIONS.load(Relaxed)
 }
 
+/// Bytes that are allocated now, as they were asked for.
+pub fn live_bytes() -> i64 {
+    LIVE.load(Relaxed)
+}
+
 /// Something to run over and over.
 pub struct Case {
     pub name: &'static str,
     /// The case to compare with; `None` is a baseline.
     pub against: Option<&'static str>,
-    pub run: Box<dyn FnMut()>,
+    /// Sets up what is measured; not called for cases that are not run.
+    pub prepare: Box<dyn Fn() -> Box<dyn FnMut()>>,
 }
 
 /// What was measured of a case, per run.
@@ -56,21 +69,21 @@ const ROUNDS: usize = 31;
 
 /// Measures all cases in turn, round by round, so that a machine that changes its pace changes it
 /// for all of them.
-pub fn measure(cases: Vec<Case>, batch: u32) -> Vec<Measured> {
-    let mut cases = cases;
+pub fn measure(cases: &[Case], batch: u32) -> Vec<Measured> {
+    let mut runs: Vec<_> = cases.iter().map(|case| (case.prepare)()).collect();
     let mut times = vec![Vec::new(); cases.len()];
     let mut allocated = vec![0.0; cases.len()];
-    for case in &mut cases {
+    for run in &mut runs {
         for _ in 0..batch {
-            (case.run)();
+            run();
         }
     }
     for _ in 0..ROUNDS {
-        for (nth, case) in cases.iter_mut().enumerate() {
+        for (nth, run) in runs.iter_mut().enumerate() {
             let before = allocations();
             let begun = Instant::now();
             for _ in 0..batch {
-                (case.run)();
+                run();
             }
             times[nth].push(begun.elapsed().as_nanos() as f64 / f64::from(batch));
             allocated[nth] = (allocations() - before) as f64 / f64::from(batch);
@@ -92,15 +105,16 @@ pub fn measure(cases: Vec<Case>, batch: u32) -> Vec<Measured> {
 }
 
 /// Runs one case only, when this process was started to have its instructions counted.
-pub fn run_counted(cases: &mut [Case]) -> bool {
+pub fn run_counted(cases: &[Case]) -> bool {
     let mut args = std::env::args().skip_while(|arg| arg != "--count-instructions");
     let (Some(_), Some(name), Some(times)) = (args.next(), args.next(), args.next()) else {
         return false;
     };
     let times: u32 = times.parse().expect("a number of runs");
-    if let Some(case) = cases.iter_mut().find(|case| case.name == name) {
+    if let Some(case) = cases.iter().find(|case| case.name == name) {
+        let mut run = (case.prepare)();
         for _ in 0..times {
-            (case.run)();
+            run();
         }
     }
     true
@@ -110,7 +124,7 @@ pub fn run_counted(cases: &mut [Case]) -> bool {
 /// and a short run, so that start-up does not count.
 fn count_instructions(case: &str) -> Option<f64> {
     const SHORT: u32 = 2_000;
-    const LONG: u32 = 6_000;
+    const LONG: u32 = 22_000;
     let count = |times: u32| {
         let output = Command::new("valgrind")
             .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])

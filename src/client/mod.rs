@@ -1,6 +1,6 @@
 //! The client: flows by hand, and the decider of a layer.
 //!
-//! An [`ApertureClient`] asks a real Agent, or an embedded [`Engine`](crate::Engine), or nobody;
+//! An [`ApertureClient`] asks a real Agent, or an embedded engine, or nobody;
 //! what is built on it is the same in each case.
 //!
 //! ```

@@ -171,11 +171,6 @@ impl Places {
         }
     }
 
-    /// Nothing was placed.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.all.is_empty()
-    }
-
     fn place_mut(&mut self, control_point: &Arc<str>) -> &mut Place {
         let at = match self.by_name.get(control_point) {
             Some(at) => *at,

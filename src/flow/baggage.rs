@@ -4,8 +4,9 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::percent_decode;
 
 use super::Labels;
+use super::headers::first;
 
-const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
+static BAGGAGE: HeaderName = HeaderName::from_static("baggage");
 
 /// Limits of W3C Baggage, which the Agent keeps too.
 const MAX_MEMBERS: usize = 180;
@@ -17,14 +18,21 @@ const MAX_BYTES: usize = 8192;
 /// Several headers count as one. All or nothing: what is malformed or beyond a limit of W3C adds
 /// no label at all. Of a repeated key the last value counts. Properties are ignored; values are
 /// percent-decoded once, with U+FFFD for what is not UTF-8, and borrowed where nothing is encoded.
+#[inline]
 pub(crate) fn add_labels<'a>(labels: &mut Labels<'a>, headers: &'a HeaderMap) {
+    if first(headers, &BAGGAGE).is_some() {
+        add_members(labels, headers);
+    }
+}
+
+fn add_members<'a>(labels: &mut Labels<'a>, headers: &'a HeaderMap) {
     // Checked first, added afterwards: a flaw at the end takes back what stands before it, and
     // two passes cost less than a list of members.
-    let all = headers.get_all(BAGGAGE);
+    let all = headers.get_all(&BAGGAGE);
     if !acceptable(all.iter().map(HeaderValue::as_bytes)) {
         return;
     }
-    for value in headers.get_all(BAGGAGE).iter().rev() {
+    for value in all.iter().rev() {
         for member in value.as_bytes().rsplit(|byte| *byte == b',') {
             if let Some((key, value)) = parse(member) {
                 labels.insert_if_absent(key, percent_decode(value).decode_utf8_lossy());
@@ -115,7 +123,7 @@ mod tests {
             .iter()
             .map(|value| {
                 (
-                    BAGGAGE,
+                    BAGGAGE.clone(),
                     HeaderValue::from_bytes(value).expect("a legal value"),
                 )
             })

@@ -91,6 +91,7 @@ impl<'a> Labels<'a> {
     ///
     /// A label that does not fit the [limits](LabelLimits) is dropped and counted; a replacement
     /// that does not fit removes the earlier value too, so that no stale value decides.
+    #[inline]
     pub fn insert(&mut self, key: impl Into<Cow<'a, str>>, value: impl Into<Cow<'a, str>>) {
         let (key, value) = (key.into(), value.into());
         if let Some(at) = self.position(&key) {
@@ -108,6 +109,7 @@ impl<'a> Labels<'a> {
     }
 
     /// Sets a label unless its key is there already.
+    #[inline]
     pub fn insert_if_absent(
         &mut self,
         key: impl Into<Cow<'a, str>>,
@@ -119,6 +121,7 @@ impl<'a> Labels<'a> {
         }
     }
 
+    #[inline]
     fn push(&mut self, key: Cow<'a, str>, value: Cow<'a, str>) {
         let bytes = self.bytes + key.len() + value.len();
         if self.entries.len() >= self.limits.count || bytes > self.limits.bytes {
@@ -129,11 +132,13 @@ impl<'a> Labels<'a> {
         self.entries.push((key, value));
     }
 
+    #[inline]
     fn position(&self, key: &str) -> Option<usize> {
         self.entries.iter().position(|(known, _)| known == key)
     }
 
     /// The value of a label.
+    #[inline]
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&str> {
         self.position(key).map(|at| &*self.entries[at].1)

@@ -9,6 +9,7 @@ mod decider;
 mod decision;
 mod end;
 mod error;
+pub(crate) mod headers;
 mod labels;
 mod params;
 mod stats;

@@ -23,7 +23,7 @@ pub(super) struct Circuit<'t> {
     parts: Vec<Wired<'t>>,
     scopes: Vec<Names<'t>>,
     /// The resource's `dynamicConfig`: what it sets, and whether anything asked for it.
-    dynamic: Vec<(&'t str, At<'t>, Cell<bool>)>,
+    dynamic: HashMap<&'t str, (At<'t>, Cell<bool>)>,
 }
 
 /// A circuit's own names.
@@ -44,7 +44,7 @@ impl<'t> Circuit<'t> {
             policy: policy.to_owned(),
             parts: Vec::new(),
             scopes: Vec::new(),
-            dynamic: Vec::new(),
+            dynamic: HashMap::new(),
         };
         circuit.open("root");
         circuit
@@ -54,14 +54,14 @@ impl<'t> Circuit<'t> {
     pub(super) fn configure(&mut self, at: &At<'t>) -> Result<(), PolicyError> {
         let values = at.free_map()?.into_iter();
         self.dynamic = values
-            .map(|(key, at)| (key, at, Cell::new(false)))
+            .map(|(key, at)| (key, (at, Cell::new(false))))
             .collect();
         Ok(())
     }
 
     /// What `dynamicConfig` sets for a component's `config_key`.
     pub(super) fn configured(&self, key: &str) -> Option<At<'t>> {
-        let (_, at, used) = self.dynamic.iter().find(|(other, ..)| *other == key)?;
+        let (at, used) = self.dynamic.get(key)?;
         used.set(true);
         (!at.is_null()).then(|| at.clone())
     }
@@ -115,10 +115,14 @@ impl<'t> Circuit<'t> {
         self,
         evaluation_interval: Duration,
     ) -> Result<(Vec<Component>, Option<model::Circuit>), PolicyError> {
-        for (_, at, used) in &self.dynamic {
-            if !used.get() {
-                at.warn("has no effect: no component of the policy has this `config_key`");
-            }
+        let mut unused: Vec<_> = self
+            .dynamic
+            .iter()
+            .filter(|(_, (_, used))| !used.get())
+            .collect();
+        unused.sort_unstable_by_key(|(key, _)| **key);
+        for (_, (at, _)) in unused {
+            at.warn("has no effect: no component of the policy has this `config_key`");
         }
         let wires = self.wire()?;
         let groups = in_order(&wires);
@@ -172,12 +176,12 @@ impl<'t> Circuit<'t> {
         }
         let actuated =
             |component: &Component| matches!(component.kind, ComponentKind::LoadScheduler(_));
-        let circuit =
-            (!nodes.is_empty() || deciding.iter().any(actuated)).then(|| model::Circuit {
-                evaluation_interval,
-                nodes,
-                signals: signals.len() as u32,
-            });
+        let needed = !nodes.is_empty() || deciding.iter().any(actuated);
+        let circuit = needed.then_some(model::Circuit {
+            evaluation_interval,
+            nodes,
+            signals: signals.len() as u32,
+        });
         Ok((deciding, circuit))
     }
 

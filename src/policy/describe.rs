@@ -22,14 +22,31 @@ impl Policy {
         text
     }
 
+    /// The component that computes each signal.
+    fn sources(&self) -> Vec<&str> {
+        let Some(circuit) = &self.circuit else {
+            return Vec::new();
+        };
+        let mut sources = vec!["?"; circuit.signals as usize];
+        for node in &circuit.nodes {
+            for signal in node.outputs.iter().flatten() {
+                if let Some(source) = sources.get_mut(signal.0 as usize) {
+                    *source = &node.id;
+                }
+            }
+        }
+        sources
+    }
+
     fn write(&self, out: &mut String, applies: &dyn Fn(&Selector) -> bool) -> fmt::Result {
         writeln!(out, "policy `{}`", self.name)?;
         let mut empty = true;
+        let sources = Sources(self.sources());
         for component in &self.components {
             let selectors = applying(&component.selectors, applies);
             if !selectors.is_empty() {
                 empty = false;
-                self.component(out, component)?;
+                sources.component(out, component)?;
                 write_selectors(out, &selectors)?;
             }
         }
@@ -57,7 +74,12 @@ impl Policy {
             None => Ok(()),
         }
     }
+}
 
+/// Which component computes which signal.
+struct Sources<'p>(Vec<&'p str>);
+
+impl Sources<'_> {
     fn component(&self, out: &mut String, component: &Component) -> fmt::Result {
         write!(out, "  {} {}: ", component.id, component.kind.name())?;
         match &component.kind {
@@ -80,7 +102,8 @@ impl Policy {
             ComponentKind::LoadScheduler(scheduler) => {
                 match scheduler.load_multiplier {
                     Port::Constant(value) if value.is_nan() => out.push_str("lets everything pass"),
-                    port => write!(out, "load times {}", self.port(port))?,
+                    Port::Constant(value) => write!(out, "load times {}", Number(value))?,
+                    port => write!(out, "load times what {}", self.port(port))?,
                 }
                 if scheduler.workload_latency_based_tokens {
                     out.push_str(", tokens by the latency of the workloads");
@@ -90,7 +113,16 @@ impl Policy {
             ComponentKind::Sampler(sampler) => {
                 match sampler.accept_percentage {
                     None => out.push_str("drops everything"),
-                    Some(port) => write!(out, "accepts {} %", self.port(port))?,
+                    Some(Port::Constant(value)) if value.is_nan() => {
+                        let drops = if sampler.ramp_mode {
+                            "drops"
+                        } else {
+                            "accepts"
+                        };
+                        write!(out, "{drops} everything")?;
+                    }
+                    Some(Port::Constant(value)) => write!(out, "accepts {} %", Number(value))?,
+                    Some(port) => write!(out, "accepts as many % as {}", self.port(port))?,
                 }
                 if let Some(key) = &sampler.session_label_key {
                     write!(out, ", the same sessions by the label `{key}`")?;
@@ -126,8 +158,8 @@ impl Policy {
         write!(
             out,
             "{} tokens, {} more every {:?}",
-            self.port(ports[0]),
-            self.port(ports[1]),
+            self.amount(ports[0]),
+            self.amount(ports[1]),
             bucket.interval
         )?;
         out.push_str(if bucket.continuous_fill {
@@ -151,10 +183,18 @@ impl Policy {
                 out.push_str("lets everything pass");
                 return Ok(());
             }
-            port => write!(out, "{} in flight", self.port(port))?,
+            port => write!(out, "{} in flight", self.amount(port))?,
         }
         write!(out, ", each for at most {:?}", slots.max_inflight_duration)?;
         write_key(out, slots.limit_by_label_key.as_deref())
+    }
+
+    /// A number of things, or where it comes from.
+    fn amount(&self, port: Port) -> String {
+        match port {
+            Port::Constant(value) => Number(value).to_string(),
+            Port::Changing(_) => format!("as many as {}", self.port(port)),
+        }
     }
 
     /// A number, or the component that computes it.
@@ -162,10 +202,10 @@ impl Policy {
         let Port::Changing(signal) = port else {
             return Number(port.initial()).to_string();
         };
-        let nodes = self.circuit.iter().flat_map(|circuit| &circuit.nodes);
-        let mut from = nodes.filter(|node| node.outputs.contains(&Some(signal)));
-        from.next()
-            .map_or_else(|| "?".to_owned(), |node| format!("what `{}` says", node.id))
+        match self.0.get(signal.0 as usize) {
+            Some(source) => format!("`{source}` says"),
+            None => "?".to_owned(),
+        }
     }
 }
 
@@ -255,7 +295,8 @@ fn write_scheduler(out: &mut String, scheduler: &Scheduler) -> fmt::Result {
 
 fn write_workload(out: &mut String, parameters: &WorkloadParameters) -> fmt::Result {
     let (priority, tokens) = (Number(parameters.priority), Number(parameters.tokens));
-    write!(out, "priority {priority}, {tokens} tokens")?;
+    let s = if parameters.tokens == 1.0 { "" } else { "s" };
+    write!(out, "priority {priority}, {tokens} token{s}")?;
     match parameters.queue_timeout {
         Some(timeout) => write!(out, ", queues for at most {timeout:?}"),
         None => Ok(()),
@@ -295,7 +336,8 @@ fn write_meter(out: &mut String, meter: &FluxMeter) -> fmt::Result {
 
 fn write_circuit(out: &mut String, circuit: &Circuit) -> fmt::Result {
     let (signals, interval) = (circuit.signals, circuit.evaluation_interval);
-    writeln!(out, "  {signals} signals, computed every {interval:?}")?;
+    let s = if signals == 1 { "" } else { "s" };
+    writeln!(out, "  {signals} signal{s}, computed every {interval:?}")?;
     for node in &circuit.nodes {
         match &node.op {
             Op::Query { text, interval } => {

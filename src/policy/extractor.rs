@@ -16,11 +16,11 @@ pub(super) fn check_attribute(path: &str) -> Result<(), String> {
         "destination.address.socketAddress.portValue",
     ];
     const WITH_NAME: [&str; 2] = ["request.http.headers.", "metadataContext.filterMetadata."];
-    let named = |prefix: &&str| {
-        path.strip_prefix(*prefix)
+    let named = |prefix: &str| {
+        path.strip_prefix(prefix)
             .is_some_and(|name| !name.is_empty())
     };
-    if WHOLE.contains(&path) || WITH_NAME.iter().any(|prefix| named(prefix)) {
+    if WHOLE.contains(&path) || WITH_NAME.into_iter().any(named) {
         return Ok(());
     }
     let shown = super::yaml::shortened(path);

@@ -93,6 +93,8 @@ impl Display for Test {
             }
             Self::Matches { label, pattern } => write!(f, "`{label}` matches `{pattern}`"),
             Self::Not(test) => write!(f, "not ({test})"),
+            Self::All(tests) if tests.is_empty() => f.write_str("always"),
+            Self::Any(tests) if tests.is_empty() => f.write_str("never"),
             Self::All(tests) => {
                 f.write_str("(")?;
                 joined(f, tests, " and ")?;

@@ -19,12 +19,24 @@
 //! read as the Controller reads them, with these differences, each an error or a warning that names
 //! the file, the line and the field ([`PolicyError`], [`PolicyWarning`]):
 //!
-//! - a key written twice in one mapping, a status code that does not exist, a regular expression
-//!   that does not compile, an interval of zero or less and a port without a signal are refused
-//!   (the Controller takes them, and what then runs protects nothing);
+//! - a key written twice in one mapping, a status code that does not exist, a selector or matcher
+//!   with a regular expression that does not compile, a workload's name that is taken, an interval
+//!   of zero or less, a port without a signal and a percentile outside of 0 to 1 are refused (the
+//!   Controller takes them, and what then runs protects nothing);
 //! - `null` in the place of a text, number or boolean is as if the key were absent;
-//! - a component or blueprint that the embedded engine does not know yet is refused by its name,
-//!   never ignored.
+//! - `pass_through_label_values` hold, also those of a `load_ramp` (on an Agent only after dynamic
+//!   configuration has come, and never those of a ramp);
+//! - `~0` in a JSON pointer is `~` (there, it is refused);
+//! - Rego modules are not evaluated: their labels stay unset;
+//! - alerters and infra meters have no effect;
+//! - `dynamicConfig` of a resource sets variables and `dry_run` by their config keys, once, when
+//!   the policy is read;
+//! - a component that the embedded engine does not know is refused by its name, never ignored, and
+//!   so is a loop of signals that something decides by, unless it is invalid for good.
+//!
+//! Signals that never change are computed when the policy is read. The others, as far as they
+//! reach something that decides, become the nodes of a circuit; queries over flux meters in the
+//! form that blueprints write are answered from the flux meters of this process.
 
 mod blueprint;
 mod circuit;

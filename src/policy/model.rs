@@ -14,7 +14,8 @@ pub(crate) struct Policy {
     pub(crate) hash: Arc<str>,
     /// The components that decide, in the order of the file.
     pub(crate) components: Vec<Component>,
-    /// What changes signals while the engine runs; `None` when everything folded to constants.
+    /// What changes signals while the engine runs, as far as it reaches something that decides;
+    /// `None` when everything folded to constants and no load scheduler needs its interval.
     pub(crate) circuit: Option<Circuit>,
     pub(crate) classifiers: Vec<Classifier>,
     pub(crate) flux_meters: Vec<FluxMeter>,
@@ -225,8 +226,8 @@ pub(crate) struct Sampler {
 pub(crate) struct Circuit {
     /// More than zero.
     pub(crate) evaluation_interval: Duration,
-    /// In an order in which what feeds comes before what it feeds; what is part of a loop, or
-    /// behind one, is left out and its signals stay invalid.
+    /// In an order in which what feeds comes before what it feeds. There are no loops: one that
+    /// stays invalid folds to that, and any other is refused where it reaches what decides.
     pub(crate) nodes: Vec<Node>,
     /// How many signals there are.
     pub(crate) signals: u32,

@@ -1,5 +1,6 @@
 //! `resources`: classifiers and flux meters. Infra meters are the Agent's own.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::decode::{At, Object};
@@ -43,10 +44,12 @@ impl Resources {
         Ok(resources)
     }
 
-    /// A flux meter of a blueprint, in the place of one of the same name.
-    pub(super) fn add(&mut self, meter: FluxMeter) {
-        self.flux_meters.retain(|other| other.name != meter.name);
-        self.flux_meters.push(meter);
+    /// Flux meters of a blueprint, in the place of those of the same name.
+    pub(super) fn add(&mut self, meters: Vec<FluxMeter>) {
+        let names: HashSet<&str> = meters.iter().map(|meter| &*meter.name).collect();
+        self.flux_meters
+            .retain(|other| !names.contains(&*other.name));
+        self.flux_meters.extend(meters);
     }
 }
 

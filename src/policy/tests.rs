@@ -1,8 +1,12 @@
 //! Laws of the loader as a whole.
 
+mod blueprints;
 mod circuits;
+mod described;
 mod hostile;
+mod kinds;
 mod laws;
+mod loops;
 mod matchers;
 mod recordings;
 mod summary;

@@ -90,6 +90,8 @@ impl Health {
         if self.logged.load(Relaxed) == now || self.logged.swap(now, Relaxed) == now {
             return;
         }
+        // Without `tracing` nothing is left of either.
+        #[allow(clippy::if_same_then_else)]
         if now == REFUSED {
             log_event!(
                 warn,

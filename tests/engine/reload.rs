@@ -87,7 +87,7 @@ fn a_reload_from_the_sources_undoes_one_with_texts() {
 fn a_reload_during_load_loses_no_token() {
     const TOKENS: usize = 20_000;
     let kept = Limiter::new(TOKENS as f64, 0.0);
-    let engine = engine_of(&[kept.clone()]);
+    let engine = engine_of(std::slice::from_ref(&kept));
     let over = AtomicBool::new(false);
     let accepted: usize = thread::scope(|threads| {
         let askers: Vec<_> = (0..4)

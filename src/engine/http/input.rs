@@ -117,7 +117,7 @@ impl<'a> HttpInput<'a> {
     /// As an Agent checks a message before it looks at it.
     pub(super) fn validate(&self) -> Result<(), HttpInputError> {
         for (name, address) in [("Source", self.source), ("Destination", self.destination)] {
-            if let Some(flaw) = address.and_then(|address| address.flaw()) {
+            if let Some(flaw) = address.and_then(SocketAddress::flaw) {
                 return Err(HttpInputError::Address(name, flaw));
             }
         }

@@ -248,7 +248,7 @@ mod tests {
         #[test]
         fn what_goes_into_baggage_comes_out(value in "[ -~\u{e0}-\u{ff}]{0,12}") {
             let mut labels = HttpLabels::new(&HttpInput::new("here"));
-            let label = std::sync::Arc::from("made");
+            let label = Arc::from("made");
             let made = Made { label, value: value.clone(), telemetry: true };
             labels.classified(vec![made]);
             let header = labels.baggage(&HttpInput::new("here")).expect("a label was made");

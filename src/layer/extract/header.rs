@@ -2,6 +2,7 @@ use std::borrow::Cow;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
+use crate::flow::headers::first;
 use crate::layer::error::LayerError;
 
 /// A header that may become a label.
@@ -22,7 +23,13 @@ pub(crate) fn allowed_header(name: &str) -> Result<HeaderName, LayerError> {
 }
 
 /// All values of a header as one text, as HTTP joins lists.
+#[inline]
 pub(super) fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, str>> {
+    let first = first(headers, name)?;
+    // A header that stands there once is the rule; then each name has one value.
+    if headers.len() == headers.keys_len() {
+        return Some(text(first));
+    }
     let mut values = headers.get_all(name).iter();
     let mut all = text(values.next()?);
     for value in values {
@@ -33,8 +40,10 @@ pub(super) fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Co
     Some(all)
 }
 
+#[inline]
 fn text(value: &HeaderValue) -> Cow<'_, str> {
-    let value = value.as_bytes();
-    // Faster than the lossy way alone.
-    str::from_utf8(value).map_or_else(|_| String::from_utf8_lossy(value), Cow::Borrowed)
+    // ASCII is the rule, and cheaper to see.
+    value
+        .to_str()
+        .map_or_else(|_| String::from_utf8_lossy(value.as_bytes()), Cow::Borrowed)
 }

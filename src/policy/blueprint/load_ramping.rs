@@ -147,7 +147,7 @@ fn read_drivers<'t>(
     {
         let fields = at.object(&["selectors", "criteria"])?;
         let name: Arc<str> = Arc::from(format!("{}/average_latency/{index}", values.name));
-        values.resources.add(FluxMeter {
+        values.meters.push(FluxMeter {
             name: Arc::clone(&name),
             selectors: selector::selectors(&fields, "selectors")?,
             attribute_key: Arc::from("workload_duration_ms"),
@@ -184,7 +184,7 @@ fn read_drivers<'t>(
             window: WINDOW,
             interval: QUERY_INTERVAL,
         };
-        values.resources.add(meter);
+        values.meters.push(meter);
         driver(
             &fields,
             op,

@@ -55,7 +55,7 @@ pub(super) fn average_latency(at: At<'_>) -> Result<Policy, PolicyError> {
         "long_term_query_periodic_interval",
     ])?;
     let meter = flux_meter(values.name, baseliner.required("flux_meter")?)?;
-    values.resources.add(meter);
+    values.meters.push(meter);
     let tolerance = baseliner.number("latency_tolerance_multiplier", 1.25)?;
     let window = match baseliner.scalar("long_term_query_interval") {
         None => LONG_TERM,

@@ -10,7 +10,7 @@ use super::circuit::Circuit;
 use super::components::{self, Place, alerter, decider};
 use super::decode::{At, Object};
 use super::document::{EVALUATION_INTERVAL, find, finish};
-use super::model::{Comparison, Policy};
+use super::model::{Comparison, FluxMeter, Policy};
 use super::ports::{self, OutPort};
 use super::resources::Resources;
 use super::suggest::hint;
@@ -130,6 +130,8 @@ struct Values<'t> {
     name: &'t str,
     circuit: Circuit<'t>,
     resources: Resources,
+    /// Those that the blueprint makes.
+    meters: Vec<FluxMeter>,
     /// Index of the next component.
     next: usize,
 }
@@ -143,6 +145,7 @@ impl<'t> Values<'t> {
             name,
             circuit: Circuit::new(name),
             resources: Resources::read(fields)?,
+            meters: Vec::new(),
             next: 0,
         })
     }
@@ -163,7 +166,8 @@ impl<'t> Values<'t> {
         Ok(())
     }
 
-    fn finish(self) -> Result<Policy, PolicyError> {
+    fn finish(mut self) -> Result<Policy, PolicyError> {
+        self.resources.add(self.meters);
         finish(
             self.name,
             &self.content,

@@ -1,8 +1,10 @@
 //! Texts that nobody would write, and those that somebody would write to do harm.
 
+use std::sync::LazyLock;
+
 use proptest::prelude::*;
 
-use super::{limiter, load};
+use super::{limiter, load, recordings};
 use crate::policy::re2::Pattern;
 
 /// Texts that parsers of this kind have stumbled over.
@@ -99,6 +101,14 @@ fn errors_stay_short_however_long_the_text() {
         format!("resources: {{\"{long}\": 1}}\ncircuit: {{components: 5}}"),
         format!("{{\"{long}\": 1, \"{long}\": 2}}"),
         format!("!<{long}> a"),
+        classifier(&format!("{{\"{long}-\": {{}}}}")),
+        classifier(&format!("{{l: {{extractor: {{from: {long}}}}}}}")),
+        classifier(&format!(
+            "{{l: {{extractor: {{path_templates: {{template_values: {{'/{{a}}/{long}': b}}}}}}}}}}"
+        )),
+        classifier(&format!(
+            "{{l: {{extractor: {{address: {{from: {long}}}}}}}}}"
+        )),
     ] {
         let message = load("p.yaml", &text).expect_err("a wrong text").to_string();
         assert!(message.len() < 2_000, "{} bytes", message.len());
@@ -129,6 +139,36 @@ fn a_long_chain_of_signals_folds() {
     );
     assert!(load("p.yaml", &text).is_ok());
 }
+
+fn classifier(rules: &str) -> String {
+    format!(
+        "resources: {{flow_control: {{classifiers: [{{selectors: [{{control_point: a}}], rules: {rules}}}]}}}}"
+    )
+}
+
+#[test]
+fn a_long_chain_of_changing_signals_becomes_as_many_nodes() {
+    const LENGTH: usize = 5_000;
+    let mut text = String::from("circuit:\n  components:\n");
+    for index in (0..LENGTH).rev() {
+        text.push_str(&format!(
+            "    - inverter: {{in_ports: {{input: {{signal_name: S{index}}}}}, out_ports: {{output: {{signal_name: S{}}}}}}}\n",
+            index + 1
+        ));
+    }
+    text.push_str(&format!(
+        "    - query: {{promql: {{out_ports: {{output: {{signal_name: S0}}}}}}}}
+    - flow_control: {{sampler: {{in_ports: {{accept_percentage: {{signal_name: S{LENGTH}}}}}, parameters: {{selectors: [{{control_point: a}}]}}}}}}\n"
+    ));
+    let policy = load("p.yaml", &text).expect("a policy").policy;
+    let circuit = policy.circuit.expect("signals that change");
+    assert_eq!(circuit.nodes.len(), LENGTH + 1);
+    assert_eq!(circuit.signals as usize, LENGTH + 1);
+    assert_eq!(&*circuit.nodes[0].id, "root.5000");
+}
+
+/// What was recorded: every kind of component, of resource and of blueprint.
+static TEXTS: LazyLock<Vec<String>> = LazyLock::new(recordings::texts);
 
 /// Pieces of policies and of YAML, thrown together.
 fn soup() -> impl Strategy<Value = String> {
@@ -208,6 +248,18 @@ proptest! {
         let damaged: String = chars[..cut].iter().copied().chain(piece.chars()).chain(chars[rest..].iter().copied()).collect();
         if let Err(error) = load("p.yaml", &damaged) {
             prop_assert!(error.to_string().starts_with("p.yaml"));
+        }
+    }
+
+    #[test]
+    fn a_damaged_recording_is_answered(which in any::<prop::sample::Index>(), at in any::<prop::sample::Index>(), length in 0_usize..60, piece in "[-:{}\\[\\],&*!|>'\"#%\n a1]{0,4}") {
+        let chars: Vec<char> = which.get(&TEXTS).chars().collect();
+        let cut = at.index(chars.len());
+        let rest = (cut + length).min(chars.len());
+        let damaged: String = chars[..cut].iter().copied().chain(piece.chars()).chain(chars[rest..].iter().copied()).collect();
+        match load("p.yaml", &damaged) {
+            Err(error) => prop_assert!(error.to_string().starts_with("p.yaml")),
+            Ok(loaded) => prop_assert!(!loaded.policy.describe(&|_| true).is_empty()),
         }
     }
 

@@ -125,6 +125,16 @@ fn same<T: PartialEq + std::fmt::Debug>(what: &str, ours: T, theirs: T) -> Resul
     Err(format!("{what}: {ours:?}, recorded {theirs:?}"))
 }
 
+/// The recorded policies and values files, wrong ones among them.
+pub(super) fn texts() -> Vec<String> {
+    let folder = folder("tests/vectors/policies");
+    let files = ["made-policies.json", "made-values.json"].map(|name| read(&folder.join(name)));
+    let entries = files.iter().filter_map(Value::as_array).flatten();
+    entries
+        .map(|entry| text(entry, "text").to_owned())
+        .collect()
+}
+
 fn all(name: &str, accepted: &str, id: &str) {
     let path = folder("tests/vectors/policies").join(name);
     let entries = read(&path);

@@ -31,7 +31,10 @@ use tonic::Status;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tower_aperture::pb::check::flow_control_service_server::FlowControlServiceServer;
-use tower_aperture::pb::check::{CheckRequest, CheckResponse, FlowEndRequest, FlowEndResponse};
+use tower_aperture::pb::check::{
+    CacheUpsertRequest, CacheUpsertResponse, CheckRequest, CheckResponse, FlowEndRequest,
+    FlowEndResponse,
+};
 use tower_aperture::pb::common::any_value::Value;
 use tower_aperture::pb::trace::Span;
 use tower_aperture::pb::trace_collector::trace_service_server::TraceServiceServer;
@@ -133,6 +136,8 @@ impl FakeAgent {
                 exports: Mutex::default(),
                 tokens,
                 cache: Mutex::default(),
+                upserts: Mutex::default(),
+                upsert_answer: Mutex::default(),
             }),
             tls,
             running: Mutex::default(),
@@ -186,6 +191,11 @@ impl FakeAgent {
         *lock(&self.state.on_export) = Arc::new(script);
     }
 
+    /// Answers upserts from now on, and does none of them.
+    pub fn answer_upserts(&self, answer: CacheUpsertResponse) {
+        *lock(&self.state.upsert_answer) = Some(answer);
+    }
+
     /// Ends it as a killed process ends: every connection breaks, the port refuses.
     pub fn kill(&self) {
         if let Some(mut running) = lock(&self.running).take() {
@@ -197,7 +207,7 @@ impl FakeAgent {
             ended.join().expect("the agent's runtime ends");
         }
         let address = self.address;
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while std::net::TcpStream::connect(address).is_ok() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -258,6 +268,11 @@ impl FakeAgent {
         lock(&self.state.exports).clone()
     }
 
+    /// All upserts so far.
+    pub fn upserts(&self) -> Vec<CacheUpsertRequest> {
+        lock(&self.state.upserts).clone()
+    }
+
     /// All spans of all exports.
     pub fn spans(&self) -> Vec<Span> {
         self.exports()
@@ -275,7 +290,7 @@ impl FakeAgent {
 
     /// Waits until `done`; fails the test after 20 s.
     pub async fn until(&self, what: &str, done: impl Fn(&Self) -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while !done(self) {
             assert!(Instant::now() < deadline, "waited in vain: {what}");
             // Real time, also where the test's clock stands still.
@@ -365,7 +380,7 @@ fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Polls `future` until `done`, which has to come first, and gives it up then.
 pub async fn give_up<F: Future>(future: F, what: &str, done: impl Fn() -> bool) {
     let mut future = std::pin::pin!(future);
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !done() {
         assert!(Instant::now() < deadline, "waited in vain: {what}");
         let polled = std::future::poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await;

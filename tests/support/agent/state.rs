@@ -29,6 +29,9 @@ pub(super) struct State {
     /// Request ids that were granted and have not come back.
     pub(super) tokens: Arc<Mutex<HashSet<String>>>,
     pub(super) cache: Mutex<HashMap<(String, String), bytes::Bytes>>,
+    pub(super) upserts: Mutex<Vec<CacheUpsertRequest>>,
+    /// What upserts are answered with instead of being done.
+    pub(super) upsert_answer: Mutex<Option<CacheUpsertResponse>>,
 }
 
 pub(super) fn script<Req, Res>(
@@ -150,6 +153,10 @@ impl FlowControlService for State {
         request: Request<CacheUpsertRequest>,
     ) -> Result<Response<CacheUpsertResponse>, Status> {
         let request = request.into_inner();
+        lock(&self.upserts).push(request.clone());
+        if let Some(answer) = &*lock(&self.upsert_answer) {
+            return Ok(Response::new(answer.clone()));
+        }
         let mut cache = lock(&self.cache);
         let mut answer = CacheUpsertResponse::default();
         if let Some(entry) = request.result_cache_entry {

@@ -1,0 +1,221 @@
+//! What a decision costs in process: by component, by number of keys and policies, by threads.
+//!
+//! `cargo bench --bench engine`. Times are medians of interleaved rounds; read the ratios.
+#![allow(clippy::print_stdout)]
+
+mod support;
+
+use std::fmt::Write as _;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Instant;
+
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use support::{Case, Counting, live_bytes, measure, print, run_counted};
+use tower_aperture::{
+    Check, Decider, Engine, FlowOutcome, FlowParams, FlowStatus, Ticket, Verdict,
+};
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const ROUNDS: usize = 15;
+
+fn rate_limiter(name: &str, control_point: &str) -> String {
+    format!(
+        "blueprint: rate-limiting/base
+policy:
+  policy_name: {name}
+  rate_limiter:
+    bucket_capacity: 1e15
+    fill_amount: 1e15
+    parameters: {{interval: 1s, limit_by_label_key: user_id}}
+    selectors: [{{control_point: {control_point}}}]
+"
+    )
+}
+
+fn engine(policies: &[String]) -> Engine {
+    let builder = Engine::builder().max_keys(4 << 20);
+    let texts = policies.iter().enumerate();
+    let builder = texts.fold(builder, |builder, (nth, text)| {
+        builder.policy_text(format!("bench-{nth}.yaml"), text)
+    });
+    builder.build().expect("the policies are right")
+}
+
+/// One flow from the decision to its end.
+fn flow(engine: &Engine, control_point: &str, user: &str) -> bool {
+    let params = FlowParams::new().label("user_id", user);
+    match engine.decide(control_point, &params) {
+        Check::Ready(Verdict::Accepted(ticket)) => {
+            ticket.end(FlowOutcome::new(FlowStatus::Ok));
+            true
+        }
+        Check::Ready(_) | Check::Pending(_) => false,
+    }
+}
+
+fn accepting(name: &'static str, against: Option<&'static str>, policy: fn() -> String) -> Case {
+    Case {
+        name,
+        against,
+        prepare: Box::new(move || {
+            let engine = engine(&[policy()]);
+            Box::new(move || assert!(flow(&engine, "checkout", "user-42")))
+        }),
+    }
+}
+
+fn cases() -> Vec<Case> {
+    const PEER: &str = "governor: keyed check";
+    vec![
+        Case {
+            name: PEER,
+            against: None,
+            prepare: Box::new(|| {
+                let quota = Quota::per_second(NonZeroU32::MAX).allow_burst(NonZeroU32::MAX);
+                let limiter = RateLimiter::keyed(quota);
+                let key = "user-42".to_owned();
+                Box::new(move || assert!(limiter.check_key(&key).is_ok()))
+            }),
+        },
+        accepting("nothing matches", Some(PEER), || {
+            rate_limiter("other", "elsewhere")
+        }),
+        accepting("rate limiter: accept", Some(PEER), || {
+            rate_limiter("bench", "checkout")
+        }),
+    ]
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Nanoseconds for each of `count` runs.
+fn timed(count: usize, mut run: impl FnMut(usize)) -> f64 {
+    let begun = Instant::now();
+    for nth in 0..count {
+        run(nth);
+    }
+    begun.elapsed().as_nanos() as f64 / count as f64
+}
+
+fn by_keys() {
+    println!("\nBy number of keys, visited in a scattered order\n");
+    println!(
+        "{:>10} {:>9} {:>14} {:>9} {:>9}",
+        "keys", "ns", "bytes a key", "governor", "ratio"
+    );
+    for keys in [1, 10_000, 1_000_000_usize] {
+        let names: Vec<String> = (0..keys).map(|key| format!("user-{key:08}")).collect();
+        let visit = |nth: usize| &names[nth.wrapping_mul(2_654_435_761) % keys];
+        let before = live_bytes();
+        let engine = engine(&[rate_limiter("bench", "checkout")]);
+        for name in &names {
+            flow(&engine, "checkout", name);
+        }
+        // The text of a key takes 13 bytes of it.
+        let bytes = (live_bytes() - before) as f64 / keys as f64 - 13.0;
+        let quota = Quota::per_second(NonZeroU32::MAX).allow_burst(NonZeroU32::MAX);
+        let peer: DefaultKeyedRateLimiter<String> = RateLimiter::keyed(quota);
+        for name in &names {
+            let _ = peer.check_key(name);
+        }
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            ours.push(timed(50_000, |nth| {
+                assert!(flow(&engine, "checkout", visit(nth)));
+            }));
+            theirs.push(timed(50_000, |nth| {
+                assert!(peer.check_key(visit(nth)).is_ok());
+            }));
+        }
+        let (ours, theirs) = (median(ours), median(theirs));
+        let bytes = if keys == 1 {
+            "-".to_owned()
+        } else {
+            format!("{bytes:.0}")
+        };
+        println!(
+            "{keys:>10} {ours:>9.1} {bytes:>14} {theirs:>9.1} {:>7.2} x",
+            ours / theirs
+        );
+    }
+}
+
+fn by_policies() {
+    println!("\nBy number of policies, each with a control point of its own\n");
+    println!("{:>10} {:>9} {:>9}", "policies", "ns", "ratio");
+    let engines = [1, 1000].map(|count| {
+        let policies: Vec<String> = (0..count)
+            .map(|nth| {
+                let mut point = String::new();
+                let _ = write!(point, "checkout-{nth}");
+                rate_limiter(&format!("policy-{nth}"), &point)
+            })
+            .collect();
+        (count, engine(&policies), Vec::new())
+    });
+    let mut engines = engines;
+    for _ in 0..ROUNDS {
+        for (_, engine, times) in &mut engines {
+            times.push(timed(50_000, |_| {
+                assert!(flow(engine, "checkout-0", "user-42"));
+            }));
+        }
+    }
+    let one = median(engines[0].2.clone());
+    for (count, _, times) in engines {
+        let time = median(times);
+        println!("{count:>10} {time:>9.1} {:>7.2} x", time / one);
+    }
+}
+
+fn by_threads() {
+    const CALLS: usize = 200_000;
+    println!("\nOne hot key, by number of threads\n");
+    println!(
+        "{:>10} {:>16} {:>16} {:>9}",
+        "threads", "decisions/s", "governor", "ratio"
+    );
+    let engine = engine(&[rate_limiter("bench", "checkout")]);
+    let quota = Quota::per_second(NonZeroU32::MAX).allow_burst(NonZeroU32::MAX);
+    let peer: Arc<DefaultKeyedRateLimiter<String>> = Arc::new(RateLimiter::keyed(quota));
+    let key = "user-42".to_owned();
+    for threads in [1, 4] {
+        let together = |run: &(dyn Fn() + Sync)| {
+            let begun = Instant::now();
+            std::thread::scope(|scope| {
+                for _ in 0..threads {
+                    scope.spawn(|| (0..CALLS).for_each(|_| run()));
+                }
+            });
+            (threads * CALLS) as f64 / begun.elapsed().as_secs_f64()
+        };
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        for _ in 0..5 {
+            ours.push(together(&|| assert!(flow(&engine, "checkout", "user-42"))));
+            theirs.push(together(&|| assert!(peer.check_key(&key).is_ok())));
+        }
+        let (ours, theirs) = (median(ours), median(theirs));
+        println!(
+            "{threads:>10} {ours:>16.0} {theirs:>16.0} {:>7.2} x",
+            ours / theirs
+        );
+    }
+}
+
+fn main() {
+    let cases = cases();
+    if run_counted(&cases) {
+        return;
+    }
+    let rows = measure(&cases, 10_000);
+    print("One flow, from the decision to its end", &rows);
+    by_keys();
+    by_policies();
+    by_threads();
+}

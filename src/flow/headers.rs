@@ -1,0 +1,18 @@
+//! Looking at headers on the way of every request.
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+
+/// Up to so many headers are compared one by one, which costs less than the hash of a name.
+const FEW: usize = 12;
+
+/// The first value of a header.
+#[inline]
+pub(crate) fn first<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+    if headers.len() > FEW {
+        return headers.get(name);
+    }
+    let mut headers = headers.iter();
+    headers
+        .find(|(known, _)| *known == name)
+        .map(|(_, value)| value)
+}

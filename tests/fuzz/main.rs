@@ -1,0 +1,44 @@
+//! The seeds of the fuzz targets in `fuzz/`, run once each.
+#![cfg(feature = "embedded")]
+#![allow(unreachable_pub)]
+
+mod targets;
+
+use std::path::Path;
+
+fn run(target: &str, eat: fn(&[u8])) {
+    let seeds = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fuzz/seeds")
+        .join(target);
+    let mut count = 0;
+    for seed in seeds.read_dir().expect("the seeds are there") {
+        let seed = std::fs::read(seed.expect("a seed").path()).expect("it can be read");
+        eat(&seed);
+        // Halves of it, too: what is cut off in the middle is the commonest of all flaws.
+        for cut in 0..seed.len().min(512) {
+            eat(&seed[..cut]);
+        }
+        count += 1;
+    }
+    assert!(count > 0, "{target} has seeds");
+}
+
+#[test]
+fn policy_files() {
+    run("policy", targets::policy);
+}
+
+#[test]
+fn label_patterns() {
+    run("matcher", targets::matcher);
+}
+
+#[test]
+fn baggage_headers() {
+    run("baggage", targets::baggage);
+}
+
+#[test]
+fn classifier_rules() {
+    run("classify", targets::classify);
+}

@@ -1,0 +1,148 @@
+//! What eats bytes from outside, each with bytes of any kind. A panic is a finding.
+
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::task::{Context, Poll};
+
+use http::{HeaderValue, Request, Response};
+use tower_aperture::engine::{HttpAnswer, HttpInput, HttpRequest};
+use tower_aperture::{
+    ApertureLayer, Check, Decider, Engine, FlowOutcome, FlowParams, Ticket, Verdict,
+};
+use tower_layer::Layer;
+use tower_service::Service;
+
+/// A policy file.
+pub fn policy(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let built = Engine::builder().policy_text("fuzz.yaml", text).build();
+    match built {
+        Ok(engine) => ask(&engine, &FlowParams::new().label("user", "42")),
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}
+
+/// A pattern, a line break, and the label it is held against.
+pub fn matcher(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let (pattern, value) = text.split_once('\n').unwrap_or((text, ""));
+    // JSON is YAML.
+    let pattern = serde_json::Value::from(pattern);
+    let policy = format!(
+        "circuit:
+  components:
+  - flow_control:
+      rate_limiter:
+        in_ports:
+          bucket_capacity: {{constant_signal: {{value: 2}}}}
+          fill_amount: {{constant_signal: {{value: 1}}}}
+        parameters: {{interval: 1s}}
+        selectors:
+        - control_point: fuzz
+          agent_group: default
+          label_matcher: {{expression: {{label_matches: {{label: user, regex: {pattern}}}}}}}
+"
+    );
+    if let Ok(engine) = Engine::builder().policy_text("fuzz.yaml", policy).build() {
+        ask(&engine, &FlowParams::new().label("user", value));
+    }
+}
+
+fn ask(engine: &Engine, params: &FlowParams<'_>) {
+    drop(engine.decide("fuzz", params));
+}
+
+/// Rules of a classifier in flow style, the path, `authorization`, and the body, each but the last
+/// ended by a line break.
+pub fn classify(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let mut parts = text.splitn(4, '\n');
+    let mut part = || parts.next().unwrap_or("");
+    let policy = format!(
+        "resources:
+  flow_control:
+    classifiers:
+    - selectors: [{{control_point: fuzz}}]
+      rules: {}
+",
+        part()
+    );
+    let Ok(engine) = Engine::builder().policy_text("fuzz.yaml", policy).build() else {
+        return;
+    };
+    let (path, authorization, body) = (part(), part(), part());
+    let request = HttpRequest {
+        path,
+        body,
+        headers: &[("authorization", authorization)],
+        ..HttpRequest::default()
+    };
+    let report = engine.check_http(&HttpInput::new("fuzz").request(request));
+    let report = report.expect("the question is well formed");
+    let HttpAnswer::Ok { headers } = &report.answer else {
+        panic!("nothing limits it: {report:?}");
+    };
+    // What goes on to the next service is a header, with no more members than there are labels.
+    if let Some(baggage) = headers.get("baggage") {
+        HeaderValue::from_str(baggage).expect("a legal header");
+        assert!(baggage.split(',').count() <= report.check.telemetry_flow_labels.len());
+    }
+}
+
+/// The value of a `baggage` header.
+pub fn baggage(data: &[u8]) {
+    let Ok(value) = HeaderValue::from_bytes(data) else {
+        return;
+    };
+    let request = Request::builder().header("baggage", value).body(());
+    let mut service = ApertureLayer::new(Looks, "fuzz").layer(Nothing);
+    drop(service.call(request.expect("the parts are valid")));
+}
+
+/// Lets everything in that keeps to the limits.
+#[derive(Clone)]
+struct Looks;
+
+struct Entered;
+
+impl Ticket for Entered {
+    fn end(self, _: FlowOutcome) {}
+}
+
+impl Decider for Looks {
+    type Ticket = Entered;
+    type Pending = Ready<Verdict<Entered>>;
+
+    fn decide(&self, _: &str, params: &FlowParams<'_>) -> Check<Entered, Self::Pending> {
+        let bytes: usize = params
+            .labels
+            .iter()
+            .map(|(key, value)| key.len() + value.len())
+            .sum();
+        assert!(params.labels.len() <= 64 && bytes <= 8192);
+        Check::Ready(Verdict::Accepted(Entered))
+    }
+}
+
+#[derive(Clone)]
+struct Nothing;
+
+impl Service<Request<()>> for Nothing {
+    type Response = Response<String>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<()>) -> Self::Future {
+        ready(Ok(Response::new(String::new())))
+    }
+}
