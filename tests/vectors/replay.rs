@@ -502,13 +502,13 @@ fn unmatched(
         .collect();
     let mut taken: Vec<Option<usize>> = vec![None; calls.len()];
     let mut unmatched = Vec::new();
-    for call in 0..calls.len() {
+    for (call, asked) in calls.iter().enumerate() {
         if !assign(call, &fits, &mut taken, &mut BTreeSet::new()) {
-            let own = compare(&calls[call], call);
+            let own = compare(asked, call);
             let difference = own
                 .err()
                 .unwrap_or_else(|| "one answer too few like it".into());
-            let number = calls[call].number;
+            let number = asked.number;
             unmatched.push(format!("call {number}: {difference}"));
         }
     }

@@ -281,6 +281,7 @@ impl<S: Source> State<S> {
             let (granted, grant) = match taken {
                 Take::Granted(grant) => (true, grant),
                 Take::Refused(grant) => (false, grant),
+                Take::From(until, grant) if until <= now => (true, grant),
                 Take::From(until, grant) => {
                     waiting.stage = Stage::Sleeping(place, until, grant);
                     // Its timer is still set for when it would have had to go.
