@@ -6,8 +6,10 @@
 mod support;
 
 use std::fmt::Write as _;
+use std::future::Future;
 use std::num::NonZeroU32;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Instant;
 
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
@@ -31,6 +33,20 @@ policy:
     fill_amount: 1e15
     parameters: {{interval: 1s, limit_by_label_key: user_id}}
     selectors: [{{control_point: {control_point}}}]
+"
+    )
+}
+
+fn concurrency_scheduler(slots: u32) -> String {
+    format!(
+        "blueprint: concurrency-scheduling/base
+policy:
+  policy_name: bench
+  concurrency_scheduler:
+    max_concurrency: {slots}
+    concurrency_limiter: {{max_inflight_duration: 3600s}}
+    scheduler: {{default_workload_parameters: {{queue_timeout: 3600s}}}}
+    selectors: [{{control_point: checkout}}]
 "
     )
 }
@@ -85,6 +101,44 @@ fn cases() -> Vec<Case> {
         }),
         accepting("rate limiter: accept", Some(PEER), || {
             rate_limiter("bench", "checkout")
+        }),
+        accepting("concurrency limiter: accept and end", Some(PEER), || {
+            "blueprint: concurrency-limiting/base
+policy:
+  policy_name: bench
+  concurrency_limiter:
+    max_concurrency: 100
+    parameters: {max_inflight_duration: 60s, limit_by_label_key: user_id}
+    selectors: [{control_point: checkout}]
+"
+            .to_owned()
+        }),
+        accepting("quota scheduler: accept", Some(PEER), || {
+            "blueprint: quota-scheduling/base
+policy:
+  policy_name: bench
+  quota_scheduler:
+    bucket_capacity: 1e15
+    fill_amount: 1e15
+    rate_limiter: {interval: 1s, limit_by_label_key: user_id}
+    selectors: [{control_point: checkout}]
+"
+            .to_owned()
+        }),
+        accepting("concurrency scheduler: accept and end", Some(PEER), || {
+            concurrency_scheduler(100)
+        }),
+        accepting("sampler: accept", Some(PEER), || {
+            "circuit:
+  components:
+  - flow_control:
+      sampler:
+        in_ports: {accept_percentage: {constant_signal: {value: 100}}}
+        parameters:
+          session_label_key: user_id
+          selectors: [{control_point: checkout}]
+"
+            .to_owned()
         }),
     ]
 }
@@ -208,6 +262,68 @@ fn by_threads() {
     }
 }
 
+/// Says which waiter was woken.
+struct Woken {
+    waiter: usize,
+    all: Arc<Mutex<Vec<usize>>>,
+}
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        let mut all = self.all.lock().expect("nobody panics with it");
+        all.push(self.waiter);
+    }
+}
+
+fn by_waiters() {
+    const WAKES: usize = 2000;
+    println!("\nGiving a slot back and taking it, by number of flows that wait for one\n");
+    println!("{:>10} {:>9}", "waiting", "ns");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime.expect("a runtime starts");
+    let _inside = runtime.enter();
+    for count in [1, 100_000_usize] {
+        let engine = engine(&[concurrency_scheduler(1)]);
+        let all = Arc::new(Mutex::new(Vec::new()));
+        let wait = |waiter: usize| {
+            let Check::Pending(pending) = engine.decide("checkout", &FlowParams::new()) else {
+                panic!("the only slot is taken");
+            };
+            let mut pending = Box::pin(pending);
+            let waker = Waker::from(Arc::new(Woken {
+                waiter,
+                all: Arc::clone(&all),
+            }));
+            let polled = pending.as_mut().poll(&mut Context::from_waker(&waker));
+            assert!(polled.is_pending());
+            pending
+        };
+        let Check::Ready(Verdict::Accepted(mut ticket)) =
+            engine.decide("checkout", &FlowParams::new())
+        else {
+            panic!("the slot is free");
+        };
+        let mut waiting: Vec<_> = (0..count).map(wait).collect();
+        let mut times = Vec::new();
+        let mut cx = Context::from_waker(Waker::noop());
+        for _ in 0..WAKES {
+            let begun = Instant::now();
+            ticket.end(FlowOutcome::new(FlowStatus::Ok));
+            let woken = all.lock().expect("nobody panics with it").pop();
+            let woken = woken.expect("somebody is woken");
+            let Poll::Ready(Verdict::Accepted(next)) = waiting[woken].as_mut().poll(&mut cx) else {
+                panic!("who is woken has the slot");
+            };
+            times.push(begun.elapsed().as_nanos() as f64);
+            ticket = next;
+            waiting[woken] = wait(woken);
+        }
+        println!("{count:>10} {:>9.0}", median(times));
+    }
+}
+
 fn main() {
     let cases = cases();
     if run_counted(&cases) {
@@ -218,4 +334,5 @@ fn main() {
     by_keys();
     by_policies();
     by_threads();
+    by_waiters();
 }

@@ -53,9 +53,8 @@ impl Judge {
             .expect("no test panics while it holds the record")
     }
 
-    /// Serves on `address` until the returned handle stops it.
-    pub(crate) async fn serve(&self, address: SocketAddr) -> Serving {
-        let listener = TcpListener::bind(address).await.expect("the port is free");
+    /// Serves until the returned handle stops it.
+    pub(crate) fn serve(&self, listener: TcpListener) -> Serving {
         let address = listener
             .local_addr()
             .expect("a bound socket has an address");

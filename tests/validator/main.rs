@@ -13,6 +13,8 @@ use hyper::body::Bytes;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::TcpSocket;
 use tokio::process::{Child, Command};
 use tower_aperture::pb::check::flow_control_service_client::FlowControlServiceClient;
 use tower_aperture::pb::check::{CacheLookupRequest, CheckRequest, CheckResponse, FlowEndRequest};
@@ -40,24 +42,27 @@ struct App {
 
 impl App {
     async fn start(agent: SocketAddr) -> Self {
-        let port = free_port();
-        let child = Command::new(example("validator_app").await)
+        let mut child = Command::new(example("validator_app").await)
             .env("APERTURE_AGENT_ADDRESS", agent.to_string())
             .env("APERTURE_AGENT_INSECURE", "true")
-            .env("APERTURE_APP_PORT", port.to_string())
-            .stdout(Stdio::null())
+            .env("APERTURE_APP_PORT", "0")
+            .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
             .expect("the example starts");
-        let app = Self {
+        let stdout = child.stdout.take().expect("it is piped");
+        let mut lines = BufReader::new(stdout).lines();
+        let line = lines.next_line().await.expect("it can be read");
+        let line = line.expect("the example says where it listens");
+        let address = line
+            .rsplit(' ')
+            .next()
+            .and_then(|address| address.parse().ok());
+        Self {
             child,
-            address: SocketAddr::from((LOCALHOST, port)),
+            address: address.expect("an address"),
             http: Client::builder(TokioExecutor::new()).build_http(),
-        };
-        while app.try_get("/health").await.is_none() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        app
     }
 
     async fn try_get(&self, path: &str) -> Option<(u16, String)> {
@@ -104,12 +109,14 @@ async fn example(name: &str) -> PathBuf {
     path
 }
 
-fn free_port() -> u16 {
-    let probe = std::net::TcpListener::bind((LOCALHOST, 0)).expect("a port is free");
-    probe
-        .local_addr()
-        .expect("a bound socket has an address")
-        .port()
+/// A port where nobody listens, and that nobody else gets meanwhile.
+fn reserve() -> (TcpSocket, SocketAddr) {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_reuseaddr(true).expect("an option of TCP");
+    let any = SocketAddr::from((LOCALHOST, 0));
+    socket.bind(any).expect("a port is free");
+    let address = socket.local_addr().expect("a bound socket has an address");
+    (socket, address)
 }
 
 /// Far beyond what anything here takes; what hangs must fail.
@@ -122,7 +129,7 @@ async fn the_example_passes_the_conformance_checklist() {
 }
 
 async fn checklist() {
-    let agent = SocketAddr::from((LOCALHOST, free_port()));
+    let (socket, agent) = reserve();
     let mut app = App::start(agent).await;
 
     // No agent yet: alive, not connected, and it does not matter to the protected route.
@@ -131,7 +138,7 @@ async fn checklist() {
     assert_eq!(app.refused_of(1).await, 0);
 
     let judge = Judge::new(REJECTS);
-    let serving = judge.serve(agent).await;
+    let serving = judge.serve(socket.listen(64).expect("the port is ours"));
     while app.get("/connected").await.0 != 200 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -164,7 +171,10 @@ async fn checklist() {
 
     // The agent comes back: decisions resume without a restart of the app.
     let judge = Judge::new(1);
-    let serving = judge.serve(agent).await;
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_reuseaddr(true).expect("an option of TCP");
+    socket.bind(agent).expect("the port is free again");
+    let serving = judge.serve(socket.listen(64).expect("the port is ours"));
     while app.get("/connected").await.0 != 200 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -251,7 +261,8 @@ async fn the_judge_judges_as_the_recorded_one_did() {
     let recording = std::fs::read_to_string(recording).expect("the recording is there");
     let recording: serde_json::Value = serde_json::from_str(&recording).expect("it is JSON");
     let judge = Judge::new(REJECTS);
-    let serving = judge.serve(SocketAddr::from((LOCALHOST, 0))).await;
+    let (socket, _) = reserve();
+    let serving = judge.serve(socket.listen(64).expect("the port is ours"));
     let endpoint = Endpoint::from_shared(format!("http://{}", serving.address));
     let channel = endpoint
         .expect("a valid address")

@@ -163,11 +163,11 @@ fn run(value: &Value) -> Verdict {
         }
         return made::replay_all(entries);
     }
-    if policies::is_policy(value) {
-        return policies::judge(value);
-    }
     if value.get("runs").is_some() {
         return fair::replay(value);
+    }
+    if policies::is_policy(value) {
+        return policies::judge(value);
     }
     if let Some(form) = other_form(value) {
         return Verdict::Skipped(form.to_owned());
