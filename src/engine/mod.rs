@@ -55,6 +55,29 @@
 //!   [`upstream_ramp_mode`](EngineBuilder::upstream_ramp_mode).)
 //! - `pass_through_label_values` is honoured. (There, only after an unrelated event.)
 //!
+//! # Policies
+//!
+//! A policy is a `kind: Policy` resource, the bare policy of one, or a values file of a blueprint:
+//! `rate-limiting`, `quota-scheduling`, `concurrency-limiting`, `concurrency-scheduling`,
+//! `load-ramping` and all of `load-scheduling`. [`Engine::describe`] says what came of them. They
+//! are read as an Agent's Controller reads them, but:
+//!
+//! - What it takes and nothing good can come of is refused, with file, line and field: a key written
+//!   twice, a status code that does not exist, a regular expression that does not compile, a
+//!   workload's name that is taken, an `interval`, `max_inflight_duration` or `evaluation_interval`
+//!   of zero or less, a port without a signal, a percentile outside of 0 to 1.
+//! - A `null` in the place of a text, number or boolean is as if the key were absent, with a
+//!   warning. (There, it is zero or empty.)
+//! - `~0` in a JSON pointer means `~`, as RFC 6901 says. (There, it is refused.)
+//! - A flux meter without buckets has some that suit milliseconds. (There, they suit seconds.)
+//! - Rego modules are not evaluated and leave their labels unset, alerters and infra meters have
+//!   no effect; each with a warning but the last.
+//! - `dynamicConfig` of a resource sets variables and `dry_run`, once, when the policy is read.
+//! - Queries over the policy's own flux meters, in the form that blueprints write, are answered
+//!   from what this process measures; all others need a [`SignalSource`].
+//! - A component that is not supported is refused by its name, and so is a loop of signals, unless
+//!   it is invalid for good.
+//!
 //! # Memory
 //!
 //! A component holds at most [`max_keys`](EngineBuilder::max_keys) keys. Idle keys are swept up by
