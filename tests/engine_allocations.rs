@@ -175,6 +175,7 @@ fn a_scheduler_with_a_free_slot_allocates_nothing() {
         }
     });
     assert_eq!(known, 0);
+}
 
 #[test]
 fn meters_and_classifiers_cost_no_allocation() {

@@ -59,9 +59,7 @@ pub(super) fn end(
 
 /// The message that an Agent would have sent, but for its time stamps.
 #[cfg(feature = "remote")]
-pub(super) fn check_response(
-    report: &crate::engine::CheckReport,
-) -> crate::pb::check::CheckResponse {
+pub(super) fn check_response(report: &CheckReport) -> crate::pb::check::CheckResponse {
     use crate::flow::RejectReason;
     use crate::pb::check::check_response::{DecisionType, RejectReason as Reason};
 

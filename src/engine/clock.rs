@@ -167,10 +167,13 @@ impl Clock for ManualClock {
 
     fn wake_at(&self, time: Duration, waker: &Waker) -> bool {
         let at = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        lock(&self.0.alarms)
-            .entry(at)
-            .or_default()
-            .push(waker.clone());
+        let mut alarms = lock(&self.0.alarms);
+        let wakers = alarms.entry(at).or_default();
+        // Who asks again and again asks with the same one.
+        if !wakers.last().is_some_and(|last| last.will_wake(waker)) {
+            wakers.push(waker.clone());
+        }
+        drop(alarms);
         // It may have come to pass meanwhile.
         if self.now() >= time {
             self.ring();

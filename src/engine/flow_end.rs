@@ -114,7 +114,7 @@ impl Engine {
         let found = components.iter().find(|component| {
             *component.component_id == *slot.component_id
                 && *component.policy_name == *slot.policy_name
-                && *component.policy_hash == *slot.policy_hash
+                && component.had_hash(&slot.policy_hash)
         })?;
         matches!(
             *found.limiter,

@@ -17,6 +17,9 @@ const ANY_SERVICE: &str = "any";
 /// Control points up to this number are searched one by one.
 const FEW: usize = 4;
 
+/// Reloads that a flow may outlive and still be ended by reference.
+const FORMER_HASHES: usize = 16;
+
 /// A component and where it comes from.
 #[derive(Debug)]
 pub(crate) struct Placed {
@@ -27,6 +30,16 @@ pub(crate) struct Placed {
     pub(crate) limiter: Arc<Component>,
     /// What tells whether a reload may keep the state.
     parameters: Box<str>,
+    /// Of the policy before reloads that kept the state, the latest last: flows that began then
+    /// end by these.
+    former_hashes: Vec<Arc<str>>,
+}
+
+impl Placed {
+    /// Whether a flow may have heard of it under this hash.
+    pub(crate) fn had_hash(&self, hash: &str) -> bool {
+        *self.policy_hash == *hash || self.former_hashes.iter().any(|former| **former == *hash)
+    }
 }
 
 /// All components, by control point and service.
@@ -78,15 +91,25 @@ impl Deref for Matching<'_> {
 }
 
 impl Index {
-    /// Adds a component with those of its selectors that apply here.
+    /// Adds a component with those of its selectors that apply here; `known` is what it was
+    /// before a reload, if it goes on.
     pub(crate) fn add(
         &mut self,
         policy: &Policy,
         id: &Arc<str>,
         limiter: Arc<Component>,
         parameters: Box<str>,
+        known: Option<&Placed>,
         selectors: &[&Selector],
     ) {
+        let mut former_hashes = known.map_or_else(Vec::new, |known| {
+            let mut hashes = known.former_hashes.clone();
+            hashes.push(Arc::clone(&known.policy_hash));
+            hashes
+        });
+        former_hashes.retain(|former| *former != policy.hash);
+        let excess = former_hashes.len().saturating_sub(FORMER_HASHES);
+        former_hashes.drain(..excess);
         let Ok(at) = u32::try_from(self.components.len()) else {
             return;
         };
@@ -97,19 +120,18 @@ impl Index {
             component_id: Arc::clone(id),
             limiter,
             parameters,
+            former_hashes,
         }));
     }
 
     /// The component of a policy that has these parameters, with its state.
-    pub(crate) fn find(&self, policy: &str, id: &str, parameters: &str) -> Option<Arc<Component>> {
-        let mut components = self.components.iter();
-        components
-            .find(|one| {
-                *one.component_id == *id
-                    && *one.policy_name == *policy
-                    && *one.parameters == *parameters
-            })
-            .map(|one| Arc::clone(&one.limiter))
+    pub(crate) fn find(&self, policy: &str, id: &str, parameters: &str) -> Option<&Placed> {
+        let mut components = self.components.iter().map(|one| &**one);
+        components.find(|one| {
+            *one.component_id == *id
+                && *one.policy_name == *policy
+                && *one.parameters == *parameters
+        })
     }
 
     /// The components a flow meets, each once.
@@ -169,11 +191,6 @@ impl Places {
                 }),
             }
         }
-    }
-
-    /// Nothing was placed.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.all.is_empty()
     }
 
     fn place_mut(&mut self, control_point: &Arc<str>) -> &mut Place {

@@ -1,8 +1,9 @@
 //! The engine that decides in process what an Aperture Agent would decide.
 //!
 //! An [`Engine`] reads policies as users write them for an Agent and keeps their state in memory.
-//! Deciding is synchronous: no task, no timer, no I/O, and no allocation where a known key is let
-//! in. This version knows the rate limiter; a policy with another component is refused by name.
+//! Deciding takes no task and no I/O, and no allocation where a known key is let in; only where a
+//! scheduler makes a flow wait is there a future, with one timer, that is woken when its tokens
+//! are there.
 //!
 //! # Rate limiters
 //!
@@ -24,7 +25,58 @@
 //! - A wait beyond 292 years is told as 292 years. (There, as none.)
 //! - A key that idles for `max_idle_time` starts anew, with a full bucket. (There, some day or
 //!   never.) A remembered rejection is kept until its time, as there.
-//! - A flow in ramp mode is turned away unless a ramp lets it in; there are no ramps yet.
+//!
+//! # Concurrency limiters
+//!
+//! A flow holds a slot of its key until it ends: by [`EngineTicket`], by
+//! [`Engine::flow_end`], or `max_inflight_duration` after it began. One is let in while less than
+//! `max_concurrency` is in flight, whatever it brings itself, so one big request may exceed that;
+//! remaining and current are those before it. All that is an Agent's.
+//!
+//! # Schedulers
+//!
+//! Quota, concurrency and load schedulers queue what they have no tokens for, by weight: priority,
+//! tokens and fairness label, in the very order of an Agent. A flow waits until its deadline or
+//! the `queue_timeout` of its workload, whichever comes first; a `queue_timeout` of 10 ms or less
+//! turns everything away. A load scheduler learns the demand for 31 seconds before it sheds load.
+//! What is given back by a flow that gives up while a rejection is remembered is lost, as there.
+//! Other than an Agent:
+//!
+//! - A slot that is given back or expires goes to the head of a concurrency scheduler's queue at
+//!   once, and who waits for one does so until 10 ms before its deadline. (There, waiters poll:
+//!   slots are late or lost, and waiters are refused early.) Without a deadline and a queue
+//!   timeout nobody waits for a slot, as there.
+//! - Whoever leaves a queue, by whatever way, leaves nothing behind.
+//!
+//! # Samplers
+//!
+//! - Ramps (samplers in ramp mode, and load ramps) decide about flows in ramp mode and about no
+//!   others; such a flow runs only where a ramp lets it. (There, none of them ever runs, see
+//!   [`upstream_ramp_mode`](EngineBuilder::upstream_ramp_mode).)
+//! - `pass_through_label_values` is honoured. (There, only after an unrelated event.)
+//!
+//! # Policies
+//!
+//! A policy is a `kind: Policy` resource, the bare policy of one, or a values file of a blueprint:
+//! `rate-limiting`, `quota-scheduling`, `concurrency-limiting`, `concurrency-scheduling`,
+//! `load-ramping` and all of `load-scheduling`. [`Engine::describe`] says what came of them. They
+//! are read as an Agent's Controller reads them, but:
+//!
+//! - What it takes and nothing good can come of is refused, with file, line and field: a key written
+//!   twice, a status code that does not exist, a regular expression that does not compile, a
+//!   workload's name that is taken, an `interval`, `max_inflight_duration` or `evaluation_interval`
+//!   of zero or less, a port without a signal, a percentile outside of 0 to 1.
+//! - A `null` in the place of a text, number or boolean is as if the key were absent, with a
+//!   warning. (There, it is zero or empty.)
+//! - `~0` in a JSON pointer means `~`, as RFC 6901 says. (There, it is refused.)
+//! - A flux meter without buckets has some that suit milliseconds. (There, they suit seconds.)
+//! - Rego modules are not evaluated and leave their labels unset, alerters and infra meters have
+//!   no effect; each with a warning but the last.
+//! - `dynamicConfig` of a resource sets variables and `dry_run`, once, when the policy is read.
+//! - Queries over the policy's own flux meters, in the form that blueprints write, are answered
+//!   from what this process measures; all others need a [`SignalSource`].
+//! - A component that is not supported is refused by its name, and so is a loop of signals, unless
+//!   it is invalid for good.
 //!
 //! # Memory
 //!

@@ -67,6 +67,8 @@ impl fmt::Debug for EnginePending {
 #[must_use = "futures do nothing unless polled"]
 pub struct Starting(Start);
 
+// Most flows need not wait: theirs is the one that is worth no box.
+#[allow(clippy::large_enum_variant)]
 enum Start {
     Done(Option<(CheckReport, EngineTicket)>),
     Waits(Pin<Box<Waiting>>, bool),

@@ -90,7 +90,7 @@ impl Snapshot {
                 let known = before
                     .and_then(|before| before.index.find(&policy.name, &component.id, &parameters));
                 let limiter = match known {
-                    Some(limiter) => limiter,
+                    Some(known) => Arc::clone(&known.limiter),
                     None => Arc::new(Component::new(&component.kind, &settings.surroundings)),
                 };
                 times_workloads |= limiter.times_workloads();
@@ -99,6 +99,7 @@ impl Snapshot {
                     &component.id,
                     Arc::clone(&limiter),
                     parameters,
+                    known,
                     &here,
                 );
                 in_force.push((component.id.clone(), limiter));
@@ -184,8 +185,8 @@ fn needs_no_source(source: &str, policy: &Policy) -> Result<(), PolicyError> {
     for node in nodes {
         if let Op::Query { text, .. } = &node.op {
             let message = format!(
-                "`{}` asks for `{text}`, which the engine cannot measure itself: give it a \
-                 SignalSource that answers it, by EngineBuilder::signal_source",
+                "`{}` needs the answer to the query `{text}`, which the engine cannot measure \
+                 itself: give it a SignalSource, by EngineBuilder::signal_source",
                 node.id
             );
             return Err(PolicyError::new(source, message));

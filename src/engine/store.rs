@@ -108,6 +108,16 @@ impl<S: Kept> Store<S> {
         answer
     }
 
+    /// Runs `see` on all states, shard by shard.
+    pub(crate) fn each(&self, mut see: impl FnMut(&S)) {
+        for shard in &self.shards {
+            lock(&shard.0)
+                .table
+                .iter()
+                .for_each(|entry| see(&entry.state));
+        }
+    }
+
     /// Runs `see` on the state of a key that is known, which does not count as a use.
     pub(crate) fn look<R>(&self, key: &str, see: impl FnOnce(&S) -> R) -> Option<R> {
         let hash = self.hasher.hash_one(key);

@@ -102,7 +102,8 @@ impl Sources<'_> {
             ComponentKind::LoadScheduler(scheduler) => {
                 match scheduler.load_multiplier {
                     Port::Constant(value) if value.is_nan() => out.push_str("lets everything pass"),
-                    port => write!(out, "load times {}", self.port(port))?,
+                    Port::Constant(value) => write!(out, "load times {}", Number(value))?,
+                    port => write!(out, "load times what {}", self.port(port))?,
                 }
                 if scheduler.workload_latency_based_tokens {
                     out.push_str(", tokens by the latency of the workloads");
@@ -120,7 +121,8 @@ impl Sources<'_> {
                         };
                         write!(out, "{drops} everything")?;
                     }
-                    Some(port) => write!(out, "accepts {} %", self.port(port))?,
+                    Some(Port::Constant(value)) => write!(out, "accepts {} %", Number(value))?,
+                    Some(port) => write!(out, "accepts as many % as {}", self.port(port))?,
                 }
                 if let Some(key) = &sampler.session_label_key {
                     write!(out, ", the same sessions by the label `{key}`")?;
@@ -156,8 +158,8 @@ impl Sources<'_> {
         write!(
             out,
             "{} tokens, {} more every {:?}",
-            self.port(ports[0]),
-            self.port(ports[1]),
+            self.amount(ports[0]),
+            self.amount(ports[1]),
             bucket.interval
         )?;
         out.push_str(if bucket.continuous_fill {
@@ -181,10 +183,18 @@ impl Sources<'_> {
                 out.push_str("lets everything pass");
                 return Ok(());
             }
-            port => write!(out, "{} in flight", self.port(port))?,
+            port => write!(out, "{} in flight", self.amount(port))?,
         }
         write!(out, ", each for at most {:?}", slots.max_inflight_duration)?;
         write_key(out, slots.limit_by_label_key.as_deref())
+    }
+
+    /// A number of things, or where it comes from.
+    fn amount(&self, port: Port) -> String {
+        match port {
+            Port::Constant(value) => Number(value).to_string(),
+            Port::Changing(_) => format!("as many as {}", self.port(port)),
+        }
     }
 
     /// A number, or the component that computes it.
@@ -193,7 +203,7 @@ impl Sources<'_> {
             return Number(port.initial()).to_string();
         };
         match self.0.get(signal.0 as usize) {
-            Some(source) => format!("what `{source}` says"),
+            Some(source) => format!("`{source}` says"),
             None => "?".to_owned(),
         }
     }
@@ -325,8 +335,12 @@ fn write_meter(out: &mut String, meter: &FluxMeter) -> fmt::Result {
 }
 
 fn write_circuit(out: &mut String, circuit: &Circuit) -> fmt::Result {
+    if circuit.nodes.is_empty() {
+        return Ok(());
+    }
     let (signals, interval) = (circuit.signals, circuit.evaluation_interval);
-    writeln!(out, "  {signals} signals, computed every {interval:?}")?;
+    let s = if signals == 1 { "" } else { "s" };
+    writeln!(out, "  {signals} signal{s}, computed every {interval:?}")?;
     for node in &circuit.nodes {
         match &node.op {
             Op::Query { text, interval } => {

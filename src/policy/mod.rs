@@ -47,7 +47,6 @@ mod document;
 mod error;
 mod extractor;
 mod matcher;
-#[allow(dead_code)] // Some of it is for parts of the engine that are not there yet.
 mod model;
 mod number;
 mod ports;
@@ -63,11 +62,8 @@ mod yaml;
 mod tests;
 
 pub use self::error::{PolicyError, PolicyWarning};
-#[allow(unused_imports)]
 pub(crate) use self::matcher::LabelMatcher;
-#[allow(unused_imports)]
 pub(crate) use self::model::*;
-#[allow(unused_imports)]
 pub(crate) use self::number::parse_number;
 
 /// A policy, and what its author may want to know.

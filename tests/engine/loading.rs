@@ -104,3 +104,46 @@ fn debug_shows_no_policy() {
     check(&engine, &[("secret_label", "secret_value")]);
     assert!(!format!("{engine:?}").contains("secret"));
 }
+
+#[test]
+fn what_is_in_force_is_described_and_so_is_what_is_not() {
+    let text = |name: &str, group: &str| {
+        format!(
+            "metadata: {{name: {name}}}
+spec:
+  circuit:
+    components:
+    - flow_control:
+        concurrency_limiter:
+          in_ports: {{max_concurrency: {{constant_signal: {{value: 3}}}}}}
+          parameters: {{max_inflight_duration: 20s, limit_by_label_key: account}}
+          selectors: [{{control_point: export, agent_group: {group}}}]
+    - alerter: {{parameters: {{alert_name: often}}}}
+"
+        )
+    };
+    let engine = Engine::builder()
+        .policy_text("one.yaml", text("one", "default"))
+        .policy_text("two.yaml", text("two", "other"))
+        .build()
+        .expect("the policies are right");
+    let alerter =
+        "spec.circuit.components[1].alerter: has no effect: the embedded engine sends no alerts";
+    assert_eq!(
+        engine.describe(),
+        format!(
+            "policy `one`
+  root.0 concurrency_limiter: 3 in flight, each for at most 20s, for each value of the label \
+             `account`; rejects with 429
+    at `export`, any service
+policy `two`
+  nothing of it is in force
+notes
+  one.yaml:10:7: {alerter}
+  two.yaml:10:7: {alerter}
+  two.yaml: policy `two`: selectors of agent group `other` are left out, because the engine has no \
+             agent group and stands for `default`
+"
+        )
+    );
+}

@@ -4,8 +4,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use tower_aperture::Engine;
-use tower_aperture::engine::{CheckReport, ManualClock};
+use tower_aperture::engine::{CheckInput, CheckReport, ManualClock};
 
 use crate::loading::Folder;
 use crate::support::*;
@@ -168,4 +169,84 @@ fn a_watcher_follows_the_files_and_keeps_what_works() {
 fn of_policy(report: &CheckReport, name: &str) -> bool {
     let mut decisions = report.limiter_decisions.iter();
     decisions.any(|decision| *decision.policy_name == *name && decision.dropped)
+}
+
+/// A concurrency scheduler with one place, and a rate limiter that lets so many pass.
+fn one_at_a_time(tokens: u32) -> String {
+    format!(
+        "
+circuit:
+  components:
+  - flow_control:
+      concurrency_scheduler:
+        selectors: [{{control_point: here}}]
+        in_ports: {{max_concurrency: {{constant_signal: {{value: 1}}}}}}
+        concurrency_limiter: {{max_inflight_duration: 3600s}}
+        scheduler: {{default_workload_parameters: {{queue_timeout: 60s}}}}
+  - flow_control:
+      rate_limiter:
+        selectors: [{{control_point: here}}]
+        in_ports:
+          bucket_capacity: {{constant_signal: {{value: {tokens}}}}}
+          fill_amount: {{constant_signal: {{value: 0}}}}
+        parameters: {{interval: 1s}}
+"
+    )
+}
+
+fn single() -> Engine {
+    Engine::builder()
+        .policy_text("one.yaml", one_at_a_time(100))
+        .clock(ManualClock::new())
+        .build()
+        .expect("the policy is right")
+}
+
+#[test]
+fn slots_and_waiters_survive_a_reload() {
+    let engine = single();
+    let params = params(&[]);
+    let input = CheckInput::new(HERE, &params);
+    let (first, ticket) = engine
+        .start(&input)
+        .now_or_never()
+        .expect("a place is free");
+    assert!(first.accepted());
+    let mut second = engine.start(&input);
+    assert!((&mut second).now_or_never().is_none());
+
+    engine
+        .reload_with([("one.yaml", one_at_a_time(200))])
+        .expect("the policy is right");
+    assert!(!check(&engine, &[]).accepted());
+    assert!((&mut second).now_or_never().is_none());
+    drop(ticket);
+    let (report, ticket) = second.now_or_never().expect("its turn has come");
+    assert!(report.accepted());
+    drop(ticket);
+    let (third, _) = engine
+        .start(&input)
+        .now_or_never()
+        .expect("a place is free");
+    assert!(third.accepted());
+}
+
+#[test]
+fn a_flow_ends_by_the_reference_it_was_given_before_a_reload() {
+    let engine = single();
+    let report = check(&engine, &[]);
+    for tokens in [200, 300, 200] {
+        engine
+            .reload_with([("one.yaml", one_at_a_time(tokens))])
+            .expect("the policy is right");
+    }
+    assert!(!check(&engine, &[]).accepted());
+    let slots = report.slots();
+    let returned: Vec<bool> = engine
+        .flow_end(&slots, None)
+        .iter()
+        .map(|slot| slot.returned)
+        .collect();
+    assert_eq!(returned, [true]);
+    assert!(check(&engine, &[]).accepted());
 }

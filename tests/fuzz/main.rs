@@ -37,3 +37,8 @@ fn label_patterns() {
 fn baggage_headers() {
     run("baggage", targets::baggage);
 }
+
+#[test]
+fn classifier_rules() {
+    run("classify", targets::classify);
+}

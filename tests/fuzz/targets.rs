@@ -5,6 +5,7 @@ use std::future::{Ready, ready};
 use std::task::{Context, Poll};
 
 use http::{HeaderValue, Request, Response};
+use tower_aperture::engine::{HttpAnswer, HttpInput, HttpRequest};
 use tower_aperture::{
     ApertureLayer, Check, Decider, Engine, FlowOutcome, FlowParams, Ticket, Verdict,
 };
@@ -53,6 +54,45 @@ pub fn matcher(data: &[u8]) {
 
 fn ask(engine: &Engine, params: &FlowParams<'_>) {
     drop(engine.decide("fuzz", params));
+}
+
+/// Rules of a classifier in flow style, the path, `authorization`, and the body, each but the last
+/// ended by a line break.
+pub fn classify(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let mut parts = text.splitn(4, '\n');
+    let mut part = || parts.next().unwrap_or("");
+    let policy = format!(
+        "resources:
+  flow_control:
+    classifiers:
+    - selectors: [{{control_point: fuzz}}]
+      rules: {}
+",
+        part()
+    );
+    let Ok(engine) = Engine::builder().policy_text("fuzz.yaml", policy).build() else {
+        return;
+    };
+    let (path, authorization, body) = (part(), part(), part());
+    let request = HttpRequest {
+        path,
+        body,
+        headers: &[("authorization", authorization)],
+        ..HttpRequest::default()
+    };
+    let report = engine.check_http(&HttpInput::new("fuzz").request(request));
+    let report = report.expect("the question is well formed");
+    let HttpAnswer::Ok { headers } = &report.answer else {
+        panic!("nothing limits it: {report:?}");
+    };
+    // What goes on to the next service is a header, with no more members than there are labels.
+    if let Some(baggage) = headers.get("baggage") {
+        HeaderValue::from_str(baggage).expect("a legal header");
+        assert!(baggage.split(',').count() <= report.check.telemetry_flow_labels.len());
+    }
 }
 
 /// The value of a `baggage` header.

@@ -110,10 +110,11 @@ pub(crate) fn end(
                 let info = ["concurrency_limiter_info", "concurrency_scheduler_info"];
                 let id = info.map(|info| text(&decision[info]["request_id"]));
                 let own_slot = own_slots.iter().find(|one| same_id(one));
-                if !slot.request_id.is_empty() && id.contains(&&*slot.request_id) {
-                    if let Some(own) = own_slot {
-                        slot.request_id.clone_from(&own.request_id);
-                    }
+                if !slot.request_id.is_empty()
+                    && id.contains(&&*slot.request_id)
+                    && let Some(own) = own_slot
+                {
+                    slot.request_id.clone_from(&own.request_id);
                 }
                 if slot.policy_hash == text(&decision["policy_hash"])
                     && let Some(own) = own.and_then(|own| own.limiter_decisions.first())

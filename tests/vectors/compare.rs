@@ -32,6 +32,9 @@ impl Judge<'_> {
         if call.noisy || !call.deviates.iter().all(partly) {
             return Ok(());
         }
+        if self.recording.is_drawn(call) {
+            return Ok(());
+        }
         let long_keys = call.deviates.contains(&21);
         match (&call.expected, got) {
             (Expected::Answer(answer), Answer::Check(report)) => {
@@ -259,6 +262,36 @@ impl Judge<'_> {
         let rate = self.rate(decision, tokens[0] + tokens[1]);
         self.tokens(tokens, got, rate)
     }
+}
+
+/// Of flows that samplers drew for, how many were let in: here and there.
+pub(crate) fn shares(recording: &Recording, answers: &[Answer]) -> Difference {
+    let (mut drawn, mut recorded, mut own) = (0.0, 0.0, 0.0);
+    for (call, got) in recording.calls.iter().zip(answers) {
+        let accepted = match &call.expected {
+            Expected::Answer(answer) => {
+                answer["decision_type"].as_str() != Some("DECISION_TYPE_REJECTED")
+            }
+            Expected::Row(accepted, _) => *accepted,
+            Expected::Error(_) => continue,
+        };
+        if let Answer::Check(report) = got
+            && recording.is_drawn(call)
+        {
+            drawn += 1.0;
+            recorded += f64::from(u8::from(accepted));
+            own += f64::from(u8::from(report.accepted()));
+        }
+    }
+    let share: f64 = (recorded + own) / (2.0 * drawn);
+    // Five standard deviations of the difference, and the first few.
+    let tolerance = 5.0 * (2.0 * share * (1.0 - share) / drawn).sqrt() + 1.0 / drawn;
+    if drawn > 0.0 && (recorded - own).abs() / drawn > tolerance {
+        return Err(format!(
+            "drawn: {recorded} of {drawn} were let in, here {own}"
+        ));
+    }
+    Ok(())
 }
 
 /// The details of any kind of component.

@@ -2,11 +2,22 @@
 
 use serde_json::Value;
 use tower_aperture::Engine;
+use tower_aperture::engine::SignalSource;
 
 use crate::Verdict;
 
 /// Rows of the register of quirks that are refused at load.
 const REFUSED_ROWS: [u64; 4] = [30, 31, 33, 34];
+
+/// Answers no query.
+#[derive(Debug)]
+struct Silent;
+
+impl SignalSource for Silent {
+    fn latest(&self, _query: &str) -> Option<f64> {
+        None
+    }
+}
 
 /// A file that holds one policy, or an entry of those that hold many.
 pub(crate) fn is_policy(value: &Value) -> bool {
@@ -28,17 +39,28 @@ pub(crate) fn judge(entry: &Value) -> Verdict {
         .iter()
         .filter_map(Value::as_u64)
         .find(|row| REFUSED_ROWS.contains(row));
-    match Engine::builder().policy_text("recorded.yaml", text).build() {
+    let builder = || Engine::builder().policy_text("recorded.yaml", text);
+    let verdict = match builder().build() {
+        // There is no PromQL in process, unless the user brings it.
+        Err(error) if error.message().contains("SignalSource") => {
+            let shown = format!("refused: {}", in_one_line(&error.to_string()));
+            match builder().signal_source(Silent).build() {
+                Ok(engine) => Ok((engine, format!("without a source {shown}; with one "))),
+                Err(error) => Err(error),
+            }
+        }
+        other => other.map(|engine| (engine, String::new())),
+    };
+    match verdict {
         Ok(_) if !accepted => Verdict::Differs("loaded, where upstream refuses".to_owned()),
         Ok(_) if row.is_some() => Verdict::Differs(format!("loaded, in spite of row {row:?}")),
-        Ok(engine) => Verdict::Partly(format!("loaded: {}", in_one_line(&engine.describe()))),
+        Ok((engine, how)) => {
+            Verdict::Partly(format!("{how}loaded: {}", in_one_line(&engine.describe())))
+        }
         Err(error) => {
             let shown = format!("refused: {}", in_one_line(&error.to_string()));
-            // There is no PromQL in process, unless the user brings it.
-            let asks = error.message().contains("quer");
             match (accepted, row) {
                 (true, Some(row)) => Verdict::Deviates(format!("row {row}; {shown}")),
-                (true, None) if asks => Verdict::Deviates(shown),
                 (true, None) => Verdict::Differs(shown),
                 (false, _) => Verdict::Partly(shown),
             }

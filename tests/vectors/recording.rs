@@ -109,6 +109,31 @@ impl Recording {
     }
 }
 
+impl Recording {
+    /// A sampler without a session to go by decided about it.
+    pub(crate) fn is_drawn(&self, call: &Call) -> bool {
+        let draws = |answer: &Value| {
+            let decisions = answer["limiter_decisions"].as_array();
+            decisions.into_iter().flatten().any(|decision| {
+                let label = decision["sampler_info"]["label"].as_str();
+                label.is_some_and(|label| {
+                    let key = label.split(':').next().unwrap_or_default();
+                    key.is_empty() || call.request["labels"].get(key).is_none()
+                })
+            })
+        };
+        match &call.expected {
+            Expected::Answer(answer) => draws(answer),
+            // Rows do not say who decided: the first answer of the recording does.
+            Expected::Row(..) => self.calls.iter().any(|first| match &first.expected {
+                Expected::Answer(answer) => draws(answer),
+                _ => false,
+            }),
+            Expected::Error(_) => false,
+        }
+    }
+}
+
 /// The decision in an answer: that to an HTTP request has it in a field.
 pub(crate) fn decision(answer: &Value) -> &Value {
     answer.get("check_response").unwrap_or(answer)

@@ -10,7 +10,7 @@ use tower_aperture::engine::{Actuation, Clock, Engine, ManualClock};
 
 use crate::Verdict;
 use crate::answer::{self, Answer, Asked, Waiting, ask};
-use crate::compare::Judge;
+use crate::compare::{Judge, shares};
 use crate::policy::{self, Rates};
 use crate::recording::{Call, Expected, Recording, Told, decision};
 
@@ -128,6 +128,7 @@ fn in_some_order(recording: &Recording, judge: &Judge<'_>, late: bool) -> Result
             Some((number, differences.into_iter().next()?))
         });
         let Some((group, difference)) = wrong else {
+            shares(recording, &answers)?;
             return out_of_order(recording, &times).map_or(Ok(()), Err);
         };
         // What the recorded order comes to says most.
@@ -162,7 +163,10 @@ fn mostly(recording: &Recording, judge: &Judge<'_>, of: usize) -> Verdict {
                     recording.calls.len()
                 );
             }
-            _ => return Verdict::Same,
+            _ => match shares(recording, &answers) {
+                Ok(()) => return Verdict::Same,
+                Err(difference) => told = difference,
+            },
         }
     }
     Verdict::Differs(told)
@@ -498,13 +502,13 @@ fn unmatched(
         .collect();
     let mut taken: Vec<Option<usize>> = vec![None; calls.len()];
     let mut unmatched = Vec::new();
-    for call in 0..calls.len() {
+    for (call, asked) in calls.iter().enumerate() {
         if !assign(call, &fits, &mut taken, &mut BTreeSet::new()) {
-            let own = compare(&calls[call], call);
+            let own = compare(asked, call);
             let difference = own
                 .err()
                 .unwrap_or_else(|| "one answer too few like it".into());
-            let number = calls[call].number;
+            let number = asked.number;
             unmatched.push(format!("call {number}: {difference}"));
         }
     }

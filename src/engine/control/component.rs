@@ -42,7 +42,7 @@ impl Actuator for Component {
                     max_concurrency,
                     pass_through,
                 },
-            ) => scheduler.slots().set(max_concurrency, pass_through),
+            ) => scheduler.set(max_concurrency, pass_through, now),
             (Self::Sampler(sampler), Setting::AcceptPercentage(percentage)) => {
                 sampler.set_percentage(percentage);
             }

@@ -170,7 +170,6 @@ impl RateLimiter {
     }
 
     /// The knobs, where some signal changes.
-    #[allow(dead_code)] // Circuits turn them.
     pub(crate) fn dials(&self) -> Option<&Dials> {
         self.dials.as_deref()
     }

@@ -42,6 +42,12 @@ impl ConcurrencyScheduler {
         self.keys.rules()
     }
 
+    /// New values of the signals; with more room, those who wait come in.
+    pub(crate) fn set(&self, max_concurrency: f64, pass_through: f64, now: Nanos) {
+        self.slots().set(max_concurrency, pass_through);
+        self.keys.serve(now);
+    }
+
     pub(crate) fn denied_code(&self) -> i32 {
         self.workloads.denied_code()
     }

@@ -85,6 +85,19 @@ impl<S: Source> Keys<S> {
         self.store.look(key, |entry| entry.line.clone()).flatten()
     }
 
+    /// Looks again at what those who wait wait for: there may be more of it.
+    pub(crate) fn serve(&self, now: Nanos) {
+        let mut lines = Vec::new();
+        self.store.each(|entry| {
+            // Who waits holds on to its queue.
+            let waits = |line: &&Arc<Line<S>>| Arc::strong_count(line) > 1;
+            lines.extend(entry.line.as_ref().filter(waits).cloned());
+        });
+        for line in lines {
+            line.serve(now);
+        }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.store.len()
     }

@@ -205,7 +205,7 @@ impl<S: Source> Line<S> {
     }
 
     /// Decides for the heads of the queue as far as tokens reach, and wakes them.
-    fn serve(&self, now: Nanos) {
+    pub(crate) fn serve(&self, now: Nanos) {
         loop {
             let mut wakers = Wakers::new();
             let more = lock(&self.state).advance(&self.rules, now, &mut wakers);
@@ -281,6 +281,7 @@ impl<S: Source> State<S> {
             let (granted, grant) = match taken {
                 Take::Granted(grant) => (true, grant),
                 Take::Refused(grant) => (false, grant),
+                Take::From(until, grant) if until <= now => (true, grant),
                 Take::From(until, grant) => {
                     waiting.stage = Stage::Sleeping(place, until, grant);
                     // Its timer is still set for when it would have had to go.

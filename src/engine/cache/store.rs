@@ -1,4 +1,4 @@
-//! The result cache of each control point, and the global cache that all share.
+//! Both caches in one table, with lives and limits.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -10,12 +10,8 @@ use bytes::Bytes;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{Equivalent, OptionsBuilder, Weighter};
 
-use super::Engine;
-use super::clock::{Clock, Nanos, nanos};
-use super::index::Placed;
-use super::limiters::Decided;
-use super::stages::{Flow, Observer};
-use crate::flow::{CacheChange, CacheLookup, CacheRefusal, CacheValue, FlowParams};
+use crate::engine::clock::{Nanos, nanos};
+use crate::flow::{CacheLookup, CacheRefusal, CacheValue};
 
 const MILLI: Nanos = 1_000_000;
 /// Nothing is kept for longer, and what has no time to live is kept for as long.
@@ -53,7 +49,7 @@ struct Key {
 
 /// A [`Key`] that borrows.
 #[derive(Clone, Copy, Debug)]
-struct Place<'a> {
+pub(super) struct Place<'a> {
     control_point: Option<&'a str>,
     key: &'a str,
 }
@@ -120,7 +116,7 @@ impl Caches {
         Ok(None)
     }
 
-    fn write(
+    pub(super) fn write(
         &self,
         place: Place<'_>,
         value: &[u8],
@@ -157,57 +153,12 @@ impl Caches {
         Ok(())
     }
 
-    fn delete(&self, place: Place<'_>) -> Result<(), CacheRefusal> {
+    pub(super) fn delete(&self, place: Place<'_>) -> Result<(), CacheRefusal> {
         place.check()?;
         if let Some(store) = self.store.get() {
             store.cache.remove(&place);
         }
         Ok(())
-    }
-}
-
-/// Looks up, between the steps, what a flow asks the caches for.
-pub(crate) struct Recall<'a, 'p> {
-    caches: &'a Caches,
-    params: &'a FlowParams<'p>,
-    pub(crate) found: Option<CacheLookup>,
-}
-
-impl<'a, 'p> Recall<'a, 'p> {
-    /// `None` for a flow that asks for nothing.
-    pub(crate) fn of(caches: &'a Caches, params: &'a FlowParams<'p>) -> Option<Self> {
-        let asks = params.result_cache_key.is_some() || !params.global_cache_keys.is_empty();
-        asks.then(|| Self::always(caches, params))
-    }
-
-    /// Has an answer, be it an empty one, for every flow that comes so far.
-    pub(crate) fn always(caches: &'a Caches, params: &'a FlowParams<'p>) -> Self {
-        Self {
-            caches,
-            params,
-            found: None,
-        }
-    }
-
-    /// Whether the result cache has the flow's answer.
-    pub(crate) fn look_up(&mut self, flow: &Flow<'_, '_>, clock: &dyn Clock) -> bool {
-        let result_key = self.params.result_cache_key.as_deref().unwrap_or("");
-        let global_keys = self.params.global_cache_keys.iter().map(|key| &**key);
-        let now = nanos(clock.now());
-        let found = self
-            .caches
-            .look_up(flow.control_point, result_key, global_keys, now);
-        let hit = found.result_value().is_some();
-        self.found = Some(found);
-        hit
-    }
-}
-
-impl Observer for Recall<'_, '_> {
-    fn decided(&mut self, _: &Flow<'_, '_>, _: &Placed, _: &Decided) {}
-
-    fn look_up(&mut self, flow: &Flow<'_, '_>, clock: &dyn Clock) -> bool {
-        self.look_up(flow, clock)
     }
 }
 
@@ -253,14 +204,14 @@ impl Store {
 // === impl Place ===
 
 impl<'a> Place<'a> {
-    fn result(control_point: &'a str, key: &'a str) -> Self {
+    pub(super) fn result(control_point: &'a str, key: &'a str) -> Self {
         Self {
             control_point: Some(control_point),
             key,
         }
     }
 
-    fn global(key: &'a str) -> Self {
+    pub(super) fn global(key: &'a str) -> Self {
         Self {
             control_point: None,
             key,
@@ -326,133 +277,5 @@ impl Equivalent<Key> for Place<'_> {
 impl Weighter<Key, Entry> for Size {
     fn weight(&self, key: &Key, entry: &Entry) -> u64 {
         (key.place().stored_len() + entry.value.len() + OVERHEAD) as u64
-    }
-}
-
-/// The caches, as an Agent offers them with its `CacheLookup`, `CacheUpsert` and `CacheDelete`.
-///
-/// They live in memory and go with the engine. Together they take no more than
-/// [`cache_bytes`](super::EngineBuilder::cache_bytes); what was of little use goes first. One
-/// entry takes less than 1 MiB, key included. (An Agent hangs on an entry of exactly 1 MiB; here
-/// that is too large.)
-///
-/// ```
-/// use std::time::Duration;
-/// use tower_aperture::Engine;
-/// use tower_aperture::engine::{CacheEntry, ManualClock};
-///
-/// let clock = ManualClock::new();
-/// let engine = Engine::builder().clock(clock.clone()).build()?;
-/// let entry = CacheEntry::new("profile-42", b"ann").ttl(Some(Duration::from_secs(60)));
-/// engine.cache_upsert("profile", Some(entry), []);
-///
-/// let found = engine.cache_lookup("profile", "profile-42", ["settings"]);
-/// assert_eq!(found.result_value().map(|value| &value[..]), Some(&b"ann"[..]));
-/// assert_eq!(found.global_value("settings"), None);
-///
-/// clock.advance(Duration::from_secs(60));
-/// assert_eq!(engine.cache_lookup("profile", "profile-42", []).result_value(), None);
-/// # Ok::<(), tower_aperture::PolicyError>(())
-/// ```
-impl Engine {
-    /// Looks up a key of a control point's result cache, unless it is empty, and keys of the
-    /// global cache.
-    pub fn cache_lookup<'k>(
-        &self,
-        control_point: &str,
-        result_key: &str,
-        global_keys: impl IntoIterator<Item = &'k str>,
-    ) -> CacheLookup {
-        let now = nanos(self.shared.clock.now());
-        self.shared
-            .caches
-            .look_up(control_point, result_key, global_keys, now)
-    }
-
-    /// Stores a value in a control point's result cache, and values in the global cache. What was
-    /// there is replaced, time to live included. Entries without a key are left out.
-    pub fn cache_upsert<'k>(
-        &self,
-        control_point: &str,
-        result: Option<CacheEntry<'_>>,
-        global: impl IntoIterator<Item = CacheEntry<'k>>,
-    ) -> CacheChange {
-        let now = nanos(self.shared.clock.now());
-        let write = |place, entry: &CacheEntry<'_>| {
-            self.shared.caches.write(place, entry.value, entry.ttl, now)
-        };
-        let result = result.filter(|entry| !entry.key.is_empty());
-        let global = global.into_iter().filter(|entry| !entry.key.is_empty());
-        CacheChange {
-            result: result.map(|entry| write(Place::result(control_point, entry.key), &entry)),
-            global: global
-                .map(|entry| {
-                    (
-                        entry.key.to_owned(),
-                        write(Place::global(entry.key), &entry),
-                    )
-                })
-                .collect(),
-        }
-    }
-
-    /// Deletes a key of a control point's result cache, unless it is empty, and keys of the
-    /// global cache. What is not there was deleted all the same.
-    pub fn cache_delete<'k>(
-        &self,
-        control_point: &str,
-        result_key: &str,
-        global_keys: impl IntoIterator<Item = &'k str>,
-    ) -> CacheChange {
-        let caches = &self.shared.caches;
-        let result = (!result_key.is_empty())
-            .then(|| caches.delete(Place::result(control_point, result_key)));
-        let global = global_keys.into_iter().filter(|key| !key.is_empty());
-        CacheChange {
-            result,
-            global: global
-                .map(|key| (key.to_owned(), caches.delete(Place::global(key))))
-                .collect(),
-        }
-    }
-}
-
-/// A value for a cache.
-///
-/// See [`Engine::cache_upsert`] for an example.
-#[derive(Clone, Copy)]
-pub struct CacheEntry<'a> {
-    key: &'a str,
-    value: &'a [u8],
-    ttl: Option<Duration>,
-}
-
-impl<'a> CacheEntry<'a> {
-    /// A value that is kept for seven days.
-    #[must_use]
-    pub const fn new(key: &'a str, value: &'a [u8]) -> Self {
-        Self {
-            key,
-            value,
-            ttl: None,
-        }
-    }
-
-    /// How long the value is kept, to the millisecond and for seven days at most, which is also
-    /// what `None` and zero mean. With less than a millisecond nobody will find it.
-    #[must_use]
-    pub const fn ttl(mut self, ttl: Option<Duration>) -> Self {
-        self.ttl = ttl;
-        self
-    }
-}
-
-/// Neither key nor value: they may identify people.
-impl fmt::Debug for CacheEntry<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CacheEntry")
-            .field("bytes", &self.value.len())
-            .field("ttl", &self.ttl)
-            .finish_non_exhaustive()
     }
 }

@@ -1,0 +1,161 @@
+//! Flux meters: histograms of how long the work of flows takes.
+//!
+//! Ends of flows add to counters that only grow; who wants a mean or a quantile keeps a [`Window`]
+//! and so the counts of earlier. Nothing is locked and no history is kept where nobody reads.
+
+mod histogram;
+mod window;
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::Engine;
+use super::clock::{Nanos, nanos};
+use super::control::WorkloadLatency;
+use super::index::Places;
+use super::stages::Flow;
+use crate::flow::{FlowOutcome, FlowStatus};
+use crate::policy::{self, Selector};
+
+pub(crate) use self::histogram::FluxMeter;
+pub(crate) use self::window::Window;
+
+/// The flux meters of all policies.
+#[derive(Debug, Default)]
+pub(crate) struct FluxMeters {
+    all: Vec<Arc<FluxMeter>>,
+    places: Places,
+}
+
+impl FluxMeters {
+    /// Adds a meter with those of its selectors that apply here, and says whether it will ever
+    /// show anything.
+    ///
+    /// A meter that was there before under this name, of the same form, goes on counting.
+    pub(crate) fn add(
+        &mut self,
+        meter: &policy::FluxMeter,
+        here: &[&Selector],
+        before: Option<&Self>,
+    ) -> Result<bool, String> {
+        if self.get(&meter.name).is_some() {
+            let flaw = "there is another of this name, and all policies share the names";
+            return Err(flaw.to_owned());
+        }
+        let Ok(at) = u32::try_from(self.all.len()) else {
+            return Err("there are too many".to_owned());
+        };
+        let mut meter = Arc::new(FluxMeter::new(meter)?);
+        let known = before.and_then(|before| before.get(&meter.name));
+        if let Some(known) = known.filter(|known| known.same_form(&meter)) {
+            meter = Arc::clone(known);
+        }
+        let measured = meter.measured;
+        self.all.push(meter);
+        self.places.add(at, here);
+        Ok(measured)
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<&Arc<FluxMeter>> {
+        self.all.iter().find(|meter| *meter.name == *name)
+    }
+
+    /// The meters that a flow meets.
+    #[inline]
+    pub(crate) fn matching(&self, flow: &Flow<'_, '_>) -> Matched {
+        if self.all.is_empty() {
+            return Matched::default();
+        }
+        let places = self.places.matching(flow);
+        let meters = places.iter().map(|&at| Arc::clone(&self.all[at as usize]));
+        Matched {
+            meters: meters.collect(),
+            workloads: None,
+        }
+    }
+}
+
+/// The meters that a flow meets.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Matched {
+    meters: SmallVec<[Arc<FluxMeter>; 2]>,
+    /// Where load schedulers measure their workloads, too.
+    workloads: Option<Box<[Workload]>>,
+}
+
+/// The workload that a flow is to a load scheduler whose tokens follow latency.
+#[derive(Clone, Debug)]
+pub(crate) struct Workload {
+    pub(crate) latency: Arc<WorkloadLatency>,
+    pub(crate) name: Box<str>,
+}
+
+impl Matched {
+    pub(crate) fn with_workloads(mut self, workloads: Vec<Workload>) -> Self {
+        self.workloads = (!workloads.is_empty()).then(|| workloads.into());
+        self
+    }
+}
+
+impl Deref for Matched {
+    type Target = [Arc<FluxMeter>];
+
+    #[inline]
+    fn deref(&self) -> &[Arc<FluxMeter>] {
+        &self.meters
+    }
+}
+
+/// The meters of a flow that has been answered, until it ends.
+#[derive(Debug)]
+pub(crate) struct Metered {
+    engine: Engine,
+    meters: Matched,
+    begun: Nanos,
+}
+
+impl Metered {
+    /// From now on the flow works. `None` where no meter cares.
+    #[inline]
+    pub(crate) fn begin(engine: &Engine, meters: Matched) -> Option<Self> {
+        if meters.is_empty() && meters.workloads.is_none() {
+            return None;
+        }
+        Some(Self {
+            begun: nanos(engine.shared.clock.now()),
+            engine: engine.clone(),
+            meters,
+        })
+    }
+
+    /// The work is over.
+    pub(crate) fn end(self, outcome: FlowOutcome) {
+        let now = nanos(self.engine.shared.clock.now());
+        let took = now.saturating_sub(self.begun);
+        // Circuits first: what ends now was not seen by the ticks before.
+        self.engine.shared.live.load().control.catch_up(now);
+        for meter in &*self.meters {
+            meter.record(took, ok(outcome));
+        }
+        // Flows that were turned away did no work.
+        if outcome.status != FlowStatus::Unset {
+            for workload in self.meters.workloads.iter().flatten() {
+                let millis = took as f64 / 1_000_000.0;
+                workload.latency.record(&workload.name, millis, now);
+            }
+        }
+    }
+}
+
+/// As an Agent tells it: by the HTTP status where that is no error, else as it was said.
+fn ok(outcome: FlowOutcome) -> bool {
+    let fine = outcome
+        .http_status
+        .is_some_and(|status| (100..400).contains(&status.as_u16()));
+    fine || outcome.status == FlowStatus::Ok
+}
+
+#[cfg(test)]
+mod tests;
