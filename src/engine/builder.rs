@@ -131,7 +131,7 @@ impl EngineBuilder {
     }
 
     /// How many bytes the [caches](Engine::cache_upsert) take at most, 64 MiB by default: keys,
-    /// values, and 128 bytes for each entry. Entries of up to 1 MiB need 4 MiB.
+    /// values, and 128 bytes for each entry. With less than 2 MiB, large entries are refused.
     #[must_use]
     pub fn cache_bytes(mut self, bytes: usize) -> Self {
         self.cache_bytes = bytes;
