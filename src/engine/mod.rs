@@ -55,6 +55,28 @@
 //!   [`upstream_ramp_mode`](EngineBuilder::upstream_ramp_mode).)
 //! - `pass_through_label_values` is honoured. (There, only after an unrelated event.)
 //!
+//! # Signals and control loops
+//!
+//! What a policy computes while it runs (control loops of load schedulers, load ramps, and whatever
+//! else leads to an in-port) is evaluated each `evaluation_interval`, first when the policy comes
+//! into force. No thread and no timer does that: evaluations that are due are made up for by the
+//! next flow that is decided, or that ends where its latency counts, each with the time it was due
+//! at, a thousand at most in one go. An engine without such policies pays one comparison for it. A
+//! waiting flow hears of a higher limit when another flow comes or ends.
+//!
+//! How much of the load was let in and how long flows took, the engine measures itself: an
+//! average-latency policy needs no monitoring system. What else a policy queries comes from a
+//! [`SignalSource`]. [`Engine::control_loops`] shows what the loops say. They are an Agent's to the
+//! value, with 11 seconds between what load schedulers did and what loops see of it, but:
+//!
+//! - A decider with `true_for` changes its answer when the opposite has held for that long. (There,
+//!   an interruption of that may flip the answer at once.)
+//!
+//! # Reloading
+//!
+//! [`Engine::reload`] puts changed files in force, all or none, and [`Engine::watch`] does so when
+//! they change. What did not change keeps its state: buckets, slots, queues, loops.
+//!
 //! # Policies
 //!
 //! A policy is a `kind: Policy` resource, the bare policy of one, or a values file of a blueprint:
