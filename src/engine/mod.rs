@@ -324,7 +324,7 @@ impl Engine {
                 let report = collector.report(&flow, &meters, result.err(), input.expect_end);
                 let metered = Metered::begin(self, meters);
                 // The report has what was looked up.
-                Starting::done(report, EngineTicket::new(held).metered(metered))
+                Starting::done(report, EngineTicket::with(held, None, metered))
             }
             Progress::Waits(halt) => {
                 let Collector { decisions, recall } = collector;
@@ -489,20 +489,20 @@ impl Decider for Engine {
             None => (self.run(&live, &flow, &mut (), &mut held), false, None),
             Some(mut recall) => {
                 let progress = self.run(&live, &flow, &mut recall, &mut held);
-                (progress, true, recall.found)
+                (progress, true, recall.found.map(Box::new))
             }
         };
         match progress {
             Progress::Done(result) => {
                 let metered = Metered::begin(self, live.matched(&flow));
-                let ticket = EngineTicket::new(held).metered(metered).found(found);
+                let ticket = EngineTicket::with(held, found, metered);
                 Check::Ready(verdict(result, ticket))
             }
             Progress::Waits(halt) => {
                 let notes = Notes {
                     decisions: None,
                     looks_up,
-                    found,
+                    found: found.map(|found| *found),
                 };
                 let meters = live.matched(&flow);
                 let flow = OwnedFlow::new(&flow, params, &*self.shared.clock);

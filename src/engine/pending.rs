@@ -265,7 +265,7 @@ impl Future for Waiting {
             if let Some(result) = end {
                 shared.tally.count(result.is_ok());
                 let metered = Metered::begin(this.engine, this.meters.clone());
-                let ticket = EngineTicket::new(std::mem::take(this.held)).metered(metered);
+                let ticket = EngineTicket::with(std::mem::take(this.held), None, metered);
                 return Poll::Ready((result, ticket));
             }
         }

@@ -1,6 +1,6 @@
 use std::cell::Cell;
 use std::fmt;
-use std::num::NonZeroU128;
+use std::num::NonZeroU64;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -19,11 +19,11 @@ use ahash::RandomState;
 /// # Ok::<(), tower_aperture::engine::ParseRequestIdError>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct RequestId(NonZeroU128);
+pub struct RequestId(NonZeroU64, u64);
 
 /// Bits that say "random" and "as in the RFC"; the others are free.
-const VERSION: u128 = 0x4000 << 64 | 0x8000 << 48;
-const FREE: u128 = !(0xf000 << 64 | 0xc000 << 48);
+const VERSION: (u64, u64) = (0x4000, 0x8000 << 48);
+const FREE: (u64, u64) = (!0xf000, !(0xc000 << 48));
 /// Where the hyphens are.
 const HYPHENS: [usize; 4] = [8, 13, 18, 23];
 
@@ -51,9 +51,7 @@ impl Random {
     fn next(&self) -> RequestId {
         let number = self.next.get();
         self.next.set(number.wrapping_add(1));
-        let high = u128::from(self.high.hash_one(number));
-        let low = u128::from(self.low.hash_one(number));
-        RequestId::random_from(high << 64 | low)
+        RequestId::random_from(self.high.hash_one(number), self.low.hash_one(number))
     }
 }
 
@@ -64,20 +62,21 @@ impl RequestId {
             .unwrap_or_else(|_| Random::new().next())
     }
 
-    fn random_from(bits: u128) -> Self {
+    fn random_from(high: u64, low: u64) -> Self {
         // Never zero: the version is in it.
-        Self(NonZeroU128::new(bits & FREE | VERSION).unwrap_or(NonZeroU128::MAX))
+        let high = NonZeroU64::new(high & FREE.0 | VERSION.0).unwrap_or(NonZeroU64::MAX);
+        Self(high, low & FREE.1 | VERSION.1)
     }
 
     /// As good as any hash.
     pub(crate) const fn hash(self) -> u64 {
-        self.0.get() as u64
+        self.1
     }
 }
 
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bits = self.0.get();
+        let bits = u128::from(self.0.get()) << 64 | u128::from(self.1);
         write!(
             f,
             "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
@@ -119,7 +118,7 @@ impl FromStr for RequestId {
         if text.len() != 36 {
             return wrong;
         }
-        let mut bits = 0;
+        let mut bits: u128 = 0;
         for (at, byte) in text.bytes().enumerate() {
             if HYPHENS.contains(&at) {
                 if byte != b'-' {
@@ -134,7 +133,8 @@ impl FromStr for RequestId {
             };
             bits = bits << 4 | u128::from(digit);
         }
-        NonZeroU128::new(bits).map_or(wrong, |bits| Ok(Self(bits)))
+        let (high, low) = ((bits >> 64) as u64, bits as u64);
+        NonZeroU64::new(high).map_or(wrong, |high| Ok(Self(high, low)))
     }
 }
 

@@ -157,7 +157,9 @@ fn alone(
         let code = component.limiter.denied_code();
         return Err(component.limiter.step().denied(code, decided.wait));
     }
-    held.extend(slot);
+    if let Some(slot) = slot {
+        held.push(slot);
+    }
     Ok(())
 }
 

@@ -78,9 +78,18 @@ impl EngineTicket {
         }
     }
 
-    pub(super) fn metered(mut self, metered: Option<Metered>) -> Self {
-        self.metered = metered;
-        self
+    /// Made in one go: what is moved about costs more than it does.
+    #[inline(always)]
+    pub(super) fn with(
+        held: Slots,
+        found: Option<Box<CacheLookup>>,
+        metered: Option<Metered>,
+    ) -> Self {
+        Self {
+            held,
+            found,
+            metered,
+        }
     }
 
     pub(super) fn found(mut self, found: Option<CacheLookup>) -> Self {
