@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
-use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Request, Response, Status};
 use tower_aperture::pb::check::flow_control_service_client::FlowControlServiceClient;
@@ -31,7 +31,7 @@ use tower_aperture::pb::trace_collector::{ExportTraceServiceRequest, ExportTrace
 use tower_aperture::{ApertureClient, FlowParams, FlowStatus};
 
 const ROUNDS: usize = 9;
-const CALLS: usize = 12_000;
+const CALLS: usize = 5_000;
 
 /// Accepts everything; at control point `slots` with a concurrency slot to be given back.
 struct Agent;
@@ -134,10 +134,12 @@ fn start_agent() -> SocketAddr {
         let runtime = Builder::new_current_thread().enable_all().build();
         runtime.expect("a runtime starts").block_on(async {
             let listener = TcpListener::from_std(listener).expect("the listener is registered");
+            // As Agents do; without it small answers wait for each other's acknowledgement.
+            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
             let server = Server::builder()
                 .add_service(FlowControlServiceServer::new(Agent))
                 .add_service(TraceServiceServer::new(Agent))
-                .serve_with_incoming(TcpListenerStream::new(listener));
+                .serve_with_incoming(incoming);
             server.await.expect("the server runs");
         });
     });
