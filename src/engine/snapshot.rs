@@ -11,7 +11,7 @@ use super::index::Index;
 use super::limiters::{Component, Surroundings};
 use super::source::Read;
 use super::stages::Flow;
-use crate::policy::{self, ComponentKind, Op, Policy, PolicyError, PolicyWarning, Selector};
+use crate::policy::{self, ComponentKind, PolicyError, PolicyWarning, Selector};
 
 /// What an absent `agent_group` of a selector means.
 const ABSENT_GROUP: &str = "aperture-cloud";
@@ -72,8 +72,9 @@ impl Snapshot {
                 return Err(PolicyError::new(&*name, message));
             }
             warnings.extend(loaded.warnings);
-            if settings.signal_source.is_none() && !settings.surroundings.by_hand {
-                needs_no_source(&name, &policy)?;
+            let answers = settings.signal_source.is_some() || settings.surroundings.by_hand;
+            if let (false, Some(error)) = (answers, policy.unanswered.first()) {
+                return Err(error.clone());
             }
 
             let group = settings.agent_group.as_deref();
@@ -177,22 +178,6 @@ impl Snapshot {
 /// Texts instead of `==`, for which a signal that is invalid would never equal itself.
 fn parameters(kind: &ComponentKind) -> Box<str> {
     format!("{kind:?}").into_boxed_str()
-}
-
-/// Everything that decides follows from what the engine measures itself.
-fn needs_no_source(source: &str, policy: &Policy) -> Result<(), PolicyError> {
-    let nodes = policy.circuit.iter().flat_map(|circuit| &circuit.nodes);
-    for node in nodes {
-        if let Op::Query { text, .. } = &node.op {
-            let message = format!(
-                "`{}` needs the answer to the query `{text}`, which the engine cannot measure \
-                 itself: give it a SignalSource, by EngineBuilder::signal_source",
-                node.id
-            );
-            return Err(PolicyError::new(source, message));
-        }
-    }
-    Ok(())
 }
 
 /// The selectors that apply, and the groups of the others.

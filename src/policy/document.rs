@@ -113,14 +113,15 @@ pub(super) fn finish(
     evaluation_interval: Duration,
     resources: Resources,
 ) -> Result<Policy, PolicyError> {
-    let (components, circuit) = circuit.fold(evaluation_interval)?;
+    let folded = circuit.fold(evaluation_interval)?;
     Ok(Policy {
         name: Arc::from(name),
         hash: Arc::from(hash(name, content)),
-        components,
-        circuit,
+        components: folded.deciding,
+        circuit: folded.circuit,
         classifiers: resources.classifiers,
         flux_meters: resources.flux_meters,
+        unanswered: folded.unanswered,
     })
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::PolicyError;
 use super::matcher::LabelMatcher;
 
 /// A policy that has been read, checked and folded.
@@ -19,6 +20,8 @@ pub(crate) struct Policy {
     pub(crate) circuit: Option<Circuit>,
     pub(crate) classifiers: Vec<Classifier>,
     pub(crate) flux_meters: Vec<FluxMeter>,
+    /// Why the policy is of no use where nobody answers its queries; empty when it has none.
+    pub(crate) unanswered: Vec<PolicyError>,
 }
 
 /// One component that decides.

@@ -88,13 +88,13 @@ fn a_bucket_follows_the_signal_of_a_source() {
 }
 
 #[test]
-fn without_a_source_a_query_is_refused_by_component_and_text() {
+fn without_a_source_a_query_is_refused_by_line_component_and_text() {
     let error = Engine::builder()
         .policy_text("p.yaml", BY_LOAD)
         .build()
         .expect_err("nobody answers the query");
     let text = error.to_string();
-    assert!(text.starts_with("p.yaml"), "{text}");
+    assert!(text.starts_with("p.yaml:5:"), "{text}");
     assert!(
         text.contains("`root.0`") && text.contains("`load`"),
         "{text}"

@@ -127,6 +127,7 @@ fn policy_of(kind: ComponentKind, nodes: Vec<Node>) -> Policy {
         circuit: Some(circuit),
         classifiers: Vec::new(),
         flux_meters: Vec::new(),
+        unanswered: Vec::new(),
     }
 }
 

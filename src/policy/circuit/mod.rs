@@ -15,7 +15,7 @@ use self::order::in_order;
 use super::PolicyError;
 use super::components::{self, Place, Wired};
 use super::decode::At;
-use super::model::{self, Component, ComponentKind, Node, SignalId};
+use super::model::{self, Component, ComponentKind, Node, Op, SignalId};
 use super::ports::{Carried, InPort, Inputs, OutPort, Outlet, Scope, Source};
 use super::suggest::hint;
 use super::yaml::shortened;
@@ -27,6 +27,16 @@ pub(super) struct Circuit<'t> {
     scopes: Vec<Names<'t>>,
     /// The resource's `dynamicConfig`: what it sets, and whether anything asked for it.
     dynamic: HashMap<&'t str, (At<'t>, Cell<bool>)>,
+}
+
+/// A circuit without its constants.
+pub(super) struct Folded {
+    /// What decides, in the order of the text.
+    pub(super) deciding: Vec<Component>,
+    /// What computes the signals that change.
+    pub(super) circuit: Option<model::Circuit>,
+    /// See [`model::Policy::unanswered`].
+    pub(super) unanswered: Vec<PolicyError>,
 }
 
 /// A circuit's own names.
@@ -112,12 +122,8 @@ impl<'t> Circuit<'t> {
         Ok(())
     }
 
-    /// What decides, with its signals folded, in the order of the text; and what computes those
-    /// that change.
-    pub(super) fn fold(
-        self,
-        evaluation_interval: Duration,
-    ) -> Result<(Vec<Component>, Option<model::Circuit>), PolicyError> {
+    /// Folds what is constant, and leaves out what nothing that decides depends on.
+    pub(super) fn fold(self, evaluation_interval: Duration) -> Result<Folded, PolicyError> {
         let mut unused: Vec<_> = self
             .dynamic
             .iter()
@@ -144,6 +150,7 @@ impl<'t> Circuit<'t> {
         }
 
         let mut nodes = Vec::new();
+        let mut unanswered = Vec::new();
         for index in order() {
             let part = &self.parts[index];
             let outputs: Vec<_> = (0..part.outputs.len())
@@ -152,6 +159,13 @@ impl<'t> Circuit<'t> {
             let Some(op) = part.part.op() else { continue };
             if outputs.iter().all(Option::is_none) {
                 continue;
+            }
+            if let (Op::Query { text, .. }, Some(output)) = (&op, part.outputs.first()) {
+                unanswered.push(output.at.error(format!(
+                    "`{}` needs the answer to the query `{text}`, which the engine cannot measure \
+                     itself: give it a SignalSource, by EngineBuilder::signal_source",
+                    part.id
+                )));
             }
             let standing = standing(part, &wires[index], &values);
             let inputs = inputs(index, part, &standing, &signals);
@@ -185,7 +199,11 @@ impl<'t> Circuit<'t> {
             nodes,
             signals: signals.len() as u32,
         });
-        Ok((deciding, circuit))
+        Ok(Folded {
+            deciding,
+            circuit,
+            unanswered,
+        })
     }
 
     /// The outlets that reach something that decides.
