@@ -88,7 +88,7 @@ mod remote;
 mod telemetry;
 
 #[doc(inline)]
-pub use self::client::{ApertureClient, CacheError, Flow};
+pub use self::client::{ApertureClient, Flow};
 #[cfg(feature = "remote")]
 #[doc(inline)]
 pub use self::client::{ApertureClientBuilder, BuildError};
@@ -97,8 +97,8 @@ pub use self::client::{ApertureClientBuilder, BuildError};
 pub use self::engine::Engine;
 #[doc(inline)]
 pub use self::flow::{
-    CacheChange, CacheLookup, CacheRefusal, CacheValue, Check, ClientStats, ConnectionState,
-    Decider, Denial, EndError, EndResponse, FlowDecision, FlowError, FlowErrorKind, FlowOutcome,
+    CacheCall, CacheChange, CacheError, CacheEvent, CacheLookup, CachePlace, CacheRefusal,
+    CacheValue, Caches, Check, ClientStats, ConnectionState, Decider, Denial, EndError, EndResponse, FlowDecision, FlowError, FlowErrorKind, FlowOutcome,
     FlowParams, FlowStatus, LabelLimits, Labels, RejectReason, Rejection, Ticket, TokenReturn,
     Verdict,
 };

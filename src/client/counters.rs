@@ -1,6 +1,6 @@
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-use crate::flow::{ClientStats, FlowError, FlowErrorKind, Verdict};
+use crate::flow::{CacheError, CacheEvent, ClientStats, FlowError, FlowErrorKind, Verdict};
 
 /// What the client counts itself; the backends add their own.
 #[derive(Debug, Default)]
@@ -13,6 +13,12 @@ pub(super) struct Counters {
     unauthenticated: AtomicU64,
     invalid: AtomicU64,
     labels_dropped: AtomicU64,
+    cache_answers: AtomicU64,
+    cache_unreadable: AtomicU64,
+    cache_writes: AtomicU64,
+    cache_writes_failed: AtomicU64,
+    /// The last one failed.
+    cache_failing: AtomicBool,
 }
 
 impl Counters {
@@ -44,6 +50,29 @@ impl Counters {
         }
     }
 
+    pub(super) fn count_cached(&self, event: CacheEvent) {
+        match event {
+            CacheEvent::Answered => self.cache_answers.fetch_add(1, Relaxed),
+            CacheEvent::Unreadable => self.cache_unreadable.fetch_add(1, Relaxed),
+        };
+    }
+
+    /// Of the engine; an Agent's are counted where they are sent.
+    pub(super) fn count_write(&self, written: Result<(), CacheError>) {
+        match written {
+            Ok(()) => {
+                self.cache_writes.fetch_add(1, Relaxed);
+                self.cache_failing.store(false, Relaxed);
+            }
+            Err(_error) => {
+                self.cache_writes_failed.fetch_add(1, Relaxed);
+                if !self.cache_failing.swap(true, Relaxed) {
+                    log_event!(warn, error = %_error, "the caches are not written to");
+                }
+            }
+        }
+    }
+
     pub(super) fn snapshot(&self) -> ClientStats {
         ClientStats {
             accepted: self.accepted.load(Relaxed),
@@ -54,6 +83,10 @@ impl Counters {
             unauthenticated: self.unauthenticated.load(Relaxed),
             invalid: self.invalid.load(Relaxed),
             labels_dropped: self.labels_dropped.load(Relaxed),
+            cache_answers: self.cache_answers.load(Relaxed),
+            cache_unreadable: self.cache_unreadable.load(Relaxed),
+            cache_writes: self.cache_writes.load(Relaxed),
+            cache_writes_failed: self.cache_writes_failed.load(Relaxed),
             ..ClientStats::default()
         }
     }

@@ -3,11 +3,12 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use super::{ApertureClient, Backend};
 use crate::flow::{
-    CacheLookup, Check, Decider, FlowError, FlowErrorKind, FlowOutcome, FlowParams, Ticket, Verdict,
+    CacheLookup, Caches, Check, Decider, FlowError, FlowErrorKind, FlowOutcome, FlowParams, Ticket, Verdict,
 };
 
 /// An answered flow of an [`ApertureClient`], to be ended once.
@@ -176,6 +177,16 @@ impl Decider for ApertureClient {
                 Check::Ready(verdict) => self.ready(wrap(verdict, TicketKind::Scripted)),
                 Check::Pending(pending) => self.pending(PendingKind::Scripted(pending)),
             },
+        }
+    }
+
+    fn caches(&self) -> Option<Arc<dyn Caches>> {
+        match &self.inner.backend {
+            #[cfg(feature = "embedded")]
+            Backend::Embedded(_) => Some(Arc::clone(&self.inner) as _),
+            #[cfg(feature = "remote")]
+            Backend::Remote(_) => Some(Arc::clone(&self.inner) as _),
+            _ => None,
         }
     }
 }

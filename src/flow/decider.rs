@@ -1,6 +1,7 @@
 use std::future::Future;
+use std::sync::Arc;
 
-use super::{CacheLookup, Denial, FlowError, FlowOutcome, FlowParams};
+use super::{CacheLookup, Caches, Denial, FlowError, FlowOutcome, FlowParams};
 
 /// Decides whether flows may run: an [`ApertureClient`](crate::ApertureClient), or your own.
 ///
@@ -50,6 +51,13 @@ pub trait Decider {
         control_point: &str,
         params: &FlowParams<'_>,
     ) -> Check<Self::Ticket, Self::Pending>;
+
+    /// The caches that flows are looked up in, where there are some to write to; by default there
+    /// are none. Asked on the request's path, but only by layers that store responses or
+    /// [expose](crate::ApertureLayer::expose_flow) flows.
+    fn caches(&self) -> Option<Arc<dyn Caches>> {
+        None
+    }
 }
 
 /// A decision, or the wait for one.

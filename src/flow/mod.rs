@@ -4,6 +4,7 @@
 
 pub(crate) mod baggage;
 mod cache;
+mod caches;
 mod connection;
 mod decider;
 mod decision;
@@ -16,6 +17,7 @@ mod stats;
 mod status;
 
 pub use self::cache::{CacheChange, CacheLookup, CacheRefusal, CacheValue};
+pub use self::caches::{CacheCall, CacheError, CacheEvent, CachePlace, Caches};
 pub use self::connection::ConnectionState;
 pub use self::decider::{Check, Decider, Ticket, Verdict};
 pub use self::decision::{Denial, FlowDecision, RejectReason, Rejection};

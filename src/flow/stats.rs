@@ -35,6 +35,16 @@ pub struct ClientStats {
     pub checks_handed_over: u64,
     /// Checks whose caller left, cancelled because too many were being seen to their end.
     pub checks_cancelled: u64,
+    /// Requests that were answered with a response from the result cache.
+    pub cache_answers: u64,
+    /// What lay in the result cache and was no response of this version of the layer.
+    pub cache_unreadable: u64,
+    /// Changes to the caches, made in the background, that were done.
+    pub cache_writes: u64,
+    /// Changes in the background that the Agent or the engine refused, or nobody answered.
+    pub cache_writes_failed: u64,
+    /// Changes in the background that found the queue full, or the client shut down.
+    pub cache_writes_dropped: u64,
     /// Ends of flows that the Agent took.
     pub ends_delivered: u64,
     /// Ends that were tried a second time.

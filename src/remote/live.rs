@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use tonic::transport::Channel;
 
 use super::Shared;
+use super::cache_write::{CacheWrite, CacheWrites};
 use super::flow::RemoteFlow;
 use super::flow_end::EndJob;
 use crate::flow::{EndError, FlowError};
@@ -38,6 +39,7 @@ pub(super) struct Live {
 #[derive(Default)]
 pub(super) struct Queue {
     pub(super) ends: VecDeque<EndJob>,
+    pub(super) cache_writes: CacheWrites,
     #[cfg(feature = "telemetry")]
     pub(super) spans: SpanBuffer,
     /// Checks whose callers left and that are still running.
@@ -104,6 +106,17 @@ impl Live {
             return Err((job, EndError::QueueFull));
         }
         queue.ends.push_back(job);
+        Queue::wake(queue);
+        Ok(())
+    }
+
+    /// Leaves a change to a cache for the worker.
+    pub(super) fn push_cache_write(&self, write: CacheWrite) -> Result<(), CacheWrite> {
+        let mut queue = self.queue();
+        if queue.phase == Phase::Closed {
+            return Err(write);
+        }
+        queue.cache_writes.push(write)?;
         Queue::wake(queue);
         Ok(())
     }
@@ -193,11 +206,13 @@ impl Live {
         let mut queue = self.queue();
         queue.phase = Phase::Closed;
         let ends = std::mem::take(&mut queue.ends);
+        let cache_writes = std::mem::take(&mut queue.cache_writes);
         #[cfg(feature = "telemetry")]
         let spans = queue.spans.take_all();
         drop(queue);
         let counters = &self.shared.counters;
         counters.ends_dropped.add(ends.len());
+        counters.cache_writes_dropped.add(cache_writes.len());
         #[cfg(feature = "telemetry")]
         counters.spans_dropped.add(spans.len());
         self.closed.notify_waiters();
@@ -221,7 +236,7 @@ impl Queue {
         let spans = self.spans.is_empty();
         #[cfg(not(feature = "telemetry"))]
         let spans = true;
-        spans && self.ends.is_empty() && self.handed_over == 0
+        spans && self.ends.is_empty() && self.cache_writes.is_empty() && self.handed_over == 0
     }
 }
 

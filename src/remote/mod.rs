@@ -4,6 +4,7 @@
 //! background: one worker for each runtime the client is used in sends ends and spans, each bounded
 //! in number and time, and what is lost is counted. Flows only leave work in a queue.
 
+mod cache_write;
 mod call;
 mod channel;
 mod check;
@@ -23,6 +24,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
+pub(crate) use self::cache_write::CacheWrite;
 pub(crate) use self::check::PendingCheck;
 #[cfg(feature = "tls")]
 pub(crate) use self::config::Tls;
@@ -155,6 +157,11 @@ impl Remote {
         live.call(path, request, self.shared().config.end_timeout)
             .await
             .map_err(call::Failure::into_error)
+    }
+
+    /// Leaves a change to the background; never blocks.
+    pub(crate) fn write_later(&self, write: impl Into<CacheWrite>) {
+        cache_write::submit(self.shared(), write.into());
     }
 
     /// Delivers what waits; `true` when nothing was lost on the way.
