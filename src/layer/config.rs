@@ -7,16 +7,17 @@ use std::time::Duration;
 use http::{Request, Response};
 use http_body::Body;
 
+use super::cache::Rules;
 use super::extract::{Extract, TextHook};
-use super::guard::Guard;
-use super::head::{RequestHead, ResponseHead};
+use super::guard::{Guard, Judge};
+use super::head::RequestHead;
 use super::reject::OnReject;
 use super::unreachable::OnUnreachable;
 use crate::flow::{
-    Denial, FlowDecision, FlowParams, FlowStatus, Labels, RejectReason, Rejection, Ticket, Verdict,
+    CacheLookup, Denial, FlowDecision, FlowParams, Labels, RejectReason, Rejection, Ticket, Verdict,
 };
 
-pub(crate) type Classify = Arc<dyn Fn(ResponseHead<'_>) -> FlowStatus + Send + Sync>;
+pub(crate) type Classify = Arc<dyn Judge>;
 pub(crate) type Skip = Arc<dyn Fn(RequestHead<'_>) -> bool + Send + Sync>;
 
 #[derive(Clone)]
@@ -39,6 +40,8 @@ pub(crate) struct Settings {
     pub(crate) result_cache_key: Option<TextHook>,
     pub(crate) global_cache_keys: Vec<TextHook>,
     pub(crate) insert_cache_lookup: bool,
+    pub(crate) expose_flow: bool,
+    pub(crate) cache: Option<Arc<Rules>>,
 }
 
 pub(crate) struct Config<R> {
@@ -77,6 +80,8 @@ impl Settings {
             result_cache_key: None,
             global_cache_keys: Vec::new(),
             insert_cache_lookup: false,
+            expose_flow: false,
+            cache: None,
         }
     }
 
@@ -145,19 +150,19 @@ impl Settings {
 
     /// Leaves the decision, and what the caches had, for the inner service, if asked to.
     #[inline]
-    pub(crate) fn mark<B, T: Ticket>(
+    pub(crate) fn mark<B>(
         &self,
         request: &mut Request<B>,
         decision: FlowDecision,
-        guard: Option<&mut Guard<T>>,
+        found: Option<CacheLookup>,
     ) {
         if self.insert_decision {
             request.extensions_mut().insert(decision);
         }
         if self.insert_cache_lookup
-            && let Some(lookup) = guard.and_then(Guard::take_cache_lookup)
+            && let Some(found) = found
         {
-            request.extensions_mut().insert(lookup);
+            request.extensions_mut().insert(found);
         }
     }
 }

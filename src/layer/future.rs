@@ -13,6 +13,8 @@ use super::body::ResponseBody;
 use super::config::{Config, Ruling, Settings};
 use super::guard::Guard;
 use super::head::{RequestHead, ResponseHead};
+use super::plan::Plan;
+use super::answer::RejectBody;
 use super::reject::OnReject;
 use crate::flow::{Decider, FlowDecision, Ticket};
 
@@ -50,7 +52,8 @@ pin_project! {
     {
         Deciding { #[pin] pending: D::Pending, waiting: Option<Waiting<S, R, B>> },
         Running { #[pin] inner: S::Future, flow: Option<Flow<D::Ticket>> },
-        Rejected { response: Option<Response<C>> },
+        /// Without the inner service: by the reject hook, or from the cache with the flow's guard.
+        Answered { response: Option<Response<C>>, guard: Option<Guard<D::Ticket>> },
     }
 }
 
@@ -61,12 +64,14 @@ pub(crate) struct Waiting<S, R, B> {
     pub(crate) inner: S,
     pub(crate) request: Request<B>,
     pub(crate) control_point: Arc<str>,
+    pub(crate) plan: Option<Box<Plan>>,
 }
 
 /// A flow at work.
 struct Flow<T: Ticket> {
     guard: Guard<T>,
     asked: Asked,
+    plan: Option<Box<Plan>>,
 }
 
 /// What the method says about the response's body.
@@ -123,18 +128,25 @@ where
         inner: &mut S,
         request: Request<B>,
         ruling: Ruling<D::Ticket>,
+        plan: Option<Box<Plan>>,
     ) -> Self
     where
         R: OnReject<RB, Body = C>,
+        C: RejectBody<RB>,
         RB: Body,
     {
         match ruling {
-            Ruling::Run(guard) => Self::run(&config.settings, inner, request, guard),
+            Ruling::Run(guard) => {
+                Self::run(&config.settings, inner, request, guard, plan)
+            }
             Ruling::Reject(rejection, guard) => {
                 let head = RequestHead::new(&request);
                 let response = Some(config.refuse(&rejection, guard, head));
                 Self {
-                    state: State::Rejected { response },
+                    state: State::Answered {
+                        response,
+                        guard: None,
+                    },
                 }
             }
         }
@@ -142,25 +154,75 @@ where
 
     /// A request that runs, inside flow control if there is a guard.
     #[inline]
-    pub(crate) fn run(
+    pub(crate) fn run<RB>(
         settings: &Settings,
         inner: &mut S,
         mut request: Request<B>,
         mut guard: Option<Guard<D::Ticket>>,
-    ) -> Self {
+        mut plan: Option<Box<Plan>>,
+    ) -> Self
+    where
+        R: OnReject<RB, Body = C>,
+        C: RejectBody<RB>,
+        RB: Body,
+    {
+        let found = match &mut guard {
+            Some(guard) if settings.insert_cache_lookup || plan.is_some() => {
+                guard.take_cache_lookup()
+            }
+            _ => None,
+        };
+        let asked = Asked::new(request.method());
+        if let Some(found) = &found
+            && let Some(plan) = &plan
+            && let Some(response) = plan.answer::<RB, C>(found)
+        {
+            return Self::answered::<RB>(response, guard, asked);
+        }
         let decision = match &guard {
             Some(_) => FlowDecision::Accepted,
             None => FlowDecision::Unreachable,
         };
-        settings.mark(&mut request, decision, guard.as_mut());
-        let asked = Asked::new(request.method());
+        if let Some(plan) = &mut plan {
+            plan.expose(&mut request, decision, found.as_ref(), guard.as_mut());
+        }
+        settings.mark(&mut request, decision, found);
         // Alive during `call`: a panic there ends the flow.
-        let flow = guard.map(|guard| Flow { guard, asked });
+        let flow = guard.map(|guard| Flow { guard, asked, plan });
         Self {
             state: State::Running {
                 inner: inner.call(request),
                 flow,
             },
+        }
+    }
+
+    /// A request that the cache has the response to.
+    #[cold]
+    fn answered<RB>(
+        response: Response<C>,
+        mut guard: Option<Guard<D::Ticket>>,
+        asked: Asked,
+    ) -> Self
+    where
+        C: RejectBody<RB>,
+        RB: Body,
+    {
+        if let Some(mut flow) = guard.take() {
+            let status = response.status();
+            flow.http_status(status);
+            flow.judge(ResponseHead::new(&response));
+            if response.body().is_over() {
+                flow.finish();
+            } else {
+                let sent = !asked.never_sends(status);
+                flow.sending(if sent { response.body().hint().exact() } else { Some(0) });
+                guard = Some(flow);
+            }
+        }
+        let response = Some(response);
+        Self {
+            state: State::Answered { response, guard },
         }
     }
 }
@@ -169,24 +231,34 @@ impl<T: Ticket> Flow<T> {
     /// Hands the flow over to the body of its response, or ends it with the head.
     #[inline]
     fn respond<B: Body, C>(self, response: Response<B>) -> Response<ResponseBody<B, C, T>> {
-        let Self { mut guard, asked } = self;
+        let Self {
+            mut guard,
+            asked,
+            plan,
+        } = self;
         let status = response.status();
         guard.http_status(status);
         guard.judge(ResponseHead::new(&response));
         // After these heads the connection speaks another protocol.
         let switched = status == StatusCode::SWITCHING_PROTOCOLS
             || (asked == Asked::Connect && status.is_success());
-        if switched || response.body().is_end_stream() {
+        let ends = response.body().is_end_stream();
+        let silent = asked.never_sends(status);
+        let tape = plan.and_then(|plan| plan.record(&response, ends || silent));
+        if switched || ends {
             guard.finish();
             return response.map(ResponseBody::passed);
         }
-        guard.sending(if asked.never_sends(status) {
+        guard.sending(if silent {
             Some(0)
         } else {
             let size = response.body().size_hint().exact();
             size.or_else(|| content_length(response.headers()))
         });
-        response.map(|body| ResponseBody::guarded(body, guard))
+        response.map(|body| match tape {
+            None => ResponseBody::guarded(body, guard),
+            Some(tape) => ResponseBody::recorded(body, guard, tape),
+        })
     }
 }
 
@@ -200,6 +272,7 @@ where
     S: Service<Request<B>, Response = Response<RB>>,
     D: Decider,
     R: OnReject<RB, Body = C>,
+    C: RejectBody<RB>,
     RB: Body,
 {
     type Output = Result<Response<ResponseBody<RB, C, D::Ticket>>, S::Error>;
@@ -221,7 +294,13 @@ where
                     let name = waiting.control_point;
                     let ruling = waiting.config.settings.rule(verdict, head, || name);
                     let next =
-                        Self::settle(&waiting.config, &mut waiting.inner, waiting.request, ruling);
+                        Self::settle(
+                            &waiting.config,
+                            &mut waiting.inner,
+                            waiting.request,
+                            ruling,
+                            waiting.plan,
+                        );
                     state.set(next.state);
                 }
                 StateProj::Running { inner, flow } => {
@@ -241,11 +320,14 @@ where
                         }
                     });
                 }
-                StateProj::Rejected { response } => {
+                StateProj::Answered { response, guard } => {
                     let Some(response) = response.take() else {
                         polled_again();
                     };
-                    return Poll::Ready(Ok(response.map(ResponseBody::own)));
+                    let guard = guard.take();
+                    return Poll::Ready(Ok(
+                        response.map(|body| ResponseBody::own(body, guard))
+                    ));
                 }
             }
         }
@@ -267,7 +349,7 @@ where
         f.write_str(match self.state {
             State::Deciding { .. } => "ResponseFuture(deciding)",
             State::Running { .. } => "ResponseFuture(running)",
-            State::Rejected { .. } => "ResponseFuture(rejected)",
+            State::Answered { .. } => "ResponseFuture(answered)",
         })
     }
 }

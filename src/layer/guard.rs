@@ -6,6 +6,26 @@ use super::config::Classify;
 use super::head::ResponseHead;
 use crate::flow::{CacheLookup, FlowOutcome, FlowStatus, Ticket};
 
+/// Says how responses went; closures do.
+pub(crate) trait Judge: Send + Sync {
+    fn judge(&self, head: ResponseHead<'_>) -> FlowStatus;
+
+    /// The flow ends, with what was judged, or because it failed.
+    fn end(&self, status: FlowStatus, failed: bool) -> FlowStatus {
+        let _ = failed;
+        status
+    }
+}
+
+impl<F> Judge for F
+where
+    F: Fn(ResponseHead<'_>) -> FlowStatus + Send + Sync,
+{
+    fn judge(&self, head: ResponseHead<'_>) -> FlowStatus {
+        self(head)
+    }
+}
+
 /// Ends a flow exactly once: when told to, or when dropped.
 ///
 /// What a drop means depends on how far the flow has come.
@@ -53,6 +73,14 @@ impl<T: Ticket> Guard<T> {
         self.ticket.as_mut()?.take_cache_lookup()
     }
 
+    pub(crate) fn take_classify(&mut self) -> Option<Classify> {
+        self.classify.take()
+    }
+
+    pub(crate) fn judge_by(&mut self, classify: Classify) {
+        self.classify = Some(classify);
+    }
+
     pub(crate) fn http_status(&mut self, status: StatusCode) {
         self.http_status = Some(status);
     }
@@ -60,9 +88,8 @@ impl<T: Ticket> Guard<T> {
     /// Judges a head or trailers. Once an error, always an error.
     pub(crate) fn judge(&mut self, head: ResponseHead<'_>) {
         let status = match &self.classify {
-            Some(classify) => classify(head),
-            None if head.is_error() => FlowStatus::Error,
-            None => FlowStatus::Ok,
+            Some(classify) => classify.judge(head),
+            None => head.judged(),
         };
         if self.known != FlowStatus::Error {
             self.known = status;
@@ -90,16 +117,20 @@ impl<T: Ticket> Guard<T> {
     /// The flow came to its end.
     pub(crate) fn finish(mut self) {
         let known = self.known;
-        self.end(known);
+        self.end(known, false);
     }
 
     /// The flow failed.
     pub(crate) fn fail(mut self) {
-        self.end(FlowStatus::Error);
+        self.end(FlowStatus::Error, true);
     }
 
-    fn end(&mut self, status: FlowStatus) {
+    fn end(&mut self, status: FlowStatus, failed: bool) {
         if let Some(ticket) = self.ticket.take() {
+            let status = match &self.classify {
+                Some(classify) => classify.end(status, failed),
+                None => status,
+            };
             let mut outcome = FlowOutcome::new(status);
             outcome.http_status = self.http_status;
             ticket.end(outcome);
@@ -109,11 +140,11 @@ impl<T: Ticket> Guard<T> {
 
 impl<T: Ticket> Drop for Guard<T> {
     fn drop(&mut self) {
-        let status = match self.phase {
-            Phase::Rejected => FlowStatus::Unset,
-            Phase::Sending(Some(0)) if !thread::panicking() => self.known,
-            Phase::Sending(_) | Phase::Working => FlowStatus::Error,
+        let (status, failed) = match self.phase {
+            Phase::Rejected => (FlowStatus::Unset, false),
+            Phase::Sending(Some(0)) if !thread::panicking() => (self.known, false),
+            Phase::Sending(_) | Phase::Working => (FlowStatus::Error, true),
         };
-        self.end(status);
+        self.end(status, failed);
     }
 }

@@ -83,24 +83,34 @@
 
 mod answer;
 mod body;
+#[cfg(feature = "response-cache")]
+mod cache;
+#[cfg(not(feature = "response-cache"))]
+#[path = "no_cache.rs"]
+mod cache;
 mod config;
 mod error;
 mod extract;
 mod future;
 mod grpc;
 mod guard;
+mod handle;
 mod head;
 #[allow(clippy::module_inception)]
 mod layer;
+mod plan;
 mod reject;
 mod service;
 mod unreachable;
 
 pub use self::answer::{NoBody, RejectBody};
 pub use self::body::ResponseBody;
+#[cfg(feature = "response-cache")]
+pub use self::cache::{Cached, CachedBody, ResultCacheLayer};
 pub use self::error::LayerError;
 pub use self::extract::{extension, extension_str};
 pub use self::future::ResponseFuture;
+pub use self::handle::FlowHandle;
 pub use self::head::{RequestHead, ResponseHead};
 pub use self::layer::ApertureLayer;
 pub use self::reject::{DefaultReject, OnReject};

@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::fmt;
 use std::mem;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use super::config::{Config, Ruling};
 use super::future::{ResponseFuture, Waiting};
 use super::guard::Guard;
 use super::head::RequestHead;
+use super::plan::Plan;
 use super::reject::{DefaultReject, OnReject};
 use crate::flow::{Check, Decider, Ticket, Verdict};
 
@@ -118,11 +120,19 @@ where
             return ResponseFuture::skip(self.inner.call(request));
         }
 
+        let mut plan = None;
         // In a block, so that nothing borrows from the request any longer when it moves.
         let next = {
             let control_point = settings.control_point(head);
             let mut params = settings.params(head);
             settings.extract.fill(head, &mut params.labels);
+            if settings.plans() {
+                let key = params.result_cache_key.as_deref();
+                plan = Plan::new(settings, head, &control_point, key, &self.decider);
+                if let Some(key) = plan.as_deref().and_then(Plan::key) {
+                    params.result_cache_key = Some(Cow::Borrowed(key));
+                }
+            }
             match self.decider.decide(&control_point, &params) {
                 Check::Ready(Verdict::Accepted(ticket)) => {
                     Next::Run(Guard::accepted(ticket, settings.classify.clone()))
@@ -136,10 +146,10 @@ where
         let (pending, control_point) = match next {
             // The common case, without a detour.
             Next::Run(guard) => {
-                return ResponseFuture::run(settings, &mut self.inner, request, Some(guard));
+                return ResponseFuture::run(settings, &mut self.inner, request, Some(guard), plan);
             }
             Next::Settle(ruling) => {
-                return ResponseFuture::settle(&self.config, &mut self.inner, request, ruling);
+                return ResponseFuture::settle(&self.config, &mut self.inner, request, ruling, plan);
             }
             Next::Wait(pending, control_point) => (pending, control_point),
         };
@@ -153,6 +163,7 @@ where
                 inner: mem::replace(&mut self.inner, clone),
                 request,
                 control_point,
+                plan,
             },
         )
     }
