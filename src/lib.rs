@@ -98,9 +98,9 @@ pub use self::engine::Engine;
 #[doc(inline)]
 pub use self::flow::{
     CacheCall, CacheChange, CacheError, CacheEvent, CacheLookup, CachePlace, CacheRefusal,
-    CacheValue, Caches, Check, ClientStats, ConnectionState, Decider, Denial, EndError, EndResponse, FlowDecision, FlowError, FlowErrorKind, FlowOutcome,
-    FlowParams, FlowStatus, LabelLimits, Labels, RejectReason, Rejection, Ticket, TokenReturn,
-    Verdict,
+    CacheValue, Caches, Check, ClientStats, ConnectionState, Decider, Denial, EndError,
+    EndResponse, FlowDecision, FlowError, FlowErrorKind, FlowOutcome, FlowParams, FlowStatus,
+    LabelLimits, Labels, RejectReason, Rejection, Ticket, TokenReturn, Verdict,
 };
 #[doc(inline)]
 pub use self::layer::{Aperture, ApertureLayer, FailureMode, RequestHead};

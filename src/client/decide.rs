@@ -8,7 +8,8 @@ use std::task::{Context, Poll, ready};
 
 use super::{ApertureClient, Backend};
 use crate::flow::{
-    CacheLookup, Caches, Check, Decider, FlowError, FlowErrorKind, FlowOutcome, FlowParams, Ticket, Verdict,
+    CacheLookup, Caches, Check, Decider, FlowError, FlowErrorKind, FlowOutcome, FlowParams, Ticket,
+    Verdict,
 };
 
 /// An answered flow of an [`ApertureClient`], to be ended once.

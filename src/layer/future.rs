@@ -9,12 +9,12 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
+use super::answer::RejectBody;
 use super::body::ResponseBody;
 use super::config::{Config, Ruling, Settings};
 use super::guard::Guard;
 use super::head::{RequestHead, ResponseHead};
 use super::plan::Plan;
-use super::answer::RejectBody;
 use super::reject::OnReject;
 use crate::flow::{Decider, FlowDecision, Ticket};
 
@@ -136,9 +136,7 @@ where
         RB: Body,
     {
         match ruling {
-            Ruling::Run(guard) => {
-                Self::run(&config.settings, inner, request, guard, plan)
-            }
+            Ruling::Run(guard) => Self::run(&config.settings, inner, request, guard, plan),
             Ruling::Reject(rejection, guard) => {
                 let head = RequestHead::new(&request);
                 let response = Some(config.refuse(&rejection, guard, head));
@@ -216,7 +214,11 @@ where
                 flow.finish();
             } else {
                 let sent = !asked.never_sends(status);
-                flow.sending(if sent { response.body().hint().exact() } else { Some(0) });
+                flow.sending(if sent {
+                    response.body().hint().exact()
+                } else {
+                    Some(0)
+                });
                 guard = Some(flow);
             }
         }
@@ -293,14 +295,13 @@ where
                     let head = RequestHead::new(&waiting.request);
                     let name = waiting.control_point;
                     let ruling = waiting.config.settings.rule(verdict, head, || name);
-                    let next =
-                        Self::settle(
-                            &waiting.config,
-                            &mut waiting.inner,
-                            waiting.request,
-                            ruling,
-                            waiting.plan,
-                        );
+                    let next = Self::settle(
+                        &waiting.config,
+                        &mut waiting.inner,
+                        waiting.request,
+                        ruling,
+                        waiting.plan,
+                    );
                     state.set(next.state);
                 }
                 StateProj::Running { inner, flow } => {
@@ -325,9 +326,7 @@ where
                         polled_again();
                     };
                     let guard = guard.take();
-                    return Poll::Ready(Ok(
-                        response.map(|body| ResponseBody::own(body, guard))
-                    ));
+                    return Poll::Ready(Ok(response.map(|body| ResponseBody::own(body, guard))));
                 }
             }
         }

@@ -142,7 +142,12 @@ impl FlowHandle {
     ///
     /// When the layer has no such key, nobody answered, or the cache refused.
     pub fn global_cache(&self, key: &str) -> Result<Option<Bytes>, CacheError> {
-        read(self.shared.found.global(key).ok_or(CacheError::UnknownKey)?)
+        read(
+            self.shared
+                .found
+                .global(key)
+                .ok_or(CacheError::UnknownKey)?,
+        )
     }
 
     /// Stores a value under the flow's result cache key, for `ttl`, as

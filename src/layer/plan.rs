@@ -65,7 +65,11 @@ impl Plan {
         B: Body,
         C: RejectBody<B>,
     {
-        let (head, body) = self.ask.as_ref()?.answer(found.result_value()?)?.into_parts();
+        let (head, body) = self
+            .ask
+            .as_ref()?
+            .answer(found.result_value()?)?
+            .into_parts();
         Some(Response::from_parts(head, C::stored(body)?))
     }
 

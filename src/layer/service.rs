@@ -149,7 +149,13 @@ where
                 return ResponseFuture::run(settings, &mut self.inner, request, Some(guard), plan);
             }
             Next::Settle(ruling) => {
-                return ResponseFuture::settle(&self.config, &mut self.inner, request, ruling, plan);
+                return ResponseFuture::settle(
+                    &self.config,
+                    &mut self.inner,
+                    request,
+                    ruling,
+                    plan,
+                );
             }
             Next::Wait(pending, control_point) => (pending, control_point),
         };

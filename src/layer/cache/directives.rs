@@ -195,7 +195,15 @@ mod tests {
 
     #[test]
     fn nonsense_is_noticed() {
-        for value in ["=5", "max-age=", "a b", "\"no-store\"", "x=\"y", "\u{fc}", "no-store;x"] {
+        for value in [
+            "=5",
+            "max-age=",
+            "a b",
+            "\"no-store\"",
+            "x=\"y",
+            "\u{fc}",
+            "no-store;x",
+        ] {
             assert!(of(&[value]).malformed, "{value}");
         }
         assert!(!of(&["", " , "]).malformed);

@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use http::header::{HeaderMap, HeaderName};
 use http::Method;
+use http::header::{HeaderMap, HeaderName};
 use sha2::{Digest, Sha256};
 
 /// Up to so many bytes a key stays readable. An Agent keeps about 220, the control point included.
@@ -51,10 +51,7 @@ mod tests {
 
     use super::*;
 
-    const VARY: [HeaderName; 2] = [
-        http::header::ACCEPT_ENCODING,
-        http::header::ACCEPT_LANGUAGE,
-    ];
+    const VARY: [HeaderName; 2] = [http::header::ACCEPT_ENCODING, http::header::ACCEPT_LANGUAGE];
 
     type Parts = (bool, String, Vec<Vec<u8>>, Vec<Vec<u8>>);
 

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::header::{self, HeaderMap, HeaderName};
 use http::StatusCode;
+use http::header::{self, HeaderMap, HeaderName};
 
 use super::directives::{Directives, Seconds};
 
@@ -52,7 +52,9 @@ pub(super) fn fresh(
         return None;
     }
 
-    let date = time(headers, header::DATE).unwrap_or(Ok(now)).unwrap_or(now);
+    let date = time(headers, header::DATE)
+        .unwrap_or(Ok(now))
+        .unwrap_or(now);
     let age = age(asked.at, date, headers, now)?;
     let lifetime = match (said.s_maxage, said.max_age) {
         (Seconds::Given(seconds), _) | (Seconds::Absent, Seconds::Given(seconds)) => {

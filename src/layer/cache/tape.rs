@@ -77,15 +77,16 @@ impl Tape {
     }
 
     fn is_complete(&self) -> bool {
-        self.length.is_none_or(|length| length == self.copied() as u64)
+        self.length
+            .is_none_or(|length| length == self.copied() as u64)
     }
 
     /// The body is at its end.
     pub(crate) fn finish(&mut self) {
-        let complete = self.is_complete();
         let Some(place) = self.place.take() else {
             return;
         };
+        let complete = self.is_complete();
         let mut value = std::mem::take(&mut self.value);
         if !complete || entry::complete(&mut value, self.body_at).is_none() {
             return;
@@ -103,7 +104,8 @@ impl Tape {
 /// Servers drop a body whose bytes they have all sent, and do not ask it for its end.
 impl Drop for Tape {
     fn drop(&mut self) {
-        if self.length.is_some() && self.is_complete() && !self.inside && !thread::panicking() {
+        let calm = !self.inside && !thread::panicking();
+        if calm && self.length.is_some() {
             self.finish();
         }
     }

@@ -37,7 +37,10 @@ const FIVE_TO: &str = "Sun, 06 Nov 1994 08:44:37 GMT";
 fn the_lifetime_is_s_maxage_or_max_age_or_expires_or_the_users() {
     let (s_maxage, max_age) = ("s-maxage=10, max-age=20", "max-age=20");
     let expires = ("expires", FIVE_PAST);
-    assert_eq!(times(&[("cache-control", s_maxage), expires]), Some((0, 10)));
+    assert_eq!(
+        times(&[("cache-control", s_maxage), expires]),
+        Some((0, 10))
+    );
     assert_eq!(times(&[("cache-control", max_age), expires]), Some((0, 20)));
     assert_eq!(times(&[expires]), Some((0, 300)));
     assert_eq!(times(&[]), Some((0, 3600)));
@@ -53,7 +56,10 @@ fn expires_counts_from_the_date() {
     for invalid in ["0", "-1", "tomorrow", ""] {
         assert_eq!(times(&[("expires", invalid)]), None, "{invalid}");
     }
-    assert_eq!(times(&[("expires", FIVE_PAST), ("expires", FIVE_PAST)]), None);
+    assert_eq!(
+        times(&[("expires", FIVE_PAST), ("expires", FIVE_PAST)]),
+        None
+    );
     // All three forms of RFC 9110, section 5.6.7.
     for same in ["Sunday, 06-Nov-94 08:54:37 GMT", "Sun Nov  6 08:54:37 1994"] {
         assert_eq!(times(&[("expires", same)]), Some((0, 300)), "{same}");
@@ -82,7 +88,12 @@ fn the_age_is_the_larger_of_what_was_told_and_what_the_date_shows() {
 /// Section 4.2.1: what is invalid is stale.
 #[test]
 fn a_lifetime_that_makes_no_sense_is_none() {
-    for value in ["max-age=x", "max-age=1, max-age=2", "s-maxage=, max-age=9", "max-age=0"] {
+    for value in [
+        "max-age=x",
+        "max-age=1, max-age=2",
+        "s-maxage=, max-age=9",
+        "max-age=0",
+    ] {
         assert_eq!(times(&[("cache-control", value)]), None, "{value}");
     }
     assert_eq!(times(&[("cache-control", "s-maxage=0, max-age=9")]), None);
