@@ -1,151 +1,12 @@
-//! Responses from the result cache: what RFC 9111 lets a shared cache store and answer.
-#![cfg(all(feature = "embedded", feature = "response-cache"))]
+//! What RFC 9111 lets a shared cache store and answer, section by section.
 
-mod layer_support;
-
-use std::convert::Infallible;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{HeaderName, Method, Request, Response};
-use http_body_util::BodyExt;
-use layer_support::body::{Script, Step};
-use tower::{Layer, ServiceExt, service_fn};
-use tower_aperture::layer::{DefaultReject, ResultCacheLayer};
-use tower_aperture::{ApertureClient, ApertureLayer, Engine};
+use http::Method;
+use tower_aperture::ApertureLayer;
 
-const MINUTE: Duration = Duration::from_secs(60);
-
-type Fields = &'static [(&'static str, &'static str)];
-
-fn client() -> ApertureClient {
-    ApertureClient::embedded(Engine::builder().build().expect("no policy"))
-}
-
-fn layer(client: &ApertureClient) -> ResultCacheLayer<ApertureClient, DefaultReject> {
-    ApertureLayer::new(client.clone(), "shop").result_cache(|head| head.uri().path().into(), MINUTE)
-}
-
-fn request(method: Method, path: &str, fields: Fields) -> Request<()> {
-    let mut request = Request::builder().method(method).uri(path);
-    for (name, value) in fields {
-        request = request.header(*name, *value);
-    }
-    request.body(()).expect("a sound request")
-}
-
-/// An inner service that counts, and answers alike each time.
-#[derive(Clone)]
-struct Origin {
-    runs: Arc<AtomicUsize>,
-    status: u16,
-    fields: Fields,
-    body: fn() -> Script,
-}
-
-fn text() -> Script {
-    Script::new([Step::Data("some "), Step::Data("text")])
-}
-
-fn origin(fields: Fields) -> Origin {
-    Origin {
-        runs: Arc::default(),
-        status: 200,
-        fields,
-        body: text,
-    }
-}
-
-/// What came, with the age when it came from the cache.
-#[derive(Debug, PartialEq, Eq)]
-struct Came {
-    status: u16,
-    body: String,
-    stored: bool,
-}
-
-impl Origin {
-    fn status(mut self, status: u16) -> Self {
-        self.status = status;
-        self
-    }
-
-    fn body(mut self, body: fn() -> Script) -> Self {
-        self.body = body;
-        self
-    }
-
-    fn runs(&self) -> usize {
-        self.runs.load(Ordering::SeqCst)
-    }
-
-    async fn ask(
-        &self,
-        layer: &ResultCacheLayer<ApertureClient, DefaultReject>,
-        request: Request<()>,
-    ) -> Came {
-        let before = self.runs();
-        let origin = self.clone();
-        let service = layer.layer(service_fn(move |_: Request<()>| {
-            origin.runs.fetch_add(1, Ordering::SeqCst);
-            let mut response = Response::builder().status(origin.status);
-            for (name, value) in origin.fields {
-                let value = http::HeaderValue::from_bytes(value.as_bytes()).expect("legal");
-                response = response.header(HeaderName::from_static(name), value);
-            }
-            let response = response.body((origin.body)()).expect("a sound response");
-            async { Ok::<_, Infallible>(response) }
-        }));
-        let response = service.oneshot(request).await.expect("it never fails");
-        let (head, body) = response.into_parts();
-        let body = match body.collect().await {
-            Ok(body) => body.to_bytes(),
-            Err(_) => Bytes::from_static(b"broke"),
-        };
-        let stored = self.runs() == before;
-        assert_eq!(
-            stored,
-            head.headers.contains_key("age") && self.runs() == before
-        );
-        Came {
-            status: head.status.as_u16(),
-            body: String::from_utf8(body.to_vec()).expect("text"),
-            stored,
-        }
-    }
-
-    /// Asks twice alike, and says whether the second answer was a stored one.
-    async fn is_stored(&self, method: Method, fields: Fields) -> bool {
-        let layer = layer(&client());
-        self.twice(&layer, method, fields).await
-    }
-
-    async fn twice(
-        &self,
-        layer: &ResultCacheLayer<ApertureClient, DefaultReject>,
-        method: Method,
-        fields: Fields,
-    ) -> bool {
-        let head = method == Method::HEAD;
-        let first = self.ask(layer, request(method.clone(), "/a", fields)).await;
-        assert!(!first.stored);
-        let second = self.ask(layer, request(method, "/a", fields)).await;
-        assert_eq!(second.status, first.status);
-        if !head {
-            assert_eq!(second.body, first.body);
-        }
-        second.stored
-    }
-}
-
-macro_rules! stored {
-    ($($origin:expr => $expected:expr),* $(,)?) => {$(
-        let stored = $origin.is_stored(Method::GET, &[]).await;
-        assert_eq!(stored, $expected, "{}", stringify!($origin));
-    )*};
-}
+use crate::layer_support::body::{Script, Step, grpc_status};
+use crate::origin::{Fields, MINUTE, client, layer, origin, request};
 
 /// RFC 9111, section 3: the method is understood, and only GET and HEAD are.
 #[tokio::test]
@@ -237,7 +98,7 @@ async fn parts_are_not_stored() {
         origin(&[("trailer", "x-sum")]) => false,
         origin(&[]).body(|| Script::new([
             Step::Data("a"),
-            Step::Trailers(layer_support::body::grpc_status("0")),
+            Step::Trailers(grpc_status("0")),
         ])) => false,
     }
 }
@@ -448,88 +309,6 @@ async fn each_method_and_each_key_has_a_response_of_its_own() {
 async fn an_empty_key_is_none() {
     let keyless = ApertureLayer::new(client(), "shop").result_cache(|_| "".into(), MINUTE);
     assert!(!origin(&[]).twice(&keyless, Method::GET, &[]).await);
-}
-
-/// Section 3.3: only what was complete.
-#[tokio::test]
-async fn only_a_complete_body_is_stored() {
-    stored! {
-        origin(&[]).body(|| Script::new([Step::Data("a"), Step::Error])) => false,
-        origin(&[]).body(|| Script::new([])) => true,
-        origin(&[]).body(|| Script::new([Step::Data("a")]).knowing_its_end()) => true,
-        origin(&[]).body(|| Script::new([Step::Data("a"), Step::Data("b")]).hint(2)) => true,
-        origin(&[]).body(|| Script::new([Step::Data("a"), Step::Data("b")]).hint(3)) => false,
-        origin(&[("content-length", "9")]) => true,
-        origin(&[("content-length", "8")]) => false,
-        origin(&[("content-length", "10")]) => false,
-        origin(&[("content-length", "9"), ("content-length", "10")]) => false,
-        origin(&[("content-length", "nine")]) => false,
-        origin(&[("content-length", "9")]).body(|| text().hint(8)) => false,
-    }
-}
-
-/// Asks once, reads so many frames, and drops the rest.
-async fn left_after(frames: usize, body: fn() -> Script) -> u64 {
-    let client = client();
-    let service = layer(&client).layer(service_fn(move |_: Request<()>| {
-        std::future::ready(Ok::<_, Infallible>(Response::new(body())))
-    }));
-    let response = service.oneshot(request(Method::GET, "/a", &[])).await;
-    let mut body = response.expect("it never fails").into_body();
-    for _ in 0..frames {
-        assert!(body.frame().await.is_some());
-    }
-    drop(body);
-    client.stats().cache_writes
-}
-
-#[tokio::test]
-async fn a_client_that_leaves_leaves_nothing_behind() {
-    for frames in 0..=2 {
-        assert_eq!(
-            left_after(frames, text).await,
-            0,
-            "{frames} frames of unknown length"
-        );
-        // Servers that count bytes do not ask for the end.
-        let known = left_after(frames, || text().hint(9)).await;
-        assert_eq!(known, u64::from(frames == 2), "{frames} frames");
-    }
-}
-
-#[tokio::test]
-async fn a_body_that_panics_leaves_nothing_behind() {
-    let work = tokio::spawn(left_after(3, || {
-        Script::new([Step::Data("a"), Step::Panic]).hint(1)
-    }));
-    assert!(work.await.is_err());
-    let client = client();
-    let service = layer(&client).layer(service_fn(async |_: Request<()>| {
-        Ok::<_, Infallible>(Response::new(
-            Script::new([Step::Data("a"), Step::Panic]).hint(1),
-        ))
-    }));
-    let work = tokio::spawn(async move {
-        let response = service.oneshot(request(Method::GET, "/a", &[])).await;
-        response
-            .expect("it never fails")
-            .into_body()
-            .collect()
-            .await
-    });
-    assert!(work.await.is_err_and(|error| error.is_panic()));
-    assert_eq!(client.stats().cache_writes, 0);
-}
-
-#[tokio::test]
-async fn bodies_are_stored_up_to_the_limit() {
-    let small = layer(&client()).max_body(9);
-    assert!(origin(&[]).twice(&small, Method::GET, &[]).await);
-    let smaller = layer(&client()).max_body(8);
-    assert!(!origin(&[]).twice(&smaller, Method::GET, &[]).await);
-    let known = origin(&[("content-length", "9")]);
-    assert!(!known.twice(&smaller, Method::GET, &[]).await);
-    assert!(known.twice(&smaller, Method::HEAD, &[]).await);
 }
 
 #[tokio::test]
