@@ -19,7 +19,8 @@ use crate::flow::{
 /// went. It does not hold the flow open: that ends as ever, see the
 /// [module documentation](crate::layer), however long a handle is kept. Cloning is a pointer bump.
 ///
-/// With the feature `axum` it is an extractor.
+/// With the feature `axum` it is an extractor, which answers 500 where there is no flow, and
+/// `Option<FlowHandle>` one that does not.
 ///
 /// ```
 /// # let client = tower_aperture::ApertureClient::disabled();

@@ -82,6 +82,8 @@
 //! runs while something is dropped.
 
 mod answer;
+#[cfg(feature = "axum")]
+mod axum;
 mod body;
 #[cfg(feature = "response-cache")]
 mod cache;
@@ -104,6 +106,8 @@ mod service;
 mod unreachable;
 
 pub use self::answer::{NoBody, RejectBody};
+#[cfg(feature = "axum")]
+pub use self::axum::MissingFlow;
 pub use self::body::ResponseBody;
 #[cfg(feature = "response-cache")]
 pub use self::cache::{Cached, CachedBody, ResultCacheLayer};
