@@ -55,11 +55,11 @@ impl Ticket for ClientTicket {
             TicketKind::Embedded(ref mut ticket) => ticket.take_cache_lookup(),
             // Each message has a lookup; what matters is whether the flow asked.
             #[cfg(feature = "remote")]
-            TicketKind::Remote(ref flow) => {
-                let lookup = flow.response().cache_lookup_response.as_ref()?;
+            TicketKind::Remote(ref mut flow) => {
+                let lookup = flow.take_lookup()?;
                 let asked = lookup.result_cache_response.is_some()
                     || !lookup.global_cache_responses.is_empty();
-                asked.then(|| super::cache::wire::looked_up(lookup))
+                asked.then(|| super::cache::wire::looked_up(&lookup))
             }
             #[cfg(feature = "test-util")]
             TicketKind::Scripted(_) => None,

@@ -2,13 +2,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::Remote;
 use super::flow_end::{EndCall, EndJob, refs};
 use super::live::Live;
 use super::stamps::Stamps;
 use crate::flow::{Denial, EndError, EndResponse, FlowOutcome, FlowStatus, RejectReason};
 use crate::pb::check::check_response::{DecisionType, RejectReason as Reason};
-use crate::pb::check::{CheckResponse, InflightRequestRef};
+use crate::pb::check::{CacheLookupResponse, CheckResponse, InflightRequestRef};
 #[cfg(feature = "telemetry")]
 use crate::telemetry::SpanRecord;
 
@@ -55,6 +57,22 @@ impl RemoteFlow {
         self.answered
             .as_ref()
             .map_or_else(|| &*NOTHING, |answered| &answered.response)
+    }
+
+    /// What the caches had, out of the answer: the flow's span need not carry it back.
+    pub(crate) fn take_lookup(&mut self) -> Option<CacheLookupResponse> {
+        let lookup = self
+            .answered
+            .as_mut()?
+            .response
+            .cache_lookup_response
+            .as_mut()?;
+        let outcomes = lookup.clone();
+        let result = lookup.result_cache_response.iter_mut();
+        for key in result.chain(lookup.global_cache_responses.values_mut()) {
+            key.value = Bytes::new();
+        }
+        Some(outcomes)
     }
 
     /// The Agent's no, if it is one.

@@ -42,3 +42,9 @@ fn baggage_headers() {
 fn classifier_rules() {
     run("classify", targets::classify);
 }
+
+#[cfg(feature = "response-cache")]
+#[test]
+fn stored_responses() {
+    run("stored", targets::stored);
+}
