@@ -63,6 +63,8 @@ let app: Router = Router::new()
 //! | `tls` | yes | TLS to the Agent with the system's roots |
 //! | `telemetry` | yes | a span per flow to the Agent, apart from your own OpenTelemetry |
 //! | `tracing` | yes | warnings as `tracing` events with the target `tower_aperture` |
+//! | `response-cache` | no | responses answered from the result cache, by the rules of RFC 9111 |
+//! | `axum` | no | the handle of a flow as an extractor |
 //! | `gzip` | no | compressed calls |
 //! | `test-util` | no | a scripted client that records flows |
 //!

@@ -44,12 +44,12 @@ where
         let flow = request.extensions().get::<FlowHandle>();
         let flow = flow.expect("it is exposed").clone();
         work(&flow);
-        *keep.lock().unwrap() = Some(flow);
+        *keep.lock().expect("no panic") = Some(flow);
         ready(Ok::<_, Infallible>(answer()))
     }));
     let response = service.oneshot(request()).await.expect("it never fails");
     let ended = response.into_body().collect().await.is_ok();
-    let flow = kept.lock().unwrap().take();
+    let flow = kept.lock().expect("no panic").take();
     (flow.expect("the handler ran"), ended)
 }
 
@@ -297,5 +297,42 @@ mod axum {
         assert_eq!(status, 500);
         assert!(text.contains("`.expose_flow()`"), "{text}");
         assert_eq!(ask(Version::Http1, plain, "/maybe").await.1, "false");
+    }
+}
+
+#[cfg(feature = "remote")]
+#[path = "support/mod.rs"]
+mod support;
+
+#[cfg(feature = "remote")]
+mod remote {
+    use tower_aperture::ApertureClient;
+
+    use super::*;
+    use crate::support::agent::FakeAgent;
+
+    #[tokio::test]
+    async fn with_an_agent_a_handle_writes_to_its_caches() {
+        let agent = FakeAgent::start();
+        let client = ApertureClient::builder()
+            .address(agent.address())
+            .insecure(true)
+            .connect_timeout(MINUTE)
+            .check_timeout(MINUTE)
+            .end_timeout(MINUTE)
+            .build()
+            .expect("a client");
+        let layer = ApertureLayer::new(client.clone(), "shop")
+            .result_cache_key(|_| "k".into())
+            .expose_flow();
+        let (flow, _) = run(&layer, fine, |_| ()).await;
+        assert_eq!(flow.result_cache(), Ok(None));
+        assert_eq!(flow.set_result_cache("ann", MINUTE).await, Ok(()));
+        assert_eq!(flow.set_global_cache("g", "big", MINUTE).await, Ok(()));
+        let (flow, _) = run(&layer, fine, |_| ()).await;
+        assert_eq!(flow.result_cache(), Ok(Some("ann".into())));
+        assert_eq!(client.global_cache("g").await, Ok(Some("big".into())));
+        assert_eq!(flow.delete_result_cache().await, Ok(()));
+        assert_eq!(client.result_cache("shop", "k").await, Ok(None));
     }
 }

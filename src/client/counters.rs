@@ -17,6 +17,8 @@ pub(super) struct Counters {
     cache_unreadable: AtomicU64,
     cache_writes: AtomicU64,
     cache_writes_failed: AtomicU64,
+    /// What was found last was no response.
+    cache_foreign: AtomicBool,
     /// The last one failed.
     cache_failing: AtomicBool,
 }
@@ -52,9 +54,17 @@ impl Counters {
 
     pub(super) fn count_cached(&self, event: CacheEvent) {
         match event {
-            CacheEvent::Answered => self.cache_answers.fetch_add(1, Relaxed),
-            CacheEvent::Unreadable => self.cache_unreadable.fetch_add(1, Relaxed),
-        };
+            CacheEvent::Answered => {
+                self.cache_answers.fetch_add(1, Relaxed);
+                self.cache_foreign.store(false, Relaxed);
+            }
+            CacheEvent::Unreadable => {
+                self.cache_unreadable.fetch_add(1, Relaxed);
+                if !self.cache_foreign.swap(true, Relaxed) {
+                    log_event!(warn, "something else than responses is in the result cache");
+                }
+            }
+        }
     }
 
     /// Of the engine; an Agent's are counted where they are sent.

@@ -196,7 +196,7 @@ where
     }
 
     /// A request that the cache has the response to.
-    #[cold]
+    #[inline(never)]
     fn answered<RB>(
         response: Response<C>,
         mut guard: Option<Guard<D::Ticket>>,

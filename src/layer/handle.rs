@@ -9,7 +9,8 @@ use super::config::Classify;
 use super::guard::{Guard, Judge};
 use super::head::ResponseHead;
 use crate::flow::{
-    CacheError, CacheLookup, CachePlace, CacheValue, Caches, FlowDecision, FlowStatus, Ticket,
+    CacheError, CacheLookup, CachePlace, CacheRefusal, CacheValue, Caches, FlowDecision,
+    FlowStatus, Ticket,
 };
 
 /// A request's flow in the hands of the inner service, an extension of the request where the layer
@@ -215,8 +216,8 @@ impl FlowHandle {
 }
 
 fn read(value: &CacheValue) -> Result<Option<Bytes>, CacheError> {
-    let refused = |refusal: &crate::CacheRefusal| CacheError::Server(refusal.to_string());
-    value.as_ref().map(Clone::clone).map_err(refused)
+    let refused = |refusal: CacheRefusal| CacheError::Server(refusal.into_text());
+    value.clone().map_err(refused)
 }
 
 impl Judge for Shared {

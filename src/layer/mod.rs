@@ -44,9 +44,10 @@
 //!    them.
 //! 4. The decider is asked. A decision at hand is taken at once; for one that takes time the
 //!    instance of the inner service that is ready waits along.
-//! 5. An accepted request runs. A rejected one is answered by the
-//!    [reject hook](ApertureLayer::on_reject) and its body dropped; errors of the inner service
-//!    pass untouched, a rejection is never one. One that nobody decides about runs, unless
+//! 5. An accepted request runs, and may carry a [handle](FlowHandle) of its flow; or its response
+//!    is in the result cache, where the layer was told to keep responses, and the inner service is
+//!    not called. A rejected one is answered by the [reject hook](ApertureLayer::on_reject) and
+//!    its body dropped; errors of the inner service pass untouched, a rejection is never one. One that nobody decides about runs, unless
 //!    [ramp mode](ApertureLayer::ramp_mode) or
 //!    [`on_unreachable`](ApertureLayer::on_unreachable) says otherwise.
 //!

@@ -35,7 +35,7 @@ impl Settings {
 
 impl Plan {
     /// `None` when there is nothing to do.
-    #[cold]
+    #[inline(never)]
     pub(crate) fn new<D: Decider>(
         settings: &Settings,
         head: RequestHead<'_>,

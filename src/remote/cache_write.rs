@@ -40,7 +40,7 @@ impl From<CacheDeleteRequest> for CacheWrite {
 /// Queues a change, with another runtime when the current one has none; counts it when it is lost.
 pub(super) fn submit(shared: &Arc<Shared>, write: CacheWrite) {
     let live = shared.live().ok().or_else(|| shared.any_live());
-    if live.is_none_or(|live| live.push_cache_write(write).is_err()) {
+    if !live.is_some_and(|live| live.push_cache_write(write)) {
         shared.counters.cache_writes_dropped.add(1);
     }
 }
@@ -59,14 +59,16 @@ pub(super) struct CacheWrites {
 // === impl CacheWrites ===
 
 impl CacheWrites {
-    pub(super) fn push(&mut self, write: CacheWrite) -> Result<(), CacheWrite> {
+    /// `false`: it is full, and the change is lost.
+    #[must_use]
+    pub(super) fn push(&mut self, write: CacheWrite) -> bool {
         let bytes = self.bytes + write.bytes();
         if self.waiting.len() >= MAX_WRITES || bytes > MAX_BYTES {
-            return Err(write);
+            return false;
         }
         self.bytes = bytes;
         self.waiting.push_back(write);
-        Ok(())
+        true
     }
 
     pub(super) fn len(&self) -> usize {
@@ -78,7 +80,7 @@ impl CacheWrites {
     }
 
     /// The oldest change to a place that no call is about: changes to one place keep their order.
-    pub(super) fn start_next(&mut self, live: &Arc<Live>) -> Option<Writing> {
+    fn take_next(&mut self) -> Option<(CacheWrite, Place)> {
         if self.busy.len() >= PARALLEL {
             return None;
         }
@@ -88,12 +90,21 @@ impl CacheWrites {
         self.bytes -= write.bytes();
         let place = write.place();
         self.busy.push(place.clone());
+        Some((write, place))
+    }
+
+    pub(super) fn start_next(&mut self, live: &Arc<Live>) -> Option<Writing> {
+        let (write, place) = self.take_next()?;
         Some(Writing {
             live: Arc::clone(live),
             place,
             write: Some(write),
             counted: false,
         })
+    }
+
+    fn done(&mut self, place: &Place) {
+        self.busy.retain(|busy| busy != place);
     }
 }
 
@@ -185,8 +196,7 @@ impl Drop for Writing {
         if !self.counted {
             self.live.shared.counters.cache_writes_failed.add(1);
         }
-        let mut queue = self.live.queue();
-        queue.cache_writes.busy.retain(|busy| *busy != self.place);
+        self.live.queue().cache_writes.done(&self.place);
     }
 }
 
@@ -208,5 +218,91 @@ fn refusal(answer: Option<(i32, &str)>) -> Option<String> {
         None => Some("the agent's answer has no part for the key".to_owned()),
         Some((status, "")) if status == CacheOperationStatus::Success as i32 => None,
         Some((_, error)) => Some(error.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::pb::check::CacheEntry;
+
+    fn upsert(key: &str, bytes: usize) -> CacheWrite {
+        let entry = CacheEntry {
+            key: key.to_owned(),
+            value: Bytes::from(vec![0; bytes]),
+            ttl: None,
+        };
+        CacheWrite::Upsert(CacheUpsertRequest {
+            control_point: "shop".to_owned(),
+            result_cache_entry: Some(entry),
+            ..CacheUpsertRequest::default()
+        })
+    }
+
+    fn delete(key: &str) -> CacheWrite {
+        CacheWrite::Delete(CacheDeleteRequest {
+            control_point: "shop".to_owned(),
+            result_cache_key: key.to_owned(),
+            ..CacheDeleteRequest::default()
+        })
+    }
+
+    fn next(writes: &mut CacheWrites) -> Option<(&'static str, String)> {
+        let (write, place) = writes.take_next()?;
+        let kind = match write {
+            CacheWrite::Upsert(_) => "upsert",
+            CacheWrite::Delete(_) => "delete",
+        };
+        Some((kind, place.1))
+    }
+
+    #[test]
+    fn changes_to_one_place_keep_their_order_and_hold_up_no_others() {
+        let mut writes = CacheWrites::default();
+        for write in [upsert("a", 1), delete("a"), upsert("a", 1), upsert("b", 1)] {
+            assert!(writes.push(write));
+        }
+        let a = ("shop".to_owned(), "a".to_owned());
+        assert_eq!(next(&mut writes), Some(("upsert", "a".to_owned())));
+        assert_eq!(next(&mut writes), Some(("upsert", "b".to_owned())));
+        assert_eq!(next(&mut writes), None, "the rest is about `a`");
+        writes.done(&a);
+        assert_eq!(next(&mut writes), Some(("delete", "a".to_owned())));
+        assert_eq!(next(&mut writes), None);
+        writes.done(&a);
+        assert_eq!(next(&mut writes), Some(("upsert", "a".to_owned())));
+        assert!(writes.is_empty());
+    }
+
+    #[test]
+    fn so_many_calls_run_at_once() {
+        let mut writes = CacheWrites::default();
+        for at in 0..=PARALLEL {
+            assert!(writes.push(delete(&at.to_string())));
+        }
+        for _ in 0..PARALLEL {
+            assert!(next(&mut writes).is_some());
+        }
+        assert_eq!(next(&mut writes), None);
+    }
+
+    #[test]
+    fn what_waits_is_bounded_in_number_and_bytes() {
+        let mut writes = CacheWrites::default();
+        for at in 0..MAX_WRITES {
+            assert!(writes.push(delete(&at.to_string())));
+        }
+        assert!(!writes.push(delete("more")));
+        assert_eq!(writes.len(), MAX_WRITES);
+
+        let mut writes = CacheWrites::default();
+        let half = MAX_BYTES / 2;
+        assert!(writes.push(upsert("a", half)));
+        assert!(!writes.push(upsert("b", half)), "keys count too");
+        assert!(writes.push(upsert("b", half - 2)));
+        assert!(next(&mut writes).is_some());
+        assert!(writes.push(upsert("c", half - 2)));
     }
 }

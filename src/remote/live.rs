@@ -110,15 +110,14 @@ impl Live {
         Ok(())
     }
 
-    /// Leaves a change to a cache for the worker.
-    pub(super) fn push_cache_write(&self, write: CacheWrite) -> Result<(), CacheWrite> {
+    /// Leaves a change to a cache for the worker; `false` when there is no room or no worker.
+    pub(super) fn push_cache_write(&self, write: CacheWrite) -> bool {
         let mut queue = self.queue();
-        if queue.phase == Phase::Closed {
-            return Err(write);
+        let pushed = queue.phase != Phase::Closed && queue.cache_writes.push(write);
+        if pushed {
+            Queue::wake(queue);
         }
-        queue.cache_writes.push(write)?;
-        Queue::wake(queue);
-        Ok(())
+        pushed
     }
 
     /// Leaves a span for the worker, which is woken only to start its timer or for a full batch.

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::future::{Future, ready};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -40,6 +40,12 @@ struct Shop {
 struct Hoard {
     values: Mutex<HashMap<String, Bytes>>,
     events: Mutex<Vec<CacheEvent>>,
+}
+
+impl Hoard {
+    fn values(&self) -> MutexGuard<'_, HashMap<String, Bytes>> {
+        self.values.lock().expect("nobody panics with it")
+    }
 }
 
 struct Found(Recorded, Option<CacheLookup>);
@@ -82,7 +88,7 @@ impl Decider for Shop {
     fn decide(&self, control_point: &str, params: &FlowParams<'_>) -> Check<Found, Looking> {
         let lookup = params.result_cache_key.as_deref().map(|key| {
             let mut lookup = CacheLookup::default();
-            lookup.result = Some(Ok(self.hoard.values.lock().unwrap().get(key).cloned()));
+            lookup.result = Some(Ok(self.hoard.values().get(key).cloned()));
             lookup
         });
         match self.recorder.decide(control_point, params) {
@@ -116,18 +122,15 @@ impl Caches for Hoard {
                 ..
             }
         ));
-        self.values
-            .lock()
-            .unwrap()
-            .insert(place.key().to_owned(), value);
+        self.values().insert(place.key().to_owned(), value);
     }
 
     fn delete_later(&self, place: CachePlace<'_>) {
-        self.values.lock().unwrap().remove(place.key());
+        self.values().remove(place.key());
     }
 
     fn note(&self, event: CacheEvent) {
-        self.events.lock().unwrap().push(event);
+        self.events.lock().expect("no panic").push(event);
     }
 }
 
@@ -177,7 +180,7 @@ impl Shop {
     }
 
     fn events(&self) -> Vec<CacheEvent> {
-        self.hoard.events.lock().unwrap().clone()
+        self.hoard.events.lock().expect("no panic").clone()
     }
 }
 
@@ -208,10 +211,7 @@ fn both(outcome: FlowOutcome) -> (FlowStatus, Option<u16>) {
 async fn filled() -> Shop {
     let shop = Shop::new(Recorder::accepting());
     assert_eq!(shop.ask().await, (200, "a page".into()));
-    assert_eq!(
-        (shop.runs(), shop.hoard.values.lock().unwrap().len()),
-        (1, 1)
-    );
+    assert_eq!((shop.runs(), shop.hoard.values().len()), (1, 1));
     shop
 }
 
@@ -269,7 +269,7 @@ async fn a_decision_that_takes_time_brings_the_answer_along() {
     assert_eq!(slow.recorder.end(), (Fine, Some(200)));
 
     // And its miss is stored.
-    slow.hoard.values.lock().unwrap().clear();
+    slow.hoard.values().clear();
     let asking = tokio::spawn({
         let slow = slow.clone();
         async move { slow.ask().await }
@@ -277,10 +277,7 @@ async fn a_decision_that_takes_time_brings_the_answer_along() {
     slow.recorder.asked_times(2).await;
     slow.recorder.answer(Answer::Accept);
     assert_eq!(asking.await.expect("no panic").0, 200);
-    assert_eq!(
-        (slow.runs(), slow.hoard.values.lock().unwrap().len()),
-        (2, 1)
-    );
+    assert_eq!((slow.runs(), slow.hoard.values().len()), (2, 1));
 }
 
 #[tokio::test]
@@ -297,10 +294,7 @@ async fn a_flow_that_nobody_answers_for_runs_past_the_cache() {
     let nobody = || Recorder::unreachable(FlowError::new(FlowErrorKind::Timeout, "late"));
     let shop = Shop::new(nobody());
     assert_eq!(shop.ask().await.0, 200);
-    assert_eq!(
-        (shop.runs(), shop.hoard.values.lock().unwrap().len()),
-        (1, 0)
-    );
+    assert_eq!((shop.runs(), shop.hoard.values().len()), (1, 0));
     let shop = filled().await.under(nobody());
     assert_eq!(shop.ask().await.0, 200);
     assert_eq!((shop.runs(), shop.events()), (2, vec![]));
@@ -311,12 +305,10 @@ async fn what_cannot_be_read_is_a_miss_and_is_replaced() {
     let shop = filled().await;
     let good = shop
         .hoard
-        .values
-        .lock()
-        .unwrap()
+        .values()
         .values()
         .next()
-        .unwrap()
+        .expect("one page")
         .clone();
     let broken = [
         Bytes::new(),
@@ -325,7 +317,7 @@ async fn what_cannot_be_read_is_a_miss_and_is_replaced() {
         good.slice(..good.len() - 1),
     ];
     for (at, value) in broken.into_iter().enumerate() {
-        for stored in shop.hoard.values.lock().unwrap().values_mut() {
+        for stored in shop.hoard.values().values_mut() {
             *stored = value.clone();
         }
         assert_eq!(shop.ask().await, (200, "a page".into()));

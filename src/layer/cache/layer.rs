@@ -51,8 +51,8 @@ impl<D, R> ApertureLayer<D, R> {
     ///
     /// **Name everything in the key that the response depends on**, of the path, the query and
     /// the host, and let nobody be told apart by what is not in the key: a response to a cookie
-    /// that is not marked `private` goes to everybody. An empty text keeps a request out of the
-    /// cache. The method is in the key as well, and so are the fields named with
+    /// or an API key that is not marked `private` goes to everybody. An empty text keeps a request
+    /// out of the cache. The method is in the key as well, and so are the fields named with
     /// [`vary`](ResultCacheLayer::vary); a key beyond 128 bytes is replaced by its SHA-256. An
     /// Agent keeps keys of about 220 bytes, the name of the control point included.
     ///
@@ -85,7 +85,8 @@ impl<D, R> ApertureLayer<D, R> {
     /// background: nobody waits for that. What cannot be stored is counted in
     /// [`ClientStats`](crate::ClientStats), and so is what lies in the cache and cannot be read.
     /// A request with a method that is not safe deletes what its key has for GET and HEAD, with
-    /// its own `vary` fields, when it succeeds (4.4).
+    /// its own `vary` fields, when it succeeds (4.4): two calls to an Agent in the background,
+    /// unless its key is empty.
     ///
     /// ```
     /// # #[cfg(feature = "embedded")] {

@@ -32,14 +32,17 @@ pub(crate) struct Tape {
 impl Tape {
     pub(super) fn new(
         place: Place,
-        value: Vec<u8>,
+        mut value: Vec<u8>,
         ttl: Duration,
         max_body: usize,
         length: Option<u64>,
     ) -> Self {
+        let body_at = value.len();
+        let known = length.and_then(|length| usize::try_from(length).ok());
+        value.reserve(known.unwrap_or_default().min(max_body));
         Self {
             place: Some(place),
-            body_at: value.len(),
+            body_at,
             value,
             ttl,
             max_body,
