@@ -30,14 +30,11 @@ fn response(status: u16, body: Script) -> Response<Script> {
 }
 
 /// One request whose handler does `work` with its handle; the handle, and how the body ended.
-async fn run<D: Decider>(
+async fn run<D: Decider + Clone>(
     layer: &ApertureLayer<D>,
     answer: fn() -> Response<Script>,
     work: fn(&FlowHandle),
-) -> (FlowHandle, bool)
-where
-    D: Clone,
-{
+) -> (FlowHandle, bool) {
     let kept = Arc::new(Mutex::new(None));
     let keep = kept.clone();
     let service = layer.layer(service_fn(move |request: Request<()>| {
