@@ -5,7 +5,7 @@
 //! only has to be taken out.
 
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use smallvec::SmallVec;
@@ -16,6 +16,7 @@ use crate::engine::clock::{Clock, Nanos, nanos};
 use crate::engine::limiters::{Decided, Scheduled, Settled};
 use crate::engine::request_id::RequestId;
 use crate::engine::store::lock;
+use crate::engine::sync::Mutex;
 use crate::engine::ticket::{Held, Holder};
 
 /// Decided for in one go; between, others get the lock.
@@ -339,6 +340,8 @@ impl<S: Source> Waits for Line<S> {
     /// The answer, or when to ask again.
     fn poll(self: Arc<Self>, at: usize, now: Nanos, waker: &Waker) -> Result<Settled, Nanos> {
         let mut wakers = Wakers::new();
+        // Dropped after the lock: a task may go with its last waker, and wait in this queue.
+        let mut replaced = None;
         let mut guard = lock(&self.state);
         let state = &mut *guard;
         let due = state
@@ -349,7 +352,7 @@ impl<S: Source> Waits for Line<S> {
         if due {
             let waiting = &mut state.waiting[at];
             // It is awake.
-            waiting.waker = None;
+            replaced = waiting.waker.take();
             match waiting.stage {
                 Stage::Queued(place) if state.head != Some(place) => {
                     let want = waiting.want;
@@ -365,14 +368,16 @@ impl<S: Source> Waits for Line<S> {
             None => Some((false, 0.0, Grant::default())),
             Some(waiting) => match waiting.stage {
                 Stage::Done(granted, grant) => {
-                    let want = waiting.want;
-                    state.waiting.remove(at);
-                    Some((granted, want, grant))
+                    let gone = state.waiting.remove(at);
+                    replaced = replaced.or(gone.waker);
+                    Some((granted, gone.want, grant))
                 }
                 _ => {
-                    match &mut waiting.waker {
-                        Some(known) => known.clone_from(waker),
-                        unknown => *unknown = Some(waker.clone()),
+                    let known = waiting.waker.as_ref();
+                    if !known.is_some_and(|known| known.will_wake(waker))
+                        && let Some(before) = waiting.waker.replace(waker.clone())
+                    {
+                        replaced = Some(before);
                     }
                     None
                 }
@@ -380,6 +385,7 @@ impl<S: Source> Waits for Line<S> {
         };
         let next_time = state.waiting.get(at).map(Waiting::next_time);
         drop(guard);
+        drop(replaced);
         for waker in wakers {
             waker.wake();
         }
@@ -396,11 +402,10 @@ impl<S: Source> Waits for Line<S> {
         let now = nanos(self.clock.now());
         let mut state = lock(&self.state);
         state.take_out(&self.rules, at, now);
-        if state.waiting.contains(at) {
-            state.waiting.remove(at);
-        }
+        let gone = state.waiting.try_remove(at);
         let waits = state.head.is_some();
         drop(state);
+        drop(gone);
         if waits {
             self.serve(now);
         }

@@ -1,6 +1,6 @@
 //! `load_scheduler`: a queue in front of a bucket that fills as fast as a share of the demand.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use super::line::{Ask, Grant, Line, Source, Take};
 use super::quota::{details, free};
@@ -12,6 +12,7 @@ use crate::engine::limiters::{Decided, Scheduled, Settled, Surroundings};
 use crate::engine::report::LimiterDetails;
 use crate::engine::stages::Flow;
 use crate::engine::store::lock;
+use crate::engine::sync::Mutex;
 use crate::policy;
 
 const SECOND: Nanos = 1_000_000_000;
