@@ -111,8 +111,12 @@ impl Kept for Entry {
         }
     }
 
+    /// Still, while a flow holds a slot.
     fn used(&self) -> Nanos {
-        self.used
+        match &self.key {
+            Some(key) if Arc::strong_count(key) > 1 => Nanos::MAX,
+            _ => self.used,
+        }
     }
 
     fn forget_at(&self, max_idle: Nanos) -> Nanos {
