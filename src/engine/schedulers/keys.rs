@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::line::{Line, Source};
+use super::line::Line;
+use super::supply::Source;
 use crate::engine::clock::{Clock, Nanos};
 use crate::engine::store::{Kept, Limits, Store};
 

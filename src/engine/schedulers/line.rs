@@ -4,12 +4,13 @@
 //! behind as far as tokens reach, and then wakes them; so nobody polls, and a waiter who leaves
 //! only has to be taken out.
 
-use std::fmt;
 use std::sync::Arc;
-use std::task::{Poll, Waker};
+use std::task::Waker;
 
 use smallvec::SmallVec;
 
+use super::supply::{Ask, Grant, Source, Take};
+use super::waiter::{Waiter, Waits};
 use super::wfq::{Arrival, Wfq, workload_id};
 use super::workload::{Request, Seed};
 use crate::engine::clock::{Clock, Nanos, nanos};
@@ -21,59 +22,6 @@ use crate::engine::ticket::{Held, Holder};
 
 /// Decided for in one go; between, others get the lock.
 const A_GO: usize = 32;
-
-/// A request for tokens.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Ask {
-    pub(crate) now: Nanos,
-    pub(crate) want: f64,
-    /// [`NO_DEADLINE`](crate::engine::stages::NO_DEADLINE) is none.
-    pub(crate) deadline: Nanos,
-}
-
-/// What tokens came to.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Grant {
-    pub(crate) remaining: f64,
-    pub(crate) current: f64,
-    pub(crate) slot: Option<RequestId>,
-}
-
-/// What the head of a queue is told.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Take {
-    Granted(Grant),
-    Refused(Grant),
-    /// Granted, and to be used from then on.
-    From(Nanos, Grant),
-    /// Nothing there; to be asked again when something is given back, or then.
-    NotBefore(Nanos),
-}
-
-/// Where the tokens of a queue come from.
-pub(crate) trait Source: fmt::Debug + Send + 'static {
-    /// What the policy says, for all keys.
-    type Rules: fmt::Debug + Send + Sync;
-
-    fn new(now: Nanos) -> Self;
-
-    /// Tokens for who does not have to queue, if they are there.
-    fn take_at_once(&mut self, rules: &Self::Rules, ask: &Ask) -> Option<Grant>;
-
-    /// Tokens for the head of the queue.
-    fn take(&mut self, rules: &Self::Rules, ask: &Ask) -> Take;
-
-    /// Takes tokens back that were granted but not used; a slot is meant by its name.
-    fn put_back(&mut self, rules: &Self::Rules, want: f64, grant: &Grant, now: Nanos) -> bool;
-
-    /// When somebody who waits has to go.
-    fn give_up_at(deadline: Nanos) -> Nanos {
-        deadline
-    }
-
-    /// Sees how requests end.
-    fn ended(&mut self, _want: f64, _granted: bool) {}
-}
 
 /// One queue.
 #[derive(Debug)]
@@ -180,11 +128,8 @@ impl<S: Source> Line<S> {
         }
         let next_time = state.waiting[at].next_time();
         drop(state);
-        Scheduled::Waits(Waiter {
-            line: Arc::clone(self) as Arc<dyn Waits>,
-            at: Some(at),
-            next_time,
-        })
+        let line: Arc<dyn Waits> = Arc::<Self>::clone(self);
+        Scheduled::Waits(Waiter::new(line, at, next_time))
     }
 
     fn settled(self: &Arc<Self>, granted: bool, want: f64, grant: &Grant) -> Settled {
@@ -330,14 +275,7 @@ impl<S: Source> State<S> {
     }
 }
 
-/// A queue, whatever its tokens are.
-trait Waits: Send + Sync {
-    fn poll(self: Arc<Self>, at: usize, now: Nanos, waker: &Waker) -> Result<Settled, Nanos>;
-    fn leave(&self, at: usize);
-}
-
 impl<S: Source> Waits for Line<S> {
-    /// The answer, or when to ask again.
     fn poll(self: Arc<Self>, at: usize, now: Nanos, waker: &Waker) -> Result<Settled, Nanos> {
         let mut wakers = Wakers::new();
         // Dropped after the lock: a task may go with its last waker, and wait in this queue.
@@ -409,50 +347,5 @@ impl<S: Source> Waits for Line<S> {
         if waits {
             self.serve(now);
         }
-    }
-}
-
-/// A place in a queue; dropping it leaves the queue and gives back what was granted meanwhile.
-pub(crate) struct Waiter {
-    line: Arc<dyn Waits>,
-    /// `None` when the answer was taken.
-    at: Option<usize>,
-    next_time: Nanos,
-}
-
-impl Waiter {
-    pub(crate) fn poll(&mut self, now: Nanos, waker: &Waker) -> Poll<Settled> {
-        let Some(at) = self.at else {
-            return Poll::Ready(Settled::from(Decided::REFUSED));
-        };
-        match Arc::clone(&self.line).poll(at, now, waker) {
-            Ok(settled) => {
-                self.at = None;
-                Poll::Ready(settled)
-            }
-            Err(next_time) => {
-                self.next_time = next_time;
-                Poll::Pending
-            }
-        }
-    }
-
-    /// When to ask again if nobody wakes.
-    pub(crate) fn next_time(&self) -> Nanos {
-        self.next_time
-    }
-}
-
-impl Drop for Waiter {
-    fn drop(&mut self) {
-        if let Some(at) = self.at.take() {
-            self.line.leave(at);
-        }
-    }
-}
-
-impl fmt::Debug for Waiter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Waiter").finish_non_exhaustive()
     }
 }

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use super::line::{Ask, Grant, Line, Source, Take};
+use super::line::Line;
 use super::quota::{details, free};
+use super::supply::{Ask, Grant, Source, Take};
 use super::workload::Workloads;
 use crate::engine::clock::{Nanos, nanos};
 use crate::engine::control::{Demand, WorkloadLatency, WorkloadTokens};
