@@ -236,6 +236,25 @@ fn a_waker_that_is_dropped_may_leave_the_same_queue() {
     assert!(poll(&mut moved).expect("it is the head").0.accepted());
 }
 
+#[test]
+fn a_head_that_nobody_polls_holds_up_nobody() {
+    for arrives in [true, false] {
+        let (engine, clock) = engine_of(&[quota(1.0, 1.0, "")]);
+        drop(now(start_within(&engine, &[], 60_000)));
+        let unasked = start_within(&engine, &[], 60_000);
+        let mut behind = start_within(&engine, &[], 60_000);
+        let alarm: Arc<Alarm> = Arc::default();
+        assert!(poll_with(&mut behind, &Arc::clone(&alarm).into()).is_none());
+        clock.advance(secs(5.0));
+        if arrives {
+            drop(start_within(&engine, &[], 60_000));
+            assert_eq!(alarm.rung(), 1);
+        }
+        assert!(poll(&mut behind).expect("there are tokens").0.accepted());
+        drop(unasked);
+    }
+}
+
 /// More than all flows of a test take.
 const PLENTY: f64 = 1e6;
 

@@ -93,6 +93,11 @@ impl<S: Source> Line<S> {
             deadline: request.deadline,
         };
         let mut state = lock(&self.state);
+        if state.is_late(now) {
+            drop(state);
+            self.serve(now);
+            state = lock(&self.state);
+        }
         if !state.queue.is_open()
             && let Some(grant) = state.source.take_at_once(&self.rules, &ask)
         {
@@ -199,13 +204,23 @@ impl Waiting {
 }
 
 impl<S: Source> State<S> {
+    fn at_head(&self) -> Option<usize> {
+        self.queue.payload(self.head?).copied()
+    }
+
+    /// The head was to look at its tokens and did not: nobody polls it. Others do so in its place.
+    fn is_late(&self, now: Nanos) -> bool {
+        let head = self.at_head().and_then(|at| self.waiting.get(at));
+        head.is_some_and(|waiting| waiting.next_time() <= now)
+    }
+
     /// True when there is more to do: a go is over.
     fn advance(&mut self, rules: &S::Rules, now: Nanos, wakers: &mut Wakers) -> bool {
         while let Some(place) = self.head {
             if wakers.len() >= A_GO {
                 return true;
             }
-            let Some(&at) = self.queue.payload(place) else {
+            let Some(at) = self.at_head() else {
                 return false;
             };
             let Some(waiting) = self.waiting.get_mut(at) else {
@@ -281,6 +296,11 @@ impl<S: Source> Waits for Line<S> {
         // Dropped after the lock: a task may go with its last waker, and wait in this queue.
         let mut replaced = None;
         let mut guard = lock(&self.state);
+        if guard.is_late(now) && guard.at_head() != Some(at) {
+            drop(guard);
+            self.serve(now);
+            guard = lock(&self.state);
+        }
         let state = &mut *guard;
         let due = state
             .waiting
