@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::keys::Keys;
-use super::line::{Ask, Grant, Source, Take};
+use super::supply::{Ask, Grant, Source, Take};
 use super::workload::Workloads;
 use crate::engine::clock::Nanos;
 use crate::engine::limiters::lazy_sync::Lazy;
