@@ -97,10 +97,10 @@ pub use self::client::{ApertureClientBuilder, BuildError};
 pub use self::engine::Engine;
 #[doc(inline)]
 pub use self::flow::{
-    CacheChange, CacheLookup, CacheRefusal, CacheValue, Check, ClientStats, ConnectionState,
-    Decider, Denial, EndError, EndResponse, FlowDecision, FlowError, FlowErrorKind, FlowOutcome,
-    FlowParams, FlowStatus, LabelLimits, Labels, RejectReason, Rejection, Ticket, TokenReturn,
-    Verdict,
+    AgentStatus, CacheChange, CacheLookup, CacheRefusal, CacheValue, Check, ClientStats,
+    ConnectionState, Decider, Denial, EndError, EndResponse, FlowDecision, FlowError,
+    FlowErrorKind, FlowOutcome, FlowParams, FlowStatus, LabelLimits, Labels, RejectReason,
+    Rejection, Ticket, TokenReturn, TraceContext, Verdict,
 };
 #[doc(inline)]
 pub use self::layer::{Aperture, ApertureLayer, FailureMode, RequestHead};
