@@ -126,7 +126,8 @@ impl ApertureClient {
     }
 
     /// A client of the Agent that the environment names: `APERTURE_AGENT_ADDRESS`,
-    /// `APERTURE_API_KEY` and `APERTURE_AGENT_INSECURE` (`true` or `false`, the default).
+    /// `APERTURE_API_KEY` and `APERTURE_AGENT_INSECURE` (`true` or `false`, the default). Commas
+    /// separate the addresses of several.
     ///
     /// # Errors
     ///

@@ -203,12 +203,17 @@ impl Asking {
     }
 
     /// Leave to ask an Agent other than those `tried`, a bit for each.
-    pub(super) fn among(live: &Arc<Live>, tried: u64) -> Option<Self> {
+    pub(super) fn among(live: &Arc<Live>, mut tried: u64) -> Option<Self> {
         let agents = &live.shared.agents;
-        let fits = |at: usize, agent: &Agent| tried & (1 << at) == 0 && agent.breaker.is_closed();
-        let at = agents.choose(fits)?;
-        let pass = agents.get(at).breaker.pass()?;
-        Some(Self::new(live, at, pass))
+        loop {
+            let at =
+                agents.choose(|at, agent| tried & (1 << at) == 0 && agent.breaker.is_closed())?;
+            if let Some(pass) = agents.get(at).breaker.pass() {
+                return Some(Self::new(live, at, pass));
+            }
+            // Given up just now.
+            tried |= 1 << at;
+        }
     }
 
     fn new(live: &Arc<Live>, at: usize, pass: Pass) -> Self {

@@ -25,8 +25,9 @@ const MAX_REFS: usize = 256;
 /// How far into the queue to look for ends at the same control point.
 const LOOK_AHEAD: usize = 1024;
 
-/// Before the second try: an Agent that restarts needs a moment.
+/// Before the second try: an Agent that restarts needs a moment. It doubles up to the longest.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a caller waits beyond the deadline of the call, so that the call's own outcome comes first.
 const GRACE: Duration = Duration::from_millis(100);
@@ -150,20 +151,20 @@ impl Batch {
         }
     }
 
-    /// Waits for an Agent while all are given up, no longer than a call may take. Each is tried
-    /// once, a single one twice.
+    /// Tries another Agent where there is one, and waits where there is none: for one that was
+    /// given up, or that takes no connections, no longer than a call may take; for one that says
+    /// it is unavailable, a moment.
     async fn deliver(&self, granted_by: usize) -> (Result<FlowEndResponse, Failure>, usize) {
         let live = &self.live;
         let timeout = live.shared.config.background_timeout();
         let until = Instant::now() + timeout;
         let agents = live.shared.agents.len();
         let request = Arc::new(self.request());
-        let (mut tried, mut tries) = (0, 0);
+        let (mut tried, mut tries, mut pause) = (0, 0, RETRY_PAUSE);
         loop {
             let Some(at) = live.wait_for_route(Some(granted_by), tried, until).await else {
                 return (Err(Failure::given_up()), granted_by);
             };
-            let again = tried & (1 << at) != 0;
             let answer = live
                 .call_at(at, FLOW_END, Arc::clone(&request), Some(timeout))
                 .await;
@@ -172,20 +173,27 @@ impl Batch {
             let Err(failure) = &answer else {
                 return (answer, at);
             };
-            let another = live
-                .route(None, tried)
-                .is_some_and(|at| tried & (1 << at) == 0);
+            let another = live.route(None, tried);
+            let another = another.is_some_and(|at| tried & (1 << at) == 0);
+            let hopeful = || {
+                failure.unsent
+                    && !live.shared.health.is_shut_down()
+                    && Instant::now() + pause < until
+            };
             let retry = match failure.evidence() {
                 Some(Evidence::Silence) => another,
-                Some(_) => another || (agents == 1 && !again),
+                Some(_) => tries <= agents || hopeful(),
                 None => false,
             };
-            if !retry || tries > agents {
+            if !retry {
                 return (answer, at);
             }
-            live.shared.counters.ends_retried.add(self.jobs.len());
+            if tries == 1 {
+                live.shared.counters.ends_retried.add(self.jobs.len());
+            }
             if !another {
-                tokio::time::sleep(RETRY_PAUSE).await;
+                tokio::time::sleep(pause).await;
+                pause = LONGEST_PAUSE.min(pause * 2);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! A real Agent, over gRPC.
+//! Real Agents, over gRPC.
 //!
 //! A check is one boxed future on the caller's own task. Everything else happens in the
 //! background: one worker for each runtime the client is used in sends ends and spans, each bounded
