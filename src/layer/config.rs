@@ -14,7 +14,8 @@ use super::head::RequestHead;
 use super::reject::OnReject;
 use super::unreachable::OnUnreachable;
 use crate::flow::{
-    CacheLookup, Denial, FlowDecision, FlowParams, Labels, RejectReason, Rejection, Ticket, Verdict,
+    CacheLookup, Denial, FlowDecision, FlowParams, Labels, RejectReason, Rejection, Ticket,
+    TraceContext, Verdict,
 };
 
 pub(crate) type Classify = Arc<dyn Judge>;
@@ -116,6 +117,7 @@ impl Settings {
             ramp_mode: self.ramp_mode,
             result_cache_key: self.result_cache_key.as_ref().and_then(key),
             global_cache_keys: self.global_cache_keys.iter().filter_map(key).collect(),
+            trace_context: Some(TraceContext::from_headers(head.headers())),
         }
     }
 
