@@ -301,6 +301,24 @@ async fn a_flow_that_nobody_answers_for_runs_past_the_cache() {
 }
 
 #[tokio::test]
+async fn a_decider_without_caches_decides_and_that_is_all() {
+    let recorder = Recorder::accepting();
+    let layer = ApertureLayer::new(recorder.clone(), "shop").result_cache(|_| "k".into(), MINUTE);
+    for _ in 0..2 {
+        let service = layer.layer(service_fn(|_: Request<()>| {
+            ready(Ok::<_, Infallible>(Response::new(Full::<Bytes>::from(
+                "a page",
+            ))))
+        }));
+        let response = service.oneshot(page()).await.expect("it never fails");
+        assert!(!response.headers().contains_key("age"));
+        response.into_body().collect().await.expect("a body");
+    }
+    let ends: Vec<_> = recorder.ends().into_iter().map(both).collect();
+    assert_eq!(ends, [(Fine, Some(200)), (Fine, Some(200))]);
+}
+
+#[tokio::test]
 async fn what_cannot_be_read_is_a_miss_and_is_replaced() {
     let shop = filled().await;
     let good = shop

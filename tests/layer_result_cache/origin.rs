@@ -61,6 +61,7 @@ pub(crate) fn origin(fields: Fields) -> Origin {
 pub(crate) struct Came {
     pub(crate) status: u16,
     pub(crate) body: String,
+    pub(crate) age: Option<u64>,
     pub(crate) stored: bool,
 }
 
@@ -102,10 +103,13 @@ impl Origin {
             Ok(body) => body.to_bytes(),
             Err(_) => Bytes::from_static(b"broke"),
         };
-        let stored = self.runs() == before && head.headers.contains_key("age");
+        let age = head.headers.get("age").and_then(|age| age.to_str().ok());
+        let age = age.and_then(|age| age.parse().ok());
+        let stored = self.runs() == before && age.is_some();
         Came {
             status: head.status.as_u16(),
             body: String::from_utf8(body.to_vec()).expect("text"),
+            age,
             stored,
         }
     }

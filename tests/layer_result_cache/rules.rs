@@ -236,6 +236,20 @@ async fn a_reload_is_stored_and_what_must_not_be_stored_is_not() {
     assert_eq!(client.stats().cache_writes, 1);
 }
 
+/// Section 5.1, and 4.2.3 for how old it is.
+#[tokio::test]
+async fn what_comes_from_the_cache_says_how_old_it_is() {
+    let (layer, young) = (layer(&client()), origin(&[]));
+    let first = young.ask(&layer, request(Method::GET, "/a", &[])).await;
+    assert_eq!(first.age, None);
+    let again = young.ask(&layer, request(Method::GET, "/a", &[])).await;
+    assert!(again.age.is_some());
+    let old = origin(&[("age", "3600"), ("cache-control", "max-age=7200")]);
+    old.ask(&layer, request(Method::GET, "/b", &[])).await;
+    let again = old.ask(&layer, request(Method::GET, "/b", &[])).await;
+    assert!(again.age.is_some_and(|age| age >= 3600), "{again:?}");
+}
+
 /// RFC 9110, sections 13 and 14: between the client and the inner service.
 #[tokio::test]
 async fn conditions_ranges_and_other_protocols_pass_the_cache_by() {
