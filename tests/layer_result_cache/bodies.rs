@@ -2,8 +2,10 @@
 
 use std::convert::Infallible;
 
+use bytes::buf::Chain;
+use bytes::{Buf, Bytes};
 use http::{Method, Request, Response};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Full};
 use tower::{Layer, ServiceExt, service_fn};
 
 use crate::layer_support::body::{Script, Step};
@@ -89,4 +91,44 @@ async fn bodies_are_stored_up_to_the_limit() {
     let known = origin(&[("content-length", "9")]);
     assert!(!known.twice(&smaller, Method::GET, &[]).await);
     assert!(known.twice(&smaller, Method::HEAD, &[]).await);
+}
+
+/// Data in two pieces.
+#[derive(Debug)]
+struct Rope(Chain<Bytes, Bytes>);
+
+impl From<Bytes> for Rope {
+    fn from(whole: Bytes) -> Self {
+        Self(whole.chain(Bytes::new()))
+    }
+}
+
+impl Buf for Rope {
+    fn remaining(&self) -> usize {
+        self.0.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.0.chunk()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.0.advance(count);
+    }
+}
+
+#[tokio::test]
+async fn data_in_pieces_is_stored_whole_and_comes_back_as_such_data() {
+    let client = client();
+    for stored in [false, true] {
+        let service = layer(&client).layer(service_fn(|_: Request<()>| {
+            let rope = Rope(Bytes::from("some ").chain(Bytes::from("text")));
+            std::future::ready(Ok::<_, Infallible>(Response::new(Full::new(rope))))
+        }));
+        let response = service.oneshot(request(Method::GET, "/a", &[])).await;
+        let response = response.expect("it never fails");
+        assert_eq!(response.headers().contains_key("age"), stored);
+        let body = response.into_body().collect().await.expect("a body");
+        assert_eq!(body.to_bytes(), "some text");
+    }
 }

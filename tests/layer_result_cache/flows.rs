@@ -19,8 +19,8 @@ use tower_aperture::FlowStatus::{Error, Ok as Fine, Unset};
 use tower_aperture::layer::{CachedBody, DefaultReject, NoBody, ResponseBody, ResultCacheLayer};
 use tower_aperture::{
     ApertureClient, ApertureLayer, CacheCall, CacheEvent, CacheLookup, CachePlace, Caches, Check,
-    Decider, Engine, FlowError, FlowErrorKind, FlowOutcome, FlowParams, FlowStatus, Ticket,
-    Verdict,
+    Decider, Engine, FlowError, FlowErrorKind, FlowOutcome, FlowParams, FlowStatus, Rejection,
+    RequestHead, Ticket, Verdict,
 };
 
 use crate::layer_support::inner::denial;
@@ -287,6 +287,33 @@ async fn a_rejected_flow_is_not_answered_from_the_cache() {
     assert_eq!(full.ask().await, (429, Bytes::new()));
     assert_eq!(full.recorder.end(), (Unset, Some(429)));
     assert_eq!(full.events(), []);
+}
+
+#[tokio::test]
+async fn a_reject_hook_said_before_the_cache_still_answers() {
+    let full = Shop::new(Recorder::rejecting(denial()));
+    let layer = ApertureLayer::new(full.clone(), "shop")
+        .on_reject(|rejection: &Rejection, _: RequestHead<'_>| {
+            let mut response = Response::new(Full::<Bytes>::from("come back later"));
+            *response.status_mut() = rejection.status();
+            response
+        })
+        .result_cache(|head| head.uri().path().into(), MINUTE);
+    let service = layer.layer(service_fn(|_: Request<()>| {
+        ready(Ok::<_, Infallible>(Response::new(Full::<Bytes>::from(
+            "a page",
+        ))))
+    }));
+    let response = service.oneshot(page()).await.expect("it never fails");
+    assert_eq!(
+        (
+            response.status().as_u16(),
+            response.body().size_hint().exact()
+        ),
+        (429, Some(15))
+    );
+    let body = response.into_body().collect().await.expect("a body");
+    assert_eq!(body.to_bytes(), "come back later");
 }
 
 #[tokio::test]
