@@ -310,6 +310,7 @@ impl Halt {
 #[derive(Debug)]
 pub(crate) struct Round {
     step: Step,
+    begun: Nanos,
     members: SmallVec<[(Arc<Placed>, Scheduled); 1]>,
 }
 
@@ -326,6 +327,7 @@ impl Round {
         });
         Self {
             step,
+            begun: now,
             members: members.collect(),
         }
     }
@@ -338,8 +340,9 @@ impl Round {
         let mut dropped = false;
         for (_, scheduled) in &mut self.members {
             if let (Scheduled::Waits(waiter), Some(waker)) = (&mut *scheduled, waker)
-                && let Poll::Ready(settled) = waiter.poll(now, waker)
+                && let Poll::Ready(mut settled) = waiter.poll(now, waker)
             {
+                settled.decided.queued = now.saturating_sub(self.begun);
                 *scheduled = Scheduled::Settled(settled);
             }
             match scheduled {
