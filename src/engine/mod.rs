@@ -145,8 +145,9 @@ use self::snapshot::{Settings, Snapshot};
 use self::source::Sources;
 use self::stages::{Denied, Flow, Observer, Progress};
 use self::stats::Tally;
-use self::ticket::Slots;
-use crate::flow::{Check, Decider, Denial, FlowParams, Verdict};
+use self::ticket::{Found, Slots};
+use crate::flow::http::baggage_of;
+use crate::flow::{Check, Decider, Denial, FlowParams, HttpAttributes, Verdict};
 use crate::policy::PolicyWarning;
 
 pub use self::actuate::Actuation;
@@ -489,7 +490,8 @@ impl Decider for Engine {
             None => (self.run(&live, &flow, &mut (), &mut held), false, None),
             Some(mut recall) => {
                 let progress = self.run(&live, &flow, &mut recall, &mut held);
-                (progress, true, recall.found.map(Box::new))
+                let found = recall.found.map(|found| Box::new(Found::Cached(found)));
+                (progress, true, found)
             }
         };
         match progress {
@@ -502,7 +504,7 @@ impl Decider for Engine {
                 let notes = Notes {
                     decisions: None,
                     looks_up,
-                    found: found.map(|found| *found),
+                    found: found.and_then(Found::cached),
                 };
                 let meters = live.matched(&flow);
                 let flow = OwnedFlow::new(&flow, params, &*self.shared.clock);
@@ -510,6 +512,18 @@ impl Decider for Engine {
                 Check::Pending(EnginePending::new(waiting))
             }
         }
+    }
+
+    /// Makes labels of the request, as [`check_http`](Self::check_http) does it. The flow's own
+    /// labels count as members of `baggage`.
+    fn decide_http(
+        &self,
+        control_point: &str,
+        params: &FlowParams<'_>,
+        request: &HttpAttributes<'_>,
+    ) -> Check<EngineTicket, EnginePending> {
+        let (baggage, _) = baggage_of(&params.labels);
+        self.ask_http(control_point, params, request, baggage.as_deref())
     }
 }
 

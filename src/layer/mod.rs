@@ -90,19 +90,28 @@ mod future;
 mod grpc;
 mod guard;
 mod head;
+mod http;
 #[allow(clippy::module_inception)]
 mod layer;
 mod reject;
+mod routes;
 mod service;
 mod unreachable;
 
 pub use self::answer::{NoBody, RejectBody};
 pub use self::body::ResponseBody;
 pub use self::error::LayerError;
-pub use self::extract::{extension, extension_str};
+pub use self::extract::{
+    ClientAddress, JoinedParts, baggage_member, client_ip, extension, extension_str, grpc_method,
+    grpc_service, header, joined, path_template, query, try_header,
+};
 pub use self::future::ResponseFuture;
 pub use self::head::{RequestHead, ResponseHead};
+pub use self::http::{
+    AgentReject, AgentRejectBody, CaptureBody, CaptureBodyFuture, CaptureBodyService, ReplayBody,
+};
 pub use self::layer::ApertureLayer;
 pub use self::reject::{DefaultReject, OnReject};
+pub use self::routes::{Point, RouteTable, Skip};
 pub use self::service::Aperture;
 pub use self::unreachable::FailureMode;

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-use super::Remote;
 use super::call::{CHECK, Failure};
 use super::flow::RemoteFlow;
 use super::live::Live;
 use super::stamps::Stamps;
-use crate::flow::{FlowError, FlowErrorKind, FlowParams};
+use super::{Remote, http};
+use crate::flow::{FlowError, FlowErrorKind, FlowParams, HttpAttributes};
 use crate::pb::check::{CacheLookupRequest, CheckRequest};
+use crate::pb::checkhttp::CheckHttpRequest;
 
 type Call = Pin<Box<dyn Future<Output = Result<RemoteFlow, FlowError>> + Send>>;
 
@@ -35,8 +36,13 @@ enum State {
 
 struct New {
     remote: Remote,
-    request: CheckRequest,
+    question: Question,
     timeout: Option<Duration>,
+}
+
+enum Question {
+    Check(CheckRequest),
+    Http(Box<CheckHttpRequest>),
 }
 
 struct Running {
@@ -52,6 +58,30 @@ struct Running {
 
 impl PendingCheck {
     pub(super) fn new(remote: &Remote, control_point: &str, params: &FlowParams<'_>) -> Self {
+        Self::ask(remote, control_point, params, || {
+            Question::Check(request(control_point, params))
+        })
+    }
+
+    pub(super) fn http(
+        remote: &Remote,
+        control_point: &str,
+        params: &FlowParams<'_>,
+        request: &HttpAttributes<'_>,
+        baggage: Option<String>,
+    ) -> Self {
+        Self::ask(remote, control_point, params, || {
+            let request = http::question(control_point, params, request, baggage);
+            Question::Http(Box::new(request))
+        })
+    }
+
+    fn ask(
+        remote: &Remote,
+        control_point: &str,
+        params: &FlowParams<'_>,
+        question: impl FnOnce() -> Question,
+    ) -> Self {
         if control_point.is_empty() {
             return Self::refused(FlowErrorKind::InvalidRequest, "the control point is empty");
         }
@@ -60,7 +90,7 @@ impl PendingCheck {
         }
         let new = New {
             remote: remote.clone(),
-            request: request(control_point, params),
+            question: question(),
             timeout: match params.check_timeout {
                 None => remote.shared().config.check_timeout,
                 Some(Duration::ZERO) => None,
@@ -124,7 +154,7 @@ impl New {
     fn start(self) -> State {
         let Self {
             remote,
-            request,
+            question,
             timeout,
         } = self;
         let live = match remote.shared().live() {
@@ -135,8 +165,13 @@ impl New {
             None => Some(remote.shared().config.background_timeout()),
             Some(_) => None,
         };
+        let at = Arc::clone(&live);
+        let call: Call = match question {
+            Question::Check(request) => Box::pin(run(remote, at, request, timeout)),
+            Question::Http(request) => Box::pin(http::run(remote, at, request, timeout)),
+        };
         State::Call(Running {
-            call: Box::pin(run(remote, Arc::clone(&live), request, timeout)),
+            call,
             live,
             limit,
             polled: false,

@@ -6,7 +6,9 @@ use super::Remote;
 use super::flow_end::{EndCall, EndJob, refs};
 use super::live::Live;
 use super::stamps::Stamps;
-use crate::flow::{Denial, EndError, EndResponse, FlowOutcome, FlowStatus, RejectReason};
+use crate::flow::{
+    Denial, EndError, EndResponse, FlowOutcome, FlowStatus, HttpExtras, RejectReason,
+};
 use crate::pb::check::check_response::{DecisionType, RejectReason as Reason};
 use crate::pb::check::{CheckResponse, InflightRequestRef};
 #[cfg(feature = "telemetry")]
@@ -24,6 +26,7 @@ struct Answered {
     control_point: String,
     response: CheckResponse,
     stamps: Stamps,
+    extras: Option<Box<HttpExtras>>,
 }
 
 // === impl RemoteFlow ===
@@ -43,8 +46,20 @@ impl RemoteFlow {
                 control_point,
                 response,
                 stamps,
+                extras: None,
             })),
         }
+    }
+
+    pub(super) fn with_extras(mut self, extras: Option<Box<HttpExtras>>) -> Self {
+        if let Some(answered) = &mut self.answered {
+            answered.extras = extras;
+        }
+        self
+    }
+
+    pub(crate) fn take_extras(&mut self) -> Option<Box<HttpExtras>> {
+        self.answered.as_mut()?.extras.take()
     }
 
     /// What the Agent answered.

@@ -14,6 +14,7 @@ mod export;
 mod flow;
 mod flow_end;
 mod health;
+mod http;
 mod live;
 mod stamps;
 mod worker;
@@ -33,7 +34,9 @@ use self::call::{CACHE_DELETE, CACHE_LOOKUP, CACHE_UPSERT, HEALTH};
 use self::counters::Counters;
 use self::health::Health;
 use self::live::Live;
-use crate::flow::{ClientStats, ConnectionState, FlowError, FlowErrorKind, FlowParams};
+use crate::flow::{
+    ClientStats, ConnectionState, FlowError, FlowErrorKind, FlowParams, HttpAttributes,
+};
 use crate::pb::check::{
     CacheDeleteRequest, CacheDeleteResponse, CacheLookupRequest, CacheLookupResponse,
     CacheUpsertRequest, CacheUpsertResponse,
@@ -89,6 +92,17 @@ impl Remote {
     /// Asks the Agent, once the future is polled.
     pub(crate) fn check(&self, control_point: &str, params: &FlowParams<'_>) -> PendingCheck {
         PendingCheck::new(self, control_point, params)
+    }
+
+    /// Asks the Agent about an HTTP request, once the future is polled.
+    pub(crate) fn check_http(
+        &self,
+        control_point: &str,
+        params: &FlowParams<'_>,
+        request: &HttpAttributes<'_>,
+        baggage: Option<String>,
+    ) -> PendingCheck {
+        PendingCheck::http(self, control_point, params, request, baggage)
     }
 
     pub(crate) fn state(&self) -> ConnectionState {
