@@ -9,7 +9,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::Labels;
-use super::baggage::{self, BAGGAGE};
+use super::baggage;
 
 /// What is known of an HTTP request, for those who make labels of it themselves: the message
 /// `CheckHTTPRequest.HttpRequest` of an Agent and both ends of the connection.
@@ -87,7 +87,7 @@ impl<'a> HttpAttributes<'a> {
     pub(crate) fn plain_headers(&self) -> impl Iterator<Item = (&str, &str)> {
         let headers = self.headers.iter();
         headers
-            .filter(|(name, _)| *name != BAGGAGE.as_str())
+            .filter(|(name, _)| *name != baggage::BAGGAGE.as_str())
             .map(|(name, value)| (*name, &**value))
     }
 }
