@@ -2,7 +2,8 @@
 //!
 //! [`ApertureLayer`] asks a [`Decider`](crate::Decider), usually an
 //! [`ApertureClient`](crate::ApertureClient), whether a request may run, and tells it when the
-//! request was over and how it went. It looks at nothing but heads: bodies stream through.
+//! request was over and how it went. It looks at nothing but heads: bodies stream through, unless
+//! [`CaptureBody`] is told to read on.
 //!
 //! ```
 //! use axum::body::Body;
@@ -49,6 +50,17 @@
 //!    pass untouched, a rejection is never one. One that nobody decides about runs, unless
 //!    [ramp mode](ApertureLayer::ramp_mode) or
 //!    [`on_unreachable`](ApertureLayer::on_unreachable) says otherwise.
+//!
+//! # Names and labels from requests
+//!
+//! Control points and labels are read by closures, `Fn(RequestHead) -> Cow<str>`, and these make
+//! some: [`header`], [`query`], [`path_template`], [`grpc_service`] and [`grpc_method`],
+//! [`client_ip`], [`baggage_member`], [`extension_str`] and [`extension`], and [`joined`] for
+//! several in one. An empty text is no label. A [`RouteTable`] names control points by method and
+//! path.
+//!
+//! Where policies are to make labels themselves, by classifiers, the layer asks with the
+//! attributes of requests: [`ApertureLayer::http`].
 //!
 //! # When a flow ends
 //!
