@@ -504,7 +504,7 @@ impl Decider for Engine {
                 let notes = Notes {
                     decisions: None,
                     looks_up,
-                    found: found.and_then(Found::cached),
+                    found: found.and_then(|found| found.cached()),
                 };
                 let meters = live.matched(&flow);
                 let flow = OwnedFlow::new(&flow, params, &*self.shared.clock);

@@ -77,8 +77,8 @@ pub(super) enum Found {
 }
 
 impl Found {
-    pub(super) fn cached(found: Box<Self>) -> Option<CacheLookup> {
-        match *found {
+    pub(super) fn cached(self) -> Option<CacheLookup> {
+        match self {
             Self::Cached(lookup) => Some(lookup),
             Self::Http(_) => None,
         }
@@ -143,7 +143,7 @@ impl Ticket for EngineTicket {
 
     fn take_cache_lookup(&mut self) -> Option<CacheLookup> {
         let cached = |found: &mut Box<Found>| matches!(**found, Found::Cached(_));
-        self.found.take_if(cached).and_then(Found::cached)
+        self.found.take_if(cached).and_then(|found| found.cached())
     }
 
     fn take_http_extras(&mut self) -> Option<Box<HttpExtras>> {

@@ -11,6 +11,8 @@ use crate::layer::RequestHead;
 use crate::layer::error::LayerError;
 use crate::layer::layer::refuse;
 
+pub(crate) type AddressHook = Arc<dyn Fn(&Extensions) -> Option<SocketAddr> + Send + Sync>;
+
 /// Where the address of the client comes from: the connection, and what trusted proxies in front
 /// say.
 ///
@@ -42,7 +44,7 @@ use crate::layer::layer::refuse;
 /// tonic leaves its `TcpConnectInfo`: `ClientAddress::of(TcpConnectInfo::remote_addr)`.
 #[derive(Clone)]
 pub struct ClientAddress {
-    peer: Arc<dyn Fn(&Extensions) -> Option<SocketAddr> + Send + Sync>,
+    peer: AddressHook,
     trusted: Vec<IpNet>,
     list: List,
 }
@@ -150,7 +152,6 @@ impl fmt::Debug for ClientAddress {
 ///     .label_from("ip", client_ip(peer.trust("10.0.0.0/8").trust("fd00::/8")));
 /// # let _ = layer;
 /// ```
-#[must_use]
 pub fn client_ip(
     address: ClientAddress,
 ) -> impl for<'h> Fn(RequestHead<'h>) -> Cow<'h, str> + Clone + Send + Sync + 'static {

@@ -20,7 +20,6 @@ use crate::layer::RequestHead;
 ///     .label_from("tenant", baggage_member("tenant-id"));
 /// # let _ = layer;
 /// ```
-#[must_use]
 pub fn baggage_member(
     key: impl Into<Cow<'static, str>>,
 ) -> impl for<'h> Fn(RequestHead<'h>) -> Cow<'h, str> + Clone + Send + Sync + 'static {

@@ -27,7 +27,6 @@ use crate::layer::layer::refuse;
 ///
 /// If this is not the name of a header, or that of a secret: `authorization`,
 /// `proxy-authorization`, `cookie`, `set-cookie`; [`try_header`] returns that as an error.
-#[must_use]
 #[track_caller]
 pub fn header(
     name: impl AsRef<str>,

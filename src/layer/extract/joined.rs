@@ -22,7 +22,6 @@ use crate::layer::RequestHead;
 /// # let _ = layer;
 /// # Ok::<(), http::Error>(())
 /// ```
-#[must_use]
 pub fn joined<P: JoinedParts>(
     parts: P,
 ) -> impl for<'h> Fn(RequestHead<'h>) -> Cow<'h, str> + Send + Sync + 'static {

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use http::header::HeaderName;
 
+pub(crate) use self::address::AddressHook;
 pub use self::address::{ClientAddress, client_ip};
 pub use self::baggage::baggage_member;
 pub use self::extension::{extension, extension_str};

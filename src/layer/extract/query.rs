@@ -23,7 +23,6 @@ use crate::layer::RequestHead;
 /// # let _ = layer;
 /// # Ok::<(), http::Error>(())
 /// ```
-#[must_use]
 pub fn query(
     name: impl Into<Cow<'static, str>>,
 ) -> impl for<'h> Fn(RequestHead<'h>) -> Cow<'h, str> + Clone + Send + Sync + 'static {

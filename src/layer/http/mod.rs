@@ -6,24 +6,20 @@ mod reject;
 mod replay;
 
 use std::borrow::Cow;
-use std::net::SocketAddr;
-use std::sync::Arc;
 
+use http::Version;
 use http::header::{self, HeaderName};
 use http::uri::Authority;
-use http::{Extensions, Version};
 
 pub use self::capture::{CaptureBody, CaptureBodyFuture, CaptureBodyService};
 pub use self::reject::{AgentReject, AgentRejectBody};
 pub use self::replay::ReplayBody;
 
 use self::capture::Captured;
-use super::extract::{ClientAddress, joined_header};
+use super::extract::{AddressHook, ClientAddress, joined_header};
 use super::head::RequestHead;
 use crate::flow::headers::first;
 use crate::flow::{Check, Decider, FlowParams, HttpAttributes};
-
-type AddressHook = Arc<dyn Fn(&Extensions) -> Option<SocketAddr> + Send + Sync>;
 
 /// What goes out about a request.
 #[derive(Clone, Default)]
