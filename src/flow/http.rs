@@ -187,7 +187,7 @@ impl HttpExtras {
 impl fmt::Debug for HttpExtras {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HttpExtras")
-            .field("headers", &self.headers.keys())
+            .field("headers", &self.headers.keys().collect::<Vec<_>>())
             .field("body", &self.body.len())
             .finish()
     }
@@ -244,9 +244,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::LabelLimits;
 
     fn header(labels: &[(&str, &str)]) -> (Option<String>, u32) {
-        baggage_of(&labels.iter().copied().collect())
+        let mut all = Labels::with_limits(LabelLimits {
+            count: 8,
+            bytes: 100_000,
+        });
+        all.extend(labels.iter().copied());
+        baggage_of(&all)
     }
 
     #[test]
