@@ -182,9 +182,10 @@ impl Decider for ApertureClient {
                 Check::Pending(pending) => self.pending(PendingKind::Embedded(pending)),
             },
             #[cfg(feature = "remote")]
-            Backend::Remote(remote) => {
-                self.pending(PendingKind::Remote(remote.check(control_point, params)))
-            }
+            Backend::Remote(remote) => match remote.check(control_point, params) {
+                Ok(pending) => self.pending(PendingKind::Remote(pending)),
+                Err(error) => self.ready(Verdict::Unreachable(error)),
+            },
             #[cfg(feature = "test-util")]
             Backend::Scripted(script) => match script.decide(control_point, params) {
                 Check::Ready(verdict) => self.ready(wrap(verdict, TicketKind::Scripted)),
@@ -215,8 +216,10 @@ impl Decider for ApertureClient {
             #[cfg(feature = "remote")]
             Backend::Remote(remote) if !control_point.is_empty() => {
                 let baggage = self.baggage_of(params);
-                let check = remote.check_http(control_point, params, request, baggage);
-                self.pending(PendingKind::Remote(check))
+                match remote.check_http(control_point, params, request, baggage) {
+                    Ok(pending) => self.pending(PendingKind::Remote(pending)),
+                    Err(error) => self.ready(Verdict::Unreachable(error)),
+                }
             }
             // Nobody there to make labels; a script has those of the flow.
             _ => self.decide(control_point, params),

@@ -5,15 +5,20 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use prost::Message;
 use tokio::runtime::Handle;
+use tokio::time::Instant;
 
-use super::call::{CHECK, Failure};
-use super::flow::RemoteFlow;
+use super::agents::Asking;
+use super::call::{CHECK, Failure, GIVEN_UP};
+use super::flow::{Grant, RemoteFlow};
 use super::live::Live;
 use super::stamps::Stamps;
 use super::{Remote, http};
-use crate::flow::{FlowError, FlowErrorKind, FlowParams, HttpAttributes};
-use crate::pb::check::{CacheLookupRequest, CheckRequest};
+#[cfg(feature = "telemetry")]
+use crate::flow::TraceParent;
+use crate::flow::{FlowError, FlowErrorKind, FlowParams, HttpAttributes, HttpExtras};
+use crate::pb::check::{CacheLookupRequest, CheckRequest, CheckResponse};
 use crate::pb::checkhttp::CheckHttpRequest;
 
 type Call = Pin<Box<dyn Future<Output = Result<RemoteFlow, FlowError>> + Send>>;
@@ -29,20 +34,34 @@ pub(crate) struct PendingCheck {
 enum State {
     Refused(FlowError),
     /// Made outside a runtime, so that there was none to connect in yet.
-    Later(Box<New>),
+    Later(Box<Later>),
     Call(Running),
     Done,
 }
 
-struct New {
-    remote: Remote,
-    question: Question,
-    timeout: Option<Duration>,
+enum Later {
+    Check(New<CheckRequest>),
+    Http(New<CheckHttpRequest>),
 }
 
-enum Question {
-    Check(CheckRequest),
-    Http(Box<CheckHttpRequest>),
+/// What an Agent can be asked about a flow.
+pub(super) trait Question: Message + Clone + 'static {
+    const PATH: &'static str;
+
+    type Answer: Message + Default + 'static;
+
+    fn into_control_point(self) -> String;
+
+    /// The decision, and what HTTP needs besides.
+    fn read(answer: Self::Answer) -> (CheckResponse, Option<Box<HttpExtras>>);
+}
+
+struct New<Q> {
+    remote: Remote,
+    question: Q,
+    timeout: Option<Duration>,
+    #[cfg(feature = "telemetry")]
+    trace: Option<Box<TraceParent>>,
 }
 
 struct Running {
@@ -57,10 +76,14 @@ struct Running {
 // === impl PendingCheck ===
 
 impl PendingCheck {
-    pub(super) fn new(remote: &Remote, control_point: &str, params: &FlowParams<'_>) -> Self {
-        Self::ask(remote, control_point, params, || {
-            Question::Check(request(control_point, params))
-        })
+    /// An error comes at once, and costs next to nothing: neither a box nor a wait.
+    pub(super) fn new(
+        remote: &Remote,
+        control_point: &str,
+        params: &FlowParams<'_>,
+    ) -> Result<Self, FlowError> {
+        let question = || request(control_point, params);
+        Self::put(remote, control_point, params, question, Later::Check)
     }
 
     pub(super) fn http(
@@ -69,47 +92,66 @@ impl PendingCheck {
         params: &FlowParams<'_>,
         request: &HttpAttributes<'_>,
         baggage: Option<String>,
-    ) -> Self {
-        Self::ask(remote, control_point, params, || {
-            let request = http::question(control_point, params, request, baggage);
-            Question::Http(Box::new(request))
-        })
+    ) -> Result<Self, FlowError> {
+        let question = || http::request(control_point, params, request, baggage);
+        Self::put(remote, control_point, params, question, Later::Http)
     }
 
-    fn ask(
+    #[inline]
+    fn put<Q: Question>(
         remote: &Remote,
         control_point: &str,
         params: &FlowParams<'_>,
-        question: impl FnOnce() -> Question,
-    ) -> Self {
+        question: impl FnOnce() -> Q,
+        later: impl FnOnce(New<Q>) -> Later,
+    ) -> Result<Self, FlowError> {
         if control_point.is_empty() {
-            return Self::refused(FlowErrorKind::InvalidRequest, "the control point is empty");
+            return Err(FlowError::new(
+                FlowErrorKind::InvalidRequest,
+                "the control point is empty",
+            ));
         }
-        if remote.shared().health.is_shut_down() {
-            return Self::refused(FlowErrorKind::ShutDown, "");
+        let shared = remote.shared();
+        if shared.health.is_shut_down() {
+            return Err(FlowError::new(FlowErrorKind::ShutDown, ""));
         }
+        let asking = match Handle::try_current() {
+            Ok(_) => Some(ask(remote)?),
+            Err(_) => None,
+        };
         let new = New {
             remote: remote.clone(),
             question: question(),
             timeout: match params.check_timeout {
-                None => remote.shared().config.check_timeout,
+                None => shared.config.check_timeout,
                 Some(Duration::ZERO) => None,
                 timeout => timeout,
             },
+            #[cfg(feature = "telemetry")]
+            trace: match &params.trace_context {
+                Some(context) if shared.config.telemetry => context.parse().map(Box::new),
+                _ => None,
+            },
         };
-        let state = if Handle::try_current().is_ok() {
-            new.start()
-        } else {
-            State::Later(Box::new(new))
+        let state = match asking {
+            Some(asking) => new.start(asking),
+            None => State::Later(Box::new(later(new))),
         };
-        Self { state }
+        Ok(Self { state })
     }
+}
 
-    fn refused(kind: FlowErrorKind, why: &'static str) -> Self {
-        Self {
-            state: State::Refused(FlowError::new(kind, why)),
-        }
-    }
+/// Leave to ask an Agent.
+fn ask(remote: &Remote) -> Result<Asking, FlowError> {
+    let shared = remote.shared();
+    let live = shared.live()?;
+    Asking::start(&live).ok_or_else(|| {
+        shared.counters.checks_spared.add(1);
+        let error = FlowError::new(FlowErrorKind::Unavailable, GIVEN_UP);
+        let health = &shared.health;
+        health.flow_failed(&error, health.decisions(), false);
+        error
+    })
 }
 
 impl Future for PendingCheck {
@@ -119,7 +161,12 @@ impl Future for PendingCheck {
         loop {
             // Out of its place while it is polled: a call that panics must not be polled again.
             match mem::replace(&mut self.state, State::Done) {
-                State::Later(new) => self.state = new.start(),
+                State::Later(new) => {
+                    self.state = match *new {
+                        Later::Check(new) => new.start_late(),
+                        Later::Http(new) => new.start_late(),
+                    };
+                }
                 State::Refused(error) => return Poll::Ready(Err(error)),
                 State::Call(mut running) => {
                     running.polled = true;
@@ -150,32 +197,99 @@ impl Drop for PendingCheck {
 
 // === impl New ===
 
-impl New {
-    fn start(self) -> State {
-        let Self {
-            remote,
-            question,
-            timeout,
-        } = self;
-        let live = match remote.shared().live() {
-            Ok(live) => live,
-            Err(error) => return State::Refused(error),
-        };
-        let limit = match timeout {
-            None => Some(remote.shared().config.background_timeout()),
+impl<Q: Question> New<Q> {
+    fn start_late(self) -> State {
+        match ask(&self.remote) {
+            Ok(asking) => self.start(asking),
+            Err(error) => State::Refused(error),
+        }
+    }
+
+    fn start(self, asking: Asking) -> State {
+        let limit = match self.timeout {
+            None => Some(self.remote.shared().config.background_timeout()),
             Some(_) => None,
         };
-        let at = Arc::clone(&live);
-        let call: Call = match question {
-            Question::Check(request) => Box::pin(run(remote, at, request, timeout)),
-            Question::Http(request) => Box::pin(http::run(remote, at, request, timeout)),
-        };
         State::Call(Running {
-            call,
-            live,
+            live: Arc::clone(asking.live()),
+            call: Box::pin(self.run(asking)),
             limit,
             polled: false,
         })
+    }
+
+    async fn run(self, mut asking: Asking) -> Result<RemoteFlow, FlowError> {
+        let shared = Arc::clone(self.remote.shared());
+        let (health, counters) = (&shared.health, &shared.counters);
+        let decisions = health.decisions();
+        let others = shared.agents.len() > 1;
+        let begun = others.then(Instant::now);
+        let mut tried = 0;
+        let question = Arc::new(self.question);
+        let stamps = Stamps::start();
+        loop {
+            let left = match begun {
+                Some(begun) => self.timeout.map(|all| all.saturating_sub(begun.elapsed())),
+                None => self.timeout,
+            };
+            let (live, at) = (Arc::clone(asking.live()), asking.at());
+            match live.call_at(at, Q::PATH, Arc::clone(&question), left).await {
+                Ok(answer) => {
+                    asking.answered();
+                    health.decided();
+                    let grant = Grant {
+                        at,
+                        stamps: stamps.answered(),
+                        #[cfg(feature = "telemetry")]
+                        trace: self.trace,
+                    };
+                    let control_point = Arc::unwrap_or_clone(question).into_control_point();
+                    drop(asking);
+                    let (response, extras) = Q::read(answer);
+                    return Ok(RemoteFlow::new(
+                        self.remote,
+                        live,
+                        control_point,
+                        response,
+                        grant,
+                        extras,
+                    ));
+                }
+                Err(failure) => {
+                    asking.failed(&failure);
+                    tried |= 1 << at;
+                    let late = begun
+                        .zip(self.timeout)
+                        .is_some_and(|(begun, all)| begun.elapsed() >= all);
+                    // Nothing was sent, so that nothing is decided twice.
+                    if failure.unsent
+                        && !late
+                        && let Some(next) = Asking::among(&live, tried)
+                    {
+                        counters.checks_moved.add(1);
+                        asking = next;
+                        continue;
+                    }
+                    let error = Failure::into_error(failure);
+                    health.flow_failed(&error, decisions, others);
+                    return Err(error);
+                }
+            }
+        }
+    }
+}
+
+impl Question for CheckRequest {
+    const PATH: &'static str = CHECK;
+
+    type Answer = CheckResponse;
+
+    fn into_control_point(self) -> String {
+        self.control_point
+    }
+
+    fn read(answer: CheckResponse) -> (CheckResponse, Option<Box<HttpExtras>>) {
+        (answer, None)
     }
 }
 
@@ -199,35 +313,6 @@ fn request(control_point: &str, params: &FlowParams<'_>) -> CheckRequest {
                 .collect(),
         }),
         expect_end: true,
-    }
-}
-
-async fn run(
-    remote: Remote,
-    live: Arc<Live>,
-    request: CheckRequest,
-    timeout: Option<Duration>,
-) -> Result<RemoteFlow, FlowError> {
-    let health = Arc::clone(&remote.shared().health);
-    let decisions = health.decisions();
-    let control_point = request.control_point.clone();
-    let stamps = Stamps::start();
-    match live.call(CHECK, request, timeout).await {
-        Ok(response) => {
-            health.decided();
-            Ok(RemoteFlow::new(
-                remote,
-                live,
-                control_point,
-                response,
-                stamps.answered(),
-            ))
-        }
-        Err(failure) => {
-            let error = Failure::into_error(failure);
-            health.flow_failed(&error, decisions);
-            Err(error)
-        }
     }
 }
 

@@ -6,6 +6,8 @@ use super::Remote;
 use super::flow_end::{EndCall, EndJob, refs};
 use super::live::Live;
 use super::stamps::Stamps;
+#[cfg(feature = "telemetry")]
+use crate::flow::TraceParent;
 use crate::flow::{
     Denial, EndError, EndResponse, FlowOutcome, FlowStatus, HttpExtras, RejectReason,
 };
@@ -25,8 +27,16 @@ struct Answered {
     live: Arc<Live>,
     control_point: String,
     response: CheckResponse,
-    stamps: Stamps,
+    grant: Grant,
     extras: Option<Box<HttpExtras>>,
+}
+
+/// Who decided, and when.
+pub(super) struct Grant {
+    pub(super) at: usize,
+    pub(super) stamps: Stamps,
+    #[cfg(feature = "telemetry")]
+    pub(super) trace: Option<Box<TraceParent>>,
 }
 
 // === impl RemoteFlow ===
@@ -37,7 +47,8 @@ impl RemoteFlow {
         live: Arc<Live>,
         control_point: String,
         response: CheckResponse,
-        stamps: Stamps,
+        grant: Grant,
+        extras: Option<Box<HttpExtras>>,
     ) -> Self {
         Self {
             answered: Some(Box::new(Answered {
@@ -45,17 +56,10 @@ impl RemoteFlow {
                 live,
                 control_point,
                 response,
-                stamps,
-                extras: None,
+                grant,
+                extras,
             })),
         }
-    }
-
-    pub(super) fn with_extras(mut self, extras: Option<Box<HttpExtras>>) -> Self {
-        if let Some(answered) = &mut self.answered {
-            answered.extras = extras;
-        }
-        self
     }
 
     pub(crate) fn take_extras(&mut self) -> Option<Box<HttpExtras>> {
@@ -128,7 +132,7 @@ impl Answered {
     fn job(&self) -> Option<EndJob> {
         let refs: Vec<InflightRequestRef> = refs(&self.response).collect();
         // Nothing is held: nothing to tell the Agent, and no thread to wake.
-        (!refs.is_empty()).then(|| EndJob::new(self.control_point.clone(), refs))
+        (!refs.is_empty()).then(|| EndJob::new(self.control_point.clone(), self.grant.at, refs))
     }
 
     fn end(self: Box<Self>, outcome: FlowOutcome) {
@@ -147,7 +151,7 @@ impl Answered {
                     Ok(()) => EndCall::waiting(
                         answer,
                         self.remote.shared().config.background_timeout(),
-                        Arc::clone(&self.live.shared.health),
+                        Arc::clone(&self.live.shared),
                     ),
                     Err(error) => EndCall::ready(EndResponse::failed(error)),
                 }
@@ -162,7 +166,7 @@ impl Answered {
         let Self {
             live,
             response,
-            stamps,
+            grant: Grant { stamps, trace, .. },
             remote,
             ..
         } = *self;
@@ -173,6 +177,7 @@ impl Answered {
                 flow_end: stamps.now(),
                 outcome,
                 response,
+                trace,
             };
             // With another runtime when the flow's own is gone, like the end.
             let lost = match live.push_span(span) {
@@ -192,7 +197,7 @@ impl Answered {
 
     #[cfg(not(feature = "telemetry"))]
     fn record(self: Box<Self>, _: FlowOutcome) {
-        let Stamps = self.stamps;
+        let Stamps = self.grant.stamps;
     }
 }
 

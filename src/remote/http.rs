@@ -1,15 +1,10 @@
 //! Checks made of HTTP attributes.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
 
-use super::Remote;
-use super::call::{CHECK_HTTP, Failure};
-use super::flow::RemoteFlow;
-use super::live::Live;
-use super::stamps::Stamps;
-use crate::flow::{FlowError, FlowParams, HttpAttributes, HttpExtras};
+use super::call::CHECK_HTTP;
+use super::check::Question;
+use crate::flow::{FlowParams, HttpAttributes, HttpExtras};
 use crate::pb::check::CheckResponse;
 use crate::pb::check::check_response::DecisionType;
 use crate::pb::checkhttp::check_http_request::HttpRequest;
@@ -19,7 +14,7 @@ use crate::pb::checkhttp::{
     CheckHttpRequest, CheckHttpResponse, DeniedHttpResponse, SocketAddress,
 };
 
-pub(super) fn question(
+pub(super) fn request(
     control_point: &str,
     params: &FlowParams<'_>,
     request: &HttpAttributes<'_>,
@@ -57,29 +52,17 @@ fn address(address: SocketAddr) -> SocketAddress {
     }
 }
 
-pub(super) async fn run(
-    remote: Remote,
-    live: Arc<Live>,
-    request: Box<CheckHttpRequest>,
-    timeout: Option<Duration>,
-) -> Result<RemoteFlow, FlowError> {
-    let health = Arc::clone(&remote.shared().health);
-    let decisions = health.decisions();
-    let control_point = request.control_point.clone();
-    let stamps = Stamps::start();
-    match live.call(CHECK_HTTP, *request, timeout).await {
-        Ok(response) => {
-            health.decided();
-            let (response, extras) = split(response);
-            let stamps = stamps.answered();
-            let flow = RemoteFlow::new(remote, live, control_point, response, stamps);
-            Ok(flow.with_extras(extras))
-        }
-        Err(failure) => {
-            let error = Failure::into_error(failure);
-            health.flow_failed(&error, decisions);
-            Err(error)
-        }
+impl Question for CheckHttpRequest {
+    const PATH: &'static str = CHECK_HTTP;
+
+    type Answer = CheckHttpResponse;
+
+    fn into_control_point(self) -> String {
+        self.control_point
+    }
+
+    fn read(answer: CheckHttpResponse) -> (CheckResponse, Option<Box<HttpExtras>>) {
+        split(answer)
     }
 }
 
