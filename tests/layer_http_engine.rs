@@ -15,8 +15,8 @@ use layer_support::server::{BOTH, Client, serve};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_aperture::layer::{CaptureBody, ClientAddress, OnReject};
 use tower_aperture::{
-    ApertureClient, ApertureLayer, Decider, Engine, LabelLimits, RejectReason, Rejection,
-    RequestHead,
+    ApertureClient, ApertureLayer, Decider, Engine, FlowParams, HttpAttributes, LabelLimits,
+    RejectReason, Rejection, RequestHead,
 };
 
 type Body = Full<bytes::Bytes>;
@@ -287,6 +287,41 @@ async fn labels_beyond_the_limit_are_counted_once() {
         2,
         "one for the limit, one for its key"
     );
+}
+
+#[cfg(feature = "test-util")]
+#[tokio::test]
+async fn a_script_records_the_labels_of_the_flow() {
+    let script = tower_aperture::client::Script::new();
+    let layer = ApertureLayer::http(script.client(), "ingress").label("service", "shop");
+    assert_eq!(status(&layer, get(&[])).await, 200);
+    assert_eq!(script.flows()[0].labels["service"], "shop");
+}
+
+#[tokio::test]
+async fn a_flow_by_hand_has_what_the_answer_says_besides() {
+    let client = ApertureClient::embedded(engine(CLASSIFIER));
+    let request = HttpAttributes::new("GET", "/").header("x-kind", "tv");
+    let mut flow = client
+        .start_http_flow("ingress", FlowParams::new(), &request)
+        .await;
+    let extras = flow.take_http_extras().expect("a label was made");
+    assert_eq!(extras.headers()["baggage"], "kind=tv");
+    assert!(flow.take_http_extras().is_none(), "given once");
+    assert!(flow.should_run());
+
+    let client = ApertureClient::embedded(limit("user", ""));
+    for status in [None, Some(429)] {
+        let params = FlowParams::new().label("user", "ann");
+        let request = HttpAttributes::new("GET", "/");
+        let mut flow = client.start_http_flow("ingress", params, &request).await;
+        assert_eq!(flow.http_response_code().map(|code| code.as_u16()), status);
+        assert_eq!(
+            flow.take_http_extras().is_some(),
+            status.is_some(),
+            "`retry-after`"
+        );
+    }
 }
 
 #[test]
