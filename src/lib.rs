@@ -111,8 +111,8 @@ pub use self::engine::Engine;
 pub use self::flow::{
     AgentStatus, CacheChange, CacheLookup, CacheRefusal, CacheValue, Check, ClientStats,
     ConnectionState, Decider, Denial, EndError, EndResponse, FlowDecision, FlowError,
-    FlowErrorKind, FlowOutcome, FlowParams, FlowStatus, LabelLimits, Labels, RejectReason,
-    Rejection, Ticket, TokenReturn, TraceContext, Verdict,
+    FlowErrorKind, FlowOutcome, FlowParams, FlowStatus, HttpAttributes, HttpExtras, LabelLimits,
+    Labels, RejectReason, Rejection, Ticket, TokenReturn, TraceContext, Verdict,
 };
 #[doc(inline)]
 pub use self::layer::{Aperture, ApertureLayer, FailureMode, RequestHead};
