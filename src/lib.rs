@@ -73,6 +73,8 @@ let app: Router = Router::new()
 #[macro_use]
 mod log;
 
+#[cfg(feature = "server")]
+pub mod agent;
 pub mod client;
 #[cfg(feature = "embedded")]
 pub mod engine;

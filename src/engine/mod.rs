@@ -119,6 +119,7 @@ mod http;
 mod index;
 mod limiters;
 mod pending;
+mod queries;
 mod reload;
 mod report;
 mod request_id;
@@ -160,6 +161,7 @@ pub use self::http::{
     StartingHttp,
 };
 pub use self::pending::{EnginePending, Starting};
+pub use self::queries::PolicyQuery;
 pub use self::report::{
     CheckInput, CheckReport, ClassifierInfo, LimiterDecision, LimiterDetails, LimiterReason,
     SchedulerDetails, TokensInfo,

@@ -1,0 +1,2 @@
+//! An Agent of one node.
+fn main() {}
