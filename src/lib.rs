@@ -88,6 +88,8 @@ pub mod policy;
 mod remote;
 #[cfg(feature = "telemetry")]
 mod telemetry;
+#[cfg(all(feature = "embedded", feature = "remote"))]
+mod wire;
 
 #[doc(inline)]
 pub use self::client::{ApertureClient, CacheError, Flow};
