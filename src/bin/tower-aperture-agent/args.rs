@@ -140,7 +140,11 @@ pub(crate) struct Serve {
 #[command(next_help_heading = "Limits")]
 pub(crate) struct Limits {
     /// Bytes of a message that comes in [default: 4 MiB]
-    #[arg(long, value_name = "BYTES", env = "TOWER_APERTURE_AGENT_MAX_MESSAGE_SIZE")]
+    #[arg(
+        long,
+        value_name = "BYTES",
+        env = "TOWER_APERTURE_AGENT_MAX_MESSAGE_SIZE"
+    )]
     pub(crate) max_message_size: Option<usize>,
     /// Labels of a flow
     #[arg(
@@ -162,7 +166,11 @@ pub(crate) struct Limits {
     #[arg(long, value_name = "COUNT", env = "TOWER_APERTURE_AGENT_MAX_STREAMS")]
     pub(crate) max_streams: Option<u32>,
     /// Connections
-    #[arg(long, value_name = "COUNT", env = "TOWER_APERTURE_AGENT_MAX_CONNECTIONS")]
+    #[arg(
+        long,
+        value_name = "COUNT",
+        env = "TOWER_APERTURE_AGENT_MAX_CONNECTIONS"
+    )]
     pub(crate) max_connections: Option<usize>,
     /// Flows that wait in queues, all together
     #[arg(long, value_name = "COUNT", env = "TOWER_APERTURE_AGENT_MAX_WAITING")]

@@ -22,9 +22,7 @@ pub(crate) fn begin(args: &Logs) -> Result<(), Problem> {
         .map_err(|error| format!("the log level `{level}` is none: {error}"))?;
     let logs = fmt().with_env_filter(filter).with_writer(io::stderr);
     let begun = match args.log_format {
-        LogFormat::Text => logs
-            .with_ansi(io::stderr().is_terminal())
-            .try_init(),
+        LogFormat::Text => logs.with_ansi(io::stderr().is_terminal()).try_init(),
         LogFormat::Json => logs.json().flatten_event(true).try_init(),
     };
     begun.map_err(|error| format!("logs cannot be written: {error}").into())

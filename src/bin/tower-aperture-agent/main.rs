@@ -7,6 +7,7 @@ mod keys;
 mod logs;
 mod output;
 mod serve;
+mod signals;
 mod status;
 mod tls;
 mod validate;
