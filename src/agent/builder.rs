@@ -91,7 +91,7 @@ impl AgentBuilder {
         Agent {
             inner: Arc::new(Inner {
                 engine: self.engine,
-                keys: ApiKeys(self.keys),
+                keys: ApiKeys::new(self.keys),
                 limits: self.limits,
                 drain: Drain::new(),
                 waiting: Waiting::default(),

@@ -58,6 +58,22 @@ impl Agent {
         &self.inner.engine
     }
 
+    /// Lets in only who sends one of these keys, from now on, instead of those of before.
+    ///
+    /// ```
+    /// use tower_aperture::Engine;
+    /// use tower_aperture::agent::{Agent, ApiKey};
+    ///
+    /// let agent = Agent::builder(Engine::builder().build()?)
+    ///     .api_keys([ApiKey::new("last-years")])
+    ///     .build();
+    /// agent.replace_api_keys([ApiKey::new("this-years"), ApiKey::new("next-years")]);
+    /// # Ok::<(), tower_aperture::PolicyError>(())
+    /// ```
+    pub fn replace_api_keys(&self, keys: impl IntoIterator<Item = ApiKey>) {
+        self.inner.keys.replace(keys.into_iter().collect());
+    }
+
     fn checks(&self) -> FlowControlServiceServer<Checks> {
         let server = FlowControlServiceServer::new(Checks(self.clone()))
             .max_decoding_message_size(self.inner.limits.message_size)

@@ -8,11 +8,13 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tower_aperture::agent::{Agent, Prometheus};
+use tower_aperture::engine::EngineBuilder;
 use tower_aperture::{Engine, LabelLimits};
 
 use crate::args::{Limits, Serve};
 use crate::output::{Problem, say};
 use crate::signals::Signals;
+use crate::validate::Later;
 use crate::{keys, logs, tls};
 
 pub(crate) fn run(args: &Serve) -> Result<ExitCode, Problem> {
@@ -85,6 +87,21 @@ fn prometheus(args: &Serve) -> Result<Option<Prometheus>, Problem> {
 }
 
 fn engine(args: &Serve, prometheus: Option<&Prometheus>) -> Result<Engine, Problem> {
+    let Some(prometheus) = prometheus else {
+        return policies(args).build().map_err(|error| {
+            let would_do = policies(args).signal_source(Later).build().is_ok();
+            if would_do {
+                format!("{error}; here that is --prometheus URL").into()
+            } else {
+                error.into()
+            }
+        });
+    };
+    let engine = policies(args).signal_source(prometheus.clone());
+    Ok(engine.build()?)
+}
+
+fn policies(args: &Serve) -> EngineBuilder {
     let mut engine = Engine::builder().upstream_ramp_mode(args.upstream_ramp_mode);
     for path in &args.policies {
         engine = if path.is_dir() {
@@ -102,10 +119,7 @@ fn engine(args: &Serve, prometheus: Option<&Prometheus>) -> Result<Engine, Probl
     if let Some(bytes) = args.limits.cache_bytes {
         engine = engine.cache_bytes(bytes);
     }
-    if let Some(prometheus) = prometheus {
-        engine = engine.signal_source(prometheus.clone());
-    }
-    Ok(engine.build()?)
+    engine
 }
 
 fn agent(args: &Serve, engine: &Engine) -> Result<Agent, Problem> {
@@ -151,9 +165,12 @@ fn reload(args: &Serve, engine: &Engine, agent: &Agent) {
     }
 }
 
-fn reload_keys(path: &Path, _agent: &Agent) {
+fn reload_keys(path: &Path, agent: &Agent) {
     match keys::read(path) {
-        Ok(_keys) => tracing::info!("API keys were reloaded"),
+        Ok(keys) => {
+            agent.replace_api_keys(keys);
+            tracing::info!("API keys were reloaded");
+        }
         Err(error) => tracing::error!("API keys were not reloaded: {error}"),
     }
 }

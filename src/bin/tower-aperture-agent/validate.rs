@@ -12,7 +12,7 @@ use crate::output::{Problem, complain, say};
 
 /// Stands for the Prometheus that is there when it gets serious.
 #[derive(Debug)]
-struct Later;
+pub(crate) struct Later;
 
 impl SignalSource for Later {
     fn latest(&self, _query: &str) -> Option<f64> {
@@ -67,10 +67,10 @@ fn judge(args: &Validate, file: &Path) -> bool {
     match build(args, |engine| engine.policy_file(file)) {
         Ok(engine) => {
             let mut text = format!("{}\n{}", file.display(), engine.describe());
-            for query in engine.queries() {
-                text.push_str("  needs --prometheus, for: ");
-                text.push_str(&query.text);
-                text.push('\n');
+            if !engine.queries().is_empty() {
+                text.push_str(
+                    "  what it asks, a Prometheus has to answer: --prometheus of serve\n",
+                );
             }
             say(text);
             true
