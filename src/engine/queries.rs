@@ -30,6 +30,7 @@ use crate::policy::{Op, Policy};
 ///   load_scheduling_core:
 ///     aiad_load_scheduler:
 ///       load_scheduler: {selectors: [{control_point: checkout}]}
+///       alerter: {alert_name: the pool is full}
 /// ")
 ///     .signal_source(Numbers)
 ///     .build()?;

@@ -246,6 +246,9 @@ pub(crate) struct Status {
     /// Show it once, and end
     #[arg(long)]
     pub(crate) once: bool,
+    /// How long to wait for an answer
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = time)]
+    pub(crate) timeout: Duration,
     #[command(flatten)]
     pub(crate) target: Target,
 }
