@@ -24,6 +24,10 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/pb.rs"));
 }
 
+/// All of `proto/`, for those who look at messages by name.
+#[cfg(feature = "server")]
+pub(crate) const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
 /// `aperture.flowcontrol.check.v1`: checks, ends of flows, caches.
 pub use self::generated::aperture::flowcontrol::check::v1 as check;
 /// `aperture.flowcontrol.checkhttp.v1`: checks made of HTTP attributes.

@@ -1,8 +1,7 @@
 //! API keys: who may ask.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use http::HeaderMap;
@@ -10,8 +9,6 @@ use subtle::{Choice, ConstantTimeEq};
 
 /// The header of keys, on every call.
 const HEADER: &str = "x-api-key";
-/// Refusals are told of this often at most.
-const SILENCE: Duration = Duration::from_secs(10);
 
 /// A key that callers send as `x-api-key`. What it is appears nowhere, not in `Debug` either.
 ///
@@ -50,41 +47,27 @@ impl fmt::Debug for ApiKey {
     }
 }
 
-/// The keys that are good, and who came without one.
+/// The keys that are good; `None` lets everybody in.
 #[derive(Debug)]
-pub(super) struct ApiKeys {
-    /// `None` lets everybody in.
-    good: ArcSwapOption<Vec<ApiKey>>,
-    refused: Mutex<Refused>,
-}
-
-#[derive(Debug, Default)]
-struct Refused {
-    /// Since it was told last.
-    calls: u64,
-    told: Option<Instant>,
-}
+pub(super) struct ApiKeys(ArcSwapOption<Vec<ApiKey>>);
 
 impl ApiKeys {
     pub(super) fn new(good: Option<Vec<ApiKey>>) -> Self {
-        Self {
-            good: ArcSwapOption::from_pointee(good),
-            refused: Mutex::default(),
-        }
+        Self(ArcSwapOption::from_pointee(good))
     }
 
     pub(super) fn replace(&self, good: Vec<ApiKey>) {
-        self.good.store(Some(Arc::new(good)));
+        self.0.store(Some(Arc::new(good)));
     }
 
     /// How long it takes tells the lengths at most.
     pub(super) fn admit(&self, headers: &HeaderMap) -> Result<(), &'static str> {
-        let keys = self.good.load();
+        let keys = self.0.load();
         let Some(keys) = &*keys else {
             return Ok(());
         };
         let Some(sent) = headers.get(HEADER) else {
-            return Err(self.refuse("the call has no x-api-key"));
+            return Err("the call has no x-api-key");
         };
         let sent = sent.as_bytes();
         let good = keys.iter().fold(Choice::from(0), |good, key| {
@@ -93,23 +76,7 @@ impl ApiKeys {
         if bool::from(good) {
             Ok(())
         } else {
-            Err(self.refuse("the x-api-key is not known here"))
+            Err("the x-api-key is not known here")
         }
-    }
-
-    /// Tells of it now and then: whoever floods us is not to flood the logs, too.
-    #[cold]
-    fn refuse(&self, why: &'static str) -> &'static str {
-        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        refused.calls += 1;
-        let now = Instant::now();
-        if refused.told.is_none_or(|told| now - told >= SILENCE) {
-            let calls = std::mem::take(&mut refused.calls);
-            refused.told = Some(now);
-            drop(refused);
-            log_event!(warn, calls, "UNAUTHENTICATED: calls are refused, {why}");
-            let _ = calls;
-        }
-        why
     }
 }

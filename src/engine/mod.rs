@@ -118,6 +118,8 @@ mod flux_meter;
 mod http;
 mod index;
 mod limiters;
+#[cfg(feature = "server")]
+mod observe;
 mod pending;
 mod queries;
 mod reload;
@@ -145,7 +147,7 @@ use self::report::Collector;
 use self::snapshot::{Settings, Snapshot};
 use self::source::Sources;
 use self::stages::{Denied, Flow, Observer, Progress};
-use self::stats::Tally;
+use self::stats::{Reloads, Tally};
 use self::ticket::Slots;
 use crate::flow::{Check, Decider, Denial, FlowParams, Verdict};
 use crate::policy::PolicyWarning;
@@ -156,6 +158,8 @@ pub use self::cache::CacheEntry;
 pub use self::clock::{Clock, ManualClock};
 pub use self::control::{ControlLoop, LoopOutput, SignalSource};
 pub use self::flow_end::{SlotRef, SlotReturn};
+#[cfg(feature = "server")]
+pub(crate) use self::flux_meter::FluxMeter;
 pub use self::http::{
     AddressFlaw, HttpAnswer, HttpInput, HttpInputError, HttpReport, HttpRequest, SocketAddress,
     StartingHttp,
@@ -216,6 +220,7 @@ struct Shared {
     live: ArcSwap<Snapshot>,
     clock: Arc<dyn Clock>,
     tally: Tally,
+    reloads: Reloads,
     caches: Caches,
     settings: Settings,
     /// Locked while policies are reloaded, so that one reload follows another.
@@ -229,6 +234,7 @@ impl Engine {
                 live: ArcSwap::from_pointee(snapshot),
                 clock: Arc::clone(&settings.surroundings.clock),
                 tally: Tally::default(),
+                reloads: Reloads::default(),
                 caches,
                 settings,
                 sources: Mutex::new(sources),
@@ -429,6 +435,7 @@ impl Engine {
     #[must_use]
     pub fn stats(&self) -> EngineStats {
         let (accepted, rejected) = self.shared.tally.sums();
+        let (reloads, failed_reloads) = self.shared.reloads.sums();
         let live = self.shared.live.load();
         let components = live.index.components();
         EngineStats {
@@ -436,6 +443,8 @@ impl Engine {
             rejected,
             keys: components.iter().map(|one| one.limiter.keys()).sum(),
             evicted: components.iter().map(|one| one.limiter.evicted()).sum(),
+            reloads,
+            failed_reloads,
         }
     }
 

@@ -83,10 +83,12 @@ impl Engine {
             .map(|(name, text)| (name.into(), text.into()))
             .collect();
         let _in_turn = self.shared.lock_sources();
-        self.shared.put_in_force(Read {
+        let result = self.shared.put_in_force(Read {
             texts,
             warnings: Vec::new(),
-        })
+        });
+        self.shared.reloads.count(result.is_ok());
+        result
     }
 }
 
@@ -100,10 +102,11 @@ impl Shared {
         let mut sources = self.lock_sources();
         let result = self.try_to_reload(&mut sources, anyway);
         match &result {
-            Ok(false) => {}
+            Ok(false) => return result,
             Ok(true) => sources.problem = None,
             Err(error) => sources.problem = Some(error.clone()),
         }
+        self.reloads.count(result.is_ok());
         result
     }
 

@@ -296,6 +296,7 @@ impl Halt {
 #[derive(Debug)]
 pub(crate) struct Round {
     step: Step,
+    begun: Nanos,
     members: SmallVec<[(Arc<Placed>, Scheduled); 1]>,
 }
 
@@ -312,6 +313,7 @@ impl Round {
         });
         Self {
             step,
+            begun: now,
             members: members.collect(),
         }
     }
@@ -324,8 +326,9 @@ impl Round {
         let mut dropped = false;
         for (_, scheduled) in &mut self.members {
             if let (Scheduled::Waits(waiter), Some(waker)) = (&mut *scheduled, waker)
-                && let Poll::Ready(settled) = waiter.poll(now, waker)
+                && let Poll::Ready(mut settled) = waiter.poll(now, waker)
             {
+                settled.decided.queued = now.saturating_sub(self.begun);
                 *scheduled = Scheduled::Settled(settled);
             }
             match scheduled {

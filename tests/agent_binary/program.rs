@@ -5,7 +5,7 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -32,15 +32,52 @@ pub(crate) struct Ran {
 
 impl Ran {
     pub(crate) fn of(mut command: Command) -> Self {
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program runs");
+        let hung = Hung::after(LONG, child.id());
+        let output = child.wait_with_output().expect("it ends");
+        drop(hung);
         let Output {
             status,
             stdout,
             stderr,
-        } = command.output().expect("the program runs");
+        } = output;
         Self {
-            code: status.code().expect("no signal"),
+            code: status
+                .code()
+                .unwrap_or_else(|| panic!("{command:?} does not end: {stderr:?}")),
             out: String::from_utf8(stdout).expect("text"),
             err: String::from_utf8(stderr).expect("text"),
+        }
+    }
+}
+
+/// Kills a process that hangs, unless it is dropped in time.
+struct Hung(Option<mpsc::Sender<()>>, Option<thread::JoinHandle<()>>);
+
+impl Hung {
+    fn after(time: Duration, process: u32) -> Self {
+        let (ended, waiting) = mpsc::channel();
+        let watch = thread::spawn(move || {
+            if waiting.recv_timeout(time) == Err(mpsc::RecvTimeoutError::Timeout) {
+                let _ = Command::new("kill")
+                    .args(["-s", "KILL", &process.to_string()])
+                    .status();
+            }
+        });
+        Self(Some(ended), Some(watch))
+    }
+}
+
+impl Drop for Hung {
+    fn drop(&mut self) {
+        drop(self.0.take());
+        if let Some(watch) = self.1.take() {
+            let _ = watch.join();
         }
     }
 }

@@ -8,9 +8,10 @@ use prometheus_http_query::Error;
 use prometheus_http_query::response::Data;
 use reqwest::Url;
 use reqwest::redirect::Policy;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 pub(super) struct Client {
     client: prometheus_http_query::Client,
@@ -70,7 +71,7 @@ impl Client {
 
 fn trusting(roots: RootCertStore) -> Result<ClientConfig, String> {
     // Named, so that nothing has to be installed for the whole process.
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let provider = Arc::new(ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| format!("TLS cannot be set up: {error}"))?;

@@ -116,7 +116,7 @@ pub(crate) struct Serve {
         env = "TOWER_APERTURE_AGENT_WATCH_INTERVAL"
     )]
     pub(crate) watch_interval: Duration,
-    /// How long calls under way may take when it ends
+    /// How long calls under way may take when it ends, 30s at most
     #[arg(
         long,
         value_name = "TIME",

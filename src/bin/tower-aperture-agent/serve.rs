@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use tower_aperture::agent::{Agent, Prometheus};
+use tower_aperture::agent::{Agent, Prometheus, Tls};
 use tower_aperture::engine::EngineBuilder;
 use tower_aperture::{Engine, LabelLimits};
 
@@ -29,6 +29,7 @@ async fn serve(args: &Serve) -> Result<ExitCode, Problem> {
     let prometheus = prometheus(args)?;
     let engine = engine(args, prometheus.as_ref())?;
     let agent = agent(args, &engine)?;
+    let tls = tls(args)?;
     let listener = TcpListener::bind(&args.listen)
         .await
         .map_err(|error| format!("{}: cannot listen there: {error}", args.listen))?;
@@ -49,10 +50,16 @@ async fn serve(args: &Serve) -> Result<ExitCode, Problem> {
     tracing::info!(%address, tls = args.tls_cert.is_some(), "serving");
 
     let (end, ending) = oneshot::channel::<()>();
-    let serving = agent.serve(listener, async {
+    let ending = async {
         // Dropped or told, it is the end.
         let _ = ending.await;
-    });
+    };
+    let serving = async {
+        match tls {
+            Some(tls) => agent.serve_tls(listener, tls, ending).await,
+            None => agent.serve(listener, ending).await,
+        }
+    };
     let signalled = async {
         signals
             .until_the_end(|| reload(args, &engine, &agent))
@@ -152,6 +159,22 @@ fn agent(args: &Serve, engine: &Engine) -> Result<Agent, Problem> {
         agent = agent.max_waiting(flows);
     }
     Ok(agent.build())
+}
+
+fn tls(args: &Serve) -> Result<Option<Tls>, Problem> {
+    let (Some(certificates), Some(key)) = (&args.tls_cert, &args.tls_key) else {
+        return Ok(None);
+    };
+    let (chain, secret) = (tls::read(certificates)?, tls::read(key)?);
+    let made = match &args.client_ca {
+        Some(authorities) => Tls::with_client_ca(chain, secret, tls::read(authorities)?),
+        None => Tls::from_pem(chain, secret),
+    };
+    let made = made.map_err(|error| {
+        let (certificates, key) = (certificates.display(), key.display());
+        format!("--tls-cert {certificates} --tls-key {key}: {error}")
+    })?;
+    Ok(Some(made))
 }
 
 /// On SIGHUP. What is wrong changes nothing.

@@ -1,12 +1,14 @@
 //! `status`: what an agent is doing, as a table that is renewed each second.
 
-use std::fmt::Write as _;
+use std::collections::BTreeMap;
+use std::fmt::{Display, Write as _};
 use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use reqwest::{Certificate, Client, Identity, StatusCode};
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::args::{Status, Target};
 use crate::check::api_key;
@@ -24,8 +26,8 @@ struct Report {
     status: String,
     accepted: u64,
     rejected: u64,
-    waiting: u64,
-    connections: u64,
+    waiting: i64,
+    connections: i64,
     keys: u64,
     reloads: u64,
     failed_reloads: u64,
@@ -46,7 +48,8 @@ struct Component {
 struct ControlLoop {
     policy_name: String,
     component_id: String,
-    output: Option<String>,
+    /// By what they are; an invalid one is null.
+    output: Option<BTreeMap<String, Value>>,
 }
 
 pub(crate) fn run(args: &Status) -> Result<ExitCode, Problem> {
@@ -97,7 +100,7 @@ struct Asking {
 impl Asking {
     fn new(target: &Target, timeout: Duration) -> Result<Self, Problem> {
         // For the TLS of this process; that there is one already is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
         // The agent is where it was said to be.
         let mut client = Client::builder().no_proxy();
         if !timeout.is_zero() {
@@ -190,7 +193,7 @@ fn table(
         })
     };
     let mut text = format!("{address} is {}\n\n", report.status);
-    let mut line = |name: &str, value: u64, more: &str| {
+    let mut line = |name: &str, value: &dyn Display, more: &str| {
         let _ = writeln!(text, "{name:<12}{value:>12}{more}");
     };
     line(
@@ -203,17 +206,25 @@ fn table(
         report.rejected,
         &rate(report.rejected, |(_, rejected)| rejected),
     );
-    line("waiting", report.waiting, "");
-    line("keys", report.keys, "");
-    line("connections", report.connections, "");
+    line("waiting", &report.waiting, "");
+    line("keys", &report.keys, "");
+    line("connections", &report.connections, "");
     let failed = match report.failed_reloads {
         0 => String::new(),
         failed => format!(", {failed} failed"),
     };
-    line("reloads", report.reloads, &failed);
+    line("reloads", &report.reloads, &failed);
     text.push('\n');
     text.push_str(&rows(report));
     text
+}
+
+fn told(output: &BTreeMap<String, Value>) -> String {
+    let signals = output.iter().map(|(name, value)| match value {
+        Value::Null => format!("{name} invalid"),
+        value => format!("{name} {value}"),
+    });
+    signals.collect::<Vec<_>>().join(", ")
 }
 
 fn rows(report: &Report) -> String {
@@ -223,13 +234,13 @@ fn rows(report: &Report) -> String {
             (&one.policy_name, &one.component_id)
                 == (&component.policy_name, &component.component_id)
         });
-        let output = driven.map_or("", |one| one.output.as_deref().unwrap_or("not yet"));
+        let output = driven.map(|one| one.output.as_ref().map_or("not yet".to_owned(), told));
         rows.push([
             component.policy_name.clone(),
             component.component_id.clone(),
             component.kind.clone(),
             component.keys.to_string(),
-            output.to_owned(),
+            output.unwrap_or_default(),
         ]);
     }
     let width = |column: usize| {

@@ -242,6 +242,7 @@ impl Decided {
             consumed: tokens,
             request_id: None,
             looked: false,
+            queued: 0,
         }
     }
 
@@ -255,6 +256,7 @@ impl Decided {
         consumed: 0.0,
         request_id: None,
         looked: true,
+        queued: 0,
     };
 
     pub(crate) const fn seen(seen: Seen, tokens: f64, request_id: Option<RequestId>) -> Self {
@@ -267,6 +269,7 @@ impl Decided {
             consumed: if seen.ok { tokens } else { 0.0 },
             request_id,
             looked: true,
+            queued: 0,
         }
     }
 }

@@ -82,7 +82,7 @@ impl ConcurrencyScheduler {
         };
         LimiterDetails::ConcurrencyScheduler {
             label,
-            scheduler: details(&self.workloads, flow, decided),
+            scheduler: details(&self.workloads, flow, decided, None),
             request_id: decided.request_id,
         }
     }

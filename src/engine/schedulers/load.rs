@@ -134,8 +134,9 @@ impl LoadScheduler {
     }
 
     pub(crate) fn report(&self, flow: &Flow<'_, '_>, decided: &Decided) -> LimiterDetails {
+        let estimates = lock(&self.estimates).clone();
         LimiterDetails::LoadScheduler {
-            scheduler: details(&self.workloads, flow, decided),
+            scheduler: details(&self.workloads, flow, decided, Some(&estimates)),
         }
     }
 }
