@@ -198,12 +198,12 @@ fn table(
     };
     line(
         "accepted",
-        report.accepted,
+        &report.accepted,
         &rate(report.accepted, |(accepted, _)| accepted),
     );
     line(
         "rejected",
-        report.rejected,
+        &report.rejected,
         &rate(report.rejected, |(_, rejected)| rejected),
     );
     line("waiting", &report.waiting, "");
