@@ -168,9 +168,10 @@ impl Decider for ApertureClient {
                 Check::Pending(pending) => self.pending(PendingKind::Embedded(pending)),
             },
             #[cfg(feature = "remote")]
-            Backend::Remote(remote) => {
-                self.pending(PendingKind::Remote(remote.check(control_point, params)))
-            }
+            Backend::Remote(remote) => match remote.check(control_point, params) {
+                Ok(pending) => self.pending(PendingKind::Remote(pending)),
+                Err(error) => self.ready(Verdict::Unreachable(error)),
+            },
             #[cfg(feature = "test-util")]
             Backend::Scripted(script) => match script.decide(control_point, params) {
                 Check::Ready(verdict) => self.ready(wrap(verdict, TicketKind::Scripted)),

@@ -117,6 +117,8 @@ mod flow_end;
 mod flux_meter;
 mod http;
 mod index;
+#[cfg(all(test, shuttle))]
+mod interleavings;
 mod limiters;
 #[cfg(feature = "server")]
 mod observe;
@@ -131,11 +133,12 @@ mod source;
 mod stages;
 mod stats;
 mod store;
+mod sync;
 mod ticket;
 mod watch;
 
 use std::fmt::{self, Write as _};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
@@ -148,6 +151,7 @@ use self::snapshot::{Settings, Snapshot};
 use self::source::Sources;
 use self::stages::{Denied, Flow, Observer, Progress};
 use self::stats::{Reloads, Tally};
+use self::sync::Mutex;
 use self::ticket::Slots;
 use crate::flow::{Check, Decider, Denial, FlowParams, Verdict};
 use crate::policy::PolicyWarning;

@@ -1,9 +1,10 @@
 //! Changing the policies of an engine that runs.
 
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::PoisonError;
 
 use super::snapshot::Snapshot;
 use super::source::{self, Read, Sources};
+use super::sync::MutexGuard;
 use super::{Engine, Shared};
 use crate::policy::PolicyError;
 

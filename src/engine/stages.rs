@@ -292,6 +292,20 @@ impl Halt {
     }
 }
 
+impl Halt {
+    /// Nobody is asked any more.
+    pub(crate) fn is_over(&self) -> bool {
+        self.round.members.is_empty()
+    }
+
+    /// The flow goes away: that is a no, and gives back what others granted already.
+    #[cold]
+    pub(crate) fn abandon(&mut self, flow: &Flow<'_, '_>, now: Nanos) {
+        self.round.give_up();
+        let _ = self.round.conclude(flow, &mut (), &mut Slots::new(), now);
+    }
+}
+
 /// The schedulers of a step, deciding side by side.
 #[derive(Debug)]
 pub(crate) struct Round {

@@ -13,7 +13,8 @@ use super::head::{RequestHead, ResponseHead};
 use super::reject::OnReject;
 use super::unreachable::OnUnreachable;
 use crate::flow::{
-    Denial, FlowDecision, FlowParams, FlowStatus, Labels, RejectReason, Rejection, Ticket, Verdict,
+    Denial, FlowDecision, FlowParams, FlowStatus, Labels, RejectReason, Rejection, Ticket,
+    TraceContext, Verdict,
 };
 
 pub(crate) type Classify = Arc<dyn Fn(ResponseHead<'_>) -> FlowStatus + Send + Sync>;
@@ -111,6 +112,7 @@ impl Settings {
             ramp_mode: self.ramp_mode,
             result_cache_key: self.result_cache_key.as_ref().and_then(key),
             global_cache_keys: self.global_cache_keys.iter().filter_map(key).collect(),
+            trace_context: Some(TraceContext::from_headers(head.headers())),
         }
     }
 

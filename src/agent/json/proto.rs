@@ -13,7 +13,7 @@ use crate::pb::check::{
 use crate::pb::checkhttp::{CheckHttpRequest, CheckHttpResponse};
 
 static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
-    DescriptorPool::decode(crate::pb::DESCRIPTORS).expect("they were made by the build")
+    DescriptorPool::decode(crate::pb::FILE_DESCRIPTORS).expect("they were made by the build")
 });
 
 /// A message that comes or goes as JSON.

@@ -1,6 +1,7 @@
 //! Signals from a Prometheus: what policies ask in PromQL.
 
 mod client;
+mod series;
 mod table;
 
 use std::collections::{HashMap, HashSet};
@@ -12,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use self::client::Client;
+pub(super) use self::series::OfPrometheus;
 use self::table::Table;
 use crate::engine::{Engine, PolicyQuery, SignalSource};
 

@@ -28,7 +28,7 @@ pub(crate) fn run(args: &Serve) -> Result<ExitCode, Problem> {
 async fn serve(args: &Serve) -> Result<ExitCode, Problem> {
     let prometheus = prometheus(args)?;
     let engine = engine(args, prometheus.as_ref())?;
-    let agent = agent(args, &engine)?;
+    let agent = agent(args, &engine, prometheus.as_ref())?;
     let tls = tls(args)?;
     let listener = TcpListener::bind(&args.listen)
         .await
@@ -129,8 +129,11 @@ fn policies(args: &Serve) -> EngineBuilder {
     engine
 }
 
-fn agent(args: &Serve, engine: &Engine) -> Result<Agent, Problem> {
+fn agent(args: &Serve, engine: &Engine, prometheus: Option<&Prometheus>) -> Result<Agent, Problem> {
     let mut agent = Agent::builder(engine.clone());
+    if let Some(prometheus) = prometheus {
+        agent = agent.prometheus(prometheus);
+    }
     if let Some(path) = &args.api_key_file {
         agent = agent.api_keys(keys::read(path)?);
     }

@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 
 use super::keys::Keys;
-use super::line::{Ask, Grant, Source, Take};
 use super::quota::{details, free, passed};
+use super::supply::{Ask, Grant, Source, Take};
 use super::workload::Workloads;
 use crate::engine::clock::Nanos;
 use crate::engine::limiters::concurrency_limiter::{Slots, key_of};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::keys::Keys;
-use super::line::{Ask, Grant, Source, Take};
+use super::supply::{Ask, Grant, Source, Take};
 use super::workload::Workloads;
 use crate::engine::clock::{Nanos, duration};
 use crate::engine::control::WorkloadTokens;
