@@ -11,10 +11,17 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Form, Router};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
 use serde_json::json;
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use tower_aperture::Engine;
-use tower_aperture::agent::{Prometheus, PrometheusStats};
+use tower_aperture::agent::{Agent, Prometheus, PrometheusStats};
 use tower_aperture::engine::{CheckInput, SignalSource};
 
 /// Only what hangs takes as long.
@@ -33,14 +40,47 @@ struct Inner {
 }
 
 impl Fake {
+    fn app(&self) -> Router {
+        Router::new()
+            .route("/prefix/api/v1/query", post(answer))
+            .with_state(self.clone())
+    }
+
     async fn start(&self) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        let app = Router::new()
-            .route("/prefix/api/v1/query", post(answer))
-            .with_state(self.clone());
+        let app = self.app();
         tokio::spawn(async move { axum::serve(listener, app).await });
         format!("{address}/prefix")
+    }
+
+    /// With a certificate for 127.0.0.1 that vouches for itself; its PEM.
+    async fn start_tls(&self) -> (String, String) {
+        let own = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a key");
+        let key = PrivateKeyDer::Pkcs8(own.signing_key.serialize_der().into());
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![own.cert.der().clone()], key)
+            .expect("a certificate");
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let app = self.app();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let service = TowerToHyperService::new(app.clone());
+                let handshake = acceptor.accept(stream);
+                tokio::spawn(async move {
+                    if let Ok(stream) = handshake.await {
+                        let server = auto::Builder::new(TokioExecutor::new());
+                        let _ = server.serve_connection(TokioIo::new(stream), service).await;
+                    }
+                });
+            }
+        });
+        (format!("{address}/prefix"), own.cert.pem())
     }
 
     fn asked(&self, query: &str) -> u64 {
@@ -173,6 +213,24 @@ async fn an_answer_of_one_number_is_a_signal_and_no_other() {
     } = prometheus.stats();
     assert_eq!(invalid, 5);
     assert!(answered >= 3 && failed >= 5, "{answered} {failed}");
+    let agent = Agent::builder(engine).prometheus(&prometheus).build();
+    let shown = agent.metrics();
+    for (name, value) in [
+        ("prometheus_queries", Some(8)),
+        ("prometheus_invalid_queries", Some(5)),
+        ("prometheus_answers_total", None),
+        ("prometheus_failures_total", None),
+    ] {
+        let name = format!("tower_aperture_agent_{name}{{");
+        let line = shown.lines().find(|line| line.starts_with(&name));
+        let shown: u64 = line
+            .and_then(|line| line.rsplit(' ').next()?.parse().ok())
+            .unwrap_or_else(|| panic!("{name}: {shown}"));
+        assert!(
+            value.is_none_or(|value| value == shown) && shown > 0,
+            "{name} {shown}"
+        );
+    }
 }
 
 #[tokio::test]
@@ -263,4 +321,23 @@ async fn a_password_is_sent_and_never_shown() {
         let error = Prometheus::new(bad).expect_err("no URL").to_string();
         assert!(!error.contains("sesame"), "{error}");
     }
+}
+
+#[tokio::test]
+async fn over_https_only_a_known_authority_is_believed() {
+    let fake = Fake::default();
+    fake.0.number.store(5, Ordering::SeqCst);
+    let (address, pem) = fake.start_tls().await;
+    let url = format!("https://{address}");
+    let believing = Prometheus::trusting(&url, pem.as_bytes()).expect("a certificate");
+    let (_, other) = fake.start_tls().await;
+    let doubting = Prometheus::trusting(&url, other.as_bytes()).expect("a certificate");
+    let engines = [&believing, &doubting].map(|prometheus| engine(prometheus, &["one"]));
+    let _following = (
+        follow(&believing, &engines[0]),
+        follow(&doubting, &engines[1]),
+    );
+    until("a number", || believing.latest("one") == Some(5.0)).await;
+    until("a failure", || doubting.stats().failed > 0).await;
+    assert_eq!(doubting.stats().answered, 0);
 }
