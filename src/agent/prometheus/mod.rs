@@ -33,7 +33,7 @@ const AT_ONCE: usize = 8;
 /// or a vector of one series. Anything else makes the signal invalid until the next answer: no
 /// series or several, `NaN`, an error, no answer within 5 s. It is counted
 /// ([`stats`](Self::stats)), and logged when it begins and when it ends. An answer that nobody
-/// renews is forgotten after two intervals.
+/// renews is forgotten after two intervals and 5 s.
 ///
 /// Cloning is cheap; clones share what was answered.
 ///

@@ -13,7 +13,7 @@ use tower_aperture::{Engine, LabelLimits};
 
 use crate::args::{Limits, Serve};
 use crate::output::{Problem, say};
-use crate::signals::Signals;
+use crate::signals::{Signals, Wish};
 use crate::validate::Later;
 use crate::{keys, logs, tls};
 
@@ -61,9 +61,13 @@ async fn serve(args: &Serve) -> Result<ExitCode, Problem> {
         }
     };
     let signalled = async {
-        signals
-            .until_the_end(|| reload(args, &engine, &agent))
-            .await;
+        while signals.next().await == Wish::Reload {
+            let (engine, agent) = (engine.clone(), agent.clone());
+            let keys = args.api_key_file.clone();
+            // Files take their time. One reload follows another, and what panics was told.
+            let reloading = move || reload(&engine, &agent, keys.as_deref());
+            let _ = tokio::task::spawn_blocking(reloading).await;
+        }
         tracing::info!(grace = ?args.shutdown_grace, "ending: calls under way are answered");
         drop(end);
         tokio::select! {
@@ -181,17 +185,14 @@ fn tls(args: &Serve) -> Result<Option<Tls>, Problem> {
 }
 
 /// On SIGHUP. What is wrong changes nothing.
-fn reload(args: &Serve, engine: &Engine, agent: &Agent) {
+fn reload(engine: &Engine, agent: &Agent, api_keys: Option<&Path>) {
     match engine.reload() {
         Ok(()) => tracing::info!("policies were reloaded"),
         Err(error) => tracing::error!("policies were not reloaded: {error}"),
     }
-    if let Some(path) = &args.api_key_file {
-        reload_keys(path, agent);
-    }
-}
-
-fn reload_keys(path: &Path, agent: &Agent) {
+    let Some(path) = api_keys else {
+        return;
+    };
     match keys::read(path) {
         Ok(keys) => {
             agent.replace_api_keys(keys);

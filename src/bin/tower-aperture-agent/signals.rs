@@ -1,10 +1,31 @@
 //! What the system tells a process.
 
+pub(crate) use self::system::Signals;
+
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(unix), allow(dead_code))]
+pub(crate) enum Wish {
+    /// SIGHUP.
+    Reload,
+    /// SIGTERM or SIGINT; Ctrl-C elsewhere.
+    End,
+}
+
+impl Signals {
+    /// Leaves out all others.
+    pub(crate) async fn end(&mut self) {
+        while self.next().await != Wish::End {}
+    }
+}
+
 #[cfg(unix)]
 mod system {
     use std::io;
 
     use tokio::signal::unix::{Signal, SignalKind, signal};
+
+    use super::Wish;
 
     pub(crate) struct Signals {
         reload: Signal,
@@ -21,23 +42,11 @@ mod system {
             })
         }
 
-        /// SIGTERM or SIGINT.
-        pub(crate) async fn end(&mut self) {
+        pub(crate) async fn next(&mut self) -> Wish {
             tokio::select! {
-                _ = self.terminate.recv() => {}
-                _ = self.interrupt.recv() => {}
-            }
-        }
-
-        /// Until [`end`](Self::end), each SIGHUP is a reload.
-        pub(crate) async fn until_the_end(&mut self, reload: impl Fn()) {
-            loop {
-                tokio::select! {
-                    _ = self.terminate.recv() => return,
-                    _ = self.interrupt.recv() => return,
-                    // Files take their time, but other threads go on.
-                    _ = self.reload.recv() => tokio::task::block_in_place(&reload),
-                }
+                _ = self.terminate.recv() => Wish::End,
+                _ = self.interrupt.recv() => Wish::End,
+                _ = self.reload.recv() => Wish::Reload,
             }
         }
     }
@@ -47,6 +56,8 @@ mod system {
 mod system {
     use std::io;
 
+    use super::Wish;
+
     pub(crate) struct Signals;
 
     impl Signals {
@@ -55,19 +66,12 @@ mod system {
             Ok(Self)
         }
 
-        /// Ctrl-C.
-        pub(crate) async fn end(&mut self) {
+        pub(crate) async fn next(&mut self) -> Wish {
             if tokio::signal::ctrl_c().await.is_err() {
                 // Nobody can tell us any more.
                 std::future::pending::<()>().await;
             }
-        }
-
-        /// Until [`end`](Self::end): there is no signal for a reload here.
-        pub(crate) async fn until_the_end(&mut self, _reload: impl Fn()) {
-            self.end().await;
+            Wish::End
         }
     }
 }
-
-pub(crate) use self::system::Signals;
