@@ -44,6 +44,10 @@ let app: Router = Router::new()
     feature = "remote",
     doc = "- [`pb`]: the Agent's own messages, where you need them raw"
 )]
+#![cfg_attr(
+    feature = "server",
+    doc = "- [`agent`]: the engine behind the Agent's own protocol, for every language"
+)]
 //! - [`Decider`]: the layer over something of your own
 //!
 //! # When the Agent is down
@@ -69,6 +73,7 @@ let app: Router = Router::new()
 //! | `response-cache` | no | responses answered from the result cache, by the rules of RFC 9111 |
 //! | `axum` | no | the handle of a flow as an extractor |
 //! | `gzip` | no | compressed calls |
+//! | `server` | no | `agent`: the engine served to every Aperture SDK, and the program `tower-aperture-agent` |
 //! | `test-util` | no | a scripted client that records flows |
 //!
 //! The minimum supported Rust version is 1.88.
@@ -109,8 +114,8 @@ pub use self::flow::{
     AgentStatus, CacheCall, CacheChange, CacheError, CacheEvent, CacheLookup, CachePlace,
     CacheRefusal, CacheValue, Caches, Check, ClientStats, ConnectionState, Decider, Denial,
     EndError, EndResponse, FlowDecision, FlowError, FlowErrorKind, FlowOutcome, FlowParams,
-    FlowStatus, LabelLimits, Labels, RejectReason, Rejection, Ticket, TokenReturn, TraceContext,
-    Verdict,
+    FlowStatus, HttpAttributes, HttpExtras, LabelLimits, Labels, RejectReason, Rejection, Ticket,
+    TokenReturn, TraceContext, Verdict,
 };
 #[doc(inline)]
 pub use self::layer::{Aperture, ApertureLayer, FailureMode, RequestHead};

@@ -184,7 +184,7 @@ where
         if let Some(plan) = &mut plan {
             plan.expose(&mut request, decision, found.as_ref(), guard.as_mut());
         }
-        settings.mark(&mut request, decision, found);
+        settings.mark(&mut request, decision, guard.as_mut(), found);
         // Alive during `call`: a panic there ends the flow.
         let flow = guard.map(|guard| Flow { guard, asked, plan });
         Self {

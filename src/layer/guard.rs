@@ -4,7 +4,7 @@ use http::StatusCode;
 
 use super::config::Classify;
 use super::head::ResponseHead;
-use crate::flow::{CacheLookup, FlowOutcome, FlowStatus, Ticket};
+use crate::flow::{CacheLookup, FlowOutcome, FlowStatus, HttpExtras, Ticket};
 
 /// Says how responses went; closures do.
 pub(crate) trait Judge: Send + Sync {
@@ -71,6 +71,10 @@ impl<T: Ticket> Guard<T> {
 
     pub(crate) fn take_cache_lookup(&mut self) -> Option<CacheLookup> {
         self.ticket.as_mut()?.take_cache_lookup()
+    }
+
+    pub(crate) fn take_http_extras(&mut self) -> Option<Box<HttpExtras>> {
+        self.ticket.as_mut()?.take_http_extras()
     }
 
     pub(crate) fn take_classify(&mut self) -> Option<Classify> {

@@ -44,7 +44,8 @@ impl Plan {
         decider: &D,
     ) -> Option<Box<Self>> {
         let control_point = || settings.keep(control_point);
-        let rules = settings.cache.as_ref();
+        // Checks of requests by their attributes have no room for a key.
+        let rules = settings.cache.as_ref().filter(|_| settings.http.is_none());
         let ask = rules.and_then(|rules| rules.ask(head, control_point, || decider.caches()));
         let expose = settings.expose_flow.then(|| Expose {
             control_point: control_point(),

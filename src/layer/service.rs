@@ -133,7 +133,11 @@ where
                     params.result_cache_key = Some(Cow::Borrowed(key));
                 }
             }
-            match self.decider.decide(&control_point, &params) {
+            let check = match &settings.http {
+                None => self.decider.decide(&control_point, &params),
+                Some(http) => http.ask(&self.decider, &control_point, &params, head),
+            };
+            match check {
                 Check::Ready(Verdict::Accepted(ticket)) => {
                     Next::Run(Guard::accepted(ticket, settings.classify.clone()))
                 }

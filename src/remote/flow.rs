@@ -10,7 +10,9 @@ use super::live::Live;
 use super::stamps::Stamps;
 #[cfg(feature = "telemetry")]
 use crate::flow::TraceParent;
-use crate::flow::{Denial, EndError, EndResponse, FlowOutcome, FlowStatus, RejectReason};
+use crate::flow::{
+    Denial, EndError, EndResponse, FlowOutcome, FlowStatus, HttpExtras, RejectReason,
+};
 use crate::pb::check::check_response::{DecisionType, RejectReason as Reason};
 use crate::pb::check::{CacheLookupResponse, CheckResponse, InflightRequestRef};
 #[cfg(feature = "telemetry")]
@@ -28,6 +30,7 @@ struct Answered {
     control_point: String,
     response: CheckResponse,
     grant: Grant,
+    extras: Option<Box<HttpExtras>>,
 }
 
 /// Who decided, and when.
@@ -47,6 +50,7 @@ impl RemoteFlow {
         control_point: String,
         response: CheckResponse,
         grant: Grant,
+        extras: Option<Box<HttpExtras>>,
     ) -> Self {
         Self {
             answered: Some(Box::new(Answered {
@@ -55,8 +59,13 @@ impl RemoteFlow {
                 control_point,
                 response,
                 grant,
+                extras,
             })),
         }
+    }
+
+    pub(crate) fn take_extras(&mut self) -> Option<Box<HttpExtras>> {
+        self.answered.as_mut()?.extras.take()
     }
 
     /// What the Agent answered.

@@ -53,3 +53,8 @@ fn classifier_rules() {
 fn stored_responses() {
     run("stored", targets::stored);
 }
+
+#[test]
+fn extractors() {
+    run("extract", targets::extract);
+}

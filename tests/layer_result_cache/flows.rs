@@ -436,3 +436,13 @@ circuit:
     assert_eq!((refused.status, origin.runs()), (429, 1));
     assert_eq!(client.stats().cache_answers, 1);
 }
+
+#[tokio::test]
+async fn checks_by_attributes_have_no_room_for_a_key_and_keep_nothing() {
+    let client = ApertureClient::embedded(Engine::builder().build().expect("no policy"));
+    let layer = ApertureLayer::http(client.clone(), "shop").reject_with(DefaultReject);
+    let layer = layer.result_cache(|_| "k".into(), MINUTE);
+    let origin = origin(&[]);
+    assert!(!origin.twice(&layer, http::Method::GET, &[]).await);
+    assert_eq!((origin.runs(), client.stats().cache_writes), (2, 0));
+}

@@ -56,6 +56,9 @@ impl<D, R> ApertureLayer<D, R> {
     /// [`vary`](ResultCacheLayer::vary); a key beyond 128 bytes is replaced by its SHA-256. An
     /// Agent keeps keys of about 220 bytes, the name of the control point included.
     ///
+    /// A layer that asks with the [attributes of requests](Self::http) keeps nothing: such checks
+    /// have no room for a key.
+    ///
     /// This layer is the last thing to be said about an [`ApertureLayer`]. It takes the place of
     /// [`result_cache_key`](Self::result_cache_key).
     ///
