@@ -5,4 +5,6 @@
 #[path = "../../tests/fuzz/targets.rs"]
 mod targets;
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::stored(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    targets::stored(data);
+});

@@ -72,7 +72,9 @@ impl Counters {
         match written {
             Ok(()) => {
                 self.cache_writes.fetch_add(1, Relaxed);
-                self.cache_failing.store(false, Relaxed);
+                if self.cache_failing.swap(false, Relaxed) {
+                    log_event!(info, "the caches are written to again");
+                }
             }
             Err(_error) => {
                 self.cache_writes_failed.fetch_add(1, Relaxed);

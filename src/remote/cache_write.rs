@@ -179,7 +179,9 @@ impl Writing {
         match refused {
             None => {
                 counters.cache_writes.add(1);
-                counters.cache_failing.store(false, Relaxed);
+                if counters.cache_failing.swap(false, Relaxed) {
+                    log_event!(info, "the caches are written to again");
+                }
             }
             Some(_error) => {
                 counters.cache_writes_failed.add(1);

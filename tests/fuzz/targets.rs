@@ -207,9 +207,9 @@ impl Service<Request<()>> for Nothing {
     }
 }
 
-/// What lies in the result cache where a response should.
+/// What lies in the result cache where a response should; whether it answered a GET or a HEAD.
 #[cfg(feature = "response-cache")]
-pub fn stored(data: &[u8]) {
+pub fn stored(data: &[u8]) -> bool {
     use std::sync::Arc;
     use std::time::Duration;
 
@@ -261,6 +261,7 @@ pub fn stored(data: &[u8]) {
 
     let holds = Holds(Bytes::copy_from_slice(data));
     let layer = ApertureLayer::new(holds, "fuzz").result_cache(|_| "k".into(), Duration::MAX);
+    let mut answered = false;
     for method in ["GET", "HEAD"] {
         let request = Request::builder().method(method).body(()).expect("sound");
         let answering = std::pin::pin!(layer.layer(Nothing).call(request));
@@ -277,6 +278,7 @@ pub fn stored(data: &[u8]) {
             .exact()
             .expect("it is at hand");
         if head.headers.contains_key("age") {
+            answered = true;
             assert!(!head.status.is_informational() && length <= data.len() as u64);
             if let Some(told) = head
                 .headers
@@ -287,4 +289,5 @@ pub fn stored(data: &[u8]) {
             }
         }
     }
+    answered
 }
