@@ -163,18 +163,28 @@ impl Decider for ApertureClient {
                 "",
             ))),
             #[cfg(feature = "embedded")]
-            Backend::Embedded(engine) => match engine.decide(control_point, params) {
-                Check::Ready(verdict) => self.ready(wrap(verdict, TicketKind::Embedded)),
-                Check::Pending(pending) => self.pending(PendingKind::Embedded(pending)),
-            },
-            #[cfg(feature = "remote")]
-            Backend::Remote(remote) => {
-                self.pending(PendingKind::Remote(remote.check(control_point, params)))
+            Backend::Embedded(engine) => {
+                let check = engine.decide_as(
+                    control_point,
+                    params,
+                    |ticket| ClientTicket(TicketKind::Embedded(ticket)),
+                    |pending| self.waiting(PendingKind::Embedded(pending)),
+                );
+                if let Check::Ready(verdict) = &check {
+                    counters.count(verdict);
+                }
+                check
             }
+            #[cfg(feature = "remote")]
+            Backend::Remote(remote) => Check::Pending(
+                self.waiting(PendingKind::Remote(remote.check(control_point, params))),
+            ),
             #[cfg(feature = "test-util")]
             Backend::Scripted(script) => match script.decide(control_point, params) {
                 Check::Ready(verdict) => self.ready(wrap(verdict, TicketKind::Scripted)),
-                Check::Pending(pending) => self.pending(PendingKind::Scripted(pending)),
+                Check::Pending(pending) => {
+                    Check::Pending(self.waiting(PendingKind::Scripted(pending)))
+                }
             },
         }
     }
@@ -187,10 +197,10 @@ impl ApertureClient {
     }
 
     #[cfg(any(feature = "embedded", feature = "remote", feature = "test-util"))]
-    fn pending(&self, kind: PendingKind) -> Check<ClientTicket, ClientPending> {
-        Check::Pending(ClientPending {
+    fn waiting(&self, kind: PendingKind) -> ClientPending {
+        ClientPending {
             client: self.clone(),
             kind,
-        })
+        }
     }
 }
