@@ -176,9 +176,10 @@ impl Decider for ApertureClient {
                 check
             }
             #[cfg(feature = "remote")]
-            Backend::Remote(remote) => Check::Pending(
-                self.waiting(PendingKind::Remote(remote.check(control_point, params))),
-            ),
+            Backend::Remote(remote) => match remote.check(control_point, params) {
+                Ok(pending) => Check::Pending(self.waiting(PendingKind::Remote(pending))),
+                Err(error) => self.ready(Verdict::Unreachable(error)),
+            },
             #[cfg(feature = "test-util")]
             Backend::Scripted(script) => match script.decide(control_point, params) {
                 Check::Ready(verdict) => self.ready(wrap(verdict, TicketKind::Scripted)),

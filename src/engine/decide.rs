@@ -65,7 +65,7 @@ impl Engine {
             };
         };
 
-        self.catch_up(&live);
+        self.tick_loops(&live);
         let mut slot = None;
         if let Some(component) = only {
             let limiter = &*component.limiter;

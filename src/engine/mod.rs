@@ -118,7 +118,11 @@ mod flow_end;
 mod flux_meter;
 mod http;
 mod index;
+#[cfg(all(test, shuttle))]
+mod interleavings;
 mod limiters;
+#[cfg(feature = "server")]
+mod observe;
 mod pending;
 mod reload;
 mod report;
@@ -129,11 +133,12 @@ mod source;
 mod stages;
 mod stats;
 mod store;
+mod sync;
 mod ticket;
 mod watch;
 
 use std::fmt::{self, Write as _};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
@@ -145,7 +150,8 @@ use self::report::Collector;
 use self::snapshot::{Settings, Snapshot};
 use self::source::Sources;
 use self::stages::{Flow, Observer, Progress};
-use self::stats::Tally;
+use self::stats::{Reloads, Tally};
+use self::sync::Mutex;
 use self::ticket::Slots;
 use crate::policy::PolicyWarning;
 
@@ -155,6 +161,8 @@ pub use self::cache::CacheEntry;
 pub use self::clock::{Clock, ManualClock};
 pub use self::control::{ControlLoop, LoopOutput, SignalSource};
 pub use self::flow_end::{SlotRef, SlotReturn};
+#[cfg(feature = "server")]
+pub(crate) use self::flux_meter::FluxMeter;
 pub use self::http::{
     AddressFlaw, HttpAnswer, HttpInput, HttpInputError, HttpReport, HttpRequest, SocketAddress,
     StartingHttp,
@@ -214,6 +222,7 @@ struct Shared {
     live: ArcSwap<Snapshot>,
     clock: Arc<dyn Clock>,
     tally: Tally,
+    reloads: Reloads,
     caches: Caches,
     settings: Settings,
     /// Locked while policies are reloaded, so that one reload follows another.
@@ -227,6 +236,7 @@ impl Engine {
                 live: ArcSwap::from_pointee(snapshot),
                 clock: Arc::clone(&settings.surroundings.clock),
                 tally: Tally::default(),
+                reloads: Reloads::default(),
                 caches,
                 settings,
                 sources: Mutex::new(sources),
@@ -427,6 +437,7 @@ impl Engine {
     #[must_use]
     pub fn stats(&self) -> EngineStats {
         let (accepted, rejected) = self.shared.tally.sums();
+        let (reloads, failed_reloads) = self.shared.reloads.sums();
         let live = self.shared.live.load();
         let components = live.index.components();
         EngineStats {
@@ -434,12 +445,14 @@ impl Engine {
             rejected,
             keys: components.iter().map(|one| one.limiter.keys()).sum(),
             evicted: components.iter().map(|one| one.limiter.evicted()).sum(),
+            reloads,
+            failed_reloads,
         }
     }
 
     /// Control loops first: they may have something new to say to those who decide.
     #[inline(always)]
-    fn catch_up(&self, live: &Snapshot) {
+    fn tick_loops(&self, live: &Snapshot) {
         if live.control.is_on() {
             live.control.catch_up(nanos(self.shared.clock.now()));
         }
@@ -454,7 +467,7 @@ impl Engine {
         held: &mut Slots,
     ) -> Progress {
         let Shared { clock, tally, .. } = &*self.shared;
-        self.catch_up(live);
+        self.tick_loops(live);
         let progress = stages::run(&live.index, &**clock, flow, observer, held);
         if let Progress::Done(result) = &progress {
             tally.count(result.is_ok());

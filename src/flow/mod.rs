@@ -14,9 +14,10 @@ mod labels;
 mod params;
 mod stats;
 mod status;
+mod trace;
 
 pub use self::cache::{CacheChange, CacheLookup, CacheRefusal, CacheValue};
-pub use self::connection::ConnectionState;
+pub use self::connection::{AgentStatus, ConnectionState};
 pub use self::decider::{Check, Decider, Ticket, Verdict};
 pub use self::decision::{Denial, FlowDecision, RejectReason, Rejection};
 pub use self::end::{EndError, EndResponse, TokenReturn};
@@ -25,3 +26,6 @@ pub use self::labels::{LabelLimits, Labels};
 pub use self::params::FlowParams;
 pub use self::stats::ClientStats;
 pub use self::status::{FlowOutcome, FlowStatus};
+pub use self::trace::TraceContext;
+#[cfg(feature = "telemetry")]
+pub(crate) use self::trace::TraceParent;

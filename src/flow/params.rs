@@ -1,7 +1,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use super::{LabelLimits, Labels};
+use super::{LabelLimits, Labels, TraceContext};
 
 /// What a flow brings along besides its control point.
 ///
@@ -31,10 +31,12 @@ pub struct FlowParams<'a> {
     pub result_cache_key: Option<Cow<'a, str>>,
     /// Keys of the global cache to look up with the check.
     pub global_cache_keys: Vec<Cow<'a, str>>,
+    /// The trace that the flow's telemetry span links to.
+    pub trace_context: Option<TraceContext<'a>>,
 }
 
 impl<'a> FlowParams<'a> {
-    /// No labels, the client's default timeout, no ramp mode, no caches.
+    /// No labels, the client's default timeout, no ramp mode, no caches, no trace.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -49,6 +51,7 @@ impl<'a> FlowParams<'a> {
             ramp_mode: false,
             result_cache_key: None,
             global_cache_keys: Vec::new(),
+            trace_context: None,
         }
     }
 
@@ -96,6 +99,13 @@ impl<'a> FlowParams<'a> {
     #[must_use]
     pub fn global_cache_key(mut self, key: impl Into<Cow<'a, str>>) -> Self {
         self.global_cache_keys.push(key.into());
+        self
+    }
+
+    /// Links the flow's telemetry span to this trace.
+    #[must_use]
+    pub fn trace_context(mut self, context: TraceContext<'a>) -> Self {
+        self.trace_context = Some(context);
         self
     }
 }

@@ -13,7 +13,8 @@ use super::head::{RequestHead, ResponseHead};
 use super::reject::OnReject;
 use super::unreachable::OnUnreachable;
 use crate::flow::{
-    Denial, FlowDecision, FlowParams, FlowStatus, RejectReason, Rejection, Ticket, Verdict,
+    Denial, FlowDecision, FlowParams, FlowStatus, RejectReason, Rejection, Ticket, TraceContext,
+    Verdict,
 };
 
 pub(crate) type Classify = Arc<dyn Fn(ResponseHead<'_>) -> FlowStatus + Send + Sync>;
@@ -106,6 +107,7 @@ impl Settings {
     pub(crate) fn fill<'a>(&'a self, head: RequestHead<'a>, params: &mut FlowParams<'a>) {
         params.check_timeout = self.check_timeout;
         params.ramp_mode = self.ramp_mode;
+        params.trace_context = Some(TraceContext::from_headers(head.headers()));
         if self.result_cache_key.is_some() || !self.global_cache_keys.is_empty() {
             self.fill_cache_keys(head, params);
         }
