@@ -178,19 +178,29 @@ impl Decider for ApertureClient {
                 "",
             ))),
             #[cfg(feature = "embedded")]
-            Backend::Embedded(engine) => match engine.decide(control_point, params) {
-                Check::Ready(verdict) => self.ready(wrap(verdict, TicketKind::Embedded)),
-                Check::Pending(pending) => self.pending(PendingKind::Embedded(pending)),
-            },
+            Backend::Embedded(engine) => {
+                let check = engine.decide_as(
+                    control_point,
+                    params,
+                    |ticket| ClientTicket(TicketKind::Embedded(ticket)),
+                    |pending| self.waiting(PendingKind::Embedded(pending)),
+                );
+                if let Check::Ready(verdict) = &check {
+                    counters.count(verdict);
+                }
+                check
+            }
             #[cfg(feature = "remote")]
             Backend::Remote(remote) => match remote.check(control_point, params) {
-                Ok(pending) => self.pending(PendingKind::Remote(pending)),
+                Ok(pending) => Check::Pending(self.waiting(PendingKind::Remote(pending))),
                 Err(error) => self.ready(Verdict::Unreachable(error)),
             },
             #[cfg(feature = "test-util")]
             Backend::Scripted(script) => match script.decide(control_point, params) {
                 Check::Ready(verdict) => self.ready(wrap(verdict, TicketKind::Scripted)),
-                Check::Pending(pending) => self.pending(PendingKind::Scripted(pending)),
+                Check::Pending(pending) => {
+                    Check::Pending(self.waiting(PendingKind::Scripted(pending)))
+                }
             },
         }
     }
@@ -221,14 +231,16 @@ impl Decider for ApertureClient {
                 let baggage = self.baggage_of(params);
                 match engine.ask_http(control_point, params, request, baggage.as_deref()) {
                     Check::Ready(verdict) => self.ready(wrap(verdict, TicketKind::Embedded)),
-                    Check::Pending(pending) => self.pending(PendingKind::Embedded(pending)),
+                    Check::Pending(pending) => {
+                        Check::Pending(self.waiting(PendingKind::Embedded(pending)))
+                    }
                 }
             }
             #[cfg(feature = "remote")]
             Backend::Remote(remote) if !control_point.is_empty() => {
                 let baggage = self.baggage_of(params);
                 match remote.check_http(control_point, params, request, baggage) {
-                    Ok(pending) => self.pending(PendingKind::Remote(pending)),
+                    Ok(pending) => Check::Pending(self.waiting(PendingKind::Remote(pending))),
                     Err(error) => self.ready(Verdict::Unreachable(error)),
                 }
             }
@@ -254,10 +266,10 @@ impl ApertureClient {
     }
 
     #[cfg(any(feature = "embedded", feature = "remote", feature = "test-util"))]
-    fn pending(&self, kind: PendingKind) -> Check<ClientTicket, ClientPending> {
-        Check::Pending(ClientPending {
+    fn waiting(&self, kind: PendingKind) -> ClientPending {
+        ClientPending {
             client: self.clone(),
             kind,
-        })
+        }
     }
 }

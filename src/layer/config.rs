@@ -16,8 +16,8 @@ use super::reject::OnReject;
 use super::routes::RouteTable;
 use super::unreachable::OnUnreachable;
 use crate::flow::{
-    CacheLookup, Denial, FlowDecision, FlowParams, Labels, RejectReason, Rejection, Ticket,
-    TraceContext, Verdict,
+    CacheLookup, Denial, FlowDecision, FlowParams, RejectReason, Rejection, Ticket, TraceContext,
+    Verdict,
 };
 
 pub(crate) type Classify = Arc<dyn Judge>;
@@ -116,20 +116,26 @@ impl Settings {
         }
     }
 
-    /// Without labels yet: they are too large to be moved once they are there.
-    #[inline]
-    pub(crate) fn params<'a>(&'a self, head: RequestHead<'a>) -> FlowParams<'a> {
-        let key = |hook: &'a TextHook| Some(hook(head)).filter(|key| !key.is_empty());
-        FlowParams {
-            labels: Labels::with_limits(self.extract.limits),
-            check_timeout: self.check_timeout,
-            ramp_mode: self.ramp_mode,
-            result_cache_key: self.result_cache_key.as_ref().and_then(key),
-            global_cache_keys: self.global_cache_keys.iter().filter_map(key).collect(),
-            trace_context: Some(TraceContext::from_headers(head.headers())),
+    /// Fills in all but the labels' limits, in place: parameters are too large to be moved.
+    #[inline(always)]
+    pub(crate) fn fill<'a>(&'a self, head: RequestHead<'a>, params: &mut FlowParams<'a>) {
+        params.check_timeout = self.check_timeout;
+        params.ramp_mode = self.ramp_mode;
+        params.trace_context = Some(TraceContext::from_headers(head.headers()));
+        if self.result_cache_key.is_some() || !self.global_cache_keys.is_empty() {
+            self.fill_cache_keys(head, params);
         }
+        self.extract.fill(head, &mut params.labels);
     }
 
+    #[inline(never)]
+    fn fill_cache_keys<'a>(&'a self, head: RequestHead<'a>, params: &mut FlowParams<'a>) {
+        let key = |hook: &'a TextHook| Some(hook(head)).filter(|key| !key.is_empty());
+        params.result_cache_key = self.result_cache_key.as_ref().and_then(key);
+        params.global_cache_keys = self.global_cache_keys.iter().filter_map(key).collect();
+    }
+
+    #[inline(never)]
     pub(crate) fn rule<T: Ticket>(
         &self,
         verdict: Verdict<T>,
@@ -163,16 +169,29 @@ impl Settings {
 
     /// Leaves the decision, and what the caches had, for the inner service, if asked to; and sets
     /// the headers that came with the decision.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn mark<B, T: Ticket>(
         &self,
         request: &mut Request<B>,
         decision: FlowDecision,
         guard: Option<&mut Guard<T>>,
+    ) {
+        if self.insert_decision || self.insert_cache_lookup || self.http.is_some() {
+            self.insert(request, decision, guard, None);
+        }
+    }
+
+    /// Like [`mark`](Self::mark) for one who may have `found` already what the caches had.
+    #[inline(never)]
+    pub(crate) fn insert<B, T: Ticket>(
+        &self,
+        request: &mut Request<B>,
+        decision: FlowDecision,
+        mut guard: Option<&mut Guard<T>>,
         found: Option<CacheLookup>,
     ) {
         if self.http.is_some()
-            && let Some(extras) = guard.and_then(Guard::take_http_extras)
+            && let Some(extras) = guard.as_mut().and_then(|guard| guard.take_http_extras())
         {
             extras.set_on(request.headers_mut());
         }
@@ -180,7 +199,7 @@ impl Settings {
             request.extensions_mut().insert(decision);
         }
         if self.insert_cache_lookup
-            && let Some(found) = found
+            && let Some(found) = found.or_else(|| guard?.take_cache_lookup())
         {
             request.extensions_mut().insert(found);
         }

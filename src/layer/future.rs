@@ -68,7 +68,7 @@ pub(crate) struct Waiting<S, R, B> {
 }
 
 /// A flow at work.
-struct Flow<T: Ticket> {
+pub(crate) struct Flow<T: Ticket> {
     guard: Guard<T>,
     asked: Asked,
     plan: Option<Box<Plan>>,
@@ -105,10 +105,11 @@ where
     S: Service<Request<B>>,
     D: Decider,
 {
-    /// A request that flow control has nothing to do with.
-    pub(crate) const fn skip(inner: S::Future) -> Self {
+    /// A request at work, inside flow control if there is a flow.
+    #[inline(always)]
+    pub(crate) const fn running(inner: S::Future, flow: Option<Flow<D::Ticket>>) -> Self {
         Self {
-            state: State::Running { inner, flow: None },
+            state: State::Running { inner, flow },
         }
     }
 
@@ -151,8 +152,7 @@ where
     }
 
     /// A request that runs, inside flow control if there is a guard.
-    #[inline]
-    pub(crate) fn run<RB>(
+    fn run<RB>(
         settings: &Settings,
         inner: &mut S,
         mut request: Request<B>,
@@ -165,9 +165,7 @@ where
         RB: Body,
     {
         let found = match &mut guard {
-            Some(guard) if settings.insert_cache_lookup || plan.is_some() => {
-                guard.take_cache_lookup()
-            }
+            Some(guard) if plan.is_some() => guard.take_cache_lookup(),
             _ => None,
         };
         let asked = Asked::new(request.method());
@@ -181,18 +179,16 @@ where
             Some(_) => FlowDecision::Accepted,
             None => FlowDecision::Unreachable,
         };
-        if let Some(plan) = &mut plan {
-            plan.expose(&mut request, decision, found.as_ref(), guard.as_mut());
+        match &mut plan {
+            Some(plan) => {
+                plan.expose(&mut request, decision, found.as_ref(), guard.as_mut());
+                settings.insert(&mut request, decision, guard.as_mut(), found);
+            }
+            None => settings.mark(&mut request, decision, guard.as_mut()),
         }
-        settings.mark(&mut request, decision, guard.as_mut(), found);
         // Alive during `call`: a panic there ends the flow.
         let flow = guard.map(|guard| Flow { guard, asked, plan });
-        Self {
-            state: State::Running {
-                inner: inner.call(request),
-                flow,
-            },
-        }
+        Self::running(inner.call(request), flow)
     }
 
     /// A request that the cache has the response to.
@@ -230,25 +226,42 @@ where
 }
 
 impl<T: Ticket> Flow<T> {
-    /// Hands the flow over to the body of its response, or ends it with the head.
+    #[inline(always)]
+    pub(crate) fn new(guard: Guard<T>, method: &Method) -> Self {
+        Self {
+            guard,
+            asked: Asked::new(method),
+            plan: None,
+        }
+    }
+
+    pub(crate) fn guard(&mut self) -> &mut Guard<T> {
+        &mut self.guard
+    }
+
+    /// Hands the flow over to the body of its response, or ends it with the head. What panics
+    /// before leaves it in its `slot`, to be ended by a drop.
     #[inline]
-    fn respond<B: Body, C>(self, response: Response<B>) -> Response<ResponseBody<B, C, T>> {
-        let Self {
-            mut guard,
-            asked,
-            plan,
-        } = self;
+    fn respond<B: Body, C>(
+        slot: &mut Option<Self>,
+        response: Response<B>,
+    ) -> Response<ResponseBody<B, C, T>> {
+        let Some(Self { guard, asked, plan }) = slot else {
+            return response.map(ResponseBody::passed);
+        };
         let status = response.status();
         guard.http_status(status);
         guard.judge(ResponseHead::new(&response));
         // After these heads the connection speaks another protocol.
         let switched = status == StatusCode::SWITCHING_PROTOCOLS
-            || (asked == Asked::Connect && status.is_success());
+            || (*asked == Asked::Connect && status.is_success());
         let ends = response.body().is_end_stream();
         let silent = asked.never_sends(status);
+        let plan = plan.take();
         let tape = plan.and_then(|plan| plan.record(&response, ends || silent));
         if switched || ends {
             guard.finish();
+            *slot = None;
             return response.map(ResponseBody::passed);
         }
         guard.sending(if silent {
@@ -257,10 +270,13 @@ impl<T: Ticket> Flow<T> {
             let size = response.body().size_hint().exact();
             size.or_else(|| content_length(response.headers()))
         });
-        response.map(|body| match tape {
+        let (head, body) = response.into_parts();
+        let guard = slot.take().map(|flow| flow.guard);
+        let body = match tape {
             None => ResponseBody::guarded(body, guard),
             Some(tape) => ResponseBody::recorded(body, guard, tape),
-        })
+        };
+        Response::from_parts(head, body)
     }
 }
 
@@ -306,17 +322,13 @@ where
                 }
                 StateProj::Running { inner, flow } => {
                     let response = ready!(inner.poll(cx));
-                    // What panics from here on still ends the flow.
-                    let flow = flow.take();
                     return Poll::Ready(match response {
-                        Ok(response) => Ok(match flow {
-                            Some(flow) => flow.respond(response),
-                            None => response.map(ResponseBody::passed),
-                        }),
+                        Ok(response) => Ok(Flow::respond(flow, response)),
                         Err(error) => {
                             if let Some(flow) = flow {
                                 flow.guard.fail();
                             }
+                            *flow = None;
                             Err(error)
                         }
                     });

@@ -10,12 +10,12 @@ use tower_service::Service;
 
 use super::body::ResponseBody;
 use super::config::{Config, Ruling};
-use super::future::{ResponseFuture, Waiting};
+use super::future::{Flow, ResponseFuture, Waiting};
 use super::guard::Guard;
 use super::head::RequestHead;
 use super::plan::Plan;
 use super::reject::{DefaultReject, OnReject};
-use crate::flow::{Check, Decider, Ticket, Verdict};
+use crate::flow::{Check, Decider, FlowDecision, FlowParams, Ticket, Verdict};
 
 /// The service that [`ApertureLayer`](crate::ApertureLayer) makes.
 ///
@@ -92,7 +92,7 @@ impl<S: fmt::Debug, D, R> fmt::Debug for Aperture<S, D, R> {
 
 /// What to do with a request.
 enum Next<T: Ticket, P> {
-    Run(Guard<T>),
+    Run,
     Settle(Ruling<T>),
     Wait(P, Arc<str>),
 }
@@ -113,19 +113,20 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let settings = &self.config.settings;
         let head = RequestHead::new(&request);
         if settings.skips(head) {
-            return ResponseFuture::skip(self.inner.call(request));
+            return ResponseFuture::running(self.inner.call(request), None);
         }
 
         let mut plan = None;
         // In a block, so that nothing borrows from the request any longer when it moves.
+        let mut flow = None;
         let next = {
             let control_point = settings.control_point(head);
-            let mut params = settings.params(head);
-            settings.extract.fill(head, &mut params.labels);
+            let mut params = FlowParams::with_limits(settings.extract.limits);
+            settings.fill(head, &mut params);
             if settings.plans() {
                 let key = params.result_cache_key.as_deref();
                 plan = Plan::new(settings, head, &control_point, key, &self.decider);
@@ -138,8 +139,11 @@ where
                 Some(http) => http.ask(&self.decider, &control_point, &params, head),
             };
             match check {
-                Check::Ready(Verdict::Accepted(ticket)) => {
-                    Next::Run(Guard::accepted(ticket, settings.classify.clone()))
+                // The common case, without a detour on which all of it would be moved.
+                Check::Ready(Verdict::Accepted(ticket)) if plan.is_none() => {
+                    let guard = Guard::accepted(ticket, settings.classify.clone());
+                    flow = Some(Flow::new(guard, head.method()));
+                    Next::Run
                 }
                 Check::Ready(verdict) => {
                     Next::Settle(settings.rule(verdict, head, || settings.keep(&control_point)))
@@ -148,9 +152,10 @@ where
             }
         };
         let (pending, control_point) = match next {
-            // The common case, without a detour.
-            Next::Run(guard) => {
-                return ResponseFuture::run(settings, &mut self.inner, request, Some(guard), plan);
+            Next::Run => {
+                let guard = flow.as_mut().map(Flow::guard);
+                settings.mark(&mut request, FlowDecision::Accepted, guard);
+                return ResponseFuture::running(self.inner.call(request), flow);
             }
             Next::Settle(ruling) => {
                 return ResponseFuture::settle(
