@@ -71,6 +71,14 @@
 //! [`classify`](ApertureLayer::classify) judges. A decision that is still awaited when the client
 //! leaves is given up, and that is the decider's business.
 //!
+//! # gRPC
+//!
+//! On a tonic server the layer goes around all services, by `Server::builder().layer(..)`, or
+//! around one, by `tonic::service::LayerExt::named_layer`. Calls of all kinds are flows from
+//! their first byte to their trailers; metadata are headers; [`DefaultReject`] says what clients
+//! get that are turned away. The path, `/package.Service/Method`, is a good
+//! [control point](ApertureLayer::with_control_point), or may be made into one.
+//!
 //! # Clients
 //!
 //! The layer is the same around outgoing services: a tonic `Channel`, a client of hyper-util. A
