@@ -82,7 +82,10 @@
 //! # Clients
 //!
 //! The layer is the same around outgoing services: a tonic `Channel`, a client of hyper-util. A
-//! rejected call then comes back as a response of your own process.
+//! rejected call then comes back as a response of your own process, or, with
+//! [`into_client`](ApertureLayer::into_client), as the error [`ClientError::Rejected`]. A quota
+//! scheduler makes calls wait for their turn, as long as the
+//! [check timeout](ApertureLayer::check_timeout) lets them.
 //!
 //! # Panics in hooks
 //!
@@ -91,6 +94,7 @@
 
 mod answer;
 mod body;
+mod client_error;
 mod config;
 mod error;
 mod extract;
@@ -100,17 +104,20 @@ mod guard;
 mod head;
 #[allow(clippy::module_inception)]
 mod layer;
+mod outgoing;
 mod reject;
 mod service;
 mod unreachable;
 
 pub use self::answer::{NoBody, RejectBody};
 pub use self::body::ResponseBody;
+pub use self::client_error::ClientError;
 pub use self::error::LayerError;
 pub use self::extract::{extension, extension_str};
 pub use self::future::ResponseFuture;
 pub use self::head::{RequestHead, ResponseHead};
 pub use self::layer::ApertureLayer;
+pub use self::outgoing::{ApertureClientLayer, Outgoing, OutgoingFuture};
 pub use self::reject::{DefaultReject, OnReject};
 pub use self::service::Aperture;
 pub use self::unreachable::FailureMode;
