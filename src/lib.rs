@@ -73,6 +73,8 @@ let app: Router = Router::new()
 #[macro_use]
 mod log;
 
+#[cfg(feature = "server")]
+pub mod agent;
 pub mod client;
 #[cfg(feature = "embedded")]
 pub mod engine;
@@ -86,6 +88,8 @@ pub mod policy;
 mod remote;
 #[cfg(feature = "telemetry")]
 mod telemetry;
+#[cfg(all(feature = "embedded", feature = "remote"))]
+mod wire;
 
 #[doc(inline)]
 pub use self::client::{ApertureClient, CacheError, Flow};

@@ -204,7 +204,7 @@ impl Flow {
             ..
         } = &self.answer
         {
-            return Some(Cow::Owned(super::embedded::check_response(report)));
+            return Some(Cow::Owned(crate::wire::check_response((**report).clone())));
         }
         match &self.ticket()?.0 {
             TicketKind::Remote(flow) => Some(Cow::Borrowed(flow.response())),

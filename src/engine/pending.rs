@@ -82,6 +82,15 @@ impl Starting {
     pub(super) fn waits(waiting: Waiting, expect_end: bool) -> Self {
         Self(Start::Waits(Box::pin(waiting), expect_end))
     }
+
+    /// Waits no longer: a flow that still does is turned away, as if its time were over.
+    ///
+    /// What it decided before counts; the answer is there at the next poll.
+    pub fn give_up(&mut self) {
+        if let Start::Waits(waiting, _) = &mut self.0 {
+            waiting.as_mut().project().halt.round.give_up();
+        }
+    }
 }
 
 /// # Panics

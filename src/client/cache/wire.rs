@@ -23,36 +23,6 @@ pub(in crate::client) fn looked_up(reply: &CacheLookupResponse) -> CacheLookup {
     }
 }
 
-/// The message that an Agent would have sent.
-#[cfg(feature = "embedded")]
-pub(in crate::client) fn told(lookup: &CacheLookup) -> CacheLookupResponse {
-    let told = |value: &CacheValue| {
-        let mut reply = KeyLookupResponse {
-            lookup_status: CacheLookupStatus::Miss.into(),
-            ..KeyLookupResponse::default()
-        };
-        match value {
-            Ok(None) => {}
-            Ok(Some(value)) => {
-                reply.lookup_status = CacheLookupStatus::Hit.into();
-                reply.value = value.clone();
-            }
-            Err(refusal) => {
-                reply.operation_status = CacheOperationStatus::Error.into();
-                reply.error = refusal.to_string();
-            }
-        }
-        reply
-    };
-    let global = lookup.global.iter();
-    CacheLookupResponse {
-        result_cache_response: lookup.result.as_ref().map(told),
-        global_cache_responses: global
-            .map(|(key, value)| (key.clone(), told(value)))
-            .collect(),
-    }
-}
-
 fn value(reply: &KeyLookupResponse) -> CacheValue {
     succeeded(reply.operation_status, &reply.error)?;
     let hit = reply.lookup_status == CacheLookupStatus::Hit as i32;

@@ -143,6 +143,13 @@ pub struct StartingHttp {
     frame: Option<Frame>,
 }
 
+impl StartingHttp {
+    /// Waits no longer, see [`Starting::give_up`].
+    pub fn give_up(&mut self) {
+        self.starting.give_up();
+    }
+}
+
 /// # Panics
 ///
 /// When it is polled after it was ready.

@@ -1,0 +1,101 @@
+use std::sync::Arc;
+
+use super::auth::{ApiKey, ApiKeys};
+use super::drain::Drain;
+use super::waiting::Waiting;
+use super::{Agent, Inner};
+use crate::{Engine, LabelLimits};
+
+/// Settings of an [`Agent`].
+#[derive(Debug)]
+pub struct AgentBuilder {
+    engine: Engine,
+    keys: Option<Vec<ApiKey>>,
+    limits: Limits,
+}
+
+/// What one caller may cost.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) message_size: usize,
+    pub(super) labels: LabelLimits,
+    pub(super) streams: u32,
+    pub(super) connections: usize,
+    pub(super) waiting: usize,
+}
+
+impl AgentBuilder {
+    pub(super) fn new(engine: Engine) -> Self {
+        Self {
+            engine,
+            keys: None,
+            limits: Limits {
+                message_size: 4 << 20,
+                labels: LabelLimits {
+                    count: 1024,
+                    bytes: 64 << 10,
+                },
+                streams: 1024,
+                connections: 4096,
+                waiting: 65_536,
+            },
+        }
+    }
+
+    /// Lets in only who sends one of these keys as `x-api-key`, on every call but health and
+    /// metrics. Without this call everybody is let in; with no key, nobody.
+    #[must_use]
+    pub fn api_keys(mut self, keys: impl IntoIterator<Item = ApiKey>) -> Self {
+        self.keys.get_or_insert_default().extend(keys);
+        self
+    }
+
+    /// How many bytes a message may have that comes in, 4 MiB by default.
+    #[must_use]
+    pub fn max_message_size(mut self, bytes: usize) -> Self {
+        self.limits.message_size = bytes;
+        self
+    }
+
+    /// How many labels a flow may bring, and how many bytes they may take.
+    #[must_use]
+    pub fn max_labels(mut self, limits: LabelLimits) -> Self {
+        self.limits.labels = limits;
+        self
+    }
+
+    /// How many calls may be under way on one connection, 1024 by default.
+    #[must_use]
+    pub fn max_concurrent_streams(mut self, streams: u32) -> Self {
+        self.limits.streams = streams;
+        self
+    }
+
+    /// How many connections there may be, 4096 by default.
+    #[must_use]
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        self.limits.connections = connections;
+        self
+    }
+
+    /// How many flows may wait in queues, all together, 65 536 by default.
+    #[must_use]
+    pub fn max_waiting(mut self, flows: usize) -> Self {
+        self.limits.waiting = flows;
+        self
+    }
+
+    /// Done; nothing is started.
+    #[must_use]
+    pub fn build(self) -> Agent {
+        Agent {
+            inner: Arc::new(Inner {
+                engine: self.engine,
+                keys: ApiKeys(self.keys),
+                limits: self.limits,
+                drain: Drain::new(),
+                waiting: Waiting::default(),
+            }),
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! What callers send, as the engine takes it.
+
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime};
+
+use http::HeaderMap;
+use prost_types::Timestamp;
+use tonic::Status;
+
+use crate::flow::Labels;
+use crate::{LabelLimits, Labels as FlowLabels};
+
+const TIMEOUT: &str = "grpc-timeout";
+
+/// How long the caller waits.
+pub(super) fn time_left(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
+    let Some(value) = headers.get(TIMEOUT) else {
+        return Ok(None);
+    };
+    let malformed = || {
+        Status::invalid_argument(format!(
+            "grpc-timeout is malformed: {value:?} is not a number of up to 8 digits with one of \
+             the units H, M, S, m, u, n"
+        ))
+    };
+    let text = value.to_str().map_err(|_| malformed())?;
+    let (number, unit) = text
+        .split_at_checked(text.len().wrapping_sub(1))
+        .ok_or_else(malformed)?;
+    if number.len() > 8 || !number.bytes().all(|digit| digit.is_ascii_digit()) {
+        return Err(malformed());
+    }
+    let number: u64 = number.parse().map_err(|_| malformed())?;
+    Ok(Some(match unit {
+        "H" => Duration::from_secs(number * 3600),
+        "M" => Duration::from_secs(number * 60),
+        "S" => Duration::from_secs(number),
+        "m" => Duration::from_millis(number),
+        "u" => Duration::from_micros(number),
+        "n" => Duration::from_nanos(number),
+        _ => return Err(malformed()),
+    }))
+}
+
+/// Labels are not cut: a flow with too many gets an error.
+pub(super) fn labels(
+    labels: &HashMap<String, String>,
+    limits: LabelLimits,
+) -> Result<FlowLabels<'_>, Status> {
+    let bytes: usize = labels
+        .iter()
+        .map(|(key, value)| key.len() + value.len())
+        .sum();
+    if labels.len() > limits.count || bytes > limits.bytes {
+        return Err(Status::resource_exhausted(format!(
+            "{} labels of {bytes} bytes are too many: a flow may have {} of {} bytes",
+            labels.len(),
+            limits.count,
+            limits.bytes
+        )));
+    }
+    Ok(Labels::distinct(labels.iter().map(|(key, value)| {
+        (key.as_str().into(), value.as_str().into())
+    })))
+}
+
+/// When a call began and when it was decided; time does not run back.
+pub(super) fn stamps(began: SystemTime) -> (Option<Timestamp>, Option<Timestamp>) {
+    let decided = SystemTime::now().max(began);
+    (Some(began.into()), Some(decided.into()))
+}

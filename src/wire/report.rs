@@ -1,0 +1,137 @@
+use crate::engine::{
+    CheckReport, LimiterDecision, LimiterDetails, LimiterReason, RequestId, TokensInfo,
+};
+use crate::flow::RejectReason;
+use crate::pb::check::check_response::{DecisionType, RejectReason as Reason};
+use crate::pb::check::limiter_decision::{
+    ConcurrencyLimiterInfo, ConcurrencySchedulerInfo, Details, LimiterReason as LimiterReasonPb,
+    QuotaSchedulerInfo, RateLimiterInfo, SamplerInfo, SchedulerInfo, TokensInfo as TokensInfoPb,
+};
+use crate::pb::check::{
+    CheckResponse, ClassifierInfo, FluxMeterInfo, LimiterDecision as LimiterDecisionPb,
+};
+
+/// The message that an Agent would have sent, but for its time stamps.
+pub(crate) fn check_response(report: CheckReport) -> CheckResponse {
+    let (decision, reason) = match report.reject_reason {
+        None => (DecisionType::Accepted, Reason::None),
+        Some(reason) => (
+            DecisionType::Rejected,
+            match reason {
+                RejectReason::RateLimited => Reason::RateLimited,
+                RejectReason::NoTokens => Reason::NoTokens,
+                RejectReason::NotSampled => Reason::NotSampled,
+                RejectReason::NoMatchingRamp => Reason::NoMatchingRamp,
+                RejectReason::Unreachable | RejectReason::Unknown => Reason::None,
+            },
+        ),
+    };
+    let classifiers = report.classifiers.into_iter();
+    let flux_meters = report.flux_meters.into_iter();
+    let decisions = report.limiter_decisions.into_iter();
+    CheckResponse {
+        services: report.services,
+        control_point: report.control_point,
+        flow_label_keys: report.flow_label_keys,
+        telemetry_flow_labels: report.telemetry_flow_labels.into_iter().collect(),
+        decision_type: decision.into(),
+        reject_reason: reason.into(),
+        classifier_infos: classifiers
+            .map(|classifier| ClassifierInfo {
+                policy_name: classifier.policy_name.to_string(),
+                policy_hash: classifier.policy_hash.to_string(),
+                classifier_index: classifier.classifier_index.into(),
+                ..ClassifierInfo::default()
+            })
+            .collect(),
+        flux_meter_infos: flux_meters
+            .map(|name| FluxMeterInfo {
+                flux_meter_name: name.to_string(),
+            })
+            .collect(),
+        limiter_decisions: decisions.map(decided).collect(),
+        wait_time: report.wait_time.and_then(|wait| wait.try_into().ok()),
+        denied_response_status_code: report.denied_response_status_code,
+        cache_lookup_response: report.cache_lookup.map(super::looked_up),
+        expect_end: report.expect_end,
+        ..CheckResponse::default()
+    }
+}
+
+fn decided(decision: LimiterDecision) -> LimiterDecisionPb {
+    // Zero is told, but not by those who never know.
+    let wait_time = match decision.details {
+        LimiterDetails::RateLimiter { .. } | LimiterDetails::ConcurrencyLimiter { .. } => {
+            decision.wait_time.try_into().ok()
+        }
+        _ => None,
+    };
+    let details = match decision.details {
+        LimiterDetails::RateLimiter { label, tokens } => {
+            Details::RateLimiterInfo(RateLimiterInfo {
+                label: label.into_owned(),
+                tokens_info: Some(info(tokens)),
+            })
+        }
+        LimiterDetails::ConcurrencyLimiter {
+            label,
+            tokens,
+            request_id,
+        } => Details::ConcurrencyLimiterInfo(ConcurrencyLimiterInfo {
+            label: label.into_owned(),
+            tokens_info: Some(info(tokens)),
+            request_id: id(request_id),
+        }),
+        LimiterDetails::Sampler { label } => Details::SamplerInfo(SamplerInfo { label }),
+        LimiterDetails::QuotaScheduler { label, scheduler } => {
+            Details::QuotaSchedulerInfo(QuotaSchedulerInfo {
+                label: label.into_owned(),
+                workload_index: scheduler.workload_index,
+                tokens_info: scheduler.tokens.map(info),
+                priority: scheduler.priority,
+            })
+        }
+        LimiterDetails::ConcurrencyScheduler {
+            label,
+            scheduler,
+            request_id,
+        } => Details::ConcurrencySchedulerInfo(ConcurrencySchedulerInfo {
+            label: label.into_owned(),
+            workload_index: scheduler.workload_index,
+            tokens_info: scheduler.tokens.map(info),
+            priority: scheduler.priority,
+            request_id: id(request_id),
+        }),
+        LimiterDetails::LoadScheduler { scheduler } => Details::LoadSchedulerInfo(SchedulerInfo {
+            workload_index: scheduler.workload_index,
+            tokens_info: scheduler.tokens.map(info),
+            priority: scheduler.priority,
+        }),
+    };
+    let reason = match decision.reason {
+        LimiterReason::Unspecified => LimiterReasonPb::Unspecified,
+        LimiterReason::KeyNotFound => LimiterReasonPb::KeyNotFound,
+    };
+    LimiterDecisionPb {
+        policy_name: decision.policy_name.to_string(),
+        policy_hash: decision.policy_hash.to_string(),
+        component_id: decision.component_id.to_string(),
+        dropped: decision.dropped,
+        reason: reason.into(),
+        denied_response_status_code: decision.denied_response_status_code,
+        wait_time,
+        details: Some(details),
+    }
+}
+
+fn info(tokens: TokensInfo) -> TokensInfoPb {
+    TokensInfoPb {
+        remaining: tokens.remaining,
+        current: tokens.current,
+        consumed: tokens.consumed,
+    }
+}
+
+fn id(id: Option<RequestId>) -> String {
+    id.map(|id| id.to_string()).unwrap_or_default()
+}

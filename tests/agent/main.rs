@@ -1,0 +1,4 @@
+//! The served agent, over real sockets.
+
+mod calls;
+mod support;
