@@ -103,8 +103,8 @@ pub use self::engine::Engine;
 pub use self::flow::{
     CacheChange, CacheLookup, CacheRefusal, CacheValue, Check, ClientStats, ConnectionState,
     Decider, Denial, EndError, EndResponse, FlowDecision, FlowError, FlowErrorKind, FlowOutcome,
-    FlowParams, FlowStatus, LabelLimits, Labels, RejectReason, Rejection, Ticket, TokenReturn,
-    Verdict,
+    FlowParams, FlowStatus, LabelLimits, Labels, Quota, RejectReason, Rejection, Ticket,
+    TokenReturn, Verdict,
 };
 #[doc(inline)]
 pub use self::layer::{Aperture, ApertureLayer, FailureMode, RequestHead};

@@ -7,7 +7,8 @@ use std::task::{Context, Poll, ready};
 
 use super::{ApertureClient, Backend};
 use crate::flow::{
-    CacheLookup, Check, Decider, FlowError, FlowErrorKind, FlowOutcome, FlowParams, Ticket, Verdict,
+    CacheLookup, Check, Decider, FlowError, FlowErrorKind, FlowOutcome, FlowParams, Quota, Ticket,
+    Verdict,
 };
 
 /// An answered flow of an [`ApertureClient`], to be ended once.
@@ -61,6 +62,17 @@ impl Ticket for ClientTicket {
             }
             #[cfg(feature = "test-util")]
             TicketKind::Scripted(_) => None,
+        }
+    }
+
+    fn take_quotas(&mut self) -> Vec<Quota> {
+        match self.0 {
+            #[cfg(feature = "embedded")]
+            TicketKind::Embedded(ref mut ticket) => ticket.take_quotas(),
+            #[cfg(feature = "remote")]
+            TicketKind::Remote(ref flow) => flow.quotas(),
+            #[cfg(feature = "test-util")]
+            TicketKind::Scripted(_) => Vec::new(),
         }
     }
 }

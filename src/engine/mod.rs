@@ -145,7 +145,7 @@ use self::snapshot::{Settings, Snapshot};
 use self::source::Sources;
 use self::stages::{Denied, Flow, Observer, Progress};
 use self::stats::Tally;
-use self::ticket::Slots;
+use self::ticket::{Slots, Told};
 use crate::flow::{Check, Decider, Denial, FlowParams, Verdict};
 use crate::policy::PolicyWarning;
 
@@ -274,6 +274,7 @@ impl Engine {
     fn collector<'a, 'p>(&'a self, input: &CheckInput<'a, 'p>) -> Collector<'a, 'p> {
         Collector {
             decisions: Some(Vec::new()),
+            quotas: input.params.quotas.then(Vec::new),
             recall: input
                 .cache_lookup
                 .then(|| Recall::always(&self.shared.caches, input.params)),
@@ -321,17 +322,26 @@ impl Engine {
         let mut held = Slots::new();
         match self.run(&live, &flow, &mut collector, &mut held) {
             Progress::Done(result) => {
+                // The report has what was looked up.
+                let told = Told {
+                    cached: None,
+                    quotas: collector.quotas.take().unwrap_or_default(),
+                };
                 let report = collector.report(&flow, &meters, result.err(), input.expect_end);
                 let metered = Metered::begin(self, meters);
-                // The report has what was looked up.
-                Starting::done(report, EngineTicket::with(held, None, metered))
+                Starting::done(report, EngineTicket::with(held, told.boxed(), metered))
             }
             Progress::Waits(halt) => {
-                let Collector { decisions, recall } = collector;
+                let Collector {
+                    decisions,
+                    quotas,
+                    recall,
+                } = collector;
                 let notes = Notes {
                     decisions,
                     looks_up: input.cache_lookup,
                     found: recall.and_then(|recall| recall.found),
+                    quotas,
                 };
                 let flow = OwnedFlow::new(&flow, input.params, &*self.shared.clock);
                 let waiting = Waiting::new(self, flow, *halt, held, notes, meters);
@@ -437,6 +447,28 @@ impl Engine {
         }
     }
 
+    /// Decides a flow that wants to know its quotas.
+    #[cold]
+    fn decide_and_tell<'a>(
+        &'a self,
+        live: &Snapshot,
+        flow: &Flow<'_, '_>,
+        recall: Option<Recall<'a, '_>>,
+        held: &mut Slots,
+    ) -> (Progress, Option<Box<Told>>) {
+        let mut collector = Collector {
+            decisions: None,
+            quotas: Some(Vec::new()),
+            recall,
+        };
+        let progress = self.run(live, flow, &mut collector, held);
+        let told = Told {
+            cached: collector.recall.and_then(|recall| recall.found),
+            quotas: collector.quotas.unwrap_or_default(),
+        };
+        (progress, told.boxed())
+    }
+
     /// Flows that wait are counted when they are done.
     fn run(
         &self,
@@ -485,24 +517,31 @@ impl Decider for Engine {
         // Once for all that is asked of it.
         let live = self.shared.live.load();
         let mut held = Slots::new();
-        let (progress, looks_up, found) = match Recall::of(&self.shared.caches, params) {
-            None => (self.run(&live, &flow, &mut (), &mut held), false, None),
+        let (progress, told) = match Recall::of(&self.shared.caches, params) {
+            recall if params.quotas => self.decide_and_tell(&live, &flow, recall, &mut held),
+            None => (self.run(&live, &flow, &mut (), &mut held), None),
             Some(mut recall) => {
                 let progress = self.run(&live, &flow, &mut recall, &mut held);
-                (progress, true, recall.found.map(Box::new))
+                let told = Told {
+                    cached: recall.found,
+                    ..Told::default()
+                };
+                (progress, told.boxed())
             }
         };
         match progress {
             Progress::Done(result) => {
                 let metered = Metered::begin(self, live.matched(&flow));
-                let ticket = EngineTicket::with(held, found, metered);
+                let ticket = EngineTicket::with(held, told, metered);
                 Check::Ready(verdict(result, ticket))
             }
             Progress::Waits(halt) => {
+                let told = told.map(|told| *told).unwrap_or_default();
                 let notes = Notes {
                     decisions: None,
-                    looks_up,
-                    found: found.map(|found| *found),
+                    looks_up: Recall::of(&self.shared.caches, params).is_some(),
+                    found: told.cached,
+                    quotas: params.quotas.then_some(told.quotas),
                 };
                 let meters = live.matched(&flow);
                 let flow = OwnedFlow::new(&flow, params, &*self.shared.clock);

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::cache::Recall;
-use super::clock::{Clock, duration, nanos};
+use super::clock::{Clock, Nanos, duration, nanos};
 use super::flux_meter::Matched;
 use super::index::Placed;
 use super::limiters::Decided;
 use super::request_id::RequestId;
 use super::stages::{Denied, Flow, NO_DEADLINE, Observer};
-use crate::flow::{CacheLookup, Denial, FlowParams, RejectReason};
+use crate::flow::{CacheLookup, Denial, FlowParams, Quota, RejectReason};
 
 /// A question to an [`Engine`](super::Engine) that wants the whole answer, as an Agent's `Check`
 /// gives it.
@@ -352,6 +352,7 @@ pub struct TokensInfo {
 pub(super) struct Collector<'a, 'p> {
     /// `None` when nobody wants to know.
     pub(super) decisions: Option<Vec<LimiterDecision>>,
+    pub(super) quotas: Option<Vec<Quota>>,
     pub(super) recall: Option<Recall<'a, 'p>>,
 }
 
@@ -363,6 +364,9 @@ impl Observer for Collector<'_, '_> {
     }
 
     fn decided(&mut self, flow: &Flow<'_, '_>, by: &Placed, decided: &Decided) {
+        if let Some(quotas) = &mut self.quotas {
+            quotas.extend(quota(by, decided));
+        }
         let Some(decisions) = &mut self.decisions else {
             return;
         };
@@ -379,6 +383,24 @@ impl Observer for Collector<'_, '_> {
     }
 }
 
+/// What a limiter has to say of its quota.
+fn quota(by: &Placed, decided: &Decided) -> Option<Quota> {
+    let shape = by.limiter.shape().filter(|_| decided.looked)?;
+    let mut quota = Quota::of_tokens(
+        Arc::clone(&by.policy_name),
+        Arc::clone(&by.component_id),
+        (decided.remaining, decided.current),
+        decided.dropped,
+    )?;
+    let known = |time: Nanos| (time > 0).then(|| duration(time));
+    quota.window = known(shape.time_to_fill(shape.capacity));
+    quota.reset = known(match decided.dropped {
+        true => decided.wait,
+        false => shape.time_to_fill(shape.capacity - decided.remaining),
+    });
+    Some(quota)
+}
+
 impl Collector<'_, '_> {
     pub(super) fn report(
         self,
@@ -387,7 +409,9 @@ impl Collector<'_, '_> {
         denied: Option<Denied>,
         expect_end: bool,
     ) -> CheckReport {
-        let Self { decisions, recall } = self;
+        let Self {
+            decisions, recall, ..
+        } = self;
         let mut flow_label_keys: Vec<String> =
             flow.labels.iter().map(|(key, _)| key.to_owned()).collect();
         flow_label_keys.sort_unstable();

@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 
 use super::flux_meter::Metered;
 use super::request_id::RequestId;
-use crate::flow::{CacheLookup, FlowOutcome, Ticket};
+use crate::flow::{CacheLookup, FlowOutcome, Quota, Ticket};
 
 /// Where slots are given back.
 pub(crate) trait Holder: Send + Sync {
@@ -63,37 +63,49 @@ impl fmt::Debug for Held {
 #[must_use = "a ticket that is dropped gives its slots back at once"]
 pub struct EngineTicket {
     held: Slots,
-    /// What the caches had, for a flow that asked.
-    found: Option<Box<CacheLookup>>,
+    /// What there is to tell beside the decision, for a flow that asked.
+    told: Option<Box<Told>>,
     /// What is to know how long the flow takes.
     metered: Option<Metered>,
+}
+
+/// What a flow asked for.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// What the caches had.
+    pub(super) cached: Option<CacheLookup>,
+    pub(super) quotas: Vec<Quota>,
+}
+
+impl Told {
+    /// `None` where there is nothing to tell, as it mostly is.
+    pub(super) fn boxed(self) -> Option<Box<Self>> {
+        let tells = self.cached.is_some() || !self.quotas.is_empty();
+        tells.then(|| Box::new(self))
+    }
 }
 
 impl EngineTicket {
     pub(super) fn new(held: Slots) -> Self {
         Self {
             held,
-            found: None,
+            told: None,
             metered: None,
         }
     }
 
     /// Made in one go: what is moved about costs more than it does.
     #[inline(always)]
-    pub(super) fn with(
-        held: Slots,
-        found: Option<Box<CacheLookup>>,
-        metered: Option<Metered>,
-    ) -> Self {
+    pub(super) fn with(held: Slots, told: Option<Box<Told>>, metered: Option<Metered>) -> Self {
         Self {
             held,
-            found,
+            told,
             metered,
         }
     }
 
-    pub(super) fn found(mut self, found: Option<CacheLookup>) -> Self {
-        self.found = found.map(Box::new);
+    pub(super) fn told(mut self, told: Told) -> Self {
+        self.told = told.boxed();
         self
     }
 
@@ -125,6 +137,12 @@ impl Ticket for EngineTicket {
     }
 
     fn take_cache_lookup(&mut self) -> Option<CacheLookup> {
-        self.found.take().map(|found| *found)
+        self.told.as_mut()?.cached.take()
+    }
+
+    fn take_quotas(&mut self) -> Vec<Quota> {
+        let told = self.told.as_mut();
+        told.map(|told| std::mem::take(&mut told.quotas))
+            .unwrap_or_default()
     }
 }

@@ -1,6 +1,6 @@
 use std::future::Future;
 
-use super::{CacheLookup, Denial, FlowError, FlowOutcome, FlowParams};
+use super::{CacheLookup, Denial, FlowError, FlowOutcome, FlowParams, Quota};
 
 /// Decides whether flows may run: an [`ApertureClient`](crate::ApertureClient), or your own.
 ///
@@ -88,5 +88,11 @@ pub trait Ticket {
     /// is nothing.
     fn take_cache_lookup(&mut self) -> Option<CacheLookup> {
         None
+    }
+
+    /// Takes what limiters said of their quotas, for a flow that
+    /// [asked](crate::FlowParams::quotas); given once. By default there is nothing.
+    fn take_quotas(&mut self) -> Vec<Quota> {
+        Vec::new()
     }
 }

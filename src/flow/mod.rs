@@ -12,6 +12,7 @@ mod error;
 pub(crate) mod headers;
 mod labels;
 mod params;
+mod quota;
 mod stats;
 mod status;
 
@@ -23,5 +24,6 @@ pub use self::end::{EndError, EndResponse, TokenReturn};
 pub use self::error::{FlowError, FlowErrorKind};
 pub use self::labels::{LabelLimits, Labels};
 pub use self::params::FlowParams;
+pub use self::quota::Quota;
 pub use self::stats::ClientStats;
 pub use self::status::{FlowOutcome, FlowStatus};

@@ -31,6 +31,8 @@ pub struct FlowParams<'a> {
     pub result_cache_key: Option<Cow<'a, str>>,
     /// Keys of the global cache to look up with the check.
     pub global_cache_keys: Vec<Cow<'a, str>>,
+    /// The [quotas](crate::Ticket::take_quotas) are wanted.
+    pub quotas: bool,
 }
 
 impl<'a> FlowParams<'a> {
@@ -84,6 +86,14 @@ impl<'a> FlowParams<'a> {
     #[must_use]
     pub fn global_cache_key(mut self, key: impl Into<Cow<'a, str>>) -> Self {
         self.global_cache_keys.push(key.into());
+        self
+    }
+
+    /// Whether limiters are to tell the [quotas](crate::Ticket::take_quotas) of the flow, which
+    /// costs an allocation or two.
+    #[must_use]
+    pub fn quotas(mut self, quotas: bool) -> Self {
+        self.quotas = quotas;
         self
     }
 }

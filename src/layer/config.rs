@@ -39,6 +39,7 @@ pub(crate) struct Settings {
     pub(crate) result_cache_key: Option<TextHook>,
     pub(crate) global_cache_keys: Vec<TextHook>,
     pub(crate) insert_cache_lookup: bool,
+    pub(crate) rate_limit_headers: bool,
 }
 
 pub(crate) struct Config<R> {
@@ -77,6 +78,7 @@ impl Settings {
             result_cache_key: None,
             global_cache_keys: Vec::new(),
             insert_cache_lookup: false,
+            rate_limit_headers: false,
         }
     }
 
@@ -111,7 +113,13 @@ impl Settings {
             ramp_mode: self.ramp_mode,
             result_cache_key: self.result_cache_key.as_ref().and_then(key),
             global_cache_keys: self.global_cache_keys.iter().filter_map(key).collect(),
+            quotas: self.rate_limit_headers,
         }
+    }
+
+    #[inline]
+    pub(crate) fn accept<T: Ticket>(&self, ticket: T) -> Guard<T> {
+        Guard::accepted(ticket, self.classify.clone(), self.rate_limit_headers)
     }
 
     pub(crate) fn rule<T: Ticket>(
@@ -121,11 +129,9 @@ impl Settings {
         control_point: impl FnOnce() -> Arc<str>,
     ) -> Ruling<T> {
         match verdict {
-            Verdict::Accepted(ticket) => {
-                Ruling::Run(Some(Guard::accepted(ticket, self.classify.clone())))
-            }
+            Verdict::Accepted(ticket) => Ruling::Run(Some(self.accept(ticket))),
             Verdict::Rejected(denial, ticket) => {
-                let guard = Guard::rejected(ticket);
+                let guard = Guard::rejected(ticket, self.rate_limit_headers);
                 Ruling::Reject(Rejection::new(control_point(), denial), Some(guard))
             }
             Verdict::Unreachable(error) => {
@@ -175,8 +181,9 @@ impl<R> Config<R> {
         R: OnReject<B>,
         T: Ticket,
     {
-        let response = self.reject.on_reject(rejection, head);
+        let mut response = self.reject.on_reject(rejection, head);
         if let Some(mut guard) = guard {
+            guard.tell_quotas(response.headers_mut());
             guard.http_status(response.status());
             guard.finish();
         }

@@ -168,11 +168,12 @@ where
 impl<T: Ticket> Flow<T> {
     /// Hands the flow over to the body of its response, or ends it with the head.
     #[inline]
-    fn respond<B: Body, C>(self, response: Response<B>) -> Response<ResponseBody<B, C, T>> {
+    fn respond<B: Body, C>(self, mut response: Response<B>) -> Response<ResponseBody<B, C, T>> {
         let Self { mut guard, asked } = self;
         let status = response.status();
         guard.http_status(status);
         guard.judge(ResponseHead::new(&response));
+        guard.tell_quotas(response.headers_mut());
         // After these heads the connection speaks another protocol.
         let switched = status == StatusCode::SWITCHING_PROTOCOLS
             || (asked == Asked::Connect && status.is_success());

@@ -124,7 +124,7 @@ fn refuse<T>(built: Result<T, LayerError>) -> T {
 }
 
 impl<D, R> ApertureLayer<D, R> {
-    fn set(mut self, set: impl FnOnce(&mut Settings)) -> Self {
+    pub(super) fn set(mut self, set: impl FnOnce(&mut Settings)) -> Self {
         // In place, unless a clone of the layer shares it.
         set(&mut Arc::make_mut(&mut self.config).settings);
         self

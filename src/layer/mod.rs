@@ -93,6 +93,7 @@
 //! runs while something is dropped.
 
 mod answer;
+mod answering;
 mod body;
 mod client_error;
 mod config;
@@ -105,6 +106,7 @@ mod head;
 #[allow(clippy::module_inception)]
 mod layer;
 mod outgoing;
+mod rate_limit;
 mod reject;
 mod service;
 mod unreachable;

@@ -124,9 +124,7 @@ where
             let mut params = settings.params(head);
             settings.extract.fill(head, &mut params.labels);
             match self.decider.decide(&control_point, &params) {
-                Check::Ready(Verdict::Accepted(ticket)) => {
-                    Next::Run(Guard::accepted(ticket, settings.classify.clone()))
-                }
+                Check::Ready(Verdict::Accepted(ticket)) => Next::Run(settings.accept(ticket)),
                 Check::Ready(verdict) => {
                     Next::Settle(settings.rule(verdict, head, || settings.keep(&control_point)))
                 }

@@ -1,0 +1,31 @@
+//! What a layer adds to answers, when it is told to.
+
+use super::layer::ApertureLayer;
+
+impl<D, R> ApertureLayer<D, R> {
+    /// Whether responses, also to rejected requests, say what is left of quotas, in the fields
+    /// `RateLimit-Policy` and `RateLimit` of draft-ietf-httpapi-ratelimit-headers-11; off by
+    /// default, because that costs allocations.
+    ///
+    /// There is one item for each rate limiter and quota scheduler that has looked at its tokens,
+    /// named `policy/component`: its capacity (`q`), the seconds until an empty bucket is full
+    /// (`w`), the tokens left (`r`), and the seconds until the bucket is full again, or after a
+    /// rejection until a new try makes sense (`t`). Values of labels are not told. A remote Agent
+    /// does not tell how buckets are filled: there is no `w` then, and `t` only after a rejection.
+    /// Fields that are there already stay. Requests in [shadow mode](Self::shadow_mode) go without.
+    ///
+    /// ```text
+    /// ratelimit-policy: "per-user/root.0";q=60;w=60
+    /// ratelimit: "per-user/root.0";r=41;t=19
+    /// ```
+    ///
+    /// ```
+    /// # let client = tower_aperture::ApertureClient::disabled();
+    /// let layer = tower_aperture::ApertureLayer::new(client, "checkout").rate_limit_headers(true);
+    /// # let _ = layer;
+    /// ```
+    #[must_use]
+    pub fn rate_limit_headers(self, tell: bool) -> Self {
+        self.set(|settings| settings.rate_limit_headers = tell)
+    }
+}
