@@ -1,6 +1,7 @@
 //! What a layer adds to answers, when it is told to.
 
 use super::layer::ApertureLayer;
+use super::problem::ProblemDetails;
 
 impl<D, R> ApertureLayer<D, R> {
     /// Whether responses, also to rejected requests, say what is left of quotas, in the fields
@@ -27,5 +28,23 @@ impl<D, R> ApertureLayer<D, R> {
     #[must_use]
     pub fn rate_limit_headers(self, tell: bool) -> Self {
         self.set(|settings| settings.rate_limit_headers = tell)
+    }
+}
+
+impl<D> ApertureLayer<D> {
+    /// Gives answers to rejected requests a body of problem details (RFC 9457); see
+    /// [`ProblemDetails`]. For services with bodies of [`Bytes`](bytes::Bytes).
+    ///
+    /// ```
+    /// # let client = tower_aperture::ApertureClient::disabled();
+    /// use axum::{Router, routing::get};
+    /// use tower_aperture::ApertureLayer;
+    ///
+    /// let layer = ApertureLayer::new(client, "checkout").problem_details();
+    /// let app: Router = Router::new().route("/", get(|| async { "done" })).route_layer(layer);
+    /// ```
+    #[must_use]
+    pub fn problem_details(self) -> ApertureLayer<D, ProblemDetails> {
+        self.reject_with(ProblemDetails::new())
     }
 }

@@ -104,8 +104,8 @@ fn code(status: StatusCode) -> Code {
     }
 }
 
-/// The reason in words. ASCII without `%`, so nothing is left to percent-encode.
-const fn message(reason: RejectReason) -> &'static str {
+/// The reason in words. ASCII without `%`, `"` and `\`, so no protocol has to encode it.
+pub(super) const fn message(reason: RejectReason) -> &'static str {
     match reason {
         RejectReason::RateLimited => "rejected: rate limited",
         RejectReason::NoTokens => "rejected: no capacity in time",

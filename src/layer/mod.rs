@@ -106,6 +106,7 @@ mod head;
 #[allow(clippy::module_inception)]
 mod layer;
 mod outgoing;
+mod problem;
 mod rate_limit;
 mod reject;
 mod service;
@@ -120,6 +121,7 @@ pub use self::future::ResponseFuture;
 pub use self::head::{RequestHead, ResponseHead};
 pub use self::layer::ApertureLayer;
 pub use self::outgoing::{ApertureClientLayer, Outgoing, OutgoingFuture};
+pub use self::problem::{ProblemBody, ProblemDetails};
 pub use self::reject::{DefaultReject, OnReject};
 pub use self::service::Aperture;
 pub use self::unreachable::FailureMode;
