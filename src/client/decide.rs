@@ -93,6 +93,7 @@ impl Ticket for ClientTicket {
 pub struct ClientPending {
     client: ApertureClient,
     kind: PendingKind,
+    shadow: bool,
 }
 
 enum PendingKind {
@@ -135,7 +136,7 @@ impl Future for ClientPending {
                 wrap(ready!(Pin::new(pending).poll(cx)), TicketKind::Scripted)
             }
         };
-        this.client.inner.counters.count(&verdict);
+        this.client.inner.counters.count(&verdict, this.shadow);
         Poll::Ready(verdict)
     }
 }
@@ -164,45 +165,54 @@ impl Decider for ApertureClient {
         let counters = &self.inner.counters;
         counters.count_dropped_labels(params.labels.dropped());
         if control_point.is_empty() {
-            return self.ready(Verdict::Unreachable(FlowError::new(
-                FlowErrorKind::InvalidRequest,
-                "the control point is empty",
-            )));
+            let error = FlowError::new(FlowErrorKind::InvalidRequest, "the control point is empty");
+            return self.ready(Verdict::Unreachable(error), params);
         }
         match &self.inner.backend {
-            Backend::Disabled => self.ready(Verdict::Unreachable(FlowError::new(
-                FlowErrorKind::Disabled,
-                "",
-            ))),
+            Backend::Disabled => {
+                let error = FlowError::new(FlowErrorKind::Disabled, "");
+                self.ready(Verdict::Unreachable(error), params)
+            }
             #[cfg(feature = "embedded")]
             Backend::Embedded(engine) => match engine.decide(control_point, params) {
-                Check::Ready(verdict) => self.ready(wrap(verdict, TicketKind::Embedded)),
-                Check::Pending(pending) => self.pending(PendingKind::Embedded(pending)),
+                Check::Ready(verdict) => self.ready(wrap(verdict, TicketKind::Embedded), params),
+                Check::Pending(pending) => self.pending(PendingKind::Embedded(pending), params),
             },
             #[cfg(feature = "remote")]
             Backend::Remote(remote) => {
-                self.pending(PendingKind::Remote(remote.check(control_point, params)))
+                let check = remote.check(control_point, params);
+                self.pending(PendingKind::Remote(check), params)
             }
             #[cfg(feature = "test-util")]
             Backend::Scripted(script) => match script.decide(control_point, params) {
-                Check::Ready(verdict) => self.ready(wrap(verdict, TicketKind::Scripted)),
-                Check::Pending(pending) => self.pending(PendingKind::Scripted(pending)),
+                Check::Ready(verdict) => self.ready(wrap(verdict, TicketKind::Scripted), params),
+                Check::Pending(pending) => self.pending(PendingKind::Scripted(pending), params),
             },
         }
     }
 }
 
 impl ApertureClient {
-    fn ready(&self, verdict: Verdict<ClientTicket>) -> Check<ClientTicket, ClientPending> {
-        self.inner.counters.count(&verdict);
+    #[inline]
+    fn ready(
+        &self,
+        verdict: Verdict<ClientTicket>,
+        params: &FlowParams<'_>,
+    ) -> Check<ClientTicket, ClientPending> {
+        self.inner.counters.count(&verdict, params.shadow);
         Check::Ready(verdict)
     }
 
     #[cfg(any(feature = "embedded", feature = "remote", feature = "test-util"))]
-    fn pending(&self, kind: PendingKind) -> Check<ClientTicket, ClientPending> {
+    fn pending(
+        &self,
+        kind: PendingKind,
+        params: &FlowParams<'_>,
+    ) -> Check<ClientTicket, ClientPending> {
         Check::Pending(ClientPending {
             client: self.clone(),
             kind,
+            shadow: params.shadow,
         })
     }
 }

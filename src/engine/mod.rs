@@ -113,6 +113,7 @@ mod classify;
 mod clock;
 mod control;
 mod dial;
+mod dry_run;
 mod flow_end;
 mod flux_meter;
 mod http;
@@ -143,7 +144,7 @@ use self::pending::{Notes, OwnedFlow, Waiting};
 use self::report::Collector;
 use self::snapshot::{Settings, Snapshot};
 use self::source::Sources;
-use self::stages::{Denied, Flow, Observer, Progress};
+use self::stages::{Denied, Flow, Halt, Observer, Progress};
 use self::stats::Tally;
 use self::ticket::{Slots, Told};
 use crate::flow::{Check, Decider, Denial, FlowParams, Verdict};
@@ -254,16 +255,8 @@ impl Engine {
         let mut held = Slots::new();
         let denied = match self.run(&live, &flow, &mut collector, &mut held) {
             Progress::Done(result) => result.err(),
-            Progress::Waits(mut halt) => {
-                let result = loop {
-                    // Nobody waits, so each round is over when it begins.
-                    halt.round.give_up();
-                    let clock = &*self.shared.clock;
-                    if let Some(result) = halt.go_on(&flow, &mut collector, &mut held, clock) {
-                        break result;
-                    }
-                };
-                self.shared.tally.count(result.is_ok());
+            Progress::Waits(halt) => {
+                let result = self.wait_for_nothing(*halt, &flow, &mut collector, &mut held);
                 result.err()
             }
         };
@@ -320,7 +313,13 @@ impl Engine {
         let meters = live.matched(&flow);
         let mut collector = self.collector(input);
         let mut held = Slots::new();
-        match self.run(&live, &flow, &mut collector, &mut held) {
+        let progress = match self.run(&live, &flow, &mut collector, &mut held) {
+            Progress::Waits(halt) if input.params.shadow => {
+                Progress::Done(self.wait_for_nothing(*halt, &flow, &mut collector, &mut held))
+            }
+            progress => progress,
+        };
+        match progress {
             Progress::Done(result) => {
                 // The report has what was looked up.
                 let told = Told {
@@ -444,24 +443,49 @@ impl Engine {
             rejected,
             keys: components.iter().map(|one| one.limiter.keys()).sum(),
             evicted: components.iter().map(|one| one.limiter.evicted()).sum(),
+            dry_run_rejections: self.shared.settings.dry_run.rejected(),
         }
     }
 
-    /// Decides a flow that wants to know its quotas.
+    /// Ends a flow that will not wait: who would have to turns it away.
+    fn wait_for_nothing(
+        &self,
+        mut halt: Halt,
+        flow: &Flow<'_, '_>,
+        observer: &mut impl Observer,
+        held: &mut Slots,
+    ) -> Result<(), Denied> {
+        let result = loop {
+            // Each round is over when it begins.
+            halt.round.give_up();
+            if let Some(result) = halt.go_on(flow, observer, held, &*self.shared.clock) {
+                break result;
+            }
+        };
+        self.shared.tally.count(result.is_ok());
+        result
+    }
+
+    /// Decides a flow that wants to know its quotas, or does not wait.
     #[cold]
-    fn decide_and_tell<'a>(
+    fn decide_at_length<'a>(
         &'a self,
         live: &Snapshot,
         flow: &Flow<'_, '_>,
-        recall: Option<Recall<'a, '_>>,
+        params: &'a FlowParams<'_>,
         held: &mut Slots,
     ) -> (Progress, Option<Box<Told>>) {
         let mut collector = Collector {
             decisions: None,
-            quotas: Some(Vec::new()),
-            recall,
+            quotas: params.quotas.then(Vec::new),
+            recall: Recall::of(&self.shared.caches, params),
         };
-        let progress = self.run(live, flow, &mut collector, held);
+        let progress = match self.run(live, flow, &mut collector, held) {
+            Progress::Waits(halt) if params.shadow => {
+                Progress::Done(self.wait_for_nothing(*halt, flow, &mut collector, held))
+            }
+            progress => progress,
+        };
         let told = Told {
             cached: collector.recall.and_then(|recall| recall.found),
             quotas: collector.quotas.unwrap_or_default(),
@@ -518,7 +542,9 @@ impl Decider for Engine {
         let live = self.shared.live.load();
         let mut held = Slots::new();
         let (progress, told) = match Recall::of(&self.shared.caches, params) {
-            recall if params.quotas => self.decide_and_tell(&live, &flow, recall, &mut held),
+            _ if params.quotas || params.shadow => {
+                self.decide_at_length(&live, &flow, params, &mut held)
+            }
             None => (self.run(&live, &flow, &mut (), &mut held), None),
             Some(mut recall) => {
                 let progress = self.run(&live, &flow, &mut recall, &mut held);

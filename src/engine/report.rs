@@ -221,8 +221,10 @@ pub struct LimiterDecision {
     pub policy_hash: Arc<str>,
     /// Which component of the policy: `root.0` is the first one.
     pub component_id: Arc<str>,
-    /// The component turned the flow away.
+    /// The component turned the flow away, or would have in a [dry run](Self::dry_run).
     pub dropped: bool,
+    /// The policy is in a [dry run](super::EngineBuilder::dry_run): nothing follows.
+    pub dry_run: bool,
     /// What the component has to add.
     pub reason: LimiterReason,
     /// The component's own status for flows it turns away; 0 when it has none.
@@ -375,6 +377,7 @@ impl Observer for Collector<'_, '_> {
             policy_hash: Arc::clone(&by.policy_hash),
             component_id: Arc::clone(&by.component_id),
             dropped: decided.dropped,
+            dry_run: by.is_dry(),
             reason: decided.reason,
             denied_response_status_code: by.limiter.denied_code(),
             wait_time: duration(decided.wait),
@@ -385,7 +388,8 @@ impl Observer for Collector<'_, '_> {
 
 /// What a limiter has to say of its quota.
 fn quota(by: &Placed, decided: &Decided) -> Option<Quota> {
-    let shape = by.limiter.shape().filter(|_| decided.looked)?;
+    let counts = decided.looked && !by.is_dry();
+    let shape = by.limiter.shape().filter(|_| counts)?;
     let mut quota = Quota::of_tokens(
         Arc::clone(&by.policy_name),
         Arc::clone(&by.component_id),

@@ -33,6 +33,8 @@ pub struct FlowParams<'a> {
     pub global_cache_keys: Vec<Cow<'a, str>>,
     /// The [quotas](crate::Ticket::take_quotas) are wanted.
     pub quotas: bool,
+    /// The flow runs, whatever is decided.
+    pub shadow: bool,
 }
 
 impl<'a> FlowParams<'a> {
@@ -94,6 +96,18 @@ impl<'a> FlowParams<'a> {
     #[must_use]
     pub fn quotas(mut self, quotas: bool) -> Self {
         self.quotas = quotas;
+        self
+    }
+
+    /// Whether the flow is going to run, whatever is decided: where it is rejected, it is counted
+    /// in [`ClientStats::shadowed`](crate::ClientStats::shadowed) too.
+    ///
+    /// An embedded engine does not let it wait: a scheduler that would have to queue it rejects
+    /// it. An Agent cannot be told that, and may take the whole
+    /// [check timeout](Self::check_timeout).
+    #[must_use]
+    pub fn shadow(mut self, shadow: bool) -> Self {
+        self.shadow = shadow;
         self
     }
 }

@@ -29,6 +29,37 @@ impl<D, R> ApertureLayer<D, R> {
     pub fn rate_limit_headers(self, tell: bool) -> Self {
         self.set(|settings| settings.rate_limit_headers = tell)
     }
+
+    /// Whether all requests run, whatever is decided about them; off by default. For trying what
+    /// policies would do.
+    ///
+    /// A request that is rejected runs as if it had been accepted. Its flow ends with its response,
+    /// and telemetry has the decision as it was made; it is counted in
+    /// [`ClientStats::shadowed`](crate::ClientStats::shadowed), is an event of level debug, and
+    /// with [`insert_decision`](Self::insert_decision) carries
+    /// [`FlowDecision::Rejected`](crate::FlowDecision::Rejected) and the
+    /// [`Rejection`](crate::Rejection) as extensions. A request that nobody decides about runs too,
+    /// also in [ramp mode](Self::ramp_mode) and where the layer is to fail closed.
+    ///
+    /// No scheduler of an embedded engine makes a request wait: it is rejected where it would have
+    /// to, though it might have been let in a bit later. An Agent knows no shadow mode: for its
+    /// answer a request waits as ever, up to the [check timeout](Self::check_timeout). What the
+    /// flow takes of quotas and slots is taken, so that others who share them see it.
+    #[cfg_attr(
+        feature = "embedded",
+        doc = "To try single policies, and not all of a layer, an embedded engine has
+[dry runs](crate::engine::EngineBuilder::dry_run)."
+    )]
+    ///
+    /// ```
+    /// # let client = tower_aperture::ApertureClient::disabled();
+    /// let layer = tower_aperture::ApertureLayer::new(client, "checkout").shadow_mode(true);
+    /// # let _ = layer;
+    /// ```
+    #[must_use]
+    pub fn shadow_mode(self, shadow: bool) -> Self {
+        self.set(|settings| settings.shadow = shadow)
+    }
 }
 
 impl<D> ApertureLayer<D> {

@@ -40,6 +40,7 @@ pub(crate) struct Settings {
     pub(crate) global_cache_keys: Vec<TextHook>,
     pub(crate) insert_cache_lookup: bool,
     pub(crate) rate_limit_headers: bool,
+    pub(crate) shadow: bool,
 }
 
 pub(crate) struct Config<R> {
@@ -61,6 +62,8 @@ impl<R> Clone for Config<R> {
 /// What becomes of a request; a guard for every answered flow.
 pub(crate) enum Ruling<T: Ticket> {
     Run(Option<Guard<T>>),
+    /// Rejected, and runs all the same.
+    Shadow(Rejection, Guard<T>),
     Reject(Rejection, Option<Guard<T>>),
 }
 
@@ -79,6 +82,7 @@ impl Settings {
             global_cache_keys: Vec::new(),
             insert_cache_lookup: false,
             rate_limit_headers: false,
+            shadow: false,
         }
     }
 
@@ -113,13 +117,20 @@ impl Settings {
             ramp_mode: self.ramp_mode,
             result_cache_key: self.result_cache_key.as_ref().and_then(key),
             global_cache_keys: self.global_cache_keys.iter().filter_map(key).collect(),
-            quotas: self.rate_limit_headers,
+            quotas: self.tells_quotas(),
+            shadow: self.shadow,
         }
+    }
+
+    /// Limits that are not enforced are not told: clients would keep to them.
+    #[inline]
+    fn tells_quotas(&self) -> bool {
+        self.rate_limit_headers && !self.shadow
     }
 
     #[inline]
     pub(crate) fn accept<T: Ticket>(&self, ticket: T) -> Guard<T> {
-        Guard::accepted(ticket, self.classify.clone(), self.rate_limit_headers)
+        Guard::accepted(ticket, self.classify.clone(), self.tells_quotas())
     }
 
     pub(crate) fn rule<T: Ticket>(
@@ -131,11 +142,17 @@ impl Settings {
         match verdict {
             Verdict::Accepted(ticket) => Ruling::Run(Some(self.accept(ticket))),
             Verdict::Rejected(denial, ticket) => {
-                let guard = Guard::rejected(ticket, self.rate_limit_headers);
+                if self.shadow {
+                    let rejection = Rejection::new(control_point(), denial);
+                    log_event!(debug, "shadow mode: {rejection}, and runs");
+                    return Ruling::Shadow(rejection, self.accept(ticket));
+                }
+                let guard = Guard::rejected(ticket, self.tells_quotas());
                 Ruling::Reject(Rejection::new(control_point(), denial), Some(guard))
             }
             Verdict::Unreachable(error) => {
                 let open = match &self.on_unreachable {
+                    _ if self.shadow => true,
                     Some(on_unreachable) => on_unreachable.is_open(&error, head),
                     None => !self.ramp_mode,
                 };

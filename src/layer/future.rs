@@ -129,7 +129,21 @@ where
         RB: Body,
     {
         match ruling {
-            Ruling::Run(guard) => Self::run(&config.settings, inner, request, guard),
+            Ruling::Run(guard) => {
+                let decision = match &guard {
+                    Some(_) => FlowDecision::Accepted,
+                    None => FlowDecision::Unreachable,
+                };
+                Self::run(&config.settings, inner, request, decision, guard)
+            }
+            Ruling::Shadow(rejection, guard) => {
+                let mut request = request;
+                if config.settings.insert_decision {
+                    request.extensions_mut().insert(rejection);
+                }
+                let decision = FlowDecision::Rejected;
+                Self::run(&config.settings, inner, request, decision, Some(guard))
+            }
             Ruling::Reject(rejection, guard) => {
                 let head = RequestHead::new(&request);
                 let response = Some(config.refuse(&rejection, guard, head));
@@ -146,12 +160,9 @@ where
         settings: &Settings,
         inner: &mut S,
         mut request: Request<B>,
+        decision: FlowDecision,
         mut guard: Option<Guard<D::Ticket>>,
     ) -> Self {
-        let decision = match &guard {
-            Some(_) => FlowDecision::Accepted,
-            None => FlowDecision::Unreachable,
-        };
         settings.mark(&mut request, decision, guard.as_mut());
         let asked = Asked::new(request.method());
         // Alive during `call`: a panic there ends the flow.

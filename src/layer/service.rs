@@ -13,7 +13,7 @@ use super::future::{ResponseFuture, Waiting};
 use super::guard::Guard;
 use super::head::RequestHead;
 use super::reject::{DefaultReject, OnReject};
-use crate::flow::{Check, Decider, Ticket, Verdict};
+use crate::flow::{Check, Decider, FlowDecision, Ticket, Verdict};
 
 /// The service that [`ApertureLayer`](crate::ApertureLayer) makes.
 ///
@@ -134,7 +134,14 @@ where
         let (pending, control_point) = match next {
             // The common case, without a detour.
             Next::Run(guard) => {
-                return ResponseFuture::run(settings, &mut self.inner, request, Some(guard));
+                let decision = FlowDecision::Accepted;
+                return ResponseFuture::run(
+                    settings,
+                    &mut self.inner,
+                    request,
+                    decision,
+                    Some(guard),
+                );
             }
             Next::Settle(ruling) => {
                 return ResponseFuture::settle(&self.config, &mut self.inner, request, ruling);
