@@ -287,6 +287,12 @@ async fn details_say_what_is_known_and_no_more() {
     let pushback = status.metadata().get("grpc-retry-pushback-ms");
     assert_eq!(pushback.expect("a wait"), "1");
 
+    let long = "x".repeat(256).leak();
+    let status = of(long, Denial::new(RejectReason::RateLimited)).await;
+    let details = status.get_error_details();
+    let failure = details.quota_failure().expect("a quota");
+    assert!(failure.violations[0].subject.ends_with(&*long));
+
     let for_good = Denial::new(RejectReason::RateLimited).wait(Duration::MAX);
     let long = "x".repeat(257).leak();
     let details = of(long, for_good).await.get_error_details();

@@ -77,6 +77,11 @@
 //! [`Engine::reload`] puts changed files in force, all or none, and [`Engine::watch`] does so when
 //! they change. What did not change keeps its state: buckets, slots, queues, loops.
 //!
+//! # Dry runs
+//!
+//! [`EngineBuilder::dry_run`] tries a policy beside those that are enforced: it decides, and nothing
+//! follows.
+//!
 //! # Policies
 //!
 //! A policy is a `kind: Policy` resource, the bare policy of one, or a values file of a blueprint:

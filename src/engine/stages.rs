@@ -310,8 +310,9 @@ impl Round {
     ) -> Self {
         let members = members.map(|component| {
             let scheduled = match component.limiter.schedule(flow, now) {
-                // Nobody waits for what is not enforced; it leaves the queue again.
-                Scheduled::Waits(_) if component.is_dry() => {
+                // Nobody waits for what is not enforced.
+                Scheduled::Waits(waiter) if component.is_dry() => {
+                    waiter.refuse();
                     Scheduled::Settled(Settled::from(Decided::REFUSED))
                 }
                 scheduled => scheduled,

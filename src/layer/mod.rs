@@ -45,7 +45,8 @@
 //! 4. The decider is asked. A decision at hand is taken at once; for one that takes time the
 //!    instance of the inner service that is ready waits along.
 //! 5. An accepted request runs. A rejected one is answered by the
-//!    [reject hook](ApertureLayer::on_reject) and its body dropped; errors of the inner service
+//!    [reject hook](ApertureLayer::on_reject) and its body dropped, or in
+//!    [shadow mode](ApertureLayer::shadow_mode) runs all the same; errors of the inner service
 //!    pass untouched, a rejection is never one. One that nobody decides about runs, unless
 //!    [ramp mode](ApertureLayer::ramp_mode) or
 //!    [`on_unreachable`](ApertureLayer::on_unreachable) says otherwise.

@@ -203,13 +203,14 @@ circuit:
 
 #[test]
 fn a_policy_that_is_not_there_is_refused_by_name() {
-    let none = builder(&[]).dry_run("missing").build().unwrap_err();
+    let none = builder(&[]).dry_run("missing").build();
+    let none = none.expect_err("no policy");
     assert_eq!(
         none.message(),
         "there is no policy `missing`: there are none"
     );
     let other = builder(&[("p", &rate("per-user", 1))]).dry_run("per-users");
-    let error = other.build().unwrap_err();
+    let error = other.build().expect_err("another name");
     assert_eq!(
         error.to_string(),
         "EngineBuilder::dry_run: there is no policy `per-users`: there are `per-user`"
@@ -229,7 +230,8 @@ fn a_dry_run_goes_on_after_a_reload_and_keeps_its_policy() {
         3,
         "the bucket is empty still"
     );
-    let error = engine.reload_with([("p", rate("renamed", 1))]).unwrap_err();
+    let error = engine.reload_with([("p", rate("renamed", 1))]);
+    let error = error.expect_err("it would be enforced");
     assert!(error.message().contains("`dry`"), "{error}");
     let description = engine.describe();
     assert!(

@@ -332,7 +332,8 @@ impl<S: Source> State<S> {
 /// A queue, whatever its tokens are.
 trait Waits: Send + Sync {
     fn poll(self: Arc<Self>, at: usize, now: Nanos, waker: &Waker) -> Result<Settled, Nanos>;
-    fn leave(&self, at: usize);
+    /// `refused`: the queue counts it as turned away.
+    fn leave(&self, at: usize, refused: bool);
 }
 
 impl<S: Source> Waits for Line<S> {
@@ -392,15 +393,22 @@ impl<S: Source> Waits for Line<S> {
         }
     }
 
-    fn leave(&self, at: usize) {
+    fn leave(&self, at: usize, refused: bool) {
         let now = nanos(self.clock.now());
-        let mut state = lock(&self.state);
+        let mut guard = lock(&self.state);
+        let state = &mut *guard;
+        if refused
+            && let Some(waiting) = state.waiting.get(at)
+            && !matches!(waiting.stage, Stage::Done(..))
+        {
+            state.source.ended(waiting.want, false);
+        }
         state.take_out(&self.rules, at, now);
         if state.waiting.contains(at) {
             state.waiting.remove(at);
         }
         let waits = state.head.is_some();
-        drop(state);
+        drop(guard);
         if waits {
             self.serve(now);
         }
@@ -432,6 +440,13 @@ impl Waiter {
         }
     }
 
+    /// Leaves the queue as one that is turned away.
+    pub(crate) fn refuse(mut self) {
+        if let Some(at) = self.at.take() {
+            self.line.leave(at, true);
+        }
+    }
+
     /// When to ask again if nobody wakes.
     pub(crate) fn next_time(&self) -> Nanos {
         self.next_time
@@ -441,7 +456,7 @@ impl Waiter {
 impl Drop for Waiter {
     fn drop(&mut self) {
         if let Some(at) = self.at.take() {
-            self.line.leave(at);
+            self.line.leave(at, false);
         }
     }
 }
