@@ -6,13 +6,20 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     #[cfg(feature = "remote")]
     {
-        let descriptors = protox::compile(
-            [
-                "aperture/flowcontrol/check/v1/check.proto",
-                "aperture/flowcontrol/checkhttp/v1/checkhttp.proto",
-                "opentelemetry/proto/collector/trace/v1/trace_service.proto",
-            ],
-            ["proto"],
+        let mut compiler = protox::Compiler::new(["proto"])?;
+        compiler.include_imports(true).include_source_info(true);
+        compiler.open_files([
+            "aperture/flowcontrol/check/v1/check.proto",
+            "aperture/flowcontrol/checkhttp/v1/checkhttp.proto",
+            "opentelemetry/proto/collector/trace/v1/trace_service.proto",
+        ])?;
+        let descriptors = compiler.file_descriptor_set();
+        // Read by protobuf's JSON.
+        let folder = std::env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?;
+        compiler.include_source_info(false);
+        std::fs::write(
+            std::path::Path::new(&folder).join("descriptors.bin"),
+            compiler.encode_file_descriptor_set(),
         )?;
         tonic_prost_build::configure()
             .bytes(".aperture.flowcontrol.check.v1")

@@ -51,8 +51,11 @@ let app: Router = Router::new()
 //! Flows that nobody answers for within the check timeout (200 ms by default, connecting included)
 //! are [unreachable](FlowDecision::Unreachable). They run, unless they are in ramp mode or the
 //! layer was told to fail closed; each is counted in [`ClientStats`] and each change of state is
-//! logged once. Nothing is retried in front of your request, and nothing is done at start: a
-//! client is built without I/O and connects when the first flow needs it.
+//! logged once. An Agent that goes on not answering is given up: flows are then unreachable at
+//! once, until a probe that no flow waits for finds it again. With several Agents, which share
+//! their limits, flows go to those that answer. What may have reached an Agent is not asked again
+//! in front of your request, and nothing is done at start: a client is built without I/O and
+//! connects when the first flow needs it.
 //!
 //! # Features
 //!
@@ -101,10 +104,10 @@ pub use self::client::{ApertureClientBuilder, BuildError};
 pub use self::engine::Engine;
 #[doc(inline)]
 pub use self::flow::{
-    CacheChange, CacheLookup, CacheRefusal, CacheValue, Check, ClientStats, ConnectionState,
-    Decider, Denial, EndError, EndResponse, FlowDecision, FlowError, FlowErrorKind, FlowOutcome,
-    FlowParams, FlowStatus, LabelLimits, Labels, Quota, RejectReason, Rejection, Ticket,
-    TokenReturn, Verdict,
+    AgentStatus, CacheChange, CacheLookup, CacheRefusal, CacheValue, Check, ClientStats,
+    ConnectionState, Decider, Denial, EndError, EndResponse, FlowDecision, FlowError,
+    FlowErrorKind, FlowOutcome, FlowParams, FlowStatus, LabelLimits, Labels, Quota, RejectReason,
+    Rejection, Ticket, TokenReturn, TraceContext, Verdict,
 };
 #[doc(inline)]
 pub use self::layer::{Aperture, ApertureLayer, FailureMode, RequestHead};

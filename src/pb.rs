@@ -24,6 +24,15 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/pb.rs"));
 }
 
+/// A `FileDescriptorSet` of all these messages and services, encoded: for gRPC reflection, and for
+/// those who look at messages by name.
+///
+/// ```
+/// assert!(!tower_aperture::pb::FILE_DESCRIPTORS.is_empty());
+/// ```
+#[cfg(feature = "server")]
+pub const FILE_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
 /// `aperture.flowcontrol.check.v1`: checks, ends of flows, caches.
 pub use self::generated::aperture::flowcontrol::check::v1 as check;
 /// `aperture.flowcontrol.checkhttp.v1`: checks made of HTTP attributes.

@@ -111,7 +111,7 @@ async fn waiting_for_readiness_goes_on_until_the_agent_is_there() {
 }
 
 #[tokio::test]
-async fn the_first_flow_after_the_agent_is_back_reaches_it() {
+async fn the_first_flow_reaches_a_returned_agent_that_was_not_given_up() {
     let agent = FakeAgent::start();
     let client = builder(&agent).build().expect("a client");
     for _ in 0..3 {
@@ -120,7 +120,7 @@ async fn the_first_flow_after_the_agent_is_back_reaches_it() {
         agent
             .until("noticed", |_| client.state() == ConnectionState::Idle)
             .await;
-        for _ in 0..5 {
+        for _ in 0..4 {
             assert_eq!(decision(&client).await, FlowDecision::Unreachable);
         }
         agent.restart();
@@ -153,6 +153,8 @@ async fn an_agent_killed_under_load_costs_decisions_and_nothing_hangs() {
     while let Some(done) = tasks.join_next().await {
         done.expect("no panic");
     }
+    // It may have been given up on the way.
+    assert!(client.wait_ready(LONG).await);
     assert_eq!(decision(&client).await, FlowDecision::Accepted);
     client.shutdown(LONG).await;
     let stats = client.stats();
@@ -320,21 +322,27 @@ mod logs {
         decision(&client).await;
         assert_eq!(lines.of(" WARN tower_aperture"), 0);
         agent.kill();
-        for _ in 0..5 {
+        for _ in 0..10 {
             decision(&client).await;
         }
         assert_eq!(lines.of("no decisions from the Aperture agent"), 1);
+        let given_up = "the Aperture agent does not answer: it is given up";
+        assert_eq!(lines.of(given_up), 1);
+        let named = format!("agent=\"{}\"", agent.address());
+        assert_eq!(lines.of(&named), 1, "{}", lines.text());
         agent.restart();
+        assert!(client.wait_ready(LONG).await);
         for _ in 0..5 {
             decision(&client).await;
         }
         assert_eq!(lines.of("the Aperture agent answers again"), 1);
+        assert_eq!(lines.of("the Aperture agent is back and asked again"), 1);
         agent.on_check(|_| Reply::Status(Status::unauthenticated("who are you")));
         for _ in 0..5 {
             decision(&client).await;
         }
         assert_eq!(lines.of("refuses the API key"), 1);
-        assert_eq!(lines.of(" WARN tower_aperture"), 2);
+        assert_eq!(lines.of(" WARN tower_aperture"), 3);
         assert!(!lines.text().contains("open-sesame"));
     }
 }

@@ -256,6 +256,24 @@ async fn an_end_survives_a_restart_of_the_agent() {
 }
 
 #[tokio::test]
+async fn an_end_is_tried_until_a_restarting_agent_takes_connections() {
+    let (agent, client) = granting();
+    let flow = start(&client, "checkout").await;
+    agent.kill();
+    let end = tokio::spawn(flow.end());
+    agent
+        .until("tried", |_| client.stats().ends_retried == 1)
+        .await;
+    // The second try comes to nothing as well.
+    tokio::time::sleep(Duration::from_millis(250)).await;
+    assert!(!end.is_finished());
+    agent.restart();
+    assert_eq!(end.await.expect("no panic").error(), None);
+    assert_eq!(agent.tokens_in_flight(), 0);
+    assert_eq!(client.stats().ends_delivered, 1);
+}
+
+#[tokio::test]
 async fn an_end_that_hangs_is_bounded_and_counted() {
     let agent = FakeAgent::start();
     agent.on_check(|request| Reply::Now(answer::granted(request)));

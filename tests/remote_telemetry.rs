@@ -13,12 +13,13 @@ use futures_util::future::join_all;
 use prost::Message;
 use support::agent::{FakeAgent, Reply, answer, int, text};
 use tonic::Status;
+use tower::{Layer, Service};
 use tower_aperture::pb::check::CheckResponse;
 use tower_aperture::pb::check::check_response::RejectReason as Reason;
 use tower_aperture::pb::trace_collector::ExportTraceServiceRequest;
 use tower_aperture::{
-    ApertureClient, ApertureClientBuilder, Check, Decider, FlowOutcome, FlowParams, FlowStatus,
-    Ticket, Verdict,
+    ApertureClient, ApertureClientBuilder, ApertureLayer, Check, Decider, FlowOutcome, FlowParams,
+    FlowStatus, Ticket, TraceContext, Verdict,
 };
 
 /// Longer than a busy machine takes; only what hangs takes as long.
@@ -420,4 +421,55 @@ async fn telemetry_can_be_left_out() {
     flows(&client, 3).await;
     assert!(client.shutdown(LONG).await);
     assert!(agent.exports().is_empty());
+}
+
+const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+#[tokio::test]
+async fn the_span_links_to_the_trace_of_the_flow() {
+    let agent = FakeAgent::start();
+    let client = client(&agent);
+    for trace in [
+        TraceContext::new(PARENT, "vendor=1"),
+        TraceContext::new("00-nonsense", ""),
+    ] {
+        let params = FlowParams::new().trace_context(trace);
+        client.start_flow("checkout", params).await.end().await;
+    }
+    assert!(client.shutdown(LONG).await);
+    let spans = agent.spans();
+    assert_eq!(spans[0].links.len(), 1);
+    let link = &spans[0].links[0];
+    assert_eq!(link.trace_id[..3], [0x4b, 0xf9, 0x2f]);
+    assert_eq!(link.span_id[..3], [0, 0xf0, 0x67]);
+    assert_eq!(link.trace_state, "vendor=1");
+    // Sampled; somebody else's.
+    assert_eq!(link.flags, 0x301);
+    assert_ne!(spans[0].trace_id, link.trace_id, "a link, no child");
+    assert!(spans[0].parent_span_id.is_empty());
+    assert!(spans[1].links.is_empty(), "nonsense is no trace");
+}
+
+#[tokio::test]
+async fn the_layer_takes_the_trace_from_the_request() {
+    let agent = FakeAgent::start();
+    let client = client(&agent);
+    let inner = tower::service_fn(async |_: http::Request<String>| {
+        Ok::<_, std::convert::Infallible>(http::Response::new(String::new()))
+    });
+    let mut service = ApertureLayer::new(client.clone(), "checkout").layer(inner);
+    for traced in [true, false] {
+        let mut request = http::Request::new(String::new());
+        if traced {
+            let parent = http::HeaderValue::from_static(PARENT);
+            request.headers_mut().insert("traceparent", parent);
+        }
+        let response = service.call(request).await.expect("no error");
+        assert_eq!(response.status(), http::StatusCode::OK);
+        drop(response);
+    }
+    drop(service);
+    assert!(client.shutdown(LONG).await);
+    let links: Vec<_> = agent.spans().iter().map(|span| span.links.len()).collect();
+    assert_eq!(links, [1, 0]);
 }

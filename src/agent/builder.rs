@@ -1,8 +1,10 @@
 use std::sync::Arc;
 
 use super::auth::{ApiKey, ApiKeys};
+use super::body::Budget;
 use super::drain::Drain;
-use super::waiting::Waiting;
+use super::metrics::Metrics;
+use super::seldom::Seldom;
 use super::{Agent, Inner};
 use crate::{Engine, LabelLimits};
 
@@ -22,6 +24,7 @@ pub(super) struct Limits {
     pub(super) streams: u32,
     pub(super) connections: usize,
     pub(super) waiting: usize,
+    pub(super) buffered: usize,
 }
 
 impl AgentBuilder {
@@ -38,6 +41,7 @@ impl AgentBuilder {
                 streams: 1024,
                 connections: 4096,
                 waiting: 65_536,
+                buffered: 64 << 20,
             },
         }
     }
@@ -85,16 +89,29 @@ impl AgentBuilder {
         self
     }
 
+    /// How many bytes of calls that have not yet come in as a whole may be held, all together,
+    /// 64 MiB by default and at least one message. A call beyond that is `RESOURCE_EXHAUSTED`.
+    #[must_use]
+    pub fn max_buffered(mut self, bytes: usize) -> Self {
+        self.limits.buffered = bytes;
+        self
+    }
+
     /// Done; nothing is started.
     #[must_use]
     pub fn build(self) -> Agent {
+        let limits = self.limits;
         Agent {
             inner: Arc::new(Inner {
+                metrics: Metrics::new(&self.engine),
                 engine: self.engine,
                 keys: ApiKeys(self.keys),
-                limits: self.limits,
+                budget: Arc::new(Budget::new(limits.buffered.max(limits.message_size))),
+                limits,
                 drain: Drain::new(),
-                waiting: Waiting::default(),
+                refused: Seldom::default(),
+                crowded: Seldom::default(),
+                full: Seldom::default(),
             }),
         }
     }

@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use tonic::{Request, Response, Status};
 
+use super::delivery::Granted;
 use super::{Agent, convert};
 use crate::engine::{CacheEntry, CheckInput, SlotRef};
 use crate::flow::FlowParams;
@@ -43,10 +44,11 @@ impl FlowControlService for Checks {
             agent.inner.engine.start(&input)
         };
         let (report, ticket) = agent.answer(starting).await;
-        ticket.leave_open();
+        agent.inner.metrics.decided(&report);
+        let granted = Granted::new(&report, ticket);
         let mut response = wire::check_response(report);
         (response.start, response.end) = convert::stamps(began);
-        Ok(Response::new(response))
+        Ok(granted.deliver(response))
     }
 
     async fn cache_lookup(

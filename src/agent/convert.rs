@@ -7,8 +7,8 @@ use http::HeaderMap;
 use prost_types::Timestamp;
 use tonic::Status;
 
+use crate::LabelLimits;
 use crate::flow::Labels;
-use crate::{LabelLimits, Labels as FlowLabels};
 
 const TIMEOUT: &str = "grpc-timeout";
 
@@ -43,10 +43,7 @@ pub(super) fn time_left(headers: &HeaderMap) -> Result<Option<Duration>, Status>
 }
 
 /// Labels are not cut: a flow with too many gets an error.
-pub(super) fn labels(
-    labels: &HashMap<String, String>,
-    limits: LabelLimits,
-) -> Result<FlowLabels<'_>, Status> {
+pub(super) fn within(labels: &HashMap<String, String>, limits: LabelLimits) -> Result<(), Status> {
     let bytes: usize = labels
         .iter()
         .map(|(key, value)| key.len() + value.len())
@@ -59,6 +56,14 @@ pub(super) fn labels(
             limits.bytes
         )));
     }
+    Ok(())
+}
+
+pub(super) fn labels(
+    labels: &HashMap<String, String>,
+    limits: LabelLimits,
+) -> Result<Labels<'_>, Status> {
+    within(labels, limits)?;
     Ok(Labels::distinct(labels.iter().map(|(key, value)| {
         (key.as_str().into(), value.as_str().into())
     })))

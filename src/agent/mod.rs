@@ -1,35 +1,135 @@
 //! An Agent of one node: an [`Engine`] behind the Agent's own protocol.
+//!
+//! Any Aperture SDK, in any language, asks it as it would ask an Agent. It is for development, for
+//! tests and for systems where one node may decide; it has no peers, so two of them limit twice as
+//! much.
+//!
+//! ```
+//! use tower_aperture::Engine;
+//! use tower_aperture::agent::Agent;
+//!
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+//! let policy = "
+//! blueprint: rate-limiting/base
+//! policy:
+//!   policy_name: per-user
+//!   rate_limiter:
+//!     bucket_capacity: 5
+//!     fill_amount: 1
+//!     parameters: {interval: 1s, limit_by_label_key: user_id}
+//!     selectors: [{control_point: checkout}]
+//! ";
+//! let engine = Engine::builder().policy_text("per-user.yaml", policy).build()?;
+//! let agent = Agent::builder(engine).build();
+//!
+//! let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+//! let stop = async { /* for example tokio::signal::ctrl_c() */ };
+//! agent.serve(listener, stop).await?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # }).unwrap();
+//! ```
+//!
+//! # What it answers
+//!
+//! On one port, in plaintext or with TLS:
+//!
+//! | gRPC service | |
+//! |---|---|
+//! | `aperture.flowcontrol.check.v1.FlowControlService` | checks, ends of flows, caches |
+//! | `aperture.flowcontrol.checkhttp.v1.FlowControlServiceHTTP` | checks of HTTP requests |
+//! | `opentelemetry.proto.collector.trace.v1.TraceService` | spans of flows that ended |
+//! | `grpc.health.v1.Health` | for `""`, these names, and those that an Agent has for them |
+//!
+//! | HTTP | |
+//! |---|---|
+//! | `POST /v1/flowcontrol/checkhttp` | CheckHTTP as JSON, as with an Agent |
+//! | `POST /v1/flowcontrol/check`, `flowend`, `cachelookup`, `cacheupsert`, `cachedelete` | the others as JSON: an addition of ours, which an Agent does not have |
+//! | `GET /health` | 200, or 503 when the end has begun |
+//! | `GET /metrics` | OpenMetrics, with the names of an Agent where it has them |
+//! | `GET /status` | what goes on, as JSON for people; its form may change in any version |
+//!
+//! JSON is protobuf's: names in camel or snake case come in, camel case goes out, with every field.
+//! An error is `{"code": .., "message": .., "details": []}` with the HTTP status of its gRPC code.
+//!
+//! # Other than an Agent
+//!
+//! - All that [`engine`](crate::engine) says of its own.
+//! - A check with more labels than [allowed](AgentBuilder::max_labels) is `RESOURCE_EXHAUSTED`,
+//!   and nothing is decided. A malformed `grpc-timeout` is `INVALID_ARGUMENT`.
+//! - A caller that hangs up while its flow waits leaves the queue at once, and what is granted in
+//!   an answer that nobody takes is given back at once. (There, it is held until it expires.)
+//! - A value for a flux meter that is not finite is invalid. (There, it spoils the sum.)
+//! - Without service discovery no flow has services, as on an Agent without it.
+//! - Latency summaries are histograms with one bucket.
+//!
+//! # Spans
+//!
+//! They feed flux meters, and with them the control loops of policies; the workload latency of load
+//! schedulers; and the metrics. A span whose check had `expect_end` off gives back the slots of its
+//! flow, once.
+//!
+//! # Keys
+//!
+//! With [`api_keys`](AgentBuilder::api_keys), every call has to carry one as `x-api-key` (spans and
+//! `/status` too), but for health and `/metrics`, which tell numbers and names of policies and
+//! control points. A call without is `UNAUTHENTICATED`, or 401 for JSON.
+//!
+//! # The end
+//!
+//! When `shutdown` of [`serve`](Agent::serve) is ready, or [`Agent::shutdown`] is called: health
+//! says so, no connection is taken any more, those that exist end when their calls are answered,
+//! and flows that wait are rejected with `REJECT_REASON_NO_TOKENS`. Had they been told that the
+//! node is `UNAVAILABLE`, SDKs would let them all in at once, into a system that was too busy to
+//! take them one by one.
+//!
+//! # What a caller costs
+//!
+//! Messages, labels, calls on a connection, connections, waiting flows and bytes that are on their
+//! way in have [bounds](AgentBuilder). A connection on which nothing was asked for a minute is
+//! ended, a call has to come in within 30 s, a handshake takes 10 s at most, and a peer that does
+//! not answer pings for 20 s is gone.
 
 mod auth;
+mod body;
 mod builder;
 mod check;
 mod convert;
+mod delivery;
 mod drain;
 mod health;
+mod http;
+mod json;
+mod metrics;
+mod seldom;
 mod serve;
 mod service;
+mod status;
+mod tls;
+mod trace;
 mod waiting;
 
 use std::fmt;
 use std::sync::Arc;
 
-use tonic::codec::CompressionEncoding;
-
 use crate::Engine;
-use crate::pb::check::flow_control_service_server::FlowControlServiceServer;
 
 pub use self::auth::ApiKey;
+pub use self::body::AgentBody;
 pub use self::builder::AgentBuilder;
 pub use self::serve::ServeError;
-pub use self::service::AgentService;
+pub use self::service::{AgentService, Answering};
+pub use self::tls::{Tls, TlsError};
 
 use self::auth::ApiKeys;
+use self::body::Budget;
 use self::builder::Limits;
-use self::check::Checks;
 use self::drain::Drain;
-use self::waiting::Waiting;
+use self::metrics::Metrics;
+use self::seldom::Seldom;
 
-/// An engine that answers over the network.
+/// An engine that answers over the network. Cloning it is cheap; clones are one node.
+///
+/// See the [module](self) for an example.
 #[derive(Clone)]
 pub struct Agent {
     inner: Arc<Inner>,
@@ -39,8 +139,12 @@ struct Inner {
     engine: Engine,
     keys: ApiKeys,
     limits: Limits,
+    budget: Arc<Budget>,
     drain: Drain,
-    waiting: Waiting,
+    metrics: Metrics,
+    refused: Seldom,
+    crowded: Seldom,
+    full: Seldom,
 }
 
 impl Agent {
@@ -56,15 +160,6 @@ impl Agent {
         &self.inner.engine
     }
 
-    fn checks(&self) -> FlowControlServiceServer<Checks> {
-        let server = FlowControlServiceServer::new(Checks(self.clone()))
-            .max_decoding_message_size(self.inner.limits.message_size)
-            .max_encoding_message_size(usize::MAX);
-        server
-            .accept_compressed(CompressionEncoding::Gzip)
-            .send_compressed(CompressionEncoding::Gzip)
-    }
-
     /// All that it answers, as one service: for a server of your own, or an axum router's
     /// `fallback_service`.
     #[must_use]
@@ -72,9 +167,16 @@ impl Agent {
         AgentService::new(self)
     }
 
-    /// Tells everybody that this is the end; see [`serve`](Self::serve).
+    /// Tells everybody that this is the end, as the [module](self#the-end) has it. For those who
+    /// serve it themselves; [`serve`](Self::serve) does it, and it may be called twice.
     pub fn shutdown(&self) {
         self.inner.drain.begin();
+    }
+
+    /// What `GET /metrics` answers, in the text format of OpenMetrics.
+    #[must_use]
+    pub fn metrics(&self) -> String {
+        self.inner.metrics.text()
     }
 }
 
@@ -84,5 +186,36 @@ impl fmt::Debug for Agent {
             .field("engine", &self.inner.engine)
             .field("limits", &self.inner.limits)
             .finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    /// A call has no good key.
+    fn refuse(&self, why: &str) {
+        self.metrics.node.unauthenticated.inc();
+        if let Some(calls) = self.refused.due() {
+            log_event!(warn, "{calls} calls were refused as UNAUTHENTICATED: {why}");
+        }
+    }
+
+    /// A flow should wait, and too many do.
+    fn crowded_out(&self) {
+        self.metrics.node.crowded_out.inc();
+        if let Some(flows) = self.crowded.due() {
+            let most = self.limits.waiting;
+            log_event!(warn, "{flows} flows were turned away: {most} wait already");
+        }
+    }
+
+    /// A connection came, and there are too many.
+    fn turned_away(&self) {
+        self.metrics.node.turned_away.inc();
+        if let Some(connections) = self.full.due() {
+            let most = self.limits.connections;
+            log_event!(
+                warn,
+                "{connections} connections were closed: there are {most} already"
+            );
+        }
     }
 }

@@ -2,31 +2,28 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::Poll;
 
 use super::Agent;
+use super::metrics::Node;
 use crate::engine::{Starting, StartingHttp};
 
-/// How many wait.
-#[derive(Debug, Default)]
-pub(super) struct Waiting(AtomicUsize);
-
 /// A place among those who wait, until it is dropped.
-#[derive(Debug)]
-struct Place<'a>(&'a AtomicUsize);
+struct Place<'a>(&'a Node);
 
-impl Waiting {
-    fn enter(&self, most: usize) -> Option<Place<'_>> {
-        let before = self.0.fetch_add(1, Relaxed);
-        let place = Place(&self.0);
-        (before < most).then_some(place)
+impl<'a> Place<'a> {
+    fn take(node: &'a Node, most: usize) -> Option<Self> {
+        let before = node.waiting.inc();
+        let place = Self(node);
+        usize::try_from(before)
+            .is_ok_and(|before| before < most)
+            .then_some(place)
     }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
+        self.0.waiting.dec();
     }
 }
 
@@ -56,14 +53,16 @@ impl Agent {
         if let Poll::Ready(answer) = first {
             return answer;
         }
-        let Some(_place) = self.inner.waiting.enter(self.inner.limits.waiting) else {
+        let inner = &self.inner;
+        let Some(_place) = Place::take(&inner.metrics.node, inner.limits.waiting) else {
+            inner.crowded_out();
             starting.give_up();
             return starting.await;
         };
         tokio::select! {
             biased;
             answer = &mut starting => return answer,
-            () = self.inner.drain.begun() => {}
+            () = inner.drain.begun() => {}
         }
         starting.give_up();
         starting.await

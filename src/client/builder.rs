@@ -11,16 +11,16 @@ use tonic::transport::Channel;
 
 pub use self::error::BuildError;
 
-use self::address::parse;
+use self::address::parse_all;
 use self::error::{MAX_CONNECTIONS, Problem};
 use super::ApertureClient;
 #[cfg(feature = "tls")]
 use crate::remote::Tls;
-use crate::remote::{Connect, KeepAlive, Remote, RemoteConfig, Target};
+use crate::remote::{BreakerConfig, Connect, KeepAlive, Remote, RemoteConfig, Target};
 
 /// Describes a client of a real Agent; made by [`ApertureClient::builder`].
 ///
-/// Only the address is needed. The connection uses TLS and trusts the system's roots unless told
+/// Only an address is needed. The connection uses TLS and trusts the system's roots unless told
 /// otherwise; building does no I/O and needs no runtime.
 ///
 /// ```
@@ -40,10 +40,10 @@ use crate::remote::{Connect, KeepAlive, Remote, RemoteConfig, Target};
 ///
 /// # When the Agent is away
 ///
-/// The connection is made by the first flow and, once lost, by the next flow that needs it: there
-/// is no pause that would keep a returned Agent out of use. Meanwhile flows are
-/// [unreachable](crate::FlowDecision::Unreachable), after the check timeout at the latest. On Linux
-/// a connection whose bytes nobody acknowledges for ten seconds is given up, so that a host that
+/// The connection is made by the first flow and, once lost, by the next flow that needs it.
+/// Meanwhile flows are [unreachable](crate::FlowDecision::Unreachable), after the check timeout at
+/// the latest. An Agent that goes on not answering is [given up](Self::breaker): flows are then
+/// unreachable at once, and it is asked again within a second of its return. On Linux a connection whose bytes nobody acknowledges for ten seconds is given up, so that a host that
 /// vanished is noticed without keep-alive.
 ///
 /// # Runtimes
@@ -51,7 +51,7 @@ use crate::remote::{Connect, KeepAlive, Remote, RemoteConfig, Target};
 /// Flows need a tokio runtime with its I/O and time drivers on. A client may be used in several
 /// runtimes, one after the other or at once; each has connections of its own.
 pub struct ApertureClientBuilder {
-    address: Option<String>,
+    addresses: Vec<String>,
     channel: Option<Channel>,
     api_key: Option<Vec<u8>>,
     insecure: Option<bool>,
@@ -63,6 +63,7 @@ pub struct ApertureClientBuilder {
     end_timeout: Duration,
     keep_alive: Option<KeepAlive>,
     connections: usize,
+    breaker: BreakerConfig,
     #[cfg(feature = "gzip")]
     gzip: bool,
     telemetry: bool,
@@ -71,7 +72,7 @@ pub struct ApertureClientBuilder {
 impl ApertureClientBuilder {
     pub(super) fn new() -> Self {
         Self {
-            address: None,
+            addresses: Vec::new(),
             channel: None,
             api_key: None,
             insecure: None,
@@ -83,6 +84,7 @@ impl ApertureClientBuilder {
             end_timeout: Duration::from_secs(5),
             keep_alive: None,
             connections: 1,
+            breaker: BreakerConfig::default(),
             #[cfg(feature = "gzip")]
             gzip: false,
             telemetry: true,
@@ -90,7 +92,8 @@ impl ApertureClientBuilder {
     }
 
     /// Reads `APERTURE_AGENT_ADDRESS`, `APERTURE_API_KEY` and `APERTURE_AGENT_INSECURE`; empty
-    /// values count as unset, and blanks around a value do not belong to it.
+    /// values count as unset, and blanks around a value do not belong to it. Commas separate the
+    /// addresses of several Agents.
     ///
     /// # Errors
     ///
@@ -119,7 +122,7 @@ impl ApertureClientBuilder {
         };
         let mut builder = Self::new();
         match var("APERTURE_AGENT_ADDRESS")? {
-            Some(address) => builder = builder.address(address),
+            Some(addresses) => builder = builder.addresses(addresses.split(',').map(str::trim)),
             None => {
                 let why = "is not set: there is no address of an Agent".into();
                 return Err(BuildError(Problem::Variable("APERTURE_AGENT_ADDRESS", why)));
@@ -143,8 +146,35 @@ impl ApertureClientBuilder {
 
     /// The Agent's address: `host:port`, with an IPv6 host in brackets. `http://` in front means
     /// [insecure](Self::insecure), `https://` secure; with either, the port may be left out.
-    pub fn address(mut self, address: impl Into<String>) -> Self {
-        self.address = Some(address.into());
+    ///
+    /// It takes the place of what was set before.
+    pub fn address(self, address: impl Into<String>) -> Self {
+        self.addresses([address])
+    }
+
+    /// The addresses of several Agents of one cluster, up to 64, which share their limits. All are
+    /// secure or none is; TLS settings and [connections](Self::connections) are for each.
+    ///
+    /// A check goes to the less busy of two that are drawn from those that answer. Where no
+    /// connection can be made, another is asked within the same timeout; what may have reached an
+    /// Agent is not asked again. The end of a flow goes to the Agent that let it in or, while that
+    /// one does not answer, to another, as do spans and changes to caches.
+    ///
+    /// It takes the place of what was set before.
+    ///
+    /// ```
+    /// use tower_aperture::ApertureClient;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let client = ApertureClient::builder()
+    ///     .addresses(["agent-0:8089", "agent-1:8089"])
+    ///     .insecure(true)
+    ///     .build()?;
+    /// assert_eq!(client.agents().len(), 2);
+    /// # Ok(()) }
+    /// ```
+    pub fn addresses<A: Into<String>>(mut self, addresses: impl IntoIterator<Item = A>) -> Self {
+        self.addresses = addresses.into_iter().map(Into::into).collect();
         self
     }
 
@@ -223,10 +253,44 @@ impl ApertureClientBuilder {
         self
     }
 
-    /// How many connections calls are spread over; 1 by default, at most 64. More than one helps
+    /// How many connections calls to each Agent are spread over; 1 by default, at most 64. More than one helps
     /// when thousands of checks a second keep one connection's task busy.
     pub fn connections(mut self, connections: usize) -> Self {
         self.connections = connections;
+        self
+    }
+
+    /// When to stop waiting for an Agent that does not answer: after so many checks in a row
+    /// without an answer, 5 by default; zero never does. Checks are then unreachable at once,
+    /// unless another Agent answers.
+    ///
+    /// While checks come, a call of its own asks the Agent every `probe_interval`, 1 s by default,
+    /// whether it is there; no flow waits for that. When it is, one check tries it, and its answer
+    /// brings all others back.
+    ///
+    /// A check goes without an answer when its timeout passes, when no connection can be made,
+    /// and when the Agent says `DEADLINE_EXCEEDED`, `CANCELLED` or `UNAVAILABLE`. A connection that
+    /// breaks counts once for all checks on it. Any other status is an answer, and so is a timeout
+    /// if others were answered meanwhile. A check without a timeout tells nothing while it hangs.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_aperture::ApertureClient;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let client = ApertureClient::builder()
+    ///     .address("localhost:8089")
+    ///     .insecure(true)
+    ///     .breaker(3, Duration::from_millis(500))
+    ///     .build()?;
+    /// # let _ = client;
+    /// # Ok(()) }
+    /// ```
+    pub fn breaker(mut self, failures: u32, probe_interval: Duration) -> Self {
+        self.breaker = BreakerConfig {
+            failures,
+            probe_interval,
+        };
         self
     }
 
@@ -252,11 +316,15 @@ impl ApertureClientBuilder {
     /// When there is no address or it makes no sense, when a key or certificate cannot be read, or
     /// when settings contradict each other. The error names the value, unless it is secret.
     pub fn build(self) -> Result<ApertureClient, BuildError> {
+        if self.breaker.probe_interval.is_zero() {
+            return Err(BuildError(Problem::Zero("probe interval")));
+        }
         let api_key = self.api_key.as_deref().map(metadata).transpose()?.flatten();
         let config = RemoteConfig {
             api_key,
             check_timeout: some(self.check_timeout),
             end_timeout: some(self.end_timeout),
+            breaker: self.breaker,
             #[cfg(feature = "gzip")]
             gzip: self.gzip,
             #[cfg(feature = "telemetry")]
@@ -282,14 +350,13 @@ impl ApertureClientBuilder {
                 return Err(BuildError(Problem::Zero(name)));
             }
         }
-        let address = self.address.as_deref().unwrap_or("").trim();
-        let (uri, secure) = parse(address, self.insecure)?;
+        let (uris, secure) = parse_all(&self.addresses, self.insecure)?;
         if !secure && (self.ca.is_some() || self.identity.is_some() || self.server_name.is_some()) {
             return Err(BuildError(Problem::TlsUnused));
         }
         #[cfg(not(feature = "tls"))]
         if secure {
-            return Err(BuildError(Problem::NoTls(address.to_owned())));
+            return Err(BuildError(Problem::NoTls(self.addresses.join(", "))));
         }
         Ok(Target::Connect(Connect {
             #[cfg(feature = "tls")]
@@ -299,12 +366,14 @@ impl ApertureClientBuilder {
                     identity: self.identity,
                     server_name: self.server_name,
                 };
-                check_tls(&uri, &tls)?;
+                for uri in &uris {
+                    check_tls(uri, &tls)?;
+                }
                 Some(tls)
             } else {
                 None
             },
-            uri,
+            uris,
             connect_timeout: self.connect_timeout,
             keep_alive: self.keep_alive,
             connections: self.connections,
@@ -316,7 +385,7 @@ impl ApertureClientBuilder {
 impl fmt::Debug for ApertureClientBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ApertureClientBuilder")
-            .field("address", &self.address)
+            .field("addresses", &self.addresses)
             .field("insecure", &self.insecure)
             .field("server_name", &self.server_name)
             .field("connect_timeout", &self.connect_timeout)
@@ -324,6 +393,7 @@ impl fmt::Debug for ApertureClientBuilder {
             .field("end_timeout", &self.end_timeout)
             .field("keep_alive", &self.keep_alive)
             .field("connections", &self.connections)
+            .field("breaker", &self.breaker)
             .field("telemetry", &self.telemetry)
             .finish_non_exhaustive()
     }

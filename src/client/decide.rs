@@ -179,10 +179,10 @@ impl Decider for ApertureClient {
                 Check::Pending(pending) => self.pending(PendingKind::Embedded(pending), params),
             },
             #[cfg(feature = "remote")]
-            Backend::Remote(remote) => {
-                let check = remote.check(control_point, params);
-                self.pending(PendingKind::Remote(check), params)
-            }
+            Backend::Remote(remote) => match remote.check(control_point, params) {
+                Ok(pending) => self.pending(PendingKind::Remote(pending), params),
+                Err(error) => self.ready(Verdict::Unreachable(error), params),
+            },
             #[cfg(feature = "test-util")]
             Backend::Scripted(script) => match script.decide(control_point, params) {
                 Check::Ready(verdict) => self.ready(wrap(verdict, TicketKind::Scripted), params),

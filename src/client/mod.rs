@@ -51,7 +51,7 @@ pub use self::scripted::{Answer, RecordedFlow, Script};
 
 use self::counters::Counters;
 use crate::flow::{
-    Check, ClientStats, ConnectionState, Decider, FlowParams, FlowStatus, Rejection,
+    AgentStatus, Check, ClientStats, ConnectionState, Decider, FlowParams, FlowStatus, Rejection,
 };
 
 /// Starts flows: with a real Agent, an embedded engine, or nobody behind it.
@@ -126,7 +126,8 @@ impl ApertureClient {
     }
 
     /// A client of the Agent that the environment names: `APERTURE_AGENT_ADDRESS`,
-    /// `APERTURE_API_KEY` and `APERTURE_AGENT_INSECURE` (`true` or `false`, the default).
+    /// `APERTURE_API_KEY` and `APERTURE_AGENT_INSECURE` (`true` or `false`, the default). Commas
+    /// separate the addresses of several.
     ///
     /// # Errors
     ///
@@ -237,7 +238,7 @@ impl ApertureClient {
         Ok(done)
     }
 
-    /// How the client stands with its Agent; asking does no I/O.
+    /// How the client stands with its Agent, the best of several; asking does no I/O.
     #[must_use]
     pub fn state(&self) -> ConnectionState {
         match &self.inner.backend {
@@ -251,7 +252,35 @@ impl ApertureClient {
         }
     }
 
-    /// Connects if need be and says whether the Agent answers within `timeout`.
+    /// How each Agent is doing, in the order of their addresses; asking does no I/O. Empty unless
+    /// there is a real Agent.
+    ///
+    /// ```
+    /// use tower_aperture::{ApertureClient, ConnectionState};
+    ///
+    /// # #[cfg(feature = "remote")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let client = ApertureClient::builder()
+    ///     .addresses(["agent-0:8089", "agent-1:8089"])
+    ///     .insecure(true)
+    ///     .build()?;
+    /// let agents = client.agents();
+    /// assert_eq!(agents[1].address.as_deref(), Some("agent-1:8089"));
+    /// assert_eq!(agents[1].state, ConnectionState::Idle);
+    /// # Ok(()) }
+    /// # #[cfg(not(feature = "remote"))]
+    /// # fn main() {}
+    /// ```
+    #[must_use]
+    pub fn agents(&self) -> Vec<AgentStatus> {
+        match &self.inner.backend {
+            #[cfg(feature = "remote")]
+            Backend::Remote(remote) => remote.agents(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Connects if need be and says whether an Agent answers within `timeout`.
     ///
     /// No flow is started by it. `true` for an embedded engine, `false` for a disabled client.
     pub async fn wait_ready(&self, timeout: Duration) -> bool {

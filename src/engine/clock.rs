@@ -1,13 +1,14 @@
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Waker;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::store::lock;
+use super::sync::{AtomicU64, Mutex};
 
 /// Nanoseconds since the clock's origin; 292 years fit.
 pub(crate) type Nanos = i64;

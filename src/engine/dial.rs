@@ -1,7 +1,9 @@
 //! A number that is turned while others read it.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
+
+use super::sync::AtomicU64;
 
 /// A signal's value as a component sees it.
 pub(crate) struct Dial(AtomicU64);

@@ -123,7 +123,11 @@ mod flow_end;
 mod flux_meter;
 mod http;
 mod index;
+#[cfg(all(test, shuttle))]
+mod interleavings;
 mod limiters;
+#[cfg(feature = "server")]
+mod observe;
 mod pending;
 mod reload;
 mod report;
@@ -134,11 +138,12 @@ mod source;
 mod stages;
 mod stats;
 mod store;
+mod sync;
 mod ticket;
 mod watch;
 
 use std::fmt::{self, Write as _};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
@@ -150,7 +155,8 @@ use self::report::Collector;
 use self::snapshot::{Settings, Snapshot};
 use self::source::Sources;
 use self::stages::{Denied, Flow, Halt, Observer, Progress};
-use self::stats::Tally;
+use self::stats::{Reloads, Tally};
+use self::sync::Mutex;
 use self::ticket::{Slots, Told};
 use crate::flow::{Check, Decider, Denial, FlowParams, Verdict};
 use crate::policy::PolicyWarning;
@@ -161,6 +167,8 @@ pub use self::cache::CacheEntry;
 pub use self::clock::{Clock, ManualClock};
 pub use self::control::{ControlLoop, LoopOutput, SignalSource};
 pub use self::flow_end::{SlotRef, SlotReturn};
+#[cfg(feature = "server")]
+pub(crate) use self::flux_meter::FluxMeter;
 pub use self::http::{
     AddressFlaw, HttpAnswer, HttpInput, HttpInputError, HttpReport, HttpRequest, SocketAddress,
     StartingHttp,
@@ -220,6 +228,7 @@ struct Shared {
     live: ArcSwap<Snapshot>,
     clock: Arc<dyn Clock>,
     tally: Tally,
+    reloads: Reloads,
     caches: Caches,
     settings: Settings,
     /// Locked while policies are reloaded, so that one reload follows another.
@@ -233,6 +242,7 @@ impl Engine {
                 live: ArcSwap::from_pointee(snapshot),
                 clock: Arc::clone(&settings.surroundings.clock),
                 tally: Tally::default(),
+                reloads: Reloads::default(),
                 caches,
                 settings,
                 sources: Mutex::new(sources),
@@ -441,6 +451,7 @@ impl Engine {
     #[must_use]
     pub fn stats(&self) -> EngineStats {
         let (accepted, rejected) = self.shared.tally.sums();
+        let (reloads, failed_reloads) = self.shared.reloads.sums();
         let live = self.shared.live.load();
         let components = live.index.components();
         EngineStats {
@@ -449,6 +460,8 @@ impl Engine {
             keys: components.iter().map(|one| one.limiter.keys()).sum(),
             evicted: components.iter().map(|one| one.limiter.evicted()).sum(),
             dry_run_rejections: self.shared.settings.dry_run.rejected(),
+            reloads,
+            failed_reloads,
         }
     }
 

@@ -208,6 +208,18 @@ pin_project! {
         // What the timer is set for.
         alarm: Nanos,
     }
+
+    impl PinnedDrop for Waiting {
+        fn drop(this: Pin<&mut Self>) {
+            let this = this.project();
+            if this.halt.is_over() {
+                return;
+            }
+            let now = nanos(this.engine.shared.clock.now());
+            let halt = this.halt;
+            this.flow.with(now, |flow| halt.abandon(flow, now));
+        }
+    }
 }
 
 impl Waiting {

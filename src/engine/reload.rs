@@ -1,9 +1,10 @@
 //! Changing the policies of an engine that runs.
 
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::PoisonError;
 
 use super::snapshot::Snapshot;
 use super::source::{self, Read, Sources};
+use super::sync::MutexGuard;
 use super::{Engine, Shared};
 use crate::policy::PolicyError;
 
@@ -83,10 +84,12 @@ impl Engine {
             .map(|(name, text)| (name.into(), text.into()))
             .collect();
         let _in_turn = self.shared.lock_sources();
-        self.shared.put_in_force(Read {
+        let result = self.shared.put_in_force(Read {
             texts,
             warnings: Vec::new(),
-        })
+        });
+        self.shared.reloads.count(result.is_ok());
+        result
     }
 }
 
@@ -100,10 +103,11 @@ impl Shared {
         let mut sources = self.lock_sources();
         let result = self.try_to_reload(&mut sources, anyway);
         match &result {
-            Ok(false) => {}
+            Ok(false) => return result,
             Ok(true) => sources.problem = None,
             Err(error) => sources.problem = Some(error.clone()),
         }
+        self.reloads.count(result.is_ok());
         result
     }
 

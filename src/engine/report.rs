@@ -333,6 +333,10 @@ pub struct SchedulerDetails {
     pub priority: f64,
     /// The tokens; `None` when the flow was let through without asking for any.
     pub tokens: Option<TokensInfo>,
+    /// How many tokens the flow asked for, granted or not; 0 where it was not looked at.
+    pub requested: f64,
+    /// How long it waited in the queue.
+    pub queued: Duration,
 }
 
 /// Tokens of a bucket after a decision; zeros where no bucket was looked at.

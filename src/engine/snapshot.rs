@@ -17,7 +17,7 @@ use crate::policy::{self, ComponentKind, PolicyError, PolicyWarning, Selector};
 /// What an absent `agent_group` of a selector means.
 const ABSENT_GROUP: &str = "aperture-cloud";
 /// The group of an Agent that is given none.
-const DEFAULT_GROUP: &str = "default";
+pub(super) const DEFAULT_GROUP: &str = "default";
 
 /// What holds for all policies, now and after a reload.
 #[derive(Debug)]
@@ -123,9 +123,11 @@ impl Snapshot {
                 let (here, elsewhere) = split(&meter.selectors, group);
                 others.extend(elsewhere);
                 let before = before.map(|before| &before.flux_meters);
-                let measured = flux_meters.add(meter, &here, before).map_err(|flaw| {
-                    PolicyError::new(&*name, format!("flux meter `{}`: {flaw}", meter.name))
-                })?;
+                let measured = flux_meters
+                    .add(&policy.name, meter, &here, before)
+                    .map_err(|flaw| {
+                        PolicyError::new(&*name, format!("flux meter `{}`: {flaw}", meter.name))
+                    })?;
                 if !measured {
                     let message = format!(
                         "flux meter `{}` stays empty: its attribute `{}` is not measured in \

@@ -294,10 +294,25 @@ impl Halt {
     }
 }
 
+impl Halt {
+    /// Nobody is asked any more.
+    pub(crate) fn is_over(&self) -> bool {
+        self.round.members.is_empty()
+    }
+
+    /// The flow goes away: that is a no, and gives back what others granted already.
+    #[cold]
+    pub(crate) fn abandon(&mut self, flow: &Flow<'_, '_>, now: Nanos) {
+        self.round.give_up();
+        let _ = self.round.conclude(flow, &mut (), &mut Slots::new(), now);
+    }
+}
+
 /// The schedulers of a step, deciding side by side.
 #[derive(Debug)]
 pub(crate) struct Round {
     step: Step,
+    begun: Nanos,
     members: SmallVec<[(Arc<Placed>, Scheduled); 1]>,
 }
 
@@ -321,6 +336,7 @@ impl Round {
         });
         Self {
             step,
+            begun: now,
             members: members.collect(),
         }
     }
@@ -333,8 +349,9 @@ impl Round {
         let mut dropped = false;
         for (component, scheduled) in &mut self.members {
             if let (Scheduled::Waits(waiter), Some(waker)) = (&mut *scheduled, waker)
-                && let Poll::Ready(settled) = waiter.poll(now, waker)
+                && let Poll::Ready(mut settled) = waiter.poll(now, waker)
             {
+                settled.decided.queued = now.saturating_sub(self.begun);
                 *scheduled = Scheduled::Settled(settled);
             }
             match scheduled {

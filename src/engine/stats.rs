@@ -28,6 +28,32 @@ pub struct EngineStats {
     /// Decisions of policies in a [dry run](super::EngineBuilder::dry_run) that would have turned
     /// a flow away; a flow counts once for each component.
     pub dry_run_rejections: u64,
+    /// How often changed policies were put in force.
+    pub reloads: u64,
+    /// How often policies were refused that should have been, or could not be read.
+    pub failed_reloads: u64,
+}
+
+/// How reloads went.
+#[derive(Debug, Default)]
+pub(crate) struct Reloads {
+    done: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl Reloads {
+    pub(crate) fn count(&self, done: bool) {
+        let counter = if done { &self.done } else { &self.failed };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Done and failed.
+    pub(crate) fn sums(&self) -> (u64, u64) {
+        (
+            self.done.load(Ordering::Relaxed),
+            self.failed.load(Ordering::Relaxed),
+        )
+    }
 }
 
 const STRIPES: usize = 16;

@@ -3,12 +3,13 @@
 //! A component sees [`Store::update`] and nothing else of it, so that another store can stand in.
 
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{PoisonError, TryLockError};
 
 use ahash::RandomState;
 use hashbrown::HashTable;
 
 use super::clock::Nanos;
+use super::sync::{Mutex, MutexGuard};
 
 /// Every so many uses of a shard somebody else's idle keys are looked for.
 const USES_A_TURN: u32 = 32;

@@ -15,9 +15,10 @@ mod params;
 mod quota;
 mod stats;
 mod status;
+mod trace;
 
 pub use self::cache::{CacheChange, CacheLookup, CacheRefusal, CacheValue};
-pub use self::connection::ConnectionState;
+pub use self::connection::{AgentStatus, ConnectionState};
 pub use self::decider::{Check, Decider, Ticket, Verdict};
 pub use self::decision::{Denial, FlowDecision, RejectReason, Rejection};
 pub use self::end::{EndError, EndResponse, TokenReturn};
@@ -27,3 +28,6 @@ pub use self::params::FlowParams;
 pub use self::quota::Quota;
 pub use self::stats::ClientStats;
 pub use self::status::{FlowOutcome, FlowStatus};
+pub use self::trace::TraceContext;
+#[cfg(feature = "telemetry")]
+pub(crate) use self::trace::TraceParent;

@@ -1,7 +1,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use super::Labels;
+use super::{Labels, TraceContext};
 
 /// What a flow brings along besides its control point.
 ///
@@ -35,10 +35,12 @@ pub struct FlowParams<'a> {
     pub quotas: bool,
     /// The flow runs, whatever is decided.
     pub shadow: bool,
+    /// The trace that the flow's telemetry span links to.
+    pub trace_context: Option<TraceContext<'a>>,
 }
 
 impl<'a> FlowParams<'a> {
-    /// No labels, the client's default timeout, no ramp mode, no caches.
+    /// No labels, the client's default timeout, no ramp mode, no caches, no trace.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -108,6 +110,13 @@ impl<'a> FlowParams<'a> {
     #[must_use]
     pub fn shadow(mut self, shadow: bool) -> Self {
         self.shadow = shadow;
+        self
+    }
+
+    /// Links the flow's telemetry span to this trace.
+    #[must_use]
+    pub fn trace_context(mut self, context: TraceContext<'a>) -> Self {
+        self.trace_context = Some(context);
         self
     }
 }

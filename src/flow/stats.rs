@@ -38,10 +38,22 @@ pub struct ClientStats {
     pub checks_handed_over: u64,
     /// Checks whose caller left, cancelled because too many were being seen to their end.
     pub checks_cancelled: u64,
+    /// Checks asked of another Agent, because there was no connection to the first.
+    pub checks_moved: u64,
+    /// Unreachable, and counted in `unavailable`: nobody was asked, because no Agent had answered
+    /// for a while.
+    pub checks_spared: u64,
+    /// How often an Agent was given up because it did not answer; see
+    /// [`ApertureClient::agents`](crate::ApertureClient::agents) for those that are so now.
+    pub agents_given_up: u64,
+    /// Calls that only asked whether an Agent answers.
+    pub probes: u64,
     /// Ends of flows that the Agent took.
     pub ends_delivered: u64,
     /// Ends that were tried a second time.
     pub ends_retried: u64,
+    /// Ends that another Agent took than the one that had let the flow in.
+    pub ends_moved: u64,
     /// Ends that the Agent did not take.
     pub ends_failed: u64,
     /// Ends that found the queue full, or the client shut down.

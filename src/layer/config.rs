@@ -13,7 +13,8 @@ use super::head::{RequestHead, ResponseHead};
 use super::reject::OnReject;
 use super::unreachable::OnUnreachable;
 use crate::flow::{
-    Denial, FlowDecision, FlowParams, FlowStatus, Labels, RejectReason, Rejection, Ticket, Verdict,
+    Denial, FlowDecision, FlowParams, FlowStatus, Labels, RejectReason, Rejection, Ticket,
+    TraceContext, Verdict,
 };
 
 pub(crate) type Classify = Arc<dyn Fn(ResponseHead<'_>) -> FlowStatus + Send + Sync>;
@@ -119,6 +120,7 @@ impl Settings {
             global_cache_keys: self.global_cache_keys.iter().filter_map(key).collect(),
             quotas: self.tells_quotas(),
             shadow: self.shadow,
+            trace_context: Some(TraceContext::from_headers(head.headers())),
         }
     }
 

@@ -1,13 +1,19 @@
+use std::borrow::Cow;
 use std::error::Error;
 use std::future::Future;
+use std::marker::PhantomData;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
 use prost::Message;
 use tonic::client::Grpc;
+use tonic::codec::{Codec, EncodeBuf, Encoder};
+use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
-use tonic_prost::ProstCodec;
+use tonic_prost::ProstDecoder;
 
+use super::breaker::Evidence;
 use super::live::Live;
 use crate::flow::{FlowError, FlowErrorKind};
 
@@ -23,6 +29,8 @@ pub(super) const CACHE_DELETE: &str =
 pub(super) const EXPORT: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
 pub(super) const HEALTH: &str = "/grpc.health.v1.Health/Check";
 
+pub(super) const GIVEN_UP: &str = "no agent has answered for a while; it is asked again soon";
+
 /// Answers may carry cached values, for which gRPC's usual 4 MiB are few.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
 
@@ -37,9 +45,11 @@ pub(super) struct Failure {
     pub(super) unavailable: bool,
     /// The Agent itself said so.
     pub(super) from_agent: bool,
+    /// There was no connection to send it on: another Agent may be asked the same.
+    pub(super) unsent: bool,
     #[cfg(feature = "telemetry")]
     code: Code,
-    message: String,
+    pub(super) message: Cow<'static, str>,
 }
 
 impl Failure {
@@ -47,7 +57,7 @@ impl Failure {
         // tonic keeps the cause of what went wrong on our side; what the Agent said has none.
         let cause = status.source();
         let from_agent = cause.is_none();
-        let expired = cause.is_some_and(is_expiry);
+        let expired = cause.is_some_and(is_a::<tonic::TimeoutExpired>);
         let (kind, unavailable) = match status.code() {
             _ if expired => (FlowErrorKind::Timeout, false),
             _ if !from_agent => (FlowErrorKind::Unavailable, true),
@@ -68,9 +78,40 @@ impl Failure {
             kind,
             unavailable,
             from_agent,
+            unsent: unavailable && cause.is_some_and(is_a::<tonic::ConnectError>),
             #[cfg(feature = "telemetry")]
             code: status.code(),
-            message,
+            message: Cow::Owned(message),
+        }
+    }
+
+    /// Nobody was asked, because no Agent answers.
+    pub(super) const fn given_up() -> Self {
+        Self {
+            kind: FlowErrorKind::Unavailable,
+            unavailable: true,
+            from_agent: false,
+            unsent: true,
+            #[cfg(feature = "telemetry")]
+            code: Code::Unavailable,
+            message: Cow::Borrowed(GIVEN_UP),
+        }
+    }
+
+    /// What it says about the Agent; `None` is that it answers.
+    ///
+    /// | what came | evidence |
+    /// |---|---|
+    /// | nothing in time, `DEADLINE_EXCEEDED`, `CANCELLED` | silence |
+    /// | no connection | refusal |
+    /// | a broken connection, `UNAVAILABLE` | refusal, once for all calls under way |
+    /// | any other code | it answers, and answering costs no waiting |
+    pub(super) fn evidence(&self) -> Option<Evidence> {
+        match self.kind {
+            FlowErrorKind::Timeout => Some(Evidence::Silence),
+            _ if self.unsent => Some(Evidence::Refusal),
+            _ if self.unavailable => Some(Evidence::Shared),
+            _ => None,
         }
     }
 
@@ -79,9 +120,10 @@ impl Failure {
             kind: FlowErrorKind::Timeout,
             unavailable: false,
             from_agent: false,
+            unsent: false,
             #[cfg(feature = "telemetry")]
             code: Code::DeadlineExceeded,
-            message: format!("no answer within {timeout:?}"),
+            message: Cow::Owned(format!("no answer within {timeout:?}")),
         }
     }
 
@@ -103,11 +145,11 @@ impl Failure {
     }
 }
 
-/// tonic watches `grpc-timeout` on our side too, and may come first.
-fn is_expiry(cause: &(dyn Error + 'static)) -> bool {
+/// tonic watches `grpc-timeout` on our side too and may come first, and it wraps what it says.
+fn is_a<E: Error + 'static>(cause: &(dyn Error + 'static)) -> bool {
     let mut cause = Some(cause);
     while let Some(error) = cause {
-        if error.is::<tonic::TimeoutExpired>() {
+        if error.is::<E>() {
             return true;
         }
         cause = error.source();
@@ -124,12 +166,47 @@ pub(super) fn innermost(mut error: &(dyn Error + 'static)) -> String {
 }
 
 impl Live {
-    /// One unary call, with the API key. The timeout covers connecting and waiting for the channel
-    /// as well, and goes out as `grpc-timeout`.
+    /// One unary call of any Agent that answers, with the API key. The timeout covers connecting
+    /// and waiting for the channel as well, and goes out as `grpc-timeout`.
     pub(super) async fn call<Req, Res>(
-        &self,
+        self: &Arc<Self>,
         path: &'static str,
         message: Req,
+        timeout: Option<Duration>,
+    ) -> Result<Res, Failure>
+    where
+        Req: Message + 'static,
+        Res: Message + Default + 'static,
+    {
+        self.probe_where_due();
+        match self.route(None, 0) {
+            Some(at) => self.call_at(at, path, Arc::new(message), timeout).await,
+            None => Err(Failure::given_up()),
+        }
+    }
+
+    /// The same, of this Agent. A message may be sent again, so it is shared.
+    pub(super) async fn call_at<Req, Res>(
+        &self,
+        at: usize,
+        path: &'static str,
+        message: Arc<Req>,
+        timeout: Option<Duration>,
+    ) -> Result<Res, Failure>
+    where
+        Req: Message + 'static,
+        Res: Message + Default + 'static,
+    {
+        let channel = self.channel(at);
+        self.call_on(channel, at, path, message, timeout).await
+    }
+
+    pub(super) async fn call_on<Req, Res>(
+        &self,
+        channel: Channel,
+        at: usize,
+        path: &'static str,
+        message: Arc<Req>,
         timeout: Option<Duration>,
     ) -> Result<Res, Failure>
     where
@@ -145,7 +222,7 @@ impl Live {
             request.metadata_mut().insert("x-api-key", key.clone());
         }
         let answer = within(timeout, async {
-            let mut grpc = Grpc::new(self.channel()).max_decoding_message_size(MAX_ANSWER);
+            let mut grpc = Grpc::new(channel).max_decoding_message_size(MAX_ANSWER);
             #[cfg(feature = "gzip")]
             if self.shared.config.gzip {
                 use tonic::codec::CompressionEncoding::Gzip;
@@ -154,28 +231,63 @@ impl Live {
             if let Err(error) = grpc.ready().await {
                 return Err(Status::from_error(Box::new(error)));
             }
-            let codec = ProstCodec::<Req, Res>::default();
+            let codec = SharedCodec::<Req, Res>(PhantomData);
             grpc.unary(request, PathAndQuery::from_static(path), codec)
                 .await
         })
         .await;
-        let health = &self.shared.health;
+        let link = self.shared.agents.get(at).link();
         match answer {
             Some(Ok(response)) => {
-                health.answered();
+                link.answered();
                 Ok(response.into_inner())
             }
             Some(Err(status)) => {
                 let failure = Failure::new(&status);
                 if failure.unavailable {
-                    health.unreachable();
+                    link.unreachable();
                 } else if failure.from_agent {
-                    health.answered();
+                    link.answered();
                 }
                 Err(failure)
             }
             None => Err(Failure::timed_out(timeout.unwrap_or_default())),
         }
+    }
+}
+
+/// Sends messages that their sender keeps.
+struct SharedCodec<Req, Res>(PhantomData<(Req, Res)>);
+
+struct SharedEncoder<Req>(PhantomData<Req>);
+
+impl<Req, Res> Codec for SharedCodec<Req, Res>
+where
+    Req: Message + 'static,
+    Res: Message + Default + 'static,
+{
+    type Encode = Arc<Req>;
+    type Decode = Res;
+    type Encoder = SharedEncoder<Req>;
+    type Decoder = ProstDecoder<Res>;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        SharedEncoder(PhantomData)
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        ProstDecoder::default()
+    }
+}
+
+impl<Req: Message> Encoder for SharedEncoder<Req> {
+    type Item = Arc<Req>;
+    type Error = Status;
+
+    fn encode(&mut self, message: Arc<Req>, into: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        message
+            .encode(into)
+            .map_err(|error| Status::internal(error.to_string()))
     }
 }
 

@@ -14,7 +14,7 @@ use tonic::transport::{Channel, Endpoint};
 use tower_service::Service;
 
 use super::config::Connect;
-use super::health::{Attempt, Health, Open};
+use super::link::{Attempt, Link, Open};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -35,8 +35,7 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
 impl Connect {
     /// Channels that connect when first used. Must be called inside a runtime, which runs their
     /// background tasks.
-    pub(super) fn channels(&self, health: &Arc<Health>) -> Result<Box<[Channel]>, BoxError> {
-        let endpoint = self.endpoint()?;
+    pub(super) fn channels(&self, endpoint: &Endpoint, link: &Arc<Link>) -> Box<[Channel]> {
         let mut http = HttpConnector::new();
         http.enforce_http(false);
         http.set_nodelay(true);
@@ -45,15 +44,16 @@ impl Connect {
         http.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
         let connector = Watched {
             http,
-            health: Arc::clone(health),
+            link: Arc::clone(link),
         };
-        Ok((0..self.connections.max(1))
+        (0..self.connections.max(1))
             .map(|_| endpoint.connect_with_connector_lazy(connector.clone()))
-            .collect())
+            .collect()
     }
 
-    fn endpoint(&self) -> Result<Endpoint, BoxError> {
-        let mut endpoint = Endpoint::from(self.uri.clone())
+    /// Reads the system's roots, where TLS trusts them.
+    pub(super) fn endpoint(&self, uri: &Uri) -> Result<Endpoint, BoxError> {
+        let mut endpoint = Endpoint::from(uri.clone())
             .user_agent(concat!("tower-aperture/", env!("CARGO_PKG_VERSION")))?
             .connect_timeout(self.connect_timeout)
             .tcp_nodelay(true)
@@ -74,11 +74,11 @@ impl Connect {
     }
 }
 
-/// Connects as tonic does, and tells [`Health`].
+/// Connects as tonic does, and tells [`Link`].
 #[derive(Clone)]
 struct Watched {
     http: HttpConnector,
-    health: Arc<Health>,
+    link: Arc<Link>,
 }
 
 impl Service<Uri> for Watched {
@@ -91,7 +91,7 @@ impl Service<Uri> for Watched {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let attempt = Attempt::start(&self.health);
+        let attempt = Attempt::start(&self.link);
         let connecting = self.http.call(uri);
         Box::pin(async move {
             let stream = connecting.await?.into_inner();

@@ -6,12 +6,16 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::time::Instant;
 
 use super::Remote;
-use super::call::{CHECK, Failure};
-use super::flow::RemoteFlow;
+use super::agents::Asking;
+use super::call::{CHECK, Failure, GIVEN_UP};
+use super::flow::{Grant, RemoteFlow};
 use super::live::Live;
 use super::stamps::Stamps;
+#[cfg(feature = "telemetry")]
+use crate::flow::TraceParent;
 use crate::flow::{FlowError, FlowErrorKind, FlowParams};
 use crate::pb::check::{CacheLookupRequest, CheckRequest};
 
@@ -37,6 +41,8 @@ struct New {
     remote: Remote,
     request: CheckRequest,
     timeout: Option<Duration>,
+    #[cfg(feature = "telemetry")]
+    trace: Option<Box<TraceParent>>,
 }
 
 struct Running {
@@ -51,35 +57,59 @@ struct Running {
 // === impl PendingCheck ===
 
 impl PendingCheck {
-    pub(super) fn new(remote: &Remote, control_point: &str, params: &FlowParams<'_>) -> Self {
+    /// An error comes at once, and costs next to nothing: neither a box nor a wait.
+    pub(super) fn new(
+        remote: &Remote,
+        control_point: &str,
+        params: &FlowParams<'_>,
+    ) -> Result<Self, FlowError> {
         if control_point.is_empty() {
-            return Self::refused(FlowErrorKind::InvalidRequest, "the control point is empty");
+            return Err(FlowError::new(
+                FlowErrorKind::InvalidRequest,
+                "the control point is empty",
+            ));
         }
-        if remote.shared().health.is_shut_down() {
-            return Self::refused(FlowErrorKind::ShutDown, "");
+        let shared = remote.shared();
+        if shared.health.is_shut_down() {
+            return Err(FlowError::new(FlowErrorKind::ShutDown, ""));
         }
+        let asking = match Handle::try_current() {
+            Ok(_) => Some(ask(remote)?),
+            Err(_) => None,
+        };
         let new = New {
             remote: remote.clone(),
             request: request(control_point, params),
             timeout: match params.check_timeout {
-                None => remote.shared().config.check_timeout,
+                None => shared.config.check_timeout,
                 Some(Duration::ZERO) => None,
                 timeout => timeout,
             },
+            #[cfg(feature = "telemetry")]
+            trace: match &params.trace_context {
+                Some(context) if shared.config.telemetry => context.parse().map(Box::new),
+                _ => None,
+            },
         };
-        let state = if Handle::try_current().is_ok() {
-            new.start()
-        } else {
-            State::Later(Box::new(new))
+        let state = match asking {
+            Some(asking) => new.start(asking),
+            None => State::Later(Box::new(new)),
         };
-        Self { state }
+        Ok(Self { state })
     }
+}
 
-    fn refused(kind: FlowErrorKind, why: &'static str) -> Self {
-        Self {
-            state: State::Refused(FlowError::new(kind, why)),
-        }
-    }
+/// Leave to ask an Agent.
+fn ask(remote: &Remote) -> Result<Asking, FlowError> {
+    let shared = remote.shared();
+    let live = shared.live()?;
+    Asking::start(&live).ok_or_else(|| {
+        shared.counters.checks_spared.add(1);
+        let error = FlowError::new(FlowErrorKind::Unavailable, GIVEN_UP);
+        let health = &shared.health;
+        health.flow_failed(&error, health.decisions(), false);
+        error
+    })
 }
 
 impl Future for PendingCheck {
@@ -89,7 +119,12 @@ impl Future for PendingCheck {
         loop {
             // Out of its place while it is polled: a call that panics must not be polled again.
             match mem::replace(&mut self.state, State::Done) {
-                State::Later(new) => self.state = new.start(),
+                State::Later(new) => {
+                    self.state = match ask(&new.remote) {
+                        Ok(asking) => new.start(asking),
+                        Err(error) => State::Refused(error),
+                    };
+                }
                 State::Refused(error) => return Poll::Ready(Err(error)),
                 State::Call(mut running) => {
                     running.polled = true;
@@ -121,26 +156,78 @@ impl Drop for PendingCheck {
 // === impl New ===
 
 impl New {
-    fn start(self) -> State {
-        let Self {
-            remote,
-            request,
-            timeout,
-        } = self;
-        let live = match remote.shared().live() {
-            Ok(live) => live,
-            Err(error) => return State::Refused(error),
-        };
-        let limit = match timeout {
-            None => Some(remote.shared().config.background_timeout()),
+    fn start(self, asking: Asking) -> State {
+        let limit = match self.timeout {
+            None => Some(self.remote.shared().config.background_timeout()),
             Some(_) => None,
         };
         State::Call(Running {
-            call: Box::pin(run(remote, Arc::clone(&live), request, timeout)),
-            live,
+            live: Arc::clone(asking.live()),
+            call: Box::pin(self.run(asking)),
             limit,
             polled: false,
         })
+    }
+
+    async fn run(self, mut asking: Asking) -> Result<RemoteFlow, FlowError> {
+        let shared = Arc::clone(self.remote.shared());
+        let (health, counters) = (&shared.health, &shared.counters);
+        let decisions = health.decisions();
+        let others = shared.agents.len() > 1;
+        let begun = others.then(Instant::now);
+        let mut tried = 0;
+        let request = Arc::new(self.request);
+        let stamps = Stamps::start();
+        loop {
+            let left = match begun {
+                Some(begun) => self.timeout.map(|all| all.saturating_sub(begun.elapsed())),
+                None => self.timeout,
+            };
+            let (live, at) = (Arc::clone(asking.live()), asking.at());
+            match live.call_at(at, CHECK, Arc::clone(&request), left).await {
+                Ok(response) => {
+                    asking.answered();
+                    health.decided();
+                    let grant = Grant {
+                        at,
+                        stamps: stamps.answered(),
+                        #[cfg(feature = "telemetry")]
+                        trace: self.trace,
+                    };
+                    let control_point = match Arc::try_unwrap(request) {
+                        Ok(request) => request.control_point,
+                        Err(request) => request.control_point.clone(),
+                    };
+                    drop(asking);
+                    return Ok(RemoteFlow::new(
+                        self.remote,
+                        live,
+                        control_point,
+                        response,
+                        grant,
+                    ));
+                }
+                Err(failure) => {
+                    asking.failed(&failure);
+                    tried |= 1 << at;
+                    let late = begun
+                        .zip(self.timeout)
+                        .is_some_and(|(begun, all)| begun.elapsed() >= all);
+                    // Nothing was sent, so that nothing is decided twice.
+                    if failure.unsent
+                        && !late
+                        && let Some(next) = Asking::among(&live, tried)
+                    {
+                        counters.checks_moved.add(1);
+                        asking = next;
+                        continue;
+                    }
+                    let error = Failure::into_error(failure);
+                    health.flow_failed(&error, decisions, others);
+                    return Err(error);
+                }
+            }
+        }
     }
 }
 
@@ -164,35 +251,6 @@ fn request(control_point: &str, params: &FlowParams<'_>) -> CheckRequest {
                 .collect(),
         }),
         expect_end: true,
-    }
-}
-
-async fn run(
-    remote: Remote,
-    live: Arc<Live>,
-    request: CheckRequest,
-    timeout: Option<Duration>,
-) -> Result<RemoteFlow, FlowError> {
-    let health = Arc::clone(&remote.shared().health);
-    let decisions = health.decisions();
-    let control_point = request.control_point.clone();
-    let stamps = Stamps::start();
-    match live.call(CHECK, request, timeout).await {
-        Ok(response) => {
-            health.decided();
-            Ok(RemoteFlow::new(
-                remote,
-                live,
-                control_point,
-                response,
-                stamps.answered(),
-            ))
-        }
-        Err(failure) => {
-            let error = Failure::into_error(failure);
-            health.flow_failed(&error, decisions);
-            Err(error)
-        }
     }
 }
 

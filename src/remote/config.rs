@@ -5,6 +5,8 @@ use http::Uri;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
 
+use super::breaker::BreakerConfig;
+
 /// Everything the builder found to be in order.
 pub(crate) struct RemoteConfig {
     pub(crate) target: Target,
@@ -14,13 +16,14 @@ pub(crate) struct RemoteConfig {
     pub(crate) check_timeout: Option<Duration>,
     /// Bounds ends, exports and cache calls; `None` is no limit for cache calls.
     pub(crate) end_timeout: Option<Duration>,
+    pub(crate) breaker: BreakerConfig,
     #[cfg(feature = "gzip")]
     pub(crate) gzip: bool,
     #[cfg(feature = "telemetry")]
     pub(crate) telemetry: bool,
 }
 
-/// Where the Agent is.
+/// Where the Agents are.
 pub(crate) enum Target {
     /// Connections of our own.
     Connect(Connect),
@@ -30,8 +33,8 @@ pub(crate) enum Target {
 
 /// How to make connections.
 pub(crate) struct Connect {
-    /// Scheme and authority.
-    pub(crate) uri: Uri,
+    /// Scheme and authority of each Agent.
+    pub(crate) uris: Vec<Uri>,
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<Tls>,
     pub(crate) connect_timeout: Duration,
@@ -79,19 +82,27 @@ impl Tls {
 }
 
 impl RemoteConfig {
+    /// The connections of an Agent, unless they are somebody else's.
+    pub(super) const fn connect(&self) -> Option<&Connect> {
+        match &self.target {
+            Target::Connect(connect) => Some(connect),
+            Target::Ready(_) => None,
+        }
+    }
+
     /// The deadline of what runs in the background, which must not run for ever.
     pub(super) fn background_timeout(&self) -> Duration {
         self.end_timeout.unwrap_or(Duration::from_secs(60))
     }
 }
 
-/// Shows the address; never key, certificates or identity.
+/// Shows the addresses; never key, certificates or identity.
 impl fmt::Debug for RemoteConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut f = f.debug_struct("RemoteConfig");
         match &self.target {
-            Target::Connect(connect) => f.field("uri", &connect.uri),
-            Target::Ready(_) => f.field("uri", &"a ready-made channel"),
+            Target::Connect(connect) => f.field("uris", &connect.uris),
+            Target::Ready(_) => f.field("uris", &"a ready-made channel"),
         };
         f.finish_non_exhaustive()
     }

@@ -7,8 +7,13 @@ use crate::flow::ClientStats;
 pub(super) struct Counters {
     pub(super) checks_handed_over: Counter,
     pub(super) checks_cancelled: Counter,
+    pub(super) checks_moved: Counter,
+    pub(super) checks_spared: Counter,
+    pub(super) agents_given_up: Counter,
+    pub(super) probes: Counter,
     pub(super) ends_delivered: Counter,
     pub(super) ends_retried: Counter,
+    pub(super) ends_moved: Counter,
     pub(super) ends_failed: Counter,
     pub(super) ends_dropped: Counter,
     pub(super) spans_exported: Counter,
@@ -41,8 +46,13 @@ impl Counters {
     pub(super) fn add_to(&self, stats: &mut ClientStats) {
         stats.checks_handed_over += self.checks_handed_over.get();
         stats.checks_cancelled += self.checks_cancelled.get();
+        stats.checks_moved += self.checks_moved.get();
+        stats.checks_spared += self.checks_spared.get();
+        stats.agents_given_up += self.agents_given_up.get();
+        stats.probes += self.probes.get();
         stats.ends_delivered += self.ends_delivered.get();
         stats.ends_retried += self.ends_retried.get();
+        stats.ends_moved += self.ends_moved.get();
         stats.ends_failed += self.ends_failed.get();
         stats.ends_dropped += self.ends_dropped.get();
         stats.spans_exported += self.spans_exported.get();

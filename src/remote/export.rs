@@ -1,6 +1,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::call::{EXPORT, Failure};
 use super::live::Live;
 use crate::pb::trace_collector::{ExportTraceServiceRequest, ExportTraceServiceResponse};
@@ -56,17 +58,28 @@ pub(super) async fn send(live: Arc<Live>, spans: Vec<SpanRecord>) {
     }
 }
 
+/// To any Agent, and to another the second time, if there is one. Waits for one while all are given
+/// up, no longer than a call may take.
 async fn deliver(
-    live: &Live,
+    live: &Arc<Live>,
     request: ExportTraceServiceRequest,
 ) -> Result<ExportTraceServiceResponse, Failure> {
-    let timeout = Some(live.shared.config.background_timeout());
-    match live.call(EXPORT, request.clone(), timeout).await {
-        Err(failure) if !failure.is_final() => {
-            tokio::time::sleep(RETRY_PAUSE).await;
-            live.call(EXPORT, request, timeout).await
+    let timeout = live.shared.config.background_timeout();
+    let until = Instant::now() + timeout;
+    let request = Arc::new(request);
+    let mut tried = 0;
+    loop {
+        let Some(at) = live.wait_for_route(None, tried, until).await else {
+            return Err(Failure::given_up());
+        };
+        let answer = live
+            .call_at(at, EXPORT, Arc::clone(&request), Some(timeout))
+            .await;
+        match answer {
+            Err(failure) if tried == 0 && !failure.is_final() => tried = 1 << at,
+            outcome => return outcome,
         }
-        outcome => outcome,
+        tokio::time::sleep(RETRY_PAUSE).await;
     }
 }
 

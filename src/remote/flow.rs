@@ -6,6 +6,8 @@ use super::Remote;
 use super::flow_end::{EndCall, EndJob, refs};
 use super::live::Live;
 use super::stamps::Stamps;
+#[cfg(feature = "telemetry")]
+use crate::flow::TraceParent;
 use crate::flow::{Denial, EndError, EndResponse, FlowOutcome, FlowStatus, Quota, RejectReason};
 use crate::pb::check::check_response::{DecisionType, RejectReason as Reason};
 use crate::pb::check::limiter_decision::Details;
@@ -24,7 +26,15 @@ struct Answered {
     live: Arc<Live>,
     control_point: String,
     response: CheckResponse,
-    stamps: Stamps,
+    grant: Grant,
+}
+
+/// Who decided, and when.
+pub(super) struct Grant {
+    pub(super) at: usize,
+    pub(super) stamps: Stamps,
+    #[cfg(feature = "telemetry")]
+    pub(super) trace: Option<Box<TraceParent>>,
 }
 
 // === impl RemoteFlow ===
@@ -35,7 +45,7 @@ impl RemoteFlow {
         live: Arc<Live>,
         control_point: String,
         response: CheckResponse,
-        stamps: Stamps,
+        grant: Grant,
     ) -> Self {
         Self {
             answered: Some(Box::new(Answered {
@@ -43,7 +53,7 @@ impl RemoteFlow {
                 live,
                 control_point,
                 response,
-                stamps,
+                grant,
             })),
         }
     }
@@ -120,7 +130,7 @@ impl Answered {
     fn job(&self) -> Option<EndJob> {
         let refs: Vec<InflightRequestRef> = refs(&self.response).collect();
         // Nothing is held: nothing to tell the Agent, and no thread to wake.
-        (!refs.is_empty()).then(|| EndJob::new(self.control_point.clone(), refs))
+        (!refs.is_empty()).then(|| EndJob::new(self.control_point.clone(), self.grant.at, refs))
     }
 
     fn end(self: Box<Self>, outcome: FlowOutcome) {
@@ -139,7 +149,7 @@ impl Answered {
                     Ok(()) => EndCall::waiting(
                         answer,
                         self.remote.shared().config.background_timeout(),
-                        Arc::clone(&self.live.shared.health),
+                        Arc::clone(&self.live.shared),
                     ),
                     Err(error) => EndCall::ready(EndResponse::failed(error)),
                 }
@@ -154,7 +164,7 @@ impl Answered {
         let Self {
             live,
             response,
-            stamps,
+            grant: Grant { stamps, trace, .. },
             remote,
             ..
         } = *self;
@@ -165,6 +175,7 @@ impl Answered {
                 flow_end: stamps.now(),
                 outcome,
                 response,
+                trace,
             };
             // With another runtime when the flow's own is gone, like the end.
             let lost = match live.push_span(span) {
@@ -184,7 +195,7 @@ impl Answered {
 
     #[cfg(not(feature = "telemetry"))]
     fn record(self: Box<Self>, _: FlowOutcome) {
-        let Stamps = self.stamps;
+        let Stamps = self.grant.stamps;
     }
 }
 

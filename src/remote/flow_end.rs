@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
+use super::Shared;
+use super::breaker::Evidence;
 use super::call::{FLOW_END, Failure};
-use super::health::Health;
 use super::live::Live;
 use crate::flow::{EndError, EndResponse, FlowError, FlowErrorKind, TokenReturn};
 use crate::pb::check::limiter_decision::Details;
@@ -24,8 +25,9 @@ const MAX_REFS: usize = 256;
 /// How far into the queue to look for ends at the same control point.
 const LOOK_AHEAD: usize = 1024;
 
-/// Before the second try: an Agent that restarts needs a moment.
+/// Before the second try: an Agent that restarts needs a moment. It doubles up to the longest.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a caller waits beyond the deadline of the call, so that the call's own outcome comes first.
 const GRACE: Duration = Duration::from_millis(100);
@@ -57,14 +59,21 @@ pub(super) fn refs(response: &CheckResponse) -> impl Iterator<Item = InflightReq
 /// The end of one flow, on its way to the Agent.
 pub(super) struct EndJob {
     control_point: String,
+    /// The Agent that let the flow in.
+    at: usize,
     refs: Vec<InflightRequestRef>,
     reply: Option<oneshot::Sender<EndResponse>>,
 }
 
 impl EndJob {
-    pub(super) const fn new(control_point: String, refs: Vec<InflightRequestRef>) -> Self {
+    pub(super) const fn new(
+        control_point: String,
+        at: usize,
+        refs: Vec<InflightRequestRef>,
+    ) -> Self {
         Self {
             control_point,
+            at,
             refs,
             reply: None,
         }
@@ -85,14 +94,16 @@ impl EndJob {
     }
 }
 
-/// Takes the end that has waited longest, and with it others at the same control point.
+/// Takes the end that has waited longest, and with it others at the same control point and
+/// of the same Agent.
 pub(super) fn take_batch(queue: &mut VecDeque<EndJob>, live: &Arc<Live>) -> Option<Batch> {
     let first = queue.pop_front()?;
     let mut refs = first.refs.len();
     let mut jobs = vec![first];
     let mut at = 0;
     while at < queue.len().min(LOOK_AHEAD) && refs < MAX_REFS {
-        let fits = queue[at].control_point == jobs[0].control_point
+        let fits = queue[at].at == jobs[0].at
+            && queue[at].control_point == jobs[0].control_point
             && refs + queue[at].refs.len() <= MAX_REFS;
         if fits && let Some(job) = queue.remove(at) {
             refs += job.refs.len();
@@ -114,27 +125,75 @@ pub(super) struct Batch {
 }
 
 impl Batch {
+    /// The Agent that let the flows in is told, or another while it does not answer: the slots of
+    /// a cluster are known to all of it, and giving one back twice changes nothing.
     pub(super) async fn send(mut self) {
         let live = Arc::clone(&self.live);
-        let timeout = live.shared.config.background_timeout();
-        let mut answer = self.try_once(timeout).await;
-        if answer.as_ref().is_err_and(|failure| failure.unavailable) {
-            live.shared.counters.ends_retried.add(self.jobs.len());
-            tokio::time::sleep(RETRY_PAUSE).await;
-            answer = self.try_once(timeout).await;
-        }
+        let counters = &live.shared.counters;
+        let granted_by = self.jobs[0].at;
+        let (answer, told) = self.deliver(granted_by).await;
         let jobs = std::mem::take(&mut self.jobs);
         match answer {
             Ok(response) => {
-                live.shared.counters.ends_delivered.add(jobs.len());
+                counters.ends_delivered.add(jobs.len());
+                if told != granted_by {
+                    counters.ends_moved.add(jobs.len());
+                }
                 deliver(jobs, response);
             }
             Err(failure) => {
-                live.shared.counters.ends_failed.add(jobs.len());
+                counters.ends_failed.add(jobs.len());
                 let error = EndError::Call(failure.into_error());
                 for job in jobs {
                     job.reply(EndResponse::failed(error.clone()));
                 }
+            }
+        }
+    }
+
+    /// Tries another Agent where there is one, and waits where there is none: for one that was
+    /// given up, or that takes no connections, no longer than a call may take; for one that says
+    /// it is unavailable, a moment.
+    async fn deliver(&self, granted_by: usize) -> (Result<FlowEndResponse, Failure>, usize) {
+        let live = &self.live;
+        let timeout = live.shared.config.background_timeout();
+        let until = Instant::now() + timeout;
+        let agents = live.shared.agents.len();
+        let request = Arc::new(self.request());
+        let (mut tried, mut tries, mut pause) = (0, 0, RETRY_PAUSE);
+        loop {
+            let Some(at) = live.wait_for_route(Some(granted_by), tried, until).await else {
+                return (Err(Failure::given_up()), granted_by);
+            };
+            let answer = live
+                .call_at(at, FLOW_END, Arc::clone(&request), Some(timeout))
+                .await;
+            tried |= 1 << at;
+            tries += 1;
+            let Err(failure) = &answer else {
+                return (answer, at);
+            };
+            let another = live.route(None, tried);
+            let another = another.is_some_and(|at| tried & (1 << at) == 0);
+            let hopeful = || {
+                failure.unsent
+                    && !live.shared.health.is_shut_down()
+                    && Instant::now() + pause < until
+            };
+            let retry = match failure.evidence() {
+                Some(Evidence::Silence) => another,
+                Some(_) => tries <= agents || hopeful(),
+                None => false,
+            };
+            if !retry {
+                return (answer, at);
+            }
+            if tries == 1 {
+                live.shared.counters.ends_retried.add(self.jobs.len());
+            }
+            if !another {
+                tokio::time::sleep(pause).await;
+                pause = LONGEST_PAUSE.min(pause * 2);
             }
         }
     }
@@ -145,16 +204,12 @@ impl Batch {
         (&self.jobs[0].control_point, refs)
     }
 
-    async fn try_once(&self, timeout: Duration) -> Result<FlowEndResponse, Failure> {
-        let request = FlowEndRequest {
+    fn request(&self) -> FlowEndRequest {
+        let refs = self.jobs.iter().flat_map(|job| job.refs.iter().cloned());
+        FlowEndRequest {
             control_point: self.jobs[0].control_point.clone(),
-            inflight_requests: self
-                .jobs
-                .iter()
-                .flat_map(|job| job.refs.iter().cloned())
-                .collect(),
-        };
-        self.live.call(FLOW_END, request, Some(timeout)).await
+            inflight_requests: refs.collect(),
+        }
     }
 }
 
@@ -207,7 +262,7 @@ enum EndState {
         timeout: Duration,
         /// Set at the first poll, when there is a runtime to tell the time.
         expiry: Option<Pin<Box<Sleep>>>,
-        health: Arc<Health>,
+        shared: Arc<Shared>,
     },
 }
 
@@ -221,14 +276,14 @@ impl EndCall {
     pub(super) const fn waiting(
         answer: oneshot::Receiver<EndResponse>,
         timeout: Duration,
-        health: Arc<Health>,
+        shared: Arc<Shared>,
     ) -> Self {
         Self {
             state: EndState::Waiting {
                 answer,
                 timeout,
                 expiry: None,
-                health,
+                shared,
             },
         }
     }
@@ -244,10 +299,11 @@ impl Future for EndCall {
                 answer,
                 timeout,
                 expiry,
-                health,
+                shared,
             } => {
                 if let Poll::Ready(answer) = Pin::new(answer).poll(cx) {
-                    let response = answer.unwrap_or_else(|_| EndResponse::failed(lost(health)));
+                    let response =
+                        answer.unwrap_or_else(|_| EndResponse::failed(lost(&shared.health)));
                     self.state = EndState::Ready(None);
                     return Poll::Ready(response);
                 }
@@ -269,7 +325,7 @@ impl Future for EndCall {
 }
 
 /// The worker went away with the end.
-fn lost(health: &Health) -> EndError {
+fn lost(health: &super::health::Health) -> EndError {
     if health.is_shut_down() {
         EndError::ShutDown
     } else {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::runtime::{Handle, Id};
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 use tonic::transport::Channel;
 
 use super::Shared;
@@ -28,10 +29,23 @@ pub(super) struct Live {
     pub(super) shared: Arc<Shared>,
     runtime: Handle,
     id: Id,
-    channels: Box<[Channel]>,
-    next: AtomicUsize,
+    /// One for each Agent.
+    slots: Box<[Slot]>,
     queue: Mutex<Queue>,
+    /// Gone when the side is closed.
+    probes: Mutex<Option<JoinSet<()>>>,
     closed: Notify,
+}
+
+/// The connections to one Agent.
+pub(super) struct Slot {
+    channels: Mutex<Channels>,
+    next: AtomicUsize,
+}
+
+struct Channels {
+    all: Box<[Channel]>,
+    generation: u64,
 }
 
 /// What waits for the worker.
@@ -62,14 +76,14 @@ pub(super) enum Phase {
 // === impl Live ===
 
 impl Live {
-    pub(super) fn new(shared: Arc<Shared>, runtime: Handle, channels: Box<[Channel]>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, runtime: Handle, slots: Box<[Slot]>) -> Self {
         Self {
             shared,
             id: runtime.id(),
             runtime,
-            channels,
-            next: AtomicUsize::new(0),
+            slots,
             queue: Mutex::default(),
+            probes: Mutex::new(Some(JoinSet::new())),
             closed: Notify::new(),
         }
     }
@@ -82,12 +96,45 @@ impl Live {
         &self.runtime
     }
 
-    /// In turn: every connection leads to the same Agent.
-    pub(super) fn channel(&self) -> Channel {
-        match &*self.channels {
-            [only] => only.clone(),
-            several => several[self.next.fetch_add(1, Relaxed) % several.len()].clone(),
+    /// A connection to an Agent, in turn.
+    pub(super) fn channel(&self, at: usize) -> Channel {
+        let slot = &self.slots[at];
+        let mut channels = slot.channels();
+        let generation = self.shared.agents.get(at).generation();
+        if channels.generation != generation
+            && let Some(all) = self.connect(at)
+        {
+            *channels = Channels { all, generation };
         }
+        match &*channels.all {
+            [only] => only.clone(),
+            several => several[slot.next.fetch_add(1, Relaxed) % several.len()].clone(),
+        }
+    }
+
+    /// New connections to an Agent, where they are our own.
+    pub(super) fn connect(&self, at: usize) -> Option<Box<[Channel]>> {
+        let connect = self.shared.config.connect()?;
+        self.shared.agents.get(at).channels(connect).ok()
+    }
+
+    /// Uses other connections from now on, and leaves those of other runtimes to be made anew.
+    pub(super) fn replace(&self, at: usize, all: Box<[Channel]>) {
+        let mut channels = self.slots[at].channels();
+        let generation = self.shared.agents.get(at).next_generation();
+        *channels = Channels { all, generation };
+    }
+
+    /// Runs a probe until the side is closed.
+    pub(super) fn spawn_probe(&self, probe: impl Future<Output = ()> + Send + 'static) {
+        if let Some(probes) = &mut *self.probes() {
+            while probes.try_join_next().is_some() {}
+            probes.spawn_on(probe, &self.runtime);
+        }
+    }
+
+    fn probes(&self) -> MutexGuard<'_, Option<JoinSet<()>>> {
+        self.probes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -190,6 +237,8 @@ impl Live {
     /// The worker is gone: whatever it left is lost.
     pub(super) fn close(&self) {
         self.shared.forget(self);
+        let probes = self.probes().take();
+        drop(probes);
         let mut queue = self.queue();
         queue.phase = Phase::Closed;
         let ends = std::mem::take(&mut queue.ends);
@@ -201,6 +250,21 @@ impl Live {
         #[cfg(feature = "telemetry")]
         counters.spans_dropped.add(spans.len());
         self.closed.notify_waiters();
+    }
+}
+
+// === impl Slot ===
+
+impl Slot {
+    pub(super) fn new(all: Box<[Channel]>, generation: u64) -> Self {
+        Self {
+            channels: Mutex::new(Channels { all, generation }),
+            next: AtomicUsize::new(0),
+        }
+    }
+
+    fn channels(&self) -> MutexGuard<'_, Channels> {
+        self.channels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -250,7 +314,7 @@ mod tests {
         Live::new(
             Arc::clone(remote.shared()),
             Handle::current(),
-            Box::from([channel]),
+            Box::from([Slot::new(Box::from([channel]), 0)]),
         )
     }
 
@@ -261,6 +325,7 @@ mod tests {
             api_key: None,
             check_timeout: None,
             end_timeout: None,
+            breaker: crate::remote::BreakerConfig::default(),
             #[cfg(feature = "gzip")]
             gzip: false,
             #[cfg(feature = "telemetry")]
@@ -270,7 +335,7 @@ mod tests {
 
     fn job(control_point: &str, refs: usize) -> EndJob {
         let refs = vec![InflightRequestRef::default(); refs];
-        EndJob::new(control_point.to_owned(), refs)
+        EndJob::new(control_point.to_owned(), 0, refs)
     }
 
     #[tokio::test]

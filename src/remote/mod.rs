@@ -1,9 +1,11 @@
-//! A real Agent, over gRPC.
+//! Real Agents, over gRPC.
 //!
 //! A check is one boxed future on the caller's own task. Everything else happens in the
 //! background: one worker for each runtime the client is used in sends ends and spans, each bounded
 //! in number and time, and what is lost is counted. Flows only leave work in a queue.
 
+mod agents;
+mod breaker;
 mod call;
 mod channel;
 mod check;
@@ -14,7 +16,9 @@ mod export;
 mod flow;
 mod flow_end;
 mod health;
+mod link;
 mod live;
+mod probe;
 mod stamps;
 mod worker;
 
@@ -22,18 +26,24 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::task::JoinSet;
 
+pub(crate) use self::breaker::BreakerConfig;
 pub(crate) use self::check::PendingCheck;
 #[cfg(feature = "tls")]
 pub(crate) use self::config::Tls;
 pub(crate) use self::config::{Connect, KeepAlive, RemoteConfig, Target};
 pub(crate) use self::flow::RemoteFlow;
 
-use self::call::{CACHE_DELETE, CACHE_LOOKUP, CACHE_UPSERT, HEALTH};
+use self::agents::Agents;
+use self::call::{CACHE_DELETE, CACHE_LOOKUP, CACHE_UPSERT};
 use self::counters::Counters;
 use self::health::Health;
-use self::live::Live;
-use crate::flow::{ClientStats, ConnectionState, FlowError, FlowErrorKind, FlowParams};
+use self::live::{Live, Slot};
+use self::probe::PROBE_TIMEOUT;
+use crate::flow::{
+    AgentStatus, ClientStats, ConnectionState, FlowError, FlowErrorKind, FlowParams,
+};
 use crate::pb::check::{
     CacheDeleteRequest, CacheDeleteResponse, CacheLookupRequest, CacheLookupResponse,
     CacheUpsertRequest, CacheUpsertResponse,
@@ -41,9 +51,6 @@ use crate::pb::check::{
 
 /// Between two attempts of [`Remote::wait_ready`].
 const PROBE_PAUSE: Duration = Duration::from_millis(50);
-
-/// How long one attempt of [`Remote::wait_ready`] may take.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A client of a real Agent; clones are the same one.
 #[derive(Clone)]
@@ -59,7 +66,8 @@ struct Handles {
 /// What handles and background tasks share.
 struct Shared {
     config: RemoteConfig,
-    health: Arc<Health>,
+    agents: Agents,
+    health: Health,
     counters: Counters,
     /// One for each runtime the client is in use in, nearly always one in all.
     lives: Mutex<Vec<Arc<Live>>>,
@@ -73,8 +81,9 @@ impl Remote {
         Self {
             handles: Arc::new(Handles {
                 shared: Arc::new(Shared {
+                    agents: Agents::new(&config),
                     config,
-                    health: Arc::default(),
+                    health: Health::default(),
                     counters: Counters::default(),
                     lives: Mutex::default(),
                 }),
@@ -86,16 +95,37 @@ impl Remote {
         &self.handles.shared
     }
 
-    /// Asks the Agent, once the future is polled.
-    pub(crate) fn check(&self, control_point: &str, params: &FlowParams<'_>) -> PendingCheck {
+    /// Asks an Agent, once the future is polled; an error when none is worth asking.
+    pub(crate) fn check(
+        &self,
+        control_point: &str,
+        params: &FlowParams<'_>,
+    ) -> Result<PendingCheck, FlowError> {
         PendingCheck::new(self, control_point, params)
     }
 
     pub(crate) fn state(&self) -> ConnectionState {
-        self.shared().health.state()
+        if self.shared().health.is_shut_down() {
+            return ConnectionState::Shutdown;
+        }
+        self.shared().agents.state()
     }
 
-    /// Connects, again and again if need be, until the Agent says anything at all.
+    pub(crate) fn agents(&self) -> Vec<AgentStatus> {
+        let agents = self.shared().agents.iter();
+        let shut_down = self.shared().health.is_shut_down();
+        agents
+            .map(|agent| {
+                let mut status = agent.status();
+                if shut_down {
+                    status.state = ConnectionState::Shutdown;
+                }
+                status
+            })
+            .collect()
+    }
+
+    /// Connects, again and again if need be, until an Agent says anything at all.
     pub(crate) async fn wait_ready(&self, timeout: Duration) -> bool {
         if Handle::try_current().is_err() {
             return self.state() == ConnectionState::Ready;
@@ -117,11 +147,24 @@ impl Remote {
             .unwrap_or(false)
     }
 
-    /// Asks the health service, which every Agent has; one that has not says so, and is there.
+    /// Until one Agent has answered, or all have had their chance. The outcome is in the state.
     async fn probe(&self) {
-        if let Ok(live) = self.shared().live() {
-            // The outcome is in `Health`.
-            let _ = live.call::<(), ()>(HEALTH, (), Some(PROBE_TIMEOUT)).await;
+        let Ok(live) = self.shared().live() else {
+            return;
+        };
+        if self.shared().agents.len() == 1 {
+            live.probe(0, PROBE_TIMEOUT).await;
+            return;
+        }
+        let mut probes = JoinSet::new();
+        for at in 0..self.shared().agents.len() {
+            let live = Arc::clone(&live);
+            probes.spawn(async move { live.probe(at, PROBE_TIMEOUT).await });
+        }
+        while let Some(there) = probes.join_next().await {
+            if there.unwrap_or(false) {
+                return;
+            }
         }
     }
 
@@ -161,7 +204,7 @@ impl Remote {
     pub(crate) async fn shutdown(&self, timeout: Duration) -> bool {
         let shared = self.shared();
         let lost = shared.counters.lost();
-        shared.health.shut_down();
+        shared.shut_down();
         let lives = shared.lives().clone();
         for live in &lives {
             live.drain();
@@ -197,7 +240,7 @@ impl Remote {
 impl Drop for Handles {
     fn drop(&mut self) {
         // No flow is left either, each holds a handle: what waits is all that will ever come.
-        self.shared.health.shut_down();
+        self.shared.shut_down();
         let lives = self.shared.lives().clone();
         for live in lives {
             live.drain();
@@ -210,6 +253,12 @@ impl Drop for Handles {
 impl Shared {
     fn lives(&self) -> MutexGuard<'_, Vec<Arc<Live>>> {
         self.lives.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// No flow starts any more, and what waits for an Agent that is away is tried as it is.
+    fn shut_down(&self) {
+        self.health.shut_down();
+        self.agents.notify();
     }
 
     /// The client's side in the current runtime, made when there is none.
@@ -231,13 +280,22 @@ impl Shared {
         if let Some(live) = lives.iter().find(|live| live.runtime() == id) {
             return Ok(Arc::clone(live));
         }
-        let channels = match &self.config.target {
-            Target::Connect(connect) => connect.channels(&self.health).map_err(|error| {
-                FlowError::new(FlowErrorKind::Unavailable, call::innermost(&*error))
-            })?,
-            Target::Ready(channel) => Box::from([channel.clone()]),
+        let slots = match &self.config.target {
+            Target::Connect(connect) => {
+                let agents = self.agents.iter();
+                let slots = agents.map(|agent| {
+                    let generation = agent.generation();
+                    Ok(Slot::new(agent.channels(connect)?, generation))
+                });
+                slots
+                    .collect::<Result<_, agents::BoxError>>()
+                    .map_err(|error| {
+                        FlowError::new(FlowErrorKind::Unavailable, call::innermost(&*error))
+                    })?
+            }
+            Target::Ready(channel) => Box::from([Slot::new(Box::from([channel.clone()]), 0)]),
         };
-        let live = Arc::new(Live::new(Arc::clone(self), runtime, channels));
+        let live = Arc::new(Live::new(Arc::clone(self), runtime, slots));
         lives.push(Arc::clone(&live));
         // A runtime that is on its way out drops the task at once, and with it takes this lock.
         drop(lives);

@@ -7,12 +7,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use prost::Message;
 
-use crate::flow::{FlowOutcome, FlowStatus};
+use crate::flow::{FlowOutcome, FlowStatus, TraceParent};
 use crate::pb::check::CheckResponse;
 use crate::pb::common::any_value::Value;
 use crate::pb::common::{AnyValue, InstrumentationScope, KeyValue};
 use crate::pb::resource::Resource;
-use crate::pb::trace::span::SpanKind;
+use crate::pb::trace::span::{Link, SpanKind};
 use crate::pb::trace::{ResourceSpans, ScopeSpans, Span};
 use crate::pb::trace_collector::ExportTraceServiceRequest;
 
@@ -23,6 +23,9 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Bytes of spans in one message, well below the 4 MiB that servers commonly take.
 const MAX_MESSAGE: usize = 1024 * 1024;
 
+/// Flags of OTLP: it is known whether the span linked to is somebody else's, and it is.
+const REMOTE: u32 = 0x300;
+
 /// What a flow leaves behind when it ends; times are Unix nanoseconds.
 #[derive(Clone, Debug)]
 pub(crate) struct SpanRecord {
@@ -31,6 +34,8 @@ pub(crate) struct SpanRecord {
     pub(crate) flow_end: u64,
     pub(crate) outcome: FlowOutcome,
     pub(crate) response: CheckResponse,
+    /// The trace of the request.
+    pub(crate) trace: Option<Box<TraceParent>>,
 }
 
 /// One message to the collector.
@@ -143,6 +148,8 @@ impl SpanRecord {
             start_time_unix_nano: self.flow_start,
             end_time_unix_nano: self.flow_end,
             attributes,
+            // No child: it is a span of the flow, measured by and for the Agent.
+            links: self.trace.map(|trace| link(*trace)).into_iter().collect(),
             ..Span::default()
         }
     }
@@ -155,6 +162,7 @@ impl SpanRecord {
             flow_end: flow_start,
             outcome: FlowOutcome::default(),
             response: CheckResponse::default(),
+            trace: None,
         }
     }
 
@@ -170,6 +178,16 @@ impl SpanRecord {
             ..CacheLookupResponse::default()
         });
         self
+    }
+}
+
+fn link(trace: TraceParent) -> Link {
+    Link {
+        trace_id: trace.trace_id.to_vec(),
+        span_id: trace.span_id.to_vec(),
+        trace_state: trace.state,
+        flags: u32::from(trace.flags) | REMOTE,
+        ..Link::default()
     }
 }
 

@@ -11,6 +11,7 @@ use tower_aperture::{
     Check, Decider, FlowOutcome, FlowParams, FlowStatus, RejectReason, Ticket, Verdict,
 };
 
+use crate::queues::{Alarm, now, poll, poll_with, start};
 use crate::support::*;
 
 /// A source that answers `load`.
@@ -288,4 +289,51 @@ fn a_loop_in_a_dry_run_sheds_in_its_books_and_nowhere_else() {
         load_multiplier < 0.3,
         "what it turned away counts: {load_multiplier}"
     );
+}
+
+/// As many slots as the load says.
+const SLOTS_BY_LOAD: &str = "
+circuit:
+  components:
+  - query:
+      promql: {query_string: load, evaluation_interval: 1s, out_ports: {output: {signal_name: LOAD}}}
+  - flow_control:
+      concurrency_scheduler:
+        selectors: [{control_point: here}]
+        in_ports: {max_concurrency: {signal_name: LOAD}}
+        concurrency_limiter: {max_inflight_duration: 60s}
+        scheduler: {default_workload_parameters: {queue_timeout: 60s}}
+";
+
+#[test]
+fn a_higher_limit_wakes_as_many_as_it_has_room_for() {
+    let load = Load::default();
+    load.set(1.0);
+    let builder = Engine::builder().policy_text("p.yaml", SLOTS_BY_LOAD);
+    let (engine, clock) = clocked(builder.signal_source(load.clone()));
+    let (_, _first) = now(start(&engine, &[]));
+    let alarms: [Arc<Alarm>; 3] = Default::default();
+    let mut waiting = alarms.each_ref().map(|alarm| {
+        let mut starting = start(&engine, &[]);
+        assert!(poll_with(&mut starting, &Arc::clone(alarm).into()).is_none());
+        starting
+    });
+    load.set(3.0);
+    clock.advance(secs(1.0));
+    let before = alarms.each_ref().map(|alarm| alarm.rung());
+    // Some flow that has nothing to do with it.
+    let elsewhere = params(&[]);
+    assert!(
+        engine
+            .check(&CheckInput::new("there", &elsewhere))
+            .accepted()
+    );
+    let woken = alarms
+        .iter()
+        .zip(before)
+        .map(|(alarm, before)| alarm.rung() - before);
+    assert!(woken.take(2).all(|woken| woken > 0));
+    let answers = waiting.each_mut().map(|starting| poll(starting));
+    let [second, third, fourth] = answers.each_ref().map(Option::is_some);
+    assert!(second && third && !fourth);
 }

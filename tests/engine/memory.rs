@@ -1,10 +1,14 @@
 //! Keys are forgotten, and never too many.
 
+use tower_aperture::Engine;
+use tower_aperture::engine::ManualClock;
+
+use crate::queues::{PATIENT, limiter, now, policy_of, poll, slots, start};
 use crate::support::*;
 
 #[test]
 fn a_flood_of_keys_stays_within_the_bound() {
-    let clock = tower_aperture::engine::ManualClock::new();
+    let clock = ManualClock::new();
     let engine = builder(&[Limiter::new(1.0, 0.0).by("user")])
         .max_keys(100)
         .clock(clock.clone())
@@ -21,7 +25,7 @@ fn a_flood_of_keys_stays_within_the_bound() {
 
 #[test]
 fn a_key_in_use_outlives_a_flood() {
-    let clock = tower_aperture::engine::ManualClock::new();
+    let clock = ManualClock::new();
     let engine = builder(&[Limiter::new(10.0, 0.0).by("user")])
         .max_keys(64)
         .clock(clock.clone())
@@ -34,6 +38,33 @@ fn a_key_in_use_outlives_a_flood() {
         granted += usize::from(check(&engine, &[("user", "busy")]).accepted());
     }
     assert_eq!(granted, 10);
+}
+
+#[test]
+fn who_holds_a_slot_or_waits_for_one_outlives_a_flood() {
+    let by_user = ", limit_by_label_key: user";
+    for component in [limiter(1.0, by_user), slots(1.0, by_user, PATIENT)] {
+        let clock = ManualClock::new();
+        let engine = Engine::builder()
+            .policy_text("test.yaml", policy_of(std::slice::from_ref(&component)))
+            .max_keys(64)
+            .clock(clock.clone())
+            .build()
+            .expect("the policy is right");
+        let ask = || start(&engine, &[("user", "ann")]);
+        let (_, ticket) = now(ask());
+        let mut waiting = component.contains("scheduler").then(ask);
+        for user in 0..1000 {
+            clock.advance(secs(0.001));
+            let _ = now(start(&engine, &[("user", &user.to_string())]));
+        }
+        assert!(engine.stats().evicted >= 900);
+        assert!(!check(&engine, &[("user", "ann")]).accepted());
+        drop(ticket);
+        if let Some(waiting) = &mut waiting {
+            assert!(poll(waiting).expect("it is the head").0.accepted());
+        }
+    }
 }
 
 #[test]

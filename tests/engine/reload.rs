@@ -5,10 +5,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
+use proptest::prelude::*;
 use tower_aperture::Engine;
-use tower_aperture::engine::{CheckInput, CheckReport, ManualClock};
+use tower_aperture::engine::{CheckInput, CheckReport, EngineTicket, ManualClock, Starting};
 
 use crate::loading::Folder;
+use crate::queues::{self, policy_of};
 use crate::support::*;
 
 /// An engine with a policy `p` of these limiters.
@@ -249,4 +251,80 @@ fn a_flow_ends_by_the_reference_it_was_given_before_a_reload() {
         .collect();
     assert_eq!(returned, [true]);
     assert!(check(&engine, &[]).accepted());
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    Check,
+    Start,
+    Leave(usize),
+    End(usize),
+    Reload(u32),
+}
+
+proptest! {
+    /// Tokens, slots and those who wait are as if no reload had been.
+    #[test]
+    fn reloads_between_flows_lose_nothing_and_make_nothing(
+        events in prop::collection::vec(
+            prop_oneof![
+                2 => Just(Event::Check),
+                3 => Just(Event::Start),
+                1 => (0..9_usize).prop_map(Event::Leave),
+                2 => (0..9_usize).prop_map(Event::End),
+                2 => (1..9_u32).prop_map(Event::Reload),
+            ],
+            1..30,
+        ),
+    ) {
+        const TOKENS: usize = 4;
+        const SLOTS: usize = 2;
+        let there = queues::slots(SLOTS as f64, "", queues::PATIENT)
+            .replace("control_point: here", "control_point: there");
+        let texts = |other: u32| {
+            let limiters = [Limiter::new(TOKENS as f64, 0.0), Limiter::new(1e6, other.into())];
+            [("p", policy("p", &limiters)), ("q", policy_of(std::slice::from_ref(&there)))]
+        };
+        let [(p, first), (q, second)] = texts(0);
+        let engine = Engine::builder()
+            .policy_text(p, first)
+            .policy_text(q, second)
+            .clock(ManualClock::new())
+            .build()
+            .expect("the policies are right");
+        let start = || engine.start(&CheckInput::new("there", &params(&[])));
+        let mut spent = 0;
+        let mut held: Vec<EngineTicket> = Vec::new();
+        let mut waiting: Vec<Starting> = Vec::new();
+        for event in events {
+            match event {
+                Event::Check => {
+                    let accepted = check(&engine, &[]).accepted();
+                    prop_assert_eq!(accepted, spent < TOKENS);
+                    spent += usize::from(accepted);
+                }
+                Event::Start => waiting.push(start()),
+                Event::Leave(at) if !waiting.is_empty() => {
+                    drop(waiting.remove(at % waiting.len()));
+                }
+                Event::End(at) if !held.is_empty() => {
+                    drop(held.remove(at % held.len()));
+                }
+                Event::Reload(other) => {
+                    engine.reload_with(texts(other)).expect("the policies are right");
+                }
+                Event::Leave(_) | Event::End(_) => {}
+            }
+            waiting.retain_mut(|starting| match starting.now_or_never() {
+                Some((report, ticket)) => {
+                    assert!(report.accepted(), "nobody's time is over");
+                    held.push(ticket);
+                    false
+                }
+                None => true,
+            });
+            prop_assert!(held.len() <= SLOTS);
+            prop_assert!(held.len() == SLOTS || waiting.is_empty());
+        }
+    }
 }

@@ -1,10 +1,11 @@
 //! Waiting: woken when there is something, gone when it goes.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::task::{Wake, Waker};
 use std::time::Duration;
 
 use proptest::prelude::*;
-use tower_aperture::engine::{CheckInput, Engine, EngineTicket, Starting};
+use tower_aperture::engine::{CheckInput, CheckReport, Clock, Engine, EngineTicket, Starting};
 use tower_aperture::{Check, Decider, FlowParams, RejectReason, Verdict};
 
 use crate::queues::*;
@@ -167,7 +168,7 @@ fn a_decider_waits_like_the_rest() {
         panic!("there is no token");
     };
     is_send_and_unpin(&pending);
-    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    let mut context = std::task::Context::from_waker(Waker::noop());
     let mut poll = || std::pin::Pin::new(&mut pending).poll(&mut context);
     assert!(poll().is_pending());
     clock.advance(secs(1.0));
@@ -177,6 +178,85 @@ fn a_decider_waits_like_the_rest() {
     ));
     assert_eq!(engine.stats().accepted, 2);
 }
+
+#[test]
+fn who_leaves_a_queue_gives_back_what_other_schedulers_granted_it() {
+    let (engine, _) = engine_of(&[quota(5.0, 0.0, ""), quota(1.0, 1.0, "")]);
+    let left = |report: &CheckReport| seen(report, "root.0").0.remaining;
+    assert_eq!(left(&now(start_within(&engine, &[], 9_000)).0), 4.0);
+    let mut unasked = start_within(&engine, &[], 9_000);
+    drop(start_within(&engine, &[], 9_000));
+    assert!(poll(&mut unasked).is_none());
+    drop(unasked);
+    let (report, _) = now(start_within(&engine, &[("tokens", "2")], 500));
+    assert_eq!(report.reject_reason, Some(RejectReason::NoTokens));
+    assert_eq!(left(&report), 2.0);
+}
+
+/// A waker that has a flow of its own, as one does of a task that nobody else holds.
+struct Owner(#[allow(dead_code)] Mutex<Option<Starting>>);
+
+impl Wake for Owner {
+    fn wake(self: Arc<Self>) {}
+}
+
+/// A clock that stands still and keeps no waker.
+#[derive(Debug)]
+struct Still;
+
+impl Clock for Still {
+    fn now(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn wake_at(&self, _: Duration, _: &Waker) -> bool {
+        true
+    }
+}
+
+#[test]
+fn a_waker_that_is_dropped_may_leave_the_same_queue() {
+    let engine = Engine::builder()
+        .policy_text("slots", policy_of(&[slots(1.0, "", PATIENT)]))
+        .clock(Still)
+        .build()
+        .expect("the policy is right");
+    let (_, ticket) = now(start(&engine, &[]));
+    let owner = || {
+        let own = start(&engine, &[]);
+        Waker::from(Arc::new(Owner(Mutex::new(Some(own)))))
+    };
+    let mut moved = start(&engine, &[]);
+    assert!(poll_with(&mut moved, &owner()).is_none());
+    assert!(poll_with(&mut moved, &owner()).is_none());
+    let mut left = start(&engine, &[]);
+    assert!(poll_with(&mut left, &owner()).is_none());
+    drop(left);
+    drop(ticket);
+    assert!(poll(&mut moved).expect("it is the head").0.accepted());
+}
+
+#[test]
+fn a_head_that_nobody_polls_holds_up_nobody() {
+    for arrives in [true, false] {
+        let (engine, clock) = engine_of(&[quota(1.0, 1.0, "")]);
+        drop(now(start_within(&engine, &[], 60_000)));
+        let unasked = start_within(&engine, &[], 60_000);
+        let mut behind = start_within(&engine, &[], 60_000);
+        let alarm: Arc<Alarm> = Arc::default();
+        assert!(poll_with(&mut behind, &Arc::clone(&alarm).into()).is_none());
+        clock.advance(secs(5.0));
+        if arrives {
+            drop(start_within(&engine, &[], 60_000));
+            assert_eq!(alarm.rung(), 1);
+        }
+        assert!(poll(&mut behind).expect("there are tokens").0.accepted());
+        drop(unasked);
+    }
+}
+
+/// More than all flows of a test take.
+const PLENTY: f64 = 1e6;
 
 /// What happens to the flows of a queue.
 #[derive(Clone, Copy, Debug)]
@@ -204,14 +284,16 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 proptest! {
-    /// Whatever comes and goes: in the end everything is there again, and nobody waits for it.
+    /// Whatever comes and goes: in the end everything is there again, and nobody waits for it; and
+    /// a quota that never runs out has granted as many tokens as flows were let in.
     #[test]
     fn nothing_leaks_where_flows_give_up_at_random(
         concurrency: bool,
         events in prop::collection::vec(event(), 1..120),
     ) {
         let component = if concurrency { slots(3.0, "", "") } else { quota(3.0, 2.0, "") };
-        let (engine, clock) = engine_of(&[component]);
+        let one_each = quota(PLENTY, 0.0, "").replace("tokens_label_key: tokens, ", "");
+        let (engine, clock) = engine_of(&[one_each, component]);
         let mut waiting: Vec<Starting> = Vec::new();
         let mut held: Vec<EngineTicket> = Vec::new();
         let take = |starting: &mut Starting, held: &mut Vec<EngineTicket>| match poll(starting) {
@@ -266,7 +348,9 @@ proptest! {
         }
         let (report, _ticket) = now(start_within(&engine, &[], 1_000));
         prop_assert!(report.accepted());
-        let (tokens, _) = seen(&report, "root.0");
+        let granted = PLENTY - seen(&report, "root.0").0.remaining;
+        prop_assert_eq!(granted, engine.stats().accepted as f64);
+        let (tokens, _) = seen(&report, "root.1");
         let all = if concurrency { 3.0 } else { 2.0 };
         prop_assert_eq!(tokens.remaining, all);
     }

@@ -39,6 +39,11 @@ fn baggage_headers() {
 }
 
 #[test]
+fn trace_contexts() {
+    run("trace", targets::trace);
+}
+
+#[test]
 fn classifier_rules() {
     run("classify", targets::classify);
 }

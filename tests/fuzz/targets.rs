@@ -4,10 +4,10 @@ use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::task::{Context, Poll};
 
-use http::{HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use tower_aperture::engine::{HttpAnswer, HttpInput, HttpRequest};
 use tower_aperture::{
-    ApertureLayer, Check, Decider, Engine, FlowOutcome, FlowParams, Ticket, Verdict,
+    ApertureLayer, Check, Decider, Engine, FlowOutcome, FlowParams, Ticket, TraceContext, Verdict,
 };
 use tower_layer::Layer;
 use tower_service::Service;
@@ -103,6 +103,30 @@ pub fn baggage(data: &[u8]) {
     let request = Request::builder().header("baggage", value).body(());
     let mut service = ApertureLayer::new(Looks, "fuzz").layer(Nothing);
     drop(service.call(request.expect("the parts are valid")));
+}
+
+/// A `traceparent`, a line break, and a `tracestate`.
+pub fn trace(data: &[u8]) {
+    let cut = data.iter().position(|byte| *byte == b'\n');
+    let (parent, state) = match cut {
+        Some(at) => (&data[..at], &data[at + 1..]),
+        None => (data, &b""[..]),
+    };
+    let (Ok(parent), Ok(state)) = (
+        HeaderValue::from_bytes(parent),
+        HeaderValue::from_bytes(state),
+    ) else {
+        return;
+    };
+    let mut headers = HeaderMap::new();
+    headers.insert("traceparent", parent.clone());
+    headers.insert("tracestate", state);
+    let valid = TraceContext::from_headers(&headers).is_valid();
+    // What no header may look like is no trace either.
+    let text = parent.to_str().unwrap_or("");
+    assert_eq!(valid, TraceContext::new(text, "").is_valid());
+    headers.append("traceparent", parent);
+    assert!(!TraceContext::from_headers(&headers).is_valid());
 }
 
 /// Lets everything in that keeps to the limits.

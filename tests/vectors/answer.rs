@@ -23,6 +23,9 @@ pub(crate) enum Answer {
     /// The answer's message.
     Cache(Value),
     End(Vec<SlotReturn>),
+    /// From a served agent: the message, or the code of the gRPC status.
+    #[cfg(feature = "server")]
+    Message(Result<Value, i32>),
     /// The client gave up first.
     Left,
 }
@@ -78,19 +81,60 @@ pub(crate) fn ask(engine: &Engine, call: &Call) -> Asked {
     })
 }
 
+/// What our own answer held.
+#[derive(Default)]
+pub(crate) struct Own {
+    slots: Vec<SlotRef>,
+    policy_hash: Option<String>,
+}
+
+impl Own {
+    pub(crate) fn of(report: &CheckReport) -> Self {
+        let first = report.limiter_decisions.first();
+        Self {
+            slots: report.slots(),
+            policy_hash: first.map(|decision| decision.policy_hash.to_string()),
+        }
+    }
+
+    #[cfg(feature = "server")]
+    pub(crate) fn of_message(answer: &Value) -> Self {
+        let decisions = answer["limiter_decisions"].as_array();
+        let decisions = decisions.map(Vec::as_slice).unwrap_or_default();
+        let slots = decisions.iter().filter_map(|decision| {
+            let infos = ["concurrency_limiter_info", "concurrency_scheduler_info"];
+            let info = infos.map(|info| &decision[info]);
+            let info = info
+                .into_iter()
+                .find(|info| info["request_id"].is_string())?;
+            Some(SlotRef {
+                policy_name: text(&decision["policy_name"]).to_owned(),
+                policy_hash: text(&decision["policy_hash"]).to_owned(),
+                component_id: text(&decision["component_id"]).to_owned(),
+                label: text(&info["label"]).to_owned(),
+                request_id: text(&info["request_id"]).to_owned(),
+            })
+        });
+        let first = decisions.first();
+        Self {
+            slots: slots.collect(),
+            policy_hash: first.map(|decision| text(&decision["policy_hash"]).to_owned()),
+        }
+    }
+}
+
 /// Gives slots back: those that our own answer named, where the recorded answer named them.
-pub(crate) fn end(
-    engine: &Engine,
-    call: &Call,
-    recorded: Option<&Value>,
-    own: Option<&CheckReport>,
-) -> Answer {
+pub(crate) fn end(engine: &Engine, call: &Call, recorded: Option<&Value>, own: &Own) -> Answer {
+    Answer::End(engine.flow_end(&references(call, recorded, own), deadline(call)))
+}
+
+/// The slots that a recorded end names, as our own answer called them.
+pub(crate) fn references(call: &Call, recorded: Option<&Value>, own: &Own) -> Vec<SlotRef> {
     let decisions = recorded.and_then(|answer| answer["limiter_decisions"].as_array());
     let decisions = decisions.map(Vec::as_slice).unwrap_or_default();
-    let own_slots = own.map(CheckReport::slots).unwrap_or_default();
     let references = call.request["inflight_requests"].as_array();
     let references = references.map(Vec::as_slice).unwrap_or_default();
-    let slots: Vec<SlotRef> = references
+    references
         .iter()
         .map(|reference| {
             let field = |name: &str| text(&reference[name]).to_owned();
@@ -109,7 +153,7 @@ pub(crate) fn end(
                 };
                 let info = ["concurrency_limiter_info", "concurrency_scheduler_info"];
                 let id = info.map(|info| text(&decision[info]["request_id"]));
-                let own_slot = own_slots.iter().find(|one| same_id(one));
+                let own_slot = own.slots.iter().find(|one| same_id(one));
                 if !slot.request_id.is_empty()
                     && id.contains(&&*slot.request_id)
                     && let Some(own) = own_slot
@@ -117,15 +161,14 @@ pub(crate) fn end(
                     slot.request_id.clone_from(&own.request_id);
                 }
                 if slot.policy_hash == text(&decision["policy_hash"])
-                    && let Some(own) = own.and_then(|own| own.limiter_decisions.first())
+                    && let Some(hash) = &own.policy_hash
                 {
-                    slot.policy_hash = own.policy_hash.to_string();
+                    slot.policy_hash.clone_from(hash);
                 }
             }
             slot
         })
-        .collect();
-    Answer::End(engine.flow_end(&slots, deadline(call)))
+        .collect()
 }
 
 fn check(engine: &Engine, call: &Call) -> Starting {

@@ -15,7 +15,7 @@ use crate::policy::Rates;
 use crate::recording::{Call, Expected, Recording, Shown, decision, float};
 
 /// A label this long is not looked at closely: row 21 of the register.
-const LONG_KEY: usize = 256;
+pub(crate) const LONG_KEY: usize = 256;
 
 /// What counts as the same.
 pub(crate) struct Judge<'a> {
@@ -55,6 +55,16 @@ impl Judge<'_> {
             }
             (Expected::Answer(answer), Answer::Cache(got)) => same("answer", answer, got),
             (Expected::Answer(answer), Answer::End(got)) => ended(answer, got),
+            #[cfg(feature = "server")]
+            (Expected::Answer(answer), Answer::Message(Ok(got))) => {
+                crate::message::compare(self, call, answer, got)
+            }
+            #[cfg(feature = "server")]
+            (Expected::Error(recorded), Answer::Message(Err(code))) => {
+                same("error", &grpc_code(recorded), &Some(*code))
+            }
+            #[cfg(feature = "server")]
+            (_, Answer::Message(Err(code))) => Err(format!("expected an answer, got {code}")),
             // The recording may have been late.
             (_, Answer::Left) if call.cancel.is_some() => Ok(()),
             (Expected::Error(code), Answer::Left) if late(code) => Ok(()),
@@ -65,12 +75,7 @@ impl Judge<'_> {
             (Expected::Row(..), _) => Err("a row is of a check".into()),
             (Expected::Error(recorded), Answer::Http(got)) if got.is_err() => {
                 let own = got.as_ref().as_ref().err().map(|error| error.grpc_code());
-                let recorded = match recorded.trim_matches('"') {
-                    "UNKNOWN" => Some(2),
-                    "INVALID_ARGUMENT" => Some(3),
-                    _ => None,
-                };
-                same("error", &recorded, &own)
+                same("error", &grpc_code(recorded), &own)
             }
             // The recording client gave up: its doing, not the Agent's.
             (Expected::Error(code), _) if cancelled(code) => Ok(()),
@@ -384,7 +389,7 @@ pub(crate) fn same<T: PartialEq + std::fmt::Debug>(
 }
 
 /// Floats went through text, and may be large.
-fn close(field: &str, expected: f64, got: f64, tolerance: f64) -> Difference {
+pub(crate) fn close(field: &str, expected: f64, got: f64, tolerance: f64) -> Difference {
     let rounding = 1e-9 + expected.abs().max(got.abs()) * 1e-12;
     let both_nan = expected.is_nan() && got.is_nan();
     if both_nan || expected == got || (expected - got).abs() <= tolerance + rounding {
@@ -393,7 +398,7 @@ fn close(field: &str, expected: f64, got: f64, tolerance: f64) -> Difference {
     Err(format!("{field}: expected {expected}, got {got}"))
 }
 
-fn set<T: Ord>(value: &Value, read: impl Fn(&Value) -> T) -> BTreeSet<T> {
+pub(crate) fn set<T: Ord>(value: &Value, read: impl Fn(&Value) -> T) -> BTreeSet<T> {
     let values = value.as_array().map(Vec::as_slice).unwrap_or_default();
     values.iter().map(read).collect()
 }
@@ -414,7 +419,7 @@ fn expected_id(decision: &Value) -> (&str, &str) {
 }
 
 /// `"1.5s"`; absent is zero.
-fn seconds(value: &Value) -> Option<f64> {
+pub(crate) fn seconds(value: &Value) -> Option<f64> {
     match value {
         Value::Null => Some(0.0),
         value => value.as_str()?.strip_suffix('s')?.parse().ok(),
@@ -478,6 +483,14 @@ fn usual_code(decision: &Value) -> i64 {
         429
     } else {
         503
+    }
+}
+
+fn grpc_code(recorded: &str) -> Option<i32> {
+    match recorded.trim_matches('"') {
+        "UNKNOWN" => Some(2),
+        "INVALID_ARGUMENT" => Some(3),
+        _ => None,
     }
 }
 

@@ -14,10 +14,16 @@ mod fair;
 mod http_answer;
 mod loops;
 mod made;
+#[cfg(feature = "server")]
+mod message;
+#[cfg(feature = "server")]
+mod over_grpc;
 mod policies;
 mod policy;
 mod recording;
 mod replay;
+#[cfg(feature = "server")]
+mod spans;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -84,9 +90,11 @@ fn main() -> ExitCode {
             Ok(value) => {
                 let of_loop =
                     loops::replay(&value).map(|verdict| (format!("{name} (loop)"), verdict));
-                [Some((name.clone(), run(&value))), of_loop]
+                let served = over_grpc(&value);
+                let served = served.map(|verdict| (format!("{name} over gRPC"), verdict));
+                [Some((name.clone(), run(&value))), of_loop, served]
             }
-            Err(problem) => [Some((name.clone(), Verdict::Differs(problem))), None],
+            Err(problem) => [Some((name.clone(), Verdict::Differs(problem))), None, None],
         };
         for (name, verdict) in lines.into_iter().flatten() {
             match verdict {
@@ -176,6 +184,10 @@ fn run(value: &Value) -> Verdict {
     if value.get("runs").is_some() {
         return fair::replay(value);
     }
+    #[cfg(feature = "server")]
+    if value.get("cases").is_some() && value.get("base_span").is_some() {
+        return spans::replay(value);
+    }
     if let Some(form) = other_form(value) {
         return Verdict::Skipped(form.to_owned());
     }
@@ -185,12 +197,29 @@ fn run(value: &Value) -> Verdict {
     }
 }
 
+/// A second time, by a served agent: conversations in which nothing waits.
+#[cfg(feature = "server")]
+fn over_grpc(value: &Value) -> Option<Verdict> {
+    let calls = value["calls"].as_array()?;
+    let mut recording = Recording::read(value).ok()?;
+    if calls.is_empty() || !recording.decisions.is_empty() || !replay::nobody_waits(&recording) {
+        return None;
+    }
+    recording.over_grpc = true;
+    Some(replay::replay(&recording))
+}
+
+#[cfg(not(feature = "server"))]
+fn over_grpc(_: &Value) -> Option<Verdict> {
+    None
+}
+
 /// Files that are no conversations, by what they need to be replayed.
 fn other_form(value: &Value) -> Option<&'static str> {
     if value.get("calls").is_some() || value.get("rows").is_some() {
         None
     } else if value.get("cases").is_some() && value.get("base_span").is_some() {
-        Some("telemetry spans: no agent")
+        Some("telemetry spans: needs the feature `server`")
     } else if value.get("policies").is_none() {
         Some("no conversation: judged by other tests")
     } else {

@@ -4,6 +4,8 @@ use serde_json::Value;
 
 /// One file.
 pub(crate) struct Recording {
+    /// To a served agent, over a socket.
+    pub(crate) over_grpc: bool,
     pub(crate) agent_group: Option<String>,
     /// Texts with their dynamic configuration.
     pub(crate) policies: Vec<String>,
@@ -92,6 +94,7 @@ impl Recording {
         calls.sort_by(|a, b| a.at.total_cmp(&b.at));
         let whole = value.get("calls").is_some();
         Ok(Self {
+            over_grpc: false,
             agent_group: value["agent_group"].as_str().map(str::to_owned),
             policies,
             dynamic,

@@ -5,12 +5,15 @@ use std::ops::Range;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use serde_json::Value;
 use tower_aperture::PolicyError;
 use tower_aperture::engine::{Actuation, Clock, Engine, ManualClock};
 
 use crate::Verdict;
-use crate::answer::{self, Answer, Asked, Waiting, ask};
+use crate::answer::{self, Answer, Asked, Own, Waiting, ask};
 use crate::compare::{Judge, shares};
+#[cfg(feature = "server")]
+use crate::over_grpc::Served;
 use crate::policy::{self, Rates};
 use crate::recording::{Call, Expected, Recording, Told, decision};
 
@@ -213,6 +216,8 @@ struct Times {
 struct Player<'r> {
     recording: &'r Recording,
     engine: Engine,
+    #[cfg(feature = "server")]
+    served: Option<Served>,
     clock: ManualClock,
     late: bool,
     waiting: Vec<(usize, Waiting)>,
@@ -230,6 +235,8 @@ fn play(
     let (engine, clock) = load(recording).map_err(|error| error.to_string())?;
     let mut player = Player {
         recording,
+        #[cfg(feature = "server")]
+        served: recording.over_grpc.then(|| Served::start(engine.clone())),
         engine,
         clock,
         late,
@@ -265,6 +272,12 @@ fn play(
 impl Player<'_> {
     fn ask(&mut self, number: usize) {
         let call = &self.recording.calls[number];
+        #[cfg(feature = "server")]
+        if let Some(served) = &self.served {
+            let answer = self.call(served, call);
+            self.answered(number, answer, false);
+            return;
+        }
         let asked = match &*call.rpc {
             "end" => Asked::Answer(self.end(call)),
             _ => ask(&self.engine, call),
@@ -281,9 +294,30 @@ impl Player<'_> {
     }
 
     fn end(&self, call: &Call) -> Answer {
+        let (recorded, own) = self.ended(call);
+        answer::end(&self.engine, call, recorded, &own)
+    }
+
+    #[cfg(feature = "server")]
+    fn call(&self, served: &Served, call: &Call) -> Answer {
+        let mut request = call.request.clone();
+        if call.rpc == "end" {
+            let (recorded, own) = self.ended(call);
+            let slots = answer::references(call, recorded, &own);
+            for (at, slot) in slots.into_iter().enumerate() {
+                request["inflight_requests"][at]["policy_hash"] = slot.policy_hash.into();
+                request["inflight_requests"][at]["request_id"] = slot.request_id.into();
+            }
+        }
+        let answer = served.call(&call.rpc, &request, call.deadline);
+        Answer::Message(answer.unwrap_or_else(|error| panic!("{}: {error}", call.number)))
+    }
+
+    /// The recorded decision that an end is of, and our own.
+    fn ended(&self, call: &Call) -> (Option<&Value>, Own) {
         let named = |other: &&Call| other.id.is_some() && other.id == call.of;
         let Some(check) = self.recording.calls.iter().find(named) else {
-            return answer::end(&self.engine, call, None, None);
+            return (None, Own::default());
         };
         let position = self
             .recording
@@ -291,15 +325,20 @@ impl Player<'_> {
             .iter()
             .position(|one| one.number == check.number);
         let own = match position.and_then(|at| self.answers[at].as_ref()) {
-            Some((Answer::Check(report), _)) => Some(&**report),
-            Some((Answer::Http(report), _)) => report.as_ref().as_ref().ok().map(|one| &one.check),
-            _ => None,
+            Some((Answer::Check(report), _)) => Own::of(report),
+            Some((Answer::Http(report), _)) => {
+                let report = report.as_ref().as_ref();
+                report.map_or_else(|_| Own::default(), |one| Own::of(&one.check))
+            }
+            #[cfg(feature = "server")]
+            Some((Answer::Message(Ok(answer)), _)) => Own::of_message(decision(answer)),
+            _ => Own::default(),
         };
         let recorded = match &check.expected {
             Expected::Answer(answer) => Some(decision(answer)),
             _ => None,
         };
-        answer::end(&self.engine, call, recorded, own)
+        (recorded, own)
     }
 
     fn answered(&mut self, number: usize, answer: Answer, waited: bool) {
@@ -409,6 +448,16 @@ impl Player<'_> {
             }
         }
     }
+}
+
+/// No flow was left waiting.
+#[cfg(feature = "server")]
+pub(crate) fn nobody_waits(recording: &Recording) -> bool {
+    let gone = |call: &Call| call.cancel.is_some();
+    !recording
+        .calls
+        .iter()
+        .any(|call| waited(call) || gone(call))
 }
 
 /// A scheduler of the Agent made it wait.

@@ -1,7 +1,35 @@
 use http::Uri;
 use http::uri::{Authority, Scheme};
 
-use super::error::{BuildError, Problem};
+use super::error::{BuildError, MAX_AGENTS, Problem};
+
+/// The URIs to connect to, and whether they take TLS.
+pub(super) fn parse_all(
+    addresses: &[String],
+    insecure: Option<bool>,
+) -> Result<(Vec<Uri>, bool), BuildError> {
+    let (first, others) = addresses
+        .split_first()
+        .ok_or(BuildError(Problem::NoAddress))?;
+    if addresses.len() > MAX_AGENTS {
+        return Err(BuildError(Problem::Agents(addresses.len())));
+    }
+    let (uri, secure) = parse(first.trim(), insecure)?;
+    let mut uris = vec![uri];
+    for address in others {
+        let address = address.trim();
+        let bad = |why| BuildError(Problem::Address(address.to_owned(), why));
+        let (uri, other) = parse(address, insecure)?;
+        if other != secure {
+            return Err(bad("all addresses must be secure, or none"));
+        }
+        if uris.contains(&uri) {
+            return Err(bad("it is there twice"));
+        }
+        uris.push(uri);
+    }
+    Ok((uris, secure))
+}
 
 /// The URI to connect to, and whether it takes TLS.
 pub(super) fn parse(address: &str, insecure: Option<bool>) -> Result<(Uri, bool), BuildError> {
@@ -12,6 +40,9 @@ pub(super) fn parse(address: &str, insecure: Option<bool>) -> Result<(Uri, bool)
     if address.contains('@') {
         // What stands before it may be a password.
         return Err(BuildError(Problem::UserInfo));
+    }
+    if address.contains(',') {
+        return Err(bad("expected one address; `addresses` takes several"));
     }
     let (scheme, rest) = match address.split_once("://") {
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (Some(false), rest),

@@ -3,6 +3,9 @@ use std::fmt;
 /// More connections than this to one Agent help nobody.
 pub(super) const MAX_CONNECTIONS: usize = 64;
 
+/// One bit each in the record of those a check has tried.
+pub(super) const MAX_AGENTS: usize = 64;
+
 /// Why a client could not be built; its text names the value, unless that is secret.
 ///
 /// ```
@@ -22,6 +25,7 @@ pub(super) enum Problem {
     ApiKey,
     Variable(&'static str, String),
     Connections(usize),
+    Agents(usize),
     Zero(&'static str),
     TlsUnused,
     #[cfg(feature = "tls")]
@@ -44,6 +48,9 @@ impl fmt::Display for BuildError {
             Problem::Variable(name, why) => write!(f, "environment variable {name} {why}"),
             Problem::Connections(n) => {
                 write!(f, "bad number of connections {n}: expected 1 to {MAX_CONNECTIONS}")
+            }
+            Problem::Agents(n) => {
+                write!(f, "bad number of agent addresses {n}: expected 1 to {MAX_AGENTS}")
             }
             Problem::Zero(what) => write!(f, "bad {what}: it must be more than zero"),
             Problem::TlsUnused => f.write_str(

@@ -1,3 +1,4 @@
+use super::address::parse;
 use super::*;
 
 fn refusal(builder: ApertureClientBuilder) -> String {
@@ -62,6 +63,33 @@ fn an_address_that_makes_no_sense_is_named() {
 }
 
 #[test]
+fn several_addresses_are_named_when_they_do_not_go_together() {
+    let with = |addresses: &[&str]| {
+        let addresses = addresses.iter().copied();
+        ApertureClientBuilder::new().addresses(addresses)
+    };
+    let build = |addresses: &[&str]| with(addresses).insecure(true).build();
+    assert_eq!(build(&["a:1", " b:1 "]).expect("good").agents().len(), 2);
+    for (addresses, named) in [
+        (&["a:1", "b"][..], "`b`"),
+        (&["a:1", "a:2", "a:1"], "`a:1`: it is there twice"),
+        (&["a:1,b:1"], "`addresses` takes several"),
+        (&["a:1", ""], "missing"),
+        (&[], "missing"),
+    ] {
+        let refused = build(addresses).expect_err("refused").to_string();
+        assert!(refused.contains(named), "{refused}");
+    }
+    let mixed = with(&["http://a:1", "https://b:1"]);
+    assert!(refusal(mixed).contains("`https://b:1`: all addresses must be secure"));
+    let many: Vec<_> = (1..=65).map(|port| format!("a:{port}")).collect();
+    let many = ApertureClientBuilder::new().addresses(many).insecure(true);
+    assert!(refusal(many).contains("65"));
+    let one = with(&["a:1", "b:1"]).address("c:1").insecure(true);
+    assert_eq!(one.build().expect("good").agents().len(), 1);
+}
+
+#[test]
 fn no_address_is_an_error() {
     let missing = "the agent address is missing";
     assert_eq!(refusal(ApertureClientBuilder::new()), missing);
@@ -119,6 +147,7 @@ fn numbers_out_of_range_are_named() {
     let base = || at("agent:1").insecure(true);
     assert!(refusal(base().connections(0)).contains("connections 0"));
     assert!(refusal(base().connections(65)).contains("connections 65"));
+    assert!(refusal(base().breaker(5, Duration::ZERO)).contains("probe interval"));
     assert!(refusal(base().connect_timeout(Duration::ZERO)).contains("connect timeout"));
     let second = Duration::from_secs(1);
     assert!(refusal(base().keep_alive(Duration::ZERO, second)).contains("interval"));
@@ -167,9 +196,11 @@ fn the_environment_gives_address_key_and_transport() {
         ("APERTURE_AGENT_INSECURE", "true"),
     ])
     .expect("good");
-    assert_eq!(builder.address.as_deref(), Some("agent:1"));
+    assert_eq!(builder.addresses, ["agent:1"]);
     assert_eq!(builder.api_key.as_deref(), Some(&b"sesame"[..]));
     assert_eq!(builder.insecure, Some(true));
+    let builder = from(&[("APERTURE_AGENT_ADDRESS", "agent:1, agent:2")]);
+    assert_eq!(builder.expect("good").addresses, ["agent:1", "agent:2"]);
     for (text, insecure) in [("1", true), ("0", false), ("false", false)] {
         let vars = [
             ("APERTURE_AGENT_ADDRESS", "agent:1"),

@@ -1,11 +1,12 @@
 //! What the flows of each workload took, for tokens that follow latency.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use ahash::RandomState;
 
 use crate::engine::clock::Nanos;
+use crate::engine::sync::Mutex;
 
 /// Milliseconds, by workload: the tokens of its flows.
 pub(crate) type WorkloadTokens = Arc<HashMap<Arc<str>, f64, RandomState>>;

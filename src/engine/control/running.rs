@@ -1,7 +1,7 @@
 //! A circuit with what it drives, and the rules of when they hear from each other.
 
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::circuit::{Circuit, Measured, PERIOD, ticks};
@@ -11,6 +11,7 @@ use super::{
 };
 use crate::engine::clock::{Nanos, nanos};
 use crate::engine::flux_meter::FluxMeters;
+use crate::engine::sync::{Mutex, MutexGuard};
 use crate::policy::{self, Bucket, ComponentKind, Policy, Port, Signal, Slots};
 
 /// A decision of a load scheduler is good for as many periods.

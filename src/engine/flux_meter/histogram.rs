@@ -18,6 +18,8 @@ pub(super) const WORKLOAD_DURATION: &str = "workload_duration_ms";
 #[derive(Debug)]
 pub(crate) struct FluxMeter {
     pub(super) name: Arc<str>,
+    pub(super) policy_name: Arc<str>,
+    pub(super) attribute_key: Arc<str>,
     /// The upper ends of the buckets, rising; one more bucket is without end.
     pub(super) bounds: Box<[f64]>,
     /// The attribute is one that flows have here.
@@ -35,10 +37,12 @@ pub(super) struct Series {
 }
 
 impl FluxMeter {
-    pub(super) fn new(meter: &policy::FluxMeter) -> Result<Self, String> {
+    pub(super) fn new(policy_name: &Arc<str>, meter: &policy::FluxMeter) -> Result<Self, String> {
         let bounds = bounds(meter.buckets.as_ref())?;
         Ok(Self {
             name: Arc::clone(&meter.name),
+            policy_name: Arc::clone(policy_name),
+            attribute_key: Arc::clone(&meter.attribute_key),
             measured: *meter.attribute_key == *WORKLOAD_DURATION,
             ok: Series::new(bounds.len()),
             other: Series::new(bounds.len()),
@@ -50,15 +54,44 @@ impl FluxMeter {
         &self.name
     }
 
+    /// The policy that has it.
+    #[cfg(feature = "server")]
+    pub(crate) fn policy_name(&self) -> &str {
+        &self.policy_name
+    }
+
+    /// The attribute of spans that it collects.
+    #[cfg(feature = "server")]
+    pub(crate) fn attribute_key(&self) -> &str {
+        &self.attribute_key
+    }
+
+    #[cfg(feature = "server")]
+    pub(crate) fn bounds(&self) -> &[f64] {
+        &self.bounds
+    }
+
     pub(super) fn same_form(&self, other: &Self) -> bool {
-        self.bounds == other.bounds && self.measured == other.measured
+        self.bounds == other.bounds
+            && self.attribute_key == other.attribute_key
+            && self.policy_name == other.policy_name
     }
 
     pub(super) fn record(&self, took: Nanos, ok: bool) {
         if !self.measured {
             return;
         }
-        let micros = u64::try_from(took / 1000).unwrap_or(0);
+        self.add(u64::try_from(took / 1000).unwrap_or(0), ok);
+    }
+
+    /// A value that was measured elsewhere; what is negative counts as zero.
+    #[cfg(feature = "server")]
+    pub(crate) fn observe(&self, value: f64, ok: bool) {
+        // Casts saturate.
+        self.add((value * 1000.0) as u64, ok);
+    }
+
+    fn add(&self, micros: u64, ok: bool) {
         let millis = micros as f64 / 1000.0;
         let series = if ok { &self.ok } else { &self.other };
         let bucket = self.bounds.partition_point(|bound| *bound < millis);

@@ -36,6 +36,7 @@ impl FluxMeters {
     /// A meter that was there before under this name, of the same form, goes on counting.
     pub(crate) fn add(
         &mut self,
+        policy_name: &Arc<str>,
         meter: &policy::FluxMeter,
         here: &[&Selector],
         before: Option<&Self>,
@@ -47,7 +48,7 @@ impl FluxMeters {
         let Ok(at) = u32::try_from(self.all.len()) else {
             return Err("there are too many".to_owned());
         };
-        let mut meter = Arc::new(FluxMeter::new(meter)?);
+        let mut meter = Arc::new(FluxMeter::new(policy_name, meter)?);
         let known = before.and_then(|before| before.get(&meter.name));
         if let Some(known) = known.filter(|known| known.same_form(&meter)) {
             meter = Arc::clone(known);

@@ -20,7 +20,7 @@ fn meter(buckets: Option<Buckets>) -> Arc<FluxMeter> {
         attribute_key: WORKLOAD_DURATION.into(),
         buckets,
     };
-    Arc::new(FluxMeter::new(&spec).expect("a sound meter"))
+    Arc::new(FluxMeter::new(&"policy".into(), &spec).expect("a sound meter"))
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `concurrency_limiter`: so many flows of a key at a time.
 
 use std::borrow::Cow;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use super::ledger::{Ledger, Seen};
 use super::rate_limiter::{Key, bucket_label, tokens_of};
@@ -12,6 +12,7 @@ use crate::engine::report::{LimiterDetails, LimiterReason};
 use crate::engine::request_id::RequestId;
 use crate::engine::stages::Flow;
 use crate::engine::store::{Kept, Limits, Store, lock};
+use crate::engine::sync::Mutex;
 use crate::engine::ticket::{Held, Holder};
 use crate::policy;
 
@@ -110,8 +111,12 @@ impl Kept for Entry {
         }
     }
 
+    /// Still, while a flow holds a slot.
     fn used(&self) -> Nanos {
-        self.used
+        match &self.key {
+            Some(key) if Arc::strong_count(key) > 1 => Nanos::MAX,
+            _ => self.used,
+        }
     }
 
     fn forget_at(&self, max_idle: Nanos) -> Nanos {
@@ -242,6 +247,7 @@ impl Decided {
             consumed: tokens,
             request_id: None,
             looked: false,
+            queued: 0,
         }
     }
 
@@ -255,6 +261,7 @@ impl Decided {
         consumed: 0.0,
         request_id: None,
         looked: true,
+        queued: 0,
     };
 
     pub(crate) const fn seen(seen: Seen, tokens: f64, request_id: Option<RequestId>) -> Self {
@@ -267,6 +274,7 @@ impl Decided {
             consumed: if seen.ok { tokens } else { 0.0 },
             request_id,
             looked: true,
+            queued: 0,
         }
     }
 }

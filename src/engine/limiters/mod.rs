@@ -63,6 +63,8 @@ pub(crate) struct Decided {
     pub(crate) request_id: Option<RequestId>,
     /// False when it was let through without asking for a key.
     pub(crate) looked: bool,
+    /// How long it waited in a queue.
+    pub(crate) queued: Nanos,
 }
 
 impl Decided {

@@ -214,6 +214,7 @@ impl RateLimiter {
             consumed: if answer.ok { tokens } else { 0.0 },
             request_id: None,
             looked: true,
+            queued: 0,
         }
     }
 

@@ -102,6 +102,7 @@ impl Decided {
         consumed: 0.0,
         request_id: None,
         looked: false,
+        queued: 0,
     };
 }
 

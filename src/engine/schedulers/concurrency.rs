@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 
 use super::keys::Keys;
-use super::line::{Ask, Grant, Source, Take};
 use super::quota::{details, free, passed};
+use super::supply::{Ask, Grant, Source, Take};
 use super::workload::Workloads;
 use crate::engine::clock::Nanos;
 use crate::engine::limiters::concurrency_limiter::{Slots, key_of};
@@ -82,7 +82,7 @@ impl ConcurrencyScheduler {
         };
         LimiterDetails::ConcurrencyScheduler {
             label,
-            scheduler: details(&self.workloads, flow, decided),
+            scheduler: details(&self.workloads, flow, decided, None),
             request_id: decided.request_id,
         }
     }

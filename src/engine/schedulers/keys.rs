@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::line::{Line, Source};
+use super::line::Line;
+use super::supply::Source;
 use crate::engine::clock::{Clock, Nanos};
 use crate::engine::store::{Kept, Limits, Store};
 
@@ -33,16 +34,16 @@ impl<S: Source> Kept for Entry<S> {
         }
     }
 
+    /// Still, while somebody waits there or holds a slot.
     fn used(&self) -> Nanos {
-        self.used
-    }
-
-    /// Not while somebody waits there, or holds a slot.
-    fn forget_at(&self, max_idle: Nanos) -> Nanos {
         match &self.line {
             Some(line) if Arc::strong_count(line) > 1 => Nanos::MAX,
-            _ => self.used.saturating_add(max_idle.max(self.lasts)),
+            _ => self.used,
         }
+    }
+
+    fn forget_at(&self, max_idle: Nanos) -> Nanos {
+        self.used().saturating_add(max_idle.max(self.lasts))
     }
 }
 

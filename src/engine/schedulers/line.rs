@@ -4,75 +4,24 @@
 //! behind as far as tokens reach, and then wakes them; so nobody polls, and a waiter who leaves
 //! only has to be taken out.
 
-use std::fmt;
-use std::sync::{Arc, Mutex};
-use std::task::{Poll, Waker};
+use std::sync::Arc;
+use std::task::Waker;
 
 use smallvec::SmallVec;
 
+use super::supply::{Ask, Grant, Source, Take};
+use super::waiter::{Waiter, Waits};
 use super::wfq::{Arrival, Wfq, workload_id};
 use super::workload::{Request, Seed};
 use crate::engine::clock::{Clock, Nanos, nanos};
 use crate::engine::limiters::{Decided, Scheduled, Settled};
 use crate::engine::request_id::RequestId;
 use crate::engine::store::lock;
+use crate::engine::sync::Mutex;
 use crate::engine::ticket::{Held, Holder};
 
 /// Decided for in one go; between, others get the lock.
 const A_GO: usize = 32;
-
-/// A request for tokens.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Ask {
-    pub(crate) now: Nanos,
-    pub(crate) want: f64,
-    /// [`NO_DEADLINE`](crate::engine::stages::NO_DEADLINE) is none.
-    pub(crate) deadline: Nanos,
-}
-
-/// What tokens came to.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Grant {
-    pub(crate) remaining: f64,
-    pub(crate) current: f64,
-    pub(crate) slot: Option<RequestId>,
-}
-
-/// What the head of a queue is told.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Take {
-    Granted(Grant),
-    Refused(Grant),
-    /// Granted, and to be used from then on.
-    From(Nanos, Grant),
-    /// Nothing there; to be asked again when something is given back, or then.
-    NotBefore(Nanos),
-}
-
-/// Where the tokens of a queue come from.
-pub(crate) trait Source: fmt::Debug + Send + 'static {
-    /// What the policy says, for all keys.
-    type Rules: fmt::Debug + Send + Sync;
-
-    fn new(now: Nanos) -> Self;
-
-    /// Tokens for who does not have to queue, if they are there.
-    fn take_at_once(&mut self, rules: &Self::Rules, ask: &Ask) -> Option<Grant>;
-
-    /// Tokens for the head of the queue.
-    fn take(&mut self, rules: &Self::Rules, ask: &Ask) -> Take;
-
-    /// Takes tokens back that were granted but not used; a slot is meant by its name.
-    fn put_back(&mut self, rules: &Self::Rules, want: f64, grant: &Grant, now: Nanos) -> bool;
-
-    /// When somebody who waits has to go.
-    fn give_up_at(deadline: Nanos) -> Nanos {
-        deadline
-    }
-
-    /// Sees how requests end.
-    fn ended(&mut self, _want: f64, _granted: bool) {}
-}
 
 /// One queue.
 #[derive(Debug)]
@@ -144,6 +93,11 @@ impl<S: Source> Line<S> {
             deadline: request.deadline,
         };
         let mut state = lock(&self.state);
+        if state.is_late(now) {
+            drop(state);
+            self.serve(now);
+            state = lock(&self.state);
+        }
         if !state.queue.is_open()
             && let Some(grant) = state.source.take_at_once(&self.rules, &ask)
         {
@@ -179,11 +133,8 @@ impl<S: Source> Line<S> {
         }
         let next_time = state.waiting[at].next_time();
         drop(state);
-        Scheduled::Waits(Waiter {
-            line: Arc::clone(self) as Arc<dyn Waits>,
-            at: Some(at),
-            next_time,
-        })
+        let line: Arc<dyn Waits> = Arc::<Self>::clone(self);
+        Scheduled::Waits(Waiter::new(line, at, next_time))
     }
 
     fn settled(self: &Arc<Self>, granted: bool, want: f64, grant: &Grant) -> Settled {
@@ -253,13 +204,23 @@ impl Waiting {
 }
 
 impl<S: Source> State<S> {
+    fn at_head(&self) -> Option<usize> {
+        self.queue.payload(self.head?).copied()
+    }
+
+    /// The head was to look at its tokens and did not: nobody polls it. Others do so in its place.
+    fn is_late(&self, now: Nanos) -> bool {
+        let head = self.at_head().and_then(|at| self.waiting.get(at));
+        head.is_some_and(|waiting| waiting.next_time() <= now)
+    }
+
     /// True when there is more to do: a go is over.
     fn advance(&mut self, rules: &S::Rules, now: Nanos, wakers: &mut Wakers) -> bool {
         while let Some(place) = self.head {
             if wakers.len() >= A_GO {
                 return true;
             }
-            let Some(&at) = self.queue.payload(place) else {
+            let Some(at) = self.at_head() else {
                 return false;
             };
             let Some(waiting) = self.waiting.get_mut(at) else {
@@ -329,18 +290,17 @@ impl<S: Source> State<S> {
     }
 }
 
-/// A queue, whatever its tokens are.
-trait Waits: Send + Sync {
-    fn poll(self: Arc<Self>, at: usize, now: Nanos, waker: &Waker) -> Result<Settled, Nanos>;
-    /// `refused`: the queue counts it as turned away.
-    fn leave(&self, at: usize, refused: bool);
-}
-
 impl<S: Source> Waits for Line<S> {
-    /// The answer, or when to ask again.
     fn poll(self: Arc<Self>, at: usize, now: Nanos, waker: &Waker) -> Result<Settled, Nanos> {
         let mut wakers = Wakers::new();
+        // Dropped after the lock: a task may go with its last waker, and wait in this queue.
+        let mut replaced = None;
         let mut guard = lock(&self.state);
+        if guard.is_late(now) && guard.at_head() != Some(at) {
+            drop(guard);
+            self.serve(now);
+            guard = lock(&self.state);
+        }
         let state = &mut *guard;
         let due = state
             .waiting
@@ -350,7 +310,7 @@ impl<S: Source> Waits for Line<S> {
         if due {
             let waiting = &mut state.waiting[at];
             // It is awake.
-            waiting.waker = None;
+            replaced = waiting.waker.take();
             match waiting.stage {
                 Stage::Queued(place) if state.head != Some(place) => {
                     let want = waiting.want;
@@ -366,14 +326,16 @@ impl<S: Source> Waits for Line<S> {
             None => Some((false, 0.0, Grant::default())),
             Some(waiting) => match waiting.stage {
                 Stage::Done(granted, grant) => {
-                    let want = waiting.want;
-                    state.waiting.remove(at);
-                    Some((granted, want, grant))
+                    let gone = state.waiting.remove(at);
+                    replaced = replaced.or(gone.waker);
+                    Some((granted, gone.want, grant))
                 }
                 _ => {
-                    match &mut waiting.waker {
-                        Some(known) => known.clone_from(waker),
-                        unknown => *unknown = Some(waker.clone()),
+                    let known = waiting.waker.as_ref();
+                    if !known.is_some_and(|known| known.will_wake(waker))
+                        && let Some(before) = waiting.waker.replace(waker.clone())
+                    {
+                        replaced = Some(before);
                     }
                     None
                 }
@@ -381,6 +343,7 @@ impl<S: Source> Waits for Line<S> {
         };
         let next_time = state.waiting.get(at).map(Waiting::next_time);
         drop(guard);
+        drop(replaced);
         for waker in wakers {
             waker.wake();
         }
@@ -404,65 +367,12 @@ impl<S: Source> Waits for Line<S> {
             state.source.ended(waiting.want, false);
         }
         state.take_out(&self.rules, at, now);
-        if state.waiting.contains(at) {
-            state.waiting.remove(at);
-        }
+        let gone = state.waiting.try_remove(at);
         let waits = state.head.is_some();
         drop(guard);
+        drop(gone);
         if waits {
             self.serve(now);
         }
-    }
-}
-
-/// A place in a queue; dropping it leaves the queue and gives back what was granted meanwhile.
-pub(crate) struct Waiter {
-    line: Arc<dyn Waits>,
-    /// `None` when the answer was taken.
-    at: Option<usize>,
-    next_time: Nanos,
-}
-
-impl Waiter {
-    pub(crate) fn poll(&mut self, now: Nanos, waker: &Waker) -> Poll<Settled> {
-        let Some(at) = self.at else {
-            return Poll::Ready(Settled::from(Decided::REFUSED));
-        };
-        match Arc::clone(&self.line).poll(at, now, waker) {
-            Ok(settled) => {
-                self.at = None;
-                Poll::Ready(settled)
-            }
-            Err(next_time) => {
-                self.next_time = next_time;
-                Poll::Pending
-            }
-        }
-    }
-
-    /// Leaves the queue as one that is turned away.
-    pub(crate) fn refuse(mut self) {
-        if let Some(at) = self.at.take() {
-            self.line.leave(at, true);
-        }
-    }
-
-    /// When to ask again if nobody wakes.
-    pub(crate) fn next_time(&self) -> Nanos {
-        self.next_time
-    }
-}
-
-impl Drop for Waiter {
-    fn drop(&mut self) {
-        if let Some(at) = self.at.take() {
-            self.line.leave(at, false);
-        }
-    }
-}
-
-impl fmt::Debug for Waiter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Waiter").finish_non_exhaustive()
     }
 }

@@ -1,9 +1,10 @@
 //! `load_scheduler`: a queue in front of a bucket that fills as fast as a share of the demand.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use super::line::{Ask, Grant, Line, Source, Take};
+use super::line::Line;
 use super::quota::{details, free};
+use super::supply::{Ask, Grant, Source, Take};
 use super::workload::Workloads;
 use crate::engine::clock::{Nanos, nanos};
 use crate::engine::control::{Demand, WorkloadLatency, WorkloadTokens};
@@ -12,6 +13,7 @@ use crate::engine::limiters::{Decided, Scheduled, Settled, Surroundings};
 use crate::engine::report::LimiterDetails;
 use crate::engine::stages::Flow;
 use crate::engine::store::lock;
+use crate::engine::sync::Mutex;
 use crate::policy;
 
 const SECOND: Nanos = 1_000_000_000;
@@ -134,8 +136,9 @@ impl LoadScheduler {
     }
 
     pub(crate) fn report(&self, flow: &Flow<'_, '_>, decided: &Decided) -> LimiterDetails {
+        let estimates = lock(&self.estimates).clone();
         LimiterDetails::LoadScheduler {
-            scheduler: details(&self.workloads, flow, decided),
+            scheduler: details(&self.workloads, flow, decided, Some(&estimates)),
         }
     }
 }

@@ -2,11 +2,13 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::keys::Keys;
-use super::line::{Ask, Grant, Source, Take};
+use super::supply::{Ask, Grant, Source, Take};
 use super::workload::Workloads;
-use crate::engine::clock::Nanos;
+use crate::engine::clock::{Nanos, duration};
+use crate::engine::control::WorkloadTokens;
 use crate::engine::limiters::lazy_sync::Lazy;
 use crate::engine::limiters::rate_limiter::{self, Answer, Dials, Key, Plain, Rules, bucket_label};
 use crate::engine::limiters::{DEADLINE_MARGIN, Decided, Scheduled, Settled, Shape, Surroundings};
@@ -103,7 +105,7 @@ impl QuotaScheduler {
         };
         LimiterDetails::QuotaScheduler {
             label,
-            scheduler: details(&self.workloads, flow, decided),
+            scheduler: details(&self.workloads, flow, decided, None),
         }
     }
 
@@ -147,19 +149,28 @@ pub(super) fn details(
     workloads: &Workloads,
     flow: &Flow<'_, '_>,
     decided: &Decided,
+    estimates: Option<&WorkloadTokens>,
 ) -> SchedulerDetails {
     if !decided.looked {
         return SchedulerDetails {
             workload_index: "default".into(),
             priority: 0.0,
             tokens: None,
+            requested: 0.0,
+            queued: Duration::ZERO,
         };
     }
-    let request = workloads.request(flow, 0, None);
+    let request = workloads.request(flow, 0, estimates);
     SchedulerDetails {
         workload_index: request.workload.to_owned(),
         priority: request.priority,
         tokens: Some(decided.tokens()),
+        requested: if decided.dropped {
+            request.tokens
+        } else {
+            decided.consumed
+        },
+        queued: duration(decided.queued),
     }
 }
 

@@ -185,8 +185,6 @@ fn holds(expression: &str, flow: &[(String, String)]) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
-
     #[test]
     fn expressions_obey_the_laws_of_logic(a in expressions(), b in expressions(), flow in flows()) {
         let (left, right) = (holds(&a, &flow), holds(&b, &flow));

@@ -1,0 +1,219 @@
+//! Bodies: what comes in costs a bounded amount, what goes out is seen to have gone.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tokio::time::{Sleep, sleep};
+use tonic::Status;
+
+use super::delivery::Delivery;
+
+pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// How long a call may take to come in, once it has begun.
+const ARRIVES_WITHIN: Duration = Duration::from_secs(30);
+
+/// Bytes of calls that have not come in as a whole.
+#[derive(Debug)]
+pub(super) struct Budget {
+    used: AtomicUsize,
+    most: usize,
+}
+
+impl Budget {
+    pub(super) fn new(most: usize) -> Self {
+        Self {
+            used: AtomicUsize::new(0),
+            most,
+        }
+    }
+}
+
+/// A share of the budget, until it is dropped.
+struct Share {
+    budget: Arc<Budget>,
+    bytes: usize,
+}
+
+impl Share {
+    fn grow(&mut self, bytes: usize) -> Result<(), Status> {
+        self.bytes += bytes;
+        let before = self.budget.used.fetch_add(bytes, Relaxed);
+        if before.saturating_add(bytes) <= self.budget.most {
+            return Ok(());
+        }
+        Err(Status::resource_exhausted(
+            "too many bytes of calls are on their way in: try again later",
+        ))
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.budget.used.fetch_sub(self.bytes, Relaxed);
+    }
+}
+
+pin_project! {
+    /// What comes in.
+    pub(super) struct Inbound<B> {
+        #[pin]
+        body: B,
+        share: Share,
+        // Made for calls that do not come in one piece.
+        late: Option<Pin<Box<Sleep>>>,
+    }
+}
+
+impl<B> Inbound<B> {
+    pub(super) fn new(body: B, budget: &Arc<Budget>) -> Self {
+        Self {
+            body,
+            share: Share {
+                budget: Arc::clone(budget),
+                bytes: 0,
+            },
+            late: None,
+        }
+    }
+}
+
+impl<B> Body for Inbound<B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.project();
+        let Poll::Ready(frame) = this.body.poll_frame(cx) else {
+            let late = this
+                .late
+                .get_or_insert_with(|| Box::pin(sleep(ARRIVES_WITHIN)));
+            ready!(late.as_mut().poll(cx));
+            let refusal = Status::deadline_exceeded("the call took too long to come in");
+            return Poll::Ready(Some(Err(refusal.into())));
+        };
+        Poll::Ready(match frame {
+            Some(Ok(frame)) => {
+                let bytes = frame.data_ref().map_or(0, Bytes::len);
+                match this.share.grow(bytes) {
+                    Ok(()) => Some(Ok(frame)),
+                    Err(refusal) => Some(Err(refusal.into())),
+                }
+            }
+            Some(Err(error)) => Some(Err(error.into())),
+            None => None,
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+pin_project! {
+    /// The body of an answer.
+    ///
+    /// What the answer grants is given back when it is dropped before its end.
+    pub struct AgentBody {
+        #[pin]
+        kind: Kind,
+        delivery: Option<Delivery>,
+    }
+}
+
+pin_project! {
+    #[project = KindOf]
+    enum Kind {
+        Grpc { #[pin] body: tonic::body::Body },
+        Json { #[pin] body: axum::body::Body },
+    }
+}
+
+impl AgentBody {
+    pub(super) fn grpc(body: tonic::body::Body, delivery: Option<Delivery>) -> Self {
+        Self {
+            kind: Kind::Grpc { body },
+            delivery,
+        }
+    }
+
+    pub(super) fn json(body: axum::body::Body, delivery: Option<Delivery>) -> Self {
+        Self {
+            kind: Kind::Json { body },
+            delivery,
+        }
+    }
+}
+
+impl Body for AgentBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let mut this = self.project();
+        let frame = match this.kind.as_mut().project() {
+            KindOf::Grpc { body } => {
+                ready!(body.poll_frame(cx)).map(|frame| frame.map_err(BoxError::from))
+            }
+            KindOf::Json { body } => {
+                ready!(body.poll_frame(cx)).map(|frame| frame.map_err(BoxError::from))
+            }
+        };
+        let over = match &frame {
+            None => true,
+            Some(Ok(frame)) => frame.is_trailers() || this.kind.is_over(),
+            Some(Err(_)) => false,
+        };
+        if over && let Some(delivery) = this.delivery.take() {
+            delivery.done();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.delivery.is_none() && self.kind.is_over()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Grpc { body } => body.size_hint(),
+            Kind::Json { body } => body.size_hint(),
+        }
+    }
+}
+
+impl Kind {
+    fn is_over(&self) -> bool {
+        match self {
+            Self::Grpc { body } => body.is_end_stream(),
+            Self::Json { body } => body.is_end_stream(),
+        }
+    }
+}
+
+impl fmt::Debug for AgentBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AgentBody").finish_non_exhaustive()
+    }
+}

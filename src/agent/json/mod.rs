@@ -1,0 +1,7 @@
+//! The same calls as JSON over HTTP.
+
+mod proto;
+mod routes;
+
+pub(super) use self::proto::decode;
+pub(super) use self::routes::{Json, refused, router};

@@ -1,0 +1,79 @@
+//! Protobuf's own JSON.
+
+use std::sync::LazyLock;
+
+use prost::Message;
+use prost_reflect::{DescriptorPool, DeserializeOptions, DynamicMessage, SerializeOptions};
+
+use crate::pb::check::{
+    CacheDeleteRequest, CacheDeleteResponse, CacheLookupRequest, CacheLookupResponse,
+    CacheUpsertRequest, CacheUpsertResponse, CheckRequest, CheckResponse, FlowEndRequest,
+    FlowEndResponse,
+};
+use crate::pb::checkhttp::{CheckHttpRequest, CheckHttpResponse};
+
+static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
+    DescriptorPool::decode(crate::pb::FILE_DESCRIPTORS).expect("they were made by the build")
+});
+
+/// A message that comes or goes as JSON.
+pub(crate) trait Named: Message + Default {
+    const NAME: &str;
+}
+
+macro_rules! named {
+    ($package:literal: $($message:ident = $name:literal),* $(,)?) => {
+        $(impl Named for $message {
+            const NAME: &str = concat!($package, ".", $name);
+        })*
+    };
+}
+
+named!("aperture.flowcontrol.check.v1":
+    CheckRequest = "CheckRequest",
+    CheckResponse = "CheckResponse",
+    FlowEndRequest = "FlowEndRequest",
+    FlowEndResponse = "FlowEndResponse",
+    CacheLookupRequest = "CacheLookupRequest",
+    CacheLookupResponse = "CacheLookupResponse",
+    CacheUpsertRequest = "CacheUpsertRequest",
+    CacheUpsertResponse = "CacheUpsertResponse",
+    CacheDeleteRequest = "CacheDeleteRequest",
+    CacheDeleteResponse = "CacheDeleteResponse",
+);
+named!("aperture.flowcontrol.checkhttp.v1":
+    CheckHttpRequest = "CheckHTTPRequest",
+    CheckHttpResponse = "CheckHTTPResponse",
+);
+
+fn descriptor<M: Named>() -> prost_reflect::MessageDescriptor {
+    POOL.get_message_by_name(M::NAME)
+        .expect("the build knows all messages")
+}
+
+/// Names in either case, enums by name or number, unknown fields left out; nothing at all is an
+/// empty message.
+pub(crate) fn decode<M: Named>(text: &[u8]) -> Result<M, serde_json::Error> {
+    if text.is_empty() {
+        return Ok(M::default());
+    }
+    let mut json = serde_json::Deserializer::from_slice(text);
+    let options = DeserializeOptions::new().deny_unknown_fields(false);
+    let message = DynamicMessage::deserialize_with_options(descriptor::<M>(), &mut json, &options)?;
+    json.end()?;
+    message.transcode_to().map_err(serde::de::Error::custom)
+}
+
+/// With every field, as an Agent's gateway has it.
+pub(crate) fn encode<M: Named>(message: &M) -> Result<Vec<u8>, String> {
+    let mut dynamic = DynamicMessage::new(descriptor::<M>());
+    dynamic
+        .transcode_from(message)
+        .map_err(|error| error.to_string())?;
+    let mut text = Vec::new();
+    let options = SerializeOptions::new().skip_default_fields(false);
+    dynamic
+        .serialize_with_options(&mut serde_json::Serializer::new(&mut text), &options)
+        .map_err(|error| error.to_string())?;
+    Ok(text)
+}

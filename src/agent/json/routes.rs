@@ -1,0 +1,148 @@
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{DefaultBodyLimit, FromRequest, Request as HttpRequest, State};
+use axum::response::{IntoResponse, Response as HttpResponse};
+use axum::routing::{get, post};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use tonic::metadata::MetadataMap;
+use tonic::{Code, Request, Response, Status};
+
+use super::proto::{self, Named};
+use crate::agent::check::Checks;
+use crate::agent::http::HttpChecks;
+use crate::agent::{Agent, status};
+use crate::pb::check::flow_control_service_server::FlowControlService;
+use crate::pb::check::{
+    CacheDeleteRequest, CacheLookupRequest, CacheUpsertRequest, CheckRequest, FlowEndRequest,
+};
+use crate::pb::checkhttp::CheckHttpRequest;
+use crate::pb::checkhttp::flow_control_service_http_server::FlowControlServiceHttp;
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// All that is not gRPC.
+pub(crate) type Json = Router;
+
+pub(crate) fn router(agent: &Agent) -> Json {
+    Router::new()
+        .route("/v1/flowcontrol/checkhttp", post(check_http))
+        .route("/v1/flowcontrol/check", post(check))
+        .route("/v1/flowcontrol/flowend", post(flow_end))
+        .route("/v1/flowcontrol/cachelookup", post(cache_lookup))
+        .route("/v1/flowcontrol/cacheupsert", post(cache_upsert))
+        .route("/v1/flowcontrol/cachedelete", post(cache_delete))
+        .route("/status", get(status::status))
+        .route("/health", get(status::health))
+        .route("/metrics", get(status::metrics))
+        .fallback(async || refused(&Status::not_found("there is nothing at this path")))
+        .method_not_allowed_fallback(async || {
+            let refusal = Status::unimplemented("this path does not answer this method");
+            (StatusCode::METHOD_NOT_ALLOWED, refused(&refusal))
+        })
+        .layer(DefaultBodyLimit::max(agent.inner.limits.message_size))
+        .with_state(agent.clone())
+}
+
+/// A call's message and headers.
+struct Call<M>(Request<M>);
+
+impl<M: Named, S: Send + Sync> FromRequest<S> for Call<M> {
+    type Rejection = HttpResponse;
+
+    async fn from_request(request: HttpRequest, state: &S) -> Result<Self, HttpResponse> {
+        let headers: HeaderMap = request.headers().clone();
+        let body = Bytes::from_request(request, state).await;
+        let body = body.map_err(|rejection| {
+            let refusal = match rejection.status() {
+                StatusCode::PAYLOAD_TOO_LARGE => Status::resource_exhausted(rejection.body_text()),
+                _ => Status::invalid_argument(rejection.body_text()),
+            };
+            refused(&refusal)
+        })?;
+        let message = proto::decode(&body)
+            .map_err(|error| refused(&Status::invalid_argument(error.to_string())))?;
+        let extensions = http::Extensions::new();
+        let metadata = MetadataMap::from_headers(headers);
+        Ok(Self(Request::from_parts(metadata, extensions, message)))
+    }
+}
+
+fn answer<M: Named>(result: Result<Response<M>, Status>) -> HttpResponse {
+    let response = match result {
+        Ok(response) => response,
+        Err(status) => return refused(&status),
+    };
+    let (_, message, extensions) = response.into_parts();
+    match proto::encode(&message) {
+        Ok(text) => {
+            let mut response = ([(header::CONTENT_TYPE, JSON)], text).into_response();
+            response.extensions_mut().extend(extensions);
+            response
+        }
+        Err(error) => refused(&Status::internal(error)),
+    }
+}
+
+/// An error as an Agent's gateway has it.
+pub(crate) fn refused(status: &Status) -> HttpResponse {
+    let code = match status.code() {
+        Code::Ok => StatusCode::OK,
+        Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => {
+            StatusCode::BAD_REQUEST
+        }
+        Code::Unauthenticated => StatusCode::UNAUTHORIZED,
+        Code::PermissionDenied => StatusCode::FORBIDDEN,
+        Code::NotFound => StatusCode::NOT_FOUND,
+        Code::AlreadyExists | Code::Aborted => StatusCode::CONFLICT,
+        Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
+        Code::Unimplemented => StatusCode::NOT_IMPLEMENTED,
+        Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+        Code::Cancelled | Code::Unknown | Code::Internal | Code::DataLoss => {
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
+    };
+    let body = serde_json::json!({
+        "code": status.code() as i32,
+        "message": status.message(),
+        "details": [],
+    });
+    let body = Body::from(body.to_string());
+    (code, [(header::CONTENT_TYPE, JSON)], body).into_response()
+}
+
+async fn check_http(
+    State(agent): State<Agent>,
+    Call(request): Call<CheckHttpRequest>,
+) -> HttpResponse {
+    answer(HttpChecks(agent).check_http(request).await)
+}
+
+async fn check(State(agent): State<Agent>, Call(request): Call<CheckRequest>) -> HttpResponse {
+    answer(Checks(agent).check(request).await)
+}
+
+async fn flow_end(State(agent): State<Agent>, Call(request): Call<FlowEndRequest>) -> HttpResponse {
+    answer(Checks(agent).flow_end(request).await)
+}
+
+async fn cache_lookup(
+    State(agent): State<Agent>,
+    Call(request): Call<CacheLookupRequest>,
+) -> HttpResponse {
+    answer(Checks(agent).cache_lookup(request).await)
+}
+
+async fn cache_upsert(
+    State(agent): State<Agent>,
+    Call(request): Call<CacheUpsertRequest>,
+) -> HttpResponse {
+    answer(Checks(agent).cache_upsert(request).await)
+}
+
+async fn cache_delete(
+    State(agent): State<Agent>,
+    Call(request): Call<CacheDeleteRequest>,
+) -> HttpResponse {
+    answer(Checks(agent).cache_delete(request).await)
+}

@@ -1,0 +1,130 @@
+use std::sync::Arc;
+use std::{error, fmt};
+
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{RootCertStore, ServerConfig};
+
+/// The certificates of a node that serves TLS. What they are appears nowhere, not in `Debug`
+/// either.
+///
+/// ```
+/// use tower_aperture::agent::Tls;
+///
+/// let error = Tls::from_pem("no certificate", "no key").unwrap_err();
+/// assert_eq!(error.to_string(), "the certificate: there is none in the PEM text");
+/// ```
+#[derive(Clone)]
+pub struct Tls(Arc<ServerConfig>);
+
+impl Tls {
+    /// A certificate chain, the node's own first, and its private key, both as PEM. TLS 1.2 and
+    /// 1.3 are spoken, HTTP/2 and HTTP/1.1 are offered.
+    ///
+    /// # Errors
+    ///
+    /// When there is no certificate or no key, or when they do not go together.
+    pub fn from_pem(
+        certificates: impl AsRef<[u8]>,
+        key: impl AsRef<[u8]>,
+    ) -> Result<Self, TlsError> {
+        Self::new(certificates.as_ref(), key.as_ref(), None)
+    }
+
+    /// Like [`from_pem`](Self::from_pem); callers have to show a certificate of one of these
+    /// authorities.
+    ///
+    /// # Errors
+    ///
+    /// As [`from_pem`](Self::from_pem), and when there is no authority.
+    pub fn with_client_ca(
+        certificates: impl AsRef<[u8]>,
+        key: impl AsRef<[u8]>,
+        authorities: impl AsRef<[u8]>,
+    ) -> Result<Self, TlsError> {
+        Self::new(
+            certificates.as_ref(),
+            key.as_ref(),
+            Some(authorities.as_ref()),
+        )
+    }
+
+    fn new(certificates: &[u8], key: &[u8], authorities: Option<&[u8]>) -> Result<Self, TlsError> {
+        let provider = Arc::new(ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| TlsError::new("the certificate", error))?;
+        let builder = match authorities {
+            None => builder.with_no_client_auth(),
+            Some(authorities) => {
+                const WHAT: &str = "the certificate authority of clients";
+                let mut roots = RootCertStore::empty();
+                for authority in read(WHAT, authorities)? {
+                    roots
+                        .add(authority)
+                        .map_err(|error| TlsError::new(WHAT, error))?;
+                }
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
+                    .build()
+                    .map_err(|error| TlsError::new(WHAT, error))?;
+                builder.with_client_cert_verifier(verifier)
+            }
+        };
+        let certificates = read("the certificate", certificates)?;
+        let key = PrivateKeyDer::from_pem_slice(key)
+            .map_err(|error| TlsError::new("the private key", error))?;
+        let mut config = builder
+            .with_single_cert(certificates, key)
+            .map_err(|error| TlsError::new("the certificate and its private key", error))?;
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(Self(Arc::new(config)))
+    }
+
+    pub(super) fn acceptor(&self) -> TlsAcceptor {
+        TlsAcceptor::from(Arc::clone(&self.0))
+    }
+}
+
+fn read(what: &'static str, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let certificates = CertificateDer::pem_slice_iter(text).collect::<Result<Vec<_>, _>>();
+    let certificates = certificates.map_err(|error| TlsError::new(what, error))?;
+    if certificates.is_empty() {
+        return Err(TlsError::new(what, "there is none in the PEM text"));
+    }
+    Ok(certificates)
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tls(..)")
+    }
+}
+
+/// Why certificates cannot be used.
+///
+/// See [`Tls`] for an example.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsError {
+    what: &'static str,
+    why: String,
+}
+
+impl TlsError {
+    fn new(what: &'static str, why: impl ToString) -> Self {
+        Self {
+            what,
+            why: why.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for TlsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.what, self.why)
+    }
+}
+
+impl error::Error for TlsError {}

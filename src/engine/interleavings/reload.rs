@@ -1,0 +1,69 @@
+//! Reloads: what stays keeps its state, whoever uses it meanwhile.
+
+use super::*;
+
+fn reload(engine: &Engine, components: &[String]) {
+    engine
+        .reload_with([("test.yaml", policy_of(components))])
+        .expect("the policy is right");
+}
+
+#[test]
+fn a_reload_under_load_loses_no_token_and_makes_none() {
+    explore(|| {
+        let kept = rate_limiter(4.0);
+        let (engine, _) = engine_of(std::slice::from_ref(&kept));
+        let reloading = engine.clone();
+        let reloading = thread::spawn(move || {
+            for other in [7.0, 8.0] {
+                reload(&reloading, &[kept.clone(), rate_limiter(other)]);
+            }
+        });
+        let shared = engine.clone();
+        let accepted = together(3, move |_| [(); 2].map(|()| ask(&shared).0.accepted())).concat();
+        reloading.join().expect("it does not panic");
+        assert_eq!(accepted.into_iter().filter(|accepted| *accepted).count(), 4);
+        assert!(!ask(&engine).0.accepted());
+    });
+}
+
+#[test]
+fn slots_and_those_who_wait_for_them_come_through_a_reload() {
+    explore(|| {
+        let (engine, _) = engine_of(&[slots(1.0)]);
+        let reloading = engine.clone();
+        let reloading = thread::spawn(move || {
+            for other in [7.0, 8.0] {
+                reload(&reloading, &[slots(1.0), rate_limiter(other)]);
+            }
+        });
+        let (shared, inside) = (engine.clone(), Gauge::default());
+        together(3, move |at| {
+            let (report, ticket) = block_on(start(&shared, 1 + at));
+            assert!(report.accepted(), "it has a minute");
+            inside.enter(1);
+            inside.leave();
+            drop(ticket);
+        });
+        reloading.join().expect("it does not panic");
+        assert!(ask(&engine).0.accepted());
+    });
+}
+
+#[test]
+fn reloads_side_by_side_make_a_component_once() {
+    explore(|| {
+        let (engine, _) = engine_of(&[]);
+        let shared = engine.clone();
+        let limited = |report: &CheckReport| !report.limiter_decisions.is_empty();
+        let accepted = together(3, move |at| {
+            if at < 2 {
+                reload(&shared, &[rate_limiter(1.0)]);
+            }
+            let (report, _) = ask(&shared);
+            report.accepted() && limited(&report)
+        });
+        let accepted = accepted.into_iter().filter(|accepted| *accepted).count();
+        assert_eq!(accepted, 1, "a second one was full again");
+    });
+}

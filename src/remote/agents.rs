@@ -1,0 +1,331 @@
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use http::Uri;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tonic::transport::{Channel, Endpoint};
+
+use super::breaker::{Breaker, Evidence, Pass};
+use super::call::Failure;
+use super::config::{Connect, RemoteConfig};
+use super::link::Link;
+use super::live::Live;
+use crate::flow::{AgentStatus, ConnectionState};
+
+pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Between two looks at Agents that are away, while work in the background waits for one.
+const LONGEST_LOOK: Duration = Duration::from_secs(1);
+
+/// The Agents, which share their limits: any may decide about any flow.
+pub(super) struct Agents {
+    all: Box<[Agent]>,
+    /// Drawn from to choose.
+    turn: AtomicU64,
+    /// An Agent is back, or the client shuts down.
+    changed: Notify,
+}
+
+/// One Agent, for all runtimes.
+pub(super) struct Agent {
+    /// None for a channel that somebody else looks after.
+    uri: Option<Uri>,
+    link: Arc<Link>,
+    pub(super) breaker: Breaker,
+    in_flight: AtomicUsize,
+    /// Checks it has answered.
+    answers: AtomicU64,
+    /// Counts its returns: connections made before the last one may lead nowhere.
+    generation: AtomicU64,
+    endpoint: OnceLock<Endpoint>,
+}
+
+// === impl Agents ===
+
+impl Agents {
+    pub(super) fn new(config: &RemoteConfig) -> Self {
+        let agent = |uri| Agent {
+            uri,
+            link: Arc::default(),
+            breaker: Breaker::new(config.breaker),
+            in_flight: AtomicUsize::new(0),
+            answers: AtomicU64::new(0),
+            generation: AtomicU64::new(0),
+            endpoint: OnceLock::new(),
+        };
+        Self {
+            all: match config.connect() {
+                Some(connect) => connect.uris.iter().cloned().map(Some).map(agent).collect(),
+                None => Box::from([agent(None)]),
+            },
+            turn: AtomicU64::new(0),
+            changed: Notify::new(),
+        }
+    }
+
+    pub(super) const fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    pub(super) fn get(&self, at: usize) -> &Agent {
+        &self.all[at]
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Agent> {
+        self.all.iter()
+    }
+
+    /// The best that any of them is in, as in gRPC.
+    pub(super) fn state(&self) -> ConnectionState {
+        let rank = |state: &ConnectionState| match state {
+            ConnectionState::Ready => 0,
+            ConnectionState::Connecting => 1,
+            ConnectionState::Idle => 2,
+            ConnectionState::TransientFailure => 3,
+            ConnectionState::Shutdown => 4,
+        };
+        let best = self.all.iter().map(Agent::state).min_by_key(rank);
+        best.unwrap_or(ConnectionState::Idle)
+    }
+
+    /// The less busy of two drawn from those that fit. One that is slow, or has stopped answering
+    /// and is not given up yet, gets little that way.
+    fn choose(&self, fits: impl Fn(usize, &Agent) -> bool) -> Option<usize> {
+        let len = self.all.len();
+        let from = |start: usize| {
+            (0..len)
+                .map(|step| (start + step) % len)
+                .find(|at| fits(*at, &self.all[*at]))
+        };
+        if len == 1 {
+            return from(0);
+        }
+        let draw = spread(self.turn.fetch_add(1, Relaxed));
+        let first = from(draw as usize % len)?;
+        let second = from((first + 1 + (draw >> 32) as usize % (len - 1)) % len)?;
+        let load = |at: usize| self.all[at].in_flight.load(Relaxed);
+        Some(if load(second) < load(first) {
+            second
+        } else {
+            first
+        })
+    }
+
+    /// Wakes what waits in the background.
+    pub(super) fn notify(&self) {
+        self.changed.notify_waiters();
+    }
+}
+
+/// Even over all its bits for numbers in a row (the finish of SplitMix64).
+const fn spread(n: u64) -> u64 {
+    let n = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let n = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let n = (n ^ (n >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    n ^ (n >> 31)
+}
+
+// === impl Agent ===
+
+impl Agent {
+    pub(super) fn link(&self) -> &Link {
+        &self.link
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(SeqCst)
+    }
+
+    pub(super) fn next_generation(&self) -> u64 {
+        self.generation.fetch_add(1, SeqCst) + 1
+    }
+
+    fn state(&self) -> ConnectionState {
+        if self.breaker.is_open() {
+            ConnectionState::TransientFailure
+        } else {
+            self.link.state()
+        }
+    }
+
+    pub(super) fn status(&self) -> AgentStatus {
+        AgentStatus {
+            address: self.address().map(str::to_owned),
+            state: self.state(),
+            given_up: self.breaker.is_open(),
+            in_flight: self.in_flight.load(Relaxed),
+        }
+    }
+
+    fn address(&self) -> Option<&str> {
+        Some(self.uri.as_ref()?.authority()?.as_str())
+    }
+
+    /// Connections for the current runtime.
+    pub(super) fn channels(&self, connect: &Connect) -> Result<Box<[Channel]>, BoxError> {
+        let uri = self.uri.as_ref().ok_or("there is no address")?;
+        let endpoint = match self.endpoint.get() {
+            Some(endpoint) => endpoint,
+            None => {
+                let endpoint = connect.endpoint(uri)?;
+                self.endpoint.get_or_init(|| endpoint)
+            }
+        };
+        Ok(connect.channels(endpoint, &self.link))
+    }
+}
+
+/// A check under way at an Agent.
+pub(super) struct Asking {
+    live: Arc<Live>,
+    at: usize,
+    pass: Pass,
+    /// How many checks the Agent had answered.
+    answers: u64,
+    told: bool,
+}
+
+impl Asking {
+    /// Leave to ask an Agent that answers, or one that may be tried again; none costs next to
+    /// nothing. Probes that are due start.
+    pub(super) fn start(live: &Arc<Live>) -> Option<Self> {
+        let agents = &live.shared.agents;
+        if agents.iter().any(|agent| !agent.breaker.is_closed()) {
+            live.probe_where_due();
+            let mut passes = agents.iter().map(|agent| agent.breaker.trial()).enumerate();
+            if let Some((at, pass)) = passes.find_map(|(at, pass)| Some((at, pass?))) {
+                return Some(Self::new(live, at, pass));
+            }
+        }
+        Self::among(live, 0)
+    }
+
+    /// Leave to ask an Agent other than those `tried`, a bit for each.
+    pub(super) fn among(live: &Arc<Live>, mut tried: u64) -> Option<Self> {
+        let agents = &live.shared.agents;
+        loop {
+            let at =
+                agents.choose(|at, agent| tried & (1 << at) == 0 && agent.breaker.is_closed())?;
+            if let Some(pass) = agents.get(at).breaker.pass() {
+                return Some(Self::new(live, at, pass));
+            }
+            // Given up just now.
+            tried |= 1 << at;
+        }
+    }
+
+    fn new(live: &Arc<Live>, at: usize, pass: Pass) -> Self {
+        let agent = live.shared.agents.get(at);
+        agent.in_flight.fetch_add(1, Relaxed);
+        Self {
+            live: Arc::clone(live),
+            at,
+            pass,
+            answers: agent.answers.load(Relaxed),
+            told: false,
+        }
+    }
+
+    pub(super) const fn live(&self) -> &Arc<Live> {
+        &self.live
+    }
+
+    pub(super) const fn at(&self) -> usize {
+        self.at
+    }
+
+    fn agent(&self) -> &Agent {
+        self.live.shared.agents.get(self.at)
+    }
+
+    /// The Agent said something, be it a refusal.
+    pub(super) fn answered(&mut self) {
+        self.told = true;
+        let agent = self.agent();
+        agent.answers.fetch_add(1, Relaxed);
+        if agent.breaker.answered() {
+            log_event!(
+                info,
+                agent = agent.address(),
+                "the Aperture agent is back and asked again"
+            );
+            self.live.shared.agents.notify();
+        }
+    }
+
+    /// What the lack of a decision says about the Agent.
+    pub(super) fn failed(&mut self, failure: &Failure) {
+        let evidence = match failure.evidence() {
+            None => return self.answered(),
+            // Others were answered meanwhile: it took long, the Agent is not away.
+            Some(Evidence::Silence) if self.agent().answers.load(Relaxed) != self.answers => return,
+            Some(evidence) => evidence,
+        };
+        self.told = true;
+        let agent = self.agent();
+        if agent.breaker.failed(self.pass, evidence) {
+            self.live.shared.counters.agents_given_up.add(1);
+            log_event!(
+                warn,
+                agent = agent.address(),
+                reason = %failure.message,
+                "the Aperture agent does not answer: it is given up until it answers a probe"
+            );
+        }
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        let agent = self.agent();
+        agent.in_flight.fetch_sub(1, Relaxed);
+        if self.pass.trial && !self.told {
+            agent.breaker.give_back();
+        }
+    }
+}
+
+impl Live {
+    /// An Agent for what is no check: `first` if it is not given up, another if there is one,
+    /// but one of `tried` only for lack of any other.
+    pub(super) fn route(&self, first: Option<usize>, tried: u64) -> Option<usize> {
+        let agents = &self.shared.agents;
+        let there = |at: usize| !agents.get(at).breaker.is_open();
+        let fresh = |at: usize| there(at) && tried & (1 << at) == 0;
+        first
+            .filter(|at| fresh(*at))
+            .or_else(|| agents.choose(|at, _| fresh(at)))
+            .or_else(|| first.filter(|at| there(*at)))
+            .or_else(|| agents.choose(|at, _| there(at)))
+    }
+
+    /// Like [`route`](Self::route), but waits while all are given up; `None` when `until` comes
+    /// first. A client that shuts down waits no more: then it is `first`, in the state it is in.
+    pub(super) async fn wait_for_route(
+        self: &Arc<Self>,
+        first: Option<usize>,
+        tried: u64,
+        until: Instant,
+    ) -> Option<usize> {
+        let agents = &self.shared.agents;
+        loop {
+            let mut changed = std::pin::pin!(agents.changed.notified());
+            changed.as_mut().enable();
+            if let Some(at) = self.route(first, tried) {
+                return Some(at);
+            }
+            if self.shared.health.is_shut_down() {
+                return Some(first.unwrap_or(0));
+            }
+            let now = Instant::now();
+            if now >= until {
+                return None;
+            }
+            self.probe_where_due();
+            let look = agents.all[0].breaker.probe_interval().min(LONGEST_LOOK);
+            let _ = tokio::time::timeout(look.min(until - now), changed).await;
+        }
+    }
+}

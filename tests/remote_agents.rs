@@ -1,0 +1,282 @@
+//! Several Agents that share their limits: who is asked, and what happens when one goes away.
+#![cfg(feature = "remote")]
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::Duration;
+
+use support::agent::{FakeAgent, Reply, answer};
+use tower_aperture::{
+    ApertureClient, ApertureClientBuilder, ConnectionState, FlowDecision, FlowParams, FlowStatus,
+};
+
+/// Longer than a busy machine takes; only what hangs takes as long.
+const LONG: Duration = Duration::from_secs(60);
+
+/// Between two probes, where a test waits for one.
+const SOON: Duration = Duration::from_millis(20);
+
+fn agents<const N: usize>() -> [FakeAgent; N] {
+    std::array::from_fn(|_| {
+        let agent = FakeAgent::start();
+        agent.on_check(|request| Reply::Now(answer::granted(request)));
+        agent
+    })
+}
+
+fn builder(agents: &[FakeAgent]) -> ApertureClientBuilder {
+    ApertureClient::builder()
+        .addresses(agents.iter().map(FakeAgent::address))
+        .insecure(true)
+        .connect_timeout(LONG)
+        .check_timeout(LONG)
+        .end_timeout(LONG)
+        .breaker(5, SOON)
+}
+
+async fn decision(client: &ApertureClient) -> FlowDecision {
+    let flow = client.start_flow("checkout", FlowParams::new()).await;
+    flow.decision()
+}
+
+/// Asks until a flow is let in.
+async fn accepted(client: &ApertureClient) {
+    let asking = async {
+        while decision(client).await != FlowDecision::Accepted {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let patience = tokio::time::timeout(LONG, asking).await;
+    patience.expect("an agent is back and asked");
+}
+
+/// Which of the two let a flow in, by the check it saw last.
+async fn flow_of(
+    client: &ApertureClient,
+    agents: &[FakeAgent; 2],
+    wanted: usize,
+) -> tower_aperture::Flow {
+    for _ in 0..1000 {
+        let before = agents[wanted].checks().len();
+        let flow = client.start_flow("checkout", FlowParams::new()).await;
+        assert_eq!(flow.error(), None);
+        if agents[wanted].checks().len() > before {
+            return flow;
+        }
+    }
+    panic!("agent {wanted} is never asked");
+}
+
+#[tokio::test]
+async fn flows_are_spread_over_all_agents() {
+    let agents = agents::<3>();
+    let client = builder(&agents).connections(2).build().expect("a client");
+    for _ in 0..60 {
+        assert_eq!(decision(&client).await, FlowDecision::Accepted);
+    }
+    for agent in &agents {
+        assert!(agent.checks().len() > 5, "{}", agent.checks().len());
+        let peers = agent.calls().into_iter().map(|call| call.peer);
+        let peers: std::collections::HashSet<_> = peers.collect();
+        assert_eq!(peers.len(), 2, "connections are for each agent");
+    }
+    assert_eq!(client.agents().len(), 3);
+    assert_eq!(client.state(), ConnectionState::Ready);
+}
+
+#[tokio::test]
+async fn an_agent_that_is_slow_gets_little() {
+    let agents = agents::<2>();
+    agents[0].on_check(|_| Reply::Hang);
+    let client = builder(&agents).build().expect("a client");
+    let mut flows = tokio::task::JoinSet::new();
+    for nth in 1..=50 {
+        let asking = client.clone();
+        flows.spawn(async move { decision(&asking).await });
+        agents[0]
+            .until("asked or answered", |slow| {
+                let busy: usize = client.agents().iter().map(|agent| agent.in_flight).sum();
+                slow.checks().len() + agents[1].checks().len() == nth && busy == slow.checks().len()
+            })
+            .await;
+    }
+    assert_eq!(agents[0].checks().len(), 1, "it is busy with that one");
+    assert_eq!(client.agents()[0].in_flight, 1);
+}
+
+#[tokio::test]
+async fn once_its_loss_is_noticed_a_dead_agent_costs_no_flow() {
+    let agents = agents::<2>();
+    let client = builder(&agents).build().expect("a client");
+    let (noticed, stop) = <(Arc<AtomicBool>, Arc<AtomicBool>)>::default();
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..32 {
+        let (client, noticed, stop) = (client.clone(), Arc::clone(&noticed), Arc::clone(&stop));
+        tasks.spawn(async move {
+            while !stop.load(SeqCst) {
+                let late = noticed.load(SeqCst);
+                let flow = client.start_flow("checkout", FlowParams::new()).await;
+                assert!(!late || flow.error().is_none(), "{:?}", flow.error());
+                tokio::task::yield_now().await;
+                flow.finish(FlowStatus::Ok);
+            }
+        });
+    }
+    let both = |_: &FakeAgent| agents.iter().all(|agent| agent.checks().len() > 100);
+    agents[0].until("load", both).await;
+    agents[0].kill();
+    agents[0]
+        .until("noticed", |_| {
+            client.agents()[0].state != ConnectionState::Ready
+        })
+        .await;
+    noticed.store(true, SeqCst);
+    let asked = agents[1].checks().len();
+    agents[1]
+        .until("the other goes on", |agent| {
+            agent.checks().len() > asked + 500
+        })
+        .await;
+    stop.store(true, SeqCst);
+    while let Some(done) = tasks.join_next().await {
+        done.expect("no flow fails");
+    }
+    assert!(client.stats().checks_moved > 0, "it was tried again");
+    assert!(client.shutdown(LONG).await, "nothing is lost");
+    let stats = client.stats();
+    assert_eq!(stats.ends_delivered, stats.accepted);
+    assert_eq!(stats.ends_failed + stats.ends_dropped, 0);
+    assert_eq!(agents[1].tokens_in_flight(), 0);
+}
+
+#[tokio::test]
+async fn an_end_goes_to_the_agent_that_let_the_flow_in() {
+    let agents = agents::<2>();
+    let client = builder(&agents).build().expect("a client");
+    for _ in 0..50 {
+        let flow = client.start_flow("checkout", FlowParams::new()).await;
+        let ended = flow.end().await;
+        assert!(ended.token_returns().iter().all(|token| token.returned));
+    }
+    assert!(agents.iter().all(|agent| agent.tokens_in_flight() == 0));
+    let stats = client.stats();
+    assert_eq!((stats.ends_delivered, stats.ends_moved), (50, 0));
+}
+
+#[tokio::test]
+async fn an_end_finds_another_agent_when_its_own_is_gone() {
+    let agents = agents::<2>();
+    let client = builder(&agents).build().expect("a client");
+    let flow = flow_of(&client, &agents, 0).await;
+    agents[0].kill();
+    let ended = flow.end().await;
+    assert_eq!(ended.error(), None);
+    let told = agents[1].flow_ends();
+    let told = told.last().expect("the other is told");
+    let id = &ended.token_returns()[0].request_id;
+    assert_eq!(&told.inflight_requests[0].request_id, id);
+    assert_eq!(client.stats().ends_moved, 1);
+}
+
+#[tokio::test]
+async fn an_end_finds_another_agent_when_its_own_stops_answering() {
+    let agents = agents::<2>();
+    let client = builder(&agents)
+        .end_timeout(Duration::from_millis(100))
+        .build()
+        .expect("a client");
+    let flow = flow_of(&client, &agents, 0).await;
+    agents[0].freeze();
+    let other = agents[1].refs_ended();
+    flow.finish(FlowStatus::Ok);
+    agents[1]
+        .until("the end", |agent| agent.refs_ended() > other)
+        .await;
+    agents[1]
+        .until("counted", |_| client.stats().ends_moved == 1)
+        .await;
+    agents[0].thaw();
+}
+
+#[tokio::test]
+async fn with_all_agents_down_flows_are_unreachable_until_one_is_back() {
+    let agents = agents::<2>();
+    let client = builder(&agents).build().expect("a client");
+    assert_eq!(decision(&client).await, FlowDecision::Accepted);
+    agents.iter().for_each(FakeAgent::kill);
+    agents[0]
+        .until("given up", |_| {
+            // Each is tried by itself and in place of the other.
+            let flow = client.start_flow("checkout", FlowParams::new());
+            futures_util::FutureExt::now_or_never(flow);
+            client.agents().iter().all(|agent| agent.given_up)
+        })
+        .await;
+    assert_eq!(decision(&client).await, FlowDecision::Unreachable);
+    assert_eq!(client.state(), ConnectionState::TransientFailure);
+    let stats = client.stats();
+    assert_eq!(stats.agents_given_up, 2);
+    assert!(stats.checks_spared > 0);
+    agents[1].restart();
+    accepted(&client).await;
+    assert_eq!(client.state(), ConnectionState::Ready);
+    let given_up = client.agents().into_iter().map(|agent| agent.given_up);
+    assert_eq!(given_up.collect::<Vec<_>>(), [true, false]);
+    agents[0].restart();
+    agents[0]
+        .until("asked again", |_| {
+            let flow = client.start_flow("checkout", FlowParams::new());
+            futures_util::FutureExt::now_or_never(flow);
+            client.agents().iter().all(|agent| !agent.given_up)
+        })
+        .await;
+    drop(flow_of(&client, &agents, 0).await);
+}
+
+#[tokio::test]
+async fn cache_calls_go_to_an_agent_that_answers() {
+    let agents = agents::<2>();
+    agents[0].kill();
+    let client = builder(&agents).build().expect("a client");
+    agents[0]
+        .until("given up", |_| {
+            let flow = client.start_flow("checkout", FlowParams::new());
+            futures_util::FutureExt::now_or_never(flow);
+            client.agents()[0].given_up
+        })
+        .await;
+    for _ in 0..10 {
+        let params = FlowParams::new().global_cache_key("settings");
+        let flow = client.start_flow("checkout", params).await;
+        flow.set_global_cache("settings", "dark", LONG)
+            .await
+            .expect("the other agent takes it");
+    }
+    assert_eq!(agents[1].upserts().len(), 10);
+}
+
+#[tokio::test]
+async fn waiting_for_readiness_is_over_when_one_agent_answers() {
+    let agents = agents::<2>();
+    agents[0].freeze();
+    let client = builder(&agents).build().expect("a client");
+    assert!(client.wait_ready(LONG).await);
+    assert!(agents[1].checks().is_empty());
+    agents[0].thaw();
+}
+
+#[cfg(feature = "telemetry")]
+#[tokio::test]
+async fn spans_find_another_agent() {
+    let agents = agents::<2>();
+    let client = builder(&agents).build().expect("a client");
+    for _ in 0..10 {
+        assert_eq!(decision(&client).await, FlowDecision::Accepted);
+    }
+    agents[0].on_export(|_| Reply::Status(tonic::Status::unavailable("not here")));
+    assert!(client.shutdown(LONG).await);
+    assert_eq!(client.stats().spans_exported, 10);
+    assert_eq!(agents[1].spans().len(), 10);
+}

@@ -1,0 +1,367 @@
+//! An Agent that does not answer: it is given up, flows stop waiting for it, and it is found again.
+#![cfg(feature = "remote")]
+
+mod support;
+
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use support::agent::{FakeAgent, Reply, answer};
+use tokio::runtime::Handle;
+use tonic::Status;
+use tower_aperture::{
+    ApertureClient, ApertureClientBuilder, Check, ConnectionState, Decider, EndError, FlowDecision,
+    FlowError, FlowErrorKind, FlowParams, FlowStatus, Verdict,
+};
+
+/// Longer than a busy machine takes; only what hangs takes as long.
+const LONG: Duration = Duration::from_secs(60);
+
+/// Between two probes, where a test waits for one.
+const SOON: Duration = Duration::from_millis(20);
+
+/// Between two probes, where none may come.
+const NEVER: Duration = Duration::from_secs(86_400);
+
+fn builder(agent: &FakeAgent) -> ApertureClientBuilder {
+    ApertureClient::builder()
+        .address(agent.address())
+        .insecure(true)
+        .connect_timeout(LONG)
+        .check_timeout(LONG)
+        .end_timeout(LONG)
+}
+
+/// Waits for an answer no longer than a moment.
+async fn impatient(client: &ApertureClient) -> Option<FlowErrorKind> {
+    let params = FlowParams::new().check_timeout(Duration::from_millis(10));
+    let flow = client.start_flow("checkout", params).await;
+    flow.error().map(FlowError::kind)
+}
+
+async fn decision(client: &ApertureClient) -> FlowDecision {
+    let flow = client.start_flow("checkout", FlowParams::new()).await;
+    flow.decision()
+}
+
+fn given_up(client: &ApertureClient) -> bool {
+    client.agents()[0].given_up
+}
+
+async fn fail_until_given_up(client: &ApertureClient) {
+    for _ in 0..10_000 {
+        if given_up(client) {
+            return;
+        }
+        assert!(impatient(client).await.is_some());
+    }
+    panic!("it is never given up");
+}
+
+#[tokio::test]
+async fn after_five_timeouts_in_a_row_no_flow_waits_any_more() {
+    let agent = FakeAgent::start();
+    agent.on_check(|_| Reply::Hang);
+    let client = builder(&agent).breaker(5, NEVER).build().expect("a client");
+    for _ in 0..5 {
+        assert!(!given_up(&client));
+        assert_eq!(impatient(&client).await, Some(FlowErrorKind::Timeout));
+    }
+    assert!(given_up(&client));
+    assert_eq!(client.state(), ConnectionState::TransientFailure);
+    let reached = agent.checks().len();
+    for _ in 0..1000 {
+        // The timeout is a minute; what comes at once has not waited.
+        let flow = client.start_flow("checkout", FlowParams::new());
+        let flow = flow.now_or_never().expect("without a wait");
+        let error = flow.error().expect("unreachable");
+        assert_eq!(error.kind(), FlowErrorKind::Unavailable);
+        assert!(flow.should_run());
+    }
+    let check = client.decide("checkout", &FlowParams::new());
+    assert!(matches!(check, Check::Ready(Verdict::Unreachable(_))));
+    assert_eq!(agent.checks().len(), reached, "nobody was asked");
+    let stats = client.stats();
+    assert_eq!((stats.timeouts, stats.checks_spared), (5, 1001));
+    assert_eq!((stats.agents_given_up, stats.probes), (1, 0));
+    assert_eq!(stats.unreachable, 1006);
+}
+
+#[tokio::test]
+async fn an_agent_that_accepts_connections_and_never_speaks_is_given_up() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a port");
+    let address = listener.local_addr().expect("an address").to_string();
+    let client = ApertureClient::builder()
+        .address(address)
+        .insecure(true)
+        .breaker(3, NEVER)
+        .build()
+        .expect("a client");
+    for _ in 0..3 {
+        assert_eq!(impatient(&client).await, Some(FlowErrorKind::Timeout));
+    }
+    assert!(given_up(&client));
+    let flow = client.start_flow("checkout", FlowParams::new());
+    assert!(flow.now_or_never().is_some(), "without a wait");
+}
+
+#[tokio::test]
+async fn a_probe_finds_a_thawed_agent_while_flows_do_not_wait() {
+    let agent = FakeAgent::start();
+    let client = builder(&agent).breaker(2, SOON).build().expect("a client");
+    for _ in 0..3 {
+        assert_eq!(decision(&client).await, FlowDecision::Accepted);
+        agent.freeze();
+        fail_until_given_up(&client).await;
+        let before = client.stats().probes;
+        // Real flows with long timeouts: none would come back while the agent is frozen.
+        agent
+            .until("probed", |_| {
+                let flow = client.start_flow("checkout", FlowParams::new());
+                let flow = flow.now_or_never().expect("without a wait");
+                assert_eq!(flow.decision(), FlowDecision::Unreachable);
+                client.stats().probes > before + 2
+            })
+            .await;
+        agent.thaw();
+        let found = async {
+            while decision(&client).await != FlowDecision::Accepted {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let patience = tokio::time::timeout(LONG, found).await;
+        patience.expect("found by a probe");
+        assert_eq!(client.state(), ConnectionState::Ready);
+        assert!(!given_up(&client));
+    }
+    assert_eq!(client.stats().agents_given_up, 3);
+}
+
+#[tokio::test]
+async fn an_agent_that_answers_probes_but_no_checks_costs_one_flow_a_probe() {
+    let agent = FakeAgent::start();
+    agent.on_check(|_| Reply::Hang);
+    // Far longer than a flow waits here, so that each trial is over before the next.
+    let client = builder(&agent)
+        .breaker(4, Duration::from_millis(200))
+        .build()
+        .expect("a client");
+    fail_until_given_up(&client).await;
+    for _ in 0..30_000 {
+        if client.stats().probes >= 5 {
+            break;
+        }
+        let flow = || impatient(&client);
+        futures_util::future::join_all((0..8).map(|_| flow())).await;
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let stats = client.stats();
+    assert!(stats.probes >= 5);
+    assert!(stats.checks_spared > 100, "{}", stats.checks_spared);
+    // A machine that stands still may let a second trial in.
+    assert!(
+        stats.timeouts <= 4 + 2 * stats.probes,
+        "{} flows waited for {} probes",
+        stats.timeouts,
+        stats.probes
+    );
+    assert_eq!(stats.agents_given_up, 1, "it never was back");
+}
+
+#[tokio::test]
+async fn refusals_are_answers() {
+    for status in [
+        Status::invalid_argument("no"),
+        Status::unauthenticated("no"),
+        Status::permission_denied("no"),
+        Status::resource_exhausted("no"),
+        Status::unimplemented("no"),
+        Status::internal("no"),
+        Status::unknown("no"),
+    ] {
+        let agent = FakeAgent::start();
+        let code = status.code();
+        agent.on_check(move |_| Reply::Status(status.clone()));
+        let client = builder(&agent).breaker(2, NEVER).build().expect("a client");
+        for _ in 0..10 {
+            assert_eq!(decision(&client).await, FlowDecision::Unreachable);
+        }
+        assert!(!given_up(&client), "{code:?}");
+        assert_eq!(agent.checks().len(), 10, "{code:?}");
+    }
+}
+
+#[tokio::test]
+async fn statuses_that_mean_no_answer_count() {
+    for status in [
+        Status::unavailable("no"),
+        Status::deadline_exceeded("no"),
+        Status::cancelled("no"),
+    ] {
+        let agent = FakeAgent::start();
+        let code = status.code();
+        agent.on_check(move |_| Reply::Status(status.clone()));
+        let client = builder(&agent).breaker(2, NEVER).build().expect("a client");
+        for _ in 0..10 {
+            assert_eq!(decision(&client).await, FlowDecision::Unreachable);
+        }
+        assert!(given_up(&client), "{code:?}");
+        assert_eq!(agent.checks().len(), 2, "{code:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_in_between_starts_the_count_anew() {
+    let agent = FakeAgent::start();
+    agent.on_check(|request| match request.control_point.as_str() {
+        "hang" => Reply::Hang,
+        _ => Reply::Now(answer::accepted(request)),
+    });
+    let client = builder(&agent).breaker(2, NEVER).build().expect("a client");
+    for _ in 0..5 {
+        let params = FlowParams::new().check_timeout(Duration::from_millis(5));
+        let flow = client.start_flow("hang", params).await;
+        assert_eq!(flow.decision(), FlowDecision::Unreachable);
+        assert_eq!(decision(&client).await, FlowDecision::Accepted);
+    }
+    assert!(!given_up(&client));
+}
+
+#[tokio::test]
+async fn zero_never_gives_up() {
+    let agent = FakeAgent::start();
+    agent.kill();
+    let client = builder(&agent).breaker(0, SOON).build().expect("a client");
+    for _ in 0..20 {
+        assert_eq!(decision(&client).await, FlowDecision::Unreachable);
+    }
+    assert!(!given_up(&client));
+    agent.restart();
+    assert_eq!(decision(&client).await, FlowDecision::Accepted);
+}
+
+#[tokio::test]
+async fn an_end_waits_for_its_agent_to_be_back() {
+    let agent = FakeAgent::start();
+    agent.on_check(|request| Reply::Now(answer::granted(request)));
+    let client = builder(&agent).breaker(2, SOON).build().expect("a client");
+    let flow = client.start_flow("checkout", FlowParams::new()).await;
+    agent.kill();
+    fail_until_given_up(&client).await;
+    let end = tokio::spawn(flow.end());
+    let before = client.stats().probes;
+    // No flow asks: the end alone has the agent probed.
+    agent
+        .until("probed", |_| client.stats().probes > before + 1)
+        .await;
+    assert!(!end.is_finished());
+    agent.restart();
+    let ended = end.await.expect("no panic");
+    assert_eq!(ended.error(), None);
+    assert!(ended.token_returns()[0].returned);
+    assert_eq!(agent.tokens_in_flight(), 0);
+}
+
+#[tokio::test]
+async fn an_end_whose_agent_stays_away_is_counted_as_failed() {
+    let agent = FakeAgent::start();
+    agent.on_check(|request| Reply::Now(answer::granted(request)));
+    let client = builder(&agent)
+        .breaker(2, SOON)
+        .end_timeout(Duration::from_millis(200))
+        .build()
+        .expect("a client");
+    let flow = client.start_flow("checkout", FlowParams::new()).await;
+    agent.freeze();
+    fail_until_given_up(&client).await;
+    let ended = flow.end().await;
+    assert!(matches!(ended.error(), Some(EndError::Call(_))));
+    agent
+        .until("counted", |_| client.stats().ends_failed == 1)
+        .await;
+    agent.thaw();
+}
+
+#[tokio::test]
+async fn a_shutdown_while_the_agent_is_given_up_counts_what_it_loses_and_ends() {
+    let agent = FakeAgent::start();
+    agent.on_check(|request| Reply::Now(answer::granted(request)));
+    let client = builder(&agent).breaker(2, NEVER).build().expect("a client");
+    let flow = client.start_flow("checkout", FlowParams::new()).await;
+    agent.kill();
+    fail_until_given_up(&client).await;
+    flow.finish(FlowStatus::Ok);
+    // Long before the end would give up waiting.
+    let done = tokio::time::timeout(LONG / 2, client.shutdown(LONG)).await;
+    assert_eq!(done, Ok(false), "it says that something was lost");
+    assert_eq!(client.stats().ends_failed, 1);
+    assert_eq!(client.state(), ConnectionState::Shutdown);
+    assert_eq!(client.agents()[0].state, ConnectionState::Shutdown);
+}
+
+#[tokio::test]
+async fn an_outage_leaves_no_task_behind() {
+    let alive = || Handle::current().metrics().num_alive_tasks();
+    let agent = FakeAgent::start();
+    let before = alive();
+    let client = builder(&agent)
+        .breaker(2, Duration::from_millis(1))
+        // A span would be tried for as long as ends may take.
+        .telemetry(false)
+        .build()
+        .expect("a client");
+    assert_eq!(decision(&client).await, FlowDecision::Accepted);
+    let connected = alive();
+    agent.freeze();
+    fail_until_given_up(&client).await;
+    agent
+        .until("probed", |_| {
+            let flow = client.start_flow("checkout", FlowParams::new());
+            drop(flow.now_or_never().expect("without a wait"));
+            client.stats().probes > 50
+        })
+        .await;
+    // A probe under way has a connection of its own, whose tasks end with it.
+    agent
+        .until("the last probe to end", |_| alive() <= connected)
+        .await;
+    drop(client);
+    agent.until("the client's end", |_| alive() <= before).await;
+    agent.thaw();
+}
+
+#[test]
+fn a_probe_that_hangs_does_not_outlive_its_runtime_or_hold_up_the_next() {
+    let agent = FakeAgent::start();
+    let client = builder(&agent).breaker(1, SOON).build().expect("a client");
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime")
+    };
+    agent.freeze();
+    runtime().block_on(async {
+        fail_until_given_up(&client).await;
+        let before = client.stats().probes;
+        agent
+            .until("probed", |_| {
+                let flow = client.start_flow("checkout", FlowParams::new());
+                drop(flow.now_or_never().expect("without a wait"));
+                client.stats().probes > before
+            })
+            .await;
+    });
+    agent.thaw();
+    runtime().block_on(async {
+        let found = async {
+            while decision(&client).await != FlowDecision::Accepted {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let patience = tokio::time::timeout(LONG, found).await;
+        patience.expect("found by a probe of the second runtime");
+    });
+}

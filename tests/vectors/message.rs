@@ -1,0 +1,240 @@
+//! Whether a message is the recorded one, within the tolerances of a recording.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value};
+
+use crate::compare::{Difference, Judge, LONG_KEY, close, possible_codes, same, seconds, set};
+use crate::over_grpc::spelled;
+use crate::recording::{Call, Shown, float};
+
+const INFOS: [&str; 6] = [
+    "rate_limiter_info",
+    "load_scheduler_info",
+    "sampler_info",
+    "quota_scheduler_info",
+    "concurrency_limiter_info",
+    "concurrency_scheduler_info",
+];
+
+pub(crate) fn compare(judge: &Judge<'_>, call: &Call, answer: &Value, got: &Value) -> Difference {
+    let expected = spelled(&call.rpc, answer)?;
+    let long_keys = call.deviates.contains(&21);
+    let recording = judge.recording;
+    match &*call.rpc {
+        "check" => check(judge, &expected, got, &recording.shown, long_keys),
+        "check_http" => {
+            let response = "check_response";
+            let (own, recorded) = (&got[response], &expected[response]);
+            check(judge, recorded, own, &recording.shown_http, long_keys)?;
+            http(judge, call, &expected, got)
+        }
+        "end" => ended(&expected, got),
+        _ => same("answer", &expected, got),
+    }
+}
+
+fn check(
+    judge: &Judge<'_>,
+    expected: &Value,
+    got: &Value,
+    shown: &Shown,
+    long_keys: bool,
+) -> Difference {
+    let mut sides = [expected, got].map(|side| side.as_object().cloned().unwrap_or_default());
+    for side in &sides {
+        let stamp = |name| side.get(name).and_then(Value::as_str).unwrap_or_default();
+        let (start, end) = (stamp("start"), stamp("end"));
+        if start.is_empty() || end.is_empty() {
+            return Err(format!("start and end: {start:?}, {end:?}"));
+        }
+    }
+    let decisions = take(&mut sides, "limiter_decisions");
+    let [wanted, own] = decisions.map(|all| all.as_array().cloned().unwrap_or_default());
+    let id = |decision: &Value| {
+        let text = |field: &str| decision[field].as_str().unwrap_or_default().to_owned();
+        (text("policy_name"), text("component_id"))
+    };
+    let ids = |all: &[Value]| all.iter().map(id).collect::<BTreeSet<_>>();
+    same("limiter_decisions", &ids(&wanted), &ids(&own))?;
+    for decision in &wanted {
+        let found = own
+            .iter()
+            .find(|one| id(one) == id(decision))
+            .unwrap_or(&Value::Null);
+        decided(judge, decision, found, long_keys)
+            .map_err(|difference| format!("{:?}: {difference}", id(decision)))?;
+    }
+    let [wanted, own] = take(&mut sides, "flux_meter_infos");
+    let name = |info: &Value| info["flux_meter_name"].as_str().map(str::to_owned);
+    same("flux_meter_infos", &set(&wanted, name), &set(&own, name))?;
+    let [wanted, own] = take(&mut sides, "classifier_infos");
+    let which = |info: &Value| {
+        let text = |field: &str| info[field].as_str().unwrap_or_default().to_owned();
+        (text("policy_name"), text("classifier_index"), text("error"))
+    };
+    same("classifier_infos", &set(&wanted, which), &set(&own, which))?;
+    let codes = possible_codes(expected);
+    let [_, own] = take(&mut sides, "denied_response_status_code");
+    let code = crate::compare::code(&own).unwrap_or(-1);
+    let [wanted, waits] = take(&mut sides, "wait_time");
+    if long_keys {
+        take(&mut sides, "decision_type");
+        take(&mut sides, "reject_reason");
+    } else {
+        if !codes.contains(&code) {
+            return Err(format!(
+                "denied_response_status_code: expected one of {codes:?}, got {code}"
+            ));
+        }
+        wait(judge, &wanted, &waits)?;
+    }
+    for stamp in ["start", "end"] {
+        take(&mut sides, stamp);
+    }
+    for (field, shown) in [
+        ("flow_label_keys", shown.label_keys),
+        ("telemetry_flow_labels", shown.telemetry_labels),
+        ("expect_end", shown.expect_end),
+    ] {
+        if !shown {
+            take(&mut sides, field);
+        }
+    }
+    let [expected, got] = sides;
+    same("the rest", &expected, &got)
+}
+
+fn take(sides: &mut [Map<String, Value>; 2], field: &str) -> [Value; 2] {
+    sides
+        .each_mut()
+        .map(|side| side.remove(field).unwrap_or_default())
+}
+
+fn wait(judge: &Judge<'_>, expected: &Value, got: &Value) -> Difference {
+    same("wait_time is there", &expected.is_null(), &got.is_null())?;
+    let [expected, got] = [expected, got].map(|wait| seconds(wait).unwrap_or(f64::NAN));
+    close("wait_time", expected, got, judge.recording.slack)
+}
+
+fn decided(judge: &Judge<'_>, expected: &Value, got: &Value, long_keys: bool) -> Difference {
+    let mut sides = [expected, got].map(|side| side.as_object().cloned().unwrap_or_default());
+    let [_, hash] = take(&mut sides, "policy_hash");
+    same("policy_hash is there", &true, &hash.is_string())?;
+    let [wanted, waits] = take(&mut sides, "wait_time");
+    let text = |side: &Map<String, Value>, field: &str| {
+        side.get(field)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let ids = sides
+        .each_ref()
+        .map(|side| [text(side, "policy_name"), text(side, "component_id")]);
+    for info in INFOS {
+        let infos = take(&mut sides, info);
+        same(info, &infos[0].is_object(), &infos[1].is_object())?;
+        if !infos[0].is_object() {
+            continue;
+        }
+        let mut infos = infos.map(|info| info.as_object().cloned().unwrap_or_default());
+        let [slot, own_slot] = take(&mut infos, "request_id");
+        let [tokens, own_tokens] = take(&mut infos, "tokens_info");
+        let long = text(&infos[0], "label").len() >= LONG_KEY;
+        if long_keys && long {
+            return Ok(());
+        }
+        same(
+            "request_id is there",
+            &slot.is_string(),
+            &own_slot.is_string(),
+        )?;
+        same(
+            "tokens_info is there",
+            &tokens.is_object(),
+            &own_tokens.is_object(),
+        )?;
+        let [policy, component] = &ids[0];
+        let rate = judge.rates.get(policy, component);
+        for (field, rate) in [("remaining", rate), ("current", rate), ("consumed", 0.0)] {
+            let value = |tokens: &Value| float(&tokens[field]).unwrap_or(f64::NAN);
+            let tolerance = rate * 2.0 * judge.recording.slack;
+            close(field, value(&tokens), value(&own_tokens), tolerance)?;
+        }
+        let [expected, got] = infos;
+        same(info, &expected, &got)?;
+    }
+    wait(judge, &wanted, &waits)?;
+    let [expected, got] = sides;
+    same("decision", &expected, &got)
+}
+
+fn http(judge: &Judge<'_>, call: &Call, expected: &Value, got: &Value) -> Difference {
+    same("status", &expected["status"], &got["status"])?;
+    let copy = got["dynamic_metadata"]["aperture.check_response"].as_str();
+    same(
+        "dynamic_metadata",
+        &true,
+        &copy.is_some_and(|copy| !copy.is_empty()),
+    )?;
+    for side in ["ok_response", "denied_response"] {
+        same(side, &expected[side].is_object(), &got[side].is_object())?;
+    }
+    let status = |side: &Value| {
+        side["denied_response"]["status"]
+            .as_i64()
+            .unwrap_or_default()
+    };
+    let mut codes = possible_codes(&expected["check_response"]);
+    codes.push(status(expected));
+    if expected["denied_response"].is_object() && !codes.contains(&status(got)) {
+        return Err(format!(
+            "denied_response.status: one of {codes:?}, got {}",
+            status(got)
+        ));
+    }
+    let retry = |side: &Value| {
+        let text = side["denied_response"]["headers"]["retry-after"].as_str();
+        text.map(|text| text.parse::<f64>().unwrap_or(f64::NAN))
+    };
+    same(
+        "retry-after is there",
+        &retry(expected).is_some(),
+        &retry(got).is_some(),
+    )?;
+    if let (Some(expected), Some(got)) = (retry(expected), retry(got)) {
+        // A wait within the tolerance may be rounded up to the next second.
+        close("retry-after", expected, got, judge.recording.slack.ceil())?;
+    }
+    if call.deviates.contains(&35) {
+        return Ok(());
+    }
+    let old = call.request["request"]["headers"]["baggage"].as_str();
+    let members = |side: &Value| {
+        let header = side["ok_response"]["headers"]["baggage"].as_str()?;
+        let added = match old {
+            None => header,
+            Some(old) => header.strip_prefix(old)?.strip_prefix(',')?,
+        };
+        Some(added.split(',').map(str::to_owned).collect::<BTreeSet<_>>())
+    };
+    same("baggage", &members(expected), &members(got))
+}
+
+fn ended(expected: &Value, got: &Value) -> Difference {
+    let statuses = |side: &Value| -> Vec<(bool, String)> {
+        let all = side["token_return_statuses"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        let told = |one: &Value| {
+            let error = one["error"].as_str().unwrap_or_default();
+            (
+                one["returned"].as_bool().unwrap_or_default(),
+                error.to_owned(),
+            )
+        };
+        all.iter().map(told).collect()
+    };
+    same("token_return_statuses", &statuses(expected), &statuses(got))
+}
