@@ -44,6 +44,10 @@ let app: Router = Router::new()
     feature = "remote",
     doc = "- [`pb`]: the Agent's own messages, where you need them raw"
 )]
+#![cfg_attr(
+    feature = "server",
+    doc = "- [`agent`]: the engine behind the Agent's own protocol, for every language"
+)]
 //! - [`Decider`]: the layer over something of your own
 //!
 //! # When the Agent is down
@@ -67,6 +71,7 @@ let app: Router = Router::new()
 //! | `telemetry` | yes | a span per flow to the Agent, apart from your own OpenTelemetry |
 //! | `tracing` | yes | warnings as `tracing` events with the target `tower_aperture` |
 //! | `gzip` | no | compressed calls |
+//! | `server` | no | `agent`: the engine served to every Aperture SDK |
 //! | `test-util` | no | a scripted client that records flows |
 //!
 //! The minimum supported Rust version is 1.88.

@@ -132,6 +132,22 @@ pin_project! {
     /// The body of an answer.
     ///
     /// What the answer grants is given back when it is dropped before its end.
+    ///
+    /// ```
+    /// use http_body_util::{BodyExt, Empty};
+    /// use tower_aperture::Engine;
+    /// use tower_aperture::agent::{Agent, AgentBody, Answering};
+    /// use tower_service::Service;
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// let agent = Agent::builder(Engine::builder().build()?).build();
+    /// let call = http::Request::get("/health").body(Empty::<bytes::Bytes>::new())?;
+    /// let answer: Answering = agent.service().call(call);
+    /// let body: AgentBody = answer.await?.into_body();
+    /// assert_eq!(body.collect().await?.to_bytes(), "serving\n");
+    /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+    /// # }).unwrap();
+    /// ```
     pub struct AgentBody {
         #[pin]
         kind: Kind,

@@ -8,7 +8,26 @@ use super::seldom::Seldom;
 use super::{Agent, Inner};
 use crate::{Engine, LabelLimits};
 
-/// Settings of an [`Agent`].
+/// Settings of an [`Agent`]: who may ask, and what a caller may cost.
+///
+/// The defaults bound what callers can do to the node, and are far beyond what SDKs do.
+///
+/// ```
+/// use tower_aperture::agent::{Agent, ApiKey};
+/// use tower_aperture::{Engine, LabelLimits};
+///
+/// let agent = Agent::builder(Engine::builder().build()?)
+///     .api_keys(["k-42", "k-43"].map(ApiKey::from))
+///     .max_message_size(1 << 20)
+///     .max_labels(LabelLimits { count: 100, bytes: 8192 })
+///     .max_concurrent_streams(256)
+///     .max_connections(1000)
+///     .max_waiting(10_000)
+///     .max_buffered(16 << 20)
+///     .build();
+/// assert!(!format!("{agent:?}").contains("k-42"));
+/// # Ok::<(), tower_aperture::PolicyError>(())
+/// ```
 #[derive(Debug)]
 pub struct AgentBuilder {
     engine: Engine,
@@ -54,35 +73,40 @@ impl AgentBuilder {
         self
     }
 
-    /// How many bytes a message may have that comes in, 4 MiB by default.
+    /// How many bytes a message may have that comes in, also after it was decompressed; 4 MiB by
+    /// default. A larger one is `RESOURCE_EXHAUSTED`, or 429 for JSON.
     #[must_use]
     pub fn max_message_size(mut self, bytes: usize) -> Self {
         self.limits.message_size = bytes;
         self
     }
 
-    /// How many labels a flow may bring, and how many bytes they may take.
+    /// How many labels a flow may bring, and how many bytes they may take: 1024 and 64 KiB by
+    /// default. More is `RESOURCE_EXHAUSTED`. For HTTP requests the headers count.
     #[must_use]
     pub fn max_labels(mut self, limits: LabelLimits) -> Self {
         self.limits.labels = limits;
         self
     }
 
-    /// How many calls may be under way on one connection, 1024 by default.
+    /// How many calls may be under way on one connection, 1024 by default; a client keeps others
+    /// back. Flows that wait count.
     #[must_use]
     pub fn max_concurrent_streams(mut self, streams: u32) -> Self {
         self.limits.streams = streams;
         self
     }
 
-    /// How many connections there may be, 4096 by default.
+    /// How many connections there may be, 4096 by default; one beyond is closed at once. Only for
+    /// [`serve`](Agent::serve) and [`serve_tls`](Agent::serve_tls).
     #[must_use]
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.limits.connections = connections;
         self
     }
 
-    /// How many flows may wait in queues, all together, 65 536 by default.
+    /// How many flows may wait in queues, all together, 65 536 by default; one beyond is rejected
+    /// with `REJECT_REASON_NO_TOKENS`.
     #[must_use]
     pub fn max_waiting(mut self, flows: usize) -> Self {
         self.limits.waiting = flows;
@@ -97,7 +121,7 @@ impl AgentBuilder {
         self
     }
 
-    /// Done; nothing is started.
+    /// The node. Nothing is started.
     #[must_use]
     pub fn build(self) -> Agent {
         let limits = self.limits;

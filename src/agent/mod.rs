@@ -100,6 +100,7 @@ mod health;
 mod http;
 mod json;
 mod metrics;
+mod mounted;
 mod seldom;
 mod serve;
 mod service;

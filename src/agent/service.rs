@@ -120,11 +120,12 @@ where
         {
             inner.refuse(refusal);
             let refusal = Status::unauthenticated(refusal);
-            Kind::Refused(Some(if is_grpc {
+            let answer = if is_grpc {
                 grpc(refusal.into_http(), None)
             } else {
                 json::refused(&refusal).map(|body| AgentBody::json(body, None))
-            }))
+            };
+            Kind::Refused(Some(Box::new(answer)))
         } else if is_of(&self.checks, path) {
             Kind::Grpc(self.checks.call(request))
         } else if is_of(&self.http_checks, path) {
@@ -133,7 +134,7 @@ where
             Kind::Grpc(self.traces.call(request))
         } else if is_grpc {
             let refusal = Status::unimplemented("this node has no such service");
-            Kind::Refused(Some(grpc(refusal.into_http(), None)))
+            Kind::Refused(Some(Box::new(grpc(refusal.into_http(), None))))
         } else {
             let answer = self.json.call(request.map(axum::body::Body::new));
             Kind::Json(Box::pin(answer))
@@ -149,7 +150,7 @@ type Boxed<B> = Pin<Box<dyn Future<Output = Result<Response<B>, Infallible>> + S
 
 /// An answer of an [`AgentService`] to come. Dropping it leaves the queues.
 ///
-/// See [`AgentService`] for an example.
+/// See [`AgentBody`] for an example.
 #[must_use = "futures do nothing unless polled"]
 pub struct Answering {
     kind: Kind,
@@ -159,7 +160,7 @@ pub struct Answering {
 enum Kind {
     Grpc(Boxed<tonic::body::Body>),
     Json(Boxed<axum::body::Body>),
-    Refused(Option<Response<AgentBody>>),
+    Refused(Option<Box<Response<AgentBody>>>),
 }
 
 /// # Panics
@@ -183,7 +184,7 @@ impl Future for Answering {
                 let ticket = delivery::take(&mut response);
                 response.map(|body| AgentBody::json(body, ticket.map(delivery)))
             }
-            Kind::Refused(answer) => answer.take().expect("it was not ready before"),
+            Kind::Refused(answer) => *answer.take().expect("it was not ready before"),
         }))
     }
 }

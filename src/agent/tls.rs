@@ -56,7 +56,7 @@ impl Tls {
         let provider = Arc::new(ring::default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
-            .map_err(|error| TlsError::new("the certificate", error))?;
+            .map_err(|error| TlsError::new("the certificate", &error))?;
         let builder = match authorities {
             None => builder.with_no_client_auth(),
             Some(authorities) => {
@@ -65,20 +65,20 @@ impl Tls {
                 for authority in read(WHAT, authorities)? {
                     roots
                         .add(authority)
-                        .map_err(|error| TlsError::new(WHAT, error))?;
+                        .map_err(|error| TlsError::new(WHAT, &error))?;
                 }
                 let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
                     .build()
-                    .map_err(|error| TlsError::new(WHAT, error))?;
+                    .map_err(|error| TlsError::new(WHAT, &error))?;
                 builder.with_client_cert_verifier(verifier)
             }
         };
         let certificates = read("the certificate", certificates)?;
         let key = PrivateKeyDer::from_pem_slice(key)
-            .map_err(|error| TlsError::new("the private key", error))?;
+            .map_err(|error| TlsError::new("the private key", &error))?;
         let mut config = builder
             .with_single_cert(certificates, key)
-            .map_err(|error| TlsError::new("the certificate and its private key", error))?;
+            .map_err(|error| TlsError::new("the certificate and its private key", &error))?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(Self(Arc::new(config)))
     }
@@ -90,9 +90,9 @@ impl Tls {
 
 fn read(what: &'static str, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let certificates = CertificateDer::pem_slice_iter(text).collect::<Result<Vec<_>, _>>();
-    let certificates = certificates.map_err(|error| TlsError::new(what, error))?;
+    let certificates = certificates.map_err(|error| TlsError::new(what, &error))?;
     if certificates.is_empty() {
-        return Err(TlsError::new(what, "there is none in the PEM text"));
+        return Err(TlsError::new(what, &"there is none in the PEM text"));
     }
     Ok(certificates)
 }
@@ -113,7 +113,7 @@ pub struct TlsError {
 }
 
 impl TlsError {
-    fn new(what: &'static str, why: impl ToString) -> Self {
+    fn new(what: &'static str, why: &impl ToString) -> Self {
         Self {
             what,
             why: why.to_string(),

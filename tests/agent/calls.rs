@@ -1,44 +1,25 @@
-use tower_aperture::Engine;
-use tower_aperture::pb::check::CheckRequest;
+use tonic::Code;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 use tower_aperture::pb::check::check_response::{DecisionType, RejectReason};
+use tower_aperture::pb::checkhttp::CheckHttpRequest;
+use tower_aperture::pb::checkhttp::flow_control_service_http_client::FlowControlServiceHttpClient;
+use tower_aperture::{ApertureClient, FlowDecision, FlowParams};
 
-use crate::support::Served;
-
-const TWO: &str = "
-blueprint: rate-limiting/base
-policy:
-  policy_name: two
-  rate_limiter:
-    bucket_capacity: 2
-    fill_amount: 0.001
-    parameters: {interval: 60s, limit_by_label_key: user_id}
-    selectors: [{control_point: checkout}]
-";
+use crate::support::{ONE_AT_A_TIME, Served, TWO, end_of, request};
 
 #[tokio::test]
 async fn a_check_is_answered_as_the_policy_says() {
-    let engine = Engine::builder()
-        .policy_text("two.yaml", TWO)
-        .build()
-        .expect("a policy");
-    let served = Served::start(engine, |agent| agent).await;
+    let served = Served::start(TWO).await;
     let mut checks = served.checks().await;
-    let request = CheckRequest {
-        control_point: "checkout".into(),
-        labels: [("user_id".into(), "42".into())].into(),
-        expect_end: true,
-        ..CheckRequest::default()
-    };
     for expected in [
         DecisionType::Accepted,
         DecisionType::Accepted,
         DecisionType::Rejected,
     ] {
-        let answer = checks
-            .check(request.clone())
-            .await
-            .expect("an answer")
-            .into_inner();
+        let answer = checks.check(request("checkout")).await;
+        let answer = answer.expect("an answer").into_inner();
         assert_eq!(answer.decision_type(), expected);
         assert!(answer.start.is_some() && answer.end.is_some());
         assert!(answer.expect_end);
@@ -48,5 +29,86 @@ async fn a_check_is_answered_as_the_policy_says() {
             assert!(answer.wait_time.is_some());
         }
     }
-    served.stop().await;
+    assert_eq!(served.metric("flowcontrol_requests_total"), 3.0);
+    assert_eq!(served.metric("flowcontrol_reject_reasons_total"), 1.0);
+    served.stopped().await;
+}
+
+#[tokio::test]
+async fn our_own_client_asks_and_ends() {
+    let served = Served::start(ONE_AT_A_TIME).await;
+    let client = ApertureClient::builder()
+        .address(served.address.to_string())
+        .insecure(true)
+        .build()
+        .expect("a client");
+    for _ in 0..3 {
+        let params = FlowParams::new().check_timeout(std::time::Duration::from_secs(30));
+        let flow = client.start_flow("render", params).await;
+        assert_eq!(flow.decision(), FlowDecision::Accepted);
+        let ended = flow.end().await;
+        assert_eq!(ended.error(), None);
+        assert!(ended.token_returns().iter().all(|one| one.returned));
+    }
+}
+
+#[tokio::test]
+async fn a_control_point_may_be_empty_in_a_check_and_not_in_one_of_http() {
+    let served = Served::start(TWO).await;
+    let mut checks = served.checks().await;
+    let answer = checks.check(request("")).await.expect("an answer");
+    assert_eq!(answer.get_ref().decision_type(), DecisionType::Accepted);
+    let mut checks = FlowControlServiceHttpClient::new(served.channel().await);
+    let refusal = checks.check_http(CheckHttpRequest::default()).await;
+    let refusal = refusal.expect_err("there is no control point");
+    assert_eq!(
+        (refusal.code(), refusal.message()),
+        (Code::InvalidArgument, "missing control-point")
+    );
+}
+
+#[tokio::test]
+async fn a_slot_is_given_back_once() {
+    let served = Served::start(ONE_AT_A_TIME).await;
+    let mut checks = served.checks().await;
+    let answer = checks.check(request("render")).await.expect("an answer");
+    let end = end_of(answer.get_ref());
+    for returned in [true, false] {
+        let ended = checks.flow_end(end.clone()).await.expect("an answer");
+        let [status] = &ended.get_ref().token_return_statuses[..] else {
+            panic!("one slot was named");
+        };
+        assert_eq!((status.returned, &*status.error), (returned, ""));
+        assert_eq!(
+            status.inflight_request_ref,
+            end.inflight_requests.first().cloned()
+        );
+    }
+}
+
+#[tokio::test]
+async fn health_knows_the_names_of_an_agent_and_the_real_ones() {
+    let served = Served::start(TWO).await;
+    let mut health = HealthClient::new(served.channel().await);
+    let ask = |service: &str| HealthCheckRequest {
+        service: service.into(),
+    };
+    for service in [
+        "",
+        "aperture.flowcontrol.v1.FlowControlService",
+        "aperture.flowcontrol.v1.FlowControlServiceHTTP",
+        "aperture.flowcontrol.check.v1.FlowControlService",
+    ] {
+        let answer = health.check(ask(service)).await.expect("a known name");
+        assert_eq!(answer.get_ref().status(), ServingStatus::Serving);
+    }
+    let unknown = health.check(ask("nothing")).await;
+    assert_eq!(unknown.expect_err("nobody").code(), Code::NotFound);
+
+    let mut changes = health.watch(ask("")).await.expect("a stream").into_inner();
+    let first = changes.message().await.expect("a message").expect("one");
+    assert_eq!(first.status(), ServingStatus::Serving);
+    served.agent.shutdown();
+    let last = changes.message().await.expect("a message").expect("one");
+    assert_eq!(last.status(), ServingStatus::NotServing);
 }

@@ -1,4 +1,9 @@
 //! The served agent, over real sockets.
 
+mod bounds;
 mod calls;
+mod ends;
+mod json;
+mod keys;
 mod support;
+mod tls;

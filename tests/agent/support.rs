@@ -1,18 +1,83 @@
 //! A served agent and its callers.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Endpoint};
 use tower_aperture::Engine;
-use tower_aperture::agent::{Agent, AgentBuilder};
+use tower_aperture::agent::{Agent, AgentBuilder, Tls};
 use tower_aperture::pb::check::flow_control_service_client::FlowControlServiceClient;
+use tower_aperture::pb::check::limiter_decision::Details;
+use tower_aperture::pb::check::{CheckRequest, CheckResponse, FlowEndRequest, InflightRequestRef};
 
-/// Serves until it is dropped.
+/// Two tokens a user.
+pub(crate) const TWO: &str = "
+blueprint: rate-limiting/base
+policy:
+  policy_name: two
+  rate_limiter:
+    bucket_capacity: 2
+    fill_amount: 0.001
+    parameters: {interval: 60s, limit_by_label_key: user_id}
+    selectors: [{control_point: checkout}]
+";
+
+/// One flow at a time; others wait for a minute.
+pub(crate) const ONE_AT_A_TIME: &str = "
+circuit:
+  components:
+  - flow_control:
+      concurrency_scheduler:
+        selectors: [{control_point: render}]
+        in_ports: {max_concurrency: {constant_signal: {value: 1}}}
+        concurrency_limiter: {max_inflight_duration: 600s}
+        scheduler: {default_workload_parameters: {queue_timeout: 60s}}
+";
+
+pub(crate) fn engine(policy: &str) -> Engine {
+    let engine = Engine::builder().policy_text("policy.yaml", policy).build();
+    engine.expect("a sound policy")
+}
+
+pub(crate) fn request(control_point: &str) -> CheckRequest {
+    CheckRequest {
+        control_point: control_point.into(),
+        labels: [("user_id".into(), "42".into())].into(),
+        expect_end: true,
+        ..CheckRequest::default()
+    }
+}
+
+/// Gives back what an answer granted.
+pub(crate) fn end_of(answer: &CheckResponse) -> FlowEndRequest {
+    let slots = answer.limiter_decisions.iter().filter_map(|decision| {
+        let Some(Details::ConcurrencySchedulerInfo(info)) = &decision.details else {
+            return None;
+        };
+        Some(InflightRequestRef {
+            policy_name: decision.policy_name.clone(),
+            policy_hash: decision.policy_hash.clone(),
+            component_id: decision.component_id.clone(),
+            label: info.label.clone(),
+            request_id: info.request_id.clone(),
+            tokens: 1.0,
+        })
+    });
+    FlowEndRequest {
+        control_point: answer.control_point.clone(),
+        inflight_requests: slots.collect(),
+    }
+}
+
+/// Serves until it is stopped or dropped.
 pub(crate) struct Served {
-    #[allow(dead_code)] // Not every test looks inside.
     pub(crate) agent: Agent,
     pub(crate) address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
@@ -20,14 +85,18 @@ pub(crate) struct Served {
 }
 
 impl Served {
-    pub(crate) async fn start(
-        engine: Engine,
+    pub(crate) async fn start(policy: &str) -> Self {
+        Self::with(policy, |agent| agent, None).await
+    }
+
+    pub(crate) async fn with(
+        policy: &str,
         set: impl FnOnce(AgentBuilder) -> AgentBuilder,
+        tls: Option<Tls>,
     ) -> Self {
-        let agent = set(Agent::builder(engine)).build();
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-            .await
-            .expect("a port");
+        let agent = set(Agent::builder(engine(policy))).build();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
+        let listener = listener.expect("a port");
         let address = listener.local_addr().expect("its address");
         let (stop, stopped) = oneshot::channel::<()>();
         let own = agent.clone();
@@ -35,7 +104,11 @@ impl Served {
             let stopped = async {
                 let _ = stopped.await;
             };
-            own.serve(listener, stopped).await.expect("it serves");
+            let served = match tls {
+                None => own.serve(listener, stopped).await,
+                Some(tls) => own.serve_tls(listener, tls, stopped).await,
+            };
+            served.expect("it serves");
         });
         Self {
             agent,
@@ -46,20 +119,73 @@ impl Served {
     }
 
     pub(crate) async fn channel(&self) -> Channel {
-        Endpoint::from_shared(format!("http://{}", self.address))
-            .expect("an address")
-            .connect()
-            .await
-            .expect("it listens")
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.address));
+        let endpoint = endpoint.expect("an address");
+        endpoint.connect().await.expect("it listens")
     }
 
     pub(crate) async fn checks(&self) -> FlowControlServiceClient<Channel> {
         FlowControlServiceClient::new(self.channel().await)
     }
 
-    /// Ends calmly; ready when everybody is gone.
-    pub(crate) async fn stop(mut self) {
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// One call over HTTP/1.1: a POST if there is a body. The status and the body of the answer,
+    /// or an error where the connection broke.
+    pub(crate) async fn http(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&str>,
+    ) -> Result<(u16, String), String> {
+        let mut call = http::Request::builder().uri(self.url(path));
+        if body.is_some() {
+            call = call.method("POST");
+        }
+        for (name, value) in headers {
+            call = call.header(*name, *value);
+        }
+        let body = Full::new(Bytes::from(body.unwrap_or_default().to_owned()));
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        let answer = client.request(call.body(body).expect("a call")).await;
+        let answer = answer.map_err(|error| error.to_string())?;
+        let status = answer.status().as_u16();
+        let body = answer.into_body().collect().await;
+        let body = body.map_err(|error| error.to_string())?.to_bytes();
+        Ok((status, String::from_utf8_lossy(&body).into_owned()))
+    }
+
+    /// The value of a series without labels of its own.
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        let text = self.agent.metrics();
+        let mut lines = text.lines().filter(|line| !line.starts_with('#'));
+        let line = lines.find(|line| line.split('{').next() == Some(name));
+        let value = line.and_then(|line| line.rsplit(' ').next());
+        value
+            .and_then(|value| value.parse().ok())
+            .unwrap_or(f64::NAN)
+    }
+
+    /// Waits until so many flows wait.
+    pub(crate) async fn until_waiting(&self, flows: f64) {
+        let patience = Instant::now() + Duration::from_secs(60);
+        while self.metric("tower_aperture_agent_waiting") != flows {
+            assert!(Instant::now() < patience, "{flows} never waited");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// Tells it to end.
+    pub(crate) fn tell_to_stop(&mut self) {
         self.stop.take();
-        self.task.await.expect("it ends");
+    }
+
+    /// Ready when everybody is gone.
+    pub(crate) async fn stopped(mut self) {
+        self.stop.take();
+        let ended = tokio::time::timeout(Duration::from_secs(60), self.task).await;
+        ended.expect("in time").expect("it ends");
     }
 }

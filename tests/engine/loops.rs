@@ -333,7 +333,7 @@ fn a_higher_limit_wakes_as_many_as_it_has_room_for() {
         .zip(before)
         .map(|(alarm, before)| alarm.rung() - before);
     assert!(woken.take(2).all(|woken| woken > 0));
-    let answers = waiting.each_mut().map(|starting| poll(starting));
+    let answers = waiting.each_mut().map(poll);
     let [second, third, fourth] = answers.each_ref().map(Option::is_some);
     assert!(second && third && !fourth);
 }

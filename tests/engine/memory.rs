@@ -56,7 +56,7 @@ fn who_holds_a_slot_or_waits_for_one_outlives_a_flood() {
         let mut waiting = component.contains("scheduler").then(ask);
         for user in 0..1000 {
             clock.advance(secs(0.001));
-            let _ = now(start(&engine, &[("user", &user.to_string())]));
+            drop(now(start(&engine, &[("user", &user.to_string())])));
         }
         assert!(engine.stats().evicted >= 900);
         assert!(!check(&engine, &[("user", "ann")]).accepted());

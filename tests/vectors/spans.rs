@@ -99,11 +99,11 @@ fn compare(value: &Value) -> Result<usize, String> {
     let served = Served::start(builder.build().map_err(|error| error.to_string())?);
     let gold = check(
         &served,
-        json!({"control_point": "tel1", "labels": {"tier": "gold"}, "expect_end": true}),
+        &json!({"control_point": "tel1", "labels": {"tier": "gold"}, "expect_end": true}),
     )?;
     let plain = check(
         &served,
-        json!({"control_point": "tel1", "expect_end": true}),
+        &json!({"control_point": "tel1", "expect_end": true}),
     )?;
     let cases = value["cases"].as_array().ok_or("cases are no list")?;
     for case in cases {
@@ -129,8 +129,8 @@ fn compare(value: &Value) -> Result<usize, String> {
     same_series(value, &served.agent.metrics())
 }
 
-fn check(served: &Served, request: Value) -> Result<Value, String> {
-    let answer = served.call("check", &request, None)?;
+fn check(served: &Served, request: &Value) -> Result<Value, String> {
+    let answer = served.call("check", request, None)?;
     answer.map_err(|code| format!("a check is refused with {code}"))
 }
 
@@ -163,7 +163,7 @@ fn token_return(
         };
         let answer = check(
             served,
-            json!({"control_point": point, "expect_end": expect_end}),
+            &json!({"control_point": point, "expect_end": expect_end}),
         )?;
         let own = answer["decision_type"]
             .as_str()

@@ -85,11 +85,11 @@ fn short(labels: &[&str]) -> bool {
 }
 
 /// Observes in the series of labels that were made for it.
-fn observe<K, M>(series: &Series<K, M>, labels: K, make: impl FnOnce() -> M, act: impl FnOnce(&M))
+fn observe<K, M>(series: &Series<K, M>, labels: &K, make: impl FnOnce() -> M, act: impl FnOnce(&M))
 where
     K: Eq + std::hash::Hash + Clone,
 {
-    series.with(&labels, || Some(labels.clone()), make, act);
+    series.with(labels, || Some(labels.clone()), make, act);
 }
 
 impl SpanSeries {
@@ -190,12 +190,12 @@ impl SpanSeries {
         };
         match &decision.details {
             Some(Details::RateLimiterInfo(_)) => {
-                observe(&self.rate_limiters, limiter(), Counter::default, count);
+                observe(&self.rate_limiters, &limiter(), Counter::default, count);
             }
             Some(Details::ConcurrencyLimiterInfo(_)) => {
                 observe(
                     &self.concurrency_limiters,
-                    limiter(),
+                    &limiter(),
                     Counter::default,
                     count,
                 );
@@ -208,7 +208,7 @@ impl SpanSeries {
                     decision_type,
                     sampler_dropped: *dropped,
                 };
-                observe(&self.samplers, labels, Counter::default, count);
+                observe(&self.samplers, &labels, Counter::default, count);
             }
             _ => {}
         }
@@ -223,7 +223,7 @@ impl SpanSeries {
             decision_type,
             limiter_dropped: *dropped,
         };
-        observe(&self.workload_requests, labels, Counter::default, count);
+        observe(&self.workload_requests, &labels, Counter::default, count);
         if let Some(took) = ended.workload_duration.filter(|_| ended.accepted()) {
             let labels = Workload {
                 policy_name: policy_name.clone(),
@@ -232,8 +232,8 @@ impl SpanSeries {
                 workload_index: workload.to_owned(),
             };
             let make = || Histogram::new([]);
-            observe(&self.workload_latency, labels, make, |latency| {
-                latency.observe(took)
+            observe(&self.workload_latency, &labels, make, |latency| {
+                latency.observe(took);
             });
         }
     }
@@ -248,7 +248,7 @@ impl SpanSeries {
             policy_hash: classifier.policy_hash.clone(),
             classifier_index: classifier.classifier_index,
         };
-        observe(&self.classifiers, labels, Counter::default, |counter| {
+        observe(&self.classifiers, &labels, Counter::default, |counter| {
             counter.inc();
         });
     }
@@ -274,11 +274,11 @@ impl SpanSeries {
         match value {
             Some(value) => {
                 let make = || Histogram::new(meter.bounds().iter().copied());
-                observe(&self.flux_meters, labels, make, |meter| {
-                    meter.observe(value)
+                observe(&self.flux_meters, &labels, make, |meter| {
+                    meter.observe(value);
                 });
             }
-            None => observe(&self.invalid, labels, Counter::default, |counter| {
+            None => observe(&self.invalid, &labels, Counter::default, |counter| {
                 counter.inc();
             }),
         }

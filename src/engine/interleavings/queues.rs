@@ -122,19 +122,6 @@ fn tokens_that_are_waited_for_come_to_all_in_time_whoever_leaves() {
 }
 
 #[test]
-fn tokens_that_were_meant_for_those_who_leave_are_there_for_others() {
-    explore(|| {
-        let (engine, clock) = engine_of(&[quota(1.0, 1.0)]);
-        let shared = engine.clone();
-        // The first has the token, and one has to leave with the next.
-        together(3, move |at| look_in(&shared, 1 + at));
-        clock.advance(seconds(1));
-        assert!(is_in(&mut start(&engine, 1)));
-        assert!(!is_in(&mut start(&engine, 1)));
-    });
-}
-
-#[test]
 fn a_higher_limit_wakes_those_who_wait() {
     explore(|| {
         let (engine, _) = engine_of(&[slots(0.0)]);
