@@ -1,4 +1,5 @@
 //! The layer around clients: what goes out is a flow too.
+#![cfg(feature = "embedded")]
 
 #[path = "layer_support/grpc.rs"]
 mod grpc;
