@@ -127,6 +127,15 @@ async fn a_rate_limiter_tells_what_is_left_and_when_all_is_back() {
 }
 
 #[tokio::test]
+async fn questions_by_attributes_tell_the_same() {
+    let (engine, _) = engine(&[("p", PER_USER)]);
+    let layer = layer(engine).check_http();
+    let (_, headers) = head(&layer, "ann").await;
+    let limit = &list(&headers, "ratelimit")[1];
+    assert_eq!(*limit, found("per-user/root.0", &[("r", 2), ("t", 10)]));
+}
+
+#[tokio::test]
 async fn nothing_is_told_unless_asked_for() {
     let (engine, _) = engine(&[("p", PER_USER)]);
     let layer = layer(engine).rate_limit_headers(false);

@@ -23,15 +23,27 @@ use tower_aperture::{
     FlowErrorKind, FlowParams, RejectReason, Rejection,
 };
 
+const USERS: &str = "
+blueprint: rate-limiting/base
+policy:
+  policy_name: users
+  rate_limiter:
+    bucket_capacity: 1
+    fill_amount: 1
+    parameters: {interval: 3600s}
+    selectors: [{control_point: checkout}]
+";
+
 type Seen = Arc<Mutex<Vec<(Option<FlowDecision>, Option<Rejection>)>>>;
 
-/// An inner service that notes what it is told of the decision.
+/// An inner service that notes what it is told of the decision, and by nothing else.
 fn inner(
     seen: &Seen,
 ) -> impl Service<Request<()>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone + use<>
 {
     let seen = seen.clone();
     service_fn(move |request: Request<()>| {
+        assert!(request.headers().is_empty(), "as it was sent");
         let extensions = request.extensions();
         let told = (extensions.get().copied(), extensions.get().cloned());
         seen.lock().expect("no panic").push(told);
@@ -125,7 +137,7 @@ circuit:
     let engine = engine.clock(ManualClock::new()).build().expect("a policy");
     let client = ApertureClient::embedded(engine);
     let seen = Seen::default();
-    let service = shadow(client.clone()).layer(inner(&seen));
+    let service = shadow(client.clone()).check_http().layer(inner(&seen));
     let ask = || service.clone().oneshot(Request::new(()));
     let first = ask().await.expect("infallible");
     let second = ask().now_or_never().expect("no wait").expect("infallible");
@@ -155,18 +167,25 @@ circuit:
 }
 
 #[tokio::test]
+async fn headers_for_rejected_clients_do_not_reach_the_service() {
+    let engine = Engine::builder().policy_text("users", USERS).build();
+    let client = ApertureClient::embedded(engine.expect("a policy"));
+    let layer = shadow(client.clone()).check_http();
+    let seen = Seen::default();
+    for _ in 0..2 {
+        let response = layer.layer(inner(&seen)).oneshot(Request::new(())).await;
+        assert_eq!(response.expect("infallible").status(), 200);
+    }
+    assert_eq!(client.stats().shadowed, 1);
+    let (_, rejection) = seen.lock().expect("no panic").remove(1);
+    let rejection = rejection.expect("the second");
+    let headers = rejection.headers().expect("an answer has headers");
+    assert!(headers.contains_key("retry-after"));
+}
+
+#[tokio::test]
 async fn limits_that_are_not_enforced_are_not_told() {
-    let text = "
-blueprint: rate-limiting/base
-policy:
-  policy_name: users
-  rate_limiter:
-    bucket_capacity: 1
-    fill_amount: 1
-    parameters: {interval: 3600s}
-    selectors: [{control_point: checkout}]
-";
-    let engine = Engine::builder().policy_text("users", text).build();
+    let engine = Engine::builder().policy_text("users", USERS).build();
     let client = ApertureClient::embedded(engine.expect("a policy"));
     let layer = shadow(client.clone()).rate_limit_headers(true);
     for _ in 0..2 {

@@ -2,7 +2,7 @@
 //!
 //! Any Aperture SDK, in any language, asks it as it would ask an Agent. It is for development, for
 //! tests and for systems where one node may decide; it has no peers, so two of them limit twice as
-//! much.
+//! much. The program `tower-aperture-agent` is this module with a command line.
 //!
 //! ```
 //! use tower_aperture::Engine;
@@ -62,6 +62,10 @@
 //! - Without service discovery no flow has services, as on an Agent without it.
 //! - Latency summaries are histograms with one bucket.
 //!
+//! # PromQL
+//!
+//! A [`Prometheus`] answers what policies ask beyond what the engine measures itself.
+//!
 //! # Spans
 //!
 //! They feed flux meters, and with them the control loops of policies; the workload latency of load
@@ -101,6 +105,7 @@ mod http;
 mod json;
 mod metrics;
 mod mounted;
+mod prometheus;
 mod seldom;
 mod serve;
 mod service;
@@ -117,6 +122,7 @@ use crate::Engine;
 pub use self::auth::ApiKey;
 pub use self::body::AgentBody;
 pub use self::builder::AgentBuilder;
+pub use self::prometheus::{Prometheus, PrometheusError, PrometheusStats};
 pub use self::serve::ServeError;
 pub use self::service::{AgentService, Answering};
 pub use self::tls::{Tls, TlsError};
@@ -159,6 +165,22 @@ impl Agent {
     #[must_use]
     pub fn engine(&self) -> &Engine {
         &self.inner.engine
+    }
+
+    /// Lets in only who sends one of these keys, from now on, instead of those of before.
+    ///
+    /// ```
+    /// use tower_aperture::Engine;
+    /// use tower_aperture::agent::{Agent, ApiKey};
+    ///
+    /// let agent = Agent::builder(Engine::builder().build()?)
+    ///     .api_keys([ApiKey::new("last-years")])
+    ///     .build();
+    /// agent.replace_api_keys([ApiKey::new("this-years"), ApiKey::new("next-years")]);
+    /// # Ok::<(), tower_aperture::PolicyError>(())
+    /// ```
+    pub fn replace_api_keys(&self, keys: impl IntoIterator<Item = ApiKey>) {
+        self.inner.keys.replace(keys.into_iter().collect());
     }
 
     /// All that it answers, as one service: for a server of your own, or an axum router's

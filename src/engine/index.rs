@@ -8,9 +8,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ahash::RandomState;
 use smallvec::SmallVec;
 
+use super::clock::{Nanos, duration};
 use super::flux_meter::Workload;
 use super::limiters::{Component, Decided};
 use super::stages::Flow;
+use crate::flow::Quota;
 use crate::policy::{LabelMatcher, Policy, Selector};
 
 /// The service of a selector that does not ask for one.
@@ -88,6 +90,25 @@ impl Placed {
                 false
             }
         }
+    }
+
+    /// What a limiter has to say of its quota.
+    pub(crate) fn quota(&self, decided: &Decided) -> Option<Quota> {
+        let counts = decided.looked && !self.is_dry();
+        let shape = self.limiter.shape().filter(|_| counts)?;
+        let mut quota = Quota::of_tokens(
+            Arc::clone(&self.policy_name),
+            Arc::clone(&self.component_id),
+            (decided.remaining, decided.current),
+            decided.dropped,
+        )?;
+        let known = |time: Nanos| (time > 0).then(|| duration(time));
+        quota.window = known(shape.time_to_fill(shape.capacity));
+        quota.reset = known(match decided.dropped {
+            true => decided.wait,
+            false => shape.time_to_fill(shape.capacity - decided.remaining),
+        });
+        Some(quota)
     }
 
     /// Whether a flow may have heard of it under this hash.

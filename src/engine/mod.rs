@@ -129,6 +129,7 @@ mod limiters;
 #[cfg(feature = "server")]
 mod observe;
 mod pending;
+mod queries;
 mod reload;
 mod report;
 mod request_id;
@@ -158,7 +159,8 @@ use self::stages::{Denied, Flow, Halt, Observer, Progress};
 use self::stats::{Reloads, Tally};
 use self::sync::Mutex;
 use self::ticket::{Slots, Told};
-use crate::flow::{Check, Decider, Denial, FlowParams, Verdict};
+use crate::flow::http::baggage_of;
+use crate::flow::{Check, Decider, Denial, FlowParams, HttpAttributes, Verdict};
 use crate::policy::PolicyWarning;
 
 pub use self::actuate::Actuation;
@@ -174,6 +176,7 @@ pub use self::http::{
     StartingHttp,
 };
 pub use self::pending::{EnginePending, Starting};
+pub use self::queries::PolicyQuery;
 pub use self::report::{
     CheckInput, CheckReport, ClassifierInfo, LimiterDecision, LimiterDetails, LimiterReason,
     SchedulerDetails, TokensInfo,
@@ -338,8 +341,8 @@ impl Engine {
             Progress::Done(result) => {
                 // The report has what was looked up.
                 let told = Told {
-                    cached: None,
                     quotas: collector.quotas.take().unwrap_or_default(),
+                    ..Told::default()
                 };
                 let report = collector.report(&flow, &meters, result.err(), input.expect_end);
                 let metered = Metered::begin(self, meters);
@@ -507,6 +510,7 @@ impl Engine {
         let told = Told {
             cached: collector.recall.and_then(|recall| recall.found),
             quotas: collector.quotas.unwrap_or_default(),
+            http: None,
         };
         (progress, told.boxed())
     }
@@ -593,6 +597,18 @@ impl Decider for Engine {
                 Check::Pending(EnginePending::new(waiting))
             }
         }
+    }
+
+    /// Makes labels of the request, as [`check_http`](Self::check_http) does it. The flow's own
+    /// labels count as members of `baggage`.
+    fn decide_http(
+        &self,
+        control_point: &str,
+        params: &FlowParams<'_>,
+        request: &HttpAttributes<'_>,
+    ) -> Check<EngineTicket, EnginePending> {
+        let (baggage, _) = baggage_of(&params.labels);
+        self.ask_http(control_point, params, request, baggage.as_deref())
     }
 }
 

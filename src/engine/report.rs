@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::cache::Recall;
-use super::clock::{Clock, Nanos, duration, nanos};
+use super::clock::{Clock, duration, nanos};
 use super::flux_meter::Matched;
 use super::index::Placed;
 use super::limiters::Decided;
@@ -371,7 +371,7 @@ impl Observer for Collector<'_, '_> {
 
     fn decided(&mut self, flow: &Flow<'_, '_>, by: &Placed, decided: &Decided) {
         if let Some(quotas) = &mut self.quotas {
-            quotas.extend(quota(by, decided));
+            quotas.extend(by.quota(decided));
         }
         let Some(decisions) = &mut self.decisions else {
             return;
@@ -388,25 +388,6 @@ impl Observer for Collector<'_, '_> {
             details: by.limiter.report(flow, decided),
         });
     }
-}
-
-/// What a limiter has to say of its quota.
-fn quota(by: &Placed, decided: &Decided) -> Option<Quota> {
-    let counts = decided.looked && !by.is_dry();
-    let shape = by.limiter.shape().filter(|_| counts)?;
-    let mut quota = Quota::of_tokens(
-        Arc::clone(&by.policy_name),
-        Arc::clone(&by.component_id),
-        (decided.remaining, decided.current),
-        decided.dropped,
-    )?;
-    let known = |time: Nanos| (time > 0).then(|| duration(time));
-    quota.window = known(shape.time_to_fill(shape.capacity));
-    quota.reset = known(match decided.dropped {
-        true => decided.wait,
-        false => shape.time_to_fill(shape.capacity - decided.remaining),
-    });
-    Some(quota)
 }
 
 impl Collector<'_, '_> {

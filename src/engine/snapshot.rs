@@ -10,6 +10,7 @@ use super::dry_run::DryRun;
 use super::flux_meter::{FluxMeters, Matched};
 use super::index::{Index, Placed};
 use super::limiters::{Component, Surroundings};
+use super::queries::{self, PolicyQuery};
 use super::source::Read;
 use super::stages::Flow;
 use crate::policy::{self, ComponentKind, PolicyError, PolicyWarning, Selector};
@@ -39,6 +40,8 @@ pub(super) struct Snapshot {
     /// Some load scheduler measures what its workloads take.
     pub(super) times_workloads: bool,
     pub(super) warnings: Vec<PolicyWarning>,
+    /// What the signal source is asked.
+    pub(super) queries: Vec<PolicyQuery>,
     /// What is in force, in plain words, policy by policy.
     pub(super) description: String,
 }
@@ -63,6 +66,7 @@ impl Snapshot {
         let mut times_workloads = false;
         let mut names: HashSet<Arc<str>> = HashSet::new();
         let mut description = String::new();
+        let mut asked = Vec::new();
         for (name, text) in texts {
             let loaded = policy::load(&name, &text)?;
             let policy = loaded.policy;
@@ -140,6 +144,9 @@ impl Snapshot {
             if !others.is_empty() {
                 warnings.push(left_out(&name, &policy.name, group, &others));
             }
+            if !in_force.is_empty() {
+                queries::add(&mut asked, &policy);
+            }
             policies.push((policy, in_force));
         }
         settings.dry_run.check(&names)?;
@@ -166,6 +173,7 @@ impl Snapshot {
             control,
             times_workloads,
             warnings,
+            queries: asked,
             description,
         })
     }

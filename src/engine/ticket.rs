@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 
 use super::flux_meter::Metered;
 use super::request_id::RequestId;
-use crate::flow::{CacheLookup, FlowOutcome, Quota, Ticket};
+use crate::flow::{CacheLookup, FlowOutcome, HttpExtras, Quota, Ticket};
 
 /// Where slots are given back.
 pub(crate) trait Holder: Send + Sync {
@@ -75,12 +75,13 @@ pub(super) struct Told {
     /// What the caches had.
     pub(super) cached: Option<CacheLookup>,
     pub(super) quotas: Vec<Quota>,
+    pub(super) http: Option<Box<HttpExtras>>,
 }
 
 impl Told {
     /// `None` where there is nothing to tell, as it mostly is.
     pub(super) fn boxed(self) -> Option<Box<Self>> {
-        let tells = self.cached.is_some() || !self.quotas.is_empty();
+        let tells = self.cached.is_some() || !self.quotas.is_empty() || self.http.is_some();
         tells.then(|| Box::new(self))
     }
 }
@@ -106,6 +107,13 @@ impl EngineTicket {
 
     pub(super) fn told(mut self, told: Told) -> Self {
         self.told = told.boxed();
+        self
+    }
+
+    pub(super) fn and_extras(mut self, extras: Option<Box<HttpExtras>>) -> Self {
+        if extras.is_some() {
+            self.told.get_or_insert_default().http = extras;
+        }
         self
     }
 
@@ -144,5 +152,9 @@ impl Ticket for EngineTicket {
         let told = self.told.as_mut();
         told.map(|told| std::mem::take(&mut told.quotas))
             .unwrap_or_default()
+    }
+
+    fn take_http_extras(&mut self) -> Option<Box<HttpExtras>> {
+        self.told.as_mut()?.http.take()
     }
 }

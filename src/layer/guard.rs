@@ -5,7 +5,7 @@ use http::{HeaderMap, StatusCode};
 use super::config::Classify;
 use super::head::ResponseHead;
 use super::rate_limit;
-use crate::flow::{CacheLookup, FlowOutcome, FlowStatus, Ticket};
+use crate::flow::{CacheLookup, FlowOutcome, FlowStatus, HttpExtras, Ticket};
 
 /// Ends a flow exactly once: when told to, or when dropped.
 ///
@@ -67,6 +67,10 @@ impl<T: Ticket> Guard<T> {
             let rejected = self.phase == Phase::Rejected;
             rate_limit::add(headers, &ticket.take_quotas(), rejected);
         }
+    }
+
+    pub(crate) fn take_http_extras(&mut self) -> Option<Box<HttpExtras>> {
+        self.ticket.as_mut()?.take_http_extras()
     }
 
     pub(crate) fn http_status(&mut self, status: StatusCode) {

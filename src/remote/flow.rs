@@ -8,7 +8,9 @@ use super::live::Live;
 use super::stamps::Stamps;
 #[cfg(feature = "telemetry")]
 use crate::flow::TraceParent;
-use crate::flow::{Denial, EndError, EndResponse, FlowOutcome, FlowStatus, Quota, RejectReason};
+use crate::flow::{
+    Denial, EndError, EndResponse, FlowOutcome, FlowStatus, HttpExtras, Quota, RejectReason,
+};
 use crate::pb::check::check_response::{DecisionType, RejectReason as Reason};
 use crate::pb::check::limiter_decision::Details;
 use crate::pb::check::{CheckResponse, InflightRequestRef, LimiterDecision};
@@ -27,6 +29,7 @@ struct Answered {
     control_point: String,
     response: CheckResponse,
     grant: Grant,
+    extras: Option<Box<HttpExtras>>,
 }
 
 /// Who decided, and when.
@@ -46,6 +49,7 @@ impl RemoteFlow {
         control_point: String,
         response: CheckResponse,
         grant: Grant,
+        extras: Option<Box<HttpExtras>>,
     ) -> Self {
         Self {
             answered: Some(Box::new(Answered {
@@ -54,8 +58,13 @@ impl RemoteFlow {
                 control_point,
                 response,
                 grant,
+                extras,
             })),
         }
+    }
+
+    pub(crate) fn take_extras(&mut self) -> Option<Box<HttpExtras>> {
+        self.answered.as_mut()?.extras.take()
     }
 
     /// What the Agent answered.

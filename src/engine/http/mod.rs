@@ -1,5 +1,6 @@
 //! Deciding about HTTP requests that something else describes: Aperture's `CheckHTTP`.
 
+mod ask;
 mod input;
 mod labels;
 
@@ -144,6 +145,15 @@ pub struct StartingHttp {
 }
 
 impl StartingHttp {
+    /// The answer, if there is one without waiting.
+    fn at_once(&mut self) -> Option<(HttpReport, EngineTicket)> {
+        let (report, ticket) = self.starting.at_once()?;
+        let frame = self.frame.take()?;
+        Some((frame.around(report), ticket))
+    }
+}
+
+impl StartingHttp {
     /// Waits no longer, see [`Starting::give_up`].
     pub fn give_up(&mut self) {
         self.starting.give_up();
@@ -263,6 +273,8 @@ impl Engine {
             params: FlowParams {
                 labels: labels.flow_labels(),
                 ramp_mode: input.ramp_mode,
+                quotas: input.quotas,
+                shadow: input.shadow,
                 ..FlowParams::default()
             },
             expect_end: input.expect_end,

@@ -11,6 +11,7 @@ use tower_aperture::pb::check::{
     FlowEndRequest, FlowEndResponse, KeyDeleteResponse, KeyLookupResponse, KeyUpsertResponse,
     TokenReturnStatus,
 };
+use tower_aperture::pb::checkhttp::{CheckHttpRequest, CheckHttpResponse};
 use tower_aperture::pb::trace_collector::trace_service_server::TraceService;
 use tower_aperture::pb::trace_collector::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 
@@ -20,10 +21,12 @@ pub(super) type Script<Req, Res> = Mutex<Arc<dyn Fn(&Req) -> Reply<Res> + Send +
 
 pub(super) struct State {
     pub(super) on_check: Script<CheckRequest, CheckResponse>,
+    pub(super) on_check_http: Script<CheckHttpRequest, CheckHttpResponse>,
     pub(super) on_flow_end: Script<FlowEndRequest, FlowEndResponse>,
     pub(super) on_export: Script<ExportTraceServiceRequest, ExportTraceServiceResponse>,
     pub(super) calls: Mutex<Vec<Call>>,
     pub(super) checks: Mutex<Vec<CheckRequest>>,
+    pub(super) http_checks: Mutex<Vec<CheckHttpRequest>>,
     pub(super) flow_ends: Mutex<Vec<FlowEndRequest>>,
     pub(super) exports: Mutex<Vec<ExportTraceServiceRequest>>,
     /// Request ids that were granted and have not come back.
@@ -58,7 +61,7 @@ impl State {
         });
     }
 
-    async fn play<Req, Res>(
+    pub(super) async fn play<Req, Res>(
         script: &Script<Req, Res>,
         request: &Req,
         decided: impl FnOnce(&Res),
