@@ -187,19 +187,29 @@ impl Decider for ApertureClient {
                 self.ready(Verdict::Unreachable(error), params)
             }
             #[cfg(feature = "embedded")]
-            Backend::Embedded(engine) => match engine.decide(control_point, params) {
-                Check::Ready(verdict) => self.ready(wrap(verdict, TicketKind::Embedded), params),
-                Check::Pending(pending) => self.pending(PendingKind::Embedded(pending), params),
-            },
+            Backend::Embedded(engine) => {
+                let check = engine.decide_as(
+                    control_point,
+                    params,
+                    |ticket| ClientTicket(TicketKind::Embedded(ticket)),
+                    |pending| self.waiting(PendingKind::Embedded(pending), params),
+                );
+                if let Check::Ready(verdict) = &check {
+                    counters.count(verdict, params.shadow);
+                }
+                check
+            }
             #[cfg(feature = "remote")]
             Backend::Remote(remote) => match remote.check(control_point, params) {
-                Ok(pending) => self.pending(PendingKind::Remote(pending), params),
+                Ok(pending) => Check::Pending(self.waiting(PendingKind::Remote(pending), params)),
                 Err(error) => self.ready(Verdict::Unreachable(error), params),
             },
             #[cfg(feature = "test-util")]
             Backend::Scripted(script) => match script.decide(control_point, params) {
                 Check::Ready(verdict) => self.ready(wrap(verdict, TicketKind::Scripted), params),
-                Check::Pending(pending) => self.pending(PendingKind::Scripted(pending), params),
+                Check::Pending(pending) => {
+                    Check::Pending(self.waiting(PendingKind::Scripted(pending), params))
+                }
             },
         }
     }
@@ -222,14 +232,18 @@ impl Decider for ApertureClient {
                     Check::Ready(verdict) => {
                         self.ready(wrap(verdict, TicketKind::Embedded), params)
                     }
-                    Check::Pending(pending) => self.pending(PendingKind::Embedded(pending), params),
+                    Check::Pending(pending) => {
+                        Check::Pending(self.waiting(PendingKind::Embedded(pending), params))
+                    }
                 }
             }
             #[cfg(feature = "remote")]
             Backend::Remote(remote) if !control_point.is_empty() => {
                 let baggage = self.baggage_of(params);
                 match remote.check_http(control_point, params, request, baggage) {
-                    Ok(pending) => self.pending(PendingKind::Remote(pending), params),
+                    Ok(pending) => {
+                        Check::Pending(self.waiting(PendingKind::Remote(pending), params))
+                    }
                     Err(error) => self.ready(Verdict::Unreachable(error), params),
                 }
             }
@@ -260,15 +274,11 @@ impl ApertureClient {
     }
 
     #[cfg(any(feature = "embedded", feature = "remote", feature = "test-util"))]
-    fn pending(
-        &self,
-        kind: PendingKind,
-        params: &FlowParams<'_>,
-    ) -> Check<ClientTicket, ClientPending> {
-        Check::Pending(ClientPending {
+    fn waiting(&self, kind: PendingKind, params: &FlowParams<'_>) -> ClientPending {
+        ClientPending {
             client: self.clone(),
             kind,
             shadow: params.shadow,
-        })
+        }
     }
 }

@@ -117,6 +117,7 @@ mod cache;
 mod classify;
 mod clock;
 mod control;
+mod decide;
 mod dial;
 mod dry_run;
 mod flow_end;
@@ -159,8 +160,6 @@ use self::stages::{Denied, Flow, Halt, Observer, Progress};
 use self::stats::{Reloads, Tally};
 use self::sync::Mutex;
 use self::ticket::{Slots, Told};
-use crate::flow::http::baggage_of;
-use crate::flow::{Check, Decider, Denial, FlowParams, HttpAttributes, Verdict};
 use crate::policy::PolicyWarning;
 
 pub use self::actuate::Actuation;
@@ -346,7 +345,8 @@ impl Engine {
                 };
                 let report = collector.report(&flow, &meters, result.err(), input.expect_end);
                 let metered = Metered::begin(self, meters);
-                Starting::done(report, EngineTicket::with(held, told.boxed(), metered))
+                let ticket = EngineTicket::new(held).metered(metered);
+                Starting::done(report, ticket.told(told))
             }
             Progress::Waits(halt) => {
                 let Collector {
@@ -487,32 +487,12 @@ impl Engine {
         result
     }
 
-    /// Decides a flow that wants to know its quotas, or does not wait.
-    #[cold]
-    fn decide_at_length<'a>(
-        &'a self,
-        live: &Snapshot,
-        flow: &Flow<'_, '_>,
-        params: &'a FlowParams<'_>,
-        held: &mut Slots,
-    ) -> (Progress, Option<Box<Told>>) {
-        let mut collector = Collector {
-            decisions: None,
-            quotas: params.quotas.then(Vec::new),
-            recall: Recall::of(&self.shared.caches, params),
-        };
-        let progress = match self.run(live, flow, &mut collector, held) {
-            Progress::Waits(halt) if params.shadow => {
-                Progress::Done(self.wait_for_nothing(*halt, flow, &mut collector, held))
-            }
-            progress => progress,
-        };
-        let told = Told {
-            cached: collector.recall.and_then(|recall| recall.found),
-            quotas: collector.quotas.unwrap_or_default(),
-            http: None,
-        };
-        (progress, told.boxed())
+    /// Control loops first: they may have something new to say to those who decide.
+    #[inline(always)]
+    fn tick_loops(&self, live: &Snapshot) {
+        if live.control.is_on() {
+            live.control.catch_up(nanos(self.shared.clock.now()));
+        }
     }
 
     /// Flows that wait are counted when they are done.
@@ -524,9 +504,7 @@ impl Engine {
         held: &mut Slots,
     ) -> Progress {
         let Shared { clock, tally, .. } = &*self.shared;
-        if live.control.is_on() {
-            live.control.catch_up(nanos(clock.now()));
-        }
+        self.tick_loops(live);
         let progress = stages::run(&live.index, &**clock, flow, observer, held);
         if let Progress::Done(result) = &progress {
             tally.count(result.is_ok());
@@ -544,86 +522,5 @@ impl fmt::Debug for Engine {
             )
             .field("agent_group", &self.shared.settings.agent_group)
             .finish_non_exhaustive()
-    }
-}
-
-/// [`FlowParams::check_timeout`] is the deadline, also for waiting in queues: with 10 ms or less, a
-/// component that would have to look at its state rejects, as an Agent does. `None` and zero are
-/// no deadline.
-impl Decider for Engine {
-    type Ticket = EngineTicket;
-    type Pending = EnginePending;
-
-    fn decide(
-        &self,
-        control_point: &str,
-        params: &FlowParams<'_>,
-    ) -> Check<EngineTicket, EnginePending> {
-        let flow = CheckInput::new(control_point, params).flow();
-        // Once for all that is asked of it.
-        let live = self.shared.live.load();
-        let mut held = Slots::new();
-        let (progress, told) = match Recall::of(&self.shared.caches, params) {
-            _ if params.quotas || params.shadow => {
-                self.decide_at_length(&live, &flow, params, &mut held)
-            }
-            None => (self.run(&live, &flow, &mut (), &mut held), None),
-            Some(mut recall) => {
-                let progress = self.run(&live, &flow, &mut recall, &mut held);
-                let told = Told {
-                    cached: recall.found,
-                    ..Told::default()
-                };
-                (progress, told.boxed())
-            }
-        };
-        match progress {
-            Progress::Done(result) => {
-                let metered = Metered::begin(self, live.matched(&flow));
-                let ticket = EngineTicket::with(held, told, metered);
-                Check::Ready(verdict(result, ticket))
-            }
-            Progress::Waits(halt) => {
-                let told = told.map(|told| *told).unwrap_or_default();
-                let notes = Notes {
-                    decisions: None,
-                    looks_up: Recall::of(&self.shared.caches, params).is_some(),
-                    found: told.cached,
-                    quotas: params.quotas.then_some(told.quotas),
-                };
-                let meters = live.matched(&flow);
-                let flow = OwnedFlow::new(&flow, params, &*self.shared.clock);
-                let waiting = Waiting::new(self, flow, *halt, held, notes, meters);
-                Check::Pending(EnginePending::new(waiting))
-            }
-        }
-    }
-
-    /// Makes labels of the request, as [`check_http`](Self::check_http) does it. The flow's own
-    /// labels count as members of `baggage`.
-    fn decide_http(
-        &self,
-        control_point: &str,
-        params: &FlowParams<'_>,
-        request: &HttpAttributes<'_>,
-    ) -> Check<EngineTicket, EnginePending> {
-        let (baggage, _) = baggage_of(&params.labels);
-        self.ask_http(control_point, params, request, baggage.as_deref())
-    }
-}
-
-fn verdict(result: Result<(), Denied>, ticket: EngineTicket) -> Verdict<EngineTicket> {
-    match result {
-        Ok(()) => Verdict::Accepted(ticket),
-        Err(denied) => Verdict::Rejected(denied.into(), ticket),
-    }
-}
-
-impl From<Denied> for Denial {
-    /// A status outside of what HTTP knows is no status.
-    fn from(denied: Denied) -> Self {
-        Self::new(denied.reason)
-            .denied_code(u16::try_from(denied.code).unwrap_or(0))
-            .wait(clock::duration(denied.wait))
     }
 }

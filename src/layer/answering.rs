@@ -60,9 +60,7 @@ impl<D, R> ApertureLayer<D, R> {
     pub fn shadow_mode(self, shadow: bool) -> Self {
         self.set(|settings| settings.shadow = shadow)
     }
-}
 
-impl<D> ApertureLayer<D> {
     /// Gives answers to rejected requests a body of problem details (RFC 9457); see
     /// [`ProblemDetails`]. For services with bodies of [`Bytes`](bytes::Bytes).
     ///

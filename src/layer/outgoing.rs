@@ -49,11 +49,11 @@ pub struct ApertureClientLayer<D> {
     layer: ApertureLayer<D, HandOver>,
 }
 
-impl<D> ApertureLayer<D> {
+impl<D, R> ApertureLayer<D, R> {
     /// The same layer for clients that take a rejection for an error. Call it last.
     ///
-    /// It ends flows as the layer does: when the body of a response is over. There is no reject
-    /// hook, because there is nothing to answer.
+    /// It ends flows as the layer does: when the body of a response is over. A reject hook is left
+    /// out, because there is nothing to answer.
     #[must_use]
     pub fn into_client(self) -> ApertureClientLayer<D> {
         ApertureClientLayer {
