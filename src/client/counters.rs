@@ -7,6 +7,7 @@ use crate::flow::{CacheError, CacheEvent, ClientStats, FlowError, FlowErrorKind,
 pub(super) struct Counters {
     accepted: AtomicU64,
     rejected: AtomicU64,
+    shadowed: AtomicU64,
     unreachable: AtomicU64,
     timeouts: AtomicU64,
     unavailable: AtomicU64,
@@ -24,10 +25,16 @@ pub(super) struct Counters {
 }
 
 impl Counters {
-    pub(super) fn count<T>(&self, verdict: &Verdict<T>) {
+    /// `shadow`: the flow runs in any case.
+    pub(super) fn count<T>(&self, verdict: &Verdict<T>, shadow: bool) {
         match verdict {
             Verdict::Accepted(_) => self.accepted.fetch_add(1, Relaxed),
-            Verdict::Rejected(..) => self.rejected.fetch_add(1, Relaxed),
+            Verdict::Rejected(..) => {
+                if shadow {
+                    self.shadowed.fetch_add(1, Relaxed);
+                }
+                self.rejected.fetch_add(1, Relaxed)
+            }
             Verdict::Unreachable(error) => self.count_unreachable(error),
         };
     }
@@ -89,6 +96,7 @@ impl Counters {
         ClientStats {
             accepted: self.accepted.load(Relaxed),
             rejected: self.rejected.load(Relaxed),
+            shadowed: self.shadowed.load(Relaxed),
             unreachable: self.unreachable.load(Relaxed),
             timeouts: self.timeouts.load(Relaxed),
             unavailable: self.unavailable.load(Relaxed),

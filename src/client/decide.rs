@@ -11,7 +11,7 @@ use super::{ApertureClient, Backend};
 use crate::flow::http::baggage_of;
 use crate::flow::{
     CacheLookup, Caches, Check, Decider, FlowError, FlowErrorKind, FlowOutcome, FlowParams,
-    HttpAttributes, HttpExtras, Ticket, Verdict,
+    HttpAttributes, HttpExtras, Quota, Ticket, Verdict,
 };
 
 /// An answered flow of an [`ApertureClient`], to be ended once.
@@ -68,6 +68,17 @@ impl Ticket for ClientTicket {
         }
     }
 
+    fn take_quotas(&mut self) -> Vec<Quota> {
+        match self.0 {
+            #[cfg(feature = "embedded")]
+            TicketKind::Embedded(ref mut ticket) => ticket.take_quotas(),
+            #[cfg(feature = "remote")]
+            TicketKind::Remote(ref flow) => flow.quotas(),
+            #[cfg(feature = "test-util")]
+            TicketKind::Scripted(_) => Vec::new(),
+        }
+    }
+
     fn take_http_extras(&mut self) -> Option<Box<HttpExtras>> {
         match self.0 {
             #[cfg(feature = "embedded")]
@@ -96,6 +107,7 @@ impl Ticket for ClientTicket {
 pub struct ClientPending {
     client: ApertureClient,
     kind: PendingKind,
+    shadow: bool,
 }
 
 enum PendingKind {
@@ -138,7 +150,7 @@ impl Future for ClientPending {
                 wrap(ready!(Pin::new(pending).poll(cx)), TicketKind::Scripted)
             }
         };
-        this.client.inner.counters.count(&verdict);
+        this.client.inner.counters.count(&verdict, this.shadow);
         Poll::Ready(verdict)
     }
 }
@@ -167,39 +179,37 @@ impl Decider for ApertureClient {
         let counters = &self.inner.counters;
         counters.count_dropped_labels(params.labels.dropped());
         if control_point.is_empty() {
-            return self.ready(Verdict::Unreachable(FlowError::new(
-                FlowErrorKind::InvalidRequest,
-                "the control point is empty",
-            )));
+            let error = FlowError::new(FlowErrorKind::InvalidRequest, "the control point is empty");
+            return self.ready(Verdict::Unreachable(error), params);
         }
         match &self.inner.backend {
-            Backend::Disabled => self.ready(Verdict::Unreachable(FlowError::new(
-                FlowErrorKind::Disabled,
-                "",
-            ))),
+            Backend::Disabled => {
+                let error = FlowError::new(FlowErrorKind::Disabled, "");
+                self.ready(Verdict::Unreachable(error), params)
+            }
             #[cfg(feature = "embedded")]
             Backend::Embedded(engine) => {
                 let check = engine.decide_as(
                     control_point,
                     params,
                     |ticket| ClientTicket(TicketKind::Embedded(ticket)),
-                    |pending| self.waiting(PendingKind::Embedded(pending)),
+                    |pending| self.waiting(PendingKind::Embedded(pending), params),
                 );
                 if let Check::Ready(verdict) = &check {
-                    counters.count(verdict);
+                    counters.count(verdict, params.shadow);
                 }
                 check
             }
             #[cfg(feature = "remote")]
             Backend::Remote(remote) => match remote.check(control_point, params) {
-                Ok(pending) => Check::Pending(self.waiting(PendingKind::Remote(pending))),
-                Err(error) => self.ready(Verdict::Unreachable(error)),
+                Ok(pending) => Check::Pending(self.waiting(PendingKind::Remote(pending), params)),
+                Err(error) => self.ready(Verdict::Unreachable(error), params),
             },
             #[cfg(feature = "test-util")]
             Backend::Scripted(script) => match script.decide(control_point, params) {
-                Check::Ready(verdict) => self.ready(wrap(verdict, TicketKind::Scripted)),
+                Check::Ready(verdict) => self.ready(wrap(verdict, TicketKind::Scripted), params),
                 Check::Pending(pending) => {
-                    Check::Pending(self.waiting(PendingKind::Scripted(pending)))
+                    Check::Pending(self.waiting(PendingKind::Scripted(pending), params))
                 }
             },
         }
@@ -230,9 +240,11 @@ impl Decider for ApertureClient {
             Backend::Embedded(engine) if !control_point.is_empty() => {
                 let baggage = self.baggage_of(params);
                 match engine.ask_http(control_point, params, request, baggage.as_deref()) {
-                    Check::Ready(verdict) => self.ready(wrap(verdict, TicketKind::Embedded)),
+                    Check::Ready(verdict) => {
+                        self.ready(wrap(verdict, TicketKind::Embedded), params)
+                    }
                     Check::Pending(pending) => {
-                        Check::Pending(self.waiting(PendingKind::Embedded(pending)))
+                        Check::Pending(self.waiting(PendingKind::Embedded(pending), params))
                     }
                 }
             }
@@ -240,8 +252,10 @@ impl Decider for ApertureClient {
             Backend::Remote(remote) if !control_point.is_empty() => {
                 let baggage = self.baggage_of(params);
                 match remote.check_http(control_point, params, request, baggage) {
-                    Ok(pending) => Check::Pending(self.waiting(PendingKind::Remote(pending))),
-                    Err(error) => self.ready(Verdict::Unreachable(error)),
+                    Ok(pending) => {
+                        Check::Pending(self.waiting(PendingKind::Remote(pending), params))
+                    }
+                    Err(error) => self.ready(Verdict::Unreachable(error), params),
                 }
             }
             // Nobody there to make labels; a script has those of the flow.
@@ -260,16 +274,22 @@ impl ApertureClient {
         baggage
     }
 
-    fn ready(&self, verdict: Verdict<ClientTicket>) -> Check<ClientTicket, ClientPending> {
-        self.inner.counters.count(&verdict);
+    #[inline]
+    fn ready(
+        &self,
+        verdict: Verdict<ClientTicket>,
+        params: &FlowParams<'_>,
+    ) -> Check<ClientTicket, ClientPending> {
+        self.inner.counters.count(&verdict, params.shadow);
         Check::Ready(verdict)
     }
 
     #[cfg(any(feature = "embedded", feature = "remote", feature = "test-util"))]
-    fn waiting(&self, kind: PendingKind) -> ClientPending {
+    fn waiting(&self, kind: PendingKind, params: &FlowParams<'_>) -> ClientPending {
         ClientPending {
             client: self.clone(),
             kind,
+            shadow: params.shadow,
         }
     }
 }

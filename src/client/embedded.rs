@@ -20,7 +20,7 @@ impl ApertureClient {
         if control_point.is_empty() {
             let error = FlowError::new(FlowErrorKind::InvalidRequest, "the control point is empty");
             let verdict = Verdict::Unreachable(error);
-            counters.count(&verdict);
+            counters.count(&verdict, params.shadow);
             return Flow::new(self.clone(), control_point, params, verdict);
         }
         let input = CheckInput::new(control_point, params).expect_end(true);
@@ -29,7 +29,7 @@ impl ApertureClient {
             None => Verdict::Accepted(ticket),
             Some(denial) => Verdict::Rejected(denial, ticket),
         };
-        counters.count(&verdict);
+        counters.count(&verdict, params.shadow);
         let verdict = wrap(verdict, TicketKind::Embedded);
         Flow::new(self.clone(), control_point, params, verdict).with_report(report)
     }

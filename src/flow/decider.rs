@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use super::{
     CacheLookup, Caches, Denial, FlowError, FlowOutcome, FlowParams, HttpAttributes, HttpExtras,
+    Quota,
 };
 
 /// Decides whether flows may run: an [`ApertureClient`](crate::ApertureClient), or your own.
@@ -113,6 +114,12 @@ pub trait Ticket {
     /// is nothing.
     fn take_cache_lookup(&mut self) -> Option<CacheLookup> {
         None
+    }
+
+    /// Takes what limiters said of their quotas, for a flow that
+    /// [asked](crate::FlowParams::quotas); given once. By default there is nothing.
+    fn take_quotas(&mut self) -> Vec<Quota> {
+        Vec::new()
     }
 
     /// Takes what the answer to [`Decider::decide_http`] says beside yes and no; given once. By

@@ -19,6 +19,9 @@ pub struct ClientStats {
     pub accepted: u64,
     /// Flows that were turned away.
     pub rejected: u64,
+    /// Of those, the ones that ran all the same, in
+    /// [shadow mode](crate::ApertureLayer::shadow_mode).
+    pub shadowed: u64,
     /// Flows that nobody answered for; the next four say why, others are in none of them.
     pub unreachable: u64,
     /// Unreachable: no answer in time.

@@ -6,7 +6,7 @@ use bytes::Buf;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::answer::{Polled, RejectBody};
+use super::answer::{NoBody, Polled, RejectBody};
 use super::cache::Tape;
 use super::guard::Guard;
 use crate::flow::Ticket;
@@ -80,6 +80,17 @@ impl<B, C, T: Ticket> ResponseBody<B, C, T> {
         Self {
             kind: Kind::Own { body, guard },
         }
+    }
+
+    /// The body of the reject hook, or else the same without one.
+    pub(super) fn into_own(self) -> Result<C, ResponseBody<B, NoBody, T>> {
+        let kind = match self.kind {
+            Kind::Own { body, .. } => return Ok(body),
+            Kind::Inner { body, guard } => Kind::Inner { body, guard },
+            Kind::Recorded { body, guard, tape } => Kind::Recorded { body, guard, tape },
+            Kind::Empty => Kind::Empty,
+        };
+        Err(ResponseBody { kind })
     }
 }
 

@@ -44,6 +44,8 @@ pub(crate) struct Settings {
     pub(crate) result_cache_key: Option<TextHook>,
     pub(crate) global_cache_keys: Vec<TextHook>,
     pub(crate) insert_cache_lookup: bool,
+    pub(crate) rate_limit_headers: bool,
+    pub(crate) shadow: bool,
     /// Asks with the attributes of the request. Boxed: most layers do not.
     pub(crate) http: Option<Box<HttpMode>>,
     pub(crate) expose_flow: bool,
@@ -69,6 +71,8 @@ impl<R> Clone for Config<R> {
 /// What becomes of a request; a guard for every answered flow.
 pub(crate) enum Ruling<T: Ticket> {
     Run(Option<Guard<T>>),
+    /// Rejected, and runs all the same.
+    Shadow(Rejection, Guard<T>),
     Reject(Rejection, Option<Guard<T>>),
 }
 
@@ -86,6 +90,8 @@ impl Settings {
             result_cache_key: None,
             global_cache_keys: Vec::new(),
             insert_cache_lookup: false,
+            rate_limit_headers: false,
+            shadow: false,
             http: None,
             expose_flow: false,
             cache: None,
@@ -121,11 +127,24 @@ impl Settings {
     pub(crate) fn fill<'a>(&'a self, head: RequestHead<'a>, params: &mut FlowParams<'a>) {
         params.check_timeout = self.check_timeout;
         params.ramp_mode = self.ramp_mode;
+        params.quotas = self.tells_quotas();
+        params.shadow = self.shadow;
         params.trace_context = Some(TraceContext::from_headers(head.headers()));
         if self.result_cache_key.is_some() || !self.global_cache_keys.is_empty() {
             self.fill_cache_keys(head, params);
         }
         self.extract.fill(head, &mut params.labels);
+    }
+
+    /// Limits that are not enforced are not told: clients would keep to them.
+    #[inline]
+    fn tells_quotas(&self) -> bool {
+        self.rate_limit_headers && !self.shadow
+    }
+
+    #[inline(always)]
+    pub(crate) fn accept<T: Ticket>(&self, ticket: T) -> Guard<T> {
+        Guard::accepted(ticket, self.classify.clone(), self.tells_quotas())
     }
 
     #[inline(never)]
@@ -143,17 +162,20 @@ impl Settings {
         control_point: impl FnOnce() -> Arc<str>,
     ) -> Ruling<T> {
         match verdict {
-            Verdict::Accepted(ticket) => {
-                Ruling::Run(Some(Guard::accepted(ticket, self.classify.clone())))
-            }
+            Verdict::Accepted(ticket) => Ruling::Run(Some(self.accept(ticket))),
             Verdict::Rejected(denial, mut ticket) => {
                 let extras = ticket.take_http_extras();
-                let guard = Guard::rejected(ticket);
                 let rejection = Rejection::new(control_point(), denial).and_extras(extras);
+                if self.shadow {
+                    log_event!(debug, "shadow mode: {rejection}, and runs");
+                    return Ruling::Shadow(rejection, self.accept(ticket));
+                }
+                let guard = Guard::rejected(ticket, self.tells_quotas());
                 Ruling::Reject(rejection, Some(guard))
             }
             Verdict::Unreachable(error) => {
                 let open = match &self.on_unreachable {
+                    _ if self.shadow => true,
                     Some(on_unreachable) => on_unreachable.is_open(&error, head),
                     None => !self.ramp_mode,
                 };
@@ -219,8 +241,9 @@ impl<R> Config<R> {
         R: OnReject<B>,
         T: Ticket,
     {
-        let response = self.reject.on_reject(rejection, head);
+        let mut response = self.reject.on_reject(rejection, head);
         if let Some(mut guard) = guard {
+            guard.tell_quotas(response.headers_mut());
             guard.http_status(response.status());
             guard.finish();
         }

@@ -137,7 +137,28 @@ where
         RB: Body,
     {
         match ruling {
-            Ruling::Run(guard) => Self::run(&config.settings, inner, request, guard, plan),
+            Ruling::Run(guard) => {
+                let decision = match &guard {
+                    Some(_) => FlowDecision::Accepted,
+                    None => FlowDecision::Unreachable,
+                };
+                Self::run(&config.settings, inner, request, decision, guard, plan)
+            }
+            Ruling::Shadow(rejection, guard) => {
+                let mut request = request;
+                if config.settings.insert_decision {
+                    request.extensions_mut().insert(rejection);
+                }
+                let decision = FlowDecision::Rejected;
+                Self::run(
+                    &config.settings,
+                    inner,
+                    request,
+                    decision,
+                    Some(guard),
+                    plan,
+                )
+            }
             Ruling::Reject(rejection, guard) => {
                 let head = RequestHead::new(&request);
                 let response = Some(config.refuse(&rejection, guard, head));
@@ -156,6 +177,7 @@ where
         settings: &Settings,
         inner: &mut S,
         mut request: Request<B>,
+        decision: FlowDecision,
         mut guard: Option<Guard<D::Ticket>>,
         mut plan: Option<Box<Plan>>,
     ) -> Self
@@ -175,10 +197,6 @@ where
         {
             return Self::answered::<RB>(response, guard, asked);
         }
-        let decision = match &guard {
-            Some(_) => FlowDecision::Accepted,
-            None => FlowDecision::Unreachable,
-        };
         match &mut plan {
             Some(plan) => {
                 plan.expose(&mut request, decision, found.as_ref(), guard.as_mut());
@@ -244,7 +262,7 @@ impl<T: Ticket> Flow<T> {
     #[inline]
     fn respond<B: Body, C>(
         slot: &mut Option<Self>,
-        response: Response<B>,
+        mut response: Response<B>,
     ) -> Response<ResponseBody<B, C, T>> {
         let Some(Self { guard, asked, plan }) = slot else {
             return response.map(ResponseBody::passed);
@@ -252,6 +270,7 @@ impl<T: Ticket> Flow<T> {
         let status = response.status();
         guard.http_status(status);
         guard.judge(ResponseHead::new(&response));
+        guard.tell_quotas(response.headers_mut());
         // After these heads the connection speaks another protocol.
         let switched = status == StatusCode::SWITCHING_PROTOCOLS
             || (*asked == Asked::Connect && status.is_success());

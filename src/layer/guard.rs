@@ -1,9 +1,10 @@
 use std::thread;
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 
 use super::config::Classify;
 use super::head::ResponseHead;
+use super::rate_limit;
 use crate::flow::{CacheLookup, FlowOutcome, FlowStatus, HttpExtras, Ticket};
 
 /// Says how responses went; closures do.
@@ -35,6 +36,8 @@ pub(crate) struct Guard<T: Ticket> {
     /// What a plain end reports.
     known: FlowStatus,
     phase: Phase,
+    /// The response is to tell the quotas.
+    quotas: bool,
     /// Of the body, while it is sent; [`UNKNOWN`] otherwise.
     left: u64,
     classify: Option<Classify>,
@@ -54,23 +57,25 @@ enum Phase {
 const UNKNOWN: u64 = u64::MAX;
 
 impl<T: Ticket> Guard<T> {
-    pub(crate) fn accepted(ticket: T, classify: Option<Classify>) -> Self {
+    pub(crate) fn accepted(ticket: T, classify: Option<Classify>, quotas: bool) -> Self {
         Self {
             ticket: Some(ticket),
             http_status: None,
             known: FlowStatus::Ok,
             phase: Phase::Working,
+            quotas,
             left: UNKNOWN,
             classify,
         }
     }
 
-    pub(crate) fn rejected(ticket: T) -> Self {
+    pub(crate) fn rejected(ticket: T, quotas: bool) -> Self {
         Self {
             ticket: Some(ticket),
             http_status: None,
             known: FlowStatus::Unset,
             phase: Phase::Rejected,
+            quotas,
             left: UNKNOWN,
             classify: None,
         }
@@ -78,6 +83,17 @@ impl<T: Ticket> Guard<T> {
 
     pub(crate) fn take_cache_lookup(&mut self) -> Option<CacheLookup> {
         self.ticket.as_mut()?.take_cache_lookup()
+    }
+
+    /// Adds the quotas of the flow to its response, if that is wanted.
+    #[inline]
+    pub(crate) fn tell_quotas(&mut self, headers: &mut HeaderMap) {
+        if self.quotas
+            && let Some(ticket) = &mut self.ticket
+        {
+            let rejected = self.phase == Phase::Rejected;
+            rate_limit::add(headers, &ticket.take_quotas(), rejected);
+        }
     }
 
     pub(crate) fn take_http_extras(&mut self) -> Option<Box<HttpExtras>> {
@@ -107,7 +123,7 @@ impl<T: Ticket> Guard<T> {
         }
     }
 
-    pub(crate) fn judge_trailers(&mut self, trailers: &http::HeaderMap) {
+    pub(crate) fn judge_trailers(&mut self, trailers: &HeaderMap) {
         let status = self.http_status.unwrap_or_default();
         self.judge(ResponseHead::trailers(status, trailers));
     }

@@ -109,7 +109,7 @@ impl<D> ApertureLayer<D> {
             decider,
             config: Arc::new(Config {
                 settings: Settings::new(control_point),
-                reject: Arc::new(DefaultReject),
+                reject: Arc::new(DefaultReject::new()),
             }),
         }
     }

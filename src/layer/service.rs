@@ -11,7 +11,6 @@ use tower_service::Service;
 use super::body::ResponseBody;
 use super::config::{Config, Ruling};
 use super::future::{Flow, ResponseFuture, Waiting};
-use super::guard::Guard;
 use super::head::RequestHead;
 use super::plan::Plan;
 use super::reject::{DefaultReject, OnReject};
@@ -141,7 +140,7 @@ where
             match check {
                 // The common case, without a detour on which all of it would be moved.
                 Check::Ready(Verdict::Accepted(ticket)) if plan.is_none() => {
-                    let guard = Guard::accepted(ticket, settings.classify.clone());
+                    let guard = settings.accept(ticket);
                     flow = Some(Flow::new(guard, head.method()));
                     Next::Run
                 }

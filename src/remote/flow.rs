@@ -11,10 +11,11 @@ use super::stamps::Stamps;
 #[cfg(feature = "telemetry")]
 use crate::flow::TraceParent;
 use crate::flow::{
-    Denial, EndError, EndResponse, FlowOutcome, FlowStatus, HttpExtras, RejectReason,
+    Denial, EndError, EndResponse, FlowOutcome, FlowStatus, HttpExtras, Quota, RejectReason,
 };
 use crate::pb::check::check_response::{DecisionType, RejectReason as Reason};
-use crate::pb::check::{CacheLookupResponse, CheckResponse, InflightRequestRef};
+use crate::pb::check::limiter_decision::Details;
+use crate::pb::check::{CacheLookupResponse, CheckResponse, InflightRequestRef, LimiterDecision};
 #[cfg(feature = "telemetry")]
 use crate::telemetry::SpanRecord;
 
@@ -97,6 +98,12 @@ impl RemoteFlow {
     /// The Agent's no, if it is one.
     pub(crate) fn denial(&self) -> Option<Denial> {
         denial(self.response())
+    }
+
+    /// What limiters told of their tokens. How they are filled an Agent does not tell.
+    pub(crate) fn quotas(&self) -> Vec<Quota> {
+        let decisions = self.response().limiter_decisions.iter();
+        decisions.filter_map(quota).collect()
     }
 
     /// Leaves end and span to the background; never blocks.
@@ -234,6 +241,25 @@ fn submit(live: &Arc<Live>, job: EndJob) -> Result<(), EndError> {
     };
     live.shared.counters.ends_dropped.add(1);
     Err(refused)
+}
+
+fn quota(decision: &LimiterDecision) -> Option<Quota> {
+    let tokens = match decision.details.as_ref()? {
+        Details::RateLimiterInfo(info) => info.tokens_info?,
+        Details::QuotaSchedulerInfo(info) => info.tokens_info?,
+        _ => return None,
+    };
+    let mut quota = Quota::of_tokens(
+        decision.policy_name.as_str().into(),
+        decision.component_id.as_str().into(),
+        (tokens.remaining, tokens.current),
+        decision.dropped,
+    )?;
+    let wait = decision.wait_time.filter(|_| decision.dropped);
+    quota.reset = wait
+        .and_then(|wait| Duration::try_from(wait).ok())
+        .filter(|wait| !wait.is_zero());
+    Some(quota)
 }
 
 fn denial(response: &CheckResponse) -> Option<Denial> {

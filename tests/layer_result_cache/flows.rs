@@ -440,7 +440,7 @@ circuit:
 #[tokio::test]
 async fn checks_by_attributes_have_no_room_for_a_key_and_keep_nothing() {
     let client = ApertureClient::embedded(Engine::builder().build().expect("no policy"));
-    let layer = ApertureLayer::http(client.clone(), "shop").reject_with(DefaultReject);
+    let layer = ApertureLayer::http(client.clone(), "shop").reject_with(DefaultReject::default());
     let layer = layer.result_cache(|_| "k".into(), MINUTE);
     let origin = origin(&[]);
     assert!(!origin.twice(&layer, http::Method::GET, &[]).await);
