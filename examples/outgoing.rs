@@ -52,7 +52,7 @@ async fn main() -> Result<(), Error> {
     assert!(start.elapsed() >= Duration::from_millis(390), "paced");
 
     // reqwest has requests of its own: this makes it a service of `http`'s.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
     let http = reqwest::Client::new();
     let http = service_fn(move |request: Request<reqwest::Body>| {
         let http = http.clone();
