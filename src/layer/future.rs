@@ -212,7 +212,7 @@ where
     /// A request that the cache has the response to.
     #[inline(never)]
     fn answered<RB>(
-        response: Response<C>,
+        mut response: Response<C>,
         mut guard: Option<Guard<D::Ticket>>,
         asked: Asked,
     ) -> Self
@@ -224,6 +224,7 @@ where
             let status = response.status();
             flow.http_status(status);
             flow.judge(ResponseHead::new(&response));
+            flow.tell_quotas(response.headers_mut());
             if response.body().is_over() {
                 flow.finish();
             } else {
@@ -270,7 +271,6 @@ impl<T: Ticket> Flow<T> {
         let status = response.status();
         guard.http_status(status);
         guard.judge(ResponseHead::new(&response));
-        guard.tell_quotas(response.headers_mut());
         // After these heads the connection speaks another protocol.
         let switched = status == StatusCode::SWITCHING_PROTOCOLS
             || (*asked == Asked::Connect && status.is_success());
@@ -278,6 +278,8 @@ impl<T: Ticket> Flow<T> {
         let silent = asked.never_sends(status);
         let plan = plan.take();
         let tape = plan.and_then(|plan| plan.record(&response, ends || silent));
+        // What is left of a quota is for this client, and not for those after it.
+        guard.tell_quotas(response.headers_mut());
         if switched || ends {
             guard.finish();
             *slot = None;

@@ -90,7 +90,8 @@ impl FlowHandle {
         Self { shared }
     }
 
-    /// What was decided: accepted, or unreachable.
+    /// What was decided: accepted, or unreachable; or rejected, where the layer only
+    /// [tries](crate::ApertureLayer::shadow_mode) what would be.
     #[must_use]
     pub fn decision(&self) -> FlowDecision {
         self.shared.decision

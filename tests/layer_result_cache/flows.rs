@@ -26,7 +26,7 @@ use tower_aperture::{
 use crate::layer_support::inner::denial;
 use crate::layer_support::server::{BOTH, Client, serve};
 use crate::layer_support::{Answer, ByHand, Recorded, Recorder};
-use crate::origin::{MINUTE, layer, origin, request};
+use crate::origin::{MINUTE, origin};
 
 /// A recorder with a result cache.
 #[derive(Clone)]
@@ -411,30 +411,6 @@ async fn over_real_connections_a_stored_answer_is_the_same_one() {
         }
         assert_eq!(runs.load(Ordering::SeqCst), 2);
     }
-}
-
-#[tokio::test]
-async fn limits_hold_for_answers_from_the_cache() {
-    const POLICY: &str = "
-circuit:
-  components:
-  - flow_control:
-      rate_limiter:
-        selectors: [{control_point: shop}]
-        in_ports:
-          bucket_capacity: {constant_signal: {value: 2}}
-          fill_amount: {constant_signal: {value: 0}}
-        parameters: {interval: 1s}
-";
-    let engine = Engine::builder().policy_text("limit", POLICY).build();
-    let client = ApertureClient::embedded(engine.expect("the policy is right"));
-    let (layer, origin) = (layer(&client), origin(&[]));
-    let get = || request(http::Method::GET, "/a", &[]);
-    assert!(!origin.ask(&layer, get()).await.stored);
-    assert!(origin.ask(&layer, get()).await.stored);
-    let refused = origin.ask(&layer, get()).await;
-    assert_eq!((refused.status, origin.runs()), (429, 1));
-    assert_eq!(client.stats().cache_answers, 1);
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ macro_rules! stored {
 
 mod bodies;
 mod flows;
+mod limits;
 mod origin;
 #[cfg(feature = "remote")]
 mod remote;

@@ -39,8 +39,13 @@ const HOP_BY_HOP: [HeaderName; 9] = [
     header::UPGRADE,
 ];
 
-/// What is made anew for each answer.
-const PER_ANSWER: [HeaderName; 2] = [header::AGE, header::SET_COOKIE];
+/// What is of one answer: its age, its cookies, and what is left of its client's quotas.
+const PER_ANSWER: [HeaderName; 4] = [
+    header::AGE,
+    header::SET_COOKIE,
+    HeaderName::from_static("ratelimit"),
+    HeaderName::from_static("ratelimit-policy"),
+];
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
