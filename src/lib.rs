@@ -71,7 +71,7 @@ let app: Router = Router::new()
 //! | `telemetry` | yes | a span per flow to the Agent, apart from your own OpenTelemetry |
 //! | `tracing` | yes | warnings as `tracing` events with the target `tower_aperture` |
 //! | `gzip` | no | compressed calls |
-//! | `server` | no | `agent`: the engine served to every Aperture SDK |
+//! | `server` | no | an Agent of one node, and the program `tower-aperture-agent` |
 //! | `test-util` | no | a scripted client that records flows |
 //!
 //! The minimum supported Rust version is 1.88.

@@ -1,7 +1,9 @@
 //! API keys: who may ask.
 
 use std::fmt;
+use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use http::HeaderMap;
 use subtle::{Choice, ConstantTimeEq};
 
@@ -46,13 +48,22 @@ impl fmt::Debug for ApiKey {
 }
 
 /// The keys that are good; `None` lets everybody in.
-#[derive(Clone, Debug)]
-pub(super) struct ApiKeys(pub(super) Option<Vec<ApiKey>>);
+#[derive(Debug)]
+pub(super) struct ApiKeys(ArcSwapOption<Vec<ApiKey>>);
 
 impl ApiKeys {
+    pub(super) fn new(good: Option<Vec<ApiKey>>) -> Self {
+        Self(ArcSwapOption::from_pointee(good))
+    }
+
+    pub(super) fn replace(&self, good: Vec<ApiKey>) {
+        self.0.store(Some(Arc::new(good)));
+    }
+
     /// How long it takes tells the lengths at most.
     pub(super) fn admit(&self, headers: &HeaderMap) -> Result<(), &'static str> {
-        let Some(keys) = &self.0 else {
+        let keys = self.0.load();
+        let Some(keys) = &*keys else {
             return Ok(());
         };
         let Some(sent) = headers.get(HEADER) else {

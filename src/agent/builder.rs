@@ -5,7 +5,7 @@ use super::body::Budget;
 use super::drain::Drain;
 use super::metrics::Metrics;
 use super::seldom::Seldom;
-use super::{Agent, Inner};
+use super::{Agent, Inner, Prometheus};
 use crate::{Engine, LabelLimits};
 
 /// Settings of an [`Agent`]: who may ask, and what a caller may cost.
@@ -32,6 +32,7 @@ use crate::{Engine, LabelLimits};
 pub struct AgentBuilder {
     engine: Engine,
     keys: Option<Vec<ApiKey>>,
+    prometheus: Option<Prometheus>,
     limits: Limits,
 }
 
@@ -51,6 +52,7 @@ impl AgentBuilder {
         Self {
             engine,
             keys: None,
+            prometheus: None,
             limits: Limits {
                 message_size: 4 << 20,
                 labels: LabelLimits {
@@ -121,15 +123,23 @@ impl AgentBuilder {
         self
     }
 
+    /// Shows at `/metrics` what a Prometheus answers that the engine's policies ask:
+    /// [`stats`](Prometheus::stats) of it.
+    #[must_use]
+    pub fn prometheus(mut self, prometheus: &Prometheus) -> Self {
+        self.prometheus = Some(prometheus.clone());
+        self
+    }
+
     /// The node. Nothing is started.
     #[must_use]
     pub fn build(self) -> Agent {
         let limits = self.limits;
         Agent {
             inner: Arc::new(Inner {
-                metrics: Metrics::new(&self.engine),
+                metrics: Metrics::new(&self.engine, self.prometheus),
                 engine: self.engine,
-                keys: ApiKeys(self.keys),
+                keys: ApiKeys::new(self.keys),
                 budget: Arc::new(Budget::new(limits.buffered.max(limits.message_size))),
                 limits,
                 drain: Drain::new(),

@@ -101,6 +101,7 @@ mod http;
 mod json;
 mod metrics;
 mod mounted;
+mod prometheus;
 mod seldom;
 mod serve;
 mod service;
@@ -117,6 +118,7 @@ use crate::Engine;
 pub use self::auth::ApiKey;
 pub use self::body::AgentBody;
 pub use self::builder::AgentBuilder;
+pub use self::prometheus::{Prometheus, PrometheusError, PrometheusStats};
 pub use self::serve::ServeError;
 pub use self::service::{AgentService, Answering};
 pub use self::tls::{Tls, TlsError};
@@ -159,6 +161,22 @@ impl Agent {
     #[must_use]
     pub fn engine(&self) -> &Engine {
         &self.inner.engine
+    }
+
+    /// Lets in only who sends one of these keys, from now on, instead of those of before.
+    ///
+    /// ```
+    /// use tower_aperture::Engine;
+    /// use tower_aperture::agent::{Agent, ApiKey};
+    ///
+    /// let agent = Agent::builder(Engine::builder().build()?)
+    ///     .api_keys([ApiKey::new("last-years")])
+    ///     .build();
+    /// agent.replace_api_keys([ApiKey::new("this-years"), ApiKey::new("next-years")]);
+    /// # Ok::<(), tower_aperture::PolicyError>(())
+    /// ```
+    pub fn replace_api_keys(&self, keys: impl IntoIterator<Item = ApiKey>) {
+        self.inner.keys.replace(keys.into_iter().collect());
     }
 
     /// All that it answers, as one service: for a server of your own, or an axum router's

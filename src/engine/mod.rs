@@ -123,6 +123,7 @@ mod limiters;
 #[cfg(feature = "server")]
 mod observe;
 mod pending;
+mod queries;
 mod reload;
 mod report;
 mod request_id;
@@ -168,6 +169,7 @@ pub use self::http::{
     StartingHttp,
 };
 pub use self::pending::{EnginePending, Starting};
+pub use self::queries::PolicyQuery;
 pub use self::report::{
     CheckInput, CheckReport, ClassifierInfo, LimiterDecision, LimiterDetails, LimiterReason,
     SchedulerDetails, TokensInfo,

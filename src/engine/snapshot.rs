@@ -9,6 +9,7 @@ use super::control::{Control, Loop, SignalSource};
 use super::flux_meter::{FluxMeters, Matched};
 use super::index::Index;
 use super::limiters::{Component, Surroundings};
+use super::queries::{self, PolicyQuery};
 use super::source::Read;
 use super::stages::Flow;
 use crate::policy::{self, ComponentKind, PolicyError, PolicyWarning, Selector};
@@ -37,6 +38,8 @@ pub(super) struct Snapshot {
     /// Some load scheduler measures what its workloads take.
     pub(super) times_workloads: bool,
     pub(super) warnings: Vec<PolicyWarning>,
+    /// What the signal source is asked.
+    pub(super) queries: Vec<PolicyQuery>,
     /// What is in force, in plain words, policy by policy.
     pub(super) description: String,
 }
@@ -61,6 +64,7 @@ impl Snapshot {
         let mut times_workloads = false;
         let mut names: HashSet<Arc<str>> = HashSet::new();
         let mut description = String::new();
+        let mut asked = Vec::new();
         for (name, text) in texts {
             let loaded = policy::load(&name, &text)?;
             let policy = loaded.policy;
@@ -133,6 +137,9 @@ impl Snapshot {
             if !others.is_empty() {
                 warnings.push(left_out(&name, &policy.name, group, &others));
             }
+            if !in_force.is_empty() {
+                queries::add(&mut asked, &policy);
+            }
             policies.push((policy, in_force));
         }
         // When all flux meters are known.
@@ -158,6 +165,7 @@ impl Snapshot {
             control,
             times_workloads,
             warnings,
+            queries: asked,
             description,
         })
     }

@@ -17,6 +17,7 @@ use prometheus_client::registry::Registry;
 use self::checks::CheckSeries;
 pub(super) use self::node::Node;
 use self::spans::SpanSeries;
+use super::prometheus::{OfPrometheus, Prometheus};
 use super::status::Decisions;
 use crate::Engine;
 use crate::engine::CheckReport;
@@ -34,7 +35,7 @@ pub(super) struct Metrics {
 }
 
 impl Metrics {
-    pub(super) fn new(engine: &Engine) -> Self {
+    pub(super) fn new(engine: &Engine, prometheus: Option<Prometheus>) -> Self {
         let group = Cow::Owned(engine.agent_group().to_owned());
         let labels = [(Cow::Borrowed("agent_group"), group)];
         let mut registry = Registry::with_labels(labels.into_iter());
@@ -44,6 +45,11 @@ impl Metrics {
             "Observations without a series, because there are too many or a label is too long",
             left_out.clone(),
         );
+        if let Some(prometheus) = prometheus {
+            registry
+                .sub_registry_with_prefix("tower_aperture_agent")
+                .register_collector(Box::new(OfPrometheus(prometheus)));
+        }
         Self {
             checks: CheckSeries::new(&mut registry, &left_out),
             spans: SpanSeries::new(&mut registry, &left_out),

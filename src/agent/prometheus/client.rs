@@ -1,0 +1,140 @@
+//! One question, one number.
+
+use std::error::Error as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_http_query::Error;
+use prometheus_http_query::response::Data;
+use reqwest::Url;
+use reqwest::redirect::Policy;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+pub(super) struct Client {
+    client: prometheus_http_query::Client,
+    shown: String,
+}
+
+impl Client {
+    pub(super) fn new(url: &str, pem: Option<&[u8]>, timeout: Duration) -> Result<Self, String> {
+        let parsed = Url::parse(url)
+            .ok()
+            .filter(|url| matches!(url.scheme(), "http" | "https"))
+            // The URL may hold a password.
+            .ok_or("a Prometheus has a URL such as http://127.0.0.1:9090; this is none")?;
+        let roots = match pem {
+            Some(pem) => given(pem)?,
+            None if parsed.scheme() == "https" => system()?,
+            None => RootCertStore::empty(),
+        };
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(trusting(roots)?)
+            .timeout(timeout)
+            .redirect(Policy::none())
+            .build()
+            .map_err(|error| format!("no HTTP client can be made: {error}"))?;
+        let client = prometheus_http_query::Client::from(http, url)
+            .map_err(|error| format!("the URL of Prometheus makes no sense: {error}"))?;
+        Ok(Self {
+            client,
+            shown: without_secrets(parsed),
+        })
+    }
+
+    pub(super) fn shown(&self) -> &str {
+        &self.shown
+    }
+
+    /// The number, or what Prometheus did instead, as the end of a sentence about it.
+    pub(super) async fn ask(&self, query: &str) -> Result<f64, String> {
+        // Two series are as wrong as a million; older versions ignore the limit.
+        let asking = self.client.query(query).query("limit", 2).post();
+        let answer = asking.await.map_err(|error| problem(&error))?;
+        let value = match answer.data() {
+            Data::Scalar(sample) => sample.value(),
+            Data::Vector(series) => match series.as_slice() {
+                [one] => one.sample().value(),
+                [] => return Err("knows no series for it".into()),
+                _ => return Err("knows several series for it; one is needed".into()),
+            },
+            Data::Matrix(_) => return Err("answers a range; one number is needed".into()),
+        };
+        if value.is_nan() {
+            return Err("answers NaN".into());
+        }
+        Ok(value)
+    }
+}
+
+fn trusting(roots: RootCertStore) -> Result<ClientConfig, String> {
+    // Named, so that nothing has to be installed for the whole process.
+    let provider = Arc::new(ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| format!("TLS cannot be set up: {error}"))?;
+    Ok(config.with_root_certificates(roots).with_no_client_auth())
+}
+
+fn given(pem: &[u8]) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let certificate =
+            certificate.map_err(|error| format!("the certificate cannot be read: {error}"))?;
+        roots
+            .add(certificate)
+            .map_err(|error| format!("the certificate makes no sense: {error}"))?;
+    }
+    if roots.is_empty() {
+        return Err("there is no certificate in it: PEM is expected".into());
+    }
+    Ok(roots)
+}
+
+fn system() -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    // Some that only another library understands are nothing unusual.
+    roots.add_parsable_certificates(found.certs);
+    if roots.is_empty() {
+        let why = found.errors.first().map(ToString::to_string);
+        let why = why.unwrap_or_else(|| "none were found".into());
+        return Err(format!("the system has no root certificates: {why}"));
+    }
+    Ok(roots)
+}
+
+fn without_secrets(mut url: Url) -> String {
+    // Only URLs without a host have no place for them.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.set_query(None);
+    url.to_string()
+}
+
+/// The causes below the layers that would tell the URL.
+fn problem(error: &Error) -> String {
+    match error {
+        Error::Prometheus(error) => format!("refuses it: {error}"),
+        Error::Client(error) => match error.inner() {
+            Some(cause) if cause.is_timeout() => "did not answer in time".into(),
+            Some(cause) => {
+                if let Some(status) = cause.status() {
+                    return format!("answers {status}");
+                }
+                let mut text = String::from("cannot be asked");
+                let mut next = cause.source();
+                while let Some(cause) = next {
+                    text.push_str(": ");
+                    text.push_str(&cause.to_string());
+                    next = cause.source();
+                }
+                text
+            }
+            None => "does not answer as its API should".into(),
+        },
+        other => format!("cannot be asked: {other}"),
+    }
+}

@@ -1,0 +1,48 @@
+//! What `/metrics` shows of a Prometheus that is asked.
+
+use std::fmt;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+
+use super::Prometheus;
+
+#[derive(Debug)]
+pub(in crate::agent) struct OfPrometheus(pub(in crate::agent) Prometheus);
+
+impl Collector for OfPrometheus {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let stats = self.0.stats();
+        for (name, help, value) in [
+            (
+                "prometheus_answers",
+                "Answers of one number to the queries of policies",
+                stats.answered,
+            ),
+            (
+                "prometheus_failures",
+                "Answers of no use, and those that did not come",
+                stats.failed,
+            ),
+        ] {
+            let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            ConstCounter::new(value).encode(metric)?;
+        }
+        for (name, help, value) in [
+            ("prometheus_queries", "Queries of policies", stats.queries),
+            (
+                "prometheus_invalid_queries",
+                "Queries whose last answer was of no use",
+                stats.invalid,
+            ),
+        ] {
+            let value = i64::try_from(value).unwrap_or(i64::MAX);
+            let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            ConstGauge::new(value).encode(metric)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,179 @@
+//! `check`: one question to an agent, and its answer.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use tower_aperture::pb::check::limiter_decision::{Details, TokensInfo};
+use tower_aperture::pb::check::{CheckResponse, LimiterDecision};
+use tower_aperture::{ApertureClient, Flow, FlowDecision, FlowParams};
+
+use crate::args::{Check, Target};
+use crate::output::{Problem, complain, say};
+use crate::{keys, tls};
+
+/// What a rejected flow makes of the program.
+const REJECTED: u8 = 3;
+
+pub(crate) fn run(args: &Check) -> Result<ExitCode, Problem> {
+    let client = client(&args.target, args.timeout)?;
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(check(args, &client))
+}
+
+fn client(target: &Target, timeout: Duration) -> Result<ApertureClient, Problem> {
+    let mut builder = ApertureClient::builder()
+        .address(&target.addr)
+        .insecure(!target.is_secure())
+        // Nobody does any work here that metrics should know of.
+        .telemetry(false)
+        .check_timeout(timeout);
+    if !timeout.is_zero() {
+        builder = builder.connect_timeout(timeout);
+    }
+    if let Some(ca) = &target.ca {
+        builder = builder.ca_certificate(tls::read(ca)?);
+    }
+    if let (Some(certificate), Some(key)) = (&target.cert, &target.key) {
+        builder = builder.client_identity(tls::read(certificate)?, tls::read(key)?);
+    }
+    if let Some(key) = api_key(target)? {
+        builder = builder.api_key(key);
+    }
+    Ok(builder.build()?)
+}
+
+/// The key to show, when there is one.
+pub(crate) fn api_key(target: &Target) -> Result<Option<String>, Problem> {
+    match &target.api_key_file {
+        Some(file) => keys::first(file).map(Some),
+        None => match std::env::var("APERTURE_API_KEY") {
+            Ok(key) => Ok(Some(key.trim().to_owned()).filter(|key| !key.is_empty())),
+            Err(std::env::VarError::NotPresent) => Ok(None),
+            Err(std::env::VarError::NotUnicode(_)) => {
+                Err("the variable APERTURE_API_KEY is not Unicode".into())
+            }
+        },
+    }
+}
+
+async fn check(args: &Check, client: &ApertureClient) -> Result<ExitCode, Problem> {
+    let labels = args.labels.iter();
+    let params = FlowParams::new()
+        .labels(labels.map(|(key, value)| (key.as_str(), value.as_str())))
+        .ramp_mode(args.ramp);
+    let began = Instant::now();
+    let flow = client.start_flow(&args.control_point, params).await;
+    let took = began.elapsed();
+    if let Some(error) = flow.error() {
+        return Err(format!("{} is unreachable: {error}", args.target.addr).into());
+    }
+    say(told(&flow, &args.control_point, took));
+    let code = match flow.decision() {
+        FlowDecision::Accepted => ExitCode::SUCCESS,
+        _ => ExitCode::from(REJECTED),
+    };
+    // Slots are only held by work.
+    if let Some(error) = flow.end().await.error() {
+        complain(format_args!("the flow could not be ended: {error}"));
+    }
+    Ok(code)
+}
+
+fn told(flow: &Flow, control_point: &str, took: Duration) -> String {
+    let mut text = String::new();
+    let _ = match flow.rejection() {
+        None => write!(text, "accepted"),
+        Some(rejection) => {
+            let (reason, status) = (rejection.reason().as_str(), rejection.status());
+            let _ = write!(text, "rejected: {reason}, HTTP status {}", status.as_u16());
+            rejection
+                .retry_after()
+                .map_or(Ok(()), |wait| write!(text, ", try again in {wait:.1?}"))
+        }
+    };
+    let _ = write!(text, " (`{control_point}`, answered in {took:.1?})");
+    let response = flow.check_response();
+    let CheckResponse {
+        limiter_decisions,
+        flux_meter_infos,
+        ..
+    } = response.unwrap_or_default().into_owned();
+    if limiter_decisions.is_empty() {
+        text.push_str("\n  no policy decides here");
+    }
+    for decision in &limiter_decisions {
+        let _ = write!(text, "\n  {}", line(decision));
+    }
+    for meter in &flux_meter_infos {
+        let _ = write!(
+            text,
+            "\n  measured by flux meter `{}`",
+            meter.flux_meter_name
+        );
+    }
+    text
+}
+
+fn line(decision: &LimiterDecision) -> String {
+    let (kind, label, tokens, workload) = match &decision.details {
+        Some(Details::RateLimiterInfo(info)) => (
+            "rate limiter",
+            &*info.label,
+            info.tokens_info.as_ref(),
+            None,
+        ),
+        Some(Details::ConcurrencyLimiterInfo(info)) => (
+            "concurrency limiter",
+            &*info.label,
+            info.tokens_info.as_ref(),
+            None,
+        ),
+        Some(Details::SamplerInfo(info)) => ("sampler", &*info.label, None, None),
+        Some(Details::QuotaSchedulerInfo(info)) => (
+            "quota scheduler",
+            &*info.label,
+            info.tokens_info.as_ref(),
+            Some((&info.workload_index, info.priority)),
+        ),
+        Some(Details::ConcurrencySchedulerInfo(info)) => (
+            "concurrency scheduler",
+            &*info.label,
+            info.tokens_info.as_ref(),
+            Some((&info.workload_index, info.priority)),
+        ),
+        Some(Details::LoadSchedulerInfo(info)) => (
+            "load scheduler",
+            "",
+            info.tokens_info.as_ref(),
+            Some((&info.workload_index, info.priority)),
+        ),
+        None => ("limiter", "", None, None),
+    };
+    let mut text = format!(
+        "policy `{}` {} {kind}: {}",
+        decision.policy_name,
+        decision.component_id,
+        if decision.dropped { "no" } else { "yes" },
+    );
+    if !label.is_empty() {
+        let _ = write!(text, ", key `{label}`");
+    }
+    if let Some((workload, priority)) = workload {
+        let _ = write!(text, ", workload `{workload}`, priority {priority}");
+    }
+    if let Some(TokensInfo {
+        remaining,
+        current,
+        consumed,
+    }) = tokens
+    {
+        let _ = write!(
+            text,
+            ", tokens: took {consumed}, {remaining:.2} remaining, {current:.2} current"
+        );
+    }
+    text
+}

@@ -1,0 +1,282 @@
+//! Command lines, `validate` and `check`.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+
+use crate::program::{Folder, Ran, Serving, limit, program, run};
+
+#[test]
+fn help_says_what_it_is() {
+    let Ran { code, out, .. } = run(&["--help"]);
+    assert_eq!(code, 0);
+    for words in [
+        "one node",
+        "development, tests and small systems",
+        "cluster",
+        "serve",
+        "validate",
+        "check",
+        "status",
+    ] {
+        assert!(out.contains(words), "{words}: {out}");
+    }
+}
+
+#[test]
+fn a_command_line_that_makes_no_sense_ends_with_2() {
+    for args in [
+        &["serve"][..],
+        &["serve", "--policies", "x", "--tls-cert", "x"],
+        &["serve", "--policies", "x", "--client-ca", "x"],
+        &["serve", "--policies", "x", "--log-format", "xml"],
+        &["serve", "--policies", "x", "--shutdown-grace", "soon"],
+        &["serve", "--policies", "x", "--max-labels", "7"],
+        &["serve", "--policies", "x", "--max-keys", "-1"],
+        &["check"],
+        &["check", "checkout", "no-label"],
+        &["check", "checkout", "--cert", "x"],
+        &["validate"],
+        &["orbit"],
+        &[],
+    ] {
+        let Ran { code, out, err } = run(args);
+        assert_eq!((code, out.as_str()), (2, ""), "{args:?}");
+        let helps = err.contains("Usage:") || err.contains("try '--help'");
+        assert!(helps, "{args:?}: {err}");
+    }
+}
+
+#[test]
+fn what_keeps_it_from_serving_is_told_and_ends_with_1() {
+    let folder = Folder::new();
+    let good = folder.write("good.yaml", limit(1));
+    let no_pem = folder.write("no.pem", "certificate");
+    let bad = folder.write("bad.yaml", limit(1).replace("3600s", "soon"));
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken = taken.local_addr().map(|address| (taken, address));
+    let (_taken, address) = taken.expect("an address");
+    let address = address.to_string();
+    let needy = folder.write(
+        "needy.yaml",
+        "
+blueprint: load-scheduling/promql
+policy:
+  policy_name: needy
+  promql_query: up
+  setpoint: 1
+  overload_condition: gt
+  load_scheduling_core:
+    aiad_load_scheduler:
+      load_scheduler: {selectors: [{control_point: x}]}
+      alerter: {alert_name: x}
+",
+    );
+    for (args, told) in [
+        (&["--policies", "no/such.yaml"][..], "no/such.yaml"),
+        (&["--policies", &*bad], "bad.yaml:8:"),
+        (&["--policies", &*good, "--listen", &*address], &*address),
+        (
+            &["--policies", &*good, "--listen", "nowhere"],
+            "nowhere: cannot listen",
+        ),
+        (
+            &["--policies", &*good, "--api-key-file", "no/keys"],
+            "no/keys",
+        ),
+        (
+            &[
+                "--policies",
+                &*good,
+                "--tls-cert",
+                &*no_pem,
+                "--tls-key",
+                &*no_pem,
+            ],
+            "no.pem: this is no PEM",
+        ),
+        (&["--policies", &*needy], "--prometheus URL"),
+        (
+            &["--policies", &*good, "--prometheus", "prometheus:9090"],
+            "http://",
+        ),
+        (&["--policies", &*good, "--log-level", "a=b=c"], "log level"),
+    ] {
+        let mut all = vec!["serve"];
+        if !args.contains(&"--listen") {
+            all.extend(["--listen", "127.0.0.1:0"]);
+        }
+        all.extend(args);
+        let Ran { code, out, err } = run(&all);
+        assert_eq!((code, out.as_str()), (1, ""), "{args:?}: {err}");
+        assert!(err.contains("error: ") && err.contains(told), "{err}");
+    }
+}
+
+#[test]
+fn validate_says_in_plain_words_what_a_policy_does() {
+    let folder = Folder::new();
+    let file = folder.write("limit.yaml", limit(7));
+    let Ran { code, out, err } = run(&["validate", &file]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert!(out.starts_with(&file), "{out}");
+    assert!(out.contains("policy `limit`"), "{out}");
+    assert!(
+        out.contains("7 tokens") && out.contains("`user_id`"),
+        "{out}"
+    );
+}
+
+#[test]
+fn validate_judges_each_file_and_names_place_field_and_fix() {
+    let folder = Folder::new();
+    let good = folder.write("good.yaml", limit(1));
+    let bad = folder.write("bad.yaml", limit(1).replace("3600s", "soon"));
+    let Ran { code, out, err } = run(&["validate", &bad, "no/such.yaml", &good]);
+    assert_eq!(code, 1);
+    assert!(out.contains("policy `limit`"), "{out}");
+    let errors: Vec<&str> = err.lines().collect();
+    assert_eq!(errors.len(), 2, "{err}");
+    let place = format!("error: {bad}:8:");
+    assert!(errors[0].starts_with(&place), "{err}");
+    assert!(
+        errors[0].contains("interval") && errors[0].contains("`soon`"),
+        "{err}"
+    );
+    assert!(errors[1].starts_with("error: no/such.yaml: "), "{err}");
+}
+
+#[test]
+fn validate_takes_a_folder_for_what_is_served_together() {
+    let folder = Folder::new();
+    let Ran { code, err, .. } = run(&["validate", folder.path()]);
+    assert_eq!(code, 1);
+    assert!(err.contains("there is no .yaml"), "{err}");
+    folder.write("a.yaml", limit(1));
+    folder.write("b.txt", "no policy");
+    assert_eq!(run(&["validate", folder.path()]).code, 0);
+    let again = folder.write("b.yaml", limit(2));
+    let Ran { code, err, .. } = run(&["validate", folder.path()]);
+    assert_eq!(code, 1);
+    assert!(err.contains("`limit`"), "{err}");
+    assert_eq!(run(&["validate", &again]).code, 0, "alone it is good");
+}
+
+/// Policies as their authors wrote them, where they are at hand.
+#[test]
+fn policies_in_the_wild_are_described_or_refused_by_name() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/corpus");
+    let Ok(files) = fs::read_dir(&folder) else {
+        println!("{}: not here", folder.display());
+        return;
+    };
+    let mut described = 0;
+    for file in files {
+        let path = file.expect("a file").path();
+        if path.extension().is_none_or(|extension| extension != "yaml") {
+            continue;
+        }
+        let name = path.to_str().expect("text");
+        let Ran { code, out, err } = run(&["validate", name]);
+        if code == 0 {
+            described += 1;
+            assert!(out.starts_with(name) && out.contains("policy `"), "{out}");
+        } else {
+            assert_eq!(code, 1, "{name}: {err}");
+            assert!(err.starts_with(&format!("error: {name}:")), "{err}");
+        }
+    }
+    assert!(described > 0);
+}
+
+#[test]
+fn check_prints_the_decision_and_ends_with_it() {
+    let folder = Folder::new();
+    let policies = folder.write("limit.yaml", limit(2));
+    let serving = Serving::start(&policies, &[]);
+    for remaining in ["1.00 remaining", "0.00 remaining"] {
+        let Ran { code, out, err } = serving.check(&["checkout", "user_id=42"]);
+        assert_eq!((code, err.as_str()), (0, ""));
+        assert!(out.starts_with("accepted"), "{out}");
+        assert!(
+            out.contains("policy `limit` root.0 rate limiter: yes"),
+            "{out}"
+        );
+        assert!(out.contains(remaining), "{out}");
+    }
+    let Ran { code, out, .. } = serving.check(&["checkout", "user_id=42"]);
+    assert_eq!(code, 3);
+    assert!(
+        out.starts_with("rejected: rate_limited, HTTP status 429"),
+        "{out}"
+    );
+    assert!(out.contains("key `user_id:42`"), "{out}");
+    let Ran { code, out, .. } = serving.check(&["elsewhere", "user_id=42", "empty=", "eq=a=b"]);
+    assert_eq!(code, 0);
+    assert!(out.contains("no policy decides here"), "{out}");
+    assert_eq!(
+        serving.check(&["elsewhere", "--ramp"]).code,
+        3,
+        "no ramp lets it in"
+    );
+}
+
+#[test]
+fn check_holds_no_slot_when_it_is_over() {
+    let folder = Folder::new();
+    let policies = folder.write(
+        "one.yaml",
+        "
+circuit:
+  components:
+  - flow_control:
+      concurrency_limiter:
+        selectors: [{control_point: render}]
+        in_ports: {max_concurrency: {constant_signal: {value: 1}}}
+        parameters: {max_inflight_duration: 3600s}
+",
+    );
+    let serving = Serving::start(&policies, &[]);
+    for _ in 0..3 {
+        let Ran { code, out, err } = serving.check(&["render"]);
+        assert_eq!((code, err.as_str()), (0, ""), "{out}");
+        assert!(out.contains("concurrency limiter: yes"), "{out}");
+    }
+}
+
+#[test]
+fn nobody_to_ask_is_told_with_the_address() {
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = silent.local_addr().expect("an address").to_string();
+    for args in [
+        &["check", "checkout", "--timeout", "50ms", "--addr"][..],
+        &["status", "--once", "--timeout", "50ms", "--addr"],
+    ] {
+        let mut all = args.to_vec();
+        all.push(&address);
+        let Ran { code, out, err } = run(&all);
+        assert_eq!((code, out.as_str()), (1, ""), "{err}");
+        let told = format!("error: {address} is unreachable: ");
+        assert!(err.starts_with(&told), "{err}");
+    }
+}
+
+#[test]
+fn variables_stand_for_options() {
+    let folder = Folder::new();
+    let (one, two) = (Folder::new(), folder.write("limit.yaml", limit(1)));
+    let mut command = program(&["serve"]);
+    command
+        .env(
+            "TOWER_APERTURE_AGENT_POLICIES",
+            format!("{},{two}", one.path()),
+        )
+        .env("TOWER_APERTURE_AGENT_LISTEN", "127.0.0.1:0")
+        .env("TOWER_APERTURE_AGENT_LOG_FORMAT", "json")
+        .env("RUST_LOG", "debug");
+    let serving = Serving::of(command);
+    serving.logs("\"level\":\"INFO\"", 1);
+    let mut command = program(&["check", "checkout", "user_id=1"]);
+    command.env("APERTURE_AGENT_ADDRESS", &serving.address);
+    assert_eq!(Ran::of(command).code, 0);
+}

@@ -1,0 +1,234 @@
+//! The program as a child process, which ends with its test.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Only what hangs takes as long.
+pub(crate) const LONG: Duration = Duration::from_secs(60);
+
+/// With no variable of whoever runs the tests.
+pub(crate) fn program(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tower-aperture-agent"));
+    command.args(args).env_clear();
+    command
+}
+
+/// Runs it to its end.
+pub(crate) fn run(args: &[&str]) -> Ran {
+    Ran::of(program(args))
+}
+
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl Ran {
+    pub(crate) fn of(mut command: Command) -> Self {
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program runs");
+        let hung = Hung::after(LONG, child.id());
+        let output = child.wait_with_output().expect("it ends");
+        drop(hung);
+        let Output {
+            status,
+            stdout,
+            stderr,
+        } = output;
+        Self {
+            code: status
+                .code()
+                .unwrap_or_else(|| panic!("{command:?} does not end: {stderr:?}")),
+            out: String::from_utf8(stdout).expect("text"),
+            err: String::from_utf8(stderr).expect("text"),
+        }
+    }
+}
+
+/// Kills a process that hangs, unless it is dropped in time.
+struct Hung(Option<mpsc::Sender<()>>, Option<thread::JoinHandle<()>>);
+
+impl Hung {
+    fn after(time: Duration, process: u32) -> Self {
+        let (ended, waiting) = mpsc::channel();
+        let watch = thread::spawn(move || {
+            if waiting.recv_timeout(time) == Err(mpsc::RecvTimeoutError::Timeout) {
+                let _ = Command::new("kill")
+                    .args(["-s", "KILL", &process.to_string()])
+                    .status();
+            }
+        });
+        Self(Some(ended), Some(watch))
+    }
+}
+
+impl Drop for Hung {
+    fn drop(&mut self) {
+        drop(self.0.take());
+        if let Some(watch) = self.1.take() {
+            let _ = watch.join();
+        }
+    }
+}
+
+/// A folder that goes with its test.
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("agent-{}-{number}", std::process::id());
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        fs::create_dir_all(&path).expect("a folder");
+        Self(path)
+    }
+
+    /// Writes a file, at once for those who read it meanwhile, and says where it is.
+    pub(crate) fn write(&self, name: &str, text: impl AsRef<[u8]>) -> String {
+        let (path, new) = (self.0.join(name), self.0.join(format!(".{name}.new")));
+        fs::write(&new, text).expect("a file");
+        fs::rename(new, &path).expect("a file");
+        path.to_str().expect("text").to_owned()
+    }
+
+    pub(crate) fn path(&self) -> &str {
+        self.0.to_str().expect("text")
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// `serve`, listening.
+pub(crate) struct Serving {
+    child: Child,
+    pub(crate) address: String,
+    log: Arc<Mutex<String>>,
+}
+
+impl Serving {
+    /// Serves the policies on a free port.
+    pub(crate) fn start(policies: &str, more: &[&str]) -> Self {
+        let mut args = vec!["serve", "--policies", policies, "--listen", "127.0.0.1:0"];
+        args.extend(more);
+        Self::of(program(&args))
+    }
+
+    pub(crate) fn of(mut command: Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program runs");
+        let log = Arc::new(Mutex::new(String::new()));
+        let mut stderr = BufReader::new(child.stderr.take().expect("piped"));
+        let written = Arc::clone(&log);
+        thread::spawn(move || {
+            let mut line = String::new();
+            while stderr.read_line(&mut line).is_ok_and(|read| read > 0) {
+                written.lock().expect("no panic").push_str(&line);
+                line.clear();
+            }
+        });
+        let mut out = BufReader::new(child.stdout.take().expect("piped"));
+        let mut first = String::new();
+        out.read_line(&mut first).expect("a line");
+        // So that the pipe stays open.
+        thread::spawn(move || out.read_to_string(&mut String::new()));
+        let address = first
+            .trim_end()
+            .strip_prefix("listening on ")
+            .unwrap_or_else(|| panic!("{first:?}, {:?}", log.lock()))
+            .to_owned();
+        Self {
+            child,
+            address,
+            log,
+        }
+    }
+
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().expect("no panic").clone()
+    }
+
+    /// Waits until it has logged this so many times.
+    pub(crate) fn logs(&self, text: &str, times: usize) {
+        until(&format!("{text:?} is logged"), || {
+            self.log().matches(text).count() >= times
+        });
+    }
+
+    pub(crate) fn signal(&self, signal: &str) {
+        let sent = Command::new("kill")
+            .args(["-s", signal, &self.child.id().to_string()])
+            .status();
+        assert!(sent.expect("kill runs").success());
+    }
+
+    /// Waits for its end.
+    pub(crate) fn ended(&mut self) -> ExitStatus {
+        let mut status = None;
+        until("it ends", || {
+            status = self.child.try_wait().expect("a child");
+            status.is_some()
+        });
+        status.expect("it ended")
+    }
+
+    /// Asks it with `check`.
+    pub(crate) fn check(&self, args: &[&str]) -> Ran {
+        let mut all = vec!["check", "--addr", &self.address];
+        all.extend(args);
+        run(&all)
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            println!("--- what it logged\n{}", self.log());
+        }
+    }
+}
+
+pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !done() {
+        assert!(began.elapsed() < LONG, "in vain waited until {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// So many flows at `checkout` for each user, ever.
+pub(crate) fn limit(flows: u32) -> String {
+    format!(
+        "
+blueprint: rate-limiting/base
+policy:
+  policy_name: limit
+  rate_limiter:
+    bucket_capacity: {flows}
+    fill_amount: 0
+    parameters: {{interval: 3600s, limit_by_label_key: user_id}}
+    selectors: [{{control_point: checkout}}]
+"
+    )
+}

@@ -1,0 +1,171 @@
+//! `serve`: reloads, its end, its logs.
+
+use std::time::Duration;
+
+use crate::program::{Folder, LONG, Ran, Serving, limit, until};
+use tower_aperture::{ApertureClient, FlowDecision, FlowParams, FlowStatus};
+
+/// One flow at a time at `render`; others wait.
+const ONE_AT_A_TIME: &str = "
+circuit:
+  components:
+  - flow_control:
+      concurrency_scheduler:
+        selectors: [{control_point: render}]
+        in_ports: {max_concurrency: {constant_signal: {value: 1}}}
+        concurrency_limiter: {max_inflight_duration: 3600s}
+        scheduler: {default_workload_parameters: {queue_timeout: 3600s}}
+";
+
+fn client(serving: &Serving) -> ApertureClient {
+    ApertureClient::builder()
+        .address(&serving.address)
+        .insecure(true)
+        .check_timeout(LONG)
+        .build()
+        .expect("a client")
+}
+
+#[test]
+fn a_hangup_puts_changed_policies_in_force() {
+    let folder = Folder::new();
+    let policies = folder.write("limit.yaml", limit(1));
+    let serving = Serving::start(&policies, &["--watch-interval", "0"]);
+    assert_eq!(serving.check(&["checkout", "user_id=1"]).code, 0);
+    assert_eq!(serving.check(&["checkout", "user_id=1"]).code, 3);
+    folder.write("limit.yaml", limit(2));
+    serving.signal("HUP");
+    serving.logs("policies were reloaded", 1);
+    assert_eq!(serving.check(&["checkout", "user_id=1"]).code, 0);
+}
+
+#[test]
+fn a_file_that_changes_is_noticed() {
+    let folder = Folder::new();
+    folder.write("limit.yaml", limit(1));
+    let serving = Serving::start(folder.path(), &["--watch-interval", "20ms"]);
+    folder.write("limit.yaml", limit(2));
+    serving.logs("policies were reloaded", 1);
+    let Ran { out, .. } = serving.check(&["checkout", "user_id=1"]);
+    assert!(out.contains("1.00 remaining"), "{out}");
+}
+
+#[test]
+fn a_bad_file_changes_nothing_and_is_told_with_place_and_field() {
+    let folder = Folder::new();
+    folder.write("limit.yaml", limit(2));
+    let serving = Serving::start(folder.path(), &["--watch-interval", "0"]);
+    assert_eq!(serving.check(&["checkout", "user_id=1"]).code, 0);
+    folder.write("limit.yaml", limit(7).replace("3600s", "soon"));
+    serving.signal("HUP");
+    serving.logs("policies were not reloaded", 1);
+    let log = serving.log();
+    assert!(
+        log.contains("limit.yaml:8:") && log.contains("interval") && log.contains("`soon`"),
+        "{log}"
+    );
+    let Ran { out, .. } = serving.check(&["checkout", "user_id=1"]);
+    assert!(
+        out.contains("0.00 remaining"),
+        "state and limit are the old ones: {out}"
+    );
+}
+
+#[tokio::test]
+async fn told_to_end_it_answers_who_waits() {
+    let folder = Folder::new();
+    let policies = folder.write("one.yaml", ONE_AT_A_TIME);
+    for signal in ["TERM", "INT"] {
+        let mut serving = Serving::start(&policies, &[]);
+        let client = client(&serving);
+        let first = client.start_flow("render", FlowParams::new()).await;
+        assert_eq!(first.decision(), FlowDecision::Accepted);
+        let waiting = tokio::spawn({
+            let client = client.clone();
+            async move { client.start_flow("render", FlowParams::new()).await }
+        });
+        tokio::task::spawn_blocking({
+            let address = serving.address.clone();
+            move || until("one waits", || waiters(&address) == 1)
+        })
+        .await
+        .expect("it waits");
+        serving.signal(signal);
+        let told = tokio::time::timeout(LONG, waiting).await;
+        let told = told.expect("an answer").expect("no panic");
+        assert_eq!(
+            told.decision(),
+            FlowDecision::Rejected,
+            "{:?}",
+            told.error()
+        );
+        first.finish(FlowStatus::Ok);
+        let status = tokio::task::spawn_blocking(move || serving.ended()).await;
+        assert!(status.expect("no panic").success());
+    }
+}
+
+/// As `status --once` has it.
+fn waiters(address: &str) -> usize {
+    let Ran { out, err, .. } = crate::program::run(&["status", "--once", "--addr", address]);
+    let line = out.lines().find_map(|line| line.strip_prefix("waiting"));
+    let number = line.and_then(|line| line.split_whitespace().next());
+    let number = number.and_then(|number| number.parse().ok());
+    number.unwrap_or_else(|| panic!("{out}{err}"))
+}
+
+#[test]
+fn logs_may_be_objects_of_json() {
+    let folder = Folder::new();
+    let policies = folder.write("limit.yaml", limit(1));
+    let mut serving = Serving::start(&policies, &["--log-format", "json"]);
+    folder.write("limit.yaml", "no policy");
+    serving.signal("HUP");
+    serving.logs("not reloaded", 1);
+    serving.signal("TERM");
+    assert!(serving.ended().success());
+    serving.logs("\"ended\"", 1);
+    let log = serving.log();
+    let events: Vec<serde_json::Value> = log
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect();
+    assert!(events.len() >= 4, "{log}");
+    for event in &events {
+        for field in ["timestamp", "level", "target", "message"] {
+            assert!(event[field].is_string(), "{field}: {event}");
+        }
+    }
+    let error = events.iter().find(|event| event["level"] == "ERROR");
+    let message = error.expect("the refused reload")["message"].as_str();
+    assert!(message.expect("text").contains("limit.yaml"), "{log}");
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_it_at_once() {
+    let folder = Folder::new();
+    let policies = folder.write("limit.yaml", limit(1));
+    let mut serving = Serving::start(&policies, &["--shutdown-grace", "3600s"]);
+    // A request that never comes to its end keeps the first signal waiting.
+    let mut hung = tokio::net::TcpStream::connect(&serving.address)
+        .await
+        .expect("a connection");
+    tokio::io::AsyncWriteExt::write_all(
+        &mut hung,
+        b"POST /v1/flowcontrol/checkhttp HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n{",
+    )
+    .await
+    .expect("sent");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    serving.signal("TERM");
+    serving.logs("ending", 1);
+    serving.signal("TERM");
+    let (serving, status) = tokio::task::spawn_blocking(move || {
+        let status = serving.ended();
+        (serving, status)
+    })
+    .await
+    .expect("it ends");
+    assert!(status.success());
+    drop((serving, hung));
+}

@@ -1,0 +1,343 @@
+//! Signals from a Prometheus: which answers count, and what becomes of the others.
+#![cfg(feature = "server")]
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use axum::{Form, Router};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+use tower_aperture::Engine;
+use tower_aperture::agent::{Agent, Prometheus, PrometheusStats};
+use tower_aperture::engine::{CheckInput, SignalSource};
+
+/// Only what hangs takes as long.
+const LONG: Duration = Duration::from_secs(60);
+
+/// Answers by the query's text.
+#[derive(Clone, Default)]
+struct Fake(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    asked: Mutex<HashMap<String, u64>>,
+    authorization: Mutex<Option<String>>,
+    number: AtomicU64,
+    broken: AtomicBool,
+}
+
+impl Fake {
+    fn app(&self) -> Router {
+        Router::new()
+            .route("/prefix/api/v1/query", post(answer))
+            .with_state(self.clone())
+    }
+
+    async fn start(&self) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let app = self.app();
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        format!("{address}/prefix")
+    }
+
+    /// With a certificate for 127.0.0.1 that vouches for itself; its PEM.
+    async fn start_tls(&self) -> (String, String) {
+        let own = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a key");
+        let key = PrivateKeyDer::Pkcs8(own.signing_key.serialize_der().into());
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![own.cert.der().clone()], key)
+            .expect("a certificate");
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let app = self.app();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let service = TowerToHyperService::new(app.clone());
+                let handshake = acceptor.accept(stream);
+                tokio::spawn(async move {
+                    if let Ok(stream) = handshake.await {
+                        let server = auto::Builder::new(TokioExecutor::new());
+                        let _ = server.serve_connection(TokioIo::new(stream), service).await;
+                    }
+                });
+            }
+        });
+        (format!("{address}/prefix"), own.cert.pem())
+    }
+
+    fn asked(&self, query: &str) -> u64 {
+        let asked = self.0.asked.lock().expect("no panic");
+        asked.get(query).copied().unwrap_or(0)
+    }
+}
+
+async fn answer(
+    State(fake): State<Fake>,
+    headers: HeaderMap,
+    Form(form): Form<HashMap<String, String>>,
+) -> Response {
+    let query = form["query"].clone();
+    let authorization = headers.get(header::AUTHORIZATION);
+    *fake.0.authorization.lock().expect("no panic") =
+        authorization.map(|value| value.to_str().expect("text").to_owned());
+    *fake
+        .0
+        .asked
+        .lock()
+        .expect("no panic")
+        .entry(query.clone())
+        .or_default() += 1;
+    if fake.0.broken.load(Ordering::SeqCst) {
+        return (StatusCode::BAD_GATEWAY, "<html>no Prometheus</html>").into_response();
+    }
+    let number = fake.0.number.load(Ordering::SeqCst);
+    let series = |values: &[&str]| {
+        let series: Vec<_> = values
+            .iter()
+            .map(|value| json!({"metric": {"value": value}, "value": [1.5, value]}))
+            .collect();
+        json!({"resultType": "vector", "result": series})
+    };
+    let data = match query.as_str() {
+        "scalar" => json!({"resultType": "scalar", "result": [1.5, "2.5"]}),
+        "one" => series(&[&number.to_string()]),
+        "none" => series(&[]),
+        "two" => series(&["1", "2"]),
+        "nan" => series(&["NaN"]),
+        "infinite" => series(&["+Inf"]),
+        "range[5m]" => json!({"resultType": "matrix", "result": []}),
+        _ => {
+            let error = json!({"status": "error", "errorType": "bad_data", "error": "parse error"});
+            return (StatusCode::BAD_REQUEST, axum::Json(error)).into_response();
+        }
+    };
+    axum::Json(json!({"status": "success", "data": data})).into_response()
+}
+
+/// A rate limiter whose buckets hold what a query says.
+fn policy(query: &str) -> String {
+    format!(
+        "
+circuit:
+  evaluation_interval: 1s
+  components:
+  - query:
+      promql:
+        query_string: {query:?}
+        evaluation_interval: 1s
+        out_ports: {{output: {{signal_name: CAPACITY}}}}
+  - flow_control:
+      rate_limiter:
+        selectors: [{{control_point: {query:?}}}]
+        in_ports:
+          bucket_capacity: {{signal_name: CAPACITY}}
+          fill_amount: {{constant_signal: {{value: 0}}}}
+        parameters: {{interval: 3600s}}
+"
+    )
+}
+
+fn engine(prometheus: &Prometheus, queries: &[&str]) -> Engine {
+    let mut builder = Engine::builder().signal_source(prometheus.clone());
+    for (index, query) in queries.iter().enumerate() {
+        builder = builder.policy_text(format!("policy-{index}"), policy(query));
+    }
+    builder.build().expect("policies")
+}
+
+fn follow(prometheus: &Prometheus, engine: &Engine) -> tokio::task::JoinHandle<()> {
+    let (prometheus, engine) = (prometheus.clone(), engine.clone());
+    tokio::spawn(async move { prometheus.follow(&engine).await })
+}
+
+async fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let waited = tokio::time::timeout(LONG, async {
+        while !done() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    waited
+        .await
+        .unwrap_or_else(|_| panic!("in vain waited until {what}"));
+}
+
+#[tokio::test]
+async fn an_answer_of_one_number_is_a_signal_and_no_other() {
+    let fake = Fake::default();
+    fake.0.number.store(7, Ordering::SeqCst);
+    let address = fake.start().await;
+    let prometheus = Prometheus::new(&format!("http://{address}")).expect("a URL");
+    let queries = [
+        "scalar",
+        "one",
+        "infinite",
+        "none",
+        "two",
+        "nan",
+        "range[5m]",
+        "syntax(",
+    ];
+    let engine = engine(&prometheus, &queries);
+    assert_eq!(prometheus.latest("one"), None, "nobody asked");
+    let _following = follow(&prometheus, &engine);
+    until("all are answered", || {
+        prometheus.stats().queries == queries.len()
+    })
+    .await;
+    let values = queries.map(|query| prometheus.latest(query));
+    assert_eq!(values[..3], [Some(2.5), Some(7.0), Some(f64::INFINITY)]);
+    assert_eq!(values[3..], [None; 5]);
+    let PrometheusStats {
+        invalid,
+        answered,
+        failed,
+        ..
+    } = prometheus.stats();
+    assert_eq!(invalid, 5);
+    assert!(answered >= 3 && failed >= 5, "{answered} {failed}");
+    let agent = Agent::builder(engine).prometheus(&prometheus).build();
+    let shown = agent.metrics();
+    for (name, value) in [
+        ("prometheus_queries", Some(8)),
+        ("prometheus_invalid_queries", Some(5)),
+        ("prometheus_answers_total", None),
+        ("prometheus_failures_total", None),
+    ] {
+        let name = format!("tower_aperture_agent_{name}{{");
+        let line = shown.lines().find(|line| line.starts_with(&name));
+        let shown: u64 = line
+            .and_then(|line| line.rsplit(' ').next()?.parse().ok())
+            .unwrap_or_else(|| panic!("{name}: {shown}"));
+        assert!(
+            value.is_none_or(|value| value == shown) && shown > 0,
+            "{name} {shown}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_dead_prometheus_makes_signals_invalid_until_it_answers_again() {
+    let fake = Fake::default();
+    fake.0.number.store(3, Ordering::SeqCst);
+    let address = fake.start().await;
+    let prometheus = Prometheus::new(&format!("http://{address}")).expect("a URL");
+    let engine = engine(&prometheus, &["one"]);
+    let _following = follow(&prometheus, &engine);
+    until("a number", || prometheus.latest("one") == Some(3.0)).await;
+    fake.0.broken.store(true, Ordering::SeqCst);
+    until("none", || prometheus.latest("one").is_none()).await;
+    assert_eq!(prometheus.stats().invalid, 1);
+    fake.0.number.store(4, Ordering::SeqCst);
+    fake.0.broken.store(false, Ordering::SeqCst);
+    until("the new number", || prometheus.latest("one") == Some(4.0)).await;
+    assert_eq!(prometheus.stats().invalid, 0);
+}
+
+#[tokio::test]
+async fn nobody_at_the_address_is_counted() {
+    let free = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = free.local_addr().expect("an address");
+    // Bound, but nobody accepts what is spoken.
+    let prometheus = Prometheus::new(&format!("http://{address}")).expect("a URL");
+    let engine = engine(&prometheus, &["one"]);
+    let _following = follow(&prometheus, &engine);
+    let (stream, _) = free.accept().await.expect("a connection");
+    drop((stream, free));
+    until("a failure", || prometheus.stats().failed > 0).await;
+    assert_eq!(prometheus.latest("one"), None);
+}
+
+#[tokio::test]
+async fn the_engine_decides_by_what_was_answered() {
+    let fake = Fake::default();
+    fake.0.number.store(2, Ordering::SeqCst);
+    let address = fake.start().await;
+    let prometheus = Prometheus::new(&format!("http://{address}")).expect("a URL");
+    let engine = engine(&prometheus, &["one"]);
+    let _following = follow(&prometheus, &engine);
+    until("a number", || prometheus.latest("one").is_some()).await;
+    let params = tower_aperture::FlowParams::new();
+    let input = CheckInput::new("one", &params);
+    let answers = [(); 3].map(|()| engine.check(&input).accepted());
+    assert_eq!(answers, [true, true, false]);
+}
+
+#[tokio::test]
+async fn queries_come_and_go_with_policies() {
+    let fake = Fake::default();
+    let address = fake.start().await;
+    let prometheus = Prometheus::new(&format!("http://{address}")).expect("a URL");
+    let engine = engine(&prometheus, &["one", "one", "two"]);
+    assert_eq!(engine.queries().len(), 2, "the same text is asked once");
+    let _following = follow(&prometheus, &engine);
+    until("a number", || prometheus.latest("one").is_some()).await;
+    engine
+        .reload_with([("other", policy("scalar"))])
+        .expect("a policy");
+    until("the new query", || prometheus.latest("scalar") == Some(2.5)).await;
+    assert_eq!(prometheus.latest("one"), None, "nobody asks any more");
+    assert_eq!(prometheus.stats().queries, 1);
+    let before = fake.asked("one");
+    let rounds = fake.asked("scalar") + 2;
+    until("two more rounds", || fake.asked("scalar") >= rounds).await;
+    assert_eq!(fake.asked("one"), before);
+}
+
+#[tokio::test]
+async fn a_password_is_sent_and_never_shown() {
+    let fake = Fake::default();
+    let address = fake.start().await;
+    let prometheus = Prometheus::new(&format!("http://ann:sesame@{address}")).expect("a URL");
+    let engine = engine(&prometheus, &["one"]);
+    let _following = follow(&prometheus, &engine);
+    until("a number", || prometheus.latest("one").is_some()).await;
+    let sent = fake.0.authorization.lock().expect("no panic").clone();
+    assert_eq!(sent.as_deref(), Some("Basic YW5uOnNlc2FtZQ=="));
+    let shown = format!("{prometheus:?}");
+    assert!(shown.contains("127.0.0.1"), "{shown}");
+    assert!(
+        !shown.contains("sesame") && !shown.contains("ann"),
+        "{shown}"
+    );
+    for bad in ["ftp://ann:sesame@host", "ann:sesame@host"] {
+        let error = Prometheus::new(bad).expect_err("no URL").to_string();
+        assert!(!error.contains("sesame"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn over_https_only_a_known_authority_is_believed() {
+    let fake = Fake::default();
+    fake.0.number.store(5, Ordering::SeqCst);
+    let (address, pem) = fake.start_tls().await;
+    let url = format!("https://{address}");
+    let believing = Prometheus::trusting(&url, pem.as_bytes()).expect("a certificate");
+    let (_, other) = fake.start_tls().await;
+    let doubting = Prometheus::trusting(&url, other.as_bytes()).expect("a certificate");
+    let engines = [&believing, &doubting].map(|prometheus| engine(prometheus, &["one"]));
+    let _following = (
+        follow(&believing, &engines[0]),
+        follow(&doubting, &engines[1]),
+    );
+    until("a number", || believing.latest("one") == Some(5.0)).await;
+    until("a failure", || doubting.stats().failed > 0).await;
+    assert_eq!(doubting.stats().answered, 0);
+}
