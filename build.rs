@@ -13,7 +13,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "aperture/flowcontrol/checkhttp/v1/checkhttp.proto",
             "opentelemetry/proto/collector/trace/v1/trace_service.proto",
         ])?;
-        let descriptors = compiler.file_descriptor_set();
+        let mut descriptors = compiler.file_descriptor_set();
         // Read by protobuf's JSON.
         let folder = std::env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?;
         compiler.include_source_info(false);
@@ -21,6 +21,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             std::path::Path::new(&folder).join("descriptors.bin"),
             compiler.encode_file_descriptor_set(),
         )?;
+        // prost leaves out the value of a map's entry when it is the default, as it is when a key was
+        // stored; an Agent never does, and protobuf.js cannot read it. As repeated entries they are
+        // the same bytes, value included.
+        for message in descriptors.file.iter_mut().flat_map(|file| &mut file.message_type) {
+            if let "CacheLookupResponse" | "CacheUpsertResponse" | "CacheDeleteResponse" = message.name()
+            {
+                for entry in &mut message.nested_type {
+                    entry.options = None;
+                }
+            }
+        }
         tonic_prost_build::configure()
             .bytes(".aperture.flowcontrol.check.v1")
             .include_file("pb.rs")

@@ -71,7 +71,7 @@ let app: Router = Router::new()
 //! | `telemetry` | yes | a span per flow to the Agent, apart from your own OpenTelemetry |
 //! | `tracing` | yes | warnings as `tracing` events with the target `tower_aperture` |
 //! | `gzip` | no | compressed calls |
-//! | `server` | no | an Agent of one node, and the program `tower-aperture-agent` |
+//! | `server` | no | `agent`: the engine served to every Aperture SDK, and the program `tower-aperture-agent` |
 //! | `test-util` | no | a scripted client that records flows |
 //!
 //! The minimum supported Rust version is 1.88.
@@ -111,8 +111,8 @@ pub use self::engine::Engine;
 pub use self::flow::{
     AgentStatus, CacheChange, CacheLookup, CacheRefusal, CacheValue, Check, ClientStats,
     ConnectionState, Decider, Denial, EndError, EndResponse, FlowDecision, FlowError,
-    FlowErrorKind, FlowOutcome, FlowParams, FlowStatus, LabelLimits, Labels, RejectReason,
-    Rejection, Ticket, TokenReturn, TraceContext, Verdict,
+    FlowErrorKind, FlowOutcome, FlowParams, FlowStatus, HttpAttributes, HttpExtras, LabelLimits,
+    Labels, RejectReason, Rejection, Ticket, TokenReturn, TraceContext, Verdict,
 };
 #[doc(inline)]
 pub use self::layer::{Aperture, ApertureLayer, FailureMode, RequestHead};

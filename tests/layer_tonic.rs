@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -20,11 +21,16 @@ use tokio::net::TcpListener;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::server::{NamedService, ServerStreamingService, UnaryService};
+use tonic::transport::server::TcpConnectInfo;
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Code, Request, Response, Status};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_aperture::FlowStatus::{Error, Ok as Fine, Unset};
-use tower_aperture::{Aperture, ApertureLayer, Denial, RejectReason};
+use tower_aperture::layer::{ClientAddress, grpc_service};
+use tower_aperture::{
+    Aperture, ApertureLayer, Check, Decider, Denial, FlowOutcome, FlowParams, HttpAttributes,
+    RejectReason, Ticket, Verdict,
+};
 
 /// Messages are plain text.
 #[derive(Clone, Copy, Debug, Default)]
@@ -325,4 +331,63 @@ async fn outgoing_requests_of_a_client_are_flows() {
         drop(response);
         assert_eq!(recorder.ends()[1].status, Error);
     }
+}
+
+/// Notes who asks and for what.
+#[derive(Clone, Default)]
+struct Asker(Arc<Mutex<Vec<String>>>);
+
+struct Nothing;
+
+impl Ticket for Nothing {
+    fn end(self, _: FlowOutcome) {}
+}
+
+impl Decider for Asker {
+    type Ticket = Nothing;
+    type Pending = std::future::Ready<Verdict<Nothing>>;
+
+    fn decide(&self, _: &str, _: &FlowParams<'_>) -> Check<Nothing, Self::Pending> {
+        panic!("asked without attributes")
+    }
+
+    fn decide_http(
+        &self,
+        control_point: &str,
+        _: &FlowParams<'_>,
+        request: &HttpAttributes<'_>,
+    ) -> Check<Nothing, Self::Pending> {
+        let source = request.source.expect("tonic knows it").ip();
+        let destination = request.destination.expect("tonic knows it").port();
+        self.0.lock().expect("no test panics here").push(format!(
+            "{control_point}: {} {} {} {} {} from {source} to {destination}",
+            request.method, request.path, request.protocol, request.scheme, request.size,
+        ));
+        Check::Ready(Verdict::Rejected(
+            Denial::new(RejectReason::NoTokens),
+            Nothing,
+        ))
+    }
+}
+
+#[tokio::test]
+async fn a_server_tells_the_attributes_of_calls_and_both_addresses() {
+    let asker = Asker::default();
+    let layer = ApertureLayer::with_control_point(asker.clone(), grpc_service)
+        .check_http()
+        .source(ClientAddress::of(TcpConnectInfo::remote_addr))
+        .destination(|info: &TcpConnectInfo| info.local_addr());
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+    let address = listener.local_addr().expect("bound");
+    let server = Server::builder().layer(layer).add_service(Echo);
+    tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+    let status = say(channel(address).await, "hello")
+        .await
+        .expect_err("refused");
+    assert_eq!(status.code(), Code::Unavailable);
+    let expected = format!(
+        "test.Echo: POST /test.Echo/Say HTTP/2 http -1 from 127.0.0.1 to {}",
+        address.port()
+    );
+    assert_eq!(*asker.0.lock().expect("no test panics here"), [expected]);
 }

@@ -2,7 +2,7 @@
 //!
 //! Any Aperture SDK, in any language, asks it as it would ask an Agent. It is for development, for
 //! tests and for systems where one node may decide; it has no peers, so two of them limit twice as
-//! much.
+//! much. The program `tower-aperture-agent` is this module with a command line.
 //!
 //! ```
 //! use tower_aperture::Engine;
@@ -61,6 +61,10 @@
 //! - A value for a flux meter that is not finite is invalid. (There, it spoils the sum.)
 //! - Without service discovery no flow has services, as on an Agent without it.
 //! - Latency summaries are histograms with one bucket.
+//!
+//! # PromQL
+//!
+//! A [`Prometheus`] answers what policies ask beyond what the engine measures itself.
 //!
 //! # Spans
 //!

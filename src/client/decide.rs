@@ -6,8 +6,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use super::{ApertureClient, Backend};
+#[cfg(any(feature = "embedded", feature = "remote"))]
+use crate::flow::http::baggage_of;
 use crate::flow::{
-    CacheLookup, Check, Decider, FlowError, FlowErrorKind, FlowOutcome, FlowParams, Ticket, Verdict,
+    CacheLookup, Check, Decider, FlowError, FlowErrorKind, FlowOutcome, FlowParams, HttpAttributes,
+    HttpExtras, Ticket, Verdict,
 };
 
 /// An answered flow of an [`ApertureClient`], to be ended once.
@@ -59,6 +62,17 @@ impl Ticket for ClientTicket {
                     || !lookup.global_cache_responses.is_empty();
                 asked.then(|| super::cache::wire::looked_up(lookup))
             }
+            #[cfg(feature = "test-util")]
+            TicketKind::Scripted(_) => None,
+        }
+    }
+
+    fn take_http_extras(&mut self) -> Option<Box<HttpExtras>> {
+        match self.0 {
+            #[cfg(feature = "embedded")]
+            TicketKind::Embedded(ref mut ticket) => ticket.take_http_extras(),
+            #[cfg(feature = "remote")]
+            TicketKind::Remote(ref mut flow) => flow.take_extras(),
             #[cfg(feature = "test-util")]
             TicketKind::Scripted(_) => None,
         }
@@ -179,9 +193,50 @@ impl Decider for ApertureClient {
             },
         }
     }
+
+    /// An embedded engine and an Agent make labels of the request; the flow's own are members of
+    /// `baggage`, encoded so that they come out as they are. Those whose key is no token of HTTP, or
+    /// that do not fit the limits of W3C Baggage, do not travel and are counted as
+    /// [dropped](crate::ClientStats::labels_dropped).
+    fn decide_http(
+        &self,
+        control_point: &str,
+        params: &FlowParams<'_>,
+        request: &HttpAttributes<'_>,
+    ) -> Check<Self::Ticket, Self::Pending> {
+        match &self.inner.backend {
+            #[cfg(feature = "embedded")]
+            Backend::Embedded(engine) if !control_point.is_empty() => {
+                let baggage = self.baggage_of(params);
+                match engine.ask_http(control_point, params, request, baggage.as_deref()) {
+                    Check::Ready(verdict) => self.ready(wrap(verdict, TicketKind::Embedded)),
+                    Check::Pending(pending) => self.pending(PendingKind::Embedded(pending)),
+                }
+            }
+            #[cfg(feature = "remote")]
+            Backend::Remote(remote) if !control_point.is_empty() => {
+                let baggage = self.baggage_of(params);
+                match remote.check_http(control_point, params, request, baggage) {
+                    Ok(pending) => self.pending(PendingKind::Remote(pending)),
+                    Err(error) => self.ready(Verdict::Unreachable(error)),
+                }
+            }
+            // Nobody there to make labels; a script has those of the flow.
+            _ => self.decide(control_point, params),
+        }
+    }
 }
 
 impl ApertureClient {
+    /// The flow's own labels, as the header that makes them labels again.
+    #[cfg(any(feature = "embedded", feature = "remote"))]
+    fn baggage_of(&self, params: &FlowParams<'_>) -> Option<String> {
+        let (baggage, lost) = baggage_of(&params.labels);
+        let dropped = params.labels.dropped().saturating_add(lost);
+        self.inner.counters.count_dropped_labels(dropped);
+        baggage
+    }
+
     fn ready(&self, verdict: Verdict<ClientTicket>) -> Check<ClientTicket, ClientPending> {
         self.inner.counters.count(&verdict);
         Check::Ready(verdict)

@@ -220,6 +220,13 @@ impl Flow {
         }
     }
 
+    pub(super) const fn ticket_mut(&mut self) -> Option<&mut ClientTicket> {
+        match &mut self.answer {
+            Answer::Given { ticket, .. } => ticket.as_mut(),
+            Answer::Missing(_) => None,
+        }
+    }
+
     /// Ends the flow and waits for what the Agent says to that, no longer than the end timeout.
     ///
     /// The end is under way before the first await: dropping the future loses the answer only. An

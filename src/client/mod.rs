@@ -33,6 +33,7 @@ mod decide;
 #[cfg(feature = "embedded")]
 mod embedded;
 mod flow;
+mod http;
 #[cfg(feature = "test-util")]
 mod scripted;
 

@@ -152,8 +152,9 @@ use self::source::Sources;
 use self::stages::{Denied, Flow, Observer, Progress};
 use self::stats::{Reloads, Tally};
 use self::sync::Mutex;
-use self::ticket::Slots;
-use crate::flow::{Check, Decider, Denial, FlowParams, Verdict};
+use self::ticket::{Found, Slots};
+use crate::flow::http::baggage_of;
+use crate::flow::{Check, Decider, Denial, FlowParams, HttpAttributes, Verdict};
 use crate::policy::PolicyWarning;
 
 pub use self::actuate::Actuation;
@@ -504,7 +505,8 @@ impl Decider for Engine {
             None => (self.run(&live, &flow, &mut (), &mut held), false, None),
             Some(mut recall) => {
                 let progress = self.run(&live, &flow, &mut recall, &mut held);
-                (progress, true, recall.found.map(Box::new))
+                let found = recall.found.map(|found| Box::new(Found::Cached(found)));
+                (progress, true, found)
             }
         };
         match progress {
@@ -517,7 +519,7 @@ impl Decider for Engine {
                 let notes = Notes {
                     decisions: None,
                     looks_up,
-                    found: found.map(|found| *found),
+                    found: found.and_then(|found| found.cached()),
                 };
                 let meters = live.matched(&flow);
                 let flow = OwnedFlow::new(&flow, params, &*self.shared.clock);
@@ -525,6 +527,18 @@ impl Decider for Engine {
                 Check::Pending(EnginePending::new(waiting))
             }
         }
+    }
+
+    /// Makes labels of the request, as [`check_http`](Self::check_http) does it. The flow's own
+    /// labels count as members of `baggage`.
+    fn decide_http(
+        &self,
+        control_point: &str,
+        params: &FlowParams<'_>,
+        request: &HttpAttributes<'_>,
+    ) -> Check<EngineTicket, EnginePending> {
+        let (baggage, _) = baggage_of(&params.labels);
+        self.ask_http(control_point, params, request, baggage.as_deref())
     }
 }
 

@@ -15,7 +15,7 @@ use super::flux_meter::{Matched, Metered};
 use super::report::{CheckReport, Collector, LimiterDecision};
 use super::stages::{Denied, Flow, Halt, NO_DEADLINE};
 use super::ticket::{EngineTicket, Slots};
-use super::{Engine, verdict};
+use super::{Engine, StartingHttp, verdict};
 use crate::flow::{CacheLookup, FlowParams, Verdict};
 
 /// A decision of an [`Engine`](super::Engine) that has to wait for tokens.
@@ -36,11 +36,20 @@ use crate::flow::{CacheLookup, FlowParams, Verdict};
 /// # Ok::<(), tower_aperture::PolicyError>(())
 /// ```
 #[must_use = "futures do nothing unless polled"]
-pub struct EnginePending(Pin<Box<Waiting>>);
+pub struct EnginePending(Pend);
+
+enum Pend {
+    Flow(Pin<Box<Waiting>>),
+    Http(Box<StartingHttp>),
+}
 
 impl EnginePending {
     pub(super) fn new(waiting: Waiting) -> Self {
-        Self(Box::pin(waiting))
+        Self(Pend::Flow(Box::pin(waiting)))
+    }
+
+    pub(super) fn http(starting: StartingHttp) -> Self {
+        Self(Pend::Http(Box::new(starting)))
     }
 }
 
@@ -48,9 +57,17 @@ impl Future for EnginePending {
     type Output = Verdict<EngineTicket>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let (result, ticket) = ready!(self.0.as_mut().poll(cx));
-        let found = self.0.as_mut().project().notes.found.take();
-        Poll::Ready(verdict(result, ticket.found(found)))
+        match &mut self.0 {
+            Pend::Flow(waiting) => {
+                let (result, ticket) = ready!(waiting.as_mut().poll(cx));
+                let found = waiting.as_mut().project().notes.found.take();
+                Poll::Ready(verdict(result, ticket.found(found)))
+            }
+            Pend::Http(starting) => {
+                let (report, ticket) = ready!(Pin::new(starting).poll(cx));
+                Poll::Ready(report.into_verdict(ticket))
+            }
+        }
     }
 }
 
@@ -77,6 +94,14 @@ enum Start {
 impl Starting {
     pub(super) fn done(report: CheckReport, ticket: EngineTicket) -> Self {
         Self(Start::Done(Some((report, ticket))))
+    }
+
+    /// The answer, if there is one without waiting.
+    pub(super) fn at_once(&mut self) -> Option<(CheckReport, EngineTicket)> {
+        match &mut self.0 {
+            Start::Done(answer) => answer.take(),
+            Start::Waits(..) => None,
+        }
     }
 
     pub(super) fn waits(waiting: Waiting, expect_end: bool) -> Self {

@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 
 use super::flux_meter::Metered;
 use super::request_id::RequestId;
-use crate::flow::{CacheLookup, FlowOutcome, Ticket};
+use crate::flow::{CacheLookup, FlowOutcome, HttpExtras, Ticket};
 
 /// Where slots are given back.
 pub(crate) trait Holder: Send + Sync {
@@ -63,10 +63,26 @@ impl fmt::Debug for Held {
 #[must_use = "a ticket that is dropped gives its slots back at once"]
 pub struct EngineTicket {
     held: Slots,
-    /// What the caches had, for a flow that asked.
-    found: Option<Box<CacheLookup>>,
+    /// What there is to tell beside the decision, for a flow that asked.
+    found: Option<Box<Found>>,
     /// What is to know how long the flow takes.
     metered: Option<Metered>,
+}
+
+/// What an answer may have beside the decision. Questions about HTTP requests have no lookups.
+#[derive(Debug)]
+pub(super) enum Found {
+    Cached(CacheLookup),
+    Http(Box<HttpExtras>),
+}
+
+impl Found {
+    pub(super) fn cached(self) -> Option<CacheLookup> {
+        match self {
+            Self::Cached(lookup) => Some(lookup),
+            Self::Http(_) => None,
+        }
+    }
 }
 
 impl EngineTicket {
@@ -80,11 +96,7 @@ impl EngineTicket {
 
     /// Made in one go: what is moved about costs more than it does.
     #[inline(always)]
-    pub(super) fn with(
-        held: Slots,
-        found: Option<Box<CacheLookup>>,
-        metered: Option<Metered>,
-    ) -> Self {
+    pub(super) fn with(held: Slots, found: Option<Box<Found>>, metered: Option<Metered>) -> Self {
         Self {
             held,
             found,
@@ -93,7 +105,12 @@ impl EngineTicket {
     }
 
     pub(super) fn found(mut self, found: Option<CacheLookup>) -> Self {
-        self.found = found.map(Box::new);
+        self.found = found.map(|found| Box::new(Found::Cached(found)));
+        self
+    }
+
+    pub(super) fn and_extras(mut self, extras: Option<Box<HttpExtras>>) -> Self {
+        self.found = extras.map(|extras| Box::new(Found::Http(extras)));
         self
     }
 
@@ -125,6 +142,17 @@ impl Ticket for EngineTicket {
     }
 
     fn take_cache_lookup(&mut self) -> Option<CacheLookup> {
-        self.found.take().map(|found| *found)
+        let cached = |found: &mut Box<Found>| matches!(**found, Found::Cached(_));
+        self.found.take_if(cached).and_then(|found| found.cached())
+    }
+
+    fn take_http_extras(&mut self) -> Option<Box<HttpExtras>> {
+        match *self
+            .found
+            .take_if(|found| matches!(**found, Found::Http(_)))?
+        {
+            Found::Http(extras) => Some(extras),
+            Found::Cached(_) => None,
+        }
     }
 }

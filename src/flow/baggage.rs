@@ -1,17 +1,19 @@
 //! Labels from the `baggage` header of W3C.
 
+use std::borrow::Cow;
+
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::percent_decode;
 
 use super::Labels;
 use super::headers::first;
 
-static BAGGAGE: HeaderName = HeaderName::from_static("baggage");
+pub(super) static BAGGAGE: HeaderName = HeaderName::from_static("baggage");
 
 /// Limits of W3C Baggage, which the Agent keeps too.
-const MAX_MEMBERS: usize = 180;
-const MAX_MEMBER_BYTES: usize = 4096;
-const MAX_BYTES: usize = 8192;
+pub(super) const MAX_MEMBERS: usize = 180;
+pub(super) const MAX_MEMBER_BYTES: usize = 4096;
+pub(super) const MAX_BYTES: usize = 8192;
 
 /// Adds the members of the `baggage` header as labels, where no label of that key is there yet.
 ///
@@ -39,6 +41,20 @@ fn add_members<'a>(labels: &mut Labels<'a>, headers: &'a HeaderMap) {
             }
         }
     }
+}
+
+/// The decoded value of one member, by the rules of [`add_labels`].
+pub(crate) fn member<'a>(headers: &'a HeaderMap, key: &str) -> Option<Cow<'a, str>> {
+    let all = headers.get_all(&BAGGAGE);
+    if !acceptable(all.iter().map(HeaderValue::as_bytes)) {
+        return None;
+    }
+    let mut values = all.iter().rev();
+    values.find_map(|value| {
+        let mut members = value.as_bytes().rsplit(|byte| *byte == b',');
+        let (_, value) = members.find_map(|text| parse(text).filter(|(known, _)| *known == key))?;
+        Some(percent_decode(value).decode_utf8_lossy())
+    })
 }
 
 /// Keys and encoded values of one header, in order; `None` when it is malformed or beyond a limit.
@@ -91,7 +107,7 @@ fn pair(text: &[u8]) -> Option<(&[u8], &[u8])> {
     (is_token(key) && is_value(value)).then_some((key, value))
 }
 
-fn is_token(text: &[u8]) -> bool {
+pub(super) fn is_token(text: &[u8]) -> bool {
     let token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
     !text.is_empty() && text.iter().all(token)
 }

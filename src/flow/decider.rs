@@ -1,6 +1,6 @@
 use std::future::Future;
 
-use super::{CacheLookup, Denial, FlowError, FlowOutcome, FlowParams};
+use super::{CacheLookup, Denial, FlowError, FlowOutcome, FlowParams, HttpAttributes, HttpExtras};
 
 /// Decides whether flows may run: an [`ApertureClient`](crate::ApertureClient), or your own.
 ///
@@ -50,6 +50,21 @@ pub trait Decider {
         control_point: &str,
         params: &FlowParams<'_>,
     ) -> Check<Self::Ticket, Self::Pending>;
+
+    /// Decides about an HTTP request by its attributes, where the layer was told to
+    /// [ask like that](crate::ApertureLayer::http).
+    ///
+    /// By default the attributes are ignored: labels and control point decide, as in
+    /// [`decide`](Self::decide).
+    fn decide_http(
+        &self,
+        control_point: &str,
+        params: &FlowParams<'_>,
+        request: &HttpAttributes<'_>,
+    ) -> Check<Self::Ticket, Self::Pending> {
+        let _ = request;
+        self.decide(control_point, params)
+    }
 }
 
 /// A decision, or the wait for one.
@@ -87,6 +102,12 @@ pub trait Ticket {
     /// Takes what the caches had for the flow, when it asked them; given once. By default there
     /// is nothing.
     fn take_cache_lookup(&mut self) -> Option<CacheLookup> {
+        None
+    }
+
+    /// Takes what the answer to [`Decider::decide_http`] says beside yes and no; given once. By
+    /// default there is nothing.
+    fn take_http_extras(&mut self) -> Option<Box<HttpExtras>> {
         None
     }
 }

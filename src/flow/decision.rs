@@ -1,7 +1,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+
+use super::HttpExtras;
 
 /// What was decided about a flow.
 ///
@@ -142,6 +145,8 @@ impl Denial {
 pub struct Rejection {
     control_point: Arc<str>,
     denial: Denial,
+    /// Rare.
+    extras: Option<Box<HttpExtras>>,
 }
 
 impl Rejection {
@@ -151,7 +156,36 @@ impl Rejection {
         Self {
             control_point: control_point.into(),
             denial,
+            extras: None,
         }
+    }
+
+    /// Sets the headers and the body of the response, as an answer to
+    /// [`HttpAttributes`](crate::HttpAttributes) may have them.
+    #[must_use]
+    pub fn with_extras(mut self, extras: HttpExtras) -> Self {
+        self.extras = Some(Box::new(extras));
+        self
+    }
+
+    pub(crate) fn and_extras(mut self, extras: Option<Box<HttpExtras>>) -> Self {
+        self.extras = extras;
+        self
+    }
+
+    /// The headers that the response is to have: none, unless the layer asks
+    /// [by attributes](crate::ApertureLayer::http). A `retry-after` among them says what
+    /// [`retry_after_secs`](Self::retry_after_secs) does.
+    #[must_use]
+    pub fn headers(&self) -> Option<&HeaderMap> {
+        self.extras.as_deref().map(HttpExtras::headers)
+    }
+
+    /// The body that the response is to have, when there is one.
+    #[must_use]
+    pub fn body(&self) -> Option<&Bytes> {
+        let body = self.extras.as_deref().map(HttpExtras::body);
+        body.filter(|body| !body.is_empty())
     }
 
     /// The HTTP status to answer with, see [`Denial::status`].

@@ -10,7 +10,9 @@ use http_body::Body;
 use super::extract::{Extract, TextHook};
 use super::guard::Guard;
 use super::head::{RequestHead, ResponseHead};
+use super::http::HttpMode;
 use super::reject::OnReject;
+use super::routes::RouteTable;
 use super::unreachable::OnUnreachable;
 use crate::flow::{
     Denial, FlowDecision, FlowParams, FlowStatus, Labels, RejectReason, Rejection, Ticket,
@@ -24,6 +26,7 @@ pub(crate) type Skip = Arc<dyn Fn(RequestHead<'_>) -> bool + Send + Sync>;
 pub(crate) enum ControlPoint {
     Fixed(Arc<str>),
     Hook(TextHook),
+    Routes(Arc<RouteTable>),
 }
 
 #[derive(Clone)]
@@ -40,6 +43,8 @@ pub(crate) struct Settings {
     pub(crate) result_cache_key: Option<TextHook>,
     pub(crate) global_cache_keys: Vec<TextHook>,
     pub(crate) insert_cache_lookup: bool,
+    /// Asks with the attributes of the request. Boxed: most layers do not.
+    pub(crate) http: Option<Box<HttpMode>>,
 }
 
 pub(crate) struct Config<R> {
@@ -78,6 +83,7 @@ impl Settings {
             result_cache_key: None,
             global_cache_keys: Vec::new(),
             insert_cache_lookup: false,
+            http: None,
         }
     }
 
@@ -91,6 +97,9 @@ impl Settings {
         match &self.control_point {
             ControlPoint::Fixed(name) => Cow::Borrowed(name),
             ControlPoint::Hook(hook) => hook(head),
+            ControlPoint::Routes(routes) => {
+                Cow::Borrowed(routes.control_point(head).unwrap_or_default())
+            }
         }
     }
 
@@ -98,7 +107,7 @@ impl Settings {
     pub(crate) fn keep(&self, name: &str) -> Arc<str> {
         match &self.control_point {
             ControlPoint::Fixed(name) => name.clone(),
-            ControlPoint::Hook(_) => Arc::from(name),
+            ControlPoint::Hook(_) | ControlPoint::Routes(_) => Arc::from(name),
         }
     }
 
@@ -126,9 +135,11 @@ impl Settings {
             Verdict::Accepted(ticket) => {
                 Ruling::Run(Some(Guard::accepted(ticket, self.classify.clone())))
             }
-            Verdict::Rejected(denial, ticket) => {
+            Verdict::Rejected(denial, mut ticket) => {
+                let extras = ticket.take_http_extras();
                 let guard = Guard::rejected(ticket);
-                Ruling::Reject(Rejection::new(control_point(), denial), Some(guard))
+                let rejection = Rejection::new(control_point(), denial).and_extras(extras);
+                Ruling::Reject(rejection, Some(guard))
             }
             Verdict::Unreachable(error) => {
                 let open = match &self.on_unreachable {
@@ -145,14 +156,20 @@ impl Settings {
         }
     }
 
-    /// Leaves the decision, and what the caches had, for the inner service, if asked to.
+    /// Leaves the decision, and what the caches had, for the inner service, if asked to; and sets
+    /// the headers that came with the decision.
     #[inline]
     pub(crate) fn mark<B, T: Ticket>(
         &self,
         request: &mut Request<B>,
         decision: FlowDecision,
-        guard: Option<&mut Guard<T>>,
+        mut guard: Option<&mut Guard<T>>,
     ) {
+        if self.http.is_some()
+            && let Some(extras) = guard.as_mut().and_then(|guard| guard.take_http_extras())
+        {
+            extras.set_on(request.headers_mut());
+        }
         if self.insert_decision {
             request.extensions_mut().insert(decision);
         }

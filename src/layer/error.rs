@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
 
@@ -24,6 +25,8 @@ enum Kind {
     EmptyControlPoint,
     InvalidHeader(String),
     SecretHeader(HeaderName),
+    InvalidNetwork(String),
+    InvalidRoute(String, Cow<'static, str>),
 }
 
 impl LayerError {
@@ -44,6 +47,18 @@ impl LayerError {
             kind: Kind::SecretHeader(name),
         }
     }
+
+    pub(crate) const fn invalid_network(text: String) -> Self {
+        Self {
+            kind: Kind::InvalidNetwork(text),
+        }
+    }
+
+    pub(crate) fn invalid_route(route: &str, why: Cow<'static, str>) -> Self {
+        Self {
+            kind: Kind::InvalidRoute(route.to_owned(), why),
+        }
+    }
 }
 
 impl fmt::Display for LayerError {
@@ -54,6 +69,11 @@ impl fmt::Display for LayerError {
             Kind::SecretHeader(name) => {
                 write!(f, "the header `{name}` is a secret and cannot be a label")
             }
+            Kind::InvalidNetwork(text) => write!(
+                f,
+                "`{text}` is neither a network, as `10.0.0.0/8`, nor an address"
+            ),
+            Kind::InvalidRoute(route, why) => write!(f, "the route `{route}`: {why}"),
         }
     }
 }

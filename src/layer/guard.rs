@@ -4,7 +4,7 @@ use http::StatusCode;
 
 use super::config::Classify;
 use super::head::ResponseHead;
-use crate::flow::{CacheLookup, FlowOutcome, FlowStatus, Ticket};
+use crate::flow::{CacheLookup, FlowOutcome, FlowStatus, HttpExtras, Ticket};
 
 /// Ends a flow exactly once: when told to, or when dropped.
 ///
@@ -51,6 +51,10 @@ impl<T: Ticket> Guard<T> {
 
     pub(crate) fn take_cache_lookup(&mut self) -> Option<CacheLookup> {
         self.ticket.as_mut()?.take_cache_lookup()
+    }
+
+    pub(crate) fn take_http_extras(&mut self) -> Option<Box<HttpExtras>> {
+        self.ticket.as_mut()?.take_http_extras()
     }
 
     pub(crate) fn http_status(&mut self, status: StatusCode) {

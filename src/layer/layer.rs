@@ -104,7 +104,7 @@ impl<D> ApertureLayer<D> {
         Self::of(decider, ControlPoint::Hook(Arc::new(control_point)))
     }
 
-    fn of(decider: D, control_point: ControlPoint) -> Self {
+    pub(super) fn of(decider: D, control_point: ControlPoint) -> Self {
         Self {
             decider,
             config: Arc::new(Config {
@@ -116,7 +116,7 @@ impl<D> ApertureLayer<D> {
 }
 
 #[track_caller]
-fn refuse<T>(built: Result<T, LayerError>) -> T {
+pub(super) fn refuse<T>(built: Result<T, LayerError>) -> T {
     match built {
         Ok(built) => built,
         Err(error) => panic!("{error}"),
@@ -124,7 +124,7 @@ fn refuse<T>(built: Result<T, LayerError>) -> T {
 }
 
 impl<D, R> ApertureLayer<D, R> {
-    fn set(mut self, set: impl FnOnce(&mut Settings)) -> Self {
+    pub(super) fn set(mut self, set: impl FnOnce(&mut Settings)) -> Self {
         // In place, unless a clone of the layer shares it.
         set(&mut Arc::make_mut(&mut self.config).settings);
         self

@@ -2,7 +2,8 @@
 //!
 //! [`ApertureLayer`] asks a [`Decider`](crate::Decider), usually an
 //! [`ApertureClient`](crate::ApertureClient), whether a request may run, and tells it when the
-//! request was over and how it went. It looks at nothing but heads: bodies stream through.
+//! request was over and how it went. It looks at nothing but heads: bodies stream through, unless
+//! [`CaptureBody`] is told to read on.
 //!
 //! ```
 //! use axum::body::Body;
@@ -50,6 +51,17 @@
 //!    [ramp mode](ApertureLayer::ramp_mode) or
 //!    [`on_unreachable`](ApertureLayer::on_unreachable) says otherwise.
 //!
+//! # Names and labels from requests
+//!
+//! Control points and labels are read by closures, `Fn(RequestHead) -> Cow<str>`, and these make
+//! some: [`header`], [`query`], [`path_template`], [`grpc_service`] and [`grpc_method`],
+//! [`client_ip`], [`baggage_member`], [`extension_str`] and [`extension`], and [`joined`] for
+//! several in one. An empty text is no label. A [`RouteTable`] names control points by method and
+//! path.
+//!
+//! Where policies are to make labels themselves, by classifiers, the layer asks with the
+//! attributes of requests: [`ApertureLayer::http`].
+//!
 //! # When a flow ends
 //!
 //! Exactly once, with the HTTP status if a head was seen:
@@ -90,19 +102,28 @@ mod future;
 mod grpc;
 mod guard;
 mod head;
+mod http;
 #[allow(clippy::module_inception)]
 mod layer;
 mod reject;
+mod routes;
 mod service;
 mod unreachable;
 
 pub use self::answer::{NoBody, RejectBody};
 pub use self::body::ResponseBody;
 pub use self::error::LayerError;
-pub use self::extract::{extension, extension_str};
+pub use self::extract::{
+    ClientAddress, JoinedParts, baggage_member, client_ip, extension, extension_str, grpc_method,
+    grpc_service, header, joined, path_template, query, try_header,
+};
 pub use self::future::ResponseFuture;
 pub use self::head::{RequestHead, ResponseHead};
+pub use self::http::{
+    AgentReject, AgentRejectBody, CaptureBody, CaptureBodyFuture, CaptureBodyService, ReplayBody,
+};
 pub use self::layer::ApertureLayer;
 pub use self::reject::{DefaultReject, OnReject};
+pub use self::routes::{Point, RouteTable, Skip};
 pub use self::service::Aperture;
 pub use self::unreachable::FailureMode;

@@ -58,7 +58,8 @@ where
 }
 
 /// The answer without a hook: the [status of the rejection](Rejection::status), `retry-after` in
-/// whole seconds when the wait is known, and an empty body.
+/// whole seconds when the wait is known, the [headers of the rejection](Rejection::headers), and an
+/// empty body. ([`AgentReject`](crate::layer::AgentReject) sends the body of the rejection too.)
 ///
 /// A gRPC request gets what its clients understand: a 200 that is all head, with `grpc-status`,
 /// `grpc-message`, and for a known wait `retry-after` and `grpc-retry-pushback-ms`.
@@ -124,6 +125,15 @@ impl<B: Body> OnReject<B> for DefaultReject {
             }
         } else {
             *response.status_mut() = rejection.status();
+        }
+        if let Some(more) = rejection.headers() {
+            // What the protocol needs stays as it is.
+            for (name, value) in more {
+                response
+                    .headers_mut()
+                    .entry(name)
+                    .or_insert_with(|| value.clone());
+            }
         }
         if let Some(secs) = rejection.retry_after_secs() {
             response

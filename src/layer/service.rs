@@ -123,7 +123,11 @@ where
             let control_point = settings.control_point(head);
             let mut params = settings.params(head);
             settings.extract.fill(head, &mut params.labels);
-            match self.decider.decide(&control_point, &params) {
+            let check = match &settings.http {
+                None => self.decider.decide(&control_point, &params),
+                Some(http) => http.ask(&self.decider, &control_point, &params, head),
+            };
+            match check {
                 Check::Ready(Verdict::Accepted(ticket)) => {
                     Next::Run(Guard::accepted(ticket, settings.classify.clone()))
                 }

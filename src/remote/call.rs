@@ -18,6 +18,8 @@ use super::live::Live;
 use crate::flow::{FlowError, FlowErrorKind};
 
 pub(super) const CHECK: &str = "/aperture.flowcontrol.check.v1.FlowControlService/Check";
+pub(super) const CHECK_HTTP: &str =
+    "/aperture.flowcontrol.checkhttp.v1.FlowControlServiceHTTP/CheckHTTP";
 pub(super) const FLOW_END: &str = "/aperture.flowcontrol.check.v1.FlowControlService/FlowEnd";
 pub(super) const CACHE_LOOKUP: &str =
     "/aperture.flowcontrol.check.v1.FlowControlService/CacheLookup";

@@ -5,19 +5,21 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use prost::Message;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use super::Remote;
 use super::agents::Asking;
 use super::call::{CHECK, Failure, GIVEN_UP};
 use super::flow::{Grant, RemoteFlow};
 use super::live::Live;
 use super::stamps::Stamps;
+use super::{Remote, http};
 #[cfg(feature = "telemetry")]
 use crate::flow::TraceParent;
-use crate::flow::{FlowError, FlowErrorKind, FlowParams};
-use crate::pb::check::{CacheLookupRequest, CheckRequest};
+use crate::flow::{FlowError, FlowErrorKind, FlowParams, HttpAttributes, HttpExtras};
+use crate::pb::check::{CacheLookupRequest, CheckRequest, CheckResponse};
+use crate::pb::checkhttp::CheckHttpRequest;
 
 type Call = Pin<Box<dyn Future<Output = Result<RemoteFlow, FlowError>> + Send>>;
 
@@ -32,14 +34,31 @@ pub(crate) struct PendingCheck {
 enum State {
     Refused(FlowError),
     /// Made outside a runtime, so that there was none to connect in yet.
-    Later(Box<New>),
+    Later(Box<Later>),
     Call(Running),
     Done,
 }
 
-struct New {
+enum Later {
+    Check(New<CheckRequest>),
+    Http(New<CheckHttpRequest>),
+}
+
+/// What an Agent can be asked about a flow.
+pub(super) trait Question: Message + Clone + 'static {
+    const PATH: &'static str;
+
+    type Answer: Message + Default + 'static;
+
+    fn into_control_point(self) -> String;
+
+    /// The decision, and what HTTP needs besides.
+    fn read(answer: Self::Answer) -> (CheckResponse, Option<Box<HttpExtras>>);
+}
+
+struct New<Q> {
     remote: Remote,
-    request: CheckRequest,
+    question: Q,
     timeout: Option<Duration>,
     #[cfg(feature = "telemetry")]
     trace: Option<Box<TraceParent>>,
@@ -63,6 +82,29 @@ impl PendingCheck {
         control_point: &str,
         params: &FlowParams<'_>,
     ) -> Result<Self, FlowError> {
+        let question = || request(control_point, params);
+        Self::put(remote, control_point, params, question, Later::Check)
+    }
+
+    pub(super) fn http(
+        remote: &Remote,
+        control_point: &str,
+        params: &FlowParams<'_>,
+        request: &HttpAttributes<'_>,
+        baggage: Option<String>,
+    ) -> Result<Self, FlowError> {
+        let question = || http::request(control_point, params, request, baggage);
+        Self::put(remote, control_point, params, question, Later::Http)
+    }
+
+    #[inline]
+    fn put<Q: Question>(
+        remote: &Remote,
+        control_point: &str,
+        params: &FlowParams<'_>,
+        question: impl FnOnce() -> Q,
+        later: impl FnOnce(New<Q>) -> Later,
+    ) -> Result<Self, FlowError> {
         if control_point.is_empty() {
             return Err(FlowError::new(
                 FlowErrorKind::InvalidRequest,
@@ -79,7 +121,7 @@ impl PendingCheck {
         };
         let new = New {
             remote: remote.clone(),
-            request: request(control_point, params),
+            question: question(),
             timeout: match params.check_timeout {
                 None => shared.config.check_timeout,
                 Some(Duration::ZERO) => None,
@@ -93,7 +135,7 @@ impl PendingCheck {
         };
         let state = match asking {
             Some(asking) => new.start(asking),
-            None => State::Later(Box::new(new)),
+            None => State::Later(Box::new(later(new))),
         };
         Ok(Self { state })
     }
@@ -120,9 +162,9 @@ impl Future for PendingCheck {
             // Out of its place while it is polled: a call that panics must not be polled again.
             match mem::replace(&mut self.state, State::Done) {
                 State::Later(new) => {
-                    self.state = match ask(&new.remote) {
-                        Ok(asking) => new.start(asking),
-                        Err(error) => State::Refused(error),
+                    self.state = match *new {
+                        Later::Check(new) => new.start_late(),
+                        Later::Http(new) => new.start_late(),
                     };
                 }
                 State::Refused(error) => return Poll::Ready(Err(error)),
@@ -155,7 +197,14 @@ impl Drop for PendingCheck {
 
 // === impl New ===
 
-impl New {
+impl<Q: Question> New<Q> {
+    fn start_late(self) -> State {
+        match ask(&self.remote) {
+            Ok(asking) => self.start(asking),
+            Err(error) => State::Refused(error),
+        }
+    }
+
     fn start(self, asking: Asking) -> State {
         let limit = match self.timeout {
             None => Some(self.remote.shared().config.background_timeout()),
@@ -176,7 +225,7 @@ impl New {
         let others = shared.agents.len() > 1;
         let begun = others.then(Instant::now);
         let mut tried = 0;
-        let request = Arc::new(self.request);
+        let question = Arc::new(self.question);
         let stamps = Stamps::start();
         loop {
             let left = match begun {
@@ -184,8 +233,8 @@ impl New {
                 None => self.timeout,
             };
             let (live, at) = (Arc::clone(asking.live()), asking.at());
-            match live.call_at(at, CHECK, Arc::clone(&request), left).await {
-                Ok(response) => {
+            match live.call_at(at, Q::PATH, Arc::clone(&question), left).await {
+                Ok(answer) => {
                     asking.answered();
                     health.decided();
                     let grant = Grant {
@@ -194,17 +243,16 @@ impl New {
                         #[cfg(feature = "telemetry")]
                         trace: self.trace,
                     };
-                    let control_point = match Arc::try_unwrap(request) {
-                        Ok(request) => request.control_point,
-                        Err(request) => request.control_point.clone(),
-                    };
+                    let control_point = Arc::unwrap_or_clone(question).into_control_point();
                     drop(asking);
+                    let (response, extras) = Q::read(answer);
                     return Ok(RemoteFlow::new(
                         self.remote,
                         live,
                         control_point,
                         response,
                         grant,
+                        extras,
                     ));
                 }
                 Err(failure) => {
@@ -228,6 +276,20 @@ impl New {
                 }
             }
         }
+    }
+}
+
+impl Question for CheckRequest {
+    const PATH: &'static str = CHECK;
+
+    type Answer = CheckResponse;
+
+    fn into_control_point(self) -> String {
+        self.control_point
+    }
+
+    fn read(answer: CheckResponse) -> (CheckResponse, Option<Box<HttpExtras>>) {
+        (answer, None)
     }
 }
 

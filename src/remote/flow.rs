@@ -8,7 +8,9 @@ use super::live::Live;
 use super::stamps::Stamps;
 #[cfg(feature = "telemetry")]
 use crate::flow::TraceParent;
-use crate::flow::{Denial, EndError, EndResponse, FlowOutcome, FlowStatus, RejectReason};
+use crate::flow::{
+    Denial, EndError, EndResponse, FlowOutcome, FlowStatus, HttpExtras, RejectReason,
+};
 use crate::pb::check::check_response::{DecisionType, RejectReason as Reason};
 use crate::pb::check::{CheckResponse, InflightRequestRef};
 #[cfg(feature = "telemetry")]
@@ -26,6 +28,7 @@ struct Answered {
     control_point: String,
     response: CheckResponse,
     grant: Grant,
+    extras: Option<Box<HttpExtras>>,
 }
 
 /// Who decided, and when.
@@ -45,6 +48,7 @@ impl RemoteFlow {
         control_point: String,
         response: CheckResponse,
         grant: Grant,
+        extras: Option<Box<HttpExtras>>,
     ) -> Self {
         Self {
             answered: Some(Box::new(Answered {
@@ -53,8 +57,13 @@ impl RemoteFlow {
                 control_point,
                 response,
                 grant,
+                extras,
             })),
         }
+    }
+
+    pub(crate) fn take_extras(&mut self) -> Option<Box<HttpExtras>> {
+        self.answered.as_mut()?.extras.take()
     }
 
     /// What the Agent answered.

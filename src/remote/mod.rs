@@ -16,6 +16,7 @@ mod export;
 mod flow;
 mod flow_end;
 mod health;
+mod http;
 mod link;
 mod live;
 mod probe;
@@ -42,7 +43,7 @@ use self::health::Health;
 use self::live::{Live, Slot};
 use self::probe::PROBE_TIMEOUT;
 use crate::flow::{
-    AgentStatus, ClientStats, ConnectionState, FlowError, FlowErrorKind, FlowParams,
+    AgentStatus, ClientStats, ConnectionState, FlowError, FlowErrorKind, FlowParams, HttpAttributes,
 };
 use crate::pb::check::{
     CacheDeleteRequest, CacheDeleteResponse, CacheLookupRequest, CacheLookupResponse,
@@ -102,6 +103,17 @@ impl Remote {
         params: &FlowParams<'_>,
     ) -> Result<PendingCheck, FlowError> {
         PendingCheck::new(self, control_point, params)
+    }
+
+    /// Asks an Agent about an HTTP request, likewise.
+    pub(crate) fn check_http(
+        &self,
+        control_point: &str,
+        params: &FlowParams<'_>,
+        request: &HttpAttributes<'_>,
+        baggage: Option<String>,
+    ) -> Result<PendingCheck, FlowError> {
+        PendingCheck::http(self, control_point, params, request, baggage)
     }
 
     pub(crate) fn state(&self) -> ConnectionState {

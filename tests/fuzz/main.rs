@@ -47,3 +47,8 @@ fn trace_contexts() {
 fn classifier_rules() {
     run("classify", targets::classify);
 }
+
+#[test]
+fn extractors() {
+    run("extract", targets::extract);
+}

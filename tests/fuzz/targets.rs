@@ -2,10 +2,12 @@
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
+use std::net::{IpAddr, SocketAddr};
 use std::task::{Context, Poll};
 
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response, Uri};
 use tower_aperture::engine::{HttpAnswer, HttpInput, HttpRequest};
+use tower_aperture::layer::{ClientAddress, RequestHead, client_ip, query};
 use tower_aperture::{
     ApertureLayer, Check, Decider, Engine, FlowOutcome, FlowParams, Ticket, TraceContext, Verdict,
 };
@@ -127,6 +129,40 @@ pub fn trace(data: &[u8]) {
     assert_eq!(valid, TraceContext::new(text, "").is_valid());
     headers.append("traceparent", parent);
     assert!(!TraceContext::from_headers(&headers).is_valid());
+}
+
+/// What extractors read: a query, a line break, and the words of proxies.
+pub fn extract(data: &[u8]) {
+    let at = data.iter().position(|byte| *byte == b'\n');
+    let (target, hops) = data.split_at(at.unwrap_or(data.len()));
+    let hops = hops.strip_prefix(b"\n").unwrap_or(hops);
+    let Ok(uri) = Uri::try_from([b"/?", target].concat()) else {
+        return;
+    };
+    let Ok(hops) = HeaderValue::from_bytes(hops) else {
+        return;
+    };
+    let request = Request::builder()
+        .uri(uri)
+        .header("x-forwarded-for", hops.clone())
+        .header("forwarded", hops)
+        .extension(SocketAddr::from(([10, 0, 0, 1], 443)));
+    let request = request.body(()).expect("the parts are valid");
+    let head = RequestHead::new(&request);
+
+    let value = query("a")(head);
+    assert!(value.len() <= 3 * target.len());
+    let address = ClientAddress::of(|peer: &SocketAddr| Some(*peer));
+    assert_eq!(
+        client_ip(address.clone())(head),
+        "10.0.0.1",
+        "nobody is trusted"
+    );
+    let address = address.trust("0.0.0.0/0").trust("::/0");
+    for address in [address.clone(), address.forwarded()] {
+        let ip = client_ip(address)(head);
+        assert!(ip.parse::<IpAddr>().is_ok());
+    }
 }
 
 /// Lets everything in that keeps to the limits.

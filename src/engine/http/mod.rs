@@ -1,5 +1,6 @@
 //! Deciding about HTTP requests that something else describes: Aperture's `CheckHTTP`.
 
+mod ask;
 mod input;
 mod labels;
 
@@ -141,6 +142,15 @@ pub struct StartingHttp {
     starting: Starting,
     /// Taken with the answer.
     frame: Option<Frame>,
+}
+
+impl StartingHttp {
+    /// The answer, if there is one without waiting.
+    fn at_once(&mut self) -> Option<(HttpReport, EngineTicket)> {
+        let (report, ticket) = self.starting.at_once()?;
+        let frame = self.frame.take()?;
+        Some((frame.around(report), ticket))
+    }
 }
 
 impl StartingHttp {

@@ -3,7 +3,56 @@ use std::borrow::Cow;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use crate::flow::headers::first;
+use crate::layer::RequestHead;
 use crate::layer::error::LayerError;
+use crate::layer::layer::refuse;
+
+/// Reads a header: all its values, joined by commas, with U+FFFD for what is not UTF-8; empty where
+/// the request has none.
+///
+/// Borrows, unless there are several values. Beware of trusting what a client says: a client that
+/// may choose its label chooses its limit.
+///
+/// ```
+/// # let client = tower_aperture::ApertureClient::disabled();
+/// use tower_aperture::ApertureLayer;
+/// use tower_aperture::layer::header;
+///
+/// let layer = ApertureLayer::with_control_point(client, header("x-operation"))
+///     .label_from("user", header("x-user-id"));
+/// # let _ = layer;
+/// ```
+///
+/// # Panics
+///
+/// If this is not the name of a header, or that of a secret: `authorization`,
+/// `proxy-authorization`, `cookie`, `set-cookie`; [`try_header`] returns that as an error.
+#[track_caller]
+pub fn header(
+    name: impl AsRef<str>,
+) -> impl for<'h> Fn(RequestHead<'h>) -> Cow<'h, str> + Clone + Send + Sync + 'static {
+    reader(refuse(allowed_header(name.as_ref())))
+}
+
+/// Like [`header()`] for names from a configuration.
+///
+/// # Errors
+///
+/// If this is not the name of a header, or that of a secret.
+pub fn try_header(
+    name: impl AsRef<str>,
+) -> Result<
+    impl for<'h> Fn(RequestHead<'h>) -> Cow<'h, str> + Clone + Send + Sync + 'static,
+    LayerError,
+> {
+    allowed_header(name.as_ref()).map(reader)
+}
+
+fn reader(
+    name: HeaderName,
+) -> impl for<'h> Fn(RequestHead<'h>) -> Cow<'h, str> + Clone + Send + Sync + 'static {
+    move |head: RequestHead<'_>| joined(head.headers(), &name).unwrap_or_default()
+}
 
 /// A header that may become a label.
 pub(crate) fn allowed_header(name: &str) -> Result<HeaderName, LayerError> {
@@ -24,7 +73,7 @@ pub(crate) fn allowed_header(name: &str) -> Result<HeaderName, LayerError> {
 
 /// All values of a header as one text, as HTTP joins lists.
 #[inline]
-pub(super) fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, str>> {
+pub(crate) fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, str>> {
     let first = first(headers, name)?;
     // A header that stands there once is the rule; then each name has one value.
     if headers.len() == headers.keys_len() {

@@ -1,17 +1,30 @@
 //! Labels from request heads.
 
+mod address;
+mod baggage;
 mod extension;
+mod forwarded;
 mod header;
+mod joined;
+mod query;
+mod template;
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::header::HeaderName;
 
+pub(crate) use self::address::AddressHook;
+pub use self::address::{ClientAddress, client_ip};
+pub use self::baggage::baggage_member;
 pub use self::extension::{extension, extension_str};
-pub(crate) use self::header::allowed_header;
+pub(crate) use self::header::{allowed_header, joined as joined_header};
+pub use self::header::{header, try_header};
+pub use self::joined::{JoinedParts, joined};
+pub use self::query::query;
+pub use self::template::{grpc_method, grpc_service, path_template};
 use super::head::RequestHead;
-use crate::flow::{LabelLimits, Labels, baggage};
+use crate::flow::{LabelLimits, Labels, baggage as w3c};
 
 pub(crate) type TextHook = Arc<dyn for<'h> Fn(RequestHead<'h>) -> Cow<'h, str> + Send + Sync>;
 pub(crate) type LabelsHook = Arc<dyn for<'h> Fn(RequestHead<'h>, &mut Labels<'h>) + Send + Sync>;
@@ -76,7 +89,7 @@ impl Extract {
             labels.insert_if_absent(&**key, &**value);
         }
         if self.baggage {
-            baggage::add_labels(labels, head.headers());
+            w3c::add_labels(labels, head.headers());
         }
     }
 }

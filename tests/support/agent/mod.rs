@@ -18,6 +18,7 @@
 //! Unless told otherwise it accepts every check, takes every end and every span, and keeps caches.
 
 pub mod answer;
+mod http_check;
 mod state;
 
 use std::collections::HashSet;
@@ -35,6 +36,8 @@ use tower_aperture::pb::check::{
     CacheUpsertRequest, CacheUpsertResponse, CheckRequest, CheckResponse, FlowEndRequest,
     FlowEndResponse,
 };
+use tower_aperture::pb::checkhttp::flow_control_service_http_server::FlowControlServiceHttpServer;
+use tower_aperture::pb::checkhttp::{CheckHttpRequest, CheckHttpResponse};
 use tower_aperture::pb::common::any_value::Value;
 use tower_aperture::pb::trace::Span;
 use tower_aperture::pb::trace_collector::trace_service_server::TraceServiceServer;
@@ -128,10 +131,12 @@ impl FakeAgent {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             state: Arc::new(State {
                 on_check: script(|request| Reply::Now(answer::accepted(request))),
+                on_check_http: script(|request| Reply::Now(http_check::accepted(request))),
                 on_flow_end: script(move |request| Reply::Now(returned(request, &held))),
                 on_export: script(|_| Reply::Now(ExportTraceServiceResponse::default())),
                 calls: Mutex::default(),
                 checks: Mutex::default(),
+                http_checks: Mutex::default(),
                 flow_ends: Mutex::default(),
                 exports: Mutex::default(),
                 tokens,
@@ -163,6 +168,14 @@ impl FakeAgent {
         script: impl Fn(&CheckRequest) -> Reply<CheckResponse> + Send + Sync + 'static,
     ) {
         *lock(&self.state.on_check) = Arc::new(script);
+    }
+
+    /// Decides checks made of HTTP attributes from now on.
+    pub fn on_check_http(
+        &self,
+        script: impl Fn(&CheckHttpRequest) -> Reply<CheckHttpResponse> + Send + Sync + 'static,
+    ) {
+        *lock(&self.state.on_check_http) = Arc::new(script);
     }
 
     /// Answers FlowEnd from now on. Only the script that it starts with gives tokens back; see
@@ -253,6 +266,11 @@ impl FakeAgent {
         lock(&self.state.checks).clone()
     }
 
+    /// The checks made of HTTP attributes, in order of arrival.
+    pub fn http_checks(&self) -> Vec<CheckHttpRequest> {
+        lock(&self.state.http_checks).clone()
+    }
+
     /// The FlowEnd calls, in order of arrival.
     pub fn flow_ends(&self) -> Vec<FlowEndRequest> {
         lock(&self.state.flow_ends).clone()
@@ -329,11 +347,16 @@ impl FakeAgent {
                 use tonic::codec::CompressionEncoding::Gzip;
                 checks.accept_compressed(Gzip).send_compressed(Gzip)
             };
+            let http_checks = FlowControlServiceHttpServer::from_arc(Arc::clone(&state));
+            #[cfg(feature = "gzip")]
+            let http_checks =
+                http_checks.accept_compressed(tonic::codec::CompressionEncoding::Gzip);
             let spans = TraceServiceServer::from_arc(state);
             #[cfg(feature = "gzip")]
             let spans = spans.accept_compressed(tonic::codec::CompressionEncoding::Gzip);
             server
                 .add_service(checks)
+                .add_service(http_checks)
                 .add_service(spans)
                 .serve_with_incoming(incoming)
                 .await

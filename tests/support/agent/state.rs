@@ -9,8 +9,9 @@ use tower_aperture::pb::check::{
     CacheDeleteRequest, CacheDeleteResponse, CacheLookupRequest, CacheLookupResponse,
     CacheLookupStatus, CacheUpsertRequest, CacheUpsertResponse, CheckRequest, CheckResponse,
     FlowEndRequest, FlowEndResponse, KeyDeleteResponse, KeyLookupResponse, KeyUpsertResponse,
-    TokenReturnStatus,
+    TokenReturnStatus, cache_delete_response, cache_lookup_response, cache_upsert_response,
 };
+use tower_aperture::pb::checkhttp::{CheckHttpRequest, CheckHttpResponse};
 use tower_aperture::pb::trace_collector::trace_service_server::TraceService;
 use tower_aperture::pb::trace_collector::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 
@@ -20,10 +21,12 @@ pub(super) type Script<Req, Res> = Mutex<Arc<dyn Fn(&Req) -> Reply<Res> + Send +
 
 pub(super) struct State {
     pub(super) on_check: Script<CheckRequest, CheckResponse>,
+    pub(super) on_check_http: Script<CheckHttpRequest, CheckHttpResponse>,
     pub(super) on_flow_end: Script<FlowEndRequest, FlowEndResponse>,
     pub(super) on_export: Script<ExportTraceServiceRequest, ExportTraceServiceResponse>,
     pub(super) calls: Mutex<Vec<Call>>,
     pub(super) checks: Mutex<Vec<CheckRequest>>,
+    pub(super) http_checks: Mutex<Vec<CheckHttpRequest>>,
     pub(super) flow_ends: Mutex<Vec<FlowEndRequest>>,
     pub(super) exports: Mutex<Vec<ExportTraceServiceRequest>>,
     /// Request ids that were granted and have not come back.
@@ -58,7 +61,7 @@ impl State {
         });
     }
 
-    async fn play<Req, Res>(
+    pub(super) async fn play<Req, Res>(
         script: &Script<Req, Res>,
         request: &Req,
         decided: impl FnOnce(&Res),
@@ -102,7 +105,10 @@ impl State {
             global_cache_responses: request
                 .global_cache_keys
                 .iter()
-                .map(|key| (key.clone(), look("", key)))
+                .map(|key| cache_lookup_response::GlobalCacheResponsesEntry {
+                    key: key.clone(),
+                    value: Some(look("", key)),
+                })
                 .collect(),
         }
     }
@@ -166,7 +172,11 @@ impl FlowControlService for State {
         for (key, entry) in request.global_cache_entries {
             cache.insert((String::new(), key.clone()), entry.value);
             let done = KeyUpsertResponse::default();
-            answer.global_cache_responses.insert(key, done);
+            let entry = cache_upsert_response::GlobalCacheResponsesEntry {
+                key,
+                value: Some(done),
+            };
+            answer.global_cache_responses.push(entry);
         }
         Ok(Response::new(answer))
     }
@@ -185,7 +195,11 @@ impl FlowControlService for State {
         for key in request.global_cache_keys {
             cache.remove(&(String::new(), key.clone()));
             let done = KeyDeleteResponse::default();
-            answer.global_cache_responses.insert(key, done);
+            let entry = cache_delete_response::GlobalCacheResponsesEntry {
+                key,
+                value: Some(done),
+            };
+            answer.global_cache_responses.push(entry);
         }
         Ok(Response::new(answer))
     }

@@ -1,0 +1,78 @@
+//! The layer asks with the attributes of requests, and the policy's own classifiers make labels.
+//!
+//! `cargo run --example check_http` serves, asks, asserts the answers, and ends.
+#![allow(clippy::print_stdout)]
+
+use axum::{Router, body::Body, http::HeaderMap, routing::post};
+use http::Request;
+use http_body_util::BodyExt;
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use tower::ServiceBuilder;
+use tower_aperture::layer::CaptureBody;
+use tower_aperture::{ApertureClient, ApertureLayer, Engine};
+
+/// Who asks is in the body and what with in a header; two questions an hour of each user.
+const POLICY: &str = "
+circuit:
+  components:
+  - flow_control:
+      rate_limiter:
+        selectors: [{control_point: graphql, label_matcher: {match_labels: {http.method: POST}}}]
+        in_ports:
+          bucket_capacity: {constant_signal: {value: 2}}
+          fill_amount: {constant_signal: {value: 2}}
+        parameters: {interval: 3600s, limit_by_label_key: user}
+resources:
+  flow_control:
+    classifiers:
+    - selectors: [{control_point: graphql}]
+      rules:
+        user: {extractor: {json: {from: request.http.body, pointer: /user}}}
+        device: {extractor: {from: request.http.headers.x-device}}
+";
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let engine = Engine::builder().policy_text("graphql", POLICY).build()?;
+    let layer = ApertureLayer::http(ApertureClient::embedded(engine), "graphql")
+        .send_header("x-device")
+        .label("service", "shop");
+
+    // Handlers see what was found out as members of `baggage`.
+    let handler = async |headers: HeaderMap, body: String| {
+        let baggage = headers.get("baggage").and_then(|value| value.to_str().ok());
+        format!("{} for {body}", baggage.unwrap_or("nothing"))
+    };
+    let app: Router = Router::new().route("/graphql", post(handler)).route_layer(
+        // Up to 4 KiB of the body are read before the question; the handler gets all of it.
+        ServiceBuilder::new()
+            .layer(CaptureBody::new(4096))
+            .layer(layer),
+    );
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("http://{}/graphql", listener.local_addr()?);
+    tokio::spawn(async move { axum::serve(listener, app).await });
+
+    let http = Client::builder(TokioExecutor::new()).build_http::<Body>();
+    let ask = async |body: &'static str| {
+        let request = Request::post(&url).header("x-device", "phone");
+        let response = http.request(request.body(Body::from(body))?).await?;
+        let (head, body) = response.into_parts();
+        let body = String::from_utf8(body.collect().await?.to_bytes().into())?;
+        Ok::<_, Box<dyn std::error::Error>>((head, body))
+    };
+
+    let (head, body) = ask(r#"{"user": "ann"}"#).await?;
+    assert_eq!(head.status, 200);
+    assert_eq!(
+        body,
+        r#"service=shop,device=phone,user=ann for {"user": "ann"}"#
+    );
+    assert_eq!(ask(r#"{"user": "ann"}"#).await?.0.status, 200);
+    let (head, _) = ask(r#"{"user": "ann"}"#).await?;
+    assert_eq!(head.status, 429);
+    assert!(head.headers.contains_key("retry-after"));
+    assert_eq!(ask(r#"{"user": "bob"}"#).await?.0.status, 200);
+    println!("two questions an hour, by a name in the body");
+    Ok(())
+}

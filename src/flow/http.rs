@@ -1,0 +1,317 @@
+//! Asking with the attributes of an HTTP request: Aperture's `CheckHTTP`.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+
+use super::Labels;
+use super::baggage;
+
+/// What is known of an HTTP request, for those who make labels of it themselves: the message
+/// `CheckHTTPRequest.HttpRequest` of an Agent and both ends of the connection.
+///
+/// Texts that are not known are empty.
+///
+/// ```
+/// use tower_aperture::HttpAttributes;
+///
+/// let request = HttpAttributes::new("GET", "/cart?id=1")
+///     .host("shop.example")
+///     .header("x-kind", "mobile");
+/// assert_eq!(request.size, -1);
+/// ```
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct HttpAttributes<'a> {
+    /// The verb.
+    pub method: &'a str,
+    /// Path and query as sent, not decoded.
+    pub path: &'a str,
+    /// `:authority` or `host`.
+    pub host: &'a str,
+    /// `http` or `https`.
+    pub scheme: &'a str,
+    /// `HTTP/1.1`, `HTTP/2`.
+    pub protocol: &'a str,
+    /// Bytes of the body, -1 when nobody knows.
+    pub size: i64,
+    /// Headers, each name once and in lower case. `baggage` is left out: it is made of the flow's
+    /// labels.
+    pub headers: Vec<(&'a str, Cow<'a, str>)>,
+    /// The body or its beginning.
+    pub body: &'a str,
+    /// Who sent the request; port 0 when only the address is known.
+    pub source: Option<SocketAddr>,
+    /// Who receives it.
+    pub destination: Option<SocketAddr>,
+}
+
+impl<'a> HttpAttributes<'a> {
+    /// A request of which nothing else is known yet.
+    #[must_use]
+    pub const fn new(method: &'a str, path: &'a str) -> Self {
+        Self {
+            method,
+            path,
+            host: "",
+            scheme: "",
+            protocol: "",
+            size: -1,
+            headers: Vec::new(),
+            body: "",
+            source: None,
+            destination: None,
+        }
+    }
+
+    /// Sets the host.
+    #[must_use]
+    pub const fn host(mut self, host: &'a str) -> Self {
+        self.host = host;
+        self
+    }
+
+    /// Adds a header, whose name has to be in lower case.
+    #[must_use]
+    pub fn header(mut self, name: &'a str, value: impl Into<Cow<'a, str>>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    /// The headers but for `baggage`.
+    #[cfg(any(feature = "embedded", feature = "remote"))]
+    pub(crate) fn plain_headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        let headers = self.headers.iter();
+        headers
+            .filter(|(name, _)| *name != baggage::BAGGAGE.as_str())
+            .map(|(name, value)| (*name, &**value))
+    }
+}
+
+/// Path, headers, body and addresses may identify people.
+impl fmt::Debug for HttpAttributes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpAttributes")
+            .field("method", &self.method)
+            .field("host", &self.host)
+            .field("protocol", &self.protocol)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the answer to [`HttpAttributes`] says beside yes and no: the headers to set on a request
+/// that may run, or the headers and the body of the response to one that may not.
+///
+/// ```
+/// use tower_aperture::HttpExtras;
+///
+/// let extras = HttpExtras::new([("x-denied-by", "policy")], "not today");
+/// assert_eq!(extras.headers()["x-denied-by"], "policy");
+/// assert_eq!(extras.body(), "not today");
+/// ```
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct HttpExtras {
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl HttpExtras {
+    /// Headers and body. What is not a header is left out, and so are those that frame a message
+    /// or route it: `connection`, `content-length`, `host`, `transfer-encoding`, `te`, `trailer`,
+    /// `upgrade`.
+    #[must_use]
+    pub fn new<N, V>(headers: impl IntoIterator<Item = (N, V)>, body: impl Into<Bytes>) -> Self
+    where
+        N: AsRef<str>,
+        V: AsRef<str>,
+    {
+        const FRAMING: [HeaderName; 7] = [
+            header::CONNECTION,
+            header::CONTENT_LENGTH,
+            header::HOST,
+            header::TRANSFER_ENCODING,
+            header::TE,
+            header::TRAILER,
+            header::UPGRADE,
+        ];
+        let mut all = HeaderMap::new();
+        for (name, value) in headers {
+            let name = HeaderName::from_bytes(name.as_ref().as_bytes());
+            let value = HeaderValue::from_bytes(value.as_ref().as_bytes());
+            if let (Ok(name), Ok(value)) = (name, value)
+                && !FRAMING.contains(&name)
+            {
+                all.insert(name, value);
+            }
+        }
+        Self {
+            headers: all,
+            body: body.into(),
+        }
+    }
+
+    /// The headers.
+    #[must_use]
+    pub const fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
+    /// The body, empty for a request that may run.
+    #[must_use]
+    pub const fn body(&self) -> &Bytes {
+        &self.body
+    }
+
+    /// `None` when it says nothing.
+    #[cfg(any(feature = "embedded", feature = "remote"))]
+    pub(crate) fn boxed(self) -> Option<Box<Self>> {
+        (!self.headers.is_empty() || !self.body.is_empty()).then(|| Box::new(self))
+    }
+
+    /// Sets the headers on a request, in place of those of the same names.
+    pub(crate) fn set_on(self, headers: &mut HeaderMap) {
+        // One value a name, so none of them is left out.
+        for (name, value) in self.headers {
+            if let Some(name) = name {
+                headers.insert(name, value);
+            }
+        }
+    }
+}
+
+/// Values may identify people.
+impl fmt::Debug for HttpExtras {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpExtras")
+            .field("headers", &self.headers.keys().collect::<Vec<_>>())
+            .field("body", &self.body.len())
+            .finish()
+    }
+}
+
+/// What W3C Baggage does not let stand in a value, and what begins an escape.
+const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b',').add(b';').add(b'\\');
+
+/// Labels as the `baggage` header that an Agent reads them back from, and how many it has no room
+/// for. `None` when there is nothing to say.
+///
+/// A header beyond a limit, or with a key that is no token, would be ignored with all that is in
+/// it: what does not fit stays out, the weakest first, which come last.
+#[cfg_attr(
+    not(any(feature = "embedded", feature = "remote", test)),
+    allow(dead_code)
+)]
+pub(crate) fn baggage_of(labels: &Labels<'_>) -> (Option<String>, u32) {
+    let (mut header, mut members, mut lost) = (String::new(), 0, 0_u32);
+    let mut member = String::new();
+    for (key, value) in labels.iter() {
+        member.clear();
+        member.push_str(key);
+        member.push('=');
+        // Agents decode twice, the second time as a query.
+        for part in value.split_inclusive(['%', '+']) {
+            let (plain, twice) = match part.as_bytes().last() {
+                Some(b'%') => (&part[..part.len() - 1], "%2525"),
+                Some(b'+') => (&part[..part.len() - 1], "%252B"),
+                _ => (part, ""),
+            };
+            member.extend(utf8_percent_encode(plain, ENCODED));
+            member.push_str(twice);
+        }
+        let comma = usize::from(members > 0);
+        let fits = members < baggage::MAX_MEMBERS
+            && member.len() <= baggage::MAX_MEMBER_BYTES
+            && header.len() + comma + member.len() <= baggage::MAX_BYTES;
+        if !fits || !baggage::is_token(key.as_bytes()) {
+            lost = lost.saturating_add(1);
+            continue;
+        }
+        if members > 0 {
+            header.push(',');
+        }
+        header.push_str(&member);
+        members += 1;
+    }
+    ((members > 0).then_some(header), lost)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::LabelLimits;
+
+    fn header(labels: &[(&str, &str)]) -> (Option<String>, u32) {
+        let mut all = Labels::with_limits(LabelLimits {
+            count: 8,
+            bytes: 100_000,
+        });
+        all.extend(labels.iter().copied());
+        baggage_of(&all)
+    }
+
+    #[test]
+    fn labels_are_encoded_for_two_decodings() {
+        let (text, lost) = header(&[("user", "a b"), ("sum", "1+1=100%"), ("city", "Zür;ich")]);
+        let expected = "user=a%20b,sum=1%252B1=100%2525,city=Z%C3%BCr%3Bich";
+        assert_eq!((text.as_deref(), lost), (Some(expected), 0));
+        assert_eq!(header(&[]), (None, 0));
+    }
+
+    #[test]
+    fn what_would_spoil_the_header_stays_out() {
+        let long = "v".repeat(baggage::MAX_MEMBER_BYTES);
+        let (text, lost) = header(&[("not a token", "1"), ("long", &long), ("", "x"), ("b", "2")]);
+        assert_eq!((text.as_deref(), lost), (Some("b=2"), 3));
+        let big = "v".repeat(3000);
+        let (text, lost) = header(&[("a", &big), ("b", &big), ("c", &big), ("d", "1")]);
+        let text = text.expect("most of it");
+        assert_eq!((text.len(), lost), (2 * 3002 + 1 + 4, 1));
+        assert!(text.ends_with(",d=1"), "what still fits travels");
+    }
+
+    #[test]
+    fn framing_is_nobodys_to_set() {
+        let extras = HttpExtras::new(
+            [
+                ("Content-Length", "5"),
+                ("X-Kind", "a"),
+                ("no name", "b"),
+                ("x-bad", "a\r\nb"),
+            ],
+            "",
+        );
+        assert_eq!(extras.headers().len(), 1);
+        assert_eq!(extras.headers()["x-kind"], "a");
+    }
+
+    #[test]
+    fn debug_shows_no_values() {
+        let request = HttpAttributes::new("GET", "/secret").header("x-user", "secret");
+        let extras = HttpExtras::new([("baggage", "user=secret")], "secret");
+        let shown = format!("{request:?} {extras:?}");
+        assert!(!shown.contains("secret"), "{shown}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_labels_make_a_well_formed_header(
+            pairs in proptest::collection::hash_map(any::<String>(), any::<String>(), 0..6),
+        ) {
+            let labels: Labels<'_> = pairs.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+            let (text, lost) = baggage_of(&labels);
+            let mut headers = HeaderMap::new();
+            if let Some(text) = text {
+                headers.insert("baggage", HeaderValue::from_str(&text).expect("ASCII"));
+            }
+            let mut read = Labels::new();
+            baggage::add_labels(&mut read, &headers);
+            prop_assert_eq!(read.len() + lost as usize, labels.len());
+        }
+    }
+}

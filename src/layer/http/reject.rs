@@ -1,0 +1,92 @@
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes};
+use http::Response;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http_body::{Body, Frame, SizeHint};
+
+use crate::flow::Rejection;
+use crate::layer::answer::{Answer, NoBody, Polled};
+use crate::layer::grpc;
+use crate::layer::head::RequestHead;
+use crate::layer::reject::{DefaultReject, OnReject};
+
+/// Answers as the Agent says: like [`DefaultReject`], with the body of the rejection where there is
+/// one, as `text/plain` unless a header says otherwise. gRPC requests get no body.
+///
+/// It is the hook of layers that ask [by attributes](crate::ApertureLayer::http), in front of
+/// services whose bodies are made of [`Bytes`].
+///
+/// ```
+/// use axum::body::Body;
+/// use tower_aperture::layer::{AgentReject, OnReject, RequestHead};
+/// use tower_aperture::{Denial, HttpExtras, RejectReason, Rejection};
+///
+/// let extras = HttpExtras::new([("x-policy", "per-user")], "not today");
+/// let rejection =
+///     Rejection::new("ingress", Denial::new(RejectReason::RateLimited)).with_extras(extras);
+/// let request = http::Request::new(());
+/// let response =
+///     OnReject::<Body>::on_reject(&AgentReject, &rejection, RequestHead::new(&request));
+/// assert_eq!(response.status(), 429);
+/// assert_eq!(response.headers()["x-policy"], "per-user");
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AgentReject;
+
+impl<B> OnReject<B> for AgentReject
+where
+    B: Body,
+    B::Data: From<Bytes>,
+{
+    type Body = AgentRejectBody<B::Data>;
+
+    fn on_reject(&self, rejection: &Rejection, head: RequestHead<'_>) -> Response<Self::Body> {
+        let mut response = OnReject::<B>::on_reject(&DefaultReject, rejection, head);
+        let body = match rejection.body() {
+            Some(body) if grpc::content_type(head.headers()).is_none() => {
+                let text = HeaderValue::from_static("text/plain; charset=utf-8");
+                response.headers_mut().entry(CONTENT_TYPE).or_insert(text);
+                Some(B::Data::from(body.clone()))
+            }
+            _ => None,
+        };
+        response.map(|NoBody| AgentRejectBody(body))
+    }
+}
+
+/// The body of [`AgentReject`]: one piece of data, or nothing.
+///
+/// ```
+/// use tower_aperture::layer::{AgentRejectBody, RejectBody};
+///
+/// fn fits(_: impl RejectBody<axum::body::Body>) {}
+/// fits(AgentRejectBody::<bytes::Bytes>::default());
+/// ```
+#[derive(Debug)]
+pub struct AgentRejectBody<D>(Option<D>);
+
+impl<D> Default for AgentRejectBody<D> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+/// The data is never pinned.
+impl<D> Unpin for AgentRejectBody<D> {}
+
+impl<B: Body> Answer<B> for AgentRejectBody<B::Data> {
+    fn poll_answer(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Polled<B> {
+        Poll::Ready(self.0.take().map(|data| Ok(Frame::data(data))))
+    }
+
+    fn is_over(&self) -> bool {
+        self.0.is_none()
+    }
+
+    fn hint(&self) -> SizeHint {
+        let left = self.0.as_ref().map_or(0, Buf::remaining);
+        SizeHint::with_exact(u64::try_from(left).unwrap_or(u64::MAX))
+    }
+}

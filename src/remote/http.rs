@@ -1,0 +1,156 @@
+//! Checks made of HTTP attributes.
+
+use std::net::SocketAddr;
+
+use super::call::CHECK_HTTP;
+use super::check::Question;
+use crate::flow::{FlowParams, HttpAttributes, HttpExtras};
+use crate::pb::check::CheckResponse;
+use crate::pb::check::check_response::DecisionType;
+use crate::pb::checkhttp::check_http_request::HttpRequest;
+use crate::pb::checkhttp::check_http_response::HttpResponse;
+use crate::pb::checkhttp::socket_address::Protocol;
+use crate::pb::checkhttp::{
+    CheckHttpRequest, CheckHttpResponse, DeniedHttpResponse, SocketAddress,
+};
+
+pub(super) fn request(
+    control_point: &str,
+    params: &FlowParams<'_>,
+    request: &HttpAttributes<'_>,
+    baggage: Option<String>,
+) -> CheckHttpRequest {
+    let headers = request
+        .plain_headers()
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .chain(baggage.map(|baggage| ("baggage".to_owned(), baggage)));
+    CheckHttpRequest {
+        // Left out when they are not known: an Agent refuses an empty address.
+        source: request.source.map(address),
+        destination: request.destination.map(address),
+        request: Some(HttpRequest {
+            method: request.method.to_owned(),
+            headers: headers.collect(),
+            path: request.path.to_owned(),
+            host: request.host.to_owned(),
+            scheme: request.scheme.to_owned(),
+            size: request.size,
+            protocol: request.protocol.to_owned(),
+            body: request.body.to_owned(),
+        }),
+        control_point: control_point.to_owned(),
+        ramp_mode: params.ramp_mode,
+        expect_end: true,
+    }
+}
+
+fn address(address: SocketAddr) -> SocketAddress {
+    SocketAddress {
+        protocol: Protocol::Tcp as i32,
+        address: address.ip().to_canonical().to_string(),
+        port: address.port().into(),
+    }
+}
+
+impl Question for CheckHttpRequest {
+    const PATH: &'static str = CHECK_HTTP;
+
+    type Answer = CheckHttpResponse;
+
+    fn into_control_point(self) -> String {
+        self.control_point
+    }
+
+    fn read(answer: CheckHttpResponse) -> (CheckResponse, Option<Box<HttpExtras>>) {
+        split(answer)
+    }
+}
+
+/// The decision as a check would have brought it, and what HTTP needs besides.
+fn split(answer: CheckHttpResponse) -> (CheckResponse, Option<Box<HttpExtras>>) {
+    let mut response = answer.check_response.unwrap_or_default();
+    let refused = answer.status.is_some_and(|status| status.code != 0);
+    let (denied, extras) = match answer.http_response {
+        Some(HttpResponse::DeniedResponse(denied)) => {
+            let DeniedHttpResponse {
+                status,
+                headers,
+                body,
+            } = denied;
+            if status != 0 {
+                response.denied_response_status_code = status;
+            }
+            // It moved from the message into the header.
+            if response.wait_time.is_none() {
+                response.wait_time = seconds(headers.get("retry-after"));
+            }
+            (true, HttpExtras::new(headers, body))
+        }
+        Some(HttpResponse::OkResponse(ok)) => (false, HttpExtras::new(ok.headers, "")),
+        None => (false, HttpExtras::default()),
+    };
+    if denied || refused {
+        response.decision_type = DecisionType::Rejected as i32;
+    }
+    (response, extras.boxed())
+}
+
+fn seconds(header: Option<&String>) -> Option<prost_types::Duration> {
+    let seconds = header?.trim().parse().ok()?;
+    Some(prost_types::Duration { seconds, nanos: 0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pb::checkhttp::OkHttpResponse;
+    use crate::pb::rpc::Status;
+
+    #[test]
+    fn either_sign_of_a_no_is_a_no() {
+        let denied = CheckHttpResponse {
+            http_response: Some(HttpResponse::DeniedResponse(DeniedHttpResponse {
+                status: 418,
+                ..DeniedHttpResponse::default()
+            })),
+            ..CheckHttpResponse::default()
+        };
+        let (response, extras) = split(denied);
+        assert_eq!(response.decision_type, DecisionType::Rejected as i32);
+        assert_eq!(response.denied_response_status_code, 418);
+        assert!(extras.is_none());
+
+        let refused = CheckHttpResponse {
+            status: Some(Status {
+                code: 14,
+                ..Status::default()
+            }),
+            ..CheckHttpResponse::default()
+        };
+        assert_eq!(
+            split(refused).0.decision_type,
+            DecisionType::Rejected as i32
+        );
+    }
+
+    #[test]
+    fn a_yes_without_headers_costs_nothing_more() {
+        let fine = CheckHttpResponse {
+            http_response: Some(HttpResponse::OkResponse(OkHttpResponse::default())),
+            ..CheckHttpResponse::default()
+        };
+        let (response, extras) = split(fine);
+        assert_eq!(response, CheckResponse::default());
+        assert!(extras.is_none());
+    }
+
+    #[test]
+    fn a_wait_that_is_no_number_is_no_wait() {
+        assert_eq!(
+            seconds(Some(&" 3 ".to_owned())).map(|wait| wait.seconds),
+            Some(3)
+        );
+        assert!(seconds(Some(&"Fri, 31 Dec".to_owned())).is_none());
+        assert!(seconds(None).is_none());
+    }
+}
