@@ -24,11 +24,23 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         // prost leaves out the value of a map's entry when it is the default, as it is when a key was
         // stored; an Agent never does, and protobuf.js cannot read it. As repeated entries they are
         // the same bytes, value included.
-        for message in descriptors.file.iter_mut().flat_map(|file| &mut file.message_type) {
-            if let "CacheLookupResponse" | "CacheUpsertResponse" | "CacheDeleteResponse" = message.name()
-            {
-                for entry in &mut message.nested_type {
+        for file in &mut descriptors.file {
+            let source = file.source_code_info.get_or_insert_default();
+            for (at, message) in (0..).zip(&mut file.message_type) {
+                let ("CacheLookupResponse" | "CacheUpsertResponse" | "CacheDeleteResponse") =
+                    message.name()
+                else {
+                    continue;
+                };
+                for (nested, entry) in (0..).zip(&mut message.nested_type) {
                     entry.options = None;
+                    // The generator looks for what is said about each message and field.
+                    for field in [&[][..], &[2, 0], &[2, 1]] {
+                        source.location.push(Default::default());
+                        if let Some(location) = source.location.last_mut() {
+                            location.path = [&[4, at, 3, nested], field].concat();
+                        }
+                    }
                 }
             }
         }

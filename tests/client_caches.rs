@@ -166,7 +166,9 @@ async fn the_message_of_an_embedded_flow_has_what_an_agent_would_tell() {
     let global = |key: &str| {
         let mut entries = lookup.global_cache_responses.iter();
         let entry = entries.find(|entry| entry.key == key);
-        entry.and_then(|entry| entry.value.clone()).expect("it was asked for")
+        entry
+            .and_then(|entry| entry.value.clone())
+            .expect("it was asked for")
     };
     let missed = global("g");
     assert_eq!(missed.lookup_status(), CacheLookupStatus::Miss);

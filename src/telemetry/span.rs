@@ -97,7 +97,12 @@ impl SpanRecord {
             .map_or(0, |lookup| {
                 let result = lookup.result_cache_response.iter();
                 result
-                    .chain(lookup.global_cache_responses.iter().flat_map(|entry| &entry.value))
+                    .chain(
+                        lookup
+                            .global_cache_responses
+                            .iter()
+                            .flat_map(|entry| &entry.value),
+                    )
                     .map(|key| key.value.len())
                     .sum()
             })

@@ -17,10 +17,12 @@ pub(crate) fn looked_up(lookup: CacheLookup) -> CacheLookupResponse {
     CacheLookupResponse {
         result_cache_response: lookup.result.map(told),
         global_cache_responses: global
-            .map(|(key, value)| cache_lookup_response::GlobalCacheResponsesEntry {
-                key,
-                value: Some(told(value)),
-            })
+            .map(
+                |(key, value)| cache_lookup_response::GlobalCacheResponsesEntry {
+                    key,
+                    value: Some(told(value)),
+                },
+            )
             .collect(),
     }
 }
@@ -58,10 +60,12 @@ pub(crate) fn upserted(change: CacheChange) -> CacheUpsertResponse {
     CacheUpsertResponse {
         result_cache_response: change.result.map(told),
         global_cache_responses: global
-            .map(|(key, done)| cache_upsert_response::GlobalCacheResponsesEntry {
-                key,
-                value: Some(told(done)),
-            })
+            .map(
+                |(key, done)| cache_upsert_response::GlobalCacheResponsesEntry {
+                    key,
+                    value: Some(told(done)),
+                },
+            )
             .collect(),
     }
 }
@@ -79,10 +83,12 @@ pub(crate) fn deleted(change: CacheChange) -> CacheDeleteResponse {
     CacheDeleteResponse {
         result_cache_response: change.result.map(told),
         global_cache_responses: global
-            .map(|(key, done)| cache_delete_response::GlobalCacheResponsesEntry {
-                key,
-                value: Some(told(done)),
-            })
+            .map(
+                |(key, done)| cache_delete_response::GlobalCacheResponsesEntry {
+                    key,
+                    value: Some(told(done)),
+                },
+            )
             .collect(),
     }
 }

@@ -75,7 +75,10 @@ async fn rate_limit_with_keys(client: &ApertureClient) {
         }
         assert_eq!(decisions(&flows), [Accepted, Accepted, Rejected]);
         assert!(flows[2].retry_after() > Some(Duration::ZERO));
-        assert_eq!(flows[2].http_response_code().map(|code| code.as_u16()), Some(429));
+        assert_eq!(
+            flows[2].http_response_code().map(|code| code.as_u16()),
+            Some(429)
+        );
         for flow in flows {
             assert!(flow.end().await.error().is_none());
         }
@@ -156,8 +159,12 @@ async fn caches(client: &ApertureClient) {
     };
     let flow = start("cache").await;
     assert_eq!(read(&flow), (None, None));
-    flow.set_result_cache("forty-two ü", ttl).await.expect("taken");
-    flow.set_global_cache("shared", "everybody's", ttl).await.expect("taken");
+    flow.set_result_cache("forty-two ü", ttl)
+        .await
+        .expect("taken");
+    flow.set_global_cache("shared", "everybody's", ttl)
+        .await
+        .expect("taken");
     flow.end().await;
 
     let flow = start("cache").await;
@@ -172,7 +179,9 @@ async fn caches(client: &ApertureClient) {
 
 async fn ramp(client: &ApertureClient) {
     let ask = async |point, user: &str| {
-        let params = FlowParams::new().label("user_id", user.to_owned()).ramp_mode(true);
+        let params = FlowParams::new()
+            .label("user_id", user.to_owned())
+            .ramp_mode(true);
         client.start_flow(point, params).await
     };
     assert_eq!(ask("ramp-all", "ann").await.decision(), Accepted);
@@ -199,8 +208,15 @@ async fn the_whole_list(pair: Pair) {
     priorities_with_deadlines(&pair, &client).await;
     caches(&client).await;
     ramp(&client).await;
-    assert!(client.shutdown(PATIENCE).await, "nothing is left undelivered");
-    assert_eq!(pair.served.metric("tower_aperture_agent_unauthenticated_total"), 0.0);
+    assert!(
+        client.shutdown(PATIENCE).await,
+        "nothing is left undelivered"
+    );
+    assert_eq!(
+        pair.served
+            .metric("tower_aperture_agent_unauthenticated_total"),
+        0.0
+    );
     pair.served.stopped().await;
 }
 
@@ -222,7 +238,12 @@ async fn without_a_known_key_the_agent_is_unreachable() {
         let flow = client.start_flow("rate", FlowParams::new()).await;
         assert_eq!((flow.decision(), flow.should_run()), (Unreachable, true));
         let kind = flow.error().map(|error| error.kind());
-        assert_eq!(kind, Some(FlowErrorKind::Unauthenticated), "{:?}", flow.error());
+        assert_eq!(
+            kind,
+            Some(FlowErrorKind::Unauthenticated),
+            "{:?}",
+            flow.error()
+        );
         let ramped = FlowParams::new().ramp_mode(true);
         assert!(!client.start_flow("ramp-all", ramped).await.should_run());
     }

@@ -59,15 +59,17 @@ pub(crate) fn request(control_point: &str) -> CheckRequest {
 /// Gives back what an answer granted.
 pub(crate) fn end_of(answer: &CheckResponse) -> FlowEndRequest {
     let slots = answer.limiter_decisions.iter().filter_map(|decision| {
-        let Some(Details::ConcurrencySchedulerInfo(info)) = &decision.details else {
-            return None;
+        let (label, request_id) = match &decision.details {
+            Some(Details::ConcurrencySchedulerInfo(info)) => (&info.label, &info.request_id),
+            Some(Details::ConcurrencyLimiterInfo(info)) => (&info.label, &info.request_id),
+            _ => return None,
         };
-        Some(InflightRequestRef {
+        (!decision.dropped).then(|| InflightRequestRef {
             policy_name: decision.policy_name.clone(),
             policy_hash: decision.policy_hash.clone(),
             component_id: decision.component_id.clone(),
-            label: info.label.clone(),
-            request_id: info.request_id.clone(),
+            label: label.clone(),
+            request_id: request_id.clone(),
             tokens: 1.0,
         })
     });

@@ -87,7 +87,9 @@ pub(super) async fn upsert(
         .map_err(CacheError::Call)?;
     // Absent is what says nothing: it went well.
     let done = |reply: Option<&KeyUpsertResponse>| {
-        reply.map_or(Ok(()), |reply| succeeded(reply.operation_status, &reply.error))
+        reply.map_or(Ok(()), |reply| {
+            succeeded(reply.operation_status, &reply.error)
+        })
     };
     let global = reply.global_cache_responses.iter();
     Ok(CacheChange {
@@ -118,7 +120,9 @@ pub(super) async fn delete(
         .map_err(CacheError::Call)?;
     // Absent is what says nothing: it went well.
     let done = |reply: Option<&KeyDeleteResponse>| {
-        reply.map_or(Ok(()), |reply| succeeded(reply.operation_status, &reply.error))
+        reply.map_or(Ok(()), |reply| {
+            succeeded(reply.operation_status, &reply.error)
+        })
     };
     let global = reply.global_cache_responses.iter();
     Ok(CacheChange {

@@ -1,0 +1,96 @@
+//! Ten thousand who wait, and are gone.
+
+use std::fs;
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Runtime};
+use tonic::transport::Endpoint;
+use tower_aperture::pb::check::CheckRequest;
+use tower_aperture::pb::check::flow_control_service_client::FlowControlServiceClient;
+use tower_aperture::{FlowDecision, FlowParams, FlowStatus};
+
+use crate::program::{Folder, Serving, until};
+use crate::serving::{ONE_AT_A_TIME, client, waiters};
+
+const CONNECTIONS: usize = 10;
+const EACH: usize = 1000;
+
+/// Clients that all ask at once. They are gone, connections and all, when it is dropped.
+fn crowd(address: &str) -> Runtime {
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    for _ in 0..CONNECTIONS {
+        let address = format!("http://{address}");
+        runtime.spawn(async move {
+            let endpoint = Endpoint::from_shared(address).expect("an address");
+            let channel = endpoint.connect().await.expect("it listens");
+            for _ in 0..EACH {
+                let mut checks = FlowControlServiceClient::new(channel.clone());
+                let flow = CheckRequest {
+                    control_point: "render".into(),
+                    ..CheckRequest::default()
+                };
+                tokio::spawn(async move { checks.check(flow).await });
+            }
+        });
+    }
+    runtime
+}
+
+/// Bytes that it takes of the machine's memory, where the machine tells.
+fn resident(serving: &Serving) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{}/status", serving.process())).ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix(" kB")?.parse().ok()
+}
+
+#[test]
+fn ten_thousand_waiters_that_are_gone_leave_nothing_behind() {
+    let folder = Folder::new();
+    let policies = folder.write("one.yaml", ONE_AT_A_TIME);
+    let serving = Serving::start(&policies, &[]);
+    let asks = Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let client = asks.block_on(async { client(&serving) });
+    let flow = |params| asks.block_on(client.start_flow("render", params));
+    let holder = flow(FlowParams::new());
+    assert_eq!(holder.decision(), FlowDecision::Accepted);
+
+    let mut first = None;
+    for round in 0..3 {
+        let crowd = crowd(&serving.address);
+        until("all wait", || {
+            waiters(&serving.address) == CONNECTIONS * EACH
+        });
+        crowd.shutdown_background();
+        until("nobody waits", || waiters(&serving.address) == 0);
+        let now = resident(&serving);
+        if let (Some(first), Some(now)) = (first, now) {
+            // Had the first ten thousand left anything behind, so had the others.
+            assert!(
+                now < first * 3 / 2,
+                "{first} kB at first, {now} kB in round {round}"
+            );
+        }
+        first = first.or(now);
+    }
+
+    asks.block_on(holder.end());
+    let next = flow(FlowParams::new());
+    assert_eq!(
+        next.decision(),
+        FlowDecision::Accepted,
+        "{:?}",
+        next.error()
+    );
+    next.finish(FlowStatus::Ok);
+    asks.block_on(client.shutdown(Duration::from_secs(60)));
+}
