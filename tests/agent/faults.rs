@@ -14,7 +14,6 @@ use prost::Message;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::Command;
-use tokio::task::JoinHandle;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 use tower_aperture::Engine;
@@ -124,23 +123,24 @@ async fn a_client_that_is_killed_holds_its_slots_no_longer_than_the_policy_says(
 /// A connection whose client lets in no byte of any answer's body.
 struct Unread {
     send: SendRequest<Full<Bytes>>,
-    connection: JoinHandle<()>,
+    socket: std::net::TcpStream,
 }
 
 impl Unread {
     async fn connect(served: &Served, window: u32) -> Self {
-        let stream = TcpStream::connect(served.address).await;
-        let stream = TokioIo::new(stream.expect("it listens"));
+        let stream = std::net::TcpStream::connect(served.address).expect("it listens");
+        stream.set_nonblocking(true).expect("a socket can be so");
+        stream.set_nodelay(true).expect("a socket can be so");
+        let socket = stream.try_clone().expect("another handle");
+        let stream = TokioIo::new(TcpStream::from_std(stream).expect("it is registered"));
         let (send, connection) = http2::Builder::new(TokioExecutor::new())
             .initial_stream_window_size(window)
             .handshake(stream)
             .await
             .expect("HTTP/2");
-        let connection = tokio::spawn(async move {
-            // Ends when it is dropped, or with the agent.
-            let _ = connection.await;
-        });
-        Self { send, connection }
+        // Ends with the test, or with the socket.
+        tokio::spawn(connection);
+        Self { send, socket }
     }
 
     /// A check with the bytes of a message as they are; the head of the answer.
@@ -184,7 +184,8 @@ async fn a_client_that_reads_nothing_holds_up_nobody_and_keeps_nothing() {
     let waits = tokio::spawn(async move { is_accepted(&mut second, "render").await });
     served.until_waiting(1.0).await;
     assert!(is_accepted(&mut checks, "elsewhere").await);
-    unread.connection.abort();
+    let cut = unread.socket.shutdown(std::net::Shutdown::Both);
+    cut.expect("it was open");
     let answered = tokio::time::timeout(PATIENCE, waits).await;
     assert!(answered.expect("the slot comes back").expect("no panic"));
     assert_eq!(served.metric("tower_aperture_agent_undelivered_total"), 1.0);

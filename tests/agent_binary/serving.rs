@@ -106,7 +106,7 @@ async fn told_to_end_it_answers_who_waits() {
 }
 
 /// As `status --once` has it.
-pub(crate) fn waiters(address: &str) -> usize {
+fn waiters(address: &str) -> usize {
     let Ran { out, err, .. } = crate::program::run(&["status", "--once", "--addr", address]);
     let line = out.lines().find_map(|line| line.strip_prefix("waiting"));
     let number = line.and_then(|line| line.split_whitespace().next());

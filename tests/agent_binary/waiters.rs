@@ -1,6 +1,8 @@
 //! Ten thousand who wait, and are gone.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
@@ -10,7 +12,7 @@ use tower_aperture::pb::check::flow_control_service_client::FlowControlServiceCl
 use tower_aperture::{FlowDecision, FlowParams, FlowStatus};
 
 use crate::program::{Folder, Serving, until};
-use crate::serving::{ONE_AT_A_TIME, client, waiters};
+use crate::serving::{ONE_AT_A_TIME, client};
 
 const CONNECTIONS: usize = 10;
 const EACH: usize = 1000;
@@ -40,7 +42,20 @@ fn crowd(address: &str) -> Runtime {
     runtime
 }
 
-/// Bytes that it takes of the machine's memory, where the machine tells.
+/// As its metrics have it.
+fn waiters(address: &str) -> usize {
+    let mut stream = TcpStream::connect(address).expect("it listens");
+    let call = "GET /metrics HTTP/1.1\r\nhost: agent\r\nconnection: close\r\n\r\n";
+    stream.write_all(call.as_bytes()).expect("it reads");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it answers");
+    let mut lines = answer.lines();
+    let line = lines.find(|line| line.starts_with("tower_aperture_agent_waiting{"));
+    let number = line.and_then(|line| line.rsplit(' ').next()?.parse().ok());
+    number.unwrap_or_else(|| panic!("{answer}"))
+}
+
+/// Kilobytes of the machine's memory that it takes, where the machine tells.
 fn resident(serving: &Serving) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{}/status", serving.process())).ok()?;
     let line = status
