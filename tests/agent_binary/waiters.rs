@@ -3,7 +3,8 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Runtime};
 use tonic::transport::Endpoint;
@@ -11,7 +12,7 @@ use tower_aperture::pb::check::CheckRequest;
 use tower_aperture::pb::check::flow_control_service_client::FlowControlServiceClient;
 use tower_aperture::{FlowDecision, FlowParams, FlowStatus};
 
-use crate::program::{Folder, Serving, until};
+use crate::program::{Folder, LONG, Serving};
 use crate::serving::{ONE_AT_A_TIME, client};
 
 const CONNECTIONS: usize = 10;
@@ -55,6 +56,20 @@ fn waiters(address: &str) -> usize {
     number.unwrap_or_else(|| panic!("{answer}"))
 }
 
+/// Waits until so many wait. A busy machine takes its time for ten thousand, so it may take long as
+/// long as it goes on.
+fn until_waiting(address: &str, flows: usize) {
+    let (mut last, mut since) = (waiters(address), Instant::now());
+    while last != flows {
+        thread::sleep(Duration::from_millis(20));
+        let now = waiters(address);
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        assert!(since.elapsed() < LONG, "{last} wait, and not {flows}");
+    }
+}
+
 /// Kilobytes of the machine's memory that it takes, where the machine tells.
 fn resident(serving: &Serving) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{}/status", serving.process())).ok()?;
@@ -82,11 +97,9 @@ fn ten_thousand_waiters_that_are_gone_leave_nothing_behind() {
     let mut first = None;
     for round in 0..3 {
         let crowd = crowd(&serving.address);
-        until("all wait", || {
-            waiters(&serving.address) == CONNECTIONS * EACH
-        });
+        until_waiting(&serving.address, CONNECTIONS * EACH);
         crowd.shutdown_background();
-        until("nobody waits", || waiters(&serving.address) == 0);
+        until_waiting(&serving.address, 0);
         let now = resident(&serving);
         if let (Some(first), Some(now)) = (first, now) {
             // Had the first ten thousand left anything behind, so had the others.
