@@ -15,14 +15,19 @@ use crate::remote::Remote;
 pub(in crate::client) fn looked_up(reply: &CacheLookupResponse) -> CacheLookup {
     let global = reply.global_cache_responses.iter();
     CacheLookup {
-        result: reply.result_cache_response.as_ref().map(value),
+        result: reply
+            .result_cache_response
+            .as_ref()
+            .map(|reply| value(Some(reply))),
         global: global
-            .map(|(key, reply)| (key.clone(), value(reply)))
+            .map(|entry| (entry.key.clone(), value(entry.value.as_ref())))
             .collect(),
     }
 }
 
-fn value(reply: &KeyLookupResponse) -> CacheValue {
+fn value(reply: Option<&KeyLookupResponse>) -> CacheValue {
+    // Nobody who found something says nothing.
+    let Some(reply) = reply else { return Ok(None) };
     succeeded(reply.operation_status, &reply.error)?;
     let hit = reply.lookup_status == CacheLookupStatus::Hit as i32;
     Ok(hit.then(|| reply.value.clone()))
@@ -84,12 +89,20 @@ pub(super) async fn upsert(
         .cache_upsert(upserting(place, value, ttl))
         .await
         .map_err(CacheError::Call)?;
-    let done = |reply: &KeyUpsertResponse| succeeded(reply.operation_status, &reply.error);
+    // Absent is what says nothing: it went well.
+    let done = |reply: Option<&KeyUpsertResponse>| {
+        reply.map_or(Ok(()), |reply| {
+            succeeded(reply.operation_status, &reply.error)
+        })
+    };
     let global = reply.global_cache_responses.iter();
     Ok(CacheChange {
-        result: reply.result_cache_response.as_ref().map(done),
+        result: reply
+            .result_cache_response
+            .as_ref()
+            .map(|reply| done(Some(reply))),
         global: global
-            .map(|(key, reply)| (key.clone(), done(reply)))
+            .map(|entry| (entry.key.clone(), done(entry.value.as_ref())))
             .collect(),
     })
 }
@@ -116,12 +129,20 @@ pub(super) async fn delete(
         .cache_delete(deleting(place))
         .await
         .map_err(CacheError::Call)?;
-    let done = |reply: &KeyDeleteResponse| succeeded(reply.operation_status, &reply.error);
+    // Absent is what says nothing: it went well.
+    let done = |reply: Option<&KeyDeleteResponse>| {
+        reply.map_or(Ok(()), |reply| {
+            succeeded(reply.operation_status, &reply.error)
+        })
+    };
     let global = reply.global_cache_responses.iter();
     Ok(CacheChange {
-        result: reply.result_cache_response.as_ref().map(done),
+        result: reply
+            .result_cache_response
+            .as_ref()
+            .map(|reply| done(Some(reply))),
         global: global
-            .map(|(key, reply)| (key.clone(), done(reply)))
+            .map(|entry| (entry.key.clone(), done(entry.value.as_ref())))
             .collect(),
     })
 }
