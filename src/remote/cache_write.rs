@@ -9,7 +9,7 @@ use super::call::{CACHE_DELETE, CACHE_UPSERT};
 use super::live::Live;
 use crate::pb::check::{
     CacheDeleteRequest, CacheDeleteResponse, CacheOperationStatus, CacheUpsertRequest,
-    CacheUpsertResponse,
+    CacheUpsertResponse, KeyDeleteResponse, KeyUpsertResponse,
 };
 
 /// Changes that may wait for the Agent, and bytes of their values.
@@ -202,24 +202,27 @@ impl Drop for Writing {
     }
 }
 
-/// What the Agent said against it; silence is no success.
+/// What the Agent said against it. No part for the key is no success; a part that says nothing is.
 fn refusal_of_upsert(reply: &CacheUpsertResponse) -> Option<String> {
-    let global = reply.global_cache_responses.values().next();
-    let answer = reply.result_cache_response.as_ref().or(global);
-    refusal(answer.map(|answer| (answer.operation_status, &*answer.error)))
+    let said = |answer: &KeyUpsertResponse| (answer.operation_status, answer.error.clone());
+    let global = reply.global_cache_responses.first();
+    let global = global.map(|entry| entry.value.as_ref().map(said).unwrap_or_default());
+    refusal(reply.result_cache_response.as_ref().map(said).or(global))
 }
 
 fn refusal_of_delete(reply: &CacheDeleteResponse) -> Option<String> {
-    let global = reply.global_cache_responses.values().next();
-    let answer = reply.result_cache_response.as_ref().or(global);
-    refusal(answer.map(|answer| (answer.operation_status, &*answer.error)))
+    let said = |answer: &KeyDeleteResponse| (answer.operation_status, answer.error.clone());
+    let global = reply.global_cache_responses.first();
+    let global = global.map(|entry| entry.value.as_ref().map(said).unwrap_or_default());
+    refusal(reply.result_cache_response.as_ref().map(said).or(global))
 }
 
-fn refusal(answer: Option<(i32, &str)>) -> Option<String> {
+fn refusal(answer: Option<(i32, String)>) -> Option<String> {
+    const SUCCESS: i32 = CacheOperationStatus::Success as i32;
     match answer {
         None => Some("the agent's answer has no part for the key".to_owned()),
-        Some((status, "")) if status == CacheOperationStatus::Success as i32 => None,
-        Some((_, error)) => Some(error.to_owned()),
+        Some((SUCCESS, error)) if error.is_empty() => None,
+        Some((_, error)) => Some(error),
     }
 }
 
@@ -276,6 +279,24 @@ mod tests {
         writes.done(&a);
         assert_eq!(next(&mut writes), Some(("upsert", "a".to_owned())));
         assert!(writes.is_empty());
+    }
+
+    #[test]
+    fn a_part_that_says_nothing_is_a_success_and_no_part_is_not() {
+        use crate::pb::check::cache_upsert_response::GlobalCacheResponsesEntry;
+
+        let mut reply = CacheUpsertResponse::default();
+        assert!(refusal_of_upsert(&reply).is_some());
+        reply.global_cache_responses = vec![GlobalCacheResponsesEntry {
+            key: "k".to_owned(),
+            value: None,
+        }];
+        assert_eq!(refusal_of_upsert(&reply), None);
+        reply.global_cache_responses[0].value = Some(KeyUpsertResponse {
+            operation_status: CacheOperationStatus::Error as i32,
+            error: "no".to_owned(),
+        });
+        assert_eq!(refusal_of_upsert(&reply).as_deref(), Some("no"));
     }
 
     #[test]
