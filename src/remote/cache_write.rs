@@ -204,13 +204,15 @@ impl Drop for Writing {
 
 /// What the Agent said against it; silence is no success.
 fn refusal_of_upsert(reply: &CacheUpsertResponse) -> Option<String> {
-    let global = reply.global_cache_responses.values().next();
+    let mut global = reply.global_cache_responses.iter();
+    let global = global.find_map(|entry| entry.value.as_ref());
     let answer = reply.result_cache_response.as_ref().or(global);
     refusal(answer.map(|answer| (answer.operation_status, &*answer.error)))
 }
 
 fn refusal_of_delete(reply: &CacheDeleteResponse) -> Option<String> {
-    let global = reply.global_cache_responses.values().next();
+    let mut global = reply.global_cache_responses.iter();
+    let global = global.find_map(|entry| entry.value.as_ref());
     let answer = reply.result_cache_response.as_ref().or(global);
     refusal(answer.map(|answer| (answer.operation_status, &*answer.error)))
 }

@@ -89,7 +89,8 @@ impl RemoteFlow {
             .as_mut()?;
         let outcomes = lookup.clone();
         let result = lookup.result_cache_response.iter_mut();
-        for key in result.chain(lookup.global_cache_responses.values_mut()) {
+        let global = lookup.global_cache_responses.iter_mut();
+        for key in result.chain(global.filter_map(|entry| entry.value.as_mut())) {
             key.value = Bytes::new();
         }
         Some(outcomes)
