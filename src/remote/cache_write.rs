@@ -204,17 +204,25 @@ impl Drop for Writing {
 
 /// What the Agent said against it; silence is no success.
 fn refusal_of_upsert(reply: &CacheUpsertResponse) -> Option<String> {
-    let mut global = reply.global_cache_responses.iter();
-    let global = global.find_map(|entry| entry.value.as_ref());
-    let answer = reply.result_cache_response.as_ref().or(global);
-    refusal(answer.map(|answer| (answer.operation_status, &*answer.error)))
+    let result = reply.result_cache_response.as_ref();
+    let result = result.map(|answer| (answer.operation_status, &*answer.error));
+    let global = reply.global_cache_responses.first().map(|entry| {
+        // An entry without a value is one whose value says nothing: it went well.
+        let answer = entry.value.as_ref();
+        answer.map_or((0, ""), |answer| (answer.operation_status, &*answer.error))
+    });
+    refusal(result.or(global))
 }
 
 fn refusal_of_delete(reply: &CacheDeleteResponse) -> Option<String> {
-    let mut global = reply.global_cache_responses.iter();
-    let global = global.find_map(|entry| entry.value.as_ref());
-    let answer = reply.result_cache_response.as_ref().or(global);
-    refusal(answer.map(|answer| (answer.operation_status, &*answer.error)))
+    let result = reply.result_cache_response.as_ref();
+    let result = result.map(|answer| (answer.operation_status, &*answer.error));
+    let global = reply.global_cache_responses.first().map(|entry| {
+        // An entry without a value is one whose value says nothing: it went well.
+        let answer = entry.value.as_ref();
+        answer.map_or((0, ""), |answer| (answer.operation_status, &*answer.error))
+    });
+    refusal(result.or(global))
 }
 
 fn refusal(answer: Option<(i32, &str)>) -> Option<String> {
