@@ -9,7 +9,7 @@ use super::call::{CACHE_DELETE, CACHE_UPSERT};
 use super::live::Live;
 use crate::pb::check::{
     CacheDeleteRequest, CacheDeleteResponse, CacheOperationStatus, CacheUpsertRequest,
-    CacheUpsertResponse, KeyDeleteResponse, KeyUpsertResponse,
+    CacheUpsertResponse,
 };
 
 /// Changes that may wait for the Agent, and bytes of their values.
@@ -202,27 +202,34 @@ impl Drop for Writing {
     }
 }
 
-/// What the Agent said against it. No part for the key is no success; a part that says nothing is.
+/// What the Agent said against it; silence is no success.
 fn refusal_of_upsert(reply: &CacheUpsertResponse) -> Option<String> {
-    let said = |answer: &KeyUpsertResponse| (answer.operation_status, answer.error.clone());
-    let global = reply.global_cache_responses.first();
-    let global = global.map(|entry| entry.value.as_ref().map(said).unwrap_or_default());
-    refusal(reply.result_cache_response.as_ref().map(said).or(global))
+    let result = reply.result_cache_response.as_ref();
+    let result = result.map(|answer| (answer.operation_status, &*answer.error));
+    let global = reply.global_cache_responses.first().map(|entry| {
+        // An entry without a value is one whose value says nothing: it went well.
+        let answer = entry.value.as_ref();
+        answer.map_or((0, ""), |answer| (answer.operation_status, &*answer.error))
+    });
+    refusal(result.or(global))
 }
 
 fn refusal_of_delete(reply: &CacheDeleteResponse) -> Option<String> {
-    let said = |answer: &KeyDeleteResponse| (answer.operation_status, answer.error.clone());
-    let global = reply.global_cache_responses.first();
-    let global = global.map(|entry| entry.value.as_ref().map(said).unwrap_or_default());
-    refusal(reply.result_cache_response.as_ref().map(said).or(global))
+    let result = reply.result_cache_response.as_ref();
+    let result = result.map(|answer| (answer.operation_status, &*answer.error));
+    let global = reply.global_cache_responses.first().map(|entry| {
+        // An entry without a value is one whose value says nothing: it went well.
+        let answer = entry.value.as_ref();
+        answer.map_or((0, ""), |answer| (answer.operation_status, &*answer.error))
+    });
+    refusal(result.or(global))
 }
 
-fn refusal(answer: Option<(i32, String)>) -> Option<String> {
-    const SUCCESS: i32 = CacheOperationStatus::Success as i32;
+fn refusal(answer: Option<(i32, &str)>) -> Option<String> {
     match answer {
         None => Some("the agent's answer has no part for the key".to_owned()),
-        Some((SUCCESS, error)) if error.is_empty() => None,
-        Some((_, error)) => Some(error),
+        Some((status, "")) if status == CacheOperationStatus::Success as i32 => None,
+        Some((_, error)) => Some(error.to_owned()),
     }
 }
 
@@ -283,6 +290,7 @@ mod tests {
 
     #[test]
     fn a_part_that_says_nothing_is_a_success_and_no_part_is_not() {
+        use crate::pb::check::KeyUpsertResponse;
         use crate::pb::check::cache_upsert_response::GlobalCacheResponsesEntry;
 
         let mut reply = CacheUpsertResponse::default();

@@ -90,7 +90,7 @@ impl RemoteFlow {
         let outcomes = lookup.clone();
         let result = lookup.result_cache_response.iter_mut();
         let global = lookup.global_cache_responses.iter_mut();
-        for key in result.chain(global.flat_map(|entry| &mut entry.value)) {
+        for key in result.chain(global.filter_map(|entry| entry.value.as_mut())) {
             key.value = Bytes::new();
         }
         Some(outcomes)
