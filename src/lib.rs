@@ -48,6 +48,10 @@ let app: Router = Router::new()
     feature = "server",
     doc = "- [`agent`]: the engine behind the Agent's own protocol, for every language"
 )]
+#![cfg_attr(
+    feature = "metrics",
+    doc = "- [`metrics`](mod@metrics): what is counted, and under which names"
+)]
 //! - [`Decider`]: the layer over something of your own
 //!
 //! # When the Agent is down
@@ -69,8 +73,9 @@ let app: Router = Router::new()
 //! | `remote` | yes | the client of an Agent, over gRPC |
 //! | `tls` | yes | TLS to the Agent with the system's roots |
 //! | `telemetry` | yes | a span per flow to the Agent, apart from your own OpenTelemetry |
-//! | `tracing` | yes | warnings as `tracing` events with the target `tower_aperture` |
+//! | `tracing` | yes | `tracing` [events and spans](#logs) |
 //! | `gzip` | no | compressed calls |
+//! | `metrics` | no | what flows and clients do, through the `metrics` facade |
 //! | `server` | no | `agent`: the engine served to every Aperture SDK, and the program `tower-aperture-agent` |
 //! | `test-util` | no | a scripted client that records flows |
 //!
@@ -88,6 +93,9 @@ pub mod client;
 pub mod engine;
 mod flow;
 pub mod layer;
+mod meter;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 #[cfg(feature = "remote")]
 pub mod pb;
 #[cfg(feature = "embedded")]

@@ -12,6 +12,10 @@ use crate::flow::{
     CacheLookup, Check, Decider, FlowError, FlowErrorKind, FlowOutcome, FlowParams, HttpAttributes,
     HttpExtras, Ticket, Verdict,
 };
+use crate::log::WaitSpan;
+#[cfg(feature = "metrics")]
+use crate::meter::Meter;
+use crate::meter::{Asked, Held};
 
 /// An answered flow of an [`ApertureClient`], to be ended once.
 ///
@@ -26,7 +30,10 @@ use crate::flow::{
 /// is_ticket_of::<ApertureClient>();
 /// ```
 #[derive(Debug)]
-pub struct ClientTicket(pub(super) TicketKind);
+pub struct ClientTicket {
+    pub(super) kind: TicketKind,
+    pub(super) held: Held,
+}
 
 #[derive(Debug)]
 pub(super) enum TicketKind {
@@ -40,7 +47,8 @@ pub(super) enum TicketKind {
 
 impl Ticket for ClientTicket {
     fn end(self, outcome: FlowOutcome) {
-        match self.0 {
+        self.held.ended(outcome.status);
+        match self.kind {
             #[cfg(feature = "embedded")]
             TicketKind::Embedded(ticket) => ticket.end(outcome),
             #[cfg(feature = "remote")]
@@ -51,7 +59,7 @@ impl Ticket for ClientTicket {
     }
 
     fn take_cache_lookup(&mut self) -> Option<CacheLookup> {
-        match self.0 {
+        match self.kind {
             #[cfg(feature = "embedded")]
             TicketKind::Embedded(ref mut ticket) => ticket.take_cache_lookup(),
             // Each message has a lookup; what matters is whether the flow asked.
@@ -68,7 +76,7 @@ impl Ticket for ClientTicket {
     }
 
     fn take_http_extras(&mut self) -> Option<Box<HttpExtras>> {
-        match self.0 {
+        match self.kind {
             #[cfg(feature = "embedded")]
             TicketKind::Embedded(ref mut ticket) => ticket.take_http_extras(),
             #[cfg(feature = "remote")]
@@ -90,11 +98,12 @@ impl Ticket for ClientTicket {
 /// fn is_pending_of<D: Decider<Pending = ClientPending>>() {}
 /// is_pending_of::<ApertureClient>();
 /// ```
-#[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
 pub struct ClientPending {
     client: ApertureClient,
     kind: PendingKind,
+    asked: Asked,
+    span: WaitSpan,
 }
 
 enum PendingKind {
@@ -106,9 +115,11 @@ enum PendingKind {
     Scripted(super::scripted::ScriptedPending),
 }
 
-impl fmt::Debug for PendingKind {
+impl fmt::Debug for ClientPending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("..")
+        f.debug_struct("ClientPending")
+            .field("client", &self.client)
+            .finish_non_exhaustive()
     }
 }
 
@@ -116,40 +127,56 @@ impl Future for ClientPending {
     type Output = Verdict<ClientTicket>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.get_mut();
-        let verdict: Verdict<ClientTicket> = match this.kind {
+        let Self {
+            client,
+            kind,
+            asked,
+            span,
+        } = self.get_mut();
+        span.in_scope(|| {
+            let verdict = ready!(kind.poll(asked, cx));
+            Poll::Ready(client.told(asked, None, verdict))
+        })
+    }
+}
+
+impl PendingKind {
+    fn poll(&mut self, asked: &mut Asked, cx: &mut Context<'_>) -> Poll<Verdict<TicketKind>> {
+        match self {
             #[cfg(feature = "embedded")]
-            PendingKind::Embedded(ref mut pending) => {
-                wrap(ready!(Pin::new(pending).poll(cx)), TicketKind::Embedded)
+            Self::Embedded(pending) => {
+                let polled = Pin::new(pending).poll(cx);
+                if polled.is_pending() {
+                    asked.waits();
+                }
+                polled.map(|verdict| wrap(verdict, TicketKind::Embedded))
             }
             #[cfg(feature = "remote")]
-            PendingKind::Remote(ref mut pending) => match ready!(Pin::new(pending).poll(cx)) {
-                Ok(flow) => match flow.denial() {
-                    None => Verdict::Accepted(ClientTicket(TicketKind::Remote(flow))),
-                    Some(denial) => {
-                        Verdict::Rejected(denial, ClientTicket(TicketKind::Remote(flow)))
+            Self::Remote(pending) => Pin::new(pending).poll(cx).map(|answer| match answer {
+                Ok(flow) => {
+                    asked.waited(|| flow.queue_time());
+                    match flow.denial() {
+                        None => Verdict::Accepted(TicketKind::Remote(flow)),
+                        Some(denial) => Verdict::Rejected(denial, TicketKind::Remote(flow)),
                     }
-                },
+                }
                 Err(error) => Verdict::Unreachable(error),
-            },
+            }),
             #[cfg(feature = "test-util")]
-            PendingKind::Scripted(ref mut pending) => {
-                wrap(ready!(Pin::new(pending).poll(cx)), TicketKind::Scripted)
+            Self::Scripted(pending) => {
+                asked.waits();
+                let polled = Pin::new(pending).poll(cx);
+                polled.map(|verdict| wrap(verdict, TicketKind::Scripted))
             }
-        };
-        this.client.inner.counters.count(&verdict);
-        Poll::Ready(verdict)
+        }
     }
 }
 
 #[cfg(any(feature = "embedded", feature = "test-util"))]
-pub(super) fn wrap<T>(
-    verdict: Verdict<T>,
-    kind: impl FnOnce(T) -> TicketKind,
-) -> Verdict<ClientTicket> {
+fn wrap<T>(verdict: Verdict<T>, kind: impl FnOnce(T) -> TicketKind) -> Verdict<TicketKind> {
     match verdict {
-        Verdict::Accepted(ticket) => Verdict::Accepted(ClientTicket(kind(ticket))),
-        Verdict::Rejected(denial, ticket) => Verdict::Rejected(denial, ClientTicket(kind(ticket))),
+        Verdict::Accepted(ticket) => Verdict::Accepted(kind(ticket)),
+        Verdict::Rejected(denial, ticket) => Verdict::Rejected(denial, kind(ticket)),
         Verdict::Unreachable(error) => Verdict::Unreachable(error),
     }
 }
@@ -163,33 +190,33 @@ impl Decider for ApertureClient {
         control_point: &str,
         params: &FlowParams<'_>,
     ) -> Check<Self::Ticket, Self::Pending> {
-        let counters = &self.inner.counters;
-        counters.count_dropped_labels(params.labels.dropped());
+        let asked = self.ask(control_point, params.labels.dropped());
         if control_point.is_empty() {
-            return self.ready(Verdict::Unreachable(FlowError::new(
-                FlowErrorKind::InvalidRequest,
-                "the control point is empty",
-            )));
+            return self.ready(asked, control_point, nameless());
         }
         match &self.inner.backend {
-            Backend::Disabled => self.ready(Verdict::Unreachable(FlowError::new(
-                FlowErrorKind::Disabled,
-                "",
-            ))),
+            Backend::Disabled => {
+                let error = FlowError::new(FlowErrorKind::Disabled, "");
+                self.ready(asked, control_point, Verdict::Unreachable(error))
+            }
             #[cfg(feature = "embedded")]
-            Backend::Embedded(engine) => match engine.decide(control_point, params) {
-                Check::Ready(verdict) => self.ready(wrap(verdict, TicketKind::Embedded)),
-                Check::Pending(pending) => self.pending(PendingKind::Embedded(pending)),
-            },
+            Backend::Embedded(engine) => {
+                let check = engine.decide(control_point, params);
+                self.engine_said(asked, control_point, check)
+            }
             #[cfg(feature = "remote")]
-            Backend::Remote(remote) => match remote.check(control_point, params) {
-                Ok(pending) => self.pending(PendingKind::Remote(pending)),
-                Err(error) => self.ready(Verdict::Unreachable(error)),
-            },
+            Backend::Remote(remote) => {
+                let check = remote.check(control_point, params);
+                self.agent_asked(asked, control_point, check)
+            }
             #[cfg(feature = "test-util")]
             Backend::Scripted(script) => match script.decide(control_point, params) {
-                Check::Ready(verdict) => self.ready(wrap(verdict, TicketKind::Scripted)),
-                Check::Pending(pending) => self.pending(PendingKind::Scripted(pending)),
+                Check::Ready(verdict) => {
+                    self.ready(asked, control_point, wrap(verdict, TicketKind::Scripted))
+                }
+                Check::Pending(pending) => {
+                    self.pending(asked, control_point, PendingKind::Scripted(pending))
+                }
             },
         }
     }
@@ -207,19 +234,17 @@ impl Decider for ApertureClient {
         match &self.inner.backend {
             #[cfg(feature = "embedded")]
             Backend::Embedded(engine) if !control_point.is_empty() => {
-                let baggage = self.baggage_of(params);
-                match engine.ask_http(control_point, params, request, baggage.as_deref()) {
-                    Check::Ready(verdict) => self.ready(wrap(verdict, TicketKind::Embedded)),
-                    Check::Pending(pending) => self.pending(PendingKind::Embedded(pending)),
-                }
+                let (baggage, dropped) = own_labels(params);
+                let asked = self.ask(control_point, dropped);
+                let check = engine.ask_http(control_point, params, request, baggage.as_deref());
+                self.engine_said(asked, control_point, check)
             }
             #[cfg(feature = "remote")]
             Backend::Remote(remote) if !control_point.is_empty() => {
-                let baggage = self.baggage_of(params);
-                match remote.check_http(control_point, params, request, baggage) {
-                    Ok(pending) => self.pending(PendingKind::Remote(pending)),
-                    Err(error) => self.ready(Verdict::Unreachable(error)),
-                }
+                let (baggage, dropped) = own_labels(params);
+                let asked = self.ask(control_point, dropped);
+                let check = remote.check_http(control_point, params, request, baggage);
+                self.agent_asked(asked, control_point, check)
             }
             // Nobody there to make labels; a script has those of the flow.
             _ => self.decide(control_point, params),
@@ -227,26 +252,132 @@ impl Decider for ApertureClient {
     }
 }
 
+/// The flow's own labels, as the header that makes them labels again, and how many are lost.
+#[cfg(any(feature = "embedded", feature = "remote"))]
+fn own_labels(params: &FlowParams<'_>) -> (Option<String>, u32) {
+    let (baggage, lost) = baggage_of(&params.labels);
+    (baggage, params.labels.dropped().saturating_add(lost))
+}
+
+pub(super) fn nameless<T>() -> Verdict<T> {
+    let why = "the control point is empty";
+    Verdict::Unreachable(FlowError::new(FlowErrorKind::InvalidRequest, why))
+}
+
 impl ApertureClient {
-    /// The flow's own labels, as the header that makes them labels again.
-    #[cfg(any(feature = "embedded", feature = "remote"))]
-    fn baggage_of(&self, params: &FlowParams<'_>) -> Option<String> {
-        let (baggage, lost) = baggage_of(&params.labels);
-        let dropped = params.labels.dropped().saturating_add(lost);
-        self.inner.counters.count_dropped_labels(dropped);
-        baggage
+    /// Begins to count a flow, some of whose labels were dropped.
+    pub(super) fn ask(&self, control_point: &str, dropped: u32) -> Asked {
+        if dropped > 0 {
+            self.inner.counters.count_dropped_labels(dropped);
+            self.inner.meter.labels_dropped(dropped);
+        }
+        self.inner.meter.ask(control_point)
     }
 
-    fn ready(&self, verdict: Verdict<ClientTicket>) -> Check<ClientTicket, ClientPending> {
+    /// Counts an answer. The control point is told where no span has it.
+    pub(super) fn told(
+        &self,
+        asked: &mut Asked,
+        control_point: Option<&str>,
+        verdict: Verdict<TicketKind>,
+    ) -> Verdict<ClientTicket> {
         self.inner.counters.count(&verdict);
-        Check::Ready(verdict)
+        let held = asked.answered(&verdict);
+        match verdict {
+            Verdict::Accepted(kind) => {
+                #[cfg(feature = "metrics")]
+                kind.count_lookup(&self.inner.meter);
+                Verdict::Accepted(ClientTicket { kind, held })
+            }
+            Verdict::Rejected(denial, kind) => {
+                log_event!(
+                    target: "tower_aperture::client",
+                    debug,
+                    control_point,
+                    reason = denial.reason.as_str(),
+                    wait = ?denial.wait,
+                    "a flow was rejected"
+                );
+                Verdict::Rejected(denial, ClientTicket { kind, held })
+            }
+            Verdict::Unreachable(error) => Verdict::Unreachable(error),
+        }
+    }
+
+    fn ready(
+        &self,
+        mut asked: Asked,
+        control_point: &str,
+        verdict: Verdict<TicketKind>,
+    ) -> Check<ClientTicket, ClientPending> {
+        Check::Ready(self.told(&mut asked, Some(control_point), verdict))
+    }
+
+    #[cfg(feature = "embedded")]
+    fn engine_said(
+        &self,
+        asked: Asked,
+        control_point: &str,
+        check: Check<<crate::Engine as Decider>::Ticket, <crate::Engine as Decider>::Pending>,
+    ) -> Check<ClientTicket, ClientPending> {
+        match check {
+            Check::Ready(verdict) => {
+                self.ready(asked, control_point, wrap(verdict, TicketKind::Embedded))
+            }
+            Check::Pending(pending) => {
+                self.pending(asked, control_point, PendingKind::Embedded(pending))
+            }
+        }
+    }
+
+    #[cfg(feature = "remote")]
+    fn agent_asked(
+        &self,
+        asked: Asked,
+        control_point: &str,
+        check: Result<crate::remote::PendingCheck, FlowError>,
+    ) -> Check<ClientTicket, ClientPending> {
+        match check {
+            Ok(pending) => self.pending(asked, control_point, PendingKind::Remote(pending)),
+            Err(error) => self.ready(asked, control_point, Verdict::Unreachable(error)),
+        }
     }
 
     #[cfg(any(feature = "embedded", feature = "remote", feature = "test-util"))]
-    fn pending(&self, kind: PendingKind) -> Check<ClientTicket, ClientPending> {
+    fn pending(
+        &self,
+        asked: Asked,
+        control_point: &str,
+        kind: PendingKind,
+    ) -> Check<ClientTicket, ClientPending> {
         Check::Pending(ClientPending {
             client: self.clone(),
             kind,
+            asked,
+            span: WaitSpan::new(control_point),
         })
+    }
+}
+
+#[cfg(feature = "metrics")]
+impl TicketKind {
+    /// Counts what the caches had, when the flow asked them.
+    fn count_lookup(&self, meter: &Meter) {
+        match self {
+            #[cfg(feature = "embedded")]
+            Self::Embedded(ticket) => {
+                if let Some(lookup) = ticket.cache_lookup() {
+                    meter.looked_up(lookup);
+                }
+            }
+            #[cfg(feature = "remote")]
+            Self::Remote(flow) => {
+                if let Some(lookup) = &flow.response().cache_lookup_response {
+                    super::cache::wire::count(lookup, meter);
+                }
+            }
+            #[cfg(feature = "test-util")]
+            Self::Scripted(_) => {}
+        }
     }
 }

@@ -114,6 +114,15 @@ impl EngineTicket {
         self
     }
 
+    /// What the caches had, unless it was taken.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn cache_lookup(&self) -> Option<&CacheLookup> {
+        match self.found.as_deref()? {
+            Found::Cached(lookup) => Some(lookup),
+            Found::Http(_) => None,
+        }
+    }
+
     /// Gives up the ticket and keeps its slots: they are held until
     /// [`Engine::flow_end`](super::Engine::flow_end) names them, or until they expire.
     ///

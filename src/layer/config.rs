@@ -195,6 +195,14 @@ impl<R> Config<R> {
         T: Ticket,
     {
         let response = self.reject.on_reject(rejection, head);
+        log_event!(
+            target: "tower_aperture::layer",
+            debug,
+            control_point = rejection.control_point(),
+            reason = rejection.reason().as_str(),
+            status = response.status().as_u16(),
+            "a request was refused"
+        );
         if let Some(mut guard) = guard {
             guard.http_status(response.status());
             guard.finish();

@@ -12,6 +12,7 @@ use crate::flow::{
     Denial, EndError, EndResponse, FlowOutcome, FlowStatus, HttpExtras, RejectReason,
 };
 use crate::pb::check::check_response::{DecisionType, RejectReason as Reason};
+use crate::pb::check::limiter_decision::Details;
 use crate::pb::check::{CheckResponse, InflightRequestRef};
 #[cfg(feature = "telemetry")]
 use crate::telemetry::SpanRecord;
@@ -79,6 +80,28 @@ impl RemoteFlow {
     /// The Agent's no, if it is one.
     pub(crate) fn denial(&self) -> Option<Denial> {
         denial(self.response())
+    }
+
+    /// How long the Agent took for a flow that went through a scheduler, by its own clock.
+    pub(crate) fn queue_time(&self) -> Option<Duration> {
+        let response = self.response();
+        let mut decisions = response.limiter_decisions.iter();
+        let scheduled = decisions.any(|decision| {
+            matches!(
+                decision.details,
+                Some(
+                    Details::LoadSchedulerInfo(_)
+                        | Details::QuotaSchedulerInfo(_)
+                        | Details::ConcurrencySchedulerInfo(_)
+                )
+            )
+        });
+        let (start, end) = (response.start?, response.end?);
+        let nanos = |at: prost_types::Timestamp| {
+            i128::from(at.seconds) * 1_000_000_000 + i128::from(at.nanos)
+        };
+        let took = u64::try_from(nanos(end) - nanos(start)).ok()?;
+        scheduled.then(|| Duration::from_nanos(took))
     }
 
     /// Leaves end and span to the background; never blocks.

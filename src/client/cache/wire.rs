@@ -23,6 +23,16 @@ pub(in crate::client) fn looked_up(reply: &CacheLookupResponse) -> CacheLookup {
     }
 }
 
+#[cfg(feature = "metrics")]
+pub(in crate::client) fn count(reply: &CacheLookupResponse, meter: &crate::meter::Meter) {
+    if let Some(reply) = &reply.result_cache_response {
+        meter.looked_up_result(&value(reply));
+    }
+    for reply in reply.global_cache_responses.values() {
+        meter.looked_up_global(&value(reply));
+    }
+}
+
 fn value(reply: &KeyLookupResponse) -> CacheValue {
     succeeded(reply.operation_status, &reply.error)?;
     let hit = reply.lookup_status == CacheLookupStatus::Hit as i32;

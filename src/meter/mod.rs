@@ -1,0 +1,14 @@
+//! What happens to flows, counted by control point: for the `metrics` facade where the feature is
+//! on, nothing where it is off.
+
+#[cfg(feature = "metrics")]
+mod on;
+#[cfg(feature = "metrics")]
+mod series;
+#[cfg(feature = "metrics")]
+pub(crate) use self::on::{Asked, Held, Meter};
+
+#[cfg(not(feature = "metrics"))]
+mod off;
+#[cfg(not(feature = "metrics"))]
+pub(crate) use self::off::{Asked, Held, Meter};
