@@ -24,6 +24,8 @@ use crate::pb::trace_collector::{
 
 const SOURCES: [&str; 3] = ["sdk", "envoy", "lua"];
 const MILLI: i128 = 1_000_000;
+/// Spans that are looked at in one go.
+const A_GO: usize = 64;
 
 /// The service.
 pub(super) struct Traces(pub(super) Agent);
@@ -37,8 +39,12 @@ impl TraceService for Traces {
         let resources = request.into_inner().resource_spans.into_iter();
         let scopes = resources.flat_map(|resource| resource.scope_spans);
         self.0.inner.engine.catch_up();
-        for span in scopes.flat_map(|scope| scope.spans) {
+        for (at, span) in scopes.flat_map(|scope| scope.spans).enumerate() {
             self.0.ended(&span);
+            // An export may be large, and flows wait for this thread.
+            if at % A_GO == A_GO - 1 {
+                tokio::task::yield_now().await;
+            }
         }
         Ok(Response::new(ExportTraceServiceResponse {
             partial_success: Some(ExportTracePartialSuccess::default()),

@@ -45,6 +45,14 @@ pub(super) enum TicketKind {
     Scripted(super::scripted::ScriptedFlow),
 }
 
+impl From<TicketKind> for ClientTicket {
+    #[inline]
+    fn from(kind: TicketKind) -> Self {
+        let held = Held::default();
+        Self { kind, held }
+    }
+}
+
 impl Ticket for ClientTicket {
     fn end(self, outcome: FlowOutcome) {
         self.held.ended(outcome.status);
@@ -134,14 +142,15 @@ impl Future for ClientPending {
             span,
         } = self.get_mut();
         span.in_scope(|| {
-            let verdict = ready!(kind.poll(asked, cx));
-            Poll::Ready(client.told(asked, None, verdict))
+            let mut verdict = ready!(kind.poll(asked, cx));
+            client.told(asked, None, &mut verdict);
+            Poll::Ready(verdict)
         })
     }
 }
 
 impl PendingKind {
-    fn poll(&mut self, asked: &mut Asked, cx: &mut Context<'_>) -> Poll<Verdict<TicketKind>> {
+    fn poll(&mut self, asked: &mut Asked, cx: &mut Context<'_>) -> Poll<Verdict<ClientTicket>> {
         match self {
             #[cfg(feature = "embedded")]
             Self::Embedded(pending) => {
@@ -156,16 +165,18 @@ impl PendingKind {
                 Ok(flow) => {
                     asked.waited(|| flow.queue_time());
                     match flow.denial() {
-                        None => Verdict::Accepted(TicketKind::Remote(flow)),
-                        Some(denial) => Verdict::Rejected(denial, TicketKind::Remote(flow)),
+                        None => Verdict::Accepted(TicketKind::Remote(flow).into()),
+                        Some(denial) => Verdict::Rejected(denial, TicketKind::Remote(flow).into()),
                     }
                 }
                 Err(error) => Verdict::Unreachable(error),
             }),
             #[cfg(feature = "test-util")]
             Self::Scripted(pending) => {
-                asked.waits();
                 let polled = Pin::new(pending).poll(cx);
+                if polled.is_pending() {
+                    asked.waits();
+                }
                 polled.map(|verdict| wrap(verdict, TicketKind::Scripted))
             }
         }
@@ -173,10 +184,10 @@ impl PendingKind {
 }
 
 #[cfg(any(feature = "embedded", feature = "test-util"))]
-fn wrap<T>(verdict: Verdict<T>, kind: impl FnOnce(T) -> TicketKind) -> Verdict<TicketKind> {
+fn wrap<T>(verdict: Verdict<T>, kind: impl FnOnce(T) -> TicketKind) -> Verdict<ClientTicket> {
     match verdict {
-        Verdict::Accepted(ticket) => Verdict::Accepted(kind(ticket)),
-        Verdict::Rejected(denial, ticket) => Verdict::Rejected(denial, kind(ticket)),
+        Verdict::Accepted(ticket) => Verdict::Accepted(kind(ticket).into()),
+        Verdict::Rejected(denial, ticket) => Verdict::Rejected(denial, kind(ticket).into()),
         Verdict::Unreachable(error) => Verdict::Unreachable(error),
     }
 }
@@ -190,19 +201,30 @@ impl Decider for ApertureClient {
         control_point: &str,
         params: &FlowParams<'_>,
     ) -> Check<Self::Ticket, Self::Pending> {
-        let asked = self.ask(control_point, params.labels.dropped());
+        let mut asked = self.ask(control_point, params.labels.dropped());
         if control_point.is_empty() {
-            return self.ready(asked, control_point, nameless());
+            return self.ready(&mut asked, control_point, nameless());
         }
         match &self.inner.backend {
             Backend::Disabled => {
                 let error = FlowError::new(FlowErrorKind::Disabled, "");
-                self.ready(asked, control_point, Verdict::Unreachable(error))
+                self.ready(&mut asked, control_point, Verdict::Unreachable(error))
             }
             #[cfg(feature = "embedded")]
             Backend::Embedded(engine) => {
-                let check = engine.decide(control_point, params);
-                self.engine_said(asked, control_point, check)
+                let mut check = engine.decide_as(
+                    control_point,
+                    params,
+                    |ticket| TicketKind::Embedded(ticket).into(),
+                    |pending| {
+                        let kind = PendingKind::Embedded(pending);
+                        self.waiting(asked.pass_on(), control_point, kind)
+                    },
+                );
+                if let Check::Ready(verdict) = &mut check {
+                    self.told(&mut asked, Some(control_point), verdict);
+                }
+                check
             }
             #[cfg(feature = "remote")]
             Backend::Remote(remote) => {
@@ -212,10 +234,12 @@ impl Decider for ApertureClient {
             #[cfg(feature = "test-util")]
             Backend::Scripted(script) => match script.decide(control_point, params) {
                 Check::Ready(verdict) => {
-                    self.ready(asked, control_point, wrap(verdict, TicketKind::Scripted))
+                    let verdict = wrap(verdict, TicketKind::Scripted);
+                    self.ready(&mut asked, control_point, verdict)
                 }
                 Check::Pending(pending) => {
-                    self.pending(asked, control_point, PendingKind::Scripted(pending))
+                    let kind = PendingKind::Scripted(pending);
+                    Check::Pending(self.waiting(asked, control_point, kind))
                 }
             },
         }
@@ -235,9 +259,17 @@ impl Decider for ApertureClient {
             #[cfg(feature = "embedded")]
             Backend::Embedded(engine) if !control_point.is_empty() => {
                 let (baggage, dropped) = own_labels(params);
-                let asked = self.ask(control_point, dropped);
-                let check = engine.ask_http(control_point, params, request, baggage.as_deref());
-                self.engine_said(asked, control_point, check)
+                let mut asked = self.ask(control_point, dropped);
+                match engine.ask_http(control_point, params, request, baggage.as_deref()) {
+                    Check::Ready(verdict) => {
+                        let verdict = wrap(verdict, TicketKind::Embedded);
+                        self.ready(&mut asked, control_point, verdict)
+                    }
+                    Check::Pending(pending) => {
+                        let kind = PendingKind::Embedded(pending);
+                        Check::Pending(self.waiting(asked, control_point, kind))
+                    }
+                }
             }
             #[cfg(feature = "remote")]
             Backend::Remote(remote) if !control_point.is_empty() => {
@@ -266,6 +298,7 @@ pub(super) fn nameless<T>() -> Verdict<T> {
 
 impl ApertureClient {
     /// Begins to count a flow, some of whose labels were dropped.
+    #[inline]
     pub(super) fn ask(&self, control_point: &str, dropped: u32) -> Asked {
         if dropped > 0 {
             self.inner.counters.count_dropped_labels(dropped);
@@ -274,22 +307,25 @@ impl ApertureClient {
         self.inner.meter.ask(control_point)
     }
 
-    /// Counts an answer. The control point is told where no span has it.
+    /// Counts an answer, where it stays. The control point is told where no span has it.
+    #[inline]
+    #[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
     pub(super) fn told(
         &self,
         asked: &mut Asked,
         control_point: Option<&str>,
-        verdict: Verdict<TicketKind>,
-    ) -> Verdict<ClientTicket> {
-        self.inner.counters.count(&verdict);
-        let held = asked.answered(&verdict);
+        verdict: &mut Verdict<ClientTicket>,
+    ) {
+        self.inner.counters.count(verdict);
+        let held = asked.answered(verdict);
         match verdict {
-            Verdict::Accepted(kind) => {
+            Verdict::Accepted(ticket) => {
+                ticket.held = held;
                 #[cfg(feature = "metrics")]
-                kind.count_lookup(&self.inner.meter);
-                Verdict::Accepted(ClientTicket { kind, held })
+                ticket.kind.count_lookup(&self.inner.meter);
             }
-            Verdict::Rejected(denial, kind) => {
+            Verdict::Rejected(denial, ticket) => {
+                ticket.held = held;
                 log_event!(
                     target: "tower_aperture::client",
                     debug,
@@ -298,64 +334,45 @@ impl ApertureClient {
                     wait = ?denial.wait,
                     "a flow was rejected"
                 );
-                Verdict::Rejected(denial, ClientTicket { kind, held })
             }
-            Verdict::Unreachable(error) => Verdict::Unreachable(error),
+            Verdict::Unreachable(_) => {}
         }
     }
 
     fn ready(
         &self,
-        mut asked: Asked,
+        asked: &mut Asked,
         control_point: &str,
-        verdict: Verdict<TicketKind>,
+        mut verdict: Verdict<ClientTicket>,
     ) -> Check<ClientTicket, ClientPending> {
-        Check::Ready(self.told(&mut asked, Some(control_point), verdict))
-    }
-
-    #[cfg(feature = "embedded")]
-    fn engine_said(
-        &self,
-        asked: Asked,
-        control_point: &str,
-        check: Check<<crate::Engine as Decider>::Ticket, <crate::Engine as Decider>::Pending>,
-    ) -> Check<ClientTicket, ClientPending> {
-        match check {
-            Check::Ready(verdict) => {
-                self.ready(asked, control_point, wrap(verdict, TicketKind::Embedded))
-            }
-            Check::Pending(pending) => {
-                self.pending(asked, control_point, PendingKind::Embedded(pending))
-            }
-        }
+        self.told(asked, Some(control_point), &mut verdict);
+        Check::Ready(verdict)
     }
 
     #[cfg(feature = "remote")]
     fn agent_asked(
         &self,
-        asked: Asked,
+        mut asked: Asked,
         control_point: &str,
         check: Result<crate::remote::PendingCheck, FlowError>,
     ) -> Check<ClientTicket, ClientPending> {
         match check {
-            Ok(pending) => self.pending(asked, control_point, PendingKind::Remote(pending)),
-            Err(error) => self.ready(asked, control_point, Verdict::Unreachable(error)),
+            Ok(pending) => {
+                let kind = PendingKind::Remote(pending);
+                Check::Pending(self.waiting(asked, control_point, kind))
+            }
+            Err(error) => self.ready(&mut asked, control_point, Verdict::Unreachable(error)),
         }
     }
 
     #[cfg(any(feature = "embedded", feature = "remote", feature = "test-util"))]
-    fn pending(
-        &self,
-        asked: Asked,
-        control_point: &str,
-        kind: PendingKind,
-    ) -> Check<ClientTicket, ClientPending> {
-        Check::Pending(ClientPending {
+    fn waiting(&self, asked: Asked, control_point: &str, kind: PendingKind) -> ClientPending {
+        ClientPending {
             client: self.clone(),
             kind,
             asked,
             span: WaitSpan::new(control_point),
-        })
+        }
     }
 }
 

@@ -19,7 +19,8 @@ impl ApertureClient {
     ) -> Flow {
         let mut asked = self.ask(control_point, params.labels.dropped());
         if control_point.is_empty() {
-            let verdict = self.told(&mut asked, Some(control_point), nameless());
+            let mut verdict = nameless();
+            self.told(&mut asked, Some(control_point), &mut verdict);
             return Flow::new(self.clone(), control_point, params, verdict);
         }
         let input = CheckInput::new(control_point, params).expect_end(true);
@@ -36,12 +37,12 @@ impl ApertureClient {
         if let Some(lookup) = &report.cache_lookup {
             self.inner.meter.looked_up(lookup);
         }
-        let ticket = TicketKind::Embedded(ticket);
-        let verdict = match report.denial() {
+        let ticket = TicketKind::Embedded(ticket).into();
+        let mut verdict = match report.denial() {
             None => Verdict::Accepted(ticket),
             Some(denial) => Verdict::Rejected(denial, ticket),
         };
-        let verdict = self.told(&mut asked, Some(control_point), verdict);
+        self.told(&mut asked, Some(control_point), &mut verdict);
         Flow::new(self.clone(), control_point, params, verdict).with_report(report)
     }
 }

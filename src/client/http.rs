@@ -7,7 +7,7 @@ impl ApertureClient {
     /// Starts a flow with the attributes of an HTTP request (an Agent's `CheckHTTP`), as the layer
     /// does that [asks like that](crate::ApertureLayer::http). Otherwise like
     /// [`start_flow`](Self::start_flow), but that cache keys are not looked up, and that an
-    /// embedded engine leaves no [`check_response`](Flow::check_response).
+    /// embedded engine leaves no `check_response`.
     ///
     /// ```
     /// use tower_aperture::{ApertureClient, FlowParams, HttpAttributes};

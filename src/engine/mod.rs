@@ -112,6 +112,7 @@ mod cache;
 mod classify;
 mod clock;
 mod control;
+mod decide;
 mod dial;
 mod flow_end;
 mod flux_meter;
@@ -149,12 +150,10 @@ use self::pending::{Notes, OwnedFlow, Waiting};
 use self::report::Collector;
 use self::snapshot::{Settings, Snapshot};
 use self::source::Sources;
-use self::stages::{Denied, Flow, Observer, Progress};
+use self::stages::{Flow, Observer, Progress};
 use self::stats::{Reloads, Tally};
 use self::sync::Mutex;
-use self::ticket::{Found, Slots};
-use crate::flow::http::baggage_of;
-use crate::flow::{Check, Decider, Denial, FlowParams, HttpAttributes, Verdict};
+use self::ticket::Slots;
 use crate::policy::PolicyWarning;
 
 pub use self::actuate::Actuation;
@@ -337,7 +336,7 @@ impl Engine {
                 let report = collector.report(&flow, &meters, result.err(), input.expect_end);
                 let metered = Metered::begin(self, meters);
                 // The report has what was looked up.
-                Starting::done(report, EngineTicket::with(held, None, metered))
+                Starting::done(report, EngineTicket::new(held).metered(metered))
             }
             Progress::Waits(halt) => {
                 let Collector { decisions, recall } = collector;
@@ -453,6 +452,14 @@ impl Engine {
         }
     }
 
+    /// Control loops first: they may have something new to say to those who decide.
+    #[inline(always)]
+    fn tick_loops(&self, live: &Snapshot) {
+        if live.control.is_on() {
+            live.control.catch_up(nanos(self.shared.clock.now()));
+        }
+    }
+
     /// Flows that wait are counted when they are done.
     fn run(
         &self,
@@ -462,9 +469,7 @@ impl Engine {
         held: &mut Slots,
     ) -> Progress {
         let Shared { clock, tally, .. } = &*self.shared;
-        if live.control.is_on() {
-            live.control.catch_up(nanos(clock.now()));
-        }
+        self.tick_loops(live);
         let progress = stages::run(&live.index, &**clock, flow, observer, held);
         if let Progress::Done(result) = &progress {
             tally.count(result.is_ok());
@@ -482,78 +487,5 @@ impl fmt::Debug for Engine {
             )
             .field("agent_group", &self.shared.settings.agent_group)
             .finish_non_exhaustive()
-    }
-}
-
-/// [`FlowParams::check_timeout`] is the deadline, also for waiting in queues: with 10 ms or less, a
-/// component that would have to look at its state rejects, as an Agent does. `None` and zero are
-/// no deadline.
-impl Decider for Engine {
-    type Ticket = EngineTicket;
-    type Pending = EnginePending;
-
-    fn decide(
-        &self,
-        control_point: &str,
-        params: &FlowParams<'_>,
-    ) -> Check<EngineTicket, EnginePending> {
-        let flow = CheckInput::new(control_point, params).flow();
-        // Once for all that is asked of it.
-        let live = self.shared.live.load();
-        let mut held = Slots::new();
-        let (progress, looks_up, found) = match Recall::of(&self.shared.caches, params) {
-            None => (self.run(&live, &flow, &mut (), &mut held), false, None),
-            Some(mut recall) => {
-                let progress = self.run(&live, &flow, &mut recall, &mut held);
-                let found = recall.found.map(|found| Box::new(Found::Cached(found)));
-                (progress, true, found)
-            }
-        };
-        match progress {
-            Progress::Done(result) => {
-                let metered = Metered::begin(self, live.matched(&flow));
-                let ticket = EngineTicket::with(held, found, metered);
-                Check::Ready(verdict(result, ticket))
-            }
-            Progress::Waits(halt) => {
-                let notes = Notes {
-                    decisions: None,
-                    looks_up,
-                    found: found.and_then(|found| found.cached()),
-                };
-                let meters = live.matched(&flow);
-                let flow = OwnedFlow::new(&flow, params, &*self.shared.clock);
-                let waiting = Waiting::new(self, flow, *halt, held, notes, meters);
-                Check::Pending(EnginePending::new(waiting))
-            }
-        }
-    }
-
-    /// Makes labels of the request, as [`check_http`](Self::check_http) does it. The flow's own
-    /// labels count as members of `baggage`.
-    fn decide_http(
-        &self,
-        control_point: &str,
-        params: &FlowParams<'_>,
-        request: &HttpAttributes<'_>,
-    ) -> Check<EngineTicket, EnginePending> {
-        let (baggage, _) = baggage_of(&params.labels);
-        self.ask_http(control_point, params, request, baggage.as_deref())
-    }
-}
-
-fn verdict(result: Result<(), Denied>, ticket: EngineTicket) -> Verdict<EngineTicket> {
-    match result {
-        Ok(()) => Verdict::Accepted(ticket),
-        Err(denied) => Verdict::Rejected(denied.into(), ticket),
-    }
-}
-
-impl From<Denied> for Denial {
-    /// A status outside of what HTTP knows is no status.
-    fn from(denied: Denied) -> Self {
-        Self::new(denied.reason)
-            .denied_code(u16::try_from(denied.code).unwrap_or(0))
-            .wait(clock::duration(denied.wait))
     }
 }

@@ -11,11 +11,12 @@ use tokio::time::{Sleep, sleep};
 
 use super::cache::Recall;
 use super::clock::{Clock, Nanos, duration, nanos};
+use super::decide::verdict;
 use super::flux_meter::{Matched, Metered};
 use super::report::{CheckReport, Collector, LimiterDecision};
 use super::stages::{Denied, Flow, Halt, NO_DEADLINE};
 use super::ticket::{EngineTicket, Slots};
-use super::{Engine, StartingHttp, verdict};
+use super::{Engine, StartingHttp};
 use crate::flow::{CacheLookup, FlowParams, Verdict};
 
 /// A decision of an [`Engine`](super::Engine) that has to wait for tokens.
@@ -311,7 +312,7 @@ impl Future for Waiting {
             if let Some(result) = end {
                 shared.tally.count(result.is_ok());
                 let metered = Metered::begin(this.engine, this.meters.clone());
-                let ticket = EngineTicket::with(std::mem::take(this.held), None, metered);
+                let ticket = EngineTicket::new(std::mem::take(this.held)).metered(metered);
                 return Poll::Ready((result, ticket));
             }
         }

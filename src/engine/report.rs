@@ -415,7 +415,7 @@ impl Collector<'_, '_> {
             limiter_decisions: decisions.unwrap_or_default(),
             classifiers: Vec::new(),
             flux_meters: flux_meters
-                .iter()
+                .meters()
                 .map(|meter| Arc::clone(meter.name()))
                 .collect(),
             cache_lookup: recall.and_then(|recall| recall.found),

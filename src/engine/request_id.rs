@@ -48,29 +48,34 @@ impl Random {
         }
     }
 
-    fn next(&self) -> RequestId {
+    fn next(&self, place: u32) -> RequestId {
         let number = self.next.get();
         self.next.set(number.wrapping_add(1));
-        RequestId::random_from(self.high.hash_one(number), self.low.hash_one(number))
+        let (high, low) = (self.high.hash_one(number), self.low.hash_one(number));
+        RequestId::random_from(high, low, place)
     }
 }
 
 impl RequestId {
-    pub(crate) fn new() -> Self {
+    /// For what is kept at this place, so that it is found without a table.
+    pub(crate) fn new(place: u32) -> Self {
         // A thread that is ending has no numbers of its own any more.
-        OWN.try_with(Random::next)
-            .unwrap_or_else(|_| Random::new().next())
+        OWN.try_with(|own| own.next(place))
+            .unwrap_or_else(|_| Random::new().next(place))
     }
 
-    fn random_from(high: u64, low: u64) -> Self {
+    /// Bits of the place stand under random ones: 90 are left for nobody to guess.
+    fn random_from(high: u64, low: u64, place: u32) -> Self {
+        let mask = high >> 32;
+        let low = low >> 32 << 32 | mask ^ u64::from(place);
         // Never zero: the version is in it.
         let high = NonZeroU64::new(high & FREE.0 | VERSION.0).unwrap_or(NonZeroU64::MAX);
         Self(high, low & FREE.1 | VERSION.1)
     }
 
-    /// As good as any hash.
-    pub(crate) const fn hash(self) -> u64 {
-        self.1
+    /// Where to look. An id from outside may name any place; what is there has its own id.
+    pub(crate) const fn place(self) -> u32 {
+        (self.0.get() >> 32 ^ self.1) as u32
     }
 }
 
@@ -147,8 +152,9 @@ mod tests {
     #[test]
     fn ids_are_random_uuids_and_go_through_text() {
         let mut seen = HashSet::new();
-        for _ in 0..10_000 {
-            let id = RequestId::new();
+        for place in (0..10_000).chain([u32::MAX]) {
+            let id = RequestId::new(place);
+            assert_eq!(id.place(), place);
             let text = id.to_string();
             assert_eq!(text.as_bytes()[14], b'4', "{text}");
             assert!(b"89ab".contains(&text.as_bytes()[19]), "{text}");

@@ -172,6 +172,12 @@ impl Snapshot {
 }
 
 impl Snapshot {
+    /// Somebody wants to know how long some flows take.
+    #[inline]
+    pub(super) fn times_flows(&self) -> bool {
+        self.times_workloads || !self.flux_meters.is_empty()
+    }
+
     /// Who wants to know how long a flow takes.
     #[inline]
     pub(super) fn matched(&self, flow: &Flow<'_, '_>) -> Matched {

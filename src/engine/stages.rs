@@ -57,7 +57,7 @@ impl Step {
     }
 
     /// The no of this step; a code of 0 stands for the usual one.
-    fn denied(self, code: i32, wait: Nanos) -> Denied {
+    pub(crate) fn denied(self, code: i32, wait: Nanos) -> Denied {
         let reason = self.reject_reason();
         let code = match code {
             0 => i32::from(reason.default_status().as_u16()),

@@ -1,8 +1,6 @@
 use std::fmt;
 use std::sync::Arc;
 
-use smallvec::SmallVec;
-
 use super::flux_meter::Metered;
 use super::request_id::RequestId;
 use crate::flow::{CacheLookup, FlowOutcome, HttpExtras, Ticket};
@@ -11,6 +9,11 @@ use crate::flow::{CacheLookup, FlowOutcome, HttpExtras, Ticket};
 pub(crate) trait Holder: Send + Sync {
     /// Frees a slot and wakes who waits for it; false when it is not held any more.
     fn give_back(&self, id: RequestId) -> bool;
+
+    /// The same where nobody asks whether it was still held, which may take a look at the clock.
+    fn let_go(&self, id: RequestId) {
+        self.give_back(id);
+    }
 }
 
 /// A slot that a flow holds; dropping it gives it back.
@@ -21,7 +24,50 @@ pub(crate) struct Held {
 }
 
 /// The slots of one flow; most hold none or one.
-pub(crate) type Slots = SmallVec<[Held; 1]>;
+// No vector with room for one: tickets are moved often, and each word counts.
+#[derive(Debug, Default)]
+pub(crate) struct Slots {
+    first: Option<Held>,
+    #[allow(clippy::box_collection)] // One word.
+    others: Option<Box<Vec<Held>>>,
+}
+
+impl Slots {
+    #[inline(always)]
+    pub(crate) const fn new() -> Self {
+        Self {
+            first: None,
+            others: None,
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) const fn of(first: Option<Held>) -> Self {
+        Self {
+            first,
+            others: None,
+        }
+    }
+
+    pub(crate) fn push(&mut self, held: Held) {
+        if self.first.is_none() {
+            self.first = Some(held);
+        } else {
+            self.others.get_or_insert_default().push(held);
+        }
+    }
+
+    pub(crate) fn extend(&mut self, all: impl Iterator<Item = Held>) {
+        for held in all {
+            self.push(held);
+        }
+    }
+
+    fn iter_mut(&mut self) -> impl Iterator<Item = &mut Held> {
+        let others = self.others.iter_mut().flat_map(|others| others.iter_mut());
+        self.first.iter_mut().chain(others)
+    }
+}
 
 impl Held {
     pub(crate) fn new(by: Arc<dyn Holder>, id: RequestId) -> Self {
@@ -32,7 +78,7 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         if let Some(by) = self.by.take() {
-            by.give_back(self.id);
+            by.let_go(self.id);
         }
     }
 }
@@ -86,7 +132,8 @@ impl Found {
 }
 
 impl EngineTicket {
-    pub(super) fn new(held: Slots) -> Self {
+    #[inline(always)]
+    pub(super) const fn new(held: Slots) -> Self {
         Self {
             held,
             found: None,
@@ -94,14 +141,9 @@ impl EngineTicket {
         }
     }
 
-    /// Made in one go: what is moved about costs more than it does.
-    #[inline(always)]
-    pub(super) fn with(held: Slots, found: Option<Box<Found>>, metered: Option<Metered>) -> Self {
-        Self {
-            held,
-            found,
-            metered,
-        }
+    pub(super) fn metered(mut self, metered: Option<Metered>) -> Self {
+        self.metered = metered;
+        self
     }
 
     pub(super) fn found(mut self, found: Option<CacheLookup>) -> Self {
@@ -128,17 +170,15 @@ impl EngineTicket {
     ///
     /// For those who answer others, and hear of the flow's end in another call.
     pub fn leave_open(mut self) {
-        for held in &mut self.held {
+        for held in self.held.iter_mut() {
             held.by = None;
         }
     }
 
     /// Gives one slot back, and says whether it was still held.
     pub(crate) fn give_back(&mut self, id: RequestId) -> bool {
-        let Some(at) = self.held.iter().position(|held| held.id == id) else {
-            return false;
-        };
-        let by = self.held.swap_remove(at).by.take();
+        let held = self.held.iter_mut().find(|held| held.id == id);
+        let by = held.and_then(|held| held.by.take());
         by.is_some_and(|by| by.give_back(id))
     }
 }

@@ -6,13 +6,15 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 const FEW: usize = 12;
 
 /// The first value of a header.
-#[inline]
+#[inline(always)]
 pub(crate) fn first<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
     if headers.len() > FEW {
         return headers.get(name);
     }
-    let mut headers = headers.iter();
-    headers
-        .find(|(known, _)| *known == name)
-        .map(|(_, value)| value)
+    for (known, value) in headers {
+        if known == name {
+            return Some(value);
+        }
+    }
+    None
 }

@@ -63,7 +63,7 @@ impl<'a> Labels<'a> {
 
     /// No labels, with limits of your own.
     #[must_use]
-    #[inline]
+    #[inline(always)]
     pub fn with_limits(limits: LabelLimits) -> Self {
         Self {
             entries: SmallVec::new(),
@@ -93,19 +93,30 @@ impl<'a> Labels<'a> {
     /// that does not fit removes the earlier value too, so that no stale value decides.
     #[inline]
     pub fn insert(&mut self, key: impl Into<Cow<'a, str>>, value: impl Into<Cow<'a, str>>) {
-        let (key, value) = (key.into(), value.into());
-        if let Some(at) = self.position(&key) {
-            self.bytes = self.bytes + value.len() - self.entries[at].1.len();
-            if self.bytes > self.limits.bytes {
-                self.bytes -= key.len() + value.len();
-                self.entries.remove(at);
-                self.dropped = self.dropped.saturating_add(1);
-            } else {
-                self.entries[at].1 = value;
-            }
-            return;
+        self.set(key.into(), value.into());
+    }
+
+    /// [`insert`](Self::insert), for callers on the way of every request.
+    #[inline(always)]
+    pub(crate) fn set(&mut self, key: Cow<'a, str>, value: Cow<'a, str>) {
+        match self.position(&key) {
+            Some(at) => self.replace(at, value),
+            None => self.push(key, value),
         }
-        self.push(key, value);
+    }
+
+    /// Apart, so that what is left of an insertion is small enough to be inlined.
+    #[inline(never)]
+    fn replace(&mut self, at: usize, value: Cow<'a, str>) {
+        let (key, old) = &mut self.entries[at];
+        self.bytes = self.bytes + value.len() - old.len();
+        if self.bytes > self.limits.bytes {
+            self.bytes -= key.len() + value.len();
+            self.entries.remove(at);
+            self.dropped = self.dropped.saturating_add(1);
+        } else {
+            *old = value;
+        }
     }
 
     /// Sets a label unless its key is there already.
@@ -121,7 +132,7 @@ impl<'a> Labels<'a> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn push(&mut self, key: Cow<'a, str>, value: Cow<'a, str>) {
         let bytes = self.bytes + key.len() + value.len();
         if self.entries.len() >= self.limits.count || bytes > self.limits.bytes {
@@ -141,7 +152,10 @@ impl<'a> Labels<'a> {
     #[inline]
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.position(key).map(|at| &*self.entries[at].1)
+        let mut entries = self.entries.iter();
+        entries
+            .find(|(known, _)| known == key)
+            .map(|(_, value)| &**value)
     }
 
     /// All labels, in no promised order.

@@ -1,7 +1,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use super::{Labels, TraceContext};
+use super::{LabelLimits, Labels, TraceContext};
 
 /// What a flow brings along besides its control point.
 ///
@@ -40,6 +40,19 @@ impl<'a> FlowParams<'a> {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// No labels yet, with limits.
+    #[inline(always)]
+    pub(crate) fn with_limits(limits: LabelLimits) -> Self {
+        Self {
+            labels: Labels::with_limits(limits),
+            check_timeout: None,
+            ramp_mode: false,
+            result_cache_key: None,
+            global_cache_keys: Vec::new(),
+            trace_context: None,
+        }
     }
 
     /// Sets a label; the last value of a key wins.

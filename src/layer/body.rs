@@ -53,15 +53,12 @@ pin_project! {
 impl<B, C, T: Ticket> ResponseBody<B, C, T> {
     /// A body nobody watches.
     pub(crate) fn passed(body: B) -> Self {
-        Self {
-            kind: Kind::Inner { body, guard: None },
-        }
+        Self::guarded(body, None)
     }
 
     /// The body of an accepted flow, which `guard` ends with it.
-    #[inline]
-    pub(crate) fn guarded(body: B, guard: Guard<T>) -> Self {
-        let guard = Some(guard);
+    #[inline(always)]
+    pub(crate) fn guarded(body: B, guard: Option<Guard<T>>) -> Self {
         Self {
             kind: Kind::Inner { body, guard },
         }
@@ -122,9 +119,10 @@ fn poll_guarded<B: Body, T: Ticket>(
         Poll::Pending => (left, false),
         Poll::Ready(None) => (left, true),
         Poll::Ready(Some(Err(_))) => {
-            if let Some(guard) = slot.take() {
+            if let Some(guard) = slot {
                 guard.fail();
             }
+            *slot = None;
             return polled;
         }
         Poll::Ready(Some(Ok(frame))) => {
@@ -139,12 +137,13 @@ fn poll_guarded<B: Body, T: Ticket>(
             )
         }
     };
-    if last {
-        if let Some(guard) = slot.take() {
+    if let Some(guard) = slot {
+        if last {
             guard.finish();
+            *slot = None;
+        } else {
+            guard.sending(left);
         }
-    } else if let Some(guard) = slot.as_mut() {
-        guard.sending(left);
     }
     polled
 }

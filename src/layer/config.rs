@@ -15,8 +15,8 @@ use super::reject::OnReject;
 use super::routes::RouteTable;
 use super::unreachable::OnUnreachable;
 use crate::flow::{
-    Denial, FlowDecision, FlowParams, FlowStatus, Labels, RejectReason, Rejection, Ticket,
-    TraceContext, Verdict,
+    Denial, FlowDecision, FlowParams, FlowStatus, RejectReason, Rejection, Ticket, TraceContext,
+    Verdict,
 };
 
 pub(crate) type Classify = Arc<dyn Fn(ResponseHead<'_>) -> FlowStatus + Send + Sync>;
@@ -111,20 +111,26 @@ impl Settings {
         }
     }
 
-    /// Without labels yet: they are too large to be moved once they are there.
-    #[inline]
-    pub(crate) fn params<'a>(&'a self, head: RequestHead<'a>) -> FlowParams<'a> {
-        let key = |hook: &'a TextHook| Some(hook(head)).filter(|key| !key.is_empty());
-        FlowParams {
-            labels: Labels::with_limits(self.extract.limits),
-            check_timeout: self.check_timeout,
-            ramp_mode: self.ramp_mode,
-            result_cache_key: self.result_cache_key.as_ref().and_then(key),
-            global_cache_keys: self.global_cache_keys.iter().filter_map(key).collect(),
-            trace_context: Some(TraceContext::from_headers(head.headers())),
+    /// Fills in all but the labels' limits, in place: parameters are too large to be moved.
+    #[inline(always)]
+    pub(crate) fn fill<'a>(&'a self, head: RequestHead<'a>, params: &mut FlowParams<'a>) {
+        params.check_timeout = self.check_timeout;
+        params.ramp_mode = self.ramp_mode;
+        params.trace_context = Some(TraceContext::from_headers(head.headers()));
+        if self.result_cache_key.is_some() || !self.global_cache_keys.is_empty() {
+            self.fill_cache_keys(head, params);
         }
+        self.extract.fill(head, &mut params.labels);
     }
 
+    #[inline(never)]
+    fn fill_cache_keys<'a>(&'a self, head: RequestHead<'a>, params: &mut FlowParams<'a>) {
+        let key = |hook: &'a TextHook| Some(hook(head)).filter(|key| !key.is_empty());
+        params.result_cache_key = self.result_cache_key.as_ref().and_then(key);
+        params.global_cache_keys = self.global_cache_keys.iter().filter_map(key).collect();
+    }
+
+    #[inline(never)]
     pub(crate) fn rule<T: Ticket>(
         &self,
         verdict: Verdict<T>,
@@ -158,8 +164,20 @@ impl Settings {
 
     /// Leaves the decision, and what the caches had, for the inner service, if asked to; and sets
     /// the headers that came with the decision.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn mark<B, T: Ticket>(
+        &self,
+        request: &mut Request<B>,
+        decision: FlowDecision,
+        guard: Option<&mut Guard<T>>,
+    ) {
+        if self.insert_decision || self.insert_cache_lookup || self.http.is_some() {
+            self.insert(request, decision, guard);
+        }
+    }
+
+    #[inline(never)]
+    fn insert<B, T: Ticket>(
         &self,
         request: &mut Request<B>,
         decision: FlowDecision,

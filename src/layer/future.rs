@@ -64,7 +64,7 @@ pub(crate) struct Waiting<S, R, B> {
 }
 
 /// A flow at work.
-struct Flow<T: Ticket> {
+pub(crate) struct Flow<T: Ticket> {
     guard: Guard<T>,
     asked: Asked,
 }
@@ -100,10 +100,11 @@ where
     S: Service<Request<B>>,
     D: Decider,
 {
-    /// A request that flow control has nothing to do with.
-    pub(crate) const fn skip(inner: S::Future) -> Self {
+    /// A request at work, inside flow control if there is a flow.
+    #[inline(always)]
+    pub(crate) const fn running(inner: S::Future, flow: Option<Flow<D::Ticket>>) -> Self {
         Self {
-            state: State::Running { inner, flow: None },
+            state: State::Running { inner, flow },
         }
     }
 
@@ -141,8 +142,7 @@ where
     }
 
     /// A request that runs, inside flow control if there is a guard.
-    #[inline]
-    pub(crate) fn run(
+    fn run(
         settings: &Settings,
         inner: &mut S,
         mut request: Request<B>,
@@ -153,31 +153,44 @@ where
             None => FlowDecision::Unreachable,
         };
         settings.mark(&mut request, decision, guard.as_mut());
-        let asked = Asked::new(request.method());
         // Alive during `call`: a panic there ends the flow.
-        let flow = guard.map(|guard| Flow { guard, asked });
-        Self {
-            state: State::Running {
-                inner: inner.call(request),
-                flow,
-            },
-        }
+        let flow = guard.map(|guard| Flow::new(guard, request.method()));
+        Self::running(inner.call(request), flow)
     }
 }
 
 impl<T: Ticket> Flow<T> {
-    /// Hands the flow over to the body of its response, or ends it with the head.
+    #[inline(always)]
+    pub(crate) fn new(guard: Guard<T>, method: &Method) -> Self {
+        Self {
+            guard,
+            asked: Asked::new(method),
+        }
+    }
+
+    pub(crate) fn guard(&mut self) -> &mut Guard<T> {
+        &mut self.guard
+    }
+
+    /// Hands the flow over to the body of its response, or ends it with the head. What panics
+    /// before leaves it in its `slot`, to be ended by a drop.
     #[inline]
-    fn respond<B: Body, C>(self, response: Response<B>) -> Response<ResponseBody<B, C, T>> {
-        let Self { mut guard, asked } = self;
+    fn respond<B: Body, C>(
+        slot: &mut Option<Self>,
+        response: Response<B>,
+    ) -> Response<ResponseBody<B, C, T>> {
+        let Some(Self { guard, asked }) = slot else {
+            return response.map(ResponseBody::passed);
+        };
         let status = response.status();
         guard.http_status(status);
         guard.judge(ResponseHead::new(&response));
         // After these heads the connection speaks another protocol.
         let switched = status == StatusCode::SWITCHING_PROTOCOLS
-            || (asked == Asked::Connect && status.is_success());
+            || (*asked == Asked::Connect && status.is_success());
         if switched || response.body().is_end_stream() {
             guard.finish();
+            *slot = None;
             return response.map(ResponseBody::passed);
         }
         guard.sending(if asked.never_sends(status) {
@@ -186,7 +199,9 @@ impl<T: Ticket> Flow<T> {
             let size = response.body().size_hint().exact();
             size.or_else(|| content_length(response.headers()))
         });
-        response.map(|body| ResponseBody::guarded(body, guard))
+        let (head, body) = response.into_parts();
+        let guard = slot.take().map(|flow| flow.guard);
+        Response::from_parts(head, ResponseBody::guarded(body, guard))
     }
 }
 
@@ -226,17 +241,13 @@ where
                 }
                 StateProj::Running { inner, flow } => {
                     let response = ready!(inner.poll(cx));
-                    // What panics from here on still ends the flow.
-                    let flow = flow.take();
                     return Poll::Ready(match response {
-                        Ok(response) => Ok(match flow {
-                            Some(flow) => flow.respond(response),
-                            None => response.map(ResponseBody::passed),
-                        }),
+                        Ok(response) => Ok(Flow::respond(flow, response)),
                         Err(error) => {
                             if let Some(flow) = flow {
                                 flow.guard.fail();
                             }
+                            *flow = None;
                             Err(error)
                         }
                     });

@@ -15,6 +15,8 @@ pub(crate) struct Guard<T: Ticket> {
     /// What a plain end reports.
     known: FlowStatus,
     phase: Phase,
+    /// Of the body, while it is sent; [`UNKNOWN`] otherwise.
+    left: u64,
     classify: Option<Classify>,
 }
 
@@ -24,9 +26,12 @@ enum Phase {
     Rejected,
     /// At work without a response, or inside the body's code: a drop is an error.
     Working,
-    /// A body is on its way that has this much left, if that is known.
-    Sending(Option<u64>),
+    /// A body is on its way.
+    Sending,
 }
+
+/// No body is as long. Not an `Option`: a guard is moved often, and each word counts.
+const UNKNOWN: u64 = u64::MAX;
 
 impl<T: Ticket> Guard<T> {
     pub(crate) fn accepted(ticket: T, classify: Option<Classify>) -> Self {
@@ -35,6 +40,7 @@ impl<T: Ticket> Guard<T> {
             http_status: None,
             known: FlowStatus::Ok,
             phase: Phase::Working,
+            left: UNKNOWN,
             classify,
         }
     }
@@ -45,6 +51,7 @@ impl<T: Ticket> Guard<T> {
             http_status: None,
             known: FlowStatus::Unset,
             phase: Phase::Rejected,
+            left: UNKNOWN,
             classify: None,
         }
     }
@@ -80,25 +87,25 @@ impl<T: Ticket> Guard<T> {
 
     /// From now on a drop is a plain end once `left` is 0.
     pub(crate) fn sending(&mut self, left: Option<u64>) {
-        self.phase = Phase::Sending(left);
+        self.phase = Phase::Sending;
+        self.left = left.unwrap_or(UNKNOWN);
     }
 
     /// Enters the body's code: should that panic, a later drop must not look like a plain end.
     pub(crate) fn enter(&mut self) -> Option<u64> {
-        match std::mem::replace(&mut self.phase, Phase::Working) {
-            Phase::Sending(left) => left,
-            Phase::Rejected | Phase::Working => None,
-        }
+        self.phase = Phase::Working;
+        let left = std::mem::replace(&mut self.left, UNKNOWN);
+        (left != UNKNOWN).then_some(left)
     }
 
-    /// The flow came to its end.
-    pub(crate) fn finish(mut self) {
-        let known = self.known;
-        self.end(known);
+    /// The flow came to its end; nothing that follows counts.
+    // Where the guard is: to move it would cost more than the end.
+    pub(crate) fn finish(&mut self) {
+        self.end(self.known);
     }
 
-    /// The flow failed.
-    pub(crate) fn fail(mut self) {
+    /// The flow failed; nothing that follows counts.
+    pub(crate) fn fail(&mut self) {
         self.end(FlowStatus::Error);
     }
 
@@ -112,11 +119,15 @@ impl<T: Ticket> Guard<T> {
 }
 
 impl<T: Ticket> Drop for Guard<T> {
+    #[inline]
     fn drop(&mut self) {
+        if self.ticket.is_none() {
+            return;
+        }
         let status = match self.phase {
             Phase::Rejected => FlowStatus::Unset,
-            Phase::Sending(Some(0)) if !thread::panicking() => self.known,
-            Phase::Sending(_) | Phase::Working => FlowStatus::Error,
+            Phase::Sending if self.left == 0 && !thread::panicking() => self.known,
+            Phase::Sending | Phase::Working => FlowStatus::Error,
         };
         self.end(status);
     }

@@ -96,7 +96,8 @@ pub struct ResponseHead<'a> {
     trailers: bool,
 }
 
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+// Not a constant: each use of one would make and drop a name.
+static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 impl<'a> ResponseHead<'a> {
     /// The head of a response with any body.
@@ -138,7 +139,7 @@ impl<'a> ResponseHead<'a> {
     /// The `grpc-status` among the headers, when it is there and text.
     #[must_use]
     pub fn grpc_status(self) -> Option<&'a str> {
-        self.headers.get(GRPC_STATUS)?.to_str().ok()
+        self.headers.get(&GRPC_STATUS)?.to_str().ok()
     }
 
     /// What the layer takes for an error by itself: a status of 500 and more, or a `grpc-status`
@@ -148,7 +149,7 @@ impl<'a> ResponseHead<'a> {
         self.status.is_server_error()
             || self
                 .headers
-                .get(GRPC_STATUS)
+                .get(&GRPC_STATUS)
                 .is_some_and(|status| status != "0")
     }
 }

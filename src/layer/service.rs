@@ -9,11 +9,11 @@ use tower_service::Service;
 
 use super::body::ResponseBody;
 use super::config::{Config, Ruling};
-use super::future::{ResponseFuture, Waiting};
+use super::future::{Flow, ResponseFuture, Waiting};
 use super::guard::Guard;
 use super::head::RequestHead;
 use super::reject::{DefaultReject, OnReject};
-use crate::flow::{Check, Decider, Ticket, Verdict};
+use crate::flow::{Check, Decider, FlowDecision, FlowParams, Ticket, Verdict};
 
 /// The service that [`ApertureLayer`](crate::ApertureLayer) makes.
 ///
@@ -90,7 +90,7 @@ impl<S: fmt::Debug, D, R> fmt::Debug for Aperture<S, D, R> {
 
 /// What to do with a request.
 enum Next<T: Ticket, P> {
-    Run(Guard<T>),
+    Run,
     Settle(Ruling<T>),
     Wait(P, Arc<str>),
 }
@@ -111,25 +111,29 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let settings = &self.config.settings;
         let head = RequestHead::new(&request);
         if settings.skips(head) {
-            return ResponseFuture::skip(self.inner.call(request));
+            return ResponseFuture::running(self.inner.call(request), None);
         }
 
         // In a block, so that nothing borrows from the request any longer when it moves.
+        let mut flow = None;
         let next = {
             let control_point = settings.control_point(head);
-            let mut params = settings.params(head);
-            settings.extract.fill(head, &mut params.labels);
+            let mut params = FlowParams::with_limits(settings.extract.limits);
+            settings.fill(head, &mut params);
             let check = match &settings.http {
                 None => self.decider.decide(&control_point, &params),
                 Some(http) => http.ask(&self.decider, &control_point, &params, head),
             };
             match check {
+                // The common case, without a detour on which all of it would be moved.
                 Check::Ready(Verdict::Accepted(ticket)) => {
-                    Next::Run(Guard::accepted(ticket, settings.classify.clone()))
+                    let guard = Guard::accepted(ticket, settings.classify.clone());
+                    flow = Some(Flow::new(guard, head.method()));
+                    Next::Run
                 }
                 Check::Ready(verdict) => {
                     Next::Settle(settings.rule(verdict, head, || settings.keep(&control_point)))
@@ -138,9 +142,10 @@ where
             }
         };
         let (pending, control_point) = match next {
-            // The common case, without a detour.
-            Next::Run(guard) => {
-                return ResponseFuture::run(settings, &mut self.inner, request, Some(guard));
+            Next::Run => {
+                let guard = flow.as_mut().map(Flow::guard);
+                settings.mark(&mut request, FlowDecision::Accepted, guard);
+                return ResponseFuture::running(self.inner.call(request), flow);
             }
             Next::Settle(ruling) => {
                 return ResponseFuture::settle(&self.config, &mut self.inner, request, ruling);

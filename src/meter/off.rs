@@ -10,7 +10,7 @@ pub(crate) struct Meter;
 #[derive(Debug)]
 pub(crate) struct Asked;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Held;
 
 #[allow(dead_code, clippy::unused_self)]
@@ -30,6 +30,10 @@ impl Meter {
 
 #[allow(dead_code, clippy::unused_self)]
 impl Asked {
+    pub(crate) const fn pass_on(&mut self) -> Self {
+        Self
+    }
+
     pub(crate) const fn waits(&mut self) {}
 
     pub(crate) fn waited(&mut self, _: impl FnOnce() -> Option<Duration>) {}

@@ -140,6 +140,15 @@ enum Wait {
 }
 
 impl Asked {
+    /// For who waits for the answer.
+    pub(crate) const fn pass_on(&mut self) -> Self {
+        Self {
+            series: self.series.take(),
+            begun: self.begun,
+            wait: Wait::None,
+        }
+    }
+
     /// It is not decided at once: it waits in process.
     pub(crate) const fn waits(&mut self) {
         self.wait = Wait::Here;
@@ -180,7 +189,8 @@ impl Drop for Asked {
     }
 }
 
-/// An answered flow; dropped without an end, it failed.
+/// An answered flow; dropped without an end, it failed. By default it is nobody's.
+#[derive(Default)]
 pub(crate) struct Held(Option<Arc<Series>>);
 
 impl Held {

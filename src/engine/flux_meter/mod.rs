@@ -6,10 +6,7 @@
 mod histogram;
 mod window;
 
-use std::ops::Deref;
 use std::sync::Arc;
-
-use smallvec::SmallVec;
 
 use super::Engine;
 use super::clock::{Nanos, nanos};
@@ -66,24 +63,33 @@ impl FluxMeters {
     /// The meters that a flow meets.
     #[inline]
     pub(crate) fn matching(&self, flow: &Flow<'_, '_>) -> Matched {
-        if self.all.is_empty() {
-            return Matched::default();
+        let mut matched = Matched::default();
+        if !self.is_empty() {
+            for at in self.places.matching(flow).iter() {
+                matched.push(&self.all[*at as usize]);
+            }
         }
-        let places = self.places.matching(flow);
-        let meters = places.iter().map(|&at| Arc::clone(&self.all[at as usize]));
-        Matched {
-            meters: meters.collect(),
-            workloads: None,
-        }
+        matched
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.all.is_empty()
     }
 }
 
 /// The meters that a flow meets.
+// Small where they are few: it travels with the flow.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Matched {
-    meters: SmallVec<[Arc<FluxMeter>; 2]>,
+    few: [Option<Arc<FluxMeter>>; 2],
+    more: Option<Box<More>>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct More {
+    meters: Vec<Arc<FluxMeter>>,
     /// Where load schedulers measure their workloads, too.
-    workloads: Option<Box<[Workload]>>,
+    workloads: Vec<Workload>,
 }
 
 /// The workload that a flow is to a load scheduler whose tokens follow latency.
@@ -95,17 +101,27 @@ pub(crate) struct Workload {
 
 impl Matched {
     pub(crate) fn with_workloads(mut self, workloads: Vec<Workload>) -> Self {
-        self.workloads = (!workloads.is_empty()).then(|| workloads.into());
+        if !workloads.is_empty() {
+            self.more.get_or_insert_default().workloads = workloads;
+        }
         self
     }
-}
 
-impl Deref for Matched {
-    type Target = [Arc<FluxMeter>];
+    fn push(&mut self, meter: &Arc<FluxMeter>) {
+        let meter = Arc::clone(meter);
+        match self.few.iter_mut().find(|place| place.is_none()) {
+            Some(place) => *place = Some(meter),
+            None => self.more.get_or_insert_default().meters.push(meter),
+        }
+    }
 
-    #[inline]
-    fn deref(&self) -> &[Arc<FluxMeter>] {
-        &self.meters
+    fn is_empty(&self) -> bool {
+        self.few[0].is_none() && self.more.is_none()
+    }
+
+    pub(crate) fn meters(&self) -> impl Iterator<Item = &Arc<FluxMeter>> {
+        let more = self.more.iter().flat_map(|more| &more.meters);
+        self.few.iter().flatten().chain(more)
     }
 }
 
@@ -121,7 +137,7 @@ impl Metered {
     /// From now on the flow works. `None` where no meter cares.
     #[inline]
     pub(crate) fn begin(engine: &Engine, meters: Matched) -> Option<Self> {
-        if meters.is_empty() && meters.workloads.is_none() {
+        if meters.is_empty() {
             return None;
         }
         Some(Self {
@@ -137,12 +153,12 @@ impl Metered {
         let took = now.saturating_sub(self.begun);
         // Circuits first: what ends now was not seen by the ticks before.
         self.engine.shared.live.load().control.catch_up(now);
-        for meter in &*self.meters {
+        for meter in self.meters.meters() {
             meter.record(took, ok(outcome));
         }
         // Flows that were turned away did no work.
         if outcome.status != FlowStatus::Unset {
-            for workload in self.meters.workloads.iter().flatten() {
+            for workload in self.meters.more.iter().flat_map(|more| &more.workloads) {
                 let millis = took as f64 / 1_000_000.0;
                 workload.latency.record(&workload.name, millis, now);
             }

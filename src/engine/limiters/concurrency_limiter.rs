@@ -66,10 +66,14 @@ impl Slots {
         (!open).then_some(capacity)
     }
 
+    #[inline(always)]
     pub(crate) fn key<'a>(&self, flow: &Flow<'a, '_>) -> Key<'a> {
         match &self.label_key {
             None => Key::Bucket(""),
-            Some(label) => flow.labels.get(label).map_or(Key::Missing, Key::Bucket),
+            Some(label) => match flow.labels.get(label) {
+                None => Key::Missing,
+                Some(value) => Key::Bucket(value),
+            },
         }
     }
 
@@ -129,6 +133,10 @@ impl Holder for InFlight {
         let now = nanos(self.clock.now());
         lock(&self.ledger).leave(id, now)
     }
+
+    fn let_go(&self, id: RequestId) {
+        lock(&self.ledger).forget(id);
+    }
 }
 
 impl ConcurrencyLimiter {
@@ -166,11 +174,10 @@ impl ConcurrencyLimiter {
             return (Decided::REFUSED, None);
         }
         let key = self.at(key, now);
-        let id = RequestId::new();
         let lifetime = self.slots.lifetime;
-        let seen = lock(&key.ledger).enter(id, tokens, capacity, now, lifetime);
-        let held = seen.ok.then(|| Held::new(key, id));
-        (Decided::seen(seen, tokens, Some(id)), held)
+        let seen = lock(&key.ledger).enter(tokens, capacity, now, lifetime);
+        let held = seen.slot.map(|id| Held::new(key, id));
+        (Decided::seen(seen, tokens), held)
     }
 
     fn at(&self, key: &str, now: Nanos) -> Arc<InFlight> {
@@ -235,6 +242,9 @@ pub(crate) fn key_of<'a>(label_key: Option<&str>, label: &'a str) -> Option<&'a 
     }
 }
 
+/// Where no ledger has an entry.
+const NOWHERE: u32 = u32::MAX;
+
 impl Decided {
     /// Let through without having looked: no key, or nothing to limit by.
     pub(crate) const fn untouched(tokens: f64) -> Self {
@@ -264,15 +274,17 @@ impl Decided {
         queued: 0,
     };
 
-    pub(crate) const fn seen(seen: Seen, tokens: f64, request_id: Option<RequestId>) -> Self {
+    pub(crate) fn seen(seen: Seen, tokens: f64) -> Self {
+        let ok = seen.slot.is_some();
         Self {
-            dropped: !seen.ok,
+            dropped: !ok,
             reason: LimiterReason::Unspecified,
             wait: 0,
             remaining: seen.remaining,
             current: seen.current,
-            consumed: if seen.ok { tokens } else { 0.0 },
-            request_id,
+            consumed: if ok { tokens } else { 0.0 },
+            // One that is turned away is told an id, too; nothing is held under it.
+            request_id: seen.slot.or_else(|| Some(RequestId::new(NOWHERE))),
             looked: true,
             queued: 0,
         }

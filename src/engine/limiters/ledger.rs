@@ -1,7 +1,5 @@
 //! The flows in flight of one key: a pure function of state, capacity and time.
 
-use hashbrown::HashTable;
-
 use crate::engine::clock::Nanos;
 use crate::engine::request_id::RequestId;
 
@@ -14,7 +12,6 @@ const MUCH: f64 = 1_048_576.0;
 #[derive(Debug)]
 pub(crate) struct Ledger {
     entries: Vec<Entry>,
-    by_id: HashTable<u32>,
     oldest: u32,
     newest: u32,
     free: u32,
@@ -24,7 +21,8 @@ pub(crate) struct Ledger {
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
-    id: RequestId,
+    /// `None` of a free one. It names the place of the entry.
+    id: Option<RequestId>,
     tokens: f64,
     expires_at: Nanos,
     older: u32,
@@ -35,7 +33,8 @@ struct Entry {
 /// What a ledger showed before it was asked for more.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Seen {
-    pub(crate) ok: bool,
+    /// The slot of a flow that was let in.
+    pub(crate) slot: Option<RequestId>,
     pub(crate) remaining: f64,
     pub(crate) current: f64,
 }
@@ -44,7 +43,6 @@ impl Ledger {
     pub(crate) const fn new() -> Self {
         Self {
             entries: Vec::new(),
-            by_id: HashTable::new(),
             oldest: NONE,
             newest: NONE,
             free: NONE,
@@ -57,7 +55,6 @@ impl Ledger {
     /// so one that is too big gets in too.
     pub(crate) fn enter(
         &mut self,
-        id: RequestId,
         tokens: f64,
         capacity: f64,
         now: Nanos,
@@ -65,12 +62,12 @@ impl Ledger {
     ) -> Seen {
         let now = self.expire(now);
         let current = self.tokens;
-        let ok = current < capacity;
-        if ok {
-            self.push(id, tokens, now.saturating_add(lifetime));
+        let mut slot = None;
+        if current < capacity {
+            slot = Some(self.push(tokens, now.saturating_add(lifetime)));
         }
         Seen {
-            ok,
+            slot,
             remaining: capacity - current,
             current,
         }
@@ -79,15 +76,18 @@ impl Ledger {
     /// Gives a slot back; false when there is none of that name any more.
     pub(crate) fn leave(&mut self, id: RequestId, now: Nanos) -> bool {
         self.expire(now);
-        let entries = &self.entries;
-        let same = |at: &u32| entries[*at as usize].id == id;
-        match self.by_id.find_entry(id.hash(), same) {
-            Ok(found) => {
-                let (at, _) = found.remove();
+        self.forget(id)
+    }
+
+    /// The same where nobody asks whether it had expired: it is gone one way or the other.
+    pub(crate) fn forget(&mut self, id: RequestId) -> bool {
+        let at = id.place();
+        match self.entries.get(at as usize) {
+            Some(entry) if entry.id == Some(id) => {
                 self.unlink(at);
                 true
             }
-            Err(_) => false,
+            _ => false,
         }
     }
 
@@ -99,7 +99,10 @@ impl Ledger {
 
     #[cfg(test)]
     fn len(&self) -> usize {
-        self.by_id.len()
+        self.entries
+            .iter()
+            .filter(|entry| entry.id.is_some())
+            .count()
     }
 
     /// Drops what is past its time; a slot counts to the end of its last nanosecond. Threads read
@@ -109,36 +112,35 @@ impl Ledger {
         while let Some(entry) = self.entries.get(self.oldest as usize)
             && entry.expires_at < self.latest
         {
-            let at = self.oldest;
-            let hash = entry.id.hash();
-            if let Ok(found) = self.by_id.find_entry(hash, |other| *other == at) {
-                found.remove();
-            }
-            self.unlink(at);
+            self.unlink(self.oldest);
         }
         self.latest
     }
 
-    fn push(&mut self, id: RequestId, tokens: f64, expires_at: Nanos) {
-        let entry = Entry {
-            id,
+    fn push(&mut self, tokens: f64, expires_at: Nanos) -> RequestId {
+        let mut entry = Entry {
+            id: None,
             tokens,
             expires_at,
             older: self.newest,
             newer: NONE,
         };
-        let at = match self.entries.get_mut(self.free as usize) {
+        let (at, id) = match self.entries.get_mut(self.free as usize) {
             Some(place) => {
                 let at = self.free;
+                let id = RequestId::new(at);
+                entry.id = Some(id);
                 self.free = place.newer;
                 *place = entry;
-                at
+                (at, id)
             }
             None => {
                 // Four thousand million flows in flight would not fit in memory.
                 let at = u32::try_from(self.entries.len()).unwrap_or(NONE);
+                let id = RequestId::new(at);
+                entry.id = Some(id);
                 self.entries.push(entry);
-                at
+                (at, id)
             }
         };
         match self.entries.get_mut(self.newest as usize) {
@@ -146,10 +148,8 @@ impl Ledger {
             None => self.oldest = at,
         }
         self.newest = at;
-        let entries = &self.entries;
-        self.by_id
-            .insert_unique(id.hash(), at, |at| entries[*at as usize].id.hash());
         self.tokens += tokens;
+        id
     }
 
     fn unlink(&mut self, at: u32) {
@@ -167,7 +167,9 @@ impl Ledger {
             Some(entry) => entry.older = older,
             None => self.newest = older,
         }
-        self.entries[at as usize].newer = self.free;
+        let entry = &mut self.entries[at as usize];
+        entry.id = None;
+        entry.newer = self.free;
         self.free = at;
         self.tokens -= tokens;
         if self.oldest == NONE {
@@ -196,32 +198,31 @@ mod tests {
     const SECOND: Nanos = 1_000_000_000;
 
     fn enter(ledger: &mut Ledger, at: Nanos, tokens: f64) -> (RequestId, Seen) {
-        let id = RequestId::new();
-        let seen = ledger.enter(id, tokens, 2.0, at, 10 * SECOND);
-        (id, seen)
+        let seen = ledger.enter(tokens, 2.0, at, 10 * SECOND);
+        // One that is not let in has an id that nothing is held under.
+        (seen.slot.unwrap_or_else(|| RequestId::new(0)), seen)
     }
 
     #[test]
     fn slots_are_counted_before_the_new_one_and_expire() {
         let mut ledger = Ledger::new();
-        let seen = |ok, remaining, current| Seen {
-            ok,
-            remaining,
-            current,
+        let showed = |(id, told): (RequestId, Seen)| {
+            (id, (told.slot.is_some(), told.remaining, told.current))
         };
-        let (a, told) = enter(&mut ledger, 0, 1.0);
-        assert_eq!(told, seen(true, 2.0, 0.0));
-        let (b, told) = enter(&mut ledger, SECOND, 1.0);
-        assert_eq!(told, seen(true, 1.0, 1.0));
-        let (c, told) = enter(&mut ledger, 2 * SECOND, 1.0);
-        assert_eq!(told, seen(false, 0.0, 2.0));
+        let (a, told) = showed(enter(&mut ledger, 0, 1.0));
+        assert_eq!(told, (true, 2.0, 0.0));
+        let (b, told) = showed(enter(&mut ledger, SECOND, 1.0));
+        assert_eq!(told, (true, 1.0, 1.0));
+        let (c, told) = showed(enter(&mut ledger, 2 * SECOND, 1.0));
+        assert_eq!(told, (false, 0.0, 2.0));
         assert!(ledger.leave(a, 2 * SECOND));
         assert!(!ledger.leave(a, 2 * SECOND));
         assert!(!ledger.leave(c, 2 * SECOND));
-        assert!(enter(&mut ledger, 3 * SECOND, 1.0).1.ok);
-        assert!(!enter(&mut ledger, 11 * SECOND, 1.0).1.ok);
+        let lets_in = |ledger: &mut Ledger, at, tokens| enter(ledger, at, tokens).1.slot.is_some();
+        assert!(lets_in(&mut ledger, 3 * SECOND, 1.0));
+        assert!(!lets_in(&mut ledger, 11 * SECOND, 1.0));
         assert_eq!(ledger.next_expiry(), Some(11 * SECOND + 1));
-        assert!(enter(&mut ledger, 11 * SECOND + 1, 1.0).1.ok);
+        assert!(lets_in(&mut ledger, 11 * SECOND + 1, 1.0));
         assert!(!ledger.leave(b, 11 * SECOND + 1));
         assert_eq!(ledger.len(), 2);
     }
@@ -231,8 +232,8 @@ mod tests {
         let mut ledger = Ledger::new();
         let (small, _) = enter(&mut ledger, 0, 0.1);
         let (big, told) = enter(&mut ledger, 0, 1e300);
-        assert!(told.ok);
-        assert!(!enter(&mut ledger, 0, 1.0).1.ok);
+        assert!(told.slot.is_some());
+        assert!(enter(&mut ledger, 0, 1.0).1.slot.is_none());
         assert!(ledger.leave(big, 0));
         assert_eq!(enter(&mut ledger, 0, 1.0).1.current, 0.1);
         assert!(ledger.leave(small, 0));
@@ -244,9 +245,8 @@ mod tests {
         for round in 0..50 {
             let ids: Vec<RequestId> = (0..7)
                 .map(|_| {
-                    let id = RequestId::new();
-                    assert!(ledger.enter(id, 1.0, 100.0, round, 10 * SECOND).ok);
-                    id
+                    let seen = ledger.enter(1.0, 100.0, round, 10 * SECOND);
+                    seen.slot.expect("there is room")
                 })
                 .collect();
             for at in [3, 0, 6, 1, 5, 2, 4] {

@@ -251,12 +251,15 @@ impl RateLimiter {
     }
 
     /// All keys of a limiter come from one label, so its value is enough to tell them apart.
-    #[inline]
+    #[inline(always)]
     fn key<'a>(&self, flow: &Flow<'a, '_>) -> Key<'a> {
         match &self.label_key {
             _ if self.is_open() => Key::Missing,
             None => Key::Bucket(""),
-            Some(label) => flow.labels.get(label).map_or(Key::Missing, Key::Bucket),
+            Some(label) => match flow.labels.get(label) {
+                None => Key::Missing,
+                Some(value) => Key::Bucket(value),
+            },
         }
     }
 
@@ -282,10 +285,17 @@ impl RateLimiter {
 
 /// Tokens that a flow asks for: a number that is none, or not finite, counts as not given, because
 /// NaN would corrupt the state.
-#[inline]
+#[inline(always)]
 pub(crate) fn tokens_of(label_key: Option<&str>, flow: &Flow<'_, '_>) -> f64 {
-    label_key
-        .and_then(|key| flow.labels.get(key))
+    match label_key {
+        None => 1.0,
+        Some(key) => tokens_told(key, flow),
+    }
+}
+
+fn tokens_told(key: &str, flow: &Flow<'_, '_>) -> f64 {
+    flow.labels
+        .get(key)
         .and_then(policy::parse_number)
         .filter(|tokens| tokens.is_finite())
         .unwrap_or(1.0)

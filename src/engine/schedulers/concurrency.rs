@@ -105,7 +105,7 @@ impl Source for Ledger {
 
     fn take_at_once(&mut self, slots: &Slots, ask: &Ask) -> Option<Grant> {
         match enter(self, slots, ask) {
-            (Some(seen), grant) if seen.ok => Some(grant),
+            (Some(seen), grant) if seen.slot.is_some() => Some(grant),
             _ => None,
         }
     }
@@ -113,7 +113,7 @@ impl Source for Ledger {
     fn take(&mut self, slots: &Slots, ask: &Ask) -> Take {
         match enter(self, slots, ask) {
             (None, grant) => Take::Refused(grant),
-            (Some(seen), grant) if seen.ok => Take::Granted(grant),
+            (Some(seen), grant) if seen.slot.is_some() => Take::Granted(grant),
             (Some(_), grant) if ask.deadline == NO_DEADLINE => Take::Refused(grant),
             _ => Take::NotBefore(self.next_expiry().unwrap_or(Nanos::MAX)),
         }
@@ -138,12 +138,11 @@ fn enter(ledger: &mut Ledger, slots: &Slots, ask: &Ask) -> (Option<Seen>, Grant)
     }
     // Whoever waited for slots that nobody counts any more may go.
     let capacity = slots.capacity().unwrap_or(f64::INFINITY);
-    let id = RequestId::new();
-    let seen = ledger.enter(id, ask.want, capacity, ask.now, slots.lifetime);
+    let seen = ledger.enter(ask.want, capacity, ask.now, slots.lifetime);
     let grant = Grant {
         remaining: seen.remaining,
         current: seen.current,
-        slot: seen.ok.then_some(id),
+        slot: seen.slot,
     };
     (Some(seen), grant)
 }

@@ -34,7 +34,7 @@ pub fn header(
     reader(refuse(allowed_header(name.as_ref())))
 }
 
-/// Like [`header`] for names from a configuration.
+/// Like [`header()`] for names from a configuration.
 ///
 /// # Errors
 ///

@@ -73,7 +73,7 @@ impl Extract {
             match source {
                 Source::Header(key, name) => {
                     if let Some(value) = header::joined(head.headers(), name) {
-                        labels.insert(&**key, value);
+                        labels.set(Cow::Borrowed(key), value);
                     }
                 }
                 Source::Text(key, hook) => {

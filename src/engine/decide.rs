@@ -1,0 +1,158 @@
+//! Deciding for those who want an answer and no report.
+
+use super::cache::Recall;
+use super::clock::nanos;
+use super::flux_meter::Metered;
+use super::limiters::Settled;
+use super::pending::{Notes, OwnedFlow, Waiting};
+use super::snapshot::Snapshot;
+use super::stages::{Denied, Flow, Progress, Step};
+use super::ticket::Slots;
+use super::{CheckInput, Engine, EnginePending, EngineTicket, clock};
+use crate::flow::http::baggage_of;
+use crate::flow::{Check, Decider, Denial, FlowParams, HttpAttributes, Verdict};
+
+/// [`FlowParams::check_timeout`] is the deadline, also for waiting in queues: with 10 ms or less, a
+/// component that would have to look at its state rejects, as an Agent does. `None` and zero are
+/// no deadline.
+impl Decider for Engine {
+    type Ticket = EngineTicket;
+    type Pending = EnginePending;
+
+    fn decide(
+        &self,
+        control_point: &str,
+        params: &FlowParams<'_>,
+    ) -> Check<EngineTicket, EnginePending> {
+        self.decide_as(control_point, params, |ticket| ticket, |pending| pending)
+    }
+
+    /// Makes labels of the request, as [`check_http`](Self::check_http) does it. The flow's own
+    /// labels count as members of `baggage`.
+    fn decide_http(
+        &self,
+        control_point: &str,
+        params: &FlowParams<'_>,
+        request: &HttpAttributes<'_>,
+    ) -> Check<EngineTicket, EnginePending> {
+        let (baggage, _) = baggage_of(&params.labels);
+        self.ask_http(control_point, params, request, baggage.as_deref())
+    }
+}
+
+impl Engine {
+    /// Decides with tickets of another form, which are made where they stay: to move one costs
+    /// about as much as to look up a key.
+    #[inline(always)]
+    pub(crate) fn decide_as<T, F>(
+        &self,
+        control_point: &str,
+        params: &FlowParams<'_>,
+        ticket: impl Fn(EngineTicket) -> T,
+        pending: impl FnOnce(EnginePending) -> F,
+    ) -> Check<T, F> {
+        let flow = CheckInput::new(control_point, params).flow();
+        // Once for all that is asked of it.
+        let live = self.shared.live.load();
+        let looks_up = params.result_cache_key.is_some() || !params.global_cache_keys.is_empty();
+        // Most flows meet one limiter that answers at once, or none.
+        let only = match *live.index.matching(&flow) {
+            _ if looks_up || flow.ramp_mode => None,
+            [] => Some(None),
+            [only] => {
+                let component = live.index.component(only);
+                (component.limiter.step() == Step::Limiters).then_some(Some(component))
+            }
+            _ => None,
+        };
+        let Some(only) = only else {
+            return match self.decide_in_steps(&live, &flow, params) {
+                Check::Ready(Verdict::Accepted(it)) => Check::Ready(Verdict::Accepted(ticket(it))),
+                Check::Ready(Verdict::Rejected(denial, it)) => {
+                    Check::Ready(Verdict::Rejected(denial, ticket(it)))
+                }
+                Check::Ready(Verdict::Unreachable(error)) => {
+                    Check::Ready(Verdict::Unreachable(error))
+                }
+                Check::Pending(it) => Check::Pending(pending(it)),
+            };
+        };
+
+        self.tick_loops(&live);
+        let mut slot = None;
+        if let Some(component) = only {
+            let limiter = &*component.limiter;
+            let Settled { decided, held } = limiter.decide(&flow, nanos(self.shared.clock.now()));
+            if decided.dropped {
+                self.shared.tally.count(false);
+                let denied = Step::Limiters.denied(limiter.denied_code(), decided.wait);
+                let it = EngineTicket::new(Slots::new()).metered(self.metered(&live, &flow));
+                return Check::Ready(Verdict::Rejected(denied.into(), ticket(it)));
+            }
+            slot = held;
+        }
+        self.shared.tally.count(true);
+        if live.times_flows() {
+            let it = EngineTicket::new(Slots::of(slot)).metered(self.metered(&live, &flow));
+            return Check::Ready(Verdict::Accepted(ticket(it)));
+        }
+        Check::Ready(Verdict::Accepted(ticket(EngineTicket::new(Slots::of(
+            slot,
+        )))))
+    }
+
+    #[inline(never)]
+    fn decide_in_steps(
+        &self,
+        live: &Snapshot,
+        flow: &Flow<'_, '_>,
+        params: &FlowParams<'_>,
+    ) -> Check<EngineTicket, EnginePending> {
+        let mut held = Slots::new();
+        let (progress, looks_up, found) = match Recall::of(&self.shared.caches, params) {
+            None => (self.run(live, flow, &mut (), &mut held), false, None),
+            Some(mut recall) => {
+                let progress = self.run(live, flow, &mut recall, &mut held);
+                (progress, true, recall.found)
+            }
+        };
+        match progress {
+            Progress::Done(result) => {
+                let ticket = EngineTicket::new(held).metered(self.metered(live, flow));
+                Check::Ready(verdict(result, ticket.found(found)))
+            }
+            Progress::Waits(halt) => {
+                let notes = Notes {
+                    decisions: None,
+                    looks_up,
+                    found,
+                };
+                let meters = live.matched(flow);
+                let flow = OwnedFlow::new(flow, params, &*self.shared.clock);
+                let waiting = Waiting::new(self, flow, *halt, held, notes, meters);
+                Check::Pending(EnginePending::new(waiting))
+            }
+        }
+    }
+
+    #[inline(never)]
+    fn metered(&self, live: &Snapshot, flow: &Flow<'_, '_>) -> Option<Metered> {
+        Metered::begin(self, live.matched(flow))
+    }
+}
+
+pub(super) fn verdict(result: Result<(), Denied>, ticket: EngineTicket) -> Verdict<EngineTicket> {
+    match result {
+        Ok(()) => Verdict::Accepted(ticket),
+        Err(denied) => Verdict::Rejected(denied.into(), ticket),
+    }
+}
+
+impl From<Denied> for Denial {
+    /// A status outside of what HTTP knows is no status.
+    fn from(denied: Denied) -> Self {
+        Self::new(denied.reason)
+            .denied_code(u16::try_from(denied.code).unwrap_or(0))
+            .wait(clock::duration(denied.wait))
+    }
+}
