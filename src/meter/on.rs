@@ -56,6 +56,7 @@ impl Meter {
     fn add(&self, known: &Known, control_point: &str) -> Arc<Series> {
         if known.is_empty() {
             describe();
+            self.labels_dropped(0);
         }
         if known.len() < MAX_CONTROL_POINTS {
             let name: Arc<str> = control_point.into();

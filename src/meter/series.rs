@@ -1,20 +1,20 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use metrics::{Counter, Histogram, SharedString};
+use metrics::{Counter, Histogram, SharedString, counter, histogram};
 
 use crate::flow::{FlowErrorKind, FlowStatus, RejectReason, Verdict};
 use crate::metrics::{CHECK_DURATION, CHECKS_ABANDONED, FLOWS, FLOWS_ENDED, QUEUE_DURATION};
 
-/// The handles of one control point, each asked for when it is first needed: most control points
-/// never see most reasons.
+/// The handles of one control point. Those for what most control points never see are asked for
+/// when they are first needed.
 pub(super) struct Series {
     name: Arc<str>,
     accepted: OnceLock<Counter>,
     rejected: Rejected,
     unreachable: Unreachable,
     ended: Ended,
-    abandoned: OnceLock<Counter>,
+    abandoned: Counter,
     check: OnceLock<Histogram>,
     queue: OnceLock<Histogram>,
 }
@@ -50,12 +50,12 @@ struct Ended {
 impl Series {
     pub(super) fn new(name: Arc<str>) -> Self {
         Self {
+            abandoned: counter!(CHECKS_ABANDONED, "control_point" => Arc::clone(&name)),
             name,
             accepted: OnceLock::new(),
             rejected: Rejected::default(),
             unreachable: Unreachable::default(),
             ended: Ended::default(),
-            abandoned: OnceLock::new(),
             check: OnceLock::new(),
             queue: OnceLock::new(),
         }
@@ -67,7 +67,7 @@ impl Series {
 
     fn flow(&self, slot: &OnceLock<Counter>, decision: &'static str, reason: &'static str) {
         let counter = || {
-            metrics::counter!(
+            counter!(
                 FLOWS,
                 "control_point" => self.control_point(),
                 "decision" => decision,
@@ -115,7 +115,7 @@ impl Series {
             FlowStatus::Unset => (&self.ended.unset, "unset"),
         };
         let counter = || {
-            metrics::counter!(
+            counter!(
                 FLOWS_ENDED,
                 "control_point" => self.control_point(),
                 "status" => word
@@ -125,20 +125,16 @@ impl Series {
     }
 
     pub(super) fn abandoned(&self) {
-        let counter =
-            || metrics::counter!(CHECKS_ABANDONED, "control_point" => self.control_point());
-        self.abandoned.get_or_init(counter).increment(1);
+        self.abandoned.increment(1);
     }
 
     pub(super) fn checked(&self, took: Duration) {
-        let histogram =
-            || metrics::histogram!(CHECK_DURATION, "control_point" => self.control_point());
+        let histogram = || histogram!(CHECK_DURATION, "control_point" => self.control_point());
         self.check.get_or_init(histogram).record(took);
     }
 
     pub(super) fn queued(&self, took: Duration) {
-        let histogram =
-            || metrics::histogram!(QUEUE_DURATION, "control_point" => self.control_point());
+        let histogram = || histogram!(QUEUE_DURATION, "control_point" => self.control_point());
         self.queue.get_or_init(histogram).record(took);
     }
 }
