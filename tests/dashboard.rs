@@ -139,7 +139,10 @@ fn missing(scrape: &Scrape) -> Vec<String> {
         .into_iter()
         .map(|panel| (format!("{}: {}", panel.title, panel.expr), panel.expr))
         .collect();
-    for variable in dashboard()["templating"]["list"].as_array().expect("a list") {
+    for variable in dashboard()["templating"]["list"]
+        .as_array()
+        .expect("a list")
+    {
         let Some(query) = variable["query"]["query"].as_str() else {
             continue;
         };
@@ -147,7 +150,10 @@ fn missing(scrape: &Scrape) -> Vec<String> {
             let (series, label) = query.strip_suffix(')')?.rsplit_once(", ")?;
             Some(format!("sum by ({label}) ({series})"))
         });
-        expressions.push((query.to_owned(), asked.expect("label_values(series, label)")));
+        expressions.push((
+            query.to_owned(),
+            asked.expect("label_values(series, label)"),
+        ));
     }
     for (which, expr) in expressions {
         for (name, labels) in Needs::of(&expr).metrics {
