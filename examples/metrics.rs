@@ -26,9 +26,7 @@ async fn main() -> Result<(), BoxError> {
     ] {
         assert!(scrape.contains(line), "{line} is not in {scrape}");
     }
-    while stay {
-        traffic(&base).await?;
-    }
+    while stay && traffic(&base).await.is_ok() {}
     Ok(())
 }
 

@@ -65,6 +65,18 @@ let app: Router = Router::new()
 //! in front of your request, and nothing is done at start: a client is built without I/O and
 //! connects when the first flow needs it.
 //!
+//! # Logs
+//!
+//! With the feature `tracing`, under these targets. Labels of flows, keys and API keys are in none.
+//!
+//! | target | level | what |
+//! |---|---|---|
+//! | `tower_aperture` | warn, info | a change of state, once: Agents that do not answer, or do again; policies |
+//! | `tower_aperture` | debug | spans that could not be exported |
+//! | `tower_aperture::client` | debug | the span `decision` around a wait for one, with its `control_point` |
+//! | `tower_aperture::client` | debug | each rejected flow: `control_point` or the span that has it, `reason`, `wait` |
+//! | `tower_aperture::layer` | debug | each request refused by a layer: `control_point`, `reason`, `status` |
+//!
 //! # Features
 //!
 //! | feature | default | what it brings |

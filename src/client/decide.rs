@@ -151,9 +151,9 @@ impl Future for ClientPending {
 
 impl PendingKind {
     fn poll(&mut self, asked: &mut Asked, cx: &mut Context<'_>) -> Poll<Verdict<ClientTicket>> {
-        match self {
+        match *self {
             #[cfg(feature = "embedded")]
-            Self::Embedded(pending) => {
+            Self::Embedded(ref mut pending) => {
                 let polled = Pin::new(pending).poll(cx);
                 if polled.is_pending() {
                     asked.waits();
@@ -161,18 +161,22 @@ impl PendingKind {
                 polled.map(|verdict| wrap(verdict, TicketKind::Embedded))
             }
             #[cfg(feature = "remote")]
-            Self::Remote(pending) => Pin::new(pending).poll(cx).map(|answer| match answer {
-                Ok(flow) => {
-                    asked.waited(|| flow.queue_time());
-                    match flow.denial() {
-                        None => Verdict::Accepted(TicketKind::Remote(flow).into()),
-                        Some(denial) => Verdict::Rejected(denial, TicketKind::Remote(flow).into()),
+            Self::Remote(ref mut pending) => {
+                Pin::new(pending).poll(cx).map(|answer| match answer {
+                    Ok(flow) => {
+                        asked.waited(|| flow.queue_time());
+                        match flow.denial() {
+                            None => Verdict::Accepted(TicketKind::Remote(flow).into()),
+                            Some(denial) => {
+                                Verdict::Rejected(denial, TicketKind::Remote(flow).into())
+                            }
+                        }
                     }
-                }
-                Err(error) => Verdict::Unreachable(error),
-            }),
+                    Err(error) => Verdict::Unreachable(error),
+                })
+            }
             #[cfg(feature = "test-util")]
-            Self::Scripted(pending) => {
+            Self::Scripted(ref mut pending) => {
                 let polled = Pin::new(pending).poll(cx);
                 if polled.is_pending() {
                     asked.waits();
@@ -380,15 +384,15 @@ impl ApertureClient {
 impl TicketKind {
     /// Counts what the caches had, when the flow asked them.
     fn count_lookup(&self, meter: &Meter) {
-        match self {
+        match *self {
             #[cfg(feature = "embedded")]
-            Self::Embedded(ticket) => {
+            Self::Embedded(ref ticket) => {
                 if let Some(lookup) = ticket.cache_lookup() {
                     meter.looked_up(lookup);
                 }
             }
             #[cfg(feature = "remote")]
-            Self::Remote(flow) => {
+            Self::Remote(ref flow) => {
                 if let Some(lookup) = &flow.response().cache_lookup_response {
                     super::cache::wire::count(lookup, meter);
                 }

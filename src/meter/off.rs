@@ -5,18 +5,17 @@ use std::time::Duration;
 use crate::flow::{CacheLookup, CacheValue, FlowStatus, Verdict};
 
 #[derive(Debug, Default)]
-pub(crate) struct Meter;
+pub(crate) struct Meter(());
 
 #[derive(Debug)]
-pub(crate) struct Asked;
+pub(crate) struct Asked(());
 
 #[derive(Debug, Default)]
-pub(crate) struct Held;
+pub(crate) struct Held(());
 
-#[allow(dead_code, clippy::unused_self)]
 impl Meter {
     pub(crate) const fn ask(&self, _: &str) -> Asked {
-        Asked
+        Asked(())
     }
 
     pub(crate) const fn labels_dropped(&self, _: u32) {}
@@ -28,10 +27,9 @@ impl Meter {
     pub(crate) const fn looked_up_global(&self, _: &CacheValue) {}
 }
 
-#[allow(dead_code, clippy::unused_self)]
 impl Asked {
     pub(crate) const fn pass_on(&mut self) -> Self {
-        Self
+        Self(())
     }
 
     pub(crate) const fn waits(&mut self) {}
@@ -39,7 +37,7 @@ impl Asked {
     pub(crate) fn waited(&mut self, _: impl FnOnce() -> Option<Duration>) {}
 
     pub(crate) const fn answered<T>(&mut self, _: &Verdict<T>) -> Held {
-        Held
+        Held(())
     }
 }
 
