@@ -86,6 +86,8 @@ let app: Router = Router::new()
 //! | `tls` | yes | TLS to the Agent with the system's roots |
 //! | `telemetry` | yes | a span per flow to the Agent, apart from your own OpenTelemetry |
 //! | `tracing` | yes | `tracing` [events and spans](#logs) |
+//! | `response-cache` | no | responses answered from the result cache, by the rules of RFC 9111 |
+//! | `axum` | no | the handle of a flow as an extractor |
 //! | `gzip` | no | compressed calls |
 //! | `metrics` | no | what flows and clients do, through the `metrics` facade |
 //! | `server` | no | `agent`: the engine served to every Aperture SDK, and the program `tower-aperture-agent` |
@@ -120,7 +122,7 @@ mod telemetry;
 mod wire;
 
 #[doc(inline)]
-pub use self::client::{ApertureClient, CacheError, Flow};
+pub use self::client::{ApertureClient, Flow};
 #[cfg(feature = "remote")]
 #[doc(inline)]
 pub use self::client::{ApertureClientBuilder, BuildError};
@@ -129,10 +131,11 @@ pub use self::client::{ApertureClientBuilder, BuildError};
 pub use self::engine::Engine;
 #[doc(inline)]
 pub use self::flow::{
-    AgentStatus, CacheChange, CacheLookup, CacheRefusal, CacheValue, Check, ClientStats,
-    ConnectionState, Decider, Denial, EndError, EndResponse, FlowDecision, FlowError,
-    FlowErrorKind, FlowOutcome, FlowParams, FlowStatus, HttpAttributes, HttpExtras, LabelLimits,
-    Labels, RejectReason, Rejection, Ticket, TokenReturn, TraceContext, Verdict,
+    AgentStatus, CacheCall, CacheChange, CacheError, CacheEvent, CacheLookup, CachePlace,
+    CacheRefusal, CacheValue, Caches, Check, ClientStats, ConnectionState, Decider, Denial,
+    EndError, EndResponse, FlowDecision, FlowError, FlowErrorKind, FlowOutcome, FlowParams,
+    FlowStatus, HttpAttributes, HttpExtras, LabelLimits, Labels, Quota, RejectReason, Rejection,
+    Ticket, TokenReturn, TraceContext, Verdict,
 };
 #[doc(inline)]
 pub use self::layer::{Aperture, ApertureLayer, FailureMode, RequestHead};

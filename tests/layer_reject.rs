@@ -228,7 +228,7 @@ async fn a_hook_with_a_name_may_fall_back_to_the_default() {
             if head.header("accept") == Some("text/html") {
                 return (rejection.status(), "<p>later</p>").into_response();
             }
-            let response = OnReject::<Body>::on_reject(&DefaultReject, rejection, head);
+            let response = OnReject::<Body>::on_reject(&DefaultReject::new(), rejection, head);
             response.map(|_| Body::empty())
         }
     }

@@ -1,196 +1,22 @@
-//! The layer on gRPC: tonic servers and channels, unary and streaming, and an ordinary client.
+//! The layer on tonic servers: all four kinds of calls, whole servers and single services.
 
+#[path = "layer_support/grpc.rs"]
+mod grpc;
 mod layer_support;
 
-use std::convert::Infallible;
-use std::future::Future;
-use std::net::SocketAddr;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Buf, BufMut, Bytes};
-use http::uri::PathAndQuery;
-use http_body_util::{BodyExt, Full};
-use hyper_util::rt::TokioExecutor;
+use grpc::{Echo, bind, channel, chat, join, repeat, say, start};
 use layer_support::Recorder;
-use layer_support::body::{Script, Step};
-use layer_support::server::{BOTH, Version, serve};
-use tokio::net::TcpListener;
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
-use tonic::server::{NamedService, ServerStreamingService, UnaryService};
-use tonic::transport::server::TcpConnectInfo;
-use tonic::transport::{Channel, Endpoint, Server};
-use tonic::{Code, Request, Response, Status};
-use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
+use tonic::Code;
+use tonic::service::LayerExt;
+use tonic::transport::Server;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
+use tonic_types::StatusExt;
 use tower_aperture::FlowStatus::{Error, Ok as Fine, Unset};
-use tower_aperture::layer::{ClientAddress, grpc_service};
-use tower_aperture::{
-    Aperture, ApertureLayer, Check, Decider, Denial, FlowOutcome, FlowParams, HttpAttributes,
-    RejectReason, Ticket, Verdict,
-};
-
-/// Messages are plain text.
-#[derive(Clone, Copy, Debug, Default)]
-struct Text;
-
-impl Codec for Text {
-    type Encode = String;
-    type Decode = String;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for Text {
-    type Item = String;
-    type Error = Status;
-
-    fn encode(&mut self, item: String, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        to.put_slice(item.as_bytes());
-        Ok(())
-    }
-}
-
-impl Decoder for Text {
-    type Item = String;
-    type Error = Status;
-
-    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<String>, Status> {
-        let bytes = from.copy_to_bytes(from.remaining());
-        let text = String::from_utf8(bytes.into());
-        text.map(Some).map_err(|_| Status::internal("not text"))
-    }
-}
-
-/// `/test.Echo/Say` says it once, or fails with `fail`; `/test.Echo/Repeat` says it three times,
-/// and then fails with `fail` or hangs with `hang`.
-#[derive(Clone, Copy, Debug)]
-struct Echo;
-
-impl NamedService for Echo {
-    const NAME: &'static str = "test.Echo";
-}
-
-type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-
-struct Say;
-
-impl UnaryService<String> for Say {
-    type Response = String;
-    type Future = Boxed<Result<Response<String>, Status>>;
-
-    fn call(&mut self, request: Request<String>) -> Self::Future {
-        Box::pin(async {
-            match request.into_inner().as_str() {
-                "fail" => Err(Status::not_found("nobody")),
-                said => Ok(Response::new(said.to_owned())),
-            }
-        })
-    }
-}
-
-struct Repeat;
-
-impl ServerStreamingService<String> for Repeat {
-    type Response = String;
-    type ResponseStream = ReceiverStream<Result<String, Status>>;
-    type Future = Boxed<Result<Response<Self::ResponseStream>, Status>>;
-
-    fn call(&mut self, request: Request<String>) -> Self::Future {
-        Box::pin(async {
-            let (sender, receiver) = tokio::sync::mpsc::channel(8);
-            let said = request.into_inner();
-            for _ in 0..3 {
-                let _ = sender.send(Ok(said.clone())).await;
-            }
-            match said.as_str() {
-                "fail" => {
-                    let _ = sender.send(Err(Status::unavailable("enough"))).await;
-                }
-                "hang" => {
-                    tokio::spawn(async move { sender.closed().await });
-                }
-                _ => {}
-            }
-            Ok(Response::new(ReceiverStream::new(receiver)))
-        })
-    }
-}
-
-impl Service<http::Request<tonic::body::Body>> for Echo {
-    type Response = http::Response<tonic::body::Body>;
-    type Error = Infallible;
-    type Future = Boxed<Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
-        Box::pin(async move {
-            let mut grpc = tonic::server::Grpc::new(Text);
-            Ok(match request.uri().path() {
-                "/test.Echo/Say" => grpc.unary(Say, request).await,
-                "/test.Echo/Repeat" => grpc.server_streaming(Repeat, request).await,
-                _ => Status::unimplemented("").into_http(),
-            })
-        })
-    }
-}
-
-async fn start(layer: ApertureLayer<Recorder>) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
-    let address = listener.local_addr().expect("bound");
-    let server = Server::builder().layer(layer).add_service(Echo);
-    tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-    address
-}
-
-async fn channel(address: SocketAddr) -> Channel {
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
-    endpoint.connect().await.expect("a server")
-}
-
-async fn say<S>(service: S, text: &str) -> Result<String, Status>
-where
-    S: tonic::client::GrpcService<tonic::body::Body>,
-    S::ResponseBody: http_body::Body<Data = Bytes> + Send + 'static,
-    <S::ResponseBody as http_body::Body>::Error: Into<layer_support::body::BoxError>,
-    S::Error: std::fmt::Debug,
-{
-    let mut client = tonic::client::Grpc::new(service);
-    client
-        .ready()
-        .await
-        .map_err(|_| Status::unknown("not ready"))?;
-    let path = PathAndQuery::from_static("/test.Echo/Say");
-    let response = client
-        .unary(Request::new(text.to_owned()), path, Text)
-        .await?;
-    Ok(response.into_inner())
-}
-
-async fn repeat(channel: Channel, text: &str) -> Result<tonic::Streaming<String>, Status> {
-    let mut client = tonic::client::Grpc::new(channel);
-    client
-        .ready()
-        .await
-        .map_err(|_| Status::unknown("not ready"))?;
-    let path = PathAndQuery::from_static("/test.Echo/Repeat");
-    let request = Request::new(text.to_owned());
-    let response = client.server_streaming(request, path, Text).await?;
-    Ok(response.into_inner())
-}
+use tower_aperture::layer::DefaultReject;
+use tower_aperture::{ApertureLayer, Denial, RejectReason};
 
 #[tokio::test]
 async fn a_unary_call_ends_with_its_status() {
@@ -252,142 +78,228 @@ async fn a_client_that_leaves_a_stream_is_an_error() {
 }
 
 #[tokio::test]
-async fn a_refusal_has_the_right_code_for_a_real_client() {
+async fn a_call_with_many_requests_ends_with_its_answer() {
+    let recorder = Recorder::accepting();
+    let channel = channel(start(ApertureLayer::new(recorder.clone(), "echo")).await).await;
+    let joined = join(channel, &["a", "b", "c"]).await.expect("an answer");
+    assert_eq!(joined, "abc");
+    assert_eq!(recorder.ended().await, (Fine, Some(200)));
+}
+
+#[tokio::test]
+async fn a_chat_is_one_flow_from_its_first_word_to_its_last() {
+    let recorder = Recorder::accepting();
+    let channel = channel(start(ApertureLayer::new(recorder.clone(), "echo")).await).await;
+    let (say, said) = tokio::sync::mpsc::channel(1);
+    let mut answers = chat(channel.clone(), said).await.expect("a stream");
+    for word in ["hello", "again"] {
+        say.send(word.to_owned()).await.expect("a listener");
+        let answer = answers.message().await.expect("no error");
+        assert_eq!(answer.as_deref(), Some(word));
+        assert!(recorder.ends().is_empty(), "they still talk");
+    }
+    drop(say);
+    assert_eq!(answers.message().await.expect("no error"), None);
+    assert_eq!(recorder.ended().await, (Fine, Some(200)));
+    assert_eq!(recorder.asked().len(), 1);
+
+    let (say, said) = tokio::sync::mpsc::channel(1);
+    let mut answers = chat(channel, said).await.expect("a stream");
+    say.send("fail".to_owned()).await.expect("a listener");
+    let status = answers.message().await.expect_err("an error");
+    assert_eq!(status.code(), Code::Aborted);
+    assert_eq!(recorder.ended_times(2).await[1].status, Error);
+}
+
+/// `/package.Service/Method` as `package.Service.Method`.
+fn template(path: &str) -> String {
+    path.trim_start_matches('/').replace('/', ".")
+}
+
+#[tokio::test]
+async fn one_service_of_a_server_is_under_flow_control() {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<Echo>().await;
+    let recorder = Recorder::rejecting(Denial::new(RejectReason::RateLimited));
+    let layer = ApertureLayer::with_control_point(recorder.clone(), |head| {
+        template(head.uri().path()).into()
+    })
+    .label_from_header("user", "x-user");
+    let (address, incoming) = bind().await;
+    let server = Server::builder()
+        .add_service(layer.named_layer(Echo))
+        .add_service(health);
+    tokio::spawn(server.serve_with_incoming(incoming));
+
+    let channel = channel(address).await;
+    let mut client = HealthClient::new(channel.clone());
+    let request = HealthCheckRequest {
+        service: "test.Echo".to_owned(),
+    };
+    let answer = client.check(request).await.expect("an answer").into_inner();
+    assert_eq!(answer.status(), ServingStatus::Serving);
+    assert!(recorder.asked().is_empty(), "another service");
+
+    let status = say(channel, "hello").await.expect_err("rejected");
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    assert_eq!(recorder.question().control_point, "test.Echo.Say");
+}
+
+#[tokio::test]
+async fn labels_come_from_metadata() {
+    let recorder = Recorder::accepting();
+    let layer =
+        ApertureLayer::new(recorder.clone(), "echo").label_from_header("user_id", "x-user-id");
+    let address = start(layer).await;
+    let named = tonic::service::interceptor::InterceptedService::new(
+        channel(address).await,
+        |mut request: tonic::Request<()>| {
+            let metadata = request.metadata_mut();
+            metadata.insert("x-user-id", "42".parse().expect("a value"));
+            Ok(request)
+        },
+    );
+    say(named, "hello").await.expect("an answer");
+    assert_eq!(recorder.question().label("user_id"), Some("42"));
+}
+
+/// The codes of all statuses that a policy may have for those it turns away.
+const CODES: [(u16, Code); 16] = [
+    (200, Code::Unknown),
+    (400, Code::InvalidArgument),
+    (401, Code::Unauthenticated),
+    (403, Code::PermissionDenied),
+    (404, Code::NotFound),
+    (408, Code::DeadlineExceeded),
+    (409, Code::Aborted),
+    (412, Code::FailedPrecondition),
+    (418, Code::Unknown),
+    (429, Code::ResourceExhausted),
+    (500, Code::Internal),
+    (501, Code::Unimplemented),
+    (502, Code::Unavailable),
+    (503, Code::Unavailable),
+    (504, Code::DeadlineExceeded),
+    // None: by the reason.
+    (0, Code::ResourceExhausted),
+];
+
+#[tokio::test]
+async fn each_status_of_a_policy_has_its_code() {
+    for (denied, code) in CODES {
+        let denial = Denial::new(RejectReason::RateLimited).denied_code(denied);
+        let recorder = Recorder::rejecting(denial);
+        let channel = channel(start(ApertureLayer::new(recorder.clone(), "echo")).await).await;
+        let status = say(channel, "hello").await.expect_err("rejected");
+        assert_eq!(status.code(), code, "{denied}");
+        assert_eq!(status.message(), "rejected: rate limited");
+        assert_eq!(recorder.ended().await, (Unset, Some(200)));
+    }
+}
+
+#[tokio::test]
+async fn a_conflict_may_be_something_that_exists() {
+    for (already_exists, code) in [(false, Code::Aborted), (true, Code::AlreadyExists)] {
+        let denial = Denial::new(RejectReason::RateLimited).denied_code(409);
+        let layer = ApertureLayer::new(Recorder::rejecting(denial), "echo")
+            .reject_with(DefaultReject::new().already_exists(already_exists));
+        let channel = channel(start(layer).await).await;
+        let status = say(channel, "hello").await.expect_err("rejected");
+        assert_eq!(status.code(), code);
+        assert_eq!(
+            status.get_error_details().quota_failure().map(|_| ()),
+            Some(())
+        );
+    }
+}
+
+#[tokio::test]
+async fn without_a_status_the_reason_has_a_code() {
     for (reason, code) in [
         (RejectReason::RateLimited, Code::ResourceExhausted),
         (RejectReason::NoTokens, Code::Unavailable),
         (RejectReason::NotSampled, Code::PermissionDenied),
+        (RejectReason::NoMatchingRamp, Code::PermissionDenied),
+        (RejectReason::Unreachable, Code::Unavailable),
+        (RejectReason::Unknown, Code::PermissionDenied),
     ] {
-        let denial = Denial::new(reason).wait(Duration::from_millis(1200));
-        let recorder = Recorder::rejecting(denial);
-        let channel = channel(start(ApertureLayer::new(recorder.clone(), "echo")).await).await;
-        let status = say(channel.clone(), "hello").await.expect_err("an error");
+        let recorder = Recorder::rejecting(Denial::new(reason));
+        let channel = channel(start(ApertureLayer::new(recorder, "echo")).await).await;
+        let status = say(channel, "hello").await.expect_err("rejected");
         assert_eq!(status.code(), code);
-        assert!(status.message().starts_with("rejected: "));
-        assert_eq!(status.metadata().get("retry-after").expect("a wait"), "2");
-        let pushback = status.metadata().get("grpc-retry-pushback-ms");
-        assert_eq!(pushback.expect("a wait"), "1200");
-        assert_eq!(recorder.ended().await, (Unset, Some(200)));
-
-        let status = repeat(channel, "hello")
-            .await
-            .map(|_| ())
-            .expect_err("an error");
-        assert_eq!(status.code(), code);
+        assert!(status.message().starts_with("rejected"));
     }
 }
 
 #[tokio::test]
-async fn outgoing_calls_of_a_channel_are_flows() {
-    let address = start(ApertureLayer::new(Recorder::accepting(), "server")).await;
-    let recorder = Recorder::accepting();
-    let layer = ApertureLayer::new(recorder.clone(), "outgoing");
-    let guarded = ServiceBuilder::new()
-        .layer(layer)
-        .service(channel(address).await);
+async fn every_kind_of_call_is_refused_the_same() {
+    let wait = Duration::from_micros(1_200_001);
+    let denial = Denial::new(RejectReason::NoTokens).wait(wait);
+    let recorder = Recorder::rejecting(denial);
+    let channel = channel(start(ApertureLayer::new(recorder.clone(), "echo")).await).await;
+    let (_say, said) = tokio::sync::mpsc::channel(1);
+    let statuses = [
+        say(channel.clone(), "hello").await.map(drop),
+        repeat(channel.clone(), "hello").await.map(drop),
+        join(channel.clone(), &["hello"]).await.map(drop),
+        chat(channel, said).await.map(drop),
+    ];
+    for status in statuses {
+        let status = status.expect_err("rejected");
+        assert_eq!(status.code(), Code::Unavailable);
+        let metadata = status.metadata();
+        assert_eq!(metadata.get("retry-after").expect("a wait"), "2");
+        let pushback = metadata.get("grpc-retry-pushback-ms").expect("a wait");
+        assert_eq!(pushback, "1201", "rounded up");
+        let details = status.get_error_details();
+        let retry = details.retry_info().expect("a wait");
+        assert_eq!(retry.retry_delay, Some(wait));
+        let failure = details.quota_failure().expect("a quota");
+        assert_eq!(failure.violations.len(), 1);
+        assert_eq!(failure.violations[0].subject, "control_point:echo");
+        assert_eq!(failure.violations[0].description, "no_tokens");
+    }
+    let ends = recorder.ended_times(4).await;
+    assert!(ends.iter().all(|end| end.status == Unset));
+}
+
+#[tokio::test]
+async fn details_say_what_is_known_and_no_more() {
+    let of = async |name: &'static str, denial| {
+        let layer = ApertureLayer::new(Recorder::rejecting(denial), name);
+        let channel = channel(start(layer).await).await;
+        say(channel, "hello").await.expect_err("rejected")
+    };
+    let status = of("echo", Denial::new(RejectReason::NotSampled)).await;
+    assert!(status.details().is_empty(), "neither a wait nor a quota");
+    assert!(status.metadata().get("grpc-retry-pushback-ms").is_none());
+
+    let status = of("echo", Denial::new(RejectReason::RateLimited)).await;
+    let details = status.get_error_details();
+    assert!(details.retry_info().is_none() && details.quota_failure().is_some());
+
+    let sampled = Denial::new(RejectReason::NotSampled).wait(Duration::from_nanos(1));
+    let status = of("echo", sampled).await;
+    let details = status.get_error_details();
+    let retry = details.retry_info().expect("a wait");
+    assert_eq!(retry.retry_delay, Some(Duration::from_nanos(1)));
+    assert!(details.quota_failure().is_none());
+    let pushback = status.metadata().get("grpc-retry-pushback-ms");
+    assert_eq!(pushback.expect("a wait"), "1");
+
+    let long = "x".repeat(256).leak();
+    let status = of(long, Denial::new(RejectReason::RateLimited)).await;
+    let details = status.get_error_details();
+    let failure = details.quota_failure().expect("a quota");
+    assert!(failure.violations[0].subject.ends_with(&*long));
+
+    let for_good = Denial::new(RejectReason::RateLimited).wait(Duration::MAX);
+    let long = "x".repeat(257).leak();
+    let details = of(long, for_good).await.get_error_details();
+    let retry = details.retry_info().expect("a wait");
     assert_eq!(
-        say(guarded.clone(), "hello").await.expect("an answer"),
-        "hello"
+        retry.retry_delay,
+        Some(Duration::from_secs(315_576_000_000))
     );
-    assert_eq!(recorder.ended().await, (Fine, Some(200)));
-    assert_eq!(
-        say(guarded, "fail").await.expect_err("an error").code(),
-        Code::NotFound
-    );
-    assert_eq!(recorder.ended_times(2).await[1].status, Error);
-
-    let recorder = Recorder::rejecting(Denial::new(RejectReason::RateLimited));
-    let layer = ApertureLayer::new(recorder.clone(), "outgoing");
-    let guarded: Aperture<Channel, Recorder> = layer.layer(channel(address).await);
-    let status = say(guarded, "hello").await.expect_err("an error");
-    assert_eq!(status.code(), Code::ResourceExhausted);
-    assert_eq!(recorder.end(), (Unset, Some(200)));
-}
-
-#[tokio::test]
-async fn outgoing_requests_of_a_client_are_flows() {
-    for version in BOTH {
-        let inner = service_fn(async |_| {
-            let body = Script::new([Step::Data("hello"), Step::Data("!")]);
-            Ok::<_, Infallible>(http::Response::new(body))
-        });
-        let address = serve(version, inner).await;
-        let recorder = Recorder::accepting();
-        let client = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
-            .http2_only(version == Version::Http2)
-            .build_http::<Full<Bytes>>();
-        let client = ApertureLayer::new(recorder.clone(), "outgoing").layer(client);
-        let request = || {
-            let request = http::Request::get(format!("http://{address}/"));
-            request.body(Full::default()).expect("a request")
-        };
-        let response = client.clone().oneshot(request()).await.expect("a response");
-        assert!(recorder.ends().is_empty(), "the body is on its way");
-        let body = response.into_body().collect().await.expect("a body");
-        assert_eq!(body.to_bytes(), "hello!");
-        assert_eq!(recorder.end(), (Fine, Some(200)), "{version:?}");
-
-        let response = client.oneshot(request()).await.expect("a response");
-        drop(response);
-        assert_eq!(recorder.ends()[1].status, Error);
-    }
-}
-
-/// Notes who asks and for what.
-#[derive(Clone, Default)]
-struct Asker(Arc<Mutex<Vec<String>>>);
-
-struct Nothing;
-
-impl Ticket for Nothing {
-    fn end(self, _: FlowOutcome) {}
-}
-
-impl Decider for Asker {
-    type Ticket = Nothing;
-    type Pending = std::future::Ready<Verdict<Nothing>>;
-
-    fn decide(&self, _: &str, _: &FlowParams<'_>) -> Check<Nothing, Self::Pending> {
-        panic!("asked without attributes")
-    }
-
-    fn decide_http(
-        &self,
-        control_point: &str,
-        _: &FlowParams<'_>,
-        request: &HttpAttributes<'_>,
-    ) -> Check<Nothing, Self::Pending> {
-        let source = request.source.expect("tonic knows it").ip();
-        let destination = request.destination.expect("tonic knows it").port();
-        self.0.lock().expect("no test panics here").push(format!(
-            "{control_point}: {} {} {} {} {} from {source} to {destination}",
-            request.method, request.path, request.protocol, request.scheme, request.size,
-        ));
-        Check::Ready(Verdict::Rejected(
-            Denial::new(RejectReason::NoTokens),
-            Nothing,
-        ))
-    }
-}
-
-#[tokio::test]
-async fn a_server_tells_the_attributes_of_calls_and_both_addresses() {
-    let asker = Asker::default();
-    let layer = ApertureLayer::with_control_point(asker.clone(), grpc_service)
-        .check_http()
-        .source(ClientAddress::of(TcpConnectInfo::remote_addr))
-        .destination(|info: &TcpConnectInfo| info.local_addr());
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
-    let address = listener.local_addr().expect("bound");
-    let server = Server::builder().layer(layer).add_service(Echo);
-    tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-    let status = say(channel(address).await, "hello")
-        .await
-        .expect_err("refused");
-    assert_eq!(status.code(), Code::Unavailable);
-    let expected = format!(
-        "test.Echo: POST /test.Echo/Say HTTP/2 http -1 from 127.0.0.1 to {}",
-        address.port()
-    );
-    assert_eq!(*asker.0.lock().expect("no test panics here"), [expected]);
+    assert!(details.quota_failure().is_none(), "no room for the name");
 }

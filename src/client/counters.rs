@@ -1,25 +1,40 @@
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-use crate::flow::{ClientStats, FlowError, FlowErrorKind, Verdict};
+use crate::flow::{CacheError, CacheEvent, ClientStats, FlowError, FlowErrorKind, Verdict};
 
 /// What the client counts itself; the backends add their own.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     accepted: AtomicU64,
     rejected: AtomicU64,
+    shadowed: AtomicU64,
     unreachable: AtomicU64,
     timeouts: AtomicU64,
     unavailable: AtomicU64,
     unauthenticated: AtomicU64,
     invalid: AtomicU64,
     labels_dropped: AtomicU64,
+    cache_answers: AtomicU64,
+    cache_unreadable: AtomicU64,
+    cache_writes: AtomicU64,
+    cache_writes_failed: AtomicU64,
+    /// What was found last was no response.
+    cache_foreign: AtomicBool,
+    /// The last one failed.
+    cache_failing: AtomicBool,
 }
 
 impl Counters {
-    pub(super) fn count<T>(&self, verdict: &Verdict<T>) {
+    /// `shadow`: the flow runs in any case.
+    pub(super) fn count<T>(&self, verdict: &Verdict<T>, shadow: bool) {
         match verdict {
             Verdict::Accepted(_) => self.accepted.fetch_add(1, Relaxed),
-            Verdict::Rejected(..) => self.rejected.fetch_add(1, Relaxed),
+            Verdict::Rejected(..) => {
+                if shadow {
+                    self.shadowed.fetch_add(1, Relaxed);
+                }
+                self.rejected.fetch_add(1, Relaxed)
+            }
             Verdict::Unreachable(error) => self.count_unreachable(error),
         };
     }
@@ -42,16 +57,54 @@ impl Counters {
         self.labels_dropped.fetch_add(dropped.into(), Relaxed);
     }
 
+    pub(super) fn count_cached(&self, event: CacheEvent) {
+        match event {
+            CacheEvent::Answered => {
+                self.cache_answers.fetch_add(1, Relaxed);
+                self.cache_foreign.store(false, Relaxed);
+            }
+            CacheEvent::Unreadable => {
+                self.cache_unreadable.fetch_add(1, Relaxed);
+                if !self.cache_foreign.swap(true, Relaxed) {
+                    log_event!(warn, "something else than responses is in the result cache");
+                }
+            }
+        }
+    }
+
+    /// Of the engine; an Agent's are counted where they are sent.
+    pub(super) fn count_write(&self, written: Result<(), CacheError>) {
+        match written {
+            Ok(()) => {
+                self.cache_writes.fetch_add(1, Relaxed);
+                if self.cache_failing.swap(false, Relaxed) {
+                    log_event!(info, "the caches are written to again");
+                }
+            }
+            Err(_error) => {
+                self.cache_writes_failed.fetch_add(1, Relaxed);
+                if !self.cache_failing.swap(true, Relaxed) {
+                    log_event!(warn, error = %_error, "the caches are not written to");
+                }
+            }
+        }
+    }
+
     pub(super) fn snapshot(&self) -> ClientStats {
         ClientStats {
             accepted: self.accepted.load(Relaxed),
             rejected: self.rejected.load(Relaxed),
+            shadowed: self.shadowed.load(Relaxed),
             unreachable: self.unreachable.load(Relaxed),
             timeouts: self.timeouts.load(Relaxed),
             unavailable: self.unavailable.load(Relaxed),
             unauthenticated: self.unauthenticated.load(Relaxed),
             invalid: self.invalid.load(Relaxed),
             labels_dropped: self.labels_dropped.load(Relaxed),
+            cache_answers: self.cache_answers.load(Relaxed),
+            cache_unreadable: self.cache_unreadable.load(Relaxed),
+            cache_writes: self.cache_writes.load(Relaxed),
+            cache_writes_failed: self.cache_writes_failed.load(Relaxed),
             ..ClientStats::default()
         }
     }

@@ -3,14 +3,15 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use super::{ApertureClient, Backend};
 #[cfg(any(feature = "embedded", feature = "remote"))]
 use crate::flow::http::baggage_of;
 use crate::flow::{
-    CacheLookup, Check, Decider, FlowError, FlowErrorKind, FlowOutcome, FlowParams, HttpAttributes,
-    HttpExtras, Ticket, Verdict,
+    CacheLookup, Caches, Check, Decider, FlowError, FlowErrorKind, FlowOutcome, FlowParams,
+    HttpAttributes, HttpExtras, Quota, Ticket, Verdict,
 };
 use crate::log::WaitSpan;
 #[cfg(feature = "metrics")]
@@ -72,14 +73,25 @@ impl Ticket for ClientTicket {
             TicketKind::Embedded(ref mut ticket) => ticket.take_cache_lookup(),
             // Each message has a lookup; what matters is whether the flow asked.
             #[cfg(feature = "remote")]
-            TicketKind::Remote(ref flow) => {
-                let lookup = flow.response().cache_lookup_response.as_ref()?;
+            TicketKind::Remote(ref mut flow) => {
+                let lookup = flow.take_lookup()?;
                 let asked = lookup.result_cache_response.is_some()
                     || !lookup.global_cache_responses.is_empty();
-                asked.then(|| super::cache::wire::looked_up(lookup))
+                asked.then(|| super::cache::wire::looked_up(&lookup))
             }
             #[cfg(feature = "test-util")]
             TicketKind::Scripted(_) => None,
+        }
+    }
+
+    fn take_quotas(&mut self) -> Vec<Quota> {
+        match self.kind {
+            #[cfg(feature = "embedded")]
+            TicketKind::Embedded(ref mut ticket) => ticket.take_quotas(),
+            #[cfg(feature = "remote")]
+            TicketKind::Remote(ref flow) => flow.quotas(),
+            #[cfg(feature = "test-util")]
+            TicketKind::Scripted(_) => Vec::new(),
         }
     }
 
@@ -111,6 +123,7 @@ pub struct ClientPending {
     client: ApertureClient,
     kind: PendingKind,
     asked: Asked,
+    shadow: bool,
     span: WaitSpan,
 }
 
@@ -139,11 +152,12 @@ impl Future for ClientPending {
             client,
             kind,
             asked,
+            shadow,
             span,
         } = self.get_mut();
         span.in_scope(|| {
             let mut verdict = ready!(kind.poll(asked, cx));
-            client.told(asked, None, &mut verdict);
+            client.told(asked, *shadow, None, &mut verdict);
             Poll::Ready(verdict)
         })
     }
@@ -207,12 +221,17 @@ impl Decider for ApertureClient {
     ) -> Check<Self::Ticket, Self::Pending> {
         let mut asked = self.ask(control_point, params.labels.dropped());
         if control_point.is_empty() {
-            return self.ready(&mut asked, control_point, nameless());
+            return self.ready(&mut asked, control_point, params, nameless());
         }
         match &self.inner.backend {
             Backend::Disabled => {
                 let error = FlowError::new(FlowErrorKind::Disabled, "");
-                self.ready(&mut asked, control_point, Verdict::Unreachable(error))
+                self.ready(
+                    &mut asked,
+                    control_point,
+                    params,
+                    Verdict::Unreachable(error),
+                )
             }
             #[cfg(feature = "embedded")]
             Backend::Embedded(engine) => {
@@ -222,30 +241,40 @@ impl Decider for ApertureClient {
                     |ticket| TicketKind::Embedded(ticket).into(),
                     |pending| {
                         let kind = PendingKind::Embedded(pending);
-                        self.waiting(asked.pass_on(), control_point, kind)
+                        self.waiting(asked.pass_on(), control_point, params, kind)
                     },
                 );
                 if let Check::Ready(verdict) = &mut check {
-                    self.told(&mut asked, Some(control_point), verdict);
+                    self.told(&mut asked, params.shadow, Some(control_point), verdict);
                 }
                 check
             }
             #[cfg(feature = "remote")]
             Backend::Remote(remote) => {
                 let check = remote.check(control_point, params);
-                self.agent_asked(asked, control_point, check)
+                self.agent_asked(asked, control_point, params, check)
             }
             #[cfg(feature = "test-util")]
             Backend::Scripted(script) => match script.decide(control_point, params) {
                 Check::Ready(verdict) => {
                     let verdict = wrap(verdict, TicketKind::Scripted);
-                    self.ready(&mut asked, control_point, verdict)
+                    self.ready(&mut asked, control_point, params, verdict)
                 }
                 Check::Pending(pending) => {
                     let kind = PendingKind::Scripted(pending);
-                    Check::Pending(self.waiting(asked, control_point, kind))
+                    Check::Pending(self.waiting(asked, control_point, params, kind))
                 }
             },
+        }
+    }
+
+    fn caches(&self) -> Option<Arc<dyn Caches>> {
+        match &self.inner.backend {
+            #[cfg(feature = "embedded")]
+            Backend::Embedded(_) => Some(Arc::clone(&self.inner) as _),
+            #[cfg(feature = "remote")]
+            Backend::Remote(_) => Some(Arc::clone(&self.inner) as _),
+            _ => None,
         }
     }
 
@@ -267,11 +296,11 @@ impl Decider for ApertureClient {
                 match engine.ask_http(control_point, params, request, baggage.as_deref()) {
                     Check::Ready(verdict) => {
                         let verdict = wrap(verdict, TicketKind::Embedded);
-                        self.ready(&mut asked, control_point, verdict)
+                        self.ready(&mut asked, control_point, params, verdict)
                     }
                     Check::Pending(pending) => {
                         let kind = PendingKind::Embedded(pending);
-                        Check::Pending(self.waiting(asked, control_point, kind))
+                        Check::Pending(self.waiting(asked, control_point, params, kind))
                     }
                 }
             }
@@ -280,7 +309,7 @@ impl Decider for ApertureClient {
                 let (baggage, dropped) = own_labels(params);
                 let asked = self.ask(control_point, dropped);
                 let check = remote.check_http(control_point, params, request, baggage);
-                self.agent_asked(asked, control_point, check)
+                self.agent_asked(asked, control_point, params, check)
             }
             // Nobody there to make labels; a script has those of the flow.
             _ => self.decide(control_point, params),
@@ -317,11 +346,12 @@ impl ApertureClient {
     pub(super) fn told(
         &self,
         asked: &mut Asked,
+        shadow: bool,
         control_point: Option<&str>,
         verdict: &mut Verdict<ClientTicket>,
     ) {
-        self.inner.counters.count(verdict);
-        let held = asked.answered(verdict);
+        self.inner.counters.count(verdict, shadow);
+        let held = asked.answered(verdict, shadow);
         match verdict {
             Verdict::Accepted(ticket) => {
                 ticket.held = held;
@@ -335,6 +365,7 @@ impl ApertureClient {
                     debug,
                     control_point,
                     reason = denial.reason.as_str(),
+                    shadow,
                     wait = ?denial.wait,
                     "a flow was rejected"
                 );
@@ -347,9 +378,10 @@ impl ApertureClient {
         &self,
         asked: &mut Asked,
         control_point: &str,
+        params: &FlowParams<'_>,
         mut verdict: Verdict<ClientTicket>,
     ) -> Check<ClientTicket, ClientPending> {
-        self.told(asked, Some(control_point), &mut verdict);
+        self.told(asked, params.shadow, Some(control_point), &mut verdict);
         Check::Ready(verdict)
     }
 
@@ -358,23 +390,36 @@ impl ApertureClient {
         &self,
         mut asked: Asked,
         control_point: &str,
+        params: &FlowParams<'_>,
         check: Result<crate::remote::PendingCheck, FlowError>,
     ) -> Check<ClientTicket, ClientPending> {
         match check {
             Ok(pending) => {
                 let kind = PendingKind::Remote(pending);
-                Check::Pending(self.waiting(asked, control_point, kind))
+                Check::Pending(self.waiting(asked, control_point, params, kind))
             }
-            Err(error) => self.ready(&mut asked, control_point, Verdict::Unreachable(error)),
+            Err(error) => self.ready(
+                &mut asked,
+                control_point,
+                params,
+                Verdict::Unreachable(error),
+            ),
         }
     }
 
     #[cfg(any(feature = "embedded", feature = "remote", feature = "test-util"))]
-    fn waiting(&self, asked: Asked, control_point: &str, kind: PendingKind) -> ClientPending {
+    fn waiting(
+        &self,
+        asked: Asked,
+        control_point: &str,
+        params: &FlowParams<'_>,
+        kind: PendingKind,
+    ) -> ClientPending {
         ClientPending {
             client: self.clone(),
             kind,
             asked,
+            shadow: params.shadow,
             span: WaitSpan::new(control_point),
         }
     }

@@ -20,7 +20,7 @@ impl ApertureClient {
         let mut asked = self.ask(control_point, params.labels.dropped());
         if control_point.is_empty() {
             let mut verdict = nameless();
-            self.told(&mut asked, Some(control_point), &mut verdict);
+            self.told(&mut asked, params.shadow, Some(control_point), &mut verdict);
             return Flow::new(self.clone(), control_point, params, verdict);
         }
         let input = CheckInput::new(control_point, params).expect_end(true);
@@ -42,7 +42,7 @@ impl ApertureClient {
             None => Verdict::Accepted(ticket),
             Some(denial) => Verdict::Rejected(denial, ticket),
         };
-        self.told(&mut asked, Some(control_point), &mut verdict);
+        self.told(&mut asked, params.shadow, Some(control_point), &mut verdict);
         Flow::new(self.clone(), control_point, params, verdict).with_report(report)
     }
 }

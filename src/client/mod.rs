@@ -44,11 +44,11 @@ use std::time::Duration;
 
 #[cfg(feature = "remote")]
 pub use self::builder::{ApertureClientBuilder, BuildError};
-pub use self::cache::CacheError;
 pub use self::decide::{ClientPending, ClientTicket};
 pub use self::flow::Flow;
 #[cfg(feature = "test-util")]
 pub use self::scripted::{Answer, RecordedFlow, Script};
+pub use crate::flow::CacheError;
 
 use self::counters::Counters;
 use crate::flow::{

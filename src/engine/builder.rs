@@ -6,6 +6,7 @@ use super::Engine;
 use super::cache::Caches;
 use super::clock::{Clock, Nanos, SystemClock};
 use super::control::SignalSource;
+use super::dry_run::DryRun;
 use super::limiters::Surroundings;
 use super::snapshot::{Settings, Snapshot};
 use super::source::{self, Source, Sources};
@@ -38,6 +39,7 @@ pub struct EngineBuilder {
     upstream_ramp_mode: bool,
     signal_source: Option<Arc<dyn SignalSource>>,
     by_hand: bool,
+    dry_run: DryRun,
 }
 
 impl EngineBuilder {
@@ -51,6 +53,7 @@ impl EngineBuilder {
             upstream_ramp_mode: false,
             signal_source: None,
             by_hand: false,
+            dry_run: DryRun::default(),
         }
     }
 
@@ -147,13 +150,61 @@ impl EngineBuilder {
         self
     }
 
+    /// Tries a policy without enforcing it; may be called several times.
+    ///
+    /// Its components decide as ever, with all their state: they take tokens, hold slots, and
+    /// [report](super::LimiterDecision::dry_run) what they would do. But they turn no flow away
+    /// and keep none waiting; where one would have to wait, they report a no. What they would have
+    /// turned away is counted in [`EngineStats::dry_run_rejections`](super::EngineStats), and
+    /// [`describe`](Engine::describe) marks the policy. Control loops run on, and see a service
+    /// that nothing protects.
+    ///
+    /// This goes for reloads too, which fail when the policy is gone. (The `dry_run` of a load
+    /// scheduler, inside of a policy, is another thing: it lets everything pass and decides
+    /// nothing.)
+    ///
+    /// ```
+    /// use tower_aperture::engine::{CheckInput, Engine};
+    /// use tower_aperture::FlowParams;
+    ///
+    /// let engine = Engine::builder()
+    ///     .policy_text("nobody.yaml", "
+    /// blueprint: rate-limiting/base
+    /// policy:
+    ///   policy_name: nobody
+    ///   rate_limiter:
+    ///     bucket_capacity: 0
+    ///     fill_amount: 1
+    ///     parameters: {interval: 3600s}
+    ///     selectors: [{control_point: checkout}]
+    /// ")
+    ///     .dry_run("nobody")
+    ///     .build()?;
+    /// let report = engine.check(&CheckInput::new("checkout", &FlowParams::new()));
+    /// assert!(report.accepted() && report.limiter_decisions[0].dropped);
+    /// assert_eq!(engine.stats().dry_run_rejections, 1);
+    /// # Ok::<(), tower_aperture::PolicyError>(())
+    /// ```
+    #[must_use]
+    pub fn dry_run(mut self, policy_name: impl Into<String>) -> Self {
+        self.dry_run.add(policy_name.into());
+        self
+    }
+
+    /// Whether no policy at all is enforced, as [`dry_run`](Self::dry_run) has it for one.
+    #[must_use]
+    pub fn dry_run_all(mut self, all: bool) -> Self {
+        self.dry_run.all(all);
+        self
+    }
+
     /// Loads the policies. No runtime is needed; nothing is started.
     ///
     /// # Errors
     ///
     /// When a file cannot be read, when a policy is wrong or uses what this version does not
-    /// know, and when two policies have the same name. The error names the file, and the line
-    /// and field where there is one.
+    /// know, when two policies have the same name, and when [`dry_run`](Self::dry_run) names one
+    /// that is not there. The error names the file, and the line and field where there is one.
     pub fn build(self) -> Result<Engine, PolicyError> {
         let settings = Settings {
             agent_group: self.agent_group,
@@ -168,6 +219,7 @@ impl EngineBuilder {
                 by_hand: self.by_hand,
             },
             signal_source: self.signal_source,
+            dry_run: self.dry_run,
         };
         let read = source::read(&self.sources)?;
         let sources = Sources {

@@ -5,9 +5,10 @@ use super::clock::nanos;
 use super::flux_meter::Metered;
 use super::limiters::Settled;
 use super::pending::{Notes, OwnedFlow, Waiting};
+use super::report::Collector;
 use super::snapshot::Snapshot;
 use super::stages::{Denied, Flow, Progress, Step};
-use super::ticket::Slots;
+use super::ticket::{Slots, Told};
 use super::{CheckInput, Engine, EnginePending, EngineTicket, clock};
 use crate::flow::http::baggage_of;
 use crate::flow::{Check, Decider, Denial, FlowParams, HttpAttributes, Verdict};
@@ -57,7 +58,7 @@ impl Engine {
         let looks_up = params.result_cache_key.is_some() || !params.global_cache_keys.is_empty();
         // Most flows meet one limiter that answers at once, or none.
         let only = match *live.index.matching(&flow) {
-            _ if looks_up || flow.ramp_mode => None,
+            _ if looks_up || flow.ramp_mode || params.quotas => None,
             [] => Some(None),
             [only] => {
                 let component = live.index.component(only);
@@ -83,7 +84,7 @@ impl Engine {
         if let Some(component) = only {
             let limiter = &*component.limiter;
             let Settled { decided, held } = limiter.decide(&flow, nanos(self.shared.clock.now()));
-            if decided.dropped {
+            if component.rejects(&decided) {
                 self.shared.tally.count(false);
                 let denied = Step::Limiters.denied(limiter.denied_code(), decided.wait);
                 let it = EngineTicket::new(Slots::new()).metered(self.metered(&live, &flow));
@@ -109,23 +110,33 @@ impl Engine {
         params: &FlowParams<'_>,
     ) -> Check<EngineTicket, EnginePending> {
         let mut held = Slots::new();
-        let (progress, looks_up, found) = match Recall::of(&self.shared.caches, params) {
-            None => (self.run(live, flow, &mut (), &mut held), false, None),
+        let recall = Recall::of(&self.shared.caches, params);
+        let looks_up = recall.is_some();
+        let (progress, told) = match recall {
+            recall if params.quotas || params.shadow => {
+                self.decide_at_length(live, flow, params, recall, &mut held)
+            }
+            None => (self.run(live, flow, &mut (), &mut held), Told::default()),
             Some(mut recall) => {
                 let progress = self.run(live, flow, &mut recall, &mut held);
-                (progress, true, recall.found)
+                let told = Told {
+                    cached: recall.found,
+                    ..Told::default()
+                };
+                (progress, told)
             }
         };
         match progress {
             Progress::Done(result) => {
                 let ticket = EngineTicket::new(held).metered(self.metered(live, flow));
-                Check::Ready(verdict(result, ticket.found(found)))
+                Check::Ready(verdict(result, ticket.told(told)))
             }
             Progress::Waits(halt) => {
                 let notes = Notes {
                     decisions: None,
                     looks_up,
-                    found,
+                    found: told.cached,
+                    quotas: params.quotas.then_some(told.quotas),
                 };
                 let meters = live.matched(flow);
                 let flow = OwnedFlow::new(flow, params, &*self.shared.clock);
@@ -133,6 +144,35 @@ impl Engine {
                 Check::Pending(EnginePending::new(waiting))
             }
         }
+    }
+
+    /// Decides a flow that wants to know its quotas, or does not wait.
+    #[inline(never)]
+    fn decide_at_length<'a>(
+        &'a self,
+        live: &Snapshot,
+        flow: &Flow<'_, '_>,
+        params: &FlowParams<'_>,
+        recall: Option<Recall<'a, '_>>,
+        held: &mut Slots,
+    ) -> (Progress, Told) {
+        let mut collector = Collector {
+            decisions: None,
+            quotas: params.quotas.then(Vec::new),
+            recall,
+        };
+        let progress = match self.run(live, flow, &mut collector, held) {
+            Progress::Waits(halt) if params.shadow => {
+                Progress::Done(self.wait_for_nothing(*halt, flow, &mut collector, held))
+            }
+            progress => progress,
+        };
+        let told = Told {
+            cached: collector.recall.and_then(|recall| recall.found),
+            quotas: collector.quotas.unwrap_or_default(),
+            ..Told::default()
+        };
+        (progress, told)
     }
 
     #[inline(never)]

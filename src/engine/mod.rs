@@ -77,6 +77,11 @@
 //! [`Engine::reload`] puts changed files in force, all or none, and [`Engine::watch`] does so when
 //! they change. What did not change keeps its state: buckets, slots, queues, loops.
 //!
+//! # Dry runs
+//!
+//! [`EngineBuilder::dry_run`] tries a policy beside those that are enforced: it decides, and nothing
+//! follows.
+//!
 //! # Policies
 //!
 //! A policy is a `kind: Policy` resource, the bare policy of one, or a values file of a blueprint:
@@ -114,6 +119,7 @@ mod clock;
 mod control;
 mod decide;
 mod dial;
+mod dry_run;
 mod flow_end;
 mod flux_meter;
 mod http;
@@ -150,10 +156,10 @@ use self::pending::{Notes, OwnedFlow, Waiting};
 use self::report::Collector;
 use self::snapshot::{Settings, Snapshot};
 use self::source::Sources;
-use self::stages::{Flow, Observer, Progress};
+use self::stages::{Denied, Flow, Halt, Observer, Progress};
 use self::stats::{Reloads, Tally};
 use self::sync::Mutex;
-use self::ticket::Slots;
+use self::ticket::{Slots, Told};
 use crate::policy::PolicyWarning;
 
 pub use self::actuate::Actuation;
@@ -266,16 +272,8 @@ impl Engine {
         let mut held = Slots::new();
         let denied = match self.run(&live, &flow, &mut collector, &mut held) {
             Progress::Done(result) => result.err(),
-            Progress::Waits(mut halt) => {
-                let result = loop {
-                    // Nobody waits, so each round is over when it begins.
-                    halt.round.give_up();
-                    let clock = &*self.shared.clock;
-                    if let Some(result) = halt.go_on(&flow, &mut collector, &mut held, clock) {
-                        break result;
-                    }
-                };
-                self.shared.tally.count(result.is_ok());
+            Progress::Waits(halt) => {
+                let result = self.wait_for_nothing(*halt, &flow, &mut collector, &mut held);
                 result.err()
             }
         };
@@ -286,6 +284,7 @@ impl Engine {
     fn collector<'a, 'p>(&'a self, input: &CheckInput<'a, 'p>) -> Collector<'a, 'p> {
         Collector {
             decisions: Some(Vec::new()),
+            quotas: input.params.quotas.then(Vec::new),
             recall: input
                 .cache_lookup
                 .then(|| Recall::always(&self.shared.caches, input.params)),
@@ -331,19 +330,35 @@ impl Engine {
         let meters = live.matched(&flow);
         let mut collector = self.collector(input);
         let mut held = Slots::new();
-        match self.run(&live, &flow, &mut collector, &mut held) {
+        let progress = match self.run(&live, &flow, &mut collector, &mut held) {
+            Progress::Waits(halt) if input.params.shadow => {
+                Progress::Done(self.wait_for_nothing(*halt, &flow, &mut collector, &mut held))
+            }
+            progress => progress,
+        };
+        match progress {
             Progress::Done(result) => {
+                // The report has what was looked up.
+                let told = Told {
+                    quotas: collector.quotas.take().unwrap_or_default(),
+                    ..Told::default()
+                };
                 let report = collector.report(&flow, &meters, result.err(), input.expect_end);
                 let metered = Metered::begin(self, meters);
-                // The report has what was looked up.
-                Starting::done(report, EngineTicket::new(held).metered(metered))
+                let ticket = EngineTicket::new(held).metered(metered);
+                Starting::done(report, ticket.told(told))
             }
             Progress::Waits(halt) => {
-                let Collector { decisions, recall } = collector;
+                let Collector {
+                    decisions,
+                    quotas,
+                    recall,
+                } = collector;
                 let notes = Notes {
                     decisions,
                     looks_up: input.cache_lookup,
                     found: recall.and_then(|recall| recall.found),
+                    quotas,
                 };
                 let flow = OwnedFlow::new(&flow, input.params, &*self.shared.clock);
                 let waiting = Waiting::new(self, flow, *halt, held, notes, meters);
@@ -447,9 +462,29 @@ impl Engine {
             rejected,
             keys: components.iter().map(|one| one.limiter.keys()).sum(),
             evicted: components.iter().map(|one| one.limiter.evicted()).sum(),
+            dry_run_rejections: self.shared.settings.dry_run.rejected(),
             reloads,
             failed_reloads,
         }
+    }
+
+    /// Ends a flow that will not wait: who would have to turns it away.
+    fn wait_for_nothing(
+        &self,
+        mut halt: Halt,
+        flow: &Flow<'_, '_>,
+        observer: &mut impl Observer,
+        held: &mut Slots,
+    ) -> Result<(), Denied> {
+        let result = loop {
+            // Each round is over when it begins.
+            halt.round.give_up();
+            if let Some(result) = halt.go_on(flow, observer, held, &*self.shared.clock) {
+                break result;
+            }
+        };
+        self.shared.tally.count(result.is_ok());
+        result
     }
 
     /// Control loops first: they may have something new to say to those who decide.

@@ -15,9 +15,9 @@ use super::decide::verdict;
 use super::flux_meter::{Matched, Metered};
 use super::report::{CheckReport, Collector, LimiterDecision};
 use super::stages::{Denied, Flow, Halt, NO_DEADLINE};
-use super::ticket::{EngineTicket, Slots};
+use super::ticket::{EngineTicket, Slots, Told};
 use super::{Engine, StartingHttp};
-use crate::flow::{CacheLookup, FlowParams, Verdict};
+use crate::flow::{CacheLookup, FlowParams, Quota, Verdict};
 
 /// A decision of an [`Engine`](super::Engine) that has to wait for tokens.
 ///
@@ -61,8 +61,8 @@ impl Future for EnginePending {
         match &mut self.0 {
             Pend::Flow(waiting) => {
                 let (result, ticket) = ready!(waiting.as_mut().poll(cx));
-                let found = waiting.as_mut().project().notes.found.take();
-                Poll::Ready(verdict(result, ticket.found(found)))
+                let told = waiting.as_mut().project().notes.told();
+                Poll::Ready(verdict(result, ticket.told(told)))
             }
             Pend::Http(starting) => {
                 let (report, ticket) = ready!(Pin::new(starting).poll(cx));
@@ -131,15 +131,20 @@ impl Future for Starting {
             Start::Waits(waiting, expect_end) => {
                 let (result, ticket) = ready!(waiting.as_mut().poll(cx));
                 let waiting = waiting.as_mut().project();
+                let Told { cached, quotas, .. } = waiting.notes.told();
                 let collector = Collector {
                     decisions: waiting.notes.decisions.take(),
-                    recall: None,
+                    ..Collector::default()
                 };
                 let mut report = waiting.flow.with(0, |flow| {
                     collector.report(flow, waiting.meters, result.err(), *expect_end)
                 });
-                report.cache_lookup = waiting.notes.found.take();
-                Poll::Ready((report, ticket))
+                report.cache_lookup = cached;
+                let told = Told {
+                    quotas,
+                    ..Told::default()
+                };
+                Poll::Ready((report, ticket.told(told)))
             }
         }
     }
@@ -202,6 +207,18 @@ pub(super) struct Notes {
     /// The flow asks the caches.
     pub(super) looks_up: bool,
     pub(super) found: Option<CacheLookup>,
+    /// `None` when nobody wants to know.
+    pub(super) quotas: Option<Vec<Quota>>,
+}
+
+impl Notes {
+    fn told(&mut self) -> Told {
+        Told {
+            cached: self.found.take(),
+            quotas: self.quotas.take().unwrap_or_default(),
+            http: None,
+        }
+    }
 }
 
 pin_project! {
@@ -297,6 +314,7 @@ impl Future for Waiting {
             let notes = &mut *this.notes;
             let mut collector = Collector {
                 decisions: notes.decisions.take(),
+                quotas: notes.quotas.take(),
                 recall: notes
                     .looks_up
                     .then(|| Recall::always(&shared.caches, &this.flow.params)),
@@ -306,6 +324,7 @@ impl Future for Waiting {
                 .flow
                 .with(now, |flow| halt.go_on(flow, &mut collector, held, clock));
             notes.decisions = collector.decisions;
+            notes.quotas = collector.quotas;
             if let Some(found) = collector.recall.and_then(|recall| recall.found) {
                 notes.found = Some(found);
             }

@@ -10,7 +10,7 @@ use super::index::Placed;
 use super::limiters::Decided;
 use super::request_id::RequestId;
 use super::stages::{Denied, Flow, NO_DEADLINE, Observer};
-use crate::flow::{CacheLookup, Denial, FlowParams, RejectReason};
+use crate::flow::{CacheLookup, Denial, FlowParams, Quota, RejectReason};
 
 /// A question to an [`Engine`](super::Engine) that wants the whole answer, as an Agent's `Check`
 /// gives it.
@@ -221,8 +221,10 @@ pub struct LimiterDecision {
     pub policy_hash: Arc<str>,
     /// Which component of the policy: `root.0` is the first one.
     pub component_id: Arc<str>,
-    /// The component turned the flow away.
+    /// The component turned the flow away, or would have in a [dry run](Self::dry_run).
     pub dropped: bool,
+    /// The policy is in a [dry run](super::EngineBuilder::dry_run): nothing follows.
+    pub dry_run: bool,
     /// What the component has to add.
     pub reason: LimiterReason,
     /// The component's own status for flows it turns away; 0 when it has none.
@@ -356,6 +358,7 @@ pub struct TokensInfo {
 pub(super) struct Collector<'a, 'p> {
     /// `None` when nobody wants to know.
     pub(super) decisions: Option<Vec<LimiterDecision>>,
+    pub(super) quotas: Option<Vec<Quota>>,
     pub(super) recall: Option<Recall<'a, 'p>>,
 }
 
@@ -367,6 +370,9 @@ impl Observer for Collector<'_, '_> {
     }
 
     fn decided(&mut self, flow: &Flow<'_, '_>, by: &Placed, decided: &Decided) {
+        if let Some(quotas) = &mut self.quotas {
+            quotas.extend(by.quota(decided));
+        }
         let Some(decisions) = &mut self.decisions else {
             return;
         };
@@ -375,6 +381,7 @@ impl Observer for Collector<'_, '_> {
             policy_hash: Arc::clone(&by.policy_hash),
             component_id: Arc::clone(&by.component_id),
             dropped: decided.dropped,
+            dry_run: by.is_dry(),
             reason: decided.reason,
             denied_response_status_code: by.limiter.denied_code(),
             wait_time: duration(decided.wait),
@@ -391,7 +398,9 @@ impl Collector<'_, '_> {
         denied: Option<Denied>,
         expect_end: bool,
     ) -> CheckReport {
-        let Self { decisions, recall } = self;
+        let Self {
+            decisions, recall, ..
+        } = self;
         let mut flow_label_keys: Vec<String> =
             flow.labels.iter().map(|(key, _)| key.to_owned()).collect();
         flow_label_keys.sort_unstable();

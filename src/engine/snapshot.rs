@@ -6,8 +6,9 @@ use std::sync::Arc;
 use super::classify::Classifiers;
 use super::clock::nanos;
 use super::control::{Control, Loop, SignalSource};
+use super::dry_run::DryRun;
 use super::flux_meter::{FluxMeters, Matched};
-use super::index::Index;
+use super::index::{Index, Placed};
 use super::limiters::{Component, Surroundings};
 use super::queries::{self, PolicyQuery};
 use super::source::Read;
@@ -25,6 +26,7 @@ pub(super) struct Settings {
     pub(super) agent_group: Option<String>,
     pub(super) surroundings: Surroundings,
     pub(super) signal_source: Option<Arc<dyn SignalSource>>,
+    pub(super) dry_run: DryRun,
 }
 
 /// All that follows from the texts of the policies. Flows that began under an older one keep what
@@ -82,7 +84,12 @@ impl Snapshot {
             }
 
             let group = settings.agent_group.as_deref();
-            description.push_str(&policy.describe(&|selector| applies(selector, group)));
+            let dry_run = settings.dry_run.of(&policy.name);
+            if dry_run.is_some() {
+                log_event!(warn, "policy `{}` turns nothing away: dry run", policy.name);
+            }
+            let here = |selector: &Selector| applies(selector, group);
+            description.push_str(&policy.describe(&here, dry_run.is_some()));
             let mut others = BTreeSet::new();
             let mut in_force = Vec::new();
             for component in &policy.components {
@@ -99,14 +106,14 @@ impl Snapshot {
                     None => Arc::new(Component::new(&component.kind, &settings.surroundings)),
                 };
                 times_workloads |= limiter.times_workloads();
-                index.add(
+                let placed = Placed::new(
                     &policy,
                     &component.id,
                     Arc::clone(&limiter),
                     parameters,
                     known,
-                    &here,
                 );
+                index.add(placed.dry_run(dry_run.clone()), &here);
                 in_force.push((component.id.clone(), limiter));
             }
             for classifier in &policy.classifiers {
@@ -142,6 +149,7 @@ impl Snapshot {
             }
             policies.push((policy, in_force));
         }
+        settings.dry_run.check(&names)?;
         // When all flux meters are known.
         let now = nanos(settings.surroundings.clock.now());
         let loops = policies.iter().filter_map(|(policy, in_force)| {

@@ -153,7 +153,7 @@ fn alone(
         held: slot,
     } = component.limiter.decide(flow, now);
     observer.decided(flow, component, &decided);
-    if decided.dropped {
+    if component.rejects(&decided) {
         let code = component.limiter.denied_code();
         return Err(component.limiter.step().denied(code, decided.wait));
     }
@@ -232,12 +232,14 @@ fn at_once(
             } = component.limiter.decide(flow, now);
             observer.decided(flow, component, &decided);
             decisions += 1;
-            wait = decided.wait.max(wait);
-            if decided.dropped {
+            if component.rejects(&decided) {
                 denied = Some(component.limiter.denied_code());
+            } else if decided.dropped {
+                continue;
             } else {
                 granted.push((component, decided, slot));
             }
+            wait = decided.wait.max(wait);
         }
         if let Some(code) = denied {
             revert(granted, flow, now);
@@ -322,7 +324,14 @@ impl Round {
         now: Nanos,
     ) -> Self {
         let members = members.map(|component| {
-            let scheduled = component.limiter.schedule(flow, now);
+            let scheduled = match component.limiter.schedule(flow, now) {
+                // Nobody waits for what is not enforced.
+                Scheduled::Waits(waiter) if component.is_dry() => {
+                    waiter.refuse();
+                    Scheduled::Settled(Settled::from(Decided::REFUSED))
+                }
+                scheduled => scheduled,
+            };
             (Arc::clone(component), scheduled)
         });
         Self {
@@ -338,7 +347,7 @@ impl Round {
     pub(crate) fn settle(&mut self, now: Nanos, waker: Option<&Waker>) -> Poll<()> {
         let mut waits = false;
         let mut dropped = false;
-        for (_, scheduled) in &mut self.members {
+        for (component, scheduled) in &mut self.members {
             if let (Scheduled::Waits(waiter), Some(waker)) = (&mut *scheduled, waker)
                 && let Poll::Ready(mut settled) = waiter.poll(now, waker)
             {
@@ -346,7 +355,9 @@ impl Round {
                 *scheduled = Scheduled::Settled(settled);
             }
             match scheduled {
-                Scheduled::Settled(settled) => dropped |= settled.decided.dropped,
+                Scheduled::Settled(settled) => {
+                    dropped |= settled.decided.dropped && !component.is_dry();
+                }
                 Scheduled::Waits(_) => waits = true,
             }
         }
@@ -399,9 +410,9 @@ impl Round {
         let mut granted: Granted<'_> = SmallVec::new();
         for (component, settled) in components.iter().zip(settled) {
             observer.decided(flow, component, &settled.decided);
-            if settled.decided.dropped {
+            if component.rejects(&settled.decided) {
                 denied = Some(component.limiter.denied_code());
-            } else {
+            } else if !settled.decided.dropped {
                 granted.push((component, settled.decided, settled.held));
             }
         }

@@ -25,6 +25,9 @@ pub struct EngineStats {
     /// Keys that made room for others because a component held
     /// [`max_keys`](super::EngineBuilder::max_keys): they start anew if they come back.
     pub evicted: u64,
+    /// Decisions of policies in a [dry run](super::EngineBuilder::dry_run) that would have turned
+    /// a flow away; a flow counts once for each component.
+    pub dry_run_rejections: u64,
     /// How often changed policies were put in force.
     pub reloads: u64,
     /// How often policies were refused that should have been, or could not be read.

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use super::flux_meter::Metered;
 use super::request_id::RequestId;
-use crate::flow::{CacheLookup, FlowOutcome, HttpExtras, Ticket};
+use crate::flow::{CacheLookup, FlowOutcome, HttpExtras, Quota, Ticket};
 
 /// Where slots are given back.
 pub(crate) trait Holder: Send + Sync {
@@ -110,24 +110,25 @@ impl fmt::Debug for Held {
 pub struct EngineTicket {
     held: Slots,
     /// What there is to tell beside the decision, for a flow that asked.
-    found: Option<Box<Found>>,
+    told: Option<Box<Told>>,
     /// What is to know how long the flow takes.
     metered: Option<Metered>,
 }
 
-/// What an answer may have beside the decision. Questions about HTTP requests have no lookups.
-#[derive(Debug)]
-pub(super) enum Found {
-    Cached(CacheLookup),
-    Http(Box<HttpExtras>),
+/// What a flow asked for.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// What the caches had.
+    pub(super) cached: Option<CacheLookup>,
+    pub(super) quotas: Vec<Quota>,
+    pub(super) http: Option<Box<HttpExtras>>,
 }
 
-impl Found {
-    pub(super) fn cached(self) -> Option<CacheLookup> {
-        match self {
-            Self::Cached(lookup) => Some(lookup),
-            Self::Http(_) => None,
-        }
+impl Told {
+    /// `None` where there is nothing to tell, as it mostly is.
+    pub(super) fn boxed(self) -> Option<Box<Self>> {
+        let tells = self.cached.is_some() || !self.quotas.is_empty() || self.http.is_some();
+        tells.then(|| Box::new(self))
     }
 }
 
@@ -136,7 +137,7 @@ impl EngineTicket {
     pub(super) const fn new(held: Slots) -> Self {
         Self {
             held,
-            found: None,
+            told: None,
             metered: None,
         }
     }
@@ -146,23 +147,22 @@ impl EngineTicket {
         self
     }
 
-    pub(super) fn found(mut self, found: Option<CacheLookup>) -> Self {
-        self.found = found.map(|found| Box::new(Found::Cached(found)));
+    pub(super) fn told(mut self, told: Told) -> Self {
+        self.told = told.boxed();
         self
     }
 
     pub(super) fn and_extras(mut self, extras: Option<Box<HttpExtras>>) -> Self {
-        self.found = extras.map(|extras| Box::new(Found::Http(extras)));
+        if extras.is_some() {
+            self.told.get_or_insert_default().http = extras;
+        }
         self
     }
 
     /// What the caches had, unless it was taken.
     #[cfg(feature = "metrics")]
     pub(crate) fn cache_lookup(&self) -> Option<&CacheLookup> {
-        match self.found.as_deref()? {
-            Found::Cached(lookup) => Some(lookup),
-            Found::Http(_) => None,
-        }
+        self.told.as_ref()?.cached.as_ref()
     }
 
     /// Gives up the ticket and keeps its slots: they are held until
@@ -191,17 +191,16 @@ impl Ticket for EngineTicket {
     }
 
     fn take_cache_lookup(&mut self) -> Option<CacheLookup> {
-        let cached = |found: &mut Box<Found>| matches!(**found, Found::Cached(_));
-        self.found.take_if(cached).and_then(|found| found.cached())
+        self.told.as_mut()?.cached.take()
+    }
+
+    fn take_quotas(&mut self) -> Vec<Quota> {
+        let told = self.told.as_mut();
+        told.map(|told| std::mem::take(&mut told.quotas))
+            .unwrap_or_default()
     }
 
     fn take_http_extras(&mut self) -> Option<Box<HttpExtras>> {
-        match *self
-            .found
-            .take_if(|found| matches!(**found, Found::Http(_)))?
-        {
-            Found::Http(extras) => Some(extras),
-            Found::Cached(_) => None,
-        }
+        self.told.as_mut()?.http.take()
     }
 }

@@ -1,6 +1,10 @@
 use std::future::Future;
+use std::sync::Arc;
 
-use super::{CacheLookup, Denial, FlowError, FlowOutcome, FlowParams, HttpAttributes, HttpExtras};
+use super::{
+    CacheLookup, Caches, Denial, FlowError, FlowOutcome, FlowParams, HttpAttributes, HttpExtras,
+    Quota,
+};
 
 /// Decides whether flows may run: an [`ApertureClient`](crate::ApertureClient), or your own.
 ///
@@ -65,6 +69,13 @@ pub trait Decider {
         let _ = request;
         self.decide(control_point, params)
     }
+
+    /// The caches that flows are looked up in, where there are some to write to; by default there
+    /// are none. Asked on the request's path, but only by layers that store responses or
+    /// [expose](crate::ApertureLayer::expose_flow) flows.
+    fn caches(&self) -> Option<Arc<dyn Caches>> {
+        None
+    }
 }
 
 /// A decision, or the wait for one.
@@ -103,6 +114,12 @@ pub trait Ticket {
     /// is nothing.
     fn take_cache_lookup(&mut self) -> Option<CacheLookup> {
         None
+    }
+
+    /// Takes what limiters said of their quotas, for a flow that
+    /// [asked](crate::FlowParams::quotas); given once. By default there is nothing.
+    fn take_quotas(&mut self) -> Vec<Quota> {
+        Vec::new()
     }
 
     /// Takes what the answer to [`Decider::decide_http`] says beside yes and no; given once. By

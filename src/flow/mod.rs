@@ -4,6 +4,7 @@
 
 pub(crate) mod baggage;
 mod cache;
+mod caches;
 mod connection;
 mod decider;
 mod decision;
@@ -13,11 +14,13 @@ pub(crate) mod headers;
 pub(crate) mod http;
 mod labels;
 mod params;
+mod quota;
 mod stats;
 mod status;
 mod trace;
 
 pub use self::cache::{CacheChange, CacheLookup, CacheRefusal, CacheValue};
+pub use self::caches::{CacheCall, CacheError, CacheEvent, CachePlace, Caches};
 pub use self::connection::{AgentStatus, ConnectionState};
 pub use self::decider::{Check, Decider, Ticket, Verdict};
 pub use self::decision::{Denial, FlowDecision, RejectReason, Rejection};
@@ -26,6 +29,7 @@ pub use self::error::{FlowError, FlowErrorKind};
 pub use self::http::{HttpAttributes, HttpExtras};
 pub use self::labels::{LabelLimits, Labels};
 pub use self::params::FlowParams;
+pub use self::quota::Quota;
 pub use self::stats::ClientStats;
 pub use self::status::{FlowOutcome, FlowStatus};
 pub use self::trace::TraceContext;

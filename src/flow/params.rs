@@ -31,6 +31,10 @@ pub struct FlowParams<'a> {
     pub result_cache_key: Option<Cow<'a, str>>,
     /// Keys of the global cache to look up with the check.
     pub global_cache_keys: Vec<Cow<'a, str>>,
+    /// The [quotas](crate::Ticket::take_quotas) are wanted.
+    pub quotas: bool,
+    /// The flow runs, whatever is decided.
+    pub shadow: bool,
     /// The trace that the flow's telemetry span links to.
     pub trace_context: Option<TraceContext<'a>>,
 }
@@ -51,6 +55,8 @@ impl<'a> FlowParams<'a> {
             ramp_mode: false,
             result_cache_key: None,
             global_cache_keys: Vec::new(),
+            quotas: false,
+            shadow: false,
             trace_context: None,
         }
     }
@@ -99,6 +105,26 @@ impl<'a> FlowParams<'a> {
     #[must_use]
     pub fn global_cache_key(mut self, key: impl Into<Cow<'a, str>>) -> Self {
         self.global_cache_keys.push(key.into());
+        self
+    }
+
+    /// Whether limiters are to tell the [quotas](crate::Ticket::take_quotas) of the flow, which
+    /// costs an allocation or two.
+    #[must_use]
+    pub fn quotas(mut self, quotas: bool) -> Self {
+        self.quotas = quotas;
+        self
+    }
+
+    /// Whether the flow is going to run, whatever is decided: where it is rejected, it is counted
+    /// in [`ClientStats::shadowed`](crate::ClientStats::shadowed) too.
+    ///
+    /// An embedded engine does not let it wait: a scheduler that would have to queue it rejects
+    /// it. An Agent cannot be told that, and may take the whole
+    /// [check timeout](Self::check_timeout).
+    #[must_use]
+    pub fn shadow(mut self, shadow: bool) -> Self {
+        self.shadow = shadow;
         self
     }
 

@@ -19,6 +19,9 @@ pub struct ClientStats {
     pub accepted: u64,
     /// Flows that were turned away.
     pub rejected: u64,
+    /// Of those, the ones that ran all the same, in
+    /// [shadow mode](crate::ApertureLayer::shadow_mode).
+    pub shadowed: u64,
     /// Flows that nobody answered for; the next four say why, others are in none of them.
     pub unreachable: u64,
     /// Unreachable: no answer in time.
@@ -45,6 +48,16 @@ pub struct ClientStats {
     pub agents_given_up: u64,
     /// Calls that only asked whether an Agent answers.
     pub probes: u64,
+    /// Requests that were answered with a response from the result cache.
+    pub cache_answers: u64,
+    /// What lay in the result cache and was no response of this version of the layer.
+    pub cache_unreadable: u64,
+    /// Changes to the caches, made in the background, that were done.
+    pub cache_writes: u64,
+    /// Changes in the background that the Agent or the engine refused, or nobody answered.
+    pub cache_writes_failed: u64,
+    /// Changes in the background that found the queue full, or the client shut down.
+    pub cache_writes_dropped: u64,
     /// Ends of flows that the Agent took.
     pub ends_delivered: u64,
     /// Ends that were tried a second time.

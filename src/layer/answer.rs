@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
 /// No body at all, in front of services with any body.
@@ -47,6 +48,24 @@ pub trait Answer<B: Body> {
     fn is_over(&self) -> bool;
 
     fn hint(&self) -> SizeHint;
+
+    /// An answer from the cache, where such a body may be one.
+    fn stored(body: Bytes) -> Option<Self>
+    where
+        Self: Sized,
+    {
+        drop(body);
+        None
+    }
+
+    /// Copies what is on its way to the client, where bodies may be stored.
+    fn copied(data: B::Data, copy: &mut Vec<u8>) -> B::Data
+    where
+        Self: Sized,
+    {
+        let _ = copy;
+        data
+    }
 }
 
 impl<B: Body> Answer<B> for NoBody {

@@ -3,16 +3,17 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Buf;
-use http_body::{Body, SizeHint};
+use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::answer::{Polled, RejectBody};
+use super::answer::{NoBody, Polled, RejectBody};
+use super::cache::Tape;
 use super::guard::Guard;
 use crate::flow::Ticket;
 
 pin_project! {
     /// The body of every response behind the layer: the inner service's own, that of the
-    /// [reject hook](crate::layer::OnReject), or nothing.
+    /// [reject hook](crate::layer::OnReject), one from the cache, or nothing.
     ///
     /// It holds the flow of an accepted request and ends it when the body does, see the
     /// [module documentation](crate::layer). Frames, trailers, size hint and the end of the
@@ -45,7 +46,10 @@ pin_project! {
         T: Ticket,
     {
         Inner { #[pin] body: B, guard: Option<Guard<T>> },
-        Own { #[pin] body: C },
+        /// To be stored when it is over.
+        Recorded { #[pin] body: B, guard: Option<Guard<T>>, tape: Box<Tape> },
+        /// In place of the inner service's.
+        Own { #[pin] body: C, guard: Option<Guard<T>> },
         Empty,
     }
 }
@@ -64,11 +68,29 @@ impl<B, C, T: Ticket> ResponseBody<B, C, T> {
         }
     }
 
-    /// The body of the reject hook.
-    pub(crate) fn own(body: C) -> Self {
+    /// The body of an accepted flow, of which `tape` takes a copy.
+    pub(crate) fn recorded(body: B, guard: Option<Guard<T>>, tape: Box<Tape>) -> Self {
         Self {
-            kind: Kind::Own { body },
+            kind: Kind::Recorded { body, guard, tape },
         }
+    }
+
+    /// The body of the reject hook, or one from the cache, which is an accepted flow's.
+    pub(crate) fn own(body: C, guard: Option<Guard<T>>) -> Self {
+        Self {
+            kind: Kind::Own { body, guard },
+        }
+    }
+
+    /// The body of the reject hook, or else the same without one.
+    pub(super) fn into_own(self) -> Result<C, ResponseBody<B, NoBody, T>> {
+        let kind = match self.kind {
+            Kind::Own { body, .. } => return Ok(body),
+            Kind::Inner { body, guard } => Kind::Inner { body, guard },
+            Kind::Recorded { body, guard, tape } => Kind::Recorded { body, guard, tape },
+            Kind::Empty => Kind::Empty,
+        };
+        Err(ResponseBody { kind })
     }
 }
 
@@ -84,37 +106,94 @@ where
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled<B> {
         match self.project().kind.project() {
             KindProj::Inner { body, guard: None } => body.poll_frame(cx),
-            KindProj::Inner { body, guard } => poll_guarded(body, guard, cx),
-            KindProj::Own { body } => body.poll_answer(cx),
+            KindProj::Inner { body, guard } => poll_inner(body, guard, cx),
+            KindProj::Recorded { body, guard, tape } => {
+                poll_recorded::<B, C, T>(body, guard, tape, cx)
+            }
+            KindProj::Own { body, guard: None } => body.poll_answer(cx),
+            KindProj::Own { body, guard } => {
+                poll_guarded::<B, C, T>(body, guard, cx, C::poll_answer, C::is_over)
+            }
             KindProj::Empty => Poll::Ready(None),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
-            Kind::Inner { body, .. } => body.is_end_stream(),
-            Kind::Own { body } => body.is_over(),
+            Kind::Inner { body, .. } | Kind::Recorded { body, .. } => body.is_end_stream(),
+            Kind::Own { body, .. } => body.is_over(),
             Kind::Empty => true,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            Kind::Inner { body, .. } => body.size_hint(),
-            Kind::Own { body } => body.hint(),
+            Kind::Inner { body, .. } | Kind::Recorded { body, .. } => body.size_hint(),
+            Kind::Own { body, .. } => body.hint(),
             Kind::Empty => SizeHint::with_exact(0),
         }
     }
 }
 
-/// Polls a body and ends its flow when that was the last of it.
-fn poll_guarded<B: Body, T: Ticket>(
-    mut body: Pin<&mut B>,
+#[inline]
+fn poll_inner<B: Body, T: Ticket>(
+    body: Pin<&mut B>,
     slot: &mut Option<Guard<T>>,
     cx: &mut Context<'_>,
 ) -> Polled<B> {
+    poll_guarded::<B, B, T>(body, slot, cx, B::poll_frame, B::is_end_stream)
+}
+
+/// Polls the body of an accepted flow and hands out what it copied.
+fn poll_recorded<B: Body, C: RejectBody<B>, T: Ticket>(
+    mut body: Pin<&mut B>,
+    slot: &mut Option<Guard<T>>,
+    tape: &mut Tape,
+    cx: &mut Context<'_>,
+) -> Polled<B> {
+    tape.enter();
+    let polled = poll_inner(body.as_mut(), slot, cx);
+    tape.leave();
+    match polled {
+        Poll::Pending => Poll::Pending,
+        Poll::Ready(None) => {
+            tape.finish();
+            Poll::Ready(None)
+        }
+        Poll::Ready(Some(Err(error))) => {
+            tape.give_up();
+            Poll::Ready(Some(Err(error)))
+        }
+        Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(match frame.into_data() {
+            Ok(mut data) => {
+                if let Some(copy) = tape.copy(data.remaining()) {
+                    data = C::copied(data, copy);
+                }
+                if body.is_end_stream() {
+                    tape.finish();
+                }
+                Frame::data(data)
+            }
+            Err(trailers) => {
+                // There is no room for them in what is stored.
+                tape.give_up();
+                trailers
+            }
+        }))),
+    }
+}
+
+/// Polls a body and ends its flow when that was the last of it.
+#[inline]
+fn poll_guarded<B: Body, X, T: Ticket>(
+    mut body: Pin<&mut X>,
+    slot: &mut Option<Guard<T>>,
+    cx: &mut Context<'_>,
+    poll: impl FnOnce(Pin<&mut X>, &mut Context<'_>) -> Polled<B>,
+    is_over: impl FnOnce(&X) -> bool,
+) -> Polled<B> {
     let left = slot.as_mut().and_then(Guard::enter);
-    let polled = body.as_mut().poll_frame(cx);
+    let polled = poll(body.as_mut(), cx);
     let (left, last) = match &polled {
         Poll::Pending => (left, false),
         Poll::Ready(None) => (left, true),
@@ -133,7 +212,7 @@ fn poll_guarded<B: Body, T: Ticket>(
             let sent = u64::try_from(sent).unwrap_or(u64::MAX);
             (
                 left.map(|left| left.saturating_sub(sent)),
-                frame.is_trailers() || body.is_end_stream(),
+                frame.is_trailers() || is_over(&body),
             )
         }
     };
@@ -157,8 +236,9 @@ impl<B, C, T: Ticket> Default for ResponseBody<B, C, T> {
 impl<B, C, T: Ticket> fmt::Debug for ResponseBody<B, C, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.kind {
-            Kind::Inner { guard: Some(_), .. } => "ResponseBody(in flow)",
+            Kind::Inner { guard: Some(_), .. } | Kind::Recorded { .. } => "ResponseBody(in flow)",
             Kind::Inner { guard: None, .. } => "ResponseBody(inner)",
+            Kind::Own { guard: Some(_), .. } => "ResponseBody(from the cache)",
             Kind::Own { .. } => "ResponseBody(rejected)",
             Kind::Empty => "ResponseBody(empty)",
         })

@@ -7,19 +7,20 @@ use std::time::Duration;
 use http::{Request, Response};
 use http_body::Body;
 
+use super::cache::Rules;
 use super::extract::{Extract, TextHook};
-use super::guard::Guard;
-use super::head::{RequestHead, ResponseHead};
+use super::guard::{Guard, Judge};
+use super::head::RequestHead;
 use super::http::HttpMode;
 use super::reject::OnReject;
 use super::routes::RouteTable;
 use super::unreachable::OnUnreachable;
 use crate::flow::{
-    Denial, FlowDecision, FlowParams, FlowStatus, RejectReason, Rejection, Ticket, TraceContext,
+    CacheLookup, Denial, FlowDecision, FlowParams, RejectReason, Rejection, Ticket, TraceContext,
     Verdict,
 };
 
-pub(crate) type Classify = Arc<dyn Fn(ResponseHead<'_>) -> FlowStatus + Send + Sync>;
+pub(crate) type Classify = Arc<dyn Judge>;
 pub(crate) type Skip = Arc<dyn Fn(RequestHead<'_>) -> bool + Send + Sync>;
 
 #[derive(Clone)]
@@ -43,8 +44,12 @@ pub(crate) struct Settings {
     pub(crate) result_cache_key: Option<TextHook>,
     pub(crate) global_cache_keys: Vec<TextHook>,
     pub(crate) insert_cache_lookup: bool,
+    pub(crate) rate_limit_headers: bool,
+    pub(crate) shadow: bool,
     /// Asks with the attributes of the request. Boxed: most layers do not.
     pub(crate) http: Option<Box<HttpMode>>,
+    pub(crate) expose_flow: bool,
+    pub(crate) cache: Option<Arc<Rules>>,
 }
 
 pub(crate) struct Config<R> {
@@ -66,6 +71,8 @@ impl<R> Clone for Config<R> {
 /// What becomes of a request; a guard for every answered flow.
 pub(crate) enum Ruling<T: Ticket> {
     Run(Option<Guard<T>>),
+    /// Rejected, and runs all the same.
+    Shadow(Rejection, Guard<T>),
     Reject(Rejection, Option<Guard<T>>),
 }
 
@@ -83,7 +90,11 @@ impl Settings {
             result_cache_key: None,
             global_cache_keys: Vec::new(),
             insert_cache_lookup: false,
+            rate_limit_headers: false,
+            shadow: false,
             http: None,
+            expose_flow: false,
+            cache: None,
         }
     }
 
@@ -116,11 +127,24 @@ impl Settings {
     pub(crate) fn fill<'a>(&'a self, head: RequestHead<'a>, params: &mut FlowParams<'a>) {
         params.check_timeout = self.check_timeout;
         params.ramp_mode = self.ramp_mode;
+        params.quotas = self.tells_quotas();
+        params.shadow = self.shadow;
         params.trace_context = Some(TraceContext::from_headers(head.headers()));
         if self.result_cache_key.is_some() || !self.global_cache_keys.is_empty() {
             self.fill_cache_keys(head, params);
         }
         self.extract.fill(head, &mut params.labels);
+    }
+
+    /// Limits that are not enforced are not told: clients would keep to them.
+    #[inline]
+    fn tells_quotas(&self) -> bool {
+        self.rate_limit_headers && !self.shadow
+    }
+
+    #[inline(always)]
+    pub(crate) fn accept<T: Ticket>(&self, ticket: T) -> Guard<T> {
+        Guard::accepted(ticket, self.classify.clone(), self.tells_quotas())
     }
 
     #[inline(never)]
@@ -138,17 +162,26 @@ impl Settings {
         control_point: impl FnOnce() -> Arc<str>,
     ) -> Ruling<T> {
         match verdict {
-            Verdict::Accepted(ticket) => {
-                Ruling::Run(Some(Guard::accepted(ticket, self.classify.clone())))
-            }
+            Verdict::Accepted(ticket) => Ruling::Run(Some(self.accept(ticket))),
             Verdict::Rejected(denial, mut ticket) => {
                 let extras = ticket.take_http_extras();
-                let guard = Guard::rejected(ticket);
                 let rejection = Rejection::new(control_point(), denial).and_extras(extras);
+                if self.shadow {
+                    log_event!(
+                        target: "tower_aperture::layer",
+                        debug,
+                        control_point = rejection.control_point(),
+                        reason = rejection.reason().as_str(),
+                        "shadow mode: {rejection}, and runs"
+                    );
+                    return Ruling::Shadow(rejection, self.accept(ticket));
+                }
+                let guard = Guard::rejected(ticket, self.tells_quotas());
                 Ruling::Reject(rejection, Some(guard))
             }
             Verdict::Unreachable(error) => {
                 let open = match &self.on_unreachable {
+                    _ if self.shadow => true,
                     Some(on_unreachable) => on_unreachable.is_open(&error, head),
                     None => !self.ramp_mode,
                 };
@@ -172,16 +205,18 @@ impl Settings {
         guard: Option<&mut Guard<T>>,
     ) {
         if self.insert_decision || self.insert_cache_lookup || self.http.is_some() {
-            self.insert(request, decision, guard);
+            self.insert(request, decision, guard, None);
         }
     }
 
+    /// Like [`mark`](Self::mark) for one who may have `found` already what the caches had.
     #[inline(never)]
-    fn insert<B, T: Ticket>(
+    pub(crate) fn insert<B, T: Ticket>(
         &self,
         request: &mut Request<B>,
         decision: FlowDecision,
         mut guard: Option<&mut Guard<T>>,
+        found: Option<CacheLookup>,
     ) {
         if self.http.is_some()
             && let Some(extras) = guard.as_mut().and_then(|guard| guard.take_http_extras())
@@ -192,9 +227,9 @@ impl Settings {
             request.extensions_mut().insert(decision);
         }
         if self.insert_cache_lookup
-            && let Some(lookup) = guard.and_then(Guard::take_cache_lookup)
+            && let Some(found) = found.or_else(|| guard?.take_cache_lookup())
         {
-            request.extensions_mut().insert(lookup);
+            request.extensions_mut().insert(found);
         }
     }
 }
@@ -212,7 +247,7 @@ impl<R> Config<R> {
         R: OnReject<B>,
         T: Ticket,
     {
-        let response = self.reject.on_reject(rejection, head);
+        let mut response = self.reject.on_reject(rejection, head);
         log_event!(
             target: "tower_aperture::layer",
             debug,
@@ -222,6 +257,7 @@ impl<R> Config<R> {
             "a request was refused"
         );
         if let Some(mut guard) = guard {
+            guard.tell_quotas(response.headers_mut());
             guard.http_status(response.status());
             guard.finish();
         }

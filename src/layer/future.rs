@@ -9,10 +9,12 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
+use super::answer::RejectBody;
 use super::body::ResponseBody;
 use super::config::{Config, Ruling, Settings};
 use super::guard::Guard;
 use super::head::{RequestHead, ResponseHead};
+use super::plan::Plan;
 use super::reject::OnReject;
 use crate::flow::{Decider, FlowDecision, Ticket};
 
@@ -50,7 +52,8 @@ pin_project! {
     {
         Deciding { #[pin] pending: D::Pending, waiting: Option<Waiting<S, R, B>> },
         Running { #[pin] inner: S::Future, flow: Option<Flow<D::Ticket>> },
-        Rejected { response: Option<Response<C>> },
+        /// Without the inner service: by the reject hook, or from the cache with the flow's guard.
+        Answered { response: Option<Response<C>>, guard: Option<Guard<D::Ticket>> },
     }
 }
 
@@ -61,12 +64,14 @@ pub(crate) struct Waiting<S, R, B> {
     pub(crate) inner: S,
     pub(crate) request: Request<B>,
     pub(crate) control_point: Arc<str>,
+    pub(crate) plan: Option<Box<Plan>>,
 }
 
 /// A flow at work.
 pub(crate) struct Flow<T: Ticket> {
     guard: Guard<T>,
     asked: Asked,
+    plan: Option<Box<Plan>>,
 }
 
 /// What the method says about the response's body.
@@ -124,38 +129,118 @@ where
         inner: &mut S,
         request: Request<B>,
         ruling: Ruling<D::Ticket>,
+        plan: Option<Box<Plan>>,
     ) -> Self
     where
         R: OnReject<RB, Body = C>,
+        C: RejectBody<RB>,
         RB: Body,
     {
         match ruling {
-            Ruling::Run(guard) => Self::run(&config.settings, inner, request, guard),
+            Ruling::Run(guard) => {
+                let decision = match &guard {
+                    Some(_) => FlowDecision::Accepted,
+                    None => FlowDecision::Unreachable,
+                };
+                Self::run(&config.settings, inner, request, decision, guard, plan)
+            }
+            Ruling::Shadow(rejection, guard) => {
+                let mut request = request;
+                if config.settings.insert_decision {
+                    request.extensions_mut().insert(rejection);
+                }
+                let decision = FlowDecision::Rejected;
+                Self::run(
+                    &config.settings,
+                    inner,
+                    request,
+                    decision,
+                    Some(guard),
+                    plan,
+                )
+            }
             Ruling::Reject(rejection, guard) => {
                 let head = RequestHead::new(&request);
                 let response = Some(config.refuse(&rejection, guard, head));
                 Self {
-                    state: State::Rejected { response },
+                    state: State::Answered {
+                        response,
+                        guard: None,
+                    },
                 }
             }
         }
     }
 
     /// A request that runs, inside flow control if there is a guard.
-    fn run(
+    fn run<RB>(
         settings: &Settings,
         inner: &mut S,
         mut request: Request<B>,
+        decision: FlowDecision,
         mut guard: Option<Guard<D::Ticket>>,
-    ) -> Self {
-        let decision = match &guard {
-            Some(_) => FlowDecision::Accepted,
-            None => FlowDecision::Unreachable,
+        mut plan: Option<Box<Plan>>,
+    ) -> Self
+    where
+        R: OnReject<RB, Body = C>,
+        C: RejectBody<RB>,
+        RB: Body,
+    {
+        let found = match &mut guard {
+            Some(guard) if plan.is_some() => guard.take_cache_lookup(),
+            _ => None,
         };
-        settings.mark(&mut request, decision, guard.as_mut());
+        let asked = Asked::new(request.method());
+        if let Some(found) = &found
+            && let Some(plan) = &plan
+            && let Some(response) = plan.answer::<RB, C>(found)
+        {
+            return Self::answered::<RB>(response, guard, asked);
+        }
+        match &mut plan {
+            Some(plan) => {
+                plan.expose(&mut request, decision, found.as_ref(), guard.as_mut());
+                settings.insert(&mut request, decision, guard.as_mut(), found);
+            }
+            None => settings.mark(&mut request, decision, guard.as_mut()),
+        }
         // Alive during `call`: a panic there ends the flow.
-        let flow = guard.map(|guard| Flow::new(guard, request.method()));
+        let flow = guard.map(|guard| Flow { guard, asked, plan });
         Self::running(inner.call(request), flow)
+    }
+
+    /// A request that the cache has the response to.
+    #[inline(never)]
+    fn answered<RB>(
+        mut response: Response<C>,
+        mut guard: Option<Guard<D::Ticket>>,
+        asked: Asked,
+    ) -> Self
+    where
+        C: RejectBody<RB>,
+        RB: Body,
+    {
+        if let Some(mut flow) = guard.take() {
+            let status = response.status();
+            flow.http_status(status);
+            flow.judge(ResponseHead::new(&response));
+            flow.tell_quotas(response.headers_mut());
+            if response.body().is_over() {
+                flow.finish();
+            } else {
+                let sent = !asked.never_sends(status);
+                flow.sending(if sent {
+                    response.body().hint().exact()
+                } else {
+                    Some(0)
+                });
+                guard = Some(flow);
+            }
+        }
+        let response = Some(response);
+        Self {
+            state: State::Answered { response, guard },
+        }
     }
 }
 
@@ -165,6 +250,7 @@ impl<T: Ticket> Flow<T> {
         Self {
             guard,
             asked: Asked::new(method),
+            plan: None,
         }
     }
 
@@ -177,9 +263,9 @@ impl<T: Ticket> Flow<T> {
     #[inline]
     fn respond<B: Body, C>(
         slot: &mut Option<Self>,
-        response: Response<B>,
+        mut response: Response<B>,
     ) -> Response<ResponseBody<B, C, T>> {
-        let Some(Self { guard, asked }) = slot else {
+        let Some(Self { guard, asked, plan }) = slot else {
             return response.map(ResponseBody::passed);
         };
         let status = response.status();
@@ -188,12 +274,18 @@ impl<T: Ticket> Flow<T> {
         // After these heads the connection speaks another protocol.
         let switched = status == StatusCode::SWITCHING_PROTOCOLS
             || (*asked == Asked::Connect && status.is_success());
-        if switched || response.body().is_end_stream() {
+        let ends = response.body().is_end_stream();
+        let silent = asked.never_sends(status);
+        let plan = plan.take();
+        let tape = plan.and_then(|plan| plan.record(&response, ends || silent));
+        // What is left of a quota is for this client, and not for those after it.
+        guard.tell_quotas(response.headers_mut());
+        if switched || ends {
             guard.finish();
             *slot = None;
             return response.map(ResponseBody::passed);
         }
-        guard.sending(if asked.never_sends(status) {
+        guard.sending(if silent {
             Some(0)
         } else {
             let size = response.body().size_hint().exact();
@@ -201,7 +293,11 @@ impl<T: Ticket> Flow<T> {
         });
         let (head, body) = response.into_parts();
         let guard = slot.take().map(|flow| flow.guard);
-        Response::from_parts(head, ResponseBody::guarded(body, guard))
+        let body = match tape {
+            None => ResponseBody::guarded(body, guard),
+            Some(tape) => ResponseBody::recorded(body, guard, tape),
+        };
+        Response::from_parts(head, body)
     }
 }
 
@@ -215,6 +311,7 @@ where
     S: Service<Request<B>, Response = Response<RB>>,
     D: Decider,
     R: OnReject<RB, Body = C>,
+    C: RejectBody<RB>,
     RB: Body,
 {
     type Output = Result<Response<ResponseBody<RB, C, D::Ticket>>, S::Error>;
@@ -235,8 +332,13 @@ where
                     let head = RequestHead::new(&waiting.request);
                     let name = waiting.control_point;
                     let ruling = waiting.config.settings.rule(verdict, head, || name);
-                    let next =
-                        Self::settle(&waiting.config, &mut waiting.inner, waiting.request, ruling);
+                    let next = Self::settle(
+                        &waiting.config,
+                        &mut waiting.inner,
+                        waiting.request,
+                        ruling,
+                        waiting.plan,
+                    );
                     state.set(next.state);
                 }
                 StateProj::Running { inner, flow } => {
@@ -252,11 +354,12 @@ where
                         }
                     });
                 }
-                StateProj::Rejected { response } => {
+                StateProj::Answered { response, guard } => {
                     let Some(response) = response.take() else {
                         polled_again();
                     };
-                    return Poll::Ready(Ok(response.map(ResponseBody::own)));
+                    let guard = guard.take();
+                    return Poll::Ready(Ok(response.map(|body| ResponseBody::own(body, guard))));
                 }
             }
         }
@@ -278,7 +381,7 @@ where
         f.write_str(match self.state {
             State::Deciding { .. } => "ResponseFuture(deciding)",
             State::Running { .. } => "ResponseFuture(running)",
-            State::Rejected { .. } => "ResponseFuture(rejected)",
+            State::Answered { .. } => "ResponseFuture(answered)",
         })
     }
 }

@@ -1,10 +1,31 @@
 use std::thread;
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 
 use super::config::Classify;
 use super::head::ResponseHead;
+use super::rate_limit;
 use crate::flow::{CacheLookup, FlowOutcome, FlowStatus, HttpExtras, Ticket};
+
+/// Says how responses went; closures do.
+pub(crate) trait Judge: Send + Sync {
+    fn judge(&self, head: ResponseHead<'_>) -> FlowStatus;
+
+    /// The flow ends, with what was judged, or because it failed.
+    fn end(&self, status: FlowStatus, failed: bool) -> FlowStatus {
+        let _ = failed;
+        status
+    }
+}
+
+impl<F> Judge for F
+where
+    F: Fn(ResponseHead<'_>) -> FlowStatus + Send + Sync,
+{
+    fn judge(&self, head: ResponseHead<'_>) -> FlowStatus {
+        self(head)
+    }
+}
 
 /// Ends a flow exactly once: when told to, or when dropped.
 ///
@@ -15,6 +36,8 @@ pub(crate) struct Guard<T: Ticket> {
     /// What a plain end reports.
     known: FlowStatus,
     phase: Phase,
+    /// The response is to tell the quotas.
+    quotas: bool,
     /// Of the body, while it is sent; [`UNKNOWN`] otherwise.
     left: u64,
     classify: Option<Classify>,
@@ -34,23 +57,25 @@ enum Phase {
 const UNKNOWN: u64 = u64::MAX;
 
 impl<T: Ticket> Guard<T> {
-    pub(crate) fn accepted(ticket: T, classify: Option<Classify>) -> Self {
+    pub(crate) fn accepted(ticket: T, classify: Option<Classify>, quotas: bool) -> Self {
         Self {
             ticket: Some(ticket),
             http_status: None,
             known: FlowStatus::Ok,
             phase: Phase::Working,
+            quotas,
             left: UNKNOWN,
             classify,
         }
     }
 
-    pub(crate) fn rejected(ticket: T) -> Self {
+    pub(crate) fn rejected(ticket: T, quotas: bool) -> Self {
         Self {
             ticket: Some(ticket),
             http_status: None,
             known: FlowStatus::Unset,
             phase: Phase::Rejected,
+            quotas,
             left: UNKNOWN,
             classify: None,
         }
@@ -60,8 +85,27 @@ impl<T: Ticket> Guard<T> {
         self.ticket.as_mut()?.take_cache_lookup()
     }
 
+    /// Adds the quotas of the flow to its response, if that is wanted.
+    #[inline]
+    pub(crate) fn tell_quotas(&mut self, headers: &mut HeaderMap) {
+        if self.quotas
+            && let Some(ticket) = &mut self.ticket
+        {
+            let rejected = self.phase == Phase::Rejected;
+            rate_limit::add(headers, &ticket.take_quotas(), rejected);
+        }
+    }
+
     pub(crate) fn take_http_extras(&mut self) -> Option<Box<HttpExtras>> {
         self.ticket.as_mut()?.take_http_extras()
+    }
+
+    pub(crate) fn take_classify(&mut self) -> Option<Classify> {
+        self.classify.take()
+    }
+
+    pub(crate) fn judge_by(&mut self, classify: Classify) {
+        self.classify = Some(classify);
     }
 
     pub(crate) fn http_status(&mut self, status: StatusCode) {
@@ -71,16 +115,15 @@ impl<T: Ticket> Guard<T> {
     /// Judges a head or trailers. Once an error, always an error.
     pub(crate) fn judge(&mut self, head: ResponseHead<'_>) {
         let status = match &self.classify {
-            Some(classify) => classify(head),
-            None if head.is_error() => FlowStatus::Error,
-            None => FlowStatus::Ok,
+            Some(classify) => classify.judge(head),
+            None => head.judged(),
         };
         if self.known != FlowStatus::Error {
             self.known = status;
         }
     }
 
-    pub(crate) fn judge_trailers(&mut self, trailers: &http::HeaderMap) {
+    pub(crate) fn judge_trailers(&mut self, trailers: &HeaderMap) {
         let status = self.http_status.unwrap_or_default();
         self.judge(ResponseHead::trailers(status, trailers));
     }
@@ -101,16 +144,20 @@ impl<T: Ticket> Guard<T> {
     /// The flow came to its end; nothing that follows counts.
     // Where the guard is: to move it would cost more than the end.
     pub(crate) fn finish(&mut self) {
-        self.end(self.known);
+        self.end(self.known, false);
     }
 
     /// The flow failed; nothing that follows counts.
     pub(crate) fn fail(&mut self) {
-        self.end(FlowStatus::Error);
+        self.end(FlowStatus::Error, true);
     }
 
-    fn end(&mut self, status: FlowStatus) {
+    fn end(&mut self, status: FlowStatus, failed: bool) {
         if let Some(ticket) = self.ticket.take() {
+            let status = match &self.classify {
+                Some(classify) => classify.end(status, failed),
+                None => status,
+            };
             let mut outcome = FlowOutcome::new(status);
             outcome.http_status = self.http_status;
             ticket.end(outcome);
@@ -124,11 +171,11 @@ impl<T: Ticket> Drop for Guard<T> {
         if self.ticket.is_none() {
             return;
         }
-        let status = match self.phase {
-            Phase::Rejected => FlowStatus::Unset,
-            Phase::Sending if self.left == 0 && !thread::panicking() => self.known,
-            Phase::Sending | Phase::Working => FlowStatus::Error,
+        let (status, failed) = match self.phase {
+            Phase::Rejected => (FlowStatus::Unset, false),
+            Phase::Sending if self.left == 0 && !thread::panicking() => (self.known, false),
+            Phase::Sending | Phase::Working => (FlowStatus::Error, true),
         };
-        self.end(status);
+        self.end(status, failed);
     }
 }

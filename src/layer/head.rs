@@ -1,5 +1,7 @@
 use http::{Extensions, HeaderMap, Method, Request, StatusCode, Uri, Version, header::HeaderName};
 
+use crate::flow::FlowStatus;
+
 /// What hooks see of a request: everything but its body, borrowed.
 ///
 /// ```
@@ -134,6 +136,15 @@ impl<'a> ResponseHead<'a> {
     #[must_use]
     pub const fn is_trailers(self) -> bool {
         self.trailers
+    }
+
+    /// What the layer makes of it by itself.
+    pub(crate) fn judged(self) -> FlowStatus {
+        if self.is_error() {
+            FlowStatus::Error
+        } else {
+            FlowStatus::Ok
+        }
     }
 
     /// The `grpc-status` among the headers, when it is there and text.

@@ -109,7 +109,7 @@ impl<D> ApertureLayer<D> {
             decider,
             config: Arc::new(Config {
                 settings: Settings::new(control_point),
-                reject: Arc::new(DefaultReject),
+                reject: Arc::new(DefaultReject::new()),
             }),
         }
     }
@@ -332,6 +332,22 @@ impl<D, R> ApertureLayer<D, R> {
         self.set(|settings| settings.global_cache_keys.push(Arc::new(key)))
     }
 
+    /// Answers and stores responses by these rules.
+    #[cfg(feature = "response-cache")]
+    pub(super) fn cache_by(self, rules: Arc<super::cache::Rules>) -> Self {
+        self.set(|settings| {
+            settings.result_cache_key = None;
+            settings.cache = Some(rules);
+        })
+    }
+
+    /// Whether requests that run carry a [`FlowHandle`](crate::layer::FlowHandle) as an extension
+    /// for the inner service; off by default, because that costs allocations.
+    #[must_use]
+    pub fn expose_flow(self) -> Self {
+        self.set(|settings| settings.expose_flow = true)
+    }
+
     /// Whether accepted requests carry what the caches had, a
     /// [`CacheLookup`](crate::CacheLookup), as an extension for the inner service; off by
     /// default. Requests without a key carry none.
@@ -353,6 +369,11 @@ impl<D, R> ApertureLayer<D, R> {
     /// Answers rejected requests with an [`OnReject`](crate::layer::OnReject) that has a name.
     #[must_use]
     pub fn reject_with<H>(self, reject: H) -> ApertureLayer<D, H> {
+        self.map_reject(|_| reject)
+    }
+
+    pub(super) fn map_reject<H>(self, make: impl FnOnce(Arc<R>) -> H) -> ApertureLayer<D, H> {
+        let reject = make(Arc::clone(&self.config.reject));
         let settings = match Arc::try_unwrap(self.config) {
             Ok(config) => config.settings,
             Err(shared) => shared.settings.clone(),

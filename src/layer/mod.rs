@@ -45,9 +45,12 @@
 //!    them.
 //! 4. The decider is asked. A decision at hand is taken at once; for one that takes time the
 //!    instance of the inner service that is ready waits along.
-//! 5. An accepted request runs. A rejected one is answered by the
-//!    [reject hook](ApertureLayer::on_reject) and its body dropped; errors of the inner service
-//!    pass untouched, a rejection is never one. One that nobody decides about runs, unless
+//! 5. An accepted request runs, and may carry a [handle](FlowHandle) of its flow; or its response
+//!    is in the result cache, where the layer was told to keep responses, and the inner service is
+//!    not called. A rejected one is answered by the [reject hook](ApertureLayer::on_reject) and
+//!    its body dropped, or in [shadow mode](ApertureLayer::shadow_mode) runs all the same; errors
+//!    of the inner service pass untouched, a rejection is never one. One that nobody decides about
+//!    runs, unless
 //!    [ramp mode](ApertureLayer::ramp_mode) or
 //!    [`on_unreachable`](ApertureLayer::on_unreachable) says otherwise.
 //!
@@ -83,10 +86,21 @@
 //! [`classify`](ApertureLayer::classify) judges. A decision that is still awaited when the client
 //! leaves is given up, and that is the decider's business.
 //!
+//! # gRPC
+//!
+//! On a tonic server the layer goes around all services, by `Server::builder().layer(..)`, or
+//! around one, by `tonic::service::LayerExt::named_layer`. Calls of all kinds are flows from
+//! their first byte to their trailers; metadata are headers; [`DefaultReject`] says what clients
+//! get that are turned away. The path, `/package.Service/Method`, is a good
+//! [control point](ApertureLayer::with_control_point), or may be made into one.
+//!
 //! # Clients
 //!
 //! The layer is the same around outgoing services: a tonic `Channel`, a client of hyper-util. A
-//! rejected call then comes back as a response of your own process.
+//! rejected call then comes back as a response of your own process, or, with
+//! [`into_client`](ApertureLayer::into_client), as the error [`ClientError::Rejected`]. A quota
+//! scheduler makes calls wait for their turn, as long as the
+//! [check timeout](ApertureLayer::check_timeout) lets them.
 //!
 //! # Panics in hooks
 //!
@@ -94,35 +108,57 @@
 //! runs while something is dropped.
 
 mod answer;
+mod answering;
+#[cfg(feature = "axum")]
+mod axum;
 mod body;
+#[cfg(feature = "response-cache")]
+mod cache;
+#[cfg(not(feature = "response-cache"))]
+#[path = "no_cache.rs"]
+mod cache;
+mod client_error;
 mod config;
 mod error;
 mod extract;
 mod future;
 mod grpc;
 mod guard;
+mod handle;
 mod head;
 mod http;
 #[allow(clippy::module_inception)]
 mod layer;
+mod outgoing;
+mod plan;
+mod problem;
+mod rate_limit;
 mod reject;
 mod routes;
 mod service;
 mod unreachable;
 
 pub use self::answer::{NoBody, RejectBody};
+#[cfg(feature = "axum")]
+pub use self::axum::MissingFlow;
 pub use self::body::ResponseBody;
+#[cfg(feature = "response-cache")]
+pub use self::cache::{Cached, CachedBody, ResultCacheLayer};
+pub use self::client_error::ClientError;
 pub use self::error::LayerError;
 pub use self::extract::{
     ClientAddress, JoinedParts, baggage_member, client_ip, extension, extension_str, grpc_method,
     grpc_service, header, joined, path_template, query, try_header,
 };
 pub use self::future::ResponseFuture;
+pub use self::handle::FlowHandle;
 pub use self::head::{RequestHead, ResponseHead};
 pub use self::http::{
     AgentReject, AgentRejectBody, CaptureBody, CaptureBodyFuture, CaptureBodyService, ReplayBody,
 };
 pub use self::layer::ApertureLayer;
+pub use self::outgoing::{ApertureClientLayer, Outgoing, OutgoingFuture};
+pub use self::problem::{ProblemBody, ProblemDetails};
 pub use self::reject::{DefaultReject, OnReject};
 pub use self::routes::{Point, RouteTable, Skip};
 pub use self::service::Aperture;

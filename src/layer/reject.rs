@@ -1,11 +1,10 @@
-use http::header::{self, HeaderName};
-use http::{HeaderValue, Response};
+use http::{HeaderValue, Response, header};
 use http_body::Body;
 
 use super::answer::{NoBody, RejectBody};
 use super::grpc;
 use super::head::RequestHead;
-use crate::flow::{RejectReason, Rejection};
+use crate::flow::Rejection;
 
 /// Answers rejected requests, in front of a service whose responses have the body `B`.
 ///
@@ -62,7 +61,11 @@ where
 /// empty body. ([`AgentReject`](crate::layer::AgentReject) sends the body of the rejection too.)
 ///
 /// A gRPC request gets what its clients understand: a 200 that is all head, with `grpc-status`,
-/// `grpc-message`, and for a known wait `retry-after` and `grpc-retry-pushback-ms`.
+/// `grpc-message`, and for a known wait `retry-after` and `grpc-retry-pushback-ms`. A
+/// `grpc-status-details-bin` has Google's error details: `RetryInfo` for a known wait, and
+/// `QuotaFailure` where a limiter or scheduler said no, with the control point for its subject
+/// (`control_point:NAME`, when that is no longer than 256 bytes) and the reason for its
+/// description.
 ///
 /// | status of the rejection | gRPC code |
 /// |---|---|
@@ -71,7 +74,7 @@ where
 /// | 403 | PermissionDenied |
 /// | 404 | NotFound |
 /// | 408, 504 | DeadlineExceeded |
-/// | 409 | Aborted |
+/// | 409 | Aborted, or [AlreadyExists](Self::already_exists) |
 /// | 412 | FailedPrecondition |
 /// | 429 | ResourceExhausted |
 /// | 500 | Internal |
@@ -91,7 +94,7 @@ where
 /// let rejection = Rejection::new("checkout", denial);
 /// let request = http::Request::new(());
 /// let response = OnReject::<Full<bytes::Bytes>>::on_reject(
-///     &DefaultReject,
+///     &DefaultReject::new(),
 ///     &rejection,
 ///     RequestHead::new(&request),
 /// );
@@ -99,11 +102,36 @@ where
 /// assert_eq!(response.headers()["retry-after"], "2");
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
-pub struct DefaultReject;
+pub struct DefaultReject {
+    already_exists: bool,
+}
 
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
-const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
+impl DefaultReject {
+    /// The answers that a layer gives by itself.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            already_exists: false,
+        }
+    }
+
+    /// Whether gRPC clients are told of a 409 as AlreadyExists, and not as Aborted.
+    ///
+    /// ```
+    /// # let client = tower_aperture::ApertureClient::disabled();
+    /// use tower_aperture::ApertureLayer;
+    /// use tower_aperture::layer::DefaultReject;
+    ///
+    /// let layer = ApertureLayer::new(client, "checkout")
+    ///     .reject_with(DefaultReject::new().already_exists(true));
+    /// # let _ = layer;
+    /// ```
+    #[must_use]
+    pub const fn already_exists(mut self, already_exists: bool) -> Self {
+        self.already_exists = already_exists;
+        self
+    }
+}
 
 impl<B: Body> OnReject<B> for DefaultReject {
     type Body = NoBody;
@@ -111,18 +139,8 @@ impl<B: Body> OnReject<B> for DefaultReject {
     fn on_reject(&self, rejection: &Rejection, head: RequestHead<'_>) -> Response<NoBody> {
         let mut response = Response::new(NoBody);
         if let Some(content_type) = grpc::content_type(head.headers()) {
-            let code = HeaderValue::from_static(grpc::code(rejection.status()));
-            let message = HeaderValue::from_static(message(rejection.reason()));
             let headers = response.headers_mut();
-            headers.insert(header::CONTENT_TYPE, content_type);
-            headers.insert(GRPC_STATUS, code);
-            headers.insert(GRPC_MESSAGE, message);
-            if let Some(wait) = rejection.retry_after() {
-                let millis = wait.as_nanos().div_ceil(1_000_000);
-                // Clients read a signed 64-bit number.
-                let millis = i64::try_from(millis).unwrap_or(i64::MAX);
-                headers.insert(GRPC_PUSHBACK, HeaderValue::from(millis));
-            }
+            grpc::refuse(headers, content_type, rejection, self.already_exists);
         } else {
             *response.status_mut() = rejection.status();
         }
@@ -141,18 +159,5 @@ impl<B: Body> OnReject<B> for DefaultReject {
                 .insert(header::RETRY_AFTER, HeaderValue::from(secs));
         }
         response
-    }
-}
-
-/// The reason in words. ASCII without `%`, so nothing is left to percent-encode, and without the
-/// control point, which is nobody's business outside.
-const fn message(reason: RejectReason) -> &'static str {
-    match reason {
-        RejectReason::RateLimited => "rejected: rate limited",
-        RejectReason::NoTokens => "rejected: no capacity in time",
-        RejectReason::NotSampled => "rejected: not sampled",
-        RejectReason::NoMatchingRamp => "rejected: no ramp lets it in",
-        RejectReason::Unreachable => "rejected: flow control is unreachable",
-        RejectReason::Unknown => "rejected by flow control",
     }
 }

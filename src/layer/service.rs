@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::fmt;
 use std::mem;
 use std::sync::Arc;
@@ -10,8 +11,8 @@ use tower_service::Service;
 use super::body::ResponseBody;
 use super::config::{Config, Ruling};
 use super::future::{Flow, ResponseFuture, Waiting};
-use super::guard::Guard;
 use super::head::RequestHead;
+use super::plan::Plan;
 use super::reject::{DefaultReject, OnReject};
 use crate::flow::{Check, Decider, FlowDecision, FlowParams, Ticket, Verdict};
 
@@ -118,20 +119,28 @@ where
             return ResponseFuture::running(self.inner.call(request), None);
         }
 
+        let mut plan = None;
         // In a block, so that nothing borrows from the request any longer when it moves.
         let mut flow = None;
         let next = {
             let control_point = settings.control_point(head);
             let mut params = FlowParams::with_limits(settings.extract.limits);
             settings.fill(head, &mut params);
+            if settings.plans() {
+                let key = params.result_cache_key.as_deref();
+                plan = Plan::new(settings, head, &control_point, key, &self.decider);
+                if let Some(key) = plan.as_deref().and_then(Plan::key) {
+                    params.result_cache_key = Some(Cow::Borrowed(key));
+                }
+            }
             let check = match &settings.http {
                 None => self.decider.decide(&control_point, &params),
                 Some(http) => http.ask(&self.decider, &control_point, &params, head),
             };
             match check {
                 // The common case, without a detour on which all of it would be moved.
-                Check::Ready(Verdict::Accepted(ticket)) => {
-                    let guard = Guard::accepted(ticket, settings.classify.clone());
+                Check::Ready(Verdict::Accepted(ticket)) if plan.is_none() => {
+                    let guard = settings.accept(ticket);
                     flow = Some(Flow::new(guard, head.method()));
                     Next::Run
                 }
@@ -148,7 +157,13 @@ where
                 return ResponseFuture::running(self.inner.call(request), flow);
             }
             Next::Settle(ruling) => {
-                return ResponseFuture::settle(&self.config, &mut self.inner, request, ruling);
+                return ResponseFuture::settle(
+                    &self.config,
+                    &mut self.inner,
+                    request,
+                    ruling,
+                    plan,
+                );
             }
             Next::Wait(pending, control_point) => (pending, control_point),
         };
@@ -162,6 +177,7 @@ where
                 inner: mem::replace(&mut self.inner, clone),
                 request,
                 control_point,
+                plan,
             },
         )
     }

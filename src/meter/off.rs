@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::flow::{CacheLookup, CacheValue, FlowStatus, Verdict};
+use crate::flow::{CacheEvent, CacheLookup, CacheValue, FlowStatus, Verdict};
 
 #[derive(Debug, Default)]
 pub(crate) struct Meter(());
@@ -20,6 +20,10 @@ impl Meter {
 
     pub(crate) const fn labels_dropped(&self, _: u32) {}
 
+    pub(crate) const fn cached(&self, _: CacheEvent) {}
+
+    pub(crate) const fn wrote(&self, _: bool) {}
+
     pub(crate) const fn looked_up(&self, _: &CacheLookup) {}
 
     pub(crate) const fn looked_up_result(&self, _: &CacheValue) {}
@@ -36,7 +40,7 @@ impl Asked {
 
     pub(crate) fn waited(&mut self, _: impl FnOnce() -> Option<Duration>) {}
 
-    pub(crate) const fn answered<T>(&mut self, _: &Verdict<T>) -> Held {
+    pub(crate) const fn answered<T>(&mut self, _: &Verdict<T>, _: bool) -> Held {
         Held(())
     }
 }

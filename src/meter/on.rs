@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use ahash::RandomState;
 use arc_swap::ArcSwap;
-use metrics::Counter;
+use metrics::{Counter, counter};
 use tokio::time::Instant;
 
 use super::series::Series;
-use crate::flow::{CacheLookup, CacheValue, FlowStatus, Verdict};
-use crate::metrics::{CACHE_LOOKUPS, LABELS_DROPPED, MAX_CONTROL_POINTS, OTHER, describe};
+use crate::flow::{CacheEvent, CacheLookup, CacheValue, FlowStatus, Verdict};
+use crate::metrics::{
+    CACHE_ANSWERS, CACHE_LOOKUPS, CACHE_WRITES, LABELS_DROPPED, MAX_CONTROL_POINTS, OTHER, describe,
+};
 
 type Known = HashMap<Arc<str>, Arc<Series>, RandomState>;
 
@@ -25,6 +27,8 @@ pub(crate) struct Meter {
     labels_dropped: OnceLock<Counter>,
     result_cache: Lookups,
     global_cache: Lookups,
+    cache_answers: OnceLock<[Counter; 2]>,
+    cache_writes: OnceLock<[Counter; 2]>,
 }
 
 #[derive(Default)]
@@ -56,7 +60,7 @@ impl Meter {
     fn add(&self, known: &Known, control_point: &str) -> Arc<Series> {
         if known.is_empty() {
             describe();
-            self.labels_dropped(0);
+            self.register();
         }
         if known.len() < MAX_CONTROL_POINTS {
             let name: Arc<str> = control_point.into();
@@ -85,11 +89,47 @@ impl Meter {
         Arc::clone(other)
     }
 
+    /// What is there from the first flow on, at zero: a series that begins with what went wrong
+    /// shows no rise.
+    fn register(&self) {
+        self.labels_dropped(0);
+        self.cache_answers();
+        self.cache_writes();
+    }
+
     pub(crate) fn labels_dropped(&self, dropped: u32) {
-        let counter = self
-            .labels_dropped
-            .get_or_init(|| metrics::counter!(LABELS_DROPPED));
+        let counter = self.labels_dropped.get_or_init(|| counter!(LABELS_DROPPED));
         counter.increment(dropped.into());
+    }
+
+    fn cache_answers(&self) -> &[Counter; 2] {
+        let counter = |outcome| counter!(CACHE_ANSWERS, "outcome" => outcome);
+        self.cache_answers
+            .get_or_init(|| ["answered", "unreadable"].map(counter))
+    }
+
+    fn cache_writes(&self) -> &[Counter; 2] {
+        let counter = |result| counter!(CACHE_WRITES, "result" => result);
+        self.cache_writes
+            .get_or_init(|| ["delivered", "failed"].map(counter))
+    }
+
+    pub(crate) fn cached(&self, event: CacheEvent) {
+        let [answered, unreadable] = self.cache_answers();
+        match event {
+            CacheEvent::Answered => answered.increment(1),
+            CacheEvent::Unreadable => unreadable.increment(1),
+        }
+    }
+
+    /// A change to the caches of an engine was made in the background.
+    pub(crate) fn wrote(&self, done: bool) {
+        let [delivered, failed] = self.cache_writes();
+        if done {
+            delivered.increment(1);
+        } else {
+            failed.increment(1);
+        }
     }
 
     /// What the caches had for a flow.
@@ -118,7 +158,7 @@ impl Lookups {
             Ok(None) => (&self.miss, "miss"),
             Err(_) => (&self.refused, "refused"),
         };
-        let counter = || metrics::counter!(CACHE_LOOKUPS, "cache" => cache, "outcome" => outcome);
+        let counter = || counter!(CACHE_LOOKUPS, "cache" => cache, "outcome" => outcome);
         slot.get_or_init(counter).increment(1);
     }
 }
@@ -162,12 +202,16 @@ impl Asked {
         }
     }
 
-    pub(crate) fn answered<T>(&mut self, verdict: &Verdict<T>) -> Held {
+    /// `shadow`: it runs in any case.
+    pub(crate) fn answered<T>(&mut self, verdict: &Verdict<T>, shadow: bool) -> Held {
         let Some(series) = self.series.take() else {
             return Held(None);
         };
         let took = self.begun.elapsed();
         series.decided(verdict);
+        if shadow && matches!(verdict, Verdict::Rejected(..)) {
+            series.shadowed();
+        }
         series.checked(took);
         match self.wait {
             Wait::None => {}

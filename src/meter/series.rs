@@ -4,7 +4,9 @@ use std::time::Duration;
 use metrics::{Counter, Histogram, SharedString, counter, histogram};
 
 use crate::flow::{FlowErrorKind, FlowStatus, RejectReason, Verdict};
-use crate::metrics::{CHECK_DURATION, CHECKS_ABANDONED, FLOWS, FLOWS_ENDED, QUEUE_DURATION};
+use crate::metrics::{
+    CHECK_DURATION, CHECKS_ABANDONED, FLOWS, FLOWS_ENDED, FLOWS_SHADOWED, QUEUE_DURATION,
+};
 
 /// The handles of one control point. Those for what most control points never see are asked for
 /// when they are first needed.
@@ -15,6 +17,7 @@ pub(super) struct Series {
     unreachable: Unreachable,
     ended: Ended,
     abandoned: Counter,
+    shadowed: Counter,
     check: OnceLock<Histogram>,
     queue: OnceLock<Histogram>,
 }
@@ -51,6 +54,7 @@ impl Series {
     pub(super) fn new(name: Arc<str>) -> Self {
         Self {
             abandoned: counter!(CHECKS_ABANDONED, "control_point" => Arc::clone(&name)),
+            shadowed: counter!(FLOWS_SHADOWED, "control_point" => Arc::clone(&name)),
             name,
             accepted: OnceLock::new(),
             rejected: Rejected::default(),
@@ -126,6 +130,10 @@ impl Series {
 
     pub(super) fn abandoned(&self) {
         self.abandoned.increment(1);
+    }
+
+    pub(super) fn shadowed(&self) {
+        self.shadowed.increment(1);
     }
 
     pub(super) fn checked(&self, took: Duration) {

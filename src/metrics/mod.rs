@@ -30,11 +30,14 @@
 //! |---|---|---|---|
 //! | `tower_aperture_flows_total` | counter | `control_point`, `decision`, `reason` | flows that were decided about, or that nobody answered for |
 //! | `tower_aperture_flows_ended_total` | counter | `control_point`, `status` | answered flows that have ended |
+//! | `tower_aperture_flows_shadowed_total` | counter | `control_point` | rejected flows that ran all the same, in shadow mode |
 //! | `tower_aperture_check_duration_seconds` | histogram | `control_point` | from the question to the decision, or to giving up on it |
 //! | `tower_aperture_queue_duration_seconds` | histogram | `control_point` | how long flows waited in schedulers |
 //! | `tower_aperture_checks_abandoned_total` | counter | `control_point` | decisions whose caller left before they came |
 //! | `tower_aperture_labels_dropped_total` | counter | | labels that did not fit their limits |
 //! | `tower_aperture_cache_lookups_total` | counter | `cache`, `outcome` | keys looked up, with a flow or by a call |
+//! | `tower_aperture_cache_answers_total` | counter | `outcome` | responses in the result cache: `answered` a request, or `unreadable` |
+//! | `tower_aperture_cache_writes_total` | counter | `result` | changes to caches, made in the background |
 //! | `tower_aperture_agent_given_up` | gauge | `agent` | clients that have given up this Agent |
 //! | `tower_aperture_agents_given_up_total` | counter | | how often one was given up |
 //! | `tower_aperture_probes_total` | counter | | calls that only asked whether an Agent answers |
@@ -59,7 +62,7 @@
 //!   a [word](crate::RejectReason::as_str) for rejected ones, and the
 //!   [kind of error](crate::FlowErrorKind::as_str) for unreachable ones.
 //! - `status` is `ok`, `error` or `unset`.
-//! - `cache` is `result` or `global`, `outcome` is `hit`, `miss` or `refused`.
+//! - `cache` is `result` or `global`, `outcome` of a lookup is `hit`, `miss` or `refused`.
 //! - `agent` is `host:port`, or `channel` for a channel you look after. An Agent counts as given up
 //!   until it has answered a check.
 //! - `result` is `delivered`, `failed` or `dropped`, as in [`ClientStats`](crate::ClientStats).
@@ -125,6 +128,8 @@ names! {
         "Flows that were decided about, or that nobody answered for";
     FLOWS_ENDED describe_counter "tower_aperture_flows_ended_total" Count
         "Answered flows that have ended";
+    FLOWS_SHADOWED describe_counter "tower_aperture_flows_shadowed_total" Count
+        "Rejected flows that ran all the same, in shadow mode";
     CHECK_DURATION describe_histogram "tower_aperture_check_duration_seconds" Seconds
         "Seconds from the question to the decision, or to giving up on it";
     QUEUE_DURATION describe_histogram "tower_aperture_queue_duration_seconds" Seconds
@@ -135,6 +140,10 @@ names! {
         "Labels of flows that did not fit their limits";
     CACHE_LOOKUPS describe_counter "tower_aperture_cache_lookups_total" Count
         "Keys looked up in caches";
+    CACHE_ANSWERS describe_counter "tower_aperture_cache_answers_total" Count
+        "Responses in the result cache that answered a request, or were none";
+    CACHE_WRITES describe_counter "tower_aperture_cache_writes_total" Count
+        "Changes to caches, made in the background";
     #[cfg(feature = "remote")]
     AGENT_GIVEN_UP describe_gauge "tower_aperture_agent_given_up" Count
         "Clients that have given up this Agent";

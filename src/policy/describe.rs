@@ -15,8 +15,12 @@ const SAMPLED: i32 = 403;
 impl Policy {
     /// A few lines: what decides, where, by which limits, and what drives it. Selectors that do
     /// not apply are left out, and so is what has none left.
-    pub(crate) fn describe(&self, applies: &dyn Fn(&Selector) -> bool) -> String {
-        let mut text = String::new();
+    pub(crate) fn describe(&self, applies: &dyn Fn(&Selector) -> bool, dry_run: bool) -> String {
+        let dry_run = match dry_run {
+            true => " (dry run: it decides, and turns nothing away)",
+            false => "",
+        };
+        let mut text = format!("policy `{}`{dry_run}\n", self.name);
         // Writing to a String does not fail.
         let _ = self.write(&mut text, applies);
         text
@@ -39,7 +43,6 @@ impl Policy {
     }
 
     fn write(&self, out: &mut String, applies: &dyn Fn(&Selector) -> bool) -> fmt::Result {
-        writeln!(out, "policy `{}`", self.name)?;
         let mut empty = true;
         let sources = Sources(self.sources());
         for component in &self.components {

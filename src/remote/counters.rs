@@ -1,4 +1,4 @@
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use crate::flow::ClientStats;
 
@@ -16,6 +16,11 @@ pub(super) struct Counters {
     pub(super) ends_moved: Counter,
     pub(super) ends_failed: Counter,
     pub(super) ends_dropped: Counter,
+    pub(super) cache_writes: Counter,
+    pub(super) cache_writes_failed: Counter,
+    pub(super) cache_writes_dropped: Counter,
+    /// The last change to the caches failed.
+    pub(super) cache_failing: AtomicBool,
     pub(super) spans_exported: Counter,
     pub(super) spans_failed: Counter,
     pub(super) spans_dropped: Counter,
@@ -53,6 +58,8 @@ impl Counters {
     pub(super) fn lost(&self) -> u64 {
         self.ends_failed.get()
             + self.ends_dropped.get()
+            + self.cache_writes_failed.get()
+            + self.cache_writes_dropped.get()
             + self.spans_failed.get()
             + self.spans_dropped.get()
     }
@@ -69,6 +76,9 @@ impl Counters {
         stats.ends_moved += self.ends_moved.get();
         stats.ends_failed += self.ends_failed.get();
         stats.ends_dropped += self.ends_dropped.get();
+        stats.cache_writes += self.cache_writes.get();
+        stats.cache_writes_failed += self.cache_writes_failed.get();
+        stats.cache_writes_dropped += self.cache_writes_dropped.get();
         stats.spans_exported += self.spans_exported.get();
         stats.spans_failed += self.spans_failed.get();
         stats.spans_dropped += self.spans_dropped.get();

@@ -2,6 +2,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::Remote;
 use super::flow_end::{EndCall, EndJob, refs};
 use super::live::Live;
@@ -9,11 +11,11 @@ use super::stamps::Stamps;
 #[cfg(feature = "telemetry")]
 use crate::flow::TraceParent;
 use crate::flow::{
-    Denial, EndError, EndResponse, FlowOutcome, FlowStatus, HttpExtras, RejectReason,
+    Denial, EndError, EndResponse, FlowOutcome, FlowStatus, HttpExtras, Quota, RejectReason,
 };
 use crate::pb::check::check_response::{DecisionType, RejectReason as Reason};
 use crate::pb::check::limiter_decision::Details;
-use crate::pb::check::{CheckResponse, InflightRequestRef};
+use crate::pb::check::{CacheLookupResponse, CheckResponse, InflightRequestRef, LimiterDecision};
 #[cfg(feature = "telemetry")]
 use crate::telemetry::SpanRecord;
 
@@ -77,6 +79,23 @@ impl RemoteFlow {
             .map_or_else(|| &*NOTHING, |answered| &answered.response)
     }
 
+    /// What the caches had, out of the answer: the flow's span need not carry it back.
+    pub(crate) fn take_lookup(&mut self) -> Option<CacheLookupResponse> {
+        let lookup = self
+            .answered
+            .as_mut()?
+            .response
+            .cache_lookup_response
+            .as_mut()?;
+        let outcomes = lookup.clone();
+        let result = lookup.result_cache_response.iter_mut();
+        let global = lookup.global_cache_responses.iter_mut();
+        for key in result.chain(global.filter_map(|entry| entry.value.as_mut())) {
+            key.value = Bytes::new();
+        }
+        Some(outcomes)
+    }
+
     /// The Agent's no, if it is one.
     pub(crate) fn denial(&self) -> Option<Denial> {
         denial(self.response())
@@ -102,6 +121,12 @@ impl RemoteFlow {
         };
         let took = u64::try_from(nanos(end) - nanos(start)).ok()?;
         scheduled.then(|| Duration::from_nanos(took))
+    }
+
+    /// What limiters told of their tokens. How they are filled an Agent does not tell.
+    pub(crate) fn quotas(&self) -> Vec<Quota> {
+        let decisions = self.response().limiter_decisions.iter();
+        decisions.filter_map(quota).collect()
     }
 
     /// Leaves end and span to the background; never blocks.
@@ -239,6 +264,25 @@ fn submit(live: &Arc<Live>, job: EndJob) -> Result<(), EndError> {
     };
     live.shared.counters.ends_dropped.add(1);
     Err(refused)
+}
+
+fn quota(decision: &LimiterDecision) -> Option<Quota> {
+    let tokens = match decision.details.as_ref()? {
+        Details::RateLimiterInfo(info) => info.tokens_info?,
+        Details::QuotaSchedulerInfo(info) => info.tokens_info?,
+        _ => return None,
+    };
+    let mut quota = Quota::of_tokens(
+        decision.policy_name.as_str().into(),
+        decision.component_id.as_str().into(),
+        (tokens.remaining, tokens.current),
+        decision.dropped,
+    )?;
+    let wait = decision.wait_time.filter(|_| decision.dropped);
+    quota.reset = wait
+        .and_then(|wait| Duration::try_from(wait).ok())
+        .filter(|wait| !wait.is_zero());
+    Some(quota)
 }
 
 fn denial(response: &CheckResponse) -> Option<Denial> {

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tonic::transport::Channel;
 
 use super::Shared;
+use super::cache_write::{CacheWrite, CacheWrites};
 use super::flow::RemoteFlow;
 use super::flow_end::EndJob;
 use crate::flow::{EndError, FlowError};
@@ -52,6 +53,7 @@ struct Channels {
 #[derive(Default)]
 pub(super) struct Queue {
     pub(super) ends: VecDeque<EndJob>,
+    pub(super) cache_writes: CacheWrites,
     #[cfg(feature = "telemetry")]
     pub(super) spans: SpanBuffer,
     /// Checks whose callers left and that are still running.
@@ -155,6 +157,16 @@ impl Live {
         Ok(())
     }
 
+    /// Leaves a change to a cache for the worker; `false` when there is no room or no worker.
+    pub(super) fn push_cache_write(&self, write: CacheWrite) -> bool {
+        let mut queue = self.queue();
+        let pushed = queue.phase != Phase::Closed && queue.cache_writes.push(write);
+        if pushed {
+            Queue::wake(queue);
+        }
+        pushed
+    }
+
     /// Leaves a span for the worker, which is woken only to start its timer or for a full batch.
     /// Gives the span back when the worker is gone.
     #[cfg(feature = "telemetry")]
@@ -242,11 +254,13 @@ impl Live {
         let mut queue = self.queue();
         queue.phase = Phase::Closed;
         let ends = std::mem::take(&mut queue.ends);
+        let cache_writes = std::mem::take(&mut queue.cache_writes);
         #[cfg(feature = "telemetry")]
         let spans = queue.spans.take_all();
         drop(queue);
         let counters = &self.shared.counters;
         counters.ends_dropped.add(ends.len());
+        counters.cache_writes_dropped.add(cache_writes.len());
         #[cfg(feature = "telemetry")]
         counters.spans_dropped.add(spans.len());
         self.closed.notify_waiters();
@@ -285,7 +299,7 @@ impl Queue {
         let spans = self.spans.is_empty();
         #[cfg(not(feature = "telemetry"))]
         let spans = true;
-        spans && self.ends.is_empty() && self.handed_over == 0
+        spans && self.ends.is_empty() && self.cache_writes.is_empty() && self.handed_over == 0
     }
 }
 

@@ -9,8 +9,8 @@ use metrics::{Gauge, counter, gauge};
 use super::agents::Agents;
 use super::counters::Counters;
 use crate::metrics::{
-    AGENT_GIVEN_UP, AGENTS_GIVEN_UP, CHECKS_MOVED, CHECKS_SPARED, ENDS, ENDS_RETRIED, PROBES,
-    SPANS, describe,
+    AGENT_GIVEN_UP, AGENTS_GIVEN_UP, CACHE_WRITES, CHECKS_MOVED, CHECKS_SPARED, ENDS, ENDS_RETRIED,
+    PROBES, SPANS, describe,
 };
 
 /// Asks the recorder for all handles, unless they are there.
@@ -23,6 +23,15 @@ pub(super) fn register(counters: &Counters, agents: &Agents) {
     counters.ends_delivered.record(result(ENDS, "delivered"));
     counters.ends_failed.record(result(ENDS, "failed"));
     counters.ends_dropped.record(result(ENDS, "dropped"));
+    counters
+        .cache_writes
+        .record(result(CACHE_WRITES, "delivered"));
+    counters
+        .cache_writes_failed
+        .record(result(CACHE_WRITES, "failed"));
+    counters
+        .cache_writes_dropped
+        .record(result(CACHE_WRITES, "dropped"));
     counters.spans_exported.record(result(SPANS, "delivered"));
     counters.spans_failed.record(result(SPANS, "failed"));
     counters.spans_dropped.record(result(SPANS, "dropped"));

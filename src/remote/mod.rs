@@ -6,6 +6,7 @@
 
 mod agents;
 mod breaker;
+mod cache_write;
 mod call;
 mod channel;
 mod check;
@@ -32,6 +33,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 pub(crate) use self::breaker::BreakerConfig;
+pub(crate) use self::cache_write::CacheWrite;
 pub(crate) use self::check::PendingCheck;
 #[cfg(feature = "tls")]
 pub(crate) use self::config::Tls;
@@ -212,6 +214,11 @@ impl Remote {
         live.call(path, request, self.shared().config.end_timeout)
             .await
             .map_err(call::Failure::into_error)
+    }
+
+    /// Leaves a change to the background; never blocks.
+    pub(crate) fn write_later(&self, write: impl Into<CacheWrite>) {
+        cache_write::submit(self.shared(), write.into());
     }
 
     /// Delivers what waits; `true` when nothing was lost on the way.

@@ -21,6 +21,7 @@ pub(super) fn start(live: &Arc<Live>) {
     let mut worker = Worker {
         live: Arc::clone(live),
         ends: JoinSet::new(),
+        cache_writes: JoinSet::new(),
         #[cfg(feature = "telemetry")]
         exports: JoinSet::new(),
         #[cfg(feature = "telemetry")]
@@ -34,6 +35,7 @@ pub(super) fn start(live: &Arc<Live>) {
 struct Worker {
     live: Arc<Live>,
     ends: JoinSet<()>,
+    cache_writes: JoinSet<()>,
     #[cfg(feature = "telemetry")]
     exports: JoinSet<()>,
     /// When the spans that wait are due.
@@ -46,6 +48,7 @@ impl Worker {
         loop {
             // Also registers for the calls that still run.
             while let Poll::Ready(Some(_)) = self.ends.poll_join_next(cx) {}
+            while let Poll::Ready(Some(_)) = self.cache_writes.poll_join_next(cx) {}
             #[cfg(feature = "telemetry")]
             while let Poll::Ready(Some(_)) = self.exports.poll_join_next(cx) {}
             #[cfg(feature = "telemetry")]
@@ -63,6 +66,7 @@ impl Worker {
             } else {
                 None
             };
+            let write = queue.cache_writes.start_next(&self.live);
             #[cfg(feature = "telemetry")]
             let spans = if self.exports.is_empty()
                 && (due || queue.phase == Phase::Draining || queue.spans.has_batch())
@@ -73,11 +77,11 @@ impl Worker {
             };
             #[cfg(feature = "telemetry")]
             let (nothing, arm) = (
-                batch.is_none() && spans.is_none(),
+                batch.is_none() && write.is_none() && spans.is_none(),
                 !queue.spans.is_empty() && self.flush.is_none(),
             );
             #[cfg(not(feature = "telemetry"))]
-            let (nothing, arm) = (batch.is_none(), false);
+            let (nothing, arm) = (batch.is_none() && write.is_none(), false);
             if nothing && !arm {
                 if queue.phase == Phase::Draining && queue.is_empty() && self.is_idle() {
                     // Under the lock: what comes later is turned away, and counted.
@@ -91,6 +95,9 @@ impl Worker {
 
             if let Some(batch) = batch {
                 self.ends.spawn(batch.send());
+            }
+            if let Some(write) = write {
+                self.cache_writes.spawn(write.send());
             }
             #[cfg(feature = "telemetry")]
             {
@@ -110,7 +117,7 @@ impl Worker {
         let exported = self.exports.is_empty();
         #[cfg(not(feature = "telemetry"))]
         let exported = true;
-        exported && self.ends.is_empty()
+        exported && self.ends.is_empty() && self.cache_writes.is_empty()
     }
 }
 

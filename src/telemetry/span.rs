@@ -97,7 +97,12 @@ impl SpanRecord {
             .map_or(0, |lookup| {
                 let result = lookup.result_cache_response.iter();
                 result
-                    .chain(lookup.global_cache_responses.values())
+                    .chain(
+                        lookup
+                            .global_cache_responses
+                            .iter()
+                            .flat_map(|entry| &entry.value),
+                    )
                     .map(|key| key.value.len())
                     .sum()
             })
@@ -108,7 +113,8 @@ impl SpanRecord {
             // The Agent reads only the outcome of a lookup from a span.
             if let Some(lookup) = &mut self.response.cache_lookup_response {
                 let result = lookup.result_cache_response.iter_mut();
-                for key in result.chain(lookup.global_cache_responses.values_mut()) {
+                let global = lookup.global_cache_responses.iter_mut();
+                for key in result.chain(global.flat_map(|entry| &mut entry.value)) {
                     key.value = bytes::Bytes::new();
                 }
             }

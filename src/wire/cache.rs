@@ -1,18 +1,29 @@
 use crate::flow::{CacheLookup, CacheValue};
 use crate::pb::check::{
     CacheLookupResponse, CacheLookupStatus, CacheOperationStatus, KeyLookupResponse,
+    cache_lookup_response,
 };
 #[cfg(feature = "server")]
 use crate::{
     flow::{CacheChange, CacheRefusal},
-    pb::check::{CacheDeleteResponse, CacheUpsertResponse, KeyDeleteResponse, KeyUpsertResponse},
+    pb::check::{
+        CacheDeleteResponse, CacheUpsertResponse, KeyDeleteResponse, KeyUpsertResponse,
+        cache_delete_response, cache_upsert_response,
+    },
 };
 
 pub(crate) fn looked_up(lookup: CacheLookup) -> CacheLookupResponse {
     let global = lookup.global.into_iter();
     CacheLookupResponse {
         result_cache_response: lookup.result.map(told),
-        global_cache_responses: global.map(|(key, value)| (key, told(value))).collect(),
+        global_cache_responses: global
+            .map(
+                |(key, value)| cache_lookup_response::GlobalCacheResponsesEntry {
+                    key,
+                    value: Some(told(value)),
+                },
+            )
+            .collect(),
     }
 }
 
@@ -48,7 +59,14 @@ pub(crate) fn upserted(change: CacheChange) -> CacheUpsertResponse {
     let global = change.global.into_iter();
     CacheUpsertResponse {
         result_cache_response: change.result.map(told),
-        global_cache_responses: global.map(|(key, done)| (key, told(done))).collect(),
+        global_cache_responses: global
+            .map(
+                |(key, done)| cache_upsert_response::GlobalCacheResponsesEntry {
+                    key,
+                    value: Some(told(done)),
+                },
+            )
+            .collect(),
     }
 }
 
@@ -64,7 +82,14 @@ pub(crate) fn deleted(change: CacheChange) -> CacheDeleteResponse {
     let global = change.global.into_iter();
     CacheDeleteResponse {
         result_cache_response: change.result.map(told),
-        global_cache_responses: global.map(|(key, done)| (key, told(done))).collect(),
+        global_cache_responses: global
+            .map(
+                |(key, done)| cache_delete_response::GlobalCacheResponsesEntry {
+                    key,
+                    value: Some(told(done)),
+                },
+            )
+            .collect(),
     }
 }
 

@@ -1,13 +1,19 @@
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use prost::Message;
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
+use tower_aperture::agent::Agent;
 use tower_aperture::pb::check::check_response::{DecisionType, RejectReason};
+use tower_aperture::pb::check::{CacheEntry, CacheUpsertRequest};
 use tower_aperture::pb::checkhttp::CheckHttpRequest;
 use tower_aperture::pb::checkhttp::flow_control_service_http_client::FlowControlServiceHttpClient;
 use tower_aperture::{ApertureClient, FlowDecision, FlowParams};
+use tower_service::Service;
 
-use crate::support::{ONE_AT_A_TIME, Served, TWO, end_of, request};
+use crate::support::{ONE_AT_A_TIME, Served, TWO, end_of, engine, request};
 
 #[tokio::test]
 async fn a_check_is_answered_as_the_policy_says() {
@@ -111,4 +117,31 @@ async fn health_knows_the_names_of_an_agent_and_the_real_ones() {
     served.agent.shutdown();
     let last = changes.message().await.expect("a message").expect("one");
     assert_eq!(last.status(), ServingStatus::NotServing);
+}
+
+/// Some protobuf libraries read an entry of a map without its value as null.
+#[tokio::test]
+async fn what_was_done_to_a_key_is_told_even_if_all_went_well() {
+    let mut service = Agent::builder(engine(TWO)).build().service();
+    let upsert = CacheUpsertRequest {
+        global_cache_entries: [("g".to_owned(), CacheEntry::default())].into(),
+        ..CacheUpsertRequest::default()
+    };
+    let message = upsert.encode_to_vec();
+    let mut body = vec![
+        0,
+        0,
+        0,
+        0,
+        u8::try_from(message.len()).expect("a small one"),
+    ];
+    body.extend(message);
+    let call = http::Request::post("/aperture.flowcontrol.check.v1.FlowControlService/CacheUpsert")
+        .header("content-type", "application/grpc")
+        .body(Full::new(Bytes::from(body)));
+    let Ok(answer) = service.call(call.expect("a call")).await;
+    let answer = answer.into_body().collect().await.expect("a body");
+    // Field 2 with 5 bytes: 1 is the key, 2 is an empty message.
+    let told = [0x12, 5, 0x0a, 1, b'g', 0x12, 0];
+    assert_eq!(answer.to_bytes()[5..], told);
 }

@@ -3,6 +3,8 @@
 mod bounds;
 mod calls;
 mod ends;
+mod faults;
+mod interop;
 mod json;
 mod keys;
 mod support;

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -58,21 +59,53 @@ pub(crate) fn request(control_point: &str) -> CheckRequest {
 /// Gives back what an answer granted.
 pub(crate) fn end_of(answer: &CheckResponse) -> FlowEndRequest {
     let slots = answer.limiter_decisions.iter().filter_map(|decision| {
-        let Some(Details::ConcurrencySchedulerInfo(info)) = &decision.details else {
-            return None;
+        let (label, request_id) = match &decision.details {
+            Some(Details::ConcurrencySchedulerInfo(info)) => (&info.label, &info.request_id),
+            Some(Details::ConcurrencyLimiterInfo(info)) => (&info.label, &info.request_id),
+            _ => return None,
         };
-        Some(InflightRequestRef {
+        (!decision.dropped).then(|| InflightRequestRef {
             policy_name: decision.policy_name.clone(),
             policy_hash: decision.policy_hash.clone(),
             component_id: decision.component_id.clone(),
-            label: info.label.clone(),
-            request_id: info.request_id.clone(),
+            label: label.clone(),
+            request_id: request_id.clone(),
             tokens: 1.0,
         })
     });
     FlowEndRequest {
         control_point: answer.control_point.clone(),
         inflight_requests: slots.collect(),
+    }
+}
+
+/// An authority, and a certificate of it with its key, all as PEM.
+pub(crate) struct Papers {
+    pub(crate) authority: String,
+    pub(crate) authority_der: rcgen::Certificate,
+    pub(crate) certificate: String,
+    pub(crate) key: String,
+}
+
+impl Papers {
+    /// Of an authority of its own, for `localhost`.
+    pub(crate) fn new() -> Self {
+        let authority_key = KeyPair::generate().expect("a key");
+        let mut parameters = CertificateParams::new(Vec::new()).expect("no names");
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = parameters
+            .self_signed(&authority_key)
+            .expect("an authority");
+        let issuer = Issuer::new(parameters, authority_key);
+        let key = KeyPair::generate().expect("a key");
+        let own = CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
+        let certificate = own.signed_by(&key, &issuer).expect("a certificate");
+        Self {
+            authority: authority.pem(),
+            authority_der: authority,
+            certificate: certificate.pem(),
+            key: key.serialize_pem(),
+        }
     }
 }
 
@@ -94,7 +127,15 @@ impl Served {
         set: impl FnOnce(AgentBuilder) -> AgentBuilder,
         tls: Option<Tls>,
     ) -> Self {
-        let agent = set(Agent::builder(engine(policy))).build();
+        Self::over(engine(policy), set, tls).await
+    }
+
+    pub(crate) async fn over(
+        engine: Engine,
+        set: impl FnOnce(AgentBuilder) -> AgentBuilder,
+        tls: Option<Tls>,
+    ) -> Self {
+        let agent = set(Agent::builder(engine)).build();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
         let listener = listener.expect("a port");
         let address = listener.local_addr().expect("its address");

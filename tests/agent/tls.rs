@@ -1,6 +1,5 @@
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -11,34 +10,7 @@ use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 use tower_aperture::agent::Tls;
 use tower_aperture::pb::check::flow_control_service_client::FlowControlServiceClient;
 
-use crate::support::{Served, TWO, request};
-
-/// An authority, and a certificate of it with its key, all as PEM.
-struct Papers {
-    authority: String,
-    authority_der: rcgen::Certificate,
-    certificate: String,
-    key: String,
-}
-
-fn papers() -> Papers {
-    let authority_key = KeyPair::generate().expect("a key");
-    let mut parameters = CertificateParams::new(Vec::new()).expect("no names");
-    parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = parameters
-        .self_signed(&authority_key)
-        .expect("an authority");
-    let issuer = Issuer::new(parameters, authority_key);
-    let key = KeyPair::generate().expect("a key");
-    let own = CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
-    let certificate = own.signed_by(&key, &issuer).expect("a certificate");
-    Papers {
-        authority: authority.pem(),
-        authority_der: authority,
-        certificate: certificate.pem(),
-        key: key.serialize_pem(),
-    }
-}
+use crate::support::{Papers, Served, TWO, request};
 
 fn endpoint(served: &Served, papers: &Papers) -> (Endpoint, ClientTlsConfig) {
     let endpoint = Endpoint::from_shared(format!("https://{}", served.address));
@@ -50,7 +22,7 @@ fn endpoint(served: &Served, papers: &Papers) -> (Endpoint, ClientTlsConfig) {
 
 #[tokio::test]
 async fn grpc_and_http_1_are_spoken_over_tls() {
-    let papers = papers();
+    let papers = Papers::new();
     let tls = Tls::from_pem(&papers.certificate, &papers.key).expect("they go together");
     let served = Served::with(TWO, |agent| agent, Some(tls)).await;
     let (endpoint, tls) = endpoint(&served, &papers);
@@ -86,7 +58,7 @@ async fn grpc_and_http_1_are_spoken_over_tls() {
 
 #[tokio::test]
 async fn where_clients_need_a_certificate_others_are_not_let_in() {
-    let (own, others) = (papers(), papers());
+    let (own, others) = (Papers::new(), Papers::new());
     let papers = own;
     let tls = Tls::with_client_ca(&papers.certificate, &papers.key, &papers.authority);
     let served = Served::with(TWO, |agent| agent, Some(tls.expect("sound"))).await;
@@ -105,7 +77,7 @@ async fn where_clients_need_a_certificate_others_are_not_let_in() {
 
 #[test]
 fn what_does_not_go_together_is_refused_by_name() {
-    let (one, other) = (papers(), papers());
+    let (one, other) = (Papers::new(), Papers::new());
     let wrong = Tls::from_pem(&one.certificate, &other.key).expect_err("another's key");
     assert!(
         wrong

@@ -7,3 +7,4 @@ mod commands;
 mod program;
 mod secrets;
 mod serving;
+mod waiters;

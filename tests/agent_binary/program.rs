@@ -163,6 +163,10 @@ impl Serving {
         }
     }
 
+    pub(crate) fn process(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn log(&self) -> String {
         self.log.lock().expect("no panic").clone()
     }

@@ -6,7 +6,7 @@ use crate::program::{Folder, LONG, Ran, Serving, limit, until};
 use tower_aperture::{ApertureClient, FlowDecision, FlowParams, FlowStatus};
 
 /// One flow at a time at `render`; others wait.
-const ONE_AT_A_TIME: &str = "
+pub(crate) const ONE_AT_A_TIME: &str = "
 circuit:
   components:
   - flow_control:
@@ -17,7 +17,7 @@ circuit:
         scheduler: {default_workload_parameters: {queue_timeout: 3600s}}
 ";
 
-fn client(serving: &Serving) -> ApertureClient {
+pub(crate) fn client(serving: &Serving) -> ApertureClient {
     ApertureClient::builder()
         .address(&serving.address)
         .insecure(true)

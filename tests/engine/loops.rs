@@ -259,6 +259,38 @@ circuit:
     );
 }
 
+/// With time to queue, which a dry run does not let anybody do.
+#[test]
+fn a_loop_in_a_dry_run_sheds_in_its_books_and_nowhere_else() {
+    let builder = Engine::builder().policy_text("p.yaml", PROTECTED);
+    let (engine, clock) = clocked(builder.dry_run("protected"));
+    let second = |took: u64| {
+        let params = FlowParams::new().check_timeout(secs(1.0));
+        for _ in 0..10 {
+            let Check::Ready(Verdict::Accepted(ticket)) = engine.decide(HERE, &params) else {
+                panic!("it is let in, at once");
+            };
+            clock.advance(Duration::from_millis(took));
+            ticket.end(FlowOutcome::new(FlowStatus::Ok));
+            clock.advance(Duration::from_millis(100 - took));
+        }
+    };
+    (0..120).for_each(|_| second(10));
+    assert_eq!(engine.stats().dry_run_rejections, 0);
+    (0..60).for_each(|_| second(80));
+    assert!(engine.stats().dry_run_rejections > 0);
+    let Some(LoopOutput::LoadMultiplier {
+        load_multiplier, ..
+    }) = engine.control_loops()[0].output
+    else {
+        panic!("a load scheduler")
+    };
+    assert!(
+        load_multiplier < 0.3,
+        "what it turned away counts: {load_multiplier}"
+    );
+}
+
 /// As many slots as the load says.
 const SLOTS_BY_LOAD: &str = "
 circuit:

@@ -2,6 +2,7 @@
 
 mod caches;
 mod deviations;
+mod dry_run;
 mod flux_meters;
 mod holding;
 mod http;

@@ -48,6 +48,28 @@ fn classifier_rules() {
     run("classify", targets::classify);
 }
 
+#[cfg(feature = "response-cache")]
+#[test]
+fn stored_responses() {
+    run("stored", |data| {
+        targets::stored(data);
+    });
+    // They are entries of this version, but for the one that nobody may have written.
+    for (seed, answers) in [
+        ("page", true),
+        ("head", true),
+        ("moved", true),
+        ("forged", false),
+    ] {
+        let path = format!(
+            "{}/tests/fuzz/seeds/stored/{seed}",
+            env!("CARGO_MANIFEST_DIR")
+        );
+        let seed = std::fs::read(&path).expect("a seed");
+        assert_eq!(targets::stored(&seed), answers, "{path}");
+    }
+}
+
 #[test]
 fn extractors() {
     run("extract", targets::extract);

@@ -206,3 +206,88 @@ impl Service<Request<()>> for Nothing {
         ready(Ok(Response::new(String::new())))
     }
 }
+
+/// What lies in the result cache where a response should; whether it answered a GET or a HEAD.
+#[cfg(feature = "response-cache")]
+pub fn stored(data: &[u8]) -> bool {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use tower_aperture::{CacheCall, CacheLookup, CachePlace, Caches};
+
+    /// Finds the data, and takes no other.
+    #[derive(Clone)]
+    struct Holds(Bytes);
+
+    struct Found(Bytes);
+
+    impl Ticket for Found {
+        fn end(self, _: FlowOutcome) {}
+
+        fn take_cache_lookup(&mut self) -> Option<CacheLookup> {
+            let mut lookup = CacheLookup::default();
+            lookup.result = Some(Ok(Some(self.0.clone())));
+            Some(lookup)
+        }
+    }
+
+    impl Decider for Holds {
+        type Ticket = Found;
+        type Pending = Ready<Verdict<Found>>;
+
+        fn decide(&self, _: &str, _: &FlowParams<'_>) -> Check<Found, Self::Pending> {
+            Check::Ready(Verdict::Accepted(Found(self.0.clone())))
+        }
+
+        fn caches(&self) -> Option<Arc<dyn Caches>> {
+            Some(Arc::new(self.clone()))
+        }
+    }
+
+    impl Caches for Holds {
+        fn set<'a>(&'a self, _: CachePlace<'a>, _: Bytes, _: Duration) -> CacheCall<'a> {
+            Box::pin(ready(Ok(())))
+        }
+
+        fn delete<'a>(&'a self, _: CachePlace<'a>) -> CacheCall<'a> {
+            Box::pin(ready(Ok(())))
+        }
+
+        fn set_later(&self, _: CachePlace<'_>, _: Bytes, _: Duration) {}
+
+        fn delete_later(&self, _: CachePlace<'_>) {}
+    }
+
+    let holds = Holds(Bytes::copy_from_slice(data));
+    let layer = ApertureLayer::new(holds, "fuzz").result_cache(|_| "k".into(), Duration::MAX);
+    let mut answered = false;
+    for method in ["GET", "HEAD"] {
+        let request = Request::builder().method(method).body(()).expect("sound");
+        let answering = std::pin::pin!(layer.layer(Nothing).call(request));
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let Poll::Ready(Ok(response)) = Future::poll(answering, &mut cx) else {
+            panic!("nothing takes time, and nothing fails");
+        };
+        let (head, body) = response.into_parts();
+        // An answer from the cache has an age, and nothing that belongs to a connection.
+        for name in ["connection", "transfer-encoding", "set-cookie"] {
+            assert!(!head.headers.contains_key(name));
+        }
+        let length = http_body::Body::size_hint(&body)
+            .exact()
+            .expect("it is at hand");
+        if head.headers.contains_key("age") {
+            answered = true;
+            assert!(!head.status.is_informational() && length <= data.len() as u64);
+            if let Some(told) = head
+                .headers
+                .get("content-length")
+                .filter(|_| method == "GET")
+            {
+                assert_eq!(*told, *length.to_string());
+            }
+        }
+    }
+    answered
+}

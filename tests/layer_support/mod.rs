@@ -163,6 +163,11 @@ impl Recorder {
         self.until("question", |log| !log.asked.is_empty()).await;
     }
 
+    pub async fn asked_times(&self, times: usize) {
+        self.until("questions", |log| log.asked.len() >= times)
+            .await;
+    }
+
     pub async fn gave_up(&self) {
         self.until("giving up", |log| log.given_up > 0).await;
     }

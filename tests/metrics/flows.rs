@@ -98,6 +98,24 @@ async fn flows_count_once_by_layers_and_by_hand() {
 }
 
 #[tokio::test]
+async fn rejections_in_shadow_mode_count_twice_over() {
+    let recorded = Recorded::here();
+    let script = Script::new();
+    let client = script.client();
+    let shadowed = || recorded.value("flows_shadowed_total{control_point=\"a\"}");
+    for shadow in [false, true] {
+        script.next(Answer::reject(RejectReason::RateLimited));
+        let params = FlowParams::new().shadow(shadow);
+        drop(client.start_flow("a", params).await);
+    }
+    drop(client.start_flow("a", FlowParams::new().shadow(true)).await);
+    assert_eq!(shadowed(), Some(1.0));
+    let rejected = "flows_total{control_point=\"a\",decision=\"rejected\",reason=\"rate_limited\"}";
+    assert_eq!(recorded.value(rejected), Some(2.0));
+    assert_eq!(client.stats().shadowed, 1);
+}
+
+#[tokio::test]
 async fn answered_flows_end_once_with_their_status() {
     let recorded = Recorded::here();
     let script = Script::new();

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::CacheError;
-use crate::flow::{CacheChange, CacheLookup, CacheRefusal, CacheValue};
+use crate::flow::{CacheChange, CacheError, CacheLookup, CachePlace, CacheRefusal, CacheValue};
 use crate::pb::check::{
     CacheDeleteRequest, CacheEntry, CacheLookupRequest, CacheLookupResponse, CacheLookupStatus,
     CacheOperationStatus, CacheUpsertRequest, KeyDeleteResponse, KeyLookupResponse,
@@ -16,9 +15,12 @@ use crate::remote::Remote;
 pub(in crate::client) fn looked_up(reply: &CacheLookupResponse) -> CacheLookup {
     let global = reply.global_cache_responses.iter();
     CacheLookup {
-        result: reply.result_cache_response.as_ref().map(value),
+        result: reply
+            .result_cache_response
+            .as_ref()
+            .map(|reply| value(Some(reply))),
         global: global
-            .map(|(key, reply)| (key.clone(), value(reply)))
+            .map(|entry| (entry.key.clone(), value(entry.value.as_ref())))
             .collect(),
     }
 }
@@ -26,14 +28,16 @@ pub(in crate::client) fn looked_up(reply: &CacheLookupResponse) -> CacheLookup {
 #[cfg(feature = "metrics")]
 pub(in crate::client) fn count(reply: &CacheLookupResponse, meter: &crate::meter::Meter) {
     if let Some(reply) = &reply.result_cache_response {
-        meter.looked_up_result(&value(reply));
+        meter.looked_up_result(&value(Some(reply)));
     }
-    for reply in reply.global_cache_responses.values() {
-        meter.looked_up_global(&value(reply));
+    for entry in &reply.global_cache_responses {
+        meter.looked_up_global(&value(entry.value.as_ref()));
     }
 }
 
-fn value(reply: &KeyLookupResponse) -> CacheValue {
+fn value(reply: Option<&KeyLookupResponse>) -> CacheValue {
+    // Nobody who found something says nothing.
+    let Some(reply) = reply else { return Ok(None) };
     succeeded(reply.operation_status, &reply.error)?;
     let hit = reply.lookup_status == CacheLookupStatus::Hit as i32;
     Ok(hit.then(|| reply.value.clone()))
@@ -65,62 +69,90 @@ pub(super) async fn lookup(
 }
 
 /// Into the result cache of a control point, or the global cache.
-pub(super) async fn upsert(
-    remote: &Remote,
-    control_point: Option<&str>,
-    key: &str,
-    value: Bytes,
-    ttl: Duration,
-) -> Result<CacheChange, CacheError> {
+pub(super) fn upserting(place: CachePlace<'_>, value: Bytes, ttl: Duration) -> CacheUpsertRequest {
     let entry = CacheEntry {
-        key: key.to_owned(),
+        key: place.key().to_owned(),
         value,
         // A time beyond the message's range is far beyond the seven days that are kept.
         ttl: ttl.try_into().ok(),
     };
     let mut request = CacheUpsertRequest::default();
-    match control_point {
-        Some(control_point) => {
+    match place {
+        CachePlace::Result { control_point, .. } => {
             request.control_point = control_point.to_owned();
             request.result_cache_entry = Some(entry);
         }
-        None => request.global_cache_entries = [(key.to_owned(), entry)].into(),
+        CachePlace::Global { key } => {
+            request.global_cache_entries = [(key.to_owned(), entry)].into();
+        }
     }
+    request
+}
+
+pub(super) async fn upsert(
+    remote: &Remote,
+    place: CachePlace<'_>,
+    value: Bytes,
+    ttl: Duration,
+) -> Result<CacheChange, CacheError> {
     let reply = remote
-        .cache_upsert(request)
+        .cache_upsert(upserting(place, value, ttl))
         .await
         .map_err(CacheError::Call)?;
-    let done = |reply: &KeyUpsertResponse| succeeded(reply.operation_status, &reply.error);
+    // Absent is what says nothing: it went well.
+    let done = |reply: Option<&KeyUpsertResponse>| {
+        reply.map_or(Ok(()), |reply| {
+            succeeded(reply.operation_status, &reply.error)
+        })
+    };
     let global = reply.global_cache_responses.iter();
     Ok(CacheChange {
-        result: reply.result_cache_response.as_ref().map(done),
+        result: reply
+            .result_cache_response
+            .as_ref()
+            .map(|reply| done(Some(reply))),
         global: global
-            .map(|(key, reply)| (key.clone(), done(reply)))
+            .map(|entry| (entry.key.clone(), done(entry.value.as_ref())))
             .collect(),
     })
 }
 
+pub(super) fn deleting(place: CachePlace<'_>) -> CacheDeleteRequest {
+    match place {
+        CachePlace::Result { control_point, key } => CacheDeleteRequest {
+            control_point: control_point.to_owned(),
+            result_cache_key: key.to_owned(),
+            ..CacheDeleteRequest::default()
+        },
+        CachePlace::Global { key } => CacheDeleteRequest {
+            global_cache_keys: vec![key.to_owned()],
+            ..CacheDeleteRequest::default()
+        },
+    }
+}
+
 pub(super) async fn delete(
     remote: &Remote,
-    control_point: &str,
-    result_key: &str,
-    global_key: Option<&str>,
+    place: CachePlace<'_>,
 ) -> Result<CacheChange, CacheError> {
-    let request = CacheDeleteRequest {
-        control_point: control_point.to_owned(),
-        result_cache_key: result_key.to_owned(),
-        global_cache_keys: global_key.into_iter().map(str::to_owned).collect(),
-    };
     let reply = remote
-        .cache_delete(request)
+        .cache_delete(deleting(place))
         .await
         .map_err(CacheError::Call)?;
-    let done = |reply: &KeyDeleteResponse| succeeded(reply.operation_status, &reply.error);
+    // Absent is what says nothing: it went well.
+    let done = |reply: Option<&KeyDeleteResponse>| {
+        reply.map_or(Ok(()), |reply| {
+            succeeded(reply.operation_status, &reply.error)
+        })
+    };
     let global = reply.global_cache_responses.iter();
     Ok(CacheChange {
-        result: reply.result_cache_response.as_ref().map(done),
+        result: reply
+            .result_cache_response
+            .as_ref()
+            .map(|reply| done(Some(reply))),
         global: global
-            .map(|(key, reply)| (key.clone(), done(reply)))
+            .map(|entry| (entry.key.clone(), done(entry.value.as_ref())))
             .collect(),
     })
 }

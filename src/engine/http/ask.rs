@@ -32,6 +32,8 @@ impl Engine {
                 headers: &headers,
             })
             .ramp_mode(params.ramp_mode)
+            .quotas(params.quotas)
+            .shadow(params.shadow)
             .expect_end(true)
             .deadline(params.check_timeout.filter(|timeout| !timeout.is_zero()));
         if let (Some(address), Some(text)) = (request.source, &texts[0]) {

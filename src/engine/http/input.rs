@@ -43,6 +43,8 @@ pub struct HttpInput<'a> {
     pub(super) destination_services: &'a [&'a str],
     pub(super) request: Option<HttpRequest<'a>>,
     pub(super) ramp_mode: bool,
+    pub(super) quotas: bool,
+    pub(super) shadow: bool,
     pub(super) expect_end: bool,
     pub(super) deadline: Option<Duration>,
 }
@@ -97,6 +99,21 @@ impl<'a> HttpInput<'a> {
     #[must_use]
     pub const fn ramp_mode(mut self, ramp_mode: bool) -> Self {
         self.ramp_mode = ramp_mode;
+        self
+    }
+
+    /// Whether the ticket is to tell quotas, see [`FlowParams::quotas`](crate::FlowParams::quotas).
+    #[must_use]
+    pub const fn quotas(mut self, quotas: bool) -> Self {
+        self.quotas = quotas;
+        self
+    }
+
+    /// The request is going to run, whatever is decided, and so does not wait; see
+    /// [`FlowParams::shadow`](crate::FlowParams::shadow).
+    #[must_use]
+    pub const fn shadow(mut self, shadow: bool) -> Self {
+        self.shadow = shadow;
         self
     }
 

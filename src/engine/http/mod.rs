@@ -273,6 +273,8 @@ impl Engine {
             params: FlowParams {
                 labels: labels.flow_labels(),
                 ramp_mode: input.ramp_mode,
+                quotas: input.quotas,
+                shadow: input.shadow,
                 ..FlowParams::default()
             },
             expect_end: input.expect_end,

@@ -144,7 +144,7 @@ impl Shape {
 
     /// Saturates: what takes 292 years takes for ever, it is never over at once. Nobody is told to
     /// wait for what cannot be filled at all.
-    fn time_to_fill(&self, tokens: f64) -> Nanos {
+    pub(crate) fn time_to_fill(&self, tokens: f64) -> Nanos {
         if self.fill == 0.0 || tokens.is_infinite() {
             return 0;
         }

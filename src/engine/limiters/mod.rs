@@ -20,6 +20,7 @@ use super::store::Limits;
 use super::ticket::Held;
 use crate::policy::ComponentKind;
 
+pub(crate) use self::bucket::Shape;
 pub(crate) use self::concurrency_limiter::ConcurrencyLimiter;
 pub(crate) use self::rate_limiter::RateLimiter;
 pub(crate) use self::sampler::Sampler;
@@ -196,6 +197,15 @@ impl Component {
             Self::QuotaScheduler(scheduler) => scheduler.report(flow, decided),
             Self::ConcurrencyScheduler(scheduler) => scheduler.report(flow, decided),
             Self::LoadScheduler(scheduler) => scheduler.report(flow, decided),
+        }
+    }
+
+    /// The buckets as they are now, of what has quotas.
+    pub(crate) fn shape(&self) -> Option<Shape> {
+        match self {
+            Self::RateLimiter(limiter) => Some(limiter.shape()),
+            Self::QuotaScheduler(scheduler) => Some(scheduler.shape()),
+            _ => None,
         }
     }
 

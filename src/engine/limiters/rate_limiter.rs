@@ -174,6 +174,13 @@ impl RateLimiter {
         self.dials.as_deref()
     }
 
+    pub(super) fn shape(&self) -> Shape {
+        match &self.dials {
+            None => self.rules.shape,
+            Some(dials) => dials.apply(&self.rules).shape,
+        }
+    }
+
     #[inline]
     fn is_open(&self) -> bool {
         match &self.dials {

@@ -356,13 +356,20 @@ impl<S: Source> Waits for Line<S> {
         }
     }
 
-    fn leave(&self, at: usize) {
+    fn leave(&self, at: usize, refused: bool) {
         let now = nanos(self.clock.now());
-        let mut state = lock(&self.state);
+        let mut guard = lock(&self.state);
+        let state = &mut *guard;
+        if refused
+            && let Some(waiting) = state.waiting.get(at)
+            && !matches!(waiting.stage, Stage::Done(..))
+        {
+            state.source.ended(waiting.want, false);
+        }
         state.take_out(&self.rules, at, now);
         let gone = state.waiting.try_remove(at);
         let waits = state.head.is_some();
-        drop(state);
+        drop(guard);
         drop(gone);
         if waits {
             self.serve(now);

@@ -11,7 +11,7 @@ use crate::engine::clock::{Nanos, duration};
 use crate::engine::control::WorkloadTokens;
 use crate::engine::limiters::lazy_sync::Lazy;
 use crate::engine::limiters::rate_limiter::{self, Answer, Dials, Key, Plain, Rules, bucket_label};
-use crate::engine::limiters::{DEADLINE_MARGIN, Decided, Scheduled, Settled, Surroundings};
+use crate::engine::limiters::{DEADLINE_MARGIN, Decided, Scheduled, Settled, Shape, Surroundings};
 use crate::engine::report::{LimiterDetails, LimiterReason, SchedulerDetails};
 use crate::engine::stages::{Flow, NO_DEADLINE};
 use crate::engine::store::{Kept, Limits};
@@ -63,6 +63,11 @@ impl QuotaScheduler {
     /// The knobs.
     pub(crate) fn dials(&self) -> &Dials {
         &self.keys.rules().dials
+    }
+
+    pub(crate) fn shape(&self) -> Shape {
+        let buckets = self.keys.rules();
+        buckets.dials.apply(&buckets.rules).shape
     }
 
     pub(crate) fn denied_code(&self) -> i32 {

@@ -11,8 +11,9 @@ use crate::engine::limiters::{Decided, Settled};
 pub(super) trait Waits: Send + Sync {
     /// The answer, or when to ask again.
     fn poll(self: Arc<Self>, at: usize, now: Nanos, waker: &Waker) -> Result<Settled, Nanos>;
-    /// Gives up a place, and what was granted there meanwhile.
-    fn leave(&self, at: usize);
+    /// Gives up a place, and what was granted there meanwhile; `refused` when the queue is to count
+    /// it as turned away.
+    fn leave(&self, at: usize, refused: bool);
 }
 
 /// A place in a queue; dropping it leaves the queue and gives back what was granted meanwhile.
@@ -48,6 +49,13 @@ impl Waiter {
         }
     }
 
+    /// Leaves the queue as one that is turned away.
+    pub(crate) fn refuse(mut self) {
+        if let Some(at) = self.at.take() {
+            self.line.leave(at, true);
+        }
+    }
+
     /// When to ask again if nobody wakes.
     pub(crate) fn next_time(&self) -> Nanos {
         self.next_time
@@ -57,7 +65,7 @@ impl Waiter {
 impl Drop for Waiter {
     fn drop(&mut self) {
         if let Some(at) = self.at.take() {
-            self.line.leave(at);
+            self.line.leave(at, false);
         }
     }
 }

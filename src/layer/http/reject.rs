@@ -43,7 +43,7 @@ where
     type Body = AgentRejectBody<B::Data>;
 
     fn on_reject(&self, rejection: &Rejection, head: RequestHead<'_>) -> Response<Self::Body> {
-        let mut response = OnReject::<B>::on_reject(&DefaultReject, rejection, head);
+        let mut response = OnReject::<B>::on_reject(&DefaultReject::new(), rejection, head);
         let body = match rejection.body() {
             Some(body) if grpc::content_type(head.headers()).is_none() => {
                 let text = HeaderValue::from_static("text/plain; charset=utf-8");

@@ -4,7 +4,7 @@ use super::loaded;
 use crate::policy::Selector;
 
 fn described(text: &str) -> String {
-    loaded(text).policy.describe(&|_: &Selector| true)
+    loaded(text).policy.describe(&|_: &Selector| true, false)
 }
 
 #[test]
@@ -77,8 +77,8 @@ policy:
 fn what_does_not_apply_is_left_out() {
     let text = "circuit: {components: [{flow_control: {sampler: {in_ports: {accept_percentage: {constant_signal: {value: 1}}}, parameters: {selectors: [{control_point: a}, {control_point: b}]}}}}]}";
     let policy = loaded(text).policy;
-    let shown = policy.describe(&|selector| &*selector.control_point == "b");
+    let shown = policy.describe(&|selector| &*selector.control_point == "b", false);
     assert!(shown.contains("`b`") && !shown.contains("`a`"), "{shown}");
-    let nothing = policy.describe(&|_| false);
+    let nothing = policy.describe(&|_| false, false);
     assert_eq!(nothing, "policy `p`\n  nothing of it is in force\n");
 }

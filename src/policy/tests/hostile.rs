@@ -259,7 +259,7 @@ proptest! {
         let damaged: String = chars[..cut].iter().copied().chain(piece.chars()).chain(chars[rest..].iter().copied()).collect();
         match load("p.yaml", &damaged) {
             Err(error) => prop_assert!(error.to_string().starts_with("p.yaml")),
-            Ok(loaded) => prop_assert!(!loaded.policy.describe(&|_| true).is_empty()),
+            Ok(loaded) => prop_assert!(!loaded.policy.describe(&|_| true, false).is_empty()),
         }
     }
 

@@ -9,7 +9,7 @@ use tower_aperture::pb::check::{
     CacheDeleteRequest, CacheDeleteResponse, CacheLookupRequest, CacheLookupResponse,
     CacheLookupStatus, CacheUpsertRequest, CacheUpsertResponse, CheckRequest, CheckResponse,
     FlowEndRequest, FlowEndResponse, KeyDeleteResponse, KeyLookupResponse, KeyUpsertResponse,
-    TokenReturnStatus,
+    TokenReturnStatus, cache_delete_response, cache_lookup_response, cache_upsert_response,
 };
 use tower_aperture::pb::checkhttp::{CheckHttpRequest, CheckHttpResponse};
 use tower_aperture::pb::trace_collector::trace_service_server::TraceService;
@@ -105,7 +105,10 @@ impl State {
             global_cache_responses: request
                 .global_cache_keys
                 .iter()
-                .map(|key| (key.clone(), look("", key)))
+                .map(|key| cache_lookup_response::GlobalCacheResponsesEntry {
+                    key: key.clone(),
+                    value: Some(look("", key)),
+                })
                 .collect(),
         }
     }
@@ -169,7 +172,11 @@ impl FlowControlService for State {
         for (key, entry) in request.global_cache_entries {
             cache.insert((String::new(), key.clone()), entry.value);
             let done = KeyUpsertResponse::default();
-            answer.global_cache_responses.insert(key, done);
+            let entry = cache_upsert_response::GlobalCacheResponsesEntry {
+                key,
+                value: Some(done),
+            };
+            answer.global_cache_responses.push(entry);
         }
         Ok(Response::new(answer))
     }
@@ -188,7 +195,11 @@ impl FlowControlService for State {
         for key in request.global_cache_keys {
             cache.remove(&(String::new(), key.clone()));
             let done = KeyDeleteResponse::default();
-            answer.global_cache_responses.insert(key, done);
+            let entry = cache_delete_response::GlobalCacheResponsesEntry {
+                key,
+                value: Some(done),
+            };
+            answer.global_cache_responses.push(entry);
         }
         Ok(Response::new(answer))
     }

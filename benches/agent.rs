@@ -1,0 +1,352 @@
+//! What a check costs the program `tower-aperture-agent`, next to a bare tonic unary call.
+//!
+//! `cargo bench --bench agent`. Both are asked over loopback, in processes of their own, by the same
+//! client, in turn, so that a machine that changes its pace changes it for both. The bare service
+//! takes the same request and answers at once. Processor time is what the serving process used, from
+//! `/proc`; where there is none the column says n/a.
+#![allow(clippy::print_stdout)]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Channel, Endpoint, Server};
+use tonic::{Request, Response, Status};
+use tower_aperture::pb::check::check_response::DecisionType;
+use tower_aperture::pb::check::flow_control_service_client::FlowControlServiceClient;
+use tower_aperture::pb::check::flow_control_service_server::{
+    FlowControlService, FlowControlServiceServer,
+};
+use tower_aperture::pb::check::{
+    CacheDeleteRequest, CacheDeleteResponse, CacheLookupRequest, CacheLookupResponse,
+    CacheUpsertRequest, CacheUpsertResponse, CheckRequest, CheckResponse, FlowEndRequest,
+    FlowEndResponse,
+};
+
+const CALLS: usize = 10_000;
+const ROUNDS: usize = 5;
+const USERS: usize = 1000;
+const LIVE_KEYS: usize = 100_000;
+
+/// Has this program serve the bare service.
+const BARE: &str = "--serve-bare";
+
+/// Answers at once.
+struct Bare;
+
+#[tonic::async_trait]
+impl FlowControlService for Bare {
+    async fn check(&self, call: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
+        Ok(Response::new(CheckResponse {
+            control_point: call.into_inner().control_point,
+            ..CheckResponse::default()
+        }))
+    }
+
+    async fn flow_end(
+        &self,
+        _: Request<FlowEndRequest>,
+    ) -> Result<Response<FlowEndResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn cache_lookup(
+        &self,
+        _: Request<CacheLookupRequest>,
+    ) -> Result<Response<CacheLookupResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn cache_upsert(
+        &self,
+        _: Request<CacheUpsertRequest>,
+    ) -> Result<Response<CacheUpsertResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn cache_delete(
+        &self,
+        _: Request<CacheDeleteRequest>,
+    ) -> Result<Response<CacheDeleteResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+}
+
+fn serve_bare() {
+    let runtime = Builder::new_multi_thread().enable_all().build();
+    runtime.expect("a runtime starts").block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await;
+        let listener = listener.expect("a port is free");
+        let address = listener.local_addr().expect("it is bound");
+        println!("listening on {address}");
+        let server = Server::builder()
+            .add_service(FlowControlServiceServer::new(Bare))
+            .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)));
+        server.await.expect("the server runs");
+    });
+}
+
+/// A process that serves, until it is dropped.
+struct Serving {
+    name: String,
+    child: Child,
+    client: FlowControlServiceClient<Channel>,
+}
+
+impl Serving {
+    fn start(runtime: &Runtime, name: &str, mut command: Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let mut line = String::new();
+        let mut out = BufReader::new(child.stdout.take().expect("piped"));
+        out.read_line(&mut line).expect("a line");
+        let address: SocketAddr = line
+            .trim_end()
+            .strip_prefix("listening on ")
+            .and_then(|address| address.parse().ok())
+            .unwrap_or_else(|| panic!("{name}: {line:?}"));
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
+        let channel = runtime.block_on(endpoint.tcp_nodelay(true).connect());
+        Self {
+            name: name.to_owned(),
+            child,
+            client: FlowControlServiceClient::new(channel.expect("it listens")),
+        }
+    }
+
+    fn bare(runtime: &Runtime) -> Self {
+        let mut command = Command::new(std::env::current_exe().expect("this program"));
+        command.arg(BARE);
+        Self::start(runtime, "bare unary call", command)
+    }
+
+    fn agent(runtime: &Runtime, name: &str, policies: &Path) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tower-aperture-agent"));
+        command
+            .env_clear()
+            .args(["serve", "--listen", "127.0.0.1:0", "--log-level", "warn"])
+            .arg("--policies")
+            .arg(policies);
+        Self::start(runtime, name, command)
+    }
+
+    /// Processor time that it used so far.
+    fn used(&self) -> Option<Duration> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).ok()?;
+        // After the name, which may hold anything, in ticks of a hundredth of a second.
+        let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+        let user: u64 = fields.next()?.parse().ok()?;
+        let system: u64 = fields.next()?.parse().ok()?;
+        Some(Duration::from_millis((user + system) * 10))
+    }
+
+    /// Megabytes.
+    fn resident(&self) -> Option<f64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))?;
+        let kilobytes: f64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+        Some(kilobytes / 1024.0)
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Policies as files, which go with it.
+struct Policies(PathBuf);
+
+impl Policies {
+    /// One that is asked, and others at control points of their own.
+    fn new(number: usize) -> Self {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR"))
+            .join(format!("bench-policies-{number}-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("a folder");
+        for at in 0..number {
+            let point = match at {
+                0 => "checkout".to_owned(),
+                at => format!("elsewhere-{at}"),
+            };
+            let policy = format!(
+                "
+blueprint: rate-limiting/base
+policy:
+  policy_name: per-user-{at}
+  rate_limiter:
+    bucket_capacity: 1000000000
+    fill_amount: 1000000000
+    parameters: {{interval: 1s, limit_by_label_key: user_id}}
+    selectors: [{{control_point: {point}}}]
+"
+            );
+            fs::write(folder.join(format!("{at}.yaml")), policy).expect("a file");
+        }
+        Self(folder)
+    }
+}
+
+impl Drop for Policies {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn flow(user: usize) -> CheckRequest {
+    CheckRequest {
+        control_point: "checkout".to_owned(),
+        labels: [
+            ("user_id".to_owned(), user.to_string()),
+            ("tier".to_owned(), "gold".to_owned()),
+        ]
+        .into(),
+        expect_end: true,
+        ..CheckRequest::default()
+    }
+}
+
+/// Asks so often, with so many calls under way at any time. How long each took.
+fn ask(
+    runtime: &Runtime,
+    serving: &Serving,
+    calls: usize,
+    users: usize,
+    in_flight: usize,
+) -> Vec<Duration> {
+    let left = Arc::new(AtomicUsize::new(calls));
+    runtime.block_on(async {
+        let tasks = (0..in_flight).map(|_| {
+            let (left, mut client) = (Arc::clone(&left), serving.client.clone());
+            tokio::spawn(async move {
+                let mut took = Vec::with_capacity(calls / in_flight + 1);
+                while let Ok(left) = left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1))
+                {
+                    let flow = flow(left % users);
+                    let begun = Instant::now();
+                    let answer = client.check(flow).await.expect("an answer");
+                    took.push(begun.elapsed());
+                    assert_eq!(answer.get_ref().decision_type(), DecisionType::Accepted);
+                }
+                took
+            })
+        });
+        let mut took = Vec::with_capacity(calls);
+        for task in tasks.collect::<Vec<_>>() {
+            took.extend(task.await.expect("no call fails"));
+        }
+        took
+    })
+}
+
+/// Of all rounds.
+#[derive(Default)]
+struct Figures {
+    took: Vec<Duration>,
+    time: Duration,
+    used: Option<Duration>,
+}
+
+impl Figures {
+    fn per_second(&self) -> f64 {
+        self.took.len() as f64 / self.time.as_secs_f64()
+    }
+
+    /// Microseconds.
+    fn at(&self, share: f64) -> f64 {
+        self.took[(self.took.len() as f64 * share) as usize].as_secs_f64() * 1e6
+    }
+
+    /// Microseconds.
+    fn used_each(&self) -> Option<f64> {
+        Some(self.used?.as_secs_f64() * 1e6 / self.took.len() as f64)
+    }
+}
+
+fn measure(runtime: &Runtime, all: &[Serving], in_flight: usize) -> Vec<Figures> {
+    let mut figures: Vec<Figures> = all.iter().map(|_| Figures::default()).collect();
+    for serving in all {
+        ask(runtime, serving, CALLS / 2, USERS, in_flight);
+    }
+    for _ in 0..ROUNDS {
+        for (serving, figures) in all.iter().zip(&mut figures) {
+            let (used, begun) = (serving.used(), Instant::now());
+            figures
+                .took
+                .extend(ask(runtime, serving, CALLS, USERS, in_flight));
+            figures.time += begun.elapsed();
+            let used = used.zip(serving.used()).map(|(before, now)| now - before);
+            figures.used = used.map(|used| figures.used.unwrap_or_default() + used);
+        }
+    }
+    for figures in &mut figures {
+        figures.took.sort_unstable();
+    }
+    figures
+}
+
+fn or_not(value: Option<f64>, unit: &str) -> String {
+    value.map_or("n/a".to_owned(), |value| format!("{value:.1}{unit}"))
+}
+
+fn main() {
+    if std::env::args().any(|arg| arg == BARE) {
+        return serve_bare();
+    }
+    let runtime = Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime starts");
+    let (one, thousand) = (Policies::new(1), Policies::new(1000));
+    let all = [
+        Serving::bare(&runtime),
+        Serving::agent(&runtime, "agent, 1 policy", &one.0),
+        Serving::agent(&runtime, "agent, 1000 policies", &thousand.0),
+    ];
+    println!(
+        "{:<22} {:>9} {:>9} {:>7} {:>9} {:>9} {:>10} {:>7} {:>9}",
+        "", "in flight", "calls/s", "ratio", "p50 µs", "p99 µs", "CPU µs", "ratio", "resident"
+    );
+    for in_flight in [1, 64, 512] {
+        let figures = measure(&runtime, &all, in_flight);
+        let bare = &figures[0];
+        for (serving, figures) in all.iter().zip(&figures) {
+            let used = figures.used_each();
+            let ratio = used.zip(bare.used_each()).map(|(used, bare)| used / bare);
+            println!(
+                "{:<22} {in_flight:>9} {:>9.0} {:>6.2}x {:>9.1} {:>9.1} {:>10} {:>7} {:>9}",
+                serving.name,
+                figures.per_second(),
+                figures.per_second() / bare.per_second(),
+                figures.at(0.5),
+                figures.at(0.99),
+                or_not(used, ""),
+                ratio.map_or("n/a".to_owned(), |ratio| format!("{ratio:.2}x")),
+                or_not(serving.resident(), " MB"),
+            );
+        }
+        let _ = std::io::stdout().flush();
+    }
+    let fresh = Serving::agent(&runtime, "agent", &one.0);
+    let before = fresh.resident();
+    ask(&runtime, &fresh, LIVE_KEYS, LIVE_KEYS, 64);
+    println!(
+        "\n{LIVE_KEYS} live keys: {} resident, {} before",
+        or_not(fresh.resident(), " MB"),
+        or_not(before, " MB")
+    );
+}

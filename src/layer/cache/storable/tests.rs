@@ -1,0 +1,100 @@
+use http::header::HeaderValue;
+
+use super::*;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Some Sunday in 1994; the request took two seconds.
+fn now() -> SystemTime {
+    httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").expect("a date")
+}
+
+fn headers(fields: &[(&'static str, &str)]) -> HeaderMap {
+    let fields = fields.iter().map(|(name, value)| {
+        let value = HeaderValue::from_str(value).expect("a legal value");
+        (HeaderName::from_static(name), value)
+    });
+    fields.collect()
+}
+
+/// Age on arrival and seconds left, for one who keeps responses for an hour.
+fn times(fields: &[(&'static str, &str)]) -> Option<(u64, u64)> {
+    let asked = Asked {
+        at: now() - Duration::from_secs(2),
+        authorized: false,
+        vary: &[],
+        ttl: HOUR,
+    };
+    let fresh = fresh(asked, StatusCode::OK, &headers(fields), now())?;
+    Some((fresh.age.as_secs(), fresh.left.as_secs()))
+}
+
+const FIVE_PAST: &str = "Sun, 06 Nov 1994 08:54:37 GMT";
+const FIVE_TO: &str = "Sun, 06 Nov 1994 08:44:37 GMT";
+
+/// RFC 9111, section 4.2.1: the first of these that is there.
+#[test]
+fn the_lifetime_is_s_maxage_or_max_age_or_expires_or_the_users() {
+    let (s_maxage, max_age) = ("s-maxage=10, max-age=20", "max-age=20");
+    let expires = ("expires", FIVE_PAST);
+    assert_eq!(
+        times(&[("cache-control", s_maxage), expires]),
+        Some((0, 10))
+    );
+    assert_eq!(times(&[("cache-control", max_age), expires]), Some((0, 20)));
+    assert_eq!(times(&[expires]), Some((0, 300)));
+    assert_eq!(times(&[]), Some((0, 3600)));
+    assert_eq!(times(&[("cache-control", "max-age=7200")]), Some((0, 3600)));
+}
+
+/// Section 5.3: it is told from the server's clock, and invalid means past.
+#[test]
+fn expires_counts_from_the_date() {
+    let date = ("date", "Sun, 06 Nov 1994 08:49:07 GMT");
+    assert_eq!(times(&[date, ("expires", FIVE_PAST)]), Some((30, 300)));
+    assert_eq!(times(&[("expires", FIVE_TO)]), None);
+    for invalid in ["0", "-1", "tomorrow", ""] {
+        assert_eq!(times(&[("expires", invalid)]), None, "{invalid}");
+    }
+    assert_eq!(
+        times(&[("expires", FIVE_PAST), ("expires", FIVE_PAST)]),
+        None
+    );
+    // All three forms of RFC 9110, section 5.6.7.
+    for same in ["Sunday, 06-Nov-94 08:54:37 GMT", "Sun Nov  6 08:54:37 1994"] {
+        assert_eq!(times(&[("expires", same)]), Some((0, 300)), "{same}");
+    }
+}
+
+/// Section 4.2.3.
+#[test]
+fn the_age_is_the_larger_of_what_was_told_and_what_the_date_shows() {
+    let fresh = ("cache-control", "max-age=60");
+    let date = ("date", "Sun, 06 Nov 1994 08:49:07 GMT");
+    assert_eq!(times(&[fresh, date]), Some((30, 30)));
+    // And the two seconds that it took.
+    assert_eq!(times(&[fresh, ("age", "20")]), Some((22, 38)));
+    assert_eq!(times(&[fresh, date, ("age", "20")]), Some((30, 30)));
+    assert_eq!(times(&[fresh, date, ("age", "40")]), Some((42, 18)));
+    assert_eq!(times(&[fresh, ("date", FIVE_PAST)]), Some((0, 60)));
+    assert_eq!(times(&[fresh, ("date", "never")]), Some((0, 60)));
+    assert_eq!(times(&[fresh, ("age", "58")]), None);
+    assert_eq!(times(&[fresh, ("age", "old")]), None);
+    assert_eq!(times(&[fresh, ("age", "18446744073709551615")]), None);
+    // What says nothing of its own is kept for as long as the user says, however old.
+    assert_eq!(times(&[("age", "7200")]), Some((7202, 3600)));
+}
+
+/// Section 4.2.1: what is invalid is stale.
+#[test]
+fn a_lifetime_that_makes_no_sense_is_none() {
+    for value in [
+        "max-age=x",
+        "max-age=1, max-age=2",
+        "s-maxage=, max-age=9",
+        "max-age=0",
+    ] {
+        assert_eq!(times(&[("cache-control", value)]), None, "{value}");
+    }
+    assert_eq!(times(&[("cache-control", "s-maxage=0, max-age=9")]), None);
+}

@@ -1,0 +1,250 @@
+//! Our own client against our own agent: the list that the official SDKs go through in
+//! `.ci/interop`, with the same policies.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tower_aperture::agent::{ApiKey, Tls};
+use tower_aperture::{
+    ApertureClient, Engine, Flow, FlowDecision, FlowErrorKind, FlowParams, FlowStatus, RejectReason,
+};
+
+use crate::support::{Papers, Served};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const KEY: &str = "open-sesame";
+
+fn engine() -> Engine {
+    let policies = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/policies");
+    let engine = Engine::builder().policy_folder(policies).build();
+    engine.expect("sound policies")
+}
+
+/// An agent, and how to reach it.
+struct Pair {
+    served: Served,
+    papers: Option<Papers>,
+}
+
+impl Pair {
+    async fn plain() -> Self {
+        Self {
+            served: Served::over(engine(), |agent| agent, None).await,
+            papers: None,
+        }
+    }
+
+    async fn secure() -> Self {
+        let papers = Papers::new();
+        let tls = Tls::from_pem(&papers.certificate, &papers.key).expect("they go together");
+        let keys = [ApiKey::new(KEY)];
+        Self {
+            served: Served::over(engine(), |agent| agent.api_keys(keys), Some(tls)).await,
+            papers: Some(papers),
+        }
+    }
+
+    fn client(&self, key: Option<&str>) -> ApertureClient {
+        let builder = ApertureClient::builder()
+            .address(format!("localhost:{}", self.served.address.port()))
+            .connect_timeout(PATIENCE)
+            .check_timeout(PATIENCE)
+            .end_timeout(PATIENCE);
+        let builder = match (&self.papers, key) {
+            (None, _) => builder.insecure(true),
+            (Some(papers), None) => builder.ca_certificate(&*papers.authority),
+            (Some(papers), Some(key)) => builder.ca_certificate(&*papers.authority).api_key(key),
+        };
+        builder.build().expect("a client")
+    }
+}
+
+fn decisions(flows: &[Flow]) -> Vec<FlowDecision> {
+    flows.iter().map(Flow::decision).collect()
+}
+
+use FlowDecision::{Accepted, Rejected, Unreachable};
+
+async fn rate_limit_with_keys(client: &ApertureClient) {
+    for user in ["ann", "bob"] {
+        let mut flows = Vec::new();
+        for _ in 0..3 {
+            let params = FlowParams::new().label("user_id", user);
+            flows.push(client.start_flow("rate", params).await);
+        }
+        assert_eq!(decisions(&flows), [Accepted, Accepted, Rejected]);
+        assert!(flows[2].retry_after() > Some(Duration::ZERO));
+        assert_eq!(
+            flows[2].http_response_code().map(|code| code.as_u16()),
+            Some(429)
+        );
+        for flow in flows {
+            assert!(flow.end().await.error().is_none());
+        }
+    }
+    for _ in 0..3 {
+        let flow = client.start_flow("rate", FlowParams::new()).await;
+        assert!(flow.should_run(), "a limit is one of a key");
+    }
+}
+
+async fn concurrency_limit_with_end(client: &ApertureClient) {
+    let ask = async |tenant| {
+        let params = FlowParams::new().label("tenant", tenant);
+        client.start_flow("slots", params).await
+    };
+    for status in [FlowStatus::Ok, FlowStatus::Error, FlowStatus::Unset] {
+        let (first, second, other) = (ask("a").await, ask("a").await, ask("b").await);
+        assert_eq!(
+            [first.decision(), second.decision(), other.decision()],
+            [Accepted, Rejected, Accepted]
+        );
+        for flow in [first, other] {
+            flow.set_status(status);
+            let ended = flow.end().await;
+            assert!(ended.error().is_none(), "{ended:?}");
+            assert_eq!(ended.token_returns().len(), 1);
+            assert!(ended.token_returns()[0].returned, "{ended:?}");
+        }
+        second.end().await;
+    }
+}
+
+async fn priorities_with_deadlines(pair: &Pair, client: &ApertureClient) {
+    let tier = |tier| FlowParams::new().label("tier", tier);
+    let holder = client.start_flow("queue", tier("bronze")).await;
+    assert_eq!(holder.decision(), Accepted);
+    // With half a second to wait (two are the margin) it is told no, and is not unreachable.
+    let little = tier("gold").check_timeout(Duration::from_millis(2500));
+    let late = client.start_flow("queue", little).await;
+    assert_eq!(late.decision(), Rejected, "{:?}", late.error());
+    let reason = late.rejection().map(|rejection| rejection.reason());
+    assert_eq!(reason, Some(RejectReason::NoTokens));
+
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let mut waits = Vec::new();
+    let tiers = ["bronze", "bronze", "bronze", "gold", "gold"];
+    for (tier, waiting) in tiers.into_iter().zip(1_u8..) {
+        let (client, order) = (client.clone(), Arc::clone(&order));
+        waits.push(tokio::spawn(async move {
+            let params = FlowParams::new().label("tier", tier);
+            let flow = client.start_flow("queue", params).await;
+            let decision = flow.decision();
+            order.lock().expect("no panic").push((tier, decision));
+            flow.end().await;
+        }));
+        pair.served.until_waiting(waiting.into()).await;
+    }
+    holder.end().await;
+    for wait in waits {
+        wait.await.expect("no panic");
+    }
+    // Who waits first is next, whoever it is; gold overtakes the others.
+    let served = ["bronze", "gold", "gold", "bronze", "bronze"].map(|tier| (tier, Accepted));
+    assert_eq!(*order.lock().expect("no panic"), served);
+}
+
+async fn caches(client: &ApertureClient) {
+    let ttl = Duration::from_secs(600);
+    let start = async |point| {
+        let params = FlowParams::new().result_cache_key("answer");
+        let params = params.global_cache_key("shared").global_cache_key("absent");
+        client.start_flow(point, params).await
+    };
+    let read = |flow: &Flow| {
+        let result = flow.result_cache().expect("it was looked up");
+        let global = flow.global_cache("shared").expect("it was looked up");
+        (result, global)
+    };
+    let flow = start("cache").await;
+    assert_eq!(read(&flow), (None, None));
+    flow.set_result_cache("forty-two ü", ttl)
+        .await
+        .expect("taken");
+    flow.set_global_cache("shared", "everybody's", ttl)
+        .await
+        .expect("taken");
+    flow.end().await;
+
+    let flow = start("cache").await;
+    let (result, global) = (Some("forty-two ü".into()), Some("everybody's".into()));
+    assert_eq!(read(&flow), (result, global.clone()));
+    assert_eq!(flow.global_cache("absent").expect("it was looked up"), None);
+    assert_eq!(read(&start("cache-elsewhere").await), (None, global));
+    flow.delete_result_cache().await.expect("gone");
+    flow.delete_global_cache("shared").await.expect("gone");
+    assert_eq!(read(&start("cache").await), (None, None));
+}
+
+async fn ramp(client: &ApertureClient) {
+    let ask = async |point, user: &str| {
+        let params = FlowParams::new()
+            .label("user_id", user.to_owned())
+            .ramp_mode(true);
+        client.start_flow(point, params).await
+    };
+    assert_eq!(ask("ramp-all", "ann").await.decision(), Accepted);
+    for point in ["ramp-none", "a-point-without-a-ramp"] {
+        let flow = ask(point, "ann").await;
+        assert_eq!(flow.decision(), Rejected, "{point}");
+        let reason = flow.rejection().map(|rejection| rejection.reason());
+        assert_eq!(reason, Some(RejectReason::NoMatchingRamp), "{point}");
+    }
+    let mut inside = 0;
+    for user in (0..100).map(|user| format!("user-{user}")) {
+        let first = ask("ramp-half", &user).await.should_run();
+        let second = ask("ramp-half", &user).await.should_run();
+        assert_eq!(first, second, "{user} stays in or out");
+        inside += u32::from(first);
+    }
+    assert!((10..90).contains(&inside), "{inside}");
+}
+
+async fn the_whole_list(pair: Pair) {
+    let client = pair.client(Some(KEY));
+    rate_limit_with_keys(&client).await;
+    concurrency_limit_with_end(&client).await;
+    priorities_with_deadlines(&pair, &client).await;
+    caches(&client).await;
+    ramp(&client).await;
+    assert!(
+        client.shutdown(PATIENCE).await,
+        "nothing is left undelivered"
+    );
+    assert_eq!(
+        pair.served
+            .metric("tower_aperture_agent_unauthenticated_total"),
+        0.0
+    );
+    pair.served.stopped().await;
+}
+
+#[tokio::test]
+async fn our_client_gets_from_our_agent_what_sdks_get() {
+    the_whole_list(Pair::plain().await).await;
+}
+
+#[tokio::test]
+async fn our_client_gets_the_same_over_tls_with_a_key() {
+    the_whole_list(Pair::secure().await).await;
+}
+
+#[tokio::test]
+async fn without_a_known_key_the_agent_is_unreachable() {
+    let pair = Pair::secure().await;
+    for key in [None, Some("no-such-key")] {
+        let client = pair.client(key);
+        let flow = client.start_flow("rate", FlowParams::new()).await;
+        assert_eq!((flow.decision(), flow.should_run()), (Unreachable, true));
+        let kind = flow.error().map(|error| error.kind());
+        assert_eq!(
+            kind,
+            Some(FlowErrorKind::Unauthenticated),
+            "{:?}",
+            flow.error()
+        );
+        let ramped = FlowParams::new().ramp_mode(true);
+        assert!(!client.start_flow("ramp-all", ramped).await.should_run());
+    }
+}

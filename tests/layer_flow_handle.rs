@@ -1,0 +1,335 @@
+//! Handlers that reach their flow.
+
+mod layer_support;
+
+use std::convert::Infallible;
+use std::future::ready;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use layer_support::Recorder;
+use layer_support::body::{Script, Step};
+use tower::{Layer, ServiceExt, service_fn};
+use tower_aperture::FlowStatus::{Error, Ok as Fine, Unset};
+use tower_aperture::layer::FlowHandle;
+use tower_aperture::{
+    ApertureLayer, CacheError, Decider, FlowDecision, FlowError, FlowErrorKind, FlowStatus,
+};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn request() -> Request<()> {
+    Request::get("/a").body(()).expect("a sound request")
+}
+
+fn response(status: u16, body: Script) -> Response<Script> {
+    let response = Response::builder().status(status).body(body);
+    response.expect("a sound response")
+}
+
+/// One request whose handler does `work` with its handle; the handle, and how the body ended.
+async fn run<D: Decider + Clone>(
+    layer: &ApertureLayer<D>,
+    answer: fn() -> Response<Script>,
+    work: fn(&FlowHandle),
+) -> (FlowHandle, bool) {
+    let kept = Arc::new(Mutex::new(None));
+    let keep = kept.clone();
+    let service = layer.layer(service_fn(move |request: Request<()>| {
+        let flow = request.extensions().get::<FlowHandle>();
+        let flow = flow.expect("it is exposed").clone();
+        work(&flow);
+        *keep.lock().expect("no panic") = Some(flow);
+        ready(Ok::<_, Infallible>(answer()))
+    }));
+    let response = service.oneshot(request()).await.expect("it never fails");
+    let ended = response.into_body().collect().await.is_ok();
+    let flow = kept.lock().expect("no panic").take();
+    (flow.expect("the handler ran"), ended)
+}
+
+fn exposed(recorder: &Recorder) -> ApertureLayer<Recorder> {
+    ApertureLayer::new(recorder.clone(), "shop").expose_flow()
+}
+
+fn fine() -> Response<Script> {
+    response(200, Script::new([Step::Data("text")]))
+}
+
+fn broken() -> Response<Script> {
+    response(500, Script::default())
+}
+
+#[tokio::test]
+async fn without_being_asked_nobody_leaves_a_handle() {
+    let layer = ApertureLayer::new(Recorder::accepting(), "shop");
+    let service = layer.layer(service_fn(|request: Request<()>| {
+        assert!(request.extensions().is_empty());
+        ready(Ok::<_, Infallible>(fine()))
+    }));
+    service.oneshot(request()).await.expect("it never fails");
+}
+
+#[tokio::test]
+async fn a_handle_tells_what_was_decided_and_where() {
+    let recorder = Recorder::accepting();
+    let (flow, _) = run(&exposed(&recorder), fine, |flow| {
+        assert!(!flow.is_ended());
+        assert_eq!(flow.decision(), FlowDecision::Accepted);
+    })
+    .await;
+    assert_eq!(flow.control_point(), "shop");
+    assert!(flow.is_ended());
+
+    let recorder = Recorder::unreachable(FlowError::new(FlowErrorKind::Timeout, "late"));
+    run(&exposed(&recorder), fine, |flow| {
+        assert_eq!(flow.decision(), FlowDecision::Unreachable);
+        // There is nothing to end, so nothing to say.
+        assert!(flow.is_ended() && !flow.set_status(Error));
+    })
+    .await;
+    assert!(recorder.ends().is_empty());
+}
+
+#[tokio::test]
+async fn what_the_handler_says_goes_before_what_the_response_says() {
+    type Case = (fn() -> Response<Script>, fn(&FlowHandle), FlowStatus, u16);
+    let cases: [Case; 6] = [
+        (fine, |_| (), Fine, 200),
+        (broken, |_| (), Error, 500),
+        (fine, |flow| assert!(flow.set_status(Error)), Error, 200),
+        (broken, |flow| assert!(flow.set_status(Fine)), Fine, 500),
+        (fine, |flow| assert!(flow.set_status(Unset)), Unset, 200),
+        (
+            fine,
+            |flow| {
+                flow.set_status(Error);
+                flow.clone().set_status(Fine);
+            },
+            Fine,
+            200,
+        ),
+    ];
+    for (at, (answer, work, status, http)) in cases.into_iter().enumerate() {
+        let recorder = Recorder::accepting();
+        run(&exposed(&recorder), answer, work).await;
+        assert_eq!(recorder.end(), (status, Some(http)), "case {at}");
+    }
+}
+
+#[tokio::test]
+async fn a_classifier_still_judges_where_the_handler_is_silent() {
+    let recorder = Recorder::accepting();
+    let layer = exposed(&recorder).classify(|_| Error);
+    run(&layer, fine, |_| ()).await;
+    run(&layer, fine, |flow| assert!(flow.set_status(Fine))).await;
+    let ends = recorder.ends().into_iter().map(|end| end.status);
+    assert_eq!(ends.collect::<Vec<_>>(), [Error, Fine]);
+}
+
+#[tokio::test]
+async fn what_fails_afterwards_is_an_error_whatever_was_said() {
+    let recorder = Recorder::accepting();
+    let failing = || response(200, Script::new([Step::Data("text"), Step::Error]));
+    let (flow, ended) = run(&exposed(&recorder), failing, |flow| {
+        flow.set_status(Fine);
+    })
+    .await;
+    assert!(!ended && flow.is_ended());
+    assert_eq!(recorder.end(), (Error, Some(200)));
+}
+
+#[tokio::test]
+async fn a_handle_that_is_kept_does_not_keep_the_flow_open() {
+    let recorder = Recorder::accepting();
+    let (flow, _) = run(&exposed(&recorder), fine, |_| ()).await;
+    assert_eq!(recorder.end(), (Fine, Some(200)));
+    assert!(flow.is_ended());
+    assert!(!flow.set_status(Error), "too late, and it says so");
+    drop(flow);
+    assert_eq!(recorder.end(), (Fine, Some(200)));
+}
+
+#[tokio::test]
+async fn a_decider_without_caches_says_so() {
+    let (flow, _) = run(&exposed(&Recorder::accepting()), fine, |_| ()).await;
+    assert_eq!(flow.result_cache(), Err(CacheError::NotRequested));
+    assert_eq!(flow.global_cache("g"), Err(CacheError::UnknownKey));
+    let stored = flow.set_global_cache("g", "v", MINUTE).await;
+    assert_eq!(stored, Err(CacheError::Unsupported));
+    assert_eq!(flow.delete_result_cache().await, Err(CacheError::NoKey));
+}
+
+#[cfg(feature = "embedded")]
+mod caches {
+    use tower_aperture::{ApertureClient, Engine};
+
+    use super::*;
+
+    fn client() -> ApertureClient {
+        ApertureClient::embedded(Engine::builder().build().expect("no policy"))
+    }
+
+    #[tokio::test]
+    async fn a_handle_reads_what_was_there_and_writes_for_the_next() {
+        let layer = ApertureLayer::new(client(), "shop")
+            .result_cache_key(|head| head.uri().path().into())
+            .global_cache_key(|_| "settings".into())
+            .expose_flow();
+        let (flow, _) = run(&layer, fine, |_| ()).await;
+        assert_eq!(flow.result_cache(), Ok(None));
+        assert_eq!(flow.global_cache("settings"), Ok(None));
+        assert_eq!(flow.global_cache("other"), Err(CacheError::UnknownKey));
+        // The caches outlive the flow.
+        assert!(flow.is_ended());
+        assert_eq!(flow.set_result_cache("ann", MINUTE).await, Ok(()));
+        assert_eq!(
+            flow.set_global_cache("settings", "big", MINUTE).await,
+            Ok(())
+        );
+        let none = flow
+            .set_global_cache("settings", "big", Duration::ZERO)
+            .await;
+        assert_eq!(none, Err(CacheError::NoTtl));
+
+        let (flow, _) = run(&layer, fine, |_| ()).await;
+        assert_eq!(flow.result_cache(), Ok(Some("ann".into())));
+        assert_eq!(flow.global_cache("settings"), Ok(Some("big".into())));
+        assert!(!format!("{flow:?}").contains("ann"));
+        assert_eq!(flow.delete_result_cache().await, Ok(()));
+        assert_eq!(flow.delete_global_cache("settings").await, Ok(()));
+
+        let (flow, _) = run(&layer, fine, |_| ()).await;
+        assert_eq!(flow.result_cache(), Ok(None));
+        assert_eq!(flow.global_cache("settings"), Ok(None));
+    }
+
+    #[tokio::test]
+    async fn the_extension_and_the_handle_see_the_same() {
+        let layer = ApertureLayer::new(client(), "shop")
+            .result_cache_key(|_| "k".into())
+            .insert_cache_lookup(true)
+            .expose_flow();
+        let service = layer.layer(service_fn(|request: Request<()>| {
+            let lookup = request.extensions().get::<tower_aperture::CacheLookup>();
+            assert_eq!(lookup.expect("it is there").result, Some(Ok(None)));
+            let flow = request.extensions().get::<FlowHandle>().expect("exposed");
+            assert_eq!(flow.result_cache(), Ok(None));
+            ready(Ok::<_, Infallible>(fine()))
+        }));
+        service.oneshot(request()).await.expect("it never fails");
+    }
+
+    /// What lies there is the layer's, not the handler's.
+    #[cfg(feature = "response-cache")]
+    #[tokio::test]
+    async fn beside_a_layer_that_answers_from_the_cache_there_is_no_key_to_write_to() {
+        let layer = ApertureLayer::new(client(), "shop")
+            .expose_flow()
+            .result_cache(|_| "k".into(), MINUTE);
+        let service = layer.layer(service_fn(async |request: Request<()>| {
+            let flow = request.extensions().get::<FlowHandle>().expect("exposed");
+            assert_eq!(flow.result_cache(), Err(CacheError::NotRequested));
+            let set = flow.set_result_cache("v", MINUTE).await;
+            assert_eq!(set, Err(CacheError::NoKey));
+            assert!(flow.set_status(Error));
+            Ok::<_, Infallible>(fine())
+        }));
+        service.oneshot(request()).await.expect("it never fails");
+    }
+}
+
+#[cfg(feature = "axum")]
+mod axum {
+    use ::axum::Router;
+    use ::axum::routing::get;
+
+    use super::*;
+    use crate::layer_support::server::{BOTH, Client, Version, serve};
+
+    async fn ask(version: Version, app: Router, path: &str) -> (u16, String) {
+        let mut client = Client::connect(version, serve(version, app).await).await;
+        let request = Request::get(format!("http://shop.example{path}"));
+        let response = client.send(request.header("host", "shop.example")).await;
+        let response = response.expect("a response");
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.expect("a body");
+        let text = String::from_utf8(body.to_bytes().into()).expect("text");
+        (status, text)
+    }
+
+    fn app() -> Router {
+        Router::new()
+            .route(
+                "/flow",
+                get(async |flow: FlowHandle| {
+                    flow.set_status(Error);
+                    format!("{:?} at {}", flow.decision(), flow.control_point())
+                }),
+            )
+            .route(
+                "/maybe",
+                get(async |flow: Option<FlowHandle>| format!("{}", flow.is_some())),
+            )
+    }
+
+    #[tokio::test]
+    async fn a_handle_is_an_extractor() {
+        for version in BOTH {
+            let recorder = Recorder::accepting();
+            let exposed = app().route_layer(exposed(&recorder));
+            let told = ask(version, exposed.clone(), "/flow").await;
+            assert_eq!(told, (200, "Accepted at shop".to_owned()));
+            assert_eq!(recorder.ended().await, (Error, Some(200)));
+            assert_eq!(ask(version, exposed, "/maybe").await.1, "true");
+        }
+    }
+
+    #[tokio::test]
+    async fn where_there_is_no_flow_the_answer_names_what_is_missing() {
+        let plain = app().route_layer(ApertureLayer::new(Recorder::accepting(), "shop"));
+        let (status, text) = ask(Version::Http1, plain.clone(), "/flow").await;
+        assert_eq!(status, 500);
+        assert!(text.contains("`.expose_flow()`"), "{text}");
+        assert_eq!(ask(Version::Http1, plain, "/maybe").await.1, "false");
+    }
+}
+
+#[cfg(feature = "remote")]
+#[path = "support/mod.rs"]
+mod support;
+
+#[cfg(feature = "remote")]
+mod remote {
+    use tower_aperture::ApertureClient;
+
+    use super::*;
+    use crate::support::agent::FakeAgent;
+
+    #[tokio::test]
+    async fn with_an_agent_a_handle_writes_to_its_caches() {
+        let agent = FakeAgent::start();
+        let client = ApertureClient::builder()
+            .address(agent.address())
+            .insecure(true)
+            .connect_timeout(MINUTE)
+            .check_timeout(MINUTE)
+            .end_timeout(MINUTE)
+            .build()
+            .expect("a client");
+        let layer = ApertureLayer::new(client.clone(), "shop")
+            .result_cache_key(|_| "k".into())
+            .expose_flow();
+        let (flow, _) = run(&layer, fine, |_| ()).await;
+        assert_eq!(flow.result_cache(), Ok(None));
+        assert_eq!(flow.set_result_cache("ann", MINUTE).await, Ok(()));
+        assert_eq!(flow.set_global_cache("g", "big", MINUTE).await, Ok(()));
+        let (flow, _) = run(&layer, fine, |_| ()).await;
+        assert_eq!(flow.result_cache(), Ok(Some("ann".into())));
+        assert_eq!(client.global_cache("g").await, Ok(Some("big".into())));
+        assert_eq!(flow.delete_result_cache().await, Ok(()));
+        assert_eq!(client.result_cache("shop", "k").await, Ok(None));
+    }
+}

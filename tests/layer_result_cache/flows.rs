@@ -1,0 +1,424 @@
+//! An answer from the cache is a flow like any other.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::future::{Future, ready};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use tower::{Layer, Service, ServiceExt, service_fn};
+use tower_aperture::FlowStatus::{Error, Ok as Fine, Unset};
+use tower_aperture::layer::{CachedBody, DefaultReject, NoBody, ResponseBody, ResultCacheLayer};
+use tower_aperture::{
+    ApertureClient, ApertureLayer, CacheCall, CacheEvent, CacheLookup, CachePlace, Caches, Check,
+    Decider, Engine, FlowError, FlowErrorKind, FlowOutcome, FlowParams, FlowStatus, Rejection,
+    RequestHead, Ticket, Verdict,
+};
+
+use crate::layer_support::inner::denial;
+use crate::layer_support::server::{BOTH, Client, serve};
+use crate::layer_support::{Answer, ByHand, Recorded, Recorder};
+use crate::origin::{MINUTE, origin};
+
+/// A recorder with a result cache.
+#[derive(Clone)]
+struct Shop {
+    recorder: Recorder,
+    hoard: Arc<Hoard>,
+    runs: Arc<AtomicUsize>,
+}
+
+#[derive(Default)]
+struct Hoard {
+    values: Mutex<HashMap<String, Bytes>>,
+    events: Mutex<Vec<CacheEvent>>,
+}
+
+impl Hoard {
+    fn values(&self) -> MutexGuard<'_, HashMap<String, Bytes>> {
+        self.values.lock().expect("nobody panics with it")
+    }
+}
+
+struct Found(Recorded, Option<CacheLookup>);
+
+impl Ticket for Found {
+    fn end(self, outcome: FlowOutcome) {
+        self.0.end(outcome);
+    }
+
+    fn take_cache_lookup(&mut self) -> Option<CacheLookup> {
+        self.1.take()
+    }
+}
+
+struct Looking(ByHand, Option<CacheLookup>);
+
+fn found(verdict: Verdict<Recorded>, lookup: Option<CacheLookup>) -> Verdict<Found> {
+    match verdict {
+        Verdict::Accepted(ticket) => Verdict::Accepted(Found(ticket, lookup)),
+        Verdict::Rejected(denial, ticket) => Verdict::Rejected(denial, Found(ticket, lookup)),
+        Verdict::Unreachable(error) => Verdict::Unreachable(error),
+    }
+}
+
+impl Future for Looking {
+    type Output = Verdict<Found>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let lookup = self.1.clone();
+        Pin::new(&mut self.0)
+            .poll(cx)
+            .map(|verdict| found(verdict, lookup))
+    }
+}
+
+impl Decider for Shop {
+    type Ticket = Found;
+    type Pending = Looking;
+
+    fn decide(&self, control_point: &str, params: &FlowParams<'_>) -> Check<Found, Looking> {
+        let lookup = params.result_cache_key.as_deref().map(|key| {
+            let mut lookup = CacheLookup::default();
+            lookup.result = Some(Ok(self.hoard.values().get(key).cloned()));
+            lookup
+        });
+        match self.recorder.decide(control_point, params) {
+            Check::Ready(verdict) => Check::Ready(found(verdict, lookup)),
+            Check::Pending(pending) => Check::Pending(Looking(pending, lookup)),
+        }
+    }
+
+    fn caches(&self) -> Option<Arc<dyn Caches>> {
+        Some(self.hoard.clone())
+    }
+}
+
+impl Caches for Hoard {
+    fn set<'a>(&'a self, place: CachePlace<'a>, value: Bytes, ttl: Duration) -> CacheCall<'a> {
+        self.set_later(place, value, ttl);
+        Box::pin(ready(Ok(())))
+    }
+
+    fn delete<'a>(&'a self, place: CachePlace<'a>) -> CacheCall<'a> {
+        self.delete_later(place);
+        Box::pin(ready(Ok(())))
+    }
+
+    fn set_later(&self, place: CachePlace<'_>, value: Bytes, ttl: Duration) {
+        assert_eq!(ttl, MINUTE);
+        assert!(matches!(
+            place,
+            CachePlace::Result {
+                control_point: "shop",
+                ..
+            }
+        ));
+        self.values().insert(place.key().to_owned(), value);
+    }
+
+    fn delete_later(&self, place: CachePlace<'_>) {
+        self.values().remove(place.key());
+    }
+
+    fn note(&self, event: CacheEvent) {
+        self.events.lock().expect("no panic").push(event);
+    }
+}
+
+impl Shop {
+    fn new(recorder: Recorder) -> Self {
+        Self {
+            recorder,
+            hoard: Arc::default(),
+            runs: Arc::default(),
+        }
+    }
+
+    /// The same cache under other decisions.
+    fn under(&self, recorder: Recorder) -> Self {
+        Self {
+            recorder,
+            hoard: self.hoard.clone(),
+            runs: self.runs.clone(),
+        }
+    }
+
+    fn layer(&self) -> ResultCacheLayer<Self, DefaultReject> {
+        ApertureLayer::new(self.clone(), "shop")
+            .result_cache(|head| head.uri().path().into(), MINUTE)
+    }
+
+    /// The page, answered by the cache or by a service that counts.
+    fn service(&self, layer: &ResultCacheLayer<Self, DefaultReject>) -> impl Pages + use<> {
+        let runs = self.runs.clone();
+        layer.layer(service_fn(move |_: Request<()>| {
+            runs.fetch_add(1, Ordering::SeqCst);
+            ready(Ok::<_, Infallible>(Response::new(Full::from("a page"))))
+        }))
+    }
+
+    /// Asks for the page and reads it: status and body.
+    async fn ask(&self) -> (u16, Bytes) {
+        let service = self.service(&self.layer());
+        let response = service.oneshot(page()).await.expect("it never fails");
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.expect("a body");
+        (status, body.to_bytes())
+    }
+
+    fn runs(&self) -> usize {
+        self.runs.load(Ordering::SeqCst)
+    }
+
+    fn events(&self) -> Vec<CacheEvent> {
+        self.hoard.events.lock().expect("no panic").clone()
+    }
+}
+
+type PageBody = ResponseBody<Full<Bytes>, CachedBody<NoBody>, Found>;
+
+trait Pages:
+    Service<Request<()>, Response = Response<PageBody>, Error = Infallible, Future: Send> + Send
+{
+}
+
+impl<S> Pages for S where
+    S: Service<Request<()>, Response = Response<PageBody>, Error = Infallible, Future: Send> + Send
+{
+}
+
+fn page() -> Request<()> {
+    Request::get("/page").body(()).expect("a sound request")
+}
+
+fn both(outcome: FlowOutcome) -> (FlowStatus, Option<u16>) {
+    (
+        outcome.status,
+        outcome.http_status.map(|status| status.as_u16()),
+    )
+}
+
+/// One page, stored.
+async fn filled() -> Shop {
+    let shop = Shop::new(Recorder::accepting());
+    assert_eq!(shop.ask().await, (200, "a page".into()));
+    assert_eq!((shop.runs(), shop.hoard.values().len()), (1, 1));
+    shop
+}
+
+#[tokio::test]
+async fn an_answer_from_the_cache_is_a_flow_that_ends_with_its_body() {
+    let shop = filled().await;
+    let service = shop.service(&shop.layer());
+    let response = service.oneshot(page()).await.expect("it never fails");
+    assert_eq!(shop.recorder.ends().len(), 1, "its body is not over");
+    assert_eq!(response.body().size_hint().exact(), Some(6));
+    let body = response.into_body().collect().await.expect("a body");
+    assert_eq!(body.to_bytes(), "a page");
+    let ends: Vec<_> = shop.recorder.ends().into_iter().map(both).collect();
+    assert_eq!(ends, [(Fine, Some(200)), (Fine, Some(200))]);
+    assert_eq!(shop.runs(), 1);
+    assert_eq!(shop.events(), [CacheEvent::Answered]);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_before_the_answer_is_over_is_an_error() {
+    let shop = filled().await;
+    let service = shop.service(&shop.layer());
+    let response = service.oneshot(page()).await.expect("it never fails");
+    drop(response);
+    assert_eq!(both(shop.recorder.ends()[1]), (Error, Some(200)));
+}
+
+#[tokio::test]
+async fn an_answer_is_judged_as_any_response() {
+    let shop = filled().await;
+    let strict = ApertureLayer::new(shop.clone(), "shop")
+        .classify(|_| Error)
+        .result_cache(|head| head.uri().path().into(), MINUTE);
+    let response = shop
+        .service(&strict)
+        .oneshot(page())
+        .await
+        .expect("it never fails");
+    response.into_body().collect().await.expect("a body");
+    assert_eq!(both(shop.recorder.ends()[1]), (Error, Some(200)));
+    assert_eq!(shop.runs(), 1);
+}
+
+#[tokio::test]
+async fn a_decision_that_takes_time_brings_the_answer_along() {
+    let shop = filled().await;
+    let slow = shop.under(Recorder::by_hand());
+    let asking = tokio::spawn({
+        let slow = slow.clone();
+        async move { slow.ask().await }
+    });
+    slow.recorder.asked_once().await;
+    slow.recorder.answer(Answer::Accept);
+    assert_eq!(asking.await.expect("no panic"), (200, "a page".into()));
+    assert_eq!(slow.recorder.end(), (Fine, Some(200)));
+
+    // And its miss is stored.
+    slow.hoard.values().clear();
+    let asking = tokio::spawn({
+        let slow = slow.clone();
+        async move { slow.ask().await }
+    });
+    slow.recorder.asked_times(2).await;
+    slow.recorder.answer(Answer::Accept);
+    assert_eq!(asking.await.expect("no panic").0, 200);
+    assert_eq!((slow.runs(), slow.hoard.values().len()), (2, 1));
+}
+
+#[tokio::test]
+async fn a_rejected_flow_is_not_answered_from_the_cache() {
+    let shop = filled().await;
+    let full = shop.under(Recorder::rejecting(denial()));
+    assert_eq!(full.ask().await, (429, Bytes::new()));
+    assert_eq!(full.recorder.end(), (Unset, Some(429)));
+    assert_eq!(full.events(), []);
+}
+
+#[tokio::test]
+async fn a_reject_hook_said_before_the_cache_still_answers() {
+    let full = Shop::new(Recorder::rejecting(denial()));
+    let layer = ApertureLayer::new(full.clone(), "shop")
+        .on_reject(|rejection: &Rejection, _: RequestHead<'_>| {
+            let mut response = Response::new(Full::<Bytes>::from("come back later"));
+            *response.status_mut() = rejection.status();
+            response
+        })
+        .result_cache(|head| head.uri().path().into(), MINUTE);
+    let service = layer.layer(service_fn(|_: Request<()>| {
+        ready(Ok::<_, Infallible>(Response::new(Full::<Bytes>::from(
+            "a page",
+        ))))
+    }));
+    let response = service.oneshot(page()).await.expect("it never fails");
+    assert_eq!(
+        (
+            response.status().as_u16(),
+            response.body().size_hint().exact()
+        ),
+        (429, Some(15))
+    );
+    let body = response.into_body().collect().await.expect("a body");
+    assert_eq!(body.to_bytes(), "come back later");
+}
+
+#[tokio::test]
+async fn a_flow_that_nobody_answers_for_runs_past_the_cache() {
+    let nobody = || Recorder::unreachable(FlowError::new(FlowErrorKind::Timeout, "late"));
+    let shop = Shop::new(nobody());
+    assert_eq!(shop.ask().await.0, 200);
+    assert_eq!((shop.runs(), shop.hoard.values().len()), (1, 0));
+    let shop = filled().await.under(nobody());
+    assert_eq!(shop.ask().await.0, 200);
+    assert_eq!((shop.runs(), shop.events()), (2, vec![]));
+}
+
+#[tokio::test]
+async fn a_decider_without_caches_decides_and_that_is_all() {
+    let recorder = Recorder::accepting();
+    let layer = ApertureLayer::new(recorder.clone(), "shop").result_cache(|_| "k".into(), MINUTE);
+    for _ in 0..2 {
+        let service = layer.layer(service_fn(|_: Request<()>| {
+            ready(Ok::<_, Infallible>(Response::new(Full::<Bytes>::from(
+                "a page",
+            ))))
+        }));
+        let response = service.oneshot(page()).await.expect("it never fails");
+        assert!(!response.headers().contains_key("age"));
+        response.into_body().collect().await.expect("a body");
+    }
+    let ends: Vec<_> = recorder.ends().into_iter().map(both).collect();
+    assert_eq!(ends, [(Fine, Some(200)), (Fine, Some(200))]);
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_a_miss_and_is_replaced() {
+    let shop = filled().await;
+    let good = shop
+        .hoard
+        .values()
+        .values()
+        .next()
+        .expect("one page")
+        .clone();
+    let broken = [
+        Bytes::new(),
+        "{}".into(),
+        good.slice(1..),
+        good.slice(..good.len() - 1),
+    ];
+    for (at, value) in broken.into_iter().enumerate() {
+        for stored in shop.hoard.values().values_mut() {
+            *stored = value.clone();
+        }
+        assert_eq!(shop.ask().await, (200, "a page".into()));
+        assert_eq!(shop.runs(), at + 2);
+    }
+    assert_eq!(shop.events(), [CacheEvent::Unreadable; 4]);
+    assert_eq!(shop.ask().await, (200, "a page".into()));
+    assert_eq!(shop.runs(), 5);
+}
+
+#[tokio::test]
+async fn over_real_connections_a_stored_answer_is_the_same_one() {
+    for version in BOTH {
+        let client = ApertureClient::embedded(Engine::builder().build().expect("no policy"));
+        let layer = ApertureLayer::new(client.clone(), "shop")
+            .result_cache(|head| head.uri().path().into(), MINUTE);
+        let runs = Arc::new(AtomicUsize::new(0));
+        let counted = runs.clone();
+        let service = layer.layer(service_fn(move |request: Request<Incoming>| {
+            let run = counted.fetch_add(1, Ordering::SeqCst);
+            let response = Response::builder()
+                .header("x-run", run)
+                .header("content-length", 6)
+                .header("connection", "x-hop")
+                .header("x-hop", "1");
+            let silent = request.method() == http::Method::HEAD;
+            ready(response.body(Full::<Bytes>::from(if silent { "" } else { "a page" })))
+        }));
+        let address = serve(version, service).await;
+        let mut client = Client::connect(version, address).await;
+        for (method, first) in [("GET", "0"), ("HEAD", "1")] {
+            for again in [false, true] {
+                let request = Request::builder()
+                    .method(method)
+                    .uri("http://shop.example/page");
+                let response = client.send(request.header("host", "shop.example")).await;
+                let (head, body) = response.expect("a response").into_parts();
+                assert_eq!(head.headers["x-run"], first, "{version:?} {method}");
+                assert_eq!(head.headers.contains_key("age"), again);
+                assert!(head.headers.contains_key("date"));
+                assert_eq!(head.headers["content-length"], "6");
+                assert!(!again || !head.headers.contains_key("x-hop"));
+                let body = body.collect().await.expect("a body").to_bytes();
+                assert_eq!(body, if method == "GET" { "a page" } else { "" });
+            }
+        }
+        assert_eq!(runs.load(Ordering::SeqCst), 2);
+    }
+}
+
+#[tokio::test]
+async fn checks_by_attributes_have_no_room_for_a_key_and_keep_nothing() {
+    let client = ApertureClient::embedded(Engine::builder().build().expect("no policy"));
+    let layer = ApertureLayer::http(client.clone(), "shop").reject_with(DefaultReject::default());
+    let layer = layer.result_cache(|_| "k".into(), MINUTE);
+    let origin = origin(&[]);
+    assert!(!origin.twice(&layer, http::Method::GET, &[]).await);
+    assert_eq!((origin.runs(), client.stats().cache_writes), (2, 0));
+}

@@ -1,0 +1,24 @@
+//! Responses from the result cache, over the public interface.
+#![cfg(all(feature = "embedded", feature = "response-cache"))]
+
+#[path = "../layer_support/mod.rs"]
+mod layer_support;
+#[cfg(feature = "remote")]
+#[path = "../support/mod.rs"]
+mod support;
+
+/// Whether the second answer of each is a stored one.
+macro_rules! stored {
+    ($($origin:expr => $expected:expr),* $(,)?) => {$(
+        let stored = $origin.is_stored(Method::GET, &[]).await;
+        assert_eq!(stored, $expected, "{}", stringify!($origin));
+    )*};
+}
+
+mod bodies;
+mod flows;
+mod limits;
+mod origin;
+#[cfg(feature = "remote")]
+mod remote;
+mod rules;

@@ -1,0 +1,275 @@
+//! A gRPC service of plain text with its clients, of all four kinds of calls.
+#![allow(dead_code, unreachable_pub)]
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, BufMut, Bytes};
+use http::uri::PathAndQuery;
+use tokio::net::TcpListener;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::client::{Grpc, GrpcService};
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::server::{
+    ClientStreamingService, NamedService, ServerStreamingService, StreamingService, UnaryService,
+};
+use tonic::transport::{Channel, Endpoint, Server};
+use tonic::{Request, Response, Status, Streaming};
+use tower::Service;
+use tower_aperture::layer::OnReject;
+use tower_aperture::{ApertureLayer, Decider, Ticket};
+
+use crate::layer_support::body::BoxError;
+
+/// Messages are plain text.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Text;
+
+impl Codec for Text {
+    type Encode = String;
+    type Decode = String;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for Text {
+    type Item = String;
+    type Error = Status;
+
+    fn encode(&mut self, item: String, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        to.put_slice(item.as_bytes());
+        Ok(())
+    }
+}
+
+impl Decoder for Text {
+    type Item = String;
+    type Error = Status;
+
+    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<String>, Status> {
+        let bytes = from.copy_to_bytes(from.remaining());
+        let text = String::from_utf8(bytes.into());
+        text.map(Some).map_err(|_| Status::internal("not text"))
+    }
+}
+
+/// `/test.Echo/Say` says it once, or fails with `fail`; `/test.Echo/Repeat` says it three times,
+/// and then fails with `fail` or hangs with `hang`; `/test.Echo/Join` says in one what came in
+/// many, `/test.Echo/Chat` says each as it comes and fails at `fail`.
+#[derive(Clone, Copy, Debug)]
+pub struct Echo;
+
+impl NamedService for Echo {
+    const NAME: &'static str = "test.Echo";
+}
+
+type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+struct Say;
+
+impl UnaryService<String> for Say {
+    type Response = String;
+    type Future = Boxed<Result<Response<String>, Status>>;
+
+    fn call(&mut self, request: Request<String>) -> Self::Future {
+        Box::pin(async {
+            match request.into_inner().as_str() {
+                "fail" => Err(Status::not_found("nobody")),
+                said => Ok(Response::new(said.to_owned())),
+            }
+        })
+    }
+}
+
+struct Repeat;
+
+impl ServerStreamingService<String> for Repeat {
+    type Response = String;
+    type ResponseStream = ReceiverStream<Result<String, Status>>;
+    type Future = Boxed<Result<Response<Self::ResponseStream>, Status>>;
+
+    fn call(&mut self, request: Request<String>) -> Self::Future {
+        Box::pin(async {
+            let (sender, receiver) = tokio::sync::mpsc::channel(8);
+            let said = request.into_inner();
+            for _ in 0..3 {
+                let _ = sender.send(Ok(said.clone())).await;
+            }
+            match said.as_str() {
+                "fail" => {
+                    let _ = sender.send(Err(Status::unavailable("enough"))).await;
+                }
+                "hang" => {
+                    tokio::spawn(async move { sender.closed().await });
+                }
+                _ => {}
+            }
+            Ok(Response::new(ReceiverStream::new(receiver)))
+        })
+    }
+}
+
+struct Join;
+
+impl ClientStreamingService<String> for Join {
+    type Response = String;
+    type Future = Boxed<Result<Response<String>, Status>>;
+
+    fn call(&mut self, request: Request<Streaming<String>>) -> Self::Future {
+        Box::pin(async {
+            let mut said = request.into_inner();
+            let mut all = String::new();
+            while let Some(one) = said.message().await? {
+                all.push_str(&one);
+            }
+            Ok(Response::new(all))
+        })
+    }
+}
+
+struct Chat;
+
+impl StreamingService<String> for Chat {
+    type Response = String;
+    type ResponseStream = Pin<Box<dyn tokio_stream::Stream<Item = Result<String, Status>> + Send>>;
+    type Future = Boxed<Result<Response<Self::ResponseStream>, Status>>;
+
+    fn call(&mut self, request: Request<Streaming<String>>) -> Self::Future {
+        Box::pin(async {
+            let answers = request.into_inner().map(|said| match said?.as_str() {
+                "fail" => Err(Status::aborted("enough")),
+                said => Ok(said.to_owned()),
+            });
+            let answers: Self::ResponseStream = Box::pin(answers);
+            Ok(Response::new(answers))
+        })
+    }
+}
+
+impl Service<http::Request<tonic::body::Body>> for Echo {
+    type Response = http::Response<tonic::body::Body>;
+    type Error = Infallible;
+    type Future = Boxed<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
+        Box::pin(async move {
+            let mut grpc = tonic::server::Grpc::new(Text);
+            Ok(match request.uri().path() {
+                "/test.Echo/Say" => grpc.unary(Say, request).await,
+                "/test.Echo/Repeat" => grpc.server_streaming(Repeat, request).await,
+                "/test.Echo/Join" => grpc.client_streaming(Join, request).await,
+                "/test.Echo/Chat" => grpc.streaming(Chat, request).await,
+                _ => Status::unimplemented("").into_http(),
+            })
+        })
+    }
+}
+
+/// Serves `Echo` behind a layer until the test's runtime goes.
+pub async fn start<D, R>(layer: ApertureLayer<D, R>) -> SocketAddr
+where
+    D: Decider + Clone + Send + Sync + 'static,
+    D::Ticket: Send + Ticket,
+    D::Pending: Send,
+    R: OnReject<tonic::body::Body> + Send + Sync + 'static,
+    R::Body: Send + 'static,
+{
+    let (address, incoming) = bind().await;
+    let server = Server::builder().layer(layer).add_service(Echo);
+    tokio::spawn(server.serve_with_incoming(incoming));
+    address
+}
+
+pub async fn bind() -> (SocketAddr, TcpListenerStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+    let address = listener.local_addr().expect("bound");
+    (address, TcpListenerStream::new(listener))
+}
+
+pub async fn channel(address: SocketAddr) -> Channel {
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
+    endpoint.connect().await.expect("a server")
+}
+
+/// A client of any service that carries calls.
+async fn client<S>(service: S) -> Result<Grpc<S>, Status>
+where
+    S: GrpcService<tonic::body::Body>,
+{
+    let mut client = Grpc::new(service);
+    let ready = client.ready().await;
+    ready.map_err(|error| Status::from_error(error.into()))?;
+    Ok(client)
+}
+
+pub async fn say<S>(service: S, text: &str) -> Result<String, Status>
+where
+    S: GrpcService<tonic::body::Body>,
+    S::ResponseBody: http_body::Body<Data = Bytes> + Send + 'static,
+    <S::ResponseBody as http_body::Body>::Error: Into<BoxError>,
+{
+    let path = PathAndQuery::from_static("/test.Echo/Say");
+    let request = Request::new(text.to_owned());
+    let response = client(service).await?.unary(request, path, Text).await?;
+    Ok(response.into_inner())
+}
+
+pub async fn repeat<S>(service: S, text: &str) -> Result<Streaming<String>, Status>
+where
+    S: GrpcService<tonic::body::Body>,
+    S::ResponseBody: http_body::Body<Data = Bytes> + Send + 'static,
+    <S::ResponseBody as http_body::Body>::Error: Into<BoxError>,
+{
+    let path = PathAndQuery::from_static("/test.Echo/Repeat");
+    let request = Request::new(text.to_owned());
+    let mut client = client(service).await?;
+    let response = client.server_streaming(request, path, Text).await?;
+    Ok(response.into_inner())
+}
+
+pub async fn join<S>(service: S, texts: &[&str]) -> Result<String, Status>
+where
+    S: GrpcService<tonic::body::Body>,
+    S::ResponseBody: http_body::Body<Data = Bytes> + Send + 'static,
+    <S::ResponseBody as http_body::Body>::Error: Into<BoxError>,
+{
+    let path = PathAndQuery::from_static("/test.Echo/Join");
+    let texts: Vec<String> = texts.iter().map(ToString::to_string).collect();
+    let request = Request::new(tokio_stream::iter(texts));
+    let mut client = client(service).await?;
+    let response = client.client_streaming(request, path, Text).await?;
+    Ok(response.into_inner())
+}
+
+/// What is said to the receiver's sender is answered on the stream.
+pub async fn chat<S>(
+    service: S,
+    said: tokio::sync::mpsc::Receiver<String>,
+) -> Result<Streaming<String>, Status>
+where
+    S: GrpcService<tonic::body::Body>,
+    S::ResponseBody: http_body::Body<Data = Bytes> + Send + 'static,
+    <S::ResponseBody as http_body::Body>::Error: Into<BoxError>,
+{
+    let path = PathAndQuery::from_static("/test.Echo/Chat");
+    let request = Request::new(ReceiverStream::new(said));
+    let mut client = client(service).await?;
+    let response = client.streaming(request, path, Text).await?;
+    Ok(response.into_inner())
+}
