@@ -293,3 +293,32 @@ async fn metrics_are_described_with_units_in_their_names() {
     }
     assert!(types >= 4, "{text}");
 }
+
+#[cfg(feature = "response-cache")]
+#[tokio::test]
+async fn answers_from_the_cache_and_writes_to_it_count() {
+    let recorded = Recorded::here();
+    let engine = Engine::builder().build().expect("no policy");
+    let inner = service_fn(async |_: Request<()>| {
+        Ok::<_, Infallible>(Response::new(Full::new(bytes::Bytes::from("hello"))))
+    });
+    let service = ApertureLayer::new(ApertureClient::embedded(engine), "a")
+        .result_cache(|head| head.uri().path().into(), Duration::from_secs(60))
+        .layer(inner);
+    for _ in 0..3 {
+        let answer = service.clone().oneshot(Request::new(())).await;
+        let body = http_body_util::BodyExt::collect(answer.expect("an answer").into_body());
+        assert_eq!(body.await.expect("a body").to_bytes(), "hello");
+    }
+    let answers =
+        |outcome| recorded.value(&format!("cache_answers_total{{outcome=\"{outcome}\"}}"));
+    let writes = |result| recorded.value(&format!("cache_writes_total{{result=\"{result}\"}}"));
+    assert_eq!(
+        (answers("answered"), answers("unreadable")),
+        (Some(2.0), Some(0.0))
+    );
+    assert_eq!(
+        (writes("delivered"), writes("failed")),
+        (Some(1.0), Some(0.0))
+    );
+}
