@@ -237,7 +237,7 @@ async fn without_a_known_key_the_agent_is_unreachable() {
         let client = pair.client(key);
         let flow = client.start_flow("rate", FlowParams::new()).await;
         assert_eq!((flow.decision(), flow.should_run()), (Unreachable, true));
-        let kind = flow.error().map(|error| error.kind());
+        let kind = flow.error().map(tower_aperture::FlowError::kind);
         assert_eq!(
             kind,
             Some(FlowErrorKind::Unauthenticated),
