@@ -48,6 +48,10 @@ let app: Router = Router::new()
     feature = "server",
     doc = "- [`agent`]: the engine behind the Agent's own protocol, for every language"
 )]
+#![cfg_attr(
+    feature = "metrics",
+    doc = "- [`metrics`](mod@metrics): what is counted, and under which names"
+)]
 //! - [`Decider`]: the layer over something of your own
 //!
 //! # When the Agent is down
@@ -61,6 +65,18 @@ let app: Router = Router::new()
 //! in front of your request, and nothing is done at start: a client is built without I/O and
 //! connects when the first flow needs it.
 //!
+//! # Logs
+//!
+//! With the feature `tracing`, under these targets. Labels of flows, keys and API keys are in none.
+//!
+//! | target | level | what |
+//! |---|---|---|
+//! | `tower_aperture` | warn, info | a change of state, once: Agents that do not answer, or do again; policies |
+//! | `tower_aperture` | debug | spans that could not be exported |
+//! | `tower_aperture::client` | debug | the span `decision` around a wait for one, with its `control_point` |
+//! | `tower_aperture::client` | debug | each rejected flow: `control_point` or the span that has it, `reason`, `wait` |
+//! | `tower_aperture::layer` | debug | each request refused by a layer: `control_point`, `reason`, `status` |
+//!
 //! # Features
 //!
 //! | feature | default | what it brings |
@@ -69,10 +85,11 @@ let app: Router = Router::new()
 //! | `remote` | yes | the client of an Agent, over gRPC |
 //! | `tls` | yes | TLS to the Agent with the system's roots |
 //! | `telemetry` | yes | a span per flow to the Agent, apart from your own OpenTelemetry |
-//! | `tracing` | yes | warnings as `tracing` events with the target `tower_aperture` |
+//! | `tracing` | yes | `tracing` [events and spans](#logs) |
 //! | `response-cache` | no | responses answered from the result cache, by the rules of RFC 9111 |
 //! | `axum` | no | the handle of a flow as an extractor |
 //! | `gzip` | no | compressed calls |
+//! | `metrics` | no | what flows and clients do, through the `metrics` facade |
 //! | `server` | no | `agent`: the engine served to every Aperture SDK, and the program `tower-aperture-agent` |
 //! | `test-util` | no | a scripted client that records flows |
 //!
@@ -90,6 +107,9 @@ pub mod client;
 pub mod engine;
 mod flow;
 pub mod layer;
+mod meter;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 #[cfg(feature = "remote")]
 pub mod pb;
 #[cfg(feature = "embedded")]

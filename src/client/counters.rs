@@ -54,9 +54,7 @@ impl Counters {
     }
 
     pub(super) fn count_dropped_labels(&self, dropped: u32) {
-        if dropped > 0 {
-            self.labels_dropped.fetch_add(u64::from(dropped), Relaxed);
-        }
+        self.labels_dropped.fetch_add(dropped.into(), Relaxed);
     }
 
     pub(super) fn count_cached(&self, event: CacheEvent) {

@@ -13,6 +13,10 @@ use crate::flow::{
     CacheLookup, Caches, Check, Decider, FlowError, FlowErrorKind, FlowOutcome, FlowParams,
     HttpAttributes, HttpExtras, Quota, Ticket, Verdict,
 };
+use crate::log::WaitSpan;
+#[cfg(feature = "metrics")]
+use crate::meter::Meter;
+use crate::meter::{Asked, Held};
 
 /// An answered flow of an [`ApertureClient`], to be ended once.
 ///
@@ -27,7 +31,10 @@ use crate::flow::{
 /// is_ticket_of::<ApertureClient>();
 /// ```
 #[derive(Debug)]
-pub struct ClientTicket(pub(super) TicketKind);
+pub struct ClientTicket {
+    pub(super) kind: TicketKind,
+    pub(super) held: Held,
+}
 
 #[derive(Debug)]
 pub(super) enum TicketKind {
@@ -39,9 +46,18 @@ pub(super) enum TicketKind {
     Scripted(super::scripted::ScriptedFlow),
 }
 
+impl From<TicketKind> for ClientTicket {
+    #[inline]
+    fn from(kind: TicketKind) -> Self {
+        let held = Held::default();
+        Self { kind, held }
+    }
+}
+
 impl Ticket for ClientTicket {
     fn end(self, outcome: FlowOutcome) {
-        match self.0 {
+        self.held.ended(outcome.status);
+        match self.kind {
             #[cfg(feature = "embedded")]
             TicketKind::Embedded(ticket) => ticket.end(outcome),
             #[cfg(feature = "remote")]
@@ -52,7 +68,7 @@ impl Ticket for ClientTicket {
     }
 
     fn take_cache_lookup(&mut self) -> Option<CacheLookup> {
-        match self.0 {
+        match self.kind {
             #[cfg(feature = "embedded")]
             TicketKind::Embedded(ref mut ticket) => ticket.take_cache_lookup(),
             // Each message has a lookup; what matters is whether the flow asked.
@@ -69,7 +85,7 @@ impl Ticket for ClientTicket {
     }
 
     fn take_quotas(&mut self) -> Vec<Quota> {
-        match self.0 {
+        match self.kind {
             #[cfg(feature = "embedded")]
             TicketKind::Embedded(ref mut ticket) => ticket.take_quotas(),
             #[cfg(feature = "remote")]
@@ -80,7 +96,7 @@ impl Ticket for ClientTicket {
     }
 
     fn take_http_extras(&mut self) -> Option<Box<HttpExtras>> {
-        match self.0 {
+        match self.kind {
             #[cfg(feature = "embedded")]
             TicketKind::Embedded(ref mut ticket) => ticket.take_http_extras(),
             #[cfg(feature = "remote")]
@@ -102,12 +118,13 @@ impl Ticket for ClientTicket {
 /// fn is_pending_of<D: Decider<Pending = ClientPending>>() {}
 /// is_pending_of::<ApertureClient>();
 /// ```
-#[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
 pub struct ClientPending {
     client: ApertureClient,
     kind: PendingKind,
+    asked: Asked,
     shadow: bool,
+    span: WaitSpan,
 }
 
 enum PendingKind {
@@ -119,9 +136,11 @@ enum PendingKind {
     Scripted(super::scripted::ScriptedPending),
 }
 
-impl fmt::Debug for PendingKind {
+impl fmt::Debug for ClientPending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("..")
+        f.debug_struct("ClientPending")
+            .field("client", &self.client)
+            .finish_non_exhaustive()
     }
 }
 
@@ -129,40 +148,64 @@ impl Future for ClientPending {
     type Output = Verdict<ClientTicket>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.get_mut();
-        let verdict: Verdict<ClientTicket> = match this.kind {
+        let Self {
+            client,
+            kind,
+            asked,
+            shadow,
+            span,
+        } = self.get_mut();
+        span.in_scope(|| {
+            let mut verdict = ready!(kind.poll(asked, cx));
+            client.told(asked, *shadow, None, &mut verdict);
+            Poll::Ready(verdict)
+        })
+    }
+}
+
+impl PendingKind {
+    fn poll(&mut self, asked: &mut Asked, cx: &mut Context<'_>) -> Poll<Verdict<ClientTicket>> {
+        match *self {
             #[cfg(feature = "embedded")]
-            PendingKind::Embedded(ref mut pending) => {
-                wrap(ready!(Pin::new(pending).poll(cx)), TicketKind::Embedded)
+            Self::Embedded(ref mut pending) => {
+                let polled = Pin::new(pending).poll(cx);
+                if polled.is_pending() {
+                    asked.waits();
+                }
+                polled.map(|verdict| wrap(verdict, TicketKind::Embedded))
             }
             #[cfg(feature = "remote")]
-            PendingKind::Remote(ref mut pending) => match ready!(Pin::new(pending).poll(cx)) {
-                Ok(flow) => match flow.denial() {
-                    None => Verdict::Accepted(ClientTicket(TicketKind::Remote(flow))),
-                    Some(denial) => {
-                        Verdict::Rejected(denial, ClientTicket(TicketKind::Remote(flow)))
+            Self::Remote(ref mut pending) => {
+                Pin::new(pending).poll(cx).map(|answer| match answer {
+                    Ok(flow) => {
+                        asked.waited(|| flow.queue_time());
+                        match flow.denial() {
+                            None => Verdict::Accepted(TicketKind::Remote(flow).into()),
+                            Some(denial) => {
+                                Verdict::Rejected(denial, TicketKind::Remote(flow).into())
+                            }
+                        }
                     }
-                },
-                Err(error) => Verdict::Unreachable(error),
-            },
-            #[cfg(feature = "test-util")]
-            PendingKind::Scripted(ref mut pending) => {
-                wrap(ready!(Pin::new(pending).poll(cx)), TicketKind::Scripted)
+                    Err(error) => Verdict::Unreachable(error),
+                })
             }
-        };
-        this.client.inner.counters.count(&verdict, this.shadow);
-        Poll::Ready(verdict)
+            #[cfg(feature = "test-util")]
+            Self::Scripted(ref mut pending) => {
+                let polled = Pin::new(pending).poll(cx);
+                if polled.is_pending() {
+                    asked.waits();
+                }
+                polled.map(|verdict| wrap(verdict, TicketKind::Scripted))
+            }
+        }
     }
 }
 
 #[cfg(any(feature = "embedded", feature = "test-util"))]
-pub(super) fn wrap<T>(
-    verdict: Verdict<T>,
-    kind: impl FnOnce(T) -> TicketKind,
-) -> Verdict<ClientTicket> {
+fn wrap<T>(verdict: Verdict<T>, kind: impl FnOnce(T) -> TicketKind) -> Verdict<ClientTicket> {
     match verdict {
-        Verdict::Accepted(ticket) => Verdict::Accepted(ClientTicket(kind(ticket))),
-        Verdict::Rejected(denial, ticket) => Verdict::Rejected(denial, ClientTicket(kind(ticket))),
+        Verdict::Accepted(ticket) => Verdict::Accepted(kind(ticket).into()),
+        Verdict::Rejected(denial, ticket) => Verdict::Rejected(denial, kind(ticket).into()),
         Verdict::Unreachable(error) => Verdict::Unreachable(error),
     }
 }
@@ -176,40 +219,50 @@ impl Decider for ApertureClient {
         control_point: &str,
         params: &FlowParams<'_>,
     ) -> Check<Self::Ticket, Self::Pending> {
-        let counters = &self.inner.counters;
-        counters.count_dropped_labels(params.labels.dropped());
+        let mut asked = self.ask(control_point, params.labels.dropped());
         if control_point.is_empty() {
-            let error = FlowError::new(FlowErrorKind::InvalidRequest, "the control point is empty");
-            return self.ready(Verdict::Unreachable(error), params);
+            return self.ready(&mut asked, control_point, params, nameless());
         }
         match &self.inner.backend {
             Backend::Disabled => {
                 let error = FlowError::new(FlowErrorKind::Disabled, "");
-                self.ready(Verdict::Unreachable(error), params)
+                self.ready(
+                    &mut asked,
+                    control_point,
+                    params,
+                    Verdict::Unreachable(error),
+                )
             }
             #[cfg(feature = "embedded")]
             Backend::Embedded(engine) => {
-                let check = engine.decide_as(
+                let mut check = engine.decide_as(
                     control_point,
                     params,
-                    |ticket| ClientTicket(TicketKind::Embedded(ticket)),
-                    |pending| self.waiting(PendingKind::Embedded(pending), params),
+                    |ticket| TicketKind::Embedded(ticket).into(),
+                    |pending| {
+                        let kind = PendingKind::Embedded(pending);
+                        self.waiting(asked.pass_on(), control_point, params, kind)
+                    },
                 );
-                if let Check::Ready(verdict) = &check {
-                    counters.count(verdict, params.shadow);
+                if let Check::Ready(verdict) = &mut check {
+                    self.told(&mut asked, params.shadow, Some(control_point), verdict);
                 }
                 check
             }
             #[cfg(feature = "remote")]
-            Backend::Remote(remote) => match remote.check(control_point, params) {
-                Ok(pending) => Check::Pending(self.waiting(PendingKind::Remote(pending), params)),
-                Err(error) => self.ready(Verdict::Unreachable(error), params),
-            },
+            Backend::Remote(remote) => {
+                let check = remote.check(control_point, params);
+                self.agent_asked(asked, control_point, params, check)
+            }
             #[cfg(feature = "test-util")]
             Backend::Scripted(script) => match script.decide(control_point, params) {
-                Check::Ready(verdict) => self.ready(wrap(verdict, TicketKind::Scripted), params),
+                Check::Ready(verdict) => {
+                    let verdict = wrap(verdict, TicketKind::Scripted);
+                    self.ready(&mut asked, control_point, params, verdict)
+                }
                 Check::Pending(pending) => {
-                    Check::Pending(self.waiting(PendingKind::Scripted(pending), params))
+                    let kind = PendingKind::Scripted(pending);
+                    Check::Pending(self.waiting(asked, control_point, params, kind))
                 }
             },
         }
@@ -238,25 +291,25 @@ impl Decider for ApertureClient {
         match &self.inner.backend {
             #[cfg(feature = "embedded")]
             Backend::Embedded(engine) if !control_point.is_empty() => {
-                let baggage = self.baggage_of(params);
+                let (baggage, dropped) = own_labels(params);
+                let mut asked = self.ask(control_point, dropped);
                 match engine.ask_http(control_point, params, request, baggage.as_deref()) {
                     Check::Ready(verdict) => {
-                        self.ready(wrap(verdict, TicketKind::Embedded), params)
+                        let verdict = wrap(verdict, TicketKind::Embedded);
+                        self.ready(&mut asked, control_point, params, verdict)
                     }
                     Check::Pending(pending) => {
-                        Check::Pending(self.waiting(PendingKind::Embedded(pending), params))
+                        let kind = PendingKind::Embedded(pending);
+                        Check::Pending(self.waiting(asked, control_point, params, kind))
                     }
                 }
             }
             #[cfg(feature = "remote")]
             Backend::Remote(remote) if !control_point.is_empty() => {
-                let baggage = self.baggage_of(params);
-                match remote.check_http(control_point, params, request, baggage) {
-                    Ok(pending) => {
-                        Check::Pending(self.waiting(PendingKind::Remote(pending), params))
-                    }
-                    Err(error) => self.ready(Verdict::Unreachable(error), params),
-                }
+                let (baggage, dropped) = own_labels(params);
+                let asked = self.ask(control_point, dropped);
+                let check = remote.check_http(control_point, params, request, baggage);
+                self.agent_asked(asked, control_point, params, check)
             }
             // Nobody there to make labels; a script has those of the flow.
             _ => self.decide(control_point, params),
@@ -264,32 +317,133 @@ impl Decider for ApertureClient {
     }
 }
 
+/// The flow's own labels, as the header that makes them labels again, and how many are lost.
+#[cfg(any(feature = "embedded", feature = "remote"))]
+fn own_labels(params: &FlowParams<'_>) -> (Option<String>, u32) {
+    let (baggage, lost) = baggage_of(&params.labels);
+    (baggage, params.labels.dropped().saturating_add(lost))
+}
+
+pub(super) fn nameless<T>() -> Verdict<T> {
+    let why = "the control point is empty";
+    Verdict::Unreachable(FlowError::new(FlowErrorKind::InvalidRequest, why))
+}
+
 impl ApertureClient {
-    /// The flow's own labels, as the header that makes them labels again.
-    #[cfg(any(feature = "embedded", feature = "remote"))]
-    fn baggage_of(&self, params: &FlowParams<'_>) -> Option<String> {
-        let (baggage, lost) = baggage_of(&params.labels);
-        let dropped = params.labels.dropped().saturating_add(lost);
-        self.inner.counters.count_dropped_labels(dropped);
-        baggage
+    /// Begins to count a flow, some of whose labels were dropped.
+    #[inline]
+    pub(super) fn ask(&self, control_point: &str, dropped: u32) -> Asked {
+        if dropped > 0 {
+            self.inner.counters.count_dropped_labels(dropped);
+            self.inner.meter.labels_dropped(dropped);
+        }
+        self.inner.meter.ask(control_point)
     }
 
+    /// Counts an answer, where it stays. The control point is told where no span has it.
     #[inline]
+    #[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
+    pub(super) fn told(
+        &self,
+        asked: &mut Asked,
+        shadow: bool,
+        control_point: Option<&str>,
+        verdict: &mut Verdict<ClientTicket>,
+    ) {
+        self.inner.counters.count(verdict, shadow);
+        let held = asked.answered(verdict, shadow);
+        match verdict {
+            Verdict::Accepted(ticket) => {
+                ticket.held = held;
+                #[cfg(feature = "metrics")]
+                ticket.kind.count_lookup(&self.inner.meter);
+            }
+            Verdict::Rejected(denial, ticket) => {
+                ticket.held = held;
+                log_event!(
+                    target: "tower_aperture::client",
+                    debug,
+                    control_point,
+                    reason = denial.reason.as_str(),
+                    shadow,
+                    wait = ?denial.wait,
+                    "a flow was rejected"
+                );
+            }
+            Verdict::Unreachable(_) => {}
+        }
+    }
+
     fn ready(
         &self,
-        verdict: Verdict<ClientTicket>,
+        asked: &mut Asked,
+        control_point: &str,
         params: &FlowParams<'_>,
+        mut verdict: Verdict<ClientTicket>,
     ) -> Check<ClientTicket, ClientPending> {
-        self.inner.counters.count(&verdict, params.shadow);
+        self.told(asked, params.shadow, Some(control_point), &mut verdict);
         Check::Ready(verdict)
     }
 
+    #[cfg(feature = "remote")]
+    fn agent_asked(
+        &self,
+        mut asked: Asked,
+        control_point: &str,
+        params: &FlowParams<'_>,
+        check: Result<crate::remote::PendingCheck, FlowError>,
+    ) -> Check<ClientTicket, ClientPending> {
+        match check {
+            Ok(pending) => {
+                let kind = PendingKind::Remote(pending);
+                Check::Pending(self.waiting(asked, control_point, params, kind))
+            }
+            Err(error) => self.ready(
+                &mut asked,
+                control_point,
+                params,
+                Verdict::Unreachable(error),
+            ),
+        }
+    }
+
     #[cfg(any(feature = "embedded", feature = "remote", feature = "test-util"))]
-    fn waiting(&self, kind: PendingKind, params: &FlowParams<'_>) -> ClientPending {
+    fn waiting(
+        &self,
+        asked: Asked,
+        control_point: &str,
+        params: &FlowParams<'_>,
+        kind: PendingKind,
+    ) -> ClientPending {
         ClientPending {
             client: self.clone(),
             kind,
+            asked,
             shadow: params.shadow,
+            span: WaitSpan::new(control_point),
+        }
+    }
+}
+
+#[cfg(feature = "metrics")]
+impl TicketKind {
+    /// Counts what the caches had, when the flow asked them.
+    fn count_lookup(&self, meter: &Meter) {
+        match *self {
+            #[cfg(feature = "embedded")]
+            Self::Embedded(ref ticket) => {
+                if let Some(lookup) = ticket.cache_lookup() {
+                    meter.looked_up(lookup);
+                }
+            }
+            #[cfg(feature = "remote")]
+            Self::Remote(ref flow) => {
+                if let Some(lookup) = &flow.response().cache_lookup_response {
+                    super::cache::wire::count(lookup, meter);
+                }
+            }
+            #[cfg(feature = "test-util")]
+            Self::Scripted(_) => {}
         }
     }
 }

@@ -1,12 +1,14 @@
 //! Flows by hand over the embedded engine, which may be asked about afterwards.
 
-use super::decide::{TicketKind, wrap};
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+
+use super::decide::{TicketKind, nameless};
 use super::{ApertureClient, Flow};
 use crate::Engine;
 use crate::engine::{CheckInput, CheckReport, EngineTicket};
-use crate::flow::{
-    EndResponse, FlowError, FlowErrorKind, FlowOutcome, FlowParams, Ticket, TokenReturn, Verdict,
-};
+use crate::flow::{EndResponse, FlowOutcome, FlowParams, Ticket, TokenReturn, Verdict};
+use crate::log::WaitSpan;
 
 impl ApertureClient {
     pub(super) async fn start_embedded(
@@ -15,22 +17,32 @@ impl ApertureClient {
         control_point: &str,
         params: &FlowParams<'_>,
     ) -> Flow {
-        let counters = &self.inner.counters;
-        counters.count_dropped_labels(params.labels.dropped());
+        let mut asked = self.ask(control_point, params.labels.dropped());
         if control_point.is_empty() {
-            let error = FlowError::new(FlowErrorKind::InvalidRequest, "the control point is empty");
-            let verdict = Verdict::Unreachable(error);
-            counters.count(&verdict, params.shadow);
+            let mut verdict = nameless();
+            self.told(&mut asked, params.shadow, Some(control_point), &mut verdict);
             return Flow::new(self.clone(), control_point, params, verdict);
         }
         let input = CheckInput::new(control_point, params).expect_end(true);
-        let (report, ticket) = engine.start(&input).await;
-        let verdict = match report.denial() {
+        let span = WaitSpan::new(control_point);
+        let mut starting = pin!(engine.start(&input));
+        let (report, ticket) = poll_fn(|cx| {
+            let polled = span.in_scope(|| starting.as_mut().poll(cx));
+            if polled.is_pending() {
+                asked.waits();
+            }
+            polled
+        })
+        .await;
+        if let Some(lookup) = &report.cache_lookup {
+            self.inner.meter.looked_up(lookup);
+        }
+        let ticket = TicketKind::Embedded(ticket).into();
+        let mut verdict = match report.denial() {
             None => Verdict::Accepted(ticket),
             Some(denial) => Verdict::Rejected(denial, ticket),
         };
-        counters.count(&verdict, params.shadow);
-        let verdict = wrap(verdict, TicketKind::Embedded);
+        self.told(&mut asked, params.shadow, Some(control_point), &mut verdict);
         Flow::new(self.clone(), control_point, params, verdict).with_report(report)
     }
 }

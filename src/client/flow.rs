@@ -206,7 +206,7 @@ impl Flow {
         {
             return Some(Cow::Owned(crate::wire::check_response((**report).clone())));
         }
-        match &self.ticket()?.0 {
+        match &self.ticket()?.kind {
             TicketKind::Remote(flow) => Some(Cow::Borrowed(flow.response())),
             #[allow(unreachable_patterns)]
             _ => None,
@@ -234,11 +234,15 @@ impl Flow {
     /// the future is ready at once.
     pub async fn end(mut self) -> EndResponse {
         let outcome = FlowOutcome::new(self.status_or(FlowStatus::Ok));
-        match self.take_ticket() {
+        let Some(ClientTicket { kind, held }) = self.take_ticket() else {
+            return EndResponse::default();
+        };
+        held.ended(outcome.status);
+        match kind {
             #[cfg(feature = "remote")]
-            Some(ClientTicket(TicketKind::Remote(flow))) => flow.end_and_wait(outcome).await,
+            TicketKind::Remote(flow) => flow.end_and_wait(outcome).await,
             #[cfg(feature = "embedded")]
-            Some(ClientTicket(TicketKind::Embedded(ticket))) => match &self.answer {
+            TicketKind::Embedded(ticket) => match &self.answer {
                 Answer::Given {
                     report: Some(report),
                     ..
@@ -248,12 +252,11 @@ impl Flow {
                     EndResponse::returned(Vec::new())
                 }
             },
-            #[allow(unreachable_patterns)]
-            Some(ticket) => {
-                ticket.end(outcome);
+            #[cfg(feature = "test-util")]
+            TicketKind::Scripted(flow) => {
+                flow.end(outcome);
                 EndResponse::returned(Vec::new())
             }
-            None => EndResponse::default(),
         }
     }
 
@@ -298,7 +301,7 @@ impl Flow {
         if let Some(lookup) = told {
             return Ok(Cow::Borrowed(lookup));
         }
-        match ticket.as_ref().map(|ticket| &ticket.0) {
+        match ticket.as_ref().map(|ticket| &ticket.kind) {
             #[cfg(feature = "remote")]
             Some(TicketKind::Remote(flow)) => {
                 let lookup = flow.response().cache_lookup_response.as_ref();

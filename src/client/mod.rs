@@ -54,6 +54,7 @@ use self::counters::Counters;
 use crate::flow::{
     AgentStatus, Check, ClientStats, ConnectionState, Decider, FlowParams, FlowStatus, Rejection,
 };
+use crate::meter::Meter;
 
 /// Starts flows: with a real Agent, an embedded engine, or nobody behind it.
 ///
@@ -72,6 +73,7 @@ pub struct ApertureClient {
 struct Inner {
     backend: Backend,
     counters: Counters,
+    meter: Meter,
 }
 
 enum Backend {
@@ -104,6 +106,7 @@ impl ApertureClient {
             inner: Arc::new(Inner {
                 backend,
                 counters: Counters::default(),
+                meter: Meter::default(),
             }),
         }
     }

@@ -50,7 +50,7 @@ impl Engine {
         control_point: &str,
         params: &FlowParams<'_>,
         ticket: impl Fn(EngineTicket) -> T,
-        pending: impl Fn(EnginePending) -> F,
+        pending: impl FnOnce(EnginePending) -> F,
     ) -> Check<T, F> {
         let flow = CheckInput::new(control_point, params).flow();
         // Once for all that is asked of it.

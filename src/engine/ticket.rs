@@ -159,6 +159,12 @@ impl EngineTicket {
         self
     }
 
+    /// What the caches had, unless it was taken.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn cache_lookup(&self) -> Option<&CacheLookup> {
+        self.told.as_ref()?.cached.as_ref()
+    }
+
     /// Gives up the ticket and keeps its slots: they are held until
     /// [`Engine::flow_end`](super::Engine::flow_end) names them, or until they expire.
     ///

@@ -75,6 +75,22 @@ impl FlowError {
     }
 }
 
+impl FlowErrorKind {
+    /// A word for logs and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Timeout => "timeout",
+            Self::Unavailable => "unavailable",
+            Self::Unauthenticated => "unauthenticated",
+            Self::InvalidRequest => "invalid_request",
+            Self::Disabled => "disabled",
+            Self::ShutDown => "shut_down",
+            Self::Other => "other",
+        }
+    }
+}
+
 impl fmt::Display for FlowErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

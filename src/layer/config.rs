@@ -167,7 +167,13 @@ impl Settings {
                 let extras = ticket.take_http_extras();
                 let rejection = Rejection::new(control_point(), denial).and_extras(extras);
                 if self.shadow {
-                    log_event!(debug, "shadow mode: {rejection}, and runs");
+                    log_event!(
+                        target: "tower_aperture::layer",
+                        debug,
+                        control_point = rejection.control_point(),
+                        reason = rejection.reason().as_str(),
+                        "shadow mode: {rejection}, and runs"
+                    );
                     return Ruling::Shadow(rejection, self.accept(ticket));
                 }
                 let guard = Guard::rejected(ticket, self.tells_quotas());
@@ -242,6 +248,14 @@ impl<R> Config<R> {
         T: Ticket,
     {
         let mut response = self.reject.on_reject(rejection, head);
+        log_event!(
+            target: "tower_aperture::layer",
+            debug,
+            control_point = rejection.control_point(),
+            reason = rejection.reason().as_str(),
+            status = response.status().as_u16(),
+            "a request was refused"
+        );
         if let Some(mut guard) = guard {
             guard.tell_quotas(response.headers_mut());
             guard.http_status(response.status());

@@ -34,6 +34,8 @@ pub(super) struct Agent {
     uri: Option<Uri>,
     link: Arc<Link>,
     pub(super) breaker: Breaker,
+    #[cfg(feature = "metrics")]
+    pub(super) away: super::meter::Away,
     in_flight: AtomicUsize,
     /// Checks it has answered.
     answers: AtomicU64,
@@ -50,6 +52,8 @@ impl Agents {
             uri,
             link: Arc::default(),
             breaker: Breaker::new(config.breaker),
+            #[cfg(feature = "metrics")]
+            away: super::meter::Away::default(),
             in_flight: AtomicUsize::new(0),
             answers: AtomicU64::new(0),
             generation: AtomicU64::new(0),
@@ -159,7 +163,7 @@ impl Agent {
         }
     }
 
-    fn address(&self) -> Option<&str> {
+    pub(super) fn address(&self) -> Option<&str> {
         Some(self.uri.as_ref()?.authority()?.as_str())
     }
 
@@ -246,6 +250,8 @@ impl Asking {
         let agent = self.agent();
         agent.answers.fetch_add(1, Relaxed);
         if agent.breaker.answered() {
+            #[cfg(feature = "metrics")]
+            agent.away.set(false);
             log_event!(
                 info,
                 agent = agent.address(),
@@ -266,6 +272,8 @@ impl Asking {
         self.told = true;
         let agent = self.agent();
         if agent.breaker.failed(self.pass, evidence) {
+            #[cfg(feature = "metrics")]
+            agent.away.set(true);
             self.live.shared.counters.agents_given_up.add(1);
             log_event!(
                 warn,

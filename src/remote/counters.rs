@@ -27,15 +27,29 @@ pub(super) struct Counters {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Counter(AtomicU64);
+pub(super) struct Counter {
+    count: AtomicU64,
+    #[cfg(feature = "metrics")]
+    metric: std::sync::OnceLock<metrics::Counter>,
+}
 
 impl Counter {
     pub(super) fn add(&self, n: usize) {
-        self.0.fetch_add(n as u64, Relaxed);
+        self.count.fetch_add(n as u64, Relaxed);
+        #[cfg(feature = "metrics")]
+        if let Some(metric) = self.metric.get() {
+            metric.increment(n as u64);
+        }
     }
 
     pub(super) fn get(&self) -> u64 {
-        self.0.load(Relaxed)
+        self.count.load(Relaxed)
+    }
+
+    /// Counts for a metric as well from now on.
+    #[cfg(feature = "metrics")]
+    pub(super) fn record(&self, metric: impl FnOnce() -> metrics::Counter) {
+        self.metric.get_or_init(metric);
     }
 }
 

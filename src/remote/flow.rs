@@ -101,6 +101,28 @@ impl RemoteFlow {
         denial(self.response())
     }
 
+    /// How long the Agent took for a flow that went through a scheduler, by its own clock.
+    pub(crate) fn queue_time(&self) -> Option<Duration> {
+        let response = self.response();
+        let mut decisions = response.limiter_decisions.iter();
+        let scheduled = decisions.any(|decision| {
+            matches!(
+                decision.details,
+                Some(
+                    Details::LoadSchedulerInfo(_)
+                        | Details::QuotaSchedulerInfo(_)
+                        | Details::ConcurrencySchedulerInfo(_)
+                )
+            )
+        });
+        let (start, end) = (response.start?, response.end?);
+        let nanos = |at: prost_types::Timestamp| {
+            i128::from(at.seconds) * 1_000_000_000 + i128::from(at.nanos)
+        };
+        let took = u64::try_from(nanos(end) - nanos(start)).ok()?;
+        scheduled.then(|| Duration::from_nanos(took))
+    }
+
     /// What limiters told of their tokens. How they are filled an Agent does not tell.
     pub(crate) fn quotas(&self) -> Vec<Quota> {
         let decisions = self.response().limiter_decisions.iter();

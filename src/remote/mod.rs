@@ -20,6 +20,8 @@ mod health;
 mod http;
 mod link;
 mod live;
+#[cfg(feature = "metrics")]
+mod meter;
 mod probe;
 mod stamps;
 mod worker;
@@ -299,6 +301,8 @@ impl Shared {
         if let Some(live) = lives.iter().find(|live| live.runtime() == id) {
             return Ok(Arc::clone(live));
         }
+        #[cfg(feature = "metrics")]
+        meter::register(&self.counters, &self.agents);
         let slots = match &self.config.target {
             Target::Connect(connect) => {
                 let agents = self.agents.iter();

@@ -114,7 +114,9 @@ impl ApertureClient {
             Backend::Embedded(engine) => engine.cache_lookup(control_point, key, []),
             _ => return Err(CacheError::Unsupported),
         };
-        read(lookup.result.ok_or(CacheError::MissingInReply)?)
+        let value = lookup.result.ok_or(CacheError::MissingInReply)?;
+        self.inner.meter.looked_up_result(&value);
+        read(value)
     }
 
     /// Stores a value in the result cache of a control point for `ttl`, which is kept to the
@@ -163,12 +165,9 @@ impl ApertureClient {
             Backend::Embedded(engine) => engine.cache_lookup("", "", [key]),
             _ => return Err(CacheError::Unsupported),
         };
-        read(
-            lookup
-                .global(key)
-                .ok_or(CacheError::MissingInReply)?
-                .clone(),
-        )
+        let value = lookup.global(key).ok_or(CacheError::MissingInReply)?;
+        self.inner.meter.looked_up_global(value);
+        read(value.clone())
     }
 
     /// Stores a value in the global cache for `ttl`, which is kept to the millisecond and cut at

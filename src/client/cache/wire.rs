@@ -25,6 +25,16 @@ pub(in crate::client) fn looked_up(reply: &CacheLookupResponse) -> CacheLookup {
     }
 }
 
+#[cfg(feature = "metrics")]
+pub(in crate::client) fn count(reply: &CacheLookupResponse, meter: &crate::meter::Meter) {
+    if let Some(reply) = &reply.result_cache_response {
+        meter.looked_up_result(&value(Some(reply)));
+    }
+    for entry in &reply.global_cache_responses {
+        meter.looked_up_global(&value(entry.value.as_ref()));
+    }
+}
+
 fn value(reply: Option<&KeyLookupResponse>) -> CacheValue {
     // Nobody who found something says nothing.
     let Some(reply) = reply else { return Ok(None) };

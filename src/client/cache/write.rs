@@ -62,7 +62,7 @@ impl Caches for Inner {
             #[cfg(feature = "embedded")]
             Backend::Embedded(engine) => {
                 let change = upsert(engine, place, &value, ttl);
-                self.counters.count_write(done(change, place));
+                self.wrote(done(change, place));
             }
             _ => {}
         }
@@ -75,7 +75,7 @@ impl Caches for Inner {
             #[cfg(feature = "embedded")]
             Backend::Embedded(engine) => {
                 let change = delete(engine, place);
-                self.counters.count_write(done(change, place));
+                self.wrote(done(change, place));
             }
             _ => {}
         }
@@ -83,6 +83,15 @@ impl Caches for Inner {
 
     fn note(&self, event: CacheEvent) {
         self.counters.count_cached(event);
+        self.meter.cached(event);
+    }
+}
+
+impl Inner {
+    #[cfg(feature = "embedded")]
+    fn wrote(&self, written: Result<(), CacheError>) {
+        self.meter.wrote(written.is_ok());
+        self.counters.count_write(written);
     }
 }
 

@@ -1,0 +1,76 @@
+//! What happens to flows, at `/metrics`: for Prometheus and the dashboard in `examples/grafana`.
+//!
+//! `cargo run --features metrics --example metrics` serves, asks, asserts its scrape, and ends.
+//! With `-- --serve 127.0.0.1:9464` it stays up there and goes on asking.
+#![allow(clippy::print_stdout)]
+
+use axum::{BoxError, Router, body::Body, routing::get};
+use http_body_util::BodyExt;
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
+use tower_aperture::{ApertureClient, ApertureLayer, Engine, metrics};
+
+#[tokio::main]
+async fn main() -> Result<(), BoxError> {
+    let mut args = std::env::args().skip_while(|arg| arg != "--serve");
+    let stay = args.next().is_some();
+    let base = serve(args.next().as_deref().unwrap_or("127.0.0.1:0")).await?;
+    println!("serving {base}/metrics");
+    traffic(&base).await?;
+    let scrape = ask(&base, "metrics").await?;
+    for line in [
+        r#"flows_total{control_point="checkout",decision="accepted",reason="none"} 5"#,
+        r#"flows_total{control_point="checkout",decision="rejected",reason="rate_limited"} 3"#,
+        r#"flows_total{control_point="profile",decision="unreachable",reason="unavailable"} 8"#,
+        "checks_spared_total 3\n", // After five failures the Agent is given up.
+    ] {
+        assert!(scrape.contains(line), "{line} is not in {scrape}");
+    }
+    while stay && traffic(&base).await.is_ok() {}
+    Ok(())
+}
+
+/// Serves two routes with limits in process, and one with those of an Agent that is not there.
+pub(crate) async fn serve(address: &str) -> Result<String, BoxError> {
+    // Before the first flow. Without buckets there would be summaries, and no histograms.
+    let scrape = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &metrics::BUCKETS)?
+        .install_recorder()?;
+    let policy = include_str!("grafana/policy.yaml");
+    let engine = Engine::builder().policy_text("limits", policy).build()?;
+    let nobody = tokio::net::TcpSocket::new_v4()?; // Bound, and not listening.
+    nobody.bind("127.0.0.1:0".parse()?)?;
+    let agent = ApertureClient::builder().address(nobody.local_addr()?.to_string());
+    let profile = ApertureLayer::new(agent.insecure(true).build()?, "profile");
+    let local = ApertureClient::embedded(engine.clone());
+    let checkout = ApertureLayer::new(local.clone(), "checkout").result_cache_key(|_| "me".into());
+    let report = ApertureLayer::new(local, "report");
+    let metrics = move || {
+        metrics::record_engine(&engine);
+        std::future::ready(scrape.render())
+    };
+    let app = Router::new()
+        .route("/checkout", get(async || "thanks").layer(checkout))
+        .route("/report", get(async || "done").layer(report))
+        .route("/profile", get(async || "me").layer(profile))
+        .route("/metrics", get(metrics));
+    let listener = tokio::net::TcpListener::bind(address).await?;
+    let base = format!("http://{}", listener.local_addr()?);
+    tokio::spawn(async move { (axum::serve(listener, app).await, nobody) });
+    Ok(base)
+}
+
+/// Eight checkouts, of which five are let in, eight profiles, and two reports, of which one waits.
+pub(crate) async fn traffic(base: &str) -> Result<(), BoxError> {
+    for path in ["checkout", "profile"].repeat(8) {
+        ask(base, path).await?;
+    }
+    tokio::try_join!(ask(base, "report"), ask(base, "report")).map(drop)
+}
+
+pub(crate) async fn ask(base: &str, path: &str) -> Result<String, BoxError> {
+    let http = Client::builder(TokioExecutor::new()).build_http::<Body>();
+    let url = format!("{base}/{path}").parse()?;
+    let body = http.get(url).await?.into_body().collect().await?;
+    Ok(String::from_utf8(body.to_bytes().into())?)
+}

@@ -1,0 +1,275 @@
+//! The dashboard shows what the example serves: every expression is PromQL, and every metric and
+//! label in it is there.
+//!
+//! `.ci/dashboard` also asks a real Prometheus, which the variable `PROMETHEUS` names.
+
+#[path = "../examples/metrics.rs"]
+#[allow(dead_code)]
+mod example;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use promql_parser::parser::{self, Expr, LabelModifier, VectorSelector};
+use promql_parser::util::{ExprVisitor, walk_expr};
+use serde_json::Value;
+
+/// Longer than a loaded machine takes; only what hangs takes as long.
+const LONG: Duration = Duration::from_secs(60);
+
+/// What Prometheus adds to each series.
+const ADDED: &[&str] = &["job"];
+
+struct Panel {
+    title: String,
+    expr: String,
+    legend: String,
+}
+
+fn dashboard() -> Value {
+    let text = include_str!("../examples/grafana/dashboard.json");
+    serde_json::from_str(text).expect("JSON")
+}
+
+fn panels() -> Vec<Panel> {
+    let dashboard = dashboard();
+    let mut all = Vec::new();
+    for panel in dashboard["panels"].as_array().expect("panels") {
+        let text = |value: &Value| value.as_str().expect("a text").to_owned();
+        if panel["type"] == "row" {
+            continue;
+        }
+        for target in panel["targets"].as_array().expect("targets") {
+            all.push(Panel {
+                title: text(&panel["title"]),
+                expr: text(&target["expr"]),
+                legend: text(&target["legendFormat"]),
+            });
+        }
+    }
+    assert!(all.len() > 20, "{} expressions", all.len());
+    all
+}
+
+/// As Grafana fills it in, where everything is selected.
+fn filled_in(text: &str) -> String {
+    let text = text
+        .replace("$__rate_interval", "1m")
+        .replace("$job", ".*")
+        .replace("$control_point", ".*");
+    assert!(!text.contains('$'), "an unknown variable in {text}");
+    text
+}
+
+/// What an expression needs of the scrape.
+#[derive(Default)]
+struct Needs {
+    /// Metrics, each with the labels it must have.
+    metrics: BTreeMap<String, BTreeSet<String>>,
+    /// What it is grouped by at the end, in the order of the walk.
+    groups: Vec<BTreeSet<String>>,
+    selectors: Vec<VectorSelector>,
+}
+
+impl ExprVisitor for Needs {
+    type Error = String;
+
+    fn pre_visit(&mut self, expr: &Expr) -> Result<bool, String> {
+        match expr {
+            Expr::Aggregate(aggregate) => {
+                if let Some(LabelModifier::Include(labels)) = &aggregate.modifier {
+                    self.groups.push(labels.labels.iter().cloned().collect());
+                } else {
+                    self.groups.push(BTreeSet::new());
+                }
+            }
+            Expr::VectorSelector(selector) => self.select(selector),
+            Expr::MatrixSelector(matrix) => self.select(&matrix.vs),
+            _ => {}
+        }
+        Ok(true)
+    }
+}
+
+impl Needs {
+    fn of(text: &str) -> Self {
+        let expr = parser::parse(&filled_in(text)).unwrap_or_else(|why| panic!("{text}: {why}"));
+        let mut needs = Self::default();
+        walk_expr(&mut needs, &expr).expect("a walk");
+        assert!(!needs.metrics.is_empty(), "{text} asks for nothing");
+        needs
+    }
+
+    /// Matchers, and all that it is grouped by: nothing here renames labels.
+    fn select(&mut self, selector: &VectorSelector) {
+        let name = selector.name.clone().expect("selectors name a metric");
+        let labels = self.metrics.entry(name).or_default();
+        let matchers = selector.matchers.matchers.iter();
+        labels.extend(matchers.map(|matcher| matcher.name.clone()));
+        if let Some(group) = self.groups.last() {
+            labels.extend(group.iter().cloned());
+        }
+        self.selectors.push(selector.clone());
+    }
+}
+
+/// The labels of each metric in a scrape.
+type Scrape = BTreeMap<String, BTreeSet<String>>;
+
+fn read(scrape: &str) -> Scrape {
+    let mut all = Scrape::new();
+    let lines = scrape.lines().filter(|line| !line.starts_with('#'));
+    for line in lines.filter(|line| !line.is_empty()) {
+        // A series is a selector too.
+        let (series, value) = line.rsplit_once(' ').expect("a value");
+        assert!(value.parse::<f64>().is_ok(), "{line}");
+        let Ok(Expr::VectorSelector(series)) = parser::parse(series) else {
+            panic!("no series: {line}");
+        };
+        let labels = all.entry(series.name.expect("a name")).or_default();
+        labels.extend(series.matchers.matchers.into_iter().map(|label| label.name));
+    }
+    all
+}
+
+/// What each expression, and each variable, does not find.
+fn missing(scrape: &Scrape) -> Vec<String> {
+    let mut missing = Vec::new();
+    let mut expressions: Vec<_> = panels()
+        .into_iter()
+        .map(|panel| (format!("{}: {}", panel.title, panel.expr), panel.expr))
+        .collect();
+    for variable in dashboard()["templating"]["list"]
+        .as_array()
+        .expect("a list")
+    {
+        let Some(query) = variable["query"]["query"].as_str() else {
+            continue;
+        };
+        let asked = query.strip_prefix("label_values(").and_then(|query| {
+            let (series, label) = query.strip_suffix(')')?.rsplit_once(", ")?;
+            Some(format!("sum by ({label}) ({series})"))
+        });
+        expressions.push((
+            query.to_owned(),
+            asked.expect("label_values(series, label)"),
+        ));
+    }
+    for (which, expr) in expressions {
+        for (name, labels) in Needs::of(&expr).metrics {
+            let Some(there) = scrape.get(&name) else {
+                missing.push(format!("{which}: no metric {name}"));
+                continue;
+            };
+            for label in labels {
+                if !there.contains(&label) && !ADDED.contains(&label.as_str()) {
+                    missing.push(format!("{which}: {name} has no label {label}"));
+                }
+            }
+        }
+    }
+    missing
+}
+
+#[tokio::test]
+async fn every_metric_and_label_is_in_the_scrape_of_the_example() {
+    let base = example::serve("127.0.0.1:0").await.expect("it serves");
+    let begun = Instant::now();
+    loop {
+        example::traffic(&base).await.expect("answers");
+        let scrape = example::ask(&base, "metrics").await.expect("a scrape");
+        let missing = missing(&read(&scrape));
+        if missing.is_empty() {
+            break;
+        }
+        // Loops take some ticks, and a report may come when there is a token again.
+        assert!(begun.elapsed() < LONG, "{missing:#?} in\n{scrape}");
+    }
+}
+
+#[test]
+fn legends_show_what_is_grouped_by() {
+    for panel in panels() {
+        let shown: BTreeSet<_> = panel
+            .legend
+            .split("{{")
+            .skip(1)
+            .map(|rest| rest.split("}}").next().expect("a name").to_owned())
+            .collect();
+        let mut groups = Needs::of(&panel.expr).groups;
+        for group in &mut groups {
+            group.remove("le");
+            assert_eq!(*group, shown, "{}: {}", panel.title, panel.expr);
+        }
+        assert!(!groups.is_empty(), "{}: {}", panel.title, panel.expr);
+    }
+}
+
+#[test]
+fn every_metric_of_this_crate_is_shown() {
+    let shown: BTreeSet<String> = panels()
+        .iter()
+        .flat_map(|panel| Needs::of(&panel.expr).metrics.into_keys())
+        .collect();
+    let source = include_str!("../src/metrics/mod.rs");
+    let named = source.lines().filter_map(|line| {
+        let rest = line.trim_start_matches("//! ").strip_prefix("| `")?;
+        rest.split('`').next()
+    });
+    let mut count = 0;
+    for name in named.filter(|name| name.starts_with("tower_aperture_")) {
+        count += 1;
+        let there = |shown: &String| shown.starts_with(name);
+        assert!(shown.iter().any(there), "no panel shows {name}");
+    }
+    assert!(count >= 15, "{count} names in the table");
+}
+
+#[test]
+fn ids_differ_and_panels_do_not_overlap() {
+    let dashboard = dashboard();
+    let panels = dashboard["panels"].as_array().expect("panels");
+    let ids: BTreeSet<_> = panels.iter().map(|panel| panel["id"].as_u64()).collect();
+    assert_eq!(ids.len(), panels.len());
+    let mut taken = BTreeSet::new();
+    for panel in panels {
+        let at = |side: &str| panel["gridPos"][side].as_u64().expect("a number");
+        assert!(at("x") + at("w") <= 24, "{}", panel["title"]);
+        for x in at("x")..at("x") + at("w") {
+            for y in at("y")..at("y") + at("h") {
+                assert!(taken.insert((x, y)), "{} lies on another", panel["title"]);
+            }
+        }
+    }
+}
+
+/// With a Prometheus that scrapes the example, for as long as its rates need.
+#[tokio::test]
+#[ignore = "needs a Prometheus, see .ci/dashboard"]
+async fn prometheus_answers_every_expression() {
+    let base = std::env::var("PROMETHEUS").expect("the variable PROMETHEUS");
+    let begun = Instant::now();
+    for Panel { title, expr, .. } in panels() {
+        loop {
+            let mut url = http::Uri::try_from(&base).expect("a URL").into_parts();
+            let query = percent_encoding::utf8_percent_encode(
+                &filled_in(&expr),
+                percent_encoding::NON_ALPHANUMERIC,
+            )
+            .to_string();
+            let path = format!("/api/v1/query?query={query}");
+            url.path_and_query = Some(path.parse().expect("a path"));
+            let url = http::Uri::from_parts(url).expect("a URL").to_string();
+            let (base, path) = url.split_at(url.find("/api").expect("a path"));
+            let answer = example::ask(base, &path[1..]).await.expect("an answer");
+            let answer: Value = serde_json::from_str(&answer).expect("JSON");
+            assert_eq!(answer["status"], "success", "{title}: {expr}: {answer}");
+            let found = answer["data"]["result"].as_array().expect("a vector");
+            if !found.is_empty() {
+                break;
+            }
+            assert!(begun.elapsed() < LONG, "{title}: nothing for {expr}");
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+}

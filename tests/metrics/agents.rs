@@ -1,0 +1,175 @@
+use std::time::Duration;
+
+use tower_aperture::pb::check::CheckResponse;
+use tower_aperture::{
+    ApertureClient, ApertureClientBuilder, Engine, FlowDecision, FlowParams, FlowStatus, metrics,
+};
+
+use super::Recorded;
+use super::support::agent::{FakeAgent, Reply, answer};
+
+/// Longer than a busy machine takes; only what hangs takes as long.
+const LONG: Duration = Duration::from_secs(60);
+
+fn builder(agent: &FakeAgent) -> ApertureClientBuilder {
+    ApertureClient::builder()
+        .address(agent.address())
+        .insecure(true)
+        .connect_timeout(LONG)
+        .check_timeout(LONG)
+        .end_timeout(LONG)
+        .breaker(2, Duration::from_millis(20))
+}
+
+async fn decision(client: &ApertureClient) -> FlowDecision {
+    let flow = client.start_flow("a", FlowParams::new()).await;
+    flow.decision()
+}
+
+async fn until_given_up(client: &ApertureClient) {
+    for _ in 0..1000 {
+        if client.agents()[0].given_up {
+            return;
+        }
+        decision(client).await;
+    }
+    panic!("it is never given up");
+}
+
+#[tokio::test]
+async fn the_gauge_of_an_agent_says_how_many_clients_have_given_it_up() {
+    let recorded = Recorded::here();
+    let agent = FakeAgent::start();
+    let address = agent.address();
+    let gauge = || recorded.value(&format!("agent_given_up{{agent=\"{address}\"}}"));
+    let clients = [(); 2].map(|()| builder(&agent).build().expect("a client"));
+    assert_eq!(gauge(), None);
+    for client in &clients {
+        assert_eq!(decision(client).await, FlowDecision::Accepted);
+    }
+    assert_eq!(gauge(), Some(0.0), "it is there before anything is wrong");
+    agent.kill();
+    let [first, second] = clients;
+    until_given_up(&first).await;
+    assert_eq!(gauge(), Some(1.0));
+    until_given_up(&second).await;
+    assert_eq!(gauge(), Some(2.0));
+    assert_eq!(recorded.value("agents_given_up_total"), Some(2.0));
+    drop(second);
+    let gone = async {
+        while gauge() != Some(1.0) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let gone = tokio::time::timeout(LONG, gone).await;
+    gone.expect("a client that is gone takes back what it said");
+    agent.restart();
+    let back = async {
+        while decision(&first).await != FlowDecision::Accepted {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(LONG, back).await.expect("it is found");
+    assert_eq!(gauge(), Some(0.0));
+    let stats = first.stats();
+    assert!(recorded.value("probes_total") >= Some(stats.probes as f64));
+    assert!(recorded.value("checks_spared_total") >= Some(stats.checks_spared as f64));
+}
+
+#[tokio::test]
+async fn ends_and_spans_count_by_what_became_of_them() {
+    let recorded = Recorded::here();
+    let agent = FakeAgent::start();
+    agent.on_check(|request| Reply::Now(answer::granted(request)));
+    let client = builder(&agent).build().expect("a client");
+    for _ in 0..3 {
+        let flow = client.start_flow("a", FlowParams::new()).await;
+        flow.finish(FlowStatus::Ok);
+    }
+    let late = client.start_flow("a", FlowParams::new()).await;
+    assert!(client.shutdown(LONG).await);
+    late.finish(FlowStatus::Ok);
+    for metric in ["ends_total", "spans_total"] {
+        let of = |result| recorded.value(&format!("{metric}{{result=\"{result}\"}}"));
+        assert_eq!(of("delivered"), Some(3.0), "{metric}");
+        assert_eq!(of("failed"), Some(0.0), "{metric}");
+        assert_eq!(of("dropped"), Some(1.0), "{metric}");
+    }
+    let ended = "flows_ended_total{control_point=\"a\",status=\"ok\"}";
+    assert_eq!(recorded.value(ended), Some(4.0));
+}
+
+#[tokio::test]
+async fn the_time_in_an_agents_scheduler_is_the_agents_own() {
+    let recorded = Recorded::here();
+    let agent = FakeAgent::start();
+    let at = |seconds, nanos| Some(prost_types::Timestamp { seconds, nanos });
+    agent.on_check(move |request| {
+        let mut response: CheckResponse = match request.control_point.as_str() {
+            "scheduled" => CheckResponse {
+                limiter_decisions: vec![answer::scheduler(false)],
+                ..answer::accepted(request)
+            },
+            _ => answer::accepted(request),
+        };
+        response.start = at(1_700_000_000, 900_000_000);
+        response.end = at(1_700_000_002, 400_000_000);
+        Reply::Now(response)
+    });
+    let client = builder(&agent).build().expect("a client");
+    for name in ["scheduled", "plain"] {
+        drop(client.start_flow(name, FlowParams::new()).await);
+    }
+    let sum = |name| {
+        let series = format!("queue_duration_seconds_sum{{control_point=\"{name}\"}}");
+        recorded.value(&series)
+    };
+    assert_eq!((sum("scheduled"), sum("plain")), (Some(1.5), None));
+}
+
+#[tokio::test]
+async fn a_check_whose_caller_left_is_abandoned_before_it_is_answered() {
+    let recorded = Recorded::here();
+    let agent = FakeAgent::start();
+    agent.on_check(|_| Reply::Hang);
+    let client = builder(&agent).build().expect("a client");
+    let params = FlowParams::new();
+    let flow = client.start_flow("a", params);
+    let left = tokio::time::timeout(Duration::from_millis(1), flow).await;
+    assert!(left.is_err());
+    let abandoned = recorded.value("checks_abandoned_total{control_point=\"a\"}");
+    assert_eq!(abandoned, Some(1.0));
+    assert_eq!(recorded.total("flows_total"), 0.0);
+}
+
+#[test]
+fn an_engine_is_recorded_when_asked() {
+    let recorded = Recorded::here();
+    let policy = "
+blueprint: rate-limiting/base
+policy:
+  policy_name: per-user
+  rate_limiter:
+    bucket_capacity: 5
+    fill_amount: 1
+    parameters: {interval: 3600s, limit_by_label_key: user}
+    selectors: [{control_point: a}]
+";
+    let engine = Engine::builder().policy_text("p.yaml", policy).build();
+    let engine = engine.expect("the policy is right");
+    metrics::record_engine(&engine);
+    assert_eq!(recorded.value("engine_keys"), Some(0.0));
+    for user in ["ann", "bob"] {
+        let params = FlowParams::new().label("user", user);
+        drop(tower_aperture::Decider::decide(&engine, "a", &params));
+    }
+    assert!(
+        engine
+            .reload_with([("p.yaml", "nonsense".to_owned())])
+            .is_err()
+    );
+    metrics::record_engine(&engine);
+    assert_eq!(recorded.value("engine_keys"), Some(2.0));
+    let failed = recorded.value("engine_reloads_total{result=\"failed\"}");
+    assert_eq!(failed, Some(1.0));
+}

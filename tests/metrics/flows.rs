@@ -1,0 +1,295 @@
+use std::convert::Infallible;
+use std::pin::pin;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use http::{Request, Response};
+use http_body_util::Full;
+use tower::{Layer, ServiceExt, service_fn};
+use tower_aperture::client::{Answer, Script};
+use tower_aperture::metrics::MAX_CONTROL_POINTS;
+use tower_aperture::{
+    ApertureClient, ApertureLayer, Check, Decider, Engine, FlowErrorKind, FlowParams, FlowStatus,
+    HttpAttributes, LabelLimits, Labels, RejectReason,
+};
+
+use super::Recorded;
+
+/// One request through a layer.
+async fn request(client: &ApertureClient, control_point: &'static str) -> u16 {
+    let inner = service_fn(async |_: Request<()>| {
+        Ok::<_, Infallible>(Response::new(Full::new("hello".as_bytes())))
+    });
+    let service = ApertureLayer::new(client.clone(), control_point).layer(inner);
+    let answer = service.oneshot(Request::new(())).await;
+    let answer = answer.expect("an answer");
+    let status = answer.status().as_u16();
+    let _ = http_body_util::BodyExt::collect(answer).await;
+    status
+}
+
+/// One place, for which flows queue.
+fn one_at_a_time() -> ApertureClient {
+    let policy = "
+circuit:
+  components:
+  - flow_control:
+      concurrency_scheduler:
+        selectors: [{control_point: render}]
+        in_ports: {max_concurrency: {constant_signal: {value: 1}}}
+        concurrency_limiter: {max_inflight_duration: 3600s}
+        scheduler: {default_workload_parameters: {queue_timeout: 3600s}}
+";
+    let engine = Engine::builder().policy_text("one.yaml", policy).build();
+    ApertureClient::embedded(engine.expect("the policy is right"))
+}
+
+#[tokio::test]
+async fn flows_count_once_by_layers_and_by_hand() {
+    let recorded = Recorded::here();
+    let script = Script::new();
+    let client = script.client();
+    script.next(Answer::accept());
+    script.next(Answer::reject(RejectReason::RateLimited));
+    script.next(Answer::unreachable(FlowErrorKind::Timeout));
+    assert_eq!(request(&client, "shop").await, 200);
+    assert_eq!(request(&client, "shop").await, 429);
+    assert_eq!(request(&client, "shop").await, 200);
+    script.next(Answer::accept());
+    script.next(Answer::reject(RejectReason::NoTokens));
+    script.next(Answer::unreachable(FlowErrorKind::Unauthenticated));
+    for _ in 0..3 {
+        drop(client.start_flow("shop", FlowParams::new()).await);
+    }
+    client
+        .guard("shop", FlowParams::new(), async {})
+        .await
+        .expect("let in");
+    let request = HttpAttributes::new("GET", "/");
+    drop(
+        client
+            .start_http_flow("shop", FlowParams::new(), &request)
+            .await,
+    );
+    drop(client.start_flow("", FlowParams::new()).await);
+
+    for (decision, reason, count) in [
+        ("accepted", "none", 4.0),
+        ("rejected", "rate_limited", 1.0),
+        ("rejected", "no_tokens", 1.0),
+        ("unreachable", "timeout", 1.0),
+        ("unreachable", "unauthenticated", 1.0),
+    ] {
+        let series = format!(
+            "flows_total{{control_point=\"shop\",decision=\"{decision}\",reason=\"{reason}\"}}"
+        );
+        assert_eq!(recorded.value(&series), Some(count), "{series}");
+    }
+    let nameless =
+        "flows_total{control_point=\"\",decision=\"unreachable\",reason=\"invalid_request\"}";
+    assert_eq!(recorded.value(nameless), Some(1.0));
+    let stats = client.stats();
+    let flows = stats.accepted + stats.rejected + stats.unreachable;
+    assert_eq!(recorded.total("flows_total"), flows as f64);
+    let checks = recorded.total("check_duration_seconds_count");
+    assert_eq!(checks, flows as f64, "each is measured");
+    let queued = recorded.total("queue_duration_seconds_count");
+    assert_eq!(queued, 0.0, "all of them were answered at once");
+}
+
+#[tokio::test]
+async fn rejections_in_shadow_mode_count_twice_over() {
+    let recorded = Recorded::here();
+    let script = Script::new();
+    let client = script.client();
+    let shadowed = || recorded.value("flows_shadowed_total{control_point=\"a\"}");
+    for shadow in [false, true] {
+        script.next(Answer::reject(RejectReason::RateLimited));
+        let params = FlowParams::new().shadow(shadow);
+        drop(client.start_flow("a", params).await);
+    }
+    drop(client.start_flow("a", FlowParams::new().shadow(true)).await);
+    assert_eq!(shadowed(), Some(1.0));
+    let rejected = "flows_total{control_point=\"a\",decision=\"rejected\",reason=\"rate_limited\"}";
+    assert_eq!(recorded.value(rejected), Some(2.0));
+    assert_eq!(client.stats().shadowed, 1);
+}
+
+#[tokio::test]
+async fn answered_flows_end_once_with_their_status() {
+    let recorded = Recorded::here();
+    let script = Script::new();
+    let client = script.client();
+    let start = async || client.start_flow("a", FlowParams::new()).await;
+    start().await.finish(FlowStatus::Ok);
+    start().await.end().await;
+    drop(start().await);
+    script.next(Answer::reject(RejectReason::NotSampled));
+    drop(start().await);
+    script.next(Answer::unreachable(FlowErrorKind::Timeout));
+    start().await.end().await;
+    let Check::Ready(verdict) = client.decide("a", &FlowParams::new()) else {
+        panic!("answered at once");
+    };
+    drop(verdict);
+    for (status, count) in [("ok", 2.0), ("error", 2.0), ("unset", 1.0)] {
+        let series = format!("flows_ended_total{{control_point=\"a\",status=\"{status}\"}}");
+        assert_eq!(recorded.value(&series), Some(count), "{series}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn seconds_are_measured_from_the_question_to_the_answer() {
+    let recorded = Recorded::here();
+    let script = Script::new();
+    let client = script.client();
+    script.next(Answer::accept().after(Duration::from_secs(2)));
+    script.next(Answer::reject(RejectReason::NoTokens).after(Duration::from_secs(3)));
+    drop(client.start_flow("a", FlowParams::new()).await);
+    assert_eq!(request(&client, "a").await, 503);
+    for metric in ["check", "queue"] {
+        let of = |what| format!("{metric}_duration_seconds_{what}{{control_point=\"a\"}}");
+        assert_eq!(recorded.value(&of("count")), Some(2.0));
+        let sum = recorded.value(&of("sum")).expect("a sum");
+        assert!((sum - 5.0).abs() < 0.1, "{sum}");
+    }
+}
+
+#[tokio::test]
+async fn flows_that_wait_in_process_are_in_the_histogram_of_queues() {
+    let recorded = Recorded::here();
+    let client = one_at_a_time();
+    let queued = || recorded.value("queue_duration_seconds_count{control_point=\"render\"}");
+    let first = client.start_flow("render", FlowParams::new()).await;
+    assert_eq!(queued(), None, "it did not wait");
+    let mut second = pin!(client.start_flow("render", FlowParams::new()));
+    assert!(second.as_mut().now_or_never().is_none());
+    let Check::Pending(mut third) = client.decide("render", &FlowParams::new()) else {
+        panic!("there is no place");
+    };
+    assert!((&mut third).now_or_never().is_none());
+    first.finish(FlowStatus::Ok);
+    second.await.finish(FlowStatus::Ok);
+    assert_eq!(queued(), Some(1.0));
+    drop(third.await);
+    assert_eq!(queued(), Some(2.0));
+}
+
+#[tokio::test]
+async fn decisions_whose_caller_left_are_abandoned_and_nothing_else() {
+    let recorded = Recorded::here();
+    let client = one_at_a_time();
+    let abandoned = || recorded.value("checks_abandoned_total{control_point=\"render\"}");
+    let first = client.start_flow("render", FlowParams::new()).await;
+    assert_eq!(abandoned(), Some(0.0));
+    let left = client.start_flow("render", FlowParams::new());
+    assert!(left.now_or_never().is_none());
+    assert_eq!(abandoned(), Some(1.0));
+    drop(client.decide("render", &FlowParams::new()));
+    assert_eq!(abandoned(), Some(2.0));
+    assert_eq!(recorded.total("flows_total"), 1.0);
+    first.finish(FlowStatus::Ok);
+    assert_eq!(recorded.total("flows_ended_total"), 1.0);
+    assert_eq!(recorded.total("check_duration_seconds_count"), 1.0);
+}
+
+#[tokio::test]
+async fn control_points_beyond_the_limit_are_one() {
+    let recorded = Recorded::here();
+    let client = Script::new().client();
+    for at in 0..MAX_CONTROL_POINTS + 50 {
+        let name = format!("/item/{at}");
+        let flow = client.start_flow(&name, FlowParams::new()).await;
+        flow.finish(FlowStatus::Ok);
+    }
+    drop(client.start_flow("/item/0", FlowParams::new()).await);
+    let of = |name: &str| {
+        let labels = format!("control_point=\"{name}\",decision=\"accepted\",reason=\"none\"");
+        recorded.value(&format!("flows_total{{{labels}}}"))
+    };
+    assert_eq!(of("other"), Some(50.0));
+    assert_eq!(of("/item/0"), Some(2.0), "known ones go on");
+    assert_eq!(of(&format!("/item/{MAX_CONTROL_POINTS}")), None);
+    let text = recorded.text();
+    let series = |line: &&str| line.starts_with("tower_aperture_flows_total{");
+    assert_eq!(text.lines().filter(series).count(), MAX_CONTROL_POINTS + 1);
+}
+
+#[tokio::test]
+async fn nothing_of_a_request_but_its_control_point_is_a_label() {
+    let recorded = Recorded::here();
+    let engine = Engine::builder().build().expect("no policy");
+    let client = ApertureClient::embedded(engine);
+    let mut labels = Labels::with_limits(LabelLimits {
+        count: 1,
+        ..LabelLimits::default()
+    });
+    labels.insert("user", "secret-user");
+    labels.insert("tier", "secret-tier");
+    labels.insert("plan", "secret-plan");
+    let mut params = FlowParams::new().result_cache_key("secret-key");
+    params.labels = labels;
+    drop(client.start_flow("a", params).await);
+    let text = recorded.text();
+    assert!(!text.contains("secret"), "{text}");
+    assert_eq!(recorded.value("labels_dropped_total"), Some(2.0));
+}
+
+#[tokio::test]
+async fn cache_lookups_count_by_outcome_with_flows_and_without() {
+    let recorded = Recorded::here();
+    let engine = Engine::builder().build().expect("no policy");
+    let client = ApertureClient::embedded(engine);
+    let params = || {
+        FlowParams::new()
+            .result_cache_key("cart")
+            .global_cache_key("settings")
+    };
+    let ttl = Duration::from_secs(3600);
+    let flow = client.start_flow("a", params()).await;
+    flow.set_result_cache("full", ttl).await.expect("stored");
+    flow.end().await;
+    drop(client.decide("a", &params()));
+    drop(client.start_flow("a", FlowParams::new()).await);
+    assert!(matches!(
+        client.result_cache("a", "cart").await,
+        Ok(Some(_))
+    ));
+    assert!(matches!(client.global_cache("settings").await, Ok(None)));
+    assert!(client.result_cache("", "cart").await.is_err());
+    for (cache, outcome, count) in [
+        ("result", "miss", 1.0),
+        ("result", "hit", 2.0),
+        ("result", "refused", 1.0),
+        ("global", "miss", 3.0),
+    ] {
+        let series = format!("cache_lookups_total{{cache=\"{cache}\",outcome=\"{outcome}\"}}");
+        assert_eq!(recorded.value(&series), Some(count), "{series}");
+    }
+}
+
+#[tokio::test]
+async fn metrics_are_described_with_units_in_their_names() {
+    let recorded = Recorded::here();
+    drop(
+        Script::new()
+            .client()
+            .start_flow("a", FlowParams::new())
+            .await,
+    );
+    let text = recorded.text();
+    let mut types = 0;
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            types += 1;
+            let (name, kind) = rest.split_once(' ').expect("a type");
+            assert!(text.contains(&format!("# HELP {name} ")), "{name}");
+            match kind {
+                "counter" => assert!(name.ends_with("_total"), "{name}"),
+                "histogram" => assert!(name.ends_with("_seconds"), "{name}"),
+                other => panic!("{name} is a {other}"),
+            }
+        }
+    }
+    assert!(types >= 4, "{text}");
+}

@@ -1,0 +1,122 @@
+//! Targets and fields are what people filter by: they are part of the interface.
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use http::{Request, Response};
+use http_body_util::Full;
+use tower::{Layer, ServiceExt, service_fn};
+use tower_aperture::client::{Answer, Script};
+use tower_aperture::metrics::MAX_CONTROL_POINTS;
+use tower_aperture::{ApertureLayer, FlowErrorKind, FlowParams, FlowStatus, RejectReason};
+
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Lines {
+    fn all(&self) -> Vec<String> {
+        let text = String::from_utf8(self.0.lock().expect("no panic").clone());
+        text.expect("text").lines().map(str::to_owned).collect()
+    }
+
+    /// The lines with all of these parts.
+    fn with(&self, parts: &[&str]) -> Vec<String> {
+        let all = self.all().into_iter();
+        all.filter(|line| parts.iter().all(|part| line.contains(part)))
+            .collect()
+    }
+}
+
+impl io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("no panic").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Collects what this thread logs.
+fn collect(most: tracing::Level) -> (Lines, tracing::subscriber::DefaultGuard) {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(most)
+        .with_span_events(tracing_subscriber::fmt::format::FmtSpan::CLOSE)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    (lines, tracing::subscriber::set_default(subscriber))
+}
+
+#[tokio::test]
+async fn each_rejection_is_an_event_without_labels() {
+    let (lines, _guard) = collect(tracing::Level::DEBUG);
+    let script = Script::new();
+    let client = script.client();
+    let wait = Duration::from_secs(2);
+    script.next(Answer::reject(RejectReason::RateLimited).wait(wait));
+    let params = FlowParams::new().label("user", "secret");
+    drop(client.start_flow("checkout", params).await);
+    drop(client.start_flow("checkout", FlowParams::new()).await);
+    let rejected = lines.with(&[
+        "DEBUG tower_aperture::client: a flow was rejected",
+        "control_point=\"checkout\"",
+        "reason=\"rate_limited\"",
+        "2s",
+    ]);
+    assert_eq!(rejected.len(), 1, "{:?}", lines.all());
+    assert_eq!(lines.with(&["secret"]), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_is_a_span_and_what_comes_of_it_is_in_it() {
+    let (lines, _guard) = collect(tracing::Level::DEBUG);
+    let script = Script::new();
+    let client = script.client();
+    let later = Duration::from_secs(1);
+    script.next(Answer::reject(RejectReason::NoTokens).after(later));
+    drop(client.start_flow("checkout", FlowParams::new()).await);
+    let within = "decision{control_point=\"checkout\"}: tower_aperture::client: ";
+    let rejected = lines.with(&[within, "a flow was rejected", "reason=\"no_tokens\""]);
+    assert_eq!(rejected.len(), 1, "{:?}", lines.all());
+    assert_eq!(lines.with(&[within, "close"]).len(), 1);
+}
+
+#[tokio::test]
+async fn a_layer_says_what_it_answered_instead() {
+    let (lines, _guard) = collect(tracing::Level::DEBUG);
+    let script = Script::new();
+    script.next(Answer::unreachable(FlowErrorKind::Timeout));
+    let inner = service_fn(async |_: Request<()>| {
+        Ok::<_, Infallible>(Response::new(Full::new("hello".as_bytes())))
+    });
+    let layer = ApertureLayer::new(script.client(), "checkout").ramp_mode(true);
+    let answer = layer.layer(inner).oneshot(Request::new(())).await;
+    assert_eq!(answer.expect("an answer").status(), 503);
+    let refused = lines.with(&[
+        "DEBUG tower_aperture::layer: a request was refused",
+        "control_point=\"checkout\"",
+        "reason=\"unreachable\"",
+        "status=503",
+    ]);
+    assert_eq!(refused.len(), 1, "{:?}", lines.all());
+}
+
+#[tokio::test]
+async fn too_many_control_points_are_warned_about_once() {
+    let (lines, _guard) = collect(tracing::Level::INFO);
+    let client = Script::new().client();
+    for at in 0..MAX_CONTROL_POINTS + 20 {
+        let name = format!("/item/{at}");
+        let flow = client.start_flow(&name, FlowParams::new()).await;
+        flow.finish(FlowStatus::Ok);
+    }
+    let warned = lines.with(&["WARN tower_aperture: ", "too many control points"]);
+    assert_eq!(warned.len(), 1, "{:?}", lines.all());
+    assert_eq!(lines.all().len(), 1, "at this level nothing else is said");
+}
