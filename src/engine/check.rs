@@ -1,0 +1,166 @@
+//! Deciding for those who want to know all there is to tell.
+
+use super::cache::Recall;
+use super::clock::nanos;
+use super::flux_meter::Metered;
+use super::pending::{Notes, OwnedFlow, Waiting};
+use super::report::Collector;
+use super::snapshot::Snapshot;
+use super::stages::{self, Denied, Flow, Halt, Observer, Progress};
+use super::ticket::{Slots, Told};
+use super::{CheckInput, CheckReport, Engine, EngineTicket, Shared, Starting};
+
+impl Engine {
+    /// Decides a flow at once and tells all there is to tell. A scheduler turns the flow away when
+    /// it would have to wait; [`start`](Self::start) lets it wait.
+    ///
+    /// Slots of concurrency limiters and schedulers are held until [`flow_end`](Self::flow_end)
+    /// names them, or until they expire.
+    #[must_use]
+    pub fn check(&self, input: &CheckInput<'_, '_>) -> CheckReport {
+        let flow = input.flow();
+        let live = self.shared.live.load();
+        let meters = live.matched(&flow);
+        let mut collector = self.collector(input);
+        let mut held = Slots::new();
+        let denied = match self.run(&live, &flow, &mut collector, &mut held) {
+            Progress::Done(result) => result.err(),
+            Progress::Waits(halt) => {
+                let result = self.wait_for_nothing(*halt, &flow, &mut collector, &mut held);
+                result.err()
+            }
+        };
+        EngineTicket::new(held).leave_open();
+        collector.report(&flow, &meters, denied, input.expect_end)
+    }
+
+    fn collector<'a, 'p>(&'a self, input: &CheckInput<'a, 'p>) -> Collector<'a, 'p> {
+        Collector {
+            decisions: Some(Vec::new()),
+            quotas: input.params.quotas.then(Vec::new),
+            recall: input
+                .cache_lookup
+                .then(|| Recall::always(&self.shared.caches, input.params)),
+        }
+    }
+
+    /// Decides a flow, which may have to wait, and tells all there is to tell.
+    ///
+    /// The flow is in its queues when this returns; the future is only needed for the answer, and
+    /// leaves them when it is dropped. The ticket holds the slots that the flow was granted.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_aperture::engine::{CheckInput, Engine};
+    /// use tower_aperture::FlowParams;
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let engine = Engine::builder()
+    ///     .policy_text("one-at-a-time", "
+    /// circuit:
+    ///   components:
+    ///   - flow_control:
+    ///       concurrency_scheduler:
+    ///         selectors: [{control_point: render}]
+    ///         in_ports: {max_concurrency: {constant_signal: {value: 1}}}
+    ///         concurrency_limiter: {max_inflight_duration: 60s}
+    ///         scheduler: {default_workload_parameters: {queue_timeout: 5s}}
+    /// ")
+    ///     .build()?;
+    /// let params = FlowParams::new();
+    /// let (first, ticket) = engine.start(&CheckInput::new("render", &params)).await;
+    /// assert!(first.accepted());
+    ///
+    /// let second = engine.start(&CheckInput::new("render", &params));
+    /// drop(ticket);
+    /// assert!(second.await.0.accepted());
+    /// # Ok::<(), tower_aperture::PolicyError>(())
+    /// # }).unwrap();
+    /// ```
+    pub fn start(&self, input: &CheckInput<'_, '_>) -> Starting {
+        let flow = input.flow();
+        let live = self.shared.live.load();
+        let meters = live.matched(&flow);
+        let mut collector = self.collector(input);
+        let mut held = Slots::new();
+        let progress = match self.run(&live, &flow, &mut collector, &mut held) {
+            Progress::Waits(halt) if input.params.shadow => {
+                Progress::Done(self.wait_for_nothing(*halt, &flow, &mut collector, &mut held))
+            }
+            progress => progress,
+        };
+        match progress {
+            Progress::Done(result) => {
+                // The report has what was looked up.
+                let told = Told {
+                    quotas: collector.quotas.take().unwrap_or_default(),
+                    ..Told::default()
+                };
+                let report = collector.report(&flow, &meters, result.err(), input.expect_end);
+                let metered = Metered::begin(self, meters);
+                let ticket = EngineTicket::new(held).metered(metered);
+                Starting::done(report, ticket.told(told))
+            }
+            Progress::Waits(halt) => {
+                let Collector {
+                    decisions,
+                    quotas,
+                    recall,
+                } = collector;
+                let notes = Notes {
+                    decisions,
+                    looks_up: input.cache_lookup,
+                    found: recall.and_then(|recall| recall.found),
+                    quotas,
+                };
+                let flow = OwnedFlow::new(&flow, input.params, &*self.shared.clock);
+                let waiting = Waiting::new(self, flow, *halt, held, notes, meters);
+                Starting::waits(waiting, input.expect_end)
+            }
+        }
+    }
+
+    /// Ends a flow that will not wait: who would have to turns it away.
+    pub(super) fn wait_for_nothing(
+        &self,
+        mut halt: Halt,
+        flow: &Flow<'_, '_>,
+        observer: &mut impl Observer,
+        held: &mut Slots,
+    ) -> Result<(), Denied> {
+        let result = loop {
+            // Each round is over when it begins.
+            halt.round.give_up();
+            if let Some(result) = halt.go_on(flow, observer, held, &*self.shared.clock) {
+                break result;
+            }
+        };
+        self.shared.tally.count(result.is_ok());
+        result
+    }
+
+    /// Control loops first: they may have something new to say to those who decide.
+    #[inline(always)]
+    pub(super) fn tick_loops(&self, live: &Snapshot) {
+        if live.control.is_on() {
+            live.control.catch_up(nanos(self.shared.clock.now()));
+        }
+    }
+
+    /// Flows that wait are counted when they are done.
+    pub(super) fn run(
+        &self,
+        live: &Snapshot,
+        flow: &Flow<'_, '_>,
+        observer: &mut impl Observer,
+        held: &mut Slots,
+    ) -> Progress {
+        let Shared { clock, tally, .. } = &*self.shared;
+        self.tick_loops(live);
+        let progress = stages::run(&live.index, &**clock, flow, observer, held);
+        if let Progress::Done(result) = &progress {
+            tally.count(result.is_ok());
+        }
+        progress
+    }
+}
