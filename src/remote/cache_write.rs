@@ -289,6 +289,25 @@ mod tests {
     }
 
     #[test]
+    fn a_part_that_says_nothing_is_a_success_and_no_part_is_not() {
+        use crate::pb::check::KeyUpsertResponse;
+        use crate::pb::check::cache_upsert_response::GlobalCacheResponsesEntry;
+
+        let mut reply = CacheUpsertResponse::default();
+        assert!(refusal_of_upsert(&reply).is_some());
+        reply.global_cache_responses = vec![GlobalCacheResponsesEntry {
+            key: "k".to_owned(),
+            value: None,
+        }];
+        assert_eq!(refusal_of_upsert(&reply), None);
+        reply.global_cache_responses[0].value = Some(KeyUpsertResponse {
+            operation_status: CacheOperationStatus::Error as i32,
+            error: "no".to_owned(),
+        });
+        assert_eq!(refusal_of_upsert(&reply).as_deref(), Some("no"));
+    }
+
+    #[test]
     fn so_many_calls_run_at_once() {
         let mut writes = CacheWrites::default();
         for at in 0..=PARALLEL {

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use tower_aperture::agent::{ApiKey, Tls};
 use tower_aperture::{
-    ApertureClient, Engine, Flow, FlowDecision, FlowErrorKind, FlowParams, FlowStatus, RejectReason,
+    ApertureClient, Engine, Flow, FlowDecision, FlowError, FlowErrorKind, FlowParams, FlowStatus,
+    RejectReason,
 };
 
 use crate::support::{Papers, Served};
@@ -237,7 +238,7 @@ async fn without_a_known_key_the_agent_is_unreachable() {
         let client = pair.client(key);
         let flow = client.start_flow("rate", FlowParams::new()).await;
         assert_eq!((flow.decision(), flow.should_run()), (Unreachable, true));
-        let kind = flow.error().map(|error| error.kind());
+        let kind = flow.error().map(FlowError::kind);
         assert_eq!(
             kind,
             Some(FlowErrorKind::Unauthenticated),
