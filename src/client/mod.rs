@@ -36,6 +36,7 @@ mod flow;
 mod http;
 #[cfg(feature = "test-util")]
 mod scripted;
+mod told;
 
 use std::fmt;
 use std::future::Future;
