@@ -1,16 +1,17 @@
 //! What was decoded, in the form that the recordings have.
 
-use std::sync::Arc;
-use std::time::Duration;
+mod selectors;
+mod values;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use crate::policy::decode::{At, Context};
 use crate::policy::{
-    Bucket, Buckets, Classifier, Component, ComponentKind, FluxMeter, LabelMatcher, Node, Op,
-    Policy, Port, RequestParameters, Scheduler, Selector, Slots, WorkloadParameters,
+    Bucket, Buckets, Classifier, Component, ComponentKind, FluxMeter, Node, Op, Policy, Port,
+    RequestParameters, Scheduler, Slots, WorkloadParameters,
 };
-use crate::policy::{selector, yaml};
+
+use self::selectors::{compare_matcher, compare_selectors};
+use self::values::{duration, empty, list, not_negative, number, same, without};
 
 type Verdict = Result<(), String>;
 
@@ -428,42 +429,6 @@ fn parameters(parameters: &WorkloadParameters) -> Value {
     })
 }
 
-fn compare_selectors(selectors: &[Selector], recorded: &Value) -> Verdict {
-    let recorded = list(recorded);
-    same("selectors", &json!(selectors.len()), &json!(recorded.len()))?;
-    for (selector, recorded) in selectors.iter().zip(recorded) {
-        let ours = json!({
-            "control_point": &*selector.control_point,
-            "service": &*selector.service,
-            "agent_group": selector.agent_group.as_deref().unwrap_or("aperture-cloud"),
-        });
-        same("selector", &ours, &without(recorded, &["label_matcher"]))?;
-        compare_matcher(&selector.matcher, &recorded["label_matcher"])?;
-    }
-    Ok(())
-}
-
-/// What the summary says compiles to the same tests; what it leaves out was empty in the text.
-fn compare_matcher(matcher: &LabelMatcher, recorded: &Value) -> Verdict {
-    if empty(&pruned(recorded)) {
-        return Ok(());
-    }
-    let file: Arc<str> = Arc::from("summary");
-    let tree = yaml::read(&file, &recorded.to_string()).map_err(|error| error.to_string())?;
-    let context = Context::new(file, false);
-    let theirs = selector::matcher(At::root(&context, &tree)).map_err(|error| error.to_string())?;
-    let shown = |matcher: &LabelMatcher| {
-        let mut tests = matcher.shown();
-        tests.sort();
-        tests
-    };
-    same(
-        "label matcher",
-        &json!(shown(matcher)),
-        &json!(shown(&theirs)),
-    )
-}
-
 fn compare_port(name: &str, port: Port, recorded: &Value) -> Verdict {
     let recorded = &recorded["in_ports"][name];
     if recorded.get("from").is_some() {
@@ -481,91 +446,4 @@ fn compare_port(name: &str, port: Port, recorded: &Value) -> Verdict {
         Port::Changing(_) => json!("changing"),
     };
     same(name, &ours, &theirs)
-}
-
-fn number(value: f64) -> Value {
-    if value.is_nan() {
-        json!("NaN")
-    } else if value.is_infinite() {
-        json!(if value > 0.0 { "+Inf" } else { "-Inf" })
-    } else {
-        json!(value)
-    }
-}
-
-fn duration(duration: Duration) -> Value {
-    json!(format!("{}s", duration.as_secs_f64()))
-}
-
-/// We keep zero for what is less.
-fn not_negative(value: &mut Value, key: &str) {
-    if value[key]
-        .as_str()
-        .is_some_and(|text| text.starts_with('-'))
-    {
-        value[key] = json!("0s");
-    }
-}
-
-fn list(value: &Value) -> &[Value] {
-    value.as_array().map(Vec::as_slice).unwrap_or_default()
-}
-
-fn empty(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::String(text) => text.is_empty(),
-        Value::Array(items) => items.is_empty(),
-        Value::Object(fields) => fields.is_empty(),
-        _ => false,
-    }
-}
-
-fn without(value: &Value, keys: &[&str]) -> Value {
-    let fields = value.as_object().cloned().unwrap_or_default();
-    Value::Object(
-        fields
-            .into_iter()
-            .filter(|(key, _)| !keys.contains(&&**key))
-            .collect(),
-    )
-}
-
-/// Without what is empty; numbers, durations and codes in one spelling each.
-fn pruned(value: &Value) -> Value {
-    match value {
-        Value::Array(items) => {
-            let items = items.iter().map(pruned).filter(|item| !empty(item));
-            Value::Array(items.collect())
-        }
-        Value::Object(fields) => {
-            let fields = fields.iter().map(|(key, value)| match (&**key, value) {
-                ("denied_response_status_code", Value::String(name)) => {
-                    (key.clone(), json!(crate::policy::status_code::named(name)))
-                }
-                _ => (key.clone(), pruned(value)),
-            });
-            Value::Object(
-                fields
-                    .filter(|(_, value)| !empty(value))
-                    .collect::<Map<_, _>>(),
-            )
-        }
-        Value::Number(number) => json!(number.as_f64()),
-        Value::String(text) => match text.strip_suffix('s').map(str::parse::<f64>) {
-            Some(Ok(seconds)) => json!(format!("{seconds}s")),
-            _ => value.clone(),
-        },
-        other => other.clone(),
-    }
-}
-
-fn same(what: &str, ours: &Value, theirs: &Value) -> Verdict {
-    let (ours, theirs) = (pruned(ours), pruned(theirs));
-    // A code is a float after pruning one side only.
-    let text = |value: &Value| value.to_string().replace(".0", "");
-    if text(&ours) == text(&theirs) {
-        return Ok(());
-    }
-    Err(format!("{what}: {ours}, recorded {theirs}"))
 }
