@@ -28,7 +28,7 @@ async fn an_accepted_flow_that_ends_is_ok_unless_told_otherwise() {
 
     let flow = client.start_flow("mail", FlowParams::new()).await;
     assert_eq!(flow.decision(), FlowDecision::Accepted);
-    assert!(flow.should_run() && flow.success() && flow.error().is_none());
+    assert!(flow.should_run() && flow.is_decided() && flow.error().is_none());
     assert_eq!(flow.http_response_code(), None);
     assert_eq!(flow.retry_after(), None);
     assert!(flow.end().await.error().is_none());
@@ -61,7 +61,7 @@ async fn a_rejected_flow_ends_as_unset_by_itself() {
 
     let flow = client.start_flow("mail", FlowParams::new()).await;
     assert_eq!(flow.decision(), FlowDecision::Rejected);
-    assert!(!flow.should_run() && flow.success());
+    assert!(!flow.should_run() && flow.is_decided());
     assert_eq!(flow.retry_after(), Some(Duration::from_millis(1750)));
     assert_eq!(
         flow.rejection().expect("it is rejected").retry_after_secs(),
@@ -115,7 +115,7 @@ async fn nobody_answering_lets_the_work_run_but_not_in_ramp_mode() {
 
     let flow = client.start_flow("mail", FlowParams::new()).await;
     assert_eq!(flow.decision(), FlowDecision::Unreachable);
-    assert!(flow.should_run() && !flow.success());
+    assert!(flow.should_run() && !flow.is_decided());
     assert!(flow.error().expect("there is a reason").is_unavailable());
     assert_eq!(flow.http_response_code(), None);
     assert_eq!(flow.retry_after(), None);
@@ -220,7 +220,7 @@ async fn a_slow_answer_is_waited_for_no_longer_than_the_check_timeout() {
     assert_eq!(begun.elapsed(), Duration::from_millis(200));
 
     let patient = FlowParams::new().check_timeout(Duration::ZERO);
-    assert!(client.start_flow("mail", patient).await.success());
+    assert!(client.start_flow("mail", patient).await.is_decided());
     assert_eq!(client.stats().timeouts, 1);
 }
 

@@ -1,3 +1,5 @@
+//! The certificates of a node that serves TLS.
+
 use std::sync::Arc;
 use std::{error, fmt};
 
@@ -7,6 +9,8 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
+
+use crate::flow::Cause;
 
 /// The certificates of a node that serves TLS. What they are appears nowhere, not in `Debug`
 /// either.
@@ -56,7 +60,7 @@ impl Tls {
         let provider = Arc::new(ring::default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
-            .map_err(|error| TlsError::new("the certificate", &error))?;
+            .map_err(|error| TlsError::unusable("the certificate", error))?;
         let builder = match authorities {
             None => builder.with_no_client_auth(),
             Some(authorities) => {
@@ -65,20 +69,20 @@ impl Tls {
                 for authority in read(WHAT, authorities)? {
                     roots
                         .add(authority)
-                        .map_err(|error| TlsError::new(WHAT, &error))?;
+                        .map_err(|error| TlsError::unusable(WHAT, error))?;
                 }
                 let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
                     .build()
-                    .map_err(|error| TlsError::new(WHAT, &error))?;
+                    .map_err(|error| TlsError::unusable(WHAT, error))?;
                 builder.with_client_cert_verifier(verifier)
             }
         };
         let certificates = read("the certificate", certificates)?;
         let key = PrivateKeyDer::from_pem_slice(key)
-            .map_err(|error| TlsError::new("the private key", &error))?;
+            .map_err(|error| TlsError::unusable("the private key", error))?;
         let mut config = builder
             .with_single_cert(certificates, key)
-            .map_err(|error| TlsError::new("the certificate and its private key", &error))?;
+            .map_err(|error| TlsError::unusable("the certificate and its private key", error))?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(Self(Arc::new(config)))
     }
@@ -90,9 +94,9 @@ impl Tls {
 
 fn read(what: &'static str, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let certificates = CertificateDer::pem_slice_iter(text).collect::<Result<Vec<_>, _>>();
-    let certificates = certificates.map_err(|error| TlsError::new(what, &error))?;
+    let certificates = certificates.map_err(|error| TlsError::unusable(what, error))?;
     if certificates.is_empty() {
-        return Err(TlsError::new(what, &"there is none in the PEM text"));
+        return Err(TlsError::missing(what));
     }
     Ok(certificates)
 }
@@ -103,20 +107,31 @@ impl fmt::Debug for Tls {
     }
 }
 
-/// Why certificates cannot be used.
+/// Why certificates cannot be used. The [`source`](error::Error::source) says more, where there is
+/// more to say.
 ///
 /// See [`Tls`] for an example.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsError {
     what: &'static str,
-    why: String,
+    why: &'static str,
+    cause: Cause,
 }
 
 impl TlsError {
-    fn new(what: &'static str, why: &impl ToString) -> Self {
+    const fn missing(what: &'static str) -> Self {
         Self {
             what,
-            why: why.to_string(),
+            why: "there is none in the PEM text",
+            cause: Cause::NONE,
+        }
+    }
+
+    fn unusable(what: &'static str, cause: impl error::Error + Send + Sync + 'static) -> Self {
+        Self {
+            what,
+            why: "it cannot be used",
+            cause: Cause::new(cause),
         }
     }
 }
@@ -127,4 +142,8 @@ impl fmt::Display for TlsError {
     }
 }
 
-impl error::Error for TlsError {}
+impl error::Error for TlsError {
+    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
+        self.cause.get()
+    }
+}

@@ -28,7 +28,7 @@ use crate::flow::{
 /// # let client = ApertureClient::disabled();
 /// let flow = client.start_flow("checkout", FlowParams::new()).await;
 /// assert!(flow.should_run()); // nobody answered: fail open
-/// assert!(!flow.success());
+/// assert!(!flow.is_decided());
 /// assert!(flow.error().is_some());
 /// flow.end().await;
 /// # });
@@ -119,9 +119,10 @@ impl Flow {
         }
     }
 
-    /// Somebody answered, with yes or no.
+    /// Returns true when the flow was decided about: accepted or rejected. False means
+    /// [unreachable](FlowDecision::Unreachable), and [`error`](Self::error) says why.
     #[must_use]
-    pub const fn success(&self) -> bool {
+    pub const fn is_decided(&self) -> bool {
         matches!(self.answer, Answer::Given { .. })
     }
 

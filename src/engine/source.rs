@@ -58,7 +58,7 @@ pub(super) fn read(sources: &[Source]) -> Result<Read, PolicyError> {
             Source::Text { name, text } => texts.push((name.clone(), text.clone())),
             Source::File(path) => texts.push(read_file(path)?),
             Source::Folder(path) => {
-                let files = policy_files(path).map_err(|error| unreadable(path, &error))?;
+                let files = policy_files(path).map_err(|error| unreadable(path, error))?;
                 if files.is_empty() {
                     let message = "there is no .yaml or .yml file in this folder";
                     warnings.push(PolicyWarning::new(path.display().to_string(), message));
@@ -73,11 +73,11 @@ pub(super) fn read(sources: &[Source]) -> Result<Read, PolicyError> {
 }
 
 fn read_file(path: &Path) -> Result<(String, String), PolicyError> {
-    let text = fs::read_to_string(path).map_err(|error| unreadable(path, &error))?;
+    let text = fs::read_to_string(path).map_err(|error| unreadable(path, error))?;
     Ok((path.display().to_string(), text))
 }
 
-fn unreadable(path: &Path, error: &io::Error) -> PolicyError {
+fn unreadable(path: &Path, error: io::Error) -> PolicyError {
     PolicyError::unreadable(path.display().to_string(), error)
 }
 

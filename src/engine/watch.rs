@@ -84,7 +84,11 @@ fn watch(engine: &Weak<Shared>, common: &Common, every: Duration) {
             }
             Err(error) => {
                 if told.as_ref() != Some(&error) {
-                    log_event!(warn, "policies were not reloaded: {error}");
+                    log_event!(
+                        warn,
+                        "policies were not reloaded: {}",
+                        crate::flow::WithCauses(&error)
+                    );
                 }
                 told = Some(error);
             }

@@ -132,7 +132,7 @@ pub enum CacheEvent {
 pub enum CacheError {
     /// The flow was rejected: nothing was looked up.
     FlowRejected,
-    /// Nobody answered for the flow.
+    /// Nobody answered for the flow. The [`source`](Error::source) says why.
     Unreachable(FlowError),
     /// The flow was started without a cache key, or its answer has no part for it.
     NotRequested,
@@ -146,7 +146,7 @@ pub enum CacheError {
     MissingInReply,
     /// What the Agent, or the engine, said against the operation.
     Server(String),
-    /// The call failed.
+    /// The call failed. The [`source`](Error::source) says why.
     Call(FlowError),
     /// The client has no caches behind it.
     Unsupported,
@@ -156,14 +156,14 @@ impl fmt::Display for CacheError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::FlowRejected => f.write_str("the flow was rejected, nothing was looked up"),
-            Self::Unreachable(error) => write!(f, "nobody answered for the flow: {error}"),
+            Self::Unreachable(_) => f.write_str("nobody answered for the flow"),
             Self::NotRequested => f.write_str("the flow was started without a cache key"),
             Self::UnknownKey => f.write_str("the flow was started without this global cache key"),
             Self::NoKey => f.write_str("there is no cache key"),
             Self::NoTtl => f.write_str("the time to live is zero"),
             Self::MissingInReply => f.write_str("the agent's answer has no part for the key"),
             Self::Server(error) => write!(f, "the cache refused: {error}"),
-            Self::Call(error) => write!(f, "the cache call failed: {error}"),
+            Self::Call(_) => f.write_str("the cache call failed"),
             Self::Unsupported => f.write_str("this client has no caches"),
         }
     }

@@ -104,8 +104,9 @@ pub enum Verdict<T> {
 
 /// An answered flow that has to be ended.
 ///
-/// See [`Decider`] for an example.
-pub trait Ticket {
+/// It is `Send` and `'static` because the end of a flow may be left to another task, see
+/// [`FlowHold`](crate::layer::FlowHold). See [`Decider`] for an example.
+pub trait Ticket: Send + 'static {
     /// Ends the flow. Called exactly once, from any thread, and must not block: it may run while
     /// a response is dropped or a panic unwinds.
     fn end(self, outcome: FlowOutcome);

@@ -1,3 +1,5 @@
+//! Ends of flows, and what came of them.
+
 use std::error::Error;
 use std::fmt;
 
@@ -90,7 +92,8 @@ pub enum EndError {
     QueueFull,
     /// The client has been shut down.
     ShutDown,
-    /// The call failed, after a second try where one made sense.
+    /// The call failed, after a second try where one made sense. The
+    /// [`source`](Error::source) says why.
     Call(FlowError),
 }
 
@@ -99,7 +102,7 @@ impl fmt::Display for EndError {
         match self {
             Self::QueueFull => f.write_str("the queue of ends is full"),
             Self::ShutDown => f.write_str("the client is shut down"),
-            Self::Call(error) => write!(f, "the end was not delivered: {error}"),
+            Self::Call(_) => f.write_str("the end was not delivered"),
         }
     }
 }

@@ -1,11 +1,18 @@
+//! Errors of flows that nobody decided about.
+
 use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
+
+use super::Cause;
 
 /// Why nobody answered for a flow.
 ///
 /// A flow that carries one is [unreachable](crate::FlowDecision::Unreachable): it runs, unless
 /// ramp mode or the layer's configuration says otherwise.
+///
+/// When a connection failed, the [`source`](Error::source) says why; the text of the error itself
+/// leaves that out. Two errors are equal when kind and texts are.
 ///
 /// ```
 /// use tower_aperture::{FlowError, FlowErrorKind};
@@ -18,6 +25,7 @@ use std::fmt;
 pub struct FlowError {
     kind: FlowErrorKind,
     message: Cow<'static, str>,
+    cause: Cause,
 }
 
 /// The kinds of [`FlowError`].
@@ -47,7 +55,27 @@ impl FlowError {
         Self {
             kind,
             message: message.into(),
+            cause: Cause::NONE,
         }
+    }
+
+    /// Adds the error that was the reason for this one. Its text must not be part of the message,
+    /// so that it is printed once.
+    ///
+    /// ```
+    /// use std::error::Error;
+    /// use std::io;
+    /// use tower_aperture::{FlowError, FlowErrorKind};
+    ///
+    /// let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+    /// let error = FlowError::new(FlowErrorKind::Unavailable, "").with_source(refused);
+    /// assert_eq!(error.to_string(), "the agent is unavailable");
+    /// assert_eq!(error.source().unwrap().to_string(), "connection refused");
+    /// ```
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        self.cause = Cause::new(source);
+        self
     }
 
     /// What kind of failure it was.
@@ -115,4 +143,8 @@ impl fmt::Display for FlowError {
     }
 }
 
-impl Error for FlowError {}
+impl Error for FlowError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.cause.get()
+    }
+}

@@ -109,8 +109,9 @@ impl fmt::Debug for HttpAttributes<'_> {
 /// ```
 /// use tower_aperture::HttpExtras;
 ///
-/// let extras = HttpExtras::new([("x-denied-by", "policy")], "not today");
-/// assert_eq!(extras.headers()["x-denied-by"], "policy");
+/// let extras = HttpExtras::new([("set-cookie", "a=1"), ("Set-Cookie", "b=2")], "not today");
+/// let cookies: Vec<_> = extras.headers().get_all("set-cookie").iter().collect();
+/// assert_eq!(cookies, ["a=1", "b=2"]);
 /// assert_eq!(extras.body(), "not today");
 /// ```
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -120,7 +121,11 @@ pub struct HttpExtras {
 }
 
 impl HttpExtras {
-    /// Headers and body. What is not a header is left out, and so are those that frame a message
+    /// Returns extras with these headers and this body.
+    ///
+    /// A name that comes again, in any case, adds a value: two `set-cookie` stay two. Of fields
+    /// that have one value (RFC 9110), such as `content-type`, `location` and `authorization`, the
+    /// last is kept. What is not a header is left out, and so are the fields that frame a message
     /// or route it: `connection`, `content-length`, `host`, `transfer-encoding`, `te`, `trailer`,
     /// `upgrade`.
     #[must_use]
@@ -138,15 +143,41 @@ impl HttpExtras {
             header::TRAILER,
             header::UPGRADE,
         ];
+        /// Two of these contradict each other.
+        const SINGLE: [HeaderName; 16] = [
+            header::AGE,
+            header::AUTHORIZATION,
+            header::CONTENT_LOCATION,
+            header::CONTENT_RANGE,
+            header::CONTENT_TYPE,
+            header::DATE,
+            header::ETAG,
+            header::EXPIRES,
+            header::FROM,
+            header::LAST_MODIFIED,
+            header::LOCATION,
+            header::MAX_FORWARDS,
+            header::PROXY_AUTHORIZATION,
+            header::REFERER,
+            header::RETRY_AFTER,
+            header::USER_AGENT,
+        ];
         let mut all = HeaderMap::new();
         for (name, value) in headers {
             let name = HeaderName::from_bytes(name.as_ref().as_bytes());
             let value = HeaderValue::from_bytes(value.as_ref().as_bytes());
-            if let (Ok(name), Ok(value)) = (name, value)
-                && !FRAMING.contains(&name)
-            {
-                all.insert(name, value);
+            let (Ok(name), Ok(value)) = (name, value) else {
+                continue;
+            };
+            if FRAMING.contains(&name) {
+                continue;
             }
+            // Full at 32768 values; what does not fit is left out.
+            let _ = if SINGLE.contains(&name) {
+                all.try_insert(name, value).map(|_| false)
+            } else {
+                all.try_append(name, value)
+            };
         }
         Self {
             headers: all,
@@ -174,10 +205,20 @@ impl HttpExtras {
 
     /// Sets the headers on a request, in place of those of the same names.
     pub(crate) fn set_on(self, headers: &mut HeaderMap) {
-        // One value a name, so none of them is left out.
+        // A full map loses the headers that do not fit.
+        let mut current = None;
         for (name, value) in self.headers {
-            if let Some(name) = name {
-                headers.insert(name, value);
+            // A name comes with the first of its values only.
+            match name {
+                Some(name) => {
+                    let _ = headers.try_insert(name.clone(), value);
+                    current = Some(name);
+                }
+                None => {
+                    if let Some(name) = &current {
+                        let _ = headers.try_append(name.clone(), value);
+                    }
+                }
             }
         }
     }

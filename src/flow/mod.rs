@@ -5,6 +5,7 @@
 pub(crate) mod baggage;
 mod cache;
 mod caches;
+mod cause;
 mod connection;
 mod decider;
 mod decision;
@@ -21,6 +22,8 @@ mod trace;
 
 pub use self::cache::{CacheChange, CacheLookup, CacheRefusal, CacheValue};
 pub use self::caches::{CacheCall, CacheError, CacheEvent, CachePlace, Caches};
+#[allow(unused_imports)] // Each feature brings errors of its own.
+pub(crate) use self::cause::{Cause, WithCauses};
 pub use self::connection::{AgentStatus, ConnectionState};
 pub use self::decider::{Check, Decider, Ticket, Verdict};
 pub use self::decision::{Denial, FlowDecision, RejectReason, Rejection};

@@ -1,11 +1,16 @@
 //! What axum needs to know of this crate.
 
+use axum_core::body::Body;
 use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
 use axum_core::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::request::Parts;
 
 use super::handle::FlowHandle;
+use super::head::RequestHead;
+use super::http::AgentReject;
+use super::reject::OnReject;
+use crate::flow::Rejection;
 
 impl<S: Sync> FromRequestParts<S> for FlowHandle {
     type Rejection = MissingFlow;
@@ -22,6 +27,39 @@ impl<S: Sync> OptionalFromRequestParts<S> for FlowHandle {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Self::Rejection> {
         Ok(parts.extensions.get::<Self>().cloned())
+    }
+}
+
+/// The response that the layer gives for the same rejection: the status, `retry-after`, the headers
+/// and the body of the rejection, see [`AgentReject`]. A handler does not know the request here: it
+/// is an HTTP response for gRPC clients too.
+///
+/// For handlers that ask by hand:
+///
+/// ```
+/// use axum::body::Body;
+/// use axum::{Router, extract::State, routing::post};
+/// use tower::ServiceExt;
+/// use tower_aperture::{ApertureClient, FlowParams, Rejection};
+///
+/// async fn export(State(client): State<ApertureClient>) -> Result<&'static str, Rejection> {
+///     client.guard("export", FlowParams::new().ramp_mode(true), async { "done" }).await
+/// }
+///
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// # let client = ApertureClient::disabled();
+/// let app = Router::new().route("/export", post(export)).with_state(client);
+/// let request = http::Request::post("/export").body(Body::empty()).unwrap();
+/// assert_eq!(app.oneshot(request).await.unwrap().status(), 503);
+/// # });
+/// ```
+impl IntoResponse for Rejection {
+    fn into_response(self) -> Response {
+        let request = http::Request::new(());
+        let head = RequestHead::new(&request);
+        let response = OnReject::<Body>::on_reject(&AgentReject, &self, head);
+        let body = self.body().cloned().unwrap_or_default();
+        response.map(|_| Body::from(body))
     }
 }
 

@@ -1,4 +1,7 @@
+//! The body of every response behind the layer.
+
 use std::fmt;
+use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -37,57 +40,126 @@ pin_project! {
         #[pin]
         kind: Kind<B, C, T>,
     }
+
+    impl<B, C, T> PinnedDrop for ResponseBody<B, C, T>
+    where
+        T: Ticket,
+    {
+        fn drop(this: Pin<&mut Self>) {
+            match this.project().kind.project() {
+                KindProj::Inner { body, guard: Some(guard), is_over }
+                | KindProj::Recorded { body, guard: Some(guard), is_over, .. } => {
+                    guard.body_dropped(|| is_over(&body));
+                }
+                KindProj::Own { body, guard: Some(guard), is_over } => {
+                    guard.body_dropped(|| is_over(&body));
+                }
+                _ => {}
+            }
+        }
+    }
 }
 
 pin_project! {
+    // With `is_over`, a drop can ask the body without bounds on the type.
     #[project = KindProj]
     enum Kind<B, C, T>
     where
         T: Ticket,
     {
-        Inner { #[pin] body: B, guard: Option<Guard<T>> },
+        Inner { #[pin] body: B, guard: Option<Guard<T>>, is_over: fn(&B) -> bool },
         /// To be stored when it is over.
-        Recorded { #[pin] body: B, guard: Option<Guard<T>>, tape: Box<Tape> },
+        Recorded {
+            #[pin]
+            body: B,
+            guard: Option<Guard<T>>,
+            is_over: fn(&B) -> bool,
+            tape: Box<Tape>,
+        },
         /// In place of the inner service's.
-        Own { #[pin] body: C, guard: Option<Guard<T>> },
+        Own { #[pin] body: C, guard: Option<Guard<T>>, is_over: fn(&C) -> bool },
         Empty,
     }
 }
 
 impl<B, C, T: Ticket> ResponseBody<B, C, T> {
-    /// A body nobody watches.
-    pub(crate) fn passed(body: B) -> Self {
+    /// A body of no flow.
+    pub(crate) fn passed(body: B) -> Self
+    where
+        B: Body,
+    {
         Self::guarded(body, None)
     }
 
     /// The body of an accepted flow, which `guard` ends with it.
     #[inline(always)]
-    pub(crate) fn guarded(body: B, guard: Option<Guard<T>>) -> Self {
+    pub(crate) fn guarded(body: B, guard: Option<Guard<T>>) -> Self
+    where
+        B: Body,
+    {
         Self {
-            kind: Kind::Inner { body, guard },
+            kind: Kind::Inner {
+                body,
+                guard,
+                is_over: B::is_end_stream,
+            },
         }
     }
 
     /// The body of an accepted flow, of which `tape` takes a copy.
-    pub(crate) fn recorded(body: B, guard: Option<Guard<T>>, tape: Box<Tape>) -> Self {
+    pub(crate) fn recorded(body: B, guard: Option<Guard<T>>, tape: Box<Tape>) -> Self
+    where
+        B: Body,
+    {
         Self {
-            kind: Kind::Recorded { body, guard, tape },
+            kind: Kind::Recorded {
+                body,
+                guard,
+                is_over: B::is_end_stream,
+                tape,
+            },
         }
     }
 
     /// The body of the reject hook, or one from the cache, which is an accepted flow's.
-    pub(crate) fn own(body: C, guard: Option<Guard<T>>) -> Self {
+    pub(crate) fn own(body: C, guard: Option<Guard<T>>) -> Self
+    where
+        B: Body,
+        C: RejectBody<B>,
+    {
         Self {
-            kind: Kind::Own { body, guard },
+            kind: Kind::Own {
+                body,
+                guard,
+                is_over: C::is_over,
+            },
         }
     }
 
     /// The body of the reject hook, or else the same without one.
-    pub(super) fn into_own(self) -> Result<C, ResponseBody<B, NoBody, T>> {
-        let kind = match self.kind {
+    pub(super) fn into_own(mut self) -> Result<C, ResponseBody<B, NoBody, T>> {
+        let kind = match mem::replace(&mut self.kind, Kind::Empty) {
             Kind::Own { body, .. } => return Ok(body),
-            Kind::Inner { body, guard } => Kind::Inner { body, guard },
-            Kind::Recorded { body, guard, tape } => Kind::Recorded { body, guard, tape },
+            Kind::Inner {
+                body,
+                guard,
+                is_over,
+            } => Kind::Inner {
+                body,
+                guard,
+                is_over,
+            },
+            Kind::Recorded {
+                body,
+                guard,
+                is_over,
+                tape,
+            } => Kind::Recorded {
+                body,
+                guard,
+                is_over,
+                tape,
+            },
             Kind::Empty => Kind::Empty,
         };
         Err(ResponseBody { kind })
@@ -105,13 +177,17 @@ where
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled<B> {
         match self.project().kind.project() {
-            KindProj::Inner { body, guard: None } => body.poll_frame(cx),
-            KindProj::Inner { body, guard } => poll_inner(body, guard, cx),
-            KindProj::Recorded { body, guard, tape } => {
-                poll_recorded::<B, C, T>(body, guard, tape, cx)
-            }
-            KindProj::Own { body, guard: None } => body.poll_answer(cx),
-            KindProj::Own { body, guard } => {
+            KindProj::Inner {
+                body, guard: None, ..
+            } => body.poll_frame(cx),
+            KindProj::Inner { body, guard, .. } => poll_inner(body, guard, cx),
+            KindProj::Recorded {
+                body, guard, tape, ..
+            } => poll_recorded::<B, C, T>(body, guard, tape, cx),
+            KindProj::Own {
+                body, guard: None, ..
+            } => body.poll_answer(cx),
+            KindProj::Own { body, guard, .. } => {
                 poll_guarded::<B, C, T>(body, guard, cx, C::poll_answer, C::is_over)
             }
             KindProj::Empty => Poll::Ready(None),
@@ -205,18 +281,27 @@ fn poll_guarded<B: Body, X, T: Ticket>(
             return polled;
         }
         Poll::Ready(Some(Ok(frame))) => {
-            if let (Some(trailers), Some(guard)) = (frame.trailers_ref(), slot.as_mut()) {
-                guard.judge_trailers(trailers);
+            let mut sent = 0;
+            let mut trailers = frame.is_trailers();
+            if let Some(guard) = slot {
+                if let Some(trailers) = frame.trailers_ref() {
+                    guard.judge_trailers(trailers);
+                } else if let Some(data) = frame.data_ref() {
+                    sent = data.remaining();
+                    trailers = guard.read_data(data);
+                }
             }
-            let sent = frame.data_ref().map_or(0, Buf::remaining);
             let sent = u64::try_from(sent).unwrap_or(u64::MAX);
             (
                 left.map(|left| left.saturating_sub(sent)),
-                frame.is_trailers() || is_over(&body),
+                trailers || is_over(&body),
             )
         }
     };
     if let Some(guard) = slot {
+        if last || left == Some(0) {
+            guard.judge_body();
+        }
         if last {
             guard.finish();
             *slot = None;

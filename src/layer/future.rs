@@ -1,3 +1,5 @@
+//! The future of a request: its decision, and then its response.
+
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -225,15 +227,21 @@ where
             flow.http_status(status);
             flow.judge(ResponseHead::new(&response));
             flow.tell_quotas(response.headers_mut());
-            if response.body().is_over() {
+            let silent = asked.never_sends(status);
+            let left = if silent {
+                Some(0)
+            } else {
+                flow.watch_body(response.headers());
+                response.body().hint().exact()
+            };
+            let ends = response.body().is_over();
+            if ends || left == Some(0) {
+                flow.judge_body();
+            }
+            if ends {
                 flow.finish();
             } else {
-                let sent = !asked.never_sends(status);
-                flow.sending(if sent {
-                    response.body().hint().exact()
-                } else {
-                    Some(0)
-                });
+                flow.sending(left);
                 guard = Some(flow);
             }
         }
@@ -280,17 +288,22 @@ impl<T: Ticket> Flow<T> {
         let tape = plan.and_then(|plan| plan.record(&response, ends || silent));
         // What is left of a quota is for this client, and not for those after it.
         guard.tell_quotas(response.headers_mut());
+        let left = if silent || switched {
+            Some(0)
+        } else {
+            guard.watch_body(response.headers());
+            let size = response.body().size_hint().exact();
+            size.or_else(|| content_length(response.headers()))
+        };
+        if ends || left == Some(0) {
+            guard.judge_body();
+        }
         if switched || ends {
             guard.finish();
             *slot = None;
             return response.map(ResponseBody::passed);
         }
-        guard.sending(if silent {
-            Some(0)
-        } else {
-            let size = response.body().size_hint().exact();
-            size.or_else(|| content_length(response.headers()))
-        });
+        guard.sending(left);
         let (head, body) = response.into_parts();
         let guard = slot.take().map(|flow| flow.guard);
         let body = match tape {

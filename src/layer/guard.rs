@@ -1,9 +1,15 @@
+//! The guard that ends the flow of a request exactly once.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 
+use bytes::Buf;
 use http::{HeaderMap, StatusCode};
 
 use super::config::Classify;
-use super::head::ResponseHead;
+use super::grpc_web::GrpcWeb;
+use super::head::{GRPC_STATUS, ResponseHead};
+use super::hold::EndTicket;
 use super::rate_limit;
 use crate::flow::{CacheLookup, FlowOutcome, FlowStatus, HttpExtras, Ticket};
 
@@ -11,10 +17,18 @@ use crate::flow::{CacheLookup, FlowOutcome, FlowStatus, HttpExtras, Ticket};
 pub(crate) trait Judge: Send + Sync {
     fn judge(&self, head: ResponseHead<'_>) -> FlowStatus;
 
-    /// The flow ends, with what was judged, or because it failed.
-    fn end(&self, status: FlowStatus, failed: bool) -> FlowStatus {
+    /// The response is over, as judged or because it failed. Returns the status that the flow ends
+    /// with, `None` when something else keeps the flow open: the ticket then goes to
+    /// [`keep`](Self::keep).
+    fn close(&self, status: FlowStatus, failed: bool) -> Option<FlowStatus> {
         let _ = failed;
-        status
+        Some(status)
+    }
+
+    /// Ends the ticket once nothing keeps the flow open any more.
+    fn keep(&self, ticket: EndTicket, status: FlowStatus, failed: bool) {
+        let _ = failed;
+        ticket(status);
     }
 }
 
@@ -41,6 +55,8 @@ pub(crate) struct Guard<T: Ticket> {
     /// Of the body, while it is sent; [`UNKNOWN`] otherwise.
     left: u64,
     classify: Option<Classify>,
+    /// Reads the body's frames until its end is judged. Boxed: most bodies have none.
+    grpc_web: Option<Box<GrpcWeb>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +82,7 @@ impl<T: Ticket> Guard<T> {
             quotas,
             left: UNKNOWN,
             classify,
+            grpc_web: None,
         }
     }
 
@@ -78,6 +95,7 @@ impl<T: Ticket> Guard<T> {
             quotas,
             left: UNKNOWN,
             classify: None,
+            grpc_web: None,
         }
     }
 
@@ -124,8 +142,34 @@ impl<T: Ticket> Guard<T> {
     }
 
     pub(crate) fn judge_trailers(&mut self, trailers: &HeaderMap) {
+        if trailers.contains_key(&GRPC_STATUS) {
+            self.grpc_web = None;
+        }
         let status = self.http_status.unwrap_or_default();
         self.judge(ResponseHead::trailers(status, trailers));
+    }
+
+    /// The body that follows these headers will be sent, and is to be judged by what is in it.
+    #[inline]
+    pub(crate) fn watch_body(&mut self, headers: &HeaderMap) {
+        self.grpc_web = GrpcWeb::of(headers);
+    }
+
+    /// Looks at data of the body. Returns true when that completed the trailers in it.
+    #[inline]
+    pub(crate) fn read_data(&mut self, data: &impl Buf) -> bool {
+        let web = self.grpc_web.as_mut();
+        web.is_some_and(|web| web.read(data))
+    }
+
+    /// The body is over: judges it by what was in it.
+    #[inline]
+    pub(crate) fn judge_body(&mut self) {
+        if let Some(web) = self.grpc_web.take()
+            && let Some(trailers) = web.into_trailers()
+        {
+            self.judge_trailers(&trailers);
+        }
     }
 
     /// From now on a drop is a plain end once `left` is 0.
@@ -141,6 +185,20 @@ impl<T: Ticket> Guard<T> {
         (left != UNKNOWN).then_some(left)
     }
 
+    /// The body is dropped. It may have come to its end without being polled again.
+    ///
+    /// A body whose own trailers have not come is not asked: without them it is an error.
+    pub(crate) fn body_dropped(&mut self, is_over: impl FnOnce() -> bool) {
+        let ask = self.phase == Phase::Sending
+            && self.left != 0
+            && self.grpc_web.is_none()
+            && !thread::panicking();
+        // A panic here would be that of a connection, and take other requests along.
+        if ask && catch_unwind(AssertUnwindSafe(is_over)).unwrap_or(false) {
+            self.left = 0;
+        }
+    }
+
     /// The flow came to its end; nothing that follows counts.
     // Where the guard is: to move it would cost more than the end.
     pub(crate) fn finish(&mut self) {
@@ -153,14 +211,21 @@ impl<T: Ticket> Guard<T> {
     }
 
     fn end(&mut self, status: FlowStatus, failed: bool) {
-        if let Some(ticket) = self.ticket.take() {
-            let status = match &self.classify {
-                Some(classify) => classify.end(status, failed),
-                None => status,
-            };
+        let Some(ticket) = self.ticket.take() else {
+            return;
+        };
+        let http_status = self.http_status;
+        let end = move |status| {
             let mut outcome = FlowOutcome::new(status);
-            outcome.http_status = self.http_status;
+            outcome.http_status = http_status;
             ticket.end(outcome);
+        };
+        match &self.classify {
+            None => end(status),
+            Some(classify) => match classify.close(status, failed) {
+                Some(status) => end(status),
+                None => classify.keep(Box::new(end), status, failed),
+            },
         }
     }
 }

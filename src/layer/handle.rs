@@ -1,3 +1,5 @@
+//! The handle by which the inner service reaches the flow of its request.
+
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -8,6 +10,7 @@ use bytes::Bytes;
 use super::config::Classify;
 use super::guard::{Guard, Judge};
 use super::head::ResponseHead;
+use super::hold::{EndTicket, FlowHold, HeldEnd, Holds};
 use crate::flow::{
     CacheError, CacheLookup, CachePlace, CacheRefusal, CacheValue, Caches, FlowDecision,
     FlowStatus, Ticket,
@@ -17,8 +20,9 @@ use crate::flow::{
 /// was told to [expose](crate::ApertureLayer::expose_flow) it.
 ///
 /// It tells what was decided and what the caches had, writes to the caches, and says how the work
-/// went. It does not hold the flow open: that ends as ever, see the
-/// [module documentation](crate::layer), however long a handle is kept. Cloning is a pointer bump.
+/// went. The handle itself does not keep the flow open, see
+/// [when a flow ends](crate::layer#when-a-flow-ends). For work that outlives the response take a
+/// [`hold`](Self::hold). Cloning is a pointer bump.
 ///
 /// With the feature `axum` it is an extractor, which answers 500 where there is no flow, and
 /// `Option<FlowHandle>` one that does not.
@@ -53,6 +57,7 @@ struct Shared {
     classify: Option<Classify>,
     /// What was said last, and whether the flow is over.
     status: AtomicU8,
+    holds: Holds,
 }
 
 const NOT_SET: u8 = 0;
@@ -77,6 +82,7 @@ impl FlowHandle {
                 found,
                 classify,
                 status: AtomicU8::new(status),
+                holds: Holds::new(status == ENDED),
             })
         };
         let shared = match guard {
@@ -109,11 +115,30 @@ impl FlowHandle {
         self.shared.status.load(Ordering::Acquire) & ENDED != 0
     }
 
+    /// Keeps the flow open until the hold is dropped, beyond the end of the response: for a
+    /// WebSocket, a CONNECT tunnel or a background job, which is to keep its concurrency slot. See
+    /// [`FlowHold`].
+    ///
+    /// Take it before the response is returned. When the flow [is ended](Self::is_ended), or when
+    /// nobody decided about it, the hold keeps nothing and [says so](FlowHold::is_open).
+    pub fn hold(&self) -> FlowHold {
+        FlowHold::new(self.clone())
+    }
+
+    pub(super) fn holds(&self) -> &Holds {
+        &self.shared.holds
+    }
+
+    /// Ends the flow, which no hold keeps open any more.
+    pub(super) fn end(&self, end: HeldEnd) {
+        self.shared.end(end);
+    }
+
     /// Says how the work went, in place of what the layer makes of the response; the last call
     /// counts. A flow that fails after that, because the client leaves or the body breaks, is an
     /// error all the same.
     ///
-    /// `false`: the flow [is ended](Self::is_ended), and nobody heard it.
+    /// Returns false when the flow [is ended](Self::is_ended): the status comes too late.
     pub fn set_status(&self, status: FlowStatus) -> bool {
         let code = match status {
             FlowStatus::Ok => OK,
@@ -229,13 +254,37 @@ impl Judge for Shared {
         }
     }
 
-    fn end(&self, status: FlowStatus, failed: bool) -> FlowStatus {
+    fn close(&self, status: FlowStatus, failed: bool) -> Option<FlowStatus> {
+        let failed = failed | self.holds.close()?;
+        Some(self.ended(status, failed))
+    }
+
+    fn keep(&self, ticket: EndTicket, status: FlowStatus, failed: bool) {
+        let end = HeldEnd {
+            ticket,
+            status,
+            failed,
+        };
+        if let Some(end) = self.holds.keep(end) {
+            self.end(end);
+        }
+    }
+}
+
+impl Shared {
+    fn end(&self, end: HeldEnd) {
+        let status = self.ended(end.status, end.failed);
+        (end.ticket)(status);
+    }
+
+    /// Notes that the flow is over. Returns the status it ends with.
+    fn ended(&self, judged: FlowStatus, failed: bool) -> FlowStatus {
         match self.status.fetch_or(ENDED, Ordering::AcqRel) {
-            _ if failed => status,
+            _ if failed => FlowStatus::Error,
             OK => FlowStatus::Ok,
             ERROR => FlowStatus::Error,
             UNSET => FlowStatus::Unset,
-            _ => status,
+            _ => judged,
         }
     }
 }

@@ -99,7 +99,7 @@ pub struct ResponseHead<'a> {
 }
 
 // Not a constant: each use of one would make and drop a name.
-static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+pub(super) static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 impl<'a> ResponseHead<'a> {
     /// The head of a response with any body.

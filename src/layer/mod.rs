@@ -123,9 +123,11 @@ mod error;
 mod extract;
 mod future;
 mod grpc;
+mod grpc_web;
 mod guard;
 mod handle;
 mod head;
+mod hold;
 mod http;
 #[allow(clippy::module_inception)]
 mod layer;
@@ -136,6 +138,8 @@ mod rate_limit;
 mod reject;
 mod routes;
 mod service;
+#[cfg(feature = "remote")]
+mod status;
 mod unreachable;
 
 pub use self::answer::{NoBody, RejectBody};
@@ -153,6 +157,7 @@ pub use self::extract::{
 pub use self::future::ResponseFuture;
 pub use self::handle::FlowHandle;
 pub use self::head::{RequestHead, ResponseHead};
+pub use self::hold::FlowHold;
 pub use self::http::{
     AgentReject, AgentRejectBody, CaptureBody, CaptureBodyFuture, CaptureBodyService, ReplayBody,
 };

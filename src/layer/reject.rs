@@ -145,12 +145,16 @@ impl<B: Body> OnReject<B> for DefaultReject {
             *response.status_mut() = rejection.status();
         }
         if let Some(more) = rejection.headers() {
-            // What the protocol needs stays as it is.
-            for (name, value) in more {
-                response
-                    .headers_mut()
-                    .entry(name)
-                    .or_insert_with(|| value.clone());
+            let headers = response.headers_mut();
+            for name in more.keys() {
+                // What the protocol needs stays as it is.
+                if headers.contains_key(name) {
+                    continue;
+                }
+                for value in more.get_all(name) {
+                    // Full at 32768 values; what does not fit is left out.
+                    let _ = headers.try_append(name, value.clone());
+                }
             }
         }
         if let Some(secs) = rejection.retry_after_secs() {

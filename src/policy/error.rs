@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::flow::Cause;
+
 /// One remark about one place of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Finding {
@@ -10,6 +12,7 @@ struct Finding {
     place: Option<(u32, u32)>,
     field: String,
     message: String,
+    cause: Cause,
 }
 
 impl fmt::Display for Finding {
@@ -36,6 +39,7 @@ macro_rules! finding {
                     place: None,
                     field: String::new(),
                     message: message.into(),
+                    cause: Cause::NONE,
                 })
             }
 
@@ -50,6 +54,7 @@ macro_rules! finding {
                     place: Some((line, column)),
                     field,
                     message: message.into(),
+                    cause: Cause::NONE,
                 })
             }
 
@@ -98,7 +103,8 @@ macro_rules! finding {
 ///
 /// It shows itself as `file:line:column: field: message`, the form that editors and build logs
 /// turn into links. A file that cannot be read and policies that do not go together are told the
-/// same way, without a line.
+/// same way, without a line. Why a file cannot be read is the [`source`](std::error::Error::source)
+/// of the error.
 ///
 /// ```
 /// use tower_aperture::PolicyError;
@@ -116,12 +122,18 @@ finding!(PolicyError);
 impl PolicyError {
     /// A file that could not be read.
     #[allow(dead_code)]
-    pub(crate) fn unreadable(file: impl Into<Arc<str>>, error: &std::io::Error) -> Self {
-        Self::new(file, format!("cannot be read: {error}"))
+    pub(crate) fn unreadable(file: impl Into<Arc<str>>, cause: std::io::Error) -> Self {
+        let mut error = Self::new(file, "cannot be read");
+        error.0.cause = Cause::new(cause);
+        error
     }
 }
 
-impl std::error::Error for PolicyError {}
+impl std::error::Error for PolicyError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.cause.get()
+    }
+}
 
 /// Something in a policy that is not wrong but likely not meant: an unknown key, a `null` in the
 /// place of a number, a limiter that lets everything pass.

@@ -13,6 +13,7 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Debug)]
 pub enum Step {
     Data(&'static str),
+    Bytes(Bytes),
     Trailers(HeaderMap),
     Error,
     /// Nothing more, and nobody is woken.
@@ -71,6 +72,7 @@ impl Body for Script {
         }
         Poll::Ready(match self.steps.pop_front() {
             Some(Step::Data(data)) => Some(Ok(Frame::data(Bytes::from_static(data.as_bytes())))),
+            Some(Step::Bytes(data)) => Some(Ok(Frame::data(data))),
             Some(Step::Trailers(trailers)) => Some(Ok(Frame::trailers(trailers))),
             Some(Step::Error) => Some(Err("the body broke".into())),
             Some(Step::Panic) => panic!("the body panicked, as its script says"),

@@ -13,18 +13,26 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
+use super::PrometheusError;
+
 pub(super) struct Client {
     client: prometheus_http_query::Client,
     shown: String,
 }
 
 impl Client {
-    pub(super) fn new(url: &str, pem: Option<&[u8]>, timeout: Duration) -> Result<Self, String> {
+    pub(super) fn new(
+        url: &str,
+        pem: Option<&[u8]>,
+        timeout: Duration,
+    ) -> Result<Self, PrometheusError> {
         let parsed = Url::parse(url)
             .ok()
             .filter(|url| matches!(url.scheme(), "http" | "https"))
             // The URL may hold a password.
-            .ok_or("a Prometheus has a URL such as http://127.0.0.1:9090; this is none")?;
+            .ok_or(PrometheusError::new(
+                "a Prometheus has a URL such as http://127.0.0.1:9090; this is none",
+            ))?;
         let roots = match pem {
             Some(pem) => given(pem)?,
             None if parsed.scheme() == "https" => system()?,
@@ -35,9 +43,14 @@ impl Client {
             .timeout(timeout)
             .redirect(Policy::none())
             .build()
-            .map_err(|error| format!("no HTTP client can be made: {error}"))?;
+            .map_err(|error| {
+                let error = error.without_url();
+                PrometheusError::with("no HTTP client can be made", error)
+            })?;
         let client = prometheus_http_query::Client::from(http, url)
-            .map_err(|error| format!("the URL of Prometheus makes no sense: {error}"))?;
+            .map_err(|error| {
+                PrometheusError::with("the URL of Prometheus makes no sense", error)
+            })?;
         Ok(Self {
             client,
             shown: without_secrets(parsed),
@@ -69,39 +82,44 @@ impl Client {
     }
 }
 
-fn trusting(roots: RootCertStore) -> Result<ClientConfig, String> {
+fn trusting(roots: RootCertStore) -> Result<ClientConfig, PrometheusError> {
     // Named, so that nothing has to be installed for the whole process.
     let provider = Arc::new(ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|error| format!("TLS cannot be set up: {error}"))?;
+        .map_err(|error| PrometheusError::with("TLS cannot be set up", error))?;
     Ok(config.with_root_certificates(roots).with_no_client_auth())
 }
 
-fn given(pem: &[u8]) -> Result<RootCertStore, String> {
+fn given(pem: &[u8]) -> Result<RootCertStore, PrometheusError> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem) {
         let certificate =
-            certificate.map_err(|error| format!("the certificate cannot be read: {error}"))?;
+            certificate
+                .map_err(|error| PrometheusError::with("the certificate cannot be read", error))?;
         roots
             .add(certificate)
-            .map_err(|error| format!("the certificate makes no sense: {error}"))?;
+            .map_err(|error| PrometheusError::with("the certificate makes no sense", error))?;
     }
     if roots.is_empty() {
-        return Err("there is no certificate in it: PEM is expected".into());
+        return Err(PrometheusError::new(
+            "there is no certificate in it: PEM is expected",
+        ));
     }
     Ok(roots)
 }
 
-fn system() -> Result<RootCertStore, String> {
+fn system() -> Result<RootCertStore, PrometheusError> {
     let mut roots = RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();
     // Some that only another library understands are nothing unusual.
     roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
-        let why = found.errors.first().map(ToString::to_string);
-        let why = why.unwrap_or_else(|| "none were found".into());
-        return Err(format!("the system has no root certificates: {why}"));
+        const NONE: &str = "the system has no root certificates";
+        return Err(match found.errors.into_iter().next() {
+            Some(error) => PrometheusError::with(NONE, error),
+            None => PrometheusError::new(NONE),
+        });
     }
     Ok(roots)
 }

@@ -16,6 +16,7 @@ use self::client::Client;
 pub(super) use self::series::OfPrometheus;
 use self::table::Table;
 use crate::engine::{Engine, PolicyQuery, SignalSource};
+use crate::flow::Cause;
 
 /// How often we look for queries that are due, or new.
 const LOOK: Duration = Duration::from_secs(1);
@@ -86,6 +87,7 @@ pub struct PrometheusStats {
 }
 
 /// A Prometheus that cannot be asked: an address that makes no sense, or no certificates to trust.
+/// The [`source`](std::error::Error::source) says more, where there is more to say.
 ///
 /// ```
 /// use tower_aperture::agent::{Prometheus, PrometheusError};
@@ -94,15 +96,41 @@ pub struct PrometheusStats {
 /// assert!(error.to_string().contains("http://"), "{error}");
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PrometheusError(String);
+pub struct PrometheusError {
+    message: &'static str,
+    cause: Cause,
+}
 
-impl fmt::Display for PrometheusError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+impl PrometheusError {
+    const fn new(message: &'static str) -> Self {
+        Self {
+            message,
+            cause: Cause::NONE,
+        }
+    }
+
+    fn with(
+        message: &'static str,
+        cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self {
+            message,
+            cause: Cause::new(cause),
+        }
     }
 }
 
-impl std::error::Error for PrometheusError {}
+impl fmt::Display for PrometheusError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.message)
+    }
+}
+
+impl std::error::Error for PrometheusError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.cause.get()
+    }
+}
 
 impl Prometheus {
     /// The Prometheus at a URL such as `http://prometheus:9090` or `https://example.com/prometheus`.
@@ -136,7 +164,7 @@ impl Prometheus {
     fn with(url: &str, pem: Option<&[u8]>) -> Result<Self, PrometheusError> {
         Ok(Self {
             shared: Arc::new(Shared {
-                client: Client::new(url, pem, TIMEOUT).map_err(PrometheusError)?,
+                client: Client::new(url, pem, TIMEOUT)?,
                 table: Table::default(),
             }),
         })

@@ -257,7 +257,7 @@ pub(crate) struct Status {
 #[derive(Debug, Group)]
 #[command(next_help_heading = "The agent")]
 pub(crate) struct Target {
-    /// Where it listens
+    /// Where it listens; with https:// in front it needs --tls, --ca or --cert
     #[arg(
         long,
         value_name = "HOST:PORT",
@@ -285,6 +285,43 @@ pub(crate) struct Target {
 impl Target {
     pub(crate) const fn is_secure(&self) -> bool {
         self.tls || self.ca.is_some() || self.cert.is_some()
+    }
+
+    /// Returns the address as `host:port`, without the scheme that the options say already.
+    ///
+    /// # Errors
+    ///
+    /// When the scheme and the options contradict each other, or when the scheme is another one.
+    pub(crate) fn address(&self) -> Result<String, String> {
+        let Some((scheme, rest)) = self.addr.split_once("://") else {
+            return Ok(self.addr.clone());
+        };
+        let secure = scheme.eq_ignore_ascii_case("https");
+        // What stands before `@` may be a password.
+        let shown = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+        if !secure && !scheme.eq_ignore_ascii_case("http") {
+            return Err("--addr: only http:// and https:// are known in front of HOST:PORT".to_owned());
+        }
+        match (secure, self.is_secure()) {
+            (true, false) => Err(format!(
+                "--addr https://{shown} asks for TLS: add --tls, or --ca FILE to trust an \
+                 authority of your own"
+            )),
+            (false, true) => Err(format!(
+                "--addr http://{shown} asks for plaintext, but --tls, --ca or --cert for TLS: \
+                 use https://, or leave them out"
+            )),
+            (true, true) | (false, false) => {
+                let rest = rest.trim_end_matches('/');
+                // As the library does it: with a scheme, the port may be left out.
+                let bare = rest.ends_with(']') || !rest.contains(':');
+                let port = if secure { 443 } else { 80 };
+                Ok(match bare {
+                    true => format!("{rest}:{port}"),
+                    false => rest.to_owned(),
+                })
+            }
+        }
     }
 }
 

@@ -4,12 +4,12 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use tower_aperture::pb::check::limiter_decision::{Details, TokensInfo};
+use tower_aperture::pb::check::limiter_decision::{Details, LimiterReason, TokensInfo};
 use tower_aperture::pb::check::{CheckResponse, LimiterDecision};
 use tower_aperture::{ApertureClient, Flow, FlowDecision, FlowParams};
 
 use crate::args::{Check, Target};
-use crate::output::{Problem, complain, say};
+use crate::output::{Problem, WithCauses, complain, say};
 use crate::{keys, tls};
 
 /// What a rejected flow makes of the program.
@@ -25,7 +25,7 @@ pub(crate) fn run(args: &Check) -> Result<ExitCode, Problem> {
 
 fn client(target: &Target, timeout: Duration) -> Result<ApertureClient, Problem> {
     let mut builder = ApertureClient::builder()
-        .address(&target.addr)
+        .address(target.address()?)
         .insecure(!target.is_secure())
         // Nobody does any work here that metrics should know of.
         .telemetry(false)
@@ -68,6 +68,7 @@ async fn check(args: &Check, client: &ApertureClient) -> Result<ExitCode, Proble
     let flow = client.start_flow(&args.control_point, params).await;
     let took = began.elapsed();
     if let Some(error) = flow.error() {
+        let error = WithCauses(error);
         return Err(format!("{} is unreachable: {error}", args.target.addr).into());
     }
     say(told(&flow, &args.control_point, took));
@@ -77,6 +78,7 @@ async fn check(args: &Check, client: &ApertureClient) -> Result<ExitCode, Proble
     };
     // Slots are only held by work.
     if let Some(error) = flow.end().await.error() {
+        let error = WithCauses(error);
         complain(format_args!("the flow could not be ended: {error}"));
     }
     Ok(code)
@@ -99,13 +101,14 @@ fn told(flow: &Flow, control_point: &str, took: Duration) -> String {
     let CheckResponse {
         limiter_decisions,
         flux_meter_infos,
+        flow_label_keys,
         ..
     } = response.unwrap_or_default().into_owned();
     if limiter_decisions.is_empty() {
         text.push_str("\n  no policy decides here");
     }
     for decision in &limiter_decisions {
-        let _ = write!(text, "\n  {}", line(decision));
+        let _ = write!(text, "\n  {}", line(decision, &flow_label_keys));
     }
     for meter in &flux_meter_infos {
         let _ = write!(
@@ -117,7 +120,7 @@ fn told(flow: &Flow, control_point: &str, took: Duration) -> String {
     text
 }
 
-fn line(decision: &LimiterDecision) -> String {
+fn line(decision: &LimiterDecision, labels: &[String]) -> String {
     let (kind, label, tokens, workload) = match &decision.details {
         Some(Details::RateLimiterInfo(info)) => (
             "rate limiter",
@@ -153,11 +156,22 @@ fn line(decision: &LimiterDecision) -> String {
         None => ("limiter", "", None, None),
     };
     let mut text = format!(
-        "policy `{}` {} {kind}: {}",
-        decision.policy_name,
-        decision.component_id,
-        if decision.dropped { "no" } else { "yes" },
+        "policy `{}` {} {kind}: ",
+        decision.policy_name, decision.component_id,
     );
+    if decision.reason == LimiterReason::KeyNotFound as i32 {
+        // The answer does not name the label, and looks the same for a limiter in pass-through.
+        text.push_str(
+            "skipped: the label it limits by is missing, or the limiter lets all flows pass; ",
+        );
+        if labels.is_empty() {
+            text.push_str("the flow has no labels");
+        } else {
+            let _ = write!(text, "the flow has the labels {}", labels.join(", "));
+        }
+        return text;
+    }
+    text.push_str(if decision.dropped { "no" } else { "yes" });
     if !label.is_empty() {
         let _ = write!(text, ", key `{label}`");
     }

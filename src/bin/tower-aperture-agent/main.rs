@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use self::args::{Args, Command};
-use self::output::complain;
+use self::output::{WithCauses, complain};
 
 fn main() -> ExitCode {
     let done = match Args::parse().command {
@@ -27,7 +27,7 @@ fn main() -> ExitCode {
         Command::Status(args) => status::run(&args),
     };
     done.unwrap_or_else(|problem| {
-        complain(&problem);
+        complain(WithCauses(&*problem));
         ExitCode::FAILURE
     })
 }

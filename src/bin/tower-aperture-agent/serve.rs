@@ -12,7 +12,7 @@ use tower_aperture::engine::EngineBuilder;
 use tower_aperture::{Engine, LabelLimits};
 
 use crate::args::{Limits, Serve};
-use crate::output::{Problem, say};
+use crate::output::{Problem, WithCauses, say};
 use crate::signals::{Signals, Wish};
 use crate::validate::Later;
 use crate::{keys, logs, tls};
@@ -91,8 +91,12 @@ fn prometheus(args: &Serve) -> Result<Option<Prometheus>, Problem> {
     };
     let prometheus = match &args.prometheus_ca {
         Some(path) => Prometheus::trusting(url, &tls::read(path)?)
-            .map_err(|error| format!("--prometheus-ca {}: {error}", path.display()))?,
-        None => Prometheus::new(url).map_err(|error| format!("--prometheus: {error}"))?,
+            .map_err(|error| {
+                let error = WithCauses(&error);
+                format!("--prometheus-ca {}: {error}", path.display())
+            })?,
+        None => Prometheus::new(url)
+            .map_err(|error| format!("--prometheus: {}", WithCauses(&error)))?,
     };
     Ok(Some(prometheus))
 }
@@ -102,6 +106,7 @@ fn engine(args: &Serve, prometheus: Option<&Prometheus>) -> Result<Engine, Probl
         return policies(args).build().map_err(|error| {
             let would_do = policies(args).signal_source(Later).build().is_ok();
             if would_do {
+                let error = WithCauses(&error);
                 format!("{error}; here that is --prometheus URL").into()
             } else {
                 error.into()
@@ -179,6 +184,7 @@ fn tls(args: &Serve) -> Result<Option<Tls>, Problem> {
     };
     let made = made.map_err(|error| {
         let (certificates, key) = (certificates.display(), key.display());
+        let error = WithCauses(&error);
         format!("--tls-cert {certificates} --tls-key {key}: {error}")
     })?;
     Ok(Some(made))
@@ -188,7 +194,7 @@ fn tls(args: &Serve) -> Result<Option<Tls>, Problem> {
 fn reload(engine: &Engine, agent: &Agent, api_keys: Option<&Path>) {
     match engine.reload() {
         Ok(()) => tracing::info!("policies were reloaded"),
-        Err(error) => tracing::error!("policies were not reloaded: {error}"),
+        Err(error) => tracing::error!("policies were not reloaded: {}", WithCauses(&error)),
     }
     let Some(path) = api_keys else {
         return;

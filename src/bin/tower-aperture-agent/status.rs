@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::args::{Status, Target};
 use crate::check::api_key;
-use crate::output::{Problem, complain, say};
+use crate::output::{Problem, WithCauses, complain, say};
 use crate::tls;
 
 /// How often we ask.
@@ -84,7 +84,7 @@ async fn show(args: &Status, asking: &Asking) -> Result<ExitCode, Problem> {
             }
             Err(problem) if args.once || before.is_none() => return Err(problem),
             // It may come back.
-            Err(problem) => complain(problem),
+            Err(problem) => complain(WithCauses(&*problem)),
         }
     }
 }
@@ -124,10 +124,11 @@ impl Asking {
             client = client.identity(identity);
         }
         let scheme = if target.is_secure() { "https" } else { "http" };
+        let address = target.address()?;
         Ok(Self {
             client: client.build()?,
-            address: target.addr.clone(),
-            url: format!("{scheme}://{}/status", target.addr),
+            url: format!("{scheme}://{address}/status"),
+            address,
             api_key: api_key(target)?,
         })
     }

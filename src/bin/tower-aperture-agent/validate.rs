@@ -8,7 +8,7 @@ use tower_aperture::engine::{EngineBuilder, SignalSource};
 use tower_aperture::{Engine, PolicyError};
 
 use crate::args::Validate;
-use crate::output::{Problem, complain, say};
+use crate::output::{Problem, WithCauses, complain, say};
 
 /// Stands for the Prometheus that is there when it gets serious.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ fn validate(args: &Validate, path: &Path) -> bool {
     }
     // Good ones may still not go together.
     if good && let Err(error) = build(args, |engine| engine.policy_folder(path)) {
-        complain(error);
+        complain(WithCauses(&error));
         return false;
     }
     good
@@ -76,7 +76,7 @@ fn judge(args: &Validate, file: &Path) -> bool {
             true
         }
         Err(error) => {
-            complain(error);
+            complain(WithCauses(&error));
             false
         }
     }

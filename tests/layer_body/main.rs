@@ -1,5 +1,8 @@
 //! The body behind the layer: what it passes on and when it ends the flow, hostile bodies included.
 
+mod grpc_web;
+mod late_end;
+#[path = "../layer_support/mod.rs"]
 mod layer_support;
 
 use std::convert::Infallible;
@@ -28,13 +31,24 @@ fn through(recorder: &Recorder, response: Response<Script>) -> Wrapped {
     behind(&layer, response)
 }
 
-fn behind(layer: &ApertureLayer<Recorder>, response: Response<Script>) -> Wrapped {
+fn behind<B: Body>(
+    layer: &ApertureLayer<Recorder>,
+    response: Response<B>,
+) -> ResponseBody<B, NoBody, Recorded> {
+    answer(layer, Request::new(()), response)
+}
+
+fn answer<B: Body>(
+    layer: &ApertureLayer<Recorder>,
+    request: Request<()>,
+    response: Response<B>,
+) -> ResponseBody<B, NoBody, Recorded> {
     let response = std::sync::Mutex::new(Some(response));
     let inner = service_fn(|_: Request<()>| {
         let response = response.lock().expect("no panic").take();
         ready(Ok::<_, Infallible>(response.expect("called once")))
     });
-    let mut future = Box::pin(layer.layer(inner).oneshot(Request::new(())));
+    let mut future = Box::pin(layer.layer(inner).oneshot(request));
     match future
         .as_mut()
         .poll(&mut Context::from_waker(Waker::noop()))

@@ -1,0 +1,60 @@
+//! Causes of errors.
+
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+
+/// The error below a public one, which its `source` hands out. Where there is one, the public
+/// error's own text leaves out what the cause says.
+///
+/// Causes are equal when their texts are, so that errors can be compared.
+#[derive(Clone, Default)]
+pub(crate) struct Cause(Option<Arc<dyn Error + Send + Sync>>);
+
+#[allow(dead_code)] // Each feature brings errors of its own.
+impl Cause {
+    pub(crate) const NONE: Self = Self(None);
+
+    pub(crate) fn new(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self(Some(error.into().into()))
+    }
+
+    pub(crate) fn get(&self) -> Option<&(dyn Error + 'static)> {
+        self.0.as_deref().map(|error| error as _)
+    }
+}
+
+impl PartialEq for Cause {
+    fn eq(&self, other: &Self) -> bool {
+        let text = |cause: &Self| cause.0.as_ref().map(ToString::to_string);
+        text(self) == text(other)
+    }
+}
+
+impl Eq for Cause {}
+
+/// The text only: the `Debug` of some errors of other crates has the URL they were about.
+impl fmt::Debug for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(error) => fmt::Debug::fmt(&error.to_string(), f),
+            None => f.write_str("None"),
+        }
+    }
+}
+
+/// Shows an error with all its causes, for logs: `the outer error: its cause: the cause of that`.
+#[allow(dead_code)] // Used by what is logged.
+pub(crate) struct WithCauses<'a>(pub(crate) &'a (dyn Error + 'static));
+
+impl fmt::Display for WithCauses<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}

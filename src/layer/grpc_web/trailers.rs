@@ -1,0 +1,78 @@
+//! The lines of a trailer frame.
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::layer::head::GRPC_STATUS;
+
+/// A longer line is skipped.
+const MAX_LINE_BYTES: usize = 8 * 1024;
+/// Bytes of all names and values that are kept. Only `grpc-status` is kept beyond that.
+const MAX_BYTES: usize = 16 * 1024;
+/// What each trailer counts for besides its name and value, as in HTTP/2 (RFC 9113, 6.5.2).
+const OVERHEAD: usize = 32;
+
+/// Reads lines of `name: value`, which may be cut at any byte.
+#[derive(Debug, Default)]
+pub(super) struct Trailers {
+    map: HeaderMap,
+    /// The line that is not over yet.
+    line: Vec<u8>,
+    /// That line is too long.
+    too_long: bool,
+    bytes: usize,
+}
+
+impl Trailers {
+    pub(super) fn read(&mut self, mut bytes: &[u8]) {
+        while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
+            self.extend(&bytes[..end]);
+            self.end_line();
+            bytes = &bytes[end + 1..];
+        }
+        self.extend(bytes);
+    }
+
+    /// Returns what was read. The last line need not be terminated.
+    pub(super) fn into_map(mut self) -> HeaderMap {
+        self.end_line();
+        self.map
+    }
+
+    fn extend(&mut self, part: &[u8]) {
+        if self.too_long || self.line.len() + part.len() > MAX_LINE_BYTES {
+            self.too_long = true;
+            self.line.clear();
+        } else {
+            self.line.extend_from_slice(part);
+        }
+    }
+
+    fn end_line(&mut self) {
+        if !std::mem::take(&mut self.too_long)
+            && let Some((name, value)) = parse(&self.line)
+        {
+            self.keep(name, value);
+        }
+        self.line.clear();
+    }
+
+    fn keep(&mut self, name: HeaderName, value: HeaderValue) {
+        self.bytes = (self.bytes)
+            .saturating_add(name.as_str().len())
+            .saturating_add(value.len())
+            .saturating_add(OVERHEAD);
+        if self.bytes <= MAX_BYTES {
+            self.map.append(name, value);
+        } else if name == GRPC_STATUS && !self.map.contains_key(&GRPC_STATUS) {
+            self.map.insert(name, value);
+        }
+    }
+}
+
+/// Names come in any case, and blanks around a value do not belong to it.
+fn parse(line: &[u8]) -> Option<(HeaderName, HeaderValue)> {
+    let colon = line.iter().position(|byte| *byte == b':')?;
+    let name = HeaderName::from_bytes(line[..colon].trim_ascii()).ok()?;
+    let value = HeaderValue::from_bytes(line[colon + 1..].trim_ascii()).ok()?;
+    Some((name, value))
+}

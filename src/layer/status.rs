@@ -1,0 +1,60 @@
+//! Rejections as gRPC statuses.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderValue, header};
+use tonic::metadata::MetadataMap;
+use tonic::{Code, Status};
+
+use super::grpc;
+use crate::flow::Rejection;
+
+/// The status that a gRPC client gets from the layer for the same rejection: code, message, error
+/// details, and `retry-after` and `grpc-retry-pushback-ms` where the wait is known, see
+/// [`DefaultReject`](crate::layer::DefaultReject). The [headers](Rejection::headers) of the
+/// rejection become metadata. The rejection is the [source](std::error::Error::source) of the
+/// status.
+///
+/// For handlers that ask by hand:
+///
+/// ```
+/// use tower_aperture::{ApertureClient, FlowParams};
+///
+/// async fn render(client: &ApertureClient) -> Result<String, tonic::Status> {
+///     Ok(client.guard("render", FlowParams::new(), async { "done".to_owned() }).await?)
+/// }
+/// ```
+impl From<Rejection> for Status {
+    fn from(rejection: Rejection) -> Self {
+        let mut headers = HeaderMap::new();
+        let grpc = HeaderValue::from_static("application/grpc");
+        grpc::refuse(&mut headers, grpc, &rejection, false);
+        headers.remove(header::CONTENT_TYPE);
+        // The headers of the rejection stay out of what is read here: they may be malformed.
+        let mut status = Self::from_header_map(&headers)
+            .unwrap_or_else(|| Self::new(Code::Unknown, "rejected by flow control"));
+        let mut metadata = std::mem::take(status.metadata_mut()).into_headers();
+        if let Some(more) = rejection.headers() {
+            for name in more.keys() {
+                if is_own(name.as_str()) || metadata.contains_key(name) {
+                    continue;
+                }
+                for value in more.get_all(name) {
+                    // Full at 32768 values; what does not fit is left out.
+                    let _ = metadata.try_append(name, value.clone());
+                }
+            }
+        }
+        if let Some(secs) = rejection.retry_after_secs() {
+            metadata.insert(header::RETRY_AFTER, HeaderValue::from(secs));
+        }
+        *status.metadata_mut() = MetadataMap::from_headers(metadata);
+        status.set_source(Arc::new(rejection));
+        status
+    }
+}
+
+/// Returns true for the fields that a status writes itself.
+fn is_own(name: &str) -> bool {
+    name == "content-type" || name.starts_with("grpc-")
+}
