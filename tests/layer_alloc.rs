@@ -4,12 +4,12 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::{Future, Ready, ready};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body::Body;
+use http_body::{Body, Frame};
 use http_body_util::Full;
 use tower::{Layer, Service, service_fn};
 use tower_aperture::{
@@ -19,14 +19,22 @@ use tower_aperture::{
 
 thread_local! {
     static COUNT: Cell<usize> = const { Cell::new(0) };
+    static BYTES: Cell<usize> = const { Cell::new(0) };
 }
 
 struct Counting;
 
-// SAFETY: all is left to the system's allocator; the counter neither allocates nor unwinds.
+impl Counting {
+    fn count(bytes: usize) {
+        let _ = COUNT.try_with(|count| count.set(count.get() + 1));
+        let _ = BYTES.try_with(|count| count.set(count.get() + bytes));
+    }
+}
+
+// SAFETY: all is left to the system's allocator; the counters neither allocate nor unwind.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let _ = COUNT.try_with(|count| count.set(count.get() + 1));
+        Self::count(layout.size());
         // SAFETY: the caller's promise is passed on.
         unsafe { System.alloc(layout) }
     }
@@ -37,7 +45,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        let _ = COUNT.try_with(|count| count.set(count.get() + 1));
+        Self::count(size);
         // SAFETY: the caller's promise is passed on.
         unsafe { System.realloc(at, layout, size) }
     }
@@ -165,4 +173,87 @@ fn the_future_holds_little_besides_the_inner_one() {
     // What a waiting decision keeps: a request, and four words or so. Labels never get here.
     let size = size_of_val(&future);
     assert!(size <= size_of::<Request<()>>() + 160, "{size} bytes");
+}
+
+/// A body of many pieces of the same static data, behind some that are different.
+struct Pieces {
+    first: Option<Bytes>,
+    piece: &'static [u8],
+    times: usize,
+}
+
+impl Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let data = self.first.take().or_else(|| {
+            self.times = self.times.checked_sub(1)?;
+            Some(Bytes::from_static(self.piece))
+        });
+        Poll::Ready(data.map(|data| Ok(Frame::data(data))))
+    }
+}
+
+/// Bytes that are allocated while a gRPC-Web body passes the layer.
+fn bytes_of(
+    content_type: &'static str,
+    first: Vec<u8>,
+    piece: &'static [u8],
+    times: usize,
+) -> usize {
+    let first = Bytes::from(first);
+    let mut service = layer(None).layer(service_fn(move |_: Request<()>| {
+        let mut response = Response::new(Pieces {
+            first: Some(first.clone()),
+            piece,
+            times,
+        });
+        let value = http::HeaderValue::from_static(content_type);
+        response.headers_mut().insert("content-type", value);
+        ready(Ok::<_, Infallible>(response))
+    }));
+    let request = Request::post("/").header("x-user-id", "42");
+    let request = request.body(()).expect("a request");
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut future = pin!(service.call(request));
+    let before = BYTES.get();
+    let Poll::Ready(Ok(response)) = future.as_mut().poll(&mut cx) else {
+        panic!("all of it is ready");
+    };
+    let mut body = pin!(response.into_body());
+    while let Poll::Ready(Some(_)) = body.as_mut().poll_frame(&mut cx) {}
+    BYTES.get() - before
+}
+
+#[test]
+fn a_grpc_web_body_is_not_copied_and_its_trailers_only_up_to_a_limit() {
+    static DATA: [u8; 1 << 16] = [0x80; 1 << 16];
+    static TEXT: [u8; 1 << 16] = [b'A'; 1 << 16];
+    static LINES: [u8; 1 << 12] = {
+        const LINE: [u8; 16] = *b"x-lin: 12345678\n";
+        let mut lines = [0; 1 << 12];
+        let mut at = 0;
+        while at < lines.len() {
+            lines[at] = LINE[at % LINE.len()];
+            at += 1;
+        }
+        lines
+    };
+    // One data frame of 16 MiB.
+    let data = vec![0, 1, 0, 0, 0];
+    let bytes = bytes_of("application/grpc-web+proto", data, &DATA, 256);
+    assert!(bytes < 2048, "{bytes} bytes");
+    // Many empty data frames, in base64.
+    let bytes = bytes_of("application/grpc-web-text", Vec::new(), &TEXT, 256);
+    assert!(bytes < 2048, "{bytes} bytes");
+    // Trailers that claim 4 GiB: one endless line, and then many lines.
+    let trailers = vec![0x80, 0xff, 0xff, 0xff, 0xff];
+    let bytes = bytes_of("application/grpc-web", trailers.clone(), &TEXT, 256);
+    assert!(bytes < 64 << 10, "{bytes} bytes");
+    let bytes = bytes_of("application/grpc-web", trailers, &LINES, 4096);
+    assert!(bytes < 256 << 10, "{bytes} bytes");
 }

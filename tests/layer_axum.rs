@@ -169,3 +169,57 @@ async fn head_of_a_get_route_is_fine() {
         assert_eq!(recorder.ended().await, (Fine, Some(200)), "{version:?}");
     }
 }
+
+/// The rejection of a flow by hand is what the layer would have answered.
+#[cfg(feature = "axum")]
+#[tokio::test]
+async fn a_rejection_is_a_response_of_a_handler() {
+    use std::collections::HashMap;
+    use tower_aperture::HttpExtras;
+
+    async fn by_hand(Path(kind): Path<String>) -> Result<&'static str, Rejection> {
+        let denial = Denial::new(RejectReason::RateLimited).wait(Duration::from_millis(1500));
+        let plain = Rejection::new("export", denial);
+        let html = [("content-type", "text/html"), ("x-policy", "per-user")];
+        Err(match &*kind {
+            "plain" => plain,
+            "text" => plain.with_extras(HttpExtras::new([("x-policy", "per-user")], "not today")),
+            "html" => plain.with_extras(HttpExtras::new(html, "<p>no</p>")),
+            "code" => Rejection::new("export", denial.denied_code(402)),
+            _ => return Ok("done"),
+        })
+    }
+
+    for version in BOTH {
+        let app = Router::new().route("/{kind}", post(by_hand));
+        let mut client = start(version, app).await;
+        let mut ask = async |kind: &str| {
+            let uri = format!("http://shop.example/{kind}");
+            let request = Request::post(uri).header("host", "shop.example");
+            let response = client.send(request).await.expect("a response");
+            let status = response.status().as_u16();
+            let fields = response.headers().iter();
+            let fields: HashMap<_, _> = fields
+                .map(|(name, value)| (name.to_string(), value.to_str().expect("text").to_owned()))
+                .collect();
+            let body = response.into_body().collect().await.expect("a body");
+            let text = String::from_utf8(body.to_bytes().into()).expect("text");
+            (status, fields, text)
+        };
+        let (status, fields, text) = ask("plain").await;
+        assert_eq!((status, &*text), (429, ""));
+        assert_eq!(fields["retry-after"], "2");
+        assert!(!fields.contains_key("content-type"));
+        let (status, fields, text) = ask("text").await;
+        assert_eq!((status, &*text), (429, "not today"));
+        assert_eq!(fields["content-type"], "text/plain; charset=utf-8");
+        assert_eq!(fields["x-policy"], "per-user");
+        let (_, fields, text) = ask("html").await;
+        assert_eq!(
+            (&*fields["content-type"], &*text),
+            ("text/html", "<p>no</p>")
+        );
+        assert_eq!(ask("code").await.0, 402);
+        assert_eq!(ask("go").await.2, "done");
+    }
+}

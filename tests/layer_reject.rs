@@ -14,10 +14,10 @@ use http_body_util::BodyExt;
 use layer_support::{Answer, Recorder};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_aperture::FlowStatus::{Error, Ok as Fine, Unset};
-use tower_aperture::layer::{DefaultReject, OnReject};
+use tower_aperture::layer::{AgentReject, DefaultReject, OnReject, ProblemDetails};
 use tower_aperture::{
-    ApertureLayer, Denial, FailureMode, FlowError, FlowErrorKind, RejectReason, Rejection,
-    RequestHead,
+    ApertureLayer, Denial, FailureMode, FlowError, FlowErrorKind, HttpExtras, RejectReason,
+    Rejection, RequestHead,
 };
 
 async fn send<R>(layer: &ApertureLayer<Recorder, R>, request: Request<()>) -> Response<Body>
@@ -319,4 +319,75 @@ async fn an_accepted_request_gets_the_inner_answer_as_it_is() {
     let (status, code) = recorder.end();
     assert_ne!(status, Error);
     assert_eq!((status, code), (Fine, Some(200)));
+}
+
+#[test]
+fn two_headers_of_one_name_stay_two_in_every_answer() {
+    let extras = HttpExtras::new(
+        [
+            ("set-cookie", "a=1"),
+            ("Set-Cookie", "b=2; Path=/"),
+            ("SET-COOKIE", "a=1"),
+            ("www-authenticate", "Basic"),
+            ("www-authenticate", "Bearer"),
+            ("x-own", "1"),
+            ("x-own", "2"),
+        ],
+        "no",
+    );
+    let all = |headers: &http::HeaderMap, name: &str| {
+        let values = headers.get_all(name).iter();
+        let text = values.map(|value| value.to_str().expect("text").to_owned());
+        text.collect::<Vec<_>>()
+    };
+    let check = |headers: &http::HeaderMap| {
+        let cookies = all(headers, "set-cookie");
+        assert_eq!(cookies, ["a=1", "b=2; Path=/", "a=1"]);
+        assert_eq!(all(headers, "www-authenticate"), ["Basic", "Bearer"]);
+        assert_eq!(all(headers, "x-own"), ["1", "2"]);
+    };
+    check(extras.headers());
+    let denial = Denial::new(RejectReason::RateLimited).wait(Duration::from_secs(3));
+    let rejection = Rejection::new("checkout", denial).with_extras(extras);
+    check(rejection.headers().expect("some"));
+    for request in [plain(), grpc()] {
+        let head = RequestHead::new(&request);
+        check(OnReject::<Body>::on_reject(&DefaultReject::new(), &rejection, head).headers());
+        check(OnReject::<Body>::on_reject(&AgentReject, &rejection, head).headers());
+        let problem = OnReject::<Body>::on_reject(&ProblemDetails::new(), &rejection, head);
+        check(problem.headers());
+    }
+    #[cfg(feature = "axum")]
+    check(rejection.clone().into_response().headers());
+    #[cfg(feature = "remote")]
+    check(tonic::Status::from(rejection).metadata().as_ref());
+}
+
+#[test]
+fn a_field_with_one_value_keeps_the_last_and_what_the_protocol_needs_stays() {
+    let extras = HttpExtras::new(
+        [
+            ("content-type", "text/html"),
+            ("Content-Type", "text/plain"),
+            ("location", "/a"),
+            ("location", "/b"),
+            ("retry-after", "7"),
+            ("grpc-status", "0"),
+        ],
+        "",
+    );
+    let denial = Denial::new(RejectReason::RateLimited).wait(Duration::from_secs(3));
+    let rejection = Rejection::new("checkout", denial).with_extras(extras);
+    let all = |request: &Request<()>, name: &str| {
+        let head = RequestHead::new(request);
+        let answer = OnReject::<Body>::on_reject(&DefaultReject::new(), &rejection, head);
+        let values = answer.headers().get_all(name).iter();
+        let text = values.map(|value| value.to_str().expect("text").to_owned());
+        text.collect::<Vec<_>>()
+    };
+    assert_eq!(all(&plain(), "content-type"), ["text/plain"]);
+    assert_eq!(all(&plain(), "location"), ["/b"]);
+    assert_eq!(all(&plain(), "retry-after"), ["3"]);
+    assert_eq!(all(&grpc(), "content-type"), ["application/grpc"]);
+    assert_eq!(all(&grpc(), "grpc-status"), ["8"]);
 }

@@ -16,7 +16,7 @@ use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus}
 use tonic_types::StatusExt;
 use tower_aperture::FlowStatus::{Error, Ok as Fine, Unset};
 use tower_aperture::layer::DefaultReject;
-use tower_aperture::{ApertureLayer, Denial, RejectReason};
+use tower_aperture::{ApertureLayer, Denial, HttpExtras, RejectReason, Rejection};
 
 #[tokio::test]
 async fn a_unary_call_ends_with_its_status() {
@@ -302,4 +302,79 @@ async fn details_say_what_is_known_and_no_more() {
         Some(Duration::from_secs(315_576_000_000))
     );
     assert!(details.quota_failure().is_none(), "no room for the name");
+}
+
+/// What a client gets to see of a status.
+fn seen(status: &tonic::Status) -> (Code, String, Vec<u8>, Vec<(String, String)>) {
+    let metadata = status.metadata().clone().into_headers();
+    let mut fields: Vec<_> = metadata
+        .iter()
+        .filter(|(name, _)| !["content-type", "date"].contains(&name.as_str()))
+        .map(|(name, value)| (name.to_string(), value.to_str().expect("text").to_owned()))
+        .collect();
+    fields.sort_unstable();
+    (
+        status.code(),
+        status.message().to_owned(),
+        status.details().to_vec(),
+        fields,
+    )
+}
+
+#[tokio::test]
+async fn a_rejection_as_a_status_is_the_one_that_the_layer_sends() {
+    let waits = [Duration::ZERO, Duration::from_millis(1201), Duration::MAX];
+    let cases = CODES.iter().flat_map(|(denied, code)| {
+        waits.map(|wait| {
+            let denial = Denial::new(RejectReason::RateLimited);
+            (denial.denied_code(*denied).wait(wait), *code)
+        })
+    });
+    for (denial, code) in cases {
+        let layer = ApertureLayer::new(Recorder::rejecting(denial), "echo");
+        let channel = channel(start(layer).await).await;
+        let sent = say(channel, "hello").await.expect_err("rejected");
+        let rejection = Rejection::new("echo", denial);
+        let made = tonic::Status::from(rejection.clone());
+        assert_eq!(made.code(), code);
+        let (mut sent, made_seen) = (seen(&sent), seen(&made));
+        // The layer also keeps the answer out of caches, which a handler's status needs not.
+        sent.3.retain(|(name, _)| name != "cache-control");
+        assert_eq!(sent, made_seen);
+        let source = std::error::Error::source(&made).expect("the rejection");
+        assert_eq!(source.downcast_ref::<Rejection>(), Some(&rejection));
+    }
+}
+
+#[tokio::test]
+async fn a_handler_that_returns_a_rejection_refuses_its_call() {
+    let (address, incoming) = bind().await;
+    let asked = tonic::service::InterceptorLayer::new(|_| {
+        let extras = HttpExtras::new(
+            [
+                ("x-plan", "free"),
+                ("x-plan", "trial"),
+                ("grpc-status-details-bin", "!"),
+                ("grpc-status", "0"),
+                ("content-type", "text/html"),
+            ],
+            "sorry",
+        );
+        let denial = Denial::new(RejectReason::NoTokens).wait(Duration::from_millis(2500));
+        let rejection = Rejection::new("render", denial).with_extras(extras);
+        Err::<tonic::Request<()>, _>(rejection.into())
+    });
+    let server = Server::builder().layer(asked).add_service(Echo);
+    tokio::spawn(server.serve_with_incoming(incoming));
+    let status = say(channel(address).await, "hello").await;
+    let status = status.expect_err("rejected");
+    assert_eq!(status.code(), Code::Unavailable);
+    let plans = status.metadata().get_all("x-plan").iter();
+    assert_eq!(plans.collect::<Vec<_>>(), ["free", "trial"]);
+    assert_eq!(status.metadata().get("retry-after").expect("a wait"), "3");
+    let details = status.get_error_details();
+    let retry = details.retry_info().expect("a wait");
+    assert_eq!(retry.retry_delay, Some(Duration::from_millis(2500)));
+    let failure = details.quota_failure().expect("a quota");
+    assert_eq!(failure.violations[0].subject, "control_point:render");
 }

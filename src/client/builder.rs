@@ -16,6 +16,8 @@ use self::address::parse_all;
 use self::error::{MAX_CONNECTIONS, Problem};
 use super::ApertureClient;
 #[cfg(feature = "tls")]
+use crate::flow::Cause;
+#[cfg(feature = "tls")]
 use crate::remote::Tls;
 use crate::remote::{BreakerConfig, Connect, KeepAlive, Remote, RemoteConfig, Target};
 
@@ -371,11 +373,11 @@ fn check_tls(uri: &Uri, tls: &Tls) -> Result<(), BuildError> {
         tonic::transport::Endpoint::from(uri.clone())
             .tls_config(tls.config(false))
             .map(drop)
-            .map_err(|_| BuildError(Problem::Tls(what)))
+            .map_err(|error| BuildError(Problem::Tls(what, Cause::innermost(error))))
     };
     if let Some(ca) = &tls.ca {
         if !contains(ca, b"-----BEGIN CERTIFICATE-----") {
-            return Err(BuildError(Problem::Tls("CA certificate")));
+            return Err(BuildError(Problem::Tls("CA certificate", Cause::NONE)));
         }
         let ca = Tls {
             ca: tls.ca.clone(),

@@ -9,24 +9,46 @@ use std::sync::Arc;
 ///
 /// Causes are equal when their texts are, so that errors can be compared.
 #[derive(Clone, Default)]
-pub(crate) struct Cause(Option<Arc<dyn Error + Send + Sync>>);
+pub(crate) struct Cause(Option<Shared>);
+
+#[derive(Clone)]
+struct Shared {
+    error: Arc<dyn Error + Send + Sync>,
+    innermost: bool,
+}
 
 #[allow(dead_code)] // Each feature brings errors of its own.
 impl Cause {
     pub(crate) const NONE: Self = Self(None);
 
     pub(crate) fn new(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self(Some(error.into().into()))
+        Self(Some(Shared {
+            error: error.into().into(),
+            innermost: false,
+        }))
+    }
+
+    /// The last of an error's causes, where those around it only say that something failed.
+    pub(crate) fn innermost(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self(Some(Shared {
+            error: error.into().into(),
+            innermost: true,
+        }))
     }
 
     pub(crate) fn get(&self) -> Option<&(dyn Error + 'static)> {
-        self.0.as_deref().map(|error| error as _)
+        let Shared { error, innermost } = self.0.as_ref()?;
+        let mut error: &(dyn Error + 'static) = &**error;
+        while let (true, Some(inner)) = (*innermost, error.source()) {
+            error = inner;
+        }
+        Some(error)
     }
 }
 
 impl PartialEq for Cause {
     fn eq(&self, other: &Self) -> bool {
-        let text = |cause: &Self| cause.0.as_ref().map(ToString::to_string);
+        let text = |cause: &Self| cause.get().map(ToString::to_string);
         text(self) == text(other)
     }
 }
@@ -36,7 +58,7 @@ impl Eq for Cause {}
 /// The text only: the `Debug` of some errors of other crates has the URL they were about.
 impl fmt::Debug for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
+        match self.get() {
             Some(error) => fmt::Debug::fmt(&error.to_string(), f),
             None => f.write_str("None"),
         }

@@ -78,6 +78,12 @@ impl FlowError {
         self
     }
 
+    #[allow(dead_code)] // Only an Agent's connections fail.
+    pub(crate) fn with_cause(mut self, cause: Cause) -> Self {
+        self.cause = cause;
+        self
+    }
+
     /// What kind of failure it was.
     #[must_use]
     pub const fn kind(&self) -> FlowErrorKind {

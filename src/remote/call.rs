@@ -15,7 +15,7 @@ use tonic_prost::ProstDecoder;
 
 use super::breaker::Evidence;
 use super::live::Live;
-use crate::flow::{FlowError, FlowErrorKind};
+use crate::flow::{Cause, FlowError, FlowErrorKind};
 
 pub(super) const CHECK: &str = "/aperture.flowcontrol.check.v1.FlowControlService/Check";
 pub(super) const CHECK_HTTP: &str =
@@ -52,6 +52,8 @@ pub(super) struct Failure {
     #[cfg(feature = "telemetry")]
     code: Code,
     pub(super) message: Cow<'static, str>,
+    /// What broke on our side; its text is the message.
+    cause: Cause,
 }
 
 impl Failure {
@@ -84,6 +86,10 @@ impl Failure {
             #[cfg(feature = "telemetry")]
             code: status.code(),
             message: Cow::Owned(message),
+            cause: match cause {
+                Some(_) => Cause::innermost(status.clone()),
+                None => Cause::NONE,
+            },
         }
     }
 
@@ -97,6 +103,7 @@ impl Failure {
             #[cfg(feature = "telemetry")]
             code: Code::Unavailable,
             message: Cow::Borrowed(GIVEN_UP),
+            cause: Cause::NONE,
         }
     }
 
@@ -126,6 +133,7 @@ impl Failure {
             #[cfg(feature = "telemetry")]
             code: Code::DeadlineExceeded,
             message: Cow::Owned(format!("no answer within {timeout:?}")),
+            cause: Cause::NONE,
         }
     }
 
@@ -143,7 +151,10 @@ impl Failure {
     }
 
     pub(super) fn into_error(self) -> FlowError {
-        FlowError::new(self.kind, self.message)
+        match self.cause.get() {
+            None => FlowError::new(self.kind, self.message),
+            Some(_) => FlowError::new(self.kind, "").with_cause(self.cause),
+        }
     }
 }
 

@@ -58,13 +58,13 @@ impl Health {
         if now == REFUSED {
             log_event!(
                 warn,
-                reason = %error,
+                reason = %crate::flow::WithCauses(error),
                 "the Aperture agent refuses the API key: flows are unreachable"
             );
         } else {
             log_event!(
                 warn,
-                reason = %error,
+                reason = %crate::flow::WithCauses(error),
                 "no decisions from the Aperture agent: flows are unreachable"
             );
         }

@@ -47,7 +47,8 @@ use self::health::Health;
 use self::live::{Live, Slot};
 use self::probe::PROBE_TIMEOUT;
 use crate::flow::{
-    AgentStatus, ClientStats, ConnectionState, FlowError, FlowErrorKind, FlowParams, HttpAttributes,
+    AgentStatus, Cause, ClientStats, ConnectionState, FlowError, FlowErrorKind, FlowParams,
+    HttpAttributes,
 };
 use crate::pb::check::{
     CacheDeleteRequest, CacheDeleteResponse, CacheLookupRequest, CacheLookupResponse,
@@ -313,7 +314,8 @@ impl Shared {
                 slots
                     .collect::<Result<_, agents::BoxError>>()
                     .map_err(|error| {
-                        FlowError::new(FlowErrorKind::Unavailable, call::innermost(&*error))
+                        FlowError::new(FlowErrorKind::Unavailable, "")
+                            .with_cause(Cause::innermost(error))
                     })?
             }
             Target::Ready(channel) => Box::from([Slot::new(Box::from([channel.clone()]), 0)]),

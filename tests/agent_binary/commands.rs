@@ -222,6 +222,160 @@ fn check_prints_the_decision_and_ends_with_it() {
 }
 
 #[test]
+fn check_says_when_a_limiter_was_skipped_for_a_missing_label() {
+    let folder = Folder::new();
+    folder.write("rate.yaml", limit(1));
+    folder.write(
+        "slots.yaml",
+        "
+blueprint: concurrency-limiting/base
+policy:
+  policy_name: slots
+  concurrency_limiter:
+    max_concurrency: 1
+    parameters: {max_inflight_duration: 60s, limit_by_label_key: tenant}
+    selectors: [{control_point: checkout}]
+",
+    );
+    folder.write(
+        "quota.yaml",
+        "
+circuit:
+  components:
+  - flow_control:
+      quota_scheduler:
+        selectors: [{control_point: checkout}]
+        in_ports:
+          bucket_capacity: {constant_signal: {value: 10}}
+          fill_amount: {constant_signal: {value: 10}}
+        rate_limiter: {interval: 60s, limit_by_label_key: plan}
+",
+    );
+    let serving = Serving::start(folder.path(), &[]);
+    let lines_of = |out: &str, policy: &str| {
+        let start = format!("  policy `{policy}` ");
+        let line = out.lines().find(|line| line.starts_with(&start));
+        line.unwrap_or_else(|| panic!("{policy}: {out}")).to_owned()
+    };
+    for (args, skipped, has) in [
+        (
+            &["checkout"][..],
+            &["limit", "slots", "quota"][..],
+            "no labels",
+        ),
+        (
+            &["checkout", "user-id=42", "Tenant=a"],
+            &["limit", "slots", "quota"],
+            "the labels Tenant, user-id",
+        ),
+        (
+            &["checkout", "user_id=42"],
+            &["slots", "quota"],
+            "the labels user_id",
+        ),
+        (
+            &["checkout", "tenant=a", "plan=free"],
+            &["limit"],
+            "the labels plan, tenant",
+        ),
+    ] {
+        let Ran { code, out, err } = serving.check(args);
+        assert_eq!((code, err.as_str()), (0, ""), "{out}");
+        for policy in ["limit", "slots", "quota"] {
+            let line = lines_of(&out, policy);
+            if skipped.contains(&policy) {
+                assert!(line.contains(": skipped: "), "{line}");
+                assert!(line.contains("label it limits by is missing"), "{line}");
+                assert!(line.ends_with(has), "{line}");
+                assert!(!line.contains("took"), "{line}");
+            } else {
+                assert!(line.contains(": yes, key "), "{line}");
+                assert!(!line.contains("skipped"), "{line}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_address_with_https_names_the_option_for_tls() {
+    for command in ["check", "status"] {
+        let rest: &[&str] = match command {
+            "check" => &["checkout"],
+            _ => &["--once"],
+        };
+        for (addr, more, told) in [
+            ("https://127.0.0.1:1", &[][..], "--tls"),
+            ("HTTPS://agent.internal", &[], "--tls"),
+            ("http://127.0.0.1:1", &["--tls"], "--tls"),
+            ("ftp://127.0.0.1:1", &[], "https://"),
+            ("https://user:sesame@127.0.0.1:1", &[], "--tls"),
+            ("user:sesame://127.0.0.1:1", &[], "https://"),
+        ] {
+            let mut args = vec![command, "--addr", addr];
+            args.extend(more);
+            args.extend(rest);
+            let Ran { code, out, err } = run(&args);
+            assert_eq!((code, out.as_str()), (1, ""), "{args:?}");
+            assert!(err.starts_with("error: --addr"), "{err}");
+            assert!(err.contains(told) && !err.contains("sesame"), "{err}");
+        }
+    }
+}
+
+#[test]
+fn an_address_may_have_the_scheme_that_the_options_say() {
+    let folder = Folder::new();
+    let policies = folder.write("limit.yaml", limit(2));
+    let serving = Serving::start(&policies, &[]);
+    let addr = format!("http://{}/", serving.address);
+    let Ran { code, out, err } = run(&["check", "--addr", &addr, "checkout", "user_id=1"]);
+    assert_eq!((code, err.as_str()), (0, ""), "{out}");
+    let Ran { code, out, err } = run(&["status", "--addr", &addr, "--once"]);
+    assert_eq!((code, err.as_str()), (0, ""), "{out}");
+    // It gets as far as the connection.
+    let Ran { code, err, .. } = run(&["check", "--addr", "https://127.0.0.1:1", "--tls", "x"]);
+    assert_eq!(code, 1);
+    assert!(err.contains("is unreachable"), "{err}");
+}
+
+#[test]
+fn errors_are_told_with_their_causes_once() {
+    let folder = Folder::new();
+    let Ran { code, err, .. } = run(&["validate", "no/such.yaml"]);
+    assert_eq!(code, 1);
+    assert_eq!(err.matches("No such file").count(), 1, "{err}");
+    assert!(
+        err.contains("no/such.yaml: cannot be read: No such file"),
+        "{err}"
+    );
+    let Ran { err, .. } = run(&["serve", "--policies", "no/such.yaml"]);
+    assert!(
+        err.contains("no/such.yaml: cannot be read: No such file"),
+        "{err}"
+    );
+    let Ran { err, .. } = run(&["check", "--addr", "127.0.0.1:1", "checkout"]);
+    assert_eq!(err.matches("refused").count(), 1, "{err}");
+    let good = folder.write("good.yaml", limit(1));
+    let pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    let pem = folder.write("a.pem", pem);
+    let args = [
+        "serve",
+        "--policies",
+        &*good,
+        "--tls-cert",
+        &*pem,
+        "--tls-key",
+        &*pem,
+    ];
+    let Ran { code, err, .. } = run(&args);
+    assert_eq!(code, 1);
+    assert!(
+        err.contains("the private key: it cannot be used: "),
+        "{err}"
+    );
+}
+
+#[test]
 fn check_holds_no_slot_when_it_is_over() {
     let folder = Folder::new();
     let policies = folder.write(

@@ -40,6 +40,58 @@ async fn headers_of_a_yes_replace_those_of_the_request() {
     }
 }
 
+/// The values of a header, sorted: an Agent's answer has no order.
+fn sorted(headers: &HeaderMap, name: &str) -> Vec<String> {
+    let values = headers.get_all(name).iter();
+    let mut values: Vec<_> = values
+        .map(|value| value.to_str().expect("text").to_owned())
+        .collect();
+    values.sort_unstable();
+    values
+}
+
+#[tokio::test]
+async fn two_headers_of_one_name_stay_two_in_a_yes_and_in_a_no() {
+    // The message has one value a name, so they come in different cases.
+    let two = [
+        ("set-cookie", "a=1"),
+        ("Set-Cookie", "b=2"),
+        ("x-mine", "new"),
+    ];
+    let agent = FakeAgent::start();
+    agent.on_check_http(move |_| {
+        let headers = two.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        Reply::Now(CheckHttpResponse {
+            http_response: Some(HttpResponse::OkResponse(OkHttpResponse {
+                headers: headers.into(),
+                ..OkHttpResponse::default()
+            })),
+            ..CheckHttpResponse::default()
+        })
+    });
+    let seen = Seen::default();
+    let service = layer(&agent).layer(seen.service());
+    let request = Request::get("/")
+        .header("set-cookie", "old")
+        .header("x-mine", "1")
+        .header("x-mine", "2");
+    let response = service.oneshot(request.body(()).expect("a request")).await;
+    assert_eq!(response.expect("a response").status(), 200);
+    let head = seen.heads().remove(0);
+    assert_eq!(sorted(&head, "set-cookie"), ["a=1", "b=2"], "both, for old");
+    assert_eq!(sorted(&head, "x-mine"), ["new"]);
+
+    agent.on_check_http(move |_| Reply::Now(denied(401, &two, "log in")));
+    for version in BOTH {
+        let address = serve(version, layer(&agent).layer(seen.service())).await;
+        let mut client = Client::connect(version, address).await;
+        let response = client.get().await.expect("a response");
+        assert_eq!(response.status(), 401);
+        let cookies = sorted(response.headers(), "set-cookie");
+        assert_eq!(cookies, ["a=1", "b=2"], "{version:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_yes_without_headers_leaves_the_request_as_it_was() {
     let agent = FakeAgent::start();

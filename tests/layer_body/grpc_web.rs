@@ -94,7 +94,11 @@ fn the_status_is_read_wherever_the_frames_are_cut() {
         for content_type in BINARIES {
             for cut in 0..=whole.len() {
                 let (a, b) = whole.split_at(cut);
-                assert_eq!(judged(content_type, &[a, b]), expected, "{code} cut at {cut}");
+                assert_eq!(
+                    judged(content_type, &[a, b]),
+                    expected,
+                    "{code} cut at {cut}"
+                );
             }
             let bytes: Vec<_> = whole.chunks(1).collect();
             assert_eq!(judged(content_type, &bytes), expected);
@@ -103,7 +107,11 @@ fn the_status_is_read_wherever_the_frames_are_cut() {
         for content_type in TEXTS {
             for cut in 0..=text.len() {
                 let (a, b) = text.split_at(cut);
-                assert_eq!(judged(content_type, &[a, b]), expected, "{code} cut at {cut}");
+                assert_eq!(
+                    judged(content_type, &[a, b]),
+                    expected,
+                    "{code} cut at {cut}"
+                );
             }
             let chars: Vec<_> = text.as_bytes().chunks(1).collect();
             assert_eq!(judged(content_type, &chars), expected);
@@ -122,7 +130,11 @@ fn each_piece_of_a_text_body_may_be_encoded_by_itself() {
         let lines = pieces.join("\r\n");
         assert_eq!(judged(TEXT, &[lines]), Error, "pieces of {size}");
     }
-    for fine in ["grpc-status:0", "grpc-status:0\r\n", "a:1\r\ngrpc-status:0\r\n"] {
+    for fine in [
+        "grpc-status:0",
+        "grpc-status:0\r\n",
+        "a:1\r\ngrpc-status:0\r\n",
+    ] {
         let whole = [message(), trailers(fine)].concat();
         assert_eq!(judged(TEXT, &[STANDARD_NO_PAD.encode(&whole)]), Fine);
     }
@@ -167,7 +179,10 @@ fn a_response_without_a_status_is_an_error_as_it_is_to_its_client() {
     drop(through(&recorder, of_type(BINARY, empty)));
     assert_eq!(recorder.end(), (Error, Some(200)));
     let recorder = Recorder::accepting();
-    drop(through(&recorder, of_type(BINARY, Script::default().hint(0))));
+    drop(through(
+        &recorder,
+        of_type(BINARY, Script::default().hint(0)),
+    ));
     assert_eq!(recorder.end(), (Error, Some(200)));
 }
 
@@ -312,11 +327,16 @@ fn all_bytes_of_content_length_have_to_hold_a_status() {
     ] {
         let recorder = Recorder::accepting();
         let length: usize = pieces.iter().map(Vec::len).sum();
-        let mut steps: Vec<_> = pieces.into_iter().map(|one| Step::Bytes(one.into())).collect();
+        let mut steps: Vec<_> = pieces
+            .into_iter()
+            .map(|one| Step::Bytes(one.into()))
+            .collect();
         steps.push(Step::Hang);
         let mut response = of_type(BINARY, Script::new(steps));
         let length = HeaderValue::from(length);
-        response.headers_mut().insert(header::CONTENT_LENGTH, length);
+        response
+            .headers_mut()
+            .insert(header::CONTENT_LENGTH, length);
         let mut body = through(&recorder, response);
         data(&mut body);
         data(&mut body);

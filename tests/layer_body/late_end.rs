@@ -214,7 +214,11 @@ async fn a_server_that_drops_such_a_body_ends_its_flow_as_judged() {
             let request = Request::get(uri).header("host", "shop.example");
             let response = client.send(request).await.expect("a response");
             assert_eq!(response.status(), status);
-            assert_eq!(recorder.ended().await, (judged, Some(status)), "{version:?}");
+            assert_eq!(
+                recorder.ended().await,
+                (judged, Some(status)),
+                "{version:?}"
+            );
         }
     }
 }

@@ -47,10 +47,9 @@ impl Client {
                 let error = error.without_url();
                 PrometheusError::with("no HTTP client can be made", error)
             })?;
-        let client = prometheus_http_query::Client::from(http, url)
-            .map_err(|error| {
-                PrometheusError::with("the URL of Prometheus makes no sense", error)
-            })?;
+        let client = prometheus_http_query::Client::from(http, url).map_err(|error| {
+            PrometheusError::with("the URL of Prometheus makes no sense", error)
+        })?;
         Ok(Self {
             client,
             shown: without_secrets(parsed),
@@ -94,9 +93,8 @@ fn trusting(roots: RootCertStore) -> Result<ClientConfig, PrometheusError> {
 fn given(pem: &[u8]) -> Result<RootCertStore, PrometheusError> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem) {
-        let certificate =
-            certificate
-                .map_err(|error| PrometheusError::with("the certificate cannot be read", error))?;
+        let certificate = certificate
+            .map_err(|error| PrometheusError::with("the certificate cannot be read", error))?;
         roots
             .add(certificate)
             .map_err(|error| PrometheusError::with("the certificate makes no sense", error))?;

@@ -300,7 +300,9 @@ impl Target {
         // What stands before `@` may be a password.
         let shown = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
         if !secure && !scheme.eq_ignore_ascii_case("http") {
-            return Err("--addr: only http:// and https:// are known in front of HOST:PORT".to_owned());
+            return Err(
+                "--addr: only http:// and https:// are known in front of HOST:PORT".to_owned(),
+            );
         }
         match (secure, self.is_secure()) {
             (true, false) => Err(format!(

@@ -90,13 +90,13 @@ fn prometheus(args: &Serve) -> Result<Option<Prometheus>, Problem> {
         return Ok(None);
     };
     let prometheus = match &args.prometheus_ca {
-        Some(path) => Prometheus::trusting(url, &tls::read(path)?)
-            .map_err(|error| {
-                let error = WithCauses(&error);
-                format!("--prometheus-ca {}: {error}", path.display())
-            })?,
-        None => Prometheus::new(url)
-            .map_err(|error| format!("--prometheus: {}", WithCauses(&error)))?,
+        Some(path) => Prometheus::trusting(url, &tls::read(path)?).map_err(|error| {
+            let error = WithCauses(&error);
+            format!("--prometheus-ca {}: {error}", path.display())
+        })?,
+        None => {
+            Prometheus::new(url).map_err(|error| format!("--prometheus: {}", WithCauses(&error)))?
+        }
     };
     Ok(Some(prometheus))
 }

@@ -1,4 +1,9 @@
+//! Why a client cannot be built.
+
 use std::fmt;
+
+#[cfg(feature = "tls")]
+use crate::flow::Cause;
 
 /// More connections than this to one Agent help nobody.
 pub(super) const MAX_CONNECTIONS: usize = 64;
@@ -6,7 +11,8 @@ pub(super) const MAX_CONNECTIONS: usize = 64;
 /// One bit each in the record of those a check has tried.
 pub(super) const MAX_AGENTS: usize = 64;
 
-/// Why a client could not be built; its text names the value, unless that is secret.
+/// Why a client could not be built; its text names the value, unless that is secret. What is wrong
+/// with a certificate or a key is the [`source`](std::error::Error::source).
 ///
 /// ```
 /// use tower_aperture::ApertureClient;
@@ -29,7 +35,7 @@ pub(super) enum Problem {
     Zero(&'static str),
     TlsUnused,
     #[cfg(feature = "tls")]
-    Tls(&'static str),
+    Tls(&'static str, Cause),
     #[cfg(not(feature = "tls"))]
     NoTls(String),
 }
@@ -57,7 +63,7 @@ impl fmt::Display for BuildError {
                 "CA certificate, client identity and server name make no sense without TLS",
             ),
             #[cfg(feature = "tls")]
-            Problem::Tls(what) => write!(f, "bad {what}: it cannot be used for TLS"),
+            Problem::Tls(what, _) => write!(f, "bad {what}: it cannot be used for TLS"),
             #[cfg(not(feature = "tls"))]
             Problem::NoTls(address) => write!(
                 f,
@@ -74,4 +80,12 @@ impl fmt::Debug for BuildError {
     }
 }
 
-impl std::error::Error for BuildError {}
+impl std::error::Error for BuildError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.0 {
+            #[cfg(feature = "tls")]
+            Problem::Tls(_, cause) => cause.get(),
+            _ => None,
+        }
+    }
+}

@@ -48,31 +48,26 @@ impl Trailers {
     }
 
     fn end_line(&mut self) {
-        if !std::mem::take(&mut self.too_long)
-            && let Some((name, value)) = parse(&self.line)
-        {
-            self.keep(name, value);
+        if !std::mem::take(&mut self.too_long) {
+            self.keep_line();
         }
         self.line.clear();
     }
 
-    fn keep(&mut self, name: HeaderName, value: HeaderValue) {
-        self.bytes = (self.bytes)
-            .saturating_add(name.as_str().len())
-            .saturating_add(value.len())
-            .saturating_add(OVERHEAD);
-        if self.bytes <= MAX_BYTES {
+    /// Names come in any case, and blanks around a value do not belong to it.
+    fn keep_line(&mut self) -> Option<()> {
+        let colon = self.line.iter().position(|byte| *byte == b':')?;
+        let name = self.line[..colon].trim_ascii();
+        let value = self.line[colon + 1..].trim_ascii();
+        let bytes = (self.bytes).saturating_add(name.len() + value.len() + OVERHEAD);
+        let is_status = name.eq_ignore_ascii_case(GRPC_STATUS.as_str().as_bytes());
+        let status_is_missing = is_status && !self.map.contains_key(&GRPC_STATUS);
+        if bytes <= MAX_BYTES || status_is_missing {
+            let name = HeaderName::from_bytes(name).ok()?;
+            let value = HeaderValue::from_bytes(value).ok()?;
             self.map.append(name, value);
-        } else if name == GRPC_STATUS && !self.map.contains_key(&GRPC_STATUS) {
-            self.map.insert(name, value);
+            self.bytes = bytes;
         }
+        Some(())
     }
-}
-
-/// Names come in any case, and blanks around a value do not belong to it.
-fn parse(line: &[u8]) -> Option<(HeaderName, HeaderValue)> {
-    let colon = line.iter().position(|byte| *byte == b':')?;
-    let name = HeaderName::from_bytes(line[..colon].trim_ascii()).ok()?;
-    let value = HeaderValue::from_bytes(line[colon + 1..].trim_ascii()).ok()?;
-    Some((name, value))
 }

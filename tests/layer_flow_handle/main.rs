@@ -1,6 +1,10 @@
 //! Handlers that reach their flow.
 
+mod hold;
+#[path = "../layer_support/mod.rs"]
 mod layer_support;
+#[cfg(all(feature = "axum", feature = "embedded"))]
+mod websocket;
 
 use std::convert::Infallible;
 use std::future::ready;
@@ -298,7 +302,7 @@ mod axum {
 }
 
 #[cfg(feature = "remote")]
-#[path = "support/mod.rs"]
+#[path = "../support/mod.rs"]
 mod support;
 
 #[cfg(feature = "remote")]

@@ -1,0 +1,225 @@
+//! The public errors: each has its cause as `source`, and does not repeat it in its own text.
+#![cfg(all(
+    feature = "remote",
+    feature = "embedded",
+    feature = "tls",
+    feature = "server",
+    feature = "axum"
+))]
+
+use std::collections::BTreeSet;
+use std::error::Error;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use axum::extract::FromRequestParts;
+use tower_aperture::agent::{Prometheus, ServeError, Tls};
+use tower_aperture::engine::{HttpInput, RequestId};
+use tower_aperture::layer::{ClientError, FlowHandle};
+use tower_aperture::{
+    ApertureClient, ApertureLayer, CacheError, Denial, EndError, Engine, FlowError, FlowErrorKind,
+    FlowParams, RejectReason, Rejection,
+};
+
+const PEM: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+
+/// One error: its type, the error, and the text of its cause where it has one.
+struct Case {
+    name: &'static str,
+    error: Box<dyn Error>,
+    has_cause: bool,
+}
+
+fn case(name: &'static str, error: impl Error + 'static, has_cause: bool) -> Case {
+    let error = Box::new(error);
+    Case {
+        name,
+        error,
+        has_cause,
+    }
+}
+
+fn refused() -> FlowError {
+    let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+    FlowError::new(FlowErrorKind::Unavailable, "").with_source(refused)
+}
+
+/// A flow that could not be asked for: nothing listens there.
+async fn unreachable() -> FlowError {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address").to_string();
+    drop(listener);
+    let client = ApertureClient::builder()
+        .address(address)
+        .insecure(true)
+        .check_timeout(Duration::from_secs(60))
+        .build();
+    let client = client.expect("a client");
+    let flow = client.start_flow("checkout", FlowParams::new()).await;
+    flow.error().expect("nobody is there").clone()
+}
+
+async fn missing_flow() -> tower_aperture::layer::MissingFlow {
+    let (mut parts, ()) = http::Request::new(()).into_parts();
+    let found = FlowHandle::from_request_parts(&mut parts, &()).await;
+    found.expect_err("no layer is there")
+}
+
+/// Every public error, in each of its forms that matters here.
+async fn all() -> Vec<Case> {
+    let denial = Denial::new(RejectReason::RateLimited);
+    let rejection = Rejection::new("checkout", denial);
+    let client = ApertureClient::disabled();
+    let secret = ApertureLayer::new(client.clone(), "checkout")
+        .try_label_from_header("session", "cookie")
+        .map(drop);
+    let engine = Engine::builder().build().expect("no policy");
+    let looked = engine.cache_lookup("", "key", []).result;
+    let from_file = |path| Engine::builder().policy_file(path).build().map(drop);
+    let from_text = |text| Engine::builder().policy_text("p", text).build().map(drop);
+    let builder = || ApertureClient::builder().address("localhost:1");
+    let id = "no id".parse::<RequestId>();
+    let http = engine.check_http(&HttpInput::new(""));
+    let call = |error| ClientError::<FlowError>::Inner(error);
+    let not_sent = ClientError::<FlowError>::Rejected(rejection.clone());
+    let tls = |chain, key| Tls::from_pem(chain, key).map(drop);
+    let trusting = |pem| Prometheus::trusting("https://127.0.0.1:1", pem).map(drop);
+    vec![
+        case("Rejection", rejection, false),
+        case("ClientError", call(refused()), true),
+        case("ClientError", not_sent, true),
+        case("LayerError", secret.expect_err("a secret"), false),
+        case("MissingFlow", missing_flow().await, false),
+        case("FlowError", refused(), true),
+        case("FlowError", unreachable().await, true),
+        case(
+            "FlowError",
+            FlowError::new(FlowErrorKind::Timeout, "no answer within 200ms"),
+            false,
+        ),
+        case("EndError", EndError::Call(refused()), true),
+        case("EndError", EndError::QueueFull, false),
+        case("CacheError", CacheError::Call(refused()), true),
+        case("CacheError", CacheError::Unreachable(refused()), true),
+        case("CacheError", CacheError::NoKey, false),
+        case(
+            "CacheRefusal",
+            looked.expect("asked").expect_err("refused"),
+            false,
+        ),
+        case(
+            "PolicyError",
+            from_file("no/such.yaml").expect_err("no file"),
+            true,
+        ),
+        case("PolicyError", from_file("src").expect_err("a folder"), true),
+        case(
+            "PolicyError",
+            from_text("a: [").expect_err("no YAML"),
+            false,
+        ),
+        case(
+            "BuildError",
+            builder()
+                .client_identity(PEM, "no key")
+                .build()
+                .expect_err("no key"),
+            true,
+        ),
+        case(
+            "BuildError",
+            ApertureClient::builder().build().expect_err("no address"),
+            false,
+        ),
+        case("ParseRequestIdError", id.expect_err("no id"), false),
+        case("HttpInputError", http.expect_err("no control point"), false),
+        case("TlsError", tls("", "").expect_err("nothing"), false),
+        case("TlsError", tls(PEM, PEM).expect_err("no key"), true),
+        case(
+            "ServeError",
+            ServeError::Listen(io::Error::from(io::ErrorKind::NotConnected)),
+            true,
+        ),
+        case(
+            "PrometheusError",
+            trusting(PEM.as_bytes()).expect_err("no certificate"),
+            true,
+        ),
+        case(
+            "PrometheusError",
+            Prometheus::new("prometheus").map(drop).expect_err("no URL"),
+            false,
+        ),
+    ]
+}
+
+#[tokio::test]
+async fn every_public_error_has_its_cause_as_source_and_prints_it_once() {
+    for Case {
+        name,
+        error,
+        has_cause,
+    } in all().await
+    {
+        assert_eq!(error.source().is_some(), has_cause, "{name}: {error:?}");
+        let mut texts = vec![error.to_string()];
+        let mut next = error.source();
+        while let Some(cause) = next {
+            texts.push(cause.to_string());
+            next = cause.source();
+        }
+        for (at, text) in texts.iter().enumerate() {
+            assert!(!text.is_empty(), "{name}: {texts:?}");
+            for outer in &texts[..at] {
+                assert!(!outer.contains(text), "{name} says it twice: {texts:?}");
+            }
+        }
+        // Nor may the text end as if something followed.
+        assert!(!texts[0].ends_with([':', ' ']), "{name}: {texts:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_cause_of_a_failed_connection_can_be_looked_at() {
+    let error = unreachable().await;
+    assert!(error.is_unavailable());
+    let cause = error.source().expect("a cause");
+    let cause = cause.downcast_ref::<io::Error>().expect("of the system");
+    assert_eq!(cause.kind(), io::ErrorKind::ConnectionRefused);
+    assert_eq!(error, error.clone());
+}
+
+/// Types that implement `Error` in a source file.
+fn errors_in(path: &Path, found: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(path).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            errors_in(&path, found);
+            continue;
+        }
+        let text = fs::read_to_string(&path).expect("text");
+        for line in text.lines().filter(|line| line.starts_with("impl")) {
+            if let Some((_, name)) = line.split_once("Error for ") {
+                let end = name.find(|c: char| !c.is_alphanumeric());
+                found.insert(name[..end.unwrap_or(name.len())].to_owned());
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_public_error_is_left_out_here() {
+    let mut found = BTreeSet::new();
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    errors_in(&src, &mut found);
+    let walked: BTreeSet<_> = all()
+        .await
+        .iter()
+        .map(|case| case.name.to_owned())
+        .collect();
+    let left_out: Vec<_> = found.difference(&walked).collect();
+    assert!(left_out.is_empty(), "{left_out:?}");
+    assert!(found.len() > 10, "{found:?}");
+}
