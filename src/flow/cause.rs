@@ -9,11 +9,11 @@ use std::sync::Arc;
 ///
 /// Causes are equal when their texts are, so that errors can be compared.
 #[derive(Clone, Default)]
-pub(crate) struct Cause(Option<Shared>);
+pub(crate) struct Cause(Option<Arc<Shared>>);
 
-#[derive(Clone)]
+/// One word in an error: decisions carry errors.
 struct Shared {
-    error: Arc<dyn Error + Send + Sync>,
+    error: Box<dyn Error + Send + Sync>,
     innermost: bool,
 }
 
@@ -22,22 +22,22 @@ impl Cause {
     pub(crate) const NONE: Self = Self(None);
 
     pub(crate) fn new(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self(Some(Shared {
-            error: error.into().into(),
+        Self(Some(Arc::new(Shared {
+            error: error.into(),
             innermost: false,
-        }))
+        })))
     }
 
     /// The last of an error's causes, where those around it only say that something failed.
     pub(crate) fn innermost(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self(Some(Shared {
-            error: error.into().into(),
+        Self(Some(Arc::new(Shared {
+            error: error.into(),
             innermost: true,
-        }))
+        })))
     }
 
     pub(crate) fn get(&self) -> Option<&(dyn Error + 'static)> {
-        let Shared { error, innermost } = self.0.as_ref()?;
+        let Shared { error, innermost } = &**self.0.as_ref()?;
         let mut error: &(dyn Error + 'static) = &**error;
         while let (true, Some(inner)) = (*innermost, error.source()) {
             error = inner;

@@ -1,4 +1,4 @@
-//! What axum needs to know of this crate.
+//! Flows as extractors of axum, and rejections as its responses.
 
 use axum_core::body::Body;
 use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};

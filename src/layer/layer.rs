@@ -268,8 +268,8 @@ impl<D, R> ApertureLayer<D, R> {
 
     /// Judges responses of accepted requests, in place of [`ResponseHead::is_error`].
     ///
-    /// It sees the head of each response and, where a body ends in trailers, those too; a flow
-    /// that is an error by one of them is an error.
+    /// It sees the head of each response and, where a body ends in trailers, those too, also those
+    /// in the last frame of a gRPC-Web body; a flow that is an error by one of them is an error.
     #[must_use]
     pub fn classify<F>(self, classify: F) -> Self
     where

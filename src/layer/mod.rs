@@ -73,6 +73,8 @@
 //! |---|---|
 //! | rejected, at once | Unset |
 //! | the body ends: no more frames, trailers, or a body that knows its end | as judged |
+//! | the trailer frame of a gRPC-Web body | as judged |
+//! | the body is dropped that says by then that it is at its end | as judged |
 //! | the body is dropped after the bytes of `content-length`, or of its exact size | as judged |
 //! | the body is dropped that HTTP does not send: HEAD, 204, 304 | as judged |
 //! | 101, or a 2xx to CONNECT: with the head | as judged |
@@ -86,6 +88,10 @@
 //! [`classify`](ApertureLayer::classify) judges. A decision that is still awaited when the client
 //! leaves is given up, and that is the decider's business.
 //!
+//! Work that outlives its response keeps the flow open with a [`FlowHold`], and with it the
+//! concurrency slot: the flow then ends when the response is over and the last hold is dropped. An
+//! accepted WebSocket is such work, because its response is over with the head.
+//!
 //! # gRPC
 //!
 //! On a tonic server the layer goes around all services, by `Server::builder().layer(..)`, or
@@ -93,6 +99,16 @@
 //! their first byte to their trailers; metadata are headers; [`DefaultReject`] says what clients
 //! get that are turned away. The path, `/package.Service/Method`, is a good
 //! [control point](ApertureLayer::with_control_point), or may be made into one.
+//!
+//! A gRPC-Web response, told by its content type, has its trailers in the last frame of the body,
+//! in base64 for `application/grpc-web-text`. The layer follows the frames as they pass, copies
+//! nothing but the trailers (up to 16 KiB), and ends the flow with the trailer frame. A body that
+//! ends without a `grpc-status`, or is cut off, is judged like the code 2, UNKNOWN, which clients
+//! make of it. A trailer frame that is compressed (flag 0x81) cannot be read, and neither can data
+//! of which the body shows only the first parts: the head alone is judged then.
+//!
+//! A handler that asks by hand turns a [`Rejection`](crate::Rejection) into a `tonic::Status` with
+//! `?` (feature `remote`).
 //!
 //! # Clients
 //!

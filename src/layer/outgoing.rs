@@ -82,9 +82,10 @@ impl<D> fmt::Debug for ApertureClientLayer<D> {
 
 /// The service that [`ApertureClientLayer`] makes; see there for an example.
 ///
-/// Around a tonic `Channel` it serves generated clients too. These turn what they do not know into
-/// a status of code Unknown that has the [`ClientError`] for its source; with
-/// [`Aperture`] in its place they get a status with the right code.
+/// Around a tonic `Channel` it serves generated clients too. These turn errors that they do not
+/// know into a status of code Unknown that has the [`ClientError`] for its source; with
+/// [`Aperture`] in its place they get a status with the right code. (A [`Rejection`] found in the
+/// source converts to that status.)
 pub struct Outgoing<S, D> {
     service: Aperture<S, D, HandOver>,
 }

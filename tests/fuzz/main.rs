@@ -71,6 +71,11 @@ fn stored_responses() {
 }
 
 #[test]
+fn grpc_web_bodies() {
+    run("grpc_web", targets::grpc_web);
+}
+
+#[test]
 fn extractors() {
     run("extract", targets::extract);
 }

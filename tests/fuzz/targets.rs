@@ -9,7 +9,8 @@ use http::{HeaderMap, HeaderValue, Request, Response, Uri};
 use tower_aperture::engine::{HttpAnswer, HttpInput, HttpRequest};
 use tower_aperture::layer::{ClientAddress, RequestHead, client_ip, query};
 use tower_aperture::{
-    ApertureLayer, Check, Decider, Engine, FlowOutcome, FlowParams, Ticket, TraceContext, Verdict,
+    ApertureLayer, Check, Decider, Engine, FlowOutcome, FlowParams, FlowStatus, Ticket,
+    TraceContext, Verdict,
 };
 use tower_layer::Layer;
 use tower_service::Service;
@@ -205,6 +206,101 @@ impl Service<Request<()>> for Nothing {
     fn call(&mut self, _: Request<()>) -> Self::Future {
         ready(Ok(Response::new(String::new())))
     }
+}
+
+/// The size of pieces less 1, and the body of a gRPC-Web response, which is judged alike however it
+/// is cut.
+pub fn grpc_web(data: &[u8]) {
+    let Some((size, body)) = data.split_first() else {
+        return;
+    };
+    for content_type in ["application/grpc-web", "application/grpc-web-text"] {
+        let whole = judged(content_type, body, body.len().max(1));
+        let pieces = judged(content_type, body, usize::from(*size) + 1);
+        assert_eq!(whole, pieces);
+        assert_eq!(whole, judged(content_type, body, 1));
+    }
+}
+
+/// How a flow ends whose response has this body, in pieces of this size.
+fn judged(content_type: &'static str, body: &[u8], size: usize) -> FlowStatus {
+    use std::pin::{Pin, pin};
+    use std::sync::{Arc, Mutex};
+
+    use bytes::Bytes;
+    use http_body::{Body, Frame};
+
+    #[derive(Clone, Default)]
+    struct Accepts(Arc<Mutex<Vec<FlowStatus>>>);
+
+    impl Ticket for Accepts {
+        fn end(self, outcome: FlowOutcome) {
+            self.0.lock().expect("no panic").push(outcome.status);
+        }
+    }
+
+    impl Decider for Accepts {
+        type Ticket = Self;
+        type Pending = Ready<Verdict<Self>>;
+
+        fn decide(&self, _: &str, _: &FlowParams<'_>) -> Check<Self, Self::Pending> {
+            Check::Ready(Verdict::Accepted(self.clone()))
+        }
+    }
+
+    struct Pieces(Bytes, usize);
+
+    impl Body for Pieces {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            let size = self.1.min(self.0.len());
+            let piece = self.0.split_to(size);
+            Poll::Ready((!piece.is_empty()).then(|| Ok(Frame::data(piece))))
+        }
+    }
+
+    #[derive(Clone)]
+    struct Answers(&'static str, Bytes, usize);
+
+    impl Service<Request<()>> for Answers {
+        type Response = Response<Pieces>;
+        type Error = Infallible;
+        type Future = Ready<Result<Self::Response, Infallible>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: Request<()>) -> Self::Future {
+            let mut response = Response::new(Pieces(self.1.clone(), self.2));
+            let content_type = HeaderValue::from_static(self.0);
+            response.headers_mut().insert("content-type", content_type);
+            ready(Ok(response))
+        }
+    }
+
+    let accepts = Accepts::default();
+    let layer = ApertureLayer::new(accepts.clone(), "fuzz");
+    let answers = Answers(content_type, Bytes::copy_from_slice(body), size);
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    let answering = pin!(layer.layer(answers).call(Request::new(())));
+    let Poll::Ready(Ok(response)) = Future::poll(answering, &mut cx) else {
+        panic!("nothing takes time, and nothing fails");
+    };
+    let mut passing = pin!(response.into_body());
+    let mut passed = Vec::new();
+    while let Poll::Ready(Some(Ok(frame))) = passing.as_mut().poll_frame(&mut cx) {
+        passed.extend_from_slice(&frame.into_data().expect("data"));
+    }
+    assert_eq!(passed, body);
+    let ends = accepts.0.lock().expect("no panic");
+    assert_eq!(ends.len(), 1);
+    ends[0]
 }
 
 /// What lies in the result cache where a response should; whether it answered a GET or a HEAD.

@@ -310,19 +310,55 @@ mod remote {
     use tower_aperture::ApertureClient;
 
     use super::*;
-    use crate::support::agent::FakeAgent;
+    use crate::support::agent::{FakeAgent, Reply, answer};
 
-    #[tokio::test]
-    async fn with_an_agent_a_handle_writes_to_its_caches() {
-        let agent = FakeAgent::start();
-        let client = ApertureClient::builder()
+    fn client(agent: &FakeAgent) -> ApertureClient {
+        ApertureClient::builder()
             .address(agent.address())
             .insecure(true)
             .connect_timeout(MINUTE)
             .check_timeout(MINUTE)
             .end_timeout(MINUTE)
             .build()
-            .expect("a client");
+            .expect("a client")
+    }
+
+    #[tokio::test]
+    async fn with_an_agent_a_hold_keeps_the_slot_until_it_is_dropped_also_after_a_shutdown() {
+        let agent = FakeAgent::start();
+        agent.on_check(|request| Reply::Now(answer::granted(request)));
+        let client = client(&agent);
+        let layer = ApertureLayer::new(client.clone(), "shop").expose_flow();
+        let holds = Arc::new(Mutex::new(Vec::new()));
+        for _ in 0..2 {
+            let keep = holds.clone();
+            let service = layer.layer(service_fn(move |request: Request<()>| {
+                let flow = request.extensions().get::<FlowHandle>();
+                let hold = flow.expect("it is exposed").hold();
+                keep.lock().expect("no panic").push(hold);
+                ready(Ok::<_, Infallible>(fine()))
+            }));
+            let response = service.oneshot(request()).await.expect("it never fails");
+            response.into_body().collect().await.expect("a body");
+        }
+        assert_eq!(agent.tokens_in_flight(), 2);
+        let hold = holds.lock().expect("no panic").pop();
+        drop(hold);
+        agent
+            .until("the first end", |agent| agent.tokens_in_flight() == 1)
+            .await;
+        client.shutdown(Duration::ZERO).await;
+        let hold = holds.lock().expect("no panic").pop().expect("the other");
+        let flow = hold.flow().clone();
+        assert!(!flow.is_ended());
+        drop((client, layer, hold));
+        assert!(flow.is_ended(), "the flow is over, wherever its end goes");
+    }
+
+    #[tokio::test]
+    async fn with_an_agent_a_handle_writes_to_its_caches() {
+        let agent = FakeAgent::start();
+        let client = client(&agent);
         let layer = ApertureLayer::new(client.clone(), "shop")
             .result_cache_key(|_| "k".into())
             .expose_flow();
