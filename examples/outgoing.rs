@@ -38,7 +38,10 @@ async fn main() -> Result<(), Error> {
     tokio::spawn(async move { axum::serve(listener, api).await });
 
     let engine = Engine::builder().policy_text("geocoder", POLICY).build()?;
-    let layer = ApertureLayer::new(ApertureClient::embedded(engine), "geocoder");
+    // As long as the policy lets a call wait. The default is 200 ms.
+    let patience = Duration::from_secs(10);
+    let client = ApertureClient::embedded_with_check_timeout(engine, patience);
+    let layer = ApertureLayer::new(client, "geocoder");
 
     // hyper-util: two calls go at once, each of the other four waits for a token.
     let http = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();

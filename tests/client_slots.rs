@@ -3,9 +3,16 @@
 
 use std::time::Duration;
 
-use tower_aperture::{ApertureClient, Engine, FlowParams, FlowStatus, RejectReason};
+use tower_aperture::{
+    ApertureClient, Check, Decider, Engine, FlowParams, FlowStatus, HttpAttributes, RejectReason,
+    Verdict,
+};
 
 fn client() -> ApertureClient {
+    ApertureClient::embedded(engine())
+}
+
+fn engine() -> Engine {
     let engine = Engine::builder()
         .policy_text(
             "slots",
@@ -26,7 +33,7 @@ circuit:
 ",
         )
         .build();
-    ApertureClient::embedded(engine.expect("the policy is right"))
+    engine.expect("the policy is right")
 }
 
 fn ann() -> FlowParams<'static> {
@@ -79,7 +86,7 @@ async fn the_answer_is_the_one_an_agent_would_give() {
 
 #[tokio::test(start_paused = true)]
 async fn a_flow_waits_for_the_end_of_another_one() {
-    let client = client();
+    let client = ApertureClient::embedded_with_check_timeout(engine(), Duration::ZERO);
     let first = client.start_flow("render", FlowParams::new()).await;
     let (second, ()) = tokio::join!(client.start_flow("render", FlowParams::new()), async {
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -93,4 +100,60 @@ async fn a_flow_waits_for_the_end_of_another_one() {
     assert_eq!(reason, RejectReason::NoTokens);
     assert!(begun.elapsed() < Duration::from_secs(5));
     assert!(begun.elapsed() >= Duration::from_millis(4990));
+}
+
+/// How long a flow waits for the one slot, which another one keeps.
+async fn wait(client: &ApertureClient, params: FlowParams<'_>) -> Duration {
+    let held = client.start_flow("render", FlowParams::new()).await;
+    assert!(held.should_run());
+    let begun = tokio::time::Instant::now();
+    let refused = client.start_flow("render", params.clone()).await;
+    let waited = begun.elapsed();
+    let rejection = refused.rejection().expect("there is one slot");
+    assert_eq!(rejection.reason(), RejectReason::NoTokens);
+    drop(refused);
+
+    // As a layer asks, with the labels alone or with attributes of a request.
+    let request = HttpAttributes::new("GET", "/");
+    for http in [false, true] {
+        let begun = tokio::time::Instant::now();
+        let check = match http {
+            false => client.decide("render", &params),
+            true => client.decide_http("render", &params, &request),
+        };
+        let Check::Pending(pending) = check else {
+            panic!("there is one slot");
+        };
+        assert!(matches!(pending.await, Verdict::Rejected(..)));
+        assert_eq!(begun.elapsed(), waited, "the same for all");
+    }
+    held.end().await;
+    waited
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flow_waits_no_longer_than_its_budget_which_is_200_ms_by_default() {
+    let millis = Duration::from_millis;
+    let with = |timeout| ApertureClient::embedded_with_check_timeout(engine(), timeout);
+    let own = |timeout| FlowParams::new().check_timeout(timeout);
+    for (client, params, budget) in [
+        (client(), FlowParams::new(), millis(200)),
+        (client(), own(millis(1500)), millis(1500)),
+        (with(millis(800)), FlowParams::new(), millis(800)),
+        (with(millis(800)), own(millis(100)), millis(100)),
+        // Zero and for ever are no limit: then the queue timeout of 5 s counts.
+        (with(Duration::ZERO), FlowParams::new(), millis(5000)),
+        (with(Duration::MAX), FlowParams::new(), millis(5000)),
+        (client(), own(Duration::ZERO), millis(5000)),
+        (client(), own(Duration::MAX), millis(5000)),
+        (with(Duration::ZERO), own(millis(300)), millis(300)),
+    ] {
+        let waited = wait(&client, params).await;
+        assert!(waited <= budget, "{waited:?} of {budget:?}");
+        assert!(waited + millis(30) >= budget, "{waited:?} of {budget:?}");
+    }
+    // One with no time at all is decided about, at once.
+    let hurried = with(Duration::from_nanos(1));
+    let flow = hurried.start_flow("render", FlowParams::new()).await;
+    assert!(flow.rejection().is_some() && flow.error().is_none());
 }

@@ -217,3 +217,23 @@ circuit:
         assert_eq!(known, 0, "{control_point}");
     }
 }
+
+#[test]
+fn a_flow_that_nothing_limits_costs_no_allocation_after_the_first_one() {
+    // Its limiter lacks a label, or no policy selects where it is.
+    let by_user = engine(1, WAYS[1]);
+    let elsewhere = Engine::builder()
+        .build()
+        .expect("an engine without policies");
+    for engine in [by_user, elsewhere] {
+        let params = FlowParams::new().label("plan", "free");
+        assert!(decide(&engine, &params));
+        let known = allocations(|| {
+            for _ in 0..1000 {
+                assert!(decide(&engine, &params));
+            }
+        });
+        assert_eq!(known, 0);
+        assert_eq!(engine.stats().undecided, 1001);
+    }
+}

@@ -101,7 +101,8 @@ fn one_member_of_baggage_is_read_by_the_rules_of_w3c() {
         (&["tenant=a%20b;p=1,x=2"][..], "a b"),
         (&["tenant=a,tenant=b"], "b"),
         (&["tenant=a", "tenant=b,x=1"], "b"),
-        (&["tenant=a,,"], ""),
+        (&["tenant=a,,"], "a"),
+        (&["tenant=a,tenant=%zz", "x=a b"], "a"),
         (&["tenants=a"], ""),
         (&[], ""),
     ] {

@@ -236,7 +236,8 @@ circuit:
 ";
     let engine = Engine::builder().policy_text("geocoder", policy);
     let engine = engine.clock(clock.clone()).build().expect("a policy");
-    let client = ApertureClient::embedded(engine);
+    let minute = Duration::from_secs(60);
+    let client = ApertureClient::embedded_with_check_timeout(engine, minute);
     let inner = service_fn(async |_: http::Request<Full<Bytes>>| {
         Ok::<_, Infallible>(http::Response::new(Script::new([Step::Data("here")])))
     });

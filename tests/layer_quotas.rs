@@ -256,7 +256,7 @@ circuit:
         scheduler: {default_workload_parameters: {queue_timeout: 60s}}
 ";
     let (engine, clock) = engine(&[("paced", text)]);
-    let layer = layer(engine);
+    let layer = layer(engine).check_timeout(Duration::from_secs(60));
     assert_eq!(head(&layer, "ann").await.0, 200);
     let waiting = layer.clone();
     let mut waiting = std::pin::pin!(head(&waiting, "ann"));

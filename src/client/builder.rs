@@ -14,7 +14,7 @@ pub use self::error::BuildError;
 
 use self::address::parse_all;
 use self::error::{MAX_CONNECTIONS, Problem};
-use super::ApertureClient;
+use super::{ApertureClient, CHECK_TIMEOUT};
 #[cfg(feature = "tls")]
 use crate::flow::Cause;
 #[cfg(feature = "tls")]
@@ -83,7 +83,7 @@ impl ApertureClientBuilder {
             identity: None,
             server_name: None,
             connect_timeout: Duration::from_secs(1),
-            check_timeout: Duration::from_millis(200),
+            check_timeout: CHECK_TIMEOUT,
             end_timeout: Duration::from_secs(5),
             keep_alive: None,
             connections: 1,

@@ -1,3 +1,5 @@
+//! Counters of one client.
+
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use crate::flow::{CacheError, CacheEvent, ClientStats, FlowError, FlowErrorKind, Verdict};
@@ -8,12 +10,14 @@ pub(super) struct Counters {
     accepted: AtomicU64,
     rejected: AtomicU64,
     shadowed: AtomicU64,
+    undecided: AtomicU64,
     unreachable: AtomicU64,
     timeouts: AtomicU64,
     unavailable: AtomicU64,
     unauthenticated: AtomicU64,
     invalid: AtomicU64,
     labels_dropped: AtomicU64,
+    labels_shortened: AtomicU64,
     cache_answers: AtomicU64,
     cache_unreadable: AtomicU64,
     cache_writes: AtomicU64,
@@ -39,6 +43,10 @@ impl Counters {
         };
     }
 
+    pub(super) fn count_undecided(&self) {
+        self.undecided.fetch_add(1, Relaxed);
+    }
+
     fn count_unreachable(&self, error: &FlowError) -> u64 {
         let kind = match error.kind() {
             FlowErrorKind::Timeout => Some(&self.timeouts),
@@ -55,6 +63,10 @@ impl Counters {
 
     pub(super) fn count_dropped_labels(&self, dropped: u32) {
         self.labels_dropped.fetch_add(dropped.into(), Relaxed);
+    }
+
+    pub(super) fn count_shortened_labels(&self, shortened: u32) {
+        self.labels_shortened.fetch_add(shortened.into(), Relaxed);
     }
 
     pub(super) fn count_cached(&self, event: CacheEvent) {
@@ -95,12 +107,14 @@ impl Counters {
             accepted: self.accepted.load(Relaxed),
             rejected: self.rejected.load(Relaxed),
             shadowed: self.shadowed.load(Relaxed),
+            undecided: self.undecided.load(Relaxed),
             unreachable: self.unreachable.load(Relaxed),
             timeouts: self.timeouts.load(Relaxed),
             unavailable: self.unavailable.load(Relaxed),
             unauthenticated: self.unauthenticated.load(Relaxed),
             invalid: self.invalid.load(Relaxed),
             labels_dropped: self.labels_dropped.load(Relaxed),
+            labels_shortened: self.labels_shortened.load(Relaxed),
             cache_answers: self.cache_answers.load(Relaxed),
             cache_unreadable: self.cache_unreadable.load(Relaxed),
             cache_writes: self.cache_writes.load(Relaxed),

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use super::{ApertureClient, Backend};
 #[cfg(any(feature = "embedded", feature = "remote"))]
-use crate::flow::http::baggage_of;
+use crate::flow::encode::{EncodedLabels, encode_baggage};
 use crate::flow::{
     CacheLookup, Caches, Check, Decider, FlowError, FlowErrorKind, FlowOutcome, FlowParams,
     HttpAttributes, HttpExtras, Quota, Ticket, Verdict,
@@ -155,7 +155,7 @@ impl Future for ClientPending {
         } = self.get_mut();
         span.in_scope(|| {
             let mut verdict = ready!(kind.poll(asked, cx));
-            client.told(asked, *shadow, None, &mut verdict);
+            client.told(asked, *shadow, None, false, &mut verdict);
             Poll::Ready(verdict)
         })
     }
@@ -217,7 +217,8 @@ impl Decider for ApertureClient {
         control_point: &str,
         params: &FlowParams<'_>,
     ) -> Check<Self::Ticket, Self::Pending> {
-        let mut asked = self.ask(control_point, params.labels.dropped());
+        let labels = &params.labels;
+        let mut asked = self.ask(control_point, labels.dropped(), labels.shortened());
         if control_point.is_empty() {
             return self.ready(&mut asked, control_point, params, nameless());
         }
@@ -233,9 +234,11 @@ impl Decider for ApertureClient {
             }
             #[cfg(feature = "embedded")]
             Backend::Embedded(engine) => {
+                let mut asking = self.asking(params);
                 let mut check = engine.decide_as(
                     control_point,
                     params,
+                    &mut asking,
                     |ticket| TicketKind::Embedded(ticket).into(),
                     |pending| {
                         let kind = PendingKind::Embedded(pending);
@@ -243,7 +246,13 @@ impl Decider for ApertureClient {
                     },
                 );
                 if let Check::Ready(verdict) = &mut check {
-                    self.told(&mut asked, params.shadow, Some(control_point), verdict);
+                    self.told(
+                        &mut asked,
+                        params.shadow,
+                        Some(control_point),
+                        asking.undecided,
+                        verdict,
+                    );
                 }
                 check
             }
@@ -277,8 +286,10 @@ impl Decider for ApertureClient {
     }
 
     /// An embedded engine and an Agent make labels of the request; the flow's own are members of
-    /// `baggage`, encoded so that they come out as they are. Those whose key is no token of HTTP, or
-    /// that do not fit the limits of W3C Baggage, do not travel and are counted as
+    /// `baggage`, encoded so that they come out as they are. Where these are beyond the limits of
+    /// W3C Baggage, the largest values that clients can choose travel as a hash, counted as
+    /// [shortened](crate::ClientStats::labels_shortened). Labels whose key is no token of HTTP, or
+    /// that do not fit even so, do not travel and are counted as
     /// [dropped](crate::ClientStats::labels_dropped).
     fn decide_http(
         &self,
@@ -289,12 +300,20 @@ impl Decider for ApertureClient {
         match &self.inner.backend {
             #[cfg(feature = "embedded")]
             Backend::Embedded(engine) if !control_point.is_empty() => {
-                let (baggage, dropped) = own_labels(params);
-                let mut asked = self.ask(control_point, dropped);
-                match engine.ask_http(control_point, params, request, baggage.as_deref()) {
+                let (baggage, mut asked) = self.ask_http(control_point, params);
+                let mut asking = self.asking(params);
+                let baggage = baggage.as_deref();
+                match engine.ask_http(control_point, params, &mut asking, request, baggage) {
                     Check::Ready(verdict) => {
-                        let verdict = wrap(verdict, TicketKind::Embedded);
-                        self.ready(&mut asked, control_point, params, verdict)
+                        let mut verdict = wrap(verdict, TicketKind::Embedded);
+                        self.told(
+                            &mut asked,
+                            params.shadow,
+                            Some(control_point),
+                            asking.undecided,
+                            &mut verdict,
+                        );
+                        Check::Ready(verdict)
                     }
                     Check::Pending(pending) => {
                         let kind = PendingKind::Embedded(pending);
@@ -304,8 +323,7 @@ impl Decider for ApertureClient {
             }
             #[cfg(feature = "remote")]
             Backend::Remote(remote) if !control_point.is_empty() => {
-                let (baggage, dropped) = own_labels(params);
-                let asked = self.ask(control_point, dropped);
+                let (baggage, asked) = self.ask_http(control_point, params);
                 let check = remote.check_http(control_point, params, request, baggage);
                 self.agent_asked(asked, control_point, params, check)
             }
@@ -315,19 +333,26 @@ impl Decider for ApertureClient {
     }
 }
 
-/// The flow's own labels, as the header that makes them labels again, and how many are lost.
-#[cfg(any(feature = "embedded", feature = "remote"))]
-fn own_labels(params: &FlowParams<'_>) -> (Option<String>, u32) {
-    let (baggage, lost) = baggage_of(&params.labels);
-    (baggage, params.labels.dropped().saturating_add(lost))
-}
-
 pub(super) fn nameless<T>() -> Verdict<T> {
     let why = "the control point is empty";
     Verdict::Unreachable(FlowError::new(FlowErrorKind::InvalidRequest, why))
 }
 
 impl ApertureClient {
+    /// Begins to count a flow whose labels travel in a header, and makes that header.
+    #[cfg(any(feature = "embedded", feature = "remote"))]
+    fn ask_http(&self, control_point: &str, params: &FlowParams<'_>) -> (Option<String>, Asked) {
+        let labels = &params.labels;
+        let EncodedLabels {
+            header,
+            lost,
+            shortened,
+        } = encode_baggage(labels);
+        let dropped = labels.dropped().saturating_add(lost);
+        let shortened = labels.shortened().saturating_add(shortened);
+        (header, self.ask(control_point, dropped, shortened))
+    }
+
     fn ready(
         &self,
         asked: &mut Asked,
@@ -335,7 +360,13 @@ impl ApertureClient {
         params: &FlowParams<'_>,
         mut verdict: Verdict<ClientTicket>,
     ) -> Check<ClientTicket, ClientPending> {
-        self.told(asked, params.shadow, Some(control_point), &mut verdict);
+        self.told(
+            asked,
+            params.shadow,
+            Some(control_point),
+            false,
+            &mut verdict,
+        );
         Check::Ready(verdict)
     }
 

@@ -1,4 +1,4 @@
-//! Flows by hand over the embedded engine, which may be asked about afterwards.
+//! Flows by hand over the embedded engine, whose answers stay available.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -17,13 +17,22 @@ impl ApertureClient {
         control_point: &str,
         params: &FlowParams<'_>,
     ) -> Flow {
-        let mut asked = self.ask(control_point, params.labels.dropped());
+        let labels = &params.labels;
+        let mut asked = self.ask(control_point, labels.dropped(), labels.shortened());
         if control_point.is_empty() {
             let mut verdict = nameless();
-            self.told(&mut asked, params.shadow, Some(control_point), &mut verdict);
+            self.told(
+                &mut asked,
+                params.shadow,
+                Some(control_point),
+                false,
+                &mut verdict,
+            );
             return Flow::new(self.clone(), control_point, params, verdict);
         }
-        let input = CheckInput::new(control_point, params).expect_end(true);
+        let input = CheckInput::new(control_point, params)
+            .expect_end(true)
+            .deadline(self.asking(params).budget());
         let span = WaitSpan::new(control_point);
         let mut starting = pin!(engine.start(&input));
         let (report, ticket) = poll_fn(|cx| {
@@ -42,7 +51,13 @@ impl ApertureClient {
             None => Verdict::Accepted(ticket),
             Some(denial) => Verdict::Rejected(denial, ticket),
         };
-        self.told(&mut asked, params.shadow, Some(control_point), &mut verdict);
+        self.told(
+            &mut asked,
+            params.shadow,
+            Some(control_point),
+            report.undecided,
+            &mut verdict,
+        );
         Flow::new(self.clone(), control_point, params, verdict).with_report(report)
     }
 }

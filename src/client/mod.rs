@@ -37,6 +37,8 @@ mod http;
 #[cfg(feature = "test-util")]
 mod scripted;
 mod told;
+#[cfg(feature = "remote")]
+mod unlimited;
 
 use std::fmt;
 use std::future::Future;
@@ -75,7 +77,17 @@ struct Inner {
     backend: Backend,
     counters: Counters,
     meter: Meter,
+    /// How long a flow over the embedded engine may wait unless it says otherwise; zero is no limit.
+    #[cfg(feature = "embedded")]
+    check_timeout: Duration,
+    #[cfg(feature = "remote")]
+    unlimited: unlimited::Unlimited,
 }
+
+/// How long a check may take unless the client or the flow says otherwise, with an Agent and in
+/// process.
+#[cfg(any(feature = "embedded", feature = "remote"))]
+const CHECK_TIMEOUT: Duration = Duration::from_millis(200);
 
 enum Backend {
     Disabled,
@@ -85,6 +97,20 @@ enum Backend {
     Remote(crate::remote::Remote),
     #[cfg(feature = "test-util")]
     Scripted(Script),
+}
+
+impl Inner {
+    fn new(backend: Backend) -> Self {
+        Self {
+            backend,
+            counters: Counters::default(),
+            meter: Meter::default(),
+            #[cfg(feature = "embedded")]
+            check_timeout: CHECK_TIMEOUT,
+            #[cfg(feature = "remote")]
+            unlimited: unlimited::Unlimited::default(),
+        }
+    }
 }
 
 impl Backend {
@@ -104,11 +130,7 @@ impl Backend {
 impl ApertureClient {
     fn with(backend: Backend) -> Self {
         Self {
-            inner: Arc::new(Inner {
-                backend,
-                counters: Counters::default(),
-                meter: Meter::default(),
-            }),
+            inner: Arc::new(Inner::new(backend)),
         }
     }
 
@@ -147,11 +169,58 @@ impl ApertureClient {
         Self::with(Backend::Remote(remote))
     }
 
-    /// A client that decides in process.
+    /// Returns a client that decides in process.
+    ///
+    /// A scheduler keeps a flow waiting for at most 200 ms, as with an Agent, unless the flow or its
+    /// layer has a [check timeout](FlowParams::check_timeout) of its own or the client is made
+    /// [with another one](Self::embedded_with_check_timeout). The first flow that a longer
+    /// `queue_timeout` of a policy meets is logged as a warning.
+    ///
+    /// ```
+    /// use tower_aperture::{ApertureClient, Engine};
+    ///
+    /// let engine = Engine::builder().build()?;
+    /// let client = ApertureClient::embedded(engine);
+    /// # let _ = client;
+    /// # Ok::<(), tower_aperture::PolicyError>(())
+    /// ```
     #[cfg(feature = "embedded")]
     #[must_use]
     pub fn embedded(engine: crate::Engine) -> Self {
-        Self::with(Backend::Embedded(engine))
+        Self::embedded_with_check_timeout(engine, CHECK_TIMEOUT)
+    }
+
+    /// Returns a client that decides in process, and whose flows wait in schedulers for at most
+    /// `check_timeout` unless they say otherwise. Zero means no limit: a flow then waits as long as
+    /// its policies let it.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_aperture::{ApertureClient, Engine};
+    ///
+    /// // Its policies queue flows for up to two seconds.
+    /// let engine = Engine::builder().build()?;
+    /// let client = ApertureClient::embedded_with_check_timeout(engine, Duration::from_secs(2));
+    /// # let _ = client;
+    /// # Ok::<(), tower_aperture::PolicyError>(())
+    /// ```
+    #[cfg(feature = "embedded")]
+    #[must_use]
+    pub fn embedded_with_check_timeout(engine: crate::Engine, check_timeout: Duration) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                check_timeout,
+                ..Inner::new(Backend::Embedded(engine))
+            }),
+        }
+    }
+
+    /// What the engine is asked with: the flow's own check timeout, or that of the client.
+    #[cfg(feature = "embedded")]
+    #[inline(always)]
+    fn asking(&self, params: &FlowParams<'_>) -> crate::engine::Asking {
+        let timeout = params.check_timeout.unwrap_or(self.inner.check_timeout);
+        crate::engine::Asking::new(Some(timeout))
     }
 
     /// A client that asks nobody: every flow is unreachable, so it runs unless ramp mode is on.

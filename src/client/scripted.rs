@@ -68,7 +68,7 @@ impl Answer {
         Self::at_once(AnswerKind::Unreachable(kind))
     }
 
-    /// How long a rejected flow is told to wait.
+    /// Sets how long a rejected flow is told to wait; zero is no time to wait.
     #[must_use]
     pub fn wait(mut self, wait: Duration) -> Self {
         if let AnswerKind::Reject(denial) = &mut self.kind {
@@ -86,7 +86,8 @@ impl Answer {
         self
     }
 
-    /// Answers only after `delay`; a shorter check timeout of the flow runs out first.
+    /// Answers only after `delay`; a shorter check timeout of the flow runs out first. Zero answers
+    /// at once. A script has no check timeout of its own.
     #[must_use]
     pub const fn after(mut self, delay: Duration) -> Self {
         self.delay = delay;

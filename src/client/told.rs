@@ -2,7 +2,7 @@
 
 use super::ApertureClient;
 use super::decide::ClientTicket;
-#[cfg(feature = "metrics")]
+#[cfg(any(feature = "metrics", feature = "remote"))]
 use super::decide::TicketKind;
 use crate::flow::Verdict;
 use crate::meter::Asked;
@@ -10,17 +10,22 @@ use crate::meter::Asked;
 use crate::meter::Meter;
 
 impl ApertureClient {
-    /// Begins to count a flow, some of whose labels were dropped.
+    /// Begins to count a flow, some of whose labels were dropped or shortened.
     #[inline]
-    pub(super) fn ask(&self, control_point: &str, dropped: u32) -> Asked {
+    pub(super) fn ask(&self, control_point: &str, dropped: u32, shortened: u32) -> Asked {
         if dropped > 0 {
             self.inner.counters.count_dropped_labels(dropped);
             self.inner.meter.labels_dropped(dropped);
         }
+        if shortened > 0 {
+            self.inner.counters.count_shortened_labels(shortened);
+            self.inner.meter.labels_shortened(shortened);
+        }
         self.inner.meter.ask(control_point)
     }
 
-    /// Counts an answer, where it stays. The control point is told where no span has it.
+    /// Counts an answer, where it stays. `undecided`: the engine let the flow in, and no component
+    /// decided about it. The control point is logged where no span has it.
     #[inline]
     #[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
     pub(super) fn told(
@@ -28,10 +33,15 @@ impl ApertureClient {
         asked: &mut Asked,
         shadow: bool,
         control_point: Option<&str>,
+        undecided: bool,
         verdict: &mut Verdict<ClientTicket>,
     ) {
         self.inner.counters.count(verdict, shadow);
-        let held = asked.answered(verdict, shadow);
+        let undecided = undecided || self.is_undecided_by_agent(verdict);
+        if undecided {
+            self.inner.counters.count_undecided();
+        }
+        let held = asked.answered(verdict, shadow, undecided);
         match verdict {
             Verdict::Accepted(ticket) => {
                 ticket.held = held;
@@ -51,6 +61,30 @@ impl ApertureClient {
                 );
             }
             Verdict::Unreachable(_) => {}
+        }
+    }
+}
+
+impl ApertureClient {
+    #[cfg(not(feature = "remote"))]
+    const fn is_undecided_by_agent(&self, _: &Verdict<ClientTicket>) -> bool {
+        false
+    }
+
+    /// Looks for limits that an Agent's answer does not mention, and warns once of each.
+    #[cfg(feature = "remote")]
+    #[inline]
+    fn is_undecided_by_agent(&self, verdict: &Verdict<ClientTicket>) -> bool {
+        match verdict {
+            Verdict::Accepted(ticket) => match &ticket.kind {
+                TicketKind::Remote(flow) => self
+                    .inner
+                    .unlimited
+                    .look(flow.control_point(), flow.response()),
+                #[cfg(any(feature = "embedded", feature = "test-util"))]
+                _ => false,
+            },
+            _ => false,
         }
     }
 }

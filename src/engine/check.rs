@@ -8,6 +8,7 @@ use super::report::Collector;
 use super::snapshot::Snapshot;
 use super::stages::{self, Denied, Flow, Halt, Observer, Progress};
 use super::ticket::{Slots, Told};
+use super::undecided::Watch;
 use super::{CheckInput, CheckReport, Engine, EngineTicket, Shared, Starting};
 
 impl Engine {
@@ -23,7 +24,8 @@ impl Engine {
         let meters = live.matched(&flow);
         let mut collector = self.collector(input);
         let mut held = Slots::new();
-        let denied = match self.run(&live, &flow, &mut collector, &mut held) {
+        let (progress, undecided) = self.run(&live, &flow, &mut collector, &mut held);
+        let denied = match progress {
             Progress::Done(result) => result.err(),
             Progress::Waits(halt) => {
                 let result = self.wait_for_nothing(*halt, &flow, &mut collector, &mut held);
@@ -31,7 +33,9 @@ impl Engine {
             }
         };
         EngineTicket::new(held).leave_open();
-        collector.report(&flow, &meters, denied, input.expect_end)
+        let mut report = collector.report(&flow, &meters, denied, input.expect_end);
+        report.undecided = undecided;
+        report
     }
 
     fn collector<'a, 'p>(&'a self, input: &CheckInput<'a, 'p>) -> Collector<'a, 'p> {
@@ -83,7 +87,8 @@ impl Engine {
         let meters = live.matched(&flow);
         let mut collector = self.collector(input);
         let mut held = Slots::new();
-        let progress = match self.run(&live, &flow, &mut collector, &mut held) {
+        let (progress, undecided) = self.run(&live, &flow, &mut collector, &mut held);
+        let progress = match progress {
             Progress::Waits(halt) if input.params.shadow => {
                 Progress::Done(self.wait_for_nothing(*halt, &flow, &mut collector, &mut held))
             }
@@ -96,7 +101,8 @@ impl Engine {
                     quotas: collector.quotas.take().unwrap_or_default(),
                     ..Told::default()
                 };
-                let report = collector.report(&flow, &meters, result.err(), input.expect_end);
+                let mut report = collector.report(&flow, &meters, result.err(), input.expect_end);
+                report.undecided = undecided;
                 let metered = Metered::begin(self, meters);
                 let ticket = EngineTicket::new(held).metered(metered);
                 Starting::done(report, ticket.told(told))
@@ -128,10 +134,11 @@ impl Engine {
         observer: &mut impl Observer,
         held: &mut Slots,
     ) -> Result<(), Denied> {
+        let mut watch = Watch::over(observer);
         let result = loop {
             // Each round is over when it begins.
             halt.round.give_up();
-            if let Some(result) = halt.go_on(flow, observer, held, &*self.shared.clock) {
+            if let Some(result) = halt.go_on(flow, &mut watch, held, &*self.shared.clock) {
                 break result;
             }
         };
@@ -147,20 +154,30 @@ impl Engine {
         }
     }
 
-    /// Flows that wait are counted when they are done.
+    /// Flows that wait are counted when they are done. The flag is set for a flow that was let in
+    /// though no component decided about it.
     pub(super) fn run(
         &self,
         live: &Snapshot,
         flow: &Flow<'_, '_>,
         observer: &mut impl Observer,
         held: &mut Slots,
-    ) -> Progress {
+    ) -> (Progress, bool) {
         let Shared { clock, tally, .. } = &*self.shared;
         self.tick_loops(live);
-        let progress = stages::run(&live.index, &**clock, flow, observer, held);
+        let mut watch = Watch::over(observer);
+        let progress = stages::run(&live.index, &**clock, flow, &mut watch, held);
+        let mut undecided = false;
         if let Progress::Done(result) = &progress {
             tally.count(result.is_ok());
+            undecided = result.is_ok() && !watch.decided;
         }
-        progress
+        if undecided {
+            tally.count_undecided();
+        }
+        if !watch.asked {
+            self.shared.unselected.note(live, flow.control_point);
+        }
+        (progress, undecided)
     }
 }

@@ -1,4 +1,6 @@
-//! Deciding for those who want an answer and no report.
+//! Deciding for callers that want an answer and no report.
+
+use std::time::Duration;
 
 use super::cache::Recall;
 use super::clock::nanos;
@@ -10,12 +12,13 @@ use super::snapshot::Snapshot;
 use super::stages::{Denied, Flow, Progress, Step};
 use super::ticket::{Slots, Told};
 use super::{CheckInput, Engine, EnginePending, EngineTicket, clock};
-use crate::flow::http::baggage_of;
+use crate::flow::encode::encode_baggage;
 use crate::flow::{Check, Decider, Denial, FlowParams, HttpAttributes, Verdict};
 
 /// [`FlowParams::check_timeout`] is the deadline, also for waiting in queues: with 10 ms or less, a
 /// component that would have to look at its state rejects, as an Agent does. `None` and zero are
-/// no deadline.
+/// no deadline here; an [`ApertureClient`](crate::ApertureClient) over the engine has a default of
+/// 200 ms.
 impl Decider for Engine {
     type Ticket = EngineTicket;
     type Pending = EnginePending;
@@ -25,7 +28,14 @@ impl Decider for Engine {
         control_point: &str,
         params: &FlowParams<'_>,
     ) -> Check<EngineTicket, EnginePending> {
-        self.decide_as(control_point, params, |ticket| ticket, |pending| pending)
+        let mut asking = Asking::new(params.check_timeout);
+        self.decide_as(
+            control_point,
+            params,
+            &mut asking,
+            |ticket| ticket,
+            |pending| pending,
+        )
     }
 
     /// Makes labels of the request, as [`check_http`](Self::check_http) does it. The flow's own
@@ -36,8 +46,39 @@ impl Decider for Engine {
         params: &FlowParams<'_>,
         request: &HttpAttributes<'_>,
     ) -> Check<EngineTicket, EnginePending> {
-        let (baggage, _) = baggage_of(&params.labels);
-        self.ask_http(control_point, params, request, baggage.as_deref())
+        let baggage = encode_baggage(&params.labels).header;
+        let mut asking = Asking::new(params.check_timeout);
+        self.ask_http(
+            control_point,
+            params,
+            &mut asking,
+            request,
+            baggage.as_deref(),
+        )
+    }
+}
+
+/// What a caller of the engine adds to a question, and hears beside the answer.
+#[derive(Debug)]
+pub(crate) struct Asking {
+    /// `None` is no limit.
+    budget: Option<Duration>,
+    /// The flow was let in, and no component decided about it.
+    pub(crate) undecided: bool,
+}
+
+impl Asking {
+    /// With this check timeout, where zero is no limit.
+    #[inline(always)]
+    pub(crate) fn new(check_timeout: Option<Duration>) -> Self {
+        Self {
+            budget: check_timeout.filter(|timeout| !timeout.is_zero()),
+            undecided: false,
+        }
+    }
+
+    pub(crate) const fn budget(&self) -> Option<Duration> {
+        self.budget
     }
 }
 
@@ -49,10 +90,12 @@ impl Engine {
         &self,
         control_point: &str,
         params: &FlowParams<'_>,
+        asking: &mut Asking,
         ticket: impl Fn(EngineTicket) -> T,
         pending: impl FnOnce(EnginePending) -> F,
     ) -> Check<T, F> {
-        let flow = CheckInput::new(control_point, params).flow();
+        let input = CheckInput::new(control_point, params);
+        let flow = input.deadline(asking.budget).flow();
         // Once for all that is asked of it.
         let live = self.shared.live.load();
         let looks_up = params.result_cache_key.is_some() || !params.global_cache_keys.is_empty();
@@ -67,7 +110,7 @@ impl Engine {
             _ => None,
         };
         let Some(only) = only else {
-            return match self.decide_in_steps(&live, &flow, params) {
+            return match self.decide_in_steps(&live, &flow, params, asking) {
                 Check::Ready(Verdict::Accepted(it)) => Check::Ready(Verdict::Accepted(ticket(it))),
                 Check::Ready(Verdict::Rejected(denial, it)) => {
                     Check::Ready(Verdict::Rejected(denial, ticket(it)))
@@ -91,6 +134,12 @@ impl Engine {
                 return Check::Ready(Verdict::Rejected(denied.into(), ticket(it)));
             }
             slot = held;
+            if !component.has_decided(&flow, &decided) {
+                self.let_in_undecided(asking);
+            }
+        } else {
+            self.shared.unselected.note(&live, control_point);
+            self.let_in_undecided(asking);
         }
         self.shared.tally.count(true);
         if live.times_flows() {
@@ -102,23 +151,34 @@ impl Engine {
         )))))
     }
 
+    fn let_in_undecided(&self, asking: &mut Asking) {
+        self.shared.tally.count_undecided();
+        asking.undecided = true;
+    }
+
     #[inline(never)]
     fn decide_in_steps(
         &self,
         live: &Snapshot,
         flow: &Flow<'_, '_>,
         params: &FlowParams<'_>,
+        asking: &mut Asking,
     ) -> Check<EngineTicket, EnginePending> {
         let mut held = Slots::new();
         let recall = Recall::of(&self.shared.caches, params);
         let looks_up = recall.is_some();
         let (progress, told) = match recall {
             recall if params.quotas || params.shadow => {
-                self.decide_at_length(live, flow, params, recall, &mut held)
+                self.decide_at_length(live, flow, params, asking, recall, &mut held)
             }
-            None => (self.run(live, flow, &mut (), &mut held), Told::default()),
+            None => {
+                let (progress, undecided) = self.run(live, flow, &mut (), &mut held);
+                asking.undecided = undecided;
+                (progress, Told::default())
+            }
             Some(mut recall) => {
-                let progress = self.run(live, flow, &mut recall, &mut held);
+                let (progress, undecided) = self.run(live, flow, &mut recall, &mut held);
+                asking.undecided = undecided;
                 let told = Told {
                     cached: recall.found,
                     ..Told::default()
@@ -153,6 +213,7 @@ impl Engine {
         live: &Snapshot,
         flow: &Flow<'_, '_>,
         params: &FlowParams<'_>,
+        asking: &mut Asking,
         recall: Option<Recall<'a, '_>>,
         held: &mut Slots,
     ) -> (Progress, Told) {
@@ -161,7 +222,9 @@ impl Engine {
             quotas: params.quotas.then(Vec::new),
             recall,
         };
-        let progress = match self.run(live, flow, &mut collector, held) {
+        let (progress, undecided) = self.run(live, flow, &mut collector, held);
+        asking.undecided = undecided;
+        let progress = match progress {
             Progress::Waits(halt) if params.shadow => {
                 Progress::Done(self.wait_for_nothing(*halt, flow, &mut collector, held))
             }

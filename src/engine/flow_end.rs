@@ -4,7 +4,7 @@ use std::time::Duration;
 use super::clock::nanos;
 use super::limiters::{Component, DEADLINE_MARGIN};
 use super::report::CheckReport;
-use super::{Engine, index::Placed};
+use super::{Engine, placed::Placed};
 
 /// From so many bytes on.
 const LONG_LABEL: usize = 256;

@@ -3,119 +3,20 @@
 use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use ahash::RandomState;
 use smallvec::SmallVec;
 
-use super::clock::{Nanos, duration};
 use super::flux_meter::Workload;
-use super::limiters::{Component, Decided};
+use super::limiters::Component;
+use super::placed::Placed;
 use super::stages::Flow;
-use crate::flow::Quota;
-use crate::policy::{LabelMatcher, Policy, Selector};
+use crate::policy::{LabelMatcher, Selector};
 
 /// The service of a selector that does not ask for one.
 const ANY_SERVICE: &str = "any";
 /// Control points up to this number are searched one by one.
 const FEW: usize = 4;
-
-/// Reloads that a flow may outlive and still be ended by reference.
-const FORMER_HASHES: usize = 16;
-
-/// A component and where it comes from.
-#[derive(Debug)]
-pub(crate) struct Placed {
-    pub(crate) policy_name: Arc<str>,
-    pub(crate) policy_hash: Arc<str>,
-    pub(crate) component_id: Arc<str>,
-    /// Shared with what waits or runs, and with the index after a reload.
-    pub(crate) limiter: Arc<Component>,
-    /// What tells whether a reload may keep the state.
-    parameters: Box<str>,
-    /// Of the policy before reloads that kept the state, the latest last: flows that began then
-    /// end by these.
-    former_hashes: Vec<Arc<str>>,
-    /// Its policy is in a dry run; counts the flows that it would have turned away.
-    dry_run: Option<Arc<AtomicU64>>,
-}
-
-impl Placed {
-    /// A component of a policy; `known` is what it was before a reload, if it goes on.
-    pub(crate) fn new(
-        policy: &Policy,
-        id: &Arc<str>,
-        limiter: Arc<Component>,
-        parameters: Box<str>,
-        known: Option<&Self>,
-    ) -> Self {
-        let mut former_hashes = known.map_or_else(Vec::new, |known| {
-            let mut hashes = known.former_hashes.clone();
-            hashes.push(Arc::clone(&known.policy_hash));
-            hashes
-        });
-        former_hashes.retain(|former| *former != policy.hash);
-        let excess = former_hashes.len().saturating_sub(FORMER_HASHES);
-        former_hashes.drain(..excess);
-        Self {
-            policy_name: Arc::clone(&policy.name),
-            policy_hash: Arc::clone(&policy.hash),
-            component_id: Arc::clone(id),
-            limiter,
-            parameters,
-            former_hashes,
-            dry_run: None,
-        }
-    }
-
-    pub(crate) fn dry_run(mut self, counter: Option<Arc<AtomicU64>>) -> Self {
-        self.dry_run = counter;
-        self
-    }
-
-    /// It decides, and nothing follows.
-    #[inline]
-    pub(crate) fn is_dry(&self) -> bool {
-        self.dry_run.is_some()
-    }
-
-    /// Whether a decision turns the flow away; in a dry run it is only counted. Ask once.
-    #[inline]
-    pub(crate) fn rejects(&self, decided: &Decided) -> bool {
-        match &self.dry_run {
-            _ if !decided.dropped => false,
-            None => true,
-            Some(counter) => {
-                counter.fetch_add(1, Ordering::Relaxed);
-                false
-            }
-        }
-    }
-
-    /// What a limiter has to say of its quota.
-    pub(crate) fn quota(&self, decided: &Decided) -> Option<Quota> {
-        let counts = decided.looked && !self.is_dry();
-        let shape = self.limiter.shape().filter(|_| counts)?;
-        let mut quota = Quota::of_tokens(
-            Arc::clone(&self.policy_name),
-            Arc::clone(&self.component_id),
-            (decided.remaining, decided.current),
-            decided.dropped,
-        )?;
-        let known = |time: Nanos| (time > 0).then(|| duration(time));
-        quota.window = known(shape.time_to_fill(shape.capacity));
-        quota.reset = known(match decided.dropped {
-            true => decided.wait,
-            false => shape.time_to_fill(shape.capacity - decided.remaining),
-        });
-        Some(quota)
-    }
-
-    /// Whether a flow may have heard of it under this hash.
-    pub(crate) fn had_hash(&self, hash: &str) -> bool {
-        *self.policy_hash == *hash || self.former_hashes.iter().any(|former| **former == *hash)
-    }
-}
 
 /// All components, by control point and service.
 #[derive(Debug, Default)]
@@ -167,11 +68,12 @@ impl Deref for Matching<'_> {
 
 impl Index {
     /// Adds a component with those of its selectors that apply here.
-    pub(crate) fn add(&mut self, component: Placed, selectors: &[&Selector]) {
+    pub(crate) fn add(&mut self, mut component: Placed, selectors: &[&Selector]) {
         let Ok(at) = u32::try_from(self.components.len()) else {
             return;
         };
         self.places.add(at, selectors);
+        component.stands_at(selectors);
         self.components.push(Arc::new(component));
     }
 
@@ -189,6 +91,11 @@ impl Index {
     #[inline(always)]
     pub(crate) fn matching(&self, flow: &Flow<'_, '_>) -> Matching<'_> {
         self.places.matching(flow)
+    }
+
+    /// Some selector names the control point.
+    pub(crate) fn selects(&self, control_point: &str) -> bool {
+        self.places.selects(control_point)
     }
 
     /// What a flow is to the load schedulers that measure it.
@@ -255,6 +162,10 @@ impl Places {
             }
         };
         &mut self.all[at].1
+    }
+
+    pub(crate) fn selects(&self, control_point: &str) -> bool {
+        self.place(control_point).is_some()
     }
 
     /// Comparing a few names costs less than to hash one.

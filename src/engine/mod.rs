@@ -131,6 +131,7 @@ mod limiters;
 #[cfg(feature = "server")]
 mod observe;
 mod pending;
+mod placed;
 mod queries;
 mod reload;
 mod report;
@@ -143,6 +144,7 @@ mod stats;
 mod store;
 mod sync;
 mod ticket;
+mod undecided;
 mod watch;
 
 use std::fmt::{self, Write as _};
@@ -156,13 +158,15 @@ use self::snapshot::{Settings, Snapshot};
 use self::source::Sources;
 use self::stats::{Reloads, Tally};
 use self::sync::Mutex;
-use crate::policy::PolicyWarning;
+use self::undecided::Unselected;
+use crate::policy::{self, PolicyWarning};
 
 pub use self::actuate::Actuation;
 pub use self::builder::EngineBuilder;
 pub use self::cache::CacheEntry;
 pub use self::clock::{Clock, ManualClock};
 pub use self::control::{ControlLoop, LoopOutput, SignalSource};
+pub(crate) use self::decide::Asking;
 pub use self::flow_end::{SlotRef, SlotReturn};
 #[cfg(feature = "server")]
 pub(crate) use self::flux_meter::FluxMeter;
@@ -227,6 +231,7 @@ struct Shared {
     clock: Arc<dyn Clock>,
     tally: Tally,
     reloads: Reloads,
+    unselected: Unselected,
     caches: Caches,
     settings: Settings,
     /// Locked while policies are reloaded, so that one reload follows another.
@@ -241,6 +246,7 @@ impl Engine {
                 clock: Arc::clone(&settings.surroundings.clock),
                 tally: Tally::default(),
                 reloads: Reloads::default(),
+                unselected: Unselected::default(),
                 caches,
                 settings,
                 sources: Mutex::new(sources),
@@ -296,8 +302,9 @@ impl Engine {
     }
 
     /// What is in force, in plain words: policies, what decides in them, where, by which limits and
-    /// keys; at the end what is ignored or odd, as [`warnings`](Self::warnings) has it. For people:
-    /// its form may change in any version.
+    /// keys; at the end what is ignored or odd, as [`warnings`](Self::warnings) has it, and the
+    /// control points that flows have asked for and that no policy selects, up to 1024 of them. For
+    /// people: its form may change in any version.
     ///
     /// ```
     /// use tower_aperture::Engine;
@@ -333,6 +340,7 @@ impl Engine {
             // Writing to a String does not fail.
             let _ = writeln!(text, "  {warning}");
         }
+        policy::describe_unselected(&mut text, &self.shared.unselected.names(&live));
         text
     }
 
@@ -340,12 +348,13 @@ impl Engine {
     /// each request.
     #[must_use]
     pub fn stats(&self) -> EngineStats {
-        let (accepted, rejected) = self.shared.tally.sums();
+        let (accepted, undecided, rejected) = self.shared.tally.sums();
         let (reloads, failed_reloads) = self.shared.reloads.sums();
         let live = self.shared.live.load();
         let components = live.index.components();
         EngineStats {
             accepted,
+            undecided,
             rejected,
             keys: components.iter().map(|one| one.limiter.keys()).sum(),
             evicted: components.iter().map(|one| one.limiter.evicted()).sum(),

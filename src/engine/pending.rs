@@ -16,6 +16,7 @@ use super::flux_meter::{Matched, Metered};
 use super::report::{CheckReport, Collector, LimiterDecision};
 use super::stages::{Denied, Flow, Halt, NO_DEADLINE};
 use super::ticket::{EngineTicket, Slots, Told};
+use super::undecided::Watch;
 use super::{Engine, StartingHttp};
 use crate::flow::{CacheLookup, FlowParams, Quota, Verdict};
 
@@ -320,9 +321,10 @@ impl Future for Waiting {
                     .then(|| Recall::always(&shared.caches, &this.flow.params)),
             };
             let (halt, held) = (&mut *this.halt, &mut *this.held);
+            let mut watch = Watch::over(&mut collector);
             let end = this
                 .flow
-                .with(now, |flow| halt.go_on(flow, &mut collector, held, clock));
+                .with(now, |flow| halt.go_on(flow, &mut watch, held, clock));
             notes.decisions = collector.decisions;
             notes.quotas = collector.quotas;
             if let Some(found) = collector.recall.and_then(|recall| recall.found) {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::cache::Recall;
 use super::clock::{Clock, duration, nanos};
 use super::flux_meter::Matched;
-use super::index::Placed;
 use super::limiters::Decided;
+use super::placed::Placed;
 use super::request_id::RequestId;
 use super::stages::{Denied, Flow, NO_DEADLINE, Observer};
 use crate::flow::{CacheLookup, Denial, FlowParams, Quota, RejectReason};
@@ -124,6 +124,9 @@ pub struct CheckReport {
     pub telemetry_flow_labels: BTreeMap<String, String>,
     /// As the question had it.
     pub expect_end: bool,
+    /// The flow may run, and no component decided about it: no policy selects it, or each limiter
+    /// was skipped because the flow lacks its label. It runs without any limit.
+    pub undecided: bool,
     /// What each component decided that was asked, in no promised order.
     pub limiter_decisions: Vec<LimiterDecision>,
     /// The classifiers that matched; only of [HTTP requests](super::Engine::check_http).
@@ -421,6 +424,8 @@ impl Collector<'_, '_> {
             flow_label_keys,
             telemetry_flow_labels,
             expect_end,
+            // Known to the caller, where it may be.
+            undecided: false,
             limiter_decisions: decisions.unwrap_or_default(),
             classifiers: Vec::new(),
             flux_meters: flux_meters

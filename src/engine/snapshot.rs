@@ -8,8 +8,9 @@ use super::clock::nanos;
 use super::control::{Control, Loop, SignalSource};
 use super::dry_run::DryRun;
 use super::flux_meter::{FluxMeters, Matched};
-use super::index::{Index, Placed};
+use super::index::Index;
 use super::limiters::{Component, Surroundings};
+use super::placed::Placed;
 use super::queries::{self, PolicyQuery};
 use super::source::Read;
 use super::stages::Flow;
@@ -180,6 +181,13 @@ impl Snapshot {
 }
 
 impl Snapshot {
+    /// Some component, classifier or flux meter of a policy is for the control point.
+    pub(super) fn selects(&self, control_point: &str) -> bool {
+        self.index.selects(control_point)
+            || self.classifiers.selects(control_point)
+            || self.flux_meters.selects(control_point)
+    }
+
     /// Somebody wants to know how long some flows take.
     #[inline]
     pub(super) fn times_flows(&self) -> bool {

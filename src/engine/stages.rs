@@ -6,8 +6,9 @@ use std::task::{Poll, Waker};
 use smallvec::SmallVec;
 
 use super::clock::{Clock, Nanos, nanos};
-use super::index::{Index, Placed};
+use super::index::Index;
 use super::limiters::{Decided, Scheduled, Settled};
+use super::placed::Placed;
 use super::report::LimiterReason;
 use super::ticket::{Held, Slots};
 use crate::flow::{Labels, RejectReason};
@@ -324,6 +325,7 @@ impl Round {
         now: Nanos,
     ) -> Self {
         let members = members.map(|component| {
+            component.check_budget(flow);
             let scheduled = match component.limiter.schedule(flow, now) {
                 // Nobody waits for what is not enforced.
                 Scheduled::Waits(waiter) if component.is_dry() => {

@@ -18,6 +18,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 pub struct EngineStats {
     /// Flows that were let in.
     pub accepted: u64,
+    /// Of those, the ones that no component decided about: none is selected by their control point
+    /// and labels, or each was skipped for want of its label. They run without any limit.
+    pub undecided: u64,
     /// Flows that were turned away.
     pub rejected: u64,
     /// Keys with state, over all components. An idle key counts until it is swept up.
@@ -66,6 +69,7 @@ pub(crate) struct Tally([Stripe; STRIPES]);
 #[repr(align(128))]
 struct Stripe {
     accepted: AtomicU64,
+    undecided: AtomicU64,
     rejected: AtomicU64,
 }
 
@@ -94,13 +98,23 @@ impl Tally {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Accepted and rejected.
-    pub(crate) fn sums(&self) -> (u64, u64) {
-        self.0.iter().fold((0, 0), |(accepted, rejected), stripe| {
-            (
-                accepted + stripe.accepted.load(Ordering::Relaxed),
-                rejected + stripe.rejected.load(Ordering::Relaxed),
-            )
-        })
+    /// Of the accepted flows, one that nothing decided about.
+    pub(crate) fn count_undecided(&self) {
+        self.0[stripe()].undecided.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Accepted, undecided and rejected.
+    pub(crate) fn sums(&self) -> (u64, u64, u64) {
+        let sum = |counter: fn(&Stripe) -> &AtomicU64| {
+            let stripes = self.0.iter();
+            stripes
+                .map(|stripe| counter(stripe).load(Ordering::Relaxed))
+                .sum()
+        };
+        (
+            sum(|stripe| &stripe.accepted),
+            sum(|stripe| &stripe.undecided),
+            sum(|stripe| &stripe.rejected),
+        )
     }
 }

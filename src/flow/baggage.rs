@@ -1,6 +1,7 @@
 //! Labels from the `baggage` header of W3C.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::percent_decode;
@@ -10,76 +11,166 @@ use super::headers::first;
 
 pub(super) static BAGGAGE: HeaderName = HeaderName::from_static("baggage");
 
-/// Limits of W3C Baggage, which the Agent keeps too.
+/// Members of a header, by W3C Baggage.
 pub(super) const MAX_MEMBERS: usize = 180;
+/// Bytes of a member and of a header: beyond a limit an Agent ignores the header.
+#[cfg(any(feature = "embedded", feature = "remote", test))]
 pub(super) const MAX_MEMBER_BYTES: usize = 4096;
+#[cfg(any(feature = "embedded", feature = "remote", test))]
 pub(super) const MAX_BYTES: usize = 8192;
 
-/// Adds the members of the `baggage` header as labels, where no label of that key is there yet.
+/// Adds the members of the `baggage` header lines as labels, unless a label of that key is there
+/// or the key is `reserved`.
 ///
-/// Several headers count as one. All or nothing: what is malformed or beyond a limit of W3C adds
-/// no label at all. Of a repeated key the last value counts. Properties are ignored; values are
-/// percent-decoded once, with U+FFFD for what is not UTF-8, and borrowed where nothing is encoded.
+/// Each line and each member is judged alone: what is malformed is left out, and nothing else. Of a
+/// line the last 180 members count. Of a repeated key the last well-formed value counts, over all
+/// lines. Properties are ignored; values are percent-decoded once, with U+FFFD for what is not
+/// UTF-8, and borrowed where nothing is encoded. What the labels' limits have no room for is
+/// dropped and counted, see [`add_fairly`].
 #[inline]
-pub(crate) fn add_labels<'a>(labels: &mut Labels<'a>, headers: &'a HeaderMap) {
+pub(crate) fn add_labels<'a>(
+    labels: &mut Labels<'a>,
+    headers: &'a HeaderMap,
+    reserved: impl Fn(&str) -> bool,
+) {
     if first(headers, &BAGGAGE).is_some() {
-        add_members(labels, headers);
+        add_members(labels, headers, &reserved);
     }
 }
 
-fn add_members<'a>(labels: &mut Labels<'a>, headers: &'a HeaderMap) {
-    // Checked first, added afterwards: a flaw at the end takes back what stands before it, and
-    // two passes cost less than a list of members.
-    let all = headers.get_all(&BAGGAGE);
-    if !acceptable(all.iter().map(HeaderValue::as_bytes)) {
-        return;
-    }
-    for value in all.iter().rev() {
-        for member in value.as_bytes().rsplit(|byte| *byte == b',') {
-            if let Some((key, value)) = parse(member) {
-                labels.insert_if_absent(key, percent_decode(value).decode_utf8_lossy());
+fn add_members<'a>(
+    labels: &mut Labels<'a>,
+    headers: &'a HeaderMap,
+    reserved: &dyn Fn(&str) -> bool,
+) {
+    let before = labels.mark();
+    let mut fits = true;
+    for line in lines(headers) {
+        let mut members = Members::new(line);
+        for (key, value) in &mut members {
+            // From the right, so the first value of a key is the last one in the header.
+            if !is_reserved(key, reserved) && !labels.offer(key, decoded(value)) {
+                fits = false;
+                break;
             }
         }
+        labels.count_dropped(members.too_many());
+    }
+    if !fits {
+        labels.back_to(before);
+        add_fairly(labels, headers, reserved);
+    }
+}
+
+/// Adds members where there is no room for all: the last of each line, then the second last of
+/// each line, and so on. The line of a client that takes all the room would else push out the line
+/// of a gateway before or behind it.
+#[cold]
+#[inline(never)]
+fn add_fairly<'a>(
+    labels: &mut Labels<'a>,
+    headers: &'a HeaderMap,
+    reserved: &dyn Fn(&str) -> bool,
+) {
+    let mut known = HashSet::new();
+    let mut all = Vec::new();
+    for line in lines(headers) {
+        let mut members = Members::new(line);
+        for (rank, (key, value)) in (&mut members).enumerate() {
+            if !is_reserved(key, reserved) && known.insert(key) {
+                all.push((rank, key, value));
+            }
+        }
+        labels.count_dropped(members.too_many());
+    }
+    // Stable: of the same rank, the members of the last line come first.
+    all.sort_by_key(|(rank, ..)| *rank);
+    for (_, key, value) in all {
+        labels.offer(key, decoded(value));
+    }
+}
+
+/// Whether a key is reserved, as it stands or percent-decoded: keys are not decoded here, but
+/// nobody behind this may take `%75ser` for `user` either.
+fn is_reserved(key: &str, reserved: &dyn Fn(&str) -> bool) -> bool {
+    reserved(key)
+        || (key.contains('%') && reserved(&percent_decode(key.as_bytes()).decode_utf8_lossy()))
+}
+
+fn decoded(value: &[u8]) -> Cow<'_, str> {
+    percent_decode(value).decode_utf8_lossy()
+}
+
+/// The lines, the last one first.
+fn lines(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let lines = headers.get_all(&BAGGAGE).into_iter();
+    lines.rev().map(HeaderValue::as_bytes)
+}
+
+/// The well-formed members of a line from the right: keys and encoded values.
+struct Members<'a> {
+    /// What is left of the line.
+    rest: Option<&'a [u8]>,
+    left: usize,
+}
+
+impl<'a> Members<'a> {
+    const fn new(line: &'a [u8]) -> Self {
+        Self {
+            rest: Some(line),
+            left: MAX_MEMBERS,
+        }
+    }
+
+    /// How many are left out, because the line has more than may be in one.
+    fn too_many(&self) -> u32 {
+        match self.rest {
+            Some(rest) if self.left == 0 => {
+                let well_formed = rest.split(|byte| *byte == b',').filter_map(parse);
+                u32::try_from(well_formed.count()).unwrap_or(u32::MAX)
+            }
+            _ => 0,
+        }
+    }
+}
+
+impl<'a> Iterator for Members<'a> {
+    type Item = (&'a str, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.left > 0 {
+            let rest = self.rest?;
+            let comma = rest.iter().rposition(|byte| *byte == b',');
+            let member = match comma {
+                Some(at) => &rest[at + 1..],
+                None => rest,
+            };
+            self.rest = comma.map(|at| &rest[..at]);
+            if let Some(member) = parse(member) {
+                self.left -= 1;
+                return Some(member);
+            }
+        }
+        None
     }
 }
 
 /// The decoded value of one member, by the rules of [`add_labels`].
 pub(crate) fn member<'a>(headers: &'a HeaderMap, key: &str) -> Option<Cow<'a, str>> {
-    let all = headers.get_all(&BAGGAGE);
-    if !acceptable(all.iter().map(HeaderValue::as_bytes)) {
-        return None;
-    }
-    let mut values = all.iter().rev();
-    values.find_map(|value| {
-        let mut members = value.as_bytes().rsplit(|byte| *byte == b',');
-        let (_, value) = members.find_map(|text| parse(text).filter(|(known, _)| *known == key))?;
-        Some(percent_decode(value).decode_utf8_lossy())
-    })
+    let mut members = lines(headers).flat_map(Members::new);
+    let (_, value) = members.find(|(known, _)| *known == key)?;
+    Some(decoded(value))
 }
 
-/// Keys and encoded values of one header, in order; `None` when it is malformed or beyond a limit.
+/// Keys and encoded values of the header of a `CheckHTTP`, in order, by the rules of an Agent: `None`
+/// when any member is malformed, or when the header is beyond a limit.
 #[cfg(feature = "embedded")]
 pub(crate) fn members(header: &[u8]) -> Option<impl Iterator<Item = (&str, &[u8])>> {
-    let well_formed = acceptable([header]);
-    well_formed.then(|| header.split(|byte| *byte == b',').filter_map(parse))
-}
-
-fn acceptable<'a>(headers: impl IntoIterator<Item = &'a [u8]>) -> bool {
-    let (mut members, mut bytes) = (0, 0);
-    for value in headers {
-        // A comma joins what stands in two headers.
-        bytes += value.len() + usize::from(members > 0);
-        if bytes > MAX_BYTES {
-            return false;
-        }
-        for member in value.split(|byte| *byte == b',') {
-            members += 1;
-            if members > MAX_MEMBERS || member.len() > MAX_MEMBER_BYTES || parse(member).is_none() {
-                return false;
-            }
-        }
-    }
-    members > 0
+    let members = || header.split(|byte| *byte == b',');
+    let fine = |member: &[u8]| member.len() <= MAX_MEMBER_BYTES && parse(member).is_some();
+    let all_fine =
+        header.len() <= MAX_BYTES && members().nth(MAX_MEMBERS).is_none() && members().all(fine);
+    all_fine.then(|| members().filter_map(parse))
 }
 
 /// Key and encoded value of one member, `None` when it is malformed.
@@ -128,184 +219,4 @@ fn is_value(mut text: &[u8]) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::LabelLimits;
-
-    fn headers(values: &[&[u8]]) -> HeaderMap {
-        values
-            .iter()
-            .map(|value| {
-                (
-                    BAGGAGE.clone(),
-                    HeaderValue::from_bytes(value).expect("a legal value"),
-                )
-            })
-            .collect()
-    }
-
-    fn labels(values: &[&[u8]]) -> Vec<(String, String)> {
-        let headers = headers(values);
-        let mut labels = Labels::with_limits(LabelLimits {
-            count: 1000,
-            bytes: 100_000,
-        });
-        add_labels(&mut labels, &headers);
-        let mut all: Vec<_> = labels
-            .iter()
-            .map(|(key, value)| (key.to_owned(), value.to_owned()))
-            .collect();
-        all.sort();
-        all
-    }
-
-    fn expect(header: &str, expected: &[(&str, &str)]) {
-        let expected: Vec<_> = expected
-            .iter()
-            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-            .collect();
-        assert_eq!(labels(&[header.as_bytes()]), expected, "{header:?}");
-    }
-
-    #[test]
-    fn well_formed_members_become_labels() {
-        expect("user=ann", &[("user", "ann")]);
-        expect(
-            " user = ann , tier\t=\tgold ",
-            &[("tier", "gold"), ("user", "ann")],
-        );
-        expect(
-            "user=ann;prop=1;flag,tier=gold",
-            &[("tier", "gold"), ("user", "ann")],
-        );
-        expect("user=ann;", &[("user", "ann")]);
-        expect("user=ann; prop = x%20y ;", &[("user", "ann")]);
-        expect("user=", &[("user", "")]);
-        expect("user=a=b", &[("user", "a=b")]);
-        expect("K-Dash=v", &[("K-Dash", "v")]);
-    }
-
-    #[test]
-    fn values_are_percent_decoded_once() {
-        expect("user=al%20ice", &[("user", "al ice")]);
-        expect("user=al%2520ice", &[("user", "al%20ice")]);
-        expect("user=%C3%BC", &[("user", "\u{fc}")]);
-        expect("user=a+b", &[("user", "a+b")]);
-        expect("user=a%2Bb", &[("user", "a+b")]);
-        expect("user=100%25", &[("user", "100%")]);
-        expect("%75ser=ann", &[("%75ser", "ann")]);
-    }
-
-    #[test]
-    fn bytes_that_are_not_utf8_become_the_replacement_character() {
-        expect("user=a%ffb", &[("user", "a\u{fffd}b")]);
-    }
-
-    #[test]
-    fn the_last_value_of_a_repeated_key_counts() {
-        expect("user=a,user=b", &[("user", "b")]);
-        assert_eq!(
-            labels(&[b"user=a,user=b", b"user=c"]),
-            [("user".to_owned(), "c".to_owned())]
-        );
-    }
-
-    #[test]
-    fn a_malformed_header_adds_nothing_at_all() {
-        for header in [
-            "user",
-            "=ann",
-            "user=ann,,tier=gold",
-            "user=ann,",
-            ",user=ann",
-            ",",
-            "",
-            "us er=a",
-            "user=\"a\"",
-            "user=a b",
-            "user=a\\b",
-            "user=\u{fc}",
-            "user=%zz",
-            "user=%2",
-            "tier=gold,user=%",
-            "user=ann; prop = x y",
-            "user=ann;=x",
-            "user=ann;a b",
-        ] {
-            expect(header, &[]);
-        }
-        assert!(labels(&[b"user=ann", b"oops"]).is_empty());
-    }
-
-    #[test]
-    fn several_headers_count_as_one() {
-        assert_eq!(labels(&[b"a=1", b"b=2,c=3"]).len(), 3);
-        let half = vec![b'v'; MAX_MEMBER_BYTES - 2];
-        let (one, two) = ([b"a=", &half[..]].concat(), [b"b=", &half[..]].concat());
-        assert_eq!(labels(&[&one]).len(), 1);
-        // Together 8193 bytes, the comma included.
-        assert!(labels(&[&one, &two]).is_empty());
-        assert_eq!(labels(&[&one, &two[..two.len() - 1]]).len(), 2);
-    }
-
-    #[test]
-    fn beyond_a_limit_the_header_adds_nothing() {
-        let members = |count: usize| {
-            let all: Vec<_> = (0..count).map(|at| format!("k{at}=1")).collect();
-            all.join(",")
-        };
-        assert_eq!(labels(&[members(180).as_bytes()]).len(), 180);
-        assert!(labels(&[members(181).as_bytes()]).is_empty());
-
-        let member = |bytes: usize| format!("user={}", "u".repeat(bytes - 5));
-        assert_eq!(labels(&[member(4096).as_bytes()]).len(), 1);
-        assert!(labels(&[member(4097).as_bytes()]).is_empty());
-        // Properties and blanks count.
-        let padded = format!("{};p= ", member(4093));
-        assert!(labels(&[padded.as_bytes()]).is_empty());
-    }
-
-    proptest! {
-        #[test]
-        fn any_bytes_are_survived(
-            values in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..64), 0..4),
-        ) {
-            let values: Vec<&[u8]> = values
-                .iter()
-                .map(Vec::as_slice)
-                .filter(|value| HeaderValue::from_bytes(value).is_ok())
-                .collect();
-            let members = values.iter().flat_map(|value| value.split(|byte| *byte == b',')).count();
-            prop_assert!(labels(&values).len() <= members);
-        }
-
-        #[test]
-        fn near_misses_are_all_or_nothing(header in "[a-c=,;% 2\"\\\\]{0,24}") {
-            let found = labels(&[header.as_bytes()]);
-            let members: Vec<_> = header.split(',').collect();
-            let fine = members.iter().all(|member| !labels(&[member.as_bytes()]).is_empty());
-            prop_assert_eq!(!found.is_empty(), fine);
-        }
-
-        #[test]
-        fn what_was_encoded_comes_back(
-            pairs in proptest::collection::hash_map("[a-zA-Z0-9_.-]{1,8}", any::<String>(), 1..8),
-        ) {
-            let header: Vec<_> = pairs
-                .iter()
-                .map(|(key, value)| {
-                    let value = percent_encoding::utf8_percent_encode(
-                        value,
-                        percent_encoding::NON_ALPHANUMERIC,
-                    );
-                    format!("{key}={value};p=1")
-                })
-                .collect();
-            let mut expected: Vec<_> = pairs.into_iter().collect();
-            expected.sort();
-            prop_assert_eq!(labels(&[header.join(",").as_bytes()]), expected);
-        }
-    }
-}
+mod tests;

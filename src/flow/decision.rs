@@ -46,17 +46,21 @@ pub enum RejectReason {
     NoMatchingRamp,
     /// Nobody answered, and the flow is not to run in that case.
     Unreachable,
+    /// The request has no value for a label that the layer
+    /// [requires](crate::ApertureLayer::require_label); nobody was asked.
+    MissingLabel,
     /// The Agent gave no reason, or one this version does not know.
     Unknown,
 }
 
 impl RejectReason {
-    /// The HTTP status that goes with the reason when the policy names none: 429, 503 or 403.
+    /// The HTTP status that goes with the reason when the policy names none: 400, 403, 429 or 503.
     #[must_use]
     pub const fn default_status(self) -> StatusCode {
         match self {
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::NoTokens | Self::Unreachable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::MissingLabel => StatusCode::BAD_REQUEST,
             Self::NotSampled | Self::NoMatchingRamp | Self::Unknown => StatusCode::FORBIDDEN,
         }
     }
@@ -70,6 +74,7 @@ impl RejectReason {
             Self::NotSampled => "not_sampled",
             Self::NoMatchingRamp => "no_matching_ramp",
             Self::Unreachable => "unreachable",
+            Self::MissingLabel => "missing_label",
             Self::Unknown => "unknown",
         }
     }
@@ -147,6 +152,7 @@ pub struct Rejection {
     denial: Denial,
     /// Rare.
     extras: Option<Box<HttpExtras>>,
+    missing_label: Option<Arc<str>>,
 }
 
 impl Rejection {
@@ -157,6 +163,26 @@ impl Rejection {
             control_point: control_point.into(),
             denial,
             extras: None,
+            missing_label: None,
+        }
+    }
+
+    /// Makes the rejection of a request without a label that its layer
+    /// [requires](crate::ApertureLayer::require_label).
+    ///
+    /// ```
+    /// use tower_aperture::{RejectReason, Rejection};
+    ///
+    /// let rejection = Rejection::missing("checkout", "user_id");
+    /// assert_eq!(rejection.reason(), RejectReason::MissingLabel);
+    /// assert_eq!(rejection.status(), http::StatusCode::BAD_REQUEST);
+    /// assert_eq!(rejection.missing_label(), Some("user_id"));
+    /// ```
+    #[must_use]
+    pub fn missing(control_point: impl Into<Arc<str>>, label: impl Into<Arc<str>>) -> Self {
+        Self {
+            missing_label: Some(label.into()),
+            ..Self::new(control_point, Denial::new(RejectReason::MissingLabel))
         }
     }
 
@@ -198,6 +224,13 @@ impl Rejection {
     #[must_use]
     pub const fn reason(&self) -> RejectReason {
         self.denial.reason
+    }
+
+    /// The label that the request lacks, where the reason is
+    /// [`RejectReason::MissingLabel`].
+    #[must_use]
+    pub fn missing_label(&self) -> Option<&str> {
+        self.missing_label.as_deref()
     }
 
     /// Suggested time to wait before trying again, at full precision, when there is one.

@@ -6,9 +6,8 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-use super::Labels;
+#[cfg(any(feature = "embedded", feature = "remote"))]
 use super::baggage;
 
 /// What is known of an HTTP request, for those who make labels of it themselves: the message
@@ -234,87 +233,9 @@ impl fmt::Debug for HttpExtras {
     }
 }
 
-/// What W3C Baggage does not let stand in a value, and what begins an escape.
-const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b',').add(b';').add(b'\\');
-
-/// Labels as the `baggage` header that an Agent reads them back from, and how many it has no room
-/// for. `None` when there is nothing to say.
-///
-/// A header beyond a limit, or with a key that is no token, would be ignored with all that is in
-/// it: what does not fit stays out, the weakest first, which come last.
-#[cfg_attr(
-    not(any(feature = "embedded", feature = "remote", test)),
-    allow(dead_code)
-)]
-pub(crate) fn baggage_of(labels: &Labels<'_>) -> (Option<String>, u32) {
-    let (mut header, mut members, mut lost) = (String::new(), 0, 0_u32);
-    let mut member = String::new();
-    for (key, value) in labels.iter() {
-        member.clear();
-        member.push_str(key);
-        member.push('=');
-        // Agents decode twice, the second time as a query.
-        for part in value.split_inclusive(['%', '+']) {
-            let (plain, twice) = match part.as_bytes().last() {
-                Some(b'%') => (&part[..part.len() - 1], "%2525"),
-                Some(b'+') => (&part[..part.len() - 1], "%252B"),
-                _ => (part, ""),
-            };
-            member.extend(utf8_percent_encode(plain, ENCODED));
-            member.push_str(twice);
-        }
-        let comma = usize::from(members > 0);
-        let fits = members < baggage::MAX_MEMBERS
-            && member.len() <= baggage::MAX_MEMBER_BYTES
-            && header.len() + comma + member.len() <= baggage::MAX_BYTES;
-        if !fits || !baggage::is_token(key.as_bytes()) {
-            lost = lost.saturating_add(1);
-            continue;
-        }
-        if members > 0 {
-            header.push(',');
-        }
-        header.push_str(&member);
-        members += 1;
-    }
-    ((members > 0).then_some(header), lost)
-}
-
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
-    use crate::LabelLimits;
-
-    fn header(labels: &[(&str, &str)]) -> (Option<String>, u32) {
-        let mut all = Labels::with_limits(LabelLimits {
-            count: 8,
-            bytes: 100_000,
-        });
-        all.extend(labels.iter().copied());
-        baggage_of(&all)
-    }
-
-    #[test]
-    fn labels_are_encoded_for_two_decodings() {
-        let (text, lost) = header(&[("user", "a b"), ("sum", "1+1=100%"), ("city", "Zür;ich")]);
-        let expected = "user=a%20b,sum=1%252B1=100%2525,city=Z%C3%BCr%3Bich";
-        assert_eq!((text.as_deref(), lost), (Some(expected), 0));
-        assert_eq!(header(&[]), (None, 0));
-    }
-
-    #[test]
-    fn what_would_spoil_the_header_stays_out() {
-        let long = "v".repeat(baggage::MAX_MEMBER_BYTES);
-        let (text, lost) = header(&[("not a token", "1"), ("long", &long), ("", "x"), ("b", "2")]);
-        assert_eq!((text.as_deref(), lost), (Some("b=2"), 3));
-        let big = "v".repeat(3000);
-        let (text, lost) = header(&[("a", &big), ("b", &big), ("c", &big), ("d", "1")]);
-        let text = text.expect("most of it");
-        assert_eq!((text.len(), lost), (2 * 3002 + 1 + 4, 1));
-        assert!(text.ends_with(",d=1"), "what still fits travels");
-    }
 
     #[test]
     fn framing_is_nobodys_to_set() {
@@ -337,22 +258,5 @@ mod tests {
         let extras = HttpExtras::new([("baggage", "user=secret")], "secret");
         let shown = format!("{request:?} {extras:?}");
         assert!(!shown.contains("secret"), "{shown}");
-    }
-
-    proptest! {
-        #[test]
-        fn any_labels_make_a_well_formed_header(
-            pairs in proptest::collection::hash_map(any::<String>(), any::<String>(), 0..6),
-        ) {
-            let labels: Labels<'_> = pairs.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-            let (text, lost) = baggage_of(&labels);
-            let mut headers = HeaderMap::new();
-            if let Some(text) = text {
-                headers.insert("baggage", HeaderValue::from_str(&text).expect("ASCII"));
-            }
-            let mut read = Labels::new();
-            baggage::add_labels(&mut read, &headers);
-            prop_assert_eq!(read.len() + lost as usize, labels.len());
-        }
     }
 }

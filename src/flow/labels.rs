@@ -1,12 +1,24 @@
+//! The labels of a flow, and how many of them there may be.
+
+mod room;
+
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 
 use smallvec::SmallVec;
 
+use super::shorten::shorten;
+
+/// Bytes of a value that a client can choose. With a key of up to 55 bytes, `key:value` then stays
+/// below the 256 bytes from which on an Agent lets every flow of a key pass.
+pub(crate) const VALUE_LIMIT: usize = 200;
+
 /// How many labels a flow may carry, and how many bytes they may take together.
 ///
-/// Labels beyond a limit are dropped and counted, see [`Labels::dropped`]; a flow never fails for
-/// them.
+/// A value that does not fit is [shortened](Labels::shortened), the largest first; a label that
+/// does not fit even so is dropped and counted, see [`Labels::dropped`]. A flow never fails for
+/// either.
 ///
 /// ```
 /// use tower_aperture::{LabelLimits, Labels};
@@ -46,12 +58,34 @@ impl Default for LabelLimits {
 /// labels.insert("user_id", String::from("43")); // the last one wins
 /// assert_eq!(labels.get("user_id"), Some("43"));
 /// ```
-#[derive(Clone, Default)]
+///
+/// # Long values
+///
+/// A limit by a label must hold for a client that sends a huge value too. A value that is too long
+/// is therefore shortened and not dropped: to its first 64 bytes, `~`, and 128 bits of its SHA-256
+/// in hexadecimal, 97 bytes together. Different values stay different keys, and each process makes
+/// the same key of the same value.
+///
+/// By [`insert_client`](Self::insert_client), and for all that a layer reads, a value is too long
+/// beyond 200 bytes. Values by [`insert`](Self::insert) are the application's own and stay as they
+/// are while the flow's [limits](LabelLimits) have room for them.
+#[derive(Clone)]
 pub struct Labels<'a> {
     entries: SmallVec<[(Cow<'a, str>, Cow<'a, str>); 6]>,
     limits: LabelLimits,
+    /// Bytes of a value that is inserted.
+    value_limit: usize,
+    /// The entries that are constants of the application.
+    own: Range<usize>,
     bytes: usize,
     dropped: u32,
+    shortened: u32,
+}
+
+impl Default for Labels<'_> {
+    fn default() -> Self {
+        Self::with_limits(LabelLimits::default())
+    }
 }
 
 impl<'a> Labels<'a> {
@@ -68,8 +102,11 @@ impl<'a> Labels<'a> {
         Self {
             entries: SmallVec::new(),
             limits,
+            value_limit: usize::MAX,
+            own: 0..0,
             bytes: 0,
             dropped: 0,
+            shortened: 0,
         }
     }
 
@@ -89,33 +126,81 @@ impl<'a> Labels<'a> {
 
     /// Sets a label; an earlier value of the same key is replaced.
     ///
-    /// A label that does not fit the [limits](LabelLimits) is dropped and counted; a replacement
-    /// that does not fit removes the earlier value too, so that no stale value decides.
+    /// Where the bytes of the [limits](LabelLimits) have no room for it, the longest values are
+    /// [shortened](Self::shortened) until they have. A label that does not fit even so, or is one
+    /// too many, is dropped and counted; a replacement that does not fit removes the earlier value
+    /// too, so that no stale value decides. Insert first what limits and selectors need.
     #[inline]
     pub fn insert(&mut self, key: impl Into<Cow<'a, str>>, value: impl Into<Cow<'a, str>>) {
         self.set(key.into(), value.into());
     }
 
-    /// [`insert`](Self::insert), for callers on the way of every request.
+    /// Sets a label whose value a client can choose: beyond 200 bytes the value is
+    /// [shortened](Self#long-values). Otherwise like [`insert`](Self::insert).
+    ///
+    /// ```
+    /// use tower_aperture::Labels;
+    ///
+    /// let long = "x".repeat(100_000);
+    /// let mut labels = Labels::new();
+    /// labels.insert_client("user_id", &long);
+    /// labels.insert_client("plan", "free");
+    /// let user_id = labels.get("user_id").unwrap();
+    /// assert_eq!((user_id.len(), labels.shortened()), (97, 1));
+    /// assert_eq!(labels.get("plan"), Some("free"));
+    /// ```
+    pub fn insert_client(&mut self, key: impl Into<Cow<'a, str>>, value: impl Into<Cow<'a, str>>) {
+        let value = self.at_most(VALUE_LIMIT, value.into());
+        self.set(key.into(), value);
+    }
+
+    /// [`insert`](Self::insert), for callers on the path of every request.
     #[inline(always)]
     pub(crate) fn set(&mut self, key: Cow<'a, str>, value: Cow<'a, str>) {
+        let value = self.at_most(self.value_limit, value);
         match self.position(&key) {
             Some(at) => self.replace(at, value),
             None => self.push(key, value),
         }
     }
 
-    /// Apart, so that what is left of an insertion is small enough to be inlined.
+    /// Sets the label of a reader with a name, whatever else was collected.
+    #[inline(always)]
+    pub(crate) fn set_named(&mut self, key: &'a str, value: Cow<'a, str>) {
+        let value = self.at_most(self.value_limit, value);
+        match self.position(key) {
+            Some(at) => self.replace(at, value),
+            None => self.append(Cow::Borrowed(key), value),
+        }
+    }
+
+    #[inline(always)]
+    fn at_most(&mut self, limit: usize, value: Cow<'a, str>) -> Cow<'a, str> {
+        if value.len() <= limit {
+            return value;
+        }
+        self.shortened = self.shortened.saturating_add(1);
+        Cow::Owned(shorten(&value, limit))
+    }
+
+    /// Out of line, so that the rest of an insertion is small enough to be inlined.
     #[inline(never)]
     fn replace(&mut self, at: usize, value: Cow<'a, str>) {
         let (key, old) = &mut self.entries[at];
-        self.bytes = self.bytes + value.len() - old.len();
-        if self.bytes > self.limits.bytes {
-            self.bytes -= key.len() + value.len();
-            self.entries.remove(at);
-            self.dropped = self.dropped.saturating_add(1);
-        } else {
-            *old = value;
+        let key = key.len();
+        self.bytes -= old.len();
+        *old = Cow::Borrowed("");
+        // The key is counted already.
+        match self.make_room(0, value) {
+            Some(value) => {
+                self.bytes += value.len();
+                self.entries[at].1 = value;
+            }
+            None => {
+                self.bytes -= key;
+                self.remove_entry(at);
+                self.count_dropped(1);
+            }
         }
     }
 
@@ -128,18 +213,29 @@ impl<'a> Labels<'a> {
     ) {
         let key = key.into();
         if self.position(&key).is_none() {
-            self.push(key, value.into());
+            let value = self.at_most(self.value_limit, value.into());
+            self.push(key, value);
         }
     }
 
     #[inline(always)]
     fn push(&mut self, key: Cow<'a, str>, value: Cow<'a, str>) {
-        let bytes = self.bytes + key.len() + value.len();
-        if self.entries.len() >= self.limits.count || bytes > self.limits.bytes {
-            self.dropped = self.dropped.saturating_add(1);
-            return;
+        if self.fits(key.len() + value.len()) {
+            self.append(key, value);
+        } else {
+            self.push_with_room(key, value);
         }
-        self.bytes = bytes;
+    }
+
+    #[inline(always)]
+    fn fits(&self, more: usize) -> bool {
+        self.entries.len() < self.limits.count
+            && self.bytes.saturating_add(more) <= self.limits.bytes
+    }
+
+    #[inline(always)]
+    fn append(&mut self, key: Cow<'a, str>, value: Cow<'a, str>) {
+        self.bytes += key.len() + value.len();
         self.entries.push((key, value));
     }
 
@@ -181,6 +277,16 @@ impl<'a> Labels<'a> {
         self.dropped
     }
 
+    /// How many values were [too long](Self#long-values) and shortened.
+    #[must_use]
+    pub const fn shortened(&self) -> u32 {
+        self.shortened
+    }
+
+    pub(crate) fn count_dropped(&mut self, labels: u32) {
+        self.dropped = self.dropped.saturating_add(labels);
+    }
+
     /// The same labels, borrowing nothing.
     #[must_use]
     pub fn into_owned(self) -> Labels<'static> {
@@ -191,8 +297,11 @@ impl<'a> Labels<'a> {
                 .map(|(key, value)| (Cow::Owned(key.into_owned()), Cow::Owned(value.into_owned())))
                 .collect(),
             limits: self.limits,
+            value_limit: self.value_limit,
+            own: self.own,
             bytes: self.bytes,
             dropped: self.dropped,
+            shortened: self.shortened,
         }
     }
 }
@@ -227,30 +336,5 @@ impl fmt::Debug for Labels<'_> {
         f.debug_set()
             .entries(self.entries.iter().map(|(key, _)| key))
             .finish()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_replacement_that_does_not_fit_removes_the_stale_value() {
-        let mut labels = Labels::with_limits(LabelLimits {
-            count: 8,
-            bytes: 10,
-        });
-        labels.insert("key", "1234567");
-        labels.insert("key", "12345678");
-        assert_eq!(labels.get("key"), None);
-        assert_eq!(labels.dropped(), 1);
-        labels.insert("key", "1234567");
-        assert_eq!(labels.get("key"), Some("1234567"));
-    }
-
-    #[test]
-    fn debug_shows_no_values() {
-        let labels: Labels<'_> = [("user", "secret")].into_iter().collect();
-        assert_eq!(format!("{labels:?}"), r#"{"user"}"#);
     }
 }

@@ -9,13 +9,18 @@ mod cause;
 mod connection;
 mod decider;
 mod decision;
+#[cfg(any(feature = "embedded", feature = "remote", test))]
+pub(crate) mod encode;
 mod end;
 mod error;
+#[cfg(any(feature = "embedded", feature = "remote"))]
+pub(crate) mod first_seen;
 pub(crate) mod headers;
 pub(crate) mod http;
-mod labels;
+pub(crate) mod labels;
 mod params;
 mod quota;
+pub(crate) mod shorten;
 mod stats;
 mod status;
 mod trace;

@@ -23,7 +23,8 @@ use super::{LabelLimits, Labels, TraceContext};
 pub struct FlowParams<'a> {
     /// The flow labels.
     pub labels: Labels<'a>,
-    /// How long the check may take; `None` is the client's default, zero is no limit.
+    /// How long the check may take; `None` is the client's default of 200 ms or what the client was
+    /// built with, zero is no limit.
     pub check_timeout: Option<Duration>,
     /// The flow runs only where a ramp lets it: it does not run when nobody answers.
     pub ramp_mode: bool,
@@ -62,13 +63,40 @@ impl<'a> FlowParams<'a> {
     }
 
     /// Sets a label; the last value of a key wins.
+    ///
+    /// The value is the application's own and stays as it is, unless the flow's
+    /// [limits](LabelLimits) have no room for it. For what a client chose there is
+    /// [`client_label`](Self::client_label).
     #[must_use]
     pub fn label(mut self, key: impl Into<Cow<'a, str>>, value: impl Into<Cow<'a, str>>) -> Self {
         self.labels.insert(key, value);
         self
     }
 
-    /// Sets many labels.
+    /// Sets a label whose value a client chose: a user, a path, a header. Beyond 200 bytes the value
+    /// is [shortened](Labels#long-values), so that it takes no room from other labels, and stays a
+    /// key of its own. (An Agent lets all flows pass whose key has 256 bytes or more, the label's
+    /// name included.)
+    ///
+    /// ```
+    /// use tower_aperture::FlowParams;
+    ///
+    /// let user_id = "x".repeat(10_000); // from a message, say
+    /// let params = FlowParams::new().client_label("user_id", user_id).label("tier", "free");
+    /// assert_eq!(params.labels.get("user_id").unwrap().len(), 97);
+    /// assert_eq!(params.labels.get("tier"), Some("free"));
+    /// ```
+    #[must_use]
+    pub fn client_label(
+        mut self,
+        key: impl Into<Cow<'a, str>>,
+        value: impl Into<Cow<'a, str>>,
+    ) -> Self {
+        self.labels.insert_client(key, value);
+        self
+    }
+
+    /// Sets many labels, each like [`label`](Self::label).
     #[must_use]
     pub fn labels<K, V>(mut self, labels: impl IntoIterator<Item = (K, V)>) -> Self
     where
@@ -79,8 +107,9 @@ impl<'a> FlowParams<'a> {
         self
     }
 
-    /// How long the check may take, connecting included. It is also how long a scheduler may keep
-    /// the flow waiting. Zero means no limit.
+    /// Sets how long the check may take, connecting included, in place of the client's own 200 ms.
+    /// A scheduler keeps the flow waiting no longer, whatever its `queue_timeout` says. Zero means
+    /// no limit: the flow then waits as long as its policies let it.
     #[must_use]
     pub fn check_timeout(mut self, timeout: Duration) -> Self {
         self.check_timeout = Some(timeout);

@@ -22,6 +22,14 @@ pub struct ClientStats {
     /// Of those, the ones that ran all the same, in
     /// [shadow mode](crate::ApertureLayer::shadow_mode).
     pub shadowed: u64,
+    /// Accepted flows that no component of a policy decided about: no policy selects their control
+    /// point and labels, or each limiter that does was skipped because its label is missing. They
+    /// run without any limit.
+    ///
+    /// Each control point is named once in a warning. An Agent's answer does not tell a limiter that
+    /// lacks its label from one that lets everything pass: with an Agent, only flows count whose
+    /// answer names no decision at all.
+    pub undecided: u64,
     /// Flows that nobody answered for; the next four say why, others are in none of them.
     pub unreachable: u64,
     /// Unreachable: no answer in time.
@@ -34,6 +42,8 @@ pub struct ClientStats {
     pub invalid: u64,
     /// Labels that did not fit [`LabelLimits`](crate::LabelLimits).
     pub labels_dropped: u64,
+    /// Values of labels that were [too long](crate::Labels#long-values) and shortened.
+    pub labels_shortened: u64,
     /// Checks whose caller left, seen to their end in the background.
     pub checks_handed_over: u64,
     /// Checks whose caller left, cancelled because too many were being seen to their end.

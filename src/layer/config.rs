@@ -16,8 +16,8 @@ use super::reject::OnReject;
 use super::routes::RouteTable;
 use super::unreachable::OnUnreachable;
 use crate::flow::{
-    CacheLookup, Denial, FlowDecision, FlowParams, RejectReason, Rejection, Ticket, TraceContext,
-    Verdict,
+    CacheLookup, Denial, FlowDecision, FlowParams, Labels, RejectReason, Rejection, Ticket,
+    TraceContext, Verdict,
 };
 
 pub(crate) type Classify = Arc<dyn Judge>;
@@ -134,6 +134,13 @@ impl Settings {
             self.fill_cache_keys(head, params);
         }
         self.extract.fill(head, &mut params.labels);
+    }
+
+    /// A label without which the request is rejected; in shadow mode nothing is.
+    #[inline]
+    pub(crate) fn missing_label(&self, labels: &Labels<'_>) -> Option<Arc<str>> {
+        let missing = self.extract.missing(labels)?;
+        (!self.shadow).then(|| Arc::clone(missing))
     }
 
     /// Limits that are not enforced are not told: clients would keep to them.
@@ -253,6 +260,7 @@ impl<R> Config<R> {
             debug,
             control_point = rejection.control_point(),
             reason = rejection.reason().as_str(),
+            label = rejection.missing_label(),
             status = response.status().as_u16(),
             "a request was refused"
         );

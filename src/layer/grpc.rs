@@ -112,6 +112,7 @@ pub(super) const fn message(reason: RejectReason) -> &'static str {
         RejectReason::NotSampled => "rejected: not sampled",
         RejectReason::NoMatchingRamp => "rejected: no ramp lets it in",
         RejectReason::Unreachable => "rejected: flow control is unreachable",
+        RejectReason::MissingLabel => "rejected: a required label is missing",
         RejectReason::Unknown => "rejected by flow control",
     }
 }

@@ -132,7 +132,7 @@ impl<D, R> ApertureLayer<D, R> {
 
     /// Sets a label for all requests; of one key the last call counts.
     ///
-    /// Labels that are read from the request win over it, it wins over baggage.
+    /// Labels that are read from the request win over it; `baggage` never sets its key.
     #[must_use]
     pub fn label(
         self,
@@ -144,9 +144,10 @@ impl<D, R> ApertureLayer<D, R> {
 
     /// Reads a label from a header, where the request has it.
     ///
-    /// Several values are joined by commas; what is not UTF-8 becomes U+FFFD. No header travels
-    /// without being named here, and secrets never do. Beware of trusting what a client says: a
-    /// client that may choose its label chooses its limit.
+    /// Several values are joined by commas. A value that is empty, blank, or not visible ASCII is
+    /// none, see [`header`](crate::layer::header): a constant [label](Self::label) of the same key
+    /// is the default then. No header travels without being named here, and secrets never do.
+    /// Beware of trusting what a client says: a client that may choose its label chooses its limit.
     ///
     /// # Panics
     ///
@@ -192,7 +193,9 @@ impl<D, R> ApertureLayer<D, R> {
 
     /// Reads any number of labels from the request.
     ///
-    /// All readers run in the order in which the layer got them; of one key the last one counts.
+    /// All readers run in the order in which the layer got them; a later value of the same key
+    /// replaces an earlier one. The layer does not know which keys the closure sets: name them by
+    /// [`reserve_label`](Self::reserve_label) where clients must not set them by `baggage`.
     #[must_use]
     pub fn labels<F>(self, read: F) -> Self
     where
@@ -204,24 +207,30 @@ impl<D, R> ApertureLayer<D, R> {
 
     /// Whether members of the `baggage` header (W3C Baggage) become labels; they do by default.
     ///
-    /// They never replace a label from another source. A header that is malformed or larger than
-    /// 180 members, 4096 bytes a member or 8192 bytes is ignored as a whole. Turn it off where
-    /// clients that you do not trust reach the layer directly and policies look at labels that
-    /// nothing else sets.
+    /// While this is on, a client can set any label that the layer does not name: a key, a tier or
+    /// a priority that policies look at and that nothing else sets. They never replace a label from
+    /// another source, and never set a key that the layer names, also when its reader finds
+    /// nothing. Turn it off where clients that you do not trust reach the layer directly.
+    ///
+    /// Each header line and each member is judged alone; a malformed member is skipped. Of a line
+    /// the last 180 members count, and of a repeated key the last value. Members get the room that
+    /// other labels leave; where it is too small, lines share it, and the last line comes first.
     #[must_use]
     pub fn baggage(self, baggage: bool) -> Self {
         self.set(|settings| settings.extract.baggage = baggage)
     }
 
-    /// How many labels a flow may have; see [`LabelLimits`] for the defaults. Baggage is dropped
-    /// first, then constants.
+    /// Sets how many labels a flow may have, and how many bytes; see [`LabelLimits`] for the
+    /// defaults. Where there are more, members of `baggage` are dropped first, then values that
+    /// clients can choose are shortened, the longest first, then dropped; constants go last.
     #[must_use]
     pub fn label_limits(self, limits: LabelLimits) -> Self {
         self.set(|settings| settings.extract.limits = limits)
     }
 
-    /// How long a check may take, which is also how long a scheduler may keep the request
-    /// waiting. The decider's own by default; zero is no limit.
+    /// Sets how long a check may take, which is also how long a scheduler may keep the request
+    /// waiting, whatever its `queue_timeout` says. The decider's own by default, which is 200 ms
+    /// for an [`ApertureClient`](crate::ApertureClient); zero is no limit.
     #[must_use]
     pub fn check_timeout(self, timeout: Duration) -> Self {
         self.set(|settings| settings.check_timeout = Some(timeout))

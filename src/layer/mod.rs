@@ -39,7 +39,9 @@
 //! 2. A [skipped](ApertureLayer::skip) request goes straight to the inner service.
 //! 3. The control point and the [labels](crate::Labels) are read from the request's head. What
 //!    the application [reads](ApertureLayer::labels) wins over its
-//!    [constants](ApertureLayer::label), these win over [`baggage`](ApertureLayer::baggage).
+//!    [constants](ApertureLayer::label), and members of [`baggage`](ApertureLayer::baggage) set
+//!    only keys that the layer does not name. A request without a
+//!    [required](ApertureLayer::require_label) label is rejected here.
 //!    Keys of the [result cache](ApertureLayer::result_cache_key) and of the
 //!    [global cache](ApertureLayer::global_cache_key) are read too, where there are hooks for
 //!    them.
@@ -61,6 +63,37 @@
 //! [`client_ip`], [`baggage_member`], [`extension_str`] and [`extension`], and [`joined`] for
 //! several in one. An empty text is no label. A [`RouteTable`] names control points by method and
 //! path.
+//!
+//! # What a client can set
+//!
+//! Labels decide which limit holds for a request, and many of them come from the client:
+//!
+//! | label | can a client choose it? |
+//! |---|---|
+//! | a constant, by [`label`](ApertureLayer::label) | no, unless a reader has the same key |
+//! | read from a header, the path or the query | yes, unless a proxy in front overwrites the header |
+//! | read from an extension that your server or another layer left | as far as they let it |
+//! | any key that the layer does not name | yes, with [`baggage`](ApertureLayer::baggage) on, which is the default |
+//!
+//! A key that the layer names is never set by `baggage`, also when its reader finds nothing. It is
+//! named by a constant, a reader, [`require_label`](ApertureLayer::require_label) or
+//! [`reserve_label`](ApertureLayer::reserve_label). Of several values of a header, some may be the
+//! client's and some a proxy's: the reader joins them, so let the proxy overwrite the header.
+//!
+//! A value that is read from a request is shortened beyond
+//! [200 bytes](ApertureLayer::label_value_limit) and stays a key of its own, and so a client that
+//! sends a huge value is limited like any other. Where a request has more labels than
+//! [fit](ApertureLayer::label_limits), members of `baggage` go first, then the largest values that
+//! clients can choose are shortened, then the largest labels go, first those that closures of
+//! [`labels`](ApertureLayer::labels) made. Constants go last. Whatever goes is counted.
+//!
+//! # Requests without a limit
+//!
+//! A flow that no limiter decides about runs. With an embedded engine the client counts such flows
+//! as [`undecided`](crate::ClientStats::undecided), and a warning names, once each, a control point
+//! that no policy selects, and a limiter that was skipped because a flow lacks its label.
+//! `Engine::describe` lists such control points. An Agent's answer says less, so the warning is less
+//! certain there. A label that must be there is [required](ApertureLayer::require_label).
 //!
 //! Where policies are to make labels themselves, by classifiers, the layer asks with the
 //! attributes of requests: [`ApertureLayer::http`].
@@ -145,6 +178,7 @@ mod handle;
 mod head;
 mod hold;
 mod http;
+mod label_rules;
 #[allow(clippy::module_inception)]
 mod layer;
 mod outgoing;

@@ -14,7 +14,7 @@ use super::future::{Flow, ResponseFuture, Waiting};
 use super::head::RequestHead;
 use super::plan::Plan;
 use super::reject::{DefaultReject, OnReject};
-use crate::flow::{Check, Decider, FlowDecision, FlowParams, Ticket, Verdict};
+use crate::flow::{Check, Decider, FlowDecision, FlowParams, Rejection, Ticket, Verdict};
 
 /// The service that [`ApertureLayer`](crate::ApertureLayer) makes.
 ///
@@ -122,10 +122,14 @@ where
         let mut plan = None;
         // In a block, so that nothing borrows from the request any longer when it moves.
         let mut flow = None;
-        let next = {
+        let next = 'decided: {
             let control_point = settings.control_point(head);
             let mut params = FlowParams::with_limits(settings.extract.limits);
             settings.fill(head, &mut params);
+            if let Some(label) = settings.missing_label(&params.labels) {
+                let rejection = Rejection::missing(settings.keep(&control_point), label);
+                break 'decided Next::Settle(Ruling::Reject(rejection, None));
+            }
             if settings.plans() {
                 let key = params.result_cache_key.as_deref();
                 plan = Plan::new(settings, head, &control_point, key, &self.decider);

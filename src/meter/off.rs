@@ -20,6 +20,8 @@ impl Meter {
 
     pub(crate) const fn labels_dropped(&self, _: u32) {}
 
+    pub(crate) const fn labels_shortened(&self, _: u32) {}
+
     pub(crate) const fn cached(&self, _: CacheEvent) {}
 
     pub(crate) const fn wrote(&self, _: bool) {}
@@ -40,7 +42,7 @@ impl Asked {
 
     pub(crate) fn waited(&mut self, _: impl FnOnce() -> Option<Duration>) {}
 
-    pub(crate) const fn answered<T>(&mut self, _: &Verdict<T>, _: bool) -> Held {
+    pub(crate) const fn answered<T>(&mut self, _: &Verdict<T>, _: bool, _: bool) -> Held {
         Held(())
     }
 }

@@ -12,7 +12,8 @@ use tokio::time::Instant;
 use super::series::Series;
 use crate::flow::{CacheEvent, CacheLookup, CacheValue, FlowStatus, Verdict};
 use crate::metrics::{
-    CACHE_ANSWERS, CACHE_LOOKUPS, CACHE_WRITES, LABELS_DROPPED, MAX_CONTROL_POINTS, OTHER, describe,
+    CACHE_ANSWERS, CACHE_LOOKUPS, CACHE_WRITES, LABELS_DROPPED, LABELS_SHORTENED,
+    MAX_CONTROL_POINTS, OTHER, describe,
 };
 
 type Known = HashMap<Arc<str>, Arc<Series>, RandomState>;
@@ -25,6 +26,7 @@ pub(crate) struct Meter {
     /// Control points beyond what is told apart.
     other: OnceLock<Arc<Series>>,
     labels_dropped: OnceLock<Counter>,
+    labels_shortened: OnceLock<Counter>,
     result_cache: Lookups,
     global_cache: Lookups,
     cache_answers: OnceLock<[Counter; 2]>,
@@ -93,6 +95,7 @@ impl Meter {
     /// shows no rise.
     fn register(&self) {
         self.labels_dropped(0);
+        self.labels_shortened(0);
         self.cache_answers();
         self.cache_writes();
     }
@@ -100,6 +103,13 @@ impl Meter {
     pub(crate) fn labels_dropped(&self, dropped: u32) {
         let counter = self.labels_dropped.get_or_init(|| counter!(LABELS_DROPPED));
         counter.increment(dropped.into());
+    }
+
+    pub(crate) fn labels_shortened(&self, shortened: u32) {
+        let counter = self
+            .labels_shortened
+            .get_or_init(|| counter!(LABELS_SHORTENED));
+        counter.increment(shortened.into());
     }
 
     fn cache_answers(&self) -> &[Counter; 2] {
@@ -202,8 +212,13 @@ impl Asked {
         }
     }
 
-    /// `shadow`: it runs in any case.
-    pub(crate) fn answered<T>(&mut self, verdict: &Verdict<T>, shadow: bool) -> Held {
+    /// `shadow`: it runs in any case. `undecided`: no component decided about it.
+    pub(crate) fn answered<T>(
+        &mut self,
+        verdict: &Verdict<T>,
+        shadow: bool,
+        undecided: bool,
+    ) -> Held {
         let Some(series) = self.series.take() else {
             return Held(None);
         };
@@ -211,6 +226,9 @@ impl Asked {
         series.decided(verdict);
         if shadow && matches!(verdict, Verdict::Rejected(..)) {
             series.shadowed();
+        }
+        if undecided {
+            series.undecided();
         }
         series.checked(took);
         match self.wait {

@@ -5,7 +5,8 @@ use metrics::{Counter, Histogram, SharedString, counter, histogram};
 
 use crate::flow::{FlowErrorKind, FlowStatus, RejectReason, Verdict};
 use crate::metrics::{
-    CHECK_DURATION, CHECKS_ABANDONED, FLOWS, FLOWS_ENDED, FLOWS_SHADOWED, QUEUE_DURATION,
+    CHECK_DURATION, CHECKS_ABANDONED, FLOWS, FLOWS_ENDED, FLOWS_SHADOWED, FLOWS_UNDECIDED,
+    QUEUE_DURATION,
 };
 
 /// The handles of one control point. Those for what most control points never see are asked for
@@ -18,6 +19,7 @@ pub(super) struct Series {
     ended: Ended,
     abandoned: Counter,
     shadowed: Counter,
+    undecided: Counter,
     check: OnceLock<Histogram>,
     queue: OnceLock<Histogram>,
 }
@@ -29,6 +31,7 @@ struct Rejected {
     not_sampled: OnceLock<Counter>,
     no_matching_ramp: OnceLock<Counter>,
     unreachable: OnceLock<Counter>,
+    missing_label: OnceLock<Counter>,
     unknown: OnceLock<Counter>,
 }
 
@@ -55,6 +58,7 @@ impl Series {
         Self {
             abandoned: counter!(CHECKS_ABANDONED, "control_point" => Arc::clone(&name)),
             shadowed: counter!(FLOWS_SHADOWED, "control_point" => Arc::clone(&name)),
+            undecided: counter!(FLOWS_UNDECIDED, "control_point" => Arc::clone(&name)),
             name,
             accepted: OnceLock::new(),
             rejected: Rejected::default(),
@@ -92,6 +96,7 @@ impl Series {
                     RejectReason::NotSampled => &slots.not_sampled,
                     RejectReason::NoMatchingRamp => &slots.no_matching_ramp,
                     RejectReason::Unreachable => &slots.unreachable,
+                    RejectReason::MissingLabel => &slots.missing_label,
                     RejectReason::Unknown => &slots.unknown,
                 };
                 self.flow(slot, "rejected", denial.reason.as_str());
@@ -134,6 +139,10 @@ impl Series {
 
     pub(super) fn shadowed(&self) {
         self.shadowed.increment(1);
+    }
+
+    pub(super) fn undecided(&self) {
+        self.undecided.increment(1);
     }
 
     pub(super) fn checked(&self, took: Duration) {

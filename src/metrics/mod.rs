@@ -31,10 +31,12 @@
 //! | `tower_aperture_flows_total` | counter | `control_point`, `decision`, `reason` | flows that were decided about, or that nobody answered for |
 //! | `tower_aperture_flows_ended_total` | counter | `control_point`, `status` | answered flows that have ended |
 //! | `tower_aperture_flows_shadowed_total` | counter | `control_point` | rejected flows that ran all the same, in shadow mode |
+//! | `tower_aperture_flows_undecided_total` | counter | `control_point` | accepted flows that no component of a policy decided about: they run without limits |
 //! | `tower_aperture_check_duration_seconds` | histogram | `control_point` | from the question to the decision, or to giving up on it |
 //! | `tower_aperture_queue_duration_seconds` | histogram | `control_point` | how long flows waited in schedulers |
 //! | `tower_aperture_checks_abandoned_total` | counter | `control_point` | decisions whose caller left before they came |
 //! | `tower_aperture_labels_dropped_total` | counter | | labels that did not fit their limits |
+//! | `tower_aperture_labels_shortened_total` | counter | | values of labels that were too long |
 //! | `tower_aperture_cache_lookups_total` | counter | `cache`, `outcome` | keys looked up, with a flow or by a call |
 //! | `tower_aperture_cache_answers_total` | counter | `outcome` | responses in the result cache: `answered` a request, or `unreadable` |
 //! | `tower_aperture_cache_writes_total` | counter | `result` | changes to caches, made in the background |
@@ -130,6 +132,8 @@ names! {
         "Answered flows that have ended";
     FLOWS_SHADOWED describe_counter "tower_aperture_flows_shadowed_total" Count
         "Rejected flows that ran all the same, in shadow mode";
+    FLOWS_UNDECIDED describe_counter "tower_aperture_flows_undecided_total" Count
+        "Accepted flows that no component of a policy decided about";
     CHECK_DURATION describe_histogram "tower_aperture_check_duration_seconds" Seconds
         "Seconds from the question to the decision, or to giving up on it";
     QUEUE_DURATION describe_histogram "tower_aperture_queue_duration_seconds" Seconds
@@ -138,6 +142,8 @@ names! {
         "Decisions whose caller left before they came";
     LABELS_DROPPED describe_counter "tower_aperture_labels_dropped_total" Count
         "Labels of flows that did not fit their limits";
+    LABELS_SHORTENED describe_counter "tower_aperture_labels_shortened_total" Count
+        "Values of labels that were too long and were shortened";
     CACHE_LOOKUPS describe_counter "tower_aperture_cache_lookups_total" Count
         "Keys looked up in caches";
     CACHE_ANSWERS describe_counter "tower_aperture_cache_answers_total" Count

@@ -1,6 +1,7 @@
 //! What a policy does, in plain words.
 
 use std::fmt::{self, Display, Write};
+use std::sync::Arc;
 
 use super::model::{
     Bucket, Buckets, Circuit, Classifier, Component, ComponentKind, FluxMeter, Op, Policy, Port,
@@ -209,6 +210,17 @@ impl Sources<'_> {
             Some(source) => format!("`{source}` says"),
             None => "?".to_owned(),
         }
+    }
+}
+
+/// Adds the control points that flows have asked for and that no policy selects.
+pub(crate) fn describe_unselected(out: &mut String, names: &[Arc<str>]) {
+    if !names.is_empty() {
+        out.push_str("asked for, and selected by no policy: nothing limits these control points\n");
+    }
+    for name in names {
+        // Writing to a String does not fail. Escaped: clients may have made it up.
+        let _ = writeln!(out, "  `{}`", name.escape_debug());
     }
 }
 

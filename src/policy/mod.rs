@@ -61,6 +61,7 @@ mod yaml;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use self::describe::describe_unselected;
 pub use self::error::{PolicyError, PolicyWarning};
 pub(crate) use self::matcher::LabelMatcher;
 pub(crate) use self::model::*;

@@ -69,6 +69,13 @@ impl RemoteFlow {
         self.answered.as_mut()?.extras.take()
     }
 
+    /// The control point that the Agent was asked about.
+    pub(crate) fn control_point(&self) -> &str {
+        self.answered
+            .as_ref()
+            .map_or("", |answered| &answered.control_point)
+    }
+
     /// What the Agent answered.
     pub(crate) fn response(&self) -> &CheckResponse {
         static NOTHING: std::sync::LazyLock<CheckResponse> =

@@ -174,12 +174,12 @@ async fn a_label_that_cannot_travel_is_counted() {
 }
 
 #[tokio::test]
-async fn baggage_that_is_malformed_takes_no_label_of_the_application_along() {
+async fn what_is_malformed_in_baggage_takes_no_other_label_along() {
     let agent = FakeAgent::start();
     let layer = layer(&agent).label("service", "shop");
     let request = Request::get("/").header("baggage", "a=1,,oops");
     send(&layer, request.body(()).expect("a request")).await;
-    assert_eq!(attributes(&agent).headers["baggage"], "service=shop");
+    assert_eq!(attributes(&agent).headers["baggage"], "service=shop,a=1");
 }
 
 #[tokio::test]

@@ -33,6 +33,7 @@ pub struct Asked {
     pub control_point: String,
     pub labels: Vec<(String, String)>,
     pub dropped: u32,
+    pub shortened: u32,
     pub check_timeout: Option<Duration>,
     pub ramp_mode: bool,
 }
@@ -259,6 +260,7 @@ impl Decider for Recorder {
                 .map(|(key, value)| (key.to_owned(), value.to_owned()))
                 .collect(),
             dropped: params.labels.dropped(),
+            shortened: params.labels.shortened(),
             check_timeout: params.check_timeout,
             ramp_mode: params.ramp_mode,
         };

@@ -41,7 +41,8 @@ circuit:
         scheduler: {default_workload_parameters: {queue_timeout: 3600s}}
 ";
     let engine = Engine::builder().policy_text("one.yaml", policy).build();
-    ApertureClient::embedded(engine.expect("the policy is right"))
+    let engine = engine.expect("the policy is right");
+    ApertureClient::embedded_with_check_timeout(engine, Duration::ZERO)
 }
 
 #[tokio::test]

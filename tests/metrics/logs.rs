@@ -13,16 +13,16 @@ use tower_aperture::metrics::MAX_CONTROL_POINTS;
 use tower_aperture::{ApertureLayer, FlowErrorKind, FlowParams, FlowStatus, RejectReason};
 
 #[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
+pub(super) struct Lines(Arc<Mutex<Vec<u8>>>);
 
 impl Lines {
-    fn all(&self) -> Vec<String> {
+    pub(super) fn all(&self) -> Vec<String> {
         let text = String::from_utf8(self.0.lock().expect("no panic").clone());
         text.expect("text").lines().map(str::to_owned).collect()
     }
 
     /// The lines with all of these parts.
-    fn with(&self, parts: &[&str]) -> Vec<String> {
+    pub(super) fn with(&self, parts: &[&str]) -> Vec<String> {
         let all = self.all().into_iter();
         all.filter(|line| parts.iter().all(|part| line.contains(part)))
             .collect()
@@ -41,7 +41,7 @@ impl io::Write for Lines {
 }
 
 /// Collects what this thread logs.
-fn collect(most: tracing::Level) -> (Lines, tracing::subscriber::DefaultGuard) {
+pub(super) fn collect(most: tracing::Level) -> (Lines, tracing::subscriber::DefaultGuard) {
     let lines = Lines::default();
     let writer = lines.clone();
     let subscriber = tracing_subscriber::fmt()

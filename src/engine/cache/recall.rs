@@ -2,8 +2,8 @@
 
 use super::store::Caches;
 use crate::engine::clock::{Clock, nanos};
-use crate::engine::index::Placed;
 use crate::engine::limiters::Decided;
+use crate::engine::placed::Placed;
 use crate::engine::stages::{Flow, Observer};
 use crate::flow::{CacheLookup, FlowParams};
 

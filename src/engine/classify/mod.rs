@@ -103,6 +103,11 @@ impl Classifiers {
         self.all.is_empty()
     }
 
+    /// Some selector names the control point.
+    pub(crate) fn selects(&self, control_point: &str) -> bool {
+        self.places.selects(control_point)
+    }
+
     /// The labels that the classifiers make for a request; the flow has the labels from other
     /// sources, which is all that matchers see.
     pub(crate) fn classify(

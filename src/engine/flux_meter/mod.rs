@@ -75,6 +75,11 @@ impl FluxMeters {
     pub(crate) fn is_empty(&self) -> bool {
         self.all.is_empty()
     }
+
+    /// Some selector names the control point.
+    pub(crate) fn selects(&self, control_point: &str) -> bool {
+        self.places.selects(control_point)
+    }
 }
 
 /// The meters that a flow meets.

@@ -1,5 +1,6 @@
 //! The layer's question about an HTTP request.
 
+use super::super::decide::Asking;
 use super::super::{Engine, EnginePending, EngineTicket};
 use super::{HttpAnswer, HttpInput, HttpReport, HttpRequest, SocketAddress};
 use crate::flow::{
@@ -13,6 +14,7 @@ impl Engine {
         &self,
         control_point: &str,
         params: &FlowParams<'_>,
+        asking: &mut Asking,
         request: &HttpAttributes<'_>,
         baggage: Option<&str>,
     ) -> Check<EngineTicket, EnginePending> {
@@ -35,7 +37,7 @@ impl Engine {
             .quotas(params.quotas)
             .shadow(params.shadow)
             .expect_end(true)
-            .deadline(params.check_timeout.filter(|timeout| !timeout.is_zero()));
+            .deadline(asking.budget());
         if let (Some(address), Some(text)) = (request.source, &texts[0]) {
             input = input.source(SocketAddress::new(text, address.port().into()));
         }
@@ -44,7 +46,10 @@ impl Engine {
         }
         match self.start_http(&input) {
             Ok(mut starting) => match starting.at_once() {
-                Some((report, ticket)) => Check::Ready(report.into_verdict(ticket)),
+                Some((report, ticket)) => {
+                    asking.undecided = report.check.undecided;
+                    Check::Ready(report.into_verdict(ticket))
+                }
                 None => Check::Pending(EnginePending::http(starting)),
             },
             Err(error) => Check::Ready(Verdict::Unreachable(FlowError::new(

@@ -66,6 +66,11 @@ impl Slots {
         (!open).then_some(capacity)
     }
 
+    /// The label that it limits by, unless everything passes.
+    pub(crate) fn label_in_use(&self) -> Option<&str> {
+        self.capacity().and(self.label_key.as_deref())
+    }
+
     #[inline(always)]
     pub(crate) fn key<'a>(&self, flow: &Flow<'a, '_>) -> Key<'a> {
         match &self.label_key {

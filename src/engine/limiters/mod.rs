@@ -10,11 +10,12 @@ pub(super) mod rate_limiter;
 mod sampler;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::clock::{Clock, Nanos};
 use super::report::{LimiterDetails, LimiterReason, TokensInfo};
 use super::request_id::RequestId;
-use super::schedulers::{ConcurrencyScheduler, LoadScheduler, QuotaScheduler, Waiter};
+use super::schedulers::{ConcurrencyScheduler, LoadScheduler, QuotaScheduler, Waiter, Workloads};
 use super::stages::{Flow, Step};
 use super::store::Limits;
 use super::ticket::Held;
@@ -185,6 +186,37 @@ impl Component {
             Self::QuotaScheduler(scheduler) => scheduler.revert(flow, consumed, now),
             Self::LoadScheduler(scheduler) => scheduler.revert(consumed, now),
             Self::ConcurrencyLimiter(_) | Self::ConcurrencyScheduler(_) | Self::Sampler(_) => {}
+        }
+    }
+
+    /// The label that it limits by, where the flow has none. `None` where everything passes anyway.
+    pub(crate) fn missing_label(&self, flow: &Flow<'_, '_>) -> Option<&str> {
+        let label = match self {
+            Self::RateLimiter(limiter) => limiter.label_in_use(),
+            Self::ConcurrencyLimiter(limiter) => limiter.slots().label_in_use(),
+            Self::QuotaScheduler(scheduler) => scheduler.label_in_use(),
+            Self::ConcurrencyScheduler(scheduler) => scheduler.slots().label_in_use(),
+            Self::LoadScheduler(_) | Self::Sampler(_) => None,
+        };
+        label.filter(|label| flow.labels.get(label).is_none())
+    }
+
+    /// The longest `queue_timeout` of its workloads; 0 where nobody waits.
+    pub(crate) fn longest_queue_timeout(&self) -> Nanos {
+        self.workloads().map_or(0, Workloads::longest_queue_timeout)
+    }
+
+    /// The name and the `queue_timeout` of a flow's workload, where it has one.
+    pub(crate) fn queue_timeout(&self, flow: &Flow<'_, '_>) -> Option<(&str, Duration)> {
+        self.workloads()?.queue_timeout(flow)
+    }
+
+    fn workloads(&self) -> Option<&Workloads> {
+        match self {
+            Self::QuotaScheduler(scheduler) => Some(scheduler.workloads()),
+            Self::ConcurrencyScheduler(scheduler) => Some(scheduler.workloads()),
+            Self::LoadScheduler(scheduler) => Some(scheduler.workloads()),
+            Self::RateLimiter(_) | Self::ConcurrencyLimiter(_) | Self::Sampler(_) => None,
         }
     }
 

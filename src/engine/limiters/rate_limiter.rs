@@ -189,6 +189,11 @@ impl RateLimiter {
         }
     }
 
+    /// The label that it limits by, unless everything passes.
+    pub(super) fn label_in_use(&self) -> Option<&str> {
+        self.label_key.as_deref().filter(|_| !self.is_open())
+    }
+
     pub(super) fn denied_code(&self) -> i32 {
         self.denied_code
     }

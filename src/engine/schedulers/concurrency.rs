@@ -48,6 +48,10 @@ impl ConcurrencyScheduler {
         self.keys.serve(now);
     }
 
+    pub(crate) fn workloads(&self) -> &Workloads {
+        &self.workloads
+    }
+
     pub(crate) fn denied_code(&self) -> i32 {
         self.workloads.denied_code()
     }

@@ -107,6 +107,10 @@ impl LoadScheduler {
         self.line.with(|(), load| load.demand)
     }
 
+    pub(crate) fn workloads(&self) -> &Workloads {
+        &self.workloads
+    }
+
     pub(crate) fn denied_code(&self) -> i32 {
         self.workloads.denied_code()
     }

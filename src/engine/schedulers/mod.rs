@@ -16,3 +16,4 @@ pub(crate) use self::concurrency::ConcurrencyScheduler;
 pub(crate) use self::load::{Decision, LoadScheduler};
 pub(crate) use self::quota::QuotaScheduler;
 pub(crate) use self::waiter::Waiter;
+pub(crate) use self::workload::Workloads;

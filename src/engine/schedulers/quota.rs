@@ -70,6 +70,17 @@ impl QuotaScheduler {
         buckets.dials.apply(&buckets.rules).shape
     }
 
+    /// The label that it limits by, unless everything passes.
+    pub(crate) fn label_in_use(&self) -> Option<&str> {
+        self.label_key
+            .as_deref()
+            .filter(|_| !self.dials().is_open())
+    }
+
+    pub(crate) fn workloads(&self) -> &Workloads {
+        &self.workloads
+    }
+
     pub(crate) fn denied_code(&self) -> i32 {
         self.workloads.denied_code()
     }

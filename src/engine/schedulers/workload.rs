@@ -1,6 +1,7 @@
 //! What a flow brings to a scheduler: workload, tokens, priority, fairness, patience.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::wfq::{Fairness, queue_of};
 use crate::engine::clock::{Nanos, nanos};
@@ -36,6 +37,33 @@ impl Workloads {
         self.0.denied_response_status_code
     }
 
+    /// The first workload that a flow matches, with its name.
+    fn of(&self, flow: &Flow<'_, '_>) -> (&str, &policy::WorkloadParameters) {
+        let mut workloads = self.0.workloads.iter();
+        match workloads.find(|workload| workload.matcher.matches(flow.labels)) {
+            Some(workload) => (&*workload.label, &workload.parameters),
+            None => ("default", &self.0.default_workload),
+        }
+    }
+
+    /// The longest time that a workload may queue, 0 where none has one.
+    pub(crate) fn longest_queue_timeout(&self) -> Nanos {
+        let workloads = self.0.workloads.iter();
+        workloads
+            .map(|workload| &workload.parameters)
+            .chain([&self.0.default_workload])
+            .filter_map(|parameters| parameters.queue_timeout)
+            .map(nanos)
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// The name of a flow's workload and how long it may queue, where the policy says that.
+    pub(crate) fn queue_timeout(&self, flow: &Flow<'_, '_>) -> Option<(&str, Duration)> {
+        let (name, parameters) = self.of(flow);
+        Some((name, parameters.queue_timeout?))
+    }
+
     /// The last one that says something about the tokens wins: the workload, what was measured,
     /// the label.
     pub(crate) fn request<'a>(
@@ -46,15 +74,7 @@ impl Workloads {
     ) -> Request<'a> {
         let label = |key: &Option<Arc<str>>| flow.labels.get(key.as_deref()?);
         let number = |key| label(key).and_then(policy::parse_number);
-        let own = self
-            .0
-            .workloads
-            .iter()
-            .find(|workload| workload.matcher.matches(flow.labels));
-        let (named, parameters) = match own {
-            Some(workload) => (&*workload.label, &workload.parameters),
-            None => ("default", &self.0.default_workload),
-        };
+        let (named, parameters) = self.of(flow);
         let workload = label(&self.0.workload_label_key).unwrap_or(named);
         let estimate = estimates.and_then(|estimates| estimates.get(workload));
         let tokens = number(&self.0.tokens_label_key)

@@ -4,8 +4,8 @@ use crate::flow::baggage;
 use crate::layer::RequestHead;
 
 /// Reads one member of the `baggage` header (W3C Baggage), percent-decoded once; empty where it is
-/// not there, or where the header is malformed or beyond a limit of W3C. Of a repeated member the
-/// last one counts. Borrows, unless something is encoded.
+/// not there. Each member is judged alone: a malformed one is skipped, and of a repeated one the
+/// last that is well formed counts. Borrows, unless something is encoded.
 ///
 /// Members become labels of their own names [anyway](crate::ApertureLayer::baggage), unless that
 /// is off: this is for another name, or for a control point.

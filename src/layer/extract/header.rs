@@ -7,8 +7,11 @@ use crate::layer::RequestHead;
 use crate::layer::error::LayerError;
 use crate::layer::layer::refuse;
 
-/// Reads a header: all its values, joined by commas, with U+FFFD for what is not UTF-8; empty where
-/// the request has none.
+/// Reads a header: all its values that are text, without blanks around them, joined by commas;
+/// empty where the request has none.
+///
+/// A value that is empty or blank is none, and neither is one that is not text, that is visible
+/// ASCII and blanks (RFC 9110 section 5.5): a name in another script has to be percent-encoded.
 ///
 /// Borrows, unless there are several values. Beware of trusting what a client says: a client that
 /// may choose its label chooses its limit.
@@ -51,7 +54,7 @@ pub fn try_header(
 fn reader(
     name: HeaderName,
 ) -> impl for<'h> Fn(RequestHead<'h>) -> Cow<'h, str> + Clone + Send + Sync + 'static {
-    move |head: RequestHead<'_>| joined(head.headers(), &name).unwrap_or_default()
+    move |head: RequestHead<'_>| label(head.headers(), &name).unwrap_or_default()
 }
 
 /// A header that may become a label.
@@ -71,7 +74,32 @@ pub(crate) fn allowed_header(name: &str) -> Result<HeaderName, LayerError> {
     Ok(header)
 }
 
-/// All values of a header as one text, as HTTP joins lists.
+/// The values of a header that are text and not blank, joined by commas. `None` where there is
+/// none: an empty or unreadable value must not stand in the way of a default.
+#[inline]
+pub(crate) fn label<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, str>> {
+    let first = first(headers, name)?;
+    // Mostly a header stands there once; then each name has one value.
+    if headers.len() == headers.keys_len() {
+        return visible(first).map(Cow::Borrowed);
+    }
+    let mut values = headers.get_all(name).iter().filter_map(visible);
+    let mut all = Cow::Borrowed(values.next()?);
+    for value in values {
+        let all = all.to_mut();
+        all.push(',');
+        all.push_str(value);
+    }
+    Some(all)
+}
+
+#[inline]
+fn visible(value: &HeaderValue) -> Option<&str> {
+    let text = value.to_str().ok()?.trim_ascii();
+    (!text.is_empty()).then_some(text)
+}
+
+/// All values of a header as one text, as HTTP joins lists, with U+FFFD for what is not UTF-8.
 #[inline]
 pub(crate) fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, str>> {
     let first = first(headers, name)?;

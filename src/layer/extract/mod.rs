@@ -24,6 +24,7 @@ pub use self::joined::{JoinedParts, joined};
 pub use self::query::query;
 pub use self::template::{grpc_method, grpc_service, path_template};
 use super::head::RequestHead;
+use crate::flow::labels::VALUE_LIMIT;
 use crate::flow::{LabelLimits, Labels, baggage as w3c};
 
 pub(crate) type TextHook = Arc<dyn for<'h> Fn(RequestHead<'h>) -> Cow<'h, str> + Send + Sync>;
@@ -34,8 +35,14 @@ pub(crate) type LabelsHook = Arc<dyn for<'h> Fn(RequestHead<'h>, &mut Labels<'h>
 pub(crate) struct Extract {
     sources: Vec<Source>,
     constants: Vec<(Cow<'static, str>, Cow<'static, str>)>,
+    /// The keys that are the layer's, each once: `baggage` sets none of them.
+    named: Vec<Cow<'static, str>>,
+    /// Keys without which a request is rejected.
+    required: Vec<Arc<str>>,
     pub(crate) baggage: bool,
     pub(crate) limits: LabelLimits,
+    /// Bytes of a value that a client can choose.
+    pub(crate) value_limit: usize,
 }
 
 #[derive(Clone)]
@@ -50,46 +57,78 @@ impl Default for Extract {
         Self {
             sources: Vec::new(),
             constants: Vec::new(),
+            named: Vec::new(),
+            required: Vec::new(),
             baggage: true,
             limits: LabelLimits::default(),
+            value_limit: VALUE_LIMIT,
         }
     }
 }
 
 impl Extract {
     pub(crate) fn source(&mut self, source: Source) {
+        match &source {
+            Source::Header(key, _) | Source::Text(key, _) => self.reserve(key.clone()),
+            Source::Labels(_) => {}
+        }
         self.sources.push(source);
     }
 
+    pub(crate) fn reserve(&mut self, key: Cow<'static, str>) {
+        if !self.names(&key) {
+            self.named.push(key);
+        }
+    }
+
+    pub(crate) fn require(&mut self, key: Arc<str>) {
+        self.reserve(Cow::Owned(String::from(&*key)));
+        if !self.required.contains(&key) {
+            self.required.push(key);
+        }
+    }
+
+    fn names(&self, key: &str) -> bool {
+        self.named.iter().any(|named| named == key)
+    }
+
+    /// The first required label that a request has no value for.
+    #[inline]
+    pub(crate) fn missing(&self, labels: &Labels<'_>) -> Option<&Arc<str>> {
+        let mut required = self.required.iter();
+        required.find(|key| labels.get(key).is_none_or(str::is_empty))
+    }
+
     pub(crate) fn constant(&mut self, key: Cow<'static, str>, value: Cow<'static, str>) {
+        self.reserve(key.clone());
         self.constants.retain(|(known, _)| *known != key);
         self.constants.push((key, value));
     }
 
-    /// The strongest sources go first, so that limits drop what a client made up before anything
-    /// that the application said.
+    /// Adds all labels of a request. What readers find is bounded value by value, so that none of
+    /// them takes the room of another or of a constant; members of `baggage` get what is left.
     pub(crate) fn fill<'a>(&'a self, head: RequestHead<'a>, labels: &mut Labels<'a>) {
+        labels.collect_within(self.value_limit);
         for source in &self.sources {
             match source {
                 Source::Header(key, name) => {
-                    if let Some(value) = header::joined(head.headers(), name) {
-                        labels.set(Cow::Borrowed(key), value);
+                    if let Some(value) = header::label(head.headers(), name) {
+                        labels.set_named(key, value);
                     }
                 }
                 Source::Text(key, hook) => {
                     let value = hook(head);
                     if !value.is_empty() {
-                        labels.insert(&**key, value);
+                        labels.set_named(key, value);
                     }
                 }
                 Source::Labels(hook) => hook(head, labels),
             }
         }
-        for (key, value) in &self.constants {
-            labels.insert_if_absent(&**key, &**value);
-        }
+        labels.add_constants(&self.constants);
+        labels.settle(self.limits, |key| self.names(key));
         if self.baggage {
-            w3c::add_labels(labels, head.headers());
+            w3c::add_labels(labels, head.headers(), |key| self.names(key));
         }
     }
 }

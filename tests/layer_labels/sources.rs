@@ -1,46 +1,14 @@
-//! Labels and control points: where they come from, who wins, what never travels.
-
-mod layer_support;
+//! Where labels and control points come from, who wins, and what never travels.
 
 use std::borrow::Cow;
-use std::convert::Infallible;
-use std::future::ready;
 use std::panic::catch_unwind;
 
-use bytes::Bytes;
-use http::{HeaderValue, Request, Response};
-use http_body_util::Full;
-use layer_support::{Asked, Recorder};
-use tower::{Layer, ServiceExt, service_fn};
-use tower_aperture::layer::{extension, extension_str};
+use http::HeaderValue;
+use tower_aperture::layer::{extension, extension_str, header};
 use tower_aperture::{ApertureLayer, LabelLimits, Labels, RequestHead};
 
-/// What the decider of a layer is asked about a request.
-async fn ask(
-    build: impl FnOnce(ApertureLayer<Recorder>) -> ApertureLayer<Recorder>,
-    request: Request<()>,
-) -> Asked {
-    let recorder = Recorder::accepting();
-    let layer = build(ApertureLayer::new(recorder.clone(), "test"));
-    pass(&layer, request).await;
-    recorder.question()
-}
-
-async fn pass(layer: &ApertureLayer<Recorder>, request: Request<()>) {
-    let inner = service_fn(|_: Request<()>| {
-        ready(Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())))
-    });
-    let response = layer.layer(inner).oneshot(request).await;
-    response.expect("a response");
-}
-
-fn request(headers: &[(&'static str, &'static str)]) -> Request<()> {
-    let mut request = Request::get("/cart?id=1");
-    for (name, value) in headers {
-        request = request.header(*name, *value);
-    }
-    request.body(()).expect("a request")
-}
+use super::layer_support::Recorder;
+use super::{ask, pass, request};
 
 fn tier_of(head: RequestHead<'_>) -> &str {
     head.header("x-tier").unwrap_or("free")
@@ -135,17 +103,45 @@ async fn baggage_can_be_turned_off() {
 }
 
 #[tokio::test]
-async fn a_missing_header_makes_no_label_and_an_empty_one_an_empty_label() {
-    let build = |layer: ApertureLayer<Recorder>| layer.label_from_header("user", "X-User");
-    assert!(ask(build, request(&[])).await.labels.is_empty());
-    assert_eq!(
-        ask(build, request(&[("x-user", "")])).await.label("user"),
-        Some("")
-    );
+async fn a_header_without_a_value_that_is_text_is_no_label_so_that_a_default_applies() {
+    let by_name = |layer: ApertureLayer<Recorder>| layer.label_from_header("user", "X-User");
+    let by_reader = |layer: ApertureLayer<Recorder>| layer.label_from("user", header("X-User"));
+    for headers in [
+        &[][..],
+        &[("x-user", "")],
+        &[("x-user", "  \t ")],
+        &[("x-user", ""), ("x-user", " ")],
+        &[("x-user", "\u{fc}")],
+        &[("x-user", "a\u{fc}"), ("x-user", "")],
+    ] {
+        let request = || request(headers);
+        assert!(ask(by_name, request()).await.labels.is_empty());
+        assert!(ask(by_reader, request()).await.labels.is_empty());
+        let asked = ask(|layer| by_name(layer.label("user", "anyone")), request()).await;
+        assert_eq!(asked.label("user"), Some("anyone"), "{headers:?}");
+        let asked = ask(|layer| by_reader(layer.label("user", "anyone")), request()).await;
+        assert_eq!(asked.label("user"), Some("anyone"), "{headers:?}");
+    }
+    let mut odd = request(&[]);
+    let value = HeaderValue::from_bytes(b"a\xffb").expect("opaque bytes are legal");
+    odd.headers_mut().append("x-user", value);
+    assert!(ask(by_name, odd).await.labels.is_empty());
 }
 
 #[tokio::test]
-async fn several_values_are_joined_and_bytes_that_are_not_utf8_replaced() {
+async fn blanks_around_a_header_are_not_part_of_it() {
+    for value in ["7", " 7", "7\t", "  7  "] {
+        let asked = ask(
+            |layer| layer.label_from_header("user", "x-user"),
+            request(&[("x-user", value)]),
+        )
+        .await;
+        assert_eq!(asked.label("user"), Some("7"), "{value:?}");
+    }
+}
+
+#[tokio::test]
+async fn several_values_are_joined_without_those_that_are_none() {
     let build = |layer: ApertureLayer<Recorder>| layer.label_from_header("user", "x-user");
     let asked = ask(
         build,
@@ -153,16 +149,22 @@ async fn several_values_are_joined_and_bytes_that_are_not_utf8_replaced() {
     )
     .await;
     assert_eq!(asked.label("user"), Some("a,b,c"));
-
-    let mut odd = request(&[]);
-    let value = HeaderValue::from_bytes(b"a\xffb").expect("opaque bytes are legal");
-    odd.headers_mut().append("x-user", value);
-    assert_eq!(ask(build, odd).await.label("user"), Some("a\u{fffd}b"));
+    let asked = ask(
+        build,
+        request(&[
+            ("x-user", ""),
+            ("x-user", "b"),
+            ("x-user", "\u{fc}"),
+            ("x-user", " c "),
+        ]),
+    )
+    .await;
+    assert_eq!(asked.label("user"), Some("b,c"));
+    let asked = ask(build, request(&[("x-user", ""), ("x-user", "7")])).await;
     assert_eq!(
-        ask(build, request(&[("x-user", "\u{fc}")]))
-            .await
-            .label("user"),
-        Some("\u{fc}")
+        asked.label("user"),
+        Some("7"),
+        "no second key by an empty line"
     );
 }
 
@@ -221,7 +223,7 @@ async fn secrets_do_not_travel_by_themselves() {
 }
 
 #[tokio::test]
-async fn limits_drop_baggage_before_constants_before_extractors() {
+async fn limits_drop_baggage_before_extractors_before_constants() {
     let limits = |count| LabelLimits {
         count,
         ..LabelLimits::default()
@@ -242,7 +244,7 @@ async fn limits_drop_baggage_before_constants_before_extractors() {
     );
     assert_eq!((asked.labels.len(), asked.dropped), (2, 2));
     let asked = ask(build(1), request()).await;
-    assert_eq!(asked.label("user"), Some("7"));
+    assert_eq!(asked.label("constant"), Some("1"));
     assert_eq!((asked.labels.len(), asked.dropped), (1, 3));
 }
 
