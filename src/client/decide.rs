@@ -155,7 +155,7 @@ impl Future for ClientPending {
         } = self.get_mut();
         span.in_scope(|| {
             let mut verdict = ready!(kind.poll(asked, cx));
-            client.told(asked, *shadow, None, false, &mut verdict);
+            client.record_verdict(asked, *shadow, None, false, &mut verdict);
             Poll::Ready(verdict)
         })
     }
@@ -246,7 +246,7 @@ impl Decider for ApertureClient {
                     },
                 );
                 if let Check::Ready(verdict) = &mut check {
-                    self.told(
+                    self.record_verdict(
                         &mut asked,
                         params.shadow,
                         Some(control_point),
@@ -306,7 +306,7 @@ impl Decider for ApertureClient {
                 match engine.ask_http(control_point, params, &mut asking, request, baggage) {
                     Check::Ready(verdict) => {
                         let mut verdict = wrap(verdict, TicketKind::Embedded);
-                        self.told(
+                        self.record_verdict(
                             &mut asked,
                             params.shadow,
                             Some(control_point),
@@ -360,7 +360,7 @@ impl ApertureClient {
         params: &FlowParams<'_>,
         mut verdict: Verdict<ClientTicket>,
     ) -> Check<ClientTicket, ClientPending> {
-        self.told(
+        self.record_verdict(
             asked,
             params.shadow,
             Some(control_point),

@@ -21,7 +21,7 @@ impl ApertureClient {
         let mut asked = self.ask(control_point, labels.dropped(), labels.shortened());
         if control_point.is_empty() {
             let mut verdict = nameless();
-            self.told(
+            self.record_verdict(
                 &mut asked,
                 params.shadow,
                 Some(control_point),
@@ -51,7 +51,7 @@ impl ApertureClient {
             None => Verdict::Accepted(ticket),
             Some(denial) => Verdict::Rejected(denial, ticket),
         };
-        self.told(
+        self.record_verdict(
             &mut asked,
             params.shadow,
             Some(control_point),

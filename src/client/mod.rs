@@ -34,9 +34,9 @@ mod decide;
 mod embedded;
 mod flow;
 mod http;
+mod record;
 #[cfg(feature = "test-util")]
 mod scripted;
-mod told;
 #[cfg(feature = "remote")]
 mod unlimited;
 
@@ -77,14 +77,14 @@ struct Inner {
     backend: Backend,
     counters: Counters,
     meter: Meter,
-    /// How long a flow over the embedded engine may wait unless it says otherwise; zero is no limit.
+    /// The check timeout of flows over the embedded engine that set none; zero is no limit.
     #[cfg(feature = "embedded")]
     check_timeout: Duration,
     #[cfg(feature = "remote")]
     unlimited: unlimited::Unlimited,
 }
 
-/// How long a check may take unless the client or the flow says otherwise, with an Agent and in
+/// The check timeout where neither the client nor the flow sets one, with an Agent and in
 /// process.
 #[cfg(any(feature = "embedded", feature = "remote"))]
 const CHECK_TIMEOUT: Duration = Duration::from_millis(200);
@@ -215,7 +215,7 @@ impl ApertureClient {
         }
     }
 
-    /// What the engine is asked with: the flow's own check timeout, or that of the client.
+    /// Returns the check timeout for the engine: the flow's own, or that of the client.
     #[cfg(feature = "embedded")]
     #[inline(always)]
     fn asking(&self, params: &FlowParams<'_>) -> crate::engine::Asking {

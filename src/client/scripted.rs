@@ -68,7 +68,7 @@ impl Answer {
         Self::at_once(AnswerKind::Unreachable(kind))
     }
 
-    /// Sets how long a rejected flow is told to wait; zero is no time to wait.
+    /// Sets the wait that a rejection carries; zero is no wait.
     #[must_use]
     pub fn wait(mut self, wait: Duration) -> Self {
         if let AnswerKind::Reject(denial) = &mut self.kind {

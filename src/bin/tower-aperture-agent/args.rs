@@ -257,7 +257,7 @@ pub(crate) struct Status {
 #[derive(Debug, Group)]
 #[command(next_help_heading = "The agent")]
 pub(crate) struct Target {
-    /// Where it listens; with https:// in front it needs --tls, --ca or --cert
+    /// Address of the agent; https:// in front of it needs --tls, --ca or --cert
     #[arg(
         long,
         value_name = "HOST:PORT",

@@ -1,4 +1,4 @@
-//! What is counted and said about each flow.
+//! Counts and logs each flow and its verdict.
 
 use super::ApertureClient;
 use super::decide::ClientTicket;
@@ -10,7 +10,7 @@ use crate::meter::Asked;
 use crate::meter::Meter;
 
 impl ApertureClient {
-    /// Begins to count a flow, some of whose labels were dropped or shortened.
+    /// Starts the record of a flow, and counts its labels that were dropped or shortened.
     #[inline]
     pub(super) fn ask(&self, control_point: &str, dropped: u32, shortened: u32) -> Asked {
         if dropped > 0 {
@@ -24,11 +24,11 @@ impl ApertureClient {
         self.inner.meter.ask(control_point)
     }
 
-    /// Counts an answer, where it stays. `undecided`: the engine let the flow in, and no component
-    /// decided about it. The control point is logged where no span has it.
+    /// Counts a verdict in place. `undecided` means that the engine accepted the flow and no component
+    /// decided about it. Logs the control point where no span carries it.
     #[inline]
     #[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
-    pub(super) fn told(
+    pub(super) fn record_verdict(
         &self,
         asked: &mut Asked,
         shadow: bool,
