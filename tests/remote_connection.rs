@@ -322,6 +322,7 @@ mod logs {
     async fn one_line_for_each_change_and_never_the_key() {
         let (lines, _guard) = collect();
         let agent = FakeAgent::start();
+        agent.on_check(|request| Reply::Now(answer::limited(request)));
         let client = builder(&agent)
             .api_key("open-sesame")
             .build()

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use tower_aperture::pb::check::check_response::{DecisionType, RejectReason};
 use tower_aperture::pb::check::limiter_decision::{
-    ConcurrencyLimiterInfo, ConcurrencySchedulerInfo, Details, TokensInfo,
+    ConcurrencyLimiterInfo, ConcurrencySchedulerInfo, Details, RateLimiterInfo, TokensInfo,
 };
 use tower_aperture::pb::check::{CheckRequest, CheckResponse, LimiterDecision};
 
@@ -27,6 +27,19 @@ pub fn rejected(request: &CheckRequest, reason: RejectReason) -> CheckResponse {
     CheckResponse {
         decision_type: DecisionType::Rejected as i32,
         reject_reason: reason as i32,
+        ..accepted(request)
+    }
+}
+
+/// Accepts by the decision of a rate limiter, which holds no slot.
+pub fn limited(request: &CheckRequest) -> CheckResponse {
+    let tokens_info = tokens();
+    let details = Details::RateLimiterInfo(RateLimiterInfo {
+        label: "user:42".to_owned(),
+        tokens_info,
+    });
+    CheckResponse {
+        limiter_decisions: vec![decision(false, details)],
         ..accepted(request)
     }
 }
