@@ -44,7 +44,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         format!("{} for {body}", baggage.unwrap_or("nothing"))
     };
     let app: Router = Router::new().route("/graphql", post(handler)).route_layer(
-        // Up to 4 KiB of the body are read before the question; the handler gets all of it.
+        // Policies and the handler see bodies of up to 4 KiB; longer ones are answered 413.
         ServiceBuilder::new()
             .layer(CaptureBody::new(4096))
             .layer(layer),

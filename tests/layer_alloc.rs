@@ -12,6 +12,7 @@ use http::{Request, Response};
 use http_body::{Body, Frame};
 use http_body_util::Full;
 use tower::{Layer, Service, service_fn};
+use tower_aperture::layer::{CaptureBody, ReplayBody};
 use tower_aperture::{
     ApertureLayer, Check, Decider, Denial, FlowOutcome, FlowParams, RejectReason, RequestHead,
     Ticket, Verdict,
@@ -256,4 +257,71 @@ fn a_grpc_web_body_is_not_copied_and_its_trailers_only_up_to_a_limit() {
     assert!(bytes < 64 << 10, "{bytes} bytes");
     let bytes = bytes_of("application/grpc-web", trailers, &LINES, 4096);
     assert!(bytes < 256 << 10, "{bytes} bytes");
+}
+
+/// Frames of the same data, all at hand.
+struct Frames {
+    left: usize,
+    data: &'static [u8],
+}
+
+impl Body for Frames {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        self.left -= 1;
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(self.data)))))
+    }
+}
+
+#[test]
+fn a_captured_body_takes_memory_for_its_bytes_however_many_frames_it_has() {
+    const MAX: usize = 64 * 1024;
+    for (left, data) in [
+        (1_000_000, &b""[..]),
+        (50_000, b"x"),
+        (MAX, b"x"),
+        (1_000_000, b"x"),
+        (30_000, b"xy"),
+        (1_000, &[b'x'; 64]),
+        (3, &[b'x'; MAX]),
+    ] {
+        for partial in [false, true] {
+            let layer = ApertureLayer::http(Decide(None), "checkout").label("user_id", "42");
+            let inner = service_fn(async |request: Request<ReplayBody<Frames>>| {
+                drop(request);
+                Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+            });
+            let capture = CaptureBody::new(MAX).allow_partial(partial);
+            let mut service = capture.layer(layer.layer(inner));
+            let before = BYTES.get();
+            let mut response = pin!(service.call(Request::new(Frames { left, data })));
+            let mut polls = 0;
+            let response = loop {
+                polls += 1;
+                let mut cx = Context::from_waker(Waker::noop());
+                if let Poll::Ready(response) = response.as_mut().poll(&mut cx) {
+                    break response.unwrap_or_else(|never| match never {});
+                }
+            };
+            let fits = left * data.len() <= MAX;
+            let status = if fits || partial { 200 } else { 413 };
+            assert_eq!(response.status(), status, "{left} of {}", data.len());
+            let bytes = BYTES.get() - before;
+            // All that is allocated, freed or not: each doubling of the buffer counts.
+            assert!(bytes < 3 * MAX, "{left} of {}: {bytes} bytes", data.len());
+            // Other tasks get their turn.
+            assert!(
+                polls > left.min(MAX / data.len().max(1)) / 1000,
+                "{polls} polls"
+            );
+        }
+    }
 }

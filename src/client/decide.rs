@@ -9,6 +9,8 @@ use std::task::{Context, Poll, ready};
 use super::{ApertureClient, Backend};
 #[cfg(any(feature = "embedded", feature = "remote"))]
 use crate::flow::encode::{EncodedLabels, encode_baggage};
+#[cfg(any(feature = "embedded", feature = "remote"))]
+use crate::flow::http::fit::Fitted;
 use crate::flow::{
     CacheLookup, Caches, Check, Decider, FlowError, FlowErrorKind, FlowOutcome, FlowParams,
     HttpAttributes, HttpExtras, Quota, Ticket, Verdict,
@@ -297,10 +299,16 @@ impl Decider for ApertureClient {
         params: &FlowParams<'_>,
         request: &HttpAttributes<'_>,
     ) -> Check<Self::Ticket, Self::Pending> {
+        #[cfg(any(feature = "embedded", feature = "remote"))]
+        let fitted = request.fit(control_point);
+        #[cfg(any(feature = "embedded", feature = "remote"))]
+        let smaller = fitted.as_ref().map(Fitted::attributes);
+        #[cfg(any(feature = "embedded", feature = "remote"))]
+        let request = smaller.as_ref().unwrap_or(request);
         match &self.inner.backend {
             #[cfg(feature = "embedded")]
             Backend::Embedded(engine) if !control_point.is_empty() => {
-                let (baggage, mut asked) = self.ask_http(control_point, params);
+                let (baggage, mut asked) = self.ask_http(control_point, params, fitted.as_ref());
                 let mut asking = self.asking(params);
                 let baggage = baggage.as_deref();
                 match engine.ask_http(control_point, params, &mut asking, request, baggage) {
@@ -323,7 +331,7 @@ impl Decider for ApertureClient {
             }
             #[cfg(feature = "remote")]
             Backend::Remote(remote) if !control_point.is_empty() => {
-                let (baggage, asked) = self.ask_http(control_point, params);
+                let (baggage, asked) = self.ask_http(control_point, params, fitted.as_ref());
                 let check = remote.check_http(control_point, params, request, baggage);
                 self.agent_asked(asked, control_point, params, check)
             }
@@ -341,15 +349,24 @@ pub(super) fn nameless<T>() -> Verdict<T> {
 impl ApertureClient {
     /// Begins to count a flow whose labels travel in a header, and makes that header.
     #[cfg(any(feature = "embedded", feature = "remote"))]
-    fn ask_http(&self, control_point: &str, params: &FlowParams<'_>) -> (Option<String>, Asked) {
+    fn ask_http(
+        &self,
+        control_point: &str,
+        params: &FlowParams<'_>,
+        fitted: Option<&Fitted<'_>>,
+    ) -> (Option<String>, Asked) {
         let labels = &params.labels;
         let EncodedLabels {
             header,
             lost,
             shortened,
         } = encode_baggage(labels);
-        let dropped = labels.dropped().saturating_add(lost);
-        let shortened = labels.shortened().saturating_add(shortened);
+        let mut dropped = labels.dropped().saturating_add(lost);
+        let mut shortened = labels.shortened().saturating_add(shortened);
+        if let Some(fitted) = fitted {
+            dropped = dropped.saturating_add(fitted.dropped);
+            shortened = shortened.saturating_add(fitted.shortened);
+        }
         (header, self.ask(control_point, dropped, shortened))
     }
 

@@ -49,18 +49,24 @@ pub enum RejectReason {
     /// The request has no value for a label that the layer
     /// [requires](crate::ApertureLayer::require_label); nobody was asked.
     MissingLabel,
+    /// The body of the request is longer than
+    /// [`CaptureBody`](crate::layer::CaptureBody) may read, so policies cannot see all of it; no
+    /// check was made.
+    BodyTooLarge,
     /// The Agent gave no reason, or one this version does not know.
     Unknown,
 }
 
 impl RejectReason {
-    /// The HTTP status that goes with the reason when the policy names none: 400, 403, 429 or 503.
+    /// The HTTP status that goes with the reason when the policy names none: 400, 403, 413, 429 or
+    /// 503.
     #[must_use]
     pub const fn default_status(self) -> StatusCode {
         match self {
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::NoTokens | Self::Unreachable => StatusCode::SERVICE_UNAVAILABLE,
             Self::MissingLabel => StatusCode::BAD_REQUEST,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NotSampled | Self::NoMatchingRamp | Self::Unknown => StatusCode::FORBIDDEN,
         }
     }
@@ -75,6 +81,7 @@ impl RejectReason {
             Self::NoMatchingRamp => "no_matching_ramp",
             Self::Unreachable => "unreachable",
             Self::MissingLabel => "missing_label",
+            Self::BodyTooLarge => "body_too_large",
             Self::Unknown => "unknown",
         }
     }

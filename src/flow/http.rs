@@ -1,5 +1,8 @@
 //! Asking with the attributes of an HTTP request: Aperture's `CheckHTTP`.
 
+#[cfg(any(feature = "embedded", feature = "remote"))]
+pub(crate) mod fit;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::net::SocketAddr;
@@ -14,6 +17,12 @@ use super::baggage;
 /// `CheckHTTPRequest.HttpRequest` of an Agent and both ends of the connection.
 ///
 /// Texts that are not known are empty.
+///
+/// A check has to fit into a gRPC message of 4 MiB, which is what Agents accept. Where the texts
+/// together take more than 4 MiB less 64 KiB, the client shortens the largest first: it
+/// cuts the body and sets [`PARTIAL_BODY`](Self::PARTIAL_BODY) to `true`, and
+/// [shortens](crate::Labels#long-values) the other texts. A layer bounds each text before that, see
+/// [`ApertureLayer::http`](crate::ApertureLayer::http).
 ///
 /// ```
 /// use tower_aperture::HttpAttributes;
@@ -50,6 +59,10 @@ pub struct HttpAttributes<'a> {
 }
 
 impl<'a> HttpAttributes<'a> {
+    /// The header that tells policies that the body is only a beginning (`true`), or that it is
+    /// whole (`false`). Envoy's `ext_authz` sets the same one.
+    pub const PARTIAL_BODY: &'static str = "x-envoy-auth-partial-body";
+
     /// A request of which nothing else is known yet.
     #[must_use]
     pub const fn new(method: &'a str, path: &'a str) -> Self {

@@ -287,6 +287,10 @@ impl<'a> Labels<'a> {
         self.dropped = self.dropped.saturating_add(labels);
     }
 
+    pub(crate) fn count_shortened(&mut self, values: u32) {
+        self.shortened = self.shortened.saturating_add(values);
+    }
+
     /// The same labels, borrowing nothing.
     #[must_use]
     pub fn into_owned(self) -> Labels<'static> {

@@ -40,9 +40,11 @@ pub struct ClientStats {
     pub unauthenticated: u64,
     /// Unreachable: the request was refused as it was.
     pub invalid: u64,
-    /// Labels that did not fit [`LabelLimits`](crate::LabelLimits).
+    /// Labels that did not fit [`LabelLimits`](crate::LabelLimits), and headers of
+    /// [`HttpAttributes`](crate::HttpAttributes) that did not fit a check.
     pub labels_dropped: u64,
-    /// Values of labels that were [too long](crate::Labels#long-values) and shortened.
+    /// Values of labels, and attributes of requests, that were
+    /// [too long](crate::Labels#long-values) and shortened.
     pub labels_shortened: u64,
     /// Checks whose caller left, seen to their end in the background.
     pub checks_handed_over: u64,

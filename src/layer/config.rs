@@ -4,14 +4,14 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response};
+use ::http::{Request, Response};
 use http_body::Body;
 
 use super::cache::Rules;
 use super::extract::{Extract, TextHook};
 use super::guard::{Guard, Judge};
 use super::head::RequestHead;
-use super::http::HttpMode;
+use super::http::{self, HttpMode};
 use super::reject::OnReject;
 use super::routes::RouteTable;
 use super::unreachable::OnUnreachable;
@@ -141,6 +141,13 @@ impl Settings {
     pub(crate) fn missing_label(&self, labels: &Labels<'_>) -> Option<Arc<str>> {
         let missing = self.extract.missing(labels)?;
         (!self.shadow).then(|| Arc::clone(missing))
+    }
+
+    /// Returns true where policies would see the beginning only of a body that they are to see
+    /// whole; in shadow mode nothing is rejected.
+    #[inline]
+    pub(crate) fn refuses_body(&self, head: RequestHead<'_>) -> bool {
+        self.http.is_some() && !self.shadow && http::body_too_large(head)
     }
 
     /// Limits that are not enforced are not told: clients would keep to them.

@@ -96,7 +96,7 @@ fn code(status: StatusCode) -> Code {
         408 | 504 => Code::DEADLINE_EXCEEDED,
         409 => Code::ABORTED,
         412 => Code::FAILED_PRECONDITION,
-        429 => Code::RESOURCE_EXHAUSTED,
+        413 | 429 => Code::RESOURCE_EXHAUSTED,
         500 => Code::INTERNAL,
         501 => Code::UNIMPLEMENTED,
         502 | 503 => Code::UNAVAILABLE,
@@ -113,6 +113,7 @@ pub(super) const fn message(reason: RejectReason) -> &'static str {
         RejectReason::NoMatchingRamp => "rejected: no ramp lets it in",
         RejectReason::Unreachable => "rejected: flow control is unreachable",
         RejectReason::MissingLabel => "rejected: a required label is missing",
+        RejectReason::BodyTooLarge => "rejected: the body is too large",
         RejectReason::Unknown => "rejected by flow control",
     }
 }

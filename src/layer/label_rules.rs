@@ -12,7 +12,8 @@ impl<D, R> ApertureLayer<D, R> {
     /// that a limit by it holds, and counted in
     /// [`ClientStats::labels_shortened`](crate::ClientStats::labels_shortened). Whatever a reader
     /// finds counts as a client's choice, closures and extensions included; constants do not. A
-    /// policy that compares values beyond the limit needs a higher one. With fewer than 32 bytes
+    /// policy that compares values beyond the limit needs a higher one. The attributes of a layer that
+    /// asks [by them](Self::http) are bounded in the same way. With fewer than 32 bytes
     /// the value is a hash of 32 bytes. An Agent does not limit keys of 256 bytes and more, label
     /// and value together.
     ///

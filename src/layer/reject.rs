@@ -76,7 +76,7 @@ where
 /// | 408, 504 | DeadlineExceeded |
 /// | 409 | Aborted, or [AlreadyExists](Self::already_exists) |
 /// | 412 | FailedPrecondition |
-/// | 429 | ResourceExhausted |
+/// | 413, 429 | ResourceExhausted |
 /// | 500 | Internal |
 /// | 501 | Unimplemented |
 /// | 502, 503 | Unavailable |

@@ -14,7 +14,9 @@ use super::future::{Flow, ResponseFuture, Waiting};
 use super::head::RequestHead;
 use super::plan::Plan;
 use super::reject::{DefaultReject, OnReject};
-use crate::flow::{Check, Decider, FlowDecision, FlowParams, Rejection, Ticket, Verdict};
+use crate::flow::{
+    Check, Decider, Denial, FlowDecision, FlowParams, RejectReason, Rejection, Ticket, Verdict,
+};
 
 /// The service that [`ApertureLayer`](crate::ApertureLayer) makes.
 ///
@@ -130,6 +132,11 @@ where
                 let rejection = Rejection::missing(settings.keep(&control_point), label);
                 break 'decided Next::Settle(Ruling::Reject(rejection, None));
             }
+            if settings.refuses_body(head) {
+                let denial = Denial::new(RejectReason::BodyTooLarge);
+                let rejection = Rejection::new(settings.keep(&control_point), denial);
+                break 'decided Next::Settle(Ruling::Reject(rejection, None));
+            }
             if settings.plans() {
                 let key = params.result_cache_key.as_deref();
                 plan = Plan::new(settings, head, &control_point, key, &self.decider);
@@ -139,7 +146,10 @@ where
             }
             let check = match &settings.http {
                 None => self.decider.decide(&control_point, &params),
-                Some(http) => http.ask(&self.decider, &control_point, &params, head),
+                Some(http) => {
+                    let limit = settings.extract.value_limit;
+                    http.ask(&self.decider, &control_point, &mut params, limit, head)
+                }
             };
             match check {
                 // The common case, without a detour on which all of it would be moved.

@@ -32,6 +32,7 @@ struct Rejected {
     no_matching_ramp: OnceLock<Counter>,
     unreachable: OnceLock<Counter>,
     missing_label: OnceLock<Counter>,
+    body_too_large: OnceLock<Counter>,
     unknown: OnceLock<Counter>,
 }
 
@@ -97,6 +98,7 @@ impl Series {
                     RejectReason::NoMatchingRamp => &slots.no_matching_ramp,
                     RejectReason::Unreachable => &slots.unreachable,
                     RejectReason::MissingLabel => &slots.missing_label,
+                    RejectReason::BodyTooLarge => &slots.body_too_large,
                     RejectReason::Unknown => &slots.unknown,
                 };
                 self.flow(slot, "rejected", denial.reason.as_str());

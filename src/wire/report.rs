@@ -22,9 +22,10 @@ pub(crate) fn check_response(report: CheckReport) -> CheckResponse {
                 RejectReason::NoTokens => Reason::NoTokens,
                 RejectReason::NotSampled => Reason::NotSampled,
                 RejectReason::NoMatchingRamp => Reason::NoMatchingRamp,
-                RejectReason::Unreachable | RejectReason::MissingLabel | RejectReason::Unknown => {
-                    Reason::None
-                }
+                RejectReason::Unreachable
+                | RejectReason::MissingLabel
+                | RejectReason::BodyTooLarge
+                | RejectReason::Unknown => Reason::None,
             },
         ),
     };

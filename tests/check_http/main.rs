@@ -2,6 +2,7 @@
 #![cfg(feature = "remote")]
 
 mod answers;
+mod fits;
 #[path = "../layer_support/mod.rs"]
 mod layer_support;
 mod question;

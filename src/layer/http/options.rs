@@ -21,9 +21,17 @@ impl<D> ApertureLayer<D> {
     /// | scheme | of the target, else [`scheme`](Self::scheme) |
     /// | size | `content-length`, or -1 |
     /// | headers | those that [`send_header`](Self::send_header) names, several values joined by commas, what is not UTF-8 as U+FFFD |
-    /// | body | none, unless [`CaptureBody`](crate::layer::CaptureBody) keeps it |
+    /// | body | none, unless [`CaptureBody`](crate::layer::CaptureBody) reads it, which also rejects requests with longer bodies |
     /// | source | of [`source`](Self::source) |
     /// | destination | of [`destination`](Self::destination) |
+    ///
+    /// A client chooses most of these texts, so each is bounded like a
+    /// [label](crate::Labels#long-values): beyond [200 bytes](Self::label_value_limit) a header,
+    /// the host, a segment of the path, and a name or a value of the query become 64 bytes of their
+    /// own and a hash, and are counted as
+    /// [shortened](crate::ClientStats::labels_shortened). A long one hides no other one, and a
+    /// limit by it holds. A classifier that parses long texts needs a higher limit. The whole check
+    /// always fits into the 4 MiB that Agents accept.
     ///
     /// The layer's own labels, and members of the request's `baggage` that they leave room for,
     /// travel as one `baggage` header. The answer's headers are set on the request, in place of

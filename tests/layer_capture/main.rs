@@ -1,6 +1,9 @@
 //! Bodies that are read ahead reach the inner service as they came.
 
+#[path = "../layer_support/mod.rs"]
 mod layer_support;
+mod too_large;
+mod tunnels;
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -19,9 +22,19 @@ use tower_aperture::{
     ApertureLayer, Check, Decider, FlowOutcome, FlowParams, HttpAttributes, Ticket, Verdict,
 };
 
-/// Notes the bodies that it is told of.
+/// Records the bodies that it is asked about, and the headers that say if they are partial.
 #[derive(Clone, Default)]
-struct Reader(Arc<Mutex<Vec<String>>>);
+struct Reader(Arc<Mutex<Vec<String>>>, Arc<Mutex<Vec<Vec<String>>>>);
+
+impl Reader {
+    fn bodies(&self) -> Vec<String> {
+        self.0.lock().expect("no test panics here").clone()
+    }
+
+    fn partial(&self) -> Vec<Vec<String>> {
+        self.1.lock().expect("no test panics here").clone()
+    }
+}
 
 struct Nothing;
 
@@ -47,6 +60,10 @@ impl Decider for Reader {
             .lock()
             .expect("no test panics here")
             .push(request.body.to_owned());
+        let headers = request.headers.iter();
+        let partial = headers.filter(|(name, _)| *name == HttpAttributes::PARTIAL_BODY);
+        let partial = partial.map(|(_, value)| value.to_string()).collect();
+        self.1.lock().expect("no test panics here").push(partial);
         Check::Ready(Verdict::Accepted(Nothing))
     }
 }
@@ -62,7 +79,10 @@ async fn frames(body: impl http_body::Body<Data = Bytes, Error: std::fmt::Displa
             Ok(frame) if frame.is_trailers() => "trailers".to_owned(),
             Ok(frame) => {
                 let data = frame.into_data().map_err(|_| ()).expect("data");
-                String::from_utf8_lossy(&data).into_owned()
+                match str::from_utf8(&data) {
+                    Ok(text) => text.to_owned(),
+                    Err(_) => data.escape_ascii().to_string(),
+                }
             }
             Err(error) => error.to_string(),
         });
@@ -73,6 +93,7 @@ async fn frames(body: impl http_body::Body<Data = Bytes, Error: std::fmt::Displa
 
 /// Sends a body through: what the decider was told, and what the inner service got.
 async fn through(max_bytes: usize, body: Script) -> (String, Frames) {
+    let capture = CaptureBody::new(max_bytes).allow_partial(true);
     let (reader, got) = (Reader::default(), Arc::new(Mutex::new(Frames::new())));
     let service = {
         let got = Arc::clone(&got);
@@ -83,7 +104,7 @@ async fn through(max_bytes: usize, body: Script) -> (String, Frames) {
                 Ok::<_, Infallible>(hello())
             }
         });
-        CaptureBody::new(max_bytes).layer(ApertureLayer::http(reader.clone(), "here").layer(inner))
+        capture.layer(ApertureLayer::http(reader.clone(), "here").layer(inner))
     };
     let response = service
         .oneshot(Request::new(body))
@@ -100,14 +121,14 @@ fn data(parts: &[&'static str]) -> Script {
 }
 
 #[tokio::test]
-async fn a_body_below_the_cap_is_told_whole_and_comes_frame_by_frame() {
+async fn a_body_below_the_cap_is_sent_whole_and_comes_in_one_frame() {
     let (told, got) = through(64, data(&["one ", "", "two"])).await;
     assert_eq!(told, "one two");
-    assert_eq!(got, ["one ", "", "two"]);
+    assert_eq!(got, ["one two"]);
 }
 
 #[tokio::test]
-async fn of_a_longer_body_the_beginning_is_told() {
+async fn the_beginning_of_a_longer_body_is_sent_where_it_may_be_partial() {
     for body in [data(&["one ", "two ", "three"]), data(&["one two three"])] {
         let (told, got) = through(6, body).await;
         assert_eq!(told, "one tw");
@@ -121,7 +142,8 @@ async fn reading_stops_at_the_cap() {
     let reader = Reader::default();
     let inner = service_fn(async |_: Request<ReplayBody<Script>>| Ok::<_, Infallible>(hello()));
     let layer = ApertureLayer::http(reader.clone(), "here");
-    let service = CaptureBody::new(5).layer(layer.layer(inner));
+    let capture = CaptureBody::new(5).allow_partial(true);
+    let service = capture.layer(layer.layer(inner));
     service
         .oneshot(Request::new(body))
         .await
@@ -132,7 +154,7 @@ async fn reading_stops_at_the_cap() {
 #[tokio::test]
 async fn a_character_is_never_cut_and_bytes_that_are_no_text_are_not_told() {
     let (told, got) = through(2, data(&["aü"])).await;
-    assert_eq!((&*told, got), ("a", vec!["aü".to_owned()]));
+    assert_eq!((&*told, got.concat()), ("a", r"a\xc3\xbc".to_owned()));
     let reader = Reader::default();
     let inner = service_fn(async |_: Request<_>| Ok::<_, Infallible>(hello()));
     let service =
@@ -190,8 +212,8 @@ async fn size_and_end_are_those_of_the_whole_body() {
         let hint = request.body().size_hint();
         assert_eq!(
             (hint.lower(), hint.upper()),
-            (3, None),
-            "what follows is not known"
+            (6, None),
+            "what was read, and what follows is not known"
         );
         Ok::<_, Infallible>(hello())
     });
@@ -249,7 +271,7 @@ async fn an_axum_router_takes_it_as_it_is() {
         .route("/", post(async |body: String| body))
         .route_layer(
             tower::ServiceBuilder::new()
-                .layer(CaptureBody::new(4))
+                .layer(CaptureBody::new(4).allow_partial(true))
                 .layer(ApertureLayer::http(reader.clone(), "here")),
         );
     let request = Request::post("/")
