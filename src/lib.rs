@@ -87,7 +87,7 @@ let app: Router = Router::new()
 //! | `telemetry` | yes | a span per flow to the Agent, apart from your own OpenTelemetry |
 //! | `tracing` | yes | `tracing` [events and spans](#logs) |
 //! | `response-cache` | no | responses answered from the result cache, by the rules of RFC 9111 |
-//! | `axum` | no | the handle of a flow as an extractor, a rejection as a response |
+//! | `axum` | no | the handle of a flow as an extractor, a rejection as a response, readers of the matched route and the peer |
 //! | `gzip` | no | compressed calls |
 //! | `metrics` | no | what flows and clients do, through the `metrics` facade |
 //! | `server` | no | `agent`: the engine served to every Aperture SDK, and the program `tower-aperture-agent` |

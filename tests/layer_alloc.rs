@@ -12,7 +12,7 @@ use http::{Request, Response};
 use http_body::{Body, Frame};
 use http_body_util::Full;
 use tower::{Layer, Service, service_fn};
-use tower_aperture::layer::{CaptureBody, ReplayBody};
+use tower_aperture::layer::{CaptureBody, ReplayBody, RouteTable, grpc_method, grpc_service};
 use tower_aperture::{
     ApertureLayer, Check, Decider, Denial, FlowOutcome, FlowParams, RejectReason, RequestHead,
     Ticket, Verdict,
@@ -96,7 +96,16 @@ where
     S: Service<Request<()>, Response = Response<B>, Error = Infallible>,
     B: Body<Data = Bytes>,
 {
-    let request = Request::get(path)
+    cost_of(service, Request::get(path))
+}
+
+/// Allocations of a request with some headers more.
+fn cost_of<S, B>(service: &mut S, request: http::request::Builder) -> (usize, u16)
+where
+    S: Service<Request<()>, Response = Response<B>, Error = Infallible>,
+    B: Body<Data = Bytes>,
+{
+    let request = request
         .header("x-user-id", "42")
         .header("baggage", "tier=gold;p=1, plan=free")
         .body(())
@@ -136,6 +145,29 @@ fn an_accepted_request_costs_no_allocation() {
         "the bare service has none"
     );
     assert_eq!(cost(&mut layer(None).layer(inner()), "/"), (0, 200));
+}
+
+#[test]
+fn known_names_routes_and_deadlines_cost_no_allocation() {
+    let call = |layer: ApertureLayer<Decide>, path: &str| {
+        let layer = layer.label_from_header("user_id", "x-user-id");
+        let mut service = layer.layer(inner());
+        let request = || Request::post(path).header("grpc-timeout", "10S");
+        // The first one teaches its name.
+        cost_of(&mut service, request());
+        cost_of(&mut service, request())
+    };
+    let named = ApertureLayer::with_control_point(Decide(None), grpc_service);
+    let named = named.label_from("method", grpc_method);
+    assert_eq!(call(named.clone(), "/checkout/Add"), (0, 200));
+    let listed = named.known_names(["checkout", "Add"]);
+    assert_eq!(call(listed, "/checkout/Add"), (0, 200));
+    let routes = RouteTable::new()
+        .get("/carts/{id}", "other")
+        .any("/{*rest}", "checkout")
+        .normalize();
+    let routed = ApertureLayer::with_routes(Decide(None), routes);
+    assert_eq!(call(routed, "/carts/7"), (0, 200));
 }
 
 #[test]

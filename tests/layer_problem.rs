@@ -103,7 +103,7 @@ async fn problem(denial: Denial, hook: ProblemDetails, content_type: &str) -> (H
     let recorder = Recorder::rejecting(denial);
     let layer = ApertureLayer::new(recorder, "checkout").reject_with(hook);
     let app: Router = Router::new().route("/", get(|| async {})).layer(layer);
-    let request = Request::get("/").header("content-type", content_type);
+    let request = Request::post("/").header("content-type", content_type);
     let request = request.body(axum::body::Body::empty());
     let response = app.oneshot(request.expect("a request")).await;
     let (head, body) = response.expect("an answer").into_parts();

@@ -61,6 +61,7 @@ async fn the_answer_has_the_status_of_the_reason() {
         (RejectReason::NoTokens, 503),
         (RejectReason::NotSampled, 403),
         (RejectReason::NoMatchingRamp, 403),
+        (RejectReason::DeadlineExceeded, 504),
         (RejectReason::Unknown, 403),
     ] {
         let (recorder, layer) = rejecting(Denial::new(reason));
@@ -157,19 +158,55 @@ async fn without_a_code_the_reason_makes_the_grpc_status() {
 }
 
 #[tokio::test]
-async fn only_the_content_type_makes_a_grpc_request() {
-    for (content_type, is_grpc) in [
-        ("application/grpc", true),
-        ("Application/gRPC;charset=utf-8", true),
-        ("application/grpc-web+proto", true),
-        ("application/grpcish", false),
-        ("application/json", false),
+async fn a_post_with_a_grpc_media_type_is_a_grpc_request_and_nothing_else_is() {
+    for (method, content_type, answered) in [
+        ("POST", "application/grpc", Some("application/grpc")),
+        ("POST", "application/grpc+proto", Some("application/grpc")),
+        ("POST", "application/grpc+json", Some("application/grpc")),
+        ("POST", "application/grpc ; v=1", Some("application/grpc")),
+        (
+            "POST",
+            "Application/gRPC;charset=utf-8",
+            Some("application/grpc"),
+        ),
+        ("POST", "application/grpc-web", Some("application/grpc-web")),
+        (
+            "POST",
+            "application/grpc-web+proto",
+            Some("application/grpc-web+proto"),
+        ),
+        (
+            "POST",
+            "APPLICATION/GRPC-WEB-TEXT",
+            Some("APPLICATION/GRPC-WEB-TEXT"),
+        ),
+        (
+            "POST",
+            "application/grpc-web-text+proto;q=1",
+            Some("application/grpc-web-text+proto;q=1"),
+        ),
+        ("POST", "application/grpcish", None),
+        ("POST", "application/grpc-webby", None),
+        ("POST", "application/grpc-web-texts", None),
+        ("POST", "application/grpc-text", None),
+        ("POST", "application/json", None),
+        ("POST", "", None),
+        ("GET", "application/grpc", None),
+        ("HEAD", "application/grpc-web", None),
+        ("PUT", "application/grpc-web-text", None),
     ] {
         let (_, layer) = rejecting(Denial::new(RejectReason::RateLimited));
-        let request = Request::post("/").header("content-type", content_type);
+        let request = Request::builder().method(method).uri("/shop.Cart/Add");
+        let request = request.header("content-type", content_type);
         let response = send(&layer, request.body(()).expect("a request")).await;
-        let found = response.headers().contains_key("grpc-status");
-        assert_eq!(found, is_grpc, "{content_type}");
+        let headers = response.headers();
+        let found = headers.get("content-type").map(|value| value.as_bytes());
+        let case = format!("{method} {content_type:?}");
+        assert_eq!(found, answered.map(str::as_bytes), "{case}");
+        let status = if answered.is_some() { 200 } else { 429 };
+        assert_eq!(response.status(), status, "{case}");
+        let code = headers.get("grpc-status").map(|value| value.as_bytes());
+        assert_eq!(code, answered.map(|_| &b"8"[..]), "{case}");
     }
 }
 

@@ -277,6 +277,30 @@ impl Decider for ApertureClient {
         }
     }
 
+    fn knows_control_point(&self, name: &str) -> Option<bool> {
+        match &self.inner.backend {
+            #[cfg(feature = "embedded")]
+            Backend::Embedded(engine) => engine.knows_control_point(name),
+            // Only an engine knows the policies.
+            _ => {
+                let _ = name;
+                None
+            }
+        }
+    }
+
+    fn compares_label_value(&self, value: &str) -> Option<bool> {
+        match &self.inner.backend {
+            #[cfg(feature = "embedded")]
+            Backend::Embedded(engine) => engine.compares_label_value(value),
+            // Only an engine knows the policies.
+            _ => {
+                let _ = value;
+                None
+            }
+        }
+    }
+
     fn caches(&self) -> Option<Arc<dyn Caches>> {
         match &self.inner.backend {
             #[cfg(feature = "embedded")]

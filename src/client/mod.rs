@@ -215,12 +215,11 @@ impl ApertureClient {
         }
     }
 
-    /// Returns the check timeout for the engine: the flow's own, or that of the client.
+    /// Asks the engine with the budget of the flow, whose default is the client's check timeout.
     #[cfg(feature = "embedded")]
     #[inline(always)]
     fn asking(&self, params: &FlowParams<'_>) -> crate::engine::Asking {
-        let timeout = params.check_timeout.unwrap_or(self.inner.check_timeout);
-        crate::engine::Asking::new(Some(timeout))
+        crate::engine::Asking::new(params.budget(Some(self.inner.check_timeout)))
     }
 
     /// A client that asks nobody: every flow is unreachable, so it runs unless ramp mode is on.

@@ -107,7 +107,7 @@ pub struct RecordedFlow {
     pub labels: BTreeMap<String, String>,
     /// Whether it asked for ramp mode.
     pub ramp_mode: bool,
-    /// The check timeout it brought.
+    /// The check timeout it brought, shortened by the time that its caller waits.
     pub check_timeout: Option<Duration>,
     /// What it was told; `None` while it waits, and for ever when its caller left meanwhile.
     pub decision: Option<FlowDecision>,
@@ -230,13 +230,16 @@ impl Script {
                 .map(|(key, value)| (key.to_owned(), value.to_owned()))
                 .collect(),
             ramp_mode: params.ramp_mode,
-            check_timeout: params.check_timeout,
+            check_timeout: match params.caller_timeout {
+                None => params.check_timeout,
+                Some(_) => params.budget(None),
+            },
             decision: None,
             end: None,
         });
         drop(state);
 
-        let timeout = params.check_timeout.filter(|timeout| !timeout.is_zero());
+        let timeout = params.budget(None);
         if timeout.is_some_and(|timeout| answer.delay >= timeout) {
             answer.kind = AnswerKind::Unreachable(FlowErrorKind::Timeout);
             answer.delay = timeout.unwrap_or_default();

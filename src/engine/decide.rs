@@ -15,10 +15,10 @@ use super::{CheckInput, Engine, EnginePending, EngineTicket, clock};
 use crate::flow::encode::encode_baggage;
 use crate::flow::{Check, Decider, Denial, FlowParams, HttpAttributes, Verdict};
 
-/// [`FlowParams::check_timeout`] is the deadline, also for waiting in queues: with 10 ms or less, a
-/// component that would have to look at its state rejects, as an Agent does. `None` and zero are
-/// no deadline here; an [`ApertureClient`](crate::ApertureClient) over the engine has a default of
-/// 200 ms.
+/// The flow's [budget](FlowParams::budget) is the deadline, also for waiting in queues: with 10 ms or
+/// less, a component that would have to look at its state rejects, as an Agent does. A flow without
+/// a check timeout and a caller timeout has no deadline here; an
+/// [`ApertureClient`](crate::ApertureClient) over the engine has a default of 200 ms.
 impl Decider for Engine {
     type Ticket = EngineTicket;
     type Pending = EnginePending;
@@ -28,7 +28,7 @@ impl Decider for Engine {
         control_point: &str,
         params: &FlowParams<'_>,
     ) -> Check<EngineTicket, EnginePending> {
-        let mut asking = Asking::new(params.check_timeout);
+        let mut asking = Asking::new(params.budget(None));
         self.decide_as(
             control_point,
             params,
@@ -47,7 +47,7 @@ impl Decider for Engine {
         request: &HttpAttributes<'_>,
     ) -> Check<EngineTicket, EnginePending> {
         let baggage = encode_baggage(&params.labels).header;
-        let mut asking = Asking::new(params.check_timeout);
+        let mut asking = Asking::new(params.budget(None));
         self.ask_http(
             control_point,
             params,
@@ -55,6 +55,14 @@ impl Decider for Engine {
             request,
             baggage.as_deref(),
         )
+    }
+
+    fn knows_control_point(&self, name: &str) -> Option<bool> {
+        Some(self.shared.live.load().selects(name))
+    }
+
+    fn compares_label_value(&self, value: &str) -> Option<bool> {
+        Some(self.shared.live.load().compared.contains(value))
     }
 }
 
@@ -68,11 +76,11 @@ pub(crate) struct Asking {
 }
 
 impl Asking {
-    /// With this check timeout, where zero is no limit.
+    /// With the budget of a flow; `None` is no limit.
     #[inline(always)]
-    pub(crate) fn new(check_timeout: Option<Duration>) -> Self {
+    pub(crate) const fn new(budget: Option<Duration>) -> Self {
         Self {
-            budget: check_timeout.filter(|timeout| !timeout.is_zero()),
+            budget,
             undecided: false,
         }
     }

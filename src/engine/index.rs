@@ -164,6 +164,7 @@ impl Places {
         &mut self.all[at].1
     }
 
+    /// Returns true if a selector names the control point.
     pub(crate) fn selects(&self, control_point: &str) -> bool {
         self.place(control_point).is_some()
     }

@@ -164,8 +164,9 @@ impl Placed {
                 workload = _workload,
                 queue_timeout = ?timeout,
                 budget = ?duration(flow.time_left),
-                "a queue timeout is longer than the check timeout of a flow, which waits no longer \
-                 than that: raise `check_timeout`, or lower `queue_timeout`"
+                "a queue timeout is longer than the check timeout of a flow, or than its caller \
+                 waits; the flow waits no longer than that: raise `check_timeout`, or lower \
+                 `queue_timeout`"
             );
         }
     }

@@ -42,14 +42,14 @@ pub struct CheckInput<'a, 'l> {
 
 impl<'a, 'l> CheckInput<'a, 'l> {
     /// A flow at a control point, without services; its deadline is its
-    /// [`check_timeout`](FlowParams::check_timeout), unless that is zero.
+    /// [budget](FlowParams::budget).
     #[must_use]
     pub fn new(control_point: &'a str, params: &'a FlowParams<'l>) -> Self {
         Self {
             control_point,
             services: &[],
             params,
-            deadline: params.check_timeout.filter(|timeout| !timeout.is_zero()),
+            deadline: params.budget(None),
             expect_end: false,
             cache_lookup: params.result_cache_key.is_some() || !params.global_cache_keys.is_empty(),
         }

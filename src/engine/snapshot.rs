@@ -14,7 +14,7 @@ use super::placed::Placed;
 use super::queries::{self, PolicyQuery};
 use super::source::Read;
 use super::stages::Flow;
-use crate::policy::{self, ComponentKind, PolicyError, PolicyWarning, Selector};
+use crate::policy::{self, ComparedValues, ComponentKind, PolicyError, PolicyWarning, Selector};
 
 /// What an absent `agent_group` of a selector means.
 const ABSENT_GROUP: &str = "aperture-cloud";
@@ -38,6 +38,8 @@ pub(super) struct Snapshot {
     pub(super) classifiers: Classifiers,
     pub(super) flux_meters: FluxMeters,
     pub(super) control: Control<Component>,
+    /// What labels are compared with.
+    pub(super) compared: ComparedValues,
     /// Some load scheduler measures what its workloads take.
     pub(super) times_workloads: bool,
     pub(super) warnings: Vec<PolicyWarning>,
@@ -63,6 +65,7 @@ impl Snapshot {
         let mut index = Index::default();
         let mut classifiers = Classifiers::default();
         let mut flux_meters = FluxMeters::default();
+        let mut compared = ComparedValues::default();
         let mut policies = Vec::new();
         let mut times_workloads = false;
         let mut names: HashSet<Arc<str>> = HashSet::new();
@@ -91,6 +94,7 @@ impl Snapshot {
             }
             let here = |selector: &Selector| applies(selector, group);
             description.push_str(&policy.describe(&here, dry_run.is_some()));
+            compared.add_policy(&policy);
             let mut others = BTreeSet::new();
             let mut in_force = Vec::new();
             for component in &policy.components {
@@ -172,6 +176,7 @@ impl Snapshot {
             classifiers,
             flux_meters,
             control,
+            compared,
             times_workloads,
             warnings,
             queries: asked,

@@ -70,6 +70,26 @@ pub trait Decider {
         self.decide(control_point, params)
     }
 
+    /// Returns whether a policy names this control point; `None` if the decider cannot tell, which
+    /// is the default.
+    ///
+    /// A layer asks it about names that clients bring up, on the request's path. See
+    /// [names that clients choose](crate::layer#names-that-clients-choose).
+    fn knows_control_point(&self, name: &str) -> Option<bool> {
+        let _ = name;
+        None
+    }
+
+    /// Returns whether a policy compares a label with this value, or with a pattern that matches
+    /// it; `None` if the decider cannot tell, which is the default.
+    ///
+    /// A layer asks it about services and methods of gRPC that become labels, once for each name
+    /// while there is room for new ones.
+    fn compares_label_value(&self, value: &str) -> Option<bool> {
+        let _ = value;
+        None
+    }
+
     /// The caches that flows are looked up in, where there are some to write to; by default there
     /// are none. Asked on the request's path, but only by layers that store responses or
     /// [expose](crate::ApertureLayer::expose_flow) flows.

@@ -53,13 +53,15 @@ pub enum RejectReason {
     /// [`CaptureBody`](crate::layer::CaptureBody) may read, so policies cannot see all of it; no
     /// check was made.
     BodyTooLarge,
+    /// The caller's own deadline, its `grpc-timeout`, passed before the request could run.
+    DeadlineExceeded,
     /// The Agent gave no reason, or one this version does not know.
     Unknown,
 }
 
 impl RejectReason {
-    /// The HTTP status that goes with the reason when the policy names none: 400, 403, 413, 429 or
-    /// 503.
+    /// The HTTP status that goes with the reason when the policy names none: 400, 403, 413, 429, 503
+    /// or 504.
     #[must_use]
     pub const fn default_status(self) -> StatusCode {
         match self {
@@ -67,6 +69,7 @@ impl RejectReason {
             Self::NoTokens | Self::Unreachable => StatusCode::SERVICE_UNAVAILABLE,
             Self::MissingLabel => StatusCode::BAD_REQUEST,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
             Self::NotSampled | Self::NoMatchingRamp | Self::Unknown => StatusCode::FORBIDDEN,
         }
     }
@@ -82,6 +85,7 @@ impl RejectReason {
             Self::Unreachable => "unreachable",
             Self::MissingLabel => "missing_label",
             Self::BodyTooLarge => "body_too_large",
+            Self::DeadlineExceeded => "deadline_exceeded",
             Self::Unknown => "unknown",
         }
     }

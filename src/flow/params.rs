@@ -26,6 +26,8 @@ pub struct FlowParams<'a> {
     /// How long the check may take; `None` is the client's default of 200 ms or what the client was
     /// built with, zero is no limit.
     pub check_timeout: Option<Duration>,
+    /// How long the caller still waits, where it said so; zero once its deadline has passed.
+    pub caller_timeout: Option<Duration>,
     /// The flow runs only where a ramp lets it: it does not run when nobody answers.
     pub ramp_mode: bool,
     /// Key of the result cache to look up with the check.
@@ -53,6 +55,7 @@ impl<'a> FlowParams<'a> {
         Self {
             labels: Labels::with_limits(limits),
             check_timeout: None,
+            caller_timeout: None,
             ramp_mode: false,
             result_cache_key: None,
             global_cache_keys: Vec::new(),
@@ -114,6 +117,45 @@ impl<'a> FlowParams<'a> {
     pub fn check_timeout(mut self, timeout: Duration) -> Self {
         self.check_timeout = Some(timeout);
         self
+    }
+
+    /// Sets how long the caller still waits for its own answer. It shortens the
+    /// [check timeout](Self::check_timeout) and never lengthens it.
+    ///
+    /// The check may still be answered later. Do not run the work then:
+    /// [`ApertureLayer`](crate::ApertureLayer) sets this by the header `grpc-timeout` and rejects
+    /// what is late.
+    #[must_use]
+    pub fn caller_timeout(mut self, timeout: Duration) -> Self {
+        self.caller_timeout = Some(timeout);
+        self
+    }
+
+    /// Returns how long the check may take in all; `None` is without limit.
+    ///
+    /// That is the check timeout, or `default` where the flow has none, and no longer than the
+    /// caller waits. A check timeout of zero is no limit of its own, and a caller timeout of zero
+    /// leaves no time at all.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_aperture::FlowParams;
+    ///
+    /// let second = Duration::from_secs(1);
+    /// let params = FlowParams::new().caller_timeout(second);
+    /// assert_eq!(params.budget(None), Some(second));
+    /// assert_eq!(params.budget(Some(second / 5)), Some(second / 5));
+    /// let params = params.check_timeout(Duration::ZERO);
+    /// assert_eq!(params.budget(Some(second / 5)), Some(second));
+    /// ```
+    #[must_use]
+    pub fn budget(&self, default: Option<Duration>) -> Option<Duration> {
+        let check = self.check_timeout.or(default);
+        let check = check.filter(|timeout| !timeout.is_zero());
+        match (check, self.caller_timeout) {
+            (Some(check), Some(caller)) => Some(check.min(caller)),
+            (check, caller) => check.or(caller),
+        }
     }
 
     /// Whether the flow runs only where a ramp lets it; then it does not run when nobody answers.

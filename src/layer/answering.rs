@@ -39,7 +39,8 @@ impl<D, R> ApertureLayer<D, R> {
     /// with [`insert_decision`](Self::insert_decision) carries
     /// [`FlowDecision::Rejected`](crate::FlowDecision::Rejected) and the
     /// [`Rejection`](crate::Rejection) as extensions. A request that nobody decides about runs too,
-    /// also in [ramp mode](Self::ramp_mode) and where the layer is to fail closed.
+    /// also in [ramp mode](Self::ramp_mode) and where the layer is to fail closed. Only a call whose
+    /// [caller no longer waits](crate::layer#deadlines-of-callers) does not run.
     ///
     /// No scheduler of an embedded engine makes a request wait: it is rejected where it would have
     /// to, though it might have been let in a bit later. An Agent knows no shadow mode: for its

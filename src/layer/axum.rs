@@ -1,16 +1,64 @@
-//! Flows as extractors of axum, and rejections as its responses.
+//! For axum: flows as extractors, rejections as responses, and readers of routes and addresses.
 
+use std::borrow::Cow;
+use std::net::SocketAddr;
+
+use axum::extract::{ConnectInfo, MatchedPath};
 use axum_core::body::Body;
 use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
 use axum_core::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::request::Parts;
 
+use super::extract::{ClientAddress, extension_str};
 use super::handle::FlowHandle;
 use super::head::RequestHead;
 use super::http::AgentReject;
 use super::reject::OnReject;
 use crate::flow::Rejection;
+
+/// Reads the route that axum matched, `/users/{id}`, from its
+/// [`MatchedPath`](https://docs.rs/axum/0.8/axum/extract/struct.MatchedPath.html), with the prefix
+/// of nested routers. Empty where no route matched: a label is then missing, and the control point
+/// is [`other`](crate::layer::FALLBACK_NAME).
+///
+/// Put the layer in by `Router::route_layer`, so that it runs for requests that match.
+///
+/// ```
+/// # let client = tower_aperture::ApertureClient::disabled();
+/// use axum::{Router, routing::get};
+/// use tower_aperture::ApertureLayer;
+/// use tower_aperture::layer::matched_path;
+///
+/// let app: Router = Router::new()
+///     .route("/users/{id}", get(|| async { "a user" }))
+///     .route_layer(ApertureLayer::with_control_point(client, matched_path()));
+/// # let _ = app;
+/// ```
+pub fn matched_path() -> impl for<'h> Fn(RequestHead<'h>) -> Cow<'h, str> + Send + Sync + 'static {
+    extension_str::<MatchedPath>(MatchedPath::as_str)
+}
+
+/// Returns the address of the connection as axum knows it, by
+/// [`ConnectInfo<SocketAddr>`](https://docs.rs/axum/0.8/axum/extract/struct.ConnectInfo.html), to be
+/// completed by the proxies to trust.
+///
+/// Serve the router by `into_make_service_with_connect_info::<SocketAddr>()`; otherwise no address
+/// is known.
+///
+/// ```
+/// # let client = tower_aperture::ApertureClient::disabled();
+/// use tower_aperture::ApertureLayer;
+/// use tower_aperture::layer::{client_ip, peer_addr};
+///
+/// let layer = ApertureLayer::new(client, "login")
+///     .label_from("ip", client_ip(peer_addr().trust("10.0.0.0/8")));
+/// # let _ = layer;
+/// ```
+#[must_use]
+pub fn peer_addr() -> ClientAddress {
+    ClientAddress::of(|ConnectInfo(peer): &ConnectInfo<SocketAddr>| Some(*peer))
+}
 
 impl<S: Sync> FromRequestParts<S> for FlowHandle {
     type Rejection = MissingFlow;

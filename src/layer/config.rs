@@ -8,10 +8,12 @@ use ::http::{Request, Response};
 use http_body::Body;
 
 use super::cache::Rules;
+use super::deadline::Deadline;
 use super::extract::{Extract, TextHook};
 use super::guard::{Guard, Judge};
 use super::head::RequestHead;
 use super::http::{self, HttpMode};
+use super::names::{ControlPointName, Names, PolicyNames};
 use super::reject::OnReject;
 use super::routes::RouteTable;
 use super::unreachable::OnUnreachable;
@@ -33,6 +35,7 @@ pub(crate) enum ControlPoint {
 #[derive(Clone)]
 pub(crate) struct Settings {
     pub(crate) control_point: ControlPoint,
+    pub(crate) names: Arc<Names>,
     pub(crate) skip: Vec<Skip>,
     pub(crate) extract: Extract,
     pub(crate) check_timeout: Option<Duration>,
@@ -80,6 +83,7 @@ impl Settings {
     pub(crate) fn new(control_point: ControlPoint) -> Self {
         Self {
             control_point,
+            names: Arc::default(),
             skip: Vec::new(),
             extract: Extract::default(),
             check_timeout: None,
@@ -103,15 +107,25 @@ impl Settings {
         self.skip.iter().any(|skip| skip(head))
     }
 
+    /// Names the control point; `None` if a table of routes leaves the request alone.
     #[inline]
-    pub(crate) fn control_point<'a>(&'a self, head: RequestHead<'a>) -> Cow<'a, str> {
-        match &self.control_point {
-            ControlPoint::Fixed(name) => Cow::Borrowed(name),
-            ControlPoint::Hook(hook) => hook(head),
-            ControlPoint::Routes(routes) => {
-                Cow::Borrowed(routes.control_point(head).unwrap_or_default())
+    pub(crate) fn control_point<'a>(
+        &'a self,
+        head: RequestHead<'a>,
+        policies: &dyn PolicyNames,
+    ) -> Option<ControlPointName<'a>> {
+        let name: &str = match &self.control_point {
+            ControlPoint::Fixed(name) => name,
+            ControlPoint::Hook(hook) => {
+                let name = hook(head);
+                return Some(self.names.control_point(policies, head, name));
             }
-        }
+            ControlPoint::Routes(routes) => routes.control_point(head)?,
+        };
+        Some(ControlPointName {
+            name: Cow::Borrowed(name),
+            is_fallback: false,
+        })
     }
 
     /// The control point to keep: the shared name, where there is one.
@@ -124,8 +138,20 @@ impl Settings {
 
     /// Fills in all but the labels' limits, in place: parameters are too large to be moved.
     #[inline(always)]
-    pub(crate) fn fill<'a>(&'a self, head: RequestHead<'a>, params: &mut FlowParams<'a>) {
+    pub(crate) fn fill<'a>(
+        &'a self,
+        head: RequestHead<'a>,
+        deadline: Option<Deadline>,
+        params: &mut FlowParams<'a>,
+    ) {
         params.check_timeout = self.check_timeout;
+        if let Some(deadline) = deadline {
+            params.caller_timeout = Some(deadline.time_left());
+            if self.check_timeout.is_some() {
+                // For deciders that look at nothing else.
+                params.check_timeout = params.budget(None);
+            }
+        }
         params.ramp_mode = self.ramp_mode;
         params.quotas = self.tells_quotas();
         params.shadow = self.shadow;
@@ -173,8 +199,12 @@ impl Settings {
         &self,
         verdict: Verdict<T>,
         head: RequestHead<'_>,
+        deadline: Option<Deadline>,
         control_point: impl FnOnce() -> Arc<str>,
     ) -> Ruling<T> {
+        if deadline.is_some_and(Deadline::has_passed) {
+            return self.late(verdict, control_point());
+        }
         match verdict {
             Verdict::Accepted(ticket) => Ruling::Run(Some(self.accept(ticket))),
             Verdict::Rejected(denial, mut ticket) => {
@@ -207,6 +237,22 @@ impl Settings {
                 }
             }
         }
+    }
+
+    /// The caller no longer waits: the request must not run, whatever was decided.
+    #[cold]
+    fn late<T: Ticket>(&self, verdict: Verdict<T>, control_point: Arc<str>) -> Ruling<T> {
+        let guard = match verdict {
+            Verdict::Accepted(ticket) | Verdict::Rejected(_, ticket) => {
+                Some(Guard::rejected(ticket, self.tells_quotas()))
+            }
+            Verdict::Unreachable(_) => None,
+        };
+        Ruling::Reject(Self::deadline_exceeded(control_point), guard)
+    }
+
+    pub(crate) fn deadline_exceeded(control_point: Arc<str>) -> Rejection {
+        Rejection::new(control_point, Denial::new(RejectReason::DeadlineExceeded))
     }
 
     /// Leaves the decision, and what the caches had, for the inner service, if asked to; and sets

@@ -1,4 +1,4 @@
-//! The future of a request: its decision, and then its response.
+//! The future of a request: its decision, then the inner service or an answer.
 
 use std::fmt;
 use std::future::Future;
@@ -14,6 +14,7 @@ use tower_service::Service;
 use super::answer::RejectBody;
 use super::body::ResponseBody;
 use super::config::{Config, Ruling, Settings};
+use super::deadline::Deadline;
 use super::guard::Guard;
 use super::head::{RequestHead, ResponseHead};
 use super::plan::Plan;
@@ -66,6 +67,8 @@ pub(crate) struct Waiting<S, R, B> {
     pub(crate) inner: S,
     pub(crate) request: Request<B>,
     pub(crate) control_point: Arc<str>,
+    /// The caller's own.
+    pub(crate) deadline: Option<Deadline>,
     pub(crate) plan: Option<Box<Plan>>,
 }
 
@@ -344,7 +347,14 @@ where
                     };
                     let head = RequestHead::new(&waiting.request);
                     let name = waiting.control_point;
-                    let ruling = waiting.config.settings.rule(verdict, head, || name);
+                    let deadline = waiting.deadline;
+                    let settings = &waiting.config.settings;
+                    let ruling = settings.rule(verdict, head, deadline, || name);
+                    if let (Some(deadline), Ruling::Run(_) | Ruling::Shadow(..)) =
+                        (deadline, &ruling)
+                    {
+                        deadline.update(waiting.request.headers_mut());
+                    }
                     let next = Self::settle(
                         &waiting.config,
                         &mut waiting.inner,

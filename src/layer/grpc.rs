@@ -1,12 +1,13 @@
-//! Refusals that gRPC clients understand.
+//! Rejections in the form of gRPC, and which requests get it.
 
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use http::header::HeaderName;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
+use super::head::RequestHead;
 use crate::flow::{RejectReason, Rejection};
 
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -45,24 +46,50 @@ pub(super) fn refuse(
     }
 }
 
-/// The content type of the answer to a gRPC request, `None` for any other request.
-pub(super) fn content_type(headers: &HeaderMap) -> Option<HeaderValue> {
-    const GRPC: &[u8] = b"application/grpc";
-    const WEB: &[u8] = b"application/grpc-web";
-    let asked = headers.get(header::CONTENT_TYPE)?;
-    let prefixed = |prefix: &[u8]| {
-        let rest = asked.as_bytes().split_at_checked(prefix.len());
-        rest.filter(|(start, _)| start.eq_ignore_ascii_case(prefix))
-            .is_some_and(|(_, rest)| matches!(rest, [] | [b'+' | b';' | b' ', ..]))
-    };
-    if prefixed(GRPC) {
-        Some(HeaderValue::from_static("application/grpc"))
-    } else if prefixed(WEB) {
-        // Its clients want their own type back; they too take a status from the head.
-        Some(asked.clone())
-    } else {
-        None
+/// Returns the content type of the response to a gRPC request; `None` if the request is not gRPC.
+///
+/// A gRPC request is a POST with a gRPC media type. Anything else gets a response that every HTTP
+/// cache and client understands.
+pub(super) fn content_type(head: RequestHead<'_>) -> Option<HeaderValue> {
+    if *head.method() != Method::POST {
+        return None;
     }
+    let asked = head.headers().get(header::CONTENT_TYPE)?;
+    Some(match media_type(asked.as_bytes())? {
+        Transport::Http2 => HeaderValue::from_static("application/grpc"),
+        // Clients of gRPC-Web want their own type back. They read the status from the head too.
+        Transport::Web => asked.clone(),
+    })
+}
+
+/// Returns true if the content type is one of gRPC, whatever the method.
+pub(super) fn has_media_type(headers: &HeaderMap) -> bool {
+    let asked = headers.get(header::CONTENT_TYPE);
+    asked.is_some_and(|asked| media_type(asked.as_bytes()).is_some())
+}
+
+/// The two kinds of gRPC.
+enum Transport {
+    Http2,
+    Web,
+}
+
+/// Reads `application/grpc`, `application/grpc-web` and `application/grpc-web-text`, each with or
+/// without a message format such as `+proto`, and parameters. Case does not matter.
+fn media_type(value: &[u8]) -> Option<Transport> {
+    const GRPC: &[u8] = b"application/grpc";
+    let without = |text: &[u8], prefix: &[u8]| {
+        let (start, _) = text.split_at_checked(prefix.len())?;
+        start.eq_ignore_ascii_case(prefix).then_some(prefix.len())
+    };
+    let mut at = without(value, GRPC)?;
+    let mut transport = Transport::Http2;
+    if let Some(length) = without(&value[at..], b"-web") {
+        transport = Transport::Web;
+        at += length;
+        at += without(&value[at..], b"-text").unwrap_or(0);
+    }
+    matches!(value[at..], [] | [b'+' | b';' | b' ' | b'\t', ..]).then_some(transport)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +141,7 @@ pub(super) const fn message(reason: RejectReason) -> &'static str {
         RejectReason::Unreachable => "rejected: flow control is unreachable",
         RejectReason::MissingLabel => "rejected: a required label is missing",
         RejectReason::BodyTooLarge => "rejected: the body is too large",
+        RejectReason::DeadlineExceeded => "rejected: the caller's deadline has passed",
         RejectReason::Unknown => "rejected by flow control",
     }
 }

@@ -1,5 +1,8 @@
+//! Heads of requests and responses, as hooks see them.
+
 use http::{Extensions, HeaderMap, Method, Request, StatusCode, Uri, Version, header::HeaderName};
 
+use super::names::LabelNames;
 use crate::flow::FlowStatus;
 
 /// What hooks see of a request: everything but its body, borrowed.
@@ -20,6 +23,8 @@ pub struct RequestHead<'a> {
     version: Version,
     headers: &'a HeaderMap,
     extensions: &'a Extensions,
+    /// Judges the names that become labels; `None` where names are wanted as they are.
+    names: Option<&'a LabelNames<'a>>,
 }
 
 impl<'a> RequestHead<'a> {
@@ -32,7 +37,32 @@ impl<'a> RequestHead<'a> {
             version: request.version(),
             headers: request.headers(),
             extensions: request.extensions(),
+            names: None,
         }
+    }
+
+    /// The same head for readers of labels.
+    pub(crate) const fn naming_labels(mut self, names: &'a LabelNames<'a>) -> Self {
+        self.names = Some(names);
+        self
+    }
+
+    pub(crate) const fn label_names(self) -> Option<&'a LabelNames<'a>> {
+        self.names
+    }
+
+    /// Returns true if the text is a piece of the target or of a header, and so the client's own
+    /// words. Compares places in memory, not contents.
+    pub(crate) fn holds(self, text: &str) -> bool {
+        let text = text.as_bytes().as_ptr_range();
+        let within = |whole: &[u8]| {
+            let whole = whole.as_ptr_range();
+            whole.start <= text.start && text.end <= whole.end
+        };
+        let target = self.uri.path_and_query();
+        target.is_some_and(|target| within(target.as_str().as_bytes()))
+            || self.uri.host().is_some_and(|host| within(host.as_bytes()))
+            || self.headers.values().any(|value| within(value.as_bytes()))
     }
 
     /// The method.

@@ -82,17 +82,21 @@ impl<D> ApertureLayer<D> {
         Ok(Self::of(decider, ControlPoint::Fixed(control_point)))
     }
 
-    /// A layer that takes the control point from the request: a path, a route, a gRPC method.
+    /// A layer that takes the control point from the request: a route, a gRPC service, a header.
     ///
-    /// Keep the names few, they are what policies select by. To an empty one a client answers
-    /// that the flow is [unreachable](crate::FlowDecision::Unreachable), because no Agent takes
-    /// it.
+    /// Keep the names few, they are what policies select by. A name that a client makes up, and an
+    /// empty one, is [`other`](crate::layer::FALLBACK_NAME); see
+    /// [names that clients choose](crate::layer#names-that-clients-choose).
     ///
     /// ```
     /// # let client = tower_aperture::ApertureClient::disabled();
     /// use tower_aperture::ApertureLayer;
+    /// use tower_aperture::layer::grpc_service;
     ///
-    /// // gRPC: `/package.Service/Method`
+    /// // `shop.v1.Carts` of `/shop.v1.Carts/Add`.
+    /// let layer = ApertureLayer::with_control_point(client.clone(), grpc_service)
+    ///     .known_names(["shop.v1.Carts", "shop.v1.Orders"]);
+    /// // Any closure does, here for the whole path.
     /// let layer = ApertureLayer::with_control_point(client, |head| head.uri().path().into());
     /// # let _ = layer;
     /// ```

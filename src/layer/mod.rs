@@ -58,11 +58,31 @@
 //!
 //! # Names and labels from requests
 //!
-//! Control points and labels are read by closures, `Fn(RequestHead) -> Cow<str>`, and these make
-//! some: [`header`], [`query`], [`path_template`], [`grpc_service`] and [`grpc_method`],
-//! [`client_ip`], [`baggage_member`], [`extension_str`] and [`extension`], and [`joined`] for
-//! several in one. An empty text is no label. A [`RouteTable`] names control points by method and
-//! path.
+//! Closures read control points and labels: `Fn(RequestHead) -> Cow<str>`. These functions return
+//! some: [`header`], [`query`], [`path_template`], [`client_ip`], [`baggage_member`],
+//! [`extension_str`] and [`extension`]; [`grpc_service`] and [`grpc_method`] are two. [`joined`]
+//! puts several into one, [`first_of`] takes the first that finds something, and [`reader`] fixes
+//! the signature of a closure that is bound with `let`. An empty text is no label. A [`RouteTable`]
+//! names control points by method and path.
+//!
+//! # Names that clients choose
+//!
+//! Policies select by control point, so a client that can make up a control point can leave every
+//! limit, and one that makes up many fills metrics and logs. A layer therefore knows which names
+//! exist; a request that brings up another one, or none, has the name [`other`](FALLBACK_NAME).
+//! Name that control point in a policy to limit those requests. Responses to them are neither
+//! looked up in the result cache nor stored there.
+//!
+//! | where a control point comes from | names that exist |
+//! |---|---|
+//! | a fixed name, a [`RouteTable`] | its own |
+//! | a hook, a text that is not part of the request: a constant, a router's template | all |
+//! | a hook, any other text | those in [`known_names`](ApertureLayer::known_names), and those in an embedded engine's policies |
+//! | the same with an Agent, or a [`Decider`](crate::Decider) that knows no policies, without such a list | the first 1024, each up to 256 bytes |
+//!
+//! Labels that [`grpc_service`], [`grpc_method`] and [`path_template`] read from paths are bounded
+//! alike: by the list, or without one by the values that policies of an embedded engine compare
+//! labels with and the first 1024 others.
 //!
 //! # What a client can set
 //!
@@ -130,8 +150,22 @@
 //! On a tonic server the layer goes around all services, by `Server::builder().layer(..)`, or
 //! around one, by `tonic::service::LayerExt::named_layer`. Calls of all kinds are flows from
 //! their first byte to their trailers; metadata are headers; [`DefaultReject`] says what clients
-//! get that are turned away. The path, `/package.Service/Method`, is a good
-//! [control point](ApertureLayer::with_control_point), or may be made into one.
+//! get that are turned away. [`grpc_service`] or [`path_template`] are good
+//! [control points](ApertureLayer::with_control_point). The path alone names a call, because tonic
+//! serves calls whatever their content type says. A rejection has the form of gRPC if the request
+//! is a POST with the media type `application/grpc`, or a relative of it such as
+//! `application/grpc-web-text+proto`; any other is answered as plain HTTP.
+//!
+//! # Deadlines of callers
+//!
+//! The header `grpc-timeout` of a POST says how long the caller waits, counted from the arrival of
+//! the request at the layer. The decision gets no more time than that, and no more than the
+//! [check timeout](ApertureLayer::check_timeout). Once the caller's deadline has passed the request
+//! does not run: it is rejected with
+//! [`RejectReason::DeadlineExceeded`](crate::RejectReason::DeadlineExceeded), DEADLINE_EXCEEDED in
+//! gRPC and 504 in HTTP, also in [shadow mode](ApertureLayer::shadow_mode) and when nobody decided.
+//! After a wait the inner service gets the header with the time that is left. A malformed value is
+//! ignored.
 //!
 //! A gRPC-Web response, told by its content type, has its trailers in the last frame of the body,
 //! in base64 for `application/grpc-web-text`. The layer follows the frames as they pass, copies
@@ -168,6 +202,7 @@ mod cache;
 mod cache;
 mod client_error;
 mod config;
+mod deadline;
 mod error;
 mod extract;
 mod future;
@@ -181,6 +216,7 @@ mod http;
 mod label_rules;
 #[allow(clippy::module_inception)]
 mod layer;
+mod names;
 mod outgoing;
 mod plan;
 mod problem;
@@ -188,21 +224,23 @@ mod rate_limit;
 mod reject;
 mod routes;
 mod service;
+mod spelling;
 #[cfg(feature = "remote")]
 mod status;
+mod templates;
 mod unreachable;
 
 pub use self::answer::{NoBody, RejectBody};
 #[cfg(feature = "axum")]
-pub use self::axum::MissingFlow;
+pub use self::axum::{MissingFlow, matched_path, peer_addr};
 pub use self::body::ResponseBody;
 #[cfg(feature = "response-cache")]
 pub use self::cache::{Cached, CachedBody, ResultCacheLayer};
 pub use self::client_error::ClientError;
 pub use self::error::LayerError;
 pub use self::extract::{
-    ClientAddress, JoinedParts, baggage_member, client_ip, extension, extension_str, grpc_method,
-    grpc_service, header, joined, path_template, query, try_header,
+    ClientAddress, JoinedParts, baggage_member, client_ip, extension, extension_str, first_of,
+    grpc_method, grpc_service, header, joined, path_template, query, reader, try_header,
 };
 pub use self::future::ResponseFuture;
 pub use self::handle::FlowHandle;
@@ -212,6 +250,7 @@ pub use self::http::{
     AgentReject, AgentRejectBody, CaptureBody, CaptureBodyFuture, CaptureBodyService, ReplayBody,
 };
 pub use self::layer::ApertureLayer;
+pub use self::names::FALLBACK_NAME;
 pub use self::outgoing::{ApertureClientLayer, Outgoing, OutgoingFuture};
 pub use self::problem::{ProblemBody, ProblemDetails};
 pub use self::reject::{DefaultReject, OnReject};

@@ -41,11 +41,13 @@ impl Plan {
         head: RequestHead<'_>,
         control_point: &str,
         result_key: Option<&str>,
+        caches: bool,
         decider: &D,
     ) -> Option<Box<Self>> {
         let control_point = || settings.keep(control_point);
         // Checks of requests by their attributes have no room for a key.
-        let rules = settings.cache.as_ref().filter(|_| settings.http.is_none());
+        let caches = caches && settings.http.is_none();
+        let rules = settings.cache.as_ref().filter(|_| caches);
         let ask = rules.and_then(|rules| rules.ask(head, control_point, || decider.caches()));
         let expose = settings.expose_flow.then(|| Expose {
             control_point: control_point(),

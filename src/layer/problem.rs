@@ -82,7 +82,7 @@ where
         let mut response =
             OnReject::<B>::on_reject(&self.head, rejection, head).map(|_| ProblemBody::default());
         let status = response.status();
-        if grpc::content_type(head.headers()).is_some() || has_no_body(status) {
+        if grpc::content_type(head).is_some() || has_no_body(status) {
             return response;
         }
         let text = describe(rejection, status);

@@ -1,3 +1,5 @@
+//! Answers to rejected requests.
+
 use http::{HeaderValue, Response, header};
 use http_body::Body;
 
@@ -60,7 +62,8 @@ where
 /// whole seconds when the wait is known, the [headers of the rejection](Rejection::headers), and an
 /// empty body. ([`AgentReject`](crate::layer::AgentReject) sends the body of the rejection too.)
 ///
-/// A gRPC request gets what its clients understand: a 200 that is all head, with `grpc-status`,
+/// A gRPC request (a POST with the media type `application/grpc` or a relative of it, such as
+/// `application/grpc-web-text+proto`) gets what its clients understand: a 200 that is all head, with `grpc-status`,
 /// `grpc-message`, and for a known wait `retry-after` and `grpc-retry-pushback-ms`. A
 /// `grpc-status-details-bin` has Google's error details: `RetryInfo` for a known wait, and
 /// `QuotaFailure` where a limiter or scheduler said no, with the control point for its subject
@@ -138,7 +141,7 @@ impl<B: Body> OnReject<B> for DefaultReject {
 
     fn on_reject(&self, rejection: &Rejection, head: RequestHead<'_>) -> Response<NoBody> {
         let mut response = Response::new(NoBody);
-        if let Some(content_type) = grpc::content_type(head.headers()) {
+        if let Some(content_type) = grpc::content_type(head) {
             let headers = response.headers_mut();
             grpc::refuse(headers, content_type, rejection, self.already_exists);
         } else {

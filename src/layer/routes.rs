@@ -1,5 +1,6 @@
+//! Control points by method and path.
+
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -9,13 +10,22 @@ use super::config::ControlPoint;
 use super::error::LayerError;
 use super::head::RequestHead;
 use super::layer::{ApertureLayer, refuse};
+use super::spelling;
+use super::templates::Templates;
 
 /// Control points by method and path, for services without a router that leaves its template.
 ///
-/// Paths are as axum has them: `{name}` stands for one segment, `{*name}` for all that follow. The
-/// method's own entry comes before [`any`](Self::any), and `HEAD` is `GET` where it has none. What
-/// matches nothing has the [`fallback`](Self::fallback), and without one is left alone, like
+/// Paths are as axum has them: `{name}` stands for one segment, `{*name}` for all that follow,
+/// neither of them empty. A request has the most specific route that has its method: a route for
+/// that method, for `GET` if the method is `HEAD`, or for [any](Self::any). From left to right a
+/// text is more specific than `{name}`, and that more than `{*name}`. A route without the method
+/// is as if it were not there, so `/{*rest}` for any method gets what `POST /checkout` leaves. What
+/// matches no route has the [`fallback`](Self::fallback); without one it is left alone, like
 /// [`Skip`].
+///
+/// Paths are compared as they are, like axum compares them. If anything behind the layer takes
+/// other spellings for the same path, such as `//users/42/` for `/users/42`, a client that uses
+/// them leaves its limit: [`normalize`](Self::normalize) the table then.
 ///
 /// ```
 /// # let client = tower_aperture::ApertureClient::disabled();
@@ -35,11 +45,34 @@ use super::layer::{ApertureLayer, refuse};
 /// ```
 #[derive(Clone)]
 pub struct RouteTable {
-    paths: matchit::Router<usize>,
-    /// As written, to know them again.
-    known: HashMap<Box<str>, usize>,
-    entries: Vec<Vec<(Option<Method>, Point)>>,
+    routes: Vec<Route>,
+    /// Leads to indices of `routes`.
+    templates: Templates,
     fallback: Point,
+    normalize: bool,
+}
+
+/// The points of one path.
+#[derive(Clone)]
+struct Route {
+    path: Box<str>,
+    points: Vec<(Option<Method>, Point)>,
+}
+
+impl Route {
+    fn point(&self, method: Option<&Method>) -> Option<&Point> {
+        let mut points = self.points.iter();
+        let found = points.find(|(known, _)| known.as_ref() == method);
+        found.map(|(_, point)| point)
+    }
+
+    /// The point of requests with this method.
+    fn applying(&self, method: &Method) -> Option<&Point> {
+        let get = || (method == Method::HEAD).then_some(&Method::GET);
+        self.point(Some(method))
+            .or_else(|| self.point(Some(get()?)))
+            .or_else(|| self.point(None))
+    }
 }
 
 /// What a route of a [`RouteTable`] is under flow control: a control point or [`Skip`].
@@ -80,10 +113,10 @@ impl RouteTable {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            paths: matchit::Router::new(),
-            known: HashMap::new(),
-            entries: Vec::new(),
+            routes: Vec::new(),
+            templates: Templates::default(),
             fallback: Skip.into(),
+            normalize: false,
         }
     }
 
@@ -146,55 +179,120 @@ impl RouteTable {
         self
     }
 
+    /// Takes other spellings of a path for the same: repeated slashes, a slash at the end, the
+    /// segments `.` and `..`, and percent-encoded letters, digits, `-`, `.`, `_` and `~` (RFC 3986
+    /// sections 5.2.4 and 6.2.2). A percent-encoded slash counts as part of a segment first, and
+    /// as a slash where that matches no route. Requests go on as they came.
+    ///
+    /// It is needed where the service behind the layer, or anything between the two, treats such
+    /// spellings alike: tower-http's `NormalizePath`, an application that decodes or splits paths
+    /// itself, a proxy to another server. axum's router does not. Paths that need it cost an
+    /// allocation.
+    ///
+    /// ```
+    /// use http::Request;
+    /// use tower_aperture::layer::{RequestHead, RouteTable};
+    ///
+    /// let table = RouteTable::new().post("/login", "login").normalize();
+    /// for path in ["/login", "/login/", "//login", "/x/../login", "/%2e/log%69n"] {
+    ///     let request = Request::post(path).body(())?;
+    ///     assert_eq!(table.control_point(RequestHead::new(&request)), Some("login"));
+    /// }
+    /// # Ok::<(), http::Error>(())
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// If two routes become the same; [`try_normalize`](Self::try_normalize) returns that as an
+    /// error.
+    #[must_use]
+    #[track_caller]
+    pub fn normalize(self) -> Self {
+        refuse(self.try_normalize())
+    }
+
+    /// Like [`normalize`](Self::normalize) for routes from a configuration.
+    ///
+    /// # Errors
+    ///
+    /// If two routes become the same.
+    pub fn try_normalize(self) -> Result<Self, LayerError> {
+        let mut table = Self::new();
+        table.normalize = true;
+        table.fallback = self.fallback;
+        for route in self.routes {
+            for (method, point) in route.points {
+                table = table.add(method, &route.path, point)?;
+            }
+        }
+        Ok(table)
+    }
+
     fn add(mut self, method: Option<Method>, path: &str, point: Point) -> Result<Self, LayerError> {
-        let route = match &method {
+        let written = match &method {
             Some(method) => format!("{method} {path}"),
             None => path.to_owned(),
         };
-        let point = named(point, &route)?;
-        let at = match self.known.get(path) {
-            Some(at) => *at,
-            None => {
-                let at = self.entries.len();
-                if !path.starts_with('/') {
-                    let why = "a path begins with `/`";
-                    return Err(LayerError::invalid_route(&route, why.into()));
-                }
-                let added = self.paths.insert(path, at);
-                added.map_err(|error| LayerError::invalid_route(&route, why(error)))?;
-                self.known.insert(path.into(), at);
-                self.entries.push(Vec::new());
-                at
-            }
-        };
-        let entries = &mut self.entries[at];
-        if entries.iter().any(|(known, _)| *known == method) {
-            let why = "it is there already; remove one of the two";
-            return Err(LayerError::invalid_route(&route, why.into()));
+        let refused = |why| LayerError::invalid_route(&written, why);
+        let point = named(point, &written)?;
+        if !path.starts_with('/') {
+            return Err(refused("a path begins with `/`".into()));
         }
-        entries.push((method, point));
+        let path = match self.normalize {
+            true => spelling::normal(path),
+            false => Cow::Borrowed(path),
+        };
+        let new = self.routes.len();
+        let known = self.templates.insert(&path, new).map_err(refused)?;
+        let at = known.unwrap_or(new);
+        match self.routes.get(at) {
+            None => self.routes.push(Route {
+                path: (*path).into(),
+                points: Vec::new(),
+            }),
+            Some(known) if *known.path != *path => {
+                let path = &known.path;
+                let why = format!("it cannot be told from `{path}`; name their parameters alike");
+                return Err(refused(why.into()));
+            }
+            Some(_) => {}
+        }
+        let route = &mut self.routes[at];
+        if route.point(method.as_ref()).is_some() {
+            let why = "it is there already; remove one of the two";
+            return Err(refused(why.into()));
+        }
+        route.points.push((method, point));
         Ok(self)
     }
 
-    /// The control point of a request, `None` when it is left alone.
+    /// Returns the control point of a request, `None` if the request is left alone.
     #[must_use]
     pub fn control_point(&self, head: RequestHead<'_>) -> Option<&str> {
         self.find(head.method(), head.uri().path()).0.as_deref()
     }
 
     fn find(&self, method: &Method, path: &str) -> &Point {
-        let Ok(matched) = self.paths.at(path) else {
-            return &self.fallback;
+        let found = match self.normalize {
+            false => self.lookup(method, path),
+            true => {
+                let path = spelling::normal(path);
+                self.lookup(method, &path).or_else(|| {
+                    let path = spelling::with_slashes(&path)?;
+                    self.lookup(method, &spelling::normal(&path))
+                })
+            }
         };
-        let entries = &self.entries[*matched.value];
-        let of = |method: Option<&Method>| {
-            let found = entries.iter().find(|(known, _)| known.as_ref() == method);
-            found.map(|(_, point)| point)
-        };
-        of(Some(method))
-            .or_else(|| of((method == Method::HEAD).then_some(&Method::GET)))
-            .or_else(|| of(None))
-            .unwrap_or(&self.fallback)
+        found.unwrap_or(&self.fallback)
+    }
+
+    fn paths(&self) -> Vec<&str> {
+        self.routes.iter().map(|route| &*route.path).collect()
+    }
+
+    fn lookup(&self, method: &Method, path: &str) -> Option<&Point> {
+        self.templates
+            .find(path, |at| self.routes[at].applying(method))
     }
 }
 
@@ -227,20 +325,6 @@ fn named(point: Point, route: &str) -> Result<Point, LayerError> {
     Ok(point)
 }
 
-fn why(error: matchit::InsertError) -> Cow<'static, str> {
-    use matchit::InsertError::{Conflict, InvalidCatchAll, InvalidParam, InvalidParamSegment};
-
-    match error {
-        Conflict { with } => {
-            format!("it cannot be told from `{with}`; name their parameters alike").into()
-        }
-        InvalidParamSegment => "a segment holds one parameter and nothing else: `/{id}`".into(),
-        InvalidParam => "a parameter is a name in braces: `{id}`; `{{` is a brace".into(),
-        InvalidCatchAll => "`{*rest}` comes last".into(),
-        other => other.to_string().into(),
-    }
-}
-
 impl Default for RouteTable {
     fn default() -> Self {
         Self::new()
@@ -250,7 +334,8 @@ impl Default for RouteTable {
 impl fmt::Debug for RouteTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RouteTable")
-            .field("paths", &self.known.keys())
+            .field("paths", &self.paths())
+            .field("normalize", &self.normalize)
             .field("fallback", &self.fallback)
             .finish_non_exhaustive()
     }
@@ -261,9 +346,6 @@ impl<D> ApertureLayer<D> {
     /// table says.
     #[must_use]
     pub fn with_routes(decider: D, routes: RouteTable) -> Self {
-        let routes = Arc::new(routes);
-        let skips = Arc::clone(&routes);
-        Self::of(decider, ControlPoint::Routes(routes))
-            .skip(move |head| skips.control_point(head).is_none())
+        Self::of(decider, ControlPoint::Routes(Arc::new(routes)))
     }
 }

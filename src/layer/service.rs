@@ -1,3 +1,5 @@
+//! The service that asks for each request and runs it or answers it.
+
 use std::borrow::Cow;
 use std::fmt;
 use std::mem;
@@ -9,9 +11,11 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::body::ResponseBody;
-use super::config::{Config, Ruling};
+use super::config::{Config, Ruling, Settings};
+use super::deadline::Deadline;
 use super::future::{Flow, ResponseFuture, Waiting};
 use super::head::RequestHead;
+use super::names::LabelNames;
 use super::plan::Plan;
 use super::reject::{DefaultReject, OnReject};
 use crate::flow::{
@@ -93,6 +97,7 @@ impl<S: fmt::Debug, D, R> fmt::Debug for Aperture<S, D, R> {
 
 /// What to do with a request.
 enum Next<T: Ticket, P> {
+    Skip,
     Run,
     Settle(Ruling<T>),
     Wait(P, Arc<str>),
@@ -121,25 +126,39 @@ where
             return ResponseFuture::running(self.inner.call(request), None);
         }
 
+        let deadline = Deadline::of(head);
         let mut plan = None;
         // In a block, so that nothing borrows from the request any longer when it moves.
         let mut flow = None;
-        let next = 'decided: {
-            let control_point = settings.control_point(head);
+        let next = 'next: {
+            let Some(control_point) = settings.control_point(head, &self.decider) else {
+                break 'next Next::Skip;
+            };
+            let (control_point, is_fallback) = (control_point.name, control_point.is_fallback);
+            if deadline.is_some_and(Deadline::has_passed) {
+                let rejection = Settings::deadline_exceeded(settings.keep(&control_point));
+                break 'next Next::Settle(Ruling::Reject(rejection, None));
+            }
+            let names = LabelNames::new(&settings.names, &self.decider);
             let mut params = FlowParams::with_limits(settings.extract.limits);
-            settings.fill(head, &mut params);
+            settings.fill(head.naming_labels(&names), deadline, &mut params);
             if let Some(label) = settings.missing_label(&params.labels) {
                 let rejection = Rejection::missing(settings.keep(&control_point), label);
-                break 'decided Next::Settle(Ruling::Reject(rejection, None));
+                break 'next Next::Settle(Ruling::Reject(rejection, None));
+            }
+            if is_fallback {
+                // Keys of the cache are those of one control point, and this one is many.
+                params.result_cache_key = None;
             }
             if settings.refuses_body(head) {
                 let denial = Denial::new(RejectReason::BodyTooLarge);
                 let rejection = Rejection::new(settings.keep(&control_point), denial);
-                break 'decided Next::Settle(Ruling::Reject(rejection, None));
+                break 'next Next::Settle(Ruling::Reject(rejection, None));
             }
             if settings.plans() {
                 let key = params.result_cache_key.as_deref();
-                plan = Plan::new(settings, head, &control_point, key, &self.decider);
+                let caches = !is_fallback;
+                plan = Plan::new(settings, head, &control_point, key, caches, &self.decider);
                 if let Some(key) = plan.as_deref().and_then(Plan::key) {
                     params.result_cache_key = Some(Cow::Borrowed(key));
                 }
@@ -153,18 +172,20 @@ where
             };
             match check {
                 // The common case, without a detour on which all of it would be moved.
-                Check::Ready(Verdict::Accepted(ticket)) if plan.is_none() => {
+                Check::Ready(Verdict::Accepted(ticket)) if plan.is_none() && deadline.is_none() => {
                     let guard = settings.accept(ticket);
                     flow = Some(Flow::new(guard, head.method()));
                     Next::Run
                 }
                 Check::Ready(verdict) => {
-                    Next::Settle(settings.rule(verdict, head, || settings.keep(&control_point)))
+                    let name = || settings.keep(&control_point);
+                    Next::Settle(settings.rule(verdict, head, deadline, name))
                 }
                 Check::Pending(pending) => Next::Wait(pending, settings.keep(&control_point)),
             }
         };
         let (pending, control_point) = match next {
+            Next::Skip => return ResponseFuture::running(self.inner.call(request), None),
             Next::Run => {
                 let guard = flow.as_mut().map(Flow::guard);
                 settings.mark(&mut request, FlowDecision::Accepted, guard);
@@ -191,6 +212,7 @@ where
                 inner: mem::replace(&mut self.inner, clone),
                 request,
                 control_point,
+                deadline,
                 plan,
             },
         )

@@ -33,6 +33,7 @@ struct Rejected {
     unreachable: OnceLock<Counter>,
     missing_label: OnceLock<Counter>,
     body_too_large: OnceLock<Counter>,
+    deadline_exceeded: OnceLock<Counter>,
     unknown: OnceLock<Counter>,
 }
 
@@ -99,6 +100,7 @@ impl Series {
                     RejectReason::Unreachable => &slots.unreachable,
                     RejectReason::MissingLabel => &slots.missing_label,
                     RejectReason::BodyTooLarge => &slots.body_too_large,
+                    RejectReason::DeadlineExceeded => &slots.deadline_exceeded,
                     RejectReason::Unknown => &slots.unknown,
                 };
                 self.flow(slot, "rejected", denial.reason.as_str());

@@ -41,6 +41,10 @@ impl LabelMatcher {
         }
     }
 
+    pub(super) fn tests(&self) -> &[Test] {
+        &self.tests
+    }
+
     /// It matches every flow.
     pub(crate) fn is_empty(&self) -> bool {
         self.tests.is_empty()

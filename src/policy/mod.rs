@@ -40,6 +40,7 @@
 
 mod blueprint;
 mod circuit;
+mod compared;
 mod components;
 mod decode;
 mod describe;
@@ -61,6 +62,7 @@ mod yaml;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use self::compared::ComparedValues;
 pub(crate) use self::describe::describe_unselected;
 pub use self::error::{PolicyError, PolicyWarning};
 pub(crate) use self::matcher::LabelMatcher;

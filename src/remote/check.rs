@@ -122,11 +122,7 @@ impl PendingCheck {
         let new = New {
             remote: remote.clone(),
             question: question(),
-            timeout: match params.check_timeout {
-                None => shared.config.check_timeout,
-                Some(Duration::ZERO) => None,
-                timeout => timeout,
-            },
+            timeout: params.budget(shared.config.check_timeout),
             #[cfg(feature = "telemetry")]
             trace: match &params.trace_context {
                 Some(context) if shared.config.telemetry => context.parse().map(Box::new),

@@ -25,6 +25,7 @@ pub(crate) fn check_response(report: CheckReport) -> CheckResponse {
                 RejectReason::Unreachable
                 | RejectReason::MissingLabel
                 | RejectReason::BodyTooLarge
+                | RejectReason::DeadlineExceeded
                 | RejectReason::Unknown => Reason::None,
             },
         ),

@@ -227,6 +227,23 @@ async fn a_trusted_proxy_tells_the_source() {
 }
 
 #[tokio::test]
+async fn clients_that_a_proxy_names_unreadably_have_one_source() {
+    for named in ["unknown", "_hidden", "garbage"] {
+        let agent = FakeAgent::start();
+        let peer = ClientAddress::of(|ConnectInfo(peer): &ConnectInfo<SocketAddr>| Some(*peer));
+        let layer = layer(&agent).source(peer.trust("10.0.0.0/8"));
+        let request = Request::get("/")
+            .header("x-forwarded-for", named)
+            .extension(ConnectInfo(SocketAddr::from(([10, 0, 0, 1], 443))))
+            .body(())
+            .expect("a request");
+        send(&layer, request).await;
+        let source = only(&agent).source.expect("a source");
+        assert_eq!((&*source.address, source.port), ("0.0.0.0", 0), "{named}");
+    }
+}
+
+#[tokio::test]
 async fn cache_keys_have_no_place_in_the_question() {
     let agent = FakeAgent::start();
     let layer = layer(&agent).result_cache_key(|_| "key".into());

@@ -79,3 +79,8 @@ fn grpc_web_bodies() {
 fn extractors() {
     run("extract", targets::extract);
 }
+
+#[test]
+fn deadlines_of_callers() {
+    run("timeout", targets::timeout);
+}

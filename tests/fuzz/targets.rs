@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::task::{Context, Poll};
 
 use http::{HeaderMap, HeaderValue, Request, Response, Uri};
@@ -161,9 +161,34 @@ pub fn extract(data: &[u8]) {
     );
     let address = address.trust("0.0.0.0/0").trust("::/0");
     for address in [address.clone(), address.forwarded()] {
-        let ip = client_ip(address)(head);
-        assert!(ip.parse::<IpAddr>().is_ok());
+        let exact = address.ip(head);
+        let key = client_ip(address)(head);
+        match exact {
+            None => assert_eq!(key, "unknown"),
+            Some(IpAddr::V4(ip)) => assert_eq!(key, ip.to_string()),
+            Some(IpAddr::V6(ip)) => {
+                let network = key.strip_suffix("/64").expect("a network");
+                let network: Ipv6Addr = network.parse().expect("an address");
+                assert_eq!(network.segments()[..4], ip.segments()[..4]);
+                assert!(ip.to_ipv4_mapped().is_none());
+            }
+        }
     }
+}
+
+/// A `grpc-timeout`. A request whose caller still waits runs, and a decider gets no more time than
+/// eight digits of hours.
+pub fn timeout(data: &[u8]) {
+    let Ok(value) = HeaderValue::from_bytes(data) else {
+        return;
+    };
+    let request = Request::post("/").header("grpc-timeout", value).body(());
+    let layer = ApertureLayer::new(Looks, "fuzz");
+    drop(
+        layer
+            .layer(Nothing)
+            .call(request.expect("the parts are valid")),
+    );
 }
 
 /// Lets everything in that keeps to the limits.
@@ -187,6 +212,8 @@ impl Decider for Looks {
             .map(|(key, value)| key.len() + value.len())
             .sum();
         assert!(params.labels.len() <= 64 && bytes <= 8192);
+        let longest = std::time::Duration::from_secs(99_999_999 * 3600);
+        assert!(params.caller_timeout.is_none_or(|time| time <= longest));
         Check::Ready(Verdict::Accepted(Entered))
     }
 }

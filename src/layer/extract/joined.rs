@@ -1,3 +1,5 @@
+//! Several readers in one.
+
 use std::borrow::Cow;
 
 use crate::layer::RequestHead;
@@ -52,8 +54,62 @@ pub fn joined<P: JoinedParts>(
     }
 }
 
-/// A tuple of extractors, for [`joined`]. Implemented for two to four; a closure among them needs
-/// its signature: `fn name(head: RequestHead<'_>) -> Cow<'_, str>`.
+/// Reads with the first reader that finds something, for fallbacks: the user, or else the address.
+///
+/// Takes a tuple of two to four. Empty if none finds anything.
+///
+/// ```
+/// # let client = tower_aperture::ApertureClient::disabled();
+/// use std::net::SocketAddr;
+/// use tower_aperture::layer::{ClientAddress, RequestHead, client_ip, first_of, header};
+///
+/// let peer = ClientAddress::of(|peer: &SocketAddr| Some(*peer));
+/// let read = first_of((header("x-user-id"), client_ip(peer)));
+///
+/// let mut request = http::Request::new(());
+/// request.extensions_mut().insert(SocketAddr::from(([192, 0, 2, 1], 443)));
+/// assert_eq!(read(RequestHead::new(&request)), "192.0.2.1");
+/// request.headers_mut().insert("x-user-id", http::HeaderValue::from_static("42"));
+/// assert_eq!(read(RequestHead::new(&request)), "42");
+///
+/// let layer = tower_aperture::ApertureLayer::new(client, "cart").label_from("who", read);
+/// # let _ = layer;
+/// ```
+///
+/// A client chooses which reader finds something when it chooses what it sends. Above, a client
+/// that makes up user ids is not limited by its address: let a proxy or an authentication layer
+/// set the header.
+pub fn first_of<P: JoinedParts>(
+    parts: P,
+) -> impl for<'h> Fn(RequestHead<'h>) -> Cow<'h, str> + Send + Sync + 'static {
+    move |head: RequestHead<'_>| parts.first(head)
+}
+
+/// Fixes the signature of a closure that reads a text from a request, and returns the closure.
+///
+/// A closure that is bound with `let` gets a signature that fits no reader, because the compiler
+/// does not see what it is for. Bound through this function it does.
+///
+/// ```
+/// # let client = tower_aperture::ApertureClient::disabled();
+/// use tower_aperture::ApertureLayer;
+/// use tower_aperture::layer::reader;
+///
+/// let first_segment =
+///     reader(|head| head.uri().path().split('/').nth(1).unwrap_or_default().into());
+/// let layer = ApertureLayer::new(client, "shop").label_from("area", first_segment);
+/// # let _ = layer;
+/// ```
+pub const fn reader<F>(read: F) -> F
+where
+    F: for<'h> Fn(RequestHead<'h>) -> Cow<'h, str> + Send + Sync + 'static,
+{
+    read
+}
+
+/// A tuple of readers, for [`joined`] and [`first_of`]. Implemented for two to four; a closure
+/// among them needs its signature: `fn name(head: RequestHead<'_>) -> Cow<'_, str>`, or
+/// [`reader`].
 ///
 /// ```
 /// use std::borrow::Cow;
@@ -68,6 +124,9 @@ pub fn joined<P: JoinedParts>(
 pub trait JoinedParts: Send + Sync + 'static {
     /// Reads one after the other.
     fn each(&self, head: RequestHead<'_>, take: &mut dyn FnMut(&str));
+
+    /// Reads with the first that finds something; empty if none does.
+    fn first<'h>(&self, head: RequestHead<'h>) -> Cow<'h, str>;
 }
 
 macro_rules! parts {
@@ -80,6 +139,18 @@ macro_rules! parts {
                 #[allow(non_snake_case)]
                 let ($($part,)+) = self;
                 $(take(&$part(head));)+
+            }
+
+            fn first<'h>(&self, head: RequestHead<'h>) -> Cow<'h, str> {
+                #[allow(non_snake_case)]
+                let ($($part,)+) = self;
+                $(
+                    let found = $part(head);
+                    if !found.is_empty() {
+                        return found;
+                    }
+                )+
+                Cow::Borrowed("")
             }
         }
     };

@@ -20,7 +20,7 @@ pub use self::baggage::baggage_member;
 pub use self::extension::{extension, extension_str};
 pub(crate) use self::header::{allowed_header, joined as joined_header};
 pub use self::header::{header, try_header};
-pub use self::joined::{JoinedParts, joined};
+pub use self::joined::{JoinedParts, first_of, joined, reader};
 pub use self::query::query;
 pub use self::template::{grpc_method, grpc_service, path_template};
 use super::head::RequestHead;

@@ -1,12 +1,21 @@
+//! Readers of names that routers and gRPC paths have.
+
 use std::borrow::Cow;
 
+use http::Method;
+
 use crate::layer::RequestHead;
-use crate::layer::grpc::content_type;
+use crate::layer::grpc;
 
 /// Reads the template that the request's path matched, `/users/{id}`, from an extension that a
-/// router left: axum's `MatchedPath`. Of a gRPC request it is the path, `/package.Service/Method`,
-/// which is its own template. Empty for anything else, so that paths which a client makes up never
-/// become names.
+/// router left, such as axum's `MatchedPath`. Where no router left one, it reads the path of a
+/// call, `/package.Service/Method`, which is its own template.
+///
+/// A call is known by its path, because tonic serves calls of any method and content type. So any
+/// path of two segments and more counts; of others the reader finds nothing. The layer bounds
+/// [the names that clients bring up this way](crate::layer#names-that-clients-choose). Behind a
+/// router alone
+/// [`extension_str`](crate::layer::extension_str) reads templates and nothing else.
 ///
 /// axum attaches the extension before layers of routes run, and before those of a router for
 /// requests that match.
@@ -31,39 +40,52 @@ where
         if let Some(matched) = head.extensions().get::<T>() {
             return Cow::Borrowed(read(matched));
         }
-        match grpc(head) {
-            Some(_) => Cow::Borrowed(head.uri().path()),
+        match call(head) {
+            Some(_) => known(head, head.uri().path()),
             None => Cow::Borrowed(""),
         }
     }
 }
 
-/// Reads the service of a gRPC request, `package.Service`; empty for any other request.
+/// Reads the service of a gRPC call, `package.Service`, from its path,
+/// `/package.Service/Method`. Empty if the path has only one segment.
+///
+/// The content type and the method of the request do not matter, because tonic serves calls
+/// whatever they say. A layer that is also around other routes reads names of their paths too:
+/// [skip](crate::ApertureLayer::skip) them, or put the layer around the gRPC services alone. The
+/// layer bounds [the names that clients bring up](crate::layer#names-that-clients-choose).
 ///
 /// ```
 /// use http::Request;
 /// use tower_aperture::layer::{RequestHead, grpc_method, grpc_service};
 ///
-/// let request = Request::post("http://shop.example/shop.v1.Carts/Add")
-///     .header("content-type", "application/grpc")
-///     .body(())?;
+/// let request = Request::post("http://shop.example/shop.v1.Carts/Add").body(())?;
 /// let head = RequestHead::new(&request);
 /// assert_eq!((&*grpc_service(head), &*grpc_method(head)), ("shop.v1.Carts", "Add"));
 /// # Ok::<(), http::Error>(())
 /// ```
 #[must_use]
 pub fn grpc_service(head: RequestHead<'_>) -> Cow<'_, str> {
-    Cow::Borrowed(grpc(head).map_or("", |(service, _)| service))
+    call(head).map_or(Cow::Borrowed(""), |(service, _)| known(head, service))
 }
 
-/// Reads the method of a gRPC request, without its service; empty for any other request. See
-/// [`grpc_service`].
+/// Reads the method of a gRPC call, without its service, from the path. See [`grpc_service`].
 #[must_use]
 pub fn grpc_method(head: RequestHead<'_>) -> Cow<'_, str> {
-    Cow::Borrowed(grpc(head).map_or("", |(_, method)| method))
+    call(head).map_or(Cow::Borrowed(""), |(_, method)| known(head, method))
 }
 
-fn grpc(head: RequestHead<'_>) -> Option<(&str, &str)> {
-    content_type(head.headers())?;
-    head.uri().path().strip_prefix('/')?.rsplit_once('/')
+/// Service and method, as the path has them.
+fn call(head: RequestHead<'_>) -> Option<(&str, &str)> {
+    let parts = head.uri().path().strip_prefix('/')?.rsplit_once('/');
+    parts.filter(|(service, method)| !service.is_empty() && !method.is_empty())
+}
+
+/// The name, or the fallback where a label must not have it.
+fn known<'h>(head: RequestHead<'h>, name: &'h str) -> Cow<'h, str> {
+    let Some(names) = head.label_names() else {
+        return Cow::Borrowed(name);
+    };
+    let learns = *head.method() == Method::POST || grpc::has_media_type(head.headers());
+    Cow::Borrowed(names.known(name, learns))
 }

@@ -117,7 +117,9 @@ impl<D, R> ApertureLayer<D, R> {
     }
 
     /// Says where the sender's address comes from; without it, or where it is not known, none is
-    /// sent. The port is 0 when a proxy told the address without one. See [`http`](Self::http).
+    /// sent. The port is 0 when a proxy told the address without one. A client that a trusted proxy
+    /// names unreadably is 0.0.0.0, so that all such clients share one key. See
+    /// [`http`](Self::http).
     #[must_use]
     pub fn source(self, address: ClientAddress) -> Self {
         self.set_http(|http| http.source = Some(address))

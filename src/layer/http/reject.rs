@@ -45,7 +45,7 @@ where
     fn on_reject(&self, rejection: &Rejection, head: RequestHead<'_>) -> Response<Self::Body> {
         let mut response = OnReject::<B>::on_reject(&DefaultReject::new(), rejection, head);
         let body = match rejection.body() {
-            Some(body) if grpc::content_type(head.headers()).is_none() => {
+            Some(body) if grpc::content_type(head).is_none() => {
                 let text = HeaderValue::from_static("text/plain; charset=utf-8");
                 response.headers_mut().entry(CONTENT_TYPE).or_insert(text);
                 Some(B::Data::from(body.clone()))
