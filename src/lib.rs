@@ -134,8 +134,9 @@ pub use self::flow::{
     AgentStatus, CacheCall, CacheChange, CacheError, CacheEvent, CacheLookup, CachePlace,
     CacheRefusal, CacheValue, Caches, Check, ClientStats, ConnectionState, Decider, Denial,
     EndError, EndResponse, FlowDecision, FlowError, FlowErrorKind, FlowOutcome, FlowParams,
-    FlowStatus, HttpAttributes, HttpExtras, LabelLimits, Labels, Quota, RejectReason, Rejection,
-    Ticket, TokenReturn, TraceContext, Verdict,
+    FlowStatus, HttpAttributes, HttpExtras, Invalidations, LabelLimits, Labels,
+    PendingInvalidation, Quota, RejectReason, Rejection, Ticket, TokenReturn, TraceContext,
+    Verdict,
 };
 #[doc(inline)]
 pub use self::layer::{Aperture, ApertureLayer, FailureMode, RequestHead};

@@ -67,7 +67,8 @@ async fn the_answer_has_the_status_of_the_reason() {
         let (recorder, layer) = rejecting(Denial::new(reason));
         let response = send(&layer, plain()).await;
         assert_eq!(response.status(), status);
-        assert!(response.headers().is_empty(), "no wait, no header");
+        assert_eq!(response.headers().len(), 1, "no wait, no other header");
+        assert_eq!(response.headers()["cache-control"], "no-store");
         assert_eq!(response.body().size_hint().exact(), Some(0));
         assert!(response.body().is_end_stream());
         assert_eq!(recorder.end(), (Unset, Some(status)));
@@ -427,4 +428,87 @@ fn a_field_with_one_value_keeps_the_last_and_what_the_protocol_needs_stays() {
     assert_eq!(all(&plain(), "retry-after"), ["3"]);
     assert_eq!(all(&grpc(), "content-type"), ["application/grpc"]);
     assert_eq!(all(&grpc(), "grpc-status"), ["8"]);
+}
+
+/// RFC 6585, section 4; policies may set a status that caches keep by themselves.
+#[tokio::test]
+async fn no_rejection_may_be_cached() {
+    fn check(response: &Response<Body>, what: &str) {
+        let said: Vec<_> = response.headers().get_all("cache-control").iter().collect();
+        assert_eq!(said, ["no-store"], "{what}");
+    }
+    // Codes of policies, over HTTP and gRPC, with each kind of answer.
+    for code in [0, 200, 204, 301, 304, 404, 410, 429, 451, 503] {
+        for request in [plain, grpc] {
+            let denial = || Denial::new(RejectReason::RateLimited).denied_code(code);
+            let (_, layer) = rejecting(denial());
+            check(&send(&layer, request()).await, "default");
+            let (_, layer) = rejecting(denial());
+            check(
+                &send(&layer.reject_with(AgentReject), request()).await,
+                "agent",
+            );
+            let (_, layer) = rejecting(denial());
+            check(&send(&layer.problem_details(), request()).await, "problem");
+            #[cfg(feature = "axum")]
+            check(
+                &Rejection::new("checkout", denial()).into_response(),
+                "axum",
+            );
+        }
+    }
+    // What a decider says about caches does not count.
+    let said = [
+        ("cache-control", "public, max-age=60"),
+        ("cache-control", "x"),
+    ];
+    let rejection = || {
+        let denial = Denial::new(RejectReason::Unknown);
+        Rejection::new("checkout", denial).with_extras(HttpExtras::new(said, "no"))
+    };
+    let request = plain();
+    let head = RequestHead::new(&request);
+    let answer = OnReject::<Body>::on_reject(&DefaultReject::new(), &rejection(), head);
+    check(&answer.map(|_| Body::empty()), "extras");
+    let answer = OnReject::<Body>::on_reject(&AgentReject, &rejection(), head);
+    check(&answer.map(|_| Body::empty()), "extras");
+    let answer = OnReject::<Body>::on_reject(&ProblemDetails::new(), &rejection(), head);
+    check(&answer.map(|_| Body::empty()), "extras");
+    // Without a decision.
+    let error = || FlowError::new(FlowErrorKind::Unavailable, "");
+    let unreachable = || ApertureLayer::new(Recorder::unreachable(error()), "checkout");
+    let closed = unreachable().on_unreachable(FailureMode::Closed);
+    check(&send(&closed, plain()).await, "unreachable");
+    check(&send(&closed, grpc()).await, "unreachable");
+    check(
+        &send(&unreachable().ramp_mode(true), plain()).await,
+        "ramp mode",
+    );
+    // Without a label.
+    let strict = ApertureLayer::new(Recorder::accepting(), "checkout").require_label("user_id");
+    let strict = strict.label_from_header("user_id", "x-user-id");
+    check(&send(&strict, plain()).await, "label");
+    check(&send(&strict, grpc()).await, "label");
+}
+
+#[tokio::test]
+async fn a_hook_decides_itself_whether_its_answer_may_be_cached() {
+    for (own, expected) in [
+        (None, "no-store"),
+        (Some("max-age=5"), "max-age=5"),
+        (Some("private"), "private"),
+    ] {
+        let (_, layer) = rejecting(Denial::new(RejectReason::RateLimited));
+        let layer = layer.on_reject(move |_: &Rejection, _: RequestHead<'_>| {
+            let mut response = Response::new(Body::from("slow down"));
+            if let Some(own) = own {
+                let value = http::HeaderValue::from_static(own);
+                response.headers_mut().insert("cache-control", value);
+            }
+            response
+        });
+        let response = send(&layer, plain()).await;
+        let said: Vec<_> = response.headers().get_all("cache-control").iter().collect();
+        assert_eq!(said, [expected]);
+    }
 }

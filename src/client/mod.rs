@@ -55,7 +55,8 @@ pub use crate::flow::CacheError;
 
 use self::counters::Counters;
 use crate::flow::{
-    AgentStatus, Check, ClientStats, ConnectionState, Decider, FlowParams, FlowStatus, Rejection,
+    AgentStatus, Check, ClientStats, ConnectionState, Decider, FlowParams, FlowStatus,
+    Invalidations, Rejection,
 };
 use crate::meter::Meter;
 
@@ -75,6 +76,8 @@ pub struct ApertureClient {
 
 struct Inner {
     backend: Backend,
+    /// Shared by all clients of one engine, or of the same Agents.
+    invalidations: Invalidations,
     counters: Counters,
     meter: Meter,
     /// The check timeout of flows over the embedded engine that set none; zero is no limit.
@@ -102,6 +105,7 @@ enum Backend {
 impl Inner {
     fn new(backend: Backend) -> Self {
         Self {
+            invalidations: backend.invalidations(),
             backend,
             counters: Counters::default(),
             meter: Meter::default(),
@@ -123,6 +127,22 @@ impl Backend {
             Self::Remote(_) => "remote",
             #[cfg(feature = "test-util")]
             Self::Scripted(_) => "scripted",
+        }
+    }
+
+    /// Returns the invalidations that all clients of the same caches share. Agents behind a
+    /// channel of the caller's have no address: then only clones of the client share them.
+    fn invalidations(&self) -> Invalidations {
+        match self {
+            #[cfg(feature = "embedded")]
+            Self::Embedded(engine) => engine.invalidations().clone(),
+            #[cfg(feature = "remote")]
+            Self::Remote(remote) => {
+                let agents = remote.agents().into_iter();
+                let addresses: Option<Vec<String>> = agents.map(|agent| agent.address).collect();
+                addresses.map_or_else(Invalidations::default, Invalidations::of_agents)
+            }
+            _ => Invalidations::default(),
         }
     }
 }

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::FlowError;
+use super::{FlowError, Invalidations, PendingInvalidation};
 
-/// The caches behind a decider: where the layer keeps responses, and what handlers write to.
+/// The caches behind a decider, where the layer keeps responses and handlers keep values.
 ///
 /// An [`ApertureClient`](crate::ApertureClient) has them; a decider of your own may.
 ///
@@ -19,11 +19,14 @@ use super::FlowError;
 /// use std::time::Duration;
 ///
 /// use bytes::Bytes;
-/// use tower_aperture::{CacheCall, CachePlace, Caches};
+/// use tower_aperture::{CacheCall, CachePlace, Caches, Invalidations, PendingInvalidation};
 ///
 /// /// Keeps everything for ever.
 /// #[derive(Default)]
-/// struct Hoard(Mutex<HashMap<String, Bytes>>);
+/// struct Hoard {
+///     values: Mutex<HashMap<String, Bytes>>,
+///     invalidations: Invalidations,
+/// }
 ///
 /// impl Caches for Hoard {
 ///     fn set<'a>(&'a self, place: CachePlace<'a>, value: Bytes, ttl: Duration) -> CacheCall<'a> {
@@ -37,11 +40,21 @@ use super::FlowError;
 ///     }
 ///
 ///     fn set_later(&self, place: CachePlace<'_>, value: Bytes, _: Duration) {
-///         self.0.lock().unwrap().insert(format!("{place:?}"), value);
+///         self.values.lock().unwrap().insert(format!("{place:?}"), value);
 ///     }
 ///
 ///     fn delete_later(&self, place: CachePlace<'_>) {
-///         self.0.lock().unwrap().remove(&format!("{place:?}"));
+///         self.values.lock().unwrap().remove(&format!("{place:?}"));
+///     }
+///
+///     /// Deletes at once; a cache behind a network calls `succeeded` when it has the answer.
+///     fn invalidate_later(&self, place: CachePlace<'_>, pending: PendingInvalidation) {
+///         self.delete_later(place);
+///         pending.succeeded();
+///     }
+///
+///     fn invalidations(&self) -> Option<&Invalidations> {
+///         Some(&self.invalidations)
 ///     }
 /// }
 /// ```
@@ -52,20 +65,36 @@ pub trait Caches: Send + Sync {
     /// Deletes a value; a missing one is no error.
     fn delete<'a>(&'a self, place: CachePlace<'a>) -> CacheCall<'a>;
 
-    /// Like [`set`](Self::set) for those who do not wait: it must not block, may run while
-    /// something is dropped, and has to count what it loses itself.
+    /// Like [`set`](Self::set), in the background: it must not block, may run while something is
+    /// dropped, and has to count what it loses itself.
     fn set_later(&self, place: CachePlace<'_>, value: Bytes, ttl: Duration);
 
-    /// Like [`delete`](Self::delete) for those who do not wait.
+    /// Like [`delete`](Self::delete), in the background.
     fn delete_later(&self, place: CachePlace<'_>);
 
-    /// Hears of what the layer did with a stored response. By default nobody counts.
+    /// Deletes a response that a successful request with an unsafe method has invalidated, in the
+    /// background. Until `pending` was told that the deletion has succeeded, the layer does not
+    /// use the cache for the key.
+    ///
+    /// By default it calls [`delete_later`](Self::delete_later) and says that this has succeeded.
+    fn invalidate_later(&self, place: CachePlace<'_>, pending: PendingInvalidation) {
+        self.delete_later(place);
+        pending.succeeded();
+    }
+
+    /// Returns the invalidations that all layers over these caches share. By default each layer
+    /// has its own, and does not see those of others.
+    fn invalidations(&self) -> Option<&Invalidations> {
+        None
+    }
+
+    /// Counts what the layer did with a stored response. By default it does nothing.
     fn note(&self, event: CacheEvent) {
         let _ = event;
     }
 }
 
-/// What becomes of a change to a cache.
+/// The result of a change to a cache, to be awaited.
 ///
 /// See [`Caches`] for an example.
 pub type CacheCall<'a> = Pin<Box<dyn Future<Output = Result<(), CacheError>> + Send + 'a>>;

@@ -17,6 +17,7 @@ mod error;
 pub(crate) mod first_seen;
 pub(crate) mod headers;
 pub(crate) mod http;
+mod invalidation;
 pub(crate) mod labels;
 mod params;
 mod quota;
@@ -35,6 +36,9 @@ pub use self::decision::{Denial, FlowDecision, RejectReason, Rejection};
 pub use self::end::{EndError, EndResponse, TokenReturn};
 pub use self::error::{FlowError, FlowErrorKind};
 pub use self::http::{HttpAttributes, HttpExtras};
+pub use self::invalidation::{Invalidations, PendingInvalidation};
+#[cfg(feature = "response-cache")]
+pub(crate) use self::invalidation::{Slot, Stamp};
 pub use self::labels::{LabelLimits, Labels};
 pub use self::params::FlowParams;
 pub use self::quota::Quota;

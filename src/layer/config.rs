@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::http::{Request, Response};
+use ::http::{Request, Response, header};
 use http_body::Body;
 
 use super::cache::Rules;
@@ -14,7 +14,7 @@ use super::guard::{Guard, Judge};
 use super::head::RequestHead;
 use super::http::{self, HttpMode};
 use super::names::{ControlPointName, Names, PolicyNames};
-use super::reject::OnReject;
+use super::reject::{NO_STORE, OnReject};
 use super::routes::RouteTable;
 use super::unreachable::OnUnreachable;
 use crate::flow::{
@@ -30,6 +30,26 @@ pub(crate) enum ControlPoint {
     Fixed(Arc<str>),
     Hook(TextHook),
     Routes(Arc<RouteTable>),
+}
+
+impl ControlPoint {
+    /// Returns the name as it is read; `None` if a table of routes leaves the request alone.
+    #[inline]
+    pub(crate) fn name<'a>(&'a self, head: RequestHead<'a>) -> Option<Cow<'a, str>> {
+        Some(match self {
+            Self::Fixed(name) => Cow::Borrowed(name),
+            Self::Hook(hook) => hook(head),
+            Self::Routes(routes) => Cow::Borrowed(routes.control_point(head)?),
+        })
+    }
+
+    /// Returns a name to keep: the shared one, where there is one.
+    pub(crate) fn keep(&self, name: &str) -> Arc<str> {
+        match self {
+            Self::Fixed(name) => name.clone(),
+            Self::Hook(_) | Self::Routes(_) => Arc::from(name),
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -114,26 +134,19 @@ impl Settings {
         head: RequestHead<'a>,
         policies: &dyn PolicyNames,
     ) -> Option<ControlPointName<'a>> {
-        let name: &str = match &self.control_point {
-            ControlPoint::Fixed(name) => name,
-            ControlPoint::Hook(hook) => {
-                let name = hook(head);
-                return Some(self.names.control_point(policies, head, name));
-            }
-            ControlPoint::Routes(routes) => routes.control_point(head)?,
-        };
-        Some(ControlPointName {
-            name: Cow::Borrowed(name),
-            is_fallback: false,
+        let name = self.control_point.name(head)?;
+        Some(match &self.control_point {
+            ControlPoint::Hook(_) => self.names.control_point(policies, head, name),
+            ControlPoint::Fixed(_) | ControlPoint::Routes(_) => ControlPointName {
+                name,
+                is_fallback: false,
+            },
         })
     }
 
-    /// The control point to keep: the shared name, where there is one.
+    /// Returns the control point to keep.
     pub(crate) fn keep(&self, name: &str) -> Arc<str> {
-        match &self.control_point {
-            ControlPoint::Fixed(name) => name.clone(),
-            ControlPoint::Hook(_) | ControlPoint::Routes(_) => Arc::from(name),
-        }
+        self.control_point.keep(name)
     }
 
     /// Fills in all but the labels' limits, in place: parameters are too large to be moved.
@@ -308,6 +321,11 @@ impl<R> Config<R> {
         T: Ticket,
     {
         let mut response = self.reject.on_reject(rejection, head);
+        let headers = response.headers_mut();
+        if !headers.contains_key(header::CACHE_CONTROL) {
+            // Full at 32768 values; the hook of such a response is on its own.
+            let _ = headers.try_insert(header::CACHE_CONTROL, NO_STORE);
+        }
         log_event!(
             target: "tower_aperture::layer",
             debug,

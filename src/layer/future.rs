@@ -19,7 +19,7 @@ use super::guard::Guard;
 use super::head::{RequestHead, ResponseHead};
 use super::plan::Plan;
 use super::reject::OnReject;
-use crate::flow::{Decider, FlowDecision, Ticket};
+use crate::flow::{Check, Decider, FlowDecision, Ticket};
 
 pin_project! {
     /// The future of [`Aperture`](crate::Aperture): the decision, if it takes time, and then the
@@ -53,7 +53,7 @@ pin_project! {
         S: Service<Request<B>>,
         D: Decider,
     {
-        Deciding { #[pin] pending: D::Pending, waiting: Option<Waiting<S, R, B>> },
+        Deciding { #[pin] pending: D::Pending, waiting: Option<Waiting<S, D, R, B>> },
         Running { #[pin] inner: S::Future, flow: Option<Flow<D::Ticket>> },
         /// Without the inner service: by the reject hook, or from the cache with the flow's guard.
         Answered { response: Option<Response<C>>, guard: Option<Guard<D::Ticket>> },
@@ -61,8 +61,10 @@ pin_project! {
 }
 
 /// What a pending decision keeps.
-pub(crate) struct Waiting<S, R, B> {
+pub(crate) struct Waiting<S, D, R, B> {
     pub(crate) config: Arc<Config<R>>,
+    /// For a request that may have to be asked about again, after a lookup.
+    pub(crate) decider: Option<D>,
     /// The ready instance.
     pub(crate) inner: S,
     pub(crate) request: Request<B>,
@@ -72,9 +74,10 @@ pub(crate) struct Waiting<S, R, B> {
     pub(crate) plan: Option<Box<Plan>>,
 }
 
-/// A flow at work.
+/// A request at work.
 pub(crate) struct Flow<T: Ticket> {
-    guard: Guard<T>,
+    /// `None` for a request that nothing was decided about, and that may invalidate responses.
+    guard: Option<Guard<T>>,
     asked: Asked,
     plan: Option<Box<Plan>>,
 }
@@ -118,8 +121,19 @@ where
         }
     }
 
+    /// A request that is not asked about.
+    #[inline(always)]
+    pub(crate) fn skipped(inner: &mut S, request: Request<B>, plan: Option<Box<Plan>>) -> Self {
+        let flow = plan.map(|mut plan| {
+            plan.start();
+            let asked = Asked::new(request.method());
+            Flow::unguarded(asked, plan)
+        });
+        Self::running(inner.call(request), flow)
+    }
+
     /// A request whose decision has to be awaited.
-    pub(crate) const fn wait(pending: D::Pending, waiting: Waiting<S, R, B>) -> Self {
+    pub(crate) const fn wait(pending: D::Pending, waiting: Waiting<S, D, R, B>) -> Self {
         Self {
             state: State::Deciding {
                 pending,
@@ -191,26 +205,26 @@ where
         C: RejectBody<RB>,
         RB: Body,
     {
-        let found = match &mut guard {
-            Some(guard) if plan.is_some() => guard.take_cache_lookup(),
-            _ => None,
-        };
         let asked = Asked::new(request.method());
-        if let Some(found) = &found
-            && let Some(plan) = &plan
-            && let Some(response) = plan.answer::<RB, C>(found)
-        {
-            return Self::answered::<RB>(response, guard, asked);
-        }
-        match &mut plan {
-            Some(plan) => {
-                plan.expose(&mut request, decision, found.as_ref(), guard.as_mut());
-                settings.insert(&mut request, decision, guard.as_mut(), found);
+        if let Some(plan) = &mut plan {
+            if let Some(response) = plan.take_stored::<RB, C>() {
+                return Self::answered::<RB>(response, guard, asked);
             }
-            None => settings.mark(&mut request, decision, guard.as_mut()),
+            plan.expose(&mut request, decision, guard.as_mut());
+            settings.insert(&mut request, decision, guard.as_mut(), plan.take_found());
+            plan.start();
+        } else {
+            settings.mark(&mut request, decision, guard.as_mut());
         }
         // Alive during `call`: a panic there ends the flow.
-        let flow = guard.map(|guard| Flow { guard, asked, plan });
+        let flow = match (guard, plan) {
+            (Some(guard), plan) => {
+                let guard = Some(guard);
+                Some(Flow { guard, asked, plan })
+            }
+            (None, Some(plan)) if plan.is_change() => Some(Flow::unguarded(asked, plan)),
+            (None, _) => None,
+        };
         Self::running(inner.call(request), flow)
     }
 
@@ -259,14 +273,22 @@ impl<T: Ticket> Flow<T> {
     #[inline(always)]
     pub(crate) fn new(guard: Guard<T>, method: &Method) -> Self {
         Self {
-            guard,
+            guard: Some(guard),
             asked: Asked::new(method),
             plan: None,
         }
     }
 
-    pub(crate) fn guard(&mut self) -> &mut Guard<T> {
-        &mut self.guard
+    const fn unguarded(asked: Asked, plan: Box<Plan>) -> Self {
+        Self {
+            guard: None,
+            asked,
+            plan: Some(plan),
+        }
+    }
+
+    pub(crate) const fn guard(&mut self) -> Option<&mut Guard<T>> {
+        self.guard.as_mut()
     }
 
     /// Hands the flow over to the body of its response, or ends it with the head. What panics
@@ -280,6 +302,15 @@ impl<T: Ticket> Flow<T> {
             return response.map(ResponseBody::passed);
         };
         let status = response.status();
+        let Some(guard) = guard else {
+            let empty = response.body().is_end_stream() || asked.never_sends(status);
+            let tape = plan.take().and_then(|plan| plan.record(&response, empty));
+            *slot = None;
+            return response.map(|body| match tape {
+                None => ResponseBody::passed(body),
+                Some(tape) => ResponseBody::recorded(body, None, tape),
+            });
+        };
         guard.http_status(status);
         guard.judge(ResponseHead::new(&response));
         // After these heads the connection speaks another protocol.
@@ -308,7 +339,7 @@ impl<T: Ticket> Flow<T> {
         }
         guard.sending(left);
         let (head, body) = response.into_parts();
-        let guard = slot.take().map(|flow| flow.guard);
+        let guard = slot.take().and_then(|flow| flow.guard);
         let body = match tape {
             None => ResponseBody::guarded(body, guard),
             Some(tape) => ResponseBody::recorded(body, guard, tape),
@@ -346,10 +377,26 @@ where
                         polled_again();
                     };
                     let head = RequestHead::new(&waiting.request);
-                    let name = waiting.control_point;
+                    let name = &waiting.control_point;
                     let deadline = waiting.deadline;
                     let settings = &waiting.config.settings;
-                    let ruling = settings.rule(verdict, head, deadline, || name);
+                    let mut ruling = settings.rule(verdict, head, deadline, || Arc::clone(name));
+                    let plan = waiting.plan.as_mut();
+                    if plan.is_some_and(|plan| plan.look_at(&mut ruling))
+                        && let Some(decider) = waiting.decider.take()
+                    {
+                        match settings.ask_again(&decider, name, head, deadline) {
+                            Check::Ready(verdict) => {
+                                let name = || Arc::clone(name);
+                                ruling = settings.rule(verdict, head, deadline, name);
+                            }
+                            Check::Pending(pending) => {
+                                let waiting = Some(waiting);
+                                state.set(State::Deciding { pending, waiting });
+                                continue;
+                            }
+                        }
+                    }
                     if let (Some(deadline), Ruling::Run(_) | Ruling::Shadow(..)) =
                         (deadline, &ruling)
                     {
@@ -369,8 +416,8 @@ where
                     return Poll::Ready(match response {
                         Ok(response) => Ok(Flow::respond(flow, response)),
                         Err(error) => {
-                            if let Some(flow) = flow {
-                                flow.guard.fail();
+                            if let Some(guard) = flow.as_mut().and_then(Flow::guard) {
+                                guard.fail();
                             }
                             *flow = None;
                             Err(error)

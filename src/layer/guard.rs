@@ -210,6 +210,11 @@ impl<T: Ticket> Guard<T> {
         self.end(FlowStatus::Error, true);
     }
 
+    /// Ends a flow whose request did not run, because it is asked about anew.
+    pub(crate) fn withdraw(&mut self) {
+        self.end(FlowStatus::Unset, false);
+    }
+
     fn end(&mut self, status: FlowStatus, failed: bool) {
         let Some(ticket) = self.ticket.take() else {
             return;

@@ -345,6 +345,11 @@ impl<D, R> ApertureLayer<D, R> {
         self.set(|settings| settings.global_cache_keys.push(Arc::new(key)))
     }
 
+    #[cfg(feature = "response-cache")]
+    pub(super) fn control_point(&self) -> &ControlPoint {
+        &self.config.settings.control_point
+    }
+
     /// Answers and stores responses by these rules.
     #[cfg(feature = "response-cache")]
     pub(super) fn cache_by(self, rules: Arc<super::cache::Rules>) -> Self {
@@ -369,8 +374,9 @@ impl<D, R> ApertureLayer<D, R> {
         self.set(|settings| settings.insert_cache_lookup = insert)
     }
 
-    /// Answers rejected requests; the response goes out as it is. Without a hook the answer is
-    /// that of [`DefaultReject`].
+    /// Answers rejected requests; the response goes out as it is, with `cache-control: no-store`
+    /// unless it has a `cache-control` of its own. Without a hook the answer is that of
+    /// [`DefaultReject`].
     #[must_use]
     pub fn on_reject<F, C>(self, reject: F) -> ApertureLayer<D, F>
     where

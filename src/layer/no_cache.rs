@@ -1,4 +1,4 @@
-//! Without the feature `response-cache` there is nothing of all this.
+//! No-op stubs of the cache without the feature `response-cache`.
 #![allow(clippy::needless_pass_by_value, clippy::unused_self, dead_code)]
 
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use http::Response;
 use http_body::Body;
 
 use super::head::RequestHead;
+use super::plan::Hit;
 use crate::flow::Caches;
 
 pub(crate) enum Rules {}
@@ -23,6 +24,14 @@ impl Rules {
     ) -> Option<Ask> {
         match **self {}
     }
+
+    pub(crate) fn change(
+        self: &Arc<Self>,
+        _: RequestHead<'_>,
+        _: impl FnOnce() -> Option<Arc<dyn Caches>>,
+    ) -> Option<Ask> {
+        match **self {}
+    }
 }
 
 impl Ask {
@@ -30,9 +39,15 @@ impl Ask {
         match *self {}
     }
 
-    pub(crate) fn answer(&self, _: &Bytes) -> Option<Response<Bytes>> {
+    pub(crate) fn judge(&mut self, _: &Bytes) -> Option<Hit> {
         match *self {}
     }
+
+    pub(crate) fn is_change(&self) -> bool {
+        match *self {}
+    }
+
+    pub(crate) fn start(&mut self) {}
 
     pub(crate) fn record<B: Body>(self, _: &Response<B>, _: bool) -> Option<Box<Tape>> {
         match self {}

@@ -126,7 +126,7 @@ impl<S: fmt::Debug, D> fmt::Debug for Outgoing<S, D> {
 impl<S, D, B, RB> Service<Request<B>> for Outgoing<S, D>
 where
     S: Service<Request<B>, Response = Response<RB>> + Clone,
-    D: Decider,
+    D: Decider + Clone,
     RB: Body,
 {
     type Response = Response<ResponseBody<RB, NoBody, D::Ticket>>;

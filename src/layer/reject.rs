@@ -8,10 +8,16 @@ use super::grpc;
 use super::head::RequestHead;
 use crate::flow::Rejection;
 
+/// Keeps caches from storing rejections: policies may choose a status that caches keep, and RFC
+/// 6585, section 4, forbids to keep a 429.
+pub(super) const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+
 /// Answers rejected requests, in front of a service whose responses have the body `B`.
 ///
 /// Closures are such hooks: `Fn(&Rejection, RequestHead<'_>) -> Response<C>`, where `C` has the
-/// data of `B` and an error that converts to that of `B`. The response goes out as it is.
+/// data of `B` and an error that converts to that of `B`. The response goes out as it is, with
+/// `cache-control: no-store` unless it has a `cache-control` of its own: caches must not answer
+/// other clients with a rejection.
 ///
 /// ```
 /// use http::Response;
@@ -59,8 +65,8 @@ where
 }
 
 /// The answer without a hook: the [status of the rejection](Rejection::status), `retry-after` in
-/// whole seconds when the wait is known, the [headers of the rejection](Rejection::headers), and an
-/// empty body. ([`AgentReject`](crate::layer::AgentReject) sends the body of the rejection too.)
+/// whole seconds when the wait is known, `cache-control: no-store` (RFC 6585, section 4), the other
+/// [headers of the rejection](Rejection::headers), and an empty body. ([`AgentReject`](crate::layer::AgentReject) sends the body of the rejection too.)
 ///
 /// A gRPC request (a POST with the media type `application/grpc` or a relative of it, such as
 /// `application/grpc-web-text+proto`) gets what its clients understand: a 200 that is all head, with `grpc-status`,
@@ -147,8 +153,13 @@ impl<B: Body> OnReject<B> for DefaultReject {
         } else {
             *response.status_mut() = rejection.status();
         }
+        let headers = response.headers_mut();
+        // Whatever the rejection says: a cache would answer clients that are within their limits.
+        headers.insert(header::CACHE_CONTROL, NO_STORE);
+        if let Some(secs) = rejection.retry_after_secs() {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(secs));
+        }
         if let Some(more) = rejection.headers() {
-            let headers = response.headers_mut();
             for name in more.keys() {
                 // What the protocol needs stays as it is.
                 if headers.contains_key(name) {
@@ -159,11 +170,6 @@ impl<B: Body> OnReject<B> for DefaultReject {
                     let _ = headers.try_append(name, value.clone());
                 }
             }
-        }
-        if let Some(secs) = rejection.retry_after_secs() {
-            response
-                .headers_mut()
-                .insert(header::RETRY_AFTER, HeaderValue::from(secs));
         }
         response
     }

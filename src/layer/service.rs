@@ -106,7 +106,7 @@ enum Next<T: Ticket, P> {
 impl<S, D, R, B, RB> Service<Request<B>> for Aperture<S, D, R>
 where
     S: Service<Request<B>, Response = Response<RB>> + Clone,
-    D: Decider,
+    D: Decider + Clone,
     R: OnReject<RB>,
     RB: Body,
 {
@@ -123,11 +123,12 @@ where
         let settings = &self.config.settings;
         let head = RequestHead::new(&request);
         if settings.skips(head) {
-            return ResponseFuture::running(self.inner.call(request), None);
+            let plan = Plan::of_skipped(settings, head, &self.decider);
+            return ResponseFuture::skipped(&mut self.inner, request, plan);
         }
 
         let deadline = Deadline::of(head);
-        let mut plan = None;
+        let mut plan: Option<Box<Plan>> = None;
         // In a block, so that nothing borrows from the request any longer when it moves.
         let mut flow = None;
         let next = 'next: {
@@ -185,29 +186,51 @@ where
             }
         };
         let (pending, control_point) = match next {
-            Next::Skip => return ResponseFuture::running(self.inner.call(request), None),
+            Next::Skip => {
+                let plan = Plan::of_skipped(settings, RequestHead::new(&request), &self.decider);
+                return ResponseFuture::skipped(&mut self.inner, request, plan);
+            }
             Next::Run => {
-                let guard = flow.as_mut().map(Flow::guard);
+                let guard = flow.as_mut().and_then(Flow::guard);
                 settings.mark(&mut request, FlowDecision::Accepted, guard);
                 return ResponseFuture::running(self.inner.call(request), flow);
             }
-            Next::Settle(ruling) => {
-                return ResponseFuture::settle(
-                    &self.config,
-                    &mut self.inner,
-                    request,
-                    ruling,
-                    plan,
-                );
+            Next::Settle(mut ruling) => {
+                let again = plan.as_mut().is_some_and(|plan| plan.look_at(&mut ruling));
+                let again = again.then(|| {
+                    let head = RequestHead::new(&request);
+                    let name = settings.control_point(head, &self.decider)?.name;
+                    let name = settings.keep(&name);
+                    let check = settings.ask_again(&self.decider, &name, head, deadline);
+                    Some((check, name))
+                });
+                match again.flatten() {
+                    Some((Check::Pending(pending), name)) => (pending, name),
+                    decided => {
+                        if let Some((Check::Ready(verdict), name)) = decided {
+                            let head = RequestHead::new(&request);
+                            ruling = settings.rule(verdict, head, deadline, || name);
+                        }
+                        return ResponseFuture::settle(
+                            &self.config,
+                            &mut self.inner,
+                            request,
+                            ruling,
+                            plan,
+                        );
+                    }
+                }
             }
             Next::Wait(pending, control_point) => (pending, control_point),
         };
 
         // The instance that said it is ready is the one to call later.
         let clone = self.inner.clone();
+        let looks_up = plan.as_deref().and_then(Plan::key).is_some();
         ResponseFuture::wait(
             pending,
             Waiting {
+                decider: looks_up.then(|| self.decider.clone()),
                 config: self.config.clone(),
                 inner: mem::replace(&mut self.inner, clone),
                 request,

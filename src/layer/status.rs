@@ -7,12 +7,13 @@ use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 
 use super::grpc;
+use super::reject::NO_STORE;
 use crate::flow::Rejection;
 
 /// The status that a gRPC client gets from the layer for the same rejection: code, message, error
 /// details, and `retry-after` and `grpc-retry-pushback-ms` where the wait is known, see
 /// [`DefaultReject`](crate::layer::DefaultReject). The [headers](Rejection::headers) of the
-/// rejection become metadata. The rejection is the [source](std::error::Error::source) of the
+/// rejection become metadata, and `cache-control` is `no-store`. The rejection is the [source](std::error::Error::source) of the
 /// status.
 ///
 /// For handlers that ask by hand:
@@ -34,6 +35,7 @@ impl From<Rejection> for Status {
         let mut status = Self::from_header_map(&headers)
             .unwrap_or_else(|| Self::new(Code::Unknown, "rejected by flow control"));
         let mut metadata = std::mem::take(status.metadata_mut()).into_headers();
+        metadata.insert(header::CACHE_CONTROL, NO_STORE);
         if let Some(more) = rejection.headers() {
             for name in more.keys() {
                 if is_own(name.as_str()) || metadata.contains_key(name) {

@@ -1,4 +1,4 @@
-//! Changes to the caches that nobody waits for.
+//! Changes to the caches, made in the background.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::Shared;
 use super::call::{CACHE_DELETE, CACHE_UPSERT};
 use super::live::Live;
+use crate::flow::PendingInvalidation;
 use crate::pb::check::{
     CacheDeleteRequest, CacheDeleteResponse, CacheOperationStatus, CacheUpsertRequest,
     CacheUpsertResponse,
@@ -22,7 +23,8 @@ const PARALLEL: usize = 8;
 /// A change to a cache.
 pub(crate) enum CacheWrite {
     Upsert(CacheUpsertRequest),
-    Delete(CacheDeleteRequest),
+    /// Deletes, and reports the success to the invalidation that asked for it.
+    Delete(CacheDeleteRequest, Option<PendingInvalidation>),
 }
 
 impl From<CacheUpsertRequest> for CacheWrite {
@@ -33,7 +35,13 @@ impl From<CacheUpsertRequest> for CacheWrite {
 
 impl From<CacheDeleteRequest> for CacheWrite {
     fn from(request: CacheDeleteRequest) -> Self {
-        Self::Delete(request)
+        Self::Delete(request, None)
+    }
+}
+
+impl From<(CacheDeleteRequest, PendingInvalidation)> for CacheWrite {
+    fn from((request, pending): (CacheDeleteRequest, PendingInvalidation)) -> Self {
+        Self::Delete(request, Some(pending))
     }
 }
 
@@ -120,7 +128,7 @@ impl CacheWrite {
                     .map(|entry| entry.value.len() + entry.key.len())
                     .sum()
             }
-            Self::Delete(request) => request.result_cache_key.len(),
+            Self::Delete(request, _) => request.result_cache_key.len(),
         }
     }
 
@@ -131,7 +139,7 @@ impl CacheWrite {
                 request.result_cache_entry.as_ref().map(|entry| &entry.key),
                 request.global_cache_entries.keys().next(),
             ),
-            Self::Delete(request) => (
+            Self::Delete(request, _) => (
                 &request.control_point,
                 Some(&request.result_cache_key).filter(|key| !key.is_empty()),
                 request.global_cache_keys.first(),
@@ -162,12 +170,15 @@ pub(super) struct Writing {
 impl Writing {
     pub(super) async fn send(mut self) {
         let timeout = Some(self.live.shared.config.background_timeout());
+        let mut invalidation = None;
         let refused = match self.write.take() {
             Some(CacheWrite::Upsert(request)) => {
                 let answer = self.live.call(CACHE_UPSERT, request, timeout).await;
                 answer.map(|reply| refusal_of_upsert(&reply))
             }
-            Some(CacheWrite::Delete(request)) => {
+            Some(CacheWrite::Delete(request, pending)) => {
+                // Dropped on failure, which reports the deletion as lost.
+                invalidation = pending;
                 let answer = self.live.call(CACHE_DELETE, request, timeout).await;
                 answer.map(|reply| refusal_of_delete(&reply))
             }
@@ -178,6 +189,9 @@ impl Writing {
         let counters = &self.live.shared.counters;
         match refused {
             None => {
+                if let Some(pending) = invalidation {
+                    pending.succeeded();
+                }
                 counters.cache_writes.add(1);
                 if counters.cache_failing.swap(false, Relaxed) {
                     log_event!(info, "the caches are written to again");
@@ -254,18 +268,19 @@ mod tests {
     }
 
     fn delete(key: &str) -> CacheWrite {
-        CacheWrite::Delete(CacheDeleteRequest {
+        let request = CacheDeleteRequest {
             control_point: "shop".to_owned(),
             result_cache_key: key.to_owned(),
             ..CacheDeleteRequest::default()
-        })
+        };
+        request.into()
     }
 
     fn next(writes: &mut CacheWrites) -> Option<(&'static str, String)> {
         let (write, place) = writes.take_next()?;
         let kind = match write {
             CacheWrite::Upsert(_) => "upsert",
-            CacheWrite::Delete(_) => "delete",
+            CacheWrite::Delete(..) => "delete",
         };
         Some((kind, place.1))
     }

@@ -374,6 +374,31 @@ async fn what_cannot_be_read_is_a_miss_and_is_replaced() {
 }
 
 #[tokio::test]
+async fn a_decision_about_a_response_of_no_use_is_made_again_and_counts() {
+    let junk = filled().await;
+    for stored in junk.hoard.values().values_mut() {
+        *stored = "{}".into();
+    }
+    for (second, status, runs) in [(Answer::Reject(denial()), 429, 1), (Answer::Accept, 200, 2)] {
+        let slow = junk.under(Recorder::by_hand());
+        let asking = tokio::spawn({
+            let slow = slow.clone();
+            async move { slow.ask().await.0 }
+        });
+        slow.recorder.asked_once().await;
+        slow.recorder.answer(Answer::Accept);
+        slow.recorder.asked_times(2).await;
+        let first: Vec<_> = slow.recorder.ends().into_iter().map(both).collect();
+        assert_eq!(first, [(Unset, None)], "it did not run");
+        assert_eq!(slow.runs(), 1);
+        slow.recorder.answer(second);
+        assert_eq!(asking.await.expect("no panic"), status);
+        assert_eq!((slow.runs(), slow.recorder.asked().len()), (runs, 2));
+        assert_eq!(slow.recorder.ends().len(), 2);
+    }
+}
+
+#[tokio::test]
 async fn over_real_connections_a_stored_answer_is_the_same_one() {
     for version in BOTH {
         let client = ApertureClient::embedded(Engine::builder().build().expect("no policy"));

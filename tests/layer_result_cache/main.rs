@@ -16,9 +16,13 @@ macro_rules! stored {
 }
 
 mod bodies;
+mod changes;
 mod flows;
 mod limits;
+mod oracle;
 mod origin;
 #[cfg(feature = "remote")]
 mod remote;
 mod rules;
+mod schedulers;
+mod site;

@@ -12,6 +12,7 @@ use crate::client::{Backend, Inner};
 use crate::engine::CacheEntry;
 use crate::flow::{
     CacheCall, CacheChange, CacheError, CacheEvent, CachePlace, CacheRefusal, Caches,
+    Invalidations, PendingInvalidation,
 };
 
 impl Inner {
@@ -79,6 +80,25 @@ impl Caches for Inner {
             }
             _ => {}
         }
+    }
+
+    fn invalidate_later(&self, place: CachePlace<'_>, pending: PendingInvalidation) {
+        match &self.backend {
+            #[cfg(feature = "remote")]
+            Backend::Remote(remote) => remote.write_later((wire::deleting(place), pending)),
+            #[cfg(feature = "embedded")]
+            Backend::Embedded(engine) => {
+                let change = delete(engine, place);
+                self.wrote(done(change, place));
+                // A key that the engine refuses to delete is one that it never stores.
+                pending.succeeded();
+            }
+            _ => drop(pending),
+        }
+    }
+
+    fn invalidations(&self) -> Option<&Invalidations> {
+        Some(&self.invalidations)
     }
 
     fn note(&self, event: CacheEvent) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::Engine;
 use super::clock::nanos;
-use crate::flow::{CacheChange, CacheLookup};
+use crate::flow::{CacheChange, CacheLookup, Invalidations};
 
 pub(crate) use self::recall::Recall;
 pub(crate) use self::store::Caches;
@@ -100,6 +100,13 @@ impl Engine {
                 .map(|key| (key.to_owned(), caches.delete(Place::global(key))))
                 .collect(),
         }
+    }
+}
+
+impl Engine {
+    /// Returns the invalidations of responses in the result caches.
+    pub(crate) fn invalidations(&self) -> &Invalidations {
+        self.shared.caches.invalidations()
     }
 }
 

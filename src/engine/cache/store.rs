@@ -11,7 +11,7 @@ use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{Equivalent, OptionsBuilder, Weighter};
 
 use crate::engine::clock::{Nanos, nanos};
-use crate::flow::{CacheLookup, CacheRefusal, CacheValue};
+use crate::flow::{CacheLookup, CacheRefusal, CacheValue, Invalidations};
 
 const MILLI: Nanos = 1_000_000;
 /// Nothing is kept for longer, and what has no time to live is kept for as long.
@@ -30,6 +30,8 @@ const MAX_SHARDS: usize = 32;
 /// Both caches, in one bound of bytes.
 pub(crate) struct Caches {
     bytes: usize,
+    /// Shared by all clients of the engine.
+    invalidations: Invalidations,
     /// Made when something is stored: most engines never cache.
     store: OnceLock<Store>,
 }
@@ -70,8 +72,13 @@ impl Caches {
     pub(crate) fn new(bytes: usize) -> Self {
         Self {
             bytes,
+            invalidations: Invalidations::default(),
             store: OnceLock::new(),
         }
+    }
+
+    pub(crate) const fn invalidations(&self) -> &Invalidations {
+        &self.invalidations
     }
 
     fn store(&self) -> &Store {

@@ -1,8 +1,8 @@
-//! `Cache-Control`, of requests and responses (RFC 9111, section 5.2).
+//! `Cache-Control` of requests and responses (RFC 9111, section 5.2).
 
 use http::header::{self, HeaderMap, HeaderValue};
 
-/// What a message says about caching, as far as a shared cache that never validates cares.
+/// The directives of a message that matter to a shared cache that never validates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Directives {
     pub(super) no_store: bool,
@@ -13,7 +13,7 @@ pub(super) struct Directives {
     pub(super) max_age: Seconds,
     pub(super) s_maxage: Seconds,
     pub(super) min_fresh: Seconds,
-    /// There is a field, and something in it makes no sense.
+    /// There is a field that cannot be read.
     pub(super) malformed: bool,
 }
 
@@ -38,9 +38,10 @@ impl Seconds {
     }
 }
 
-/// What is too large to be told apart from for ever is that (section 1.2.2).
+/// Larger numbers count as this one, which is as good as for ever (section 1.2.2).
+const LARGEST: u64 = 1 << 31;
+
 fn number(text: &[u8]) -> Option<u64> {
-    const LARGEST: u64 = 1 << 31;
     if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
         return None;
     }
@@ -57,6 +58,15 @@ impl Directives {
             }
         }
         all
+    }
+
+    /// Whether a request with these directives might refuse a stored response that is fresh
+    /// (section 5.2.1).
+    pub(super) fn may_refuse(&self, headers: &HeaderMap) -> bool {
+        self.no_cache
+            || !matches!(self.max_age, Seconds::Absent | Seconds::Given(LARGEST))
+            || !matches!(self.min_fresh, Seconds::Absent | Seconds::Given(0))
+            || pragma_no_cache(headers)
     }
 
     fn read(&mut self, value: &HeaderValue) -> Option<()> {
@@ -95,7 +105,7 @@ impl Directives {
     }
 
     /// `private` and `no-cache` that name fields count for the whole response, as section 5.2.2
-    /// allows; what is not known is ignored.
+    /// allows. Unknown directives are ignored.
     fn see(&mut self, name: &[u8], argument: Option<&[u8]>) {
         let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
         if is("no-store") {
@@ -116,6 +126,14 @@ impl Directives {
             self.min_fresh.see(argument);
         }
     }
+}
+
+/// Whether a message from before HTTP/1.1 wants no cache: `Pragma` counts where there is no
+/// `Cache-Control` (section 5.4).
+pub(super) fn pragma_no_cache(headers: &HeaderMap) -> bool {
+    let no_cache = |member: &[u8]| member.trim_ascii().eq_ignore_ascii_case(b"no-cache");
+    let says = |value: &HeaderValue| value.as_bytes().split(|byte| *byte == b',').any(no_cache);
+    !headers.contains_key(header::CACHE_CONTROL) && headers.get_all(header::PRAGMA).iter().any(says)
 }
 
 fn token(text: &[u8]) -> Option<(&[u8], &[u8])> {

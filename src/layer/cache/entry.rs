@@ -1,19 +1,22 @@
-//! A response as it lies in the cache.
+//! The format of stored responses.
 //!
 //! ```text
 //! 0xa7 version    2 bytes
+//! writer          8, a random number of the process that stored it
+//! sequence        8, invalidations of the writer before the request
+//! asked at        8, milliseconds since 1970: when the request began
 //! born            8, milliseconds since 1970: when a response of age 0 was made
 //! lifetime        8, milliseconds
 //! body            4, its length
 //! status          2
-//! headers         2, how many; for each
+//! headers         2, their number; for each
 //!   name          2, its length, and the name
 //!   value         4, its length, and the value
 //! the body
 //! ```
 //!
-//! Numbers are big-endian. What is read comes from outside: anything but what would be written is
-//! no entry.
+//! Numbers are big-endian. Stored values come from outside the process: a value that this module
+//! would not have written is refused.
 
 use std::time::SystemTime;
 
@@ -21,17 +24,24 @@ use bytes::{Buf, BufMut, Bytes};
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-const MAGIC: [u8; 2] = [0xa7, 1];
-/// Where the length of the body stands.
-const BODY: usize = 2 + 8 + 8;
+use crate::flow::Stamp;
+
+const MAGIC: [u8; 2] = [0xa7, 2];
+/// The offset of the body's length.
+const BODY: usize = 2 + 5 * 8;
+/// The length of everything before the first header.
+const FIXED: usize = BODY + 4 + 2 + 2;
 const MAX_HEADERS: u16 = 256;
 
-/// What belongs to one connection, and not to the response (RFC 9111, section 3.1).
-const HOP_BY_HOP: [HeaderName; 9] = [
+/// Fields that RFC 9111, section 3.1, keeps out of caches: those of one connection (RFC 9110,
+/// section 7.6.1) and those of the proxy in front of the origin. Fields that `connection` names
+/// are left out as well.
+const HOP_BY_HOP: [HeaderName; 10] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     header::PROXY_AUTHENTICATE,
+    HeaderName::from_static("proxy-authentication-info"),
     header::PROXY_AUTHORIZATION,
     header::TE,
     header::TRAILER,
@@ -39,7 +49,8 @@ const HOP_BY_HOP: [HeaderName; 9] = [
     header::UPGRADE,
 ];
 
-/// What is of one answer: its age, its cookies, and what is left of its client's quotas.
+/// Fields of one answer, besides: its age is calculated anew, cookies belong to one client, and
+/// so do the quotas of the client that caused the response.
 const PER_ANSWER: [HeaderName; 4] = [
     header::AGE,
     header::SET_COOKIE,
@@ -49,6 +60,7 @@ const PER_ANSWER: [HeaderName; 4] = [
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
+    pub(super) stamp: Stamp,
     pub(super) born: u64,
     pub(super) lifetime: u64,
     pub(super) status: StatusCode,
@@ -56,10 +68,11 @@ pub(super) struct Entry {
     pub(super) body: Bytes,
 }
 
-/// An entry under way: everything but the body. `None` when there are too many headers.
+/// Writes everything but the body of an entry. Returns `None` when there are too many headers.
 ///
 /// A response without a date gets that of its arrival (RFC 9110, section 6.6.1).
 pub(super) fn begin(
+    stamp: Stamp,
     born: u64,
     lifetime: u64,
     status: StatusCode,
@@ -68,6 +81,9 @@ pub(super) fn begin(
 ) -> Option<Vec<u8>> {
     let mut value = Vec::with_capacity(512);
     value.put_slice(&MAGIC);
+    value.put_u64(stamp.writer);
+    value.put_u64(stamp.sequence);
+    value.put_u64(stamp.asked_at);
     value.put_u64(born);
     value.put_u64(lifetime);
     value.put_u32(0);
@@ -97,19 +113,24 @@ pub(super) fn begin(
     Some(value)
 }
 
-/// Ends what [`begin`] began, once the body was appended; `None` when it is too large.
+/// Fills in the length of the body once it was appended. Returns `None` when it is too large.
 pub(super) fn complete(value: &mut [u8], body_at: usize) -> Option<()> {
     let len = u32::try_from(value.len() - body_at).ok()?;
     value[BODY..][..4].copy_from_slice(&len.to_be_bytes());
     Some(())
 }
 
-/// Reads an entry; its parts are slices of the value. `None` for what is none.
+/// Reads an entry, whose parts are slices of the value. Returns `None` for any other value.
 pub(super) fn decode(value: &Bytes) -> Option<Entry> {
     let mut rest = value.clone();
-    if take(&mut rest, 2)? != MAGIC[..] || rest.remaining() < 8 + 8 + 4 + 2 + 2 {
+    if take(&mut rest, 2)? != MAGIC[..] || value.len() < FIXED {
         return None;
     }
+    let stamp = Stamp {
+        writer: rest.get_u64(),
+        sequence: rest.get_u64(),
+        asked_at: rest.get_u64(),
+    };
     let (born, lifetime) = (rest.get_u64(), rest.get_u64());
     let body = usize::try_from(rest.get_u32()).ok()?;
     let status = StatusCode::from_u16(rest.get_u16()).ok()?;
@@ -131,6 +152,7 @@ pub(super) fn decode(value: &Bytes) -> Option<Entry> {
         headers.append(name, text);
     }
     (rest.len() == body).then_some(Entry {
+        stamp,
         born,
         lifetime,
         status,
@@ -147,7 +169,7 @@ fn is_kept(name: &HeaderName) -> bool {
     !HOP_BY_HOP.contains(name) && !PER_ANSWER.contains(name)
 }
 
-/// Fields that `connection` declares to be of this connection too, in lower case.
+/// Returns the fields that `connection` names, in lower case.
 fn named_by_connection(headers: &HeaderMap) -> Vec<String> {
     let values = headers.get_all(header::CONNECTION).iter();
     let texts = values.filter_map(|value| value.to_str().ok());
@@ -169,8 +191,15 @@ mod tests {
         UNIX_EPOCH + Duration::from_secs(1)
     }
 
+    const STAMP: Stamp = Stamp {
+        writer: 7,
+        sequence: 8,
+        asked_at: 9,
+    };
+
     fn encode(entry: &Entry) -> Bytes {
         let value = begin(
+            entry.stamp,
             entry.born,
             entry.lifetime,
             entry.status,
@@ -199,8 +228,15 @@ mod tests {
             headers
         });
         let body = proptest::collection::vec(any::<u8>(), 0..64);
-        (any::<u64>(), any::<u64>(), 200..600u16, headers, body).prop_map(
-            |(born, lifetime, status, headers, body)| Entry {
+        let stamp = (any::<u64>(), any::<u64>(), any::<u64>());
+        let times = (any::<u64>(), any::<u64>());
+        (stamp, times, 200..600u16, headers, body).prop_map(
+            |((writer, sequence, asked_at), (born, lifetime), status, headers, body)| Entry {
+                stamp: Stamp {
+                    writer,
+                    sequence,
+                    asked_at,
+                },
                 born,
                 lifetime,
                 status: StatusCode::from_u16(status).expect("in range"),
@@ -246,7 +282,7 @@ mod tests {
         for name in ["x-hop", "transfer-encoding", "set-cookie", "age", "x-kept"] {
             headers.append(name, HeaderValue::from_static("1"));
         }
-        let value = begin(1, 2, StatusCode::OK, &headers, dated()).expect("few headers");
+        let value = begin(STAMP, 1, 2, StatusCode::OK, &headers, dated()).expect("few headers");
         let entry = decode(&value.into()).expect("an entry");
         assert_eq!(entry.headers.keys().collect::<Vec<_>>(), ["x-kept", "date"]);
         assert_eq!(entry.headers["date"], "Thu, 01 Jan 1970 00:00:01 GMT");
@@ -255,7 +291,7 @@ mod tests {
             let stand_in = "x".repeat(name.len());
             let header = HeaderName::try_from(&stand_in).expect("a name");
             let headers = HeaderMap::from_iter([(header, HeaderValue::from_static("1"))]);
-            let value = begin(1, 2, StatusCode::OK, &headers, dated()).expect("few headers");
+            let value = begin(STAMP, 1, 2, StatusCode::OK, &headers, dated()).expect("few headers");
             let at = value
                 .windows(name.len())
                 .position(|text| text == stand_in.as_bytes());
@@ -273,6 +309,6 @@ mod tests {
         for at in 0..=MAX_HEADERS {
             headers.append("x", HeaderValue::from(at));
         }
-        assert!(begin(1, 2, StatusCode::OK, &headers, dated()).is_none());
+        assert!(begin(STAMP, 1, 2, StatusCode::OK, &headers, dated()).is_none());
     }
 }

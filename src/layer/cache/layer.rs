@@ -7,6 +7,7 @@ use tower_layer::Layer;
 
 use super::body::Cached;
 use super::rules::Rules;
+use crate::flow::Invalidations;
 use crate::layer::extract::allowed_header;
 use crate::layer::{Aperture, ApertureLayer, LayerError, RequestHead};
 
@@ -46,8 +47,11 @@ impl<D, R> ApertureLayer<D, R> {
     /// inner service, and stores there what RFC 9111 lets a shared cache store, for `ttl` at most.
     ///
     /// The key comes with the check, so a request that is answered is a flow like any other: it
-    /// was let in by rate limiters, concurrency limiters and samplers; only quota and load
-    /// schedulers are not asked for one whose response is there. It ends when the body is over.
+    /// was let in by rate limiters, concurrency limiters and samplers. Quota and load schedulers
+    /// are not asked about it. Only requests that are answered from the cache skip them: when a
+    /// stored response turns out to be of no use (stale, invalidated, or written by another
+    /// program), the flow ends and the decider is asked again without the key, so that rate
+    /// limiters count such a request twice. The flow ends when the body is over.
     ///
     /// **Name everything in the key that the response depends on**, of the path, the query and
     /// the host, and let nobody be told apart by what is not in the key: a response to a cookie
@@ -56,8 +60,8 @@ impl<D, R> ApertureLayer<D, R> {
     /// [`vary`](ResultCacheLayer::vary); a key beyond 128 bytes is replaced by its SHA-256. An
     /// Agent keeps keys of about 220 bytes, the name of the control point included.
     ///
-    /// A layer that asks with the [attributes of requests](Self::http) keeps nothing: such checks
-    /// have no room for a key.
+    /// A layer that asks with the [attributes of requests](Self::http) keeps and invalidates
+    /// nothing: such checks have no room for a key.
     ///
     /// This layer is the last thing to be said about an [`ApertureLayer`]. It takes the place of
     /// [`result_cache_key`](Self::result_cache_key).
@@ -67,9 +71,11 @@ impl<D, R> ApertureLayer<D, R> {
     /// GET and HEAD, each for itself, but none with `range` or a condition (`if-none-match` and
     /// its kin go to the inner service untouched), with a body, with `upgrade`, with
     /// `cache-control: no-store`, or with `authorization` unless
-    /// [allowed](ResultCacheLayer::allow_authorized). `no-cache` asks the inner service, and
-    /// stores what it says. `max-age` and `min-fresh` are honoured; `only-if-cached` is not: what
-    /// is behind this cache is as good as the cache. What comes from the cache has an `age`.
+    /// [allowed](ResultCacheLayer::allow_authorized). Nothing is looked up either for a request
+    /// that could refuse what is stored: with `no-cache`, `pragma: no-cache`, `max-age` or
+    /// `min-fresh` (RFC 9111, section 5.2.1). It runs as without a cache, through schedulers as
+    /// well, and its response is stored. `only-if-cached` is not honoured: what is behind this
+    /// cache is as good as the cache. What comes from the cache has an `age`.
     ///
     /// # What is stored
     ///
@@ -79,7 +85,7 @@ impl<D, R> ApertureLayer<D, R> {
     /// | 200; 203, 204, 300, 301, 308, 404 and 410 that say how long they are fresh | 3, 4.2.2 |
     /// | without `no-store`, `private` or `no-cache`, with arguments or without | 5.2.2 |
     /// | to `authorization`, where allowed: only `public`, `s-maxage` or `must-revalidate` | 3.5 |
-    /// | whose `vary` names nothing that is not in the key | 4.1 |
+    /// | whose `vary` names nothing that is not in the key; `vary: *` never | 4.1 |
     /// | that is fresh: `s-maxage`, else `max-age`, else `expires`, else `ttl`; less its age | 4.2 |
     /// | without `set-cookie`, `content-range`, trailers | 3, 3.3 |
     /// | whose body was complete, of the length it announced, up to [`max_body`](ResultCacheLayer::max_body) | 3.3 |
@@ -87,9 +93,25 @@ impl<D, R> ApertureLayer<D, R> {
     /// The body streams to the client while it is copied, and is stored when it was over, in the
     /// background: nobody waits for that. What cannot be stored is counted in
     /// [`ClientStats`](crate::ClientStats), and so is what lies in the cache and cannot be read.
-    /// A request with a method that is not safe deletes what its key has for GET and HEAD, with
-    /// its own `vary` fields, when it succeeds (4.4): two calls to an Agent in the background,
-    /// unless its key is empty.
+    /// Fields of one connection or proxy (RFC 9111, section 3.1), `set-cookie`, `age` and
+    /// `ratelimit` fields are never stored.
+    ///
+    /// # What is invalidated
+    ///
+    /// A request with a method that is not safe invalidates what its key has for GET and HEAD,
+    /// unless its response is an error (RFC 9111, section 4.4). It invalidates the targets of the
+    /// same origin that `location` and `content-location` of the response name as well. A request
+    /// invalidates also when it was skipped, when nothing was decided about it,
+    /// and when its response was lost: the inner service failed or panicked, or the client left.
+    ///
+    /// Within one process the order holds, with an engine and with an Agent. After the response to
+    /// a change has begun, no response to a request that began earlier is served or stored, and
+    /// after its body is over, neither is one from the time between. The stored response is deleted
+    /// in the background, with two calls to an Agent for each target. Until the deletion has succeeded, the cache is
+    /// not used for the key; after one that failed, not for the longest `ttl` of a layer over these
+    /// caches. [`Invalidations`] says which deciders share that, and what it costs. Other processes
+    /// see a change once the Agent has deleted the response, and of responses that vary only for
+    /// those that match the fields of the changing request.
     ///
     /// ```
     /// # #[cfg(feature = "embedded")] {
@@ -129,14 +151,16 @@ impl<D, R> ApertureLayer<D, R> {
         F: for<'h> Fn(RequestHead<'h>) -> Cow<'h, str> + Send + Sync + 'static,
     {
         ResultCacheLayer {
-            layer: self.map_reject(Cached),
             rules: Rules {
                 key: Arc::new(key),
+                control_point: self.control_point().clone(),
                 ttl,
                 vary: Vec::new(),
                 allow_authorized: false,
                 max_body: MAX_BODY,
+                invalidations: Invalidations::default(),
             },
+            layer: self.map_reject(Cached),
         }
         .ready()
     }

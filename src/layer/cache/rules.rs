@@ -1,125 +1,107 @@
-//! Which requests have to do with the cache, and what for.
+//! The rules of a layer's cache: which requests read it, and which invalidate it.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName};
 use http::{Method, Response};
 use http_body::Body;
 
-use super::directives::{Directives, Seconds};
-use super::entry::{self, Entry};
+use super::change::Change;
+use super::directives::Directives;
 use super::key;
-use super::storable::{self, Asked};
-use super::tape::{Place, Tape};
-use crate::flow::{CacheEvent, CachePlace, Caches};
+use super::read::Read;
+use super::tape::Tape;
+use crate::flow::{Caches, Invalidations};
+use crate::layer::config::ControlPoint;
 use crate::layer::extract::TextHook;
 use crate::layer::head::RequestHead;
+use crate::layer::plan::Hit;
 
-/// What a layer was told about its cache.
+/// The settings of a layer's cache.
 #[derive(Clone)]
 pub(crate) struct Rules {
     pub(super) key: TextHook,
+    /// The layer's own.
+    pub(super) control_point: ControlPoint,
     pub(super) ttl: Duration,
     pub(super) vary: Vec<HeaderName>,
     pub(super) allow_authorized: bool,
     pub(super) max_body: usize,
+    /// For caches that bring none of their own.
+    pub(super) invalidations: Invalidations,
 }
 
-/// One request's business with the cache.
-pub(crate) struct Ask {
-    rules: Arc<Rules>,
-    caches: Arc<dyn Caches>,
-    control_point: Arc<str>,
-    kind: Kind,
-}
-
-enum Kind {
-    Read {
-        key: String,
-        at: SystemTime,
-        head: bool,
-        authorized: bool,
-        /// `None`: a stored response will not do.
-        wants: Option<Wants>,
-    },
-    /// It may change what GET and HEAD answer.
-    Change { keys: [String; 2] },
-}
-
-/// What the client says about stored responses (RFC 9111, section 5.2.1).
-#[derive(Clone, Copy)]
-struct Wants {
-    max_age: u64,
-    min_fresh: u64,
-}
-
-impl Wants {
-    fn of(said: &Directives, headers: &HeaderMap) -> Option<Self> {
-        // `Pragma` counts where there is nothing newer (section 5.4).
-        let pragma = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"no-cache");
-        let old = || headers.get(header::PRAGMA).is_some_and(pragma);
-        if said.no_cache || (!headers.contains_key(header::CACHE_CONTROL) && old()) {
-            return None;
-        }
-        let seconds = |seconds, absent| match seconds {
-            Seconds::Absent => Some(absent),
-            Seconds::Given(seconds) => Some(seconds),
-            Seconds::Invalid => None,
-        };
-        Some(Self {
-            max_age: seconds(said.max_age, u64::MAX)?,
-            min_fresh: seconds(said.min_fresh, 0)?,
-        })
-    }
+/// What a request does with the cache.
+pub(crate) enum Ask {
+    Read(Read),
+    Change(Change),
 }
 
 impl Rules {
-    /// `None` for a request that passes the cache by.
+    /// Returns `None` for a request that has nothing to do with the cache.
     pub(crate) fn ask(
         self: &Arc<Self>,
         head: RequestHead<'_>,
         control_point: impl FnOnce() -> Arc<str>,
         caches: impl FnOnce() -> Option<Arc<dyn Caches>>,
     ) -> Option<Ask> {
-        let headers = head.headers();
         let method = head.method();
-        let reads = *method == Method::GET || *method == Method::HEAD;
-        if !reads && method.is_safe() {
-            return None;
+        if *method != Method::GET && *method != Method::HEAD {
+            return self.change(head, caches);
         }
-        let (said, authorized) = if reads {
-            self.admit(headers)?
-        } else {
-            (Directives::default(), false)
-        };
+        let (said, authorized) = self.admit(head.headers())?;
         let named = (self.key)(head);
         if named.is_empty() {
             return None;
         }
-        let key = |method: &Method| key::of(method, &named, &self.vary, headers);
-        let kind = if reads {
-            Kind::Read {
-                key: key(method),
-                at: SystemTime::now(),
-                head: *method == Method::HEAD,
-                authorized,
-                wants: Wants::of(&said, headers),
-            }
-        } else {
-            let keys = [key(&Method::GET), key(&Method::HEAD)];
-            Kind::Change { keys }
-        };
-        Some(Ask {
+        let caches = caches()?;
+        let invalidations = self.invalidations_of(&*caches);
+        invalidations.note_ttl(self.ttl);
+        // Before the clock and the cache are read: what changes from now on counts as later.
+        let sequence = invalidations.sequence();
+        let slot = invalidations.slot(&named);
+        let looks_up = !said.may_refuse(head.headers()) && invalidations.may_use(slot);
+        Some(Ask::Read(Read {
+            key: self.place_key(head, &named),
             rules: Arc::clone(self),
-            caches: caches()?,
             control_point: control_point(),
-            kind,
-        })
+            invalidations,
+            caches,
+            sequence,
+            slot,
+            looks_up,
+            at: SystemTime::now(),
+            head: *method == Method::HEAD,
+            authorized,
+        }))
     }
 
-    /// Whether a GET or HEAD may be answered from the cache, and its answer stored.
+    /// Like [`ask`](Self::ask), for a request that may only invalidate.
+    pub(crate) fn change(
+        self: &Arc<Self>,
+        head: RequestHead<'_>,
+        caches: impl FnOnce() -> Option<Arc<dyn Caches>>,
+    ) -> Option<Ask> {
+        if head.method().is_safe() {
+            return None;
+        }
+        let caches = caches()?;
+        let invalidations = self.invalidations_of(&*caches);
+        Some(Ask::Change(Change::new(self, head, caches, invalidations)))
+    }
+
+    fn invalidations_of(&self, caches: &dyn Caches) -> Invalidations {
+        let own = caches.invalidations();
+        own.unwrap_or(&self.invalidations).clone()
+    }
+
+    pub(super) fn place_key(&self, head: RequestHead<'_>, named: &str) -> String {
+        key::of(head.method(), named, &self.vary, head.headers())
+    }
+
+    /// Reads what a GET or HEAD says of caches. Returns `None` when it passes the cache by.
     fn admit(&self, headers: &HeaderMap) -> Option<(Directives, bool)> {
         // Parts, conditions and other protocols are between the client and the inner service.
         const PASSED: [HeaderName; 8] = [
@@ -130,7 +112,7 @@ impl Rules {
             header::IF_MODIFIED_SINCE,
             header::IF_UNMODIFIED_SINCE,
             header::UPGRADE,
-            // A body: what it means is not in the key.
+            // A body, which is not in the key.
             header::TRANSFER_ENCODING,
         ];
         if PASSED.iter().any(|name| headers.contains_key(name)) {
@@ -150,141 +132,40 @@ impl Rules {
 }
 
 impl Ask {
-    /// What to look up with the check.
+    /// Returns the key to look up with the check.
     pub(crate) fn key(&self) -> Option<&str> {
-        match &self.kind {
-            Kind::Read {
-                key,
-                wants: Some(_),
-                ..
-            } => Some(key),
-            _ => None,
+        match self {
+            Self::Read(read) => read.key(),
+            Self::Change(_) => None,
         }
     }
 
-    /// The response that lies in the cache, when it will do.
-    pub(crate) fn answer(&self, found: &Bytes) -> Option<Response<Bytes>> {
-        let Kind::Read {
-            head,
-            wants: Some(wants),
-            ..
-        } = &self.kind
-        else {
-            return None;
-        };
-        let Some(entry) = entry::decode(found).filter(|entry| is_whole(entry, *head)) else {
-            self.caches.note(CacheEvent::Unreadable);
-            return None;
-        };
-        let age = millis(SystemTime::now()).saturating_sub(entry.born);
-        let left = entry.lifetime.checked_sub(age).filter(|left| *left > 0)?;
-        let min_fresh = wants.min_fresh.saturating_mul(1000);
-        if age > wants.max_age.saturating_mul(1000) || left < min_fresh {
-            return None;
+    /// Judges what the result cache had for the request. Returns `None` when it was not asked.
+    pub(crate) fn judge(&mut self, found: &Bytes) -> Option<Hit> {
+        match self {
+            Self::Read(read) => read.judge(found),
+            Self::Change(_) => None,
         }
-        self.caches.note(CacheEvent::Answered);
-        let mut response = Response::new(entry.body);
-        *response.status_mut() = entry.status;
-        *response.headers_mut() = entry.headers;
-        let age = HeaderValue::from(age / 1000);
-        response.headers_mut().insert(header::AGE, age);
-        Some(response)
     }
 
-    /// Looks at the head of the inner service's response; a tape for one whose body is to be
-    /// stored. `empty` says that no body will come.
+    /// Returns true for a request that may invalidate, which is followed even without a flow.
+    pub(crate) const fn is_change(&self) -> bool {
+        matches!(self, Self::Change(_))
+    }
+
+    /// The inner service is about to be called.
+    pub(crate) fn start(&mut self) {
+        if let Self::Change(change) = self {
+            change.start();
+        }
+    }
+
+    /// Looks at the head of the inner service's response. Returns a tape when its body has to be
+    /// followed. `empty` says that it has no body.
     pub(crate) fn record<B: Body>(self, response: &Response<B>, empty: bool) -> Option<Box<Tape>> {
-        let status = response.status();
-        let (key, at, head, authorized) = match self.kind {
-            Kind::Read {
-                key,
-                at,
-                head,
-                authorized,
-                ..
-            } => (key, at, head, authorized),
-            Kind::Change { keys } => {
-                // Section 4.4. A change that failed changed nothing.
-                if status.is_success() || status.is_redirection() {
-                    for key in &keys {
-                        let control_point = &self.control_point;
-                        self.caches
-                            .delete_later(CachePlace::Result { control_point, key });
-                    }
-                }
-                return None;
-            }
-        };
-        let asked = Asked {
-            at,
-            authorized,
-            vary: &self.rules.vary,
-            ttl: self.rules.ttl,
-        };
-        let now = SystemTime::now();
-        let headers = response.headers();
-        let fresh = storable::fresh(asked, status, headers, now)?;
-        let length = if head || empty {
-            Some(0)
-        } else {
-            response.body().size_hint().exact()
-        };
-        let length = match declared_length(headers)? {
-            Some(declared) if !head => {
-                if length.is_some_and(|length| length != declared) {
-                    return None;
-                }
-                Some(declared)
-            }
-            _ => length,
-        };
-        let most = self.rules.max_body as u64;
-        if length.unwrap_or(response.body().size_hint().lower()) > most {
-            return None;
+        match self {
+            Self::Read(read) => read.record(response, empty),
+            Self::Change(change) => change.record(response, empty),
         }
-        let born = millis(now).saturating_sub(whole_millis(fresh.age));
-        let lifetime = whole_millis(fresh.age.saturating_add(fresh.left));
-        let value = entry::begin(born, lifetime, status, headers, now)?;
-        let place = Place {
-            caches: self.caches,
-            control_point: self.control_point,
-            key,
-        };
-        let mut tape = Tape::new(place, value, fresh.left, self.rules.max_body, length);
-        if head || empty {
-            tape.finish();
-            return None;
-        }
-        Some(Box::new(tape))
     }
-}
-
-/// What the head says about the length of the body; `None` when that makes no sense.
-fn declared_length(headers: &HeaderMap) -> Option<Option<u64>> {
-    let mut values = headers.get_all(header::CONTENT_LENGTH).iter();
-    let Some(first) = values.next() else {
-        return Some(None);
-    };
-    if values.any(|other| other != first) {
-        return None;
-    }
-    first.to_str().ok()?.parse().ok().map(Some)
-}
-
-/// The body is as long as the head says; only the answer to a HEAD has none.
-fn is_whole(entry: &Entry, head: bool) -> bool {
-    if head {
-        return entry.body.is_empty();
-    }
-    let declared = entry.headers.get_all(header::CONTENT_LENGTH);
-    let len = entry.body.len().to_string();
-    declared.iter().all(|declared| *declared == *len)
-}
-
-fn millis(time: SystemTime) -> u64 {
-    whole_millis(time.duration_since(UNIX_EPOCH).unwrap_or_default())
-}
-
-fn whole_millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -3,16 +3,16 @@
 use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
-use http::header::{self, HeaderMap, HeaderName};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-use super::directives::{Directives, Seconds};
+use super::directives::{Directives, Seconds, pragma_no_cache};
 
-/// What counts of the request, and of the layer's settings.
+/// The request, and the settings of the layer, as far as they matter.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asked<'a> {
-    /// When.
+    /// When it began.
     pub(super) at: SystemTime,
-    /// It had `authorization`.
+    /// Whether it had `authorization`.
     pub(super) authorized: bool,
     /// The fields that the key holds.
     pub(super) vary: &'a [HeaderName],
@@ -29,7 +29,7 @@ pub(super) struct Fresh {
     pub(super) left: Duration,
 }
 
-/// `None`: it must not be stored, or there would be no use in it.
+/// Returns `None` for a response that must not be stored, or that would be of no use.
 pub(super) fn fresh(
     asked: Asked<'_>,
     status: StatusCode,
@@ -37,16 +37,21 @@ pub(super) fn fresh(
     now: SystemTime,
 ) -> Option<Fresh> {
     let said = Directives::of(headers);
-    // What cannot be read may have meant any of these. The layer never validates, so a response
-    // that would have to be is of no use.
+    // A field that cannot be read may have said any of these. The layer never validates, so a
+    // response that has to be validated is of no use.
     if said.malformed || said.no_store || said.private || said.no_cache {
+        return None;
+    }
+    // Not specified for responses, and meant all the same.
+    if pragma_no_cache(headers) {
         return None;
     }
     let leave = said.public || said.must_revalidate || said.s_maxage != Seconds::Absent;
     if asked.authorized && !leave {
         return None;
     }
-    // A part of something, or something with more to follow its body.
+    // Cookies belong to one client; the others have only a part of the response, or more of it
+    // behind the body.
     const NEVER: [HeaderName; 3] = [header::SET_COOKIE, header::CONTENT_RANGE, header::TRAILER];
     if NEVER.iter().any(|name| headers.contains_key(name)) || !is_keyed(headers, asked.vary) {
         return None;
@@ -55,7 +60,7 @@ pub(super) fn fresh(
     let date = time(headers, header::DATE)
         .unwrap_or(Ok(now))
         .unwrap_or(now);
-    let age = age(asked.at, date, headers, now)?;
+    let age = age(asked.at, date, headers, now);
     let lifetime = match (said.s_maxage, said.max_age) {
         (Seconds::Given(seconds), _) | (Seconds::Absent, Seconds::Given(seconds)) => {
             Some(Duration::from_secs(seconds))
@@ -69,16 +74,16 @@ pub(super) fn fresh(
     };
     let left = match lifetime {
         Some(lifetime) if understood(status) => lifetime.checked_sub(age)?.min(asked.ttl),
-        // The user's word is the heuristic of section 4.2.2, but only for plain success: that an
-        // absence or a move is worth keeping, the response itself has to say.
+        // The layer's time to live is the heuristic of section 4.2.2, but only for a plain 200:
+        // other responses have to say themselves that they are worth keeping.
         None if status == StatusCode::OK => asked.ttl,
         _ => return None,
     };
-    // What an Agent counts in.
+    // Agents count in milliseconds.
     (left >= Duration::from_millis(1)).then_some(Fresh { age, left })
 }
 
-/// Final, complete, and meant for everybody who asks for this.
+/// Whether a status is final, complete, and the same for every client.
 const fn understood(status: StatusCode) -> bool {
     matches!(
         status.as_u16(),
@@ -86,32 +91,38 @@ const fn understood(status: StatusCode) -> bool {
     )
 }
 
-/// Every field that the response depends on is part of the key.
+/// Whether every field that the response depends on is part of the key. `*` stands for what is in
+/// no field, and never is.
 fn is_keyed(headers: &HeaderMap, vary: &[HeaderName]) -> bool {
     headers.get_all(header::VARY).iter().all(|value| {
         let mut names = value.as_bytes().split(|byte| *byte == b',');
         names.all(|name| {
             let name = name.trim_ascii();
             let known = |known: &HeaderName| name.eq_ignore_ascii_case(known.as_str().as_bytes());
-            name.is_empty() || vary.iter().any(known)
+            name.is_empty() || (name != b"*" && vary.iter().any(known))
         })
     })
 }
 
 /// Section 4.2.3, in the worst case: the whole time of the request was spent on the way back.
-fn age(
-    asked_at: SystemTime,
-    date: SystemTime,
-    headers: &HeaderMap,
-    now: SystemTime,
-) -> Option<Duration> {
+fn age(asked_at: SystemTime, date: SystemTime, headers: &HeaderMap, now: SystemTime) -> Duration {
     let apparent = now.duration_since(date).unwrap_or_default();
     let delay = now.duration_since(asked_at).unwrap_or_default();
-    let told = match headers.get(header::AGE) {
-        None => return Some(apparent),
-        Some(age) => age.to_str().ok()?.trim().parse().ok()?,
+    let Some(told) = headers.get(header::AGE).and_then(seconds) else {
+        return apparent;
     };
-    Some(apparent.max(Duration::from_secs(told).saturating_add(delay)))
+    apparent.max(told.saturating_add(delay))
+}
+
+/// Section 5.1: of a list the first member counts, and a value that is no number is ignored.
+fn seconds(value: &HeaderValue) -> Option<Duration> {
+    let first = value.as_bytes().split(|byte| *byte == b',').next()?;
+    let digits = str::from_utf8(first.trim_ascii()).ok()?;
+    if digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
+        return None;
+    }
+    // Too large for a number is as good as for ever (section 1.2.2).
+    Some(Duration::from_secs(digits.parse().unwrap_or(u64::MAX)))
 }
 
 /// A date, `Err` for one that is none.

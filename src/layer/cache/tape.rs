@@ -1,32 +1,41 @@
-//! The copy of a response that is on its way to the client.
+//! Follows the body of a response on its way to the client: copies it, to store the copy, or waits
+//! for the end of the response to a change.
 
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use super::change::BodyEnd;
 use super::entry;
-use crate::flow::{CachePlace, Caches};
+use crate::flow::{CachePlace, Caches, Invalidations, Slot};
 
 /// Where the copy goes.
 pub(super) struct Place {
     pub(super) caches: Arc<dyn Caches>,
     pub(super) control_point: Arc<str>,
     pub(super) key: String,
+    pub(super) invalidations: Invalidations,
+    pub(super) slot: Slot,
+    /// The invalidations before the request began.
+    pub(super) sequence: u64,
 }
 
-/// Copies a body up to a limit, and stores the copy once the body was complete. What failed, was
-/// dropped on the way or turned out too large leaves nothing.
+/// Copies a body up to a limit, and stores the copy once the body was complete. A body that
+/// failed, was dropped on the way or turned out too large is not stored, and neither is one whose
+/// key was invalidated since its request began.
 pub(crate) struct Tape {
-    /// Taken when it is stored, or given up.
+    /// Taken when the copy is stored, or given up.
     place: Option<Place>,
     value: Vec<u8>,
     body_at: usize,
     ttl: Duration,
     max_body: usize,
-    /// How long the body is, if that is known.
+    /// The length of the body, if it is known.
     length: Option<u64>,
     /// The body's own code is at work.
     inside: bool,
+    /// Dropped when the body is over, of the response to a change.
+    change: Option<BodyEnd>,
 }
 
 impl Tape {
@@ -48,10 +57,25 @@ impl Tape {
             max_body,
             length,
             inside: false,
+            change: None,
         }
     }
 
-    /// Where data is to be copied to, while it is of use.
+    /// Copies nothing, and waits for the end.
+    pub(super) const fn of_change(end: BodyEnd) -> Self {
+        Self {
+            place: None,
+            body_at: 0,
+            value: Vec::new(),
+            ttl: Duration::ZERO,
+            max_body: 0,
+            length: None,
+            inside: false,
+            change: Some(end),
+        }
+    }
+
+    /// Returns where data is to be copied to, while it is of use.
     pub(crate) fn copy(&mut self, more: usize) -> Option<&mut Vec<u8>> {
         self.place.as_ref()?;
         if more > self.max_body - self.copied() {
@@ -74,9 +98,11 @@ impl Tape {
         self.inside = false;
     }
 
+    /// Keeps the copy from being stored.
     pub(crate) fn give_up(&mut self) {
         self.place = None;
         self.value = Vec::new();
+        self.change = None;
     }
 
     fn is_complete(&self) -> bool {
@@ -86,18 +112,25 @@ impl Tape {
 
     /// The body is at its end.
     pub(crate) fn finish(&mut self) {
+        self.change = None;
         let Some(place) = self.place.take() else {
             return;
         };
         let complete = self.is_complete();
         let mut value = std::mem::take(&mut self.value);
-        if !complete || entry::complete(&mut value, self.body_at).is_none() {
+        if !complete
+            || !place
+                .invalidations
+                .may_use_since(place.slot, place.sequence)
+            || entry::complete(&mut value, self.body_at).is_none()
+        {
             return;
         }
         let Place {
             caches,
             control_point,
             key,
+            ..
         } = &place;
         let place = CachePlace::Result { control_point, key };
         caches.set_later(place, value.into(), self.ttl);

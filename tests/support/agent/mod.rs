@@ -33,8 +33,8 @@ use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tower_aperture::pb::check::flow_control_service_server::FlowControlServiceServer;
 use tower_aperture::pb::check::{
-    CacheUpsertRequest, CacheUpsertResponse, CheckRequest, CheckResponse, FlowEndRequest,
-    FlowEndResponse,
+    CacheDeleteRequest, CacheUpsertRequest, CacheUpsertResponse, CheckRequest, CheckResponse,
+    FlowEndRequest, FlowEndResponse,
 };
 use tower_aperture::pb::checkhttp::flow_control_service_http_server::FlowControlServiceHttpServer;
 use tower_aperture::pb::checkhttp::{CheckHttpRequest, CheckHttpResponse};
@@ -143,6 +143,7 @@ impl FakeAgent {
                 cache: Mutex::default(),
                 upserts: Mutex::default(),
                 upsert_answer: Mutex::default(),
+                on_delete: script(|_| Reply::Now(())),
             }),
             tls,
             running: Mutex::default(),
@@ -207,6 +208,14 @@ impl FakeAgent {
     /// Answers upserts from now on, and does none of them.
     pub fn answer_upserts(&self, answer: CacheUpsertResponse) {
         *lock(&self.state.upsert_answer) = Some(answer);
+    }
+
+    /// When deletes from caches are done, or with what they fail instead.
+    pub fn on_delete(
+        &self,
+        script: impl Fn(&CacheDeleteRequest) -> Reply<()> + Send + Sync + 'static,
+    ) {
+        *lock(&self.state.on_delete) = Arc::new(script);
     }
 
     /// Ends it as a killed process ends: every connection breaks, the port refuses.

@@ -35,6 +35,7 @@ pub(super) struct State {
     pub(super) upserts: Mutex<Vec<CacheUpsertRequest>>,
     /// What upserts are answered with instead of being done.
     pub(super) upsert_answer: Mutex<Option<CacheUpsertResponse>>,
+    pub(super) on_delete: Script<CacheDeleteRequest, ()>,
 }
 
 pub(super) fn script<Req, Res>(
@@ -186,6 +187,7 @@ impl FlowControlService for State {
         request: Request<CacheDeleteRequest>,
     ) -> Result<Response<CacheDeleteResponse>, Status> {
         let request = request.into_inner();
+        Self::play(&self.on_delete, &request, |()| ()).await?;
         let mut cache = lock(&self.cache);
         let mut answer = CacheDeleteResponse::default();
         if !request.result_cache_key.is_empty() {

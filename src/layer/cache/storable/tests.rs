@@ -79,7 +79,16 @@ fn the_age_is_the_larger_of_what_was_told_and_what_the_date_shows() {
     assert_eq!(times(&[fresh, ("date", FIVE_PAST)]), Some((0, 60)));
     assert_eq!(times(&[fresh, ("date", "never")]), Some((0, 60)));
     assert_eq!(times(&[fresh, ("age", "58")]), None);
-    assert_eq!(times(&[fresh, ("age", "old")]), None);
+    // Section 5.1.
+    assert_eq!(times(&[fresh, ("age", "old")]), Some((0, 60)));
+    assert_eq!(times(&[fresh, ("age", "-20")]), Some((0, 60)));
+    assert_eq!(times(&[fresh, ("age", "20, 60")]), Some((22, 38)));
+    assert_eq!(times(&[fresh, ("age", "60, 20")]), None);
+    assert_eq!(
+        times(&[fresh, ("age", "20"), ("age", "60")]),
+        Some((22, 38))
+    );
+    assert_eq!(times(&[fresh, ("age", "99999999999999999999")]), None);
     assert_eq!(times(&[fresh, ("age", "18446744073709551615")]), None);
     // What says nothing of its own is kept for as long as the user says, however old.
     assert_eq!(times(&[("age", "7200")]), Some((7202, 3600)));
