@@ -318,6 +318,22 @@ mod logs {
         (lines, tracing::subscriber::set_default(subscriber))
     }
 
+    #[cfg(feature = "tls")]
+    #[tokio::test]
+    async fn a_warning_names_tls_to_a_plaintext_port() {
+        let (lines, _guard) = collect();
+        let agent = FakeAgent::start();
+        let client = builder(&agent).insecure(false);
+        let client = client.build().expect("a client");
+        assert_eq!(decision(&client).await, FlowDecision::Unreachable);
+        let text = lines.text();
+        let named = text.lines().any(|line| {
+            line.contains(" WARN ")
+                && line.contains("the client speaks TLS and the agent's port plaintext")
+        });
+        assert!(named, "{text}");
+    }
+
     #[tokio::test]
     async fn one_line_for_each_change_and_never_the_key() {
         let (lines, _guard) = collect();

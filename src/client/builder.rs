@@ -3,6 +3,8 @@ mod env;
 mod error;
 
 use std::fmt;
+#[cfg(feature = "tls")]
+use std::sync::Arc;
 use std::time::Duration;
 
 #[cfg(feature = "tls")]
@@ -20,6 +22,9 @@ use crate::flow::Cause;
 #[cfg(feature = "tls")]
 use crate::remote::Tls;
 use crate::remote::{BreakerConfig, Connect, KeepAlive, Remote, RemoteConfig, Target};
+
+/// Covers 20 ms each way, and a client whose two cores are saturated.
+const CHECK_GRACE: Duration = Duration::from_millis(800);
 
 /// Describes a client of a real Agent; made by [`ApertureClient::builder`].
 ///
@@ -44,10 +49,23 @@ use crate::remote::{BreakerConfig, Connect, KeepAlive, Remote, RemoteConfig, Tar
 /// # When the Agent is away
 ///
 /// The connection is made by the first flow and, once lost, by the next flow that needs it.
-/// Meanwhile flows are [unreachable](crate::FlowDecision::Unreachable), after the check timeout at
-/// the latest. An Agent that goes on not answering is [given up](Self::breaker): flows are then
-/// unreachable at once, and it is asked again within a second of its return. On Linux a connection whose bytes nobody acknowledges for ten seconds is given up, so that a host that
-/// vanished is noticed without keep-alive.
+/// Meanwhile flows are [unreachable](crate::FlowDecision::Unreachable), after the check timeout
+/// and its grace at the latest. An Agent that goes on not answering is [given up](Self::breaker):
+/// flows are then unreachable at once, and it is asked again within a second of its return. On
+/// Linux a connection whose bytes are not acknowledged for ten seconds is closed, so that the loss
+/// of a host is noticed without keep-alive.
+///
+/// # Connections
+///
+/// The client makes HTTP/2 connections of its own, with TLS by rustls. Checks leave one in eight
+/// of a connection's streams free, two to 16 of them, for the ends of flows, for spans and for
+/// probes. Before checks would use those, the client opens further connections, up to 64 for each
+/// Agent and runtime; beyond that, checks wait for a stream within their budget. A connection that
+/// was opened for lack of streams closes after 30 s without a call. An Agent that allows a single
+/// stream on a connection gets no such room.
+///
+/// The end of a flow goes out on the connection of its check while that is open, because behind a
+/// virtual address another connection may lead to another Agent.
 ///
 /// # Runtimes
 ///
@@ -63,6 +81,7 @@ pub struct ApertureClientBuilder {
     server_name: Option<String>,
     connect_timeout: Duration,
     check_timeout: Duration,
+    check_grace: Duration,
     end_timeout: Duration,
     keep_alive: Option<KeepAlive>,
     connections: usize,
@@ -84,6 +103,7 @@ impl ApertureClientBuilder {
             server_name: None,
             connect_timeout: Duration::from_secs(1),
             check_timeout: CHECK_TIMEOUT,
+            check_grace: CHECK_GRACE,
             end_timeout: Duration::from_secs(5),
             keep_alive: None,
             connections: 1,
@@ -105,10 +125,20 @@ impl ApertureClientBuilder {
     /// The addresses of several Agents of one cluster, up to 64, which share their limits. All are
     /// secure or none is; TLS settings and [connections](Self::connections) are for each.
     ///
-    /// A check goes to the less busy of two that are drawn from those that answer. Where no
-    /// connection can be made, another is asked within the same timeout; what may have reached an
-    /// Agent is not asked again. The end of a flow goes to the Agent that let it in or, while that
-    /// one does not answer, to another, as do spans and changes to caches.
+    /// A check goes to the less busy of two that are drawn from those that answer. Another Agent is
+    /// asked, within the same budget, only where the first has certainly decided nothing:
+    ///
+    /// - no connection could be made, or no stream was free,
+    /// - the request was not sent, the Agent refused its stream (`REFUSED_STREAM`), or the stream is
+    ///   above the last one that the Agent's GOAWAY names (RFC 9113, sections 6.8 and 8.7),
+    /// - the Agent refuses the client: `UNAUTHENTICATED`, `PERMISSION_DENIED`, `UNIMPLEMENTED`.
+    ///
+    /// Any other error may follow a decision, so the flow is unreachable. An Agent that answers
+    /// errors gets fewer checks while another one decides: one every 100 ms at first, and one a
+    /// second when it goes on. It is not given up, because it answers.
+    ///
+    /// The end of a flow goes to the Agent that let it in or, while that one does not answer, to
+    /// another, as do spans and changes to caches.
     ///
     /// It takes the place of what was set before.
     ///
@@ -128,9 +158,15 @@ impl ApertureClientBuilder {
         self
     }
 
-    /// Uses a channel you look after instead of connections of the client's own: address, TLS,
+    /// Uses a channel of your own instead of connections of the client's: address, TLS,
     /// connections, keep-alive and the connect timeout are then the channel's. The other settings
-    /// apply.
+    /// apply, except the [grace](Self::check_grace).
+    ///
+    /// A tonic `Channel` enforces `grpc-timeout` itself and drops the call when the budget ends. A
+    /// check on it gets no grace: an answer that arrives after the budget is lost and the flow is
+    /// unreachable. On a channel the ends of flows and probes share all streams with checks, so that
+    /// they may wait behind checks that a scheduler holds. Prefer [`address`](Self::address) where
+    /// you can.
     ///
     /// The channel must outlive the runtimes the client is used in.
     pub fn channel(mut self, channel: Channel) -> Self {
@@ -174,37 +210,79 @@ impl ApertureClientBuilder {
         self
     }
 
-    /// How long a connection may take to be made, TLS included; 1 s by default. Checks do not wait
-    /// for it longer than for anything else.
+    /// Sets how long a connection may take to be made, TLS included; 1 s by default. A check waits
+    /// for it within its own [budget](Self::check_timeout). [`build`](Self::build) refuses zero.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// How long a check may take from start to answer, connecting included, unless the flow says
-    /// otherwise; 200 ms by default, zero is no limit. The Agent is told, and keeps a flow waiting
-    /// in a scheduler no longer.
+    /// Sets the budget of a check, connecting included; 200 ms by default. A flow may set
+    /// [its own](crate::FlowParams::check_timeout).
+    ///
+    /// The client sends the budget as `grpc-timeout`, and the Agent holds a flow in a scheduler's
+    /// queue no longer than that. The client waits for the answer one
+    /// [grace](Self::check_grace) longer, so that the answer to a flow that waited out its budget
+    /// still counts. A request therefore waits at most the budget plus the grace: 1 s by
+    /// default. Where the process itself stalled meanwhile, the client looks for an answer in the
+    /// socket before it gives up, for as long as the stall took and at most 500 ms.
+    ///
+    /// Zero sets no limit: a check then waits until the Agent answers or the connection breaks.
     pub fn check_timeout(mut self, timeout: Duration) -> Self {
         self.check_timeout = timeout;
         self
     }
 
-    /// How long the end of a flow, an export of spans, or a cache call may take; 5 s by default,
-    /// zero is no limit for cache calls and a minute for the others.
+    /// Sets how much longer than the [budget](Self::check_timeout) a check waits for its answer;
+    /// 800 ms by default.
+    ///
+    /// An Agent answers a queued check shortly before the budget ends. The grace covers the way
+    /// back and a busy client: the default is enough for a link of 20 ms each way and a client
+    /// whose two cores are saturated. An answer that arrives within the grace counts like any
+    /// other. Without it the flow is [unreachable](crate::FlowDecision::Unreachable) and
+    /// [runs](crate::FailureMode), whatever the Agent decided.
+    ///
+    /// Zero ends the wait with the budget. Choose it only when a late answer is worth less than a
+    /// flow that runs without a decision. A [channel](Self::channel) of your own gets no grace.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_aperture::ApertureClient;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let client = ApertureClient::builder()
+    ///     .address("agent.far.example:8089")
+    ///     .insecure(true)
+    ///     .check_timeout(Duration::from_millis(100))
+    ///     .check_grace(Duration::from_secs(1)) // no check takes longer than 1.1 s
+    ///     .build()?;
+    /// # let _ = client;
+    /// # Ok(()) }
+    /// ```
+    pub fn check_grace(mut self, grace: Duration) -> Self {
+        self.check_grace = grace;
+        self
+    }
+
+    /// Sets how long the end of a flow, an export of spans, or a cache call may take; 5 s by
+    /// default. Zero means no limit for cache calls and a minute for the others.
     pub fn end_timeout(mut self, timeout: Duration) -> Self {
         self.end_timeout = timeout;
         self
     }
 
-    /// Pings the Agent every `interval` while calls are under way, and gives up the connection
-    /// when no answer comes within `timeout`. Off by default; 10 s and 5 s are good values.
+    /// Pings the Agent every `interval` while calls are under way and nothing comes from it, and
+    /// closes the connection when no answer comes within `timeout`. Off by default; 10 s and 5 s are
+    /// good values. [`build`](Self::build) refuses zero for either.
     pub fn keep_alive(mut self, interval: Duration, timeout: Duration) -> Self {
         self.keep_alive = Some(KeepAlive { interval, timeout });
         self
     }
 
-    /// How many connections calls to each Agent are spread over; 1 by default, at most 64. More than one helps
-    /// when thousands of checks a second keep one connection's task busy.
+    /// Sets how many connections the calls to each Agent are spread over; 1 by default, at most 64.
+    /// More than one helps when thousands of checks a second keep one connection's task busy. The
+    /// client opens [further ones](Self#connections) by itself when streams run out.
+    /// [`build`](Self::build) refuses zero.
     pub fn connections(mut self, connections: usize) -> Self {
         self.connections = connections;
         self
@@ -273,6 +351,7 @@ impl ApertureClientBuilder {
         let config = RemoteConfig {
             api_key,
             check_timeout: some(self.check_timeout),
+            check_grace: self.check_grace,
             end_timeout: some(self.end_timeout),
             breaker: self.breaker,
             #[cfg(feature = "gzip")]
@@ -315,11 +394,12 @@ impl ApertureClientBuilder {
                     ca: self.ca,
                     identity: self.identity,
                     server_name: self.server_name,
+                    ..Tls::default()
                 };
                 for uri in &uris {
                     check_tls(uri, &tls)?;
                 }
-                Some(tls)
+                Some(Arc::new(tls))
             } else {
                 None
             },
@@ -340,6 +420,7 @@ impl fmt::Debug for ApertureClientBuilder {
             .field("server_name", &self.server_name)
             .field("connect_timeout", &self.connect_timeout)
             .field("check_timeout", &self.check_timeout)
+            .field("check_grace", &self.check_grace)
             .field("end_timeout", &self.end_timeout)
             .field("keep_alive", &self.keep_alive)
             .field("connections", &self.connections)
@@ -370,15 +451,10 @@ fn metadata(key: &[u8]) -> Result<Option<MetadataValue<Ascii>>, BuildError> {
 #[cfg(feature = "tls")]
 fn check_tls(uri: &Uri, tls: &Tls) -> Result<(), BuildError> {
     let try_out = |what, tls: &Tls| {
-        tonic::transport::Endpoint::from(uri.clone())
-            .tls_config(tls.config(false))
-            .map(drop)
+        tls.check(uri)
             .map_err(|error| BuildError(Problem::Tls(what, Cause::innermost(error))))
     };
-    if let Some(ca) = &tls.ca {
-        if !contains(ca, b"-----BEGIN CERTIFICATE-----") {
-            return Err(BuildError(Problem::Tls("CA certificate", Cause::NONE)));
-        }
+    if tls.ca.is_some() {
         let ca = Tls {
             ca: tls.ca.clone(),
             ..Tls::default()
@@ -393,11 +469,6 @@ fn check_tls(uri: &Uri, tls: &Tls) -> Result<(), BuildError> {
         try_out("client identity", &identity)?;
     }
     try_out("server name", tls)
-}
-
-#[cfg(feature = "tls")]
-fn contains(text: &[u8], part: &[u8]) -> bool {
-    text.windows(part.len()).any(|window| window == part)
 }
 
 #[cfg(test)]

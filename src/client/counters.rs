@@ -13,6 +13,8 @@ pub(super) struct Counters {
     undecided: AtomicU64,
     unreachable: AtomicU64,
     timeouts: AtomicU64,
+    #[cfg(feature = "remote")]
+    late: super::late::LateFlows,
     unavailable: AtomicU64,
     unauthenticated: AtomicU64,
     invalid: AtomicU64,
@@ -31,6 +33,11 @@ pub(super) struct Counters {
 impl Counters {
     /// `shadow`: the flow runs in any case.
     pub(super) fn count<T>(&self, verdict: &Verdict<T>, shadow: bool) {
+        #[cfg(feature = "remote")]
+        match verdict {
+            Verdict::Unreachable(error) if error.is_late() => self.late.count(error),
+            _ => self.late.log_if_due(),
+        }
         match verdict {
             Verdict::Accepted(_) => self.accepted.fetch_add(1, Relaxed),
             Verdict::Rejected(..) => {
@@ -110,6 +117,8 @@ impl Counters {
             undecided: self.undecided.load(Relaxed),
             unreachable: self.unreachable.load(Relaxed),
             timeouts: self.timeouts.load(Relaxed),
+            #[cfg(feature = "remote")]
+            late: self.late.total(),
             unavailable: self.unavailable.load(Relaxed),
             unauthenticated: self.unauthenticated.load(Relaxed),
             invalid: self.invalid.load(Relaxed),

@@ -34,6 +34,8 @@ mod decide;
 mod embedded;
 mod flow;
 mod http;
+#[cfg(feature = "remote")]
+mod late;
 mod record;
 #[cfg(feature = "test-util")]
 mod scripted;

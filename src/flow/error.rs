@@ -12,7 +12,8 @@ use super::Cause;
 /// ramp mode or the layer's configuration says otherwise.
 ///
 /// When a connection failed, the [`source`](Error::source) says why; the text of the error itself
-/// leaves that out. Two errors are equal when kind and texts are.
+/// leaves that out. Two errors are equal when kind and texts are, and when both are
+/// [late](Self::is_late) or neither is.
 ///
 /// ```
 /// use tower_aperture::{FlowError, FlowErrorKind};
@@ -26,13 +27,14 @@ pub struct FlowError {
     kind: FlowErrorKind,
     message: Cow<'static, str>,
     cause: Cause,
+    late: bool,
 }
 
 /// The kinds of [`FlowError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FlowErrorKind {
-    /// No answer within the check timeout.
+    /// No answer within the check timeout and its grace.
     Timeout,
     /// The Agent could not be reached, or the connection broke.
     Unavailable,
@@ -56,6 +58,7 @@ impl FlowError {
             kind,
             message: message.into(),
             cause: Cause::NONE,
+            late: false,
         }
     }
 
@@ -84,6 +87,13 @@ impl FlowError {
         self
     }
 
+    /// Marks the error of a check that was sent and not answered in time.
+    #[allow(dead_code)] // Only an Agent's answers are late.
+    pub(crate) const fn late(mut self, late: bool) -> Self {
+        self.late = late;
+        self
+    }
+
     /// What kind of failure it was.
     #[must_use]
     pub const fn kind(&self) -> FlowErrorKind {
@@ -94,6 +104,22 @@ impl FlowError {
     #[must_use]
     pub fn is_timeout(&self) -> bool {
         self.kind == FlowErrorKind::Timeout
+    }
+
+    /// Returns `true` for a check that was sent to an Agent and not answered within its budget and
+    /// grace, or that the Agent itself ended at its deadline. The Agent may have decided; the answer
+    /// was late. Such an error is always a [timeout](Self::is_timeout), and
+    /// [`ClientStats::late`](crate::ClientStats::late) counts it.
+    ///
+    /// ```
+    /// use tower_aperture::{FlowError, FlowErrorKind};
+    ///
+    /// let error = FlowError::new(FlowErrorKind::Timeout, "no connection within 200ms");
+    /// assert!(error.is_timeout() && !error.is_late()); // nothing was sent
+    /// ```
+    #[must_use]
+    pub const fn is_late(&self) -> bool {
+        self.late
     }
 
     /// The Agent could not be reached.

@@ -110,9 +110,11 @@ impl<'a> FlowParams<'a> {
         self
     }
 
-    /// Sets how long the check may take, connecting included, in place of the client's own 200 ms.
-    /// A scheduler keeps the flow waiting no longer, whatever its `queue_timeout` says. Zero means
-    /// no limit: the flow then waits as long as its policies let it.
+    /// Sets the budget of the check, connecting included, in place of the client's own 200 ms.
+    /// A scheduler keeps the flow waiting no longer, whatever its `queue_timeout` says. With an
+    /// Agent the client waits for the answer a grace longer: the flow waits at most the budget plus
+    /// the grace (`ApertureClientBuilder::check_grace`), 800 ms by default. Zero means no
+    /// limit: the flow then waits as long as its policies let it.
     #[must_use]
     pub fn check_timeout(mut self, timeout: Duration) -> Self {
         self.check_timeout = Some(timeout);

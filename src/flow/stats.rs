@@ -34,6 +34,12 @@ pub struct ClientStats {
     pub unreachable: u64,
     /// Unreachable: no answer in time.
     pub timeouts: u64,
+    /// Unreachable, and counted in `timeouts`: the check was sent, and its answer did not come
+    /// within the check timeout and its grace. The Agent may have decided otherwise. The rest of
+    /// `timeouts` found no connection or no stream in time, so that no Agent was asked.
+    ///
+    /// A warning names their number, at most once a minute.
+    pub late: u64,
     /// Unreachable: no connection.
     pub unavailable: u64,
     /// Unreachable: the API key was refused.
@@ -50,7 +56,9 @@ pub struct ClientStats {
     pub checks_handed_over: u64,
     /// Checks whose caller left, cancelled because too many were being seen to their end.
     pub checks_cancelled: u64,
-    /// Checks asked of another Agent, because there was no connection to the first.
+    /// Checks asked of another Agent, because the first had certainly decided nothing: there was
+    /// no connection to it, it refused the stream or was closing the connection, or it refused the
+    /// client (`UNAUTHENTICATED`, `PERMISSION_DENIED`, `UNIMPLEMENTED`).
     pub checks_moved: u64,
     /// Unreachable, and counted in `unavailable`: nobody was asked, because no Agent had answered
     /// for a while.

@@ -234,7 +234,9 @@ impl<D, R> ApertureLayer<D, R> {
 
     /// Sets how long a check may take, which is also how long a scheduler may keep the request
     /// waiting, whatever its `queue_timeout` says. The decider's own by default, which is 200 ms
-    /// for an [`ApertureClient`](crate::ApertureClient); zero is no limit.
+    /// for an [`ApertureClient`](crate::ApertureClient); zero is no limit. A client of an Agent
+    /// waits for the answer a grace longer, 800 ms by default
+    /// (`ApertureClientBuilder::check_grace`).
     #[must_use]
     pub fn check_timeout(self, timeout: Duration) -> Self {
         self.set(|settings| settings.check_timeout = Some(timeout))

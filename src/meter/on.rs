@@ -230,6 +230,9 @@ impl Asked {
         if undecided {
             series.undecided();
         }
+        if matches!(verdict, Verdict::Unreachable(error) if error.is_late()) {
+            series.late();
+        }
         series.checked(took);
         match self.wait {
             Wait::None => {}

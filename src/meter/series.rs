@@ -5,8 +5,8 @@ use metrics::{Counter, Histogram, SharedString, counter, histogram};
 
 use crate::flow::{FlowErrorKind, FlowStatus, RejectReason, Verdict};
 use crate::metrics::{
-    CHECK_DURATION, CHECKS_ABANDONED, FLOWS, FLOWS_ENDED, FLOWS_SHADOWED, FLOWS_UNDECIDED,
-    QUEUE_DURATION,
+    CHECK_DURATION, CHECKS_ABANDONED, FLOWS, FLOWS_ENDED, FLOWS_LATE, FLOWS_SHADOWED,
+    FLOWS_UNDECIDED, QUEUE_DURATION,
 };
 
 /// The handles of one control point. Those for what most control points never see are asked for
@@ -20,6 +20,7 @@ pub(super) struct Series {
     abandoned: Counter,
     shadowed: Counter,
     undecided: Counter,
+    late: Counter,
     check: OnceLock<Histogram>,
     queue: OnceLock<Histogram>,
 }
@@ -61,6 +62,7 @@ impl Series {
             abandoned: counter!(CHECKS_ABANDONED, "control_point" => Arc::clone(&name)),
             shadowed: counter!(FLOWS_SHADOWED, "control_point" => Arc::clone(&name)),
             undecided: counter!(FLOWS_UNDECIDED, "control_point" => Arc::clone(&name)),
+            late: counter!(FLOWS_LATE, "control_point" => Arc::clone(&name)),
             name,
             accepted: OnceLock::new(),
             rejected: Rejected::default(),
@@ -143,6 +145,10 @@ impl Series {
 
     pub(super) fn shadowed(&self) {
         self.shadowed.increment(1);
+    }
+
+    pub(super) fn late(&self) {
+        self.late.increment(1);
     }
 
     pub(super) fn undecided(&self) {

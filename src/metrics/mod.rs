@@ -32,6 +32,7 @@
 //! | `tower_aperture_flows_ended_total` | counter | `control_point`, `status` | answered flows that have ended |
 //! | `tower_aperture_flows_shadowed_total` | counter | `control_point` | rejected flows that ran all the same, in shadow mode |
 //! | `tower_aperture_flows_undecided_total` | counter | `control_point` | accepted flows that no component of a policy decided about: they run without limits |
+//! | `tower_aperture_flows_late_total` | counter | `control_point` | unreachable flows whose check was sent to an Agent and not answered in time |
 //! | `tower_aperture_check_duration_seconds` | histogram | `control_point` | from the question to the decision, or to giving up on it |
 //! | `tower_aperture_queue_duration_seconds` | histogram | `control_point` | how long flows waited in schedulers |
 //! | `tower_aperture_checks_abandoned_total` | counter | `control_point` | decisions whose caller left before they came |
@@ -44,7 +45,7 @@
 //! | `tower_aperture_agents_given_up_total` | counter | | how often one was given up |
 //! | `tower_aperture_probes_total` | counter | | calls that only asked whether an Agent answers |
 //! | `tower_aperture_checks_spared_total` | counter | | flows that asked nobody, because no Agent answered |
-//! | `tower_aperture_checks_moved_total` | counter | | checks asked of another Agent for lack of a connection |
+//! | `tower_aperture_checks_moved_total` | counter | | checks asked of another Agent, because the first decided nothing |
 //! | `tower_aperture_ends_total` | counter | `result` | ends of flows on their way to an Agent |
 //! | `tower_aperture_ends_retried_total` | counter | | ends that were tried again |
 //! | `tower_aperture_spans_total` | counter | `result` | spans on their way to an Agent |
@@ -134,6 +135,8 @@ names! {
         "Rejected flows that ran all the same, in shadow mode";
     FLOWS_UNDECIDED describe_counter "tower_aperture_flows_undecided_total" Count
         "Accepted flows that no component of a policy decided about";
+    FLOWS_LATE describe_counter "tower_aperture_flows_late_total" Count
+        "Unreachable flows whose check was sent to an Agent and not answered in time";
     CHECK_DURATION describe_histogram "tower_aperture_check_duration_seconds" Seconds
         "Seconds from the question to the decision, or to giving up on it";
     QUEUE_DURATION describe_histogram "tower_aperture_queue_duration_seconds" Seconds
@@ -164,7 +167,7 @@ names! {
         "Flows that asked nobody, because no Agent answered";
     #[cfg(feature = "remote")]
     CHECKS_MOVED describe_counter "tower_aperture_checks_moved_total" Count
-        "Checks asked of another Agent for lack of a connection";
+        "Checks asked of another Agent, because the first decided nothing";
     #[cfg(feature = "remote")]
     ENDS describe_counter "tower_aperture_ends_total" Count
         "Ends of flows on their way to an Agent";

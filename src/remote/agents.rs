@@ -1,20 +1,22 @@
+//! The Agents of a client, the choice among them, and what is known about each.
+
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::Uri;
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use tonic::transport::{Channel, Endpoint};
 
 use super::breaker::{Breaker, Evidence, Pass};
-use super::call::Failure;
 use super::config::{Connect, RemoteConfig};
+use super::failure::Failure;
 use super::link::Link;
 use super::live::Live;
+use super::recent_failures::RecentFailures;
+use super::transport::{Connector, Pool};
 use crate::flow::{AgentStatus, ConnectionState};
-
-pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Between two looks at Agents that are away, while work in the background waits for one.
 const LONGEST_LOOK: Duration = Duration::from_secs(1);
@@ -41,7 +43,7 @@ pub(super) struct Agent {
     answers: AtomicU64,
     /// Counts its returns: connections made before the last one may lead nowhere.
     generation: AtomicU64,
-    endpoint: OnceLock<Endpoint>,
+    failures: RecentFailures,
 }
 
 // === impl Agents ===
@@ -57,7 +59,7 @@ impl Agents {
             in_flight: AtomicUsize::new(0),
             answers: AtomicU64::new(0),
             generation: AtomicU64::new(0),
-            endpoint: OnceLock::new(),
+            failures: RecentFailures::default(),
         };
         Self {
             all: match config.connect() {
@@ -94,9 +96,22 @@ impl Agents {
         best.unwrap_or(ConnectionState::Idle)
     }
 
-    /// The less busy of two drawn from those that fit. One that is slow, or has stopped answering
-    /// and is not given up yet, gets little that way.
+    /// Returns the less busy of two that are drawn from those that fit and do not fail, or from
+    /// those that fit when all of them fail.
+    ///
+    /// An Agent that is slow, or that has stopped answering and is not given up yet, gets little
+    /// that way. One that fails fast gets nothing.
     fn choose(&self, fits: impl Fn(usize, &Agent) -> bool) -> Option<usize> {
+        if self.all.len() > 1 {
+            let well = |at, agent: &Agent| !agent.failures.is_failing() && fits(at, agent);
+            if let Some(at) = self.draw(well) {
+                return Some(at);
+            }
+        }
+        self.draw(fits)
+    }
+
+    fn draw(&self, fits: impl Fn(usize, &Agent) -> bool) -> Option<usize> {
         let len = self.all.len();
         let from = |start: usize| {
             (0..len)
@@ -115,6 +130,15 @@ impl Agents {
         } else {
             first
         })
+    }
+
+    /// Returns an Agent that fails and whose next try is due, if that is not the only one.
+    fn due_for_a_try(&self, fits: impl Fn(usize, &Agent) -> bool) -> Option<usize> {
+        if self.all.len() == 1 {
+            return None;
+        }
+        let mut all = self.all.iter().enumerate();
+        all.find_map(|(at, agent)| (fits(at, agent) && agent.failures.may_try()).then_some(at))
     }
 
     /// Wakes what waits in the background.
@@ -167,17 +191,11 @@ impl Agent {
         Some(self.uri.as_ref()?.authority()?.as_str())
     }
 
-    /// Connections for the current runtime.
-    pub(super) fn channels(&self, connect: &Connect) -> Result<Box<[Channel]>, BoxError> {
-        let uri = self.uri.as_ref().ok_or("there is no address")?;
-        let endpoint = match self.endpoint.get() {
-            Some(endpoint) => endpoint,
-            None => {
-                let endpoint = connect.endpoint(uri)?;
-                self.endpoint.get_or_init(|| endpoint)
-            }
-        };
-        Ok(connect.channels(endpoint, &self.link))
+    /// Returns a new pool of connections in this runtime; none for a channel of the user's. It
+    /// connects when it is first used.
+    pub(super) fn pool(&self, connect: &Connect, runtime: &Handle) -> Option<Arc<Pool>> {
+        let connector = Connector::new(self.uri.clone()?, connect, Arc::clone(&self.link));
+        Some(Pool::new(connector, runtime.clone()))
     }
 }
 
@@ -210,14 +228,22 @@ impl Asking {
     pub(super) fn among(live: &Arc<Live>, mut tried: u64) -> Option<Self> {
         let agents = &live.shared.agents;
         loop {
-            let at =
-                agents.choose(|at, agent| tried & (1 << at) == 0 && agent.breaker.is_closed())?;
+            let fits =
+                |at: usize, agent: &Agent| tried & (1 << at) == 0 && agent.breaker.is_closed();
+            let due = agents.due_for_a_try(fits);
+            let at = due.or_else(|| agents.choose(fits))?;
             if let Some(pass) = agents.get(at).breaker.pass() {
                 return Some(Self::new(live, at, pass));
             }
             // Given up just now.
             tried |= 1 << at;
         }
+    }
+
+    /// Leave to ask this Agent once more.
+    pub(super) fn again(live: &Arc<Live>, at: usize) -> Option<Self> {
+        let pass = live.shared.agents.get(at).breaker.pass()?;
+        Some(Self::new(live, at, pass))
     }
 
     fn new(live: &Arc<Live>, at: usize, pass: Pass) -> Self {
@@ -244,6 +270,12 @@ impl Asking {
         self.live.shared.agents.get(self.at)
     }
 
+    /// The Agent decided.
+    pub(super) fn decided(&mut self) {
+        self.agent().failures.clear();
+        self.answered();
+    }
+
     /// The Agent said something, be it a refusal.
     pub(super) fn answered(&mut self) {
         self.told = true;
@@ -263,6 +295,19 @@ impl Asking {
 
     /// What the lack of a decision says about the Agent.
     pub(super) fn failed(&mut self, failure: &Failure) {
+        let agent = self.agent();
+        let first = failure.repels() && agent.failures.count();
+        if first && failure.is_refusal() && self.live.shared.agents.len() > 1 {
+            log_event!(
+                warn,
+                agent = agent.address(),
+                reason = %failure.message,
+                "the Aperture agent refuses checks: it is asked less while other agents decide"
+            );
+        }
+        if failure.is_full() {
+            return;
+        }
         let evidence = match failure.evidence() {
             None => return self.answered(),
             // Others were answered meanwhile: it took long, the Agent is not away.
@@ -296,6 +341,12 @@ impl Drop for Asking {
 }
 
 impl Live {
+    /// Tells whether an Agent other than those `tried` can be asked about a flow.
+    pub(super) fn could_ask_another(&self, tried: u64) -> bool {
+        let mut agents = self.shared.agents.iter().enumerate();
+        agents.any(|(at, agent)| tried & (1 << at) == 0 && agent.breaker.is_closed())
+    }
+
     /// An Agent for what is no check: `first` if it is not given up, another if there is one,
     /// but one of `tried` only for lack of any other.
     pub(super) fn route(&self, first: Option<usize>, tried: u64) -> Option<usize> {

@@ -1,3 +1,5 @@
+//! One check: from the question to the decision, over one or several Agents.
+
 use std::future::Future;
 use std::mem;
 use std::pin::Pin;
@@ -10,10 +12,12 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::agents::Asking;
-use super::call::{CHECK, Failure, GIVEN_UP};
+use super::call::{CHECK, Terms};
+use super::failure::{Failure, GIVEN_UP};
 use super::flow::{Grant, RemoteFlow};
 use super::live::Live;
 use super::stamps::Stamps;
+use super::transport::Purpose;
 use super::{Remote, http};
 #[cfg(feature = "telemetry")]
 use crate::flow::TraceParent;
@@ -219,22 +223,34 @@ impl<Q: Question> New<Q> {
         let (health, counters) = (&shared.health, &shared.counters);
         let decisions = health.decisions();
         let others = shared.agents.len() > 1;
-        let begun = others.then(Instant::now);
+        let begun = Instant::now();
+        let left = || self.timeout.map(|all| all.saturating_sub(begun.elapsed()));
         let mut tried = 0;
+        let mut resent = false;
         let question = Arc::new(self.question);
         let stamps = Stamps::start();
+        let mut budget = self.timeout;
         loop {
-            let left = match begun {
-                Some(begun) => self.timeout.map(|all| all.saturating_sub(begun.elapsed())),
-                None => self.timeout,
-            };
             let (live, at) = (Arc::clone(asking.live()), asking.at());
-            match live.call_at(at, Q::PATH, Arc::clone(&question), left).await {
-                Ok(answer) => {
-                    asking.answered();
+            let another = others && live.could_ask_another(tried | 1 << at);
+            let terms = Terms {
+                budget,
+                grace: shared.config.check_grace,
+                // The other half is for the other Agent.
+                connecting: budget.filter(|_| another).map(|budget| budget / 2),
+                purpose: Purpose::Flow,
+                connection: None,
+            };
+            let answer = live
+                .exchange(live.channel(at), at, Q::PATH, Arc::clone(&question), terms)
+                .await;
+            let failure = match answer {
+                Ok((answer, connection)) => {
+                    asking.decided();
                     health.decided();
                     let grant = Grant {
                         at,
+                        connection,
                         stamps: stamps.answered(),
                         #[cfg(feature = "telemetry")]
                         trace: self.trace,
@@ -251,26 +267,30 @@ impl<Q: Question> New<Q> {
                         extras,
                     ));
                 }
-                Err(failure) => {
-                    asking.failed(&failure);
-                    tried |= 1 << at;
-                    let late = begun
-                        .zip(self.timeout)
-                        .is_some_and(|(begun, all)| begun.elapsed() >= all);
-                    // Nothing was sent, so that nothing is decided twice.
-                    if failure.unsent
-                        && !late
-                        && let Some(next) = Asking::among(&live, tried)
-                    {
-                        counters.checks_moved.add(1);
-                        asking = next;
-                        continue;
-                    }
-                    let error = Failure::into_error(failure);
-                    health.flow_failed(&error, decisions, others);
-                    return Err(error);
+                Err(failure) => failure,
+            };
+            asking.failed(&failure);
+            tried |= 1 << at;
+            budget = left();
+            if failure.undecided() && budget != Some(Duration::ZERO) {
+                if let Some(next) = Asking::among(&live, tried) {
+                    counters.checks_moved.add(1);
+                    asking = next;
+                    continue;
+                }
+                // Once more at the same address, which may stand for several Agents: one of them
+                // shuts down gracefully, and another connection leads to another one.
+                if failure.unprocessed()
+                    && !mem::replace(&mut resent, true)
+                    && let Some(next) = Asking::again(&live, at)
+                {
+                    asking = next;
+                    continue;
                 }
             }
+            let error = Failure::into_error(failure);
+            health.flow_failed(&error, decisions, others);
+            return Err(error);
         }
     }
 }

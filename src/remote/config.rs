@@ -1,4 +1,8 @@
+//! The settings of a client of real Agents, as the builder checked them.
+
 use std::fmt;
+#[cfg(feature = "tls")]
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::Uri;
@@ -14,6 +18,8 @@ pub(crate) struct RemoteConfig {
     pub(crate) api_key: Option<MetadataValue<Ascii>>,
     /// `None` is no limit.
     pub(crate) check_timeout: Option<Duration>,
+    /// How much longer than its budget a check waits for the answer.
+    pub(crate) check_grace: Duration,
     /// Bounds ends, exports and cache calls; `None` is no limit for cache calls.
     pub(crate) end_timeout: Option<Duration>,
     pub(crate) breaker: BreakerConfig,
@@ -27,7 +33,7 @@ pub(crate) struct RemoteConfig {
 pub(crate) enum Target {
     /// Connections of our own.
     Connect(Connect),
-    /// A channel somebody else looks after.
+    /// A channel of the user's.
     Ready(Channel),
 }
 
@@ -36,7 +42,7 @@ pub(crate) struct Connect {
     /// Scheme and authority of each Agent.
     pub(crate) uris: Vec<Uri>,
     #[cfg(feature = "tls")]
-    pub(crate) tls: Option<Tls>,
+    pub(crate) tls: Option<Arc<Tls>>,
     pub(crate) connect_timeout: Duration,
     pub(crate) keep_alive: Option<KeepAlive>,
     pub(crate) connections: usize,
@@ -50,35 +56,15 @@ pub(crate) struct KeepAlive {
 
 /// What TLS needs; the builder has parsed it once.
 #[cfg(feature = "tls")]
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub(crate) struct Tls {
     /// PEM; the system's roots when there is none.
     pub(crate) ca: Option<Vec<u8>>,
     /// PEM, certificate and key.
     pub(crate) identity: Option<(Vec<u8>, Vec<u8>)>,
     pub(crate) server_name: Option<String>,
-}
-
-#[cfg(feature = "tls")]
-impl Tls {
-    /// Without the system's roots this reads no file, which the builder relies on.
-    pub(crate) fn config(&self, system_roots: bool) -> tonic::transport::ClientTlsConfig {
-        use tonic::transport::{Certificate, ClientTlsConfig, Identity};
-
-        let mut config = ClientTlsConfig::new();
-        match &self.ca {
-            Some(pem) => config = config.ca_certificate(Certificate::from_pem(pem)),
-            None if system_roots => config = config.with_native_roots(),
-            None => {}
-        }
-        if let Some((certificate, key)) = &self.identity {
-            config = config.identity(Identity::from_pem(certificate, key));
-        }
-        if let Some(name) = &self.server_name {
-            config = config.domain_name(name);
-        }
-        config
-    }
+    /// Made by the first connection, with the system's roots where they are needed.
+    pub(crate) config: OnceLock<Arc<tokio_rustls::rustls::ClientConfig>>,
 }
 
 impl RemoteConfig {

@@ -1,9 +1,12 @@
+//! Sends spans to an Agent.
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::call::{EXPORT, Failure};
+use super::call::EXPORT;
+use super::failure::Failure;
 use super::live::Live;
 use crate::pb::trace_collector::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use crate::telemetry::{self, SpanRecord};

@@ -8,6 +8,7 @@ use super::Remote;
 use super::flow_end::{EndCall, EndJob, refs};
 use super::live::Live;
 use super::stamps::Stamps;
+use super::transport::Connection;
 #[cfg(feature = "telemetry")]
 use crate::flow::TraceParent;
 use crate::flow::{
@@ -37,6 +38,8 @@ struct Answered {
 /// Who decided, and when.
 pub(super) struct Grant {
     pub(super) at: usize,
+    /// The end goes out on it. Only there for a flow that holds a slot.
+    pub(super) connection: Option<Arc<Connection>>,
     pub(super) stamps: Stamps,
     #[cfg(feature = "telemetry")]
     pub(super) trace: Option<Box<TraceParent>>,
@@ -50,9 +53,12 @@ impl RemoteFlow {
         live: Arc<Live>,
         control_point: String,
         response: CheckResponse,
-        grant: Grant,
+        mut grant: Grant,
         extras: Option<Box<HttpExtras>>,
     ) -> Self {
+        if refs(&response).next().is_none() {
+            grant.connection = None;
+        }
         Self {
             answered: Some(Box::new(Answered {
                 remote,
@@ -187,7 +193,10 @@ impl Answered {
     fn job(&self) -> Option<EndJob> {
         let refs: Vec<InflightRequestRef> = refs(&self.response).collect();
         // Nothing is held: nothing to tell the Agent, and no thread to wake.
-        (!refs.is_empty()).then(|| EndJob::new(self.control_point.clone(), self.grant.at, refs))
+        (!refs.is_empty()).then(|| {
+            let connection = self.grant.connection.clone();
+            EndJob::new(self.control_point.clone(), self.grant.at, connection, refs)
+        })
     }
 
     fn end(self: Box<Self>, outcome: FlowOutcome) {

@@ -11,8 +11,10 @@ use tokio::time::{Instant, Sleep};
 
 use super::Shared;
 use super::breaker::Evidence;
-use super::call::{FLOW_END, Failure};
+use super::call::{FLOW_END, Terms};
+use super::failure::Failure;
 use super::live::Live;
+use super::transport::Connection;
 use crate::flow::{EndError, EndResponse, FlowError, FlowErrorKind, TokenReturn};
 use crate::pb::check::limiter_decision::Details;
 use crate::pb::check::{
@@ -61,6 +63,9 @@ pub(super) struct EndJob {
     control_point: String,
     /// The Agent that let the flow in.
     at: usize,
+    /// The connection of the check. Behind a virtual address another one may lead to another
+    /// Agent.
+    connection: Option<Arc<Connection>>,
     refs: Vec<InflightRequestRef>,
     reply: Option<oneshot::Sender<EndResponse>>,
 }
@@ -69,11 +74,13 @@ impl EndJob {
     pub(super) const fn new(
         control_point: String,
         at: usize,
+        connection: Option<Arc<Connection>>,
         refs: Vec<InflightRequestRef>,
     ) -> Self {
         Self {
             control_point,
             at,
+            connection,
             refs,
             reply: None,
         }
@@ -94,8 +101,15 @@ impl EndJob {
     }
 }
 
-/// Takes the end that has waited longest, and with it others at the same control point and
-/// of the same Agent.
+fn same_connection(one: &EndJob, other: &EndJob) -> bool {
+    match (&one.connection, &other.connection) {
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        (one, other) => one.is_none() && other.is_none(),
+    }
+}
+
+/// Takes the end that has waited longest, and with it others at the same control point, of the
+/// same Agent and of the same connection.
 pub(super) fn take_batch(queue: &mut VecDeque<EndJob>, live: &Arc<Live>) -> Option<Batch> {
     let first = queue.pop_front()?;
     let mut refs = first.refs.len();
@@ -103,6 +117,7 @@ pub(super) fn take_batch(queue: &mut VecDeque<EndJob>, live: &Arc<Live>) -> Opti
     let mut at = 0;
     while at < queue.len().min(LOOK_AHEAD) && refs < MAX_REFS {
         let fits = queue[at].at == jobs[0].at
+            && same_connection(&queue[at], &jobs[0])
             && queue[at].control_point == jobs[0].control_point
             && refs + queue[at].refs.len() <= MAX_REFS;
         if fits && let Some(job) = queue.remove(at) {
@@ -165,9 +180,15 @@ impl Batch {
             let Some(at) = live.wait_for_route(Some(granted_by), tried, until).await else {
                 return (Err(Failure::given_up()), granted_by);
             };
+            let connection = self.jobs[0].connection.as_ref();
+            let terms = Terms {
+                connection: connection.filter(|_| at == granted_by),
+                ..Terms::background(Some(timeout))
+            };
             let answer = live
-                .call_at(at, FLOW_END, Arc::clone(&request), Some(timeout))
-                .await;
+                .exchange(live.channel(at), at, FLOW_END, Arc::clone(&request), terms)
+                .await
+                .map(|(answer, _)| answer);
             tried |= 1 << at;
             tries += 1;
             let Err(failure) = &answer else {

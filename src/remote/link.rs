@@ -1,3 +1,5 @@
+//! The state of the connections to one Agent, for users to look at.
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 
@@ -8,9 +10,9 @@ const CONNECTING: u8 = 1;
 const READY: u8 = 2;
 const FAILED: u8 = 3;
 
-/// How the connections to one Agent stand, told from what happens to calls and connections.
+/// The state of the connections to one Agent.
 ///
-/// tonic keeps the state of a channel to itself, so it is pieced together from outside: an answer
+/// A user's channel keeps its state to itself, so the outcome of calls counts as well: an answer
 /// proves the Agent ready, whatever the answer says.
 #[derive(Debug, Default)]
 pub(super) struct Link {

@@ -1,7 +1,6 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
@@ -9,12 +8,12 @@ use std::time::Duration;
 use tokio::runtime::{Handle, Id};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tonic::transport::Channel;
 
 use super::Shared;
 use super::cache_write::{CacheWrite, CacheWrites};
 use super::flow::RemoteFlow;
 use super::flow_end::EndJob;
+use super::transport::Transport;
 use crate::flow::{EndError, FlowError};
 #[cfg(feature = "telemetry")]
 use crate::telemetry::{SpanBuffer, SpanRecord};
@@ -39,13 +38,10 @@ pub(super) struct Live {
 }
 
 /// The connections to one Agent.
-pub(super) struct Slot {
-    channels: Mutex<Channels>,
-    next: AtomicUsize,
-}
+pub(super) struct Slot(Mutex<Current>);
 
-struct Channels {
-    all: Box<[Channel]>,
+struct Current {
+    transport: Transport,
     generation: u64,
 }
 
@@ -98,33 +94,47 @@ impl Live {
         &self.runtime
     }
 
-    /// A connection to an Agent, in turn.
-    pub(super) fn channel(&self, at: usize) -> Channel {
-        let slot = &self.slots[at];
-        let mut channels = slot.channels();
+    /// Returns the connections to an Agent.
+    pub(super) fn channel(&self, at: usize) -> Transport {
+        let mut current = self.slots[at].current();
         let generation = self.shared.agents.get(at).generation();
-        if channels.generation != generation
-            && let Some(all) = self.connect(at)
+        if current.generation != generation
+            && let Some(transport) = self.connect(at)
         {
-            *channels = Channels { all, generation };
+            let old = std::mem::replace(
+                &mut *current,
+                Current {
+                    transport,
+                    generation,
+                },
+            );
+            let new = current.transport.clone();
+            // Closes connections, which wakes their tasks: not under the lock.
+            drop(current);
+            drop(old);
+            return new;
         }
-        match &*channels.all {
-            [only] => only.clone(),
-            several => several[slot.next.fetch_add(1, Relaxed) % several.len()].clone(),
-        }
+        current.transport.clone()
     }
 
-    /// New connections to an Agent, where they are our own.
-    pub(super) fn connect(&self, at: usize) -> Option<Box<[Channel]>> {
+    /// Returns new connections to an Agent, where they are the client's own.
+    pub(super) fn connect(&self, at: usize) -> Option<Transport> {
         let connect = self.shared.config.connect()?;
-        self.shared.agents.get(at).channels(connect).ok()
+        let pool = self.shared.agents.get(at).pool(connect, &self.runtime)?;
+        Some(Transport::Own(pool))
     }
 
     /// Uses other connections from now on, and leaves those of other runtimes to be made anew.
-    pub(super) fn replace(&self, at: usize, all: Box<[Channel]>) {
-        let mut channels = self.slots[at].channels();
+    pub(super) fn replace(&self, at: usize, transport: Transport) {
+        let mut current = self.slots[at].current();
         let generation = self.shared.agents.get(at).next_generation();
-        *channels = Channels { all, generation };
+        let new = Current {
+            transport,
+            generation,
+        };
+        let old = std::mem::replace(&mut *current, new);
+        drop(current);
+        drop(old);
     }
 
     /// Runs a probe until the side is closed.
@@ -270,15 +280,15 @@ impl Live {
 // === impl Slot ===
 
 impl Slot {
-    pub(super) fn new(all: Box<[Channel]>, generation: u64) -> Self {
-        Self {
-            channels: Mutex::new(Channels { all, generation }),
-            next: AtomicUsize::new(0),
-        }
+    pub(super) const fn new(transport: Transport, generation: u64) -> Self {
+        Self(Mutex::new(Current {
+            transport,
+            generation,
+        }))
     }
 
-    fn channels(&self) -> MutexGuard<'_, Channels> {
-        self.channels.lock().unwrap_or_else(PoisonError::into_inner)
+    fn current(&self) -> MutexGuard<'_, Current> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -328,7 +338,7 @@ mod tests {
         Live::new(
             Arc::clone(remote.shared()),
             Handle::current(),
-            Box::from([Slot::new(Box::from([channel]), 0)]),
+            Box::from([Slot::new(Transport::Ready(channel), 0)]),
         )
     }
 
@@ -338,6 +348,7 @@ mod tests {
             target: Target::Ready(channel),
             api_key: None,
             check_timeout: None,
+            check_grace: Duration::ZERO,
             end_timeout: None,
             breaker: crate::remote::BreakerConfig::default(),
             #[cfg(feature = "gzip")]
@@ -349,7 +360,7 @@ mod tests {
 
     fn job(control_point: &str, refs: usize) -> EndJob {
         let refs = vec![InflightRequestRef::default(); refs];
-        EndJob::new(control_point.to_owned(), 0, refs)
+        EndJob::new(control_point.to_owned(), 0, None, refs)
     }
 
     #[tokio::test]

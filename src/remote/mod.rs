@@ -8,12 +8,12 @@ mod agents;
 mod breaker;
 mod cache_write;
 mod call;
-mod channel;
 mod check;
 mod config;
 mod counters;
 #[cfg(feature = "telemetry")]
 mod export;
+mod failure;
 mod flow;
 mod flow_end;
 mod health;
@@ -22,8 +22,11 @@ mod link;
 mod live;
 #[cfg(feature = "metrics")]
 mod meter;
+mod patience;
 mod probe;
+mod recent_failures;
 mod stamps;
+mod transport;
 mod worker;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -43,12 +46,13 @@ pub(crate) use self::flow::RemoteFlow;
 use self::agents::Agents;
 use self::call::{CACHE_DELETE, CACHE_LOOKUP, CACHE_UPSERT};
 use self::counters::Counters;
+use self::failure::Failure;
 use self::health::Health;
 use self::live::{Live, Slot};
 use self::probe::PROBE_TIMEOUT;
+use self::transport::Transport;
 use crate::flow::{
-    AgentStatus, Cause, ClientStats, ConnectionState, FlowError, FlowErrorKind, FlowParams,
-    HttpAttributes,
+    AgentStatus, ClientStats, ConnectionState, FlowError, FlowErrorKind, FlowParams, HttpAttributes,
 };
 use crate::pb::check::{
     CacheDeleteRequest, CacheDeleteResponse, CacheLookupRequest, CacheLookupResponse,
@@ -214,7 +218,7 @@ impl Remote {
         let live = self.shared().live()?;
         live.call(path, request, self.shared().config.end_timeout)
             .await
-            .map_err(call::Failure::into_error)
+            .map_err(Failure::into_error)
     }
 
     /// Leaves a change to the background; never blocks.
@@ -307,18 +311,14 @@ impl Shared {
         let slots = match &self.config.target {
             Target::Connect(connect) => {
                 let agents = self.agents.iter();
-                let slots = agents.map(|agent| {
+                let slots = agents.filter_map(|agent| {
                     let generation = agent.generation();
-                    Ok(Slot::new(agent.channels(connect)?, generation))
+                    let pool = agent.pool(connect, &runtime)?;
+                    Some(Slot::new(Transport::Own(pool), generation))
                 });
-                slots
-                    .collect::<Result<_, agents::BoxError>>()
-                    .map_err(|error| {
-                        FlowError::new(FlowErrorKind::Unavailable, "")
-                            .with_cause(Cause::innermost(error))
-                    })?
+                slots.collect()
             }
-            Target::Ready(channel) => Box::from([Slot::new(Box::from([channel.clone()]), 0)]),
+            Target::Ready(channel) => Box::from([Slot::new(Transport::Ready(channel.clone()), 0)]),
         };
         let live = Arc::new(Live::new(Arc::clone(self), runtime, slots));
         lives.push(Arc::clone(&live));

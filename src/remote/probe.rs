@@ -1,7 +1,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::call::{Failure, HEALTH};
+use super::call::HEALTH;
+use super::failure::Failure;
 use super::live::Live;
 
 /// How long a probe may take; one of a breaker takes no longer than the pause between two either.
@@ -36,7 +37,7 @@ impl Live {
             None
         };
         let channel = match &fresh {
-            Some(channels) => channels[0].clone(),
+            Some(fresh) => fresh.clone(),
             None => self.channel(at),
         };
         let answer = self.call_on::<(), ()>(channel, at, HEALTH, Arc::new(()), Some(timeout));

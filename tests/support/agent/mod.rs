@@ -99,6 +99,8 @@ pub struct FakeAgent {
     address: SocketAddr,
     state: Arc<State>,
     tls: Option<ServerTlsConfig>,
+    /// How many streams it allows at once on a connection.
+    streams: Option<u32>,
     running: Mutex<Option<Running>>,
 }
 
@@ -111,7 +113,12 @@ struct Running {
 impl FakeAgent {
     /// Starts on a free port, in plaintext.
     pub fn start() -> Self {
-        Self::with(None)
+        Self::with(None, None)
+    }
+
+    /// Starts on a free port, in plaintext; a connection has so many streams.
+    pub fn start_with_streams(streams: u32) -> Self {
+        Self::with(None, Some(streams))
     }
 
     /// Starts with TLS, with a PEM certificate and key; asks clients for a certificate of
@@ -121,10 +128,10 @@ impl FakeAgent {
         if let Some(authority) = clients {
             tls = tls.client_ca_root(Certificate::from_pem(authority));
         }
-        Self::with(Some(tls))
+        Self::with(Some(tls), None)
     }
 
-    fn with(tls: Option<ServerTlsConfig>) -> Self {
+    fn with(tls: Option<ServerTlsConfig>, streams: Option<u32>) -> Self {
         let tokens = Arc::<Mutex<HashSet<String>>>::default();
         let held = Arc::clone(&tokens);
         let mut agent = Self {
@@ -146,6 +153,7 @@ impl FakeAgent {
                 on_delete: script(|_| Reply::Now(())),
             }),
             tls,
+            streams,
             running: Mutex::default(),
         };
         agent.address = agent.serve();
@@ -333,6 +341,7 @@ impl FakeAgent {
             .build()
             .expect("a runtime");
         let (state, tls, address) = (Arc::clone(&self.state), self.tls.clone(), self.address);
+        let streams = self.streams;
         let (bound, is_bound) = mpsc::channel();
         runtime.spawn(async move {
             let incoming = bind(address).await;
@@ -340,6 +349,7 @@ impl FakeAgent {
             let record = Arc::clone(&state);
             let mut server = Server::builder()
                 .initial_connection_window_size(16 * 1024 * 1024)
+                .max_concurrent_streams(streams)
                 .layer(tower::util::MapRequestLayer::new(
                     move |request: http::Request<tonic::body::Body>| {
                         record.record(&request);

@@ -1,0 +1,115 @@
+//! TLS to an Agent, with rustls.
+
+use std::io;
+use std::sync::Arc;
+
+use http::Uri;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+use super::BoxError;
+use super::wire::WiredStream;
+use crate::remote::config::Tls;
+
+const HTTP_2: &[u8] = b"h2";
+
+impl Tls {
+    /// Reads the certificates and the key. Without `system_roots` this reads no file, which the
+    /// builder relies on.
+    fn client_config(&self, system_roots: bool) -> Result<ClientConfig, BoxError> {
+        let provider = CryptoProvider::get_default().cloned();
+        let provider = provider.unwrap_or_else(|| Arc::new(ring::default_provider()));
+        let mut roots = RootCertStore::empty();
+        match &self.ca {
+            Some(pem) => {
+                let (known, _) = roots.add_parsable_certificates(certificates(pem)?);
+                if known == 0 {
+                    return Err("no certificate can be read".into());
+                }
+            }
+            None if system_roots => {
+                let found = rustls_native_certs::load_native_certs();
+                let (known, _) = roots.add_parsable_certificates(found.certs);
+                if known == 0 {
+                    return Err("the system has no root certificates that can be read".into());
+                }
+            }
+            None => {}
+        }
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots);
+        let mut config = match &self.identity {
+            Some((certificate, key)) => {
+                let key = PrivateKeyDer::from_pem_slice(key)?;
+                builder.with_client_auth_cert(certificates(certificate)?, key)?
+            }
+            None => builder.with_no_client_auth(),
+        };
+        config.alpn_protocols.push(HTTP_2.to_vec());
+        Ok(config)
+    }
+
+    /// Returns the name that the Agent's certificate must have.
+    fn name(&self, uri: &Uri) -> Result<ServerName<'static>, BoxError> {
+        let name = match &self.server_name {
+            Some(name) => name,
+            None => uri.host().ok_or("the address has no host")?,
+        };
+        let address = name
+            .strip_prefix('[')
+            .and_then(|name| name.strip_suffix(']'));
+        Ok(ServerName::try_from(address.unwrap_or(name).to_owned())?)
+    }
+
+    /// Fails when the certificates, the key or the name cannot be used.
+    pub(crate) fn check(&self, uri: &Uri) -> Result<(), BoxError> {
+        self.name(uri)?;
+        self.client_config(false).map(drop)
+    }
+
+    /// Returns the configuration of all connections. The first call reads the system's roots on a
+    /// blocking thread, if they are needed.
+    async fn shared_config(self: &Arc<Self>) -> Result<Arc<ClientConfig>, BoxError> {
+        if let Some(config) = self.config.get() {
+            return Ok(Arc::clone(config));
+        }
+        let tls = Arc::clone(self);
+        let read = tokio::task::spawn_blocking(move || tls.client_config(true));
+        let config = Arc::new(read.await??);
+        Ok(Arc::clone(self.config.get_or_init(|| config)))
+    }
+
+    /// Makes the connection secure. The outer error is one of this client's settings or system,
+    /// the inner one is the handshake's.
+    pub(super) async fn connect(
+        self: &Arc<Self>,
+        uri: &Uri,
+        stream: WiredStream,
+    ) -> Result<io::Result<TlsStream<WiredStream>>, BoxError> {
+        let name = self.name(uri)?;
+        let connector = TlsConnector::from(self.shared_config().await?);
+        Ok(connector.connect(name, stream).await)
+    }
+}
+
+/// Returns an error unless the peer agreed to speak HTTP/2.
+pub(super) fn check_protocol(stream: &TlsStream<WiredStream>) -> Result<(), BoxError> {
+    if stream.get_ref().1.alpn_protocol() == Some(HTTP_2) {
+        Ok(())
+    } else {
+        Err("the peer speaks TLS but did not agree to HTTP/2 (ALPN `h2`)".into())
+    }
+}
+
+fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, BoxError> {
+    let certificates = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>()?;
+    if certificates.is_empty() {
+        return Err("there is no certificate in the PEM text".into());
+    }
+    Ok(certificates)
+}
