@@ -325,7 +325,6 @@ async fn dropping_the_answer_does_not_drop_the_end() {
 #[tokio::test]
 async fn shutdown_delivers_what_waits_and_turns_away_what_comes() {
     let (agent, client) = granting();
-    let late = start(&client, "checkout").await;
     for _ in 0..50 {
         start(&client, "checkout").await.finish(FlowStatus::Ok);
     }
@@ -337,10 +336,20 @@ async fn shutdown_delivers_what_waits_and_turns_away_what_comes() {
         flow.error().map(FlowError::kind),
         Some(FlowErrorKind::ShutDown)
     );
+    assert!(client.shutdown(LONG).await, "nothing is left to lose");
+}
+
+#[tokio::test]
+async fn a_flow_that_ends_after_the_shutdown_loses_its_end() {
+    let (agent, client) = granting();
+    let late = start(&client, "checkout").await;
+    start(&client, "checkout").await.finish(FlowStatus::Ok);
+    assert!(!client.shutdown(Duration::from_millis(200)).await);
     let ended = late.end().await;
     assert_eq!(ended.error(), Some(&EndError::ShutDown));
     assert_eq!(client.stats().ends_dropped, 1);
-    assert!(client.shutdown(LONG).await, "nothing is left to lose");
+    assert!(!client.shutdown(LONG).await, "it stays lost");
+    assert!(agent.tokens_in_flight() > 0);
 }
 
 #[tokio::test]

@@ -288,18 +288,29 @@ impl ApertureClientBuilder {
         self
     }
 
-    /// When to stop waiting for an Agent that does not answer: after so many checks in a row
-    /// without an answer, 5 by default; zero never does. Checks are then unreachable at once,
-    /// unless another Agent answers.
-    ///
-    /// While checks come, a call of its own asks the Agent every `probe_interval`, 1 s by default,
-    /// whether it is there; no flow waits for that. When it is, one check tries it, and its answer
-    /// brings all others back.
+    /// Sets when the client gives up an Agent: after `failures` checks in a row without an answer
+    /// and a health probe that fails as well. The default is 5; zero never gives up. Checks are then
+    /// unreachable at once, unless another Agent answers.
     ///
     /// A check goes without an answer when its timeout passes, when no connection can be made,
     /// and when the Agent says `DEADLINE_EXCEEDED`, `CANCELLED` or `UNAVAILABLE`. A connection that
     /// breaks counts once for all checks on it. Any other status is an answer, and so is a timeout
-    /// if others were answered meanwhile. A check without a timeout tells nothing while it hangs.
+    /// if other checks were answered meanwhile. A check without a timeout counts only when it fails.
+    ///
+    /// Failed checks alone prove nothing: they may wait in a scheduler's queue, have a short timeout,
+    /// or belong to a process that stalled. After the last of them the client calls
+    /// `grpc.health.v1.Health/Check` on the connection of the checks and on a new one, each for up to
+    /// one second. Any answer keeps the Agent, `UNIMPLEMENTED` included; `UNAVAILABLE` and
+    /// `DEADLINE_EXCEEDED` are none. When only the new connection brings an answer, it replaces the
+    /// old one.
+    ///
+    /// While an Agent is given up, the probe alone decides about its return. A flow, an end or a
+    /// change to a cache that looks for an Agent starts one every `probe_interval`, 1 s by default,
+    /// in the background. A millisecond is the shortest interval and a day the longest;
+    /// [`build`](Self::build) refuses zero.
+    ///
+    /// The cost: an Agent that answers probes but no checks is never given up. Each flow then waits
+    /// for the [check timeout](Self::check_timeout) and its grace before it is unreachable.
     ///
     /// ```
     /// use std::time::Duration;

@@ -375,9 +375,14 @@ impl ApertureClient {
         }
     }
 
-    /// Connects if need be and says whether an Agent answers within `timeout`.
+    /// Asks the Agents by their health service, and returns `true` when one answers within `timeout`;
+    /// any answer counts. It connects if need be, starts no flow, and remembers nothing: an Agent
+    /// that was ready a moment ago is asked again. An Agent that was given up is asked as well, and
+    /// its answer brings it back.
     ///
-    /// No flow is started by it. `true` for an embedded engine, `false` for a disabled client.
+    /// Returns `true` for an embedded engine and `false` for a disabled client and after
+    /// [`shutdown`](Self::shutdown). Outside a tokio runtime the Agents are asked in a runtime that
+    /// the client has been used in; the result is `false` where there is none.
     pub async fn wait_ready(&self, timeout: Duration) -> bool {
         match &self.inner.backend {
             Backend::Disabled => false,
@@ -402,9 +407,14 @@ impl ApertureClient {
         stats
     }
 
-    /// Delivers the ends and spans that still wait, within `timeout`, and closes the connection.
+    /// Stops starting flows, waits until the flows under way have ended, delivers ends, changes to
+    /// caches and spans that still wait, and closes the connections.
     ///
-    /// `true` when everything was delivered; what was not is counted in [`stats`](Self::stats).
+    /// Returns `true` when no flow holds a slot, a span or an unsent end any more, and nothing has
+    /// been lost since the first call. Returns `false` after `timeout` otherwise: what is left is
+    /// dropped and counted in [`stats`](Self::stats). The timeout holds outside a tokio runtime too,
+    /// and when the client's own runtimes stand still.
+    ///
     /// Flows started later are unreachable. Does nothing for an embedded engine, which keeps
     /// deciding.
     pub async fn shutdown(&self, timeout: Duration) -> bool {

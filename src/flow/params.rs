@@ -40,6 +40,8 @@ pub struct FlowParams<'a> {
     pub shadow: bool,
     /// The trace that the flow's telemetry span links to.
     pub trace_context: Option<TraceContext<'a>>,
+    /// The layer refuses the request when the flow is unreachable, ramp mode or not.
+    pub(crate) refuse_unreachable: bool,
 }
 
 impl<'a> FlowParams<'a> {
@@ -62,7 +64,14 @@ impl<'a> FlowParams<'a> {
             quotas: false,
             shadow: false,
             trace_context: None,
+            refuse_unreachable: false,
         }
+    }
+
+    /// Tells whether the flow does not run when it is unreachable.
+    #[cfg(feature = "remote")]
+    pub(crate) const fn fails_closed(&self) -> bool {
+        (self.ramp_mode || self.refuse_unreachable) && !self.shadow
     }
 
     /// Sets a label; the last value of a key wins.

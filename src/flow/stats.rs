@@ -52,10 +52,17 @@ pub struct ClientStats {
     /// Values of labels, and attributes of requests, that were
     /// [too long](crate::Labels#long-values) and shortened.
     pub labels_shortened: u64,
-    /// Checks whose caller left, seen to their end in the background.
+    /// Checks whose caller left or whose time was up, and that the background waited for a little
+    /// longer: a grant that arrived was given back.
     pub checks_handed_over: u64,
-    /// Checks whose caller left, cancelled because too many were being seen to their end.
+    /// Checks without a caller that were cancelled, because they were not answered within one grace
+    /// or because too many waited. A grant that crosses the cancellation on its way holds its slot
+    /// until the policy's `max_inflight_duration`.
     pub checks_cancelled: u64,
+    /// Checks that may well have left a slot taken until the policy's `max_inflight_duration`: the
+    /// connection broke before the answer, or the check was cancelled while the Agent gave no sign
+    /// of life.
+    pub checks_unsettled: u64,
     /// Checks asked of another Agent, because the first had certainly decided nothing: there was
     /// no connection to it, it refused the stream or was closing the connection, or it refused the
     /// client (`UNAUTHENTICATED`, `PERMISSION_DENIED`, `UNIMPLEMENTED`).

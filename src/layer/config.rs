@@ -16,7 +16,7 @@ use super::http::{self, HttpMode};
 use super::names::{ControlPointName, Names, PolicyNames};
 use super::reject::{NO_STORE, OnReject};
 use super::routes::RouteTable;
-use super::unreachable::OnUnreachable;
+use super::unreachable::{FailureMode, OnUnreachable};
 use crate::flow::{
     CacheLookup, Denial, FlowDecision, FlowParams, Labels, RejectReason, Rejection, Ticket,
     TraceContext, Verdict,
@@ -166,6 +166,10 @@ impl Settings {
             }
         }
         params.ramp_mode = self.ramp_mode;
+        params.refuse_unreachable = matches!(
+            self.on_unreachable,
+            Some(OnUnreachable::Always(FailureMode::Closed))
+        );
         params.quotas = self.tells_quotas();
         params.shadow = self.shadow;
         params.trace_context = Some(TraceContext::from_headers(head.headers()));

@@ -46,6 +46,7 @@
 //! | `tower_aperture_probes_total` | counter | | calls that only asked whether an Agent answers |
 //! | `tower_aperture_checks_spared_total` | counter | | flows that asked nobody, because no Agent answered |
 //! | `tower_aperture_checks_moved_total` | counter | | checks asked of another Agent, because the first decided nothing |
+//! | `tower_aperture_checks_unsettled_total` | counter | | checks that may have left a slot taken at an Agent |
 //! | `tower_aperture_ends_total` | counter | `result` | ends of flows on their way to an Agent |
 //! | `tower_aperture_ends_retried_total` | counter | | ends that were tried again |
 //! | `tower_aperture_spans_total` | counter | `result` | spans on their way to an Agent |
@@ -168,6 +169,9 @@ names! {
     #[cfg(feature = "remote")]
     CHECKS_MOVED describe_counter "tower_aperture_checks_moved_total" Count
         "Checks asked of another Agent, because the first decided nothing";
+    #[cfg(feature = "remote")]
+    CHECKS_UNSETTLED describe_counter "tower_aperture_checks_unsettled_total" Count
+        "Checks that may have left a slot taken at an Agent";
     #[cfg(feature = "remote")]
     ENDS describe_counter "tower_aperture_ends_total" Count
         "Ends of flows on their way to an Agent";

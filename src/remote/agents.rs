@@ -170,6 +170,11 @@ impl Agent {
         self.generation.fetch_add(1, SeqCst) + 1
     }
 
+    /// How many checks it has answered.
+    pub(super) fn answers(&self) -> u64 {
+        self.answers.load(Relaxed)
+    }
+
     fn state(&self) -> ConnectionState {
         if self.breaker.is_open() {
             ConnectionState::TransientFailure
@@ -206,20 +211,15 @@ pub(super) struct Asking {
     pass: Pass,
     /// How many checks the Agent had answered.
     answers: u64,
-    told: bool,
 }
 
 impl Asking {
-    /// Leave to ask an Agent that answers, or one that may be tried again; none costs next to
-    /// nothing. Probes that are due start.
+    /// Gives permission to ask an Agent that is not given up; `None` costs next to nothing. Probes
+    /// that are due start.
     pub(super) fn start(live: &Arc<Live>) -> Option<Self> {
         let agents = &live.shared.agents;
         if agents.iter().any(|agent| !agent.breaker.is_closed()) {
             live.probe_where_due();
-            let mut passes = agents.iter().map(|agent| agent.breaker.trial()).enumerate();
-            if let Some((at, pass)) = passes.find_map(|(at, pass)| Some((at, pass?))) {
-                return Some(Self::new(live, at, pass));
-            }
         }
         Self::among(live, 0)
     }
@@ -253,8 +253,7 @@ impl Asking {
             live: Arc::clone(live),
             at,
             pass,
-            answers: agent.answers.load(Relaxed),
-            told: false,
+            answers: agent.answers(),
         }
     }
 
@@ -278,22 +277,12 @@ impl Asking {
 
     /// The Agent said something, be it a refusal.
     pub(super) fn answered(&mut self) {
-        self.told = true;
         let agent = self.agent();
         agent.answers.fetch_add(1, Relaxed);
-        if agent.breaker.answered() {
-            #[cfg(feature = "metrics")]
-            agent.away.set(false);
-            log_event!(
-                info,
-                agent = agent.address(),
-                "the Aperture agent is back and asked again"
-            );
-            self.live.shared.agents.notify();
-        }
+        agent.breaker.answered();
     }
 
-    /// What the lack of a decision says about the Agent.
+    /// Counts the lack of a decision against the Agent, which is examined after enough of them.
     pub(super) fn failed(&mut self, failure: &Failure) {
         let agent = self.agent();
         let first = failure.repels() && agent.failures.count();
@@ -310,33 +299,19 @@ impl Asking {
         }
         let evidence = match failure.evidence() {
             None => return self.answered(),
-            // Others were answered meanwhile: it took long, the Agent is not away.
-            Some(Evidence::Silence) if self.agent().answers.load(Relaxed) != self.answers => return,
+            // Others were answered meanwhile: this check took long, the Agent is not away.
+            Some(Evidence::Silence) if self.agent().answers() != self.answers => return,
             Some(evidence) => evidence,
         };
-        self.told = true;
-        let agent = self.agent();
-        if agent.breaker.failed(self.pass, evidence) {
-            #[cfg(feature = "metrics")]
-            agent.away.set(true);
-            self.live.shared.counters.agents_given_up.add(1);
-            log_event!(
-                warn,
-                agent = agent.address(),
-                reason = %failure.message,
-                "the Aperture agent does not answer: it is given up until it answers a probe"
-            );
+        if let Some(suspicion) = self.agent().breaker.failed(self.pass, evidence) {
+            self.live.examine(self.at, suspicion, &failure.message);
         }
     }
 }
 
 impl Drop for Asking {
     fn drop(&mut self) {
-        let agent = self.agent();
-        agent.in_flight.fetch_sub(1, Relaxed);
-        if self.pass.trial && !self.told {
-            agent.breaker.give_back();
-        }
+        self.agent().in_flight.fetch_sub(1, Relaxed);
     }
 }
 

@@ -1,20 +1,30 @@
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::SeqCst};
+//! Decides when an Agent is given up: after failed checks, and only when a health probe fails too.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-const CLOSED: u8 = 0;
-const OPEN: u8 = 1;
-/// A probe was answered: one check may try.
-const HALF_OPEN: u8 = 2;
-/// That check is under way.
-const TRIAL: u8 = 3;
+/// The shortest time between two probes of one Agent.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
 
-/// When to give up on an Agent, and how often to ask whether it is back.
+/// The longest time between two probes of one Agent: an Agent is never given up for good.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(60 * 60 * 24);
+
+/// The longest time between two examinations of an Agent whose checks fail.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// An examination that has not ended by then runs in a runtime that stands still; another may
+/// start.
+const LONGEST_EXAMINATION: Duration = Duration::from_secs(10);
+
+/// When to give up an Agent, and how often to ask whether it is back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BreakerConfig {
     /// Checks in a row without an answer; zero never gives up.
     pub(crate) failures: u32,
+    /// Less than a millisecond counts as a millisecond, more than a day as a day.
     pub(crate) probe_interval: Duration,
 }
 
@@ -27,33 +37,45 @@ impl Default for BreakerConfig {
     }
 }
 
-/// Keeps checks from an Agent that does not answer.
+/// Keeps checks from an Agent that is dead.
 ///
-/// Open, it lets nothing through; a probe that is answered leaves it half open, for one check to
-/// try: an Agent may answer probes and still not decide. Whoever is answered closes it.
+/// Checks that fail only raise a suspicion: they may wait in a scheduler's queue, have short
+/// timeouts, or belong to a process that stood still. A [`Suspicion`] is examined by a health
+/// probe, and only a probe that fails opens the breaker. While it is open, a probe that is answered
+/// closes it, and nothing else does.
 #[derive(Debug)]
 pub(super) struct Breaker {
     config: BreakerConfig,
-    state: AtomicU8,
+    /// Read without the lock, written with it.
+    open: AtomicBool,
+    /// Checks in a row without an answer. Read without the lock, written with it.
     failures: AtomicU32,
-    /// When the next probe or trial may start, in microseconds since `begun`.
-    due: AtomicU64,
-    begun: Instant,
+    state: Mutex<State>,
 }
 
-/// Leave to ask.
+#[derive(Debug)]
+struct State {
+    /// Counts suspicions and verdicts: only the first verdict on the last suspicion counts.
+    suspicions: u64,
+    /// Before this time no probe starts; `None` is now.
+    due: Option<Instant>,
+    /// Probes in a row that failed while the breaker was open.
+    missed: u32,
+    /// When the breaker opened last.
+    opened: Instant,
+}
+
+/// Permission to ask the Agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Pass {
-    pub(super) trial: bool,
     /// How many failures had been counted.
     failures: u32,
 }
 
-impl Pass {
-    const TRIAL: Self = Self {
-        trial: true,
-        failures: 0,
-    };
+/// So many checks failed in a row that the Agent is to be examined.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Suspicion {
+    number: u64,
 }
 
 /// What a check that brought no answer says about the Agent.
@@ -63,7 +85,7 @@ pub(super) enum Evidence {
     Silence,
     /// No connection.
     Refusal,
-    /// What broke took every check under way along; it counts once.
+    /// A connection broke, and failed all checks under way on it; it counts once.
     Shared,
 }
 
@@ -71,233 +93,168 @@ impl Breaker {
     pub(super) fn new(config: BreakerConfig) -> Self {
         Self {
             config,
-            state: AtomicU8::new(CLOSED),
+            open: AtomicBool::new(false),
             failures: AtomicU32::new(0),
-            due: AtomicU64::new(0),
-            begun: Instant::now(),
+            state: Mutex::new(State {
+                suspicions: 0,
+                due: None,
+                missed: 0,
+                opened: Instant::now(),
+            }),
         }
     }
 
-    pub(super) const fn probe_interval(&self) -> Duration {
-        self.config.probe_interval
-    }
-
-    pub(super) fn is_closed(&self) -> bool {
-        self.state.load(SeqCst) == CLOSED
+    /// Returns the time between two probes, from start to start.
+    pub(super) fn probe_interval(&self) -> Duration {
+        self.config
+            .probe_interval
+            .clamp(SHORTEST_INTERVAL, LONGEST_INTERVAL)
     }
 
     pub(super) fn is_open(&self) -> bool {
-        self.state.load(SeqCst) == OPEN
+        self.open.load(SeqCst)
     }
 
-    /// Leave to ask as if nothing were the matter.
+    pub(super) fn is_closed(&self) -> bool {
+        !self.is_open()
+    }
+
+    /// Gives permission to ask, unless the breaker is open.
     pub(super) fn pass(&self) -> Option<Pass> {
-        self.is_closed().then(|| Pass {
-            trial: false,
+        (!self.is_open()).then(|| Pass {
             failures: self.failures.load(SeqCst),
         })
     }
 
-    /// Leave for the one check that tries a half-open breaker; to be
-    /// [given back](Self::give_back) unless its outcome is reported.
-    pub(super) fn trial(&self) -> Option<Pass> {
-        let mine = match self.state.load(SeqCst) {
-            HALF_OPEN => {
-                let mine = self.change(HALF_OPEN, TRIAL);
-                if mine {
-                    self.put_off();
-                }
-                mine
-            }
-            // Not for ever: a check without a limit may never tell.
-            TRIAL => self.is_due(),
-            _ => false,
-        };
-        mine.then_some(Pass::TRIAL)
-    }
-
-    /// `true`: this answer closed it.
-    pub(super) fn answered(&self) -> bool {
-        // Read first: many answers at once would otherwise pass one cache line around.
-        if self.failures.load(SeqCst) != 0 {
-            self.failures.store(0, SeqCst);
+    /// Records an answered check. An open breaker stays open, but the next probe is due now.
+    pub(super) fn answered(&self) {
+        // Reads first: most answers change nothing, and take no lock.
+        if self.failures.load(SeqCst) == 0 && !self.is_open() {
+            return;
         }
-        !self.is_closed() && self.state.swap(CLOSED, SeqCst) != CLOSED
-    }
-
-    /// `true`: this failure opened it, which was closed.
-    pub(super) fn failed(&self, pass: Pass, evidence: Evidence) -> bool {
-        if pass.trial {
-            self.put_off();
-            self.change(TRIAL, OPEN);
-            return false;
+        let mut state = self.state();
+        self.failures.store(0, SeqCst);
+        if self.is_open() {
+            state.due = None;
         }
-        let failures = match evidence {
-            Evidence::Silence | Evidence::Refusal => {
-                self.failures.fetch_add(1, SeqCst).saturating_add(1)
-            }
-            Evidence::Shared => {
-                let next = pass.failures.saturating_add(1);
-                let first = self
-                    .failures
-                    .compare_exchange(pass.failures, next, SeqCst, SeqCst);
-                match first {
-                    Ok(_) => next,
-                    Err(_) => return false,
-                }
-            }
-        };
-        if self.config.failures == 0 || failures < self.config.failures || !self.is_closed() {
-            return false;
+    }
+
+    /// Counts a failed check; returns a suspicion when the Agent is to be examined.
+    pub(super) fn failed(&self, pass: Pass, evidence: Evidence) -> Option<Suspicion> {
+        let mut state = self.state();
+        let failures = self.failures.load(SeqCst);
+        if evidence == Evidence::Shared && failures != pass.failures {
+            return None;
         }
-        self.put_off();
-        self.change(CLOSED, OPEN)
-    }
-
-    /// The trial was given up without an outcome: another may try.
-    pub(super) fn give_back(&self) {
-        self.change(TRIAL, HALF_OPEN);
-    }
-
-    /// A probe was answered. `true`: it was open.
-    pub(super) fn probed(&self) -> bool {
-        self.change(OPEN, HALF_OPEN)
-    }
-
-    /// Whether a probe is due; it is the caller's to make then.
-    pub(super) fn wants_probe(&self) -> bool {
-        self.is_open() && self.is_due()
-    }
-
-    /// `true` once an interval, counted from start to start: what hangs does not put off the next.
-    fn is_due(&self) -> bool {
-        let (now, due) = (self.now(), self.due.load(SeqCst));
-        now >= due
-            && self
-                .due
-                .compare_exchange(due, self.after(now), SeqCst, SeqCst)
-                .is_ok()
-    }
-
-    fn put_off(&self) {
-        self.due.store(self.after(self.now()), SeqCst);
-    }
-
-    fn after(&self, now: u64) -> u64 {
-        now.saturating_add(micros(self.config.probe_interval))
-    }
-
-    fn now(&self) -> u64 {
-        micros(Instant::now().saturating_duration_since(self.begun))
-    }
-
-    fn change(&self, from: u8, to: u8) -> bool {
-        self.state
-            .compare_exchange(from, to, SeqCst, SeqCst)
-            .is_ok()
-    }
-}
-
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn breaker(failures: u32) -> Breaker {
-        Breaker::new(BreakerConfig {
-            failures,
-            ..BreakerConfig::default()
+        let failures = failures.saturating_add(1);
+        self.failures.store(failures, SeqCst);
+        if !self.is_suspicious(failures) || self.is_open() || !state.is_due(LONGEST_EXAMINATION) {
+            return None;
+        }
+        state.suspicions += 1;
+        Some(Suspicion {
+            number: state.suspicions,
         })
     }
 
-    fn fail(breaker: &Breaker, evidence: Evidence) -> bool {
-        let pass = breaker.pass().expect("closed");
-        breaker.failed(pass, evidence)
+    const fn is_suspicious(&self, failures: u32) -> bool {
+        self.config.failures != 0 && failures >= self.config.failures
     }
 
-    #[test]
-    fn only_failures_in_a_row_open_it() {
-        let breaker = breaker(3);
-        for _ in 0..2 {
-            assert!(!fail(&breaker, Evidence::Silence));
+    /// Records an answered probe. Returns how long the breaker was open, if it was.
+    pub(super) fn alive(&self) -> Option<Duration> {
+        let mut state = self.state();
+        self.failures.store(0, SeqCst);
+        state.missed = 0;
+        if !self.open.swap(false, SeqCst) {
+            return None;
         }
-        assert!(!breaker.answered(), "it was closed");
-        for _ in 0..2 {
-            assert!(!fail(&breaker, Evidence::Silence));
-        }
-        assert!(fail(&breaker, Evidence::Silence));
-        assert!(breaker.is_open() && breaker.pass().is_none() && breaker.trial().is_none());
+        state.due = None;
+        Some(Instant::now().saturating_duration_since(state.opened))
     }
 
-    #[test]
-    fn a_connection_that_breaks_counts_once_for_all_checks_on_it() {
-        let breaker = breaker(2);
-        let passes: Vec<_> = (0..64).map(|_| breaker.pass().expect("closed")).collect();
-        for pass in passes {
-            assert!(!breaker.failed(pass, Evidence::Shared));
-        }
-        assert!(fail(&breaker, Evidence::Shared), "the next one counts");
-    }
-
-    #[test]
-    fn zero_never_opens_it() {
-        let breaker = breaker(0);
-        for _ in 0..100 {
-            assert!(!fail(&breaker, Evidence::Silence));
+    /// The examination of `suspicion` found the Agent alive: another one takes as many failures
+    /// again, and a pause.
+    pub(super) fn acquit(&self, suspicion: &Suspicion) {
+        let mut state = self.state();
+        if state.settle(suspicion) {
+            state.put_off(self.probe_interval().min(LONGEST_PAUSE));
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_probe_is_due_once_an_interval() {
-        let breaker = breaker(1);
-        assert!(!breaker.wants_probe(), "nothing to probe");
-        assert!(fail(&breaker, Evidence::Silence));
-        for _ in 0..3 {
-            assert!(!breaker.wants_probe(), "not yet");
-            tokio::time::advance(Duration::from_secs(1)).await;
-            assert!(breaker.wants_probe());
+    /// The examination of `suspicion` found nothing: the next failure may start another.
+    pub(super) fn abandon(&self, suspicion: &Suspicion) {
+        let mut state = self.state();
+        if state.settle(suspicion) {
+            state.due = None;
         }
-        assert!(!breaker.wants_probe(), "once");
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn one_check_tries_what_a_probe_found() {
-        let breaker = breaker(1);
-        assert!(fail(&breaker, Evidence::Silence));
-        assert!(breaker.probed());
-        let trial = breaker.trial().expect("the first");
-        assert!(breaker.trial().is_none() && breaker.pass().is_none());
-        breaker.give_back();
-        assert!(breaker.trial().is_some(), "the first was given up");
-        assert!(!breaker.failed(trial, Evidence::Silence), "it was no news");
-        assert!(breaker.is_open());
-        assert!(!breaker.wants_probe(), "a whole interval again");
-        assert!(breaker.probed());
-        assert!(breaker.trial().is_some());
-        assert!(breaker.answered());
-        assert!(breaker.pass().is_some());
+    /// The probe failed too. Returns `true` when that opened the breaker. It stays closed if a check
+    /// was answered meanwhile, and an outdated examination has no say.
+    pub(super) fn condemn(&self, suspicion: &Suspicion) -> bool {
+        let mut state = self.state();
+        if !state.settle(suspicion) {
+            return false;
+        }
+        if !self.is_suspicious(self.failures.load(SeqCst)) {
+            state.put_off(self.probe_interval().min(LONGEST_PAUSE));
+            return false;
+        }
+        state.put_off(self.probe_interval());
+        state.opened = Instant::now();
+        !self.open.swap(true, SeqCst)
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_trial_that_never_tells_makes_way_for_another() {
-        let breaker = breaker(1);
-        assert!(fail(&breaker, Evidence::Silence));
-        assert!(breaker.probed());
-        assert!(breaker.trial().is_some());
-        assert!(breaker.trial().is_none());
-        tokio::time::advance(Duration::from_secs(1)).await;
-        assert!(breaker.trial().is_some());
-        assert!(breaker.trial().is_none());
+    /// Returns `true` when the Agent is given up and a probe is due, which the caller then makes.
+    pub(super) fn wants_probe(&self) -> bool {
+        self.is_open() && self.state().is_due(self.probe_interval())
     }
 
-    #[test]
-    fn an_answer_that_comes_late_closes_it() {
-        let breaker = breaker(1);
-        assert!(fail(&breaker, Evidence::Silence));
-        assert!(breaker.answered());
-        assert!(breaker.is_closed());
+    /// A probe of an Agent that is given up failed.
+    pub(super) fn missed(&self) {
+        let mut state = self.state();
+        state.missed = state.missed.saturating_add(1);
+    }
+
+    /// Returns how long the next probe may take. It doubles from `shortest` to `longest` while
+    /// probes fail, so that an Agent behind a slow network is found too.
+    pub(super) fn patience(&self, shortest: Duration, longest: Duration) -> Duration {
+        let doublings = self.state().missed.min(16);
+        let patience = shortest.saturating_mul(1 << doublings);
+        patience.min(longest).max(shortest)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+impl State {
+    /// Ends an examination. Returns `false` when it has a verdict already, or another has started.
+    const fn settle(&mut self, suspicion: &Suspicion) -> bool {
+        let mine = self.suspicions == suspicion.number;
+        if mine {
+            self.suspicions += 1;
+        }
+        mine
+    }
+
+    /// Returns `true` once in `interval`, counted from start to start: a probe that hangs does not
+    /// put off the next. The intervals here are far too short to overflow the clock.
+    fn is_due(&mut self, interval: Duration) -> bool {
+        let now = Instant::now();
+        let due = self.due.is_none_or(|due| now >= due);
+        if due {
+            self.due = Some(now + interval);
+        }
+        due
+    }
+
+    fn put_off(&mut self, pause: Duration) {
+        self.due = Some(Instant::now() + pause);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -45,10 +45,9 @@ impl From<(CacheDeleteRequest, PendingInvalidation)> for CacheWrite {
     }
 }
 
-/// Queues a change, with another runtime when the current one has none; counts it when it is lost.
+/// Queues a change in the current runtime, or else in another one; counts it when it is lost.
 pub(super) fn submit(shared: &Arc<Shared>, write: CacheWrite) {
-    let live = shared.live().ok().or_else(|| shared.any_live());
-    if !live.is_some_and(|live| live.push_cache_write(write)) {
+    if shared.offer(None, write, Live::push_cache_write).is_err() {
         shared.counters.cache_writes_dropped.add(1);
     }
 }
@@ -67,24 +66,30 @@ pub(super) struct CacheWrites {
 // === impl CacheWrites ===
 
 impl CacheWrites {
-    /// `false`: it is full, and the change is lost.
-    #[must_use]
-    pub(super) fn push(&mut self, write: CacheWrite) -> bool {
+    /// Queues a change; gives it back when there is no room.
+    pub(super) fn push(&mut self, write: CacheWrite) -> Result<(), CacheWrite> {
         let bytes = self.bytes + write.bytes();
         if self.waiting.len() >= MAX_WRITES || bytes > MAX_BYTES {
-            return false;
+            return Err(write);
         }
         self.bytes = bytes;
         self.waiting.push_back(write);
-        true
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.waiting.len()
+        Ok(())
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
+    }
+
+    /// Nothing waits and no call is under way.
+    pub(super) fn is_done(&self) -> bool {
+        self.waiting.is_empty() && self.busy.is_empty()
+    }
+
+    /// Takes all that wait.
+    pub(super) fn take_all(&mut self) -> Vec<CacheWrite> {
+        self.bytes = 0;
+        self.waiting.drain(..).collect()
     }
 
     /// The oldest change to a place that no call is about: changes to one place keep their order.
@@ -289,7 +294,7 @@ mod tests {
     fn changes_to_one_place_keep_their_order_and_hold_up_no_others() {
         let mut writes = CacheWrites::default();
         for write in [upsert("a", 1), delete("a"), upsert("a", 1), upsert("b", 1)] {
-            assert!(writes.push(write));
+            assert!(writes.push(write).is_ok());
         }
         let a = ("shop".to_owned(), "a".to_owned());
         assert_eq!(next(&mut writes), Some(("upsert", "a".to_owned())));
@@ -326,7 +331,7 @@ mod tests {
     fn so_many_calls_run_at_once() {
         let mut writes = CacheWrites::default();
         for at in 0..=PARALLEL {
-            assert!(writes.push(delete(&at.to_string())));
+            assert!(writes.push(delete(&at.to_string())).is_ok());
         }
         for _ in 0..PARALLEL {
             assert!(next(&mut writes).is_some());
@@ -338,17 +343,18 @@ mod tests {
     fn what_waits_is_bounded_in_number_and_bytes() {
         let mut writes = CacheWrites::default();
         for at in 0..MAX_WRITES {
-            assert!(writes.push(delete(&at.to_string())));
+            assert!(writes.push(delete(&at.to_string())).is_ok());
         }
-        assert!(!writes.push(delete("more")));
-        assert_eq!(writes.len(), MAX_WRITES);
+        assert!(writes.push(delete("more")).is_err());
+        assert_eq!(writes.take_all().len(), MAX_WRITES);
+        assert!(writes.is_done());
 
         let mut writes = CacheWrites::default();
         let half = MAX_BYTES / 2;
-        assert!(writes.push(upsert("a", half)));
-        assert!(!writes.push(upsert("b", half)), "keys count too");
-        assert!(writes.push(upsert("b", half - 2)));
+        assert!(writes.push(upsert("a", half)).is_ok());
+        assert!(writes.push(upsert("b", half)).is_err(), "keys count too");
+        assert!(writes.push(upsert("b", half - 2)).is_ok());
         assert!(next(&mut writes).is_some());
-        assert!(writes.push(upsert("c", half - 2)));
+        assert!(writes.push(upsert("c", half - 2)).is_ok());
     }
 }

@@ -1,7 +1,9 @@
 //! Unary calls of Agents.
 
 use std::error::Error;
+use std::future::Future;
 use std::marker::PhantomData;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -101,6 +103,9 @@ impl Live {
 
     /// Makes one unary call on these terms. Returns the answer and the connection that it came on,
     /// where that is the client's own.
+    ///
+    /// A call with [`Terms::on_timeout`] does not end at its deadline: it goes on for as long as its
+    /// future is polled.
     pub(super) async fn exchange<Req, Res>(
         &self,
         transport: Transport,
@@ -117,6 +122,11 @@ impl Live {
         let budget = terms.budget.map(|budget| budget.min(LONGEST));
         let grace = terms.grace.min(LONGEST);
         let deadline = budget.map(|budget| begun + budget + grace);
+        let timed_out = || Failure::timed_out(budget.unwrap_or_default(), grace);
+        let on_timeout = match terms.on_timeout {
+            Some(notify) => Some(|| notify(timed_out())),
+            None => None,
+        };
         let (answer, connection) = match transport {
             Transport::Own(pool) => {
                 let patience = terms.connecting.or(budget).map(|most| most.min(LONGEST));
@@ -144,12 +154,13 @@ impl Live {
                 let connection = Arc::clone(lease.connection());
                 let origin = pool.uri().clone();
                 let grpc = Grpc::with_origin(Exchange::new(lease), origin);
-                let answer = self.unary(grpc, path, message, left);
-                (within(deadline, answer).await, Some(connection))
+                let answer = pin!(self.unary(grpc, path, message, left));
+                let answer = answer_until(deadline, answer, on_timeout).await;
+                (answer, Some(connection))
             }
             Transport::Ready(channel) => {
-                let answer = self.unary(Grpc::new(channel), path, message, budget);
-                (within(deadline, answer).await, None)
+                let answer = pin!(self.unary(Grpc::new(channel), path, message, budget));
+                (answer_until(deadline, answer, on_timeout).await, None)
             }
         };
         let link = self.shared.agents.get(at).link();
@@ -168,7 +179,7 @@ impl Live {
                 }
                 Err(failure)
             }
-            None => Err(Failure::timed_out(budget.unwrap_or_default(), grace)),
+            None => Err(timed_out()),
         }
     }
 
@@ -222,6 +233,8 @@ pub(super) struct Terms<'a> {
     pub(super) purpose: Purpose,
     /// The connection to use while it is there.
     pub(super) connection: Option<&'a Arc<Connection>>,
+    /// Called at the deadline, after which the call goes on.
+    pub(super) on_timeout: Option<&'a mut (dyn FnMut(Failure) + Send)>,
 }
 
 impl Terms<'_> {
@@ -232,7 +245,23 @@ impl Terms<'_> {
             connecting: None,
             purpose: Purpose::Background,
             connection: None,
+            on_timeout: None,
         }
+    }
+}
+
+/// Waits for an answer until the deadline, or beyond it once `on_timeout` was called.
+async fn answer_until<F: Future>(
+    deadline: Option<Instant>,
+    mut answer: Pin<&mut F>,
+    on_timeout: Option<impl FnOnce()>,
+) -> Option<F::Output> {
+    match (within(deadline, answer.as_mut()).await, on_timeout) {
+        (None, Some(on_timeout)) => {
+            on_timeout();
+            Some(answer.await)
+        }
+        (outcome, _) => outcome,
     }
 }
 

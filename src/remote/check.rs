@@ -1,9 +1,10 @@
-//! One check: from the question to the decision, over one or several Agents.
+//! Checks: one boxed future each, which outlives its caller for a grace.
 
 use std::future::Future;
 use std::mem;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,10 +16,11 @@ use super::agents::Asking;
 use super::call::{CHECK, Terms};
 use super::failure::{Failure, GIVEN_UP};
 use super::flow::{Grant, RemoteFlow};
+use super::health::Failed;
 use super::live::Live;
 use super::stamps::Stamps;
 use super::transport::Purpose;
-use super::{Remote, http};
+use super::{OpenFlow, Remote, http};
 #[cfg(feature = "telemetry")]
 use crate::flow::TraceParent;
 use crate::flow::{FlowError, FlowErrorKind, FlowParams, HttpAttributes, HttpExtras};
@@ -27,8 +29,8 @@ use crate::pb::checkhttp::CheckHttpRequest;
 
 type Call = Pin<Box<dyn Future<Output = Result<RemoteFlow, FlowError>> + Send>>;
 
-/// A check under way. Dropped while the call runs, it leaves the call to the background, so that
-/// a grant on its way is given back.
+/// A check under way. When it is dropped while the call runs, or its time is over, the call goes on
+/// in the background for a grace, so that a grant on its way is given back.
 ///
 /// It is small, because it lies in the futures of layers that may never ask an Agent.
 pub(crate) struct PendingCheck {
@@ -64,17 +66,28 @@ struct New<Q> {
     remote: Remote,
     question: Q,
     timeout: Option<Duration>,
+    /// The flow does not run when it is unreachable.
+    refused: bool,
     #[cfg(feature = "telemetry")]
     trace: Option<Box<TraceParent>>,
 }
 
 struct Running {
     call: Call,
-    live: Arc<Live>,
-    /// How long the call may go on without its caller, when it has no timeout of its own.
-    limit: Option<Duration>,
+    progress: Arc<Progress>,
     /// Before its first poll nothing has been sent.
     polled: bool,
+}
+
+/// What the owner of a call sees of it.
+struct Progress {
+    live: Arc<Live>,
+    /// The Agent that is asked.
+    at: AtomicUsize,
+    /// Set when the time is over: the caller gets this, while the call may go on.
+    given_up: OnceLock<FlowError>,
+    /// The caller has left, or has its answer: the call looks for no other Agent.
+    abandoned: AtomicBool,
 }
 
 // === impl PendingCheck ===
@@ -120,13 +133,14 @@ impl PendingCheck {
             return Err(FlowError::new(FlowErrorKind::ShutDown, ""));
         }
         let asking = match Handle::try_current() {
-            Ok(_) => Some(ask(remote)?),
+            Ok(_) => Some(ask(remote, params.fails_closed())?),
             Err(_) => None,
         };
         let new = New {
             remote: remote.clone(),
             question: question(),
             timeout: params.budget(shared.config.check_timeout),
+            refused: params.fails_closed(),
             #[cfg(feature = "telemetry")]
             trace: match &params.trace_context {
                 Some(context) if shared.config.telemetry => context.parse().map(Box::new),
@@ -141,15 +155,24 @@ impl PendingCheck {
     }
 }
 
-/// Leave to ask an Agent.
-fn ask(remote: &Remote) -> Result<Asking, FlowError> {
+/// Gives permission to ask an Agent.
+fn ask(remote: &Remote, refused: bool) -> Result<Asking, FlowError> {
     let shared = remote.shared();
     let live = shared.live()?;
     Asking::start(&live).ok_or_else(|| {
         shared.counters.checks_spared.add(1);
         let error = FlowError::new(FlowErrorKind::Unavailable, GIVEN_UP);
         let health = &shared.health;
-        health.flow_failed(&error, health.decisions(), false);
+        let failed = Failed {
+            agent: match shared.agents.len() {
+                1 => shared.agents.get(0).address(),
+                _ => None,
+            },
+            decisions: health.decisions(),
+            others: false,
+            refused,
+        };
+        health.flow_failed(&error, &failed);
         error
     })
 }
@@ -172,6 +195,10 @@ impl Future for PendingCheck {
                     running.polled = true;
                     let answer = running.call.as_mut().poll(cx);
                     if answer.is_pending() {
+                        if let Some(error) = running.progress.given_up.get().cloned() {
+                            running.hand_over();
+                            return Poll::Ready(Err(error));
+                        }
                         self.state = State::Call(running);
                     }
                     return answer;
@@ -190,8 +217,20 @@ impl Drop for PendingCheck {
         if let State::Call(running) = mem::replace(&mut self.state, State::Done)
             && running.polled
         {
-            running.live.hand_over(running.call, running.limit);
+            running.hand_over();
         }
+    }
+}
+
+// === impl Running ===
+
+impl Running {
+    fn hand_over(self) {
+        let progress = &self.progress;
+        progress.abandoned.store(true, Relaxed);
+        progress
+            .live
+            .hand_over(progress.at.load(Relaxed), self.call);
     }
 }
 
@@ -199,30 +238,39 @@ impl Drop for PendingCheck {
 
 impl<Q: Question> New<Q> {
     fn start_late(self) -> State {
-        match ask(&self.remote) {
+        match ask(&self.remote, self.refused) {
             Ok(asking) => self.start(asking),
             Err(error) => State::Refused(error),
         }
     }
 
     fn start(self, asking: Asking) -> State {
-        let limit = match self.timeout {
-            None => Some(self.remote.shared().config.background_timeout()),
-            Some(_) => None,
-        };
-        State::Call(Running {
+        let progress = Arc::new(Progress {
             live: Arc::clone(asking.live()),
-            call: Box::pin(self.run(asking)),
-            limit,
+            at: AtomicUsize::new(asking.at()),
+            given_up: OnceLock::new(),
+            abandoned: AtomicBool::new(false),
+        });
+        State::Call(Running {
+            call: Box::pin(self.run(asking, Arc::clone(&progress))),
+            progress,
             polled: false,
         })
     }
 
-    async fn run(self, mut asking: Asking) -> Result<RemoteFlow, FlowError> {
+    async fn run(
+        self,
+        mut asking: Asking,
+        progress: Arc<Progress>,
+    ) -> Result<RemoteFlow, FlowError> {
         let shared = Arc::clone(self.remote.shared());
+        let Some(open) = OpenFlow::new(&shared) else {
+            return Err(FlowError::new(FlowErrorKind::ShutDown, ""));
+        };
         let (health, counters) = (&shared.health, &shared.counters);
         let decisions = health.decisions();
         let others = shared.agents.len() > 1;
+        let refused = self.refused;
         let begun = Instant::now();
         let left = || self.timeout.map(|all| all.saturating_sub(begun.elapsed()));
         let mut tried = 0;
@@ -232,6 +280,28 @@ impl<Q: Question> New<Q> {
         let mut budget = self.timeout;
         loop {
             let (live, at) = (Arc::clone(asking.live()), asking.at());
+            progress.at.store(at, Relaxed);
+            let unreachable = |failure: Failure| {
+                let error = failure.into_error();
+                let failed = Failed {
+                    agent: shared.agents.get(at).address(),
+                    decisions,
+                    others,
+                    refused,
+                };
+                health.flow_failed(&error, &failed);
+                error
+            };
+            let abandoned = || progress.abandoned.load(Relaxed);
+            let mut expired = false;
+            let mut on_timeout = |failure: Failure| {
+                expired = true;
+                asking.failed(&failure);
+                if !abandoned() {
+                    // An exchange calls this once, and a check has no exchange after it.
+                    let _ = progress.given_up.set(unreachable(failure));
+                }
+            };
             let another = others && live.could_ask_another(tried | 1 << at);
             let terms = Terms {
                 budget,
@@ -240,6 +310,7 @@ impl<Q: Question> New<Q> {
                 connecting: budget.filter(|_| another).map(|budget| budget / 2),
                 purpose: Purpose::Flow,
                 connection: None,
+                on_timeout: Some(&mut on_timeout),
             };
             let answer = live
                 .exchange(live.channel(at), at, Q::PATH, Arc::clone(&question), terms)
@@ -247,10 +318,13 @@ impl<Q: Question> New<Q> {
             let failure = match answer {
                 Ok((answer, connection)) => {
                     asking.decided();
-                    health.decided();
+                    if !expired {
+                        health.decided();
+                    }
                     let grant = Grant {
                         at,
                         connection,
+                        open: Some(open),
                         stamps: stamps.answered(),
                         #[cfg(feature = "telemetry")]
                         trace: self.trace,
@@ -269,7 +343,15 @@ impl<Q: Question> New<Q> {
                 }
                 Err(failure) => failure,
             };
-            asking.failed(&failure);
+            if may_have_granted(&failure) {
+                counters.checks_unsettled.add(1);
+            }
+            if !expired {
+                asking.failed(&failure);
+            }
+            if expired || abandoned() {
+                return Err(failure.into_error());
+            }
             tried |= 1 << at;
             budget = left();
             if failure.undecided() && budget != Some(Duration::ZERO) {
@@ -288,11 +370,15 @@ impl<Q: Question> New<Q> {
                     continue;
                 }
             }
-            let error = Failure::into_error(failure);
-            health.flow_failed(&error, decisions, others);
-            return Err(error);
+            return Err(unreachable(failure));
         }
     }
+}
+
+/// Says that the check was sent and that no decision can come any more, so that a slot may stay
+/// taken at the Agent: the connection broke, or something between cut the call off at its deadline.
+fn may_have_granted(failure: &Failure) -> bool {
+    !failure.undecided() && (!failure.from_agent || failure.kind == FlowErrorKind::Timeout)
 }
 
 impl Question for CheckRequest {

@@ -10,6 +10,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
 
 use super::breaker::BreakerConfig;
+use super::call::LONGEST;
 
 /// Everything the builder found to be in order.
 pub(crate) struct RemoteConfig {
@@ -76,9 +77,10 @@ impl RemoteConfig {
         }
     }
 
-    /// The deadline of what runs in the background, which must not run for ever.
+    /// The timeout of calls in the background. It never is too long to be added to the time.
     pub(super) fn background_timeout(&self) -> Duration {
-        self.end_timeout.unwrap_or(Duration::from_secs(60))
+        let timeout = self.end_timeout.unwrap_or(Duration::from_secs(60));
+        timeout.min(LONGEST)
     }
 }
 

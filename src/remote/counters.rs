@@ -1,3 +1,5 @@
+//! What the remote side counts.
+
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use crate::flow::ClientStats;
@@ -7,6 +9,8 @@ use crate::flow::ClientStats;
 pub(super) struct Counters {
     pub(super) checks_handed_over: Counter,
     pub(super) checks_cancelled: Counter,
+    /// Checks that ended without an answer and may have left a slot behind.
+    pub(super) checks_unsettled: Counter,
     pub(super) checks_moved: Counter,
     pub(super) checks_spared: Counter,
     pub(super) agents_given_up: Counter,
@@ -54,9 +58,10 @@ impl Counter {
 }
 
 impl Counters {
-    /// Everything that did not reach the Agent.
+    /// Everything that did not reach the Agent, and checks that may have left a slot behind.
     pub(super) fn lost(&self) -> u64 {
-        self.ends_failed.get()
+        self.checks_unsettled.get()
+            + self.ends_failed.get()
             + self.ends_dropped.get()
             + self.cache_writes_failed.get()
             + self.cache_writes_dropped.get()
@@ -67,6 +72,7 @@ impl Counters {
     pub(super) fn add_to(&self, stats: &mut ClientStats) {
         stats.checks_handed_over += self.checks_handed_over.get();
         stats.checks_cancelled += self.checks_cancelled.get();
+        stats.checks_unsettled += self.checks_unsettled.get();
         stats.checks_moved += self.checks_moved.get();
         stats.checks_spared += self.checks_spared.get();
         stats.agents_given_up += self.agents_given_up.get();

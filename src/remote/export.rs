@@ -1,4 +1,4 @@
-//! Sends spans to an Agent.
+//! Sends the spans of flows in batches.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,11 +18,7 @@ pub(super) const EXPORT_EVERY: Duration = Duration::from_secs(1);
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Exports spans in as many calls as their size asks for.
-pub(super) async fn send(live: Arc<Live>, spans: Vec<SpanRecord>) {
-    let mut batch = Unsent {
-        live,
-        left: spans.len(),
-    };
+pub(super) async fn send(mut batch: Unsent, spans: Vec<SpanRecord>) {
     let mut spans = spans.into_iter().peekable();
     while spans.peek().is_some() {
         let chunk = telemetry::encode(&mut spans);
@@ -87,13 +83,24 @@ async fn deliver(
 }
 
 /// Spans taken from the buffer; those still unsent when the task is dropped have failed.
-struct Unsent {
+pub(super) struct Unsent {
     live: Arc<Live>,
     left: usize,
+}
+
+impl Unsent {
+    /// Spans that the queue counts as under way.
+    pub(super) fn new(live: &Arc<Live>, spans: &[SpanRecord]) -> Self {
+        Self {
+            live: Arc::clone(live),
+            left: spans.len(),
+        }
+    }
 }
 
 impl Drop for Unsent {
     fn drop(&mut self) {
         self.live.shared.counters.spans_failed.add(self.left);
+        self.live.queue().exports -= 1;
     }
 }

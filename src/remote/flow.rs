@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::Remote;
 use super::flow_end::{EndCall, EndJob, refs};
 use super::live::Live;
 use super::stamps::Stamps;
 use super::transport::Connection;
+use super::{OpenFlow, Remote};
 #[cfg(feature = "telemetry")]
 use crate::flow::TraceParent;
 use crate::flow::{
@@ -35,11 +35,13 @@ struct Answered {
     extras: Option<Box<HttpExtras>>,
 }
 
-/// Who decided, and when.
+/// The Agent that decided, and when.
 pub(super) struct Grant {
     pub(super) at: usize,
-    /// The end goes out on it. Only there for a flow that holds a slot.
+    /// The end goes out on it. `None` for a flow that holds no slot.
     pub(super) connection: Option<Arc<Connection>>,
+    /// `None` for a flow that holds neither slot nor span.
+    pub(super) open: Option<OpenFlow>,
     pub(super) stamps: Stamps,
     #[cfg(feature = "telemetry")]
     pub(super) trace: Option<Box<TraceParent>>,
@@ -56,8 +58,13 @@ impl RemoteFlow {
         mut grant: Grant,
         extras: Option<Box<HttpExtras>>,
     ) -> Self {
+        #[cfg(feature = "telemetry")]
+        let span = remote.shared().config.telemetry;
+        #[cfg(not(feature = "telemetry"))]
+        let span = false;
         if refs(&response).next().is_none() {
             grant.connection = None;
+            grant.open = grant.open.filter(|_| span);
         }
         Self {
             answered: Some(Box::new(Answered {
@@ -230,7 +237,13 @@ impl Answered {
         let Self {
             live,
             response,
-            grant: Grant { stamps, trace, .. },
+            grant:
+                Grant {
+                    stamps,
+                    trace,
+                    open,
+                    ..
+                },
             remote,
             ..
         } = *self;
@@ -243,43 +256,31 @@ impl Answered {
                 response,
                 trace,
             };
-            // With another runtime when the flow's own is gone, like the end.
-            let lost = match live.push_span(span) {
-                Some(span) => match live.shared.any_live() {
-                    Some(other) => other.push_span(span).is_some(),
-                    None => true,
-                },
-                None => false,
-            };
-            if lost {
+            // In the same runtime as the end.
+            let queued = live.shared.offer(Some(&live), span, Live::push_span);
+            if queued.is_err() {
                 live.shared.counters.spans_dropped.add(1);
             }
         }
-        // The last handle may go with this, and the worker be told that nothing more comes.
+        // Last, because a worker may end once no flow and no handle is left.
+        drop(open);
         drop(remote);
     }
 
     #[cfg(not(feature = "telemetry"))]
     fn record(self: Box<Self>, _: FlowOutcome) {
         let Stamps = self.grant.stamps;
+        drop(self.grant.open);
     }
 }
 
-/// Queues an end, with another runtime when the flow's own is gone; counts it when it is lost.
+/// Queues an end; counts it when it is lost.
 fn submit(live: &Arc<Live>, job: EndJob) -> Result<(), EndError> {
-    let refused = match live.push_end(job) {
-        Ok(()) => return Ok(()),
-        Err((job, EndError::ShutDown)) => match live.shared.any_live() {
-            Some(other) => match other.push_end(job) {
-                Ok(()) => return Ok(()),
-                Err((_, error)) => error,
-            },
-            None => EndError::ShutDown,
-        },
-        Err((_, error)) => error,
-    };
-    live.shared.counters.ends_dropped.add(1);
-    Err(refused)
+    let queued = live.shared.offer(Some(live), job, Live::push_end);
+    queued.map_err(|(_, error)| {
+        live.shared.counters.ends_dropped.add(1);
+        error
+    })
 }
 
 fn quota(decision: &LimiterDecision) -> Option<Quota> {

@@ -1,4 +1,5 @@
-use std::collections::VecDeque;
+//! The end of a flow, from the slots that it holds to the Agent's answer.
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,12 +21,6 @@ use crate::pb::check::limiter_decision::Details;
 use crate::pb::check::{
     CheckResponse, FlowEndRequest, FlowEndResponse, InflightRequestRef, TokenReturnStatus,
 };
-
-/// References in one call.
-const MAX_REFS: usize = 256;
-
-/// How far into the queue to look for ends at the same control point.
-const LOOK_AHEAD: usize = 1024;
 
 /// Before the second try: an Agent that restarts needs a moment. It doubles up to the longest.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
@@ -58,6 +53,9 @@ pub(super) fn refs(response: &CheckResponse) -> impl Iterator<Item = InflightReq
     })
 }
 
+/// How often an end may move to another runtime.
+const MAX_MOVES: u8 = 16;
+
 /// The end of one flow, on its way to the Agent.
 pub(super) struct EndJob {
     control_point: String,
@@ -68,6 +66,8 @@ pub(super) struct EndJob {
     connection: Option<Arc<Connection>>,
     refs: Vec<InflightRequestRef>,
     reply: Option<oneshot::Sender<EndResponse>>,
+    /// How often its runtime has ended while it was sent.
+    moves: u8,
 }
 
 impl EndJob {
@@ -83,7 +83,36 @@ impl EndJob {
             connection,
             refs,
             reply: None,
+            moves: 0,
         }
+    }
+
+    pub(super) fn control_point(&self) -> &str {
+        &self.control_point
+    }
+
+    pub(super) const fn agent(&self) -> usize {
+        self.at
+    }
+
+    /// Both can travel in one call: at the same control point, to the same Agent, on the same
+    /// connection.
+    pub(super) fn fits(&self, other: &Self) -> bool {
+        let same_connection = match (&self.connection, &other.connection) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (one, other) => one.is_none() && other.is_none(),
+        };
+        same_connection && self.at == other.at && self.control_point == other.control_point
+    }
+
+    /// A call with it was under way when its runtime ended.
+    pub(super) const fn was_sent(&self) -> bool {
+        self.moves > 0
+    }
+
+    /// How many slots it gives back.
+    pub(super) const fn refs(&self) -> usize {
+        self.refs.len()
     }
 
     /// Asks for the answer as well.
@@ -101,57 +130,36 @@ impl EndJob {
     }
 }
 
-fn same_connection(one: &EndJob, other: &EndJob) -> bool {
-    match (&one.connection, &other.connection) {
-        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
-        (one, other) => one.is_none() && other.is_none(),
-    }
-}
-
-/// Takes the end that has waited longest, and with it others at the same control point, of the
-/// same Agent and of the same connection.
-pub(super) fn take_batch(queue: &mut VecDeque<EndJob>, live: &Arc<Live>) -> Option<Batch> {
-    let first = queue.pop_front()?;
-    let mut refs = first.refs.len();
-    let mut jobs = vec![first];
-    let mut at = 0;
-    while at < queue.len().min(LOOK_AHEAD) && refs < MAX_REFS {
-        let fits = queue[at].at == jobs[0].at
-            && same_connection(&queue[at], &jobs[0])
-            && queue[at].control_point == jobs[0].control_point
-            && refs + queue[at].refs.len() <= MAX_REFS;
-        if fits && let Some(job) = queue.remove(at) {
-            refs += job.refs.len();
-            jobs.push(job);
-        } else {
-            at += 1;
-        }
-    }
-    Some(Batch {
-        live: Arc::clone(live),
-        jobs,
-    })
-}
-
-/// Ends that travel in one call. Dropped before an answer came, it counts them as failed.
+/// Ends that travel in one call. When its runtime ends before the answer came, they move to another
+/// one: to give a slot back twice changes nothing. Where there is none, they count as failed.
 pub(super) struct Batch {
     live: Arc<Live>,
+    at: usize,
     jobs: Vec<EndJob>,
 }
 
 impl Batch {
-    /// The Agent that let the flows in is told, or another while it does not answer: the slots of
-    /// a cluster are known to all of it, and giving one back twice changes nothing.
+    /// Ends of flows that one Agent let in, at least one.
+    pub(super) fn new(live: &Arc<Live>, jobs: Vec<EndJob>) -> Self {
+        Self {
+            live: Arc::clone(live),
+            at: jobs.first().map_or(0, |job| job.at),
+            jobs,
+        }
+    }
+
+    /// Calls the Agent that let the flows in, or another one while it does not answer: all Agents of
+    /// a cluster know its slots.
     pub(super) async fn send(mut self) {
         let live = Arc::clone(&self.live);
         let counters = &live.shared.counters;
-        let granted_by = self.jobs[0].at;
-        let (answer, told) = self.deliver(granted_by).await;
+        let granted_by = self.at;
+        let (answer, called) = self.deliver(granted_by).await;
         let jobs = std::mem::take(&mut self.jobs);
         match answer {
             Ok(response) => {
                 counters.ends_delivered.add(jobs.len());
-                if told != granted_by {
+                if called != granted_by {
                     counters.ends_moved.add(jobs.len());
                 }
                 deliver(jobs, response);
@@ -180,7 +188,7 @@ impl Batch {
             let Some(at) = live.wait_for_route(Some(granted_by), tried, until).await else {
                 return (Err(Failure::given_up()), granted_by);
             };
-            let connection = self.jobs[0].connection.as_ref();
+            let connection = self.jobs.first().and_then(|job| job.connection.as_ref());
             let terms = Terms {
                 connection: connection.filter(|_| at == granted_by),
                 ..Terms::background(Some(timeout))
@@ -219,16 +227,14 @@ impl Batch {
         }
     }
 
-    #[cfg(test)]
-    pub(super) fn size(&self) -> (&str, usize) {
-        let refs = self.jobs.iter().map(|job| job.refs.len()).sum();
-        (&self.jobs[0].control_point, refs)
-    }
-
     fn request(&self) -> FlowEndRequest {
         let refs = self.jobs.iter().flat_map(|job| job.refs.iter().cloned());
         FlowEndRequest {
-            control_point: self.jobs[0].control_point.clone(),
+            control_point: self
+                .jobs
+                .first()
+                .map_or("", EndJob::control_point)
+                .to_owned(),
             inflight_requests: refs.collect(),
         }
     }
@@ -236,7 +242,19 @@ impl Batch {
 
 impl Drop for Batch {
     fn drop(&mut self) {
-        self.live.shared.counters.ends_failed.add(self.jobs.len());
+        // Before the ends move: they may come back to this queue.
+        let mut queue = self.live.queue();
+        queue.ends.called(self.at);
+        drop(queue);
+        let shared = &self.live.shared;
+        for mut job in std::mem::take(&mut self.jobs) {
+            job.moves += 1;
+            // A panic would come back with the ends.
+            let movable = job.moves < MAX_MOVES && !std::thread::panicking();
+            if !movable || shared.offer(Some(&self.live), job, Live::push_end).is_err() {
+                shared.counters.ends_failed.add(1);
+            }
+        }
     }
 }
 
@@ -345,7 +363,7 @@ impl Future for EndCall {
     }
 }
 
-/// The worker went away with the end.
+/// The worker ended, and no other took the end.
 fn lost(health: &super::health::Health) -> EndError {
     if health.is_shut_down() {
         EndError::ShutDown

@@ -1,40 +1,40 @@
-use std::collections::VecDeque;
+//! The client's side in one runtime: its connections, and the queue of its worker.
+
 use std::future::Future;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Waker;
-use std::time::Duration;
 
 use tokio::runtime::{Handle, Id};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::Shared;
-use super::cache_write::{CacheWrite, CacheWrites};
-use super::flow::RemoteFlow;
+use super::cache_write::CacheWrite;
 use super::flow_end::EndJob;
+use super::hand_over::Life;
+use super::queue::{Phase, Queue};
 use super::transport::Transport;
-use crate::flow::{EndError, FlowError};
+use crate::flow::EndError;
 #[cfg(feature = "telemetry")]
-use crate::telemetry::{SpanBuffer, SpanRecord};
+use crate::telemetry::SpanRecord;
 
-/// Ends that may wait for the Agent.
-const MAX_ENDS: usize = 16 * 1024;
+/// Probes of one Agent at once: enough for an interval of some milliseconds while the Agent hangs.
+const MAX_PROBES: usize = 64;
 
-/// Checks without a caller that may run at once.
-const MAX_HANDED_OVER: usize = 1024;
-
-/// The client's side in one runtime: its channels, and the queue of its worker.
+/// The client's side in one runtime.
 pub(super) struct Live {
     pub(super) shared: Arc<Shared>,
     runtime: Handle,
     id: Id,
     /// One for each Agent.
     slots: Box<[Slot]>,
+    lives: Box<[Life]>,
     queue: Mutex<Queue>,
-    /// Gone when the side is closed.
-    probes: Mutex<Option<JoinSet<()>>>,
+    /// One set for each Agent; empty when the side is closed.
+    probes: Mutex<Box<[JoinSet<()>]>>,
     closed: Notify,
+    gone: AtomicBool,
 }
 
 /// The connections to one Agent.
@@ -45,44 +45,24 @@ struct Current {
     generation: u64,
 }
 
-/// What waits for the worker.
-#[derive(Default)]
-pub(super) struct Queue {
-    pub(super) ends: VecDeque<EndJob>,
-    pub(super) cache_writes: CacheWrites,
-    #[cfg(feature = "telemetry")]
-    pub(super) spans: SpanBuffer,
-    /// Checks whose callers left and that are still running.
-    pub(super) handed_over: usize,
-    pub(super) phase: Phase,
-    /// Set while the worker sleeps.
-    pub(super) waker: Option<Waker>,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Phase {
-    #[default]
-    Open,
-    /// The worker ends when nothing is left.
-    Draining,
-    /// The worker ends now.
-    GivenUp,
-    /// The worker has ended.
-    Closed,
-}
+/// Why a side does not take work, and the work.
+pub(super) type Refused<T> = (T, EndError);
 
 // === impl Live ===
 
 impl Live {
     pub(super) fn new(shared: Arc<Shared>, runtime: Handle, slots: Box<[Slot]>) -> Self {
+        let agents = slots.len();
         Self {
             shared,
             id: runtime.id(),
             runtime,
             slots,
-            queue: Mutex::default(),
-            probes: Mutex::new(Some(JoinSet::new())),
+            lives: (0..agents).map(|_| Life::new()).collect(),
+            queue: Mutex::new(Queue::new(agents)),
+            probes: Mutex::new((0..agents).map(|_| JoinSet::new()).collect()),
             closed: Notify::new(),
+            gone: AtomicBool::new(false),
         }
     }
 
@@ -92,6 +72,10 @@ impl Live {
 
     pub(super) const fn handle(&self) -> &Handle {
         &self.runtime
+    }
+
+    pub(super) fn life(&self, at: usize) -> &Life {
+        &self.lives[at]
     }
 
     /// Returns the connections to an Agent.
@@ -137,15 +121,20 @@ impl Live {
         drop(old);
     }
 
-    /// Runs a probe until the side is closed.
-    pub(super) fn spawn_probe(&self, probe: impl Future<Output = ()> + Send + 'static) {
-        if let Some(probes) = &mut *self.probes() {
-            while probes.try_join_next().is_some() {}
+    /// Runs a probe until the side is closed; drops it when too many of the Agent run already.
+    pub(super) fn spawn_probe(&self, at: usize, probe: impl Future<Output = ()> + Send + 'static) {
+        let mut probes = self.probes();
+        let Some(probes) = probes.get_mut(at) else {
+            drop(probes);
+            return drop(probe);
+        };
+        while probes.try_join_next().is_some() {}
+        if probes.len() < MAX_PROBES {
             probes.spawn_on(probe, &self.runtime);
         }
     }
 
-    fn probes(&self) -> MutexGuard<'_, Option<JoinSet<()>>> {
+    fn probes(&self) -> MutexGuard<'_, Box<[JoinSet<()>]>> {
         self.probes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -153,126 +142,103 @@ impl Live {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Leaves an end for the worker, which is woken if it sleeps.
-    pub(super) fn push_end(&self, job: EndJob) -> Result<(), (EndJob, EndError)> {
+    /// Leaves an end for the worker.
+    pub(super) fn push_end(&self, job: EndJob) -> Result<(), Refused<EndJob>> {
         let mut queue = self.queue();
         if queue.phase == Phase::Closed {
             return Err((job, EndError::ShutDown));
         }
-        if queue.ends.len() >= MAX_ENDS {
+        if let Err(job) = queue.ends.push(job) {
             return Err((job, EndError::QueueFull));
         }
-        queue.ends.push_back(job);
         Queue::wake(queue);
         Ok(())
     }
 
-    /// Leaves a change to a cache for the worker; `false` when there is no room or no worker.
-    pub(super) fn push_cache_write(&self, write: CacheWrite) -> bool {
+    /// Leaves a change to a cache for the worker.
+    pub(super) fn push_cache_write(&self, write: CacheWrite) -> Result<(), Refused<CacheWrite>> {
         let mut queue = self.queue();
-        let pushed = queue.phase != Phase::Closed && queue.cache_writes.push(write);
-        if pushed {
-            Queue::wake(queue);
+        if queue.phase == Phase::Closed {
+            return Err((write, EndError::ShutDown));
         }
-        pushed
+        if let Err(write) = queue.cache_writes.push(write) {
+            return Err((write, EndError::QueueFull));
+        }
+        Queue::wake(queue);
+        Ok(())
     }
 
     /// Leaves a span for the worker, which is woken only to start its timer or for a full batch.
-    /// Gives the span back when the worker is gone.
     #[cfg(feature = "telemetry")]
-    pub(super) fn push_span(&self, span: SpanRecord) -> Option<SpanRecord> {
+    #[allow(clippy::result_large_err)] // The caller has it on the stack already.
+    pub(super) fn push_span(&self, span: SpanRecord) -> Result<(), Refused<SpanRecord>> {
         let mut queue = self.queue();
         if queue.phase == Phase::Closed {
-            return Some(span);
+            return Err((span, EndError::ShutDown));
         }
-        if !queue.spans.push(span) {
-            drop(queue);
-            self.shared.counters.spans_dropped.add(1);
-        } else if queue.spans.wants_worker() || queue.phase == Phase::Draining {
+        if let Err(span) = queue.spans.push(span) {
+            return Err((span, EndError::QueueFull));
+        }
+        if queue.spans.wants_worker() || queue.phase == Phase::Draining {
             Queue::wake(queue);
         }
-        None
+        Ok(())
     }
 
-    /// Sees a running check to its end without its caller, and gives back what it was granted.
-    pub(super) fn hand_over<F>(self: &Arc<Self>, call: F, limit: Option<Duration>)
-    where
-        F: Future<Output = Result<RemoteFlow, FlowError>> + Send + 'static,
-    {
-        let counters = &self.shared.counters;
-        let mut queue = self.queue();
-        if queue.phase == Phase::Closed || queue.handed_over >= MAX_HANDED_OVER {
-            drop(queue);
-            counters.checks_cancelled.add(1);
-            return;
-        }
-        queue.handed_over += 1;
-        drop(queue);
-        counters.checks_handed_over.add(1);
-        let running = HandedOver(Arc::clone(self));
-        // On the runtime of its own timers: should that be gone, so is the call.
-        self.runtime.spawn(async move {
-            let _running = running;
-            let answer = match limit {
-                None => call.await,
-                Some(limit) => match tokio::time::timeout(limit, call).await {
-                    Ok(answer) => answer,
-                    Err(_) => return,
-                },
-            };
-            if let Ok(flow) = answer {
-                flow.give_back();
-            }
-        });
-    }
-
-    /// Asks the worker to end once everything is delivered.
+    /// Asks the worker to end once nothing is left; closes the side at once where that is so.
     pub(super) fn drain(&self) {
         let mut queue = self.queue();
         if queue.phase == Phase::Open {
             queue.phase = Phase::Draining;
         }
+        if queue.phase == Phase::Draining && self.shared.open_flows() == 0 && queue.is_done() {
+            // Under the lock: work that comes later is refused.
+            queue.phase = Phase::Closed;
+        }
+        let done = queue.phase == Phase::Closed;
         Queue::wake(queue);
+        if done {
+            self.close();
+        }
+        for life in &self.lives {
+            life.give_up();
+        }
     }
 
-    /// Asks the worker to end at once.
+    /// Ends the worker at once, and counts as dropped whatever waits for it.
     pub(super) fn give_up(&self) {
         let mut queue = self.queue();
-        if queue.phase != Phase::Closed {
-            queue.phase = Phase::GivenUp;
-        }
+        queue.phase = Phase::Closed;
+        let work = queue.take();
         Queue::wake(queue);
+        self.shared.count_dropped(work);
+        self.close();
     }
 
-    /// Waits for the end of the worker.
+    /// Waits until the side is closed.
     pub(super) async fn closed(&self) {
         loop {
             let mut closed = pin!(self.closed.notified());
             closed.as_mut().enable();
-            if self.queue().phase == Phase::Closed {
+            if self.gone.load(SeqCst) {
                 return;
             }
             closed.await;
         }
     }
 
-    /// The worker is gone: whatever it left is lost.
+    /// Closes the side. Work that still waits, because the runtime ends, moves to another one.
     pub(super) fn close(&self) {
-        self.shared.forget(self);
-        let probes = self.probes().take();
+        let probes = std::mem::take(&mut *self.probes());
         drop(probes);
         let mut queue = self.queue();
         queue.phase = Phase::Closed;
-        let ends = std::mem::take(&mut queue.ends);
-        let cache_writes = std::mem::take(&mut queue.cache_writes);
-        #[cfg(feature = "telemetry")]
-        let spans = queue.spans.take_all();
+        let work = queue.take();
         drop(queue);
-        let counters = &self.shared.counters;
-        counters.ends_dropped.add(ends.len());
-        counters.cache_writes_dropped.add(cache_writes.len());
-        #[cfg(feature = "telemetry")]
-        counters.spans_dropped.add(spans.len());
+        self.shared.move_work(work);
+        // Last: a shutdown waits for the sides that are known, and must not miss work on its way.
+        self.shared.forget(self);
+        self.gone.store(true, SeqCst);
         self.closed.notify_waiters();
     }
 }
@@ -292,42 +258,10 @@ impl Slot {
     }
 }
 
-// === impl Queue ===
-
-impl Queue {
-    /// Wakes the worker if it sleeps, without the lock: waking runs the scheduler's code.
-    fn wake(mut queue: MutexGuard<'_, Self>) {
-        let waker = queue.waker.take();
-        drop(queue);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        #[cfg(feature = "telemetry")]
-        let spans = self.spans.is_empty();
-        #[cfg(not(feature = "telemetry"))]
-        let spans = true;
-        spans && self.ends.is_empty() && self.cache_writes.is_empty() && self.handed_over == 0
-    }
-}
-
-/// A check that runs without its caller.
-struct HandedOver(Arc<Live>);
-
-impl Drop for HandedOver {
-    fn drop(&mut self) {
-        let mut queue = self.0.queue();
-        queue.handed_over -= 1;
-        if queue.phase != Phase::Open {
-            Queue::wake(queue);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::super::{Remote, RemoteConfig, Target};
     use super::*;
     use crate::pb::check::InflightRequestRef;
@@ -364,40 +298,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_queue_of_ends_turns_the_next_one_away() {
+    async fn a_full_queue_of_ends_refuses_the_next_one_and_counts_what_it_loses() {
         let remote = remote();
         let live = stalled(&remote);
-        for _ in 0..MAX_ENDS {
-            assert!(live.push_end(job("a", 1)).is_ok());
-        }
-        let refused = live.push_end(job("a", 1)).err().map(|(_, error)| error);
-        assert_eq!(refused, Some(EndError::QueueFull));
+        let mut queued = 0;
+        let refused = loop {
+            match live.push_end(job("a", 1)) {
+                Ok(()) => queued += 1,
+                Err((_, error)) => break error,
+            }
+        };
+        assert_eq!(refused, EndError::QueueFull);
         live.close();
         let mut stats = crate::ClientStats::default();
         remote.add_stats(&mut stats);
-        assert_eq!(
-            stats.ends_dropped, MAX_ENDS as u64,
-            "what waited is counted"
-        );
+        assert_eq!(stats.ends_dropped, queued, "there is no other runtime");
         let refused = live.push_end(job("a", 1)).err().map(|(_, error)| error);
         assert_eq!(refused, Some(EndError::ShutDown));
-    }
-
-    #[tokio::test]
-    async fn a_batch_holds_one_control_point_and_loses_nothing() {
-        let remote = remote();
-        let live = Arc::new(stalled(&remote));
-        let mut queue: VecDeque<EndJob> = VecDeque::new();
-        for at in 0..200 {
-            queue.push_back(job(if at % 2 == 0 { "a" } else { "b" }, 2));
-        }
-        queue.push_back(job("b", 1000));
-        let mut sizes = Vec::new();
-        while let Some(batch) = crate::remote::flow_end::take_batch(&mut queue, &live) {
-            let (control_point, refs) = batch.size();
-            sizes.push((control_point.to_owned(), refs));
-        }
-        let expected = [("a", 200), ("b", 200), ("b", 1000)];
-        assert_eq!(sizes, expected.map(|(name, refs)| (name.to_owned(), refs)));
     }
 }

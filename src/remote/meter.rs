@@ -9,8 +9,8 @@ use metrics::{Gauge, counter, gauge};
 use super::agents::Agents;
 use super::counters::Counters;
 use crate::metrics::{
-    AGENT_GIVEN_UP, AGENTS_GIVEN_UP, CACHE_WRITES, CHECKS_MOVED, CHECKS_SPARED, ENDS, ENDS_RETRIED,
-    PROBES, SPANS, describe,
+    AGENT_GIVEN_UP, AGENTS_GIVEN_UP, CACHE_WRITES, CHECKS_MOVED, CHECKS_SPARED, CHECKS_UNSETTLED,
+    ENDS, ENDS_RETRIED, PROBES, SPANS, describe,
 };
 
 /// Asks the recorder for all handles, unless they are there.
@@ -38,6 +38,9 @@ pub(super) fn register(counters: &Counters, agents: &Agents) {
     counters.ends_retried.record(|| counter!(ENDS_RETRIED));
     counters.checks_moved.record(|| counter!(CHECKS_MOVED));
     counters.checks_spared.record(|| counter!(CHECKS_SPARED));
+    counters
+        .checks_unsettled
+        .record(|| counter!(CHECKS_UNSETTLED));
     counters
         .agents_given_up
         .record(|| counter!(AGENTS_GIVEN_UP));

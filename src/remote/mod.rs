@@ -1,8 +1,9 @@
 //! Real Agents, over gRPC.
 //!
 //! A check is one boxed future on the caller's own task. Everything else happens in the
-//! background: one worker for each runtime the client is used in sends ends and spans, each bounded
-//! in number and time, and what is lost is counted. Flows only leave work in a queue.
+//! background: one worker for each runtime that the client is used in sends ends, changes to caches
+//! and spans. Each is bounded in number and time, and losses are counted. Flows only leave work in a
+//! queue.
 
 mod agents;
 mod breaker;
@@ -11,11 +12,14 @@ mod call;
 mod check;
 mod config;
 mod counters;
+mod deadline;
+mod ends;
 #[cfg(feature = "telemetry")]
 mod export;
 mod failure;
 mod flow;
 mod flow_end;
+mod hand_over;
 mod health;
 mod http;
 mod link;
@@ -24,12 +28,15 @@ mod live;
 mod meter;
 mod patience;
 mod probe;
+mod queue;
 mod recent_failures;
+mod runtimes;
 mod stamps;
 mod transport;
 mod worker;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -48,19 +55,14 @@ use self::call::{CACHE_DELETE, CACHE_LOOKUP, CACHE_UPSERT};
 use self::counters::Counters;
 use self::failure::Failure;
 use self::health::Health;
-use self::live::{Live, Slot};
-use self::probe::PROBE_TIMEOUT;
-use self::transport::Transport;
+use self::live::Live;
 use crate::flow::{
-    AgentStatus, ClientStats, ConnectionState, FlowError, FlowErrorKind, FlowParams, HttpAttributes,
+    AgentStatus, ClientStats, ConnectionState, FlowError, FlowParams, HttpAttributes,
 };
 use crate::pb::check::{
     CacheDeleteRequest, CacheDeleteResponse, CacheLookupRequest, CacheLookupResponse,
     CacheUpsertRequest, CacheUpsertResponse,
 };
-
-/// Between two attempts of [`Remote::wait_ready`].
-const PROBE_PAUSE: Duration = Duration::from_millis(50);
 
 /// A client of a real Agent; clones are the same one.
 #[derive(Clone)]
@@ -79,8 +81,12 @@ struct Shared {
     agents: Agents,
     health: Health,
     counters: Counters,
-    /// One for each runtime the client is in use in, nearly always one in all.
+    /// One for each runtime that the client is in use in; nearly always one in all.
     lives: Mutex<Vec<Arc<Live>>>,
+    /// Checks and flows under way.
+    open: AtomicUsize,
+    /// What had been lost when the client was first told to shut down.
+    lost: OnceLock<u64>,
 }
 
 // === impl Remote ===
@@ -96,6 +102,8 @@ impl Remote {
                     health: Health::default(),
                     counters: Counters::default(),
                     lives: Mutex::default(),
+                    open: AtomicUsize::new(0),
+                    lost: OnceLock::new(),
                 }),
             }),
         }
@@ -146,47 +154,25 @@ impl Remote {
             .collect()
     }
 
-    /// Connects, again and again if need be, until an Agent says anything at all.
+    /// Asks the Agents, again and again if need be, until one says anything at all. Outside a
+    /// runtime they are asked in one that the client is in use in already.
     pub(crate) async fn wait_ready(&self, timeout: Duration) -> bool {
-        if Handle::try_current().is_err() {
-            return self.state() == ConnectionState::Ready;
-        }
-        let probing = async {
-            loop {
-                match self.state() {
-                    ConnectionState::Ready => return true,
-                    ConnectionState::Shutdown => return false,
-                    _ => self.probe().await,
-                }
-                if self.state() != ConnectionState::Ready {
-                    tokio::time::sleep(PROBE_PAUSE).await;
-                }
-            }
+        let shared = self.shared();
+        let live = match Handle::try_current() {
+            Ok(_) => shared.live().ok(),
+            Err(_) => shared.newest_first().into_iter().next(),
         };
-        tokio::time::timeout(timeout, probing)
-            .await
-            .unwrap_or(false)
-    }
-
-    /// Until one Agent has answered, or all have had their chance. The outcome is in the state.
-    async fn probe(&self) {
-        let Ok(live) = self.shared().live() else {
-            return;
+        let Some(live) = live.filter(|_| !shared.health.is_shut_down()) else {
+            return false;
         };
-        if self.shared().agents.len() == 1 {
-            live.probe(0, PROBE_TIMEOUT).await;
-            return;
-        }
-        let mut probes = JoinSet::new();
-        for at in 0..self.shared().agents.len() {
-            let live = Arc::clone(&live);
-            probes.spawn(async move { live.probe(at, PROBE_TIMEOUT).await });
-        }
-        while let Some(there) = probes.join_next().await {
-            if there.unwrap_or(false) {
-                return;
-            }
-        }
+        // Dropped at the timeout, which ends the task.
+        let mut asking = JoinSet::new();
+        let runtime = live.handle().clone();
+        asking.spawn_on(async move { live.until_answered().await }, &runtime);
+        let answered = deadline::within(timeout, asking.join_next()).await;
+        answered
+            .flatten()
+            .is_some_and(|answered| answered.unwrap_or(false))
     }
 
     pub(crate) async fn cache_lookup(
@@ -226,33 +212,30 @@ impl Remote {
         cache_write::submit(self.shared(), write.into());
     }
 
-    /// Delivers what waits; `true` when nothing was lost on the way.
+    /// Waits until no flow is under way and everything is delivered. Returns `true` when that
+    /// was so in time, and nothing has been lost since the first call.
     pub(crate) async fn shutdown(&self, timeout: Duration) -> bool {
         let shared = self.shared();
-        let lost = shared.counters.lost();
-        shared.shut_down();
-        let lives = shared.lives().clone();
-        for live in &lives {
-            live.drain();
+        let lost = *shared.lost.get_or_init(|| shared.counters.lost());
+        if Handle::try_current().is_ok()
+            && !shared.newest_first().is_empty()
+            && let Ok(live) = shared.live()
+        {
+            // Other runtimes may stand still from now on; the caller's runs until the shutdown ends.
+            live.rescue(Duration::ZERO);
         }
+        shared.shut_down();
         let drained = async {
-            for live in &lives {
+            // One by one: work may move from a runtime that ends to another one.
+            while let Some(live) = shared.newest_first().into_iter().next() {
                 live.closed().await;
             }
         };
-        let in_time = if Handle::try_current().is_ok() {
-            tokio::time::timeout(timeout, drained).await.is_ok()
-        } else {
-            // No timer here; the worker's own deadlines bound the wait.
-            drained.await;
-            true
-        };
-        if !in_time {
-            for live in &lives {
-                live.give_up();
-            }
+        let in_time = deadline::within(timeout, drained).await.is_some();
+        for live in shared.newest_first() {
+            live.give_up();
         }
-        in_time && shared.counters.lost() == lost
+        in_time && shared.open_flows() == 0 && shared.counters.lost() == lost
     }
 
     /// Adds what is counted here; decisions are the client's to count.
@@ -265,76 +248,50 @@ impl Remote {
 
 impl Drop for Handles {
     fn drop(&mut self) {
-        // No flow is left either, each holds a handle: what waits is all that will ever come.
+        // Each flow holds a handle, so no flow is left, and nothing more will be queued.
         self.shared.shut_down();
-        let lives = self.shared.lives().clone();
-        for live in lives {
-            live.drain();
-        }
     }
 }
 
 // === impl Shared ===
 
 impl Shared {
-    fn lives(&self) -> MutexGuard<'_, Vec<Arc<Live>>> {
-        self.lives.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// No flow starts any more, and what waits for an Agent that is away is tried as it is.
+    /// No flow starts from now on, and the workers end when nothing is left.
     fn shut_down(&self) {
         self.health.shut_down();
+        // Work that waits for an Agent that is away is tried as it is.
         self.agents.notify();
+        for live in self.newest_first() {
+            live.drain();
+        }
     }
 
-    /// The client's side in the current runtime, made when there is none.
-    ///
-    /// Connections and timers belong to a runtime and end with it, so that a client that outlives
-    /// one, as in tests that share a static, starts afresh in the next.
-    fn live(self: &Arc<Self>) -> Result<Arc<Live>, FlowError> {
-        let Ok(runtime) = Handle::try_current() else {
-            return Err(FlowError::new(
-                FlowErrorKind::Other,
-                "an agent can be called from within a tokio runtime only",
-            ));
-        };
-        let id = runtime.id();
-        let mut lives = self.lives();
-        if self.health.is_shut_down() {
-            return Err(FlowError::new(FlowErrorKind::ShutDown, ""));
-        }
-        if let Some(live) = lives.iter().find(|live| live.runtime() == id) {
-            return Ok(Arc::clone(live));
-        }
-        #[cfg(feature = "metrics")]
-        meter::register(&self.counters, &self.agents);
-        let slots = match &self.config.target {
-            Target::Connect(connect) => {
-                let agents = self.agents.iter();
-                let slots = agents.filter_map(|agent| {
-                    let generation = agent.generation();
-                    let pool = agent.pool(connect, &runtime)?;
-                    Some(Slot::new(Transport::Own(pool), generation))
-                });
-                slots.collect()
+    /// Checks under way, and flows that have not ended and have a slot or a span.
+    fn open_flows(&self) -> usize {
+        self.open.load(SeqCst)
+    }
+}
+
+/// Counts a flow as under way.
+struct OpenFlow(Arc<Shared>);
+
+impl OpenFlow {
+    /// Returns `None` when the client has shut down.
+    fn new(shared: &Arc<Shared>) -> Option<Self> {
+        // Counted first: a shutdown that this does not see will see the flow.
+        shared.open.fetch_add(1, SeqCst);
+        let flow = Self(Arc::clone(shared));
+        (!shared.health.is_shut_down()).then_some(flow)
+    }
+}
+
+impl Drop for OpenFlow {
+    fn drop(&mut self) {
+        if self.0.open.fetch_sub(1, SeqCst) == 1 && self.0.health.is_shut_down() {
+            // Nothing more comes: workers without work end.
+            for live in self.0.newest_first() {
+                live.drain();
             }
-            Target::Ready(channel) => Box::from([Slot::new(Transport::Ready(channel.clone()), 0)]),
-        };
-        let live = Arc::new(Live::new(Arc::clone(self), runtime, slots));
-        lives.push(Arc::clone(&live));
-        // A runtime that is on its way out drops the task at once, and with it takes this lock.
-        drop(lives);
-        worker::start(&live);
-        Ok(live)
-    }
-
-    /// Another runtime's side, for ends whose own runtime is gone.
-    fn any_live(self: &Arc<Self>) -> Option<Arc<Live>> {
-        let first = self.lives().first().cloned();
-        first.or_else(|| self.live().ok())
-    }
-
-    fn forget(&self, live: &Live) {
-        self.lives().retain(|known| !std::ptr::eq(&**known, live));
+        }
     }
 }

@@ -1,31 +1,37 @@
-use std::future::poll_fn;
-#[cfg(feature = "telemetry")]
+//! The worker of one runtime: sends what flows leave behind.
+
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
-#[cfg(feature = "telemetry")]
 use tokio::time::Sleep;
 
 #[cfg(feature = "telemetry")]
-use super::export::{self, EXPORT_EVERY};
-use super::flow_end::{self, Batch};
-use super::live::{Live, Phase};
+use super::export::{self, EXPORT_EVERY, Unsent};
+use super::flow_end::Batch;
+use super::live::Live;
+use super::queue::Phase;
+use super::runtimes::STANDS_STILL;
 
-/// Calls of FlowEnd at once: one that hangs does not hold up the others.
-const PARALLEL_ENDS: usize = 8;
+/// How often a worker that runs anyway looks after runtimes that stand still.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Looks at other runtimes after one call to do so.
+const MAX_ROUNDS: u8 = 8;
 
 /// Starts the worker that serves `live`, in its runtime.
 pub(super) fn start(live: &Arc<Live>) {
     let mut worker = Worker {
         live: Arc::clone(live),
-        ends: JoinSet::new(),
-        cache_writes: JoinSet::new(),
-        #[cfg(feature = "telemetry")]
-        exports: JoinSet::new(),
+        calls: JoinSet::new(),
         #[cfg(feature = "telemetry")]
         flush: None,
+        patrol: None,
+        rounds: 0,
+        looked: Instant::now(),
     };
     live.handle()
         .spawn(async move { poll_fn(|cx| worker.poll(cx)).await });
@@ -34,41 +40,35 @@ pub(super) fn start(live: &Arc<Live>) {
 /// Sends what flows leave behind. Its drop is the end of the runtime, or of the client.
 struct Worker {
     live: Arc<Live>,
-    ends: JoinSet<()>,
-    cache_writes: JoinSet<()>,
-    #[cfg(feature = "telemetry")]
-    exports: JoinSet<()>,
+    /// Ends, changes to caches and exports under way; the queue bounds each.
+    calls: JoinSet<()>,
     /// When the spans that wait are due.
     #[cfg(feature = "telemetry")]
     flush: Option<Pin<Box<Sleep>>>,
+    /// When to look after runtimes that stand still.
+    patrol: Option<Pin<Box<Sleep>>>,
+    rounds: u8,
+    looked: Instant,
 }
 
 impl Worker {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.live.queue().runs();
+        self.look_after_others(cx);
         loop {
             // Also registers for the calls that still run.
-            while let Poll::Ready(Some(_)) = self.ends.poll_join_next(cx) {}
-            while let Poll::Ready(Some(_)) = self.cache_writes.poll_join_next(cx) {}
+            while let Poll::Ready(Some(_)) = self.calls.poll_join_next(cx) {}
             #[cfg(feature = "telemetry")]
-            while let Poll::Ready(Some(_)) = self.exports.poll_join_next(cx) {}
-            #[cfg(feature = "telemetry")]
-            let due = match &mut self.flush {
-                Some(flush) => flush.as_mut().poll(cx).is_ready(),
-                None => false,
-            };
+            let due = is_due(&mut self.flush, cx);
 
             let mut queue = self.live.queue();
-            if queue.phase == Phase::GivenUp {
+            if queue.phase == Phase::Closed {
                 return Poll::Ready(());
             }
-            let batch: Option<Batch> = if self.ends.len() < PARALLEL_ENDS {
-                flow_end::take_batch(&mut queue.ends, &self.live)
-            } else {
-                None
-            };
+            let ends = queue.ends.next_call();
             let write = queue.cache_writes.start_next(&self.live);
             #[cfg(feature = "telemetry")]
-            let spans = if self.exports.is_empty()
+            let spans = if queue.exports == 0
                 && (due || queue.phase == Phase::Draining || queue.spans.has_batch())
             {
                 queue.spans.take_batch()
@@ -76,35 +76,40 @@ impl Worker {
                 None
             };
             #[cfg(feature = "telemetry")]
+            if spans.is_some() {
+                queue.exports += 1;
+            }
+            #[cfg(feature = "telemetry")]
             let (nothing, arm) = (
-                batch.is_none() && write.is_none() && spans.is_none(),
+                ends.is_none() && write.is_none() && spans.is_none(),
                 !queue.spans.is_empty() && self.flush.is_none(),
             );
             #[cfg(not(feature = "telemetry"))]
-            let (nothing, arm) = (batch.is_none() && write.is_none(), false);
+            let (nothing, arm) = (ends.is_none() && write.is_none(), false);
             if nothing && !arm {
-                if queue.phase == Phase::Draining && queue.is_empty() && self.is_idle() {
-                    // Under the lock: what comes later is turned away, and counted.
+                let open = self.live.shared.open_flows();
+                if queue.phase == Phase::Draining && open == 0 && queue.is_done() {
+                    // Under the lock: work that comes later is refused, and counted.
                     queue.phase = Phase::Closed;
                     return Poll::Ready(());
                 }
-                queue.waker = Some(cx.waker().clone());
+                queue.sleeps(cx.waker());
                 return Poll::Pending;
             }
             drop(queue);
 
-            if let Some(batch) = batch {
-                self.ends.spawn(batch.send());
+            if let Some(jobs) = ends {
+                self.calls.spawn(Batch::new(&self.live, jobs).send());
             }
             if let Some(write) = write {
-                self.cache_writes.spawn(write.send());
+                self.calls.spawn(write.send());
             }
             #[cfg(feature = "telemetry")]
             {
                 if let Some(spans) = spans {
                     self.flush = None;
-                    self.exports
-                        .spawn(export::send(Arc::clone(&self.live), spans));
+                    let unsent = Unsent::new(&self.live, &spans);
+                    self.calls.spawn(export::send(unsent, spans));
                 } else if arm {
                     self.flush = Some(Box::pin(tokio::time::sleep(EXPORT_EVERY)));
                 }
@@ -112,12 +117,38 @@ impl Worker {
         }
     }
 
-    fn is_idle(&self) -> bool {
-        #[cfg(feature = "telemetry")]
-        let exported = self.exports.is_empty();
-        #[cfg(not(feature = "telemetry"))]
-        let exported = true;
-        exported && self.ends.is_empty() && self.cache_writes.is_empty()
+    /// Takes over work of runtimes that stand still, where the client is in use in several: now and
+    /// then while it runs anyway, and some time after it was called to do so.
+    fn look_after_others(&mut self, cx: &mut Context<'_>) {
+        let called = std::mem::take(&mut self.live.queue().patrol);
+        if called {
+            self.rounds = MAX_ROUNDS;
+        } else if self.live.shared.lives().len() < 2 {
+            return;
+        }
+        let due = is_due(&mut self.patrol, cx);
+        if due || self.looked.elapsed() >= LOOK_EVERY {
+            self.looked = Instant::now();
+            if !self.live.rescue(STANDS_STILL) {
+                self.rounds = 0;
+                self.patrol = None;
+            }
+        }
+        if self.rounds > 0 && (due || self.patrol.is_none()) {
+            self.rounds -= 1;
+            let mut patrol = Box::pin(tokio::time::sleep(STANDS_STILL));
+            // Registers for it.
+            let _ = patrol.as_mut().poll(cx);
+            self.patrol = Some(patrol);
+        }
+    }
+}
+
+/// Returns `true` once a timer that is set has fired.
+fn is_due(timer: &mut Option<Pin<Box<Sleep>>>, cx: &mut Context<'_>) -> bool {
+    match timer {
+        Some(timer) => timer.as_mut().poll(cx).is_ready(),
+        None => false,
     }
 }
 

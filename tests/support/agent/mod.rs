@@ -16,9 +16,11 @@
 //! ```
 //!
 //! Unless told otherwise it accepts every check, takes every end and every span, and keeps caches.
+//! In plaintext it does not enforce `grpc-timeout`, so that an answer may come late.
 
 pub mod answer;
 mod http_check;
+mod plaintext;
 mod state;
 
 use std::collections::HashSet;
@@ -29,8 +31,10 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Runtime};
 use tonic::Status;
+use tonic::service::Routes;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+use tower::Layer;
 use tower_aperture::pb::check::flow_control_service_server::FlowControlServiceServer;
 use tower_aperture::pb::check::{
     CacheDeleteRequest, CacheUpsertRequest, CacheUpsertResponse, CheckRequest, CheckResponse,
@@ -72,6 +76,11 @@ impl Gate {
     /// Lets everything through from now on.
     pub fn open(&self) {
         self.0.send_replace(true);
+    }
+
+    /// How many calls wait for it to open; cancelled ones do not.
+    pub fn waiting(&self) -> usize {
+        self.0.receiver_count()
     }
 
     async fn passed(&self) {
@@ -347,18 +356,12 @@ impl FakeAgent {
             let incoming = bind(address).await;
             let _ = bound.send(incoming.local_addr());
             let record = Arc::clone(&state);
-            let mut server = Server::builder()
-                .initial_connection_window_size(16 * 1024 * 1024)
-                .max_concurrent_streams(streams)
-                .layer(tower::util::MapRequestLayer::new(
-                    move |request: http::Request<tonic::body::Body>| {
-                        record.record(&request);
-                        request
-                    },
-                ));
-            if let Some(tls) = tls {
-                server = server.tls_config(tls).expect("the test's identity");
-            }
+            let record = tower::util::MapRequestLayer::new(
+                move |request: http::Request<tonic::body::Body>| {
+                    record.record(&request);
+                    request
+                },
+            );
             let checks = FlowControlServiceServer::from_arc(Arc::clone(&state))
                 .max_decoding_message_size(64 * 1024 * 1024);
             #[cfg(feature = "gzip")]
@@ -373,10 +376,20 @@ impl FakeAgent {
             let spans = TraceServiceServer::from_arc(state);
             #[cfg(feature = "gzip")]
             let spans = spans.accept_compressed(tonic::codec::CompressionEncoding::Gzip);
-            server
-                .add_service(checks)
+            let routes = Routes::new(checks)
                 .add_service(http_checks)
                 .add_service(spans)
+                .prepare();
+            let Some(tls) = tls else {
+                return plaintext::serve(incoming, record.layer(routes), streams).await;
+            };
+            Server::builder()
+                .initial_connection_window_size(plaintext::WINDOW)
+                .max_concurrent_streams(streams)
+                .layer(record)
+                .tls_config(tls)
+                .expect("the test's identity")
+                .add_routes(routes)
                 .serve_with_incoming(incoming)
                 .await
                 .expect("the agent serves");

@@ -1,0 +1,269 @@
+//! Every `Duration` is legal or refused by `build`: none panics, and none loses anything in silence.
+
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::fs;
+use std::panic;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
+
+use http::{Request, Response};
+use http_body_util::Full;
+use tower::{Layer, ServiceExt, service_fn};
+use tower_aperture::{
+    ApertureClient, ApertureClientBuilder, ApertureLayer, FlowDecision, FlowParams, FlowStatus,
+};
+
+use super::runtime;
+use super::support::agent::{FakeAgent, Reply, answer};
+
+const EXTREMES: [Duration; 6] = [
+    Duration::ZERO,
+    Duration::from_nanos(1),
+    Duration::from_millis(1),
+    Duration::from_secs(u32::MAX as u64),
+    Duration::from_secs(u64::MAX),
+    Duration::MAX,
+];
+
+/// Long enough for anything that is not cut short.
+const PLENTY: Duration = Duration::from_secs(30);
+
+type Setter = fn(ApertureClientBuilder, Duration) -> ApertureClientBuilder;
+
+/// The settings of a client, with their names in the source.
+const SETTERS: [(&str, Setter); 7] = [
+    ("connect_timeout", ApertureClientBuilder::connect_timeout),
+    ("check_timeout", ApertureClientBuilder::check_timeout),
+    ("check_grace", ApertureClientBuilder::check_grace),
+    ("end_timeout", ApertureClientBuilder::end_timeout),
+    ("keep_alive", |builder, interval| {
+        builder.keep_alive(interval, PLENTY)
+    }),
+    ("keep_alive", |builder, timeout| {
+        builder.keep_alive(PLENTY, timeout)
+    }),
+    ("breaker", |builder, interval| builder.breaker(1, interval)),
+];
+
+/// Parameters of other calls that are walked below, or that are no settings of a client: values of
+/// answers, and what only the engine takes.
+const OTHERS: [&str; 13] = [
+    "advance",
+    "advance_to",
+    "after",
+    "deadline",
+    "embedded_with_check_timeout",
+    "flow_end",
+    "result_cache",
+    "shutdown",
+    "ttl",
+    "wait",
+    "wait_ready",
+    "watch",
+    "window",
+];
+
+static PANICS: AtomicUsize = AtomicUsize::new(0);
+
+/// Counts panics in tasks of the background, which would otherwise go unseen.
+fn count_panics() {
+    let print = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        PANICS.fetch_add(1, SeqCst);
+        print(info);
+    }));
+}
+
+/// Runs flows and makes sure that each is accounted for.
+fn account(name: &str, builder: ApertureClientBuilder, parameter: Option<Duration>) {
+    // Refused is fine; the error says why.
+    let Ok(client) = builder.build() else { return };
+    let runtime = runtime();
+    runtime.block_on(async {
+        let params = || match parameter {
+            Some(timeout) => FlowParams::new().check_timeout(timeout),
+            None => FlowParams::new(),
+        };
+        for _ in 0..2 {
+            let flow = client.start_flow("by-hand", params()).await;
+            assert!(flow.should_run(), "{name}");
+            assert_eq!(
+                flow.decision() == FlowDecision::Accepted,
+                flow.error().is_none()
+            );
+            flow.finish(FlowStatus::Ok);
+        }
+        let layer = ApertureLayer::new(client.clone(), "layer");
+        let layer = match parameter {
+            Some(timeout) => layer.check_timeout(timeout),
+            None => layer,
+        };
+        let inner = |_: Request<Full<bytes::Bytes>>| async {
+            Ok::<_, Infallible>(Response::new(Full::<bytes::Bytes>::default()))
+        };
+        let request = Request::new(Full::default());
+        let response = layer.layer(service_fn(inner)).oneshot(request).await;
+        assert!(response.expect("an answer").status().is_success(), "{name}");
+        let ready = parameter.unwrap_or(Duration::from_millis(1)).min(PLENTY);
+        let _ = client.wait_ready(ready).await;
+        // Whether in time or not, what is lost is counted.
+        let delivered = client.shutdown(PLENTY).await;
+        let stats = client.stats();
+        assert_eq!(stats.accepted + stats.unreachable, 3, "{name}: {stats:?}");
+        let ends = stats.ends_delivered + stats.ends_failed + stats.ends_dropped;
+        assert!(ends >= stats.accepted, "{name}: {stats:?}");
+        let spans = stats.spans_exported + stats.spans_failed + stats.spans_dropped;
+        #[cfg(feature = "telemetry")]
+        assert_eq!(spans, stats.accepted, "{name}: {stats:?}");
+        if delivered {
+            let lost = stats.ends_failed + stats.ends_dropped + spans - stats.spans_exported;
+            assert_eq!(lost, 0, "{name}: {stats:?}");
+        }
+    });
+}
+
+#[test]
+fn every_duration_is_legal_or_refused_and_loses_nothing_in_silence() {
+    count_panics();
+    let agent = FakeAgent::start();
+    agent.on_check(|request| Reply::Now(answer::granted(request)));
+    let builder = || {
+        ApertureClient::builder()
+            .address(agent.address())
+            .insecure(true)
+    };
+    for duration in EXTREMES {
+        for (name, set) in SETTERS {
+            let name = format!("{name}({duration:?})");
+            account(&name, set(builder(), duration), None);
+            // The same while all else is patient.
+            let patient = builder().check_timeout(PLENTY).end_timeout(PLENTY);
+            account(&name, set(patient, duration), None);
+        }
+        let all = SETTERS
+            .iter()
+            .fold(builder(), |builder, (_, set)| set(builder, duration));
+        account(&format!("all at {duration:?}"), all, None);
+        let name = format!("a flow's own timeout, {duration:?}");
+        account(&name, builder(), Some(duration));
+    }
+    assert_eq!(PANICS.load(SeqCst), 0);
+}
+
+#[test]
+fn long_durations_deliver_as_the_defaults_do() {
+    let agent = FakeAgent::start();
+    agent.on_check(|request| Reply::Now(answer::granted(request)));
+    for (name, set) in SETTERS {
+        let builder = ApertureClient::builder()
+            .address(agent.address())
+            .insecure(true)
+            .check_timeout(PLENTY)
+            .end_timeout(PLENTY);
+        let client = set(builder, Duration::MAX).build().expect(name);
+        let runtime = runtime();
+        runtime.block_on(async {
+            let params = FlowParams::new().check_timeout(Duration::MAX);
+            let flow = client.start_flow("checkout", params).await;
+            assert_eq!(flow.decision(), FlowDecision::Accepted, "{name}");
+            assert_eq!(flow.end().await.error(), None, "{name}");
+            assert!(client.wait_ready(Duration::MAX).await, "{name}");
+            assert!(client.shutdown(Duration::MAX).await, "{name}");
+        });
+    }
+    assert_eq!(agent.tokens_in_flight(), 0);
+}
+
+#[test]
+fn no_timeout_of_shutdown_or_readiness_panics() {
+    let agent = FakeAgent::start();
+    for timeout in EXTREMES {
+        let client = super::builder(&[&agent]).build().expect("a client");
+        let runtime = runtime();
+        runtime.block_on(async {
+            drop(super::accepted(&client).await);
+            let ready = client.wait_ready(timeout).await;
+            assert!(ready || timeout < PLENTY, "{timeout:?}");
+            let done = client.shutdown(timeout).await;
+            assert!(done || timeout < PLENTY, "{timeout:?}");
+        });
+    }
+}
+
+#[cfg(feature = "embedded")]
+#[tokio::test]
+async fn the_check_timeout_of_an_embedded_client_may_be_anything() {
+    use tower_aperture::Engine;
+
+    for timeout in EXTREMES {
+        let engine = Engine::builder().build().expect("an engine");
+        let client = ApertureClient::embedded_with_check_timeout(engine, timeout);
+        for own in [None, Some(timeout)] {
+            let mut params = FlowParams::new();
+            params.check_timeout = own;
+            let flow = client.start_flow("checkout", params).await;
+            assert_eq!(flow.decision(), FlowDecision::Accepted, "{timeout:?}");
+            flow.end().await;
+        }
+        let stored = client.set_result_cache("a", "b", "value", timeout).await;
+        assert_eq!(stored.is_ok(), !timeout.is_zero(), "{timeout:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_agents_cache_takes_any_time_to_live_or_refuses_it() {
+    let agent = FakeAgent::start();
+    let client = super::builder(&[&agent]).build().expect("a client");
+    for ttl in EXTREMES {
+        let stored = client.set_result_cache("a", "b", "value", ttl).await;
+        assert_eq!(stored.is_ok(), !ttl.is_zero(), "{ttl:?}: {stored:?}");
+    }
+}
+
+/// Public functions with a parameter of type `Duration` in a folder of the source.
+fn functions_in(folder: &Path, found: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            functions_in(&path, found);
+            continue;
+        }
+        let text = fs::read_to_string(&path).expect("text");
+        for signature in text.split("    pub ").skip(1) {
+            let signature = signature.split(['{', ';']).next().unwrap_or("");
+            let Some((_, rest)) = signature.split_once("fn ") else {
+                continue;
+            };
+            let (parameters, _) = rest.split_once("->").unwrap_or((rest, ""));
+            if signature.starts_with("fn ")
+                || signature.starts_with("async ")
+                || signature.starts_with("const ")
+            {
+                let name = rest.split(['(', '<']).next().unwrap_or("");
+                if parameters.contains("Duration") {
+                    found.insert(name.to_owned());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn no_setting_is_left_out_here() {
+    let mut found = BTreeSet::new();
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for folder in ["client", "layer", "flow", "engine"] {
+        functions_in(&src.join(folder), &mut found);
+    }
+    let walked = SETTERS.iter().map(|(name, _)| *name).chain(OTHERS);
+    let cache = ["set_result_cache", "set_global_cache"];
+    let walked: BTreeSet<_> = walked.chain(cache).map(str::to_owned).collect();
+    let left_out: Vec<_> = found.difference(&walked).collect();
+    assert!(left_out.is_empty(), "{left_out:?}");
+    assert!(
+        found.contains("check_grace") && found.contains("shutdown"),
+        "{found:?}"
+    );
+}

@@ -1,0 +1,176 @@
+//! Failing open is logged: which Agent, why, what follows, for how long and for how many flows.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tonic::Status;
+use tower_aperture::{ApertureClient, FlowDecision, FlowParams};
+
+use super::support::agent::{FakeAgent, Reply, answer};
+use super::{LONG, accepted, builder};
+
+/// What is logged at `INFO` and above on the thread of a test.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Lines {
+    fn collect() -> (Self, tracing::subscriber::DefaultGuard) {
+        let lines = Self::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::INFO)
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        (lines, tracing::subscriber::set_default(subscriber))
+    }
+
+    /// The lines that have all of these parts.
+    fn with(&self, parts: &[&str]) -> Vec<String> {
+        let text = String::from_utf8(self.0.lock().expect("no panic").clone());
+        let text = text.expect("text");
+        let lines = text.lines().map(str::to_owned);
+        lines
+            .filter(|line| parts.iter().all(|part| line.contains(part)))
+            .collect()
+    }
+}
+
+impl io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("no panic").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+async fn unreachable(client: &ApertureClient, params: FlowParams<'_>) {
+    let flow = client.start_flow("checkout", params).await;
+    assert_eq!(flow.decision(), FlowDecision::Unreachable);
+}
+
+#[tokio::test]
+async fn requests_that_run_without_limits_are_warned_of_and_the_recovery_counts_them() {
+    let (lines, _guard) = Lines::collect();
+    let agent = FakeAgent::start();
+    agent.on_check(|request| Reply::Now(answer::limited(request)));
+    let client = builder(&[&agent])
+        .breaker(0, LONG)
+        .build()
+        .expect("a client");
+    drop(accepted(&client).await);
+    agent.kill();
+    for _ in 0..7 {
+        unreachable(&client, FlowParams::new()).await;
+    }
+    let address = format!("agent=\"{}\"", agent.address());
+    let warning = [
+        "WARN",
+        &address,
+        "reason=",
+        "requests now run without limits",
+    ];
+    assert_eq!(lines.with(&warning).len(), 1, "once in an outage");
+    for _ in 0..2 {
+        unreachable(&client, FlowParams::new().ramp_mode(true)).await;
+    }
+    let warning = [
+        "WARN",
+        &address,
+        "reason=",
+        "fail closed",
+        "are now refused",
+    ];
+    assert_eq!(lines.with(&warning).len(), 1);
+    assert!(lines.with(&["decides again"]).is_empty());
+    agent.restart();
+    for _ in 0..3 {
+        drop(accepted(&client).await);
+    }
+    let recovery = lines.with(&["INFO", "the Aperture agent decides again", "lasted="]);
+    assert_eq!(recovery.len(), 1, "{recovery:?}");
+    assert!(
+        recovery[0].contains("ran=7 ") && recovery[0].contains("refused=2"),
+        "{recovery:?}"
+    );
+}
+
+#[tokio::test]
+async fn giving_up_names_the_agent_the_reasons_and_what_follows() {
+    let (lines, _guard) = Lines::collect();
+    let agents = [FakeAgent::start(), FakeAgent::start()];
+    let client = builder(&[&agents[0], &agents[1]])
+        .breaker(1, Duration::from_millis(20))
+        .build()
+        .expect("a client");
+    assert!(client.wait_ready(LONG).await);
+    let given_up = |at: usize| client.agents()[at].given_up;
+    let follows = [
+        "flows go to the other agents",
+        "requests run without limits",
+    ];
+    for (at, follows) in follows.into_iter().enumerate() {
+        agents[at].kill();
+        while !given_up(at) {
+            drop(client.start_flow("checkout", FlowParams::new()).await);
+        }
+        let address = format!("agent=\"{}\"", agents[at].address());
+        let line = [
+            "WARN",
+            &address,
+            "reason=",
+            "checks=",
+            "is given up",
+            follows,
+        ];
+        assert_eq!(
+            lines.with(&line).len(),
+            1,
+            "{:?}",
+            lines.with(&["given up"])
+        );
+    }
+    agents[1].restart();
+    while given_up(1) {
+        drop(client.start_flow("checkout", FlowParams::new()).await);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let address = format!("agent=\"{}\"", agents[1].address());
+    let line = ["INFO", &address, "away=", "it is asked again"];
+    assert_eq!(lines.with(&line).len(), 1);
+}
+
+#[tokio::test]
+async fn single_flows_without_a_decision_are_counted_in_one_line_a_minute() {
+    let (lines, _guard) = Lines::collect();
+    let agent = FakeAgent::start();
+    agent.on_check(|request| match request.control_point.as_str() {
+        "checkout" => Reply::Status(Status::invalid_argument("no such label")),
+        _ => Reply::Now(answer::limited(request)),
+    });
+    let client = builder(&[&agent]).build().expect("a client");
+    for _ in 0..50 {
+        unreachable(&client, FlowParams::new()).await;
+        let other = client.start_flow("other", FlowParams::new()).await;
+        assert_eq!(other.decision(), FlowDecision::Accepted);
+    }
+    let address = format!("agent=\"{}\"", agent.address());
+    let line = [
+        "WARN",
+        &address,
+        "no such label",
+        "flows=1",
+        "ran without limits",
+    ];
+    assert_eq!(lines.with(&line).len(), 1);
+    assert_eq!(
+        lines.with(&["WARN"]).len(),
+        1,
+        "{:?}",
+        lines.with(&["WARN"])
+    );
+}
