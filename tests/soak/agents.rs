@@ -1,0 +1,281 @@
+//! Agents as child processes, each behind a link of its own.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+use tonic::transport::Endpoint;
+use tower_aperture::pb::check::flow_control_service_client::FlowControlServiceClient;
+use tower_aperture::pb::check::limiter_decision::Details;
+use tower_aperture::pb::check::{CheckRequest, FlowEndRequest, InflightRequestRef};
+
+use crate::account::{Account, Incarnation, Point};
+use crate::link::Link;
+
+/// Each way of a link.
+pub(crate) const DELAY: Duration = Duration::from_millis(20);
+
+/// When a slot expires whose flow nobody ended. No flow here runs nearly as long.
+pub(crate) const EXPIRY: Duration = Duration::from_secs(5);
+
+/// What each incarnation of an agent lets in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Flows at a time at [`Point::Slots`].
+    pub(crate) slots: usize,
+    /// Flows at a time at [`Point::Queue`], where others wait.
+    pub(crate) queue: usize,
+    /// Flows at once at [`Point::Rate`].
+    pub(crate) capacity: usize,
+    /// Flows a second there.
+    pub(crate) fill: usize,
+}
+
+impl Limits {
+    fn policy(&self) -> String {
+        let Self {
+            slots,
+            queue,
+            capacity,
+            fill,
+        } = self;
+        let expiry = EXPIRY.as_secs();
+        format!(
+            "
+circuit:
+  components:
+  - flow_control:
+      concurrency_limiter:
+        selectors: [{{control_point: {slots_point}}}]
+        in_ports: {{max_concurrency: {{constant_signal: {{value: {slots}}}}}}}
+        parameters: {{max_inflight_duration: {expiry}s}}
+  - flow_control:
+      concurrency_scheduler:
+        selectors: [{{control_point: {queue_point}}}]
+        in_ports: {{max_concurrency: {{constant_signal: {{value: {queue}}}}}}}
+        concurrency_limiter: {{max_inflight_duration: {expiry}s}}
+        scheduler: {{default_workload_parameters: {{queue_timeout: 1s}}}}
+  - flow_control:
+      rate_limiter:
+        selectors: [{{control_point: {rate_point}}}]
+        in_ports:
+          bucket_capacity: {{constant_signal: {{value: {capacity}}}}}
+          fill_amount: {{constant_signal: {{value: {fill}}}}}
+        parameters: {{interval: 1s}}
+",
+            slots_point = Point::Slots.name(),
+            queue_point = Point::Queue.name(),
+            rate_point = Point::Rate.name(),
+        )
+    }
+}
+
+/// An address at which one agent process follows the other.
+///
+/// Each process has a policy of its own name, which its answers carry: `a3` is the third process
+/// of agent `a`.
+pub(crate) struct Agent {
+    letter: char,
+    started: u32,
+    pub(crate) link: Link,
+    folder: PathBuf,
+    limits: Limits,
+    running: Option<Running>,
+}
+
+struct Running {
+    child: Child,
+    address: SocketAddr,
+    incarnation: Arc<Incarnation>,
+}
+
+impl Agent {
+    pub(crate) fn start(letter: char, limits: Limits, handle: &Handle, account: &Account) -> Self {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let number = NUMBER.fetch_add(1, Relaxed);
+        let name = format!("soak-{}-{number}", std::process::id());
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        fs::create_dir_all(&folder).expect("a folder");
+        let mut agent = Self {
+            letter,
+            started: 0,
+            link: Link::new(handle, DELAY),
+            folder,
+            limits,
+            running: None,
+        };
+        agent.start_next(account);
+        agent
+    }
+
+    /// Starts the next process and leads the link to it.
+    pub(crate) fn start_next(&mut self, account: &Account) {
+        let program = program();
+        self.started += 1;
+        let name = format!("{}{}", self.letter, self.started);
+        let policy = self.folder.join(format!("{name}.yaml"));
+        fs::write(&policy, self.limits.policy()).expect("a file");
+        let incarnation = account.add_incarnation(name);
+        let mut child = Command::new(program)
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            // It waits so long for connections that a link has lost.
+            .args(["--shutdown-grace", "2s", "--policies"])
+            .arg(&policy)
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the agent starts");
+        let mut line = String::new();
+        let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
+        let read = stdout.read_line(&mut line);
+        child.stdout = Some(stdout.into_inner());
+        let address = line.trim_end().strip_prefix("listening on ");
+        let address = address.and_then(|address| address.parse().ok());
+        let address = address.unwrap_or_else(|| panic!("{read:?}: {line:?}"));
+        self.running = Some(Running {
+            child,
+            address,
+            incarnation,
+        });
+        self.link.lead_to(address);
+    }
+
+    fn running(&self) -> &Running {
+        self.running.as_ref().expect("the agent runs")
+    }
+
+    pub(crate) fn incarnation(&self) -> &Arc<Incarnation> {
+        &self.running().incarnation
+    }
+
+    pub(crate) fn signal(&self, signal: &str) {
+        let process = self.running().child.id().to_string();
+        let sent = Command::new("kill").args(["-s", signal, &process]).status();
+        assert!(sent.expect("kill runs").success(), "{signal}");
+    }
+
+    /// Kills the process with SIGKILL; connections are refused from then on.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut running) = self.running.take() {
+            running.child.kill().expect("a child");
+            self.link.refuse();
+            running.child.wait().expect("a child");
+        }
+    }
+
+    /// Ends the process with SIGTERM and waits for its end; connections are refused meanwhile.
+    pub(crate) fn terminate(&mut self) {
+        self.signal("TERM");
+        self.link.refuse();
+        if let Some(mut running) = self.running.take() {
+            running.child.wait().expect("a child");
+        }
+    }
+
+    /// Asks the agent itself how many slots flows hold, at both control points that have slots.
+    ///
+    /// It asks past the link: an answer to a check says how many tokens were in use before it.
+    pub(crate) async fn held(&self) -> f64 {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.running().address));
+        let endpoint = endpoint.expect("an address").timeout(EXPIRY);
+        let channel = endpoint.connect().await.expect("the agent listens");
+        let mut agent = FlowControlServiceClient::new(channel);
+        let mut held = 0.0;
+        for point in [Point::Slots, Point::Queue] {
+            let check = CheckRequest {
+                control_point: point.name().to_owned(),
+                expect_end: true,
+                ..CheckRequest::default()
+            };
+            let answer = agent.check(check).await.expect("an answer").into_inner();
+            let [decision] = &*answer.limiter_decisions else {
+                panic!("one limiter decides: {answer:?}");
+            };
+            let (tokens, label, request_id) = match decision.details.as_ref().expect("details") {
+                Details::ConcurrencyLimiterInfo(info) => {
+                    (info.tokens_info, &info.label, &info.request_id)
+                }
+                Details::ConcurrencySchedulerInfo(info) => {
+                    (info.tokens_info, &info.label, &info.request_id)
+                }
+                other => panic!("no slots: {other:?}"),
+            };
+            let tokens = tokens.expect("tokens");
+            held += tokens.current;
+            let reference = InflightRequestRef {
+                policy_name: decision.policy_name.clone(),
+                policy_hash: decision.policy_hash.clone(),
+                component_id: decision.component_id.clone(),
+                label: label.clone(),
+                request_id: request_id.clone(),
+                tokens: tokens.consumed,
+            };
+            let end = FlowEndRequest {
+                control_point: point.name().to_owned(),
+                inflight_requests: vec![reference],
+            };
+            agent.flow_end(end).await.expect("an answer");
+        }
+        held
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // Also ends a process that is stopped.
+        if let Some(running) = &mut self.running {
+            let _ = running.child.kill();
+            let _ = running.child.wait();
+        }
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+impl Incarnation {
+    /// Waits until it has answered one more check than `answers`.
+    pub(crate) fn answers_again(&self, answers: u64, most: Duration) -> bool {
+        let began = Instant::now();
+        while self.answers() <= answers {
+            if began.elapsed() > most {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        true
+    }
+}
+
+/// Returns the agent's program. Without the feature `server` Cargo does not build it for tests, so
+/// it is built here, with the profile of the tests.
+fn program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        if cfg!(feature = "server") {
+            return PathBuf::from(env!("CARGO_BIN_EXE_tower-aperture-agent"));
+        }
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent();
+        let target = target.expect("the folder of all targets");
+        let (profile, folder) = if cfg!(debug_assertions) {
+            ("dev", "debug")
+        } else {
+            ("release", "release")
+        };
+        let name = "tower-aperture-agent";
+        let built = Command::new(env!("CARGO"))
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .args(["build", "--features", "server", "--bin", name])
+            .args(["--profile", profile, "--target-dir"])
+            .arg(target)
+            .status();
+        assert!(built.expect("cargo runs").success(), "the agent builds");
+        target.join(folder).join(name)
+    })
+}

@@ -1,0 +1,58 @@
+//! Load on two agents while clients, agents and links fail: every limit holds all the same.
+//!
+//! `cargo test --release -- --ignored soak` runs the long form. It takes minutes, prints its tables
+//! and the outcome of each law, and can be changed by two variables: `TOWER_APERTURE_SOAK_FLOWS` is
+//! how many flows it starts, and `TOWER_APERTURE_SOAK_SEED` repeats a run as far as the machine's
+//! timing lets it. The short form runs with the other tests where the feature `server` is on.
+#![cfg(unix)]
+
+mod account;
+mod agents;
+mod faults;
+mod link;
+mod load;
+mod machine;
+mod random;
+mod report;
+mod setup;
+
+#[cfg(feature = "server")]
+mod laws;
+
+use std::io::{Write as _, stdout};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::setup::Plan;
+
+fn variable(name: &str) -> Option<u64> {
+    let value = std::env::var(name).ok()?;
+    Some(
+        value
+            .parse()
+            .unwrap_or_else(|_| panic!("{name} is a number, not {value:?}")),
+    )
+}
+
+/// The seed that was asked for, or another one each time.
+fn seed() -> u64 {
+    variable("TOWER_APERTURE_SOAK_SEED").unwrap_or_else(|| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        now.expect("a time after 1970").as_nanos() as u64
+    })
+}
+
+#[test]
+#[ignore = "soak: minutes of load"]
+fn soak() {
+    let seed = seed();
+    let flows = variable("TOWER_APERTURE_SOAK_FLOWS").unwrap_or(1_000_000);
+    // Past the test harness, which shows nothing of what goes well.
+    let _ = writeln!(stdout(), "soak of {flows} flows with seed {seed}");
+    let report = setup::run(&Plan {
+        flows,
+        callers: 256,
+        seed,
+    });
+    let _ = writeln!(stdout(), "{}\n{}", report.tables(), report.verdicts());
+    report.assert();
+}
