@@ -37,6 +37,7 @@ pub struct EngineBuilder {
     max_keys: usize,
     cache_bytes: usize,
     upstream_ramp_mode: bool,
+    upstream_buckets: bool,
     signal_source: Option<Arc<dyn SignalSource>>,
     by_hand: bool,
     dry_run: DryRun,
@@ -51,6 +52,7 @@ impl EngineBuilder {
             max_keys: DEFAULT_MAX_KEYS,
             cache_bytes: DEFAULT_CACHE_BYTES,
             upstream_ramp_mode: false,
+            upstream_buckets: false,
             signal_source: None,
             by_hand: false,
             dry_run: DryRun::default(),
@@ -113,6 +115,58 @@ impl EngineBuilder {
         self
     }
 
+    /// Makes token buckets and their queues do exactly as an Agent of Aperture 2.x does, to compare
+    /// with one; off by default.
+    ///
+    /// By default the engine deviates where the Agent's behaviour costs other flows their tokens:
+    ///
+    /// - A flow that leaves a quota scheduler's queue gives its tokens back. With this on, they are
+    ///   lost while a rejection of its key is remembered.
+    /// - A rate limiter rejects a request for more tokens than its bucket can ever hold, reports no
+    ///   wait, and remembers nothing. With this on, it reports a wait that does not help, and until
+    ///   then rejects smaller requests of that key too.
+    /// - In the queues of quota and load schedulers, at most three newcomers overtake a flow of their
+    ///   workload while it waits. With this on, any number may.
+    /// - A bucket with a negative fill is not waited for: a quota scheduler rejects. With this on, it
+    ///   lets flows pass that its bucket has no tokens for.
+    /// - Reports contain no NaN. With this on, they may.
+    ///
+    /// ```
+    /// use tower_aperture::engine::{CheckInput, Engine};
+    /// use tower_aperture::FlowParams;
+    ///
+    /// for (upstream, small_one_runs) in [(false, true), (true, false)] {
+    ///     let engine = Engine::builder()
+    ///         .policy_text("tokens.yaml", "
+    /// blueprint: rate-limiting/base
+    /// policy:
+    ///   policy_name: tokens
+    ///   rate_limiter:
+    ///     bucket_capacity: 100
+    ///     fill_amount: 100
+    ///     parameters: {interval: 60s}
+    ///     request_parameters: {tokens_label_key: tokens}
+    ///     selectors: [{control_point: completions}]
+    /// ")
+    ///         .upstream_buckets(upstream)
+    ///         .build()?;
+    ///     let ask = |tokens: &'static str| {
+    ///         let params = FlowParams::new().label("tokens", tokens);
+    ///         engine.check(&CheckInput::new("completions", &params))
+    ///     };
+    ///     let too_big = ask("200");
+    ///     assert!(!too_big.accepted());
+    ///     assert_eq!(too_big.wait_time.is_some(), upstream);
+    ///     assert_eq!(ask("1").accepted(), small_one_runs);
+    /// }
+    /// # Ok::<(), tower_aperture::PolicyError>(())
+    /// ```
+    #[must_use]
+    pub fn upstream_buckets(mut self, on: bool) -> Self {
+        self.upstream_buckets = on;
+        self
+    }
+
     /// Leaves load schedulers and samplers to [`Engine::actuate`]: recorded decisions are replayed
     /// that way.
     #[doc(hidden)]
@@ -124,9 +178,11 @@ impl EngineBuilder {
 
     /// How many keys one component remembers at most, 1 048 576 by default and at least 1.
     ///
-    /// A key takes about 150 bytes and its text. When there is no room for a new key, one that
-    /// idled for long goes, and starts anew if it comes back: that is the way around a limit for
-    /// those who can make up keys, so the bound should be well above the keys in honest use.
+    /// A key takes about 150 bytes and its text, and 32 bytes more once there is no room. Then a new
+    /// key replaces the one that loses least: first a key with a full bucket or without a slot taken,
+    /// else the one that has spent least, and of equals the one that idled for longest. So made-up
+    /// keys replace each other, and reopen no key that has reached its limit, unless all have. The
+    /// bound should still be well above the number of keys in honest use.
     #[must_use]
     pub fn max_keys(mut self, keys: usize) -> Self {
         self.max_keys = keys.max(1);
@@ -216,6 +272,7 @@ impl EngineBuilder {
                 },
                 clock: self.clock.unwrap_or_else(|| Arc::new(SystemClock::new())),
                 upstream_ramp_mode: self.upstream_ramp_mode,
+                upstream_buckets: self.upstream_buckets,
                 by_hand: self.by_hand,
             },
             signal_source: self.signal_source,

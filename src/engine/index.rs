@@ -22,10 +22,13 @@ const FEW: usize = 4;
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     components: Vec<Arc<Placed>>,
+    /// Where a component is, by the names of its policy and its own.
+    by_id: HashMap<(Arc<str>, Arc<str>), u32, RandomState>,
     places: Places,
 }
 
-/// Things that selectors place, each a number: components, flux meters, classifiers.
+/// Things that selectors place, each a number, and added in that order: components, flux meters,
+/// classifiers.
 #[derive(Debug, Default)]
 pub(crate) struct Places {
     all: Vec<(Arc<str>, Place)>,
@@ -74,17 +77,24 @@ impl Index {
         };
         self.places.add(at, selectors);
         component.stands_at(selectors);
+        let id = (
+            Arc::clone(&component.policy_name),
+            Arc::clone(&component.component_id),
+        );
+        self.by_id.insert(id, at);
         self.components.push(Arc::new(component));
     }
 
     /// The component of a policy that has these parameters, with its state.
-    pub(crate) fn find(&self, policy: &str, id: &str, parameters: &str) -> Option<&Placed> {
-        let mut components = self.components.iter().map(|one| &**one);
-        components.find(|one| {
-            *one.component_id == *id
-                && *one.policy_name == *policy
-                && *one.parameters == *parameters
-        })
+    pub(crate) fn find(
+        &self,
+        policy: &Arc<str>,
+        id: &Arc<str>,
+        parameters: &str,
+    ) -> Option<&Placed> {
+        let at = self.by_id.get(&(Arc::clone(policy), Arc::clone(id)))?;
+        let known = &**self.component(*at);
+        (*known.parameters == *parameters).then_some(known)
     }
 
     /// The components a flow meets, each once.
@@ -196,16 +206,26 @@ impl Places {
 }
 
 impl Place {
+    /// In the order of the things. A list holds each of them once; several lists may hold the same.
     fn matching(&self, flow: &Flow<'_, '_>) -> SmallVec<[u32; 8]> {
         let mut matching = SmallVec::from_slice(&self.always);
-        let services = flow.services.iter();
-        let candidates = services
-            .filter_map(|service| self.services.get(*service))
-            .flatten();
-        for candidate in self.any.iter().chain(candidates) {
-            if !matching.contains(&candidate.thing) && candidate.matches(flow) {
-                matching.push(candidate.thing);
+        let mut lists: SmallVec<[&[Candidate]; 4]> = SmallVec::new();
+        lists.push(&self.any);
+        for service in flow.services {
+            // A flow may name a service over and over.
+            if lists.len() <= self.services.len()
+                && let Some(list) = self.services.get(*service)
+                && !lists.iter().any(|known| std::ptr::eq(*known, &**list))
+            {
+                lists.push(list);
             }
+        }
+        let candidates = lists.iter().copied().flatten();
+        let things = candidates.filter(|candidate| candidate.matches(flow));
+        matching.extend(things.map(|candidate| candidate.thing));
+        if matching.len() > 1 {
+            matching.sort_unstable();
+            matching.dedup();
         }
         matching
     }

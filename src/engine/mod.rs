@@ -25,6 +25,10 @@
 //! - A wait beyond 292 years is told as 292 years. (There, as none.)
 //! - A key that idles for `max_idle_time` starts anew, with a full bucket. (There, some day or
 //!   never.) A remembered rejection is kept until its time, as there.
+//! - A request for more tokens than the bucket can ever hold is rejected without a wait and is not
+//!   remembered. (There, it is told a wait that does not help, and closes the bucket to smaller
+//!   requests until then; see [`upstream_buckets`](EngineBuilder::upstream_buckets).)
+//! - Tokens that are given back never fill an account beyond its bucket.
 //!
 //! # Concurrency limiters
 //!
@@ -38,15 +42,26 @@
 //! Quota, concurrency and load schedulers queue what they have no tokens for, by weight: priority,
 //! tokens and fairness label, in the very order of an Agent. A flow waits until its deadline or
 //! the `queue_timeout` of its workload, whichever comes first; a `queue_timeout` of 10 ms or less
-//! turns everything away. A load scheduler learns the demand for 31 seconds before it sheds load.
-//! What is given back by a flow that gives up while a rejection is remembered is lost, as there.
-//! Other than an Agent:
+//! turns everything away. A load scheduler learns the demand for 31 seconds before it sheds load. In
+//! a quota scheduler a request for more tokens than the bucket holds waits, and leaves a debt. All
+//! that is an Agent's, except for the following:
 //!
 //! - A slot that is given back or expires goes to the head of a concurrency scheduler's queue at
 //!   once, and who waits for one does so until 10 ms before its deadline. (There, waiters poll:
 //!   slots are late or lost, and waiters are refused early.) Without a deadline and a queue
 //!   timeout nobody waits for a slot, as there.
-//! - Whoever leaves a queue, by whatever way, leaves nothing behind.
+//! - A flow that leaves a queue, for any reason, gives back its place and its tokens, and counts as
+//!   rejected in the demand that control loops see. (There, its tokens are lost while a rejection
+//!   of its key is remembered.)
+//! - Newcomers do not starve a queue. A flow that is granted a slot is out of service at once, so
+//!   no newcomer of its workload overtakes those that wait; in the queues of quota and load
+//!   schedulers at most three do. (There, any number may.)
+//! - Negative tokens count as no demand, and sums of tokens saturate. (There, they lower the demand
+//!   that a load scheduler learns.)
+//! - A debt that no time pays, because it is infinite or its bucket drains, is rejected instead of
+//!   being waited for.
+//! - A priority next to zero, and tokens next to infinity, count as a large finite cost in a queue,
+//!   so that the weights of the flows behind them hold.
 //!
 //! # Samplers
 //!
@@ -69,6 +84,8 @@
 //! [`SignalSource`]. [`Engine::control_loops`] shows what the loops say. They are an Agent's to the
 //! value, with 11 seconds between what load schedulers did and what loops see of it, but:
 //!
+//! - After a silence, the evaluations that are made up for hold the last answer of a
+//!   [`SignalSource`], and only the newest one asks afresh. (There, evaluations are never late.)
 //! - A decider with `true_for` changes its answer when the opposite has held for that long. (There,
 //!   an interruption of that may flip the answer at once.)
 //!
@@ -107,9 +124,10 @@
 //!
 //! # Memory
 //!
-//! A component holds at most [`max_keys`](EngineBuilder::max_keys) keys. Idle keys are swept up by
-//! the traffic on the others; when there is no room for a new key, the one of a few that idled
-//! for longest goes and is counted in [`EngineStats::evicted`].
+//! A component holds at most [`max_keys`](EngineBuilder::max_keys) keys. Traffic on any key sweeps up
+//! idle ones. When there is no room for a new key, the key that loses least is forgotten, and counted
+//! in [`EngineStats::evicted`]: one with a full bucket or without a slot taken, else the one that has
+//! spent least. So made-up keys do not reopen a key that has reached its limit.
 
 mod actuate;
 mod builder;
@@ -121,6 +139,7 @@ mod control;
 mod decide;
 mod dial;
 mod dry_run;
+mod eviction;
 mod flow_end;
 mod flux_meter;
 mod http;

@@ -3,6 +3,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use pin_project_lite::pin_project;
 use smallvec::SmallVec;
@@ -14,11 +15,14 @@ use super::clock::{Clock, Nanos, duration, nanos};
 use super::decide::verdict;
 use super::flux_meter::{Matched, Metered};
 use super::report::{CheckReport, Collector, LimiterDecision};
-use super::stages::{Denied, Flow, Halt, NO_DEADLINE};
+use super::stages::{Denied, Flow, Halt, LATEST_DEADLINE, NO_DEADLINE};
 use super::ticket::{EngineTicket, Slots, Told};
 use super::undecided::Watch;
 use super::{Engine, StartingHttp};
 use crate::flow::{CacheLookup, FlowParams, Quota, Verdict};
+
+/// Timers need not take longer times.
+const LONGEST_SLEEP: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// A decision of an [`Engine`](super::Engine) that has to wait for tokens.
 ///
@@ -180,7 +184,7 @@ impl OwnedFlow {
             params: kept,
             deadline: match flow.time_left {
                 NO_DEADLINE => NO_DEADLINE,
-                left => nanos(clock.now()).saturating_add(left),
+                left => nanos(clock.now()).saturating_add(left).min(LATEST_DEADLINE),
             },
         }
     }
@@ -303,7 +307,9 @@ impl Future for Waiting {
                         continue;
                     }
                     *this.alarm = next;
-                    this.timer.set(Some(sleep(duration(next - now))));
+                    // A timer that is set too early is set again.
+                    this.timer
+                        .set(Some(sleep(duration(next - now).min(LONGEST_SLEEP))));
                 }
                 if let Some(timer) = this.timer.as_mut().as_pin_mut() {
                     ready!(timer.poll(cx));

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::cache::Recall;
-use super::clock::{Clock, duration, nanos};
+use super::clock::{Clock, duration};
 use super::flux_meter::Matched;
 use super::limiters::Decided;
 use super::placed::Placed;
 use super::request_id::RequestId;
-use super::stages::{Denied, Flow, NO_DEADLINE, Observer};
+use super::stages::{Denied, Flow, Observer, time_left};
 use crate::flow::{CacheLookup, Denial, FlowParams, Quota, RejectReason};
 
 /// A question to an [`Engine`](super::Engine) that wants the whole answer, as an Agent's `Check`
@@ -61,7 +61,7 @@ impl<'a, 'l> CheckInput<'a, 'l> {
             services: self.services,
             labels: &self.params.labels,
             ramp_mode: self.params.ramp_mode,
-            time_left: self.deadline.map_or(NO_DEADLINE, nanos),
+            time_left: time_left(self.deadline),
         }
     }
 

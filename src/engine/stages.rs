@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
 use smallvec::SmallVec;
 
@@ -15,6 +16,14 @@ use crate::flow::{Labels, RejectReason};
 
 /// The time left of a flow that has all the time there is.
 pub(crate) const NO_DEADLINE: Nanos = Nanos::MAX;
+/// The longest time left, and the latest time, that is a deadline: a longer one is as good as this.
+pub(crate) const LATEST_DEADLINE: Nanos = NO_DEADLINE - 1;
+
+/// The time left until a deadline, which is one however far away it is: a flow without one waits
+/// for no slot.
+pub(crate) fn time_left(deadline: Option<Duration>) -> Nanos {
+    deadline.map_or(NO_DEADLINE, |left| nanos(left).min(LATEST_DEADLINE))
+}
 
 /// What the engine looks at of a flow.
 #[derive(Clone, Copy, Debug)]
@@ -221,6 +230,7 @@ fn at_once(
         }
         let mut denied = None;
         let mut wait = 0;
+        let mut hopeless = false;
         let mut decisions = 0;
         for &at in matching {
             let component = index.component(at);
@@ -235,6 +245,7 @@ fn at_once(
             decisions += 1;
             if component.rejects(&decided) {
                 denied = Some(component.limiter.denied_code());
+                hopeless |= decided.hopeless;
             } else if decided.dropped {
                 continue;
             } else {
@@ -244,7 +255,8 @@ fn at_once(
         }
         if let Some(code) = denied {
             revert(granted, flow, now);
-            return Err(step.denied(code, wait));
+            // No wait is told where one of them would still say no after it.
+            return Err(step.denied(code, if hopeless { 0 } else { wait }));
         }
         if step == Step::Ramps && decisions == 0 {
             return Err(Denied::NO_RAMP);
@@ -329,7 +341,7 @@ impl Round {
             let scheduled = match component.limiter.schedule(flow, now) {
                 // Nobody waits for what is not enforced.
                 Scheduled::Waits(waiter) if component.is_dry() => {
-                    waiter.refuse();
+                    drop(waiter);
                     Scheduled::Settled(Settled::from(Decided::REFUSED))
                 }
                 scheduled => scheduled,

@@ -9,14 +9,15 @@ use ahash::RandomState;
 use hashbrown::HashTable;
 
 use super::clock::Nanos;
+use super::eviction::Victims;
 use super::sync::{Mutex, MutexGuard};
+
+pub(crate) use super::eviction::Loss;
 
 /// Every so many uses of a shard somebody else's idle keys are looked for.
 const USES_A_TURN: u32 = 32;
 /// Places looked at then: two a use keep up with any flood.
 const PLACES_A_TURN: usize = 64;
-/// Keys compared to find one that makes room.
-const SAMPLE: usize = 8;
 /// A bound below this many keys a shard would be reached by chance.
 const LEAST_KEYS_A_SHARD: usize = 1024;
 /// Tables below this size are not worth shrinking.
@@ -32,14 +33,17 @@ pub(crate) struct Limits {
 
 /// What is kept of a key.
 pub(crate) trait Kept {
+    /// What holds for all keys of a store.
+    type Rules;
+
     /// A key that was never used; costs nothing to forget.
     fn new() -> Self;
 
-    /// The last use; `Nanos::MIN` when there was none.
-    fn used(&self) -> Nanos;
-
-    /// From then on nobody can tell whether it was forgotten.
+    /// From then on the state may be forgotten because the key idled.
     fn forget_at(&self, max_idle: Nanos) -> Nanos;
+
+    /// What the key loses when it is forgotten to make room for another one.
+    fn loss(&self, rules: &Self::Rules, now: Nanos) -> Loss;
 }
 
 /// The states of one component.
@@ -60,6 +64,7 @@ struct Shard<S> {
     uses: u32,
     /// Where the search for idle keys goes on.
     cursor: usize,
+    victims: Victims,
     evicted: u64,
 }
 
@@ -89,7 +94,13 @@ impl<S: Kept> Store<S> {
     /// Runs `act`, once, on the state of a key, which is new when the key is not known.
     // Inlined, and with one place that acts: a call would cost as much as what it does.
     #[inline(always)]
-    pub(crate) fn update<R>(&self, key: &str, now: Nanos, mut act: impl FnMut(&mut S) -> R) -> R {
+    pub(crate) fn update<R>(
+        &self,
+        key: &str,
+        now: Nanos,
+        rules: &S::Rules,
+        mut act: impl FnMut(&mut S) -> R,
+    ) -> R {
         let hash = self.hasher.hash_one(key);
         // The table uses the lowest and the highest bits.
         let own = (hash >> 32) as usize & (self.shards.len() - 1);
@@ -98,7 +109,7 @@ impl<S: Kept> Store<S> {
             if let Some(entry) = shard.table.find_mut(hash, |entry| *entry.key == *key) {
                 break act(&mut entry.state);
             }
-            self.insert(&mut shard, hash, key, now);
+            self.insert(&mut shard, hash, key, rules, now);
         };
         shard.uses = shard.uses.wrapping_add(1);
         let uses = shard.uses;
@@ -129,10 +140,11 @@ impl<S: Kept> Store<S> {
     }
 
     #[cold]
-    fn insert(&self, shard: &mut Shard<S>, hash: u64, key: &str, now: Nanos) {
+    fn insert(&self, shard: &mut Shard<S>, hash: u64, key: &str, rules: &S::Rules, now: Nanos) {
         if shard.table.len() >= self.keys_a_shard {
-            shard.make_room(self.max_idle, now);
+            self.make_room(shard, rules, now);
         }
+        shard.victims.added(hash);
         let entry = Entry {
             key: Box::from(key),
             state: S::new(),
@@ -159,6 +171,34 @@ impl<S: Kept> Store<S> {
                 .table
                 .shrink_to(used * 2, |entry| self.hasher.hash_one(&*entry.key));
             shard.cursor = 0;
+            shard.victims.clear();
+        }
+    }
+
+    /// Removes the key that loses least, which may be one that idled for long enough anyway.
+    fn make_room(&self, shard: &mut Shard<S>, rules: &S::Rules, now: Nanos) {
+        let Shard { table, victims, .. } = shard;
+        let hash_of = |entry: &Entry<S>| self.hasher.hash_one(&*entry.key);
+        let loss_of = |entry: &Entry<S>| match entry.state.loss(rules, now) {
+            // It would be swept up anyway.
+            loss if entry.state.forget_at(self.max_idle) <= now => Loss::none(loss.used),
+            loss => loss,
+        };
+        let all = || {
+            let entries = table.iter();
+            entries.map(|entry| (loss_of(entry), hash_of(entry)))
+        };
+        // Two keys of one hash of 64 bits are as good as one: either may go.
+        let same = |hash| move |entry: &Entry<S>| hash_of(entry) == hash;
+        let look = |hash| Some(loss_of(table.find(hash, same(hash))?));
+        let Some(hash) = victims.choose(table.len(), all, look) else {
+            return;
+        };
+        if let Ok(entry) = table.find_entry(hash, same(hash)) {
+            let (entry, _) = entry.remove();
+            if entry.state.forget_at(self.max_idle) > now {
+                shard.evicted = shard.evicted.saturating_add(1);
+            }
         }
     }
 
@@ -182,6 +222,7 @@ impl<S: Kept> Shard<S> {
             table: HashTable::new(),
             uses: 0,
             cursor: 0,
+            victims: Victims::default(),
             evicted: 0,
         }
     }
@@ -200,42 +241,6 @@ impl<S: Kept> Shard<S> {
         }
         self.cursor = if to == places { 0 } else { to };
         to == places
-    }
-
-    /// Removes an idle key, or of a sample the one that was not used for longest.
-    fn make_room(&mut self, max_idle: Nanos, now: Nanos) {
-        let places = self.table.num_buckets();
-        let mut seen = 0;
-        let mut idlest: Option<(Nanos, usize)> = None;
-        for step in 0..places {
-            let place = (self.cursor + step) % places;
-            let Some(entry) = self.table.get_bucket(place) else {
-                continue;
-            };
-            let (used, forget_at) = (entry.state.used(), entry.state.forget_at(max_idle));
-            if idlest.is_none_or(|(least, _)| used < least) {
-                idlest = Some((used, place));
-            }
-            seen += 1;
-            if forget_at <= now || seen == SAMPLE {
-                self.cursor = (place + 1) % places;
-                if forget_at <= now {
-                    self.remove(place);
-                    return;
-                }
-                break;
-            }
-        }
-        if let Some((_, place)) = idlest {
-            self.remove(place);
-            self.evicted = self.evicted.saturating_add(1);
-        }
-    }
-
-    fn remove(&mut self, place: usize) {
-        if let Ok(entry) = self.table.get_bucket_entry(place) {
-            entry.remove();
-        }
     }
 }
 
@@ -264,6 +269,8 @@ mod tests {
     }
 
     impl Kept for Count {
+        type Rules = ();
+
         fn new() -> Self {
             Self {
                 uses: 0,
@@ -271,12 +278,17 @@ mod tests {
             }
         }
 
-        fn used(&self) -> Nanos {
-            self.used
-        }
-
         fn forget_at(&self, max_idle: Nanos) -> Nanos {
             self.used.saturating_add(max_idle)
+        }
+
+        /// Each use counts, and nothing is filled again.
+        fn loss(&self, (): &(), _: Nanos) -> Loss {
+            Loss {
+                until: Nanos::MAX,
+                tokens: f64::from(self.uses),
+                used: self.used,
+            }
         }
     }
 
@@ -289,7 +301,7 @@ mod tests {
     }
 
     fn touch(store: &Store<Count>, key: &str, now: Nanos) -> u32 {
-        store.update(key, now, |count| {
+        store.update(key, now, &(), |count| {
             count.uses += 1;
             count.used = now;
             count.uses
@@ -333,16 +345,53 @@ mod tests {
     }
 
     #[test]
-    fn a_full_store_makes_room_by_the_key_that_idled_longest() {
-        let store = store(SAMPLE, 8);
-        for key in 0..SAMPLE {
-            touch(&store, &key.to_string(), key as Nanos + 1);
+    fn a_full_store_makes_room_by_the_key_that_loses_least_and_of_equals_by_the_idlest() {
+        let store = store(8, 8);
+        for key in 0..8 {
+            touch(&store, &key.to_string(), key + 1);
         }
         touch(&store, "0", 50);
         touch(&store, "new", 60);
-        assert_eq!((store.len(), store.evicted()), (SAMPLE, 1));
+        assert_eq!((store.len(), store.evicted()), (8, 1));
         assert_eq!(touch(&store, "0", 70), 3);
         assert_eq!(touch(&store, "1", 70), 1);
+    }
+
+    #[test]
+    fn a_flood_takes_nothing_from_keys_that_lose_more_wherever_they_are() {
+        // Most of one shard, and few of many.
+        for (bound, busy) in [(100, 99), (100, 1), (5000, 40)] {
+            let store = store(bound, 8);
+            for _ in 0..3 {
+                for key in 0..busy {
+                    touch(&store, &format!("busy {key}"), 1);
+                }
+            }
+            for key in 0..4 * bound {
+                touch(&store, &format!("made up {key}"), 2 + key as Nanos / 1000);
+            }
+            for key in 0..busy {
+                assert_eq!(touch(&store, &format!("busy {key}"), 40), 4, "{key}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_that_comes_to_lose_more_after_it_was_looked_at_stays() {
+        let store = store(16, 1);
+        for key in 0..17 {
+            touch(&store, &key.to_string(), key);
+        }
+        // Most have been looked at, each with one use.
+        for key in 9..17 {
+            touch(&store, &key.to_string(), 50);
+        }
+        for key in 100..200 {
+            touch(&store, &key.to_string(), 60);
+        }
+        for key in 9..17 {
+            assert_eq!(touch(&store, &key.to_string(), 70), 3, "{key}");
+        }
     }
 
     #[test]
@@ -363,7 +412,7 @@ mod tests {
         touch(&store, "a", 0);
         std::thread::scope(|threads| {
             let thread = threads.spawn(|| {
-                store.update("a", 0, |_| -> () {
+                store.update("a", 0, &(), |_| -> () {
                     std::panic::resume_unwind(Box::new("on purpose"));
                 });
             });

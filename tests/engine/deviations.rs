@@ -92,8 +92,9 @@ fn row_22_a_request_that_comes_too_late_to_sync_takes_nobody_with_it() {
 
 #[test]
 fn row_24_a_wait_beyond_all_clocks_is_not_no_wait() {
-    let (engine, clock) = Limiter::new(1.0, 1.0).engine();
+    let (engine, clock) = Limiter::new(1e11, 1.0).engine();
     clock.advance(secs(100.0));
+    assert!(take(&engine, "1e11").accepted());
     let report = take(&engine, "1e10");
     assert!(report.wait_time.expect("one must wait") > secs(9e9));
     clock.advance(secs(1e6));
@@ -142,4 +143,86 @@ fn row_29_lazy_sync_charges_an_idle_key_when_it_comes_back() {
     let told = tokens(&report, "root.0");
     assert_eq!((told.remaining, told.current), (0.0, 4.0));
     assert!(!take(&engine, "1").accepted());
+}
+
+/// Limits of all forms that a bucket can have.
+const FORMS: [&str; 4] = [
+    "max_idle_time: 7200s",
+    "continuous_fill: false",
+    "continuous_fill: false, delay_initial_fill: true",
+    "lazy_sync: {enabled: true, num_sync: 4}",
+];
+
+#[test]
+fn row_42_a_request_that_can_never_be_granted_is_not_remembered_and_told_no_wait() {
+    for form in FORMS {
+        for want in ["100.001", "200", "1e12", "1e300"] {
+            let (engine, _) = Limiter::new(100.0, 100.0)
+                .interval(secs(60.0))
+                .with(form)
+                .engine();
+            let report = take(&engine, want);
+            assert_eq!(report.reject_reason, Some(RejectReason::RateLimited));
+            assert_eq!(report.wait_time, None, "{form}: {want}");
+            let asked = params(&[("tokens", want)]).quotas(true);
+            let denial = decide(&engine, &asked).expect_err("the bucket is too small");
+            assert_eq!(denial.wait, None);
+            for _ in 0..20 {
+                assert!(take(&engine, "1").accepted(), "{form}: {want}");
+            }
+            // Nor is it told to wait for a smaller one that is remembered.
+            let smaller = take(&engine, "90");
+            assert!(!smaller.accepted());
+            assert_eq!(take(&engine, want).wait_time, None, "{form}: {want}");
+        }
+    }
+}
+
+#[test]
+fn row_42_no_wait_is_told_while_another_limiter_can_never_grant() {
+    let small = Limiter::new(5.0, 1.0).by("user");
+    for limiters in [
+        [small.clone(), Limiter::new(50.0, 1.0)],
+        [Limiter::new(50.0, 1.0), small],
+    ] {
+        let (engine, _) = engine(&limiters);
+        let flow = [("user", "a"), ("tokens", "40")];
+        assert!(take(&engine, "40").accepted(), "it has no user");
+        // One would have it in thirty seconds, the other one never.
+        let report = check(&engine, &flow);
+        assert!(!report.accepted());
+        assert_eq!(report.wait_time, None);
+        assert_eq!(take(&engine, "40").wait_time, Some(secs(30.0)));
+    }
+}
+
+#[test]
+fn row_42_a_bucket_that_holds_nothing_tells_no_wait() {
+    for capacity in [0.0, -2.0] {
+        for form in FORMS {
+            let (engine, clock) = Limiter::new(capacity, 1.0).with(form).engine();
+            for _ in 0..5 {
+                let report = take(&engine, "1");
+                assert!(!report.accepted());
+                assert_eq!(report.wait_time, None, "{capacity}, {form}");
+                clock.advance(secs(10.0));
+            }
+        }
+    }
+}
+
+#[test]
+fn row_46_tokens_given_back_open_no_account_beyond_its_bucket() {
+    for form in FORMS {
+        let (engine, clock) = Limiter::new(4.0, 4.0).with(form).engine();
+        assert!(take(&engine, "1").accepted());
+        for huge in ["-1e6", "-1e300", "-1.7e308", "-1.7e308"] {
+            assert!(take(&engine, huge).accepted());
+        }
+        let granted = (0..100).filter(|_| take(&engine, "1").accepted()).count();
+        assert!(granted <= 4, "{form}: {granted}");
+        clock.advance(secs(2.0));
+        let granted = (0..100).filter(|_| take(&engine, "1").accepted()).count();
+        assert!((1..=4).contains(&granted), "{form}: {granted}");
+    }
 }

@@ -118,7 +118,8 @@ fn the_longest_wait_and_the_own_status_of_who_rejects_are_told() {
         assert_eq!(i32::from(denial.status().as_u16()), status);
     }
 
-    let (engine, _) = engine(&[Limiter::new(0.0, 1.0), Limiter::new(0.0, 0.25)]);
+    let (engine, _) = engine(&[Limiter::new(1.0, 1.0), Limiter::new(1.0, 0.25)]);
+    assert!(check(&engine, &[]).accepted());
     let report = check(&engine, &[]);
     assert_eq!(report.wait_time, Some(secs(4.0)));
     assert_eq!(of(&report, "root.0").wait_time, secs(1.0));

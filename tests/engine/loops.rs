@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use tower_aperture::engine::{
     CheckInput, Engine, EngineBuilder, LimiterDetails, LoopOutput, ManualClock, SignalSource,
+    Starting,
 };
 use tower_aperture::{
     Check, Decider, FlowOutcome, FlowParams, FlowStatus, RejectReason, Ticket, Verdict,
 };
 
-use crate::queues::{Alarm, now, poll, poll_with, start};
+use crate::queues::{Alarm, now, poll, poll_with, start, start_within};
 use crate::support::*;
 
 /// A source that answers `load`.
@@ -336,4 +337,250 @@ fn a_higher_limit_wakes_as_many_as_it_has_room_for() {
     let answers = waiting.each_mut().map(poll);
     let [second, third, fourth] = answers.each_ref().map(Option::is_some);
     assert!(second && third && !fourth);
+}
+
+/// A loop that cuts by how far the signal is off, and what it cuts.
+fn cutting(signal: &str, more: &str) -> String {
+    format!(
+        "
+circuit:
+  components:
+  - query: {{promql: {{query_string: load, out_ports: {{output: {{signal_name: LOAD}}}}}}}}
+  - flow_control:
+      {signal}:
+        in_ports: {{signal: {{signal_name: LOAD}}, setpoint: {{constant_signal: {{value: 1}}}}}}
+        parameters:
+          load_scheduler: {{selectors: [{{control_point: here}}], scheduler: {{tokens_label_key: tokens}}}}
+          alerter: {{alert_name: overload}}
+          {more}
+"
+    )
+}
+
+fn multiplier(engine: &Engine) -> f64 {
+    match engine.control_loops()[0].output {
+        Some(LoopOutput::LoadMultiplier {
+            load_multiplier,
+            pass_through,
+        }) if !pass_through => load_multiplier,
+        other => panic!("it throttles: {other:?}"),
+    }
+}
+
+/// Ways in which a flow comes that the load scheduler does not let in at once.
+type Comes = fn(&Engine, &mut Vec<Starting>);
+
+const IS_LATE: Comes = |engine, waiting| {
+    let mut starting = start_within(engine, &[], 30);
+    if poll(&mut starting).is_none() {
+        waiting.push(starting);
+    }
+};
+const ASKS_ONLY: Comes = |engine, _| {
+    check(engine, &[]);
+};
+const HANGS_UP: Comes = |engine, _| drop(start(engine, &[]));
+const DECIDES_AND_HANGS_UP: Comes = |engine, _| drop(engine.decide(HERE, &FlowParams::new()));
+const IS_CROWDED_OUT: Comes = |engine, _| {
+    let mut starting = start(engine, &[]);
+    if poll(&mut starting).is_none() {
+        starting.give_up();
+        assert!(!poll(&mut starting).expect("it gave up").0.accepted());
+    }
+};
+const LEAVES_LATER: Comes = |engine, waiting| {
+    let mut starting = start(engine, &[]);
+    if poll(&mut starting).is_none() {
+        waiting.push(starting);
+    }
+    if waiting.len() > 5 {
+        drop(waiting.remove(0));
+    }
+};
+const IN_THE_SHADOW: Comes = |engine, _| {
+    let mut params = FlowParams::new();
+    params.shadow = true;
+    drop(engine.decide(HERE, &params));
+};
+
+#[test]
+fn a_loop_sees_refusals_however_they_came_about() {
+    let policy = cutting("aimd_load_scheduler", "gradient: {slope: -1}");
+    let ends_at = |comes: Comes| {
+        let load = Load::default();
+        load.set(2.0);
+        let builder = Engine::builder().policy_text("p.yaml", &*policy);
+        let (engine, clock) = clocked(builder.signal_source(load));
+        let mut waiting = Vec::new();
+        for _ in 0..2000 {
+            clock.advance(secs(0.1));
+            comes(&engine, &mut waiting);
+            waiting.retain_mut(|one| poll(one).is_none());
+        }
+        multiplier(&engine)
+    };
+    // Twice the setpoint, and it compounds.
+    for comes in [
+        IS_LATE,
+        ASKS_ONLY,
+        HANGS_UP,
+        DECIDES_AND_HANGS_UP,
+        IS_CROWDED_OUT,
+        LEAVES_LATER,
+        IN_THE_SHADOW,
+    ] {
+        let multiplier = ends_at(comes);
+        assert!(multiplier < 0.1, "{multiplier}");
+    }
+}
+
+/// Whether a flow came every second, or none came for a while.
+#[test]
+fn a_loop_does_not_take_what_is_now_for_what_was_in_a_silence() {
+    let steps = [
+        (
+            "aiad_load_scheduler",
+            "load_multiplier_linear_decrement: 0.05",
+        ),
+        (
+            "aiad_load_scheduler",
+            "load_multiplier_linear_decrement: 0.3",
+        ),
+    ];
+    for (kind, more) in steps {
+        let policy = cutting(kind, more);
+        for (calm, overloaded) in [(360, 12), (7, 10), (3600, 12), (20_000, 15)] {
+            let run = |busy: bool| {
+                let load = Load::default();
+                let builder = Engine::builder().policy_text("p.yaml", &*policy);
+                let (engine, clock) = clocked(builder.signal_source(load.clone()));
+                let flow = || drop(check(&engine, &[]));
+                let pass = |seconds: u32, busy: bool| {
+                    for _ in 0..seconds {
+                        clock.advance(secs(1.0));
+                        if busy {
+                            flow();
+                        }
+                    }
+                };
+                pass(120, true);
+                pass(calm, busy);
+                load.set(2.0);
+                pass(overloaded, busy);
+                // A long silence is made up for in turns.
+                (0..30).for_each(|_| flow());
+                engine.control_loops()[0].output
+            };
+            let (busy, silent) = (run(true), run(false));
+            assert_eq!(busy, silent, "{calm} s, then {overloaded} s of overload");
+        }
+    }
+}
+
+#[test]
+fn an_overload_in_the_last_second_of_a_silence_is_one_step() {
+    let load = Load::default();
+    let policy = cutting(
+        "aiad_load_scheduler",
+        "load_multiplier_linear_decrement: 0.1",
+    );
+    let builder = Engine::builder().policy_text("p.yaml", policy);
+    let (engine, clock) = clocked(builder.signal_source(load.clone()));
+    check(&engine, &[]);
+    clock.advance(secs(8.0 * 3600.0));
+    load.set(2.0);
+    for _ in 0..40 {
+        check(&engine, &[]);
+    }
+    assert_eq!(multiplier(&engine), 0.9);
+    clock.advance(secs(10.0));
+    check(&engine, &[]);
+    assert!((multiplier(&engine) - 0.8).abs() < 1e-9);
+}
+
+/// How many of those who come after it are let in, with one flow of an odd cost among those before.
+fn let_in_after(cost: Option<&str>, patience: u64, policy: &str, load: &Load) -> usize {
+    let builder = Engine::builder().policy_text("p.yaml", policy);
+    let (engine, clock) = clocked(builder.signal_source(load.clone()));
+    let mut waiting: Vec<(u32, Starting)> = Vec::new();
+    let mut let_in = 0;
+    for tenth in 0..3000 {
+        clock.advance(secs(0.1));
+        let odd = cost.filter(|_| tenth == 1000).map(|cost| ("tokens", cost));
+        let starting = start_within(&engine, odd.as_slice(), patience);
+        waiting.push((tenth, starting));
+        waiting.retain_mut(|(came, starting)| {
+            let Some((report, _)) = poll(starting) else {
+                return true;
+            };
+            let_in += usize::from(*came >= 2000 && report.accepted());
+            false
+        });
+    }
+    let_in
+}
+
+const ODD_COSTS: [&str; 8] = [
+    "1e17", "1e308", "-1e17", "-1e308", "-1000", "-100000", "-1e-300", "1.7e308",
+];
+
+#[test]
+fn row_46_an_odd_cost_does_not_change_what_a_load_scheduler_lets_in_later() {
+    let policy = |multiplier: f64| {
+        format!(
+            "
+circuit:
+  components:
+  - flow_control:
+      load_scheduler:
+        in_ports: {{load_multiplier: {{constant_signal: {{value: {multiplier}}}}}}}
+        parameters: {{selectors: [{{control_point: here}}], scheduler: {{tokens_label_key: tokens}}}}
+"
+        )
+    };
+    for multiplier in [0.5, 0.9] {
+        for patience in [30, 500] {
+            let policy = policy(multiplier);
+            let load = Load::default();
+            let usual = let_in_after(None, patience, &policy, &load);
+            for cost in ODD_COSTS {
+                let odd = let_in_after(Some(cost), patience, &policy, &load);
+                assert!(
+                    odd.abs_diff(usual) <= 20,
+                    "{cost}: {odd} instead of {usual}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn row_46_an_odd_cost_does_not_blind_a_loop() {
+    let policy = cutting("aimd_load_scheduler", "gradient: {slope: -1}");
+    let load = Load::default();
+    load.set(1.25);
+    for cost in ODD_COSTS {
+        let odd = let_in_after(Some(cost), 30, &policy, &load);
+        assert!(odd < 300, "{cost}: {odd} of 1000 during an overload");
+    }
+}
+
+/// While one flow asks for tokens back, a load scheduler still sheds.
+#[test]
+fn row_46_tokens_given_back_do_not_open_a_load_scheduler() {
+    let load = Load::default();
+    let policy = cutting(
+        "aiad_load_scheduler",
+        "load_multiplier_linear_decrement: 0.5",
+    );
+    let builder = Engine::builder().policy_text("p.yaml", policy);
+    load.set(2.0);
+    let (engine, clock) = clocked(builder.signal_source(load));
+    let mut let_in = 0;
+    for tenth in 0..1000 {
+        clock.advance(secs(0.1));
+        check(&engine, &[("tokens", "-1e12")]);
+        let_in += usize::from(check(&engine, &[]).accepted() && tenth >= 500);
+    }
+    assert!(let_in < 50, "{let_in} of 500 with a multiplier of zero");
 }

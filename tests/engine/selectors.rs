@@ -64,7 +64,7 @@ fn labels_decide_who_is_meant() {
 
 fn grouped() -> [Limiter; 4] {
     let at = |group: &str| {
-        Limiter::new(9.0, 0.0).selectors(&format!("[{{control_point: here{group}}}]"))
+        Limiter::new(9.0, 1.0).selectors(&format!("[{{control_point: here{group}}}]"))
     };
     [
         at(""),

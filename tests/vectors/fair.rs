@@ -50,7 +50,7 @@ fn identifiers(recording: &Value) -> Result<(), String> {
 
 /// All events of a run in their order; after each one the state, and who was taken.
 fn events(run: &Value) -> Result<usize, String> {
-    let mut queue: Wfq<i64> = Wfq::new();
+    let mut queue: Wfq<i64> = Wfq::new(u32::MAX);
     let mut places: HashMap<i64, usize> = HashMap::new();
     let mut next: Option<usize> = None;
     let events = run["events"].as_array().ok_or("events are no list")?;

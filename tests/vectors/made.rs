@@ -31,7 +31,7 @@ pub(crate) fn replay_all(entries: &[Value]) -> Verdict {
         };
         match verdict {
             Verdict::Same | Verdict::Partly(_) | Verdict::Deviates(_) => same += 1,
-            Verdict::Skipped(_) => skipped += 1,
+            Verdict::Skipped(_) | Verdict::Refused(_) => skipped += 1,
             Verdict::Differs(difference) => wrong.push(format!("{name}: {difference}")),
         }
     }

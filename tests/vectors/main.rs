@@ -2,13 +2,15 @@
 //!
 //! Every `*.json` below this folder is read, and below the folder that `TOWER_APERTURE_VECTORS`
 //! names. One line a recording says `ok`, `deviates` (and which row of the register of quirks), the
-//! first difference, or `skipped` with the component or call that is missing; a control loop on
-//! constant signals has a line of its own. Arguments that are
-//! no options select recordings by a part of their name.
+//! first difference, `refused` with the component that the engine does not support, or `skipped`
+//! with the reason: a call that is missing, or a loop that asks Prometheus. A control loop on
+//! constant signals has a line of its own. The first lines are checks of the replay itself. Arguments that are no options select recordings by a part
+//! of their name.
 // Its lines are what this program is for.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod answer;
+mod checks;
 mod compare;
 mod fair;
 mod http_answer;
@@ -16,6 +18,7 @@ mod loops;
 mod made;
 #[cfg(feature = "server")]
 mod message;
+mod orders;
 #[cfg(feature = "server")]
 mod over_grpc;
 mod policies;
@@ -41,6 +44,8 @@ pub(crate) enum Verdict {
     /// Loaded and run, or refused at load as the rows say.
     Deviates(String),
     Skipped(String),
+    /// Not supported: the engine says so by name.
+    Refused(String),
     Differs(String),
 }
 
@@ -85,6 +90,16 @@ fn main() -> ExitCode {
 
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     println!("\nrunning {} recordings", files.len());
+    for (name, right) in checks::run() {
+        match right {
+            true => passed += 1,
+            false => failed += 1,
+        }
+        println!(
+            "the replay: {name}: {}",
+            if right { "ok" } else { "FAILED" }
+        );
+    }
     for (name, path) in &files {
         let lines = match read(path) {
             Ok(value) => {
@@ -113,6 +128,10 @@ fn main() -> ExitCode {
                 Verdict::Skipped(why) => {
                     skipped += 1;
                     println!("{name}: skipped ({why})");
+                }
+                Verdict::Refused(what) => {
+                    skipped += 1;
+                    println!("{name}: refused ({what})");
                 }
                 Verdict::Differs(difference) => {
                     failed += 1;
@@ -167,6 +186,7 @@ fn run(value: &Value) -> Verdict {
             match policies::judge(entry) {
                 Verdict::Differs(what) => return Verdict::Differs(format!("{name}: {what}")),
                 Verdict::Partly(what) | Verdict::Deviates(what) => println!("  {name}: {what}"),
+                Verdict::Refused(what) => println!("  {name}: refused: {what}"),
                 Verdict::Same | Verdict::Skipped(_) => {}
             }
             judged += 1;
@@ -225,4 +245,9 @@ fn other_form(value: &Value) -> Option<&'static str> {
     } else {
         None
     }
+}
+
+/// A refusal at load is of a component or parameter that the engine does not support.
+pub(crate) fn names_unsupported(error: &str) -> bool {
+    error.contains("not supported by the embedded engine of this version")
 }

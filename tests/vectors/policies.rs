@@ -4,7 +4,7 @@ use serde_json::Value;
 use tower_aperture::Engine;
 use tower_aperture::engine::SignalSource;
 
-use crate::Verdict;
+use crate::{Verdict, names_unsupported};
 
 /// Rows of the register of quirks that are refused at load.
 const REFUSED_ROWS: [u64; 4] = [30, 31, 33, 34];
@@ -61,6 +61,7 @@ pub(crate) fn judge(entry: &Value) -> Verdict {
             let shown = format!("refused: {}", in_one_line(&error.to_string()));
             match (accepted, row) {
                 (true, Some(row)) => Verdict::Deviates(format!("row {row}; {shown}")),
+                (true, None) if names_unsupported(&shown) => Verdict::Refused(shown),
                 (true, None) => Verdict::Differs(shown),
                 (false, _) => Verdict::Partly(shown),
             }

@@ -1,5 +1,5 @@
-//! What the replay has to know of a policy beyond what the engine tells: which components it
-//! names, and how fast its buckets fill.
+//! What the replay has to know of a policy beyond what the engine tells: its name, and how fast its
+//! buckets fill.
 
 use std::collections::BTreeMap;
 
@@ -114,24 +114,6 @@ fn largest(value: &Value) -> f64 {
             .fold(0.0, f64::max),
         _ => 0.0,
     }
-}
-
-/// The kinds of components and resources that the policies name, rate limiters left out.
-pub(crate) fn other_kinds(policies: &[String]) -> Vec<String> {
-    let mut kinds = Vec::new();
-    for value in policies.iter().filter_map(|text| parse(text)) {
-        walk(&value, &mut |_, kind, _| kinds.push(kind.to_owned()));
-        let spec = if value["spec"].is_null() {
-            &value
-        } else {
-            &value["spec"]
-        };
-        if let Some(resources) = spec["resources"]["flow_control"].as_object() {
-            kinds.extend(resources.keys().cloned());
-        }
-    }
-    kinds.retain(|kind| kind != "rate_limiter");
-    kinds
 }
 
 /// Visits components with id, kind and content.

@@ -9,8 +9,6 @@ pub(crate) struct Recording {
     pub(crate) agent_group: Option<String>,
     /// Texts with their dynamic configuration.
     pub(crate) policies: Vec<String>,
-    /// Some policy has a dynamic configuration.
-    pub(crate) dynamic: bool,
     pub(crate) deviates: Vec<u64>,
     pub(crate) noisy: bool,
     /// In the order of `at`.
@@ -28,9 +26,15 @@ pub(crate) struct Recording {
     pub(crate) learned_at: Option<f64>,
 }
 
+/// Decisions of load schedulers are valid for five periods of ten seconds.
+const VALID_FOR: f64 = 50.0;
+
 /// What the Controller told a component.
 pub(crate) struct Published {
+    /// When it was seen. On a busy machine that was later than when the Agent heard of it.
     pub(crate) at: f64,
+    /// When the Controller made it, for decisions that say so.
+    pub(crate) made_at: Option<f64>,
     pub(crate) component: String,
     pub(crate) told: Told,
 }
@@ -82,10 +86,9 @@ pub(crate) enum Expected {
 impl Recording {
     pub(crate) fn read(value: &Value) -> Result<Self, String> {
         let mut policies = texts(&value["policies"]).ok_or("policies are not texts")?;
-        let mut dynamic = false;
         for (name, text) in value["dynamic_config"].as_object().into_iter().flatten() {
             let text = text.as_str().ok_or("dynamic_config is not text")?;
-            dynamic |= configure(&mut policies, name, text)?;
+            configure(&mut policies, name, text)?;
         }
         let mut calls = match value.get("rows") {
             Some(_) => rows(value)?,
@@ -97,7 +100,6 @@ impl Recording {
             over_grpc: false,
             agent_group: value["agent_group"].as_str().map(str::to_owned),
             policies,
-            dynamic,
             deviates: numbers(&value["deviates"]),
             noisy: value["noisy"].as_bool().unwrap_or(false),
             shown: Shown::of(whole, &calls, |answer| Some(answer)),
@@ -170,13 +172,13 @@ fn numbers(value: &Value) -> Vec<u64> {
 }
 
 /// Puts a dynamic configuration where a policy resource has it, if there is anything in it.
-fn configure(policies: &mut [String], name: &str, text: &str) -> Result<bool, String> {
+fn configure(policies: &mut [String], name: &str, text: &str) -> Result<(), String> {
     let policy = policies
         .iter_mut()
         .find(|policy| crate::policy::name(policy).as_deref() == Some(name))
         .ok_or_else(|| format!("dynamic_config of an unknown policy {name}"))?;
     if text.trim().is_empty() || text.trim() == "{}" {
-        return Ok(false);
+        return Ok(());
     }
     policy.push_str("\ndynamicConfig:\n");
     for line in text.lines() {
@@ -184,7 +186,7 @@ fn configure(policies: &mut [String], name: &str, text: &str) -> Result<bool, St
         policy.push_str(line);
         policy.push('\n');
     }
-    Ok(true)
+    Ok(())
 }
 
 fn calls(value: &Value) -> Result<Vec<Call>, String> {
@@ -232,8 +234,11 @@ fn published(value: &Value) -> Result<Vec<Published>, String> {
                 decision["valid_until"].as_f64(),
             ),
         };
+        let at = decision["at"].as_f64().unwrap_or(f64::NEG_INFINITY);
+        let made_at = decision["valid_until"].as_f64();
         Ok(Published {
-            at: decision["at"].as_f64().unwrap_or(f64::NEG_INFINITY),
+            at,
+            made_at: made_at.map(|until| (until - VALID_FOR).min(at)),
             component: component.to_owned(),
             told,
         })

@@ -1,5 +1,6 @@
 //! Both caches in one table, with lives and limits.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::OnceLock;
@@ -9,6 +10,7 @@ use ahash::RandomState;
 use bytes::Bytes;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{Equivalent, OptionsBuilder, Weighter};
+use smallvec::SmallVec;
 
 use crate::engine::clock::{Nanos, nanos};
 use crate::flow::{CacheLookup, CacheRefusal, CacheValue, Invalidations};
@@ -26,6 +28,8 @@ const OVERHEAD: usize = 128;
 /// A part with a lock of its own is not smaller than this, so that the largest entries fit.
 const SHARD: usize = 4 << 20;
 const MAX_SHARDS: usize = 32;
+/// Keys of a lookup up to this number are compared one by one, without a table of them.
+const FEW_KEYS: usize = 8;
 
 /// Both caches, in one bound of bytes.
 pub(crate) struct Caches {
@@ -97,8 +101,17 @@ impl Caches {
         if !result_key.is_empty() {
             found.result = Some(self.read(Place::result(control_point, result_key), now));
         }
+        let mut few: SmallVec<[&str; FEW_KEYS]> = SmallVec::new();
+        let mut many: HashSet<&str, RandomState> = HashSet::default();
         for key in global_keys {
-            if found.global(key).is_none() {
+            let is_new = if few.len() < FEW_KEYS {
+                let is_new = !few.contains(&key);
+                few.extend(is_new.then_some(key));
+                is_new
+            } else {
+                !few.contains(&key) && many.insert(key)
+            };
+            if is_new {
                 let value = self.read(Place::global(key), now);
                 found.global.push((key.to_owned(), value));
             }

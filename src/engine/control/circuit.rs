@@ -23,8 +23,26 @@ pub(crate) trait Measured {
     /// The latest answer to a query.
     fn query(&self, text: &str) -> Signal;
 
-    /// What a load scheduler of this policy granted and refused so far.
-    fn demand(&self, component_id: &str) -> Demand;
+    /// What a load scheduler of this policy granted and refused since this was asked last.
+    fn take_demand(&self, component_id: &str) -> Demand;
+}
+
+/// When a tick is evaluated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Moment {
+    /// It is the newest that is due.
+    Newest,
+    /// It is made up for; the newest that is due comes so many ticks later.
+    Past(u64),
+}
+
+/// What a tick was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ticked {
+    /// Counting from one.
+    pub(crate) number: u64,
+    /// A [`PERIOD`] ended.
+    pub(crate) ends_period: bool,
 }
 
 /// A circuit with its state.
@@ -38,6 +56,8 @@ pub(crate) struct Circuit {
     ticks: u64,
     /// In how many ticks a [`PERIOD`] passes.
     period: u64,
+    /// The end of the last period was put off to the newest tick.
+    owes_period: bool,
 }
 
 #[derive(Debug)]
@@ -72,6 +92,8 @@ struct Reading {
     /// In ticks.
     every: u64,
     last: Signal,
+    /// A query was due at a tick that was made up for, when its answer was no longer to be had.
+    missed: bool,
 }
 
 #[derive(Debug)]
@@ -88,7 +110,8 @@ struct Tick {
     /// From one.
     number: u64,
     now: Nanos,
-    period: u64,
+    newest: bool,
+    ends_period: bool,
 }
 
 /// How many ticks a time takes, rounded up.
@@ -111,6 +134,7 @@ impl Circuit {
             signals: vec![Signal::NAN; circuit.signals as usize],
             ticks: 0,
             period: ticks(PERIOD, interval),
+            owes_period: false,
         }
     }
 
@@ -118,13 +142,28 @@ impl Circuit {
         self.interval
     }
 
-    /// Evaluates every node once, and says which tick that was, counting from one.
-    pub(crate) fn tick(&mut self, now: Nanos, measured: &dyn Measured) -> u64 {
+    /// Evaluates every node once.
+    ///
+    /// In a tick that is made up for, queries hold their last answer: what a source answers now was
+    /// not so then. The newest one asks afresh. What happens once a [`PERIOD`] is put off from the
+    /// last period that has ended to the newest tick, so that it acts on the fresh answer too,
+    /// instead of on what was known before a silence.
+    pub(crate) fn tick(&mut self, now: Nanos, measured: &dyn Measured, moment: Moment) -> Ticked {
         self.ticks += 1;
+        let mut ends_period = self.ticks.is_multiple_of(self.period);
+        match moment {
+            Moment::Newest => ends_period |= std::mem::take(&mut self.owes_period),
+            Moment::Past(later) if ends_period && later < self.period => {
+                ends_period = false;
+                self.owes_period = true;
+            }
+            Moment::Past(_) => {}
+        }
         let tick = Tick {
             number: self.ticks,
             now,
-            period: self.period,
+            newest: moment == Moment::Newest,
+            ends_period,
         };
         for node in &mut self.nodes {
             let inputs: SmallVec<[Signal; 8]> = node
@@ -141,7 +180,10 @@ impl Circuit {
                 }
             }
         }
-        self.ticks
+        Ticked {
+            number: self.ticks,
+            ends_period,
+        }
     }
 
     /// What stands at a port after the last tick.
@@ -164,6 +206,7 @@ impl Unit {
                 of,
                 every: ticks(every, interval).max(1),
                 last: Signal::NAN,
+                missed: false,
             })
         };
         match op {
@@ -230,13 +273,14 @@ impl Unit {
             Self::Decider(decider) => decider.tick(at(0), at(1), tick.now),
             Self::Switcher => logic::switch(at(0), at(1), at(2)),
             Self::FirstValid => logic::first_valid(inputs),
-            Self::Integrator(integrator) if tick.number.is_multiple_of(tick.period) => integrator
-                .tick(integrator::Inputs {
+            Self::Integrator(integrator) if tick.ends_period => {
+                integrator.tick(integrator::Inputs {
                     input: at(0),
                     reset: at(1),
                     max: at(2),
                     min: at(3),
-                }),
+                })
+            }
             Self::Integrator(integrator) => integrator.held(),
             Self::Gradient(gradient) => gradient.compute(gradient::Inputs {
                 signal: at(0),
@@ -248,7 +292,7 @@ impl Unit {
             Self::SignalGenerator(ramp) => return ramp.tick(at(0), at(1), at(2)),
             Self::PolynomialRange(range) => range::multiplier(range, at(0)),
             Self::ObservedLoad(component, observed) => {
-                observed.tick(tick.number, || measured.demand(component))
+                observed.tick(tick.number, || measured.take_demand(component))
             }
             Self::Reading(reading) => reading.tick(tick, measured),
         };
@@ -257,8 +301,14 @@ impl Unit {
 }
 
 impl Reading {
+    /// What flux meters have measured is still there for the time of any tick: nothing was measured
+    /// since, or the tick would not have been late.
     fn tick(&mut self, tick: Tick, measured: &dyn Measured) -> Signal {
-        if tick.number == 1 || tick.number.is_multiple_of(self.every) {
+        let due = tick.number == 1 || tick.number.is_multiple_of(self.every) || self.missed;
+        if due && !tick.newest && matches!(self.of, Reads::Query(_)) {
+            self.missed = true;
+        } else if due {
+            self.missed = false;
             let now = tick.now;
             self.last = match &mut self.of {
                 Reads::Query(text) => measured.query(text),

@@ -68,9 +68,9 @@ impl Actuator for Component {
         }
     }
 
-    fn demand(&self) -> Demand {
+    fn take_demand(&self) -> Demand {
         match self {
-            Self::LoadScheduler(scheduler) => scheduler.demand(),
+            Self::LoadScheduler(scheduler) => scheduler.take_demand(),
             _ => Demand::default(),
         }
     }

@@ -3,8 +3,10 @@
 //! A circuit ticks each `evaluation_interval`, beginning when its policy comes into force, and
 //! what it computes is handed to the components that decide. Nothing runs in the background:
 //! ticks that are due are made up for by the next flow that is decided or ends, each with the time
-//! it was due at. So a circuit follows whatever clock the engine has, and costs nothing where
-//! nothing flows. A flow that meets an engine without circuits pays for one comparison. After a
+//! it was due at. A [`SignalSource`] is asked for the newest of them only: the ticks before it hold
+//! the last answer, because a source knows what is so now, and not what was so then. So a circuit
+//! follows whatever clock the engine has, and costs nothing without traffic. A flow that meets an
+//! engine without circuits pays for one comparison. After a
 //! long silence a flow makes up for [`TURN`] ticks at most and leaves the rest to those after it;
 //! of a silence of more than [`BACKLOG`] ticks the beginning is forgotten.
 
@@ -24,9 +26,12 @@ mod source;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+
+use ahash::RandomState;
 
 use super::clock::Nanos;
 use crate::policy::Signal;
@@ -48,8 +53,8 @@ pub(crate) trait Actuator: fmt::Debug + Send + Sync {
     /// of load schedulers.
     fn apply(&self, setting: Setting, now: Nanos);
 
-    /// What it granted and refused so far; zeros where nobody counts.
-    fn demand(&self) -> Demand;
+    /// What it granted and refused since it was asked last; zeros where nothing is counted.
+    fn take_demand(&self) -> Demand;
 
     /// What its workloads' flows cost by their latency; `None` where nobody measures.
     fn workload_tokens(&self, now: Nanos) -> Option<WorkloadTokens>;
@@ -88,6 +93,8 @@ pub(crate) struct LoadDecision {
 #[derive(Debug)]
 pub(crate) struct Control<A> {
     loops: Box<[Arc<Loop<A>>]>,
+    /// Where the loop of a policy is.
+    by_policy: HashMap<Arc<str>, usize, RandomState>,
     /// When the first of them ticks next; never where there is none.
     next: AtomicI64,
     source: Option<Arc<dyn SignalSource>>,
@@ -100,7 +107,9 @@ impl<A: Actuator> Control<A> {
         } else {
             Nanos::MIN
         };
+        let names = loops.iter().map(|one| Arc::clone(one.policy()));
         Self {
+            by_policy: names.zip(0..).collect(),
             loops: loops.into(),
             next: AtomicI64::new(next),
             source,
@@ -115,8 +124,8 @@ impl<A: Actuator> Control<A> {
 
     /// The loop of a policy that has these parameters, with its state.
     pub(crate) fn find(&self, policy: &str, parameters: &str) -> Option<Arc<Loop<A>>> {
-        let mut loops = self.loops.iter();
-        loops.find(|one| one.is(policy, parameters)).cloned()
+        let one = &self.loops[*self.by_policy.get(policy)?];
+        one.has(parameters).then(|| Arc::clone(one))
     }
 
     /// What the loops have told their components last.

@@ -4,11 +4,28 @@ use std::collections::VecDeque;
 
 use crate::policy::Signal;
 
-/// Tokens that a load scheduler has granted and refused since it was made.
+/// Tokens that a load scheduler has granted and refused in some time.
+///
+/// It is the number of one period, not of all time: beside one huge request, a sum of all time
+/// would lose those that come after it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Demand {
     pub(crate) accepted: f64,
     pub(crate) rejected: f64,
+}
+
+/// Tokens that are not told from more: sums of them are still finite.
+const MOST: f64 = 1e300;
+
+impl Demand {
+    /// Counts a request. One that gives tokens back asks for none.
+    pub(crate) fn add(&mut self, tokens: f64, granted: bool) {
+        let sum = match granted {
+            true => &mut self.accepted,
+            false => &mut self.rejected,
+        };
+        *sum = (*sum + tokens.max(0.0)).min(MOST);
+    }
 }
 
 /// The ratio over a window that ended a while ago.
@@ -17,7 +34,7 @@ pub(crate) struct Demand {
 /// to that delay, so it is kept.
 #[derive(Debug)]
 pub(super) struct ObservedLoad {
-    /// Oldest first, one each `stride` ticks.
+    /// What came since the sample before; oldest first, one each `stride` ticks.
     samples: VecDeque<Demand>,
     stride: u64,
     lag: usize,
@@ -40,6 +57,7 @@ impl ObservedLoad {
         }
     }
 
+    /// The ratio at a tick; `demand` says what came since it was asked last.
     pub(super) fn tick(&mut self, number: u64, demand: impl FnOnce() -> Demand) -> Signal {
         // The first tick is a sample: what was counted before it is no part of any window.
         if (number - 1).is_multiple_of(self.stride) {
@@ -51,12 +69,12 @@ impl ObservedLoad {
         let Some(end) = self.samples.len().checked_sub(self.lag + 1) else {
             return Signal::NAN;
         };
-        let (from, to) = (
-            self.samples[end.saturating_sub(self.window)],
-            self.samples[end],
-        );
-        let accepted = to.accepted - from.accepted;
-        let offered = accepted + (to.rejected - from.rejected);
+        let from = end.saturating_sub(self.window);
+        let window = self.samples.range(from + 1..=end);
+        let (accepted, rejected) = window.fold((0.0, 0.0), |(accepted, rejected), sample| {
+            (accepted + sample.accepted, rejected + sample.rejected)
+        });
+        let offered = accepted + rejected;
         if offered > 0.0 {
             accepted / offered
         } else {
@@ -76,9 +94,9 @@ mod tests {
         (1..)
             .zip(demand)
             .map(|(number, (accepted, rejected))| {
-                sum.accepted += accepted;
-                sum.rejected += rejected;
-                observed.tick(number, || sum)
+                sum.add(*accepted, true);
+                sum.add(*rejected, false);
+                observed.tick(number, || std::mem::take(&mut sum))
             })
             .collect()
     }
@@ -102,6 +120,26 @@ mod tests {
         let observed = observe(SECOND, &demand);
         assert_eq!(observed[40], 1.0);
         assert!(observed[50..].iter().all(|value| value.is_nan()));
+    }
+
+    #[test]
+    fn a_huge_request_is_forgotten_with_its_window() {
+        for huge in [1e17, 1e300, f64::MAX] {
+            let mut demand = vec![(8.0, 0.0); 20];
+            demand.push((0.0, huge));
+            demand.extend([(2.0, 6.0); 60]);
+            let observed = observe(SECOND, &demand);
+            assert!(observed[35] < 1e-12);
+            assert_eq!(observed[60..], [0.25; 21]);
+            let all = observe(SECOND, &[(huge, huge); 60]);
+            assert!(all[50] > 0.4 && all[50] < 0.6);
+        }
+    }
+
+    #[test]
+    fn tokens_that_come_back_are_no_demand() {
+        let demand = [(8.0, -1e17), (-1e17, 8.0)].repeat(30);
+        assert_eq!(observe(SECOND, &demand)[50], 0.5);
     }
 
     #[test]

@@ -1,7 +1,5 @@
 use std::sync::Arc;
 
-use super::Setting;
-
 /// What a policy's control loop has told one of its components last: for metrics, and to see a
 /// loop at work. [`Engine::control_loops`](super::super::Engine::control_loops) has an example.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,7 +15,10 @@ pub struct ControlLoop {
     pub output: Option<LoopOutput>,
 }
 
-/// A setting of a component. Signals that are invalid are NaN.
+/// A setting of a component.
+///
+/// No number is NaN. An invalid signal lets flows pass, and is shown as the number that does: a
+/// percentage of 100, or 0 for a ramp, and else infinity.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum LoopOutput {
@@ -39,23 +40,4 @@ pub enum LoopOutput {
     },
     /// Of a concurrency limiter or scheduler: tokens in flight.
     MaxConcurrency(f64),
-}
-
-impl From<&Setting> for LoopOutput {
-    fn from(setting: &Setting) -> Self {
-        match setting {
-            Setting::Load(decision) => Self::LoadMultiplier {
-                load_multiplier: decision.load_multiplier,
-                pass_through: decision.pass_through,
-            },
-            Setting::AcceptPercentage(percentage) => Self::AcceptPercentage(*percentage),
-            Setting::Bucket { capacity, fill, .. } => Self::Bucket {
-                bucket_capacity: *capacity,
-                fill_amount: *fill,
-            },
-            Setting::Slots {
-                max_concurrency, ..
-            } => Self::MaxConcurrency(*max_concurrency),
-        }
-    }
 }

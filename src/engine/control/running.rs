@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use super::circuit::{Circuit, Measured, PERIOD, ticks};
+use super::circuit::{Circuit, Measured, Moment, PERIOD, Ticked};
 use super::{
     Actuator, BACKLOG, ControlLoop, Demand, LoadDecision, LoopOutput, Setting, SignalSource, TURN,
     WorkloadTokens,
@@ -30,8 +30,6 @@ pub(crate) struct Loop<A> {
     state: Mutex<Option<Box<State>>>,
     next: AtomicI64,
     interval: Nanos,
-    /// In how many ticks load schedulers hear of their multiplier.
-    period: u64,
 }
 
 #[derive(Debug)]
@@ -59,7 +57,7 @@ struct Driven<A> {
 
 impl<A: Actuator> Driven<A> {
     fn apply(&self, setting: Setting, now: Nanos) {
-        *lock(&self.last) = Some(LoopOutput::from(&setting));
+        *lock(&self.last) = Some(setting.output(self.ports));
         self.component.apply(setting, now);
     }
 }
@@ -68,7 +66,7 @@ impl<A: Actuator> Driven<A> {
 enum Ports {
     Bucket([Port; 3]),
     Slots([Port; 2]),
-    AcceptPercentage(Port),
+    AcceptPercentage { percentage: Port, ramp: bool },
     Load { multiplier: Port, by_latency: bool },
 }
 
@@ -88,7 +86,10 @@ impl Ports {
             ComponentKind::QuotaScheduler(scheduler) => bucket(&scheduler.bucket),
             ComponentKind::ConcurrencyLimiter(limiter) => slots(&limiter.slots),
             ComponentKind::ConcurrencyScheduler(scheduler) => slots(&scheduler.slots),
-            ComponentKind::Sampler(sampler) => Self::AcceptPercentage(sampler.accept_percentage?),
+            ComponentKind::Sampler(sampler) => Self::AcceptPercentage {
+                percentage: sampler.accept_percentage?,
+                ramp: sampler.ramp_mode,
+            },
             ComponentKind::LoadScheduler(scheduler) => Self::Load {
                 multiplier: scheduler.load_multiplier,
                 by_latency: scheduler.workload_latency_based_tokens,
@@ -98,7 +99,7 @@ impl Ports {
         let driven = match &ports {
             Self::Bucket(ports) => ports.iter().any(changing),
             Self::Slots(ports) => ports.iter().any(changing),
-            Self::AcceptPercentage(port) => changing(port),
+            Self::AcceptPercentage { percentage, .. } => changing(percentage),
             Self::Load {
                 multiplier,
                 by_latency,
@@ -153,7 +154,6 @@ impl<A: Actuator> Loop<A> {
             parameters,
             driven,
             interval,
-            period: ticks(PERIOD, interval),
             state: Mutex::new(Some(Box::new(State { circuit, told }))),
             next: AtomicI64::new(start),
         })
@@ -174,8 +174,12 @@ impl<A: Actuator> Loop<A> {
         format!("{circuit:?} {kinds:?} {flux_meters:?}").into_boxed_str()
     }
 
-    pub(super) fn is(&self, policy: &str, parameters: &str) -> bool {
-        *self.policy == *policy && *self.parameters == *parameters
+    pub(super) fn policy(&self) -> &Arc<str> {
+        &self.policy
+    }
+
+    pub(super) fn has(&self, parameters: &str) -> bool {
+        *self.parameters == *parameters
     }
 
     /// What each component was told last.
@@ -199,6 +203,7 @@ impl<A: Actuator> Loop<A> {
             let mut next = self.next.load(Ordering::Relaxed);
             let due = now.saturating_sub(next) / self.interval + 1;
             next = next.saturating_add((due - BACKLOG as Nanos).max(0) * self.interval);
+            let mut later = now.saturating_sub(next) / self.interval;
             for _ in 0..TURN {
                 // Time has an end.
                 if next > now || next == Nanos::MAX {
@@ -208,19 +213,33 @@ impl<A: Actuator> Loop<A> {
                 // First, so that a tick that panics is not tried again.
                 next = next.saturating_add(self.interval);
                 self.next.store(next, Ordering::Relaxed);
-                self.tick(state, at, source);
+                let moment = match later {
+                    1.. => Moment::Past(later.unsigned_abs()),
+                    _ => Moment::Newest,
+                };
+                later -= 1;
+                self.tick(state, at, source, moment);
             }
         }
         self.next.load(Ordering::Relaxed)
     }
 
-    fn tick(&self, state: &mut State, now: Nanos, source: Option<&dyn SignalSource>) {
+    fn tick(
+        &self,
+        state: &mut State,
+        now: Nanos,
+        source: Option<&dyn SignalSource>,
+        moment: Moment,
+    ) {
         let world = World {
             driven: &self.driven,
             source,
         };
         let State { circuit, told } = state;
-        let number = circuit.tick(now, &world);
+        let Ticked {
+            number,
+            ends_period,
+        } = circuit.tick(now, &world, moment);
         for (driven, told) in self.driven.iter().zip(told) {
             let read = |port| circuit.read(port);
             let setting = match driven.ports {
@@ -241,8 +260,8 @@ impl<A: Actuator> Loop<A> {
                         pass_through,
                     })
                 }
-                Ports::AcceptPercentage(port) => {
-                    let percentage = read(port);
+                Ports::AcceptPercentage { percentage, .. } => {
+                    let percentage = read(percentage);
                     let news = told.news([percentage, 0.0, 0.0]);
                     news.then_some(Setting::AcceptPercentage(percentage))
                 }
@@ -253,7 +272,7 @@ impl<A: Actuator> Loop<A> {
                     if by_latency && number.is_multiple_of(TOKENS_REFRESH) {
                         told.tokens = driven.component.workload_tokens(now).unwrap_or_default();
                     }
-                    number.is_multiple_of(self.period).then(|| {
+                    ends_period.then(|| {
                         let tokens = Arc::clone(&told.tokens);
                         Setting::Load(decision(read(multiplier), now, tokens))
                     })
@@ -262,6 +281,33 @@ impl<A: Actuator> Loop<A> {
             if let Some(setting) = setting {
                 driven.apply(setting, now);
             }
+        }
+    }
+}
+
+impl Setting {
+    /// For those who ask: what an invalid signal comes to instead of NaN.
+    fn output(&self, ports: Ports) -> LoopOutput {
+        let or = |signal: Signal, invalid: f64| match signal.is_nan() {
+            true => invalid,
+            false => signal,
+        };
+        match self {
+            Self::Load(decision) => LoopOutput::LoadMultiplier {
+                load_multiplier: decision.load_multiplier,
+                pass_through: decision.pass_through,
+            },
+            Self::AcceptPercentage(percentage) => {
+                let ramp = matches!(ports, Ports::AcceptPercentage { ramp: true, .. });
+                LoopOutput::AcceptPercentage(or(*percentage, if ramp { 0.0 } else { 100.0 }))
+            }
+            Self::Bucket { capacity, fill, .. } => LoopOutput::Bucket {
+                bucket_capacity: or(*capacity, f64::INFINITY),
+                fill_amount: or(*fill, f64::INFINITY),
+            },
+            Self::Slots {
+                max_concurrency, ..
+            } => LoopOutput::MaxConcurrency(or(*max_concurrency, f64::INFINITY)),
         }
     }
 }
@@ -327,11 +373,11 @@ impl<A: Actuator> Measured for World<'_, A> {
             .unwrap_or(Signal::NAN)
     }
 
-    fn demand(&self, component_id: &str) -> Demand {
+    fn take_demand(&self, component_id: &str) -> Demand {
         let mut driven = self.driven.iter();
         driven
             .find(|driven| *driven.id == *component_id)
-            .map(|driven| driven.component.demand())
+            .map(|driven| driven.component.take_demand())
             .unwrap_or_default()
     }
 }

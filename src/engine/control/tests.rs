@@ -34,8 +34,8 @@ impl Actuator for Listener {
             .push(setting);
     }
 
-    fn demand(&self) -> Demand {
-        *self.demand.lock().expect("no test panics here")
+    fn take_demand(&self) -> Demand {
+        std::mem::take(&mut self.demand.lock().expect("no test panics here"))
     }
 
     fn workload_tokens(&self, now: Nanos) -> Option<WorkloadTokens> {
@@ -200,8 +200,8 @@ fn a_load_scheduler_hears_of_its_multiplier_every_tenth_tick() {
             (0.0, true, 79 * SECOND),
         ]
     );
-    // Once a tick, each at its time.
-    assert_eq!(number.asked.load(Ordering::Relaxed), 30);
+    // Once for each time that somebody looked.
+    assert_eq!(number.asked.load(Ordering::Relaxed), 4);
 }
 
 #[test]
@@ -259,26 +259,124 @@ fn tokens_follow_latency_where_a_policy_wants_them_to() {
 
 #[test]
 fn a_silence_is_made_up_for_in_turns_and_not_without_end() {
-    let number = Number::new(1.0);
-    let policy = policy_of(sampler(Port::Changing(SignalId(0))), vec![query("q")]);
-    let (control, _) = running(&policy, number.source());
-    let asked = || number.asked.load(Ordering::Relaxed);
+    let policy = policy_of(load_scheduler(Port::Constant(1.0), true), Vec::new());
+    let (control, listener) = running(&policy, None);
+    // One decision in ten ticks.
+    let told = || listener.loads().len() as u64;
     let hours = 3600 * SECOND;
     control.catch_up(hours);
-    assert_eq!(asked(), TURN);
+    assert_eq!(told(), TURN / 10);
     for _ in 0..3 {
         control.catch_up(hours);
     }
-    assert_eq!(asked(), 3601);
-    control.catch_up(hours + SECOND - 1);
-    assert_eq!(asked(), 3601);
-    control.catch_up(hours + SECOND);
-    assert_eq!(asked(), 3602);
+    assert_eq!(told(), 360);
+    control.catch_up(hours + 9 * SECOND - 1);
+    assert_eq!(told(), 360);
+    control.catch_up(hours + 9 * SECOND);
+    assert_eq!(told(), 361);
     // The end of all time is no end of ticking.
     for _ in 0..2000 {
         control.catch_up(Nanos::MAX);
     }
-    assert_eq!(asked(), 3602 + BACKLOG);
+    assert!(told().abs_diff(361 + BACKLOG / 10) <= 1);
+}
+
+/// A signal, and the load multipliers of a scheduler that follows it.
+fn following() -> (Arc<Number>, Control<Listener>, Arc<Listener>) {
+    let number = Number::new(0.5);
+    let changing = load_scheduler(Port::Changing(SignalId(0)), false);
+    let (control, listener) = running(&policy_of(changing, vec![query("q")]), number.source());
+    (number, control, listener)
+}
+
+fn multipliers(listener: &Listener) -> Vec<f64> {
+    let loads = listener.loads();
+    loads.iter().map(|one| one.load_multiplier).collect()
+}
+
+#[test]
+fn ticks_that_are_made_up_for_hold_the_last_answer_and_the_newest_asks_afresh() {
+    let (number, control, listener) = following();
+    control.catch_up(0);
+    number.set(0.9);
+    // The ticks 10, 20, 30 and 40 end periods, and the newest is 45.
+    control.catch_up(44 * SECOND + 5);
+    assert_eq!(multipliers(&listener), [0.5, 0.5, 0.5, 0.9]);
+    let last = listener.loads().pop().expect("it was told");
+    assert_eq!(last.valid_until, (44 + 50) * SECOND);
+    assert_eq!(number.asked.load(Ordering::Relaxed), 2);
+    // Periods go on as they would have.
+    number.set(0.7);
+    control.catch_up(48 * SECOND);
+    assert_eq!(multipliers(&listener).len(), 4);
+    control.catch_up(49 * SECOND);
+    assert_eq!(multipliers(&listener)[4..], [0.7]);
+}
+
+#[test]
+fn a_silence_longer_than_a_turn_asks_afresh_only_at_its_end() {
+    let (number, control, listener) = following();
+    control.catch_up(0);
+    number.set(0.9);
+    let end = (3 * TURN as Nanos + 4) * SECOND;
+    for _ in 0..3 {
+        control.catch_up(end);
+        let told = multipliers(&listener);
+        assert!(told.iter().all(|one| *one == 0.5), "{told:?}");
+    }
+    control.catch_up(end);
+    let told = multipliers(&listener);
+    let (last, before) = told.split_last().expect("it was told");
+    assert_eq!(*last, 0.9);
+    assert!(before.iter().all(|one| *one == 0.5));
+    assert_eq!(told.len() as u64, (3 * TURN + 5) / 10);
+}
+
+#[test]
+fn a_query_of_a_long_interval_that_was_missed_is_asked_at_the_newest_tick() {
+    let mut node = query("q");
+    if let Op::Query { interval, .. } = &mut node.op {
+        *interval = Duration::from_secs(10);
+    }
+    let number = Number::new(1.0);
+    let policy = policy_of(sampler(Port::Changing(SignalId(0))), vec![node]);
+    let (control, listener) = running(&policy, number.source());
+    control.catch_up(0);
+    for (second, value) in [(8, 2.0), (11, 3.0), (18, 4.0), (19, 5.0)] {
+        number.set(value);
+        control.catch_up(second * SECOND);
+    }
+    assert_eq!(listener.percentages(), [1.0, 3.0, 5.0]);
+}
+
+/// Over a silence, a decider that takes its time has seen the new answer for no time at all.
+#[test]
+fn a_decider_does_not_think_that_the_newest_answer_held_during_a_silence() {
+    let decider = Node {
+        id: "root.2".into(),
+        op: Op::Decider {
+            comparison: crate::policy::Comparison::Gt,
+            true_for: Duration::from_secs(3),
+        },
+        inputs: vec![Port::Changing(SignalId(0)), Port::Constant(0.5)],
+        outputs: vec![Some(SignalId(1))],
+    };
+    let mut policy = policy_of(
+        sampler(Port::Changing(SignalId(1))),
+        vec![query("q"), decider],
+    );
+    if let Some(circuit) = &mut policy.circuit {
+        circuit.signals = 2;
+    }
+    let number = Number::new(0.0);
+    let (control, listener) = running(&policy, number.source());
+    control.catch_up(0);
+    number.set(1.0);
+    control.catch_up(600 * SECOND);
+    control.catch_up(602 * SECOND);
+    assert_eq!(listener.percentages(), [0.0]);
+    control.catch_up(603 * SECOND);
+    assert_eq!(listener.percentages(), [0.0, 1.0]);
 }
 
 #[test]
@@ -318,7 +416,8 @@ fn a_source_may_ask_the_engine_itself() {
     let (control, listener) = running(&policy, source);
     let control = Arc::new(control);
     *curious.0.lock().expect("no test panics here") = Some(Arc::clone(&control));
-    control.catch_up(3 * SECOND);
+    control.catch_up(0);
+    control.catch_up(SECOND);
     assert_eq!(listener.percentages(), [7.0]);
     *curious.0.lock().expect("no test panics here") = None;
 }
@@ -326,8 +425,8 @@ fn a_source_may_ask_the_engine_itself() {
 #[test]
 fn threads_tick_each_tick_once() {
     let number = Number::new(1.0);
-    let policy = policy_of(sampler(Port::Changing(SignalId(0))), vec![query("q")]);
-    let (control, _) = running(&policy, number.source());
+    let changing = load_scheduler(Port::Changing(SignalId(0)), false);
+    let (control, listener) = running(&policy_of(changing, vec![query("q")]), number.source());
     std::thread::scope(|threads| {
         for _ in 0..4 {
             threads.spawn(|| {
@@ -338,7 +437,10 @@ fn threads_tick_each_tick_once() {
         }
     });
     control.catch_up(50 * SECOND);
-    assert_eq!(number.asked.load(Ordering::Relaxed), 51);
+    let asked = number.asked.load(Ordering::Relaxed);
+    assert!((2..=51).contains(&asked), "{asked}");
+    let counted = listener.loads().len();
+    assert_eq!(counted, 5);
 }
 
 #[test]

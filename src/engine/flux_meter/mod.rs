@@ -6,7 +6,10 @@
 mod histogram;
 mod window;
 
+use std::collections::HashMap;
 use std::sync::Arc;
+
+use ahash::RandomState;
 
 use super::Engine;
 use super::clock::{Nanos, nanos};
@@ -23,6 +26,7 @@ pub(crate) use self::window::Window;
 #[derive(Debug, Default)]
 pub(crate) struct FluxMeters {
     all: Vec<Arc<FluxMeter>>,
+    by_name: HashMap<Arc<str>, usize, RandomState>,
     places: Places,
 }
 
@@ -51,13 +55,15 @@ impl FluxMeters {
             meter = Arc::clone(known);
         }
         let measured = meter.measured;
+        self.by_name
+            .insert(Arc::clone(meter.name()), self.all.len());
         self.all.push(meter);
         self.places.add(at, here);
         Ok(measured)
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&Arc<FluxMeter>> {
-        self.all.iter().find(|meter| *meter.name == *name)
+        self.all.get(*self.by_name.get(name)?)
     }
 
     /// The meters that a flow meets.

@@ -15,8 +15,8 @@ pub use self::input::{AddressFlaw, HttpInput, HttpInputError, HttpRequest, Socke
 
 use self::labels::HttpLabels;
 use super::report::{CheckInput, CheckReport, ClassifierInfo};
-use super::stages::{Flow, NO_DEADLINE};
-use super::{Engine, EngineTicket, Starting, clock::nanos};
+use super::stages::{Flow, time_left};
+use super::{Engine, EngineTicket, Starting};
 use crate::flow::{FlowParams, RejectReason};
 
 /// gRPC's `UNAVAILABLE`, by which proxies know a rejected request.
@@ -262,7 +262,7 @@ impl Engine {
                 services,
                 labels: &seen,
                 ramp_mode: input.ramp_mode,
-                time_left: input.deadline.map_or(NO_DEADLINE, nanos),
+                time_left: time_left(input.deadline),
             };
             let request = input.request.unwrap_or_default();
             labels.classified(classifiers.classify(&flow, &request, &mut infos));

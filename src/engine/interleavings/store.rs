@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::engine::clock::Nanos;
+use crate::engine::eviction::Loss;
 use crate::engine::store::{Kept, Limits, Store};
 
 /// A key that is in use until the last one who took it has let go of it.
@@ -12,6 +13,8 @@ struct Entry {
 }
 
 impl Kept for Entry {
+    type Rules = ();
+
     fn new() -> Self {
         Self {
             uses: 0,
@@ -20,14 +23,19 @@ impl Kept for Entry {
         }
     }
 
-    fn used(&self) -> Nanos {
-        self.used
-    }
-
     fn forget_at(&self, max_idle: Nanos) -> Nanos {
         match self.takers {
             0 => self.used.saturating_add(max_idle),
             _ => Nanos::MAX,
+        }
+    }
+
+    /// A key in use loses more than any that is not.
+    fn loss(&self, (): &(), _: Nanos) -> Loss {
+        Loss {
+            until: Nanos::MAX,
+            tokens: f64::from(self.takers),
+            used: self.used,
         }
     }
 }
@@ -41,7 +49,7 @@ fn store(keys: usize, shards: usize) -> Arc<Store<Entry>> {
 }
 
 fn touch(store: &Store<Entry>, key: &str, now: Nanos) -> u32 {
-    store.update(key, now, |entry| {
+    store.update(key, now, &(), |entry| {
         entry.uses += 1;
         entry.used = now.max(entry.used);
         entry.uses
@@ -77,11 +85,11 @@ fn sweeping_takes_idle_keys_and_none_in_use() {
         let shared = Arc::clone(&store);
         together(3, move |at| {
             let (store, own) = (&*shared, format!("own {at}"));
-            store.update(&own, 0, |entry| {
+            store.update(&own, 0, &(), |entry| {
                 (entry.takers, entry.used) = (1, 0);
             });
             sweep(store);
-            let takers = store.update(&own, 1000, |entry| {
+            let takers = store.update(&own, 1000, &(), |entry| {
                 entry.used = 1000;
                 std::mem::take(&mut entry.takers)
             });

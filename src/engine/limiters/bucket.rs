@@ -14,6 +14,10 @@ pub(crate) struct Shape {
     pub(crate) continuous: bool,
     /// A full bucket that is drawn on rests before it fills again.
     pub(crate) delayed: bool,
+    /// As an Agent has them, to the letter: see [`EngineBuilder::upstream_buckets`].
+    ///
+    /// [`EngineBuilder::upstream_buckets`]: crate::engine::EngineBuilder::upstream_buckets
+    pub(crate) upstream: bool,
 }
 
 /// What is kept of one bucket.
@@ -46,10 +50,13 @@ pub(crate) enum Patience {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Taken {
     pub(crate) ok: bool,
-    /// When the tokens wanted are there.
+    /// When the tokens wanted are there; [`NEVER`] for a debt that no time fills.
     pub(crate) available_at: Nanos,
     pub(crate) remaining: f64,
 }
+
+/// A time that does not come.
+pub(crate) const NEVER: Nanos = Nanos::MAX;
 
 impl Shape {
     /// A full bucket, counting its intervals from now.
@@ -61,7 +68,29 @@ impl Shape {
         }
     }
 
-    /// Takes tokens; a negative amount gives back.
+    /// Whether the bucket cannot hold as many tokens, however long it fills.
+    #[inline(always)]
+    pub(crate) fn is_too_small_for(&self, want: f64) -> bool {
+        !self.upstream && want > self.capacity
+    }
+
+    /// What is left of the capacity when so much remains. An infinite capacity minus itself counts
+    /// as zero.
+    #[inline(always)]
+    pub(crate) fn used_up(&self, remaining: f64) -> f64 {
+        self.shown(self.capacity - remaining)
+    }
+
+    /// A number for reports, which hold no NaN.
+    #[inline(always)]
+    pub(crate) fn shown(&self, tokens: f64) -> f64 {
+        if tokens.is_nan() && !self.upstream {
+            return 0.0;
+        }
+        tokens
+    }
+
+    /// Takes tokens; a negative amount gives back. A refusal leaves what is there as it was.
     ///
     /// The order of the operations on floats is part of the contract: clients see the results.
     // Inlined into the paths of each request; a call moves more than it does.
@@ -85,6 +114,7 @@ impl Shape {
             };
         }
 
+        let before = bucket.available;
         bucket.available -= want;
         let mut ok = true;
         let mut available_at = now;
@@ -95,16 +125,21 @@ impl Shape {
                 if matches!(patience, Patience::Until(deadline) if available_at > deadline) {
                     ok = false;
                 }
+                // A debt beyond all clocks, and one that grows, is none to wait for.
+                if available_at == NEVER || self.fill < 0.0 && !self.upstream {
+                    ok = false;
+                }
             }
             if !ok {
-                bucket.available += want;
+                // Not by adding: beside a large amount a small one would be lost.
+                bucket.available = before;
             }
         }
         self.clamp(bucket);
         Taken {
             ok,
             available_at,
-            remaining: bucket.available,
+            remaining: self.shown(bucket.available),
         }
     }
 
@@ -112,7 +147,10 @@ impl Shape {
     fn refill(&self, bucket: &mut Bucket, now: Nanos) {
         let passed = now.saturating_sub(bucket.last_fill);
         if self.continuous {
-            bucket.available += self.fill * passed as f64 / self.interval as f64;
+            // Nothing is filled in no time; infinity times zero would be no number.
+            if passed > 0 || self.upstream {
+                bucket.available += self.fill * passed as f64 / self.interval as f64;
+            }
             bucket.last_fill = now;
         } else {
             let fills = passed.div_euclid(self.interval);
@@ -139,13 +177,15 @@ impl Shape {
         }
         let gap = now.saturating_sub(bucket.last_fill);
         let gap = if gap > self.interval { 0 } else { gap };
-        now.saturating_add(filling).saturating_sub(gap)
+        match now.saturating_add(filling) {
+            NEVER => NEVER,
+            at => at.saturating_sub(gap),
+        }
     }
 
-    /// Saturates: what takes 292 years takes for ever, it is never over at once. Nobody is told to
-    /// wait for what cannot be filled at all.
+    /// Saturates: what takes 292 years takes for ever, it is never over at once.
     pub(crate) fn time_to_fill(&self, tokens: f64) -> Nanos {
-        if self.fill == 0.0 || tokens.is_infinite() {
+        if self.fill == 0.0 {
             return 0;
         }
         let intervals = tokens / self.fill;
@@ -155,6 +195,26 @@ impl Shape {
             intervals.ceil()
         };
         (intervals * self.interval as f64) as Nanos
+    }
+
+    /// What a key gains when its bucket is forgotten, which makes it full: the tokens that are
+    /// missing, with some that are to be charged yet, and when they are there anyway. `None` when
+    /// it is full.
+    ///
+    /// Tokens that come all at a time count as if they did not come: when they have come is seen by
+    /// looking again.
+    pub(crate) fn missing(&self, bucket: &Bucket, more: f64, now: Nanos) -> Option<(Nanos, f64)> {
+        let mut missing = self.capacity - bucket.available + more;
+        let mut until = NEVER;
+        if self.continuous && self.fill > 0.0 {
+            let begins = bucket.last_fill.max(bucket.start_fill);
+            until = begins.saturating_add(self.time_to_fill(missing));
+        } else if self.fill > 0.0 && now > bucket.start_fill {
+            let fills = now.saturating_sub(bucket.last_fill) / self.interval;
+            missing -= fills.max(0) as f64 * self.fill;
+        }
+        // NaN, which lets everything pass, misses nothing.
+        (missing > 0.0 && until > now).then_some((until, missing))
     }
 }
 
@@ -171,6 +231,7 @@ mod tests {
             interval: seconds * SECOND,
             continuous: true,
             delayed: false,
+            upstream: false,
         }
     }
 
@@ -266,10 +327,54 @@ mod tests {
     }
 
     #[test]
-    fn an_infinite_debt_tells_no_wait() {
+    fn an_infinite_debt_is_never_paid() {
         let shape = shape(f64::NEG_INFINITY, 1.0, 1);
-        let taken = shape.take(&mut shape.full(0), 0, 1.0, Patience::Never);
-        assert_eq!((taken.ok, taken.available_at), (false, 0));
+        for patience in [Patience::Never, Patience::Until(Nanos::MAX)] {
+            let taken = shape.take(&mut shape.full(0), 0, 1.0, patience);
+            assert_eq!((taken.ok, taken.available_at), (false, NEVER));
+        }
+    }
+
+    #[test]
+    fn a_refusal_leaves_a_bucket_as_it_was_however_much_was_wanted() {
+        for want in [1e17, 1.7e308, f64::INFINITY] {
+            for patience in [Patience::Never, Patience::Until(SECOND)] {
+                let shape = shape(10.0, 1.0, 1);
+                let mut bucket = shape.full(0);
+                assert!(shape.take(&mut bucket, 0, 2.5, Patience::Never).ok);
+                let taken = shape.take(&mut bucket, 0, want, patience);
+                assert_eq!((taken.ok, taken.remaining), (false, 7.5), "{want}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_debt_that_never_shrinks_is_not_waited_for() {
+        let shape = shape(1.0, -1.0, 1);
+        let mut bucket = shape.full(0);
+        let taken = shape.take(&mut bucket, 0, 2.0, Patience::Until(Nanos::MAX));
+        assert!(!taken.ok);
+        let upstream = Shape {
+            upstream: true,
+            ..shape
+        };
+        assert!(
+            upstream
+                .take(&mut bucket, 0, 2.0, Patience::Until(SECOND))
+                .ok
+        );
+    }
+
+    #[test]
+    fn an_endless_stream_fills_a_bucket_and_makes_no_nan() {
+        let shape = shape(2.0, f64::INFINITY, 1);
+        let mut bucket = shape.full(0);
+        for now in [0, 0, 1, 1, 2] {
+            let taken = shape.take(&mut bucket, now, 1.0, Patience::Never);
+            assert!(taken.remaining <= 2.0 && !shape.used_up(taken.remaining).is_nan());
+        }
+        let taken = shape.take(&mut bucket, 3, 1.0, Patience::Never);
+        assert_eq!((taken.ok, taken.remaining), (true, 1.0));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::engine::dial::Dial;
 use crate::engine::report::{LimiterDetails, LimiterReason};
 use crate::engine::request_id::RequestId;
 use crate::engine::stages::Flow;
-use crate::engine::store::{Kept, Limits, Store, lock};
+use crate::engine::store::{Kept, Limits, Loss, Store, lock};
 use crate::engine::sync::Mutex;
 use crate::engine::ticket::{Held, Holder};
 use crate::policy;
@@ -112,6 +112,8 @@ struct InFlight {
 }
 
 impl Kept for Entry {
+    type Rules = ();
+
     fn new() -> Self {
         Self {
             key: None,
@@ -120,16 +122,24 @@ impl Kept for Entry {
         }
     }
 
-    /// Still, while a flow holds a slot.
-    fn used(&self) -> Nanos {
-        match &self.key {
-            Some(key) if Arc::strong_count(key) > 1 => Nanos::MAX,
-            _ => self.used,
-        }
-    }
-
     fn forget_at(&self, max_idle: Nanos) -> Nanos {
         self.used.saturating_add(max_idle).max(self.held_until)
+    }
+
+    fn loss(&self, (): &(), now: Nanos) -> Loss {
+        let Some(key) = &self.key else {
+            return Loss::none(self.used);
+        };
+        match lock(&key.ledger).taken(now) {
+            Some(tokens) => Loss {
+                until: Nanos::MAX,
+                tokens,
+                used: self.used,
+            },
+            // A flow that is being decided is about to take one.
+            None if Arc::strong_count(key) > 1 => Loss::all(self.used),
+            None => Loss::none(self.used),
+        }
     }
 }
 
@@ -188,7 +198,7 @@ impl ConcurrencyLimiter {
     fn at(&self, key: &str, now: Nanos) -> Arc<InFlight> {
         let lifetime = self.slots.lifetime;
         let max_idle = self.slots.max_idle;
-        self.keys.update(key, now, |entry| {
+        self.keys.update(key, now, &(), |entry| {
             if entry.forget_at(max_idle) <= now {
                 entry.key = None;
             }
@@ -257,6 +267,7 @@ impl Decided {
             dropped: false,
             reason: LimiterReason::KeyNotFound,
             wait: 0,
+            hopeless: false,
             remaining: 0.0,
             current: 0.0,
             consumed: tokens,
@@ -271,6 +282,7 @@ impl Decided {
         dropped: true,
         reason: LimiterReason::Unspecified,
         wait: 0,
+        hopeless: false,
         remaining: 0.0,
         current: 0.0,
         consumed: 0.0,
@@ -285,6 +297,7 @@ impl Decided {
             dropped: !ok,
             reason: LimiterReason::Unspecified,
             wait: 0,
+            hopeless: false,
             remaining: seen.remaining,
             current: seen.current,
             consumed: if ok { tokens } else { 0.0 },

@@ -1,16 +1,16 @@
 //! Lazy sync: a key spends from a local account, and its bucket hears of it once a period.
 
 use super::DEADLINE_MARGIN;
-use super::bucket::{Bucket, Patience, Shape};
+use super::bucket::{Bucket, Patience, Shape, Taken};
 use super::rate_limiter::{Answer, Ask, Rules};
 use crate::engine::clock::Nanos;
-use crate::engine::store::Kept;
+use crate::engine::store::{Kept, Loss};
 
 /// The state of a key with lazy sync.
 ///
 /// An account is never closed apart from its bucket, so what a key spent before it idled is
 /// charged when it comes back.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Lazy {
     bucket: Bucket,
     used: Nanos,
@@ -24,6 +24,8 @@ pub(crate) struct Lazy {
 }
 
 impl Kept for Lazy {
+    type Rules = Rules;
+
     fn new() -> Self {
         Self {
             bucket: Bucket::NONE,
@@ -36,50 +38,101 @@ impl Kept for Lazy {
         }
     }
 
-    fn used(&self) -> Nanos {
-        self.used
-    }
-
     fn forget_at(&self, max_idle: Nanos) -> Nanos {
         self.used.saturating_add(max_idle)
+    }
+
+    /// The next sync charges what was granted since the last one.
+    fn loss(&self, rules: &Rules, now: Nanos) -> Loss {
+        match rules.shape.missing(&self.bucket, self.credit, now) {
+            None => Loss::none(self.used),
+            Some((until, tokens)) => Loss {
+                until,
+                tokens,
+                used: self.used,
+            },
+        }
     }
 }
 
 impl Lazy {
+    /// Counts a use, and says when it is: threads read the clock before they get the lock, so a
+    /// later one may come first. An account that idled for too long starts anew.
     #[inline(always)]
-    pub(crate) fn take(&mut self, rules: &Rules, period: Nanos, ask: &Ask) -> Answer {
-        // Threads read the clock before they get the lock, so a later one may come first.
-        let now = ask.now.max(self.used);
+    fn touch(&mut self, rules: &Rules, now: Nanos) -> Nanos {
+        let now = now.max(self.used);
         if now.saturating_sub(self.used) >= rules.max_idle {
             *self = Self {
                 bucket: rules.shape.full(now),
                 ..Self::new()
             };
         }
+        now
+    }
 
+    /// Whether the account is to be synced. A debt is paid at the very time of the next sync, and a
+    /// flow that slept until then finds its account due; other syncs come after their time.
+    fn is_due(&self, now: Nanos) -> bool {
+        now > self.next_sync || self.waiting && now == self.next_sync
+    }
+
+    #[inline(always)]
+    pub(crate) fn take(&mut self, rules: &Rules, period: Nanos, ask: &Ask) -> Answer {
+        let now = self.touch(rules, ask.now);
+        let shape = &rules.shape;
         if ask.want <= 0.0 {
             self.used = now;
-            self.credit += ask.want;
-            return self.answer(true);
+            self.add(shape, -ask.want);
+            return self.answer(shape, true);
         }
-        if now > self.next_sync {
+        let hopeless = shape.is_too_small_for(ask.want);
+        if self.is_due(now) {
             // Too late to sync: this one request goes, the account stays as it is.
             if ask.left <= DEADLINE_MARGIN {
-                return Answer::UNSEEN;
+                return Answer {
+                    hopeless,
+                    ..Answer::UNSEEN
+                };
             }
             self.used = now;
             let deadline = now.saturating_add(ask.left);
-            return self.sync(&rules.shape, period, now, ask.want, deadline);
+            let answer = self.sync(shape, period, now, ask.want, deadline);
+            return match hopeless && !answer.ok {
+                true => Answer {
+                    wait: 0,
+                    hopeless,
+                    ..answer
+                },
+                false => answer,
+            };
         }
         self.used = now;
         let ok = !self.waiting && self.credit + ask.want <= self.available;
         if ok {
             self.credit += ask.want;
         }
-        self.answer(ok)
+        Answer {
+            hopeless: hopeless && !ok,
+            ..self.answer(shape, ok)
+        }
     }
 
-    /// For those who can wait for their tokens: what the account lacks is asked of the bucket at
+    /// Takes back tokens that were granted and not used.
+    pub(crate) fn give_back(&mut self, rules: &Rules, now: Nanos, tokens: f64) {
+        self.used = self.touch(rules, now);
+        self.add(&rules.shape, tokens);
+    }
+
+    /// Adds tokens to the account, which holds no more than its bucket. (An Agent's holds more,
+    /// until the next sync.)
+    fn add(&mut self, shape: &Shape, tokens: f64) {
+        self.credit -= tokens;
+        if !shape.upstream {
+            self.credit = self.credit.max(self.available - shape.capacity);
+        }
+    }
+
+    /// For flows that can wait for their tokens: what the account lacks is asked of the bucket at
     /// once, together with what was spent.
     pub(crate) fn take_and_wait(
         &mut self,
@@ -89,21 +142,15 @@ impl Lazy {
         want: f64,
         deadline: Nanos,
     ) -> Answer {
-        let now = now.max(self.used);
+        let now = self.touch(rules, now);
         let shape = &rules.shape;
-        if now.saturating_sub(self.used) >= rules.max_idle {
-            *self = Self {
-                bucket: shape.full(now),
-                ..Self::new()
-            };
-        }
         self.used = now;
         if want <= 0.0 {
-            self.credit += want;
-            return self.answer(true);
+            self.add(shape, -want);
+            return self.answer(shape, true);
         }
-        let there = self.credit + want <= self.available;
-        if now <= self.next_sync && (self.waiting || there) {
+        if !self.asks_bucket(now, want) {
+            let there = self.credit + want <= self.available;
             let wait = match self.waiting {
                 true => self.next_sync.saturating_sub(now),
                 false => 0,
@@ -114,7 +161,7 @@ impl Lazy {
             }
             return Answer {
                 wait,
-                ..self.answer(ok)
+                ..self.answer(shape, ok)
             };
         }
         let charge = self.credit + want;
@@ -125,13 +172,14 @@ impl Lazy {
             self.waiting = wait > 0;
             self.next_sync = now.saturating_add(if self.waiting { wait } else { period });
             self.available = taken.remaining;
-            self.current = shape.capacity - taken.remaining;
+            self.current = shape.used_up(taken.remaining);
         }
         Answer {
             ok: taken.ok,
             wait,
+            hopeless: false,
             remaining: taken.remaining,
-            current: shape.capacity - taken.remaining,
+            current: shape.used_up(taken.remaining),
         }
     }
 
@@ -147,13 +195,7 @@ impl Lazy {
         want: f64,
         deadline: Nanos,
     ) -> Answer {
-        let charge = std::mem::take(&mut self.credit);
-        let taken = shape.take(&mut self.bucket, now, charge, Patience::Until(deadline));
-        let wait = taken.available_at.saturating_sub(now).max(0);
-        self.waiting = wait > 0;
-        self.next_sync = now.saturating_add(if self.waiting { wait } else { period });
-        self.available = taken.remaining;
-        self.current = shape.capacity - taken.remaining;
+        let (taken, wait) = self.charge(shape, period, now, deadline);
         let ok = taken.ok && want <= taken.remaining;
         if ok {
             self.credit = want;
@@ -163,17 +205,56 @@ impl Lazy {
         Answer {
             ok,
             wait,
-            remaining: self.available,
-            current: self.current,
+            hopeless: false,
+            remaining: shape.shown(self.available),
+            current: shape.shown(self.current),
         }
     }
 
-    fn answer(&self, ok: bool) -> Answer {
+    /// Charges the bucket with what was granted since the last time.
+    fn charge(
+        &mut self,
+        shape: &Shape,
+        period: Nanos,
+        now: Nanos,
+        deadline: Nanos,
+    ) -> (Taken, Nanos) {
+        let charge = std::mem::take(&mut self.credit);
+        let taken = shape.take(&mut self.bucket, now, charge, Patience::Until(deadline));
+        let wait = taken.available_at.saturating_sub(now).max(0);
+        self.waiting = wait > 0;
+        self.next_sync = now.saturating_add(if self.waiting { wait } else { period });
+        self.available = taken.remaining;
+        self.current = shape.used_up(taken.remaining);
+        (taken, wait)
+    }
+
+    /// The account without a flow that takes so many tokens and waits, should that leave: if the
+    /// bucket is charged for both, it is charged for what was granted before all the same.
+    pub(crate) fn without(&self, rules: &Rules, period: Nanos, now: Nanos, want: f64) -> Self {
+        let mut account = *self;
+        let now = account.touch(rules, now);
+        account.used = now;
+        if account.asks_bucket(now, want) {
+            account.charge(&rules.shape, period, now, Nanos::MAX);
+        }
+        account
+    }
+
+    /// Whether a flow that can wait is decided by the bucket: at a sync, and when the account lacks
+    /// tokens that the bucket may have.
+    fn asks_bucket(&self, now: Nanos, want: f64) -> bool {
+        let there = self.credit + want <= self.available;
+        self.is_due(now) || !self.waiting && !there
+    }
+
+    fn answer(&self, shape: &Shape, ok: bool) -> Answer {
         Answer {
             ok,
             wait: 0,
-            remaining: self.available - self.credit,
-            current: self.current + self.credit,
+            hopeless: false,
+            remaining: shape.shown(self.available - self.credit),
+            current: shape.shown(self.current + self.credit),
         }
     }
 }

@@ -1,12 +1,13 @@
 //! The flows in flight of one key: a pure function of state, capacity and time.
 
+use super::sums::Sums;
 use crate::engine::clock::Nanos;
 use crate::engine::request_id::RequestId;
 
 /// Ends the list of entries.
 const NONE: u32 = u32::MAX;
-/// From this much more on, what goes takes digits of what stays along.
-const MUCH: f64 = 1_048_576.0;
+/// Whole numbers up to this one add up exactly, as many as there can be entries.
+const WHOLE: f64 = 1_048_576.0;
 
 /// Flows in flight, in the order in which they began, which is the order in which they expire.
 #[derive(Debug)]
@@ -15,7 +16,11 @@ pub(crate) struct Ledger {
     oldest: u32,
     newest: u32,
     free: u32,
+    /// What is in flight, while only whole numbers are.
     tokens: f64,
+    /// What is in flight, from the first other number on until nothing is. Behind a pointer: most
+    /// ledgers have none.
+    mixed: Option<Box<Sums>>,
     latest: Nanos,
 }
 
@@ -47,8 +52,14 @@ impl Ledger {
             newest: NONE,
             free: NONE,
             tokens: 0.0,
+            mixed: None,
             latest: Nanos::MIN,
         }
+    }
+
+    /// The tokens in flight.
+    fn in_flight(&self) -> f64 {
+        self.mixed.as_ref().map_or(self.tokens, |sums| sums.total())
     }
 
     /// Lets a flow in while less than the capacity is in flight; what it brings is not looked at,
@@ -61,7 +72,7 @@ impl Ledger {
         lifetime: Nanos,
     ) -> Seen {
         let now = self.expire(now);
-        let current = self.tokens;
+        let current = self.in_flight();
         let mut slot = None;
         if current < capacity {
             slot = Some(self.push(tokens, now.saturating_add(lifetime)));
@@ -97,6 +108,12 @@ impl Ledger {
         Some(entry.expires_at.saturating_add(1))
     }
 
+    /// How many tokens are in flight; `None` when no slot is taken.
+    pub(crate) fn taken(&mut self, now: Nanos) -> Option<f64> {
+        self.expire(now);
+        (self.oldest != NONE).then(|| self.in_flight())
+    }
+
     #[cfg(test)]
     fn len(&self) -> usize {
         self.entries
@@ -118,6 +135,8 @@ impl Ledger {
     }
 
     fn push(&mut self, tokens: f64, expires_at: Nanos) -> RequestId {
+        // Infinities would add up to NaN.
+        let tokens = tokens.clamp(f64::MIN, f64::MAX);
         let mut entry = Entry {
             id: None,
             tokens,
@@ -148,8 +167,24 @@ impl Ledger {
             None => self.oldest = at,
         }
         self.newest = at;
-        self.tokens += tokens;
+        self.add(at, tokens);
         id
+    }
+
+    fn add(&mut self, at: u32, tokens: f64) {
+        let whole = tokens.fract() == 0.0 && tokens.abs() <= WHOLE;
+        match &mut self.mixed {
+            Some(sums) => sums.set(at as usize, tokens),
+            None if whole => self.tokens += tokens,
+            None => {
+                let all = self.entries.iter();
+                let sums = Sums::new(all.map(|entry| match entry.id {
+                    Some(_) => entry.tokens,
+                    None => 0.0,
+                }));
+                self.mixed = Some(Box::new(sums));
+            }
+        }
     }
 
     fn unlink(&mut self, at: u32) {
@@ -171,23 +206,15 @@ impl Ledger {
         entry.id = None;
         entry.newer = self.free;
         self.free = at;
-        self.tokens -= tokens;
         if self.oldest == NONE {
             self.tokens = 0.0;
-        } else if tokens.abs() > self.tokens.abs() * MUCH || !self.tokens.is_finite() {
-            self.tokens = self.sum();
+            self.mixed = None;
+            return;
         }
-    }
-
-    #[cold]
-    fn sum(&self) -> f64 {
-        let mut at = self.oldest;
-        let mut sum = 0.0;
-        while let Some(entry) = self.entries.get(at as usize) {
-            sum += entry.tokens;
-            at = entry.newer;
+        match &mut self.mixed {
+            Some(sums) => sums.set(at as usize, 0.0),
+            None => self.tokens -= tokens,
         }
-        sum
     }
 }
 
@@ -237,6 +264,29 @@ mod tests {
         assert!(ledger.leave(big, 0));
         assert_eq!(enter(&mut ledger, 0, 1.0).1.current, 0.1);
         assert!(ledger.leave(small, 0));
+    }
+
+    #[test]
+    fn mixed_costs_that_go_in_any_order_leave_what_is_there() {
+        let costs = [0.1, 1e17, -1e17, 3.0, 1e300, 0.25, -1e300, 7.0];
+        let mut ledger = Ledger::new();
+        let mut slots: Vec<(RequestId, f64)> = Vec::new();
+        for (at, cost) in costs.into_iter().cycle().take(100).enumerate() {
+            let seen = ledger.enter(cost, f64::INFINITY, 0, 10 * SECOND);
+            slots.push((seen.slot.expect("there is room"), cost));
+            if at % 3 == 2 {
+                let (id, _) = slots.swap_remove(at * 7 % slots.len());
+                assert!(ledger.leave(id, 0));
+            }
+        }
+        // The small ones, when all the large ones have gone.
+        while let Some(large) = slots.iter().position(|(_, cost)| cost.abs() > 1e10) {
+            assert!(ledger.leave(slots.swap_remove(large).0, 0));
+        }
+        let left: f64 = slots.iter().map(|(_, cost)| cost).sum();
+        let current = ledger.enter(0.0, 0.0, 0, SECOND).current;
+        assert!((current - left).abs() < 1e-9, "{current}, not {left}");
+        assert_eq!(ledger.enter(0.0, 0.0, 11 * SECOND, SECOND).current, 0.0);
     }
 
     #[test]

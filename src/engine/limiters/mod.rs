@@ -8,6 +8,7 @@ pub(super) mod lazy_sync;
 pub(super) mod ledger;
 pub(super) mod rate_limiter;
 mod sampler;
+mod sums;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,6 +47,7 @@ pub(crate) struct Surroundings {
     pub(crate) limits: Limits,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) upstream_ramp_mode: bool,
+    pub(crate) upstream_buckets: bool,
     /// Load schedulers and samplers hear of their signals by [`Engine::actuate`] only.
     ///
     /// [`Engine::actuate`]: super::Engine::actuate
@@ -58,6 +60,8 @@ pub(crate) struct Decided {
     pub(crate) dropped: bool,
     pub(crate) reason: LimiterReason,
     pub(crate) wait: Nanos,
+    /// It would say no however long the flow waited.
+    pub(crate) hopeless: bool,
     pub(crate) remaining: f64,
     pub(crate) current: f64,
     pub(crate) consumed: f64,
@@ -105,9 +109,7 @@ pub(crate) enum Scheduled {
 impl Component {
     pub(crate) fn new(kind: &ComponentKind, around: &Surroundings) -> Self {
         match kind {
-            ComponentKind::RateLimiter(spec) => {
-                Self::RateLimiter(RateLimiter::new(spec, around.limits))
-            }
+            ComponentKind::RateLimiter(spec) => Self::RateLimiter(RateLimiter::new(spec, around)),
             ComponentKind::ConcurrencyLimiter(spec) => Self::ConcurrencyLimiter(
                 ConcurrencyLimiter::new(spec, around.limits, &around.clock),
             ),

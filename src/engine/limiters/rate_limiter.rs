@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use super::bucket::{Bucket, Patience, Shape};
 use super::lazy_sync::Lazy;
-use super::{DEADLINE_MARGIN, Decided};
+use super::{DEADLINE_MARGIN, Decided, Surroundings};
 use crate::engine::clock::{Nanos, nanos};
 use crate::engine::dial::Dial;
 use crate::engine::report::{LimiterDetails, LimiterReason};
 use crate::engine::stages::{Flow, NO_DEADLINE};
-use crate::engine::store::{Kept, Limits, Store};
+use crate::engine::store::{Kept, Limits, Loss, Store};
 use crate::policy;
 
 /// One rate limiter of a policy.
@@ -81,7 +81,7 @@ pub(crate) struct Rules {
 }
 
 /// The buckets that a policy describes.
-pub(crate) fn rules(bucket: &policy::Bucket) -> Rules {
+pub(crate) fn rules(bucket: &policy::Bucket, around: &Surroundings) -> Rules {
     let shape = Shape {
         capacity: bucket.bucket_capacity.initial(),
         fill: bucket.fill_amount.initial(),
@@ -89,6 +89,7 @@ pub(crate) fn rules(bucket: &policy::Bucket) -> Rules {
         interval: nanos(bucket.interval).max(1),
         continuous: bucket.continuous_fill,
         delayed: bucket.delay_initial_fill,
+        upstream: around.upstream_buckets,
     };
     // An Agent forgets nothing for idling where the time is zero.
     let max_idle = match nanos(bucket.max_idle_time) {
@@ -112,6 +113,8 @@ pub(crate) struct Ask {
 pub(crate) struct Answer {
     pub(crate) ok: bool,
     pub(crate) wait: Nanos,
+    /// No time makes it a yes.
+    pub(crate) hopeless: bool,
     pub(crate) remaining: f64,
     pub(crate) current: f64,
 }
@@ -121,6 +124,7 @@ impl Answer {
     pub(crate) const UNSEEN: Self = Self {
         ok: false,
         wait: 0,
+        hopeless: false,
         remaining: 0.0,
         current: 0.0,
     };
@@ -133,9 +137,10 @@ pub(crate) enum Key<'a> {
 }
 
 impl RateLimiter {
-    pub(crate) fn new(spec: &policy::RateLimiter, limits: Limits) -> Self {
+    pub(crate) fn new(spec: &policy::RateLimiter, around: &Surroundings) -> Self {
         let bucket = &spec.bucket;
-        let rules = rules(bucket);
+        let limits = around.limits;
+        let rules = rules(bucket, around);
         let Rules { shape, max_idle } = rules;
         let pass_through = bucket.pass_through.initial();
         let ports = [
@@ -214,6 +219,7 @@ impl RateLimiter {
             dropped: !answer.ok,
             reason: LimiterReason::Unspecified,
             wait: answer.wait,
+            hopeless: answer.hopeless,
             remaining: answer.remaining,
             current: answer.current,
             consumed: if answer.ok { tokens } else { 0.0 },
@@ -223,7 +229,7 @@ impl RateLimiter {
         }
     }
 
-    /// Goes the way of any take, so a remembered rejection swallows it.
+    /// Uses the normal take path, as an Agent does: a remembered rejection discards it.
     pub(super) fn revert(&self, flow: &Flow<'_, '_>, consumed: f64, now: Nanos) {
         if let Key::Bucket(key) = self.key(flow)
             && consumed > 0.0
@@ -287,9 +293,11 @@ impl RateLimiter {
             }
         };
         match &self.buckets {
-            Buckets::Plain(store) => store.update(key, ask.now, |state| state.take(rules, ask)),
+            Buckets::Plain(store) => {
+                store.update(key, ask.now, rules, |state| state.take(rules, ask))
+            }
             Buckets::Lazy(period, store) => {
-                store.update(key, ask.now, |state| state.take(rules, *period, ask))
+                store.update(key, ask.now, rules, |state| state.take(rules, *period, ask))
             }
         }
     }
@@ -322,7 +330,7 @@ pub(crate) fn bucket_label(label_key: Option<&str>, value: &str) -> Cow<'static,
 }
 
 /// The state of a key without lazy sync.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Plain {
     bucket: Bucket,
     used: Nanos,
@@ -330,7 +338,7 @@ pub(crate) struct Plain {
 }
 
 /// The last rejection of a key, good until the tokens are there.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Remembered {
     available_at: Nanos,
     want: f64,
@@ -338,6 +346,8 @@ struct Remembered {
 }
 
 impl Kept for Plain {
+    type Rules = Rules;
+
     fn new() -> Self {
         Self {
             bucket: Bucket::NONE,
@@ -350,19 +360,40 @@ impl Kept for Plain {
         }
     }
 
-    fn used(&self) -> Nanos {
-        self.used
-    }
-
     /// A remembered rejection outlives its bucket, on an Agent too.
     fn forget_at(&self, max_idle: Nanos) -> Nanos {
         self.used
             .saturating_add(max_idle)
             .max(self.rejected.available_at)
     }
+
+    fn loss(&self, rules: &Rules, now: Nanos) -> Loss {
+        let missing = rules.shape.missing(&self.bucket, 0.0, now);
+        if missing.is_none() && self.rejected.available_at <= now {
+            return Loss::none(self.used);
+        }
+        let (full_at, tokens) = missing.unwrap_or((now, 0.0));
+        Loss {
+            until: full_at.max(self.rejected.available_at),
+            tokens,
+            used: self.used,
+        }
+    }
 }
 
 impl Plain {
+    /// Counts a use, and says when it is: threads read the clock before they get the lock, so a
+    /// later one may come first. A bucket that idled for too long starts anew.
+    #[inline(always)]
+    fn touch(&mut self, rules: &Rules, now: Nanos) -> Nanos {
+        let at = now.max(self.used);
+        if at.saturating_sub(self.used) >= rules.max_idle {
+            self.bucket = rules.shape.full(at);
+        }
+        self.used = at;
+        at
+    }
+
     /// Takes tokens, also such that are only filled in before the deadline; what is remembered does
     /// not count.
     pub(crate) fn take_and_wait(
@@ -373,44 +404,52 @@ impl Plain {
         deadline: Nanos,
     ) -> Answer {
         let shape = &rules.shape;
-        let at = now.max(self.used);
-        if at.saturating_sub(self.used) >= rules.max_idle {
-            self.bucket = shape.full(at);
-        }
-        self.used = at;
+        let at = self.touch(rules, now);
         let taken = shape.take(&mut self.bucket, at, want, Patience::Until(deadline));
         Answer {
             ok: taken.ok,
             wait: taken.available_at.saturating_sub(now).max(0),
+            hopeless: false,
             remaining: taken.remaining,
-            current: shape.capacity - taken.remaining,
+            current: shape.used_up(taken.remaining),
         }
     }
 
+    /// Takes back tokens that were granted and not used, whatever is remembered.
+    pub(crate) fn give_back(&mut self, rules: &Rules, now: Nanos, tokens: f64) {
+        let at = self.touch(rules, now);
+        rules
+            .shape
+            .take(&mut self.bucket, at, -tokens, Patience::Never);
+    }
+
+    /// Takes tokens that are there. A rejection is remembered until its tokens are there, unless
+    /// that never happens.
     #[inline(always)]
     pub(crate) fn take(&mut self, rules: &Rules, ask: &Ask) -> Answer {
         let (shape, now) = (&rules.shape, ask.now);
-        if self.rejected.want >= ask.want && self.rejected.available_at > now {
+        let hopeless = shape.is_too_small_for(ask.want);
+        if self.rejected.want >= ask.want && self.rejected.available_at > now && !hopeless {
             return Answer {
                 ok: false,
                 wait: self.rejected.available_at - now,
+                hopeless: false,
                 remaining: self.rejected.remaining,
-                current: shape.capacity - self.rejected.remaining,
+                current: shape.used_up(self.rejected.remaining),
             };
         }
         if ask.left <= DEADLINE_MARGIN {
-            return Answer::UNSEEN;
+            return Answer {
+                hopeless,
+                ..Answer::UNSEEN
+            };
         }
 
-        // Threads read the clock before they get the lock, so a later one may come first.
-        let at = now.max(self.used);
-        if at.saturating_sub(self.used) >= rules.max_idle {
-            self.bucket = shape.full(at);
-        }
-        self.used = at;
+        let at = self.touch(rules, now);
         let taken = shape.take(&mut self.bucket, at, ask.want, Patience::Never);
         let mut wait = 0;
-        if !taken.ok {
+        // No wait is told for an infinite debt, as an Agent tells none.
+        if !taken.ok && !hopeless && taken.remaining.is_finite() {
             self.rejected = Remembered {
                 available_at: taken.available_at,
                 want: ask.want,
@@ -421,8 +460,9 @@ impl Plain {
         Answer {
             ok: taken.ok,
             wait,
+            hopeless: hopeless && !taken.ok,
             remaining: taken.remaining,
-            current: shape.capacity - taken.remaining,
+            current: shape.used_up(taken.remaining),
         }
     }
 }

@@ -97,6 +97,7 @@ impl Decided {
         dropped: false,
         reason: LimiterReason::Unspecified,
         wait: 0,
+        hopeless: false,
         remaining: 0.0,
         current: 0.0,
         consumed: 0.0,

@@ -14,13 +14,14 @@ use crate::engine::limiters::{DEADLINE_MARGIN, Decided, Scheduled, Surroundings}
 use crate::engine::report::{LimiterDetails, LimiterReason};
 use crate::engine::request_id::RequestId;
 use crate::engine::stages::{Flow, NO_DEADLINE};
+use crate::engine::store::Loss;
 use crate::policy;
 
 /// One concurrency scheduler of a policy.
 ///
 /// An Agent polls for free slots, admits late, refuses early and loses slots; here a slot that is
-/// given back or expires goes to the head of the queue at once, and who waits does so until 10 ms
-/// before its deadline. As there, nobody waits who has neither a deadline nor a queue timeout.
+/// given back or expires goes to the head of the queue at once, and a request waits until 10 ms
+/// before its deadline. As there, a request without a deadline and a queue timeout does not wait.
 #[derive(Debug)]
 pub(crate) struct ConcurrencyScheduler {
     workloads: Workloads,
@@ -103,6 +104,13 @@ impl ConcurrencyScheduler {
 impl Source for Ledger {
     type Rules = Slots;
 
+    /// A head that waits for a slot is not in service yet, as far as its flow is concerned: service
+    /// is the instant in which it is granted one. So flows that come again and again starve none
+    /// that waits.
+    fn overtaking(_: &Slots) -> u32 {
+        0
+    }
+
     fn new(_: Nanos) -> Self {
         Self::new()
     }
@@ -125,6 +133,17 @@ impl Source for Ledger {
 
     fn put_back(&mut self, _: &Slots, _: f64, grant: &Grant, now: Nanos) -> bool {
         grant.slot.is_some_and(|id| self.leave(id, now))
+    }
+
+    fn loss(&mut self, _: &Slots, used: Nanos, now: Nanos) -> Loss {
+        match self.taken(now) {
+            None => Loss::none(used),
+            Some(tokens) => Loss {
+                until: Nanos::MAX,
+                tokens,
+                used,
+            },
+        }
     }
 
     fn give_up_at(deadline: Nanos) -> Nanos {

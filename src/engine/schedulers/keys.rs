@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::line::Line;
 use super::supply::Source;
 use crate::engine::clock::{Clock, Nanos};
-use crate::engine::store::{Kept, Limits, Store};
+use crate::engine::store::{Kept, Limits, Loss, Store};
 
 /// The queues of one component.
 #[derive(Debug)]
@@ -26,6 +26,8 @@ struct Entry<S: Source> {
 }
 
 impl<S: Source> Kept for Entry<S> {
+    type Rules = S::Rules;
+
     fn new() -> Self {
         Self {
             line: None,
@@ -34,16 +36,40 @@ impl<S: Source> Kept for Entry<S> {
         }
     }
 
-    /// Still, while somebody waits there or holds a slot.
-    fn used(&self) -> Nanos {
-        match &self.line {
-            Some(line) if Arc::strong_count(line) > 1 => Nanos::MAX,
-            _ => self.used,
-        }
-    }
-
     fn forget_at(&self, max_idle: Nanos) -> Nanos {
         self.used().saturating_add(max_idle.max(self.lasts))
+    }
+
+    fn loss(&self, rules: &S::Rules, now: Nanos) -> Loss {
+        let Some(line) = &self.line else {
+            return Loss::none(self.used);
+        };
+        let loss = line.with(|_, source| source.loss(rules, self.used, now));
+        match self.is_in_use() {
+            // Flows wait there, hold slots, or are being decided.
+            true => Loss {
+                until: Nanos::MAX,
+                ..loss
+            },
+            false => loss,
+        }
+    }
+}
+
+impl<S: Source> Entry<S> {
+    /// Flows that wait and slots that are held keep their queue alive.
+    fn is_in_use(&self) -> bool {
+        self.line
+            .as_ref()
+            .is_some_and(|line| Arc::strong_count(line) > 1)
+    }
+
+    /// The last use; none is the last while the key is in use.
+    fn used(&self) -> Nanos {
+        match self.is_in_use() {
+            true => Nanos::MAX,
+            false => self.used,
+        }
     }
 }
 
@@ -68,7 +94,7 @@ impl<S: Source> Keys<S> {
     }
 
     pub(crate) fn line(&self, key: &str, now: Nanos) -> Arc<Line<S>> {
-        self.store.update(key, now, |entry| {
+        self.store.update(key, now, &self.rules, |entry| {
             if entry.forget_at(self.max_idle) <= now {
                 entry.line = None;
             }

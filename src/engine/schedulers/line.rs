@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 
 use super::supply::{Ask, Grant, Source, Take};
 use super::waiter::{Waiter, Waits};
-use super::wfq::{Arrival, Wfq, workload_id};
+use super::wfq::{Arrival, LONGEST, Wfq, workload_id};
 use super::workload::{Request, Seed};
 use crate::engine::clock::{Clock, Nanos, nanos};
 use crate::engine::limiters::{Decided, Scheduled, Settled};
@@ -71,7 +71,7 @@ impl<S: Source> Line<S> {
             clock: Arc::clone(clock),
             state: Mutex::new(State {
                 source: S::new(now),
-                queue: Wfq::new(),
+                queue: Wfq::new(S::overtaking(rules)),
                 waiting: slab::Slab::new(),
                 head: None,
                 seed: Seed::new(now),
@@ -105,7 +105,7 @@ impl<S: Source> Line<S> {
             drop(state);
             return Scheduled::Settled(self.settled(true, want, &grant));
         }
-        let inverse = 1.0 / request.priority;
+        let inverse = (1.0 / request.priority).min(LONGEST);
         let arrival = Arrival {
             workload: &workload_id(request.workload, inverse),
             fairness: state.seed.queue(request.fairness, now),
@@ -128,6 +128,7 @@ impl<S: Source> Line<S> {
         }
         if let Stage::Done(granted, grant) = state.waiting[at].stage {
             state.waiting.remove(at);
+            state.source.ended(want, granted);
             drop(state);
             return Scheduled::Settled(self.settled(granted, want, &grant));
         }
@@ -232,7 +233,10 @@ impl<S: Source> State<S> {
                 deadline: waiting.deadline,
             };
             let taken = match waiting.stage {
-                Stage::Sleeping(_, until, grant) if until <= now => Take::Granted(grant),
+                Stage::Sleeping(_, until, grant) if until <= now => {
+                    self.source.settle();
+                    Take::Granted(grant)
+                }
                 Stage::Sleeping(..) | Stage::Done(..) => return false,
                 Stage::Queued(_) | Stage::Blocked(..) if now >= waiting.give_up_at => {
                     Take::Refused(Grant::default())
@@ -242,7 +246,10 @@ impl<S: Source> State<S> {
             let (granted, grant) = match taken {
                 Take::Granted(grant) => (true, grant),
                 Take::Refused(grant) => (false, grant),
-                Take::From(until, grant) if until <= now => (true, grant),
+                Take::From(until, grant) if until <= now => {
+                    self.source.settle();
+                    (true, grant)
+                }
                 Take::From(until, grant) => {
                     waiting.stage = Stage::Sleeping(place, until, grant);
                     // Its timer is still set for when it would have had to go.
@@ -260,17 +267,17 @@ impl<S: Source> State<S> {
             };
             waiting.stage = Stage::Done(granted, grant);
             wakers.extend(waiting.waker.take());
-            self.source.ended(ask.want, granted);
             self.head = self.queue.served(place, granted).1;
         }
         false
     }
 
-    /// Takes somebody out of the queue who has no answer yet.
+    /// Takes a request out of the queue that has not taken its answer yet.
     fn take_out(&mut self, rules: &S::Rules, at: usize, now: Nanos) {
         let Some(waiting) = self.waiting.get(at) else {
             return;
         };
+        self.source.ended(waiting.want, false);
         match waiting.stage {
             Stage::Queued(place) if self.head != Some(place) => {
                 self.queue.cancel(place);
@@ -279,7 +286,7 @@ impl<S: Source> State<S> {
                 self.head = self.queue.served(place, false).1;
             }
             Stage::Sleeping(place, _, grant) => {
-                self.source.put_back(rules, waiting.want, &grant, now);
+                self.source.cancel(rules, waiting.want, &grant, now);
                 self.head = self.queue.served(place, false).1;
             }
             Stage::Done(true, grant) => {
@@ -313,9 +320,7 @@ impl<S: Source> Waits for Line<S> {
             replaced = waiting.waker.take();
             match waiting.stage {
                 Stage::Queued(place) if state.head != Some(place) => {
-                    let want = waiting.want;
                     state.queue.cancel(place);
-                    state.source.ended(want, false);
                     state.waiting[at].stage = Stage::Done(false, Grant::default());
                 }
                 Stage::Done(..) => {}
@@ -327,6 +332,7 @@ impl<S: Source> Waits for Line<S> {
             Some(waiting) => match waiting.stage {
                 Stage::Done(granted, grant) => {
                     let gone = state.waiting.remove(at);
+                    state.source.ended(gone.want, granted);
                     replaced = replaced.or(gone.waker);
                     Some((granted, gone.want, grant))
                 }
@@ -356,16 +362,10 @@ impl<S: Source> Waits for Line<S> {
         }
     }
 
-    fn leave(&self, at: usize, refused: bool) {
+    fn leave(&self, at: usize) {
         let now = nanos(self.clock.now());
         let mut guard = lock(&self.state);
         let state = &mut *guard;
-        if refused
-            && let Some(waiting) = state.waiting.get(at)
-            && !matches!(waiting.stage, Stage::Done(..))
-        {
-            state.source.ended(waiting.want, false);
-        }
         state.take_out(&self.rules, at, now);
         let gone = state.waiting.try_remove(at);
         let waits = state.head.is_some();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::line::Line;
-use super::quota::{details, free};
+use super::quota::{OVERTAKING, details, free};
 use super::supply::{Ask, Grant, Source, Take};
 use super::workload::Workloads;
 use crate::engine::clock::{Nanos, nanos};
@@ -12,7 +12,7 @@ use crate::engine::flux_meter::Workload;
 use crate::engine::limiters::{Decided, Scheduled, Settled, Surroundings};
 use crate::engine::report::LimiterDetails;
 use crate::engine::stages::Flow;
-use crate::engine::store::lock;
+use crate::engine::store::{Loss, lock};
 use crate::engine::sync::Mutex;
 use crate::policy;
 
@@ -21,6 +21,8 @@ const SECOND: Nanos = 1_000_000_000;
 const REPEATED: Nanos = 10 * SECOND;
 /// Seconds of demand that are kept, the current one included.
 const SLOTS: usize = 31;
+/// Tokens a second that are not told from more: sums of them are still finite.
+const MOST: f64 = 1e300;
 
 /// One load scheduler of a policy.
 ///
@@ -62,11 +64,12 @@ impl Decision {
 impl LoadScheduler {
     pub(crate) fn new(spec: &policy::LoadScheduler, around: &Surroundings) -> Self {
         let now = nanos(around.clock.now());
-        let line: Arc<Line<Load>> = Line::new(&Arc::new(()), &around.clock, now);
+        let rules = Arc::new(Upstream(around.upstream_buckets));
+        let line: Arc<Line<Load>> = Line::new(&rules, &around.clock, now);
         if let policy::Port::Constant(load_multiplier) = spec.load_multiplier
             && !around.by_hand
         {
-            line.with(|(), load| load.repeat(Decision::of(load_multiplier), now));
+            line.with(|_, load| load.repeat(Decision::of(load_multiplier), now));
         }
         Self {
             workloads: Workloads::new(&spec.scheduler),
@@ -95,7 +98,7 @@ impl LoadScheduler {
 
     /// A new decision, from now on.
     pub(crate) fn publish(&self, decision: Decision, now: Nanos) {
-        self.line.with(|(), load| load.decide(decision, now));
+        self.line.with(|_, load| load.decide(decision, now));
     }
 
     /// Tokens by workload label, all anew.
@@ -103,8 +106,9 @@ impl LoadScheduler {
         *lock(&self.estimates) = estimates;
     }
 
-    pub(crate) fn demand(&self) -> Demand {
-        self.line.with(|(), load| load.demand)
+    /// What was granted and refused since this was asked last.
+    pub(crate) fn take_demand(&self) -> Demand {
+        self.line.with(|_, load| std::mem::take(&mut load.demand))
     }
 
     pub(crate) fn workloads(&self) -> &Workloads {
@@ -123,7 +127,7 @@ impl LoadScheduler {
         }
         if self
             .line
-            .with(|(), load| load.lets_all_pass(request.tokens, now))
+            .with(|_, load| load.lets_all_pass(request.tokens, now))
         {
             let decided = Decided {
                 consumed: request.tokens,
@@ -155,8 +159,16 @@ pub(crate) struct Load {
     /// When a decision that never changes is told again.
     repeats_at: Option<Nanos>,
     bucket: Bucket,
+    /// The bucket as it would be without the tokens that the head sleeps for: that is what counts
+    /// should it leave.
+    before: Option<Bucket>,
+    /// Since it was asked for last.
     demand: Demand,
 }
+
+/// An engine that does as an Agent does to the letter.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Upstream(bool);
 
 impl Load {
     /// A decision that holds for good; it follows the demand as often as an Agent's would.
@@ -173,8 +185,11 @@ impl Load {
 
     fn set_rate(&mut self, now: Nanos) {
         if !self.demand_window.learning {
-            let rate = self.demand_window.rate() * self.decision.load_multiplier;
+            let rate = rate_of(self.demand_window.rate(), self.decision.load_multiplier);
             self.bucket.set_rate(rate, now);
+            if let Some(before) = &mut self.before {
+                before.set_rate(rate, now);
+            }
         }
     }
 
@@ -189,7 +204,8 @@ impl Load {
             self.repeats_at = Some(at.saturating_add(missed.saturating_mul(REPEATED)));
         }
         let learned = self.demand_window.learning;
-        self.demand_window.add(tokens, now);
+        // What gives tokens back asks for none.
+        self.demand_window.add(tokens.max(0.0), now);
         if learned && !self.demand_window.learning {
             self.set_rate(now);
             self.bucket.add(self.bucket.rate);
@@ -198,14 +214,30 @@ impl Load {
         let over = decision.valid_until.is_some_and(|until| until < now);
         let open = self.demand_window.learning || decision.pass_through || over;
         if open {
-            self.demand.accepted += tokens;
+            self.demand.add(tokens, true);
         }
         open
     }
 }
 
+/// The share of a demand. A share of zero is nothing, and an infinite one is all there can be.
+fn rate_of(demand: f64, load_multiplier: f64) -> f64 {
+    if load_multiplier == f64::INFINITY {
+        return MOST;
+    }
+    (demand * load_multiplier).clamp(0.0, MOST)
+}
+
 impl Source for Load {
-    type Rules = ();
+    type Rules = Upstream;
+
+    /// As for quota schedulers, whose queues are of the same kind.
+    fn overtaking(upstream: &Upstream) -> u32 {
+        match upstream.0 {
+            true => u32::MAX,
+            false => OVERTAKING,
+        }
+    }
 
     fn new(now: Nanos) -> Self {
         Self {
@@ -221,58 +253,77 @@ impl Source for Load {
                 rate: 0.0,
                 latest: now,
             },
+            before: None,
             demand: Demand::default(),
         }
     }
 
-    fn take_at_once(&mut self, (): &(), ask: &Ask) -> Option<Grant> {
+    fn take_at_once(&mut self, _: &Upstream, ask: &Ask) -> Option<Grant> {
         self.bucket.fill(ask.now);
         // Equality is left to the queue, which lets it pass at once.
         if self.bucket.available > ask.want {
-            self.bucket.available -= ask.want;
+            self.bucket.spend(ask.want);
             return Some(self.bucket.seen());
         }
         None
     }
 
-    fn take(&mut self, (): &(), ask: &Ask) -> Take {
+    fn take(&mut self, _: &Upstream, ask: &Ask) -> Take {
         let bucket = &mut self.bucket;
         bucket.fill(ask.now);
         if bucket.rate == 0.0 {
             return Take::Refused(bucket.seen());
         }
-        bucket.available -= ask.want;
+        let before = *bucket;
+        bucket.spend(ask.want);
         if bucket.available >= 0.0 {
             return Take::Granted(bucket.seen());
         }
         let wait = (-bucket.available / bucket.rate * SECOND as f64) as Nanos;
         let then = ask.now.saturating_add(wait);
-        if then > ask.deadline {
-            bucket.available += ask.want;
+        // Also when it is beyond all clocks.
+        if then > ask.deadline || then == Nanos::MAX {
+            *bucket = before;
             return Take::Refused(bucket.seen());
         }
+        self.before = Some(before);
         Take::From(then, bucket.seen())
     }
 
-    fn put_back(&mut self, (): &(), want: f64, _: &Grant, now: Nanos) -> bool {
+    /// While everything passes, tokens are granted without having been taken.
+    fn put_back(&mut self, _: &Upstream, want: f64, _: &Grant, now: Nanos) -> bool {
         if !self.decision.pass_through {
-            self.bucket.fill(now);
-            self.bucket.add(want);
+            for bucket in self.before.iter_mut().chain([&mut self.bucket]) {
+                bucket.fill(now);
+                bucket.add(want);
+            }
         }
         true
     }
 
-    fn ended(&mut self, want: f64, granted: bool) {
-        if granted {
-            self.demand.accepted += want;
-        } else {
-            self.demand.rejected += want;
+    fn settle(&mut self) {
+        self.before = None;
+    }
+
+    fn cancel(&mut self, _: &Upstream, _: f64, _: &Grant, now: Nanos) {
+        if let Some(before) = self.before.take() {
+            self.bucket = before;
         }
+        self.bucket.fill(now);
+    }
+
+    /// There is one of it, which is not forgotten.
+    fn loss(&mut self, _: &Upstream, used: Nanos, _: Nanos) -> Loss {
+        Loss::all(used)
+    }
+
+    fn ended(&mut self, want: f64, granted: bool) {
+        self.demand.add(want, granted);
     }
 }
 
 /// Holds what one second brings.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Bucket {
     available: f64,
     /// Tokens a second.
@@ -291,6 +342,14 @@ impl Bucket {
 
     fn add(&mut self, tokens: f64) {
         self.available = (self.available + tokens).min(self.rate);
+    }
+
+    /// Takes tokens; a negative number adds some.
+    fn spend(&mut self, tokens: f64) {
+        match tokens < 0.0 {
+            true => self.add(-tokens),
+            false => self.available -= tokens,
+        }
     }
 
     /// The time so far counts at the old rate.
@@ -343,7 +402,7 @@ impl Window {
                 self.next = self.next.saturating_add(crossed * SECOND);
             }
         }
-        self.slots[self.at] += tokens;
+        self.slots[self.at] = (self.slots[self.at] + tokens).min(MOST);
     }
 
     /// Tokens a second, over all but the current second.

@@ -14,8 +14,11 @@ use crate::engine::limiters::rate_limiter::{self, Answer, Dials, Key, Plain, Rul
 use crate::engine::limiters::{DEADLINE_MARGIN, Decided, Scheduled, Settled, Shape, Surroundings};
 use crate::engine::report::{LimiterDetails, LimiterReason, SchedulerDetails};
 use crate::engine::stages::{Flow, NO_DEADLINE};
-use crate::engine::store::{Kept, Limits};
+use crate::engine::store::{Kept, Limits, Loss};
 use crate::policy;
+
+/// How many newcomers may overtake a flow that waits for tokens.
+pub(super) const OVERTAKING: u32 = 3;
 
 /// One quota scheduler of a policy.
 #[derive(Debug)]
@@ -37,7 +40,7 @@ pub(crate) struct Buckets {
 impl QuotaScheduler {
     pub(crate) fn new(spec: &policy::QuotaScheduler, around: &Surroundings) -> Self {
         let bucket = &spec.bucket;
-        let rules = rate_limiter::rules(bucket);
+        let rules = rate_limiter::rules(bucket, around);
         let limits = Limits {
             max_idle: rules.max_idle,
             keys: match bucket.limit_by_label_key {
@@ -67,7 +70,7 @@ impl QuotaScheduler {
 
     pub(crate) fn shape(&self) -> Shape {
         let buckets = self.keys.rules();
-        buckets.dials.apply(&buckets.rules).shape
+        buckets.current().shape
     }
 
     /// The label that it limits by, unless everything passes.
@@ -99,7 +102,7 @@ impl QuotaScheduler {
         self.keys.line(key, now).schedule(&request, now)
     }
 
-    /// Goes the way of any take, so a remembered rejection swallows it.
+    /// Gives back tokens of a flow that was granted them here and then rejected elsewhere.
     pub(crate) fn revert(&self, flow: &Flow<'_, '_>, consumed: f64, now: Nanos) {
         if let Key::Bucket(key) = self.key(flow)
             && consumed > 0.0
@@ -145,7 +148,7 @@ pub(super) fn passed(reason: LimiterReason) -> Scheduled {
     Scheduled::Settled(Settled::from(decided))
 }
 
-/// Who asks for nothing gets it at once.
+/// A flow that asks for no tokens is let through at once.
 pub(super) fn free() -> Scheduled {
     let decided = Decided {
         reason: LimiterReason::Unspecified,
@@ -187,45 +190,101 @@ pub(super) fn details(
 
 /// The bucket of a key.
 #[derive(Debug)]
-pub(crate) enum Tokens {
+pub(crate) struct Tokens {
+    account: Account,
+    /// The account as it was before the head took tokens that it still sleeps for. Should it leave,
+    /// that is what counts: subtracting tokens and adding them again would not be exact.
+    before: Option<Box<Account>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Account {
     New,
     Plain(Plain),
     Lazy(Lazy),
 }
 
-impl Tokens {
-    /// Without waiting; a remembered rejection says no.
-    fn ask(&mut self, buckets: &Buckets, ask: &rate_limiter::Ask) -> Answer {
-        let rules = buckets.dials.apply(&buckets.rules);
-        loop {
-            match (&mut *self, buckets.period) {
-                (Self::New, None) => *self = Self::Plain(Plain::new()),
-                (Self::New, Some(_)) => *self = Self::Lazy(Lazy::new()),
-                (Self::Plain(state), _) => return state.take(&rules, ask),
-                (Self::Lazy(state), period) => {
-                    return state.take(&rules, period.unwrap_or(rules.shape.interval), ask);
-                }
-            }
+impl Account {
+    /// Of the kind that the policy asks for.
+    fn opened(&mut self, buckets: &Buckets) -> &mut Self {
+        if matches!(self, Self::New) {
+            *self = match buckets.period {
+                None => Self::Plain(Plain::new()),
+                Some(_) => Self::Lazy(Lazy::new()),
+            };
         }
+        self
+    }
+
+    /// Without waiting; a remembered rejection says no.
+    fn take(&mut self, buckets: &Buckets, rules: &Rules, ask: &rate_limiter::Ask) -> Answer {
+        match self.opened(buckets) {
+            Self::Plain(state) => state.take(rules, ask),
+            Self::Lazy(state) => state.take(rules, buckets.period(), ask),
+            Self::New => Answer::UNSEEN,
+        }
+    }
+
+    /// Also tokens that come before the deadline.
+    fn take_and_wait(&mut self, buckets: &Buckets, rules: &Rules, ask: &Ask) -> Answer {
+        let Ask {
+            now,
+            want,
+            deadline,
+        } = *ask;
+        match self.opened(buckets) {
+            Self::Plain(state) => state.take_and_wait(rules, now, want, deadline),
+            Self::Lazy(state) => state.take_and_wait(rules, buckets.period(), now, want, deadline),
+            Self::New => Answer::UNSEEN,
+        }
+    }
+
+    fn give_back(&mut self, rules: &Rules, now: Nanos, tokens: f64) {
+        match self {
+            Self::New => {}
+            Self::Plain(state) => state.give_back(rules, now, tokens),
+            Self::Lazy(state) => state.give_back(rules, now, tokens),
+        }
+    }
+}
+
+impl Buckets {
+    /// The rules with the signals as they are now.
+    fn current(&self) -> Rules {
+        self.dials.apply(&self.rules)
+    }
+
+    fn period(&self) -> Nanos {
+        self.period.unwrap_or(self.rules.shape.interval)
     }
 }
 
 impl Source for Tokens {
     type Rules = Buckets;
 
+    /// As many as in the recordings of Agents. There, nothing bounds them, so flows that come again
+    /// and again starve those that wait.
+    fn overtaking(buckets: &Buckets) -> u32 {
+        match buckets.rules.shape.upstream {
+            true => u32::MAX,
+            false => OVERTAKING,
+        }
+    }
+
     fn new(_: Nanos) -> Self {
-        Self::New
+        Self {
+            account: Account::New,
+            before: None,
+        }
     }
 
     fn take_at_once(&mut self, buckets: &Buckets, ask: &Ask) -> Option<Grant> {
-        let answer = self.ask(
-            buckets,
-            &rate_limiter::Ask {
-                now: ask.now,
-                want: ask.want,
-                left: left(ask),
-            },
-        );
+        let ask = rate_limiter::Ask {
+            now: ask.now,
+            want: ask.want,
+            left: left(ask),
+        };
+        let answer = self.account.take(buckets, &buckets.current(), &ask);
         answer.ok.then(|| grant(&answer))
     }
 
@@ -233,35 +292,63 @@ impl Source for Tokens {
         if left(ask) <= DEADLINE_MARGIN {
             return Take::Refused(Grant::default());
         }
-        let rules = buckets.dials.apply(&buckets.rules);
-        let answer = match self {
-            Self::New => return Take::Refused(Grant::default()),
-            Self::Plain(state) => state.take_and_wait(&rules, ask.now, ask.want, ask.deadline),
-            Self::Lazy(state) => {
-                let period = buckets.period.unwrap_or(rules.shape.interval);
-                state.take_and_wait(&rules, period, ask.now, ask.want, ask.deadline)
-            }
-        };
+        let before = self.account;
+        let answer = self.account.take_and_wait(buckets, &buckets.current(), ask);
         match answer.ok {
             false => Take::Refused(grant(&answer)),
             true if answer.wait > 0 => {
+                let before = match before {
+                    Account::Lazy(state) => {
+                        let rules = buckets.current();
+                        Account::Lazy(state.without(&rules, buckets.period(), ask.now, ask.want))
+                    }
+                    before => before,
+                };
+                self.before = Some(Box::new(before));
                 Take::From(ask.now.saturating_add(answer.wait), grant(&answer))
             }
             true => Take::Granted(grant(&answer)),
         }
     }
 
-    /// A remembered rejection swallows what is given back.
+    /// On an Agent, a remembered rejection discards what is given back.
     fn put_back(&mut self, buckets: &Buckets, want: f64, _: &Grant, now: Nanos) -> bool {
-        let answer = self.ask(
-            buckets,
-            &rate_limiter::Ask {
+        let rules = buckets.current();
+        if rules.shape.upstream {
+            let ask = rate_limiter::Ask {
                 now,
                 want: -want,
                 left: NO_DEADLINE,
-            },
-        );
-        answer.ok
+            };
+            return self.account.take(buckets, &rules, &ask).ok;
+        }
+        self.account.give_back(&rules, now, want);
+        if let Some(before) = &mut self.before {
+            before.give_back(&rules, now, want);
+        }
+        true
+    }
+
+    fn settle(&mut self) {
+        self.before = None;
+    }
+
+    fn cancel(&mut self, buckets: &Buckets, want: f64, grant: &Grant, now: Nanos) {
+        match self.before.take() {
+            Some(before) if !buckets.rules.shape.upstream => self.account = *before,
+            _ => {
+                self.put_back(buckets, want, grant, now);
+            }
+        }
+    }
+
+    fn loss(&mut self, buckets: &Buckets, used: Nanos, now: Nanos) -> Loss {
+        let rules = buckets.current();
+        match &self.account {
+            Account::New => Loss::none(used),
+            Account::Plain(state) => state.loss(&rules, now),
+            Account::Lazy(state) => state.loss(&rules, now),
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::engine::clock::Nanos;
 use crate::engine::request_id::RequestId;
+use crate::engine::store::Loss;
 
 /// A request for tokens.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +39,9 @@ pub(crate) trait Source: fmt::Debug + Send + 'static {
     /// What the policy says, for all keys.
     type Rules: fmt::Debug + Send + Sync;
 
+    /// How many newcomers may overtake a request that waits in its flow's queue.
+    fn overtaking(rules: &Self::Rules) -> u32;
+
     fn new(now: Nanos) -> Self;
 
     /// Tokens for who does not have to queue, if they are there.
@@ -49,11 +53,22 @@ pub(crate) trait Source: fmt::Debug + Send + 'static {
     /// Takes tokens back that were granted but not used; a slot is meant by its name.
     fn put_back(&mut self, rules: &Self::Rules, want: f64, grant: &Grant, now: Nanos) -> bool;
 
-    /// When somebody who waits has to go.
+    /// The head, which has slept until its tokens were there, uses them.
+    fn settle(&mut self) {}
+
+    /// The head leaves while it sleeps until its tokens are there: all is as if it had not come.
+    fn cancel(&mut self, rules: &Self::Rules, want: f64, grant: &Grant, now: Nanos) {
+        self.put_back(rules, want, grant, now);
+    }
+
+    /// What is lost when this is forgotten, whose last use was then.
+    fn loss(&mut self, rules: &Self::Rules, used: Nanos, now: Nanos) -> Loss;
+
+    /// When a request that waits has to go.
     fn give_up_at(deadline: Nanos) -> Nanos {
         deadline
     }
 
-    /// Sees how requests end.
+    /// Counts a request whose answer was taken, or that left without one.
     fn ended(&mut self, _want: f64, _granted: bool) {}
 }

@@ -11,12 +11,13 @@ use crate::engine::limiters::{Decided, Settled};
 pub(super) trait Waits: Send + Sync {
     /// The answer, or when to ask again.
     fn poll(self: Arc<Self>, at: usize, now: Nanos, waker: &Waker) -> Result<Settled, Nanos>;
-    /// Gives up a place, and what was granted there meanwhile; `refused` when the queue is to count
-    /// it as turned away.
-    fn leave(&self, at: usize, refused: bool);
+    /// Gives up a place, and what was granted there meanwhile; the request counts as rejected.
+    fn leave(&self, at: usize);
 }
 
 /// A place in a queue; dropping it leaves the queue and gives back what was granted meanwhile.
+///
+/// A request that leaves was not served, whatever the reason: it counts as rejected.
 pub(crate) struct Waiter {
     line: Arc<dyn Waits>,
     /// `None` when the answer was taken.
@@ -49,13 +50,6 @@ impl Waiter {
         }
     }
 
-    /// Leaves the queue as one that is turned away.
-    pub(crate) fn refuse(mut self) {
-        if let Some(at) = self.at.take() {
-            self.line.leave(at, true);
-        }
-    }
-
     /// When to ask again if nobody wakes.
     pub(crate) fn next_time(&self) -> Nanos {
         self.next_time
@@ -65,7 +59,7 @@ impl Waiter {
 impl Drop for Waiter {
     fn drop(&mut self) {
         if let Some(at) = self.at.take() {
-            self.line.leave(at, false);
+            self.line.leave(at);
         }
     }
 }

@@ -27,9 +27,17 @@ pub(crate) struct Wfq<P> {
     virtual_time: f64,
     open: bool,
     generation: u64,
+    /// Newcomers that may overtake a request while it waits in its flow's queue.
+    overtaking: u32,
+    /// Requests served since virtual times were made shorter.
+    served: usize,
     #[cfg(test)]
     pub(crate) steps: u64,
 }
+
+/// What a request costs at most, and a virtual time that is long: beyond it, what small requests
+/// cost would soon be less than a float can tell.
+pub(crate) const LONGEST: f64 = (1_u64 << 40) as f64;
 
 /// One of 256 queues of a workload, or the one of those without a fairness label.
 pub(crate) type Fairness = Option<u8>;
@@ -39,6 +47,8 @@ struct Request<P> {
     flow: usize,
     cost: f64,
     place: Place,
+    /// Newcomers that had overtaken the flow's queue when it came.
+    overtakers: u32,
     payload: P,
 }
 
@@ -61,6 +71,8 @@ struct Flow {
     on_heap: bool,
     first: Option<usize>,
     last: Option<usize>,
+    /// Newcomers that have overtaken the queue so far.
+    overtakers: u32,
 }
 
 #[derive(Debug)]
@@ -85,6 +97,17 @@ pub(crate) fn workload_id(label: &str, inverse: f64) -> String {
     format!("{label}-{inverse:.6}")
 }
 
+/// What a request adds to the virtual time of its flow: nothing where its tokens are negative, and
+/// at most [`LONGEST`].
+fn cost(arrival: &Arrival<'_>, queues: usize) -> f64 {
+    let cost = arrival.tokens * arrival.inverse * queues as f64;
+    // A cost of zero would overtake all others.
+    if cost.is_nan() {
+        return LONGEST;
+    }
+    cost.clamp(0.0, LONGEST)
+}
+
 /// Which of the queues of a workload a fairness label goes to.
 pub(crate) fn queue_of(label: &str, seed: u32) -> Option<u8> {
     if label.is_empty() {
@@ -107,7 +130,9 @@ pub(crate) fn queue_of(label: &str, seed: u32) -> Option<u8> {
 }
 
 impl<P> Wfq<P> {
-    pub(crate) fn new() -> Self {
+    /// A queue in which so many newcomers may overtake a request that waits, each while another
+    /// request of its flow is in service. An Agent has no bound.
+    pub(crate) fn new(overtaking: u32) -> Self {
         Self {
             requests: Slab::new(),
             flows: Slab::new(),
@@ -118,6 +143,8 @@ impl<P> Wfq<P> {
             virtual_time: 0.0,
             open: false,
             generation: 0,
+            overtaking,
+            served: 0,
             #[cfg(test)]
             steps: 0,
         }
@@ -147,11 +174,12 @@ impl<P> Wfq<P> {
         }
         let flow = self.flow_of(arrival);
         let queues = self.workloads[self.flows[flow].workload].flows;
-        let cost = arrival.tokens * arrival.inverse * queues as f64;
+        let cost = cost(arrival, queues);
         let request = self.requests.insert(Request {
             flow,
             cost,
             place: Place::InService,
+            overtakers: self.flows[flow].overtakers,
             payload,
         });
         self.flows[flow].pending += 1;
@@ -159,16 +187,35 @@ impl<P> Wfq<P> {
             return (request, true);
         }
         if self.flows[flow].on_heap {
-            let last = self.flows[flow].last.replace(request);
-            self.requests[request].place = Place::Fifo(last, None);
-            match last {
-                Some(last) => self.set_next(last, Some(request)),
-                None => self.flows[flow].first = Some(request),
-            }
-        } else {
-            self.push(request);
+            self.push_back(flow, request);
+            return (request, false);
         }
+        // One of the flow is in service, and it has no next one yet: the newcomer becomes that,
+        // before those that wait, unless too many did so. The first one has waited for longest, so
+        // it was overtaken most.
+        if let Some(first) = self.flows[flow].first {
+            let overtakers = &mut self.flows[flow].overtakers;
+            let overtaken = overtakers.wrapping_sub(self.requests[first].overtakers);
+            if overtaken >= self.overtaking {
+                self.pop_first(flow);
+                self.push(first);
+                self.push_back(flow, request);
+                return (request, false);
+            }
+            *overtakers = overtakers.wrapping_add(1);
+        }
+        self.push(request);
         (request, false)
+    }
+
+    /// The request waits behind the others of its flow.
+    fn push_back(&mut self, flow: usize, request: usize) {
+        let last = self.flows[flow].last.replace(request);
+        self.requests[request].place = Place::Fifo(last, None);
+        match last {
+            Some(last) => self.set_next(last, Some(request)),
+            None => self.flows[flow].first = Some(request),
+        }
     }
 
     /// The service of a request has ended, with its tokens or without; tells who is next.
@@ -191,6 +238,10 @@ impl<P> Wfq<P> {
             self.push(next);
         }
         self.leave_flow(request.flow);
+        self.served = self.served.saturating_add(1);
+        if self.virtual_time > LONGEST {
+            self.shorten();
+        }
         let next = self.pop();
         if next.is_none() {
             self.open = false;
@@ -240,6 +291,31 @@ impl<P> Wfq<P> {
         Some(payload)
     }
 
+    /// Keeps virtual time within what floats can tell.
+    ///
+    /// Flows begin at the virtual time, which a request that costs more than all others together
+    /// must not carry away from them. When it was the only one left, all times go back by what they
+    /// have in common: seldom enough that it costs each request next to nothing.
+    #[cold]
+    fn shorten(&mut self) {
+        if let Some((finish, _)) = self.heap.first() {
+            self.virtual_time = self.virtual_time.min(*finish);
+        }
+        if self.virtual_time <= LONGEST || self.served < self.flows.len() {
+            return;
+        }
+        self.served = 0;
+        let flows = self.flows.iter().map(|(_, flow)| flow.virtual_time);
+        let common = flows.fold(self.virtual_time, f64::min);
+        self.virtual_time -= common;
+        for (_, flow) in &mut self.flows {
+            flow.virtual_time -= common;
+        }
+        for (finish, _) in &mut self.heap {
+            *finish -= common;
+        }
+    }
+
     fn flow_of(&mut self, arrival: &Arrival<'_>) -> usize {
         let workload = match self.workload_ids.get(arrival.workload) {
             Some(at) => *at,
@@ -266,6 +342,7 @@ impl<P> Wfq<P> {
             on_heap: false,
             first: None,
             last: None,
+            overtakers: 0,
         });
         self.flow_ids.insert(key, at);
         at

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::wfq::{Arrival, Wfq, workload_id};
+use super::wfq::{Arrival, LONGEST, Wfq, workload_id};
 
 /// One place of each workload in service or on the heap, the rest behind.
 fn backlog(queue: &mut Wfq<usize>, workload: usize, priority: f64) -> (usize, bool) {
@@ -19,7 +19,7 @@ fn backlog(queue: &mut Wfq<usize>, workload: usize, priority: f64) -> (usize, bo
 #[test]
 fn shares_are_those_of_the_priorities_and_nobody_starves() {
     let priorities = [200.0, 100.0, 50.0, 1.0];
-    let mut queue = Wfq::new();
+    let mut queue = Wfq::new(u32::MAX);
     let mut next = None;
     for (workload, priority) in priorities.into_iter().enumerate() {
         for _ in 0..3 {
@@ -51,7 +51,7 @@ fn shares_are_those_of_the_priorities_and_nobody_starves() {
 #[test]
 fn a_hundred_thousand_cost_no_more_steps_each_than_their_number_has_digits() {
     const MANY: usize = 100_000;
-    let mut queue = Wfq::new();
+    let mut queue = Wfq::new(u32::MAX);
     let mut places = Vec::new();
     for request in 0..MANY {
         // A flow each, so that all of them are on the heap.
@@ -74,15 +74,72 @@ fn a_hundred_thousand_cost_no_more_steps_each_than_their_number_has_digits() {
     assert!(!queue.is_open());
 }
 
+/// A request of one of two flows that cost this much.
+fn arrive(queue: &mut Wfq<usize>, workload: &str, cost: f64, payload: usize) -> (usize, bool) {
+    let arrival = Arrival {
+        workload,
+        fairness: None,
+        tokens: cost,
+        inverse: 1.0,
+    };
+    queue.arrive(&arrival, payload)
+}
+
+#[test]
+fn endless_costs_keep_virtual_time_within_what_floats_can_tell() {
+    for endless in [f64::INFINITY, f64::NAN, f64::MAX, 1e300, LONGEST] {
+        let mut queue = Wfq::new(0);
+        let mut next = None;
+        for request in 0..8 {
+            let (place, opens) = arrive(&mut queue, "endless", endless, request);
+            next = next.or(opens.then_some(place));
+        }
+        // For as long as nobody else is there, it is served.
+        for request in 0..20_000 {
+            let place = next.expect("there is always a backlog");
+            arrive(&mut queue, "endless", endless, request);
+            next = queue.served(place, true).1;
+            assert!(
+                queue.state().0 <= 16.0 * LONGEST,
+                "{endless}: {:?}",
+                queue.state()
+            );
+        }
+        // Requests that come then share as they weigh, before the endless ones.
+        let (light, heavy) = (1_000_001, 1_000_003);
+        let come = |queue: &mut Wfq<usize>, payload: usize| match payload {
+            _ if payload == light => arrive(queue, "light", 1.0, light),
+            _ if payload == heavy => arrive(queue, "heavy", 3.0, heavy),
+            _ => arrive(queue, "endless", endless, payload),
+        };
+        for payload in [light, heavy, light, heavy] {
+            come(&mut queue, payload);
+        }
+        let mut served = Vec::new();
+        for _ in 0..4000 {
+            let place = next.expect("there is always a backlog");
+            let payload = *queue.payload(place).expect("it is in service");
+            come(&mut queue, payload);
+            next = queue.served(place, true).1;
+            served.push(payload);
+        }
+        let count = |payload| served.iter().filter(|served| **served == payload).count();
+        let ratio = count(light) as f64 / count(heavy) as f64;
+        assert!((2.9..3.1).contains(&ratio), "{endless}: {ratio}");
+        assert!(count(light) + count(heavy) >= 3998);
+    }
+}
+
 proptest! {
     /// What each has is what the others have, by priority, but for a request each: at any time, so
     /// nobody starves, and after 10 000 grants that is far less than 2 %.
     #[test]
     fn shares_of_tokens_are_those_of_the_priorities_at_any_time(
         workloads in prop::collection::vec((0.01..100.0_f64, 0.1..10.0_f64), 2..6),
+        overtaking in prop_oneof![Just(0), Just(3), Just(u32::MAX)],
         grants in 1..300_usize,
     ) {
-        let mut queue = Wfq::new();
+        let mut queue = Wfq::new(overtaking);
         let mut next = None;
         let arrive = |queue: &mut Wfq<usize>, at: usize| {
             let (priority, tokens) = workloads[at];
@@ -116,5 +173,38 @@ proptest! {
                 prop_assert!((granted - due).abs() <= slack + 1e-6, "{granted} of {due}");
             }
         }
+    }
+
+    #[test]
+    fn no_more_newcomers_overtake_a_request_than_may(
+        overtaking in 0..4_u32,
+        steps in prop::collection::vec(prop_oneof![2 => Just(true), 1 => Just(false)], 1..200),
+    ) {
+        let mut queue = Wfq::new(overtaking);
+        let mut next = None;
+        let mut waiting: Vec<usize> = Vec::new();
+        let mut overtaken = vec![0; steps.len()];
+        for (number, comes) in steps.into_iter().enumerate() {
+            if comes {
+                let (place, opens) = arrive(&mut queue, "one", 1.0, number);
+                next = next.or(opens.then_some(place));
+                waiting.push(number);
+            } else if let Some(place) = next {
+                let (served, after) = queue.served(place, true);
+                next = after;
+                waiting.retain(|waits| Some(*waits) != served);
+                for waits in waiting.iter().filter(|waits| Some(**waits) < served) {
+                    overtaken[*waits] += 1;
+                }
+            }
+        }
+        prop_assert!(overtaken.iter().all(|times| *times <= overtaking), "{overtaken:?}");
+        // All of them come out at last.
+        while let Some(place) = next {
+            let (served, after) = queue.served(place, true);
+            next = after;
+            waiting.retain(|waits| Some(*waits) != served);
+        }
+        prop_assert!(waiting.is_empty() && !queue.is_open());
     }
 }

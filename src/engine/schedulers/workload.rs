@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::wfq::{Fairness, queue_of};
 use crate::engine::clock::{Nanos, nanos};
 use crate::engine::control::WorkloadTokens;
-use crate::engine::stages::{Flow, NO_DEADLINE};
+use crate::engine::stages::{Flow, LATEST_DEADLINE, NO_DEADLINE};
 use crate::policy;
 
 /// How long a fairness seed lasts.
@@ -103,11 +103,12 @@ impl Workloads {
                     .max(0),
             ),
         };
-        match (own, queue_timeout) {
-            (Some(own), Some(queue)) => now.saturating_add(own.min(queue)),
-            (Some(time), None) | (None, Some(time)) => now.saturating_add(time),
-            (None, None) => NO_DEADLINE,
-        }
+        let time = match (own, queue_timeout) {
+            (Some(own), Some(queue)) => own.min(queue),
+            (Some(time), None) | (None, Some(time)) => time,
+            (None, None) => return NO_DEADLINE,
+        };
+        now.saturating_add(time).min(LATEST_DEADLINE)
     }
 }
 

@@ -89,11 +89,24 @@ pub(super) fn max_idle_time(parameters: &Object<'_>) -> Result<Duration, PolicyE
     }
 }
 
+/// What takes the tokens.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Takers {
+    /// Requests that do not wait.
+    Limited {
+        /// A label says how many tokens a request takes; else it takes one.
+        by_label: bool,
+    },
+    /// Requests that wait for their tokens.
+    Queued,
+}
+
 /// With its signals, in the order of [`wires`].
 pub(super) fn wired(
     settings: &Bucket,
     at: &At<'_>,
     inputs: &Inputs<'_, '_>,
+    takers: Takers,
 ) -> Result<Bucket, PolicyError> {
     let bucket = Bucket {
         bucket_capacity: inputs.port(0)?,
@@ -110,6 +123,57 @@ pub(super) fn wired(
         );
     } else if invalid(bucket.bucket_capacity) || invalid(bucket.fill_amount) {
         at.warn("lets everything pass: its capacity or its fill is invalid");
+    } else if matches!(bucket.pass_through, Port::Constant(on) if on.is_nan() || on == 0.0) {
+        for (port, note) in [
+            (0, capacity_note(bucket.bucket_capacity, takers)),
+            (1, fill_note(bucket.fill_amount)),
+        ] {
+            if let (Some(note), Some(port)) = (note, inputs.ports.get(port)) {
+                port.at.warn(note);
+            }
+        }
     }
     Ok(bucket)
+}
+
+/// What follows from a capacity that makes no sense.
+fn capacity_note(capacity: Port, takers: Takers) -> Option<&'static str> {
+    let Port::Constant(capacity) = capacity else {
+        return None;
+    };
+    let by_one = takers == Takers::Limited { by_label: false };
+    if capacity == f64::INFINITY {
+        Some("lets everything pass: a bucket without bounds holds the tokens of any request")
+    } else if capacity == f64::NEG_INFINITY {
+        Some("rejects everything: a bucket with an infinite debt never holds a token")
+    } else if capacity <= 0.0 && takers == Takers::Queued {
+        Some("makes every flow wait: the bucket holds no token that is not waited for")
+    } else if capacity <= 0.0 {
+        Some(
+            "rejects everything: the bucket never holds a token; give it a capacity of one or more",
+        )
+    } else if capacity < 1.0 && by_one {
+        Some("rejects everything: each request takes one token, and the bucket never holds as much")
+    } else {
+        None
+    }
+}
+
+/// What follows from a fill that makes no sense.
+fn fill_note(fill: Port) -> Option<&'static str> {
+    let Port::Constant(fill) = fill else {
+        return None;
+    };
+    if fill == f64::INFINITY {
+        Some("lets everything pass that the bucket holds: it is full again at once")
+    } else if fill == 0.0 {
+        Some(
+            "rejects everything once the first tokens are spent: none is filled in until the key \
+             has idled for `max_idle_time`",
+        )
+    } else if fill < 0.0 {
+        Some("rejects everything once the bucket is empty: it drains instead of being filled")
+    } else {
+        None
+    }
 }

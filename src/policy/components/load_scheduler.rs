@@ -86,8 +86,17 @@ pub(super) fn add<'t>(
     let warned = at.clone();
     let part = Decides::new("load scheduler", place, settings.selectors, move |inputs| {
         let load_multiplier = inputs.port(0)?;
-        if !dry_run && matches!(load_multiplier, Port::Constant(value) if value.is_nan()) {
-            warned.warn("lets everything pass: its load multiplier is invalid");
+        if let (false, Port::Constant(multiplier)) = (dry_run, load_multiplier) {
+            if multiplier.is_nan() {
+                warned.warn("lets everything pass: its load multiplier is invalid");
+            } else if multiplier == f64::INFINITY {
+                warned.warn("lets everything pass: its load multiplier has no bound");
+            } else if multiplier <= 0.0 {
+                warned.warn(
+                    "rejects everything once it knows the demand: its load multiplier is not more \
+                     than zero",
+                );
+            }
         }
         Ok(ComponentKind::LoadScheduler(LoadScheduler {
             load_multiplier,

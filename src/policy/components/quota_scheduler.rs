@@ -1,6 +1,7 @@
 //! `quota_scheduler`: a token bucket that flows queue for.
 
-use super::{At, Circuit, Decides, Place, PolicyError, bucket, scheduler};
+use super::bucket::{self, Takers};
+use super::{At, Circuit, Decides, Place, PolicyError, scheduler};
 use crate::policy::decode::Object;
 use crate::policy::model::{ComponentKind, QuotaScheduler};
 use crate::policy::ports::{self, InPort, OutPort};
@@ -55,7 +56,7 @@ fn add<'t>(
     let at = fields.at.clone();
     let part = Decides::new("quota scheduler", place, selectors, move |inputs| {
         Ok(ComponentKind::QuotaScheduler(QuotaScheduler {
-            bucket: bucket::wired(&settings, &at, inputs)?,
+            bucket: bucket::wired(&settings, &at, inputs, Takers::Queued)?,
             scheduler: scheduler.clone(),
         }))
     });

@@ -1,6 +1,7 @@
 //! `rate_limiter`: a token bucket for each value of a label.
 
-use super::{At, Circuit, Decides, Place, PolicyError, bucket, request_parameters};
+use super::bucket::{self, Takers};
+use super::{At, Circuit, Decides, Place, PolicyError, request_parameters};
 use crate::policy::decode::Object;
 use crate::policy::model::{ComponentKind, RateLimiter};
 use crate::policy::ports::{self, InPort, OutPort};
@@ -54,8 +55,11 @@ fn add<'t>(
     let request = request_parameters(fields)?;
     let at = fields.at.clone();
     let part = Decides::new("rate limiter", place, selectors, move |inputs| {
+        let takers = Takers::Limited {
+            by_label: request.tokens_label_key.is_some(),
+        };
         Ok(ComponentKind::RateLimiter(RateLimiter {
-            bucket: bucket::wired(&settings, &at, inputs)?,
+            bucket: bucket::wired(&settings, &at, inputs, takers)?,
             request: request.clone(),
         }))
     });

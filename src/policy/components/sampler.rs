@@ -2,7 +2,7 @@
 
 use super::{At, Circuit, Decides, Place, PolicyError, named};
 use crate::policy::decode::Object;
-use crate::policy::model::{ComponentKind, Sampler, Selector};
+use crate::policy::model::{ComponentKind, Port, Sampler, Selector};
 use crate::policy::ports::{self, InPort};
 use crate::policy::{selector, status_code};
 
@@ -88,6 +88,21 @@ pub(super) fn add<'t>(
     let part = Decides::new("sampler", place, selectors, move |inputs| {
         let mut sampler = settings.clone();
         sampler.accept_percentage = wired.then(|| inputs.port(0)).transpose()?;
+        let note = match sampler.accept_percentage {
+            Some(Port::Constant(percentage)) if percentage.is_nan() => {
+                Some(match sampler.ramp_mode {
+                    true => "rejects everything: its percentage is invalid",
+                    false => "lets everything pass: its percentage is invalid",
+                })
+            }
+            Some(Port::Constant(percentage)) if percentage <= 0.0 => {
+                Some("rejects everything: its percentage is not more than zero")
+            }
+            _ => None,
+        };
+        if let (Some(note), Some(port)) = (note, inputs.ports.first()) {
+            port.at.warn(note);
+        }
         Ok(ComponentKind::Sampler(sampler))
     });
     circuit.add(part.wired(place, input.into_iter().collect(), Vec::new()));

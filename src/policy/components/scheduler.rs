@@ -126,6 +126,8 @@ fn parameters(
         }
         if parameters.tokens == 0.0 {
             parameters.tokens = 1.0;
+        } else if parameters.tokens.is_infinite() {
+            at.warn("rejects every flow of this workload: nothing holds as many tokens");
         }
     }
     if let Some(at) = fields.scalar("queue_timeout") {

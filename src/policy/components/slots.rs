@@ -61,6 +61,9 @@ pub(super) fn wired(
         Port::Constant(value) if value <= 0.0 => {
             at.warn("rejects everything: its concurrency is not more than zero");
         }
+        Port::Constant(f64::INFINITY) => {
+            at.warn("lets everything pass: its concurrency has no bound");
+        }
         _ => {}
     }
     Ok(slots)

@@ -1,5 +1,6 @@
 //! `aiad_load_scheduler`: less step by step, and more step by step.
 
+use super::aimd::STAYS;
 use super::{Ports, around, check_alerter, ports};
 use crate::policy::PolicyError;
 use crate::policy::circuit::Circuit;
@@ -68,6 +69,18 @@ pub(in crate::policy) fn aiad<'t>(
     let max = fields.number("max_load_multiplier", 2.0)?;
     let decrement = fields.number("load_multiplier_linear_decrement", 0.05)?;
     let increment = fields.number("load_multiplier_linear_increment", 0.025)?;
+    if max <= min {
+        fields.at.warn(
+            "lets everything pass: any load multiplier reaches `max_load_multiplier`, which is not \
+             more than `min_load_multiplier`",
+        );
+    } else if decrement <= 0.0 {
+        fields
+            .at
+            .warn("lets everything pass: `load_multiplier_linear_decrement` is not more than zero");
+    } else if increment <= 0.0 {
+        fields.at.warn(STAYS);
+    }
     check_alerter(&fields)?;
 
     let Ports {

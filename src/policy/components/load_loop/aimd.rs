@@ -9,6 +9,10 @@ use crate::policy::components::{
 use crate::policy::decode::At;
 use crate::policy::model::{Arithmetic, Comparison, Op};
 
+/// What follows from a `load_multiplier_linear_increment` that increments nothing.
+pub(super) const STAYS: &str = "lets no more in after an overload: \
+                                `load_multiplier_linear_increment` is not more than zero";
+
 /// Where an AIMD loop has no parameter of its own.
 #[derive(Clone, Copy)]
 pub(in crate::policy) struct AimdDefaults {
@@ -82,6 +86,13 @@ pub(in crate::policy) fn aimd<'t>(
     let gradient = gradient_controller::gradient(&fields.required("gradient")?, defaults.gradient)?;
     let max = fields.number("max_load_multiplier", 2.0)?;
     let increment = fields.number("load_multiplier_linear_increment", defaults.increment)?;
+    if max <= 0.0 {
+        fields
+            .at
+            .warn("lets everything pass: any load multiplier reaches `max_load_multiplier`");
+    } else if increment <= 0.0 {
+        fields.at.warn(STAYS);
+    }
     check_alerter(&fields)?;
 
     let comparison = match gradient {

@@ -1,0 +1,72 @@
+//! What anyone can make many of costs each its own time. The bounds are wide: work that grows with
+//! the square would take a hundred times as long.
+
+use std::time::{Duration, Instant};
+
+use tower_aperture::engine::{CheckInput, Engine, ManualClock};
+
+use crate::queues::{engine_of, limiter};
+use crate::support::*;
+
+const LONG: Duration = Duration::from_secs(60);
+
+#[test]
+fn a_lookup_of_many_keys_takes_each_its_time() {
+    let (engine, _) = engine_of(&[]);
+    let keys: Vec<String> = (0..300_000).map(|key| format!("{key:06x}")).collect();
+    let begun = Instant::now();
+    let twice = keys.iter().chain(&keys).map(String::as_str);
+    let found = engine.cache_lookup(HERE, "", twice);
+    assert!(begun.elapsed() < LONG);
+    assert_eq!(found.global.len(), keys.len(), "each once");
+}
+
+#[test]
+fn slots_of_mixed_costs_expire_and_come_back_in_their_time() {
+    let (engine, clock) = engine_of(&[limiter(1e9, "")]);
+    let costs = ["-1e9", "1e9", "0.1", "1e15", "-1e15", "1e300", "-1e300"];
+    let take = |at: usize| check(&engine, &[("tokens", costs[at % costs.len()])]);
+    let begun = Instant::now();
+    for at in 0..100_000 {
+        take(at);
+    }
+    clock.advance(secs(11.0));
+    // All of them go at once.
+    assert!(check(&engine, &[]).accepted());
+    let slots: Vec<_> = (0..50_000).map(|at| take(at).slots()).collect();
+    for slots in slots.iter().rev() {
+        engine.flow_end(slots, None);
+    }
+    assert!(begun.elapsed() < LONG);
+}
+
+#[test]
+fn many_policies_meet_a_flow_and_are_reloaded_in_their_time() {
+    const MANY: usize = 3000;
+    let matcher = "label_matcher: {match_list: [{key: nobody, operator: DoesNotExist}]}";
+    let text = |at: usize| {
+        let selectors = match at % 3 {
+            0 => format!("[{{control_point: {HERE}}}]"),
+            1 => format!("[{{control_point: {HERE}, {matcher}}}]"),
+            _ => format!("[{{control_point: {HERE}, service: shop, {matcher}}}]"),
+        };
+        let limiter = Limiter::new(1e6, 1.0).selectors(&selectors);
+        policy(&format!("policy {at}"), &[limiter])
+    };
+    let texts: Vec<(String, String)> = (0..MANY).map(|at| (format!("{at}"), text(at))).collect();
+    let engine = Engine::builder().clock(ManualClock::new()).build();
+    let engine = engine.expect("nothing is wrong");
+    engine.reload_with(texts.clone()).expect("they are right");
+    let params = params(&[]);
+    let services = vec!["shop"; 1000];
+    let input = CheckInput::new(HERE, &params).services(&services);
+    let begun = Instant::now();
+    for used in 1..=3 {
+        let report = engine.check(&input);
+        assert_eq!(report.limiter_decisions.len(), MANY, "each once");
+        engine.reload_with(texts.clone()).expect("they are right");
+        let kept = tokens(&engine.check(&input), "root.0").remaining;
+        assert!(kept <= 1e6 - f64::from(used), "the state is kept");
+    }
+    assert!(begun.elapsed() < LONG);
+}
