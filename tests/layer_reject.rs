@@ -201,12 +201,12 @@ async fn a_post_with_a_grpc_media_type_is_a_grpc_request_and_nothing_else_is() {
         let request = request.header("content-type", content_type);
         let response = send(&layer, request.body(()).expect("a request")).await;
         let headers = response.headers();
-        let found = headers.get("content-type").map(|value| value.as_bytes());
+        let found = headers.get("content-type").map(http::HeaderValue::as_bytes);
         let case = format!("{method} {content_type:?}");
         assert_eq!(found, answered.map(str::as_bytes), "{case}");
         let status = if answered.is_some() { 200 } else { 429 };
         assert_eq!(response.status(), status, "{case}");
-        let code = headers.get("grpc-status").map(|value| value.as_bytes());
+        let code = headers.get("grpc-status").map(http::HeaderValue::as_bytes);
         assert_eq!(code, answered.map(|_| &b"8"[..]), "{case}");
     }
 }

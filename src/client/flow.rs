@@ -126,6 +126,13 @@ impl Flow {
         matches!(self.answer, Answer::Given { .. })
     }
 
+    /// Returns [`is_decided`](Self::is_decided), under the name that other Aperture SDKs use.
+    #[deprecated = "renamed to `is_decided`: it is true for rejected flows as well"]
+    #[must_use]
+    pub const fn success(&self) -> bool {
+        self.is_decided()
+    }
+
     /// Why nobody answered.
     #[must_use]
     pub const fn error(&self) -> Option<&FlowError> {

@@ -99,8 +99,8 @@ impl Agents {
     /// Returns the less busy of two that are drawn from those that fit and do not fail, or from
     /// those that fit when all of them fail.
     ///
-    /// An Agent that is slow, or that has stopped answering and is not given up yet, gets little
-    /// that way. One that fails fast gets nothing.
+    /// An Agent that is slow gets little that way. One that fails fast, or that is suspected and
+    /// not given up yet, gets nothing but a try now and then.
     fn choose(&self, fits: impl Fn(usize, &Agent) -> bool) -> Option<usize> {
         if self.all.len() > 1 {
             let well = |at, agent: &Agent| !agent.failures.is_failing() && fits(at, agent);
@@ -168,6 +168,11 @@ impl Agent {
 
     pub(super) fn next_generation(&self) -> u64 {
         self.generation.fetch_add(1, SeqCst) + 1
+    }
+
+    /// It is back: flows go to it as to any other.
+    pub(super) fn returned(&self) {
+        self.failures.clear();
     }
 
     /// How many checks it has answered.
@@ -303,8 +308,13 @@ impl Asking {
             Some(Evidence::Silence) if self.agent().answers() != self.answers => return,
             Some(evidence) => evidence,
         };
-        if let Some(suspicion) = self.agent().breaker.failed(self.pass, evidence) {
+        let agent = self.agent();
+        if let Some(suspicion) = agent.breaker.failed(self.pass, evidence) {
             self.live.examine(self.at, suspicion, &failure.message);
+        }
+        if agent.breaker.is_suspected() {
+            // Flows go to the other Agents until this one decides again, or has been examined.
+            agent.failures.count();
         }
     }
 }

@@ -157,6 +157,11 @@ impl Breaker {
         })
     }
 
+    /// Tells whether so many checks failed in a row that the Agent may be away.
+    pub(super) fn is_suspected(&self) -> bool {
+        self.is_suspicious(self.failures.load(SeqCst))
+    }
+
     const fn is_suspicious(&self, failures: u32) -> bool {
         self.config.failures != 0 && failures >= self.config.failures
     }

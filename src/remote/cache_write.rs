@@ -66,15 +66,16 @@ pub(super) struct CacheWrites {
 // === impl CacheWrites ===
 
 impl CacheWrites {
-    /// Queues a change; gives it back when there is no room.
-    pub(super) fn push(&mut self, write: CacheWrite) -> Result<(), CacheWrite> {
+    /// Queues a change; returns it when there is no room.
+    #[must_use]
+    pub(super) fn push(&mut self, write: CacheWrite) -> Option<CacheWrite> {
         let bytes = self.bytes + write.bytes();
         if self.waiting.len() >= MAX_WRITES || bytes > MAX_BYTES {
-            return Err(write);
+            return Some(write);
         }
         self.bytes = bytes;
         self.waiting.push_back(write);
-        Ok(())
+        None
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -294,7 +295,7 @@ mod tests {
     fn changes_to_one_place_keep_their_order_and_hold_up_no_others() {
         let mut writes = CacheWrites::default();
         for write in [upsert("a", 1), delete("a"), upsert("a", 1), upsert("b", 1)] {
-            assert!(writes.push(write).is_ok());
+            assert!(writes.push(write).is_none());
         }
         let a = ("shop".to_owned(), "a".to_owned());
         assert_eq!(next(&mut writes), Some(("upsert", "a".to_owned())));
@@ -331,7 +332,7 @@ mod tests {
     fn so_many_calls_run_at_once() {
         let mut writes = CacheWrites::default();
         for at in 0..=PARALLEL {
-            assert!(writes.push(delete(&at.to_string())).is_ok());
+            assert!(writes.push(delete(&at.to_string())).is_none());
         }
         for _ in 0..PARALLEL {
             assert!(next(&mut writes).is_some());
@@ -343,18 +344,18 @@ mod tests {
     fn what_waits_is_bounded_in_number_and_bytes() {
         let mut writes = CacheWrites::default();
         for at in 0..MAX_WRITES {
-            assert!(writes.push(delete(&at.to_string())).is_ok());
+            assert!(writes.push(delete(&at.to_string())).is_none());
         }
-        assert!(writes.push(delete("more")).is_err());
+        assert!(writes.push(delete("more")).is_some());
         assert_eq!(writes.take_all().len(), MAX_WRITES);
         assert!(writes.is_done());
 
         let mut writes = CacheWrites::default();
         let half = MAX_BYTES / 2;
-        assert!(writes.push(upsert("a", half)).is_ok());
-        assert!(writes.push(upsert("b", half)).is_err(), "keys count too");
-        assert!(writes.push(upsert("b", half - 2)).is_ok());
+        assert!(writes.push(upsert("a", half)).is_none());
+        assert!(writes.push(upsert("b", half)).is_some(), "keys count too");
+        assert!(writes.push(upsert("b", half - 2)).is_none());
         assert!(next(&mut writes).is_some());
-        assert!(writes.push(upsert("c", half - 2)).is_ok());
+        assert!(writes.push(upsert("c", half - 2)).is_none());
     }
 }

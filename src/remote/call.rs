@@ -123,10 +123,7 @@ impl Live {
         let grace = terms.grace.min(LONGEST);
         let deadline = budget.map(|budget| begun + budget + grace);
         let timed_out = || Failure::timed_out(budget.unwrap_or_default(), grace);
-        let on_timeout = match terms.on_timeout {
-            Some(notify) => Some(|| notify(timed_out())),
-            None => None,
-        };
+        let on_timeout = terms.on_timeout.map(|notify| || notify(timed_out()));
         let (answer, connection) = match transport {
             Transport::Own(pool) => {
                 let patience = terms.connecting.or(budget).map(|most| most.min(LONGEST));

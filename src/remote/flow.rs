@@ -277,10 +277,7 @@ impl Answered {
 /// Queues an end; counts it when it is lost.
 fn submit(live: &Arc<Live>, job: EndJob) -> Result<(), EndError> {
     let queued = live.shared.offer(Some(live), job, Live::push_end);
-    queued.map_err(|(_, error)| {
-        live.shared.counters.ends_dropped.add(1);
-        error
-    })
+    queued.inspect_err(|_| live.shared.counters.ends_dropped.add(1))
 }
 
 fn quota(decision: &LimiterDecision) -> Option<Quota> {

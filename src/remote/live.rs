@@ -45,8 +45,13 @@ struct Current {
     generation: u64,
 }
 
-/// Why a side does not take work, and the work.
-pub(super) type Refused<T> = (T, EndError);
+/// What a side does with work that is left with it.
+#[must_use]
+pub(super) enum Offered<T> {
+    Taken,
+    /// Gives the work back, and says why.
+    Refused(T, EndError),
+}
 
 // === impl Live ===
 
@@ -143,46 +148,45 @@ impl Live {
     }
 
     /// Leaves an end for the worker.
-    pub(super) fn push_end(&self, job: EndJob) -> Result<(), Refused<EndJob>> {
+    pub(super) fn push_end(&self, job: EndJob) -> Offered<EndJob> {
         let mut queue = self.queue();
         if queue.phase == Phase::Closed {
-            return Err((job, EndError::ShutDown));
+            return Offered::Refused(job, EndError::ShutDown);
         }
         if let Err(job) = queue.ends.push(job) {
-            return Err((job, EndError::QueueFull));
+            return Offered::Refused(job, EndError::QueueFull);
         }
         Queue::wake(queue);
-        Ok(())
+        Offered::Taken
     }
 
     /// Leaves a change to a cache for the worker.
-    pub(super) fn push_cache_write(&self, write: CacheWrite) -> Result<(), Refused<CacheWrite>> {
+    pub(super) fn push_cache_write(&self, write: CacheWrite) -> Offered<CacheWrite> {
         let mut queue = self.queue();
         if queue.phase == Phase::Closed {
-            return Err((write, EndError::ShutDown));
+            return Offered::Refused(write, EndError::ShutDown);
         }
-        if let Err(write) = queue.cache_writes.push(write) {
-            return Err((write, EndError::QueueFull));
+        if let Some(write) = queue.cache_writes.push(write) {
+            return Offered::Refused(write, EndError::QueueFull);
         }
         Queue::wake(queue);
-        Ok(())
+        Offered::Taken
     }
 
     /// Leaves a span for the worker, which is woken only to start its timer or for a full batch.
     #[cfg(feature = "telemetry")]
-    #[allow(clippy::result_large_err)] // The caller has it on the stack already.
-    pub(super) fn push_span(&self, span: SpanRecord) -> Result<(), Refused<SpanRecord>> {
+    pub(super) fn push_span(&self, span: SpanRecord) -> Offered<SpanRecord> {
         let mut queue = self.queue();
         if queue.phase == Phase::Closed {
-            return Err((span, EndError::ShutDown));
+            return Offered::Refused(span, EndError::ShutDown);
         }
-        if let Err(span) = queue.spans.push(span) {
-            return Err((span, EndError::QueueFull));
+        if let Some(span) = queue.spans.push(span) {
+            return Offered::Refused(span, EndError::QueueFull);
         }
         if queue.spans.wants_worker() || queue.phase == Phase::Draining {
             Queue::wake(queue);
         }
-        Ok(())
+        Offered::Taken
     }
 
     /// Asks the worker to end once nothing is left; closes the side at once where that is so.
@@ -211,7 +215,7 @@ impl Live {
         queue.phase = Phase::Closed;
         let work = queue.take();
         Queue::wake(queue);
-        self.shared.count_dropped(work);
+        self.shared.count_dropped(&work);
         self.close();
     }
 
@@ -304,8 +308,8 @@ mod tests {
         let mut queued = 0;
         let refused = loop {
             match live.push_end(job("a", 1)) {
-                Ok(()) => queued += 1,
-                Err((_, error)) => break error,
+                Offered::Taken => queued += 1,
+                Offered::Refused(_, error) => break error,
             }
         };
         assert_eq!(refused, EndError::QueueFull);
@@ -313,7 +317,9 @@ mod tests {
         let mut stats = crate::ClientStats::default();
         remote.add_stats(&mut stats);
         assert_eq!(stats.ends_dropped, queued, "there is no other runtime");
-        let refused = live.push_end(job("a", 1)).err().map(|(_, error)| error);
-        assert_eq!(refused, Some(EndError::ShutDown));
+        assert!(matches!(
+            live.push_end(job("a", 1)),
+            Offered::Refused(_, EndError::ShutDown)
+        ));
     }
 }

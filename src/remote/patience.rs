@@ -149,7 +149,8 @@ mod tests {
                 Some(Instant::now() + Duration::from_millis(10)),
                 pending::<()>(),
             ));
-            poll_fn(|cx| Poll::Ready(assert!(waiting.as_mut().poll(cx).is_pending()))).await;
+            let first = poll_fn(|cx| Poll::Ready(waiting.as_mut().poll(cx))).await;
+            assert!(first.is_pending());
             tokio::time::advance(Duration::from_millis(10 + stall)).await;
             let resumed = Instant::now();
             assert_eq!(waiting.await, None);

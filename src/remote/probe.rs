@@ -202,6 +202,7 @@ impl Live {
     fn found(&self, at: usize) {
         let agent = self.shared.agents.get(at);
         if let Some(_away) = agent.breaker.alive() {
+            agent.returned();
             #[cfg(feature = "metrics")]
             agent.away.set(false);
             log_event!(

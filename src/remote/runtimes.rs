@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 
 use super::config::Target;
-use super::live::{Live, Refused, Slot};
+use super::live::{Live, Offered, Slot};
 use super::queue::{Queue, Work};
 use super::transport::Transport;
 use super::{Shared, worker};
@@ -77,36 +77,41 @@ impl Shared {
         self: &Arc<Self>,
         own: Option<&Arc<Live>>,
         mut work: T,
-        push: impl Fn(&Live, T) -> Result<(), Refused<T>>,
-    ) -> Result<(), Refused<T>> {
+        push: impl Fn(&Live, T) -> Offered<T>,
+    ) -> Result<(), EndError> {
         let current = Handle::try_current().ok().map(|runtime| runtime.id());
         if let Some(own) = own
             && current == Some(own.runtime())
         {
             // The usual case takes no lock but the queue's.
             match push(own, work) {
-                Err((refused, EndError::ShutDown)) => work = refused,
-                outcome => return outcome,
+                Offered::Taken => return Ok(()),
+                Offered::Refused(refused, EndError::ShutDown) => work = refused,
+                Offered::Refused(_, error) => return Err(error),
             }
         } else if current.is_some()
             && let Ok(live) = self.live()
         {
             match push(&live, work) {
-                Err((refused, EndError::ShutDown)) => work = refused,
-                outcome => return outcome,
+                Offered::Taken => return Ok(()),
+                Offered::Refused(refused, EndError::ShutDown) => work = refused,
+                Offered::Refused(_, error) => return Err(error),
             }
         }
         let own = own.into_iter().cloned();
         for live in own.chain(self.newest_first()) {
-            match push(&live, work) {
-                Err((refused, EndError::ShutDown)) => work = refused,
-                outcome => {
-                    self.call_patrol(&live);
-                    return outcome;
+            let outcome = match push(&live, work) {
+                Offered::Taken => Ok(()),
+                Offered::Refused(refused, EndError::ShutDown) => {
+                    work = refused;
+                    continue;
                 }
-            }
+                Offered::Refused(_, error) => Err(error),
+            };
+            self.call_patrol(&live);
+            return outcome;
         }
-        Err((work, EndError::ShutDown))
+        Err(EndError::ShutDown)
     }
 
     /// Moves the work of a runtime that ends to another one; counts it when there is none.
@@ -115,10 +120,10 @@ impl Shared {
         for live in self.newest_first() {
             left = live.take_over(left);
         }
-        self.count_dropped(left);
+        self.count_dropped(&left);
     }
 
-    pub(super) fn count_dropped(&self, work: Work) {
+    pub(super) fn count_dropped(&self, work: &Work) {
         let counters = &self.counters;
         let sent = work.ends.iter().filter(|end| end.was_sent()).count();
         counters.ends_failed.add(sent);
@@ -172,15 +177,18 @@ impl Live {
             let work = queue.take();
             drop(queue);
             let rest = other.take_over(self.take_over(work));
-            self.shared.count_dropped(rest);
+            self.shared.count_dropped(&rest);
         }
         again
     }
 }
 
 /// Pushes all it can, and returns the rest.
-fn rest<T>(all: Vec<T>, push: impl Fn(T) -> Result<(), Refused<T>>) -> Vec<T> {
+fn rest<T>(all: Vec<T>, push: impl Fn(T) -> Offered<T>) -> Vec<T> {
     all.into_iter()
-        .filter_map(|one| push(one).err().map(|(one, _)| one))
+        .filter_map(|one| match push(one) {
+            Offered::Taken => None,
+            Offered::Refused(one, _) => Some(one),
+        })
         .collect()
 }

@@ -17,16 +17,16 @@ pub(crate) struct SpanBuffer {
 }
 
 impl SpanBuffer {
-    /// Keeps a span; gives it back when the buffer is full.
-    #[allow(clippy::result_large_err)] // The caller has it on the stack already.
-    pub(crate) fn push(&mut self, span: SpanRecord) -> Result<(), SpanRecord> {
+    /// Keeps a span; returns it when the buffer is full.
+    #[must_use]
+    pub(crate) fn push(&mut self, span: SpanRecord) -> Option<SpanRecord> {
         let cached = span.cached_bytes();
         if self.spans.len() >= MAX_SPANS || self.cached + cached > MAX_CACHED {
-            return Err(span);
+            return Some(span);
         }
         self.cached += cached;
         self.spans.push(span);
-        Ok(())
+        None
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -67,13 +67,13 @@ mod tests {
     fn the_buffer_is_bounded_and_gives_the_oldest_first() {
         let mut buffer = SpanBuffer::default();
         for at in 0..MAX_SPANS as u64 {
-            assert!(buffer.push(SpanRecord::at(at)).is_ok());
+            assert!(buffer.push(SpanRecord::at(at)).is_none());
         }
-        assert!(buffer.push(SpanRecord::at(0)).is_err());
+        assert!(buffer.push(SpanRecord::at(0)).is_some());
         let batch = buffer.take_batch().expect("full");
         assert_eq!(batch.len(), BATCH);
         assert_eq!(batch[0].flow_start, 0);
-        assert!(buffer.push(SpanRecord::at(1)).is_ok());
+        assert!(buffer.push(SpanRecord::at(1)).is_none());
         assert_eq!(buffer.take_all().len(), MAX_SPANS - BATCH + 1);
         assert!(buffer.take_batch().is_none());
     }
@@ -82,10 +82,10 @@ mod tests {
     fn cached_values_are_bounded_too() {
         let mut buffer = SpanBuffer::default();
         let big = SpanRecord::at(0).with_cached(MAX_CACHED / 2 + 1);
-        assert!(buffer.push(big.clone()).is_ok());
-        assert!(buffer.push(big.clone()).is_err());
-        assert!(buffer.push(SpanRecord::at(1)).is_ok());
+        assert!(buffer.push(big.clone()).is_none());
+        assert!(buffer.push(big.clone()).is_some());
+        assert!(buffer.push(SpanRecord::at(1)).is_none());
         buffer.take_batch();
-        assert!(buffer.push(big).is_ok());
+        assert!(buffer.push(big).is_none());
     }
 }

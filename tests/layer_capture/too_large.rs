@@ -235,7 +235,7 @@ async fn over_http_1_the_cap_holds_for_every_framing() {
                 .into_body()
                 .collect()
                 .await
-                .map(|body| body.to_bytes());
+                .map(http_body_util::Collected::to_bytes);
             Ok::<_, Infallible>(Response::new(Full::from(read.unwrap_or_default())))
         },
     );

@@ -90,7 +90,7 @@ impl Site {
         if fields.contains_key("x-held") {
             self.held.acquire().await.expect("never closed").forget();
         }
-        match fields.get("x-broken").map(|how| how.as_bytes()) {
+        match fields.get("x-broken").map(http::HeaderValue::as_bytes) {
             Some(b"error") => return Err(Broken),
             Some(_) => panic!("the service panicked, as it was asked to"),
             None => {}

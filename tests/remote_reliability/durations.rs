@@ -49,10 +49,12 @@ const SETTERS: [(&str, Setter); 7] = [
 
 /// Parameters of other calls that are walked below, or that are no settings of a client: values of
 /// answers, and what only the engine takes.
-const OTHERS: [&str; 13] = [
+const OTHERS: [&str; 15] = [
     "advance",
     "advance_to",
     "after",
+    "budget",
+    "caller_timeout",
     "deadline",
     "embedded_with_check_timeout",
     "flow_end",
@@ -76,15 +78,24 @@ fn count_panics() {
     }));
 }
 
+/// A timeout of the flows themselves.
+#[derive(Clone, Copy)]
+enum Parameter {
+    None,
+    CheckTimeout(Duration),
+    CallerTimeout(Duration),
+}
+
 /// Runs flows and makes sure that each is accounted for.
-fn account(name: &str, builder: ApertureClientBuilder, parameter: Option<Duration>) {
+fn account(name: &str, builder: ApertureClientBuilder, parameter: Parameter) {
     // Refused is fine; the error says why.
     let Ok(client) = builder.build() else { return };
     let runtime = runtime();
     runtime.block_on(async {
         let params = || match parameter {
-            Some(timeout) => FlowParams::new().check_timeout(timeout),
-            None => FlowParams::new(),
+            Parameter::CheckTimeout(timeout) => FlowParams::new().check_timeout(timeout),
+            Parameter::CallerTimeout(timeout) => FlowParams::new().caller_timeout(timeout),
+            Parameter::None => FlowParams::new(),
         };
         for _ in 0..2 {
             let flow = client.start_flow("by-hand", params()).await;
@@ -97,8 +108,8 @@ fn account(name: &str, builder: ApertureClientBuilder, parameter: Option<Duratio
         }
         let layer = ApertureLayer::new(client.clone(), "layer");
         let layer = match parameter {
-            Some(timeout) => layer.check_timeout(timeout),
-            None => layer,
+            Parameter::CheckTimeout(timeout) => layer.check_timeout(timeout),
+            Parameter::CallerTimeout(_) | Parameter::None => layer,
         };
         let inner = |_: Request<Full<bytes::Bytes>>| async {
             Ok::<_, Infallible>(Response::new(Full::<bytes::Bytes>::default()))
@@ -106,7 +117,10 @@ fn account(name: &str, builder: ApertureClientBuilder, parameter: Option<Duratio
         let request = Request::new(Full::default());
         let response = layer.layer(service_fn(inner)).oneshot(request).await;
         assert!(response.expect("an answer").status().is_success(), "{name}");
-        let ready = parameter.unwrap_or(Duration::from_millis(1)).min(PLENTY);
+        let ready = match parameter {
+            Parameter::CheckTimeout(timeout) => timeout.min(PLENTY),
+            Parameter::CallerTimeout(_) | Parameter::None => Duration::from_millis(1),
+        };
         let _ = client.wait_ready(ready).await;
         // Whether in time or not, what is lost is counted.
         let delivered = client.shutdown(PLENTY).await;
@@ -137,17 +151,19 @@ fn every_duration_is_legal_or_refused_and_loses_nothing_in_silence() {
     for duration in EXTREMES {
         for (name, set) in SETTERS {
             let name = format!("{name}({duration:?})");
-            account(&name, set(builder(), duration), None);
+            account(&name, set(builder(), duration), Parameter::None);
             // The same while all else is patient.
             let patient = builder().check_timeout(PLENTY).end_timeout(PLENTY);
-            account(&name, set(patient, duration), None);
+            account(&name, set(patient, duration), Parameter::None);
         }
         let all = SETTERS
             .iter()
             .fold(builder(), |builder, (_, set)| set(builder, duration));
-        account(&format!("all at {duration:?}"), all, None);
+        account(&format!("all at {duration:?}"), all, Parameter::None);
         let name = format!("a flow's own timeout, {duration:?}");
-        account(&name, builder(), Some(duration));
+        account(&name, builder(), Parameter::CheckTimeout(duration));
+        let name = format!("a caller that waits for {duration:?}");
+        account(&name, builder(), Parameter::CallerTimeout(duration));
     }
     assert_eq!(PANICS.load(SeqCst), 0);
 }

@@ -5,6 +5,7 @@ mod durations;
 mod handed_over;
 #[cfg(feature = "tracing")]
 mod logs;
+mod readme;
 mod runtimes;
 mod shutdown;
 #[path = "../support/mod.rs"]

@@ -16,7 +16,7 @@ const STALL: Duration = Duration::from_millis(300);
 const RETURN: Duration = Duration::from_secs(20);
 
 /// Longer than a check takes at most, so that those of a failure are over.
-const SETTLE: Duration = Duration::from_millis(600);
+const SETTLE: Duration = Duration::from_millis(1200);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {

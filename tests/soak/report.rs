@@ -255,12 +255,17 @@ impl Report {
             ("accepted", stats.accepted),
             ("rejected", stats.rejected),
             ("undecided and ran: no answer in time", stats.timeouts),
+            ("of those, sent and late", stats.late),
             ("undecided and ran: no connection", stats.unavailable),
             (
                 "undecided and ran: other",
                 other + stats.unauthenticated + stats.invalid,
             ),
             ("checks moved to the other agent", stats.checks_moved),
+            (
+                "checks whose grant may be lost, counted",
+                stats.checks_unsettled,
+            ),
             ("agents given up", stats.agents_given_up),
             ("agent processes", incarnations.len() as u64),
             ("ends delivered", stats.ends_delivered),
