@@ -23,7 +23,8 @@ pub(crate) trait Measured {
     /// The latest answer to a query.
     fn query(&self, text: &str) -> Signal;
 
-    /// What a load scheduler of this policy granted and refused since this was asked last.
+    /// Returns the tokens that a load scheduler of this policy granted and refused since the last
+    /// call.
     fn take_demand(&self, component_id: &str) -> Demand;
 }
 
@@ -36,7 +37,7 @@ pub(crate) enum Moment {
     Past(u64),
 }
 
-/// What a tick was.
+/// The number of an evaluated tick, and its place in its period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ticked {
     /// Counting from one.
@@ -301,8 +302,8 @@ impl Unit {
 }
 
 impl Reading {
-    /// What flux meters have measured is still there for the time of any tick: nothing was measured
-    /// since, or the tick would not have been late.
+    /// Reads the source of a signal. Flux meters answer late ticks as well: a measurement in between
+    /// would have caused the tick on time.
     fn tick(&mut self, tick: Tick, measured: &dyn Measured) -> Signal {
         let due = tick.number == 1 || tick.number.is_multiple_of(self.every) || self.missed;
         if due && !tick.newest && matches!(self.of, Reads::Query(_)) {

@@ -53,7 +53,7 @@ pub(crate) trait Actuator: fmt::Debug + Send + Sync {
     /// of load schedulers.
     fn apply(&self, setting: Setting, now: Nanos);
 
-    /// What it granted and refused since it was asked last; zeros where nothing is counted.
+    /// Returns the tokens granted and refused since the last call; zeros if nothing is counted.
     fn take_demand(&self) -> Demand;
 
     /// What its workloads' flows cost by their latency; `None` where nobody measures.
@@ -93,7 +93,7 @@ pub(crate) struct LoadDecision {
 #[derive(Debug)]
 pub(crate) struct Control<A> {
     loops: Box<[Arc<Loop<A>>]>,
-    /// Where the loop of a policy is.
+    /// The index of each policy's loop in `loops`.
     by_policy: HashMap<Arc<str>, usize, RandomState>,
     /// When the first of them ticks next; never where there is none.
     next: AtomicI64,

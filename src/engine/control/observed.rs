@@ -14,7 +14,7 @@ pub(crate) struct Demand {
     pub(crate) rejected: f64,
 }
 
-/// Tokens that are not told from more: sums of them are still finite.
+/// The most tokens that one sample counts, so that sums of samples stay finite.
 const MOST: f64 = 1e300;
 
 impl Demand {
@@ -34,7 +34,7 @@ impl Demand {
 /// to that delay, so it is kept.
 #[derive(Debug)]
 pub(super) struct ObservedLoad {
-    /// What came since the sample before; oldest first, one each `stride` ticks.
+    /// The demand since the previous sample, one every `stride` ticks, oldest first.
     samples: VecDeque<Demand>,
     stride: u64,
     lag: usize,

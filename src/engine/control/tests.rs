@@ -200,7 +200,7 @@ fn a_load_scheduler_hears_of_its_multiplier_every_tenth_tick() {
             (0.0, true, 79 * SECOND),
         ]
     );
-    // Once for each time that somebody looked.
+    // The source is asked once for each call of `catch_up`.
     assert_eq!(number.asked.load(Ordering::Relaxed), 4);
 }
 
@@ -262,23 +262,23 @@ fn a_silence_is_made_up_for_in_turns_and_not_without_end() {
     let policy = policy_of(load_scheduler(Port::Constant(1.0), true), Vec::new());
     let (control, listener) = running(&policy, None);
     // One decision in ten ticks.
-    let told = || listener.loads().len() as u64;
+    let decisions = || listener.loads().len() as u64;
     let hours = 3600 * SECOND;
     control.catch_up(hours);
-    assert_eq!(told(), TURN / 10);
+    assert_eq!(decisions(), TURN / 10);
     for _ in 0..3 {
         control.catch_up(hours);
     }
-    assert_eq!(told(), 360);
+    assert_eq!(decisions(), 360);
     control.catch_up(hours + 9 * SECOND - 1);
-    assert_eq!(told(), 360);
+    assert_eq!(decisions(), 360);
     control.catch_up(hours + 9 * SECOND);
-    assert_eq!(told(), 361);
+    assert_eq!(decisions(), 361);
     // The end of all time is no end of ticking.
     for _ in 0..2000 {
         control.catch_up(Nanos::MAX);
     }
-    assert!(told().abs_diff(361 + BACKLOG / 10) <= 1);
+    assert!(decisions().abs_diff(361 + BACKLOG / 10) <= 1);
 }
 
 /// A signal, and the load multipliers of a scheduler that follows it.
