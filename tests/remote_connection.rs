@@ -197,6 +197,30 @@ async fn keep_alive_gives_up_a_connection_that_went_silent() {
     agent.thaw();
 }
 
+#[tokio::test]
+async fn keep_alive_gives_up_a_silent_connection_in_a_process_that_is_always_late() {
+    let agent = FakeAgent::start();
+    let client = builder(&agent)
+        .keep_alive(Duration::from_millis(100), Duration::from_millis(300))
+        .build()
+        .expect("a client");
+    assert_eq!(decision(&client).await, FlowDecision::Accepted);
+    agent.freeze();
+    // Every timer of this runtime fires up to 200 ms late.
+    let late = tokio::spawn(async {
+        loop {
+            std::thread::sleep(Duration::from_millis(200));
+            tokio::task::yield_now().await;
+        }
+    });
+    let params = FlowParams::new().check_timeout(Duration::from_secs(10));
+    let flow = client.start_flow("checkout", params).await;
+    let error = flow.error().expect("unreachable");
+    assert_eq!(error.kind(), FlowErrorKind::Unavailable, "{error}");
+    late.abort();
+    agent.thaw();
+}
+
 #[test]
 fn a_client_outlives_its_first_runtime() {
     let agent = FakeAgent::start();

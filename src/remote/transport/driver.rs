@@ -190,6 +190,8 @@ struct KeepAliveTimer {
     due: Instant,
     /// A ping is under way; the timer is its timeout.
     pinged: bool,
+    /// The timeout of this ping was extended after a stall; that happens once.
+    extended: bool,
     /// The bytes that had been read when the timer was set.
     read: u64,
 }
@@ -203,6 +205,7 @@ impl KeepAliveTimer {
             timer: Box::pin(sleep_until(due)),
             due,
             pinged: false,
+            extended: false,
             read: 0,
         }
     }
@@ -212,7 +215,8 @@ impl KeepAliveTimer {
         self.timer.as_mut().reset(self.due);
     }
 
-    /// Is ready when the peer has not answered a ping in time.
+    /// Is ready when the peer has not answered a ping in time. A stall of this process extends that
+    /// time once, to twice the timeout: a process that is always late closes the connection as well.
     fn poll(&mut self, state: &State, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             if self.pinged {
@@ -233,13 +237,15 @@ impl KeepAliveTimer {
             if self.pinged {
                 // After a stall of this process the answer may lie unread in the socket.
                 let stalled = Instant::now().saturating_duration_since(self.due) > STALLED;
-                if silent && !stalled {
+                if silent && (self.extended || !stalled) {
                     return Poll::Ready(());
                 }
+                self.extended |= silent;
                 self.set(self.config.timeout);
             } else if silent && state.has_streams() && self.pings.send_ping(Ping::opaque()).is_ok()
             {
                 self.pinged = true;
+                self.extended = false;
                 self.set(self.config.timeout);
             } else {
                 self.set(self.config.interval);
