@@ -1,11 +1,10 @@
-//! One question, one number.
+//! The HTTP API of a Prometheus: one query, one number.
 
 use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_http_query::Error;
-use prometheus_http_query::response::Data;
 use reqwest::Url;
 use reqwest::redirect::Policy;
 use tokio_rustls::rustls::crypto::ring;
@@ -14,6 +13,10 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::PrometheusError;
+use super::answer::{self, Answer};
+
+/// Bytes of an answer that are read. One series with all of its labels needs a small part of that.
+const LONGEST_ANSWER: usize = 256 * 1024;
 
 pub(super) struct Client {
     client: prometheus_http_query::Client,
@@ -60,24 +63,34 @@ impl Client {
         &self.shown
     }
 
-    /// The number, or what Prometheus did instead, as the end of a sentence about it.
-    pub(super) async fn ask(&self, query: &str) -> Result<f64, String> {
+    /// Returns the answer, or what Prometheus did instead, as the end of a sentence about it.
+    ///
+    /// Reads no more than [`LONGEST_ANSWER`], whatever Prometheus sends.
+    pub(super) async fn ask(&self, query: &str) -> Result<Answer, String> {
         // Two series are as wrong as a million; older versions ignore the limit.
-        let asking = self.client.query(query).query("limit", 2).post();
-        let answer = asking.await.map_err(|error| problem(&error))?;
-        let value = match answer.data() {
-            Data::Scalar(sample) => sample.value(),
-            Data::Vector(series) => match series.as_slice() {
-                [one] => one.sample().value(),
-                [] => return Err("knows no series for it".into()),
-                _ => return Err("knows several series for it; one is needed".into()),
-            },
-            Data::Matrix(_) => return Err("answers a range; one number is needed".into()),
-        };
-        if value.is_nan() {
-            return Err("answers NaN".into());
+        let asking = self.client.query(query).query("limit", 2).post_raw();
+        let mut response = asking.await.map_err(|error| problem(&error))?;
+        let status = response.status();
+        let mut body = Vec::new();
+        while let Some(chunk) = response
+            .chunk()
+            .await
+            .map_err(|error| unreachable(&error))?
+        {
+            if body.len() + chunk.len() > LONGEST_ANSWER {
+                return Err(format!(
+                    "answers with more than {} KiB; one number is needed",
+                    LONGEST_ANSWER / 1024
+                ));
+            }
+            body.extend_from_slice(&chunk);
         }
-        Ok(value)
+        answer::read(&body).unwrap_or_else(|_| {
+            Err(match status.is_success() {
+                true => "does not answer as its API should".into(),
+                false => format!("answers {status}"),
+            })
+        })
     }
 }
 
@@ -130,27 +143,27 @@ fn without_secrets(mut url: Url) -> String {
     url.to_string()
 }
 
-/// The causes below the layers that would tell the URL.
 fn problem(error: &Error) -> String {
     match error {
-        Error::Prometheus(error) => format!("refuses it: {error}"),
         Error::Client(error) => match error.inner() {
-            Some(cause) if cause.is_timeout() => "did not answer in time".into(),
-            Some(cause) => {
-                if let Some(status) = cause.status() {
-                    return format!("answers {status}");
-                }
-                let mut text = String::from("cannot be asked");
-                let mut next = cause.source();
-                while let Some(cause) = next {
-                    text.push_str(": ");
-                    text.push_str(&cause.to_string());
-                    next = cause.source();
-                }
-                text
-            }
-            None => "does not answer as its API should".into(),
+            Some(cause) => unreachable(cause),
+            None => "cannot be asked".into(),
         },
         other => format!("cannot be asked: {other}"),
     }
+}
+
+/// Names the causes below the layers whose texts contain the URL, which may hold a password.
+fn unreachable(error: &reqwest::Error) -> String {
+    if error.is_timeout() {
+        return "did not answer in time".into();
+    }
+    let mut text = String::from("cannot be asked");
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
 }

@@ -1,29 +1,28 @@
 //! Signals from a Prometheus: what policies ask in PromQL.
 
+mod answer;
 mod client;
 mod series;
 mod table;
+mod turns;
 
-use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval};
 
 use self::client::Client;
 pub(super) use self::series::OfPrometheus;
 use self::table::Table;
-use crate::engine::{Engine, PolicyQuery, SignalSource};
+use self::turns::Turns;
+use crate::engine::{Engine, SignalSource};
 use crate::flow::Cause;
 
 /// How often we look for queries that are due, or new.
 const LOOK: Duration = Duration::from_secs(1);
 /// As long as an Agent's Controller waits for an answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// A Prometheus is asked so much at a time.
-const AT_ONCE: usize = 8;
 
 /// Answers the queries of policies from a Prometheus, over its HTTP API.
 ///
@@ -31,10 +30,15 @@ const AT_ONCE: usize = 8;
 /// and let a task [`follow`](Self::follow) the engine: it asks what the policies in force ask,
 /// each text at the `evaluation_interval` of its policy (10 s where that says nothing, 1 s at
 /// least), and the engine reads what came last, without waiting. Answers of one number are understood: a scalar,
-/// or a vector of one series. Anything else makes the signal invalid until the next answer: no
-/// series or several, `NaN`, an error, no answer within 5 s. It is counted
-/// ([`stats`](Self::stats)), and logged when it begins and when it ends. An answer that nobody
-/// renews is forgotten after two intervals and 5 s.
+/// or a vector of one series. An answer without a series makes the signal invalid until the next
+/// answer, and is no failure. Anything else makes it invalid too: several series, `NaN`, an error,
+/// more than 256 KiB, no answer within 5 s. It is counted
+/// ([`stats`](Self::stats)), and logged when it begins and when it ends. An answer that is not
+/// renewed is forgotten after two intervals and 5 s.
+///
+/// The query that is due longest is asked next. Queries whose last answer took a second or less are
+/// asked 8 at a time; all others have turns of their own, 16 at most, so that slow queries do not
+/// delay them.
 ///
 /// Cloning is cheap; clones share what was answered.
 ///
@@ -69,8 +73,8 @@ struct Shared {
 /// use tower_aperture::agent::{Prometheus, PrometheusStats};
 ///
 /// let prometheus = Prometheus::new("http://127.0.0.1:9090")?;
-/// let PrometheusStats { queries, invalid, answered, failed, .. } = prometheus.stats();
-/// assert_eq!((queries, invalid, answered, failed), (0, 0, 0, 0));
+/// let PrometheusStats { queries, invalid, answered, empty, failed, .. } = prometheus.stats();
+/// assert_eq!((queries, invalid, answered, empty, failed), (0, 0, 0, 0, 0));
 /// # Ok::<(), tower_aperture::agent::PrometheusError>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -78,10 +82,12 @@ struct Shared {
 pub struct PrometheusStats {
     /// Queries that are followed.
     pub queries: usize,
-    /// Those of them whose last answer was of no use; signals made of them are invalid.
+    /// Those of them whose last answer was not a number; signals made of them are invalid.
     pub invalid: usize,
     /// Answers of one number.
     pub answered: u64,
+    /// Answers without a series: the query is right, and nothing matches it now.
+    pub empty: u64,
     /// Answers of no use, and those that did not come.
     pub failed: u64,
 }
@@ -181,61 +187,19 @@ impl Prometheus {
     /// Needs a tokio runtime with I/O and time. Policies that are reloaded are noticed within a
     /// second. One such future for a `Prometheus`: two would ask everything twice.
     pub async fn follow(&self, engine: &Engine) {
-        let mut round = Round::default();
+        let mut turns = Turns::default();
         let mut look = interval(LOOK);
         // After a machine slept, there is one answer that counts.
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = look.tick() => {}
-                Some(done) = round.fetches.join_next() => {
-                    if let Ok(text) = done {
-                        round.under_way.remove(&text);
-                    }
+                _ = look.tick() => {
+                    turns.look(&engine.queries());
+                    self.shared.table.retain(|text| turns.knows(text));
                 }
+                () = turns.finished() => {}
             }
-            round.ask_what_is_due(&self.shared, &engine.queries());
-        }
-    }
-}
-
-/// What one follower knows. Its fetches end with it.
-#[derive(Default)]
-struct Round {
-    due: HashMap<Arc<str>, Instant>,
-    under_way: HashSet<Arc<str>>,
-    fetches: JoinSet<Arc<str>>,
-}
-
-impl Round {
-    fn ask_what_is_due(&mut self, shared: &Arc<Shared>, queries: &[PolicyQuery]) {
-        let now = Instant::now();
-        if self.fetches.is_empty() {
-            // A fetch that panicked could not say so.
-            self.under_way.clear();
-        }
-        let asked: HashSet<&Arc<str>> = queries.iter().map(|query| &query.text).collect();
-        self.due.retain(|text, _| asked.contains(text));
-        shared.table.retain(|text| asked.contains(text));
-        for query in queries {
-            let due = self.due.entry(Arc::clone(&query.text)).or_insert(now);
-            // Looks are not on the dot.
-            if *due > now + LOOK / 2
-                || self.under_way.len() >= AT_ONCE
-                || !self.under_way.insert(Arc::clone(&query.text))
-            {
-                continue;
-            }
-            let interval = query.interval.max(LOOK);
-            *due = now + interval;
-            let (shared, text) = (Arc::clone(shared), Arc::clone(&query.text));
-            self.fetches.spawn(async move {
-                let answer = shared.client.ask(&text).await;
-                shared
-                    .table
-                    .put(&text, answer, Instant::now() + interval * 2 + TIMEOUT);
-                text
-            });
+            turns.begin(&self.shared);
         }
     }
 }

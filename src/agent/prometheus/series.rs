@@ -23,6 +23,11 @@ impl Collector for OfPrometheus {
                 stats.answered,
             ),
             (
+                "prometheus_empty_answers",
+                "Answers without a series to the queries of policies",
+                stats.empty,
+            ),
+            (
                 "prometheus_failures",
                 "Answers of no use, and those that did not come",
                 stats.failed,
@@ -35,7 +40,7 @@ impl Collector for OfPrometheus {
             ("prometheus_queries", "Queries of policies", stats.queries),
             (
                 "prometheus_invalid_queries",
-                "Queries whose last answer was of no use",
+                "Queries whose last answer was not a number",
                 stats.invalid,
             ),
         ] {

@@ -1,4 +1,4 @@
-//! What was answered last.
+//! The last answer to each query.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::time::Instant;
 
 use super::PrometheusStats;
+use super::answer::Answer;
 
 /// Locked for the moment of a look-up: whoever reads it must not wait.
 #[derive(Default)]
@@ -13,15 +14,22 @@ pub(super) struct Table(Mutex<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    answers: HashMap<Arc<str>, Answer>,
+    answers: HashMap<Arc<str>, Last>,
     answered: u64,
+    empty: u64,
     failed: u64,
 }
 
-struct Answer {
-    /// `None` where it was of no use.
-    value: Option<f64>,
+struct Last {
+    kind: Kind,
     good_until: Instant,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Number(f64),
+    Empty,
+    Failed,
 }
 
 impl Table {
@@ -31,35 +39,61 @@ impl Table {
 
     pub(super) fn latest(&self, query: &str) -> Option<f64> {
         let inner = self.lock();
-        let answer = inner.answers.get(query)?;
-        answer.value.filter(|_| Instant::now() < answer.good_until)
+        let last = inner.answers.get(query)?;
+        match last.kind {
+            Kind::Number(value) if Instant::now() < last.good_until => Some(value),
+            _ => None,
+        }
     }
 
-    /// Counts an answer, and tells of it where it is another kind than the one before.
-    pub(super) fn put(&self, query: &Arc<str>, answer: Result<f64, String>, good_until: Instant) {
+    /// Counts an answer, and logs it where it is of another kind than the one before.
+    pub(super) fn put(
+        &self,
+        query: &Arc<str>,
+        answer: &Result<Answer, String>,
+        good_until: Instant,
+    ) {
         let mut inner = self.lock();
-        match &answer {
-            Ok(_) => inner.answered += 1,
-            Err(_) => inner.failed += 1,
-        }
-        let value = answer.as_ref().ok().copied();
+        let kind = match answer {
+            Ok(Answer::Number(value)) => {
+                inner.answered += 1;
+                Kind::Number(*value)
+            }
+            Ok(Answer::Empty) => {
+                inner.empty += 1;
+                Kind::Empty
+            }
+            Err(_) => {
+                inner.failed += 1;
+                Kind::Failed
+            }
+        };
         let before = inner
             .answers
-            .insert(Arc::clone(query), Answer { value, good_until });
+            .insert(Arc::clone(query), Last { kind, good_until });
         drop(inner);
-        let was_good = before.map(|before| before.value.is_some());
-        match answer {
-            Ok(_) if was_good == Some(false) => {
-                log_event!(info, query = &**query, "Prometheus answers again");
-            }
-            Err(why) if was_good != Some(false) => {
+        let before = before.map(|before| before.kind);
+        match (answer, before) {
+            (Err(_), Some(Kind::Failed)) | (Ok(Answer::Empty), Some(Kind::Empty)) => {}
+            (Err(why), _) => {
                 log_event!(
                     warn,
                     query = &**query,
                     "a signal is invalid: Prometheus {why}"
                 );
+                let _ = why;
             }
-            _ => {}
+            (Ok(Answer::Empty), _) => {
+                log_event!(
+                    info,
+                    query = &**query,
+                    "a signal is invalid until Prometheus has a series for its query"
+                );
+            }
+            (Ok(Answer::Number(_)), Some(Kind::Failed | Kind::Empty)) => {
+                log_event!(info, query = &**query, "Prometheus answers again");
+            }
+            (Ok(Answer::Number(_)), _) => {}
         }
     }
 
@@ -69,11 +103,13 @@ impl Table {
 
     pub(super) fn stats(&self) -> PrometheusStats {
         let inner = self.lock();
-        let invalid = inner.answers.values().filter(|one| one.value.is_none());
+        let last = inner.answers.values();
+        let invalid = last.filter(|last| !matches!(last.kind, Kind::Number(_)));
         PrometheusStats {
             queries: inner.answers.len(),
             invalid: invalid.count(),
             answered: inner.answered,
+            empty: inner.empty,
             failed: inner.failed,
         }
     }

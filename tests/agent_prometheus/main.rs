@@ -1,6 +1,8 @@
 //! Signals from a Prometheus: which answers count, and what becomes of the others.
 #![cfg(feature = "server")]
 
+mod turns;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -208,17 +210,20 @@ async fn an_answer_of_one_number_is_a_signal_and_no_other() {
     let PrometheusStats {
         invalid,
         answered,
+        empty,
         failed,
         ..
     } = prometheus.stats();
     assert_eq!(invalid, 5);
-    assert!(answered >= 3 && failed >= 5, "{answered} {failed}");
+    assert!(answered >= 3 && failed >= 4, "{answered} {failed}");
+    assert!(empty >= 1, "{empty}");
     let agent = Agent::builder(engine).prometheus(&prometheus).build();
     let shown = agent.metrics();
     for (name, value) in [
         ("prometheus_queries", Some(8)),
         ("prometheus_invalid_queries", Some(5)),
         ("prometheus_answers_total", None),
+        ("prometheus_empty_answers_total", None),
         ("prometheus_failures_total", None),
     ] {
         let name = format!("tower_aperture_agent_{name}{{");
@@ -249,6 +254,23 @@ async fn a_dead_prometheus_makes_signals_invalid_until_it_answers_again() {
     fake.0.broken.store(false, Ordering::SeqCst);
     until("the new number", || prometheus.latest("one") == Some(4.0)).await;
     assert_eq!(prometheus.stats().invalid, 0);
+}
+
+#[tokio::test]
+async fn an_answer_without_a_series_is_no_failure() {
+    let fake = Fake::default();
+    let address = fake.start().await;
+    let prometheus = Prometheus::new(&format!("http://{address}")).expect("a URL");
+    let engine = engine(&prometheus, &["none"]);
+    let _following = follow(&prometheus, &engine);
+    until("two answers", || prometheus.stats().empty >= 2).await;
+    let PrometheusStats {
+        answered, failed, ..
+    } = prometheus.stats();
+    assert_eq!((answered, failed), (0, 0));
+    assert_eq!(prometheus.latest("none"), None, "the signal is invalid");
+    fake.0.broken.store(true, Ordering::SeqCst);
+    until("a failure", || prometheus.stats().failed >= 1).await;
 }
 
 #[tokio::test]
