@@ -85,6 +85,13 @@ impl Index {
         self.components.push(Arc::new(component));
     }
 
+    /// Returns the component of a policy that has this id.
+    #[cfg(feature = "server")]
+    pub(crate) fn named(&self, policy: &str, id: &str) -> Option<&Arc<Placed>> {
+        let at = self.by_id.get(&(policy.into(), id.into()))?;
+        Some(self.component(*at))
+    }
+
     /// The component of a policy that has these parameters, with its state.
     pub(crate) fn find(
         &self,

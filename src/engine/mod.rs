@@ -193,11 +193,13 @@ pub use self::http::{
     AddressFlaw, HttpAnswer, HttpInput, HttpInputError, HttpReport, HttpRequest, SocketAddress,
     StartingHttp,
 };
+#[cfg(feature = "server")]
+pub(crate) use self::observe::{NamedComponent, Names, SignalReadings};
 pub use self::pending::{EnginePending, Starting};
 pub use self::queries::PolicyQuery;
 pub use self::report::{
     CheckInput, CheckReport, ClassifierInfo, LimiterDecision, LimiterDetails, LimiterReason,
-    SchedulerDetails, TokensInfo,
+    QueueOrder, SchedulerDetails, TokensInfo,
 };
 pub use self::request_id::{ParseRequestIdError, RequestId};
 pub use self::stats::EngineStats;

@@ -6,6 +6,72 @@ use super::Engine;
 use super::clock::nanos;
 use super::flux_meter::FluxMeter;
 use super::limiters::Component;
+use super::placed::Placed;
+use super::snapshot::Snapshot;
+
+pub(crate) use super::control::SignalReadings;
+
+/// What the policies in force name: all of it is in their text, and none of it in a request.
+#[derive(Debug)]
+pub(crate) struct Names(Arc<Snapshot>);
+
+impl Names {
+    /// Returns true while these policies are in force.
+    pub(crate) fn are_current(&self, engine: &Engine) -> bool {
+        Arc::ptr_eq(&self.0, &engine.shared.live.load())
+    }
+
+    /// Returns true for a control point of some selector.
+    pub(crate) fn selects(&self, control_point: &str) -> bool {
+        self.0.selects(control_point)
+    }
+
+    /// Returns a component, if it has or had this hash.
+    pub(crate) fn component(
+        &self,
+        policy: &str,
+        id: &str,
+        hash: &str,
+    ) -> Option<NamedComponent<'_>> {
+        let found = self.0.index.named(policy, id)?;
+        found.had_hash(hash).then_some(NamedComponent(found))
+    }
+
+    /// Returns true for a classifier.
+    pub(crate) fn classifier(&self, policy: &str, hash: &str, index: i64) -> bool {
+        self.0.classifiers.has(policy, hash, index)
+    }
+
+    /// Returns true for a flux meter of a policy.
+    pub(crate) fn flux_meter(&self, policy: &str, name: &str) -> bool {
+        let meter = self.0.flux_meters.get(name);
+        meter.is_some_and(|meter| meter.policy_name() == policy)
+    }
+}
+
+/// A component in force.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NamedComponent<'a>(&'a Placed);
+
+impl<'a> NamedComponent<'a> {
+    pub(crate) fn policy_name(self) -> &'a Arc<str> {
+        &self.0.policy_name
+    }
+
+    /// The hash that it has now.
+    pub(crate) fn policy_hash(self) -> &'a Arc<str> {
+        &self.0.policy_hash
+    }
+
+    pub(crate) fn id(self) -> &'a Arc<str> {
+        &self.0.component_id
+    }
+
+    /// Returns the policy's own name of a workload; `None` for one that is made of a label's value.
+    pub(crate) fn workload(self, workload: &str) -> Option<&'a str> {
+        self.0.limiter.workloads()?.named(workload)
+    }
+}
 
 /// A component that decides now.
 #[derive(Clone, Debug)]
@@ -22,6 +88,17 @@ impl Engine {
     pub(crate) fn agent_group(&self) -> &str {
         let group = self.shared.settings.agent_group.as_deref();
         group.unwrap_or(super::snapshot::DEFAULT_GROUP)
+    }
+
+    /// Returns what the policies in force name.
+    pub(crate) fn names(&self) -> Names {
+        Names(self.shared.live.load_full())
+    }
+
+    /// Returns what the signals of the policies in force were so far.
+    pub(crate) fn signal_readings(&self) -> Vec<SignalReadings> {
+        self.catch_up();
+        self.shared.live.load().control.readings()
     }
 
     /// A flux meter in force, to be told what it cannot measure itself.
@@ -47,9 +124,7 @@ impl Engine {
         if !live.times_workloads {
             return;
         }
-        let mut components = live.index.components().iter();
-        let found = components
-            .find(|one| *one.component_id == *component_id && *one.policy_name == *policy_name);
+        let found = live.index.named(policy_name, component_id);
         if let Some(Component::LoadScheduler(scheduler)) = found.map(|one| &*one.limiter)
             && let Some(latency) = scheduler.latency()
         {

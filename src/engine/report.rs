@@ -340,6 +340,48 @@ pub struct SchedulerDetails {
     pub requested: f64,
     /// How long it waited in the queue.
     pub queued: Duration,
+    /// What priorities and fairness did to its turn; `None` for a flow that was not queued, or that
+    /// was dropped.
+    pub order: Option<QueueOrder>,
+}
+
+/// By how much a queue changed the turn of a flow, compared to the order of arrival, in tokens.
+///
+/// ```
+/// use tower_aperture::engine::{CheckInput, Engine, LimiterDetails, QueueOrder};
+/// use tower_aperture::FlowParams;
+///
+/// let engine = Engine::builder()
+///     .policy_text("render", "
+/// circuit:
+///   components:
+///   - flow_control:
+///       quota_scheduler:
+///         selectors: [{control_point: render}]
+///         in_ports:
+///           bucket_capacity: {constant_signal: {value: 2}}
+///           fill_amount: {constant_signal: {value: 1}}
+///         rate_limiter: {interval: 1s}
+///         scheduler: {}
+/// ")
+///     .build()?;
+/// let params = FlowParams::new();
+/// let report = engine.check(&CheckInput::new("render", &params));
+/// let LimiterDetails::QuotaScheduler { scheduler, .. } = &report.limiter_decisions[0].details
+///     else { unreachable!() };
+/// // There were tokens at once, and so the flow was not queued.
+/// let order: Option<QueueOrder> = scheduler.order;
+/// assert!(order.is_none());
+/// # Ok::<(), tower_aperture::PolicyError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct QueueOrder {
+    /// Tokens of earlier flows that the flow overtook; negative where later ones overtook it.
+    pub overtook: f64,
+    /// The same among the flows of its workload that waited behind another one of their fairness
+    /// label; `None` for a flow that did not.
+    pub overtook_in_workload: Option<f64>,
 }
 
 /// Tokens of a bucket after a decision; zeros where no bucket was looked at.

@@ -122,6 +122,7 @@ pub(super) fn finish(
         classifiers: resources.classifiers,
         flux_meters: resources.flux_meters,
         unanswered: folded.unanswered,
+        signals: folded.signals,
     })
 }
 

@@ -22,6 +22,19 @@ pub(crate) struct Policy {
     pub(crate) flux_meters: Vec<FluxMeter>,
     /// Why the policy is of no use where nobody answers its queries; empty when it has none.
     pub(crate) unanswered: Vec<PolicyError>,
+    /// The names of the circuit's signals, in the order of the text. A signal may have several.
+    #[cfg_attr(not(feature = "server"), allow(dead_code))] // Only metrics show them.
+    pub(crate) signals: Vec<SignalName>,
+}
+
+/// A signal of a [`Circuit`] by its name.
+#[derive(Clone, Debug)]
+#[cfg_attr(not(feature = "server"), allow(dead_code))] // Only metrics show it.
+pub(crate) struct SignalName {
+    pub(crate) id: SignalId,
+    /// The circuit or nested circuit that the name belongs to, such as `root`.
+    pub(crate) circuit: Arc<str>,
+    pub(crate) name: Arc<str>,
 }
 
 /// One component that decides.

@@ -76,6 +76,16 @@ pub(crate) struct Made {
 }
 
 impl Classifiers {
+    /// Returns true for a classifier in force.
+    #[cfg(feature = "server")]
+    pub(crate) fn has(&self, policy: &str, hash: &str, index: i64) -> bool {
+        self.all.iter().any(|one| {
+            i64::from(one.index) == index
+                && *one.policy_name == *policy
+                && *one.policy_hash == *hash
+        })
+    }
+
     /// Adds a classifier with those of its selectors that apply here.
     pub(crate) fn add(&mut self, policy: &Policy, classifier: &Classifier, here: &[&Selector]) {
         let Ok(at) = u32::try_from(self.all.len()) else {

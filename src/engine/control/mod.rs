@@ -20,6 +20,8 @@ mod logic;
 mod observed;
 mod output;
 mod range;
+#[cfg(feature = "server")]
+mod readings;
 mod running;
 mod signal_generator;
 mod source;
@@ -39,6 +41,8 @@ use crate::policy::Signal;
 pub(crate) use self::latency::{WorkloadLatency, WorkloadTokens};
 pub(crate) use self::observed::Demand;
 pub use self::output::{ControlLoop, LoopOutput};
+#[cfg(feature = "server")]
+pub(crate) use self::readings::SignalReadings;
 pub(crate) use self::running::Loop;
 pub use self::source::SignalSource;
 
@@ -131,6 +135,12 @@ impl<A: Actuator> Control<A> {
     /// What the loops have told their components last.
     pub(crate) fn outputs(&self) -> Vec<ControlLoop> {
         self.loops.iter().flat_map(|one| one.outputs()).collect()
+    }
+
+    /// Returns what the signals of all circuits were so far.
+    #[cfg(feature = "server")]
+    pub(crate) fn readings(&self) -> Vec<SignalReadings> {
+        self.loops.iter().flat_map(|one| one.readings()).collect()
     }
 
     /// Ticks what is due.

@@ -30,6 +30,8 @@ pub(crate) struct Loop<A> {
     state: Mutex<Option<Box<State>>>,
     next: AtomicI64,
     interval: Nanos,
+    #[cfg(feature = "server")]
+    readings: super::readings::Readings,
 }
 
 #[derive(Debug)]
@@ -156,6 +158,8 @@ impl<A: Actuator> Loop<A> {
             interval,
             state: Mutex::new(Some(Box::new(State { circuit, told }))),
             next: AtomicI64::new(start),
+            #[cfg(feature = "server")]
+            readings: super::readings::Readings::new(&policy.name, &policy.signals),
         })
     }
 
@@ -180,6 +184,12 @@ impl<A: Actuator> Loop<A> {
 
     pub(super) fn has(&self, parameters: &str) -> bool {
         *self.parameters == *parameters
+    }
+
+    /// Returns what the named signals were so far.
+    #[cfg(feature = "server")]
+    pub(super) fn readings(&self) -> Vec<super::SignalReadings> {
+        self.readings.all()
     }
 
     /// What each component was told last.
@@ -240,6 +250,8 @@ impl<A: Actuator> Loop<A> {
             number,
             ends_period,
         } = circuit.tick(now, &world, moment);
+        #[cfg(feature = "server")]
+        self.readings.take(circuit);
         for (driven, told) in self.driven.iter().zip(told) {
             let read = |port| circuit.read(port);
             let setting = match driven.ports {
@@ -356,7 +368,7 @@ impl Drop for Turn<'_> {
     }
 }
 
-fn lock<T>(place: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(place: &Mutex<T>) -> MutexGuard<'_, T> {
     place.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -128,6 +128,7 @@ fn policy_of(kind: ComponentKind, nodes: Vec<Node>) -> Policy {
         classifiers: Vec::new(),
         flux_meters: Vec::new(),
         unanswered: Vec::new(),
+        signals: Vec::new(),
     }
 }
 

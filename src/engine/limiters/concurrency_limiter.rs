@@ -274,6 +274,7 @@ impl Decided {
             request_id: None,
             looked: false,
             queued: 0,
+            overtaken: None,
         }
     }
 
@@ -289,6 +290,7 @@ impl Decided {
         request_id: None,
         looked: true,
         queued: 0,
+        overtaken: None,
     };
 
     pub(crate) fn seen(seen: Seen, tokens: f64) -> Self {
@@ -305,6 +307,7 @@ impl Decided {
             request_id: seen.slot.or_else(|| Some(RequestId::new(NOWHERE))),
             looked: true,
             queued: 0,
+            overtaken: None,
         }
     }
 }

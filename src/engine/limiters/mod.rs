@@ -16,7 +16,9 @@ use std::time::Duration;
 use super::clock::{Clock, Nanos};
 use super::report::{LimiterDetails, LimiterReason, TokensInfo};
 use super::request_id::RequestId;
-use super::schedulers::{ConcurrencyScheduler, LoadScheduler, QuotaScheduler, Waiter, Workloads};
+use super::schedulers::{
+    ConcurrencyScheduler, LoadScheduler, Overtaken, QuotaScheduler, Waiter, Workloads,
+};
 use super::stages::{Flow, Step};
 use super::store::Limits;
 use super::ticket::Held;
@@ -70,6 +72,8 @@ pub(crate) struct Decided {
     pub(crate) looked: bool,
     /// How long it waited in a queue.
     pub(crate) queued: Nanos,
+    /// What the queue did to its order; `None` without a queue, and for a flow that was dropped.
+    pub(crate) overtaken: Option<Overtaken>,
 }
 
 impl Decided {
@@ -213,7 +217,8 @@ impl Component {
         self.workloads()?.queue_timeout(flow)
     }
 
-    fn workloads(&self) -> Option<&Workloads> {
+    /// The workloads of a scheduler.
+    pub(crate) fn workloads(&self) -> Option<&Workloads> {
         match self {
             Self::QuotaScheduler(scheduler) => Some(scheduler.workloads()),
             Self::ConcurrencyScheduler(scheduler) => Some(scheduler.workloads()),

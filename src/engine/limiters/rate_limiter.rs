@@ -226,6 +226,7 @@ impl RateLimiter {
             request_id: None,
             looked: true,
             queued: 0,
+            overtaken: None,
         }
     }
 

@@ -104,6 +104,7 @@ impl Decided {
         request_id: None,
         looked: false,
         queued: 0,
+        overtaken: None,
     };
 }
 

@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 
 use super::supply::{Ask, Grant, Source, Take};
 use super::waiter::{Waiter, Waits};
-use super::wfq::{Arrival, LONGEST, Wfq, workload_id};
+use super::wfq::{Arrival, LONGEST, Overtaken, Wfq, workload_id};
 use super::workload::{Request, Seed};
 use crate::engine::clock::{Clock, Nanos, nanos};
 use crate::engine::limiters::{Decided, Scheduled, Settled};
@@ -48,6 +48,8 @@ struct Waiting {
     deadline: Nanos,
     give_up_at: Nanos,
     stage: Stage,
+    /// Known once it is granted.
+    overtaken: Option<Overtaken>,
     waker: Option<Waker>,
 }
 
@@ -103,7 +105,7 @@ impl<S: Source> Line<S> {
         {
             state.source.ended(want, true);
             drop(state);
-            return Scheduled::Settled(self.settled(true, want, &grant));
+            return Scheduled::Settled(self.settled(true, want, &grant, None));
         }
         let inverse = (1.0 / request.priority).min(LONGEST);
         let arrival = Arrival {
@@ -117,6 +119,7 @@ impl<S: Source> Line<S> {
             deadline: request.deadline,
             give_up_at: S::give_up_at(request.deadline),
             stage: Stage::Queued(0),
+            overtaken: None,
             waker: None,
         });
         let (place, opens) = state.queue.arrive(&arrival, at);
@@ -127,10 +130,10 @@ impl<S: Source> Line<S> {
             state.advance(&self.rules, now, &mut wakers);
         }
         if let Stage::Done(granted, grant) = state.waiting[at].stage {
-            state.waiting.remove(at);
+            let gone = state.waiting.remove(at);
             state.source.ended(want, granted);
             drop(state);
-            return Scheduled::Settled(self.settled(granted, want, &grant));
+            return Scheduled::Settled(self.settled(granted, want, &grant, gone.overtaken));
         }
         let next_time = state.waiting[at].next_time();
         drop(state);
@@ -138,7 +141,13 @@ impl<S: Source> Line<S> {
         Scheduled::Waits(Waiter::new(line, at, next_time))
     }
 
-    fn settled(self: &Arc<Self>, granted: bool, want: f64, grant: &Grant) -> Settled {
+    fn settled(
+        self: &Arc<Self>,
+        granted: bool,
+        want: f64,
+        grant: &Grant,
+        overtaken: Option<Overtaken>,
+    ) -> Settled {
         let held = grant.slot.filter(|_| granted).map(|id| {
             let holder: Arc<dyn Holder> = Arc::<Self>::clone(self);
             Held::new(holder, id)
@@ -150,6 +159,7 @@ impl<S: Source> Line<S> {
                 consumed: if granted { want } else { 0.0 },
                 dropped: !granted,
                 request_id: grant.slot,
+                overtaken,
                 ..Decided::REFUSED
             },
             held,
@@ -266,6 +276,7 @@ impl<S: Source> State<S> {
                 }
             };
             waiting.stage = Stage::Done(granted, grant);
+            waiting.overtaken = self.queue.overtaken(place).filter(|_| granted);
             wakers.extend(waiting.waker.take());
             self.head = self.queue.served(place, granted).1;
         }
@@ -328,13 +339,13 @@ impl<S: Source> Waits for Line<S> {
             }
         }
         let answer = match state.waiting.get_mut(at) {
-            None => Some((false, 0.0, Grant::default())),
+            None => Some((false, 0.0, Grant::default(), None)),
             Some(waiting) => match waiting.stage {
                 Stage::Done(granted, grant) => {
                     let gone = state.waiting.remove(at);
                     state.source.ended(gone.want, granted);
                     replaced = replaced.or(gone.waker);
-                    Some((granted, gone.want, grant))
+                    Some((granted, gone.want, grant, gone.overtaken))
                 }
                 _ => {
                     let known = waiting.waker.as_ref();
@@ -357,7 +368,9 @@ impl<S: Source> Waits for Line<S> {
             self.serve(now);
         }
         match answer {
-            Some((granted, want, grant)) => Ok(self.settled(granted, want, &grant)),
+            Some((granted, want, grant, overtaken)) => {
+                Ok(self.settled(granted, want, &grant, overtaken))
+            }
             None => Err(next_time.unwrap_or(now)),
         }
     }

@@ -16,4 +16,5 @@ pub(crate) use self::concurrency::ConcurrencyScheduler;
 pub(crate) use self::load::{Decision, LoadScheduler};
 pub(crate) use self::quota::QuotaScheduler;
 pub(crate) use self::waiter::Waiter;
+pub(crate) use self::wfq::Overtaken;
 pub(crate) use self::workload::Workloads;

@@ -12,7 +12,7 @@ use crate::engine::control::WorkloadTokens;
 use crate::engine::limiters::lazy_sync::Lazy;
 use crate::engine::limiters::rate_limiter::{self, Answer, Dials, Key, Plain, Rules, bucket_label};
 use crate::engine::limiters::{DEADLINE_MARGIN, Decided, Scheduled, Settled, Shape, Surroundings};
-use crate::engine::report::{LimiterDetails, LimiterReason, SchedulerDetails};
+use crate::engine::report::{LimiterDetails, LimiterReason, QueueOrder, SchedulerDetails};
 use crate::engine::stages::{Flow, NO_DEADLINE};
 use crate::engine::store::{Kept, Limits, Loss};
 use crate::policy;
@@ -172,6 +172,7 @@ pub(super) fn details(
             tokens: None,
             requested: 0.0,
             queued: Duration::ZERO,
+            order: None,
         };
     }
     let request = workloads.request(flow, 0, estimates);
@@ -185,6 +186,10 @@ pub(super) fn details(
             decided.consumed
         },
         queued: duration(decided.queued),
+        order: decided.overtaken.map(|overtaken| QueueOrder {
+            overtook: overtaken.workload,
+            overtook_in_workload: overtaken.fairness,
+        }),
     }
 }
 

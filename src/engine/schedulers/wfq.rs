@@ -31,8 +31,51 @@ pub(crate) struct Wfq<P> {
     overtaking: u32,
     /// Requests served since virtual times were made shorter.
     served: usize,
+    /// Tokens of all requests here, and of those served, since the queue opened.
+    passage: Passage,
     #[cfg(test)]
     pub(crate) steps: u64,
+}
+
+/// Tokens that are queued, and tokens that were admitted: what a request compares at its entry and
+/// at its admission to tell by how much priorities moved it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Passage {
+    queued: f64,
+    admitted: f64,
+}
+
+impl Passage {
+    /// A request enters; returns what it remembers.
+    fn enter(&mut self, tokens: f64) -> Self {
+        let before = *self;
+        self.queued += tokens;
+        before
+    }
+
+    /// Returns how many tokens a request that entered then has overtaken by now: those that were
+    /// queued before it, less those that were admitted meanwhile.
+    fn overtaken(&self, then: &Self) -> f64 {
+        then.queued - (self.admitted - then.admitted)
+    }
+
+    fn leave(&mut self, tokens: f64, admitted: bool) {
+        self.queued -= tokens;
+        if admitted {
+            self.admitted += tokens;
+        }
+    }
+}
+
+/// By how much the order of service differs from the order of arrival, in tokens: more than zero
+/// for a request that overtook others, less for one that others overtook.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Overtaken {
+    /// Among all requests of the scheduler.
+    pub(crate) workload: f64,
+    /// Among those of its workload that waited in the queue of their flow; `None` for a request
+    /// that did not.
+    pub(crate) fairness: Option<f64>,
 }
 
 /// What a request costs at most, and a virtual time that is long: beyond it, what small requests
@@ -49,6 +92,12 @@ struct Request<P> {
     place: Place,
     /// Newcomers that had overtaken the flow's queue when it came.
     overtakers: u32,
+    /// What counts of its tokens in a [`Passage`].
+    tokens: f64,
+    entered: Passage,
+    /// Entered the queue of its flow.
+    lined_up: Passage,
+    fairness: Option<f64>,
     payload: P,
 }
 
@@ -79,6 +128,8 @@ struct Flow {
 struct Workload {
     id: Box<str>,
     flows: usize,
+    /// Of the requests in the queues of its flows.
+    passage: Passage,
 }
 
 /// What a request brings along.
@@ -106,6 +157,14 @@ fn cost(arrival: &Arrival<'_>, queues: usize) -> f64 {
         return LONGEST;
     }
     cost.clamp(0.0, LONGEST)
+}
+
+/// What counts of tokens in sums: nothing of negative ones, and at most [`LONGEST`].
+fn counted(tokens: f64) -> f64 {
+    match tokens.is_nan() {
+        true => 0.0,
+        false => tokens.clamp(0.0, LONGEST),
+    }
 }
 
 /// Which of the queues of a workload a fairness label goes to.
@@ -145,6 +204,7 @@ impl<P> Wfq<P> {
             generation: 0,
             overtaking,
             served: 0,
+            passage: Passage::default(),
             #[cfg(test)]
             steps: 0,
         }
@@ -171,15 +231,21 @@ impl<P> Wfq<P> {
         if opens {
             self.open = true;
             self.virtual_time = 0.0;
+            self.passage = Passage::default();
         }
         let flow = self.flow_of(arrival);
         let queues = self.workloads[self.flows[flow].workload].flows;
         let cost = cost(arrival, queues);
+        let tokens = counted(arrival.tokens);
         let request = self.requests.insert(Request {
             flow,
             cost,
             place: Place::InService,
             overtakers: self.flows[flow].overtakers,
+            tokens,
+            entered: self.passage.enter(tokens),
+            lined_up: Passage::default(),
+            fairness: None,
             payload,
         });
         self.flows[flow].pending += 1;
@@ -211,11 +277,26 @@ impl<P> Wfq<P> {
     /// The request waits behind the others of its flow.
     fn push_back(&mut self, flow: usize, request: usize) {
         let last = self.flows[flow].last.replace(request);
+        let workload = self.flows[flow].workload;
+        let tokens = self.requests[request].tokens;
+        let lined_up = self.workloads[workload].passage.enter(tokens);
+        self.requests[request].lined_up = lined_up;
         self.requests[request].place = Place::Fifo(last, None);
         match last {
             Some(last) => self.set_next(last, Some(request)),
             None => self.flows[flow].first = Some(request),
         }
+    }
+
+    /// Returns by how much the order of service differs for a request that is served now; asked
+    /// before [`served`](Self::served).
+    #[allow(dead_code)] // Recordings are compared by their order only.
+    pub(crate) fn overtaken(&self, request: usize) -> Option<Overtaken> {
+        let request = self.requests.get(request)?;
+        Some(Overtaken {
+            workload: self.passage.overtaken(&request.entered),
+            fairness: request.fairness,
+        })
     }
 
     /// The service of a request has ended, with its tokens or without; tells who is next.
@@ -227,6 +308,7 @@ impl<P> Wfq<P> {
         let Some(request) = self.requests.try_remove(request) else {
             return (None, None);
         };
+        self.passage.leave(request.tokens, with_tokens);
         let flow = &mut self.flows[request.flow];
         if with_tokens {
             flow.virtual_time += request.cost;
@@ -255,9 +337,11 @@ impl<P> Wfq<P> {
         let Request {
             flow,
             place,
+            tokens,
             payload,
             ..
         } = self.requests.try_remove(request)?;
+        self.passage.leave(tokens, false);
         match place {
             Place::InService => {}
             Place::Heap(at) => match self.pop_first(flow) {
@@ -277,6 +361,8 @@ impl<P> Wfq<P> {
                 }
             },
             Place::Fifo(before, after) => {
+                let workload = self.flows[flow].workload;
+                self.workloads[workload].passage.leave(tokens, false);
                 match before {
                     Some(before) => self.set_next(before, after),
                     None => self.flows[flow].first = after,
@@ -324,6 +410,7 @@ impl<P> Wfq<P> {
                 let at = self.workloads.insert(Workload {
                     id: id.clone(),
                     flows: 0,
+                    passage: Passage::default(),
                 });
                 self.workload_ids.insert(id, at);
                 at
@@ -376,6 +463,10 @@ impl<P> Wfq<P> {
             Some(next) => self.set_previous(next, None),
             None => self.flows[flow].last = None,
         }
+        let passage = &mut self.workloads[self.flows[flow].workload].passage;
+        let request = &mut self.requests[first];
+        request.fairness = Some(passage.overtaken(&request.lined_up));
+        passage.leave(request.tokens, true);
         Some(first)
     }
 

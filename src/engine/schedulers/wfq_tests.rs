@@ -208,3 +208,127 @@ proptest! {
         prop_assert!(waiting.is_empty() && !queue.is_open());
     }
 }
+
+/// A request of `requests`, as its arrival and its service number it.
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    arrived: usize,
+    served: usize,
+    tokens: f64,
+    overtook: f64,
+}
+
+/// Earlier requests that it overtook, less later ones that overtook it, in tokens.
+fn by_hand(one: &Turn, all: &[Turn]) -> f64 {
+    let overtaken = all
+        .iter()
+        .filter(|other| other.arrived < one.arrived && other.served > one.served);
+    let overtaking = all
+        .iter()
+        .filter(|other| other.arrived > one.arrived && other.served < one.served);
+    let sum = |turns: &mut dyn Iterator<Item = &Turn>| turns.map(|turn| turn.tokens).sum::<f64>();
+    sum(&mut { overtaken }) - sum(&mut { overtaking })
+}
+
+proptest! {
+    #[test]
+    fn a_request_knows_by_how_many_tokens_it_was_moved(
+        requests in prop::collection::vec((0_usize..3, 0_u8..3, 1_u8..5), 1..40),
+    ) {
+        let mut queue = Wfq::new(0);
+        let mut next = None;
+        for (arrived, (workload, fairness, tokens)) in requests.iter().enumerate() {
+            let inverse = [1.0, 0.1, 0.01][*workload];
+            let arrival = Arrival {
+                workload: &workload_id("w", inverse),
+                fairness: fairness.checked_sub(1),
+                tokens: f64::from(*tokens),
+                inverse,
+            };
+            let (place, opens) = queue.arrive(&arrival, arrived);
+            next = next.or(opens.then_some(place));
+        }
+        let mut turns = Vec::new();
+        while let Some(place) = next {
+            let arrived = *queue.payload(place).expect("it is in service");
+            let overtaken = queue.overtaken(place).expect("it is in service");
+            turns.push(Turn {
+                arrived,
+                served: turns.len(),
+                tokens: f64::from(requests[arrived].2),
+                overtook: overtaken.workload,
+            });
+            next = queue.served(place, true).1;
+        }
+        prop_assert_eq!(turns.len(), requests.len());
+        for turn in &turns {
+            prop_assert_eq!(turn.overtook, by_hand(turn, &turns), "{:?} of {:?}", turn, turns);
+        }
+    }
+}
+
+#[test]
+fn fairness_compares_those_that_waited_behind_their_own_label() {
+    let mut queue = Wfq::new(0);
+    let mut arrive = |fairness, payload| {
+        let arrival = Arrival {
+            workload: "w",
+            fairness: Some(fairness),
+            tokens: 1.0,
+            inverse: 1.0,
+        };
+        queue.arrive(&arrival, payload)
+    };
+    let (first, opens) = arrive(0, 0);
+    assert!(opens);
+    // The second one of a label is its next; the third to the fifth wait behind it.
+    for payload in 1..5 {
+        arrive(0, payload);
+    }
+    for payload in 5..7 {
+        arrive(1, payload);
+    }
+    let mut next = Some(first);
+    let mut moved = Vec::new();
+    while let Some(place) = next {
+        let payload = *queue.payload(place).expect("it is in service");
+        let fairness = queue.overtaken(place).and_then(|one| one.fairness);
+        moved.push((payload, fairness));
+        next = queue.served(place, true).1;
+    }
+    moved.sort_unstable_by_key(|(payload, _)| *payload);
+    let waited: Vec<_> = moved
+        .iter()
+        .filter_map(|(payload, fairness)| Some((*payload, (*fairness)?)))
+        .collect();
+    let behind: Vec<_> = waited.iter().map(|(payload, _)| *payload).collect();
+    assert_eq!(behind, [2, 3, 4, 6]);
+    assert!(waited[3].1 > 0.0, "the other label overtakes: {waited:?}");
+    assert!(
+        waited[2].1 < 0.0,
+        "the last of the first one is overtaken: {waited:?}"
+    );
+    assert_eq!(waited.iter().map(|(_, by)| by).sum::<f64>(), 0.0);
+}
+
+#[test]
+fn a_request_that_leaves_moves_none_of_those_that_stay() {
+    let mut queue = Wfq::new(0);
+    let (first, _) = arrive(&mut queue, "a", 1.0, 0);
+    let (leaves, _) = arrive(&mut queue, "a", 5.0, 1);
+    let (_, _) = arrive(&mut queue, "b", 7.0, 2);
+    queue.cancel(leaves);
+    let (last, _) = arrive(&mut queue, "b", 7.0, 3);
+    assert_eq!(queue.overtaken(first).map(|one| one.workload), Some(0.0));
+    let next = queue.served(first, false).1.expect("another one");
+    assert_eq!(*queue.payload(next).expect("it is in service"), 2);
+    let next = queue.served(next, true).1.expect("the last one");
+    assert_eq!(next, last);
+    // One that was rejected and one that left were queued before it, and were never admitted.
+    assert_eq!(queue.overtaken(last).map(|one| one.workload), Some(1.0));
+    queue.served(last, true);
+    assert!(!queue.is_open());
+    let (again, opens) = arrive(&mut queue, "a", 1.0, 4);
+    assert!(opens);
+    assert_eq!(queue.overtaken(again).map(|one| one.workload), Some(0.0));
+}

@@ -9,6 +9,8 @@ use crate::engine::control::WorkloadTokens;
 use crate::engine::stages::{Flow, LATEST_DEADLINE, NO_DEADLINE};
 use crate::policy;
 
+/// The name of the workload of flows that match no other one.
+const DEFAULT_WORKLOAD: &str = "default";
 /// How long a fairness seed lasts.
 const SEED_LASTS: Nanos = 300_000_000_000;
 
@@ -42,8 +44,17 @@ impl Workloads {
         let mut workloads = self.0.workloads.iter();
         match workloads.find(|workload| workload.matcher.matches(flow.labels)) {
             Some(workload) => (&*workload.label, &workload.parameters),
-            None => ("default", &self.0.default_workload),
+            None => (DEFAULT_WORKLOAD, &self.0.default_workload),
         }
+    }
+
+    /// Returns the policy's own name of a workload; `None` for one that is made of a label's value.
+    #[cfg(feature = "server")]
+    pub(crate) fn named(&self, workload: &str) -> Option<&str> {
+        let names = self.0.workloads.iter().map(|workload| &*workload.label);
+        names
+            .chain([DEFAULT_WORKLOAD])
+            .find(|name| *name == workload)
     }
 
     /// The longest time that a workload may queue, 0 where none has one.

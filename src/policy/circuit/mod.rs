@@ -15,7 +15,7 @@ use self::order::in_order;
 use super::PolicyError;
 use super::components::{self, Place, Wired};
 use super::decode::At;
-use super::model::{self, Component, ComponentKind, Node, Op, SignalId};
+use super::model::{self, Component, ComponentKind, Node, Op, SignalId, SignalName};
 use super::ports::{Carried, InPort, Inputs, OutPort, Outlet, Scope, Source};
 use super::suggest::hint;
 use super::yaml::shortened;
@@ -37,6 +37,8 @@ pub(super) struct Folded {
     pub(super) circuit: Option<model::Circuit>,
     /// See [`model::Policy::unanswered`].
     pub(super) unanswered: Vec<PolicyError>,
+    /// See [`model::Policy::signals`].
+    pub(super) signals: Vec<SignalName>,
 }
 
 /// A circuit's own names.
@@ -203,7 +205,35 @@ impl<'t> Circuit<'t> {
             deciding,
             circuit,
             unanswered,
+            signals: self.names(&values, &signals),
         })
+    }
+
+    /// The names of the signals that change.
+    fn names(
+        &self,
+        values: &[Vec<Carried>],
+        signals: &HashMap<Outlet, SignalId>,
+    ) -> Vec<SignalName> {
+        let circuits: Vec<Arc<str>> = self
+            .scopes
+            .iter()
+            .map(|scope| Arc::from(scope.id.as_str()))
+            .collect();
+        let parts = self.parts.iter().zip(values);
+        let outputs = parts.flat_map(|(part, values)| part.outputs.iter().zip(values));
+        outputs
+            .filter_map(|(output, value)| {
+                let Carried::Changing(outlet) = value else {
+                    return None;
+                };
+                Some(SignalName {
+                    id: *signals.get(outlet)?,
+                    circuit: Arc::clone(&circuits[output.scope]),
+                    name: Arc::from(output.name?),
+                })
+            })
+            .collect()
     }
 
     /// The outlets that reach something that decides.

@@ -1,0 +1,62 @@
+//! Counts of what the signals of a circuit were, for metrics.
+
+use std::sync::Arc;
+
+use super::circuit::Circuit;
+use crate::engine::sync::Mutex;
+use crate::policy::{Port, SignalName};
+
+/// The readings of one signal, one for each evaluation of its circuit.
+#[derive(Clone, Debug)]
+pub(crate) struct SignalReadings {
+    pub(crate) policy_name: Arc<str>,
+    pub(crate) circuit: Arc<str>,
+    pub(crate) name: Arc<str>,
+    /// Readings that are finite numbers, and their sum.
+    pub(crate) count: u64,
+    pub(crate) sum: f64,
+    pub(crate) invalid: u64,
+    pub(crate) infinite: u64,
+}
+
+/// The readings of the named signals of one circuit: as many as its policy names.
+#[derive(Debug)]
+pub(super) struct Readings(Mutex<Box<[(Port, SignalReadings)]>>);
+
+impl Readings {
+    pub(super) fn new(policy: &Arc<str>, signals: &[SignalName]) -> Self {
+        let all = signals.iter().map(|signal| {
+            let readings = SignalReadings {
+                policy_name: Arc::clone(policy),
+                circuit: Arc::clone(&signal.circuit),
+                name: Arc::clone(&signal.name),
+                count: 0,
+                sum: 0.0,
+                invalid: 0,
+                infinite: 0,
+            };
+            (Port::Changing(signal.id), readings)
+        });
+        Self(Mutex::new(all.collect()))
+    }
+
+    /// Counts what the circuit has after a tick.
+    pub(super) fn take(&self, circuit: &Circuit) {
+        for (port, readings) in &mut *super::running::lock(&self.0) {
+            let value = circuit.read(*port);
+            if value.is_nan() {
+                readings.invalid += 1;
+            } else if value.is_infinite() {
+                readings.infinite += 1;
+            } else {
+                readings.count += 1;
+                readings.sum += value;
+            }
+        }
+    }
+
+    pub(super) fn all(&self) -> Vec<SignalReadings> {
+        let all = super::running::lock(&self.0);
+        all.iter().map(|(_, readings)| readings.clone()).collect()
+    }
+}
