@@ -61,6 +61,7 @@ impl FlowControlService for Checks {
             &request.result_cache_key,
             request.global_cache_keys.iter().map(String::as_str),
         );
+        self.0.inner.metrics.caches.looked_up(&found);
         Ok(Response::new(wire::looked_up(found)))
     }
 
@@ -76,6 +77,7 @@ impl FlowControlService for Checks {
             result.map(|entry| cache_entry(&entry.key, entry)),
             global.map(|(key, entry)| cache_entry(key, entry)),
         );
+        self.0.inner.metrics.caches.changed("upsert", &changed);
         Ok(Response::new(wire::upserted(changed)))
     }
 
@@ -89,6 +91,7 @@ impl FlowControlService for Checks {
             &request.result_cache_key,
             request.global_cache_keys.iter().map(String::as_str),
         );
+        self.0.inner.metrics.caches.changed("delete", &changed);
         Ok(Response::new(wire::deleted(changed)))
     }
 
@@ -97,7 +100,9 @@ impl FlowControlService for Checks {
         request: Request<FlowEndRequest>,
     ) -> Result<Response<FlowEndResponse>, Status> {
         let left = convert::time_left(request.metadata().as_ref())?;
-        let slots = request.into_inner().inflight_requests;
+        let request = request.into_inner();
+        self.0.inner.metrics.ended(&request.control_point);
+        let slots = request.inflight_requests;
         let named: Vec<SlotRef> = slots.iter().map(slot_ref).collect();
         let returns = self.0.inner.engine.flow_end(&named, left);
         let statuses = slots.into_iter().zip(returns);

@@ -62,6 +62,29 @@
 //! - Without service discovery no flow has services, as on an Agent without it.
 //! - Latency summaries are histograms with one bucket.
 //!
+//! # Metrics
+//!
+//! `/metrics` has an Agent's series, by its names and labels, and some of its own, which begin with
+//! `tower_aperture_agent_`:
+//!
+//! | series | |
+//! |---|---|
+//! | `flowcontrol_requests`, `flowcontrol_decisions`, `flowcontrol_reject_reasons`, `flowcontrol_ends` | checks and reported ends, by `control_point` |
+//! | `incoming_tokens`, `accepted_tokens`, `rejected_tokens`, `request_in_queue_duration_ms` | schedulers |
+//! | `workload_preempted_tokens`, `workload_delayed_tokens`, `workload_on_time` | queued flows that overtook others, were overtaken, or were served in the order of arrival |
+//! | `fairness_preempted_tokens`, `fairness_delayed_tokens`, `fairness_on_time` | the same within a workload, of flows that waited behind another one of their fairness label |
+//! | `cache_lookup_hits`, `cache_lookup_misses`, `cache_operation_results` | by `cache_type` (`result` or `global`), `operation` and `status` |
+//! | `signal_reading`, `invalid_signal_readings`, `infinite_signal_readings` | named signals that change, at each evaluation of their circuit |
+//! | `http_requests`, `http_requests_latency_ms` | what is not gRPC, by `handler_name`, `http_method` and `http_status_code` |
+//! | `workload_latency_ms`, `workload_requests`, `rate_limiter_counter`, `concurrency_limiter_counter`, `sampler_counter`, `classifier_counter`, `flux_meter`, `invalid_flux_meter` | what spans say |
+//!
+//! A workload that is named by the value of a flow's label, through `workload_label_key`, is shown
+//! as `other`, unless the policy has a workload of that name. Each name has up to 50 000 series of
+//! labels that policies in force name, and up to 10 000 with labels that callers made up, such as
+//! control points that no policy selects. Series of policies, and of their versions, that are no
+//! longer in force are forgotten, and spans about them make no new ones;
+//! `tower_aperture_agent_series_left_out` counts what has no series.
+//!
 //! # PromQL
 //!
 //! A [`Prometheus`] answers what policies ask beyond what the engine measures itself.
@@ -75,8 +98,8 @@
 //! # Keys
 //!
 //! With [`api_keys`](AgentBuilder::api_keys), every call has to carry one as `x-api-key` (spans and
-//! `/status` too), but for health and `/metrics`, which tell numbers and names of policies and
-//! control points. A call without is `UNAUTHENTICATED`, or 401 for JSON.
+//! `/status` too), but for health and `/metrics`, which show numbers and names: of policies and what
+//! they contain, and of control points. Values of labels are not shown there. A call without is `UNAUTHENTICATED`, or 401 for JSON.
 //!
 //! # The end
 //!

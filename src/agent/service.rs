@@ -4,9 +4,10 @@ use std::convert::Infallible;
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, header};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body::Body;
 use tonic::server::NamedService;
 use tonic::{Code, Status};
@@ -18,6 +19,7 @@ use super::check::Checks;
 use super::delivery::{self, Delivery};
 use super::health::Health;
 use super::http::HttpChecks;
+use super::metrics::Handler;
 use super::trace::Traces;
 use super::{Agent, json};
 use crate::pb::check::flow_control_service_server::FlowControlServiceServer;
@@ -119,6 +121,11 @@ where
             && let Err(refusal) = inner.keys.admit(request.headers())
         {
             inner.refuse(refusal);
+            if !is_grpc {
+                let handler = Handler::of(request.method(), path, &json::PATHS);
+                let http = &inner.metrics.http;
+                http.answered(handler, StatusCode::UNAUTHORIZED, Instant::now());
+            }
             let refusal = Status::unauthenticated(refusal);
             let answer = if is_grpc {
                 grpc(refusal.into_http(), None)

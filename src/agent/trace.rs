@@ -74,8 +74,9 @@ impl Agent {
         };
         metrics.spans.taken.inc();
         self.give_back(&ended.check);
+        let names = metrics.names();
         for decision in &ended.check.limiter_decisions {
-            metrics.spans.limiter(&ended, decision);
+            metrics.spans.limiter(&names, &ended, decision);
             if ended.accepted()
                 && let (Some(workload), Some(took)) =
                     (workload_of(decision), ended.workload_duration)
@@ -86,14 +87,14 @@ impl Agent {
             }
         }
         for classifier in &ended.check.classifier_infos {
-            metrics.spans.classifier(classifier);
+            metrics.spans.classifier(&names, classifier);
         }
         for info in &ended.check.flux_meter_infos {
             let Some(meter) = self.inner.engine.flux_meter(&info.flux_meter_name) else {
                 continue;
             };
             let value = ended.number(meter.attribute_key());
-            metrics.spans.flux_meter(&ended, &meter, value);
+            metrics.spans.flux_meter(&names, &ended, &meter, value);
             if let Some(value) = value {
                 meter.observe(value, ended.status == "OK");
             }

@@ -7,5 +7,6 @@ mod faults;
 mod interop;
 mod json;
 mod keys;
+mod series;
 mod support;
 mod tls;

@@ -4,4 +4,4 @@ mod proto;
 mod routes;
 
 pub(super) use self::proto::decode;
-pub(super) use self::routes::{Json, refused, router};
+pub(super) use self::routes::{Json, PATHS, refused, router};

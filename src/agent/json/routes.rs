@@ -1,6 +1,9 @@
+use std::time::Instant;
+
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, FromRequest, Request as HttpRequest, State};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response as HttpResponse};
 use axum::routing::{get, post};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -10,6 +13,7 @@ use tonic::{Code, Request, Response, Status};
 use super::proto::{self, Named};
 use crate::agent::check::Checks;
 use crate::agent::http::HttpChecks;
+use crate::agent::metrics::Handler;
 use crate::agent::{Agent, status};
 use crate::pb::check::flow_control_service_server::FlowControlService;
 use crate::pb::check::{
@@ -22,6 +26,29 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// All that is not gRPC.
 pub(crate) type Json = Router;
+
+/// What the router has a handler for: the names of handlers in metrics.
+pub(crate) const PATHS: [&str; 9] = [
+    "/v1/flowcontrol/checkhttp",
+    "/v1/flowcontrol/check",
+    "/v1/flowcontrol/flowend",
+    "/v1/flowcontrol/cachelookup",
+    "/v1/flowcontrol/cacheupsert",
+    "/v1/flowcontrol/cachedelete",
+    "/status",
+    "/health",
+    "/metrics",
+];
+
+/// Counts the request once it is answered.
+async fn counted(State(agent): State<Agent>, request: HttpRequest, next: Next) -> HttpResponse {
+    let began = Instant::now();
+    let handler = Handler::of(request.method(), request.uri().path(), &PATHS);
+    let response = next.run(request).await;
+    let http = &agent.inner.metrics.http;
+    http.answered(handler, response.status(), began);
+    response
+}
 
 pub(crate) fn router(agent: &Agent) -> Json {
     Router::new()
@@ -40,6 +67,7 @@ pub(crate) fn router(agent: &Agent) -> Json {
             (StatusCode::METHOD_NOT_ALLOWED, refused(&refusal))
         })
         .layer(DefaultBodyLimit::max(agent.inner.limits.message_size))
+        .layer(from_fn_with_state(agent.clone(), counted))
         .with_state(agent.clone())
 }
 

@@ -1,8 +1,6 @@
-//! What checks say, without any span.
+//! What checks and ends of flows say, without any span.
 
 use std::fmt;
-use std::hash::{Hash, Hasher};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use hashbrown::Equivalent;
@@ -10,23 +8,19 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
-use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::LONGEST_LABEL;
-use super::series::Series;
-use crate::engine::{CheckReport, LimiterDecision, LimiterDetails, SchedulerDetails};
+use super::schedulers::SchedulerSeries;
+use super::series::{Labels, Series, Standing};
+use crate::engine::{CheckReport, LimiterDetails, Names};
 use crate::flow::RejectReason;
-
-type Tokens = Counter<f64, AtomicU64>;
 
 #[derive(Debug)]
 pub(super) struct CheckSeries {
     points: Points,
-    incoming: Series<Scheduler, Tokens>,
-    accepted: Series<Scheduler, Tokens>,
-    rejected: Series<Scheduler, Tokens>,
-    queued: Series<Queue, Histogram>,
+    ends: Series<Point, Counter>,
+    schedulers: SchedulerSeries,
     /// In the order of `KINDS`: let in, and dropped.
     kinds: [[AtomicU64; 2]; KINDS.len()],
 }
@@ -40,79 +34,27 @@ const KINDS: [&str; 6] = [
     "load_scheduler",
 ];
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Scheduler {
-    policy_name: Arc<str>,
-    policy_hash: Arc<str>,
-    component_id: Arc<str>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Queue {
-    policy_name: Arc<str>,
-    policy_hash: Arc<str>,
-    component_id: Arc<str>,
-    workload_index: String,
-}
-
-/// Like [`Queue`], of a decision.
-struct QueueOf<'a>(&'a LimiterDecision, &'a str);
-
-impl Hash for QueueOf<'_> {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.policy_name.hash(state);
-        self.0.policy_hash.hash(state);
-        self.0.component_id.hash(state);
-        self.1.hash(state);
-    }
-}
-
-impl Equivalent<Queue> for QueueOf<'_> {
-    fn equivalent(&self, key: &Queue) -> bool {
-        self.0.policy_name == key.policy_name
-            && self.0.policy_hash == key.policy_hash
-            && self.0.component_id == key.component_id
-            && self.1 == key.workload_index
-    }
-}
-
 impl CheckSeries {
     pub(super) fn new(registry: &mut Registry, left_out: &Counter) -> Self {
-        let own = Self {
-            points: Points(Series::new(left_out)),
-            incoming: Series::new(left_out),
-            accepted: Series::new(left_out),
-            rejected: Series::new(left_out),
-            queued: Series::new(left_out),
+        let points = Points(Series::new(left_out));
+        registry.register_collector(Box::new(points.clone()));
+        let ends = Series::new(left_out);
+        registry.register(
+            "flowcontrol_ends",
+            "Ends of flows that callers reported",
+            ends.clone(),
+        );
+        Self {
+            points,
+            ends,
+            schedulers: SchedulerSeries::new(registry, left_out),
             kinds: Default::default(),
-        };
-        registry.register_collector(Box::new(own.points.clone()));
-        registry.register(
-            "incoming_tokens",
-            "Tokens that flows asked a scheduler for",
-            own.incoming.clone(),
-        );
-        registry.register(
-            "accepted_tokens",
-            "Tokens that a scheduler granted",
-            own.accepted.clone(),
-        );
-        registry.register(
-            "rejected_tokens",
-            "Tokens that a scheduler refused",
-            own.rejected.clone(),
-        );
-        registry.register(
-            "request_in_queue_duration_ms",
-            "How long flows waited in the queue of a scheduler",
-            own.queued.clone(),
-        );
-        own
+        }
     }
 
-    pub(super) fn decided(&self, report: &CheckReport) {
+    pub(super) fn decided(&self, names: &Names, report: &CheckReport) {
         self.points
-            .count(&report.control_point, report.reject_reason);
+            .count(names, &report.control_point, report.reject_reason);
         for decision in &report.limiter_decisions {
             let (kind, scheduler) = match &decision.details {
                 LimiterDetails::RateLimiter { .. } => (0, None),
@@ -124,9 +66,25 @@ impl CheckSeries {
             };
             self.kinds[kind][usize::from(decision.dropped)].fetch_add(1, Relaxed);
             if let Some(scheduler) = scheduler {
-                self.scheduled(decision, scheduler);
+                self.schedulers.scheduled(names, decision, scheduler);
             }
         }
+    }
+
+    pub(super) fn ended(&self, names: &Names, control_point: &str) {
+        let count = |counter: &Counter| {
+            counter.inc();
+        };
+        let own = || Point::new(control_point);
+        let point = PointOf(control_point);
+        self.ends.with(names, &point, own, Counter::default, count);
+    }
+
+    /// Forgets what is of policies that are gone.
+    pub(super) fn retain(&self, names: &Names) {
+        self.points.0.retain(names);
+        self.ends.retain(names);
+        self.schedulers.retain(names);
     }
 
     /// Kinds of components, and how many flows they let in and dropped.
@@ -135,49 +93,6 @@ impl CheckSeries {
         counts.map(|(kind, [accepted, dropped])| {
             (kind, accepted.load(Relaxed), dropped.load(Relaxed))
         })
-    }
-
-    fn scheduled(&self, decision: &LimiterDecision, scheduler: &SchedulerDetails) {
-        // Where it was let through without a look there was no queue.
-        if scheduler.tokens.is_none() {
-            return;
-        }
-        let labels = Scheduler {
-            policy_name: Arc::clone(&decision.policy_name),
-            policy_hash: Arc::clone(&decision.policy_hash),
-            component_id: Arc::clone(&decision.component_id),
-        };
-        // Counters only grow.
-        let asked = scheduler.requested.max(0.0);
-        let (accepted, rejected) = if decision.dropped {
-            (0.0, asked)
-        } else {
-            (asked, 0.0)
-        };
-        for (series, tokens) in [
-            (&self.incoming, asked),
-            (&self.accepted, accepted),
-            (&self.rejected, rejected),
-        ] {
-            let add = |counter: &Tokens| {
-                counter.inc_by(tokens);
-            };
-            series.with(&labels, || Some(labels.clone()), Tokens::default, add);
-        }
-        let workload = &*scheduler.workload_index;
-        self.queued.with(
-            &QueueOf(decision, workload),
-            || {
-                (workload.len() <= LONGEST_LABEL).then(|| Queue {
-                    policy_name: Arc::clone(&decision.policy_name),
-                    policy_hash: Arc::clone(&decision.policy_hash),
-                    component_id: Arc::clone(&decision.component_id),
-                    workload_index: workload.to_owned(),
-                })
-            },
-            || Histogram::new([]),
-            |queued| queued.observe(scheduler.queued.as_secs_f64() * 1000.0),
-        );
     }
 }
 
@@ -188,6 +103,24 @@ struct Points(Series<Point, Decisions>);
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Point {
     control_point: String,
+}
+
+impl Point {
+    fn new(control_point: &str) -> Option<Self> {
+        (control_point.len() <= LONGEST_LABEL).then(|| Self {
+            control_point: control_point.to_owned(),
+        })
+    }
+}
+
+/// Any caller can make one up.
+impl Labels for Point {
+    fn standing(&self, names: &Names) -> Standing {
+        match names.selects(&self.control_point) {
+            true => Standing::Reserved,
+            false => Standing::Shared,
+        }
+    }
 }
 
 /// Like [`Point`], borrowed.
@@ -224,7 +157,7 @@ impl Decisions {
 }
 
 impl Points {
-    fn count(&self, control_point: &str, reason: Option<RejectReason>) {
+    fn count(&self, names: &Names, control_point: &str, reason: Option<RejectReason>) {
         let known = |reason| REASONS.iter().position(|(known, _)| *known == reason);
         let counter = |decisions: &Decisions| {
             let counter = match reason.and_then(known) {
@@ -233,13 +166,9 @@ impl Points {
             };
             counter.fetch_add(1, Relaxed);
         };
-        let own = || {
-            (control_point.len() <= LONGEST_LABEL).then(|| Point {
-                control_point: control_point.to_owned(),
-            })
-        };
-        self.0
-            .with(&PointOf(control_point), own, Decisions::default, counter);
+        let own = || Point::new(control_point);
+        let point = PointOf(control_point);
+        self.0.with(names, &point, own, Decisions::default, counter);
     }
 }
 

@@ -10,12 +10,62 @@ use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::{MetricType, TypedMetric};
 
-use super::MOST_SERIES;
+use super::{MOST_RESERVED, MOST_SERIES};
+use crate::engine::Names;
+
+/// What a series is to the policies in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// All of its labels are names of policies, so it has a place of its own.
+    Reserved,
+    /// A caller chose some label: it shares [`MOST_SERIES`] places with all others of the kind.
+    Shared,
+    /// It is of a policy that is not in force.
+    Gone,
+}
+
+/// The labels of a series.
+pub(super) trait Labels: Eq + Hash {
+    fn standing(&self, names: &Names) -> Standing;
+}
 
 /// Series by label set. Clones share them.
+///
+/// Reserved series and those with labels of a caller have limits of their own, so made-up labels
+/// cost no name of a policy its series.
 pub(super) struct Series<K, M> {
-    known: Arc<RwLock<HashMap<K, M, RandomState>>>,
+    known: Arc<RwLock<Known<K, M>>>,
     left_out: Counter,
+}
+
+struct Known<K, M> {
+    all: HashMap<K, M, RandomState>,
+    reserved: usize,
+    shared: usize,
+}
+
+impl<K, M> Default for Known<K, M> {
+    fn default() -> Self {
+        Self {
+            all: HashMap::default(),
+            reserved: 0,
+            shared: 0,
+        }
+    }
+}
+
+impl<K, M> Known<K, M> {
+    /// Counts one more series of this standing; false where it is one too many.
+    fn admit(&mut self, standing: Standing) -> bool {
+        let (count, most) = match standing {
+            Standing::Reserved => (&mut self.reserved, MOST_RESERVED),
+            Standing::Shared => (&mut self.shared, MOST_SERIES),
+            Standing::Gone => return false,
+        };
+        let fits = *count < most;
+        *count += usize::from(fits);
+        fits
+    }
 }
 
 impl<K, M> Series<K, M> {
@@ -36,10 +86,11 @@ impl<K, M> Clone for Series<K, M> {
     }
 }
 
-impl<K: Eq + Hash, M> Series<K, M> {
+impl<K: Labels, M> Series<K, M> {
     /// Observes in the series of these labels, which are made when they are new and fit in.
     pub(super) fn with<Q>(
         &self,
+        names: &Names,
         labels: &Q,
         own: impl FnOnce() -> Option<K>,
         make: impl FnOnce() -> M,
@@ -48,18 +99,43 @@ impl<K: Eq + Hash, M> Series<K, M> {
         Q: Hash + Equivalent<K>,
     {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(metric) = known.get(labels) {
+        if let Some(metric) = known.all.get(labels) {
             return observe(metric);
         }
+        // When all shared places are taken, made-up labels need no lock that others wait for.
+        let full = known.shared >= MOST_SERIES;
         drop(known);
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        let full = known.len() >= MOST_SERIES && known.get(labels).is_none();
-        match own().filter(|_| !full) {
-            Some(key) => observe(known.entry(key).or_insert_with(make)),
-            None => self.leave_out(),
+        let Some(key) = own() else {
+            return self.leave_out();
+        };
+        let standing = key.standing(names);
+        if standing == Standing::Gone || (full && standing == Standing::Shared) {
+            return self.leave_out();
         }
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(metric) = known.all.get(labels) {
+            return observe(metric);
+        }
+        if !known.admit(standing) {
+            drop(known);
+            return self.leave_out();
+        }
+        observe(known.all.entry(key).or_insert_with(make));
     }
 
+    /// Forgets the series of policies that are not in force any more.
+    pub(super) fn retain(&self, names: &Names) {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::take(&mut *known);
+        for (labels, metric) in before.all {
+            if known.admit(labels.standing(names)) {
+                known.all.insert(labels, metric);
+            }
+        }
+    }
+}
+
+impl<K, M> Series<K, M> {
     /// There is no series for it.
     pub(super) fn leave_out(&self) {
         self.left_out.inc();
@@ -70,9 +146,8 @@ impl<K: Eq + Hash, M> Series<K, M> {
         mut visit: impl FnMut(&K, &M) -> Result<(), fmt::Error>,
     ) -> Result<(), fmt::Error> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        known
-            .iter()
-            .try_for_each(|(labels, metric)| visit(labels, metric))
+        let mut all = known.all.iter();
+        all.try_for_each(|(labels, metric)| visit(labels, metric))
     }
 }
 

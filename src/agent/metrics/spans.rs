@@ -1,14 +1,16 @@
 //! What spans say of flows that ended.
 
+use http::StatusCode;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::LONGEST_LABEL;
-use super::series::Series;
+use super::labels::{Limiter, Sampler, Workload, WorkloadOf, WorkloadRequests};
+use super::series::{Labels, Series, Standing};
 use crate::agent::trace::{Ended, workload_of};
-use crate::engine::FluxMeter;
+use crate::engine::{FluxMeter, Names};
 use crate::pb::check::check_response::DecisionType;
 use crate::pb::check::limiter_decision::Details;
 use crate::pb::check::{ClassifierInfo, LimiterDecision};
@@ -28,46 +30,19 @@ pub(in crate::agent) struct SpanSeries {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Workload {
-    policy_name: String,
-    policy_hash: String,
-    component_id: String,
-    workload_index: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct WorkloadRequests {
-    policy_name: String,
-    policy_hash: String,
-    component_id: String,
-    workload_index: String,
-    decision_type: &'static str,
-    limiter_dropped: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Limiter {
-    policy_name: String,
-    policy_hash: String,
-    component_id: String,
-    decision_type: &'static str,
-    limiter_dropped: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Sampler {
-    policy_name: String,
-    policy_hash: String,
-    component_id: String,
-    decision_type: &'static str,
-    sampler_dropped: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Classifier {
     policy_name: String,
     policy_hash: String,
     classifier_index: i64,
+}
+
+impl Labels for Classifier {
+    fn standing(&self, names: &Names) -> Standing {
+        match names.classifier(&self.policy_name, &self.policy_hash, self.classifier_index) {
+            true => Standing::Reserved,
+            false => Standing::Gone,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -79,17 +54,39 @@ struct Meter {
     flow_status: String,
 }
 
+/// Any caller can make up the statuses.
+impl Labels for Meter {
+    fn standing(&self, names: &Names) -> Standing {
+        if !names.flux_meter(&self.policy_name, &self.flux_meter_name) {
+            return Standing::Gone;
+        }
+        let code = &*self.http_status_code;
+        let usual = code.is_empty()
+            || StatusCode::from_bytes(code.as_bytes())
+                .is_ok_and(|code| code.canonical_reason().is_some());
+        match usual && ["OK", "Error", "Unset"].contains(&&*self.flow_status) {
+            true => Standing::Reserved,
+            false => Standing::Shared,
+        }
+    }
+}
+
 /// All that a caller chose is short.
 fn short(labels: &[&str]) -> bool {
     labels.iter().all(|label| label.len() <= LONGEST_LABEL)
 }
 
 /// Observes in the series of labels that were made for it.
-fn observe<K, M>(series: &Series<K, M>, labels: &K, make: impl FnOnce() -> M, act: impl FnOnce(&M))
-where
-    K: Eq + std::hash::Hash + Clone,
+fn observe<K, M>(
+    series: &Series<K, M>,
+    names: &Names,
+    labels: &K,
+    make: impl FnOnce() -> M,
+    act: impl FnOnce(&M),
+) where
+    K: Labels + Clone,
 {
-    series.with(labels, || Some(labels.clone()), make, act);
+    series.with(names, labels, || Some(labels.clone()), make, act);
 }
 
 impl SpanSeries {
@@ -159,7 +156,26 @@ impl SpanSeries {
         own
     }
 
-    pub(in crate::agent) fn limiter(&self, ended: &Ended<'_>, decision: &LimiterDecision) {
+    /// Forgets what is of policies that are gone.
+    pub(super) fn retain(&self, names: &Names) {
+        self.workload_latency.retain(names);
+        self.workload_requests.retain(names);
+        self.rate_limiters.retain(names);
+        self.concurrency_limiters.retain(names);
+        self.samplers.retain(names);
+        self.classifiers.retain(names);
+        self.flux_meters.retain(names);
+        self.invalid.retain(names);
+    }
+
+    /// Counts a decision that a span tells of. Its caller may have made it up, so it has a series
+    /// only where a policy in force has such a component.
+    pub(in crate::agent) fn limiter(
+        &self,
+        names: &Names,
+        ended: &Ended<'_>,
+        decision: &LimiterDecision,
+    ) {
         let LimiterDecision {
             policy_name,
             policy_hash,
@@ -167,78 +183,48 @@ impl SpanSeries {
             dropped,
             ..
         } = decision;
-        let workload = workload_of(decision);
-        if !short(&[
-            policy_name,
-            policy_hash,
-            component_id,
-            workload.unwrap_or_default(),
-        ]) {
+        let Some(component) = names.component(policy_name, component_id, policy_hash) else {
             self.rate_limiters.leave_out();
             return;
-        }
+        };
         let decision_type = decision_type(ended);
         let count = |counter: &Counter| {
             counter.inc();
         };
-        let limiter = || Limiter {
-            policy_name: policy_name.clone(),
-            policy_hash: policy_hash.clone(),
-            component_id: component_id.clone(),
-            decision_type,
-            limiter_dropped: *dropped,
-        };
+        let limiter = || Limiter::new(component, decision_type, *dropped);
         match &decision.details {
             Some(Details::RateLimiterInfo(_)) => {
-                observe(&self.rate_limiters, &limiter(), Counter::default, count);
+                let series = &self.rate_limiters;
+                observe(series, names, &limiter(), Counter::default, count);
             }
             Some(Details::ConcurrencyLimiterInfo(_)) => {
-                observe(
-                    &self.concurrency_limiters,
-                    &limiter(),
-                    Counter::default,
-                    count,
-                );
+                let series = &self.concurrency_limiters;
+                observe(series, names, &limiter(), Counter::default, count);
             }
             Some(Details::SamplerInfo(_)) => {
-                let labels = Sampler {
-                    policy_name: policy_name.clone(),
-                    policy_hash: policy_hash.clone(),
-                    component_id: component_id.clone(),
-                    decision_type,
-                    sampler_dropped: *dropped,
-                };
-                observe(&self.samplers, &labels, Counter::default, count);
+                let labels = Sampler::new(component, decision_type, *dropped);
+                observe(&self.samplers, names, &labels, Counter::default, count);
             }
             _ => {}
         }
-        let Some(workload) = workload else {
+        let Some(workload) = workload_of(decision) else {
             return;
         };
-        let labels = WorkloadRequests {
-            policy_name: policy_name.clone(),
-            policy_hash: policy_hash.clone(),
-            component_id: component_id.clone(),
-            workload_index: workload.to_owned(),
-            decision_type,
-            limiter_dropped: *dropped,
-        };
-        observe(&self.workload_requests, &labels, Counter::default, count);
+        let workload = WorkloadOf::new(component, workload);
+        let requests = workload.requests(decision_type, *dropped);
+        let series = &self.workload_requests;
+        observe(series, names, &requests, Counter::default, count);
         if let Some(took) = ended.workload_duration.filter(|_| ended.accepted()) {
-            let labels = Workload {
-                policy_name: policy_name.clone(),
-                policy_hash: policy_hash.clone(),
-                component_id: component_id.clone(),
-                workload_index: workload.to_owned(),
-            };
+            let own = || Some(workload.to_labels());
             let make = || Histogram::new([]);
-            observe(&self.workload_latency, &labels, make, |latency| {
+            let series = &self.workload_latency;
+            series.with(names, &workload, own, make, |latency| {
                 latency.observe(took);
             });
         }
     }
 
-    pub(in crate::agent) fn classifier(&self, classifier: &ClassifierInfo) {
+    pub(in crate::agent) fn classifier(&self, names: &Names, classifier: &ClassifierInfo) {
         if !short(&[&classifier.policy_name, &classifier.policy_hash]) {
             self.classifiers.leave_out();
             return;
@@ -248,7 +234,8 @@ impl SpanSeries {
             policy_hash: classifier.policy_hash.clone(),
             classifier_index: classifier.classifier_index,
         };
-        observe(&self.classifiers, &labels, Counter::default, |counter| {
+        let series = &self.classifiers;
+        observe(series, names, &labels, Counter::default, |counter| {
             counter.inc();
         });
     }
@@ -256,6 +243,7 @@ impl SpanSeries {
     /// `None` is not a number.
     pub(in crate::agent) fn flux_meter(
         &self,
+        names: &Names,
         ended: &Ended<'_>,
         meter: &FluxMeter,
         value: Option<f64>,
@@ -274,11 +262,11 @@ impl SpanSeries {
         match value {
             Some(value) => {
                 let make = || Histogram::new(meter.bounds().iter().copied());
-                observe(&self.flux_meters, &labels, make, |meter| {
+                observe(&self.flux_meters, names, &labels, make, |meter| {
                     meter.observe(value);
                 });
             }
-            None => observe(&self.invalid, &labels, Counter::default, |counter| {
+            None => observe(&self.invalid, names, &labels, Counter::default, |counter| {
                 counter.inc();
             }),
         }
