@@ -1,7 +1,8 @@
 //! What happens to flows, at `/metrics`: for Prometheus and the dashboard in `examples/grafana`.
 //!
 //! `cargo run --features metrics --example metrics` serves, asks, asserts its scrape, and ends.
-//! With `-- --serve 127.0.0.1:9464` it stays up there and goes on asking.
+//! With `-- --serve 127.0.0.1:9464` it stays up there and goes on asking. With the feature `server` it also
+//! serves an Agent of one node at `/agent`, whose `/agent/metrics` shows what its priorities do.
 #![allow(clippy::print_stdout)]
 
 use axum::{BoxError, Router, body::Body, routing::get};
@@ -54,6 +55,8 @@ pub(crate) async fn serve(address: &str) -> Result<String, BoxError> {
         .route("/report", get(async || "done").layer(report))
         .route("/profile", get(async || "me").layer(profile))
         .route("/metrics", get(metrics));
+    #[cfg(feature = "server")]
+    let app = app.nest_service("/agent", agent_service()?);
     let listener = tokio::net::TcpListener::bind(address).await?;
     let base = format!("http://{}", listener.local_addr()?);
     tokio::spawn(async move { (axum::serve(listener, app).await, nobody) });
@@ -65,7 +68,35 @@ pub(crate) async fn traffic(base: &str) -> Result<(), BoxError> {
     for path in ["checkout", "profile"].repeat(8) {
         ask(base, path).await?;
     }
-    tokio::try_join!(ask(base, "report"), ask(base, "report")).map(drop)
+    tokio::try_join!(ask(base, "report"), ask(base, "report"))?;
+    #[cfg(feature = "server")]
+    futures_util::future::try_join_all(
+        ["bronze", "bronze", "bronze", "gold", "gold"].map(|tier| render(base, tier)),
+    )
+    .await?;
+    Ok(())
+}
+
+/// An Agent of one node, with a queue in which gold overtakes all others.
+#[cfg(feature = "server")]
+fn agent_service() -> Result<tower_aperture::agent::AgentService, BoxError> {
+    let policy = include_str!("grafana/priorities.yaml");
+    let engine = Engine::builder().policy_text("render", policy).build()?;
+    Ok(tower_aperture::agent::Agent::builder(engine)
+        .build()
+        .service())
+}
+
+/// Asks that Agent, as an SDK without gRPC would, and waits for a token.
+#[cfg(feature = "server")]
+async fn render(base: &str, tier: &str) -> Result<(), BoxError> {
+    let body =
+        format!(r#"{{"control_point": "render", "labels": {{"tier": "{tier}", "tenant": "a"}}}}"#);
+    let call =
+        hyper::Request::post(format!("{base}/agent/v1/flowcontrol/check")).body(body.into())?;
+    let http = Client::builder(TokioExecutor::new()).build_http::<Body>();
+    http.request(call).await?.into_body().collect().await?;
+    Ok(())
 }
 
 pub(crate) async fn ask(base: &str, path: &str) -> Result<String, BoxError> {

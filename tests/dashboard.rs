@@ -172,12 +172,15 @@ fn missing(scrape: &Scrape) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn every_metric_and_label_is_in_the_scrape_of_the_example() {
+async fn every_metric_and_label_is_in_the_scrapes_of_the_example() {
     let base = example::serve("127.0.0.1:0").await.expect("it serves");
     let begun = Instant::now();
     loop {
         example::traffic(&base).await.expect("answers");
-        let scrape = example::ask(&base, "metrics").await.expect("a scrape");
+        let mut scrape = example::ask(&base, "metrics").await.expect("a scrape");
+        scrape += &example::ask(&base, "agent/metrics")
+            .await
+            .expect("a scrape");
         let missing = missing(&read(&scrape));
         if missing.is_empty() {
             break;
@@ -223,6 +226,27 @@ fn every_metric_of_this_crate_is_shown() {
         assert!(shown.iter().any(there), "no panel shows {name}");
     }
     assert!(count >= 15, "{count} names in the table");
+}
+
+#[test]
+fn a_row_shows_whom_priorities_let_overtake_whom() {
+    let shown: BTreeSet<String> = panels()
+        .iter()
+        .filter(|panel| panel.expr.contains("workload_index"))
+        .flat_map(|panel| Needs::of(&panel.expr).metrics.into_keys())
+        .collect();
+    for kind in ["workload", "fairness"] {
+        for name in [
+            "preempted_tokens_sum",
+            "preempted_tokens_count",
+            "delayed_tokens_sum",
+            "delayed_tokens_count",
+            "on_time_total",
+        ] {
+            let name = format!("{kind}_{name}");
+            assert!(shown.contains(&name), "no panel shows {name}");
+        }
+    }
 }
 
 #[test]
