@@ -60,6 +60,11 @@ impl ApiKeys {
         self.0.store(Some(Arc::new(good)));
     }
 
+    /// Callers have to show a key.
+    pub(super) fn are_required(&self) -> bool {
+        self.0.load().is_some()
+    }
+
     /// How long it takes tells the lengths at most.
     pub(super) fn admit(&self, headers: &HeaderMap) -> Result<(), &'static str> {
         let keys = self.0.load();

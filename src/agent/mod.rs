@@ -46,6 +46,7 @@
 //! | `POST /v1/flowcontrol/check`, `flowend`, `cachelookup`, `cacheupsert`, `cachedelete` | the others as JSON: an addition of ours, which an Agent does not have |
 //! | `GET /health` | 200, or 503 when the end has begun |
 //! | `GET /metrics` | OpenMetrics, with the names of an Agent where it has them |
+//! | `PUT /v1/policies/{policy}/dynamic-config` | sets the dynamic configuration of a policy, by [`Engine::set_dynamic_config`]: a mapping in JSON or YAML, of 64 KiB at most. Needs an API key: without [`api_keys`](AgentBuilder::api_keys) it is 403 |
 //! | `GET /status` | what goes on, as JSON for people; its form may change in any version |
 //!
 //! JSON is protobuf's: names in camel or snake case come in, camel case goes out, with every field.

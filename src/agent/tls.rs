@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::{error, fmt};
 
+use arc_swap::ArcSwap;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
@@ -22,7 +23,7 @@ use crate::flow::Cause;
 /// assert_eq!(error.to_string(), "the certificate: there is none in the PEM text");
 /// ```
 #[derive(Clone)]
-pub struct Tls(Arc<ServerConfig>);
+pub struct Tls(Arc<ArcSwap<ServerConfig>>);
 
 impl Tls {
     /// A certificate chain, the node's own first, and its private key, both as PEM. TLS 1.2 and
@@ -84,11 +85,26 @@ impl Tls {
             .with_single_cert(certificates, key)
             .map_err(|error| TlsError::unusable("the certificate and its private key", error))?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(Self(Arc::new(config)))
+        Ok(Self(Arc::new(ArcSwap::from_pointee(config))))
+    }
+
+    /// Uses the certificates, the key and the authorities of `other` for connections from now on,
+    /// also where a clone of this serves already. Connections that are open stay open.
+    ///
+    /// ```no_run
+    /// use tower_aperture::agent::{Tls, TlsError};
+    ///
+    /// fn renewed(tls: &Tls, chain: &[u8], key: &[u8]) -> Result<(), TlsError> {
+    ///     tls.replace(&Tls::from_pem(chain, key)?);
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn replace(&self, other: &Self) {
+        self.0.store(other.0.load_full());
     }
 
     pub(super) fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(Arc::clone(&self.0))
+        TlsAcceptor::from(self.0.load_full())
     }
 }
 

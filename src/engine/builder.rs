@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
@@ -8,6 +9,7 @@ use super::clock::{Clock, Nanos, SystemClock};
 use super::control::SignalSource;
 use super::dry_run::DryRun;
 use super::limiters::Surroundings;
+use super::loader::Loading;
 use super::snapshot::{Settings, Snapshot};
 use super::source::{self, Source, Sources};
 use super::store::Limits;
@@ -278,13 +280,17 @@ impl EngineBuilder {
             signal_source: self.signal_source,
             dry_run: self.dry_run,
         };
-        let read = source::read(&self.sources)?;
+        let mut read = source::read(&self.sources, false)?;
+        let none = HashMap::new();
+        let Loading { snapshot, .. } = Snapshot::load(&settings, &mut read, &none, None)?;
         let sources = Sources {
-            tried: Some(read.fingerprint()),
-            problem: None,
-            list: self.sources,
+            list: self.sources.into(),
+            tried: read.clone(),
+            refused: None,
+            unreadable: None,
+            in_force: read,
+            by_hand: none,
         };
-        let snapshot = Snapshot::load(&settings, read, None)?;
         let caches = Caches::new(self.cache_bytes);
         Ok(Engine::new(settings, sources, snapshot, caches))
     }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::atomic::Ordering;
 
 use super::sync::AtomicU64;
+use crate::policy::Port;
 
 /// A signal's value as a component sees it.
 pub(crate) struct Dial(AtomicU64);
@@ -17,6 +18,13 @@ impl Dial {
     #[inline]
     pub(crate) fn get(&self) -> f64 {
         f64::from_bits(self.0.load(Ordering::Relaxed))
+    }
+
+    /// Takes over a constant of a changed policy; what a circuit says stays as it is.
+    pub(crate) fn fix(&self, port: Port) {
+        if let Port::Constant(value) = port {
+            self.set(value);
+        }
     }
 
     pub(crate) fn set(&self, value: f64) {

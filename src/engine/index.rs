@@ -92,16 +92,10 @@ impl Index {
         Some(self.component(*at))
     }
 
-    /// The component of a policy that has these parameters, with its state.
-    pub(crate) fn find(
-        &self,
-        policy: &Arc<str>,
-        id: &Arc<str>,
-        parameters: &str,
-    ) -> Option<&Placed> {
+    /// The component of a policy, with its state.
+    pub(crate) fn find(&self, policy: &Arc<str>, id: &Arc<str>) -> Option<&Placed> {
         let at = self.by_id.get(&(Arc::clone(policy), Arc::clone(id)))?;
-        let known = &**self.component(*at);
-        (*known.parameters == *parameters).then_some(known)
+        Some(self.component(*at))
     }
 
     /// The components a flow meets, each once.

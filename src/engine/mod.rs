@@ -92,7 +92,9 @@
 //! # Reloading
 //!
 //! [`Engine::reload`] puts changed files in force, all or none, and [`Engine::watch`] does so when
-//! they change. What did not change keeps its state: buckets, slots, queues, loops.
+//! they change. Components keep their state, buckets, slots, queues and loops, when nothing but
+//! numbers of theirs change: each key has its state still, and keeps to the new limit.
+//! [`Engine::set_dynamic_config`] changes single values in the same way.
 //!
 //! # Dry runs
 //!
@@ -114,9 +116,13 @@
 //!   warning. (There, it is zero or empty.)
 //! - `~0` in a JSON pointer means `~`, as RFC 6901 says. (There, it is refused.)
 //! - A flux meter without buckets has some that suit milliseconds. (There, they suit seconds.)
-//! - Rego modules are not evaluated and leave their labels unset, alerters and infra meters have
-//!   no effect; each with a warning but the last.
-//! - `dynamicConfig` of a resource sets variables and `dry_run`, once, when the policy is read.
+//! - Rego modules are not evaluated and leave their labels unset, alerters, infra meters and
+//!   `auto_scale` have no effect; each with a warning but infra meters. A policy that only scales
+//!   is refused.
+//! - Dynamic configuration sets variables and `dry_run`, and `start` and `reset` of load ramps. It
+//!   comes from `dynamicConfig` of a resource, from a file `<policy>.dynamic.yaml` beside the
+//!   policy's file, where `<policy>` is the policy's name or the stem of its file, and from
+//!   [`Engine::set_dynamic_config`]; of a key the last one counts.
 //! - Queries over the policy's own flux meters, in the form that blueprints write, are answered
 //!   from what this process measures; all others need a [`SignalSource`].
 //! - A component that is not supported is refused by its name, and so is a loop of signals, unless
@@ -147,10 +153,13 @@ mod index;
 #[cfg(all(test, shuttle))]
 mod interleavings;
 mod limiters;
+mod loader;
 #[cfg(feature = "server")]
 mod observe;
 mod pending;
 mod placed;
+#[cfg(test)]
+mod poll_tests;
 mod queries;
 mod reload;
 mod report;
@@ -255,7 +264,10 @@ struct Shared {
     unselected: Unselected,
     caches: Caches,
     settings: Settings,
-    /// Locked while policies are reloaded, so that one reload follows another.
+    /// Locked while sources are read, so that one reload follows another. A file system may take
+    /// its time for that: nothing else waits for it.
+    reading: Mutex<()>,
+    /// Locked while policies are put in force.
     sources: Mutex<Sources>,
 }
 
@@ -270,6 +282,7 @@ impl Engine {
                 unselected: Unselected::default(),
                 caches,
                 settings,
+                reading: Mutex::new(()),
                 sources: Mutex::new(sources),
             }),
         }

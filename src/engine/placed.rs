@@ -1,5 +1,6 @@
 //! One component of a policy in force: where it comes from, and what it says of its decisions.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -22,7 +23,7 @@ pub(crate) struct Placed {
     /// Shared with what waits or runs, and with the index after a reload.
     pub(crate) limiter: Arc<Component>,
     /// What tells whether a reload may keep the state.
-    pub(super) parameters: Box<str>,
+    pub(super) parameters: Arc<str>,
     /// Of the policy before reloads that kept the state, the latest last: flows that began then
     /// end by these.
     former_hashes: Vec<Arc<str>>,
@@ -43,7 +44,7 @@ impl Placed {
         policy: &Policy,
         id: &Arc<str>,
         limiter: Arc<Component>,
-        parameters: Box<str>,
+        parameters: Arc<str>,
         known: Option<&Self>,
     ) -> Self {
         let mut former_hashes = known.map_or_else(Vec::new, |known| {
@@ -77,10 +78,15 @@ impl Placed {
     /// Takes the control points that its selectors name, and what was warned of there before.
     pub(super) fn stands_at(&mut self, selectors: &[&Selector]) {
         let known = std::mem::take(&mut self.points);
+        let known: HashMap<&str, &AtomicBool> = known
+            .iter()
+            .map(|(name, warned)| (&**name, warned))
+            .collect();
+        let mut added = HashSet::new();
         for Selector { control_point, .. } in selectors {
-            if self.points.iter().all(|(name, _)| name != control_point) {
-                let before = known.iter().find(|(name, _)| name == control_point);
-                let warned = before.map_or_else(AtomicBool::default, |(_, warned)| copied(warned));
+            if added.insert(&**control_point) {
+                let before = known.get(&**control_point);
+                let warned = before.map_or_else(AtomicBool::default, |warned| copied(warned));
                 self.points.push((Arc::clone(control_point), warned));
             }
         }

@@ -1,3 +1,7 @@
+//! The queries that policies ask a signal source.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,19 +61,38 @@ impl Engine {
     }
 }
 
-/// Adds what a policy asks.
-pub(super) fn add(queries: &mut Vec<PolicyQuery>, policy: &Policy) {
-    let nodes = policy.circuit.iter().flat_map(|circuit| &circuit.nodes);
-    for node in nodes {
-        let Op::Query { text, interval } = &node.op else {
-            continue;
-        };
-        match queries.iter_mut().find(|query| query.text == *text) {
-            Some(known) => known.interval = known.interval.min(*interval),
-            None => queries.push(PolicyQuery {
-                text: Arc::clone(text),
-                interval: *interval,
-            }),
+/// What policies ask, each text once and in their order.
+#[derive(Debug, Default)]
+pub(super) struct Queries {
+    all: Vec<PolicyQuery>,
+    by_text: HashMap<Arc<str>, usize>,
+}
+
+impl Queries {
+    pub(super) fn into_vec(self) -> Vec<PolicyQuery> {
+        self.all
+    }
+
+    /// Adds what a policy asks.
+    pub(super) fn add(&mut self, policy: &Policy) {
+        let nodes = policy.circuit.iter().flat_map(|circuit| &circuit.nodes);
+        for node in nodes {
+            let Op::Query { text, interval } = &node.op else {
+                continue;
+            };
+            match self.by_text.entry(Arc::clone(text)) {
+                Entry::Occupied(known) => {
+                    let known = &mut self.all[*known.get()];
+                    known.interval = known.interval.min(*interval);
+                }
+                Entry::Vacant(place) => {
+                    place.insert(self.all.len());
+                    self.all.push(PolicyQuery {
+                        text: Arc::clone(text),
+                        interval: *interval,
+                    });
+                }
+            }
         }
     }
 }

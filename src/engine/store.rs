@@ -3,6 +3,7 @@
 //! A component sees [`Store::update`] and nothing else of it, so that another store can stand in.
 
 use std::fmt;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{PoisonError, TryLockError};
 
 use ahash::RandomState;
@@ -51,7 +52,7 @@ pub(crate) struct Store<S> {
     shards: Box<[Padded<S>]>,
     hasher: RandomState,
     keys_a_shard: usize,
-    max_idle: Nanos,
+    max_idle: AtomicI64,
 }
 
 /// Two lines, because processors fetch them in pairs.
@@ -87,7 +88,7 @@ impl<S: Kept> Store<S> {
                 .collect(),
             hasher: RandomState::new(),
             keys_a_shard: keys / shards,
-            max_idle: limits.max_idle,
+            max_idle: AtomicI64::new(limits.max_idle),
         }
     }
 
@@ -118,6 +119,25 @@ impl<S: Kept> Store<S> {
             self.tidy(own.wrapping_add((uses / USES_A_TURN) as usize), now);
         }
         answer
+    }
+
+    fn max_idle(&self) -> Nanos {
+        self.max_idle.load(Ordering::Relaxed)
+    }
+
+    /// Keys are forgotten after another time from now on.
+    pub(crate) fn set_max_idle(&self, max_idle: Nanos) {
+        self.max_idle.store(max_idle, Ordering::Relaxed);
+    }
+
+    /// Runs `act` on all states, shard by shard.
+    pub(crate) fn each_mut(&self, mut act: impl FnMut(&mut S)) {
+        for shard in &self.shards {
+            lock(&shard.0)
+                .table
+                .iter_mut()
+                .for_each(|entry| act(&mut entry.state));
+        }
     }
 
     /// Runs `see` on all states, shard by shard.
@@ -164,7 +184,7 @@ impl<S: Kept> Store<S> {
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return,
         };
-        let around = shard.forget_idle(self.max_idle, now);
+        let around = shard.forget_idle(self.max_idle(), now);
         let (used, places) = (shard.table.len(), shard.table.num_buckets());
         if around && places > LEAST_PLACES && used < places / 4 {
             shard
@@ -177,11 +197,12 @@ impl<S: Kept> Store<S> {
 
     /// Removes the key that loses least, which may be one that idled for long enough anyway.
     fn make_room(&self, shard: &mut Shard<S>, rules: &S::Rules, now: Nanos) {
+        let max_idle = self.max_idle();
         let Shard { table, victims, .. } = shard;
         let hash_of = |entry: &Entry<S>| self.hasher.hash_one(&*entry.key);
         let loss_of = |entry: &Entry<S>| match entry.state.loss(rules, now) {
             // It would be swept up anyway.
-            loss if entry.state.forget_at(self.max_idle) <= now => Loss::none(loss.used),
+            loss if entry.state.forget_at(max_idle) <= now => Loss::none(loss.used),
             loss => loss,
         };
         let all = || {
@@ -196,7 +217,7 @@ impl<S: Kept> Store<S> {
         };
         if let Ok(entry) = table.find_entry(hash, same(hash)) {
             let (entry, _) = entry.remove();
-            if entry.state.forget_at(self.max_idle) > now {
+            if entry.state.forget_at(max_idle) > now {
                 shard.evicted = shard.evicted.saturating_add(1);
             }
         }

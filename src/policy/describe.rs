@@ -105,6 +105,7 @@ impl Sources<'_> {
             }
             ComponentKind::LoadScheduler(scheduler) => {
                 match scheduler.load_multiplier {
+                    _ if scheduler.dry_run => out.push_str("lets everything pass"),
                     Port::Constant(value) if value.is_nan() => out.push_str("lets everything pass"),
                     Port::Constant(value) => write!(out, "load times {}", Number(value))?,
                     port => write!(out, "load times what {}", self.port(port))?,

@@ -5,34 +5,52 @@ use std::time::Duration;
 
 use super::blueprint;
 use super::circuit::Circuit;
-use super::components::more_than_zero;
+use super::components::{SCALES_NOTHING, more_than_zero};
 use super::decode::{At, Context};
 use super::model::Policy;
 use super::resources::Resources;
-use super::yaml;
-use super::{Loaded, PolicyError};
+use super::yaml::{self, Node, Value};
+use super::{Dynamic, Loaded, PolicyError};
 
 /// How often signals are evaluated where a policy does not say.
 pub(super) const EVALUATION_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Reads a text in any of the forms: a `kind: Policy` resource, a bare policy, or a blueprint's
 /// values.
-pub(super) fn load(source: &str, text: &str) -> Result<Loaded, PolicyError> {
+pub(super) fn load(
+    source: &str,
+    text: &str,
+    dynamic: &dyn Fn(&str) -> Vec<Dynamic>,
+) -> Result<Loaded, PolicyError> {
     let file: Arc<str> = Arc::from(source);
     let root = yaml::read(&file, text)?;
     let strict = root.get("blueprint").is_some();
     let context = Context::new(file, strict);
+    let documents = name_of(&root, source).map(dynamic).unwrap_or_default();
+    let trees = documents.iter().map(|(name, text)| {
+        let context = Context::new(Arc::clone(name), false);
+        Ok((context, yaml::read(name, text)?))
+    });
+    let trees = trees.collect::<Result<Vec<_>, PolicyError>>()?;
     let policy = {
+        let dynamic: Vec<At<'_>> = trees
+            .iter()
+            .map(|(context, root)| At::root(context, root))
+            .collect();
         let at = At::root(&context, &root);
         if strict {
-            blueprint::expand(at, text)?
+            blueprint::expand(at, text, &dynamic)?
         } else if ["spec", "metadata", "apiVersion", "kind"]
             .iter()
             .any(|key| root.get(key).is_some())
         {
-            resource(at)?
+            resource(at, &dynamic)?
         } else if root.get("circuit").is_some() || root.get("resources").is_some() {
-            bare(at, stem(source), Circuit::new(stem(source)))?
+            let mut circuit = Circuit::new(stem(source));
+            for at in &dynamic {
+                circuit.configure(at)?;
+            }
+            bare(at, stem(source), circuit)?
         } else if root.get("policy").is_some() {
             return Err(at.missing("blueprint"));
         } else {
@@ -42,14 +60,31 @@ pub(super) fn load(source: &str, text: &str) -> Result<Loaded, PolicyError> {
             ));
         }
     };
-    Ok(Loaded {
-        policy,
-        warnings: context.into_warnings(),
-    })
+    let mut warnings = context.into_warnings();
+    for (context, _) in trees {
+        warnings.extend(context.into_warnings());
+    }
+    Ok(Loaded { policy, warnings })
+}
+
+/// The policy's name, where it is easy to find; whether the policy is right is seen later.
+fn name_of<'n>(root: &'n Node, source: &'n str) -> Option<&'n str> {
+    let below = |node: &'n Node, key: &str| Some(&node.get(key)?.value);
+    let name = if root.get("blueprint").is_some() {
+        below(below(root, "policy")?, "policy_name")?
+    } else if root.get("metadata").is_some() {
+        below(below(root, "metadata")?, "name")?
+    } else {
+        return Some(stem(source));
+    };
+    match &name.value {
+        Value::Scalar { raw, .. } => Some(raw),
+        _ => None,
+    }
 }
 
 /// The name of a bare policy: the file's without folder and extension.
-fn stem(source: &str) -> &str {
+pub(super) fn stem(source: &str) -> &str {
     let name = source.rsplit(['/', '\\']).next().unwrap_or(source);
     match name.rfind('.') {
         Some(dot) if dot > 0 => &name[..dot],
@@ -57,7 +92,7 @@ fn stem(source: &str) -> &str {
     }
 }
 
-fn resource(at: At<'_>) -> Result<Policy, PolicyError> {
+fn resource<'t>(at: At<'t>, configured: &[At<'t>]) -> Result<Policy, PolicyError> {
     // What else stands in metadata is the cluster's business.
     let metadata = at.peek("metadata").filter(|at| !at.is_null());
     let fields = at.object(&[
@@ -77,8 +112,8 @@ fn resource(at: At<'_>) -> Result<Policy, PolicyError> {
         return Err(name.error("must not be empty"));
     }
     let mut circuit = Circuit::new(text);
-    let dynamic = fields.get("dynamicConfig");
-    if let Some(at) = &dynamic {
+    let own = fields.get("dynamicConfig");
+    for at in own.iter().chain(configured) {
         circuit.configure(at)?;
     }
     bare(fields.required("spec")?, text, circuit)
@@ -113,7 +148,21 @@ pub(super) fn finish(
     evaluation_interval: Duration,
     resources: Resources,
 ) -> Result<Policy, PolicyError> {
+    let scaling = circuit.scaling();
     let folded = circuit.fold(evaluation_interval)?;
+    let Resources {
+        classifiers,
+        flux_meters,
+    } = &resources;
+    if let Some(at) = scaling
+        && folded.deciding.is_empty()
+        && classifiers.is_empty()
+        && flux_meters.is_empty()
+    {
+        return Err(at.error(format!(
+            "{SCALES_NOTHING}, and the policy does nothing else"
+        )));
+    }
     Ok(Policy {
         name: Arc::from(name),
         hash: Arc::from(hash(name, content)),

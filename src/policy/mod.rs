@@ -28,9 +28,10 @@
 //!   configuration has come, and never those of a ramp);
 //! - `~0` in a JSON pointer is `~` (there, it is refused);
 //! - Rego modules are not evaluated: their labels stay unset;
-//! - alerters and infra meters have no effect;
-//! - `dynamicConfig` of a resource sets variables and `dry_run` by their config keys, once, when
-//!   the policy is read;
+//! - alerters, infra meters and `auto_scale` have no effect; a policy that only scales is refused;
+//! - dynamic configuration sets variables and `dry_run` by their config keys: the `dynamicConfig`
+//!   of a resource, a file `<policy>.dynamic.yaml` beside the policy's, and
+//!   [`Engine::set_dynamic_config`](crate::Engine::set_dynamic_config);
 //! - a component that the embedded engine does not know is refused by its name, never ignored, and
 //!   so is a loop of signals that something decides by, unless it is invalid for good.
 //!
@@ -62,12 +63,15 @@ mod yaml;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 pub(crate) use self::compared::ComparedValues;
 pub(crate) use self::describe::describe_unselected;
 pub use self::error::{PolicyError, PolicyWarning};
 pub(crate) use self::matcher::LabelMatcher;
 pub(crate) use self::model::*;
 pub(crate) use self::number::parse_number;
+pub(crate) use self::yaml::MAX_BYTES;
 
 /// A policy, and what its author may want to know.
 #[derive(Clone, Debug)]
@@ -80,6 +84,25 @@ pub(crate) struct Loaded {
 ///
 /// `source` is the file's path or any other name for the text; errors begin with it, and a bare
 /// policy is named after its stem.
+#[cfg(test)]
 pub(crate) fn load(source: &str, text: &str) -> Result<Loaded, PolicyError> {
-    document::load(source, text)
+    document::load(source, text, &|_| Vec::new())
+}
+
+/// A document of dynamic configuration: its file or another name of it, and its text.
+pub(crate) type Dynamic = (Arc<str>, Arc<str>);
+
+/// Reads and checks a policy whose `config_key`s are set by the documents that `dynamic` returns
+/// for its name. They come after its own `dynamicConfig`; of a key the last document counts.
+pub(crate) fn load_configured(
+    source: &str,
+    text: &str,
+    dynamic: &dyn Fn(&str) -> Vec<Dynamic>,
+) -> Result<Loaded, PolicyError> {
+    document::load(source, text, dynamic)
+}
+
+/// Returns a file's name without folder and extension, which names a bare policy.
+pub(crate) fn stem(source: &str) -> &str {
+    document::stem(source)
 }

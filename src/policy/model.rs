@@ -186,7 +186,8 @@ pub(crate) struct ConcurrencyScheduler {
 /// `load_scheduler`, also the one inside of AIMD, AIAD and range-driven ones.
 #[derive(Clone, Debug)]
 pub(crate) struct LoadScheduler {
-    /// Already invalid while `dry_run` is on.
+    /// Everything passes, whatever the load multiplier says.
+    pub(crate) dry_run: bool,
     pub(crate) load_multiplier: Port,
     pub(crate) workload_latency_based_tokens: bool,
     pub(crate) scheduler: Scheduler,

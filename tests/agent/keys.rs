@@ -82,3 +82,97 @@ fn keys_are_not_shown() {
     );
     assert!(!text.contains("geheim"), "{text}");
 }
+
+mod dynamic_configuration {
+    use axum::body::{Body, to_bytes};
+    use http::{Request, StatusCode};
+    use tower::ServiceExt as _;
+    use tower_aperture::FlowParams;
+    use tower_aperture::agent::{Agent, ApiKey};
+    use tower_aperture::engine::{CheckInput, Engine};
+
+    const SHARE: &str = "
+circuit:
+  components:
+  - variable:
+      constant_output: {value: 0}
+      config_key: share
+      out_ports: {output: {signal_name: SHARE}}
+  - flow_control:
+      sampler:
+        in_ports: {accept_percentage: {signal_name: SHARE}}
+        parameters: {selectors: [{control_point: checkout}]}
+";
+
+    fn engine() -> Engine {
+        let engine = Engine::builder().policy_text("rollout.yaml", SHARE);
+        engine.build().expect("the policy is right")
+    }
+
+    async fn put(
+        agent: &Agent,
+        policy: &str,
+        key: Option<&str>,
+        body: &str,
+    ) -> (StatusCode, String) {
+        let path = format!("/v1/policies/{policy}/dynamic-config");
+        let mut request = Request::put(path);
+        if let Some(key) = key {
+            request = request.header("x-api-key", key);
+        }
+        let request = request
+            .body(Body::from(body.to_owned()))
+            .expect("a request");
+        let response = agent.service().oneshot(request).await.expect("an answer");
+        let (parts, body) = response.into_parts();
+        let body = to_bytes(Body::new(body), 1 << 20).await.expect("a body");
+        let body = String::from_utf8(body.to_vec()).expect("text");
+        (parts.status, body)
+    }
+
+    #[tokio::test]
+    async fn a_key_sets_it_and_nothing_else_does() {
+        let engine = engine();
+        let agent = Agent::builder(engine.clone())
+            .api_keys([ApiKey::from("sesame")])
+            .build();
+        let passes = || {
+            let params = FlowParams::new();
+            engine
+                .check(&CheckInput::new("checkout", &params))
+                .accepted()
+        };
+        for key in [None, Some("simsalabim")] {
+            let (status, _) = put(&agent, "rollout", key, "share: {value: 100}").await;
+            assert_eq!(status, StatusCode::UNAUTHORIZED);
+            assert!(!passes());
+        }
+        let key = Some("sesame");
+        for (policy, body, expected) in [
+            ("other", "{}", StatusCode::NOT_FOUND),
+            ("rollout", "share: {value: all}", StatusCode::BAD_REQUEST),
+            ("rollout", "[", StatusCode::BAD_REQUEST),
+        ] {
+            let (status, text) = put(&agent, policy, key, body).await;
+            assert_eq!(status, expected, "{text}");
+            assert!(!passes());
+        }
+        let long = format!("share: {{value: 100}} # {}", "x".repeat(1 << 17));
+        let (status, _) = put(&agent, "rollout", key, &long).await;
+        assert_eq!(status, StatusCode::TOO_MANY_REQUESTS);
+        let (status, text) = put(&agent, "rollout", key, r#"{"share": {"value": 100}}"#).await;
+        assert_eq!(status, StatusCode::OK, "{text}");
+        assert!(passes());
+    }
+
+    #[tokio::test]
+    async fn without_keys_nobody_sets_it() {
+        let engine = engine();
+        let agent = Agent::builder(engine).build();
+        for key in [None, Some("sesame")] {
+            let (status, text) = put(&agent, "rollout", key, "share: {value: 100}").await;
+            assert_eq!(status, StatusCode::FORBIDDEN);
+            assert!(text.contains("API key"), "{text}");
+        }
+    }
+}

@@ -179,3 +179,56 @@ fn clients_may_have_to_prove_who_they_are() {
     assert_eq!(check(&["--cert", &stranger, "--key", &stranger_key]), 1);
     assert_eq!(check(&[]), 1);
 }
+
+#[test]
+fn a_hangup_rereads_the_certificates_and_bad_ones_change_nothing() {
+    let folder = Folder::new();
+    let (old, new) = (Authority::new(), Authority::new());
+    let (certificate, key) = old.issue(&folder, "agent");
+    let old_ca = old.write(&folder, "old-ca.pem");
+    let new_ca = new.write(&folder, "new-ca.pem");
+    let policies = folder.write("limit.yaml", limit(9));
+    let args = ["--tls-cert", &certificate, "--tls-key", &key];
+    let serving = Serving::start(&policies, &args);
+    let code = |ca: &str| serving.check(&["checkout", "--ca", ca]).code;
+    assert_eq!((code(&old_ca), code(&new_ca)), (0, 1));
+    // A certificate without its key, as while the two are being written.
+    let (fresh, fresh_key) = new.issue(&folder, "fresh");
+    let read = |path: &str| std::fs::read(path).expect("it was written");
+    folder.write("agent.pem", read(&fresh));
+    serving.signal("HUP");
+    serving.logs("TLS certificates were not reloaded", 1);
+    assert_eq!((code(&old_ca), code(&new_ca)), (0, 1));
+    folder.write("agent.key", read(&fresh_key));
+    serving.signal("HUP");
+    serving.logs("TLS certificates were reloaded", 1);
+    assert_eq!((code(&old_ca), code(&new_ca)), (1, 0));
+}
+
+#[test]
+fn a_hangup_rereads_the_authorities_of_prometheus_and_bad_ones_change_nothing() {
+    let folder = Folder::new();
+    let authority = Authority::new();
+    let ca = authority.write(&folder, "ca.pem");
+    let policies = folder.write("limit.yaml", limit(9));
+    let args = [
+        "--prometheus",
+        "https://127.0.0.1:1",
+        "--prometheus-ca",
+        &ca,
+    ];
+    let serving = Serving::start(&policies, &args);
+    let bad = [
+        "no PEM",
+        "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+    ];
+    for (times, bad) in (1..).zip(bad) {
+        folder.write("ca.pem", bad);
+        serving.signal("HUP");
+        serving.logs("authorities of Prometheus were not reloaded", times);
+    }
+    Authority::new().write(&folder, "ca.pem");
+    serving.signal("HUP");
+    serving.logs("authorities of Prometheus were reloaded", 1);
+    assert_eq!(serving.check(&["checkout"]).code, 0);
+}

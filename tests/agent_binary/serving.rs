@@ -169,3 +169,26 @@ async fn a_second_signal_ends_it_at_once() {
     assert!(status.success());
     drop((serving, hung));
 }
+
+#[test]
+fn told_to_end_it_ends_while_a_reload_hangs_on_a_file() {
+    for hangs in ["keys", "policy"] {
+        let folder = Folder::new();
+        let policies = folder.write("limit.yaml", limit(1));
+        let keys = folder.write("keys", "sesame\n");
+        let args = ["--api-key-file", &keys, "--watch-interval", "20ms"];
+        let mut serving = Serving::start(&policies, &args);
+        let path = match hangs {
+            "keys" => &keys,
+            _ => &policies,
+        };
+        std::fs::remove_file(path).expect("it is there");
+        let made = std::process::Command::new("mkfifo").arg(path).status();
+        assert!(made.expect("mkfifo runs").success());
+        serving.signal("HUP");
+        serving.logs("policies were", 1);
+        serving.signal("HUP");
+        serving.signal("TERM");
+        assert!(serving.ended().success(), "{hangs}");
+    }
+}

@@ -363,3 +363,40 @@ async fn over_https_only_a_known_authority_is_believed() {
     until("a failure", || doubting.stats().failed > 0).await;
     assert_eq!(doubting.stats().answered, 0);
 }
+
+#[tokio::test]
+async fn replaced_authorities_are_believed_from_the_next_query_on() {
+    let fake = Fake::default();
+    fake.0.number.store(5, Ordering::SeqCst);
+    let (address, pem) = fake.start_tls().await;
+    let (_, other) = fake.start_tls().await;
+    let url = format!("https://ann:sesame@{address}");
+    let prometheus = Prometheus::trusting(&url, other.as_bytes()).expect("a certificate");
+    let engine = engine(&prometheus, &["one"]);
+    let _following = follow(&prometheus, &engine);
+    until("a failure", || prometheus.stats().failed > 0).await;
+    for bad in [
+        "",
+        "no certificate",
+        "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+    ] {
+        let error = prometheus.replace_authorities(bad.as_bytes());
+        let error = error.expect_err("no certificate").to_string();
+        assert!(error.contains("certificate"), "{error}");
+    }
+    assert_eq!(prometheus.stats().answered, 0);
+    let clone = prometheus.clone();
+    clone
+        .replace_authorities(pem.as_bytes())
+        .expect("a certificate");
+    until("a number", || prometheus.latest("one") == Some(5.0)).await;
+    // The user and password stay.
+    let sent = fake.0.authorization.lock().expect("no panic").clone();
+    assert_eq!(sent.as_deref(), Some("Basic YW5uOnNlc2FtZQ=="));
+    assert!(!format!("{prometheus:?}").contains("sesame"));
+    prometheus
+        .replace_authorities(other.as_bytes())
+        .expect("a certificate");
+    let failed = prometheus.stats().failed;
+    until("a failure", || prometheus.stats().failed > failed).await;
+}

@@ -2,10 +2,10 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, FromRequest, Request as HttpRequest, State};
+use axum::extract::{DefaultBodyLimit, FromRequest, Path, Request as HttpRequest, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response as HttpResponse};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status};
@@ -58,6 +58,10 @@ pub(crate) fn router(agent: &Agent) -> Json {
         .route("/v1/flowcontrol/cachelookup", post(cache_lookup))
         .route("/v1/flowcontrol/cacheupsert", post(cache_upsert))
         .route("/v1/flowcontrol/cachedelete", post(cache_delete))
+        .route(
+            "/v1/policies/{policy}/dynamic-config",
+            put(set_dynamic_config),
+        )
         .route("/status", get(status::status))
         .route("/health", get(status::health))
         .route("/metrics", get(status::metrics))
@@ -173,4 +177,41 @@ async fn cache_delete(
     Call(request): Call<CacheDeleteRequest>,
 ) -> HttpResponse {
     answer(Checks(agent).cache_delete(request).await)
+}
+
+/// Longer than any dynamic configuration: it names a few values.
+const MAX_DYNAMIC: usize = 64 << 10;
+
+/// Sets the dynamic configuration of a policy. The callers of other routes are let in where there
+/// are no API keys; whoever may change policies has to show one.
+async fn set_dynamic_config(
+    State(agent): State<Agent>,
+    Path(policy): Path<String>,
+    body: Bytes,
+) -> HttpResponse {
+    if !agent.inner.keys.are_required() {
+        let refusal = "this route needs an API key, and the agent has none: start it with \
+                       --api-key-file";
+        return refused(&Status::permission_denied(refusal));
+    }
+    if body.len() > MAX_DYNAMIC {
+        let refusal = format!("a dynamic configuration takes {MAX_DYNAMIC} bytes at most");
+        return refused(&Status::resource_exhausted(refusal));
+    }
+    let Ok(text) = String::from_utf8(body.into()) else {
+        return refused(&Status::invalid_argument("the body is not UTF-8"));
+    };
+    let engine = agent.inner.engine.clone();
+    let name = policy.clone();
+    // Loading policies takes a while.
+    let setting = move || engine.set_dynamic_config(&name, text);
+    match tokio::task::spawn_blocking(setting).await {
+        Ok(Ok(true)) => {
+            log_event!(info, policy, "dynamic configuration was set");
+            ([(header::CONTENT_TYPE, JSON)], "{}").into_response()
+        }
+        Ok(Ok(false)) => refused(&Status::not_found("no policy of this name is in force")),
+        Ok(Err(error)) => refused(&Status::invalid_argument(error.to_string())),
+        Err(_) => refused(&Status::internal("the policies could not be loaded")),
+    }
 }

@@ -20,6 +20,8 @@ const LONGEST_ANSWER: usize = 256 * 1024;
 
 pub(super) struct Client {
     client: prometheus_http_query::Client,
+    /// With the user and password that it may hold.
+    url: String,
     shown: String,
 }
 
@@ -55,8 +57,13 @@ impl Client {
         })?;
         Ok(Self {
             client,
+            url: url.to_owned(),
             shown: without_secrets(parsed),
         })
+    }
+
+    pub(super) fn url(&self) -> &str {
+        &self.url
     }
 
     pub(super) fn shown(&self) -> &str {

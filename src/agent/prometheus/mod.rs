@@ -10,6 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::time::{MissedTickBehavior, interval};
 
 use self::client::Client;
@@ -63,7 +64,7 @@ pub struct Prometheus {
 }
 
 struct Shared {
-    client: Client,
+    client: ArcSwap<Client>,
     table: Table,
 }
 
@@ -170,10 +171,32 @@ impl Prometheus {
     fn with(url: &str, pem: Option<&[u8]>) -> Result<Self, PrometheusError> {
         Ok(Self {
             shared: Arc::new(Shared {
-                client: Client::new(url, pem, TIMEOUT)?,
+                client: ArcSwap::from_pointee(Client::new(url, pem, TIMEOUT)?),
                 table: Table::default(),
             }),
         })
+    }
+
+    /// Trusts these PEM certificates from the next query on, instead of the roots that were trusted
+    /// before; clones do too. Queries under way end as they began. Does no I/O.
+    ///
+    /// ```no_run
+    /// use tower_aperture::agent::{Prometheus, PrometheusError};
+    ///
+    /// fn renewed(prometheus: &Prometheus, authorities: &[u8]) -> Result<(), PrometheusError> {
+    ///     prometheus.replace_authorities(authorities)
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// When there is no certificate in the PEM text, or one that cannot be used. Nothing changes
+    /// then.
+    pub fn replace_authorities(&self, pem: &[u8]) -> Result<(), PrometheusError> {
+        let before = self.shared.client.load_full();
+        let client = Client::new(before.url(), Some(pem), TIMEOUT)?;
+        self.shared.client.store(Arc::new(client));
+        Ok(())
     }
 
     /// What was counted so far.
@@ -214,7 +237,7 @@ impl SignalSource for Prometheus {
 impl fmt::Debug for Prometheus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Prometheus")
-            .field("url", &self.shared.client.shown())
+            .field("url", &self.shared.client.load().shown())
             .field("stats", &self.stats())
             .finish_non_exhaustive()
     }

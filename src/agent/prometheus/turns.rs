@@ -163,7 +163,8 @@ impl Turns {
         query.due = began + interval;
         let (shared, asked) = (Arc::clone(shared), Arc::clone(&text));
         let fetch = self.fetches.spawn(async move {
-            let answer = shared.client.ask(&asked).await;
+            let client = shared.client.load_full();
+            let answer = client.ask(&asked).await;
             let now = Instant::now();
             shared
                 .table

@@ -34,9 +34,9 @@ pub(crate) enum Command {
 
 /// Answer SDKs by policies, until told to end
 ///
-/// The first line of standard output is `listening on ADDRESS`. SIGHUP rereads policies and API
-/// keys. SIGTERM and SIGINT end it calmly: health says so, waiting flows are told, what is under
-/// way is answered; a second one ends it at once.
+/// The first line of standard output is `listening on ADDRESS`. SIGHUP rereads policies, API
+/// keys and certificates, those of `--prometheus-ca` included. SIGTERM and SIGINT shut it down gracefully: health says so, waiting flows
+/// are told, what is under way is answered; a second one ends it at once.
 #[derive(Debug, Group)]
 pub(crate) struct Serve {
     /// A policy file, or a folder of .yaml and .yml files; may be given more than once (in the

@@ -6,6 +6,7 @@ mod check;
 mod keys;
 mod logs;
 mod output;
+mod reloader;
 mod serve;
 mod signals;
 mod status;

@@ -1,35 +1,39 @@
 //! `serve`: the agent, from its start to its end.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use tower_aperture::agent::{Agent, Prometheus, Tls};
+use tower_aperture::agent::{Agent, Prometheus, PrometheusError, Tls};
 use tower_aperture::engine::EngineBuilder;
 use tower_aperture::{Engine, LabelLimits};
 
 use crate::args::{Limits, Serve};
 use crate::output::{Problem, WithCauses, say};
+use crate::reloader::Reloader;
 use crate::signals::{Signals, Wish};
 use crate::validate::Later;
 use crate::{keys, logs, tls};
 
 pub(crate) fn run(args: &Serve) -> Result<ExitCode, Problem> {
     logs::begin(&args.logs)?;
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        .build()?
-        .block_on(serve(args))
+        .build()?;
+    let ended = runtime.block_on(serve(args));
+    // A file that hangs must not hold up the end.
+    runtime.shutdown_background();
+    ended
 }
 
 async fn serve(args: &Serve) -> Result<ExitCode, Problem> {
     let prometheus = prometheus(args)?;
     let engine = engine(args, prometheus.as_ref())?;
     let agent = agent(args, &engine, prometheus.as_ref())?;
-    let tls = tls(args)?;
+    let tls = TlsFiles::of(args).read()?;
     let listener = TcpListener::bind(&args.listen)
         .await
         .map_err(|error| format!("{}: cannot listen there: {error}", args.listen))?;
@@ -41,7 +45,7 @@ async fn serve(args: &Serve) -> Result<ExitCode, Problem> {
     };
     // Ends with us.
     let mut background = JoinSet::new();
-    if let Some(prometheus) = prometheus {
+    if let Some(prometheus) = prometheus.clone() {
         let engine = engine.clone();
         background.spawn(async move { prometheus.follow(&engine).await });
     }
@@ -55,18 +59,15 @@ async fn serve(args: &Serve) -> Result<ExitCode, Problem> {
         let _ = ending.await;
     };
     let serving = async {
-        match tls {
-            Some(tls) => agent.serve_tls(listener, tls, ending).await,
+        match &tls {
+            Some(tls) => agent.serve_tls(listener, tls.clone(), ending).await,
             None => agent.serve(listener, ending).await,
         }
     };
+    let reloaders = reloaders(args, &engine, &agent, tls.as_ref(), prometheus.as_ref())?;
     let signalled = async {
         while signals.next().await == Wish::Reload {
-            let (engine, agent) = (engine.clone(), agent.clone());
-            let keys = args.api_key_file.clone();
-            // Files take their time. One reload follows another, and what panics was told.
-            let reloading = move || reload(&engine, &agent, keys.as_deref());
-            let _ = tokio::task::spawn_blocking(reloading).await;
+            reloaders.iter().for_each(Reloader::reload);
         }
         tracing::info!(grace = ?args.shutdown_grace, "ending: calls under way are answered");
         drop(end);
@@ -90,15 +91,18 @@ fn prometheus(args: &Serve) -> Result<Option<Prometheus>, Problem> {
         return Ok(None);
     };
     let prometheus = match &args.prometheus_ca {
-        Some(path) => Prometheus::trusting(url, &tls::read(path)?).map_err(|error| {
-            let error = WithCauses(&error);
-            format!("--prometheus-ca {}: {error}", path.display())
-        })?,
+        Some(path) => Prometheus::trusting(url, &tls::read(path)?)
+            .map_err(|error| ca_problem(path, &error))?,
         None => {
             Prometheus::new(url).map_err(|error| format!("--prometheus: {}", WithCauses(&error)))?
         }
     };
     Ok(Some(prometheus))
+}
+
+fn ca_problem(path: &Path, error: &PrometheusError) -> Problem {
+    let error = WithCauses(error);
+    format!("--prometheus-ca {}: {error}", path.display()).into()
 }
 
 fn engine(args: &Serve, prometheus: Option<&Prometheus>) -> Result<Engine, Problem> {
@@ -173,37 +177,75 @@ fn agent(args: &Serve, engine: &Engine, prometheus: Option<&Prometheus>) -> Resu
     Ok(agent.build())
 }
 
-fn tls(args: &Serve) -> Result<Option<Tls>, Problem> {
-    let (Some(certificates), Some(key)) = (&args.tls_cert, &args.tls_key) else {
-        return Ok(None);
-    };
-    let (chain, secret) = (tls::read(certificates)?, tls::read(key)?);
-    let made = match &args.client_ca {
-        Some(authorities) => Tls::with_client_ca(chain, secret, tls::read(authorities)?),
-        None => Tls::from_pem(chain, secret),
-    };
-    let made = made.map_err(|error| {
-        let (certificates, key) = (certificates.display(), key.display());
-        let error = WithCauses(&error);
-        format!("--tls-cert {certificates} --tls-key {key}: {error}")
-    })?;
-    Ok(Some(made))
+/// The files of the options for TLS.
+struct TlsFiles {
+    certificates: Option<PathBuf>,
+    key: Option<PathBuf>,
+    client_ca: Option<PathBuf>,
 }
 
-/// On SIGHUP. What is wrong changes nothing.
-fn reload(engine: &Engine, agent: &Agent, api_keys: Option<&Path>) {
-    match engine.reload() {
-        Ok(()) => tracing::info!("policies were reloaded"),
-        Err(error) => tracing::error!("policies were not reloaded: {}", WithCauses(&error)),
-    }
-    let Some(path) = api_keys else {
-        return;
-    };
-    match keys::read(path) {
-        Ok(keys) => {
-            agent.replace_api_keys(keys);
-            tracing::info!("API keys were reloaded");
+impl TlsFiles {
+    fn of(args: &Serve) -> Self {
+        Self {
+            certificates: args.tls_cert.clone(),
+            key: args.tls_key.clone(),
+            client_ca: args.client_ca.clone(),
         }
-        Err(error) => tracing::error!("API keys were not reloaded: {error}"),
     }
+
+    fn read(&self) -> Result<Option<Tls>, Problem> {
+        let (Some(certificates), Some(key)) = (&self.certificates, &self.key) else {
+            return Ok(None);
+        };
+        let (chain, secret) = (tls::read(certificates)?, tls::read(key)?);
+        let made = match &self.client_ca {
+            Some(authorities) => Tls::with_client_ca(chain, secret, tls::read(authorities)?),
+            None => Tls::from_pem(chain, secret),
+        };
+        let made = made.map_err(|error| {
+            let (certificates, key) = (certificates.display(), key.display());
+            let error = WithCauses(&error);
+            format!("--tls-cert {certificates} --tls-key {key}: {error}")
+        })?;
+        Ok(Some(made))
+    }
+}
+
+/// What SIGHUP reads again, each in a thread of its own: a file that hangs holds up nothing else.
+fn reloaders(
+    args: &Serve,
+    engine: &Engine,
+    agent: &Agent,
+    tls: Option<&Tls>,
+    prometheus: Option<&Prometheus>,
+) -> Result<Vec<Reloader>, Problem> {
+    let policies = engine.clone();
+    let mut reloaders = vec![Reloader::new("policies", move || {
+        policies
+            .reload()
+            .map_err(|error| WithCauses(&error).to_string().into())
+    })?];
+    if let Some(path) = args.api_key_file.clone() {
+        let agent = agent.clone();
+        reloaders.push(Reloader::new("API keys", move || {
+            agent.replace_api_keys(keys::read(&path)?);
+            Ok(())
+        })?);
+    }
+    if let Some(tls) = tls.cloned() {
+        let files = TlsFiles::of(args);
+        reloaders.push(Reloader::new("TLS certificates", move || {
+            if let Some(read) = files.read()? {
+                tls.replace(&read);
+            }
+            Ok(())
+        })?);
+    }
+    if let (Some(path), Some(prometheus)) = (args.prometheus_ca.clone(), prometheus.cloned()) {
+        reloaders.push(Reloader::new("authorities of Prometheus", move || {
+            let replaced = prometheus.replace_authorities(&tls::read(&path)?);
+            replaced.map_err(|error| ca_problem(&path, &error))
+        })?);
+    }
+    Ok(reloaders)
 }

@@ -1,5 +1,6 @@
 //! The circuit of a policy while it runs: state, inputs and the time in, signals out.
 
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,13 +64,15 @@ pub(crate) struct Circuit {
 
 #[derive(Debug)]
 struct Node {
+    /// Which component it comes from and what it computes.
+    key: Box<str>,
     unit: Unit,
     inputs: SmallVec<[Port; 5]>,
     outputs: SmallVec<[Option<SignalId>; 3]>,
 }
 
 /// What a node computes, with what it remembers.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Unit {
     Arithmetic(Arithmetic),
     And,
@@ -87,7 +90,7 @@ enum Unit {
 }
 
 /// A measurement that is taken now and then, and holds between.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Reading {
     of: Reads,
     /// In ticks.
@@ -97,7 +100,7 @@ struct Reading {
     missed: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Reads {
     Query(Arc<str>),
     /// No window for a meter that does not exist.
@@ -125,6 +128,7 @@ impl Circuit {
     pub(crate) fn new(circuit: &policy::Circuit, meters: &FluxMeters, start: Nanos) -> Self {
         let interval = nanos(circuit.evaluation_interval).max(1);
         let nodes = circuit.nodes.iter().map(|node| Node {
+            key: format!("{} {:?}", node.id, node.op).into_boxed_str(),
             unit: Unit::new(&node.op, interval, meters, start),
             inputs: SmallVec::from_slice(&node.inputs),
             outputs: SmallVec::from_slice(&node.outputs),
@@ -137,6 +141,42 @@ impl Circuit {
             period: ticks(PERIOD, interval),
             owes_period: false,
         }
+    }
+
+    /// Goes on where the circuit of the same policy stands, as far as its nodes are the same: a
+    /// changed constant leaves what loops, ramps and confirmations have come to. After a change of
+    /// the interval everything starts anew.
+    pub(crate) fn carry_over(&mut self, from: &Self) {
+        if self.interval != from.interval {
+            return;
+        }
+        self.ticks = from.ticks;
+        self.owes_period = from.owes_period;
+        let mut known: HashMap<&str, VecDeque<&Node>> = HashMap::new();
+        for node in &from.nodes {
+            known.entry(&node.key).or_default().push_back(node);
+        }
+        for node in &mut self.nodes {
+            let Some(before) = known.get_mut(&*node.key).and_then(VecDeque::pop_front) else {
+                continue;
+            };
+            if before.unit.measures_as(&node.unit) {
+                node.unit = before.unit.clone();
+            }
+            for (to, from_id) in node.outputs.iter().zip(&before.outputs) {
+                if let (Some(SignalId(to)), Some(SignalId(at))) = (to, from_id)
+                    && let Some(signal) = self.signals.get_mut(*to as usize)
+                    && let Some(value) = from.signals.get(*at as usize)
+                {
+                    *signal = *value;
+                }
+            }
+        }
+    }
+
+    /// Something was computed already.
+    pub(crate) fn has_ticked(&self) -> bool {
+        self.ticks > 0
     }
 
     pub(crate) fn interval(&self) -> Nanos {
@@ -260,6 +300,22 @@ impl Unit {
                 let window = meter.map(|meter| Window::of_quantile(meter, *window, start));
                 reading(Reads::Quantile(window, *quantile), *interval)
             }
+        }
+    }
+
+    /// Readings of a flux meter that was replaced mean nothing any more.
+    fn measures_as(&self, other: &Self) -> bool {
+        let window = |unit: &Self| match unit {
+            Self::Reading(Reading {
+                of: Reads::Mean(window) | Reads::Quantile(window, _),
+                ..
+            }) => window.clone(),
+            _ => None,
+        };
+        match (window(self), window(other)) {
+            (None, None) => true,
+            (Some(one), Some(other)) => one.is_of_same_meter(&other),
+            _ => false,
         }
     }
 

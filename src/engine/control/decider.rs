@@ -3,7 +3,7 @@
 use crate::engine::clock::Nanos;
 use crate::policy::{Comparison, Signal};
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Decider {
     comparison: Comparison,
     /// How long the opposite must hold before it is said, in both directions.

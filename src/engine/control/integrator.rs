@@ -3,7 +3,7 @@
 use super::logic::is_true;
 use crate::policy::Signal;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Integrator {
     sum: f64,
 }

@@ -12,7 +12,9 @@
 
 mod circuit;
 mod component;
+mod core;
 mod decider;
+mod driven;
 mod gradient;
 mod integrator;
 mod latency;
@@ -126,10 +128,9 @@ impl<A: Actuator> Control<A> {
         !self.loops.is_empty()
     }
 
-    /// The loop of a policy that has these parameters, with its state.
-    pub(crate) fn find(&self, policy: &str, parameters: &str) -> Option<Arc<Loop<A>>> {
-        let one = &self.loops[*self.by_policy.get(policy)?];
-        one.has(parameters).then(|| Arc::clone(one))
+    /// The loop of a policy.
+    pub(crate) fn of(&self, policy: &str) -> Option<&Arc<Loop<A>>> {
+        self.loops.get(*self.by_policy.get(policy)?)
     }
 
     /// What the loops have told their components last.

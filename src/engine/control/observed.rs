@@ -32,7 +32,7 @@ impl Demand {
 ///
 /// An Agent sees its counters through a monitoring system: 20 s, some 11 s late. Loops are tuned
 /// to that delay, so it is kept.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct ObservedLoad {
     /// The demand since the previous sample, one every `stride` ticks, oldest first.
     samples: VecDeque<Demand>,

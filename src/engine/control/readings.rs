@@ -42,7 +42,7 @@ impl Readings {
 
     /// Counts what the circuit has after a tick.
     pub(super) fn take(&self, circuit: &Circuit) {
-        for (port, readings) in &mut *super::running::lock(&self.0) {
+        for (port, readings) in &mut *super::core::lock(&self.0) {
             let value = circuit.read(*port);
             if value.is_nan() {
                 readings.invalid += 1;
@@ -56,7 +56,7 @@ impl Readings {
     }
 
     pub(super) fn all(&self) -> Vec<SignalReadings> {
-        let all = super::running::lock(&self.0);
+        let all = super::core::lock(&self.0);
         all.iter().map(|(_, readings)| readings.clone()).collect()
     }
 }

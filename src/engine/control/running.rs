@@ -1,21 +1,19 @@
-//! A circuit with what it drives, and the rules of when they hear from each other.
+//! The loop of a policy: a circuit, the components that it drives, and its ticks.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use super::circuit::{Circuit, Measured, Moment, PERIOD, Ticked};
-use super::{
-    Actuator, BACKLOG, ControlLoop, Demand, LoadDecision, LoopOutput, Setting, SignalSource, TURN,
-    WorkloadTokens,
-};
-use crate::engine::clock::{Nanos, nanos};
+use super::circuit::{Circuit, Measured, Moment, Ticked};
+use super::core::{Core, Turn, lock};
+use super::driven::{Driven, Ports};
+use super::{Actuator, BACKLOG, ControlLoop, Demand, SignalSource, TURN};
+use crate::engine::clock::Nanos;
 use crate::engine::flux_meter::FluxMeters;
-use crate::engine::sync::{Mutex, MutexGuard};
-use crate::policy::{self, Bucket, ComponentKind, Policy, Port, Signal, Slots};
+use crate::engine::sync::Mutex;
+use crate::policy::{self, Policy, Signal};
 
-/// A decision of a load scheduler is good for as many periods.
-const VALID_PERIODS: u32 = 5;
 /// In evaluation intervals.
 const TOKENS_REFRESH: u64 = 5;
 
@@ -23,159 +21,106 @@ const TOKENS_REFRESH: u64 = 5;
 #[derive(Debug)]
 pub(crate) struct Loop<A> {
     policy: Arc<str>,
-    /// What tells whether a reload may keep the state.
+    /// Tells a loop from one that computes something else.
     parameters: Box<str>,
     driven: Vec<Driven<A>>,
-    /// Taken out by whoever ticks, so that nothing is locked meanwhile.
-    state: Mutex<Option<Box<State>>>,
-    next: AtomicI64,
+    /// Shared with the loop that goes on after a reload.
+    core: Arc<Core>,
     interval: Nanos,
     #[cfg(feature = "server")]
     readings: super::readings::Readings,
 }
 
-#[derive(Debug)]
-struct State {
-    circuit: Circuit,
-    /// For each driven component, what it was told last.
-    told: Vec<Told>,
-}
-
-#[derive(Debug, Default)]
-struct Told {
-    signals: Option<[u64; 3]>,
-    tokens: WorkloadTokens,
-}
-
-/// A component with its ports.
-#[derive(Debug)]
-struct Driven<A> {
-    id: Arc<str>,
-    ports: Ports,
-    component: Arc<A>,
-    /// For those who ask.
-    last: Mutex<Option<LoopOutput>>,
-}
-
-impl<A: Actuator> Driven<A> {
-    fn apply(&self, setting: Setting, now: Nanos) {
-        *lock(&self.last) = Some(setting.output(self.ports));
-        self.component.apply(setting, now);
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Ports {
-    Bucket([Port; 3]),
-    Slots([Port; 2]),
-    AcceptPercentage { percentage: Port, ramp: bool },
-    Load { multiplier: Port, by_latency: bool },
-}
-
-impl Ports {
-    /// `None` for what nothing has to be said to: all is known from the start.
-    fn of(kind: &ComponentKind) -> Option<Self> {
-        let bucket = |bucket: &Bucket| {
-            Self::Bucket([
-                bucket.bucket_capacity,
-                bucket.fill_amount,
-                bucket.pass_through,
-            ])
-        };
-        let slots = |slots: &Slots| Self::Slots([slots.max_concurrency, slots.pass_through]);
-        let ports = match kind {
-            ComponentKind::RateLimiter(limiter) => bucket(&limiter.bucket),
-            ComponentKind::QuotaScheduler(scheduler) => bucket(&scheduler.bucket),
-            ComponentKind::ConcurrencyLimiter(limiter) => slots(&limiter.slots),
-            ComponentKind::ConcurrencyScheduler(scheduler) => slots(&scheduler.slots),
-            ComponentKind::Sampler(sampler) => Self::AcceptPercentage {
-                percentage: sampler.accept_percentage?,
-                ramp: sampler.ramp_mode,
-            },
-            ComponentKind::LoadScheduler(scheduler) => Self::Load {
-                multiplier: scheduler.load_multiplier,
-                by_latency: scheduler.workload_latency_based_tokens,
-            },
-        };
-        let changing = |port: &Port| matches!(port, Port::Changing(_));
-        let driven = match &ports {
-            Self::Bucket(ports) => ports.iter().any(changing),
-            Self::Slots(ports) => ports.iter().any(changing),
-            Self::AcceptPercentage { percentage, .. } => changing(percentage),
-            Self::Load {
-                multiplier,
-                by_latency,
-            } => changing(multiplier) || *by_latency,
-        };
-        driven.then_some(ports)
-    }
-}
-
 impl<A: Actuator> Loop<A> {
-    /// The loop of a policy, ticking from `start` on, with those of its components that are in
-    /// force; `None` where nothing changes.
+    /// Returns the loop of a policy, ticking from `start` on, with those of its components that are
+    /// in force; `None` if it would drive none.
+    ///
+    /// It continues the loop `before` of the same policy: the whole circuit if that computes the
+    /// same, else the nodes that are the same.
     pub(crate) fn new(
         policy: &Policy,
         in_force: &[(Arc<str>, Arc<A>)],
         meters: &FluxMeters,
         parameters: Box<str>,
         start: Nanos,
+        before: Option<&Self>,
     ) -> Option<Self> {
-        let driven: Vec<Driven<A>> = policy
+        let in_force: HashMap<&str, &Arc<A>> =
+            in_force.iter().map(|(id, one)| (&**id, one)).collect();
+        let mut driven: Vec<Driven<A>> = policy
             .components
             .iter()
             .filter_map(|component| {
-                let (id, actuator) = in_force.iter().find(|(id, _)| *id == component.id)?;
                 Some(Driven {
-                    id: Arc::clone(id),
+                    id: Arc::clone(&component.id),
                     ports: Ports::of(&component.kind)?,
-                    component: Arc::clone(actuator),
-                    last: Mutex::default(),
+                    component: Arc::clone(in_force.get(&*component.id)?),
+                    told: Arc::default(),
                 })
             })
             .collect();
         if driven.is_empty() {
             return None;
         }
-        let circuit = match &policy.circuit {
-            Some(circuit) => Circuit::new(circuit, meters, start),
-            // Latencies are looked at in turns of their own.
-            None => {
+        let (interval, core) = match before {
+            Some(before) if before.has(&parameters) => (before.interval, Arc::clone(&before.core)),
+            _ => {
+                // Latencies are looked at in turns of their own.
                 let none = policy::Circuit {
                     evaluation_interval: Duration::from_secs(1),
                     nodes: Vec::new(),
                     signals: 0,
                 };
-                Circuit::new(&none, meters, start)
+                let circuit = policy.circuit.as_ref().unwrap_or(&none);
+                let mut circuit = Circuit::new(circuit, meters, start);
+                if let Some(before) = before {
+                    before.core.look(|before| circuit.carry_over(before));
+                }
+                let interval = circuit.interval();
+                let core = Core {
+                    circuit: Mutex::new(Some(Box::new(circuit))),
+                    // The next flow sees what has changed.
+                    next: AtomicI64::new(start),
+                };
+                (interval, Arc::new(core))
             }
         };
-        let told = driven.iter().map(|_| Told::default()).collect();
-        let interval = circuit.interval();
+        if let Some(before) = before {
+            follow(&mut driven, &core, &before.driven, start);
+        }
         Some(Self {
             policy: Arc::clone(&policy.name),
             parameters,
             driven,
+            core,
             interval,
-            state: Mutex::new(Some(Box::new(State { circuit, told }))),
-            next: AtomicI64::new(start),
             #[cfg(feature = "server")]
             readings: super::readings::Readings::new(&policy.name, &policy.signals),
         })
     }
 
-    /// What tells two loops apart: all that they compute and drive, but not for whom.
+    /// Returns true if this loop drives exactly those components of the policy that are in force.
+    pub(crate) fn drives(&self, policy: &Policy, in_force: &[(Arc<str>, Arc<A>)]) -> bool {
+        let in_force: HashMap<&str, &Arc<A>> =
+            in_force.iter().map(|(id, one)| (&**id, one)).collect();
+        let driven = policy.components.iter().filter(|component| {
+            Ports::of(&component.kind).is_some() && in_force.contains_key(&*component.id)
+        });
+        driven.count() == self.driven.len()
+            && self.driven.iter().all(|driven| {
+                let now = in_force.get(&*driven.id);
+                now.is_some_and(|now| Arc::ptr_eq(now, &driven.component))
+            })
+    }
+
+    /// Returns a text that tells two loops apart by what they compute, not by what they drive.
     pub(crate) fn parameters(policy: &Policy) -> Box<str> {
-        let kinds: Vec<_> = policy
-            .components
+        let meters: Vec<_> = policy
+            .flux_meters
             .iter()
-            .map(|component| (&component.id, &component.kind))
+            .map(|meter| (&meter.name, &meter.attribute_key, &meter.buckets))
             .collect();
-        let Policy {
-            circuit,
-            flux_meters,
-            ..
-        } = policy;
-        format!("{circuit:?} {kinds:?} {flux_meters:?}").into_boxed_str()
+        format!("{:?} {meters:?}", policy.circuit).into_boxed_str()
     }
 
     pub(super) fn policy(&self) -> &Arc<str> {
@@ -192,25 +137,25 @@ impl<A: Actuator> Loop<A> {
         self.readings.all()
     }
 
-    /// What each component was told last.
+    /// Returns what each component was told last.
     pub(super) fn outputs(&self) -> impl Iterator<Item = ControlLoop> {
         self.driven.iter().map(|driven| ControlLoop {
             policy_name: Arc::clone(&self.policy),
             component_id: Arc::clone(&driven.id),
-            output: *lock(&driven.last),
+            output: lock(&driven.told).output,
         })
     }
 
-    /// Ticks what is due and says when the next tick is.
+    /// Ticks what is due, and returns when the next tick is.
     pub(super) fn catch_up(&self, now: Nanos, source: Option<&dyn SignalSource>) -> Nanos {
-        let next = self.next.load(Ordering::Relaxed);
-        // Whoever finds the state taken leaves the ticks to the other one.
+        let next = self.core.next.load(Ordering::Relaxed);
+        // A thread that finds the circuit taken leaves the ticks to the other one.
         if now >= next
-            && let Some(mut turn) = Turn::take(&self.state)
-            && let Some(state) = &mut turn.state
+            && let Some(mut turn) = Turn::take(&self.core.circuit)
+            && let Some(circuit) = &mut turn.circuit
         {
             // The one before may have ticked since we looked.
-            let mut next = self.next.load(Ordering::Relaxed);
+            let mut next = self.core.next.load(Ordering::Relaxed);
             let due = now.saturating_sub(next) / self.interval + 1;
             next = next.saturating_add((due - BACKLOG as Nanos).max(0) * self.interval);
             let mut later = now.saturating_sub(next) / self.interval;
@@ -222,21 +167,21 @@ impl<A: Actuator> Loop<A> {
                 let at = next;
                 // First, so that a tick that panics is not tried again.
                 next = next.saturating_add(self.interval);
-                self.next.store(next, Ordering::Relaxed);
+                self.core.next.store(next, Ordering::Relaxed);
                 let moment = match later {
                     1.. => Moment::Past(later.unsigned_abs()),
                     _ => Moment::Newest,
                 };
                 later -= 1;
-                self.tick(state, at, source, moment);
+                self.tick(circuit, at, source, moment);
             }
         }
-        self.next.load(Ordering::Relaxed)
+        self.core.next.load(Ordering::Relaxed)
     }
 
     fn tick(
         &self,
-        state: &mut State,
+        circuit: &mut Circuit,
         now: Nanos,
         source: Option<&dyn SignalSource>,
         moment: Moment,
@@ -245,134 +190,58 @@ impl<A: Actuator> Loop<A> {
             driven: &self.driven,
             source,
         };
-        let State { circuit, told } = state;
         let Ticked {
             number,
             ends_period,
         } = circuit.tick(now, &world, moment);
         #[cfg(feature = "server")]
         self.readings.take(circuit);
-        for (driven, told) in self.driven.iter().zip(told) {
-            let read = |port| circuit.read(port);
-            let setting = match driven.ports {
-                Ports::Bucket(ports) => {
-                    let [capacity, fill, pass_through] = ports.map(read);
-                    let news = told.news([capacity, fill, pass_through]);
-                    news.then_some(Setting::Bucket {
-                        capacity,
-                        fill,
-                        pass_through,
-                    })
-                }
-                Ports::Slots(ports) => {
-                    let [max_concurrency, pass_through] = ports.map(read);
-                    let news = told.news([max_concurrency, pass_through, 0.0]);
-                    news.then_some(Setting::Slots {
-                        max_concurrency,
-                        pass_through,
-                    })
-                }
-                Ports::AcceptPercentage { percentage, .. } => {
-                    let percentage = read(percentage);
-                    let news = told.news([percentage, 0.0, 0.0]);
-                    news.then_some(Setting::AcceptPercentage(percentage))
-                }
-                Ports::Load {
-                    multiplier,
-                    by_latency,
-                } => {
-                    if by_latency && number.is_multiple_of(TOKENS_REFRESH) {
-                        told.tokens = driven.component.workload_tokens(now).unwrap_or_default();
-                    }
-                    ends_period.then(|| {
-                        let tokens = Arc::clone(&told.tokens);
-                        Setting::Load(decision(read(multiplier), now, tokens))
-                    })
-                }
-            };
-            if let Some(setting) = setting {
-                driven.apply(setting, now);
+        for driven in &self.driven {
+            if let Ports::Load {
+                by_latency: true, ..
+            } = driven.ports
+                && number.is_multiple_of(TOKENS_REFRESH)
+            {
+                let tokens = driven.component.workload_tokens(now).unwrap_or_default();
+                lock(&driven.told).tokens = tokens;
             }
+            driven.tell(|_, port| circuit.read(port), now, ends_period);
         }
     }
 }
 
-impl Setting {
-    /// For those who ask: what an invalid signal comes to instead of NaN.
-    fn output(&self, ports: Ports) -> LoopOutput {
-        let or = |signal: Signal, invalid: f64| match signal.is_nan() {
-            true => invalid,
-            false => signal,
-        };
-        match self {
-            Self::Load(decision) => LoopOutput::LoadMultiplier {
-                load_multiplier: decision.load_multiplier,
-                pass_through: decision.pass_through,
-            },
-            Self::AcceptPercentage(percentage) => {
-                let ramp = matches!(ports, Ports::AcceptPercentage { ramp: true, .. });
-                LoopOutput::AcceptPercentage(or(*percentage, if ramp { 0.0 } else { 100.0 }))
+/// Continues the loop from before a reload. Components that stay keep what they were told; those that
+/// were replaced or join are told at once.
+fn follow<A: Actuator>(driven: &mut [Driven<A>], core: &Core, before: &[Driven<A>], now: Nanos) {
+    let known: HashMap<&str, &Driven<A>> = before.iter().map(|one| (&*one.id, one)).collect();
+    for driven in driven {
+        let before = known.get(&*driven.id).copied();
+        let before = before.filter(|before| driven.is_of_same_kind(before));
+        match before {
+            Some(before) if Arc::ptr_eq(&driven.component, &before.component) => {
+                driven.told = Arc::clone(&before.told);
+                continue;
             }
-            Self::Bucket { capacity, fill, .. } => LoopOutput::Bucket {
-                bucket_capacity: or(*capacity, f64::INFINITY),
-                fill_amount: or(*fill, f64::INFINITY),
-            },
-            Self::Slots {
-                max_concurrency, ..
-            } => LoopOutput::MaxConcurrency(or(*max_concurrency, f64::INFINITY)),
+            Some(before) => {
+                let (tokens, output) = {
+                    let told = lock(&before.told);
+                    (Arc::clone(&told.tokens), told.output)
+                };
+                let mut told = lock(&driven.told);
+                told.tokens = tokens;
+                told.output = output;
+            }
+            None => {}
         }
+        core.look(|circuit| {
+            if circuit.has_ticked() {
+                driven.tell_at_once(circuit, before, now);
+            }
+        });
     }
 }
 
-/// An invalid multiplier lets everything pass; a negative one is zero.
-fn decision(multiplier: Signal, now: Nanos, tokens: WorkloadTokens) -> LoadDecision {
-    LoadDecision {
-        // NaN is no more than zero.
-        load_multiplier: if multiplier > 0.0 { multiplier } else { 0.0 },
-        pass_through: multiplier.is_nan(),
-        valid_until: now.saturating_add(nanos(PERIOD * VALID_PERIODS)),
-        tokens,
-    }
-}
-
-impl Told {
-    /// Remembers signals, and says whether they are other than before.
-    fn news(&mut self, signals: [Signal; 3]) -> bool {
-        // Bits, because what is invalid does not equal itself.
-        let bits = Some(signals.map(Signal::to_bits));
-        let news = self.signals != bits;
-        self.signals = bits;
-        news
-    }
-}
-
-/// The state of a loop, taken out of it and put back whatever happens.
-struct Turn<'a> {
-    place: &'a Mutex<Option<Box<State>>>,
-    state: Option<Box<State>>,
-}
-
-impl<'a> Turn<'a> {
-    fn take(place: &'a Mutex<Option<Box<State>>>) -> Option<Self> {
-        let state = lock(place).take()?;
-        Some(Self {
-            place,
-            state: Some(state),
-        })
-    }
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        *lock(self.place) = self.state.take();
-    }
-}
-
-pub(super) fn lock<T>(place: &Mutex<T>) -> MutexGuard<'_, T> {
-    place.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// What the circuit of a loop may ask about.
+/// Answers what the circuit of a loop measures.
 struct World<'a, A> {
     driven: &'a [Driven<A>],
     source: Option<&'a dyn SignalSource>,

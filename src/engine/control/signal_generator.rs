@@ -7,7 +7,7 @@ use crate::policy::{RampStep, Signal};
 ///
 /// It ends one tick short of the last target, and begins each step at the target of the one
 /// before, so a ramp that must arrive repeats its last step.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct SignalGenerator {
     /// Targets, and how many ticks a step takes: at least one.
     steps: Box<[(f64, u64)]>,

@@ -73,6 +73,7 @@ fn component(id: &str, kind: ComponentKind) -> Component {
 
 fn load_scheduler(load_multiplier: Port, by_latency: bool) -> ComponentKind {
     ComponentKind::LoadScheduler(LoadScheduler {
+        dry_run: false,
         load_multiplier,
         workload_latency_based_tokens: by_latency,
         scheduler: Scheduler {
@@ -139,8 +140,15 @@ fn running(
     let listener = Arc::new(Listener::default());
     let components = [(policy.components[0].id.clone(), Arc::clone(&listener))];
     let parameters = Loop::<Listener>::parameters(policy);
-    let one = Loop::new(policy, &components, &FluxMeters::default(), parameters, 0)
-        .expect("something changes");
+    let one = Loop::new(
+        policy,
+        &components,
+        &FluxMeters::default(),
+        parameters,
+        0,
+        None,
+    )
+    .expect("something changes");
     (Control::new(vec![Arc::new(one)], source), listener)
 }
 
@@ -235,7 +243,17 @@ fn nothing_is_made_for_what_never_changes() {
     let policy = policy_of(load_scheduler(Port::Constant(0.5), false), Vec::new());
     let listener = Arc::new(Listener::default());
     let components = [(policy.components[0].id.clone(), listener)];
-    assert!(Loop::new(&policy, &components, &FluxMeters::default(), "".into(), 0).is_none());
+    assert!(
+        Loop::new(
+            &policy,
+            &components,
+            &FluxMeters::default(),
+            "".into(),
+            0,
+            None
+        )
+        .is_none()
+    );
     let none: Control<Listener> = Control::new(Vec::new(), None);
     assert!(!none.is_on());
     none.catch_up(Nanos::MAX - 1);
@@ -445,12 +463,13 @@ fn threads_tick_each_tick_once() {
 }
 
 #[test]
-fn a_loop_is_known_by_what_it_computes_and_drives() {
+fn a_loop_is_known_by_what_it_computes() {
     let first = policy_of(sampler(Port::Changing(SignalId(0))), vec![query("q")]);
     let (control, _) = running(&first, None);
     let parameters = |policy: &Policy| Loop::<Listener>::parameters(policy);
-    assert!(control.find("p", &parameters(&first.clone())).is_some());
-    assert!(control.find("other", &parameters(&first)).is_none());
+    let known = control.of("p").expect("it has a loop");
+    assert!(known.has(&parameters(&first.clone())));
+    assert!(control.of("other").is_none());
     let other = policy_of(sampler(Port::Changing(SignalId(0))), vec![query("other")]);
-    assert!(control.find("p", &parameters(&other)).is_none());
+    assert!(!known.has(&parameters(&other)));
 }

@@ -14,7 +14,7 @@ const READINGS: Nanos = 60;
 ///
 /// It begins where its time begins. Readings are kept as far apart as a sixtieth of the window,
 /// so the window is that much too long at most.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Window {
     meter: Arc<FluxMeter>,
     length: Nanos,
@@ -41,6 +41,11 @@ impl Window {
             with_buckets,
             earlier: VecDeque::from([first]),
         }
+    }
+
+    /// Both read the same meter.
+    pub(crate) fn is_of_same_meter(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.meter, &other.meter)
     }
 
     /// The mean in milliseconds; NaN when no flow ended well.

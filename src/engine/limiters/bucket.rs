@@ -3,7 +3,7 @@
 use crate::engine::clock::Nanos;
 
 /// What a policy says about the buckets of one component.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Shape {
     pub(crate) capacity: f64,
     /// Tokens an interval.
@@ -143,6 +143,25 @@ impl Shape {
         }
     }
 
+    /// Counts the time so far, before the rules change.
+    pub(crate) fn settle(&self, bucket: &mut Bucket, now: Nanos) {
+        if now > bucket.start_fill {
+            self.refill(bucket, now);
+        }
+    }
+
+    /// Carries a bucket over from other rules: its time so far counts by those, and it gains so
+    /// many tokens. After rules that held no bucket back it is full.
+    pub(crate) fn carry_over(&self, from: &Self, bucket: &mut Bucket, more: f64, now: Nanos) {
+        if !from.capacity.is_finite() || !from.fill.is_finite() || !bucket.available.is_finite() {
+            *bucket = self.full(now);
+            return;
+        }
+        from.settle(bucket, now);
+        bucket.available += more;
+        self.clamp(bucket);
+    }
+
     #[inline]
     fn refill(&self, bucket: &mut Bucket, now: Nanos) {
         let passed = now.saturating_sub(bucket.last_fill);
@@ -215,6 +234,47 @@ impl Shape {
         }
         // NaN, which lets everything pass, misses nothing.
         (missing > 0.0 && until > now).then_some((until, missing))
+    }
+}
+
+/// How many tokens a raised capacity adds to the buckets that were filled before.
+///
+/// A key that has spent 5 of 5 tokens gets one more when the capacity is raised to 6. Lowering
+/// it and raising it again must not make tokens, so the highest capacity counts for as long as
+/// it takes a bucket to fill.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HighWater {
+    capacity: f64,
+    /// From then on every bucket has been filled since.
+    until: Nanos,
+}
+
+impl HighWater {
+    pub(crate) const NONE: Self = Self {
+        capacity: f64::NEG_INFINITY,
+        until: Nanos::MIN,
+    };
+
+    /// Notes a change and returns how many tokens each bucket gains.
+    pub(crate) fn change(&mut self, from: &Shape, to: &Shape, now: Nanos) -> f64 {
+        let highest = match now < self.until {
+            true => self.capacity.max(from.capacity),
+            false => from.capacity,
+        };
+        if to.capacity < highest {
+            let filling = match to.fill > 0.0 {
+                true => to.time_to_fill(to.capacity.max(0.0)),
+                false => Nanos::MAX,
+            };
+            *self = Self {
+                capacity: highest,
+                until: self.until.max(now.saturating_add(filling)),
+            };
+            return 0.0;
+        }
+        *self = Self::NONE;
+        let more = to.capacity - highest;
+        if more.is_finite() { more.max(0.0) } else { 0.0 }
     }
 }
 

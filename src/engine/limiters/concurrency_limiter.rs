@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use super::ledger::{Ledger, Seen};
 use super::rate_limiter::{Key, bucket_label, tokens_of};
@@ -21,8 +22,9 @@ use crate::policy;
 pub(crate) struct ConcurrencyLimiter {
     tokens_key: Option<Arc<str>>,
     denied_code: i32,
-    slots: Slots,
-    keys: Store<Entry>,
+    /// Both are shared with the limiter that takes over in a reload.
+    slots: Arc<Slots>,
+    keys: Arc<Store<Entry>>,
     clock: Arc<dyn Clock>,
 }
 
@@ -30,8 +32,8 @@ pub(crate) struct ConcurrencyLimiter {
 #[derive(Debug)]
 pub(crate) struct Slots {
     pub(crate) label_key: Option<Arc<str>>,
-    pub(crate) lifetime: Nanos,
-    pub(crate) max_idle: Nanos,
+    lifetime: AtomicI64,
+    max_idle: AtomicI64,
     /// NaN is invalid.
     max_concurrency: Dial,
     pass_through: Dial,
@@ -41,15 +43,29 @@ impl Slots {
     pub(crate) fn new(spec: &policy::Slots) -> Self {
         Self {
             label_key: spec.limit_by_label_key.clone(),
-            lifetime: nanos(spec.max_inflight_duration),
-            // As for buckets: zero is never.
-            max_idle: match nanos(spec.max_idle_time) {
-                0 => Nanos::MAX,
-                time => time,
-            },
+            lifetime: AtomicI64::new(nanos(spec.max_inflight_duration)),
+            max_idle: AtomicI64::new(max_idle(spec)),
             max_concurrency: Dial::new(spec.max_concurrency.initial()),
             pass_through: Dial::new(spec.pass_through.initial()),
         }
+    }
+
+    /// Takes over what a changed policy says. What is in flight stays in flight, for as long as it
+    /// was allowed to when it began.
+    pub(crate) fn take_over(&self, spec: &policy::Slots) {
+        let lifetime = nanos(spec.max_inflight_duration);
+        self.lifetime.store(lifetime, Ordering::Relaxed);
+        self.max_idle.store(max_idle(spec), Ordering::Relaxed);
+        self.max_concurrency.fix(spec.max_concurrency);
+        self.pass_through.fix(spec.pass_through);
+    }
+
+    pub(crate) fn lifetime(&self) -> Nanos {
+        self.lifetime.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn max_idle(&self) -> Nanos {
+        self.max_idle.load(Ordering::Relaxed)
     }
 
     /// New values of the signals.
@@ -83,7 +99,7 @@ impl Slots {
     }
 
     pub(crate) fn limits(&self, limits: Limits) -> Limits {
-        let max_idle = self.max_idle;
+        let max_idle = self.max_idle();
         match self.label_key {
             Some(_) => Limits { max_idle, ..limits },
             None => Limits {
@@ -92,6 +108,14 @@ impl Slots {
                 ..limits
             },
         }
+    }
+}
+
+/// As for buckets: zero is never.
+fn max_idle(spec: &policy::Slots) -> Nanos {
+    match nanos(spec.max_idle_time) {
+        0 => Nanos::MAX,
+        time => time,
     }
 }
 
@@ -164,10 +188,28 @@ impl ConcurrencyLimiter {
         Self {
             tokens_key: spec.request.tokens_label_key.clone(),
             denied_code: spec.request.denied_response_status_code,
-            keys: Store::new(slots.limits(limits)),
-            slots,
+            keys: Arc::new(Store::new(slots.limits(limits))),
+            slots: Arc::new(slots),
             clock: Arc::clone(clock),
         }
+    }
+
+    /// The limiter of a changed policy with the slots of this one; `None` where those are others.
+    pub(super) fn successor(&self, spec: &policy::ConcurrencyLimiter) -> Option<Self> {
+        let same = self.slots.label_key == spec.slots.limit_by_label_key;
+        same.then(|| Self {
+            tokens_key: spec.request.tokens_label_key.clone(),
+            denied_code: spec.request.denied_response_status_code,
+            slots: Arc::clone(&self.slots),
+            keys: Arc::clone(&self.keys),
+            clock: Arc::clone(&self.clock),
+        })
+    }
+
+    /// Goes by the numbers of its policy, now that it is in force.
+    pub(super) fn take_over(&self, spec: &policy::ConcurrencyLimiter) {
+        self.slots.take_over(&spec.slots);
+        self.keys.set_max_idle(self.slots.max_idle());
     }
 
     pub(crate) fn slots(&self) -> &Slots {
@@ -189,22 +231,23 @@ impl ConcurrencyLimiter {
             return (Decided::REFUSED, None);
         }
         let key = self.at(key, now);
-        let lifetime = self.slots.lifetime;
+        let lifetime = self.slots.lifetime();
         let seen = lock(&key.ledger).enter(tokens, capacity, now, lifetime);
         let held = seen.slot.map(|id| Held::new(key, id));
         (Decided::seen(seen, tokens), held)
     }
 
     fn at(&self, key: &str, now: Nanos) -> Arc<InFlight> {
-        let lifetime = self.slots.lifetime;
-        let max_idle = self.slots.max_idle;
+        let lifetime = self.slots.lifetime();
+        let max_idle = self.slots.max_idle();
         self.keys.update(key, now, &(), |entry| {
             if entry.forget_at(max_idle) <= now {
                 entry.key = None;
             }
             entry.used = now.max(entry.used);
             // One nanosecond more than a slot's last.
-            entry.held_until = entry.used.saturating_add(lifetime).saturating_add(1);
+            let held_until = entry.used.saturating_add(lifetime).saturating_add(1);
+            entry.held_until = held_until.max(entry.held_until);
             let key = entry.key.get_or_insert_with(|| {
                 Arc::new(InFlight {
                     ledger: Mutex::new(Ledger::new()),

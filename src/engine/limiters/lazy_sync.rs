@@ -70,6 +70,18 @@ impl Lazy {
         now
     }
 
+    /// Goes on under other rules, by which it is synced at once.
+    pub(crate) fn carry_over(&mut self, from: &Rules, to: &Rules, more: f64, now: Nanos) {
+        if self.used != Nanos::MIN {
+            let now = now.max(self.used);
+            let shape = &to.shape;
+            shape.carry_over(&from.shape, &mut self.bucket, more, now);
+            // A sync finds the same in the bucket.
+            self.available = (self.available + more).min(shape.capacity);
+            self.next_sync = self.next_sync.min(now.saturating_sub(1));
+        }
+    }
+
     /// Whether the account is to be synced. A debt is paid at the very time of the next sync, and a
     /// flow that slept until then finds its account due; other syncs come after their time.
     fn is_due(&self, now: Nanos) -> bool {

@@ -132,6 +132,65 @@ impl Component {
         }
     }
 
+    /// The component of a changed policy with the state of this one; `None` where the state would
+    /// mean something else: it is of another kind, or has other keys.
+    ///
+    /// Nothing changes yet: the policy may still be refused.
+    pub(crate) fn successor(&self, kind: &ComponentKind, around: &Surroundings) -> Option<Self> {
+        Some(match (self, kind) {
+            (Self::RateLimiter(limiter), ComponentKind::RateLimiter(spec)) => {
+                Self::RateLimiter(limiter.successor(spec, around)?)
+            }
+            (Self::ConcurrencyLimiter(limiter), ComponentKind::ConcurrencyLimiter(spec)) => {
+                Self::ConcurrencyLimiter(limiter.successor(spec)?)
+            }
+            (Self::Sampler(sampler), ComponentKind::Sampler(spec)) => {
+                Self::Sampler(sampler.successor(spec, around.upstream_ramp_mode))
+            }
+            (Self::QuotaScheduler(scheduler), ComponentKind::QuotaScheduler(spec)) => {
+                Self::QuotaScheduler(scheduler.successor(spec)?)
+            }
+            (Self::ConcurrencyScheduler(scheduler), ComponentKind::ConcurrencyScheduler(spec)) => {
+                Self::ConcurrencyScheduler(scheduler.successor(spec)?)
+            }
+            (Self::LoadScheduler(scheduler), ComponentKind::LoadScheduler(spec)) => {
+                Self::LoadScheduler(scheduler.successor(spec))
+            }
+            _ => return None,
+        })
+    }
+
+    /// Goes on with the state of `from` by the numbers of its own policy, now that it is in force.
+    pub(crate) fn take_over(
+        &self,
+        from: &Self,
+        kind: &ComponentKind,
+        around: &Surroundings,
+        now: Nanos,
+    ) {
+        match (self, from, kind) {
+            (Self::RateLimiter(limiter), Self::RateLimiter(from), _) => {
+                limiter.take_over(from, now);
+            }
+            (Self::ConcurrencyLimiter(limiter), _, ComponentKind::ConcurrencyLimiter(spec)) => {
+                limiter.take_over(spec);
+            }
+            (Self::QuotaScheduler(scheduler), _, ComponentKind::QuotaScheduler(spec)) => {
+                scheduler.take_over(spec, around, now);
+            }
+            (
+                Self::ConcurrencyScheduler(scheduler),
+                _,
+                ComponentKind::ConcurrencyScheduler(spec),
+            ) => scheduler.take_over(spec, now),
+            (Self::LoadScheduler(scheduler), _, ComponentKind::LoadScheduler(spec)) => {
+                scheduler.take_over(spec, around.by_hand, now);
+            }
+            // The percentage of a sampler is all its state.
+            _ => {}
+        }
+    }
+
     #[inline]
     pub(crate) fn step(&self) -> Step {
         match self {

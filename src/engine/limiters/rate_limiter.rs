@@ -3,14 +3,15 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::bucket::{Bucket, Patience, Shape};
+use super::bucket::{Bucket, HighWater, Patience, Shape};
 use super::lazy_sync::Lazy;
 use super::{DEADLINE_MARGIN, Decided, Surroundings};
 use crate::engine::clock::{Nanos, nanos};
 use crate::engine::dial::Dial;
 use crate::engine::report::{LimiterDetails, LimiterReason};
 use crate::engine::stages::{Flow, NO_DEADLINE};
-use crate::engine::store::{Kept, Limits, Loss, Store};
+use crate::engine::store::{Kept, Limits, Loss, Store, lock};
+use crate::engine::sync::Mutex;
 use crate::policy;
 
 /// One rate limiter of a policy.
@@ -24,7 +25,10 @@ pub(crate) struct RateLimiter {
     open: bool,
     /// Of signals that change.
     dials: Option<Box<Dials>>,
-    buckets: Buckets,
+    /// From sync to sync, with lazy sync.
+    period: Nanos,
+    /// Shared with the limiter that takes over in a reload.
+    buckets: Arc<Buckets>,
 }
 
 /// The signals of a bucket as they are now; NaN is invalid.
@@ -50,6 +54,13 @@ impl Dials {
         self.pass_through.set(pass_through);
     }
 
+    /// Takes over what a policy says is constant, and leaves what a circuit says as it is.
+    pub(crate) fn fix(&self, bucket: &policy::Bucket) {
+        self.capacity.fix(bucket.bucket_capacity);
+        self.fill.fix(bucket.fill_amount);
+        self.pass_through.fix(bucket.pass_through);
+    }
+
     pub(crate) fn is_open(&self) -> bool {
         let (capacity, fill) = (self.capacity.get(), self.fill.get());
         policy::passes_through(capacity, fill, self.pass_through.get())
@@ -67,14 +78,19 @@ impl Dials {
 }
 
 #[derive(Debug)]
-enum Buckets {
+struct Buckets {
+    stored: Stored,
+    high_water: Mutex<HighWater>,
+}
+
+#[derive(Debug)]
+enum Stored {
     Plain(Store<Plain>),
-    /// With the time from sync to sync.
-    Lazy(Nanos, Store<Lazy>),
+    Lazy(Store<Lazy>),
 }
 
 /// What holds for all keys.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Rules {
     pub(crate) shape: Shape,
     pub(crate) max_idle: Nanos,
@@ -156,13 +172,11 @@ impl RateLimiter {
             Some(_) => limits,
             None => Limits { keys: 1, ..limits },
         };
-        let buckets = match bucket.lazy_sync {
-            Some(syncs) => {
-                let period = shape.interval / i64::from(syncs.max(1));
-                Buckets::Lazy(period, Store::new(limits))
-            }
-            None => Buckets::Plain(Store::new(limits)),
+        let stored = match bucket.lazy_sync {
+            Some(_) => Stored::Lazy(Store::new(limits)),
+            None => Stored::Plain(Store::new(limits)),
         };
+        let syncs = bucket.lazy_sync.unwrap_or(1).max(1);
         Self {
             label_key: bucket.limit_by_label_key.clone(),
             tokens_key: spec.request.tokens_label_key.clone(),
@@ -170,7 +184,66 @@ impl RateLimiter {
             rules,
             open,
             dials: changes.then(|| Box::new(Dials::new(bucket))),
-            buckets,
+            period: shape.interval / i64::from(syncs),
+            buckets: Arc::new(Buckets {
+                stored,
+                high_water: Mutex::new(HighWater::NONE),
+            }),
+        }
+    }
+
+    /// The limiter of a changed policy with the buckets of this one; `None` where those are others.
+    pub(super) fn successor(
+        &self,
+        spec: &policy::RateLimiter,
+        around: &Surroundings,
+    ) -> Option<Self> {
+        let mut next = Self::new(spec, around);
+        let lazy = |one: &Self| matches!(one.buckets.stored, Stored::Lazy(_));
+        if next.label_key != self.label_key || lazy(&next) != lazy(self) {
+            return None;
+        }
+        if let Some(dials) = &next.dials {
+            let shape = self.shape();
+            let pass_through = match &self.dials {
+                Some(dials) => dials.pass_through.get(),
+                None => f64::NAN,
+            };
+            dials.set(shape.capacity, shape.fill, pass_through);
+            dials.fix(&spec.bucket);
+        }
+        next.buckets = Arc::clone(&self.buckets);
+        Some(next)
+    }
+
+    /// Carries the buckets over to these rules, now that they are in force.
+    pub(super) fn take_over(&self, from: &Self, now: Nanos) {
+        let (from, to) = (from.current(), self.current());
+        let Buckets { stored, high_water } = &*self.buckets;
+        let more = match from.shape == to.shape {
+            true => None,
+            false => Some(lock(high_water).change(&from.shape, &to.shape, now)),
+        };
+        match stored {
+            Stored::Plain(store) => {
+                store.set_max_idle(to.max_idle);
+                if let Some(more) = more {
+                    store.each_mut(|state| state.carry_over(&from, &to, more, now));
+                }
+            }
+            Stored::Lazy(store) => {
+                store.set_max_idle(to.max_idle);
+                if let Some(more) = more {
+                    store.each_mut(|state| state.carry_over(&from, &to, more, now));
+                }
+            }
+        }
+    }
+
+    fn current(&self) -> Rules {
+        match &self.dials {
+            None => self.rules,
+            Some(dials) => dials.apply(&self.rules),
         }
     }
 
@@ -180,10 +253,7 @@ impl RateLimiter {
     }
 
     pub(super) fn shape(&self) -> Shape {
-        match &self.dials {
-            None => self.rules.shape,
-            Some(dials) => dials.apply(&self.rules).shape,
-        }
+        self.current().shape
     }
 
     #[inline]
@@ -256,16 +326,16 @@ impl RateLimiter {
     }
 
     pub(super) fn keys(&self) -> usize {
-        match &self.buckets {
-            Buckets::Plain(store) => store.len(),
-            Buckets::Lazy(_, store) => store.len(),
+        match &self.buckets.stored {
+            Stored::Plain(store) => store.len(),
+            Stored::Lazy(store) => store.len(),
         }
     }
 
     pub(super) fn evicted(&self) -> u64 {
-        match &self.buckets {
-            Buckets::Plain(store) => store.evicted(),
-            Buckets::Lazy(_, store) => store.evicted(),
+        match &self.buckets.stored {
+            Stored::Plain(store) => store.evicted(),
+            Stored::Lazy(store) => store.evicted(),
         }
     }
 
@@ -293,13 +363,13 @@ impl RateLimiter {
                 &turned
             }
         };
-        match &self.buckets {
-            Buckets::Plain(store) => {
+        match &self.buckets.stored {
+            Stored::Plain(store) => {
                 store.update(key, ask.now, rules, |state| state.take(rules, ask))
             }
-            Buckets::Lazy(period, store) => {
-                store.update(key, ask.now, rules, |state| state.take(rules, *period, ask))
-            }
+            Stored::Lazy(store) => store.update(key, ask.now, rules, |state| {
+                state.take(rules, self.period, ask)
+            }),
         }
     }
 }
@@ -346,6 +416,14 @@ struct Remembered {
     remaining: f64,
 }
 
+impl Remembered {
+    const NOTHING: Self = Self {
+        available_at: Nanos::MIN,
+        want: f64::NEG_INFINITY,
+        remaining: 0.0,
+    };
+}
+
 impl Kept for Plain {
     type Rules = Rules;
 
@@ -353,11 +431,7 @@ impl Kept for Plain {
         Self {
             bucket: Bucket::NONE,
             used: Nanos::MIN,
-            rejected: Remembered {
-                available_at: Nanos::MIN,
-                want: f64::NEG_INFINITY,
-                remaining: 0.0,
-            },
+            rejected: Remembered::NOTHING,
         }
     }
 
@@ -393,6 +467,16 @@ impl Plain {
         }
         self.used = at;
         at
+    }
+
+    /// Goes on under other rules. What was rejected by the old ones is asked anew.
+    pub(crate) fn carry_over(&mut self, from: &Rules, to: &Rules, more: f64, now: Nanos) {
+        self.rejected = Remembered::NOTHING;
+        if self.used != Nanos::MIN {
+            let now = now.max(self.used);
+            to.shape
+                .carry_over(&from.shape, &mut self.bucket, more, now);
+        }
     }
 
     /// Takes tokens, also such that are only filled in before the deadline; what is remembered does

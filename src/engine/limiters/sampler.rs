@@ -45,6 +45,15 @@ impl Sampler {
         sampler
     }
 
+    /// The sampler of a changed policy; what a circuit said last stays in force until it says more.
+    pub(crate) fn successor(&self, spec: &policy::Sampler, upstream_ramp_mode: bool) -> Self {
+        let next = Self::new(spec, upstream_ramp_mode);
+        if let Some(policy::Port::Changing(_)) = spec.accept_percentage {
+            next.percentage.set(self.percentage.get());
+        }
+        next
+    }
+
     /// The signal's value; an invalid one lets all flows pass, or none where it is a ramp.
     pub(crate) fn set_percentage(&self, percentage: f64) {
         let invalid = if self.ramp { 0.0 } else { 100.0 };

@@ -1,6 +1,7 @@
 //! `concurrency_scheduler`: a queue in front of the slots of a key.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use super::keys::Keys;
 use super::quota::{details, free, passed};
@@ -25,18 +26,38 @@ use crate::policy;
 #[derive(Debug)]
 pub(crate) struct ConcurrencyScheduler {
     workloads: Workloads,
-    keys: Keys<Ledger>,
+    /// Shared with the scheduler that takes over in a reload.
+    keys: Arc<Keys<Ledger>>,
 }
 
 impl ConcurrencyScheduler {
     pub(crate) fn new(spec: &policy::ConcurrencyScheduler, around: &Surroundings) -> Self {
         let slots = Slots::new(&spec.slots);
         let limits = slots.limits(around.limits);
-        let lasts = slots.lifetime.saturating_add(1);
+        let lasts = slots.lifetime().saturating_add(1);
         Self {
             workloads: Workloads::new(&spec.scheduler),
-            keys: Keys::new(slots, limits, lasts, &around.clock),
+            keys: Arc::new(Keys::new(slots, limits, lasts, &around.clock)),
         }
+    }
+
+    /// The scheduler of a changed policy with the slots and queues of this one; `None` where those
+    /// are others.
+    pub(crate) fn successor(&self, spec: &policy::ConcurrencyScheduler) -> Option<Self> {
+        let same = self.slots().label_key == spec.slots.limit_by_label_key;
+        same.then(|| Self {
+            workloads: Workloads::new(&spec.scheduler),
+            keys: Arc::clone(&self.keys),
+        })
+    }
+
+    /// Goes by the numbers of its policy, now that it is in force.
+    pub(crate) fn take_over(&self, spec: &policy::ConcurrencyScheduler, now: Nanos) {
+        let slots = self.slots();
+        slots.take_over(&spec.slots);
+        let lasts = slots.lifetime().saturating_add(1);
+        self.keys.set_times(slots.max_idle(), lasts);
+        self.keys.serve(now);
     }
 
     pub(crate) fn slots(&self) -> &Slots {
@@ -161,7 +182,7 @@ fn enter(ledger: &mut Ledger, slots: &Slots, ask: &Ask) -> (Option<Seen>, Grant)
     }
     // Whoever waited for slots that nobody counts any more may go.
     let capacity = slots.capacity().unwrap_or(f64::INFINITY);
-    let seen = ledger.enter(ask.want, capacity, ask.now, slots.lifetime);
+    let seen = ledger.enter(ask.want, capacity, ask.now, slots.lifetime());
     let grant = Grant {
         remaining: seen.remaining,
         current: seen.current,

@@ -1,6 +1,7 @@
 //! A queue a key.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use super::line::Line;
 use super::supply::Source;
@@ -13,9 +14,9 @@ pub(crate) struct Keys<S: Source> {
     store: Store<Entry<S>>,
     rules: Arc<S::Rules>,
     clock: Arc<dyn Clock>,
-    max_idle: Nanos,
+    max_idle: AtomicI64,
     /// How long a use counts at least.
-    lasts: Nanos,
+    lasts: AtomicI64,
 }
 
 #[derive(Debug)]
@@ -84,8 +85,8 @@ impl<S: Source> Keys<S> {
             store: Store::new(limits),
             rules: Arc::new(rules),
             clock: Arc::clone(clock),
-            max_idle: limits.max_idle,
-            lasts,
+            max_idle: AtomicI64::new(limits.max_idle),
+            lasts: AtomicI64::new(lasts),
         }
     }
 
@@ -94,12 +95,14 @@ impl<S: Source> Keys<S> {
     }
 
     pub(crate) fn line(&self, key: &str, now: Nanos) -> Arc<Line<S>> {
+        let max_idle = self.max_idle.load(Ordering::Relaxed);
+        let lasts = self.lasts.load(Ordering::Relaxed);
         self.store.update(key, now, &self.rules, |entry| {
-            if entry.forget_at(self.max_idle) <= now {
+            if entry.forget_at(max_idle) <= now {
                 entry.line = None;
             }
             entry.used = now.max(entry.used);
-            entry.lasts = self.lasts;
+            entry.lasts = lasts.max(entry.lasts);
             let line = entry
                 .line
                 .get_or_insert_with(|| Line::new(&self.rules, &self.clock, now));
@@ -110,6 +113,22 @@ impl<S: Source> Keys<S> {
     /// The queue of a key that is known.
     pub(crate) fn known(&self, key: &str) -> Option<Arc<Line<S>>> {
         self.store.look(key, |entry| entry.line.clone()).flatten()
+    }
+
+    /// Keys are forgotten after another time from now on.
+    pub(crate) fn set_times(&self, max_idle: Nanos, lasts: Nanos) {
+        self.max_idle.store(max_idle, Ordering::Relaxed);
+        self.lasts.store(lasts, Ordering::Relaxed);
+        self.store.set_max_idle(max_idle);
+    }
+
+    /// Carries all sources over to changed rules, and decides for those that wait.
+    pub(crate) fn change(&self, again: bool, now: Nanos, mut change: impl FnMut(&mut S)) {
+        let mut lines = Vec::new();
+        self.store.each(|entry| lines.extend(entry.line.clone()));
+        for line in lines {
+            line.change(again, now, &mut change);
+        }
     }
 
     /// Looks again at what those who wait wait for: there may be more of it.

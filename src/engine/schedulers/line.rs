@@ -180,6 +180,32 @@ impl<S: Source> Line<S> {
         }
     }
 
+    /// Carries the tokens over to changed rules and decides by those for the heads of the queue.
+    ///
+    /// `again` asks anew for the head's tokens when it sleeps until they are there: by the changed
+    /// rules they may be there earlier.
+    pub(crate) fn change(&self, again: bool, now: Nanos, change: impl FnOnce(&mut S)) {
+        let mut state = lock(&self.state);
+        if again
+            && let Some(at) = state.at_head()
+            && let State {
+                source, waiting, ..
+            } = &mut *state
+            && let Some(waiting) = waiting.get_mut(at)
+            && let Stage::Sleeping(place, until, grant) = waiting.stage
+            && until > now
+        {
+            waiting.stage = Stage::Queued(place);
+            source.cancel(&self.rules, waiting.want, &grant, now);
+        }
+        change(&mut state.source);
+        let waits = state.head.is_some();
+        drop(state);
+        if waits {
+            self.serve(now);
+        }
+    }
+
     /// Gives tokens or a slot back and lets the next one have them.
     pub(crate) fn put_back(&self, want: f64, slot: Option<RequestId>, now: Nanos) -> bool {
         let grant = Grant {

@@ -30,7 +30,8 @@ const MOST: f64 = 1e300;
 #[derive(Debug)]
 pub(crate) struct LoadScheduler {
     workloads: Workloads,
-    estimates: Mutex<WorkloadTokens>,
+    /// These are shared with the scheduler that takes over in a reload.
+    estimates: Arc<Mutex<WorkloadTokens>>,
     /// Where tokens follow latency.
     latency: Option<Arc<WorkloadLatency>>,
     line: Arc<Line<Load>>,
@@ -68,17 +69,54 @@ impl LoadScheduler {
         let line: Arc<Line<Load>> = Line::new(&rules, &around.clock, now);
         if let policy::Port::Constant(load_multiplier) = spec.load_multiplier
             && !around.by_hand
+            && !spec.dry_run
         {
             line.with(|_, load| load.repeat(Decision::of(load_multiplier), now));
         }
         Self {
             workloads: Workloads::new(&spec.scheduler),
-            estimates: Mutex::default(),
+            estimates: Arc::default(),
             latency: spec
                 .workload_latency_based_tokens
                 .then(|| Arc::new(WorkloadLatency::default())),
             line,
         }
+    }
+
+    /// The scheduler of a changed policy, with the queue, the demand and the measurements of this
+    /// one.
+    pub(crate) fn successor(&self, spec: &policy::LoadScheduler) -> Self {
+        let latency = spec
+            .workload_latency_based_tokens
+            .then(|| self.latency.clone().unwrap_or_default());
+        Self {
+            workloads: Workloads::new(&spec.scheduler),
+            estimates: match latency {
+                Some(_) => Arc::clone(&self.estimates),
+                None => Arc::default(),
+            },
+            latency,
+            line: Arc::clone(&self.line),
+        }
+    }
+
+    /// Goes by the numbers of its policy, now that it is in force. What a circuit decided last
+    /// holds until it decides again.
+    pub(crate) fn take_over(&self, spec: &policy::LoadScheduler, by_hand: bool, now: Nanos) {
+        if by_hand {
+            return;
+        }
+        let decision = match spec.load_multiplier {
+            _ if spec.dry_run => Decision::of(f64::NAN),
+            policy::Port::Constant(load_multiplier) => Decision::of(load_multiplier),
+            policy::Port::Changing(_) => return,
+        };
+        self.line.with(|_, load| {
+            if load.decision != decision || load.repeats_at.is_none() {
+                load.repeat(decision, now);
+            }
+        });
+        self.line.serve(now);
     }
 
     /// Where the flows of workloads are measured, if they are.

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use super::keys::Keys;
@@ -9,12 +10,14 @@ use super::supply::{Ask, Grant, Source, Take};
 use super::workload::Workloads;
 use crate::engine::clock::{Nanos, duration};
 use crate::engine::control::WorkloadTokens;
+use crate::engine::limiters::bucket::HighWater;
 use crate::engine::limiters::lazy_sync::Lazy;
 use crate::engine::limiters::rate_limiter::{self, Answer, Dials, Key, Plain, Rules, bucket_label};
 use crate::engine::limiters::{DEADLINE_MARGIN, Decided, Scheduled, Settled, Shape, Surroundings};
 use crate::engine::report::{LimiterDetails, LimiterReason, QueueOrder, SchedulerDetails};
 use crate::engine::stages::{Flow, NO_DEADLINE};
-use crate::engine::store::{Kept, Limits, Loss};
+use crate::engine::store::{Kept, Limits, Loss, lock};
+use crate::engine::sync::Mutex;
 use crate::policy;
 
 /// How many newcomers may overtake a flow that waits for tokens.
@@ -25,16 +28,23 @@ pub(super) const OVERTAKING: u32 = 3;
 pub(crate) struct QuotaScheduler {
     label_key: Option<Arc<str>>,
     workloads: Workloads,
-    keys: Keys<Tokens>,
+    /// Shared with the scheduler that takes over in a reload.
+    keys: Arc<Keys<Tokens>>,
 }
 
 /// What holds for all buckets.
 #[derive(Debug)]
 pub(crate) struct Buckets {
-    rules: Rules,
     dials: Dials,
+    interval: AtomicI64,
+    max_idle: AtomicI64,
+    continuous: AtomicBool,
+    delayed: AtomicBool,
+    upstream: bool,
+    lazy: bool,
     /// From sync to sync, with lazy sync.
-    period: Option<Nanos>,
+    period: AtomicI64,
+    high_water: Mutex<HighWater>,
 }
 
 impl QuotaScheduler {
@@ -51,16 +61,56 @@ impl QuotaScheduler {
         };
         let buckets = Buckets {
             dials: Dials::new(bucket),
-            period: bucket
-                .lazy_sync
-                .map(|syncs| rules.shape.interval / i64::from(syncs.max(1))),
-            rules,
+            interval: AtomicI64::new(rules.shape.interval),
+            max_idle: AtomicI64::new(rules.max_idle),
+            continuous: AtomicBool::new(rules.shape.continuous),
+            delayed: AtomicBool::new(rules.shape.delayed),
+            upstream: rules.shape.upstream,
+            lazy: bucket.lazy_sync.is_some(),
+            period: AtomicI64::new(period(bucket, &rules)),
+            high_water: Mutex::new(HighWater::NONE),
         };
         Self {
             label_key: bucket.limit_by_label_key.clone(),
             workloads: Workloads::new(&spec.scheduler),
-            keys: Keys::new(buckets, limits, 0, &around.clock),
+            keys: Arc::new(Keys::new(buckets, limits, 0, &around.clock)),
         }
+    }
+
+    /// The scheduler of a changed policy with the buckets and queues of this one; `None` where
+    /// those are others.
+    pub(crate) fn successor(&self, spec: &policy::QuotaScheduler) -> Option<Self> {
+        let lazy = spec.bucket.lazy_sync.is_some();
+        let same = self.label_key == spec.bucket.limit_by_label_key;
+        (same && self.keys.rules().lazy == lazy).then(|| Self {
+            label_key: self.label_key.clone(),
+            workloads: Workloads::new(&spec.scheduler),
+            keys: Arc::clone(&self.keys),
+        })
+    }
+
+    /// Goes by the numbers of its policy, now that it is in force.
+    pub(crate) fn take_over(
+        &self,
+        spec: &policy::QuotaScheduler,
+        around: &Surroundings,
+        now: Nanos,
+    ) {
+        let buckets = self.keys.rules();
+        let from = buckets.current();
+        let rules = rate_limiter::rules(&spec.bucket, around);
+        buckets.take_over(&spec.bucket, &rules);
+        self.keys.set_times(rules.max_idle, 0);
+        let to = buckets.current();
+        if from.shape == to.shape {
+            return;
+        }
+        let more = lock(&buckets.high_water).change(&from.shape, &to.shape, now);
+        let faster = to.shape.time_to_fill(1.0) < from.shape.time_to_fill(1.0);
+        let again = to.shape.fill > 0.0 && (faster || more > 0.0);
+        self.keys.change(again, now, |tokens| {
+            tokens.carry_over(&from, &to, more, now);
+        });
     }
 
     /// The knobs.
@@ -213,9 +263,9 @@ impl Account {
     /// Of the kind that the policy asks for.
     fn opened(&mut self, buckets: &Buckets) -> &mut Self {
         if matches!(self, Self::New) {
-            *self = match buckets.period {
-                None => Self::Plain(Plain::new()),
-                Some(_) => Self::Lazy(Lazy::new()),
+            *self = match buckets.lazy {
+                false => Self::Plain(Plain::new()),
+                true => Self::Lazy(Lazy::new()),
             };
         }
         self
@@ -253,14 +303,52 @@ impl Account {
     }
 }
 
+/// The time from sync to sync, with lazy sync.
+fn period(bucket: &policy::Bucket, rules: &Rules) -> Nanos {
+    rules.shape.interval / i64::from(bucket.lazy_sync.unwrap_or(1).max(1))
+}
+
 impl Buckets {
     /// The rules with the signals as they are now.
     fn current(&self) -> Rules {
-        self.dials.apply(&self.rules)
+        let shape = Shape {
+            capacity: f64::NAN,
+            fill: f64::NAN,
+            interval: self.interval.load(Ordering::Relaxed),
+            continuous: self.continuous.load(Ordering::Relaxed),
+            delayed: self.delayed.load(Ordering::Relaxed),
+            upstream: self.upstream,
+        };
+        let max_idle = self.max_idle.load(Ordering::Relaxed);
+        self.dials.apply(&Rules { shape, max_idle })
     }
 
     fn period(&self) -> Nanos {
-        self.period.unwrap_or(self.rules.shape.interval)
+        self.period.load(Ordering::Relaxed)
+    }
+
+    fn take_over(&self, bucket: &policy::Bucket, rules: &Rules) {
+        let Rules { shape, max_idle } = rules;
+        self.interval.store(shape.interval, Ordering::Relaxed);
+        self.max_idle.store(*max_idle, Ordering::Relaxed);
+        self.continuous.store(shape.continuous, Ordering::Relaxed);
+        self.delayed.store(shape.delayed, Ordering::Relaxed);
+        self.period.store(period(bucket, rules), Ordering::Relaxed);
+        self.dials.fix(bucket);
+    }
+}
+
+impl Tokens {
+    /// Goes on under other rules.
+    fn carry_over(&mut self, from: &Rules, to: &Rules, more: f64, now: Nanos) {
+        let accounts = [Some(&mut self.account), self.before.as_deref_mut()];
+        for account in accounts.into_iter().flatten() {
+            match account {
+                Account::New => {}
+                Account::Plain(state) => state.carry_over(from, to, more, now),
+                Account::Lazy(state) => state.carry_over(from, to, more, now),
+            }
+        }
     }
 }
 
@@ -270,7 +358,7 @@ impl Source for Tokens {
     /// As many as in the recordings of Agents. There, nothing bounds them, so flows that come again
     /// and again starve those that wait.
     fn overtaking(buckets: &Buckets) -> u32 {
-        match buckets.rules.shape.upstream {
+        match buckets.upstream {
             true => u32::MAX,
             false => OVERTAKING,
         }
@@ -340,7 +428,7 @@ impl Source for Tokens {
 
     fn cancel(&mut self, buckets: &Buckets, want: f64, grant: &Grant, now: Nanos) {
         match self.before.take() {
-            Some(before) if !buckets.rules.shape.upstream => self.account = *before,
+            Some(before) if !buckets.upstream => self.account = *before,
             _ => {
                 self.put_back(buckets, want, grant, now);
             }

@@ -26,7 +26,7 @@ struct Intents<'t> {
     reset: Vec<InPort<'t>>,
 }
 
-pub(super) fn expand(at: At<'_>) -> Result<Policy, PolicyError> {
+pub(super) fn expand<'t>(at: At<'t>, dynamic: &[At<'t>]) -> Result<Policy, PolicyError> {
     let fields = at.object(&[
         "policy_name",
         "components",
@@ -36,7 +36,7 @@ pub(super) fn expand(at: At<'_>) -> Result<Policy, PolicyError> {
         "drivers",
         "kubelet_metrics",
     ])?;
-    let mut values = Values::new(&fields)?;
+    let mut values = Values::new(&fields, dynamic)?;
     let at = &fields.at;
     if let Some(at) = fields.get("kubelet_metrics")
         && !at.free_map()?.is_empty()
@@ -57,7 +57,14 @@ pub(super) fn expand(at: At<'_>) -> Result<Policy, PolicyError> {
         read_drivers(&drivers, &mut values, &mut intents)?;
     }
 
-    let start = fields.boolean("start", false)?;
+    let mut start = fields.boolean("start", false)?;
+    if let Some(at) = values.circuit.configured("start") {
+        start = at.boolean()?;
+    }
+    let reset_now = match values.circuit.configured("reset") {
+        Some(at) => at.boolean()?,
+        None => false,
+    };
     if !start {
         at.warn("the ramp stays at its first step: `start` is false");
     }
@@ -70,7 +77,7 @@ pub(super) fn expand(at: At<'_>) -> Result<Policy, PolicyError> {
     values.part(
         Vec::new(),
         vec![led(at, "USER_RESET_CONTROL")],
-        components::steady(0.0),
+        components::steady(number(reset_now)),
     );
     let Intents {
         forward,

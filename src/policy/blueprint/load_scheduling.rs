@@ -23,7 +23,7 @@ const LONG_TERM: Duration = Duration::from_secs(1800);
 const LONG_TERM_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The latency of now against the usual one.
-pub(super) fn average_latency(at: At<'_>) -> Result<Policy, PolicyError> {
+pub(super) fn average_latency<'t>(at: At<'t>, dynamic: &[At<'t>]) -> Result<Policy, PolicyError> {
     let fields = at.object(&[
         "policy_name",
         "components",
@@ -31,7 +31,7 @@ pub(super) fn average_latency(at: At<'_>) -> Result<Policy, PolicyError> {
         "load_scheduling_core",
         "latency_baseliner",
     ])?;
-    let mut values = Values::new(&fields)?;
+    let mut values = Values::new(&fields, dynamic)?;
     let core = fields.required("load_scheduling_core")?.object(&[
         "aimd_load_scheduler",
         "overload_confirmations",
@@ -76,7 +76,7 @@ pub(super) fn average_latency(at: At<'_>) -> Result<Policy, PolicyError> {
 }
 
 /// A query against a setpoint.
-pub(super) fn promql(at: At<'_>) -> Result<Policy, PolicyError> {
+pub(super) fn promql<'t>(at: At<'t>, dynamic: &[At<'t>]) -> Result<Policy, PolicyError> {
     let fields = at.object(&[
         "policy_name",
         "components",
@@ -90,7 +90,14 @@ pub(super) fn promql(at: At<'_>) -> Result<Policy, PolicyError> {
     let setpoint = fields.required("setpoint")?.number()?;
     let condition = components::overload_condition(&fields.required("overload_condition")?)?;
     let core = core(&fields, CORE)?;
-    against_setpoint(&fields, &core, &|_| query.to_owned(), setpoint, condition)
+    against_setpoint(
+        &fields,
+        dynamic,
+        &core,
+        &|_| query.to_owned(),
+        setpoint,
+        condition,
+    )
 }
 
 const CORE: Known = &[
@@ -112,7 +119,7 @@ fn core<'t>(fields: &Object<'t>, known: Known) -> Result<Object<'t>, PolicyError
 }
 
 /// The share of its connections that a database has in use, in percent.
-pub(super) fn postgresql(at: At<'_>) -> Result<Policy, PolicyError> {
+pub(super) fn postgresql<'t>(at: At<'t>, dynamic: &[At<'t>]) -> Result<Policy, PolicyError> {
     let fields = at.object(&[
         "policy_name",
         "components",
@@ -128,11 +135,11 @@ pub(super) fn postgresql(at: At<'_>) -> Result<Policy, PolicyError> {
         format!("(sum(postgresql_backends{labels}) / sum(postgresql_connection_max{labels})) * 100")
     };
     let core = core(&fields, CORE)?;
-    against_setpoint(&fields, &core, &query, threshold, Comparison::Gt)
+    against_setpoint(&fields, dynamic, &core, &query, threshold, Comparison::Gt)
 }
 
 /// The searches that wait for a thread.
-pub(super) fn elasticsearch(at: At<'_>) -> Result<Policy, PolicyError> {
+pub(super) fn elasticsearch<'t>(at: At<'t>, dynamic: &[At<'t>]) -> Result<Policy, PolicyError> {
     let fields = at.object(&[
         "policy_name",
         "components",
@@ -149,11 +156,11 @@ pub(super) fn elasticsearch(at: At<'_>) -> Result<Policy, PolicyError> {
             .to_owned()
     };
     let core = core(&fields, CORE)?;
-    against_setpoint(&fields, &core, &query, threshold, Comparison::Gt)
+    against_setpoint(&fields, dynamic, &core, &query, threshold, Comparison::Gt)
 }
 
 /// The time that collecting garbage took last.
-pub(super) fn java_gc(at: At<'_>) -> Result<Policy, PolicyError> {
+pub(super) fn java_gc<'t>(at: At<'t>, dynamic: &[At<'t>]) -> Result<Policy, PolicyError> {
     let fields = at.object(&[
         "policy_name",
         "components",
@@ -170,11 +177,11 @@ pub(super) fn java_gc(at: At<'_>) -> Result<Policy, PolicyError> {
     };
     let core = core(&fields, CORE_WITH_SETPOINT)?;
     let setpoint = core.required("setpoint")?.number()?;
-    against_setpoint(&fields, &core, &query, setpoint, Comparison::Gt)
+    against_setpoint(&fields, dynamic, &core, &query, setpoint, Comparison::Gt)
 }
 
 /// The CPU that the pods of a deployment use, in percent.
-pub(super) fn cpu(at: At<'_>) -> Result<Policy, PolicyError> {
+pub(super) fn cpu<'t>(at: At<'t>, dynamic: &[At<'t>]) -> Result<Policy, PolicyError> {
     let fields = at.object(&[
         "policy_name",
         "components",
@@ -194,17 +201,18 @@ pub(super) fn cpu(at: At<'_>) -> Result<Policy, PolicyError> {
     };
     let core = core(&fields, CORE_WITH_SETPOINT)?;
     let setpoint = core.required("setpoint")?.number()?;
-    against_setpoint(&fields, &core, &query, setpoint, Comparison::Gt)
+    against_setpoint(&fields, dynamic, &core, &query, setpoint, Comparison::Gt)
 }
 
-fn against_setpoint(
-    fields: &Object<'_>,
-    core: &Object<'_>,
+fn against_setpoint<'t>(
+    fields: &Object<'t>,
+    dynamic: &[At<'t>],
+    core: &Object<'t>,
     query: &dyn Fn(&str) -> String,
     setpoint: f64,
     condition: Comparison,
 ) -> Result<Policy, PolicyError> {
-    let mut values = Values::new(fields)?;
+    let mut values = Values::new(fields, dynamic)?;
     values.components(fields)?;
     let ports = loop_ports(&mut values, core)?;
     let place = values.place();
@@ -266,7 +274,11 @@ fn loop_ports<'t>(
             led(at, "DESIRED_LOAD_MULTIPLIER"),
             led(at, "OBSERVED_LOAD_MULTIPLIER"),
         ],
-        dry_run: core.boolean("dry_run", false)?,
+        dry_run: components::DryRun::new(
+            core.boolean("dry_run", false)?,
+            Some("dry_run"),
+            &values.circuit,
+        )?,
     })
 }
 

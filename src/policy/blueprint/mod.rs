@@ -1,5 +1,6 @@
 //! Blueprints: a values file stands for a whole policy.
 
+mod auto_scaling;
 mod load_ramping;
 mod load_scheduling;
 
@@ -17,7 +18,7 @@ use super::suggest::hint;
 use super::yaml::shortened;
 
 /// Reads the values below `policy`.
-type Expand = for<'t> fn(At<'t>) -> Result<Policy, PolicyError>;
+type Expand = for<'t> fn(At<'t>, &[At<'t>]) -> Result<Policy, PolicyError>;
 
 type Known = &'static [&'static str];
 
@@ -43,12 +44,17 @@ const BLUEPRINTS: &[(&str, Expand)] = &[
         load_scheduling::cpu,
     ),
     ("load-ramping/base", load_ramping::expand),
+    ("auto-scaling/pod-auto-scaler", auto_scaling::expand),
 ];
 
 /// What a generated values file holds where the user must write something.
 const PLACEHOLDER: &str = "__REQUIRED_FIELD__";
 
-pub(super) fn expand(at: At<'_>, text: &str) -> Result<Policy, PolicyError> {
+pub(super) fn expand<'t>(
+    at: At<'t>,
+    text: &str,
+    dynamic: &[At<'t>],
+) -> Result<Policy, PolicyError> {
     if let Some(mark) = find(text, PLACEHOLDER) {
         return Err(at.error_in_text(mark, format!("`{PLACEHOLDER}`: put a value there")));
     }
@@ -61,48 +67,53 @@ pub(super) fn expand(at: At<'_>, text: &str) -> Result<Policy, PolicyError> {
         let shown = shortened(name);
         return Err(blueprint.error(format!("unknown blueprint `{shown}`{hint}")));
     };
-    reader(fields.required("policy")?)
+    reader(fields.required("policy")?, dynamic)
 }
 
 /// Reads the section of the values that is the one component which decides.
 type Section = for<'t> fn(At<'t>, &Place, OutPort<'t>, &mut Circuit<'t>) -> Result<(), PolicyError>;
 
-fn rate_limiting(at: At<'_>) -> Result<Policy, PolicyError> {
+fn rate_limiting<'t>(at: At<'t>, dynamic: &[At<'t>]) -> Result<Policy, PolicyError> {
     const KNOWN: Known = &["policy_name", "components", "resources", "rate_limiter"];
-    limiting(at, KNOWN, components::rate_limiter_values)
+    limiting(at, dynamic, KNOWN, components::rate_limiter_values)
 }
 
-fn quota_scheduling(at: At<'_>) -> Result<Policy, PolicyError> {
+fn quota_scheduling<'t>(at: At<'t>, dynamic: &[At<'t>]) -> Result<Policy, PolicyError> {
     const KNOWN: Known = &["policy_name", "components", "resources", "quota_scheduler"];
-    limiting(at, KNOWN, components::quota_scheduler_values)
+    limiting(at, dynamic, KNOWN, components::quota_scheduler_values)
 }
 
-fn concurrency_limiting(at: At<'_>) -> Result<Policy, PolicyError> {
+fn concurrency_limiting<'t>(at: At<'t>, dynamic: &[At<'t>]) -> Result<Policy, PolicyError> {
     const KNOWN: Known = &[
         "policy_name",
         "components",
         "resources",
         "concurrency_limiter",
     ];
-    limiting(at, KNOWN, components::concurrency_limiter_values)
+    limiting(at, dynamic, KNOWN, components::concurrency_limiter_values)
 }
 
-fn concurrency_scheduling(at: At<'_>) -> Result<Policy, PolicyError> {
+fn concurrency_scheduling<'t>(at: At<'t>, dynamic: &[At<'t>]) -> Result<Policy, PolicyError> {
     const KNOWN: Known = &[
         "policy_name",
         "components",
         "resources",
         "concurrency_scheduler",
     ];
-    limiting(at, KNOWN, components::concurrency_scheduler_values)
+    limiting(at, dynamic, KNOWN, components::concurrency_scheduler_values)
 }
 
 /// The component of the last known key, an alert about what it accepts, then the file's own
 /// components.
-fn limiting(at: At<'_>, known: Known, read: Section) -> Result<Policy, PolicyError> {
+fn limiting<'t>(
+    at: At<'t>,
+    dynamic: &[At<'t>],
+    known: Known,
+    read: Section,
+) -> Result<Policy, PolicyError> {
     let fields = at.object(known)?;
     let section = fields.required(known[3])?;
-    let mut values = Values::new(&fields)?;
+    let mut values = Values::new(&fields, dynamic)?;
     let accepted = ports::inner(&section, Circuit::ROOT, "ACCEPT_PERCENTAGE");
     let place = values.place();
     read(section.clone(), &place, accepted, &mut values.circuit)?;
@@ -138,12 +149,16 @@ struct Values<'t> {
 
 impl<'t> Values<'t> {
     /// Name and resources of the mapping below `policy`.
-    fn new(fields: &Object<'t>) -> Result<Self, PolicyError> {
+    fn new(fields: &Object<'t>, dynamic: &[At<'t>]) -> Result<Self, PolicyError> {
         let name = fields.required_text("policy_name")?;
+        let mut circuit = Circuit::new(name);
+        for at in dynamic {
+            circuit.configure(at)?;
+        }
         Ok(Self {
             content: fields.at.clone(),
             name,
-            circuit: Circuit::new(name),
+            circuit,
             resources: Resources::read(fields)?,
             meters: Vec::new(),
             next: 0,

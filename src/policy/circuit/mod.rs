@@ -27,6 +27,8 @@ pub(super) struct Circuit<'t> {
     scopes: Vec<Names<'t>>,
     /// The resource's `dynamicConfig`: what it sets, and whether anything asked for it.
     dynamic: HashMap<&'t str, (At<'t>, Cell<bool>)>,
+    /// The first component that scales.
+    scaling: Option<At<'t>>,
 }
 
 /// A circuit without its constants.
@@ -60,18 +62,29 @@ impl<'t> Circuit<'t> {
             parts: Vec::new(),
             scopes: Vec::new(),
             dynamic: HashMap::new(),
+            scaling: None,
         };
         circuit.open("root");
         circuit
     }
 
-    /// What `dynamicConfig` holds.
+    /// Adds what a document of dynamic configuration sets, in the place of what those before it set
+    /// by the same keys.
     pub(super) fn configure(&mut self, at: &At<'t>) -> Result<(), PolicyError> {
         let values = at.free_map()?.into_iter();
-        self.dynamic = values
-            .map(|(key, at)| (key, (at, Cell::new(false))))
-            .collect();
+        self.dynamic
+            .extend(values.map(|(key, at)| (key, (at, Cell::new(false)))));
         Ok(())
+    }
+
+    /// A component scales, which does nothing here.
+    pub(super) fn scales(&mut self, at: &At<'t>) {
+        self.scaling.get_or_insert_with(|| at.clone());
+    }
+
+    /// Where a component scales, if one does.
+    pub(super) fn scaling(&self) -> Option<At<'t>> {
+        self.scaling.clone()
     }
 
     /// What `dynamicConfig` sets for a component's `config_key`.
@@ -138,7 +151,9 @@ impl<'t> Circuit<'t> {
         let wires = self.wire()?;
         let groups = in_order(&wires);
         let values = self.carry(&wires, &groups);
-        let needed = self.needed(&wires, &values);
+        let needed = self.needed(&wires, &values, |part| part.decides());
+        // Nobody has to answer a query while nothing is decided by it.
+        let asked = self.needed(&wires, &values, |part| part.decides() && !part.is_idle());
         let order = || groups.iter().flatten().copied();
         let mut signals = HashMap::new();
         for index in order() {
@@ -162,7 +177,9 @@ impl<'t> Circuit<'t> {
             if outputs.iter().all(Option::is_none) {
                 continue;
             }
-            if let (Op::Query { text, .. }, Some(output)) = (&op, part.outputs.first()) {
+            if let (Op::Query { text, .. }, Some(output)) = (&op, part.outputs.first())
+                && asked.contains(&(index, 0))
+            {
                 unanswered.push(output.at.error(format!(
                     "`{}` needs the answer to the query `{text}`, which the engine cannot measure \
                      itself: give it a SignalSource, by EngineBuilder::signal_source",
@@ -236,12 +253,17 @@ impl<'t> Circuit<'t> {
             .collect()
     }
 
-    /// The outlets that reach something that decides.
-    fn needed(&self, wires: &[Vec<Option<Outlet>>], values: &[Vec<Carried>]) -> HashSet<Outlet> {
+    /// The outlets that reach some of the parts.
+    fn needed(
+        &self,
+        wires: &[Vec<Option<Outlet>>],
+        values: &[Vec<Carried>],
+        by: impl Fn(&dyn components::Part) -> bool,
+    ) -> HashSet<Outlet> {
         let mut needed = HashSet::new();
         let mut seen = HashSet::new();
-        let decides = |index: &usize| self.parts[*index].part.decides();
-        let mut open: Vec<usize> = (0..self.parts.len()).filter(decides).collect();
+        let counts = |index: &usize| by(&*self.parts[*index].part);
+        let mut open: Vec<usize> = (0..self.parts.len()).filter(counts).collect();
         while let Some(index) = open.pop() {
             if !seen.insert(index) {
                 continue;

@@ -49,14 +49,36 @@ pub(super) fn settings(at: At<'_>) -> Result<Settings, PolicyError> {
     })
 }
 
-/// `dry_run`, which dynamic configuration may change.
-pub(super) fn dry_run<'t>(fields: &Object<'t>, circuit: &Circuit<'t>) -> Result<bool, PolicyError> {
-    let mut dry_run = fields.boolean("dry_run", false)?;
-    let key = fields.text("dry_run_config_key")?;
-    if let Some(at) = key.and_then(|key| circuit.configured(key)) {
-        dry_run = at.boolean()?;
+/// `dry_run` of a load scheduler.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::policy) struct DryRun {
+    pub(in crate::policy) on: bool,
+    /// Dynamic configuration may turn it on and off, so the loop goes on meanwhile.
+    changes: bool,
+}
+
+impl DryRun {
+    /// What a policy says, and what dynamic configuration says instead.
+    pub(in crate::policy) fn new<'t>(
+        on: bool,
+        key: Option<&str>,
+        circuit: &Circuit<'t>,
+    ) -> Result<Self, PolicyError> {
+        let set = key.and_then(|key| circuit.configured(key));
+        Ok(Self {
+            on: set.map_or(Ok(on), |at| at.boolean())?,
+            changes: key.is_some_and(|key| !key.is_empty()),
+        })
     }
-    Ok(dry_run)
+}
+
+/// `dry_run`, which dynamic configuration may change.
+pub(super) fn dry_run<'t>(
+    fields: &Object<'t>,
+    circuit: &Circuit<'t>,
+) -> Result<DryRun, PolicyError> {
+    let key = fields.text("dry_run_config_key")?;
+    DryRun::new(fields.boolean("dry_run", false)?, key, circuit)
 }
 
 /// Adds a load scheduler, also the one inside of a control loop.
@@ -65,18 +87,18 @@ pub(super) fn add<'t>(
     place: &Place,
     input: InPort<'t>,
     observed: Option<OutPort<'t>>,
-    dry_run: bool,
+    dry_run: DryRun,
     settings: Settings,
     circuit: &mut Circuit<'t>,
 ) {
-    if dry_run {
+    if dry_run.on {
         at.warn("lets everything pass: `dry_run` is on");
     }
     let inner = circuit.open(&place.id);
     circuit.add(Wired {
         id: format!("{}.1", place.id),
         inputs: vec![
-            ports::constant(at, f64::from(u8::from(dry_run))),
+            ports::constant(at, f64::from(u8::from(dry_run.on && !dry_run.changes))),
             ports::unwired(at),
             input,
         ],
@@ -86,7 +108,7 @@ pub(super) fn add<'t>(
     let warned = at.clone();
     let part = Decides::new("load scheduler", place, settings.selectors, move |inputs| {
         let load_multiplier = inputs.port(0)?;
-        if let (false, Port::Constant(multiplier)) = (dry_run, load_multiplier) {
+        if let (false, Port::Constant(multiplier)) = (dry_run.on, load_multiplier) {
             if multiplier.is_nan() {
                 warned.warn("lets everything pass: its load multiplier is invalid");
             } else if multiplier == f64::INFINITY {
@@ -99,11 +121,13 @@ pub(super) fn add<'t>(
             }
         }
         Ok(ComponentKind::LoadScheduler(LoadScheduler {
+            dry_run: dry_run.on,
             load_multiplier,
             workload_latency_based_tokens: settings.workload_latency_based_tokens,
             scheduler: settings.scheduler.clone(),
         }))
     });
+    let part = part.idle(dry_run.on);
     let input = ports::hearing(at, inner, "LOAD_MULTIPLIER");
     circuit.add(part.wired(place, vec![input], Vec::new()));
     circuit.add(Wired {

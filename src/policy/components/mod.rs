@@ -2,6 +2,7 @@
 
 mod alerter;
 mod arithmetic_combinator;
+mod auto_scale;
 mod bucket;
 mod concurrency_limiter;
 mod concurrency_scheduler;
@@ -37,6 +38,7 @@ use super::yaml::shortened;
 
 pub(super) use self::alerter::{alerter, check_parameters as check_alerter};
 pub(super) use self::arithmetic_combinator::combinator;
+pub(super) use self::auto_scale::{NOTE as SCALES_NOTHING, auto_scale};
 pub(super) use self::concurrency_limiter::read_values as concurrency_limiter_values;
 pub(super) use self::concurrency_scheduler::read_values as concurrency_scheduler_values;
 pub(super) use self::decider::decider;
@@ -44,6 +46,7 @@ pub(super) use self::load_loop::{
     AimdDefaults, Ports as LoopPorts, aiad, aimd, overload_condition,
 };
 pub(super) use self::load_ramp::add as load_ramp;
+pub(super) use self::load_scheduler::DryRun;
 pub(super) use self::logic::{ALL, ANY, FirstValid, Inverter};
 pub(super) use self::query::{INTERVAL as QUERY_INTERVAL, op as query_op};
 pub(super) use self::quota_scheduler::read_values as quota_scheduler_values;
@@ -106,7 +109,7 @@ const CIRCUIT: &[(&str, Option<Read>)] = &[
     ("pid_controller", None),
     ("polynomial_range_function", None),
     ("query", Some(query::read)),
-    ("auto_scale", None),
+    ("auto_scale", Some(auto_scale::read)),
 ];
 
 /// What a component does with the signals at its ports.
@@ -123,6 +126,11 @@ pub(super) trait Part {
 
     /// Whether [`decide`](Self::decide) gives something.
     fn decides(&self) -> bool {
+        false
+    }
+
+    /// Whether what it decides by does not matter now.
+    fn is_idle(&self) -> bool {
         false
     }
 
@@ -164,6 +172,7 @@ pub(super) struct Decides<'t> {
     origin: Rc<str>,
     selectors: Vec<Selector>,
     make: Box<Make<'t>>,
+    idle: bool,
 }
 
 impl<'t> Decides<'t> {
@@ -177,7 +186,14 @@ impl<'t> Decides<'t> {
             origin: Rc::from(format!("what the {what} `{}` measures", place.id)),
             selectors,
             make: Box::new(make),
+            idle: false,
         }
+    }
+
+    /// Everything passes, whatever stands at its ports.
+    fn idle(mut self, idle: bool) -> Self {
+        self.idle = idle;
+        self
     }
 
     fn wired(self, place: &Place, inputs: Vec<InPort<'t>>, outputs: Vec<OutPort<'t>>) -> Wired<'t> {
@@ -197,6 +213,10 @@ impl Part for Decides<'_> {
 
     fn decides(&self) -> bool {
         true
+    }
+
+    fn is_idle(&self) -> bool {
+        self.idle
     }
 
     fn decide(&self, inputs: &Inputs<'_, '_>) -> Result<Option<Deciding>, PolicyError> {

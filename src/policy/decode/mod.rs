@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 pub(super) use self::context::Context;
 pub(super) use self::object::Object;
-use self::syntax::{is_camel_case_of, is_word, quoted_number, seconds};
+use self::syntax::{in_seconds, is_camel_case_of, is_word, quoted_number, seconds};
 use super::suggest::hint;
 use super::yaml::{Entry, Kind, Mark, Node, Value, shortened};
 use super::{PolicyError, PolicyWarning};
@@ -277,7 +277,7 @@ impl<'t> At<'t> {
 
     /// Nanoseconds, from text as `1.5s`.
     pub(super) fn duration(&self) -> Result<i128, PolicyError> {
-        let right = "a duration in seconds as `30s` or `0.5s`";
+        let right = "a duration in seconds as `30s` or `0.5s`: policies have no other unit";
         let Value::Scalar {
             kind: Kind::Text,
             raw,
@@ -285,7 +285,14 @@ impl<'t> At<'t> {
         else {
             return Err(self.expected(right));
         };
-        seconds(raw).ok_or_else(|| self.expected(right))
+        seconds(raw).ok_or_else(|| match in_seconds(raw) {
+            Some(right) => self.error(format!(
+                "`{}` is written `{right}`: durations of policies are in seconds, and no other \
+                 unit is accepted",
+                shortened(raw)
+            )),
+            None => self.expected(right),
+        })
     }
 
     /// Another pattern to compile.

@@ -79,6 +79,33 @@ pub(super) fn seconds(text: &str) -> Option<i128> {
     (nanos <= MOST).then_some(if negative { -nanos } else { nanos })
 }
 
+/// A duration in another unit, as Go writes it, in seconds; `None` for anything else.
+pub(super) fn in_seconds(text: &str) -> Option<String> {
+    const UNITS: [(&str, i128, i128); 7] = [
+        ("ns", 1, 1_000_000_000),
+        ("us", 1, 1_000_000),
+        ("\u{b5}s", 1, 1_000_000),
+        ("ms", 1, 1000),
+        ("m", 60, 1),
+        ("h", 3600, 1),
+        ("d", 86_400, 1),
+    ];
+    let found = UNITS.iter().find_map(|(unit, times, by)| {
+        let number = text.strip_suffix(unit)?;
+        Some((seconds(&format!("{number}s"))?, times, by))
+    });
+    let (number, times, by) = found?;
+    let nanos = number * times / by;
+    let right = format!(
+        "{}{}.{:09}",
+        if nanos < 0 { "-" } else { "" },
+        nanos.abs() / 1_000_000_000,
+        nanos.abs() % 1_000_000_000
+    );
+    let right = right.trim_end_matches('0').trim_end_matches('.');
+    Some(format!("{right}s"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,6 +144,25 @@ mod tests {
             "\u{661}s",
         ] {
             assert_eq!(seconds(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn other_units_are_shown_in_seconds() {
+        for (text, right) in [
+            ("1m", "60s"),
+            ("1500ms", "1.5s"),
+            ("5ms", "0.005s"),
+            ("1.5h", "5400s"),
+            ("-2m", "-120s"),
+            ("250us", "0.00025s"),
+            ("10ns", "0.00000001s"),
+            ("0m", "0s"),
+        ] {
+            assert_eq!(in_seconds(text).as_deref(), Some(right), "{text}");
+        }
+        for text in ["", "m", "1", "1x", "1m30s", "one m", "3e1m"] {
+            assert_eq!(in_seconds(text), None, "{text}");
         }
     }
 

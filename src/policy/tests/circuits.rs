@@ -167,7 +167,6 @@ fn nested_circuits_have_names_of_their_own_and_ports_between_them() {
 fn kinds_and_sections_that_are_known_are_refused_by_name_and_place() {
     for (text, name) in [
         ("circuit: {components: [{ema: {}}]}", "`ema`"),
-        ("circuit: {components: [{auto_scale: {}}]}", "`auto_scale`"),
         (
             "circuit: {components: [{gradient_controller: {manual_mode: true, parameters: {slope: 1}}}]}",
             "`manual_mode`",

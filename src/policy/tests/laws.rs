@@ -27,7 +27,8 @@ fn an_error_names_file_line_column_field_and_what_would_be_right() {
     assert_eq!(
         refused(&text),
         "p.yaml:8:34: circuit.components[0].flow_control.rate_limiter.parameters.interval: \
-         expected a duration in seconds as `30s` or `0.5s`, found the text `1m`"
+         `1m` is written `60s`: durations of policies are in seconds, and no other unit is \
+         accepted"
     );
     let error = load("p.yaml", &text).expect_err("a wrong duration");
     assert_eq!(

@@ -120,7 +120,7 @@ fn what_feeds_stands_before_what_it_feeds() {
 }
 
 #[test]
-fn a_dry_run_sheds_nothing_and_computes_nothing() {
+fn a_dry_run_sheds_nothing_and_computes_only_what_may_count_later() {
     for (more, config) in [
         ("dry_run: true", ""),
         ("dry_run_config_key: dry", "dynamicConfig: {dry: true}\n"),
@@ -129,7 +129,13 @@ fn a_dry_run_sheds_nothing_and_computes_nothing() {
         let text = format!("metadata: {{name: p}}\n{config}spec:\n  {spec}");
         let policy = loaded(&text).policy;
         assert!(load_multiplier(&policy).initial().is_nan());
-        assert!(circuit(&policy).nodes.is_empty(), "{:?}", ids(&policy));
+        let dry = policy.components.iter().any(
+            |component| matches!(&component.kind, ComponentKind::LoadScheduler(one) if one.dry_run),
+        );
+        assert!(dry, "{policy:?}");
+        // What dynamic configuration may turn off goes on computing.
+        assert_eq!(circuit(&policy).nodes.is_empty(), config.is_empty());
+        assert!(policy.unanswered.is_empty());
         assert!(
             warnings(&text)
                 .iter()

@@ -103,8 +103,7 @@ fn compare_component(policy: &Policy, component: &Component, recorded: &Value) -
                 &recorded["outer"]
             };
             if outer["dry_run"] == true {
-                let dry =
-                    matches!(scheduler.load_multiplier, Port::Constant(value) if value.is_nan());
+                let dry = scheduler.dry_run;
                 return same("dry_run", &json!(dry), &json!(true));
             }
             compare_loop(policy, component, recorded)

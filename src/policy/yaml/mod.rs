@@ -11,7 +11,7 @@ pub(super) use self::scalar::Kind;
 pub(super) use self::tree::{read, shortened};
 
 /// Bytes of a text.
-pub(super) const MAX_BYTES: usize = 1 << 20;
+pub(crate) const MAX_BYTES: usize = 1 << 20;
 /// Mappings and lists inside each other.
 pub(super) const MAX_DEPTH: usize = 64;
 /// Nodes of a document with every alias written out.

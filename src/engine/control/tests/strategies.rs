@@ -204,5 +204,5 @@ fn a_dry_run_only_listens() {
     let aiad = policy("aiad_load_scheduler", SETPOINT, text);
     let components = [(aiad.components[0].id.clone(), Arc::new(Listener::default()))];
     let meters = FluxMeters::default();
-    assert!(Loop::new(&aiad, &components, &meters, "".into(), 0).is_none());
+    assert!(Loop::new(&aiad, &components, &meters, "".into(), 0, None).is_none());
 }

@@ -7,7 +7,7 @@ mod range;
 
 use std::time::Duration;
 
-use super::load_scheduler::{self, Settings};
+use super::load_scheduler::{self, DryRun, Settings};
 use super::{At, Circuit, Part, Place, PolicyError, Wired, alerter, logic, nested_circuit};
 use crate::policy::components::decider;
 use crate::policy::decode::Object;
@@ -40,7 +40,7 @@ pub(in crate::policy) struct Ports<'t> {
     pub(in crate::policy) confirmation: InPort<'t>,
     /// In the order of [`OUT_PORTS`]; none where nobody listens.
     pub(in crate::policy) outputs: Vec<OutPort<'t>>,
-    pub(in crate::policy) dry_run: bool,
+    pub(in crate::policy) dry_run: DryRun,
 }
 
 fn ports<'t>(
@@ -128,7 +128,7 @@ fn around<'c, 't>(
     place: &Place,
     confirmation: InPort<'t>,
     outputs: Vec<OutPort<'t>>,
-    dry_run: bool,
+    dry_run: DryRun,
     settings: Settings,
     circuit: &'c mut Circuit<'t>,
 ) -> Loop<'c, 't> {
