@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Request};
 use tower_aperture::LabelLimits;
@@ -74,7 +75,7 @@ async fn garbage_ends_its_own_connection_and_no_other() {
         stream.write_all(garbage).await.expect("it reads");
         let mut rest = Vec::new();
         let read = stream.read_to_end(&mut rest);
-        let over = tokio::time::timeout(Duration::from_secs(60), read).await;
+        let over = timeout(Duration::from_secs(60), read).await;
         // Closed or reset.
         let _ = over.expect("it is closed");
     }
@@ -91,7 +92,7 @@ async fn connections_beyond_the_bound_are_closed_at_once() {
         .expect("it listens");
     let mut rest = Vec::new();
     let read = stream.read_to_end(&mut rest);
-    let over = tokio::time::timeout(Duration::from_secs(60), read).await;
+    let over = timeout(Duration::from_secs(60), read).await;
     let _ = over.expect("it is closed");
     checks.check(request("checkout")).await.expect("an answer");
     let counted = "tower_aperture_agent_connections_turned_away_total";
@@ -124,14 +125,17 @@ async fn calls_that_come_in_bit_by_bit_share_a_budget() {
     };
     let served = Served::with(TWO, set, None).await;
     // The first half of a call, and then nothing.
-    let mut slow = TcpStream::connect(served.address)
-        .await
-        .expect("it listens");
-    let head = "POST /v1/flowcontrol/check HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000\r\n\r\n";
-    slow.write_all(head.as_bytes()).await.expect("it reads");
-    slow.write_all(&vec![b' '; 900_000])
-        .await
-        .expect("it reads");
+    let half_a_call = async || {
+        let mut slow = TcpStream::connect(served.address)
+            .await
+            .expect("it listens");
+        let head =
+            "POST /v1/flowcontrol/check HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000\r\n\r\n";
+        // A call that is refused meanwhile is answered, or its connection is reset.
+        let _ = slow.write_all(head.as_bytes()).await;
+        let _ = slow.write_all(&vec![b' '; 900_000]).await;
+        slow
+    };
     let large = " ".repeat(900_000) + r#"{"controlPoint": "checkout"}"#;
     let fits = async || {
         let answer = served
@@ -140,8 +144,14 @@ async fn calls_that_come_in_bit_by_bit_share_a_budget() {
         answer.is_ok_and(|(status, _)| status == 200)
     };
     let patience = Instant::now() + Duration::from_secs(60);
+    let mut slow = half_a_call().await;
     while fits().await {
         assert!(Instant::now() < patience, "the budget has no end");
+        // The agent reads both calls at once, and refuses the half call if the other one has taken
+        // the budget first. Then it is sent again.
+        if let Ok(_answered) = timeout(Duration::ZERO, slow.read(&mut [0])).await {
+            slow = half_a_call().await;
+        }
     }
     drop(slow);
     while !fits().await {
