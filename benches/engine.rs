@@ -237,6 +237,49 @@ fn by_policies() {
     }
 }
 
+/// A reload reads again the policies that changed only.
+fn by_reloads() {
+    println!("\nReloads, by number of policies and how many of them changed\n");
+    println!(
+        "{:>10} {:>9} {:>9} {:>16} {:>9}",
+        "policies", "changed", "ms", "µs a policy", "ratio"
+    );
+    let mut first = None;
+    for count in [1000, 10_000] {
+        for changed in [0, 1, count] {
+            let policies = |round: usize| {
+                let policies = (0..count).map(|nth| {
+                    let mut text = rate_limiter(&format!("policy-{nth}"), &format!("point-{nth}"));
+                    if nth < changed {
+                        let _ = writeln!(text, "# {round}");
+                    }
+                    (format!("policy-{nth}.yaml"), text)
+                });
+                policies.collect::<Vec<_>>()
+            };
+            let engine = engine(&[]);
+            let times = (0..5).map(|round| {
+                let policies = policies(round);
+                let begun = Instant::now();
+                engine
+                    .reload_with(policies)
+                    .expect("the policies are right");
+                begun.elapsed().as_secs_f64()
+            });
+            // The first one reads all of them.
+            let time = median(times.skip(1).collect());
+            let each = time / f64::from(count as u32);
+            let first = *first.get_or_insert(each);
+            println!(
+                "{count:>10} {changed:>9} {:>9.1} {:>16.2} {:>7.2} x",
+                time * 1e3,
+                each * 1e6,
+                each / first
+            );
+        }
+    }
+}
+
 fn by_threads() {
     const CALLS: usize = 200_000;
     println!("\nOne hot key, by number of threads\n");
@@ -342,6 +385,7 @@ fn main() {
     print("One flow, from the decision to its end", &rows);
     by_keys();
     by_policies();
+    by_reloads();
     by_threads();
     by_waiters();
 }
