@@ -1,3 +1,5 @@
+//! Ends of flows by reference.
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -110,12 +112,8 @@ impl Engine {
 
     fn component_of(&self, slot: &SlotRef) -> Option<Arc<Placed>> {
         let live = self.shared.live.load();
-        let components = live.index.components();
-        let found = components.iter().find(|component| {
-            *component.component_id == *slot.component_id
-                && *component.policy_name == *slot.policy_name
-                && component.had_hash(&slot.policy_hash)
-        })?;
+        let found = live.index.named(&slot.policy_name, &slot.component_id);
+        let found = found.filter(|component| component.had_hash(&slot.policy_hash))?;
         matches!(
             *found.limiter,
             Component::ConcurrencyLimiter(_) | Component::ConcurrencyScheduler(_)

@@ -86,7 +86,6 @@ impl Index {
     }
 
     /// Returns the component of a policy that has this id.
-    #[cfg(feature = "server")]
     pub(crate) fn named(&self, policy: &str, id: &str) -> Option<&Arc<Placed>> {
         let at = self.by_id.get(&(policy.into(), id.into()))?;
         Some(self.component(*at))

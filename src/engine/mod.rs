@@ -15,8 +15,9 @@
 //!
 //! - A tokens label that is not a finite number counts as not given. (There, it corrupts the
 //!   bucket.)
-//! - Keys may be of any length. (There, one of 256 bytes or more is never limited, or with lazy
-//!   sync always turned away.)
+//! - Keys may be of any length. One of more than 255 bytes is kept as its beginning and 128 bits of
+//!   its SHA-256; decisions name it by its whole text. (There, it is never limited, or with lazy sync always
+//!   turned away.)
 //! - With lazy sync, a request with 10 ms or less left that would have to sync is turned away,
 //!   and nothing else happens. (There, the key's spending is forgiven and the key closed for a
 //!   period.)

@@ -1,14 +1,17 @@
-use std::cell::Cell;
+//! The names of slots: random, because a caller that knows a name can free its slot.
+
+use std::cell::RefCell;
 use std::fmt;
 use std::num::NonZeroU64;
 use std::str::FromStr;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use ahash::RandomState;
+use uuid::Uuid;
 
 /// Names one slot of a concurrency limiter or scheduler: a random UUID (version 4, RFC 9562).
 ///
-/// Its text, 36 characters, is made where it is asked for.
+/// It cannot be guessed: its 90 free bits come from the system's cryptographic source. Its text, 36
+/// characters, is made where it is asked for.
 ///
 /// ```
 /// use tower_aperture::engine::RequestId;
@@ -21,76 +24,94 @@ use ahash::RandomState;
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RequestId(NonZeroU64, u64);
 
-/// Bits that say "random" and "as in the RFC"; the others are free.
-const VERSION: (u64, u64) = (0x4000, 0x8000 << 48);
-const FREE: (u64, u64) = (!0xf000, !(0xc000 << 48));
-/// Where the hyphens are.
-const HYPHENS: [usize; 4] = [8, 13, 18, 23];
+/// Bytes of one id.
+const ID: usize = 16;
+/// Bytes that a thread asks the system for at once, for 64 ids.
+const BLOCK: usize = 64 * ID;
 
 thread_local! {
-    static OWN: Random = Random::new();
+    static OWN: RefCell<Random> = const { RefCell::new(Random::EMPTY) };
 }
 
-/// A thread's ids: numbers that nobody else counts, under keys that nobody else knows.
+/// A thread's random bytes, each used once.
 struct Random {
-    high: RandomState,
-    low: RandomState,
-    next: Cell<u64>,
+    bytes: [u8; BLOCK],
+    used: usize,
 }
 
 impl Random {
-    fn new() -> Self {
-        static THREADS: AtomicU64 = AtomicU64::new(0);
-        Self {
-            high: RandomState::new(),
-            low: RandomState::new(),
-            next: Cell::new(THREADS.fetch_add(1, Ordering::Relaxed) << 40),
+    const EMPTY: Self = Self {
+        bytes: [0; BLOCK],
+        used: BLOCK,
+    };
+
+    fn next(&mut self) -> [u8; ID] {
+        let mut next = [0; ID];
+        if self.used >= BLOCK {
+            if getrandom::fill(&mut self.bytes).is_err() {
+                return Self::without_a_source();
+            }
+            self.used = 0;
         }
+        let taken = &mut self.bytes[self.used..self.used + ID];
+        next.copy_from_slice(taken);
+        taken.fill(0);
+        self.used += ID;
+        next
     }
 
-    fn next(&self, place: u32) -> RequestId {
-        let number = self.next.get();
-        self.next.set(number.wrapping_add(1));
-        let (high, low) = (self.high.hash_one(number), self.low.hash_one(number));
-        RequestId::random_from(high, low, place)
+    /// The system has no random bytes now. Hashes under fresh keys stay distinct.
+    #[cold]
+    fn without_a_source() -> [u8; ID] {
+        log_event!(
+            warn,
+            "the system gives no random bytes: names of slots are harder to keep secret"
+        );
+        let (high, low) = (RandomState::new(), RandomState::new());
+        let (high, low) = (high.hash_one(0), low.hash_one(0));
+        (u128::from(high) << 64 | u128::from(low)).to_be_bytes()
     }
 }
 
 impl RequestId {
-    /// For what is kept at this place, so that it is found without a table.
+    /// Returns an id for a slot at this place, which the id leads to without a table.
     pub(crate) fn new(place: u32) -> Self {
-        // A thread that is ending has no numbers of its own any more.
-        OWN.try_with(|own| own.next(place))
-            .unwrap_or_else(|_| Random::new().next(place))
+        // A thread that is ending has no bytes of its own any more.
+        let bytes = OWN
+            .try_with(|own| own.try_borrow_mut().ok().map(|mut own| own.next()))
+            .ok()
+            .flatten()
+            .unwrap_or_else(|| {
+                let mut own = Random::EMPTY;
+                own.next()
+            });
+        Self::random_from(bytes, place)
     }
 
-    /// Bits of the place stand under random ones: 90 are left for nobody to guess.
-    fn random_from(high: u64, low: u64, place: u32) -> Self {
+    /// The bits of the place stand under random ones.
+    fn random_from(bytes: [u8; ID], place: u32) -> Self {
+        let random = uuid::Builder::from_random_bytes(bytes).into_uuid();
+        let (high, low) = random.as_u64_pair();
         let mask = high >> 32;
         let low = low >> 32 << 32 | mask ^ u64::from(place);
         // Never zero: the version is in it.
-        let high = NonZeroU64::new(high & FREE.0 | VERSION.0).unwrap_or(NonZeroU64::MAX);
-        Self(high, low & FREE.1 | VERSION.1)
+        Self(NonZeroU64::new(high).unwrap_or(NonZeroU64::MAX), low)
     }
 
-    /// Where to look. An id from outside may name any place; what is there has its own id.
+    /// Returns the place to look at. An id from outside may name any place; the slot there has its
+    /// own id.
     pub(crate) const fn place(self) -> u32 {
         (self.0.get() >> 32 ^ self.1) as u32
+    }
+
+    const fn uuid(self) -> Uuid {
+        Uuid::from_u64_pair(self.0.get(), self.1)
     }
 }
 
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bits = u128::from(self.0.get()) << 64 | u128::from(self.1);
-        write!(
-            f,
-            "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
-            bits >> 96,
-            bits >> 80 & 0xffff,
-            bits >> 64 & 0xffff,
-            bits >> 48 & 0xffff,
-            bits & 0xffff_ffff_ffff
-        )
+        self.uuid().as_hyphenated().fmt(f)
     }
 }
 
@@ -117,29 +138,16 @@ impl std::error::Error for ParseRequestIdError {}
 impl FromStr for RequestId {
     type Err = ParseRequestIdError;
 
-    /// Takes what it prints, and no other spelling.
+    /// Parses what [`Display`](fmt::Display) prints, and no other spelling of a UUID.
     fn from_str(text: &str) -> Result<Self, ParseRequestIdError> {
-        let wrong = Err(ParseRequestIdError(()));
-        if text.len() != 36 {
-            return wrong;
+        let wrong = ParseRequestIdError(());
+        let parsed = Uuid::try_parse(text).map_err(|_| wrong)?;
+        let mut buffer = Uuid::encode_buffer();
+        if *parsed.as_hyphenated().encode_lower(&mut buffer) != *text {
+            return Err(wrong);
         }
-        let mut bits: u128 = 0;
-        for (at, byte) in text.bytes().enumerate() {
-            if HYPHENS.contains(&at) {
-                if byte != b'-' {
-                    return wrong;
-                }
-                continue;
-            }
-            let digit = match byte {
-                b'0'..=b'9' => byte - b'0',
-                b'a'..=b'f' => byte - b'a' + 10,
-                _ => return wrong,
-            };
-            bits = bits << 4 | u128::from(digit);
-        }
-        let (high, low) = ((bits >> 64) as u64, bits as u64);
-        NonZeroU64::new(high).map_or(wrong, |high| Ok(Self(high, low)))
+        let (high, low) = parsed.as_u64_pair();
+        NonZeroU64::new(high).map_or(Err(wrong), |high| Ok(Self(high, low)))
     }
 }
 
@@ -160,6 +168,32 @@ mod tests {
             assert!(b"89ab".contains(&text.as_bytes()[19]), "{text}");
             assert_eq!(text.parse(), Ok(id));
             assert!(seen.insert(id));
+        }
+    }
+
+    #[test]
+    fn an_id_tells_nothing_about_the_next_one() {
+        // Each free bit is set in about half of the ids, also where the one before had it.
+        const IDS: usize = 4096;
+        let ids: Vec<u128> = (0..IDS)
+            .map(|_| RequestId::new(7).uuid().as_u128())
+            .collect();
+        let fixed = 0xf000_u128 << 64 | 0xc000_u128 << 48;
+        for bit in (0..128)
+            .map(|bit| 1_u128 << bit)
+            .filter(|bit| bit & fixed == 0)
+        {
+            let set = ids.iter().filter(|id| **id & bit != 0).count();
+            let same = ids
+                .windows(2)
+                .filter(|pair| (pair[0] ^ pair[1]) & bit == 0)
+                .count();
+            for count in [set, same] {
+                assert!(
+                    (IDS / 2 - 400..IDS / 2 + 400).contains(&count),
+                    "{bit:x}: {count}"
+                );
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! A component sees [`Store::update`] and nothing else of it, so that another store can stand in.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{PoisonError, TryLockError};
@@ -12,6 +13,7 @@ use hashbrown::HashTable;
 use super::clock::Nanos;
 use super::eviction::Victims;
 use super::sync::{Mutex, MutexGuard};
+use crate::flow::shorten::shorten;
 
 pub(crate) use super::eviction::Loss;
 
@@ -23,6 +25,19 @@ const PLACES_A_TURN: usize = 64;
 const LEAST_KEYS_A_SHARD: usize = 1024;
 /// Tables below this size are not worth shrinking.
 const LEAST_PLACES: usize = 64;
+
+/// Bytes of a key that is kept as it is. A longer one is kept as its beginning and 128 bits of its
+/// SHA-256, so that a key costs a bounded amount of memory however long its text is.
+const LONGEST_KEY: usize = 255;
+
+/// Returns the text that a key is kept under. Decisions name the key by its whole text, which their
+/// flow has.
+fn kept_key(key: &str) -> Cow<'_, str> {
+    match key.len() {
+        ..=LONGEST_KEY => Cow::Borrowed(key),
+        _ => Cow::Owned(shorten(key, LONGEST_KEY)),
+    }
+}
 
 /// How much a store may hold, and for how long.
 #[derive(Clone, Copy, Debug)]
@@ -102,6 +117,14 @@ impl<S: Kept> Store<S> {
         rules: &S::Rules,
         mut act: impl FnMut(&mut S) -> R,
     ) -> R {
+        let short;
+        let key = match key.len() {
+            ..=LONGEST_KEY => key,
+            _ => {
+                short = kept_key(key);
+                &*short
+            }
+        };
         let hash = self.hasher.hash_one(key);
         // The table uses the lowest and the highest bits.
         let own = (hash >> 32) as usize & (self.shards.len() - 1);
@@ -152,6 +175,7 @@ impl<S: Kept> Store<S> {
 
     /// Runs `see` on the state of a key that is known, which does not count as a use.
     pub(crate) fn look<R>(&self, key: &str, see: impl FnOnce(&S) -> R) -> Option<R> {
+        let key = &*kept_key(key);
         let hash = self.hasher.hash_one(key);
         let own = (hash >> 32) as usize & (self.shards.len() - 1);
         let shard = lock(&self.shards[own].0);
@@ -355,6 +379,24 @@ mod tests {
         assert_eq!(store.len(), 1);
         assert_eq!(store.evicted(), 0);
         assert!(places(&store) < before / 10);
+    }
+
+    #[test]
+    fn long_keys_are_kept_as_hashes_and_stay_apart() {
+        let store = store(1 << 20, 4);
+        let long = |end: &str| "x".repeat(1 << 20) + end;
+        for end in ["a", "b"] {
+            assert_eq!(touch(&store, &long(end), 0), 1);
+            assert_eq!(touch(&store, &long(end), 0), 2);
+        }
+        assert_eq!(store.look(&long("b"), |count| count.uses), Some(2));
+        let kept = |shard: &Padded<Count>| {
+            let shard = lock(&shard.0);
+            let bytes: usize = shard.table.iter().map(|entry| entry.key.len()).sum();
+            bytes
+        };
+        let bytes: usize = store.shards.iter().map(kept).sum();
+        assert!(bytes < 2 * LONGEST_KEY, "{bytes}");
     }
 
     fn places(store: &Store<Count>) -> usize {

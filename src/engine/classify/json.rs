@@ -22,25 +22,22 @@ impl Pointer {
         steps.map(unescape).collect::<Option<_>>().map(Self)
     }
 
-    /// The text of what the pointer leads to. `None` when that is missing, or the document is
-    /// not JSON from its beginning to its end.
+    /// Returns the text of what the pointer leads to. `None` when that is missing, or the document
+    /// is not JSON from its beginning to its end.
+    ///
+    /// The document is read once for each step, and what the last one leads to once more.
     pub(super) fn text(&self, document: &str) -> Option<String> {
-        // Unparsed, because numbers are told as they are spelled.
-        let mut value: &RawValue = serde_json::from_str(document).ok()?;
+        let checked: &RawValue = serde_json::from_str(document).ok()?;
+        let mut value = Reader(checked.get());
         for step in &self.0 {
-            value = match kind(value) {
-                // Of a key that is there twice the last one counts.
-                b'{' => members(value)?.remove(&**step)?,
-                b'[' => {
-                    let index = index(step)?;
-                    let mut items = items(value)?;
-                    (index < items.len()).then(|| items.swap_remove(index))?
-                }
+            value = match value.peek()? {
+                b'{' => value.member(step)?,
+                b'[' => value.item(index(step)?)?,
                 _ => return None,
             };
         }
         let mut text = String::new();
-        render(value, MAX_DEPTH, &mut text)?;
+        value.render(MAX_DEPTH, &mut text)?;
         Some(text)
     }
 }
@@ -70,50 +67,178 @@ fn index(step: &str) -> Option<usize> {
     }
 }
 
-/// A raw value has no blanks around it and is never empty.
-fn kind(value: &RawValue) -> u8 {
-    value.get().bytes().next().unwrap_or(b'n')
-}
+/// Reads a document that is known to be JSON, from front to back.
+#[derive(Clone, Copy)]
+struct Reader<'a>(&'a str);
 
-fn members(value: &RawValue) -> Option<BTreeMap<String, &RawValue>> {
-    serde_json::from_str(value.get()).ok()
-}
-
-fn items(value: &RawValue) -> Option<Vec<&RawValue>> {
-    serde_json::from_str(value.get()).ok()
-}
-
-/// As upstream prints it: `[a b]`, `map[k:v l:w]` with sorted keys, `<nil>`.
-fn render(value: &RawValue, depth: usize, text: &mut String) -> Option<()> {
-    let depth = depth.checked_sub(1)?;
-    match kind(value) {
-        b'{' => {
-            text.push_str("map[");
-            for (at, (key, value)) in members(value)?.into_iter().enumerate() {
-                if at > 0 {
-                    text.push(' ');
-                }
-                write!(text, "{key}:").ok()?;
-                render(value, depth, text)?;
-            }
-            text.push(']');
-        }
-        b'[' => {
-            text.push('[');
-            for (at, value) in items(value)?.into_iter().enumerate() {
-                if at > 0 {
-                    text.push(' ');
-                }
-                render(value, depth, text)?;
-            }
-            text.push(']');
-        }
-        b'"' => text.push_str(&serde_json::from_str::<String>(value.get()).ok()?),
-        b'n' => text.push_str("<nil>"),
-        // Numbers and booleans, as they are spelled.
-        _ => text.push_str(value.get()),
+impl<'a> Reader<'a> {
+    /// The first byte of what comes next, after blanks.
+    fn peek(&mut self) -> Option<u8> {
+        self.0 = self.0.trim_start_matches([' ', '\t', '\n', '\r']);
+        self.0.bytes().next()
     }
-    Some(())
+
+    fn advance(&mut self, bytes: usize) -> Option<&'a str> {
+        let (passed, rest) = self.0.split_at_checked(bytes)?;
+        self.0 = rest;
+        Some(passed)
+    }
+
+    /// Passes a byte, if it comes next.
+    fn pass(&mut self, byte: u8) -> bool {
+        self.peek() == Some(byte) && self.advance(1).is_some()
+    }
+
+    /// Passes a text with its quotes.
+    fn quoted(&mut self) -> Option<&'a str> {
+        let mut bytes = self.0.bytes().enumerate().skip(1);
+        while let Some((at, byte)) = bytes.next() {
+            match byte {
+                b'"' => return self.advance(at + 1),
+                b'\\' => drop(bytes.next()),
+                _ => {}
+            }
+        }
+        None
+    }
+
+    fn string(&mut self) -> Option<String> {
+        serde_json::from_str(self.quoted()?).ok()
+    }
+
+    /// Passes a number, a boolean or `null`.
+    fn scalar(&mut self) -> Option<&'a str> {
+        let ends = |byte: u8| matches!(byte, b',' | b']' | b'}' | b' ' | b'\t' | b'\n' | b'\r');
+        let length = self.0.bytes().position(ends).unwrap_or(self.0.len());
+        self.advance(length)
+    }
+
+    /// Passes a value of any kind, however deep.
+    fn skip(&mut self) -> Option<()> {
+        let mut depth = 0_usize;
+        loop {
+            match self.peek()? {
+                b'{' | b'[' => {
+                    self.advance(1)?;
+                    depth += 1;
+                }
+                b'}' | b']' => {
+                    self.advance(1)?;
+                    depth = depth.checked_sub(1)?;
+                }
+                b'"' => drop(self.quoted()?),
+                b',' | b':' => drop(self.advance(1)?),
+                _ => drop(self.scalar()?),
+            }
+            if depth == 0 {
+                return Some(());
+            }
+        }
+    }
+
+    /// Goes to the last member of an object with this key.
+    fn member(mut self, key: &str) -> Option<Self> {
+        let mut found = None;
+        self.pass(b'{');
+        while !self.pass(b'}') {
+            self.peek()?;
+            let name = self.string()?;
+            self.pass(b':');
+            if name == key {
+                found = Some(self);
+            }
+            self.skip()?;
+            self.pass(b',');
+        }
+        found
+    }
+
+    /// Goes to an item of a list.
+    fn item(mut self, index: usize) -> Option<Self> {
+        self.pass(b'[');
+        for _ in 0..index {
+            if self.peek()? == b']' {
+                return None;
+            }
+            self.skip()?;
+            self.pass(b',');
+        }
+        (self.peek()? != b']').then_some(self)
+    }
+
+    /// Prints a value as upstream does: `[a b]`, `map[k:v l:w]` with sorted keys, `<nil>`, numbers
+    /// and booleans as they are spelled.
+    fn render(&mut self, depth: usize, text: &mut String) -> Option<()> {
+        let depth = depth.checked_sub(1)?;
+        match self.peek()? {
+            b'{' => self.render_object(depth, text)?,
+            b'[' => {
+                self.advance(1)?;
+                text.push('[');
+                let mut first = true;
+                while !self.pass(b']') {
+                    if !std::mem::take(&mut first) {
+                        text.push(' ');
+                    }
+                    self.render(depth, text)?;
+                    self.pass(b',');
+                }
+                text.push(']');
+            }
+            b'"' => text.push_str(&self.string()?),
+            b'n' => {
+                self.scalar()?;
+                text.push_str("<nil>");
+            }
+            _ => text.push_str(self.scalar()?),
+        }
+        Some(())
+    }
+
+    /// Prints the members in the order in which they come, and sorts them where they are not: an
+    /// object is copied once at most for each object around it.
+    fn render_object(&mut self, depth: usize, text: &mut String) -> Option<()> {
+        self.advance(1)?;
+        text.push_str("map[");
+        let begin = text.len();
+        // Each with the end of its text.
+        let mut members: Vec<(String, usize)> = Vec::new();
+        let mut sorted = true;
+        while !self.pass(b'}') {
+            if !members.is_empty() {
+                text.push(' ');
+            }
+            self.peek()?;
+            let key = self.string()?;
+            self.pass(b':');
+            write!(text, "{key}:").ok()?;
+            self.render(depth, text)?;
+            self.pass(b',');
+            sorted &= members.last().is_none_or(|(last, _)| *last < key);
+            members.push((key, text.len()));
+        }
+        if !sorted {
+            let printed = text.split_off(begin);
+            let mut from = 0;
+            // Of a key that is there twice the last one counts.
+            let members: BTreeMap<String, &str> = members
+                .into_iter()
+                .map(|(key, end)| {
+                    let member = &printed[from..end - begin];
+                    from = end - begin + 1;
+                    (key, member)
+                })
+                .collect();
+            for (at, member) in members.values().enumerate() {
+                if at > 0 {
+                    text.push(' ');
+                }
+                text.push_str(member);
+            }
+        }
+        text.push(']');
+        Some(())
+    }
 }
 
 #[cfg(test)]
@@ -174,6 +299,28 @@ mod tests {
         }
         let deep = "[".repeat(10_000) + &"]".repeat(10_000);
         assert_eq!(text(&deep, ""), None);
+    }
+
+    #[test]
+    fn a_document_that_is_nested_deeply_is_read_once() {
+        // 4 MiB that open a list each, and 4 MiB within as many lists as make a label.
+        let deep = 1 << 22;
+        let lists = "[".repeat(deep) + &"]".repeat(deep);
+        let wide = format!(
+            "{}{}1{}",
+            r#"{"b":1,"a":"#.repeat(100),
+            "[1,".repeat(20) + &"1,".repeat(1 << 20),
+            "]".repeat(20) + &"}".repeat(100)
+        );
+        let begun = std::time::Instant::now();
+        for _ in 0..2 {
+            assert_eq!(text(&lists, ""), None);
+            assert_eq!(text(&lists, "/0/0"), None);
+            assert!(text(&wide, "").is_some());
+            assert!(text(&wide, &"/a".repeat(3)).is_some());
+        }
+        // Reading all of it at each level would take minutes.
+        assert!(begun.elapsed() < std::time::Duration::from_secs(60));
     }
 
     fn documents() -> impl Strategy<Value = Value> {

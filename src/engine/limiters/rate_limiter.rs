@@ -392,7 +392,7 @@ fn tokens_told(key: &str, flow: &Flow<'_, '_>) -> f64 {
         .unwrap_or(1.0)
 }
 
-/// How decisions call a key.
+/// Returns the name of a key in decisions: the whole text, which the flow has anyway.
 pub(crate) fn bucket_label(label_key: Option<&str>, value: &str) -> Cow<'static, str> {
     match label_key {
         None => Cow::Borrowed("default"),
