@@ -4,7 +4,13 @@
 //! client, in turn, so that a machine that changes its pace changes it for both. The bare service
 //! takes the same request and answers at once. Processor time is what the serving process used, from
 //! `/proc`; where there is none the column says n/a.
+//!
+//! `cargo bench --bench agent -- --hostile` prints only the table of hostile callers: what they make
+//! the agent hold, beside what its budget gives them, and the latency of a well-behaved caller.
 #![allow(clippy::print_stdout)]
+
+#[path = "support/hostile.rs"]
+mod hostile;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -12,7 +18,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
@@ -38,6 +44,8 @@ const LIVE_KEYS: usize = 100_000;
 
 /// Has this program serve the bare service.
 const BARE: &str = "--serve-bare";
+/// Has it measure hostile callers alone.
+const HOSTILE: &str = "--hostile";
 
 /// Answers at once.
 struct Bare;
@@ -97,6 +105,7 @@ fn serve_bare() {
 /// A process that serves, until it is dropped.
 struct Serving {
     name: String,
+    address: String,
     child: Child,
     client: FlowControlServiceClient<Channel>,
 }
@@ -120,6 +129,7 @@ impl Serving {
         let channel = runtime.block_on(endpoint.tcp_nodelay(true).connect());
         Self {
             name: name.to_owned(),
+            address: address.to_string(),
             child,
             client: FlowControlServiceClient::new(channel.expect("it listens")),
         }
@@ -173,11 +183,23 @@ impl Drop for Serving {
 struct Policies(PathBuf);
 
 impl Policies {
+    fn folder(name: &str) -> PathBuf {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR"))
+            .join(format!("bench-policies-{name}-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("a folder");
+        folder
+    }
+
+    /// One file.
+    fn of(policy: &str) -> Self {
+        let folder = Self::folder("one-file");
+        fs::write(folder.join("policy.yaml"), policy).expect("a file");
+        Self(folder)
+    }
+
     /// One that is asked, and others at control points of their own.
     fn new(number: usize) -> Self {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR"))
-            .join(format!("bench-policies-{number}-{}", std::process::id()));
-        fs::create_dir_all(&folder).expect("a folder");
+        let folder = Self::folder(&number.to_string());
         for at in 0..number {
             let point = match at {
                 0 => "checkout".to_owned(),
@@ -299,6 +321,62 @@ fn measure(runtime: &Runtime, all: &[Serving], in_flight: usize) -> Vec<Figures>
     figures
 }
 
+/// The same flow again and again, beside callers of each hostile kind. False when one of them made
+/// the agent hold more than its budget gives.
+fn hostile_callers(runtime: &Runtime) -> bool {
+    let folder = Policies::of(hostile::POLICY);
+    println!(
+        "\n{:<24} {:>10} {:>10} {:>7} {:>9} {:>9} {:>8}",
+        "hostile callers", "resident", "budget", "", "p50 µs", "p99 µs", "refused"
+    );
+    // In a runtime of their own, as they would be on another machine.
+    let attackers = Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime starts");
+    let mut within = true;
+    for (kind, name, budget) in hostile::KINDS {
+        let serving = Serving::agent(runtime, "agent", &folder.0);
+        ask(runtime, &serving, 100, USERS, 1);
+        let before = serving.resident().unwrap_or_default();
+        let stop = Arc::new(AtomicBool::new(false));
+        let attack = hostile::attack(kind, serving.address.clone(), Arc::clone(&stop));
+        let attack = attackers.spawn(attack);
+        let (mut took, mut refused, mut peak) = (Vec::new(), 0, before);
+        let begun = Instant::now();
+        while !hostile::is_over(begun) {
+            let mut client = serving.client.clone();
+            let begun = Instant::now();
+            let answer = runtime.block_on(client.check(flow(took.len() % USERS)));
+            took.push(begun.elapsed());
+            refused += usize::from(answer.is_err());
+            if took.len() % 16 == 0 {
+                peak = peak.max(serving.resident().unwrap_or_default());
+            }
+        }
+        stop.store(true, Relaxed);
+        let _ = runtime.block_on(attack);
+        took.sort_unstable();
+        let at = |share: f64| took[(took.len() as f64 * share) as usize].as_secs_f64() * 1e6;
+        let held = peak - before;
+        let fits = held <= budget;
+        within &= fits && refused == 0;
+        // A busy machine may make it late, which is shown and no error.
+        let fits = fits && at(0.99) <= hostile::P99.as_secs_f64() * 1e6;
+        println!(
+            "{name:<24} {:>10} {:>10} {:>7} {:>9.0} {:>9.0} {refused:>8}",
+            format!("+{held:.1} MB"),
+            format!("{budget:.0} MB"),
+            if fits { "within" } else { "BEYOND" },
+            at(0.5),
+            at(0.99),
+        );
+        let _ = std::io::stdout().flush();
+    }
+    within
+}
+
 fn or_not(value: Option<f64>, unit: &str) -> String {
     value.map_or("n/a".to_owned(), |value| format!("{value:.1}{unit}"))
 }
@@ -311,6 +389,10 @@ fn main() {
         .enable_all()
         .build()
         .expect("a runtime starts");
+    if std::env::args().any(|arg| arg == HOSTILE) {
+        assert!(hostile_callers(&runtime), "beyond the budget");
+        return;
+    }
     let (one, thousand) = (Policies::new(1), Policies::new(1000));
     let all = [
         Serving::bare(&runtime),
@@ -349,4 +431,6 @@ fn main() {
         or_not(fresh.resident(), " MB"),
         or_not(before, " MB")
     );
+    drop(fresh);
+    assert!(hostile_callers(&runtime), "beyond the budget");
 }

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use pin_project_lite::pin_project;
 use tokio::time::{Sleep, sleep};
 use tonic::Status;
 
+use super::budget::{Charge, Line, Untaken};
 use super::delivery::Delivery;
 
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -20,66 +20,22 @@ pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// How long a call may take to come in, once it has begun.
 const ARRIVES_WITHIN: Duration = Duration::from_secs(30);
 
-/// Bytes of calls that have not come in as a whole.
-#[derive(Debug)]
-pub(super) struct Budget {
-    used: AtomicUsize,
-    most: usize,
-}
-
-impl Budget {
-    pub(super) fn new(most: usize) -> Self {
-        Self {
-            used: AtomicUsize::new(0),
-            most,
-        }
-    }
-}
-
-/// A share of the budget, until it is dropped.
-struct Share {
-    budget: Arc<Budget>,
-    bytes: usize,
-}
-
-impl Share {
-    fn grow(&mut self, bytes: usize) -> Result<(), Status> {
-        self.bytes += bytes;
-        let before = self.budget.used.fetch_add(bytes, Relaxed);
-        if before.saturating_add(bytes) <= self.budget.most {
-            return Ok(());
-        }
-        Err(Status::resource_exhausted(
-            "too many bytes of calls are on their way in: try again later",
-        ))
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        self.budget.used.fetch_sub(self.bytes, Relaxed);
-    }
-}
-
 pin_project! {
     /// What comes in.
     pub(super) struct Inbound<B> {
         #[pin]
         body: B,
-        share: Share,
+        charge: Charge,
         // Made for calls that do not come in one piece.
         late: Option<Pin<Box<Sleep>>>,
     }
 }
 
 impl<B> Inbound<B> {
-    pub(super) fn new(body: B, budget: &Arc<Budget>) -> Self {
+    pub(super) fn new(body: B, charge: &Charge) -> Self {
         Self {
             body,
-            share: Share {
-                budget: Arc::clone(budget),
-                bytes: 0,
-            },
+            charge: charge.clone(),
             late: None,
         }
     }
@@ -109,7 +65,7 @@ where
         Poll::Ready(match frame {
             Some(Ok(frame)) => {
                 let bytes = frame.data_ref().map_or(0, Bytes::len);
-                match this.share.grow(bytes) {
+                match this.charge.take(Line::Incoming, bytes) {
                     Ok(()) => Some(Ok(frame)),
                     Err(refusal) => Some(Err(refusal.into())),
                 }
@@ -152,6 +108,41 @@ pin_project! {
         #[pin]
         kind: Kind,
         delivery: Option<Delivery>,
+        // `None` when the answer is over, or was refused before it was charged.
+        held: Option<Arc<Held>>,
+    }
+}
+
+/// What an answer takes of the budget, until its last frame is written or dropped.
+struct Held {
+    charge: Charge,
+    /// `None` of a body that goes on for as long as its caller likes, whose frames have their own.
+    untaken: Option<Untaken>,
+}
+
+impl Held {
+    /// Has a frame hold its share until the connection has written it.
+    fn frame(self: &Arc<Self>, frame: Frame<Bytes>) -> Frame<Bytes> {
+        let held = match &self.untaken {
+            Some(_) => Arc::clone(self),
+            None => Arc::new(Self {
+                charge: self.charge.clone(),
+                untaken: Some(self.charge.untaken()),
+            }),
+        };
+        frame.map_data(|bytes| Bytes::from_owner(HeldFrame { bytes, _held: held }))
+    }
+}
+
+/// Bytes that are on their way out.
+struct HeldFrame {
+    bytes: Bytes,
+    _held: Arc<Held>,
+}
+
+impl AsRef<[u8]> for HeldFrame {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
@@ -164,18 +155,36 @@ pin_project! {
 }
 
 impl AgentBody {
-    pub(super) fn grpc(body: tonic::body::Body, delivery: Option<Delivery>) -> Self {
+    pub(super) fn grpc(body: tonic::body::Body) -> Self {
+        Self::new(Kind::Grpc { body })
+    }
+
+    pub(super) fn json(body: axum::body::Body) -> Self {
+        Self::new(Kind::Json { body })
+    }
+
+    fn new(kind: Kind) -> Self {
         Self {
-            kind: Kind::Grpc { body },
-            delivery,
+            kind,
+            delivery: None,
+            held: None,
         }
     }
 
-    pub(super) fn json(body: axum::body::Body, delivery: Option<Delivery>) -> Self {
-        Self {
-            kind: Kind::Json { body },
-            delivery,
-        }
+    /// The answer carries what it granted, and gives it back when it is dropped before its end.
+    pub(super) fn delivers(mut self, delivery: Option<Delivery>) -> Self {
+        self.delivery = delivery;
+        self
+    }
+
+    /// The answer holds its share of the budget until the caller has taken it, for which the time
+    /// begins now. An `endless` one may stay open, and has that time for each of its frames.
+    pub(super) fn charged(mut self, charge: &Charge, endless: bool) -> Self {
+        self.held = Some(Arc::new(Held {
+            charge: charge.clone(),
+            untaken: (!endless).then(|| charge.untaken()),
+        }));
+        self
     }
 }
 
@@ -204,7 +213,10 @@ impl Body for AgentBody {
         if over && let Some(delivery) = this.delivery.take() {
             delivery.done();
         }
-        Poll::Ready(frame)
+        Poll::Ready(match (frame, &*this.held) {
+            (Some(Ok(frame)), Some(held)) => Some(Ok(held.frame(frame))),
+            (frame, _) => frame,
+        })
     }
 
     fn is_end_stream(&self) -> bool {

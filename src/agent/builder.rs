@@ -1,11 +1,14 @@
+//! Settings of an agent.
+
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::auth::{ApiKey, ApiKeys};
-use super::body::Budget;
+use super::budget::Budget;
 use super::drain::Drain;
+use super::log_throttle::LogThrottle;
 use super::metrics::Metrics;
-use super::seldom::Seldom;
-use super::{Agent, Inner, Prometheus};
+use super::{Agent, Inner, LIMITS, Prometheus};
 use crate::{Engine, LabelLimits};
 
 /// Settings of an [`Agent`]: who may ask, and what a caller may cost.
@@ -13,6 +16,8 @@ use crate::{Engine, LabelLimits};
 /// The defaults bound what callers can do to the node, and are far beyond what SDKs do.
 ///
 /// ```
+/// use std::time::Duration;
+///
 /// use tower_aperture::agent::{Agent, ApiKey};
 /// use tower_aperture::{Engine, LabelLimits};
 ///
@@ -24,6 +29,8 @@ use crate::{Engine, LabelLimits};
 ///     .max_connections(1000)
 ///     .max_waiting(10_000)
 ///     .max_buffered(16 << 20)
+///     .idle_timeout(Duration::from_secs(30))
+///     .answer_timeout(Duration::from_secs(10))
 ///     .build();
 /// assert!(!format!("{agent:?}").contains("k-42"));
 /// # Ok::<(), tower_aperture::PolicyError>(())
@@ -45,6 +52,8 @@ pub(super) struct Limits {
     pub(super) connections: usize,
     pub(super) waiting: usize,
     pub(super) buffered: usize,
+    pub(super) idle: Duration,
+    pub(super) answer: Duration,
 }
 
 impl AgentBuilder {
@@ -53,17 +62,7 @@ impl AgentBuilder {
             engine,
             keys: None,
             prometheus: None,
-            limits: Limits {
-                message_size: 4 << 20,
-                labels: LabelLimits {
-                    count: 1024,
-                    bytes: 64 << 10,
-                },
-                streams: 1024,
-                connections: 4096,
-                waiting: 65_536,
-                buffered: 64 << 20,
-            },
+            limits: LIMITS,
         }
     }
 
@@ -108,7 +107,8 @@ impl AgentBuilder {
     }
 
     /// How many flows may wait in queues, all together, 65 536 by default; one beyond is rejected
-    /// with `REJECT_REASON_NO_TOKENS`.
+    /// with `REJECT_REASON_NO_TOKENS`. A connection may have as many of them as are left for all
+    /// others, so that no caller takes all.
     #[must_use]
     pub fn max_waiting(mut self, flows: usize) -> Self {
         self.limits.waiting = flows;
@@ -120,6 +120,24 @@ impl AgentBuilder {
     #[must_use]
     pub fn max_buffered(mut self, bytes: usize) -> Self {
         self.limits.buffered = bytes;
+        self
+    }
+
+    /// Closes a connection on which nothing was asked for this time, one minute by default, over
+    /// HTTP/1 and HTTP/2, whatever pings it answers. A call under way counts as asked; a health
+    /// `Watch` does not. Only for [`serve`](Agent::serve) and [`serve_tls`](Agent::serve_tls).
+    #[must_use]
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.limits.idle = timeout;
+        self
+    }
+
+    /// Closes a connection that does not take an answer within this time, 30 s by default and up
+    /// to half as much again. Only for [`serve`](Agent::serve) and
+    /// [`serve_tls`](Agent::serve_tls).
+    #[must_use]
+    pub fn answer_timeout(mut self, timeout: Duration) -> Self {
+        self.limits.answer = timeout;
         self
     }
 
@@ -135,17 +153,21 @@ impl AgentBuilder {
     #[must_use]
     pub fn build(self) -> Agent {
         let limits = self.limits;
+        let metrics = Metrics::new(&self.engine, self.prometheus);
+        let incoming = limits.buffered.max(limits.message_size);
         Agent {
             inner: Arc::new(Inner {
-                metrics: Metrics::new(&self.engine, self.prometheus),
+                budget: Arc::new(Budget::new(incoming, metrics.node.over_budget.clone())),
+                metrics,
                 engine: self.engine,
                 keys: ApiKeys::new(self.keys),
-                budget: Arc::new(Budget::new(limits.buffered.max(limits.message_size))),
                 limits,
                 drain: Drain::new(),
-                refused: Seldom::default(),
-                crowded: Seldom::default(),
-                full: Seldom::default(),
+                refused: LogThrottle::default(),
+                crowded: LogThrottle::default(),
+                full: LogThrottle::default(),
+                untaken: LogThrottle::default(),
+                lacking: LogThrottle::new(Duration::from_secs(60)),
             }),
         }
     }

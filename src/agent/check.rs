@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use tonic::{Request, Response, Status};
 
+use super::budget::Charge;
 use super::delivery::Granted;
 use super::{Agent, convert};
 use crate::engine::{CacheEntry, CheckInput, SlotRef};
@@ -27,6 +28,7 @@ impl FlowControlService for Checks {
     ) -> Result<Response<CheckResponse>, Status> {
         let began = SystemTime::now();
         let left = convert::time_left(request.metadata().as_ref())?;
+        let charge = Charge::of(request.extensions());
         let Self(agent) = self;
         let starting = {
             let request = request.into_inner();
@@ -43,7 +45,7 @@ impl FlowControlService for Checks {
                 .deadline(left);
             agent.inner.engine.start(&input)
         };
-        let (report, ticket) = agent.answer(starting).await;
+        let (report, ticket) = agent.answer(starting, charge.as_ref()).await;
         agent.inner.metrics.decided(&report);
         let granted = Granted::new(&report, ticket);
         let mut response = wire::check_response(report);

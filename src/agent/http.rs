@@ -9,6 +9,7 @@ use prost_types::value::Kind;
 use prost_types::{Struct, Value};
 use tonic::{Code, Request, Response, Status};
 
+use super::budget::Charge;
 use super::delivery::Granted;
 use super::{Agent, convert};
 use crate::engine::{HttpAnswer, HttpInput, HttpReport, HttpRequest, SocketAddress};
@@ -35,6 +36,7 @@ impl FlowControlServiceHttp for HttpChecks {
     ) -> Result<Response<CheckHttpResponse>, Status> {
         let began = SystemTime::now();
         let left = convert::time_left(request.metadata().as_ref())?;
+        let charge = Charge::of(request.extensions());
         let Self(agent) = self;
         let starting = {
             let message = request.into_inner();
@@ -74,7 +76,7 @@ impl FlowControlServiceHttp for HttpChecks {
             starting
                 .map_err(|error| Status::new(Code::from(error.grpc_code()), error.to_string()))?
         };
-        let (report, ticket) = agent.answer(starting).await;
+        let (report, ticket) = agent.answer(starting, charge.as_ref()).await;
         agent.inner.metrics.decided(&report.check);
         let granted = Granted::new(&report.check, ticket);
         Ok(granted.deliver(response(report, began)))

@@ -110,38 +110,80 @@
 //! node is `UNAVAILABLE`, SDKs would let them all in at once, into a system that was too busy to
 //! take them one by one.
 //!
-//! # What a caller costs
+//! # The budget
 //!
-//! Messages, labels, calls on a connection, connections, waiting flows and bytes that are on their
-//! way in have [bounds](AgentBuilder). A connection on which nothing was asked for a minute is
-//! ended, a call has to come in within 30 s, a handshake takes 10 s at most, and a peer that does
-//! not answer pings for 20 s is gone.
+//! What callers can make the node hold is bounded, each line of it by a figure. A call that would
+//! exceed a line is refused as `RESOURCE_EXHAUSTED` (429 for JSON) and counted, a flow that would
+//! have to wait is rejected with `REJECT_REASON_NO_TOKENS`, and a connection beyond the last is
+//! closed. Figures with a link are settings.
+//!
+//! | of the process | |
+//! |---|---|
+//! | connections | [4096](AgentBuilder::max_connections) |
+//! | calls that come in, headers included | [64 MiB](AgentBuilder::max_buffered) |
+//! | decoded calls, until their answers are sent or their flows wait | 64 MiB |
+//! | flows that wait | [65 536](AgentBuilder::max_waiting), 64 MiB with their labels, paths, cache keys and values, and about 8 KiB each beside that |
+//! | answers that were not taken, `/metrics` and `/status` included | 64 MiB |
+//! | keys | [`max_keys`](crate::EngineBuilder::max_keys) a component, 255 bytes of text each: a longer one is kept as 128 bits of its SHA-256 |
+//! | caches | [`cache_bytes`](crate::EngineBuilder::cache_bytes) |
+//! | control points that no policy selects | 1024 names of 256 bytes |
+//!
+//! | of a connection | |
+//! |---|---|
+//! | of each of these four lines of bytes, before the process is asked | 8 KiB |
+//! | of answers, decoded calls and waiting flows together | no more than is left for all others: half of a line for one greedy connection, a third each for two |
+//! | calls under way | [1024](AgentBuilder::max_concurrent_streams), and as many that were cancelled before they were taken |
+//! | errors of the peer that reset a stream, over HTTP/2 | 16 384 |
+//! | headers of a call | 16 KiB; HTTP/1 reads and writes 32 KiB at a time |
+//! | time without a call | [1 minute](AgentBuilder::idle_timeout), then it is closed, whatever pings it answers |
+//! | time to take an answer | [30 s](AgentBuilder::answer_timeout), up to half as much again |
+//! | time to send a call | 30 s |
+//! | time for a handshake | 10 s |
+//! | time to answer a ping | 20 s |
+//!
+//! | of a message | |
+//! |---|---|
+//! | bytes, also when it was compressed | [4 MiB](AgentBuilder::max_message_size) |
+//! | labels, keys, references, spans, attributes and all else that is repeated | 65 536, each counted as 512 bytes of decoded calls |
+//! | members and items of JSON | 8192, each counted as 4 KiB |
+//! | the same in the decision that a span carries | 4096; with more, the span counts without it |
+//! | labels, or headers of a described request | [1024 of 64 KiB](AgentBuilder::max_labels) |
+//!
+//! Behind a server of your own, all callers of a [`service`](Agent::service) are one connection, and
+//! its connections are that server's.
+//!
+//! `cargo bench --bench agent` shows what hostile callers get, and a well-behaved one beside them.
 
 mod auth;
 mod body;
+mod budget;
 mod builder;
 mod check;
+mod connection;
 mod convert;
 mod delivery;
 mod drain;
+mod elements;
 mod health;
 mod http;
 mod json;
+mod log_throttle;
 mod metrics;
 mod mounted;
 mod prometheus;
-mod seldom;
 mod serve;
 mod service;
 mod status;
 mod tls;
 mod trace;
+mod unary;
 mod waiting;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::Engine;
+use crate::{Engine, LabelLimits};
 
 pub use self::auth::ApiKey;
 pub use self::body::AgentBody;
@@ -152,11 +194,56 @@ pub use self::service::{AgentService, Answering};
 pub use self::tls::{Tls, TlsError};
 
 use self::auth::ApiKeys;
-use self::body::Budget;
+use self::budget::Budget;
 use self::builder::Limits;
 use self::drain::Drain;
+use self::log_throttle::LogThrottle;
 use self::metrics::Metrics;
-use self::seldom::Seldom;
+
+// The budget, as the docs of the module have it.
+
+/// What an agent is built with.
+const LIMITS: Limits = Limits {
+    message_size: 4 << 20,
+    labels: LabelLimits {
+        count: 1024,
+        bytes: 64 << 10,
+    },
+    streams: 1024,
+    connections: 4096,
+    waiting: 65_536,
+    buffered: 64 << 20,
+    idle: Duration::from_secs(60),
+    answer: Duration::from_secs(30),
+};
+/// Bytes of each line that a connection takes before the process is asked: a caller with small
+/// calls is answered even while others have taken all that is shared.
+const ALLOWANCE: usize = 8 << 10;
+/// Bytes of decoded calls.
+const DECODED_BYTES: usize = 64 << 20;
+/// Bytes of flows that wait in queues.
+const WAITING_BYTES: usize = 64 << 20;
+/// Bytes that a waiting flow counts for beside its texts.
+const FLOW_BYTES: usize = 512;
+/// Bytes of answers that were not taken.
+const ANSWER_BYTES: usize = 64 << 20;
+/// Labels, keys, references, spans, attributes and all else that is repeated in one message.
+const MAX_ELEMENTS: usize = 65_536;
+/// Bytes that one of them counts for when it is decoded.
+const ELEMENT_BYTES: usize = 512;
+/// Members of objects and items of lists in one message of JSON.
+const MAX_JSON_ELEMENTS: usize = 8192;
+/// Bytes that one of them counts for.
+const JSON_ELEMENT_BYTES: usize = 4096;
+/// Elements of the decision that a span carries.
+const MAX_DECISION_ELEMENTS: usize = 4096;
+/// Bytes of the headers of one call.
+const HEADER_BYTES: u32 = 16 << 10;
+/// Bytes that HTTP/1 reads and writes at a time, headers included.
+const HTTP1_BYTES: usize = 32 << 10;
+/// Streams that are reset for errors of the peer, for each that may be open, before hyper closes
+/// the connection. They cost no memory.
+const ERRORS_PER_STREAM: usize = 16;
 
 /// An engine that answers over the network. Cloning it is cheap; clones are one node.
 ///
@@ -173,9 +260,12 @@ struct Inner {
     budget: Arc<Budget>,
     drain: Drain,
     metrics: Metrics,
-    refused: Seldom,
-    crowded: Seldom,
-    full: Seldom,
+    refused: LogThrottle,
+    crowded: LogThrottle,
+    full: LogThrottle,
+    untaken: LogThrottle,
+    /// No file descriptors, or no memory for a connection.
+    lacking: LogThrottle,
 }
 
 impl Agent {
@@ -249,8 +339,32 @@ impl Inner {
     fn crowded_out(&self) {
         self.metrics.node.crowded_out.inc();
         if let Some(flows) = self.crowded.due() {
-            let most = self.limits.waiting;
-            log_event!(warn, "{flows} flows were turned away: {most} wait already");
+            log_event!(
+                warn,
+                "{flows} flows were turned away: too many wait, or those of their callers hold too \
+                 much"
+            );
+        }
+    }
+
+    /// An answer was not taken, and its connection is closed.
+    fn untaken(&self) {
+        self.metrics.node.untaken_closed.inc();
+        if let Some(_connections) = self.untaken.due() {
+            log_event!(
+                warn,
+                "{_connections} connections were closed: their callers did not take their answers"
+            );
+        }
+    }
+
+    /// The system cannot take a connection.
+    fn lacks(&self, _error: &std::io::Error) {
+        if let Some(_times) = self.lacking.due() {
+            log_event!(
+                warn,
+                "a connection cannot be taken, {_times} times since this was logged: {_error}"
+            );
         }
     }
 

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
@@ -15,18 +16,15 @@ use tonic_health::pb::health_server::HealthServer;
 use tower_service::Service;
 
 use super::body::{AgentBody, BoxError, Inbound};
-use super::check::Checks;
+use super::budget::{Account, Charge, Line};
 use super::delivery::{self, Delivery};
 use super::health::Health;
-use super::http::HttpChecks;
 use super::metrics::Handler;
-use super::trace::Traces;
-use super::{Agent, json};
-use crate::pb::check::flow_control_service_server::FlowControlServiceServer;
-use crate::pb::checkhttp::flow_control_service_http_server::FlowControlServiceHttpServer;
-use crate::pb::trace_collector::trace_service_server::TraceServiceServer;
+use super::{Agent, json, unary};
 
 const GRPC_STATUS: &str = "grpc-status";
+/// The one method whose answer goes on: a connection with nothing else is idle.
+const WATCH: &str = "/grpc.health.v1.Health/Watch";
 /// Paths that anyone may ask.
 const OPEN: [&str; 2] = ["/health", "/metrics"];
 
@@ -46,40 +44,37 @@ const OPEN: [&str; 2] = ["/health", "/metrics"];
 #[derive(Clone)]
 pub struct AgentService {
     agent: Agent,
-    checks: FlowControlServiceServer<Checks>,
-    http_checks: FlowControlServiceHttpServer<HttpChecks>,
-    traces: TraceServiceServer<Traces>,
+    /// What the callers of this service take together: those of one connection where the agent
+    /// serves it itself.
+    account: Arc<Account>,
     health: HealthServer<Health>,
     json: json::Json,
 }
 
-macro_rules! limited {
-    ($server:expr, $agent:expr) => {
-        $server
-            .max_decoding_message_size($agent.inner.limits.message_size)
-            .max_encoding_message_size(usize::MAX)
-            // Answers are small: to compress them costs more than to send them.
-            .accept_compressed(tonic::codec::CompressionEncoding::Gzip)
-    };
-}
-
 impl AgentService {
     pub(super) fn new(agent: &Agent) -> Self {
-        let own = || agent.clone();
         Self {
-            checks: limited!(FlowControlServiceServer::new(Checks(own())), agent),
-            http_checks: limited!(FlowControlServiceHttpServer::new(HttpChecks(own())), agent),
-            traces: limited!(TraceServiceServer::new(Traces(own())), agent),
-            health: HealthServer::new(Health(own())),
+            account: Account::new(&agent.inner.budget),
+            health: HealthServer::new(Health(agent.clone())),
             json: json::router(agent),
-            agent: own(),
+            agent: agent.clone(),
         }
     }
-}
 
-impl AgentService {
     pub(super) fn agent(&self) -> &Agent {
         &self.agent
+    }
+
+    /// The service for a connection of its own.
+    pub(super) fn for_connection(&self) -> Self {
+        Self {
+            account: Account::new(&self.agent.inner.budget),
+            ..self.clone()
+        }
+    }
+
+    pub(super) fn account(&self) -> &Arc<Account> {
+        &self.account
     }
 }
 
@@ -110,14 +105,40 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Answering {
+        let endless = request.uri().path() == WATCH;
+        let charge = Charge::new(&self.account, !endless);
+        Answering {
+            kind: self.begin(request, &charge),
+            agent: self.agent.clone(),
+            charge,
+            endless,
+        }
+    }
+}
+
+impl AgentService {
+    fn begin<B>(&mut self, request: Request<B>, charge: &Charge) -> Kind
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
         let inner = &self.agent.inner;
-        let request = request.map(|body| Inbound::new(body, &inner.budget));
         let path = request.uri().path();
         let content = request.headers().get(header::CONTENT_TYPE);
         let is_grpc = content.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
-        let kind = if is_of(&self.health, path) {
-            Kind::Grpc(self.health.call(request))
-        } else if !OPEN.contains(&path)
+        let headers = request.headers().iter();
+        let headers = headers.map(|(name, value)| name.as_str().len() + value.len());
+        let head = path.len() + headers.sum::<usize>();
+        if let Err(refusal) = charge.take(Line::Incoming, head) {
+            return Kind::refused(&refusal, is_grpc);
+        }
+        let mut request = request.map(|body| Inbound::new(body, charge));
+        request.extensions_mut().insert(charge.clone());
+        let path = request.uri().path();
+        if is_of(&self.health, path) {
+            return Kind::Grpc(self.health.call(request));
+        }
+        if !OPEN.contains(&path)
             && let Err(refusal) = inner.keys.admit(request.headers())
         {
             inner.refuse(refusal);
@@ -126,30 +147,19 @@ where
                 let http = &inner.metrics.http;
                 http.answered(handler, StatusCode::UNAUTHORIZED, Instant::now());
             }
-            let refusal = Status::unauthenticated(refusal);
-            let answer = if is_grpc {
-                grpc(refusal.into_http(), None)
-            } else {
-                json::refused(&refusal).map(|body| AgentBody::json(body, None))
-            };
-            Kind::Refused(Some(Box::new(answer)))
-        } else if is_of(&self.checks, path) {
-            Kind::Grpc(self.checks.call(request))
-        } else if is_of(&self.http_checks, path) {
-            Kind::Grpc(self.http_checks.call(request))
-        } else if is_of(&self.traces, path) {
-            Kind::Grpc(self.traces.call(request))
-        } else if is_grpc {
-            let refusal = Status::unimplemented("this node has no such service");
-            Kind::Refused(Some(Box::new(grpc(refusal.into_http(), None))))
-        } else {
-            let answer = self.json.call(request.map(axum::body::Body::new));
-            Kind::Json(Box::pin(answer))
-        };
-        Answering {
-            kind,
-            agent: self.agent.clone(),
+            return Kind::refused(&Status::unauthenticated(refusal), is_grpc);
         }
+        if let Some(call) = unary::find(path) {
+            return Kind::Grpc(call(&self.agent, charge, request));
+        }
+        if is_grpc {
+            return Kind::refused(
+                &Status::unimplemented("this node has no such service"),
+                true,
+            );
+        }
+        let answer = self.json.call(request.map(axum::body::Body::new));
+        Kind::Json(Box::pin(answer))
     }
 }
 
@@ -162,12 +172,26 @@ type Boxed<B> = Pin<Box<dyn Future<Output = Result<Response<B>, Infallible>> + S
 pub struct Answering {
     kind: Kind,
     agent: Agent,
+    charge: Charge,
+    /// The answer may stay open for as long as its caller likes.
+    endless: bool,
 }
 
 enum Kind {
     Grpc(Boxed<tonic::body::Body>),
     Json(Boxed<axum::body::Body>),
     Refused(Option<Box<Response<AgentBody>>>),
+}
+
+impl Kind {
+    fn refused(refusal: &Status, is_grpc: bool) -> Self {
+        let answer = if is_grpc {
+            grpc(refusal.clone().into_http()).map(AgentBody::grpc)
+        } else {
+            json::refused(refusal).map(AgentBody::json)
+        };
+        Self::Refused(Some(Box::new(answer)))
+    }
 }
 
 /// # Panics
@@ -177,37 +201,46 @@ impl Future for Answering {
     type Output = Result<Response<AgentBody>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Self { kind, agent } = &mut *self;
+        let Self {
+            kind,
+            agent,
+            charge,
+            endless,
+        } = &mut *self;
         let undelivered = &agent.inner.metrics.node.undelivered;
         let delivery = |ticket| Delivery::new(ticket, undelivered);
-        Poll::Ready(Ok(match kind {
+        let answer = match kind {
             Kind::Grpc(answer) => {
                 let Ok(mut response) = ready!(answer.as_mut().poll(cx));
                 let ticket = delivery::take(&mut response);
-                grpc(response, ticket.map(delivery))
+                grpc(response).map(|body| AgentBody::grpc(body).delivers(ticket.map(delivery)))
             }
             Kind::Json(answer) => {
                 let Ok(mut response) = ready!(answer.as_mut().poll(cx));
-                let ticket = delivery::take(&mut response);
-                response.map(|body| AgentBody::json(body, ticket.map(delivery)))
+                let ticket = delivery::take(&mut response).map(delivery);
+                let size = response.body().size_hint().lower();
+                let bytes = usize::try_from(size).unwrap_or(usize::MAX);
+                match charge.set(Line::Answers, bytes) {
+                    Ok(()) => response.map(|body| AgentBody::json(body).delivers(ticket)),
+                    // It is dropped, and gives back what it granted.
+                    Err(refusal) => json::refused(&refusal).map(AgentBody::json),
+                }
             }
             Kind::Refused(answer) => *answer.take().expect("it was not ready before"),
-        }))
+        };
+        Poll::Ready(Ok(answer.map(|body| body.charged(charge, *endless))))
     }
 }
 
 /// A message that is too large is `RESOURCE_EXHAUSTED` with an Agent; tonic says `OUT_OF_RANGE`,
 /// which nothing else here does.
-fn grpc(
-    mut response: Response<tonic::body::Body>,
-    delivery: Option<Delivery>,
-) -> Response<AgentBody> {
+fn grpc(mut response: Response<tonic::body::Body>) -> Response<tonic::body::Body> {
     if let Some(status) = response.headers_mut().get_mut(GRPC_STATUS)
         && Code::from_bytes(status.as_bytes()) == Code::OutOfRange
     {
         *status = HeaderValue::from(Code::ResourceExhausted as i32);
     }
-    response.map(|body| AgentBody::grpc(body, delivery))
+    response
 }
 
 impl fmt::Debug for Answering {

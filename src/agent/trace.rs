@@ -9,7 +9,8 @@ use prost::Message;
 use prost_types::Timestamp;
 use tonic::{Request, Response, Status};
 
-use super::{Agent, json};
+use super::json::Named;
+use super::{Agent, MAX_DECISION_ELEMENTS, elements, json};
 use crate::engine::SlotRef;
 use crate::pb::check::check_response::DecisionType;
 use crate::pb::check::limiter_decision::Details;
@@ -193,15 +194,22 @@ impl<'a> Ended<'a> {
     }
 }
 
-/// Text that cannot be decoded says nothing about the flow, and is no reason to lose it.
+/// Decodes a span's decision, the empty one where the text is malformed or holds too much: the
+/// span itself is kept.
 fn decode(text: &str) -> CheckResponse {
+    let bounded = |elements| {
+        let bounded = elements::bounded(elements, MAX_DECISION_ELEMENTS);
+        bounded.map_err(|status| status.message().to_owned())
+    };
     let decoded = if text.starts_with('{') {
-        json::decode(text.as_bytes()).map_err(|error| error.to_string())
+        bounded(elements::count_json(text.as_bytes()))
+            .and_then(|_| json::decode(text.as_bytes()).map_err(|error| error.to_string()))
     } else {
-        BASE64_STANDARD
-            .decode(text)
-            .map_err(|error| error.to_string())
-            .and_then(|bytes| CheckResponse::decode(&bytes[..]).map_err(|error| error.to_string()))
+        let bytes = BASE64_STANDARD.decode(text);
+        bytes.map_err(|error| error.to_string()).and_then(|bytes| {
+            bounded(elements::count(CheckResponse::NAME, &bytes))?;
+            CheckResponse::decode(&bytes[..]).map_err(|error| error.to_string())
+        })
     };
     decoded.unwrap_or_else(|error| {
         log_event!(debug, "a span's check response is malformed: {error}");

@@ -2,40 +2,66 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 
-use super::Agent;
+use super::budget::{Charge, Line};
 use super::metrics::Node;
+use super::{Agent, FLOW_BYTES};
 use crate::engine::{Starting, StartingHttp};
 
-/// A place among those who wait, until it is dropped.
-struct Place<'a>(&'a Node);
+/// A place among the flows that wait, until it is dropped.
+struct Place<'a> {
+    node: &'a Node,
+    charge: Option<&'a Charge>,
+}
 
 impl<'a> Place<'a> {
-    fn take(node: &'a Node, most: usize) -> Option<Self> {
-        let before = node.waiting.inc();
-        let place = Self(node);
-        usize::try_from(before)
-            .is_ok_and(|before| before < most)
-            .then_some(place)
+    /// Takes a place for a flow. A connection may have as many as are left for all others, one at
+    /// least.
+    fn take(node: &'a Node, most: usize, charge: Option<&'a Charge>, bytes: usize) -> Option<Self> {
+        let before = usize::try_from(node.waiting.inc()).unwrap_or_default();
+        let own = charge.map_or(0, |charge| charge.account().waiting.fetch_add(1, Relaxed));
+        let place = Self { node, charge };
+        if own >= most.saturating_sub(before) {
+            return None;
+        }
+        if let Some(charge) = charge {
+            // The message is not held any more.
+            charge.release(Line::Incoming);
+            charge.release(Line::Decoded);
+            charge.take(Line::Waiting, bytes + FLOW_BYTES).ok()?;
+        }
+        Some(place)
     }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.0.waiting.dec();
+        self.node.waiting.dec();
+        if let Some(charge) = self.charge {
+            charge.account().waiting.fetch_sub(1, Relaxed);
+            charge.release(Line::Waiting);
+        }
     }
 }
 
 /// An answer to come that need not be waited for.
 pub(super) trait GiveUp: Future + Unpin {
-    /// Whoever still waits is turned away.
+    /// Turns the flow away if it still waits.
     fn give_up(&mut self);
+
+    /// Returns the bytes of all that the flow holds while it waits.
+    fn held_bytes(&self) -> usize;
 }
 
 impl GiveUp for Starting {
     fn give_up(&mut self) {
         Starting::give_up(self);
+    }
+
+    fn held_bytes(&self) -> usize {
+        Starting::held_bytes(self)
     }
 }
 
@@ -43,18 +69,31 @@ impl GiveUp for StartingHttp {
     fn give_up(&mut self) {
         StartingHttp::give_up(self);
     }
+
+    fn held_bytes(&self) -> usize {
+        StartingHttp::held_bytes(self)
+    }
 }
 
 impl Agent {
-    /// The engine's answer. Who would have to wait when too many do, or when this is the end, is
-    /// turned away.
-    pub(super) async fn answer<S: GiveUp>(&self, mut starting: S) -> S::Output {
+    /// Returns the engine's answer. A flow that would have to wait when too many do, or during
+    /// shutdown, is turned away.
+    pub(super) async fn answer<S: GiveUp>(
+        &self,
+        mut starting: S,
+        charge: Option<&Charge>,
+    ) -> S::Output {
         let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut starting).poll(cx))).await;
         if let Poll::Ready(answer) = first {
             return answer;
         }
         let inner = &self.inner;
-        let Some(_place) = Place::take(&inner.metrics.node, inner.limits.waiting) else {
+        let Some(_place) = Place::take(
+            &inner.metrics.node,
+            inner.limits.waiting,
+            charge,
+            starting.held_bytes(),
+        ) else {
             inner.crowded_out();
             starting.give_up();
             return starting.await;

@@ -19,6 +19,8 @@ use super::stages::{Denied, Flow, Halt, LATEST_DEADLINE, NO_DEADLINE};
 use super::ticket::{EngineTicket, Slots, Told};
 use super::undecided::Watch;
 use super::{Engine, StartingHttp};
+#[cfg(feature = "server")]
+use crate::flow::CacheValue;
 use crate::flow::{CacheLookup, FlowParams, Quota, Verdict};
 
 /// Timers need not take longer times.
@@ -114,6 +116,16 @@ impl Starting {
         Self(Start::Waits(Box::pin(waiting), expect_end))
     }
 
+    /// Returns the bytes of the texts and values that the flow holds while it waits, 0 when it has
+    /// its answer.
+    #[cfg(feature = "server")]
+    pub(crate) fn held_bytes(&self) -> usize {
+        match &self.0 {
+            Start::Done(_) => 0,
+            Start::Waits(waiting, _) => waiting.flow.held_bytes() + waiting.notes.held_bytes(),
+        }
+    }
+
     /// Waits no longer: a flow that still does is turned away, as if its time were over.
     ///
     /// What it decided before counts; the answer is there at the next poll.
@@ -189,6 +201,17 @@ impl OwnedFlow {
         }
     }
 
+    #[cfg(feature = "server")]
+    fn held_bytes(&self) -> usize {
+        let labels = self.params.labels.iter();
+        let labels = labels.map(|(key, value)| key.len() + value.len() + HELD);
+        let services = self.services.iter().map(|service| service.len() + HELD);
+        let keys = self.params.global_cache_keys.iter();
+        let keys = keys.chain(&self.params.result_cache_key);
+        let keys = keys.map(|key| key.len() + HELD);
+        self.control_point.len() + labels.chain(services).chain(keys).sum::<usize>()
+    }
+
     fn with<R>(&self, now: Nanos, act: impl FnOnce(&Flow<'_, '_>) -> R) -> R {
         let services: SmallVec<[&str; 4]> = self.services.iter().map(|one| &**one).collect();
         act(&Flow {
@@ -216,7 +239,32 @@ pub(super) struct Notes {
     pub(super) quotas: Option<Vec<Quota>>,
 }
 
+/// Bytes that one text counts for beside its own.
+#[cfg(feature = "server")]
+const HELD: usize = 64;
+/// Bytes that a decision counts for beside the key it names.
+#[cfg(feature = "server")]
+const DECISION: usize = 512;
+
 impl Notes {
+    #[cfg(feature = "server")]
+    fn held_bytes(&self) -> usize {
+        let value = |value: &CacheValue| match value {
+            Ok(Some(value)) => value.len(),
+            _ => 0,
+        };
+        let found = self.found.as_ref().map_or(0, |found| {
+            let global = found.global.iter();
+            let global = global.map(|(key, found)| key.len() + value(found) + HELD);
+            global.sum::<usize>() + found.result.as_ref().map_or(0, value)
+        });
+        let decisions = self.decisions.as_ref().map_or(0, |all| {
+            let labels = all.iter().map(|one| one.details.text_bytes() + DECISION);
+            labels.sum::<usize>()
+        });
+        found + decisions
+    }
+
     fn told(&mut self) -> Told {
         Told {
             cached: self.found.take(),

@@ -322,6 +322,22 @@ impl LimiterDetails {
             _ => None,
         }
     }
+
+    /// Returns the bytes of its texts.
+    #[cfg(feature = "server")]
+    pub(crate) fn text_bytes(&self) -> usize {
+        match self {
+            Self::RateLimiter { label, .. } | Self::ConcurrencyLimiter { label, .. } => label.len(),
+            Self::Sampler { label } => label.len(),
+            Self::QuotaScheduler {
+                label, scheduler, ..
+            }
+            | Self::ConcurrencyScheduler {
+                label, scheduler, ..
+            } => label.len() + scheduler.workload_index.len(),
+            Self::LoadScheduler { scheduler } => scheduler.workload_index.len(),
+        }
+    }
 }
 
 /// How a scheduler saw a flow.

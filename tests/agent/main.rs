@@ -1,9 +1,12 @@
 //! The served agent, over real sockets.
 
 mod bounds;
+mod budget;
+mod caller;
 mod calls;
 mod ends;
 mod faults;
+mod idle;
 mod interop;
 mod json;
 mod keys;

@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout)]
 
 mod commands;
+mod descriptors;
 mod program;
 mod secrets;
 mod serving;

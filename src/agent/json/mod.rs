@@ -3,5 +3,5 @@
 mod proto;
 mod routes;
 
-pub(super) use self::proto::decode;
+pub(super) use self::proto::{Named, POOL, decode};
 pub(super) use self::routes::{Json, PATHS, refused, router};

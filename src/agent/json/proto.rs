@@ -11,12 +11,13 @@ use crate::pb::check::{
     FlowEndResponse,
 };
 use crate::pb::checkhttp::{CheckHttpRequest, CheckHttpResponse};
+use crate::pb::trace_collector::ExportTraceServiceRequest;
 
-static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
+pub(in crate::agent) static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
     DescriptorPool::decode(crate::pb::FILE_DESCRIPTORS).expect("they were made by the build")
 });
 
-/// A message that comes or goes as JSON.
+/// A message with its full name in protobuf.
 pub(crate) trait Named: Message + Default {
     const NAME: &str;
 }
@@ -44,6 +45,9 @@ named!("aperture.flowcontrol.check.v1":
 named!("aperture.flowcontrol.checkhttp.v1":
     CheckHttpRequest = "CheckHTTPRequest",
     CheckHttpResponse = "CheckHTTPResponse",
+);
+named!("opentelemetry.proto.collector.trace.v1":
+    ExportTraceServiceRequest = "ExportTraceServiceRequest",
 );
 
 fn descriptor<M: Named>() -> prost_reflect::MessageDescriptor {

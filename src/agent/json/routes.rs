@@ -1,3 +1,5 @@
+//! The routes that are not gRPC: calls as JSON, status, health and metrics.
+
 use std::time::Instant;
 
 use axum::Router;
@@ -11,10 +13,11 @@ use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status};
 
 use super::proto::{self, Named};
+use crate::agent::budget::{Charge, Line};
 use crate::agent::check::Checks;
 use crate::agent::http::HttpChecks;
 use crate::agent::metrics::Handler;
-use crate::agent::{Agent, status};
+use crate::agent::{Agent, JSON_ELEMENT_BYTES, MAX_JSON_ELEMENTS, elements, status};
 use crate::pb::check::flow_control_service_server::FlowControlService;
 use crate::pb::check::{
     CacheDeleteRequest, CacheLookupRequest, CacheUpsertRequest, CheckRequest, FlowEndRequest,
@@ -75,7 +78,7 @@ pub(crate) fn router(agent: &Agent) -> Json {
         .with_state(agent.clone())
 }
 
-/// A call's message and headers.
+/// A call's message, headers and charge.
 struct Call<M>(Request<M>);
 
 impl<M: Named, S: Send + Sync> FromRequest<S> for Call<M> {
@@ -83,6 +86,7 @@ impl<M: Named, S: Send + Sync> FromRequest<S> for Call<M> {
 
     async fn from_request(request: HttpRequest, state: &S) -> Result<Self, HttpResponse> {
         let headers: HeaderMap = request.headers().clone();
+        let charge = Charge::of(request.extensions());
         let body = Bytes::from_request(request, state).await;
         let body = body.map_err(|rejection| {
             let refusal = match rejection.status() {
@@ -91,20 +95,34 @@ impl<M: Named, S: Send + Sync> FromRequest<S> for Call<M> {
             };
             refused(&refusal)
         })?;
+        let elements = elements::count_json(&body);
+        elements::bounded(elements, MAX_JSON_ELEMENTS).map_err(|status| refused(&status))?;
+        let mut extensions = http::Extensions::new();
+        if let Some(charge) = charge {
+            let bytes = body.len() + elements * JSON_ELEMENT_BYTES;
+            let taken = charge.take(Line::Decoded, bytes);
+            taken.map_err(|status| refused(&status))?;
+            extensions.insert(charge);
+        }
         let message = proto::decode(&body)
             .map_err(|error| refused(&Status::invalid_argument(error.to_string())))?;
-        let extensions = http::Extensions::new();
         let metadata = MetadataMap::from_headers(headers);
         Ok(Self(Request::from_parts(metadata, extensions, message)))
     }
 }
 
-fn answer<M: Named>(result: Result<Response<M>, Status>) -> HttpResponse {
+/// Encodes an answer, which is charged before.
+fn answer<M: Named>(charge: Option<&Charge>, result: Result<Response<M>, Status>) -> HttpResponse {
     let response = match result {
         Ok(response) => response,
         Err(status) => return refused(&status),
     };
     let (_, message, extensions) = response.into_parts();
+    if let Some(charge) = charge
+        && let Err(status) = charge.set(Line::Answers, message.encoded_len())
+    {
+        return refused(&status);
+    }
     match proto::encode(&message) {
         Ok(text) => {
             let mut response = ([(header::CONTENT_TYPE, JSON)], text).into_response();
@@ -143,40 +161,25 @@ pub(crate) fn refused(status: &Status) -> HttpResponse {
     (code, [(header::CONTENT_TYPE, JSON)], body).into_response()
 }
 
-async fn check_http(
-    State(agent): State<Agent>,
-    Call(request): Call<CheckHttpRequest>,
-) -> HttpResponse {
-    answer(HttpChecks(agent).check_http(request).await)
+macro_rules! handlers {
+    ($($name:ident: $service:ident.$method:ident($request:ty);)*) => {
+        $(async fn $name(
+            State(agent): State<Agent>,
+            Call(request): Call<$request>,
+        ) -> HttpResponse {
+            let charge = Charge::of(request.extensions());
+            answer(charge.as_ref(), $service(agent).$method(request).await)
+        })*
+    };
 }
 
-async fn check(State(agent): State<Agent>, Call(request): Call<CheckRequest>) -> HttpResponse {
-    answer(Checks(agent).check(request).await)
-}
-
-async fn flow_end(State(agent): State<Agent>, Call(request): Call<FlowEndRequest>) -> HttpResponse {
-    answer(Checks(agent).flow_end(request).await)
-}
-
-async fn cache_lookup(
-    State(agent): State<Agent>,
-    Call(request): Call<CacheLookupRequest>,
-) -> HttpResponse {
-    answer(Checks(agent).cache_lookup(request).await)
-}
-
-async fn cache_upsert(
-    State(agent): State<Agent>,
-    Call(request): Call<CacheUpsertRequest>,
-) -> HttpResponse {
-    answer(Checks(agent).cache_upsert(request).await)
-}
-
-async fn cache_delete(
-    State(agent): State<Agent>,
-    Call(request): Call<CacheDeleteRequest>,
-) -> HttpResponse {
-    answer(Checks(agent).cache_delete(request).await)
+handlers! {
+    check_http: HttpChecks.check_http(CheckHttpRequest);
+    check: Checks.check(CheckRequest);
+    flow_end: Checks.flow_end(FlowEndRequest);
+    cache_lookup: Checks.cache_lookup(CacheLookupRequest);
+    cache_upsert: Checks.cache_upsert(CacheUpsertRequest);
+    cache_delete: Checks.cache_delete(CacheDeleteRequest);
 }
 
 /// Longer than any dynamic configuration: it names a few values.

@@ -21,6 +21,12 @@ pub(in crate::agent) struct Node {
     pub(in crate::agent) connections: Gauge<i64, AtomicI64>,
     /// Connections that were closed because there were too many.
     pub(in crate::agent) turned_away: Counter,
+    /// Connections that were closed because nothing was asked for too long.
+    pub(in crate::agent) idle_closed: Counter,
+    /// Connections that were closed because an answer was not taken in time.
+    pub(in crate::agent) untaken_closed: Counter,
+    /// Calls that were refused because callers hold too much memory.
+    pub(in crate::agent) over_budget: Counter,
     /// Calls without a good key.
     pub(in crate::agent) unauthenticated: Counter,
     /// Answers that granted something and that nobody took.
@@ -42,6 +48,21 @@ impl Node {
             "connections_turned_away",
             "Connections closed because there are too many",
             own.turned_away.clone(),
+        );
+        node.register(
+            "connections_idle_closed",
+            "Connections closed because nothing was asked for too long",
+            own.idle_closed.clone(),
+        );
+        node.register(
+            "connections_untaken_closed",
+            "Connections closed because an answer was not taken in time",
+            own.untaken_closed.clone(),
+        );
+        node.register(
+            "over_budget",
+            "Calls refused because callers hold too much memory",
+            own.over_budget.clone(),
         );
         node.register(
             "unauthenticated",

@@ -104,6 +104,14 @@ struct Frame {
 }
 
 impl Frame {
+    #[cfg(feature = "server")]
+    fn held_bytes(&self) -> usize {
+        let telemetry = self.telemetry.iter();
+        let telemetry = telemetry.map(|(key, value)| key.len() + value.len() + 64);
+        let baggage = self.baggage.as_ref().map_or(0, String::len);
+        telemetry.sum::<usize>() + baggage + 64 * self.classifiers.len()
+    }
+
     /// The whole answer, from the engine's.
     fn around(self, mut check: CheckReport) -> HttpReport {
         check.telemetry_flow_labels = self.telemetry;
@@ -154,6 +162,13 @@ impl StartingHttp {
 }
 
 impl StartingHttp {
+    /// Returns the bytes that the request holds while it waits, see [`Starting::held_bytes`].
+    #[cfg(feature = "server")]
+    pub(crate) fn held_bytes(&self) -> usize {
+        let frame = self.frame.as_ref().map_or(0, Frame::held_bytes);
+        self.starting.held_bytes() + frame
+    }
+
     /// Waits no longer, see [`Starting::give_up`].
     pub fn give_up(&mut self) {
         self.starting.give_up();

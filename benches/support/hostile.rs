@@ -1,0 +1,261 @@
+//! Callers that cost an agent as much as they can, and a well-behaved one beside them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use prost::Message;
+use tokio::net::TcpStream;
+use tower_aperture::pb::check::{CacheEntry, CacheLookupRequest, CacheUpsertRequest, CheckRequest};
+use tower_aperture::pb::checkhttp::CheckHttpRequest;
+use tower_aperture::pb::checkhttp::check_http_request::HttpRequest;
+
+const CHECK: &str = "/aperture.flowcontrol.check.v1.FlowControlService/";
+const CHECK_HTTP: &str = "/aperture.flowcontrol.checkhttp.v1.FlowControlServiceHTTP/CheckHTTP";
+const EXPORT: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
+
+/// How callers are hostile, and the megabytes that the budget gives them beyond an idle agent.
+pub(crate) const KINDS: [(Kind, &str, f64); 7] = [
+    (Kind::Nothing, "nobody", 16.0),
+    // 4096 connections of 32 KiB.
+    (Kind::Idle, "4000 idle connections", 128.0),
+    // 64 MiB, twice while one is being encoded, and the caches of 64 MiB.
+    (Kind::Unread, "unread answers", 256.0),
+    // 64 MiB decoded, 64 MiB on their way in.
+    (Kind::Decodes, "large decodes", 192.0),
+    // A million keys of 255 bytes at most; as many as are made up here are fewer.
+    (Kind::Keys, "made-up keys of 60 kB", 64.0),
+    (Kind::Points, "made-up control points", 32.0),
+    // 64 MiB, and 8 KiB for each of the flows.
+    (Kind::Waiting, "8000 waiting flows", 192.0),
+];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Nothing,
+    Idle,
+    Unread,
+    Decodes,
+    Keys,
+    Points,
+    Waiting,
+}
+
+/// The policies that they are hostile to.
+pub(crate) const POLICY: &str = "
+circuit:
+  components:
+  - flow_control:
+      rate_limiter:
+        selectors: [{control_point: checkout}]
+        in_ports: {bucket_capacity: {constant_signal: {value: 1000000000}}, fill_amount: {constant_signal: {value: 1000000000}}}
+        parameters: {interval: 1s, limit_by_label_key: user_id}
+  - flow_control:
+      quota_scheduler:
+        selectors: [{control_point: render}]
+        in_ports: {bucket_capacity: {constant_signal: {value: 1}}, fill_amount: {constant_signal: {value: 1}}}
+        rate_limiter: {interval: 3600s}
+        scheduler: {}
+";
+
+/// One connection, and what keeps it open.
+struct Caller(SendRequest<Full<Bytes>>);
+
+impl Caller {
+    async fn connect(address: &str, window: u32) -> Option<Self> {
+        let stream = TcpStream::connect(address).await.ok()?;
+        stream.set_nodelay(true).ok()?;
+        let handshake = http2::Builder::new(TokioExecutor::new())
+            .initial_stream_window_size(window)
+            .handshake(TokioIo::new(stream));
+        let (send, connection) = handshake.await.ok()?;
+        tokio::spawn(connection);
+        Some(Self(send))
+    }
+
+    async fn ask(&mut self, path: &str, body: Bytes) -> Option<http::Response<Incoming>> {
+        let method = if body.is_empty() { "GET" } else { "POST" };
+        let call = http::Request::builder()
+            .method(method)
+            .uri(format!("http://agent{path}"))
+            .header("content-type", "application/grpc")
+            .body(Full::new(body))
+            .ok()?;
+        self.0.ready().await.ok()?;
+        self.0.send_request(call).await.ok()
+    }
+}
+
+fn grpc(message: &[u8]) -> Bytes {
+    let mut body = BytesMut::new();
+    body.put_u8(0);
+    body.put_u32(u32::try_from(message.len()).expect("a message"));
+    body.put_slice(message);
+    body.freeze()
+}
+
+/// Is hostile until it is told to stop.
+pub(crate) async fn attack(kind: Kind, address: String, stop: Arc<AtomicBool>) {
+    match kind {
+        Kind::Nothing => {}
+        Kind::Idle => {
+            let mut open = Vec::new();
+            for _ in 0..4000 {
+                let Some(mut caller) = Caller::connect(&address, 65_535).await else {
+                    break;
+                };
+                caller.ask("/health", Bytes::new()).await;
+                open.push(caller);
+            }
+            rest(&stop).await;
+        }
+        Kind::Unread => unread(&address, &stop).await,
+        Kind::Decodes => {
+            let spans = [0x12, 0].repeat(60_000);
+            let message = grpc(&nested(1, &nested(2, &spans)));
+            several(8, &address, &stop, |_| (EXPORT, message.clone())).await;
+        }
+        Kind::Keys => {
+            let text = "x".repeat(60_000);
+            let flow = |number: usize| CheckRequest {
+                control_point: "checkout".to_owned(),
+                labels: [("user_id".to_owned(), format!("{number:012}{text}"))].into(),
+                ..CheckRequest::default()
+            };
+            several(8, &address, &stop, |number| {
+                ("Check", grpc(&flow(number).encode_to_vec()))
+            })
+            .await;
+        }
+        Kind::Points => {
+            let flow = |number: usize| CheckRequest {
+                control_point: format!("made-up-{number}-{}", "x".repeat(200)),
+                ..CheckRequest::default()
+            };
+            several(8, &address, &stop, |number| {
+                ("Check", grpc(&flow(number).encode_to_vec()))
+            })
+            .await;
+        }
+        Kind::Waiting => waiting(&address, &stop).await,
+    }
+    rest(&stop).await;
+}
+
+async fn rest(stop: &AtomicBool) {
+    while !stop.load(Relaxed) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// So many connections, each with one call after the other.
+async fn several(
+    number: usize,
+    address: &str,
+    stop: &Arc<AtomicBool>,
+    call: impl Fn(usize) -> (&'static str, Bytes),
+) {
+    let mut callers = Vec::new();
+    for _ in 0..number {
+        callers.extend(Caller::connect(address, 65_535).await);
+    }
+    let mut made = 0;
+    while !stop.load(Relaxed) {
+        let round = callers.iter_mut().map(|caller| {
+            made += 1;
+            let (method, body) = call(made);
+            let path = match method {
+                "Check" => format!("{CHECK}{method}"),
+                path => path.to_owned(),
+            };
+            async move { caller.ask(&path, body).await }
+        });
+        futures_util::future::join_all(round).await;
+    }
+}
+
+/// Lookups of a few bytes whose answers of 8 MB nobody reads.
+async fn unread(address: &str, stop: &AtomicBool) {
+    let Some(mut caller) = Caller::connect(address, 65_535).await else {
+        return;
+    };
+    let keys: Vec<String> = (0..8).map(|key| key.to_string()).collect();
+    for key in &keys {
+        let entry = CacheEntry {
+            value: vec![b'x'; 1_000_000].into(),
+            ..CacheEntry::default()
+        };
+        let upsert = CacheUpsertRequest {
+            global_cache_entries: [(key.clone(), entry)].into(),
+            ..CacheUpsertRequest::default()
+        };
+        let path = format!("{CHECK}CacheUpsert");
+        caller.ask(&path, grpc(&upsert.encode_to_vec())).await;
+    }
+    let lookup = CacheLookupRequest {
+        global_cache_keys: keys,
+        ..CacheLookupRequest::default()
+    };
+    let body = grpc(&lookup.encode_to_vec());
+    let (mut callers, mut held) = (Vec::new(), Vec::new());
+    for _ in 0..8 {
+        let Some(mut caller) = Caller::connect(address, 1).await else {
+            continue;
+        };
+        for _ in 0..50 {
+            held.push(
+                caller
+                    .ask(&format!("{CHECK}CacheLookup"), body.clone())
+                    .await,
+            );
+        }
+        callers.push(caller);
+    }
+    rest(stop).await;
+}
+
+/// Flows with a path of 16 KiB that wait on eight connections.
+async fn waiting(address: &str, stop: &AtomicBool) {
+    let flow = CheckHttpRequest {
+        control_point: "render".to_owned(),
+        request: Some(HttpRequest {
+            path: "x".repeat(16 << 10),
+            ..HttpRequest::default()
+        }),
+        ..CheckHttpRequest::default()
+    };
+    let body = grpc(&flow.encode_to_vec());
+    for _ in 0..8 {
+        let Some(caller) = Caller::connect(address, 65_535).await else {
+            continue;
+        };
+        for _ in 0..1000 {
+            let (mut caller, body) = (Caller(caller.0.clone()), body.clone());
+            tokio::spawn(async move { caller.ask(CHECK_HTTP, body).await });
+        }
+    }
+    rest(stop).await;
+}
+
+fn nested(field: u8, inner: &[u8]) -> Vec<u8> {
+    let mut message = vec![field << 3 | 2];
+    prost::encoding::encode_varint(inner.len() as u64, &mut message);
+    message.extend(inner);
+    message
+}
+
+/// A well-behaved caller's p99 beside them: the check timeout of SDKs.
+pub(crate) const P99: Duration = Duration::from_millis(200);
+
+/// How long a table's row takes.
+pub(crate) const ROW: Duration = Duration::from_secs(8);
+
+/// Whether a row is over.
+pub(crate) fn is_over(begun: Instant) -> bool {
+    begun.elapsed() > ROW
+}
