@@ -114,6 +114,8 @@ pub mod metrics;
 pub mod pb;
 #[cfg(feature = "embedded")]
 pub mod policy;
+#[cfg(feature = "rego")]
+mod rego;
 #[cfg(feature = "remote")]
 mod remote;
 #[cfg(feature = "telemetry")]

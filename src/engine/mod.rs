@@ -117,9 +117,10 @@
 //!   warning. (There, it is zero or empty.)
 //! - `~0` in a JSON pointer means `~`, as RFC 6901 says. (There, it is refused.)
 //! - A flux meter without buckets has some that suit milliseconds. (There, they suit seconds.)
-//! - Rego modules are not evaluated and leave their labels unset, alerters, infra meters and
-//!   `auto_scale` have no effect; each with a warning but infra meters. A policy that only scales
-//!   is refused.
+//! - Rego modules are evaluated with the feature `rego`. Without it, a policy is refused that
+//!   decides by a label that only a module sets.
+//! - Alerters, infra meters and `auto_scale` have no effect; each with a warning but infra meters. A
+//!   policy that only scales is refused.
 //! - Dynamic configuration sets variables and `dry_run`, and `start` and `reset` of load ramps. It
 //!   comes from `dynamicConfig` of a resource, from a file `<policy>.dynamic.yaml` beside the
 //!   policy's file, where `<policy>` is the policy's name or the stem of its file, and from
@@ -185,7 +186,7 @@ use self::cache::Caches;
 use self::clock::nanos;
 use self::snapshot::{Settings, Snapshot};
 use self::source::Sources;
-use self::stats::{Reloads, Tally};
+use self::stats::{Failures, Reloads, Tally};
 use self::sync::Mutex;
 use self::undecided::Unselected;
 use crate::policy::{self, PolicyWarning};
@@ -262,6 +263,7 @@ struct Shared {
     clock: Arc<dyn Clock>,
     tally: Tally,
     reloads: Reloads,
+    classifier_failures: Failures,
     unselected: Unselected,
     caches: Caches,
     settings: Settings,
@@ -280,6 +282,7 @@ impl Engine {
                 clock: Arc::clone(&settings.surroundings.clock),
                 tally: Tally::default(),
                 reloads: Reloads::default(),
+                classifier_failures: Failures::default(),
                 unselected: Unselected::default(),
                 caches,
                 settings,
@@ -394,6 +397,7 @@ impl Engine {
             keys: components.iter().map(|one| one.limiter.keys()).sum(),
             evicted: components.iter().map(|one| one.limiter.evicted()).sum(),
             dry_run_rejections: self.shared.settings.dry_run.rejected(),
+            classifier_failures: self.shared.classifier_failures.sum(),
             reloads,
             failed_reloads,
         }

@@ -1,5 +1,7 @@
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+#[cfg(feature = "rego")]
+use std::time::Instant;
 
 /// What an engine has counted since it was built; read it for your metrics.
 ///
@@ -31,10 +33,64 @@ pub struct EngineStats {
     /// Decisions of policies in a [dry run](super::EngineBuilder::dry_run) that would have turned
     /// a flow away; a flow counts once for each component.
     pub dry_run_rejections: u64,
+    /// How often the Rego module of a classifier failed or exceeded a bound, so that its labels
+    /// stayed unset; see [`Engine::check_http`](super::Engine::check_http).
+    pub classifier_failures: u64,
     /// How often changed policies were put in force.
     pub reloads: u64,
     /// How often policies were refused that should have been, or could not be read.
     pub failed_reloads: u64,
+}
+
+/// Modules of classifiers that failed.
+#[derive(Debug)]
+pub(crate) struct Failures {
+    count: AtomicU64,
+    #[cfg(feature = "rego")]
+    since: Instant,
+    /// Seconds since then until a failure is logged again.
+    #[cfg(feature = "rego")]
+    next_log: AtomicU64,
+}
+
+/// Seconds between two lines in the log.
+#[cfg(feature = "rego")]
+const LOG_EVERY: u64 = 60;
+
+impl Default for Failures {
+    fn default() -> Self {
+        Self {
+            count: AtomicU64::new(0),
+            #[cfg(feature = "rego")]
+            since: Instant::now(),
+            #[cfg(feature = "rego")]
+            next_log: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Failures {
+    /// Counts a failure, and logs its description once a minute at most.
+    #[cfg(feature = "rego")]
+    pub(crate) fn count(&self, describe: impl FnOnce() -> String) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        let now = self.since.elapsed().as_secs();
+        let due = self.next_log.load(Ordering::Relaxed);
+        let free = now >= due
+            && self
+                .next_log
+                .compare_exchange(due, now + LOG_EVERY, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok();
+        if free {
+            let text = describe();
+            log_event!(warn, "{text}");
+            let _ = text;
+        }
+    }
+
+    pub(crate) fn sum(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
 }
 
 /// How reloads went.

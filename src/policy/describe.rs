@@ -320,14 +320,19 @@ fn write_workload(out: &mut String, parameters: &WorkloadParameters) -> fmt::Res
 }
 
 fn write_classifier(out: &mut String, classifier: &Classifier) -> fmt::Result {
-    let labels: Vec<&str> = classifier.rules.iter().map(|rule| &*rule.label).collect();
+    let mut labels: Vec<&str> = classifier.rules.iter().map(|rule| &*rule.label).collect();
+    let rego = classifier.rego.iter().flat_map(|rego| &rego.labels);
+    let rego: Vec<&str> = rego.map(|(label, _)| &**label).collect();
+    if cfg!(feature = "rego") {
+        labels.extend(&rego);
+    }
     write!(out, "  classifier {}: ", classifier.index)?;
     match labels.is_empty() {
         true => out.push_str("sets no label"),
         false => write!(out, "sets {}", labels.join(", "))?,
     }
-    if !classifier.rego_labels.is_empty() {
-        write!(out, "; leaves {} unset", classifier.rego_labels.join(", "))?;
+    if !cfg!(feature = "rego") && !rego.is_empty() {
+        write!(out, "; leaves {} unset", rego.join(", "))?;
     }
     out.push('\n');
     Ok(())

@@ -163,6 +163,8 @@ pub(super) fn finish(
             "{SCALES_NOTHING}, and the policy does nothing else"
         )));
     }
+    #[cfg(not(feature = "rego"))]
+    super::unset_labels::check(content, &folded.deciding, &resources)?;
     Ok(Policy {
         name: Arc::from(name),
         hash: Arc::from(hash(name, content)),

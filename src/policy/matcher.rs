@@ -50,6 +50,12 @@ impl LabelMatcher {
         self.tests.is_empty()
     }
 
+    /// Some test looks at the label.
+    #[cfg(not(feature = "rego"))]
+    pub(super) fn reads(&self, label: &str) -> bool {
+        self.tests.iter().any(|test| test.reads(label))
+    }
+
     /// Each test, for those who compare.
     #[cfg(test)]
     pub(super) fn shown(&self) -> Vec<String> {
@@ -63,6 +69,18 @@ impl LabelMatcher {
 }
 
 impl Test {
+    #[cfg(not(feature = "rego"))]
+    fn reads(&self, wanted: &str) -> bool {
+        match self {
+            Self::Exists(label)
+            | Self::Equals { label, .. }
+            | Self::OneOf { label, .. }
+            | Self::Matches { label, .. } => **label == *wanted,
+            Self::Not(test) => test.reads(wanted),
+            Self::All(tests) | Self::Any(tests) => tests.iter().any(|test| test.reads(wanted)),
+        }
+    }
+
     fn holds(&self, labels: &Labels<'_>) -> bool {
         match self {
             Self::Exists(label) => labels.get(label).is_some(),

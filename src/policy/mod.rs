@@ -27,7 +27,9 @@
 //! - `pass_through_label_values` hold, also those of a `load_ramp` (on an Agent only after dynamic
 //!   configuration has come, and never those of a ramp);
 //! - `~0` in a JSON pointer is `~` (there, it is refused);
-//! - Rego modules are not evaluated: their labels stay unset;
+//! - a Rego module is compiled when the policy is read, and refused where it does not compile or
+//!   calls a function that is not available. Without the feature `rego`, modules are not evaluated:
+//!   a policy is refused of which something that decides reads a label that only a module sets;
 //! - alerters, infra meters and `auto_scale` have no effect; a policy that only scales is refused;
 //! - dynamic configuration sets variables and `dry_run` by their config keys: the `dynamicConfig`
 //!   of a resource, a file `<policy>.dynamic.yaml` beside the policy's, and
@@ -58,6 +60,8 @@ mod resources;
 mod selector;
 mod status_code;
 mod suggest;
+#[cfg(not(feature = "rego"))]
+mod unset_labels;
 mod yaml;
 
 #[cfg(test)]

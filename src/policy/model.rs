@@ -358,8 +358,17 @@ pub(crate) struct Classifier {
     /// Index in the policy's list.
     pub(crate) index: u32,
     pub(crate) rules: Vec<Rule>,
-    /// The labels of a Rego module, which nothing here evaluates.
-    pub(crate) rego_labels: Vec<Arc<str>>,
+    pub(crate) rego: Option<RegoModule>,
+}
+
+/// The Rego module of a classifier.
+#[derive(Clone, Debug)]
+pub(crate) struct RegoModule {
+    /// What it sets, in the order of the text: each label, and its telemetry flag.
+    pub(crate) labels: Vec<(Arc<str>, bool)>,
+    /// Compiled; its labels have the indices of `labels`.
+    #[cfg(feature = "rego")]
+    pub(crate) program: Arc<crate::rego::Program>,
 }
 
 /// One label that a classifier makes.

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::decode::{At, Object};
-use super::model::{Buckets, Classifier, Extractor, FluxMeter, Rule};
+use super::model::{Buckets, Classifier, Extractor, FluxMeter, RegoModule, Rule};
 use super::yaml::shortened;
 use super::{PolicyError, extractor, selector};
 
@@ -63,30 +63,50 @@ fn classifier(at: At<'_>, index: u32) -> Result<Classifier, PolicyError> {
             rules.push(rule(label, at)?);
         }
     }
-    let mut rego_labels = Vec::new();
-    if let Some(at) = fields.get("rego") {
-        let rego = at.clone().object(&["module", "labels"])?;
-        rego.text("module")?;
-        if let Some(labels) = rego.get("labels") {
-            for (label, at) in labels.free_map()? {
-                check_label(label, &at)?;
-                if !at.is_null() {
-                    at.object(&["telemetry"])?.boolean("telemetry", true)?;
-                }
-                rego_labels.push(Arc::from(label));
-            }
-        }
-        at.warn(format!(
-            "Rego is not evaluated by the embedded engine: classifier {index} leaves the labels of \
-             its module unset"
-        ));
-    }
+    let rego = fields.get("rego").map(|at| rego(&at, index)).transpose()?;
     Ok(Classifier {
         selectors,
         index,
         rules,
-        rego_labels,
+        rego,
     })
+}
+
+fn rego(at: &At<'_>, index: u32) -> Result<RegoModule, PolicyError> {
+    let fields = at.clone().object(&["module", "labels"])?;
+    let module = fields.text("module")?.unwrap_or_default();
+    let mut labels = Vec::new();
+    if let Some(map) = fields.get("labels") {
+        for (label, at) in map.free_map()? {
+            check_label(label, &at)?;
+            let telemetry = if at.is_null() {
+                true
+            } else {
+                at.object(&["telemetry"])?.boolean("telemetry", true)?
+            };
+            labels.push((Arc::from(label), telemetry));
+        }
+    }
+    #[cfg(feature = "rego")]
+    {
+        let _ = index;
+        let names: Vec<Arc<str>> = labels.iter().map(|(label, _)| Arc::clone(label)).collect();
+        let program = crate::rego::Program::compile(module, &names).map_err(|flaw| {
+            let at = fields.get("module").unwrap_or_else(|| at.clone());
+            at.error(format!("the module does not compile: {flaw}"))
+        })?;
+        let program = Arc::new(program);
+        Ok(RegoModule { labels, program })
+    }
+    #[cfg(not(feature = "rego"))]
+    {
+        let _ = module;
+        at.warn(format!(
+            "this build does not evaluate Rego (its feature `rego` is off): classifier {index} \
+             leaves the labels of its module unset"
+        ));
+        Ok(RegoModule { labels })
+    }
 }
 
 /// A name that Rego could give to a rule, which is what the Agent makes of it.

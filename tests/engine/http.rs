@@ -99,46 +99,6 @@ fn row_39_bytes_that_are_not_utf8_become_the_replacement_character() {
     assert_eq!(with_baggage("a=x%25FFy")["a"], "x\u{fffd}y");
 }
 
-#[test]
-fn row_40_labels_of_rego_stay_unset_and_the_classifier_is_named() {
-    let text = "
-resources:
-  flow_control:
-    classifiers:
-    - selectors: [{control_point: here}]
-      rules: {kind: {extractor: {from: request.http.method}}}
-    - selectors: [{control_point: here}]
-      rego:
-        module: |
-          package p
-          user = input.attributes.request.http.headers.user
-        labels: {user: {telemetry: true}}
-";
-    let engine = Engine::builder().policy_text("policy", text).build();
-    let engine = engine.expect("Rego is no reason to refuse it");
-    let warned = engine
-        .warnings()
-        .iter()
-        .any(|warning| warning.to_string().contains("classifier 1"));
-    assert!(warned, "{:?}", engine.warnings());
-    let headers = [("user", "ann")];
-    let request = HttpRequest {
-        method: "GET",
-        headers: &headers,
-        ..HttpRequest::default()
-    };
-    let report = ask(&engine, request);
-    assert_eq!(baggage(&report), Some("kind=GET"));
-    assert!(!report.check.flow_label_keys.contains(&"user".to_owned()));
-    let indices: Vec<u32> = report
-        .check
-        .classifiers
-        .iter()
-        .map(|info| info.classifier_index)
-        .collect();
-    assert_eq!(indices, [0, 1]);
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_request_waits_in_queues_like_any_flow() {
     let text = "

@@ -17,6 +17,8 @@ mod memory;
 mod notes;
 mod properties;
 mod queues;
+#[cfg(feature = "rego")]
+mod rego;
 mod reload;
 mod scale;
 mod scaling;

@@ -3,16 +3,21 @@
 mod json;
 mod jwt;
 mod path;
+#[cfg(feature = "rego")]
+mod rego;
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use self::json::Pointer;
 use self::path::Templates;
-use super::http::HttpRequest;
+use super::http::{HttpInput, HttpRequest};
 use super::index::Places;
 use super::report::ClassifierInfo;
 use super::stages::Flow;
+use super::stats::Failures;
+#[cfg(feature = "rego")]
+use crate::policy::RegoModule;
 use crate::policy::{Classifier, Extractor, Policy, Selector};
 
 /// The classifiers of all policies.
@@ -31,6 +36,8 @@ struct Placed {
     /// What its one unit of rules, and its one of Rego, are reported as.
     units: usize,
     rules: Vec<Rule>,
+    #[cfg(feature = "rego")]
+    rego: Option<RegoModule>,
 }
 
 #[derive(Debug)]
@@ -104,8 +111,10 @@ impl Classifiers {
             policy_hash: Arc::clone(&policy.hash),
             index: classifier.index,
             units: usize::from(!classifier.rules.is_empty())
-                + usize::from(!classifier.rego_labels.is_empty()),
+                + usize::from(classifier.rego.is_some()),
             rules: rules.collect(),
+            #[cfg(feature = "rego")]
+            rego: classifier.rego.clone(),
         });
     }
 
@@ -123,9 +132,13 @@ impl Classifiers {
     pub(crate) fn classify(
         &self,
         flow: &Flow<'_, '_>,
-        request: &HttpRequest<'_>,
+        input: &HttpInput<'_>,
+        failures: &Failures,
         infos: &mut Vec<ClassifierInfo>,
     ) -> Vec<Made> {
+        let request = &input.request.unwrap_or_default();
+        #[cfg(feature = "rego")]
+        let mut document = None;
         let mut made = Vec::new();
         for &at in self.places.matching(flow).iter() {
             let classifier = &self.all[at as usize];
@@ -143,7 +156,24 @@ impl Classifiers {
                     });
                 }
             }
+            #[cfg(feature = "rego")]
+            if let Some(module) = &classifier.rego {
+                let document = document.get_or_insert_with(|| rego::document(input, flow.services));
+                match rego::evaluate(module, document.as_ref()) {
+                    Ok(values) => made.extend(values),
+                    Err(failure) => {
+                        failures.count(|| {
+                            format!(
+                                "classifier {} of policy `{}` left its labels unset: {failure}",
+                                classifier.index, classifier.policy_name
+                            )
+                        });
+                    }
+                }
+            }
         }
+        #[cfg(not(feature = "rego"))]
+        let _ = failures;
         made
     }
 }

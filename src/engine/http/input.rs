@@ -37,11 +37,11 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HttpInput<'a> {
     pub(super) control_point: &'a str,
-    pub(super) source: Option<SocketAddress<'a>>,
-    pub(super) destination: Option<SocketAddress<'a>>,
-    pub(super) source_services: &'a [&'a str],
+    pub(in crate::engine) source: Option<SocketAddress<'a>>,
+    pub(in crate::engine) destination: Option<SocketAddress<'a>>,
+    pub(in crate::engine) source_services: &'a [&'a str],
     pub(super) destination_services: &'a [&'a str],
-    pub(super) request: Option<HttpRequest<'a>>,
+    pub(in crate::engine) request: Option<HttpRequest<'a>>,
     pub(super) ramp_mode: bool,
     pub(super) quotas: bool,
     pub(super) shadow: bool,
@@ -233,6 +233,12 @@ impl<'a> SocketAddress<'a> {
     pub const fn protocol(mut self, protocol: i32) -> Self {
         self.protocol = protocol;
         self
+    }
+
+    /// The address and the port.
+    #[cfg(feature = "rego")]
+    pub(in crate::engine) const fn parts(self) -> (&'a str, u32) {
+        (self.address, self.port)
     }
 
     /// Of several, the first in the message.

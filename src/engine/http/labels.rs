@@ -192,7 +192,7 @@ fn joined<'a>(services: &[&'a str]) -> Cow<'a, str> {
 }
 
 /// The second decoding, by the rules of a query. `None` for a broken escape.
-fn decode_query(text: &[u8]) -> Option<String> {
+pub(in crate::engine) fn decode_query(text: &[u8]) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text;
     while let [first, after @ ..] = rest {

@@ -14,6 +14,8 @@ use std::time::Duration;
 pub use self::input::{AddressFlaw, HttpInput, HttpInputError, HttpRequest, SocketAddress};
 
 use self::labels::HttpLabels;
+#[cfg(feature = "rego")]
+pub(in crate::engine) use self::labels::decode_query;
 use super::report::{CheckInput, CheckReport, ClassifierInfo};
 use super::stages::{Flow, time_left};
 use super::{Engine, EngineTicket, Starting};
@@ -219,8 +221,13 @@ impl Engine {
     /// Classifiers look at the request as it is described, so a body or a header that is not there
     /// makes no label. A JSON pointer may hold `~0`, as RFC 6901 has it (an Agent refuses that),
     /// documents nested deeper than 128 levels make no label, and tokens are read, never verified.
-    /// Rego modules are not evaluated: their labels stay unset, and a
-    /// [warning](Self::warnings) names the classifier.
+    ///
+    /// Rego modules are evaluated with the feature `rego`, on the thread that asks. An input
+    /// document of more than 256 KiB, an evaluation of more than 100 ms, a value of more than
+    /// 64 KiB and a module that fails leave the labels of the module unset, and are counted in
+    /// [`EngineStats::classifier_failures`](crate::engine::EngineStats::classifier_failures). A log
+    /// line a minute at most names the policy and the classifier, never a value. Numbers are
+    /// written in their shortest decimal form (an Agent keeps their spelling).
     ///
     /// # Errors
     ///
@@ -279,8 +286,8 @@ impl Engine {
                 ramp_mode: input.ramp_mode,
                 time_left: time_left(input.deadline),
             };
-            let request = input.request.unwrap_or_default();
-            labels.classified(classifiers.classify(&flow, &request, &mut infos));
+            let failures = &self.shared.classifier_failures;
+            labels.classified(classifiers.classify(&flow, input, failures, &mut infos));
         }
         Ok(Prepared {
             control_point: input.control_point,

@@ -184,17 +184,98 @@ fn extractors_are_read_as_written_and_checked() {
     assert!(telemetry("true") && !telemetry("false"));
 }
 
+const REGO: &str = "resources: {flow_control: {classifiers: [{selectors: [{control_point: a}]}, {selectors: [{control_point: a}], rego: {module: package x, labels: {user: {telemetry: false}}}}]}}";
+
 #[test]
-fn rego_is_not_evaluated_and_that_is_told() {
-    let text = "resources: {flow_control: {classifiers: [{selectors: [{control_point: a}]}, {selectors: [{control_point: a}], rego: {module: package x, labels: {user: {telemetry: false}}}}]}}";
-    let classifiers = loaded(text).policy.classifiers;
+fn labels_of_rego_are_read() {
+    let classifiers = loaded(REGO).policy.classifiers;
     assert_eq!(classifiers[1].index, 1);
-    assert_eq!(&*classifiers[1].rego_labels[0], "user");
-    let found = warnings(text);
-    assert!(
-        found[0].contains("classifier 1 leaves the labels"),
-        "{found:?}"
-    );
+    let rego = classifiers[1].rego.as_ref().expect("it has a module");
+    assert_eq!((&*rego.labels[0].0, rego.labels[0].1), ("user", false));
+    assert_eq!(warnings(REGO).is_empty(), cfg!(feature = "rego"));
+}
+
+#[cfg(not(feature = "rego"))]
+mod without_rego {
+    use super::super::{refused, warnings};
+    use super::REGO;
+
+    #[test]
+    fn a_module_whose_label_nothing_reads_is_a_warning() {
+        let found = warnings(REGO);
+        assert!(
+            found[0].contains("classifier 1 leaves the labels"),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn a_policy_that_decides_by_a_label_of_rego_is_refused_by_name() {
+        let ports = "in_ports: {bucket_capacity: {constant_signal: {value: 1}}, fill_amount: {constant_signal: {value: 1}}}";
+        let slots = "in_ports: {max_concurrency: {constant_signal: {value: 1}}}, concurrency_limiter: {max_inflight_duration: 1s}";
+        let here = "selectors: [{control_point: a}]";
+        for (component, name) in [
+            (
+                format!(
+                    "rate_limiter: {{{ports}, {here}, parameters: {{interval: 1s, limit_by_label_key: user}}}}"
+                ),
+                "rate_limiter `root.0`",
+            ),
+            (
+                format!(
+                    "rate_limiter: {{{ports}, {here}, parameters: {{interval: 1s}}, request_parameters: {{tokens_label_key: user}}}}"
+                ),
+                "rate_limiter `root.0`",
+            ),
+            (
+                format!(
+                    "rate_limiter: {{{ports}, selectors: [{{control_point: a, label_matcher: {{match_labels: {{user: x}}}}}}], parameters: {{interval: 1s}}}}"
+                ),
+                "rate_limiter `root.0`",
+            ),
+            (
+                format!(
+                    "rate_limiter: {{{ports}, selectors: [{{control_point: a, label_matcher: {{expression: {{not: {{label_exists: user}}}}}}}}], parameters: {{interval: 1s}}}}"
+                ),
+                "rate_limiter `root.0`",
+            ),
+            (
+                format!(
+                    "concurrency_scheduler: {{{slots}, {here}, scheduler: {{priority_label_key: user}}}}"
+                ),
+                "concurrency_scheduler `root.0`",
+            ),
+            (
+                format!(
+                    "concurrency_scheduler: {{{slots}, {here}, scheduler: {{fairness_label_key: user}}}}"
+                ),
+                "concurrency_scheduler `root.0`",
+            ),
+            (
+                format!(
+                    "concurrency_scheduler: {{{slots}, {here}, scheduler: {{workloads: [{{name: w, label_matcher: {{match_labels: {{user: x}}}}}}]}}}}"
+                ),
+                "concurrency_scheduler `root.0`",
+            ),
+            (
+                format!(
+                    "sampler: {{{here}, in_ports: {{accept_percentage: {{constant_signal: {{value: 1}}}}}}, parameters: {{{here}, session_label_key: user}}}}"
+                ),
+                "sampler `root.0`",
+            ),
+        ] {
+            let circuit = format!("circuit: {{components: [{{flow_control: {{{component}}}}}]}}\n");
+            let error = refused(&(circuit.clone() + REGO));
+            assert!(
+                error.contains(name) && error.contains("`user`") && error.contains("classifier 1"),
+                "{error}"
+            );
+            // A rule sets it too.
+            let rule = "selectors: [{control_point: a}], rules: {user: {extractor: {from: request.http.method}}}, rego";
+            let both = REGO.replace("selectors: [{control_point: a}], rego", rule);
+            assert_eq!(warnings(&(circuit + &both)).len(), 1);
+        }
+    }
 }
 
 #[test]

@@ -270,7 +270,12 @@ fn compare_classifier(ours: &Classifier, recorded: &Value) -> Verdict {
         .map(|(label, _)| &**label)
         .collect();
     theirs.sort_unstable();
-    let mut ours: Vec<&str> = ours.rego_labels.iter().map(|label| &**label).collect();
+    let mut ours: Vec<&str> = ours
+        .rego
+        .iter()
+        .flat_map(|rego| &rego.labels)
+        .map(|(label, _)| &**label)
+        .collect();
     ours.sort_unstable();
     same("rego labels", &json!(ours), &json!(theirs))
 }

@@ -1,0 +1,168 @@
+//! The input document of Rego modules, and the labels that they make of it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::super::http::{HttpInput, SocketAddress};
+use super::{Made, clean};
+use crate::policy::RegoModule;
+use crate::rego::{Failure, MAX_INPUT_BYTES, Value};
+
+/// Bytes that an element of the document counts beside its texts.
+const ELEMENT_BYTES: usize = 32;
+
+/// Returns the labels that a module makes.
+pub(super) fn evaluate(
+    module: &RegoModule,
+    document: Result<&Value, &Failure>,
+) -> Result<Vec<Made>, Failure> {
+    let values = module
+        .program
+        .evaluate(document.map_err(|failure| *failure)?.clone())?;
+    let made = values.into_iter().filter_map(|(index, value)| {
+        let (label, telemetry) = module.labels.get(index)?;
+        Some(Made {
+            label: Arc::clone(label),
+            value: clean(value.into()),
+            telemetry: *telemetry,
+        })
+    });
+    Ok(made.collect())
+}
+
+/// Returns the input document of a request, unless it is too large.
+///
+/// `destination` are the destination's services, an empty one where they are not known.
+pub(super) fn document(input: &HttpInput<'_>, destination: &[&str]) -> Result<Value, Failure> {
+    let request = input.request.unwrap_or_default();
+    let source: &[&str] = match input.source_services {
+        [] => &[""],
+        known => known,
+    };
+    let texts = [
+        request.method,
+        request.path,
+        request.host,
+        request.scheme,
+        request.protocol,
+        request.body,
+    ];
+    let headers = request
+        .headers
+        .iter()
+        .flat_map(|(name, value)| [*name, *value]);
+    let services = source.iter().chain(destination).copied();
+    let parameters = request.path.matches('&').count();
+    let elements = request.headers.len() + source.len() + destination.len() + parameters;
+    let bytes: usize = texts
+        .into_iter()
+        .chain(headers)
+        .chain(services)
+        .map(str::len)
+        .sum();
+    if bytes + elements * ELEMENT_BYTES > MAX_INPUT_BYTES {
+        return Err(Failure::Input);
+    }
+    // Of a header that is there twice the first counts, as for rules.
+    let headers = request.headers.iter().rev();
+    let headers = headers.map(|(name, value)| (Value::from(*name), Value::from(*value)));
+    let http = object([
+        ("method", request.method.into()),
+        ("path", request.path.into()),
+        ("host", request.host.into()),
+        ("scheme", request.scheme.into()),
+        ("protocol", request.protocol.into()),
+        ("size", request.size.into()),
+        ("body", request.body.into()),
+        ("headers", Value::from(headers.collect::<BTreeMap<_, _>>())),
+    ]);
+    let attributes = object([
+        ("request", object([("http", http)])),
+        ("source", end(input.source, "source_fqdns", source)),
+        (
+            "destination",
+            end(input.destination, "destination_fqdns", destination),
+        ),
+    ]);
+    let target = request.path.split('#').next().unwrap_or_default();
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let path = path.trim_start_matches('/').split('/').map(Value::from);
+    let (body, truncated) = parsed_body(input);
+    Ok(object([
+        ("attributes", attributes),
+        ("parsed_path", Value::from(path.collect::<Vec<_>>())),
+        ("parsed_query", parsed_query(query)),
+        ("parsed_body", body),
+        ("truncated_body", truncated.into()),
+    ]))
+}
+
+fn object<const N: usize>(members: [(&str, Value); N]) -> Value {
+    let members = members
+        .into_iter()
+        .map(|(key, value)| (Value::from(key), value));
+    Value::from(members.collect::<BTreeMap<_, _>>())
+}
+
+/// One end of the connection; an address that is not known is empty, with port 0.
+fn end(address: Option<SocketAddress<'_>>, key: &str, services: &[&str]) -> Value {
+    let (text, port) = address.map_or(("", 0), SocketAddress::parts);
+    let services: Vec<Value> = services
+        .iter()
+        .map(|service| Value::from(*service))
+        .collect();
+    object([
+        (
+            "socketAddress",
+            object([("address", text.into()), ("port", port.into())]),
+        ),
+        (key, Value::from(services)),
+    ])
+}
+
+/// Each parameter's values in order, decoded. Leaves out what is malformed.
+fn parsed_query(query: &str) -> Value {
+    let mut parameters: BTreeMap<Value, Vec<Value>> = BTreeMap::new();
+    for pair in query
+        .split('&')
+        .filter(|pair| !pair.is_empty() && !pair.contains(';'))
+    {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        if let (Some(key), Some(value)) = (decoded(key), decoded(value)) {
+            parameters
+                .entry(Value::from(key))
+                .or_default()
+                .push(Value::from(value));
+        }
+    }
+    let parameters = parameters.into_iter();
+    let parameters = parameters.map(|(key, values)| (key, Value::from(values)));
+    Value::from(parameters.collect::<BTreeMap<_, _>>())
+}
+
+/// A part of a query; `None` for a broken escape.
+fn decoded(text: &str) -> Option<String> {
+    super::super::http::decode_query(text.as_bytes())
+}
+
+/// The JSON document of the body, and whether its header says that more of it was sent. An empty
+/// object where the content type is another or the text is no JSON; null where there is no body or
+/// not all of it.
+fn parsed_body(input: &HttpInput<'_>) -> (Value, bool) {
+    let request = input.request.unwrap_or_default();
+    let json = request
+        .header("content-type")
+        .is_some_and(|kind| kind.contains("application/json"));
+    if !json {
+        return (Value::new_object(), false);
+    }
+    let length = request
+        .header("content-length")
+        .and_then(|length| length.parse().ok());
+    let truncated = length.is_some_and(|length: u64| length > request.body.len() as u64);
+    if request.body.is_empty() || truncated {
+        return (Value::Null, truncated && !request.body.is_empty());
+    }
+    let body = Value::from_json_str(request.body).unwrap_or_else(|_| Value::new_object());
+    (body, false)
+}

@@ -1,0 +1,446 @@
+//! What Open Policy Agent refuses to compile and the interpreter does not, and what would take too
+//! much of a thread's stack.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use serde::de::Deserialize as _;
+use serde_json::Value;
+
+use super::{Flaw, builtins};
+
+/// The work of the interpreter's parser, which doubles with each bracket in a bracket: the sum of
+/// 2^depth over all opening brackets.
+const MAX_BRACKET_WORK: u64 = 1 << 17;
+
+/// Levels of rules and expressions that an evaluation may be in at once: 2 for a rule and 1 for an
+/// expression. One takes about 12 KiB of stack without optimisation, and threads have 2 MiB.
+const MAX_DEPTH: usize = 96;
+
+/// Refuses a text whose brackets nest so deeply that the parser would not come to an end.
+pub(super) fn nesting(module: &str) -> Result<(), Flaw> {
+    let (mut depth, mut work) = (0_u32, 0_u64);
+    let (mut line, mut column) = (1, 0);
+    let mut closing = None;
+    let mut escaped = false;
+    for letter in module.chars() {
+        column += 1;
+        if letter == '\n' {
+            (line, column) = (line + 1, 0);
+        }
+        if let Some(end) = closing {
+            // A raw text knows no escapes, and a comment ends with its line.
+            if escaped {
+                escaped = false;
+            } else if letter == '\\' && end == '"' {
+                escaped = true;
+            } else if letter == end || (end == '"' && letter == '\n') {
+                closing = None;
+            }
+            continue;
+        }
+        match letter {
+            '"' | '`' => closing = Some(letter),
+            '#' => closing = Some('\n'),
+            '(' | '[' | '{' => {
+                work += 1 << depth.min(32);
+                depth += 1;
+                if work > MAX_BRACKET_WORK {
+                    let message =
+                        "brackets nest too deeply here: move the inner part to a rule of its own";
+                    return Err(Flaw::new((line, column), message.to_owned()));
+                }
+            }
+            ')' | ']' | '}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Checks a parsed module and returns the names of its rules, without functions.
+pub(super) fn module(tree: &str, source: &str, package: &str) -> Result<Vec<String>, Flaw> {
+    let mut reader = serde_json::Deserializer::from_str(tree);
+    // Expressions nest at most 32 levels, each a few levels of JSON.
+    reader.disable_recursion_limit();
+    let tree = Value::deserialize(&mut reader).map_err(|error| Flaw {
+        place: None,
+        message: error.to_string(),
+    })?;
+    let module = &tree[0]["ast"];
+    let none = Vec::new();
+    let mut imports = HashMap::new();
+    for import in module["imports"].as_array().unwrap_or(&none) {
+        if let Some(path) = path(&import["refr"]) {
+            let last = path.rsplit('.').next().unwrap_or_default().to_owned();
+            let name = spelled(&import["as"], source).map_or(last, str::to_owned);
+            imports.insert(name, path);
+        }
+    }
+    let mut checker = Checker {
+        source,
+        package: package.strip_prefix("data.").unwrap_or(package),
+        imports,
+        rules: HashMap::new(),
+    };
+    let rules = module["rules"].as_array().unwrap_or(&none);
+    for rule in rules {
+        checker.add(rule);
+    }
+    for rule in rules {
+        checker.calls(rule)?;
+        checker.head(rule)?;
+    }
+    checker.depths()?;
+    let mut names: Vec<String> = checker
+        .rules
+        .iter()
+        .filter(|(_, rule)| rule.arguments.is_empty())
+        .map(|(name, _)| name.clone())
+        .collect();
+    names.sort_unstable();
+    Ok(names)
+}
+
+struct Checker<'m> {
+    source: &'m str,
+    package: &'m str,
+    /// The path behind each imported name.
+    imports: HashMap<String, String>,
+    /// By name.
+    rules: HashMap<String, Rule>,
+}
+
+/// All rules of one name.
+#[derive(Default)]
+struct Rule {
+    place: (u64, u64),
+    /// How many arguments the function takes; empty for a rule.
+    arguments: BTreeSet<usize>,
+    uses: HashSet<String>,
+    depth: usize,
+}
+
+impl Checker<'_> {
+    /// Takes a rule in, with what it may refer to.
+    fn add(&mut self, tree: &Value) {
+        let (spec, head) = parts(tree);
+        let Some(name) = head_name(head) else {
+            return;
+        };
+        let found = Found::of_rule(spec, head, self.source);
+        let calls = found.calls.iter().map(|call| &call.name);
+        // A variable of the rule hides a rule of that name, but not a function.
+        let others = found.variables.iter().chain(&found.paths).filter(|path| {
+            let first = path.split('.').next().unwrap_or_default();
+            !found.declared.contains(first)
+        });
+        let uses: HashSet<String> = calls.chain(others).map(|path| self.resolve(path)).collect();
+        let rule = self.rules.entry(name).or_default();
+        rule.place = place(spec);
+        if let Some(arguments) = head["args"].as_array().filter(|list| !list.is_empty()) {
+            rule.arguments.insert(arguments.len());
+        }
+        rule.uses.extend(uses);
+        rule.depth = rule.depth.max(found.deepest + 2);
+    }
+
+    /// A path without the module's own package and with imports written out.
+    fn resolve(&self, path: &str) -> String {
+        let (first, rest) = path.split_once('.').unwrap_or((path, ""));
+        let path = match self.imports.get(first) {
+            Some(import) if rest.is_empty() => import.clone(),
+            Some(import) => format!("{import}.{rest}"),
+            None => path.to_owned(),
+        };
+        let own = path
+            .strip_prefix("data.")
+            .and_then(|path| path.strip_prefix(self.package))
+            .and_then(|path| path.strip_prefix('.'));
+        own.map_or(path.clone(), str::to_owned)
+    }
+
+    /// Every function that is called is there, and takes that many arguments.
+    fn calls(&self, tree: &Value) -> Result<(), Flaw> {
+        let (spec, head) = parts(tree);
+        let found = Found::of_rule(spec, head, self.source);
+        for call in &found.calls {
+            let name = self.resolve(&call.name);
+            // One more is where a result goes.
+            let fits = |parameters: usize| {
+                call.arguments == parameters || call.arguments == parameters + 1
+            };
+            let known = match self.rules.get(&name) {
+                Some(rule) => rule.arguments.iter().any(|parameters| fits(*parameters)),
+                None => match builtins::parameters(&call.name) {
+                    Some(parameters) => parameters == 0 || fits(parameters),
+                    None => {
+                        let message = format!(
+                            "`{}` is no function of this module, and no function of Rego that is \
+                             available here",
+                            call.name
+                        );
+                        return Err(Flaw::new(call.place, message));
+                    }
+                },
+            };
+            if !known {
+                let message = format!("`{}` does not take {} arguments", call.name, call.arguments);
+                return Err(Flaw::new(call.place, message));
+            }
+        }
+        Ok(())
+    }
+
+    /// Every variable in a rule's head is bound by its body.
+    fn head(&self, tree: &Value) -> Result<(), Flaw> {
+        let (spec, head) = parts(tree);
+        let mut bound = Found::of(&spec["bodies"], self.source);
+        bound.read(&head["args"], self.source, 0);
+        let mut used = Vec::new();
+        head_variables(&head["assign"]["value"], &mut used);
+        head_variables(&head["key"], &mut used);
+        for (name, place) in used {
+            let known = name.starts_with('_')
+                || matches!(&*name, "input" | "data")
+                || bound.variables.contains(&name)
+                || self.imports.contains_key(&name)
+                || self
+                    .rules
+                    .keys()
+                    .any(|rule| rule.split('.').next() == Some(&*name));
+            if !known {
+                let message = format!("`{name}` has no value: no expression of the rule binds it");
+                return Err(Flaw::new(place, message));
+            }
+        }
+        Ok(())
+    }
+
+    /// No rule depends on itself, and no chain of rules is too long.
+    fn depths(&self) -> Result<(), Flaw> {
+        let mut names: Vec<&str> = self.rules.keys().map(|name| &**name).collect();
+        names.sort_unstable();
+        let mut depths: HashMap<&str, Option<usize>> = HashMap::new();
+        for name in names {
+            // Without recursion: a module may have many rules.
+            let mut stack = vec![(name, false)];
+            while let Some((name, done)) = stack.pop() {
+                let rule = &self.rules[name];
+                if done {
+                    let below = self
+                        .used(rule)
+                        .filter_map(|used| depths.get(used)?.as_ref());
+                    let depth = rule.depth + below.max().copied().unwrap_or(0);
+                    if depth > MAX_DEPTH {
+                        let message = format!(
+                            "`{name}` nests too deeply: {depth} levels of rules and expressions, of {MAX_DEPTH} at most"
+                        );
+                        return Err(Flaw::new(rule.place, message));
+                    }
+                    depths.insert(name, Some(depth));
+                    continue;
+                }
+                if depths.contains_key(name) {
+                    continue;
+                }
+                depths.insert(name, None);
+                stack.push((name, true));
+                for used in self.used(rule) {
+                    match depths.get(used) {
+                        // It is being looked at: the way leads back.
+                        Some(None) => {
+                            let message = format!("`{used}` depends on itself, by way of `{name}`");
+                            return Err(Flaw::new(rule.place, message));
+                        }
+                        Some(_) => {}
+                        None => stack.push((used, false)),
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The rules that a rule may evaluate: a path leads to a rule, into its value, or to all rules
+    /// below it.
+    fn used<'a>(&'a self, rule: &'a Rule) -> impl Iterator<Item = &'a str> {
+        rule.uses.iter().filter_map(|used| {
+            let mut path = &**used;
+            loop {
+                if let Some((name, _)) = self.rules.get_key_value(path) {
+                    return Some(&**name);
+                }
+                path = path.rsplit_once('.')?.0;
+            }
+        })
+    }
+}
+
+/// What stands in a part of a module.
+#[derive(Default)]
+struct Found {
+    calls: Vec<Call>,
+    variables: HashSet<String>,
+    /// Variables that the part makes itself: of `:=`, `some`, and the arguments of a function.
+    declared: HashSet<String>,
+    paths: HashSet<String>,
+    deepest: usize,
+}
+
+struct Call {
+    name: String,
+    arguments: usize,
+    place: (u64, u64),
+}
+
+impl Found {
+    /// A rule without its own name.
+    fn of_rule(spec: &Value, head: &Value, source: &str) -> Self {
+        let mut found = Self::default();
+        found
+            .declared
+            .extend(Self::of(&head["args"], source).variables);
+        let index = &head["refr"]["RefBrack"]["index"];
+        for part in [
+            index,
+            &head["assign"],
+            &head["key"],
+            &spec["value"],
+            &spec["bodies"],
+        ] {
+            found.read(part, source, 0);
+        }
+        found
+    }
+
+    fn of(tree: &Value, source: &str) -> Self {
+        let mut found = Self::default();
+        found.read(tree, source, 0);
+        found
+    }
+
+    fn read(&mut self, tree: &Value, source: &str, depth: usize) {
+        self.deepest = self.deepest.max(depth);
+        match tree {
+            Value::Array(items) => items.iter().for_each(|item| self.read(item, source, depth)),
+            Value::Object(fields) => {
+                for (key, value) in fields {
+                    let deeper = depth + usize::from(nests(key));
+                    match &**key {
+                        "Var" => {
+                            self.variables
+                                .extend(value["value"].as_str().map(str::to_owned));
+                            continue;
+                        }
+                        "Call" => self.calls.extend(path(&value["fcn"]).map(|name| Call {
+                            name,
+                            arguments: value["params"].as_array().map_or(0, Vec::len),
+                            place: place(value),
+                        })),
+                        "RefDot" | "RefBrack" => {
+                            self.paths.extend(path(tree));
+                        }
+                        "AssignExpr" if value["op"] == "ColEq" => {
+                            self.declared
+                                .extend(Self::of(&value["lhs"], source).variables);
+                        }
+                        "SomeVars" => {
+                            let variables = value["vars"].as_array().into_iter().flatten();
+                            let names = variables.filter_map(|span| spelled(span, source));
+                            self.declared.extend(names.map(str::to_owned));
+                        }
+                        _ => {}
+                    }
+                    self.read(value, source, deeper);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// An expression that is evaluated within another.
+fn nests(kind: &str) -> bool {
+    matches!(
+        kind,
+        "Call"
+            | "Array"
+            | "Set"
+            | "Object"
+            | "ArrayCompr"
+            | "SetCompr"
+            | "ObjectCompr"
+            | "UnaryExpr"
+            | "BinExpr"
+            | "BoolExpr"
+            | "ArithExpr"
+            | "AssignExpr"
+            | "Membership"
+            | "Every"
+            | "NotExpr"
+    )
+}
+
+/// A rule and its head.
+fn parts(tree: &Value) -> (&Value, &Value) {
+    let spec = tree.get("Spec").or_else(|| tree.get("Default"));
+    let spec = spec.unwrap_or(&Value::Null);
+    let head = spec["head"]
+        .as_object()
+        .and_then(|head| head.values().next());
+    (spec, head.unwrap_or(spec))
+}
+
+/// `a`, or `a.b` for a rule that defines a member of `a`.
+fn head_name(head: &Value) -> Option<String> {
+    let refr = &head["refr"];
+    path(refr).or_else(|| path(&refr["RefBrack"]["refr"]))
+}
+
+/// `a.b.c`, also where it is written `a["b"].c`. `None` for anything else.
+fn path(tree: &Value) -> Option<String> {
+    if let Some(name) = tree["Var"]["value"].as_str() {
+        return Some(name.to_owned());
+    }
+    if let Some(refr) = tree.get("RefDot") {
+        let field = refr["field"][1].as_str()?;
+        return Some(format!("{}.{field}", path(&refr["refr"])?));
+    }
+    let refr = tree.get("RefBrack")?;
+    let field = refr["index"]["String"]["value"].as_str()?;
+    Some(format!("{}.{field}", path(&refr["refr"])?))
+}
+
+/// The variables that an expression of a head needs; those that an index or a comprehension binds
+/// are its own.
+fn head_variables(tree: &Value, found: &mut Vec<(String, (u64, u64))>) {
+    match tree {
+        Value::Array(items) => items.iter().for_each(|item| head_variables(item, found)),
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                match &**key {
+                    "Var" => {
+                        let name = value["value"].as_str().unwrap_or_default();
+                        found.push((name.to_owned(), place(value)));
+                    }
+                    "ArrayCompr" | "SetCompr" | "ObjectCompr" => {}
+                    "RefBrack" => head_variables(&value["refr"], found),
+                    "Call" => head_variables(&value["params"], found),
+                    _ => head_variables(value, found),
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The text of a span.
+fn spelled<'m>(span: &Value, source: &'m str) -> Option<&'m str> {
+    let end = |key: &str| usize::try_from(span[key].as_u64()?).ok();
+    source.get(end("start")?..end("end")?)
+}
+
+fn place(tree: &Value) -> (u64, u64) {
+    let number = |key: &str| tree["span"][key].as_u64().unwrap_or(1);
+    (number("line"), number("col"))
+}
