@@ -118,8 +118,12 @@ fn joined(headers: &HeaderMap) -> Cow<'_, str> {
 fn parse<'a>(parent: &[u8], state: impl FnOnce() -> Cow<'a, str>) -> Option<TraceParent> {
     let (version, rest) = (parent.get(..2)?, parent.get(2..)?);
     let [version] = hex(version)?;
-    let fields = rest.get(..53)?;
-    match (version, &rest[53..]) {
+    let (fields, more) = rest.split_at_checked(53)?;
+    // The rest of a header value, as text: a header with other bytes is no `traceparent`.
+    if !more.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t')) {
+        return None;
+    }
+    match (version, more) {
         // Later versions may say more, after a dash.
         (0, []) | (1..=0xfe, [] | [b'-', ..]) => {}
         _ => return None,

@@ -34,7 +34,7 @@ impl Hash for Sha512 {
 /// `io.jwt.decode`: the header, the payload, and the signature in hexadecimal. Undefined for what
 /// is no token. Of a token in a token it is the inner one's.
 pub(super) fn decode(token: &Value) -> Value {
-    let text = token.as_string().ok().map(|text| text.to_string());
+    let text = token.as_string().ok().map(ToString::to_string);
     text.and_then(decoded).unwrap_or(Value::Undefined)
 }
 

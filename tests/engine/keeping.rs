@@ -112,7 +112,7 @@ fn other_numbers_keep_buckets_too() {
         limiter.clone().with("continuous_fill: false"),
         limiter.clone(),
     ] {
-        reload(&engine, policy("test", &[changed.clone()]));
+        reload(&engine, policy("test", std::slice::from_ref(&changed)));
         assert_eq!(let_in(&engine), 0, "{changed:?}");
     }
 }
@@ -488,12 +488,10 @@ fn a_load_scheduler_that_comes_back_to_its_agent_group_takes_the_last_multiplier
                  {{selectors: [{{control_point: {HERE}, agent_group: {group}}}], scheduler: \
                  {{default_workload_parameters: {{queue_timeout: 0.1s}}}}}}}}"
             ),
-            &format!(
-                "  - arithmetic_combinator: {{operator: sub, in_ports: {{lhs: {{signal_name: LIMIT}}, \
-                 rhs: {{signal_name: LIMIT}}}}, out_ports: {{output: {{signal_name: NONE}}}}}}
-  - flow_control: {{sampler: {{in_ports: {{accept_percentage: {{signal_name: LIMIT}}}}, parameters: \
-                 {{selectors: [{{control_point: there}}]}}}}}}\n"
-            ),
+            "  - arithmetic_combinator: {operator: sub, in_ports: {lhs: {signal_name: LIMIT}, \
+                 rhs: {signal_name: LIMIT}}, out_ports: {output: {signal_name: NONE}}}
+  - flow_control: {sampler: {in_ports: {accept_percentage: {signal_name: LIMIT}}, parameters: \
+                 {selectors: [{control_point: there}]}}}\n",
         )
     };
     let clock = ManualClock::new();

@@ -51,9 +51,11 @@ fn error_of(watcher: &PolicyWatcher) -> PolicyError {
 
 #[test]
 fn an_entry_that_cannot_be_read_changes_nothing_until_it_can() {
-    let breaks: [(&str, fn(&Path)); 3] = [
+    /// Puts something unreadable in a path.
+    type Break = fn(&Path);
+    let breaks: [(&str, Break); 3] = [
         ("no text", |path| {
-            fs::write(path, b"\xff\xfe\xfd").expect("a file")
+            fs::write(path, b"\xff\xfe\xfd").expect("a file");
         }),
         ("a dangling link", |path| link("nowhere", path)),
         ("a pipe", pipe),

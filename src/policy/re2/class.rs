@@ -29,14 +29,14 @@ impl Translation<'_> {
                 return Ok(());
             }
             first = false;
-            if self.ahead().starts_with("[:")
-                && let Some(length) = self.ahead().find(":]")
+            // In `[[:]` the colon is both the first and the last: Go reads two characters.
+            if let Some(rest) = self.ahead().strip_prefix("[:")
+                && let Some((inner, _)) = rest.split_once(":]")
             {
-                let name = &self.ahead()[..length + 2];
-                let inner = &name[2..length];
+                let name = format!("[:{inner}:]");
                 if POSIX.contains(&inner.strip_prefix('^').unwrap_or(inner)) {
-                    self.out.push_str(name);
-                    self.skip(length + 2);
+                    self.out.push_str(&name);
+                    self.skip(name.len());
                     continue;
                 }
                 return Err(format!("`{name}` is no class of characters"));

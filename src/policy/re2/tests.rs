@@ -44,6 +44,19 @@ fn classes_are_of_ascii() {
 }
 
 #[test]
+fn a_bracket_and_a_colon_that_name_no_class_are_characters() {
+    for text in ["[", ":"] {
+        assert!(finds("^[[:]$", text), "{text:?}");
+        assert!(finds("^[[:a]$", text), "{text:?}");
+        assert!(finds("^[a[:]$", text), "{text:?}");
+    }
+    assert!(finds("^[[:]]$", ":]"));
+    for pattern in ["[[::]]", "[[:^:]]", "[[:]:]]", "[[:][:]"] {
+        assert!(Pattern::new(pattern).is_err(), "{pattern}");
+    }
+}
+
+#[test]
 fn no_boundary_is_looked_for_between_characters_only() {
     assert!(!finds("\\B", "aéa"));
     assert!(finds("\\B", "é"));
