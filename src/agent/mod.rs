@@ -124,8 +124,8 @@
 //! | decoded calls, until their answers are sent or their flows wait | 64 MiB |
 //! | flows that wait | [65 536](AgentBuilder::max_waiting), 64 MiB with their labels, paths, cache keys and values, and about 8 KiB each beside that |
 //! | answers that were not taken, `/metrics` and `/status` included | 64 MiB |
-//! | keys | [`max_keys`](crate::EngineBuilder::max_keys) a component, 255 bytes of text each: a longer one is kept as 128 bits of its SHA-256 |
-//! | caches | [`cache_bytes`](crate::EngineBuilder::cache_bytes) |
+//! | keys | [`max_keys`](crate::engine::EngineBuilder::max_keys) a component, 255 bytes of text each: a longer one is kept as 128 bits of its SHA-256 |
+//! | caches | [`cache_bytes`](crate::engine::EngineBuilder::cache_bytes) |
 //! | control points that no policy selects | 1024 names of 256 bytes |
 //!
 //! | of a connection | |
