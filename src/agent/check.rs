@@ -64,7 +64,7 @@ impl FlowControlService for Checks {
             request.global_cache_keys.iter().map(String::as_str),
         );
         self.0.inner.metrics.caches.looked_up(&found);
-        Ok(Response::new(wire::looked_up(found)))
+        Ok(Response::new(wire::lookup_response(found)))
     }
 
     async fn cache_upsert(
@@ -80,7 +80,7 @@ impl FlowControlService for Checks {
             global.map(|(key, entry)| cache_entry(key, entry)),
         );
         self.0.inner.metrics.caches.changed("upsert", &changed);
-        Ok(Response::new(wire::upserted(changed)))
+        Ok(Response::new(wire::upsert_response(changed)))
     }
 
     async fn cache_delete(
@@ -94,7 +94,7 @@ impl FlowControlService for Checks {
             request.global_cache_keys.iter().map(String::as_str),
         );
         self.0.inner.metrics.caches.changed("delete", &changed);
-        Ok(Response::new(wire::deleted(changed)))
+        Ok(Response::new(wire::delete_response(changed)))
     }
 
     async fn flow_end(

@@ -181,7 +181,7 @@ impl Placed {
     pub(crate) fn quota(&self, decided: &Decided) -> Option<Quota> {
         let counts = decided.looked && !self.is_dry();
         let shape = self.limiter.shape().filter(|_| counts)?;
-        let mut quota = Quota::of_tokens(
+        let mut quota = Quota::from_tokens(
             Arc::clone(&self.policy_name),
             Arc::clone(&self.component_id),
             (decided.remaining, decided.current),

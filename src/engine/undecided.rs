@@ -43,7 +43,7 @@ impl Unselected {
         if self.seen.is_full() {
             log_event!(
                 warn,
-                most = crate::flow::first_seen::MOST,
+                most = crate::flow::first_seen::MAX_VALUES,
                 "no policy selects any of many control points: further ones are not named"
             );
         }

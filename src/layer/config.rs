@@ -166,7 +166,7 @@ impl Settings {
             }
         }
         params.ramp_mode = self.ramp_mode;
-        params.refuse_unreachable = matches!(
+        params.reject_unreachable = matches!(
             self.on_unreachable,
             Some(OnUnreachable::Always(FailureMode::Closed))
         );
@@ -226,7 +226,8 @@ impl Settings {
             Verdict::Accepted(ticket) => Ruling::Run(Some(self.accept(ticket))),
             Verdict::Rejected(denial, mut ticket) => {
                 let extras = ticket.take_http_extras();
-                let rejection = Rejection::new(control_point(), denial).and_extras(extras);
+                let rejection =
+                    Rejection::new(control_point(), denial).with_optional_extras(extras);
                 if self.shadow {
                     log_event!(
                         target: "tower_aperture::layer",

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue, Method};
 use tokio::time::Instant;
 
 use super::head::RequestHead;
-use crate::flow::headers::first;
+use crate::flow::headers::first_value;
 
 static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
@@ -27,7 +27,7 @@ impl Deadline {
         if *head.method() != Method::POST {
             return None;
         }
-        let timeout = parse(first(head.headers(), &GRPC_TIMEOUT)?.as_bytes())?;
+        let timeout = parse(first_value(head.headers(), &GRPC_TIMEOUT)?.as_bytes())?;
         Instant::now().checked_add(timeout).map(Self)
     }
 

@@ -286,7 +286,7 @@ fn quota(decision: &LimiterDecision) -> Option<Quota> {
         Details::QuotaSchedulerInfo(info) => info.tokens_info?,
         _ => return None,
     };
-    let mut quota = Quota::of_tokens(
+    let mut quota = Quota::from_tokens(
         decision.policy_name.as_str().into(),
         decision.component_id.as_str().into(),
         (tokens.remaining, tokens.current),

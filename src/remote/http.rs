@@ -92,7 +92,7 @@ fn split(answer: CheckHttpResponse) -> (CheckResponse, Option<Box<HttpExtras>>) 
     if denied || refused {
         response.decision_type = DecisionType::Rejected as i32;
     }
-    (response, extras.boxed())
+    (response, extras.boxed_unless_empty())
 }
 
 fn seconds(header: Option<&String>) -> Option<prost_types::Duration> {

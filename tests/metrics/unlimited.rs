@@ -392,7 +392,7 @@ async fn an_agents_limiter_that_looked_at_no_key_is_warned_of_once_and_not_count
             &point,
             "policy=\"per-user\"",
             "component=\"root.3\"",
-            "does not tell which",
+            "does not show which",
         ];
         assert_eq!(lines.with(&parts).len(), 1, "{:?}", lines.all());
     }

@@ -63,15 +63,15 @@ impl Engine {
 impl HttpReport {
     pub(in crate::engine) fn into_verdict(self, ticket: EngineTicket) -> Verdict<EngineTicket> {
         match self.answer {
-            HttpAnswer::Ok { headers } => {
-                Verdict::Accepted(ticket.and_extras(HttpExtras::new(headers, "").boxed()))
-            }
+            HttpAnswer::Ok { headers } => Verdict::Accepted(
+                ticket.and_extras(HttpExtras::new(headers, "").boxed_unless_empty()),
+            ),
             HttpAnswer::Denied { status, headers } => {
                 let reason = self.check.reject_reason.unwrap_or(RejectReason::Unknown);
                 let denial = Denial::new(reason)
                     .denied_code(u16::try_from(status).unwrap_or(0))
                     .wait(self.wait_time.unwrap_or_default());
-                let extras = HttpExtras::new(headers, "").boxed();
+                let extras = HttpExtras::new(headers, "").boxed_unless_empty();
                 Verdict::Rejected(denial, ticket.and_extras(extras))
             }
         }

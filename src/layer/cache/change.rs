@@ -9,7 +9,7 @@ use http_body::Body;
 use super::location;
 use super::rules::Rules;
 use super::tape::Tape;
-use crate::flow::{CachePlace, Caches, Invalidations, PendingInvalidation, Slot};
+use crate::flow::{CachePlace, Caches, Invalidations, KeyHash, PendingInvalidation};
 use crate::layer::head::RequestHead;
 
 /// Values of each field that name targets. Both fields have one value at most (RFC 9110, sections
@@ -41,7 +41,7 @@ enum Phase {
 
 /// A response that may be in the cache.
 struct Target {
-    slot: Slot,
+    slot: KeyHash,
     control_point: Arc<str>,
     key: String,
 }
@@ -50,7 +50,7 @@ struct Target {
 /// gone on until then.
 pub(super) struct BodyEnd {
     invalidations: Invalidations,
-    slots: Vec<Slot>,
+    slots: Vec<KeyHash>,
 }
 
 impl Change {
@@ -60,7 +60,7 @@ impl Change {
         caches: Arc<dyn Caches>,
         invalidations: Invalidations,
     ) -> Self {
-        invalidations.note_ttl(rules.ttl);
+        invalidations.record_ttl(rules.ttl);
         let mut request = Request::new(());
         *request.uri_mut() = head.uri().clone();
         *request.version_mut() = head.version();
@@ -94,7 +94,7 @@ impl Change {
                 continue;
             }
             targets.push(Target {
-                slot: self.invalidations.slot(&named),
+                slot: self.invalidations.hash_key(&named),
                 key: self.rules.place_key(head, &named),
                 control_point: self.rules.control_point.keep(&control_point),
             });
@@ -158,7 +158,11 @@ impl Target {
 }
 
 /// Invalidates responses and has them deleted. Returns their slots, each once.
-fn invalidate(invalidations: &Invalidations, caches: &dyn Caches, targets: &[Target]) -> Vec<Slot> {
+fn invalidate(
+    invalidations: &Invalidations,
+    caches: &dyn Caches,
+    targets: &[Target],
+) -> Vec<KeyHash> {
     // All of it is noted before the first deletion, which may succeed at once.
     let pending: Vec<PendingInvalidation> = targets
         .iter()

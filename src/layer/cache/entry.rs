@@ -24,7 +24,7 @@ use bytes::{Buf, BufMut, Bytes};
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-use crate::flow::Stamp;
+use crate::flow::ResponseStamp;
 
 const MAGIC: [u8; 2] = [0xa7, 2];
 /// The offset of the body's length.
@@ -60,7 +60,7 @@ const PER_ANSWER: [HeaderName; 4] = [
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
-    pub(super) stamp: Stamp,
+    pub(super) stamp: ResponseStamp,
     pub(super) born: u64,
     pub(super) lifetime: u64,
     pub(super) status: StatusCode,
@@ -72,7 +72,7 @@ pub(super) struct Entry {
 ///
 /// A response without a date gets that of its arrival (RFC 9110, section 6.6.1).
 pub(super) fn begin(
-    stamp: Stamp,
+    stamp: ResponseStamp,
     born: u64,
     lifetime: u64,
     status: StatusCode,
@@ -83,7 +83,7 @@ pub(super) fn begin(
     value.put_slice(&MAGIC);
     value.put_u64(stamp.writer);
     value.put_u64(stamp.sequence);
-    value.put_u64(stamp.asked_at);
+    value.put_u64(stamp.requested_at);
     value.put_u64(born);
     value.put_u64(lifetime);
     value.put_u32(0);
@@ -126,10 +126,10 @@ pub(super) fn decode(value: &Bytes) -> Option<Entry> {
     if take(&mut rest, 2)? != MAGIC[..] || value.len() < FIXED {
         return None;
     }
-    let stamp = Stamp {
+    let stamp = ResponseStamp {
         writer: rest.get_u64(),
         sequence: rest.get_u64(),
-        asked_at: rest.get_u64(),
+        requested_at: rest.get_u64(),
     };
     let (born, lifetime) = (rest.get_u64(), rest.get_u64());
     let body = usize::try_from(rest.get_u32()).ok()?;
@@ -191,10 +191,10 @@ mod tests {
         UNIX_EPOCH + Duration::from_secs(1)
     }
 
-    const STAMP: Stamp = Stamp {
+    const STAMP: ResponseStamp = ResponseStamp {
         writer: 7,
         sequence: 8,
-        asked_at: 9,
+        requested_at: 9,
     };
 
     fn encode(entry: &Entry) -> Bytes {
@@ -231,11 +231,11 @@ mod tests {
         let stamp = (any::<u64>(), any::<u64>(), any::<u64>());
         let times = (any::<u64>(), any::<u64>());
         (stamp, times, 200..600u16, headers, body).prop_map(
-            |((writer, sequence, asked_at), (born, lifetime), status, headers, body)| Entry {
-                stamp: Stamp {
+            |((writer, sequence, requested_at), (born, lifetime), status, headers, body)| Entry {
+                stamp: ResponseStamp {
                     writer,
                     sequence,
-                    asked_at,
+                    requested_at,
                 },
                 born,
                 lifetime,

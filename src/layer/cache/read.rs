@@ -12,7 +12,7 @@ use super::entry::{self, Entry};
 use super::rules::Rules;
 use super::storable::{self, Asked};
 use super::tape::{Place, Tape};
-use crate::flow::{CacheEvent, CachePlace, Caches, Invalidations, Slot};
+use crate::flow::{CacheEvent, CachePlace, Caches, Invalidations, KeyHash};
 use crate::layer::plan::Hit;
 
 /// A request that may be answered from the cache, and whose response may be stored.
@@ -22,7 +22,7 @@ pub(crate) struct Read {
     pub(super) invalidations: Invalidations,
     pub(super) control_point: Arc<str>,
     pub(super) key: String,
-    pub(super) slot: Slot,
+    pub(super) slot: KeyHash,
     /// The invalidations before the request began.
     pub(super) sequence: u64,
     pub(super) at: SystemTime,

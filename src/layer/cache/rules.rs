@@ -58,10 +58,10 @@ impl Rules {
         }
         let caches = caches()?;
         let invalidations = self.invalidations_of(&*caches);
-        invalidations.note_ttl(self.ttl);
+        invalidations.record_ttl(self.ttl);
         // Before the clock and the cache are read: what changes from now on counts as later.
         let sequence = invalidations.sequence();
-        let slot = invalidations.slot(&named);
+        let slot = invalidations.hash_key(&named);
         let looks_up = !said.may_refuse(head.headers()) && invalidations.may_use(slot);
         Some(Ask::Read(Read {
             key: self.place_key(head, &named),

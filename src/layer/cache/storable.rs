@@ -105,9 +105,14 @@ fn is_keyed(headers: &HeaderMap, vary: &[HeaderName]) -> bool {
 }
 
 /// Section 4.2.3, in the worst case: the whole time of the request was spent on the way back.
-fn age(asked_at: SystemTime, date: SystemTime, headers: &HeaderMap, now: SystemTime) -> Duration {
+fn age(
+    requested_at: SystemTime,
+    date: SystemTime,
+    headers: &HeaderMap,
+    now: SystemTime,
+) -> Duration {
     let apparent = now.duration_since(date).unwrap_or_default();
-    let delay = now.duration_since(asked_at).unwrap_or_default();
+    let delay = now.duration_since(requested_at).unwrap_or_default();
     let Some(told) = headers.get(header::AGE).and_then(seconds) else {
         return apparent;
     };

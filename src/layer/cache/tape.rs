@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::change::BodyEnd;
 use super::entry;
-use crate::flow::{CachePlace, Caches, Invalidations, Slot};
+use crate::flow::{CachePlace, Caches, Invalidations, KeyHash};
 
 /// Where the copy goes.
 pub(super) struct Place {
@@ -15,7 +15,7 @@ pub(super) struct Place {
     pub(super) control_point: Arc<str>,
     pub(super) key: String,
     pub(super) invalidations: Invalidations,
-    pub(super) slot: Slot,
+    pub(super) slot: KeyHash,
     /// The invalidations before the request began.
     pub(super) sequence: u64,
 }

@@ -2,7 +2,7 @@ use std::borrow::Cow;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-use crate::flow::headers::first;
+use crate::flow::headers::first_value;
 use crate::layer::RequestHead;
 use crate::layer::error::LayerError;
 use crate::layer::layer::refuse;
@@ -78,7 +78,7 @@ pub(crate) fn allowed_header(name: &str) -> Result<HeaderName, LayerError> {
 /// none: an empty or unreadable value must not stand in the way of a default.
 #[inline]
 pub(crate) fn label<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, str>> {
-    let first = first(headers, name)?;
+    let first = first_value(headers, name)?;
     // Mostly a header stands there once; then each name has one value.
     if headers.len() == headers.keys_len() {
         return visible(first).map(Cow::Borrowed);
@@ -102,7 +102,7 @@ fn visible(value: &HeaderValue) -> Option<&str> {
 /// All values of a header as one text, as HTTP joins lists, with U+FFFD for what is not UTF-8.
 #[inline]
 pub(crate) fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, str>> {
-    let first = first(headers, name)?;
+    let first = first_value(headers, name)?;
     // A header that stands there once is the rule; then each name has one value.
     if headers.len() == headers.keys_len() {
         return Some(text(first));

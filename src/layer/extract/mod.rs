@@ -126,7 +126,7 @@ impl Extract {
             }
         }
         labels.add_constants(&self.constants);
-        labels.settle(self.limits, |key| self.names(key));
+        labels.enforce_limits(self.limits, |key| self.names(key));
         if self.baggage {
             w3c::add_labels(labels, head.headers(), |key| self.names(key));
         }

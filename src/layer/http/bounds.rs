@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use crate::flow::labels::VALUE_LIMIT;
-use crate::flow::shorten::{HASH, shorten};
+use crate::flow::shorten::{HASH_LEN, shorten};
 
 /// Shortens texts beyond a limit, as labels are, and counts them.
 pub(super) struct Bounds {
@@ -89,7 +89,7 @@ impl Bounds {
 /// Drops a percent-encoding that was cut before the hash: some classifiers ignore a query with a
 /// malformed one.
 fn drop_cut_escape(short: &mut String) {
-    let Some(end) = short.len().checked_sub(HASH + 1) else {
+    let Some(end) = short.len().checked_sub(HASH_LEN + 1) else {
         return;
     };
     let start = match &short.as_bytes()[..end] {

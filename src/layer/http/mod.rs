@@ -20,7 +20,7 @@ use self::bounds::Bounds;
 use self::capture::Captured;
 use super::extract::{AddressHook, ClientAddress, joined_header};
 use super::head::RequestHead;
-use crate::flow::headers::first;
+use crate::flow::headers::first_value;
 use crate::flow::{Check, Decider, FlowParams, HttpAttributes};
 
 /// What goes out about a request.
@@ -63,7 +63,7 @@ impl HttpMode {
         attributes.host = &host;
         attributes.scheme = uri.scheme_str().unwrap_or(&self.scheme);
         attributes.protocol = protocol(head.version());
-        attributes.size = first(head.headers(), &header::CONTENT_LENGTH)
+        attributes.size = first_value(head.headers(), &header::CONTENT_LENGTH)
             .and_then(|length| length.to_str().ok()?.parse().ok())
             .unwrap_or(-1);
         attributes

@@ -1,4 +1,4 @@
-//! The Agent's messages. A part that is absent is never read as a hit or as a success.
+//! Converts the Agent's cache messages. A missing result is never read as a hit.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::pb::check::{
 };
 use crate::remote::Remote;
 
-pub(in crate::client) fn looked_up(reply: &CacheLookupResponse) -> CacheLookup {
+pub(in crate::client) fn read_lookup(reply: &CacheLookupResponse) -> CacheLookup {
     let global = reply.global_cache_responses.iter();
     CacheLookup {
         result: reply
@@ -26,24 +26,24 @@ pub(in crate::client) fn looked_up(reply: &CacheLookupResponse) -> CacheLookup {
 }
 
 #[cfg(feature = "metrics")]
-pub(in crate::client) fn count(reply: &CacheLookupResponse, meter: &crate::meter::Meter) {
+pub(in crate::client) fn count_lookup(reply: &CacheLookupResponse, meter: &crate::meter::Meter) {
     if let Some(reply) = &reply.result_cache_response {
-        meter.looked_up_result(&value(Some(reply)));
+        meter.count_result_lookup(&value(Some(reply)));
     }
     for entry in &reply.global_cache_responses {
-        meter.looked_up_global(&value(entry.value.as_ref()));
+        meter.count_global_lookup(&value(entry.value.as_ref()));
     }
 }
 
 fn value(reply: Option<&KeyLookupResponse>) -> CacheValue {
-    // Nobody who found something says nothing.
+    // A missing entry is a miss.
     let Some(reply) = reply else { return Ok(None) };
-    succeeded(reply.operation_status, &reply.error)?;
+    check_status(reply.operation_status, &reply.error)?;
     let hit = reply.lookup_status == CacheLookupStatus::Hit as i32;
     Ok(hit.then(|| reply.value.clone()))
 }
 
-fn succeeded(status: i32, error: &str) -> Result<(), CacheRefusal> {
+fn check_status(status: i32, error: &str) -> Result<(), CacheRefusal> {
     if status == CacheOperationStatus::Success as i32 && error.is_empty() {
         return Ok(());
     }
@@ -65,15 +65,18 @@ pub(super) async fn lookup(
         .cache_lookup(request)
         .await
         .map_err(CacheError::Call)?;
-    Ok(looked_up(&reply))
+    Ok(read_lookup(&reply))
 }
 
-/// Into the result cache of a control point, or the global cache.
-pub(super) fn upserting(place: CachePlace<'_>, value: Bytes, ttl: Duration) -> CacheUpsertRequest {
+pub(super) fn upsert_request(
+    place: CachePlace<'_>,
+    value: Bytes,
+    ttl: Duration,
+) -> CacheUpsertRequest {
     let entry = CacheEntry {
         key: place.key().to_owned(),
         value,
-        // A time beyond the message's range is far beyond the seven days that are kept.
+        // A time beyond the range of the message is omitted, which means seven days, the maximum.
         ttl: ttl.try_into().ok(),
     };
     let mut request = CacheUpsertRequest::default();
@@ -96,13 +99,13 @@ pub(super) async fn upsert(
     ttl: Duration,
 ) -> Result<CacheChange, CacheError> {
     let reply = remote
-        .cache_upsert(upserting(place, value, ttl))
+        .cache_upsert(upsert_request(place, value, ttl))
         .await
         .map_err(CacheError::Call)?;
-    // Absent is what says nothing: it went well.
-    let done = |reply: Option<&KeyUpsertResponse>| {
+    // An omitted response means success.
+    let result = |reply: Option<&KeyUpsertResponse>| {
         reply.map_or(Ok(()), |reply| {
-            succeeded(reply.operation_status, &reply.error)
+            check_status(reply.operation_status, &reply.error)
         })
     };
     let global = reply.global_cache_responses.iter();
@@ -110,14 +113,14 @@ pub(super) async fn upsert(
         result: reply
             .result_cache_response
             .as_ref()
-            .map(|reply| done(Some(reply))),
+            .map(|reply| result(Some(reply))),
         global: global
-            .map(|entry| (entry.key.clone(), done(entry.value.as_ref())))
+            .map(|entry| (entry.key.clone(), result(entry.value.as_ref())))
             .collect(),
     })
 }
 
-pub(super) fn deleting(place: CachePlace<'_>) -> CacheDeleteRequest {
+pub(super) fn delete_request(place: CachePlace<'_>) -> CacheDeleteRequest {
     match place {
         CachePlace::Result { control_point, key } => CacheDeleteRequest {
             control_point: control_point.to_owned(),
@@ -136,13 +139,13 @@ pub(super) async fn delete(
     place: CachePlace<'_>,
 ) -> Result<CacheChange, CacheError> {
     let reply = remote
-        .cache_delete(deleting(place))
+        .cache_delete(delete_request(place))
         .await
         .map_err(CacheError::Call)?;
-    // Absent is what says nothing: it went well.
-    let done = |reply: Option<&KeyDeleteResponse>| {
+    // An omitted response means success.
+    let result = |reply: Option<&KeyDeleteResponse>| {
         reply.map_or(Ok(()), |reply| {
-            succeeded(reply.operation_status, &reply.error)
+            check_status(reply.operation_status, &reply.error)
         })
     };
     let global = reply.global_cache_responses.iter();
@@ -150,9 +153,9 @@ pub(super) async fn delete(
         result: reply
             .result_cache_response
             .as_ref()
-            .map(|reply| done(Some(reply))),
+            .map(|reply| result(Some(reply))),
         global: global
-            .map(|entry| (entry.key.clone(), done(entry.value.as_ref())))
+            .map(|entry| (entry.key.clone(), result(entry.value.as_ref())))
             .collect(),
     })
 }

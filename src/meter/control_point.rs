@@ -1,3 +1,5 @@
+//! The metrics of one control point.
+
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -9,14 +11,14 @@ use crate::metrics::{
     FLOWS_UNDECIDED, QUEUE_DURATION,
 };
 
-/// The handles of one control point. Those for what most control points never see are asked for
-/// when they are first needed.
-pub(super) struct Series {
+/// The metric handles of one control point. Those that most control points never need are
+/// registered on first use.
+pub(super) struct ControlPointMetrics {
     name: Arc<str>,
     accepted: OnceLock<Counter>,
-    rejected: Rejected,
-    unreachable: Unreachable,
-    ended: Ended,
+    rejected: RejectionCounters,
+    unreachable: UnreachableCounters,
+    ended: EndCounters,
     abandoned: Counter,
     shadowed: Counter,
     undecided: Counter,
@@ -26,7 +28,7 @@ pub(super) struct Series {
 }
 
 #[derive(Default)]
-struct Rejected {
+struct RejectionCounters {
     rate_limited: OnceLock<Counter>,
     no_tokens: OnceLock<Counter>,
     not_sampled: OnceLock<Counter>,
@@ -39,7 +41,7 @@ struct Rejected {
 }
 
 #[derive(Default)]
-struct Unreachable {
+struct UnreachableCounters {
     timeout: OnceLock<Counter>,
     unavailable: OnceLock<Counter>,
     unauthenticated: OnceLock<Counter>,
@@ -50,13 +52,13 @@ struct Unreachable {
 }
 
 #[derive(Default)]
-struct Ended {
+struct EndCounters {
     ok: OnceLock<Counter>,
     error: OnceLock<Counter>,
     unset: OnceLock<Counter>,
 }
 
-impl Series {
+impl ControlPointMetrics {
     pub(super) fn new(name: Arc<str>) -> Self {
         Self {
             abandoned: counter!(CHECKS_ABANDONED, "control_point" => Arc::clone(&name)),
@@ -65,9 +67,9 @@ impl Series {
             late: counter!(FLOWS_LATE, "control_point" => Arc::clone(&name)),
             name,
             accepted: OnceLock::new(),
-            rejected: Rejected::default(),
-            unreachable: Unreachable::default(),
-            ended: Ended::default(),
+            rejected: RejectionCounters::default(),
+            unreachable: UnreachableCounters::default(),
+            ended: EndCounters::default(),
             check: OnceLock::new(),
             queue: OnceLock::new(),
         }
@@ -77,8 +79,13 @@ impl Series {
         SharedString::from(Arc::clone(&self.name))
     }
 
-    fn flow(&self, slot: &OnceLock<Counter>, decision: &'static str, reason: &'static str) {
-        let counter = || {
+    fn count_flow(
+        &self,
+        counter: &OnceLock<Counter>,
+        decision: &'static str,
+        reason: &'static str,
+    ) {
+        let new = || {
             counter!(
                 FLOWS,
                 "control_point" => self.control_point(),
@@ -86,81 +93,81 @@ impl Series {
                 "reason" => reason
             )
         };
-        slot.get_or_init(counter).increment(1);
+        counter.get_or_init(new).increment(1);
     }
 
-    pub(super) fn decided<T>(&self, verdict: &Verdict<T>) {
+    pub(super) fn count_verdict<T>(&self, verdict: &Verdict<T>) {
         match verdict {
-            Verdict::Accepted(_) => self.flow(&self.accepted, "accepted", "none"),
+            Verdict::Accepted(_) => self.count_flow(&self.accepted, "accepted", "none"),
             Verdict::Rejected(denial, _) => {
-                let slots = &self.rejected;
-                let slot = match denial.reason {
-                    RejectReason::RateLimited => &slots.rate_limited,
-                    RejectReason::NoTokens => &slots.no_tokens,
-                    RejectReason::NotSampled => &slots.not_sampled,
-                    RejectReason::NoMatchingRamp => &slots.no_matching_ramp,
-                    RejectReason::Unreachable => &slots.unreachable,
-                    RejectReason::MissingLabel => &slots.missing_label,
-                    RejectReason::BodyTooLarge => &slots.body_too_large,
-                    RejectReason::DeadlineExceeded => &slots.deadline_exceeded,
-                    RejectReason::Unknown => &slots.unknown,
+                let counters = &self.rejected;
+                let counter = match denial.reason {
+                    RejectReason::RateLimited => &counters.rate_limited,
+                    RejectReason::NoTokens => &counters.no_tokens,
+                    RejectReason::NotSampled => &counters.not_sampled,
+                    RejectReason::NoMatchingRamp => &counters.no_matching_ramp,
+                    RejectReason::Unreachable => &counters.unreachable,
+                    RejectReason::MissingLabel => &counters.missing_label,
+                    RejectReason::BodyTooLarge => &counters.body_too_large,
+                    RejectReason::DeadlineExceeded => &counters.deadline_exceeded,
+                    RejectReason::Unknown => &counters.unknown,
                 };
-                self.flow(slot, "rejected", denial.reason.as_str());
+                self.count_flow(counter, "rejected", denial.reason.as_str());
             }
             Verdict::Unreachable(error) => {
-                let slots = &self.unreachable;
-                let slot = match error.kind() {
-                    FlowErrorKind::Timeout => &slots.timeout,
-                    FlowErrorKind::Unavailable => &slots.unavailable,
-                    FlowErrorKind::Unauthenticated => &slots.unauthenticated,
-                    FlowErrorKind::InvalidRequest => &slots.invalid_request,
-                    FlowErrorKind::Disabled => &slots.disabled,
-                    FlowErrorKind::ShutDown => &slots.shut_down,
-                    FlowErrorKind::Other => &slots.other,
+                let counters = &self.unreachable;
+                let counter = match error.kind() {
+                    FlowErrorKind::Timeout => &counters.timeout,
+                    FlowErrorKind::Unavailable => &counters.unavailable,
+                    FlowErrorKind::Unauthenticated => &counters.unauthenticated,
+                    FlowErrorKind::InvalidRequest => &counters.invalid_request,
+                    FlowErrorKind::Disabled => &counters.disabled,
+                    FlowErrorKind::ShutDown => &counters.shut_down,
+                    FlowErrorKind::Other => &counters.other,
                 };
-                self.flow(slot, "unreachable", error.kind().as_str());
+                self.count_flow(counter, "unreachable", error.kind().as_str());
             }
         }
     }
 
-    pub(super) fn ended(&self, status: FlowStatus) {
-        let (slot, word) = match status {
+    pub(super) fn count_end(&self, status: FlowStatus) {
+        let (counter, status) = match status {
             FlowStatus::Ok => (&self.ended.ok, "ok"),
             FlowStatus::Error => (&self.ended.error, "error"),
             FlowStatus::Unset => (&self.ended.unset, "unset"),
         };
-        let counter = || {
+        let new = || {
             counter!(
                 FLOWS_ENDED,
                 "control_point" => self.control_point(),
-                "status" => word
+                "status" => status
             )
         };
-        slot.get_or_init(counter).increment(1);
+        counter.get_or_init(new).increment(1);
     }
 
-    pub(super) fn abandoned(&self) {
+    pub(super) fn count_abandoned(&self) {
         self.abandoned.increment(1);
     }
 
-    pub(super) fn shadowed(&self) {
+    pub(super) fn count_shadowed(&self) {
         self.shadowed.increment(1);
     }
 
-    pub(super) fn late(&self) {
+    pub(super) fn count_late(&self) {
         self.late.increment(1);
     }
 
-    pub(super) fn undecided(&self) {
+    pub(super) fn count_undecided(&self) {
         self.undecided.increment(1);
     }
 
-    pub(super) fn checked(&self, took: Duration) {
+    pub(super) fn record_check(&self, took: Duration) {
         let histogram = || histogram!(CHECK_DURATION, "control_point" => self.control_point());
         self.check.get_or_init(histogram).record(took);
     }
 
-    pub(super) fn queued(&self, took: Duration) {
+    pub(super) fn record_queue(&self, took: Duration) {
         let histogram = || histogram!(QUEUE_DURATION, "control_point" => self.control_point());
         self.queue.get_or_init(histogram).record(took);
     }
