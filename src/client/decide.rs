@@ -335,7 +335,13 @@ impl Decider for ApertureClient {
                 let (baggage, mut asked) = self.ask_http(control_point, params, fitted.as_ref());
                 let mut asking = self.asking(params);
                 let baggage = baggage.as_deref();
-                match engine.ask_http(control_point, params, &mut asking, request, baggage) {
+                match engine.check_http_attributes(
+                    control_point,
+                    params,
+                    &mut asking,
+                    request,
+                    baggage,
+                ) {
                     Check::Ready(verdict) => {
                         let mut verdict = wrap(verdict, TicketKind::Embedded);
                         self.record_verdict(

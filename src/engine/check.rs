@@ -1,6 +1,6 @@
 //! Deciding for those who want to know all there is to tell.
 
-use super::cache::Recall;
+use super::cache::CacheLookupStage;
 use super::clock::nanos;
 use super::flux_meter::Metered;
 use super::pending::{Notes, OwnedFlow, Waiting};
@@ -8,8 +8,8 @@ use super::report::Collector;
 use super::snapshot::Snapshot;
 use super::stages::{self, Denied, Flow, Halt, Observer, Progress};
 use super::ticket::{Slots, Told};
-use super::undecided::Watch;
-use super::{CheckInput, CheckReport, Engine, EngineTicket, Shared, Starting};
+use super::undecided::DecisionTracker;
+use super::{CheckInput, CheckReport, Engine, EngineShared, EngineTicket, Starting};
 
 impl Engine {
     /// Decides a flow at once and tells all there is to tell. A scheduler turns the flow away when
@@ -42,9 +42,9 @@ impl Engine {
         Collector {
             decisions: Some(Vec::new()),
             quotas: input.params.quotas.then(Vec::new),
-            recall: input
+            lookup_stage: input
                 .cache_lookup
-                .then(|| Recall::always(&self.shared.caches, input.params)),
+                .then(|| CacheLookupStage::new(&self.shared.caches, input.params)),
         }
     }
 
@@ -111,12 +111,12 @@ impl Engine {
                 let Collector {
                     decisions,
                     quotas,
-                    recall,
+                    lookup_stage,
                 } = collector;
                 let notes = Notes {
                     decisions,
                     looks_up: input.cache_lookup,
-                    found: recall.and_then(|recall| recall.found),
+                    found: lookup_stage.and_then(|lookup_stage| lookup_stage.found),
                     quotas,
                 };
                 let flow = OwnedFlow::new(&flow, input.params, &*self.shared.clock);
@@ -134,15 +134,15 @@ impl Engine {
         observer: &mut impl Observer,
         held: &mut Slots,
     ) -> Result<(), Denied> {
-        let mut watch = Watch::over(observer);
+        let mut tracker = DecisionTracker::new(observer);
         let result = loop {
             // Each round is over when it begins.
             halt.round.give_up();
-            if let Some(result) = halt.go_on(flow, &mut watch, held, &*self.shared.clock) {
+            if let Some(result) = halt.go_on(flow, &mut tracker, held, &*self.shared.clock) {
                 break result;
             }
         };
-        self.shared.tally.count(result.is_ok());
+        self.shared.decision_counters.count(result.is_ok());
         result
     }
 
@@ -163,19 +163,23 @@ impl Engine {
         observer: &mut impl Observer,
         held: &mut Slots,
     ) -> (Progress, bool) {
-        let Shared { clock, tally, .. } = &*self.shared;
+        let EngineShared {
+            clock,
+            decision_counters,
+            ..
+        } = &*self.shared;
         self.tick_loops(live);
-        let mut watch = Watch::over(observer);
-        let progress = stages::run(&live.index, &**clock, flow, &mut watch, held);
+        let mut tracker = DecisionTracker::new(observer);
+        let progress = stages::run(&live.index, &**clock, flow, &mut tracker, held);
         let mut undecided = false;
         if let Progress::Done(result) = &progress {
-            tally.count(result.is_ok());
-            undecided = result.is_ok() && !watch.decided;
+            decision_counters.count(result.is_ok());
+            undecided = result.is_ok() && !tracker.decided;
         }
         if undecided {
-            tally.count_undecided();
+            decision_counters.count_undecided();
         }
-        if !watch.asked {
+        if !tracker.selected {
             self.shared.unselected.note(live, flow.control_point);
         }
         (progress, undecided)

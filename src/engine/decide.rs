@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::cache::Recall;
+use super::cache::CacheLookupStage;
 use super::clock::nanos;
 use super::flux_meter::Metered;
 use super::limiters::Settled;
@@ -48,7 +48,7 @@ impl Decider for Engine {
     ) -> Check<EngineTicket, EnginePending> {
         let baggage = encode_baggage(&params.labels).header;
         let mut asking = Asking::new(params.budget(None));
-        self.ask_http(
+        self.check_http_attributes(
             control_point,
             params,
             &mut asking,
@@ -136,7 +136,7 @@ impl Engine {
             let limiter = &*component.limiter;
             let Settled { decided, held } = limiter.decide(&flow, nanos(self.shared.clock.now()));
             if component.rejects(&decided) {
-                self.shared.tally.count(false);
+                self.shared.decision_counters.count(false);
                 let denied = Step::Limiters.denied(limiter.denied_code(), decided.wait);
                 let it = EngineTicket::new(Slots::new()).metered(self.metered(&live, &flow));
                 return Check::Ready(Verdict::Rejected(denied.into(), ticket(it)));
@@ -149,7 +149,7 @@ impl Engine {
             self.shared.unselected.note(&live, control_point);
             self.let_in_undecided(asking);
         }
-        self.shared.tally.count(true);
+        self.shared.decision_counters.count(true);
         if live.times_flows() {
             let it = EngineTicket::new(Slots::of(slot)).metered(self.metered(&live, &flow));
             return Check::Ready(Verdict::Accepted(ticket(it)));
@@ -160,7 +160,7 @@ impl Engine {
     }
 
     fn let_in_undecided(&self, asking: &mut Asking) {
-        self.shared.tally.count_undecided();
+        self.shared.decision_counters.count_undecided();
         asking.undecided = true;
     }
 
@@ -173,22 +173,22 @@ impl Engine {
         asking: &mut Asking,
     ) -> Check<EngineTicket, EnginePending> {
         let mut held = Slots::new();
-        let recall = Recall::of(&self.shared.caches, params);
-        let looks_up = recall.is_some();
-        let (progress, told) = match recall {
-            recall if params.quotas || params.shadow => {
-                self.decide_at_length(live, flow, params, asking, recall, &mut held)
+        let lookup_stage = CacheLookupStage::if_requested(&self.shared.caches, params);
+        let looks_up = lookup_stage.is_some();
+        let (progress, told) = match lookup_stage {
+            lookup_stage if params.quotas || params.shadow => {
+                self.decide_at_length(live, flow, params, asking, lookup_stage, &mut held)
             }
             None => {
                 let (progress, undecided) = self.run(live, flow, &mut (), &mut held);
                 asking.undecided = undecided;
                 (progress, Told::default())
             }
-            Some(mut recall) => {
-                let (progress, undecided) = self.run(live, flow, &mut recall, &mut held);
+            Some(mut lookup_stage) => {
+                let (progress, undecided) = self.run(live, flow, &mut lookup_stage, &mut held);
                 asking.undecided = undecided;
                 let told = Told {
-                    cached: recall.found,
+                    cached: lookup_stage.found,
                     ..Told::default()
                 };
                 (progress, told)
@@ -222,13 +222,13 @@ impl Engine {
         flow: &Flow<'_, '_>,
         params: &FlowParams<'_>,
         asking: &mut Asking,
-        recall: Option<Recall<'a, '_>>,
+        lookup_stage: Option<CacheLookupStage<'a, '_>>,
         held: &mut Slots,
     ) -> (Progress, Told) {
         let mut collector = Collector {
             decisions: None,
             quotas: params.quotas.then(Vec::new),
-            recall,
+            lookup_stage,
         };
         let (progress, undecided) = self.run(live, flow, &mut collector, held);
         asking.undecided = undecided;
@@ -239,7 +239,9 @@ impl Engine {
             progress => progress,
         };
         let told = Told {
-            cached: collector.recall.and_then(|recall| recall.found),
+            cached: collector
+                .lookup_stage
+                .and_then(|lookup_stage| lookup_stage.found),
             quotas: collector.quotas.unwrap_or_default(),
             ..Told::default()
         };

@@ -10,14 +10,14 @@ use smallvec::SmallVec;
 use tokio::runtime::Handle;
 use tokio::time::{Sleep, sleep};
 
-use super::cache::Recall;
+use super::cache::CacheLookupStage;
 use super::clock::{Clock, Nanos, duration, nanos};
 use super::decide::verdict;
 use super::flux_meter::{Matched, Metered};
 use super::report::{CheckReport, Collector, LimiterDecision};
 use super::stages::{Denied, Flow, Halt, LATEST_DEADLINE, NO_DEADLINE};
 use super::ticket::{EngineTicket, Slots, Told};
-use super::undecided::Watch;
+use super::undecided::DecisionTracker;
 use super::{Engine, StartingHttp};
 #[cfg(feature = "server")]
 use crate::flow::CacheValue;
@@ -370,22 +370,25 @@ impl Future for Waiting {
             let mut collector = Collector {
                 decisions: notes.decisions.take(),
                 quotas: notes.quotas.take(),
-                recall: notes
+                lookup_stage: notes
                     .looks_up
-                    .then(|| Recall::always(&shared.caches, &this.flow.params)),
+                    .then(|| CacheLookupStage::new(&shared.caches, &this.flow.params)),
             };
             let (halt, held) = (&mut *this.halt, &mut *this.held);
-            let mut watch = Watch::over(&mut collector);
+            let mut tracker = DecisionTracker::new(&mut collector);
             let end = this
                 .flow
-                .with(now, |flow| halt.go_on(flow, &mut watch, held, clock));
+                .with(now, |flow| halt.go_on(flow, &mut tracker, held, clock));
             notes.decisions = collector.decisions;
             notes.quotas = collector.quotas;
-            if let Some(found) = collector.recall.and_then(|recall| recall.found) {
+            if let Some(found) = collector
+                .lookup_stage
+                .and_then(|lookup_stage| lookup_stage.found)
+            {
                 notes.found = Some(found);
             }
             if let Some(result) = end {
-                shared.tally.count(result.is_ok());
+                shared.decision_counters.count(result.is_ok());
                 let metered = Metered::begin(this.engine, this.meters.clone());
                 let ticket = EngineTicket::new(std::mem::take(this.held)).metered(metered);
                 return Poll::Ready((result, ticket));

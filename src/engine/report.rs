@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::cache::Recall;
+use super::cache::CacheLookupStage;
 use super::clock::{Clock, duration};
 use super::flux_meter::Matched;
 use super::limiters::Decided;
@@ -420,14 +420,14 @@ pub(super) struct Collector<'a, 'p> {
     /// `None` when nobody wants to know.
     pub(super) decisions: Option<Vec<LimiterDecision>>,
     pub(super) quotas: Option<Vec<Quota>>,
-    pub(super) recall: Option<Recall<'a, 'p>>,
+    pub(super) lookup_stage: Option<CacheLookupStage<'a, 'p>>,
 }
 
 impl Observer for Collector<'_, '_> {
     fn look_up(&mut self, flow: &Flow<'_, '_>, clock: &dyn Clock) -> bool {
-        self.recall
+        self.lookup_stage
             .as_mut()
-            .is_some_and(|recall| recall.look_up(flow, clock))
+            .is_some_and(|lookup_stage| lookup_stage.look_up(flow, clock))
     }
 
     fn decided(&mut self, flow: &Flow<'_, '_>, by: &Placed, decided: &Decided) {
@@ -460,7 +460,9 @@ impl Collector<'_, '_> {
         expect_end: bool,
     ) -> CheckReport {
         let Self {
-            decisions, recall, ..
+            decisions,
+            lookup_stage,
+            ..
         } = self;
         let mut flow_label_keys: Vec<String> =
             flow.labels.iter().map(|(key, _)| key.to_owned()).collect();
@@ -490,7 +492,7 @@ impl Collector<'_, '_> {
                 .meters()
                 .map(|meter| Arc::clone(meter.name()))
                 .collect(),
-            cache_lookup: recall.and_then(|recall| recall.found),
+            cache_lookup: lookup_stage.and_then(|lookup_stage| lookup_stage.found),
         }
     }
 }

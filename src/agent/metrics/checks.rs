@@ -13,7 +13,7 @@ use prometheus_client::registry::Registry;
 use super::LONGEST_LABEL;
 use super::schedulers::SchedulerSeries;
 use super::series::{Labels, Series, Standing};
-use crate::engine::{CheckReport, LimiterDetails, Names};
+use crate::engine::{CheckReport, InForceNames, LimiterDetails};
 use crate::flow::RejectReason;
 
 #[derive(Debug)]
@@ -52,7 +52,7 @@ impl CheckSeries {
         }
     }
 
-    pub(super) fn decided(&self, names: &Names, report: &CheckReport) {
+    pub(super) fn decided(&self, names: &InForceNames, report: &CheckReport) {
         self.points
             .count(names, &report.control_point, report.reject_reason);
         for decision in &report.limiter_decisions {
@@ -71,7 +71,7 @@ impl CheckSeries {
         }
     }
 
-    pub(super) fn ended(&self, names: &Names, control_point: &str) {
+    pub(super) fn ended(&self, names: &InForceNames, control_point: &str) {
         let count = |counter: &Counter| {
             counter.inc();
         };
@@ -81,7 +81,7 @@ impl CheckSeries {
     }
 
     /// Forgets what is of policies that are gone.
-    pub(super) fn retain(&self, names: &Names) {
+    pub(super) fn retain(&self, names: &InForceNames) {
         self.points.0.retain(names);
         self.ends.retain(names);
         self.schedulers.retain(names);
@@ -115,7 +115,7 @@ impl Point {
 
 /// Any caller can make one up.
 impl Labels for Point {
-    fn standing(&self, names: &Names) -> Standing {
+    fn standing(&self, names: &InForceNames) -> Standing {
         match names.selects(&self.control_point) {
             true => Standing::Reserved,
             false => Standing::Shared,
@@ -157,7 +157,7 @@ impl Decisions {
 }
 
 impl Points {
-    fn count(&self, names: &Names, control_point: &str, reason: Option<RejectReason>) {
+    fn count(&self, names: &InForceNames, control_point: &str, reason: Option<RejectReason>) {
         let known = |reason| REASONS.iter().position(|(known, _)| *known == reason);
         let counter = |decisions: &Decisions| {
             let counter = match reason.and_then(known) {

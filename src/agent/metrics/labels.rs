@@ -7,7 +7,7 @@ use hashbrown::Equivalent;
 use prometheus_client::encoding::EncodeLabelSet;
 
 use super::series::{Labels, Standing};
-use crate::engine::{NamedComponent, Names};
+use crate::engine::{InForceNames, NamedComponent};
 
 /// Stands for all workloads that are named by the value of a label, which must not be shown.
 const OTHER_WORKLOAD: &str = "other";
@@ -158,7 +158,7 @@ impl Equivalent<Workload> for WorkloadOf<'_> {
 }
 
 /// A component that is in force under this hash.
-fn standing(names: &Names, policy: &str, hash: &str, id: &str) -> Standing {
+fn standing(names: &InForceNames, policy: &str, hash: &str, id: &str) -> Standing {
     let found = names.component(policy, id, hash);
     match found.is_some_and(|component| **component.policy_hash() == *hash) {
         true => Standing::Reserved,
@@ -167,7 +167,7 @@ fn standing(names: &Names, policy: &str, hash: &str, id: &str) -> Standing {
 }
 
 /// Like [`standing`], of a workload that the component has.
-fn workload_standing(names: &Names, [policy, hash, id, workload]: [&str; 4]) -> Standing {
+fn workload_standing(names: &InForceNames, [policy, hash, id, workload]: [&str; 4]) -> Standing {
     let found = names.component(policy, id, hash);
     let has = found.is_some_and(|component| {
         workload == OTHER_WORKLOAD || component.workload(workload).is_some()
@@ -181,7 +181,7 @@ fn workload_standing(names: &Names, [policy, hash, id, workload]: [&str; 4]) -> 
 macro_rules! of_component {
     ($($labels:ty),*) => {
         $(impl Labels for $labels {
-            fn standing(&self, names: &Names) -> Standing {
+            fn standing(&self, names: &InForceNames) -> Standing {
                 standing(names, &self.policy_name, &self.policy_hash, &self.component_id)
             }
         })*
@@ -191,7 +191,7 @@ macro_rules! of_component {
 macro_rules! of_workload {
     ($($labels:ty),*) => {
         $(impl Labels for $labels {
-            fn standing(&self, names: &Names) -> Standing {
+            fn standing(&self, names: &InForceNames) -> Standing {
                 workload_standing(names, [
                     &self.policy_name,
                     &self.policy_hash,

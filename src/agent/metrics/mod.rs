@@ -32,7 +32,7 @@ use self::spans::SpanSeries;
 use super::prometheus::{OfPrometheus, Prometheus};
 use super::status::Decisions;
 use crate::Engine;
-use crate::engine::{CheckReport, Names};
+use crate::engine::{CheckReport, InForceNames};
 
 /// Series of one name with labels that callers chose.
 const MOST_SERIES: usize = 10_000;
@@ -45,7 +45,7 @@ pub(super) struct Metrics {
     registry: Registry,
     engine: Engine,
     /// As they were when series were made or forgotten last.
-    names: RwLock<Names>,
+    names: RwLock<InForceNames>,
     checks: CheckSeries,
     pub(super) caches: CacheSeries,
     pub(super) http: HttpSeries,
@@ -84,7 +84,7 @@ impl Metrics {
 
     /// Returns the names of the policies in force, and forgets the series of those that were
     /// before. While it is held, no series are forgotten: never across an await.
-    pub(super) fn names(&self) -> RwLockReadGuard<'_, Names> {
+    pub(super) fn names(&self) -> RwLockReadGuard<'_, InForceNames> {
         let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
         if names.are_current(&self.engine) {
             return names;

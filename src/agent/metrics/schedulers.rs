@@ -8,7 +8,7 @@ use prometheus_client::registry::Registry;
 
 use super::labels::{Component, Workload, WorkloadOf};
 use super::series::Series;
-use crate::engine::{LimiterDecision, NamedComponent, Names, SchedulerDetails};
+use crate::engine::{InForceNames, LimiterDecision, NamedComponent, SchedulerDetails};
 
 type Tokens = Counter<f64, AtomicU64>;
 
@@ -64,7 +64,7 @@ impl SchedulerSeries {
 
     pub(super) fn scheduled(
         &self,
-        names: &Names,
+        names: &InForceNames,
         decision: &LimiterDecision,
         scheduler: &SchedulerDetails,
     ) {
@@ -98,7 +98,7 @@ impl SchedulerSeries {
     }
 
     /// Forgets what is of policies that are gone.
-    pub(super) fn retain(&self, names: &Names) {
+    pub(super) fn retain(&self, names: &InForceNames) {
         for series in [&self.incoming, &self.accepted, &self.rejected] {
             series.retain(names);
         }
@@ -110,7 +110,13 @@ impl SchedulerSeries {
         }
     }
 
-    fn tokens(&self, names: &Names, component: NamedComponent<'_>, dropped: bool, asked: f64) {
+    fn tokens(
+        &self,
+        names: &InForceNames,
+        component: NamedComponent<'_>,
+        dropped: bool,
+        asked: f64,
+    ) {
         let labels = Component::of(component);
         // Counters only grow.
         let asked = asked.max(0.0);
@@ -165,7 +171,7 @@ impl OrderSeries {
     }
 
     /// Makes all three series at once, so that expressions can subtract one from another.
-    fn observe(&self, names: &Names, workload: WorkloadOf<'_>, overtook: f64) {
+    fn observe(&self, names: &InForceNames, workload: WorkloadOf<'_>, overtook: f64) {
         let own = || Some(workload.to_labels());
         let make = || Histogram::new([]);
         let observe = |series: &Series<Workload, Histogram>, tokens: f64| {

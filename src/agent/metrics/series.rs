@@ -11,7 +11,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::{MetricType, TypedMetric};
 
 use super::{MOST_RESERVED, MOST_SERIES};
-use crate::engine::Names;
+use crate::engine::InForceNames;
 
 /// What a series is to the policies in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub(super) enum Standing {
 
 /// The labels of a series.
 pub(super) trait Labels: Eq + Hash {
-    fn standing(&self, names: &Names) -> Standing;
+    fn standing(&self, names: &InForceNames) -> Standing;
 }
 
 /// Series by label set. Clones share them.
@@ -90,7 +90,7 @@ impl<K: Labels, M> Series<K, M> {
     /// Observes in the series of these labels, which are made when they are new and fit in.
     pub(super) fn with<Q>(
         &self,
-        names: &Names,
+        names: &InForceNames,
         labels: &Q,
         own: impl FnOnce() -> Option<K>,
         make: impl FnOnce() -> M,
@@ -124,7 +124,7 @@ impl<K: Labels, M> Series<K, M> {
     }
 
     /// Forgets the series of policies that are not in force any more.
-    pub(super) fn retain(&self, names: &Names) {
+    pub(super) fn retain(&self, names: &InForceNames) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         let before = std::mem::take(&mut *known);
         for (labels, metric) in before.all {

@@ -10,7 +10,7 @@ use super::LONGEST_LABEL;
 use super::labels::{Limiter, Sampler, Workload, WorkloadOf, WorkloadRequests};
 use super::series::{Labels, Series, Standing};
 use crate::agent::trace::{Ended, workload_of};
-use crate::engine::{FluxMeter, Names};
+use crate::engine::{FluxMeter, InForceNames};
 use crate::pb::check::check_response::DecisionType;
 use crate::pb::check::limiter_decision::Details;
 use crate::pb::check::{ClassifierInfo, LimiterDecision};
@@ -37,7 +37,7 @@ struct Classifier {
 }
 
 impl Labels for Classifier {
-    fn standing(&self, names: &Names) -> Standing {
+    fn standing(&self, names: &InForceNames) -> Standing {
         match names.classifier(&self.policy_name, &self.policy_hash, self.classifier_index) {
             true => Standing::Reserved,
             false => Standing::Gone,
@@ -56,7 +56,7 @@ struct Meter {
 
 /// Any caller can make up the statuses.
 impl Labels for Meter {
-    fn standing(&self, names: &Names) -> Standing {
+    fn standing(&self, names: &InForceNames) -> Standing {
         if !names.flux_meter(&self.policy_name, &self.flux_meter_name) {
             return Standing::Gone;
         }
@@ -79,7 +79,7 @@ fn short(labels: &[&str]) -> bool {
 /// Observes in the series of labels that were made for it.
 fn observe<K, M>(
     series: &Series<K, M>,
-    names: &Names,
+    names: &InForceNames,
     labels: &K,
     make: impl FnOnce() -> M,
     act: impl FnOnce(&M),
@@ -157,7 +157,7 @@ impl SpanSeries {
     }
 
     /// Forgets what is of policies that are gone.
-    pub(super) fn retain(&self, names: &Names) {
+    pub(super) fn retain(&self, names: &InForceNames) {
         self.workload_latency.retain(names);
         self.workload_requests.retain(names);
         self.rate_limiters.retain(names);
@@ -172,7 +172,7 @@ impl SpanSeries {
     /// only where a policy in force has such a component.
     pub(in crate::agent) fn limiter(
         &self,
-        names: &Names,
+        names: &InForceNames,
         ended: &Ended<'_>,
         decision: &LimiterDecision,
     ) {
@@ -224,7 +224,7 @@ impl SpanSeries {
         }
     }
 
-    pub(in crate::agent) fn classifier(&self, names: &Names, classifier: &ClassifierInfo) {
+    pub(in crate::agent) fn classifier(&self, names: &InForceNames, classifier: &ClassifierInfo) {
         if !short(&[&classifier.policy_name, &classifier.policy_hash]) {
             self.classifiers.leave_out();
             return;
@@ -243,7 +243,7 @@ impl SpanSeries {
     /// `None` is not a number.
     pub(in crate::agent) fn flux_meter(
         &self,
-        names: &Names,
+        names: &InForceNames,
         ended: &Ended<'_>,
         meter: &FluxMeter,
         value: Option<f64>,

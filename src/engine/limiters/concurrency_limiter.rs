@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use super::ledger::{Ledger, Seen};
 use super::rate_limiter::{Key, bucket_label, tokens_of};
 use super::{DEADLINE_MARGIN, Decided};
+use crate::engine::atomic_signal::AtomicSignal;
 use crate::engine::clock::{Clock, Nanos, nanos};
-use crate::engine::dial::Dial;
 use crate::engine::report::{LimiterDetails, LimiterReason};
 use crate::engine::request_id::RequestId;
 use crate::engine::stages::Flow;
@@ -35,8 +35,8 @@ pub(crate) struct Slots {
     lifetime: AtomicI64,
     max_idle: AtomicI64,
     /// NaN is invalid.
-    max_concurrency: Dial,
-    pass_through: Dial,
+    max_concurrency: AtomicSignal,
+    pass_through: AtomicSignal,
 }
 
 impl Slots {
@@ -45,8 +45,8 @@ impl Slots {
             label_key: spec.limit_by_label_key.clone(),
             lifetime: AtomicI64::new(nanos(spec.max_inflight_duration)),
             max_idle: AtomicI64::new(max_idle(spec)),
-            max_concurrency: Dial::new(spec.max_concurrency.initial()),
-            pass_through: Dial::new(spec.pass_through.initial()),
+            max_concurrency: AtomicSignal::new(spec.max_concurrency.initial()),
+            pass_through: AtomicSignal::new(spec.pass_through.initial()),
         }
     }
 
@@ -56,8 +56,8 @@ impl Slots {
         let lifetime = nanos(spec.max_inflight_duration);
         self.lifetime.store(lifetime, Ordering::Relaxed);
         self.max_idle.store(max_idle(spec), Ordering::Relaxed);
-        self.max_concurrency.fix(spec.max_concurrency);
-        self.pass_through.fix(spec.pass_through);
+        self.max_concurrency.set_if_constant(spec.max_concurrency);
+        self.pass_through.set_if_constant(spec.pass_through);
     }
 
     pub(crate) fn lifetime(&self) -> Nanos {

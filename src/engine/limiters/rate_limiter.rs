@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::bucket::{Bucket, HighWater, Patience, Shape};
 use super::lazy_sync::Lazy;
 use super::{DEADLINE_MARGIN, Decided, Surroundings};
+use crate::engine::atomic_signal::AtomicSignal;
 use crate::engine::clock::{Nanos, nanos};
-use crate::engine::dial::Dial;
 use crate::engine::report::{LimiterDetails, LimiterReason};
 use crate::engine::stages::{Flow, NO_DEADLINE};
 use crate::engine::store::{Kept, Limits, Loss, Store, lock};
@@ -21,10 +21,10 @@ pub(crate) struct RateLimiter {
     tokens_key: Option<Arc<str>>,
     denied_code: i32,
     rules: Rules,
-    /// Everything passes, unless the dials say what passes.
+    /// Everything passes, unless the inputs say what passes.
     open: bool,
     /// Of signals that change.
-    dials: Option<Box<Dials>>,
+    inputs: Option<Box<Inputs>>,
     /// From sync to sync, with lazy sync.
     period: Nanos,
     /// Shared with the limiter that takes over in a reload.
@@ -33,18 +33,18 @@ pub(crate) struct RateLimiter {
 
 /// The signals of a bucket as they are now; NaN is invalid.
 #[derive(Debug)]
-pub(crate) struct Dials {
-    capacity: Dial,
-    fill: Dial,
-    pass_through: Dial,
+pub(crate) struct Inputs {
+    capacity: AtomicSignal,
+    fill: AtomicSignal,
+    pass_through: AtomicSignal,
 }
 
-impl Dials {
+impl Inputs {
     pub(crate) fn new(bucket: &policy::Bucket) -> Self {
         Self {
-            capacity: Dial::new(bucket.bucket_capacity.initial()),
-            fill: Dial::new(bucket.fill_amount.initial()),
-            pass_through: Dial::new(bucket.pass_through.initial()),
+            capacity: AtomicSignal::new(bucket.bucket_capacity.initial()),
+            fill: AtomicSignal::new(bucket.fill_amount.initial()),
+            pass_through: AtomicSignal::new(bucket.pass_through.initial()),
         }
     }
 
@@ -55,10 +55,10 @@ impl Dials {
     }
 
     /// Takes over what a policy says is constant, and leaves what a circuit says as it is.
-    pub(crate) fn fix(&self, bucket: &policy::Bucket) {
-        self.capacity.fix(bucket.bucket_capacity);
-        self.fill.fix(bucket.fill_amount);
-        self.pass_through.fix(bucket.pass_through);
+    pub(crate) fn set_if_constant(&self, bucket: &policy::Bucket) {
+        self.capacity.set_if_constant(bucket.bucket_capacity);
+        self.fill.set_if_constant(bucket.fill_amount);
+        self.pass_through.set_if_constant(bucket.pass_through);
     }
 
     pub(crate) fn is_open(&self) -> bool {
@@ -183,7 +183,7 @@ impl RateLimiter {
             denied_code: spec.request.denied_response_status_code,
             rules,
             open,
-            dials: changes.then(|| Box::new(Dials::new(bucket))),
+            inputs: changes.then(|| Box::new(Inputs::new(bucket))),
             period: shape.interval / i64::from(syncs),
             buckets: Arc::new(Buckets {
                 stored,
@@ -203,14 +203,14 @@ impl RateLimiter {
         if next.label_key != self.label_key || lazy(&next) != lazy(self) {
             return None;
         }
-        if let Some(dials) = &next.dials {
+        if let Some(inputs) = &next.inputs {
             let shape = self.shape();
-            let pass_through = match &self.dials {
-                Some(dials) => dials.pass_through.get(),
+            let pass_through = match &self.inputs {
+                Some(inputs) => inputs.pass_through.get(),
                 None => f64::NAN,
             };
-            dials.set(shape.capacity, shape.fill, pass_through);
-            dials.fix(&spec.bucket);
+            inputs.set(shape.capacity, shape.fill, pass_through);
+            inputs.set_if_constant(&spec.bucket);
         }
         next.buckets = Arc::clone(&self.buckets);
         Some(next)
@@ -241,15 +241,15 @@ impl RateLimiter {
     }
 
     fn current(&self) -> Rules {
-        match &self.dials {
+        match &self.inputs {
             None => self.rules,
-            Some(dials) => dials.apply(&self.rules),
+            Some(inputs) => inputs.apply(&self.rules),
         }
     }
 
     /// The knobs, where some signal changes.
-    pub(crate) fn dials(&self) -> Option<&Dials> {
-        self.dials.as_deref()
+    pub(crate) fn inputs(&self) -> Option<&Inputs> {
+        self.inputs.as_deref()
     }
 
     pub(super) fn shape(&self) -> Shape {
@@ -258,9 +258,9 @@ impl RateLimiter {
 
     #[inline]
     fn is_open(&self) -> bool {
-        match &self.dials {
+        match &self.inputs {
             None => self.open,
-            Some(dials) => dials.is_open(),
+            Some(inputs) => inputs.is_open(),
         }
     }
 
@@ -356,10 +356,10 @@ impl RateLimiter {
     #[inline(never)]
     fn take(&self, key: &str, ask: &Ask) -> Answer {
         let turned;
-        let rules = match &self.dials {
+        let rules = match &self.inputs {
             None => &self.rules,
-            Some(dials) => {
-                turned = dials.apply(&self.rules);
+            Some(inputs) => {
+                turned = inputs.apply(&self.rules);
                 &turned
             }
         };

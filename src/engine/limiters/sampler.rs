@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ahash::RandomState;
 
 use super::Decided;
-use crate::engine::dial::Dial;
+use crate::engine::atomic_signal::AtomicSignal;
 use crate::engine::report::{LimiterDetails, LimiterReason};
 use crate::engine::stages::{Flow, Step};
 use crate::policy;
@@ -20,7 +20,7 @@ pub(crate) struct Sampler {
     ramp: bool,
     step: Step,
     /// Not NaN.
-    percentage: Dial,
+    percentage: AtomicSignal,
 }
 
 impl Sampler {
@@ -36,7 +36,7 @@ impl Sampler {
             denied_code: spec.denied_response_status_code,
             ramp: spec.ramp_mode,
             step,
-            percentage: Dial::new(0.0),
+            percentage: AtomicSignal::new(0.0),
         };
         // An Agent never hears of a port that is not wired.
         if let Some(port) = spec.accept_percentage {

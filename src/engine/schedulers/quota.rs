@@ -12,7 +12,9 @@ use crate::engine::clock::{Nanos, duration};
 use crate::engine::control::WorkloadTokens;
 use crate::engine::limiters::bucket::HighWater;
 use crate::engine::limiters::lazy_sync::Lazy;
-use crate::engine::limiters::rate_limiter::{self, Answer, Dials, Key, Plain, Rules, bucket_label};
+use crate::engine::limiters::rate_limiter::{
+    self, Answer, Inputs, Key, Plain, Rules, bucket_label,
+};
 use crate::engine::limiters::{DEADLINE_MARGIN, Decided, Scheduled, Settled, Shape, Surroundings};
 use crate::engine::report::{LimiterDetails, LimiterReason, QueueOrder, SchedulerDetails};
 use crate::engine::stages::{Flow, NO_DEADLINE};
@@ -35,7 +37,7 @@ pub(crate) struct QuotaScheduler {
 /// What holds for all buckets.
 #[derive(Debug)]
 pub(crate) struct Buckets {
-    dials: Dials,
+    inputs: Inputs,
     interval: AtomicI64,
     max_idle: AtomicI64,
     continuous: AtomicBool,
@@ -60,7 +62,7 @@ impl QuotaScheduler {
             ..around.limits
         };
         let buckets = Buckets {
-            dials: Dials::new(bucket),
+            inputs: Inputs::new(bucket),
             interval: AtomicI64::new(rules.shape.interval),
             max_idle: AtomicI64::new(rules.max_idle),
             continuous: AtomicBool::new(rules.shape.continuous),
@@ -114,8 +116,8 @@ impl QuotaScheduler {
     }
 
     /// The knobs.
-    pub(crate) fn dials(&self) -> &Dials {
-        &self.keys.rules().dials
+    pub(crate) fn inputs(&self) -> &Inputs {
+        &self.keys.rules().inputs
     }
 
     pub(crate) fn shape(&self) -> Shape {
@@ -127,7 +129,7 @@ impl QuotaScheduler {
     pub(crate) fn label_in_use(&self) -> Option<&str> {
         self.label_key
             .as_deref()
-            .filter(|_| !self.dials().is_open())
+            .filter(|_| !self.inputs().is_open())
     }
 
     pub(crate) fn workloads(&self) -> &Workloads {
@@ -139,7 +141,7 @@ impl QuotaScheduler {
     }
 
     pub(crate) fn schedule(&self, flow: &Flow<'_, '_>, now: Nanos) -> Scheduled {
-        if self.dials().is_open() {
+        if self.inputs().is_open() {
             return passed(LimiterReason::Unspecified);
         }
         let Key::Bucket(key) = self.key(flow) else {
@@ -156,7 +158,7 @@ impl QuotaScheduler {
     pub(crate) fn revert(&self, flow: &Flow<'_, '_>, consumed: f64, now: Nanos) {
         if let Key::Bucket(key) = self.key(flow)
             && consumed > 0.0
-            && !self.dials().is_open()
+            && !self.inputs().is_open()
         {
             self.keys.line(key, now).put_back(consumed, None, now);
         }
@@ -320,7 +322,7 @@ impl Buckets {
             upstream: self.upstream,
         };
         let max_idle = self.max_idle.load(Ordering::Relaxed);
-        self.dials.apply(&Rules { shape, max_idle })
+        self.inputs.apply(&Rules { shape, max_idle })
     }
 
     fn period(&self) -> Nanos {
@@ -334,7 +336,7 @@ impl Buckets {
         self.continuous.store(shape.continuous, Ordering::Relaxed);
         self.delayed.store(shape.delayed, Ordering::Relaxed);
         self.period.store(period(bucket, rules), Ordering::Relaxed);
-        self.dials.fix(bucket);
+        self.inputs.set_if_constant(bucket);
     }
 }
 

@@ -1,28 +1,32 @@
-//! What a flow asks the caches for, between the steps of its decision.
+//! The cache lookup of a flow, between the stages of its decision.
 
-use super::store::Caches;
+use super::store::EngineCaches;
 use crate::engine::clock::{Clock, nanos};
 use crate::engine::limiters::Decided;
 use crate::engine::placed::Placed;
 use crate::engine::stages::{Flow, Observer};
 use crate::flow::{CacheLookup, FlowParams};
 
-/// Looks up, between the steps, what a flow asks the caches for.
-pub(crate) struct Recall<'a, 'p> {
-    caches: &'a Caches,
+/// An observer of the stages that looks up the cache keys of a flow.
+pub(crate) struct CacheLookupStage<'a, 'p> {
+    caches: &'a EngineCaches,
     params: &'a FlowParams<'p>,
     pub(crate) found: Option<CacheLookup>,
 }
 
-impl<'a, 'p> Recall<'a, 'p> {
-    /// `None` for a flow that asks for nothing.
-    pub(crate) fn of(caches: &'a Caches, params: &'a FlowParams<'p>) -> Option<Self> {
-        let asks = params.result_cache_key.is_some() || !params.global_cache_keys.is_empty();
-        asks.then(|| Self::always(caches, params))
+impl<'a, 'p> CacheLookupStage<'a, 'p> {
+    /// Returns `None` for a flow that requests no cache key.
+    pub(crate) fn if_requested(
+        caches: &'a EngineCaches,
+        params: &'a FlowParams<'p>,
+    ) -> Option<Self> {
+        let requested = params.result_cache_key.is_some() || !params.global_cache_keys.is_empty();
+        requested.then(|| Self::new(caches, params))
     }
 
-    /// Has an answer, be it an empty one, for every flow that comes so far.
-    pub(crate) fn always(caches: &'a Caches, params: &'a FlowParams<'p>) -> Self {
+    /// Looks up for every flow that reaches this stage, even if the flow requests no key and the
+    /// result is empty.
+    pub(crate) fn new(caches: &'a EngineCaches, params: &'a FlowParams<'p>) -> Self {
         Self {
             caches,
             params,
@@ -30,7 +34,7 @@ impl<'a, 'p> Recall<'a, 'p> {
         }
     }
 
-    /// Whether the result cache has the flow's answer.
+    /// Looks up the keys of the flow. Returns true if the result cache has its response.
     pub(crate) fn look_up(&mut self, flow: &Flow<'_, '_>, clock: &dyn Clock) -> bool {
         let result_key = self.params.result_cache_key.as_deref().unwrap_or("");
         let global_keys = self.params.global_cache_keys.iter().map(|key| &**key);
@@ -44,7 +48,7 @@ impl<'a, 'p> Recall<'a, 'p> {
     }
 }
 
-impl Observer for Recall<'_, '_> {
+impl Observer for CacheLookupStage<'_, '_> {
     fn decided(&mut self, _: &Flow<'_, '_>, _: &Placed, _: &Decided) {}
 
     fn look_up(&mut self, flow: &Flow<'_, '_>, clock: &dyn Clock) -> bool {

@@ -1,73 +1,78 @@
-//! A component that a loop drives: the ports it is driven by, and what it was told last.
+//! A component that a loop drives: its ports, and the settings that were last applied to it.
 
 use std::sync::Arc;
 use std::{array, mem};
 
-use super::circuit::{Circuit, PERIOD};
-use super::core::lock;
+use super::circuit::{CONTROL_PERIOD, RunningCircuit};
+use super::loop_state::lock;
 use super::{Actuator, LoadDecision, LoopOutput, Setting, WorkloadTokens};
 use crate::engine::clock::{Nanos, nanos};
 use crate::engine::sync::Mutex;
 use crate::policy::{Bucket, ComponentKind, Port, Signal, Slots};
 
-/// A decision of a load scheduler is good for as many periods.
+/// The number of control periods for which a decision of a load scheduler is valid.
 const VALID_PERIODS: u32 = 5;
 
-/// What a component was told last.
+/// The settings that were last applied to a component.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct LastApplied {
     /// Bits, because an invalid signal does not equal itself. `None` before the first tick.
     signals: Option<[u64; 3]>,
-    /// The next tick tells it even the same signals: a loop from before a reload may tick after it,
-    /// and then reach the state that the component took over.
-    again: bool,
-    /// What a load scheduler's workloads cost by their latency.
+    /// Makes the next tick apply even equal signals: a loop from before a reload may tick after the
+    /// reload, and change the state that the component took over.
+    reapply: bool,
+    /// The tokens of a load scheduler's workloads, derived from their latency.
     pub(super) tokens: WorkloadTokens,
-    /// The same for [`ControlLoop`](super::ControlLoop).
+    /// The settings as a [`ControlLoop`](super::ControlLoop) shows them.
     pub(super) output: Option<LoopOutput>,
 }
 
 /// A component with its ports.
 #[derive(Debug)]
-pub(super) struct Driven<A> {
+pub(super) struct DrivenComponent<A> {
     pub(super) id: Arc<str>,
-    pub(super) ports: Ports,
+    pub(super) ports: DrivenPorts,
     pub(super) component: Arc<A>,
     /// Shared with the loop of the same component after a reload.
-    pub(super) told: Arc<Mutex<Told>>,
+    pub(super) applied: Arc<Mutex<LastApplied>>,
 }
 
-impl<A: Actuator> Driven<A> {
-    /// Tells the component its signals, unless it was told the same before. A load scheduler is
-    /// told at the end of each period.
+impl<A: Actuator> DrivenComponent<A> {
+    /// Applies the signals to the component if they changed. A load scheduler gets its multiplier
+    /// at the end of each period.
     ///
-    /// `read` returns the signal at a port, by the port's position in [`Ports`].
-    pub(super) fn tell(&self, read: impl Fn(usize, Port) -> Signal, now: Nanos, ends_period: bool) {
-        let mut told = lock(&self.told);
+    /// `read` returns the signal at a port, by the port's position in [`DrivenPorts`].
+    pub(super) fn apply(
+        &self,
+        read: impl Fn(usize, Port) -> Signal,
+        now: Nanos,
+        ends_period: bool,
+    ) {
+        let mut applied = lock(&self.applied);
         let setting = match self.ports {
-            Ports::Bucket(ports) => {
+            DrivenPorts::Bucket(ports) => {
                 let [capacity, fill, pass_through] = array::from_fn(|at| read(at, ports[at]));
-                let news = told.news([capacity, fill, pass_through]);
-                news.then_some(Setting::Bucket {
+                let must_apply = applied.update([capacity, fill, pass_through]);
+                must_apply.then_some(Setting::Bucket {
                     capacity,
                     fill,
                     pass_through,
                 })
             }
-            Ports::Slots(ports) => {
+            DrivenPorts::Slots(ports) => {
                 let [max_concurrency, pass_through] = array::from_fn(|at| read(at, ports[at]));
-                let news = told.news([max_concurrency, pass_through, 0.0]);
-                news.then_some(Setting::Slots {
+                let must_apply = applied.update([max_concurrency, pass_through, 0.0]);
+                must_apply.then_some(Setting::Slots {
                     max_concurrency,
                     pass_through,
                 })
             }
-            Ports::AcceptPercentage { percentage, .. } => {
+            DrivenPorts::AcceptPercentage { percentage, .. } => {
                 let percentage = read(0, percentage);
-                let news = told.news([percentage, 0.0, 0.0]);
-                news.then_some(Setting::AcceptPercentage(percentage))
+                let must_apply = applied.update([percentage, 0.0, 0.0]);
+                must_apply.then_some(Setting::AcceptPercentage(percentage))
             }
-            Ports::Load {
+            DrivenPorts::Load {
                 multiplier,
                 dry_run,
                 ..
@@ -76,32 +81,37 @@ impl<A: Actuator> Driven<A> {
                     true => Signal::NAN,
                     false => read(0, multiplier),
                 };
-                Setting::Load(decision(multiplier, now, Arc::clone(&told.tokens)))
+                Setting::Load(decision(multiplier, now, Arc::clone(&applied.tokens)))
             }),
         };
         if let Some(setting) = setting {
-            told.output = Some(setting.output(self.ports));
-            drop(told);
+            applied.output = Some(setting.output(self.ports));
+            drop(applied);
             self.component.apply(setting, now);
         }
     }
 
-    /// Tells a component that a reload has replaced or added what the loop last came to, so that
-    /// it does not let everything pass until the next tick.
+    /// Applies the current signals of the loop to a component that a reload replaced or added, so
+    /// that it does not let everything pass until the next tick.
     ///
-    /// A signal that the changed circuit has not computed yet keeps the value that the component
-    /// `before` was told.
-    pub(super) fn tell_at_once(&self, circuit: &Circuit, before: Option<&Self>, now: Nanos) {
-        let last = before.and_then(|before| lock(&before.told).signals);
+    /// A signal that the changed circuit has not computed yet keeps the value that was last applied
+    /// to the component `before`.
+    pub(super) fn apply_current(
+        &self,
+        circuit: &RunningCircuit,
+        before: Option<&Self>,
+        now: Nanos,
+    ) {
+        let last = before.and_then(|before| lock(&before.applied).signals);
         let read = |at: usize, port: Port| match (circuit.read(port), port, last) {
             (signal, Port::Changing(_), Some(last)) if signal.is_nan() => {
                 Signal::from_bits(last[at])
             }
             (signal, ..) => signal,
         };
-        // A load scheduler that takes over has the last decision with its state.
-        self.tell(read, now, before.is_none());
-        lock(&self.told).again = true;
+        // A load scheduler that takes over the state of another one has its last decision too.
+        self.apply(read, now, before.is_none());
+        lock(&self.applied).reapply = true;
     }
 
     /// Returns true if the ports of both are of the same kind.
@@ -112,7 +122,7 @@ impl<A: Actuator> Driven<A> {
 
 /// The ports of a component by its kind.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Ports {
+pub(super) enum DrivenPorts {
     Bucket([Port; 3]),
     Slots([Port; 2]),
     AcceptPercentage {
@@ -126,7 +136,7 @@ pub(super) enum Ports {
     },
 }
 
-impl Ports {
+impl DrivenPorts {
     /// Returns `None` for a component whose ports are all constant.
     pub(super) fn of(kind: &ComponentKind) -> Option<Self> {
         let bucket = |bucket: &Bucket| {
@@ -168,8 +178,8 @@ impl Ports {
 }
 
 impl Setting {
-    /// Returns what the setting means, with the effect of an invalid signal instead of NaN.
-    fn output(&self, ports: Ports) -> LoopOutput {
+    /// Returns the setting for display, with the effect of an invalid signal in the place of NaN.
+    fn output(&self, ports: DrivenPorts) -> LoopOutput {
         let or = |signal: Signal, invalid: f64| match signal.is_nan() {
             true => invalid,
             false => signal,
@@ -180,7 +190,7 @@ impl Setting {
                 pass_through: decision.pass_through,
             },
             Self::AcceptPercentage(percentage) => {
-                let ramp = matches!(ports, Ports::AcceptPercentage { ramp: true, .. });
+                let ramp = matches!(ports, DrivenPorts::AcceptPercentage { ramp: true, .. });
                 LoopOutput::AcceptPercentage(or(*percentage, if ramp { 0.0 } else { 100.0 }))
             }
             Self::Bucket { capacity, fill, .. } => LoopOutput::Bucket {
@@ -194,24 +204,25 @@ impl Setting {
     }
 }
 
-/// An invalid multiplier lets everything pass; a negative one is zero.
+/// Returns the decision for a multiplier: an invalid one lets everything pass; a negative one
+/// counts as zero.
 fn decision(multiplier: Signal, now: Nanos, tokens: WorkloadTokens) -> LoadDecision {
     LoadDecision {
-        // NaN is no more than zero.
+        // NaN is not greater than zero.
         load_multiplier: if multiplier > 0.0 { multiplier } else { 0.0 },
         pass_through: multiplier.is_nan(),
-        valid_until: now.saturating_add(nanos(PERIOD * VALID_PERIODS)),
+        valid_until: now.saturating_add(nanos(CONTROL_PERIOD * VALID_PERIODS)),
         tokens,
     }
 }
 
-impl Told {
-    /// Remembers signals. Returns true if the component has to be told them.
-    fn news(&mut self, signals: [Signal; 3]) -> bool {
+impl LastApplied {
+    /// Stores the signals. Returns true if they must be applied to the component.
+    fn update(&mut self, signals: [Signal; 3]) -> bool {
         let bits = Some(signals.map(Signal::to_bits));
-        let news = self.signals != bits || self.again;
-        self.again = false;
+        let must_apply = self.signals != bits || self.reapply;
+        self.reapply = false;
         self.signals = bits;
-        news
+        must_apply
     }
 }

@@ -1,4 +1,4 @@
-//! The components of policies, as circuits drive them.
+//! Implements [`Actuator`] for the components of policies.
 
 use super::{Actuator, Demand, Setting, WorkloadTokens};
 use crate::engine::clock::Nanos;
@@ -16,9 +16,9 @@ impl Actuator for Component {
                     pass_through,
                 },
             ) => {
-                // Without dials nothing of it changes.
-                if let Some(dials) = limiter.dials() {
-                    dials.set(capacity, fill, pass_through);
+                // A limiter without inputs has constant settings only.
+                if let Some(inputs) = limiter.inputs() {
+                    inputs.set(capacity, fill, pass_through);
                 }
             }
             (
@@ -28,7 +28,7 @@ impl Actuator for Component {
                     fill,
                     pass_through,
                 },
-            ) => scheduler.dials().set(capacity, fill, pass_through),
+            ) => scheduler.inputs().set(capacity, fill, pass_through),
             (
                 Self::ConcurrencyLimiter(limiter),
                 Setting::Slots {
@@ -55,7 +55,7 @@ impl Actuator for Component {
                 };
                 scheduler.publish(decision, now);
             }
-            // Ports belong to their kind of component.
+            // Each kind of component has its own kind of setting.
             (
                 Self::RateLimiter(_)
                 | Self::QuotaScheduler(_)

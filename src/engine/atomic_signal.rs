@@ -1,4 +1,4 @@
-//! A number that is turned while others read it.
+//! A signal value that is written by a control loop while flows read it.
 
 use std::fmt;
 use std::sync::atomic::Ordering;
@@ -6,22 +6,22 @@ use std::sync::atomic::Ordering;
 use super::sync::AtomicU64;
 use crate::policy::Port;
 
-/// A signal's value as a component sees it.
-pub(crate) struct Dial(AtomicU64);
+/// The value of a signal as an input of a component.
+pub(crate) struct AtomicSignal(AtomicU64);
 
-impl Dial {
+impl AtomicSignal {
     pub(crate) fn new(value: f64) -> Self {
         Self(AtomicU64::new(value.to_bits()))
     }
 
-    // Relaxed: the number is all there is to see.
+    // Relaxed suffices: no other memory depends on the value.
     #[inline]
     pub(crate) fn get(&self) -> f64 {
         f64::from_bits(self.0.load(Ordering::Relaxed))
     }
 
-    /// Takes over a constant of a changed policy; what a circuit says stays as it is.
-    pub(crate) fn fix(&self, port: Port) {
+    /// Takes over the constant of a changed policy; a value that a circuit drives stays as it is.
+    pub(crate) fn set_if_constant(&self, port: Port) {
         if let Port::Constant(value) = port {
             self.set(value);
         }
@@ -32,7 +32,7 @@ impl Dial {
     }
 }
 
-impl fmt::Debug for Dial {
+impl fmt::Debug for AtomicSignal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.get().fmt(f)
     }

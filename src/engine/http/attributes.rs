@@ -1,4 +1,4 @@
-//! The layer's question about an HTTP request.
+//! The check of an HTTP request whose attributes the layer has read.
 
 use super::super::decide::Asking;
 use super::super::{Engine, EnginePending, EngineTicket};
@@ -9,8 +9,9 @@ use crate::flow::{
 };
 
 impl Engine {
-    /// Like [`start_http`](Self::start_http), with the header `baggage` beside the attributes.
-    pub(crate) fn ask_http(
+    /// Like [`start_http`](Self::start_http), for the attributes that the layer has read, plus the
+    /// header `baggage`.
+    pub(crate) fn check_http_attributes(
         &self,
         control_point: &str,
         params: &FlowParams<'_>,
@@ -45,7 +46,7 @@ impl Engine {
             input = input.destination(SocketAddress::new(text, address.port().into()));
         }
         match self.start_http(&input) {
-            Ok(mut starting) => match starting.at_once() {
+            Ok(mut starting) => match starting.try_immediate() {
                 Some((report, ticket)) => {
                     asking.undecided = report.check.undecided;
                     Check::Ready(report.into_verdict(ticket))
