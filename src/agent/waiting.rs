@@ -8,7 +8,7 @@ use std::task::Poll;
 use super::budget::{Charge, Line};
 use super::metrics::Node;
 use super::{Agent, FLOW_BYTES};
-use crate::engine::{Starting, StartingHttp};
+use crate::engine::{PendingReport, StartingHttp};
 
 /// A place among the flows that wait, until it is dropped.
 struct Place<'a> {
@@ -55,13 +55,13 @@ pub(super) trait GiveUp: Future + Unpin {
     fn held_bytes(&self) -> usize;
 }
 
-impl GiveUp for Starting {
+impl GiveUp for PendingReport {
     fn give_up(&mut self) {
-        Starting::give_up(self);
+        PendingReport::give_up(self);
     }
 
     fn held_bytes(&self) -> usize {
-        Starting::held_bytes(self)
+        PendingReport::held_bytes(self)
     }
 }
 

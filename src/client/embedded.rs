@@ -75,7 +75,7 @@ pub(super) fn end(
             component_id: decision.component_id.to_string(),
             label: label.to_owned(),
             request_id: id.to_string(),
-            returned: ticket.give_back(id),
+            returned: ticket.return_slot(id),
             error: None,
         })
     });

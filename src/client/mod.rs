@@ -240,8 +240,8 @@ impl ApertureClient {
     /// Asks the engine with the budget of the flow, whose default is the client's check timeout.
     #[cfg(feature = "embedded")]
     #[inline(always)]
-    fn asking(&self, params: &FlowParams<'_>) -> crate::engine::Asking {
-        crate::engine::Asking::new(params.budget(Some(self.inner.check_timeout)))
+    fn asking(&self, params: &FlowParams<'_>) -> crate::engine::DecideContext {
+        crate::engine::DecideContext::new(params.budget(Some(self.inner.check_timeout)))
     }
 
     /// A client that asks nobody: every flow is unreachable, so it runs unless ramp mode is on.

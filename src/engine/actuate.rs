@@ -3,7 +3,7 @@ use std::time::Duration;
 use super::Engine;
 use super::clock::nanos;
 use super::limiters::Component;
-use super::schedulers::Decision;
+use super::schedulers::LoadSchedulerDecision;
 
 /// What a controller tells a component, made by hand: for replaying what a recorded one told.
 #[doc(hidden)]
@@ -46,7 +46,7 @@ impl Engine {
                         valid_until,
                     },
                 ) => {
-                    let decision = Decision {
+                    let decision = LoadSchedulerDecision {
                         load_multiplier,
                         pass_through,
                         valid_until: valid_until.map(nanos),

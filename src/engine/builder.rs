@@ -8,11 +8,11 @@ use super::cache::Caches;
 use super::clock::{Clock, Nanos, SystemClock};
 use super::control::SignalSource;
 use super::dry_run::DryRun;
-use super::limiters::Surroundings;
+use super::limiters::ComponentContext;
 use super::loader::Loading;
 use super::snapshot::{Settings, Snapshot};
 use super::source::{self, Source, Sources};
-use super::store::Limits;
+use super::store::StoreLimits;
 use crate::policy::PolicyError;
 
 const DEFAULT_MAX_KEYS: usize = 1 << 20;
@@ -266,8 +266,8 @@ impl EngineBuilder {
     pub fn build(self) -> Result<Engine, PolicyError> {
         let settings = Settings {
             agent_group: self.agent_group,
-            surroundings: Surroundings {
-                limits: Limits {
+            component_context: ComponentContext {
+                limits: StoreLimits {
                     keys: self.max_keys,
                     shards: shards(),
                     max_idle: Nanos::MAX,
@@ -275,7 +275,7 @@ impl EngineBuilder {
                 clock: self.clock.unwrap_or_else(|| Arc::new(SystemClock::new())),
                 upstream_ramp_mode: self.upstream_ramp_mode,
                 upstream_buckets: self.upstream_buckets,
-                by_hand: self.by_hand,
+                manual_signals: self.by_hand,
             },
             signal_source: self.signal_source,
             dry_run: self.dry_run,

@@ -5,9 +5,9 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::clock::{Nanos, nanos};
+use super::component_entry::ComponentEntry;
 use super::control::{Control, Loop};
-use super::limiters::{Component, Surroundings};
-use super::placed::Placed;
+use super::limiters::{Component, ComponentContext};
 use super::queries::Queries;
 use super::snapshot::{DEFAULT_GROUP, Known, Settings, Snapshot};
 use super::source::{Document, Read, folder_and_file};
@@ -32,7 +32,7 @@ pub(super) struct Handover {
 }
 
 impl Handover {
-    pub(super) fn carry_out(&self, around: &Surroundings, now: Nanos) {
+    pub(super) fn carry_out(&self, around: &ComponentContext, now: Nanos) {
         let component = &self.known.loaded.policy.components[self.at];
         self.to.take_over(&self.from, &component.kind, around, now);
     }
@@ -56,7 +56,7 @@ impl Snapshot {
         let mut loader = Loader {
             settings,
             before,
-            now: nanos(settings.surroundings.clock.now()),
+            now: nanos(settings.component_context.clock.now()),
             snapshot: Self::empty(settings),
             handovers: Vec::new(),
             queries: Queries::default(),
@@ -195,7 +195,7 @@ impl Loader<'_> {
             return Err(PolicyError::new(Arc::clone(source), message));
         }
         let settings = self.settings;
-        let answers = settings.signal_source.is_some() || settings.surroundings.by_hand;
+        let answers = settings.signal_source.is_some() || settings.component_context.manual_signals;
         if let (false, Some(error)) = (answers, policy.unanswered.first()) {
             return Err(error.clone());
         }
@@ -226,7 +226,7 @@ impl Loader<'_> {
                 if *placed.parameters == *parameters {
                     return Some(Arc::clone(&placed.limiter));
                 }
-                let around = &settings.surroundings;
+                let around = &settings.component_context;
                 let next = Arc::new(placed.limiter.successor(&component.kind, around)?);
                 self.handovers.push(Handover {
                     from: Arc::clone(&placed.limiter),
@@ -238,11 +238,11 @@ impl Loader<'_> {
             });
             let placed = placed.filter(|_| state.is_some());
             let limiter = state.unwrap_or_else(|| {
-                Arc::new(Component::new(&component.kind, &settings.surroundings))
+                Arc::new(Component::new(&component.kind, &settings.component_context))
             });
             self.snapshot.times_workloads |= limiter.times_workloads();
             let id = &component.id;
-            let placed = Placed::new(policy, id, Arc::clone(&limiter), parameters, placed);
+            let placed = ComponentEntry::new(policy, id, Arc::clone(&limiter), parameters, placed);
             let placed = placed.dry_run(dry_run.clone());
             self.snapshot.index.add(placed, &here);
             in_force.push((Arc::clone(id), limiter));
@@ -294,7 +294,7 @@ impl Loader<'_> {
         in_force: &InForce,
         changed: bool,
     ) -> Option<Arc<Loop<Component>>> {
-        if self.settings.surroundings.by_hand {
+        if self.settings.component_context.manual_signals {
             return None;
         }
         let policy = &known.loaded.policy;

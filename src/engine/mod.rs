@@ -143,6 +143,7 @@ mod cache;
 mod check;
 mod classify;
 mod clock;
+mod component_entry;
 mod control;
 mod decide;
 mod dial;
@@ -159,7 +160,6 @@ mod loader;
 #[cfg(feature = "server")]
 mod observe;
 mod pending;
-mod placed;
 #[cfg(test)]
 mod poll_tests;
 mod queries;
@@ -196,7 +196,7 @@ pub use self::builder::EngineBuilder;
 pub use self::cache::CacheEntry;
 pub use self::clock::{Clock, ManualClock};
 pub use self::control::{ControlLoop, LoopOutput, SignalSource};
-pub(crate) use self::decide::Asking;
+pub(crate) use self::decide::DecideContext;
 pub use self::flow_end::{SlotRef, SlotReturn};
 #[cfg(feature = "server")]
 pub(crate) use self::flux_meter::FluxMeter;
@@ -206,7 +206,7 @@ pub use self::http::{
 };
 #[cfg(feature = "server")]
 pub(crate) use self::observe::{NamedComponent, Names, SignalReadings};
-pub use self::pending::{EnginePending, Starting};
+pub use self::pending::{EnginePending, PendingReport};
 pub use self::queries::PolicyQuery;
 pub use self::report::{
     CheckInput, CheckReport, ClassifierInfo, LimiterDecision, LimiterDetails, LimiterReason,
@@ -279,7 +279,7 @@ impl Engine {
         Self {
             shared: Arc::new(Shared {
                 live: ArcSwap::from_pointee(snapshot),
-                clock: Arc::clone(&settings.surroundings.clock),
+                clock: Arc::clone(&settings.component_context.clock),
                 tally: Tally::default(),
                 reloads: Reloads::default(),
                 classifier_failures: Failures::default(),

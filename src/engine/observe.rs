@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::Engine;
 use super::clock::nanos;
+use super::component_entry::ComponentEntry;
 use super::flux_meter::FluxMeter;
 use super::limiters::Component;
-use super::placed::Placed;
 use super::snapshot::Snapshot;
 
 pub(crate) use super::control::SignalReadings;
@@ -34,7 +34,7 @@ impl Names {
         hash: &str,
     ) -> Option<NamedComponent<'_>> {
         let found = self.0.index.named(policy, id)?;
-        found.had_hash(hash).then_some(NamedComponent(found))
+        found.has_had_hash(hash).then_some(NamedComponent(found))
     }
 
     /// Returns true for a classifier.
@@ -51,7 +51,7 @@ impl Names {
 
 /// A component in force.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct NamedComponent<'a>(&'a Placed);
+pub(crate) struct NamedComponent<'a>(&'a ComponentEntry);
 
 impl<'a> NamedComponent<'a> {
     pub(crate) fn policy_name(self) -> &'a Arc<str> {

@@ -248,9 +248,9 @@ impl Shared {
             snapshot,
             handovers,
         } = loaded;
-        let now = nanos(self.settings.surroundings.clock.now());
+        let now = nanos(self.settings.component_context.clock.now());
         for handover in handovers {
-            handover.carry_out(&self.settings.surroundings, now);
+            handover.carry_out(&self.settings.component_context, now);
         }
         by_hand.retain(|policy, _| snapshot.has_policy(policy));
         self.live.store(snapshot.into());

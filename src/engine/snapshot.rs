@@ -8,11 +8,11 @@ use ahash::RandomState;
 use super::classify::Classifiers;
 use super::control::{Control, SignalSource};
 use super::dry_run::DryRun;
-use super::flux_meter::{FluxMeters, Matched};
+use super::flux_meter::{FluxMeters, MatchedMeters};
 use super::index::Index;
-use super::limiters::{Component, Surroundings};
+use super::limiters::{Component, ComponentContext};
 use super::queries::PolicyQuery;
-use super::stages::Flow;
+use super::stages::EngineFlow;
 use crate::policy::{ComparedValues, Dynamic, Loaded, PolicyWarning};
 
 /// The group of an Agent that is given none.
@@ -22,7 +22,7 @@ pub(super) const DEFAULT_GROUP: &str = "default";
 #[derive(Debug)]
 pub(super) struct Settings {
     pub(super) agent_group: Option<String>,
-    pub(super) surroundings: Surroundings,
+    pub(super) component_context: ComponentContext,
     pub(super) signal_source: Option<Arc<dyn SignalSource>>,
     pub(super) dry_run: DryRun,
 }
@@ -110,7 +110,7 @@ impl Snapshot {
 
     /// Returns the flux meters and workloads that measure how long a flow takes.
     #[inline]
-    pub(super) fn matched(&self, flow: &Flow<'_, '_>) -> Matched {
+    pub(super) fn matched(&self, flow: &EngineFlow<'_, '_>) -> MatchedMeters {
         let matched = self.flux_meters.matching(flow);
         if self.times_workloads {
             return matched.with_workloads(self.index.workloads(flow));

@@ -4,10 +4,10 @@
 use std::sync::Arc;
 
 use super::clock::Clock;
-use super::limiters::Decided;
-use super::placed::Placed;
+use super::component_entry::ComponentEntry;
+use super::limiters::ComponentDecision;
 use super::snapshot::Snapshot;
-use super::stages::{Flow, Observer};
+use super::stages::{EngineFlow, Observer};
 use super::store::lock;
 use super::sync::Mutex;
 use crate::flow::first_seen::FirstSeen;
@@ -80,14 +80,19 @@ impl<'o, O: Observer> Watch<'o, O> {
 
 impl<O: Observer> Observer for Watch<'_, O> {
     #[inline(always)]
-    fn decided(&mut self, flow: &Flow<'_, '_>, by: &Placed, decided: &Decided) {
+    fn on_decision(
+        &mut self,
+        flow: &EngineFlow<'_, '_>,
+        component: &ComponentEntry,
+        decision: &ComponentDecision,
+    ) {
         self.asked = true;
-        self.decided |= by.has_decided(flow, decided);
-        self.observer.decided(flow, by, decided);
+        self.decided |= component.has_decided(flow, decision);
+        self.observer.on_decision(flow, component, decision);
     }
 
     #[inline(always)]
-    fn look_up(&mut self, flow: &Flow<'_, '_>, clock: &dyn Clock) -> bool {
+    fn look_up(&mut self, flow: &EngineFlow<'_, '_>, clock: &dyn Clock) -> bool {
         let hit = self.observer.look_up(flow, clock);
         // Schedulers are not asked then.
         self.decided |= hit;

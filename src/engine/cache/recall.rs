@@ -2,9 +2,9 @@
 
 use super::store::Caches;
 use crate::engine::clock::{Clock, nanos};
-use crate::engine::limiters::Decided;
-use crate::engine::placed::Placed;
-use crate::engine::stages::{Flow, Observer};
+use crate::engine::component_entry::ComponentEntry;
+use crate::engine::limiters::ComponentDecision;
+use crate::engine::stages::{EngineFlow, Observer};
 use crate::flow::{CacheLookup, FlowParams};
 
 /// Looks up, between the steps, what a flow asks the caches for.
@@ -31,7 +31,7 @@ impl<'a, 'p> Recall<'a, 'p> {
     }
 
     /// Whether the result cache has the flow's answer.
-    pub(crate) fn look_up(&mut self, flow: &Flow<'_, '_>, clock: &dyn Clock) -> bool {
+    pub(crate) fn look_up(&mut self, flow: &EngineFlow<'_, '_>, clock: &dyn Clock) -> bool {
         let result_key = self.params.result_cache_key.as_deref().unwrap_or("");
         let global_keys = self.params.global_cache_keys.iter().map(|key| &**key);
         let now = nanos(clock.now());
@@ -45,9 +45,9 @@ impl<'a, 'p> Recall<'a, 'p> {
 }
 
 impl Observer for Recall<'_, '_> {
-    fn decided(&mut self, _: &Flow<'_, '_>, _: &Placed, _: &Decided) {}
+    fn on_decision(&mut self, _: &EngineFlow<'_, '_>, _: &ComponentEntry, _: &ComponentDecision) {}
 
-    fn look_up(&mut self, flow: &Flow<'_, '_>, clock: &dyn Clock) -> bool {
+    fn look_up(&mut self, flow: &EngineFlow<'_, '_>, clock: &dyn Clock) -> bool {
         self.look_up(flow, clock)
     }
 }

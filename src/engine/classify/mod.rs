@@ -12,9 +12,9 @@ use std::sync::Arc;
 use self::json::Pointer;
 use self::path::Templates;
 use super::http::{HttpInput, HttpRequest};
-use super::index::Places;
+use super::index::SelectorIndex;
 use super::report::ClassifierInfo;
-use super::stages::Flow;
+use super::stages::EngineFlow;
 use super::stats::Failures;
 #[cfg(feature = "rego")]
 use crate::policy::RegoModule;
@@ -24,7 +24,7 @@ use crate::policy::{Classifier, Extractor, Policy, Selector};
 #[derive(Debug, Default)]
 pub(crate) struct Classifiers {
     all: Vec<Placed>,
-    places: Places,
+    places: SelectorIndex,
 }
 
 /// A classifier and where it comes from.
@@ -131,7 +131,7 @@ impl Classifiers {
     /// sources, which is all that matchers see.
     pub(crate) fn classify(
         &self,
-        flow: &Flow<'_, '_>,
+        flow: &EngineFlow<'_, '_>,
         input: &HttpInput<'_>,
         failures: &Failures,
         infos: &mut Vec<ClassifierInfo>,

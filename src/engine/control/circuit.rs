@@ -13,7 +13,7 @@ use super::observed::{Demand, ObservedLoad};
 use super::signal_generator::SignalGenerator;
 use super::{logic, range};
 use crate::engine::clock::{Nanos, nanos};
-use crate::engine::flux_meter::{FluxMeters, Window};
+use crate::engine::flux_meter::{FluxMeters, MeterWindow};
 use crate::policy::{self, Arithmetic, Op, PolynomialRange, Port, Signal, SignalId};
 
 /// How often integrators count, and load schedulers hear of their multiplier.
@@ -104,8 +104,8 @@ struct Reading {
 enum Reads {
     Query(Arc<str>),
     /// No window for a meter that does not exist.
-    Mean(Option<Window>),
-    Quantile(Option<Window>, f64),
+    Mean(Option<MeterWindow>),
+    Quantile(Option<MeterWindow>, f64),
 }
 
 /// A moment in the life of a circuit.
@@ -287,7 +287,7 @@ impl Unit {
                 interval,
             } => {
                 let meter = meters.get(name);
-                let window = meter.map(|meter| Window::of_mean(meter, *window, start));
+                let window = meter.map(|meter| MeterWindow::of_mean(meter, *window, start));
                 reading(Reads::Mean(window), *interval)
             }
             Op::FluxMeterQuantile {
@@ -297,7 +297,7 @@ impl Unit {
                 interval,
             } => {
                 let meter = meters.get(name);
-                let window = meter.map(|meter| Window::of_quantile(meter, *window, start));
+                let window = meter.map(|meter| MeterWindow::of_quantile(meter, *window, start));
                 reading(Reads::Quantile(window, *quantile), *interval)
             }
         }

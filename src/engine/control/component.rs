@@ -3,7 +3,7 @@
 use super::{Actuator, Demand, Setting, WorkloadTokens};
 use crate::engine::clock::Nanos;
 use crate::engine::limiters::Component;
-use crate::engine::schedulers::Decision;
+use crate::engine::schedulers::LoadSchedulerDecision;
 
 impl Actuator for Component {
     fn apply(&self, setting: Setting, now: Nanos) {
@@ -17,8 +17,8 @@ impl Actuator for Component {
                 },
             ) => {
                 // Without dials nothing of it changes.
-                if let Some(dials) = limiter.dials() {
-                    dials.set(capacity, fill, pass_through);
+                if let Some(inputs) = limiter.inputs() {
+                    inputs.set(capacity, fill, pass_through);
                 }
             }
             (
@@ -28,14 +28,14 @@ impl Actuator for Component {
                     fill,
                     pass_through,
                 },
-            ) => scheduler.dials().set(capacity, fill, pass_through),
+            ) => scheduler.inputs().set(capacity, fill, pass_through),
             (
                 Self::ConcurrencyLimiter(limiter),
                 Setting::Slots {
                     max_concurrency,
                     pass_through,
                 },
-            ) => limiter.slots().set(max_concurrency, pass_through),
+            ) => limiter.slot_rules().set(max_concurrency, pass_through),
             (
                 Self::ConcurrencyScheduler(scheduler),
                 Setting::Slots {
@@ -48,7 +48,7 @@ impl Actuator for Component {
             }
             (Self::LoadScheduler(scheduler), Setting::Load(decision)) => {
                 scheduler.set_estimates(decision.tokens);
-                let decision = Decision {
+                let decision = LoadSchedulerDecision {
                     load_multiplier: decision.load_multiplier,
                     pass_through: decision.pass_through,
                     valid_until: Some(decision.valid_until),

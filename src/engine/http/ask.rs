@@ -1,6 +1,6 @@
 //! The layer's question about an HTTP request.
 
-use super::super::decide::Asking;
+use super::super::decide::DecideContext;
 use super::super::{Engine, EnginePending, EngineTicket};
 use super::{HttpAnswer, HttpInput, HttpReport, HttpRequest, SocketAddress};
 use crate::flow::{
@@ -14,7 +14,7 @@ impl Engine {
         &self,
         control_point: &str,
         params: &FlowParams<'_>,
-        asking: &mut Asking,
+        asking: &mut DecideContext,
         request: &HttpAttributes<'_>,
         baggage: Option<&str>,
     ) -> Check<EngineTicket, EnginePending> {
@@ -64,7 +64,7 @@ impl HttpReport {
     pub(in crate::engine) fn into_verdict(self, ticket: EngineTicket) -> Verdict<EngineTicket> {
         match self.answer {
             HttpAnswer::Ok { headers } => {
-                Verdict::Accepted(ticket.and_extras(HttpExtras::new(headers, "").boxed()))
+                Verdict::Accepted(ticket.with_http_extras(HttpExtras::new(headers, "").boxed()))
             }
             HttpAnswer::Denied { status, headers } => {
                 let reason = self.check.reject_reason.unwrap_or(RejectReason::Unknown);
@@ -72,7 +72,7 @@ impl HttpReport {
                     .denied_code(u16::try_from(status).unwrap_or(0))
                     .wait(self.wait_time.unwrap_or_default());
                 let extras = HttpExtras::new(headers, "").boxed();
-                Verdict::Rejected(denial, ticket.and_extras(extras))
+                Verdict::Rejected(denial, ticket.with_http_extras(extras))
             }
         }
     }

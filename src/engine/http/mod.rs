@@ -17,8 +17,8 @@ use self::labels::HttpLabels;
 #[cfg(feature = "rego")]
 pub(in crate::engine) use self::labels::decode_query;
 use super::report::{CheckInput, CheckReport, ClassifierInfo};
-use super::stages::{Flow, time_left};
-use super::{Engine, EngineTicket, Starting};
+use super::stages::{EngineFlow, time_left};
+use super::{Engine, EngineTicket, PendingReport};
 use crate::flow::{FlowParams, RejectReason};
 
 /// gRPC's `UNAVAILABLE`, by which proxies know a rejected request.
@@ -149,7 +149,7 @@ impl Frame {
 /// See [`Engine::start_http`] for an example.
 #[must_use = "futures do nothing unless polled"]
 pub struct StartingHttp {
-    starting: Starting,
+    starting: PendingReport,
     /// Taken with the answer.
     frame: Option<Frame>,
 }
@@ -157,21 +157,21 @@ pub struct StartingHttp {
 impl StartingHttp {
     /// The answer, if there is one without waiting.
     fn at_once(&mut self) -> Option<(HttpReport, EngineTicket)> {
-        let (report, ticket) = self.starting.at_once()?;
+        let (report, ticket) = self.starting.take_ready()?;
         let frame = self.frame.take()?;
         Some((frame.around(report), ticket))
     }
 }
 
 impl StartingHttp {
-    /// Returns the bytes that the request holds while it waits, see [`Starting::held_bytes`].
+    /// Returns the bytes that the request holds while it waits, see [`PendingReport::held_bytes`].
     #[cfg(feature = "server")]
     pub(crate) fn held_bytes(&self) -> usize {
         let frame = self.frame.as_ref().map_or(0, Frame::held_bytes);
         self.starting.held_bytes() + frame
     }
 
-    /// Waits no longer, see [`Starting::give_up`].
+    /// Waits no longer, see [`PendingReport::give_up`].
     pub fn give_up(&mut self) {
         self.starting.give_up();
     }
@@ -279,7 +279,7 @@ impl Engine {
         let classifiers = &live.classifiers;
         if !classifiers.is_empty() {
             let seen = labels.flow_labels();
-            let flow = Flow {
+            let flow = EngineFlow {
                 control_point: input.control_point,
                 services,
                 labels: &seen,
