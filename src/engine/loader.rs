@@ -11,7 +11,7 @@ use super::placed::Placed;
 use super::queries::Queries;
 use super::snapshot::{DEFAULT_GROUP, Known, Settings, Snapshot};
 use super::source::{Document, Read, folder_and_file};
-use crate::policy::{self, ComponentKind, Loaded, PolicyError, PolicyWarning, Selector};
+use crate::policy::{self, ComponentKind, LoadedPolicy, PolicyError, PolicyWarning, Selector};
 
 /// What an absent `agent_group` of a selector means.
 const ABSENT_GROUP: &str = "aperture-cloud";
@@ -186,7 +186,7 @@ impl Loader<'_> {
     /// Adds a policy to the snapshot, and returns its components that are in force.
     fn add(&mut self, document: &Document, known: &Arc<Known>) -> Result<InForce, PolicyError> {
         let source = &document.name;
-        let Loaded { policy, warnings } = &known.loaded;
+        let LoadedPolicy { policy, warnings } = &known.loaded;
         if !self.snapshot.policies.insert(Arc::clone(&policy.name)) {
             let message = format!(
                 "another policy is named `{}` already: each needs a name of its own",
@@ -196,7 +196,7 @@ impl Loader<'_> {
         }
         let settings = self.settings;
         let answers = settings.signal_source.is_some() || settings.surroundings.by_hand;
-        if let (false, Some(error)) = (answers, policy.unanswered.first()) {
+        if let (false, Some(error)) = (answers, policy.unanswered_queries.first()) {
             return Err(error.clone());
         }
         let changed = self.is_changed(known);

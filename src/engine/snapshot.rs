@@ -13,7 +13,7 @@ use super::index::Index;
 use super::limiters::{Component, Surroundings};
 use super::queries::PolicyQuery;
 use super::stages::Flow;
-use crate::policy::{ComparedValues, Dynamic, Loaded, PolicyWarning};
+use crate::policy::{ComparedValues, DynamicConfigDocument, LoadedPolicy, PolicyWarning};
 
 /// The group of an Agent that is given none.
 pub(super) const DEFAULT_GROUP: &str = "default";
@@ -55,8 +55,8 @@ pub(super) struct Snapshot {
 pub(super) struct Known {
     pub(super) file: Arc<str>,
     pub(super) text: Arc<str>,
-    pub(super) dynamic: Vec<Dynamic>,
-    pub(super) loaded: Loaded,
+    pub(super) dynamic: Vec<DynamicConfigDocument>,
+    pub(super) loaded: LoadedPolicy,
     pub(super) description: String,
     /// Tells its loop from a changed one.
     pub(super) circuit: Box<str>,

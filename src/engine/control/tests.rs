@@ -12,8 +12,8 @@ use super::*;
 use crate::engine::control::running::Loop;
 use crate::engine::flux_meter::FluxMeters;
 use crate::policy::{
-    Circuit, Component, ComponentKind, LoadScheduler, Node, Op, Policy, Port, RampStep, Sampler,
-    Scheduler, SignalId, WorkloadParameters,
+    Circuit, CircuitNode, Component, ComponentKind, LoadScheduler, Op, Policy, Port, RampStep,
+    Sampler, Scheduler, SignalId, WorkloadParameters,
 };
 
 const SECOND: Nanos = 1_000_000_000;
@@ -103,8 +103,8 @@ fn sampler(percentage: Port) -> ComponentKind {
     })
 }
 
-fn query(text: &str) -> Node {
-    Node {
+fn query(text: &str) -> CircuitNode {
+    CircuitNode {
         id: "root.0".into(),
         op: Op::Query {
             text: text.into(),
@@ -115,7 +115,7 @@ fn query(text: &str) -> Node {
     }
 }
 
-fn policy_of(kind: ComponentKind, nodes: Vec<Node>) -> Policy {
+fn policy_of(kind: ComponentKind, nodes: Vec<CircuitNode>) -> Policy {
     let circuit = Circuit {
         evaluation_interval: Duration::from_secs(1),
         nodes,
@@ -128,7 +128,7 @@ fn policy_of(kind: ComponentKind, nodes: Vec<Node>) -> Policy {
         circuit: Some(circuit),
         classifiers: Vec::new(),
         flux_meters: Vec::new(),
-        unanswered: Vec::new(),
+        unanswered_queries: Vec::new(),
         signals: Vec::new(),
     }
 }
@@ -215,7 +215,7 @@ fn a_load_scheduler_hears_of_its_multiplier_every_tenth_tick() {
 
 #[test]
 fn a_ramp_is_told_only_when_it_moves() {
-    let generator = Node {
+    let generator = CircuitNode {
         id: "root.0.0".into(),
         op: Op::SignalGenerator {
             steps: [(25.0, 3), (25.0, 2), (100.0, 2), (100.0, 1)]
@@ -371,7 +371,7 @@ fn a_query_of_a_long_interval_that_was_missed_is_asked_at_the_newest_tick() {
 /// Over a silence, a decider that takes its time has seen the new answer for no time at all.
 #[test]
 fn a_decider_does_not_think_that_the_newest_answer_held_during_a_silence() {
-    let decider = Node {
+    let decider = CircuitNode {
         id: "root.2".into(),
         op: Op::Decider {
             comparison: crate::policy::Comparison::Gt,

@@ -1,12 +1,12 @@
-//! The values that policies compare labels with.
+//! The values with which policies compare labels.
 
 use std::collections::HashSet;
 
-use super::matcher::{LabelMatcher, Test};
+use super::matcher::{LabelCondition, LabelMatcher};
 use super::model::{ComponentKind, Policy};
 use super::re2::Pattern;
 
-/// All values and patterns of the label matchers of policies, whatever the label.
+/// All values and patterns of the label matchers of policies, of all labels together.
 #[derive(Debug, Default)]
 pub(crate) struct ComparedValues {
     values: HashSet<Box<str>>,
@@ -14,7 +14,7 @@ pub(crate) struct ComparedValues {
 }
 
 impl ComparedValues {
-    /// Adds those of a policy: of its selectors, workloads and samplers.
+    /// Adds the values of a policy: those of its selectors, workloads and samplers.
     pub(crate) fn add_policy(&mut self, policy: &Policy) {
         let components = policy.components.iter().map(|one| &one.selectors);
         let classifiers = policy.classifiers.iter().map(|one| &one.selectors);
@@ -40,29 +40,29 @@ impl ComparedValues {
         }
     }
 
-    /// Returns true if the value is compared with, or matches a pattern.
+    /// Returns true if a matcher compares a label with the value, or a pattern matches it.
     pub(crate) fn contains(&self, value: &str) -> bool {
         self.values.contains(value) || self.patterns.iter().any(|one| one.is_match(value))
     }
 
     fn add(&mut self, matcher: &LabelMatcher) {
-        for test in matcher.tests() {
-            self.add_test(test);
+        for condition in matcher.conditions() {
+            self.add_condition(condition);
         }
     }
 
-    fn add_test(&mut self, test: &Test) {
-        match test {
-            Test::Exists(_) => {}
-            Test::Equals { value, .. } => {
+    fn add_condition(&mut self, condition: &LabelCondition) {
+        match condition {
+            LabelCondition::Exists(_) => {}
+            LabelCondition::Equals { value, .. } => {
                 self.values.insert(value.clone());
             }
-            Test::OneOf { values, .. } => self.values.extend(values.iter().cloned()),
-            Test::Matches { pattern, .. } => self.patterns.push(pattern.clone()),
-            Test::Not(test) => self.add_test(test),
-            Test::All(tests) | Test::Any(tests) => {
-                for test in tests {
-                    self.add_test(test);
+            LabelCondition::OneOf { values, .. } => self.values.extend(values.iter().cloned()),
+            LabelCondition::Matches { pattern, .. } => self.patterns.push(pattern.clone()),
+            LabelCondition::Not(condition) => self.add_condition(condition),
+            LabelCondition::All(conditions) | LabelCondition::Any(conditions) => {
+                for condition in conditions {
+                    self.add_condition(condition);
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! What is said about a policy in plain words.
+//! Tests of the descriptions of policies.
 
 use super::loaded;
 use crate::policy::Selector;
@@ -8,7 +8,7 @@ fn described(text: &str) -> String {
 }
 
 #[test]
-fn components_selectors_keys_and_limits_are_told() {
+fn description_lists_components_selectors_keys_and_limits() {
     let text = "circuit:
   components:
     - flow_control:
@@ -36,23 +36,23 @@ resources:
     assert_eq!(
         described(text),
         "policy `p`
-  root.0 quota_scheduler: 9 tokens, 2 more every 1.5s at once, first after as long as the bucket takes to fill, for each value of the label `user`, 4 syncs an interval; rejects with 503
+  root.0 quota_scheduler: 9 tokens, 2 more every 1.5s at once, first after the time that filling the bucket takes, for each value of the label `user`, 4 syncs an interval; rejects with 503
     workload `gold`: priority 50, 2 tokens, queues for at most 2s, when `tier` is `gold`
     other flows: priority 1, 1 token; priority by the label `prio`
-    at `a`, service `b`, when `x` is `1` and not (`y` is one of `p`, `q`) and (`z` is there or `r` matches `^a+`)
+    at `a`, service `b`, when `x` is `1` and not (`y` is one of `p`, `q`) and (`z` exists or `r` matches `^a+`)
     at `c`, any service
-  root.1 sampler: accepts 12.5 %, the same sessions by the label `user`, always `vip`; rejects with 404
+  root.1 sampler: accepts 12.5 %, the same decision for each value of the label `user`, always `vip`; rejects with 404
     at `c`, any service
   classifier 0: sets user
     at `c`, any service
-  flux meter `m`: measures workload_duration_ms in the usual buckets
+  flux meter `m`: measures workload_duration_ms in default buckets
     at `c`, any service
 "
     );
 }
 
 #[test]
-fn what_changes_is_told_by_where_it_comes_from() {
+fn changing_signals_are_described_by_their_origin() {
     let text = "blueprint: load-scheduling/promql
 policy:
   policy_name: pool
@@ -67,18 +67,21 @@ policy:
     let shown = described(text);
     assert!(
         shown
-            .contains("root.0.4 load_scheduler: load times what `root.0.2` says; rejects with 503"),
+            .contains("root.0.4 load_scheduler: load multiplier from `root.0.2`; rejects with 503"),
         "{shown}"
     );
-    assert!(shown.contains("root.1 asks every 10s: avg(x)"), "{shown}");
+    assert!(
+        shown.contains("root.1 queries every 10s: avg(x)"),
+        "{shown}"
+    );
 }
 
 #[test]
-fn what_does_not_apply_is_left_out() {
+fn selectors_that_do_not_apply_are_left_out() {
     let text = "circuit: {components: [{flow_control: {sampler: {in_ports: {accept_percentage: {constant_signal: {value: 1}}}, parameters: {selectors: [{control_point: a}, {control_point: b}]}}}}]}";
     let policy = loaded(text).policy;
     let shown = policy.describe(&|selector| &*selector.control_point == "b", false);
     assert!(shown.contains("`b`") && !shown.contains("`a`"), "{shown}");
     let nothing = policy.describe(&|_| false, false);
-    assert_eq!(nothing, "policy `p`\n  nothing of it is in force\n");
+    assert_eq!(nothing, "policy `p`\n  no part of it applies here\n");
 }

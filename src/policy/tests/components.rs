@@ -1,4 +1,4 @@
-//! Each kind's own rules, where no recording shows them.
+//! Tests of the rules of each kind of component and resource, for cases without a recording.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ fn scheduler(text: &str) -> Scheduler {
 }
 
 #[test]
-fn workloads_are_named_apart() {
+fn workload_names_must_be_unique() {
     let names = |names: &[&str]| {
         let workloads: Vec<String> = names
             .iter()
@@ -56,9 +56,9 @@ fn workload_parameters_have_their_defaults_and_bounds() {
     let parameters = |text: &str| {
         scheduler(&format!("{{default_workload_parameters: {text}}}")).default_workload
     };
-    let plain = parameters("null");
+    let defaults = parameters("null");
     assert_eq!(
-        (plain.priority, plain.tokens, plain.queue_timeout),
+        (defaults.priority, defaults.tokens, defaults.queue_timeout),
         (1.0, 1.0, None)
     );
     assert_eq!(parameters("{tokens: 0}").tokens, 1.0);
@@ -85,8 +85,8 @@ fn workload_parameters_have_their_defaults_and_bounds() {
 }
 
 #[test]
-fn a_queue_timeout_that_rejects_everything_is_told() {
-    let told = |timeout: &str| {
+fn queue_timeout_that_rejects_everything_is_a_warning() {
+    let is_warned_about = |timeout: &str| {
         let text = quota(&format!(
             "{{default_workload_parameters: {{queue_timeout: {timeout}}}}}"
         ));
@@ -94,14 +94,14 @@ fn a_queue_timeout_that_rejects_everything_is_told() {
             .iter()
             .any(|text| text.contains("rejects every flow"))
     };
-    assert!(told("0.01s") && told("0s"));
-    assert!(!told("0.011s"));
+    assert!(is_warned_about("0.01s") && is_warned_about("0s"));
+    assert!(!is_warned_about("0.011s"));
     let load = "circuit: {components: [{flow_control: {load_scheduler: {in_ports: {load_multiplier: {constant_signal: {value: 1}}}, parameters: {selectors: [{control_point: a}], scheduler: {default_workload_parameters: {queue_timeout: 0s}}}}}}]}";
     assert_eq!(warnings(load), Vec::<String>::new());
 }
 
 #[test]
-fn what_rejects_or_opens_everything_is_told() {
+fn settings_that_reject_or_pass_everything_are_warnings() {
     let slots = |port: &str| {
         format!(
             "circuit: {{components: [{{flow_control: {{concurrency_limiter: {{in_ports: {{max_concurrency: {{constant_signal: {port}}}}}, parameters: {{max_inflight_duration: 1s}}, selectors: [{{control_point: a}}]}}}}}}]}}"
@@ -111,7 +111,7 @@ fn what_rejects_or_opens_everything_is_told() {
     assert!(warnings(&slots("{special_value: NaN}"))[0].contains("lets everything pass"));
     assert_eq!(warnings(&slots("{value: 1}")), Vec::<String>::new());
     let sampler = "circuit: {components: [{flow_control: {sampler: {parameters: {selectors: [{control_point: a}]}}}}]}";
-    assert!(warnings(sampler)[0].contains("drops every flow"));
+    assert!(warnings(sampler)[0].contains("rejects every flow"));
     assert!(refused(&slots("{value: 1}").replace("1s", "0s")).contains("more than zero"));
 }
 
@@ -122,7 +122,7 @@ fn rules(rules: &str) -> String {
 }
 
 #[test]
-fn labels_are_names_that_rego_could_have() {
+fn labels_must_be_valid_rego_names() {
     for fine in ["user", "_a1", "'yes'", "A"] {
         let text = rules(&format!("{{{fine}: {{}}}}"));
         assert_eq!(loaded(&text).policy.classifiers[0].rules.len(), 1, "{fine}");
@@ -140,7 +140,7 @@ fn labels_are_names_that_rego_could_have() {
 }
 
 #[test]
-fn extractors_are_read_as_written_and_checked() {
+fn extractors_are_read_and_checked() {
     let extractor = |text: &str| {
         let policy = loaded(&rules(&format!("{{l: {{extractor: {text}}}}}"))).policy;
         policy.classifiers[0].rules[0].extractor.clone()
@@ -187,7 +187,7 @@ fn extractors_are_read_as_written_and_checked() {
 const REGO: &str = "resources: {flow_control: {classifiers: [{selectors: [{control_point: a}]}, {selectors: [{control_point: a}], rego: {module: package x, labels: {user: {telemetry: false}}}}]}}";
 
 #[test]
-fn labels_of_rego_are_read() {
+fn labels_of_rego_modules_are_read() {
     let classifiers = loaded(REGO).policy.classifiers;
     assert_eq!(classifiers[1].index, 1);
     let rego = classifiers[1].rego.as_ref().expect("it has a module");
@@ -201,7 +201,7 @@ mod without_rego {
     use super::REGO;
 
     #[test]
-    fn a_module_whose_label_nothing_reads_is_a_warning() {
+    fn module_whose_labels_are_not_read_is_a_warning() {
         let found = warnings(REGO);
         assert!(
             found[0].contains("classifier 1 leaves the labels"),
@@ -210,7 +210,7 @@ mod without_rego {
     }
 
     #[test]
-    fn a_policy_that_decides_by_a_label_of_rego_is_refused_by_name() {
+    fn component_that_reads_a_label_of_rego_is_refused_by_name() {
         let ports = "in_ports: {bucket_capacity: {constant_signal: {value: 1}}, fill_amount: {constant_signal: {value: 1}}}";
         let slots = "in_ports: {max_concurrency: {constant_signal: {value: 1}}}, concurrency_limiter: {max_inflight_duration: 1s}";
         let here = "selectors: [{control_point: a}]";
@@ -270,7 +270,7 @@ mod without_rego {
                 error.contains(name) && error.contains("`user`") && error.contains("classifier 1"),
                 "{error}"
             );
-            // A rule sets it too.
+            // A rule sets the label too, so the policy loads.
             let rule = "selectors: [{control_point: a}], rules: {user: {extractor: {from: request.http.method}}}, rego";
             let both = REGO.replace("selectors: [{control_point: a}], rego", rule);
             assert_eq!(warnings(&(circuit + &both)).len(), 1);
@@ -279,7 +279,7 @@ mod without_rego {
 }
 
 #[test]
-fn buckets_are_of_one_kind() {
+fn flux_meter_buckets_have_one_kind_and_bounds() {
     let meter = |buckets: &str| {
         format!(
             "resources: {{flow_control: {{flux_meters: {{m: {{selectors: [{{control_point: a}}]{buckets}}}}}}}}}"

@@ -1,4 +1,4 @@
-//! What a policy may say, and how an error says that it may not.
+//! Tests of the forms of a policy, its defaults, and the errors and warnings about it.
 
 use std::time::Duration;
 
@@ -22,12 +22,12 @@ fn values(from: &str, to: &str) -> String {
 }
 
 #[test]
-fn an_error_names_file_line_column_field_and_what_would_be_right() {
+fn errors_name_file_line_column_field_and_correction() {
     let text = replaced("{interval: 30s}", "{interval: 1m}");
     assert_eq!(
         refused(&text),
         "p.yaml:8:34: circuit.components[0].flow_control.rate_limiter.parameters.interval: \
-         `1m` is written `60s`: durations of policies are in seconds, and no other unit is \
+         write `1m` as `60s`: durations of policies are in seconds, and no other unit is \
          accepted"
     );
     let error = load("p.yaml", &text).expect_err("a wrong duration");
@@ -48,7 +48,7 @@ fn an_error_names_file_line_column_field_and_what_would_be_right() {
 }
 
 #[test]
-fn defaults_apply_where_nothing_is_said() {
+fn defaults_apply_to_absent_fields() {
     let limiter = only_limiter(&limiter(|text| text));
     assert_eq!(limiter.bucket.interval, Duration::from_secs(30));
     assert_eq!(limiter.bucket.max_idle_time, Duration::from_secs(7200));
@@ -71,7 +71,7 @@ fn defaults_apply_where_nothing_is_said() {
 }
 
 #[test]
-fn what_is_said_is_kept_even_when_it_is_nothing() {
+fn explicit_values_are_kept_even_if_empty() {
     let text = replaced(
         "{interval: 30s}",
         "{interval: 30s, continuous_fill: off, max_idle_time: -5s, limit_by_label_key: '', lazy_sync: {enabled: yes}}",
@@ -93,7 +93,7 @@ fn what_is_said_is_kept_even_when_it_is_nothing() {
 }
 
 #[test]
-fn a_null_scalar_is_as_if_absent_and_warned_about() {
+fn null_scalars_are_absent_with_a_warning() {
     let text = replaced(
         "{interval: 30s}",
         "{interval: 30s, continuous_fill: null, label_key: ~}",
@@ -113,12 +113,12 @@ fn a_null_scalar_is_as_if_absent_and_warned_about() {
     assert!(
         warnings
             .iter()
-            .all(|warning| warning.ends_with("null counts as absent here"))
+            .all(|warning| warning.ends_with("null is treated as absent here"))
     );
 }
 
 #[test]
-fn unknown_keys_are_warned_about_in_policies_and_refused_in_values() {
+fn unknown_keys_are_warnings_in_policies_and_errors_in_values() {
     let text = replaced("{interval: 30s}", "{interval: 30s, intervall: 1s, foo: 1}");
     let found = warnings(&text);
     assert_eq!(found.len(), 2);
@@ -134,7 +134,7 @@ fn unknown_keys_are_warned_about_in_policies_and_refused_in_values() {
 }
 
 #[test]
-fn the_other_spelling_of_a_known_key_is_refused() {
+fn camel_case_spelling_of_a_known_key_is_refused() {
     for text in [
         replaced("in_ports", "inPorts"),
         replaced("{interval: 30s}", "{interval: 30s, limitByLabelKey: a}"),
@@ -145,13 +145,13 @@ fn the_other_spelling_of_a_known_key_is_refused() {
 }
 
 #[test]
-fn keys_written_twice_are_refused_also_where_keys_are_free() {
+fn duplicate_keys_are_refused_also_in_free_mappings() {
     let matcher = "{control_point: shop, label_matcher: {match_labels: {a: x, a: y}}}";
     assert!(refused(&replaced("{control_point: shop}", matcher)).contains("written twice"));
 }
 
 #[test]
-fn numbers_may_be_quoted_in_policies_only() {
+fn quoted_numbers_are_accepted_in_policies_only() {
     assert_eq!(capacity(&replaced("value: 2", "value: '2'")), 2.0);
     assert_eq!(capacity(&replaced("value: 2", "value: 0x10")), 16.0);
     assert_eq!(capacity(&replaced("value: 2", "value: 1_000")), 1000.0);
@@ -162,7 +162,7 @@ fn numbers_may_be_quoted_in_policies_only() {
 }
 
 #[test]
-fn text_is_not_a_number_and_a_boolean_not_a_text() {
+fn texts_numbers_and_booleans_are_not_interchangeable() {
     for value in ["5", "yes", "[a]"] {
         let key = format!("{{interval: 30s, limit_by_label_key: {value}}}");
         refused(&replaced("{interval: 30s}", &key));
@@ -174,7 +174,7 @@ fn text_is_not_a_number_and_a_boolean_not_a_text() {
 }
 
 #[test]
-fn status_codes_go_by_name_or_bare_number() {
+fn status_codes_are_names_or_unquoted_numbers() {
     let with = |code: &str| {
         limiter(|text| {
             format!("{text}          request_parameters: {{denied_response_status_code: {code}}}\n")
@@ -221,7 +221,7 @@ fn intervals_of_zero_or_less_are_refused() {
 }
 
 #[test]
-fn ports_without_a_form_or_with_two_are_refused() {
+fn ports_need_exactly_one_source() {
     for port in [
         "{}",
         "null",
@@ -244,7 +244,7 @@ fn ports_without_a_form_or_with_two_are_refused() {
 }
 
 #[test]
-fn a_document_has_one_of_the_known_forms() {
+fn documents_of_no_known_form_are_refused() {
     for text in [
         "",
         "5",
@@ -321,7 +321,7 @@ fn values_files_are_checked_strictly() {
 }
 
 #[test]
-fn components_of_a_values_file_follow_those_of_its_blueprint() {
+fn own_components_follow_those_of_the_blueprint() {
     let more = "  components:
     - variable: {constant_output: {value: 9}, out_ports: {output: {signal_name: A}}}
     - flow_control:
@@ -342,7 +342,7 @@ fn components_of_a_values_file_follow_those_of_its_blueprint() {
 }
 
 #[test]
-fn limiters_that_let_everything_pass_are_warned_about() {
+fn limiters_that_let_everything_pass_are_warnings() {
     for (from, to) in [
         ("value: 2", "special_value: NaN"),
         ("value: 1", "special_value: NaN"),
@@ -356,7 +356,7 @@ fn limiters_that_let_everything_pass_are_warned_about() {
 }
 
 #[test]
-fn the_hash_follows_the_content_and_not_the_layout() {
+fn hash_depends_on_content_and_not_on_layout() {
     let hash = |text: &str| loaded(text).policy.hash.to_string();
     let plain = hash(VALUES);
     assert_eq!(plain.len(), 32);
@@ -384,7 +384,7 @@ fn the_hash_follows_the_content_and_not_the_layout() {
 }
 
 #[test]
-fn anchors_and_merges_stand_for_what_they_name() {
+fn anchors_and_merges_are_expanded() {
     let text = "x-common: &common {interval: 9s, continuous_fill: false}
 circuit:
   components:
@@ -403,7 +403,7 @@ circuit:
 }
 
 #[test]
-fn the_policy_of_the_examples_loads_without_a_remark() {
+fn example_policy_loads_without_warnings() {
     let text = include_str!("../../../examples/policies/per-user-rate-limit.yaml");
     let limiter = only_limiter(text);
     assert_eq!(&*loaded(text).policy.name, "per-user-rate-limit");
@@ -415,7 +415,7 @@ fn the_policy_of_the_examples_loads_without_a_remark() {
 }
 
 #[test]
-fn a_loaded_policy_may_be_shared_between_threads() {
+fn loaded_policies_are_send_and_sync() {
     fn shared<T: Send + Sync + 'static>(_: &T) {}
     shared(&loaded(VALUES));
 }
