@@ -1,4 +1,4 @@
-//! The node itself.
+//! Metrics of the agent process: connections, calls, keys and reloads.
 
 use std::fmt;
 use std::sync::atomic::AtomicI64;
@@ -12,94 +12,95 @@ use prometheus_client::registry::Registry;
 
 use crate::Engine;
 
+/// Metrics of the agent process.
 #[derive(Debug, Default)]
-pub(in crate::agent) struct Node {
+pub(in crate::agent) struct ProcessSeries {
     /// Flows in queues.
     pub(in crate::agent) waiting: Gauge<i64, AtomicI64>,
-    /// Flows that should have waited where there was no room.
+    /// Flows that had to wait when no room was left.
     pub(in crate::agent) crowded_out: Counter,
     pub(in crate::agent) connections: Gauge<i64, AtomicI64>,
     /// Connections that were closed because there were too many.
     pub(in crate::agent) turned_away: Counter,
-    /// Connections that were closed because nothing was asked for too long.
+    /// Connections that were closed because they had no call for too long.
     pub(in crate::agent) idle_closed: Counter,
-    /// Connections that were closed because an answer was not taken in time.
-    pub(in crate::agent) untaken_closed: Counter,
+    /// Connections that were closed because the caller did not read a response in time.
+    pub(in crate::agent) unread_closed: Counter,
     /// Calls that were refused because callers hold too much memory.
     pub(in crate::agent) over_budget: Counter,
-    /// Calls without a good key.
+    /// Calls without a valid API key.
     pub(in crate::agent) unauthenticated: Counter,
-    /// Answers that granted something and that nobody took.
+    /// Responses that granted slots and that the caller did not read.
     pub(in crate::agent) undelivered: Counter,
 }
 
-impl Node {
+impl ProcessSeries {
     pub(super) fn new(registry: &mut Registry, engine: &Engine) -> Self {
-        let own = Self::default();
-        let node = registry.sub_registry_with_prefix("tower_aperture_agent");
-        node.register("waiting", "Flows in queues", own.waiting.clone());
-        node.register(
+        let metrics = Self::default();
+        let prefixed = registry.sub_registry_with_prefix("tower_aperture_agent");
+        prefixed.register("waiting", "Flows in queues", metrics.waiting.clone());
+        prefixed.register(
             "crowded_out",
-            "Flows turned away because too many wait",
-            own.crowded_out.clone(),
+            "Flows rejected because too many wait",
+            metrics.crowded_out.clone(),
         );
-        node.register("connections", "Connections", own.connections.clone());
-        node.register(
+        prefixed.register("connections", "Connections", metrics.connections.clone());
+        prefixed.register(
             "connections_turned_away",
             "Connections closed because there are too many",
-            own.turned_away.clone(),
+            metrics.turned_away.clone(),
         );
-        node.register(
+        prefixed.register(
             "connections_idle_closed",
-            "Connections closed because nothing was asked for too long",
-            own.idle_closed.clone(),
+            "Connections closed because they had no call for too long",
+            metrics.idle_closed.clone(),
         );
-        node.register(
+        prefixed.register(
             "connections_untaken_closed",
-            "Connections closed because an answer was not taken in time",
-            own.untaken_closed.clone(),
+            "Connections closed because a response was not read in time",
+            metrics.unread_closed.clone(),
         );
-        node.register(
+        prefixed.register(
             "over_budget",
             "Calls refused because callers hold too much memory",
-            own.over_budget.clone(),
+            metrics.over_budget.clone(),
         );
-        node.register(
+        prefixed.register(
             "unauthenticated",
-            "Calls without a known key",
-            own.unauthenticated.clone(),
+            "Calls without a valid API key",
+            metrics.unauthenticated.clone(),
         );
-        node.register(
+        prefixed.register(
             "undelivered",
-            "Answers that nobody took; what they granted was given back",
-            own.undelivered.clone(),
+            "Responses that callers did not read; their slots were returned",
+            metrics.undelivered.clone(),
         );
-        node.register_collector(Box::new(OfEngine(engine.clone())));
-        own
+        prefixed.register_collector(Box::new(EngineCollector(engine.clone())));
+        metrics
     }
 }
 
-/// What the engine counts itself.
+/// Exports the counters of the engine.
 #[derive(Debug)]
-struct OfEngine(Engine);
+struct EngineCollector(Engine);
 
-impl Collector for OfEngine {
+impl Collector for EngineCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let stats = self.0.stats();
         for (name, help, value) in [
             (
                 "evicted_keys",
-                "Keys that made room for others",
+                "Keys evicted to make room for others",
                 stats.evicted,
             ),
             (
                 "reloads",
-                "Policies put in force while running",
+                "Reloads of policies that succeeded",
                 stats.reloads,
             ),
             (
                 "failed_reloads",
-                "Policies refused while running",
+                "Reloads of policies that failed",
                 stats.failed_reloads,
             ),
         ] {

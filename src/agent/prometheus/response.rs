@@ -1,31 +1,31 @@
-//! The JSON of an answer to a query.
+//! Parses the JSON responses of the Prometheus query API.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-/// Characters of an error's text that are repeated in the log.
-const LONGEST_ERROR: usize = 200;
+/// Characters of a Prometheus error that are repeated in the log.
+const MAX_ERROR_CHARS: usize = 200;
 
-/// An answer that makes sense.
+/// A valid result of a query.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Answer {
+pub(super) enum QueryResult {
     /// A scalar, or the value of the only series.
     Number(f64),
-    /// No series has a value now.
+    /// No series has a value at present.
     Empty,
 }
 
 #[derive(Deserialize)]
-struct Response<'a> {
+struct ApiResponse<'a> {
     #[serde(borrow)]
-    data: Option<Data<'a>>,
+    data: Option<ApiData<'a>>,
     #[serde(rename = "errorType")]
     error_type: Option<String>,
     error: Option<String>,
 }
 
 #[derive(Deserialize)]
-struct Data<'a> {
+struct ApiData<'a> {
     #[serde(rename = "resultType")]
     result_type: String,
     #[serde(borrow)]
@@ -36,23 +36,24 @@ struct Data<'a> {
 type Sample = (f64, String);
 
 #[derive(Deserialize)]
-struct Series {
+struct ApiSeries {
     /// Absent for native histograms.
     value: Option<Sample>,
 }
 
-/// Reads an answer. The inner error is the end of a sentence about Prometheus.
+/// Parses a response. The inner error is the predicate of a sentence with Prometheus as its
+/// subject.
 ///
 /// # Errors
 ///
-/// When the text is none of its API.
-pub(super) fn read(body: &[u8]) -> Result<Result<Answer, String>, serde_json::Error> {
-    let response: Response<'_> = serde_json::from_slice(body)?;
+/// Returns an error when the text is not a response of the query API.
+pub(super) fn parse(body: &[u8]) -> Result<Result<QueryResult, String>, serde_json::Error> {
+    let response: ApiResponse<'_> = serde_json::from_slice(body)?;
     let Some(data) = response.data else {
         let kind = response.error_type.unwrap_or_default();
         let text = response.error.unwrap_or_default();
         return Ok(Err(format!(
-            "refuses it: {}: {}",
+            "refuses the query: {}: {}",
             clean(&kind),
             clean(&text)
         )));
@@ -63,34 +64,40 @@ pub(super) fn read(body: &[u8]) -> Result<Result<Answer, String>, serde_json::Er
             value
         }
         "vector" => {
-            let series: Vec<Series> = serde_json::from_str(data.result.get())?;
+            let series: Vec<ApiSeries> = serde_json::from_str(data.result.get())?;
             let mut series = series.into_iter();
             match (series.next(), series.next()) {
-                (None, _) => return Ok(Ok(Answer::Empty)),
+                (None, _) => return Ok(Ok(QueryResult::Empty)),
                 (Some(_), Some(_)) => {
-                    return Ok(Err("knows several series for it; one is needed".into()));
+                    return Ok(Err("returns several series; one is needed".into()));
                 }
-                (Some(Series { value: None }), None) => {
-                    return Ok(Err("answers a histogram; one number is needed".into()));
+                (Some(ApiSeries { value: None }), None) => {
+                    return Ok(Err("returns a histogram; one number is needed".into()));
                 }
-                (Some(Series { value: Some(value) }), None) => value.1,
+                (Some(ApiSeries { value: Some(value) }), None) => value.1,
             }
         }
-        "matrix" => return Ok(Err("answers a range; one number is needed".into())),
-        _ => return Ok(Err("answers a text; one number is needed".into())),
+        "matrix" => return Ok(Err("returns a range; one number is needed".into())),
+        _ => return Ok(Err("returns a text; one number is needed".into())),
     };
     Ok(match value.parse::<f64>() {
-        Ok(value) if value.is_nan() => Err("answers NaN".into()),
-        Ok(value) => Ok(Answer::Number(value)),
-        Err(_) => Err("answers what is not a number".into()),
+        Ok(value) if value.is_nan() => Err("returns NaN".into()),
+        Ok(value) => Ok(QueryResult::Number(value)),
+        Err(_) => Err("returns a value that is not a number".into()),
     })
 }
 
-/// Shortens a text of another process, on one line.
+/// Shortens a text of another process and puts it on one line.
 fn clean(text: &str) -> String {
-    let characters = text.chars().take(LONGEST_ERROR);
+    let characters = text.chars().take(MAX_ERROR_CHARS);
     characters
-        .map(|one| if one.is_control() { ' ' } else { one })
+        .map(|character| {
+            if character.is_control() {
+                ' '
+            } else {
+                character
+            }
+        })
         .collect()
 }
 
@@ -99,32 +106,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_number_is_an_answer_and_so_is_no_series() {
-        for (text, answer) in [
+    fn one_number_and_no_series_are_valid() {
+        for (text, result) in [
             (
                 r#"{"status":"success","data":{"resultType":"scalar","result":[1,"2.5"]}}"#,
-                Answer::Number(2.5),
+                QueryResult::Number(2.5),
             ),
             (
                 r#"{"data":{"result":[{"metric":{"a":"b"},"value":[1.5,"-Inf"]}],"resultType":"vector"},"status":"success"}"#,
-                Answer::Number(f64::NEG_INFINITY),
+                QueryResult::Number(f64::NEG_INFINITY),
             ),
             (
                 r#"{"status":"success","warnings":["w"],"data":{"resultType":"vector","result":[]}}"#,
-                Answer::Empty,
+                QueryResult::Empty,
             ),
         ] {
             assert_eq!(
-                read(text.as_bytes()).expect("an answer"),
-                Ok(answer),
+                parse(text.as_bytes()).expect("a response of the API"),
+                Ok(result),
                 "{text}"
             );
         }
     }
 
     #[test]
-    fn anything_else_is_no_number() {
-        for (text, why) in [
+    fn other_responses_are_errors() {
+        for (text, reason) in [
             (
                 r#"{"data":{"resultType":"scalar","result":[1,"NaN"]}}"#,
                 "NaN",
@@ -148,12 +155,12 @@ mod tests {
             ),
             (
                 r#"{"status":"error","errorType":"bad_data","error":"parse\nerror"}"#,
-                "refuses it: bad_data: parse error",
+                "refuses the query: bad_data: parse error",
             ),
         ] {
-            let answer = read(text.as_bytes()).expect("an answer");
-            let told = answer.expect_err(text);
-            assert!(told.contains(why), "{told}");
+            let result = parse(text.as_bytes()).expect("a response of the API");
+            let error = result.expect_err(text);
+            assert!(error.contains(reason), "{error}");
         }
         for text in [
             "",
@@ -161,12 +168,12 @@ mod tests {
             "[1]",
             r#"{"data":{"resultType":"vector","result":[1]}}"#,
         ] {
-            assert!(read(text.as_bytes()).is_err(), "{text}");
+            assert!(parse(text.as_bytes()).is_err(), "{text}");
         }
         let long = format!(r#"{{"status":"error","error":"{}"}}"#, "x".repeat(5000));
-        let told = read(long.as_bytes())
-            .expect("an answer")
+        let error = parse(long.as_bytes())
+            .expect("a response of the API")
             .expect_err("an error");
-        assert!(told.len() < 300, "{}", told.len());
+        assert!(error.len() < 300, "{}", error.len());
     }
 }

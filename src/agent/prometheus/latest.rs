@@ -1,4 +1,4 @@
-//! The last answer to each query.
+//! The latest result of each query.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,23 +6,23 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::time::Instant;
 
 use super::PrometheusStats;
-use super::answer::Answer;
+use super::response::QueryResult;
 
-/// Locked for the moment of a look-up: whoever reads it must not wait.
+/// The latest results by query. The lock is held only for a lookup, because readers must not wait.
 #[derive(Default)]
-pub(super) struct Table(Mutex<Inner>);
+pub(super) struct LatestResults(Mutex<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    answers: HashMap<Arc<str>, Last>,
+    results: HashMap<Arc<str>, LatestResult>,
     answered: u64,
     empty: u64,
     failed: u64,
 }
 
-struct Last {
+struct LatestResult {
     kind: Kind,
-    good_until: Instant,
+    valid_until: Instant,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -32,34 +32,35 @@ enum Kind {
     Failed,
 }
 
-impl Table {
+impl LatestResults {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Returns the number that a query returned last, unless it has expired.
     pub(super) fn latest(&self, query: &str) -> Option<f64> {
         let inner = self.lock();
-        let last = inner.answers.get(query)?;
+        let last = inner.results.get(query)?;
         match last.kind {
-            Kind::Number(value) if Instant::now() < last.good_until => Some(value),
+            Kind::Number(value) if Instant::now() < last.valid_until => Some(value),
             _ => None,
         }
     }
 
-    /// Counts an answer, and logs it where it is of another kind than the one before.
-    pub(super) fn put(
+    /// Stores and counts a result, and logs it if its kind differs from that of the previous one.
+    pub(super) fn record(
         &self,
         query: &Arc<str>,
-        answer: &Result<Answer, String>,
-        good_until: Instant,
+        result: &Result<QueryResult, String>,
+        valid_until: Instant,
     ) {
         let mut inner = self.lock();
-        let kind = match answer {
-            Ok(Answer::Number(value)) => {
+        let kind = match result {
+            Ok(QueryResult::Number(value)) => {
                 inner.answered += 1;
                 Kind::Number(*value)
             }
-            Ok(Answer::Empty) => {
+            Ok(QueryResult::Empty) => {
                 inner.empty += 1;
                 Kind::Empty
             }
@@ -69,44 +70,45 @@ impl Table {
             }
         };
         let before = inner
-            .answers
-            .insert(Arc::clone(query), Last { kind, good_until });
+            .results
+            .insert(Arc::clone(query), LatestResult { kind, valid_until });
         drop(inner);
         let before = before.map(|before| before.kind);
-        match (answer, before) {
-            (Err(_), Some(Kind::Failed)) | (Ok(Answer::Empty), Some(Kind::Empty)) => {}
-            (Err(why), _) => {
+        match (result, before) {
+            (Err(_), Some(Kind::Failed)) | (Ok(QueryResult::Empty), Some(Kind::Empty)) => {}
+            (Err(reason), _) => {
                 log_event!(
                     warn,
                     query = &**query,
-                    "a signal is invalid: Prometheus {why}"
+                    "a signal is invalid: Prometheus {reason}"
                 );
-                let _ = why;
+                let _ = reason;
             }
-            (Ok(Answer::Empty), _) => {
+            (Ok(QueryResult::Empty), _) => {
                 log_event!(
                     info,
                     query = &**query,
                     "a signal is invalid until Prometheus has a series for its query"
                 );
             }
-            (Ok(Answer::Number(_)), Some(Kind::Failed | Kind::Empty)) => {
-                log_event!(info, query = &**query, "Prometheus answers again");
+            (Ok(QueryResult::Number(_)), Some(Kind::Failed | Kind::Empty)) => {
+                log_event!(info, query = &**query, "Prometheus returns a number again");
             }
-            (Ok(Answer::Number(_)), _) => {}
+            (Ok(QueryResult::Number(_)), _) => {}
         }
     }
 
+    /// Removes the results of all queries for which `keep` returns false.
     pub(super) fn retain(&self, keep: impl Fn(&Arc<str>) -> bool) {
-        self.lock().answers.retain(|query, _| keep(query));
+        self.lock().results.retain(|query, _| keep(query));
     }
 
     pub(super) fn stats(&self) -> PrometheusStats {
         let inner = self.lock();
-        let last = inner.answers.values();
+        let last = inner.results.values();
         let invalid = last.filter(|last| !matches!(last.kind, Kind::Number(_)));
         PrometheusStats {
-            queries: inner.answers.len(),
+            queries: inner.results.len(),
             invalid: invalid.count(),
             answered: inner.answered,
             empty: inner.empty,

@@ -1,4 +1,4 @@
-//! The gRPC services one by one, for tonic servers of others.
+//! The gRPC services one by one, for tonic servers of applications.
 
 use std::convert::Infallible;
 use std::marker::PhantomData;
@@ -15,13 +15,14 @@ use crate::pb::check::flow_control_service_server::FlowControlServiceServer;
 use crate::pb::checkhttp::flow_control_service_http_server::FlowControlServiceHttpServer;
 use crate::pb::trace_collector::trace_service_server::TraceServiceServer;
 
-/// Finds its way by the path, as the whole service does, so it only has to be called something.
-struct Mounted<S> {
+/// The whole service with the name of the gRPC service `S`. It routes by path, as the whole service
+/// does; this type only adds the `NamedService` name that tonic needs.
+struct NamedAgentService<S> {
     service: AgentService,
     name: PhantomData<fn() -> S>,
 }
 
-impl<S> Clone for Mounted<S> {
+impl<S> Clone for NamedAgentService<S> {
     fn clone(&self) -> Self {
         Self {
             service: self.service.clone(),
@@ -30,11 +31,11 @@ impl<S> Clone for Mounted<S> {
     }
 }
 
-impl<S: NamedService> NamedService for Mounted<S> {
+impl<S: NamedService> NamedService for NamedAgentService<S> {
     const NAME: &'static str = S::NAME;
 }
 
-impl<S> Service<Request<Body>> for Mounted<S> {
+impl<S> Service<Request<Body>> for NamedAgentService<S> {
     type Response = Response<AgentBody>;
     type Error = Infallible;
     type Future = Answering;
@@ -48,7 +49,7 @@ impl<S> Service<Request<Body>> for Mounted<S> {
     }
 }
 
-macro_rules! mounted {
+macro_rules! named_services {
     ($($(#[$doc:meta])* $method:ident: $server:ty;)*) => {
         impl Agent {
             $($(#[$doc])*
@@ -61,15 +62,15 @@ macro_rules! mounted {
                 Error = Infallible,
                 Future = Answering,
             > + NamedService + Clone + Send + Sync + 'static {
-                Mounted::<$server> { service: self.service(), name: PhantomData }
+                NamedAgentService::<$server> { service: self.service(), name: PhantomData }
             })*
         }
     };
 }
 
-mounted! {
-    /// Checks, ends and caches alone, for a tonic server of your own. Bounds, keys and health are
-    /// those of the agent.
+named_services! {
+    /// Returns the service for checks, ends of flows and caches alone, for a tonic server of your
+    /// own. Limits, keys and health are those of the agent.
     ///
     /// ```
     /// use tower_aperture::Engine;
@@ -85,10 +86,11 @@ mounted! {
     /// # Ok::<(), tower_aperture::PolicyError>(())
     /// ```
     check_service: FlowControlServiceServer<()>;
-    /// Checks of HTTP requests alone, like [`check_service`](Self::check_service).
+    /// Returns the service for checks of HTTP requests alone, like
+    /// [`check_service`](Self::check_service).
     check_http_service: FlowControlServiceHttpServer<()>;
-    /// The receiver of spans alone, like [`check_service`](Self::check_service).
+    /// Returns the service that receives spans alone, like [`check_service`](Self::check_service).
     trace_service: TraceServiceServer<()>;
-    /// Health alone, like [`check_service`](Self::check_service).
+    /// Returns the health service alone, like [`check_service`](Self::check_service).
     health_service: HealthServer<()>;
 }

@@ -1,4 +1,4 @@
-//! `aperture.flowcontrol.checkhttp.v1`: checks of HTTP requests.
+//! The gRPC service `aperture.flowcontrol.checkhttp.v1`: checks of HTTP requests.
 
 use std::time::SystemTime;
 
@@ -9,8 +9,8 @@ use prost_types::value::Kind;
 use prost_types::{Struct, Value};
 use tonic::{Code, Request, Response, Status};
 
-use super::budget::Charge;
-use super::delivery::Granted;
+use super::delivery::SlotGrant;
+use super::memory_budget::Charge;
 use super::{Agent, convert};
 use crate::engine::{HttpAnswer, HttpInput, HttpReport, HttpRequest, SocketAddress};
 use crate::pb::check::CheckResponse;
@@ -22,27 +22,27 @@ use crate::pb::checkhttp::{
 };
 use crate::{pb, wire};
 
-/// Where proxies find the answer.
-const METADATA: &str = "aperture.check_response";
+/// The key in the dynamic metadata under which proxies find the check response.
+const METADATA_KEY: &str = "aperture.check_response";
 
-/// The service.
-pub(super) struct HttpChecks(pub(super) Agent);
+/// Handles the methods of `FlowControlServiceHTTP`.
+pub(super) struct CheckHttpService(pub(super) Agent);
 
 #[tonic::async_trait]
-impl FlowControlServiceHttp for HttpChecks {
+impl FlowControlServiceHttp for CheckHttpService {
     async fn check_http(
         &self,
         request: Request<CheckHttpRequest>,
     ) -> Result<Response<CheckHttpResponse>, Status> {
         let began = SystemTime::now();
-        let left = convert::time_left(request.metadata().as_ref())?;
+        let timeout = convert::grpc_timeout(request.metadata().as_ref())?;
         let charge = Charge::of(request.extensions());
         let Self(agent) = self;
-        let starting = {
+        let pending = {
             let message = request.into_inner();
             let headers: Vec<(&str, &str)> = match &message.request {
                 Some(http) => {
-                    convert::within(&http.headers, agent.inner.limits.labels)?;
+                    convert::check_labels(&http.headers, agent.inner.limits.labels)?;
                     let headers = http.headers.iter();
                     headers
                         .map(|(name, value)| (name.as_str(), value.as_str()))
@@ -53,7 +53,7 @@ impl FlowControlServiceHttp for HttpChecks {
             let mut input = HttpInput::new(&message.control_point)
                 .ramp_mode(message.ramp_mode)
                 .expect_end(message.expect_end)
-                .deadline(left);
+                .deadline(timeout);
             if let Some(source) = &message.source {
                 input = input.source(address(source));
             }
@@ -72,14 +72,14 @@ impl FlowControlServiceHttp for HttpChecks {
                     headers: &headers,
                 });
             }
-            let starting = agent.inner.engine.start_http(&input);
-            starting
+            let pending = agent.inner.engine.start_http(&input);
+            pending
                 .map_err(|error| Status::new(Code::from(error.grpc_code()), error.to_string()))?
         };
-        let (report, ticket) = agent.answer(starting, charge.as_ref()).await;
+        let (report, ticket) = agent.await_decision(pending, charge.as_ref()).await;
         agent.inner.metrics.decided(&report.check);
-        let granted = Granted::new(&report.check, ticket);
-        Ok(granted.deliver(response(report, began)))
+        let grant = SlotGrant::new(&report.check, ticket);
+        Ok(grant.into_response(response(report, began)))
     }
 }
 
@@ -87,7 +87,8 @@ fn address(address: &SocketAddressPb) -> SocketAddress<'_> {
     SocketAddress::new(&address.address, address.port).protocol(address.protocol)
 }
 
-/// The copy in the metadata is made before the answer is stamped, and while it has its wait.
+/// Converts a report into the response. The copy in the metadata keeps the wait time and lacks the
+/// timestamps.
 fn response(report: HttpReport, began: SystemTime) -> CheckHttpResponse {
     let status = pb::rpc::Status {
         code: report.status_code(),
@@ -118,12 +119,12 @@ fn response(report: HttpReport, began: SystemTime) -> CheckHttpResponse {
     let copy = BASE64_STANDARD.encode(response.encode_to_vec());
     let kind = Some(Kind::StringValue(copy));
     response.wait_time = None;
-    (response.start, response.end) = convert::stamps(began);
+    (response.start, response.end) = convert::decision_timestamps(began);
     CheckHttpResponse {
         status: Some(status),
         http_response: Some(http_response),
         dynamic_metadata: Some(Struct {
-            fields: [(METADATA.to_owned(), Value { kind })].into(),
+            fields: [(METADATA_KEY.to_owned(), Value { kind })].into(),
         }),
         check_response: Some(response),
     }

@@ -1,4 +1,4 @@
-//! What `/metrics` shows of a Prometheus that is asked.
+//! Exports the statistics of a [`Prometheus`] to `/metrics`.
 
 use std::fmt;
 
@@ -10,26 +10,27 @@ use prometheus_client::metrics::gauge::ConstGauge;
 
 use super::Prometheus;
 
+/// Exports the counters of a [`Prometheus`].
 #[derive(Debug)]
-pub(in crate::agent) struct OfPrometheus(pub(in crate::agent) Prometheus);
+pub(in crate::agent) struct PrometheusCollector(pub(in crate::agent) Prometheus);
 
-impl Collector for OfPrometheus {
+impl Collector for PrometheusCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let stats = self.0.stats();
         for (name, help, value) in [
             (
                 "prometheus_answers",
-                "Answers of one number to the queries of policies",
+                "Query results of one number",
                 stats.answered,
             ),
             (
                 "prometheus_empty_answers",
-                "Answers without a series to the queries of policies",
+                "Query results without a series",
                 stats.empty,
             ),
             (
                 "prometheus_failures",
-                "Answers of no use, and those that did not come",
+                "Queries that failed, timed out, or returned something other than one number",
                 stats.failed,
             ),
         ] {
