@@ -20,8 +20,8 @@ use super::{ApertureClient, CHECK_TIMEOUT};
 #[cfg(feature = "tls")]
 use crate::flow::Cause;
 #[cfg(feature = "tls")]
-use crate::remote::Tls;
-use crate::remote::{BreakerConfig, Connect, KeepAlive, Remote, RemoteConfig, Target};
+use crate::remote::ClientTls;
+use crate::remote::{BreakerConfig, ConnectConfig, KeepAlive, Remote, RemoteConfig, RemoteTarget};
 
 /// Covers 20 ms each way, and a client whose two cores are saturated.
 const CHECK_GRACE: Duration = Duration::from_millis(800);
@@ -374,9 +374,9 @@ impl ApertureClientBuilder {
         Ok(ApertureClient::from_remote(Remote::new(config)))
     }
 
-    fn target(self) -> Result<Target, BuildError> {
+    fn target(self) -> Result<RemoteTarget, BuildError> {
         if let Some(channel) = self.channel {
-            return Ok(Target::Ready(channel));
+            return Ok(RemoteTarget::Ready(channel));
         }
         if self.connections == 0 || self.connections > MAX_CONNECTIONS {
             return Err(BuildError(Problem::Connections(self.connections)));
@@ -398,14 +398,14 @@ impl ApertureClientBuilder {
         if secure {
             return Err(BuildError(Problem::NoTls(self.addresses.join(", "))));
         }
-        Ok(Target::Connect(Connect {
+        Ok(RemoteTarget::Connect(ConnectConfig {
             #[cfg(feature = "tls")]
             tls: if secure {
-                let tls = Tls {
+                let tls = ClientTls {
                     ca: self.ca,
                     identity: self.identity,
                     server_name: self.server_name,
-                    ..Tls::default()
+                    ..ClientTls::default()
                 };
                 for uri in &uris {
                     check_tls(uri, &tls)?;
@@ -460,22 +460,22 @@ fn metadata(key: &[u8]) -> Result<Option<MetadataValue<Ascii>>, BuildError> {
 
 /// Reads certificates and key once, so that a bad one is found here and not by the first flow.
 #[cfg(feature = "tls")]
-fn check_tls(uri: &Uri, tls: &Tls) -> Result<(), BuildError> {
-    let try_out = |what, tls: &Tls| {
+fn check_tls(uri: &Uri, tls: &ClientTls) -> Result<(), BuildError> {
+    let try_out = |what, tls: &ClientTls| {
         tls.check(uri)
             .map_err(|error| BuildError(Problem::Tls(what, Cause::innermost(error))))
     };
     if tls.ca.is_some() {
-        let ca = Tls {
+        let ca = ClientTls {
             ca: tls.ca.clone(),
-            ..Tls::default()
+            ..ClientTls::default()
         };
         try_out("CA certificate", &ca)?;
     }
     if tls.identity.is_some() {
-        let identity = Tls {
+        let identity = ClientTls {
             identity: tls.identity.clone(),
-            ..Tls::default()
+            ..ClientTls::default()
         };
         try_out("client identity", &identity)?;
     }

@@ -1,5 +1,5 @@
-//! The bytes of one connection: counted on their way to the kernel, and looked at when they begin
-//! to come back.
+//! A TCP stream that counts its bytes and records the first ones of the peer, which show its
+//! protocol.
 
 use std::io;
 use std::pin::Pin;
@@ -10,31 +10,32 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// The number of a peer's first bytes that show its protocol.
-const FIRST: usize = 5;
+/// The number of first bytes that are recorded. They show the protocol of the peer.
+const PEEKED_BYTES: usize = 5;
 
-/// Counts the bytes of a connection.
+/// The byte counts and first bytes of a connection.
 #[derive(Debug, Default)]
-pub(super) struct Wire {
+pub(super) struct WireStats {
     written: AtomicU64,
     read: AtomicU64,
-    /// The first bytes that were read, up to five, and their number in the highest byte. Only the
+    /// The first bytes that were read, up to five, with their number in the highest byte. Only the
     /// task that reads changes it.
     first: AtomicU64,
 }
 
-/// Protocols other than plain HTTP/2 that the first bytes of a peer show.
+/// The protocol that the first bytes of a peer show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Spoken {
-    Nothing,
+pub(super) enum PeerProtocol {
+    /// Nothing was read yet.
+    NoBytes,
     Tls,
     Http1,
     Other,
 }
 
-impl Wire {
-    /// Returns the number of bytes that the kernel has taken. A request that was made since this
-    /// number last changed has not left the process.
+impl WireStats {
+    /// Returns the number of bytes that the kernel has accepted. A request made since this number
+    /// last changed has not left the process.
     pub(super) fn written(&self) -> u64 {
         self.written.load(Relaxed)
     }
@@ -43,16 +44,16 @@ impl Wire {
         self.read.load(Relaxed)
     }
 
-    /// Tells what the peer speaks by its first bytes.
-    pub(super) fn spoken(&self) -> Spoken {
+    /// Returns the peer's protocol by its first bytes.
+    pub(super) fn peer_protocol(&self) -> PeerProtocol {
         let [len, _, _, first @ ..] = self.first.load(Relaxed).to_be_bytes();
-        match &first[..usize::from(len).min(FIRST)] {
-            [] => Spoken::Nothing,
-            // The content types of TLS records, and the major version of all TLS versions.
-            [0x14..=0x17] | [0x14..=0x17, 3, ..] => Spoken::Tls,
-            // HTTP/2 fails at the third byte, which would be a length.
-            first if b"HTTP/".starts_with(first) => Spoken::Http1,
-            _ => Spoken::Other,
+        match &first[..usize::from(len).min(PEEKED_BYTES)] {
+            [] => PeerProtocol::NoBytes,
+            // The content types of TLS records, then the major version of all TLS versions.
+            [0x14..=0x17] | [0x14..=0x17, 3, ..] => PeerProtocol::Tls,
+            // A prefix suffices: h2 fails after three bytes, which are an invalid frame length.
+            first if b"HTTP/".starts_with(first) => PeerProtocol::Http1,
+            _ => PeerProtocol::Other,
         }
     }
 
@@ -60,10 +61,10 @@ impl Wire {
         self.read.fetch_add(new.len() as u64, Relaxed);
         let mut known = self.first.load(Relaxed).to_be_bytes();
         let len = usize::from(known[0]);
-        if len < FIRST && !new.is_empty() {
-            let more = new.len().min(FIRST - len);
-            let at = known.len() - FIRST + len;
-            known[at..at + more].copy_from_slice(&new[..more]);
+        if len < PEEKED_BYTES && !new.is_empty() {
+            let more = new.len().min(PEEKED_BYTES - len);
+            let start = known.len() - PEEKED_BYTES + len;
+            known[start..start + more].copy_from_slice(&new[..more]);
             // At most five.
             known[0] = (len + more) as u8;
             self.first.store(u64::from_be_bytes(known), Relaxed);
@@ -71,35 +72,35 @@ impl Wire {
     }
 }
 
-/// A TCP stream that counts in [`Wire`].
+/// A TCP stream that counts its bytes in [`WireStats`].
 #[derive(Debug)]
-pub(super) struct WiredStream {
+pub(super) struct CountedStream {
     stream: TcpStream,
-    wire: Arc<Wire>,
+    wire_stats: Arc<WireStats>,
 }
 
-impl WiredStream {
-    pub(super) fn new(stream: TcpStream) -> (Self, Arc<Wire>) {
-        let wire = Arc::<Wire>::default();
-        let counted = Arc::clone(&wire);
+impl CountedStream {
+    pub(super) fn new(stream: TcpStream) -> (Self, Arc<WireStats>) {
+        let wire_stats = Arc::<WireStats>::default();
+        let counted = Arc::clone(&wire_stats);
         (
             Self {
                 stream,
-                wire: counted,
+                wire_stats: counted,
             },
-            wire,
+            wire_stats,
         )
     }
 
     fn count(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(bytes)) = &written {
-            self.wire.written.fetch_add(*bytes as u64, Relaxed);
+            self.wire_stats.written.fetch_add(*bytes as u64, Relaxed);
         }
         written
     }
 }
 
-impl AsyncRead for WiredStream {
+impl AsyncRead for CountedStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -108,12 +109,12 @@ impl AsyncRead for WiredStream {
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
         let new = buf.filled().get(before..).unwrap_or_default();
-        self.wire.add_read(new);
+        self.wire_stats.add_read(new);
         polled
     }
 }
 
-impl AsyncWrite for WiredStream {
+impl AsyncWrite for CountedStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -147,23 +148,23 @@ impl AsyncWrite for WiredStream {
 
 /// A connection with or without TLS.
 #[derive(Debug)]
-pub(super) enum Io {
-    Plain(WiredStream),
+pub(super) enum PlainOrTlsStream {
+    Plain(CountedStream),
     #[cfg(feature = "tls")]
-    Tls(Box<tokio_rustls::client::TlsStream<WiredStream>>),
+    Tls(Box<tokio_rustls::client::TlsStream<CountedStream>>),
 }
 
 macro_rules! either {
     ($io:expr, $stream:ident => $call:expr) => {
         match $io {
-            Io::Plain($stream) => $call,
+            PlainOrTlsStream::Plain($stream) => $call,
             #[cfg(feature = "tls")]
-            Io::Tls($stream) => $call,
+            PlainOrTlsStream::Tls($stream) => $call,
         }
     };
 }
 
-impl AsyncRead for Io {
+impl AsyncRead for PlainOrTlsStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -173,7 +174,7 @@ impl AsyncRead for Io {
     }
 }
 
-impl AsyncWrite for Io {
+impl AsyncWrite for PlainOrTlsStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -208,24 +209,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_bytes_show_the_protocol_however_they_are_split() {
-        for (bytes, spoken) in [
-            (&b"HTTP/1.1 400 Bad Request"[..], Spoken::Http1),
-            (&[0x15, 3, 3, 0, 2, 2, 40], Spoken::Tls),
-            (&[0x16, 3, 1, 2, 0], Spoken::Tls),
-            (&[0, 0, 12, 4, 0, 0, 0, 0, 0], Spoken::Other),
-            (b"SSH-2.0-OpenSSH", Spoken::Other),
-            (&[0x15, 9, 9, 0, 0], Spoken::Other),
+    fn the_first_bytes_show_the_protocol_in_chunks_of_any_size() {
+        for (bytes, peer_protocol) in [
+            (&b"HTTP/1.1 400 Bad Request"[..], PeerProtocol::Http1),
+            (&[0x15, 3, 3, 0, 2, 2, 40], PeerProtocol::Tls),
+            (&[0x16, 3, 1, 2, 0], PeerProtocol::Tls),
+            (&[0, 0, 12, 4, 0, 0, 0, 0, 0], PeerProtocol::Other),
+            (b"SSH-2.0-OpenSSH", PeerProtocol::Other),
+            (&[0x15, 9, 9, 0, 0], PeerProtocol::Other),
         ] {
             for size in 1..=bytes.len() {
-                let wire = Wire::default();
-                assert_eq!(wire.spoken(), Spoken::Nothing);
+                let wire_stats = WireStats::default();
+                assert_eq!(wire_stats.peer_protocol(), PeerProtocol::NoBytes);
                 for chunk in bytes.chunks(size) {
-                    wire.add_read(chunk);
-                    wire.add_read(&[]);
+                    wire_stats.add_read(chunk);
+                    wire_stats.add_read(&[]);
                 }
-                assert_eq!(wire.spoken(), spoken, "{bytes:?} by {size}");
-                assert_eq!(wire.read(), bytes.len() as u64);
+                assert_eq!(
+                    wire_stats.peer_protocol(),
+                    peer_protocol,
+                    "{bytes:?} by {size}"
+                );
+                assert_eq!(wire_stats.read(), bytes.len() as u64);
             }
         }
     }

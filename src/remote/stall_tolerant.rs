@@ -1,4 +1,4 @@
-//! Waits for a future until a deadline, and a little longer where the deadline itself came late.
+//! Waits for a future until a deadline and a short moment beyond, and longer if the timer fired late.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -8,51 +8,53 @@ use std::time::Duration;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// How long the task of a connection may take to be run when timer and answer are ready together.
-const LAST_LOOK: Duration = Duration::from_millis(2);
+/// How long the task of a connection may need to run when the timer and the answer are ready
+/// together.
+const FINAL_WAIT: Duration = Duration::from_millis(2);
 
-/// The most that the deadline is put off, in all, after stalls of the process.
-const MOST_PUT_OFF: Duration = Duration::from_millis(500);
+/// The longest total postponement of the deadline after stalls of the process.
+const MAX_POSTPONEMENT: Duration = Duration::from_millis(500);
 
 pin_project! {
-    /// A future with a deadline; the output is `None` when the deadline passes.
+    /// A future with a deadline. The output is `None` if the deadline passes first.
     ///
-    /// The future goes first: when both are ready, its output counts. A timer that fires late
-    /// means that the process or the runtime stalled, and the answer may lie unread in the socket.
-    /// The deadline is then put off by as long as the timer was late, within
-    /// [`MOST_PUT_OFF`], so that the task of the connection can read it.
-    pub(super) struct Within<F> {
+    /// If both are ready, the output of the future counts. A timer that fires late means that the
+    /// process or the runtime stalled, and the answer may be unread in the socket. The deadline is
+    /// then postponed by as much as the timer was late, by at least [`FINAL_WAIT`] and by at most
+    /// [`MAX_POSTPONEMENT`] in all, so that the task of the connection can read the answer.
+    pub(super) struct WithDeadline<F> {
         #[pin]
         future: F,
         deadline: Option<Instant>,
-        // Made when the future is not ready at once.
+        // Created if the future is not ready at its first poll.
         #[pin]
-        patience: Option<Patience>,
+        timer: Option<StallTolerantSleep>,
     }
 }
 
 pin_project! {
-    /// A deadline as [`Within`] sees it.
-    pub(super) struct Patience {
+    /// The timer of [`WithDeadline`]. It is ready when the deadline and any postponement have
+    /// passed.
+    pub(super) struct StallTolerantSleep {
         #[pin]
         sleep: Sleep,
         due: Instant,
-        // How much longer it may be put off.
-        left: Duration,
+        // How much longer the deadline may be postponed.
+        postponement_left: Duration,
         fired: bool,
     }
 }
 
-/// Without a deadline this is the future itself.
-pub(super) fn within<F: Future>(deadline: Option<Instant>, future: F) -> Within<F> {
-    Within {
+/// Waits for `future` until `deadline`. Without a deadline it waits only for the future.
+pub(super) fn with_deadline<F: Future>(deadline: Option<Instant>, future: F) -> WithDeadline<F> {
+    WithDeadline {
         future,
         deadline,
-        patience: None,
+        timer: None,
     }
 }
 
-impl<F: Future> Future for Within<F> {
+impl<F: Future> Future for WithDeadline<F> {
     type Output = Option<F::Output>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -61,28 +63,27 @@ impl<F: Future> Future for Within<F> {
             return Poll::Ready(Some(output));
         }
         if let Some(deadline) = this.deadline.take() {
-            this.patience.set(Some(Patience::new(deadline)));
+            this.timer.set(Some(StallTolerantSleep::new(deadline)));
         }
-        match this.patience.as_pin_mut() {
-            Some(patience) => patience.poll(cx).map(|()| None),
+        match this.timer.as_pin_mut() {
+            Some(timer) => timer.poll(cx).map(|()| None),
             None => Poll::Pending,
         }
     }
 }
 
-impl Patience {
+impl StallTolerantSleep {
     pub(super) fn new(deadline: Instant) -> Self {
         Self {
             sleep: sleep_until(deadline),
             due: deadline,
-            left: MOST_PUT_OFF,
+            postponement_left: MAX_POSTPONEMENT,
             fired: false,
         }
     }
 }
 
-/// Is ready when the deadline has passed and enough was waited for a stall.
-impl Future for Patience {
+impl Future for StallTolerantSleep {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -91,15 +92,15 @@ impl Future for Patience {
             std::task::ready!(this.sleep.as_mut().poll(cx));
             let now = Instant::now();
             let late = now.saturating_duration_since(*this.due);
-            if *this.fired && late < LAST_LOOK {
+            if *this.fired && late < FINAL_WAIT {
                 return Poll::Ready(());
             }
             *this.fired = true;
-            let more = late.max(LAST_LOOK).min(*this.left);
+            let more = late.max(FINAL_WAIT).min(*this.postponement_left);
             if more.is_zero() {
                 return Poll::Ready(());
             }
-            *this.left -= more;
+            *this.postponement_left -= more;
             *this.due = now + more;
             this.sleep.as_mut().reset(*this.due);
         }
@@ -113,39 +114,39 @@ mod tests {
     use super::*;
 
     async fn waited(deadline: Duration) -> Duration {
-        let begun = Instant::now();
-        let end = within(Some(begun + deadline), pending::<()>()).await;
+        let started = Instant::now();
+        let end = with_deadline(Some(started + deadline), pending::<()>()).await;
         assert_eq!(end, None);
-        begun.elapsed()
+        started.elapsed()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_timer_that_is_on_time_is_put_off_by_one_look() {
+    async fn a_timer_on_time_is_postponed_by_the_final_wait() {
         for deadline in [
             Duration::ZERO,
             Duration::from_millis(7),
             Duration::from_secs(9),
         ] {
             let waited = waited(deadline).await;
-            let most = deadline + LAST_LOOK + Duration::from_millis(2);
+            let most = deadline + FINAL_WAIT + Duration::from_millis(2);
             assert!((deadline..=most).contains(&waited), "{waited:?}");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_that_is_ready_with_the_timer_wins() {
+    async fn an_answer_that_is_ready_with_the_timer_counts() {
         let deadline = Instant::now() + Duration::from_millis(5);
         let answer = async {
             sleep_until(deadline).await;
             "answer"
         };
-        assert_eq!(within(Some(deadline), answer).await, Some("answer"));
+        assert_eq!(with_deadline(Some(deadline), answer).await, Some("answer"));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn after_a_stall_the_answer_has_time_to_be_read() {
-        for (stall, put_off) in [(30, 30), (499, 499), (5_000, 500)] {
-            let mut waiting = Box::pin(within(
+    async fn after_a_stall_the_deadline_is_postponed_by_its_length() {
+        for (stall, postponed) in [(30, 30), (499, 499), (5_000, 500)] {
+            let mut waiting = Box::pin(with_deadline(
                 Some(Instant::now() + Duration::from_millis(10)),
                 pending::<()>(),
             ));
@@ -155,14 +156,14 @@ mod tests {
             let resumed = Instant::now();
             assert_eq!(waiting.await, None);
             let waited = resumed.elapsed();
-            let most = Duration::from_millis(put_off + 5);
-            assert!(waited >= Duration::from_millis(put_off - 5), "{waited:?}");
+            let most = Duration::from_millis(postponed + 5);
+            assert!(waited >= Duration::from_millis(postponed - 5), "{waited:?}");
             assert!(waited <= most, "{waited:?}");
         }
     }
 
     #[tokio::test]
     async fn without_a_deadline_it_only_waits_for_the_future() {
-        assert_eq!(within(None, async { 1 }).await, Some(1));
+        assert_eq!(with_deadline(None, async { 1 }).await, Some(1));
     }
 }

@@ -1,20 +1,20 @@
-//! When a flow started, and when its work did; read only where spans are sent.
+//! The start times of a flow and of its work. The clock is only read if spans are sent.
 
 #[cfg(feature = "telemetry")]
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Unix times in nanoseconds. Only the first is read from the wall clock: later ones never run
-/// backwards, whatever happens to it.
+/// Unix times in nanoseconds. Only the first is read from the wall clock. Later ones add a
+/// monotonic duration, so that they never run backwards when the clock is set.
 #[cfg(feature = "telemetry")]
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Stamps {
+pub(super) struct Timestamps {
     flow_start: u64,
     workload_start: u64,
     clock: Instant,
 }
 
 #[cfg(feature = "telemetry")]
-impl Stamps {
+impl Timestamps {
     pub(super) fn start() -> Self {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -27,8 +27,8 @@ impl Stamps {
         }
     }
 
-    /// The answer came: the work starts.
-    pub(super) fn answered(mut self) -> Self {
+    /// Records the decision, which starts the work.
+    pub(super) fn start_workload(mut self) -> Self {
         self.workload_start = self.now();
         self
     }
@@ -49,15 +49,15 @@ impl Stamps {
 
 #[cfg(not(feature = "telemetry"))]
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Stamps;
+pub(super) struct Timestamps;
 
 #[cfg(not(feature = "telemetry"))]
-impl Stamps {
+impl Timestamps {
     pub(super) const fn start() -> Self {
         Self
     }
 
-    pub(super) const fn answered(self) -> Self {
+    pub(super) const fn start_workload(self) -> Self {
         self
     }
 }
@@ -67,9 +67,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stamps_run_forward() {
-        let stamps = Stamps::start().answered();
-        assert!(stamps.flow_start() <= stamps.workload_start());
-        assert!(stamps.workload_start() <= stamps.now());
+    fn timestamps_never_decrease() {
+        let timestamps = Timestamps::start().start_workload();
+        assert!(timestamps.flow_start() <= timestamps.workload_start());
+        assert!(timestamps.workload_start() <= timestamps.now());
     }
 }

@@ -1,4 +1,4 @@
-//! Timeouts that hold outside a runtime too.
+//! A timeout that works inside and outside a runtime.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -9,19 +9,20 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-/// Waits for `future` no longer than `timeout`.
+/// Waits for `future` no longer than `timeout`. Returns `None` if the timeout passes first.
 ///
-/// Within a runtime its timer tells the time. Outside, a thread does: the runtimes of the client may
-/// stand still.
-pub(super) async fn within<F: Future>(timeout: Duration, future: F) -> Option<F::Output> {
+/// Inside a runtime this uses its timer. Outside it uses a thread, because the runtimes of the
+/// client may stall.
+pub(super) async fn timeout_anywhere<F: Future>(timeout: Duration, future: F) -> Option<F::Output> {
     if Handle::try_current().is_ok() {
         return tokio::time::timeout(timeout, future).await.ok();
     }
-    let alarm = Alarm::start(timeout);
+    let timer = ThreadTimer::start(timeout);
     let mut future = pin!(future);
     poll_fn(|cx| {
-        // Before the future is polled, so that it is polled once more after the alarm.
-        let over = alarm.is_over(cx.waker());
+        // Read before the future is polled, so that the future is polled once more after the timer
+        // has fired.
+        let over = timer.is_over(cx.waker());
         match future.as_mut().poll(cx) {
             Poll::Ready(output) => Poll::Ready(Some(output)),
             Poll::Pending if over => Poll::Ready(None),
@@ -31,8 +32,8 @@ pub(super) async fn within<F: Future>(timeout: Duration, future: F) -> Option<F:
     .await
 }
 
-/// A thread that wakes a task at a time. It ends when this is dropped.
-struct Alarm {
+/// A thread that wakes a task at a given time. It ends when this is dropped.
+struct ThreadTimer {
     state: Arc<Mutex<State>>,
     _thread: Option<mpsc::Sender<()>>,
 }
@@ -43,21 +44,21 @@ struct State {
     waker: Option<Waker>,
 }
 
-impl Alarm {
+impl ThreadTimer {
     fn start(timeout: Duration) -> Self {
         let state = Arc::<Mutex<State>>::default();
         let (dropped, is_dropped) = mpsc::channel::<()>();
-        let rung = Arc::clone(&state);
+        let timer_state = Arc::clone(&state);
         let thread = std::thread::Builder::new()
             .name("aperture-timeout".to_owned())
             .spawn(move || {
                 if is_dropped.recv_timeout(timeout) == Err(RecvTimeoutError::Timeout) {
-                    ring(&rung);
+                    fire(&timer_state);
                 }
             });
         if thread.is_err() {
-            // Better too early than never.
-            ring(&state);
+            // Firing at once is better than never.
+            fire(&state);
         }
         Self {
             state,
@@ -65,7 +66,7 @@ impl Alarm {
         }
     }
 
-    /// Returns `true` when the time is over; wakes the task later if it is not.
+    /// Returns `true` if the time has passed. Otherwise the task is woken when it does.
     fn is_over(&self, waker: &Waker) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if !state.over {
@@ -75,7 +76,7 @@ impl Alarm {
     }
 }
 
-fn ring(state: &Mutex<State>) {
+fn fire(state: &Mutex<State>) {
     let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
     state.over = true;
     let waker = state.waker.take();
