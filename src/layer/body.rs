@@ -10,7 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::answer::{NoBody, Polled, RejectBody};
-use super::cache::Tape;
+use super::cache::BodyRecorder;
 use super::guard::Guard;
 use crate::flow::Ticket;
 
@@ -74,7 +74,7 @@ pin_project! {
             body: B,
             guard: Option<Guard<T>>,
             is_over: fn(&B) -> bool,
-            tape: Box<Tape>,
+            recorder: Box<BodyRecorder>,
         },
         /// In place of the inner service's.
         Own { #[pin] body: C, guard: Option<Guard<T>>, is_over: fn(&C) -> bool },
@@ -106,8 +106,8 @@ impl<B, C, T: Ticket> ResponseBody<B, C, T> {
         }
     }
 
-    /// The body of an accepted flow, of which `tape` takes a copy.
-    pub(crate) fn recorded(body: B, guard: Option<Guard<T>>, tape: Box<Tape>) -> Self
+    /// The body of an accepted flow, of which `recorder` takes a copy.
+    pub(crate) fn recorded(body: B, guard: Option<Guard<T>>, recorder: Box<BodyRecorder>) -> Self
     where
         B: Body,
     {
@@ -116,7 +116,7 @@ impl<B, C, T: Ticket> ResponseBody<B, C, T> {
                 body,
                 guard,
                 is_over: B::is_end_stream,
-                tape,
+                recorder,
             },
         }
     }
@@ -153,12 +153,12 @@ impl<B, C, T: Ticket> ResponseBody<B, C, T> {
                 body,
                 guard,
                 is_over,
-                tape,
+                recorder,
             } => Kind::Recorded {
                 body,
                 guard,
                 is_over,
-                tape,
+                recorder,
             },
             Kind::Empty => Kind::Empty,
         };
@@ -182,8 +182,11 @@ where
             } => body.poll_frame(cx),
             KindProj::Inner { body, guard, .. } => poll_inner(body, guard, cx),
             KindProj::Recorded {
-                body, guard, tape, ..
-            } => poll_recorded::<B, C, T>(body, guard, tape, cx),
+                body,
+                guard,
+                recorder,
+                ..
+            } => poll_recorded::<B, C, T>(body, guard, recorder, cx),
             KindProj::Own {
                 body, guard: None, ..
             } => body.poll_answer(cx),
@@ -224,35 +227,35 @@ fn poll_inner<B: Body, T: Ticket>(
 fn poll_recorded<B: Body, C: RejectBody<B>, T: Ticket>(
     mut body: Pin<&mut B>,
     slot: &mut Option<Guard<T>>,
-    tape: &mut Tape,
+    recorder: &mut BodyRecorder,
     cx: &mut Context<'_>,
 ) -> Polled<B> {
-    tape.enter();
+    recorder.enter();
     let polled = poll_inner(body.as_mut(), slot, cx);
-    tape.leave();
+    recorder.leave();
     match polled {
         Poll::Pending => Poll::Pending,
         Poll::Ready(None) => {
-            tape.finish();
+            recorder.finish();
             Poll::Ready(None)
         }
         Poll::Ready(Some(Err(error))) => {
-            tape.give_up();
+            recorder.discard();
             Poll::Ready(Some(Err(error)))
         }
         Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(match frame.into_data() {
             Ok(mut data) => {
-                if let Some(copy) = tape.copy(data.remaining()) {
+                if let Some(copy) = recorder.copy(data.remaining()) {
                     data = C::copied(data, copy);
                 }
                 if body.is_end_stream() {
-                    tape.finish();
+                    recorder.finish();
                 }
                 Frame::data(data)
             }
             Err(trailers) => {
                 // There is no room for them in what is stored.
-                tape.give_up();
+                recorder.discard();
                 trailers
             }
         }))),

@@ -7,12 +7,12 @@ use std::time::Duration;
 use ::http::{Request, Response, header};
 use http_body::Body;
 
-use super::cache::Rules;
+use super::cache::CacheSettings;
 use super::deadline::Deadline;
-use super::extract::{Extract, TextHook};
+use super::extract::{LabelExtractor, TextHook};
 use super::guard::{Guard, Judge};
 use super::head::RequestHead;
-use super::http::{self, HttpMode};
+use super::http::{self, HttpCheckSettings};
 use super::names::{ControlPointName, Names, PolicyNames};
 use super::reject::{NO_STORE, OnReject};
 use super::routes::RouteTable;
@@ -57,7 +57,7 @@ pub(crate) struct Settings {
     pub(crate) control_point: ControlPoint,
     pub(crate) names: Arc<Names>,
     pub(crate) skip: Vec<Skip>,
-    pub(crate) extract: Extract,
+    pub(crate) extract: LabelExtractor,
     pub(crate) check_timeout: Option<Duration>,
     pub(crate) ramp_mode: bool,
     /// `None` follows ramp mode.
@@ -70,9 +70,9 @@ pub(crate) struct Settings {
     pub(crate) rate_limit_headers: bool,
     pub(crate) shadow: bool,
     /// Asks with the attributes of the request. Boxed: most layers do not.
-    pub(crate) http: Option<Box<HttpMode>>,
+    pub(crate) http: Option<Box<HttpCheckSettings>>,
     pub(crate) expose_flow: bool,
-    pub(crate) cache: Option<Arc<Rules>>,
+    pub(crate) cache: Option<Arc<CacheSettings>>,
 }
 
 pub(crate) struct Config<R> {
@@ -105,7 +105,7 @@ impl Settings {
             control_point,
             names: Arc::default(),
             skip: Vec::new(),
-            extract: Extract::default(),
+            extract: LabelExtractor::default(),
             check_timeout: None,
             ramp_mode: false,
             on_unreachable: None,
@@ -182,7 +182,7 @@ impl Settings {
     /// A label without which the request is rejected; in shadow mode nothing is.
     #[inline]
     pub(crate) fn missing_label(&self, labels: &Labels<'_>) -> Option<Arc<str>> {
-        let missing = self.extract.missing(labels)?;
+        let missing = self.extract.first_missing(labels)?;
         (!self.shadow).then(|| Arc::clone(missing))
     }
 

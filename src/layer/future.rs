@@ -222,7 +222,7 @@ where
                 let guard = Some(guard);
                 Some(Flow { guard, asked, plan })
             }
-            (None, Some(plan)) if plan.is_change() => Some(Flow::unguarded(asked, plan)),
+            (None, Some(plan)) if plan.is_invalidating() => Some(Flow::unguarded(asked, plan)),
             (None, _) => None,
         };
         Self::running(inner.call(request), flow)
@@ -304,11 +304,11 @@ impl<T: Ticket> Flow<T> {
         let status = response.status();
         let Some(guard) = guard else {
             let empty = response.body().is_end_stream() || asked.never_sends(status);
-            let tape = plan.take().and_then(|plan| plan.record(&response, empty));
+            let recorder = plan.take().and_then(|plan| plan.record(&response, empty));
             *slot = None;
-            return response.map(|body| match tape {
+            return response.map(|body| match recorder {
                 None => ResponseBody::passed(body),
-                Some(tape) => ResponseBody::recorded(body, None, tape),
+                Some(recorder) => ResponseBody::recorded(body, None, recorder),
             });
         };
         guard.http_status(status);
@@ -319,7 +319,7 @@ impl<T: Ticket> Flow<T> {
         let ends = response.body().is_end_stream();
         let silent = asked.never_sends(status);
         let plan = plan.take();
-        let tape = plan.and_then(|plan| plan.record(&response, ends || silent));
+        let recorder = plan.and_then(|plan| plan.record(&response, ends || silent));
         // What is left of a quota is for this client, and not for those after it.
         guard.tell_quotas(response.headers_mut());
         let left = if silent || switched {
@@ -340,9 +340,9 @@ impl<T: Ticket> Flow<T> {
         guard.sending(left);
         let (head, body) = response.into_parts();
         let guard = slot.take().and_then(|flow| flow.guard);
-        let body = match tape {
+        let body = match recorder {
             None => ResponseBody::guarded(body, guard),
-            Some(tape) => ResponseBody::recorded(body, guard, tape),
+            Some(recorder) => ResponseBody::recorded(body, guard, recorder),
         };
         Response::from_parts(head, body)
     }

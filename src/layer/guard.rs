@@ -7,7 +7,7 @@ use bytes::Buf;
 use http::{HeaderMap, StatusCode};
 
 use super::config::Classify;
-use super::grpc_web::GrpcWeb;
+use super::grpc_web::GrpcWebReader;
 use super::head::{GRPC_STATUS, ResponseHead};
 use super::hold::EndTicket;
 use super::rate_limit;
@@ -56,7 +56,7 @@ pub(crate) struct Guard<T: Ticket> {
     left: u64,
     classify: Option<Classify>,
     /// Reads the body's frames until its end is judged. Boxed: most bodies have none.
-    grpc_web: Option<Box<GrpcWeb>>,
+    grpc_web: Option<Box<GrpcWebReader>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,7 +152,7 @@ impl<T: Ticket> Guard<T> {
     /// The body that follows these headers will be sent, and is to be judged by what is in it.
     #[inline]
     pub(crate) fn watch_body(&mut self, headers: &HeaderMap) {
-        self.grpc_web = GrpcWeb::of(headers);
+        self.grpc_web = GrpcWebReader::for_response(headers);
     }
 
     /// Looks at data of the body. Returns true when that completed the trailers in it.

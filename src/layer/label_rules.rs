@@ -55,7 +55,7 @@ impl<D, R> ApertureLayer<D, R> {
     /// ```
     #[must_use]
     pub fn reserve_label(self, key: impl Into<Cow<'static, str>>) -> Self {
-        self.set(|settings| settings.extract.reserve(key.into()))
+        self.set(|settings| settings.extract.reserve_key(key.into()))
     }
 
     /// Rejects requests without a value for this label, before anybody is asked: without it, each
@@ -81,6 +81,6 @@ impl<D, R> ApertureLayer<D, R> {
     /// ```
     #[must_use]
     pub fn require_label(self, key: impl Into<Arc<str>>) -> Self {
-        self.set(|settings| settings.extract.require(key.into()))
+        self.set(|settings| settings.extract.require_key(key.into()))
     }
 }

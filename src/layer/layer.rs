@@ -8,7 +8,7 @@ use tower_layer::Layer;
 
 use super::config::{Config, ControlPoint, Settings};
 use super::error::LayerError;
-use super::extract::{Source, allowed_header};
+use super::extract::{LabelSource, allowed_header};
 use super::head::{RequestHead, ResponseHead};
 use super::reject::DefaultReject;
 use super::service::Aperture;
@@ -143,7 +143,7 @@ impl<D, R> ApertureLayer<D, R> {
         key: impl Into<Cow<'static, str>>,
         value: impl Into<Cow<'static, str>>,
     ) -> Self {
-        self.set(|settings| settings.extract.constant(key.into(), value.into()))
+        self.set(|settings| settings.extract.add_constant(key.into(), value.into()))
     }
 
     /// Reads a label from a header, where the request has it.
@@ -178,8 +178,8 @@ impl<D, R> ApertureLayer<D, R> {
         key: impl Into<Cow<'static, str>>,
         header: impl AsRef<str>,
     ) -> Result<Self, LayerError> {
-        let source = Source::Header(key.into(), allowed_header(header.as_ref())?);
-        Ok(self.set(|settings| settings.extract.source(source)))
+        let source = LabelSource::Header(key.into(), allowed_header(header.as_ref())?);
+        Ok(self.set(|settings| settings.extract.add_source(source)))
     }
 
     /// Reads a label from the request; an empty text is no label.
@@ -191,8 +191,8 @@ impl<D, R> ApertureLayer<D, R> {
     where
         F: for<'h> Fn(RequestHead<'h>) -> Cow<'h, str> + Send + Sync + 'static,
     {
-        let source = Source::Text(key.into(), Arc::new(read));
-        self.set(|settings| settings.extract.source(source))
+        let source = LabelSource::Text(key.into(), Arc::new(read));
+        self.set(|settings| settings.extract.add_source(source))
     }
 
     /// Reads any number of labels from the request.
@@ -205,8 +205,8 @@ impl<D, R> ApertureLayer<D, R> {
     where
         F: for<'h> Fn(RequestHead<'h>, &mut Labels<'h>) + Send + Sync + 'static,
     {
-        let source = Source::Labels(Arc::new(read));
-        self.set(|settings| settings.extract.source(source))
+        let source = LabelSource::Labels(Arc::new(read));
+        self.set(|settings| settings.extract.add_source(source))
     }
 
     /// Whether members of the `baggage` header (W3C Baggage) become labels; they do by default.
@@ -354,7 +354,7 @@ impl<D, R> ApertureLayer<D, R> {
 
     /// Answers and stores responses by these rules.
     #[cfg(feature = "response-cache")]
-    pub(super) fn cache_by(self, rules: Arc<super::cache::Rules>) -> Self {
+    pub(super) fn cache_by(self, rules: Arc<super::cache::CacheSettings>) -> Self {
         self.set(|settings| {
             settings.result_cache_key = None;
             settings.cache = Some(rules);

@@ -7,7 +7,7 @@ use http::{Request, Response};
 use http_body::Body;
 
 use super::answer::RejectBody;
-use super::cache::{Ask, Tape};
+use super::cache::{BodyRecorder, CacheUse};
 use super::config::{Ruling, Settings};
 use super::deadline::Deadline;
 use super::guard::Guard;
@@ -18,7 +18,7 @@ use crate::flow::{CacheLookup, Caches, Check, Decider, FlowDecision, FlowParams,
 
 /// Made before the decision, for layers with a cache or exposed flows.
 pub(crate) struct Plan {
-    ask: Option<Ask>,
+    ask: Option<CacheUse>,
     expose: Option<Expose>,
     /// What the caches had, once the flow was accepted.
     found: Option<CacheLookup>,
@@ -81,8 +81,8 @@ impl Plan {
         // Checks of requests by their attributes have no room for a key.
         let rules = settings.cache.as_ref().filter(|_| settings.http.is_none());
         let ask = rules.and_then(|rules| match caches {
-            true => rules.ask(head, control_point, || decider.caches()),
-            false => rules.change(head, || decider.caches()),
+            true => rules.cache_use(head, control_point, || decider.caches()),
+            false => rules.invalidation(head, || decider.caches()),
         });
         let expose = settings.expose_flow.then(|| Expose {
             control_point: control_point(),
@@ -104,11 +104,11 @@ impl Plan {
             .cache
             .as_ref()
             .filter(|_| settings.http.is_none())?;
-        let ask = rules.change(head, || decider.caches())?;
+        let ask = rules.invalidation(head, || decider.caches())?;
         Some(Self::boxed(Some(ask), None))
     }
 
-    fn boxed(ask: Option<Ask>, expose: Option<Expose>) -> Box<Self> {
+    fn boxed(ask: Option<CacheUse>, expose: Option<Expose>) -> Box<Self> {
         Box::new(Self {
             ask,
             expose,
@@ -138,7 +138,7 @@ impl Plan {
             .ask
             .as_mut()
             .zip(value)
-            .and_then(|(ask, value)| ask.judge(value))
+            .and_then(|(ask, value)| ask.answer_from(value))
         {
             Some(Hit::Answer(response)) => {
                 self.stored = Some(response);
@@ -167,8 +167,8 @@ impl Plan {
     }
 
     /// Returns true for a request that is followed even without a flow.
-    pub(crate) fn is_change(&self) -> bool {
-        self.ask.as_ref().is_some_and(Ask::is_change)
+    pub(crate) fn is_invalidating(&self) -> bool {
+        self.ask.as_ref().is_some_and(CacheUse::is_invalidating)
     }
 
     /// The inner service is about to be called.
@@ -202,9 +202,13 @@ impl Plan {
         request.extensions_mut().insert(handle);
     }
 
-    /// Looks at the head of the inner service's response. Returns a tape when its body has to be
+    /// Looks at the head of the inner service's response. Returns a recorder when its body has to be
     /// followed.
-    pub(crate) fn record<B: Body>(self, response: &Response<B>, empty: bool) -> Option<Box<Tape>> {
+    pub(crate) fn record<B: Body>(
+        self,
+        response: &Response<B>,
+        empty: bool,
+    ) -> Option<Box<BodyRecorder>> {
         self.ask?.record(response, empty)
     }
 }

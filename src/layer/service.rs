@@ -168,7 +168,7 @@ where
                 None => self.decider.decide(&control_point, &params),
                 Some(http) => {
                     let limit = settings.extract.value_limit;
-                    http.ask(&self.decider, &control_point, &mut params, limit, head)
+                    http.check(&self.decider, &control_point, &mut params, limit, head)
                 }
             };
             match check {

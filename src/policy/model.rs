@@ -368,7 +368,7 @@ pub(crate) struct RegoModule {
     pub(crate) labels: Vec<(Arc<str>, bool)>,
     /// Compiled; its labels have the indices of `labels`.
     #[cfg(feature = "rego")]
-    pub(crate) program: Arc<crate::rego::Program>,
+    pub(crate) program: Arc<crate::rego::CompiledModule>,
 }
 
 /// One label that a classifier makes.

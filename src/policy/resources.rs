@@ -91,7 +91,7 @@ fn rego(at: &At<'_>, index: u32) -> Result<RegoModule, PolicyError> {
     {
         let _ = index;
         let names: Vec<Arc<str>> = labels.iter().map(|(label, _)| Arc::clone(label)).collect();
-        let program = crate::rego::Program::compile(module, &names).map_err(|flaw| {
+        let program = crate::rego::CompiledModule::compile(module, &names).map_err(|flaw| {
             let at = fields.get("module").unwrap_or_else(|| at.clone());
             at.error(format!("the module does not compile: {flaw}"))
         })?;

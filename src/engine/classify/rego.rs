@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::super::http::{HttpInput, SocketAddress};
 use super::{Made, clean};
 use crate::policy::RegoModule;
-use crate::rego::{Failure, MAX_INPUT_BYTES, Value};
+use crate::rego::{EvaluationError, MAX_INPUT_BYTES, Value};
 
 /// Bytes that an element of the document counts beside its texts.
 const ELEMENT_BYTES: usize = 32;
@@ -14,8 +14,8 @@ const ELEMENT_BYTES: usize = 32;
 /// Returns the labels that a module makes.
 pub(super) fn evaluate(
     module: &RegoModule,
-    document: Result<&Value, &Failure>,
-) -> Result<Vec<Made>, Failure> {
+    document: Result<&Value, &EvaluationError>,
+) -> Result<Vec<Made>, EvaluationError> {
     let values = module
         .program
         .evaluate(document.map_err(|failure| *failure)?.clone())?;
@@ -33,7 +33,10 @@ pub(super) fn evaluate(
 /// Returns the input document of a request, unless it is too large.
 ///
 /// `destination` are the destination's services, an empty one where they are not known.
-pub(super) fn document(input: &HttpInput<'_>, destination: &[&str]) -> Result<Value, Failure> {
+pub(super) fn document(
+    input: &HttpInput<'_>,
+    destination: &[&str],
+) -> Result<Value, EvaluationError> {
     let request = input.request.unwrap_or_default();
     let source: &[&str] = match input.source_services {
         [] => &[""],
@@ -61,7 +64,7 @@ pub(super) fn document(input: &HttpInput<'_>, destination: &[&str]) -> Result<Va
         .map(str::len)
         .sum();
     if bytes + elements * ELEMENT_BYTES > MAX_INPUT_BYTES {
-        return Err(Failure::Input);
+        return Err(EvaluationError::Input);
     }
     // Of a header that is there twice the first counts, as for rules.
     let headers = request.headers.iter().rev();

@@ -1,3 +1,5 @@
+//! The bodies of responses that the layer makes itself: stored ones, and those of the reject hook.
+
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,22 +15,22 @@ use crate::layer::answer::{Answer, Polled};
 use crate::layer::head::RequestHead;
 use crate::layer::reject::OnReject;
 
-/// A reject hook of a layer that also answers from its cache; made by
+/// The reject hook of a layer that also answers from the result cache; made by
 /// [`result_cache`](crate::ApertureLayer::result_cache).
 ///
-/// It needs services whose response bodies have data that can be made from
+/// It requires services with response bodies whose data can be made from
 /// [`Bytes`](bytes::Bytes), such as those of axum, tonic and hyper.
 ///
 /// ```
 /// use tower_aperture::{Aperture, ApertureClient};
 /// use tower_aperture::layer::{Cached, DefaultReject};
 ///
-/// /// A service with a cache has a name too.
+/// /// The type of a service with a cache.
 /// type MyService<S> = Aperture<S, ApertureClient, Cached<DefaultReject>>;
 /// ```
 pub struct Cached<R>(pub(super) Arc<R>);
 
-/// By hand: no bound on the hook.
+/// Implemented by hand to put no bound on the hook.
 impl<R> fmt::Debug for Cached<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Cached").finish_non_exhaustive()
@@ -49,7 +51,7 @@ where
 }
 
 pin_project! {
-    /// The body of an answer that the inner service did not give: one from the cache, or that of
+    /// The body of a response that does not come from the inner service: a stored body, or that of
     /// the reject hook.
     ///
     /// ```

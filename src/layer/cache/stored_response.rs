@@ -1,22 +1,22 @@
-//! The format of stored responses.
+//! The binary format of stored responses.
 //!
 //! ```text
 //! 0xa7 version    2 bytes
-//! writer          8, a random number of the process that stored it
-//! sequence        8, invalidations of the writer before the request
+//! writer          8, a random number of the process that stored the response
+//! sequence        8, the number of invalidations by the writer before the request
 //! asked at        8, milliseconds since 1970: when the request began
-//! born            8, milliseconds since 1970: when a response of age 0 was made
+//! born            8, milliseconds since 1970: when the response had age 0
 //! lifetime        8, milliseconds
-//! body            4, its length
+//! body length     4
 //! status          2
-//! headers         2, their number; for each
-//!   name          2, its length, and the name
-//!   value         4, its length, and the value
+//! header count    2, then for each header
+//!   name          2 for its length, and the name
+//!   value         4 for its length, and the value
 //! the body
 //! ```
 //!
-//! Numbers are big-endian. Stored values come from outside the process: a value that this module
-//! would not have written is refused.
+//! Numbers are big-endian. Values in the cache may come from other programs: a value that this
+//! module cannot have written is refused.
 
 use std::time::SystemTime;
 
@@ -27,15 +27,15 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use crate::flow::Stamp;
 
 const MAGIC: [u8; 2] = [0xa7, 2];
-/// The offset of the body's length.
-const BODY: usize = 2 + 5 * 8;
+/// The offset of the field with the body's length.
+const BODY_LENGTH_AT: usize = 2 + 5 * 8;
 /// The length of everything before the first header.
-const FIXED: usize = BODY + 4 + 2 + 2;
+const FIXED_LENGTH: usize = BODY_LENGTH_AT + 4 + 2 + 2;
 const MAX_HEADERS: u16 = 256;
 
-/// Fields that RFC 9111, section 3.1, keeps out of caches: those of one connection (RFC 9110,
+/// Fields that RFC 9111, section 3.1, excludes from caches: those of one connection (RFC 9110,
 /// section 7.6.1) and those of the proxy in front of the origin. Fields that `connection` names
-/// are left out as well.
+/// are excluded as well.
 const HOP_BY_HOP: [HeaderName; 10] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
@@ -49,29 +49,33 @@ const HOP_BY_HOP: [HeaderName; 10] = [
     header::UPGRADE,
 ];
 
-/// Fields of one answer, besides: its age is calculated anew, cookies belong to one client, and
-/// so do the quotas of the client that caused the response.
-const PER_ANSWER: [HeaderName; 4] = [
+/// Further fields that belong to one response: the age is calculated when a stored response is
+/// used, and cookies and quotas belong to the client that caused the response.
+const PER_RESPONSE: [HeaderName; 4] = [
     header::AGE,
     header::SET_COOKIE,
     HeaderName::from_static("ratelimit"),
     HeaderName::from_static("ratelimit-policy"),
 ];
 
+/// A response from the cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(super) struct StoredResponse {
     pub(super) stamp: Stamp,
+    /// When the response had age 0, in milliseconds since 1970.
     pub(super) born: u64,
+    /// In milliseconds.
     pub(super) lifetime: u64,
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
 }
 
-/// Writes everything but the body of an entry. Returns `None` when there are too many headers.
+/// Encodes everything but the body of a response. Returns `None` if it has more than
+/// [`MAX_HEADERS`] headers.
 ///
-/// A response without a date gets that of its arrival (RFC 9110, section 6.6.1).
-pub(super) fn begin(
+/// A response without a `date` gets the time of its arrival (RFC 9110, section 6.6.1).
+pub(super) fn encode_head(
     stamp: Stamp,
     born: u64,
     lifetime: u64,
@@ -90,7 +94,7 @@ pub(super) fn begin(
     value.put_u16(status.as_u16());
     let count_at = value.len();
     value.put_u16(0);
-    let named = named_by_connection(headers);
+    let connection_fields = fields_named_by_connection(headers);
     let mut count = 0u16;
     let mut add = |name: &HeaderName, text: &[u8]| -> Option<()> {
         let name = name.as_str().as_bytes();
@@ -102,7 +106,11 @@ pub(super) fn begin(
         Some(())
     };
     for (name, text) in headers {
-        if is_kept(name) && !named.iter().any(|named| *named == name.as_str()) {
+        if is_storable(name)
+            && !connection_fields
+                .iter()
+                .any(|field| *field == name.as_str())
+        {
             add(name, text.as_bytes())?;
         }
     }
@@ -113,17 +121,19 @@ pub(super) fn begin(
     Some(value)
 }
 
-/// Fills in the length of the body once it was appended. Returns `None` when it is too large.
-pub(super) fn complete(value: &mut [u8], body_at: usize) -> Option<()> {
-    let len = u32::try_from(value.len() - body_at).ok()?;
-    value[BODY..][..4].copy_from_slice(&len.to_be_bytes());
+/// Writes the length of the body, which was appended at `body_start`, into the head. Returns `None`
+/// if the body is too large for the format.
+pub(super) fn set_body_length(value: &mut [u8], body_start: usize) -> Option<()> {
+    let len = u32::try_from(value.len() - body_start).ok()?;
+    value[BODY_LENGTH_AT..][..4].copy_from_slice(&len.to_be_bytes());
     Some(())
 }
 
-/// Reads an entry, whose parts are slices of the value. Returns `None` for any other value.
-pub(super) fn decode(value: &Bytes) -> Option<Entry> {
+/// Decodes a stored response without copying: its parts are slices of `value`. Returns `None` for a
+/// value of any other format.
+pub(super) fn decode(value: &Bytes) -> Option<StoredResponse> {
     let mut rest = value.clone();
-    if take(&mut rest, 2)? != MAGIC[..] || value.len() < FIXED {
+    if take(&mut rest, 2)? != MAGIC[..] || value.len() < FIXED_LENGTH {
         return None;
     }
     let stamp = Stamp {
@@ -132,10 +142,10 @@ pub(super) fn decode(value: &Bytes) -> Option<Entry> {
         asked_at: rest.get_u64(),
     };
     let (born, lifetime) = (rest.get_u64(), rest.get_u64());
-    let body = usize::try_from(rest.get_u32()).ok()?;
+    let body_length = usize::try_from(rest.get_u32()).ok()?;
     let status = StatusCode::from_u16(rest.get_u16()).ok()?;
     let count = rest.get_u16();
-    // Informational heads announce another one.
+    // An informational response is followed by the final one, so it is never stored alone.
     if count > MAX_HEADERS || status.is_informational() {
         return None;
     }
@@ -144,14 +154,14 @@ pub(super) fn decode(value: &Bytes) -> Option<Entry> {
         let len = rest.try_get_u16().ok()?;
         let raw = take(&mut rest, usize::from(len))?;
         let name = HeaderName::from_bytes(&raw).ok()?;
-        if name.as_str().as_bytes() != raw || !is_kept(&name) {
+        if name.as_str().as_bytes() != raw || !is_storable(&name) {
             return None;
         }
         let len = usize::try_from(rest.try_get_u32().ok()?).ok()?;
         let text = HeaderValue::from_maybe_shared(take(&mut rest, len)?).ok()?;
         headers.append(name, text);
     }
-    (rest.len() == body).then_some(Entry {
+    (rest.len() == body_length).then_some(StoredResponse {
         stamp,
         born,
         lifetime,
@@ -165,12 +175,12 @@ fn take(from: &mut Bytes, len: usize) -> Option<Bytes> {
     (len <= from.len()).then(|| from.split_to(len))
 }
 
-fn is_kept(name: &HeaderName) -> bool {
-    !HOP_BY_HOP.contains(name) && !PER_ANSWER.contains(name)
+fn is_storable(name: &HeaderName) -> bool {
+    !HOP_BY_HOP.contains(name) && !PER_RESPONSE.contains(name)
 }
 
-/// Returns the fields that `connection` names, in lower case.
-fn named_by_connection(headers: &HeaderMap) -> Vec<String> {
+/// Returns the names of the fields that `connection` lists, in lower case.
+fn fields_named_by_connection(headers: &HeaderMap) -> Vec<String> {
     let values = headers.get_all(header::CONNECTION).iter();
     let texts = values.filter_map(|value| value.to_str().ok());
     texts
@@ -197,28 +207,28 @@ mod tests {
         asked_at: 9,
     };
 
-    fn encode(entry: &Entry) -> Bytes {
-        let value = begin(
-            entry.stamp,
-            entry.born,
-            entry.lifetime,
-            entry.status,
-            &entry.headers,
+    fn encode(response: &StoredResponse) -> Bytes {
+        let value = encode_head(
+            response.stamp,
+            response.born,
+            response.lifetime,
+            response.status,
+            &response.headers,
             dated(),
         );
         let mut value = value.expect("few headers");
-        let body_at = value.len();
-        value.extend_from_slice(&entry.body);
-        complete(&mut value, body_at).expect("it is small");
+        let body_start = value.len();
+        value.extend_from_slice(&response.body);
+        set_body_length(&mut value, body_start).expect("it is small");
         value.into()
     }
 
-    fn entries() -> impl Strategy<Value = Entry> {
+    fn responses() -> impl Strategy<Value = StoredResponse> {
         let header = ("[a-z][a-z0-9-]{0,12}", "[ -~]{0,24}");
         let headers = proptest::collection::vec(header, 0..8).prop_map(|pairs| {
             let pairs = pairs.into_iter().filter_map(|(name, text)| {
                 let name = HeaderName::try_from(name).ok()?;
-                is_kept(&name).then_some((name, HeaderValue::try_from(text).ok()?))
+                is_storable(&name).then_some((name, HeaderValue::try_from(text).ok()?))
             });
             let date = (header::DATE, HeaderValue::from_static("now"));
             let mut headers = HeaderMap::from_iter([date]);
@@ -231,71 +241,78 @@ mod tests {
         let stamp = (any::<u64>(), any::<u64>(), any::<u64>());
         let times = (any::<u64>(), any::<u64>());
         (stamp, times, 200..600u16, headers, body).prop_map(
-            |((writer, sequence, asked_at), (born, lifetime), status, headers, body)| Entry {
-                stamp: Stamp {
-                    writer,
-                    sequence,
-                    asked_at,
-                },
-                born,
-                lifetime,
-                status: StatusCode::from_u16(status).expect("in range"),
-                headers,
-                body: body.into(),
+            |((writer, sequence, asked_at), (born, lifetime), status, headers, body)| {
+                StoredResponse {
+                    stamp: Stamp {
+                        writer,
+                        sequence,
+                        asked_at,
+                    },
+                    born,
+                    lifetime,
+                    status: StatusCode::from_u16(status).expect("in range"),
+                    headers,
+                    body: body.into(),
+                }
             },
         )
     }
 
     proptest! {
         #[test]
-        fn what_was_written_is_read(entry in entries()) {
-            prop_assert_eq!(decode(&encode(&entry)), Some(entry));
+        fn encoded_responses_are_decoded(response in responses()) {
+            prop_assert_eq!(decode(&encode(&response)), Some(response));
         }
 
         #[test]
-        fn any_bytes_are_survived(value in proptest::collection::vec(any::<u8>(), 0..96)) {
+        fn arbitrary_bytes_do_not_panic(value in proptest::collection::vec(any::<u8>(), 0..96)) {
             let value = [&MAGIC[..], &value].concat();
             let _ = decode(&value.into());
         }
 
         #[test]
-        fn a_changed_bit_makes_another_entry_or_none(entry in entries(), at in any::<prop::sample::Index>(), bit in 0..8u8) {
-            let value = encode(&entry);
+        fn a_flipped_bit_makes_another_response_or_none(response in responses(), at in any::<prop::sample::Index>(), bit in 0..8u8) {
+            let value = encode(&response);
             let mut changed = value.to_vec();
             let at = at.index(changed.len());
             changed[at] ^= 1u8 << bit;
             let changed = Bytes::from(changed);
-            prop_assert_ne!(decode(&changed), Some(entry));
+            prop_assert_ne!(decode(&changed), Some(response));
         }
 
         #[test]
-        fn what_was_cut_off_is_no_entry(entry in entries(), at in any::<prop::sample::Index>()) {
-            let value = encode(&entry);
+        fn truncated_values_are_refused(response in responses(), at in any::<prop::sample::Index>()) {
+            let value = encode(&response);
             prop_assert_eq!(decode(&value.slice(..at.index(value.len()))), None);
         }
     }
 
     #[test]
-    fn what_belongs_to_a_connection_is_left_out_and_not_accepted() {
+    fn connection_fields_are_neither_stored_nor_accepted() {
         let mut headers = HeaderMap::new();
         headers.append("connection", HeaderValue::from_static("close, X-Hop"));
         for name in ["x-hop", "transfer-encoding", "set-cookie", "age", "x-kept"] {
             headers.append(name, HeaderValue::from_static("1"));
         }
-        let value = begin(STAMP, 1, 2, StatusCode::OK, &headers, dated()).expect("few headers");
-        let entry = decode(&value.into()).expect("an entry");
-        assert_eq!(entry.headers.keys().collect::<Vec<_>>(), ["x-kept", "date"]);
-        assert_eq!(entry.headers["date"], "Thu, 01 Jan 1970 00:00:01 GMT");
+        let value =
+            encode_head(STAMP, 1, 2, StatusCode::OK, &headers, dated()).expect("few headers");
+        let stored = decode(&value.into()).expect("a stored response");
+        assert_eq!(
+            stored.headers.keys().collect::<Vec<_>>(),
+            ["x-kept", "date"]
+        );
+        assert_eq!(stored.headers["date"], "Thu, 01 Jan 1970 00:00:01 GMT");
 
         for name in ["set-cookie", "connection", "age", "UPPER"] {
             let stand_in = "x".repeat(name.len());
             let header = HeaderName::try_from(&stand_in).expect("a name");
             let headers = HeaderMap::from_iter([(header, HeaderValue::from_static("1"))]);
-            let value = begin(STAMP, 1, 2, StatusCode::OK, &headers, dated()).expect("few headers");
+            let value =
+                encode_head(STAMP, 1, 2, StatusCode::OK, &headers, dated()).expect("few headers");
             let at = value
                 .windows(name.len())
                 .position(|text| text == stand_in.as_bytes());
-            let at = at.expect("it is there");
+            let at = at.expect("the name is in the value");
             let mut forged = value.clone();
             forged[at..][..name.len()].copy_from_slice(name.as_bytes());
             assert!(decode(&value.into()).is_some());
@@ -304,11 +321,11 @@ mod tests {
     }
 
     #[test]
-    fn more_headers_than_anybody_sends_are_not_kept() {
+    fn responses_with_too_many_headers_are_not_stored() {
         let mut headers = HeaderMap::new();
         for at in 0..=MAX_HEADERS {
             headers.append("x", HeaderValue::from(at));
         }
-        assert!(begin(STAMP, 1, 2, StatusCode::OK, &headers, dated()).is_none());
+        assert!(encode_head(STAMP, 1, 2, StatusCode::OK, &headers, dated()).is_none());
     }
 }
