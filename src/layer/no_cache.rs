@@ -1,4 +1,5 @@
-//! No-op stubs of the cache without the feature `response-cache`.
+//! Stubs that replace the cache if the feature `response-cache` is disabled. Their types have no
+//! values, so none of the methods is ever called.
 #![allow(clippy::needless_pass_by_value, clippy::unused_self, dead_code)]
 
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use http::Response;
 use http_body::Body;
 
 use super::head::RequestHead;
-use super::plan::Hit;
+use super::request_extras::Hit;
 use crate::flow::Caches;
 
 pub(crate) enum Rules {}

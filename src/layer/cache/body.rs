@@ -9,9 +9,9 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use crate::flow::Rejection;
-use crate::layer::answer::{Answer, Polled};
 use crate::layer::head::RequestHead;
 use crate::layer::reject::OnReject;
+use crate::layer::replacement_body::{Polled, ReplacementBody};
 
 /// A reject hook of a layer that also answers from its cache; made by
 /// [`result_cache`](crate::ApertureLayer::result_cache).
@@ -80,20 +80,20 @@ impl<C> CachedBody<C> {
     }
 }
 
-impl<B, C> Answer<B> for CachedBody<C>
+impl<B, C> ReplacementBody<B> for CachedBody<C>
 where
     B: Body,
     B::Data: From<Bytes>,
-    C: Answer<B>,
+    C: ReplacementBody<B>,
 {
-    fn poll_answer(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled<B> {
+    fn poll_replacement(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled<B> {
         match self.project().kind.project() {
             KindProj::Stored { body } => {
                 let body = std::mem::take(body);
                 let data = (!body.is_empty()).then(|| Ok(Frame::data(B::Data::from(body))));
                 Poll::Ready(data)
             }
-            KindProj::Rejected { body } => body.poll_answer(cx),
+            KindProj::Rejected { body } => body.poll_replacement(cx),
         }
     }
 
@@ -111,13 +111,13 @@ where
         }
     }
 
-    fn stored(body: Bytes) -> Option<Self> {
+    fn from_cache(body: Bytes) -> Option<Self> {
         Some(Self {
             kind: Kind::Stored { body },
         })
     }
 
-    fn copied(mut data: B::Data, copy: &mut Vec<u8>) -> B::Data {
+    fn copy_data(mut data: B::Data, copy: &mut Vec<u8>) -> B::Data {
         let data = data.copy_to_bytes(data.remaining());
         copy.extend_from_slice(&data);
         B::Data::from(data)

@@ -96,7 +96,7 @@ impl Change {
             targets.push(Target {
                 slot: self.invalidations.slot(&named),
                 key: self.rules.place_key(head, &named),
-                control_point: self.rules.control_point.keep(&control_point),
+                control_point: self.rules.control_point.to_shared(&control_point),
             });
         }
         targets

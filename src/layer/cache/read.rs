@@ -13,7 +13,7 @@ use super::rules::Rules;
 use super::storable::{self, Asked};
 use super::tape::{Place, Tape};
 use crate::flow::{CacheEvent, CachePlace, Caches, Invalidations, Slot};
-use crate::layer::plan::Hit;
+use crate::layer::request_extras::Hit;
 
 /// A request that may be answered from the cache, and whose response may be stored.
 pub(crate) struct Read {

@@ -17,7 +17,7 @@ use crate::flow::{Caches, Invalidations};
 use crate::layer::config::ControlPoint;
 use crate::layer::extract::TextHook;
 use crate::layer::head::RequestHead;
-use crate::layer::plan::Hit;
+use crate::layer::request_extras::Hit;
 
 /// The settings of a layer's cache.
 #[derive(Clone)]

@@ -11,7 +11,7 @@ use ipnet::{IpNet, Ipv4Net};
 use super::forwarded::{Hop, Hops, List};
 use crate::layer::RequestHead;
 use crate::layer::error::LayerError;
-use crate::layer::layer::refuse;
+use crate::layer::layer::unwrap_or_panic;
 
 pub(crate) type AddressHook = Arc<dyn Fn(&Extensions) -> Option<SocketAddr> + Send + Sync>;
 
@@ -99,7 +99,7 @@ impl ClientAddress {
     #[must_use]
     #[track_caller]
     pub fn trust(self, network: impl AsRef<str>) -> Self {
-        refuse(self.try_trust(network))
+        unwrap_or_panic(self.try_trust(network))
     }
 
     /// Trusts a network or proxy from a configuration; see [`trust`](Self::trust).

@@ -5,7 +5,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use crate::flow::headers::first;
 use crate::layer::RequestHead;
 use crate::layer::error::LayerError;
-use crate::layer::layer::refuse;
+use crate::layer::layer::unwrap_or_panic;
 
 /// Reads a header: all its values that are text, without blanks around them, joined by commas;
 /// empty where the request has none.
@@ -34,7 +34,7 @@ use crate::layer::layer::refuse;
 pub fn header(
     name: impl AsRef<str>,
 ) -> impl for<'h> Fn(RequestHead<'h>) -> Cow<'h, str> + Clone + Send + Sync + 'static {
-    reader(refuse(allowed_header(name.as_ref())))
+    reader(unwrap_or_panic(allowed_header(name.as_ref())))
 }
 
 /// Like [`header()`] for names from a configuration.

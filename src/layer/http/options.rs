@@ -7,7 +7,7 @@ use http::header::HeaderName;
 use super::{AgentReject, HttpMode};
 use crate::layer::error::LayerError;
 use crate::layer::extract::{ClientAddress, allowed_header};
-use crate::layer::layer::{ApertureLayer, refuse};
+use crate::layer::layer::{ApertureLayer, unwrap_or_panic};
 
 impl<D> ApertureLayer<D> {
     /// A layer that asks with the attributes of each request (an Agent's `CheckHTTP`), so that the
@@ -60,7 +60,7 @@ impl<D> ApertureLayer<D> {
     #[must_use]
     #[track_caller]
     pub fn http(decider: D, control_point: impl Into<Arc<str>>) -> ApertureLayer<D, AgentReject> {
-        refuse(Self::try_http(decider, control_point))
+        unwrap_or_panic(Self::try_http(decider, control_point))
     }
 
     /// Like [`http`](Self::http), for a control point from a configuration.
@@ -99,7 +99,7 @@ impl<D, R> ApertureLayer<D, R> {
     #[must_use]
     #[track_caller]
     pub fn send_header(self, name: impl AsRef<str>) -> Self {
-        refuse(self.try_send_header(name))
+        unwrap_or_panic(self.try_send_header(name))
     }
 
     /// Like [`send_header`](Self::send_header) for names from a configuration.

@@ -7,10 +7,10 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
 
 use crate::flow::Rejection;
-use crate::layer::answer::{Answer, NoBody, Polled};
 use crate::layer::grpc;
 use crate::layer::head::RequestHead;
 use crate::layer::reject::{DefaultReject, OnReject};
+use crate::layer::replacement_body::{NoBody, Polled, ReplacementBody};
 
 /// Answers as the Agent says: like [`DefaultReject`], with the body of the rejection where there is
 /// one, as `text/plain` unless a header says otherwise. gRPC requests get no body.
@@ -76,8 +76,8 @@ impl<D> Default for AgentRejectBody<D> {
 /// The data is never pinned.
 impl<D> Unpin for AgentRejectBody<D> {}
 
-impl<B: Body> Answer<B> for AgentRejectBody<B::Data> {
-    fn poll_answer(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Polled<B> {
+impl<B: Body> ReplacementBody<B> for AgentRejectBody<B::Data> {
+    fn poll_replacement(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Polled<B> {
         Poll::Ready(self.0.take().map(|data| Ok(Frame::data(data))))
     }
 

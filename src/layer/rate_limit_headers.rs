@@ -1,4 +1,5 @@
-//! Quotas as `RateLimit-Policy` and `RateLimit`: draft-ietf-httpapi-ratelimit-headers-11.
+//! Writes quotas to the header fields `RateLimit-Policy` and `RateLimit` of
+//! draft-ietf-httpapi-ratelimit-headers-11.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -12,26 +13,28 @@ const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 
 /// The largest integer of Structured Fields.
-const LARGEST: u64 = 999_999_999_999_999;
+const MAX_INTEGER: u64 = 999_999_999_999_999;
 
-/// Adds the quotas of a flow to its response; `rejected` when it was turned away.
+/// Appends the quotas of a flow to the headers of its response. `rejected` states that the flow was
+/// rejected.
 ///
-/// What others said before stays: the fields are lists, and each quota counts.
-pub(super) fn add(headers: &mut HeaderMap, quotas: &[Quota], rejected: bool) {
+/// Existing fields are kept: they are lists, and each quota applies.
+pub(super) fn append(headers: &mut HeaderMap, quotas: &[Quota], rejected: bool) {
     let mut policies = String::new();
     let mut limits = String::new();
     // Writing to a String does not fail.
     for quota in quotas {
         if let Some(limit) = quota.limit {
-            name(&mut policies, quota);
-            let _ = write!(policies, ";q={}", limit.min(LARGEST));
+            push_name(&mut policies, quota);
+            let _ = write!(policies, ";q={}", limit.min(MAX_INTEGER));
             if let Some(window) = quota.window {
                 let _ = write!(policies, ";w={}", seconds(window));
             }
         }
-        name(&mut limits, quota);
-        let _ = write!(limits, ";r={}", quota.remaining.min(LARGEST));
-        // One that let the flow in is not what it has to wait for: `retry-after` may be earlier.
+        push_name(&mut limits, quota);
+        let _ = write!(limits, ";r={}", quota.remaining.min(MAX_INTEGER));
+        // After a rejection, a bucket that accepted the flow does not determine the wait:
+        // `retry-after` may be earlier than its reset.
         if let Some(reset) = quota.reset.filter(|_| quota.rejected == rejected) {
             let _ = write!(limits, ";t={}", seconds(reset));
         }
@@ -45,8 +48,8 @@ pub(super) fn add(headers: &mut HeaderMap, quotas: &[Quota], rejected: bool) {
     }
 }
 
-/// Begins a member of a list: the limiter's name as a string, which is ASCII.
-fn name(list: &mut String, quota: &Quota) {
+/// Appends the start of a list item: the name of the component as a string, in ASCII.
+fn push_name(list: &mut String, quota: &Quota) {
     list.push_str(if list.is_empty() { "\"" } else { ", \"" });
     for part in [&quota.policy_name, "/", &quota.component_id] {
         for char in part.chars() {
@@ -60,8 +63,10 @@ fn name(list: &mut String, quota: &Quota) {
     list.push('"');
 }
 
-/// Rounded up, and so never zero.
+/// Returns whole seconds, rounded up and at least 1.
 fn seconds(time: Duration) -> u64 {
-    let up = u64::from(time.subsec_nanos() > 0);
-    time.as_secs().saturating_add(up).clamp(1, LARGEST)
+    let round_up = u64::from(time.subsec_nanos() > 0);
+    time.as_secs()
+        .saturating_add(round_up)
+        .clamp(1, MAX_INTEGER)
 }

@@ -1,4 +1,4 @@
-//! Rejections as gRPC statuses.
+//! Converts rejections to `tonic::Status`.
 
 use std::sync::Arc;
 
@@ -10,13 +10,15 @@ use super::grpc;
 use super::reject::NO_STORE;
 use crate::flow::Rejection;
 
-/// The status that a gRPC client gets from the layer for the same rejection: code, message, error
-/// details, and `retry-after` and `grpc-retry-pushback-ms` where the wait is known, see
-/// [`DefaultReject`](crate::layer::DefaultReject). The [headers](Rejection::headers) of the
-/// rejection become metadata, and `cache-control` is `no-store`. The rejection is the [source](std::error::Error::source) of the
-/// status.
+/// Returns the status that the layer sends to a gRPC client for the same rejection: code, message,
+/// error details and, if the wait is known, `retry-after` and `grpc-retry-pushback-ms`; see
+/// [`DefaultReject`](crate::layer::DefaultReject).
 ///
-/// For handlers that ask by hand:
+/// The [headers](Rejection::headers) of the rejection become metadata, and `cache-control` is
+/// `no-store`. The rejection is the [source](std::error::Error::source) of the status.
+///
+/// Handlers that call [`ApertureClient::guard`](crate::ApertureClient::guard) can return it with
+/// `?`:
 ///
 /// ```
 /// use tower_aperture::{ApertureClient, FlowParams};
@@ -29,9 +31,10 @@ impl From<Rejection> for Status {
     fn from(rejection: Rejection) -> Self {
         let mut headers = HeaderMap::new();
         let grpc = HeaderValue::from_static("application/grpc");
-        grpc::refuse(&mut headers, grpc, &rejection, false);
+        grpc::write_rejection(&mut headers, grpc, &rejection, false);
         headers.remove(header::CONTENT_TYPE);
-        // The headers of the rejection stay out of what is read here: they may be malformed.
+        // The headers of the rejection are added later: they may be malformed and must not be
+        // parsed here.
         let mut status = Self::from_header_map(&headers)
             .unwrap_or_else(|| Self::new(Code::Unknown, "rejected by flow control"));
         let mut metadata = std::mem::take(status.metadata_mut()).into_headers();
@@ -42,7 +45,7 @@ impl From<Rejection> for Status {
                     continue;
                 }
                 for value in more.get_all(name) {
-                    // Full at 32768 values; what does not fit is left out.
+                    // The map is full at 32768 values; further ones are omitted.
                     let _ = metadata.try_append(name, value.clone());
                 }
             }
@@ -56,7 +59,7 @@ impl From<Rejection> for Status {
     }
 }
 
-/// Returns true for the fields that a status writes itself.
+/// Returns true for the fields that the status itself sets.
 fn is_own(name: &str) -> bool {
     name == "content-type" || name.starts_with("grpc-")
 }
