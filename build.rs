@@ -1,4 +1,4 @@
-//! Compiles `proto/` without `protoc`. Does nothing unless the Agent's protocol is wanted.
+//! Compiles `proto/` without `protoc`, if the feature `remote` is enabled.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=build.rs");
@@ -14,16 +14,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "opentelemetry/proto/collector/trace/v1/trace_service.proto",
         ])?;
         let mut descriptors = compiler.file_descriptor_set();
-        // Read by protobuf's JSON.
-        let folder = std::env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?;
+        // The descriptors without source info are for protobuf's JSON and for reflection.
+        let folder = std::env::var_os("OUT_DIR").ok_or("OUT_DIR is not set; cargo sets it")?;
         compiler.include_source_info(false);
         std::fs::write(
             std::path::Path::new(&folder).join("descriptors.bin"),
             compiler.encode_file_descriptor_set(),
         )?;
-        // prost leaves out the value of a map's entry when it is the default, as it is when a key was
-        // stored; an Agent never does, and protobuf.js cannot read it. As repeated entries they are
-        // the same bytes, value included.
+        // prost omits the value of a map entry if it is the default, as in the response for a stored
+        // key. An Agent always sends it, and protobuf.js cannot read entries without it. A repeated
+        // field of entries has the same encoding and keeps the value, so the map option is removed.
         for file in &mut descriptors.file {
             let source = file.source_code_info.get_or_insert_default();
             for (at, message) in (0..).zip(&mut file.message_type) {
@@ -34,7 +34,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 };
                 for (nested, entry) in (0..).zip(&mut message.nested_type) {
                     entry.options = None;
-                    // The generator looks for what is said about each message and field.
+                    // The generator requires source info for each message and field.
                     for field in [&[][..], &[2, 0], &[2, 1]] {
                         source.location.push(Default::default());
                         if let Some(location) = source.location.last_mut() {

@@ -1,12 +1,14 @@
-//! What a check costs the program `tower-aperture-agent`, next to a bare tonic unary call.
+//! Measures the cost of a check by the program `tower-aperture-agent`, compared with a bare tonic
+//! unary call.
 //!
-//! `cargo bench --bench agent`. Both are asked over loopback, in processes of their own, by the same
-//! client, in turn, so that a machine that changes its pace changes it for both. The bare service
-//! takes the same request and answers at once. Processor time is what the serving process used, from
-//! `/proc`; where there is none the column says n/a.
+//! Run with `cargo bench --bench agent`. The same client calls both over loopback, in processes of
+//! their own and in turn, so that changes in the machine's speed affect both. The bare service
+//! takes the same request and responds immediately. Processor time is that of the serving process,
+//! from `/proc`; without `/proc` the column shows n/a.
 //!
-//! `cargo bench --bench agent -- --hostile` prints only the table of hostile callers: what they make
-//! the agent hold, beside what its budget gives them, and the latency of a well-behaved caller.
+//! `cargo bench --bench agent -- --hostile` prints only the table of hostile callers: the memory
+//! that they make the agent hold, compared with its budget, and the latency of a well-behaved
+//! caller.
 #![allow(clippy::print_stdout)]
 
 #[path = "support/hostile.rs"]
@@ -42,16 +44,16 @@ const ROUNDS: usize = 5;
 const USERS: usize = 1000;
 const LIVE_KEYS: usize = 100_000;
 
-/// Has this program serve the bare service.
+/// The argument that makes this program serve the bare service.
 const BARE: &str = "--serve-bare";
-/// Has it measure hostile callers alone.
+/// The argument that makes it measure hostile callers alone.
 const HOSTILE: &str = "--hostile";
 
-/// Answers at once.
-struct Bare;
+/// A service that responds immediately.
+struct BareService;
 
 #[tonic::async_trait]
-impl FlowControlService for Bare {
+impl FlowControlService for BareService {
     async fn check(&self, call: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
         Ok(Response::new(CheckResponse {
             control_point: call.into_inner().control_point,
@@ -93,30 +95,30 @@ fn serve_bare() {
     runtime.expect("a runtime starts").block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await;
         let listener = listener.expect("a port is free");
-        let address = listener.local_addr().expect("it is bound");
+        let address = listener.local_addr().expect("the listener is bound");
         println!("listening on {address}");
         let server = Server::builder()
-            .add_service(FlowControlServiceServer::new(Bare))
+            .add_service(FlowControlServiceServer::new(BareService))
             .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)));
         server.await.expect("the server runs");
     });
 }
 
-/// A process that serves, until it is dropped.
-struct Serving {
+/// A server process, which is killed on drop.
+struct ServerProcess {
     name: String,
     address: String,
     child: Child,
     client: FlowControlServiceClient<Channel>,
 }
 
-impl Serving {
+impl ServerProcess {
     fn start(runtime: &Runtime, name: &str, mut command: Command) -> Self {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
-            .expect("it starts");
+            .expect("the process starts");
         let mut line = String::new();
         let mut out = BufReader::new(child.stdout.take().expect("piped"));
         out.read_line(&mut line).expect("a line");
@@ -131,7 +133,7 @@ impl Serving {
             name: name.to_owned(),
             address: address.to_string(),
             child,
-            client: FlowControlServiceClient::new(channel.expect("it listens")),
+            client: FlowControlServiceClient::new(channel.expect("the server listens")),
         }
     }
 
@@ -151,10 +153,11 @@ impl Serving {
         Self::start(runtime, name, command)
     }
 
-    /// Processor time that it used so far.
-    fn used(&self) -> Option<Duration> {
+    /// Returns the processor time that the process has used.
+    fn cpu_time(&self) -> Option<Duration> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).ok()?;
-        // After the name, which may hold anything, in ticks of a hundredth of a second.
+        // The fields after the name, which may contain any character; times are in hundredths of a
+        // second.
         let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
         let user: u64 = fields.next()?.parse().ok()?;
         let system: u64 = fields.next()?.parse().ok()?;
@@ -162,7 +165,7 @@ impl Serving {
     }
 
     /// Megabytes.
-    fn resident(&self) -> Option<f64> {
+    fn resident_megabytes(&self) -> Option<f64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
         let line = status
             .lines()
@@ -172,17 +175,17 @@ impl Serving {
     }
 }
 
-impl Drop for Serving {
+impl Drop for ServerProcess {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Policies as files, which go with it.
-struct Policies(PathBuf);
+/// A folder of policy files, which is removed on drop.
+struct PolicyFolder(PathBuf);
 
-impl Policies {
+impl PolicyFolder {
     fn folder(name: &str) -> PathBuf {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR"))
             .join(format!("bench-policies-{name}-{}", std::process::id()));
@@ -190,14 +193,15 @@ impl Policies {
         folder
     }
 
-    /// One file.
+    /// Creates a folder with one file.
     fn of(policy: &str) -> Self {
         let folder = Self::folder("one-file");
         fs::write(folder.join("policy.yaml"), policy).expect("a file");
         Self(folder)
     }
 
-    /// One that is asked, and others at control points of their own.
+    /// Creates a folder with a policy for the flows of the bench, and others at control points of
+    /// their own.
     fn new(number: usize) -> Self {
         let folder = Self::folder(&number.to_string());
         for at in 0..number {
@@ -223,7 +227,7 @@ policy:
     }
 }
 
-impl Drop for Policies {
+impl Drop for PolicyFolder {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
@@ -242,26 +246,27 @@ fn flow(user: usize) -> CheckRequest {
     }
 }
 
-/// Asks so often, with so many calls under way at any time. How long each took.
-fn ask(
+/// Sends `calls` checks, `in_flight` of them concurrently, and returns their latencies.
+fn send_checks(
     runtime: &Runtime,
-    serving: &Serving,
+    serving: &ServerProcess,
     calls: usize,
     users: usize,
     in_flight: usize,
 ) -> Vec<Duration> {
-    let left = Arc::new(AtomicUsize::new(calls));
+    let remaining = Arc::new(AtomicUsize::new(calls));
     runtime.block_on(async {
         let tasks = (0..in_flight).map(|_| {
-            let (left, mut client) = (Arc::clone(&left), serving.client.clone());
+            let (remaining, mut client) = (Arc::clone(&remaining), serving.client.clone());
             tokio::spawn(async move {
                 let mut took = Vec::with_capacity(calls / in_flight + 1);
-                while let Ok(left) = left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1))
+                while let Ok(left) =
+                    remaining.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1))
                 {
                     let flow = flow(left % users);
-                    let begun = Instant::now();
-                    let answer = client.check(flow).await.expect("an answer");
-                    took.push(begun.elapsed());
+                    let started = Instant::now();
+                    let answer = client.check(flow).await.expect("a response");
+                    took.push(started.elapsed());
                     assert_eq!(answer.get_ref().decision_type(), DecisionType::Accepted);
                 }
                 took
@@ -275,43 +280,46 @@ fn ask(
     })
 }
 
-/// Of all rounds.
+/// The measurements of all rounds.
 #[derive(Default)]
-struct Figures {
+struct CallMeasurements {
     took: Vec<Duration>,
     time: Duration,
     used: Option<Duration>,
 }
 
-impl Figures {
+impl CallMeasurements {
     fn per_second(&self) -> f64 {
         self.took.len() as f64 / self.time.as_secs_f64()
     }
 
     /// Microseconds.
-    fn at(&self, share: f64) -> f64 {
+    fn percentile_micros(&self, share: f64) -> f64 {
         self.took[(self.took.len() as f64 * share) as usize].as_secs_f64() * 1e6
     }
 
     /// Microseconds.
-    fn used_each(&self) -> Option<f64> {
+    fn cpu_micros_per_call(&self) -> Option<f64> {
         Some(self.used?.as_secs_f64() * 1e6 / self.took.len() as f64)
     }
 }
 
-fn measure(runtime: &Runtime, all: &[Serving], in_flight: usize) -> Vec<Figures> {
-    let mut figures: Vec<Figures> = all.iter().map(|_| Figures::default()).collect();
+fn measure(runtime: &Runtime, all: &[ServerProcess], in_flight: usize) -> Vec<CallMeasurements> {
+    let mut figures: Vec<CallMeasurements> =
+        all.iter().map(|_| CallMeasurements::default()).collect();
     for serving in all {
-        ask(runtime, serving, CALLS / 2, USERS, in_flight);
+        send_checks(runtime, serving, CALLS / 2, USERS, in_flight);
     }
     for _ in 0..ROUNDS {
         for (serving, figures) in all.iter().zip(&mut figures) {
-            let (used, begun) = (serving.used(), Instant::now());
+            let (used, started) = (serving.cpu_time(), Instant::now());
             figures
                 .took
-                .extend(ask(runtime, serving, CALLS, USERS, in_flight));
-            figures.time += begun.elapsed();
-            let used = used.zip(serving.used()).map(|(before, now)| now - before);
+                .extend(send_checks(runtime, serving, CALLS, USERS, in_flight));
+            figures.time += started.elapsed();
+            let used = used
+                .zip(serving.cpu_time())
+                .map(|(before, now)| now - before);
             figures.used = used.map(|used| figures.used.unwrap_or_default() + used);
         }
     }
@@ -321,38 +329,38 @@ fn measure(runtime: &Runtime, all: &[Serving], in_flight: usize) -> Vec<Figures>
     figures
 }
 
-/// The same flow again and again, beside callers of each hostile kind. False when one of them made
-/// the agent hold more than its budget gives.
+/// Measures a well-behaved caller during each kind of attack. Returns false if one of them made the
+/// agent hold more than its budget.
 fn hostile_callers(runtime: &Runtime) -> bool {
-    let folder = Policies::of(hostile::POLICY);
+    let folder = PolicyFolder::of(hostile::POLICY);
     println!(
         "\n{:<24} {:>10} {:>10} {:>7} {:>9} {:>9} {:>8}",
         "hostile callers", "resident", "budget", "", "p50 µs", "p99 µs", "refused"
     );
-    // In a runtime of their own, as they would be on another machine.
+    // On a runtime of their own, as if they were on another machine.
     let attackers = Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()
         .expect("a runtime starts");
     let mut within = true;
-    for (kind, name, budget) in hostile::KINDS {
-        let serving = Serving::agent(runtime, "agent", &folder.0);
-        ask(runtime, &serving, 100, USERS, 1);
-        let before = serving.resident().unwrap_or_default();
+    for (kind, name, budget) in hostile::ATTACKS {
+        let serving = ServerProcess::agent(runtime, "agent", &folder.0);
+        send_checks(runtime, &serving, 100, USERS, 1);
+        let before = serving.resident_megabytes().unwrap_or_default();
         let stop = Arc::new(AtomicBool::new(false));
         let attack = hostile::attack(kind, serving.address.clone(), Arc::clone(&stop));
         let attack = attackers.spawn(attack);
         let (mut took, mut refused, mut peak) = (Vec::new(), 0, before);
-        let begun = Instant::now();
-        while !hostile::is_over(begun) {
+        let started = Instant::now();
+        while !hostile::is_over(started) {
             let mut client = serving.client.clone();
-            let begun = Instant::now();
+            let started = Instant::now();
             let answer = runtime.block_on(client.check(flow(took.len() % USERS)));
-            took.push(begun.elapsed());
+            took.push(started.elapsed());
             refused += usize::from(answer.is_err());
             if took.len() % 16 == 0 {
-                peak = peak.max(serving.resident().unwrap_or_default());
+                peak = peak.max(serving.resident_megabytes().unwrap_or_default());
             }
         }
         stop.store(true, Relaxed);
@@ -362,8 +370,8 @@ fn hostile_callers(runtime: &Runtime) -> bool {
         let held = peak - before;
         let fits = held <= budget;
         within &= fits && refused == 0;
-        // A busy machine may make it late, which is shown and no error.
-        let fits = fits && at(0.99) <= hostile::P99.as_secs_f64() * 1e6;
+        // A busy machine may delay calls; this is shown, but is not a failure.
+        let fits = fits && at(0.99) <= hostile::MAX_P99.as_secs_f64() * 1e6;
         println!(
             "{name:<24} {:>10} {:>10} {:>7} {:>9.0} {:>9.0} {refused:>8}",
             format!("+{held:.1} MB"),
@@ -377,7 +385,7 @@ fn hostile_callers(runtime: &Runtime) -> bool {
     within
 }
 
-fn or_not(value: Option<f64>, unit: &str) -> String {
+fn or_na(value: Option<f64>, unit: &str) -> String {
     value.map_or("n/a".to_owned(), |value| format!("{value:.1}{unit}"))
 }
 
@@ -390,14 +398,14 @@ fn main() {
         .build()
         .expect("a runtime starts");
     if std::env::args().any(|arg| arg == HOSTILE) {
-        assert!(hostile_callers(&runtime), "beyond the budget");
+        assert!(hostile_callers(&runtime), "an attack exceeded the budget");
         return;
     }
-    let (one, thousand) = (Policies::new(1), Policies::new(1000));
+    let (one, thousand) = (PolicyFolder::new(1), PolicyFolder::new(1000));
     let all = [
-        Serving::bare(&runtime),
-        Serving::agent(&runtime, "agent, 1 policy", &one.0),
-        Serving::agent(&runtime, "agent, 1000 policies", &thousand.0),
+        ServerProcess::bare(&runtime),
+        ServerProcess::agent(&runtime, "agent, 1 policy", &one.0),
+        ServerProcess::agent(&runtime, "agent, 1000 policies", &thousand.0),
     ];
     println!(
         "{:<22} {:>9} {:>9} {:>7} {:>9} {:>9} {:>10} {:>7} {:>9}",
@@ -407,30 +415,32 @@ fn main() {
         let figures = measure(&runtime, &all, in_flight);
         let bare = &figures[0];
         for (serving, figures) in all.iter().zip(&figures) {
-            let used = figures.used_each();
-            let ratio = used.zip(bare.used_each()).map(|(used, bare)| used / bare);
+            let used = figures.cpu_micros_per_call();
+            let ratio = used
+                .zip(bare.cpu_micros_per_call())
+                .map(|(used, bare)| used / bare);
             println!(
                 "{:<22} {in_flight:>9} {:>9.0} {:>6.2}x {:>9.1} {:>9.1} {:>10} {:>7} {:>9}",
                 serving.name,
                 figures.per_second(),
                 figures.per_second() / bare.per_second(),
-                figures.at(0.5),
-                figures.at(0.99),
-                or_not(used, ""),
+                figures.percentile_micros(0.5),
+                figures.percentile_micros(0.99),
+                or_na(used, ""),
                 ratio.map_or("n/a".to_owned(), |ratio| format!("{ratio:.2}x")),
-                or_not(serving.resident(), " MB"),
+                or_na(serving.resident_megabytes(), " MB"),
             );
         }
         let _ = std::io::stdout().flush();
     }
-    let fresh = Serving::agent(&runtime, "agent", &one.0);
-    let before = fresh.resident();
-    ask(&runtime, &fresh, LIVE_KEYS, LIVE_KEYS, 64);
+    let fresh = ServerProcess::agent(&runtime, "agent", &one.0);
+    let before = fresh.resident_megabytes();
+    send_checks(&runtime, &fresh, LIVE_KEYS, LIVE_KEYS, 64);
     println!(
         "\n{LIVE_KEYS} live keys: {} resident, {} before",
-        or_not(fresh.resident(), " MB"),
-        or_not(before, " MB")
+        or_na(fresh.resident_megabytes(), " MB"),
+        or_na(before, " MB")
     );
     drop(fresh);
-    assert!(hostile_callers(&runtime), "beyond the budget");
+    assert!(hostile_callers(&runtime), "an attack exceeded the budget");
 }

@@ -1,6 +1,8 @@
-//! What a decision costs in process: by component, by number of keys and policies, by threads.
+//! Measures the cost of decisions in process: by component, number of keys, number of policies, and
+//! threads.
 //!
-//! `cargo bench --bench engine`. Times are medians of interleaved rounds; read the ratios.
+//! Run with `cargo bench --bench engine`. Times are medians of interleaved rounds; compare the
+//! ratios.
 #![allow(clippy::print_stdout)]
 
 mod support;
@@ -13,13 +15,13 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Instant;
 
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
-use support::{Case, Counting, live_bytes, measure, print, run_counted};
+use support::{BenchCase, CountingAllocator, live_bytes, measure, print, run_counted};
 use tower_aperture::{
     Check, Decider, Engine, FlowOutcome, FlowParams, FlowStatus, Ticket, Verdict,
 };
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 const ROUNDS: usize = 15;
 
@@ -54,13 +56,13 @@ policy:
 fn engine(policies: &[String]) -> Engine {
     let builder = Engine::builder().max_keys(4 << 20);
     let texts = policies.iter().enumerate();
-    let builder = texts.fold(builder, |builder, (nth, text)| {
-        builder.policy_text(format!("bench-{nth}.yaml"), text)
+    let builder = texts.fold(builder, |builder, (index, text)| {
+        builder.policy_text(format!("bench-{index}.yaml"), text)
     });
-    builder.build().expect("the policies are right")
+    builder.build().expect("valid policies")
 }
 
-/// One flow from the decision to its end.
+/// Runs one flow from its decision to its end, and returns whether it was accepted.
 fn flow(engine: &Engine, control_point: &str, user: &str) -> bool {
     let params = FlowParams::new().label("user_id", user);
     match engine.decide(control_point, &params) {
@@ -72,8 +74,12 @@ fn flow(engine: &Engine, control_point: &str, user: &str) -> bool {
     }
 }
 
-fn accepting(name: &'static str, against: Option<&'static str>, policy: fn() -> String) -> Case {
-    Case {
+fn accepting_case(
+    name: &'static str,
+    against: Option<&'static str>,
+    policy: fn() -> String,
+) -> BenchCase {
+    BenchCase {
         name,
         against,
         prepare: Box::new(move || {
@@ -83,11 +89,11 @@ fn accepting(name: &'static str, against: Option<&'static str>, policy: fn() -> 
     }
 }
 
-fn cases() -> Vec<Case> {
-    const PEER: &str = "governor: keyed check";
+fn cases() -> Vec<BenchCase> {
+    const GOVERNOR: &str = "governor: keyed check";
     vec![
-        Case {
-            name: PEER,
+        BenchCase {
+            name: GOVERNOR,
             against: None,
             prepare: Box::new(|| {
                 let quota = Quota::per_second(NonZeroU32::MAX).allow_burst(NonZeroU32::MAX);
@@ -96,14 +102,17 @@ fn cases() -> Vec<Case> {
                 Box::new(move || assert!(limiter.check_key(&key).is_ok()))
             }),
         },
-        accepting("nothing matches", Some(PEER), || {
+        accepting_case("no policy matches", Some(GOVERNOR), || {
             rate_limiter("other", "elsewhere")
         }),
-        accepting("rate limiter: accept", Some(PEER), || {
+        accepting_case("rate limiter: accept", Some(GOVERNOR), || {
             rate_limiter("bench", "checkout")
         }),
-        accepting("concurrency limiter: accept and end", Some(PEER), || {
-            "blueprint: concurrency-limiting/base
+        accepting_case(
+            "concurrency limiter: accept and end",
+            Some(GOVERNOR),
+            || {
+                "blueprint: concurrency-limiting/base
 policy:
   policy_name: bench
   concurrency_limiter:
@@ -111,9 +120,10 @@ policy:
     parameters: {max_inflight_duration: 60s, limit_by_label_key: user_id}
     selectors: [{control_point: checkout}]
 "
-            .to_owned()
-        }),
-        accepting("quota scheduler: accept", Some(PEER), || {
+                .to_owned()
+            },
+        ),
+        accepting_case("quota scheduler: accept", Some(GOVERNOR), || {
             "blueprint: quota-scheduling/base
 policy:
   policy_name: bench
@@ -125,10 +135,12 @@ policy:
 "
             .to_owned()
         }),
-        accepting("concurrency scheduler: accept and end", Some(PEER), || {
-            concurrency_scheduler(100)
-        }),
-        accepting("sampler: accept", Some(PEER), || {
+        accepting_case(
+            "concurrency scheduler: accept and end",
+            Some(GOVERNOR),
+            || concurrency_scheduler(100),
+        ),
+        accepting_case("sampler: accept", Some(GOVERNOR), || {
             "circuit:
   components:
   - flow_control:
@@ -148,76 +160,78 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// Nanoseconds for each of `count` runs.
-fn timed(count: usize, mut run: impl FnMut(usize)) -> f64 {
-    let begun = Instant::now();
-    for nth in 0..count {
-        run(nth);
+/// Returns the nanoseconds per run over `count` runs.
+fn time_per_run(count: usize, mut run: impl FnMut(usize)) -> f64 {
+    let started = Instant::now();
+    for index in 0..count {
+        run(index);
     }
-    begun.elapsed().as_nanos() as f64 / count as f64
+    started.elapsed().as_nanos() as f64 / count as f64
 }
 
+/// Measures decisions by number of keys.
 fn by_keys() {
     println!("\nBy number of keys, visited in a scattered order\n");
     println!(
         "{:>10} {:>9} {:>14} {:>9} {:>9}",
-        "keys", "ns", "bytes a key", "governor", "ratio"
+        "keys", "ns", "bytes per key", "governor", "ratio"
     );
-    // A table doubles when it is full, so one number of keys says little.
-    let mut on_the_way = Vec::with_capacity(16);
+    // A hash table doubles when it is full, so one number of keys is not representative.
+    let mut samples = Vec::with_capacity(16);
     for keys in [1, 10_000, 1_000_000_usize] {
         let names: Vec<String> = (0..keys).map(|key| format!("user-{key:08}")).collect();
-        let visit = |nth: usize| &names[nth.wrapping_mul(2_654_435_761) % keys];
+        let visit = |index: usize| &names[index.wrapping_mul(2_654_435_761) % keys];
         let before = live_bytes();
         let engine = engine(&[rate_limiter("bench", "checkout")]);
-        // The text of a key takes 13 bytes of it.
-        let a_key = |known: usize| (live_bytes() - before) as f64 / known as f64 - 13.0;
-        for (nth, name) in names.iter().enumerate() {
+        // The text of a key accounts for 13 bytes.
+        let bytes_per_key = |known: usize| (live_bytes() - before) as f64 / known as f64 - 13.0;
+        for (index, name) in names.iter().enumerate() {
             flow(&engine, "checkout", name);
-            let known = nth + 1;
+            let known = index + 1;
             if known >= 500_000 && known.is_multiple_of(50_000) {
-                on_the_way.push(a_key(known));
+                samples.push(bytes_per_key(known));
             }
         }
-        let bytes = a_key(keys);
+        let bytes = bytes_per_key(keys);
         let quota = Quota::per_second(NonZeroU32::MAX).allow_burst(NonZeroU32::MAX);
-        let peer: DefaultKeyedRateLimiter<String> = RateLimiter::keyed(quota);
+        let governor: DefaultKeyedRateLimiter<String> = RateLimiter::keyed(quota);
         for name in &names {
-            let _ = peer.check_key(name);
+            let _ = governor.check_key(name);
         }
-        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        let (mut own_times, mut governor_times) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
-            ours.push(timed(50_000, |nth| {
-                assert!(flow(&engine, "checkout", visit(nth)));
+            own_times.push(time_per_run(50_000, |index| {
+                assert!(flow(&engine, "checkout", visit(index)));
             }));
-            theirs.push(timed(50_000, |nth| {
-                assert!(peer.check_key(visit(nth)).is_ok());
+            governor_times.push(time_per_run(50_000, |index| {
+                assert!(governor.check_key(visit(index)).is_ok());
             }));
         }
-        let (ours, theirs) = (median(ours), median(theirs));
+        let (own_times, governor_times) = (median(own_times), median(governor_times));
         let bytes = if keys == 1 {
             "-".to_owned()
         } else {
             format!("{bytes:.0}")
         };
         println!(
-            "{keys:>10} {ours:>9.1} {bytes:>14} {theirs:>9.1} {:>7.2} x",
-            ours / theirs
+            "{keys:>10} {own_times:>9.1} {bytes:>14} {governor_times:>9.1} {:>7.2} x",
+            own_times / governor_times
         );
     }
-    let mean = on_the_way.iter().sum::<f64>() / on_the_way.len() as f64;
-    println!("from 500 k to 1 M keys {mean:.0} bytes a key on average, its text apart");
+    let mean = samples.iter().sum::<f64>() / samples.len() as f64;
+    println!("from 500 k to 1 M keys: {mean:.0} bytes per key on average, without its text");
 }
 
+/// Measures decisions by number of policies.
 fn by_policies() {
     println!("\nBy number of policies, each with a control point of its own\n");
     println!("{:>10} {:>9} {:>9}", "policies", "ns", "ratio");
     let engines = [1, 1000].map(|count| {
         let policies: Vec<String> = (0..count)
-            .map(|nth| {
+            .map(|index| {
                 let mut point = String::new();
-                let _ = write!(point, "checkout-{nth}");
-                rate_limiter(&format!("policy-{nth}"), &point)
+                let _ = write!(point, "checkout-{index}");
+                rate_limiter(&format!("policy-{index}"), &point)
             })
             .collect();
         (count, engine(&policies), Vec::new())
@@ -225,7 +239,7 @@ fn by_policies() {
     let mut engines = engines;
     for _ in 0..ROUNDS {
         for (_, engine, times) in &mut engines {
-            times.push(timed(50_000, |_| {
+            times.push(time_per_run(50_000, |_| {
                 assert!(flow(engine, "checkout-0", "user-42"));
             }));
         }
@@ -237,36 +251,35 @@ fn by_policies() {
     }
 }
 
-/// A reload reads again the policies that changed only.
+/// Measures reloads, which parse only the policies that changed.
 fn by_reloads() {
     println!("\nReloads, by number of policies and how many of them changed\n");
     println!(
         "{:>10} {:>9} {:>9} {:>16} {:>9}",
-        "policies", "changed", "ms", "µs a policy", "ratio"
+        "policies", "changed", "ms", "µs per policy", "ratio"
     );
     let mut first = None;
     for count in [1000, 10_000] {
         for changed in [0, 1, count] {
             let policies = |round: usize| {
-                let policies = (0..count).map(|nth| {
-                    let mut text = rate_limiter(&format!("policy-{nth}"), &format!("point-{nth}"));
-                    if nth < changed {
+                let policies = (0..count).map(|index| {
+                    let mut text =
+                        rate_limiter(&format!("policy-{index}"), &format!("point-{index}"));
+                    if index < changed {
                         let _ = writeln!(text, "# {round}");
                     }
-                    (format!("policy-{nth}.yaml"), text)
+                    (format!("policy-{index}.yaml"), text)
                 });
                 policies.collect::<Vec<_>>()
             };
             let engine = engine(&[]);
             let times = (0..5).map(|round| {
                 let policies = policies(round);
-                let begun = Instant::now();
-                engine
-                    .reload_with(policies)
-                    .expect("the policies are right");
-                begun.elapsed().as_secs_f64()
+                let started = Instant::now();
+                engine.reload_with(policies).expect("valid policies");
+                started.elapsed().as_secs_f64()
             });
-            // The first one reads all of them.
+            // The first reload parses all policies.
             let time = median(times.skip(1).collect());
             let each = time / f64::from(count as u32);
             let first = *first.get_or_insert(each);
@@ -280,6 +293,7 @@ fn by_reloads() {
     }
 }
 
+/// Measures the throughput of one key by number of threads.
 fn by_threads() {
     const CALLS: usize = 200_000;
     println!("\nOne hot key, by number of threads\n");
@@ -289,47 +303,50 @@ fn by_threads() {
     );
     let engine = engine(&[rate_limiter("bench", "checkout")]);
     let quota = Quota::per_second(NonZeroU32::MAX).allow_burst(NonZeroU32::MAX);
-    let peer: Arc<DefaultKeyedRateLimiter<String>> = Arc::new(RateLimiter::keyed(quota));
+    let governor: Arc<DefaultKeyedRateLimiter<String>> = Arc::new(RateLimiter::keyed(quota));
     let key = "user-42".to_owned();
     for threads in [1, 4] {
-        let together = |run: &(dyn Fn() + Sync)| {
-            let begun = Instant::now();
+        let throughput = |run: &(dyn Fn() + Sync)| {
+            let started = Instant::now();
             std::thread::scope(|scope| {
                 for _ in 0..threads {
                     scope.spawn(|| (0..CALLS).for_each(|_| run()));
                 }
             });
-            (threads * CALLS) as f64 / begun.elapsed().as_secs_f64()
+            (threads * CALLS) as f64 / started.elapsed().as_secs_f64()
         };
-        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        let (mut own_times, mut governor_times) = (Vec::new(), Vec::new());
         for _ in 0..5 {
-            ours.push(together(&|| assert!(flow(&engine, "checkout", "user-42"))));
-            theirs.push(together(&|| assert!(peer.check_key(&key).is_ok())));
+            own_times.push(throughput(&|| {
+                assert!(flow(&engine, "checkout", "user-42"));
+            }));
+            governor_times.push(throughput(&|| assert!(governor.check_key(&key).is_ok())));
         }
-        let (ours, theirs) = (median(ours), median(theirs));
+        let (own_times, governor_times) = (median(own_times), median(governor_times));
         println!(
-            "{threads:>10} {ours:>16.0} {theirs:>16.0} {:>7.2} x",
-            ours / theirs
+            "{threads:>10} {own_times:>16.0} {governor_times:>16.0} {:>7.2} x",
+            own_times / governor_times
         );
     }
 }
 
-/// Says which waiter was woken.
-struct Woken {
+/// A waker that records its waiter when it is woken.
+struct RecordingWaker {
     waiter: usize,
     all: Arc<Mutex<Vec<usize>>>,
 }
 
-impl Wake for Woken {
+impl Wake for RecordingWaker {
     fn wake(self: Arc<Self>) {
-        let mut all = self.all.lock().expect("nobody panics with it");
+        let mut all = self.all.lock().expect("no panic while it is locked");
         all.push(self.waiter);
     }
 }
 
+/// Measures the return of a slot by number of waiting flows.
 fn by_waiters() {
     const WAKES: usize = 2000;
-    println!("\nGiving a slot back and taking it, by number of flows that wait for one\n");
+    println!("\nReturning and taking a slot, by number of flows that wait for one\n");
     println!("{:>10} {:>9}", "waiting", "ns");
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -344,7 +361,7 @@ fn by_waiters() {
                 panic!("the only slot is taken");
             };
             let mut pending = Box::pin(pending);
-            let waker = Waker::from(Arc::new(Woken {
+            let waker = Waker::from(Arc::new(RecordingWaker {
                 waiter,
                 all: Arc::clone(&all),
             }));
@@ -361,14 +378,14 @@ fn by_waiters() {
         let mut times = Vec::new();
         let mut cx = Context::from_waker(Waker::noop());
         for _ in 0..WAKES {
-            let begun = Instant::now();
+            let started = Instant::now();
             ticket.end(FlowOutcome::new(FlowStatus::Ok));
-            let woken = all.lock().expect("nobody panics with it").pop();
-            let woken = woken.expect("somebody is woken");
+            let woken = all.lock().expect("no panic while it is locked").pop();
+            let woken = woken.expect("a waiter was woken");
             let Poll::Ready(Verdict::Accepted(next)) = waiting[woken].as_mut().poll(&mut cx) else {
-                panic!("who is woken has the slot");
+                panic!("the woken waiter has the slot");
             };
-            times.push(begun.elapsed().as_nanos() as f64);
+            times.push(started.elapsed().as_nanos() as f64);
             ticket = next;
             waiting[woken] = wait(woken);
         }

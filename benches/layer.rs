@@ -1,7 +1,8 @@
-//! What the layer costs where it decides in process, beside the bare service and its peers.
+//! Measures the cost of the layer with decisions in process, compared with the bare service and
+//! similar crates.
 //!
-//! `cargo bench --bench layer`. Times are medians of interleaved rounds; read the ratios.
-//! Instructions come from callgrind where the machine has it.
+//! Run with `cargo bench --bench layer`. Times are medians of interleaved rounds; compare the
+//! ratios. Instructions come from callgrind if it is installed.
 #![allow(clippy::print_stdout)]
 
 mod support;
@@ -19,7 +20,7 @@ use governor::{Quota, RateLimiter};
 use http::{Request, Response};
 use http_body::Body;
 use http_body_util::Full;
-use support::{Case, Counting, measure, print, run_counted};
+use support::{BenchCase, CountingAllocator, measure, print, run_counted};
 use tower::{Layer, Service};
 use tower_aperture::{ApertureClient, ApertureLayer, Engine};
 use tower_governor::GovernorLayer;
@@ -28,7 +29,7 @@ use tower_governor::governor::GovernorConfigBuilder;
 use tower_governor::key_extractor::KeyExtractor;
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 const USER: &str = "x-user-id";
 
@@ -45,7 +46,7 @@ policy:
 "
     );
     let engine = Engine::builder().policy_text("bench.yaml", &policy).build();
-    engine.expect("the policy is right")
+    engine.expect("a valid policy")
 }
 
 fn layer(engine: Engine) -> ApertureLayer<ApertureClient> {
@@ -53,11 +54,11 @@ fn layer(engine: Engine) -> ApertureLayer<ApertureClient> {
         .label_from_header("user_id", USER)
 }
 
-/// Answers at once with a full body.
+/// A service that responds immediately with a full body.
 #[derive(Clone)]
-struct Bare;
+struct BareService;
 
-impl<B> Service<Request<B>> for Bare {
+impl<B> Service<Request<B>> for BareService {
     type Response = Response<Full<Bytes>>;
     type Error = Infallible;
     type Future = Ready<Result<Self::Response, Infallible>>;
@@ -71,11 +72,11 @@ impl<B> Service<Request<B>> for Bare {
     }
 }
 
-/// The same with axum's body, which the peer's errors need.
+/// The same with axum's body, which the errors of `tower_governor` need.
 #[derive(Clone)]
-struct BareAxum;
+struct BareAxumService;
 
-impl<B> Service<Request<B>> for BareAxum {
+impl<B> Service<Request<B>> for BareAxumService {
     type Response = Response<AxumBody>;
     type Error = Infallible;
     type Future = Ready<Result<Self::Response, Infallible>>;
@@ -91,10 +92,10 @@ impl<B> Service<Request<B>> for BareAxum {
 
 fn request<B>(body: B) -> Request<B> {
     let request = Request::post("/checkout/1").header(USER, "user-42");
-    request.body(body).expect("the request is right")
+    request.body(body).expect("a valid request")
 }
 
-/// One request from start to end: ready, call, response, body until it is over.
+/// Drives one request to the end of its response body.
 fn drive<S, B, R>(service: &mut S, request: Request<B>)
 where
     S: Service<Request<B>, Response = Response<R>>,
@@ -102,18 +103,18 @@ where
 {
     let mut cx = Context::from_waker(Waker::noop());
     let Poll::Ready(Ok(())) = service.poll_ready(&mut cx) else {
-        panic!("always ready");
+        panic!("the service is always ready");
     };
     let mut response = pin!(service.call(request));
     let Poll::Ready(Ok(response)) = response.as_mut().poll(&mut cx) else {
-        panic!("answers at once");
+        panic!("the service responds immediately");
     };
     let mut body = pin!(response.into_body());
     while !body.is_end_stream() {
         match body.as_mut().poll_frame(&mut cx) {
             Poll::Ready(Some(Ok(_))) => {}
             Poll::Ready(_) => break,
-            Poll::Pending => panic!("the body is all there"),
+            Poll::Pending => panic!("the body is complete"),
         }
     }
 }
@@ -123,7 +124,7 @@ fn case<S, B, R>(
     against: Option<&'static str>,
     body: fn() -> B,
     service: impl Fn() -> S + 'static,
-) -> Case
+) -> BenchCase
 where
     S: Service<Request<B>, Response = Response<R>> + 'static,
     B: 'static,
@@ -133,7 +134,7 @@ where
         let mut service = service();
         Box::new(move || drive(&mut service, request(body())))
     });
-    Case {
+    BenchCase {
         name,
         against,
         prepare,
@@ -144,7 +145,7 @@ fn full<S, R>(
     name: &'static str,
     against: Option<&'static str>,
     service: impl Fn() -> S + 'static,
-) -> Case
+) -> BenchCase
 where
     S: Service<Request<()>, Response = Response<R>> + 'static,
     R: Body,
@@ -156,7 +157,7 @@ fn axum<S, R>(
     name: &'static str,
     against: Option<&'static str>,
     service: impl Fn() -> S + 'static,
-) -> Case
+) -> BenchCase
 where
     S: Service<Request<AxumBody>, Response = Response<R>> + 'static,
     R: Body,
@@ -164,7 +165,7 @@ where
     case(name, against, AxumBody::empty, service)
 }
 
-/// The peer's key: the same header, as text of its own.
+/// The key for `tower_governor`: the same header, as an owned string.
 #[derive(Clone, Debug)]
 struct ByUser;
 
@@ -194,14 +195,14 @@ fn governor_layer(
         .burst_size(burst)
         .key_extractor(ByUser)
         .finish();
-    GovernorLayer::new(Arc::new(config.expect("the quota is right")))
+    GovernorLayer::new(Arc::new(config.expect("a valid quota")))
 }
 
-fn plenty() -> ApertureLayer<ApertureClient> {
+fn accepting_layer() -> ApertureLayer<ApertureClient> {
     layer(engine("1e15", "1e15"))
 }
 
-fn empty() -> ApertureLayer<ApertureClient> {
+fn rejecting_layer() -> ApertureLayer<ApertureClient> {
     layer(engine("0", "0.0001"))
 }
 
@@ -209,51 +210,55 @@ fn route() -> axum::Router {
     axum::Router::new().route("/checkout/{id}", axum::routing::post(|| async { "ok" }))
 }
 
-fn cases() -> Vec<Case> {
+fn cases() -> Vec<BenchCase> {
     const BARE: &str = "bare service";
     const AXUM_BODY: &str = "bare service, axum body";
     const ROUTE: &str = "bare axum route";
     vec![
-        full(BARE, None, || Bare),
-        full("aperture: accept", Some(BARE), || plenty().layer(Bare)),
+        full(BARE, None, || BareService),
+        full("aperture: accept", Some(BARE), || {
+            accepting_layer().layer(BareService)
+        }),
         full("aperture: accept, no baggage", Some(BARE), || {
-            plenty().baggage(false).layer(Bare)
+            accepting_layer().baggage(false).layer(BareService)
         }),
         full("aperture: accept, a labels closure", Some(BARE), || {
-            plenty()
+            accepting_layer()
                 .labels(|head, labels| labels.insert("path", head.uri().path()))
-                .layer(Bare)
+                .layer(BareService)
         }),
-        full("aperture: reject", Some(BARE), || empty().layer(Bare)),
+        full("aperture: reject", Some(BARE), || {
+            rejecting_layer().layer(BareService)
+        }),
         full("aperture: skipped", Some(BARE), || {
-            plenty().skip(|_| true).layer(Bare)
+            accepting_layer().skip(|_| true).layer(BareService)
         }),
-        full("aperture: nobody answers", Some(BARE), || {
-            ApertureLayer::new(ApertureClient::disabled(), "checkout").layer(Bare)
+        full("aperture: no decision", Some(BARE), || {
+            ApertureLayer::new(ApertureClient::disabled(), "checkout").layer(BareService)
         }),
-        axum(AXUM_BODY, None, || BareAxum),
+        axum(AXUM_BODY, None, || BareAxumService),
         axum("aperture: accept, axum body", Some(AXUM_BODY), || {
-            plenty().layer(BareAxum)
+            accepting_layer().layer(BareAxumService)
         }),
         axum("tower_governor: accept", Some(AXUM_BODY), || {
-            governor_layer(1_000_000_000, u32::MAX).layer(BareAxum)
+            governor_layer(1_000_000_000, u32::MAX).layer(BareAxumService)
         }),
         axum("tower_governor: reject", Some(AXUM_BODY), || {
-            governor_layer(1, 1).layer(BareAxum)
+            governor_layer(1, 1).layer(BareAxumService)
         }),
         axum(ROUTE, None, route),
         axum("axum route with aperture: accept", Some(ROUTE), || {
-            route().route_layer(plenty())
+            route().route_layer(accepting_layer())
         }),
         axum("axum route with aperture: reject", Some(ROUTE), || {
-            route().route_layer(empty())
+            route().route_layer(rejecting_layer())
         }),
         axum(
             "axum route with tower_governor: accept",
             Some(ROUTE),
             || route().route_layer(governor_layer(1_000_000_000, u32::MAX)),
         ),
-        Case {
+        BenchCase {
             name: "governor: the limiter alone",
             against: None,
             prepare: Box::new(|| {

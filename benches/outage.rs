@@ -1,7 +1,8 @@
-//! What a dead Agent costs each request, and how soon one that is back is asked again.
+//! Measures the cost of an unreachable Agent per request, and the time until an Agent that has
+//! returned is used again.
 //!
-//! `cargo bench --bench outage`. Black-holed means that connections are accepted and nothing is
-//! ever said on them. Requests go through the layer; their service answers at once.
+//! Run with `cargo bench --bench outage`. A black hole accepts connections and never responds on
+//! them. Requests go through the layer; their service responds immediately.
 #![allow(clippy::print_stdout)]
 
 use std::convert::Infallible;
@@ -16,7 +17,7 @@ use http::{Request, Response};
 use tokio::runtime::{Builder, Runtime};
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
-use tonic::{Request as Call, Response as Answer, Status};
+use tonic::{Request as GrpcRequest, Response as GrpcResponse, Status};
 use tower_aperture::pb::check::flow_control_service_server::{
     FlowControlService, FlowControlServiceServer,
 };
@@ -32,58 +33,66 @@ use tower_service::Service;
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 const CHECK_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// Long enough for several probes to be under way and to fail.
+/// Long enough for several probes to start and fail.
 const OUTAGE: Duration = Duration::from_secs(6);
 
 const RETURNS: u32 = 12;
 
-/// Accepts every flow.
-struct Agent;
+/// An Agent that accepts every flow.
+struct AcceptingAgent;
 
 #[tonic::async_trait]
-impl FlowControlService for Agent {
-    async fn check(&self, call: Call<CheckRequest>) -> Result<Answer<CheckResponse>, Status> {
-        Ok(Answer::new(CheckResponse {
+impl FlowControlService for AcceptingAgent {
+    async fn check(
+        &self,
+        call: GrpcRequest<CheckRequest>,
+    ) -> Result<GrpcResponse<CheckResponse>, Status> {
+        Ok(GrpcResponse::new(CheckResponse {
             control_point: call.into_inner().control_point,
             ..CheckResponse::default()
         }))
     }
 
-    async fn flow_end(&self, _: Call<FlowEndRequest>) -> Result<Answer<FlowEndResponse>, Status> {
-        Ok(Answer::new(FlowEndResponse::default()))
+    async fn flow_end(
+        &self,
+        _: GrpcRequest<FlowEndRequest>,
+    ) -> Result<GrpcResponse<FlowEndResponse>, Status> {
+        Ok(GrpcResponse::new(FlowEndResponse::default()))
     }
 
     async fn cache_lookup(
         &self,
-        _: Call<CacheLookupRequest>,
-    ) -> Result<Answer<CacheLookupResponse>, Status> {
+        _: GrpcRequest<CacheLookupRequest>,
+    ) -> Result<GrpcResponse<CacheLookupResponse>, Status> {
         Err(Status::unimplemented(""))
     }
 
     async fn cache_upsert(
         &self,
-        _: Call<CacheUpsertRequest>,
-    ) -> Result<Answer<CacheUpsertResponse>, Status> {
+        _: GrpcRequest<CacheUpsertRequest>,
+    ) -> Result<GrpcResponse<CacheUpsertResponse>, Status> {
         Err(Status::unimplemented(""))
     }
 
     async fn cache_delete(
         &self,
-        _: Call<CacheDeleteRequest>,
-    ) -> Result<Answer<CacheDeleteResponse>, Status> {
+        _: GrpcRequest<CacheDeleteRequest>,
+    ) -> Result<GrpcResponse<CacheDeleteResponse>, Status> {
         Err(Status::unimplemented(""))
     }
 }
 
-/// A port that swallows what is sent to it until it is served.
+/// Returns a listener that accepts connections and never responds, until it is served.
 fn black_hole() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    listener.set_nonblocking(true).expect("a socket can be so");
+    listener
+        .set_nonblocking(true)
+        .expect("a socket can be non-blocking");
     let address = listener.local_addr().expect("it is bound");
     (listener, address)
 }
 
-/// Serves until it is dropped, in a runtime of its own.
+/// Serves an Agent on a runtime of its own, until the runtime is dropped.
 fn serve(listener: TcpListener) -> Runtime {
     let runtime = Builder::new_multi_thread()
         .worker_threads(1)
@@ -93,7 +102,7 @@ fn serve(listener: TcpListener) -> Runtime {
     runtime.spawn(async {
         let listener = tokio::net::TcpListener::from_std(listener).expect("it is registered");
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        let server = Server::builder().add_service(FlowControlServiceServer::new(Agent));
+        let server = Server::builder().add_service(FlowControlServiceServer::new(AcceptingAgent));
         server
             .serve_with_incoming(incoming)
             .await
@@ -103,9 +112,9 @@ fn serve(listener: TcpListener) -> Runtime {
 }
 
 #[derive(Clone)]
-struct Inner;
+struct ImmediateService;
 
-impl Service<Request<String>> for Inner {
+impl Service<Request<String>> for ImmediateService {
     type Response = Response<String>;
     type Error = Infallible;
     type Future = Ready<Result<Self::Response, Infallible>>;
@@ -126,22 +135,24 @@ fn client(address: SocketAddr, failures: u32) -> ApertureClient {
         .breaker(failures, PROBE_INTERVAL)
         .telemetry(false)
         .build()
-        .expect("the address is right")
+        .expect("a valid address")
 }
 
-fn layer(client: &ApertureClient) -> Aperture<Inner, ApertureClient> {
+fn layer(client: &ApertureClient) -> Aperture<ImmediateService, ApertureClient> {
     let layer = ApertureLayer::new(client.clone(), "checkout");
-    layer.label_from_header("user_id", "x-user-id").layer(Inner)
+    layer
+        .label_from_header("user_id", "x-user-id")
+        .layer(ImmediateService)
 }
 
-async fn request(service: &mut Aperture<Inner, ApertureClient>) {
+async fn request(service: &mut Aperture<ImmediateService, ApertureClient>) {
     let request = Request::builder().header("x-user-id", "42");
     let request = request.body(String::new()).expect("the parts are valid");
     let response = service.call(request).await.expect("it never fails");
     drop(response);
 }
 
-/// What each request took, with `tasks` of them at any time, for `time`.
+/// Sends requests from `tasks` concurrent tasks for `time`, and returns the sorted latencies.
 fn run(runtime: &Runtime, client: &ApertureClient, tasks: usize, time: Duration) -> Vec<Duration> {
     runtime.block_on(async {
         let over = Arc::new(AtomicBool::new(false));
@@ -151,10 +162,10 @@ fn run(runtime: &Runtime, client: &ApertureClient, tasks: usize, time: Duration)
                 tokio::spawn(async move {
                     let mut took = Vec::new();
                     while !over.load(Relaxed) {
-                        let begun = Instant::now();
+                        let started = Instant::now();
                         request(&mut service).await;
-                        took.push(begun.elapsed());
-                        // Others have work, too: as many requests as a busy service has.
+                        took.push(started.elapsed());
+                        // Limits the rate of requests to that of a busy service.
                         if took.len() % 8 == 0 {
                             tokio::time::sleep(Duration::from_millis(1)).await;
                         }
@@ -186,7 +197,8 @@ fn show(name: &str, took: &[Duration]) {
     );
 }
 
-fn give_up(runtime: &Runtime, client: &ApertureClient) {
+/// Sends checks until the breaker has opened.
+fn open_breaker(runtime: &Runtime, client: &ApertureClient) {
     runtime.block_on(async {
         while !client.agents()[0].given_up {
             drop(client.start_flow("checkout", FlowParams::new()).await);
@@ -194,14 +206,15 @@ fn give_up(runtime: &Runtime, client: &ApertureClient) {
     });
 }
 
-/// From the Agent's return to the first flow it lets in, with a request every millisecond.
-fn back(runtime: &Runtime, client: &ApertureClient) -> Duration {
-    let begun = Instant::now();
+/// Returns the time from the return of the Agent to the first accepted flow, with a check every
+/// millisecond.
+fn time_to_first_accept(runtime: &Runtime, client: &ApertureClient) -> Duration {
+    let started = Instant::now();
     runtime.block_on(async {
         loop {
             let flow = client.start_flow("checkout", FlowParams::new()).await;
             if flow.decision() == FlowDecision::Accepted {
-                return begun.elapsed();
+                return started.elapsed();
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -234,48 +247,53 @@ fn main() {
     let (listener, address) = black_hole();
     let second = Duration::from_secs(1);
     let off = ApertureClient::disabled();
-    show("nobody is asked", &run(&runtime, &off, 8, second));
+    show("client disabled", &run(&runtime, &off, 8, second));
     let without = client(address, 0);
     show(
         "black hole, no breaker",
         &run(&runtime, &without, 8, second),
     );
     let with = client(address, 5);
-    give_up(&runtime, &with);
+    open_breaker(&runtime, &with);
     for tasks in [1, 8, 64] {
-        let name = format!("black hole, given up, {tasks} at once");
+        let name = format!("black hole, breaker open, {tasks} at once");
         show(&name, &run(&runtime, &with, tasks, OUTAGE));
     }
     let stats = with.stats();
-    assert_eq!(stats.timeouts, 5, "only these have waited");
+    assert_eq!(
+        stats.timeouts, 5,
+        "only the checks before the breaker opened have waited"
+    );
     println!(
-        "{} flows were not asked about, {} probes made",
+        "{} checks were skipped, {} probes made",
         stats.checks_spared, stats.probes
     );
     drop(listener);
 
-    println!("\nFrom the agent's return to the first flow it lets in, in probe intervals\n");
+    println!("\nFrom the return of the Agent to the first accepted flow, in probe intervals\n");
     println!("{:<44} {:>9} {:>10} {:>10}", "", "returns", "median", "max");
-    let (mut from_hole, mut from_refusal) = (Vec::new(), Vec::new());
-    for nth in 0..RETURNS {
-        // At another moment between two probes each time.
-        let phase = PROBE_INTERVAL * nth / RETURNS;
+    let (mut from_black_hole, mut from_refused) = (Vec::new(), Vec::new());
+    for index in 0..RETURNS {
+        // The Agent returns at a different moment between two probes each time.
+        let phase = PROBE_INTERVAL * index / RETURNS;
         let (listener, address) = black_hole();
         let client = client(address, 5);
-        give_up(&runtime, &client);
+        open_breaker(&runtime, &client);
         run(&runtime, &client, 1, PROBE_INTERVAL + phase);
         let agent = serve(listener);
-        from_hole.push(back(&runtime, &client));
+        from_black_hole.push(time_to_first_accept(&runtime, &client));
 
         agent.shutdown_timeout(Duration::from_secs(5));
-        give_up(&runtime, &client);
+        open_breaker(&runtime, &client);
         run(&runtime, &client, 1, PROBE_INTERVAL + phase);
         let listener = TcpListener::bind(address).expect("the port is free again");
-        listener.set_nonblocking(true).expect("a socket can be so");
+        listener
+            .set_nonblocking(true)
+            .expect("a socket can be non-blocking");
         let agent = serve(listener);
-        from_refusal.push(back(&runtime, &client));
+        from_refused.push(time_to_first_accept(&runtime, &client));
         agent.shutdown_background();
     }
-    show_returns("from a black hole", from_hole);
-    show_returns("from refused connections", from_refusal);
+    show_returns("from a black hole", from_black_hole);
+    show_returns("from refused connections", from_refused);
 }

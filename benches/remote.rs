@@ -1,7 +1,8 @@
-//! What a flow costs where an Agent decides, beside a bare unary call with the same messages.
+//! Measures the cost of a flow that an Agent decides, compared with a bare unary call with the same
+//! messages.
 //!
-//! `cargo bench --bench remote`. The server runs on a thread of its own in this process and
-//! answers at once; rounds are interleaved and medians printed. Read the ratios.
+//! Run with `cargo bench --bench remote`. The server runs on a thread of its own in this process
+//! and responds immediately. Rounds are interleaved and medians printed; compare the ratios.
 #![allow(clippy::print_stdout)]
 
 use std::net::SocketAddr;
@@ -33,11 +34,12 @@ use tower_aperture::{ApertureClient, FlowParams, FlowStatus};
 const ROUNDS: usize = 9;
 const CALLS: usize = 5_000;
 
-/// Accepts everything; at control point `slots` with a concurrency slot to be given back.
-struct Agent;
+/// An Agent that accepts every flow; at the control point `slots` with a concurrency slot that has
+/// to be returned.
+struct AcceptingAgent;
 
 #[tonic::async_trait]
-impl FlowControlService for Agent {
+impl FlowControlService for AcceptingAgent {
     async fn check(
         &self,
         request: Request<CheckRequest>,
@@ -113,7 +115,7 @@ impl FlowControlService for Agent {
 }
 
 #[tonic::async_trait]
-impl TraceService for Agent {
+impl TraceService for AcceptingAgent {
     async fn export(
         &self,
         _: Request<ExportTraceServiceRequest>,
@@ -134,11 +136,12 @@ fn start_agent() -> SocketAddr {
         let runtime = Builder::new_current_thread().enable_all().build();
         runtime.expect("a runtime starts").block_on(async {
             let listener = TcpListener::from_std(listener).expect("the listener is registered");
-            // As Agents do; without it small answers wait for each other's acknowledgement.
+            // As Agents do; otherwise small responses wait for the acknowledgement of the previous
+            // one.
             let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
             let server = Server::builder()
-                .add_service(FlowControlServiceServer::new(Agent))
-                .add_service(TraceServiceServer::new(Agent))
+                .add_service(FlowControlServiceServer::new(AcceptingAgent))
+                .add_service(TraceServiceServer::new(AcceptingAgent))
                 .serve_with_incoming(incoming);
             server.await.expect("the server runs");
         });
@@ -146,15 +149,15 @@ fn start_agent() -> SocketAddr {
     address
 }
 
-/// One way of asking.
+/// A kind of call to measure.
 #[derive(Clone)]
-enum Way {
+enum CallKind {
     Bare(FlowControlServiceClient<Channel>),
     Flow(ApertureClient, &'static str),
 }
 
-impl Way {
-    async fn ask(&mut self) {
+impl CallKind {
+    async fn call(&mut self) {
         match self {
             Self::Bare(client) => {
                 let request = CheckRequest {
@@ -168,7 +171,7 @@ impl Way {
                     cache_lookup_request: Some(CacheLookupRequest::default()),
                     ..CheckRequest::default()
                 };
-                client.check(request).await.expect("the agent answers");
+                client.check(request).await.expect("the agent responds");
             }
             Self::Flow(client, control_point) => {
                 let params = FlowParams::new()
@@ -182,28 +185,28 @@ impl Way {
     }
 }
 
-struct Figures {
+struct RoundResult {
     per_second: f64,
     p50: f64,
     p99: f64,
 }
 
-/// `CALLS` calls with `in_flight` of them at any time.
-fn run(runtime: &Runtime, way: &Way, in_flight: usize) -> Figures {
+/// Runs `CALLS` calls, `in_flight` of them concurrently.
+fn run(runtime: &Runtime, call_kind: &CallKind, in_flight: usize) -> RoundResult {
     runtime.block_on(async {
-        let left = Arc::new(AtomicUsize::new(CALLS));
-        let begun = Instant::now();
+        let remaining = Arc::new(AtomicUsize::new(CALLS));
+        let started = Instant::now();
         let tasks = (0..in_flight).map(|_| {
-            let (left, mut way) = (Arc::clone(&left), way.clone());
+            let (remaining, mut call_kind) = (Arc::clone(&remaining), call_kind.clone());
             tokio::spawn(async move {
                 let mut took = Vec::with_capacity(CALLS / in_flight + 1);
-                while left
-                    .fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1))
+                while remaining
+                    .fetch_update(Relaxed, Relaxed, |remaining| remaining.checked_sub(1))
                     .is_ok()
                 {
-                    let begun = Instant::now();
-                    way.ask().await;
-                    took.push(begun.elapsed());
+                    let started = Instant::now();
+                    call_kind.call().await;
+                    took.push(started.elapsed());
                 }
                 took
             })
@@ -212,10 +215,10 @@ fn run(runtime: &Runtime, way: &Way, in_flight: usize) -> Figures {
         for task in tasks.collect::<Vec<_>>() {
             took.extend(task.await.expect("no call fails"));
         }
-        let seconds = begun.elapsed().as_secs_f64();
+        let seconds = started.elapsed().as_secs_f64();
         took.sort_unstable();
         let at = |share: f64| took[(took.len() as f64 * share) as usize].as_secs_f64() * 1e6;
-        Figures {
+        RoundResult {
             per_second: CALLS as f64 / seconds,
             p50: at(0.5),
             p99: at(0.99),
@@ -239,32 +242,32 @@ fn main() {
             .address(format!("http://{address}"))
             .connections(connections)
             .telemetry(telemetry)
-            // The bench is about the cost of an answer, not about giving up on one.
+            // The bench measures the cost of responses, so a check must not time out.
             .check_timeout(Duration::from_secs(10))
             .build()
-            .expect("the address is right")
+            .expect("a valid address")
     };
     let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("a valid address");
     let bare = runtime
         .block_on(endpoint.connect())
         .expect("the agent listens");
-    let ways = [
+    let call_kinds = [
         (
             "bare unary call",
-            Way::Bare(FlowControlServiceClient::new(bare)),
+            CallKind::Bare(FlowControlServiceClient::new(bare)),
         ),
         (
             "flow, no telemetry",
-            Way::Flow(client(1, false), "checkout"),
+            CallKind::Flow(client(1, false), "checkout"),
         ),
-        ("flow and span", Way::Flow(client(1, true), "checkout")),
+        ("flow and span", CallKind::Flow(client(1, true), "checkout")),
         (
             "flow and span, 4 connections",
-            Way::Flow(client(4, true), "checkout"),
+            CallKind::Flow(client(4, true), "checkout"),
         ),
         (
             "flow, span and FlowEnd",
-            Way::Flow(client(1, true), "slots"),
+            CallKind::Flow(client(1, true), "slots"),
         ),
     ];
 
@@ -274,20 +277,22 @@ fn main() {
         "in flight", "", "calls/s", "p50 us", "p99 us", "p50", "p99", "throughput"
     );
     for in_flight in [1, 64, 512] {
-        for (_, way) in &ways {
-            run(&runtime, way, in_flight);
+        for (_, call_kind) in &call_kinds {
+            run(&runtime, call_kind, in_flight);
         }
-        let mut rounds: Vec<Vec<Figures>> = ways.iter().map(|_| Vec::new()).collect();
+        let mut rounds: Vec<Vec<RoundResult>> = call_kinds.iter().map(|_| Vec::new()).collect();
         for _ in 0..ROUNDS {
-            for (nth, (_, way)) in ways.iter().enumerate() {
-                rounds[nth].push(run(&runtime, way, in_flight));
+            for (index, (_, call_kind)) in call_kinds.iter().enumerate() {
+                rounds[index].push(run(&runtime, call_kind, in_flight));
             }
         }
-        for (nth, (name, _)) in ways.iter().enumerate() {
-            let of = |figure: fn(&Figures) -> f64| median(rounds[nth].iter().map(figure).collect());
-            // Round by round, because the machine may change its pace between them.
-            let ratio = |figure: fn(&Figures) -> f64| {
-                let pairs = rounds[nth].iter().zip(&rounds[0]);
+        for (index, (name, _)) in call_kinds.iter().enumerate() {
+            let median_of = |figure: fn(&RoundResult) -> f64| {
+                median(rounds[index].iter().map(figure).collect())
+            };
+            // Compared round by round, because the speed of the machine may change between rounds.
+            let ratio = |figure: fn(&RoundResult) -> f64| {
+                let pairs = rounds[index].iter().zip(&rounds[0]);
                 median(
                     pairs
                         .map(|(ours, bare)| figure(ours) / figure(bare))
@@ -296,17 +301,17 @@ fn main() {
             };
             println!(
                 "{in_flight:<10} {name:<30} {:>10.0} {:>9.1} {:>9.1} {:>7.2} x {:>9.2} x {:>9.2} x",
-                of(|figures| figures.per_second),
-                of(|figures| figures.p50),
-                of(|figures| figures.p99),
+                median_of(|figures| figures.per_second),
+                median_of(|figures| figures.p50),
+                median_of(|figures| figures.p99),
                 ratio(|figures| figures.p50),
                 ratio(|figures| figures.p99),
                 ratio(|figures| figures.per_second),
             );
         }
     }
-    for (name, way) in &ways {
-        if let Way::Flow(client, _) = way {
+    for (name, call_kind) in &call_kinds {
+        if let CallKind::Flow(client, _) = call_kind {
             runtime.block_on(client.shutdown(Duration::from_secs(5)));
             let stats = client.stats();
             assert_eq!(stats.unreachable, 0, "{name}: every call is answered");

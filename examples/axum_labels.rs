@@ -1,6 +1,7 @@
 //! Labels and control points from requests: the route, a header, the query, the client's address.
 //!
-//! `cargo run --example axum_labels` serves, asks, asserts the answers, and ends.
+//! `cargo run --example axum_labels` starts a server, sends requests, asserts the responses and
+//! exits.
 #![allow(clippy::print_stdout)]
 
 use std::net::SocketAddr;
@@ -12,7 +13,7 @@ use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use tower_aperture::layer::{ClientAddress, client_ip, header, joined, path_template, query};
 use tower_aperture::{ApertureClient, ApertureLayer, Engine};
 
-/// Two requests an hour of each tenant and plan to one route, three of each address to another.
+/// One route allows two requests an hour per tenant and plan, another one three per address.
 const POLICY: &str = "
 circuit:
   components:
@@ -37,7 +38,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let engine = Engine::builder().policy_text("limits", POLICY).build()?;
     let client = ApertureClient::embedded(engine);
 
-    // The route's template is the control point; addresses are those that our own proxy tells.
+    // The template of the route is the control point. Client addresses come from the trusted proxy.
     let peer = ClientAddress::of(|ConnectInfo(peer): &ConnectInfo<SocketAddr>| Some(*peer));
     let layer = ApertureLayer::with_control_point(
         client,
@@ -56,24 +57,24 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     tokio::spawn(async move { axum::serve(listener, app).await });
 
     let http = Client::builder(TokioExecutor::new()).build_http::<Body>();
-    let ask = async |path: &str, name: &str, value: &str| {
+    let send = async |path: &str, name: &str, value: &str| {
         let request = Request::get(format!("http://{address}{path}")).header(name, value);
         let response = http.request(request.body(Body::empty())?).await?;
         Ok::<_, Box<dyn std::error::Error>>(response.status().as_u16())
     };
 
-    // Another id is the same route, another plan another key.
-    assert_eq!(ask("/reports/1?plan=free", "x-tenant", "acme").await?, 200);
-    assert_eq!(ask("/reports/2?plan=free", "x-tenant", "acme").await?, 200);
-    assert_eq!(ask("/reports/3?plan=free", "x-tenant", "acme").await?, 429);
-    assert_eq!(ask("/reports/3?plan=pro", "x-tenant", "acme").await?, 200);
-    // What a client writes in front of its own address changes nothing.
-    for made_up in ["1.1.1.1", "2.2.2.2", "3.3.3.3"] {
-        let hops = format!("{made_up}, 192.0.2.7");
-        assert_eq!(ask("/login", "x-forwarded-for", &hops).await?, 200);
+    // A different id is the same route, and a different plan is a different key.
+    assert_eq!(send("/reports/1?plan=free", "x-tenant", "acme").await?, 200);
+    assert_eq!(send("/reports/2?plan=free", "x-tenant", "acme").await?, 200);
+    assert_eq!(send("/reports/3?plan=free", "x-tenant", "acme").await?, 429);
+    assert_eq!(send("/reports/3?plan=pro", "x-tenant", "acme").await?, 200);
+    // Addresses that a client adds before its own are ignored.
+    for forged in ["1.1.1.1", "2.2.2.2", "3.3.3.3"] {
+        let hops = format!("{forged}, 192.0.2.7");
+        assert_eq!(send("/login", "x-forwarded-for", &hops).await?, 200);
     }
-    assert_eq!(ask("/login", "x-forwarded-for", "192.0.2.7").await?, 429);
-    assert_eq!(ask("/login", "x-forwarded-for", "192.0.2.8").await?, 200);
+    assert_eq!(send("/login", "x-forwarded-for", "192.0.2.7").await?, 429);
+    assert_eq!(send("/login", "x-forwarded-for", "192.0.2.8").await?, 200);
     println!("limited by route, tenant, plan and address");
     Ok(())
 }

@@ -1,6 +1,8 @@
-//! The layer asks with the attributes of requests, and the policy's own classifiers make labels.
+//! The layer sends the attributes of requests with the check, and classifiers in the policy make
+//! labels from them.
 //!
-//! `cargo run --example check_http` serves, asks, asserts the answers, and ends.
+//! `cargo run --example check_http` starts a server, sends requests, asserts the responses and
+//! exits.
 #![allow(clippy::print_stdout)]
 
 use axum::{Router, body::Body, http::HeaderMap, routing::post};
@@ -11,7 +13,7 @@ use tower::ServiceBuilder;
 use tower_aperture::layer::CaptureBody;
 use tower_aperture::{ApertureClient, ApertureLayer, Engine};
 
-/// Who asks is in the body and what with in a header; two questions an hour of each user.
+/// Two requests an hour per user. The user is in the body, and the device in a header.
 const POLICY: &str = "
 circuit:
   components:
@@ -38,13 +40,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .send_header("x-device")
         .label("service", "shop");
 
-    // Handlers see what was found out as members of `baggage`.
+    // Handlers get the labels as members of `baggage`.
     let handler = async |headers: HeaderMap, body: String| {
         let baggage = headers.get("baggage").and_then(|value| value.to_str().ok());
         format!("{} for {body}", baggage.unwrap_or("nothing"))
     };
     let app: Router = Router::new().route("/graphql", post(handler)).route_layer(
-        // Policies and the handler see bodies of up to 4 KiB; longer ones are answered 413.
+        // Policies and the handler get bodies of up to 4 KiB; longer ones are rejected with 413.
         ServiceBuilder::new()
             .layer(CaptureBody::new(4096))
             .layer(layer),
@@ -54,7 +56,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     tokio::spawn(async move { axum::serve(listener, app).await });
 
     let http = Client::builder(TokioExecutor::new()).build_http::<Body>();
-    let ask = async |body: &'static str| {
+    let send = async |body: &'static str| {
         let request = Request::post(&url).header("x-device", "phone");
         let response = http.request(request.body(Body::from(body))?).await?;
         let (head, body) = response.into_parts();
@@ -62,17 +64,17 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         Ok::<_, Box<dyn std::error::Error>>((head, body))
     };
 
-    let (head, body) = ask(r#"{"user": "ann"}"#).await?;
+    let (head, body) = send(r#"{"user": "ann"}"#).await?;
     assert_eq!(head.status, 200);
     assert_eq!(
         body,
         r#"service=shop,device=phone,user=ann for {"user": "ann"}"#
     );
-    assert_eq!(ask(r#"{"user": "ann"}"#).await?.0.status, 200);
-    let (head, _) = ask(r#"{"user": "ann"}"#).await?;
+    assert_eq!(send(r#"{"user": "ann"}"#).await?.0.status, 200);
+    let (head, _) = send(r#"{"user": "ann"}"#).await?;
     assert_eq!(head.status, 429);
     assert!(head.headers.contains_key("retry-after"));
-    assert_eq!(ask(r#"{"user": "bob"}"#).await?.0.status, 200);
-    println!("two questions an hour, by a name in the body");
+    assert_eq!(send(r#"{"user": "bob"}"#).await?.0.status, 200);
+    println!("limited to two requests an hour per user in the body");
     Ok(())
 }

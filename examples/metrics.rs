@@ -1,8 +1,9 @@
-//! What happens to flows, at `/metrics`: for Prometheus and the dashboard in `examples/grafana`.
+//! Exports metrics of flows at `/metrics`, for Prometheus and the dashboard in `examples/grafana`.
 //!
-//! `cargo run --features metrics --example metrics` serves, asks, asserts its scrape, and ends.
-//! With `-- --serve 127.0.0.1:9464` it stays up there and goes on asking. With the feature `server` it also
-//! serves an Agent of one node at `/agent`, whose `/agent/metrics` shows what its priorities do.
+//! `cargo run --features metrics --example metrics` starts a server, sends requests, asserts the
+//! scraped metrics and exits. With `-- --serve 127.0.0.1:9464` it listens there and keeps sending
+//! requests. With the feature `server` it also serves an Agent at `/agent`, whose `/agent/metrics`
+//! shows the effect of its priorities.
 #![allow(clippy::print_stdout)]
 
 use axum::{BoxError, Router, body::Body, routing::get};
@@ -23,7 +24,7 @@ async fn main() -> Result<(), BoxError> {
         r#"flows_total{control_point="checkout",decision="accepted",reason="none"} 5"#,
         r#"flows_total{control_point="checkout",decision="rejected",reason="rate_limited"} 3"#,
         r#"flows_total{control_point="profile",decision="unreachable",reason="unavailable"} 8"#,
-        "checks_spared_total 3\n", // After five failures the Agent is given up.
+        "checks_spared_total 3\n", // After five failures the breaker stops the checks.
     ] {
         assert!(scrape.contains(line), "{line} is not in {scrape}");
     }
@@ -31,17 +32,18 @@ async fn main() -> Result<(), BoxError> {
     Ok(())
 }
 
-/// Serves two routes with limits in process, and one with those of an Agent that is not there.
+/// Serves two routes with limits in process, and one route whose Agent is not reachable.
 pub(crate) async fn serve(address: &str) -> Result<String, BoxError> {
-    // Before the first flow. Without buckets there would be summaries, and no histograms.
+    // Installed before the first flow. Without buckets, the exporter makes summaries instead of
+    // histograms.
     let scrape = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &metrics::BUCKETS)?
         .install_recorder()?;
     let policy = include_str!("grafana/policy.yaml");
     let engine = Engine::builder().policy_text("limits", policy).build()?;
-    let nobody = tokio::net::TcpSocket::new_v4()?; // Bound, and not listening.
-    nobody.bind("127.0.0.1:0".parse()?)?;
-    let agent = ApertureClient::builder().address(nobody.local_addr()?.to_string());
+    let closed = tokio::net::TcpSocket::new_v4()?; // Bound, but not listening.
+    closed.bind("127.0.0.1:0".parse()?)?;
+    let agent = ApertureClient::builder().address(closed.local_addr()?.to_string());
     let profile = ApertureLayer::new(agent.insecure(true).build()?, "profile");
     let local = ApertureClient::embedded(engine.clone());
     let checkout = ApertureLayer::new(local.clone(), "checkout").result_cache_key(|_| "me".into());
@@ -59,11 +61,12 @@ pub(crate) async fn serve(address: &str) -> Result<String, BoxError> {
     let app = app.nest_service("/agent", agent_service()?);
     let listener = tokio::net::TcpListener::bind(address).await?;
     let base = format!("http://{}", listener.local_addr()?);
-    tokio::spawn(async move { (axum::serve(listener, app).await, nobody) });
+    tokio::spawn(async move { (axum::serve(listener, app).await, closed) });
     Ok(base)
 }
 
-/// Eight checkouts, of which five are let in, eight profiles, and two reports, of which one waits.
+/// Sends eight checkouts, of which five are accepted, eight profiles, and two reports, of which one
+/// waits.
 pub(crate) async fn traffic(base: &str) -> Result<(), BoxError> {
     for path in ["checkout", "profile"].repeat(8) {
         ask(base, path).await?;
@@ -77,7 +80,7 @@ pub(crate) async fn traffic(base: &str) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// An Agent of one node, with a queue in which gold overtakes all others.
+/// Returns an Agent with a scheduler that gives gold the highest priority.
 #[cfg(feature = "server")]
 fn agent_service() -> Result<tower_aperture::agent::AgentService, BoxError> {
     let policy = include_str!("grafana/priorities.yaml");
@@ -87,7 +90,7 @@ fn agent_service() -> Result<tower_aperture::agent::AgentService, BoxError> {
         .service())
 }
 
-/// Asks that Agent, as an SDK without gRPC would, and waits for a token.
+/// Sends a JSON check to that Agent, like an SDK without gRPC, and waits for a token.
 #[cfg(feature = "server")]
 async fn render(base: &str, tier: &str) -> Result<(), BoxError> {
     let body =

@@ -1,7 +1,7 @@
-//! Calls to a third party that allows two at once and ten a second: a quota scheduler makes them
-//! wait for their turn, over hyper-util's client and over reqwest.
+//! Limits the calls to a third-party service that allows bursts of two and ten calls a second. A
+//! quota scheduler queues further calls. Shown with the client of hyper-util and with reqwest.
 //!
-//! `cargo run --example outgoing` asserts what it says and ends.
+//! `cargo run --example outgoing` asserts the results and exits.
 #![allow(clippy::print_stdout)]
 
 use std::time::{Duration, Instant};
@@ -38,23 +38,26 @@ async fn main() -> Result<(), Error> {
     tokio::spawn(async move { axum::serve(listener, api).await });
 
     let engine = Engine::builder().policy_text("geocoder", POLICY).build()?;
-    // As long as the policy lets a call wait. The default is 200 ms.
-    let patience = Duration::from_secs(10);
-    let client = ApertureClient::embedded_with_check_timeout(engine, patience);
+    // The same as the queue timeout of the policy. The default is 200 ms.
+    let check_timeout = Duration::from_secs(10);
+    let client = ApertureClient::embedded_with_check_timeout(engine, check_timeout);
     let layer = ApertureLayer::new(client, "geocoder");
 
-    // hyper-util: two calls go at once, each of the other four waits for a token.
+    // hyper-util: two calls are sent at once, and each of the other four waits for a token.
     let http = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
     let geocoder = layer.clone().into_client().layer(http);
     let start = Instant::now();
     for _ in 0..6 {
         let request = Request::get(&url).body(Empty::new())?;
-        let place = geocoder.clone().oneshot(request).await?.into_body();
-        assert_eq!(place.collect().await?.to_bytes(), "52.5 N, 13.4 E");
+        let position = geocoder.clone().oneshot(request).await?.into_body();
+        assert_eq!(position.collect().await?.to_bytes(), "52.5 N, 13.4 E");
     }
-    assert!(start.elapsed() >= Duration::from_millis(390), "paced");
+    assert!(
+        start.elapsed() >= Duration::from_millis(390),
+        "the last four calls waited"
+    );
 
-    // reqwest has requests of its own: this makes it a service of `http`'s.
+    // reqwest has its own request type: this service converts from and to the types of `http`.
     let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
     let http = reqwest::Client::new();
     let http = service_fn(move |request: Request<reqwest::Body>| {
@@ -66,17 +69,20 @@ async fn main() -> Result<(), Error> {
     });
     let request = || Request::get(&url).body(reqwest::Body::default());
     let geocoder = layer.clone().into_client().layer(http.clone());
-    let place = geocoder.oneshot(request()?).await?.into_body();
-    assert_eq!(place.collect().await?.to_bytes(), "52.5 N, 13.4 E");
+    let position = geocoder.oneshot(request()?).await?.into_body();
+    assert_eq!(position.collect().await?.to_bytes(), "52.5 N, 13.4 E");
 
-    // Who has no time to wait is told so before anything is sent.
-    let impatient = layer.check_timeout(Duration::from_millis(20)).into_client();
-    let calls = (0..10).map(|_| Ok(impatient.layer(http.clone()).oneshot(request()?)));
+    // With a short check timeout, calls are rejected before they are sent.
+    let short_timeout = layer.check_timeout(Duration::from_millis(20)).into_client();
+    let calls = (0..10).map(|_| Ok(short_timeout.layer(http.clone()).oneshot(request()?)));
     let calls = join_all(calls.collect::<Result<Vec<_>, http::Error>>()?).await;
     let mut rejected = calls.iter().filter_map(|call| match call {
         Err(ClientError::Rejected(rejection)) => Some(rejection),
         _ => None,
     });
-    println!("in a hurry: {}", rejected.next().ok_or("all got through")?);
+    println!(
+        "with a short check timeout: {}",
+        rejected.next().ok_or("no call was rejected")?
+    );
     Ok(())
 }

@@ -1,9 +1,10 @@
-//! A service that is asked for twice what it can do, with and without average-latency protection.
+//! A service under twice the load that it can serve, with and without load scheduling by average
+//! latency.
 //!
-//! `cargo run --example overload` simulates some minutes, asserts what it prints, and ends. Time is
-//! Tokio's paused clock, so minutes pass as fast as the machine computes them; everything else is
-//! real: the layer, the engine and its control loop, one request at a time. No Agent and no
-//! monitoring system is needed: how slow the service is, the engine measures itself.
+//! `cargo run --example overload` simulates eight minutes, asserts what it prints, and exits. It
+//! uses Tokio's paused clock, so the minutes pass as fast as the machine computes them. Everything
+//! else is real: the layer, the engine, its control loop and each single request. It needs no Agent
+//! and no monitoring system: the engine itself measures the latency of the service.
 #![allow(clippy::print_stdout)]
 
 use std::convert::Infallible;
@@ -23,45 +24,45 @@ const POLICY: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/examples/policies/overload.yaml"
 );
-/// The service: so many requests at a time, each for so long. That makes 200 a second.
+/// The service runs this many requests at a time, each for [`WORK`]: 200 requests a second.
 const WORKERS: usize = 4;
 const WORK: Duration = Duration::from_millis(20);
-/// Requests a second: as usual, and in the surge.
+/// Requests a second, normally and during the surge.
 const USUAL: u64 = 120;
 const SURGE: u64 = 400;
 const SURGE_BEGINS: u64 = 120;
 const SURGE_ENDS: u64 = 300;
 const SECONDS: u64 = 480;
-/// Nobody waits for longer.
-const PATIENCE: Duration = Duration::from_secs(3);
-/// A row of the chart.
-const ROW: u64 = 10;
+/// The time after which a client stops waiting.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(3);
+/// The seconds in one row of the chart.
+const ROW_SECONDS: u64 = 10;
 const WIDTH: usize = 40;
 
-type Answer = Response<Full<Bytes>>;
+type SearchResponse = Response<Full<Bytes>>;
 
-/// What happened in ten seconds.
+/// The requests of one row of the chart.
 #[derive(Clone, Copy, Default)]
 struct Row {
     offered: u64,
-    answered: u64,
-    refused: u64,
-    gave_up: u64,
-    took: Duration,
+    served: u64,
+    rejected: u64,
+    timed_out: u64,
+    total_latency: Duration,
 }
 
 impl Row {
     fn latency(&self) -> Duration {
-        self.took / u32::try_from(self.answered.max(1)).unwrap_or(u32::MAX)
+        self.total_latency / u32::try_from(self.served.max(1)).unwrap_or(u32::MAX)
     }
 
     fn sum(rows: &[Self]) -> Self {
         rows.iter().fold(Self::default(), |sum, row| Self {
             offered: sum.offered + row.offered,
-            answered: sum.answered + row.answered,
-            refused: sum.refused + row.refused,
-            gave_up: sum.gave_up + row.gave_up,
-            took: sum.took + row.took,
+            served: sum.served + row.served,
+            rejected: sum.rejected + row.rejected,
+            timed_out: sum.timed_out + row.timed_out,
+            total_latency: sum.total_latency + row.total_latency,
         })
     }
 }
@@ -69,21 +70,21 @@ impl Row {
 #[tokio::main(flavor = "current_thread", start_paused = true)]
 async fn main() -> Result<(), Box<dyn Error>> {
     println!(
-        "A service that can do {} requests a second gets {USUAL}, then {SURGE}, then {USUAL}.\n",
+        "A service for {} requests a second gets {USUAL}, then {SURGE}, then {USUAL} a second.\n",
         WORKERS as u128 * 1000 / WORK.as_millis()
     );
-    println!("without protection");
+    println!("without load scheduling");
     let without = run(ApertureClient::disabled()).await;
     show(&without);
     println!("\nwith load-scheduling/average-latency");
     let engine = Engine::builder().policy_file(POLICY).build()?;
     let with = run(ApertureClient::embedded(engine)).await;
     show(&with);
-    judge(&without, &with);
+    assert_protection(&without, &with);
     Ok(())
 }
 
-/// The whole story with one way to decide.
+/// Simulates the normal load, the surge and the recovery with one client.
 async fn run(client: ApertureClient) -> Vec<Row> {
     let workers = Arc::new(Semaphore::new(WORKERS));
     let search = service_fn(move |_: Request<Full<Bytes>>| {
@@ -92,75 +93,80 @@ async fn run(client: ApertureClient) -> Vec<Row> {
             let worker = workers.acquire().await;
             sleep(WORK).await;
             drop(worker);
-            Ok::<_, Infallible>(Answer::new(Full::from("found")))
+            Ok::<_, Infallible>(SearchResponse::new(Full::from("found")))
         }
     });
     let service = ServiceBuilder::new()
         .layer(
             ApertureLayer::new(client, "search")
-                // Rather refused now than let in later.
+                // Rejects early instead of queueing for long.
                 .check_timeout(Duration::from_millis(100)),
         )
         .service(search);
 
-    let rows = Arc::new(Mutex::new(vec![Row::default(); (SECONDS / ROW) as usize]));
+    let rows = Arc::new(Mutex::new(vec![
+        Row::default();
+        (SECONDS / ROW_SECONDS) as usize
+    ]));
     for second in 0..SECONDS {
         let rate = match second {
             SURGE_BEGINS..SURGE_ENDS => SURGE,
             _ => USUAL,
         };
-        let begun = Instant::now();
+        let start = Instant::now();
         for number in 0..rate {
-            tokio::time::sleep_until(begun + Duration::from_secs(1) * number as u32 / rate as u32)
+            tokio::time::sleep_until(start + Duration::from_secs(1) * number as u32 / rate as u32)
                 .await;
             let (service, rows) = (service.clone(), Arc::clone(&rows));
-            tokio::spawn(async move { ask(service, &rows, (second / ROW) as usize).await });
+            tokio::spawn(
+                async move { send(service, &rows, (second / ROW_SECONDS) as usize).await },
+            );
         }
-        tokio::time::sleep_until(begun + Duration::from_secs(1)).await;
+        tokio::time::sleep_until(start + Duration::from_secs(1)).await;
     }
-    sleep(PATIENCE * 2).await;
-    let rows = rows.lock().expect("nobody panics with it");
+    sleep(CLIENT_TIMEOUT * 2).await;
+    let rows = rows.lock().expect("no panic holds the lock");
     rows.clone()
 }
 
-async fn ask<S, B>(service: S, rows: &Mutex<Vec<Row>>, row: usize)
+async fn send<S, B>(service: S, rows: &Mutex<Vec<Row>>, row: usize)
 where
     S: Service<Request<Full<Bytes>>, Response = Response<B>, Error = Infallible>,
     B: http_body::Body,
 {
-    let begun = Instant::now();
-    let answer = timeout(PATIENCE, async {
-        let Ok(answer) = service.oneshot(Request::new(Full::default())).await;
-        let status = answer.status();
-        let _ = answer.into_body().collect().await;
+    let start = Instant::now();
+    let status = timeout(CLIENT_TIMEOUT, async {
+        let Ok(response) = service.oneshot(Request::new(Full::default())).await;
+        let status = response.status();
+        let _ = response.into_body().collect().await;
         status
     });
-    let answer = answer.await;
-    let mut rows = rows.lock().expect("nobody panics with it");
+    let status = status.await;
+    let mut rows = rows.lock().expect("no panic holds the lock");
     let row = &mut rows[row];
     row.offered += 1;
-    match answer {
-        Err(_) => row.gave_up += 1,
+    match status {
+        Err(_) => row.timed_out += 1,
         Ok(StatusCode::OK) => {
-            row.answered += 1;
-            row.took += begun.elapsed();
+            row.served += 1;
+            row.total_latency += start.elapsed();
         }
-        Ok(_) => row.refused += 1,
+        Ok(_) => row.rejected += 1,
     }
 }
 
 fn show(rows: &[Row]) {
     println!(
-        "    s  offered  answered  refused  gave up   latency  # answered - refused x gave up"
+        "    s  offered    served  rejected  timeout   latency  # served - rejected x timeout"
     );
     for (at, row) in (0..).zip(rows) {
         println!(
-            "{:>5}  {:>7}  {:>8}  {:>7}  {:>7}  {:>5} ms  {}",
-            at * ROW,
+            "{:>5}  {:>7}  {:>8}  {:>8}  {:>7}  {:>5} ms  {}",
+            at * ROW_SECONDS,
             row.offered,
-            row.answered,
-            row.refused,
-            row.gave_up,
+            row.served,
+            row.rejected,
+            row.timed_out,
             row.latency().as_millis(),
             bar(row)
         );
@@ -169,50 +175,51 @@ fn show(rows: &[Row]) {
 
 fn bar(row: &Row) -> String {
     let columns =
-        |count: u64| (count as f64 / (SURGE * ROW) as f64 * WIDTH as f64).round() as usize;
+        |count: u64| (count as f64 / (SURGE * ROW_SECONDS) as f64 * WIDTH as f64).round() as usize;
     let part = |sign: &str, count| sign.repeat(columns(count));
-    part("#", row.answered) + &part("-", row.refused) + &part("x", row.gave_up)
+    part("#", row.served) + &part("-", row.rejected) + &part("x", row.timed_out)
 }
 
-fn judge(without: &[Row], with: &[Row]) {
+fn assert_protection(without: &[Row], with: &[Row]) {
     let rows = |seconds: std::ops::Range<u64>| {
-        (seconds.start / ROW) as usize..(seconds.end / ROW) as usize
+        (seconds.start / ROW_SECONDS) as usize..(seconds.end / ROW_SECONDS) as usize
     };
     let before = Row::sum(&with[rows(0..SURGE_BEGINS)]);
     assert_eq!(
-        before.refused, 0,
-        "nobody is refused as long as all is well"
+        before.rejected, 0,
+        "no request is rejected under normal load"
     );
 
-    // The loop hears of the surge within some seconds; all of it counts from its first minute on.
+    // The control loop needs some seconds to react, so the first minute of the surge is not
+    // counted.
     let surge = rows(SURGE_BEGINS + 60..SURGE_ENDS);
     let (bare, protected) = (Row::sum(&without[surge.clone()]), Row::sum(&with[surge]));
-    assert!(protected.refused > 0, "load is shed in the surge");
+    assert!(protected.rejected > 0, "requests are rejected in the surge");
     assert!(
-        protected.answered > 5 * bare.answered.max(1),
-        "and many more are answered: {} instead of {}",
-        protected.answered,
-        bare.answered
+        protected.served > 5 * bare.served.max(1),
+        "many more requests are served: {} instead of {}",
+        protected.served,
+        bare.served
     );
     assert!(
-        protected.gave_up * 5 < bare.gave_up,
-        "few wait in vain: {} instead of {}",
-        protected.gave_up,
-        bare.gave_up
+        protected.timed_out * 5 < bare.timed_out,
+        "few requests time out: {} instead of {}",
+        protected.timed_out,
+        bare.timed_out
     );
 
     let after = Row::sum(&with[rows(SECONDS - 60..SECONDS)]);
     assert_eq!(
-        after.refused, 0,
-        "when it is over everybody is let in again"
+        after.rejected, 0,
+        "no request is rejected after the recovery"
     );
     println!(
-        "\nIn the surge {} requests are answered, in {:?} on average, instead of {}; {} wait in \
-         vain instead of {}.",
-        protected.answered,
+        "\nIn the surge {} requests are served, in {:?} on average, instead of {}; {} time out \
+         instead of {}.",
+        protected.served,
         protected.latency(),
-        bare.answered,
-        protected.gave_up,
-        bare.gave_up
+        bare.served,
+        protected.timed_out,
+        bare.timed_out
     );
 }

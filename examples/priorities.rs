@@ -1,7 +1,7 @@
-//! A saturated service whose places go to gold, silver and bronze users by their priorities.
+//! A saturated service whose slots are shared by gold, silver and bronze users by priority.
 //!
-//! `cargo run --example priorities` runs for a few seconds, asserts what it prints, and ends. No
-//! Agent is needed: the policy is decided in process.
+//! `cargo run --example priorities` runs for a few seconds, asserts what it prints, and exits. It
+//! needs no Agent: the engine decides in process.
 #![allow(clippy::print_stdout)]
 
 use std::convert::Infallible;
@@ -20,21 +20,21 @@ const POLICY: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/examples/policies/priorities.yaml"
 );
-/// The tiers, with their priorities in the policy.
+/// The tiers and their priorities in the policy.
 const TIERS: [(&str, u64); 3] = [("gold", 60), ("silver", 30), ("bronze", 10)];
-/// Users of each tier, who ask again as soon as they are answered.
+/// The number of users of each tier. Each sends its next request after the previous response.
 const USERS: usize = 25;
 const WORK: Duration = Duration::from_millis(3);
 const RUNS: Duration = Duration::from_secs(4);
-/// How far a share may be off.
+/// The largest deviation of a share from its priority.
 const TOLERANCE: f64 = 0.03;
 const WIDTH: usize = 50;
 
-/// What became of a tier's requests.
+/// The outcomes of one tier's requests.
 #[derive(Default)]
 struct Tally {
     served: AtomicU64,
-    refused: AtomicU64,
+    rejected: AtomicU64,
     waited_micros: AtomicU64,
 }
 
@@ -45,7 +45,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .layer(
             ApertureLayer::new(ApertureClient::embedded(engine), "render")
                 .label_from_header("tier", "x-tier")
-                // Longer than anybody has to wait.
+                // Longer than any request waits.
                 .check_timeout(Duration::from_secs(60)),
         )
         .service(service_fn(render));
@@ -57,7 +57,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         for _ in 0..USERS {
             let (service, tally) = (service.clone(), Arc::clone(tally));
             users.push(tokio::spawn(async move {
-                ask_again_and_again(service, tier, &tally, until).await;
+                send_until(service, tier, &tally, until).await;
             }));
         }
     }
@@ -73,24 +73,24 @@ async fn render(_: Request<Full<Bytes>>) -> Result<Response<Full<Bytes>>, Infall
     Ok(Response::new(Full::from("a picture")))
 }
 
-async fn ask_again_and_again<S, B>(service: S, tier: &str, tally: &Tally, until: Instant)
+async fn send_until<S, B>(service: S, tier: &str, tally: &Tally, until: Instant)
 where
     S: Service<Request<Full<Bytes>>, Response = Response<B>, Error = Infallible> + Clone,
     B: http_body::Body,
 {
     while Instant::now() < until {
         let request = Request::get("/").header("x-tier", tier);
-        let request = request.body(Full::default()).expect("a sound request");
-        let begun = Instant::now();
+        let request = request.body(Full::default()).expect("a valid request");
+        let start = Instant::now();
         let Ok(response) = service.clone().oneshot(request).await;
         let served = response.status() == StatusCode::OK;
-        // The flow ends with the body; then somebody else has the place.
+        // The flow ends with the body, which frees the slot.
         let _ = response.into_body().collect().await;
-        let waited = begun.elapsed().as_micros() as u64;
+        let waited = start.elapsed().as_micros() as u64;
         let count = if served {
             &tally.served
         } else {
-            &tally.refused
+            &tally.rejected
         };
         count.fetch_add(1, Ordering::Relaxed);
         tally.waited_micros.fetch_add(waited, Ordering::Relaxed);
@@ -102,20 +102,20 @@ fn show(tallies: &[Arc<Tally>]) {
     let all: u64 = tallies.iter().map(|tally| served(tally)).sum();
     let priorities: u64 = TIERS.iter().map(|(_, priority)| priority).sum();
 
-    println!("{USERS} users of each tier, four places, {WORK:?} of work, {RUNS:?}\n");
-    println!("tier    priority  served  refused  mean wait  share  expected");
+    println!("{USERS} users of each tier, four slots, {WORK:?} of work, {RUNS:?}\n");
+    println!("tier    priority  served  rejected  mean wait  share  expected");
     for ((tier, priority), tally) in TIERS.iter().zip(tallies) {
-        let refused = tally.refused.load(Ordering::Relaxed);
+        let rejected = tally.rejected.load(Ordering::Relaxed);
         let waited = tally.waited_micros.load(Ordering::Relaxed) as f64 / 1000.0;
         println!(
-            "{tier:<7} {priority:>8}  {:>6}  {refused:>7}  {:>6.1} ms  {:>4.1}%  {:>7.1}%",
+            "{tier:<7} {priority:>8}  {:>6}  {rejected:>8}  {:>6.1} ms  {:>4.1}%  {:>7.1}%",
             served(tally),
-            waited / (served(tally) + refused).max(1) as f64,
+            waited / (served(tally) + rejected).max(1) as f64,
             100.0 * served(tally) as f64 / all as f64,
             100.0 * *priority as f64 / priorities as f64,
         );
     }
-    println!("\nshares (| is the priority's)");
+    println!("\nshares (| marks the share by priority)");
     for ((tier, priority), tally) in TIERS.iter().zip(tallies) {
         let share = served(tally) as f64 / all as f64;
         let expected = *priority as f64 / priorities as f64;
@@ -130,12 +130,12 @@ fn show(tallies: &[Arc<Tally>]) {
             "{tier}: a share of {share:.3} instead of {expected:.3}"
         );
         assert_eq!(
-            tally.refused.load(Ordering::Relaxed),
+            tally.rejected.load(Ordering::Relaxed),
             0,
-            "{tier}: waits, and is served"
+            "{tier}: no request is rejected"
         );
     }
-    println!("\nAs the policy says.");
+    println!("\nThe shares match the policy.");
 }
 
 fn bar(share: f64, expected: f64) -> String {

@@ -1,8 +1,8 @@
-//! An axum service whose users get a bucket of tokens each, and a burst to see it.
+//! An axum service with a token bucket per user, and a burst of requests that shows the limit.
 //!
-//! `cargo run --example quickstart` decides in process, asserts what it prints, and ends.
-//! `cargo run --example quickstart -- --serve` stays up and prints what to try.
-//! With `APERTURE_AGENT_ADDRESS` set, that Agent decides instead, with the policies it has.
+//! `cargo run --example quickstart` decides in process, asserts what it prints, and exits.
+//! `cargo run --example quickstart -- --serve` keeps serving and prints commands to try.
+//! If `APERTURE_AGENT_ADDRESS` is set, that Agent decides instead, with its own policies.
 #![allow(clippy::print_stdout)]
 
 use std::error::Error;
@@ -21,7 +21,7 @@ const POLICY: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/examples/policies/per-user-rate-limit.yaml"
 );
-/// What the policy file says.
+/// The bucket of the policy file.
 const CAPACITY: usize = 5;
 const REFILL: Duration = Duration::from_secs(1);
 
@@ -67,7 +67,7 @@ async fn main() -> Result<(), AnyError> {
     Ok(())
 }
 
-/// One user's burst, as the answers tell it.
+/// The responses to one user's burst.
 struct Tally {
     user: &'static str,
     accepted: usize,
@@ -78,7 +78,7 @@ struct Tally {
 
 async fn burst(address: SocketAddr, check: bool) -> Result<(), AnyError> {
     let http = Client::builder(TokioExecutor::new()).build_http::<Body>();
-    let ask = |user: &'static str| {
+    let send = |user: &'static str| {
         let request = Request::post(format!("http://{address}/checkout/1"))
             .header("x-user-id", user)
             .body(Body::empty());
@@ -91,7 +91,7 @@ async fn burst(address: SocketAddr, check: bool) -> Result<(), AnyError> {
     );
     println!("user  accepted  rejected  retry-after  after waiting that long");
     for user in USERS {
-        let begun = Instant::now();
+        let start = Instant::now();
         let mut tally = Tally {
             user,
             accepted: 0,
@@ -99,24 +99,24 @@ async fn burst(address: SocketAddr, check: bool) -> Result<(), AnyError> {
             retry_after: None,
             took: Duration::ZERO,
         };
-        for answer in futures_util::future::join_all((0..BURST).map(|_| ask(user))).await {
-            let answer = answer?;
-            match answer.status() {
+        for response in futures_util::future::join_all((0..BURST).map(|_| send(user))).await {
+            let response = response?;
+            match response.status() {
                 StatusCode::OK => tally.accepted += 1,
                 StatusCode::TOO_MANY_REQUESTS => {
                     tally.rejected += 1;
-                    let value = answer.headers().get(header::RETRY_AFTER);
+                    let value = response.headers().get(header::RETRY_AFTER);
                     tally.retry_after = value.and_then(|value| value.to_str().ok()?.parse().ok());
                 }
                 other => return Err(format!("{user} got an unexpected {other}").into()),
             }
         }
-        tally.took = begun.elapsed();
+        tally.took = start.elapsed();
 
         let again = match tally.retry_after {
             Some(seconds) => {
                 tokio::time::sleep(Duration::from_secs(seconds)).await;
-                ask(user).await?.status().to_string()
+                send(user).await?.status().to_string()
             }
             None => "-".to_owned(),
         };
@@ -129,37 +129,35 @@ async fn burst(address: SocketAddr, check: bool) -> Result<(), AnyError> {
                 .map_or("-".to_owned(), |seconds| seconds.to_string()),
         );
         if check {
-            assert_as_the_policy_says(&tally, &again);
+            assert_limits(&tally, &again);
         }
     }
     if check {
-        println!("\nAs the policy says.");
+        println!("\nThe responses match the policy.");
     }
     Ok(())
 }
 
-fn assert_as_the_policy_says(tally: &Tally, again: &str) {
-    // None, unless the machine stood still for longer than a refill takes.
+fn assert_limits(tally: &Tally, again: &str) {
+    // Zero, unless the machine paused for longer than a refill takes.
     let refilled = (tally.took.as_nanos() / REFILL.as_nanos()) as usize;
     let user = tally.user;
     assert!(
         (CAPACITY..=CAPACITY + refilled).contains(&tally.accepted),
-        "{user}: the bucket's capacity is accepted"
+        "{user}: as many requests as the bucket holds are accepted"
     );
     assert_eq!(
         tally.accepted + tally.rejected,
         BURST,
-        "{user}: the rest gets 429"
+        "{user}: the other requests get 429"
     );
     if refilled == 0 {
         let waits =
             REFILL.saturating_sub(tally.took).as_secs_f64().ceil() as u64..=REFILL.as_secs();
-        let told = tally
-            .retry_after
-            .expect("a rejected request is told when to come back");
+        let retry_after = tally.retry_after.expect("a rejection has `retry-after`");
         assert!(
-            waits.contains(&told),
-            "{user}: retry-after is what the fill rate implies"
+            waits.contains(&retry_after),
+            "{user}: `retry-after` matches the fill rate"
         );
         assert_eq!(
             again, "200 OK",

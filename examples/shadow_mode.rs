@@ -1,7 +1,7 @@
-//! What would these limits do? A layer in shadow mode decides and rejects nobody; a policy in a dry
-//! run is tried beside those that are enforced.
+//! Two ways to observe limits without enforcing them: shadow mode, in which a layer runs rejected
+//! requests, and a dry run, in which a single policy decides without effect beside enforced ones.
 //!
-//! `cargo run --example shadow_mode` asserts what it says and ends.
+//! `cargo run --example shadow_mode` asserts what it prints, and exits.
 #![allow(clippy::print_stdout)]
 
 use axum::body::Body;
@@ -25,14 +25,17 @@ policy:
     )
 }
 
-/// Answers with what was decided about it.
-async fn checkout(decision: Extension<FlowDecision>, no: Option<Extension<Rejection>>) -> String {
-    let reason = no.map_or("", |no| no.reason().as_str());
+/// Responds with the decision about the request.
+async fn checkout(
+    decision: Extension<FlowDecision>,
+    rejection: Option<Extension<Rejection>>,
+) -> String {
+    let reason = rejection.map_or("", |rejection| rejection.reason().as_str());
     format!("{:?} {reason}", decision.0)
 }
 
-/// Five requests of one user.
-async fn five(client: &ApertureClient, shadow: bool) -> Vec<StatusCode> {
+/// Sends five requests of one user.
+async fn send_five(client: &ApertureClient, shadow: bool) -> Vec<StatusCode> {
     let layer = ApertureLayer::new(client.clone(), "checkout")
         .label_from_header("user_id", "x-user-id")
         .insert_decision(true)
@@ -41,14 +44,14 @@ async fn five(client: &ApertureClient, shadow: bool) -> Vec<StatusCode> {
     let mut statuses = Vec::new();
     for _ in 0..5 {
         let request = Request::get("/").header("x-user-id", "ann");
-        let request = request.body(Body::empty()).expect("a request");
+        let request = request.body(Body::empty()).expect("a valid request");
         let response = app.clone().oneshot(request).await.expect("infallible");
         statuses.push(response.status());
-        let said = axum::body::to_bytes(response.into_body(), 1024).await;
+        let body = axum::body::to_bytes(response.into_body(), 1024).await;
         println!(
             "  {} {:?}",
             statuses[statuses.len() - 1],
-            said.expect("text")
+            body.expect("a text")
         );
     }
     statuses
@@ -56,16 +59,16 @@ async fn five(client: &ApertureClient, shadow: bool) -> Vec<StatusCode> {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    println!("two requests a minute, in shadow mode:");
+    println!("a limit of two requests a minute, in shadow mode:");
     let engine = Engine::builder()
         .policy_text("new", policy("new", 2))
         .build()?;
     let client = ApertureClient::embedded(engine);
-    assert_eq!(five(&client, true).await, [200; 5]);
+    assert_eq!(send_five(&client, true).await, [200; 5]);
     let stats = client.stats();
     assert_eq!((stats.accepted, stats.rejected, stats.shadowed), (2, 3, 3));
 
-    println!("four, enforced, and two in a dry run:");
+    println!("an enforced limit of four, and a limit of two in a dry run:");
     let engine = Engine::builder()
         .policy_text("now", policy("now", 4))
         .policy_text("new", policy("new", 2))
@@ -73,7 +76,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .build()?;
     print!("{}", engine.describe());
     let client = ApertureClient::embedded(engine.clone());
-    assert_eq!(five(&client, false).await, [200, 200, 200, 200, 429]);
+    assert_eq!(send_five(&client, false).await, [200, 200, 200, 200, 429]);
     assert_eq!(engine.stats().dry_run_rejections, 3);
     Ok(())
 }

@@ -1,7 +1,7 @@
-//! A tonic server under flow control: the methods of its services are control points, metadata are
-//! labels, and clients are told when to come back.
+//! A tonic server under flow control: the methods of its services are control points, metadata
+//! become labels, and rejected clients get a retry delay.
 //!
-//! `cargo run --example tonic_server` asserts what it says and ends.
+//! `cargo run --example tonic_server` asserts what it prints, and exits.
 #![allow(clippy::print_stdout)]
 
 use tokio_stream::wrappers::TcpListenerStream;
@@ -12,7 +12,7 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_types::StatusExt;
 use tower_aperture::{ApertureClient, ApertureLayer, Engine};
 
-// The health service stands for yours.
+// The health service takes the place of your own service.
 const POLICY: &str = "
 blueprint: rate-limiting/base
 policy:
@@ -28,7 +28,7 @@ policy:
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let engine = Engine::builder().policy_text("users", POLICY).build()?;
     let client = ApertureClient::embedded(engine);
-    // `/package.Service/Method` without the slash in front.
+    // `/package.Service/Method` without the leading slash.
     let layer = ApertureLayer::with_control_point(client.clone(), |head| {
         head.uri().path().trim_start_matches('/').into()
     })
@@ -57,19 +57,22 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let status = health
         .check(request("ann"))
         .await
-        .expect_err("two a minute");
+        .expect_err("the limit is two a minute");
     assert_eq!(status.code(), Code::ResourceExhausted);
     let details = status.get_error_details();
     let wait = details.retry_info().and_then(|info| info.retry_delay);
     assert!(wait.is_some_and(|wait| wait.as_secs() <= 60));
-    println!("ann is told: {}, in {wait:?}", status.message());
+    println!(
+        "ann is rejected: {}; retry delay {wait:?}",
+        status.message()
+    );
 
     health.check(request("ben")).await?;
-    // A stream is a flow too, at a control point that nothing limits.
+    // A stream is a flow too, here at a control point without a limit.
     let mut watch = health.watch(request("ann")).await?.into_inner();
-    let news = watch.message().await?.expect("the status of now");
+    let current = watch.message().await?.expect("the current status");
     assert_eq!(
-        news.status,
+        current.status,
         tonic_health::pb::health_check_response::ServingStatus::Serving as i32
     );
     let stats = client.stats();

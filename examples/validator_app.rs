@@ -1,8 +1,9 @@
-//! The little service that Aperture's SDK conformance checks are made for.
+//! The service that the SDK conformance checks of Aperture test.
 //!
-//! `/super` is protected, `/connected` says whether the Agent answers, `/health` always answers.
-//! `APERTURE_AGENT_ADDRESS` (`localhost:8089`), `APERTURE_AGENT_INSECURE` (`true`),
-//! `APERTURE_API_KEY` (none) and `APERTURE_APP_PORT` (8080) come from the environment.
+//! `/super` is under flow control, `/connected` reports whether the Agent responds, and `/health`
+//! always returns 200. Environment variables, with their defaults: `APERTURE_AGENT_ADDRESS`
+//! (`localhost:8089`), `APERTURE_AGENT_INSECURE` (`true`), `APERTURE_API_KEY` (none) and
+//! `APERTURE_APP_PORT` (8080).
 #![allow(clippy::print_stdout)]
 
 use std::error::Error;
@@ -38,13 +39,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
     println!("listening on {}", listener.local_addr()?);
     axum::serve(listener, app)
-        .with_graceful_shutdown(asked_to_stop())
+        .with_graceful_shutdown(shutdown_signal())
         .await?;
     client.shutdown(Duration::from_secs(5)).await;
     Ok(())
 }
 
-/// Connects if need be, so that whoever polls this gets the connection going.
+/// Reports whether the Agent is ready. Opens the connection if there is none yet.
 async fn connected(State(client): State<ApertureClient>) -> (StatusCode, &'static str) {
     if client.wait_ready(Duration::from_millis(500)).await {
         (StatusCode::OK, "Connected")
@@ -53,7 +54,8 @@ async fn connected(State(client): State<ApertureClient>) -> (StatusCode, &'stati
     }
 }
 
-async fn asked_to_stop() {
+/// Completes on SIGTERM or Ctrl-C.
+async fn shutdown_signal() {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};

@@ -1,10 +1,10 @@
-//! An axum server with a limit on the WebSockets that are open at once.
+//! An axum server that limits the number of open WebSockets.
 //!
 //! The response to a WebSocket request is over with its head. The handler takes a hold of the flow,
-//! so that its concurrency slot stays taken until the socket is closed.
+//! so that the flow keeps its concurrency slot until the socket is closed.
 //!
-//! `cargo run --example websocket --features axum` serves, connects, asserts what it shows, and
-//! ends.
+//! `cargo run --example websocket --features axum` starts a server, opens sockets, asserts what it
+//! prints, and exits.
 #![allow(clippy::print_stdout)]
 
 use std::error::Error;
@@ -20,7 +20,7 @@ use tokio_tungstenite::tungstenite::{self, Message};
 use tower_aperture::layer::{FlowHandle, FlowHold};
 use tower_aperture::{ApertureClient, ApertureLayer, Engine, FlowStatus};
 
-/// Two sockets at once. A slot is taken back after a day, whatever happens.
+/// At most two open sockets. A slot is returned after a day at the latest.
 const POLICY: &str = "
 blueprint: concurrency-limiting/base
 policy:
@@ -36,7 +36,8 @@ async fn chat(flow: FlowHandle, upgrade: WebSocketUpgrade) -> Response {
     upgrade.on_upgrade(move |socket| echo(socket, hold))
 }
 
-/// The flow ends when `hold` is dropped: when this returns, panics, or is aborted.
+/// Echoes messages. The flow ends when `hold` is dropped: when the task returns, panics or is
+/// aborted.
 async fn echo(mut socket: WebSocket, hold: FlowHold) {
     while let Some(message) = socket.recv().await {
         let sent = match message {
@@ -67,7 +68,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let (mut second, _) = connect_async(&url).await?;
     for socket in [&mut first, &mut second] {
         socket.send(Message::text("hello")).await?;
-        let echo = socket.next().await.ok_or("the server hung up")??;
+        let echo = socket
+            .next()
+            .await
+            .ok_or("the server closed the connection")??;
         assert_eq!(echo.into_text()?, "hello");
     }
     println!("two sockets are open");
@@ -75,13 +79,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
     match connect_async(&url).await {
         Err(tungstenite::Error::Http(response)) => {
             assert_eq!(response.status(), 429);
-            println!("the third is answered {}", response.status());
+            println!("the third socket is rejected with {}", response.status());
         }
-        other => return Err(format!("a third socket: {other:?}").into()),
+        other => return Err(format!("the third socket was not rejected: {other:?}").into()),
     }
 
     second.close(None).await?;
-    // The server takes a moment to notice.
+    // The server needs a moment to notice the close.
     let third = loop {
         match connect_async(&url).await {
             Ok((socket, _)) => break socket,
@@ -89,7 +93,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             Err(error) => return Err(error.into()),
         }
     };
-    println!("when one is closed, the next gets its slot");
+    println!("after one socket is closed, the next one gets its slot");
 
     drop((first, third));
     server.abort();

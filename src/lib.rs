@@ -1,8 +1,8 @@
-//! Flow control for Tower services with FluxNinja Aperture: decided in process, or by an Agent.
+//! Flow control for Tower services with FluxNinja Aperture, in process or with an Agent.
 //!
 //! A request is a *flow* that enters at a *control point* with *labels*. Policies select flows and
-//! limit them. [`ApertureLayer`] asks before your service runs, answers what is rejected, and ends
-//! the flow when the response body is over:
+//! limit them. [`ApertureLayer`] checks each request before your service runs, responds to rejected
+//! ones, and ends the flow at the end of the response body:
 //!
 #![cfg_attr(
     all(feature = "embedded", feature = "remote"),
@@ -32,65 +32,68 @@ let app: Router = Router::new()
 ```"##
 )]
 //!
-//! # Where to read on
+//! # Further documentation
 //!
 //! - [`layer`]: the Tower layer, its hooks, and when a flow ends
-//! - [`client`]: flows by hand, guards, caches
+//! - [`client`]: flows without a layer, guards, caches
 #![cfg_attr(
     feature = "embedded",
-    doc = "- [`engine`]: deciding in process, and [`policy`]: the files it reads"
+    doc = "- [`engine`]: decisions in process, and [`policy`]: the files that the engine reads"
 )]
 #![cfg_attr(
     feature = "remote",
-    doc = "- [`pb`]: the Agent's own messages, where you need them raw"
+    doc = "- [`pb`]: the Agent's messages, for direct use"
 )]
 #![cfg_attr(
     feature = "server",
-    doc = "- [`agent`]: the engine behind the Agent's own protocol, for every language"
+    doc = "- [`agent`]: the engine as a server of the Agent's protocol, for SDKs of every language"
 )]
 #![cfg_attr(
     feature = "metrics",
-    doc = "- [`metrics`](mod@metrics): what is counted, and under which names"
+    doc = "- [`metrics`](mod@metrics): the metrics and their names"
 )]
-//! - [`Decider`]: the layer over something of your own
+//! - [`Decider`]: the interface for a decider of your own
 //!
-//! # When the Agent is down
+//! # Unreachable Agents
 //!
-//! Flows that nobody answers for within the check timeout (200 ms by default, connecting included)
-//! are [unreachable](FlowDecision::Unreachable). They run, unless they are in ramp mode or the
-//! layer was told to fail closed; each is counted in [`ClientStats`] and each change of state is
-//! logged once. An Agent that goes on not answering is given up: flows are then unreachable at
-//! once, until a probe that no flow waits for finds it again. With several Agents, which share
-//! their limits, flows go to those that answer. What may have reached an Agent is not asked again
-//! in front of your request, and nothing is done at start: a client is built without I/O and
-//! connects when the first flow needs it.
+//! Flows without a decision within the check timeout (200 ms by default, including the time to
+//! connect) and the grace of the client are [unreachable](FlowDecision::Unreachable). They run,
+//! unless they are in ramp mode or their layer fails closed. Each is counted in [`ClientStats`], and
+//! each change of state is logged once.
+//!
+//! An Agent that stays unresponsive is given up: flows are then unreachable at once, until
+//! the Agent answers a probe in the background. With several Agents, which share their limits, flows
+//! go to those that answer. A check that may have reached an Agent is not repeated while the request
+//! waits. A client is built without I/O and connects when the first flow needs it.
 //!
 //! # Logs
 //!
-//! With the feature `tracing`, under these targets. Labels of flows, keys and API keys are in none.
+//! The feature `tracing` enables logs under these targets. They never have labels of flows, keys or
+//! API keys.
 //!
-//! | target | level | what |
+//! | target | level | content |
 //! |---|---|---|
-//! | `tower_aperture` | warn, info | a change of state, once: Agents that do not answer, or do again; policies |
+//! | `tower_aperture` | warn, info | changes of state, each once: Agents that stop or resume answering; policies |
 //! | `tower_aperture` | debug | spans that could not be exported |
-//! | `tower_aperture::client` | debug | the span `decision` around a wait for one, with its `control_point` |
+//! | `tower_aperture::client` | debug | the span `decision` around the wait for a decision, with its `control_point` |
 //! | `tower_aperture::client` | debug | each rejected flow: `control_point` or the span that has it, `reason`, `wait` |
-//! | `tower_aperture::layer` | debug | each request refused by a layer: `control_point`, `reason`, `status` |
+//! | `tower_aperture::layer` | debug | each request rejected by a layer: `control_point`, `reason`, `status` |
 //!
 //! # Features
 //!
-//! | feature | default | what it brings |
+//! | feature | default | provides |
 //! |---|---|---|
 //! | `embedded` | yes | `Engine`, which reads policies and decides in process |
 //! | `remote` | yes | the client of an Agent, over gRPC |
 //! | `tls` | yes | TLS to the Agent with the system's roots |
-//! | `telemetry` | yes | a span per flow to the Agent, apart from your own OpenTelemetry |
+//! | `telemetry` | yes | a span per flow for the Agent, independent of your own OpenTelemetry |
 //! | `tracing` | yes | `tracing` [events and spans](#logs) |
-//! | `response-cache` | no | responses answered from the result cache, by the rules of RFC 9111 |
+//! | `response-cache` | no | responses from the result cache, by the rules of RFC 9111 |
 //! | `axum` | no | the handle of a flow as an extractor, a rejection as a response, readers of the matched route and the peer |
 //! | `gzip` | no | compressed calls |
-//! | `metrics` | no | what flows and clients do, through the `metrics` facade |
-//! | `server` | no | `agent`: the engine served to every Aperture SDK, and the program `tower-aperture-agent` |
+//! | `rego` | no | classifiers with Rego modules |
+//! | `metrics` | no | metrics of flows and clients, through the `metrics` facade |
+//! | `server` | no | `agent`, which serves the engine to every Aperture SDK, and the program `tower-aperture-agent` |
 //! | `test-util` | no | a scripted client that records flows |
 //!
 //! The minimum supported Rust version is 1.88.

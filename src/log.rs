@@ -1,4 +1,4 @@
-//! `tracing` where the feature is on, nothing where it is off.
+//! Log events and spans through `tracing`; without the feature `tracing`, they compile to nothing.
 #![allow(unused_macros)]
 
 macro_rules! log_event {
@@ -12,14 +12,14 @@ macro_rules! log_event {
     }};
 }
 
-/// The span around the wait for a decision.
+/// The span `decision`, which covers the wait for a decision.
 pub(crate) struct WaitSpan {
-    /// Boxed where somebody wants it, for futures of requests are moved about.
+    /// `None` if the span is disabled. Boxed to keep request futures small.
     #[cfg(feature = "tracing")]
     span: Option<Box<tracing::Span>>,
 }
 
-#[allow(dead_code)] // Not all backends make flows wait.
+#[allow(dead_code)] // Some sets of features have no backend that makes flows wait.
 impl WaitSpan {
     #[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
     pub(crate) fn new(control_point: &str) -> Self {

@@ -1,17 +1,17 @@
-//! The Agent's own messages, generated from `proto/`.
+//! The Agent's messages and services, generated from `proto/`.
 //!
-//! They are what [`Flow::check_response`](crate::Flow::check_response) hands out and what a test
-//! agent is made of. Their shape follows the Agent's protocol and the versions of `prost` and
-//! `tonic`; it is not covered by this crate's own stability promise.
+//! [`Flow::check_response`](crate::Flow::check_response) returns them, and a fake Agent for tests
+//! can be built with them. Their shape follows the Agent's protocol and the versions of `prost` and
+//! `tonic`; it is not covered by this crate's stability promise.
 //!
 //! ```
 //! use tower_aperture::pb::check::CheckResponse;
 //!
-//! let answer = CheckResponse { control_point: "checkout".into(), ..Default::default() };
-//! assert_eq!(answer.limiter_decisions.len(), 0);
+//! let response = CheckResponse { control_point: "checkout".into(), ..Default::default() };
+//! assert_eq!(response.limiter_decisions.len(), 0);
 //! ```
 
-/// Modules nested as the packages are, which the generated paths rely on.
+/// The generated modules, nested like the packages because the generated paths rely on that.
 #[allow(missing_docs, unreachable_pub, unused_qualifications, rust_2018_idioms)]
 #[allow(
     clippy::all,
@@ -24,8 +24,8 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/pb.rs"));
 }
 
-/// A `FileDescriptorSet` of all these messages and services, encoded: for gRPC reflection, and for
-/// those who look at messages by name.
+/// The encoded `FileDescriptorSet` of all these messages and services, for gRPC reflection and for
+/// access to messages by name.
 ///
 /// ```
 /// assert!(!tower_aperture::pb::FILE_DESCRIPTORS.is_empty());
@@ -35,15 +35,15 @@ pub const FILE_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/de
 
 /// `aperture.flowcontrol.check.v1`: checks, ends of flows, caches.
 pub use self::generated::aperture::flowcontrol::check::v1 as check;
-/// `aperture.flowcontrol.checkhttp.v1`: checks made of HTTP attributes.
+/// `aperture.flowcontrol.checkhttp.v1`: checks by HTTP attributes.
 pub use self::generated::aperture::flowcontrol::checkhttp::v1 as checkhttp;
-/// `google.rpc`: the status inside a CheckHTTP answer.
+/// `google.rpc`: the status in a CheckHTTP response.
 pub use self::generated::google::rpc;
 /// `opentelemetry.proto.collector.trace.v1`: the export of spans.
 pub use self::generated::opentelemetry::proto::collector::trace::v1 as trace_collector;
 /// `opentelemetry.proto.common.v1`: attributes of spans.
 pub use self::generated::opentelemetry::proto::common::v1 as common;
-/// `opentelemetry.proto.resource.v1`: where spans come from.
+/// `opentelemetry.proto.resource.v1`: the resource that spans come from.
 pub use self::generated::opentelemetry::proto::resource::v1 as resource;
 /// `opentelemetry.proto.trace.v1`: spans.
 pub use self::generated::opentelemetry::proto::trace::v1 as trace;

@@ -180,7 +180,7 @@ async fn each_flow_of_many_at_once_ends_once() {
 }
 
 #[tokio::test]
-#[should_panic(expected = "polled after it was done")]
+#[should_panic(expected = "polled after completion")]
 async fn an_answer_is_given_once() {
     let recorder = Recorder::rejecting(denial());
     let mut service = ApertureLayer::new(recorder, "test").layer(Forgetful::new());

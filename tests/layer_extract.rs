@@ -239,7 +239,8 @@ fn tonic_tells_its_peer() {
 fn a_network_that_is_none_is_named() {
     for text in ["10.0.0.0/33", "everyone", ""] {
         let error = of_connection().try_trust(text).expect_err("no network");
-        let expected = format!("`{text}` is neither a network, as `10.0.0.0/8`, nor an address");
+        let expected =
+            format!("`{text}` is neither a network, such as `10.0.0.0/8`, nor an address");
         assert_eq!(error.to_string(), expected);
     }
 }
@@ -403,16 +404,16 @@ fn a_route_that_cannot_be_is_named_with_what_to_do() {
     for (built, expected) in [
         (
             users().try_route(Method::POST, "/users/{name}", "x"),
-            "the route `POST /users/{name}`: it cannot be told from `/users/{id}`; name their \
-             parameters alike",
+            "the route `POST /users/{name}`: it matches the same paths as `/users/{id}`; use the \
+             same parameter names",
         ),
         (
             users().try_route(Method::GET, "/users/{id}", "x"),
-            "the route `GET /users/{id}`: it is there already; remove one of the two",
+            "the route `GET /users/{id}`: the route already exists; remove one of the two",
         ),
         (
             users().try_any("users", "x"),
-            "the route `users`: a path begins with `/`",
+            "the route `users`: the path must begin with `/`",
         ),
         (
             users().try_any("/a", ""),
@@ -420,15 +421,15 @@ fn a_route_that_cannot_be_is_named_with_what_to_do() {
         ),
         (
             users().try_any("/{id", "x"),
-            "the route `/{id`: a parameter is a name in braces: `{id}`; `{{` is a brace",
+            "the route `/{id`: a parameter is a name in braces, such as `{id}`; write `{{` for a literal brace",
         ),
         (
             users().try_any("/{*rest}/x", "x"),
-            "the route `/{*rest}/x`: `{*rest}` comes last",
+            "the route `/{*rest}/x`: `{*rest}` must be the last segment",
         ),
         (
             users().try_any("/{a}{b}", "x"),
-            "the route `/{a}{b}`: a segment holds one parameter and nothing else: `/{id}`",
+            "the route `/{a}{b}`: a segment may contain one parameter, at its end, such as `/{id}`",
         ),
     ] {
         assert_eq!(built.expect_err("refused").to_string(), expected);

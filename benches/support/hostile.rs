@@ -1,4 +1,4 @@
-//! Callers that cost an agent as much as they can, and a well-behaved one beside them.
+//! Hostile callers, which take as much memory and time of an agent as they can.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -19,25 +19,25 @@ const CHECK: &str = "/aperture.flowcontrol.check.v1.FlowControlService/";
 const CHECK_HTTP: &str = "/aperture.flowcontrol.checkhttp.v1.FlowControlServiceHTTP/CheckHTTP";
 const EXPORT: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
 
-/// How callers are hostile, and the megabytes that the budget gives them beyond an idle agent.
-pub(crate) const KINDS: [(Kind, &str, f64); 7] = [
-    (Kind::Nothing, "nobody", 16.0),
+/// The attacks, their names, and the megabytes that the agent may hold beyond an idle one.
+pub(crate) const ATTACKS: [(Attack, &str, f64); 7] = [
+    (Attack::None, "none", 16.0),
     // 4096 connections of 32 KiB.
-    (Kind::Idle, "4000 idle connections", 128.0),
-    // 64 MiB, twice while one is being encoded, and the caches of 64 MiB.
-    (Kind::Unread, "unread answers", 256.0),
-    // 64 MiB decoded, 64 MiB on their way in.
-    (Kind::Decodes, "large decodes", 192.0),
-    // A million keys of 255 bytes at most; as many as are made up here are fewer.
-    (Kind::Keys, "made-up keys of 60 kB", 64.0),
-    (Kind::Points, "made-up control points", 32.0),
-    // 64 MiB, and 8 KiB for each of the flows.
-    (Kind::Waiting, "8000 waiting flows", 192.0),
+    (Attack::Idle, "4000 idle connections", 128.0),
+    // 64 MiB, doubled while a response is encoded, and the caches of 64 MiB.
+    (Attack::Unread, "unread responses", 256.0),
+    // 64 MiB decoded, 64 MiB incoming.
+    (Attack::Decodes, "large decodes", 192.0),
+    // A million keys of 255 bytes would be the limit; the attack creates fewer.
+    (Attack::Keys, "made-up keys of 60 kB", 64.0),
+    (Attack::Points, "made-up control points", 32.0),
+    // 64 MiB, and 8 KiB for each waiting flow.
+    (Attack::Waiting, "8000 waiting flows", 192.0),
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Nothing,
+pub(crate) enum Attack {
+    None,
     Idle,
     Unread,
     Decodes,
@@ -46,7 +46,7 @@ pub(crate) enum Kind {
     Waiting,
 }
 
-/// The policies that they are hostile to.
+/// The policy of the agent under attack.
 pub(crate) const POLICY: &str = "
 circuit:
   components:
@@ -63,10 +63,10 @@ circuit:
         scheduler: {}
 ";
 
-/// One connection, and what keeps it open.
-struct Caller(SendRequest<Full<Bytes>>);
+/// A connection of a hostile caller.
+struct HostileCaller(SendRequest<Full<Bytes>>);
 
-impl Caller {
+impl HostileCaller {
     async fn connect(address: &str, window: u32) -> Option<Self> {
         let stream = TcpStream::connect(address).await.ok()?;
         stream.set_nodelay(true).ok()?;
@@ -78,7 +78,7 @@ impl Caller {
         Some(Self(send))
     }
 
-    async fn ask(&mut self, path: &str, body: Bytes) -> Option<http::Response<Incoming>> {
+    async fn call(&mut self, path: &str, body: Bytes) -> Option<http::Response<Incoming>> {
         let method = if body.is_empty() { "GET" } else { "POST" };
         let call = http::Request::builder()
             .method(method)
@@ -91,7 +91,8 @@ impl Caller {
     }
 }
 
-fn grpc(message: &[u8]) -> Bytes {
+/// Frames a message for gRPC.
+fn grpc_frame(message: &[u8]) -> Bytes {
     let mut body = BytesMut::new();
     body.put_u8(0);
     body.put_u32(u32::try_from(message.len()).expect("a message"));
@@ -99,62 +100,63 @@ fn grpc(message: &[u8]) -> Bytes {
     body.freeze()
 }
 
-/// Is hostile until it is told to stop.
-pub(crate) async fn attack(kind: Kind, address: String, stop: Arc<AtomicBool>) {
+/// Attacks the agent at `address` until `stop` is set.
+pub(crate) async fn attack(kind: Attack, address: String, stop: Arc<AtomicBool>) {
     match kind {
-        Kind::Nothing => {}
-        Kind::Idle => {
+        Attack::None => {}
+        Attack::Idle => {
             let mut open = Vec::new();
             for _ in 0..4000 {
-                let Some(mut caller) = Caller::connect(&address, 65_535).await else {
+                let Some(mut caller) = HostileCaller::connect(&address, 65_535).await else {
                     break;
                 };
-                caller.ask("/health", Bytes::new()).await;
+                caller.call("/health", Bytes::new()).await;
                 open.push(caller);
             }
-            rest(&stop).await;
+            wait_for_stop(&stop).await;
         }
-        Kind::Unread => unread(&address, &stop).await,
-        Kind::Decodes => {
+        Attack::Unread => leave_responses_unread(&address, &stop).await,
+        Attack::Decodes => {
             let spans = [0x12, 0].repeat(60_000);
-            let message = grpc(&nested(1, &nested(2, &spans)));
-            several(8, &address, &stop, |_| (EXPORT, message.clone())).await;
+            let message = grpc_frame(&encode_field(1, &encode_field(2, &spans)));
+            send_calls(8, &address, &stop, |_| (EXPORT, message.clone())).await;
         }
-        Kind::Keys => {
+        Attack::Keys => {
             let text = "x".repeat(60_000);
             let flow = |number: usize| CheckRequest {
                 control_point: "checkout".to_owned(),
                 labels: [("user_id".to_owned(), format!("{number:012}{text}"))].into(),
                 ..CheckRequest::default()
             };
-            several(8, &address, &stop, |number| {
-                ("Check", grpc(&flow(number).encode_to_vec()))
+            send_calls(8, &address, &stop, |number| {
+                ("Check", grpc_frame(&flow(number).encode_to_vec()))
             })
             .await;
         }
-        Kind::Points => {
+        Attack::Points => {
             let flow = |number: usize| CheckRequest {
                 control_point: format!("made-up-{number}-{}", "x".repeat(200)),
                 ..CheckRequest::default()
             };
-            several(8, &address, &stop, |number| {
-                ("Check", grpc(&flow(number).encode_to_vec()))
+            send_calls(8, &address, &stop, |number| {
+                ("Check", grpc_frame(&flow(number).encode_to_vec()))
             })
             .await;
         }
-        Kind::Waiting => waiting(&address, &stop).await,
+        Attack::Waiting => fill_queues(&address, &stop).await,
     }
-    rest(&stop).await;
+    wait_for_stop(&stop).await;
 }
 
-async fn rest(stop: &AtomicBool) {
+/// Waits until `stop` is set.
+async fn wait_for_stop(stop: &AtomicBool) {
     while !stop.load(Relaxed) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
-/// So many connections, each with one call after the other.
-async fn several(
+/// Opens `number` connections, each of which sends one call after the other.
+async fn send_calls(
     number: usize,
     address: &str,
     stop: &Arc<AtomicBool>,
@@ -162,7 +164,7 @@ async fn several(
 ) {
     let mut callers = Vec::new();
     for _ in 0..number {
-        callers.extend(Caller::connect(address, 65_535).await);
+        callers.extend(HostileCaller::connect(address, 65_535).await);
     }
     let mut made = 0;
     while !stop.load(Relaxed) {
@@ -173,15 +175,15 @@ async fn several(
                 "Check" => format!("{CHECK}{method}"),
                 path => path.to_owned(),
             };
-            async move { caller.ask(&path, body).await }
+            async move { caller.call(&path, body).await }
         });
         futures_util::future::join_all(round).await;
     }
 }
 
-/// Lookups of a few bytes whose answers of 8 MB nobody reads.
-async fn unread(address: &str, stop: &AtomicBool) {
-    let Some(mut caller) = Caller::connect(address, 65_535).await else {
+/// Sends lookups of a few bytes whose responses of 8 MB are never read.
+async fn leave_responses_unread(address: &str, stop: &AtomicBool) {
+    let Some(mut caller) = HostileCaller::connect(address, 65_535).await else {
         return;
     };
     let keys: Vec<String> = (0..8).map(|key| key.to_string()).collect();
@@ -195,32 +197,34 @@ async fn unread(address: &str, stop: &AtomicBool) {
             ..CacheUpsertRequest::default()
         };
         let path = format!("{CHECK}CacheUpsert");
-        caller.ask(&path, grpc(&upsert.encode_to_vec())).await;
+        caller
+            .call(&path, grpc_frame(&upsert.encode_to_vec()))
+            .await;
     }
     let lookup = CacheLookupRequest {
         global_cache_keys: keys,
         ..CacheLookupRequest::default()
     };
-    let body = grpc(&lookup.encode_to_vec());
+    let body = grpc_frame(&lookup.encode_to_vec());
     let (mut callers, mut held) = (Vec::new(), Vec::new());
     for _ in 0..8 {
-        let Some(mut caller) = Caller::connect(address, 1).await else {
+        let Some(mut caller) = HostileCaller::connect(address, 1).await else {
             continue;
         };
         for _ in 0..50 {
             held.push(
                 caller
-                    .ask(&format!("{CHECK}CacheLookup"), body.clone())
+                    .call(&format!("{CHECK}CacheLookup"), body.clone())
                     .await,
             );
         }
         callers.push(caller);
     }
-    rest(stop).await;
+    wait_for_stop(stop).await;
 }
 
-/// Flows with a path of 16 KiB that wait on eight connections.
-async fn waiting(address: &str, stop: &AtomicBool) {
+/// Starts flows with a path of 16 KiB that wait, on eight connections.
+async fn fill_queues(address: &str, stop: &AtomicBool) {
     let flow = CheckHttpRequest {
         control_point: "render".to_owned(),
         request: Some(HttpRequest {
@@ -229,33 +233,34 @@ async fn waiting(address: &str, stop: &AtomicBool) {
         }),
         ..CheckHttpRequest::default()
     };
-    let body = grpc(&flow.encode_to_vec());
+    let body = grpc_frame(&flow.encode_to_vec());
     for _ in 0..8 {
-        let Some(caller) = Caller::connect(address, 65_535).await else {
+        let Some(caller) = HostileCaller::connect(address, 65_535).await else {
             continue;
         };
         for _ in 0..1000 {
-            let (mut caller, body) = (Caller(caller.0.clone()), body.clone());
-            tokio::spawn(async move { caller.ask(CHECK_HTTP, body).await });
+            let (mut caller, body) = (HostileCaller(caller.0.clone()), body.clone());
+            tokio::spawn(async move { caller.call(CHECK_HTTP, body).await });
         }
     }
-    rest(stop).await;
+    wait_for_stop(stop).await;
 }
 
-fn nested(field: u8, inner: &[u8]) -> Vec<u8> {
+/// Encodes a field that contains an encoded message.
+fn encode_field(field: u8, inner: &[u8]) -> Vec<u8> {
     let mut message = vec![field << 3 | 2];
     prost::encoding::encode_varint(inner.len() as u64, &mut message);
     message.extend(inner);
     message
 }
 
-/// A well-behaved caller's p99 beside them: the check timeout of SDKs.
-pub(crate) const P99: Duration = Duration::from_millis(200);
+/// The highest p99 latency of a well-behaved caller: the check timeout of SDKs.
+pub(crate) const MAX_P99: Duration = Duration::from_millis(200);
 
-/// How long a table's row takes.
-pub(crate) const ROW: Duration = Duration::from_secs(8);
+/// The duration of each attack.
+pub(crate) const ATTACK_DURATION: Duration = Duration::from_secs(8);
 
-/// Whether a row is over.
-pub(crate) fn is_over(begun: Instant) -> bool {
-    begun.elapsed() > ROW
+/// Whether the attack that began at `started` is over.
+pub(crate) fn is_over(started: Instant) -> bool {
+    started.elapsed() > ATTACK_DURATION
 }

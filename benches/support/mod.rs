@@ -1,4 +1,4 @@
-//! What the benches share: a counting allocator, an instruction counter, tables.
+//! Shared by the benches: a counting allocator, an instruction counter, and tables.
 #![allow(dead_code, unreachable_pub, clippy::print_stdout)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -6,21 +6,22 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
-/// Counts allocations on top of the system's allocator.
-pub struct Counting;
+/// The system's allocator, with a count of allocations and live bytes.
+pub struct CountingAllocator;
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 static LIVE: AtomicI64 = AtomicI64::new(0);
 
-fn grown(by: usize, from: usize) {
+/// Counts an allocation, or the growth of one.
+fn count_allocation(by: usize, from: usize) {
     ALLOCATIONS.fetch_add(1, Relaxed);
     LIVE.fetch_add(by as i64 - from as i64, Relaxed);
 }
 
-// SAFETY: every call is passed on to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
+// SAFETY: every call is passed unchanged to the system's allocator.
+unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        grown(layout.size(), 0);
+        count_allocation(layout.size(), 0);
         // SAFETY: the caller keeps the contract of `alloc`.
         unsafe { System.alloc(layout) }
     }
@@ -32,32 +33,33 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        grown(size, layout.size());
+        count_allocation(size, layout.size());
         // SAFETY: the caller keeps the contract of `realloc`.
         unsafe { System.realloc(memory, layout, size) }
     }
 }
 
+/// Returns the number of allocations so far.
 pub fn allocations() -> u64 {
     ALLOCATIONS.load(Relaxed)
 }
 
-/// Bytes that are allocated now, as they were asked for.
+/// Returns the bytes that are allocated now, as requested from the allocator.
 pub fn live_bytes() -> i64 {
     LIVE.load(Relaxed)
 }
 
-/// Something to run over and over.
-pub struct Case {
+/// A piece of code to measure.
+pub struct BenchCase {
     pub name: &'static str,
-    /// The case to compare with; `None` is a baseline.
+    /// The name of the case to compare with; `None` for a baseline.
     pub against: Option<&'static str>,
-    /// Sets up what is measured; not called for cases that are not run.
+    /// Returns the code to measure, with its setup done. Not called for cases that do not run.
     pub prepare: Box<dyn Fn() -> Box<dyn FnMut()>>,
 }
 
-/// What was measured of a case, per run.
-pub struct Measured {
+/// The measurements of a case, per run.
+pub struct BenchResult {
     pub name: &'static str,
     pub against: Option<&'static str>,
     pub nanos: f64,
@@ -67,9 +69,9 @@ pub struct Measured {
 
 const ROUNDS: usize = 31;
 
-/// Measures all cases in turn, round by round, so that a machine that changes its pace changes it
-/// for all of them.
-pub fn measure(cases: &[Case], batch: u32) -> Vec<Measured> {
+/// Measures all cases in turn, round by round, so that changes in the machine's speed affect all of
+/// them.
+pub fn measure(cases: &[BenchCase], batch: u32) -> Vec<BenchResult> {
     let mut runs: Vec<_> = cases.iter().map(|case| (case.prepare)()).collect();
     let mut times = vec![Vec::new(); cases.len()];
     let mut allocated = vec![0.0; cases.len()];
@@ -79,21 +81,21 @@ pub fn measure(cases: &[Case], batch: u32) -> Vec<Measured> {
         }
     }
     for _ in 0..ROUNDS {
-        for (nth, run) in runs.iter_mut().enumerate() {
+        for (index, run) in runs.iter_mut().enumerate() {
             let before = allocations();
-            let begun = Instant::now();
+            let started = Instant::now();
             for _ in 0..batch {
                 run();
             }
-            times[nth].push(begun.elapsed().as_nanos() as f64 / f64::from(batch));
-            allocated[nth] = (allocations() - before) as f64 / f64::from(batch);
+            times[index].push(started.elapsed().as_nanos() as f64 / f64::from(batch));
+            allocated[index] = (allocations() - before) as f64 / f64::from(batch);
         }
     }
     let measured = cases.iter().zip(times).zip(allocated);
     measured
         .map(|((case, mut times), allocations)| {
             times.sort_unstable_by(f64::total_cmp);
-            Measured {
+            BenchResult {
                 name: case.name,
                 against: case.against,
                 nanos: times[times.len() / 2],
@@ -104,8 +106,9 @@ pub fn measure(cases: &[Case], batch: u32) -> Vec<Measured> {
         .collect()
 }
 
-/// Runs one case only, when this process was started to have its instructions counted.
-pub fn run_counted(cases: &[Case]) -> bool {
+/// Runs a single case if this process was started to count its instructions, and returns whether it
+/// did.
+pub fn run_counted(cases: &[BenchCase]) -> bool {
     let mut args = std::env::args().skip_while(|arg| arg != "--count-instructions");
     let (Some(_), Some(name), Some(times)) = (args.next(), args.next(), args.next()) else {
         return false;
@@ -120,8 +123,8 @@ pub fn run_counted(cases: &[Case]) -> bool {
     true
 }
 
-/// Instructions per run, from callgrind where the machine has it: the difference between a long
-/// and a short run, so that start-up does not count.
+/// Returns the instructions per run, measured by callgrind if it is installed: the difference
+/// between a long and a short run, so that start-up does not count.
 fn count_instructions(case: &str) -> Option<f64> {
     const SHORT: u32 = 2_000;
     const LONG: u32 = 22_000;
@@ -140,8 +143,8 @@ fn count_instructions(case: &str) -> Option<f64> {
     Some((count(LONG)? - count(SHORT)?) / f64::from(LONG - SHORT))
 }
 
-/// Prints a table with what each case adds to the one it is compared with.
-pub fn print(title: &str, rows: &[Measured]) {
+/// Prints a table with the cost that each case adds to the one it is compared with.
+pub fn print(title: &str, rows: &[BenchResult]) {
     println!("\n{title}\n");
     println!(
         "{:<44} {:>9} {:>8} {:>7} {:>9} {:>9}",

@@ -1,4 +1,4 @@
-//! API keys: who may ask.
+//! API keys that calls must carry.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,10 +7,10 @@ use arc_swap::ArcSwapOption;
 use http::HeaderMap;
 use subtle::{Choice, ConstantTimeEq};
 
-/// The header of keys, on every call.
+/// The header that carries the API key.
 const HEADER: &str = "x-api-key";
 
-/// A key that callers send as `x-api-key`. What it is appears nowhere, not in `Debug` either.
+/// A key that callers send as `x-api-key`. `Debug` does not show it.
 ///
 /// ```
 /// use tower_aperture::agent::ApiKey;
@@ -22,7 +22,7 @@ const HEADER: &str = "x-api-key";
 pub struct ApiKey(Box<[u8]>);
 
 impl ApiKey {
-    /// A key as callers send it. An empty one lets nobody in.
+    /// Creates a key as callers send it. An empty key matches no call.
     #[must_use]
     pub fn new(key: impl AsRef<[u8]>) -> Self {
         Self(key.as_ref().into())
@@ -47,26 +47,27 @@ impl fmt::Debug for ApiKey {
     }
 }
 
-/// The keys that are good; `None` lets everybody in.
+/// The accepted keys; `None` accepts all calls.
 #[derive(Debug)]
 pub(super) struct ApiKeys(ArcSwapOption<Vec<ApiKey>>);
 
 impl ApiKeys {
-    pub(super) fn new(good: Option<Vec<ApiKey>>) -> Self {
-        Self(ArcSwapOption::from_pointee(good))
+    pub(super) fn new(accepted: Option<Vec<ApiKey>>) -> Self {
+        Self(ArcSwapOption::from_pointee(accepted))
     }
 
-    pub(super) fn replace(&self, good: Vec<ApiKey>) {
-        self.0.store(Some(Arc::new(good)));
+    /// Replaces the accepted keys.
+    pub(super) fn replace(&self, accepted: Vec<ApiKey>) {
+        self.0.store(Some(Arc::new(accepted)));
     }
 
-    /// Callers have to show a key.
+    /// Whether calls must carry a key.
     pub(super) fn are_required(&self) -> bool {
         self.0.load().is_some()
     }
 
-    /// How long it takes tells the lengths at most.
-    pub(super) fn admit(&self, headers: &HeaderMap) -> Result<(), &'static str> {
+    /// Checks the key of a call. The time it takes reveals at most the lengths of the keys.
+    pub(super) fn authenticate(&self, headers: &HeaderMap) -> Result<(), &'static str> {
         let keys = self.0.load();
         let Some(keys) = &*keys else {
             return Ok(());
@@ -75,13 +76,13 @@ impl ApiKeys {
             return Err("the call has no x-api-key");
         };
         let sent = sent.as_bytes();
-        let good = keys.iter().fold(Choice::from(0), |good, key| {
-            good | (key.0.ct_eq(sent) & Choice::from(u8::from(!key.0.is_empty())))
+        let matches = keys.iter().fold(Choice::from(0), |matches, key| {
+            matches | (key.0.ct_eq(sent) & Choice::from(u8::from(!key.0.is_empty())))
         });
-        if bool::from(good) {
+        if bool::from(matches) {
             Ok(())
         } else {
-            Err("the x-api-key is not known here")
+            Err("the x-api-key is not accepted")
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Bodies: what comes in costs a bounded amount, what goes out is seen to have gone.
+//! Request bodies, whose memory is charged and whose time is limited, and response bodies, which
+//! detect whether the caller read them.
 
 use std::fmt;
 use std::pin::Pin;
@@ -12,36 +13,36 @@ use pin_project_lite::pin_project;
 use tokio::time::{Sleep, sleep};
 use tonic::Status;
 
-use super::budget::{Charge, Line, Untaken};
-use super::delivery::Delivery;
+use super::delivery::DeliveryGuard;
+use super::memory_budget::{Charge, MemoryKind, UnreadResponse};
 
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// How long a call may take to come in, once it has begun.
-const ARRIVES_WITHIN: Duration = Duration::from_secs(30);
+/// How long a call may take to arrive, once it has begun.
+const RECEIVE_TIMEOUT: Duration = Duration::from_secs(30);
 
 pin_project! {
-    /// What comes in.
-    pub(super) struct Inbound<B> {
+    /// The body of a request, charged to its call.
+    pub(super) struct RequestBody<B> {
         #[pin]
         body: B,
         charge: Charge,
-        // Made for calls that do not come in one piece.
-        late: Option<Pin<Box<Sleep>>>,
+        // Created only for calls that do not arrive in one piece.
+        timeout: Option<Pin<Box<Sleep>>>,
     }
 }
 
-impl<B> Inbound<B> {
+impl<B> RequestBody<B> {
     pub(super) fn new(body: B, charge: &Charge) -> Self {
         Self {
             body,
             charge: charge.clone(),
-            late: None,
+            timeout: None,
         }
     }
 }
 
-impl<B> Body for Inbound<B>
+impl<B> Body for RequestBody<B>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
@@ -55,19 +56,19 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.project();
         let Poll::Ready(frame) = this.body.poll_frame(cx) else {
-            let late = this
-                .late
-                .get_or_insert_with(|| Box::pin(sleep(ARRIVES_WITHIN)));
-            ready!(late.as_mut().poll(cx));
-            let refusal = Status::deadline_exceeded("the call took too long to come in");
-            return Poll::Ready(Some(Err(refusal.into())));
+            let timeout = this
+                .timeout
+                .get_or_insert_with(|| Box::pin(sleep(RECEIVE_TIMEOUT)));
+            ready!(timeout.as_mut().poll(cx));
+            let status = Status::deadline_exceeded("the call took too long to arrive");
+            return Poll::Ready(Some(Err(status.into())));
         };
         Poll::Ready(match frame {
             Some(Ok(frame)) => {
                 let bytes = frame.data_ref().map_or(0, Bytes::len);
-                match this.charge.take(Line::Incoming, bytes) {
+                match this.charge.take(MemoryKind::Incoming, bytes) {
                     Ok(()) => Some(Ok(frame)),
-                    Err(refusal) => Some(Err(refusal.into())),
+                    Err(status) => Some(Err(status.into())),
                 }
             }
             Some(Err(error)) => Some(Err(error.into())),
@@ -85,9 +86,9 @@ where
 }
 
 pin_project! {
-    /// The body of an answer.
+    /// The body of a response.
     ///
-    /// What the answer grants is given back when it is dropped before its end.
+    /// When it is dropped before its end, the slots that the response grants are returned.
     ///
     /// ```
     /// use http_body_util::{BodyExt, Empty};
@@ -98,8 +99,8 @@ pin_project! {
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
     /// let agent = Agent::builder(Engine::builder().build()?).build();
     /// let call = http::Request::get("/health").body(Empty::<bytes::Bytes>::new())?;
-    /// let answer: Answering = agent.service().call(call);
-    /// let body: AgentBody = answer.await?.into_body();
+    /// let response: Answering = agent.service().call(call);
+    /// let body: AgentBody = response.await?.into_body();
     /// assert_eq!(body.collect().await?.to_bytes(), "serving\n");
     /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
     /// # }).unwrap();
@@ -107,47 +108,53 @@ pin_project! {
     pub struct AgentBody {
         #[pin]
         kind: Kind,
-        delivery: Option<Delivery>,
-        // `None` when the answer is over, or was refused before it was charged.
-        held: Option<Arc<Held>>,
+        delivery: Option<DeliveryGuard>,
+        // `None` until the charge is set.
+        charge: Option<Arc<ResponseCharge>>,
     }
 }
 
-/// What an answer takes of the budget, until its last frame is written or dropped.
-struct Held {
+/// The memory that a response holds, until its last frame is written or dropped.
+struct ResponseCharge {
     charge: Charge,
-    /// `None` of a body that goes on for as long as its caller likes, whose frames have their own.
-    untaken: Option<Untaken>,
+    /// `None` for a streaming body, which may stay open; its frames are counted one by one.
+    unread: Option<UnreadResponse>,
 }
 
-impl Held {
-    /// Has a frame hold its share until the connection has written it.
+impl ResponseCharge {
+    /// Returns the frame with a share of the charge, which it holds until the connection has
+    /// written it.
     fn frame(self: &Arc<Self>, frame: Frame<Bytes>) -> Frame<Bytes> {
-        let held = match &self.untaken {
+        let charge = match &self.unread {
             Some(_) => Arc::clone(self),
             None => Arc::new(Self {
                 charge: self.charge.clone(),
-                untaken: Some(self.charge.untaken()),
+                unread: Some(self.charge.count_unread()),
             }),
         };
-        frame.map_data(|bytes| Bytes::from_owner(HeldFrame { bytes, _held: held }))
+        frame.map_data(|bytes| {
+            Bytes::from_owner(ChargedFrame {
+                bytes,
+                _charge: charge,
+            })
+        })
     }
 }
 
-/// Bytes that are on their way out.
-struct HeldFrame {
+/// Bytes of a frame that the connection has not written yet.
+struct ChargedFrame {
     bytes: Bytes,
-    _held: Arc<Held>,
+    _charge: Arc<ResponseCharge>,
 }
 
-impl AsRef<[u8]> for HeldFrame {
+impl AsRef<[u8]> for ChargedFrame {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
 }
 
 pin_project! {
-    #[project = KindOf]
+    #[project = KindProjection]
     enum Kind {
         Grpc { #[pin] body: tonic::body::Body },
         Json { #[pin] body: axum::body::Body },
@@ -167,22 +174,22 @@ impl AgentBody {
         Self {
             kind,
             delivery: None,
-            held: None,
+            charge: None,
         }
     }
 
-    /// The answer carries what it granted, and gives it back when it is dropped before its end.
-    pub(super) fn delivers(mut self, delivery: Option<Delivery>) -> Self {
+    /// Sets the grant of the response, which is returned when the body is dropped before its end.
+    pub(super) fn with_delivery(mut self, delivery: Option<DeliveryGuard>) -> Self {
         self.delivery = delivery;
         self
     }
 
-    /// The answer holds its share of the budget until the caller has taken it, for which the time
-    /// begins now. An `endless` one may stay open, and has that time for each of its frames.
-    pub(super) fn charged(mut self, charge: &Charge, endless: bool) -> Self {
-        self.held = Some(Arc::new(Held {
+    /// Sets the charge of the response, which lasts until the caller has read it, and starts the
+    /// time for reading. A `streaming` body may stay open and has that time for each frame.
+    pub(super) fn with_charge(mut self, charge: &Charge, streaming: bool) -> Self {
+        self.charge = Some(Arc::new(ResponseCharge {
             charge: charge.clone(),
-            untaken: (!endless).then(|| charge.untaken()),
+            unread: (!streaming).then(|| charge.count_unread()),
         }));
         self
     }
@@ -198,29 +205,29 @@ impl Body for AgentBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut this = self.project();
         let frame = match this.kind.as_mut().project() {
-            KindOf::Grpc { body } => {
+            KindProjection::Grpc { body } => {
                 ready!(body.poll_frame(cx)).map(|frame| frame.map_err(BoxError::from))
             }
-            KindOf::Json { body } => {
+            KindProjection::Json { body } => {
                 ready!(body.poll_frame(cx)).map(|frame| frame.map_err(BoxError::from))
             }
         };
-        let over = match &frame {
+        let ended = match &frame {
             None => true,
-            Some(Ok(frame)) => frame.is_trailers() || this.kind.is_over(),
+            Some(Ok(frame)) => frame.is_trailers() || this.kind.is_end_stream(),
             Some(Err(_)) => false,
         };
-        if over && let Some(delivery) = this.delivery.take() {
-            delivery.done();
+        if ended && let Some(delivery) = this.delivery.take() {
+            delivery.complete();
         }
-        Poll::Ready(match (frame, &*this.held) {
-            (Some(Ok(frame)), Some(held)) => Some(Ok(held.frame(frame))),
+        Poll::Ready(match (frame, &*this.charge) {
+            (Some(Ok(frame)), Some(charge)) => Some(Ok(charge.frame(frame))),
             (frame, _) => frame,
         })
     }
 
     fn is_end_stream(&self) -> bool {
-        self.delivery.is_none() && self.kind.is_over()
+        self.delivery.is_none() && self.kind.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -232,7 +239,7 @@ impl Body for AgentBody {
 }
 
 impl Kind {
-    fn is_over(&self) -> bool {
+    fn is_end_stream(&self) -> bool {
         match self {
             Self::Grpc { body } => body.is_end_stream(),
             Self::Json { body } => body.is_end_stream(),

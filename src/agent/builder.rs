@@ -1,19 +1,19 @@
-//! Settings of an agent.
+//! The builder of an agent: its settings and their defaults.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::auth::{ApiKey, ApiKeys};
-use super::budget::Budget;
 use super::drain::Drain;
 use super::log_throttle::LogThrottle;
+use super::memory_budget::MemoryBudget;
 use super::metrics::Metrics;
-use super::{Agent, Inner, LIMITS, Prometheus};
+use super::{Agent, DEFAULT_LIMITS, Inner, Prometheus};
 use crate::{Engine, LabelLimits};
 
-/// Settings of an [`Agent`]: who may ask, and what a caller may cost.
+/// Settings of an [`Agent`]: the API keys, and the limits on what callers may use.
 ///
-/// The defaults bound what callers can do to the node, and are far beyond what SDKs do.
+/// The defaults bound the resources that callers can take, and are far above what SDKs need.
 ///
 /// ```
 /// use std::time::Duration;
@@ -40,12 +40,12 @@ pub struct AgentBuilder {
     engine: Engine,
     keys: Option<Vec<ApiKey>>,
     prometheus: Option<Prometheus>,
-    limits: Limits,
+    limits: AgentLimits,
 }
 
-/// What one caller may cost.
+/// Limits on what callers may use.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub(super) struct AgentLimits {
     pub(super) message_size: usize,
     pub(super) labels: LabelLimits,
     pub(super) streams: u32,
@@ -62,78 +62,80 @@ impl AgentBuilder {
             engine,
             keys: None,
             prometheus: None,
-            limits: LIMITS,
+            limits: DEFAULT_LIMITS,
         }
     }
 
-    /// Lets in only who sends one of these keys as `x-api-key`, on every call but health and
-    /// metrics. Without this call everybody is let in; with no key, nobody.
+    /// Accepts only calls that carry one of these keys as `x-api-key`, apart from health and
+    /// metrics. Without this setting all calls are accepted; with an empty list, none. Further
+    /// calls add keys.
     #[must_use]
     pub fn api_keys(mut self, keys: impl IntoIterator<Item = ApiKey>) -> Self {
         self.keys.get_or_insert_default().extend(keys);
         self
     }
 
-    /// How many bytes a message may have that comes in, also after it was decompressed; 4 MiB by
-    /// default. A larger one is `RESOURCE_EXHAUSTED`, or 429 for JSON.
+    /// Sets the largest incoming message in bytes, after decompression too; 4 MiB by default. A
+    /// larger one fails with `RESOURCE_EXHAUSTED`, or 429 for JSON.
     #[must_use]
     pub fn max_message_size(mut self, bytes: usize) -> Self {
         self.limits.message_size = bytes;
         self
     }
 
-    /// How many labels a flow may bring, and how many bytes they may take: 1024 and 64 KiB by
-    /// default. More is `RESOURCE_EXHAUSTED`. For HTTP requests the headers count.
+    /// Sets how many labels a flow may carry, and how many bytes they may take: 1024 and 64 KiB by
+    /// default. A flow with more fails with `RESOURCE_EXHAUSTED`. For HTTP requests this limits the
+    /// headers.
     #[must_use]
     pub fn max_labels(mut self, limits: LabelLimits) -> Self {
         self.limits.labels = limits;
         self
     }
 
-    /// How many calls may be under way on one connection, 1024 by default; a client keeps others
-    /// back. Flows that wait count.
+    /// Sets how many calls may run concurrently on one connection, 1024 by default; the client
+    /// holds back further ones. Waiting flows count.
     #[must_use]
     pub fn max_concurrent_streams(mut self, streams: u32) -> Self {
         self.limits.streams = streams;
         self
     }
 
-    /// How many connections there may be, 4096 by default; one beyond is closed at once. Only for
-    /// [`serve`](Agent::serve) and [`serve_tls`](Agent::serve_tls).
+    /// Sets how many connections may be open, 4096 by default; a further one is closed immediately.
+    /// Applies only to [`serve`](Agent::serve) and [`serve_tls`](Agent::serve_tls).
     #[must_use]
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.limits.connections = connections;
         self
     }
 
-    /// How many flows may wait in queues, all together, 65 536 by default; one beyond is rejected
-    /// with `REJECT_REASON_NO_TOKENS`. A connection may have as many of them as are left for all
-    /// others, so that no caller takes all.
+    /// Sets how many flows may wait in queues, in total, 65 536 by default; a further one is
+    /// rejected with `REJECT_REASON_NO_TOKENS`. A connection may have as many of them as are left
+    /// for all other connections, so that no caller takes all.
     #[must_use]
     pub fn max_waiting(mut self, flows: usize) -> Self {
         self.limits.waiting = flows;
         self
     }
 
-    /// How many bytes of calls that have not yet come in as a whole may be held, all together,
-    /// 64 MiB by default and at least one message. A call beyond that is `RESOURCE_EXHAUSTED`.
+    /// Sets how many bytes of incompletely received calls may be held, in total; 64 MiB by default,
+    /// and at least one message. A call beyond that fails with `RESOURCE_EXHAUSTED`.
     #[must_use]
     pub fn max_buffered(mut self, bytes: usize) -> Self {
         self.limits.buffered = bytes;
         self
     }
 
-    /// Closes a connection on which nothing was asked for this time, one minute by default, over
-    /// HTTP/1 and HTTP/2, whatever pings it answers. A call under way counts as asked; a health
-    /// `Watch` does not. Only for [`serve`](Agent::serve) and [`serve_tls`](Agent::serve_tls).
+    /// Closes a connection without a call for this time, one minute by default, over HTTP/1 and
+    /// HTTP/2, even if it answers pings. A running call keeps the connection open; a health `Watch`
+    /// does not. Applies only to [`serve`](Agent::serve) and [`serve_tls`](Agent::serve_tls).
     #[must_use]
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.limits.idle = timeout;
         self
     }
 
-    /// Closes a connection that does not take an answer within this time, 30 s by default and up
-    /// to half as much again. Only for [`serve`](Agent::serve) and
+    /// Closes a connection whose caller does not read a response within this time, 30 s by default,
+    /// and up to half as much again. Applies only to [`serve`](Agent::serve) and
     /// [`serve_tls`](Agent::serve_tls).
     #[must_use]
     pub fn answer_timeout(mut self, timeout: Duration) -> Self {
@@ -141,15 +143,15 @@ impl AgentBuilder {
         self
     }
 
-    /// Shows at `/metrics` what a Prometheus answers that the engine's policies ask:
-    /// [`stats`](Prometheus::stats) of it.
+    /// Adds the [`stats`](Prometheus::stats) of this Prometheus, which answers the queries of the
+    /// engine's policies, to `/metrics`.
     #[must_use]
     pub fn prometheus(mut self, prometheus: &Prometheus) -> Self {
         self.prometheus = Some(prometheus.clone());
         self
     }
 
-    /// The node. Nothing is started.
+    /// Returns the agent. Starts no task and opens no socket.
     #[must_use]
     pub fn build(self) -> Agent {
         let limits = self.limits;
@@ -157,17 +159,20 @@ impl AgentBuilder {
         let incoming = limits.buffered.max(limits.message_size);
         Agent {
             inner: Arc::new(Inner {
-                budget: Arc::new(Budget::new(incoming, metrics.node.over_budget.clone())),
+                budget: Arc::new(MemoryBudget::new(
+                    incoming,
+                    metrics.process.over_budget.clone(),
+                )),
                 metrics,
                 engine: self.engine,
                 keys: ApiKeys::new(self.keys),
                 limits,
                 drain: Drain::new(),
-                refused: LogThrottle::default(),
-                crowded: LogThrottle::default(),
-                full: LogThrottle::default(),
-                untaken: LogThrottle::default(),
-                lacking: LogThrottle::new(Duration::from_secs(60)),
+                unauthenticated_log: LogThrottle::default(),
+                crowded_out_log: LogThrottle::default(),
+                turned_away_log: LogThrottle::default(),
+                unread_log: LogThrottle::default(),
+                accept_log: LogThrottle::new(Duration::from_secs(60)),
             }),
         }
     }

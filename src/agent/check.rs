@@ -1,11 +1,11 @@
-//! `aperture.flowcontrol.check.v1`: checks, ends of flows, caches.
+//! The gRPC service `aperture.flowcontrol.check.v1`: checks, ends of flows, caches.
 
 use std::time::{Duration, SystemTime};
 
 use tonic::{Request, Response, Status};
 
-use super::budget::Charge;
-use super::delivery::Granted;
+use super::delivery::SlotGrant;
+use super::memory_budget::Charge;
 use super::{Agent, convert};
 use crate::engine::{CacheEntry, CheckInput, SlotRef};
 use crate::flow::FlowParams;
@@ -17,20 +17,20 @@ use crate::pb::check::{
 };
 use crate::wire;
 
-/// The service.
-pub(super) struct Checks(pub(super) Agent);
+/// Handles the methods of `FlowControlService`.
+pub(super) struct CheckService(pub(super) Agent);
 
 #[tonic::async_trait]
-impl FlowControlService for Checks {
+impl FlowControlService for CheckService {
     async fn check(
         &self,
         request: Request<CheckRequest>,
     ) -> Result<Response<CheckResponse>, Status> {
         let began = SystemTime::now();
-        let left = convert::time_left(request.metadata().as_ref())?;
+        let timeout = convert::grpc_timeout(request.metadata().as_ref())?;
         let charge = Charge::of(request.extensions());
         let Self(agent) = self;
-        let starting = {
+        let pending = {
             let request = request.into_inner();
             let mut params = FlowParams::new().ramp_mode(request.ramp_mode);
             params.labels = convert::labels(&request.labels, agent.inner.limits.labels)?;
@@ -42,15 +42,15 @@ impl FlowControlService for Checks {
             let input = CheckInput::new(&request.control_point, &params)
                 .cache_lookup(request.cache_lookup_request.is_some())
                 .expect_end(request.expect_end)
-                .deadline(left);
+                .deadline(timeout);
             agent.inner.engine.start(&input)
         };
-        let (report, ticket) = agent.answer(starting, charge.as_ref()).await;
+        let (report, ticket) = agent.await_decision(pending, charge.as_ref()).await;
         agent.inner.metrics.decided(&report);
-        let granted = Granted::new(&report, ticket);
+        let grant = SlotGrant::new(&report, ticket);
         let mut response = wire::check_response(report);
-        (response.start, response.end) = convert::stamps(began);
-        Ok(granted.deliver(response))
+        (response.start, response.end) = convert::decision_timestamps(began);
+        Ok(grant.into_response(response))
     }
 
     async fn cache_lookup(
@@ -64,7 +64,7 @@ impl FlowControlService for Checks {
             request.global_cache_keys.iter().map(String::as_str),
         );
         self.0.inner.metrics.caches.looked_up(&found);
-        Ok(Response::new(wire::looked_up(found)))
+        Ok(Response::new(wire::lookup_response(found)))
     }
 
     async fn cache_upsert(
@@ -80,7 +80,7 @@ impl FlowControlService for Checks {
             global.map(|(key, entry)| cache_entry(key, entry)),
         );
         self.0.inner.metrics.caches.changed("upsert", &changed);
-        Ok(Response::new(wire::upserted(changed)))
+        Ok(Response::new(wire::upsert_response(changed)))
     }
 
     async fn cache_delete(
@@ -94,19 +94,19 @@ impl FlowControlService for Checks {
             request.global_cache_keys.iter().map(String::as_str),
         );
         self.0.inner.metrics.caches.changed("delete", &changed);
-        Ok(Response::new(wire::deleted(changed)))
+        Ok(Response::new(wire::delete_response(changed)))
     }
 
     async fn flow_end(
         &self,
         request: Request<FlowEndRequest>,
     ) -> Result<Response<FlowEndResponse>, Status> {
-        let left = convert::time_left(request.metadata().as_ref())?;
+        let timeout = convert::grpc_timeout(request.metadata().as_ref())?;
         let request = request.into_inner();
         self.0.inner.metrics.ended(&request.control_point);
         let slots = request.inflight_requests;
-        let named: Vec<SlotRef> = slots.iter().map(slot_ref).collect();
-        let returns = self.0.inner.engine.flow_end(&named, left);
+        let refs: Vec<SlotRef> = slots.iter().map(slot_ref).collect();
+        let returns = self.0.inner.engine.flow_end(&refs, timeout);
         let statuses = slots.into_iter().zip(returns);
         Ok(Response::new(FlowEndResponse {
             token_return_statuses: statuses
@@ -120,6 +120,7 @@ impl FlowControlService for Checks {
     }
 }
 
+/// Returns the reference to a slot in the engine's form.
 fn slot_ref(slot: &InflightRequestRef) -> SlotRef {
     SlotRef {
         policy_name: slot.policy_name.clone(),
@@ -130,7 +131,8 @@ fn slot_ref(slot: &InflightRequestRef) -> SlotRef {
     }
 }
 
-/// A time to live that is negative is over when it begins.
+/// Converts a cache entry. A negative time to live becomes one nanosecond, so that the entry is
+/// expired as soon as it is stored.
 fn cache_entry<'a>(key: &'a str, entry: &'a CacheEntryPb) -> CacheEntry<'a> {
     let ttl = entry
         .ttl

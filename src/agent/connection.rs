@@ -1,4 +1,4 @@
-//! One connection: its protocol, its bounds and its end.
+//! One connection: its protocol, its limits and its shutdown.
 
 use std::error;
 use std::pin::pin;
@@ -12,63 +12,63 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::budget::Overdue;
-use super::metrics::Node;
-use super::{AgentService, ERRORS_PER_STREAM, HEADER_BYTES, HTTP1_BYTES, Tls};
+use super::memory_budget::CloseReason;
+use super::metrics::ProcessSeries;
+use super::{AgentService, HTTP1_BUFFER_BYTES, MAX_HEADER_BYTES, RESETS_PER_STREAM, Tls};
 
-const HANDSHAKE: Duration = Duration::from_secs(10);
-const HEADERS: Duration = Duration::from_secs(30);
-const PING: Duration = Duration::from_secs(20);
-const PONG: Duration = Duration::from_secs(20);
-/// After that, a connection is closed whatever goes on there.
-pub(super) const LAST_CALLS: Duration = Duration::from_secs(30);
-/// An idle caller has so long to agree to the end of its connection.
-const FAREWELL: Duration = Duration::from_secs(5);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+const HEADERS_TIMEOUT: Duration = Duration::from_secs(30);
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long running calls may take after shutdown begins, before the connection is closed.
+pub(super) const SHUTDOWN_GRACE: Duration = Duration::from_secs(30);
+/// How long an idle connection may stay open after its graceful shutdown has been announced.
+const IDLE_CLOSE_GRACE: Duration = Duration::from_secs(5);
 
-/// Counts a connection, until it is dropped.
-struct Open(prometheus_client::metrics::gauge::Gauge);
+/// Counts an open connection, until it is dropped.
+struct OpenConnection(prometheus_client::metrics::gauge::Gauge);
 
-impl Open {
-    fn new(node: &Node) -> Self {
-        node.connections.inc();
-        Self(node.connections.clone())
+impl OpenConnection {
+    fn new(process: &ProcessSeries) -> Self {
+        process.connections.inc();
+        Self(process.connections.clone())
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.dec();
     }
 }
 
-/// One connection.
-pub(super) struct Connection {
+/// One connection of the agent.
+pub(super) struct AgentConnection {
     service: AgentService,
-    _open: Open,
+    _open: OpenConnection,
 }
 
-impl Connection {
+impl AgentConnection {
     pub(super) fn new(service: &AgentService) -> Self {
         Self {
-            _open: Open::new(&service.agent().inner.metrics.node),
+            _open: OpenConnection::new(&service.agent().inner.metrics.process),
             service: service.for_connection(),
         }
     }
 
     pub(super) async fn run(self, stream: TcpStream, tls: Option<Tls>) {
-        // Without it, an answer waits for the acknowledgement of the one before.
+        // Otherwise a response may wait for the acknowledgement of the previous one.
         let _ = stream.set_nodelay(true);
         let Some(tls) = tls else {
-            return self.talk(stream).await;
+            return self.serve_stream(stream).await;
         };
-        match timeout(HANDSHAKE, tls.acceptor().accept(stream)).await {
-            Ok(Ok(stream)) => self.talk(stream).await,
+        match timeout(HANDSHAKE_TIMEOUT, tls.acceptor().accept(stream)).await {
+            Ok(Ok(stream)) => self.serve_stream(stream).await,
             Ok(Err(error)) => log_event!(debug, "a TLS handshake failed: {error}"),
             Err(_) => log_event!(debug, "a TLS handshake took too long"),
         }
     }
 
-    async fn talk(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+    async fn serve_stream(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
         let agent = self.service.agent().clone();
         let limits = agent.inner.limits;
         let account = Arc::clone(self.service.account());
@@ -77,53 +77,54 @@ impl Connection {
         server
             .http1()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEADERS)
-            .max_buf_size(HTTP1_BYTES);
+            .header_read_timeout(HEADERS_TIMEOUT)
+            .max_buf_size(HTTP1_BUFFER_BYTES);
         server
             .http2()
             .timer(TokioTimer::new())
             .max_concurrent_streams(limits.streams)
-            // A client that stalls cancels all its calls at once, some before they were taken.
-            // Each holds its headers until then.
+            // A client that stalls cancels all its calls at once, some before they were accepted.
+            // Each of those holds its headers until then.
             .max_pending_accept_reset_streams(streams)
-            .max_local_error_reset_streams(streams.saturating_mul(ERRORS_PER_STREAM))
-            .max_header_list_size(HEADER_BYTES)
-            .keep_alive_interval(PING)
-            .keep_alive_timeout(PONG);
+            .max_local_error_reset_streams(streams.saturating_mul(RESETS_PER_STREAM))
+            .max_header_list_size(MAX_HEADER_BYTES)
+            .keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_TIMEOUT);
         let service = TowerToHyperService::new(self.service);
         let mut connection = pin!(server.serve_connection(TokioIo::new(stream), service));
-        let mut patience = LAST_CALLS;
+        let mut grace = SHUTDOWN_GRACE;
         {
-            let ending = pin!(agent.inner.drain.begun());
-            let overdue = account.overdue(limits.idle, limits.answer);
+            let shutdown = pin!(agent.inner.drain.begun());
+            let close = account.wait_for_close(limits.idle, limits.answer);
             tokio::select! {
-                over = &mut connection => return note(over),
-                () = ending => {}
-                overdue = overdue => match overdue {
-                    Overdue::Idle => {
-                        agent.inner.metrics.node.idle_closed.inc();
-                        patience = FAREWELL;
+                result = &mut connection => return log_result(result),
+                () = shutdown => {}
+                reason = close => match reason {
+                    CloseReason::Idle => {
+                        agent.inner.metrics.process.idle_closed.inc();
+                        grace = IDLE_CLOSE_GRACE;
                     }
-                    // What was not taken is dropped with it.
-                    Overdue::Untaken => return agent.inner.untaken(),
+                    // Dropping the connection drops the unread responses.
+                    CloseReason::UnreadResponse => return agent.inner.response_unread(),
                 },
             }
         }
         connection.as_mut().graceful_shutdown();
-        let mut over = timeout(patience, &mut connection).await;
-        if over.is_err() && account.calls() > 0 && patience < LAST_CALLS {
-            // A call came in the meantime.
-            over = timeout(LAST_CALLS - patience, connection).await;
+        let mut result = timeout(grace, &mut connection).await;
+        if result.is_err() && account.calls() > 0 && grace < SHUTDOWN_GRACE {
+            // A call arrived in the meantime.
+            result = timeout(SHUTDOWN_GRACE - grace, connection).await;
         }
-        match over {
-            Ok(over) => note(over),
-            Err(_) => log_event!(debug, "a connection would not end and was closed"),
+        match result {
+            Ok(result) => log_result(result),
+            Err(_) => log_event!(debug, "a connection did not end in time and was closed"),
         }
     }
 }
 
-fn note(over: Result<(), Box<dyn error::Error + Send + Sync>>) {
-    if let Err(error) = over {
+/// Logs how a connection ended.
+fn log_result(result: Result<(), Box<dyn error::Error + Send + Sync>>) {
+    if let Err(error) = result {
         log_event!(debug, "a connection failed: {error}");
     }
 }

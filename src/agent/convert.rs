@@ -1,4 +1,4 @@
-//! What callers send, as the engine takes it.
+//! Converts the headers and labels of calls into the types of the engine.
 
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
@@ -10,11 +10,11 @@ use tonic::Status;
 use crate::LabelLimits;
 use crate::flow::Labels;
 
-const TIMEOUT: &str = "grpc-timeout";
+const TIMEOUT_HEADER: &str = "grpc-timeout";
 
-/// How long the caller waits.
-pub(super) fn time_left(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
-    let Some(value) = headers.get(TIMEOUT) else {
+/// Returns the timeout of the call from its `grpc-timeout` header.
+pub(super) fn grpc_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
+    let Some(value) = headers.get(TIMEOUT_HEADER) else {
         return Ok(None);
     };
     let malformed = || {
@@ -42,8 +42,11 @@ pub(super) fn time_left(headers: &HeaderMap) -> Result<Option<Duration>, Status>
     }))
 }
 
-/// Labels are not cut: a flow with too many gets an error.
-pub(super) fn within(labels: &HashMap<String, String>, limits: LabelLimits) -> Result<(), Status> {
+/// Checks labels against the limits. Too many labels are an error: they are not truncated.
+pub(super) fn check_labels(
+    labels: &HashMap<String, String>,
+    limits: LabelLimits,
+) -> Result<(), Status> {
     let bytes: usize = labels
         .iter()
         .map(|(key, value)| key.len() + value.len())
@@ -59,18 +62,20 @@ pub(super) fn within(labels: &HashMap<String, String>, limits: LabelLimits) -> R
     Ok(())
 }
 
+/// Borrows the labels of a flow, after checking them against the limits.
 pub(super) fn labels(
     labels: &HashMap<String, String>,
     limits: LabelLimits,
 ) -> Result<Labels<'_>, Status> {
-    within(labels, limits)?;
+    check_labels(labels, limits)?;
     Ok(Labels::distinct(labels.iter().map(|(key, value)| {
         (key.as_str().into(), value.as_str().into())
     })))
 }
 
-/// When a call began and when it was decided; time does not run back.
-pub(super) fn stamps(began: SystemTime) -> (Option<Timestamp>, Option<Timestamp>) {
+/// Returns the times when a call began and when it was decided. The second is never before the
+/// first, even if the system clock was set back.
+pub(super) fn decision_timestamps(began: SystemTime) -> (Option<Timestamp>, Option<Timestamp>) {
     let decided = SystemTime::now().max(began);
     (Some(began.into()), Some(decided.into()))
 }

@@ -1,7 +1,7 @@
-//! Slots that were granted in an answer belong to the caller once the answer has left.
+//! Returns granted slots whose response did not reach the caller.
 //!
-//! A caller that is gone by then will never end its flow: without this its slots would be held
-//! until they expire.
+//! Slots belong to the caller once the response that grants them was sent. A caller that has
+//! disconnected by then never ends its flow, so its slots would be held until they expire.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,15 +10,15 @@ use tonic::Response;
 
 use crate::engine::{CheckReport, EngineTicket};
 
-/// Holds what a flow was granted until the answer has left.
-pub(super) struct Granted(Option<EngineTicket>);
+/// The ticket of a flow that was granted slots, until the response has been sent.
+pub(super) struct SlotGrant(Option<EngineTicket>);
 
-/// Travels from the handler to the body of the answer.
+/// Carries the ticket from the handler to the body of the response, as an extension.
 #[derive(Clone)]
-struct Parcel(Arc<Mutex<Option<EngineTicket>>>);
+struct TicketExtension(Arc<Mutex<Option<EngineTicket>>>);
 
-impl Granted {
-    /// Most flows are granted nothing that would have to be given back.
+impl SlotGrant {
+    /// Keeps the ticket only if the flow was granted slots; most flows have none to return.
     pub(super) fn new(report: &CheckReport, ticket: EngineTicket) -> Self {
         let mut decisions = report.limiter_decisions.iter();
         if report.accepted() && decisions.any(|decision| decision.details.slot().is_some()) {
@@ -28,32 +28,32 @@ impl Granted {
         Self(None)
     }
 
-    /// The answer, and with it what it grants.
-    pub(super) fn deliver<T>(self, answer: T) -> Response<T> {
-        let mut response = Response::new(answer);
+    /// Returns the response with the ticket in its extensions.
+    pub(super) fn into_response<T>(self, message: T) -> Response<T> {
+        let mut response = Response::new(message);
         if let Some(ticket) = self.0 {
-            let parcel = Parcel(Arc::new(Mutex::new(Some(ticket))));
-            response.extensions_mut().insert(parcel);
+            let extension = TicketExtension(Arc::new(Mutex::new(Some(ticket))));
+            response.extensions_mut().insert(extension);
         }
         response
     }
 }
 
-/// Takes what the handler granted along with the body.
-pub(super) fn take<B>(response: &mut http::Response<B>) -> Option<EngineTicket> {
-    let parcel = response.extensions_mut().remove::<Parcel>()?;
-    let mut ticket = parcel.0.lock().unwrap_or_else(PoisonError::into_inner);
+/// Takes the ticket that the handler attached to the response.
+pub(super) fn take_ticket<B>(response: &mut http::Response<B>) -> Option<EngineTicket> {
+    let extension = response.extensions_mut().remove::<TicketExtension>()?;
+    let mut ticket = extension.0.lock().unwrap_or_else(PoisonError::into_inner);
     ticket.take()
 }
 
-/// Leaves slots to the caller when the answer was read to its end, and counts those that it was
-/// not.
-pub(super) struct Delivery {
+/// Leaves slots to the caller once the response body was read to its end, and counts grants that
+/// were not delivered. Dropping it before returns the slots.
+pub(super) struct DeliveryGuard {
     ticket: Option<EngineTicket>,
     undelivered: Counter,
 }
 
-impl Delivery {
+impl DeliveryGuard {
     pub(super) fn new(ticket: EngineTicket, undelivered: &Counter) -> Self {
         Self {
             ticket: Some(ticket),
@@ -61,14 +61,15 @@ impl Delivery {
         }
     }
 
-    pub(super) fn done(mut self) {
+    /// Records that the caller received the response.
+    pub(super) fn complete(mut self) {
         if let Some(ticket) = self.ticket.take() {
             ticket.leave_open();
         }
     }
 }
 
-impl Drop for Delivery {
+impl Drop for DeliveryGuard {
     fn drop(&mut self) {
         if self.ticket.is_some() {
             self.undelivered.inc();

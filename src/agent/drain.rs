@@ -1,6 +1,8 @@
+//! The switch from serving to graceful shutdown.
+
 use tokio::sync::watch;
 
-/// Whether the end has begun.
+/// Records whether shutdown has begun, and notifies those that wait for it.
 #[derive(Debug)]
 pub(super) struct Drain(watch::Sender<bool>);
 
@@ -17,12 +19,12 @@ impl Drain {
         *self.0.borrow()
     }
 
-    /// Ready when the end begins.
+    /// Returns a future that completes when shutdown begins.
     pub(super) fn begun(&self) -> impl Future<Output = ()> + Send + use<> {
-        let mut told = self.0.subscribe();
+        let mut begun = self.0.subscribe();
         async move {
-            // It cannot be dropped before: its agent waits here.
-            let _ = told.wait_for(|begun| *begun).await;
+            // The sender outlives this future, because the agent that owns it is being served.
+            let _ = begun.wait_for(|begun| *begun).await;
         }
     }
 

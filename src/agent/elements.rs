@@ -1,7 +1,7 @@
-//! Counts what a message holds before it is decoded.
+//! Counts the repeated elements of a message before it is decoded.
 //!
-//! An empty span takes two bytes on the wire and some hundred when it is decoded: a bound on bytes
-//! alone is none on memory.
+//! An empty span takes two bytes on the wire and several hundred once it is decoded, so a limit on
+//! bytes alone does not bound memory.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -11,35 +11,35 @@ use tonic::Status;
 
 use super::json::POOL;
 
-/// prost goes no deeper either.
-const DEPTH: usize = 100;
+/// The recursion limit, the same as that of prost.
+const MAX_DEPTH: usize = 100;
 
-/// What is to be known of a message: its fields that are messages or repeated.
+/// The fields of a message that are messages or repeated, by field number.
 #[derive(Debug, Default)]
-struct Shape(Vec<Field>);
+struct MessageShape(Vec<FieldShape>);
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Field {
+struct FieldShape {
     repeated: bool,
-    /// The shape of the field's own message.
+    /// The index of the shape of the field's message type.
     message: Option<usize>,
 }
 
-/// The shapes of all messages, and where each is.
-static SHAPES: LazyLock<(Vec<Shape>, HashMap<String, usize>)> = LazyLock::new(|| {
+/// The shapes of all messages, and the index of each by its full name.
+static SHAPES: LazyLock<(Vec<MessageShape>, HashMap<String, usize>)> = LazyLock::new(|| {
     let messages: Vec<_> = POOL.all_messages().collect();
     let names = messages
         .iter()
         .map(|message| message.full_name().to_owned());
     let names: HashMap<String, usize> = names.zip(0..).collect();
     let shapes = messages.iter().map(|message| {
-        let mut shape = Shape::default();
+        let mut shape = MessageShape::default();
         for field in message.fields() {
             let at = field.number() as usize;
             if at >= shape.0.len() {
-                shape.0.resize(at + 1, Field::default());
+                shape.0.resize(at + 1, FieldShape::default());
             }
-            shape.0[at] = Field {
+            shape.0[at] = FieldShape {
                 repeated: field.is_list() || field.is_map(),
                 message: match field.kind() {
                     Kind::Message(message) => names.get(message.full_name()).copied(),
@@ -56,18 +56,19 @@ static SHAPES: LazyLock<(Vec<Shape>, HashMap<String, usize>)> = LazyLock::new(||
 /// it.
 pub(super) fn count(name: &str, message: &[u8]) -> usize {
     let (shapes, names) = &*SHAPES;
-    names
-        .get(name)
-        .map_or(0, |shape| walk(shapes, *shape, message, DEPTH))
+    names.get(name).map_or(0, |shape| {
+        count_elements(shapes, *shape, message, MAX_DEPTH)
+    })
 }
 
-fn walk(shapes: &[Shape], shape: usize, mut rest: &[u8], depth: usize) -> usize {
+/// Counts the elements of one message whose type has the shape at index `shape`.
+fn count_elements(shapes: &[MessageShape], shape: usize, mut rest: &[u8], depth: usize) -> usize {
     let mut elements = 0;
     while let Some(tag) = varint(&mut rest) {
         let field = usize::try_from(tag >> 3).ok();
         let field = field.and_then(|at| shapes[shape].0.get(at).copied());
         let field = field.unwrap_or_default();
-        // The end of a group begins nothing.
+        // The end of a group is not a new element.
         elements += usize::from(field.repeated && tag & 7 != 4);
         let skipped = match tag & 7 {
             0 => varint(&mut rest).map(|_| ()),
@@ -76,10 +77,11 @@ fn walk(shapes: &[Shape], shape: usize, mut rest: &[u8], depth: usize) -> usize 
                 .and_then(|length| skip(&mut rest, usize::try_from(length).ok()?))
                 .map(|inner| {
                     if let (Some(message), Some(depth)) = (field.message, depth.checked_sub(1)) {
-                        elements += walk(shapes, message, inner, depth);
+                        elements += count_elements(shapes, message, inner, depth);
                     }
                 }),
-            // Groups are of unknown fields only: what is in them is counted as if it were known.
+            // Only unknown fields can be groups; their content is counted as if it were part of
+            // this message.
             3 | 4 => Some(()),
             5 => skip(&mut rest, 4).map(|_| ()),
             _ => None,
@@ -91,6 +93,7 @@ fn walk(shapes: &[Shape], shape: usize, mut rest: &[u8], depth: usize) -> usize 
     elements
 }
 
+/// Reads a varint and advances `rest` past it. `None` when it is incomplete or too long.
 fn varint(rest: &mut &[u8]) -> Option<u64> {
     let mut value = 0;
     for at in 0..10 {
@@ -104,13 +107,14 @@ fn varint(rest: &mut &[u8]) -> Option<u64> {
     None
 }
 
+/// Returns the next `bytes` bytes and advances `rest` past them.
 fn skip<'a>(rest: &mut &'a [u8], bytes: usize) -> Option<&'a [u8]> {
     let (skipped, after) = rest.split_at_checked(bytes)?;
     *rest = after;
     Some(skipped)
 }
 
-/// Returns the number of members and items in a JSON text, or a little more.
+/// Returns the number of members and items in a JSON text, or slightly more.
 pub(super) fn count_json(text: &[u8]) -> usize {
     let mut elements = 0;
     let mut quoted = false;
@@ -128,21 +132,21 @@ pub(super) fn count_json(text: &[u8]) -> usize {
     elements
 }
 
-/// An error for a message with too many elements.
-pub(super) fn bounded(elements: usize, most: usize) -> Result<usize, Status> {
-    if elements <= most {
+/// Returns `elements`, or an error when the message has more than `limit` of them.
+pub(super) fn check_count(elements: usize, limit: usize) -> Result<usize, Status> {
+    if elements <= limit {
         return Ok(elements);
     }
     Err(Status::resource_exhausted(format!(
         "a message with {elements} labels, keys, references, spans and attributes is too large: \
-         it may have {most}"
+         it may have {limit}"
     )))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::json::Named;
+    use crate::agent::json::NamedMessage;
     use crate::pb::check::{
         CacheEntry, CacheLookupRequest, CacheUpsertRequest, CheckRequest, FlowEndRequest,
         InflightRequestRef,
@@ -152,12 +156,12 @@ mod tests {
     use crate::pb::trace::{ResourceSpans, ScopeSpans, Span};
     use crate::pb::trace_collector::ExportTraceServiceRequest;
 
-    fn elements<M: Named>(message: &M) -> usize {
+    fn elements<M: NamedMessage>(message: &M) -> usize {
         count(M::NAME, &message.encode_to_vec())
     }
 
     #[test]
-    fn what_decoding_multiplies_is_counted() {
+    fn repeated_elements_are_counted() {
         let check = CheckRequest {
             control_point: "a".into(),
             labels: (0..7).map(|at| (at.to_string(), String::new())).collect(),
@@ -208,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_malformed_is_survived() {
+    fn malformed_messages_do_not_panic() {
         let name = ExportTraceServiceRequest::NAME;
         for bytes in [
             &b"\x0a"[..],
@@ -221,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn items_and_members_of_json_are_counted_outside_of_texts() {
+    fn json_items_and_members_are_counted_outside_of_strings() {
         assert_eq!(count_json(b"{}"), 1);
         assert_eq!(count_json(br#"{"a": [1, 2, 3], "b": "[,{\",,"}"#), 5);
         assert!(count_json(&b"[".repeat(1000)) == 1000);

@@ -1,4 +1,4 @@
-//! gRPC's health service: serving until the end begins.
+//! The gRPC health service: reports `SERVING` until shutdown begins.
 
 use std::pin::Pin;
 
@@ -11,7 +11,7 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 use super::Agent;
 
-/// The node, an Agent's names of its services, and the names that they really have.
+/// The agent as a whole, the names that an Agent uses for its services, and their actual names.
 const NAMES: [&str; 6] = [
     "",
     "aperture.flowcontrol.v1.FlowControlService",
@@ -21,10 +21,11 @@ const NAMES: [&str; 6] = [
     "opentelemetry.proto.collector.trace.v1.TraceService",
 ];
 
-pub(super) struct Health(pub(super) Agent);
+/// Handles the methods of `grpc.health.v1.Health`.
+pub(super) struct AgentHealth(pub(super) Agent);
 
-fn status(ending: bool) -> HealthCheckResponse {
-    let status = if ending {
+fn response(shutting_down: bool) -> HealthCheckResponse {
+    let status = if shutting_down {
         ServingStatus::NotServing
     } else {
         ServingStatus::Serving
@@ -34,7 +35,7 @@ fn status(ending: bool) -> HealthCheckResponse {
     }
 }
 
-fn known(service: &str) -> Result<(), Status> {
+fn check_name(service: &str) -> Result<(), Status> {
     if NAMES.contains(&service) {
         return Ok(());
     }
@@ -42,13 +43,13 @@ fn known(service: &str) -> Result<(), Status> {
 }
 
 #[tonic::async_trait]
-impl HealthService for Health {
+impl HealthService for AgentHealth {
     async fn check(
         &self,
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<HealthCheckResponse>, Status> {
-        known(&request.get_ref().service)?;
-        Ok(Response::new(status(self.0.inner.drain.has_begun())))
+        check_name(&request.get_ref().service)?;
+        Ok(Response::new(response(self.0.inner.drain.has_begun())))
     }
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
@@ -57,10 +58,10 @@ impl HealthService for Health {
         &self,
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        known(&request.get_ref().service)?;
+        check_name(&request.get_ref().service)?;
         let changes = WatchStream::new(self.0.inner.drain.subscribe());
         Ok(Response::new(Box::pin(
-            changes.map(|ending| Ok(status(ending))),
+            changes.map(|shutting_down| Ok(response(shutting_down))),
         )))
     }
 }

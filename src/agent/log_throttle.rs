@@ -1,13 +1,14 @@
-//! Limits how often one kind of trouble is logged.
+//! Limits how often one kind of problem is logged.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// Logs the first event at once and the number of further ones at most once a period.
+/// Lets the first event be logged immediately, and the number of further ones at most once per
+/// period.
 #[derive(Debug)]
 pub(super) struct LogThrottle {
     period: Duration,
-    /// The last time something was logged, and the events since.
+    /// The time of the last log entry, and the number of events since then.
     last: Mutex<Option<(Instant, u64)>>,
 }
 
@@ -48,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_event_is_logged_at_once_and_the_next_ones_after_the_period() {
+    fn the_first_event_is_due_at_once_and_later_ones_after_the_period() {
         let throttle = LogThrottle::default();
         assert_eq!(throttle.due(), Some(1));
         assert_eq!(throttle.due(), None);

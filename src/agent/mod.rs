@@ -1,8 +1,8 @@
-//! An Agent of one node: an [`Engine`] behind the Agent's own protocol.
+//! Serves an [`Engine`] over the Agent's own protocol: a standalone Agent.
 //!
-//! Any Aperture SDK, in any language, asks it as it would ask an Agent. It is for development, for
-//! tests and for systems where one node may decide; it has no peers, so two of them limit twice as
-//! much. The program `tower-aperture-agent` is this module with a command line.
+//! Aperture SDKs of any language connect to it as they would to an Aperture Agent. It is meant for
+//! development, for tests, and for systems in which one process may decide. It has no peers: two of
+//! them allow twice as much. The program `tower-aperture-agent` is this module with a command line.
 //!
 //! ```
 //! use tower_aperture::Engine;
@@ -29,147 +29,154 @@
 //! # }).unwrap();
 //! ```
 //!
-//! # What it answers
+//! # Services and routes
 //!
-//! On one port, in plaintext or with TLS:
+//! All on one port, in plaintext or with TLS:
 //!
 //! | gRPC service | |
 //! |---|---|
 //! | `aperture.flowcontrol.check.v1.FlowControlService` | checks, ends of flows, caches |
-//! | `aperture.flowcontrol.checkhttp.v1.FlowControlServiceHTTP` | checks of HTTP requests |
-//! | `opentelemetry.proto.collector.trace.v1.TraceService` | spans of flows that ended |
-//! | `grpc.health.v1.Health` | for `""`, these names, and those that an Agent has for them |
+//! | `aperture.flowcontrol.checkhttp.v1.FlowControlServiceHTTP` | checks of HTTP requests, with their attributes |
+//! | `opentelemetry.proto.collector.trace.v1.TraceService` | spans of ended flows |
+//! | `grpc.health.v1.Health` | for `""`, the names above, and the names that an Agent uses for them |
 //!
 //! | HTTP | |
 //! |---|---|
-//! | `POST /v1/flowcontrol/checkhttp` | CheckHTTP as JSON, as with an Agent |
-//! | `POST /v1/flowcontrol/check`, `flowend`, `cachelookup`, `cacheupsert`, `cachedelete` | the others as JSON: an addition of ours, which an Agent does not have |
-//! | `GET /health` | 200, or 503 when the end has begun |
-//! | `GET /metrics` | OpenMetrics, with the names of an Agent where it has them |
-//! | `PUT /v1/policies/{policy}/dynamic-config` | sets the dynamic configuration of a policy, by [`Engine::set_dynamic_config`]: a mapping in JSON or YAML, of 64 KiB at most. Needs an API key: without [`api_keys`](AgentBuilder::api_keys) it is 403 |
-//! | `GET /status` | what goes on, as JSON for people; its form may change in any version |
+//! | `POST /v1/flowcontrol/checkhttp` | CheckHTTP as JSON, as in an Agent |
+//! | `POST /v1/flowcontrol/check`, `flowend`, `cachelookup`, `cacheupsert`, `cachedelete` | the other calls as JSON; an addition of this crate, which an Agent does not have |
+//! | `GET /health` | 200, or 503 once shutdown has begun |
+//! | `GET /metrics` | OpenMetrics; series that an Agent has too keep its names |
+//! | `PUT /v1/policies/{policy}/dynamic-config` | sets the dynamic configuration of a policy through [`Engine::set_dynamic_config`]: a mapping in JSON or YAML of at most 64 KiB. Requires an API key: without [`api_keys`](AgentBuilder::api_keys) the response is 403 |
+//! | `GET /status` | the current state as JSON, for people to read; its form may change in any version |
 //!
-//! JSON is protobuf's: names in camel or snake case come in, camel case goes out, with every field.
-//! An error is `{"code": .., "message": .., "details": []}` with the HTTP status of its gRPC code.
+//! JSON follows the protobuf mapping: field names are accepted in camel or snake case, and
+//! responses contain every field in camel case. An error has the HTTP status of its gRPC code, and
+//! the body `{"code": .., "message": .., "details": []}`.
 //!
-//! # Other than an Agent
+//! # Differences from an Agent
 //!
-//! - All that [`engine`](crate::engine) says of its own.
-//! - A check with more labels than [allowed](AgentBuilder::max_labels) is `RESOURCE_EXHAUSTED`,
-//!   and nothing is decided. A malformed `grpc-timeout` is `INVALID_ARGUMENT`.
-//! - A caller that hangs up while its flow waits leaves the queue at once, and what is granted in
-//!   an answer that nobody takes is given back at once. (There, it is held until it expires.)
-//! - A value for a flux meter that is not finite is invalid. (There, it spoils the sum.)
-//! - Without service discovery no flow has services, as on an Agent without it.
+//! - All differences listed in [`engine`](crate::engine).
+//! - A check with more labels than [allowed](AgentBuilder::max_labels) fails with
+//!   `RESOURCE_EXHAUSTED`, without a decision. A malformed `grpc-timeout` fails with
+//!   `INVALID_ARGUMENT`.
+//! - When a caller cancels while its flow waits, the flow leaves the queue immediately. When a
+//!   caller does not read a response, the slots granted in it are returned immediately. An Agent
+//!   holds them until they expire.
+//! - A value for a flux meter that is not finite is invalid. In an Agent it makes the sum useless.
+//! - Flows have no services, because there is no service discovery; an Agent without it does the
+//!   same.
 //! - Latency summaries are histograms with one bucket.
 //!
 //! # Metrics
 //!
-//! `/metrics` has an Agent's series, by its names and labels, and some of its own, which begin with
-//! `tower_aperture_agent_`:
+//! `/metrics` has an Agent's series, with its names and labels, and series of this crate, whose
+//! names begin with `tower_aperture_agent_`:
 //!
 //! | series | |
 //! |---|---|
 //! | `flowcontrol_requests`, `flowcontrol_decisions`, `flowcontrol_reject_reasons`, `flowcontrol_ends` | checks and reported ends, by `control_point` |
 //! | `incoming_tokens`, `accepted_tokens`, `rejected_tokens`, `request_in_queue_duration_ms` | schedulers |
-//! | `workload_preempted_tokens`, `workload_delayed_tokens`, `workload_on_time` | queued flows that overtook others, were overtaken, or were served in the order of arrival |
-//! | `fairness_preempted_tokens`, `fairness_delayed_tokens`, `fairness_on_time` | the same within a workload, of flows that waited behind another one of their fairness label |
+//! | `workload_preempted_tokens`, `workload_delayed_tokens`, `workload_on_time` | queued flows that overtook others, were overtaken, or were served in order of arrival |
+//! | `fairness_preempted_tokens`, `fairness_delayed_tokens`, `fairness_on_time` | the same within a workload, for flows that waited behind another flow of their fairness label |
 //! | `cache_lookup_hits`, `cache_lookup_misses`, `cache_operation_results` | by `cache_type` (`result` or `global`), `operation` and `status` |
-//! | `signal_reading`, `invalid_signal_readings`, `infinite_signal_readings` | named signals that change, at each evaluation of their circuit |
-//! | `http_requests`, `http_requests_latency_ms` | what is not gRPC, by `handler_name`, `http_method` and `http_status_code` |
-//! | `workload_latency_ms`, `workload_requests`, `rate_limiter_counter`, `concurrency_limiter_counter`, `sampler_counter`, `classifier_counter`, `flux_meter`, `invalid_flux_meter` | what spans say |
+//! | `signal_reading`, `invalid_signal_readings`, `infinite_signal_readings` | named signals that change, recorded at each evaluation of their circuit |
+//! | `http_requests`, `http_requests_latency_ms` | requests that are not gRPC, by `handler_name`, `http_method` and `http_status_code` |
+//! | `workload_latency_ms`, `workload_requests`, `rate_limiter_counter`, `concurrency_limiter_counter`, `sampler_counter`, `classifier_counter`, `flux_meter`, `invalid_flux_meter` | values from spans |
 //!
-//! A workload that is named by the value of a flow's label, through `workload_label_key`, is shown
-//! as `other`, unless the policy has a workload of that name. Each name has up to 50 000 series of
-//! labels that policies in force name, and up to 10 000 with labels that callers made up, such as
-//! control points that no policy selects. Series of policies, and of their versions, that are no
-//! longer in force are forgotten, and spans about them make no new ones;
-//! `tower_aperture_agent_series_left_out` counts what has no series.
+//! A workload that takes its name from the value of a flow's label, through `workload_label_key`,
+//! is shown as `other`, unless the policy has a workload of that name. Each metric has up to 50 000
+//! series whose labels are named by policies in force, and up to 10 000 series with labels that
+//! callers chose, such as control points that no policy selects. Series of policies, and of policy
+//! versions, that are no longer in force are removed, and spans about them create no new ones.
+//! `tower_aperture_agent_series_left_out` counts observations that have no series.
 //!
 //! # PromQL
 //!
-//! A [`Prometheus`] answers what policies ask beyond what the engine measures itself.
+//! A [`Prometheus`] answers the queries of policies that the engine cannot measure itself.
 //!
 //! # Spans
 //!
-//! They feed flux meters, and with them the control loops of policies; the workload latency of load
-//! schedulers; and the metrics. A span whose check had `expect_end` off gives back the slots of its
-//! flow, once.
+//! Spans feed the flux meters, and through them the control loops of policies; they also feed the
+//! workload latency of load schedulers, and the metrics. A span whose check had `expect_end` off
+//! returns the slots of its flow, once.
 //!
 //! # Keys
 //!
-//! With [`api_keys`](AgentBuilder::api_keys), every call has to carry one as `x-api-key` (spans and
-//! `/status` too), but for health and `/metrics`, which show numbers and names: of policies and what
-//! they contain, and of control points. Values of labels are not shown there. A call without is `UNAUTHENTICATED`, or 401 for JSON.
+//! With [`api_keys`](AgentBuilder::api_keys), every call must carry a key as `x-api-key`, exports
+//! of spans and `/status` included. Health and `/metrics` need no key: `/metrics` shows numbers,
+//! and the names of policies, of their components and of control points, but no values of labels. A
+//! call without a valid key fails with `UNAUTHENTICATED`, or 401 for JSON.
 //!
-//! # The end
+//! # Shutdown
 //!
-//! When `shutdown` of [`serve`](Agent::serve) is ready, or [`Agent::shutdown`] is called: health
-//! says so, no connection is taken any more, those that exist end when their calls are answered,
-//! and flows that wait are rejected with `REJECT_REASON_NO_TOKENS`. Had they been told that the
-//! node is `UNAVAILABLE`, SDKs would let them all in at once, into a system that was too busy to
-//! take them one by one.
+//! Shutdown begins when the `shutdown` future of [`serve`](Agent::serve) completes or
+//! [`Agent::shutdown`] is called. Health then reports that the agent is not serving, the agent
+//! accepts no further connections, existing connections close when their calls are answered, and
+//! waiting flows are rejected with `REJECT_REASON_NO_TOKENS`. An error `UNAVAILABLE` would make
+//! SDKs fail open and admit all waiting flows at once, into a system that was too busy to admit
+//! them one by one.
 //!
 //! # The budget
 //!
-//! What callers can make the node hold is bounded, each line of it by a figure. A call that would
-//! exceed a line is refused as `RESOURCE_EXHAUSTED` (429 for JSON) and counted, a flow that would
-//! have to wait is rejected with `REJECT_REASON_NO_TOKENS`, and a connection beyond the last is
-//! closed. Figures with a link are settings.
+//! The memory that callers can make the agent hold is bounded, each kind by a limit of its own. A
+//! call that would exceed a limit is refused with `RESOURCE_EXHAUSTED` (429 for JSON) and counted.
+//! A flow that would have to wait beyond a limit is rejected with `REJECT_REASON_NO_TOKENS`. A
+//! connection beyond the limit is closed. Linked figures are settings.
 //!
-//! | of the process | |
+//! | per process | |
 //! |---|---|
 //! | connections | [4096](AgentBuilder::max_connections) |
-//! | calls that come in, headers included | [64 MiB](AgentBuilder::max_buffered) |
-//! | decoded calls, until their answers are sent or their flows wait | 64 MiB |
-//! | flows that wait | [65 536](AgentBuilder::max_waiting), 64 MiB with their labels, paths, cache keys and values, and about 8 KiB each beside that |
-//! | answers that were not taken, `/metrics` and `/status` included | 64 MiB |
-//! | keys | [`max_keys`](crate::engine::EngineBuilder::max_keys) a component, 255 bytes of text each: a longer one is kept as 128 bits of its SHA-256 |
+//! | incoming calls, headers included | [64 MiB](AgentBuilder::max_buffered) |
+//! | decoded calls, until their responses are sent or their flows wait | 64 MiB |
+//! | waiting flows | [65 536](AgentBuilder::max_waiting), 64 MiB with their labels, paths, cache keys and values, and about 8 KiB each in addition |
+//! | responses that callers have not read, `/metrics` and `/status` included | 64 MiB |
+//! | keys | [`max_keys`](crate::engine::EngineBuilder::max_keys) per component, 255 bytes of text each: a longer key is replaced by 128 bits of its SHA-256 |
 //! | caches | [`cache_bytes`](crate::engine::EngineBuilder::cache_bytes) |
 //! | control points that no policy selects | 1024 names of 256 bytes |
 //!
-//! | of a connection | |
+//! | per connection | |
 //! |---|---|
-//! | of each of these four lines of bytes, before the process is asked | 8 KiB |
-//! | of answers, decoded calls and waiting flows together | no more than is left for all others: half of a line for one greedy connection, a third each for two |
-//! | calls under way | [1024](AgentBuilder::max_concurrent_streams), and as many that were cancelled before they were taken |
-//! | errors of the peer that reset a stream, over HTTP/2 | 16 384 |
+//! | bytes of each of the four kinds above, before the shared limit applies | 8 KiB |
+//! | responses, decoded calls and waiting flows, each | no more than is left for all other connections: half of the limit for one greedy connection, a third each for two |
+//! | concurrent calls | [1024](AgentBuilder::max_concurrent_streams), and as many that were cancelled before they were accepted |
+//! | streams reset for errors of the peer, over HTTP/2 | 16 384 |
 //! | headers of a call | 16 KiB; HTTP/1 reads and writes 32 KiB at a time |
-//! | time without a call | [1 minute](AgentBuilder::idle_timeout), then it is closed, whatever pings it answers |
-//! | time to take an answer | [30 s](AgentBuilder::answer_timeout), up to half as much again |
+//! | time without a call | [1 minute](AgentBuilder::idle_timeout); then the connection is closed, even if it answers pings |
+//! | time to read a response | [30 s](AgentBuilder::answer_timeout), and up to half as much again |
 //! | time to send a call | 30 s |
 //! | time for a handshake | 10 s |
 //! | time to answer a ping | 20 s |
 //!
-//! | of a message | |
+//! | per message | |
 //! |---|---|
-//! | bytes, also when it was compressed | [4 MiB](AgentBuilder::max_message_size) |
-//! | labels, keys, references, spans, attributes and all else that is repeated | 65 536, each counted as 512 bytes of decoded calls |
-//! | members and items of JSON | 8192, each counted as 4 KiB |
-//! | the same in the decision that a span carries | 4096; with more, the span counts without it |
-//! | labels, or headers of a described request | [1024 of 64 KiB](AgentBuilder::max_labels) |
+//! | bytes, after decompression too | [4 MiB](AgentBuilder::max_message_size) |
+//! | labels, keys, references, spans, attributes and all other repeated elements | 65 536, each counted as 512 bytes of decoded calls |
+//! | members and items in JSON | 8192, each counted as 4 KiB |
+//! | repeated elements, or members and items, in the decision that a span carries | 4096; a span with more counts without its decision |
+//! | labels of a flow, or headers of a described request | [1024 of 64 KiB](AgentBuilder::max_labels) |
 //!
-//! Behind a server of your own, all callers of a [`service`](Agent::service) are one connection, and
-//! its connections are that server's.
+//! Behind a server of your own, all callers of one [`service`](Agent::service) count as one
+//! connection, and limits on real connections are up to that server.
 //!
-//! `cargo bench --bench agent` shows what hostile callers get, and a well-behaved one beside them.
+//! `cargo bench --bench agent` shows how much memory hostile callers can take, and the latency of a
+//! well-behaved caller beside them.
 
 mod auth;
 mod body;
-mod budget;
 mod builder;
 mod check;
+mod check_http;
 mod connection;
 mod convert;
 mod delivery;
 mod drain;
 mod elements;
 mod health;
-mod http;
 mod json;
 mod log_throttle;
+mod memory_budget;
 mod metrics;
-mod mounted;
+mod named_services;
 mod prometheus;
 mod serve;
 mod service;
@@ -194,16 +201,16 @@ pub use self::service::{AgentService, Answering};
 pub use self::tls::{Tls, TlsError};
 
 use self::auth::ApiKeys;
-use self::budget::Budget;
-use self::builder::Limits;
+use self::builder::AgentLimits;
 use self::drain::Drain;
 use self::log_throttle::LogThrottle;
+use self::memory_budget::MemoryBudget;
 use self::metrics::Metrics;
 
-// The budget, as the docs of the module have it.
+// The limits that the section "The budget" of the module documentation lists.
 
-/// What an agent is built with.
-const LIMITS: Limits = Limits {
+/// The defaults of [`AgentBuilder`].
+const DEFAULT_LIMITS: AgentLimits = AgentLimits {
     message_size: 4 << 20,
     labels: LabelLimits {
         count: 1024,
@@ -216,36 +223,36 @@ const LIMITS: Limits = Limits {
     idle: Duration::from_secs(60),
     answer: Duration::from_secs(30),
 };
-/// Bytes of each line that a connection takes before the process is asked: a caller with small
-/// calls is answered even while others have taken all that is shared.
-const ALLOWANCE: usize = 8 << 10;
-/// Bytes of decoded calls.
-const DECODED_BYTES: usize = 64 << 20;
-/// Bytes of flows that wait in queues.
-const WAITING_BYTES: usize = 64 << 20;
-/// Bytes that a waiting flow counts for beside its texts.
-const FLOW_BYTES: usize = 512;
-/// Bytes of answers that were not taken.
-const ANSWER_BYTES: usize = 64 << 20;
-/// Labels, keys, references, spans, attributes and all else that is repeated in one message.
+/// Bytes of each kind that a connection may hold before the shared limit applies, so that callers
+/// with small calls are answered even while others hold all shared memory.
+const ALLOWANCE_BYTES: usize = 8 << 10;
+/// Bytes of decoded calls, per process.
+const MAX_DECODED_BYTES: usize = 64 << 20;
+/// Bytes of waiting flows, per process.
+const MAX_WAITING_BYTES: usize = 64 << 20;
+/// Bytes that a waiting flow counts for in addition to its texts.
+const WAITING_FLOW_BYTES: usize = 512;
+/// Bytes of responses that callers have not read, per process.
+const MAX_RESPONSE_BYTES: usize = 64 << 20;
+/// Repeated elements in one message: labels, keys, references, spans, attributes and the like.
 const MAX_ELEMENTS: usize = 65_536;
-/// Bytes that one of them counts for when it is decoded.
+/// Bytes that one such element counts for when it is decoded.
 const ELEMENT_BYTES: usize = 512;
-/// Members of objects and items of lists in one message of JSON.
+/// Members of objects and items of lists in one JSON message.
 const MAX_JSON_ELEMENTS: usize = 8192;
-/// Bytes that one of them counts for.
+/// Bytes that one JSON member or item counts for.
 const JSON_ELEMENT_BYTES: usize = 4096;
-/// Elements of the decision that a span carries.
+/// Elements in the decision that a span carries.
 const MAX_DECISION_ELEMENTS: usize = 4096;
 /// Bytes of the headers of one call.
-const HEADER_BYTES: u32 = 16 << 10;
+const MAX_HEADER_BYTES: u32 = 16 << 10;
 /// Bytes that HTTP/1 reads and writes at a time, headers included.
-const HTTP1_BYTES: usize = 32 << 10;
-/// Streams that are reset for errors of the peer, for each that may be open, before hyper closes
-/// the connection. They cost no memory.
-const ERRORS_PER_STREAM: usize = 16;
+const HTTP1_BUFFER_BYTES: usize = 32 << 10;
+/// Streams that may be reset for errors of the peer, per concurrent stream, before hyper closes the
+/// connection. Reset streams hold no memory.
+const RESETS_PER_STREAM: usize = 16;
 
-/// An engine that answers over the network. Cloning it is cheap; clones are one node.
+/// Serves an engine over the network. Clones are cheap and share all state.
 ///
 /// See the [module](self) for an example.
 #[derive(Clone)]
@@ -256,32 +263,32 @@ pub struct Agent {
 struct Inner {
     engine: Engine,
     keys: ApiKeys,
-    limits: Limits,
-    budget: Arc<Budget>,
+    limits: AgentLimits,
+    budget: Arc<MemoryBudget>,
     drain: Drain,
     metrics: Metrics,
-    refused: LogThrottle,
-    crowded: LogThrottle,
-    full: LogThrottle,
-    untaken: LogThrottle,
-    /// No file descriptors, or no memory for a connection.
-    lacking: LogThrottle,
+    unauthenticated_log: LogThrottle,
+    crowded_out_log: LogThrottle,
+    turned_away_log: LogThrottle,
+    unread_log: LogThrottle,
+    /// For errors of accepting connections: no file descriptor or no memory.
+    accept_log: LogThrottle,
 }
 
 impl Agent {
-    /// Begins with an engine, whose policies decide.
+    /// Returns a builder for an agent that decides by the policies of `engine`.
     #[must_use]
     pub fn builder(engine: Engine) -> AgentBuilder {
         AgentBuilder::new(engine)
     }
 
-    /// The engine that decides.
+    /// Returns the engine that decides.
     #[must_use]
     pub fn engine(&self) -> &Engine {
         &self.inner.engine
     }
 
-    /// Lets in only who sends one of these keys, from now on, instead of those of before.
+    /// Replaces the API keys that calls must carry. It takes effect with the next call.
     ///
     /// ```
     /// use tower_aperture::Engine;
@@ -297,20 +304,20 @@ impl Agent {
         self.inner.keys.replace(keys.into_iter().collect());
     }
 
-    /// All that it answers, as one service: for a server of your own, or an axum router's
-    /// `fallback_service`.
+    /// Returns one service for all calls: for a server of your own, or for the `fallback_service`
+    /// of an axum router.
     #[must_use]
     pub fn service(&self) -> AgentService {
         AgentService::new(self)
     }
 
-    /// Tells everybody that this is the end, as the [module](self#the-end) has it. For those who
-    /// serve it themselves; [`serve`](Self::serve) does it, and it may be called twice.
+    /// Begins the graceful shutdown that the [module](self#shutdown) describes. Needed only with a
+    /// server of your own: [`serve`](Self::serve) does it itself. Further calls have no effect.
     pub fn shutdown(&self) {
         self.inner.drain.begin();
     }
 
-    /// What `GET /metrics` answers, in the text format of OpenMetrics.
+    /// Returns the content of `GET /metrics`, in the OpenMetrics text format.
     #[must_use]
     pub fn metrics(&self) -> String {
         self.inner.metrics.text()
@@ -327,55 +334,58 @@ impl fmt::Debug for Agent {
 }
 
 impl Inner {
-    /// A call has no good key.
-    fn refuse(&self, why: &str) {
-        self.metrics.node.unauthenticated.inc();
-        if let Some(calls) = self.refused.due() {
-            log_event!(warn, "{calls} calls were refused as UNAUTHENTICATED: {why}");
+    /// Counts and logs a call without a valid API key.
+    fn unauthenticated(&self, reason: &str) {
+        self.metrics.process.unauthenticated.inc();
+        if let Some(calls) = self.unauthenticated_log.due() {
+            log_event!(
+                warn,
+                "{calls} calls were refused as UNAUTHENTICATED: {reason}"
+            );
         }
     }
 
-    /// A flow should wait, and too many do.
+    /// Counts and logs a flow that had to wait when no room was left.
     fn crowded_out(&self) {
-        self.metrics.node.crowded_out.inc();
-        if let Some(flows) = self.crowded.due() {
+        self.metrics.process.crowded_out.inc();
+        if let Some(flows) = self.crowded_out_log.due() {
             log_event!(
                 warn,
-                "{flows} flows were turned away: too many wait, or those of their callers hold too \
-                 much"
+                "{flows} flows were rejected: too many wait, or those of their callers hold too much \
+                 memory"
             );
         }
     }
 
-    /// An answer was not taken, and its connection is closed.
-    fn untaken(&self) {
-        self.metrics.node.untaken_closed.inc();
-        if let Some(_connections) = self.untaken.due() {
+    /// Counts and logs a connection that is closed because its caller did not read a response.
+    fn response_unread(&self) {
+        self.metrics.process.unread_closed.inc();
+        if let Some(_connections) = self.unread_log.due() {
             log_event!(
                 warn,
-                "{_connections} connections were closed: their callers did not take their answers"
+                "{_connections} connections were closed: their callers did not read the responses"
             );
         }
     }
 
-    /// The system cannot take a connection.
-    fn lacks(&self, _error: &std::io::Error) {
-        if let Some(_times) = self.lacking.due() {
+    /// Logs that the system could not accept a connection.
+    fn accept_failed(&self, _error: &std::io::Error) {
+        if let Some(_times) = self.accept_log.due() {
             log_event!(
                 warn,
-                "a connection cannot be taken, {_times} times since this was logged: {_error}"
+                "a connection cannot be accepted, {_times} times since this was logged: {_error}"
             );
         }
     }
 
-    /// A connection came, and there are too many.
+    /// Counts and logs a connection that is closed because there are too many.
     fn turned_away(&self) {
-        self.metrics.node.turned_away.inc();
-        if let Some(connections) = self.full.due() {
-            let most = self.limits.connections;
+        self.metrics.process.turned_away.inc();
+        if let Some(connections) = self.turned_away_log.due() {
+            let limit = self.limits.connections;
             log_event!(
                 warn,
-                "{connections} connections were closed: there are {most} already"
+                "{connections} connections were closed: {limit} are open already, which is the limit"
             );
         }
     }

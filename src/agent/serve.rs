@@ -1,4 +1,4 @@
-//! The listener: takes connections until shutdown.
+//! The listener, which accepts connections until shutdown.
 
 use std::io;
 use std::pin::pin;
@@ -9,26 +9,26 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::connection::{Connection, LAST_CALLS};
+use super::connection::{AgentConnection, SHUTDOWN_GRACE};
 use super::{Agent, Tls};
 
-/// The system has no room for a connection: it may have some soon.
-const BREATH: Duration = Duration::from_millis(100);
+/// How long to wait before accepting again when the system lacks file descriptors or memory.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// Why a node stopped serving.
+/// Why an agent stopped serving.
 ///
 /// See [`Agent::serve`] for an example.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ServeError {
-    /// The listener does not work any more.
+    /// The listener failed permanently.
     Listen(io::Error),
 }
 
 impl fmt::Display for ServeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Listen(_) => f.write_str("the listener does not work any more"),
+            Self::Listen(_) => f.write_str("the listener failed and accepts no more connections"),
         }
     }
 }
@@ -42,10 +42,11 @@ impl error::Error for ServeError {
 }
 
 impl Agent {
-    /// Serves in plaintext, gRPC and HTTP on one port, until `shutdown` is ready or
-    /// [`Agent::shutdown`] is called; then it ends [calmly](crate::agent#the-end), for 30 s at most.
+    /// Serves gRPC and HTTP in plaintext on one port, until `shutdown` completes or
+    /// [`Agent::shutdown`] is called. Then it shuts down [gracefully](crate::agent#shutdown),
+    /// within 30 s at most.
     ///
-    /// Dropping the future closes all connections at once.
+    /// Dropping the future closes all connections immediately.
     ///
     /// ```
     /// use tower_aperture::Engine;
@@ -63,8 +64,8 @@ impl Agent {
     ///
     /// # Errors
     ///
-    /// When the listener does not work any more. A connection that fails is no error, and too few
-    /// file descriptors only make it wait.
+    /// Returns an error when the listener failed permanently. A connection that fails is not an
+    /// error, and a lack of file descriptors only delays connections.
     pub async fn serve(
         &self,
         listener: TcpListener,
@@ -73,11 +74,11 @@ impl Agent {
         self.serve_with(listener, None, shutdown).await
     }
 
-    /// Like [`serve`](Self::serve), with TLS; HTTP/1.1 as well as HTTP/2.
+    /// Like [`serve`](Self::serve), with TLS; HTTP/1.1 and HTTP/2.
     ///
     /// # Errors
     ///
-    /// As [`serve`](Self::serve). A handshake that fails is none.
+    /// As for [`serve`](Self::serve). A handshake that fails is not an error.
     pub async fn serve_tls(
         &self,
         listener: TcpListener,
@@ -94,20 +95,20 @@ impl Agent {
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), ServeError> {
         let mut shutdown = pin!(shutdown);
-        let mut told = pin!(self.inner.drain.begun());
+        let mut shutdown_called = pin!(self.inner.drain.begun());
         let mut connections = JoinSet::new();
         let service = self.service();
         let result = loop {
             let stream = tokio::select! {
                 () = &mut shutdown => break Ok(()),
-                () = &mut told => break Ok(()),
+                () = &mut shutdown_called => break Ok(()),
                 Some(_) = connections.join_next() => continue,
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) => stream,
-                    Err(error) if is_of_one(&error) => continue,
-                    Err(error) if is_lack(&error) => {
-                        self.inner.lacks(&error);
-                        sleep(BREATH).await;
+                    Err(error) if is_connection_error(&error) => continue,
+                    Err(error) if is_resource_shortage(&error) => {
+                        self.inner.accept_failed(&error);
+                        sleep(ACCEPT_RETRY_DELAY).await;
                         continue;
                     }
                     Err(error) => break Err(ServeError::Listen(error)),
@@ -117,21 +118,21 @@ impl Agent {
                 self.inner.turned_away();
                 continue;
             }
-            let connection = Connection::new(&service);
+            let connection = AgentConnection::new(&service);
             connections.spawn(connection.run(stream, tls.clone()));
         };
         drop(listener);
         self.shutdown();
-        let ends = async { while connections.join_next().await.is_some() {} };
-        if timeout(LAST_CALLS, ends).await.is_err() {
-            log_event!(warn, "connections are closed while calls are under way");
+        let closed = async { while connections.join_next().await.is_some() {} };
+        if timeout(SHUTDOWN_GRACE, closed).await.is_err() {
+            log_event!(warn, "connections are closed while calls are still running");
         }
         result
     }
 }
 
-/// The connection failed that was to be taken.
-fn is_of_one(error: &io::Error) -> bool {
+/// Whether only the connection that was being accepted failed.
+fn is_connection_error(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(
         error.kind(),
@@ -139,9 +140,9 @@ fn is_of_one(error: &io::Error) -> bool {
     )
 }
 
-/// No file descriptor or no memory is left: `ENFILE`, `EMFILE`, `ENOBUFS` and `ENOMEM`, which the
-/// standard library has no names for.
-fn is_lack(error: &io::Error) -> bool {
+/// Whether the system has no file descriptor or memory left: `ENFILE`, `EMFILE`, `ENOBUFS` and
+/// `ENOMEM`, for which the standard library has no names.
+fn is_resource_shortage(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::OutOfMemory
         || matches!(error.raw_os_error(), Some(23 | 24 | 55 | 105))
 }

@@ -1,4 +1,4 @@
-//! One service for all that comes in.
+//! The service that routes all calls, gRPC and HTTP.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -15,20 +15,20 @@ use tonic::{Code, Status};
 use tonic_health::pb::health_server::HealthServer;
 use tower_service::Service;
 
-use super::body::{AgentBody, BoxError, Inbound};
-use super::budget::{Account, Charge, Line};
-use super::delivery::{self, Delivery};
-use super::health::Health;
-use super::metrics::Handler;
+use super::body::{AgentBody, BoxError, RequestBody};
+use super::delivery::{self, DeliveryGuard};
+use super::health::AgentHealth;
+use super::memory_budget::{Charge, ConnectionAccount, MemoryKind};
+use super::metrics::HandlerLabels;
 use super::{Agent, json, unary};
 
 const GRPC_STATUS: &str = "grpc-status";
-/// The one method whose answer goes on: a connection with nothing else is idle.
-const WATCH: &str = "/grpc.health.v1.Health/Watch";
-/// Paths that anyone may ask.
-const OPEN: [&str; 2] = ["/health", "/metrics"];
+/// The only method with a streaming response. A connection with no other call is idle.
+const HEALTH_WATCH: &str = "/grpc.health.v1.Health/Watch";
+/// HTTP paths that need no API key.
+const PUBLIC_PATHS: [&str; 2] = ["/health", "/metrics"];
 
-/// Everything that an [`Agent`] answers, for a server of your own. Cloning it is cheap.
+/// All routes of an [`Agent`] as one Tower service, for a server of your own. Cloning it is cheap.
 ///
 /// ```
 /// use axum::{Router, routing::get};
@@ -37,25 +37,25 @@ const OPEN: [&str; 2] = ["/health", "/metrics"];
 ///
 /// let agent = Agent::builder(Engine::builder().build()?).build();
 /// let app: Router = Router::new()
-///     .route("/hello", get(|| async { "own pages" }))
+///     .route("/hello", get(|| async { "another route" }))
 ///     .fallback_service(agent.service());
 /// # Ok::<(), tower_aperture::PolicyError>(())
 /// ```
 #[derive(Clone)]
 pub struct AgentService {
     agent: Agent,
-    /// What the callers of this service take together: those of one connection where the agent
-    /// serves it itself.
-    account: Arc<Account>,
-    health: HealthServer<Health>,
-    json: json::Json,
+    /// The memory that callers of this service hold together; the callers of one connection where
+    /// the agent is the server.
+    account: Arc<ConnectionAccount>,
+    health: HealthServer<AgentHealth>,
+    json: json::JsonRouter,
 }
 
 impl AgentService {
     pub(super) fn new(agent: &Agent) -> Self {
         Self {
-            account: Account::new(&agent.inner.budget),
-            health: HealthServer::new(Health(agent.clone())),
+            account: ConnectionAccount::new(&agent.inner.budget),
+            health: HealthServer::new(AgentHealth(agent.clone())),
             json: json::router(agent),
             agent: agent.clone(),
         }
@@ -65,15 +65,15 @@ impl AgentService {
         &self.agent
     }
 
-    /// The service for a connection of its own.
+    /// Returns a service with an account of its own, for a new connection.
     pub(super) fn for_connection(&self) -> Self {
         Self {
-            account: Account::new(&self.agent.inner.budget),
+            account: ConnectionAccount::new(&self.agent.inner.budget),
             ..self.clone()
         }
     }
 
-    pub(super) fn account(&self) -> &Arc<Account> {
+    pub(super) fn account(&self) -> &Arc<ConnectionAccount> {
         &self.account
     }
 }
@@ -84,8 +84,8 @@ impl fmt::Debug for AgentService {
     }
 }
 
-/// Whether a path is that of a service's method.
-fn is_of<S: NamedService>(_: &S, path: &str) -> bool {
+/// Whether `path` is a method of the service `S`.
+fn is_method_of<S: NamedService>(_: &S, path: &str) -> bool {
     path.strip_prefix('/')
         .and_then(|path| path.strip_prefix(S::NAME))
         .is_some_and(|method| method.starts_with('/'))
@@ -105,67 +105,68 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Answering {
-        let endless = request.uri().path() == WATCH;
-        let charge = Charge::new(&self.account, !endless);
+        let streaming = request.uri().path() == HEALTH_WATCH;
+        let charge = Charge::new(&self.account, !streaming);
         Answering {
-            kind: self.begin(request, &charge),
+            kind: self.route(request, &charge),
             agent: self.agent.clone(),
             charge,
-            endless,
+            streaming,
         }
     }
 }
 
 impl AgentService {
-    fn begin<B>(&mut self, request: Request<B>, charge: &Charge) -> Kind
+    fn route<B>(&mut self, request: Request<B>, charge: &Charge) -> Kind
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
         let inner = &self.agent.inner;
         let path = request.uri().path();
-        let content = request.headers().get(header::CONTENT_TYPE);
-        let is_grpc = content.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+        let content_type = request.headers().get(header::CONTENT_TYPE);
+        let is_grpc =
+            content_type.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
         let headers = request.headers().iter();
         let headers = headers.map(|(name, value)| name.as_str().len() + value.len());
-        let head = path.len() + headers.sum::<usize>();
-        if let Err(refusal) = charge.take(Line::Incoming, head) {
-            return Kind::refused(&refusal, is_grpc);
+        let head_bytes = path.len() + headers.sum::<usize>();
+        if let Err(status) = charge.take(MemoryKind::Incoming, head_bytes) {
+            return Kind::refused(&status, is_grpc);
         }
-        let mut request = request.map(|body| Inbound::new(body, charge));
+        let mut request = request.map(|body| RequestBody::new(body, charge));
         request.extensions_mut().insert(charge.clone());
         let path = request.uri().path();
-        if is_of(&self.health, path) {
+        if is_method_of(&self.health, path) {
             return Kind::Grpc(self.health.call(request));
         }
-        if !OPEN.contains(&path)
-            && let Err(refusal) = inner.keys.admit(request.headers())
+        if !PUBLIC_PATHS.contains(&path)
+            && let Err(reason) = inner.keys.authenticate(request.headers())
         {
-            inner.refuse(refusal);
+            inner.unauthenticated(reason);
             if !is_grpc {
-                let handler = Handler::of(request.method(), path, &json::PATHS);
+                let handler = HandlerLabels::of(request.method(), path, &json::PATHS);
                 let http = &inner.metrics.http;
-                http.answered(handler, StatusCode::UNAUTHORIZED, Instant::now());
+                http.record(handler, StatusCode::UNAUTHORIZED, Instant::now());
             }
-            return Kind::refused(&Status::unauthenticated(refusal), is_grpc);
+            return Kind::refused(&Status::unauthenticated(reason), is_grpc);
         }
-        if let Some(call) = unary::find(path) {
-            return Kind::Grpc(call(&self.agent, charge, request));
+        if let Some(handler) = unary::find_handler(path) {
+            return Kind::Grpc(handler(&self.agent, charge, request));
         }
         if is_grpc {
             return Kind::refused(
-                &Status::unimplemented("this node has no such service"),
+                &Status::unimplemented("the agent does not serve this method"),
                 true,
             );
         }
-        let answer = self.json.call(request.map(axum::body::Body::new));
-        Kind::Json(Box::pin(answer))
+        let response = self.json.call(request.map(axum::body::Body::new));
+        Kind::Json(Box::pin(response))
     }
 }
 
-type Boxed<B> = Pin<Box<dyn Future<Output = Result<Response<B>, Infallible>> + Send>>;
+type BoxedResponse<B> = Pin<Box<dyn Future<Output = Result<Response<B>, Infallible>> + Send>>;
 
-/// An answer of an [`AgentService`] to come. Dropping it leaves the queues.
+/// The future of an [`AgentService`] response. Dropping it removes a waiting flow from its queue.
 ///
 /// See [`AgentBody`] for an example.
 #[must_use = "futures do nothing unless polled"]
@@ -173,30 +174,30 @@ pub struct Answering {
     kind: Kind,
     agent: Agent,
     charge: Charge,
-    /// The answer may stay open for as long as its caller likes.
-    endless: bool,
+    /// The response may stay open for as long as the caller likes.
+    streaming: bool,
 }
 
 enum Kind {
-    Grpc(Boxed<tonic::body::Body>),
-    Json(Boxed<axum::body::Body>),
+    Grpc(BoxedResponse<tonic::body::Body>),
+    Json(BoxedResponse<axum::body::Body>),
     Refused(Option<Box<Response<AgentBody>>>),
 }
 
 impl Kind {
-    fn refused(refusal: &Status, is_grpc: bool) -> Self {
-        let answer = if is_grpc {
-            grpc(refusal.clone().into_http()).map(AgentBody::grpc)
+    fn refused(status: &Status, is_grpc: bool) -> Self {
+        let response = if is_grpc {
+            grpc(status.clone().into_http()).map(AgentBody::grpc)
         } else {
-            json::refused(refusal).map(AgentBody::json)
+            json::error_response(status).map(AgentBody::json)
         };
-        Self::Refused(Some(Box::new(answer)))
+        Self::Refused(Some(Box::new(response)))
     }
 }
 
 /// # Panics
 ///
-/// When it is polled after it was ready.
+/// Panics when it is polled after completion.
 impl Future for Answering {
     type Output = Result<Response<AgentBody>, Infallible>;
 
@@ -205,35 +206,35 @@ impl Future for Answering {
             kind,
             agent,
             charge,
-            endless,
+            streaming,
         } = &mut *self;
-        let undelivered = &agent.inner.metrics.node.undelivered;
-        let delivery = |ticket| Delivery::new(ticket, undelivered);
-        let answer = match kind {
-            Kind::Grpc(answer) => {
-                let Ok(mut response) = ready!(answer.as_mut().poll(cx));
-                let ticket = delivery::take(&mut response);
-                grpc(response).map(|body| AgentBody::grpc(body).delivers(ticket.map(delivery)))
+        let undelivered = &agent.inner.metrics.process.undelivered;
+        let delivery = |ticket| DeliveryGuard::new(ticket, undelivered);
+        let response = match kind {
+            Kind::Grpc(future) => {
+                let Ok(mut response) = ready!(future.as_mut().poll(cx));
+                let ticket = delivery::take_ticket(&mut response);
+                grpc(response).map(|body| AgentBody::grpc(body).with_delivery(ticket.map(delivery)))
             }
-            Kind::Json(answer) => {
-                let Ok(mut response) = ready!(answer.as_mut().poll(cx));
-                let ticket = delivery::take(&mut response).map(delivery);
+            Kind::Json(future) => {
+                let Ok(mut response) = ready!(future.as_mut().poll(cx));
+                let ticket = delivery::take_ticket(&mut response).map(delivery);
                 let size = response.body().size_hint().lower();
                 let bytes = usize::try_from(size).unwrap_or(usize::MAX);
-                match charge.set(Line::Answers, bytes) {
-                    Ok(()) => response.map(|body| AgentBody::json(body).delivers(ticket)),
-                    // It is dropped, and gives back what it granted.
-                    Err(refusal) => json::refused(&refusal).map(AgentBody::json),
+                match charge.set(MemoryKind::Responses, bytes) {
+                    Ok(()) => response.map(|body| AgentBody::json(body).with_delivery(ticket)),
+                    // The response is dropped, which returns the slots that it granted.
+                    Err(status) => json::error_response(&status).map(AgentBody::json),
                 }
             }
-            Kind::Refused(answer) => *answer.take().expect("it was not ready before"),
+            Kind::Refused(response) => *response.take().expect("not polled after completion"),
         };
-        Poll::Ready(Ok(answer.map(|body| body.charged(charge, *endless))))
+        Poll::Ready(Ok(response.map(|body| body.with_charge(charge, *streaming))))
     }
 }
 
-/// A message that is too large is `RESOURCE_EXHAUSTED` with an Agent; tonic says `OUT_OF_RANGE`,
-/// which nothing else here does.
+/// Replaces `OUT_OF_RANGE`, which tonic reports for a message that is too large, by the Agent's
+/// `RESOURCE_EXHAUSTED`. Nothing else here reports `OUT_OF_RANGE`.
 fn grpc(mut response: Response<tonic::body::Body>) -> Response<tonic::body::Body> {
     if let Some(status) = response.headers_mut().get_mut(GRPC_STATUS)
         && Code::from_bytes(status.as_bytes()) == Code::OutOfRange

@@ -1,4 +1,4 @@
-//! What people and machines may ask about the node.
+//! The HTTP handlers for status, health and metrics.
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -12,14 +12,14 @@ use crate::engine::LoopOutput;
 const OPEN_METRICS: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 
-/// What `GET /status` answers.
+/// The response of `GET /status`.
 #[derive(Debug, Serialize)]
-struct Report {
+struct StatusReport {
     status: &'static str,
     agent_group: String,
     accepted: u64,
     rejected: u64,
-    decisions: Vec<Decisions>,
+    decisions: Vec<KindDecisions>,
     waiting: i64,
     connections: i64,
     keys: usize,
@@ -27,12 +27,12 @@ struct Report {
     reloads: u64,
     failed_reloads: u64,
     warnings: Vec<String>,
-    components: Vec<Component>,
-    control_loops: Vec<ControlLoop>,
+    components: Vec<ComponentStatus>,
+    control_loops: Vec<ControlLoopStatus>,
 }
 
 #[derive(Debug, Serialize)]
-struct Component {
+struct ComponentStatus {
     policy_name: String,
     component_id: String,
     kind: &'static str,
@@ -40,23 +40,23 @@ struct Component {
     evicted_keys: u64,
 }
 
-/// What the components of a kind decided, all together.
+/// The decisions of all components of one kind.
 #[derive(Debug, Serialize)]
-pub(super) struct Decisions {
+pub(super) struct KindDecisions {
     pub(super) kind: &'static str,
     pub(super) accepted: u64,
     pub(super) dropped: u64,
 }
 
 #[derive(Debug, Serialize)]
-struct ControlLoop {
+struct ControlLoopStatus {
     policy_name: String,
     component_id: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     output: Option<serde_json::Value>,
 }
 
-/// A number that is not one is null.
+/// Converts the output of a control loop to JSON. A number that is not finite becomes null.
 fn output(output: LoopOutput) -> serde_json::Value {
     match output {
         LoopOutput::LoadMultiplier {
@@ -72,7 +72,7 @@ fn output(output: LoopOutput) -> serde_json::Value {
     }
 }
 
-impl Report {
+impl StatusReport {
     fn of(agent: &Agent) -> Self {
         let inner = &agent.inner;
         let engine = &inner.engine;
@@ -90,15 +90,15 @@ impl Report {
             accepted: stats.accepted,
             rejected: stats.rejected,
             decisions: inner.metrics.kinds(),
-            waiting: inner.metrics.node.waiting.get(),
-            connections: inner.metrics.node.connections.get(),
+            waiting: inner.metrics.process.waiting.get(),
+            connections: inner.metrics.process.connections.get(),
             keys: stats.keys,
             evicted_keys: stats.evicted,
             reloads: stats.reloads,
             failed_reloads: stats.failed_reloads,
             warnings: engine.warnings().iter().map(ToString::to_string).collect(),
             components: components
-                .map(|component| Component {
+                .map(|component| ComponentStatus {
                     policy_name: component.policy_name.to_string(),
                     component_id: component.component_id.to_string(),
                     kind: component.kind,
@@ -107,10 +107,10 @@ impl Report {
                 })
                 .collect(),
             control_loops: loops
-                .map(|told| ControlLoop {
-                    policy_name: told.policy_name.to_string(),
-                    component_id: told.component_id.to_string(),
-                    output: told.output.map(output),
+                .map(|control_loop| ControlLoopStatus {
+                    policy_name: control_loop.policy_name.to_string(),
+                    component_id: control_loop.component_id.to_string(),
+                    output: control_loop.output.map(output),
                 })
                 .collect(),
         }
@@ -118,7 +118,7 @@ impl Report {
 }
 
 pub(super) async fn status(State(agent): State<Agent>) -> Response {
-    axum::Json(Report::of(&agent)).into_response()
+    axum::Json(StatusReport::of(&agent)).into_response()
 }
 
 pub(super) async fn health(State(agent): State<Agent>) -> Response {

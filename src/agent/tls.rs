@@ -1,4 +1,4 @@
-//! The certificates of a node that serves TLS.
+//! The certificates of an agent that serves TLS, and their errors.
 
 use std::sync::Arc;
 use std::{error, fmt};
@@ -13,8 +13,7 @@ use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
 use crate::flow::Cause;
 
-/// The certificates of a node that serves TLS. What they are appears nowhere, not in `Debug`
-/// either.
+/// The certificates of an agent that serves TLS. `Debug` does not show them.
 ///
 /// ```
 /// use tower_aperture::agent::Tls;
@@ -26,12 +25,13 @@ use crate::flow::Cause;
 pub struct Tls(Arc<ArcSwap<ServerConfig>>);
 
 impl Tls {
-    /// A certificate chain, the node's own first, and its private key, both as PEM. TLS 1.2 and
-    /// 1.3 are spoken, HTTP/2 and HTTP/1.1 are offered.
+    /// Reads a certificate chain, with the agent's own certificate first, and its private key, both
+    /// in PEM. Serves TLS 1.2 and 1.3, and offers HTTP/2 and HTTP/1.1.
     ///
     /// # Errors
     ///
-    /// When there is no certificate or no key, or when they do not go together.
+    /// Returns an error when there is no certificate or no key, or when they do not belong
+    /// together.
     pub fn from_pem(
         certificates: impl AsRef<[u8]>,
         key: impl AsRef<[u8]>,
@@ -39,12 +39,12 @@ impl Tls {
         Self::new(certificates.as_ref(), key.as_ref(), None)
     }
 
-    /// Like [`from_pem`](Self::from_pem); callers have to show a certificate of one of these
+    /// Like [`from_pem`](Self::from_pem), and requires client certificates signed by one of these
     /// authorities.
     ///
     /// # Errors
     ///
-    /// As [`from_pem`](Self::from_pem), and when there is no authority.
+    /// As for [`from_pem`](Self::from_pem), and when there is no authority.
     pub fn with_client_ca(
         certificates: impl AsRef<[u8]>,
         key: impl AsRef<[u8]>,
@@ -65,16 +65,16 @@ impl Tls {
         let builder = match authorities {
             None => builder.with_no_client_auth(),
             Some(authorities) => {
-                const WHAT: &str = "the certificate authority of clients";
+                const ITEM: &str = "the certificate authority of clients";
                 let mut roots = RootCertStore::empty();
-                for authority in read(WHAT, authorities)? {
+                for authority in read(ITEM, authorities)? {
                     roots
                         .add(authority)
-                        .map_err(|error| TlsError::unusable(WHAT, error))?;
+                        .map_err(|error| TlsError::unusable(ITEM, error))?;
                 }
                 let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
                     .build()
-                    .map_err(|error| TlsError::unusable(WHAT, error))?;
+                    .map_err(|error| TlsError::unusable(ITEM, error))?;
                 builder.with_client_cert_verifier(verifier)
             }
         };
@@ -88,8 +88,8 @@ impl Tls {
         Ok(Self(Arc::new(ArcSwap::from_pointee(config))))
     }
 
-    /// Uses the certificates, the key and the authorities of `other` for connections from now on,
-    /// also where a clone of this serves already. Connections that are open stay open.
+    /// Uses the certificates, the key and the authorities of `other` for new connections, also in
+    /// servers that already use a clone of this value. Open connections stay open.
     ///
     /// ```no_run
     /// use tower_aperture::agent::{Tls, TlsError};
@@ -108,11 +108,12 @@ impl Tls {
     }
 }
 
-fn read(what: &'static str, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+/// Reads all certificates of a PEM text. `item` names them in errors.
+fn read(item: &'static str, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let certificates = CertificateDer::pem_slice_iter(text).collect::<Result<Vec<_>, _>>();
-    let certificates = certificates.map_err(|error| TlsError::unusable(what, error))?;
+    let certificates = certificates.map_err(|error| TlsError::unusable(item, error))?;
     if certificates.is_empty() {
-        return Err(TlsError::missing(what));
+        return Err(TlsError::missing(item));
     }
     Ok(certificates)
 }
@@ -123,30 +124,30 @@ impl fmt::Debug for Tls {
     }
 }
 
-/// Why certificates cannot be used. The [`source`](error::Error::source) says more, where there is
-/// more to say.
+/// Why certificates cannot be used. The [`source`](error::Error::source) is the underlying error,
+/// if there is one.
 ///
 /// See [`Tls`] for an example.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsError {
-    what: &'static str,
-    why: &'static str,
+    item: &'static str,
+    problem: &'static str,
     cause: Cause,
 }
 
 impl TlsError {
-    const fn missing(what: &'static str) -> Self {
+    const fn missing(item: &'static str) -> Self {
         Self {
-            what,
-            why: "there is none in the PEM text",
+            item,
+            problem: "there is none in the PEM text",
             cause: Cause::NONE,
         }
     }
 
-    fn unusable(what: &'static str, cause: impl error::Error + Send + Sync + 'static) -> Self {
+    fn unusable(item: &'static str, cause: impl error::Error + Send + Sync + 'static) -> Self {
         Self {
-            what,
-            why: "it cannot be used",
+            item,
+            problem: "it cannot be used",
             cause: Cause::new(cause),
         }
     }
@@ -154,7 +155,7 @@ impl TlsError {
 
 impl fmt::Display for TlsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.what, self.why)
+        write!(f, "{}: {}", self.item, self.problem)
     }
 }
 

@@ -1,7 +1,7 @@
-//! OTLP: what spans tell of flows that ended.
+//! Receives OTLP spans of ended flows.
 //!
-//! Attributes of a span are all that counts. A span that makes no sense is counted and dropped, or
-//! kept as far as it goes; an export never fails because of one.
+//! Only the attributes of a span count. A span that is not about a flow is counted and dropped; a
+//! span with invalid parts is used as far as possible. An export never fails because of a span.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -9,7 +9,7 @@ use prost::Message;
 use prost_types::Timestamp;
 use tonic::{Request, Response, Status};
 
-use super::json::Named;
+use super::json::NamedMessage;
 use super::{Agent, MAX_DECISION_ELEMENTS, elements, json};
 use crate::engine::SlotRef;
 use crate::pb::check::check_response::DecisionType;
@@ -23,16 +23,16 @@ use crate::pb::trace_collector::{
     ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
 
-const SOURCES: [&str; 3] = ["sdk", "envoy", "lua"];
-const MILLI: i128 = 1_000_000;
-/// Spans that are looked at in one go.
-const A_GO: usize = 64;
+const SPAN_SOURCES: [&str; 3] = ["sdk", "envoy", "lua"];
+const NANOS_PER_MILLI: i128 = 1_000_000;
+/// Spans processed before the task yields.
+const BATCH_SIZE: usize = 64;
 
-/// The service.
-pub(super) struct Traces(pub(super) Agent);
+/// Handles the methods of OTLP's `TraceService`.
+pub(super) struct SpanReceiver(pub(super) Agent);
 
 #[tonic::async_trait]
-impl TraceService for Traces {
+impl TraceService for SpanReceiver {
     async fn export(
         &self,
         request: Request<ExportTraceServiceRequest>,
@@ -41,9 +41,9 @@ impl TraceService for Traces {
         let scopes = resources.flat_map(|resource| resource.scope_spans);
         self.0.inner.engine.catch_up();
         for (at, span) in scopes.flat_map(|scope| scope.spans).enumerate() {
-            self.0.ended(&span);
-            // An export may be large, and flows wait for this thread.
-            if at % A_GO == A_GO - 1 {
+            self.0.record_span(&span);
+            // An export may be large, and waiting flows need this thread.
+            if at % BATCH_SIZE == BATCH_SIZE - 1 {
                 tokio::task::yield_now().await;
             }
         }
@@ -53,12 +53,12 @@ impl TraceService for Traces {
     }
 }
 
-/// A flow that ended, as its span tells it.
-pub(super) struct Ended<'a> {
+/// An ended flow, as its span describes it.
+pub(super) struct EndedFlow<'a> {
     pub(super) check: CheckResponse,
-    /// Rewritten by the HTTP status.
+    /// The status of the flow; an HTTP status below 400 makes it `OK`.
     pub(super) status: &'a str,
-    /// Empty when it is not known.
+    /// Empty when it is unknown.
     pub(super) http_status: &'a str,
     /// Milliseconds.
     pub(super) workload_duration: Option<f64>,
@@ -67,43 +67,45 @@ pub(super) struct Ended<'a> {
 }
 
 impl Agent {
-    fn ended(&self, span: &Span) {
+    /// Records a span: returns slots, and feeds metrics, flux meters and load schedulers.
+    fn record_span(&self, span: &Span) {
         let metrics = &self.inner.metrics;
-        let Some(ended) = Ended::of(span) else {
+        let Some(flow) = EndedFlow::of(span) else {
             metrics.spans.discarded.inc();
             return;
         };
-        metrics.spans.taken.inc();
-        self.give_back(&ended.check);
+        metrics.spans.received.inc();
+        self.return_slots(&flow.check);
         let names = metrics.names();
-        for decision in &ended.check.limiter_decisions {
-            metrics.spans.limiter(&names, &ended, decision);
-            if ended.accepted()
-                && let (Some(workload), Some(took)) =
-                    (workload_of(decision), ended.workload_duration)
+        for decision in &flow.check.limiter_decisions {
+            metrics.spans.limiter(&names, &flow, decision);
+            if flow.accepted()
+                && let (Some(workload), Some(duration)) =
+                    (workload_of(decision), flow.workload_duration)
             {
                 let (policy, component) = (&decision.policy_name, &decision.component_id);
                 let engine = &self.inner.engine;
-                engine.observe_workload(policy, component, workload, took);
+                engine.observe_workload(policy, component, workload, duration);
             }
         }
-        for classifier in &ended.check.classifier_infos {
+        for classifier in &flow.check.classifier_infos {
             metrics.spans.classifier(&names, classifier);
         }
-        for info in &ended.check.flux_meter_infos {
+        for info in &flow.check.flux_meter_infos {
             let Some(meter) = self.inner.engine.flux_meter(&info.flux_meter_name) else {
                 continue;
             };
-            let value = ended.number(meter.attribute_key());
-            metrics.spans.flux_meter(&names, &ended, &meter, value);
+            let value = flow.number(meter.attribute_key());
+            metrics.spans.flux_meter(&names, &flow, &meter, value);
             if let Some(value) = value {
-                meter.observe(value, ended.status == "OK");
+                meter.observe(value, flow.status == "OK");
             }
         }
     }
 
-    /// The slots of a flow that nobody promised to end. A second span changes nothing.
-    fn give_back(&self, check: &CheckResponse) {
+    /// Returns the slots of a flow whose check had `expect_end` off. A second span of the same flow
+    /// has no effect.
+    fn return_slots(&self, check: &CheckResponse) {
         if check.expect_end {
             return;
         }
@@ -114,6 +116,7 @@ impl Agent {
     }
 }
 
+/// Returns the reference to the slot that a decision granted.
 fn slot_of(decision: &LimiterDecision) -> Option<SlotRef> {
     let (label, id) = match decision.details.as_ref()? {
         Details::ConcurrencyLimiterInfo(info) => (&info.label, &info.request_id),
@@ -129,7 +132,7 @@ fn slot_of(decision: &LimiterDecision) -> Option<SlotRef> {
     })
 }
 
-/// The workload that a flow was to a scheduler.
+/// Returns the workload that a scheduler assigned to the flow.
 pub(super) fn workload_of(decision: &LimiterDecision) -> Option<&str> {
     match decision.details.as_ref()? {
         Details::LoadSchedulerInfo(info) => Some(&info.workload_index),
@@ -139,18 +142,18 @@ pub(super) fn workload_of(decision: &LimiterDecision) -> Option<&str> {
     }
 }
 
-impl<'a> Ended<'a> {
-    /// `None` for a span that is not about a flow.
+impl<'a> EndedFlow<'a> {
+    /// Reads the attributes of a span. `None` if the span is not about a flow.
     fn of(span: &'a Span) -> Option<Self> {
         let attributes = &span.attributes[..];
         let source = text(attributes, "aperture.source")?;
-        if !SOURCES.contains(&source) {
+        if !SPAN_SOURCES.contains(&source) {
             return None;
         }
         let check = decode(text(attributes, "aperture.check_response")?);
         let instant = |name| instant(attributes, name);
         let end = instant("flow_end");
-        let since = |start: Option<i128>| Some(((end? - start?) / MILLI) as f64);
+        let since = |start: Option<i128>| Some(((end? - start?) / NANOS_PER_MILLI) as f64);
         let http_status = text(attributes, "http.status_code").unwrap_or_default();
         let status = match text(attributes, "aperture.flow.status") {
             _ if http_status.starts_with(['1', '2', '3']) => "OK",
@@ -171,15 +174,15 @@ impl<'a> Ended<'a> {
         self.check.decision_type == DecisionType::Accepted as i32
     }
 
-    /// The value of an attribute, where it is a number. Those made from the span come before its
-    /// own.
+    /// Returns the value of a numeric attribute. Values derived from the span take precedence over
+    /// its own attributes.
     fn number(&self, key: &str) -> Option<f64> {
         let value = match key {
             "workload_duration_ms" => self.workload_duration,
             "flow_duration_ms" => self.flow_duration,
             "aperture_processing_duration_ms" => {
                 let end = nanos(self.check.end.as_ref());
-                Some(((end - nanos(self.check.start.as_ref())) / MILLI) as f64)
+                Some(((end - nanos(self.check.start.as_ref())) / NANOS_PER_MILLI) as f64)
             }
             "response_received" | "aperture.flow.status" => None,
             key => match attribute(self.attributes, key)? {
@@ -189,25 +192,25 @@ impl<'a> Ended<'a> {
                 _ => None,
             },
         };
-        // One that is not finite would spoil the sum for good.
+        // A value that is not finite would make the sum useless for good.
         value.filter(|value| value.is_finite())
     }
 }
 
-/// Decodes a span's decision, the empty one where the text is malformed or holds too much: the
-/// span itself is kept.
+/// Decodes the decision of a span. A malformed or too large one becomes empty, because the span
+/// itself still counts.
 fn decode(text: &str) -> CheckResponse {
-    let bounded = |elements| {
-        let bounded = elements::bounded(elements, MAX_DECISION_ELEMENTS);
-        bounded.map_err(|status| status.message().to_owned())
+    let check = |elements| {
+        let checked = elements::check_count(elements, MAX_DECISION_ELEMENTS);
+        checked.map_err(|status| status.message().to_owned())
     };
     let decoded = if text.starts_with('{') {
-        bounded(elements::count_json(text.as_bytes()))
+        check(elements::count_json(text.as_bytes()))
             .and_then(|_| json::decode(text.as_bytes()).map_err(|error| error.to_string()))
     } else {
         let bytes = BASE64_STANDARD.decode(text);
         bytes.map_err(|error| error.to_string()).and_then(|bytes| {
-            bounded(elements::count(CheckResponse::NAME, &bytes))?;
+            check(elements::count(CheckResponse::NAME, &bytes))?;
             CheckResponse::decode(&bytes[..]).map_err(|error| error.to_string())
         })
     };
@@ -229,11 +232,11 @@ fn text<'a>(attributes: &'a [KeyValue], key: &str) -> Option<&'a str> {
     }
 }
 
-/// In nanoseconds, from milliseconds where these are told.
+/// Returns a timestamp in nanoseconds, from the attribute in milliseconds if there is one.
 fn instant(attributes: &[KeyValue], name: &str) -> Option<i128> {
-    let told = |unit: &str| {
-        let found = attributes.iter().find(|one| {
-            let rest = one.key.strip_prefix("aperture.");
+    let timestamp = |unit: &str| {
+        let found = attributes.iter().find(|attribute| {
+            let rest = attribute.key.strip_prefix("aperture.");
             let rest = rest.and_then(|rest| rest.strip_prefix(name));
             rest.and_then(|rest| rest.strip_prefix("_timestamp")) == Some(unit)
         })?;
@@ -242,14 +245,14 @@ fn instant(attributes: &[KeyValue], name: &str) -> Option<i128> {
             _ => None,
         }
     };
-    told("_ms")
-        .map(|millis| millis * MILLI)
-        .or_else(|| told(""))
+    timestamp("_ms")
+        .map(|millis| millis * NANOS_PER_MILLI)
+        .or_else(|| timestamp(""))
 }
 
-/// Since 1970, which is what an absent time means.
+/// Returns nanoseconds since 1970. An absent time means 1970.
 fn nanos(time: Option<&Timestamp>) -> i128 {
     time.map_or(0, |time| {
-        i128::from(time.seconds) * 1000 * MILLI + i128::from(time.nanos)
+        i128::from(time.seconds) * 1000 * NANOS_PER_MILLI + i128::from(time.nanos)
     })
 }

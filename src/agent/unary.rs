@@ -1,4 +1,4 @@
-//! The gRPC methods, with messages that are counted before they are decoded.
+//! The unary gRPC methods. Their messages are counted before they are decoded.
 
 use std::convert::Infallible;
 use std::marker::PhantomData;
@@ -14,11 +14,11 @@ use tonic::server::{Grpc, UnaryService};
 use tonic::{Request, Response, Status};
 use tonic_prost::{ProstCodec, ProstEncoder};
 
-use super::budget::{Charge, Line};
-use super::check::Checks;
-use super::http::HttpChecks;
-use super::json::Named;
-use super::trace::Traces;
+use super::check::CheckService;
+use super::check_http::CheckHttpService;
+use super::json::NamedMessage;
+use super::memory_budget::{Charge, MemoryKind};
+use super::trace::SpanReceiver;
 use super::{Agent, ELEMENT_BYTES, MAX_ELEMENTS, elements};
 use crate::pb::check::flow_control_service_server::FlowControlService;
 use crate::pb::check::{
@@ -31,48 +31,48 @@ use crate::pb::checkhttp::{CheckHttpRequest, CheckHttpResponse};
 use crate::pb::trace_collector::trace_service_server::TraceService;
 use crate::pb::trace_collector::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 
-pub(super) type Answer = http::Response<tonic::body::Body>;
-pub(super) type Answering = Pin<Box<dyn Future<Output = Result<Answer, Infallible>> + Send>>;
-type Handling<M> = Pin<Box<dyn Future<Output = Result<Response<M>, Status>> + Send>>;
+pub(super) type GrpcResponse = http::Response<tonic::body::Body>;
+pub(super) type GrpcFuture = Pin<Box<dyn Future<Output = Result<GrpcResponse, Infallible>> + Send>>;
+type HandlerFuture<M> = Pin<Box<dyn Future<Output = Result<Response<M>, Status>> + Send>>;
 
-/// Calls a method.
-pub(super) type Call<B> = fn(&Agent, &Charge, http::Request<B>) -> Answering;
+/// Decodes and handles a call of one method.
+pub(super) type CallHandler<B> = fn(&Agent, &Charge, http::Request<B>) -> GrpcFuture;
 
-/// One method of a service.
-trait Method: Send + Sync + 'static {
-    type Request: Named + 'static;
-    type Answer: Message + Default + 'static;
+/// A unary method of a gRPC service.
+trait UnaryMethod: Send + Sync + 'static {
+    type Request: NamedMessage + 'static;
+    type Response: Message + Default + 'static;
 
     fn handle(
         agent: Agent,
         request: Request<Self::Request>,
-    ) -> impl Future<Output = Result<Response<Self::Answer>, Status>> + Send;
+    ) -> impl Future<Output = Result<Response<Self::Response>, Status>> + Send;
 }
 
 macro_rules! methods {
-    ($($name:ident: $path:literal, $request:ty => $answer:ty, $service:ident.$method:ident;)*) => {
+    ($($name:ident: $path:literal, $request:ty => $response:ty, $service:ident.$method:ident;)*) => {
         $(struct $name;
 
-        impl Method for $name {
+        impl UnaryMethod for $name {
             type Request = $request;
-            type Answer = $answer;
+            type Response = $response;
 
             async fn handle(
                 agent: Agent,
                 request: Request<$request>,
-            ) -> Result<Response<$answer>, Status> {
+            ) -> Result<Response<$response>, Status> {
                 $service(agent).$method(request).await
             }
         })*
 
-        /// Finds the method of a path.
-        pub(super) fn find<B>(path: &str) -> Option<Call<B>>
+        /// Returns the handler of the method with this path.
+        pub(super) fn find_handler<B>(path: &str) -> Option<CallHandler<B>>
         where
             B: Body<Data = Bytes> + Send + 'static,
             B::Error: Into<super::body::BoxError> + Send,
         {
             match path {
-                $($path => Some(answer::<$name, B>),)*
+                $($path => Some(handle_call::<$name, B>),)*
                 _ => None,
             }
         }
@@ -80,31 +80,35 @@ macro_rules! methods {
 }
 
 methods! {
-    Check: "/aperture.flowcontrol.check.v1.FlowControlService/Check",
-        CheckRequest => CheckResponse, Checks.check;
-    CacheLookup: "/aperture.flowcontrol.check.v1.FlowControlService/CacheLookup",
-        CacheLookupRequest => CacheLookupResponse, Checks.cache_lookup;
-    CacheUpsert: "/aperture.flowcontrol.check.v1.FlowControlService/CacheUpsert",
-        CacheUpsertRequest => CacheUpsertResponse, Checks.cache_upsert;
-    CacheDelete: "/aperture.flowcontrol.check.v1.FlowControlService/CacheDelete",
-        CacheDeleteRequest => CacheDeleteResponse, Checks.cache_delete;
-    FlowEnd: "/aperture.flowcontrol.check.v1.FlowControlService/FlowEnd",
-        FlowEndRequest => FlowEndResponse, Checks.flow_end;
-    CheckHttp: "/aperture.flowcontrol.checkhttp.v1.FlowControlServiceHTTP/CheckHTTP",
-        CheckHttpRequest => CheckHttpResponse, HttpChecks.check_http;
-    Export: "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
-        ExportTraceServiceRequest => ExportTraceServiceResponse, Traces.export;
+    CheckMethod: "/aperture.flowcontrol.check.v1.FlowControlService/Check",
+        CheckRequest => CheckResponse, CheckService.check;
+    CacheLookupMethod: "/aperture.flowcontrol.check.v1.FlowControlService/CacheLookup",
+        CacheLookupRequest => CacheLookupResponse, CheckService.cache_lookup;
+    CacheUpsertMethod: "/aperture.flowcontrol.check.v1.FlowControlService/CacheUpsert",
+        CacheUpsertRequest => CacheUpsertResponse, CheckService.cache_upsert;
+    CacheDeleteMethod: "/aperture.flowcontrol.check.v1.FlowControlService/CacheDelete",
+        CacheDeleteRequest => CacheDeleteResponse, CheckService.cache_delete;
+    FlowEndMethod: "/aperture.flowcontrol.check.v1.FlowControlService/FlowEnd",
+        FlowEndRequest => FlowEndResponse, CheckService.flow_end;
+    CheckHttpMethod: "/aperture.flowcontrol.checkhttp.v1.FlowControlServiceHTTP/CheckHTTP",
+        CheckHttpRequest => CheckHttpResponse, CheckHttpService.check_http;
+    ExportMethod: "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
+        ExportTraceServiceRequest => ExportTraceServiceResponse, SpanReceiver.export;
 }
 
-fn answer<M: Method, B>(agent: &Agent, charge: &Charge, request: http::Request<B>) -> Answering
+fn handle_call<M: UnaryMethod, B>(
+    agent: &Agent,
+    charge: &Charge,
+    request: http::Request<B>,
+) -> GrpcFuture
 where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<super::body::BoxError> + Send,
 {
-    let codec = Counted::<M>(charge.clone(), PhantomData);
-    let handler = Handler::<M>(agent.clone(), charge.clone(), PhantomData);
+    let codec = CountingCodec::<M>(charge.clone(), PhantomData);
+    let handler = MethodService::<M>(agent.clone(), charge.clone(), PhantomData);
     let message_size = agent.inner.limits.message_size;
-    // Answers are small: to compress them costs more than to send them.
+    // Responses are small: compressing them costs more than sending them.
     let mut gzip = EnabledCompressionEncodings::default();
     gzip.enable(CompressionEncoding::Gzip);
     Box::pin(async move {
@@ -115,34 +119,34 @@ where
     })
 }
 
-/// Handles a call, and charges its answer before it is encoded.
-struct Handler<M>(Agent, Charge, PhantomData<fn() -> M>);
+/// Handles a call and charges its response before the response is encoded.
+struct MethodService<M>(Agent, Charge, PhantomData<fn() -> M>);
 
-impl<M: Method> UnaryService<M::Request> for Handler<M> {
-    type Response = M::Answer;
-    type Future = Handling<M::Answer>;
+impl<M: UnaryMethod> UnaryService<M::Request> for MethodService<M> {
+    type Response = M::Response;
+    type Future = HandlerFuture<M::Response>;
 
     fn call(&mut self, request: Request<M::Request>) -> Self::Future {
         let (agent, charge) = (self.0.clone(), self.1.clone());
         Box::pin(async move {
             let response = M::handle(agent, request).await?;
-            charge.set(Line::Answers, response.get_ref().encoded_len())?;
+            charge.set(MemoryKind::Responses, response.get_ref().encoded_len())?;
             Ok(response)
         })
     }
 }
 
-/// Protobuf whose messages are counted and charged before they are decoded.
-struct Counted<M>(Charge, PhantomData<fn() -> M>);
+/// The protobuf codec, which counts and charges messages before it decodes them.
+struct CountingCodec<M>(Charge, PhantomData<fn() -> M>);
 
-impl<M: Method> Codec for Counted<M> {
-    type Encode = M::Answer;
+impl<M: UnaryMethod> Codec for CountingCodec<M> {
+    type Encode = M::Response;
     type Decode = M::Request;
-    type Encoder = ProstEncoder<M::Answer>;
+    type Encoder = ProstEncoder<M::Response>;
     type Decoder = CountingDecoder<M::Request>;
 
     fn encoder(&mut self) -> Self::Encoder {
-        ProstCodec::<M::Answer, M::Request>::raw_encoder(BufferSettings::default())
+        ProstCodec::<M::Response, M::Request>::raw_encoder(BufferSettings::default())
     }
 
     fn decoder(&mut self) -> Self::Decoder {
@@ -152,16 +156,16 @@ impl<M: Method> Codec for Counted<M> {
 
 struct CountingDecoder<R>(Charge, PhantomData<fn() -> R>);
 
-impl<R: Named> Decoder for CountingDecoder<R> {
+impl<R: NamedMessage> Decoder for CountingDecoder<R> {
     type Item = R;
     type Error = Status;
 
     fn decode(&mut self, source: &mut DecodeBuf<'_>) -> Result<Option<R>, Status> {
         let message = source.copy_to_bytes(source.remaining());
         let elements = elements::count(R::NAME, &message);
-        elements::bounded(elements, MAX_ELEMENTS)?;
+        elements::check_count(elements, MAX_ELEMENTS)?;
         let bytes = message.len() + elements * ELEMENT_BYTES;
-        self.0.take(Line::Decoded, bytes)?;
+        self.0.take(MemoryKind::Decoded, bytes)?;
         R::decode(message)
             .map(Some)
             .map_err(|error| Status::internal(error.to_string()))

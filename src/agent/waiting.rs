@@ -1,71 +1,78 @@
-//! Flows that wait in queues for their answer.
+//! Limits the flows that wait in queues for a decision.
 
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 
-use super::budget::{Charge, Line};
-use super::metrics::Node;
-use super::{Agent, FLOW_BYTES};
-use crate::engine::{Starting, StartingHttp};
+use super::memory_budget::{Charge, MemoryKind};
+use super::metrics::ProcessSeries;
+use super::{Agent, WAITING_FLOW_BYTES};
+use crate::engine::{PendingReport, StartingHttp};
 
-/// A place among the flows that wait, until it is dropped.
-struct Place<'a> {
-    node: &'a Node,
+/// Counts a flow as waiting, until it is dropped.
+struct WaitingFlow<'a> {
+    process: &'a ProcessSeries,
     charge: Option<&'a Charge>,
 }
 
-impl<'a> Place<'a> {
-    /// Takes a place for a flow. A connection may have as many as are left for all others, one at
-    /// least.
-    fn take(node: &'a Node, most: usize, charge: Option<&'a Charge>, bytes: usize) -> Option<Self> {
-        let before = usize::try_from(node.waiting.inc()).unwrap_or_default();
+impl<'a> WaitingFlow<'a> {
+    /// Counts a flow as waiting, unless the limit is reached. A connection may have as many waiting
+    /// flows as are left for all other connections, and at least one while any are left.
+    fn admit(
+        process: &'a ProcessSeries,
+        limit: usize,
+        charge: Option<&'a Charge>,
+        bytes: usize,
+    ) -> Option<Self> {
+        let before = usize::try_from(process.waiting.inc()).unwrap_or_default();
         let own = charge.map_or(0, |charge| charge.account().waiting.fetch_add(1, Relaxed));
-        let place = Self { node, charge };
-        if own >= most.saturating_sub(before) {
+        let flow = Self { process, charge };
+        if own >= limit.saturating_sub(before) {
             return None;
         }
         if let Some(charge) = charge {
-            // The message is not held any more.
-            charge.release(Line::Incoming);
-            charge.release(Line::Decoded);
-            charge.take(Line::Waiting, bytes + FLOW_BYTES).ok()?;
+            // The decoded message has been dropped by now.
+            charge.release(MemoryKind::Incoming);
+            charge.release(MemoryKind::Decoded);
+            charge
+                .take(MemoryKind::Waiting, bytes + WAITING_FLOW_BYTES)
+                .ok()?;
         }
-        Some(place)
+        Some(flow)
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for WaitingFlow<'_> {
     fn drop(&mut self) {
-        self.node.waiting.dec();
+        self.process.waiting.dec();
         if let Some(charge) = self.charge {
             charge.account().waiting.fetch_sub(1, Relaxed);
-            charge.release(Line::Waiting);
+            charge.release(MemoryKind::Waiting);
         }
     }
 }
 
-/// An answer to come that need not be waited for.
-pub(super) trait GiveUp: Future + Unpin {
-    /// Turns the flow away if it still waits.
+/// A check whose decision is pending and can be forced.
+pub(super) trait PendingDecision: Future + Unpin {
+    /// Rejects the flow if it still waits.
     fn give_up(&mut self);
 
-    /// Returns the bytes of all that the flow holds while it waits.
+    /// Returns the bytes that the flow holds while it waits.
     fn held_bytes(&self) -> usize;
 }
 
-impl GiveUp for Starting {
+impl PendingDecision for PendingReport {
     fn give_up(&mut self) {
-        Starting::give_up(self);
+        PendingReport::give_up(self);
     }
 
     fn held_bytes(&self) -> usize {
-        Starting::held_bytes(self)
+        PendingReport::held_bytes(self)
     }
 }
 
-impl GiveUp for StartingHttp {
+impl PendingDecision for StartingHttp {
     fn give_up(&mut self) {
         StartingHttp::give_up(self);
     }
@@ -76,34 +83,34 @@ impl GiveUp for StartingHttp {
 }
 
 impl Agent {
-    /// Returns the engine's answer. A flow that would have to wait when too many do, or during
-    /// shutdown, is turned away.
-    pub(super) async fn answer<S: GiveUp>(
+    /// Returns the engine's decision. Rejects a flow that would have to wait when too many flows
+    /// wait already, or during shutdown.
+    pub(super) async fn await_decision<S: PendingDecision>(
         &self,
-        mut starting: S,
+        mut pending: S,
         charge: Option<&Charge>,
     ) -> S::Output {
-        let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut starting).poll(cx))).await;
-        if let Poll::Ready(answer) = first {
-            return answer;
+        let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut pending).poll(cx))).await;
+        if let Poll::Ready(decision) = first {
+            return decision;
         }
         let inner = &self.inner;
-        let Some(_place) = Place::take(
-            &inner.metrics.node,
+        let Some(_waiting) = WaitingFlow::admit(
+            &inner.metrics.process,
             inner.limits.waiting,
             charge,
-            starting.held_bytes(),
+            pending.held_bytes(),
         ) else {
             inner.crowded_out();
-            starting.give_up();
-            return starting.await;
+            pending.give_up();
+            return pending.await;
         };
         tokio::select! {
             biased;
-            answer = &mut starting => return answer,
+            decision = &mut pending => return decision,
             () = inner.drain.begun() => {}
         }
-        starting.give_up();
-        starting.await
+        pending.give_up();
+        pending.await
     }
 }

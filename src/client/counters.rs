@@ -1,12 +1,12 @@
-//! Counters of one client.
+//! The counters of one client.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use crate::flow::{CacheError, CacheEvent, ClientStats, FlowError, FlowErrorKind, Verdict};
 
-/// What the client counts itself; the backends add their own.
+/// The counters that the client updates itself; the backends add their own.
 #[derive(Debug, Default)]
-pub(super) struct Counters {
+pub(super) struct ClientCounters {
     accepted: AtomicU64,
     rejected: AtomicU64,
     shadowed: AtomicU64,
@@ -24,14 +24,14 @@ pub(super) struct Counters {
     cache_unreadable: AtomicU64,
     cache_writes: AtomicU64,
     cache_writes_failed: AtomicU64,
-    /// What was found last was no response.
-    cache_foreign: AtomicBool,
-    /// The last one failed.
-    cache_failing: AtomicBool,
+    /// Whether the last value read from the result cache was not a response of the layer.
+    last_read_was_unreadable: AtomicBool,
+    /// Whether the last write to a cache failed.
+    last_write_failed: AtomicBool,
 }
 
-impl Counters {
-    /// `shadow`: the flow runs in any case.
+impl ClientCounters {
+    /// Counts a verdict. `shadow` means that the flow runs regardless of it.
     pub(super) fn count<T>(&self, verdict: &Verdict<T>, shadow: bool) {
         #[cfg(feature = "remote")]
         match verdict {
@@ -76,34 +76,39 @@ impl Counters {
         self.labels_shortened.fetch_add(shortened.into(), Relaxed);
     }
 
-    pub(super) fn count_cached(&self, event: CacheEvent) {
+    pub(super) fn count_cache_event(&self, event: CacheEvent) {
         match event {
             CacheEvent::Answered => {
                 self.cache_answers.fetch_add(1, Relaxed);
-                self.cache_foreign.store(false, Relaxed);
+                self.last_read_was_unreadable.store(false, Relaxed);
             }
             CacheEvent::Unreadable => {
                 self.cache_unreadable.fetch_add(1, Relaxed);
-                if !self.cache_foreign.swap(true, Relaxed) {
-                    log_event!(warn, "something else than responses is in the result cache");
+                if !self.last_read_was_unreadable.swap(true, Relaxed) {
+                    log_event!(
+                        warn,
+                        "the result cache has a value that this version of the layer did not \
+                         store: it is ignored"
+                    );
                 }
             }
         }
     }
 
-    /// Of the engine; an Agent's are counted where they are sent.
-    pub(super) fn count_write(&self, written: Result<(), CacheError>) {
+    /// Counts a write to the caches of an engine. Writes to an Agent are counted by the remote
+    /// backend.
+    pub(super) fn count_cache_write(&self, written: Result<(), CacheError>) {
         match written {
             Ok(()) => {
                 self.cache_writes.fetch_add(1, Relaxed);
-                if self.cache_failing.swap(false, Relaxed) {
-                    log_event!(info, "the caches are written to again");
+                if self.last_write_failed.swap(false, Relaxed) {
+                    log_event!(info, "cache writes succeed again");
                 }
             }
             Err(_error) => {
                 self.cache_writes_failed.fetch_add(1, Relaxed);
-                if !self.cache_failing.swap(true, Relaxed) {
-                    log_event!(warn, error = %_error, "the caches are not written to");
+                if !self.last_write_failed.swap(true, Relaxed) {
+                    log_event!(warn, error = %_error, "cache writes fail");
                 }
             }
         }

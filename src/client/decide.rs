@@ -10,17 +10,17 @@ use super::{ApertureClient, Backend};
 #[cfg(any(feature = "embedded", feature = "remote"))]
 use crate::flow::encode::{EncodedLabels, encode_baggage};
 #[cfg(any(feature = "embedded", feature = "remote"))]
-use crate::flow::http::fit::Fitted;
+use crate::flow::http::fit::FittedAttributes;
 use crate::flow::{
     CacheLookup, Caches, Check, Decider, FlowError, FlowErrorKind, FlowOutcome, FlowParams,
     HttpAttributes, HttpExtras, Quota, Ticket, Verdict,
 };
 use crate::log::WaitSpan;
-use crate::meter::{Asked, Held};
+use crate::meter::{CheckTimer, EndCounter};
 
-/// An answered flow of an [`ApertureClient`], to be ended once.
+/// The ticket of a flow of an [`ApertureClient`].
 ///
-/// Layers hold it until the response body is over; by hand you hold a [`Flow`](crate::Flow).
+/// Layers keep it until the response body ends. Without a layer, use a [`Flow`](crate::Flow).
 ///
 /// ```
 /// use tower_aperture::client::ClientTicket;
@@ -33,7 +33,7 @@ use crate::meter::{Asked, Held};
 #[derive(Debug)]
 pub struct ClientTicket {
     pub(super) kind: TicketKind,
-    pub(super) held: Held,
+    pub(super) end_counter: EndCounter,
 }
 
 #[derive(Debug)]
@@ -49,14 +49,14 @@ pub(super) enum TicketKind {
 impl From<TicketKind> for ClientTicket {
     #[inline]
     fn from(kind: TicketKind) -> Self {
-        let held = Held::default();
-        Self { kind, held }
+        let end_counter = EndCounter::default();
+        Self { kind, end_counter }
     }
 }
 
 impl Ticket for ClientTicket {
     fn end(self, outcome: FlowOutcome) {
-        self.held.ended(outcome.status);
+        self.end_counter.count_end(outcome.status);
         match self.kind {
             #[cfg(feature = "embedded")]
             TicketKind::Embedded(ticket) => ticket.end(outcome),
@@ -71,13 +71,13 @@ impl Ticket for ClientTicket {
         match self.kind {
             #[cfg(feature = "embedded")]
             TicketKind::Embedded(ref mut ticket) => ticket.take_cache_lookup(),
-            // Each message has a lookup; what matters is whether the flow asked.
+            // Every message has a lookup. Only the results in it show that the flow had cache keys.
             #[cfg(feature = "remote")]
             TicketKind::Remote(ref mut flow) => {
                 let lookup = flow.take_lookup()?;
-                let asked = lookup.result_cache_response.is_some()
+                let has_keys = lookup.result_cache_response.is_some()
                     || !lookup.global_cache_responses.is_empty();
-                asked.then(|| super::cache::wire::looked_up(&lookup))
+                has_keys.then(|| super::cache::messages::read_lookup(&lookup))
             }
             #[cfg(feature = "test-util")]
             TicketKind::Scripted(_) => None,
@@ -107,9 +107,10 @@ impl Ticket for ClientTicket {
     }
 }
 
-/// A decision of an [`ApertureClient`] that is under way.
+/// The future of a verdict of an [`ApertureClient`].
 ///
-/// Dropping it gives up the flow: what the Agent grants meanwhile is given back in the background.
+/// Dropping it abandons the flow: slots that the Agent grants meanwhile are returned in the
+/// background.
 ///
 /// ```
 /// use tower_aperture::client::ClientPending;
@@ -122,7 +123,7 @@ impl Ticket for ClientTicket {
 pub struct ClientPending {
     client: ApertureClient,
     kind: PendingKind,
-    asked: Asked,
+    timer: CheckTimer,
     shadow: bool,
     span: WaitSpan,
 }
@@ -151,34 +152,38 @@ impl Future for ClientPending {
         let Self {
             client,
             kind,
-            asked,
+            timer,
             shadow,
             span,
         } = self.get_mut();
         span.in_scope(|| {
-            let mut verdict = ready!(kind.poll(asked, cx));
-            client.record_verdict(asked, *shadow, None, false, &mut verdict);
+            let mut verdict = ready!(kind.poll(timer, cx));
+            client.record_verdict(timer, *shadow, None, false, &mut verdict);
             Poll::Ready(verdict)
         })
     }
 }
 
 impl PendingKind {
-    fn poll(&mut self, asked: &mut Asked, cx: &mut Context<'_>) -> Poll<Verdict<ClientTicket>> {
+    fn poll(
+        &mut self,
+        timer: &mut CheckTimer,
+        cx: &mut Context<'_>,
+    ) -> Poll<Verdict<ClientTicket>> {
         match *self {
             #[cfg(feature = "embedded")]
             Self::Embedded(ref mut pending) => {
                 let polled = Pin::new(pending).poll(cx);
                 if polled.is_pending() {
-                    asked.waits();
+                    timer.mark_queued();
                 }
                 polled.map(|verdict| wrap(verdict, TicketKind::Embedded))
             }
             #[cfg(feature = "remote")]
             Self::Remote(ref mut pending) => {
-                Pin::new(pending).poll(cx).map(|answer| match answer {
+                Pin::new(pending).poll(cx).map(|result| match result {
                     Ok(flow) => {
-                        asked.waited(|| flow.queue_time());
+                        timer.set_queue_time(|| flow.queue_time());
                         match flow.denial() {
                             None => Verdict::Accepted(TicketKind::Remote(flow).into()),
                             Some(denial) => {
@@ -193,7 +198,7 @@ impl PendingKind {
             Self::Scripted(ref mut pending) => {
                 let polled = Pin::new(pending).poll(cx);
                 if polled.is_pending() {
-                    asked.waits();
+                    timer.mark_queued();
                 }
                 polled.map(|verdict| wrap(verdict, TicketKind::Scripted))
             }
@@ -220,15 +225,15 @@ impl Decider for ApertureClient {
         params: &FlowParams<'_>,
     ) -> Check<Self::Ticket, Self::Pending> {
         let labels = &params.labels;
-        let mut asked = self.ask(control_point, labels.dropped(), labels.shortened());
+        let mut timer = self.start_check(control_point, labels.dropped(), labels.shortened());
         if control_point.is_empty() {
-            return self.ready(&mut asked, control_point, params, nameless());
+            return self.ready(&mut timer, control_point, params, empty_control_point());
         }
         match &self.inner.backend {
             Backend::Disabled => {
                 let error = FlowError::new(FlowErrorKind::Disabled, "");
                 self.ready(
-                    &mut asked,
+                    &mut timer,
                     control_point,
                     params,
                     Verdict::Unreachable(error),
@@ -236,23 +241,23 @@ impl Decider for ApertureClient {
             }
             #[cfg(feature = "embedded")]
             Backend::Embedded(engine) => {
-                let mut asking = self.asking(params);
+                let mut engine_check = self.engine_check(params);
                 let mut check = engine.decide_as(
                     control_point,
                     params,
-                    &mut asking,
+                    &mut engine_check,
                     |ticket| TicketKind::Embedded(ticket).into(),
                     |pending| {
                         let kind = PendingKind::Embedded(pending);
-                        self.waiting(asked.pass_on(), control_point, params, kind)
+                        self.pending(timer.take(), control_point, params, kind)
                     },
                 );
                 if let Check::Ready(verdict) = &mut check {
                     self.record_verdict(
-                        &mut asked,
+                        &mut timer,
                         params.shadow,
                         Some(control_point),
-                        asking.undecided,
+                        engine_check.undecided,
                         verdict,
                     );
                 }
@@ -261,17 +266,17 @@ impl Decider for ApertureClient {
             #[cfg(feature = "remote")]
             Backend::Remote(remote) => {
                 let check = remote.check(control_point, params);
-                self.agent_asked(asked, control_point, params, check)
+                self.pending_remote(timer, control_point, params, check)
             }
             #[cfg(feature = "test-util")]
             Backend::Scripted(script) => match script.decide(control_point, params) {
                 Check::Ready(verdict) => {
                     let verdict = wrap(verdict, TicketKind::Scripted);
-                    self.ready(&mut asked, control_point, params, verdict)
+                    self.ready(&mut timer, control_point, params, verdict)
                 }
                 Check::Pending(pending) => {
                     let kind = PendingKind::Scripted(pending);
-                    Check::Pending(self.waiting(asked, control_point, params, kind))
+                    Check::Pending(self.pending(timer, control_point, params, kind))
                 }
             },
         }
@@ -281,7 +286,7 @@ impl Decider for ApertureClient {
         match &self.inner.backend {
             #[cfg(feature = "embedded")]
             Backend::Embedded(engine) => engine.knows_control_point(name),
-            // Only an engine knows the policies.
+            // Only an engine has the policies.
             _ => {
                 let _ = name;
                 None
@@ -293,7 +298,7 @@ impl Decider for ApertureClient {
         match &self.inner.backend {
             #[cfg(feature = "embedded")]
             Backend::Embedded(engine) => engine.compares_label_value(value),
-            // Only an engine knows the policies.
+            // Only an engine has the policies.
             _ => {
                 let _ = value;
                 None
@@ -311,11 +316,13 @@ impl Decider for ApertureClient {
         }
     }
 
-    /// An embedded engine and an Agent make labels of the request; the flow's own are members of
-    /// `baggage`, encoded so that they come out as they are. Where these are beyond the limits of
-    /// W3C Baggage, the largest values that clients can choose travel as a hash, counted as
-    /// [shortened](crate::ClientStats::labels_shortened). Labels whose key is no token of HTTP, or
-    /// that do not fit even so, do not travel and are counted as
+    /// Decides about a flow by the attributes of its HTTP request.
+    ///
+    /// An embedded engine and an Agent make labels of the request. The client sends the flow's own
+    /// labels as members of `baggage`, encoded so that they arrive unchanged. If they exceed the
+    /// limits of W3C Baggage, the largest values that clients can choose are sent as a hash and
+    /// counted as [shortened](crate::ClientStats::labels_shortened). Labels whose key is not an HTTP
+    /// token, or that still do not fit, are left out and counted as
     /// [dropped](crate::ClientStats::labels_dropped).
     fn decide_http(
         &self,
@@ -326,83 +333,92 @@ impl Decider for ApertureClient {
         #[cfg(any(feature = "embedded", feature = "remote"))]
         let fitted = request.fit(control_point);
         #[cfg(any(feature = "embedded", feature = "remote"))]
-        let smaller = fitted.as_ref().map(Fitted::attributes);
+        let fitted_request = fitted.as_ref().map(FittedAttributes::attributes);
         #[cfg(any(feature = "embedded", feature = "remote"))]
-        let request = smaller.as_ref().unwrap_or(request);
+        let request = fitted_request.as_ref().unwrap_or(request);
         match &self.inner.backend {
             #[cfg(feature = "embedded")]
             Backend::Embedded(engine) if !control_point.is_empty() => {
-                let (baggage, mut asked) = self.ask_http(control_point, params, fitted.as_ref());
-                let mut asking = self.asking(params);
+                let (baggage, mut timer) =
+                    self.start_http_check(control_point, params, fitted.as_ref());
+                let mut engine_check = self.engine_check(params);
                 let baggage = baggage.as_deref();
-                match engine.ask_http(control_point, params, &mut asking, request, baggage) {
+                match engine.check_http_attributes(
+                    control_point,
+                    params,
+                    &mut engine_check,
+                    request,
+                    baggage,
+                ) {
                     Check::Ready(verdict) => {
                         let mut verdict = wrap(verdict, TicketKind::Embedded);
                         self.record_verdict(
-                            &mut asked,
+                            &mut timer,
                             params.shadow,
                             Some(control_point),
-                            asking.undecided,
+                            engine_check.undecided,
                             &mut verdict,
                         );
                         Check::Ready(verdict)
                     }
                     Check::Pending(pending) => {
                         let kind = PendingKind::Embedded(pending);
-                        Check::Pending(self.waiting(asked, control_point, params, kind))
+                        Check::Pending(self.pending(timer, control_point, params, kind))
                     }
                 }
             }
             #[cfg(feature = "remote")]
             Backend::Remote(remote) if !control_point.is_empty() => {
-                let (baggage, asked) = self.ask_http(control_point, params, fitted.as_ref());
+                let (baggage, timer) =
+                    self.start_http_check(control_point, params, fitted.as_ref());
                 let check = remote.check_http(control_point, params, request, baggage);
-                self.agent_asked(asked, control_point, params, check)
+                self.pending_remote(timer, control_point, params, check)
             }
-            // Nobody there to make labels; a script has those of the flow.
+            // No backend makes labels of the request; a script records those of the flow.
             _ => self.decide(control_point, params),
         }
     }
 }
 
-pub(super) fn nameless<T>() -> Verdict<T> {
+pub(super) fn empty_control_point<T>() -> Verdict<T> {
     let why = "the control point is empty";
     Verdict::Unreachable(FlowError::new(FlowErrorKind::InvalidRequest, why))
 }
 
 impl ApertureClient {
-    /// Begins to count a flow whose labels travel in a header, and makes that header.
+    /// Starts the record of a flow whose labels are sent in the `baggage` header, and makes the
+    /// header.
     #[cfg(any(feature = "embedded", feature = "remote"))]
-    fn ask_http(
+    fn start_http_check(
         &self,
         control_point: &str,
         params: &FlowParams<'_>,
-        fitted: Option<&Fitted<'_>>,
-    ) -> (Option<String>, Asked) {
+        fitted: Option<&FittedAttributes<'_>>,
+    ) -> (Option<String>, CheckTimer) {
         let labels = &params.labels;
         let EncodedLabels {
             header,
-            lost,
+            dropped,
             shortened,
         } = encode_baggage(labels);
-        let mut dropped = labels.dropped().saturating_add(lost);
+        let mut dropped = labels.dropped().saturating_add(dropped);
         let mut shortened = labels.shortened().saturating_add(shortened);
         if let Some(fitted) = fitted {
             dropped = dropped.saturating_add(fitted.dropped);
             shortened = shortened.saturating_add(fitted.shortened);
         }
-        (header, self.ask(control_point, dropped, shortened))
+        (header, self.start_check(control_point, dropped, shortened))
     }
 
     fn ready(
         &self,
-        asked: &mut Asked,
+        timer: &mut CheckTimer,
         control_point: &str,
         params: &FlowParams<'_>,
         mut verdict: Verdict<ClientTicket>,
     ) -> Check<ClientTicket, ClientPending> {
         self.record_verdict(
-            asked,
+            timer,
             params.shadow,
             Some(control_point),
             false,
@@ -412,9 +428,9 @@ impl ApertureClient {
     }
 
     #[cfg(feature = "remote")]
-    fn agent_asked(
+    fn pending_remote(
         &self,
-        mut asked: Asked,
+        mut timer: CheckTimer,
         control_point: &str,
         params: &FlowParams<'_>,
         check: Result<crate::remote::PendingCheck, FlowError>,
@@ -422,10 +438,10 @@ impl ApertureClient {
         match check {
             Ok(pending) => {
                 let kind = PendingKind::Remote(pending);
-                Check::Pending(self.waiting(asked, control_point, params, kind))
+                Check::Pending(self.pending(timer, control_point, params, kind))
             }
             Err(error) => self.ready(
-                &mut asked,
+                &mut timer,
                 control_point,
                 params,
                 Verdict::Unreachable(error),
@@ -434,9 +450,9 @@ impl ApertureClient {
     }
 
     #[cfg(any(feature = "embedded", feature = "remote", feature = "test-util"))]
-    fn waiting(
+    fn pending(
         &self,
-        asked: Asked,
+        timer: CheckTimer,
         control_point: &str,
         params: &FlowParams<'_>,
         kind: PendingKind,
@@ -444,7 +460,7 @@ impl ApertureClient {
         ClientPending {
             client: self.clone(),
             kind,
-            asked,
+            timer,
             shadow: params.shadow,
             span: WaitSpan::new(control_point),
         }

@@ -1,9 +1,9 @@
-//! Flows by hand over the embedded engine, whose answers stay available.
+//! Flows of the embedded engine without a layer, which keep the engine's report.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 
-use super::decide::{TicketKind, nameless};
+use super::decide::{TicketKind, empty_control_point};
 use super::{ApertureClient, Flow};
 use crate::Engine;
 use crate::engine::{CheckInput, CheckReport, EngineTicket};
@@ -18,11 +18,11 @@ impl ApertureClient {
         params: &FlowParams<'_>,
     ) -> Flow {
         let labels = &params.labels;
-        let mut asked = self.ask(control_point, labels.dropped(), labels.shortened());
+        let mut timer = self.start_check(control_point, labels.dropped(), labels.shortened());
         if control_point.is_empty() {
-            let mut verdict = nameless();
+            let mut verdict = empty_control_point();
             self.record_verdict(
-                &mut asked,
+                &mut timer,
                 params.shadow,
                 Some(control_point),
                 false,
@@ -32,19 +32,19 @@ impl ApertureClient {
         }
         let input = CheckInput::new(control_point, params)
             .expect_end(true)
-            .deadline(self.asking(params).budget());
+            .deadline(self.engine_check(params).budget());
         let span = WaitSpan::new(control_point);
         let mut starting = pin!(engine.start(&input));
         let (report, ticket) = poll_fn(|cx| {
             let polled = span.in_scope(|| starting.as_mut().poll(cx));
             if polled.is_pending() {
-                asked.waits();
+                timer.mark_queued();
             }
             polled
         })
         .await;
         if let Some(lookup) = &report.cache_lookup {
-            self.inner.meter.looked_up(lookup);
+            self.inner.meter.count_lookup(lookup);
         }
         let ticket = TicketKind::Embedded(ticket).into();
         let mut verdict = match report.denial() {
@@ -52,7 +52,7 @@ impl ApertureClient {
             Some(denial) => Verdict::Rejected(denial, ticket),
         };
         self.record_verdict(
-            &mut asked,
+            &mut timer,
             params.shadow,
             Some(control_point),
             report.undecided,
@@ -62,7 +62,7 @@ impl ApertureClient {
     }
 }
 
-/// Ends a flow and tells what became of its slots.
+/// Ends a flow and returns the results of returning its slots.
 pub(super) fn end(
     mut ticket: EngineTicket,
     report: &CheckReport,
@@ -75,7 +75,7 @@ pub(super) fn end(
             component_id: decision.component_id.to_string(),
             label: label.to_owned(),
             request_id: id.to_string(),
-            returned: ticket.give_back(id),
+            returned: ticket.return_slot(id),
             error: None,
         })
     });

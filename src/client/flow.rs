@@ -1,3 +1,5 @@
+//! A flow that was started without a layer.
+
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
@@ -15,11 +17,11 @@ use crate::flow::{
     RejectReason, Rejection, Ticket, Verdict,
 };
 
-/// A flow that was started by hand.
+/// A flow that was started without a layer.
 ///
-/// It ends once: by [`end`](Self::end), by [`finish`](Self::finish), or when it is dropped. An
-/// accepted flow that is dropped without a status of its own ends as `Error`, because nobody said
-/// that its work succeeded; a rejected one ends as `Unset`.
+/// It ends once: by [`end`](Self::end), by [`finish`](Self::finish), or when it is dropped. If it is
+/// dropped without a [status](Self::set_status), an accepted flow ends as `Error`, because its work
+/// may not have succeeded, and a rejected one as `Unset`.
 ///
 /// ```
 /// use tower_aperture::{ApertureClient, FlowParams};
@@ -27,7 +29,7 @@ use crate::flow::{
 /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
 /// # let client = ApertureClient::disabled();
 /// let flow = client.start_flow("checkout", FlowParams::new()).await;
-/// assert!(flow.should_run()); // nobody answered: fail open
+/// assert!(flow.should_run()); // an unreachable flow fails open
 /// assert!(!flow.is_decided());
 /// assert!(flow.error().is_some());
 /// flow.end().await;
@@ -39,25 +41,26 @@ pub struct Flow {
     pub(super) control_point: Arc<str>,
     pub(super) result_cache_key: Option<Box<str>>,
     ramp_mode: bool,
-    answer: Answer,
-    /// What `set_status` said last.
+    state: FlowState,
+    /// The code of the last status by `set_status`.
     status: AtomicU8,
 }
 
-enum Answer {
-    Given {
+enum FlowState {
+    Decided {
+        /// `None` if the flow was accepted.
         denial: Option<Denial>,
-        /// Taken when the flow ends.
+        /// `None` after the end.
         ticket: Option<ClientTicket>,
         #[cfg(feature = "embedded")]
         report: Option<Box<CheckReport>>,
     },
-    Missing(FlowError),
+    Unreachable(FlowError),
 }
 
-impl Answer {
-    const fn given(denial: Option<Denial>, ticket: ClientTicket) -> Self {
-        Self::Given {
+impl FlowState {
+    const fn decided(denial: Option<Denial>, ticket: ClientTicket) -> Self {
+        Self::Decided {
             denial,
             ticket: Some(ticket),
             #[cfg(feature = "embedded")]
@@ -66,6 +69,7 @@ impl Answer {
     }
 }
 
+/// The code of a status that was not set.
 const NOT_SET: u8 = 0;
 
 impl Flow {
@@ -75,41 +79,41 @@ impl Flow {
         params: &FlowParams<'_>,
         verdict: Verdict<ClientTicket>,
     ) -> Self {
-        let answer = match verdict {
-            Verdict::Accepted(ticket) => Answer::given(None, ticket),
-            Verdict::Rejected(denial, ticket) => Answer::given(Some(denial), ticket),
-            Verdict::Unreachable(error) => Answer::Missing(error),
+        let state = match verdict {
+            Verdict::Accepted(ticket) => FlowState::decided(None, ticket),
+            Verdict::Rejected(denial, ticket) => FlowState::decided(Some(denial), ticket),
+            Verdict::Unreachable(error) => FlowState::Unreachable(error),
         };
         Self {
             client,
             control_point: control_point.into(),
             result_cache_key: params.result_cache_key.as_deref().map(Into::into),
             ramp_mode: params.ramp_mode,
-            answer,
+            state,
             status: AtomicU8::new(NOT_SET),
         }
     }
 
-    /// Keeps what the engine told, for those who ask later.
+    /// Keeps the engine's report for `check_response`, cache lookups and the end.
     #[cfg(feature = "embedded")]
-    pub(super) fn with_report(mut self, told: CheckReport) -> Self {
-        if let Answer::Given { report, .. } = &mut self.answer {
-            *report = Some(Box::new(told));
+    pub(super) fn with_report(mut self, new: CheckReport) -> Self {
+        if let FlowState::Decided { report, .. } = &mut self.state {
+            *report = Some(Box::new(new));
         }
         self
     }
 
-    /// What was decided.
+    /// Returns the decision.
     #[must_use]
     pub const fn decision(&self) -> FlowDecision {
-        match self.answer {
-            Answer::Given { denial: None, .. } => FlowDecision::Accepted,
-            Answer::Given { .. } => FlowDecision::Rejected,
-            Answer::Missing(_) => FlowDecision::Unreachable,
+        match self.state {
+            FlowState::Decided { denial: None, .. } => FlowDecision::Accepted,
+            FlowState::Decided { .. } => FlowDecision::Rejected,
+            FlowState::Unreachable(_) => FlowDecision::Unreachable,
         }
     }
 
-    /// Whether the work is to be done: accepted, or unreachable without ramp mode.
+    /// Returns whether the work is to run: the flow is accepted, or unreachable without ramp mode.
     #[must_use]
     pub const fn should_run(&self) -> bool {
         match self.decision() {
@@ -119,11 +123,11 @@ impl Flow {
         }
     }
 
-    /// Returns true when the flow was decided about: accepted or rejected. False means
-    /// [unreachable](FlowDecision::Unreachable), and [`error`](Self::error) says why.
+    /// Returns `true` if the flow was accepted or rejected, and `false` if it is
+    /// [unreachable](FlowDecision::Unreachable); [`error`](Self::error) then has the reason.
     #[must_use]
     pub const fn is_decided(&self) -> bool {
-        matches!(self.answer, Answer::Given { .. })
+        matches!(self.state, FlowState::Decided { .. })
     }
 
     /// Returns [`is_decided`](Self::is_decided), under the name that other Aperture SDKs use.
@@ -133,55 +137,57 @@ impl Flow {
         self.is_decided()
     }
 
-    /// Why nobody answered.
+    /// Returns why the flow is unreachable, or `None` if it was decided.
     #[must_use]
     pub const fn error(&self) -> Option<&FlowError> {
-        match &self.answer {
-            Answer::Given { .. } => None,
-            Answer::Missing(error) => Some(error),
+        match &self.state {
+            FlowState::Decided { .. } => None,
+            FlowState::Unreachable(error) => Some(error),
         }
     }
 
-    /// Suggested time to wait before trying again, at full precision: only for rejected flows, and
-    /// only when the policy gives one.
+    /// Returns the suggested time to wait before a retry, at full precision. `None` unless the flow
+    /// was rejected and the policy suggests a wait.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.denial().and_then(|denial| denial.wait)
     }
 
-    /// The HTTP status to answer with when the flow must not run: the policy's own code, else the
-    /// one that goes with the reason. `None` when it may run.
+    /// Returns the HTTP status of the response to a flow that must not run: the policy's own code,
+    /// else the default for the reason. `None` if the flow may run.
     #[must_use]
     pub fn http_response_code(&self) -> Option<StatusCode> {
-        self.refusal().map(|denial| denial.status())
+        self.effective_denial().map(|denial| denial.status())
     }
 
-    /// The rejection, when the flow must not run.
+    /// Returns the rejection if the flow must not run.
     ///
-    /// For a flow in ramp mode that nobody answered for, the reason is
-    /// [`RejectReason::Unreachable`].
+    /// For an unreachable flow in ramp mode, the reason is [`RejectReason::Unreachable`].
     #[must_use]
     pub fn rejection(&self) -> Option<Rejection> {
-        self.refusal()
+        self.effective_denial()
             .map(|denial| Rejection::new(Arc::clone(&self.control_point), denial))
     }
 
     const fn denial(&self) -> Option<Denial> {
-        match self.answer {
-            Answer::Given { denial, .. } => denial,
-            Answer::Missing(_) => None,
+        match self.state {
+            FlowState::Decided { denial, .. } => denial,
+            FlowState::Unreachable(_) => None,
         }
     }
 
-    const fn refusal(&self) -> Option<Denial> {
-        match self.answer {
-            Answer::Given { denial, .. } => denial,
-            Answer::Missing(_) if self.ramp_mode => Some(Denial::new(RejectReason::Unreachable)),
-            Answer::Missing(_) => None,
+    /// Returns the denial of a flow that must not run, including unreachable flows in ramp mode.
+    const fn effective_denial(&self) -> Option<Denial> {
+        match self.state {
+            FlowState::Decided { denial, .. } => denial,
+            FlowState::Unreachable(_) if self.ramp_mode => {
+                Some(Denial::new(RejectReason::Unreachable))
+            }
+            FlowState::Unreachable(_) => None,
         }
     }
 
-    /// Says how the work went; the last call before the end counts.
+    /// Sets the status of the work; the last call before the end counts.
     pub fn set_status(&self, status: FlowStatus) {
         let code = match status {
             FlowStatus::Ok => 1,
@@ -201,16 +207,16 @@ impl Flow {
         }
     }
 
-    /// The Agent's whole answer; from an embedded engine, what an Agent would have answered, made
-    /// now. `None` when nobody answered, and from a scripted client.
+    /// Returns the Agent's entire response. For an embedded engine, each call builds the response
+    /// that an Agent would have sent. `None` for unreachable flows and scripted clients.
     #[cfg(feature = "remote")]
     #[must_use]
     pub fn check_response(&self) -> Option<Cow<'_, crate::pb::check::CheckResponse>> {
         #[cfg(feature = "embedded")]
-        if let Answer::Given {
+        if let FlowState::Decided {
             report: Some(report),
             ..
-        } = &self.answer
+        } = &self.state
         {
             return Some(Cow::Owned(crate::wire::check_response((**report).clone())));
         }
@@ -222,36 +228,36 @@ impl Flow {
     }
 
     pub(super) const fn ticket(&self) -> Option<&ClientTicket> {
-        match &self.answer {
-            Answer::Given { ticket, .. } => ticket.as_ref(),
-            Answer::Missing(_) => None,
+        match &self.state {
+            FlowState::Decided { ticket, .. } => ticket.as_ref(),
+            FlowState::Unreachable(_) => None,
         }
     }
 
     pub(super) const fn ticket_mut(&mut self) -> Option<&mut ClientTicket> {
-        match &mut self.answer {
-            Answer::Given { ticket, .. } => ticket.as_mut(),
-            Answer::Missing(_) => None,
+        match &mut self.state {
+            FlowState::Decided { ticket, .. } => ticket.as_mut(),
+            FlowState::Unreachable(_) => None,
         }
     }
 
-    /// Ends the flow and waits for what the Agent says to that, no longer than the end timeout.
+    /// Ends the flow and waits for the Agent's response, no longer than the end timeout.
     ///
-    /// The end is under way before the first await: dropping the future loses the answer only. An
-    /// Agent is called only when the flow holds concurrency tokens; without them, and in process,
+    /// The end is sent before the first await, so dropping the future loses only the response. The
+    /// client calls an Agent only if the flow holds concurrency slots; without them, and in process,
     /// the future is ready at once.
     pub async fn end(mut self) -> EndResponse {
         let outcome = FlowOutcome::new(self.status_or(FlowStatus::Ok));
-        let Some(ClientTicket { kind, held }) = self.take_ticket() else {
+        let Some(ClientTicket { kind, end_counter }) = self.take_ticket() else {
             return EndResponse::default();
         };
-        held.ended(outcome.status);
+        end_counter.count_end(outcome.status);
         match kind {
             #[cfg(feature = "remote")]
             TicketKind::Remote(flow) => flow.end_and_wait(outcome).await,
             #[cfg(feature = "embedded")]
-            TicketKind::Embedded(ticket) => match &self.answer {
-                Answer::Given {
+            TicketKind::Embedded(ticket) => match &self.state {
+                FlowState::Decided {
                     report: Some(report),
                     ..
                 } => super::embedded::end(ticket, report, outcome),
@@ -268,7 +274,7 @@ impl Flow {
         }
     }
 
-    /// Ends the flow with `status` and waits for nothing.
+    /// Ends the flow with `status`, and delivers the end in the background.
     pub fn finish(mut self, status: FlowStatus) {
         self.set_status(status);
         self.end_now(status);
@@ -282,21 +288,21 @@ impl Flow {
     }
 
     const fn take_ticket(&mut self) -> Option<ClientTicket> {
-        match &mut self.answer {
-            Answer::Given { ticket, .. } => ticket.take(),
-            Answer::Missing(_) => None,
+        match &mut self.state {
+            FlowState::Decided { ticket, .. } => ticket.take(),
+            FlowState::Unreachable(_) => None,
         }
     }
 
-    /// What the caches had when the flow started.
-    pub(super) fn looked_up(&self) -> Result<Cow<'_, CacheLookup>, CacheError> {
-        let (ticket, told) = match &self.answer {
-            Answer::Missing(error) => return Err(CacheError::Unreachable(error.clone())),
-            Answer::Given {
+    /// Returns the result of the cache lookup at the start of the flow.
+    pub(super) fn cache_lookup(&self) -> Result<Cow<'_, CacheLookup>, CacheError> {
+        let (ticket, reported) = match &self.state {
+            FlowState::Unreachable(error) => return Err(CacheError::Unreachable(error.clone())),
+            FlowState::Decided {
                 denial: Some(_), ..
             } => return Err(CacheError::FlowRejected),
             #[cfg(feature = "embedded")]
-            Answer::Given { ticket, report, .. } => {
+            FlowState::Decided { ticket, report, .. } => {
                 let report = report.as_ref();
                 (
                     ticket,
@@ -304,9 +310,9 @@ impl Flow {
                 )
             }
             #[cfg(not(feature = "embedded"))]
-            Answer::Given { ticket, .. } => (ticket, None),
+            FlowState::Decided { ticket, .. } => (ticket, None),
         };
-        if let Some(lookup) = told {
+        if let Some(lookup) = reported {
             return Ok(Cow::Borrowed(lookup));
         }
         match ticket.as_ref().map(|ticket| &ticket.kind) {
@@ -314,7 +320,7 @@ impl Flow {
             Some(TicketKind::Remote(flow)) => {
                 let lookup = flow.response().cache_lookup_response.as_ref();
                 let lookup = lookup.ok_or(CacheError::NotRequested)?;
-                Ok(Cow::Owned(super::cache::wire::looked_up(lookup)))
+                Ok(Cow::Owned(super::cache::messages::read_lookup(lookup)))
             }
             #[cfg(feature = "test-util")]
             Some(TicketKind::Scripted(_)) => Err(CacheError::Unsupported),

@@ -1,13 +1,14 @@
-//! Flows by hand that are asked for with the attributes of an HTTP request.
+//! Flows without a layer that are checked by the attributes of an HTTP request.
 
 use super::{ApertureClient, Flow};
 use crate::flow::{Check, Decider, FlowParams, HttpAttributes, HttpExtras, Ticket};
 
 impl ApertureClient {
-    /// Starts a flow with the attributes of an HTTP request (an Agent's `CheckHTTP`), as the layer
-    /// does that [asks like that](crate::ApertureLayer::http). Otherwise like
-    /// [`start_flow`](Self::start_flow), but that cache keys are not looked up, and that an
-    /// embedded engine leaves no `check_response`.
+    /// Starts a flow by the attributes of an HTTP request (an Agent's `CheckHTTP`), like a layer
+    /// with [`http`](crate::ApertureLayer::http).
+    ///
+    /// Otherwise the method works like [`start_flow`](Self::start_flow), except that it looks up no
+    /// cache keys, and that a flow of an embedded engine has no `check_response`.
     ///
     /// ```
     /// use tower_aperture::{ApertureClient, FlowParams, HttpAttributes};
@@ -19,7 +20,7 @@ impl ApertureClient {
     /// let mut flow = client.start_http_flow("ingress", params, &request).await;
     /// if flow.should_run() {
     ///     if let Some(extras) = flow.take_http_extras() {
-    ///         // To be set on the request, when it is sent on.
+    ///         // Set these headers on the request before sending it on.
     ///         println!("{:?}", extras.headers());
     ///     }
     /// }
@@ -41,9 +42,10 @@ impl ApertureClient {
 }
 
 impl Flow {
-    /// Takes what the answer to [`start_http_flow`](ApertureClient::start_http_flow) says beside
-    /// yes and no: the headers for the request that runs, or headers and body of the response to
-    /// one that does not. Given once.
+    /// Takes the extras that came with the decision of
+    /// [`start_http_flow`](ApertureClient::start_http_flow): the headers for an accepted request, or
+    /// the headers and the body of the response to a rejected one. Returns `None` after the first
+    /// call.
     pub fn take_http_extras(&mut self) -> Option<HttpExtras> {
         let extras = self.ticket_mut()?.take_http_extras()?;
         Some(*extras)

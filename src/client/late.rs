@@ -1,4 +1,4 @@
-//! Counts flows whose decision came too late, and logs their number at most once a minute.
+//! Counts flows whose response came too late, and logs their number at most once a minute.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -9,18 +9,18 @@ use crate::flow::FlowError;
 #[cfg(feature = "tracing")]
 use crate::flow::WithCauses;
 
-/// The least time between two log lines.
+/// The shortest time between two log lines.
 const LOG_EVERY: Duration = Duration::from_secs(60);
 
-/// The late flows of one client. Its drop logs those that no line has named yet.
+/// Counts the late flows of one client. On drop, it logs those that are not logged yet.
 #[derive(Debug)]
 pub(super) struct LateFlows {
     total: AtomicU64,
-    /// Those that no line has named yet.
+    /// The number of late flows since the last log line.
     unlogged: AtomicU64,
-    /// When the next line may be logged, in milliseconds since `begun`.
+    /// When the next line may be logged, in milliseconds since `started`.
     due: AtomicU64,
-    begun: Instant,
+    started: Instant,
 }
 
 impl Default for LateFlows {
@@ -29,7 +29,7 @@ impl Default for LateFlows {
             total: AtomicU64::new(0),
             unlogged: AtomicU64::new(0),
             due: AtomicU64::new(0),
-            begun: Instant::now(),
+            started: Instant::now(),
         }
     }
 }
@@ -43,8 +43,8 @@ impl LateFlows {
         }
     }
 
-    /// Logs what has waited for its minute. Any other flow calls it, so that the last late flows
-    /// of a burst are named as well.
+    /// Logs the late flows that are not logged yet, if a minute has passed. Every flow that is not
+    /// late calls it, so that the last late flows of a burst are logged as well.
     #[inline]
     pub(super) fn log_if_due(&self) {
         if self.unlogged.load(Relaxed) > 0 && self.claim_line() {
@@ -56,12 +56,12 @@ impl LateFlows {
         self.total.load(Relaxed)
     }
 
-    /// Returns `true` to one caller a minute.
+    /// Returns `true` to one caller per minute.
     fn claim_line(&self) -> bool {
-        let since = Instant::now().saturating_duration_since(self.begun);
+        let since = Instant::now().saturating_duration_since(self.started);
         let now = u64::try_from(since.as_millis()).unwrap_or(u64::MAX / 2);
         let due = self.due.load(Relaxed);
-        // At most a minute in milliseconds.
+        // The cast is lossless: a minute is 60 000 ms.
         let next = now + LOG_EVERY.as_millis() as u64;
         now >= due
             && self
@@ -81,7 +81,7 @@ impl LateFlows {
             flows,
             reason = error.map(|error| tracing::field::display(WithCauses(error))),
             "answers of the Aperture agent came later than the check timeout and its grace: these \
-             flows ran without a decision, or were refused where a layer fails closed"
+             flows ran without a decision, or were rejected if their layer fails closed"
         );
     }
 }
@@ -98,7 +98,7 @@ mod tests {
     use crate::flow::FlowErrorKind;
 
     #[tokio::test(start_paused = true)]
-    async fn one_caller_a_minute_may_log() {
+    async fn late_flows_are_logged_at_most_once_a_minute() {
         let late = LateFlows::default();
         let error = FlowError::new(FlowErrorKind::Timeout, "").late(true);
         late.count(&error);

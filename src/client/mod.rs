@@ -1,7 +1,7 @@
-//! The client: flows by hand, and the decider of a layer.
+//! The client, which starts flows without a layer and is the decider of a layer.
 //!
-//! An [`ApertureClient`] asks a real Agent, or an embedded engine, or nobody;
-//! what is built on it is the same in each case.
+//! An [`ApertureClient`] uses an Agent, an embedded engine or neither. Code that uses it is the same
+//! in each case.
 //!
 //! ```
 //! use tower_aperture::{ApertureClient, FlowParams, FlowStatus};
@@ -19,7 +19,7 @@
 //! # });
 //! ```
 
-// Each backend can be left out, and with it what only it uses.
+// Without a backend, the code that only it uses is dead.
 #![cfg_attr(
     not(all(feature = "remote", feature = "embedded")),
     allow(dead_code, unreachable_code, unused_imports, unused_variables)
@@ -55,20 +55,19 @@ pub use self::flow::Flow;
 pub use self::scripted::{Answer, RecordedFlow, Script};
 pub use crate::flow::CacheError;
 
-use self::counters::Counters;
+use self::counters::ClientCounters;
 use crate::flow::{
     AgentStatus, Check, ClientStats, ConnectionState, Decider, FlowParams, FlowStatus,
     Invalidations, Rejection,
 };
 use crate::meter::Meter;
 
-/// Starts flows: with a real Agent, an embedded engine, or nobody behind it.
+/// Starts flows, and decides about them with an Agent or an embedded engine.
 ///
-/// Cloning is a pointer bump and all clones are one client. Building one does no I/O and needs no
-/// runtime; the connection to an Agent is made when the first flow starts, and made again after it
-/// was lost by the next flow that needs it. A failure to reach the Agent is never an error of
-/// yours: flows are [unreachable](crate::FlowDecision::Unreachable) then, and run unless ramp mode
-/// says otherwise.
+/// A clone is cheap and shares all state with the original. Building a client does no I/O and needs
+/// no runtime. The first flow connects to the Agent; after a lost connection, the next flow that
+/// needs one connects again. A failure to reach the Agent is not an error for the caller: flows are
+/// then [unreachable](crate::FlowDecision::Unreachable) and run, unless they are in ramp mode.
 ///
 /// See the [module docs](crate::client) for an example.
 #[derive(Clone)]
@@ -78,19 +77,18 @@ pub struct ApertureClient {
 
 struct Inner {
     backend: Backend,
-    /// Shared by all clients of one engine, or of the same Agents.
+    /// Shared by all clients of the same engine or the same Agents.
     invalidations: Invalidations,
-    counters: Counters,
+    counters: ClientCounters,
     meter: Meter,
-    /// The check timeout of flows over the embedded engine that set none; zero is no limit.
+    /// The check timeout of flows of the embedded engine that set none; zero means no limit.
     #[cfg(feature = "embedded")]
     check_timeout: Duration,
     #[cfg(feature = "remote")]
-    unlimited: unlimited::Unlimited,
+    unlimited: unlimited::UnlimitedFlowWarnings,
 }
 
-/// The check timeout where neither the client nor the flow sets one, with an Agent and in
-/// process.
+/// The check timeout if neither the client nor the flow sets one, with an Agent and in process.
 #[cfg(any(feature = "embedded", feature = "remote"))]
 const CHECK_TIMEOUT: Duration = Duration::from_millis(200);
 
@@ -109,12 +107,12 @@ impl Inner {
         Self {
             invalidations: backend.invalidations(),
             backend,
-            counters: Counters::default(),
+            counters: ClientCounters::default(),
             meter: Meter::default(),
             #[cfg(feature = "embedded")]
             check_timeout: CHECK_TIMEOUT,
             #[cfg(feature = "remote")]
-            unlimited: unlimited::Unlimited::default(),
+            unlimited: unlimited::UnlimitedFlowWarnings::default(),
         }
     }
 }
@@ -132,8 +130,8 @@ impl Backend {
         }
     }
 
-    /// Returns the invalidations that all clients of the same caches share. Agents behind a
-    /// channel of the caller's have no address: then only clones of the client share them.
+    /// Returns the invalidations that all clients of the same caches share. Agents behind a channel
+    /// that the application supplied have no address, so only clones of the client share theirs.
     fn invalidations(&self) -> Invalidations {
         match self {
             #[cfg(feature = "embedded")]
@@ -142,7 +140,7 @@ impl Backend {
             Self::Remote(remote) => {
                 let agents = remote.agents().into_iter();
                 let addresses: Option<Vec<String>> = agents.map(|agent| agent.address).collect();
-                addresses.map_or_else(Invalidations::default, Invalidations::of_agents)
+                addresses.map_or_else(Invalidations::default, Invalidations::for_agents)
             }
             _ => Invalidations::default(),
         }
@@ -156,7 +154,7 @@ impl ApertureClient {
         }
     }
 
-    /// Describes a client of a real Agent.
+    /// Returns a builder for a client that connects to an Agent.
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -174,13 +172,13 @@ impl ApertureClient {
         ApertureClientBuilder::new()
     }
 
-    /// A client of the Agent that the environment names: `APERTURE_AGENT_ADDRESS`,
-    /// `APERTURE_API_KEY` and `APERTURE_AGENT_INSECURE` (`true` or `false`, the default). Commas
-    /// separate the addresses of several.
+    /// Returns a client of the Agent that the environment variables `APERTURE_AGENT_ADDRESS`,
+    /// `APERTURE_API_KEY` and `APERTURE_AGENT_INSECURE` (`true` or `false`, the default) describe.
+    /// Commas separate the addresses of several Agents.
     ///
     /// # Errors
     ///
-    /// When there is no address, or a value makes no sense; the error names the variable.
+    /// Returns an error that names the variable if there is no address or a value is invalid.
     #[cfg(feature = "remote")]
     pub fn from_env() -> Result<Self, BuildError> {
         ApertureClientBuilder::from_env()?.build()
@@ -193,10 +191,10 @@ impl ApertureClient {
 
     /// Returns a client that decides in process.
     ///
-    /// A scheduler keeps a flow waiting for at most 200 ms, as with an Agent, unless the flow or its
-    /// layer has a [check timeout](FlowParams::check_timeout) of its own or the client is made
-    /// [with another one](Self::embedded_with_check_timeout). The first flow that a longer
-    /// `queue_timeout` of a policy meets is logged as a warning.
+    /// A scheduler queues a flow for at most 200 ms, as with an Agent, unless the flow or its layer
+    /// has a [check timeout](FlowParams::check_timeout) of its own or the client is made
+    /// [with another one](Self::embedded_with_check_timeout). The client logs a warning for the first
+    /// flow whose scheduler has a longer `queue_timeout`.
     ///
     /// ```
     /// use tower_aperture::{ApertureClient, Engine};
@@ -212,15 +210,16 @@ impl ApertureClient {
         Self::embedded_with_check_timeout(engine, CHECK_TIMEOUT)
     }
 
-    /// Returns a client that decides in process, and whose flows wait in schedulers for at most
-    /// `check_timeout` unless they say otherwise. Zero means no limit: a flow then waits as long as
-    /// its policies let it.
+    /// Returns a client that decides in process and has this default check timeout.
+    ///
+    /// A flow without a check timeout of its own waits in schedulers for at most `check_timeout`.
+    /// Zero means no limit: a flow then waits as long as its policies allow.
     ///
     /// ```
     /// use std::time::Duration;
     /// use tower_aperture::{ApertureClient, Engine};
     ///
-    /// // Its policies queue flows for up to two seconds.
+    /// // The policies of this engine queue flows for up to two seconds.
     /// let engine = Engine::builder().build()?;
     /// let client = ApertureClient::embedded_with_check_timeout(engine, Duration::from_secs(2));
     /// # let _ = client;
@@ -237,24 +236,26 @@ impl ApertureClient {
         }
     }
 
-    /// Asks the engine with the budget of the flow, whose default is the client's check timeout.
+    /// Returns the state of a check by the engine, with the budget of the flow. The default of the
+    /// budget is the client's check timeout.
     #[cfg(feature = "embedded")]
     #[inline(always)]
-    fn asking(&self, params: &FlowParams<'_>) -> crate::engine::Asking {
-        crate::engine::Asking::new(params.budget(Some(self.inner.check_timeout)))
+    fn engine_check(&self, params: &FlowParams<'_>) -> crate::engine::DecideContext {
+        crate::engine::DecideContext::new(params.budget(Some(self.inner.check_timeout)))
     }
 
-    /// A client that asks nobody: every flow is unreachable, so it runs unless ramp mode is on.
+    /// Returns a client without flow control: every flow is unreachable, so it runs unless it is in
+    /// ramp mode.
     #[must_use]
     pub fn disabled() -> Self {
         log_event!(warn, "flow control is disabled: flows run unchecked");
         Self::with(Backend::Disabled)
     }
 
-    /// Starts a flow; whatever happens there is a [`Flow`].
+    /// Starts a flow. Always returns a [`Flow`], even if no decision was reached.
     ///
-    /// Takes no longer than the check timeout. Dropping the future gives up the flow: an Agent's
-    /// grant that is on its way is given back in the background.
+    /// Takes no longer than the check timeout, plus the grace with an Agent. Dropping the future
+    /// abandons the flow: slots that an Agent grants meanwhile are returned in the background.
     pub async fn start_flow(&self, control_point: &str, params: FlowParams<'_>) -> Flow {
         #[cfg(feature = "embedded")]
         if let Backend::Embedded(engine) = &self.inner.backend {
@@ -267,8 +268,8 @@ impl ApertureClient {
         Flow::new(self.clone(), control_point, &params, verdict)
     }
 
-    /// Runs `work` as a flow and ends it, with status `OK` when `work` returns and `Error` when it
-    /// panics or is dropped. Ending waits for nothing.
+    /// Runs `work` as a flow, then ends the flow with status `OK`, or with `Error` if `work` panics
+    /// or is dropped. The end is delivered in the background.
     ///
     /// ```
     /// use tower_aperture::{ApertureClient, FlowParams};
@@ -282,7 +283,7 @@ impl ApertureClient {
     ///
     /// # Errors
     ///
-    /// The rejection, when the flow must not run; `work` is dropped unpolled then.
+    /// Returns the rejection if the flow must not run. `work` is then dropped without being polled.
     pub async fn guard<T>(
         &self,
         control_point: &str,
@@ -298,8 +299,8 @@ impl ApertureClient {
         Ok(done)
     }
 
-    /// Like [`guard`](Self::guard) for work that may fail: the flow ends with status `Error` when
-    /// it does.
+    /// Runs `work` like [`guard`](Self::guard), and ends the flow with status `Error` if `work`
+    /// returns an error.
     ///
     /// ```
     /// use tower_aperture::{ApertureClient, FlowParams};
@@ -313,7 +314,7 @@ impl ApertureClient {
     ///
     /// # Errors
     ///
-    /// The rejection, when the flow must not run; `work` is dropped unpolled then.
+    /// Returns the rejection if the flow must not run. `work` is then dropped without being polled.
     pub async fn try_guard<T, E>(
         &self,
         control_point: &str,
@@ -333,7 +334,8 @@ impl ApertureClient {
         Ok(done)
     }
 
-    /// How the client stands with its Agent, the best of several; asking does no I/O.
+    /// Returns the state of the connection to the Agent; of several Agents, the best state. Does no
+    /// I/O.
     #[must_use]
     pub fn state(&self) -> ConnectionState {
         match &self.inner.backend {
@@ -347,8 +349,8 @@ impl ApertureClient {
         }
     }
 
-    /// How each Agent is doing, in the order of their addresses; asking does no I/O. Empty unless
-    /// there is a real Agent.
+    /// Returns the status of each Agent, in the order of their addresses. Does no I/O. Empty for
+    /// clients without an Agent.
     ///
     /// ```
     /// use tower_aperture::{ApertureClient, ConnectionState};
@@ -375,14 +377,14 @@ impl ApertureClient {
         }
     }
 
-    /// Asks the Agents by their health service, and returns `true` when one answers within `timeout`;
-    /// any answer counts. It connects if need be, starts no flow, and remembers nothing: an Agent
-    /// that was ready a moment ago is asked again. An Agent that was given up is asked as well, and
-    /// its answer brings it back.
+    /// Probes the Agents with their health service, and returns `true` once one answers within
+    /// `timeout`; any response counts. Connects if necessary and starts no flow. Each call probes
+    /// anew, even an Agent that was ready a moment ago. Agents that were given up are probed as
+    /// well and used again if they answer.
     ///
-    /// Returns `true` for an embedded engine and `false` for a disabled client and after
-    /// [`shutdown`](Self::shutdown). Outside a tokio runtime the Agents are asked in a runtime that
-    /// the client has been used in; the result is `false` where there is none.
+    /// Returns `true` for an embedded engine, and `false` for a disabled client and after
+    /// [`shutdown`](Self::shutdown). Outside a tokio runtime, the probes run in a runtime in which
+    /// the client was used before; without one, the result is `false`.
     pub async fn wait_ready(&self, timeout: Duration) -> bool {
         match &self.inner.backend {
             Backend::Disabled => false,
@@ -395,7 +397,7 @@ impl ApertureClient {
         }
     }
 
-    /// What the client has counted so far.
+    /// Returns the counters of the client.
     #[must_use]
     pub fn stats(&self) -> ClientStats {
         #[allow(unused_mut)]
@@ -407,16 +409,17 @@ impl ApertureClient {
         stats
     }
 
-    /// Stops starting flows, waits until the flows under way have ended, delivers ends, changes to
-    /// caches and spans that still wait, and closes the connections.
+    /// Shuts the client down gracefully: starts no more flows, waits for the end of those under way,
+    /// delivers queued ends, changes to caches and spans, and closes the connections.
     ///
-    /// Returns `true` when no flow holds a slot, a span or an unsent end any more, and nothing has
-    /// been lost since the first call. Returns `false` after `timeout` otherwise: what is left is
-    /// dropped and counted in [`stats`](Self::stats). The timeout holds outside a tokio runtime too,
-    /// and when the client's own runtimes stand still.
+    /// Returns `true` once no flow holds a slot, a span or an unsent end any more, if no end, change
+    /// or span has been lost since the first call. Otherwise returns `false` after `timeout`; ends,
+    /// changes and spans that are still queued are dropped and counted in [`stats`](Self::stats).
+    /// The timeout also holds outside a tokio runtime, and if the runtimes of the client stand
+    /// still.
     ///
-    /// Flows started later are unreachable. Does nothing for an embedded engine, which keeps
-    /// deciding.
+    /// Flows started later are unreachable. With an embedded engine, the method does nothing and the
+    /// engine continues to decide.
     pub async fn shutdown(&self, timeout: Duration) -> bool {
         match &self.inner.backend {
             #[cfg(feature = "remote")]

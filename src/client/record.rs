@@ -5,32 +5,37 @@ use super::decide::ClientTicket;
 #[cfg(any(feature = "metrics", feature = "remote"))]
 use super::decide::TicketKind;
 use crate::flow::Verdict;
-use crate::meter::Asked;
+use crate::meter::CheckTimer;
 #[cfg(feature = "metrics")]
 use crate::meter::Meter;
 
 impl ApertureClient {
     /// Starts the record of a flow, and counts its labels that were dropped or shortened.
     #[inline]
-    pub(super) fn ask(&self, control_point: &str, dropped: u32, shortened: u32) -> Asked {
+    pub(super) fn start_check(
+        &self,
+        control_point: &str,
+        dropped: u32,
+        shortened: u32,
+    ) -> CheckTimer {
         if dropped > 0 {
             self.inner.counters.count_dropped_labels(dropped);
-            self.inner.meter.labels_dropped(dropped);
+            self.inner.meter.count_labels_dropped(dropped);
         }
         if shortened > 0 {
             self.inner.counters.count_shortened_labels(shortened);
-            self.inner.meter.labels_shortened(shortened);
+            self.inner.meter.count_labels_shortened(shortened);
         }
-        self.inner.meter.ask(control_point)
+        self.inner.meter.start_check(control_point)
     }
 
-    /// Counts a verdict in place. `undecided` means that the engine accepted the flow and no component
-    /// decided about it. Logs the control point where no span carries it.
+    /// Counts and logs a verdict. `undecided` means that the engine accepted the flow and no
+    /// component decided about it. `control_point` is `None` if the current span has it.
     #[inline]
     #[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
     pub(super) fn record_verdict(
         &self,
-        asked: &mut Asked,
+        timer: &mut CheckTimer,
         shadow: bool,
         control_point: Option<&str>,
         undecided: bool,
@@ -41,15 +46,15 @@ impl ApertureClient {
         if undecided {
             self.inner.counters.count_undecided();
         }
-        let held = asked.answered(verdict, shadow, undecided);
+        let end_counter = timer.stop(verdict, shadow, undecided);
         match verdict {
             Verdict::Accepted(ticket) => {
-                ticket.held = held;
+                ticket.end_counter = end_counter;
                 #[cfg(feature = "metrics")]
                 ticket.kind.count_lookup(&self.inner.meter);
             }
             Verdict::Rejected(denial, ticket) => {
-                ticket.held = held;
+                ticket.end_counter = end_counter;
                 log_event!(
                     target: "tower_aperture::client",
                     debug,
@@ -71,7 +76,8 @@ impl ApertureClient {
         false
     }
 
-    /// Looks for limits that an Agent's answer does not mention, and warns once of each.
+    /// Returns whether no component decided about a flow, as far as the Agent's response shows, and
+    /// warns once for each control point and limiter.
     #[cfg(feature = "remote")]
     #[inline]
     fn is_undecided_by_agent(&self, verdict: &Verdict<ClientTicket>) -> bool {
@@ -80,7 +86,7 @@ impl ApertureClient {
                 TicketKind::Remote(flow) => self
                     .inner
                     .unlimited
-                    .look(flow.control_point(), flow.response()),
+                    .inspect(flow.control_point(), flow.response()),
                 #[cfg(any(feature = "embedded", feature = "test-util"))]
                 _ => false,
             },
@@ -91,19 +97,19 @@ impl ApertureClient {
 
 #[cfg(feature = "metrics")]
 impl TicketKind {
-    /// Counts what the caches had, when the flow asked them.
+    /// Counts the results of the flow's cache lookup, if it had cache keys.
     fn count_lookup(&self, meter: &Meter) {
         match *self {
             #[cfg(feature = "embedded")]
             Self::Embedded(ref ticket) => {
                 if let Some(lookup) = ticket.cache_lookup() {
-                    meter.looked_up(lookup);
+                    meter.count_lookup(lookup);
                 }
             }
             #[cfg(feature = "remote")]
             Self::Remote(ref flow) => {
                 if let Some(lookup) = &flow.response().cache_lookup_response {
-                    super::cache::wire::count(lookup, meter);
+                    super::cache::messages::count_lookup(lookup, meter);
                 }
             }
             #[cfg(feature = "test-util")]

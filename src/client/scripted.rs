@@ -1,4 +1,4 @@
-//! A client that answers from a script, for the tests of applications.
+//! A client whose decisions come from a script, for the tests of applications.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -16,18 +16,18 @@ use crate::flow::{
     Verdict,
 };
 
-/// What a scripted client answers to one flow.
+/// The decision of a scripted client about one flow.
 ///
 /// ```
 /// use std::time::Duration;
 /// use tower_aperture::client::Answer;
 /// use tower_aperture::{FlowErrorKind, RejectReason};
 ///
-/// let slow_no = Answer::reject(RejectReason::NoTokens)
+/// let slow_rejection = Answer::reject(RejectReason::NoTokens)
 ///     .wait(Duration::from_secs(2))
 ///     .after(Duration::from_millis(50));
-/// let nobody = Answer::unreachable(FlowErrorKind::Unavailable);
-/// # let _ = (slow_no, nobody);
+/// let unreachable = Answer::unreachable(FlowErrorKind::Unavailable);
+/// # let _ = (slow_rejection, unreachable);
 /// ```
 #[derive(Clone, Debug)]
 pub struct Answer {
@@ -43,32 +43,32 @@ enum AnswerKind {
 }
 
 impl Answer {
-    const fn at_once(kind: AnswerKind) -> Self {
+    const fn immediate(kind: AnswerKind) -> Self {
         Self {
             kind,
             delay: Duration::ZERO,
         }
     }
 
-    /// Yes.
+    /// Returns an answer that accepts the flow.
     #[must_use]
     pub const fn accept() -> Self {
-        Self::at_once(AnswerKind::Accept)
+        Self::immediate(AnswerKind::Accept)
     }
 
-    /// No.
+    /// Returns an answer that rejects the flow.
     #[must_use]
     pub const fn reject(reason: RejectReason) -> Self {
-        Self::at_once(AnswerKind::Reject(Denial::new(reason)))
+        Self::immediate(AnswerKind::Reject(Denial::new(reason)))
     }
 
-    /// No answer.
+    /// Returns an answer that makes the flow unreachable with an error of this kind.
     #[must_use]
     pub const fn unreachable(kind: FlowErrorKind) -> Self {
-        Self::at_once(AnswerKind::Unreachable(kind))
+        Self::immediate(AnswerKind::Unreachable(kind))
     }
 
-    /// Sets the wait that a rejection carries; zero is no wait.
+    /// Sets the wait of a rejection; zero means none. Has no effect on other answers.
     #[must_use]
     pub fn wait(mut self, wait: Duration) -> Self {
         if let AnswerKind::Reject(denial) = &mut self.kind {
@@ -77,7 +77,7 @@ impl Answer {
         self
     }
 
-    /// The status code that the policy asks for in a rejection.
+    /// Sets the status code that the policy requests for a rejection. Has no effect on other answers.
     #[must_use]
     pub fn denied_code(mut self, code: u16) -> Self {
         if let AnswerKind::Reject(denial) = &mut self.kind {
@@ -86,8 +86,8 @@ impl Answer {
         self
     }
 
-    /// Answers only after `delay`; a shorter check timeout of the flow runs out first. Zero answers
-    /// at once. A script has no check timeout of its own.
+    /// Delays the answer by `delay`; zero answers at once. If the check timeout of the flow is not
+    /// longer, the check times out instead. A script has no check timeout of its own.
     #[must_use]
     pub const fn after(mut self, delay: Duration) -> Self {
         self.delay = delay;
@@ -95,29 +95,30 @@ impl Answer {
     }
 }
 
-/// What a scripted client saw of one flow.
+/// The record of one flow of a scripted client.
 ///
 /// See [`Script`] for an example.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RecordedFlow {
-    /// Where it started.
+    /// The control point of the flow.
     pub control_point: String,
-    /// Its labels.
+    /// The labels of the flow.
     pub labels: BTreeMap<String, String>,
-    /// Whether it asked for ramp mode.
+    /// Whether the flow is in ramp mode.
     pub ramp_mode: bool,
-    /// The check timeout it brought, shortened by the time that its caller waits.
+    /// The check timeout of the flow, no longer than its caller timeout.
     pub check_timeout: Option<Duration>,
-    /// What it was told; `None` while it waits, and for ever when its caller left meanwhile.
+    /// The decision; `None` while the flow waits for it, and permanently if its caller left
+    /// meanwhile.
     pub decision: Option<FlowDecision>,
-    /// How it ended; `None` while it runs, and for unreachable flows.
+    /// The outcome; `None` while the flow runs, and for unreachable flows.
     pub end: Option<FlowOutcome>,
 }
 
-/// The answers of a scripted client, and the record of what it was asked.
+/// The answers of a scripted client, and the record of its flows.
 ///
-/// Without instructions every flow is accepted.
+/// By default every flow is accepted.
 ///
 /// ```
 /// use tower_aperture::client::{Answer, Script};
@@ -162,45 +163,45 @@ impl Default for State {
 }
 
 impl Script {
-    /// Accepts every flow until told otherwise.
+    /// Returns a script that accepts every flow.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A client that answers from this script.
+    /// Returns a client whose decisions come from this script.
     #[must_use]
     pub fn client(&self) -> ApertureClient {
         ApertureClient::with(Backend::Scripted(self.clone()))
     }
 
-    /// Queues the answer to a flow to come; each is used once.
+    /// Queues an answer for a later flow; each is used once, in order.
     pub fn next(&self, answer: Answer) {
         self.lock().next.push_back(answer);
     }
 
-    /// Sets the answer for when nothing is queued.
+    /// Sets the answer for flows while no answer is queued.
     pub fn otherwise(&self, answer: Answer) {
         self.lock().otherwise = answer;
     }
 
-    /// All flows so far, in the order in which they started.
+    /// Returns all flows so far, in the order of their start.
     #[must_use]
     pub fn flows(&self) -> Vec<RecordedFlow> {
         self.lock().flows.clone()
     }
 
-    /// How many answered flows have not ended yet.
+    /// Returns the number of accepted and rejected flows that have not ended yet.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        let answered = |flow: &&RecordedFlow| {
+        let decided = |flow: &&RecordedFlow| {
             matches!(
                 flow.decision,
                 Some(FlowDecision::Accepted | FlowDecision::Rejected)
             )
         };
         let state = self.lock();
-        let running = state.flows.iter().filter(answered);
+        let running = state.flows.iter().filter(decided);
         running.filter(|flow| flow.end.is_none()).count()
     }
 
@@ -245,7 +246,7 @@ impl Script {
             answer.delay = timeout.unwrap_or_default();
         }
         if answer.delay.is_zero() {
-            Check::Ready(flow.answered(&answer.kind))
+            Check::Ready(flow.decide(&answer.kind))
         } else {
             Check::Pending(ScriptedPending {
                 sleep: Box::pin(tokio::time::sleep(answer.delay)),
@@ -274,17 +275,17 @@ pub(super) struct ScriptedFlow {
 }
 
 impl ScriptedFlow {
-    fn answered(self, answer: &AnswerKind) -> Verdict<Self> {
-        let (decision, verdict) = match answer {
+    fn decide(self, answer: &AnswerKind) -> Verdict<Self> {
+        let (decision, denial) = match answer {
             AnswerKind::Accept => (FlowDecision::Accepted, None),
             AnswerKind::Reject(denial) => (FlowDecision::Rejected, Some(*denial)),
             AnswerKind::Unreachable(kind) => {
                 self.script.lock().flows[self.index].decision = Some(FlowDecision::Unreachable);
-                return Verdict::Unreachable(FlowError::new(*kind, "as the script says"));
+                return Verdict::Unreachable(FlowError::new(*kind, "set by the script"));
             }
         };
         self.script.lock().flows[self.index].decision = Some(decision);
-        match verdict {
+        match denial {
             None => Verdict::Accepted(self),
             Some(denial) => Verdict::Rejected(denial, self),
         }
@@ -298,7 +299,7 @@ impl ScriptedFlow {
 pub(super) struct ScriptedPending {
     sleep: Pin<Box<Sleep>>,
     answer: AnswerKind,
-    /// Taken when the answer is given.
+    /// `None` after the verdict.
     flow: Option<ScriptedFlow>,
 }
 
@@ -308,7 +309,7 @@ impl Future for ScriptedPending {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         ready!(self.sleep.as_mut().poll(cx));
         match self.flow.take() {
-            Some(flow) => Poll::Ready(flow.answered(&self.answer)),
+            Some(flow) => Poll::Ready(flow.decide(&self.answer)),
             None => Poll::Pending,
         }
     }

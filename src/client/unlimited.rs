@@ -1,28 +1,29 @@
-//! Warns of flows that an Agent let in without a limit, as far as its answers tell.
+//! Warns of flows that an Agent accepted without a limit, as far as its responses show.
 
 use crate::flow::first_seen::FirstSeen;
 use crate::pb::check::limiter_decision::LimiterReason;
 use crate::pb::check::{CacheLookupStatus, CheckResponse};
 
-/// A longer name is not logged: clients may have made it.
-const LONGEST_NAME: usize = 256;
+/// The most bytes of a name in a log line. Longer names are not logged, because clients may have
+/// chosen them.
+const MAX_LOGGED_NAME: usize = 256;
 
-/// What the warnings of one client have named, each once.
+/// The control points and limiters that one client has warned of, each once.
 #[derive(Debug, Default)]
-pub(super) struct Unlimited {
-    /// Control points that no decision was named for.
-    points: FirstSeen,
-    /// Limiters that looked at no state, by control point.
+pub(super) struct UnlimitedFlowWarnings {
+    /// The control points with a response without any decision.
+    control_points: FirstSeen,
+    /// The limiters that read no key, by control point.
     limiters: FirstSeen,
 }
 
-impl Unlimited {
-    /// Looks at the answer to a flow that may run; true where no component decided about it, for
-    /// certain.
+impl UnlimitedFlowWarnings {
+    /// Inspects the response to an accepted flow. Returns `true` if certainly no component decided
+    /// about the flow.
     ///
-    /// A limiter that was skipped for want of its label looks like one that lets everything pass,
-    /// so it is warned of and counts as a decision.
-    pub(super) fn look(&self, control_point: &str, response: &CheckResponse) -> bool {
+    /// A response does not distinguish a limiter that was skipped because its label is missing from
+    /// one that accepts all flows. Such a limiter is logged as a warning and counts as a decision.
+    pub(super) fn inspect(&self, control_point: &str, response: &CheckResponse) -> bool {
         let skipped = LimiterReason::KeyNotFound as i32;
         for decision in &response.limiter_decisions {
             if decision.reason != skipped {
@@ -32,31 +33,31 @@ impl Unlimited {
             if self.limiters.is_new((control_point, policy, component)) {
                 log_event!(
                     warn,
-                    control_point = named(control_point),
+                    control_point = loggable(control_point),
                     policy,
                     component,
                     "a limiter of the Agent looked at no key: either a flow lacks the label that \
-                     it limits by and is not limited, or it lets everything pass; an answer does \
-                     not tell which"
+                     it limits by and is not limited, or the limiter accepts all flows; the \
+                     response does not show which"
                 );
             }
         }
         if !response.limiter_decisions.is_empty() || answered_from_cache(response) {
             return false;
         }
-        if self.points.is_new(control_point) {
+        if self.control_points.is_new(control_point) {
             log_event!(
                 warn,
-                control_point = named(control_point),
+                control_point = loggable(control_point),
                 "the Agent let a flow in and named no component of a policy that decided about \
-                 it: its control point, or the flow's labels, are selected by none"
+                 it: no policy selects the control point and the flow's labels"
             );
         }
         true
     }
 }
 
-/// Schedulers are not asked then.
+/// Returns whether the result cache had a value for the flow. The Agent then skips its schedulers.
 fn answered_from_cache(response: &CheckResponse) -> bool {
     let lookup = response.cache_lookup_response.as_ref();
     let result = lookup.and_then(|lookup| lookup.result_cache_response.as_ref());
@@ -64,9 +65,9 @@ fn answered_from_cache(response: &CheckResponse) -> bool {
 }
 
 #[cfg_attr(not(feature = "tracing"), allow(dead_code))]
-fn named(control_point: &str) -> &str {
+fn loggable(control_point: &str) -> &str {
     match control_point.len() {
-        0..=LONGEST_NAME => control_point,
+        0..=MAX_LOGGED_NAME => control_point,
         _ => "(a name of more than 256 bytes)",
     }
 }

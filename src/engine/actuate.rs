@@ -1,39 +1,43 @@
+//! Manual actuation, for the replay of recorded decisions.
+
 use std::time::Duration;
 
 use super::Engine;
 use super::clock::nanos;
 use super::limiters::Component;
-use super::schedulers::Decision;
+use super::schedulers::LoadSchedulerDecision;
 
-/// What a controller tells a component, made by hand: for replaying what a recorded one told.
+/// A setting that a control loop would apply to a component, given by hand for the replay of
+/// recordings.
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Actuation {
-    /// To a sampler, in percent.
+    /// For a sampler, in percent.
     AcceptPercentage(f64),
-    /// To a load scheduler.
+    /// For a load scheduler.
     Load {
-        /// Which share of the demand passes.
+        /// The share of the demand that passes.
         load_multiplier: f64,
-        /// Everything passes.
+        /// Lets everything pass.
         pass_through: bool,
-        /// Everything passes from this time of the engine's clock on.
+        /// The time of the engine's clock after which everything passes.
         valid_until: Option<Duration>,
     },
 }
 
 impl Engine {
-    /// Tells a component what a controller would; false when there is none such.
+    /// Applies a setting to the components with this ID. Returns false if there is no such
+    /// component, or none of the kind of the setting.
     #[doc(hidden)]
     pub fn actuate(&self, component_id: &str, actuation: Actuation) -> bool {
         let now = nanos(self.shared.clock.now());
         let live = self.shared.live.load();
-        let mut told = false;
+        let mut found = false;
         for component in live.index.components() {
             if *component.component_id != *component_id {
                 continue;
             }
-            told |= match (&*component.limiter, actuation) {
+            found |= match (&*component.limiter, actuation) {
                 (Component::Sampler(sampler), Actuation::AcceptPercentage(percentage)) => {
                     sampler.set_percentage(percentage);
                     true
@@ -46,7 +50,7 @@ impl Engine {
                         valid_until,
                     },
                 ) => {
-                    let decision = Decision {
+                    let decision = LoadSchedulerDecision {
                         load_multiplier,
                         pass_through,
                         valid_until: valid_until.map(nanos),
@@ -57,6 +61,6 @@ impl Engine {
                 _ => false,
             };
         }
-        told
+        found
     }
 }

@@ -1,24 +1,26 @@
+//! The builder of an engine: policies and settings.
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 
 use super::Engine;
-use super::cache::Caches;
+use super::cache::EngineCaches;
 use super::clock::{Clock, Nanos, SystemClock};
 use super::control::SignalSource;
-use super::dry_run::DryRun;
-use super::limiters::Surroundings;
-use super::loader::Loading;
-use super::snapshot::{Settings, Snapshot};
-use super::source::{self, Source, Sources};
-use super::store::Limits;
+use super::dry_run::DryRunPolicies;
+use super::limiters::ComponentContext;
+use super::loader::LoadedSnapshot;
+use super::snapshot::{EngineSettings, Snapshot};
+use super::source::{self, PolicySource, PolicySources};
+use super::store::StoreLimits;
 use crate::policy::PolicyError;
 
 const DEFAULT_MAX_KEYS: usize = 1 << 20;
 const DEFAULT_CACHE_BYTES: usize = 64 << 20;
 
-/// Collects policies and settings for an [`Engine`].
+/// A builder that collects policies and settings for an [`Engine`].
 ///
 /// ```
 /// use tower_aperture::Engine;
@@ -33,7 +35,7 @@ const DEFAULT_CACHE_BYTES: usize = 64 << 20;
 /// ```
 #[derive(Debug)]
 pub struct EngineBuilder {
-    sources: Vec<Source>,
+    sources: Vec<PolicySource>,
     agent_group: Option<String>,
     clock: Option<Arc<dyn Clock>>,
     max_keys: usize,
@@ -41,8 +43,8 @@ pub struct EngineBuilder {
     upstream_ramp_mode: bool,
     upstream_buckets: bool,
     signal_source: Option<Arc<dyn SignalSource>>,
-    by_hand: bool,
-    dry_run: DryRun,
+    manual_actuation: bool,
+    dry_run: DryRunPolicies,
 }
 
 impl EngineBuilder {
@@ -56,81 +58,84 @@ impl EngineBuilder {
             upstream_ramp_mode: false,
             upstream_buckets: false,
             signal_source: None,
-            by_hand: false,
-            dry_run: DryRun::default(),
+            manual_actuation: false,
+            dry_run: DryRunPolicies::default(),
         }
     }
 
     /// Adds the policy of a file: a `kind: Policy` resource, a bare policy, or the values of a
-    /// blueprint. It is read by [`build`](Self::build).
+    /// blueprint. [`build`](Self::build) reads the file.
     #[must_use]
     pub fn policy_file(mut self, path: impl Into<PathBuf>) -> Self {
-        self.sources.push(Source::File(path.into()));
+        self.sources.push(PolicySource::File(path.into()));
         self
     }
 
-    /// Adds a policy from memory. Errors call it by the name; a policy without a name of its own
-    /// has that name without its extension.
+    /// Adds a policy from memory. Errors refer to it by `name`; a policy without its own name is
+    /// named `name` without its extension.
     #[must_use]
     pub fn policy_text(mut self, name: impl Into<String>, text: impl Into<String>) -> Self {
-        self.sources.push(Source::Text {
+        self.sources.push(PolicySource::Text {
             name: name.into(),
             text: text.into(),
         });
         self
     }
 
-    /// Adds the policies of all `.yaml` and `.yml` files of a folder, in the order of their
-    /// names; folders in it and hidden files are left out.
+    /// Adds the policies of all `.yaml` and `.yml` files of a folder, ordered by file name;
+    /// subfolders and hidden files are skipped.
     #[must_use]
     pub fn policy_folder(mut self, path: impl Into<PathBuf>) -> Self {
-        self.sources.push(Source::Folder(path.into()));
+        self.sources.push(PolicySource::Folder(path.into()));
         self
     }
 
-    /// The agent group that the engine stands for.
+    /// Sets the agent group of the engine.
     ///
-    /// With a group, selectors apply as on an Agent of that group: one without `agent_group` means
-    /// `aperture-cloud`. Without a group, selectors apply that have no `agent_group`, or
-    /// `default`. What does not apply is left out and named in a [warning](Engine::warnings).
+    /// With a group, selectors apply as on an Agent of that group: a selector without `agent_group`
+    /// means `aperture-cloud`. Without a group, selectors apply that have no `agent_group`, or
+    /// `default`. Selectors that do not apply are left out and named in a
+    /// [warning](Engine::warnings).
     #[must_use]
     pub fn agent_group(mut self, group: impl Into<String>) -> Self {
         self.agent_group = Some(group.into());
         self
     }
 
-    /// What to take for the time instead of the system's monotonic clock.
+    /// Sets the clock, which is the system's monotonic clock by default.
     #[must_use]
     pub fn clock(mut self, clock: impl Clock + 'static) -> Self {
         self.clock = Some(Arc::new(clock));
         self
     }
 
-    /// Whether ramps work as on an Agent of Aperture 2.x, which is not as documented.
+    /// Makes ramps work as on an Agent of Aperture 2.x, which differs from its documentation; off
+    /// by default.
     ///
     /// By default, flows in [ramp mode](crate::FlowParams::ramp_mode) run only where a ramp (a
-    /// sampler with `ramp_mode`, or a load ramp) lets them, and ramps decide about no other flows.
-    /// With this on, all flows in ramp mode are turned away, and ramps are samplers for all others.
+    /// sampler with `ramp_mode`, or a load ramp) accepts them, and ramps decide about no other
+    /// flows. With this on, all flows in ramp mode are rejected, and ramps are samplers for all
+    /// others.
     #[must_use]
     pub fn upstream_ramp_mode(mut self, on: bool) -> Self {
         self.upstream_ramp_mode = on;
         self
     }
 
-    /// Makes token buckets and their queues do exactly as an Agent of Aperture 2.x does, to compare
-    /// with one; off by default.
+    /// Makes token buckets and their queues work exactly as on an Agent of Aperture 2.x, for
+    /// comparison with one; off by default.
     ///
     /// By default the engine deviates where the Agent's behaviour costs other flows their tokens:
     ///
-    /// - A flow that leaves a quota scheduler's queue gives its tokens back. With this on, they are
+    /// - A flow that leaves a quota scheduler's queue returns its tokens. With this on, they are
     ///   lost while a rejection of its key is remembered.
     /// - A rate limiter rejects a request for more tokens than its bucket can ever hold, reports no
     ///   wait, and remembers nothing. With this on, it reports a wait that does not help, and until
     ///   then rejects smaller requests of that key too.
-    /// - In the queues of quota and load schedulers, at most three newcomers overtake a flow of their
-    ///   workload while it waits. With this on, any number may.
-    /// - A bucket with a negative fill is not waited for: a quota scheduler rejects. With this on, it
-    ///   lets flows pass that its bucket has no tokens for.
+    /// - In the queues of quota and load schedulers, at most three newcomers overtake a flow of
+    ///   their workload while it waits. With this on, any number may.
+    /// - A quota scheduler whose bucket has a negative fill rejects flows instead of queueing them.
+    ///   With this on, it accepts flows that its bucket has no tokens for.
     /// - Reports contain no NaN. With this on, they may.
     ///
     /// ```
@@ -152,14 +157,14 @@ impl EngineBuilder {
     /// ")
     ///         .upstream_buckets(upstream)
     ///         .build()?;
-    ///     let ask = |tokens: &'static str| {
+    ///     let check = |tokens: &'static str| {
     ///         let params = FlowParams::new().label("tokens", tokens);
     ///         engine.check(&CheckInput::new("completions", &params))
     ///     };
-    ///     let too_big = ask("200");
+    ///     let too_big = check("200");
     ///     assert!(!too_big.accepted());
     ///     assert_eq!(too_big.wait_time.is_some(), upstream);
-    ///     assert_eq!(ask("1").accepted(), small_one_runs);
+    ///     assert_eq!(check("1").accepted(), small_one_runs);
     /// }
     /// # Ok::<(), tower_aperture::PolicyError>(())
     /// ```
@@ -169,74 +174,75 @@ impl EngineBuilder {
         self
     }
 
-    /// Leaves load schedulers and samplers to [`Engine::actuate`]: recorded decisions are replayed
-    /// that way.
+    /// Leaves load schedulers and samplers to [`Engine::actuate`], for the replay of recorded
+    /// decisions.
     #[doc(hidden)]
     #[must_use]
-    pub fn actuated_by_hand(mut self, by_hand: bool) -> Self {
-        self.by_hand = by_hand;
+    pub fn actuated_by_hand(mut self, manual: bool) -> Self {
+        self.manual_actuation = manual;
         self
     }
 
-    /// How many keys one component remembers at most, 1 048 576 by default and at least 1.
+    /// Sets the maximum number of keys of one component: 1 048 576 by default and at least 1.
     ///
-    /// A key takes about 150 bytes and its text, and 32 bytes more once there is no room. Then a new
-    /// key replaces the one that loses least: first a key with a full bucket or without a slot taken,
-    /// else the one that has spent least, and of equals the one that idled for longest. So made-up
-    /// keys replace each other, and reopen no key that has reached its limit, unless all have. The
-    /// bound should still be well above the number of keys in honest use.
+    /// A key takes about 150 bytes plus its text, and 32 bytes more once the component is full. A
+    /// new key then replaces the key that loses least: first a key with a full bucket or without a
+    /// slot in use, else the key that has spent least, and among equals the key that idled for
+    /// longest. So made-up keys replace each other, and reopen no key that has reached its limit,
+    /// unless all keys have. The bound should still be well above the number of legitimate keys.
     #[must_use]
     pub fn max_keys(mut self, keys: usize) -> Self {
         self.max_keys = keys.max(1);
         self
     }
 
-    /// How many bytes the [caches](Engine::cache_upsert) take at most, 64 MiB by default: keys,
-    /// values, and 128 bytes for each entry. With less than 2 MiB, large entries are refused.
+    /// Sets the maximum size of the [caches](Engine::cache_upsert) in bytes, 64 MiB by default:
+    /// keys, values, and 128 bytes for each entry. With less than 2 MiB, large entries are refused.
     #[must_use]
     pub fn cache_bytes(mut self, bytes: usize) -> Self {
         self.cache_bytes = bytes;
         self
     }
 
-    /// Who answers the queries of policies, such as PromQL. Without it a policy is refused of
-    /// which something that decides depends on a query, but for those over its own flux meters
-    /// that blueprints make.
+    /// Sets the source that answers the queries of policies, such as PromQL. Without a source, a
+    /// policy is refused if one of its deciding components depends on a query, except for queries
+    /// over the policy's own flux meters in the form that blueprints generate.
     #[must_use]
     pub fn signal_source(mut self, source: impl SignalSource + 'static) -> Self {
         self.signal_source = Some(Arc::new(source));
         self
     }
 
-    /// Tries a policy without enforcing it; may be called several times.
+    /// Puts a policy into a dry run: it decides without being enforced. May be called several
+    /// times.
     ///
-    /// Its components decide as ever, with all their state: they take tokens, hold slots, and
-    /// [report](super::LimiterDecision::dry_run) what they would do. But they turn no flow away
-    /// and keep none waiting; where one would have to wait, they report a no. What they would have
-    /// turned away is counted in [`EngineStats::dry_run_rejections`](super::EngineStats), and
-    /// [`describe`](Engine::describe) marks the policy. Control loops run on, and see a service
-    /// that nothing protects.
+    /// The components of the policy decide as usual and keep their state: they take tokens, hold
+    /// slots, and [report](super::LimiterDecision::dry_run) their decisions. But they reject no
+    /// flow and queue none; a flow that would have to wait is reported as rejected. Rejections that
+    /// are not enforced are counted in [`EngineStats::dry_run_rejections`](super::EngineStats), and
+    /// [`describe`](Engine::describe) marks the policy. Control loops keep running, and see a
+    /// service that is not protected.
     ///
-    /// This goes for reloads too, which fail when the policy is gone. (The `dry_run` of a load
-    /// scheduler, inside of a policy, is another thing: it lets everything pass and decides
-    /// nothing.)
+    /// The setting also applies to reloads, which fail if the policy no longer exists. (The
+    /// `dry_run` of a load scheduler, inside of a policy, is a different setting: such a scheduler
+    /// lets everything pass and decides nothing.)
     ///
     /// ```
     /// use tower_aperture::engine::{CheckInput, Engine};
     /// use tower_aperture::FlowParams;
     ///
     /// let engine = Engine::builder()
-    ///     .policy_text("nobody.yaml", "
+    ///     .policy_text("closed.yaml", "
     /// blueprint: rate-limiting/base
     /// policy:
-    ///   policy_name: nobody
+    ///   policy_name: closed
     ///   rate_limiter:
     ///     bucket_capacity: 0
     ///     fill_amount: 1
     ///     parameters: {interval: 3600s}
     ///     selectors: [{control_point: checkout}]
     /// ")
-    ///     .dry_run("nobody")
+    ///     .dry_run("closed")
     ///     .build()?;
     /// let report = engine.check(&CheckInput::new("checkout", &FlowParams::new()));
     /// assert!(report.accepted() && report.limiter_decisions[0].dropped);
@@ -249,55 +255,58 @@ impl EngineBuilder {
         self
     }
 
-    /// Whether no policy at all is enforced, as [`dry_run`](Self::dry_run) has it for one.
+    /// Puts all policies into a dry run if `all` is true, as [`dry_run`](Self::dry_run) does for
+    /// one.
     #[must_use]
     pub fn dry_run_all(mut self, all: bool) -> Self {
-        self.dry_run.all(all);
+        self.dry_run.set_all(all);
         self
     }
 
-    /// Loads the policies. No runtime is needed; nothing is started.
+    /// Loads the policies. Needs no runtime and starts no task or thread.
     ///
     /// # Errors
     ///
-    /// When a file cannot be read, when a policy is wrong or uses what this version does not
-    /// know, when two policies have the same name, and when [`dry_run`](Self::dry_run) names one
-    /// that is not there. The error names the file, and the line and field where there is one.
+    /// Returns an error if a file cannot be read, if a policy is invalid or uses a feature that
+    /// this version does not support, if two policies have the same name, or if
+    /// [`dry_run`](Self::dry_run) names a policy that does not exist. The error names the file, and
+    /// the line and field where known.
     pub fn build(self) -> Result<Engine, PolicyError> {
-        let settings = Settings {
+        let settings = EngineSettings {
             agent_group: self.agent_group,
-            surroundings: Surroundings {
-                limits: Limits {
+            component_context: ComponentContext {
+                limits: StoreLimits {
                     keys: self.max_keys,
-                    shards: shards(),
+                    shards: shard_count(),
                     max_idle: Nanos::MAX,
                 },
                 clock: self.clock.unwrap_or_else(|| Arc::new(SystemClock::new())),
                 upstream_ramp_mode: self.upstream_ramp_mode,
                 upstream_buckets: self.upstream_buckets,
-                by_hand: self.by_hand,
+                manual_signals: self.manual_actuation,
             },
             signal_source: self.signal_source,
             dry_run: self.dry_run,
         };
-        let mut read = source::read(&self.sources, false)?;
-        let none = HashMap::new();
-        let Loading { snapshot, .. } = Snapshot::load(&settings, &mut read, &none, None)?;
-        let sources = Sources {
+        let mut contents = source::read(&self.sources, false)?;
+        let no_overrides = HashMap::new();
+        let LoadedSnapshot { snapshot, .. } =
+            Snapshot::load(&settings, &mut contents, &no_overrides, None)?;
+        let sources = PolicySources {
             list: self.sources.into(),
-            tried: read.clone(),
-            refused: None,
-            unreadable: None,
-            in_force: read,
-            by_hand: none,
+            last_tried: contents.clone(),
+            refusal: None,
+            read_error: None,
+            in_force: contents,
+            dynamic_overrides: no_overrides,
         };
-        let caches = Caches::new(self.cache_bytes);
+        let caches = EngineCaches::new(self.cache_bytes);
         Ok(Engine::new(settings, sources, snapshot, caches))
     }
 }
 
-/// Enough that threads seldom meet; a power of two.
-fn shards() -> usize {
+/// Returns a power of two that is large enough that threads rarely contend for a shard.
+fn shard_count() -> usize {
     let threads = thread::available_parallelism().map_or(4, usize::from);
     (threads * 4).next_power_of_two().clamp(4, 64)
 }

@@ -1,34 +1,35 @@
-//! Deciding for those who want to know all there is to tell.
+//! Decisions for callers that need the full report.
 
-use super::cache::Recall;
+use super::cache::CacheLookupStage;
 use super::clock::nanos;
-use super::flux_meter::Metered;
-use super::pending::{Notes, OwnedFlow, Waiting};
+use super::flux_meter::FlowTimer;
+use super::pending::{OwnedFlow, ReportParts, WaitingFlow};
 use super::report::Collector;
 use super::snapshot::Snapshot;
-use super::stages::{self, Denied, Flow, Halt, Observer, Progress};
-use super::ticket::{Slots, Told};
-use super::undecided::Watch;
-use super::{CheckInput, CheckReport, Engine, EngineTicket, Shared, Starting};
+use super::stages::{self, EngineDenial, EngineFlow, Observer, StepProgress, Suspended};
+use super::ticket::{HeldSlots, TicketExtras};
+use super::undecided::DecisionTracker;
+use super::{CheckInput, CheckReport, Engine, EngineShared, EngineTicket, PendingReport};
 
 impl Engine {
-    /// Decides a flow at once and tells all there is to tell. A scheduler turns the flow away when
-    /// it would have to wait; [`start`](Self::start) lets it wait.
+    /// Decides about a flow at once and returns the full report. A scheduler rejects the flow if it
+    /// would have to wait; [`start`](Self::start) lets it wait.
     ///
-    /// Slots of concurrency limiters and schedulers are held until [`flow_end`](Self::flow_end)
-    /// names them, or until they expire.
+    /// Slots of concurrency limiters and schedulers are held until they are passed to
+    /// [`flow_end`](Self::flow_end), or until they expire.
     #[must_use]
     pub fn check(&self, input: &CheckInput<'_, '_>) -> CheckReport {
         let flow = input.flow();
         let live = self.shared.live.load();
         let meters = live.matched(&flow);
         let mut collector = self.collector(input);
-        let mut held = Slots::new();
+        let mut held = HeldSlots::new();
         let (progress, undecided) = self.run(&live, &flow, &mut collector, &mut held);
         let denied = match progress {
-            Progress::Done(result) => result.err(),
-            Progress::Waits(halt) => {
-                let result = self.wait_for_nothing(*halt, &flow, &mut collector, &mut held);
+            StepProgress::Done(result) => result.err(),
+            StepProgress::Waits(suspended) => {
+                let result =
+                    self.finish_without_waiting(*suspended, &flow, &mut collector, &mut held);
                 result.err()
             }
         };
@@ -42,16 +43,16 @@ impl Engine {
         Collector {
             decisions: Some(Vec::new()),
             quotas: input.params.quotas.then(Vec::new),
-            recall: input
+            lookup_stage: input
                 .cache_lookup
-                .then(|| Recall::always(&self.shared.caches, input.params)),
+                .then(|| CacheLookupStage::new(&self.shared.caches, input.params)),
         }
     }
 
-    /// Decides a flow, which may have to wait, and tells all there is to tell.
+    /// Decides about a flow, which may have to wait, and returns a future of the full report.
     ///
-    /// The flow is in its queues when this returns; the future is only needed for the answer, and
-    /// leaves them when it is dropped. The ticket holds the slots that the flow was granted.
+    /// The flow is in its queues when this returns. The future only delivers the report; dropping
+    /// it leaves the queues. The ticket holds the slots that the flow was granted.
     ///
     /// ```
     /// use std::time::Duration;
@@ -81,72 +82,72 @@ impl Engine {
     /// # Ok::<(), tower_aperture::PolicyError>(())
     /// # }).unwrap();
     /// ```
-    pub fn start(&self, input: &CheckInput<'_, '_>) -> Starting {
+    pub fn start(&self, input: &CheckInput<'_, '_>) -> PendingReport {
         let flow = input.flow();
         let live = self.shared.live.load();
         let meters = live.matched(&flow);
         let mut collector = self.collector(input);
-        let mut held = Slots::new();
+        let mut held = HeldSlots::new();
         let (progress, undecided) = self.run(&live, &flow, &mut collector, &mut held);
         let progress = match progress {
-            Progress::Waits(halt) if input.params.shadow => {
-                Progress::Done(self.wait_for_nothing(*halt, &flow, &mut collector, &mut held))
-            }
+            StepProgress::Waits(suspended) if input.params.shadow => StepProgress::Done(
+                self.finish_without_waiting(*suspended, &flow, &mut collector, &mut held),
+            ),
             progress => progress,
         };
         match progress {
-            Progress::Done(result) => {
-                // The report has what was looked up.
-                let told = Told {
+            StepProgress::Done(result) => {
+                // The cache lookup is part of the report.
+                let extras = TicketExtras {
                     quotas: collector.quotas.take().unwrap_or_default(),
-                    ..Told::default()
+                    ..TicketExtras::default()
                 };
                 let mut report = collector.report(&flow, &meters, result.err(), input.expect_end);
                 report.undecided = undecided;
-                let metered = Metered::begin(self, meters);
-                let ticket = EngineTicket::new(held).metered(metered);
-                Starting::done(report, ticket.told(told))
+                let flow_timer = FlowTimer::begin(self, meters);
+                let ticket = EngineTicket::new(held).with_flow_timer(flow_timer);
+                PendingReport::done(report, ticket.with_extras(extras))
             }
-            Progress::Waits(halt) => {
+            StepProgress::Waits(suspended) => {
                 let Collector {
                     decisions,
                     quotas,
-                    recall,
+                    lookup_stage,
                 } = collector;
-                let notes = Notes {
+                let parts = ReportParts {
                     decisions,
                     looks_up: input.cache_lookup,
-                    found: recall.and_then(|recall| recall.found),
+                    found: lookup_stage.and_then(|lookup_stage| lookup_stage.found),
                     quotas,
                 };
                 let flow = OwnedFlow::new(&flow, input.params, &*self.shared.clock);
-                let waiting = Waiting::new(self, flow, *halt, held, notes, meters);
-                Starting::waits(waiting, input.expect_end)
+                let waiting = WaitingFlow::new(self, flow, *suspended, held, parts, meters);
+                PendingReport::waits(waiting, input.expect_end)
             }
         }
     }
 
-    /// Ends a flow that will not wait: who would have to turns it away.
-    pub(super) fn wait_for_nothing(
+    /// Decides about a flow that must not wait: schedulers reject it if it would have to.
+    pub(super) fn finish_without_waiting(
         &self,
-        mut halt: Halt,
-        flow: &Flow<'_, '_>,
+        mut suspended: Suspended,
+        flow: &EngineFlow<'_, '_>,
         observer: &mut impl Observer,
-        held: &mut Slots,
-    ) -> Result<(), Denied> {
-        let mut watch = Watch::over(observer);
+        held: &mut HeldSlots,
+    ) -> Result<(), EngineDenial> {
+        let mut tracker = DecisionTracker::new(observer);
         let result = loop {
-            // Each round is over when it begins.
-            halt.round.give_up();
-            if let Some(result) = halt.go_on(flow, &mut watch, held, &*self.shared.clock) {
+            // Reject at once, so that no round waits.
+            suspended.round.reject_waiting();
+            if let Some(result) = suspended.resume(flow, &mut tracker, held, &*self.shared.clock) {
                 break result;
             }
         };
-        self.shared.tally.count(result.is_ok());
+        self.shared.decision_counters.count(result.is_ok());
         result
     }
 
-    /// Control loops first: they may have something new to say to those who decide.
+    /// Runs the control loops that are due, because they may change what the components decide.
     #[inline(always)]
     pub(super) fn tick_loops(&self, live: &Snapshot) {
         if live.control.is_on() {
@@ -154,28 +155,33 @@ impl Engine {
         }
     }
 
-    /// Flows that wait are counted when they are done. The flag is set for a flow that was let in
-    /// though no component decided about it.
+    /// Decides about a flow as far as possible without waiting. The flag is true if the flow was
+    /// accepted and no component decided about it. Flows that wait are counted when they are
+    /// decided.
     pub(super) fn run(
         &self,
         live: &Snapshot,
-        flow: &Flow<'_, '_>,
+        flow: &EngineFlow<'_, '_>,
         observer: &mut impl Observer,
-        held: &mut Slots,
-    ) -> (Progress, bool) {
-        let Shared { clock, tally, .. } = &*self.shared;
+        held: &mut HeldSlots,
+    ) -> (StepProgress, bool) {
+        let EngineShared {
+            clock,
+            decision_counters,
+            ..
+        } = &*self.shared;
         self.tick_loops(live);
-        let mut watch = Watch::over(observer);
-        let progress = stages::run(&live.index, &**clock, flow, &mut watch, held);
+        let mut tracker = DecisionTracker::new(observer);
+        let progress = stages::run(&live.index, &**clock, flow, &mut tracker, held);
         let mut undecided = false;
-        if let Progress::Done(result) = &progress {
-            tally.count(result.is_ok());
-            undecided = result.is_ok() && !watch.decided;
+        if let StepProgress::Done(result) = &progress {
+            decision_counters.count(result.is_ok());
+            undecided = result.is_ok() && !tracker.decided;
         }
         if undecided {
-            tally.count_undecided();
+            decision_counters.count_undecided();
         }
-        if !watch.asked {
+        if !tracker.selected {
             self.shared.unselected.note(live, flow.control_point);
         }
         (progress, undecided)

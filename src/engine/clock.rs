@@ -1,3 +1,5 @@
+//! The clocks of the engine, and its nanoseconds.
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -10,15 +12,15 @@ use tokio::time::Instant;
 use super::store::lock;
 use super::sync::{AtomicU64, Mutex};
 
-/// Nanoseconds since the clock's origin; 292 years fit.
+/// Nanoseconds since the clock's origin; the type covers 292 years.
 pub(crate) type Nanos = i64;
 
-/// What does not fit is as far away as can be said.
+/// Converts a duration; saturates at `Nanos::MAX`.
 #[inline]
 pub(crate) fn nanos(duration: Duration) -> Nanos {
     const SECOND: u64 = 1_000_000_000;
     let seconds = duration.as_secs();
-    // Not by way of `as_nanos`: 128 bits are not needed, and each request comes by here.
+    // `as_nanos` would compute with 128 bits, and this runs for each request.
     if seconds < Nanos::MAX as u64 / SECOND {
         (seconds * SECOND + u64::from(duration.subsec_nanos())) as Nanos
     } else {
@@ -26,14 +28,15 @@ pub(crate) fn nanos(duration: Duration) -> Nanos {
     }
 }
 
-/// Nothing is negative.
+/// Converts nanoseconds; negative values become zero.
 pub(crate) fn duration(nanos: Nanos) -> Duration {
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(0))
 }
 
-/// What an [`Engine`](super::Engine) takes for the time.
+/// A source of time for an [`Engine`](super::Engine).
 ///
-/// Read at most once a decision, from any thread, so it has to be cheap.
+/// The engine reads the clock at most once for a decision, from any thread, so reading must be
+/// cheap.
 ///
 /// ```
 /// use std::time::{Duration, Instant};
@@ -52,23 +55,24 @@ pub(crate) fn duration(nanos: Nanos) -> Duration {
 /// assert!(Fast(Instant::now()).now() < Duration::from_secs(60));
 /// ```
 pub trait Clock: fmt::Debug + Send + Sync {
-    /// Time since the clock's own origin, whatever that is; never less than before.
+    /// Returns the time since the clock's own origin; must never decrease.
     ///
-    /// Nanoseconds count; from 292 years on time stands still.
+    /// The engine uses nanoseconds; beyond 292 years the time saturates.
     fn now(&self) -> Duration;
 
-    /// Sees to it that `waker` is woken when this clock comes to show `time`; true if it does.
+    /// Registers `waker` to be woken when this clock reaches `time`. Returns true if the clock does
+    /// so.
     ///
-    /// A clock need not: by default flows that wait sleep on Tokio's timer for as long as this
-    /// clock lags behind `time`, and look again. Calling it again replaces nothing, so a waker may
-    /// be woken for a time that nobody waits for any more.
+    /// The default implementation returns false: waiting flows then sleep on Tokio's timer for the
+    /// time by which this clock is behind `time`, and check again. A second call does not replace
+    /// the first, so a waker may be woken for a time that no flow waits for any more.
     fn wake_at(&self, _time: Duration, _waker: &Waker) -> bool {
         false
     }
 }
 
-/// The clock of an engine that is given none: the system's monotonic clock, or Tokio's paused one
-/// in a test that pauses it.
+/// The default clock of an engine: the system's monotonic clock, or Tokio's paused clock in a test
+/// that pauses it.
 #[derive(Debug)]
 pub(crate) struct SystemClock(Instant);
 
@@ -84,10 +88,10 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock for tests: it stands still until it is told to move on.
+/// A clock for tests that moves only when it is advanced.
 ///
-/// Clones show the same time, so keep one and give the other to the engine. Flows that wait are
-/// woken by moving it on, and by nothing else; no timer runs.
+/// Clones show the same time, so keep one and give the other to the engine. Only advancing the
+/// clock wakes waiting flows; no timer runs.
 ///
 /// ```
 /// use std::time::Duration;
@@ -99,44 +103,44 @@ impl Clock for SystemClock {
 /// assert_eq!(shown.now(), Duration::from_millis(1500));
 /// ```
 #[derive(Clone, Debug, Default)]
-pub struct ManualClock(Arc<Manual>);
+pub struct ManualClock(Arc<ManualClockState>);
 
 #[derive(Debug, Default)]
-struct Manual {
+struct ManualClockState {
     now: AtomicU64,
     alarms: Mutex<BTreeMap<u64, Vec<Waker>>>,
 }
 
 impl ManualClock {
-    /// A clock that shows zero.
+    /// Creates a clock that shows zero.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Moves on by a step; it stops at 584 years.
+    /// Advances the clock by `step`; it saturates at 584 years.
     pub fn advance(&self, step: Duration) {
         let step = u64::try_from(step.as_nanos()).unwrap_or(u64::MAX);
-        // Relaxed: the time is all there is to see.
+        // Relaxed suffices: no other memory depends on the time.
         let _ = self
             .0
             .now
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
                 Some(now.saturating_add(step))
             });
-        self.ring();
+        self.wake_due();
     }
 
-    /// Moves on to a time since zero; a time that has passed already changes nothing.
+    /// Advances the clock to a time since zero; a time in the past has no effect.
     pub fn advance_to(&self, time: Duration) {
         let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         self.0.now.fetch_max(time, Ordering::Relaxed);
-        self.ring();
+        self.wake_due();
     }
 
-    /// The next time that a flow waits for, or waited for when it was asked last.
+    /// Returns the earliest time that a flow waits for, or waited for when it was last polled.
     ///
-    /// Moving on from one such time to the next, and polling between, is how a simulation misses
+    /// A simulation that advances from one such time to the next, and polls in between, misses
     /// none.
     #[must_use]
     pub fn next_alarm(&self) -> Option<Duration> {
@@ -145,7 +149,7 @@ impl ManualClock {
         Some(Duration::from_nanos(*time))
     }
 
-    fn ring(&self) {
+    fn wake_due(&self) {
         let now = self.0.now.load(Ordering::Relaxed);
         let due = {
             let mut alarms = lock(&self.0.alarms);
@@ -170,14 +174,14 @@ impl Clock for ManualClock {
         let at = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let mut alarms = lock(&self.0.alarms);
         let wakers = alarms.entry(at).or_default();
-        // Who asks again and again asks with the same one.
+        // A repeated poll usually passes the same waker.
         if !wakers.last().is_some_and(|last| last.will_wake(waker)) {
             wakers.push(waker.clone());
         }
         drop(alarms);
-        // It may have come to pass meanwhile.
+        // The time may have been reached since the alarms were locked.
         if self.now() >= time {
-            self.ring();
+            self.wake_due();
         }
         true
     }

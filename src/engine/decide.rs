@@ -1,24 +1,24 @@
-//! Deciding for callers that want an answer and no report.
+//! Decisions for callers that need the verdict without a report.
 
 use std::time::Duration;
 
-use super::cache::Recall;
+use super::cache::CacheLookupStage;
 use super::clock::nanos;
-use super::flux_meter::Metered;
-use super::limiters::Settled;
-use super::pending::{Notes, OwnedFlow, Waiting};
+use super::flux_meter::FlowTimer;
+use super::limiters::DecisionWithSlot;
+use super::pending::{OwnedFlow, ReportParts, WaitingFlow};
 use super::report::Collector;
 use super::snapshot::Snapshot;
-use super::stages::{Denied, Flow, Progress, Step};
-use super::ticket::{Slots, Told};
+use super::stages::{DecisionStep, EngineDenial, EngineFlow, StepProgress};
+use super::ticket::{HeldSlots, TicketExtras};
 use super::{CheckInput, Engine, EnginePending, EngineTicket, clock};
 use crate::flow::encode::encode_baggage;
 use crate::flow::{Check, Decider, Denial, FlowParams, HttpAttributes, Verdict};
 
-/// The flow's [budget](FlowParams::budget) is the deadline, also for waiting in queues: with 10 ms or
-/// less, a component that would have to look at its state rejects, as an Agent does. A flow without
-/// a check timeout and a caller timeout has no deadline here; an
-/// [`ApertureClient`](crate::ApertureClient) over the engine has a default of 200 ms.
+/// The flow's [budget](FlowParams::budget) is its deadline, also while it waits in queues. With 10
+/// ms or less, a component that would have to read its state rejects the flow, as an Agent does. A
+/// flow with neither a check timeout nor a caller timeout has no deadline here; an
+/// [`ApertureClient`](crate::ApertureClient) over the engine sets a default of 200 ms.
 impl Decider for Engine {
     type Ticket = EngineTicket;
     type Pending = EnginePending;
@@ -28,18 +28,18 @@ impl Decider for Engine {
         control_point: &str,
         params: &FlowParams<'_>,
     ) -> Check<EngineTicket, EnginePending> {
-        let mut asking = Asking::new(params.budget(None));
+        let mut context = DecideContext::new(params.budget(None));
         self.decide_as(
             control_point,
             params,
-            &mut asking,
+            &mut context,
             |ticket| ticket,
             |pending| pending,
         )
     }
 
-    /// Makes labels of the request, as [`check_http`](Self::check_http) does it. The flow's own
-    /// labels count as members of `baggage`.
+    /// Makes labels of the request, as [`check_http`](Self::check_http) does. The flow's own labels
+    /// count as members of `baggage`.
     fn decide_http(
         &self,
         control_point: &str,
@@ -47,11 +47,11 @@ impl Decider for Engine {
         request: &HttpAttributes<'_>,
     ) -> Check<EngineTicket, EnginePending> {
         let baggage = encode_baggage(&params.labels).header;
-        let mut asking = Asking::new(params.budget(None));
-        self.ask_http(
+        let mut context = DecideContext::new(params.budget(None));
+        self.check_http_attributes(
             control_point,
             params,
-            &mut asking,
+            &mut context,
             request,
             baggage.as_deref(),
         )
@@ -66,17 +66,17 @@ impl Decider for Engine {
     }
 }
 
-/// What a caller of the engine adds to a question, and hears beside the answer.
+/// What a caller adds to a decision, and what the engine returns beside the verdict.
 #[derive(Debug)]
-pub(crate) struct Asking {
-    /// `None` is no limit.
+pub(crate) struct DecideContext {
+    /// `None` means no limit.
     budget: Option<Duration>,
-    /// The flow was let in, and no component decided about it.
+    /// Set if the flow was accepted and no component decided about it.
     pub(crate) undecided: bool,
 }
 
-impl Asking {
-    /// With the budget of a flow; `None` is no limit.
+impl DecideContext {
+    /// Creates the context for a flow with this budget; `None` means no limit.
     #[inline(always)]
     pub(crate) const fn new(budget: Option<Duration>) -> Self {
         Self {
@@ -91,34 +91,34 @@ impl Asking {
 }
 
 impl Engine {
-    /// Decides with tickets of another form, which are made where they stay: to move one costs
-    /// about as much as to look up a key.
+    /// Decides with tickets and futures of another type. The callbacks create them in their final
+    /// place, because moving one costs about as much as looking up a key.
     #[inline(always)]
     pub(crate) fn decide_as<T, F>(
         &self,
         control_point: &str,
         params: &FlowParams<'_>,
-        asking: &mut Asking,
+        context: &mut DecideContext,
         ticket: impl Fn(EngineTicket) -> T,
         pending: impl FnOnce(EnginePending) -> F,
     ) -> Check<T, F> {
         let input = CheckInput::new(control_point, params);
-        let flow = input.deadline(asking.budget).flow();
-        // Once for all that is asked of it.
+        let flow = input.deadline(context.budget).flow();
+        // Loaded once, so that the entire decision uses the same snapshot.
         let live = self.shared.live.load();
         let looks_up = params.result_cache_key.is_some() || !params.global_cache_keys.is_empty();
-        // Most flows meet one limiter that answers at once, or none.
+        // Most flows are selected by one limiter that decides at once, or by none.
         let only = match *live.index.matching(&flow) {
             _ if looks_up || flow.ramp_mode || params.quotas => None,
             [] => Some(None),
             [only] => {
                 let component = live.index.component(only);
-                (component.limiter.step() == Step::Limiters).then_some(Some(component))
+                (component.limiter.step() == DecisionStep::Limiters).then_some(Some(component))
             }
             _ => None,
         };
         let Some(only) = only else {
-            return match self.decide_in_steps(&live, &flow, params, asking) {
+            return match self.decide_in_steps(&live, &flow, params, context) {
                 Check::Ready(Verdict::Accepted(it)) => Check::Ready(Verdict::Accepted(ticket(it))),
                 Check::Ready(Verdict::Rejected(denial, it)) => {
                     Check::Ready(Verdict::Rejected(denial, ticket(it)))
@@ -134,134 +134,146 @@ impl Engine {
         let mut slot = None;
         if let Some(component) = only {
             let limiter = &*component.limiter;
-            let Settled { decided, held } = limiter.decide(&flow, nanos(self.shared.clock.now()));
-            if component.rejects(&decided) {
-                self.shared.tally.count(false);
-                let denied = Step::Limiters.denied(limiter.denied_code(), decided.wait);
-                let it = EngineTicket::new(Slots::new()).metered(self.metered(&live, &flow));
+            let DecisionWithSlot {
+                decision,
+                slot: granted_slot,
+            } = limiter.decide(&flow, nanos(self.shared.clock.now()));
+            if component.rejects(&decision) {
+                self.shared.decision_counters.count(false);
+                let denied = DecisionStep::Limiters.denial(limiter.denied_code(), decision.wait);
+                let it = EngineTicket::new(HeldSlots::new())
+                    .with_flow_timer(self.start_flow_timer(&live, &flow));
                 return Check::Ready(Verdict::Rejected(denied.into(), ticket(it)));
             }
-            slot = held;
-            if !component.has_decided(&flow, &decided) {
-                self.let_in_undecided(asking);
+            slot = granted_slot;
+            if !component.has_decided(&flow, &decision) {
+                self.record_undecided(context);
             }
         } else {
             self.shared.unselected.note(&live, control_point);
-            self.let_in_undecided(asking);
+            self.record_undecided(context);
         }
-        self.shared.tally.count(true);
+        self.shared.decision_counters.count(true);
         if live.times_flows() {
-            let it = EngineTicket::new(Slots::of(slot)).metered(self.metered(&live, &flow));
+            let it = EngineTicket::new(HeldSlots::of(slot))
+                .with_flow_timer(self.start_flow_timer(&live, &flow));
             return Check::Ready(Verdict::Accepted(ticket(it)));
         }
-        Check::Ready(Verdict::Accepted(ticket(EngineTicket::new(Slots::of(
+        Check::Ready(Verdict::Accepted(ticket(EngineTicket::new(HeldSlots::of(
             slot,
         )))))
     }
 
-    fn let_in_undecided(&self, asking: &mut Asking) {
-        self.shared.tally.count_undecided();
-        asking.undecided = true;
+    fn record_undecided(&self, context: &mut DecideContext) {
+        self.shared.decision_counters.count_undecided();
+        context.undecided = true;
     }
 
     #[inline(never)]
     fn decide_in_steps(
         &self,
         live: &Snapshot,
-        flow: &Flow<'_, '_>,
+        flow: &EngineFlow<'_, '_>,
         params: &FlowParams<'_>,
-        asking: &mut Asking,
+        context: &mut DecideContext,
     ) -> Check<EngineTicket, EnginePending> {
-        let mut held = Slots::new();
-        let recall = Recall::of(&self.shared.caches, params);
-        let looks_up = recall.is_some();
-        let (progress, told) = match recall {
-            recall if params.quotas || params.shadow => {
-                self.decide_at_length(live, flow, params, asking, recall, &mut held)
+        let mut held = HeldSlots::new();
+        let lookup_stage = CacheLookupStage::if_requested(&self.shared.caches, params);
+        let looks_up = lookup_stage.is_some();
+        let (progress, extras) = match lookup_stage {
+            lookup_stage if params.quotas || params.shadow => {
+                self.decide_with_collector(live, flow, params, context, lookup_stage, &mut held)
             }
             None => {
                 let (progress, undecided) = self.run(live, flow, &mut (), &mut held);
-                asking.undecided = undecided;
-                (progress, Told::default())
+                context.undecided = undecided;
+                (progress, TicketExtras::default())
             }
-            Some(mut recall) => {
-                let (progress, undecided) = self.run(live, flow, &mut recall, &mut held);
-                asking.undecided = undecided;
-                let told = Told {
-                    cached: recall.found,
-                    ..Told::default()
+            Some(mut lookup_stage) => {
+                let (progress, undecided) = self.run(live, flow, &mut lookup_stage, &mut held);
+                context.undecided = undecided;
+                let extras = TicketExtras {
+                    cached: lookup_stage.found,
+                    ..TicketExtras::default()
                 };
-                (progress, told)
+                (progress, extras)
             }
         };
         match progress {
-            Progress::Done(result) => {
-                let ticket = EngineTicket::new(held).metered(self.metered(live, flow));
-                Check::Ready(verdict(result, ticket.told(told)))
+            StepProgress::Done(result) => {
+                let ticket =
+                    EngineTicket::new(held).with_flow_timer(self.start_flow_timer(live, flow));
+                Check::Ready(verdict(result, ticket.with_extras(extras)))
             }
-            Progress::Waits(halt) => {
-                let notes = Notes {
+            StepProgress::Waits(suspended) => {
+                let parts = ReportParts {
                     decisions: None,
                     looks_up,
-                    found: told.cached,
-                    quotas: params.quotas.then_some(told.quotas),
+                    found: extras.cached,
+                    quotas: params.quotas.then_some(extras.quotas),
                 };
                 let meters = live.matched(flow);
                 let flow = OwnedFlow::new(flow, params, &*self.shared.clock);
-                let waiting = Waiting::new(self, flow, *halt, held, notes, meters);
+                let waiting = WaitingFlow::new(self, flow, *suspended, held, parts, meters);
                 Check::Pending(EnginePending::new(waiting))
             }
         }
     }
 
-    /// Decides a flow that wants to know its quotas, or does not wait.
+    /// Decides about a flow that asks for quotas, or that must not wait because it is in shadow
+    /// mode.
     #[inline(never)]
-    fn decide_at_length<'a>(
+    fn decide_with_collector<'a>(
         &'a self,
         live: &Snapshot,
-        flow: &Flow<'_, '_>,
+        flow: &EngineFlow<'_, '_>,
         params: &FlowParams<'_>,
-        asking: &mut Asking,
-        recall: Option<Recall<'a, '_>>,
-        held: &mut Slots,
-    ) -> (Progress, Told) {
+        context: &mut DecideContext,
+        lookup_stage: Option<CacheLookupStage<'a, '_>>,
+        held: &mut HeldSlots,
+    ) -> (StepProgress, TicketExtras) {
         let mut collector = Collector {
             decisions: None,
             quotas: params.quotas.then(Vec::new),
-            recall,
+            lookup_stage,
         };
         let (progress, undecided) = self.run(live, flow, &mut collector, held);
-        asking.undecided = undecided;
+        context.undecided = undecided;
         let progress = match progress {
-            Progress::Waits(halt) if params.shadow => {
-                Progress::Done(self.wait_for_nothing(*halt, flow, &mut collector, held))
-            }
+            StepProgress::Waits(suspended) if params.shadow => StepProgress::Done(
+                self.finish_without_waiting(*suspended, flow, &mut collector, held),
+            ),
             progress => progress,
         };
-        let told = Told {
-            cached: collector.recall.and_then(|recall| recall.found),
+        let extras = TicketExtras {
+            cached: collector
+                .lookup_stage
+                .and_then(|lookup_stage| lookup_stage.found),
             quotas: collector.quotas.unwrap_or_default(),
-            ..Told::default()
+            ..TicketExtras::default()
         };
-        (progress, told)
+        (progress, extras)
     }
 
     #[inline(never)]
-    fn metered(&self, live: &Snapshot, flow: &Flow<'_, '_>) -> Option<Metered> {
-        Metered::begin(self, live.matched(flow))
+    fn start_flow_timer(&self, live: &Snapshot, flow: &EngineFlow<'_, '_>) -> Option<FlowTimer> {
+        FlowTimer::begin(self, live.matched(flow))
     }
 }
 
-pub(super) fn verdict(result: Result<(), Denied>, ticket: EngineTicket) -> Verdict<EngineTicket> {
+pub(super) fn verdict(
+    result: Result<(), EngineDenial>,
+    ticket: EngineTicket,
+) -> Verdict<EngineTicket> {
     match result {
         Ok(()) => Verdict::Accepted(ticket),
         Err(denied) => Verdict::Rejected(denied.into(), ticket),
     }
 }
 
-impl From<Denied> for Denial {
-    /// A status outside of what HTTP knows is no status.
-    fn from(denied: Denied) -> Self {
+impl From<EngineDenial> for Denial {
+    /// Leaves out a status that is not valid in HTTP.
+    fn from(denied: EngineDenial) -> Self {
         Self::new(denied.reason)
             .denied_code(u16::try_from(denied.code).unwrap_or(0))
             .wait(clock::duration(denied.wait))

@@ -1,4 +1,4 @@
-//! Policies that decide, and nothing follows.
+//! The policies in a dry run: they decide, but are not enforced.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -6,17 +6,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::policy::PolicyError;
 
-/// Which policies are in a dry run.
+/// The names of the policies in a dry run, and the counter of their rejections.
 #[derive(Debug, Default)]
-pub(super) struct DryRun {
+pub(super) struct DryRunPolicies {
     all: bool,
     policies: BTreeSet<String>,
-    /// Decisions that would have turned flows away.
-    rejected: Arc<AtomicU64>,
+    /// Counts the decisions that would have rejected a flow.
+    rejections: Arc<AtomicU64>,
 }
 
-impl DryRun {
-    pub(super) fn all(&mut self, all: bool) {
+impl DryRunPolicies {
+    pub(super) fn set_all(&mut self, all: bool) {
         self.all = all;
     }
 
@@ -24,18 +24,18 @@ impl DryRun {
         self.policies.insert(policy);
     }
 
-    /// Where a policy in a dry run counts; `None` for any other.
-    pub(super) fn of(&self, policy: &str) -> Option<Arc<AtomicU64>> {
-        let dry = self.all || self.policies.contains(policy);
-        dry.then(|| Arc::clone(&self.rejected))
+    /// Returns the counter of rejections for a policy in a dry run; `None` for any other policy.
+    pub(super) fn counter_for(&self, policy: &str) -> Option<Arc<AtomicU64>> {
+        let is_dry_run = self.all || self.policies.contains(policy);
+        is_dry_run.then(|| Arc::clone(&self.rejections))
     }
 
-    pub(super) fn rejected(&self) -> u64 {
-        self.rejected.load(Ordering::Relaxed)
+    pub(super) fn rejections(&self) -> u64 {
+        self.rejections.load(Ordering::Relaxed)
     }
 
-    /// A name that nobody has is a policy that is enforced against the operator's will.
-    pub(super) fn check(&self, policies: &HashSet<Arc<str>>) -> Result<(), PolicyError> {
+    /// Refuses names without a policy: a misspelt name would leave the intended policy enforced.
+    pub(super) fn check_names(&self, policies: &HashSet<Arc<str>>) -> Result<(), PolicyError> {
         let mut names = self.policies.iter();
         let Some(unknown) = names.find(|name| !policies.contains(name.as_str())) else {
             return Ok(());
@@ -43,12 +43,12 @@ impl DryRun {
         let mut known: Vec<_> = policies.iter().map(|name| format!("`{name}`")).collect();
         known.sort_unstable();
         let known = match known.is_empty() {
-            true => "there are none".to_owned(),
-            false => format!("there are {}", known.join(", ")),
+            true => "there are no policies".to_owned(),
+            false => format!("the policies are {}", known.join(", ")),
         };
         Err(PolicyError::new(
             "EngineBuilder::dry_run",
-            format!("there is no policy `{unknown}`: {known}"),
+            format!("no policy is named `{unknown}`: {known}"),
         ))
     }
 }

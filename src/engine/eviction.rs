@@ -1,126 +1,130 @@
-//! Which key of a full shard makes room for a new one: the one that loses least.
+//! Chooses the key of a full shard that is evicted for a new one: the one that loses least.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
 use super::clock::Nanos;
 
-/// Keys examined for one that loses nothing, before the best of them goes.
-const EXAMINED: usize = 8;
-/// Looking at a key costs as much as making room does for so many.
-const SHARE: usize = 8;
-/// Keys that cost little to look at each time.
-const FEW: usize = 256;
+/// How many keys are examined for one that loses nothing, before the best of them is evicted.
+const MAX_EXAMINED: usize = 8;
+/// A rescan of this many keys costs as much as one eviction.
+const RESCANNED_KEYS_PER_EVICTION: usize = 8;
+/// Rescanning this many keys is cheap enough for every eviction.
+const CHEAP_RESCAN_KEYS: usize = 256;
 
-/// What a key loses when its state is forgotten. Less is what goes first.
+/// What a key loses if its state is removed. The key with the smallest loss is evicted first.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Loss {
-    /// When it loses nothing anyway, if that is known and comes by itself.
-    pub(crate) until: Nanos,
-    /// Tokens that it has spent, or holds.
+pub(crate) struct EvictionLoss {
+    /// When the key has nothing to lose without any further use; `Nanos::MIN` for now, `Nanos::MAX`
+    /// if that is unknown.
+    pub(crate) restored_at: Nanos,
+    /// The tokens that it has spent, or holds.
     pub(crate) tokens: f64,
-    /// The last use: of equals, the one that idled for longest goes first.
-    pub(crate) used: Nanos,
+    /// The last use. Among equals, the key that was idle the longest is evicted first.
+    pub(crate) last_used: Nanos,
 }
 
-impl Loss {
-    /// Of a state that is as good as a new one.
-    pub(crate) const fn none(used: Nanos) -> Self {
+impl EvictionLoss {
+    /// The loss of a state that equals a new one.
+    pub(crate) const fn none(last_used: Nanos) -> Self {
         Self {
-            until: Nanos::MIN,
+            restored_at: Nanos::MIN,
             tokens: 0.0,
-            used,
+            last_used,
         }
     }
 
     pub(crate) fn is_none(&self) -> bool {
-        self.until == Nanos::MIN
+        self.restored_at == Nanos::MIN
     }
 
-    /// Of a state that must not go while there is any other.
-    pub(crate) const fn all(used: Nanos) -> Self {
+    /// The loss of a state that must not be evicted while the shard has any other.
+    pub(crate) const fn all(last_used: Nanos) -> Self {
         Self {
-            until: Nanos::MAX,
+            restored_at: Nanos::MAX,
             tokens: f64::INFINITY,
-            used,
+            last_used,
         }
     }
 }
 
-impl Eq for Loss {}
+impl Eq for EvictionLoss {}
 
-impl Ord for Loss {
+impl Ord for EvictionLoss {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.until
-            .cmp(&other.until)
+        self.restored_at
+            .cmp(&other.restored_at)
             .then_with(|| self.tokens.total_cmp(&other.tokens))
-            .then_with(|| self.used.cmp(&other.used))
+            .then_with(|| self.last_used.cmp(&other.last_used))
     }
 }
 
-impl PartialOrd for Loss {
+impl PartialOrd for EvictionLoss {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-/// The keys of a shard, by what they lost when they were looked at last; keys are known by their
+/// The keys of a shard, ordered by their loss when they were last examined, identified by their
 /// hashes.
 ///
-/// It is made when a shard is full for the first time, because only then is it needed, and takes 32
-/// bytes a key. A use of a key changes nothing here, so it costs nothing. A key that has come to
-/// lose more is found out when its turn comes, and put back; one that has come to lose less, when
-/// all are looked at anew, after as many rooms were made as pay for that.
+/// It is created when a shard is full for the first time, and takes 32 bytes per key. A use of a
+/// key changes nothing here and so costs nothing. A key whose loss has grown is found when its turn
+/// comes, and is put back. A key whose loss has shrunk is found at the next rescan of all keys,
+/// which comes after enough evictions to pay for it.
 #[derive(Debug, Default)]
-pub(crate) struct Victims {
-    by_loss: BinaryHeap<Reverse<(Loss, u64)>>,
-    /// Keys that were added since room was made last; they had no state to look at then.
+pub(crate) struct EvictionQueue {
+    by_loss: BinaryHeap<Reverse<(EvictionLoss, u64)>>,
+    /// Keys added since the last eviction. They had no state to examine then.
     added: Vec<u64>,
-    /// Rooms made since all keys were looked at.
-    made: usize,
+    /// Evictions since the last rescan.
+    evictions_since_rescan: usize,
 }
 
-impl Victims {
-    /// A key was added to a shard that may be full.
+impl EvictionQueue {
+    /// Records that a key was added to a shard that may be full.
     pub(crate) fn added(&mut self, hash: u64) {
         if !self.by_loss.is_empty() {
             self.added.push(hash);
         }
     }
 
-    /// Forgets everything: the shard is far from full.
+    /// Drops all entries, because the shard is far from full.
     pub(crate) fn clear(&mut self) {
         *self = Self::default();
     }
 
-    /// The key that is to go, of so many that there are; `look` says what one loses now, or that it
-    /// is gone.
-    pub(crate) fn choose<A: Iterator<Item = (Loss, u64)>>(
+    /// Returns the hash of the key to evict, of `count` keys. `examine` returns the current loss of
+    /// a key, or `None` if the key is gone.
+    pub(crate) fn choose<A: Iterator<Item = (EvictionLoss, u64)>>(
         &mut self,
         count: usize,
         all: impl Fn() -> A,
-        look: impl Fn(u64) -> Option<Loss>,
+        examine: impl Fn(u64) -> Option<EvictionLoss>,
     ) -> Option<u64> {
-        // Keys that went otherwise leave entries behind: no more than keys that there are.
-        let mut fresh = self.by_loss.is_empty() || self.by_loss.len() > 2 * count;
-        if fresh {
-            self.look_at(all());
+        // Keys that were removed otherwise leave entries behind; allow as many as there are keys.
+        let mut rescanned = self.by_loss.is_empty() || self.by_loss.len() > 2 * count;
+        if rescanned {
+            self.rescan(all());
         }
         for hash in std::mem::take(&mut self.added) {
-            if let Some(loss) = look(hash) {
+            if let Some(loss) = examine(hash) {
                 self.by_loss.push(Reverse((loss, hash)));
             }
         }
-        self.made = self.made.saturating_add(1);
+        self.evictions_since_rescan = self.evictions_since_rescan.saturating_add(1);
         loop {
-            let best = self.least(&look);
-            let pays = self.made.saturating_mul(SHARE) >= count.saturating_sub(FEW);
+            let best = self.pop_least(&examine);
+            let pays = self
+                .evictions_since_rescan
+                .saturating_mul(RESCANNED_KEYS_PER_EVICTION)
+                >= count.saturating_sub(CHEAP_RESCAN_KEYS);
             match best {
-                Some((loss, _)) if loss.is_none() || fresh || !pays => {}
+                Some((loss, _)) if loss.is_none() || rescanned || !pays => {}
                 None => return None,
                 Some(_) => {
-                    fresh = true;
-                    self.look_at(all());
+                    rescanned = true;
+                    self.rescan(all());
                     continue;
                 }
             }
@@ -128,20 +132,23 @@ impl Victims {
         }
     }
 
-    fn look_at(&mut self, all: impl Iterator<Item = (Loss, u64)>) {
-        self.made = 0;
+    fn rescan(&mut self, all: impl Iterator<Item = (EvictionLoss, u64)>) {
+        self.evictions_since_rescan = 0;
         self.added.clear();
         self.by_loss = all.map(Reverse).collect();
     }
 
-    /// Takes out the key that loses least, of those that may.
-    fn least(&mut self, look: impl Fn(u64) -> Option<Loss>) -> Option<(Loss, u64)> {
-        let mut best: Option<(Loss, u64)> = None;
+    /// Removes and returns the entry of the key that loses least, among the first [`MAX_EXAMINED`].
+    fn pop_least(
+        &mut self,
+        examine: impl Fn(u64) -> Option<EvictionLoss>,
+    ) -> Option<(EvictionLoss, u64)> {
+        let mut best: Option<(EvictionLoss, u64)> = None;
         let mut examined = 0;
-        while examined < EXAMINED
+        while examined < MAX_EXAMINED
             && let Some(Reverse((_, hash))) = self.by_loss.pop()
         {
-            let Some(loss) = look(hash) else {
+            let Some(loss) = examine(hash) else {
                 continue;
             };
             examined += 1;

@@ -1,4 +1,4 @@
-//! Ends of flows by reference.
+//! Ends of flows by reference to their slots.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,12 +6,12 @@ use std::time::Duration;
 use super::clock::nanos;
 use super::limiters::{Component, DEADLINE_MARGIN};
 use super::report::CheckReport;
-use super::{Engine, placed::Placed};
+use super::{Engine, component_entry::ComponentEntry};
 
-/// From so many bytes on.
+/// The length in bytes from which on an Agent refuses a key.
 const LONG_LABEL: usize = 256;
 
-/// Names a slot that a flow holds: Aperture's `InflightRequestRef`.
+/// A reference to a slot that a flow holds: Aperture's `InflightRequestRef`.
 ///
 /// ```
 /// use tower_aperture::engine::{Engine, SlotRef};
@@ -33,26 +33,26 @@ const LONG_LABEL: usize = 256;
 pub struct SlotRef {
     /// The policy of the component.
     pub policy_name: String,
-    /// As the decision had it.
+    /// The hash of the policy, as in the decision.
     pub policy_hash: String,
-    /// The component, such as `root.0`.
+    /// The id of the component, such as `root.0`.
     pub component_id: String,
-    /// The key that the component limits by.
+    /// The label of the key that the component limits by, as in the decision.
     pub label: String,
-    /// The slot.
+    /// The id of the slot.
     pub request_id: String,
 }
 
-/// What became of a slot that a flow's end named: Aperture's `TokenReturnStatus`.
+/// What came of returning a slot: Aperture's `TokenReturnStatus`.
 ///
 /// See [`SlotRef`] for an example.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SlotReturn {
-    /// It was held, and is free now.
+    /// True if the slot was held and has been returned.
     pub returned: bool,
-    /// What was wrong with the reference. A slot that was given back already, or has expired, is
-    /// not held any more, which is no error.
+    /// What is wrong with the reference. A slot that was returned before or has expired is not held
+    /// any more, which is no error.
     pub error: Option<&'static str>,
 }
 
@@ -73,7 +73,8 @@ impl SlotReturn {
 }
 
 impl CheckReport {
-    /// The slots that the flow holds, or was refused, in the order of the decisions.
+    /// Returns references to the slots that the flow holds or was denied, in the order of the
+    /// decisions.
     #[must_use]
     pub fn slots(&self) -> Vec<SlotRef> {
         let decisions = self.limiter_decisions.iter();
@@ -93,12 +94,12 @@ impl CheckReport {
 }
 
 impl Engine {
-    /// Gives back the slots that a flow held, as an Agent's `FlowEnd` does: one answer for each
-    /// reference, in their order.
+    /// Returns the slots that a flow held, as an Agent's `FlowEnd` does. The result has one status
+    /// per reference, in their order.
     ///
-    /// For those who were told the references; a [ticket](super::EngineTicket) does it by itself.
-    /// `deadline` is the time left to answer, `None` is no limit; with 10 ms or less nothing is
-    /// given back.
+    /// For callers that have references; a [ticket](super::EngineTicket) returns its slots by
+    /// itself. `deadline` is the time left to answer, and `None` means no limit. With 10 ms or
+    /// less, no slot is returned.
     pub fn flow_end(&self, slots: &[SlotRef], deadline: Option<Duration>) -> Vec<SlotReturn> {
         let late = deadline.is_some_and(|left| nanos(left) <= DEADLINE_MARGIN);
         slots
@@ -110,10 +111,10 @@ impl Engine {
             .collect()
     }
 
-    fn component_of(&self, slot: &SlotRef) -> Option<Arc<Placed>> {
+    fn component_of(&self, slot: &SlotRef) -> Option<Arc<ComponentEntry>> {
         let live = self.shared.live.load();
         let found = live.index.named(&slot.policy_name, &slot.component_id);
-        let found = found.filter(|component| component.had_hash(&slot.policy_hash))?;
+        let found = found.filter(|component| component.has_had_hash(&slot.policy_hash))?;
         matches!(
             *found.limiter,
             Component::ConcurrencyLimiter(_) | Component::ConcurrencyScheduler(_)
@@ -121,13 +122,13 @@ impl Engine {
         .then(|| Arc::clone(found))
     }
 
-    fn end_slot(&self, component: &Placed, slot: &SlotRef, late: bool) -> SlotReturn {
+    fn end_slot(&self, component: &ComponentEntry, slot: &SlotRef, late: bool) -> SlotReturn {
         if slot.request_id.is_empty() {
             return SlotReturn::error("request id cannot be empty");
         }
         let slots = match &*component.limiter {
-            Component::ConcurrencyLimiter(limiter) => limiter.slots(),
-            Component::ConcurrencyScheduler(scheduler) => scheduler.slots(),
+            Component::ConcurrencyLimiter(limiter) => limiter.slot_rules(),
+            Component::ConcurrencyScheduler(scheduler) => scheduler.slot_rules(),
             _ => return SlotReturn::error("flow ender not found for limiter id"),
         };
         if slots.capacity().is_none() {
@@ -142,11 +143,11 @@ impl Engine {
             .request_id
             .parse()
             .is_ok_and(|id| match &*component.limiter {
-                Component::ConcurrencyLimiter(limiter) => limiter.give_back(label, id, now),
-                Component::ConcurrencyScheduler(scheduler) => scheduler.give_back(label, id, now),
+                Component::ConcurrencyLimiter(limiter) => limiter.return_slot(label, id, now),
+                Component::ConcurrencyScheduler(scheduler) => scheduler.return_slot(label, id, now),
                 _ => false,
             });
-        // An Agent has no such keys; here flows may hold slots of them.
+        // An Agent has no keys of this length. Here, flows may hold slots of them.
         if !returned && slot.label.len() >= LONG_LABEL {
             return SlotReturn::error("key too large");
         }

@@ -1,4 +1,5 @@
-//! Which components a flow meets: one look-up by control point, however many policies there are.
+//! Finds the components that select a flow, by one look-up of its control point, however many
+//! policies are in force.
 
 use std::collections::HashMap;
 use std::ops::Deref;
@@ -7,57 +8,57 @@ use std::sync::Arc;
 use ahash::RandomState;
 use smallvec::SmallVec;
 
-use super::flux_meter::Workload;
+use super::component_entry::ComponentEntry;
+use super::flux_meter::MeasuredWorkload;
 use super::limiters::Component;
-use super::placed::Placed;
-use super::stages::Flow;
+use super::stages::EngineFlow;
 use crate::policy::{LabelMatcher, Selector};
 
-/// The service of a selector that does not ask for one.
+/// The service of a selector that selects all services.
 const ANY_SERVICE: &str = "any";
-/// Control points up to this number are searched one by one.
-const FEW: usize = 4;
+/// Up to this number, control points are searched linearly.
+const MAX_LINEAR: usize = 4;
 
 /// All components, by control point and service.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
-    components: Vec<Arc<Placed>>,
-    /// Where a component is, by the names of its policy and its own.
+    components: Vec<Arc<ComponentEntry>>,
+    /// The index of a component, by its policy and its id.
     by_id: HashMap<(Arc<str>, Arc<str>), u32, RandomState>,
-    places: Places,
+    selectors: SelectorIndex,
 }
 
-/// Things that selectors place, each a number, and added in that order: components, flux meters,
-/// classifiers.
+/// An index of items by their selectors. Each item (a component, flux meter or classifier) is a
+/// number, and items are added in ascending order.
 #[derive(Debug, Default)]
-pub(crate) struct Places {
-    all: Vec<(Arc<str>, Place)>,
-    /// Where a control point's place is; used when there are many.
+pub(crate) struct SelectorIndex {
+    all: Vec<(Arc<str>, ControlPointIndex)>,
+    /// The index of a control point in `all`; used if there are many.
     by_name: HashMap<Arc<str>, usize, RandomState>,
 }
 
 #[derive(Debug, Default)]
-struct Place {
-    /// Things that every flow here meets.
+struct ControlPointIndex {
+    /// Items that select every flow of the control point.
     always: Vec<u32>,
     any: Vec<Candidate>,
     services: HashMap<Arc<str>, Vec<Candidate>, RandomState>,
 }
 
-/// A thing, with the matchers of its selectors for one control point and service.
+/// An item, with the matchers of its selectors for one control point and service.
 #[derive(Debug)]
 struct Candidate {
-    thing: u32,
+    item: u32,
     matchers: SmallVec<[LabelMatcher; 1]>,
 }
 
-/// The things a flow meets.
-pub(crate) enum Matching<'a> {
+/// The items that select a flow.
+pub(crate) enum MatchingItems<'a> {
     All(&'a [u32]),
     Some(SmallVec<[u32; 8]>),
 }
 
-impl Deref for Matching<'_> {
+impl Deref for MatchingItems<'_> {
     type Target = [u32];
 
     #[inline]
@@ -71,12 +72,12 @@ impl Deref for Matching<'_> {
 
 impl Index {
     /// Adds a component with those of its selectors that apply here.
-    pub(crate) fn add(&mut self, mut component: Placed, selectors: &[&Selector]) {
+    pub(crate) fn add(&mut self, mut component: ComponentEntry, selectors: &[&Selector]) {
         let Ok(at) = u32::try_from(self.components.len()) else {
             return;
         };
-        self.places.add(at, selectors);
-        component.stands_at(selectors);
+        self.selectors.add(at, selectors);
+        component.set_control_points(selectors);
         let id = (
             Arc::clone(&component.policy_name),
             Arc::clone(&component.component_id),
@@ -85,32 +86,32 @@ impl Index {
         self.components.push(Arc::new(component));
     }
 
-    /// Returns the component of a policy that has this id.
-    pub(crate) fn named(&self, policy: &str, id: &str) -> Option<&Arc<Placed>> {
+    /// Returns the component of a policy by its id.
+    pub(crate) fn named(&self, policy: &str, id: &str) -> Option<&Arc<ComponentEntry>> {
         let at = self.by_id.get(&(policy.into(), id.into()))?;
         Some(self.component(*at))
     }
 
-    /// The component of a policy, with its state.
-    pub(crate) fn find(&self, policy: &Arc<str>, id: &Arc<str>) -> Option<&Placed> {
+    /// Returns the component of a policy by its id, for callers that share both texts.
+    pub(crate) fn find(&self, policy: &Arc<str>, id: &Arc<str>) -> Option<&ComponentEntry> {
         let at = self.by_id.get(&(Arc::clone(policy), Arc::clone(id)))?;
         Some(self.component(*at))
     }
 
-    /// The components a flow meets, each once.
+    /// Returns the components that select a flow, each once.
     #[inline(always)]
-    pub(crate) fn matching(&self, flow: &Flow<'_, '_>) -> Matching<'_> {
-        self.places.matching(flow)
+    pub(crate) fn matching(&self, flow: &EngineFlow<'_, '_>) -> MatchingItems<'_> {
+        self.selectors.matching(flow)
     }
 
-    /// Some selector names the control point.
+    /// Returns true if a selector names the control point.
     pub(crate) fn selects(&self, control_point: &str) -> bool {
-        self.places.selects(control_point)
+        self.selectors.selects(control_point)
     }
 
-    /// What a flow is to the load schedulers that measure it.
+    /// Returns the workloads of a flow in the load schedulers that measure it.
     #[cold]
-    pub(crate) fn workloads(&self, flow: &Flow<'_, '_>) -> Vec<Workload> {
+    pub(crate) fn workloads(&self, flow: &EngineFlow<'_, '_>) -> Vec<MeasuredWorkload> {
         let matching = self.matching(flow);
         let components = matching.iter().map(|at| self.component(*at));
         components
@@ -122,52 +123,54 @@ impl Index {
     }
 
     #[inline]
-    pub(crate) fn component(&self, at: u32) -> &Arc<Placed> {
+    pub(crate) fn component(&self, at: u32) -> &Arc<ComponentEntry> {
         &self.components[at as usize]
     }
 
-    pub(crate) fn components(&self) -> &[Arc<Placed>] {
+    pub(crate) fn components(&self) -> &[Arc<ComponentEntry>] {
         &self.components
     }
 }
 
-impl Places {
-    /// Places a thing by those of its selectors that apply here; things come in order.
+impl SelectorIndex {
+    /// Adds an item with those of its selectors that apply here. Items have to be added in
+    /// ascending order.
     pub(crate) fn add(&mut self, at: u32, selectors: &[&Selector]) {
         for selector in selectors {
-            let place = self.place_mut(&selector.control_point);
+            let point = self.control_point_mut(&selector.control_point);
             if *selector.service == *ANY_SERVICE && selector.matcher.is_empty() {
-                if place.always.last() != Some(&at) {
-                    place.always.push(at);
+                if point.always.last() != Some(&at) {
+                    point.always.push(at);
                 }
                 continue;
             }
             let candidates = if *selector.service == *ANY_SERVICE {
-                &mut place.any
+                &mut point.any
             } else {
-                place
+                point
                     .services
                     .entry(Arc::clone(&selector.service))
                     .or_default()
             };
             let matcher = selector.matcher.clone();
             match candidates.last_mut() {
-                Some(last) if last.thing == at => last.matchers.push(matcher),
+                Some(last) if last.item == at => last.matchers.push(matcher),
                 _ => candidates.push(Candidate {
-                    thing: at,
+                    item: at,
                     matchers: SmallVec::from_iter([matcher]),
                 }),
             }
         }
     }
 
-    fn place_mut(&mut self, control_point: &Arc<str>) -> &mut Place {
+    fn control_point_mut(&mut self, control_point: &Arc<str>) -> &mut ControlPointIndex {
         let at = match self.by_name.get(control_point) {
             Some(at) => *at,
             None => {
                 let at = self.all.len();
                 self.by_name.insert(Arc::clone(control_point), at);
-                self.all.push((Arc::clone(control_point), Place::default()));
+                self.all
+                    .push((Arc::clone(control_point), ControlPointIndex::default()));
                 at
             }
         };
@@ -176,43 +179,44 @@ impl Places {
 
     /// Returns true if a selector names the control point.
     pub(crate) fn selects(&self, control_point: &str) -> bool {
-        self.place(control_point).is_some()
+        self.point(control_point).is_some()
     }
 
-    /// Comparing a few names costs less than to hash one.
+    /// Finds a control point. Comparing a few names is cheaper than hashing one.
     #[inline(always)]
-    fn place(&self, control_point: &str) -> Option<&Place> {
-        if self.all.len() <= FEW {
-            let mut places = self.all.iter();
-            return places
+    fn point(&self, control_point: &str) -> Option<&ControlPointIndex> {
+        if self.all.len() <= MAX_LINEAR {
+            let mut points = self.all.iter();
+            return points
                 .find(|(name, _)| **name == *control_point)
-                .map(|(_, place)| place);
+                .map(|(_, point)| point);
         }
         let at = self.by_name.get(control_point)?;
         Some(&self.all[*at].1)
     }
 
-    /// The things a flow meets, each once.
+    /// Returns the items that select a flow, each once.
     #[inline(always)]
-    pub(crate) fn matching(&self, flow: &Flow<'_, '_>) -> Matching<'_> {
-        match self.place(flow.control_point) {
-            None => Matching::All(&[]),
-            Some(place) if place.any.is_empty() && place.services.is_empty() => {
-                Matching::All(&place.always)
+    pub(crate) fn matching(&self, flow: &EngineFlow<'_, '_>) -> MatchingItems<'_> {
+        match self.point(flow.control_point) {
+            None => MatchingItems::All(&[]),
+            Some(point) if point.any.is_empty() && point.services.is_empty() => {
+                MatchingItems::All(&point.always)
             }
-            Some(place) => Matching::Some(place.matching(flow)),
+            Some(point) => MatchingItems::Some(point.matching(flow)),
         }
     }
 }
 
-impl Place {
-    /// In the order of the things. A list holds each of them once; several lists may hold the same.
-    fn matching(&self, flow: &Flow<'_, '_>) -> SmallVec<[u32; 8]> {
+impl ControlPointIndex {
+    /// Returns the items in ascending order. A list holds each item once, but several lists may
+    /// hold the same item.
+    fn matching(&self, flow: &EngineFlow<'_, '_>) -> SmallVec<[u32; 8]> {
         let mut matching = SmallVec::from_slice(&self.always);
         let mut lists: SmallVec<[&[Candidate]; 4]> = SmallVec::new();
         lists.push(&self.any);
         for service in flow.services {
-            // A flow may name a service over and over.
+            // A flow may name the same service repeatedly.
             if lists.len() <= self.services.len()
                 && let Some(list) = self.services.get(*service)
                 && !lists.iter().any(|known| std::ptr::eq(*known, &**list))
@@ -221,8 +225,8 @@ impl Place {
             }
         }
         let candidates = lists.iter().copied().flatten();
-        let things = candidates.filter(|candidate| candidate.matches(flow));
-        matching.extend(things.map(|candidate| candidate.thing));
+        let items = candidates.filter(|candidate| candidate.matches(flow));
+        matching.extend(items.map(|candidate| candidate.item));
         if matching.len() > 1 {
             matching.sort_unstable();
             matching.dedup();
@@ -232,7 +236,7 @@ impl Place {
 }
 
 impl Candidate {
-    fn matches(&self, flow: &Flow<'_, '_>) -> bool {
+    fn matches(&self, flow: &EngineFlow<'_, '_>) -> bool {
         self.matchers
             .iter()
             .any(|matcher| matcher.matches(flow.labels))

@@ -1,32 +1,34 @@
-//! What a server tells the engine about flows, and is told about its components.
+//! The engine's interface for the agent: measurements that the agent reports, and what its metrics
+//! read.
 
 use std::sync::Arc;
 
 use super::Engine;
 use super::clock::nanos;
+use super::component_entry::ComponentEntry;
 use super::flux_meter::FluxMeter;
 use super::limiters::Component;
-use super::placed::Placed;
 use super::snapshot::Snapshot;
 
 pub(crate) use super::control::SignalReadings;
 
-/// What the policies in force name: all of it is in their text, and none of it in a request.
+/// The names in the policies in force. All of them come from the text of policies, and none from a
+/// request, so they are safe as labels of metrics.
 #[derive(Debug)]
-pub(crate) struct Names(Arc<Snapshot>);
+pub(crate) struct InForceNames(Arc<Snapshot>);
 
-impl Names {
+impl InForceNames {
     /// Returns true while these policies are in force.
     pub(crate) fn are_current(&self, engine: &Engine) -> bool {
         Arc::ptr_eq(&self.0, &engine.shared.live.load())
     }
 
-    /// Returns true for a control point of some selector.
+    /// Returns true if a selector names the control point.
     pub(crate) fn selects(&self, control_point: &str) -> bool {
         self.0.selects(control_point)
     }
 
-    /// Returns a component, if it has or had this hash.
+    /// Returns the component if its policy has or had this hash.
     pub(crate) fn component(
         &self,
         policy: &str,
@@ -34,15 +36,15 @@ impl Names {
         hash: &str,
     ) -> Option<NamedComponent<'_>> {
         let found = self.0.index.named(policy, id)?;
-        found.had_hash(hash).then_some(NamedComponent(found))
+        found.has_had_hash(hash).then_some(NamedComponent(found))
     }
 
-    /// Returns true for a classifier.
+    /// Returns true if the classifier is in force.
     pub(crate) fn classifier(&self, policy: &str, hash: &str, index: i64) -> bool {
         self.0.classifiers.has(policy, hash, index)
     }
 
-    /// Returns true for a flux meter of a policy.
+    /// Returns true if the flux meter belongs to the policy and is in force.
     pub(crate) fn flux_meter(&self, policy: &str, name: &str) -> bool {
         let meter = self.0.flux_meters.get(name);
         meter.is_some_and(|meter| meter.policy_name() == policy)
@@ -51,14 +53,14 @@ impl Names {
 
 /// A component in force.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct NamedComponent<'a>(&'a Placed);
+pub(crate) struct NamedComponent<'a>(&'a ComponentEntry);
 
 impl<'a> NamedComponent<'a> {
     pub(crate) fn policy_name(self) -> &'a Arc<str> {
         &self.0.policy_name
     }
 
-    /// The hash that it has now.
+    /// The current hash of the policy.
     pub(crate) fn policy_hash(self) -> &'a Arc<str> {
         &self.0.policy_hash
     }
@@ -67,15 +69,16 @@ impl<'a> NamedComponent<'a> {
         &self.0.component_id
     }
 
-    /// Returns the policy's own name of a workload; `None` for one that is made of a label's value.
+    /// Returns the name of a workload in the policy; `None` for a workload that is named by the
+    /// value of a label.
     pub(crate) fn workload(self, workload: &str) -> Option<&'a str> {
         self.0.limiter.workloads()?.named(workload)
     }
 }
 
-/// A component that decides now.
+/// The size of a component in force, for metrics.
 #[derive(Clone, Debug)]
-pub(crate) struct InForce {
+pub(crate) struct ComponentStats {
     pub(crate) policy_name: Arc<str>,
     pub(crate) component_id: Arc<str>,
     pub(crate) kind: &'static str,
@@ -84,35 +87,38 @@ pub(crate) struct InForce {
 }
 
 impl Engine {
-    /// The group that selectors are meant for.
+    /// Returns the agent group that selectors are matched with.
     pub(crate) fn agent_group(&self) -> &str {
         let group = self.shared.settings.agent_group.as_deref();
         group.unwrap_or(super::snapshot::DEFAULT_GROUP)
     }
 
-    /// Returns what the policies in force name.
-    pub(crate) fn names(&self) -> Names {
-        Names(self.shared.live.load_full())
+    /// Returns the names in the policies in force.
+    pub(crate) fn names(&self) -> InForceNames {
+        InForceNames(self.shared.live.load_full())
     }
 
-    /// Returns what the signals of the policies in force were so far.
+    /// Evaluates the ticks that are due and returns the readings of the signals of the policies in
+    /// force.
     pub(crate) fn signal_readings(&self) -> Vec<SignalReadings> {
         self.catch_up();
         self.shared.live.load().control.readings()
     }
 
-    /// A flux meter in force, to be told what it cannot measure itself.
+    /// Returns a flux meter in force, to record values that the engine does not measure itself.
     pub(crate) fn flux_meter(&self, name: &str) -> Option<Arc<FluxMeter>> {
         self.shared.live.load().flux_meters.get(name).cloned()
     }
 
-    /// Control loops first: what is told now was not seen by the ticks before.
+    /// Evaluates the ticks that are due. Called before a new measurement is recorded, which earlier
+    /// ticks must not see.
     pub(crate) fn catch_up(&self) {
         let live = self.shared.live.load();
         live.control.catch_up(nanos(self.shared.clock.now()));
     }
 
-    /// A flow of a workload took so many milliseconds; nothing happens where nobody cares.
+    /// Records the latency of a flow of a workload in milliseconds, if its load scheduler measures
+    /// latency.
     pub(crate) fn observe_workload(
         &self,
         policy_name: &str,
@@ -125,22 +131,23 @@ impl Engine {
             return;
         }
         let found = live.index.named(policy_name, component_id);
-        if let Some(Component::LoadScheduler(scheduler)) = found.map(|one| &*one.limiter)
+        if let Some(Component::LoadScheduler(scheduler)) =
+            found.map(|component| &*component.limiter)
             && let Some(latency) = scheduler.latency()
         {
             latency.record(workload, millis, nanos(self.shared.clock.now()));
         }
     }
 
-    /// All components in force, policy by policy.
-    pub(crate) fn components(&self) -> Vec<InForce> {
+    /// Returns all components in force, policy by policy.
+    pub(crate) fn components(&self) -> Vec<ComponentStats> {
         let live = self.shared.live.load();
         let components = live.index.components().iter();
         components
-            .map(|one| InForce {
-                policy_name: Arc::clone(&one.policy_name),
-                component_id: Arc::clone(&one.component_id),
-                kind: match &*one.limiter {
+            .map(|component| ComponentStats {
+                policy_name: Arc::clone(&component.policy_name),
+                component_id: Arc::clone(&component.component_id),
+                kind: match &*component.limiter {
                     Component::RateLimiter(_) => "rate_limiter",
                     Component::ConcurrencyLimiter(_) => "concurrency_limiter",
                     Component::Sampler(_) => "sampler",
@@ -148,8 +155,8 @@ impl Engine {
                     Component::ConcurrencyScheduler(_) => "concurrency_scheduler",
                     Component::LoadScheduler(_) => "load_scheduler",
                 },
-                keys: one.limiter.keys(),
-                evicted: one.limiter.evicted(),
+                keys: component.limiter.keys(),
+                evicted: component.limiter.evicted(),
             })
             .collect()
     }

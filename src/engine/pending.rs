@@ -1,3 +1,5 @@
+//! Futures of decisions that have to wait for tokens or slots.
+
 use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
@@ -10,30 +12,33 @@ use smallvec::SmallVec;
 use tokio::runtime::Handle;
 use tokio::time::{Sleep, sleep};
 
-use super::cache::Recall;
+use super::cache::CacheLookupStage;
 use super::clock::{Clock, Nanos, duration, nanos};
 use super::decide::verdict;
-use super::flux_meter::{Matched, Metered};
+use super::flux_meter::{FlowTimer, MatchedMeters};
 use super::report::{CheckReport, Collector, LimiterDecision};
-use super::stages::{Denied, Flow, Halt, LATEST_DEADLINE, NO_DEADLINE};
-use super::ticket::{EngineTicket, Slots, Told};
-use super::undecided::Watch;
+use super::stages::{EngineDenial, EngineFlow, LATEST_DEADLINE, NO_DEADLINE, Suspended};
+use super::ticket::{EngineTicket, HeldSlots, TicketExtras};
+use super::undecided::DecisionTracker;
 use super::{Engine, StartingHttp};
 #[cfg(feature = "server")]
 use crate::flow::CacheValue;
 use crate::flow::{CacheLookup, FlowParams, Quota, Verdict};
 
-/// Timers need not take longer times.
-const LONGEST_SLEEP: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// The longest time that a timer is set for at once.
+const MAX_SLEEP: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-/// A decision of an [`Engine`](super::Engine) that has to wait for tokens.
+/// A decision of an [`Engine`](super::Engine) that has to wait for tokens or slots.
 ///
-/// It needs no task and is woken when there is something to do. Dropping it leaves the queue at
-/// once and gives back what was granted meanwhile.
+/// It needs no task and is woken when it can make progress. Dropping it leaves the queue at once
+/// and returns what was granted meanwhile.
 ///
-/// Times are waited for on Tokio's timer, unless the engine's [`Clock`](super::Clock) sees to it:
-/// outside of a Tokio runtime a flow that would have to is turned away instead, and a runtime
-/// without its timers enabled panics.
+/// It waits on Tokio's timer, unless the engine's [`Clock`](super::Clock) wakes it. Outside of a
+/// Tokio runtime, a flow that would have to wait is rejected instead.
+///
+/// # Panics
+///
+/// Polling it panics in a Tokio runtime whose timers are not enabled.
 ///
 /// ```
 /// use tower_aperture::engine::{Engine, EnginePending};
@@ -44,20 +49,20 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// # Ok::<(), tower_aperture::PolicyError>(())
 /// ```
 #[must_use = "futures do nothing unless polled"]
-pub struct EnginePending(Pend);
+pub struct EnginePending(PendingDecisionKind);
 
-enum Pend {
-    Flow(Pin<Box<Waiting>>),
+enum PendingDecisionKind {
+    Flow(Pin<Box<WaitingFlow>>),
     Http(Box<StartingHttp>),
 }
 
 impl EnginePending {
-    pub(super) fn new(waiting: Waiting) -> Self {
-        Self(Pend::Flow(Box::pin(waiting)))
+    pub(super) fn new(waiting: WaitingFlow) -> Self {
+        Self(PendingDecisionKind::Flow(Box::pin(waiting)))
     }
 
     pub(super) fn http(starting: StartingHttp) -> Self {
-        Self(Pend::Http(Box::new(starting)))
+        Self(PendingDecisionKind::Http(Box::new(starting)))
     }
 }
 
@@ -66,12 +71,12 @@ impl Future for EnginePending {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.0 {
-            Pend::Flow(waiting) => {
+            PendingDecisionKind::Flow(waiting) => {
                 let (result, ticket) = ready!(waiting.as_mut().poll(cx));
-                let told = waiting.as_mut().project().notes.told();
-                Poll::Ready(verdict(result, ticket.told(told)))
+                let extras = waiting.as_mut().project().parts.take_extras();
+                Poll::Ready(verdict(result, ticket.with_extras(extras)))
             }
-            Pend::Http(starting) => {
+            PendingDecisionKind::Http(starting) => {
                 let (report, ticket) = ready!(Pin::new(starting).poll(cx));
                 Poll::Ready(report.into_verdict(ticket))
             }
@@ -85,95 +90,101 @@ impl fmt::Debug for EnginePending {
     }
 }
 
-/// An answer to come, of [`Engine::start`](super::Engine::start). Like [`EnginePending`], with all
-/// there is to tell.
+/// A pending decision with a full report, of [`Engine::start`](super::Engine::start). It waits like
+/// [`EnginePending`].
 ///
 /// See [`Engine::start`](super::Engine::start) for an example.
 #[must_use = "futures do nothing unless polled"]
-pub struct Starting(Start);
+pub struct PendingReport(ReportState);
 
-// Most flows need not wait: theirs is the one that is worth no box.
+// Not boxed, because most flows do not wait.
 #[allow(clippy::large_enum_variant)]
-enum Start {
+enum ReportState {
     Done(Option<(CheckReport, EngineTicket)>),
-    Waits(Pin<Box<Waiting>>, bool),
+    Waits(Pin<Box<WaitingFlow>>, bool),
 }
 
-impl Starting {
+impl PendingReport {
     pub(super) fn done(report: CheckReport, ticket: EngineTicket) -> Self {
-        Self(Start::Done(Some((report, ticket))))
+        Self(ReportState::Done(Some((report, ticket))))
     }
 
-    /// The answer, if there is one without waiting.
-    pub(super) fn at_once(&mut self) -> Option<(CheckReport, EngineTicket)> {
+    /// Returns the report and the ticket, if the flow did not have to wait.
+    pub(super) fn take_ready(&mut self) -> Option<(CheckReport, EngineTicket)> {
         match &mut self.0 {
-            Start::Done(answer) => answer.take(),
-            Start::Waits(..) => None,
+            ReportState::Done(answer) => answer.take(),
+            ReportState::Waits(..) => None,
         }
     }
 
-    pub(super) fn waits(waiting: Waiting, expect_end: bool) -> Self {
-        Self(Start::Waits(Box::pin(waiting), expect_end))
+    pub(super) fn waits(waiting: WaitingFlow, expect_end: bool) -> Self {
+        Self(ReportState::Waits(Box::pin(waiting), expect_end))
     }
 
-    /// Returns the bytes of the texts and values that the flow holds while it waits, 0 when it has
-    /// its answer.
+    /// Returns the bytes of the texts and values that the flow holds while it waits, or 0 if it is
+    /// decided.
     #[cfg(feature = "server")]
     pub(crate) fn held_bytes(&self) -> usize {
         match &self.0 {
-            Start::Done(_) => 0,
-            Start::Waits(waiting, _) => waiting.flow.held_bytes() + waiting.notes.held_bytes(),
+            ReportState::Done(_) => 0,
+            ReportState::Waits(waiting, _) => {
+                waiting.flow.held_bytes() + waiting.parts.held_bytes()
+            }
         }
     }
 
-    /// Waits no longer: a flow that still does is turned away, as if its time were over.
+    /// Stops waiting: a flow that still waits is rejected, as if its deadline had passed.
     ///
-    /// What it decided before counts; the answer is there at the next poll.
+    /// Decisions made before count. The report is ready at the next poll.
     pub fn give_up(&mut self) {
-        if let Start::Waits(waiting, _) = &mut self.0 {
-            waiting.as_mut().project().halt.round.give_up();
+        if let ReportState::Waits(waiting, _) = &mut self.0 {
+            waiting.as_mut().project().suspended.round.reject_waiting();
         }
     }
 }
 
 /// # Panics
 ///
-/// When it is polled after it was ready.
-impl Future for Starting {
+/// Panics if it is polled after it was ready.
+impl Future for PendingReport {
     type Output = (CheckReport, EngineTicket);
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.0 {
-            Start::Done(answer) => Poll::Ready(answer.take().expect("it was not ready before")),
-            Start::Waits(waiting, expect_end) => {
+            ReportState::Done(answer) => Poll::Ready(
+                answer
+                    .take()
+                    .expect("it must not be polled after completion"),
+            ),
+            ReportState::Waits(waiting, expect_end) => {
                 let (result, ticket) = ready!(waiting.as_mut().poll(cx));
                 let waiting = waiting.as_mut().project();
-                let Told { cached, quotas, .. } = waiting.notes.told();
+                let TicketExtras { cached, quotas, .. } = waiting.parts.take_extras();
                 let collector = Collector {
-                    decisions: waiting.notes.decisions.take(),
+                    decisions: waiting.parts.decisions.take(),
                     ..Collector::default()
                 };
                 let mut report = waiting.flow.with(0, |flow| {
                     collector.report(flow, waiting.meters, result.err(), *expect_end)
                 });
                 report.cache_lookup = cached;
-                let told = Told {
+                let extras = TicketExtras {
                     quotas,
-                    ..Told::default()
+                    ..TicketExtras::default()
                 };
-                Poll::Ready((report, ticket.told(told)))
+                Poll::Ready((report, ticket.with_extras(extras)))
             }
         }
     }
 }
 
-impl fmt::Debug for Starting {
+impl fmt::Debug for PendingReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Starting").finish_non_exhaustive()
+        f.debug_struct("PendingReport").finish_non_exhaustive()
     }
 }
 
-/// A flow that outlives its request.
+/// A flow that owns its data, so that it can wait after the call that started it.
 #[derive(Debug)]
 pub(super) struct OwnedFlow {
     control_point: Box<str>,
@@ -183,7 +194,11 @@ pub(super) struct OwnedFlow {
 }
 
 impl OwnedFlow {
-    pub(super) fn new(flow: &Flow<'_, '_>, params: &FlowParams<'_>, clock: &dyn Clock) -> Self {
+    pub(super) fn new(
+        flow: &EngineFlow<'_, '_>,
+        params: &FlowParams<'_>,
+        clock: &dyn Clock,
+    ) -> Self {
         let owned = |key: &Cow<'_, str>| Cow::Owned(String::from(&**key));
         let mut kept = FlowParams::new();
         kept.labels = flow.labels.clone().into_owned();
@@ -204,17 +219,20 @@ impl OwnedFlow {
     #[cfg(feature = "server")]
     fn held_bytes(&self) -> usize {
         let labels = self.params.labels.iter();
-        let labels = labels.map(|(key, value)| key.len() + value.len() + HELD);
-        let services = self.services.iter().map(|service| service.len() + HELD);
+        let labels = labels.map(|(key, value)| key.len() + value.len() + TEXT_OVERHEAD_BYTES);
+        let services = self
+            .services
+            .iter()
+            .map(|service| service.len() + TEXT_OVERHEAD_BYTES);
         let keys = self.params.global_cache_keys.iter();
         let keys = keys.chain(&self.params.result_cache_key);
-        let keys = keys.map(|key| key.len() + HELD);
+        let keys = keys.map(|key| key.len() + TEXT_OVERHEAD_BYTES);
         self.control_point.len() + labels.chain(services).chain(keys).sum::<usize>()
     }
 
-    fn with<R>(&self, now: Nanos, act: impl FnOnce(&Flow<'_, '_>) -> R) -> R {
+    fn with<R>(&self, now: Nanos, act: impl FnOnce(&EngineFlow<'_, '_>) -> R) -> R {
         let services: SmallVec<[&str; 4]> = self.services.iter().map(|one| &**one).collect();
-        act(&Flow {
+        act(&EngineFlow {
             control_point: &self.control_point,
             services: &services,
             labels: &self.params.labels,
@@ -227,26 +245,26 @@ impl OwnedFlow {
     }
 }
 
-/// What is to be told about a flow.
+/// The parts of a report that are collected while the flow waits.
 #[derive(Debug)]
-pub(super) struct Notes {
-    /// `None` when nobody wants to know.
+pub(super) struct ReportParts {
+    /// `None` if the caller needs no decisions.
     pub(super) decisions: Option<Vec<LimiterDecision>>,
-    /// The flow asks the caches.
+    /// Whether the caches are looked up for the flow.
     pub(super) looks_up: bool,
     pub(super) found: Option<CacheLookup>,
-    /// `None` when nobody wants to know.
+    /// `None` if the caller needs no quotas.
     pub(super) quotas: Option<Vec<Quota>>,
 }
 
-/// Bytes that one text counts for beside its own.
+/// Overhead in bytes of one text, in addition to its length.
 #[cfg(feature = "server")]
-const HELD: usize = 64;
-/// Bytes that a decision counts for beside the key it names.
+const TEXT_OVERHEAD_BYTES: usize = 64;
+/// Bytes of one decision, in addition to its texts.
 #[cfg(feature = "server")]
-const DECISION: usize = 512;
+const DECISION_BYTES: usize = 512;
 
-impl Notes {
+impl ReportParts {
     #[cfg(feature = "server")]
     fn held_bytes(&self) -> usize {
         let value = |value: &CacheValue| match value {
@@ -255,18 +273,20 @@ impl Notes {
         };
         let found = self.found.as_ref().map_or(0, |found| {
             let global = found.global.iter();
-            let global = global.map(|(key, found)| key.len() + value(found) + HELD);
+            let global = global.map(|(key, found)| key.len() + value(found) + TEXT_OVERHEAD_BYTES);
             global.sum::<usize>() + found.result.as_ref().map_or(0, value)
         });
         let decisions = self.decisions.as_ref().map_or(0, |all| {
-            let labels = all.iter().map(|one| one.details.text_bytes() + DECISION);
+            let labels = all
+                .iter()
+                .map(|one| one.details.text_bytes() + DECISION_BYTES);
             labels.sum::<usize>()
         });
         found + decisions
     }
 
-    fn told(&mut self) -> Told {
-        Told {
+    fn take_extras(&mut self) -> TicketExtras {
+        TicketExtras {
             cached: self.found.take(),
             quotas: self.quotas.take().unwrap_or_default(),
             http: None,
@@ -276,56 +296,56 @@ impl Notes {
 
 pin_project! {
     /// A flow in the steps in which flows wait.
-    pub(super) struct Waiting {
+    pub(super) struct WaitingFlow {
         engine: Engine,
         flow: OwnedFlow,
-        halt: Halt,
-        held: Slots,
-        notes: Notes,
-        meters: Matched,
+        suspended: Suspended,
+        held: HeldSlots,
+        parts: ReportParts,
+        meters: MatchedMeters,
         #[pin]
         timer: Option<Sleep>,
-        // What the timer is set for.
-        alarm: Nanos,
+        // The time that the timer is set for.
+        timer_deadline: Nanos,
     }
 
-    impl PinnedDrop for Waiting {
+    impl PinnedDrop for WaitingFlow {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
-            if this.halt.is_over() {
+            if this.suspended.is_finished() {
                 return;
             }
             let now = nanos(this.engine.shared.clock.now());
-            let halt = this.halt;
-            this.flow.with(now, |flow| halt.abandon(flow, now));
+            let suspended = this.suspended;
+            this.flow.with(now, |flow| suspended.abandon(flow, now));
         }
     }
 }
 
-impl Waiting {
+impl WaitingFlow {
     pub(super) fn new(
         engine: &Engine,
         flow: OwnedFlow,
-        halt: Halt,
-        held: Slots,
-        notes: Notes,
-        meters: Matched,
+        suspended: Suspended,
+        held: HeldSlots,
+        parts: ReportParts,
+        meters: MatchedMeters,
     ) -> Self {
         Self {
             engine: engine.clone(),
             flow,
-            halt,
+            suspended,
             held,
-            notes,
+            parts,
             meters,
             timer: None,
-            alarm: Nanos::MAX,
+            timer_deadline: Nanos::MAX,
         }
     }
 }
 
-impl Future for Waiting {
-    type Output = (Result<(), Denied>, EngineTicket);
+impl Future for WaitingFlow {
+    type Output = (Result<(), EngineDenial>, EngineTicket);
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
@@ -333,9 +353,9 @@ impl Future for Waiting {
         let clock = &*shared.clock;
         loop {
             let now = nanos(clock.now());
-            let round = &mut this.halt.round;
-            if round.settle(now, Some(cx.waker())).is_pending() {
-                let next = round.next_time();
+            let round = &mut this.suspended.round;
+            if round.poll_members(now, Some(cx.waker())).is_pending() {
+                let next = round.next_poll_at();
                 if next == Nanos::MAX {
                     return Poll::Pending;
                 }
@@ -348,46 +368,53 @@ impl Future for Waiting {
                 if next <= now {
                     continue;
                 }
-                if *this.alarm != next || this.timer.is_none() {
+                if *this.timer_deadline != next || this.timer.is_none() {
                     if Handle::try_current().is_err() {
-                        log_event!(warn, "a flow cannot wait: there is no Tokio runtime");
-                        round.give_up();
+                        log_event!(
+                            warn,
+                            "a flow was rejected because it cannot wait outside of a Tokio runtime"
+                        );
+                        round.reject_waiting();
                         continue;
                     }
-                    *this.alarm = next;
-                    // A timer that is set too early is set again.
+                    *this.timer_deadline = next;
+                    // A timer that fires too early is set again.
                     this.timer
-                        .set(Some(sleep(duration(next - now).min(LONGEST_SLEEP))));
+                        .set(Some(sleep(duration(next - now).min(MAX_SLEEP))));
                 }
                 if let Some(timer) = this.timer.as_mut().as_pin_mut() {
                     ready!(timer.poll(cx));
                 }
-                // The clock may lag behind Tokio's: then for the rest.
+                // If the clock lags behind Tokio's, wait for the rest.
                 this.timer.set(None);
                 continue;
             }
-            let notes = &mut *this.notes;
+            let parts = &mut *this.parts;
             let mut collector = Collector {
-                decisions: notes.decisions.take(),
-                quotas: notes.quotas.take(),
-                recall: notes
+                decisions: parts.decisions.take(),
+                quotas: parts.quotas.take(),
+                lookup_stage: parts
                     .looks_up
-                    .then(|| Recall::always(&shared.caches, &this.flow.params)),
+                    .then(|| CacheLookupStage::new(&shared.caches, &this.flow.params)),
             };
-            let (halt, held) = (&mut *this.halt, &mut *this.held);
-            let mut watch = Watch::over(&mut collector);
-            let end = this
-                .flow
-                .with(now, |flow| halt.go_on(flow, &mut watch, held, clock));
-            notes.decisions = collector.decisions;
-            notes.quotas = collector.quotas;
-            if let Some(found) = collector.recall.and_then(|recall| recall.found) {
-                notes.found = Some(found);
+            let (suspended, held) = (&mut *this.suspended, &mut *this.held);
+            let mut tracker = DecisionTracker::new(&mut collector);
+            let end = this.flow.with(now, |flow| {
+                suspended.resume(flow, &mut tracker, held, clock)
+            });
+            parts.decisions = collector.decisions;
+            parts.quotas = collector.quotas;
+            if let Some(found) = collector
+                .lookup_stage
+                .and_then(|lookup_stage| lookup_stage.found)
+            {
+                parts.found = Some(found);
             }
             if let Some(result) = end {
-                shared.tally.count(result.is_ok());
-                let metered = Metered::begin(this.engine, this.meters.clone());
-                let ticket = EngineTicket::new(std::mem::take(this.held)).metered(metered);
+                shared.decision_counters.count(result.is_ok());
+                let flow_timer = FlowTimer::begin(this.engine, this.meters.clone());
+                let ticket =
+                    EngineTicket::new(std::mem::take(this.held)).with_flow_timer(flow_timer);
                 return Poll::Ready((result, ticket));
             }
         }

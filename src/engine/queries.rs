@@ -1,4 +1,4 @@
-//! The queries that policies ask a signal source.
+//! The queries of policies for a signal source.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::Engine;
 use crate::policy::{Op, Policy};
 
-/// What policies in force ask a [`SignalSource`](super::SignalSource) for.
+/// A query that policies in force send to a [`SignalSource`](super::SignalSource).
 ///
 /// ```
 /// use std::time::Duration;
@@ -46,34 +46,36 @@ use crate::policy::{Op, Policy};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PolicyQuery {
-    /// The query as the policy has it, PromQL as a rule.
+    /// The query as written in the policy, usually PromQL.
     pub text: Arc<str>,
-    /// How old an answer may be: the shortest `evaluation_interval` of those who ask.
+    /// The maximum age of an answer: the shortest `evaluation_interval` of the components with this
+    /// query.
     pub interval: Duration,
 }
 
 impl Engine {
-    /// What the policies in force ask their [`SignalSource`](super::SignalSource), each text once:
-    /// for those who fetch the answers. Queries that the engine answers itself are left out.
+    /// Returns the queries of the policies in force for their
+    /// [`SignalSource`](super::SignalSource), each text once, for code that fetches the answers.
+    /// Queries that the engine answers itself are left out.
     #[must_use]
     pub fn queries(&self) -> Vec<PolicyQuery> {
         self.shared.live.load().queries.clone()
     }
 }
 
-/// What policies ask, each text once and in their order.
+/// Collects the queries of policies, each text once, in order of appearance.
 #[derive(Debug, Default)]
-pub(super) struct Queries {
+pub(super) struct QueryCollector {
     all: Vec<PolicyQuery>,
     by_text: HashMap<Arc<str>, usize>,
 }
 
-impl Queries {
+impl QueryCollector {
     pub(super) fn into_vec(self) -> Vec<PolicyQuery> {
         self.all
     }
 
-    /// Adds what a policy asks.
+    /// Adds the queries of a policy.
     pub(super) fn add(&mut self, policy: &Policy) {
         let nodes = policy.circuit.iter().flat_map(|circuit| &circuit.nodes);
         for node in nodes {
@@ -85,8 +87,8 @@ impl Queries {
                     let known = &mut self.all[*known.get()];
                     known.interval = known.interval.min(*interval);
                 }
-                Entry::Vacant(place) => {
-                    place.insert(self.all.len());
+                Entry::Vacant(slot) => {
+                    slot.insert(self.all.len());
                     self.all.push(PolicyQuery {
                         text: Arc::clone(text),
                         interval: *interval,

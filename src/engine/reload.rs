@@ -1,33 +1,35 @@
-//! Changing the policies of an engine that runs.
+//! Replaces the policies of a running engine.
 
 use std::sync::{Arc, PoisonError};
 
 use super::clock::nanos;
-use super::loader::Loading;
+use super::loader::LoadedSnapshot;
 use super::snapshot::Snapshot;
-use super::source::{self, Read, Sources};
+use super::source::{self, PolicySources, SourceContents};
 use super::store::lock;
 use super::sync::MutexGuard;
-use super::{Engine, Shared};
+use super::{Engine, EngineShared};
 use crate::policy::PolicyError;
 
 impl Engine {
-    /// Reads the files, folders and texts that the engine was built from once more, and puts what
-    /// they say now in force.
+    /// Reads the files, folders and texts that the engine was built from again, and puts their
+    /// content in force.
     ///
-    /// All of it is put in force, or nothing. A component of the same policy name, id, kind and
-    /// `limit_by_label_key` goes on with its state, whatever else of it changed: buckets, slots,
-    /// queues, and what its control loop has come to. A capacity that is raised from 5 to 6 gives
-    /// each key one more token; one that is lowered takes effect as tokens are spent and slots come
-    /// free. Any other component starts fresh, with the limit that its control loop last drove. Flows
-    /// that run or wait end where they began.
+    /// Either all of it is put in force, or none. A component of the same policy name, ID, kind and
+    /// `limit_by_label_key` keeps its state, whatever else of it changed: buckets, slots, queues,
+    /// and the state of its control loop. A capacity that is raised from 5 to 6 gives each key one
+    /// more token; a lower capacity takes effect as tokens are spent and slots are returned. Any
+    /// other component starts fresh, with the limit that its control loop last set. Flows that run
+    /// or wait end in the components where they began.
     ///
-    /// Takes what is there, at once; a [watcher](Self::watch) waits until files have settled. Reads
-    /// files, so call it where blocking is fine. Calls from several threads follow each other.
+    /// Applies the content immediately, whereas a [watcher](Self::watch) waits until files have
+    /// settled. Reads files, so call it where blocking is allowed. Concurrent calls run one after
+    /// the other.
     ///
     /// # Errors
     ///
-    /// As [`build`](super::EngineBuilder::build). Nothing changes then.
+    /// Returns the errors of [`build`](super::EngineBuilder::build). The policies in force do not
+    /// change then.
     ///
     /// ```
     /// # use tower_aperture::{Engine, policy};
@@ -61,13 +63,14 @@ impl Engine {
         self.shared.reload()
     }
 
-    /// Like [`reload`](Self::reload), with these policies instead: names, as
-    /// [`policy_text`](super::EngineBuilder::policy_text) has them, and texts. What the engine was
-    /// built from stays what `reload` reads.
+    /// Like [`reload`](Self::reload), but with the given policies: pairs of a name, as in
+    /// [`policy_text`](super::EngineBuilder::policy_text), and a text. A later `reload` still reads
+    /// the sources that the engine was built from.
     ///
     /// # Errors
     ///
-    /// As [`build`](super::EngineBuilder::build). Nothing changes then.
+    /// Returns the errors of [`build`](super::EngineBuilder::build). The policies in force do not
+    /// change then.
     ///
     /// ```
     /// use tower_aperture::Engine;
@@ -88,26 +91,26 @@ impl Engine {
         let texts = policies
             .into_iter()
             .map(|(name, text)| (name.into(), text.into()));
-        let read = Read::of_texts(texts);
+        let contents = SourceContents::of_texts(texts);
         let mut sources = self.shared.lock_sources();
-        let result = self.shared.put_in_force(&mut sources, read, None);
+        let result = self.shared.put_in_force(&mut sources, contents, None);
         self.shared.reloads.count(result.is_ok());
         result
     }
 
     /// Sets the dynamic configuration of a policy in force: a YAML or JSON mapping from
-    /// `config_key`s to values, as `dynamicConfig` of a resource has it. It takes effect at once
-    /// and touches no state.
+    /// `config_key`s to values, as `dynamicConfig` of a resource. It takes effect immediately and
+    /// keeps all state.
     ///
-    /// It stands in the place of what was set so before, and goes before the policy's own
-    /// `dynamicConfig` and a file `<policy>.dynamic.yaml`. It holds for as long as the policy is
-    /// in force; an empty mapping, `{}`, removes it. A key that no component of the policy has is
-    /// told by [`warnings`](Self::warnings). Returns false when no such policy is in force.
+    /// The mapping replaces that of an earlier call, and takes precedence over the policy's own
+    /// `dynamicConfig` and a file `<policy>.dynamic.yaml`. It applies as long as the policy is in
+    /// force; an empty mapping, `{}`, removes it. A key that no component of the policy has
+    /// produces a [warning](Self::warnings). Returns false if no policy of this name is in force.
     ///
     /// # Errors
     ///
-    /// When the text is no such mapping, or a value does not fit its component. Nothing changes
-    /// then.
+    /// Returns an error if the text is not such a mapping, or if a value does not fit its
+    /// component. Nothing changes then.
     ///
     /// ```
     /// use tower_aperture::engine::{CheckInput, Engine};
@@ -148,122 +151,128 @@ impl Engine {
             "" | "{}" => None,
             _ => Some(Arc::from(values)),
         };
-        let read = sources.in_force.clone();
+        let contents = sources.in_force.clone();
         let result = self
             .shared
-            .put_in_force(&mut sources, read, Some((policy, values)));
+            .put_in_force(&mut sources, contents, Some((policy, values)));
         self.shared.reloads.count(result.is_ok());
         result.map(|()| true)
     }
 }
 
-impl Shared {
-    pub(super) fn lock_sources(&self) -> MutexGuard<'_, Sources> {
+impl EngineShared {
+    pub(super) fn lock_sources(&self) -> MutexGuard<'_, PolicySources> {
         self.sources.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads the sources and puts them in force.
+    /// Reads the sources and puts their contents in force.
     fn reload(&self) -> Result<(), PolicyError> {
-        let _in_turn = lock(&self.reading);
+        let _serialized = lock(&self.reload_lock);
         let list = Arc::clone(&self.lock_sources().list);
-        // Not locked meanwhile: a file system may take its time.
-        let read = source::read(&list, true);
+        // The sources are not locked meanwhile, because a file system may be slow.
+        let contents = source::read(&list, true);
         let mut sources = self.lock_sources();
-        match read {
-            Ok(read) => self.try_read(&mut sources, read),
+        match contents {
+            Ok(contents) => self.apply_contents(&mut sources, contents),
             Err(error) => {
-                sources.unreadable = Some(error.clone());
+                sources.read_error = Some(error.clone());
                 self.reloads.count(false);
                 Err(error)
             }
         }
     }
 
-    /// Reads the sources, and puts a change in force once enough polls have found the same.
-    pub(super) fn poll(&self, poll: &mut Poll) -> Result<bool, PolicyError> {
-        let _in_turn = lock(&self.reading);
+    /// Reads the sources, and puts a change in force once enough consecutive polls have found the
+    /// same contents. Returns true if a change was put in force.
+    pub(super) fn poll(&self, pending: &mut PendingChange) -> Result<bool, PolicyError> {
+        let _serialized = lock(&self.reload_lock);
         let list = Arc::clone(&self.lock_sources().list);
-        let read = source::read(&list, true);
+        let contents = source::read(&list, true);
         let mut sources = self.lock_sources();
-        let polls = read.and_then(|read| Ok((read.polls_after(&sources.tried)?, read)));
-        let (needed, read) = match polls {
+        let polls = contents
+            .and_then(|contents| Ok((contents.polls_needed_after(&sources.last_tried)?, contents)));
+        let (needed_polls, contents) = match polls {
             Ok(polls) => polls,
             Err(error) => {
-                *poll = Poll::default();
-                // Counts an error once, not at each poll that meets it.
-                if sources.unreadable.as_ref() != Some(&error) {
+                *pending = PendingChange::default();
+                // Count an error once, rather than at each poll that meets it.
+                if sources.read_error.as_ref() != Some(&error) {
                     self.reloads.count(false);
-                    sources.unreadable = Some(error.clone());
+                    sources.read_error = Some(error.clone());
                 }
                 return Err(error);
             }
         };
-        sources.unreadable = None;
-        if needed == 0 {
-            *poll = Poll::default();
+        sources.read_error = None;
+        if needed_polls == 0 {
+            *pending = PendingChange::default();
             return Ok(false);
         }
-        poll.equal = match poll.seen.as_ref() == Some(&read) {
-            true => poll.equal + 1,
+        pending.equal_polls = match pending.contents.as_ref() == Some(&contents) {
+            true => pending.equal_polls + 1,
             false => 1,
         };
-        if poll.equal < needed {
-            poll.seen = Some(read);
+        if pending.equal_polls < needed_polls {
+            pending.contents = Some(contents);
             return Ok(false);
         }
-        *poll = Poll::default();
-        self.try_read(&mut sources, read).map(|()| true)
+        *pending = PendingChange::default();
+        self.apply_contents(&mut sources, contents).map(|()| true)
     }
 
-    fn try_read(&self, sources: &mut Sources, read: Read) -> Result<(), PolicyError> {
-        let result = self.put_in_force(sources, read.clone(), None);
-        sources.tried = read;
-        sources.unreadable = None;
-        sources.refused = result.as_ref().err().cloned();
+    fn apply_contents(
+        &self,
+        sources: &mut PolicySources,
+        contents: SourceContents,
+    ) -> Result<(), PolicyError> {
+        let result = self.put_in_force(sources, contents.clone(), None);
+        sources.last_tried = contents;
+        sources.read_error = None;
+        sources.refusal = result.as_ref().err().cloned();
         self.reloads.count(result.is_ok());
         result
     }
 
-    /// Puts policies in force. The caller holds the lock of the sources, so that reloads follow each
-    /// other. `configured` sets, or removes, dynamic configuration of a policy by hand.
+    /// Puts policies in force. The caller holds the lock of the sources, so that reloads do not
+    /// overlap. `override_change` sets, or removes, the dynamic configuration of a policy.
     fn put_in_force(
         &self,
-        sources: &mut Sources,
-        mut read: Read,
-        configured: Option<(&str, Option<Arc<str>>)>,
+        sources: &mut PolicySources,
+        mut contents: SourceContents,
+        override_change: Option<(&str, Option<Arc<str>>)>,
     ) -> Result<(), PolicyError> {
         let before = self.live.load_full();
-        let mut by_hand = sources.by_hand.clone();
-        match configured {
+        let mut overrides = sources.dynamic_overrides.clone();
+        match override_change {
             Some((policy, Some(text))) => {
-                by_hand.insert(policy.into(), text);
+                overrides.insert(policy.into(), text);
             }
             Some((policy, None)) => {
-                by_hand.remove(policy);
+                overrides.remove(policy);
             }
             None => {}
         }
-        let loaded = Snapshot::load(&self.settings, &mut read, &by_hand, Some(&before))?;
-        let Loading {
+        let loaded = Snapshot::load(&self.settings, &mut contents, &overrides, Some(&before))?;
+        let LoadedSnapshot {
             snapshot,
             handovers,
         } = loaded;
-        let now = nanos(self.settings.surroundings.clock.now());
+        let now = nanos(self.settings.component_context.clock.now());
         for handover in handovers {
-            handover.carry_out(&self.settings.surroundings, now);
+            handover.run(&self.settings.component_context, now);
         }
-        by_hand.retain(|policy, _| snapshot.has_policy(policy));
+        overrides.retain(|policy, _| snapshot.has_policy(policy));
         self.live.store(snapshot.into());
-        sources.by_hand = by_hand;
-        sources.in_force = read;
+        sources.dynamic_overrides = overrides;
+        sources.in_force = contents;
         Ok(())
     }
 }
 
-/// A change that a watcher has seen and that does not count yet.
+/// A change that a watcher has found and that has not settled yet.
 #[derive(Debug, Default)]
-pub(super) struct Poll {
-    seen: Option<Read>,
-    /// The polls in a row that have found it.
-    equal: u32,
+pub(super) struct PendingChange {
+    contents: Option<SourceContents>,
+    /// The number of consecutive polls that found these contents.
+    equal_polls: u32,
 }

@@ -1,19 +1,22 @@
+//! The full report about a flow: what each component decided, and the labels, meters and caches
+//! of the flow.
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::cache::Recall;
+use super::cache::CacheLookupStage;
 use super::clock::{Clock, duration};
-use super::flux_meter::Matched;
-use super::limiters::Decided;
-use super::placed::Placed;
+use super::component_entry::ComponentEntry;
+use super::flux_meter::MatchedMeters;
+use super::limiters::ComponentDecision;
 use super::request_id::RequestId;
-use super::stages::{Denied, Flow, Observer, time_left};
+use super::stages::{EngineDenial, EngineFlow, Observer, time_left};
 use crate::flow::{CacheLookup, Denial, FlowParams, Quota, RejectReason};
 
-/// A question to an [`Engine`](super::Engine) that wants the whole answer, as an Agent's `Check`
-/// gives it.
+/// A check of a flow by an [`Engine`](super::Engine) that asks for the full report, as an Agent's
+/// `Check` gives it.
 ///
 /// ```
 /// use std::time::Duration;
@@ -41,7 +44,7 @@ pub struct CheckInput<'a, 'l> {
 }
 
 impl<'a, 'l> CheckInput<'a, 'l> {
-    /// A flow at a control point, without services; its deadline is its
+    /// Creates the input for a flow at a control point, without services. Its deadline is its
     /// [budget](FlowParams::budget).
     #[must_use]
     pub fn new(control_point: &'a str, params: &'a FlowParams<'l>) -> Self {
@@ -55,8 +58,8 @@ impl<'a, 'l> CheckInput<'a, 'l> {
         }
     }
 
-    pub(super) fn flow(&self) -> Flow<'a, 'l> {
-        Flow {
+    pub(super) fn flow(&self) -> EngineFlow<'a, 'l> {
+        EngineFlow {
             control_point: self.control_point,
             services: self.services,
             labels: &self.params.labels,
@@ -65,32 +68,33 @@ impl<'a, 'l> CheckInput<'a, 'l> {
         }
     }
 
-    /// The services that the flow belongs to; selectors may ask for one of them.
+    /// Sets the services that the flow belongs to. Selectors may require one of them.
     #[must_use]
     pub const fn services(mut self, services: &'a [&'a str]) -> Self {
         self.services = services;
         self
     }
 
-    /// The asker promises to tell the end of the flow.
+    /// Sets whether the caller will report the end of the flow. The default is false.
     #[must_use]
     pub const fn expect_end(mut self, expect_end: bool) -> Self {
         self.expect_end = expect_end;
         self
     }
 
-    /// Whether to look in the caches for the keys of the parameters: by default where there are
-    /// any. Without keys, what is looked up is [there](CheckReport::cache_lookup) and empty.
+    /// Sets whether to look up the caches. The default is true if the parameters have cache keys.
+    /// Without keys, the [result of the lookup](CheckReport::cache_lookup) is present but empty.
     #[must_use]
     pub const fn cache_lookup(mut self, cache_lookup: bool) -> Self {
         self.cache_lookup = cache_lookup;
         self
     }
 
-    /// How much time is left to decide; `None` is no limit, zero is none left.
+    /// Sets how much time is left to decide. `None` means no limit, zero means that no time is
+    /// left.
     ///
-    /// Ten milliseconds or less count as none: a limiter that would have to look at its state
-    /// then rejects.
+    /// A time of 10 ms or less counts as none: a limiter that would have to read its state then
+    /// rejects the flow.
     #[must_use]
     pub const fn deadline(mut self, left: Option<Duration>) -> Self {
         self.deadline = left;
@@ -98,57 +102,58 @@ impl<'a, 'l> CheckInput<'a, 'l> {
     }
 }
 
-/// All that an [`Engine`](super::Engine) has to say about a flow: Aperture's `CheckResponse`.
+/// The full report of an [`Engine`](super::Engine) about a flow: Aperture's `CheckResponse`.
 ///
 /// See [`CheckInput`] for an example.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct CheckReport {
-    /// Why the flow was rejected; `None` when it may run.
+    /// Why the flow was rejected, or `None` if it may run.
     pub reject_reason: Option<RejectReason>,
-    /// The status to answer a rejected flow with: the policy's own, or else the usual one of the
-    /// reason. 0 when the flow may run, or when no component rejected it.
+    /// The status to send for a rejected flow: the policy's own, or else the default one of the
+    /// reason. It is 0 if the flow may run, or if no component rejected it.
     ///
-    /// Whatever number the policy has is here, an HTTP status or not.
+    /// The number of the policy is not checked: it may be no HTTP status.
     pub denied_response_status_code: i32,
-    /// How long a rejected flow should wait before it tries again, when that is known.
+    /// How long a rejected flow should wait before it tries again, if that is known.
     pub wait_time: Option<Duration>,
-    /// The control point asked about.
+    /// The control point of the flow.
     pub control_point: String,
-    /// The services asked about, in that order.
+    /// The services of the flow, in the order of the input.
     pub services: Vec<String>,
-    /// The keys of the flow's labels, ordered by bytes.
+    /// The keys of the flow's labels, in byte order.
     pub flow_label_keys: Vec<String>,
-    /// The flow's labels as telemetry shows them, with the kind of the control point:
-    /// `aperture.control_point_type` is `feature`.
+    /// The flow's labels as telemetry shows them, and the label `aperture.control_point_type`,
+    /// which is always `feature`.
     pub telemetry_flow_labels: BTreeMap<String, String>,
-    /// As the question had it.
+    /// As set in the input.
     pub expect_end: bool,
-    /// The flow may run, and no component decided about it: no policy selects it, or each limiter
-    /// was skipped because the flow lacks its label. It runs without any limit.
+    /// True if the flow may run and no component decided about it: no policy selects it, or each
+    /// limiter was skipped because the flow lacks its label. The flow runs without any limit.
     pub undecided: bool,
-    /// What each component decided that was asked, in no promised order.
+    /// The decision of each component that decided about the flow, in unspecified order.
     pub limiter_decisions: Vec<LimiterDecision>,
-    /// The classifiers that matched; only of [HTTP requests](super::Engine::check_http).
+    /// The classifiers that matched; only for [HTTP requests](super::Engine::check_http).
     pub classifiers: Vec<ClassifierInfo>,
-    /// The flux meters that matched, by name, in no promised order.
+    /// The names of the flux meters that matched, in unspecified order.
     ///
-    /// In process they measure the time from the answer to the end of a flow, in milliseconds and
-    /// parts of them. One without buckets has the documented ones, from 5 ms to 10 s. (There, it
-    /// gets buckets that were made for seconds.)
+    /// In process, a meter measures the time from the decision to the end of a flow, in fractional
+    /// milliseconds. A meter without buckets has the documented ones, from 5 ms to 10 s. (On an
+    /// Agent, it gets buckets meant for seconds.)
     pub flux_meters: Vec<Arc<str>>,
-    /// What the caches had, when they were asked: not for a flow that was rejected before.
+    /// The result of the cache lookup. `None` if the caches were not looked up, as for a flow that
+    /// was rejected before.
     pub cache_lookup: Option<CacheLookup>,
 }
 
 impl CheckReport {
-    /// Whether the flow may run.
+    /// Returns true if the flow may run.
     #[must_use]
     pub const fn accepted(&self) -> bool {
         self.reject_reason.is_none()
     }
 
-    /// The no of a rejected flow. A status outside of what HTTP knows is no status.
+    /// Returns the denial of a rejected flow. Leaves out a status that is not valid in HTTP.
     pub(crate) fn denial(&self) -> Option<Denial> {
         let code = u16::try_from(self.denied_response_status_code).unwrap_or(0);
         let wait = self.wait_time.unwrap_or_default();
@@ -182,13 +187,13 @@ impl CheckReport {
 pub struct ClassifierInfo {
     /// The policy of the classifier.
     pub policy_name: Arc<str>,
-    /// Changes with the policy's content; opaque otherwise.
+    /// A hash that changes with the content of the policy; otherwise opaque.
     pub policy_hash: Arc<str>,
-    /// Which classifier of the policy: 0 is the first one.
+    /// The index of the classifier in the policy, starting at 0.
     pub classifier_index: u32,
 }
 
-/// What one component decided about a flow.
+/// The decision of one component about a flow.
 ///
 /// ```
 /// use tower_aperture::engine::{CheckInput, Engine, LimiterDetails};
@@ -220,35 +225,36 @@ pub struct ClassifierInfo {
 pub struct LimiterDecision {
     /// The policy of the component.
     pub policy_name: Arc<str>,
-    /// Changes with the policy's content; opaque otherwise.
+    /// A hash that changes with the content of the policy; otherwise opaque.
     pub policy_hash: Arc<str>,
-    /// Which component of the policy: `root.0` is the first one.
+    /// The id of the component in the policy: `root.0` is the first one.
     pub component_id: Arc<str>,
-    /// The component turned the flow away, or would have in a [dry run](Self::dry_run).
+    /// True if the component rejected the flow, or would have in a [dry run](Self::dry_run).
     pub dropped: bool,
-    /// The policy is in a [dry run](super::EngineBuilder::dry_run): nothing follows.
+    /// True if the policy is in a [dry run](super::EngineBuilder::dry_run), so that the decision is
+    /// not enforced.
     pub dry_run: bool,
-    /// What the component has to add.
+    /// More about the decision.
     pub reason: LimiterReason,
-    /// The component's own status for flows it turns away; 0 when it has none.
+    /// The status that the policy sets for flows that the component rejects; 0 if it sets none.
     pub denied_response_status_code: i32,
-    /// When it would let the flow in; zero when it does, or when it cannot tell.
+    /// When the component would accept the flow. Zero if it does accept it, or if that time is
+    /// unknown.
     pub wait_time: Duration,
-    /// What depends on the kind of component.
+    /// The details that depend on the kind of component.
     pub details: LimiterDetails,
 }
 
-/// What a component adds to its decision.
+/// An addition to the decision of a component.
 ///
 /// See [`LimiterDecision`] for an example.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum LimiterReason {
-    /// Nothing.
+    /// No addition.
     #[default]
     Unspecified,
-    /// The flow has no label to limit by, or the limiter lets everything pass: no state was
-    /// looked at.
+    /// The flow lacks the label to limit by, or the limiter accepts every flow. No state was read.
     KeyNotFound,
 }
 
@@ -258,54 +264,54 @@ pub enum LimiterReason {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum LimiterDetails {
-    /// A rate limiter's bucket.
+    /// The bucket of a rate limiter.
     RateLimiter {
-        /// `<label key>:<label value>`, `default` for a limiter without key, empty where no
-        /// bucket was looked at.
+        /// `<label key>:<label value>`. It is `default` for a limiter without a label key, and
+        /// empty if no bucket was read.
         label: Cow<'static, str>,
-        /// What is in the bucket.
+        /// The tokens of the bucket.
         tokens: TokensInfo,
     },
-    /// A concurrency limiter's slots.
+    /// The slots of a concurrency limiter.
     ConcurrencyLimiter {
         /// As for a rate limiter.
         label: Cow<'static, str>,
-        /// Slots before this flow took one.
+        /// The slots before this flow took one.
         tokens: TokensInfo,
-        /// Names the slot at the flow's end. A flow that was turned away has one too, which
-        /// nothing is held under; `None` where no slots were looked at.
+        /// Identifies the slot at the end of the flow. A rejected flow has an id as well, without a
+        /// slot; `None` if no slots were read.
         request_id: Option<RequestId>,
     },
     /// A sampler.
     Sampler {
-        /// `<session label key>:<label value>`, both possibly empty.
+        /// `<session label key>:<label value>`. Both may be empty.
         label: String,
     },
-    /// A quota scheduler's queue and bucket.
+    /// The queue and the bucket of a quota scheduler.
     QuotaScheduler {
         /// As for a rate limiter.
         label: Cow<'static, str>,
-        /// How the flow was queued.
+        /// How the flow was scheduled.
         scheduler: SchedulerDetails,
     },
-    /// A concurrency scheduler's queue and slots.
+    /// The queue and the slots of a concurrency scheduler.
     ConcurrencyScheduler {
         /// As for a rate limiter.
         label: Cow<'static, str>,
-        /// How the flow was queued; slots before this flow took one.
+        /// How the flow was scheduled, with the slots before this flow took one.
         scheduler: SchedulerDetails,
-        /// Names the slot at the flow's end; `None` when there is none.
+        /// Identifies the slot at the end of the flow; `None` if the flow has none.
         request_id: Option<RequestId>,
     },
-    /// A load scheduler's queue and bucket.
+    /// The queue and the bucket of a load scheduler.
     LoadScheduler {
-        /// How the flow was queued.
+        /// How the flow was scheduled.
         scheduler: SchedulerDetails,
     },
 }
 
 impl LimiterDetails {
-    /// The label and name of the slot, where there is one.
+    /// Returns the label and the id of the slot, if the decision has one.
     #[must_use]
     pub fn slot(&self) -> Option<(&str, RequestId)> {
         match self {
@@ -323,7 +329,7 @@ impl LimiterDetails {
         }
     }
 
-    /// Returns the bytes of its texts.
+    /// Returns the number of bytes of its texts.
     #[cfg(feature = "server")]
     pub(crate) fn text_bytes(&self) -> usize {
         match self {
@@ -340,28 +346,27 @@ impl LimiterDetails {
     }
 }
 
-/// How a scheduler saw a flow.
+/// How a scheduler treated a flow.
 ///
 /// See [`LimiterDecision`] for an example of details.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct SchedulerDetails {
-    /// The workload: its name, its index in the policy, or what the flow's workload label says.
+    /// The workload: its name, its index in the policy, or the value of the flow's workload label.
     pub workload_index: String,
-    /// How much the flow weighed; 0 where it was not looked at.
+    /// The priority of the flow; 0 if the scheduler was skipped.
     pub priority: f64,
-    /// The tokens; `None` when the flow was let through without asking for any.
+    /// The tokens; `None` if the scheduler was skipped.
     pub tokens: Option<TokensInfo>,
-    /// How many tokens the flow asked for, granted or not; 0 where it was not looked at.
+    /// How many tokens the flow asked for, granted or not; 0 if the scheduler was skipped.
     pub requested: f64,
-    /// How long it waited in the queue.
+    /// How long the flow waited in the queue.
     pub queued: Duration,
-    /// What priorities and fairness did to its turn; `None` for a flow that was not queued, or that
-    /// was dropped.
+    /// How priorities and fairness moved the flow; `None` if it was not queued, or was rejected.
     pub order: Option<QueueOrder>,
 }
 
-/// By how much a queue changed the turn of a flow, compared to the order of arrival, in tokens.
+/// How far a queue moved a flow compared to the order of arrival, in tokens.
 ///
 /// ```
 /// use tower_aperture::engine::{CheckInput, Engine, LimiterDetails, QueueOrder};
@@ -385,7 +390,7 @@ pub struct SchedulerDetails {
 /// let report = engine.check(&CheckInput::new("render", &params));
 /// let LimiterDetails::QuotaScheduler { scheduler, .. } = &report.limiter_decisions[0].details
 ///     else { unreachable!() };
-/// // There were tokens at once, and so the flow was not queued.
+/// // Tokens were available at once, so the flow was not queued.
 /// let order: Option<QueueOrder> = scheduler.order;
 /// assert!(order.is_none());
 /// # Ok::<(), tower_aperture::PolicyError>(())
@@ -393,60 +398,65 @@ pub struct SchedulerDetails {
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct QueueOrder {
-    /// Tokens of earlier flows that the flow overtook; negative where later ones overtook it.
+    /// Tokens of earlier flows that the flow overtook; negative if later flows overtook it.
     pub overtook: f64,
-    /// The same among the flows of its workload that waited behind another one of their fairness
-    /// label; `None` for a flow that did not.
+    /// The same among the flows of its workload that waited behind another one with their fairness
+    /// label; `None` for a flow that did not wait behind one.
     pub overtook_in_workload: Option<f64>,
 }
 
-/// Tokens of a bucket after a decision; zeros where no bucket was looked at.
+/// The tokens of a bucket after a decision; zeros if no bucket was read.
 ///
 /// See [`LimiterDecision`] for an example.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct TokensInfo {
-    /// Left to take.
+    /// Tokens that are left.
     pub remaining: f64,
-    /// Taken and not filled up again.
+    /// Tokens that were taken and not filled in again.
     pub current: f64,
-    /// What this flow took: as many as it asked for, or none.
+    /// Tokens that this flow took: all that it asked for, or none.
     pub consumed: f64,
 }
 
-/// Collects what the components decide, and what the caches have.
+/// Collects the decisions of the components and the result of the cache lookup.
 #[derive(Default)]
 pub(super) struct Collector<'a, 'p> {
-    /// `None` when nobody wants to know.
+    /// `None` if the caller needs no decisions.
     pub(super) decisions: Option<Vec<LimiterDecision>>,
     pub(super) quotas: Option<Vec<Quota>>,
-    pub(super) recall: Option<Recall<'a, 'p>>,
+    pub(super) lookup_stage: Option<CacheLookupStage<'a, 'p>>,
 }
 
 impl Observer for Collector<'_, '_> {
-    fn look_up(&mut self, flow: &Flow<'_, '_>, clock: &dyn Clock) -> bool {
-        self.recall
+    fn look_up(&mut self, flow: &EngineFlow<'_, '_>, clock: &dyn Clock) -> bool {
+        self.lookup_stage
             .as_mut()
-            .is_some_and(|recall| recall.look_up(flow, clock))
+            .is_some_and(|lookup_stage| lookup_stage.look_up(flow, clock))
     }
 
-    fn decided(&mut self, flow: &Flow<'_, '_>, by: &Placed, decided: &Decided) {
+    fn on_decision(
+        &mut self,
+        flow: &EngineFlow<'_, '_>,
+        component: &ComponentEntry,
+        decision: &ComponentDecision,
+    ) {
         if let Some(quotas) = &mut self.quotas {
-            quotas.extend(by.quota(decided));
+            quotas.extend(component.quota(decision));
         }
         let Some(decisions) = &mut self.decisions else {
             return;
         };
         decisions.push(LimiterDecision {
-            policy_name: Arc::clone(&by.policy_name),
-            policy_hash: Arc::clone(&by.policy_hash),
-            component_id: Arc::clone(&by.component_id),
-            dropped: decided.dropped,
-            dry_run: by.is_dry(),
-            reason: decided.reason,
-            denied_response_status_code: by.limiter.denied_code(),
-            wait_time: duration(decided.wait),
-            details: by.limiter.report(flow, decided),
+            policy_name: Arc::clone(&component.policy_name),
+            policy_hash: Arc::clone(&component.policy_hash),
+            component_id: Arc::clone(&component.component_id),
+            dropped: decision.dropped,
+            dry_run: component.is_dry_run(),
+            reason: decision.reason,
+            denied_response_status_code: component.limiter.denied_code(),
+            wait_time: duration(decision.wait),
+            details: component.limiter.report(flow, decision),
         });
     }
 }
@@ -454,13 +464,15 @@ impl Observer for Collector<'_, '_> {
 impl Collector<'_, '_> {
     pub(super) fn report(
         self,
-        flow: &Flow<'_, '_>,
-        flux_meters: &Matched,
-        denied: Option<Denied>,
+        flow: &EngineFlow<'_, '_>,
+        flux_meters: &MatchedMeters,
+        denied: Option<EngineDenial>,
         expect_end: bool,
     ) -> CheckReport {
         let Self {
-            decisions, recall, ..
+            decisions,
+            lookup_stage,
+            ..
         } = self;
         let mut flow_label_keys: Vec<String> =
             flow.labels.iter().map(|(key, _)| key.to_owned()).collect();
@@ -482,7 +494,7 @@ impl Collector<'_, '_> {
             flow_label_keys,
             telemetry_flow_labels,
             expect_end,
-            // Known to the caller, where it may be.
+            // Only the caller knows; it sets the field.
             undecided: false,
             limiter_decisions: decisions.unwrap_or_default(),
             classifiers: Vec::new(),
@@ -490,7 +502,7 @@ impl Collector<'_, '_> {
                 .meters()
                 .map(|meter| Arc::clone(meter.name()))
                 .collect(),
-            cache_lookup: recall.and_then(|recall| recall.found),
+            cache_lookup: lookup_stage.and_then(|lookup_stage| lookup_stage.found),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The names of slots: random, because a caller that knows a name can free its slot.
+//! The ids of slots. They are random, because a caller that knows an id can return the slot.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -8,10 +8,10 @@ use std::str::FromStr;
 use ahash::RandomState;
 use uuid::Uuid;
 
-/// Names one slot of a concurrency limiter or scheduler: a random UUID (version 4, RFC 9562).
+/// Identifies one slot of a concurrency limiter or scheduler: a random UUID (version 4, RFC 9562).
 ///
-/// It cannot be guessed: its 90 free bits come from the system's cryptographic source. Its text, 36
-/// characters, is made where it is asked for.
+/// An id cannot be guessed, because its 90 free bits come from the system's cryptographic source.
+/// Its text of 36 characters is only made when it is printed.
 ///
 /// ```
 /// use tower_aperture::engine::RequestId;
@@ -25,47 +25,48 @@ use uuid::Uuid;
 pub struct RequestId(NonZeroU64, u64);
 
 /// Bytes of one id.
-const ID: usize = 16;
-/// Bytes that a thread asks the system for at once, for 64 ids.
-const BLOCK: usize = 64 * ID;
+const ID_BYTES: usize = 16;
+/// Random bytes that a thread requests from the system at once: enough for 64 ids.
+const BLOCK_BYTES: usize = 64 * ID_BYTES;
 
 thread_local! {
-    static OWN: RefCell<Random> = const { RefCell::new(Random::EMPTY) };
+    static THREAD_BYTES: RefCell<RandomBytes> = const { RefCell::new(RandomBytes::EMPTY) };
 }
 
-/// A thread's random bytes, each used once.
-struct Random {
-    bytes: [u8; BLOCK],
+/// The random bytes of a thread. Each is used once.
+struct RandomBytes {
+    bytes: [u8; BLOCK_BYTES],
     used: usize,
 }
 
-impl Random {
+impl RandomBytes {
     const EMPTY: Self = Self {
-        bytes: [0; BLOCK],
-        used: BLOCK,
+        bytes: [0; BLOCK_BYTES],
+        used: BLOCK_BYTES,
     };
 
-    fn next(&mut self) -> [u8; ID] {
-        let mut next = [0; ID];
-        if self.used >= BLOCK {
+    fn next(&mut self) -> [u8; ID_BYTES] {
+        let mut next = [0; ID_BYTES];
+        if self.used >= BLOCK_BYTES {
             if getrandom::fill(&mut self.bytes).is_err() {
-                return Self::without_a_source();
+                return Self::fallback();
             }
             self.used = 0;
         }
-        let taken = &mut self.bytes[self.used..self.used + ID];
+        let taken = &mut self.bytes[self.used..self.used + ID_BYTES];
         next.copy_from_slice(taken);
         taken.fill(0);
-        self.used += ID;
+        self.used += ID_BYTES;
         next
     }
 
-    /// The system has no random bytes now. Hashes under fresh keys stay distinct.
+    /// Returns bytes for an id while the system has no random bytes. Hashes under fresh keys stay
+    /// distinct.
     #[cold]
-    fn without_a_source() -> [u8; ID] {
+    fn fallback() -> [u8; ID_BYTES] {
         log_event!(
             warn,
-            "the system gives no random bytes: names of slots are harder to keep secret"
+            "the system has no random bytes: ids of slots are easier to guess until it has"
         );
         let (high, low) = (RandomState::new(), RandomState::new());
         let (high, low) = (high.hash_one(0), low.hash_one(0));
@@ -74,33 +75,33 @@ impl Random {
 }
 
 impl RequestId {
-    /// Returns an id for a slot at this place, which the id leads to without a table.
-    pub(crate) fn new(place: u32) -> Self {
-        // A thread that is ending has no bytes of its own any more.
-        let bytes = OWN
+    /// Returns an id for the slot at an index. The index can be read from the id without a table.
+    pub(crate) fn new(slot_index: u32) -> Self {
+        // A thread that is ending has lost its own bytes.
+        let bytes = THREAD_BYTES
             .try_with(|own| own.try_borrow_mut().ok().map(|mut own| own.next()))
             .ok()
             .flatten()
             .unwrap_or_else(|| {
-                let mut own = Random::EMPTY;
+                let mut own = RandomBytes::EMPTY;
                 own.next()
             });
-        Self::random_from(bytes, place)
+        Self::random_from(bytes, slot_index)
     }
 
-    /// The bits of the place stand under random ones.
-    fn random_from(bytes: [u8; ID], place: u32) -> Self {
+    /// Hides the index by combining it with random bits.
+    fn random_from(bytes: [u8; ID_BYTES], slot_index: u32) -> Self {
         let random = uuid::Builder::from_random_bytes(bytes).into_uuid();
         let (high, low) = random.as_u64_pair();
         let mask = high >> 32;
-        let low = low >> 32 << 32 | mask ^ u64::from(place);
-        // Never zero: the version is in it.
+        let low = low >> 32 << 32 | mask ^ u64::from(slot_index);
+        // Never zero, because it contains the version.
         Self(NonZeroU64::new(high).unwrap_or(NonZeroU64::MAX), low)
     }
 
-    /// Returns the place to look at. An id from outside may name any place; the slot there has its
-    /// own id.
-    pub(crate) const fn place(self) -> u32 {
+    /// Returns the index of the slot. An id from outside may contain any index, so compare it with
+    /// the id of the slot there.
+    pub(crate) const fn slot_index(self) -> u32 {
         (self.0.get() >> 32 ^ self.1) as u32
     }
 
@@ -121,7 +122,7 @@ impl fmt::Debug for RequestId {
     }
 }
 
-/// The text is no id that an engine could have given.
+/// The text is not an id that an engine could have issued.
 ///
 /// See [`RequestId`] for an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,7 +130,7 @@ pub struct ParseRequestIdError(());
 
 impl fmt::Display for ParseRequestIdError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("not the text of a UUID")
+        f.write_str("not a UUID in lowercase hyphenated form")
     }
 }
 
@@ -138,7 +139,11 @@ impl std::error::Error for ParseRequestIdError {}
 impl FromStr for RequestId {
     type Err = ParseRequestIdError;
 
-    /// Parses what [`Display`](fmt::Display) prints, and no other spelling of a UUID.
+    /// Parses the form that [`Display`](fmt::Display) prints, and no other spelling of a UUID.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ParseRequestIdError`] for any other text.
     fn from_str(text: &str) -> Result<Self, ParseRequestIdError> {
         let wrong = ParseRequestIdError(());
         let parsed = Uuid::try_parse(text).map_err(|_| wrong)?;
@@ -158,11 +163,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_are_random_uuids_and_go_through_text() {
+    fn ids_are_random_uuids_and_survive_a_round_trip_as_text() {
         let mut seen = HashSet::new();
-        for place in (0..10_000).chain([u32::MAX]) {
-            let id = RequestId::new(place);
-            assert_eq!(id.place(), place);
+        for slot_index in (0..10_000).chain([u32::MAX]) {
+            let id = RequestId::new(slot_index);
+            assert_eq!(id.slot_index(), slot_index);
             let text = id.to_string();
             assert_eq!(text.as_bytes()[14], b'4', "{text}");
             assert!(b"89ab".contains(&text.as_bytes()[19]), "{text}");
@@ -172,8 +177,9 @@ mod tests {
     }
 
     #[test]
-    fn an_id_tells_nothing_about_the_next_one() {
-        // Each free bit is set in about half of the ids, also where the one before had it.
+    fn an_id_reveals_nothing_about_the_next_one() {
+        // Each free bit is set in about half of the ids, and equals that of the previous id in
+        // about half.
         const IDS: usize = 4096;
         let ids: Vec<u128> = (0..IDS)
             .map(|_| RequestId::new(7).uuid().as_u128())
@@ -198,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_uuid_is_refused() {
+    fn other_texts_are_no_ids() {
         for text in [
             "",
             "00000000-0000-0000-0000-000000000000",

@@ -1,4 +1,4 @@
-//! The policies in force, which a reload swaps as a whole.
+//! The policies in force, which a reload replaces as a whole.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -7,28 +7,28 @@ use ahash::RandomState;
 
 use super::classify::Classifiers;
 use super::control::{Control, SignalSource};
-use super::dry_run::DryRun;
-use super::flux_meter::{FluxMeters, Matched};
+use super::dry_run::DryRunPolicies;
+use super::flux_meter::{FluxMeters, MatchedMeters};
 use super::index::Index;
-use super::limiters::{Component, Surroundings};
+use super::limiters::{Component, ComponentContext};
 use super::queries::PolicyQuery;
-use super::stages::Flow;
-use crate::policy::{ComparedValues, Dynamic, Loaded, PolicyWarning};
+use super::stages::EngineFlow;
+use crate::policy::{ComparedValues, DynamicConfigDocument, LoadedPolicy, PolicyWarning};
 
-/// The group of an Agent that is given none.
+/// The group of an Agent without a configured group.
 pub(super) const DEFAULT_GROUP: &str = "default";
 
-/// Settings of the engine, which a reload leaves as they are.
+/// The settings of the engine, which a reload does not change.
 #[derive(Debug)]
-pub(super) struct Settings {
+pub(super) struct EngineSettings {
     pub(super) agent_group: Option<String>,
-    pub(super) surroundings: Surroundings,
+    pub(super) component_context: ComponentContext,
     pub(super) signal_source: Option<Arc<dyn SignalSource>>,
-    pub(super) dry_run: DryRun,
+    pub(super) dry_run: DryRunPolicies,
 }
 
-/// All that follows from the texts of the policies. Flows that began under an older snapshot keep
-/// the components that they use alive.
+/// Everything that is derived from the texts of the policies. Flows that began under an older
+/// snapshot keep its components alive as long as they use them.
 #[derive(Debug)]
 pub(super) struct Snapshot {
     pub(super) index: Index,
@@ -37,33 +37,32 @@ pub(super) struct Snapshot {
     pub(super) control: Control<Component>,
     /// The values that matchers compare labels with.
     pub(super) compared: ComparedValues,
-    /// Some load scheduler measures what its workloads take.
+    /// True if a load scheduler measures the latency of its workloads.
     pub(super) times_workloads: bool,
     pub(super) warnings: Vec<PolicyWarning>,
     /// The queries for the signal source.
     pub(super) queries: Vec<PolicyQuery>,
-    /// Describes what is in force, policy by policy.
+    /// A description of the policies in force, policy by policy.
     pub(super) description: String,
-    /// The names of the policies.
-    pub(super) policies: HashSet<Arc<str>>,
-    /// By file.
-    pub(super) known: HashMap<Arc<str>, Arc<Known>, RandomState>,
+    pub(super) policy_names: HashSet<Arc<str>>,
+    /// The parsed policies by file name.
+    pub(super) by_file: HashMap<Arc<str>, Arc<CachedPolicy>, RandomState>,
 }
 
-/// A policy as it was read. A reload uses it again while its text stays the same.
+/// A parsed policy. A reload reuses it while its text and its dynamic configuration are unchanged.
 #[derive(Debug)]
-pub(super) struct Known {
+pub(super) struct CachedPolicy {
     pub(super) file: Arc<str>,
     pub(super) text: Arc<str>,
-    pub(super) dynamic: Vec<Dynamic>,
-    pub(super) loaded: Loaded,
+    pub(super) dynamic: Vec<DynamicConfigDocument>,
+    pub(super) loaded: LoadedPolicy,
     pub(super) description: String,
-    /// Tells its loop from a changed one.
-    pub(super) circuit: Box<str>,
+    /// A text that identifies what the control loop of the policy computes.
+    pub(super) circuit_text: Box<str>,
 }
 
 impl Snapshot {
-    pub(super) fn empty(settings: &Settings) -> Self {
+    pub(super) fn empty(settings: &EngineSettings) -> Self {
         Self {
             index: Index::default(),
             classifiers: Classifiers::default(),
@@ -74,25 +73,25 @@ impl Snapshot {
             warnings: Vec::new(),
             queries: Vec::new(),
             description: String::new(),
-            policies: HashSet::new(),
-            known: HashMap::default(),
+            policy_names: HashSet::new(),
+            by_file: HashMap::default(),
         }
     }
 
-    /// Returns the number of policies that were read since `before`.
+    /// Returns the number of policies that were parsed since `before`.
     #[cfg(test)]
-    pub(super) fn read_again(&self, before: &Self) -> usize {
-        let known = self.known.iter();
-        let new = known.filter(|(file, known)| {
-            let before = before.known.get(*file);
-            !before.is_some_and(|before| Arc::ptr_eq(before, known))
+    pub(super) fn count_reparsed(&self, before: &Self) -> usize {
+        let policies = self.by_file.iter();
+        let new = policies.filter(|(file, policy)| {
+            let before = before.by_file.get(*file);
+            !before.is_some_and(|before| Arc::ptr_eq(before, policy))
         });
         new.count()
     }
 
     /// Returns true if a policy of this name is in force.
     pub(super) fn has_policy(&self, name: &str) -> bool {
-        self.policies.contains(name)
+        self.policy_names.contains(name)
     }
 
     /// Returns true if a component, classifier or flux meter selects the control point.
@@ -102,15 +101,15 @@ impl Snapshot {
             || self.flux_meters.selects(control_point)
     }
 
-    /// Returns true if a load scheduler or a flux meter measures how long flows take.
+    /// Returns true if a load scheduler or a flux meter measures the latency of flows.
     #[inline]
     pub(super) fn times_flows(&self) -> bool {
         self.times_workloads || !self.flux_meters.is_empty()
     }
 
-    /// Returns the flux meters and workloads that measure how long a flow takes.
+    /// Returns the flux meters and workloads that measure the latency of a flow.
     #[inline]
-    pub(super) fn matched(&self, flow: &Flow<'_, '_>) -> Matched {
+    pub(super) fn matched(&self, flow: &EngineFlow<'_, '_>) -> MatchedMeters {
         let matched = self.flux_meters.matching(flow);
         if self.times_workloads {
             return matched.with_workloads(self.index.workloads(flow));

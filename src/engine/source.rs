@@ -9,17 +9,17 @@ use std::{fmt, fs, io};
 
 use crate::policy::{self, PolicyError, PolicyWarning};
 
-/// File names of dynamic configuration end so.
-const DYNAMIC: [&str; 2] = [".dynamic.yaml", ".dynamic.yml"];
+/// The ends of file names that hold dynamic configuration.
+const DYNAMIC_SUFFIXES: [&str; 2] = [".dynamic.yaml", ".dynamic.yml"];
 
-pub(super) enum Source {
+pub(super) enum PolicySource {
     File(PathBuf),
     Folder(PathBuf),
     Text { name: String, text: String },
 }
 
-/// Leaves the texts of policies out, which may name users.
-impl fmt::Debug for Source {
+/// Omits the texts of policies, which may name users.
+impl fmt::Debug for PolicySource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) => f.debug_tuple("File").field(path).finish(),
@@ -34,9 +34,10 @@ impl fmt::Debug for Source {
 pub(super) struct Document {
     pub(super) name: Arc<str>,
     pub(super) text: Arc<str>,
-    /// The file that had the text; `None` for a text from no file.
+    /// The file that the text was read from; `None` for a text in memory.
     file: Option<FileId>,
-    /// Found beside a single file: it may belong to another policy.
+    /// True for dynamic configuration that was found beside a single policy file: it may belong to
+    /// a policy that the engine does not load.
     pub(super) is_beside: bool,
 }
 
@@ -56,10 +57,13 @@ impl Document {
         }
     }
 
-    /// Returns folder and policy of a name such as `policies/shop.dynamic.yaml`.
+    /// Returns folder and policy name of a name such as `policies/shop.dynamic.yaml`; `None` for
+    /// other names.
     pub(super) fn configures(&self) -> Option<(&str, &str)> {
         let (folder, file) = folder_and_file(&self.name);
-        let policy = DYNAMIC.iter().find_map(|end| file.strip_suffix(end))?;
+        let policy = DYNAMIC_SUFFIXES
+            .iter()
+            .find_map(|suffix| file.strip_suffix(suffix))?;
         (!policy.is_empty()).then_some((folder, policy))
     }
 }
@@ -72,7 +76,7 @@ pub(super) fn folder_and_file(name: &str) -> (&str, &str) {
     }
 }
 
-/// Tells a file from one that took its place.
+/// Distinguishes a file from another file that replaced it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct FileId {
     device: u64,
@@ -97,21 +101,22 @@ impl FileId {
     }
 }
 
-/// The content of the sources at one time.
+/// The contents of the sources at one time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Read {
+pub(super) struct SourceContents {
     pub(super) documents: Vec<Document>,
     pub(super) warnings: Vec<PolicyWarning>,
-    /// The folders, and how many files each has.
+    /// The folders, each with its number of files.
     folders: Vec<(PathBuf, usize)>,
 }
 
-/// Polls in a row that have to find the same before a change counts: a file that is renamed into its
-/// place is whole, and one that is rewritten in place may be half written.
-const REPLACED: u32 = 2;
-const REWRITTEN: u32 = 4;
+/// The number of consecutive polls that must find the same before a change is put in force: a file
+/// that is renamed into place is complete, whereas a file that is rewritten in place may be half
+/// written.
+const POLLS_IF_REPLACED: u32 = 2;
+const POLLS_IF_REWRITTEN: u32 = 4;
 
-impl Read {
+impl SourceContents {
     pub(super) fn of_texts(texts: impl IntoIterator<Item = (String, String)>) -> Self {
         let documents = texts.into_iter();
         Self {
@@ -122,105 +127,115 @@ impl Read {
         }
     }
 
-    /// Returns the number of polls in a row that have to find this, after `before`, before it counts;
-    /// zero if nothing changed.
+    /// Returns the number of consecutive polls that must find these contents, after `before`, until
+    /// they are put in force; zero if nothing changed.
     ///
     /// # Errors
     ///
-    /// When a folder has lost all its files.
-    pub(super) fn polls_after(&self, before: &Self) -> Result<u32, PolicyError> {
+    /// Returns an error if a folder has lost all its files.
+    pub(super) fn polls_needed_after(&self, before: &Self) -> Result<u32, PolicyError> {
         for (now, then) in self.folders.iter().zip(&before.folders) {
             if now.1 == 0 && then.1 > 0 {
-                let message = "the folder has no policy file any more, and so its policies stay in \
-                               force: a reload (SIGHUP) takes it as it is";
+                let message = "the folder has lost all its policy files, so its policies stay in force; \
+                               a reload (SIGHUP) would remove them";
                 return Err(PolicyError::new(now.0.display().to_string(), message));
             }
         }
-        let known = before.documents.iter().map(|one| (&*one.name, one));
+        let known = before
+            .documents
+            .iter()
+            .map(|document| (&*document.name, document));
         let known: HashMap<&str, &Document> = known.collect();
         let changes = self
             .documents
             .iter()
             .map(|now| match known.get(&*now.name) {
                 Some(then) if then.text == now.text => 0,
-                Some(then) if then.file == now.file => REWRITTEN,
-                Some(_) | None => REPLACED,
+                Some(then) if then.file == now.file => POLLS_IF_REWRITTEN,
+                Some(_) | None => POLLS_IF_REPLACED,
             });
-        let fewer = match self.documents.len() < known.len() {
-            true => REPLACED,
+        let removal = match self.documents.len() < known.len() {
+            true => POLLS_IF_REPLACED,
             false => 0,
         };
-        Ok(changes.max().unwrap_or(0).max(fewer))
+        Ok(changes.max().unwrap_or(0).max(removal))
     }
 }
 
-/// The sources of policies, and what was last read from them.
+/// The sources of policies, and their contents that were last read.
 #[derive(Debug)]
-pub(super) struct Sources {
-    pub(super) list: Arc<[Source]>,
-    /// The content that was last tried.
-    pub(super) tried: Read,
-    /// The reason that it is not in force.
-    pub(super) refused: Option<PolicyError>,
-    /// The reason that the sources cannot be read now.
-    pub(super) unreadable: Option<PolicyError>,
-    /// The content in force.
-    pub(super) in_force: Read,
-    /// Dynamic configuration that was set by hand, by policy: of those in force, so it is bounded
-    /// by them.
-    pub(super) by_hand: HashMap<Arc<str>, Arc<str>>,
+pub(super) struct PolicySources {
+    pub(super) list: Arc<[PolicySource]>,
+    /// The contents that were last loaded, successfully or not.
+    pub(super) last_tried: SourceContents,
+    /// The error of that load, if it failed.
+    pub(super) refusal: Option<PolicyError>,
+    /// The error of the last attempt to read the sources, if it failed.
+    pub(super) read_error: Option<PolicyError>,
+    /// The contents in force.
+    pub(super) in_force: SourceContents,
+    /// Dynamic configuration that was set at run time, by policy. It is bounded by the policies in
+    /// force, because other entries are removed.
+    pub(super) dynamic_overrides: HashMap<Arc<str>, Arc<str>>,
 }
 
-/// Reads all sources. `again` refuses files that can be read only once, such as a pipe: reading one
-/// again would wait for ever.
-pub(super) fn read(sources: &[Source], again: bool) -> Result<Read, PolicyError> {
-    let mut read = Read::default();
-    // Of each folder of single files.
-    let mut beside: HashMap<PathBuf, Vec<PathBuf>> = HashMap::new();
+/// Reads all sources. In a reload, files that can be read only once, such as pipes, are refused:
+/// reading one again would block for ever.
+pub(super) fn read(
+    sources: &[PolicySource],
+    is_reload: bool,
+) -> Result<SourceContents, PolicyError> {
+    let mut contents = SourceContents::default();
+    // The folders of single files, each with the files that were given.
+    let mut single_file_folders: HashMap<PathBuf, Vec<PathBuf>> = HashMap::new();
     for source in sources {
         match source {
-            Source::Text { name, text } => {
-                read.documents.push(Document::new(&**name, &**text));
+            PolicySource::Text { name, text } => {
+                contents.documents.push(Document::new(&**name, &**text));
             }
-            Source::File(path) => {
-                read.documents.push(read_file(path, !again)?);
+            PolicySource::File(path) => {
+                contents.documents.push(read_file(path, !is_reload)?);
                 let folder = path.parent().unwrap_or(Path::new("")).to_owned();
-                beside.entry(folder).or_default().push(path.clone());
+                single_file_folders
+                    .entry(folder)
+                    .or_default()
+                    .push(path.clone());
             }
-            Source::Folder(path) => {
-                let files = policy_files(path).map_err(|error| unreadable(path, error))?;
+            PolicySource::Folder(path) => {
+                let files = policy_files(path).map_err(|error| read_error(path, error))?;
                 if files.is_empty() {
                     let message = "there is no .yaml or .yml file in this folder";
                     let path = path.display().to_string();
-                    read.warnings.push(PolicyWarning::new(path, message));
+                    contents.warnings.push(PolicyWarning::new(path, message));
                 }
-                read.folders.push((path.clone(), files.len()));
+                contents.folders.push((path.clone(), files.len()));
                 for file in files {
-                    read.documents.push(read_file(&file, false)?);
+                    contents.documents.push(read_file(&file, false)?);
                 }
             }
         }
     }
-    for (folder, given) in beside {
+    for (folder, given) in single_file_folders {
         for file in dynamic_files(&folder) {
             if !given.contains(&file) {
                 let document = read_file(&file, false)?;
-                read.documents.push(Document {
+                contents.documents.push(Document {
                     is_beside: true,
                     ..document
                 });
             }
         }
     }
-    Ok(read)
+    Ok(contents)
 }
 
-/// Reads a text of a length that a policy may have; a longer one is cut off, and then refused.
-fn read_file(path: &Path, pipes: bool) -> Result<Document, PolicyError> {
+/// Reads a text up to the maximum length of a policy plus one byte; the policy parser refuses a
+/// longer text.
+fn read_file(path: &Path, allow_pipes: bool) -> Result<Document, PolicyError> {
     let read = || {
-        // Opening a pipe waits for a writer.
-        if !fs::metadata(path)?.is_file() && !pipes {
-            let message = "it is no regular file, and so it cannot be read again";
+        // Checked first, because opening a pipe waits for a writer.
+        if !fs::metadata(path)?.is_file() && !allow_pipes {
+            let message = "not a regular file, so it cannot be read again";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
         let file = fs::File::open(path)?;
@@ -229,18 +244,19 @@ fn read_file(path: &Path, pipes: bool) -> Result<Document, PolicyError> {
         file.take(policy::MAX_BYTES as u64 + 1)
             .read_to_end(&mut bytes)?;
         let text = String::from_utf8(bytes).or_else(|error| {
-            // Cut off within a character: it is too long anyway.
+            // The last character is incomplete, as after the cut of a long text, which the
+            // parser then refuses for its length.
             match error.utf8_error().error_len() {
                 None => Ok(String::from_utf8_lossy(error.as_bytes()).into_owned()),
                 Some(_) => Err(io::Error::new(
                     io::ErrorKind::InvalidData,
-                    "it is not UTF-8",
+                    "the file is not UTF-8",
                 )),
             }
         })?;
         Ok((text, id))
     };
-    let (text, id) = read().map_err(|error| unreadable(path, error))?;
+    let (text, id) = read().map_err(|error| read_error(path, error))?;
     Ok(Document {
         name: path.display().to_string().into(),
         text: text.into(),
@@ -249,12 +265,12 @@ fn read_file(path: &Path, pipes: bool) -> Result<Document, PolicyError> {
     })
 }
 
-fn unreadable(path: &Path, error: io::Error) -> PolicyError {
+fn read_error(path: &Path, error: io::Error) -> PolicyError {
     PolicyError::unreadable(path.display().to_string(), error)
 }
 
-/// The files of a folder, dynamic configuration included. A link that leads nowhere is one, so that
-/// it is not overlooked.
+/// Returns the files of a folder, dynamic configuration included. A dangling link is included, so
+/// that it produces an error.
 fn policy_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder)? {
@@ -273,8 +289,8 @@ fn policy_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// The files of dynamic configuration in the folder of single files. There are none in a folder
-/// that may not be listed.
+/// Returns the files of dynamic configuration in the folder of single files; none if the folder
+/// cannot be listed.
 fn dynamic_files(folder: &Path) -> Vec<PathBuf> {
     let listed = match folder.as_os_str().is_empty() {
         true => fs::read_dir("."),
@@ -283,10 +299,10 @@ fn dynamic_files(folder: &Path) -> Vec<PathBuf> {
     let entries = listed.into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
     let dynamic = |name: &String| {
-        let ends = DYNAMIC
+        let has_suffix = DYNAMIC_SUFFIXES
             .iter()
-            .any(|end| name.len() > end.len() && name.ends_with(end));
-        ends && !name.starts_with('.')
+            .any(|suffix| name.len() > suffix.len() && name.ends_with(suffix));
+        has_suffix && !name.starts_with('.')
     };
     let mut files: Vec<PathBuf> = names
         .filter(dynamic)

@@ -1,4 +1,4 @@
-//! The steps a flow goes through: all components of a step decide, then the next one begins.
+//! The steps of a decision. All components of a step decide, then the next step begins.
 
 use std::sync::Arc;
 use std::task::{Poll, Waker};
@@ -7,39 +7,39 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::clock::{Clock, Nanos, nanos};
+use super::component_entry::ComponentEntry;
 use super::index::Index;
-use super::limiters::{Decided, Scheduled, Settled};
-use super::placed::Placed;
+use super::limiters::{ComponentDecision, DecisionWithSlot, ScheduleResult};
 use super::report::LimiterReason;
-use super::ticket::{Held, Slots};
+use super::ticket::{HeldSlot, HeldSlots};
 use crate::flow::{Labels, RejectReason};
 
-/// The time left of a flow that has all the time there is.
+/// The time left of a flow without a deadline.
 pub(crate) const NO_DEADLINE: Nanos = Nanos::MAX;
-/// The longest time left, and the latest time, that is a deadline: a longer one is as good as this.
+/// The longest time left, and the latest time, that counts as a deadline. Longer ones are capped.
 pub(crate) const LATEST_DEADLINE: Nanos = NO_DEADLINE - 1;
 
-/// The time left until a deadline, which is one however far away it is: a flow without one waits
-/// for no slot.
+/// Returns the time left until a deadline. A distant deadline is capped, so that it stays a
+/// deadline: a flow without one does not wait for a slot.
 pub(crate) fn time_left(deadline: Option<Duration>) -> Nanos {
     deadline.map_or(NO_DEADLINE, |left| nanos(left).min(LATEST_DEADLINE))
 }
 
-/// What the engine looks at of a flow.
+/// The parts of a flow that the engine reads.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Flow<'a, 'l> {
+pub(crate) struct EngineFlow<'a, 'l> {
     pub(crate) control_point: &'a str,
     pub(crate) services: &'a [&'a str],
     pub(crate) labels: &'a Labels<'l>,
     pub(crate) ramp_mode: bool,
-    /// Until the deadline, or [`NO_DEADLINE`].
+    /// The time until the deadline, or [`NO_DEADLINE`].
     pub(crate) time_left: Nanos,
 }
 
-/// Components that decide together; the order of the variants is the order of the steps.
+/// Components that decide together. The order of the variants is the order of the steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Step {
-    /// Samplers that decide about flows in ramp mode, and about no others.
+pub(crate) enum DecisionStep {
+    /// Samplers that decide about flows in ramp mode only.
     Ramps,
     /// Samplers.
     Samplers,
@@ -47,16 +47,20 @@ pub(crate) enum Step {
     Limiters,
     /// Concurrency schedulers.
     Concurrency,
-    /// Quota schedulers and load schedulers; caches are looked up before.
+    /// Quota schedulers and load schedulers. The caches are looked up before this step.
     Schedulers,
 }
 
-/// The steps in which nobody waits: one batch, reverted together.
-const AT_ONCE: [Step; 3] = [Step::Ramps, Step::Samplers, Step::Limiters];
-/// The steps in which flows may wait, each a batch of its own.
-const WAITING: [Step; 2] = [Step::Concurrency, Step::Schedulers];
+/// The steps in which no flow waits. They form one batch, which is reverted as a whole.
+const IMMEDIATE_STEPS: [DecisionStep; 3] = [
+    DecisionStep::Ramps,
+    DecisionStep::Samplers,
+    DecisionStep::Limiters,
+];
+/// The steps in which flows may wait. Each is a batch of its own.
+const QUEUEING_STEPS: [DecisionStep; 2] = [DecisionStep::Concurrency, DecisionStep::Schedulers];
 
-impl Step {
+impl DecisionStep {
     fn reject_reason(self) -> RejectReason {
         match self {
             Self::Ramps => RejectReason::NoMatchingRamp,
@@ -66,28 +70,28 @@ impl Step {
         }
     }
 
-    /// The no of this step; a code of 0 stands for the usual one.
-    pub(crate) fn denied(self, code: i32, wait: Nanos) -> Denied {
+    /// Returns the denial of this step. A code of 0 stands for the default status of its reason.
+    pub(crate) fn denial(self, code: i32, wait: Nanos) -> EngineDenial {
         let reason = self.reject_reason();
         let code = match code {
             0 => i32::from(reason.default_status().as_u16()),
             code => code,
         };
-        Denied { reason, code, wait }
+        EngineDenial { reason, code, wait }
     }
 }
 
-/// A flow's no.
+/// The rejection of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Denied {
+pub(crate) struct EngineDenial {
     pub(crate) reason: RejectReason,
-    /// 0 when nobody named one.
+    /// 0 if no component rejected the flow.
     pub(crate) code: i32,
-    /// The longest wait of the step; 0 when there is none.
+    /// The longest wait of the step, or 0 if none is known.
     pub(crate) wait: Nanos,
 }
 
-impl Denied {
+impl EngineDenial {
     const NO_RAMP: Self = Self {
         reason: RejectReason::NoMatchingRamp,
         code: 0,
@@ -95,77 +99,83 @@ impl Denied {
     };
 }
 
-/// Sees each decision; nothing is made for one who does not look.
+/// Observes each decision. Nothing is allocated for an observer that ignores them.
 pub(crate) trait Observer {
-    fn decided(&mut self, flow: &Flow<'_, '_>, by: &Placed, decided: &Decided);
+    fn on_decision(
+        &mut self,
+        flow: &EngineFlow<'_, '_>,
+        component: &ComponentEntry,
+        decision: &ComponentDecision,
+    );
 
-    /// Called once a flow, when the steps before quota and load schedulers let it in: looks up
-    /// what the flow asks of the caches. Where it is true, the result cache has the answer: the
-    /// flow is accepted, and those schedulers are not asked.
+    /// Looks up the caches that the flow asks for; called once per flow, when the steps before
+    /// quota and load schedulers have accepted it. Returns true if the result cache has the
+    /// response: the flow is then accepted without those schedulers.
     #[inline(always)]
-    fn look_up(&mut self, _flow: &Flow<'_, '_>, _clock: &dyn Clock) -> bool {
+    fn look_up(&mut self, _flow: &EngineFlow<'_, '_>, _clock: &dyn Clock) -> bool {
         false
     }
 }
 
 impl Observer for () {
-    fn decided(&mut self, _: &Flow<'_, '_>, _: &Placed, _: &Decided) {}
+    fn on_decision(&mut self, _: &EngineFlow<'_, '_>, _: &ComponentEntry, _: &ComponentDecision) {}
 }
 
-/// How far a flow got.
+/// How far the decision of a flow has come.
 #[derive(Debug)]
-pub(crate) enum Progress {
-    Done(Result<(), Denied>),
-    /// Some scheduler makes it wait.
-    Waits(Box<Halt>),
+pub(crate) enum StepProgress {
+    Done(Result<(), EngineDenial>),
+    /// A scheduler makes the flow wait.
+    Waits(Box<Suspended>),
 }
 
-/// Decides one flow, as far as that goes without waiting. Slots it is granted go to `held`.
+/// Decides about a flow as far as possible without waiting. Adds the slots that it is granted to
+/// `held`.
 #[inline(always)]
 pub(crate) fn run(
     index: &Index,
     clock: &dyn Clock,
-    flow: &Flow<'_, '_>,
+    flow: &EngineFlow<'_, '_>,
     observer: &mut impl Observer,
-    held: &mut Slots,
-) -> Progress {
+    held: &mut HeldSlots,
+) -> StepProgress {
     match *index.matching(flow) {
         [] => {
             if flow.ramp_mode {
-                return Progress::Done(Err(Denied::NO_RAMP));
+                return StepProgress::Done(Err(EngineDenial::NO_RAMP));
             }
             observer.look_up(flow, clock);
-            Progress::Done(Ok(()))
+            StepProgress::Done(Ok(()))
         }
-        [only] if !flow.ramp_mode && index.component(only).limiter.step() == Step::Limiters => {
+        [only]
+            if !flow.ramp_mode
+                && index.component(only).limiter.step() == DecisionStep::Limiters =>
+        {
             let now = nanos(clock.now());
-            let result = alone(index.component(only), now, flow, observer, held);
+            let result = run_single(index.component(only), now, flow, observer, held);
             if result.is_ok() {
                 observer.look_up(flow, clock);
             }
-            Progress::Done(result)
+            StepProgress::Done(result)
         }
-        ref all => together(index, all, clock, flow, observer, held),
+        ref all => run_all(index, all, clock, flow, observer, held),
     }
 }
 
-/// One limiter: there is no step but its own, and nothing to revert.
+/// Decides about a flow that one limiter selects: it has no other step, and nothing to revert.
 #[inline(always)]
-fn alone(
-    component: &Placed,
+fn run_single(
+    component: &ComponentEntry,
     now: Nanos,
-    flow: &Flow<'_, '_>,
+    flow: &EngineFlow<'_, '_>,
     observer: &mut impl Observer,
-    held: &mut Slots,
-) -> Result<(), Denied> {
-    let Settled {
-        decided,
-        held: slot,
-    } = component.limiter.decide(flow, now);
-    observer.decided(flow, component, &decided);
-    if component.rejects(&decided) {
+    held: &mut HeldSlots,
+) -> Result<(), EngineDenial> {
+    let DecisionWithSlot { decision, slot } = component.limiter.decide(flow, now);
+    observer.on_decision(flow, component, &decision);
+    if component.rejects(&decision) {
         let code = component.limiter.denied_code();
-        return Err(component.limiter.step().denied(code, decided.wait));
+        return Err(component.limiter.step().denial(code, decision.wait));
     }
     if let Some(slot) = slot {
         held.push(slot);
@@ -174,175 +184,175 @@ fn alone(
 }
 
 #[inline(never)]
-fn together(
+fn run_all(
     index: &Index,
     matching: &[u32],
     clock: &dyn Clock,
-    flow: &Flow<'_, '_>,
+    flow: &EngineFlow<'_, '_>,
     observer: &mut impl Observer,
-    held: &mut Slots,
-) -> Progress {
+    held: &mut HeldSlots,
+) -> StepProgress {
     let now = nanos(clock.now());
-    if let Err(denied) = at_once(index, matching, now, flow, observer, held) {
-        return Progress::Done(Err(denied));
+    if let Err(denied) = run_immediate(index, matching, now, flow, observer, held) {
+        return StepProgress::Done(Err(denied));
     }
-    let schedulers: SmallVec<[&Arc<Placed>; 4]> = matching
+    let schedulers: SmallVec<[&Arc<ComponentEntry>; 4]> = matching
         .iter()
         .map(|at| index.component(*at))
-        .filter(|component| component.limiter.step() >= Step::Concurrency)
+        .filter(|component| component.limiter.step() >= DecisionStep::Concurrency)
         .collect();
-    for (at, step) in WAITING.into_iter().enumerate() {
-        if step == Step::Schedulers && observer.look_up(flow, clock) {
+    for (at, step) in QUEUEING_STEPS.into_iter().enumerate() {
+        if step == DecisionStep::Schedulers && observer.look_up(flow, clock) {
             break;
         }
         let own = schedulers
             .iter()
             .filter(|component| component.limiter.step() == step);
-        let mut round = Round::begin(step, own.copied(), flow, now);
-        if round.settle(now, None).is_pending() {
+        let mut round = SchedulerRound::begin(step, own.copied(), flow, now);
+        if round.poll_members(now, None).is_pending() {
             let later = schedulers
                 .iter()
-                .filter(|component| WAITING[at + 1..].contains(&component.limiter.step()))
+                .filter(|component| QUEUEING_STEPS[at + 1..].contains(&component.limiter.step()))
                 .map(|component| Arc::clone(component))
                 .collect();
-            return Progress::Waits(Box::new(Halt { round, later }));
+            return StepProgress::Waits(Box::new(Suspended { round, later }));
         }
-        if let Err(denied) = round.conclude(flow, observer, held, now) {
-            return Progress::Done(Err(denied));
+        if let Err(denied) = round.finish(flow, observer, held, now) {
+            return StepProgress::Done(Err(denied));
         }
     }
-    Progress::Done(Ok(()))
+    StepProgress::Done(Ok(()))
 }
 
-/// The steps in which nobody waits.
-fn at_once(
+/// Runs the steps in which no flow waits.
+fn run_immediate(
     index: &Index,
     matching: &[u32],
     now: Nanos,
-    flow: &Flow<'_, '_>,
+    flow: &EngineFlow<'_, '_>,
     observer: &mut impl Observer,
-    held: &mut Slots,
-) -> Result<(), Denied> {
-    let mut granted: Granted<'_> = SmallVec::new();
-    for step in AT_ONCE {
-        if step == Step::Ramps && !flow.ramp_mode {
+    held: &mut HeldSlots,
+) -> Result<(), EngineDenial> {
+    let mut granted: GrantedComponents<'_> = SmallVec::new();
+    for step in IMMEDIATE_STEPS {
+        if step == DecisionStep::Ramps && !flow.ramp_mode {
             continue;
         }
         let mut denied = None;
         let mut wait = 0;
-        let mut hopeless = false;
+        let mut unsatisfiable = false;
         let mut decisions = 0;
         for &at in matching {
             let component = index.component(at);
             if component.limiter.step() != step {
                 continue;
             }
-            let Settled {
-                decided,
-                held: slot,
-            } = component.limiter.decide(flow, now);
-            observer.decided(flow, component, &decided);
+            let DecisionWithSlot { decision, slot } = component.limiter.decide(flow, now);
+            observer.on_decision(flow, component, &decision);
             decisions += 1;
-            if component.rejects(&decided) {
+            if component.rejects(&decision) {
                 denied = Some(component.limiter.denied_code());
-                hopeless |= decided.hopeless;
-            } else if decided.dropped {
+                unsatisfiable |= decision.unsatisfiable;
+            } else if decision.dropped {
                 continue;
             } else {
-                granted.push((component, decided, slot));
+                granted.push((component, decision, slot));
             }
-            wait = decided.wait.max(wait);
+            wait = decision.wait.max(wait);
         }
         if let Some(code) = denied {
             revert(granted, flow, now);
-            // No wait is told where one of them would still say no after it.
-            return Err(step.denied(code, if hopeless { 0 } else { wait }));
+            // Report no wait if one of the components would reject the flow even after it.
+            return Err(step.denial(code, if unsatisfiable { 0 } else { wait }));
         }
-        if step == Step::Ramps && decisions == 0 {
-            return Err(Denied::NO_RAMP);
+        if step == DecisionStep::Ramps && decisions == 0 {
+            return Err(EngineDenial::NO_RAMP);
         }
     }
     held.extend(granted.into_iter().filter_map(|(_, _, slot)| slot));
     Ok(())
 }
 
-type Granted<'a> = SmallVec<[(&'a Placed, Decided, Option<Held>); 4]>;
+type GrantedComponents<'a> =
+    SmallVec<[(&'a ComponentEntry, ComponentDecision, Option<HeldSlot>); 4]>;
 
-/// Gives back what a batch granted before one of it said no. Slots go by being dropped.
-fn revert(granted: Granted<'_>, flow: &Flow<'_, '_>, now: Nanos) {
-    for (component, decided, slot) in granted {
-        if decided.reason == LimiterReason::Unspecified && decided.consumed > 0.0 {
-            component.limiter.revert(flow, decided.consumed, now);
+/// Returns what a batch granted before one of its components rejected the flow. Slots are returned
+/// by dropping them.
+fn revert(granted: GrantedComponents<'_>, flow: &EngineFlow<'_, '_>, now: Nanos) {
+    for (component, decision, slot) in granted {
+        if decision.reason == LimiterReason::Unspecified && decision.consumed > 0.0 {
+            component.limiter.revert(flow, decision.consumed, now);
         }
         drop(slot);
     }
 }
 
-/// A flow that waits: the step it is in, and who comes later.
+/// A waiting flow: the round of schedulers that it waits in, and the schedulers of later steps.
 #[derive(Debug)]
-pub(crate) struct Halt {
-    pub(crate) round: Round,
-    pub(crate) later: SmallVec<[Arc<Placed>; 2]>,
+pub(crate) struct Suspended {
+    pub(crate) round: SchedulerRound,
+    pub(crate) later: SmallVec<[Arc<ComponentEntry>; 2]>,
 }
 
-impl Halt {
-    /// Goes on with what comes after a round that is over; `Some` is the end.
-    pub(crate) fn go_on(
+impl Suspended {
+    /// Continues with the steps after a round that is over. Returns `Some` at the end of the
+    /// decision.
+    pub(crate) fn resume(
         &mut self,
-        flow: &Flow<'_, '_>,
+        flow: &EngineFlow<'_, '_>,
         observer: &mut impl Observer,
-        held: &mut Slots,
+        held: &mut HeldSlots,
         clock: &dyn Clock,
-    ) -> Option<Result<(), Denied>> {
+    ) -> Option<Result<(), EngineDenial>> {
         let now = nanos(clock.now());
-        if let Err(denied) = self.round.conclude(flow, observer, held, now) {
+        if let Err(denied) = self.round.finish(flow, observer, held, now) {
             return Some(Err(denied));
         }
-        if self.round.step == Step::Schedulers || observer.look_up(flow, clock) {
+        if self.round.step == DecisionStep::Schedulers || observer.look_up(flow, clock) {
             return Some(Ok(()));
         }
         let later = std::mem::take(&mut self.later);
-        self.round = Round::begin(Step::Schedulers, later.iter(), flow, now);
+        self.round = SchedulerRound::begin(DecisionStep::Schedulers, later.iter(), flow, now);
         None
     }
 }
 
-impl Halt {
-    /// Nobody is asked any more.
-    pub(crate) fn is_over(&self) -> bool {
+impl Suspended {
+    /// Returns true if no scheduler is left to decide.
+    pub(crate) fn is_finished(&self) -> bool {
         self.round.members.is_empty()
     }
 
-    /// The flow goes away: that is a no, and gives back what others granted already.
+    /// Rejects the flow because it leaves, and returns what other schedulers granted already.
     #[cold]
-    pub(crate) fn abandon(&mut self, flow: &Flow<'_, '_>, now: Nanos) {
-        self.round.give_up();
-        let _ = self.round.conclude(flow, &mut (), &mut Slots::new(), now);
+    pub(crate) fn abandon(&mut self, flow: &EngineFlow<'_, '_>, now: Nanos) {
+        self.round.reject_waiting();
+        let _ = self.round.finish(flow, &mut (), &mut HeldSlots::new(), now);
     }
 }
 
-/// The schedulers of a step, deciding side by side.
+/// The schedulers of a step, which decide at the same time.
 #[derive(Debug)]
-pub(crate) struct Round {
-    step: Step,
+pub(crate) struct SchedulerRound {
+    step: DecisionStep,
     begun: Nanos,
-    members: SmallVec<[(Arc<Placed>, Scheduled); 1]>,
+    members: SmallVec<[(Arc<ComponentEntry>, ScheduleResult); 1]>,
 }
 
-impl Round {
+impl SchedulerRound {
     fn begin<'a>(
-        step: Step,
-        members: impl Iterator<Item = &'a Arc<Placed>>,
-        flow: &Flow<'_, '_>,
+        step: DecisionStep,
+        members: impl Iterator<Item = &'a Arc<ComponentEntry>>,
+        flow: &EngineFlow<'_, '_>,
         now: Nanos,
     ) -> Self {
         let members = members.map(|component| {
             component.check_budget(flow);
             let scheduled = match component.limiter.schedule(flow, now) {
-                // Nobody waits for what is not enforced.
-                Scheduled::Waits(waiter) if component.is_dry() => {
+                // No flow waits for a component that is not enforced.
+                ScheduleResult::Queued(waiter) if component.is_dry_run() => {
                     drop(waiter);
-                    Scheduled::Settled(Settled::from(Decided::REFUSED))
+                    ScheduleResult::Decided(DecisionWithSlot::from(ComponentDecision::REJECTED))
                 }
                 scheduled => scheduled,
             };
@@ -355,28 +365,28 @@ impl Round {
         }
     }
 
-    /// Asks those who wait. The first no makes the others give up.
+    /// Polls the waiters. The first rejection makes the others leave.
     ///
-    /// Without a waker nobody is told to wake anybody: whoever waits has to be asked again.
-    pub(crate) fn settle(&mut self, now: Nanos, waker: Option<&Waker>) -> Poll<()> {
+    /// Without a waker, the waiters are not polled, and no wake-up is registered.
+    pub(crate) fn poll_members(&mut self, now: Nanos, waker: Option<&Waker>) -> Poll<()> {
         let mut waits = false;
         let mut dropped = false;
         for (component, scheduled) in &mut self.members {
-            if let (Scheduled::Waits(waiter), Some(waker)) = (&mut *scheduled, waker)
-                && let Poll::Ready(mut settled) = waiter.poll(now, waker)
+            if let (ScheduleResult::Queued(waiter), Some(waker)) = (&mut *scheduled, waker)
+                && let Poll::Ready(mut decided) = waiter.poll(now, waker)
             {
-                settled.decided.queued = now.saturating_sub(self.begun);
-                *scheduled = Scheduled::Settled(settled);
+                decided.decision.queued = now.saturating_sub(self.begun);
+                *scheduled = ScheduleResult::Decided(decided);
             }
             match scheduled {
-                Scheduled::Settled(settled) => {
-                    dropped |= settled.decided.dropped && !component.is_dry();
+                ScheduleResult::Decided(decided) => {
+                    dropped |= decided.decision.dropped && !component.is_dry_run();
                 }
-                Scheduled::Waits(_) => waits = true,
+                ScheduleResult::Queued(_) => waits = true,
             }
         }
         if waits && dropped {
-            self.give_up();
+            self.reject_waiting();
             waits = false;
         }
         if waits {
@@ -386,53 +396,60 @@ impl Round {
         }
     }
 
-    /// Everybody who still waits leaves and counts as turned away.
-    pub(crate) fn give_up(&mut self) {
+    /// Makes all remaining waiters leave and counts them as rejected.
+    pub(crate) fn reject_waiting(&mut self) {
         for (_, scheduled) in &mut self.members {
-            if let Scheduled::Waits(_) = scheduled {
-                *scheduled = Scheduled::Settled(Settled::from(Decided::REFUSED));
+            if let ScheduleResult::Queued(_) = scheduled {
+                *scheduled =
+                    ScheduleResult::Decided(DecisionWithSlot::from(ComponentDecision::REJECTED));
             }
         }
     }
 
-    /// When one of those who wait has to be asked again, if nobody wakes them before.
-    pub(crate) fn next_time(&self) -> Nanos {
+    /// Returns when a waiter has to be polled again if it is not woken before.
+    pub(crate) fn next_poll_at(&self) -> Nanos {
         let times = self.members.iter().map(|(_, scheduled)| match scheduled {
-            Scheduled::Settled(_) => Nanos::MAX,
-            Scheduled::Waits(waiter) => waiter.next_time(),
+            ScheduleResult::Decided(_) => Nanos::MAX,
+            ScheduleResult::Queued(waiter) => waiter.next_poll_at(),
         });
         times.min().unwrap_or(Nanos::MAX)
     }
 
-    /// The step is over.
-    fn conclude(
+    /// Ends the step.
+    fn finish(
         &mut self,
-        flow: &Flow<'_, '_>,
+        flow: &EngineFlow<'_, '_>,
         observer: &mut impl Observer,
-        held: &mut Slots,
+        held: &mut HeldSlots,
         now: Nanos,
-    ) -> Result<(), Denied> {
+    ) -> Result<(), EngineDenial> {
         let members = std::mem::take(&mut self.members);
         let mut denied = None;
-        let (components, settled): (SmallVec<[Arc<Placed>; 1]>, SmallVec<[Settled; 1]>) = members
+        let (components, decided): (
+            SmallVec<[Arc<ComponentEntry>; 1]>,
+            SmallVec<[DecisionWithSlot; 1]>,
+        ) = members
             .into_iter()
             .map(|(component, scheduled)| match scheduled {
-                Scheduled::Settled(settled) => (component, settled),
-                Scheduled::Waits(_) => (component, Settled::from(Decided::REFUSED)),
+                ScheduleResult::Decided(decided) => (component, decided),
+                ScheduleResult::Queued(_) => (
+                    component,
+                    DecisionWithSlot::from(ComponentDecision::REJECTED),
+                ),
             })
             .unzip();
-        let mut granted: Granted<'_> = SmallVec::new();
-        for (component, settled) in components.iter().zip(settled) {
-            observer.decided(flow, component, &settled.decided);
-            if component.rejects(&settled.decided) {
+        let mut granted: GrantedComponents<'_> = SmallVec::new();
+        for (component, decided) in components.iter().zip(decided) {
+            observer.on_decision(flow, component, &decided.decision);
+            if component.rejects(&decided.decision) {
                 denied = Some(component.limiter.denied_code());
-            } else if !settled.decided.dropped {
-                granted.push((component, settled.decided, settled.held));
+            } else if !decided.decision.dropped {
+                granted.push((component, decided.decision, decided.slot));
             }
         }
         if let Some(code) = denied {
             revert(granted, flow, now);
-            return Err(self.step.denied(code, 0));
+            return Err(self.step.denial(code, 0));
         }
         held.extend(granted.into_iter().filter_map(|(_, _, slot)| slot));
         Ok(())

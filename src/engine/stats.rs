@@ -1,9 +1,11 @@
+//! The counters of an engine.
+
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 #[cfg(feature = "rego")]
 use std::time::Instant;
 
-/// What an engine has counted since it was built; read it for your metrics.
+/// The counters of an engine since it was built, for metrics.
 ///
 /// ```
 /// use tower_aperture::engine::{CheckInput, Engine};
@@ -18,70 +20,75 @@ use std::time::Instant;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EngineStats {
-    /// Flows that were let in.
+    /// Accepted flows.
     pub accepted: u64,
-    /// Of those, the ones that no component decided about: none is selected by their control point
-    /// and labels, or each was skipped for want of its label. They run without any limit.
+    /// Accepted flows that no component decided about: no component selects their control point and
+    /// labels, or each one skipped the flow because it lacks a label. They run without any limit.
     pub undecided: u64,
-    /// Flows that were turned away.
+    /// Rejected flows.
     pub rejected: u64,
-    /// Keys with state, over all components. An idle key counts until it is swept up.
+    /// Keys with state, over all components. An idle key counts until it is removed.
     pub keys: usize,
-    /// Keys that made room for others because a component held
-    /// [`max_keys`](super::EngineBuilder::max_keys): they start anew if they come back.
+    /// Keys that were evicted because a component held [`max_keys`](super::EngineBuilder::max_keys)
+    /// keys: they start anew when they are used again.
     pub evicted: u64,
-    /// Decisions of policies in a [dry run](super::EngineBuilder::dry_run) that would have turned
-    /// a flow away; a flow counts once for each component.
+    /// Decisions of policies in a [dry run](super::EngineBuilder::dry_run) that would have rejected
+    /// a flow; a flow counts once for each component.
     pub dry_run_rejections: u64,
-    /// How often the Rego module of a classifier failed or exceeded a bound, so that its labels
-    /// stayed unset; see [`Engine::check_http`](super::Engine::check_http).
+    /// Failures of Rego modules of classifiers, including exceeded bounds, which left their labels
+    /// unset; see [`Engine::check_http`](super::Engine::check_http).
     pub classifier_failures: u64,
-    /// How often changed policies were put in force.
+    /// Loads of policies that were put in force after the first one.
     pub reloads: u64,
-    /// How often policies were refused that should have been, or could not be read.
+    /// Loads of policies that failed because a policy was refused or could not be read.
     pub failed_reloads: u64,
 }
 
-/// Modules of classifiers that failed.
+/// Counts failures of Rego modules of classifiers, and limits how often they are logged.
 #[derive(Debug)]
-pub(crate) struct Failures {
+pub(crate) struct ClassifierFailures {
     count: AtomicU64,
     #[cfg(feature = "rego")]
-    since: Instant,
-    /// Seconds since then until a failure is logged again.
+    started: Instant,
+    /// The earliest time of the next log line, in seconds after `started`.
     #[cfg(feature = "rego")]
     next_log: AtomicU64,
 }
 
-/// Seconds between two lines in the log.
+/// The minimum time between two log lines.
 #[cfg(feature = "rego")]
-const LOG_EVERY: u64 = 60;
+const LOG_INTERVAL_SECONDS: u64 = 60;
 
-impl Default for Failures {
+impl Default for ClassifierFailures {
     fn default() -> Self {
         Self {
             count: AtomicU64::new(0),
             #[cfg(feature = "rego")]
-            since: Instant::now(),
+            started: Instant::now(),
             #[cfg(feature = "rego")]
             next_log: AtomicU64::new(0),
         }
     }
 }
 
-impl Failures {
-    /// Counts a failure, and logs its description once a minute at most.
+impl ClassifierFailures {
+    /// Counts a failure, and logs its description at most once a minute.
     #[cfg(feature = "rego")]
     pub(crate) fn count(&self, describe: impl FnOnce() -> String) {
         self.count.fetch_add(1, Ordering::Relaxed);
-        let now = self.since.elapsed().as_secs();
+        let now = self.started.elapsed().as_secs();
         let due = self.next_log.load(Ordering::Relaxed);
-        let free = now >= due
+        let may_log = now >= due
             && self
                 .next_log
-                .compare_exchange(due, now + LOG_EVERY, Ordering::Relaxed, Ordering::Relaxed)
+                .compare_exchange(
+                    due,
+                    now + LOG_INTERVAL_SECONDS,
+                    Ordering::Relaxed,
+                    Ordering::Relaxed,
+                )
                 .is_ok();
-        if free {
+        if may_log {
             let text = describe();
             log_event!(warn, "{text}");
             let _ = text;
@@ -93,20 +100,20 @@ impl Failures {
     }
 }
 
-/// How reloads went.
+/// Counts successful and failed reloads.
 #[derive(Debug, Default)]
-pub(crate) struct Reloads {
+pub(crate) struct ReloadCounters {
     done: AtomicU64,
     failed: AtomicU64,
 }
 
-impl Reloads {
+impl ReloadCounters {
     pub(crate) fn count(&self, done: bool) {
         let counter = if done { &self.done } else { &self.failed };
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Done and failed.
+    /// Returns the numbers of successful and failed reloads.
     pub(crate) fn sums(&self) -> (u64, u64) {
         (
             self.done.load(Ordering::Relaxed),
@@ -117,9 +124,9 @@ impl Reloads {
 
 const STRIPES: usize = 16;
 
-/// Counts decisions without one line of memory that all threads fight for.
+/// Counts decisions in stripes, so that threads rarely contend for a cache line.
 #[derive(Debug, Default)]
-pub(crate) struct Tally([Stripe; STRIPES]);
+pub(crate) struct DecisionCounters([Stripe; STRIPES]);
 
 #[derive(Debug, Default)]
 #[repr(align(128))]
@@ -133,7 +140,7 @@ thread_local! {
     static STRIPE: Cell<usize> = const { Cell::new(usize::MAX) };
 }
 
-fn stripe() -> usize {
+fn own_stripe() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let mut own = STRIPE.get();
     if own == usize::MAX {
@@ -143,9 +150,9 @@ fn stripe() -> usize {
     own % STRIPES
 }
 
-impl Tally {
+impl DecisionCounters {
     pub(crate) fn count(&self, accepted: bool) {
-        let stripe = &self.0[stripe()];
+        let stripe = &self.0[own_stripe()];
         let counter = if accepted {
             &stripe.accepted
         } else {
@@ -154,12 +161,14 @@ impl Tally {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Of the accepted flows, one that nothing decided about.
+    /// Counts an accepted flow that no component decided about.
     pub(crate) fn count_undecided(&self) {
-        self.0[stripe()].undecided.fetch_add(1, Ordering::Relaxed);
+        self.0[own_stripe()]
+            .undecided
+            .fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Accepted, undecided and rejected.
+    /// Returns the numbers of accepted, undecided and rejected flows.
     pub(crate) fn sums(&self) -> (u64, u64, u64) {
         let sum = |counter: fn(&Stripe) -> &AtomicU64| {
             let stripes = self.0.iter();

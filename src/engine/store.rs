@@ -1,6 +1,6 @@
-//! State per key: sharded, bounded, and forgotten when idle.
+//! State per key: sharded, bounded, and removed when idle.
 //!
-//! A component sees [`Store::update`] and nothing else of it, so that another store can stand in.
+//! Components access it by [`Store::update`], so that another store can take its place.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,104 +11,104 @@ use ahash::RandomState;
 use hashbrown::HashTable;
 
 use super::clock::Nanos;
-use super::eviction::Victims;
+use super::eviction::EvictionQueue;
 use super::sync::{Mutex, MutexGuard};
 use crate::flow::shorten::shorten;
 
-pub(crate) use super::eviction::Loss;
+pub(crate) use super::eviction::EvictionLoss;
 
-/// Every so many uses of a shard somebody else's idle keys are looked for.
-const USES_A_TURN: u32 = 32;
-/// Places looked at then: two a use keep up with any flood.
-const PLACES_A_TURN: usize = 64;
-/// A bound below this many keys a shard would be reached by chance.
-const LEAST_KEYS_A_SHARD: usize = 1024;
+/// After how many uses of a shard a part of another shard is swept for idle keys.
+const SWEEP_EVERY_USES: u32 = 32;
+/// Table buckets that one sweep examines. Two per use keep up with any flood of keys.
+const SWEEP_BUCKETS: usize = 64;
+/// With fewer keys per shard, a single shard could be full by chance while the store is not.
+const MIN_KEYS_PER_SHARD: usize = 1024;
 /// Tables below this size are not worth shrinking.
-const LEAST_PLACES: usize = 64;
+const MIN_SHRINK_BUCKETS: usize = 64;
 
-/// Bytes of a key that is kept as it is. A longer one is kept as its beginning and 128 bits of its
-/// SHA-256, so that a key costs a bounded amount of memory however long its text is.
-const LONGEST_KEY: usize = 255;
+/// The longest key in bytes that is stored as it is. A longer one is stored as its beginning and
+/// 128 bits of its SHA-256, so that a key takes a bounded amount of memory.
+const MAX_KEY_BYTES: usize = 255;
 
-/// Returns the text that a key is kept under. Decisions name the key by its whole text, which their
-/// flow has.
-fn kept_key(key: &str) -> Cow<'_, str> {
+/// Returns the text that a key is stored under. Decisions name the key by its whole text, which
+/// their flow holds.
+fn stored_key(key: &str) -> Cow<'_, str> {
     match key.len() {
-        ..=LONGEST_KEY => Cow::Borrowed(key),
-        _ => Cow::Owned(shorten(key, LONGEST_KEY)),
+        ..=MAX_KEY_BYTES => Cow::Borrowed(key),
+        _ => Cow::Owned(shorten(key, MAX_KEY_BYTES)),
     }
 }
 
 /// How much a store may hold, and for how long.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
+pub(crate) struct StoreLimits {
     pub(crate) keys: usize,
     pub(crate) shards: usize,
     pub(crate) max_idle: Nanos,
 }
 
-/// What is kept of a key.
-pub(crate) trait Kept {
-    /// What holds for all keys of a store.
+/// The state that a store keeps per key.
+pub(crate) trait StoredState {
+    /// The rules that hold for all keys of a store.
     type Rules;
 
-    /// A key that was never used; costs nothing to forget.
+    /// Returns the state of a key that was never used, whose eviction loses nothing.
     fn new() -> Self;
 
-    /// From then on the state may be forgotten because the key idled.
-    fn forget_at(&self, max_idle: Nanos) -> Nanos;
+    /// Returns the time from which on the state may be removed because the key was idle.
+    fn expires_at(&self, max_idle: Nanos) -> Nanos;
 
-    /// What the key loses when it is forgotten to make room for another one.
-    fn loss(&self, rules: &Self::Rules, now: Nanos) -> Loss;
+    /// Returns what the key loses if it is evicted to make room for another one.
+    fn eviction_loss(&self, rules: &Self::Rules, now: Nanos) -> EvictionLoss;
 }
 
-/// The states of one component.
+/// The state of all keys of one component.
 pub(crate) struct Store<S> {
-    shards: Box<[Padded<S>]>,
+    shards: Box<[PaddedShard<S>]>,
     hasher: RandomState,
-    keys_a_shard: usize,
+    keys_per_shard: usize,
     max_idle: AtomicI64,
 }
 
-/// Two lines, because processors fetch them in pairs.
+/// Aligned to two cache lines, because processors fetch them in pairs.
 #[repr(align(128))]
-struct Padded<S>(Mutex<Shard<S>>);
+struct PaddedShard<S>(Mutex<Shard<S>>);
 
 struct Shard<S> {
-    table: HashTable<Entry<S>>,
-    /// Uses, to know whose turn it is.
+    table: HashTable<StoreEntry<S>>,
+    /// Counts uses, to choose when and which shard to sweep.
     uses: u32,
-    /// Where the search for idle keys goes on.
+    /// The table bucket at which the next sweep begins.
     cursor: usize,
-    victims: Victims,
+    eviction_queue: EvictionQueue,
     evicted: u64,
 }
 
-struct Entry<S> {
+struct StoreEntry<S> {
     key: Box<str>,
     state: S,
 }
 
-impl<S: Kept> Store<S> {
-    pub(crate) fn new(limits: Limits) -> Self {
+impl<S: StoredState> Store<S> {
+    pub(crate) fn new(limits: StoreLimits) -> Self {
         let keys = limits.keys.max(1);
         let shards = limits
             .shards
-            .min(keys / LEAST_KEYS_A_SHARD)
+            .min(keys / MIN_KEYS_PER_SHARD)
             .max(1)
             .next_power_of_two();
         Self {
             shards: (0..shards)
-                .map(|_| Padded(Mutex::new(Shard::new())))
+                .map(|_| PaddedShard(Mutex::new(Shard::new())))
                 .collect(),
             hasher: RandomState::new(),
-            keys_a_shard: keys / shards,
+            keys_per_shard: keys / shards,
             max_idle: AtomicI64::new(limits.max_idle),
         }
     }
 
-    /// Runs `act`, once, on the state of a key, which is new when the key is not known.
-    // Inlined, and with one place that acts: a call would cost as much as what it does.
+    /// Runs `act` once on the state of a key, which is created if the key is not stored yet.
+    // Inlined, and with a single call of `act`: a function call would cost as much as the work.
     #[inline(always)]
     pub(crate) fn update<R>(
         &self,
@@ -119,14 +119,14 @@ impl<S: Kept> Store<S> {
     ) -> R {
         let short;
         let key = match key.len() {
-            ..=LONGEST_KEY => key,
+            ..=MAX_KEY_BYTES => key,
             _ => {
-                short = kept_key(key);
+                short = stored_key(key);
                 &*short
             }
         };
         let hash = self.hasher.hash_one(key);
-        // The table uses the lowest and the highest bits.
+        // The table uses the lowest and the highest bits of the hash.
         let own = (hash >> 32) as usize & (self.shards.len() - 1);
         let mut shard = lock(&self.shards[own].0);
         let answer = loop {
@@ -138,8 +138,8 @@ impl<S: Kept> Store<S> {
         shard.uses = shard.uses.wrapping_add(1);
         let uses = shard.uses;
         drop(shard);
-        if uses.is_multiple_of(USES_A_TURN) {
-            self.tidy(own.wrapping_add((uses / USES_A_TURN) as usize), now);
+        if uses.is_multiple_of(SWEEP_EVERY_USES) {
+            self.sweep_shard(own.wrapping_add((uses / SWEEP_EVERY_USES) as usize), now);
         }
         answer
     }
@@ -148,7 +148,7 @@ impl<S: Kept> Store<S> {
         self.max_idle.load(Ordering::Relaxed)
     }
 
-    /// Keys are forgotten after another time from now on.
+    /// Changes the idle time after which keys expire.
     pub(crate) fn set_max_idle(&self, max_idle: Nanos) {
         self.max_idle.store(max_idle, Ordering::Relaxed);
     }
@@ -173,9 +173,9 @@ impl<S: Kept> Store<S> {
         }
     }
 
-    /// Runs `see` on the state of a key that is known, which does not count as a use.
-    pub(crate) fn look<R>(&self, key: &str, see: impl FnOnce(&S) -> R) -> Option<R> {
-        let key = &*kept_key(key);
+    /// Runs `see` on the state of a key, if it is stored. Does not count as a use.
+    pub(crate) fn peek<R>(&self, key: &str, see: impl FnOnce(&S) -> R) -> Option<R> {
+        let key = &*stored_key(key);
         let hash = self.hasher.hash_one(key);
         let own = (hash >> 32) as usize & (self.shards.len() - 1);
         let shard = lock(&self.shards[own].0);
@@ -185,11 +185,11 @@ impl<S: Kept> Store<S> {
 
     #[cold]
     fn insert(&self, shard: &mut Shard<S>, hash: u64, key: &str, rules: &S::Rules, now: Nanos) {
-        if shard.table.len() >= self.keys_a_shard {
-            self.make_room(shard, rules, now);
+        if shard.table.len() >= self.keys_per_shard {
+            self.evict_one(shard, rules, now);
         }
-        shard.victims.added(hash);
-        let entry = Entry {
+        shard.eviction_queue.added(hash);
+        let entry = StoreEntry {
             key: Box::from(key),
             state: S::new(),
         };
@@ -198,56 +198,61 @@ impl<S: Kept> Store<S> {
             .insert_unique(hash, entry, |entry| self.hasher.hash_one(&*entry.key));
     }
 
-    /// Looks for idle keys in some shard, so that traffic on one key tidies them all.
+    /// Removes expired keys from a part of a shard. Other shards' uses trigger it, so that traffic
+    /// on one key sweeps all shards.
     #[cold]
-    fn tidy(&self, turn: usize, now: Nanos) {
-        let shard = &self.shards[turn & (self.shards.len() - 1)].0;
-        // Whoever holds it will have a turn too.
+    fn sweep_shard(&self, shard_number: usize, now: Nanos) {
+        let shard = &self.shards[shard_number & (self.shards.len() - 1)].0;
+        // If the shard is locked, the thread that holds it will trigger a sweep later.
         let mut shard = match shard.try_lock() {
             Ok(shard) => shard,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return,
         };
-        let around = shard.forget_idle(self.max_idle(), now);
-        let (used, places) = (shard.table.len(), shard.table.num_buckets());
-        if around && places > LEAST_PLACES && used < places / 4 {
+        let round_complete = shard.remove_idle(self.max_idle(), now);
+        let (keys, buckets) = (shard.table.len(), shard.table.num_buckets());
+        if round_complete && buckets > MIN_SHRINK_BUCKETS && keys < buckets / 4 {
             shard
                 .table
-                .shrink_to(used * 2, |entry| self.hasher.hash_one(&*entry.key));
+                .shrink_to(keys * 2, |entry| self.hasher.hash_one(&*entry.key));
             shard.cursor = 0;
-            shard.victims.clear();
+            shard.eviction_queue.clear();
         }
     }
 
-    /// Removes the key that loses least, which may be one that idled for long enough anyway.
-    fn make_room(&self, shard: &mut Shard<S>, rules: &S::Rules, now: Nanos) {
+    /// Removes the key that loses least. That may be one that has expired.
+    fn evict_one(&self, shard: &mut Shard<S>, rules: &S::Rules, now: Nanos) {
         let max_idle = self.max_idle();
-        let Shard { table, victims, .. } = shard;
-        let hash_of = |entry: &Entry<S>| self.hasher.hash_one(&*entry.key);
-        let loss_of = |entry: &Entry<S>| match entry.state.loss(rules, now) {
-            // It would be swept up anyway.
-            loss if entry.state.forget_at(max_idle) <= now => Loss::none(loss.used),
+        let Shard {
+            table,
+            eviction_queue,
+            ..
+        } = shard;
+        let hash_of = |entry: &StoreEntry<S>| self.hasher.hash_one(&*entry.key);
+        let loss_of = |entry: &StoreEntry<S>| match entry.state.eviction_loss(rules, now) {
+            // An expired key will be swept anyway, so it loses nothing.
+            loss if entry.state.expires_at(max_idle) <= now => EvictionLoss::none(loss.last_used),
             loss => loss,
         };
         let all = || {
             let entries = table.iter();
             entries.map(|entry| (loss_of(entry), hash_of(entry)))
         };
-        // Two keys of one hash of 64 bits are as good as one: either may go.
-        let same = |hash| move |entry: &Entry<S>| hash_of(entry) == hash;
-        let look = |hash| Some(loss_of(table.find(hash, same(hash))?));
-        let Some(hash) = victims.choose(table.len(), all, look) else {
+        // For two keys with the same 64-bit hash, either may be removed.
+        let same = |hash| move |entry: &StoreEntry<S>| hash_of(entry) == hash;
+        let examine = |hash| Some(loss_of(table.find(hash, same(hash))?));
+        let Some(hash) = eviction_queue.choose(table.len(), all, examine) else {
             return;
         };
         if let Ok(entry) = table.find_entry(hash, same(hash)) {
             let (entry, _) = entry.remove();
-            if entry.state.forget_at(max_idle) > now {
+            if entry.state.expires_at(max_idle) > now {
                 shard.evicted = shard.evicted.saturating_add(1);
             }
         }
     }
 
-    /// Keys with state, the forgotten ones that are not swept up yet included.
+    /// Returns the number of stored keys, including expired ones that are not swept yet.
     pub(crate) fn len(&self) -> usize {
         self.shards
             .iter()
@@ -255,51 +260,51 @@ impl<S: Kept> Store<S> {
             .sum()
     }
 
-    /// Keys that made room for others.
+    /// Returns the number of keys that were evicted to make room for others.
     pub(crate) fn evicted(&self) -> u64 {
         self.shards.iter().map(|shard| lock(&shard.0).evicted).sum()
     }
 }
 
-impl<S: Kept> Shard<S> {
+impl<S: StoredState> Shard<S> {
     fn new() -> Self {
         Self {
             table: HashTable::new(),
             uses: 0,
             cursor: 0,
-            victims: Victims::default(),
+            eviction_queue: EvictionQueue::default(),
             evicted: 0,
         }
     }
 
-    /// Looks at the next places; true when that completed a round.
-    fn forget_idle(&mut self, max_idle: Nanos, now: Nanos) -> bool {
-        let places = self.table.num_buckets();
-        let from = self.cursor.min(places);
-        let to = (from + PLACES_A_TURN).min(places);
-        for place in from..to {
-            if let Ok(entry) = self.table.get_bucket_entry(place)
-                && entry.get().state.forget_at(max_idle) <= now
+    /// Removes expired keys from the next table buckets. Returns true at the end of the table.
+    fn remove_idle(&mut self, max_idle: Nanos, now: Nanos) -> bool {
+        let buckets = self.table.num_buckets();
+        let from = self.cursor.min(buckets);
+        let to = (from + SWEEP_BUCKETS).min(buckets);
+        for bucket in from..to {
+            if let Ok(entry) = self.table.get_bucket_entry(bucket)
+                && entry.get().state.expires_at(max_idle) <= now
             {
                 entry.remove();
             }
         }
-        self.cursor = if to == places { 0 } else { to };
-        to == places
+        self.cursor = if to == buckets { 0 } else { to };
+        to == buckets
     }
 }
 
-/// A panic while the lock was held leaves a state that is still a state: go on with it.
+/// Locks a mutex, ignoring poison: a panic under the lock leaves a state that is still valid.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Keys may identify people: none of them is shown.
+/// Shows no keys, because they may identify people.
 impl<S> fmt::Debug for Store<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Store")
             .field("shards", &self.shards.len())
-            .field("keys_a_shard", &self.keys_a_shard)
+            .field("keys_per_shard", &self.keys_per_shard)
             .finish_non_exhaustive()
     }
 }
@@ -310,35 +315,35 @@ mod tests {
 
     struct Count {
         uses: u32,
-        used: Nanos,
+        last_used: Nanos,
     }
 
-    impl Kept for Count {
+    impl StoredState for Count {
         type Rules = ();
 
         fn new() -> Self {
             Self {
                 uses: 0,
-                used: Nanos::MIN,
+                last_used: Nanos::MIN,
             }
         }
 
-        fn forget_at(&self, max_idle: Nanos) -> Nanos {
-            self.used.saturating_add(max_idle)
+        fn expires_at(&self, max_idle: Nanos) -> Nanos {
+            self.last_used.saturating_add(max_idle)
         }
 
-        /// Each use counts, and nothing is filled again.
-        fn loss(&self, (): &(), _: Nanos) -> Loss {
-            Loss {
-                until: Nanos::MAX,
+        /// Each use counts, and no time restores it.
+        fn eviction_loss(&self, (): &(), _: Nanos) -> EvictionLoss {
+            EvictionLoss {
+                restored_at: Nanos::MAX,
                 tokens: f64::from(self.uses),
-                used: self.used,
+                last_used: self.last_used,
             }
         }
     }
 
     fn store(keys: usize, shards: usize) -> Store<Count> {
-        Store::new(Limits {
+        Store::new(StoreLimits {
             keys,
             shards,
             max_idle: 100,
@@ -348,7 +353,7 @@ mod tests {
     fn touch(store: &Store<Count>, key: &str, now: Nanos) -> u32 {
         store.update(key, now, &(), |count| {
             count.uses += 1;
-            count.used = now;
+            count.last_used = now;
             count.uses
         })
     }
@@ -367,39 +372,39 @@ mod tests {
     }
 
     #[test]
-    fn traffic_on_one_key_sweeps_up_the_idle_ones_and_gives_memory_back() {
+    fn traffic_on_one_key_sweeps_idle_keys_and_releases_memory() {
         let store = store(1 << 20, 8);
         for key in 0..20_000 {
             touch(&store, &key.to_string(), 0);
         }
-        let before: usize = places(&store);
+        let before: usize = buckets(&store);
         for _ in 0..200_000 {
             touch(&store, "busy", 100);
         }
         assert_eq!(store.len(), 1);
         assert_eq!(store.evicted(), 0);
-        assert!(places(&store) < before / 10);
+        assert!(buckets(&store) < before / 10);
     }
 
     #[test]
-    fn long_keys_are_kept_as_hashes_and_stay_apart() {
+    fn long_keys_are_stored_as_hashes_and_stay_distinct() {
         let store = store(1 << 20, 4);
         let long = |end: &str| "x".repeat(1 << 20) + end;
         for end in ["a", "b"] {
             assert_eq!(touch(&store, &long(end), 0), 1);
             assert_eq!(touch(&store, &long(end), 0), 2);
         }
-        assert_eq!(store.look(&long("b"), |count| count.uses), Some(2));
-        let kept = |shard: &Padded<Count>| {
+        assert_eq!(store.peek(&long("b"), |count| count.uses), Some(2));
+        let kept = |shard: &PaddedShard<Count>| {
             let shard = lock(&shard.0);
             let bytes: usize = shard.table.iter().map(|entry| entry.key.len()).sum();
             bytes
         };
         let bytes: usize = store.shards.iter().map(kept).sum();
-        assert!(bytes < 2 * LONGEST_KEY, "{bytes}");
+        assert!(bytes < 2 * MAX_KEY_BYTES, "{bytes}");
     }
 
-    fn places(store: &Store<Count>) -> usize {
+    fn buckets(store: &Store<Count>) -> usize {
         store
             .shards
             .iter()
@@ -408,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_store_makes_room_by_the_key_that_loses_least_and_of_equals_by_the_idlest() {
+    fn a_full_store_evicts_the_key_that_loses_least_and_of_equals_the_idlest() {
         let store = store(8, 8);
         for key in 0..8 {
             touch(&store, &key.to_string(), key + 1);
@@ -421,8 +426,8 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_takes_nothing_from_keys_that_lose_more_wherever_they_are() {
-        // Most of one shard, and few of many.
+    fn a_flood_evicts_no_key_that_loses_more_in_any_shard() {
+        // The busy keys are most of one shard, and few keys of many shards.
         for (bound, busy) in [(100, 99), (100, 1), (5000, 40)] {
             let store = store(bound, 8);
             for _ in 0..3 {
@@ -440,12 +445,12 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_comes_to_lose_more_after_it_was_looked_at_stays() {
+    fn a_key_whose_loss_has_grown_since_it_was_examined_stays() {
         let store = store(16, 1);
         for key in 0..17 {
             touch(&store, &key.to_string(), key);
         }
-        // Most have been looked at, each with one use.
+        // Most of these have been examined by an eviction, each with one use.
         for key in 9..17 {
             touch(&store, &key.to_string(), 50);
         }
@@ -470,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn a_poisoned_lock_is_no_reason_to_panic() {
+    fn a_poisoned_lock_does_not_panic() {
         let store = store(16, 1);
         touch(&store, "a", 0);
         std::thread::scope(|threads| {

@@ -1,5 +1,5 @@
-//! Locks and shared numbers: the standard library's; under `--cfg shuttle`, which is for the tests
-//! in `interleavings`, ones at each use of which any other thread may come first.
+//! Locks and atomics: those of the standard library, or under `--cfg shuttle`, for the tests in
+//! `interleavings`, those of Shuttle, which may switch threads at each use.
 
 #[cfg(all(test, shuttle))]
 pub(crate) use shuttle::sync::{Mutex, MutexGuard, atomic::AtomicU64};

@@ -1,35 +1,35 @@
-//! Flows that nothing limits: which control points no policy selects, and which flows no component
-//! has decided about.
+//! Flows without a limit: the control points that no policy selects, and the flows that no
+//! component has decided about.
 
 use std::sync::Arc;
 
 use super::clock::Clock;
-use super::limiters::Decided;
-use super::placed::Placed;
+use super::component_entry::ComponentEntry;
+use super::limiters::ComponentDecision;
 use super::snapshot::Snapshot;
-use super::stages::{Flow, Observer};
+use super::stages::{EngineFlow, Observer};
 use super::store::lock;
 use super::sync::Mutex;
 use crate::flow::first_seen::FirstSeen;
 
-/// A longer name is neither kept nor logged: clients may have made it.
-const LONGEST_NAME: usize = 256;
+/// Longer names are neither kept nor logged, because clients may have made them up.
+const MAX_NAME_BYTES: usize = 256;
 
-/// The control points that flows asked for and no policy selected.
+/// The control points of flows that no policy selects.
 ///
-/// At most 1024 are told apart, because clients may make names up.
+/// At most 1024 of them are kept, because clients may make names up.
 #[derive(Debug, Default)]
-pub(super) struct Unselected {
+pub(super) struct UnselectedControlPoints {
     seen: FirstSeen,
     names: Mutex<Vec<Arc<str>>>,
 }
 
-impl Unselected {
-    /// Notes a flow that meets no component, and warns once of each control point that nothing of
-    /// any policy selects.
+impl UnselectedControlPoints {
+    /// Records the control point of a flow that no component selects, and warns once for each
+    /// control point that no policy selects at all.
     #[inline(never)]
     pub(super) fn note(&self, live: &Snapshot, control_point: &str) {
-        if control_point.len() > LONGEST_NAME
+        if control_point.len() > MAX_NAME_BYTES
             || live.selects(control_point)
             || !self.seen.is_new(control_point)
         {
@@ -38,19 +38,19 @@ impl Unselected {
         log_event!(
             warn,
             control_point,
-            "no policy selects this control point: nothing limits its flows"
+            "no policy selects this control point: its flows are not limited"
         );
         if self.seen.is_full() {
             log_event!(
                 warn,
-                most = crate::flow::first_seen::MOST,
-                "no policy selects any of many control points: further ones are not named"
+                most = crate::flow::first_seen::MAX_VALUES,
+                "many control points are selected by no policy: further ones are not named"
             );
         }
         lock(&self.names).push(control_point.into());
     }
 
-    /// The names that no policy selects now either, in the order of the alphabet.
+    /// Returns the recorded names that no policy in force selects, sorted.
     pub(super) fn names(&self, live: &Snapshot) -> Vec<Arc<str>> {
         let mut names = lock(&self.names).clone();
         names.retain(|name| !live.selects(name));
@@ -59,37 +59,42 @@ impl Unselected {
     }
 }
 
-/// Watches whether some component decides about a flow.
-pub(super) struct Watch<'o, O> {
+/// An observer that records whether any component decides about a flow.
+pub(super) struct DecisionTracker<'o, O> {
     observer: &'o mut O,
-    /// Some component is for the flow.
-    pub(super) asked: bool,
-    /// Not all that were asked were skipped for want of a label.
+    /// True if a component selects the flow.
+    pub(super) selected: bool,
+    /// True if a selected component decided, rather than skipped the flow for lack of its label.
     pub(super) decided: bool,
 }
 
-impl<'o, O: Observer> Watch<'o, O> {
-    pub(super) const fn over(observer: &'o mut O) -> Self {
+impl<'o, O: Observer> DecisionTracker<'o, O> {
+    pub(super) const fn new(observer: &'o mut O) -> Self {
         Self {
             observer,
-            asked: false,
+            selected: false,
             decided: false,
         }
     }
 }
 
-impl<O: Observer> Observer for Watch<'_, O> {
+impl<O: Observer> Observer for DecisionTracker<'_, O> {
     #[inline(always)]
-    fn decided(&mut self, flow: &Flow<'_, '_>, by: &Placed, decided: &Decided) {
-        self.asked = true;
-        self.decided |= by.has_decided(flow, decided);
-        self.observer.decided(flow, by, decided);
+    fn on_decision(
+        &mut self,
+        flow: &EngineFlow<'_, '_>,
+        component: &ComponentEntry,
+        decision: &ComponentDecision,
+    ) {
+        self.selected = true;
+        self.decided |= component.has_decided(flow, decision);
+        self.observer.on_decision(flow, component, decision);
     }
 
     #[inline(always)]
-    fn look_up(&mut self, flow: &Flow<'_, '_>, clock: &dyn Clock) -> bool {
+    fn look_up(&mut self, flow: &EngineFlow<'_, '_>, clock: &dyn Clock) -> bool {
         let hit = self.observer.look_up(flow, clock);
-        // Schedulers are not asked then.
+        // A hit decides the flow, because schedulers are skipped then.
         self.decided |= hit;
         hit
     }

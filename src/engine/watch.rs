@@ -5,19 +5,20 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use std::{fmt, io};
 
-use super::reload::Poll;
-use super::{Engine, Shared};
+use super::reload::PendingChange;
+use super::{Engine, EngineShared};
 use crate::policy::PolicyError;
 
-/// Reloads an [`Engine`] when its policy files change; dropping it ends that.
+/// Reloads an [`Engine`] when its policy files change, until it is dropped.
 ///
-/// It looks at the files now and then, in a thread of its own: that works on every file system,
-/// in containers whose files are links that are swapped, and with every runtime.
+/// The watcher polls the files in its own thread: that works on every file system, in containers
+/// whose files are links that are swapped, and with every runtime.
 ///
-/// A change counts when polls in a row find the same: the second one for a file or link that was
-/// replaced, that is new or gone; the fourth for a file that was rewritten in place, which might be
-/// half written. An entry that cannot be read, a folder that is suddenly empty and a policy that
-/// is wrong change nothing; each is logged once and returned by [`last_error`](Self::last_error).
+/// A change is put in force when consecutive polls find the same content: two polls for a file or
+/// link that was replaced, added or removed; four for a file that was rewritten in place, which may
+/// be half written. An entry that cannot be read, a folder that is suddenly empty and an invalid
+/// policy change nothing; each of these errors is logged once and returned by
+/// [`last_error`](Self::last_error).
 ///
 /// ```
 /// use std::time::Duration;
@@ -33,57 +34,57 @@ use crate::policy::PolicyError;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct PolicyWatcher {
-    engine: Weak<Shared>,
-    common: Arc<Common>,
+    engine: Weak<EngineShared>,
+    state: Arc<WatcherState>,
     thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Default)]
-struct Common {
-    over: Mutex<bool>,
-    ended: Condvar,
-    /// The thread has ended.
-    done: Mutex<bool>,
-    done_now: Condvar,
+struct WatcherState {
+    stop: Mutex<bool>,
+    stop_changed: Condvar,
+    /// True when the thread has ended.
+    finished: Mutex<bool>,
+    finished_changed: Condvar,
 }
 
 impl Engine {
-    /// Looks at the engine's files and folders each time so much time has passed, at least a
-    /// millisecond, and puts their content in force when it has changed and settled, see
+    /// Starts a watcher that polls the files and folders of the engine at this interval, at least a
+    /// millisecond, and puts their content in force when it has changed and settled; see
     /// [`PolicyWatcher`].
     ///
     /// The watcher does not keep the engine alive.
     ///
     /// # Errors
     ///
-    /// When the system gives us no thread.
+    /// Returns an error if the operating system cannot start a thread.
     pub fn watch(&self, every: Duration) -> io::Result<PolicyWatcher> {
-        let common = Arc::new(Common::default());
-        let (engine, own) = (Arc::downgrade(&self.shared), Arc::clone(&common));
+        let state = Arc::new(WatcherState::default());
+        let (engine, thread_state) = (Arc::downgrade(&self.shared), Arc::clone(&state));
         let every = every.max(Duration::from_millis(1));
         let thread = thread::Builder::new()
             .name("aperture-policies".into())
             .spawn(move || {
-                let _done = SetOnDrop(&own);
-                watch(&engine, &own, every);
+                let _set_finished = SetFinishedOnDrop(&thread_state);
+                watch(&engine, &thread_state, every);
             })?;
         Ok(PolicyWatcher {
             engine: Arc::downgrade(&self.shared),
-            common,
+            state,
             thread: Some(thread),
         })
     }
 }
 
-/// How long dropping a watcher waits for its thread: a file system may hang.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// The time that dropping a watcher waits for its thread: a file system may hang.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(1);
 
-struct SetOnDrop<'a>(&'a Common);
+struct SetFinishedOnDrop<'a>(&'a WatcherState);
 
-impl Drop for SetOnDrop<'_> {
+impl Drop for SetFinishedOnDrop<'_> {
     fn drop(&mut self) {
-        *lock(&self.0.done) = true;
-        self.0.done_now.notify_all();
+        *lock(&self.0.finished) = true;
+        self.0.finished_changed.notify_all();
     }
 }
 
@@ -91,82 +92,86 @@ fn lock(flag: &Mutex<bool>) -> MutexGuard<'_, bool> {
     flag.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn watch(engine: &Weak<Shared>, common: &Common, every: Duration) {
-    let mut told = None;
-    let mut poll = Poll::default();
+fn watch(engine: &Weak<EngineShared>, state: &WatcherState, every: Duration) {
+    let mut last_logged = None;
+    let mut pending = PendingChange::default();
     loop {
-        let over = common.over.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = common.ended.wait_timeout_while(over, every, |over| !*over);
-        let (over, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        if *over {
+        let stop = state.stop.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = state
+            .stop_changed
+            .wait_timeout_while(stop, every, |stop| !*stop);
+        let (stop, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        if *stop {
             return;
         }
-        // Reading files takes its time, and dropping the watcher must not wait for it.
-        drop(over);
+        // Unlocked, because reading files may be slow and dropping the watcher must not wait for
+        // it.
+        drop(stop);
         let Some(shared) = engine.upgrade() else {
             return;
         };
-        match shared.poll(&mut poll) {
+        match shared.poll(&mut pending) {
             Ok(false) => {
-                // What could not be read can be read again.
-                if shared.lock_sources().unreadable.is_none() {
-                    told = told.filter(|_| shared.lock_sources().refused.is_some());
+                // The read error is over, so it is logged again if it recurs.
+                if shared.lock_sources().read_error.is_none() {
+                    last_logged = last_logged.filter(|_| shared.lock_sources().refusal.is_some());
                 }
             }
             Ok(true) => {
                 log_event!(info, "policies were reloaded");
-                told = None;
+                last_logged = None;
             }
             Err(error) => {
-                if told.as_ref() != Some(&error) {
+                if last_logged.as_ref() != Some(&error) {
                     log_event!(
                         warn,
                         "policies were not reloaded: {}",
                         crate::flow::WithCauses(&error)
                     );
                 }
-                told = Some(error);
+                last_logged = Some(error);
             }
         }
     }
 }
 
 impl PolicyWatcher {
-    /// Why what the files hold is not in force; `None` when it is.
+    /// Returns the error that keeps the content of the files from being in force; `None` when it is
+    /// in force.
     #[must_use]
     pub fn last_error(&self) -> Option<PolicyError> {
         let engine = self.engine.upgrade()?;
         let sources = engine.lock_sources();
         sources
-            .unreadable
+            .read_error
             .clone()
-            .or_else(|| sources.refused.clone())
+            .or_else(|| sources.refusal.clone())
     }
 }
 
 impl Drop for PolicyWatcher {
     fn drop(&mut self) {
-        let over = self.common.over.lock();
-        *over.unwrap_or_else(PoisonError::into_inner) = true;
-        self.common.ended.notify_all();
+        let stop = self.state.stop.lock();
+        *stop.unwrap_or_else(PoisonError::into_inner) = true;
+        self.state.stop_changed.notify_all();
         let Some(thread) = self.thread.take() else {
             return;
         };
-        let done = lock(&self.common.done);
-        let waited = self
-            .common
-            .done_now
-            .wait_timeout_while(done, PATIENCE, |done| !*done);
-        let (done, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        let ends = *done;
-        drop(done);
-        if ends {
-            // A panic of it was reported by then.
+        let finished = lock(&self.state.finished);
+        let waited =
+            self.state
+                .finished_changed
+                .wait_timeout_while(finished, JOIN_TIMEOUT, |finished| !*finished);
+        let (finished, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let has_finished = *finished;
+        drop(finished);
+        if has_finished {
+            // The panic hook has already reported a panic of the thread.
             let _ = thread.join();
         } else {
             log_event!(
                 warn,
-                "policy files take long to read: their watcher is left to itself"
+                "reading policy files takes too long: the thread of the watcher is left running"
             );
         }
     }

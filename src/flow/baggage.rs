@@ -1,4 +1,4 @@
-//! Labels from the `baggage` header of W3C.
+//! Reads labels from the `baggage` header of W3C Baggage.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -7,25 +7,27 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::percent_decode;
 
 use super::Labels;
-use super::headers::first;
+use super::headers::first_value;
 
 pub(super) static BAGGAGE: HeaderName = HeaderName::from_static("baggage");
 
-/// Members of a header, by W3C Baggage.
+/// The most members in a header, by W3C Baggage.
 pub(super) const MAX_MEMBERS: usize = 180;
-/// Bytes of a member and of a header: beyond a limit an Agent ignores the header.
+/// The most bytes of a member. An Agent ignores a header that exceeds this limit or
+/// [`MAX_BYTES`].
 #[cfg(any(feature = "embedded", feature = "remote", test))]
 pub(super) const MAX_MEMBER_BYTES: usize = 4096;
+/// The most bytes of a header.
 #[cfg(any(feature = "embedded", feature = "remote", test))]
 pub(super) const MAX_BYTES: usize = 8192;
 
-/// Adds the members of the `baggage` header lines as labels, unless a label of that key is there
-/// or the key is `reserved`.
+/// Adds the members of the `baggage` header lines as labels. Skips a key that already has a label
+/// and a key that is `reserved`.
 ///
-/// Each line and each member is judged alone: what is malformed is left out, and nothing else. Of a
-/// line the last 180 members count. Of a repeated key the last well-formed value counts, over all
-/// lines. Properties are ignored; values are percent-decoded once, with U+FFFD for what is not
-/// UTF-8, and borrowed where nothing is encoded. What the labels' limits have no room for is
+/// Each line and each member is parsed on its own, so a malformed member affects no other. The
+/// last 180 members of a line count. For a repeated key, the last well-formed value over all lines
+/// counts. Properties are ignored. Values are percent-decoded once, with U+FFFD in place of bytes
+/// that are not UTF-8, and borrowed if they contain no escape. Labels that exceed the limits are
 /// dropped and counted, see [`add_fairly`].
 #[inline]
 pub(crate) fn add_labels<'a>(
@@ -33,7 +35,7 @@ pub(crate) fn add_labels<'a>(
     headers: &'a HeaderMap,
     reserved: impl Fn(&str) -> bool,
 ) {
-    if first(headers, &BAGGAGE).is_some() {
+    if first_value(headers, &BAGGAGE).is_some() {
         add_members(labels, headers, &reserved);
     }
 }
@@ -43,28 +45,29 @@ fn add_members<'a>(
     headers: &'a HeaderMap,
     reserved: &dyn Fn(&str) -> bool,
 ) {
-    let before = labels.mark();
-    let mut fits = true;
-    for line in lines(headers) {
-        let mut members = Members::new(line);
+    let before = labels.checkpoint();
+    let mut all_fit = true;
+    for line in header_lines(headers) {
+        let mut members = BaggageMembers::new(line);
         for (key, value) in &mut members {
-            // From the right, so the first value of a key is the last one in the header.
+            // Members come from right to left, so the first value seen of a key is its last one in
+            // the header.
             if !is_reserved(key, reserved) && !labels.offer(key, decoded(value)) {
-                fits = false;
+                all_fit = false;
                 break;
             }
         }
-        labels.count_dropped(members.too_many());
+        labels.count_dropped(members.excess());
     }
-    if !fits {
-        labels.back_to(before);
+    if !all_fit {
+        labels.restore_to(before);
         add_fairly(labels, headers, reserved);
     }
 }
 
-/// Adds members where there is no room for all: the last of each line, then the second last of
-/// each line, and so on. The line of a client that takes all the room would else push out the line
-/// of a gateway before or behind it.
+/// Adds members when the limits have no room for all of them: first the last member of each line,
+/// then the second last of each line, and so on. Otherwise the line of a client that uses all the
+/// room would displace the line of a gateway before or after it.
 #[cold]
 #[inline(never)]
 fn add_fairly<'a>(
@@ -74,24 +77,24 @@ fn add_fairly<'a>(
 ) {
     let mut known = HashSet::new();
     let mut all = Vec::new();
-    for line in lines(headers) {
-        let mut members = Members::new(line);
+    for line in header_lines(headers) {
+        let mut members = BaggageMembers::new(line);
         for (rank, (key, value)) in (&mut members).enumerate() {
             if !is_reserved(key, reserved) && known.insert(key) {
                 all.push((rank, key, value));
             }
         }
-        labels.count_dropped(members.too_many());
+        labels.count_dropped(members.excess());
     }
-    // Stable: of the same rank, the members of the last line come first.
+    // The sort is stable: within a rank, the members of the last line come first.
     all.sort_by_key(|(rank, ..)| *rank);
     for (_, key, value) in all {
         labels.offer(key, decoded(value));
     }
 }
 
-/// Whether a key is reserved, as it stands or percent-decoded: keys are not decoded here, but
-/// nobody behind this may take `%75ser` for `user` either.
+/// Returns whether a key is reserved, as written or percent-decoded. Keys are not decoded here, but
+/// a service further on may decode `%75ser` to `user`.
 fn is_reserved(key: &str, reserved: &dyn Fn(&str) -> bool) -> bool {
     reserved(key)
         || (key.contains('%') && reserved(&percent_decode(key.as_bytes()).decode_utf8_lossy()))
@@ -101,31 +104,33 @@ fn decoded(value: &[u8]) -> Cow<'_, str> {
     percent_decode(value).decode_utf8_lossy()
 }
 
-/// The lines, the last one first.
-fn lines(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+/// Returns the header lines, the last one first.
+fn header_lines(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     let lines = headers.get_all(&BAGGAGE).into_iter();
     lines.rev().map(HeaderValue::as_bytes)
 }
 
-/// The well-formed members of a line from the right: keys and encoded values.
-struct Members<'a> {
-    /// What is left of the line.
+/// An iterator over the well-formed members of a line, from right to left, as keys and encoded
+/// values.
+struct BaggageMembers<'a> {
+    /// The part of the line that is not parsed yet.
     rest: Option<&'a [u8]>,
-    left: usize,
+    /// How many more members the line may have.
+    remaining: usize,
 }
 
-impl<'a> Members<'a> {
+impl<'a> BaggageMembers<'a> {
     const fn new(line: &'a [u8]) -> Self {
         Self {
             rest: Some(line),
-            left: MAX_MEMBERS,
+            remaining: MAX_MEMBERS,
         }
     }
 
-    /// How many are left out, because the line has more than may be in one.
-    fn too_many(&self) -> u32 {
+    /// Returns the number of well-formed members beyond [`MAX_MEMBERS`].
+    fn excess(&self) -> u32 {
         match self.rest {
-            Some(rest) if self.left == 0 => {
+            Some(rest) if self.remaining == 0 => {
                 let well_formed = rest.split(|byte| *byte == b',').filter_map(parse);
                 u32::try_from(well_formed.count()).unwrap_or(u32::MAX)
             }
@@ -134,11 +139,11 @@ impl<'a> Members<'a> {
     }
 }
 
-impl<'a> Iterator for Members<'a> {
+impl<'a> Iterator for BaggageMembers<'a> {
     type Item = (&'a str, &'a [u8]);
 
     fn next(&mut self) -> Option<Self::Item> {
-        while self.left > 0 {
+        while self.remaining > 0 {
             let rest = self.rest?;
             let comma = rest.iter().rposition(|byte| *byte == b',');
             let member = match comma {
@@ -147,7 +152,7 @@ impl<'a> Iterator for Members<'a> {
             };
             self.rest = comma.map(|at| &rest[..at]);
             if let Some(member) = parse(member) {
-                self.left -= 1;
+                self.remaining -= 1;
                 return Some(member);
             }
         }
@@ -155,25 +160,25 @@ impl<'a> Iterator for Members<'a> {
     }
 }
 
-/// The decoded value of one member, by the rules of [`add_labels`].
+/// Returns the decoded value of one member, by the rules of [`add_labels`].
 pub(crate) fn member<'a>(headers: &'a HeaderMap, key: &str) -> Option<Cow<'a, str>> {
-    let mut members = lines(headers).flat_map(Members::new);
+    let mut members = header_lines(headers).flat_map(BaggageMembers::new);
     let (_, value) = members.find(|(known, _)| *known == key)?;
     Some(decoded(value))
 }
 
-/// Keys and encoded values of the header of a `CheckHTTP`, in order, by the rules of an Agent: `None`
-/// when any member is malformed, or when the header is beyond a limit.
+/// Returns the keys and encoded values of the header of a `CheckHTTP` request in order, by the rules
+/// of an Agent: `None` if any member is malformed or the header exceeds a limit.
 #[cfg(feature = "embedded")]
 pub(crate) fn members(header: &[u8]) -> Option<impl Iterator<Item = (&str, &[u8])>> {
     let members = || header.split(|byte| *byte == b',');
-    let fine = |member: &[u8]| member.len() <= MAX_MEMBER_BYTES && parse(member).is_some();
-    let all_fine =
-        header.len() <= MAX_BYTES && members().nth(MAX_MEMBERS).is_none() && members().all(fine);
-    all_fine.then(|| members().filter_map(parse))
+    let valid = |member: &[u8]| member.len() <= MAX_MEMBER_BYTES && parse(member).is_some();
+    let all_valid =
+        header.len() <= MAX_BYTES && members().nth(MAX_MEMBERS).is_none() && members().all(valid);
+    all_valid.then(|| members().filter_map(parse))
 }
 
-/// Key and encoded value of one member, `None` when it is malformed.
+/// Returns the key and the encoded value of one member, or `None` if it is malformed.
 fn parse(member: &[u8]) -> Option<(&str, &[u8])> {
     let mut parts = member.split(|byte| *byte == b';');
     let (key, value) = pair(parts.next()?)?;
@@ -190,7 +195,7 @@ fn parse(member: &[u8]) -> Option<(&str, &[u8])> {
     Some((str::from_utf8(key).ok()?, value))
 }
 
-/// `key = value`, blanks around both allowed.
+/// Splits `key = value`, with optional blanks around both.
 fn pair(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let at = text.iter().position(|byte| *byte == b'=')?;
     let key = text[..at].trim_ascii();
@@ -203,7 +208,8 @@ pub(super) fn is_token(text: &[u8]) -> bool {
     !text.is_empty() && text.iter().all(token)
 }
 
-/// Octets that W3C allows in a value, each `%` with its two digits.
+/// Returns whether a value has only the octets that W3C Baggage allows, and two hexadecimal digits
+/// after each `%`.
 fn is_value(mut text: &[u8]) -> bool {
     loop {
         text = match text {

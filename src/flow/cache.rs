@@ -1,46 +1,50 @@
+//! Results of cache lookups and of changes to the caches.
+
 use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
 
 use bytes::Bytes;
 
-/// What the caches had for a flow or a lookup: Aperture's `CacheLookupResponse`.
+/// The result of a cache lookup, with a check or on its own: Aperture's `CacheLookupResponse`.
 ///
 /// ```
 /// use tower_aperture::CacheLookup;
 ///
-/// let nothing = CacheLookup::default();
-/// assert_eq!(nothing.result_value(), None);
-/// assert_eq!(nothing.global_value("settings"), None);
+/// let lookup = CacheLookup::default();
+/// assert_eq!(lookup.result_value(), None);
+/// assert_eq!(lookup.global_value("settings"), None);
 /// ```
 #[derive(Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CacheLookup {
-    /// The answer of the result cache, when it was asked.
+    /// The result of the lookup in the result cache; `None` if no lookup was made there.
     pub result: Option<CacheValue>,
-    /// The answer of the global cache to each key it was asked for, each key once.
+    /// The result for each key that was looked up in the global cache, each key once.
     pub global: Vec<(String, CacheValue)>,
 }
 
-/// The answer to one key: a value, a miss, or why the cache does not take the key.
+/// The result of the lookup of one key: a value, a miss, or the reason why the cache refused the
+/// key.
 ///
 /// See [`CacheLookup`] for an example.
 pub type CacheValue = Result<Option<Bytes>, CacheRefusal>;
 
 impl CacheLookup {
-    /// The value of the result cache, when there is one.
+    /// Returns the value of the result cache; `None` on a miss, a refusal or without a lookup.
     #[must_use]
     pub fn result_value(&self) -> Option<&Bytes> {
         self.result.as_ref()?.as_ref().ok()?.as_ref()
     }
 
-    /// The value of a key of the global cache, when there is one.
+    /// Returns the value of a key of the global cache; `None` on a miss, a refusal or without a
+    /// lookup of this key.
     #[must_use]
     pub fn global_value(&self, key: &str) -> Option<&Bytes> {
         self.global(key)?.as_ref().ok()?.as_ref()
     }
 
-    /// The answer to a key of the global cache, when it was asked for.
+    /// Returns the result for a key of the global cache; `None` if it was not looked up.
     #[must_use]
     pub fn global(&self, key: &str) -> Option<&CacheValue> {
         let mut all = self.global.iter();
@@ -48,7 +52,7 @@ impl CacheLookup {
     }
 }
 
-/// Shows hits and misses only: keys and values may identify people.
+/// Shows hits and misses only, because keys and values may identify people.
 impl fmt::Debug for CacheLookup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let word = |value: &CacheValue| match value {
@@ -64,7 +68,7 @@ impl fmt::Debug for CacheLookup {
     }
 }
 
-/// What became of a change to the caches: Aperture's `CacheUpsertResponse` and
+/// The result of a change to the caches: Aperture's `CacheUpsertResponse` and
 /// `CacheDeleteResponse`.
 ///
 /// ```
@@ -75,13 +79,13 @@ impl fmt::Debug for CacheLookup {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CacheChange {
-    /// For the result cache, when it was to be changed.
+    /// The result for the result cache; `None` if the call did not change it.
     pub result: Option<Result<(), CacheRefusal>>,
-    /// For each key of the global cache that was to be changed.
+    /// The result for each key of the global cache that the call was to change.
     pub global: Vec<(String, Result<(), CacheRefusal>)>,
 }
 
-/// Why a cache did not do what it was asked, in the words of an Agent.
+/// The reason why a cache refused an operation, with the text that an Agent uses.
 ///
 /// ```
 /// # #[cfg(feature = "embedded")] {

@@ -1,3 +1,5 @@
+//! The interface of the caches behind a decider, and its errors.
+
 use std::error::Error;
 use std::fmt;
 use std::future::Future;
@@ -8,9 +10,9 @@ use bytes::Bytes;
 
 use super::{FlowError, Invalidations, PendingInvalidation};
 
-/// The caches behind a decider, where the layer keeps responses and handlers keep values.
+/// The caches behind a decider, in which the layer stores responses and handlers store values.
 ///
-/// An [`ApertureClient`](crate::ApertureClient) has them; a decider of your own may.
+/// An [`ApertureClient`](crate::ApertureClient) implements it; your own decider may provide one.
 ///
 /// ```
 /// use std::collections::HashMap;
@@ -21,14 +23,14 @@ use super::{FlowError, Invalidations, PendingInvalidation};
 /// use bytes::Bytes;
 /// use tower_aperture::{CacheCall, CachePlace, Caches, Invalidations, PendingInvalidation};
 ///
-/// /// Keeps everything for ever.
+/// /// Keeps all values for ever.
 /// #[derive(Default)]
-/// struct Hoard {
+/// struct MemoryCaches {
 ///     values: Mutex<HashMap<String, Bytes>>,
 ///     invalidations: Invalidations,
 /// }
 ///
-/// impl Caches for Hoard {
+/// impl Caches for MemoryCaches {
 ///     fn set<'a>(&'a self, place: CachePlace<'a>, value: Bytes, ttl: Duration) -> CacheCall<'a> {
 ///         self.set_later(place, value, ttl);
 ///         Box::pin(ready(Ok(())))
@@ -47,7 +49,7 @@ use super::{FlowError, Invalidations, PendingInvalidation};
 ///         self.values.lock().unwrap().remove(&format!("{place:?}"));
 ///     }
 ///
-///     /// Deletes at once; a cache behind a network calls `succeeded` when it has the answer.
+///     /// Deletes at once; a remote cache calls `succeeded` when the response has arrived.
 ///     fn invalidate_later(&self, place: CachePlace<'_>, pending: PendingInvalidation) {
 ///         self.delete_later(place);
 ///         pending.succeeded();
@@ -62,56 +64,58 @@ pub trait Caches: Send + Sync {
     /// Stores a value for `ttl`.
     fn set<'a>(&'a self, place: CachePlace<'a>, value: Bytes, ttl: Duration) -> CacheCall<'a>;
 
-    /// Deletes a value; a missing one is no error.
+    /// Deletes a value; a missing value is no error.
     fn delete<'a>(&'a self, place: CachePlace<'a>) -> CacheCall<'a>;
 
-    /// Like [`set`](Self::set), in the background: it must not block, may run while something is
-    /// dropped, and has to count what it loses itself.
+    /// Stores a value for `ttl` in the background.
+    ///
+    /// The call must not block, and may run during a drop. The implementation counts the changes
+    /// that it loses.
     fn set_later(&self, place: CachePlace<'_>, value: Bytes, ttl: Duration);
 
-    /// Like [`delete`](Self::delete), in the background.
+    /// Deletes a value in the background, under the conditions of [`set_later`](Self::set_later).
     fn delete_later(&self, place: CachePlace<'_>);
 
-    /// Deletes a response that a successful request with an unsafe method has invalidated, in the
-    /// background. Until `pending` was told that the deletion has succeeded, the layer does not
-    /// use the cache for the key.
+    /// Deletes, in the background, a response that a successful request with an unsafe method has
+    /// invalidated. The layer does not use the cache for the key until
+    /// [`pending.succeeded()`](PendingInvalidation::succeeded) is called.
     ///
-    /// By default it calls [`delete_later`](Self::delete_later) and says that this has succeeded.
+    /// The default calls [`delete_later`](Self::delete_later) and reports success at once.
     fn invalidate_later(&self, place: CachePlace<'_>, pending: PendingInvalidation) {
         self.delete_later(place);
         pending.succeeded();
     }
 
-    /// Returns the invalidations that all layers over these caches share. By default each layer
-    /// has its own, and does not see those of others.
+    /// Returns the invalidations that all layers over these caches share. The default is `None`:
+    /// each layer then has its own and does not see those of others.
     fn invalidations(&self) -> Option<&Invalidations> {
         None
     }
 
-    /// Counts what the layer did with a stored response. By default it does nothing.
+    /// Counts the use of a stored response by the layer. The default does nothing.
     fn note(&self, event: CacheEvent) {
         let _ = event;
     }
 }
 
-/// The result of a change to a cache, to be awaited.
+/// The future of a change to a cache.
 ///
 /// See [`Caches`] for an example.
 pub type CacheCall<'a> = Pin<Box<dyn Future<Output = Result<(), CacheError>> + Send + 'a>>;
 
-/// A key of one of the caches.
+/// A key, with the cache that it belongs to.
 ///
 /// See [`Caches`] for an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CachePlace<'a> {
-    /// Of the result cache of a control point.
+    /// A key of the result cache of a control point.
     Result {
         /// The control point.
         control_point: &'a str,
-        /// The key there.
+        /// The key.
         key: &'a str,
     },
-    /// Of the global cache, which all control points share.
+    /// A key of the global cache, which all control points share.
     Global {
         /// The key.
         key: &'a str,
@@ -119,7 +123,7 @@ pub enum CachePlace<'a> {
 }
 
 impl<'a> CachePlace<'a> {
-    /// The key, wherever it is.
+    /// Returns the key, of either cache.
     #[must_use]
     pub const fn key(self) -> &'a str {
         match self {
@@ -128,7 +132,7 @@ impl<'a> CachePlace<'a> {
     }
 }
 
-/// What happened to a response of the result cache.
+/// What the layer did with a value of the result cache.
 ///
 /// ```
 /// use tower_aperture::CacheEvent;
@@ -138,13 +142,13 @@ impl<'a> CachePlace<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CacheEvent {
-    /// A request was answered with it.
+    /// The layer answered a request with it.
     Answered,
-    /// It was none: what lay there was not written by this version of the layer.
+    /// The value is not a response that this version of the layer stored.
     Unreadable,
 }
 
-/// Why a cache gave nothing, apart from a plain miss.
+/// Why a cache operation failed; a miss is not an error.
 ///
 /// ```
 /// use tower_aperture::{ApertureClient, CacheError, FlowParams};
@@ -159,38 +163,39 @@ pub enum CacheEvent {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CacheError {
-    /// The flow was rejected: nothing was looked up.
+    /// The flow was rejected, so no lookup was made.
     FlowRejected,
-    /// Nobody answered for the flow. The [`source`](Error::source) says why.
+    /// The flow is unreachable. The [`source`](Error::source) has the reason.
     Unreachable(FlowError),
-    /// The flow was started without a cache key, or its answer has no part for it.
+    /// The flow was started without a cache key, or the response to its check has no result for
+    /// one.
     NotRequested,
     /// The flow was started without this global cache key.
     UnknownKey,
-    /// There is no result cache key to write to, or it is empty.
+    /// The operation has no cache key, or an empty one.
     NoKey,
-    /// The time to live is zero, which would be read as seven days.
+    /// The time to live is zero, which the Agent would read as seven days.
     NoTtl,
-    /// The Agent answered without a part for the key.
+    /// The Agent's response has no result for the key.
     MissingInReply,
-    /// What the Agent, or the engine, said against the operation.
+    /// The Agent or the engine refused the operation, with this text.
     Server(String),
-    /// The call failed. The [`source`](Error::source) says why.
+    /// The call failed. The [`source`](Error::source) has the reason.
     Call(FlowError),
-    /// The client has no caches behind it.
+    /// The client has no caches.
     Unsupported,
 }
 
 impl fmt::Display for CacheError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::FlowRejected => f.write_str("the flow was rejected, nothing was looked up"),
-            Self::Unreachable(_) => f.write_str("nobody answered for the flow"),
+            Self::FlowRejected => f.write_str("the flow was rejected, so no cache lookup was made"),
+            Self::Unreachable(_) => f.write_str("the flow is unreachable"),
             Self::NotRequested => f.write_str("the flow was started without a cache key"),
             Self::UnknownKey => f.write_str("the flow was started without this global cache key"),
-            Self::NoKey => f.write_str("there is no cache key"),
+            Self::NoKey => f.write_str("the cache key is missing or empty"),
             Self::NoTtl => f.write_str("the time to live is zero"),
-            Self::MissingInReply => f.write_str("the agent's answer has no part for the key"),
+            Self::MissingInReply => f.write_str("the agent's response has no result for the key"),
             Self::Server(error) => write!(f, "the cache refused: {error}"),
             Self::Call(_) => f.write_str("the cache call failed"),
             Self::Unsupported => f.write_str("this client has no caches"),

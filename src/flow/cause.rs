@@ -1,43 +1,44 @@
-//! Causes of errors.
+//! The causes of errors, which `source` returns.
 
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
-/// The error below a public one, which its `source` hands out. Where there is one, the public
-/// error's own text leaves out what the cause says.
+/// The cause of a public error, which the error's `source` returns. The public error's own text
+/// does not repeat the text of the cause.
 ///
-/// Causes are equal when their texts are, so that errors can be compared.
+/// Causes are equal if their texts are equal, so that errors can be compared.
 #[derive(Clone, Default)]
-pub(crate) struct Cause(Option<Arc<Shared>>);
+pub(crate) struct Cause(Option<Arc<CauseInner>>);
 
-/// One word in an error: decisions carry errors.
-struct Shared {
+/// Behind one pointer, so that errors and the decisions that carry them stay small.
+struct CauseInner {
     error: Box<dyn Error + Send + Sync>,
     innermost: bool,
 }
 
-#[allow(dead_code)] // Each feature brings errors of its own.
+#[allow(dead_code)] // Which errors have causes depends on the features.
 impl Cause {
     pub(crate) const NONE: Self = Self(None);
 
     pub(crate) fn new(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self(Some(Arc::new(Shared {
+        Self(Some(Arc::new(CauseInner {
             error: error.into(),
             innermost: false,
         })))
     }
 
-    /// The last of an error's causes, where those around it only say that something failed.
+    /// Makes a cause of the innermost source of an error, for errors whose outer layers only state
+    /// that an operation failed.
     pub(crate) fn innermost(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self(Some(Arc::new(Shared {
+        Self(Some(Arc::new(CauseInner {
             error: error.into(),
             innermost: true,
         })))
     }
 
     pub(crate) fn get(&self) -> Option<&(dyn Error + 'static)> {
-        let Shared { error, innermost } = &**self.0.as_ref()?;
+        let CauseInner { error, innermost } = &**self.0.as_ref()?;
         let mut error: &(dyn Error + 'static) = &**error;
         while let (true, Some(inner)) = (*innermost, error.source()) {
             error = inner;
@@ -55,7 +56,7 @@ impl PartialEq for Cause {
 
 impl Eq for Cause {}
 
-/// The text only: the `Debug` of some errors of other crates has the URL they were about.
+/// Shows the text only, because the `Debug` output of some errors of other crates has a URL.
 impl fmt::Debug for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.get() {
@@ -66,7 +67,7 @@ impl fmt::Debug for Cause {
 }
 
 /// Shows an error with all its causes, for logs: `the outer error: its cause: the cause of that`.
-#[allow(dead_code)] // Used by what is logged.
+#[allow(dead_code)] // Used in log events only.
 pub(crate) struct WithCauses<'a>(pub(crate) &'a (dyn Error + 'static));
 
 impl fmt::Display for WithCauses<'_> {

@@ -1,4 +1,6 @@
-/// How a client stands with its Agent.
+//! The state of a client's connections to its Agents.
+
+/// The state of a client's connection to its Agent.
 ///
 /// The names are those of gRPC connectivity. An embedded engine is always `Ready`; a disabled
 /// client is always `Shutdown`.
@@ -10,39 +12,40 @@
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ConnectionState {
-    /// No connection, and none asked for.
+    /// The client has no connection, and no call has needed one.
     Idle,
-    /// A connection is being made.
+    /// The client is connecting.
     Connecting,
     /// The Agent answers.
     Ready,
-    /// The last attempt failed. The next call tries again, or is not made at all while the Agent
-    /// is [given up](AgentStatus::given_up).
+    /// The last attempt failed. The next call tries again; while the Agent is
+    /// [given up](AgentStatus::given_up), no call is made.
     TransientFailure,
     /// The client was shut down or disabled.
     Shutdown,
 }
 
-/// How one Agent is doing; see [`ApertureClient::agents`](crate::ApertureClient::agents).
+/// The status of one Agent; see [`ApertureClient::agents`](crate::ApertureClient::agents).
 ///
 /// ```
 /// use tower_aperture::{AgentStatus, ApertureClient};
 ///
-/// fn away(client: &ApertureClient) -> usize {
+/// fn count_given_up(client: &ApertureClient) -> usize {
 ///     let given_up = |agent: &AgentStatus| agent.given_up;
 ///     client.agents().iter().filter(|agent| given_up(agent)).count()
 /// }
-/// assert_eq!(away(&ApertureClient::disabled()), 0);
+/// assert_eq!(count_given_up(&ApertureClient::disabled()), 0);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AgentStatus {
-    /// `host:port`; `None` for a channel you look after.
+    /// The address as `host:port`; `None` for a channel that the application supplied.
     pub address: Option<String>,
-    /// How the client stands with it.
+    /// The state of the connection.
     pub state: ConnectionState,
-    /// It did not answer for so long that nothing is asked of it until it answers a probe.
+    /// Whether the client has given up the Agent: it sends no checks until the Agent answers a
+    /// probe.
     pub given_up: bool,
-    /// Checks under way there.
+    /// The number of checks that wait for a response of this Agent.
     pub in_flight: usize,
 }

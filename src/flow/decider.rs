@@ -1,3 +1,5 @@
+//! The interface between the layer and the client or engine that decides.
+
 use std::future::Future;
 use std::sync::Arc;
 
@@ -6,7 +8,8 @@ use super::{
     Quota,
 };
 
-/// Decides whether flows may run: an [`ApertureClient`](crate::ApertureClient), or your own.
+/// Decides whether flows may run. [`ApertureClient`](crate::ApertureClient) implements it, and your
+/// own types may.
 ///
 /// ```
 /// use std::future::Ready;
@@ -17,20 +20,20 @@ use super::{
 /// #[derive(Clone)]
 /// struct WeekdaysOnly;
 ///
-/// struct Nothing;
+/// struct NoopTicket;
 ///
-/// impl Ticket for Nothing {
+/// impl Ticket for NoopTicket {
 ///     fn end(self, _: FlowOutcome) {}
 /// }
 ///
 /// impl Decider for WeekdaysOnly {
-///     type Ticket = Nothing;
-///     type Pending = Ready<Verdict<Nothing>>;
+///     type Ticket = NoopTicket;
+///     type Pending = Ready<Verdict<NoopTicket>>;
 ///
-///     fn decide(&self, _: &str, params: &FlowParams<'_>) -> Check<Nothing, Self::Pending> {
+///     fn decide(&self, _: &str, params: &FlowParams<'_>) -> Check<NoopTicket, Self::Pending> {
 ///         Check::Ready(match params.labels.get("day") {
-///             Some("sunday") => Verdict::Rejected(Denial::new(RejectReason::Unknown), Nothing),
-///             _ => Verdict::Accepted(Nothing),
+///             Some("sunday") => Verdict::Rejected(Denial::new(RejectReason::Unknown), NoopTicket),
+///             _ => Verdict::Accepted(NoopTicket),
 ///         })
 ///     }
 /// }
@@ -39,27 +42,26 @@ use super::{
 /// # let _ = layer;
 /// ```
 pub trait Decider {
-    /// Held from the answer to the end of the flow.
+    /// Kept from the verdict until the end of the flow.
     type Ticket: Ticket;
-    /// A decision that needs waiting. Dropping it must give up the flow, and give back what was
-    /// granted meanwhile.
+    /// The future of a verdict that takes time. Dropping it must abandon the flow and return the
+    /// tokens and slots that were granted meanwhile.
     type Pending: Future<Output = Verdict<Self::Ticket>>;
 
-    /// Decides at once where it can.
+    /// Decides about a flow, at once if possible.
     ///
-    /// The parameters borrow from the request: what a pending decision needs of them must be
-    /// copied.
+    /// The parameters borrow from the request; a pending decision must copy those that it needs.
     fn decide(
         &self,
         control_point: &str,
         params: &FlowParams<'_>,
     ) -> Check<Self::Ticket, Self::Pending>;
 
-    /// Decides about an HTTP request by its attributes, where the layer was told to
-    /// [ask like that](crate::ApertureLayer::http).
+    /// Decides about a flow by the attributes of its HTTP request, for layers that are
+    /// [set up so](crate::ApertureLayer::http).
     ///
-    /// By default the attributes are ignored: labels and control point decide, as in
-    /// [`decide`](Self::decide).
+    /// The default ignores the attributes and calls [`decide`](Self::decide) with the labels and
+    /// the control point.
     fn decide_http(
         &self,
         control_point: &str,
@@ -70,10 +72,10 @@ pub trait Decider {
         self.decide(control_point, params)
     }
 
-    /// Returns whether a policy names this control point; `None` if the decider cannot tell, which
-    /// is the default.
+    /// Returns whether a policy names this control point, or `None` if that is unknown. The default
+    /// is `None`.
     ///
-    /// A layer asks it about names that clients bring up, on the request's path. See
+    /// A layer calls it for names that clients choose, while a request waits. See
     /// [names that clients choose](crate::layer#names-that-clients-choose).
     fn knows_control_point(&self, name: &str) -> Option<bool> {
         let _ = name;
@@ -81,35 +83,36 @@ pub trait Decider {
     }
 
     /// Returns whether a policy compares a label with this value, or with a pattern that matches
-    /// it; `None` if the decider cannot tell, which is the default.
+    /// it, or `None` if that is unknown. The default is `None`.
     ///
-    /// A layer asks it about services and methods of gRPC that become labels, once for each name
-    /// while there is room for new ones.
+    /// A layer calls it for gRPC services and methods that become labels, once for each name while
+    /// its table has room for new ones.
     fn compares_label_value(&self, value: &str) -> Option<bool> {
         let _ = value;
         None
     }
 
-    /// The caches that flows are looked up in, where there are some to write to; by default there
-    /// are none. Asked on the request's path, but only by layers that store responses or
-    /// [expose](crate::ApertureLayer::expose_flow) flows.
+    /// Returns the caches of this decider, or `None` if it has none. The default is `None`.
+    ///
+    /// Layers that store responses or [expose](crate::ApertureLayer::expose_flow) flows call it
+    /// while a request waits.
     fn caches(&self) -> Option<Arc<dyn Caches>> {
         None
     }
 }
 
-/// A decision, or the wait for one.
+/// A verdict, or the future of one.
 ///
 /// See [`Decider`] for an example.
 #[derive(Debug)]
 pub enum Check<T, F> {
-    /// Decided at once.
+    /// The verdict was reached at once.
     Ready(Verdict<T>),
-    /// To be awaited.
+    /// The verdict is to be awaited.
     Pending(F),
 }
 
-/// What was decided, with the ticket of an answered flow.
+/// A decision about a flow, with the flow's ticket if it was accepted or rejected.
 ///
 /// See [`Decider`] for an example.
 #[derive(Debug)]
@@ -118,33 +121,34 @@ pub enum Verdict<T> {
     Accepted(T),
     /// The flow must not run.
     Rejected(Denial, T),
-    /// Nobody answered; such a flow has no end to report.
+    /// No decision was reached; the flow has no ticket and reports no end.
     Unreachable(FlowError),
 }
 
-/// An answered flow that has to be ended.
+/// The state of an accepted or rejected flow, kept until its end.
 ///
-/// It is `Send` and `'static` because the end of a flow may be left to another task, see
+/// It is `Send` and `'static` because another task may end the flow, see
 /// [`FlowHold`](crate::layer::FlowHold). See [`Decider`] for an example.
 pub trait Ticket: Send + 'static {
-    /// Ends the flow. Called exactly once, from any thread, and must not block: it may run while
-    /// a response is dropped or a panic unwinds.
+    /// Ends the flow. It is called exactly once, on any thread, and must not block: it may run
+    /// while a response is dropped or a panic unwinds.
     fn end(self, outcome: FlowOutcome);
 
-    /// Takes what the caches had for the flow, when it asked them; given once. By default there
-    /// is nothing.
+    /// Takes the result of the flow's cache lookup. Returns `None` if the flow has no cache keys,
+    /// and after the first call. The default is `None`.
     fn take_cache_lookup(&mut self) -> Option<CacheLookup> {
         None
     }
 
-    /// Takes what limiters said of their quotas, for a flow that
-    /// [asked](crate::FlowParams::quotas); given once. By default there is nothing.
+    /// Takes the quotas that limiters reported for a flow that
+    /// [requests them](crate::FlowParams::quotas). Returns none after the first call. The default
+    /// is none.
     fn take_quotas(&mut self) -> Vec<Quota> {
         Vec::new()
     }
 
-    /// Takes what the answer to [`Decider::decide_http`] says beside yes and no; given once. By
-    /// default there is nothing.
+    /// Takes the headers and the body that came with a verdict of [`Decider::decide_http`]. Returns
+    /// `None` after the first call. The default is `None`.
     fn take_http_extras(&mut self) -> Option<Box<HttpExtras>> {
         None
     }

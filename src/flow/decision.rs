@@ -1,3 +1,5 @@
+//! Decisions about flows, and rejections.
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -6,7 +8,7 @@ use http::{HeaderMap, StatusCode};
 
 use super::HttpExtras;
 
-/// What was decided about a flow.
+/// The decision about a flow.
 ///
 /// ```
 /// use tower_aperture::{ApertureClient, FlowDecision, FlowParams};
@@ -22,7 +24,7 @@ pub enum FlowDecision {
     Accepted,
     /// The flow must not run.
     Rejected,
-    /// Nobody answered.
+    /// No decision was reached in time, or at all.
     Unreachable,
 }
 
@@ -36,32 +38,32 @@ pub enum FlowDecision {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RejectReason {
-    /// A rate limiter or a concurrency limiter said no.
+    /// A rate limiter or a concurrency limiter rejected the flow.
     RateLimited,
-    /// A scheduler had no tokens in time.
+    /// A scheduler had no tokens for the flow in time.
     NoTokens,
-    /// A sampler left the flow out.
+    /// A sampler did not select the flow.
     NotSampled,
-    /// The flow asked for ramp mode and no ramp let it in.
+    /// The flow is in ramp mode and no load ramp accepted it.
     NoMatchingRamp,
-    /// Nobody answered, and the flow is not to run in that case.
+    /// The flow is unreachable and fails closed.
     Unreachable,
     /// The request has no value for a label that the layer
-    /// [requires](crate::ApertureLayer::require_label); nobody was asked.
+    /// [requires](crate::ApertureLayer::require_label); no check was made.
     MissingLabel,
     /// The body of the request is longer than
-    /// [`CaptureBody`](crate::layer::CaptureBody) may read, so policies cannot see all of it; no
-    /// check was made.
+    /// [`CaptureBody`](crate::layer::CaptureBody) may read, so policies would not have all of it;
+    /// no check was made.
     BodyTooLarge,
-    /// The caller's own deadline, its `grpc-timeout`, passed before the request could run.
+    /// The caller's own deadline, sent as `grpc-timeout`, passed before the request could run.
     DeadlineExceeded,
-    /// The Agent gave no reason, or one this version does not know.
+    /// The Agent gave no reason, or one that this version does not support.
     Unknown,
 }
 
 impl RejectReason {
-    /// The HTTP status that goes with the reason when the policy names none: 400, 403, 413, 429, 503
-    /// or 504.
+    /// Returns the HTTP status for the reason if the policy sets none: 400, 403, 413, 429, 503 or
+    /// 504.
     #[must_use]
     pub const fn default_status(self) -> StatusCode {
         match self {
@@ -74,7 +76,7 @@ impl RejectReason {
         }
     }
 
-    /// A word for logs and metrics.
+    /// Returns the reason as a word for logs and metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -91,7 +93,7 @@ impl RejectReason {
     }
 }
 
-/// A decider's no: the reason, and what the policy says to answer.
+/// The part of a rejection that a decider supplies: the reason, the status code and the wait.
 ///
 /// ```
 /// use std::time::Duration;
@@ -104,16 +106,16 @@ impl RejectReason {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Denial {
-    /// Why.
+    /// The reason.
     pub reason: RejectReason,
-    /// `denied_response_status_code` of the policy, when it has one.
+    /// `denied_response_status_code` of the policy, if it sets one.
     pub denied_code: Option<u16>,
-    /// Suggested time to wait before trying again, when there is one.
+    /// The suggested time to wait before a retry, if known.
     pub wait: Option<Duration>,
 }
 
 impl Denial {
-    /// A denial without a status code of its own and without a time to wait.
+    /// Returns a denial without a status code of its own and without a wait.
     #[must_use]
     pub const fn new(reason: RejectReason) -> Self {
         Self {
@@ -123,22 +125,22 @@ impl Denial {
         }
     }
 
-    /// The status code that the policy asks for; 0 means none.
+    /// Sets the status code that the policy requests; 0 means none.
     #[must_use]
     pub const fn denied_code(mut self, code: u16) -> Self {
         self.denied_code = if code == 0 { None } else { Some(code) };
         self
     }
 
-    /// How long to wait before trying again; zero means unknown.
+    /// Sets the suggested time to wait before a retry; zero means unknown.
     #[must_use]
     pub const fn wait(mut self, wait: Duration) -> Self {
         self.wait = if wait.is_zero() { None } else { Some(wait) };
         self
     }
 
-    /// The HTTP status to answer with: the policy's own code when it is between 200 and 599, else
-    /// the one that goes with the reason.
+    /// Returns the HTTP status of the response: the policy's own code if it is between 200 and 599,
+    /// else the [default](RejectReason::default_status) for the reason.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         self.denied_code
@@ -148,7 +150,7 @@ impl Denial {
     }
 }
 
-/// A rejected flow, as hooks and callers see it.
+/// The rejection of a flow, for hooks and callers.
 ///
 /// ```
 /// use tower_aperture::{Denial, RejectReason, Rejection};
@@ -161,13 +163,13 @@ impl Denial {
 pub struct Rejection {
     control_point: Arc<str>,
     denial: Denial,
-    /// Rare.
+    /// Boxed because few rejections have them.
     extras: Option<Box<HttpExtras>>,
     missing_label: Option<Arc<str>>,
 }
 
 impl Rejection {
-    /// Makes a rejection; tests of `on_reject` hooks need that.
+    /// Returns a rejection, for tests of `on_reject` hooks.
     #[must_use]
     pub fn new(control_point: impl Into<Arc<str>>, denial: Denial) -> Self {
         Self {
@@ -178,7 +180,7 @@ impl Rejection {
         }
     }
 
-    /// Makes the rejection of a request without a label that its layer
+    /// Returns the rejection of a request that lacks a label which its layer
     /// [requires](crate::ApertureLayer::require_label).
     ///
     /// ```
@@ -197,61 +199,61 @@ impl Rejection {
         }
     }
 
-    /// Sets the headers and the body of the response, as an answer to
-    /// [`HttpAttributes`](crate::HttpAttributes) may have them.
+    /// Sets the headers and the body of the response, which a check with
+    /// [`HttpAttributes`](crate::HttpAttributes) may return.
     #[must_use]
     pub fn with_extras(mut self, extras: HttpExtras) -> Self {
         self.extras = Some(Box::new(extras));
         self
     }
 
-    pub(crate) fn and_extras(mut self, extras: Option<Box<HttpExtras>>) -> Self {
+    pub(crate) fn with_optional_extras(mut self, extras: Option<Box<HttpExtras>>) -> Self {
         self.extras = extras;
         self
     }
 
-    /// The headers that the response is to have: none, unless the layer asks
-    /// [by attributes](crate::ApertureLayer::http). A `retry-after` among them says what
-    /// [`retry_after_secs`](Self::retry_after_secs) does.
+    /// Returns the headers for the response, `None` unless the layer checks
+    /// [by attributes](crate::ApertureLayer::http). A `retry-after` among them has the value of
+    /// [`retry_after_secs`](Self::retry_after_secs).
     #[must_use]
     pub fn headers(&self) -> Option<&HeaderMap> {
         self.extras.as_deref().map(HttpExtras::headers)
     }
 
-    /// The body that the response is to have, when there is one.
+    /// Returns the body for the response, if the check returned one.
     #[must_use]
     pub fn body(&self) -> Option<&Bytes> {
         let body = self.extras.as_deref().map(HttpExtras::body);
         body.filter(|body| !body.is_empty())
     }
 
-    /// The HTTP status to answer with, see [`Denial::status`].
+    /// Returns the HTTP status of the response, see [`Denial::status`].
     #[must_use]
     pub fn status(&self) -> StatusCode {
         self.denial.status()
     }
 
-    /// Why the flow was rejected.
+    /// Returns why the flow was rejected.
     #[must_use]
     pub const fn reason(&self) -> RejectReason {
         self.denial.reason
     }
 
-    /// The label that the request lacks, where the reason is
+    /// Returns the label that the request lacks, if the reason is
     /// [`RejectReason::MissingLabel`].
     #[must_use]
     pub fn missing_label(&self) -> Option<&str> {
         self.missing_label.as_deref()
     }
 
-    /// Suggested time to wait before trying again, at full precision, when there is one.
+    /// Returns the suggested time to wait before a retry at full precision, if known.
     #[must_use]
     pub const fn retry_after(&self) -> Option<Duration> {
         self.denial.wait
     }
 
-    /// [`retry_after`](Self::retry_after) as the `retry-after` header has it: whole seconds,
-    /// rounded up, never 0.
+    /// Returns [`retry_after`](Self::retry_after) in the form of the `retry-after` header: whole
+    /// seconds, rounded up, at least 1.
     #[must_use]
     pub fn retry_after_secs(&self) -> Option<u64> {
         let wait = self.denial.wait?;
@@ -259,7 +261,7 @@ impl Rejection {
         Some(wait.as_secs().saturating_add(up).max(1))
     }
 
-    /// Where the flow was rejected.
+    /// Returns the control point at which the flow was rejected.
     #[must_use]
     pub fn control_point(&self) -> &str {
         &self.control_point

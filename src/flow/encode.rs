@@ -1,36 +1,38 @@
-//! Labels as a `baggage` header, which is how they travel to an Agent that makes labels itself.
+//! Encodes labels as a `baggage` header, for checks by HTTP attributes: the Agent makes the labels
+//! itself and reads these from the header.
 
 use std::cmp::Reverse;
 
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-use super::shorten::{HASH, shorten};
+use super::shorten::{HASH_LEN, shorten};
 use super::{Labels, baggage};
 
-/// What W3C Baggage does not let stand in a value, and what begins an escape.
+/// The characters that W3C Baggage does not allow in a value. [`encode_value`] handles `%` and `+`.
 const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b',').add(b';').add(b'\\');
 
-/// Labels as the `baggage` header that an Agent reads them back from.
+/// Labels encoded as a `baggage` header, with counts of those that did not fit.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct EncodedLabels {
-    /// `None` when there is nothing to say.
+    /// `None` if no label is encoded.
     pub(crate) header: Option<String>,
-    /// Labels that the header has no room for, or whose key is no token.
-    pub(crate) lost: u32,
-    /// Values that were made shorter, so that the header has room for them.
+    /// The number of labels that do not fit, or whose key is not a token.
+    pub(crate) dropped: u32,
+    /// The number of values that were shortened to fit.
     pub(crate) shortened: u32,
 }
 
 /// Encodes labels as a `baggage` header.
 ///
-/// An Agent ignores a header beyond a limit, or with a key that is no token, with all that is in
-/// it. What does not fit is made shorter, the client's largest values first, as their encoding may
-/// take five bytes for one; what does not fit even so stays out, the application's constants last.
+/// An Agent ignores the entire header if it exceeds a limit or has a key that is not a token. So
+/// values that do not fit are shortened, the largest values of clients first, because their
+/// encoding may take five bytes for one. Labels that still do not fit are left out, the
+/// application's constants last.
 pub(crate) fn encode_baggage(labels: &Labels<'_>) -> EncodedLabels {
-    let (mut header, mut count, mut lost) = (String::new(), 0, 0_u32);
+    let (mut header, mut count, mut dropped) = (String::new(), 0, 0_u32);
     for (key, value) in labels.iter() {
         if !baggage::is_token(key.as_bytes()) {
-            lost = lost.saturating_add(1);
+            dropped = dropped.saturating_add(1);
             continue;
         }
         if count > 0 {
@@ -50,12 +52,12 @@ pub(crate) fn encode_baggage(labels: &Labels<'_>) -> EncodedLabels {
     }
     EncodedLabels {
         header: (count > 0).then_some(header),
-        lost,
+        dropped,
         shortened: 0,
     }
 }
 
-/// Encodes a value for two decodings, the second one that of a query.
+/// Encodes a value so that it survives two decodings, of which the second is that of a URL query.
 fn encode_value(value: &str, to: &mut String) {
     for part in value.split_inclusive(['%', '+']) {
         let (plain, twice) = match part.as_bytes().last() {
@@ -68,36 +70,36 @@ fn encode_value(value: &str, to: &mut String) {
     }
 }
 
-/// One label of a header that has no room for all.
-struct Member {
+/// One encoded label, for a header that has no room for all labels.
+struct EncodedMember {
     text: String,
-    /// As a hash, where that is shorter.
+    /// The member with a hash as its value, if that is shorter and the value is not a constant.
     hashed: Option<String>,
-    own: bool,
+    constant: bool,
 }
 
 #[cold]
 #[inline(never)]
 fn encode_within_limits(labels: &Labels<'_>) -> EncodedLabels {
-    let (mut lost, mut shortened) = (0_u32, 0_u32);
+    let (mut dropped, mut shortened) = (0_u32, 0_u32);
     let mut members = Vec::new();
     for (at, (key, value)) in labels.iter().enumerate() {
         if !baggage::is_token(key.as_bytes()) {
-            lost = lost.saturating_add(1);
+            dropped = dropped.saturating_add(1);
             continue;
         }
-        let own = labels.is_own(at);
+        let constant = labels.is_constant(at);
         let mut text = format!("{key}=");
         encode_value(value, &mut text);
-        let hashed = !own && text.len() > key.len() + 1 + HASH;
-        members.push(Member {
-            hashed: hashed.then(|| format!("{key}={}", shorten(value, HASH))),
+        let hashed = !constant && text.len() > key.len() + 1 + HASH_LEN;
+        members.push(EncodedMember {
+            hashed: hashed.then(|| format!("{key}={}", shorten(value, HASH_LEN))),
             text,
-            own,
+            constant,
         });
     }
-    // With the commas between them.
-    let bytes = |members: &[Member]| {
+    // The members and the commas between them.
+    let bytes = |members: &[EncodedMember]| {
         let texts: usize = members.iter().map(|member| member.text.len() + 1).sum();
         texts.saturating_sub(1)
     };
@@ -116,7 +118,7 @@ fn encode_within_limits(labels: &Labels<'_>) -> EncodedLabels {
         }
     }
     let mut order: Vec<usize> = (0..members.len()).collect();
-    order.sort_by_key(|at| (members[*at].own, Reverse(members[*at].text.len())));
+    order.sort_by_key(|at| (members[*at].constant, Reverse(members[*at].text.len())));
     let mut count = members.len();
     for at in order {
         let size = members[at].text.len();
@@ -127,7 +129,7 @@ fn encode_within_limits(labels: &Labels<'_>) -> EncodedLabels {
             members[at].text.clear();
             total = total.saturating_sub(size + 1);
             count -= 1;
-            lost = lost.saturating_add(1);
+            dropped = dropped.saturating_add(1);
         }
     }
     let texts: Vec<String> = members
@@ -137,7 +139,7 @@ fn encode_within_limits(labels: &Labels<'_>) -> EncodedLabels {
         .collect();
     EncodedLabels {
         header: (!texts.is_empty()).then(|| texts.join(",")),
-        lost,
+        dropped,
         shortened,
     }
 }
@@ -158,35 +160,36 @@ mod tests {
         all.extend(labels.iter().copied());
         let EncodedLabels {
             header,
-            lost,
+            dropped,
             shortened: _,
         } = encode_baggage(&all);
-        (header, lost)
+        (header, dropped)
     }
 
     #[test]
     fn labels_are_encoded_for_two_decodings() {
-        let (text, lost) = header(&[("user", "a b"), ("sum", "1+1=100%"), ("city", "Zür;ich")]);
+        let (text, dropped) = header(&[("user", "a b"), ("sum", "1+1=100%"), ("city", "Zür;ich")]);
         let expected = "user=a%20b,sum=1%252B1=100%2525,city=Z%C3%BCr%3Bich";
-        assert_eq!((text.as_deref(), lost), (Some(expected), 0));
+        assert_eq!((text.as_deref(), dropped), (Some(expected), 0));
         assert_eq!(header(&[]), (None, 0));
     }
 
     #[test]
-    fn what_would_spoil_the_header_stays_out() {
+    fn labels_that_do_not_fit_are_shortened_or_dropped() {
         let long = "v".repeat(baggage::MAX_MEMBER_BYTES);
-        let (text, lost) = header(&[("not a token", "1"), ("long", &long), ("", "x"), ("b", "2")]);
-        let expected = format!("long={},b=2", shorten(&long, HASH));
-        assert_eq!((text, lost), (Some(expected), 2));
+        let (text, dropped) =
+            header(&[("not a token", "1"), ("long", &long), ("", "x"), ("b", "2")]);
+        let expected = format!("long={},b=2", shorten(&long, HASH_LEN));
+        assert_eq!((text, dropped), (Some(expected), 2));
         let big = "v".repeat(3000);
-        let (text, lost) = header(&[("a", &big), ("b", &big), ("c", &big), ("d", "1")]);
-        let text = text.expect("all of it");
-        assert_eq!((text.len(), lost), (2 * 3002 + 34 + 3 + 3, 0));
-        assert!(text.ends_with(",d=1"), "what still fits travels");
+        let (text, dropped) = header(&[("a", &big), ("b", &big), ("c", &big), ("d", "1")]);
+        let text = text.expect("a header");
+        assert_eq!((text.len(), dropped), (2 * 3002 + 34 + 3 + 3, 0));
+        assert!(text.ends_with(",d=1"), "a label that fits is kept");
     }
 
     #[test]
-    fn a_clients_values_that_grow_when_encoded_leave_the_constants() {
+    fn client_values_that_grow_when_encoded_do_not_displace_constants() {
         let constants = [
             ("service".into(), "shop".into()),
             ("zone".into(), "z".into()),
@@ -203,21 +206,21 @@ mod tests {
             }
             labels.insert("ip", "192.0.2.1");
             labels.add_constants(&constants);
-            labels.settle(limits, |_| true);
+            labels.enforce_limits(limits, |_| true);
             let EncodedLabels {
                 header,
-                lost,
+                dropped,
                 shortened,
             } = encode_baggage(&labels);
-            let header = header.expect("most of it");
+            let header = header.expect("a header");
             assert!(header.len() <= baggage::MAX_BYTES);
             let members: Vec<_> = header.split(',').collect();
             assert!(members.len() <= baggage::MAX_MEMBERS);
-            assert_eq!(members.len() + lost as usize, labels.len());
+            assert_eq!(members.len() + dropped as usize, labels.len());
             for member in ["service=shop", "zone=z", "ip=192.0.2.1"] {
                 assert!(members.contains(&member), "{member}");
             }
-            assert_eq!(lost, if readers == 60 { 0 } else { lost.max(1) });
+            assert_eq!(dropped, if readers == 60 { 0 } else { dropped.max(1) });
             assert!(shortened > 0);
         }
     }
@@ -228,14 +231,14 @@ mod tests {
             pairs in proptest::collection::hash_map(any::<String>(), any::<String>(), 0..6),
         ) {
             let labels: Labels<'_> = pairs.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-            let EncodedLabels { header, lost, .. } = encode_baggage(&labels);
+            let EncodedLabels { header, dropped, .. } = encode_baggage(&labels);
             let mut headers = HeaderMap::new();
             if let Some(text) = header {
                 headers.insert("baggage", HeaderValue::from_str(&text).expect("ASCII"));
             }
             let mut read = Labels::new();
             baggage::add_labels(&mut read, &headers, |_| false);
-            prop_assert_eq!(read.len() + lost as usize, labels.len());
+            prop_assert_eq!(read.len() + dropped as usize, labels.len());
         }
     }
 }

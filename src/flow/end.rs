@@ -1,14 +1,14 @@
-//! Ends of flows, and what came of them.
+//! The results of ending flows.
 
 use std::error::Error;
 use std::fmt;
 
 use super::FlowError;
 
-/// What came of ending a flow by hand.
+/// The result of [`Flow::end`](crate::Flow::end).
 ///
-/// Ending never fails the caller's work: a flow that could not be ended properly says so here, and
-/// in [`ClientStats`](crate::ClientStats).
+/// Ending a flow never fails the caller's work. An end that was not delivered is reported here and
+/// counted in [`ClientStats`](crate::ClientStats).
 ///
 /// ```
 /// use tower_aperture::{ApertureClient, FlowParams};
@@ -16,7 +16,7 @@ use super::FlowError;
 /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
 /// let flow = ApertureClient::disabled().start_flow("checkout", FlowParams::new()).await;
 /// let ended = flow.end().await;
-/// assert!(ended.error().is_none()); // nobody answered, so there is nothing to end
+/// assert!(ended.error().is_none()); // the flow is unreachable and has no end to report
 /// assert!(ended.token_returns().is_empty());
 /// # });
 /// ```
@@ -27,7 +27,7 @@ pub struct EndResponse {
 }
 
 impl EndResponse {
-    /// The flow ended; these tokens were given back.
+    /// Returns the response for a flow that ended and returned these slots.
     #[allow(dead_code)] // Without a backend no flow ends.
     pub(crate) fn returned(token_returns: Vec<TokenReturn>) -> Self {
         Self {
@@ -36,7 +36,7 @@ impl EndResponse {
         }
     }
 
-    /// The end could not be delivered.
+    /// Returns the response for an end that was not delivered.
     #[allow(dead_code)] // Only some backends can fail.
     pub(crate) fn failed(error: EndError) -> Self {
         Self {
@@ -45,20 +45,21 @@ impl EndResponse {
         }
     }
 
-    /// One entry for each concurrency slot the flow held, in the order of the decisions.
+    /// Returns one entry for each concurrency slot that the flow held, in the order of the limiter
+    /// decisions.
     #[must_use]
     pub fn token_returns(&self) -> &[TokenReturn] {
         &self.token_returns
     }
 
-    /// Why the end could not be delivered, if so.
+    /// Returns why the end was not delivered, or `None` if it was.
     #[must_use]
     pub const fn error(&self) -> Option<&EndError> {
         self.error.as_ref()
     }
 }
 
-/// What became of one concurrency slot when its flow ended.
+/// The result of returning one concurrency slot at the end of its flow.
 ///
 /// It corresponds to the Agent's `TokenReturnStatus`. See [`EndResponse`] for an example.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,11 +71,11 @@ pub struct TokenReturn {
     pub component_id: String,
     /// The key that the component limits by.
     pub label: String,
-    /// The slot.
+    /// The id of the slot.
     pub request_id: String,
-    /// It was held, and is free now.
+    /// Whether the slot was held until now and is free again.
     pub returned: bool,
-    /// What the Agent said against it.
+    /// The Agent's error text, if the slot could not be returned.
     pub error: Option<String>,
 }
 
@@ -88,12 +89,12 @@ pub struct TokenReturn {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EndError {
-    /// Too many ends were waiting for the Agent.
+    /// The queue of ends to the Agent was full.
     QueueFull,
     /// The client has been shut down.
     ShutDown,
-    /// The call failed, after a second try where one made sense. The
-    /// [`source`](Error::source) says why.
+    /// The call failed, after a retry if one could help. The [`source`](Error::source) has the
+    /// reason.
     Call(FlowError),
 }
 

@@ -1,4 +1,4 @@
-//! Errors of flows that nobody decided about.
+//! The errors of unreachable flows.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -6,14 +6,13 @@ use std::fmt;
 
 use super::Cause;
 
-/// Why nobody answered for a flow.
+/// Why a flow is [unreachable](crate::FlowDecision::Unreachable).
 ///
-/// A flow that carries one is [unreachable](crate::FlowDecision::Unreachable): it runs, unless
-/// ramp mode or the layer's configuration says otherwise.
+/// Such a flow fails open and runs, unless it is in ramp mode or its layer fails closed.
 ///
-/// When a connection failed, the [`source`](Error::source) says why; the text of the error itself
-/// leaves that out. Two errors are equal when kind and texts are, and when both are
-/// [late](Self::is_late) or neither is.
+/// If a connection failed, the [`source`](Error::source) has the reason, which the text of this
+/// error does not repeat. Two errors are equal if their kinds and texts are equal and both or
+/// neither are [late](Self::is_late).
 ///
 /// ```
 /// use tower_aperture::{FlowError, FlowErrorKind};
@@ -30,28 +29,29 @@ pub struct FlowError {
     late: bool,
 }
 
-/// The kinds of [`FlowError`].
+/// The kind of a [`FlowError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FlowErrorKind {
-    /// No answer within the check timeout and its grace.
+    /// The check was not answered within its timeout and its grace.
     Timeout,
-    /// The Agent could not be reached, or the connection broke.
+    /// The client could not connect to the Agent, or the connection broke.
     Unavailable,
-    /// The Agent answered that the API key is missing or wrong.
+    /// The Agent refused the API key: it is missing or wrong.
     Unauthenticated,
-    /// The Agent, or this crate, refused the request as it is: an empty control point, say.
+    /// The Agent or this crate refused the request as invalid, for example for an empty control
+    /// point.
     InvalidRequest,
     /// The client was made by [`ApertureClient::disabled`](crate::ApertureClient::disabled).
     Disabled,
     /// The client has been shut down.
     ShutDown,
-    /// Any other answer that is not a decision.
+    /// The Agent returned any other error.
     Other,
 }
 
 impl FlowError {
-    /// Makes an error of `kind`; `message` says what happened.
+    /// Returns an error of `kind`, with a `message` that describes the failure.
     #[must_use]
     pub fn new(kind: FlowErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
         Self {
@@ -62,8 +62,8 @@ impl FlowError {
         }
     }
 
-    /// Adds the error that was the reason for this one. Its text must not be part of the message,
-    /// so that it is printed once.
+    /// Sets the error that caused this one. The message must not contain its text, so that reports
+    /// print it once.
     ///
     /// ```
     /// use std::error::Error;
@@ -81,54 +81,54 @@ impl FlowError {
         self
     }
 
-    #[allow(dead_code)] // Only an Agent's connections fail.
+    #[allow(dead_code)] // Only used with an Agent.
     pub(crate) fn with_cause(mut self, cause: Cause) -> Self {
         self.cause = cause;
         self
     }
 
-    /// Marks the error of a check that was sent and not answered in time.
-    #[allow(dead_code)] // Only an Agent's answers are late.
+    /// Sets whether the check was sent and not answered in time.
+    #[allow(dead_code)] // Only used with an Agent.
     pub(crate) const fn late(mut self, late: bool) -> Self {
         self.late = late;
         self
     }
 
-    /// What kind of failure it was.
+    /// Returns the kind of failure.
     #[must_use]
     pub const fn kind(&self) -> FlowErrorKind {
         self.kind
     }
 
-    /// No answer came within the check timeout.
+    /// Returns whether the check timed out.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
         self.kind == FlowErrorKind::Timeout
     }
 
-    /// Returns `true` for a check that was sent to an Agent and not answered within its budget and
-    /// grace, or that the Agent itself ended at its deadline. The Agent may have decided; the answer
-    /// was late. Such an error is always a [timeout](Self::is_timeout), and
+    /// Returns whether the check was sent to an Agent and not answered within its budget and grace,
+    /// or ended by the Agent at its deadline. The Agent may have decided, but its response was late.
+    /// Such an error is always a [timeout](Self::is_timeout), and
     /// [`ClientStats::late`](crate::ClientStats::late) counts it.
     ///
     /// ```
     /// use tower_aperture::{FlowError, FlowErrorKind};
     ///
     /// let error = FlowError::new(FlowErrorKind::Timeout, "no connection within 200ms");
-    /// assert!(error.is_timeout() && !error.is_late()); // nothing was sent
+    /// assert!(error.is_timeout() && !error.is_late()); // the check was not sent
     /// ```
     #[must_use]
     pub const fn is_late(&self) -> bool {
         self.late
     }
 
-    /// The Agent could not be reached.
+    /// Returns whether the Agent could not be reached.
     #[must_use]
     pub fn is_unavailable(&self) -> bool {
         self.kind == FlowErrorKind::Unavailable
     }
 
-    /// The API key is missing or wrong.
+    /// Returns whether the Agent refused the API key.
     #[must_use]
     pub fn is_unauthenticated(&self) -> bool {
         self.kind == FlowErrorKind::Unauthenticated
@@ -136,7 +136,7 @@ impl FlowError {
 }
 
 impl FlowErrorKind {
-    /// A word for logs and metrics.
+    /// Returns the kind as a word for logs and metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -1,42 +1,46 @@
-//! A bounded set for what is said once: lock-free, and without an allocation once it exists.
+//! A bounded, lock-free set of values seen, for warnings that are logged once per value.
 
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
-/// Values that are remembered at most.
-pub(crate) const MOST: usize = 1024;
+/// The most values that a set remembers.
+pub(crate) const MAX_VALUES: usize = 1024;
 
-/// Twice as many places as values, so that a search is short.
-const PLACES: usize = 2 * MOST;
-/// Places that are looked at for one value.
-const SEARCH: usize = 16;
+/// The size of the hash table: twice the number of values, to keep searches short.
+const TABLE_SIZE: usize = 2 * MAX_VALUES;
+/// The most cells that a search for one value visits.
+const MAX_SEARCH: usize = 16;
 
-/// Remembers up to [`MOST`] values by their hashes. A value beyond that is never new, and so is one
-/// of a few that share the places of others: something is said once less then, and never twice.
+/// Remembers up to [`MAX_VALUES`] values by their hashes. Further values are never new, and neither
+/// are the few whose cells are all taken, so a warning may be missing but never appears twice.
+///
+/// The table is allocated with the first value; no other call allocates.
 #[derive(Debug, Default)]
 pub(crate) struct FirstSeen {
     hasher: RandomState,
-    /// Zero is free. Made with the first value: most clients and engines need none.
-    places: OnceLock<Box<[AtomicU64]>>,
+    /// The table of hashes, in which zero is a free cell. Allocated with the first value, because
+    /// most clients and engines need none.
+    cells: OnceLock<Box<[AtomicU64]>>,
     count: AtomicUsize,
 }
 
 impl FirstSeen {
-    /// Whether the value is seen for the first time; exactly one of several threads hears that.
+    /// Returns `true` if the value is seen for the first time; of several threads, exactly one gets
+    /// `true`.
     pub(crate) fn is_new(&self, value: impl Hash) -> bool {
         let hash = self.hasher.hash_one(value).max(1);
-        let places = self
-            .places
-            .get_or_init(|| (0..PLACES).map(|_| AtomicU64::new(0)).collect());
-        let start = hash as usize % PLACES;
-        for at in (start..start + SEARCH).map(|at| at % PLACES) {
-            let mut known = places[at].load(Relaxed);
+        let cells = self
+            .cells
+            .get_or_init(|| (0..TABLE_SIZE).map(|_| AtomicU64::new(0)).collect());
+        let start = hash as usize % TABLE_SIZE;
+        for at in (start..start + MAX_SEARCH).map(|at| at % TABLE_SIZE) {
+            let mut known = cells[at].load(Relaxed);
             if known == 0 {
                 if self.is_full() {
                     return false;
                 }
-                match places[at].compare_exchange(0, hash, Relaxed, Relaxed) {
+                match cells[at].compare_exchange(0, hash, Relaxed, Relaxed) {
                     Ok(_) => {
                         self.count.fetch_add(1, Relaxed);
                         return true;
@@ -51,9 +55,9 @@ impl FirstSeen {
         false
     }
 
-    /// No value is new any more.
+    /// Returns whether the set is full: no further value is new.
     pub(crate) fn is_full(&self) -> bool {
-        self.count.load(Relaxed) >= MOST
+        self.count.load(Relaxed) >= MAX_VALUES
     }
 }
 
@@ -69,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_threads_one_hears_that_a_value_is_new() {
+    fn one_of_many_threads_sees_a_value_as_new() {
         let seen = FirstSeen::default();
         let count = || (0..100).filter(|value| seen.is_new(value)).count();
         let total: usize = std::thread::scope(|scope| {
@@ -83,10 +87,10 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_is_bounded_and_what_is_known_stays_known() {
+    fn the_set_is_bounded_and_keeps_its_values() {
         let seen = FirstSeen::default();
         let new = (0..100_000).filter(|value| seen.is_new(value)).count();
-        assert!((MOST / 2..=MOST).contains(&new), "{new}");
+        assert!((MAX_VALUES / 2..=MAX_VALUES).contains(&new), "{new}");
         assert!(!seen.is_new(0), "known");
         assert!(!seen.is_new("another"), "full");
     }

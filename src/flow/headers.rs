@@ -1,14 +1,17 @@
-//! Looking at headers on the way of every request.
+//! A fast header lookup for the path of every request.
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
-/// Up to so many headers are compared one by one, which costs less than the hash of a name.
-const FEW: usize = 12;
+/// The most headers that are compared one by one, which costs less than hashing the name.
+const LINEAR_SCAN_MAX: usize = 12;
 
-/// The first value of a header.
+/// Returns the first value of a header.
 #[inline(always)]
-pub(crate) fn first<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
-    if headers.len() > FEW {
+pub(crate) fn first_value<'a>(
+    headers: &'a HeaderMap,
+    name: &HeaderName,
+) -> Option<&'a HeaderValue> {
+    if headers.len() > LINEAR_SCAN_MAX {
         return headers.get(name);
     }
     for (known, value) in headers {

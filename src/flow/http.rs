@@ -1,4 +1,5 @@
-//! Asking with the attributes of an HTTP request: Aperture's `CheckHTTP`.
+//! The attributes of an HTTP request for a check by Aperture's `CheckHTTP`, and the extras in its
+//! response.
 
 #[cfg(any(feature = "embedded", feature = "remote"))]
 pub(crate) mod fit;
@@ -13,14 +14,14 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 #[cfg(any(feature = "embedded", feature = "remote"))]
 use super::baggage;
 
-/// What is known of an HTTP request, for those who make labels of it themselves: the message
-/// `CheckHTTPRequest.HttpRequest` of an Agent and both ends of the connection.
+/// The attributes of an HTTP request, from which the Agent or the engine makes labels: the message
+/// `CheckHTTPRequest.HttpRequest` of an Agent and the addresses of both ends of the connection.
 ///
-/// Texts that are not known are empty.
+/// Unknown texts are empty.
 ///
-/// A check has to fit into a gRPC message of 4 MiB, which is what Agents accept. Where the texts
-/// together take more than 4 MiB less 64 KiB, the client shortens the largest first: it
-/// cuts the body and sets [`PARTIAL_BODY`](Self::PARTIAL_BODY) to `true`, and
+/// A check has to fit into a gRPC message of 4 MiB, the most that Agents accept. If the texts
+/// together take more than 4 MiB less 64 KiB, the client shortens the largest first: it cuts the
+/// body and sets [`PARTIAL_BODY`](Self::PARTIAL_BODY) to `true`, and
 /// [shortens](crate::Labels#long-values) the other texts. A layer bounds each text before that, see
 /// [`ApertureLayer::http`](crate::ApertureLayer::http).
 ///
@@ -35,35 +36,35 @@ use super::baggage;
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct HttpAttributes<'a> {
-    /// The verb.
+    /// The request method.
     pub method: &'a str,
-    /// Path and query as sent, not decoded.
+    /// The path and the query as sent, not decoded.
     pub path: &'a str,
-    /// `:authority` or `host`.
+    /// The value of `:authority` or `host`.
     pub host: &'a str,
     /// `http` or `https`.
     pub scheme: &'a str,
     /// `HTTP/1.1`, `HTTP/2`.
     pub protocol: &'a str,
-    /// Bytes of the body, -1 when nobody knows.
+    /// The length of the body in bytes; -1 if unknown.
     pub size: i64,
-    /// Headers, each name once and in lower case. `baggage` is left out: it is made of the flow's
-    /// labels.
+    /// The headers, each name once and in lower case. `baggage` is not sent from here: the client
+    /// makes it of the flow's labels.
     pub headers: Vec<(&'a str, Cow<'a, str>)>,
-    /// The body or its beginning.
+    /// The body, or its beginning.
     pub body: &'a str,
-    /// Who sent the request; port 0 when only the address is known.
+    /// The address of the sender; port 0 if only the IP address is known.
     pub source: Option<SocketAddr>,
-    /// Who receives it.
+    /// The address of the receiver.
     pub destination: Option<SocketAddr>,
 }
 
 impl<'a> HttpAttributes<'a> {
-    /// The header that tells policies that the body is only a beginning (`true`), or that it is
-    /// whole (`false`). Envoy's `ext_authz` sets the same one.
+    /// The header that marks the body as incomplete (`true`) or complete (`false`) for policies.
+    /// Envoy's `ext_authz` sets the same header.
     pub const PARTIAL_BODY: &'static str = "x-envoy-auth-partial-body";
 
-    /// A request of which nothing else is known yet.
+    /// Returns attributes with a method and a path only.
     #[must_use]
     pub const fn new(method: &'a str, path: &'a str) -> Self {
         Self {
@@ -87,14 +88,14 @@ impl<'a> HttpAttributes<'a> {
         self
     }
 
-    /// Adds a header, whose name has to be in lower case.
+    /// Adds a header. The name must be in lower case.
     #[must_use]
     pub fn header(mut self, name: &'a str, value: impl Into<Cow<'a, str>>) -> Self {
         self.headers.push((name, value.into()));
         self
     }
 
-    /// The headers but for `baggage`.
+    /// Returns the headers except `baggage`.
     #[cfg(any(feature = "embedded", feature = "remote"))]
     pub(crate) fn plain_headers(&self) -> impl Iterator<Item = (&str, &str)> {
         let headers = self.headers.iter();
@@ -104,7 +105,7 @@ impl<'a> HttpAttributes<'a> {
     }
 }
 
-/// Path, headers, body and addresses may identify people.
+/// Leaves out path, headers, body and addresses, because they may identify people.
 impl fmt::Debug for HttpAttributes<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HttpAttributes")
@@ -115,8 +116,8 @@ impl fmt::Debug for HttpAttributes<'_> {
     }
 }
 
-/// What the answer to [`HttpAttributes`] says beside yes and no: the headers to set on a request
-/// that may run, or the headers and the body of the response to one that may not.
+/// The extras that a check with [`HttpAttributes`] returns with its decision: the headers to set on
+/// an accepted request, or the headers and the body of the response to a rejected one.
 ///
 /// ```
 /// use tower_aperture::HttpExtras;
@@ -135,11 +136,10 @@ pub struct HttpExtras {
 impl HttpExtras {
     /// Returns extras with these headers and this body.
     ///
-    /// A name that comes again, in any case, adds a value: two `set-cookie` stay two. Of fields
-    /// that have one value (RFC 9110), such as `content-type`, `location` and `authorization`, the
-    /// last is kept. What is not a header is left out, and so are the fields that frame a message
-    /// or route it: `connection`, `content-length`, `host`, `transfer-encoding`, `te`, `trailer`,
-    /// `upgrade`.
+    /// A repeated name, in any case, adds a value: two `set-cookie` stay two. Fields with a single
+    /// value (RFC 9110), such as `content-type`, `location` and `authorization`, keep the last one.
+    /// Invalid names and values are left out, and so are the fields that frame or route a message:
+    /// `connection`, `content-length`, `host`, `transfer-encoding`, `te`, `trailer`, `upgrade`.
     #[must_use]
     pub fn new<N, V>(headers: impl IntoIterator<Item = (N, V)>, body: impl Into<Bytes>) -> Self
     where
@@ -155,7 +155,7 @@ impl HttpExtras {
             header::TRAILER,
             header::UPGRADE,
         ];
-        /// Two of these contradict each other.
+        /// Fields of which a message may have only one value.
         const SINGLE: [HeaderName; 16] = [
             header::AGE,
             header::AUTHORIZATION,
@@ -184,7 +184,7 @@ impl HttpExtras {
             if FRAMING.contains(&name) {
                 continue;
             }
-            // Full at 32768 values; what does not fit is left out.
+            // A map holds at most 32768 values; further ones are left out.
             let _ = if SINGLE.contains(&name) {
                 all.try_insert(name, value).map(|_| false)
             } else {
@@ -197,30 +197,30 @@ impl HttpExtras {
         }
     }
 
-    /// The headers.
+    /// Returns the headers.
     #[must_use]
     pub const fn headers(&self) -> &HeaderMap {
         &self.headers
     }
 
-    /// The body, empty for a request that may run.
+    /// Returns the body, which is empty for an accepted request.
     #[must_use]
     pub const fn body(&self) -> &Bytes {
         &self.body
     }
 
-    /// `None` when it says nothing.
+    /// Boxes the extras; `None` if there are neither headers nor a body.
     #[cfg(any(feature = "embedded", feature = "remote"))]
-    pub(crate) fn boxed(self) -> Option<Box<Self>> {
+    pub(crate) fn boxed_unless_empty(self) -> Option<Box<Self>> {
         (!self.headers.is_empty() || !self.body.is_empty()).then(|| Box::new(self))
     }
 
-    /// Sets the headers on a request, in place of those of the same names.
+    /// Sets the headers on a request and replaces those of the same names.
     pub(crate) fn set_on(self, headers: &mut HeaderMap) {
-        // A full map loses the headers that do not fit.
+        // Headers that do not fit into a full map are left out.
         let mut current = None;
         for (name, value) in self.headers {
-            // A name comes with the first of its values only.
+            // The iterator yields a name only with the first of its values.
             match name {
                 Some(name) => {
                     let _ = headers.try_insert(name.clone(), value);
@@ -236,7 +236,7 @@ impl HttpExtras {
     }
 }
 
-/// Values may identify people.
+/// Leaves out values, because they may identify people.
 impl fmt::Debug for HttpExtras {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HttpExtras")
@@ -251,7 +251,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn framing_is_nobodys_to_set() {
+    fn framing_headers_and_invalid_headers_are_left_out() {
         let extras = HttpExtras::new(
             [
                 ("Content-Length", "5"),

@@ -1,8 +1,8 @@
-//! Invalidated cache keys: which stored responses this process must not use any more.
+//! Records which cached responses this process must no longer use.
 //!
-//! Invalidations are kept in a table of fixed size, indexed by a hash of the key. Keys that share
-//! an entry of the table are treated alike: an unrelated key may lose a stored response, and a
-//! response that was invalidated is never used.
+//! Invalidations are kept in a table of fixed size, indexed by a hash of the key. Keys with the
+//! same hash share an entry: an unrelated key may lose a cached response, but an invalidated
+//! response is never used.
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
@@ -12,111 +12,115 @@ use std::sync::{Arc, OnceLock};
 use std::sync::{Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Entries of the table: 128 KiB, allocated by the first invalidation.
-const SLOTS: usize = 4096;
+/// The number of entries of the table. They take 128 KiB, allocated by the first invalidation.
+const TABLE_ENTRIES: usize = 4096;
 
-/// Caches keep nothing for longer than seven days.
-const LONGEST: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// The longest time that caches keep a value: seven days.
+const MAX_TTL: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// How far the clocks of two processes that share a cache may differ, in milliseconds.
 const CLOCK_SKEW: u64 = 1000;
 
-/// The keys that requests of this process have invalidated.
+/// The cache keys that requests of this process have invalidated.
 ///
-/// A response that was stored before a key was invalidated is neither served nor stored
-/// afterwards, and until the cache has deleted the key, the layer does not use the cache for it.
+/// A response to a request that began before its key was invalidated is neither served nor stored
+/// afterwards. Until the cache has deleted the key, the layer does not use the cache for it.
 ///
-/// Deciders that reach the same caches should share one, because they see each other's
-/// invalidations only through it; clones are the same one. The clients of an Agent and of an
-/// embedded engine do so by themselves. It takes 128 KiB once something was invalidated, however
-/// many keys there are.
+/// Deciders that use the same caches should share one value, because they see each other's
+/// invalidations only through it. Clones share their state. All clients of the same Agents or of
+/// the same embedded engine share one without further setup. The value takes 128 KiB after the
+/// first invalidation, for any number of keys.
 ///
 /// See [`Caches`](super::Caches) for an example.
 #[derive(Clone, Default)]
 pub struct Invalidations {
-    shared: Arc<Shared>,
+    table: Arc<InvalidationTable>,
 }
 
-struct Shared {
+struct InvalidationTable {
     /// Distinguishes responses stored by this process from those of others.
     writer: u64,
     hasher: RandomState,
-    /// How many invalidations there were.
+    /// The number of invalidations so far.
     sequence: AtomicU64,
-    /// The longest time to live that a layer asked for, in milliseconds.
-    longest: AtomicU64,
+    /// The longest time to live with which a layer stores responses, in milliseconds.
+    longest_ttl: AtomicU64,
     started: Instant,
-    slots: OnceLock<Box<[SlotState]>>,
+    entries: OnceLock<Box<[InvalidationEntry]>>,
 }
 
-/// What is known of all keys with one hash.
+/// The state of all keys with one hash.
 #[derive(Default)]
-struct SlotState {
+struct InvalidationEntry {
     /// The sequence number of the last invalidation.
     sequence: AtomicU64,
-    /// When that was, in milliseconds since 1970.
+    /// The time of the last invalidation, in milliseconds since 1970.
     at: AtomicU64,
-    /// Deletions under way.
+    /// The number of deletions under way.
     pending: AtomicU32,
-    /// After a lost deletion: until when the cache is not used, in milliseconds since the start.
+    /// After a lost deletion: until when the cache is not used, in milliseconds since `started`.
     unused_until: AtomicU64,
 }
 
-/// The place of a key in the table.
+/// The hash of a key, as the index of its entry in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Slot(usize);
+pub(crate) struct KeyHash(usize);
 
-/// Who stored a response, and when its request began.
+/// The origin of a cached response: the process that stored it and the time at which its request
+/// began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Stamp {
+pub(crate) struct ResponseStamp {
     pub(crate) writer: u64,
-    /// The invalidations of the writer before that.
+    /// The writer's invalidation sequence number when the request began.
     pub(crate) sequence: u64,
-    /// In milliseconds since 1970, by the writer's clock.
-    pub(crate) asked_at: u64,
+    /// The time at which the request began, in milliseconds since 1970 by the writer's clock.
+    pub(crate) requested_at: u64,
 }
 
-/// A cached value that has to be deleted.
+/// A deletion of a cached value that is under way.
 ///
-/// Call [`succeeded`](Self::succeeded) when it was. Until then the layer does not use the cache
-/// for the key. A deletion that failed may be tried again for as long as this is kept. Dropping it
-/// says that the deletion is lost: the key then stays unused for the longest time to live that a
-/// layer has asked for.
+/// Call [`succeeded`](Self::succeeded) once the cache has deleted the value. Until then the layer
+/// does not use the cache for the key. A failed deletion may be retried for as long as this value
+/// is kept. Dropping it marks the deletion as lost: the layer then does not use the cache for the
+/// key during the longest time to live with which a layer stores responses.
 ///
 /// See [`Caches`](super::Caches) for an example.
 #[must_use = "dropping it keeps the key out of the cache"]
 pub struct PendingInvalidation {
-    shared: Arc<Shared>,
-    slot: Slot,
+    table: Arc<InvalidationTable>,
+    key: KeyHash,
     lost: bool,
 }
 
-// === impl Shared ===
-
-impl Default for Shared {
+impl Default for InvalidationTable {
     fn default() -> Self {
         let hasher = RandomState::new();
         Self {
             writer: hasher.hash_one("writer"),
             hasher,
             sequence: AtomicU64::new(0),
-            longest: AtomicU64::new(0),
+            longest_ttl: AtomicU64::new(0),
             started: Instant::now(),
-            slots: OnceLock::new(),
+            entries: OnceLock::new(),
         }
     }
 }
 
-impl Shared {
-    /// `None` before the first invalidation.
-    fn known(&self, slot: Slot) -> Option<&SlotState> {
-        self.slots.get()?.get(slot.0)
+impl InvalidationTable {
+    /// Returns the entry of a key, or `None` before the first invalidation.
+    fn entry(&self, key: KeyHash) -> Option<&InvalidationEntry> {
+        self.entries.get()?.get(key.0)
     }
 
-    fn state(&self, slot: Slot) -> &SlotState {
-        let new = || (0..SLOTS).map(|_| SlotState::default()).collect();
-        // Slots are made below `SLOTS`.
-        &self.slots.get_or_init(new)[slot.0]
+    /// Returns the entry of a key, and allocates the table if necessary.
+    fn entry_or_init(&self, key: KeyHash) -> &InvalidationEntry {
+        let new = || {
+            (0..TABLE_ENTRIES)
+                .map(|_| InvalidationEntry::default())
+                .collect()
+        };
+        // `Invalidations::hash_key` returns indices below `TABLE_ENTRIES` only.
+        &self.entries.get_or_init(new)[key.0]
     }
 
     fn now(&self) -> u64 {
@@ -124,106 +128,106 @@ impl Shared {
     }
 }
 
-// === impl Invalidations ===
-
 #[cfg_attr(not(feature = "response-cache"), allow(dead_code))]
 impl Invalidations {
     /// Returns the invalidations that all clients of these Agents share.
     #[cfg(feature = "remote")]
-    pub(crate) fn of_agents(mut addresses: Vec<String>) -> Self {
-        // One for each set of Agents that a client is alive for.
-        static KNOWN: Mutex<Vec<(Vec<String>, Weak<Shared>)>> = Mutex::new(Vec::new());
+    pub(crate) fn for_agents(mut addresses: Vec<String>) -> Self {
+        // One table for each set of Agents that has a client.
+        static TABLES: Mutex<Vec<(Vec<String>, Weak<InvalidationTable>)>> = Mutex::new(Vec::new());
 
         addresses
             .iter_mut()
             .for_each(|address| address.make_ascii_lowercase());
         addresses.sort();
         addresses.dedup();
-        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|(_, shared)| shared.strong_count() > 0);
-        let found = known.iter().find(|(known, _)| *known == addresses);
-        if let Some(shared) = found.and_then(|(_, shared)| shared.upgrade()) {
-            return Self { shared };
+        let mut tables = TABLES.lock().unwrap_or_else(PoisonError::into_inner);
+        tables.retain(|(_, table)| table.strong_count() > 0);
+        let found = tables.iter().find(|(agents, _)| *agents == addresses);
+        if let Some(table) = found.and_then(|(_, table)| table.upgrade()) {
+            return Self { table };
         }
         let new = Self::default();
-        known.push((addresses, Arc::downgrade(&new.shared)));
+        tables.push((addresses, Arc::downgrade(&new.table)));
         new
     }
 
-    pub(crate) fn slot(&self, key: &str) -> Slot {
-        let hash = self.shared.hasher.hash_one(key);
-        // The remainder is below `SLOTS`, whatever the width of `usize`.
-        Slot((hash % SLOTS as u64) as usize)
+    pub(crate) fn hash_key(&self, key: &str) -> KeyHash {
+        let hash = self.table.hasher.hash_one(key);
+        // The remainder is below `TABLE_ENTRIES` and fits any `usize`.
+        KeyHash((hash % TABLE_ENTRIES as u64) as usize)
     }
 
-    /// The number of invalidations so far. A request that begins now sees what they changed.
+    /// Returns the number of invalidations so far. A request that begins now sees the changes
+    /// behind all of them.
     pub(crate) fn sequence(&self) -> u64 {
-        self.shared.sequence.load(Ordering::Acquire)
+        self.table.sequence.load(Ordering::Acquire)
     }
 
-    /// Notes how long responses are stored.
-    pub(crate) fn note_ttl(&self, ttl: Duration) {
-        let ttl = millis(ttl.min(LONGEST));
-        if self.shared.longest.load(Ordering::Relaxed) < ttl {
-            self.shared.longest.fetch_max(ttl, Ordering::Relaxed);
+    /// Records a time to live with which a layer stores responses.
+    pub(crate) fn record_ttl(&self, ttl: Duration) {
+        let ttl = millis(ttl.min(MAX_TTL));
+        if self.table.longest_ttl.load(Ordering::Relaxed) < ttl {
+            self.table.longest_ttl.fetch_max(ttl, Ordering::Relaxed);
         }
     }
 
-    pub(crate) fn stamp(&self, sequence: u64, asked_at: SystemTime) -> Stamp {
-        Stamp {
-            writer: self.shared.writer,
+    pub(crate) fn stamp(&self, sequence: u64, requested_at: SystemTime) -> ResponseStamp {
+        ResponseStamp {
+            writer: self.table.writer,
             sequence,
-            asked_at: unix_millis(asked_at),
+            requested_at: unix_millis(requested_at),
         }
     }
 
-    /// Whether the cache may be used for a key: no deletion is outstanding or lost.
-    pub(crate) fn may_use(&self, slot: Slot) -> bool {
-        self.shared.known(slot).is_none_or(|state| {
-            state.pending.load(Ordering::Acquire) == 0
-                && state.unused_until.load(Ordering::Acquire) <= self.shared.now()
+    /// Returns whether the cache may be used for a key: no deletion is pending or lost.
+    pub(crate) fn may_use(&self, key: KeyHash) -> bool {
+        self.table.entry(key).is_none_or(|entry| {
+            entry.pending.load(Ordering::Acquire) == 0
+                && entry.unused_until.load(Ordering::Acquire) <= self.table.now()
         })
     }
 
-    /// Whether the cache may be used for a key by a request that began at `sequence`: it
-    /// [may be used](Self::may_use) and was not invalidated since.
-    pub(crate) fn may_use_since(&self, slot: Slot, sequence: u64) -> bool {
-        let invalidated = |state: &SlotState| state.sequence.load(Ordering::Acquire) > sequence;
-        !self.shared.known(slot).is_some_and(invalidated) && self.may_use(slot)
+    /// Returns whether a request that began at `sequence` may use the cache for a key: the cache
+    /// [may be used](Self::may_use) and the key was not invalidated since.
+    pub(crate) fn may_use_since(&self, key: KeyHash, sequence: u64) -> bool {
+        let invalidated =
+            |entry: &InvalidationEntry| entry.sequence.load(Ordering::Acquire) > sequence;
+        !self.table.entry(key).is_some_and(invalidated) && self.may_use(key)
     }
 
-    /// Whether a stored response is newer than the last invalidation of its key. Responses of
-    /// other processes are compared by the clock.
-    pub(crate) fn is_newer(&self, slot: Slot, stamp: Stamp) -> bool {
-        let Some(state) = self.shared.known(slot) else {
+    /// Returns whether a cached response is newer than the last invalidation of its key. Responses
+    /// of other processes are compared by the clock, with an allowance for clock skew.
+    pub(crate) fn is_newer(&self, key: KeyHash, stamp: ResponseStamp) -> bool {
+        let Some(entry) = self.table.entry(key) else {
             return true;
         };
-        let last = state.sequence.load(Ordering::Acquire);
-        if stamp.writer == self.shared.writer {
+        let last = entry.sequence.load(Ordering::Acquire);
+        if stamp.writer == self.table.writer {
             stamp.sequence >= last
         } else {
-            let at = state.at.load(Ordering::Acquire);
-            last == 0 || stamp.asked_at > at.saturating_add(CLOCK_SKEW)
+            let at = entry.at.load(Ordering::Acquire);
+            last == 0 || stamp.requested_at > at.saturating_add(CLOCK_SKEW)
         }
     }
 
-    /// Responses stored so far are out of date, and those to requests under way.
-    pub(crate) fn invalidate(&self, slot: Slot) {
-        let state = self.shared.state(slot);
-        state
+    /// Invalidates a key: the responses stored so far and those to requests under way.
+    pub(crate) fn invalidate(&self, key: KeyHash) {
+        let entry = self.table.entry_or_init(key);
+        entry
             .at
             .fetch_max(unix_millis(SystemTime::now()), Ordering::AcqRel);
-        let next = self.shared.sequence.fetch_add(1, Ordering::AcqRel) + 1;
-        state.sequence.fetch_max(next, Ordering::AcqRel);
+        let next = self.table.sequence.fetch_add(1, Ordering::AcqRel) + 1;
+        entry.sequence.fetch_max(next, Ordering::AcqRel);
     }
 
-    /// Keeps the cache from being used for a key until its deletion has succeeded.
-    pub(crate) fn begin_deletion(&self, slot: Slot) -> PendingInvalidation {
-        let state = self.shared.state(slot);
-        state.pending.fetch_add(1, Ordering::AcqRel);
+    /// Blocks the use of the cache for a key until its deletion has succeeded.
+    pub(crate) fn begin_deletion(&self, key: KeyHash) -> PendingInvalidation {
+        let entry = self.table.entry_or_init(key);
+        entry.pending.fetch_add(1, Ordering::AcqRel);
         PendingInvalidation {
-            shared: Arc::clone(&self.shared),
-            slot,
+            table: Arc::clone(&self.table),
+            key,
             lost: true,
         }
     }
@@ -232,15 +236,13 @@ impl Invalidations {
 impl fmt::Debug for Invalidations {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Invalidations")
-            .field("sequence", &self.shared.sequence)
+            .field("sequence", &self.table.sequence)
             .finish_non_exhaustive()
     }
 }
 
-// === impl PendingInvalidation ===
-
 impl PendingInvalidation {
-    /// The cache has deleted the value: what is stored from now on may be used.
+    /// Records that the cache has deleted the value: values stored from now on may be used.
     pub fn succeeded(mut self) {
         self.lost = false;
     }
@@ -248,13 +250,13 @@ impl PendingInvalidation {
 
 impl Drop for PendingInvalidation {
     fn drop(&mut self) {
-        let state = self.shared.state(self.slot);
+        let entry = self.table.entry_or_init(self.key);
         if self.lost {
-            let longest = self.shared.longest.load(Ordering::Relaxed);
-            let until = self.shared.now().saturating_add(longest);
-            state.unused_until.fetch_max(until, Ordering::AcqRel);
+            let longest_ttl = self.table.longest_ttl.load(Ordering::Relaxed);
+            let until = self.table.now().saturating_add(longest_ttl);
+            entry.unused_until.fetch_max(until, Ordering::AcqRel);
         }
-        state.pending.fetch_sub(1, Ordering::AcqRel);
+        entry.pending.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -282,66 +284,70 @@ mod tests {
     #[test]
     fn a_request_that_began_before_the_invalidation_may_neither_serve_nor_store() {
         let keys = Invalidations::default();
-        let slot = keys.slot("/a");
+        let key = keys.hash_key("/a");
         let before = keys.sequence();
         let old = keys.stamp(before, SystemTime::now());
-        assert!(keys.may_use_since(slot, before) && keys.is_newer(slot, old));
-        keys.invalidate(slot);
-        assert!(!keys.may_use_since(slot, before) && !keys.is_newer(slot, old));
+        assert!(keys.may_use_since(key, before) && keys.is_newer(key, old));
+        keys.invalidate(key);
+        assert!(!keys.may_use_since(key, before) && !keys.is_newer(key, old));
         let after = keys.sequence();
-        assert!(keys.may_use_since(slot, after));
-        assert!(keys.is_newer(slot, keys.stamp(after, SystemTime::now())));
+        assert!(keys.may_use_since(key, after));
+        assert!(keys.is_newer(key, keys.stamp(after, SystemTime::now())));
     }
 
     #[test]
     fn the_cache_is_not_used_until_each_deletion_has_succeeded() {
         let keys = Invalidations::default();
-        let slot = keys.slot("/a");
-        let deletions = [keys.begin_deletion(slot), keys.begin_deletion(slot)];
+        let key = keys.hash_key("/a");
+        let deletions = [keys.begin_deletion(key), keys.begin_deletion(key)];
         for deletion in deletions {
-            assert!(!keys.may_use(slot));
+            assert!(!keys.may_use(key));
             deletion.succeeded();
         }
-        assert!(keys.may_use(slot));
+        assert!(keys.may_use(key));
     }
 
     #[test]
     fn a_lost_deletion_keeps_the_key_out_of_the_cache_for_the_longest_time_to_live() {
         let keys = Invalidations::default();
-        let slot = keys.slot("/a");
-        drop(keys.begin_deletion(slot));
-        assert!(keys.may_use(slot), "nothing was ever stored");
-        keys.note_ttl(HOUR);
-        keys.note_ttl(Duration::from_secs(1));
-        drop(keys.begin_deletion(slot));
-        assert!(!keys.may_use(slot));
-        let until = keys.shared.state(slot).unused_until.load(Ordering::Relaxed);
+        let key = keys.hash_key("/a");
+        drop(keys.begin_deletion(key));
+        assert!(keys.may_use(key), "no response was ever stored");
+        keys.record_ttl(HOUR);
+        keys.record_ttl(Duration::from_secs(1));
+        drop(keys.begin_deletion(key));
+        assert!(!keys.may_use(key));
+        let entry = keys.table.entry_or_init(key);
+        let until = entry.unused_until.load(Ordering::Relaxed);
         assert!(until >= millis(HOUR));
-        keys.begin_deletion(slot).succeeded();
-        assert!(!keys.may_use(slot), "another one is still lost");
+        keys.begin_deletion(key).succeeded();
+        assert!(!keys.may_use(key), "another one is still lost");
     }
 
     #[test]
     fn responses_of_other_processes_are_compared_by_the_clock() {
         let keys = Invalidations::default();
-        let slot = keys.slot("/a");
-        let stamp = |asked_at| Stamp {
-            writer: !keys.shared.writer,
+        let key = keys.hash_key("/a");
+        let stamp = |requested_at| ResponseStamp {
+            writer: !keys.table.writer,
             sequence: u64::MAX,
-            asked_at,
+            requested_at,
         };
-        assert!(keys.is_newer(slot, stamp(0)), "never invalidated");
-        keys.invalidate(slot);
+        assert!(keys.is_newer(key, stamp(0)), "never invalidated");
+        keys.invalidate(key);
         let now = unix_millis(SystemTime::now());
-        assert!(!keys.is_newer(slot, stamp(now - 1)));
-        assert!(!keys.is_newer(slot, stamp(now)));
-        assert!(keys.is_newer(slot, stamp(now + 60_000)));
+        assert!(!keys.is_newer(key, stamp(now - 1)));
+        assert!(!keys.is_newer(key, stamp(now)));
+        assert!(keys.is_newer(key, stamp(now + 60_000)));
     }
 
     #[test]
     fn the_longest_time_to_live_is_bounded() {
         let keys = Invalidations::default();
-        keys.note_ttl(Duration::MAX);
-        assert_eq!(keys.shared.longest.load(Ordering::Relaxed), millis(LONGEST));
+        keys.record_ttl(Duration::MAX);
+        assert_eq!(
+            keys.table.longest_ttl.load(Ordering::Relaxed),
+            millis(MAX_TTL)
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! The labels of a flow, and how many of them there may be.
+//! The labels of a flow, and their limits.
 
 mod room;
 
@@ -10,15 +10,14 @@ use smallvec::SmallVec;
 
 use super::shorten::shorten;
 
-/// Bytes of a value that a client can choose. With a key of up to 55 bytes, `key:value` then stays
-/// below the 256 bytes from which on an Agent lets every flow of a key pass.
+/// The most bytes of a value that a client can choose. With a key of up to 55 bytes, `key:value`
+/// then stays below 256 bytes, from which on an Agent lets every flow of a key pass.
 pub(crate) const VALUE_LIMIT: usize = 200;
 
-/// How many labels a flow may carry, and how many bytes they may take together.
+/// The limits of a flow's labels: their number and the bytes that they take together.
 ///
-/// A value that does not fit is [shortened](Labels::shortened), the largest first; a label that
-/// does not fit even so is dropped and counted, see [`Labels::dropped`]. A flow never fails for
-/// either.
+/// Values that do not fit are [shortened](Labels::shortened), the largest first. A label that still
+/// does not fit is dropped and counted, see [`Labels::dropped`]. Neither makes a flow fail.
 ///
 /// ```
 /// use tower_aperture::{LabelLimits, Labels};
@@ -30,9 +29,9 @@ pub(crate) const VALUE_LIMIT: usize = 200;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LabelLimits {
-    /// Labels a flow, 64 by default.
+    /// The most labels of a flow; 64 by default.
     pub count: usize,
-    /// Bytes of all keys and values of a flow, 8192 by default.
+    /// The most bytes of all keys and values of a flow; 8192 by default.
     pub bytes: usize,
 }
 
@@ -45,7 +44,7 @@ impl Default for LabelLimits {
     }
 }
 
-/// The labels of one flow: a small map from key to value that borrows where it can.
+/// The labels of one flow: a small map of keys and values, which may be borrowed.
 ///
 /// Policies select flows by labels and read keys, tokens and priorities from them (Aperture calls
 /// them *flow labels*). Keys and values are text; both may be empty.
@@ -61,22 +60,22 @@ impl Default for LabelLimits {
 ///
 /// # Long values
 ///
-/// A limit by a label must hold for a client that sends a huge value too. A value that is too long
+/// A limit by a label must also hold for a client that sends a huge value. A value that is too long
 /// is therefore shortened and not dropped: to its first 64 bytes, `~`, and 128 bits of its SHA-256
-/// in hexadecimal, 97 bytes together. Different values stay different keys, and each process makes
-/// the same key of the same value.
+/// in hexadecimal, 97 bytes together. Different values stay different keys, and every process
+/// makes the same key of the same value.
 ///
-/// By [`insert_client`](Self::insert_client), and for all that a layer reads, a value is too long
-/// beyond 200 bytes. Values by [`insert`](Self::insert) are the application's own and stay as they
-/// are while the flow's [limits](LabelLimits) have room for them.
+/// A value by [`insert_client`](Self::insert_client), or one that a layer reads from a request, is
+/// too long beyond 200 bytes. Values by [`insert`](Self::insert) are the application's own and stay
+/// unchanged while the flow's [limits](LabelLimits) have room for them.
 #[derive(Clone)]
 pub struct Labels<'a> {
     entries: SmallVec<[(Cow<'a, str>, Cow<'a, str>); 6]>,
     limits: LabelLimits,
-    /// Bytes of a value that is inserted.
+    /// The most bytes of an inserted value; longer ones are shortened.
     value_limit: usize,
-    /// The entries that are constants of the application.
-    own: Range<usize>,
+    /// The positions of the entries that are constants of the application.
+    constants: Range<usize>,
     bytes: usize,
     dropped: u32,
     shortened: u32,
@@ -89,13 +88,13 @@ impl Default for Labels<'_> {
 }
 
 impl<'a> Labels<'a> {
-    /// No labels, the default limits.
+    /// Returns an empty set of labels with the default limits.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// No labels, with limits of your own.
+    /// Returns an empty set of labels with these limits.
     #[must_use]
     #[inline(always)]
     pub fn with_limits(limits: LabelLimits) -> Self {
@@ -103,14 +102,14 @@ impl<'a> Labels<'a> {
             entries: SmallVec::new(),
             limits,
             value_limit: usize::MAX,
-            own: 0..0,
+            constants: 0..0,
             bytes: 0,
             dropped: 0,
             shortened: 0,
         }
     }
 
-    /// All of these, whose keys must differ, without limits.
+    /// Returns these labels without limits. Their keys must differ.
     #[cfg(feature = "embedded")]
     pub(crate) fn distinct(labels: impl Iterator<Item = (Cow<'a, str>, Cow<'a, str>)>) -> Self {
         let limits = LabelLimits {
@@ -124,19 +123,20 @@ impl<'a> Labels<'a> {
         all
     }
 
-    /// Sets a label; an earlier value of the same key is replaced.
+    /// Sets a label and replaces an earlier value of the same key.
     ///
-    /// Where the bytes of the [limits](LabelLimits) have no room for it, the longest values are
-    /// [shortened](Self::shortened) until they have. A label that does not fit even so, or is one
-    /// too many, is dropped and counted; a replacement that does not fit removes the earlier value
-    /// too, so that no stale value decides. Insert first what limits and selectors need.
+    /// If the label exceeds the byte [limit](LabelLimits), the longest values are
+    /// [shortened](Self::shortened) until it fits. A label that still does not fit, or exceeds the
+    /// number of labels, is dropped and counted. A replacement that does not fit also removes the
+    /// earlier value, so that no decision uses a stale value. Insert the labels that limits and
+    /// selectors need first.
     #[inline]
     pub fn insert(&mut self, key: impl Into<Cow<'a, str>>, value: impl Into<Cow<'a, str>>) {
         self.set(key.into(), value.into());
     }
 
-    /// Sets a label whose value a client can choose: beyond 200 bytes the value is
-    /// [shortened](Self#long-values). Otherwise like [`insert`](Self::insert).
+    /// Sets a label whose value a client can choose. A value of more than 200 bytes is
+    /// [shortened](Self#long-values); otherwise the method works like [`insert`](Self::insert).
     ///
     /// ```
     /// use tower_aperture::Labels;
@@ -150,24 +150,24 @@ impl<'a> Labels<'a> {
     /// assert_eq!(labels.get("plan"), Some("free"));
     /// ```
     pub fn insert_client(&mut self, key: impl Into<Cow<'a, str>>, value: impl Into<Cow<'a, str>>) {
-        let value = self.at_most(VALUE_LIMIT, value.into());
+        let value = self.shorten_to(VALUE_LIMIT, value.into());
         self.set(key.into(), value);
     }
 
-    /// [`insert`](Self::insert), for callers on the path of every request.
+    /// Sets a label like [`insert`](Self::insert), inlined for callers on the path of every request.
     #[inline(always)]
     pub(crate) fn set(&mut self, key: Cow<'a, str>, value: Cow<'a, str>) {
-        let value = self.at_most(self.value_limit, value);
+        let value = self.shorten_to(self.value_limit, value);
         match self.position(&key) {
             Some(at) => self.replace(at, value),
             None => self.push(key, value),
         }
     }
 
-    /// Sets the label of a reader with a name, whatever else was collected.
+    /// Sets the label of a named reader, regardless of the limits.
     #[inline(always)]
     pub(crate) fn set_named(&mut self, key: &'a str, value: Cow<'a, str>) {
-        let value = self.at_most(self.value_limit, value);
+        let value = self.shorten_to(self.value_limit, value);
         match self.position(key) {
             Some(at) => self.replace(at, value),
             None => self.append(Cow::Borrowed(key), value),
@@ -175,7 +175,7 @@ impl<'a> Labels<'a> {
     }
 
     #[inline(always)]
-    fn at_most(&mut self, limit: usize, value: Cow<'a, str>) -> Cow<'a, str> {
+    fn shorten_to(&mut self, limit: usize, value: Cow<'a, str>) -> Cow<'a, str> {
         if value.len() <= limit {
             return value;
         }
@@ -183,14 +183,14 @@ impl<'a> Labels<'a> {
         Cow::Owned(shorten(&value, limit))
     }
 
-    /// Out of line, so that the rest of an insertion is small enough to be inlined.
+    /// Not inlined, so that the rest of an insertion is small enough to be inlined.
     #[inline(never)]
     fn replace(&mut self, at: usize, value: Cow<'a, str>) {
         let (key, old) = &mut self.entries[at];
         let key = key.len();
         self.bytes -= old.len();
         *old = Cow::Borrowed("");
-        // The key is counted already.
+        // The bytes of the key are counted already.
         match self.make_room(0, value) {
             Some(value) => {
                 self.bytes += value.len();
@@ -204,7 +204,7 @@ impl<'a> Labels<'a> {
         }
     }
 
-    /// Sets a label unless its key is there already.
+    /// Sets a label unless its key has a value already.
     #[inline]
     pub fn insert_if_absent(
         &mut self,
@@ -213,7 +213,7 @@ impl<'a> Labels<'a> {
     ) {
         let key = key.into();
         if self.position(&key).is_none() {
-            let value = self.at_most(self.value_limit, value.into());
+            let value = self.shorten_to(self.value_limit, value.into());
             self.push(key, value);
         }
     }
@@ -244,7 +244,7 @@ impl<'a> Labels<'a> {
         self.entries.iter().position(|(known, _)| known == key)
     }
 
-    /// The value of a label.
+    /// Returns the value of a label.
     #[inline]
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&str> {
@@ -254,30 +254,31 @@ impl<'a> Labels<'a> {
             .map(|(_, value)| &**value)
     }
 
-    /// All labels, in no promised order.
+    /// Returns all labels in an unspecified order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.entries.iter().map(|(key, value)| (&**key, &**value))
     }
 
-    /// How many labels there are.
+    /// Returns the number of labels.
     #[must_use]
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// There are none.
+    /// Returns whether there are no labels.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// How many labels did not fit the limits.
+    /// Returns the number of labels that were dropped because they did not fit the limits.
     #[must_use]
     pub const fn dropped(&self) -> u32 {
         self.dropped
     }
 
-    /// How many values were [too long](Self#long-values) and shortened.
+    /// Returns the number of values that were shortened because they were
+    /// [too long](Self#long-values).
     #[must_use]
     pub const fn shortened(&self) -> u32 {
         self.shortened
@@ -291,7 +292,7 @@ impl<'a> Labels<'a> {
         self.shortened = self.shortened.saturating_add(values);
     }
 
-    /// The same labels, borrowing nothing.
+    /// Returns the same labels with owned keys and values.
     #[must_use]
     pub fn into_owned(self) -> Labels<'static> {
         Labels {
@@ -302,7 +303,7 @@ impl<'a> Labels<'a> {
                 .collect(),
             limits: self.limits,
             value_limit: self.value_limit,
-            own: self.own,
+            constants: self.constants,
             bytes: self.bytes,
             dropped: self.dropped,
             shortened: self.shortened,
@@ -334,7 +335,7 @@ where
     }
 }
 
-/// Shows the keys only: values may identify people.
+/// Shows the keys only, because values may identify people.
 impl fmt::Debug for Labels<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set()

@@ -1,6 +1,6 @@
-//! What every part of the crate speaks: labels, parameters, decisions and ends of flows.
+//! The types that all parts of the crate share: labels, parameters, decisions and ends of flows.
 //!
-//! Nothing here does I/O or knows HTTP services, gRPC or policies.
+//! This module does no I/O and does not depend on HTTP services, gRPC or policies.
 
 pub(crate) mod baggage;
 mod cache;
@@ -28,7 +28,7 @@ mod trace;
 
 pub use self::cache::{CacheChange, CacheLookup, CacheRefusal, CacheValue};
 pub use self::caches::{CacheCall, CacheError, CacheEvent, CachePlace, Caches};
-#[allow(unused_imports)] // Each feature brings errors of its own.
+#[allow(unused_imports)] // Which errors have causes depends on the features.
 pub(crate) use self::cause::{Cause, WithCauses};
 pub use self::connection::{AgentStatus, ConnectionState};
 pub use self::decider::{Check, Decider, Ticket, Verdict};
@@ -38,7 +38,7 @@ pub use self::error::{FlowError, FlowErrorKind};
 pub use self::http::{HttpAttributes, HttpExtras};
 pub use self::invalidation::{Invalidations, PendingInvalidation};
 #[cfg(feature = "response-cache")]
-pub(crate) use self::invalidation::{Slot, Stamp};
+pub(crate) use self::invalidation::{KeyHash, ResponseStamp};
 pub use self::labels::{LabelLimits, Labels};
 pub use self::params::FlowParams;
 pub use self::quota::Quota;

@@ -1,11 +1,13 @@
+//! The parameters of a flow.
+
 use std::borrow::Cow;
 use std::time::Duration;
 
 use super::{LabelLimits, Labels, TraceContext};
 
-/// What a flow brings along besides its control point.
+/// The parameters of a flow, apart from its control point.
 ///
-/// Parameters may be cloned and used again; starting a flow never changes them.
+/// Parameters may be cloned and reused; starting a flow never changes them.
 ///
 /// ```
 /// use std::time::Duration;
@@ -23,35 +25,36 @@ use super::{LabelLimits, Labels, TraceContext};
 pub struct FlowParams<'a> {
     /// The flow labels.
     pub labels: Labels<'a>,
-    /// How long the check may take; `None` is the client's default of 200 ms or what the client was
-    /// built with, zero is no limit.
+    /// How long the check may take. `None` uses the check timeout of the client, 200 ms by default;
+    /// zero means no limit.
     pub check_timeout: Option<Duration>,
-    /// How long the caller still waits, where it said so; zero once its deadline has passed.
+    /// How long the caller still waits, if known; zero once its deadline has passed.
     pub caller_timeout: Option<Duration>,
-    /// The flow runs only where a ramp lets it: it does not run when nobody answers.
+    /// Whether the flow runs only if a load ramp accepts it. Such a flow fails closed.
     pub ramp_mode: bool,
-    /// Key of the result cache to look up with the check.
+    /// The key of the result cache to look up with the check.
     pub result_cache_key: Option<Cow<'a, str>>,
-    /// Keys of the global cache to look up with the check.
+    /// The keys of the global cache to look up with the check.
     pub global_cache_keys: Vec<Cow<'a, str>>,
-    /// The [quotas](crate::Ticket::take_quotas) are wanted.
+    /// Whether limiters report the [quotas](crate::Ticket::take_quotas) of the flow.
     pub quotas: bool,
-    /// The flow runs, whatever is decided.
+    /// Whether the flow runs regardless of the decision.
     pub shadow: bool,
     /// The trace that the flow's telemetry span links to.
     pub trace_context: Option<TraceContext<'a>>,
-    /// The layer refuses the request when the flow is unreachable, ramp mode or not.
-    pub(crate) refuse_unreachable: bool,
+    /// Whether the layer rejects the request if the flow is unreachable, with or without ramp mode.
+    pub(crate) reject_unreachable: bool,
 }
 
 impl<'a> FlowParams<'a> {
-    /// No labels, the client's default timeout, no ramp mode, no caches, no trace.
+    /// Returns parameters with no labels, the client's check timeout, no ramp mode, no cache keys
+    /// and no trace.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// No labels yet, with limits.
+    /// Returns parameters with no labels yet and these limits.
     #[inline(always)]
     pub(crate) fn with_limits(limits: LabelLimits) -> Self {
         Self {
@@ -64,36 +67,36 @@ impl<'a> FlowParams<'a> {
             quotas: false,
             shadow: false,
             trace_context: None,
-            refuse_unreachable: false,
+            reject_unreachable: false,
         }
     }
 
-    /// Tells whether the flow does not run when it is unreachable.
+    /// Returns whether the flow does not run if it is unreachable.
     #[cfg(feature = "remote")]
     pub(crate) const fn fails_closed(&self) -> bool {
-        (self.ramp_mode || self.refuse_unreachable) && !self.shadow
+        (self.ramp_mode || self.reject_unreachable) && !self.shadow
     }
 
-    /// Sets a label; the last value of a key wins.
+    /// Sets a label and replaces an earlier value of the same key.
     ///
-    /// The value is the application's own and stays as it is, unless the flow's
-    /// [limits](LabelLimits) have no room for it. For what a client chose there is
-    /// [`client_label`](Self::client_label).
+    /// The value is the application's own and stays unchanged, unless the flow's
+    /// [limits](LabelLimits) have no room for it. Use [`client_label`](Self::client_label) for a
+    /// value that a client chose.
     #[must_use]
     pub fn label(mut self, key: impl Into<Cow<'a, str>>, value: impl Into<Cow<'a, str>>) -> Self {
         self.labels.insert(key, value);
         self
     }
 
-    /// Sets a label whose value a client chose: a user, a path, a header. Beyond 200 bytes the value
-    /// is [shortened](Labels#long-values), so that it takes no room from other labels, and stays a
-    /// key of its own. (An Agent lets all flows pass whose key has 256 bytes or more, the label's
-    /// name included.)
+    /// Sets a label whose value a client chose, such as a user, a path or a header. A value of more
+    /// than 200 bytes is [shortened](Labels#long-values): it leaves room for other labels and stays
+    /// distinct from other values. (An Agent does not limit flows whose key has 256 bytes or more,
+    /// the label's name included.)
     ///
     /// ```
     /// use tower_aperture::FlowParams;
     ///
-    /// let user_id = "x".repeat(10_000); // from a message, say
+    /// let user_id = "x".repeat(10_000); // from a message, for example
     /// let params = FlowParams::new().client_label("user_id", user_id).label("tier", "free");
     /// assert_eq!(params.labels.get("user_id").unwrap().len(), 97);
     /// assert_eq!(params.labels.get("tier"), Some("free"));
@@ -119,34 +122,35 @@ impl<'a> FlowParams<'a> {
         self
     }
 
-    /// Sets the budget of the check, connecting included, in place of the client's own 200 ms.
-    /// A scheduler keeps the flow waiting no longer, whatever its `queue_timeout` says. With an
-    /// Agent the client waits for the answer a grace longer: the flow waits at most the budget plus
-    /// the grace (`ApertureClientBuilder::check_grace`), 800 ms by default. Zero means no
-    /// limit: the flow then waits as long as its policies let it.
+    /// Sets the budget of the check, including the time to connect, in place of the client's
+    /// default of 200 ms. A scheduler queues the flow no longer than that, even if its
+    /// `queue_timeout` is longer. With an Agent the client waits for the response one grace longer:
+    /// the flow waits at most the budget plus the grace (`ApertureClientBuilder::check_grace`),
+    /// which is 800 ms by default. Zero means no limit: the flow then waits as long as its policies
+    /// allow.
     #[must_use]
     pub fn check_timeout(mut self, timeout: Duration) -> Self {
         self.check_timeout = Some(timeout);
         self
     }
 
-    /// Sets how long the caller still waits for its own answer. It shortens the
-    /// [check timeout](Self::check_timeout) and never lengthens it.
+    /// Sets how long the caller still waits for its response. It shortens the
+    /// [check timeout](Self::check_timeout) and never extends it.
     ///
-    /// The check may still be answered later. Do not run the work then:
-    /// [`ApertureLayer`](crate::ApertureLayer) sets this by the header `grpc-timeout` and rejects
-    /// what is late.
+    /// The check may be answered later than that; the work must not run then.
+    /// [`ApertureLayer`](crate::ApertureLayer) sets this value by the header `grpc-timeout` and
+    /// rejects late requests.
     #[must_use]
     pub fn caller_timeout(mut self, timeout: Duration) -> Self {
         self.caller_timeout = Some(timeout);
         self
     }
 
-    /// Returns how long the check may take in all; `None` is without limit.
+    /// Returns how long the check may take in all; `None` means no limit.
     ///
-    /// That is the check timeout, or `default` where the flow has none, and no longer than the
-    /// caller waits. A check timeout of zero is no limit of its own, and a caller timeout of zero
-    /// leaves no time at all.
+    /// The budget is the check timeout, or `default` if the flow has none, and no longer than the
+    /// caller timeout. A check timeout of zero means no limit by itself; a caller timeout of zero
+    /// leaves no time.
     ///
     /// ```
     /// use std::time::Duration;
@@ -169,40 +173,40 @@ impl<'a> FlowParams<'a> {
         }
     }
 
-    /// Whether the flow runs only where a ramp lets it; then it does not run when nobody answers.
+    /// Sets whether the flow runs only if a load ramp accepts it. Such a flow fails closed.
     #[must_use]
     pub fn ramp_mode(mut self, ramp_mode: bool) -> Self {
         self.ramp_mode = ramp_mode;
         self
     }
 
-    /// Looks up this key of the control point's result cache with the check.
+    /// Sets the key of the control point's result cache to look up with the check.
     #[must_use]
     pub fn result_cache_key(mut self, key: impl Into<Cow<'a, str>>) -> Self {
         self.result_cache_key = Some(key.into());
         self
     }
 
-    /// Looks up this key of the global cache with the check; may be called several times.
+    /// Adds a key of the global cache to look up with the check.
     #[must_use]
     pub fn global_cache_key(mut self, key: impl Into<Cow<'a, str>>) -> Self {
         self.global_cache_keys.push(key.into());
         self
     }
 
-    /// Whether limiters are to tell the [quotas](crate::Ticket::take_quotas) of the flow, which
-    /// costs an allocation or two.
+    /// Sets whether limiters report the [quotas](crate::Ticket::take_quotas) of the flow, which
+    /// costs one or two allocations.
     #[must_use]
     pub fn quotas(mut self, quotas: bool) -> Self {
         self.quotas = quotas;
         self
     }
 
-    /// Whether the flow is going to run, whatever is decided: where it is rejected, it is counted
-    /// in [`ClientStats::shadowed`](crate::ClientStats::shadowed) too.
+    /// Sets whether the flow runs regardless of the decision. A rejected flow is then also counted
+    /// in [`ClientStats::shadowed`](crate::ClientStats::shadowed).
     ///
-    /// An embedded engine does not let it wait: a scheduler that would have to queue it rejects
-    /// it. An Agent cannot be told that, and may take the whole
+    /// Such a flow does not wait in an embedded engine: a scheduler rejects it instead of queueing
+    /// it. The protocol of an Agent has no such flag, so an Agent may take the whole
     /// [check timeout](Self::check_timeout).
     #[must_use]
     pub fn shadow(mut self, shadow: bool) -> Self {

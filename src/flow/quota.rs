@@ -1,10 +1,12 @@
+//! The quota of a flow's key.
+
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What a limiter says about the quota of one flow's key: a rate limiter or a quota scheduler.
+/// The quota of a flow's key, as a rate limiter or a quota scheduler reports it.
 ///
-/// Told by [`Ticket::take_quotas`](crate::Ticket::take_quotas) of flows that
-/// [ask for it](crate::FlowParams::quotas).
+/// [`Ticket::take_quotas`](crate::Ticket::take_quotas) returns the quotas of flows that
+/// [request them](crate::FlowParams::quotas).
 ///
 /// ```
 /// # #[cfg(feature = "embedded")] {
@@ -39,39 +41,40 @@ use std::time::Duration;
 pub struct Quota {
     /// The policy of the limiter.
     pub policy_name: Arc<str>,
-    /// Which component of the policy it is, such as `root.0`.
+    /// The component of the policy, such as `root.0`.
     pub component_id: Arc<str>,
-    /// How many tokens there are at most, rounded down.
+    /// The capacity of the bucket in tokens, rounded down.
     pub limit: Option<u64>,
-    /// How long it takes until all of them are there again; unknown where an Agent decides, and
-    /// where none come again.
+    /// How long an empty bucket takes to fill up; `None` with an Agent, and for a bucket that is
+    /// never filled.
     pub window: Option<Duration>,
-    /// How many tokens are left, rounded down; a flow takes one, unless a label says otherwise.
+    /// The tokens left, rounded down; a flow takes one, unless a label sets another cost.
     pub remaining: u64,
-    /// For a flow that was turned away by this limiter, how long until its tokens are there; else
-    /// how long until all tokens are. Without that knowledge there is none.
+    /// For a flow that this limiter rejected, the time until its tokens are available; otherwise
+    /// the time until the bucket is full. `None` if unknown.
     pub reset: Option<Duration>,
-    /// This limiter turned the flow away.
+    /// Whether this limiter rejected the flow.
     pub rejected: bool,
 }
 
 impl Quota {
-    /// From what a limiter tells of its tokens; `None` where it did not look at them.
-    #[allow(dead_code)] // Backends know quotas; without one nobody does.
-    pub(crate) fn of_tokens(
+    /// Makes a quota of the remaining and the current tokens that a limiter reports. Returns `None`
+    /// if the limiter did not read its bucket.
+    #[allow(dead_code)] // Used by the backends only.
+    pub(crate) fn from_tokens(
         policy_name: Arc<str>,
         component_id: Arc<str>,
         (remaining, current): (f64, f64),
         rejected: bool,
     ) -> Option<Self> {
-        // What was not looked at has all zeros.
+        // A bucket that was not read is reported as zeros.
         if remaining == 0.0 && current == 0.0 {
             return None;
         }
         Some(Self {
             policy_name,
             component_id,
-            // A cast saturates, and makes zero of what is no number.
+            // The cast saturates, and makes zero of NaN.
             limit: Some((remaining + current) as u64),
             window: None,
             remaining: remaining as u64,

@@ -1,10 +1,12 @@
+//! The status and the outcome of a flow.
+
 use std::fmt;
 
 use http::StatusCode;
 
-/// How the work of a flow went.
+/// The status with which a flow ends.
 ///
-/// The text forms are those of the `aperture.flow.status` attribute.
+/// Its text forms are those of the `aperture.flow.status` attribute.
 ///
 /// ```
 /// use tower_aperture::FlowStatus;
@@ -18,14 +20,14 @@ pub enum FlowStatus {
     /// The work succeeded.
     #[default]
     Ok,
-    /// The work failed, panicked, or was given up before its end.
+    /// The work failed, panicked, or was abandoned before its end.
     Error,
-    /// There was no work to judge: the flow was rejected.
+    /// The flow was rejected, so that no work ran.
     Unset,
 }
 
 impl FlowStatus {
-    /// The text the Agent expects.
+    /// Returns the text that the Agent expects.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -42,7 +44,7 @@ impl fmt::Display for FlowStatus {
     }
 }
 
-/// What is known about a flow when it ends.
+/// The outcome of a flow at its end.
 ///
 /// ```
 /// use tower_aperture::{FlowOutcome, FlowStatus};
@@ -53,14 +55,14 @@ impl fmt::Display for FlowStatus {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FlowOutcome {
-    /// How the work went.
+    /// The status of the work.
     pub status: FlowStatus,
-    /// The status of the HTTP response, when the flow had one.
+    /// The status of the HTTP response, if the flow had one.
     pub http_status: Option<StatusCode>,
 }
 
 impl FlowOutcome {
-    /// An outcome without an HTTP response.
+    /// Returns an outcome without an HTTP response.
     #[must_use]
     pub const fn new(status: FlowStatus) -> Self {
         Self {
@@ -69,7 +71,7 @@ impl FlowOutcome {
         }
     }
 
-    /// Adds the status of the HTTP response.
+    /// Sets the status of the HTTP response.
     #[must_use]
     pub const fn http_status(mut self, status: StatusCode) -> Self {
         self.http_status = Some(status);

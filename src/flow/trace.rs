@@ -1,26 +1,27 @@
-//! The trace that a request belongs to, by W3C Trace Context.
+//! Reads the trace that a request belongs to, by W3C Trace Context.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
-use super::headers::first;
+use super::headers::first_value;
 
 static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
-/// Members of a `tracestate`, a limit of W3C, and its bytes, which every vendor has to take.
+/// The most members of a `tracestate`, by W3C Trace Context.
 const MAX_MEMBERS: usize = 32;
-const MAX_STATE: usize = 512;
+/// The most bytes of a `tracestate`: the length that every vendor has to propagate.
+const MAX_STATE_BYTES: usize = 512;
 
 /// The trace that a flow belongs to: `traceparent` and `tracestate` of W3C Trace Context, level 1.
 ///
-/// The span that the Agent gets for an answered flow links to it. It is read only where spans are
-/// sent; elsewhere it costs nothing. What is malformed is no trace; a malformed `tracestate`, or
-/// one of more than 512 bytes, is left out.
+/// The span that the Agent receives for an accepted or rejected flow links to it. The headers are
+/// parsed only if spans are sent. A malformed `traceparent` means no trace; a `tracestate` that is
+/// malformed or longer than 512 bytes is left out.
 ///
-/// [`ApertureLayer`](crate::ApertureLayer) takes it from the request. By hand:
+/// [`ApertureLayer`](crate::ApertureLayer) takes it from the request. Without a layer:
 ///
 /// ```
 /// use tower_aperture::{FlowParams, TraceContext};
@@ -31,10 +32,10 @@ const MAX_STATE: usize = 512;
 /// # let _ = params;
 /// ```
 #[derive(Clone, Copy)]
-pub struct TraceContext<'a>(Source<'a>);
+pub struct TraceContext<'a>(TraceSource<'a>);
 
 #[derive(Clone, Copy)]
-enum Source<'a> {
+enum TraceSource<'a> {
     Headers(&'a HeaderMap),
     Text { parent: &'a str, state: &'a str },
 }
@@ -50,23 +51,23 @@ pub(crate) struct TraceParent {
 }
 
 impl<'a> TraceContext<'a> {
-    /// The values of the two headers; an empty `tracestate` is none.
+    /// Returns a context from the values of the two headers. An empty `tracestate` means none.
     #[must_use]
     pub const fn new(traceparent: &'a str, tracestate: &'a str) -> Self {
-        Self(Source::Text {
+        Self(TraceSource::Text {
             parent: traceparent,
             state: tracestate,
         })
     }
 
-    /// Looks for the two headers when they are needed. More than one `traceparent` is none; more
-    /// than one `tracestate` counts as one.
+    /// Returns a context that reads the two headers on use. More than one `traceparent` means no
+    /// trace; several `tracestate` headers are joined.
     #[must_use]
     pub const fn from_headers(headers: &'a HeaderMap) -> Self {
-        Self(Source::Headers(headers))
+        Self(TraceSource::Headers(headers))
     }
 
-    /// There is a trace, and its `traceparent` is well formed.
+    /// Returns whether there is a `traceparent` and it is well formed.
     #[must_use]
     pub fn is_valid(&self) -> bool {
         self.parse().is_some()
@@ -74,9 +75,11 @@ impl<'a> TraceContext<'a> {
 
     pub(crate) fn parse(&self) -> Option<TraceParent> {
         match self.0 {
-            Source::Text { parent, state } => parse(parent.as_bytes(), || Cow::Borrowed(state)),
-            Source::Headers(headers) => {
-                first(headers, &TRACEPARENT)?;
+            TraceSource::Text { parent, state } => {
+                parse(parent.as_bytes(), || Cow::Borrowed(state))
+            }
+            TraceSource::Headers(headers) => {
+                first_value(headers, &TRACEPARENT)?;
                 let mut parents = headers.get_all(&TRACEPARENT).iter();
                 let parent = parents.next().filter(|_| parents.next().is_none())?;
                 parse(parent.as_bytes(), || joined(headers))
@@ -85,19 +88,20 @@ impl<'a> TraceContext<'a> {
     }
 }
 
-/// Shows no header but the `traceparent`.
+/// Shows only the `traceparent`.
 impl fmt::Debug for TraceContext<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut f = f.debug_tuple("TraceContext");
         match self.0 {
-            Source::Text { parent, .. } => f.field(&parent),
-            Source::Headers(headers) => f.field(&headers.get(&TRACEPARENT)),
+            TraceSource::Text { parent, .. } => f.field(&parent),
+            TraceSource::Headers(headers) => f.field(&headers.get(&TRACEPARENT)),
         };
         f.finish()
     }
 }
 
-/// The `tracestate` headers as one; empty when one is not ASCII.
+/// Joins the `tracestate` headers; the result is empty if one is not ASCII or the others are too
+/// long.
 fn joined(headers: &HeaderMap) -> Cow<'_, str> {
     let mut values = headers.get_all(&TRACESTATE).iter().map(HeaderValue::to_str);
     let Some(Ok(only)) = values.next() else {
@@ -105,7 +109,7 @@ fn joined(headers: &HeaderMap) -> Cow<'_, str> {
     };
     let mut all = Cow::Borrowed(only);
     for value in values {
-        let (Ok(value), true) = (value, all.len() <= MAX_STATE) else {
+        let (Ok(value), true) = (value, all.len() <= MAX_STATE_BYTES) else {
             return Cow::Borrowed("");
         };
         let all = all.to_mut();
@@ -119,12 +123,12 @@ fn parse<'a>(parent: &[u8], state: impl FnOnce() -> Cow<'a, str>) -> Option<Trac
     let (version, rest) = (parent.get(..2)?, parent.get(2..)?);
     let [version] = hex(version)?;
     let (fields, more) = rest.split_at_checked(53)?;
-    // The rest of a header value, as text: a header with other bytes is no `traceparent`.
+    // Text only: a header value with other bytes is not a `traceparent`.
     if !more.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t')) {
         return None;
     }
     match (version, more) {
-        // Later versions may say more, after a dash.
+        // Later versions may append fields after a dash.
         (0, []) | (1..=0xfe, [] | [b'-', ..]) => {}
         _ => return None,
     }
@@ -151,7 +155,7 @@ fn parse<'a>(parent: &[u8], state: impl FnOnce() -> Cow<'a, str>) -> Option<Trac
     })
 }
 
-/// Lower-case digits only.
+/// Decodes lower-case hexadecimal digits.
 fn hex<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
     let digit = |byte: u8| match byte {
         b'0'..=b'9' => Some(byte - b'0'),
@@ -172,7 +176,7 @@ fn hex<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
 }
 
 fn is_state(state: &str) -> bool {
-    if state.len() > MAX_STATE {
+    if state.len() > MAX_STATE_BYTES {
         return false;
     }
     let mut keys: [&str; MAX_MEMBERS] = [""; MAX_MEMBERS];
@@ -195,13 +199,15 @@ fn is_state(state: &str) -> bool {
     true
 }
 
-/// `key`, or `tenant@system`.
+/// Returns whether the text is a valid key: `key` or `tenant@system`.
 fn is_key(key: &str) -> bool {
     let part = |text: &str, digit: bool, longest: usize| {
-        let known =
+        let allowed =
             |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'*' | b'/');
         let begins = |byte: u8| byte.is_ascii_lowercase() || (digit && byte.is_ascii_digit());
-        text.len() <= longest && text.bytes().next().is_some_and(begins) && text.bytes().all(known)
+        text.len() <= longest
+            && text.bytes().next().is_some_and(begins)
+            && text.bytes().all(allowed)
     };
     match key.split_once('@') {
         None => part(key, false, 256),
@@ -209,10 +215,11 @@ fn is_key(key: &str) -> bool {
     }
 }
 
-/// Up to 256 visible characters and blanks inside.
+/// Returns whether the text is a valid value: up to 256 visible characters, with blanks except at
+/// the end.
 fn is_value(value: &str) -> bool {
-    let known = |byte: u8| matches!(byte, b' '..=b'~') && byte != b',' && byte != b'=';
-    (1..=256).contains(&value.len()) && value.bytes().all(known) && !value.ends_with(' ')
+    let allowed = |byte: u8| matches!(byte, b' '..=b'~') && byte != b',' && byte != b'=';
+    (1..=256).contains(&value.len()) && value.bytes().all(allowed) && !value.ends_with(' ')
 }
 
 #[cfg(test)]
@@ -228,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_traceparent_is_read_to_the_letter() {
+    fn a_traceparent_is_parsed() {
         let parent = TraceContext::new(GOOD, "").parse().expect("valid");
         assert_eq!(parent.trace_id[..2], [0x4b, 0xf9]);
         assert_eq!(
@@ -239,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_malformed_is_no_trace() {
+    fn a_malformed_traceparent_is_no_trace() {
         for parent in [
             "",
             "00",
@@ -262,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn later_versions_may_say_more_after_a_dash() {
+    fn later_versions_may_append_fields_after_a_dash() {
         for (tail, valid) in [("", true), ("-", true), ("-what=ever", true), ("x", false)] {
             let parent = format!("{}{tail}", GOOD.replacen("00", "cc", 1));
             assert_eq!(TraceContext::new(&parent, "").is_valid(), valid, "{tail:?}");
@@ -270,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_is_kept_whole_or_left_out() {
+    fn a_tracestate_is_kept_unchanged_or_left_out() {
         for good in ["a=1", "a=1,b=2", "a=1 , ,b=2,", "1t@sys=x y", "a=;:!"] {
             assert_eq!(state_of(good), good);
         }
@@ -314,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_shows_no_other_header() {
+    fn debug_shows_only_the_traceparent() {
         let mut headers = HeaderMap::new();
         headers.insert("authorization", HeaderValue::from_static("sesame"));
         headers.insert(&TRACEPARENT, HeaderValue::from_static(GOOD));
@@ -324,7 +331,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_written_is_read(
+        fn a_written_traceparent_is_parsed_back(
             version in 0u8..0xff,
             trace in any::<u128>(),
             span in any::<u64>(),
@@ -342,19 +349,19 @@ mod tests {
         }
 
         #[test]
-        fn near_misses_are_survived_and_bounded(
+        fn almost_valid_headers_do_not_panic_and_are_bounded(
             parent in "[0-9a-fA-F-]{50,58}|.{0,60}",
             state in "[a-c0-9@=, _]{0,40}|.{0,600}",
         ) {
             if let Some(read) = TraceContext::new(&parent, &state).parse() {
                 prop_assert!(read.trace_id != [0; 16] && read.span_id != [0; 8]);
                 prop_assert!(read.state.is_empty() || read.state == state);
-                prop_assert!(read.state.len() <= MAX_STATE);
+                prop_assert!(read.state.len() <= MAX_STATE_BYTES);
             }
         }
 
         #[test]
-        fn one_wrong_byte_is_one_too_many(at in 0usize..55, byte in "[G-Zg-z_ ]") {
+        fn one_wrong_byte_makes_a_traceparent_invalid(at in 0usize..55, byte in "[G-Zg-z_ ]") {
             let mut text = GOOD.to_owned();
             text.replace_range(at..=at, &byte);
             prop_assert!(!TraceContext::new(&text, "").is_valid());

@@ -1,4 +1,5 @@
-//! For axum: flows as extractors, rejections as responses, and readers of routes and addresses.
+//! Integration with axum: flows as extractors, rejections as responses, and readers of routes and
+//! addresses.
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -17,12 +18,15 @@ use super::http::AgentReject;
 use super::reject::OnReject;
 use crate::flow::Rejection;
 
-/// Reads the route that axum matched, `/users/{id}`, from its
-/// [`MatchedPath`](https://docs.rs/axum/0.8/axum/extract/struct.MatchedPath.html), with the prefix
-/// of nested routers. Empty where no route matched: a label is then missing, and the control point
-/// is [`other`](crate::layer::FALLBACK_NAME).
+/// Returns a reader of the route that axum matched, such as `/users/{id}`.
 ///
-/// Put the layer in by `Router::route_layer`, so that it runs for requests that match.
+/// The route comes from
+/// [`MatchedPath`](https://docs.rs/axum/0.8/axum/extract/struct.MatchedPath.html) and includes the
+/// prefix of nested routers. It is empty if no route matched: a label is then missing, and the
+/// control point is [`other`](crate::layer::FALLBACK_NAME).
+///
+/// Add the layer with `Router::route_layer`, so that it runs after routing and only for requests
+/// that match a route.
 ///
 /// ```
 /// # let client = tower_aperture::ApertureClient::disabled();
@@ -39,12 +43,12 @@ pub fn matched_path() -> impl for<'h> Fn(RequestHead<'h>) -> Cow<'h, str> + Send
     extension_str::<MatchedPath>(MatchedPath::as_str)
 }
 
-/// Returns the address of the connection as axum knows it, by
-/// [`ConnectInfo<SocketAddr>`](https://docs.rs/axum/0.8/axum/extract/struct.ConnectInfo.html), to be
-/// completed by the proxies to trust.
+/// Returns the peer address of the connection, read from axum's
+/// [`ConnectInfo<SocketAddr>`](https://docs.rs/axum/0.8/axum/extract/struct.ConnectInfo.html). Add
+/// the trusted proxies to it.
 ///
-/// Serve the router by `into_make_service_with_connect_info::<SocketAddr>()`; otherwise no address
-/// is known.
+/// Serve the router with `into_make_service_with_connect_info::<SocketAddr>()`; otherwise the
+/// address is missing.
 ///
 /// ```
 /// # let client = tower_aperture::ApertureClient::disabled();
@@ -69,7 +73,7 @@ impl<S: Sync> FromRequestParts<S> for FlowHandle {
     }
 }
 
-/// `None` for requests that the layer skipped, and where there is no layer.
+/// Extracts `None` from requests that the layer skipped and from requests without a layer.
 impl<S: Sync> OptionalFromRequestParts<S> for FlowHandle {
     type Rejection = std::convert::Infallible;
 
@@ -78,11 +82,12 @@ impl<S: Sync> OptionalFromRequestParts<S> for FlowHandle {
     }
 }
 
-/// The response that the layer gives for the same rejection: the status, `retry-after`, the headers
-/// and the body of the rejection, see [`AgentReject`]. A handler does not know the request here: it
-/// is an HTTP response for gRPC clients too.
+/// Returns the response that the layer gives for the same rejection: the status, `retry-after`, the
+/// headers and the body of the rejection; see [`AgentReject`].
 ///
-/// For handlers that ask by hand:
+/// The request is not available here, so gRPC clients get a plain HTTP response too.
+///
+/// Handlers that call [`ApertureClient::guard`](crate::ApertureClient::guard) can return it:
 ///
 /// ```
 /// use axum::body::Body;
@@ -111,7 +116,9 @@ impl IntoResponse for Rejection {
     }
 }
 
-/// A handler wants its flow, and no layer left one: a status of 500 that says what is missing.
+/// The rejection of the [`FlowHandle`] extractor if no layer exposed a flow.
+///
+/// As a response it has status 500 and a text that names what is missing.
 ///
 /// ```
 /// use axum::body::Body;
@@ -133,8 +140,8 @@ pub struct MissingFlow {
 impl std::fmt::Display for MissingFlow {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(
-            "the request carries no flow: put an `ApertureLayer` with `.expose_flow()` around \
-             this handler, and do not skip its requests",
+            "the request has no flow: add an `ApertureLayer` with `.expose_flow()` around this \
+             handler, and do not skip its requests",
         )
     }
 }

@@ -1,4 +1,4 @@
-//! The body of every response behind the layer.
+//! The body of responses from the layer, which ends the flow when it ends.
 
 use std::fmt;
 use std::mem;
@@ -9,18 +9,18 @@ use bytes::Buf;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::answer::{NoBody, Polled, RejectBody};
-use super::cache::Tape;
-use super::guard::Guard;
+use super::cache::BodyRecorder;
+use super::guard::FlowGuard;
+use super::replacement_body::{NoBody, Polled, RejectBody};
 use crate::flow::Ticket;
 
 pin_project! {
-    /// The body of every response behind the layer: the inner service's own, that of the
-    /// [reject hook](crate::layer::OnReject), one from the cache, or nothing.
+    /// The body of every response from the layer: the body of the inner service, of the
+    /// [reject hook](crate::layer::OnReject) or of a cached response, or an empty body.
     ///
-    /// It holds the flow of an accepted request and ends it when the body does, see the
-    /// [module documentation](crate::layer). Frames, trailers, size hint and the end of the
-    /// stream pass through untouched. The default is the empty body.
+    /// It holds the flow of an accepted request and ends the flow when the body ends; see the
+    /// [module documentation](crate::layer). Frames, trailers, the size hint and the end of the
+    /// stream pass through unchanged. The default is the empty body.
     ///
     /// ```
     /// use http_body::Body;
@@ -51,7 +51,7 @@ pin_project! {
                 | KindProj::Recorded { body, guard: Some(guard), is_over, .. } => {
                     guard.body_dropped(|| is_over(&body));
                 }
-                KindProj::Own { body, guard: Some(guard), is_over } => {
+                KindProj::Replacement { body, guard: Some(guard), is_over } => {
                     guard.body_dropped(|| is_over(&body));
                 }
                 _ => {}
@@ -61,39 +61,39 @@ pin_project! {
 }
 
 pin_project! {
-    // With `is_over`, a drop can ask the body without bounds on the type.
+    // `is_over` lets a drop query the body without trait bounds on the type.
     #[project = KindProj]
     enum Kind<B, C, T>
     where
         T: Ticket,
     {
-        Inner { #[pin] body: B, guard: Option<Guard<T>>, is_over: fn(&B) -> bool },
-        /// To be stored when it is over.
+        Inner { #[pin] body: B, guard: Option<FlowGuard<T>>, is_over: fn(&B) -> bool },
+        /// A body of the inner service that is copied, to be stored at its end.
         Recorded {
             #[pin]
             body: B,
-            guard: Option<Guard<T>>,
+            guard: Option<FlowGuard<T>>,
             is_over: fn(&B) -> bool,
-            tape: Box<Tape>,
+            recorder: Box<BodyRecorder>,
         },
-        /// In place of the inner service's.
-        Own { #[pin] body: C, guard: Option<Guard<T>>, is_over: fn(&C) -> bool },
+        /// Replaces a body of the inner service.
+        Replacement { #[pin] body: C, guard: Option<FlowGuard<T>>, is_over: fn(&C) -> bool },
         Empty,
     }
 }
 
 impl<B, C, T: Ticket> ResponseBody<B, C, T> {
-    /// A body of no flow.
-    pub(crate) fn passed(body: B) -> Self
+    /// Wraps a body that has no flow.
+    pub(crate) fn without_flow(body: B) -> Self
     where
         B: Body,
     {
-        Self::guarded(body, None)
+        Self::with_guard(body, None)
     }
 
-    /// The body of an accepted flow, which `guard` ends with it.
+    /// Wraps the body of an accepted flow; `guard` ends the flow with the body.
     #[inline(always)]
-    pub(crate) fn guarded(body: B, guard: Option<Guard<T>>) -> Self
+    pub(crate) fn with_guard(body: B, guard: Option<FlowGuard<T>>) -> Self
     where
         B: Body,
     {
@@ -106,8 +106,12 @@ impl<B, C, T: Ticket> ResponseBody<B, C, T> {
         }
     }
 
-    /// The body of an accepted flow, of which `tape` takes a copy.
-    pub(crate) fn recorded(body: B, guard: Option<Guard<T>>, tape: Box<Tape>) -> Self
+    /// Wraps a body of the inner service that `recorder` copies.
+    pub(crate) fn recorded(
+        body: B,
+        guard: Option<FlowGuard<T>>,
+        recorder: Box<BodyRecorder>,
+    ) -> Self
     where
         B: Body,
     {
@@ -116,19 +120,20 @@ impl<B, C, T: Ticket> ResponseBody<B, C, T> {
                 body,
                 guard,
                 is_over: B::is_end_stream,
-                tape,
+                recorder,
             },
         }
     }
 
-    /// The body of the reject hook, or one from the cache, which is an accepted flow's.
-    pub(crate) fn own(body: C, guard: Option<Guard<T>>) -> Self
+    /// Wraps the body of the reject hook, or the body of a cached response, which has the guard of
+    /// an accepted flow.
+    pub(crate) fn replacement(body: C, guard: Option<FlowGuard<T>>) -> Self
     where
         B: Body,
         C: RejectBody<B>,
     {
         Self {
-            kind: Kind::Own {
+            kind: Kind::Replacement {
                 body,
                 guard,
                 is_over: C::is_over,
@@ -136,10 +141,10 @@ impl<B, C, T: Ticket> ResponseBody<B, C, T> {
         }
     }
 
-    /// The body of the reject hook, or else the same without one.
-    pub(super) fn into_own(mut self) -> Result<C, ResponseBody<B, NoBody, T>> {
+    /// Returns the replacement body, or else this body with [`NoBody`] as the replacement type.
+    pub(super) fn into_replacement(mut self) -> Result<C, ResponseBody<B, NoBody, T>> {
         let kind = match mem::replace(&mut self.kind, Kind::Empty) {
-            Kind::Own { body, .. } => return Ok(body),
+            Kind::Replacement { body, .. } => return Ok(body),
             Kind::Inner {
                 body,
                 guard,
@@ -153,12 +158,12 @@ impl<B, C, T: Ticket> ResponseBody<B, C, T> {
                 body,
                 guard,
                 is_over,
-                tape,
+                recorder,
             } => Kind::Recorded {
                 body,
                 guard,
                 is_over,
-                tape,
+                recorder,
             },
             Kind::Empty => Kind::Empty,
         };
@@ -182,13 +187,16 @@ where
             } => body.poll_frame(cx),
             KindProj::Inner { body, guard, .. } => poll_inner(body, guard, cx),
             KindProj::Recorded {
-                body, guard, tape, ..
-            } => poll_recorded::<B, C, T>(body, guard, tape, cx),
-            KindProj::Own {
+                body,
+                guard,
+                recorder,
+                ..
+            } => poll_recorded::<B, C, T>(body, guard, recorder, cx),
+            KindProj::Replacement {
                 body, guard: None, ..
-            } => body.poll_answer(cx),
-            KindProj::Own { body, guard, .. } => {
-                poll_guarded::<B, C, T>(body, guard, cx, C::poll_answer, C::is_over)
+            } => body.poll_replacement(cx),
+            KindProj::Replacement { body, guard, .. } => {
+                poll_guarded::<B, C, T>(body, guard, cx, C::poll_replacement, C::is_over)
             }
             KindProj::Empty => Poll::Ready(None),
         }
@@ -197,7 +205,7 @@ where
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Inner { body, .. } | Kind::Recorded { body, .. } => body.is_end_stream(),
-            Kind::Own { body, .. } => body.is_over(),
+            Kind::Replacement { body, .. } => body.is_over(),
             Kind::Empty => true,
         }
     }
@@ -205,7 +213,7 @@ where
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Inner { body, .. } | Kind::Recorded { body, .. } => body.size_hint(),
-            Kind::Own { body, .. } => body.hint(),
+            Kind::Replacement { body, .. } => body.hint(),
             Kind::Empty => SizeHint::with_exact(0),
         }
     }
@@ -214,78 +222,78 @@ where
 #[inline]
 fn poll_inner<B: Body, T: Ticket>(
     body: Pin<&mut B>,
-    slot: &mut Option<Guard<T>>,
+    guard_slot: &mut Option<FlowGuard<T>>,
     cx: &mut Context<'_>,
 ) -> Polled<B> {
-    poll_guarded::<B, B, T>(body, slot, cx, B::poll_frame, B::is_end_stream)
+    poll_guarded::<B, B, T>(body, guard_slot, cx, B::poll_frame, B::is_end_stream)
 }
 
-/// Polls the body of an accepted flow and hands out what it copied.
+/// Polls a body and lets `recorder` copy its data.
 fn poll_recorded<B: Body, C: RejectBody<B>, T: Ticket>(
     mut body: Pin<&mut B>,
-    slot: &mut Option<Guard<T>>,
-    tape: &mut Tape,
+    guard_slot: &mut Option<FlowGuard<T>>,
+    recorder: &mut BodyRecorder,
     cx: &mut Context<'_>,
 ) -> Polled<B> {
-    tape.enter();
-    let polled = poll_inner(body.as_mut(), slot, cx);
-    tape.leave();
+    recorder.enter();
+    let polled = poll_inner(body.as_mut(), guard_slot, cx);
+    recorder.leave();
     match polled {
         Poll::Pending => Poll::Pending,
         Poll::Ready(None) => {
-            tape.finish();
+            recorder.finish();
             Poll::Ready(None)
         }
         Poll::Ready(Some(Err(error))) => {
-            tape.give_up();
+            recorder.discard();
             Poll::Ready(Some(Err(error)))
         }
         Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(match frame.into_data() {
             Ok(mut data) => {
-                if let Some(copy) = tape.copy(data.remaining()) {
-                    data = C::copied(data, copy);
+                if let Some(copy) = recorder.copy(data.remaining()) {
+                    data = C::copy_data(data, copy);
                 }
                 if body.is_end_stream() {
-                    tape.finish();
+                    recorder.finish();
                 }
                 Frame::data(data)
             }
             Err(trailers) => {
-                // There is no room for them in what is stored.
-                tape.give_up();
+                // A stored response cannot hold trailers.
+                recorder.discard();
                 trailers
             }
         }))),
     }
 }
 
-/// Polls a body and ends its flow when that was the last of it.
+/// Polls a body and ends its flow after the last frame.
 #[inline]
 fn poll_guarded<B: Body, X, T: Ticket>(
     mut body: Pin<&mut X>,
-    slot: &mut Option<Guard<T>>,
+    guard_slot: &mut Option<FlowGuard<T>>,
     cx: &mut Context<'_>,
     poll: impl FnOnce(Pin<&mut X>, &mut Context<'_>) -> Polled<B>,
     is_over: impl FnOnce(&X) -> bool,
 ) -> Polled<B> {
-    let left = slot.as_mut().and_then(Guard::enter);
+    let remaining = guard_slot.as_mut().and_then(FlowGuard::begin_poll);
     let polled = poll(body.as_mut(), cx);
-    let (left, last) = match &polled {
-        Poll::Pending => (left, false),
-        Poll::Ready(None) => (left, true),
+    let (remaining, last) = match &polled {
+        Poll::Pending => (remaining, false),
+        Poll::Ready(None) => (remaining, true),
         Poll::Ready(Some(Err(_))) => {
-            if let Some(guard) = slot {
+            if let Some(guard) = guard_slot {
                 guard.fail();
             }
-            *slot = None;
+            *guard_slot = None;
             return polled;
         }
         Poll::Ready(Some(Ok(frame))) => {
             let mut sent = 0;
             let mut trailers = frame.is_trailers();
-            if let Some(guard) = slot {
+            if let Some(guard) = guard_slot {
                 if let Some(trailers) = frame.trailers_ref() {
-                    guard.judge_trailers(trailers);
+                    guard.classify_trailers(trailers);
                 } else if let Some(data) = frame.data_ref() {
                     sent = data.remaining();
                     trailers = guard.read_data(data);
@@ -293,20 +301,20 @@ fn poll_guarded<B: Body, X, T: Ticket>(
             }
             let sent = u64::try_from(sent).unwrap_or(u64::MAX);
             (
-                left.map(|left| left.saturating_sub(sent)),
+                remaining.map(|remaining| remaining.saturating_sub(sent)),
                 trailers || is_over(&body),
             )
         }
     };
-    if let Some(guard) = slot {
-        if last || left == Some(0) {
-            guard.judge_body();
+    if let Some(guard) = guard_slot {
+        if last || remaining == Some(0) {
+            guard.classify_body();
         }
         if last {
             guard.finish();
-            *slot = None;
+            *guard_slot = None;
         } else {
-            guard.sending(left);
+            guard.sending(remaining);
         }
     }
     polled
@@ -323,8 +331,8 @@ impl<B, C, T: Ticket> fmt::Debug for ResponseBody<B, C, T> {
         f.write_str(match self.kind {
             Kind::Inner { guard: Some(_), .. } | Kind::Recorded { .. } => "ResponseBody(in flow)",
             Kind::Inner { guard: None, .. } => "ResponseBody(inner)",
-            Kind::Own { guard: Some(_), .. } => "ResponseBody(from the cache)",
-            Kind::Own { .. } => "ResponseBody(rejected)",
+            Kind::Replacement { guard: Some(_), .. } => "ResponseBody(from the cache)",
+            Kind::Replacement { .. } => "ResponseBody(rejected)",
             Kind::Empty => "ResponseBody(empty)",
         })
     }

@@ -1,13 +1,15 @@
+//! The error of client services behind the layer.
+
 use std::error::Error;
 use std::fmt;
 
 use crate::flow::Rejection;
 
-/// Why a call of an [outgoing service](crate::layer::Outgoing) has no response: it was turned away
-/// before it was sent, or the service itself failed.
+/// The error of an [`Outgoing`](crate::layer::Outgoing) service: the call was rejected before it
+/// was sent, or the inner service failed.
 ///
-/// The [`source`](Error::source) is the [`Rejection`] or the service's error, so both are found
-/// behind any box.
+/// The [`source`](Error::source) is the [`Rejection`] or the inner service's error, so both can be
+/// found in a boxed error too.
 ///
 /// ```
 /// use std::time::Duration;
@@ -24,20 +26,20 @@ use crate::flow::Rejection;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClientError<E> {
-    /// Nothing was sent.
+    /// The call was rejected and not sent.
     Rejected(Rejection),
     /// The inner service failed.
     Inner(E),
 }
 
 impl<E> ClientError<E> {
-    /// Whether the call was turned away before it was sent: trying again later does no harm.
+    /// Returns true if the call was rejected before it was sent, so that a later retry is safe.
     #[must_use]
     pub const fn is_rejected(&self) -> bool {
         matches!(self, Self::Rejected(_))
     }
 
-    /// Why the call was turned away, if it was.
+    /// Returns the rejection, if the call was rejected.
     #[must_use]
     pub const fn rejection(&self) -> Option<&Rejection> {
         match self {
@@ -46,7 +48,7 @@ impl<E> ClientError<E> {
         }
     }
 
-    /// The error of the inner service, if it is one.
+    /// Returns the error of the inner service, if the inner service failed.
     #[must_use]
     pub fn into_inner(self) -> Option<E> {
         match self {
@@ -55,7 +57,7 @@ impl<E> ClientError<E> {
         }
     }
 
-    /// Another error in the place of the inner service's.
+    /// Converts the error of the inner service with `map`.
     #[must_use]
     pub fn map_inner<F>(self, map: impl FnOnce(E) -> F) -> ClientError<F> {
         match self {

@@ -1,4 +1,4 @@
-//! What a layer was told, shared by all its services and clones.
+//! The settings of a layer, shared by all its services and clones.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -7,13 +7,13 @@ use std::time::Duration;
 use ::http::{Request, Response, header};
 use http_body::Body;
 
-use super::cache::Rules;
+use super::cache::CacheSettings;
 use super::deadline::Deadline;
-use super::extract::{Extract, TextHook};
-use super::guard::{Guard, Judge};
+use super::extract::{LabelExtractor, TextHook};
+use super::guard::{FlowGuard, ResponseClassifier};
 use super::head::RequestHead;
-use super::http::{self, HttpMode};
-use super::names::{ControlPointName, Names, PolicyNames};
+use super::http::{self, HttpCheckSettings};
+use super::names::{ControlPointName, KnownNames, PolicyNames};
 use super::reject::{NO_STORE, OnReject};
 use super::routes::RouteTable;
 use super::unreachable::{FailureMode, OnUnreachable};
@@ -22,8 +22,8 @@ use crate::flow::{
     TraceContext, Verdict,
 };
 
-pub(crate) type Classify = Arc<dyn Judge>;
-pub(crate) type Skip = Arc<dyn Fn(RequestHead<'_>) -> bool + Send + Sync>;
+pub(crate) type SharedClassifier = Arc<dyn ResponseClassifier>;
+pub(crate) type SkipHook = Arc<dyn Fn(RequestHead<'_>) -> bool + Send + Sync>;
 
 #[derive(Clone)]
 pub(crate) enum ControlPoint {
@@ -33,7 +33,8 @@ pub(crate) enum ControlPoint {
 }
 
 impl ControlPoint {
-    /// Returns the name as it is read; `None` if a table of routes leaves the request alone.
+    /// Returns the name before it is checked against the known names; `None` if the route table
+    /// skips the request.
     #[inline]
     pub(crate) fn name<'a>(&'a self, head: RequestHead<'a>) -> Option<Cow<'a, str>> {
         Some(match self {
@@ -43,8 +44,8 @@ impl ControlPoint {
         })
     }
 
-    /// Returns a name to keep: the shared one, where there is one.
-    pub(crate) fn keep(&self, name: &str) -> Arc<str> {
+    /// Returns the name as an `Arc`. A fixed name is shared instead of copied.
+    pub(crate) fn to_shared(&self, name: &str) -> Arc<str> {
         match self {
             Self::Fixed(name) => name.clone(),
             Self::Hook(_) | Self::Routes(_) => Arc::from(name),
@@ -55,33 +56,33 @@ impl ControlPoint {
 #[derive(Clone)]
 pub(crate) struct Settings {
     pub(crate) control_point: ControlPoint,
-    pub(crate) names: Arc<Names>,
-    pub(crate) skip: Vec<Skip>,
-    pub(crate) extract: Extract,
+    pub(crate) names: Arc<KnownNames>,
+    pub(crate) skip: Vec<SkipHook>,
+    pub(crate) extract: LabelExtractor,
     pub(crate) check_timeout: Option<Duration>,
     pub(crate) ramp_mode: bool,
-    /// `None` follows ramp mode.
+    /// With `None`, unreachable requests run unless ramp mode is on.
     pub(crate) on_unreachable: Option<OnUnreachable>,
-    pub(crate) classify: Option<Classify>,
+    pub(crate) classify: Option<SharedClassifier>,
     pub(crate) insert_decision: bool,
     pub(crate) result_cache_key: Option<TextHook>,
     pub(crate) global_cache_keys: Vec<TextHook>,
     pub(crate) insert_cache_lookup: bool,
     pub(crate) rate_limit_headers: bool,
     pub(crate) shadow: bool,
-    /// Asks with the attributes of the request. Boxed: most layers do not.
-    pub(crate) http: Option<Box<HttpMode>>,
+    /// Sends the attributes of requests with the check. Boxed, because most layers do not.
+    pub(crate) http: Option<Box<HttpCheckSettings>>,
     pub(crate) expose_flow: bool,
-    pub(crate) cache: Option<Arc<Rules>>,
+    pub(crate) cache: Option<Arc<CacheSettings>>,
 }
 
 pub(crate) struct Config<R> {
     pub(crate) settings: Settings,
-    /// Shared, so that a hook need not be `Clone`.
+    /// Shared, so that the hook does not have to be `Clone`.
     pub(crate) reject: Arc<R>,
 }
 
-/// By hand: no bound on the hook.
+// Not derived, to avoid a `Clone` bound on the hook.
 impl<R> Clone for Config<R> {
     fn clone(&self) -> Self {
         Self {
@@ -91,12 +92,12 @@ impl<R> Clone for Config<R> {
     }
 }
 
-/// What becomes of a request; a guard for every answered flow.
-pub(crate) enum Ruling<T: Ticket> {
-    Run(Option<Guard<T>>),
-    /// Rejected, and runs all the same.
-    Shadow(Rejection, Guard<T>),
-    Reject(Rejection, Option<Guard<T>>),
+/// The treatment of a request after its check. The guard is present if a decision came.
+pub(crate) enum RequestAction<T: Ticket> {
+    Run(Option<FlowGuard<T>>),
+    /// Rejected, but runs because of shadow mode.
+    Shadow(Rejection, FlowGuard<T>),
+    Reject(Rejection, Option<FlowGuard<T>>),
 }
 
 impl Settings {
@@ -105,7 +106,7 @@ impl Settings {
             control_point,
             names: Arc::default(),
             skip: Vec::new(),
-            extract: Extract::default(),
+            extract: LabelExtractor::default(),
             check_timeout: None,
             ramp_mode: false,
             on_unreachable: None,
@@ -127,7 +128,7 @@ impl Settings {
         self.skip.iter().any(|skip| skip(head))
     }
 
-    /// Names the control point; `None` if a table of routes leaves the request alone.
+    /// Returns the name of the control point; `None` if the route table skips the request.
     #[inline]
     pub(crate) fn control_point<'a>(
         &'a self,
@@ -144,12 +145,13 @@ impl Settings {
         })
     }
 
-    /// Returns the control point to keep.
-    pub(crate) fn keep(&self, name: &str) -> Arc<str> {
-        self.control_point.keep(name)
+    /// Returns the control point as an `Arc`, for use after the request has moved.
+    pub(crate) fn to_shared(&self, name: &str) -> Arc<str> {
+        self.control_point.to_shared(name)
     }
 
-    /// Fills in all but the labels' limits, in place: parameters are too large to be moved.
+    /// Sets all parameters except the limits of labels. In place, because the parameters are too
+    /// large to move cheaply.
     #[inline(always)]
     pub(crate) fn fill<'a>(
         &'a self,
@@ -161,16 +163,16 @@ impl Settings {
         if let Some(deadline) = deadline {
             params.caller_timeout = Some(deadline.time_left());
             if self.check_timeout.is_some() {
-                // For deciders that look at nothing else.
+                // For deciders that read only the check timeout.
                 params.check_timeout = params.budget(None);
             }
         }
         params.ramp_mode = self.ramp_mode;
-        params.refuse_unreachable = matches!(
+        params.reject_unreachable = matches!(
             self.on_unreachable,
             Some(OnUnreachable::Always(FailureMode::Closed))
         );
-        params.quotas = self.tells_quotas();
+        params.quotas = self.reports_quotas();
         params.shadow = self.shadow;
         params.trace_context = Some(TraceContext::from_headers(head.headers()));
         if self.result_cache_key.is_some() || !self.global_cache_keys.is_empty() {
@@ -179,29 +181,29 @@ impl Settings {
         self.extract.fill(head, &mut params.labels);
     }
 
-    /// A label without which the request is rejected; in shadow mode nothing is.
+    /// Returns the required label that is missing; always `None` in shadow mode.
     #[inline]
     pub(crate) fn missing_label(&self, labels: &Labels<'_>) -> Option<Arc<str>> {
-        let missing = self.extract.missing(labels)?;
+        let missing = self.extract.first_missing(labels)?;
         (!self.shadow).then(|| Arc::clone(missing))
     }
 
-    /// Returns true where policies would see the beginning only of a body that they are to see
-    /// whole; in shadow mode nothing is rejected.
+    /// Returns true if policies need the complete body but its capture was cut off at the limit;
+    /// always false in shadow mode.
     #[inline]
-    pub(crate) fn refuses_body(&self, head: RequestHead<'_>) -> bool {
+    pub(crate) fn rejects_body(&self, head: RequestHead<'_>) -> bool {
         self.http.is_some() && !self.shadow && http::body_too_large(head)
     }
 
-    /// Limits that are not enforced are not told: clients would keep to them.
+    /// Shadow mode does not report quotas: they are not enforced, and clients would obey them.
     #[inline]
-    fn tells_quotas(&self) -> bool {
+    fn reports_quotas(&self) -> bool {
         self.rate_limit_headers && !self.shadow
     }
 
     #[inline(always)]
-    pub(crate) fn accept<T: Ticket>(&self, ticket: T) -> Guard<T> {
-        Guard::accepted(ticket, self.classify.clone(), self.tells_quotas())
+    pub(crate) fn accept<T: Ticket>(&self, ticket: T) -> FlowGuard<T> {
+        FlowGuard::accepted(ticket, self.classify.clone(), self.reports_quotas())
     }
 
     #[inline(never)]
@@ -212,88 +214,94 @@ impl Settings {
     }
 
     #[inline(never)]
-    pub(crate) fn rule<T: Ticket>(
+    pub(crate) fn apply_verdict<T: Ticket>(
         &self,
         verdict: Verdict<T>,
         head: RequestHead<'_>,
         deadline: Option<Deadline>,
         control_point: impl FnOnce() -> Arc<str>,
-    ) -> Ruling<T> {
+    ) -> RequestAction<T> {
         if deadline.is_some_and(Deadline::has_passed) {
-            return self.late(verdict, control_point());
+            return self.reject_late(verdict, control_point());
         }
         match verdict {
-            Verdict::Accepted(ticket) => Ruling::Run(Some(self.accept(ticket))),
+            Verdict::Accepted(ticket) => RequestAction::Run(Some(self.accept(ticket))),
             Verdict::Rejected(denial, mut ticket) => {
                 let extras = ticket.take_http_extras();
-                let rejection = Rejection::new(control_point(), denial).and_extras(extras);
+                let rejection =
+                    Rejection::new(control_point(), denial).with_optional_extras(extras);
                 if self.shadow {
                     log_event!(
                         target: "tower_aperture::layer",
                         debug,
                         control_point = rejection.control_point(),
                         reason = rejection.reason().as_str(),
-                        "shadow mode: {rejection}, and runs"
+                        "{rejection}; the request runs because of shadow mode"
                     );
-                    return Ruling::Shadow(rejection, self.accept(ticket));
+                    return RequestAction::Shadow(rejection, self.accept(ticket));
                 }
-                let guard = Guard::rejected(ticket, self.tells_quotas());
-                Ruling::Reject(rejection, Some(guard))
+                let guard = FlowGuard::rejected(ticket, self.reports_quotas());
+                RequestAction::Reject(rejection, Some(guard))
             }
             Verdict::Unreachable(error) => {
-                let open = match &self.on_unreachable {
+                let is_open = match &self.on_unreachable {
                     _ if self.shadow => true,
                     Some(on_unreachable) => on_unreachable.is_open(&error, head),
                     None => !self.ramp_mode,
                 };
-                if open {
-                    Ruling::Run(None)
+                if is_open {
+                    RequestAction::Run(None)
                 } else {
                     let denial = Denial::new(RejectReason::Unreachable);
-                    Ruling::Reject(Rejection::new(control_point(), denial), None)
+                    RequestAction::Reject(Rejection::new(control_point(), denial), None)
                 }
             }
         }
     }
 
-    /// The caller no longer waits: the request must not run, whatever was decided.
+    /// Rejects a request whose deadline has passed, whatever the decision.
     #[cold]
-    fn late<T: Ticket>(&self, verdict: Verdict<T>, control_point: Arc<str>) -> Ruling<T> {
+    fn reject_late<T: Ticket>(
+        &self,
+        verdict: Verdict<T>,
+        control_point: Arc<str>,
+    ) -> RequestAction<T> {
         let guard = match verdict {
             Verdict::Accepted(ticket) | Verdict::Rejected(_, ticket) => {
-                Some(Guard::rejected(ticket, self.tells_quotas()))
+                Some(FlowGuard::rejected(ticket, self.reports_quotas()))
             }
             Verdict::Unreachable(_) => None,
         };
-        Ruling::Reject(Self::deadline_exceeded(control_point), guard)
+        RequestAction::Reject(Self::deadline_exceeded(control_point), guard)
     }
 
     pub(crate) fn deadline_exceeded(control_point: Arc<str>) -> Rejection {
         Rejection::new(control_point, Denial::new(RejectReason::DeadlineExceeded))
     }
 
-    /// Leaves the decision, and what the caches had, for the inner service, if asked to; and sets
-    /// the headers that came with the decision.
+    /// Inserts the decision and the cache lookup as extensions for the inner service, if enabled,
+    /// and sets the headers that came with the decision.
     #[inline(always)]
-    pub(crate) fn mark<B, T: Ticket>(
+    pub(crate) fn annotate<B, T: Ticket>(
         &self,
         request: &mut Request<B>,
         decision: FlowDecision,
-        guard: Option<&mut Guard<T>>,
+        guard: Option<&mut FlowGuard<T>>,
     ) {
         if self.insert_decision || self.insert_cache_lookup || self.http.is_some() {
-            self.insert(request, decision, guard, None);
+            self.insert_extensions(request, decision, guard, None);
         }
     }
 
-    /// Like [`mark`](Self::mark) for one who may have `found` already what the caches had.
+    /// Like [`annotate`](Self::annotate), for callers that may have taken the cache lookup from the
+    /// guard already, as `lookup`.
     #[inline(never)]
-    pub(crate) fn insert<B, T: Ticket>(
+    pub(crate) fn insert_extensions<B, T: Ticket>(
         &self,
         request: &mut Request<B>,
         decision: FlowDecision,
-        mut guard: Option<&mut Guard<T>>,
-        found: Option<CacheLookup>,
+        mut guard: Option<&mut FlowGuard<T>>,
+        lookup: Option<CacheLookup>,
     ) {
         if self.http.is_some()
             && let Some(extras) = guard.as_mut().and_then(|guard| guard.take_http_extras())
@@ -304,19 +312,19 @@ impl Settings {
             request.extensions_mut().insert(decision);
         }
         if self.insert_cache_lookup
-            && let Some(found) = found.or_else(|| guard?.take_cache_lookup())
+            && let Some(lookup) = lookup.or_else(|| guard?.take_cache_lookup())
         {
-            request.extensions_mut().insert(found);
+            request.extensions_mut().insert(lookup);
         }
     }
 }
 
 impl<R> Config<R> {
-    /// Builds the answer to a rejected request and ends its flow.
-    pub(crate) fn refuse<B, T>(
+    /// Builds the response to a rejected request and ends its flow.
+    pub(crate) fn reject<B, T>(
         &self,
         rejection: &Rejection,
-        guard: Option<Guard<T>>,
+        guard: Option<FlowGuard<T>>,
         head: RequestHead<'_>,
     ) -> Response<R::Body>
     where
@@ -327,7 +335,7 @@ impl<R> Config<R> {
         let mut response = self.reject.on_reject(rejection, head);
         let headers = response.headers_mut();
         if !headers.contains_key(header::CACHE_CONTROL) {
-            // Full at 32768 values; the hook of such a response is on its own.
+            // The map is full at 32768 values; such a response goes out without the header.
             let _ = headers.try_insert(header::CACHE_CONTROL, NO_STORE);
         }
         log_event!(
@@ -337,10 +345,10 @@ impl<R> Config<R> {
             reason = rejection.reason().as_str(),
             label = rejection.missing_label(),
             status = response.status().as_u16(),
-            "a request was refused"
+            "the request was rejected"
         );
         if let Some(mut guard) = guard {
-            guard.tell_quotas(response.headers_mut());
+            guard.append_rate_limits(response.headers_mut());
             guard.http_status(response.status());
             guard.finish();
         }

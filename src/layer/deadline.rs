@@ -1,4 +1,4 @@
-//! The deadline of the caller: the header `grpc-timeout`.
+//! The deadline of the caller, read from the header `grpc-timeout`.
 
 use std::time::Duration;
 
@@ -7,27 +7,27 @@ use http::{HeaderMap, HeaderValue, Method};
 use tokio::time::Instant;
 
 use super::head::RequestHead;
-use crate::flow::headers::first;
+use crate::flow::headers::first_value;
 
 static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
-/// The gRPC specification allows so many digits.
-const MOST_DIGITS: usize = 8;
+/// The largest number of digits that the gRPC specification allows.
+const MAX_DIGITS: usize = 8;
 
-/// When the caller stops waiting.
+/// The time at which the caller stops waiting.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadline(Instant);
 
 impl Deadline {
-    /// Reads the deadline of a request that arrives now. `None` without one, with a malformed one,
-    /// and with one that the clock cannot show.
+    /// Reads the deadline of a request that arrives now. Returns `None` if the header is missing or
+    /// malformed, and if the deadline is beyond the range of the clock.
     #[inline]
     pub(crate) fn of(head: RequestHead<'_>) -> Option<Self> {
         // gRPC calls are POST requests.
         if *head.method() != Method::POST {
             return None;
         }
-        let timeout = parse(first(head.headers(), &GRPC_TIMEOUT)?.as_bytes())?;
+        let timeout = parse(first_value(head.headers(), &GRPC_TIMEOUT)?.as_bytes())?;
         Instant::now().checked_add(timeout).map(Self)
     }
 
@@ -35,28 +35,28 @@ impl Deadline {
         Instant::now() >= self.0
     }
 
-    /// Zero once it has passed.
+    /// Returns the time until the deadline; zero once it has passed.
     pub(crate) fn time_left(self) -> Duration {
         self.0.saturating_duration_since(Instant::now())
     }
 
-    /// Tells the next service how much time is left.
+    /// Sets the header to the time that is left, for the next service.
     pub(crate) fn update(self, headers: &mut HeaderMap) {
         headers.insert(&GRPC_TIMEOUT, format(self.time_left()));
     }
 }
 
-/// Reads one to eight digits and a unit.
+/// Parses one to eight digits and a unit.
 fn parse(value: &[u8]) -> Option<Duration> {
     let (unit, digits) = value.split_last()?;
-    if digits.is_empty() || digits.len() > MOST_DIGITS || !digits.iter().all(u8::is_ascii_digit) {
+    if digits.is_empty() || digits.len() > MAX_DIGITS || !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }
     let digits = digits.iter();
     let amount = digits.fold(0, |amount: u64, digit| {
         amount * 10 + u64::from(digit - b'0')
     });
-    // Eight digits of hours are far from the bound of either type.
+    // Eight digits of hours are far below the limit of `u64` and of `Duration`.
     Some(match unit {
         b'H' => Duration::from_secs(amount * 3600),
         b'M' => Duration::from_secs(amount * 60),
@@ -68,9 +68,9 @@ fn parse(value: &[u8]) -> Option<Duration> {
     })
 }
 
-/// Writes a time in the finest unit that has room for it, rounded down.
+/// Formats a time in the finest unit in which it has at most eight digits, rounded down.
 fn format(time: Duration) -> HeaderValue {
-    const BOUND: u128 = 10_u128.pow(MOST_DIGITS as u32);
+    const BOUND: u128 = 10_u128.pow(MAX_DIGITS as u32);
     let seconds = u128::from(time.as_secs());
     let units = [
         (time.as_nanos(), 'n'),
@@ -83,7 +83,7 @@ fn format(time: Duration) -> HeaderValue {
     let fits = units.into_iter().find(|(amount, _)| *amount < BOUND);
     let (amount, unit) = fits.unwrap_or((BOUND - 1, 'H'));
     let text = format!("{amount}{unit}");
-    // Digits and a letter are a legal value.
+    // Digits and a letter are always a valid header value.
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("0n"))
 }
 
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_units_are_read_and_malformed_values_are_not() {
+    fn parse_reads_all_units_and_rejects_malformed_values() {
         for (value, expected) in [
             ("1H", Some(Duration::from_secs(3600))),
             ("2M", Some(Duration::from_secs(120))),
@@ -125,17 +125,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_written_time_is_read_again_and_is_never_longer(nanos: u64, hours in 0_u64..1_000_000_000) {
+        fn a_formatted_time_parses_to_at_most_the_original(nanos: u64, hours in 0_u64..1_000_000_000) {
             for time in [
                 Duration::from_nanos(nanos),
                 Duration::from_secs(hours * 3600),
                 Duration::MAX,
             ] {
-                let read = parse(format(time).as_bytes()).expect("a legal value");
+                let read = parse(format(time).as_bytes()).expect("a valid value");
                 prop_assert!(read <= time);
                 let lost = time - read;
                 let close = lost.as_nanos() * 10_u128.pow(5) <= time.as_nanos();
-                prop_assert!(close || read == parse(b"99999999H").expect("legal"), "{time:?}");
+                prop_assert!(close || read == parse(b"99999999H").expect("a valid value"), "{time:?}");
             }
         }
     }

@@ -1,10 +1,12 @@
+//! The error of a layer that cannot be built.
+
 use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
 
 use http::header::HeaderName;
 
-/// Why a layer cannot be built as asked.
+/// The reason why a layer cannot be built with the given settings.
 ///
 /// ```
 /// # let client = tower_aperture::ApertureClient::disabled();
@@ -54,9 +56,9 @@ impl LayerError {
         }
     }
 
-    pub(crate) fn invalid_route(route: &str, why: Cow<'static, str>) -> Self {
+    pub(crate) fn invalid_route(route: &str, reason: Cow<'static, str>) -> Self {
         Self {
-            kind: Kind::InvalidRoute(route.to_owned(), why),
+            kind: Kind::InvalidRoute(route.to_owned(), reason),
         }
     }
 }
@@ -71,9 +73,9 @@ impl fmt::Display for LayerError {
             }
             Kind::InvalidNetwork(text) => write!(
                 f,
-                "`{text}` is neither a network, as `10.0.0.0/8`, nor an address"
+                "`{text}` is neither a network, such as `10.0.0.0/8`, nor an address"
             ),
-            Kind::InvalidRoute(route, why) => write!(f, "the route `{route}`: {why}"),
+            Kind::InvalidRoute(route, reason) => write!(f, "the route `{route}`: {reason}"),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The future of a request: its decision, then the inner service or an answer.
+//! The future of a request: it awaits the decision and then runs the inner service or responds
+//! itself.
 
 use std::fmt;
 use std::future::Future;
@@ -11,25 +12,25 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::answer::RejectBody;
 use super::body::ResponseBody;
-use super::config::{Config, Ruling, Settings};
+use super::config::{Config, RequestAction, Settings};
 use super::deadline::Deadline;
-use super::guard::Guard;
+use super::guard::FlowGuard;
 use super::head::{RequestHead, ResponseHead};
-use super::plan::Plan;
 use super::reject::OnReject;
+use super::replacement_body::RejectBody;
+use super::request_extras::RequestExtras;
 use crate::flow::{Check, Decider, FlowDecision, Ticket};
 
 pin_project! {
-    /// The future of [`Aperture`](crate::Aperture): the decision, if it takes time, and then the
-    /// inner service's own future or the answer to a rejected request.
+    /// The future of [`Aperture`](crate::Aperture). It awaits a pending decision, and then runs the
+    /// future of the inner service or returns the response to a rejected request.
     ///
-    /// Dropping it gives up the flow: a pending decision is dropped, a running flow ends with
-    /// [`FlowStatus::Error`](crate::FlowStatus::Error).
+    /// A drop of the future cancels the flow: a pending check is dropped, and a running flow ends
+    /// with [`FlowStatus::Error`](crate::FlowStatus::Error).
     ///
-    /// `S`, `D` and `R` are those of the service, `B` is the body of requests and `C` that of the
-    /// reject hook's answers.
+    /// `S`, `D` and `R` are the parameters of the service, `B` is the body of requests and `C` the
+    /// body of responses from the reject hook.
     ///
     /// ```
     /// use tower_aperture::layer::{NoBody, DefaultReject, ResponseFuture};
@@ -53,44 +54,44 @@ pin_project! {
         S: Service<Request<B>>,
         D: Decider,
     {
-        Deciding { #[pin] pending: D::Pending, waiting: Option<Waiting<S, D, R, B>> },
-        Running { #[pin] inner: S::Future, flow: Option<Flow<D::Ticket>> },
-        /// Without the inner service: by the reject hook, or from the cache with the flow's guard.
-        Answered { response: Option<Response<C>>, guard: Option<Guard<D::Ticket>> },
+        Deciding { #[pin] pending: D::Pending, waiting: Option<WaitingRequest<S, D, R, B>> },
+        Running { #[pin] inner: S::Future, flow: Option<RunningFlow<D::Ticket>> },
+        /// The response comes from the reject hook, or from the cache with the guard of the flow.
+        Responding { response: Option<Response<C>>, guard: Option<FlowGuard<D::Ticket>> },
     }
 }
 
-/// What a pending decision keeps.
-pub(crate) struct Waiting<S, D, R, B> {
+/// A request whose decision is pending, and everything that is needed to continue it.
+pub(crate) struct WaitingRequest<S, D, R, B> {
     pub(crate) config: Arc<Config<R>>,
-    /// For a request that may have to be asked about again, after a lookup.
+    /// Set if the request may need a second check, after a cache lookup.
     pub(crate) decider: Option<D>,
-    /// The ready instance.
+    /// The instance of the inner service that reported ready.
     pub(crate) inner: S,
     pub(crate) request: Request<B>,
     pub(crate) control_point: Arc<str>,
-    /// The caller's own.
+    /// The deadline of the caller.
     pub(crate) deadline: Option<Deadline>,
-    pub(crate) plan: Option<Box<Plan>>,
+    pub(crate) extras: Option<Box<RequestExtras>>,
 }
 
-/// A request at work.
-pub(crate) struct Flow<T: Ticket> {
-    /// `None` for a request that nothing was decided about, and that may invalidate responses.
-    guard: Option<Guard<T>>,
-    asked: Asked,
-    plan: Option<Box<Plan>>,
+/// What the response of a running request needs: its guard, and its optional work.
+pub(crate) struct RunningFlow<T: Ticket> {
+    /// `None` for a request without a flow, which may still invalidate cached responses.
+    guard: Option<FlowGuard<T>>,
+    method: MethodKind,
+    extras: Option<Box<RequestExtras>>,
 }
 
-/// What the method says about the response's body.
+/// The kind of request method, which affects the body of the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asked {
+enum MethodKind {
     Head,
     Connect,
     Other,
 }
 
-impl Asked {
+impl MethodKind {
     fn new(method: &Method) -> Self {
         match *method {
             Method::HEAD => Self::Head,
@@ -99,8 +100,8 @@ impl Asked {
         }
     }
 
-    /// HTTP sends no body in such an answer, whatever it holds.
-    fn never_sends(self, status: StatusCode) -> bool {
+    /// Returns true if HTTP sends no body in such a response, whatever the body contains.
+    fn has_no_body(self, status: StatusCode) -> bool {
         self == Self::Head
             || status.is_informational()
             || status == StatusCode::NO_CONTENT
@@ -113,27 +114,31 @@ where
     S: Service<Request<B>>,
     D: Decider,
 {
-    /// A request at work, inside flow control if there is a flow.
+    /// Runs the inner service, with a flow if there is one.
     #[inline(always)]
-    pub(crate) const fn running(inner: S::Future, flow: Option<Flow<D::Ticket>>) -> Self {
+    pub(crate) const fn running(inner: S::Future, flow: Option<RunningFlow<D::Ticket>>) -> Self {
         Self {
             state: State::Running { inner, flow },
         }
     }
 
-    /// A request that is not asked about.
+    /// Runs the inner service for a skipped request, which is not checked.
     #[inline(always)]
-    pub(crate) fn skipped(inner: &mut S, request: Request<B>, plan: Option<Box<Plan>>) -> Self {
-        let flow = plan.map(|mut plan| {
-            plan.start();
-            let asked = Asked::new(request.method());
-            Flow::unguarded(asked, plan)
+    pub(crate) fn skipped(
+        inner: &mut S,
+        request: Request<B>,
+        extras: Option<Box<RequestExtras>>,
+    ) -> Self {
+        let flow = extras.map(|mut extras| {
+            extras.start();
+            let method = MethodKind::new(request.method());
+            RunningFlow::unguarded(method, extras)
         });
         Self::running(inner.call(request), flow)
     }
 
-    /// A request whose decision has to be awaited.
-    pub(crate) const fn wait(pending: D::Pending, waiting: Waiting<S, D, R, B>) -> Self {
+    /// Awaits the decision about a request.
+    pub(crate) const fn deciding(pending: D::Pending, waiting: WaitingRequest<S, D, R, B>) -> Self {
         Self {
             state: State::Deciding {
                 pending,
@@ -142,28 +147,28 @@ where
         }
     }
 
-    /// A request that was decided about.
-    pub(crate) fn settle<RB>(
+    /// Runs or rejects a request after its check.
+    pub(crate) fn perform<RB>(
         config: &Config<R>,
         inner: &mut S,
         request: Request<B>,
-        ruling: Ruling<D::Ticket>,
-        plan: Option<Box<Plan>>,
+        action: RequestAction<D::Ticket>,
+        extras: Option<Box<RequestExtras>>,
     ) -> Self
     where
         R: OnReject<RB, Body = C>,
         C: RejectBody<RB>,
         RB: Body,
     {
-        match ruling {
-            Ruling::Run(guard) => {
+        match action {
+            RequestAction::Run(guard) => {
                 let decision = match &guard {
                     Some(_) => FlowDecision::Accepted,
                     None => FlowDecision::Unreachable,
                 };
-                Self::run(&config.settings, inner, request, decision, guard, plan)
+                Self::run(&config.settings, inner, request, decision, guard, extras)
             }
-            Ruling::Shadow(rejection, guard) => {
+            RequestAction::Shadow(rejection, guard) => {
                 let mut request = request;
                 if config.settings.insert_decision {
                     request.extensions_mut().insert(rejection);
@@ -175,14 +180,14 @@ where
                     request,
                     decision,
                     Some(guard),
-                    plan,
+                    extras,
                 )
             }
-            Ruling::Reject(rejection, guard) => {
+            RequestAction::Reject(rejection, guard) => {
                 let head = RequestHead::new(&request);
-                let response = Some(config.refuse(&rejection, guard, head));
+                let response = Some(config.reject(&rejection, guard, head));
                 Self {
-                    state: State::Answered {
+                    state: State::Responding {
                         response,
                         guard: None,
                     },
@@ -191,49 +196,61 @@ where
         }
     }
 
-    /// A request that runs, inside flow control if there is a guard.
+    /// Runs the inner service, or returns the cached response. The flow ends with it, if there is a
+    /// guard.
     fn run<RB>(
         settings: &Settings,
         inner: &mut S,
         mut request: Request<B>,
         decision: FlowDecision,
-        mut guard: Option<Guard<D::Ticket>>,
-        mut plan: Option<Box<Plan>>,
+        mut guard: Option<FlowGuard<D::Ticket>>,
+        mut extras: Option<Box<RequestExtras>>,
     ) -> Self
     where
         R: OnReject<RB, Body = C>,
         C: RejectBody<RB>,
         RB: Body,
     {
-        let asked = Asked::new(request.method());
-        if let Some(plan) = &mut plan {
-            if let Some(response) = plan.take_stored::<RB, C>() {
-                return Self::answered::<RB>(response, guard, asked);
+        let method = MethodKind::new(request.method());
+        if let Some(extras) = &mut extras {
+            if let Some(response) = extras.take_cached_response::<RB, C>() {
+                return Self::cached::<RB>(response, guard, method);
             }
-            plan.expose(&mut request, decision, guard.as_mut());
-            settings.insert(&mut request, decision, guard.as_mut(), plan.take_found());
-            plan.start();
+            extras.expose(&mut request, decision, guard.as_mut());
+            settings.insert_extensions(
+                &mut request,
+                decision,
+                guard.as_mut(),
+                extras.take_cache_lookup(),
+            );
+            extras.start();
         } else {
-            settings.mark(&mut request, decision, guard.as_mut());
+            settings.annotate(&mut request, decision, guard.as_mut());
         }
-        // Alive during `call`: a panic there ends the flow.
-        let flow = match (guard, plan) {
-            (Some(guard), plan) => {
+        // The guard lives during `call`, so that a panic there ends the flow.
+        let flow = match (guard, extras) {
+            (Some(guard), extras) => {
                 let guard = Some(guard);
-                Some(Flow { guard, asked, plan })
+                Some(RunningFlow {
+                    guard,
+                    method,
+                    extras,
+                })
             }
-            (None, Some(plan)) if plan.is_change() => Some(Flow::unguarded(asked, plan)),
+            (None, Some(extras)) if extras.is_invalidating() => {
+                Some(RunningFlow::unguarded(method, extras))
+            }
             (None, _) => None,
         };
         Self::running(inner.call(request), flow)
     }
 
-    /// A request that the cache has the response to.
+    /// Returns a response from the result cache.
     #[inline(never)]
-    fn answered<RB>(
+    fn cached<RB>(
         mut response: Response<C>,
-        mut guard: Option<Guard<D::Ticket>>,
-        asked: Asked,
+        mut guard: Option<FlowGuard<D::Ticket>>,
+        method: MethodKind,
     ) -> Self
     where
         C: RejectBody<RB>,
@@ -242,107 +259,113 @@ where
         if let Some(mut flow) = guard.take() {
             let status = response.status();
             flow.http_status(status);
-            flow.judge(ResponseHead::new(&response));
-            flow.tell_quotas(response.headers_mut());
-            let silent = asked.never_sends(status);
-            let left = if silent {
+            flow.classify_head(ResponseHead::new(&response));
+            flow.append_rate_limits(response.headers_mut());
+            let remaining = if method.has_no_body(status) {
                 Some(0)
             } else {
                 flow.watch_body(response.headers());
                 response.body().hint().exact()
             };
-            let ends = response.body().is_over();
-            if ends || left == Some(0) {
-                flow.judge_body();
+            let is_over = response.body().is_over();
+            if is_over || remaining == Some(0) {
+                flow.classify_body();
             }
-            if ends {
+            if is_over {
                 flow.finish();
             } else {
-                flow.sending(left);
+                flow.sending(remaining);
                 guard = Some(flow);
             }
         }
         let response = Some(response);
         Self {
-            state: State::Answered { response, guard },
+            state: State::Responding { response, guard },
         }
     }
 }
 
-impl<T: Ticket> Flow<T> {
+impl<T: Ticket> RunningFlow<T> {
     #[inline(always)]
-    pub(crate) fn new(guard: Guard<T>, method: &Method) -> Self {
+    pub(crate) fn new(guard: FlowGuard<T>, method: &Method) -> Self {
         Self {
             guard: Some(guard),
-            asked: Asked::new(method),
-            plan: None,
+            method: MethodKind::new(method),
+            extras: None,
         }
     }
 
-    const fn unguarded(asked: Asked, plan: Box<Plan>) -> Self {
+    const fn unguarded(method: MethodKind, extras: Box<RequestExtras>) -> Self {
         Self {
             guard: None,
-            asked,
-            plan: Some(plan),
+            method,
+            extras: Some(extras),
         }
     }
 
-    pub(crate) const fn guard(&mut self) -> Option<&mut Guard<T>> {
+    pub(crate) const fn guard(&mut self) -> Option<&mut FlowGuard<T>> {
         self.guard.as_mut()
     }
 
-    /// Hands the flow over to the body of its response, or ends it with the head. What panics
-    /// before leaves it in its `slot`, to be ended by a drop.
+    /// Moves the flow into the body of its response, or ends it with the head. A panic before that
+    /// leaves the flow in `flow_slot`, whose drop ends it.
     #[inline]
     fn respond<B: Body, C>(
-        slot: &mut Option<Self>,
+        flow_slot: &mut Option<Self>,
         mut response: Response<B>,
     ) -> Response<ResponseBody<B, C, T>> {
-        let Some(Self { guard, asked, plan }) = slot else {
-            return response.map(ResponseBody::passed);
+        let Some(Self {
+            guard,
+            method,
+            extras,
+        }) = flow_slot
+        else {
+            return response.map(ResponseBody::without_flow);
         };
         let status = response.status();
         let Some(guard) = guard else {
-            let empty = response.body().is_end_stream() || asked.never_sends(status);
-            let tape = plan.take().and_then(|plan| plan.record(&response, empty));
-            *slot = None;
-            return response.map(|body| match tape {
-                None => ResponseBody::passed(body),
-                Some(tape) => ResponseBody::recorded(body, None, tape),
+            let is_empty = response.body().is_end_stream() || method.has_no_body(status);
+            let recorder = extras
+                .take()
+                .and_then(|extras| extras.record(&response, is_empty));
+            *flow_slot = None;
+            return response.map(|body| match recorder {
+                None => ResponseBody::without_flow(body),
+                Some(recorder) => ResponseBody::recorded(body, None, recorder),
             });
         };
         guard.http_status(status);
-        guard.judge(ResponseHead::new(&response));
-        // After these heads the connection speaks another protocol.
-        let switched = status == StatusCode::SWITCHING_PROTOCOLS
-            || (*asked == Asked::Connect && status.is_success());
-        let ends = response.body().is_end_stream();
-        let silent = asked.never_sends(status);
-        let plan = plan.take();
-        let tape = plan.and_then(|plan| plan.record(&response, ends || silent));
-        // What is left of a quota is for this client, and not for those after it.
-        guard.tell_quotas(response.headers_mut());
-        let left = if silent || switched {
+        guard.classify_head(ResponseHead::new(&response));
+        // After these heads the connection uses another protocol.
+        let switches_protocol = status == StatusCode::SWITCHING_PROTOCOLS
+            || (*method == MethodKind::Connect && status.is_success());
+        let is_over = response.body().is_end_stream();
+        let has_no_body = method.has_no_body(status);
+        let extras = extras.take();
+        let recorder = extras.and_then(|extras| extras.record(&response, is_over || has_no_body));
+        // After `record`: the stored response must not contain the quota of this client.
+        guard.append_rate_limits(response.headers_mut());
+        let remaining = if has_no_body || switches_protocol {
             Some(0)
         } else {
             guard.watch_body(response.headers());
             let size = response.body().size_hint().exact();
             size.or_else(|| content_length(response.headers()))
         };
-        if ends || left == Some(0) {
-            guard.judge_body();
+        if is_over || remaining == Some(0) {
+            guard.classify_body();
         }
-        if switched || ends {
+        if switches_protocol || is_over {
             guard.finish();
-            *slot = None;
-            return response.map(ResponseBody::passed);
+            *flow_slot = None;
+            return response.map(ResponseBody::without_flow);
         }
-        guard.sending(left);
+        guard.sending(remaining);
         let (head, body) = response.into_parts();
-        let guard = slot.take().and_then(|flow| flow.guard);
-        let body = match tape {
-            None => ResponseBody::guarded(body, guard),
-            Some(tape) => ResponseBody::recorded(body, guard, tape),
+        let guard = flow_slot.take().and_then(|flow| flow.guard);
+        let body = match recorder {
+            None => ResponseBody::with_guard(body, guard),
+            Some(recorder) => ResponseBody::recorded(body, guard, recorder),
         };
         Response::from_parts(head, body)
     }
@@ -368,7 +391,8 @@ where
         loop {
             match state.as_mut().project() {
                 StateProj::Deciding { pending, waiting } => {
-                    // Before the poll, so that no verdict is lost after a panic.
+                    // Checked before the poll, so that polling again after a panic loses no
+                    // verdict.
                     if waiting.is_none() {
                         polled_again();
                     }
@@ -380,15 +404,16 @@ where
                     let name = &waiting.control_point;
                     let deadline = waiting.deadline;
                     let settings = &waiting.config.settings;
-                    let mut ruling = settings.rule(verdict, head, deadline, || Arc::clone(name));
-                    let plan = waiting.plan.as_mut();
-                    if plan.is_some_and(|plan| plan.look_at(&mut ruling))
+                    let mut action =
+                        settings.apply_verdict(verdict, head, deadline, || Arc::clone(name));
+                    let extras = waiting.extras.as_mut();
+                    if extras.is_some_and(|extras| extras.take_lookup(&mut action))
                         && let Some(decider) = waiting.decider.take()
                     {
-                        match settings.ask_again(&decider, name, head, deadline) {
+                        match settings.check_again(&decider, name, head, deadline) {
                             Check::Ready(verdict) => {
                                 let name = || Arc::clone(name);
-                                ruling = settings.rule(verdict, head, deadline, name);
+                                action = settings.apply_verdict(verdict, head, deadline, name);
                             }
                             Check::Pending(pending) => {
                                 let waiting = Some(waiting);
@@ -397,26 +422,26 @@ where
                             }
                         }
                     }
-                    if let (Some(deadline), Ruling::Run(_) | Ruling::Shadow(..)) =
-                        (deadline, &ruling)
+                    if let (Some(deadline), RequestAction::Run(_) | RequestAction::Shadow(..)) =
+                        (deadline, &action)
                     {
                         deadline.update(waiting.request.headers_mut());
                     }
-                    let next = Self::settle(
+                    let next = Self::perform(
                         &waiting.config,
                         &mut waiting.inner,
                         waiting.request,
-                        ruling,
-                        waiting.plan,
+                        action,
+                        waiting.extras,
                     );
                     state.set(next.state);
                 }
                 StateProj::Running { inner, flow } => {
                     let response = ready!(inner.poll(cx));
                     return Poll::Ready(match response {
-                        Ok(response) => Ok(Flow::respond(flow, response)),
+                        Ok(response) => Ok(RunningFlow::respond(flow, response)),
                         Err(error) => {
-                            if let Some(guard) = flow.as_mut().and_then(Flow::guard) {
+                            if let Some(guard) = flow.as_mut().and_then(RunningFlow::guard) {
                                 guard.fail();
                             }
                             *flow = None;
@@ -424,22 +449,24 @@ where
                         }
                     });
                 }
-                StateProj::Answered { response, guard } => {
+                StateProj::Responding { response, guard } => {
                     let Some(response) = response.take() else {
                         polled_again();
                     };
                     let guard = guard.take();
-                    return Poll::Ready(Ok(response.map(|body| ResponseBody::own(body, guard))));
+                    return Poll::Ready(Ok(
+                        response.map(|body| ResponseBody::replacement(body, guard))
+                    ));
                 }
             }
         }
     }
 }
 
-/// As with any future, that is a defect of the caller.
+/// Panics because the caller polled a completed future, which is a bug of the caller.
 #[cold]
 fn polled_again() -> ! {
-    panic!("`ResponseFuture` polled after it was done")
+    panic!("`ResponseFuture` polled after completion")
 }
 
 impl<S, D, R, B, C> fmt::Debug for ResponseFuture<S, D, R, B, C>
@@ -451,7 +478,7 @@ where
         f.write_str(match self.state {
             State::Deciding { .. } => "ResponseFuture(deciding)",
             State::Running { .. } => "ResponseFuture(running)",
-            State::Answered { .. } => "ResponseFuture(answered)",
+            State::Responding { .. } => "ResponseFuture(responding)",
         })
     }
 }

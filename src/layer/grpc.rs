@@ -1,4 +1,4 @@
-//! Rejections in the form of gRPC, and which requests get it.
+//! Rejections as gRPC responses, and the requests that get them.
 
 use std::time::Duration;
 
@@ -15,20 +15,21 @@ const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
 const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
-/// A name longer than this is not told: heads have little room.
-const LONGEST_NAME: usize = 256;
-/// Seconds that `google.protobuf.Duration` may have: ten thousand years.
-const LONGEST_WAIT: u64 = 315_576_000_000;
+/// The longest control point, in bytes, that the error details contain: response heads are limited
+/// in size.
+const LONGEST_CONTROL_POINT: usize = 256;
+/// The largest number of seconds in a `google.protobuf.Duration`: ten thousand years.
+const LONGEST_WAIT_SECS: u64 = 315_576_000_000;
 
-/// Fills in the head of a refusal, which is all there is of it.
-pub(super) fn refuse(
+/// Writes the headers of a rejection. The response has no body and no trailers.
+pub(super) fn write_rejection(
     headers: &mut HeaderMap,
     content_type: HeaderValue,
     rejection: &Rejection,
     already_exists: bool,
 ) {
     let code = match rejection.status() {
-        StatusCode::CONFLICT if already_exists => Code::ALREADY_EXISTS,
+        StatusCode::CONFLICT if already_exists => GrpcCode::ALREADY_EXISTS,
         status => code(status),
     };
     let message = message(rejection.reason());
@@ -37,7 +38,7 @@ pub(super) fn refuse(
     headers.insert(MESSAGE, HeaderValue::from_static(message));
     if let Some(wait) = rejection.retry_after() {
         let millis = wait.as_nanos().div_ceil(1_000_000);
-        // Clients read a signed 64-bit number.
+        // Clients parse a signed 64-bit number.
         let millis = i64::try_from(millis).unwrap_or(i64::MAX);
         headers.insert(PUSHBACK, HeaderValue::from(millis));
     }
@@ -48,54 +49,55 @@ pub(super) fn refuse(
 
 /// Returns the content type of the response to a gRPC request; `None` if the request is not gRPC.
 ///
-/// A gRPC request is a POST with a gRPC media type. Anything else gets a response that every HTTP
-/// cache and client understands.
+/// A gRPC request is a POST with a gRPC media type. All other requests get a plain HTTP response,
+/// which every HTTP cache and client understands.
 pub(super) fn content_type(head: RequestHead<'_>) -> Option<HeaderValue> {
     if *head.method() != Method::POST {
         return None;
     }
-    let asked = head.headers().get(header::CONTENT_TYPE)?;
-    Some(match media_type(asked.as_bytes())? {
-        Transport::Http2 => HeaderValue::from_static("application/grpc"),
-        // Clients of gRPC-Web want their own type back. They read the status from the head too.
-        Transport::Web => asked.clone(),
+    let requested = head.headers().get(header::CONTENT_TYPE)?;
+    Some(match media_type(requested.as_bytes())? {
+        GrpcTransport::Http2 => HeaderValue::from_static("application/grpc"),
+        // gRPC-Web clients expect the content type of their request. They read the status from the
+        // head too.
+        GrpcTransport::Web => requested.clone(),
     })
 }
 
-/// Returns true if the content type is one of gRPC, whatever the method.
+/// Returns true if the content type is a gRPC media type, whatever the method.
 pub(super) fn has_media_type(headers: &HeaderMap) -> bool {
-    let asked = headers.get(header::CONTENT_TYPE);
-    asked.is_some_and(|asked| media_type(asked.as_bytes()).is_some())
+    let content_type = headers.get(header::CONTENT_TYPE);
+    content_type.is_some_and(|value| media_type(value.as_bytes()).is_some())
 }
 
-/// The two kinds of gRPC.
-enum Transport {
+/// The transport of a gRPC request.
+enum GrpcTransport {
     Http2,
     Web,
 }
 
-/// Reads `application/grpc`, `application/grpc-web` and `application/grpc-web-text`, each with or
-/// without a message format such as `+proto`, and parameters. Case does not matter.
-fn media_type(value: &[u8]) -> Option<Transport> {
+/// Parses `application/grpc`, `application/grpc-web` and `application/grpc-web-text`, each with an
+/// optional message format such as `+proto` and optional parameters. Case-insensitive.
+fn media_type(value: &[u8]) -> Option<GrpcTransport> {
     const GRPC: &[u8] = b"application/grpc";
-    let without = |text: &[u8], prefix: &[u8]| {
+    let prefix_len = |text: &[u8], prefix: &[u8]| {
         let (start, _) = text.split_at_checked(prefix.len())?;
         start.eq_ignore_ascii_case(prefix).then_some(prefix.len())
     };
-    let mut at = without(value, GRPC)?;
-    let mut transport = Transport::Http2;
-    if let Some(length) = without(&value[at..], b"-web") {
-        transport = Transport::Web;
+    let mut at = prefix_len(value, GRPC)?;
+    let mut transport = GrpcTransport::Http2;
+    if let Some(length) = prefix_len(&value[at..], b"-web") {
+        transport = GrpcTransport::Web;
         at += length;
-        at += without(&value[at..], b"-text").unwrap_or(0);
+        at += prefix_len(&value[at..], b"-text").unwrap_or(0);
     }
     matches!(value[at..], [] | [b'+' | b';' | b' ' | b'\t', ..]).then_some(transport)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Code(u16);
+struct GrpcCode(u16);
 
-impl Code {
+impl GrpcCode {
     const UNKNOWN: Self = Self(2);
     const INVALID_ARGUMENT: Self = Self(3);
     const DEADLINE_EXCEEDED: Self = Self(4);
@@ -111,33 +113,34 @@ impl Code {
     const UNAUTHENTICATED: Self = Self(16);
 }
 
-/// The gRPC code that says to a client what an HTTP status does.
+/// Returns the gRPC code for the HTTP status of a rejection.
 ///
-/// A refusal is never code 0: a client would take it for an answer.
-fn code(status: StatusCode) -> Code {
+/// Never 0: a client would treat the rejection as success.
+fn code(status: StatusCode) -> GrpcCode {
     match status.as_u16() {
-        400 => Code::INVALID_ARGUMENT,
-        401 => Code::UNAUTHENTICATED,
-        403 => Code::PERMISSION_DENIED,
-        404 => Code::NOT_FOUND,
-        408 | 504 => Code::DEADLINE_EXCEEDED,
-        409 => Code::ABORTED,
-        412 => Code::FAILED_PRECONDITION,
-        413 | 429 => Code::RESOURCE_EXHAUSTED,
-        500 => Code::INTERNAL,
-        501 => Code::UNIMPLEMENTED,
-        502 | 503 => Code::UNAVAILABLE,
-        _ => Code::UNKNOWN,
+        400 => GrpcCode::INVALID_ARGUMENT,
+        401 => GrpcCode::UNAUTHENTICATED,
+        403 => GrpcCode::PERMISSION_DENIED,
+        404 => GrpcCode::NOT_FOUND,
+        408 | 504 => GrpcCode::DEADLINE_EXCEEDED,
+        409 => GrpcCode::ABORTED,
+        412 => GrpcCode::FAILED_PRECONDITION,
+        413 | 429 => GrpcCode::RESOURCE_EXHAUSTED,
+        500 => GrpcCode::INTERNAL,
+        501 => GrpcCode::UNIMPLEMENTED,
+        502 | 503 => GrpcCode::UNAVAILABLE,
+        _ => GrpcCode::UNKNOWN,
     }
 }
 
-/// The reason in words. ASCII without `%`, `"` and `\`, so no protocol has to encode it.
+/// Returns the message for a reason. It is ASCII without `%`, `"` and `\`, so gRPC headers and JSON
+/// need no escapes.
 pub(super) const fn message(reason: RejectReason) -> &'static str {
     match reason {
         RejectReason::RateLimited => "rejected: rate limited",
         RejectReason::NoTokens => "rejected: no capacity in time",
         RejectReason::NotSampled => "rejected: not sampled",
-        RejectReason::NoMatchingRamp => "rejected: no ramp lets it in",
+        RejectReason::NoMatchingRamp => "rejected: no matching load ramp",
         RejectReason::Unreachable => "rejected: flow control is unreachable",
         RejectReason::MissingLabel => "rejected: a required label is missing",
         RejectReason::BodyTooLarge => "rejected: the body is too large",
@@ -146,27 +149,29 @@ pub(super) const fn message(reason: RejectReason) -> &'static str {
     }
 }
 
-/// A `google.rpc.Status` with what is known beyond code and message, `None` where that is nothing.
+/// Encodes a `google.rpc.Status` with error details. Returns `None` if no details are known beyond
+/// code and message.
 ///
-/// Written by hand, because the layer knows no gRPC: five messages of two fields each.
-fn details(code: Code, message: &str, rejection: &Rejection) -> Option<HeaderValue> {
+/// Encoded by hand, because the layer does not depend on a gRPC library: five messages of two
+/// fields each.
+fn details(code: GrpcCode, message: &str, rejection: &Rejection) -> Option<HeaderValue> {
     let mut status = Vec::new();
     put_number(&mut status, 1, u64::from(code.0));
     put_bytes(&mut status, 2, message.as_bytes());
-    let bare = status.len();
+    let len_without_details = status.len();
     if let Some(wait) = rejection.retry_after() {
         let mut info = Vec::new();
         put_bytes(&mut info, 1, &duration(wait));
         let info = any("type.googleapis.com/google.rpc.RetryInfo", &info);
         put_bytes(&mut status, 3, &info);
     }
-    let quota = matches!(
+    let is_quota = matches!(
         rejection.reason(),
         RejectReason::RateLimited | RejectReason::NoTokens
     );
     let name = rejection.control_point();
-    if quota && name.len() <= LONGEST_NAME {
-        // Never the value of a label: it may say who someone is.
+    if is_quota && name.len() <= LONGEST_CONTROL_POINT {
+        // Never the value of a label, because it may identify a person.
         let mut violation = Vec::new();
         put_bytes(
             &mut violation,
@@ -179,13 +184,13 @@ fn details(code: Code, message: &str, rejection: &Rejection) -> Option<HeaderVal
         let failure = any("type.googleapis.com/google.rpc.QuotaFailure", &failure);
         put_bytes(&mut status, 3, &failure);
     }
-    if status.len() == bare {
+    if status.len() == len_without_details {
         return None;
     }
     HeaderValue::try_from(STANDARD_NO_PAD.encode(&status)).ok()
 }
 
-/// A `google.protobuf.Any`.
+/// Encodes a `google.protobuf.Any`.
 fn any(type_url: &str, value: &[u8]) -> Vec<u8> {
     let mut any = Vec::new();
     put_bytes(&mut any, 1, type_url.as_bytes());
@@ -193,17 +198,17 @@ fn any(type_url: &str, value: &[u8]) -> Vec<u8> {
     any
 }
 
-/// A `google.protobuf.Duration`.
+/// Encodes a `google.protobuf.Duration`.
 fn duration(wait: Duration) -> Vec<u8> {
     let mut duration = Vec::new();
-    put_number(&mut duration, 1, wait.as_secs().min(LONGEST_WAIT));
-    if wait.as_secs() < LONGEST_WAIT {
+    put_number(&mut duration, 1, wait.as_secs().min(LONGEST_WAIT_SECS));
+    if wait.as_secs() < LONGEST_WAIT_SECS {
         put_number(&mut duration, 2, u64::from(wait.subsec_nanos()));
     }
     duration
 }
 
-/// A field of a number; zero is told by its absence.
+/// Encodes a number field. Zero, the default, is omitted.
 fn put_number(to: &mut Vec<u8>, field: u8, number: u64) {
     if number != 0 {
         to.push(field << 3);

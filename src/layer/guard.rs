@@ -6,94 +6,101 @@ use std::thread;
 use bytes::Buf;
 use http::{HeaderMap, StatusCode};
 
-use super::config::Classify;
-use super::grpc_web::GrpcWeb;
+use super::config::SharedClassifier;
+use super::grpc_web::GrpcWebReader;
 use super::head::{GRPC_STATUS, ResponseHead};
 use super::hold::EndTicket;
-use super::rate_limit;
+use super::rate_limit_headers;
 use crate::flow::{CacheLookup, FlowOutcome, FlowStatus, HttpExtras, Ticket};
 
-/// Says how responses went; closures do.
-pub(crate) trait Judge: Send + Sync {
-    fn judge(&self, head: ResponseHead<'_>) -> FlowStatus;
+/// Classifies responses. Implemented for closures and for the state that a flow handle shares.
+pub(crate) trait ResponseClassifier: Send + Sync {
+    fn classify(&self, head: ResponseHead<'_>) -> FlowStatus;
 
-    /// The response is over, as judged or because it failed. Returns the status that the flow ends
-    /// with, `None` when something else keeps the flow open: the ticket then goes to
-    /// [`keep`](Self::keep).
+    /// Records that the response is over, with its status and whether it failed. Returns the status
+    /// with which the flow ends, or `None` if a hold keeps the flow open: the caller then passes
+    /// the ticket to [`defer`](Self::defer).
     fn close(&self, status: FlowStatus, failed: bool) -> Option<FlowStatus> {
         let _ = failed;
         Some(status)
     }
 
-    /// Ends the ticket once nothing keeps the flow open any more.
-    fn keep(&self, ticket: EndTicket, status: FlowStatus, failed: bool) {
+    /// Ends the ticket once no hold keeps the flow open.
+    fn defer(&self, ticket: EndTicket, status: FlowStatus, failed: bool) {
         let _ = failed;
         ticket(status);
     }
 }
 
-impl<F> Judge for F
+impl<F> ResponseClassifier for F
 where
     F: Fn(ResponseHead<'_>) -> FlowStatus + Send + Sync,
 {
-    fn judge(&self, head: ResponseHead<'_>) -> FlowStatus {
+    fn classify(&self, head: ResponseHead<'_>) -> FlowStatus {
         self(head)
     }
 }
 
-/// Ends a flow exactly once: when told to, or when dropped.
+/// Ends a flow exactly once: by a method, or at the latest by its drop.
 ///
-/// What a drop means depends on how far the flow has come.
-pub(crate) struct Guard<T: Ticket> {
+/// The status of a drop depends on the phase of the flow.
+pub(crate) struct FlowGuard<T: Ticket> {
     ticket: Option<T>,
     http_status: Option<StatusCode>,
-    /// What a plain end reports.
-    known: FlowStatus,
+    /// The status that a regular end reports.
+    status: FlowStatus,
     phase: Phase,
-    /// The response is to tell the quotas.
-    quotas: bool,
-    /// Of the body, while it is sent; [`UNKNOWN`] otherwise.
-    left: u64,
-    classify: Option<Classify>,
-    /// Reads the body's frames until its end is judged. Boxed: most bodies have none.
-    grpc_web: Option<Box<GrpcWeb>>,
+    /// Whether the response reports the remaining quotas.
+    reports_quotas: bool,
+    /// The bytes of the body that are not sent yet; [`UNKNOWN`] before sending and if the length is
+    /// not known.
+    remaining_bytes: u64,
+    classify: Option<SharedClassifier>,
+    /// Reads the gRPC-Web frames of the body until its end is classified. Boxed, because most
+    /// bodies have none.
+    grpc_web: Option<Box<GrpcWebReader>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// Turned away: there is no work that could fail.
+    /// The request was rejected: no work can fail.
     Rejected,
-    /// At work without a response, or inside the body's code: a drop is an error.
+    /// The service works on the response, or the body is being polled: a drop is an error.
     Working,
-    /// A body is on its way.
+    /// The body is being sent.
     Sending,
 }
 
-/// No body is as long. Not an `Option`: a guard is moved often, and each word counts.
+/// Marks an unknown length; no body is that long. Not an `Option`, because guards are moved often
+/// and an `Option` is larger.
 const UNKNOWN: u64 = u64::MAX;
 
-impl<T: Ticket> Guard<T> {
-    pub(crate) fn accepted(ticket: T, classify: Option<Classify>, quotas: bool) -> Self {
+impl<T: Ticket> FlowGuard<T> {
+    pub(crate) fn accepted(
+        ticket: T,
+        classify: Option<SharedClassifier>,
+        reports_quotas: bool,
+    ) -> Self {
         Self {
             ticket: Some(ticket),
             http_status: None,
-            known: FlowStatus::Ok,
+            status: FlowStatus::Ok,
             phase: Phase::Working,
-            quotas,
-            left: UNKNOWN,
+            reports_quotas,
+            remaining_bytes: UNKNOWN,
             classify,
             grpc_web: None,
         }
     }
 
-    pub(crate) fn rejected(ticket: T, quotas: bool) -> Self {
+    pub(crate) fn rejected(ticket: T, reports_quotas: bool) -> Self {
         Self {
             ticket: Some(ticket),
             http_status: None,
-            known: FlowStatus::Unset,
+            status: FlowStatus::Unset,
             phase: Phase::Rejected,
-            quotas,
-            left: UNKNOWN,
+            reports_quotas,
+            remaining_bytes: UNKNOWN,
             classify: None,
             grpc_web: None,
         }
@@ -103,14 +110,14 @@ impl<T: Ticket> Guard<T> {
         self.ticket.as_mut()?.take_cache_lookup()
     }
 
-    /// Adds the quotas of the flow to its response, if that is wanted.
+    /// Adds the quotas of the flow to the headers of its response, if enabled.
     #[inline]
-    pub(crate) fn tell_quotas(&mut self, headers: &mut HeaderMap) {
-        if self.quotas
+    pub(crate) fn append_rate_limits(&mut self, headers: &mut HeaderMap) {
+        if self.reports_quotas
             && let Some(ticket) = &mut self.ticket
         {
             let rejected = self.phase == Phase::Rejected;
-            rate_limit::add(headers, &ticket.take_quotas(), rejected);
+            rate_limit_headers::append(headers, &ticket.take_quotas(), rejected);
         }
     }
 
@@ -118,11 +125,11 @@ impl<T: Ticket> Guard<T> {
         self.ticket.as_mut()?.take_http_extras()
     }
 
-    pub(crate) fn take_classify(&mut self) -> Option<Classify> {
+    pub(crate) fn take_classify(&mut self) -> Option<SharedClassifier> {
         self.classify.take()
     }
 
-    pub(crate) fn judge_by(&mut self, classify: Classify) {
+    pub(crate) fn set_classify(&mut self, classify: SharedClassifier) {
         self.classify = Some(classify);
     }
 
@@ -130,87 +137,90 @@ impl<T: Ticket> Guard<T> {
         self.http_status = Some(status);
     }
 
-    /// Judges a head or trailers. Once an error, always an error.
-    pub(crate) fn judge(&mut self, head: ResponseHead<'_>) {
+    /// Classifies a head or trailers. An error is never replaced by a later status.
+    pub(crate) fn classify_head(&mut self, head: ResponseHead<'_>) {
         let status = match &self.classify {
-            Some(classify) => classify.judge(head),
-            None => head.judged(),
+            Some(classify) => classify.classify(head),
+            None => head.default_status(),
         };
-        if self.known != FlowStatus::Error {
-            self.known = status;
+        if self.status != FlowStatus::Error {
+            self.status = status;
         }
     }
 
-    pub(crate) fn judge_trailers(&mut self, trailers: &HeaderMap) {
+    pub(crate) fn classify_trailers(&mut self, trailers: &HeaderMap) {
         if trailers.contains_key(&GRPC_STATUS) {
             self.grpc_web = None;
         }
         let status = self.http_status.unwrap_or_default();
-        self.judge(ResponseHead::trailers(status, trailers));
+        self.classify_head(ResponseHead::trailers(status, trailers));
     }
 
-    /// The body that follows these headers will be sent, and is to be judged by what is in it.
+    /// Prepares for the body that follows these headers: a gRPC-Web body has its trailers in its
+    /// data.
     #[inline]
     pub(crate) fn watch_body(&mut self, headers: &HeaderMap) {
-        self.grpc_web = GrpcWeb::of(headers);
+        self.grpc_web = GrpcWebReader::for_response(headers);
     }
 
-    /// Looks at data of the body. Returns true when that completed the trailers in it.
+    /// Reads data of the body. Returns true if it completed the trailers of a gRPC-Web body.
     #[inline]
     pub(crate) fn read_data(&mut self, data: &impl Buf) -> bool {
         let web = self.grpc_web.as_mut();
         web.is_some_and(|web| web.read(data))
     }
 
-    /// The body is over: judges it by what was in it.
+    /// Classifies the trailers that the data of a gRPC-Web body contained. Called at the end of the
+    /// body.
     #[inline]
-    pub(crate) fn judge_body(&mut self) {
+    pub(crate) fn classify_body(&mut self) {
         if let Some(web) = self.grpc_web.take()
             && let Some(trailers) = web.into_trailers()
         {
-            self.judge_trailers(&trailers);
+            self.classify_trailers(&trailers);
         }
     }
 
-    /// From now on a drop is a plain end once `left` is 0.
-    pub(crate) fn sending(&mut self, left: Option<u64>) {
+    /// Starts or resumes the sending phase, in which a drop is a regular end if no bytes remain.
+    pub(crate) fn sending(&mut self, remaining_bytes: Option<u64>) {
         self.phase = Phase::Sending;
-        self.left = left.unwrap_or(UNKNOWN);
+        self.remaining_bytes = remaining_bytes.unwrap_or(UNKNOWN);
     }
 
-    /// Enters the body's code: should that panic, a later drop must not look like a plain end.
-    pub(crate) fn enter(&mut self) -> Option<u64> {
+    /// Prepares for a poll of the body, and returns the remaining bytes. If the poll panics, a
+    /// later drop must not count as a regular end.
+    pub(crate) fn begin_poll(&mut self) -> Option<u64> {
         self.phase = Phase::Working;
-        let left = std::mem::replace(&mut self.left, UNKNOWN);
-        (left != UNKNOWN).then_some(left)
+        let remaining = std::mem::replace(&mut self.remaining_bytes, UNKNOWN);
+        (remaining != UNKNOWN).then_some(remaining)
     }
 
-    /// The body is dropped. It may have come to its end without being polled again.
+    /// Called when the body is dropped. The body may have reached its end without another poll.
     ///
-    /// A body whose own trailers have not come is not asked: without them it is an error.
+    /// Skips `is_over` for a gRPC-Web body without its trailers: that body ends as an error.
     pub(crate) fn body_dropped(&mut self, is_over: impl FnOnce() -> bool) {
-        let ask = self.phase == Phase::Sending
-            && self.left != 0
+        let query = self.phase == Phase::Sending
+            && self.remaining_bytes != 0
             && self.grpc_web.is_none()
             && !thread::panicking();
-        // A panic here would be that of a connection, and take other requests along.
-        if ask && catch_unwind(AssertUnwindSafe(is_over)).unwrap_or(false) {
-            self.left = 0;
+        // A panic here would unwind the task of the connection and end other requests on it.
+        if query && catch_unwind(AssertUnwindSafe(is_over)).unwrap_or(false) {
+            self.remaining_bytes = 0;
         }
     }
 
-    /// The flow came to its end; nothing that follows counts.
-    // Where the guard is: to move it would cost more than the end.
+    /// Ends the flow with the status recorded so far. Later calls have no effect.
+    // By reference: moving the guard would cost more than the end itself.
     pub(crate) fn finish(&mut self) {
-        self.end(self.known, false);
+        self.end(self.status, false);
     }
 
-    /// The flow failed; nothing that follows counts.
+    /// Ends the flow as an error. Later calls have no effect.
     pub(crate) fn fail(&mut self) {
         self.end(FlowStatus::Error, true);
     }
 
-    /// Ends a flow whose request did not run, because it is asked about anew.
+    /// Ends a flow whose request has not run because it is checked again.
     pub(crate) fn withdraw(&mut self) {
         self.end(FlowStatus::Unset, false);
     }
@@ -229,13 +239,13 @@ impl<T: Ticket> Guard<T> {
             None => end(status),
             Some(classify) => match classify.close(status, failed) {
                 Some(status) => end(status),
-                None => classify.keep(Box::new(end), status, failed),
+                None => classify.defer(Box::new(end), status, failed),
             },
         }
     }
 }
 
-impl<T: Ticket> Drop for Guard<T> {
+impl<T: Ticket> Drop for FlowGuard<T> {
     #[inline]
     fn drop(&mut self) {
         if self.ticket.is_none() {
@@ -243,7 +253,9 @@ impl<T: Ticket> Drop for Guard<T> {
         }
         let (status, failed) = match self.phase {
             Phase::Rejected => (FlowStatus::Unset, false),
-            Phase::Sending if self.left == 0 && !thread::panicking() => (self.known, false),
+            Phase::Sending if self.remaining_bytes == 0 && !thread::panicking() => {
+                (self.status, false)
+            }
             Phase::Sending | Phase::Working => (FlowStatus::Error, true),
         };
         self.end(status, failed);

@@ -1,4 +1,4 @@
-//! The handle by which the inner service reaches the flow of its request.
+//! The handle through which the inner service accesses the flow of its request.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::config::Classify;
-use super::guard::{Guard, Judge};
+use super::config::SharedClassifier;
+use super::guard::{FlowGuard, ResponseClassifier};
 use super::head::ResponseHead;
 use super::hold::{EndTicket, FlowHold, HeldEnd, Holds};
 use crate::flow::{
@@ -16,16 +16,16 @@ use crate::flow::{
     FlowStatus, Ticket,
 };
 
-/// A request's flow in the hands of the inner service, an extension of the request where the layer
-/// was told to [expose](crate::ApertureLayer::expose_flow) it.
+/// A handle to the flow of a request, for the inner service. The layer inserts it as an extension
+/// of the request if [`expose_flow`](crate::ApertureLayer::expose_flow) is set.
 ///
-/// It tells what was decided and what the caches had, writes to the caches, and says how the work
-/// went. The handle itself does not keep the flow open, see
-/// [when a flow ends](crate::layer#when-a-flow-ends). For work that outlives the response take a
-/// [`hold`](Self::hold). Cloning is a pointer bump.
+/// The handle returns the decision and the values of the caches, writes to the caches, and sets the
+/// status of the flow. It does not keep the flow open; see
+/// [when a flow ends](crate::layer#when-a-flow-ends). For work that outlives the response, take a
+/// [`hold`](Self::hold). A clone copies one pointer.
 ///
-/// With the feature `axum` it is an extractor, which answers 500 where there is no flow, and
-/// `Option<FlowHandle>` one that does not.
+/// With the feature `axum`, `FlowHandle` is an extractor that responds with status 500 if the
+/// request has no flow, and `Option<FlowHandle>` is an extractor that accepts such requests.
 ///
 /// ```
 /// # let client = tower_aperture::ApertureClient::disabled();
@@ -34,7 +34,7 @@ use crate::flow::{
 /// use tower_aperture::{ApertureLayer, FlowStatus};
 ///
 /// async fn report(Extension(flow): Extension<FlowHandle>) -> String {
-///     // Half a report is a 200 to the client, and an error to the policy.
+///     // The client gets status 200, but policies count the flow as an error.
 ///     flow.set_status(FlowStatus::Error);
 ///     format!("half a report, {:?}", flow.decision())
 /// }
@@ -44,18 +44,18 @@ use crate::flow::{
 /// ```
 #[derive(Clone)]
 pub struct FlowHandle {
-    shared: Arc<Shared>,
+    shared: Arc<SharedFlow>,
 }
 
-struct Shared {
+struct SharedFlow {
     control_point: Arc<str>,
     decision: FlowDecision,
     result_key: Option<Box<str>>,
     caches: Option<Arc<dyn Caches>>,
-    found: CacheLookup,
-    /// What judges the flow when the handle says nothing.
-    classify: Option<Classify>,
-    /// What was said last, and whether the flow is over.
+    lookup: CacheLookup,
+    /// Classifies the response if the application does not set a status.
+    classify: Option<SharedClassifier>,
+    /// The last status that the application set, and the bit [`ENDED`] once the flow is over.
     status: AtomicU8,
     holds: Holds,
 }
@@ -70,16 +70,16 @@ impl FlowHandle {
     pub(super) fn new<T: Ticket>(
         control_point: Arc<str>,
         decision: FlowDecision,
-        (result_key, caches, found): (Option<Box<str>>, Option<Arc<dyn Caches>>, CacheLookup),
-        guard: Option<&mut Guard<T>>,
+        (result_key, caches, lookup): (Option<Box<str>>, Option<Arc<dyn Caches>>, CacheLookup),
+        guard: Option<&mut FlowGuard<T>>,
     ) -> Self {
         let make = |classify, status| {
-            Arc::new(Shared {
+            Arc::new(SharedFlow {
                 control_point,
                 decision,
                 result_key,
                 caches,
-                found,
+                lookup,
                 classify,
                 status: AtomicU8::new(status),
                 holds: Holds::new(status == ENDED),
@@ -88,7 +88,7 @@ impl FlowHandle {
         let shared = match guard {
             Some(guard) => {
                 let shared = make(guard.take_classify(), NOT_SET);
-                guard.judge_by(shared.clone());
+                guard.set_classify(shared.clone());
                 shared
             }
             None => make(None, ENDED),
@@ -96,31 +96,33 @@ impl FlowHandle {
         Self { shared }
     }
 
-    /// What was decided: accepted, or unreachable; or rejected, where the layer only
-    /// [tries](crate::ApertureLayer::shadow_mode) what would be.
+    /// Returns the decision: accepted or unreachable or, in
+    /// [shadow mode](crate::ApertureLayer::shadow_mode), rejected.
     #[must_use]
     pub fn decision(&self) -> FlowDecision {
         self.shared.decision
     }
 
-    /// Where the flow entered.
+    /// Returns the control point of the flow.
     #[must_use]
     pub fn control_point(&self) -> &str {
         &self.shared.control_point
     }
 
-    /// The flow is over, or was never answered for.
+    /// Returns true if the flow has ended, or never started because the check was unreachable.
     #[must_use]
     pub fn is_ended(&self) -> bool {
         self.shared.status.load(Ordering::Acquire) & ENDED != 0
     }
 
-    /// Keeps the flow open until the hold is dropped, beyond the end of the response: for a
-    /// WebSocket, a CONNECT tunnel or a background job, which is to keep its concurrency slot. See
-    /// [`FlowHold`].
+    /// Returns a hold, which keeps the flow open until it is dropped, beyond the end of the
+    /// response.
     ///
-    /// Take it before the response is returned. When the flow [is ended](Self::is_ended), or when
-    /// nobody decided about it, the hold keeps nothing and [says so](FlowHold::is_open).
+    /// For a WebSocket, a CONNECT tunnel or a background job that must keep its concurrency slot.
+    /// See [`FlowHold`].
+    ///
+    /// Take the hold before the response is returned. If the flow [has ended](Self::is_ended) or
+    /// was unreachable, the hold has no effect and [`FlowHold::is_open`] returns false.
     pub fn hold(&self) -> FlowHold {
         FlowHold::new(self.clone())
     }
@@ -129,16 +131,16 @@ impl FlowHandle {
         &self.shared.holds
     }
 
-    /// Ends the flow, which no hold keeps open any more.
+    /// Ends the flow after its last hold was dropped.
     pub(super) fn end(&self, end: HeldEnd) {
         self.shared.end(end);
     }
 
-    /// Says how the work went, in place of what the layer makes of the response; the last call
-    /// counts. A flow that fails after that, because the client leaves or the body breaks, is an
-    /// error all the same.
+    /// Sets the status of the flow, which replaces the status of the response. A later call
+    /// replaces an earlier one. If the flow fails after the call, because the client disconnects or
+    /// the body fails, it still ends as an error.
     ///
-    /// Returns false when the flow [is ended](Self::is_ended): the status comes too late.
+    /// Returns false, without effect, if the flow [has ended](Self::is_ended).
     pub fn set_status(&self, status: FlowStatus) -> bool {
         let code = match status {
             FlowStatus::Ok => OK,
@@ -152,39 +154,40 @@ impl FlowHandle {
             .is_ok()
     }
 
-    /// The value of the [result cache key](crate::ApertureLayer::result_cache_key), as it was when
-    /// the flow started; `None` is a miss.
+    /// Returns the value of the [result cache key](crate::ApertureLayer::result_cache_key) at the
+    /// start of the flow; `None` is a miss.
     ///
     /// # Errors
     ///
-    /// When there is no such key, nobody answered, or the cache refused.
+    /// If the request has no such key, the check was unreachable, or the cache returned an error.
     pub fn result_cache(&self) -> Result<Option<Bytes>, CacheError> {
-        let found = self.shared.found.result.as_ref();
-        read(found.ok_or(CacheError::NotRequested)?)
+        let value = self.shared.lookup.result.as_ref();
+        read(value.ok_or(CacheError::NotRequested)?)
     }
 
-    /// The value of a [global cache key](crate::ApertureLayer::global_cache_key), as it was when
-    /// the flow started; `None` is a miss.
+    /// Returns the value of a [global cache key](crate::ApertureLayer::global_cache_key) at the
+    /// start of the flow; `None` is a miss.
     ///
     /// # Errors
     ///
-    /// When the layer has no such key, nobody answered, or the cache refused.
+    /// If the layer did not look the key up, the check was unreachable, or the cache returned an
+    /// error.
     pub fn global_cache(&self, key: &str) -> Result<Option<Bytes>, CacheError> {
         read(
             self.shared
-                .found
+                .lookup
                 .global(key)
                 .ok_or(CacheError::UnknownKey)?,
         )
     }
 
-    /// Stores a value under the flow's result cache key, for `ttl`, as
-    /// [`ApertureClient::set_result_cache`](crate::ApertureClient::set_result_cache) does. The
-    /// caches outlive the flow: this works when it is over, too.
+    /// Stores a value under the flow's result cache key for `ttl`, like
+    /// [`ApertureClient::set_result_cache`](crate::ApertureClient::set_result_cache). Also works
+    /// after the flow has ended, because the caches outlive it.
     ///
     /// # Errors
     ///
-    /// When there is no such key, the value is not taken, or there are no caches.
+    /// If the flow has no such key, the value is not accepted, or the client has no caches.
     pub async fn set_result_cache(
         &self,
         value: impl Into<Bytes>,
@@ -194,22 +197,22 @@ impl FlowHandle {
         self.caches()?.set(place, value.into(), ttl).await
     }
 
-    /// Deletes the value under the flow's result cache key; a missing one is no error.
+    /// Deletes the value under the flow's result cache key. A missing value is not an error.
     ///
     /// # Errors
     ///
-    /// When there is no such key, the Agent does not answer, or there are no caches.
+    /// If the flow has no such key, the Agent does not respond, or the client has no caches.
     pub async fn delete_result_cache(&self) -> Result<(), CacheError> {
         let place = self.result_place()?;
         self.caches()?.delete(place).await
     }
 
-    /// Stores a value in the global cache for `ttl`, as
-    /// [`ApertureClient::set_global_cache`](crate::ApertureClient::set_global_cache) does.
+    /// Stores a value in the global cache for `ttl`, like
+    /// [`ApertureClient::set_global_cache`](crate::ApertureClient::set_global_cache).
     ///
     /// # Errors
     ///
-    /// When the value is not taken, or there are no caches.
+    /// If the value is not accepted, or the client has no caches.
     pub async fn set_global_cache(
         &self,
         key: &str,
@@ -220,11 +223,11 @@ impl FlowHandle {
         self.caches()?.set(place, value.into(), ttl).await
     }
 
-    /// Deletes a value of the global cache; a missing one is no error.
+    /// Deletes a value of the global cache. A missing value is not an error.
     ///
     /// # Errors
     ///
-    /// When the Agent does not answer, or there are no caches.
+    /// If the Agent does not respond, or the client has no caches.
     pub async fn delete_global_cache(&self, key: &str) -> Result<(), CacheError> {
         self.caches()?.delete(CachePlace::Global { key }).await
     }
@@ -242,60 +245,60 @@ impl FlowHandle {
 }
 
 fn read(value: &CacheValue) -> Result<Option<Bytes>, CacheError> {
-    let refused = |refusal: CacheRefusal| CacheError::Server(refusal.into_text());
-    value.clone().map_err(refused)
+    let to_error = |refusal: CacheRefusal| CacheError::Server(refusal.into_text());
+    value.clone().map_err(to_error)
 }
 
-impl Judge for Shared {
-    fn judge(&self, head: ResponseHead<'_>) -> FlowStatus {
+impl ResponseClassifier for SharedFlow {
+    fn classify(&self, head: ResponseHead<'_>) -> FlowStatus {
         match &self.classify {
-            Some(classify) => classify.judge(head),
-            None => head.judged(),
+            Some(classify) => classify.classify(head),
+            None => head.default_status(),
         }
     }
 
     fn close(&self, status: FlowStatus, failed: bool) -> Option<FlowStatus> {
         let failed = failed | self.holds.close()?;
-        Some(self.ended(status, failed))
+        Some(self.mark_ended(status, failed))
     }
 
-    fn keep(&self, ticket: EndTicket, status: FlowStatus, failed: bool) {
+    fn defer(&self, ticket: EndTicket, status: FlowStatus, failed: bool) {
         let end = HeldEnd {
             ticket,
             status,
             failed,
         };
-        if let Some(end) = self.holds.keep(end) {
+        if let Some(end) = self.holds.defer(end) {
             self.end(end);
         }
     }
 }
 
-impl Shared {
+impl SharedFlow {
     fn end(&self, end: HeldEnd) {
-        let status = self.ended(end.status, end.failed);
+        let status = self.mark_ended(end.status, end.failed);
         (end.ticket)(status);
     }
 
-    /// Notes that the flow is over. Returns the status it ends with.
-    fn ended(&self, judged: FlowStatus, failed: bool) -> FlowStatus {
+    /// Records that the flow is over. Returns the status with which it ends.
+    fn mark_ended(&self, response_status: FlowStatus, failed: bool) -> FlowStatus {
         match self.status.fetch_or(ENDED, Ordering::AcqRel) {
             _ if failed => FlowStatus::Error,
             OK => FlowStatus::Ok,
             ERROR => FlowStatus::Error,
             UNSET => FlowStatus::Unset,
-            _ => judged,
+            _ => response_status,
         }
     }
 }
 
-/// Neither keys nor values: they may identify people.
+// Omits keys and values, because they may identify people.
 impl fmt::Debug for FlowHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FlowHandle")
             .field("control_point", &self.shared.control_point)
             .field("decision", &self.shared.decision)
-            .field("found", &self.shared.found)
+            .field("lookup", &self.shared.lookup)
             .field("is_ended", &self.is_ended())
             .finish()
     }

@@ -1,11 +1,11 @@
-//! Heads of requests and responses, as hooks see them.
+//! Heads of requests and responses, which hooks read.
 
 use http::{Extensions, HeaderMap, Method, Request, StatusCode, Uri, Version, header::HeaderName};
 
 use super::names::LabelNames;
 use crate::flow::FlowStatus;
 
-/// What hooks see of a request: everything but its body, borrowed.
+/// The head of a request, borrowed: everything except the body. Hooks get it.
 ///
 /// ```
 /// use tower_aperture::layer::RequestHead;
@@ -23,12 +23,12 @@ pub struct RequestHead<'a> {
     version: Version,
     headers: &'a HeaderMap,
     extensions: &'a Extensions,
-    /// Judges the names that become labels; `None` where names are wanted as they are.
+    /// Replaces unknown names in labels; `None` to read names unchanged.
     names: Option<&'a LabelNames<'a>>,
 }
 
 impl<'a> RequestHead<'a> {
-    /// The head of a request with any body.
+    /// Borrows the head of a request.
     #[must_use]
     pub fn new<B>(request: &'a Request<B>) -> Self {
         Self {
@@ -41,7 +41,7 @@ impl<'a> RequestHead<'a> {
         }
     }
 
-    /// The same head for readers of labels.
+    /// Returns the same head for readers of labels.
     pub(crate) const fn naming_labels(mut self, names: &'a LabelNames<'a>) -> Self {
         self.names = Some(names);
         self
@@ -51,13 +51,13 @@ impl<'a> RequestHead<'a> {
         self.names
     }
 
-    /// Returns true if the text is a piece of the target or of a header, and so the client's own
-    /// words. Compares places in memory, not contents.
-    pub(crate) fn holds(self, text: &str) -> bool {
+    /// Returns true if `text` is a slice of the request target or of a header value, and so chosen
+    /// by the client. Compares addresses in memory, not contents.
+    pub(crate) fn contains_slice(self, text: &str) -> bool {
         let text = text.as_bytes().as_ptr_range();
-        let within = |whole: &[u8]| {
-            let whole = whole.as_ptr_range();
-            whole.start <= text.start && text.end <= whole.end
+        let within = |buffer: &[u8]| {
+            let buffer = buffer.as_ptr_range();
+            buffer.start <= text.start && text.end <= buffer.end
         };
         let target = self.uri.path_and_query();
         target.is_some_and(|target| within(target.as_str().as_bytes()))
@@ -65,37 +65,37 @@ impl<'a> RequestHead<'a> {
             || self.headers.values().any(|value| within(value.as_bytes()))
     }
 
-    /// The method.
+    /// Returns the method.
     #[must_use]
     pub const fn method(self) -> &'a Method {
         self.method
     }
 
-    /// The target, as the server or client before the layer left it.
+    /// Returns the request target, as the layer received it.
     #[must_use]
     pub const fn uri(self) -> &'a Uri {
         self.uri
     }
 
-    /// The version of HTTP.
+    /// Returns the HTTP version.
     #[must_use]
     pub const fn version(self) -> Version {
         self.version
     }
 
-    /// All headers, those that may identify people included.
+    /// Returns all headers, including those that may identify people.
     #[must_use]
     pub const fn headers(self) -> &'a HeaderMap {
         self.headers
     }
 
-    /// What layers and servers have attached to the request.
+    /// Returns the extensions that servers and other layers attached to the request.
     #[must_use]
     pub const fn extensions(self) -> &'a Extensions {
         self.extensions
     }
 
-    /// The first value of a header, when there is one and it is UTF-8.
+    /// Returns the first value of a header, if the header is present and its value is UTF-8.
     #[must_use]
     pub fn header(self, name: &str) -> Option<&'a str> {
         let value = self.headers.get(name)?;
@@ -109,8 +109,8 @@ impl<'a, B> From<&'a Request<B>> for RequestHead<'a> {
     }
 }
 
-/// What [`classify`](crate::layer::ApertureLayer::classify) sees of a response: its status with
-/// its headers or, at the end of a body that has them, with its trailers.
+/// The head of a response, which [`classify`](crate::layer::ApertureLayer::classify) gets: the
+/// status with the headers or, at the end of a body that has trailers, with the trailers.
 ///
 /// ```
 /// use tower_aperture::layer::ResponseHead;
@@ -128,11 +128,11 @@ pub struct ResponseHead<'a> {
     trailers: bool,
 }
 
-// Not a constant: each use of one would make and drop a name.
+// A static, because each use of a constant would create and drop a `HeaderName`.
 pub(super) static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 impl<'a> ResponseHead<'a> {
-    /// The head of a response with any body.
+    /// Borrows the head of a response.
     #[must_use]
     pub fn new<B>(response: &'a http::Response<B>) -> Self {
         Self {
@@ -150,26 +150,26 @@ impl<'a> ResponseHead<'a> {
         }
     }
 
-    /// The HTTP status.
+    /// Returns the HTTP status.
     #[must_use]
     pub const fn status(self) -> StatusCode {
         self.status
     }
 
-    /// The headers, or the trailers where [`is_trailers`](Self::is_trailers).
+    /// Returns the headers, or the trailers if [`is_trailers`](Self::is_trailers).
     #[must_use]
     pub const fn headers(self) -> &'a HeaderMap {
         self.headers
     }
 
-    /// The headers are those that follow the body.
+    /// Returns true if [`headers`](Self::headers) are the trailers of the body.
     #[must_use]
     pub const fn is_trailers(self) -> bool {
         self.trailers
     }
 
-    /// What the layer makes of it by itself.
-    pub(crate) fn judged(self) -> FlowStatus {
+    /// Returns the status of a flow with this head, unless the application classifies it.
+    pub(crate) fn default_status(self) -> FlowStatus {
         if self.is_error() {
             FlowStatus::Error
         } else {
@@ -177,14 +177,14 @@ impl<'a> ResponseHead<'a> {
         }
     }
 
-    /// The `grpc-status` among the headers, when it is there and text.
+    /// Returns the value of `grpc-status`, if it is present and visible ASCII.
     #[must_use]
     pub fn grpc_status(self) -> Option<&'a str> {
         self.headers.get(&GRPC_STATUS)?.to_str().ok()
     }
 
-    /// What the layer takes for an error by itself: a status of 500 and more, or a `grpc-status`
-    /// other than 0.
+    /// Returns true if the layer treats this head as an error by default: an HTTP status of 500 or
+    /// more, or a `grpc-status` other than 0.
     #[must_use]
     pub fn is_error(self) -> bool {
         self.status.is_server_error()

@@ -1,4 +1,4 @@
-//! Flows that stay open beyond their responses.
+//! Holds, which keep flows open beyond their responses.
 
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,19 +8,18 @@ use super::handle::FlowHandle;
 use crate::flow::FlowStatus;
 
 /// Keeps a flow open for work that outlives its response: a WebSocket, a CONNECT tunnel, a
-/// background job. Made by [`FlowHandle::hold`].
+/// background job. Returned by [`FlowHandle::hold`].
 ///
-/// The flow ends, and gives back its concurrency slots, when the response is over and the last
-/// hold of it is dropped, whichever comes last. A clone is one more hold. Move the hold into the
-/// task that does the work: it is then dropped when the task returns, panics, or is aborted, and
-/// when its runtime shuts down.
+/// The flow ends, and returns its concurrency slots, once its response is over and its last hold is
+/// dropped. A clone is an additional hold. Move the hold into the task that does the work: it is
+/// then dropped when the task returns, panics or is aborted, and when its runtime shuts down.
 ///
-/// The flow ends with the status that the response had, unless
-/// [`set_status`](FlowHandle::set_status) says otherwise meanwhile. A hold that is dropped by a
-/// panic ends it as [`FlowStatus::Error`]. The time of the flow, as telemetry has it, includes the
-/// time it was held.
+/// The flow ends with the status of the response, unless
+/// [`set_status`](FlowHandle::set_status) sets another one meanwhile. If a panic drops a hold, the
+/// flow ends as [`FlowStatus::Error`]. The duration of the flow in telemetry includes the time for
+/// which it was held.
 ///
-/// A policy's `max_inflight_duration` takes a slot back however long a hold is kept. Set it longer
+/// A policy's `max_inflight_duration` takes a slot back even while a hold exists. Set it longer
 /// than the work may take.
 ///
 /// ```
@@ -54,18 +53,18 @@ pub struct FlowHold {
 
 impl FlowHold {
     pub(super) fn new(flow: FlowHandle) -> Self {
-        let is_open = flow.holds().begin();
+        let is_open = flow.holds().acquire();
         Self { flow, is_open }
     }
 
-    /// Returns true when this keeps a flow open: false when the flow was over before, or when
-    /// nobody decided about it, so that there is no slot to keep.
+    /// Returns true if this hold keeps a flow open. Returns false if the flow had already ended, or
+    /// was unreachable and has no slot.
     #[must_use]
     pub const fn is_open(&self) -> bool {
         self.is_open
     }
 
-    /// The flow.
+    /// Returns the handle of the flow.
     #[must_use]
     pub const fn flow(&self) -> &FlowHandle {
         &self.flow
@@ -97,31 +96,31 @@ impl fmt::Debug for FlowHold {
     }
 }
 
-/// Ends a flow's ticket.
+/// Ends the ticket of a flow with a status.
 pub(crate) type EndTicket = Box<dyn FnOnce(FlowStatus) + Send>;
 
-/// The end of a flow whose response is over.
+/// The end of a flow whose response is over while holds keep the flow open.
 pub(super) struct HeldEnd {
     pub(super) ticket: EndTicket,
     pub(super) status: FlowStatus,
-    /// The response, or the work of a hold, failed.
+    /// The response failed, or a panic dropped a hold.
     pub(super) failed: bool,
 }
 
-/// The holds of one flow, and its end once they keep it waiting. Nothing of the flow's own runs
-/// under the lock.
+/// The number of holds of one flow, and its end once the response is over. The lock is released
+/// before the ticket is ended.
 pub(super) struct Holds(Mutex<State>);
 
 struct State {
     holds: usize,
-    /// A hold was dropped by a panic.
+    /// A panic dropped a hold.
     failed: bool,
     end: Option<HeldEnd>,
     is_over: bool,
 }
 
 impl Holds {
-    /// `is_over`: there is no flow to hold.
+    /// Creates the state of a flow without holds. With `is_over` the flow cannot be held.
     pub(super) const fn new(is_over: bool) -> Self {
         Self(Mutex::new(State {
             holds: 0,
@@ -131,8 +130,8 @@ impl Holds {
         }))
     }
 
-    /// Adds a hold, unless the flow is over.
-    fn begin(&self) -> bool {
+    /// Adds a hold, unless the flow is over. Returns true if it was added.
+    fn acquire(&self) -> bool {
         let mut state = self.lock();
         if !state.is_over {
             state.holds += 1;
@@ -140,7 +139,7 @@ impl Holds {
         !state.is_over
     }
 
-    /// Takes a hold away. Returns the end that waited for it, if it was the last.
+    /// Removes a hold. Returns the pending end, if this was the last hold.
     fn release(&self, failed: bool) -> Option<HeldEnd> {
         let mut state = self.lock();
         state.holds -= 1;
@@ -154,8 +153,8 @@ impl Holds {
         Some(end)
     }
 
-    /// The response is over. Returns whether a hold has failed, `None` while one keeps the flow
-    /// open.
+    /// Records that the response is over. Returns whether a hold failed, or `None` if a hold keeps
+    /// the flow open.
     pub(super) fn close(&self) -> Option<bool> {
         let mut state = self.lock();
         if state.holds > 0 {
@@ -165,8 +164,8 @@ impl Holds {
         Some(state.failed)
     }
 
-    /// Keeps the end for the last hold. Returns it when there is none any more.
-    pub(super) fn keep(&self, mut end: HeldEnd) -> Option<HeldEnd> {
+    /// Stores the end for the last hold. Returns it if no hold is left.
+    pub(super) fn defer(&self, mut end: HeldEnd) -> Option<HeldEnd> {
         let mut state = self.lock();
         if state.holds > 0 {
             state.end = Some(end);

@@ -1,3 +1,5 @@
+//! The layer and its builder methods.
+
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
@@ -8,20 +10,20 @@ use tower_layer::Layer;
 
 use super::config::{Config, ControlPoint, Settings};
 use super::error::LayerError;
-use super::extract::{Source, allowed_header};
+use super::extract::{LabelSource, allowed_header};
 use super::head::{RequestHead, ResponseHead};
 use super::reject::DefaultReject;
 use super::service::Aperture;
 use super::unreachable::{FailureMode, OnUnreachable};
 use crate::flow::{FlowError, FlowStatus, LabelLimits, Labels, Rejection};
 
-/// Puts services under flow control.
+/// A Tower layer that puts services under flow control.
 ///
-/// A layer asks its decider `D`, usually an [`ApertureClient`](crate::ApertureClient), about every
-/// request, under the name of a *control point*. See the [module documentation](crate::layer) for
-/// what happens then.
+/// The layer checks every request with its decider `D`, usually an
+/// [`ApertureClient`](crate::ApertureClient), at a *control point*. See the
+/// [module documentation](crate::layer) for what happens to a request.
 ///
-/// Cloning a layer, or a service it made, clones the decider and bumps one pointer.
+/// A clone of a layer, or of a service that it made, clones the decider and copies one pointer.
 ///
 /// ```
 /// # let client = tower_aperture::ApertureClient::disabled();
@@ -58,7 +60,7 @@ pub struct ApertureLayer<D, R = DefaultReject> {
 }
 
 impl<D> ApertureLayer<D> {
-    /// A layer with one control point for all requests.
+    /// Creates a layer with one control point for all requests.
     ///
     /// # Panics
     ///
@@ -66,10 +68,10 @@ impl<D> ApertureLayer<D> {
     #[must_use]
     #[track_caller]
     pub fn new(decider: D, control_point: impl Into<Arc<str>>) -> Self {
-        refuse(Self::try_new(decider, control_point))
+        unwrap_or_panic(Self::try_new(decider, control_point))
     }
 
-    /// A layer with one control point for all requests, which comes from a configuration.
+    /// Like [`new`](Self::new), for a control point from a configuration.
     ///
     /// # Errors
     ///
@@ -82,10 +84,11 @@ impl<D> ApertureLayer<D> {
         Ok(Self::of(decider, ControlPoint::Fixed(control_point)))
     }
 
-    /// A layer that takes the control point from the request: a route, a gRPC service, a header.
+    /// Creates a layer that reads the control point from the request: a route, a gRPC service, a
+    /// header.
     ///
-    /// Keep the names few, they are what policies select by. A name that a client makes up, and an
-    /// empty one, is [`other`](crate::layer::FALLBACK_NAME); see
+    /// Keep the number of names small: policies select flows by them. An empty name, or one that is
+    /// chosen by a client and not known, is replaced by [`other`](crate::layer::FALLBACK_NAME); see
     /// [names that clients choose](crate::layer#names-that-clients-choose).
     ///
     /// ```
@@ -96,7 +99,7 @@ impl<D> ApertureLayer<D> {
     /// // `shop.v1.Carts` of `/shop.v1.Carts/Add`.
     /// let layer = ApertureLayer::with_control_point(client.clone(), grpc_service)
     ///     .known_names(["shop.v1.Carts", "shop.v1.Orders"]);
-    /// // Any closure does, here for the whole path.
+    /// // Any closure works, here one that returns the entire path.
     /// let layer = ApertureLayer::with_control_point(client, |head| head.uri().path().into());
     /// # let _ = layer;
     /// ```
@@ -119,8 +122,9 @@ impl<D> ApertureLayer<D> {
     }
 }
 
+/// Returns the result of a fallible builder method, or panics with the error as message.
 #[track_caller]
-pub(super) fn refuse<T>(built: Result<T, LayerError>) -> T {
+pub(super) fn unwrap_or_panic<T>(built: Result<T, LayerError>) -> T {
     match built {
         Ok(built) => built,
         Err(error) => panic!("{error}"),
@@ -129,33 +133,35 @@ pub(super) fn refuse<T>(built: Result<T, LayerError>) -> T {
 
 impl<D, R> ApertureLayer<D, R> {
     pub(super) fn set(mut self, set: impl FnOnce(&mut Settings)) -> Self {
-        // In place, unless a clone of the layer shares it.
+        // In place, unless a clone of the layer shares the settings.
         set(&mut Arc::make_mut(&mut self.config).settings);
         self
     }
 
-    /// Sets a label for all requests; of one key the last call counts.
+    /// Sets a label for all requests; a later call for the same key replaces the earlier one.
     ///
-    /// Labels that are read from the request win over it; `baggage` never sets its key.
+    /// A label of the same key that is read from the request replaces it. Members of `baggage`
+    /// never set the key.
     #[must_use]
     pub fn label(
         self,
         key: impl Into<Cow<'static, str>>,
         value: impl Into<Cow<'static, str>>,
     ) -> Self {
-        self.set(|settings| settings.extract.constant(key.into(), value.into()))
+        self.set(|settings| settings.extract.add_constant(key.into(), value.into()))
     }
 
-    /// Reads a label from a header, where the request has it.
+    /// Reads a label from a header, if the request has the header.
     ///
-    /// Several values are joined by commas. A value that is empty, blank, or not visible ASCII is
-    /// none, see [`header`](crate::layer::header): a constant [label](Self::label) of the same key
-    /// is the default then. No header travels without being named here, and secrets never do.
-    /// Beware of trusting what a client says: a client that may choose its label chooses its limit.
+    /// Several values are joined by commas. A value that is empty, blank, or not visible ASCII
+    /// counts as missing, see [`header`](crate::layer::header); a constant [label](Self::label) of
+    /// the same key then serves as the default. Only headers that are named here are sent to the
+    /// decider, and secrets are never sent. Do not rely on headers that clients can set: a client
+    /// that chooses its label chooses its limit.
     ///
     /// # Panics
     ///
-    /// If this is not the name of a header, or that of a secret: `authorization`,
+    /// If `header` is not a valid header name, or names a secret: `authorization`,
     /// `proxy-authorization`, `cookie`, `set-cookie`;
     /// [`try_label_from_header`](Self::try_label_from_header) returns that as an error.
     #[must_use]
@@ -165,94 +171,98 @@ impl<D, R> ApertureLayer<D, R> {
         key: impl Into<Cow<'static, str>>,
         header: impl AsRef<str>,
     ) -> Self {
-        refuse(self.try_label_from_header(key, header))
+        unwrap_or_panic(self.try_label_from_header(key, header))
     }
 
-    /// Like [`label_from_header`](Self::label_from_header) for names from a configuration.
+    /// Like [`label_from_header`](Self::label_from_header), for names from a configuration.
     ///
     /// # Errors
     ///
-    /// If this is not the name of a header, or that of a secret.
+    /// If `header` is not a valid header name, or names a secret.
     pub fn try_label_from_header(
         self,
         key: impl Into<Cow<'static, str>>,
         header: impl AsRef<str>,
     ) -> Result<Self, LayerError> {
-        let source = Source::Header(key.into(), allowed_header(header.as_ref())?);
-        Ok(self.set(|settings| settings.extract.source(source)))
+        let source = LabelSource::Header(key.into(), allowed_header(header.as_ref())?);
+        Ok(self.set(|settings| settings.extract.add_source(source)))
     }
 
-    /// Reads a label from the request; an empty text is no label.
+    /// Reads a label from the request with a closure or a reader; an empty text sets no label.
     ///
-    /// Made for [`extension_str`](crate::layer::extension_str) and
-    /// [`extension`](crate::layer::extension); any closure will do.
+    /// [`extension_str`](crate::layer::extension_str) and [`extension`](crate::layer::extension)
+    /// return such readers.
     #[must_use]
     pub fn label_from<F>(self, key: impl Into<Cow<'static, str>>, read: F) -> Self
     where
         F: for<'h> Fn(RequestHead<'h>) -> Cow<'h, str> + Send + Sync + 'static,
     {
-        let source = Source::Text(key.into(), Arc::new(read));
-        self.set(|settings| settings.extract.source(source))
+        let source = LabelSource::Text(key.into(), Arc::new(read));
+        self.set(|settings| settings.extract.add_source(source))
     }
 
     /// Reads any number of labels from the request.
     ///
-    /// All readers run in the order in which the layer got them; a later value of the same key
-    /// replaces an earlier one. The layer does not know which keys the closure sets: name them by
-    /// [`reserve_label`](Self::reserve_label) where clients must not set them by `baggage`.
+    /// All readers run in the order in which they were added; a later value of the same key
+    /// replaces an earlier one. The layer cannot tell which keys the closure sets: reserve them
+    /// with [`reserve_label`](Self::reserve_label) if clients must not set them by `baggage`.
     #[must_use]
     pub fn labels<F>(self, read: F) -> Self
     where
         F: for<'h> Fn(RequestHead<'h>, &mut Labels<'h>) + Send + Sync + 'static,
     {
-        let source = Source::Labels(Arc::new(read));
-        self.set(|settings| settings.extract.source(source))
+        let source = LabelSource::Labels(Arc::new(read));
+        self.set(|settings| settings.extract.add_source(source))
     }
 
-    /// Whether members of the `baggage` header (W3C Baggage) become labels; they do by default.
+    /// Sets whether members of the `baggage` header (W3C Baggage) become labels; on by default.
     ///
     /// While this is on, a client can set any label that the layer does not name: a key, a tier or
-    /// a priority that policies look at and that nothing else sets. They never replace a label from
-    /// another source, and never set a key that the layer names, also when its reader finds
-    /// nothing. Turn it off where clients that you do not trust reach the layer directly.
+    /// a priority that policies use and that has no other source. Members never replace a label
+    /// from another source, and never set a key that the layer names, even if the reader of that
+    /// key returns no value. Turn this off if untrusted clients reach the layer directly.
     ///
-    /// Each header line and each member is judged alone; a malformed member is skipped. Of a line
-    /// the last 180 members count, and of a repeated key the last value. Members get the room that
-    /// other labels leave; where it is too small, lines share it, and the last line comes first.
+    /// Each header line and each member is parsed separately; a malformed member is skipped. The
+    /// last 180 members of a line are used, and the last value of a repeated key. Members get the
+    /// space that other labels leave. If it is too small, the lines share it, starting with the
+    /// last line.
     #[must_use]
     pub fn baggage(self, baggage: bool) -> Self {
         self.set(|settings| settings.extract.baggage = baggage)
     }
 
-    /// Sets how many labels a flow may have, and how many bytes; see [`LabelLimits`] for the
-    /// defaults. Where there are more, members of `baggage` are dropped first, then values that
-    /// clients can choose are shortened, the longest first, then dropped; constants go last.
+    /// Sets the largest number of labels of a flow, and their largest size in bytes; see
+    /// [`LabelLimits`] for the defaults.
+    ///
+    /// Beyond the limits, members of `baggage` are dropped first. Then values that clients can
+    /// choose are shortened, the longest first, and then dropped. Constants are dropped last.
     #[must_use]
     pub fn label_limits(self, limits: LabelLimits) -> Self {
         self.set(|settings| settings.extract.limits = limits)
     }
 
-    /// Sets how long a check may take, which is also how long a scheduler may keep the request
-    /// waiting, whatever its `queue_timeout` says. The decider's own by default, which is 200 ms
-    /// for an [`ApertureClient`](crate::ApertureClient); zero is no limit. A client of an Agent
-    /// waits for the answer a grace longer, 800 ms by default
+    /// Sets the longest time that a check may take. It also bounds the time that a scheduler may
+    /// keep the request in its queue, whatever its `queue_timeout`. Zero is no limit.
+    ///
+    /// The default is that of the decider: 200 ms for an [`ApertureClient`](crate::ApertureClient).
+    /// A client of an Agent waits for the response longer by a grace, 800 ms by default
     /// (`ApertureClientBuilder::check_grace`).
     #[must_use]
     pub fn check_timeout(self, timeout: Duration) -> Self {
         self.set(|settings| settings.check_timeout = Some(timeout))
     }
 
-    /// Whether requests run only where a *load ramp* lets them; off by default. A request that
-    /// nobody decides about is then rejected, unless [`on_unreachable`](Self::on_unreachable)
-    /// says otherwise.
+    /// Sets whether requests run only if a *load ramp* accepts them; off by default. Unreachable
+    /// requests are then rejected, unless [`on_unreachable`](Self::on_unreachable) is set.
     #[must_use]
     pub fn ramp_mode(self, ramp_mode: bool) -> Self {
         self.set(|settings| settings.ramp_mode = ramp_mode)
     }
 
-    /// Leaves requests alone for which any of these answers true: no labels, no check, no flow.
+    /// Skips the requests for which the closure returns true: they have no labels, no check and no
+    /// flow. May be called several times; one closure that returns true is enough.
     ///
-    /// It runs first, so keep it cheap.
+    /// The closure runs first, for every request, so keep it cheap.
     #[must_use]
     pub fn skip<F>(self, skip: F) -> Self
     where
@@ -261,16 +271,16 @@ impl<D, R> ApertureLayer<D, R> {
         self.set(|settings| settings.skip.push(Arc::new(skip)))
     }
 
-    /// What happens to requests that nobody decides about. By default they run, and in
-    /// [ramp mode](Self::ramp_mode) they do not.
+    /// Sets whether unreachable requests, which got no decision, run or are rejected. By default
+    /// they run, except in [ramp mode](Self::ramp_mode).
     #[must_use]
     pub fn on_unreachable(self, mode: FailureMode) -> Self {
         self.set(|settings| settings.on_unreachable = Some(OnUnreachable::Always(mode)))
     }
 
-    /// Decides for each request that nobody else decides about.
+    /// Sets a hook that decides for each unreachable request whether it runs or is rejected.
     ///
-    /// For an answer of your own close it and look for
+    /// For a custom response, return [`FailureMode::Closed`] and handle
     /// [`RejectReason::Unreachable`](crate::RejectReason::Unreachable) in the
     /// [reject hook](Self::on_reject).
     #[must_use]
@@ -281,10 +291,12 @@ impl<D, R> ApertureLayer<D, R> {
         self.set(|settings| settings.on_unreachable = Some(OnUnreachable::Hook(Arc::new(mode))))
     }
 
-    /// Judges responses of accepted requests, in place of [`ResponseHead::is_error`].
+    /// Sets a hook that classifies the responses to accepted requests, instead of
+    /// [`ResponseHead::is_error`].
     ///
-    /// It sees the head of each response and, where a body ends in trailers, those too, also those
-    /// in the last frame of a gRPC-Web body; a flow that is an error by one of them is an error.
+    /// The hook gets the head of each response, and also the trailers if the body has them,
+    /// including the trailers in the last frame of a gRPC-Web body. A flow is an error if the hook
+    /// returns [`FlowStatus::Error`] for one of them.
     #[must_use]
     pub fn classify<F>(self, classify: F) -> Self
     where
@@ -293,16 +305,16 @@ impl<D, R> ApertureLayer<D, R> {
         self.set(|settings| settings.classify = Some(Arc::new(classify)))
     }
 
-    /// Whether accepted and unreachable requests carry their
-    /// [`FlowDecision`](crate::FlowDecision) as an extension for the inner service; off by
-    /// default, because that costs allocations.
+    /// Sets whether accepted and unreachable requests carry their
+    /// [`FlowDecision`](crate::FlowDecision) as an extension for the inner service; off by default,
+    /// because extensions cost allocations.
     #[must_use]
     pub fn insert_decision(self, insert: bool) -> Self {
         self.set(|settings| settings.insert_decision = insert)
     }
 
-    /// Looks up a key of the control point's result cache with each check; an empty text is no
-    /// key. A flow whose result is there runs without asking quota and load schedulers.
+    /// Looks up a key of the control point's result cache with each check; an empty text is no key.
+    /// On a hit, the flow runs without a decision of quota and load schedulers.
     ///
     /// ```
     /// use std::time::Duration;
@@ -323,7 +335,7 @@ impl<D, R> ApertureLayer<D, R> {
     ///     }
     ///     let profile = profile_of(&id);
     ///     let (key, ttl) = (format!("/profile/{id}"), Duration::from_secs(60));
-    ///     // Best effort: without a cache the profile is made again next time.
+    ///     // Best effort: without a cache, the profile is computed again next time.
     ///     let _ = client.set_result_cache("profile", &key, profile.clone(), ttl).await;
     ///     profile
     /// };
@@ -338,7 +350,7 @@ impl<D, R> ApertureLayer<D, R> {
     }
 
     /// Looks up a key of the global cache with each check; an empty text is no key. May be called
-    /// several times.
+    /// several times, for several keys.
     #[must_use]
     pub fn global_cache_key<F>(self, key: F) -> Self
     where
@@ -352,33 +364,35 @@ impl<D, R> ApertureLayer<D, R> {
         &self.config.settings.control_point
     }
 
-    /// Answers and stores responses by these rules.
+    /// Serves responses from the result cache and stores them, by these rules.
     #[cfg(feature = "response-cache")]
-    pub(super) fn cache_by(self, rules: Arc<super::cache::Rules>) -> Self {
+    pub(super) fn cache_by(self, rules: Arc<super::cache::CacheSettings>) -> Self {
         self.set(|settings| {
             settings.result_cache_key = None;
             settings.cache = Some(rules);
         })
     }
 
-    /// Whether requests that run carry a [`FlowHandle`](crate::layer::FlowHandle) as an extension
-    /// for the inner service; off by default, because that costs allocations.
+    /// Inserts a [`FlowHandle`](crate::layer::FlowHandle) as an extension into requests that run,
+    /// for the inner service. Off by default, because it costs allocations.
     #[must_use]
     pub fn expose_flow(self) -> Self {
         self.set(|settings| settings.expose_flow = true)
     }
 
-    /// Whether accepted requests carry what the caches had, a
-    /// [`CacheLookup`](crate::CacheLookup), as an extension for the inner service; off by
-    /// default. Requests without a key carry none.
+    /// Sets whether accepted requests carry the values from the caches, a
+    /// [`CacheLookup`](crate::CacheLookup), as an extension for the inner service; off by default.
+    /// Requests without a cache key do not get the extension.
     #[must_use]
     pub fn insert_cache_lookup(self, insert: bool) -> Self {
         self.set(|settings| settings.insert_cache_lookup = insert)
     }
 
-    /// Answers rejected requests; the response goes out as it is, with `cache-control: no-store`
-    /// unless it has a `cache-control` of its own. Without a hook the answer is that of
+    /// Sets a hook that builds the responses to rejected requests. Without a hook, the layer uses
     /// [`DefaultReject`].
+    ///
+    /// The layer sends the response unchanged, except that it adds `cache-control: no-store` if the
+    /// response has no `cache-control`.
     #[must_use]
     pub fn on_reject<F, C>(self, reject: F) -> ApertureLayer<D, F>
     where
@@ -387,7 +401,8 @@ impl<D, R> ApertureLayer<D, R> {
         self.reject_with(reject)
     }
 
-    /// Answers rejected requests with an [`OnReject`](crate::layer::OnReject) that has a name.
+    /// Sets an [`OnReject`](crate::layer::OnReject) type as the hook for rejected requests, instead
+    /// of a closure.
     #[must_use]
     pub fn reject_with<H>(self, reject: H) -> ApertureLayer<D, H> {
         self.map_reject(|_| reject)
@@ -417,7 +432,7 @@ impl<S, D: Clone, R> Layer<S> for ApertureLayer<D, R> {
     }
 }
 
-/// By hand: no bound on the hook.
+// Not derived, to avoid a `Clone` bound on the hook.
 impl<D: Clone, R> Clone for ApertureLayer<D, R> {
     fn clone(&self) -> Self {
         Self {

@@ -1,9 +1,9 @@
 //! The Tower layer: flow control in front of any HTTP service.
 //!
-//! [`ApertureLayer`] asks a [`Decider`](crate::Decider), usually an
-//! [`ApertureClient`](crate::ApertureClient), whether a request may run, and tells it when the
-//! request was over and how it went. It looks at nothing but heads: bodies stream through, unless
-//! [`CaptureBody`] is told to read on.
+//! [`ApertureLayer`] checks with a [`Decider`](crate::Decider), usually an
+//! [`ApertureClient`](crate::ApertureClient), whether a request may run, and reports the end and
+//! the outcome of the request to it. The layer reads only heads; bodies stream through, unless
+//! [`CaptureBody`] is used to read them.
 //!
 //! ```
 //! use axum::body::Body;
@@ -14,7 +14,7 @@
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
-//! // Asks nobody; yours has an Agent or an engine behind it.
+//! // Without a backend, so every check is unreachable. Real clients use an Agent or an engine.
 //! let client = ApertureClient::disabled();
 //!
 //! let app: Router = Router::new()
@@ -33,165 +33,168 @@
 //!
 //! # What happens to a request
 //!
-//! 1. [`poll_ready`](tower_service::Service::poll_ready) is that of the inner service. Nothing is
-//!    asked before it is ready, so no decision is wasted on a request that cannot run. On axum
-//!    and tonic routers the inner service is always ready.
-//! 2. A [skipped](ApertureLayer::skip) request goes straight to the inner service.
-//! 3. The control point and the [labels](crate::Labels) are read from the request's head. What
-//!    the application [reads](ApertureLayer::labels) wins over its
+//! 1. [`poll_ready`](tower_service::Service::poll_ready) polls the inner service. Checks start only
+//!    once it is ready, so no decision is wasted on a request that cannot run. On axum and tonic
+//!    routers the inner service is always ready.
+//! 2. A [skipped](ApertureLayer::skip) request goes directly to the inner service.
+//! 3. The layer reads the control point and the [labels](crate::Labels) from the head of the
+//!    request. Labels that the application [reads](ApertureLayer::labels) replace its
 //!    [constants](ApertureLayer::label), and members of [`baggage`](ApertureLayer::baggage) set
 //!    only keys that the layer does not name. A request without a
 //!    [required](ApertureLayer::require_label) label is rejected here.
-//!    Keys of the [result cache](ApertureLayer::result_cache_key) and of the
-//!    [global cache](ApertureLayer::global_cache_key) are read too, where there are hooks for
-//!    them.
-//! 4. The decider is asked. A decision at hand is taken at once; for one that takes time the
-//!    instance of the inner service that is ready waits along.
-//! 5. An accepted request runs, and may carry a [handle](FlowHandle) of its flow; or its response
-//!    is in the result cache, where the layer was told to keep responses, and the inner service is
-//!    not called. A rejected one is answered by the [reject hook](ApertureLayer::on_reject) and
-//!    its body dropped, or in [shadow mode](ApertureLayer::shadow_mode) runs all the same; errors
-//!    of the inner service pass untouched, a rejection is never one. One that nobody decides about
-//!    runs, unless
-//!    [ramp mode](ApertureLayer::ramp_mode) or
-//!    [`on_unreachable`](ApertureLayer::on_unreachable) says otherwise.
+//!    If there are hooks for them, the layer also reads keys of the
+//!    [result cache](ApertureLayer::result_cache_key) and of the
+//!    [global cache](ApertureLayer::global_cache_key).
+//! 4. The layer checks the request with the decider. An immediate decision is used at once. While a
+//!    decision is pending, the request keeps the instance of the inner service that is ready.
+//! 5. - An accepted request runs, and may carry a [handle](FlowHandle) to its flow. If the layer
+//!      stores responses and the result cache has one for the request, the layer returns that
+//!      response and does not call the inner service.
+//!    - A rejected request gets its response from the [reject hook](ApertureLayer::on_reject), and
+//!      its body is dropped. In [shadow mode](ApertureLayer::shadow_mode) it runs instead. A
+//!      rejection is never an error; errors of the inner service pass through unchanged.
+//!    - An unreachable request, which got no decision, runs, unless
+//!      [ramp mode](ApertureLayer::ramp_mode) is on or
+//!      [`on_unreachable`](ApertureLayer::on_unreachable) rejects it.
 //!
 //! # Names and labels from requests
 //!
-//! Closures read control points and labels: `Fn(RequestHead) -> Cow<str>`. These functions return
-//! some: [`header`], [`query`], [`path_template`], [`client_ip`], [`baggage_member`],
-//! [`extension_str`] and [`extension`]; [`grpc_service`] and [`grpc_method`] are two. [`joined`]
-//! puts several into one, [`first_of`] takes the first that finds something, and [`reader`] fixes
-//! the signature of a closure that is bound with `let`. An empty text is no label. A [`RouteTable`]
-//! names control points by method and path.
+//! Readers, closures `Fn(RequestHead) -> Cow<str>`, read control points and labels. An empty text
+//! is no label. These functions return readers: [`header`], [`query`], [`path_template`],
+//! [`client_ip`], [`baggage_member`], [`extension_str`] and [`extension`]; [`grpc_service`] and
+//! [`grpc_method`] are readers themselves. [`joined`] combines several readers into one,
+//! [`first_of`] uses the first reader that returns a text, and [`reader`] fixes the signature of a
+//! closure that is bound with `let`. A [`RouteTable`] maps methods and paths to control points.
 //!
 //! # Names that clients choose
 //!
-//! Policies select by control point, so a client that can make up a control point can leave every
-//! limit, and one that makes up many fills metrics and logs. A layer therefore knows which names
-//! exist; a request that brings up another one, or none, has the name [`other`](FALLBACK_NAME).
-//! Name that control point in a policy to limit those requests. Responses to them are neither
-//! looked up in the result cache nor stored there.
+//! Policies select flows by control point. A client that can invent a control point can evade every
+//! limit, and a client that invents many of them floods metrics and logs. A layer therefore accepts
+//! only known names. An unknown or empty name is replaced by [`other`](FALLBACK_NAME). Select that
+//! control point in a policy to limit such requests. Their responses are neither looked up in the
+//! result cache nor stored there.
 //!
-//! | where a control point comes from | names that exist |
+//! | source of the control point | known names |
 //! |---|---|
-//! | a fixed name, a [`RouteTable`] | its own |
-//! | a hook, a text that is not part of the request: a constant, a router's template | all |
-//! | a hook, any other text | those in [`known_names`](ApertureLayer::known_names), and those in an embedded engine's policies |
-//! | the same with an Agent, or a [`Decider`](crate::Decider) that knows no policies, without such a list | the first 1024, each up to 256 bytes |
+//! | a fixed name, a [`RouteTable`] | its own names |
+//! | a hook that returns a text that is not part of the request: a constant, a router's template | all |
+//! | a hook that returns any other text | the names in [`known_names`](ApertureLayer::known_names), and the names in the policies of an embedded engine |
+//! | the same with an Agent, or with a [`Decider`](crate::Decider) without policies, if there is no such list | the first 1024 names of up to 256 bytes each |
 //!
 //! Labels that [`grpc_service`], [`grpc_method`] and [`path_template`] read from paths are bounded
-//! alike: by the list, or without one by the values that policies of an embedded engine compare
-//! labels with and the first 1024 others.
+//! in the same way: by the list or, without a list, by the values with which policies of an
+//! embedded engine compare labels, and the first 1024 other names.
 //!
 //! # What a client can set
 //!
-//! Labels decide which limit holds for a request, and many of them come from the client:
+//! Labels determine the limit of a request, and many of them come from the client:
 //!
 //! | label | can a client choose it? |
 //! |---|---|
 //! | a constant, by [`label`](ApertureLayer::label) | no, unless a reader has the same key |
-//! | read from a header, the path or the query | yes, unless a proxy in front overwrites the header |
-//! | read from an extension that your server or another layer left | as far as they let it |
-//! | any key that the layer does not name | yes, with [`baggage`](ApertureLayer::baggage) on, which is the default |
+//! | read from a header, the path or the query | yes, unless a proxy overwrites the header |
+//! | read from an extension that your server or another layer inserted | as far as they allow it |
+//! | any key that the layer does not name | yes, if [`baggage`](ApertureLayer::baggage) is on, which is the default |
 //!
-//! A key that the layer names is never set by `baggage`, also when its reader finds nothing. It is
-//! named by a constant, a reader, [`require_label`](ApertureLayer::require_label) or
-//! [`reserve_label`](ApertureLayer::reserve_label). Of several values of a header, some may be the
-//! client's and some a proxy's: the reader joins them, so let the proxy overwrite the header.
+//! Members of `baggage` never set a key that the layer names, even if the reader of the key returns
+//! no value. A constant, a reader, [`require_label`](ApertureLayer::require_label) and
+//! [`reserve_label`](ApertureLayer::reserve_label) name a key. If a header has several values, some
+//! may come from the client and some from a proxy. The reader joins them, so configure the proxy to
+//! overwrite the header.
 //!
-//! A value that is read from a request is shortened beyond
-//! [200 bytes](ApertureLayer::label_value_limit) and stays a key of its own, and so a client that
-//! sends a huge value is limited like any other. Where a request has more labels than
-//! [fit](ApertureLayer::label_limits), members of `baggage` go first, then the largest values that
-//! clients can choose are shortened, then the largest labels go, first those that closures of
-//! [`labels`](ApertureLayer::labels) made. Constants go last. Whatever goes is counted.
+//! A value that is read from a request is shortened beyond [200
+//! bytes](ApertureLayer::label_value_limit) and remains a key of its own, so a client that sends a
+//! huge value is limited like any other. If a request has more labels than
+//! [allowed](ApertureLayer::label_limits), members of `baggage` are dropped first. Then the largest
+//! values that clients can choose are shortened, and then the largest labels are dropped, first
+//! those from closures of [`labels`](ApertureLayer::labels). Constants are dropped last. All
+//! dropped labels are counted.
 //!
 //! # Requests without a limit
 //!
-//! A flow that no limiter decides about runs. With an embedded engine the client counts such flows
-//! as [`undecided`](crate::ClientStats::undecided), and a warning names, once each, a control point
-//! that no policy selects, and a limiter that was skipped because a flow lacks its label.
-//! `Engine::describe` lists such control points. An Agent's answer says less, so the warning is less
-//! certain there. A label that must be there is [required](ApertureLayer::require_label).
+//! A flow runs if no limiter decides about it. With an embedded engine, the client counts such
+//! flows as [`undecided`](crate::ClientStats::undecided). It logs a warning, once each, for a
+//! control point that no policy selects, and for a limiter that was skipped because a flow lacks
+//! its label. `Engine::describe` lists such control points. The response of an Agent contains less
+//! detail, so the warning is less certain there. Use
+//! [`require_label`](ApertureLayer::require_label) for a label that limits depend on.
 //!
-//! Where policies are to make labels themselves, by classifiers, the layer asks with the
-//! attributes of requests: [`ApertureLayer::http`].
+//! If policies make labels themselves, by classifiers, use [`ApertureLayer::http`]: the layer then
+//! sends the attributes of requests with the check.
 //!
 //! # When a flow ends
 //!
-//! Exactly once, with the HTTP status if a head was seen:
+//! A flow ends exactly once. Its end reports the HTTP status if the response had a head, and a flow
+//! status:
 //!
-//! | what happens | status |
+//! | event | flow status |
 //! |---|---|
-//! | rejected, at once | Unset |
-//! | the body ends: no more frames, trailers, or a body that knows its end | as judged |
-//! | the trailer frame of a gRPC-Web body | as judged |
-//! | the body is dropped that says by then that it is at its end | as judged |
-//! | the body is dropped after the bytes of `content-length`, or of its exact size | as judged |
-//! | the body is dropped that HTTP does not send: HEAD, 204, 304 | as judged |
-//! | 101, or a 2xx to CONNECT: with the head | as judged |
-//! | the body, or the response before it, is dropped (the client left) | Error |
+//! | the request is rejected; the flow ends at once | Unset |
+//! | the body ends: no more frames, trailers, or a body that reports its end | as classified |
+//! | the trailer frame of a gRPC-Web body | as classified |
+//! | the body is dropped and reports its end by then | as classified |
+//! | the body is dropped after all bytes of `content-length`, or of its exact size | as classified |
+//! | a body that HTTP does not send (HEAD, 204, 304) is dropped | as classified |
+//! | 101, or a 2xx to CONNECT: the flow ends with the head | as classified |
+//! | the body is dropped earlier, or the response future is dropped (the client disconnected) | Error |
 //! | the body fails | Error |
 //! | the inner service returns an error | Error |
 //! | a panic in the service, its body or a hook | Error |
 //!
-//! A response is judged by its head and by its trailers: a status of 500 and more or a
-//! `grpc-status` other than 0 is Error, anything else OK, unless
-//! [`classify`](ApertureLayer::classify) judges. A decision that is still awaited when the client
-//! leaves is given up, and that is the decider's business.
+//! The layer classifies a response by its head and its trailers: an HTTP status of 500 or more, or
+//! a `grpc-status` other than 0, is Error, and everything else is OK. A
+//! [`classify`](ApertureLayer::classify) hook replaces this rule. If the client disconnects while
+//! the decision is pending, the check is dropped; the decider handles that case.
 //!
-//! Work that outlives its response keeps the flow open with a [`FlowHold`], and with it the
-//! concurrency slot: the flow then ends when the response is over and the last hold is dropped. An
-//! accepted WebSocket is such work, because its response is over with the head.
+//! Work that outlives its response keeps the flow and its concurrency slot with a [`FlowHold`]. The
+//! flow then ends once the response is over and the last hold is dropped. An accepted WebSocket is
+//! such work, because its response is over with the head.
 //!
 //! # gRPC
 //!
-//! On a tonic server the layer goes around all services, by `Server::builder().layer(..)`, or
-//! around one, by `tonic::service::LayerExt::named_layer`. Calls of all kinds are flows from
-//! their first byte to their trailers; metadata are headers; [`DefaultReject`] says what clients
-//! get that are turned away. [`grpc_service`] or [`path_template`] are good
-//! [control points](ApertureLayer::with_control_point). The path alone names a call, because tonic
-//! serves calls whatever their content type says. A rejection has the form of gRPC if the request
-//! is a POST with the media type `application/grpc`, or a relative of it such as
-//! `application/grpc-web-text+proto`; any other is answered as plain HTTP.
+//! On a tonic server, the layer wraps all services with `Server::builder().layer(..)`, or a single
+//! one with `tonic::service::LayerExt::named_layer`. Calls of all kinds, unary and streaming, are
+//! flows from their first byte to their trailers. Metadata are headers. [`DefaultReject`] describes
+//! the response to rejected calls. [`grpc_service`] and [`path_template`] are suitable [control
+//! points](ApertureLayer::with_control_point). They identify a call by its path alone, because
+//! tonic serves calls whatever their content type. A rejection is a gRPC response if the request is
+//! a POST with the media type `application/grpc` or a variant such as
+//! `application/grpc-web-text+proto`; otherwise it is a plain HTTP response.
 //!
 //! # Deadlines of callers
 //!
-//! The header `grpc-timeout` of a POST says how long the caller waits, counted from the arrival of
-//! the request at the layer. The decision gets no more time than that, and no more than the
-//! [check timeout](ApertureLayer::check_timeout). Once the caller's deadline has passed the request
-//! does not run: it is rejected with
+//! The header `grpc-timeout` of a POST states how long the caller waits, counted from the arrival
+//! of the request at the layer. The check may take at most that time, and at most the [check
+//! timeout](ApertureLayer::check_timeout). Once the deadline of the caller has passed, the request
+//! does not run. It is rejected with
 //! [`RejectReason::DeadlineExceeded`](crate::RejectReason::DeadlineExceeded), DEADLINE_EXCEEDED in
-//! gRPC and 504 in HTTP, also in [shadow mode](ApertureLayer::shadow_mode) and when nobody decided.
-//! After a wait the inner service gets the header with the time that is left. A malformed value is
-//! ignored.
+//! gRPC and 504 in HTTP, also in [shadow mode](ApertureLayer::shadow_mode) and if the check was
+//! unreachable. After a wait, the inner service gets the header with the remaining time. A
+//! malformed value is ignored.
 //!
-//! A gRPC-Web response, told by its content type, has its trailers in the last frame of the body,
-//! in base64 for `application/grpc-web-text`. The layer follows the frames as they pass, copies
-//! nothing but the trailers (up to 16 KiB), and ends the flow with the trailer frame. A body that
-//! ends without a `grpc-status`, or is cut off, is judged like the code 2, UNKNOWN, which clients
-//! make of it. A trailer frame that is compressed (flag 0x81) cannot be read, and neither can data
-//! of which the body shows only the first parts: the head alone is judged then.
+//! A gRPC-Web response, recognized by its content type, has its trailers in the last frame of the
+//! body, in base64 for `application/grpc-web-text`. The layer parses the frames as they pass,
+//! copies only the trailers (up to 16 KiB), and ends the flow with the trailer frame. A body that
+//! is cut off or ends without a `grpc-status` is classified like code 2, UNKNOWN, as clients do. A
+//! compressed trailer frame (flag 0x81) cannot be read, and neither can data if the body exposes
+//! only its first parts; the head alone is then classified.
 //!
-//! A handler that asks by hand turns a [`Rejection`](crate::Rejection) into a `tonic::Status` with
-//! `?` (feature `remote`).
+//! A handler that calls [`ApertureClient::guard`](crate::ApertureClient::guard) converts a
+//! [`Rejection`](crate::Rejection) to a `tonic::Status` with `?` (feature `remote`).
 //!
 //! # Clients
 //!
-//! The layer is the same around outgoing services: a tonic `Channel`, a client of hyper-util. A
-//! rejected call then comes back as a response of your own process, or, with
-//! [`into_client`](ApertureLayer::into_client), as the error [`ClientError::Rejected`]. A quota
-//! scheduler makes calls wait for their turn, as long as the
-//! [check timeout](ApertureLayer::check_timeout) lets them.
+//! The layer also wraps client services: a tonic `Channel`, a client of hyper-util. A rejected call
+//! returns a response that your own process made or, with
+//! [`into_client`](ApertureLayer::into_client), the error [`ClientError::Rejected`]. A quota
+//! scheduler queues calls until tokens are free, for at most the [check
+//! timeout](ApertureLayer::check_timeout).
 //!
 //! # Panics in hooks
 //!
-//! Hooks run on the request's path, and a panic there is the request's. It ends the flow; no hook
-//! runs while something is dropped.
+//! Hooks run on the request path, and a panic in a hook unwinds the task of the request. It ends
+//! the flow. No hook runs during a drop.
 
-mod answer;
-mod answering;
 #[cfg(feature = "axum")]
 mod axum;
 mod body;
@@ -217,20 +220,21 @@ mod label_rules;
 #[allow(clippy::module_inception)]
 mod layer;
 mod names;
+mod normalize_path;
 mod outgoing;
-mod plan;
 mod problem;
-mod rate_limit;
+mod rate_limit_headers;
 mod reject;
+mod replacement_body;
+mod request_extras;
+mod response_options;
 mod routes;
 mod service;
-mod spelling;
-#[cfg(feature = "remote")]
-mod status;
 mod templates;
+#[cfg(feature = "remote")]
+mod tonic_status;
 mod unreachable;
 
-pub use self::answer::{NoBody, RejectBody};
 #[cfg(feature = "axum")]
 pub use self::axum::{MissingFlow, matched_path, peer_addr};
 pub use self::body::ResponseBody;
@@ -254,6 +258,7 @@ pub use self::names::FALLBACK_NAME;
 pub use self::outgoing::{ApertureClientLayer, Outgoing, OutgoingFuture};
 pub use self::problem::{ProblemBody, ProblemDetails};
 pub use self::reject::{DefaultReject, OnReject};
+pub use self::replacement_body::{NoBody, RejectBody};
 pub use self::routes::{Point, RouteTable, Skip};
 pub use self::service::Aperture;
 pub use self::unreachable::FailureMode;

@@ -1,4 +1,5 @@
-//! Bounds the names that clients can bring up: control points, and labels from gRPC paths.
+//! Bounds the number of names that clients can introduce: control points, and labels from gRPC
+//! paths.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -11,20 +12,23 @@ use super::head::RequestHead;
 use super::layer::ApertureLayer;
 use crate::flow::Decider;
 
-/// The name of requests whose own name is not known: `other`.
+/// The name that replaces an unknown name in a request: `other`.
 ///
 /// See [names that clients choose](crate::layer#names-that-clients-choose), and
 /// [`ApertureLayer::known_names`] for an example.
 pub const FALLBACK_NAME: &str = "other";
 
-/// How many names a layer learns from requests where nothing else tells which ones exist.
-const MOST_NAMES: usize = 1024;
-/// Longer names are never learned, in bytes. With [`MOST_NAMES`] this bounds the memory.
-const LONGEST_NAME: usize = 256;
-/// Half of the slots stay empty, so that probing ends soon. A power of two.
-const SLOTS: usize = 2 * MOST_NAMES;
+/// The largest number of names that a layer learns from requests, if neither a list nor a policy
+/// defines the names.
+const MAX_LEARNED_NAMES: usize = 1024;
+/// The length, in bytes, beyond which a name is never learned. With [`MAX_LEARNED_NAMES`] this
+/// bounds the memory.
+const MAX_NAME_LEN: usize = 256;
+/// The size of the hash table, a power of two. Half of the slots stay empty, so that probing is
+/// short.
+const SLOTS: usize = 2 * MAX_LEARNED_NAMES;
 
-/// What a decider knows of its policies, without its types.
+/// The names in the policies of a decider; an object-safe part of [`Decider`].
 pub(crate) trait PolicyNames {
     fn knows_control_point(&self, name: &str) -> Option<bool>;
     fn compares_label_value(&self, value: &str) -> Option<bool>;
@@ -43,47 +47,47 @@ impl<D: Decider> PolicyNames for D {
 /// The name of a request's control point.
 pub(crate) struct ControlPointName<'a> {
     pub(crate) name: Cow<'a, str>,
-    /// The request shares the name with all others that are not known by their own.
+    /// The name is [`FALLBACK_NAME`], which all requests with unknown names share.
     pub(crate) is_fallback: bool,
 }
 
-/// What a layer knows of names, shared by its services and clones.
+/// The names that a layer knows, shared by its services and clones.
 #[derive(Debug, Default)]
-pub(crate) struct Names {
-    /// What the application listed; `None` if it listed nothing.
+pub(crate) struct KnownNames {
+    /// The names that the application listed; `None` without a list.
     listed: Option<HashSet<Box<str>>>,
     learned: LearnedNames,
 }
 
-/// The first names that requests brought up, for all services of a layer.
+/// The first names that appeared in requests, for all services of a layer.
 ///
 /// A hash table with open addressing that only grows. Looking up a known name takes no lock and
 /// allocates nothing.
 #[derive(Default)]
 pub(crate) struct LearnedNames {
-    /// Made for the first name.
-    table: OnceLock<Table>,
+    /// Allocated for the first name.
+    table: OnceLock<NameTable>,
     warned: AtomicBool,
 }
 
-struct Table {
+struct NameTable {
     slots: Box<[OnceLock<Box<str>>]>,
-    /// Taken slots, and those about to be taken.
+    /// The number of slots that are taken or reserved.
     used: AtomicUsize,
     hasher: RandomState,
 }
 
-impl Table {
+impl NameTable {
     fn new() -> Self {
         Self {
             slots: (0..SLOTS).map(|_| OnceLock::new()).collect(),
             used: AtomicUsize::new(0),
-            // Random, so that no client finds names that collide.
+            // Random keys, so that clients cannot construct names that collide.
             hasher: RandomState::new(),
         }
     }
 
-    /// The slots where a name may be, in order.
+    /// Returns the slots that may contain a name, in probing order.
     fn probe(&self, name: &str) -> impl Iterator<Item = &OnceLock<Box<str>>> {
         let start = self.hasher.hash_one(name) as usize;
         (0..SLOTS).map(move |step| &self.slots[start.wrapping_add(step) % SLOTS])
@@ -95,9 +99,9 @@ impl Table {
             .any(|known| **known == *name)
     }
 
-    /// Returns true if the name is there afterwards.
+    /// Adds a name if there is room. Returns true if the table then contains it.
     fn learn(&self, name: &str) -> bool {
-        let room = |used: usize| (used < MOST_NAMES).then_some(used + 1);
+        let room = |used: usize| (used < MAX_LEARNED_NAMES).then_some(used + 1);
         let reserved = self
             .used
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, room);
@@ -117,7 +121,7 @@ impl Table {
                 break;
             }
         }
-        // Another request brought it up meanwhile. The loop ends by no other way, because half of
+        // Another request added the name meanwhile. The loop always ends before, because half of
         // the slots are empty.
         self.used.fetch_sub(1, Ordering::Relaxed);
         true
@@ -130,40 +134,40 @@ impl LearnedNames {
         table.is_some_and(|table| table.contains(name))
     }
 
-    /// Returns true if the name is there, or now is.
+    /// Returns true if the name is known or has now been learned.
     fn learn(&self, name: &str) -> bool {
         if self.contains(name) {
             return true;
         }
-        let table = self.table.get_or_init(Table::new);
-        if name.len() <= LONGEST_NAME && table.learn(name) {
+        let table = self.table.get_or_init(NameTable::new);
+        if name.len() <= MAX_NAME_LEN && table.learn(name) {
             return true;
         }
         if !self.warned.swap(true, Ordering::Relaxed) {
             log_event!(
                 target: "tower_aperture::layer",
                 warn,
-                "requests brought up more than {MOST_NAMES} names, or one of more than \
-                 {LONGEST_NAME} bytes: further ones count as `{FALLBACK_NAME}`; list the names \
-                 that exist with `ApertureLayer::known_names`"
+                "requests used more than {MAX_LEARNED_NAMES} names, or one longer than \
+                 {MAX_NAME_LEN} bytes: further names are replaced by `{FALLBACK_NAME}`; list the \
+                 valid names with `ApertureLayer::known_names`"
             );
         }
         false
     }
 }
 
-impl Names {
+impl KnownNames {
     fn is_listed(&self, name: &str) -> bool {
         let listed = self.listed.as_ref();
         listed.is_some_and(|listed| listed.contains(name))
     }
 
-    /// Returns true if the name is known; without a list it becomes known.
+    /// Learns the name, unless there is a list. Returns true if the name is then known.
     fn learn(&self, name: &str) -> bool {
         self.listed.is_none() && self.learned.learn(name)
     }
 
-    /// Judges the control point that a hook read.
+    /// Replaces the control point that a hook read by the fallback, unless its name is known.
     pub(crate) fn control_point<'a>(
         &self,
         policies: &dyn PolicyNames,
@@ -172,8 +176,8 @@ impl Names {
     ) -> ControlPointName<'a> {
         let known = match &name {
             _ if name.is_empty() => false,
-            Cow::Borrowed(name) if !head.holds(name) => true,
-            // The client's own words, or possibly made of them.
+            Cow::Borrowed(name) if !head.contains_slice(name) => true,
+            // Chosen by the client, or possibly built from the request.
             name => {
                 self.is_listed(name)
                     || match policies.knows_control_point(name) {
@@ -194,31 +198,31 @@ impl Names {
 
 impl fmt::Debug for LearnedNames {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let used = |table: &Table| table.used.load(Ordering::Relaxed);
+        let used = |table: &NameTable| table.used.load(Ordering::Relaxed);
         f.debug_struct("LearnedNames")
             .field("count", &self.table.get().map_or(0, used))
             .finish_non_exhaustive()
     }
 }
 
-/// Judges the names of services and methods that become labels.
+/// Replaces unknown names of services and methods in labels by the fallback.
 pub(crate) struct LabelNames<'a> {
-    names: &'a Names,
+    names: &'a KnownNames,
     policies: &'a dyn PolicyNames,
 }
 
 impl<'a> LabelNames<'a> {
-    pub(crate) fn new(names: &'a Names, policies: &'a dyn PolicyNames) -> Self {
+    pub(crate) fn new(names: &'a KnownNames, policies: &'a dyn PolicyNames) -> Self {
         Self { names, policies }
     }
 
-    /// Returns the name if it is known, and the fallback otherwise. A request that no gRPC client
-    /// sends (`learns` is false) brings up no new name.
+    /// Returns the name if it is known, and the fallback otherwise. Only requests of gRPC clients
+    /// (`learns` is true) can introduce a new name.
     pub(crate) fn known<'h>(&self, name: &'h str, learns: bool) -> &'h str {
         let names = self.names;
         let known = names.is_listed(name)
             || names.learned.contains(name)
-            // Before it is learned: what policies name takes no room.
+            // Checked before learning, so that names in policies take no room.
             || self.policies.compares_label_value(name) == Some(true)
             || (learns && names.learn(name));
         if known { name } else { FALLBACK_NAME }
@@ -232,13 +236,14 @@ impl fmt::Debug for LabelNames<'_> {
 }
 
 impl<D, R> ApertureLayer<D, R> {
-    /// Lists the names that exist, for control points that a hook reads from requests and for
-    /// labels that [`grpc_service`](crate::layer::grpc_service) and
-    /// [`grpc_method`](crate::layer::grpc_method) read. Any other is [`other`](FALLBACK_NAME),
-    /// unless a policy of an embedded engine names it. Later calls add to the list.
+    /// Lists the valid names, for control points that a hook reads from requests and for labels
+    /// that [`grpc_service`](crate::layer::grpc_service) and
+    /// [`grpc_method`](crate::layer::grpc_method) read. Any other name is replaced by
+    /// [`other`](FALLBACK_NAME), unless a policy of an embedded engine names it. Later calls add to
+    /// the list.
     ///
-    /// Without a list an Agent is asked about the first 1024 names that requests bring up, and a
-    /// client that makes names up can use these before the real ones appear. See
+    /// Without a list, a layer in front of an Agent accepts the first 1024 names that appear in
+    /// requests. A client that invents names can use them up before the valid ones appear. See
     /// [names that clients choose](crate::layer#names-that-clients-choose).
     ///
     /// ```
@@ -257,7 +262,7 @@ impl<D, R> ApertureLayer<D, R> {
         self.set(|settings| {
             let mut listed = settings.names.listed.clone().unwrap_or_default();
             listed.extend(names.into_iter().map(Into::into));
-            settings.names = Arc::new(Names {
+            settings.names = Arc::new(KnownNames {
                 listed: Some(listed),
                 learned: LearnedNames::default(),
             });
@@ -272,7 +277,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn racing_threads_learn_each_name_once_and_no_more_than_the_bound() {
+    fn concurrent_threads_learn_each_name_once_and_at_most_the_maximum() {
         let names = LearnedNames::default();
         thread::scope(|scope| {
             for first in 0..8 {
@@ -294,11 +299,11 @@ mod tests {
             .filter_map(OnceLock::get)
             .map(|n| &**n)
             .collect();
-        assert_eq!(known.len(), MOST_NAMES);
-        assert_eq!(table.used.load(Ordering::Relaxed), MOST_NAMES);
+        assert_eq!(known.len(), MAX_LEARNED_NAMES);
+        assert_eq!(table.used.load(Ordering::Relaxed), MAX_LEARNED_NAMES);
         known.sort_unstable();
         known.dedup();
-        assert_eq!(known.len(), MOST_NAMES, "no name twice");
+        assert_eq!(known.len(), MAX_LEARNED_NAMES, "no duplicate names");
         for name in known {
             assert!(names.learn(name), "`{name}` stays known");
         }
@@ -306,9 +311,9 @@ mod tests {
     }
 
     #[test]
-    fn a_name_beyond_the_longest_is_never_learned() {
+    fn a_name_longer_than_the_maximum_is_never_learned() {
         let names = LearnedNames::default();
-        assert!(!names.learn(&"x".repeat(LONGEST_NAME + 1)));
-        assert!(names.learn(&"x".repeat(LONGEST_NAME)));
+        assert!(!names.learn(&"x".repeat(MAX_NAME_LEN + 1)));
+        assert!(names.learn(&"x".repeat(MAX_NAME_LEN)));
     }
 }

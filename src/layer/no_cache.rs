@@ -1,4 +1,5 @@
-//! No-op stubs of the cache without the feature `response-cache`.
+//! Stubs that replace the cache if the feature `response-cache` is disabled. Their types have no
+//! values, so none of the methods is ever called.
 #![allow(clippy::needless_pass_by_value, clippy::unused_self, dead_code)]
 
 use std::sync::Arc;
@@ -8,53 +9,53 @@ use http::Response;
 use http_body::Body;
 
 use super::head::RequestHead;
-use super::plan::Hit;
+use super::request_extras::Hit;
 use crate::flow::Caches;
 
-pub(crate) enum Rules {}
-pub(crate) enum Ask {}
-pub(crate) enum Tape {}
+pub(crate) enum CacheSettings {}
+pub(crate) enum CacheUse {}
+pub(crate) enum BodyRecorder {}
 
-impl Rules {
-    pub(crate) fn ask(
+impl CacheSettings {
+    pub(crate) fn cache_use(
         self: &Arc<Self>,
         _: RequestHead<'_>,
         _: impl FnOnce() -> Arc<str>,
         _: impl FnOnce() -> Option<Arc<dyn Caches>>,
-    ) -> Option<Ask> {
+    ) -> Option<CacheUse> {
         match **self {}
     }
 
-    pub(crate) fn change(
+    pub(crate) fn invalidation(
         self: &Arc<Self>,
         _: RequestHead<'_>,
         _: impl FnOnce() -> Option<Arc<dyn Caches>>,
-    ) -> Option<Ask> {
+    ) -> Option<CacheUse> {
         match **self {}
     }
 }
 
-impl Ask {
+impl CacheUse {
     pub(crate) fn key(&self) -> Option<&str> {
         match *self {}
     }
 
-    pub(crate) fn judge(&mut self, _: &Bytes) -> Option<Hit> {
+    pub(crate) fn answer_from(&mut self, _: &Bytes) -> Option<Hit> {
         match *self {}
     }
 
-    pub(crate) fn is_change(&self) -> bool {
+    pub(crate) fn is_invalidating(&self) -> bool {
         match *self {}
     }
 
     pub(crate) fn start(&mut self) {}
 
-    pub(crate) fn record<B: Body>(self, _: &Response<B>, _: bool) -> Option<Box<Tape>> {
+    pub(crate) fn record<B: Body>(self, _: &Response<B>, _: bool) -> Option<Box<BodyRecorder>> {
         match self {}
     }
 }
 
-impl Tape {
+impl BodyRecorder {
     pub(crate) fn copy(&mut self, _: usize) -> Option<&mut Vec<u8>> {
         match *self {}
     }
@@ -63,7 +64,7 @@ impl Tape {
 
     pub(crate) fn leave(&mut self) {}
 
-    pub(crate) fn give_up(&mut self) {}
+    pub(crate) fn discard(&mut self) {}
 
     pub(crate) fn finish(&mut self) {}
 }

@@ -1,4 +1,4 @@
-//! The layer around clients that take a rejection for an error.
+//! The layer around clients, which returns a rejection as an error.
 
 use std::fmt;
 use std::future::Future;
@@ -11,20 +11,20 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::answer::{Answer, NoBody, Polled};
 use super::body::ResponseBody;
 use super::client_error::ClientError;
 use super::future::ResponseFuture;
 use super::head::RequestHead;
 use super::layer::ApertureLayer;
 use super::reject::OnReject;
+use super::replacement_body::{NoBody, Polled, ReplacementBody};
 use super::service::Aperture;
 use crate::flow::{Decider, Rejection};
 
-/// Puts the calls of clients under flow control: a rejection is the error
-/// [`ClientError::Rejected`], and not a response that nobody sent.
+/// Puts the calls of client services under flow control. A rejection is the error
+/// [`ClientError::Rejected`], instead of a response that no server sent.
 ///
-/// Made by [`ApertureLayer::into_client`], which has all the settings.
+/// Returned by [`ApertureLayer::into_client`]; set all options on the [`ApertureLayer`].
 ///
 /// ```
 /// # let client = tower_aperture::ApertureClient::disabled();
@@ -46,18 +46,18 @@ use crate::flow::{Decider, Rejection};
 /// ```
 #[derive(Clone)]
 pub struct ApertureClientLayer<D> {
-    layer: ApertureLayer<D, HandOver>,
+    layer: ApertureLayer<D, RejectAsError>,
 }
 
 impl<D, R> ApertureLayer<D, R> {
-    /// The same layer for clients that take a rejection for an error. Call it last.
+    /// Converts the layer for client services: a rejection becomes an error. Call it last.
     ///
-    /// It ends flows as the layer does: when the body of a response is over. A reject hook is left
-    /// out, because there is nothing to answer.
+    /// Flows end as with the original layer: when the body of the response ends. The reject hook is
+    /// dropped, because a rejection has no response.
     #[must_use]
     pub fn into_client(self) -> ApertureClientLayer<D> {
         ApertureClientLayer {
-            layer: self.reject_with(HandOver),
+            layer: self.reject_with(RejectAsError),
         }
     }
 }
@@ -80,28 +80,29 @@ impl<D> fmt::Debug for ApertureClientLayer<D> {
     }
 }
 
-/// The service that [`ApertureClientLayer`] makes; see there for an example.
+/// A client service under flow control, returned by [`ApertureClientLayer`]; see there for an
+/// example.
 ///
-/// Around a tonic `Channel` it serves generated clients too. These turn errors that they do not
-/// know into a status of code Unknown that has the [`ClientError`] for its source; with
-/// [`Aperture`] in its place they get a status with the right code. (A [`Rejection`] found in the
-/// source converts to that status.)
+/// Generated tonic clients can use it around a tonic `Channel`. They convert errors of other types
+/// to a status with code Unknown and the [`ClientError`] as its source. With [`Aperture`] instead,
+/// they get a status with the right code. (A [`Rejection`] found in the source converts to that
+/// status.)
 pub struct Outgoing<S, D> {
-    service: Aperture<S, D, HandOver>,
+    service: Aperture<S, D, RejectAsError>,
 }
 
 impl<S, D> Outgoing<S, D> {
-    /// The inner service.
+    /// Returns a reference to the inner service.
     pub const fn get_ref(&self) -> &S {
         self.service.get_ref()
     }
 
-    /// The inner service.
+    /// Returns a mutable reference to the inner service.
     pub const fn get_mut(&mut self) -> &mut S {
         self.service.get_mut()
     }
 
-    /// The inner service, out of flow control.
+    /// Returns the inner service, without flow control.
     pub fn into_inner(self) -> S {
         self.service.into_inner()
     }
@@ -133,7 +134,7 @@ where
     type Error = ClientError<S::Error>;
     type Future = OutgoingFuture<S, D, B>;
 
-    /// Ready when the inner service is.
+    /// Ready when the inner service is ready.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.service.poll_ready(cx).map_err(ClientError::Inner)
     }
@@ -146,8 +147,7 @@ where
 }
 
 pin_project! {
-    /// The future of [`Outgoing`]; dropping it gives up the flow, as it does for a
-    /// [`ResponseFuture`].
+    /// The future of [`Outgoing`]. A drop cancels the flow, as for a [`ResponseFuture`].
     ///
     /// ```
     /// use tower_aperture::layer::OutgoingFuture;
@@ -160,7 +160,7 @@ pin_project! {
         D: Decider,
     {
         #[pin]
-        future: ResponseFuture<S, D, HandOver, B, Refused>,
+        future: ResponseFuture<S, D, RejectAsError, B, RejectionBody>,
     }
 }
 
@@ -175,8 +175,8 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let response = ready!(self.project().future.poll(cx)).map_err(ClientError::Inner)?;
         let (head, body) = response.into_parts();
-        Poll::Ready(match body.into_own() {
-            Ok(Refused(rejection)) => Err(ClientError::Rejected(rejection)),
+        Poll::Ready(match body.into_replacement() {
+            Ok(RejectionBody(rejection)) => Err(ClientError::Rejected(rejection)),
             Err(body) => Ok(Response::from_parts(head, body)),
         })
     }
@@ -192,25 +192,25 @@ where
     }
 }
 
-/// Hands rejections over, as bodies that nobody polls.
+/// Passes rejections to [`OutgoingFuture`] as bodies that are never polled.
 #[derive(Clone, Copy, Debug)]
-struct HandOver;
+struct RejectAsError;
 
-struct Refused(Rejection);
+struct RejectionBody(Rejection);
 
-impl<B: Body> OnReject<B> for HandOver {
-    type Body = Refused;
+impl<B: Body> OnReject<B> for RejectAsError {
+    type Body = RejectionBody;
 
-    fn on_reject(&self, rejection: &Rejection, _: RequestHead<'_>) -> Response<Refused> {
-        let mut response = Response::new(Refused(rejection.clone()));
-        // For telemetry, which knows rejected flows by it.
+    fn on_reject(&self, rejection: &Rejection, _: RequestHead<'_>) -> Response<RejectionBody> {
+        let mut response = Response::new(RejectionBody(rejection.clone()));
+        // For telemetry, which reports the status of rejected flows.
         *response.status_mut() = rejection.status();
         response
     }
 }
 
-impl<B: Body> Answer<B> for Refused {
-    fn poll_answer(self: Pin<&mut Self>, _: &mut Context<'_>) -> Polled<B> {
+impl<B: Body> ReplacementBody<B> for RejectionBody {
+    fn poll_replacement(self: Pin<&mut Self>, _: &mut Context<'_>) -> Polled<B> {
         Poll::Ready(None)
     }
 

@@ -1,4 +1,4 @@
-//! Answers to rejected requests as `application/problem+json`.
+//! Problem details (`application/problem+json`) as responses to rejected requests.
 
 use std::fmt::{self, Write as _};
 use std::pin::Pin;
@@ -8,32 +8,31 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 
-use super::answer::{Answer, Polled};
 use super::grpc;
 use super::head::RequestHead;
 use super::reject::{DefaultReject, OnReject};
+use super::replacement_body::{Polled, ReplacementBody};
 use crate::flow::{RejectReason, Rejection};
 
 const QUOTA: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
 const CAPACITY: &str = "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity";
 
-/// Answers rejected requests as [`DefaultReject`] does, with a body of problem details (RFC 9457).
+/// A reject hook that responds like [`DefaultReject`], with a body of problem details (RFC 9457).
 ///
-/// Made by [`ApertureLayer::problem_details`](crate::ApertureLayer::problem_details). The body is
+/// Set by [`ApertureLayer::problem_details`](crate::ApertureLayer::problem_details). The body is
 /// JSON:
 ///
-/// | member | what it says |
+/// | member | value |
 /// |---|---|
-/// | `type` | where a limiter rejected with 429 `https://iana.org/assignments/http-problem-types#quota-exceeded`, where a scheduler did with 503 `...#temporary-reduced-capacity`, both of draft-ietf-httpapi-ratelimit-headers-11; else `about:blank` |
-/// | `title` | what the type is about, or the phrase of the status |
+/// | `type` | `https://iana.org/assignments/http-problem-types#quota-exceeded` if a limiter rejected with 429, `...#temporary-reduced-capacity` if a scheduler rejected with 503, both from draft-ietf-httpapi-ratelimit-headers-11; otherwise `about:blank` |
+/// | `title` | the title of the type, or the reason phrase of the status |
 /// | `status` | the status of the response |
-/// | `detail` | why, in words |
-/// | `reason` | why, as [`RejectReason::as_str`] |
-/// | `control_point` | where; beware that clients see it |
-/// | `retry_after` | the seconds that `retry-after` has, when they are known |
+/// | `detail` | the reason in words |
+/// | `reason` | the reason as [`RejectReason::as_str`] |
+/// | `control_point` | the control point; note that clients see it |
+/// | `retry_after` | the seconds of `retry-after`; omitted if the wait is unknown |
 ///
-/// A HEAD request gets the same head and no body. gRPC clients get what they understand in its
-/// place.
+/// A HEAD request gets the same head without a body. gRPC clients get a gRPC response instead.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -58,13 +57,13 @@ pub struct ProblemDetails {
 }
 
 impl ProblemDetails {
-    /// The answers of [`DefaultReject::new`] with bodies.
+    /// Creates a hook that adds bodies to the responses of [`DefaultReject::new`].
     #[must_use]
     pub const fn new() -> Self {
         Self::over(DefaultReject::new())
     }
 
-    /// The answers of a default hook with bodies.
+    /// Creates a hook that adds bodies to the responses of `head`.
     #[must_use]
     pub const fn over(head: DefaultReject) -> Self {
         Self { head }
@@ -85,7 +84,7 @@ where
         if grpc::content_type(head).is_some() || has_no_body(status) {
             return response;
         }
-        let text = describe(rejection, status);
+        let text = to_json(rejection, status);
         let headers = response.headers_mut();
         headers.insert(
             header::CONTENT_TYPE,
@@ -99,7 +98,7 @@ where
     }
 }
 
-/// HTTP has no body with these.
+/// Returns true if HTTP forbids a body with the status.
 fn has_no_body(status: StatusCode) -> bool {
     matches!(
         status,
@@ -107,7 +106,7 @@ fn has_no_body(status: StatusCode) -> bool {
     )
 }
 
-fn describe(rejection: &Rejection, status: StatusCode) -> String {
+fn to_json(rejection: &Rejection, status: StatusCode) -> String {
     let reason = rejection.reason();
     let (about, title) = match (reason, status) {
         (RejectReason::RateLimited, StatusCode::TOO_MANY_REQUESTS) => (QUOTA, "Quota Exceeded"),
@@ -120,14 +119,14 @@ fn describe(rejection: &Rejection, status: StatusCode) -> String {
         ),
     };
     let mut text = String::new();
-    // Writing to a String does not fail. But for the control point nothing needs escapes.
+    // Writing to a String does not fail. Only the control point may need escapes.
     let _ = write!(
         text,
         r#"{{"type":"{about}","title":"{title}","status":{},"detail":"{}","reason":"{}","control_point":"{}""#,
         status.as_u16(),
         grpc::message(reason),
         reason.as_str(),
-        Escaped(rejection.control_point()),
+        JsonEscaped(rejection.control_point()),
     );
     if let Some(secs) = rejection.retry_after_secs() {
         let _ = write!(text, r#","retry_after":{secs}"#);
@@ -136,10 +135,10 @@ fn describe(rejection: &Rejection, status: StatusCode) -> String {
     text
 }
 
-/// The inside of a JSON string.
-struct Escaped<'a>(&'a str);
+/// Formats a text as the inside of a JSON string.
+struct JsonEscaped<'a>(&'a str);
 
-impl fmt::Display for Escaped<'_> {
+impl fmt::Display for JsonEscaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for char in self.0.chars() {
             match char {
@@ -152,25 +151,26 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
-/// The body of [`ProblemDetails`]: JSON, or nothing. See there for an example.
+/// The body of [`ProblemDetails`]: JSON, or empty. See there for an example.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProblemBody(String);
 
 impl ProblemBody {
-    /// The JSON; empty where there is no body.
+    /// Returns the JSON; empty if the response has no body.
     #[must_use]
     pub fn text(&self) -> &str {
         &self.0
     }
 }
 
-/// As in front of services with any body of bytes: no error, so none that would have to convert.
-impl<B> Answer<B> for ProblemBody
+/// Replaces any body whose data converts from [`Bytes`]. It never fails, so no error has to
+/// convert.
+impl<B> ReplacementBody<B> for ProblemBody
 where
     B: Body,
     B::Data: From<Bytes>,
 {
-    fn poll_answer(self: Pin<&mut Self>, _: &mut Context<'_>) -> Polled<B> {
+    fn poll_replacement(self: Pin<&mut Self>, _: &mut Context<'_>) -> Polled<B> {
         let text = std::mem::take(&mut self.get_mut().0);
         let frame = (!text.is_empty()).then(|| Frame::data(Bytes::from(text).into()));
         Poll::Ready(frame.map(Ok))

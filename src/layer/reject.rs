@@ -1,23 +1,24 @@
-//! Answers to rejected requests.
+//! Reject hooks, which build the responses to rejected requests.
 
 use http::{HeaderValue, Response, header};
 use http_body::Body;
 
-use super::answer::{NoBody, RejectBody};
 use super::grpc;
 use super::head::RequestHead;
+use super::replacement_body::{NoBody, RejectBody};
 use crate::flow::Rejection;
 
-/// Keeps caches from storing rejections: policies may choose a status that caches keep, and RFC
-/// 6585, section 4, forbids to keep a 429.
+/// Prevents caches from storing rejections: policies may set a status that caches store by default,
+/// and RFC 6585, section 4, forbids to store a 429.
 pub(super) const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
-/// Answers rejected requests, in front of a service whose responses have the body `B`.
+/// A reject hook: builds the responses to rejected requests, for a service whose responses have the
+/// body `B`.
 ///
-/// Closures are such hooks: `Fn(&Rejection, RequestHead<'_>) -> Response<C>`, where `C` has the
-/// data of `B` and an error that converts to that of `B`. The response goes out as it is, with
-/// `cache-control: no-store` unless it has a `cache-control` of its own: caches must not answer
-/// other clients with a rejection.
+/// Implemented for closures `Fn(&Rejection, RequestHead<'_>) -> Response<C>`, where `C` has the
+/// data type of `B` and an error that converts to the error of `B`. The layer sends the response
+/// unchanged, except that it adds `cache-control: no-store` if the response has no `cache-control`:
+/// caches must not send a rejection to other clients.
 ///
 /// ```
 /// use http::Response;
@@ -25,7 +26,7 @@ pub(super) const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 /// use tower_aperture::Rejection;
 /// use tower_aperture::layer::{NoBody, OnReject, RequestHead};
 ///
-/// /// Sends people to a waiting room.
+/// /// Redirects clients to a waiting room.
 /// struct WaitingRoom;
 ///
 /// impl<B: Body> OnReject<B> for WaitingRoom {
@@ -43,10 +44,10 @@ pub trait OnReject<B>
 where
     B: Body,
 {
-    /// The body of the answer.
+    /// The body of the response.
     type Body: RejectBody<B>;
 
-    /// Builds the answer. It runs on the request's path and must not block.
+    /// Builds the response. Runs on the request path and must not block.
     fn on_reject(&self, rejection: &Rejection, head: RequestHead<'_>) -> Response<Self::Body>;
 }
 
@@ -64,17 +65,20 @@ where
     }
 }
 
-/// The answer without a hook: the [status of the rejection](Rejection::status), `retry-after` in
-/// whole seconds when the wait is known, `cache-control: no-store` (RFC 6585, section 4), the other
-/// [headers of the rejection](Rejection::headers), and an empty body. ([`AgentReject`](crate::layer::AgentReject) sends the body of the rejection too.)
+/// The default reject hook.
 ///
-/// A gRPC request (a POST with the media type `application/grpc` or a relative of it, such as
-/// `application/grpc-web-text+proto`) gets what its clients understand: a 200 that is all head, with `grpc-status`,
-/// `grpc-message`, and for a known wait `retry-after` and `grpc-retry-pushback-ms`. A
-/// `grpc-status-details-bin` has Google's error details: `RetryInfo` for a known wait, and
-/// `QuotaFailure` where a limiter or scheduler said no, with the control point for its subject
-/// (`control_point:NAME`, when that is no longer than 256 bytes) and the reason for its
-/// description.
+/// The response has the [status of the rejection](Rejection::status), `retry-after` in whole
+/// seconds if the wait is known, `cache-control: no-store` (RFC 6585, section 4), the other
+/// [headers of the rejection](Rejection::headers), and an empty body.
+/// ([`AgentReject`](crate::layer::AgentReject) also sends the body of the rejection.)
+///
+/// A gRPC request (a POST with the media type `application/grpc` or a variant such as
+/// `application/grpc-web-text+proto`) gets a gRPC response: status 200 without a body, with
+/// `grpc-status`, `grpc-message` and, if the wait is known, `retry-after` and
+/// `grpc-retry-pushback-ms`. The header `grpc-status-details-bin` contains Google's error details:
+/// `RetryInfo` if the wait is known, and `QuotaFailure` if a limiter or scheduler rejected the
+/// request. The subject of the `QuotaFailure` is `control_point:NAME` and its description is the
+/// reason; it is omitted if the control point is longer than 256 bytes.
 ///
 /// | status of the rejection | gRPC code |
 /// |---|---|
@@ -91,7 +95,7 @@ where
 /// | 502, 503 | Unavailable |
 /// | other | Unknown |
 ///
-/// Use it from a hook of your own for the requests that you do not want to answer differently:
+/// Call it from a custom hook for the requests that should get the default response:
 ///
 /// ```
 /// use std::time::Duration;
@@ -116,7 +120,7 @@ pub struct DefaultReject {
 }
 
 impl DefaultReject {
-    /// The answers that a layer gives by itself.
+    /// Creates the hook that a layer uses by default.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -124,7 +128,7 @@ impl DefaultReject {
         }
     }
 
-    /// Whether gRPC clients are told of a 409 as AlreadyExists, and not as Aborted.
+    /// Sets whether gRPC clients get AlreadyExists for a 409, instead of Aborted.
     ///
     /// ```
     /// # let client = tower_aperture::ApertureClient::disabled();
@@ -149,24 +153,25 @@ impl<B: Body> OnReject<B> for DefaultReject {
         let mut response = Response::new(NoBody);
         if let Some(content_type) = grpc::content_type(head) {
             let headers = response.headers_mut();
-            grpc::refuse(headers, content_type, rejection, self.already_exists);
+            grpc::write_rejection(headers, content_type, rejection, self.already_exists);
         } else {
             *response.status_mut() = rejection.status();
         }
         let headers = response.headers_mut();
-        // Whatever the rejection says: a cache would answer clients that are within their limits.
+        // Overrides the rejection's own value: a cache would send the rejection to clients that are
+        // within their limits.
         headers.insert(header::CACHE_CONTROL, NO_STORE);
         if let Some(secs) = rejection.retry_after_secs() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(secs));
         }
         if let Some(more) = rejection.headers() {
             for name in more.keys() {
-                // What the protocol needs stays as it is.
+                // Headers of the protocol and those set above take precedence.
                 if headers.contains_key(name) {
                     continue;
                 }
                 for value in more.get_all(name) {
-                    // Full at 32768 values; what does not fit is left out.
+                    // The map is full at 32768 values; further ones are omitted.
                     let _ = headers.try_append(name, value.clone());
                 }
             }

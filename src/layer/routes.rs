@@ -1,4 +1,4 @@
-//! Control points by method and path.
+//! Route tables, which map methods and paths to control points.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,23 +9,25 @@ use http::Method;
 use super::config::ControlPoint;
 use super::error::LayerError;
 use super::head::RequestHead;
-use super::layer::{ApertureLayer, refuse};
-use super::spelling;
-use super::templates::Templates;
+use super::layer::{ApertureLayer, unwrap_or_panic};
+use super::normalize_path;
+use super::templates::RouteTemplates;
 
-/// Control points by method and path, for services without a router that leaves its template.
+/// A table of control points by method and path, for services without a router that exposes the
+/// matched template.
 ///
-/// Paths are as axum has them: `{name}` stands for one segment, `{*name}` for all that follow,
-/// neither of them empty. A request has the most specific route that has its method: a route for
-/// that method, for `GET` if the method is `HEAD`, or for [any](Self::any). From left to right a
-/// text is more specific than `{name}`, and that more than `{*name}`. A route without the method
-/// is as if it were not there, so `/{*rest}` for any method gets what `POST /checkout` leaves. What
-/// matches no route has the [`fallback`](Self::fallback); without one it is left alone, like
-/// [`Skip`].
+/// Paths have the syntax of axum: `{name}` matches one segment, and `{*name}` matches all that
+/// follow; both match at least one character. A request gets the most specific route whose path
+/// matches and that has its method: a route for that method, for `GET` if the method is `HEAD`, or
+/// for [any method](Self::any). From left to right, a text is more specific than `{name}`, and
+/// `{name}` is more specific than `{*name}`. Routes without the method are ignored: with `POST
+/// /checkout` and `/{*rest}` for any method, `GET /checkout` gets the latter. A request that
+/// matches no route gets the [`fallback`](Self::fallback); without a fallback it is skipped, as
+/// with [`Skip`].
 ///
-/// Paths are compared as they are, like axum compares them. If anything behind the layer takes
-/// other spellings for the same path, such as `//users/42/` for `/users/42`, a client that uses
-/// them leaves its limit: [`normalize`](Self::normalize) the table then.
+/// Paths are compared literally, as in axum. If a service behind the layer accepts other spellings
+/// of the same path, such as `//users/42/` for `/users/42`, a client can evade its limit with them:
+/// [`normalize`](Self::normalize) the table then.
 ///
 /// ```
 /// # let client = tower_aperture::ApertureClient::disabled();
@@ -46,13 +48,13 @@ use super::templates::Templates;
 #[derive(Clone)]
 pub struct RouteTable {
     routes: Vec<Route>,
-    /// Leads to indices of `routes`.
-    templates: Templates,
+    /// Finds indices of `routes`.
+    templates: RouteTemplates,
     fallback: Point,
     normalize: bool,
 }
 
-/// The points of one path.
+/// The control points of one path, by method; `None` stands for any method.
 #[derive(Clone)]
 struct Route {
     path: Box<str>,
@@ -66,7 +68,7 @@ impl Route {
         found.map(|(_, point)| point)
     }
 
-    /// The point of requests with this method.
+    /// Returns the control point of requests with this method.
     fn applying(&self, method: &Method) -> Option<&Point> {
         let get = || (method == Method::HEAD).then_some(&Method::GET);
         self.point(Some(method))
@@ -75,7 +77,7 @@ impl Route {
     }
 }
 
-/// What a route of a [`RouteTable`] is under flow control: a control point or [`Skip`].
+/// The target of a route in a [`RouteTable`]: a control point or [`Skip`].
 ///
 /// ```
 /// use tower_aperture::layer::{Point, Skip};
@@ -86,7 +88,7 @@ impl Route {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Point(Option<Arc<str>>);
 
-/// Requests that flow control has nothing to do with. See [`RouteTable`] for an example.
+/// The target of routes whose requests the layer skips. See [`RouteTable`] for an example.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Skip;
 
@@ -109,12 +111,12 @@ impl From<String> for Point {
 }
 
 impl RouteTable {
-    /// No routes and no fallback.
+    /// Creates a table without routes and fallback.
     #[must_use]
     pub fn new() -> Self {
         Self {
             routes: Vec::new(),
-            templates: Templates::default(),
+            templates: RouteTemplates::default(),
             fallback: Skip.into(),
             normalize: false,
         }
@@ -124,20 +126,22 @@ impl RouteTable {
     ///
     /// # Panics
     ///
-    /// If the path is no template, cannot be told from another one, is there for that method
-    /// already, or the control point is empty; [`try_route`](Self::try_route) returns that as an
-    /// error. So do its companions for single methods and for any.
+    /// If the path is not a valid template, differs from another one only in the names of its
+    /// parameters, already has a route for that method, or if the control point is empty.
+    /// [`try_route`](Self::try_route) returns these as errors. The methods for single HTTP methods
+    /// and [`any`](Self::any) panic alike.
     #[must_use]
     #[track_caller]
     pub fn route(self, method: Method, path: &str, point: impl Into<Point>) -> Self {
-        refuse(self.try_route(method, path, point))
+        unwrap_or_panic(self.try_route(method, path, point))
     }
 
-    /// Like [`route`](Self::route) for routes from a configuration.
+    /// Like [`route`](Self::route), for routes from a configuration.
     ///
     /// # Errors
     ///
-    /// As [`route`](Self::route) panics; the error names the route and what to do.
+    /// In the cases in which [`route`](Self::route) panics. The error names the route and the
+    /// remedy.
     pub fn try_route(
         self,
         method: Method,
@@ -147,27 +151,27 @@ impl RouteTable {
         self.add(Some(method), path, point.into())
     }
 
-    /// Adds a route for all methods that have none of their own at that path.
+    /// Adds a route for all methods that have no route of their own at that path.
     ///
     /// # Panics
     ///
-    /// As [`route`](Self::route).
+    /// In the same cases as [`route`](Self::route).
     #[must_use]
     #[track_caller]
     pub fn any(self, path: &str, point: impl Into<Point>) -> Self {
-        refuse(self.try_any(path, point))
+        unwrap_or_panic(self.try_any(path, point))
     }
 
-    /// Like [`any`](Self::any) for routes from a configuration.
+    /// Like [`any`](Self::any), for routes from a configuration.
     ///
     /// # Errors
     ///
-    /// As [`try_route`](Self::try_route).
+    /// In the same cases as [`try_route`](Self::try_route).
     pub fn try_any(self, path: &str, point: impl Into<Point>) -> Result<Self, LayerError> {
         self.add(None, path, point.into())
     }
 
-    /// What becomes of requests that match no route; without it they are left alone.
+    /// Sets the control point of requests that match no route; without it they are skipped.
     ///
     /// # Panics
     ///
@@ -175,19 +179,19 @@ impl RouteTable {
     #[must_use]
     #[track_caller]
     pub fn fallback(mut self, point: impl Into<Point>) -> Self {
-        self.fallback = refuse(named(point.into(), "the fallback"));
+        self.fallback = unwrap_or_panic(check_name(point.into(), "the fallback"));
         self
     }
 
-    /// Takes other spellings of a path for the same: repeated slashes, a slash at the end, the
-    /// segments `.` and `..`, and percent-encoded letters, digits, `-`, `.`, `_` and `~` (RFC 3986
-    /// sections 5.2.4 and 6.2.2). A percent-encoded slash counts as part of a segment first, and
-    /// as a slash where that matches no route. Requests go on as they came.
+    /// Normalizes paths before they are matched: repeated slashes, a trailing slash, the segments
+    /// `.` and `..`, and percent-encoded letters, digits, `-`, `.`, `_` and `~` (RFC 3986 sections
+    /// 5.2.4 and 6.2.2). A percent-encoded slash is first treated as part of a segment and, if no
+    /// route matches, as a slash. The request itself is passed on unchanged.
     ///
-    /// It is needed where the service behind the layer, or anything between the two, treats such
-    /// spellings alike: tower-http's `NormalizePath`, an application that decodes or splits paths
-    /// itself, a proxy to another server. axum's router does not. Paths that need it cost an
-    /// allocation.
+    /// Use it if the service behind the layer, or anything between the two, treats such spellings
+    /// as equal: tower-http's `NormalizePath`, an application that decodes or splits paths itself,
+    /// a proxy to another server. axum's router does not. Each path that has to be normalized costs
+    /// an allocation.
     ///
     /// ```
     /// use http::Request;
@@ -208,10 +212,10 @@ impl RouteTable {
     #[must_use]
     #[track_caller]
     pub fn normalize(self) -> Self {
-        refuse(self.try_normalize())
+        unwrap_or_panic(self.try_normalize())
     }
 
-    /// Like [`normalize`](Self::normalize) for routes from a configuration.
+    /// Like [`normalize`](Self::normalize), for routes from a configuration.
     ///
     /// # Errors
     ///
@@ -233,17 +237,17 @@ impl RouteTable {
             Some(method) => format!("{method} {path}"),
             None => path.to_owned(),
         };
-        let refused = |why| LayerError::invalid_route(&written, why);
-        let point = named(point, &written)?;
+        let invalid = |reason| LayerError::invalid_route(&written, reason);
+        let point = check_name(point, &written)?;
         if !path.starts_with('/') {
-            return Err(refused("a path begins with `/`".into()));
+            return Err(invalid("the path must begin with `/`".into()));
         }
         let path = match self.normalize {
-            true => spelling::normal(path),
+            true => normalize_path::normalize(path),
             false => Cow::Borrowed(path),
         };
         let new = self.routes.len();
-        let known = self.templates.insert(&path, new).map_err(refused)?;
+        let known = self.templates.insert(&path, new).map_err(invalid)?;
         let at = known.unwrap_or(new);
         match self.routes.get(at) {
             None => self.routes.push(Route {
@@ -252,21 +256,22 @@ impl RouteTable {
             }),
             Some(known) if *known.path != *path => {
                 let path = &known.path;
-                let why = format!("it cannot be told from `{path}`; name their parameters alike");
-                return Err(refused(why.into()));
+                let reason =
+                    format!("it matches the same paths as `{path}`; use the same parameter names");
+                return Err(invalid(reason.into()));
             }
             Some(_) => {}
         }
         let route = &mut self.routes[at];
         if route.point(method.as_ref()).is_some() {
-            let why = "it is there already; remove one of the two";
-            return Err(refused(why.into()));
+            let reason = "the route already exists; remove one of the two";
+            return Err(invalid(reason.into()));
         }
         route.points.push((method, point));
         Ok(self)
     }
 
-    /// Returns the control point of a request, `None` if the request is left alone.
+    /// Returns the control point of a request; `None` if the layer skips the request.
     #[must_use]
     pub fn control_point(&self, head: RequestHead<'_>) -> Option<&str> {
         self.find(head.method(), head.uri().path()).0.as_deref()
@@ -276,10 +281,10 @@ impl RouteTable {
         let found = match self.normalize {
             false => self.lookup(method, path),
             true => {
-                let path = spelling::normal(path);
+                let path = normalize_path::normalize(path);
                 self.lookup(method, &path).or_else(|| {
-                    let path = spelling::with_slashes(&path)?;
-                    self.lookup(method, &spelling::normal(&path))
+                    let path = normalize_path::decode_slashes(&path)?;
+                    self.lookup(method, &normalize_path::normalize(&path))
                 })
             }
         };
@@ -304,7 +309,7 @@ macro_rules! methods {
                 ///
                 /// # Panics
                 ///
-                /// As [`route`](Self::route).
+                /// In the same cases as [`route`](Self::route).
                 #[must_use]
                 #[track_caller]
                 pub fn $name(self, path: &str, point: impl Into<Point>) -> Self {
@@ -317,10 +322,10 @@ macro_rules! methods {
 
 methods!(get GET, post POST, put PUT, patch PATCH, delete DELETE, head HEAD, options OPTIONS);
 
-fn named(point: Point, route: &str) -> Result<Point, LayerError> {
+fn check_name(point: Point, route: &str) -> Result<Point, LayerError> {
     if point.0.as_deref() == Some("") {
-        let why = "the control point is empty; name one, or use `Skip`";
-        return Err(LayerError::invalid_route(route, why.into()));
+        let reason = "the control point is empty; name one, or use `Skip`";
+        return Err(LayerError::invalid_route(route, reason.into()));
     }
     Ok(point)
 }
@@ -342,8 +347,8 @@ impl fmt::Debug for RouteTable {
 }
 
 impl<D> ApertureLayer<D> {
-    /// A layer that takes the control point from a table of routes, and leaves alone what the
-    /// table says.
+    /// Creates a layer that takes the control point from a route table, and skips the requests for
+    /// which the table has none.
     #[must_use]
     pub fn with_routes(decider: D, routes: RouteTable) -> Self {
         Self::of(decider, ControlPoint::Routes(Arc::new(routes)))

@@ -1,4 +1,4 @@
-//! The service that asks for each request and runs it or answers it.
+//! The service that checks each request, and then runs or rejects it.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,22 +11,22 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::body::ResponseBody;
-use super::config::{Config, Ruling, Settings};
+use super::config::{Config, RequestAction, Settings};
 use super::deadline::Deadline;
-use super::future::{Flow, ResponseFuture, Waiting};
+use super::future::{ResponseFuture, RunningFlow, WaitingRequest};
 use super::head::RequestHead;
 use super::names::LabelNames;
-use super::plan::Plan;
 use super::reject::{DefaultReject, OnReject};
+use super::request_extras::RequestExtras;
 use crate::flow::{
     Check, Decider, Denial, FlowDecision, FlowParams, RejectReason, Rejection, Ticket, Verdict,
 };
 
-/// The service that [`ApertureLayer`](crate::ApertureLayer) makes.
+/// A service under flow control, returned by [`ApertureLayer`](crate::ApertureLayer).
 ///
-/// It works around any HTTP service whose requests have any body; the inner service has to be
-/// `Clone`, as servers want it anyway: when a decision has to be awaited, the instance that is
-/// ready waits along and a clone takes its place.
+/// It wraps any HTTP service, with any type of request body. The inner service must be `Clone`, as
+/// most servers require anyway: if a decision must be awaited, the instance that reported ready is
+/// kept with the request, and a clone replaces it in this service.
 ///
 /// ```
 /// # let client = tower_aperture::ApertureClient::disabled();
@@ -59,24 +59,25 @@ impl<S, D, R> Aperture<S, D, R> {
         }
     }
 
-    /// The inner service.
+    /// Returns a reference to the inner service.
     pub const fn get_ref(&self) -> &S {
         &self.inner
     }
 
-    /// The inner service.
+    /// Returns a mutable reference to the inner service.
     pub const fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
 
-    /// The inner service, out of flow control.
+    /// Returns the inner service, without flow control.
     pub fn into_inner(self) -> S {
         self.inner
     }
 }
 
-/// Readiness stays behind: it belongs to the instance that was polled. By hand, for no bound on
-/// the hook.
+/// A clone must be polled for readiness anew, because readiness belongs to the instance that was
+/// polled.
+// Not derived, to avoid a `Clone` bound on the hook.
 impl<S: Clone, D: Clone, R> Clone for Aperture<S, D, R> {
     fn clone(&self) -> Self {
         Self {
@@ -95,12 +96,12 @@ impl<S: fmt::Debug, D, R> fmt::Debug for Aperture<S, D, R> {
     }
 }
 
-/// What to do with a request.
-enum Next<T: Ticket, P> {
+/// The next step of `call`, after the check.
+enum NextStep<T: Ticket, P> {
     Skip,
     Run,
-    Settle(Ruling<T>),
-    Wait(P, Arc<str>),
+    Perform(RequestAction<T>),
+    Await(P, Arc<str>),
 }
 
 impl<S, D, R, B, RB> Service<Request<B>> for Aperture<S, D, R>
@@ -114,7 +115,7 @@ where
     type Error = S::Error;
     type Future = ResponseFuture<S, D, R, B, R::Body>;
 
-    /// Ready when the inner service is; the layer reserves nothing itself.
+    /// Ready when the inner service is ready; the layer itself is always ready.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
     }
@@ -123,44 +124,45 @@ where
         let settings = &self.config.settings;
         let head = RequestHead::new(&request);
         if settings.skips(head) {
-            let plan = Plan::of_skipped(settings, head, &self.decider);
-            return ResponseFuture::skipped(&mut self.inner, request, plan);
+            let extras = RequestExtras::for_skipped(settings, head, &self.decider);
+            return ResponseFuture::skipped(&mut self.inner, request, extras);
         }
 
         let deadline = Deadline::of(head);
-        let mut plan: Option<Box<Plan>> = None;
-        // In a block, so that nothing borrows from the request any longer when it moves.
+        let mut extras: Option<Box<RequestExtras>> = None;
+        // A block, so that all borrows of the request end before the request moves.
         let mut flow = None;
         let next = 'next: {
             let Some(control_point) = settings.control_point(head, &self.decider) else {
-                break 'next Next::Skip;
+                break 'next NextStep::Skip;
             };
             let (control_point, is_fallback) = (control_point.name, control_point.is_fallback);
             if deadline.is_some_and(Deadline::has_passed) {
-                let rejection = Settings::deadline_exceeded(settings.keep(&control_point));
-                break 'next Next::Settle(Ruling::Reject(rejection, None));
+                let rejection = Settings::deadline_exceeded(settings.to_shared(&control_point));
+                break 'next NextStep::Perform(RequestAction::Reject(rejection, None));
             }
             let names = LabelNames::new(&settings.names, &self.decider);
             let mut params = FlowParams::with_limits(settings.extract.limits);
             settings.fill(head.naming_labels(&names), deadline, &mut params);
             if let Some(label) = settings.missing_label(&params.labels) {
-                let rejection = Rejection::missing(settings.keep(&control_point), label);
-                break 'next Next::Settle(Ruling::Reject(rejection, None));
+                let rejection = Rejection::missing(settings.to_shared(&control_point), label);
+                break 'next NextStep::Perform(RequestAction::Reject(rejection, None));
             }
             if is_fallback {
-                // Keys of the cache are those of one control point, and this one is many.
+                // A cache key belongs to one control point, and the fallback stands for many.
                 params.result_cache_key = None;
             }
-            if settings.refuses_body(head) {
+            if settings.rejects_body(head) {
                 let denial = Denial::new(RejectReason::BodyTooLarge);
-                let rejection = Rejection::new(settings.keep(&control_point), denial);
-                break 'next Next::Settle(Ruling::Reject(rejection, None));
+                let rejection = Rejection::new(settings.to_shared(&control_point), denial);
+                break 'next NextStep::Perform(RequestAction::Reject(rejection, None));
             }
-            if settings.plans() {
+            if settings.needs_extras() {
                 let key = params.result_cache_key.as_deref();
                 let caches = !is_fallback;
-                plan = Plan::new(settings, head, &control_point, key, caches, &self.decider);
-                if let Some(key) = plan.as_deref().and_then(Plan::key) {
+                extras =
+                    RequestExtras::new(settings, head, &control_point, key, caches, &self.decider);
+                if let Some(key) = extras.as_deref().and_then(RequestExtras::key) {
                     params.result_cache_key = Some(Cow::Borrowed(key));
                 }
             }
@@ -168,75 +170,82 @@ where
                 None => self.decider.decide(&control_point, &params),
                 Some(http) => {
                     let limit = settings.extract.value_limit;
-                    http.ask(&self.decider, &control_point, &mut params, limit, head)
+                    http.check(&self.decider, &control_point, &mut params, limit, head)
                 }
             };
             match check {
-                // The common case, without a detour on which all of it would be moved.
-                Check::Ready(Verdict::Accepted(ticket)) if plan.is_none() && deadline.is_none() => {
+                // The common case. A detour through `RequestAction` would move the guard again.
+                Check::Ready(Verdict::Accepted(ticket))
+                    if extras.is_none() && deadline.is_none() =>
+                {
                     let guard = settings.accept(ticket);
-                    flow = Some(Flow::new(guard, head.method()));
-                    Next::Run
+                    flow = Some(RunningFlow::new(guard, head.method()));
+                    NextStep::Run
                 }
                 Check::Ready(verdict) => {
-                    let name = || settings.keep(&control_point);
-                    Next::Settle(settings.rule(verdict, head, deadline, name))
+                    let name = || settings.to_shared(&control_point);
+                    NextStep::Perform(settings.apply_verdict(verdict, head, deadline, name))
                 }
-                Check::Pending(pending) => Next::Wait(pending, settings.keep(&control_point)),
+                Check::Pending(pending) => {
+                    NextStep::Await(pending, settings.to_shared(&control_point))
+                }
             }
         };
         let (pending, control_point) = match next {
-            Next::Skip => {
-                let plan = Plan::of_skipped(settings, RequestHead::new(&request), &self.decider);
-                return ResponseFuture::skipped(&mut self.inner, request, plan);
+            NextStep::Skip => {
+                let extras =
+                    RequestExtras::for_skipped(settings, RequestHead::new(&request), &self.decider);
+                return ResponseFuture::skipped(&mut self.inner, request, extras);
             }
-            Next::Run => {
-                let guard = flow.as_mut().and_then(Flow::guard);
-                settings.mark(&mut request, FlowDecision::Accepted, guard);
+            NextStep::Run => {
+                let guard = flow.as_mut().and_then(RunningFlow::guard);
+                settings.annotate(&mut request, FlowDecision::Accepted, guard);
                 return ResponseFuture::running(self.inner.call(request), flow);
             }
-            Next::Settle(mut ruling) => {
-                let again = plan.as_mut().is_some_and(|plan| plan.look_at(&mut ruling));
-                let again = again.then(|| {
+            NextStep::Perform(mut action) => {
+                let needs_check = extras
+                    .as_mut()
+                    .is_some_and(|extras| extras.take_lookup(&mut action));
+                let second_check = needs_check.then(|| {
                     let head = RequestHead::new(&request);
                     let name = settings.control_point(head, &self.decider)?.name;
-                    let name = settings.keep(&name);
-                    let check = settings.ask_again(&self.decider, &name, head, deadline);
+                    let name = settings.to_shared(&name);
+                    let check = settings.check_again(&self.decider, &name, head, deadline);
                     Some((check, name))
                 });
-                match again.flatten() {
+                match second_check.flatten() {
                     Some((Check::Pending(pending), name)) => (pending, name),
                     decided => {
                         if let Some((Check::Ready(verdict), name)) = decided {
                             let head = RequestHead::new(&request);
-                            ruling = settings.rule(verdict, head, deadline, || name);
+                            action = settings.apply_verdict(verdict, head, deadline, || name);
                         }
-                        return ResponseFuture::settle(
+                        return ResponseFuture::perform(
                             &self.config,
                             &mut self.inner,
                             request,
-                            ruling,
-                            plan,
+                            action,
+                            extras,
                         );
                     }
                 }
             }
-            Next::Wait(pending, control_point) => (pending, control_point),
+            NextStep::Await(pending, control_point) => (pending, control_point),
         };
 
-        // The instance that said it is ready is the one to call later.
+        // The instance that reported ready must be the one that is called later.
         let clone = self.inner.clone();
-        let looks_up = plan.as_deref().and_then(Plan::key).is_some();
-        ResponseFuture::wait(
+        let looks_up = extras.as_deref().and_then(RequestExtras::key).is_some();
+        ResponseFuture::deciding(
             pending,
-            Waiting {
+            WaitingRequest {
                 decider: looks_up.then(|| self.decider.clone()),
                 config: self.config.clone(),
                 inner: mem::replace(&mut self.inner, clone),
                 request,
                 control_point,
                 deadline,
-                plan,
+                extras,
             },
         )
     }

@@ -1,69 +1,71 @@
-//! Templates of paths, and which of them a path matches.
+//! Matches paths against route templates.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-/// Templates, each with the index of what it is for.
+/// A tree of route templates, each with the index of its route.
 ///
-/// Unlike a router's tree it holds templates that overlap, such as `/users/{id}` and
-/// `/users/{*rest}`, and lets the caller pass by those that match but have no use for a request.
+/// Unlike the tree of a router, it holds templates that overlap, such as `/users/{id}` and
+/// `/users/{*rest}`, and lets the caller pass over templates that match but do not apply to a
+/// request.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Templates {
-    /// What follows the slash that all paths begin with.
-    root: Node,
+pub(super) struct RouteTemplates {
+    /// Matches what follows the leading slash of a path.
+    root: TemplateNode,
 }
 
-/// Where the segments up to here lead.
+/// The templates that share the segments up to this node.
 #[derive(Clone, Debug, Default)]
-struct Node {
-    /// Ends here.
+struct TemplateNode {
+    /// The index of the template that ends here.
     end: Option<usize>,
-    texts: HashMap<Box<str>, Node>,
-    /// A parameter by the text in front of it in the segment, the longest text first.
-    parameters: Vec<(Box<str>, Node)>,
-    /// A rest, `{*name}`, alike.
+    /// The next segment as a literal text.
+    texts: HashMap<Box<str>, TemplateNode>,
+    /// The next segment as a parameter, by the text before the parameter; the longest text first.
+    parameters: Vec<(Box<str>, TemplateNode)>,
+    /// The rest of the path as `{*name}`, by the text before it; the longest text first.
     rests: Vec<(Box<str>, usize)>,
 }
 
 /// One segment of a template.
 #[derive(Debug, PartialEq, Eq)]
-enum Part {
+enum TemplateSegment {
     Text(String),
-    /// The text in front of a parameter.
+    /// The text before a parameter.
     Parameter(String),
-    /// The text in front of a rest.
+    /// The text before a rest.
     Rest(String),
 }
 
-impl Templates {
-    /// Adds a template that begins with a slash, or returns the index of an equal one, which may
-    /// name its parameters otherwise.
+impl RouteTemplates {
+    /// Adds a template that begins with a slash. Returns the index of an equivalent template if
+    /// there is one; its parameters may have other names.
     ///
     /// # Errors
     ///
-    /// Says what is wrong with the template and what would be right.
+    /// If the template is invalid; the text names the fault and the correct form.
     pub(super) fn insert(
         &mut self,
         template: &str,
         index: usize,
     ) -> Result<Option<usize>, Cow<'static, str>> {
-        let mut parts = Vec::new();
+        let mut segments = Vec::new();
         for segment in template.split('/').skip(1) {
-            if matches!(parts.last(), Some(Part::Rest(_))) {
-                return Err("`{*rest}` comes last".into());
+            if matches!(segments.last(), Some(TemplateSegment::Rest(_))) {
+                return Err("`{*rest}` must be the last segment".into());
             }
-            parts.push(part(segment)?);
+            segments.push(parse_segment(segment)?);
         }
         let mut node = &mut self.root;
-        for part in parts {
-            node = match part {
-                Part::Text(text) => node.texts.entry(text.into()).or_default(),
-                Part::Parameter(before) => {
-                    let at = place(&mut node.parameters, &before, Node::default);
+        for segment in segments {
+            node = match segment {
+                TemplateSegment::Text(text) => node.texts.entry(text.into()).or_default(),
+                TemplateSegment::Parameter(before) => {
+                    let at = find_or_insert(&mut node.parameters, &before, TemplateNode::default);
                     &mut node.parameters[at].1
                 }
-                Part::Rest(before) => {
-                    let at = place(&mut node.rests, &before, || index);
+                TemplateSegment::Rest(before) => {
+                    let at = find_or_insert(&mut node.rests, &before, || index);
                     let known = node.rests[at].1;
                     return Ok((known != index).then_some(known));
                 }
@@ -73,41 +75,50 @@ impl Templates {
         Ok((known != index).then_some(known))
     }
 
-    /// Returns the first use of a template that matches the path, from the most specific one on: a
-    /// text comes before a parameter and a parameter before a rest, from left to right.
+    /// Calls `select` with the index of each template that matches the path, the most specific
+    /// first, and returns its first result. From left to right, a text is more specific than a
+    /// parameter and a parameter more specific than a rest.
     ///
     /// Visits each template at most once.
-    pub(super) fn find<T>(&self, path: &str, mut of: impl FnMut(usize) -> Option<T>) -> Option<T> {
-        self.root.find(Some(path.strip_prefix('/')?), &mut of)
+    pub(super) fn find<T>(
+        &self,
+        path: &str,
+        mut select: impl FnMut(usize) -> Option<T>,
+    ) -> Option<T> {
+        self.root.find(Some(path.strip_prefix('/')?), &mut select)
     }
 }
 
-impl Node {
-    fn find<T>(&self, path: Option<&str>, of: &mut impl FnMut(usize) -> Option<T>) -> Option<T> {
+impl TemplateNode {
+    fn find<T>(
+        &self,
+        path: Option<&str>,
+        select: &mut impl FnMut(usize) -> Option<T>,
+    ) -> Option<T> {
         let Some(path) = path else {
-            return of(self.end?);
+            return select(self.end?);
         };
         let (segment, rest) = match path.split_once('/') {
             Some((segment, rest)) => (segment, Some(rest)),
             None => (path, None),
         };
         if let Some(node) = self.texts.get(segment)
-            && let Some(found) = node.find(rest, of)
+            && let Some(found) = node.find(rest, select)
         {
             return Some(found);
         }
-        // Parameters and rests are not empty.
+        // Parameters and rests match at least one character.
         let fits = |text: &str, before: &str| text.len() > before.len() && text.starts_with(before);
         for (before, node) in &self.parameters {
             if fits(segment, before)
-                && let Some(found) = node.find(rest, of)
+                && let Some(found) = node.find(rest, select)
             {
                 return Some(found);
             }
         }
         for (before, index) in &self.rests {
             if fits(path, before)
-                && let Some(found) = of(*index)
+                && let Some(found) = select(*index)
             {
                 return Some(found);
             }
@@ -116,19 +127,25 @@ impl Node {
     }
 }
 
-/// Finds a text, or makes room for it behind the longer ones.
-fn place<T>(of: &mut Vec<(Box<str>, T)>, text: &str, new: impl FnOnce() -> T) -> usize {
-    if let Some(at) = of.iter().position(|(known, _)| **known == *text) {
+/// Returns the position of a text. Inserts a missing text behind those that are as long or longer.
+fn find_or_insert<T>(
+    entries: &mut Vec<(Box<str>, T)>,
+    text: &str,
+    new: impl FnOnce() -> T,
+) -> usize {
+    if let Some(at) = entries.iter().position(|(known, _)| **known == *text) {
         return at;
     }
-    let at = of.partition_point(|(known, _)| known.len() >= text.len());
-    of.insert(at, (text.into(), new()));
+    let at = entries.partition_point(|(known, _)| known.len() >= text.len());
+    entries.insert(at, (text.into(), new()));
     at
 }
 
-/// Reads a segment: a text, in which `{{` and `}}` are braces, and at most one parameter behind it.
-fn part(segment: &str) -> Result<Part, Cow<'static, str>> {
-    const BRACES: &str = "a parameter is a name in braces: `{id}`; `{{` is a brace";
+/// Parses a segment: a text, in which `{{` and `}}` are literal braces, and at most one parameter
+/// behind it.
+fn parse_segment(segment: &str) -> Result<TemplateSegment, Cow<'static, str>> {
+    const BRACES: &str =
+        "a parameter is a name in braces, such as `{id}`; write `{{` for a literal brace";
     let mut text = String::new();
     let mut chars = segment.char_indices().peekable();
     while let Some((at, char)) = chars.next() {
@@ -146,17 +163,19 @@ fn part(segment: &str) -> Result<Part, Cow<'static, str>> {
                     return Err(BRACES.into());
                 }
                 if !after.is_empty() {
-                    return Err("a segment holds one parameter and nothing else: `/{id}`".into());
+                    return Err(
+                        "a segment may contain one parameter, at its end, such as `/{id}`".into(),
+                    );
                 }
                 return Ok(match is_rest {
-                    true => Part::Rest(text),
-                    false => Part::Parameter(text),
+                    true => TemplateSegment::Rest(text),
+                    false => TemplateSegment::Parameter(text),
                 });
             }
             char => text.push(char),
         }
     }
-    Ok(Part::Text(text))
+    Ok(TemplateSegment::Text(text))
 }
 
 #[cfg(test)]
@@ -164,31 +183,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn segments_are_texts_or_end_in_a_parameter() {
-        let text = |text: &str| Ok(Part::Text(text.to_owned()));
+    fn a_segment_is_a_text_or_ends_in_a_parameter() {
+        let text = |text: &str| Ok(TemplateSegment::Text(text.to_owned()));
         for (segment, expected) in [
             ("", text("")),
             ("users", text("users")),
             ("{{id}}", text("{id}")),
             ("a}}{{b", text("a}{b")),
-            ("{id}", Ok(Part::Parameter(String::new()))),
-            ("v{id}", Ok(Part::Parameter("v".to_owned()))),
-            ("{{{id}", Ok(Part::Parameter("{".to_owned()))),
-            ("{*rest}", Ok(Part::Rest(String::new()))),
-            ("v{*rest}", Ok(Part::Rest("v".to_owned()))),
+            ("{id}", Ok(TemplateSegment::Parameter(String::new()))),
+            ("v{id}", Ok(TemplateSegment::Parameter("v".to_owned()))),
+            ("{{{id}", Ok(TemplateSegment::Parameter("{".to_owned()))),
+            ("{*rest}", Ok(TemplateSegment::Rest(String::new()))),
+            ("v{*rest}", Ok(TemplateSegment::Rest("v".to_owned()))),
         ] {
-            assert_eq!(part(segment), expected, "{segment}");
+            assert_eq!(parse_segment(segment), expected, "{segment}");
         }
         for segment in [
             "{", "}", "{id", "id}", "{}", "{*}", "{a{b}", "{a*}", "{a}{b}", "{a}x",
         ] {
-            assert!(part(segment).is_err(), "{segment}");
+            assert!(parse_segment(segment).is_err(), "{segment}");
         }
     }
 
     #[test]
-    fn the_longest_text_in_front_of_a_parameter_wins() {
-        let mut templates = Templates::default();
+    fn the_longest_text_before_a_parameter_is_matched_first() {
+        let mut templates = RouteTemplates::default();
         for (index, template) in ["/v{a}", "/{b}", "/v1-{c}", "/v1-x", "/v1{*d}", "/{*e}"]
             .into_iter()
             .enumerate()

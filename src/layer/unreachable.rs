@@ -1,9 +1,11 @@
+//! What happens to requests without a decision: fail open or fail closed.
+
 use std::sync::Arc;
 
 use super::head::RequestHead;
 use crate::flow::FlowError;
 
-/// What happens to a request when nobody decides about it.
+/// How the layer treats an unreachable request: one that got no decision in time, or none at all.
 ///
 /// See [`ApertureLayer::on_unreachable`](crate::ApertureLayer::on_unreachable).
 ///
@@ -14,12 +16,12 @@ use crate::flow::FlowError;
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum FailureMode {
-    /// It runs, outside flow control.
+    /// The request runs without a flow.
     #[default]
     Open,
-    /// It is rejected with
+    /// The request is rejected with
     /// [`RejectReason::Unreachable`](crate::RejectReason::Unreachable): status 503, unless the
-    /// reject hook answers otherwise.
+    /// reject hook sets another one.
     Closed,
 }
 

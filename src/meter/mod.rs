@@ -1,17 +1,17 @@
-//! What happens to flows, counted by control point: for the `metrics` facade where the feature is
-//! on, nothing where it is off.
+//! Records the metrics of flows by control point, through the `metrics` facade. Without the feature
+//! `metrics`, the same types are no-op stubs.
 
-// Each backend uses a part of it.
+// Each backend uses only some of the methods.
 #![cfg_attr(not(all(feature = "remote", feature = "embedded")), allow(dead_code))]
 
 #[cfg(feature = "metrics")]
-mod on;
+mod control_point;
 #[cfg(feature = "metrics")]
-mod series;
+mod enabled;
 #[cfg(feature = "metrics")]
-pub(crate) use self::on::{Asked, Held, Meter};
+pub(crate) use self::enabled::{CheckTimer, EndCounter, Meter};
 
 #[cfg(not(feature = "metrics"))]
-mod off;
+mod disabled;
 #[cfg(not(feature = "metrics"))]
-pub(crate) use self::off::{Asked, Held, Meter};
+pub(crate) use self::disabled::{CheckTimer, EndCounter, Meter};

@@ -1,3 +1,5 @@
+//! Records the metrics of an engine.
+
 use metrics::{counter, gauge};
 
 use super::{
@@ -7,11 +9,11 @@ use super::{
 use crate::Engine;
 use crate::engine::LoopOutput;
 
-/// Records what an engine knows of itself, to be called now and then: before a scrape, say.
+/// Records the statistics of an engine. Call it regularly, for example before each scrape.
 ///
-/// It is for one engine a process: those of a second one take the place of the first one's. A load
-/// scheduler that lets everything in has the multiplier 1, and settings that no signal has
-/// reached yet are left out.
+/// It supports one engine per process: the values of a second one would replace those of the first.
+/// A load scheduler that accepts all flows has the multiplier 1. Settings for which the circuit has
+/// not produced a signal yet are left out.
 ///
 /// ```
 /// use tower_aperture::{Engine, metrics};
@@ -29,8 +31,8 @@ pub fn record_engine(engine: &Engine) {
     counter!(ENGINE_KEYS_EVICTED).absolute(stats.evicted);
     counter!(ENGINE_RELOADS, "result" => "done").absolute(stats.reloads);
     counter!(ENGINE_RELOADS, "result" => "failed").absolute(stats.failed_reloads);
-    for driven in engine.control_loops() {
-        let (name, value) = match driven.output {
+    for control_loop in engine.control_loops() {
+        let (name, value) = match control_loop.output {
             Some(LoopOutput::LoadMultiplier {
                 pass_through: true, ..
             }) => (ENGINE_LOAD_MULTIPLIER, 1.0),
@@ -43,8 +45,8 @@ pub fn record_engine(engine: &Engine) {
             _ => continue,
         };
         let labels = [
-            ("policy", driven.policy_name),
-            ("component", driven.component_id),
+            ("policy", control_loop.policy_name),
+            ("component", control_loop.component_id),
         ];
         gauge!(name, &labels).set(value);
     }

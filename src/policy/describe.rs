@@ -1,4 +1,4 @@
-//! What a policy does, in plain words.
+//! Describes policies in words, for logs and diagnostics.
 
 use std::fmt::{self, Display, Write};
 use std::sync::Arc;
@@ -8,54 +8,57 @@ use super::model::{
     RequestParameters, Scheduler, Selector, Slots, WorkloadParameters, passes_through,
 };
 
-/// The policies' own default codes, by what rejects.
-const RATE: i32 = 429;
-const SCHEDULED: i32 = 503;
-const SAMPLED: i32 = 403;
+/// The status code of a rejection by a limiter, if the policy sets none.
+const LIMITER_CODE: i32 = 429;
+/// The same for schedulers.
+const SCHEDULER_CODE: i32 = 503;
+/// The same for samplers.
+const SAMPLER_CODE: i32 = 403;
 
 impl Policy {
-    /// A few lines: what decides, where, by which limits, and what drives it. Selectors that do
-    /// not apply are left out, and so is what has none left.
+    /// Returns a description of a few lines: the components with their selectors and limits, and
+    /// the nodes that drive them. Selectors for which `applies` is false are left out, and so are
+    /// components without any other.
     pub(crate) fn describe(&self, applies: &dyn Fn(&Selector) -> bool, dry_run: bool) -> String {
         let dry_run = match dry_run {
-            true => " (dry run: it decides, and turns nothing away)",
+            true => " (dry run: decides, and rejects no flow)",
             false => "",
         };
         let mut text = format!("policy `{}`{dry_run}\n", self.name);
-        // Writing to a String does not fail.
+        // Writing to a `String` does not fail.
         let _ = self.write(&mut text, applies);
         text
     }
 
-    /// The component that computes each signal.
-    fn sources(&self) -> Vec<&str> {
+    /// Returns the id of the component that computes each signal, by the index of the signal.
+    fn origins(&self) -> Vec<&str> {
         let Some(circuit) = &self.circuit else {
             return Vec::new();
         };
-        let mut sources = vec!["?"; circuit.signals as usize];
+        let mut origins = vec!["?"; circuit.signals as usize];
         for node in &circuit.nodes {
             for signal in node.outputs.iter().flatten() {
-                if let Some(source) = sources.get_mut(signal.0 as usize) {
-                    *source = &node.id;
+                if let Some(origin) = origins.get_mut(signal.0 as usize) {
+                    *origin = &node.id;
                 }
             }
         }
-        sources
+        origins
     }
 
     fn write(&self, out: &mut String, applies: &dyn Fn(&Selector) -> bool) -> fmt::Result {
         let mut empty = true;
-        let sources = Sources(self.sources());
+        let origins = SignalOrigins(self.origins());
         for component in &self.components {
-            let selectors = applying(&component.selectors, applies);
+            let selectors = filter_selectors(&component.selectors, applies);
             if !selectors.is_empty() {
                 empty = false;
-                sources.component(out, component)?;
+                origins.component(out, component)?;
                 write_selectors(out, &selectors)?;
             }
         }
         for classifier in &self.classifiers {
-            let selectors = applying(&classifier.selectors, applies);
+            let selectors = filter_selectors(&classifier.selectors, applies);
             if !selectors.is_empty() {
                 empty = false;
                 write_classifier(out, classifier)?;
@@ -63,7 +66,7 @@ impl Policy {
             }
         }
         for meter in &self.flux_meters {
-            let selectors = applying(&meter.selectors, applies);
+            let selectors = filter_selectors(&meter.selectors, applies);
             if !selectors.is_empty() {
                 empty = false;
                 write_meter(out, meter)?;
@@ -71,7 +74,7 @@ impl Policy {
             }
         }
         if empty {
-            return writeln!(out, "  nothing of it is in force");
+            return writeln!(out, "  no part of it applies here");
         }
         match &self.circuit {
             Some(circuit) => write_circuit(out, circuit),
@@ -80,10 +83,10 @@ impl Policy {
     }
 }
 
-/// Which component computes which signal.
-struct Sources<'p>(Vec<&'p str>);
+/// The ids of the components that compute the signals, by the index of the signal.
+struct SignalOrigins<'p>(Vec<&'p str>);
 
-impl Sources<'_> {
+impl SignalOrigins<'_> {
     fn component(&self, out: &mut String, component: &Component) -> fmt::Result {
         write!(out, "  {} {}: ", component.id, component.kind.name())?;
         match &component.kind {
@@ -107,33 +110,40 @@ impl Sources<'_> {
                 match scheduler.load_multiplier {
                     _ if scheduler.dry_run => out.push_str("lets everything pass"),
                     Port::Constant(value) if value.is_nan() => out.push_str("lets everything pass"),
-                    Port::Constant(value) => write!(out, "load times {}", Number(value))?,
-                    port => write!(out, "load times what {}", self.port(port))?,
+                    Port::Constant(value) => {
+                        write!(out, "load multiplier {}", DisplaySignal(value))?;
+                    }
+                    port => write!(out, "load multiplier {}", self.port(port))?,
                 }
                 if scheduler.workload_latency_based_tokens {
-                    out.push_str(", tokens by the latency of the workloads");
+                    out.push_str(", tokens from the latency of the workloads");
                 }
                 write_scheduler(out, &scheduler.scheduler)
             }
             ComponentKind::Sampler(sampler) => {
                 match sampler.accept_percentage {
-                    None => out.push_str("drops everything"),
+                    None => out.push_str("rejects everything"),
                     Some(Port::Constant(value)) if value.is_nan() => {
-                        let drops = if sampler.ramp_mode {
-                            "drops"
+                        let effect = if sampler.ramp_mode {
+                            "rejects"
                         } else {
                             "accepts"
                         };
-                        write!(out, "{drops} everything")?;
+                        write!(out, "{effect} everything")?;
                     }
-                    Some(Port::Constant(value)) => write!(out, "accepts {} %", Number(value))?,
-                    Some(port) => write!(out, "accepts as many % as {}", self.port(port))?,
+                    Some(Port::Constant(value)) => {
+                        write!(out, "accepts {} %", DisplaySignal(value))?;
+                    }
+                    Some(port) => write!(out, "accepts a percentage {}", self.port(port))?,
                 }
                 if let Some(key) = &sampler.session_label_key {
-                    write!(out, ", the same sessions by the label `{key}`")?;
+                    write!(
+                        out,
+                        ", the same decision for each value of the label `{key}`"
+                    )?;
                 }
                 if sampler.ramp_mode {
-                    out.push_str(", of flows in ramp mode");
+                    out.push_str(", in ramp mode");
                 }
                 if !sampler.pass_through_label_values.is_empty() {
                     let values: Vec<String> = sampler
@@ -143,7 +153,7 @@ impl Sources<'_> {
                         .collect();
                     write!(out, ", always {}", values.join(", "))?;
                 }
-                write_code(out, sampler.denied_response_status_code, SAMPLED)
+                write_code(out, sampler.denied_response_status_code, SAMPLER_CODE)
             }
         }
     }
@@ -173,7 +183,7 @@ impl Sources<'_> {
             " at once"
         });
         if bucket.delay_initial_fill {
-            out.push_str(", first after as long as the bucket takes to fill");
+            out.push_str(", first after the time that filling the bucket takes");
         }
         write_key(out, bucket.limit_by_label_key.as_deref())?;
         match bucket.lazy_sync {
@@ -194,48 +204,49 @@ impl Sources<'_> {
         write_key(out, slots.limit_by_label_key.as_deref())
     }
 
-    /// A number of things, or where it comes from.
+    /// Returns a number, or a reference to the component that computes it.
     fn amount(&self, port: Port) -> String {
         match port {
-            Port::Constant(value) => Number(value).to_string(),
-            Port::Changing(_) => format!("as many as {}", self.port(port)),
+            Port::Constant(value) => DisplaySignal(value).to_string(),
+            Port::Changing(_) => format!("({})", self.port(port)),
         }
     }
 
-    /// A number, or the component that computes it.
+    /// Returns a number, or the component that computes it.
     fn port(&self, port: Port) -> String {
         let Port::Changing(signal) = port else {
-            return Number(port.initial()).to_string();
+            return DisplaySignal(port.initial()).to_string();
         };
         match self.0.get(signal.0 as usize) {
-            Some(source) => format!("`{source}` says"),
+            Some(origin) => format!("from `{origin}`"),
             None => "?".to_owned(),
         }
     }
 }
 
-/// Adds the control points that flows have asked for and that no policy selects.
+/// Appends the control points that checks have named and that no policy selects.
 pub(crate) fn describe_unselected(out: &mut String, names: &[Arc<str>]) {
     if !names.is_empty() {
-        out.push_str("asked for, and selected by no policy: nothing limits these control points\n");
+        out.push_str("named by checks, but selected by no policy, so not limited:\n");
     }
     for name in names {
-        // Writing to a String does not fail. Escaped: clients may have made it up.
+        // Writing to a `String` does not fail. Names are escaped, because clients may send
+        // anything.
         let _ = writeln!(out, "  `{}`", name.escape_debug());
     }
 }
 
-fn applying<'s>(
+fn filter_selectors<'s>(
     selectors: &'s [Selector],
     applies: &dyn Fn(&Selector) -> bool,
 ) -> Vec<&'s Selector> {
     selectors.iter().filter(|one| applies(one)).collect()
 }
 
-/// A signal as people write it.
-struct Number(f64);
+/// Displays the value of a signal.
+struct DisplaySignal(f64);
 
-impl Display for Number {
+impl Display for DisplaySignal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             value if value.is_nan() => f.write_str("invalid"),
@@ -265,7 +276,7 @@ fn write_key(out: &mut String, key: Option<&str>) -> fmt::Result {
     match key {
         Some(key) => write!(out, ", for each value of the label `{key}`"),
         None => {
-            out.push_str(", for all flows together");
+            out.push_str(", shared by all flows");
             Ok(())
         }
     }
@@ -273,9 +284,12 @@ fn write_key(out: &mut String, key: Option<&str>) -> fmt::Result {
 
 fn write_request(out: &mut String, request: &RequestParameters) -> fmt::Result {
     if let Some(key) = &request.tokens_label_key {
-        write!(out, "; a flow takes as many as its label `{key}` says")?;
+        write!(
+            out,
+            "; a flow takes the number of tokens in its label `{key}`"
+        )?;
     }
-    write_code(out, request.denied_response_status_code, RATE)
+    write_code(out, request.denied_response_status_code, LIMITER_CODE)
 }
 
 fn write_code(out: &mut String, code: i32, default: i32) -> fmt::Result {
@@ -284,7 +298,7 @@ fn write_code(out: &mut String, code: i32, default: i32) -> fmt::Result {
 }
 
 fn write_scheduler(out: &mut String, scheduler: &Scheduler) -> fmt::Result {
-    write_code(out, scheduler.denied_response_status_code, SCHEDULED)?;
+    write_code(out, scheduler.denied_response_status_code, SCHEDULER_CODE)?;
     for workload in &scheduler.workloads {
         write!(out, "    workload `{}`: ", workload.label)?;
         write_workload(out, &workload.parameters)?;
@@ -310,7 +324,10 @@ fn write_scheduler(out: &mut String, scheduler: &Scheduler) -> fmt::Result {
 }
 
 fn write_workload(out: &mut String, parameters: &WorkloadParameters) -> fmt::Result {
-    let (priority, tokens) = (Number(parameters.priority), Number(parameters.tokens));
+    let (priority, tokens) = (
+        DisplaySignal(parameters.priority),
+        DisplaySignal(parameters.tokens),
+    );
     let s = if parameters.tokens == 1.0 { "" } else { "s" };
     write!(out, "priority {priority}, {tokens} token{s}")?;
     match parameters.queue_timeout {
@@ -341,7 +358,7 @@ fn write_classifier(out: &mut String, classifier: &Classifier) -> fmt::Result {
 fn write_meter(out: &mut String, meter: &FluxMeter) -> fmt::Result {
     let (name, key) = (&meter.name, &meter.attribute_key);
     let buckets = match &meter.buckets {
-        None => "the usual".to_owned(),
+        None => "default".to_owned(),
         Some(Buckets::Static(bounds)) => bounds.len().to_string(),
         Some(
             Buckets::Linear { count, .. }
@@ -365,7 +382,7 @@ fn write_circuit(out: &mut String, circuit: &Circuit) -> fmt::Result {
     for node in &circuit.nodes {
         match &node.op {
             Op::Query { text, interval } => {
-                writeln!(out, "    {} asks every {interval:?}: {text}", node.id)?;
+                writeln!(out, "    {} queries every {interval:?}: {text}", node.id)?;
             }
             Op::FluxMeterMean {
                 name,
@@ -391,11 +408,11 @@ fn write_circuit(out: &mut String, circuit: &Circuit) -> fmt::Result {
                 let steps: Vec<String> = steps
                     .iter()
                     .map(|step| {
-                        let target = Number(step.target_accept_percentage);
-                        format!("{target} in {:?}", step.duration)
+                        let target = DisplaySignal(step.target_accept_percentage);
+                        format!("{target} within {:?}", step.duration)
                     })
                     .collect();
-                writeln!(out, "    {} leads to {}", node.id, steps.join(", then "))?;
+                writeln!(out, "    {} ramps to {}", node.id, steps.join(", then "))?;
             }
             _ => {}
         }

@@ -1,60 +1,60 @@
-//! The forms a policy file may have.
+//! Reads a policy file in any of its three forms and assembles the policy.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::blueprint;
-use super::circuit::Circuit;
-use super::components::{SCALES_NOTHING, more_than_zero};
-use super::decode::{At, Context};
+use super::circuit::CircuitBuilder;
+use super::components::{NO_SCALING, positive_duration};
+use super::decode::{DocumentNode, LoadContext};
 use super::model::Policy;
 use super::resources::Resources;
-use super::yaml::{self, Node, Value};
-use super::{Dynamic, Loaded, PolicyError};
+use super::yaml::{self, YamlNode, YamlValue};
+use super::{DynamicConfigDocument, LoadedPolicy, PolicyError};
 
-/// How often signals are evaluated where a policy does not say.
+/// The evaluation interval of a policy that does not set one.
 pub(super) const EVALUATION_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Reads a text in any of the forms: a `kind: Policy` resource, a bare policy, or a blueprint's
-/// values.
+/// Reads a text in any of the forms: a `kind: Policy` resource, a bare policy, or the values of a
+/// blueprint.
 pub(super) fn load(
     source: &str,
     text: &str,
-    dynamic: &dyn Fn(&str) -> Vec<Dynamic>,
-) -> Result<Loaded, PolicyError> {
+    dynamic: &dyn Fn(&str) -> Vec<DynamicConfigDocument>,
+) -> Result<LoadedPolicy, PolicyError> {
     let file: Arc<str> = Arc::from(source);
     let root = yaml::read(&file, text)?;
     let strict = root.get("blueprint").is_some();
-    let context = Context::new(file, strict);
+    let context = LoadContext::new(file, strict);
     let documents = name_of(&root, source).map(dynamic).unwrap_or_default();
     let trees = documents.iter().map(|(name, text)| {
-        let context = Context::new(Arc::clone(name), false);
+        let context = LoadContext::new(Arc::clone(name), false);
         Ok((context, yaml::read(name, text)?))
     });
     let trees = trees.collect::<Result<Vec<_>, PolicyError>>()?;
     let policy = {
-        let dynamic: Vec<At<'_>> = trees
+        let dynamic: Vec<DocumentNode<'_>> = trees
             .iter()
-            .map(|(context, root)| At::root(context, root))
+            .map(|(context, root)| DocumentNode::root(context, root))
             .collect();
-        let at = At::root(&context, &root);
+        let node = DocumentNode::root(&context, &root);
         if strict {
-            blueprint::expand(at, text, &dynamic)?
+            blueprint::expand(node, text, &dynamic)?
         } else if ["spec", "metadata", "apiVersion", "kind"]
             .iter()
             .any(|key| root.get(key).is_some())
         {
-            resource(at, &dynamic)?
+            resource(node, &dynamic)?
         } else if root.get("circuit").is_some() || root.get("resources").is_some() {
-            let mut circuit = Circuit::new(stem(source));
-            for at in &dynamic {
-                circuit.configure(at)?;
+            let mut circuit = CircuitBuilder::new(stem(source));
+            for node in &dynamic {
+                circuit.add_dynamic_config(node)?;
             }
-            bare(at, stem(source), circuit)?
+            bare(node, stem(source), circuit)?
         } else if root.get("policy").is_some() {
-            return Err(at.missing("blueprint"));
+            return Err(node.missing("blueprint"));
         } else {
-            return Err(at.error(
+            return Err(node.error(
                 "expected a resource with `metadata` and `spec`, a policy with `circuit` or \
                  `resources`, or a blueprint's values with `blueprint` and `policy`",
             ));
@@ -64,12 +64,13 @@ pub(super) fn load(
     for (context, _) in trees {
         warnings.extend(context.into_warnings());
     }
-    Ok(Loaded { policy, warnings })
+    Ok(LoadedPolicy { policy, warnings })
 }
 
-/// The policy's name, where it is easy to find; whether the policy is right is seen later.
-fn name_of<'n>(root: &'n Node, source: &'n str) -> Option<&'n str> {
-    let below = |node: &'n Node, key: &str| Some(&node.get(key)?.value);
+/// Returns the name of the policy for the lookup of dynamic configuration, or `None` if it is not
+/// where it should be. Errors in the policy are reported later.
+fn name_of<'n>(root: &'n YamlNode, source: &'n str) -> Option<&'n str> {
+    let below = |node: &'n YamlNode, key: &str| Some(&node.get(key)?.value);
     let name = if root.get("blueprint").is_some() {
         below(below(root, "policy")?, "policy_name")?
     } else if root.get("metadata").is_some() {
@@ -78,12 +79,12 @@ fn name_of<'n>(root: &'n Node, source: &'n str) -> Option<&'n str> {
         return Some(stem(source));
     };
     match &name.value {
-        Value::Scalar { raw, .. } => Some(raw),
+        YamlValue::Scalar { raw, .. } => Some(raw),
         _ => None,
     }
 }
 
-/// The name of a bare policy: the file's without folder and extension.
+/// Returns the file name without folder and extension, which is the name of a bare policy.
 pub(super) fn stem(source: &str) -> &str {
     let name = source.rsplit(['/', '\\']).next().unwrap_or(source);
     match name.rfind('.') {
@@ -92,10 +93,13 @@ pub(super) fn stem(source: &str) -> &str {
     }
 }
 
-fn resource<'t>(at: At<'t>, configured: &[At<'t>]) -> Result<Policy, PolicyError> {
-    // What else stands in metadata is the cluster's business.
-    let metadata = at.peek("metadata").filter(|at| !at.is_null());
-    let fields = at.object(&[
+fn resource<'t>(
+    node: DocumentNode<'t>,
+    dynamic: &[DocumentNode<'t>],
+) -> Result<Policy, PolicyError> {
+    // The other fields of `metadata` are for the cluster, so unknown keys are not checked here.
+    let metadata = node.peek("metadata").filter(|node| !node.is_null());
+    let fields = node.object(&[
         "apiVersion",
         "kind",
         "metadata",
@@ -103,7 +107,7 @@ fn resource<'t>(at: At<'t>, configured: &[At<'t>]) -> Result<Policy, PolicyError
         "dynamicConfig",
         "status",
     ])?;
-    let metadata = metadata.ok_or_else(|| fields.at.missing("metadata"))?;
+    let metadata = metadata.ok_or_else(|| fields.node.missing("metadata"))?;
     let name = metadata
         .peek("name")
         .ok_or_else(|| metadata.missing("name"))?;
@@ -111,40 +115,44 @@ fn resource<'t>(at: At<'t>, configured: &[At<'t>]) -> Result<Policy, PolicyError
     if text.is_empty() {
         return Err(name.error("must not be empty"));
     }
-    let mut circuit = Circuit::new(text);
+    let mut circuit = CircuitBuilder::new(text);
     let own = fields.get("dynamicConfig");
-    for at in own.iter().chain(configured) {
-        circuit.configure(at)?;
+    for node in own.iter().chain(dynamic) {
+        circuit.add_dynamic_config(node)?;
     }
     bare(fields.required("spec")?, text, circuit)
 }
 
-fn bare<'t>(at: At<'t>, name: &str, mut circuit: Circuit<'t>) -> Result<Policy, PolicyError> {
-    let digest = at.clone();
-    let fields = at.object(&["circuit", "resources"])?;
+fn bare<'t>(
+    node: DocumentNode<'t>,
+    name: &str,
+    mut circuit: CircuitBuilder<'t>,
+) -> Result<Policy, PolicyError> {
+    let content = node.clone();
+    let fields = node.object(&["circuit", "resources"])?;
     if fields.get("circuit").is_none() && fields.get("resources").is_none() {
         return Err(fields
-            .at
+            .node
             .error("at least one of `circuit` and `resources` is required"));
     }
     let mut interval = EVALUATION_INTERVAL;
     if let Some(fields) = fields.object("circuit", &["evaluation_interval", "components"])? {
-        if let Some(at) = fields.scalar("evaluation_interval") {
-            interval = more_than_zero(&at)?;
+        if let Some(node) = fields.scalar("evaluation_interval") {
+            interval = positive_duration(&node)?;
         }
         if let Some(components) = fields.get("components") {
-            circuit.read_list(&components, Circuit::ROOT, 0)?;
+            circuit.read_list(&components, CircuitBuilder::ROOT, 0)?;
         }
     }
     let resources = Resources::read(&fields)?;
-    finish(name, &digest, circuit, interval, resources)
+    finish(name, &content, circuit, interval, resources)
 }
 
-/// Folds the circuit and gives the policy its identity.
+/// Folds the circuit and assembles the policy with its content hash.
 pub(super) fn finish(
     name: &str,
-    content: &At<'_>,
-    circuit: Circuit<'_>,
+    content: &DocumentNode<'_>,
+    circuit: CircuitBuilder<'_>,
     evaluation_interval: Duration,
     resources: Resources,
 ) -> Result<Policy, PolicyError> {
@@ -154,14 +162,12 @@ pub(super) fn finish(
         classifiers,
         flux_meters,
     } = &resources;
-    if let Some(at) = scaling
+    if let Some(node) = scaling
         && folded.deciding.is_empty()
         && classifiers.is_empty()
         && flux_meters.is_empty()
     {
-        return Err(at.error(format!(
-            "{SCALES_NOTHING}, and the policy does nothing else"
-        )));
+        return Err(node.error(format!("{NO_SCALING}, and the policy does nothing else")));
     }
     #[cfg(not(feature = "rego"))]
     super::unset_labels::check(content, &folded.deciding, &resources)?;
@@ -172,13 +178,14 @@ pub(super) fn finish(
         circuit: folded.circuit,
         classifiers: resources.classifiers,
         flux_meters: resources.flux_meters,
-        unanswered: folded.unanswered,
+        unanswered_queries: folded.unanswered_queries,
         signals: folded.signals,
     })
 }
 
-/// Identifies the content, whatever its layout; guards against nothing (128-bit FNV-1a).
-fn hash(name: &str, content: &At<'_>) -> String {
+/// Returns a hash of the decoded content, independent of its layout (128-bit FNV-1a). It identifies
+/// the content and is no protection against forgery.
+fn hash(name: &str, content: &DocumentNode<'_>) -> String {
     const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
     let mut hash: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
     let mut sink = |bytes: &[u8]| {
@@ -192,10 +199,10 @@ fn hash(name: &str, content: &At<'_>) -> String {
     format!("{hash:032x}")
 }
 
-/// What a values file must not hold anywhere, comments included, as `(line, column)`.
+/// Returns the line and column of the first occurrence of `needle` in the text, comments included.
 pub(super) fn find(text: &str, needle: &str) -> Option<(u32, u32)> {
-    let at = text.find(needle)?;
-    let before = &text[..at];
+    let offset = text.find(needle)?;
+    let before = &text[..offset];
     let line = before.matches('\n').count() + 1;
     let column = before
         .rsplit('\n')
@@ -212,7 +219,7 @@ mod tests {
     use super::stem;
 
     #[test]
-    fn a_bare_policy_is_named_after_its_file() {
+    fn stem_strips_folder_and_extension() {
         for (source, name) in [
             ("policies/shop.yaml", "shop"),
             ("shop", "shop"),

@@ -1,24 +1,24 @@
-//! What is wrong with a policy, and where.
+//! Errors and warnings about policies, with their position in the file.
 
 use std::fmt;
 use std::sync::Arc;
 
 use crate::flow::Cause;
 
-/// One remark about one place of a file.
+/// A message about one position of a file: the content of both errors and warnings.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Finding {
+struct Diagnostic {
     file: Arc<str>,
-    place: Option<(u32, u32)>,
+    position: Option<(u32, u32)>,
     field: String,
     message: String,
     cause: Cause,
 }
 
-impl fmt::Display for Finding {
+impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.file)?;
-        if let Some((line, column)) = self.place {
+        if let Some((line, column)) = self.position {
             write!(f, ":{line}:{column}")?;
         }
         if !self.field.is_empty() {
@@ -28,62 +28,64 @@ impl fmt::Display for Finding {
     }
 }
 
-macro_rules! finding {
+macro_rules! diagnostic_methods {
     ($name:ident) => {
         impl $name {
-            /// A remark about a file as a whole.
+            /// Creates a message about a file as a whole.
             #[allow(dead_code)]
             pub(crate) fn new(file: impl Into<Arc<str>>, message: impl Into<String>) -> Self {
-                Self(Finding {
+                Self(Diagnostic {
                     file: file.into(),
-                    place: None,
+                    position: None,
                     field: String::new(),
                     message: message.into(),
                     cause: Cause::NONE,
                 })
             }
 
-            pub(super) fn at(
+            pub(super) fn located(
                 file: Arc<str>,
                 (line, column): (u32, u32),
                 field: String,
                 message: impl Into<String>,
             ) -> Self {
-                Self(Finding {
+                Self(Diagnostic {
                     file,
-                    place: Some((line, column)),
+                    position: Some((line, column)),
                     field,
                     message: message.into(),
                     cause: Cause::NONE,
                 })
             }
 
-            /// The file's path, or the name the text was given.
+            /// Returns the path of the file, or the name that was given for the text.
             #[must_use]
             pub fn file(&self) -> &str {
                 &self.0.file
             }
 
-            /// The line, counted from 1; `None` when the file as a whole is meant.
+            /// Returns the line, counted from 1; `None` if the message is about the file as a
+            /// whole.
             #[must_use]
             pub fn line(&self) -> Option<u32> {
-                self.0.place.map(|(line, _)| line)
+                self.0.position.map(|(line, _)| line)
             }
 
-            /// The column in characters, counted from 1; `None` when the file as a whole is meant.
+            /// Returns the column in characters, counted from 1; `None` if the message is about the
+            /// file as a whole.
             #[must_use]
             pub fn column(&self) -> Option<u32> {
-                self.0.place.map(|(_, column)| column)
+                self.0.position.map(|(_, column)| column)
             }
 
-            /// The path of the field, as `spec.circuit.components[0].flow_control`; empty when no
-            /// single field is meant.
+            /// Returns the path of the field, such as `spec.circuit.components[0].flow_control`;
+            /// empty if the message is about no single field.
             #[must_use]
             pub fn field(&self) -> &str {
                 &self.0.field
             }
 
-            /// What was found, and what would be right.
+            /// Returns the message: what was found, and what is expected.
             #[must_use]
             pub fn message(&self) -> &str {
                 &self.0.message
@@ -98,13 +100,12 @@ macro_rules! finding {
     };
 }
 
-/// A policy that cannot be used: the file, the line, the field, what was found and what would be
-/// right.
+/// The error for a policy that cannot be used, with the file, the line and the field.
 ///
-/// It shows itself as `file:line:column: field: message`, the form that editors and build logs
-/// turn into links. A file that cannot be read and policies that do not go together are told the
-/// same way, without a line. Why a file cannot be read is the [`source`](std::error::Error::source)
-/// of the error.
+/// It is displayed as `file:line:column: field: message`, the form that editors and build logs turn
+/// into links. The message names what was found and what is expected. The line and the column are
+/// absent if the file cannot be read, or if policies conflict with each other. If a file cannot be
+/// read, the [`source`](std::error::Error::source) of the error is the I/O error.
 ///
 /// ```
 /// use tower_aperture::PolicyError;
@@ -115,12 +116,12 @@ macro_rules! finding {
 /// }
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PolicyError(Finding);
+pub struct PolicyError(Diagnostic);
 
-finding!(PolicyError);
+diagnostic_methods!(PolicyError);
 
 impl PolicyError {
-    /// A file that could not be read.
+    /// Creates the error for a file that could not be read.
     #[allow(dead_code)]
     pub(crate) fn unreadable(file: impl Into<Arc<str>>, cause: std::io::Error) -> Self {
         let mut error = Self::new(file, "cannot be read");
@@ -135,8 +136,10 @@ impl std::error::Error for PolicyError {
     }
 }
 
-/// Something in a policy that is not wrong but likely not meant: an unknown key, a `null` in the
-/// place of a number, a limiter that lets everything pass.
+/// A warning about a policy that loads but probably does not do what its author intended.
+///
+/// Examples are an unknown key, a `null` in place of a number, and a limiter that lets every flow
+/// pass.
 ///
 /// ```
 /// use tower_aperture::PolicyWarning;
@@ -147,6 +150,6 @@ impl std::error::Error for PolicyError {
 /// assert_eq!(show(&[]), "");
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PolicyWarning(Finding);
+pub struct PolicyWarning(Diagnostic);
 
-finding!(PolicyWarning);
+diagnostic_methods!(PolicyWarning);

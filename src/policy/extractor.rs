@@ -1,6 +1,6 @@
-//! What a classifier may take a label from: attributes, pointers into JSON, templates of paths.
+//! Checks the sources of classifier rules: attributes, JSON pointers and path templates.
 
-/// An attribute of a request, as the policy writes it.
+/// Checks that an attribute of a request exists.
 pub(super) fn check_attribute(path: &str) -> Result<(), String> {
     const WHOLE: [&str; 11] = [
         "request.http.method",
@@ -25,13 +25,14 @@ pub(super) fn check_attribute(path: &str) -> Result<(), String> {
     }
     let shown = super::yaml::shortened(path);
     Err(format!(
-        "no such attribute: `{shown}`; there are request.http.method, .path, .host, .protocol, \
+        "no such attribute: `{shown}`; the attributes are request.http.method, .path, .host, .protocol, \
          .body, .id, .bearer and .headers.<name>, metadataContext.filterMetadata.<name>, and \
          source or destination .address.socketAddress.address and .portValue"
     ))
 }
 
-/// RFC 6901: empty, or each step behind a `/`, where `~` begins `~0` or `~1`.
+/// Checks a JSON pointer (RFC 6901): it is empty, or each step begins with `/`, and each `~`
+/// belongs to `~0` or `~1`.
 pub(super) fn check_pointer(pointer: &str) -> Result<(), String> {
     if !pointer.is_empty() && !pointer.starts_with('/') {
         return Err("a JSON pointer starts with `/`".to_owned());
@@ -43,7 +44,7 @@ pub(super) fn check_pointer(pointer: &str) -> Result<(), String> {
     Err("in a JSON pointer `~` is written `~0`, and `/` is written `~1`".to_owned())
 }
 
-/// Segments that are what they are, then `{parameters}`, then perhaps `*`.
+/// Checks a path template: literal segments, then `{parameters}`, then optionally `*`.
 pub(super) fn check_template(template: &str) -> Result<(), String> {
     let mut parameters = false;
     let mut segments = template.trim_matches('/').split('/').peekable();
@@ -56,7 +57,9 @@ pub(super) fn check_template(template: &str) -> Result<(), String> {
             parameters = true;
         } else if parameters {
             let shown = super::yaml::shortened(segment);
-            return Err(format!("the segment `{shown}` stands behind a parameter"));
+            return Err(format!(
+                "the segment `{shown}` follows a parameter; only parameters and `*` may follow one"
+            ));
         }
     }
     Ok(())
@@ -67,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn attributes_are_those_of_a_request() {
+    fn only_attributes_of_a_request_are_accepted() {
         for path in [
             "request.http.method",
             "request.http.headers.x-kind",
@@ -93,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn pointers_are_those_of_rfc_6901() {
+    fn only_pointers_of_rfc_6901_are_accepted() {
         for pointer in ["", "/", "/a/b", "/a~1b", "/m~0n", "//", "/0"] {
             assert_eq!(check_pointer(pointer), Ok(()), "{pointer}");
         }
@@ -103,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn templates_end_in_parameters_and_a_star() {
+    fn template_segments_are_literal_then_parameters_then_a_star() {
         for template in [
             "/",
             "/*",

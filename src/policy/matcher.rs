@@ -1,4 +1,4 @@
-//! Which labels a flow must have, compiled when the policy is read.
+//! Label matchers: conditions on the labels of a flow, compiled when the policy is read.
 
 use std::fmt::{self, Display};
 use std::sync::Arc;
@@ -6,16 +6,16 @@ use std::sync::Arc;
 use super::re2::Pattern;
 use crate::flow::Labels;
 
-/// All of its tests must hold; without any it matches every flow.
+/// A matcher of labels. All of its conditions must hold; without conditions it matches every flow.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LabelMatcher {
-    tests: Arc<[Test]>,
+    conditions: Arc<[LabelCondition]>,
 }
 
-/// One condition on the labels. A label that is missing satisfies only `Not` and what holds of
-/// nothing.
+/// One condition on the labels. A missing label satisfies only `Not`, and an `All` without
+/// conditions.
 #[derive(Clone, Debug)]
-pub(super) enum Test {
+pub(super) enum LabelCondition {
     Exists(Box<str>),
     Equals {
         label: Box<str>,
@@ -29,46 +29,54 @@ pub(super) enum Test {
         label: Box<str>,
         pattern: Pattern,
     },
-    Not(Box<Test>),
-    All(Box<[Test]>),
-    Any(Box<[Test]>),
+    Not(Box<LabelCondition>),
+    All(Box<[LabelCondition]>),
+    Any(Box<[LabelCondition]>),
 }
 
 impl LabelMatcher {
-    pub(super) fn new(tests: Vec<Test>) -> Self {
+    pub(super) fn new(conditions: Vec<LabelCondition>) -> Self {
         Self {
-            tests: tests.into(),
+            conditions: conditions.into(),
         }
     }
 
-    pub(super) fn tests(&self) -> &[Test] {
-        &self.tests
+    pub(super) fn conditions(&self) -> &[LabelCondition] {
+        &self.conditions
     }
 
-    /// It matches every flow.
+    /// Returns true if there are no conditions, so that every flow matches.
     pub(crate) fn is_empty(&self) -> bool {
-        self.tests.is_empty()
+        self.conditions.is_empty()
     }
 
-    /// Some test looks at the label.
+    /// Returns true if a condition reads the label.
     #[cfg(not(feature = "rego"))]
     pub(super) fn reads(&self, label: &str) -> bool {
-        self.tests.iter().any(|test| test.reads(label))
+        self.conditions
+            .iter()
+            .any(|condition| condition.reads(label))
     }
 
-    /// Each test, for those who compare.
+    /// Returns each condition in its debug form, for comparison in tests.
     #[cfg(test)]
-    pub(super) fn shown(&self) -> Vec<String> {
-        self.tests.iter().map(|test| format!("{test:?}")).collect()
+    pub(super) fn debug_strings(&self) -> Vec<String> {
+        self.conditions
+            .iter()
+            .map(|condition| format!("{condition:?}"))
+            .collect()
     }
 
-    /// Allocates nothing, once the caches of its patterns are warm.
+    /// Returns true if the labels satisfy all conditions. Does not allocate once the caches of the
+    /// patterns are warm.
     pub(crate) fn matches(&self, labels: &Labels<'_>) -> bool {
-        self.tests.iter().all(|test| test.holds(labels))
+        self.conditions
+            .iter()
+            .all(|condition| condition.holds(labels))
     }
 }
 
-impl Test {
+impl LabelCondition {
     #[cfg(not(feature = "rego"))]
     fn reads(&self, wanted: &str) -> bool {
         match self {
@@ -76,8 +84,10 @@ impl Test {
             | Self::Equals { label, .. }
             | Self::OneOf { label, .. }
             | Self::Matches { label, .. } => **label == *wanted,
-            Self::Not(test) => test.reads(wanted),
-            Self::All(tests) | Self::Any(tests) => tests.iter().any(|test| test.reads(wanted)),
+            Self::Not(condition) => condition.reads(wanted),
+            Self::All(conditions) | Self::Any(conditions) => {
+                conditions.iter().any(|condition| condition.reads(wanted))
+            }
         }
     }
 
@@ -91,52 +101,56 @@ impl Test {
             Self::Matches { label, pattern } => labels
                 .get(label)
                 .is_some_and(|found| pattern.is_match(found)),
-            Self::Not(test) => !test.holds(labels),
-            Self::All(tests) => tests.iter().all(|test| test.holds(labels)),
-            Self::Any(tests) => tests.iter().any(|test| test.holds(labels)),
+            Self::Not(condition) => !condition.holds(labels),
+            Self::All(conditions) => conditions.iter().all(|condition| condition.holds(labels)),
+            Self::Any(conditions) => conditions.iter().any(|condition| condition.holds(labels)),
         }
     }
 }
 
-/// In words, as for those who read what is in force.
+/// Shows the conditions in words, for the description of a policy.
 impl Display for LabelMatcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        joined(f, &self.tests, " and ")
+        write_joined(f, &self.conditions, " and ")
     }
 }
 
-impl Display for Test {
+impl Display for LabelCondition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Exists(label) => write!(f, "`{label}` is there"),
+            Self::Exists(label) => write!(f, "`{label}` exists"),
             Self::Equals { label, value } => write!(f, "`{label}` is `{value}`"),
             Self::OneOf { label, values } => {
                 write!(f, "`{label}` is one of `{}`", values.join("`, `"))
             }
             Self::Matches { label, pattern } => write!(f, "`{label}` matches `{pattern}`"),
-            Self::Not(test) => write!(f, "not ({test})"),
-            Self::All(tests) if tests.is_empty() => f.write_str("always"),
-            Self::Any(tests) if tests.is_empty() => f.write_str("never"),
-            Self::All(tests) => {
+            Self::Not(condition) => write!(f, "not ({condition})"),
+            Self::All(conditions) if conditions.is_empty() => f.write_str("always"),
+            Self::Any(conditions) if conditions.is_empty() => f.write_str("never"),
+            Self::All(conditions) => {
                 f.write_str("(")?;
-                joined(f, tests, " and ")?;
+                write_joined(f, conditions, " and ")?;
                 f.write_str(")")
             }
-            Self::Any(tests) => {
+            Self::Any(conditions) => {
                 f.write_str("(")?;
-                joined(f, tests, " or ")?;
+                write_joined(f, conditions, " or ")?;
                 f.write_str(")")
             }
         }
     }
 }
 
-fn joined(f: &mut fmt::Formatter<'_>, tests: &[Test], between: &str) -> fmt::Result {
-    for (index, test) in tests.iter().enumerate() {
+fn write_joined(
+    f: &mut fmt::Formatter<'_>,
+    conditions: &[LabelCondition],
+    between: &str,
+) -> fmt::Result {
+    for (index, condition) in conditions.iter().enumerate() {
         if index > 0 {
             f.write_str(between)?;
         }
-        write!(f, "{test}")?;
+        write!(f, "{condition}")?;
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! A checked policy: what the loader makes and the engine runs.
+//! The data types of a checked policy, which the loader produces and the engine runs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,27 +9,29 @@ use super::matcher::LabelMatcher;
 /// A policy that has been read, checked and folded.
 #[derive(Clone, Debug)]
 pub(crate) struct Policy {
-    /// `metadata.name`, the values' `policy_name`, or the file's stem.
+    /// The name: `metadata.name`, the `policy_name` of a values file, or the stem of the file.
     pub(crate) name: Arc<str>,
-    /// Stable for the same decoded content; opaque otherwise.
+    /// The same for the same decoded content; otherwise opaque.
     pub(crate) hash: Arc<str>,
     /// The components that decide, in the order of the file.
     pub(crate) components: Vec<Component>,
-    /// What changes signals while the engine runs, as far as it reaches something that decides;
-    /// `None` when everything folded to constants and no load scheduler needs its interval.
+    /// The nodes that compute the signals which change and reach a component that decides; `None`
+    /// if everything folded to constants and no load scheduler needs the evaluation interval.
     pub(crate) circuit: Option<Circuit>,
     pub(crate) classifiers: Vec<Classifier>,
     pub(crate) flux_meters: Vec<FluxMeter>,
-    /// Why the policy is of no use where nobody answers its queries; empty when it has none.
-    pub(crate) unanswered: Vec<PolicyError>,
-    /// The names of the circuit's signals, in the order of the text. A signal may have several.
-    #[cfg_attr(not(feature = "server"), allow(dead_code))] // Only metrics show them.
+    /// One error for each query that needs a `SignalSource`. Without a source, the first of them is
+    /// the reason to refuse the policy; empty if the policy has no such query.
+    pub(crate) unanswered_queries: Vec<PolicyError>,
+    /// The names of the circuit's signals, in the order of the text. A signal may have several
+    /// names.
+    #[cfg_attr(not(feature = "server"), allow(dead_code))] // Only read for metrics.
     pub(crate) signals: Vec<SignalName>,
 }
 
-/// A signal of a [`Circuit`] by its name.
+/// The name of a signal of a [`Circuit`].
 #[derive(Clone, Debug)]
-#[cfg_attr(not(feature = "server"), allow(dead_code))] // Only metrics show it.
+#[cfg_attr(not(feature = "server"), allow(dead_code))] // Only read for metrics.
 pub(crate) struct SignalName {
     pub(crate) id: SignalId,
     /// The circuit or nested circuit that the name belongs to, such as `root`.
@@ -37,17 +39,18 @@ pub(crate) struct SignalName {
     pub(crate) name: Arc<str>,
 }
 
-/// One component that decides.
+/// A component that decides whether flows may run.
 #[derive(Clone, Debug)]
 pub(crate) struct Component {
-    /// `root.i`, see the Agent's own ids.
+    /// The id in the form that the Agent uses, such as `root.2` or `root.0.4`.
     pub(crate) id: Arc<str>,
-    /// OR: the component is taken once however many match.
+    /// The selectors, combined by OR: the component decides once about a flow, however many of them
+    /// match.
     pub(crate) selectors: Vec<Selector>,
     pub(crate) kind: ComponentKind,
 }
 
-/// What a component does.
+/// The kind of a component with its settings.
 #[derive(Clone, Debug)]
 pub(crate) enum ComponentKind {
     RateLimiter(RateLimiter),
@@ -59,7 +62,7 @@ pub(crate) enum ComponentKind {
 }
 
 impl ComponentKind {
-    /// As policies call it.
+    /// Returns the name of the kind as it is written in policies.
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::RateLimiter(_) => "rate_limiter",
@@ -72,31 +75,32 @@ impl ComponentKind {
     }
 }
 
-/// Where a component applies.
+/// Selects the flows to which a component applies.
 #[derive(Clone, Debug)]
 pub(crate) struct Selector {
     pub(crate) control_point: Arc<str>,
     /// `any` when absent.
     pub(crate) service: Arc<str>,
-    /// As written; the engine knows what an absent one means.
+    /// The agent group as written; the engine resolves an absent one.
     pub(crate) agent_group: Option<Arc<str>>,
     pub(crate) matcher: LabelMatcher,
 }
 
-/// A signal's value; NaN is the invalid signal, infinities are valid.
+/// The value of a signal. NaN is the invalid signal; infinities are valid.
 pub(crate) type Signal = f64;
 
-/// What stands at an in-port of a component that decides.
+/// The input at an in-port of a component or node.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Port {
-    /// The same from the start on. NaN when the port is not wired, or wired to what is invalid.
+    /// A value that never changes. NaN if the port is not wired, or wired to an invalid signal.
     Constant(Signal),
     /// The output of a node of the policy's circuit.
     Changing(SignalId),
 }
 
 impl Port {
-    /// Its value from the start on; what changes is invalid until its circuit is evaluated.
+    /// Returns the value before the circuit is evaluated for the first time: a changing signal is
+    /// still invalid.
     pub(crate) fn initial(self) -> Signal {
         match self {
             Self::Constant(value) => value,
@@ -105,7 +109,7 @@ impl Port {
     }
 }
 
-/// Index of a signal of a [`Circuit`].
+/// The index of a signal of a [`Circuit`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct SignalId(pub(crate) u32);
 
@@ -114,44 +118,46 @@ pub(crate) struct SignalId(pub(crate) u32);
 pub(crate) struct Bucket {
     pub(crate) bucket_capacity: Port,
     pub(crate) fill_amount: Port,
-    /// Valid and not zero: let everything pass. Invalid when not wired.
+    /// Lets every flow pass if it is valid and not zero. Invalid if not wired.
     pub(crate) pass_through: Port,
     /// More than zero.
     pub(crate) interval: Duration,
     pub(crate) continuous_fill: bool,
     pub(crate) delay_initial_fill: bool,
-    /// Zero when the policy has zero or less.
+    /// Zero if the policy has zero or less.
     pub(crate) max_idle_time: Duration,
-    /// `limit_by_label_key`, or else the deprecated `label_key`; `None` is one bucket for all.
+    /// `limit_by_label_key`, or else the deprecated `label_key`; `None` means one bucket for all
+    /// flows.
     pub(crate) limit_by_label_key: Option<Arc<str>>,
-    /// `num_sync` when lazy sync is enabled.
+    /// `num_sync` if lazy sync is enabled.
     pub(crate) lazy_sync: Option<u32>,
 }
 
-/// Every flow is let through without looking at a bucket: an invalid capacity or fill, a
-/// pass-through that is on, or all of them zero, which the Agent takes for "not set yet".
+/// Returns true if every flow passes without a look at the bucket: the capacity or the fill is
+/// invalid, pass-through is on, or capacity and fill are both zero, which the Agent treats as not
+/// yet set.
 pub(crate) fn passes_through(capacity: Signal, fill: Signal, pass_through: Signal) -> bool {
     let on = !pass_through.is_nan() && pass_through != 0.0;
     let unset = capacity == 0.0 && fill == 0.0;
     on || unset || capacity.is_nan() || fill.is_nan()
 }
 
-/// `rate_limiter`.
+/// The settings of a `rate_limiter`.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct RateLimiter {
     pub(crate) bucket: Bucket,
     pub(crate) request: RequestParameters,
 }
 
-/// `request_parameters` of a limiter.
+/// The `request_parameters` of a limiter.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct RequestParameters {
     pub(crate) tokens_label_key: Option<Arc<str>>,
-    /// 0 when the policy names none.
+    /// 0 if the policy sets none.
     pub(crate) denied_response_status_code: i32,
 }
 
-/// `quota_scheduler`.
+/// The settings of a `quota_scheduler`.
 #[derive(Clone, Debug)]
 pub(crate) struct QuotaScheduler {
     pub(crate) bucket: Bucket,
@@ -169,36 +175,37 @@ pub(crate) struct Slots {
     pub(crate) max_idle_time: Duration,
 }
 
-/// `concurrency_limiter`.
+/// The settings of a `concurrency_limiter`.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ConcurrencyLimiter {
     pub(crate) slots: Slots,
     pub(crate) request: RequestParameters,
 }
 
-/// `concurrency_scheduler`.
+/// The settings of a `concurrency_scheduler`.
 #[derive(Clone, Debug)]
 pub(crate) struct ConcurrencyScheduler {
     pub(crate) slots: Slots,
     pub(crate) scheduler: Scheduler,
 }
 
-/// `load_scheduler`, also the one inside of AIMD, AIAD and range-driven ones.
+/// The settings of a `load_scheduler`, also of the one inside of an AIMD, AIAD or range-driven load
+/// scheduler.
 #[derive(Clone, Debug)]
 pub(crate) struct LoadScheduler {
-    /// Everything passes, whatever the load multiplier says.
+    /// Lets every flow pass, whatever the load multiplier is.
     pub(crate) dry_run: bool,
     pub(crate) load_multiplier: Port,
     pub(crate) workload_latency_based_tokens: bool,
     pub(crate) scheduler: Scheduler,
 }
 
-/// `scheduler`, with defaults applied.
+/// The settings of a `scheduler`, with defaults applied.
 #[derive(Clone, Debug)]
 pub(crate) struct Scheduler {
     pub(crate) workloads: Vec<Workload>,
     pub(crate) default_workload: WorkloadParameters,
-    /// May be zero or less, which is no margin.
+    /// Zero, which means no margin, if the policy has zero or less.
     pub(crate) decision_deadline_margin: Duration,
     pub(crate) tokens_label_key: Option<Arc<str>>,
     pub(crate) priority_label_key: Option<Arc<str>>,
@@ -211,26 +218,26 @@ pub(crate) struct Scheduler {
 #[derive(Clone, Debug)]
 pub(crate) struct Workload {
     pub(crate) matcher: LabelMatcher,
-    /// Its name, or its index as text.
+    /// The name of the workload, or its index as text.
     pub(crate) label: Arc<str>,
     pub(crate) parameters: WorkloadParameters,
 }
 
-/// What a workload's flows bring along.
+/// The parameters of the flows of a workload.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct WorkloadParameters {
     /// More than zero.
     pub(crate) priority: f64,
-    /// 1 when the policy has none or zero.
+    /// 1 if the policy has none or zero.
     pub(crate) tokens: f64,
-    /// Zero when the policy has zero or less; `None` when it has none.
+    /// Zero if the policy has zero or less; `None` if it has none.
     pub(crate) queue_timeout: Option<Duration>,
 }
 
-/// `sampler`, also the one inside of a load ramp.
+/// The settings of a `sampler`, also of the one inside of a load ramp.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Sampler {
-    /// `None` when the port is not wired.
+    /// `None` if the port is not wired.
     pub(crate) accept_percentage: Option<Port>,
     pub(crate) session_label_key: Option<Arc<str>>,
     pub(crate) ramp_mode: bool,
@@ -238,31 +245,34 @@ pub(crate) struct Sampler {
     pub(crate) pass_through_label_values: Vec<Arc<str>>,
 }
 
-/// What computes the signals that change, evaluated as a whole each `evaluation_interval`.
+/// The nodes that compute the signals which change. All of them are evaluated once in each
+/// `evaluation_interval`.
 #[derive(Clone, Debug)]
 pub(crate) struct Circuit {
     /// More than zero.
     pub(crate) evaluation_interval: Duration,
-    /// In an order in which what feeds comes before what it feeds. There are no loops: one that
-    /// stays invalid folds to that, and any other is refused where it reaches what decides.
-    pub(crate) nodes: Vec<Node>,
-    /// How many signals there are.
+    /// The nodes, ordered so that each comes after the nodes that feed it. The nodes form no loop:
+    /// a loop that stays invalid is folded to the invalid signal, and any other loop is refused if
+    /// it reaches a component that decides.
+    pub(crate) nodes: Vec<CircuitNode>,
+    /// The number of signals.
     pub(crate) signals: u32,
 }
 
-/// One node of a circuit.
+/// A node of a circuit, which computes signals.
 #[derive(Clone, Debug)]
-pub(crate) struct Node {
-    /// The component it comes from, such as `root.2` or `root.0.4`.
+pub(crate) struct CircuitNode {
+    /// The id of the component that the node comes from, such as `root.2` or `root.0.4`.
     pub(crate) id: Arc<str>,
     pub(crate) op: Op,
     /// In the order that the operation documents.
     pub(crate) inputs: Vec<Port>,
-    /// In the order that the operation documents; `None` where nobody listens.
+    /// The outputs, in the order that the operation documents; `None` for an output that no
+    /// component uses.
     pub(crate) outputs: Vec<Option<SignalId>>,
 }
 
-/// A comparison of a decider.
+/// The comparison of a decider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Comparison {
     Gt,
@@ -273,10 +283,10 @@ pub(crate) enum Comparison {
     Neq,
 }
 
-/// What a node computes. One output each, unless noted.
+/// The operation of a node. It has one output, unless noted.
 #[derive(Clone, Debug)]
 pub(crate) enum Op {
-    /// `lhs`, `rhs`; the operator by name: add sub mul div xor lshift rshift.
+    /// `lhs`, `rhs`; the operator is one of add, sub, mul, div, xor, lshift and rshift.
     Arithmetic(Arithmetic),
     /// Any number of inputs.
     And,
@@ -305,17 +315,18 @@ pub(crate) enum Op {
     SignalGenerator { steps: Vec<RampStep> },
     /// The polynomial of a range-driven load scheduler: `signal`.
     PolynomialRange(PolynomialRange),
-    /// Accepted over offered tokens of a load scheduler of this policy; no input.
+    /// The ratio of accepted to offered tokens of a load scheduler of this policy; no input.
     ObservedLoadMultiplier { component_id: Arc<str> },
-    /// Text for a `SignalSource`, asked again each `interval`; no input.
+    /// A query to a `SignalSource`, repeated each `interval`; no input.
     Query { text: Arc<str>, interval: Duration },
-    /// Mean of a flux meter over `window`, of flows with status OK; read again each `interval`.
+    /// The mean of a flux meter over `window`, of flows with status OK; read each `interval`.
     FluxMeterMean {
         name: Arc<str>,
         window: Duration,
         interval: Duration,
     },
-    /// Quantile, from 0 to 1, of a flux meter over `window`, of flows with status OK.
+    /// The quantile, from 0 to 1, of a flux meter over `window`, of flows with status OK; read each
+    /// `interval`.
     FluxMeterQuantile {
         name: Arc<str>,
         quantile: f64,
@@ -355,7 +366,7 @@ pub(crate) struct PolynomialRange {
 #[derive(Clone, Debug)]
 pub(crate) struct Classifier {
     pub(crate) selectors: Vec<Selector>,
-    /// Index in the policy's list.
+    /// The index in the policy's list of classifiers.
     pub(crate) index: u32,
     pub(crate) rules: Vec<Rule>,
     pub(crate) rego: Option<RegoModule>,
@@ -364,23 +375,23 @@ pub(crate) struct Classifier {
 /// The Rego module of a classifier.
 #[derive(Clone, Debug)]
 pub(crate) struct RegoModule {
-    /// What it sets, in the order of the text: each label, and its telemetry flag.
+    /// The labels that the module sets, in the order of the text, each with its telemetry flag.
     pub(crate) labels: Vec<(Arc<str>, bool)>,
-    /// Compiled; its labels have the indices of `labels`.
+    /// The compiled module; its labels have the indices of `labels`.
     #[cfg(feature = "rego")]
-    pub(crate) program: Arc<crate::rego::Program>,
+    pub(crate) program: Arc<crate::rego::CompiledModule>,
 }
 
-/// One label that a classifier makes.
+/// A rule of a classifier, which sets one label.
 #[derive(Clone, Debug)]
 pub(crate) struct Rule {
     pub(crate) label: Arc<str>,
     pub(crate) telemetry: bool,
-    /// `None` never makes the label.
+    /// Without an extractor, the rule never sets the label.
     pub(crate) extractor: Option<Extractor>,
 }
 
-/// Where the value of a rule comes from; paths and pointers as written, already checked.
+/// The source of the value of a rule. Paths and pointers are as written, and already checked.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Extractor {
     From(Arc<str>),
@@ -395,11 +406,11 @@ pub(crate) enum Extractor {
     Address {
         from: Arc<str>,
     },
-    /// Template and value, in the order of the text.
+    /// Pairs of template and value, in the order of the text.
     PathTemplates(Vec<(Arc<str>, Arc<str>)>),
 }
 
-/// A flux meter of `resources`, or one that a blueprint makes.
+/// A flux meter of `resources`, or one that a blueprint adds.
 #[derive(Clone, Debug)]
 pub(crate) struct FluxMeter {
     pub(crate) name: Arc<str>,
@@ -408,7 +419,7 @@ pub(crate) struct FluxMeter {
     pub(crate) buckets: Option<Buckets>,
 }
 
-/// Upper bounds of a histogram, as the policy describes them.
+/// The buckets of a histogram, as the policy describes them.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Buckets {
     Static(Vec<f64>),

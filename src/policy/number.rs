@@ -1,9 +1,10 @@
-//! Numbers as the Agent reads them from labels: the syntax of Go's floating-point parser.
+//! Parses numbers as the Agent reads them from labels: in the syntax of Go's floating-point parser.
 
-/// Reads a number label; `None` when it is not a number or too large for one.
+/// Parses the number of a label; `None` if the text is not a number, or one too large for an `f64`.
 ///
-/// Decimal and hexadecimal (with a binary exponent), `inf`, `infinity` and `nan` in any case,
-/// underscores between digits. Too small is zero; blanks are not skipped.
+/// Accepts decimal numbers, hexadecimal numbers with a binary exponent, `inf`, `infinity` and `nan`
+/// in any case, and underscores between digits. A number too small for an `f64` is zero.
+/// Surrounding blanks are not accepted.
 pub(crate) fn parse_number(text: &str) -> Option<f64> {
     let (negative, body) = match text.as_bytes().first()? {
         b'-' => (true, &text[1..]),
@@ -31,7 +32,8 @@ pub(crate) fn parse_number(text: &str) -> Option<f64> {
     Some(if negative { -magnitude } else { magnitude })
 }
 
-/// Underscores stand between two digits; after a base prefix the first one may lead.
+/// Returns true if each underscore is between two digits; after the prefix of a base, one may
+/// also come first.
 fn underscores_in_place(digits: &[u8], prefixed: bool, hex: bool) -> bool {
     let mut after_digit = prefixed;
     let mut pending = false;
@@ -57,7 +59,7 @@ fn decimal(body: &str) -> Option<f64> {
     if !bytes
         .iter()
         .all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'e' | b'E' | b'+' | b'-' | b'_'))
-        // The standard parser would take a second sign.
+        // The standard parser would accept a second sign.
         || matches!(bytes.first(), Some(b'+' | b'-'))
     {
         return None;
@@ -80,7 +82,7 @@ fn hexadecimal(body: &str) -> Option<f64> {
     let (mut point, mut any) = (false, false);
     let mut rest = bytes.iter().copied();
     loop {
-        // A hexadecimal number without its exponent is none.
+        // A hexadecimal number must have an exponent.
         let byte = rest.next()?;
         match byte {
             b'_' => {}
@@ -93,7 +95,7 @@ fn hexadecimal(body: &str) -> Option<f64> {
                     mantissa = mantissa << 4 | digit;
                     exponent -= if point { 4 } else { 0 };
                 } else {
-                    // Digits beyond the precision matter to the rounding only.
+                    // Digits beyond the precision matter only for rounding.
                     mantissa |= u64::from(digit != 0);
                     exponent += if point { 0 } else { 4 };
                 }
@@ -128,7 +130,7 @@ fn power(text: impl Iterator<Item = u8>) -> Option<i64> {
     Some(if negative { -value } else { value })
 }
 
-/// `mantissa * 2^exponent`, rounded half to even, also below the smallest normal number.
+/// Returns `mantissa * 2^exponent`, rounded half to even, also below the smallest normal number.
 fn scale(mantissa: u64, exponent: i64) -> f64 {
     if mantissa == 0 {
         return 0.0;
@@ -153,12 +155,12 @@ fn scale(mantissa: u64, exponent: i64) -> f64 {
     );
     let up = rest > half || (rest == half && whole & 1 == 1);
     let whole = (whole + u128::from(up)) as f64;
-    // Two steps, since the power alone may be out of range; both are exact.
+    // Two steps, because the power alone may be out of range. Both multiplications are exact.
     let first = (exponent + shift) / 2;
     whole * power_of_two(first) * power_of_two(exponent + shift - first)
 }
 
-/// For exponents of normal numbers only.
+/// Returns two to the power of an exponent, which must be that of a normal number.
 fn power_of_two(exponent: i64) -> f64 {
     f64::from_bits(((1023 + exponent) as u64) << 52)
 }
@@ -170,7 +172,7 @@ mod tests {
     use super::parse_number;
 
     #[test]
-    fn numbers_read_as_the_agent_reads_them() {
+    fn numbers_parse_as_on_the_agent() {
         for (text, value) in [
             ("1", 1.0),
             (".5", 0.5),
@@ -203,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_does_not_read() {
+    fn texts_that_are_no_numbers_are_refused() {
         for text in [
             "",
             " 1",
@@ -253,24 +255,24 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_reads_or_not(text in ".*") {
+        fn parsing_any_text_does_not_panic(text in ".*") {
             let _ = parse_number(&text);
         }
 
         #[test]
-        fn likely_text_reads_or_not(text in "[-+]?(0[xX])?[0-9a-fA-F_.]{0,12}([pPeE][-+]?[0-9_]{0,6})?") {
+        fn parsing_number_like_text_does_not_panic(text in "[-+]?(0[xX])?[0-9a-fA-F_.]{0,12}([pPeE][-+]?[0-9_]{0,6})?") {
             let _ = parse_number(&text);
         }
 
         #[test]
-        fn a_printed_number_reads_as_itself(value in any::<f64>().prop_filter("a number", |v| v.is_finite())) {
+        fn printed_numbers_parse_to_themselves(value in any::<f64>().prop_filter("a number", |v| v.is_finite())) {
             for text in [format!("{value}"), format!("{value:e}"), format!("{value:E}")] {
                 prop_assert_eq!(parse_number(&text), Some(value));
             }
         }
 
         #[test]
-        fn a_hexadecimal_number_is_its_integer_times_a_power(mantissa in any::<u32>(), exponent in -900_i32..900) {
+        fn hexadecimal_numbers_are_an_integer_times_a_power_of_two(mantissa in any::<u32>(), exponent in -900_i32..900) {
             let text = format!("{mantissa:#x}p{exponent}");
             let value = f64::from(mantissa) * 2_f64.powi(exponent);
             prop_assert_eq!(parse_number(&text), Some(value));
@@ -285,7 +287,8 @@ mod tests {
 
         #[test]
         fn the_smallest_numbers_round_half_to_even(mantissa in any::<u32>(), below in 1_u32..40) {
-            // In units of the smallest number, whose count is what the bits of a float hold.
+            // In units of the smallest subnormal number, which are the units of the bits of such a
+            // float.
             let mantissa_wide = u64::from(mantissa);
             let (whole, rest, half) = (mantissa_wide >> below, mantissa_wide & ((1 << below) - 1), 1_u64 << (below - 1));
             let up = rest > half || (rest == half && whole % 2 == 1);

@@ -1,194 +1,210 @@
-//! In-ports and out-ports: how components are wired, and what flows there.
+//! The in-ports and out-ports of components, and the signals between them while a policy is read.
 
 use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::PolicyError;
-use super::decode::{At, Object};
+use super::decode::{DocumentNode, Object};
 use super::model::{Port, Signal, SignalId};
 
-/// Which circuit a signal's name belongs to: the index of its scope.
-pub(super) type Scope = usize;
+/// The index of the scope, the root circuit or a nested one, that the name of a signal belongs to.
+pub(super) type ScopeIndex = usize;
 
-/// A part of the circuit and one of its out-ports.
-pub(super) type Outlet = (usize, usize);
+/// An out-port: the index of the component, and that of the port among its out-ports.
+pub(super) type OutPortIndex = (usize, usize);
 
-/// What a signal carries.
+/// The value of a signal as far as it is known when the policy is read.
 #[derive(Clone, Debug)]
-pub(super) enum Carried {
-    /// The same from the start on; NaN is invalid.
-    Steady(Signal),
-    /// What that outlet computes while the engine runs.
-    Changing(Outlet),
-    /// It changes in a way that nothing here follows; the text says where it comes from.
-    Beyond(Rc<str>),
+pub(super) enum FoldedSignal {
+    /// A value that never changes; NaN is invalid.
+    Constant(Signal),
+    /// The value that this out-port computes while the engine runs.
+    Changing(OutPortIndex),
+    /// A signal that changes and that the engine cannot compute. The text names its origin.
+    Unsupported(Rc<str>),
 }
 
-impl Carried {
-    pub(super) const INVALID: Self = Self::Steady(f64::NAN);
+impl FoldedSignal {
+    pub(super) const INVALID: Self = Self::Constant(f64::NAN);
 
     pub(super) fn is_invalid(&self) -> bool {
-        matches!(self, Self::Steady(value) if value.is_nan())
+        matches!(self, Self::Constant(value) if value.is_nan())
     }
 }
 
-/// Where an in-port takes its value from.
+/// The source of the value of an in-port.
 #[derive(Clone, Debug)]
-pub(super) enum Source<'t> {
+pub(super) enum PortSource<'t> {
     Constant(Signal),
-    Signal { scope: Scope, name: &'t str },
+    Signal { scope: ScopeIndex, name: &'t str },
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct InPort<'t> {
-    pub(super) at: At<'t>,
-    pub(super) source: Source<'t>,
+    pub(super) node: DocumentNode<'t>,
+    pub(super) source: PortSource<'t>,
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct OutPort<'t> {
-    pub(super) at: At<'t>,
-    pub(super) scope: Scope,
-    /// `None` when nobody listens.
+    pub(super) node: DocumentNode<'t>,
+    pub(super) scope: ScopeIndex,
+    /// `None` if the signal has no name, so that no component can use it.
     pub(super) name: Option<&'t str>,
 }
 
-/// What stands at the in-ports of a component, in the order it declared them.
+/// The values at the in-ports of a component, in the order in which it declared them.
 #[derive(Debug)]
-pub(super) struct Inputs<'a, 't> {
-    /// The component itself.
-    pub(super) part: usize,
+pub(super) struct InputSignals<'a, 't> {
+    /// The index of the component.
+    pub(super) component_index: usize,
     pub(super) ports: &'a [InPort<'t>],
-    pub(super) values: &'a [Carried],
-    /// The signals of what changes, once they are known.
-    pub(super) signals: &'a HashMap<Outlet, SignalId>,
+    pub(super) values: &'a [FoldedSignal],
+    /// The ids of the signals that change; empty until they are assigned.
+    pub(super) signal_ids: &'a HashMap<OutPortIndex, SignalId>,
 }
 
-impl Inputs<'_, '_> {
-    /// What stands at a port of a component that decides, or that feeds one.
+impl InputSignals<'_, '_> {
+    /// Returns the input of a component that decides, or of a node that feeds one.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the input depends on a signal that the engine cannot compute.
     pub(super) fn port(&self, index: usize) -> Result<Port, PolicyError> {
         match self.values.get(index) {
-            Some(Carried::Steady(value)) => Ok(Port::Constant(*value)),
-            Some(Carried::Changing(outlet)) => Ok(self
-                .signals
-                .get(outlet)
+            Some(FoldedSignal::Constant(value)) => Ok(Port::Constant(*value)),
+            Some(FoldedSignal::Changing(out_port)) => Ok(self
+                .signal_ids
+                .get(out_port)
                 .map_or(Port::Constant(f64::NAN), |signal| Port::Changing(*signal))),
-            Some(Carried::Beyond(origin)) => Err(self.ports[index].at.error(format!(
-                "depends on {origin}, which this version does not follow; use a constant"
+            Some(FoldedSignal::Unsupported(origin)) => Err(self.ports[index].node.error(format!(
+                "depends on {origin}, which this version does not support; use a constant"
             ))),
             None => Ok(Port::Constant(f64::NAN)),
         }
     }
 
-    /// What this component computes at an out-port while the engine runs.
-    pub(super) fn computed(&self, port: usize) -> Carried {
-        let beyond = self
+    /// Returns the output at an out-port that is computed while the engine runs, or an unsupported
+    /// input on which it depends.
+    pub(super) fn at_runtime(&self, port: usize) -> FoldedSignal {
+        let unsupported = self
             .values
             .iter()
-            .find(|value| matches!(value, Carried::Beyond(_)));
-        beyond
+            .find(|value| matches!(value, FoldedSignal::Unsupported(_)));
+        unsupported
             .cloned()
-            .unwrap_or(Carried::Changing((self.part, port)))
+            .unwrap_or(FoldedSignal::Changing((self.component_index, port)))
     }
 
-    /// The values when all are steady.
-    pub(super) fn all_steady(&self) -> Option<Vec<Signal>> {
+    /// Returns the values if all of them are constant.
+    pub(super) fn all_constant(&self) -> Option<Vec<Signal>> {
         self.values
             .iter()
             .map(|value| match value {
-                Carried::Steady(value) => Some(*value),
+                FoldedSignal::Constant(value) => Some(*value),
                 _ => None,
             })
             .collect()
     }
 
-    /// The one output of a component without memory: computed now, or else while the engine runs.
-    pub(super) fn folded(&self, compute: impl FnOnce(&[Signal]) -> Signal) -> Carried {
-        match self.all_steady() {
-            Some(values) => Carried::Steady(compute(&values)),
-            None => self.computed(0),
+    /// Returns the single output of a component without state: computed now if all inputs are
+    /// constant, else while the engine runs.
+    pub(super) fn folded(&self, compute: impl FnOnce(&[Signal]) -> Signal) -> FoldedSignal {
+        match self.all_constant() {
+            Some(values) => FoldedSignal::Constant(compute(&values)),
+            None => self.at_runtime(0),
         }
     }
 }
 
-/// `{signal_name}` or `{constant_signal}`.
-pub(super) fn in_port(at: At<'_>, scope: Scope) -> Result<InPort<'_>, PolicyError> {
-    let place = at.clone();
-    let fields = at.object(&["signal_name", "constant_signal"])?;
+/// Reads an in-port: `{signal_name}` or `{constant_signal}`.
+pub(super) fn in_port(
+    node: DocumentNode<'_>,
+    scope: ScopeIndex,
+) -> Result<InPort<'_>, PolicyError> {
+    let whole = node.clone();
+    let fields = node.object(&["signal_name", "constant_signal"])?;
     let source = match fields.only(&["signal_name", "constant_signal"])? {
-        Some(("signal_name", name)) => Source::Signal {
+        Some(("signal_name", name)) => PortSource::Signal {
             scope,
             name: name.text()?,
         },
-        Some((_, constant)) => Source::Constant(constant_signal(constant)?),
+        Some((_, constant)) => PortSource::Constant(constant_signal(constant)?),
         None => {
-            return Err(place.error("a port takes a `signal_name` or a `constant_signal`"));
+            return Err(whole.error("a port takes a `signal_name` or a `constant_signal`"));
         }
     };
-    Ok(InPort { at: place, source })
+    Ok(InPort {
+        node: whole,
+        source,
+    })
 }
 
-/// The ports of a component that need not be wired; those that are not carry nothing valid.
-pub(super) fn optional<'t>(
+/// Reads the `in_ports` of a component that are all optional. An absent port carries the invalid
+/// signal.
+pub(super) fn optional_in_ports<'t>(
     component: &Object<'t>,
     known: &'static [&'static str],
-    scope: Scope,
+    scope: ScopeIndex,
 ) -> Result<Vec<InPort<'t>>, PolicyError> {
     let ports = component.object("in_ports", known)?;
     known
         .iter()
         .map(
             |key| match ports.as_ref().and_then(|ports| ports.get(key)) {
-                Some(at) => in_port(at, scope),
-                None => Ok(unwired(&component.at)),
+                Some(node) => in_port(node, scope),
+                None => Ok(unwired(&component.node)),
             },
         )
         .collect()
 }
 
-pub(super) fn required<'t>(
+pub(super) fn required_in_port<'t>(
     ports: &Object<'t>,
     key: &str,
-    scope: Scope,
+    scope: ScopeIndex,
 ) -> Result<InPort<'t>, PolicyError> {
     in_port(ports.required(key)?, scope)
 }
 
-/// A port that need not be wired.
-pub(super) fn given<'t>(
+/// Reads an optional in-port. An absent port carries the invalid signal.
+pub(super) fn optional_in_port<'t>(
     ports: &Object<'t>,
     key: &str,
-    scope: Scope,
+    scope: ScopeIndex,
 ) -> Result<InPort<'t>, PolicyError> {
     match ports.get(key) {
-        Some(at) => in_port(at, scope),
-        None => Ok(unwired(&ports.at)),
+        Some(node) => in_port(node, scope),
+        None => Ok(unwired(&ports.node)),
     }
 }
 
-/// A required number of a blueprint's values that stands for a constant signal.
-pub(super) fn number<'t>(fields: &Object<'t>, key: &str) -> Result<InPort<'t>, PolicyError> {
-    let at = fields.required(key)?;
-    Ok(constant(&at, at.number()?))
+/// Reads a required number of a values file, which stands for a constant signal.
+pub(super) fn number_in_port<'t>(
+    fields: &Object<'t>,
+    key: &str,
+) -> Result<InPort<'t>, PolicyError> {
+    let node = fields.required(key)?;
+    Ok(constant(&node, node.number()?))
 }
 
-pub(super) fn unwired<'t>(at: &At<'t>) -> InPort<'t> {
-    constant(at, f64::NAN)
+pub(super) fn unwired<'t>(node: &DocumentNode<'t>) -> InPort<'t> {
+    constant(node, f64::NAN)
 }
 
-pub(super) fn constant<'t>(at: &At<'t>, value: Signal) -> InPort<'t> {
+pub(super) fn constant<'t>(node: &DocumentNode<'t>, value: Signal) -> InPort<'t> {
     InPort {
-        at: at.clone(),
-        source: Source::Constant(value),
+        node: node.clone(),
+        source: PortSource::Constant(value),
     }
 }
 
-/// `{value}` or `{special_value}`; with neither, zero.
-pub(super) fn constant_signal(at: At<'_>) -> Result<Signal, PolicyError> {
-    let fields = at.object(&["value", "special_value"])?;
+/// Reads `{value}` or `{special_value}`; zero if neither is given.
+pub(super) fn constant_signal(node: DocumentNode<'_>) -> Result<Signal, PolicyError> {
+    let fields = node.object(&["value", "special_value"])?;
     match fields.only(&["value", "special_value"])? {
-        Some(("value", at)) => at.number(),
-        Some((_, at)) => Ok(match at.one_of(&["NaN", "+Inf", "-Inf"])? {
+        Some(("value", node)) => node.number(),
+        Some((_, node)) => Ok(match node.one_of(&["NaN", "+Inf", "-Inf"])? {
             "+Inf" => f64::INFINITY,
             "-Inf" => f64::NEG_INFINITY,
             _ => f64::NAN,
@@ -197,10 +213,10 @@ pub(super) fn constant_signal(at: At<'_>) -> Result<Signal, PolicyError> {
     }
 }
 
-/// The in-ports of a list that a component has under `in_ports`.
-pub(super) fn listed<'t>(
+/// Reads the list `in_ports.inputs` of a component.
+pub(super) fn in_port_list<'t>(
     component: &Object<'t>,
-    scope: Scope,
+    scope: ScopeIndex,
 ) -> Result<Vec<InPort<'t>>, PolicyError> {
     let Some(ports) = component.object("in_ports", &["inputs"])? else {
         return Ok(Vec::new());
@@ -210,60 +226,71 @@ pub(super) fn listed<'t>(
     };
     list.list()?
         .into_iter()
-        .map(|at| in_port(at, scope))
+        .map(|node| in_port(node, scope))
         .collect()
 }
 
-/// The out-ports of a component's `out_ports`, in the order of `known`.
+/// Reads the `out_ports` of a component, in the order of `known`.
 pub(super) fn out_ports<'t>(
     component: &Object<'t>,
     known: &'static [&'static str],
-    scope: Scope,
+    scope: ScopeIndex,
 ) -> Result<Vec<OutPort<'t>>, PolicyError> {
     let ports = component.object("out_ports", known)?;
     known
         .iter()
         .map(
             |key| match ports.as_ref().and_then(|ports| ports.get(key)) {
-                Some(at) => produced(at, scope),
-                None => Ok(nobody(&component.at, scope)),
+                Some(node) => out_port(node, scope),
+                None => Ok(unused_out_port(&component.node, scope)),
             },
         )
         .collect()
 }
 
-/// `{signal_name}` of an out-port.
-pub(super) fn produced(at: At<'_>, scope: Scope) -> Result<OutPort<'_>, PolicyError> {
-    let place = at.clone();
-    let fields = at.object(&["signal_name"])?;
+/// Reads an out-port: `{signal_name}`.
+pub(super) fn out_port(
+    node: DocumentNode<'_>,
+    scope: ScopeIndex,
+) -> Result<OutPort<'_>, PolicyError> {
+    let whole = node.clone();
+    let fields = node.object(&["signal_name"])?;
     let name = fields.text("signal_name")?.filter(|name| !name.is_empty());
     Ok(OutPort {
-        at: place,
+        node: whole,
         scope,
         name,
     })
 }
 
-/// A signal that only what one component is made of may name.
-pub(super) fn inner<'t>(at: &At<'t>, scope: Scope, name: &'static str) -> OutPort<'t> {
+/// Returns an out-port for a signal inside of a component that expands to several.
+pub(super) fn inner_out_port<'t>(
+    node: &DocumentNode<'t>,
+    scope: ScopeIndex,
+    name: &'static str,
+) -> OutPort<'t> {
     OutPort {
-        at: at.clone(),
+        node: node.clone(),
         scope,
         name: Some(name),
     }
 }
 
-/// The other end of [`inner`].
-pub(super) fn hearing<'t>(at: &At<'t>, scope: Scope, name: &'static str) -> InPort<'t> {
+/// Returns the in-port that reads a signal of [`inner_out_port`].
+pub(super) fn inner_in_port<'t>(
+    node: &DocumentNode<'t>,
+    scope: ScopeIndex,
+    name: &'static str,
+) -> InPort<'t> {
     InPort {
-        at: at.clone(),
-        source: Source::Signal { scope, name },
+        node: node.clone(),
+        source: PortSource::Signal { scope, name },
     }
 }
 
-pub(super) fn nobody<'t>(at: &At<'t>, scope: Scope) -> OutPort<'t> {
+pub(super) fn unused_out_port<'t>(node: &DocumentNode<'t>, scope: ScopeIndex) -> OutPort<'t> {
     OutPort {
-        at: at.clone(),
+        node: node.clone(),
         scope,
         name: None,
     }

@@ -1,4 +1,5 @@
-//! The two queries over flux meters that blueprints make: what they ask for is known in process.
+//! Recognises the two PromQL queries over flux meters that blueprints generate. The engine answers
+//! them in process.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -6,36 +7,36 @@ use std::time::Duration;
 
 use super::model::Op;
 
-/// The mean or a quantile of a flux meter of this policy, of flows that ended well; nothing else
-/// is understood.
+/// Parses a query for the mean or a quantile of a flux meter of this policy, of flows with status
+/// OK; `None` for any other query.
 pub(super) fn flux_meter(text: &str, policy: &str, interval: Duration) -> Option<Op> {
     mean(text, policy, interval).or_else(|| quantile(text, policy, interval))
 }
 
-/// The increase of the sum over that of the count.
+/// Parses the mean: the increase of the sum divided by that of the count.
 fn mean(text: &str, policy: &str, interval: Duration) -> Option<Op> {
-    let mut text = Text(text);
-    let sum = text.increase("flux_meter_sum", policy)?;
-    text.words(&["/"])?;
-    let count = text.increase("flux_meter_count", policy)?;
+    let mut parser = QueryParser(text);
+    let sum = parser.increase("flux_meter_sum", policy)?;
+    parser.expect_words(&["/"])?;
+    let count = parser.increase("flux_meter_count", policy)?;
     let (name, window) = sum;
-    (text.is_over() && count == (name, window)).then(|| Op::FluxMeterMean {
+    (parser.is_at_end() && count == (name, window)).then(|| Op::FluxMeterMean {
         name: Arc::from(name),
         window,
         interval,
     })
 }
 
-/// The quantile of the rates of the buckets.
+/// Parses the quantile over the rates of the buckets.
 fn quantile(text: &str, policy: &str, interval: Duration) -> Option<Op> {
-    let mut text = Text(text);
-    text.words(&["histogram_quantile", "("])?;
-    let quantile = f64::from_str(text.until(',')?).ok()?;
-    text.words(&[",", "sum", "(", "rate", "(", "flux_meter_bucket"])?;
-    let (name, window) = text.meter(policy)?;
-    text.words(&[")", ")", "by", "(", "le", ")", ")"])?;
-    let known = text.is_over() && (0.0..=1.0).contains(&quantile);
-    known.then(|| Op::FluxMeterQuantile {
+    let mut parser = QueryParser(text);
+    parser.expect_words(&["histogram_quantile", "("])?;
+    let quantile = f64::from_str(parser.take_until(',')?).ok()?;
+    parser.expect_words(&[",", "sum", "(", "rate", "(", "flux_meter_bucket"])?;
+    let (name, window) = parser.flux_meter_selector(policy)?;
+    parser.expect_words(&[")", ")", "by", "(", "le", ")", ")"])?;
+    let is_valid = parser.is_at_end() && (0.0..=1.0).contains(&quantile);
+    is_valid.then(|| Op::FluxMeterQuantile {
         name: Arc::from(name),
         quantile,
         window,
@@ -43,72 +44,73 @@ fn quantile(text: &str, policy: &str, interval: Duration) -> Option<Op> {
     })
 }
 
-/// What is left to read; blanks count nowhere but between quotes.
-struct Text<'a>(&'a str);
+/// The rest of a query. Blanks matter only inside of quotes.
+struct QueryParser<'a>(&'a str);
 
-impl<'a> Text<'a> {
-    fn words(&mut self, words: &[&str]) -> Option<()> {
+impl<'a> QueryParser<'a> {
+    fn expect_words(&mut self, words: &[&str]) -> Option<()> {
         for word in words {
             self.0 = self.0.trim_start().strip_prefix(word)?;
         }
         Some(())
     }
 
-    fn until(&mut self, end: char) -> Option<&'a str> {
+    fn take_until(&mut self, end: char) -> Option<&'a str> {
         let at = self.0.find(end)?;
         let (before, rest) = self.0.split_at(at);
         self.0 = rest;
         Some(before.trim())
     }
 
-    /// By how much a metric of a flux meter grew.
+    /// Parses the increase of a metric of a flux meter.
     fn increase(&mut self, metric: &str, policy: &str) -> Option<(&'a str, Duration)> {
-        self.words(&["sum", "(", "increase", "(", metric])?;
-        let meter = self.meter(policy)?;
-        self.words(&[")", ")"])?;
+        self.expect_words(&["sum", "(", "increase", "(", metric])?;
+        let meter = self.flux_meter_selector(policy)?;
+        self.expect_words(&[")", ")"])?;
         Some(meter)
     }
 
-    /// `{labels}[window]` with exactly the labels that select one flux meter.
-    fn meter(&mut self, policy: &str) -> Option<(&'a str, Duration)> {
+    /// Parses `{labels}[window]` with exactly the labels that select one flux meter. Returns its
+    /// name and the window.
+    fn flux_meter_selector(&mut self, policy: &str) -> Option<(&'a str, Duration)> {
         let mut name = None;
         let (mut status, mut owner) = (None, None);
-        self.words(&["{"])?;
+        self.expect_words(&["{"])?;
         loop {
-            let key = self.until('=')?;
-            self.words(&["=", "\""])?;
+            let key = self.take_until('=')?;
+            self.expect_words(&["=", "\""])?;
             let at = self.0.find('"')?;
             let value = &self.0[..at];
             if value.contains('\\') {
                 return None;
             }
             self.0 = &self.0[at + 1..];
-            let place = match key {
+            let target = match key {
                 "flux_meter_name" => &mut name,
                 "flow_status" => &mut status,
                 "policy_name" => &mut owner,
                 _ => return None,
             };
-            if place.replace(value).is_some() {
+            if target.replace(value).is_some() {
                 return None;
             }
-            if self.words(&[","]).is_none() {
+            if self.expect_words(&[","]).is_none() {
                 break;
             }
         }
-        self.words(&["}", "["])?;
-        let window = seconds(self.until(']')?)?;
-        self.words(&["]"])?;
-        let ours = status == Some("OK") && owner == Some(policy);
-        name.filter(|_| ours).map(|name| (name, window))
+        self.expect_words(&["}", "["])?;
+        let window = seconds(self.take_until(']')?)?;
+        self.expect_words(&["]"])?;
+        let matches_policy = status == Some("OK") && owner == Some(policy);
+        name.filter(|_| matches_policy).map(|name| (name, window))
     }
 
-    fn is_over(&self) -> bool {
+    fn is_at_end(&self) -> bool {
         self.0.trim().is_empty()
     }
 }
 
-/// `30s`, `5m`, `1h`.
+/// Parses a duration such as `30s`, `5m` or `1h`.
 pub(super) fn seconds(text: &str) -> Option<Duration> {
     let unit = text.chars().next_back()?;
     let scale = match unit {
@@ -137,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn means_and_quantiles_of_own_meters_are_known() {
+    fn mean_and_quantile_of_own_flux_meters_are_recognised() {
         let Some(Op::FluxMeterMean {
             name,
             window,
@@ -162,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_left_to_those_who_know_promql() {
+    fn other_queries_are_not_recognised() {
         for (from, to) in [
             ("flux_meter_count", "flux_meter_sum"),
             ("policy_name=\"p\"}[30s]", "policy_name=\"q\"}[30s]"),

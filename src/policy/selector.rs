@@ -1,25 +1,25 @@
-//! Selectors and label matchers, from the tree.
+//! Reads selectors and label matchers.
 
 use std::sync::Arc;
 
 use super::PolicyError;
-use super::decode::{At, Object};
-use super::matcher::{LabelMatcher, Test};
+use super::decode::{DocumentNode, Object};
+use super::matcher::{LabelCondition, LabelMatcher};
 use super::model::Selector;
 use super::re2::Pattern;
 
-/// The list of a required field: one selector at least.
+/// Reads a required list with at least one selector.
 pub(super) fn selectors(parent: &Object<'_>, key: &str) -> Result<Vec<Selector>, PolicyError> {
-    let at = parent.required(key)?;
-    let selectors = at.list()?;
+    let node = parent.required(key)?;
+    let selectors = node.list()?;
     if selectors.is_empty() {
-        return Err(at.error("at least one selector is required"));
+        return Err(node.error("at least one selector is required"));
     }
     selectors.into_iter().map(selector).collect()
 }
 
-fn selector(at: At<'_>) -> Result<Selector, PolicyError> {
-    let fields = at.object(&["control_point", "service", "agent_group", "label_matcher"])?;
+fn selector(node: DocumentNode<'_>) -> Result<Selector, PolicyError> {
+    let fields = node.object(&["control_point", "service", "agent_group", "label_matcher"])?;
     let label_matcher = fields.get("label_matcher").map(matcher).transpose()?;
     Ok(Selector {
         control_point: Arc::from(fields.required_text("control_point")?),
@@ -29,18 +29,18 @@ fn selector(at: At<'_>) -> Result<Selector, PolicyError> {
     })
 }
 
-/// A label matcher: everything given must hold.
-pub(super) fn matcher(at: At<'_>) -> Result<LabelMatcher, PolicyError> {
-    let fields = at.object(&[
+/// Reads a label matcher. All given conditions must hold.
+pub(super) fn matcher(node: DocumentNode<'_>) -> Result<LabelMatcher, PolicyError> {
+    let fields = node.object(&[
         "match_labels",
         "match_list",
         "match_expressions",
         "expression",
     ])?;
-    let mut tests = Vec::new();
+    let mut conditions = Vec::new();
     if let Some(labels) = fields.get("match_labels") {
         for (label, value) in labels.free_map()? {
-            tests.push(equals(label, value.text()?));
+            conditions.push(equals(label, value.text()?));
         }
     }
     let list = fields
@@ -53,31 +53,31 @@ pub(super) fn matcher(at: At<'_>) -> Result<LabelMatcher, PolicyError> {
     match (list, old, old_list) {
         (Some(list), old, _) if !list.is_empty() => {
             if let Some(old) = old {
-                old.warn("ignored beside `match_list`, whose old name it is");
+                old.warn("ignored, because `match_list`, its new name, is present");
             }
-            tests.extend(list);
+            conditions.extend(list);
         }
-        (_, _, old_list) => tests.extend(old_list.unwrap_or_default()),
+        (_, _, old_list) => conditions.extend(old_list.unwrap_or_default()),
     }
-    if let Some(at) = fields.get("expression") {
-        tests.push(expression(at)?);
+    if let Some(node) = fields.get("expression") {
+        conditions.push(expression(node)?);
     }
-    Ok(LabelMatcher::new(tests))
+    Ok(LabelMatcher::new(conditions))
 }
 
-fn equals(label: &str, value: &str) -> Test {
-    Test::Equals {
+fn equals(label: &str, value: &str) -> LabelCondition {
+    LabelCondition::Equals {
         label: label.into(),
         value: value.into(),
     }
 }
 
-fn requirements(at: &At<'_>) -> Result<Vec<Test>, PolicyError> {
-    at.list()?.into_iter().map(requirement).collect()
+fn requirements(node: &DocumentNode<'_>) -> Result<Vec<LabelCondition>, PolicyError> {
+    node.list()?.into_iter().map(requirement).collect()
 }
 
-fn requirement(at: At<'_>) -> Result<Test, PolicyError> {
-    let fields = at.object(&["key", "operator", "values"])?;
+fn requirement(node: DocumentNode<'_>) -> Result<LabelCondition, PolicyError> {
+    let fields = node.object(&["key", "operator", "values"])?;
     let label: Box<str> = fields.required_text("key")?.into();
     let operator =
         fields
@@ -90,22 +90,22 @@ fn requirement(at: At<'_>) -> Result<Test, PolicyError> {
         }
     }
     if values.is_empty() {
-        // The Agent builds an alternation of the values; one of nothing matches the empty text.
+        // The Agent builds an alternation of the values, and an empty one matches the empty text.
         values.push("".into());
     }
-    let one_of = |label, values: Vec<Box<str>>| Test::OneOf {
+    let one_of = |label, values: Vec<Box<str>>| LabelCondition::OneOf {
         label,
         values: values.into(),
     };
     Ok(match operator {
         "In" => one_of(label, values),
-        "NotIn" => Test::Not(Box::new(one_of(label, values))),
-        "Exists" => Test::Exists(label),
-        _ => Test::Not(Box::new(Test::Exists(label))),
+        "NotIn" => LabelCondition::Not(Box::new(one_of(label, values))),
+        "Exists" => LabelCondition::Exists(label),
+        _ => LabelCondition::Not(Box::new(LabelCondition::Exists(label))),
     })
 }
 
-fn expression(at: At<'_>) -> Result<Test, PolicyError> {
+fn expression(node: DocumentNode<'_>) -> Result<LabelCondition, PolicyError> {
     const VARIANTS: &[&str] = &[
         "not",
         "all",
@@ -114,39 +114,40 @@ fn expression(at: At<'_>) -> Result<Test, PolicyError> {
         "label_equals",
         "label_matches",
     ];
-    let place = at.clone();
-    let fields = at.object(VARIANTS)?;
-    let Some((variant, at)) = fields.only(VARIANTS)? else {
+    let whole = node.clone();
+    let fields = node.object(VARIANTS)?;
+    let Some((variant, node)) = fields.only(VARIANTS)? else {
         let variants = VARIANTS.join(", ");
-        return Err(place.error(format!("an expression is one of {variants}")));
+        return Err(whole.error(format!("an expression is one of {variants}")));
     };
     Ok(match variant {
-        "not" => Test::Not(Box::new(expression(at)?)),
-        "all" => Test::All(operands(at)?),
-        "any" => Test::Any(operands(at)?),
-        "label_exists" => Test::Exists(at.text()?.into()),
+        "not" => LabelCondition::Not(Box::new(expression(node)?)),
+        "all" => LabelCondition::All(operands(node)?),
+        "any" => LabelCondition::Any(operands(node)?),
+        "label_exists" => LabelCondition::Exists(node.text()?.into()),
         "label_equals" => {
-            let fields = at.object(&["label", "value"])?;
+            let fields = node.object(&["label", "value"])?;
             equals(
                 fields.required_text("label")?,
                 fields.text("value")?.unwrap_or_default(),
             )
         }
         _ => {
-            let fields = at.object(&["label", "regex"])?;
+            let fields = node.object(&["label", "regex"])?;
             let label = fields.required_text("label")?.into();
             let source = fields.required_text("regex")?;
-            let at = fields.required("regex")?;
-            at.count_regex()?;
-            let pattern = Pattern::new(source)
-                .map_err(|reason| at.error(format!("not a valid regular expression: {reason}")))?;
-            Test::Matches { label, pattern }
+            let node = fields.required("regex")?;
+            node.count_regex()?;
+            let pattern = Pattern::new(source).map_err(|reason| {
+                node.error(format!("not a valid regular expression: {reason}"))
+            })?;
+            LabelCondition::Matches { label, pattern }
         }
     })
 }
 
-fn operands(at: At<'_>) -> Result<Box<[Test]>, PolicyError> {
-    let fields = at.object(&["of"])?;
+fn operands(node: DocumentNode<'_>) -> Result<Box<[LabelCondition]>, PolicyError> {
+    let fields = node.object(&["of"])?;
     let operands = fields.get("of").map(|list| list.list()).transpose()?;
     operands
         .unwrap_or_default()

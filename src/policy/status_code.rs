@@ -1,7 +1,7 @@
-//! The status codes a policy may name.
+//! The status codes that a policy may name.
 
 use super::PolicyError;
-use super::decode::At;
+use super::decode::DocumentNode;
 use super::suggest::hint;
 
 const NAMES: &[(&str, i32)] = &[
@@ -64,20 +64,20 @@ const NAMES: &[(&str, i32)] = &[
     ("NetworkAuthenticationRequired", 511),
 ];
 
-/// By its exact name or, in a policy, by its number, which need not have a name.
+/// Reads a status code: its exact name or, in a policy, its number, which need not have a name.
 ///
-/// The Agent silently takes anything else for "no code"; a misspelt name is refused here instead.
-pub(super) fn decode(at: &At<'_>) -> Result<i32, PolicyError> {
-    if let Some(number) = at.plain_number() {
-        if at.context.strict {
-            return Err(at.error("values files name the status code, as `TooManyRequests`"));
+/// The Agent silently reads any other text as no code. A misspelt name is refused here instead.
+pub(super) fn decode(node: &DocumentNode<'_>) -> Result<i32, PolicyError> {
+    if let Some(number) = node.plain_number() {
+        if node.context.strict {
+            return Err(node.error("values files name the status code, such as `TooManyRequests`"));
         }
         if number.fract() != 0.0 || number.abs() > f64::from(i32::MAX) {
-            return Err(at.error("a status code is a whole number"));
+            return Err(node.error("a status code is a whole number"));
         }
         return Ok(number as i32);
     }
-    let text = at.text()?;
+    let text = node.text()?;
     if let Some((_, code)) = NAMES.iter().find(|(name, _)| *name == text) {
         return Ok(*code);
     }
@@ -88,12 +88,12 @@ pub(super) fn decode(at: &At<'_>) -> Result<i32, PolicyError> {
         hint(text, NAMES.iter().map(|(name, _)| *name))
     };
     let shown = super::yaml::shortened(text);
-    Err(at.error(format!("`{shown}` is not the name of a status code{help}")))
+    Err(node.error(format!("`{shown}` is not the name of a status code{help}")))
 }
 
-/// The code of a name, for those who compare.
+/// Returns the code of a name, for comparison in tests.
 #[cfg(test)]
-pub(super) fn named(name: &str) -> Option<i32> {
+pub(super) fn code_of_name(name: &str) -> Option<i32> {
     let found = NAMES.iter().find(|(known, _)| *known == name);
     found.map(|(_, code)| *code)
 }

@@ -1,13 +1,14 @@
-//! The nearest of the names that would have been right.
+//! Suggests the intended name for a misspelt one.
 
-/// The candidate that a slip of the pen could have turned into `word`.
+/// Returns the candidate that is most similar to `word`, if one is similar enough to be a typing
+/// error.
 pub(super) fn nearest<'a>(
     word: &str,
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {
-    const LONGEST: usize = 64;
-    let word: Vec<char> = word.chars().take(LONGEST + 1).collect();
-    if word.len() > LONGEST {
+    const MAX_CHARS: usize = 64;
+    let word: Vec<char> = word.chars().take(MAX_CHARS + 1).collect();
+    if word.len() > MAX_CHARS {
         return None;
     }
     candidates
@@ -16,19 +17,20 @@ pub(super) fn nearest<'a>(
         .filter(|(distance, candidate)| {
             *distance <= 1 + candidate.chars().count().min(word.len()) / 4
         })
-        // Candidates may come in any order; the answer must not.
+        // The result must not depend on the order of the candidates.
         .min()
         .map(|(_, candidate)| candidate)
 }
 
-/// ` (did you mean ...?)`, or nothing.
+/// Returns `; did you mean ...?` for the nearest candidate, or an empty text.
 pub(super) fn hint<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
     nearest(word, candidates)
         .map(|name| format!("; did you mean `{name}`?"))
         .unwrap_or_default()
 }
 
-/// Insertions, deletions, replacements and swapped neighbours, case ignored.
+/// Returns the edit distance: the number of insertions, deletions, replacements and swapped
+/// neighbours, ignoring case.
 fn distance(word: &[char], candidate: &str) -> usize {
     let other: Vec<char> = candidate.chars().collect();
     let same = |i: usize, j: usize| word[i].eq_ignore_ascii_case(&other[j]);
@@ -55,7 +57,7 @@ mod tests {
     use super::nearest;
 
     #[test]
-    fn a_slip_finds_its_word_and_a_stranger_none() {
+    fn similar_words_are_found_and_dissimilar_ones_are_not() {
         let names = ["interval", "continuous_fill", "NotFound", "TooManyRequests"];
         assert_eq!(nearest("intervall", names), Some("interval"));
         assert_eq!(nearest("inetrval", names), Some("interval"));

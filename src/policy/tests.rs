@@ -1,11 +1,11 @@
-//! Laws of the loader as a whole.
+//! Tests of loading policies, and the helpers that they share.
 
 mod blueprints;
 mod circuits;
-mod described;
+mod components;
+mod descriptions;
 mod hostile;
-mod kinds;
-mod laws;
+mod loading;
 mod loops;
 mod matchers;
 mod recordings;
@@ -13,9 +13,11 @@ mod summary;
 
 use serde_json::{Map, Value, json};
 
-use super::{ComponentKind, Extractor, Loaded, Port, RateLimiter, Signal, load, passes_through};
+use super::{
+    ComponentKind, Extractor, LoadedPolicy, Port, RateLimiter, Signal, load, passes_through,
+};
 
-/// A policy with one rate limiter whose parameters, or anything else, are replaced.
+/// Returns a policy with one rate limiter, modified by `change`.
 fn limiter(change: impl Fn(String) -> String) -> String {
     change(
         "circuit:
@@ -39,7 +41,7 @@ fn replaced(from: &str, to: &str) -> String {
     })
 }
 
-fn loaded(text: &str) -> Loaded {
+fn loaded(text: &str) -> LoadedPolicy {
     load("p.yaml", text).unwrap_or_else(|error| panic!("{error}\n{text}"))
 }
 
@@ -64,7 +66,7 @@ fn only_limiter(text: &str) -> RateLimiter {
     limiter.clone()
 }
 
-/// An extractor as a policy writes it.
+/// Returns an extractor in the form of a policy.
 fn extractor_json(extractor: Option<&Extractor>) -> Value {
     match extractor {
         None => Value::Null,
@@ -85,7 +87,7 @@ fn extractor_json(extractor: Option<&Extractor>) -> Value {
     }
 }
 
-/// The value of a port that never changes.
+/// Returns the value of a port that never changes.
 fn constant(port: Port) -> Signal {
     match port {
         Port::Constant(value) => value,

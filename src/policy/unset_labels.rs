@@ -1,15 +1,15 @@
-//! Without an evaluator of Rego: refuses policies that decide by a label that stays unset.
+//! Refuses policies that decide by a label of a Rego module, in builds without the feature `rego`.
 
 use super::PolicyError;
-use super::decode::At;
+use super::decode::DocumentNode;
 use super::matcher::LabelMatcher;
 use super::model::{Component, ComponentKind, Scheduler, Selector};
 use super::resources::Resources;
 
 /// Refuses a policy in which a component or a flux meter reads a label that only a Rego module
-/// sets: it would not limit what it is meant to limit.
+/// sets. Because the label stays unset, the policy would not limit the intended flows.
 pub(super) fn check(
-    content: &At<'_>,
+    content: &DocumentNode<'_>,
     components: &[Component],
     resources: &Resources,
 ) -> Result<(), PolicyError> {
@@ -54,13 +54,13 @@ fn selected_by(selectors: &[Selector], label: &str) -> bool {
 }
 
 fn reads(component: &Component, label: &str) -> bool {
-    let is = |key: &Option<std::sync::Arc<str>>| key.as_deref() == Some(label);
-    let scheduled = |scheduler: &Scheduler| {
+    let is_label = |key: &Option<std::sync::Arc<str>>| key.as_deref() == Some(label);
+    let scheduler_reads = |scheduler: &Scheduler| {
         let matcher = |matcher: &LabelMatcher| matcher.reads(label);
-        is(&scheduler.tokens_label_key)
-            || is(&scheduler.priority_label_key)
-            || is(&scheduler.workload_label_key)
-            || is(&scheduler.fairness_label_key)
+        is_label(&scheduler.tokens_label_key)
+            || is_label(&scheduler.priority_label_key)
+            || is_label(&scheduler.workload_label_key)
+            || is_label(&scheduler.fairness_label_key)
             || scheduler
                 .workloads
                 .iter()
@@ -69,18 +69,20 @@ fn reads(component: &Component, label: &str) -> bool {
     selected_by(&component.selectors, label)
         || match &component.kind {
             ComponentKind::RateLimiter(limiter) => {
-                is(&limiter.bucket.limit_by_label_key) || is(&limiter.request.tokens_label_key)
+                is_label(&limiter.bucket.limit_by_label_key)
+                    || is_label(&limiter.request.tokens_label_key)
             }
             ComponentKind::QuotaScheduler(quota) => {
-                is(&quota.bucket.limit_by_label_key) || scheduled(&quota.scheduler)
+                is_label(&quota.bucket.limit_by_label_key) || scheduler_reads(&quota.scheduler)
             }
             ComponentKind::ConcurrencyLimiter(limiter) => {
-                is(&limiter.slots.limit_by_label_key) || is(&limiter.request.tokens_label_key)
+                is_label(&limiter.slots.limit_by_label_key)
+                    || is_label(&limiter.request.tokens_label_key)
             }
             ComponentKind::ConcurrencyScheduler(slots) => {
-                is(&slots.slots.limit_by_label_key) || scheduled(&slots.scheduler)
+                is_label(&slots.slots.limit_by_label_key) || scheduler_reads(&slots.scheduler)
             }
-            ComponentKind::LoadScheduler(load) => scheduled(&load.scheduler),
-            ComponentKind::Sampler(sampler) => is(&sampler.session_label_key),
+            ComponentKind::LoadScheduler(load) => scheduler_reads(&load.scheduler),
+            ComponentKind::Sampler(sampler) => is_label(&sampler.session_label_key),
         }
 }

@@ -1,15 +1,15 @@
-//! Functions of Rego that the interpreter lacks, or whose cost it does not bound.
+//! Built-in functions of Rego that the interpreter lacks, or whose cost it does not bound.
 
 use regorus::{Engine, Value};
 use sha2::{Sha256, Sha384, Sha512};
 
 use super::{graphql, jwt};
 
-/// `numbers.range` makes at most this many numbers: a request must not choose how much memory an
-/// evaluation takes.
+/// The most numbers that `numbers.range` returns, because a request must not choose how much memory
+/// an evaluation takes.
 const MAX_RANGE: u64 = 10_000;
 
-/// Names and numbers of parameters of the functions that [`add`] adds.
+/// The functions that [`add`] adds, with their numbers of parameters.
 const ADDED: [(&str, usize); 6] = [
     ("graphql.parse_query", 1),
     ("io.jwt.decode", 1),
@@ -19,25 +19,27 @@ const ADDED: [(&str, usize); 6] = [
     ("numbers.range", 2),
 ];
 
-/// Functions of the interpreter that let a request choose how much memory they take.
-const WITHHELD: [&str; 3] = ["bits.lsh", "net.cidr_expand", "numbers.range_step"];
+/// Functions of the interpreter that modules may not call, because a request could choose how much
+/// memory they take.
+const DISABLED: [&str; 3] = ["bits.lsh", "net.cidr_expand", "numbers.range_step"];
 
-/// Returns the number of parameters of a function that modules may call; 0 stands for any number.
+/// Returns the number of parameters of a function, 0 for any number. `None` if modules may not call
+/// it.
 pub(super) fn parameters(name: &str) -> Option<usize> {
     if name == "print" {
         return Some(0);
     }
-    if WITHHELD.contains(&name) {
+    if DISABLED.contains(&name) {
         return None;
     }
-    let added = ADDED.iter().find(|(known, _)| *known == name);
+    let added = ADDED.iter().find(|(added, _)| *added == name);
     added.map(|(_, parameters)| *parameters).or_else(|| {
         let (_, parameters) = regorus::unstable::BUILTINS.get(name)?;
         Some(usize::from(*parameters))
     })
 }
 
-/// Adds the functions to an interpreter.
+/// Adds the functions of this crate to an interpreter.
 pub(super) fn add(engine: &mut Engine) -> Result<(), String> {
     let mut add = |name: &str, parameters, function: fn(&[Value]) -> Value| {
         engine
@@ -57,25 +59,28 @@ pub(super) fn add(engine: &mut Engine) -> Result<(), String> {
         arguments.first().map_or(Value::Undefined, jwt::decode)
     })?;
     add("io.jwt.verify_hs256", 2, |arguments| {
-        two(arguments, jwt::verify::<Sha256>)
+        call_with_two(arguments, jwt::verify::<Sha256>)
     })?;
     add("io.jwt.verify_hs384", 2, |arguments| {
-        two(arguments, jwt::verify::<Sha384>)
+        call_with_two(arguments, jwt::verify::<Sha384>)
     })?;
     add("io.jwt.verify_hs512", 2, |arguments| {
-        two(arguments, jwt::verify::<Sha512>)
+        call_with_two(arguments, jwt::verify::<Sha512>)
     })?;
-    add("numbers.range", 2, |arguments| two(arguments, range))
+    add("numbers.range", 2, |arguments| {
+        call_with_two(arguments, range)
+    })
 }
 
-fn two(arguments: &[Value], function: fn(&Value, &Value) -> Value) -> Value {
+/// Calls a function of two parameters; undefined for any other number of arguments.
+fn call_with_two(arguments: &[Value], function: fn(&Value, &Value) -> Value) -> Value {
     match arguments {
         [first, second] => function(first, second),
         _ => Value::Undefined,
     }
 }
 
-/// From the first number to the second, up or down, both included.
+/// `numbers.range`: the numbers from `first` to `last`, ascending or descending, both included.
 fn range(first: &Value, last: &Value) -> Value {
     let (Ok(first), Ok(last)) = (first.as_i64(), last.as_i64()) else {
         return Value::Undefined;

@@ -1,25 +1,26 @@
-//! What Open Policy Agent refuses to compile and the interpreter does not, and what would take too
-//! much of a thread's stack.
+//! Refuses modules that the interpreter accepts but Open Policy Agent does not compile, and modules
+//! that would take too much of a thread's stack.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use serde::de::Deserialize as _;
 use serde_json::Value;
 
-use super::{Flaw, builtins};
+use super::{CompileError, builtins};
 
-/// The work of the interpreter's parser, which doubles with each bracket in a bracket: the sum of
-/// 2^depth over all opening brackets.
+/// The bound on the work of the interpreter's parser, which doubles with each level of brackets:
+/// the sum of 2^depth over all opening brackets.
 const MAX_BRACKET_WORK: u64 = 1 << 17;
 
-/// Levels of rules and expressions that an evaluation may be in at once: 2 for a rule and 1 for an
-/// expression. One takes about 12 KiB of stack without optimisation, and threads have 2 MiB.
+/// The deepest nesting of rules and expressions in an evaluation: 2 levels for a rule and 1 for an
+/// expression. A level takes about 12 KiB of stack without optimisation, and threads have 2 MiB.
 const MAX_DEPTH: usize = 96;
 
-/// Refuses a text whose brackets nest so deeply that the parser would not come to an end.
-pub(super) fn nesting(module: &str) -> Result<(), Flaw> {
+/// Refuses a module whose brackets nest so deeply that parsing would take too long.
+pub(super) fn check_nesting(module: &str) -> Result<(), CompileError> {
     let (mut depth, mut work) = (0_u32, 0_u64);
     let (mut line, mut column) = (1, 0);
+    // The character that ends the current string or comment.
     let mut closing = None;
     let mut escaped = false;
     for letter in module.chars() {
@@ -28,7 +29,7 @@ pub(super) fn nesting(module: &str) -> Result<(), Flaw> {
             (line, column) = (line + 1, 0);
         }
         if let Some(end) = closing {
-            // A raw text knows no escapes, and a comment ends with its line.
+            // Raw strings have no escapes. Comments and quoted strings end with their line.
             if escaped {
                 escaped = false;
             } else if letter == '\\' && end == '"' {
@@ -47,7 +48,7 @@ pub(super) fn nesting(module: &str) -> Result<(), Flaw> {
                 if work > MAX_BRACKET_WORK {
                     let message =
                         "brackets nest too deeply here: move the inner part to a rule of its own";
-                    return Err(Flaw::new((line, column), message.to_owned()));
+                    return Err(CompileError::new((line, column), message.to_owned()));
                 }
             }
             ')' | ']' | '}' => depth = depth.saturating_sub(1),
@@ -57,13 +58,17 @@ pub(super) fn nesting(module: &str) -> Result<(), Flaw> {
     Ok(())
 }
 
-/// Checks a parsed module and returns the names of its rules, without functions.
-pub(super) fn module(tree: &str, source: &str, package: &str) -> Result<Vec<String>, Flaw> {
+/// Checks a parsed module and returns the names of its rules, without those of functions.
+pub(super) fn check_module(
+    tree: &str,
+    source: &str,
+    package: &str,
+) -> Result<Vec<String>, CompileError> {
     let mut reader = serde_json::Deserializer::from_str(tree);
     // Expressions nest at most 32 levels, each a few levels of JSON.
     reader.disable_recursion_limit();
-    let tree = Value::deserialize(&mut reader).map_err(|error| Flaw {
-        place: None,
+    let tree = Value::deserialize(&mut reader).map_err(|error| CompileError {
+        position: None,
         message: error.to_string(),
     })?;
     let module = &tree[0]["ast"];
@@ -72,11 +77,11 @@ pub(super) fn module(tree: &str, source: &str, package: &str) -> Result<Vec<Stri
     for import in module["imports"].as_array().unwrap_or(&none) {
         if let Some(path) = path(&import["refr"]) {
             let last = path.rsplit('.').next().unwrap_or_default().to_owned();
-            let name = spelled(&import["as"], source).map_or(last, str::to_owned);
+            let name = span_text(&import["as"], source).map_or(last, str::to_owned);
             imports.insert(name, path);
         }
     }
-    let mut checker = Checker {
+    let mut checker = ModuleChecker {
         source,
         package: package.strip_prefix("data.").unwrap_or(package),
         imports,
@@ -87,10 +92,10 @@ pub(super) fn module(tree: &str, source: &str, package: &str) -> Result<Vec<Stri
         checker.add(rule);
     }
     for rule in rules {
-        checker.calls(rule)?;
-        checker.head(rule)?;
+        checker.check_calls(rule)?;
+        checker.check_head(rule)?;
     }
-    checker.depths()?;
+    checker.check_depths()?;
     let mut names: Vec<String> = checker
         .rules
         .iter()
@@ -101,42 +106,44 @@ pub(super) fn module(tree: &str, source: &str, package: &str) -> Result<Vec<Stri
     Ok(names)
 }
 
-struct Checker<'m> {
+/// The rules of a module, for checks across rules.
+struct ModuleChecker<'m> {
     source: &'m str,
     package: &'m str,
-    /// The path behind each imported name.
+    /// The path of each imported name.
     imports: HashMap<String, String>,
     /// By name.
-    rules: HashMap<String, Rule>,
+    rules: HashMap<String, RuleGroup>,
 }
 
 /// All rules of one name.
 #[derive(Default)]
-struct Rule {
-    place: (u64, u64),
-    /// How many arguments the function takes; empty for a rule.
+struct RuleGroup {
+    position: (u64, u64),
+    /// The numbers of parameters, if these are functions; empty for rules.
     arguments: BTreeSet<usize>,
+    /// The paths that the rules refer to.
     uses: HashSet<String>,
     depth: usize,
 }
 
-impl Checker<'_> {
-    /// Takes a rule in, with what it may refer to.
+impl ModuleChecker<'_> {
+    /// Adds a rule with its references.
     fn add(&mut self, tree: &Value) {
-        let (spec, head) = parts(tree);
+        let (spec, head) = spec_and_head(tree);
         let Some(name) = head_name(head) else {
             return;
         };
-        let found = Found::of_rule(spec, head, self.source);
+        let found = References::of_rule(spec, head, self.source);
         let calls = found.calls.iter().map(|call| &call.name);
-        // A variable of the rule hides a rule of that name, but not a function.
+        // A variable of the rule shadows a rule of the same name, but not a function.
         let others = found.variables.iter().chain(&found.paths).filter(|path| {
             let first = path.split('.').next().unwrap_or_default();
             !found.declared.contains(first)
         });
         let uses: HashSet<String> = calls.chain(others).map(|path| self.resolve(path)).collect();
         let rule = self.rules.entry(name).or_default();
-        rule.place = place(spec);
+        rule.position = position(spec);
         if let Some(arguments) = head["args"].as_array().filter(|list| !list.is_empty()) {
             rule.arguments.insert(arguments.len());
         }
@@ -144,7 +151,7 @@ impl Checker<'_> {
         rule.depth = rule.depth.max(found.deepest + 2);
     }
 
-    /// A path without the module's own package and with imports written out.
+    /// Resolves imports in a path and removes the module's own package from it.
     fn resolve(&self, path: &str) -> String {
         let (first, rest) = path.split_once('.').unwrap_or((path, ""));
         let path = match self.imports.get(first) {
@@ -159,13 +166,13 @@ impl Checker<'_> {
         own.map_or(path.clone(), str::to_owned)
     }
 
-    /// Every function that is called is there, and takes that many arguments.
-    fn calls(&self, tree: &Value) -> Result<(), Flaw> {
-        let (spec, head) = parts(tree);
-        let found = Found::of_rule(spec, head, self.source);
+    /// Refuses calls of unknown functions, and calls with a wrong number of arguments.
+    fn check_calls(&self, tree: &Value) -> Result<(), CompileError> {
+        let (spec, head) = spec_and_head(tree);
+        let found = References::of_rule(spec, head, self.source);
         for call in &found.calls {
             let name = self.resolve(&call.name);
-            // One more is where a result goes.
+            // An additional argument receives the result.
             let fits = |parameters: usize| {
                 call.arguments == parameters || call.arguments == parameters + 1
             };
@@ -175,31 +182,31 @@ impl Checker<'_> {
                     Some(parameters) => parameters == 0 || fits(parameters),
                     None => {
                         let message = format!(
-                            "`{}` is no function of this module, and no function of Rego that is \
-                             available here",
+                            "`{}` is not a function of this module, nor an available function of \
+                             Rego",
                             call.name
                         );
-                        return Err(Flaw::new(call.place, message));
+                        return Err(CompileError::new(call.position, message));
                     }
                 },
             };
             if !known {
                 let message = format!("`{}` does not take {} arguments", call.name, call.arguments);
-                return Err(Flaw::new(call.place, message));
+                return Err(CompileError::new(call.position, message));
             }
         }
         Ok(())
     }
 
-    /// Every variable in a rule's head is bound by its body.
-    fn head(&self, tree: &Value) -> Result<(), Flaw> {
-        let (spec, head) = parts(tree);
-        let mut bound = Found::of(&spec["bodies"], self.source);
+    /// Refuses rules whose head has a variable that the body does not bind.
+    fn check_head(&self, tree: &Value) -> Result<(), CompileError> {
+        let (spec, head) = spec_and_head(tree);
+        let mut bound = References::of(&spec["bodies"], self.source);
         bound.read(&head["args"], self.source, 0);
         let mut used = Vec::new();
         head_variables(&head["assign"]["value"], &mut used);
         head_variables(&head["key"], &mut used);
-        for (name, place) in used {
+        for (name, position) in used {
             let known = name.starts_with('_')
                 || matches!(&*name, "input" | "data")
                 || bound.variables.contains(&name)
@@ -210,32 +217,32 @@ impl Checker<'_> {
                     .any(|rule| rule.split('.').next() == Some(&*name));
             if !known {
                 let message = format!("`{name}` has no value: no expression of the rule binds it");
-                return Err(Flaw::new(place, message));
+                return Err(CompileError::new(position, message));
             }
         }
         Ok(())
     }
 
-    /// No rule depends on itself, and no chain of rules is too long.
-    fn depths(&self) -> Result<(), Flaw> {
+    /// Refuses rules that depend on themselves, and chains of rules that are too long.
+    fn check_depths(&self) -> Result<(), CompileError> {
         let mut names: Vec<&str> = self.rules.keys().map(|name| &**name).collect();
         names.sort_unstable();
         let mut depths: HashMap<&str, Option<usize>> = HashMap::new();
         for name in names {
-            // Without recursion: a module may have many rules.
+            // An explicit stack instead of recursion, because a module may have many rules.
             let mut stack = vec![(name, false)];
             while let Some((name, done)) = stack.pop() {
                 let rule = &self.rules[name];
                 if done {
                     let below = self
-                        .used(rule)
+                        .used_rules(rule)
                         .filter_map(|used| depths.get(used)?.as_ref());
                     let depth = rule.depth + below.max().copied().unwrap_or(0);
                     if depth > MAX_DEPTH {
                         let message = format!(
-                            "`{name}` nests too deeply: {depth} levels of rules and expressions, of {MAX_DEPTH} at most"
+                            "`{name}` nests too deeply: it has {depth} levels of rules and expressions, and at most {MAX_DEPTH} are allowed"
                         );
-                        return Err(Flaw::new(rule.place, message));
+                        return Err(CompileError::new(rule.position, message));
                     }
                     depths.insert(name, Some(depth));
                     continue;
@@ -245,12 +252,12 @@ impl Checker<'_> {
                 }
                 depths.insert(name, None);
                 stack.push((name, true));
-                for used in self.used(rule) {
+                for used in self.used_rules(rule) {
                     match depths.get(used) {
-                        // It is being looked at: the way leads back.
+                        // The rule is still being visited, so the path is a cycle.
                         Some(None) => {
-                            let message = format!("`{used}` depends on itself, by way of `{name}`");
-                            return Err(Flaw::new(rule.place, message));
+                            let message = format!("`{used}` depends on itself, through `{name}`");
+                            return Err(CompileError::new(rule.position, message));
                         }
                         Some(_) => {}
                         None => stack.push((used, false)),
@@ -261,9 +268,9 @@ impl Checker<'_> {
         Ok(())
     }
 
-    /// The rules that a rule may evaluate: a path leads to a rule, into its value, or to all rules
-    /// below it.
-    fn used<'a>(&'a self, rule: &'a Rule) -> impl Iterator<Item = &'a str> {
+    /// Returns the rules that a rule may evaluate. A path is the name of a rule, or starts with the
+    /// name of a rule and leads into its value.
+    fn used_rules<'a>(&'a self, rule: &'a RuleGroup) -> impl Iterator<Item = &'a str> {
         rule.uses.iter().filter_map(|used| {
             let mut path = &**used;
             loop {
@@ -276,25 +283,26 @@ impl Checker<'_> {
     }
 }
 
-/// What stands in a part of a module.
+/// The references in a part of a module.
 #[derive(Default)]
-struct Found {
-    calls: Vec<Call>,
+struct References {
+    calls: Vec<FunctionCall>,
     variables: HashSet<String>,
-    /// Variables that the part makes itself: of `:=`, `some`, and the arguments of a function.
+    /// Variables that the part declares: with `:=`, `some`, or as parameters of a function.
     declared: HashSet<String>,
     paths: HashSet<String>,
+    /// The deepest nesting of expressions.
     deepest: usize,
 }
 
-struct Call {
+struct FunctionCall {
     name: String,
     arguments: usize,
-    place: (u64, u64),
+    position: (u64, u64),
 }
 
-impl Found {
-    /// A rule without its own name.
+impl References {
+    /// Returns the references in a rule, without the rule's own name.
     fn of_rule(spec: &Value, head: &Value, source: &str) -> Self {
         let mut found = Self::default();
         found
@@ -332,11 +340,13 @@ impl Found {
                                 .extend(value["value"].as_str().map(str::to_owned));
                             continue;
                         }
-                        "Call" => self.calls.extend(path(&value["fcn"]).map(|name| Call {
-                            name,
-                            arguments: value["params"].as_array().map_or(0, Vec::len),
-                            place: place(value),
-                        })),
+                        "Call" => self
+                            .calls
+                            .extend(path(&value["fcn"]).map(|name| FunctionCall {
+                                name,
+                                arguments: value["params"].as_array().map_or(0, Vec::len),
+                                position: position(value),
+                            })),
                         "RefDot" | "RefBrack" => {
                             self.paths.extend(path(tree));
                         }
@@ -346,7 +356,7 @@ impl Found {
                         }
                         "SomeVars" => {
                             let variables = value["vars"].as_array().into_iter().flatten();
-                            let names = variables.filter_map(|span| spelled(span, source));
+                            let names = variables.filter_map(|span| span_text(span, source));
                             self.declared.extend(names.map(str::to_owned));
                         }
                         _ => {}
@@ -359,7 +369,7 @@ impl Found {
     }
 }
 
-/// An expression that is evaluated within another.
+/// Returns true for a kind of expression whose parts are evaluated within it.
 fn nests(kind: &str) -> bool {
     matches!(
         kind,
@@ -381,8 +391,8 @@ fn nests(kind: &str) -> bool {
     )
 }
 
-/// A rule and its head.
-fn parts(tree: &Value) -> (&Value, &Value) {
+/// Returns a rule and its head.
+fn spec_and_head(tree: &Value) -> (&Value, &Value) {
     let spec = tree.get("Spec").or_else(|| tree.get("Default"));
     let spec = spec.unwrap_or(&Value::Null);
     let head = spec["head"]
@@ -391,13 +401,14 @@ fn parts(tree: &Value) -> (&Value, &Value) {
     (spec, head.unwrap_or(spec))
 }
 
-/// `a`, or `a.b` for a rule that defines a member of `a`.
+/// Returns the name of a rule: `a`, or `a.b` for a rule that defines a member of `a`.
 fn head_name(head: &Value) -> Option<String> {
     let refr = &head["refr"];
     path(refr).or_else(|| path(&refr["RefBrack"]["refr"]))
 }
 
-/// `a.b.c`, also where it is written `a["b"].c`. `None` for anything else.
+/// Returns a path such as `a.b.c`, also if it is written as `a["b"].c`. `None` for other
+/// expressions.
 fn path(tree: &Value) -> Option<String> {
     if let Some(name) = tree["Var"]["value"].as_str() {
         return Some(name.to_owned());
@@ -411,8 +422,8 @@ fn path(tree: &Value) -> Option<String> {
     Some(format!("{}.{field}", path(&refr["refr"])?))
 }
 
-/// The variables that an expression of a head needs; those that an index or a comprehension binds
-/// are its own.
+/// Collects the variables that an expression of a head needs, without those that an index or a
+/// comprehension binds itself.
 fn head_variables(tree: &Value, found: &mut Vec<(String, (u64, u64))>) {
     match tree {
         Value::Array(items) => items.iter().for_each(|item| head_variables(item, found)),
@@ -421,7 +432,7 @@ fn head_variables(tree: &Value, found: &mut Vec<(String, (u64, u64))>) {
                 match &**key {
                     "Var" => {
                         let name = value["value"].as_str().unwrap_or_default();
-                        found.push((name.to_owned(), place(value)));
+                        found.push((name.to_owned(), position(value)));
                     }
                     "ArrayCompr" | "SetCompr" | "ObjectCompr" => {}
                     "RefBrack" => head_variables(&value["refr"], found),
@@ -434,13 +445,14 @@ fn head_variables(tree: &Value, found: &mut Vec<(String, (u64, u64))>) {
     }
 }
 
-/// The text of a span.
-fn spelled<'m>(span: &Value, source: &'m str) -> Option<&'m str> {
+/// Returns the text of a span.
+fn span_text<'m>(span: &Value, source: &'m str) -> Option<&'m str> {
     let end = |key: &str| usize::try_from(span[key].as_u64()?).ok();
     source.get(end("start")?..end("end")?)
 }
 
-fn place(tree: &Value) -> (u64, u64) {
+/// Returns the line and column of an expression.
+fn position(tree: &Value) -> (u64, u64) {
     let number = |key: &str| tree["span"][key].as_u64().unwrap_or(1);
     (number("line"), number("col"))
 }

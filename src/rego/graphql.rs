@@ -1,5 +1,5 @@
-//! `graphql.parse_query`: GraphQL documents of operations and fragments, as Open Policy Agent
-//! shows them.
+//! `graphql.parse_query`: parses GraphQL documents of operations and fragments into the tree that
+//! Open Policy Agent returns.
 
 use std::collections::BTreeMap;
 use std::iter::Peekable;
@@ -7,15 +7,15 @@ use std::str::Chars;
 
 use regorus::Value;
 
-/// Selections, values and types nested deeper are no document.
+/// The deepest nesting of selections, values and types. A document that nests deeper is refused.
 const MAX_DEPTH: usize = 64;
 
-/// Returns the document's tree: `Operations` and `Fragments` with their `SelectionSet`s. Fields
-/// that are absent or empty lists are left out. Undefined for what is no document.
+/// Returns the tree of a document: `Operations` and `Fragments` with their `SelectionSet`s. Absent
+/// fields and empty lists are omitted. Undefined if the text is not a document.
 pub(super) fn parse_query(query: &Value) -> Value {
     let tree = query.as_string().ok().and_then(|text| {
-        let mut parser = Parser {
-            tokens: Tokens(text.chars().peekable()),
+        let mut parser = QueryParser {
+            lexer: Lexer(text.chars().peekable()),
             next: None,
             depth: 0,
         };
@@ -25,17 +25,17 @@ pub(super) fn parse_query(query: &Value) -> Value {
     tree.unwrap_or(Value::Undefined)
 }
 
-/// Members of an object that is being built.
+/// Builds an object of the tree.
 #[derive(Default)]
-struct Node(BTreeMap<Value, Value>);
+struct ObjectBuilder(BTreeMap<Value, Value>);
 
-impl Node {
+impl ObjectBuilder {
     fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
         self.0.insert(Value::from(key), value.into());
         self
     }
 
-    /// A list, unless it is empty.
+    /// Adds a list, unless it is empty.
     fn with_list(self, key: &str, items: Vec<Value>) -> Self {
         if items.is_empty() {
             self
@@ -50,61 +50,63 @@ impl Node {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-enum Token {
+enum Lexeme {
     Name(String),
     Int(String),
     Float(String),
     Text(String),
     BlockText(String),
-    /// `...` is a `.`.
-    Sign(char),
+    /// A punctuator. The punctuator `...` is represented by `.`.
+    Punctuator(char),
     End,
 }
 
-struct Tokens<'t>(Peekable<Chars<'t>>);
+/// Splits a text into lexemes.
+struct Lexer<'t>(Peekable<Chars<'t>>);
 
-struct Parser<'t> {
-    tokens: Tokens<'t>,
-    next: Option<Token>,
+/// A recursive descent parser. Its methods return `None` if the text is not a document.
+struct QueryParser<'t> {
+    lexer: Lexer<'t>,
+    next: Option<Lexeme>,
     depth: usize,
 }
 
-impl Parser<'_> {
-    /// Takes the next token and reads the one behind it.
-    fn advance(&mut self) -> Option<Token> {
-        let next = self.tokens.read()?;
-        self.next.replace(next).or(Some(Token::End))
+impl QueryParser<'_> {
+    /// Returns the next lexeme and reads the one after it.
+    fn advance(&mut self) -> Option<Lexeme> {
+        let next = self.lexer.read()?;
+        self.next.replace(next).or(Some(Lexeme::End))
     }
 
-    fn at(&self, sign: char) -> bool {
-        self.next == Some(Token::Sign(sign))
+    fn is_at(&self, punctuator: char) -> bool {
+        self.next == Some(Lexeme::Punctuator(punctuator))
     }
 
-    fn at_word(&self, word: &str) -> bool {
-        matches!(&self.next, Some(Token::Name(name)) if name == word)
+    fn is_at_word(&self, word: &str) -> bool {
+        matches!(&self.next, Some(Lexeme::Name(name)) if name == word)
     }
 
-    /// Takes the sign if it is next.
-    fn take(&mut self, sign: char) -> Option<bool> {
-        let there = self.at(sign);
-        if there {
+    /// Consumes the punctuator if it is next, and returns whether it was.
+    fn take(&mut self, punctuator: char) -> Option<bool> {
+        let is_next = self.is_at(punctuator);
+        if is_next {
             self.advance()?;
         }
-        Some(there)
+        Some(is_next)
     }
 
-    fn expect(&mut self, sign: char) -> Option<()> {
-        self.take(sign)?.then_some(())
+    fn expect(&mut self, punctuator: char) -> Option<()> {
+        self.take(punctuator)?.then_some(())
     }
 
     fn name(&mut self) -> Option<String> {
         match self.advance()? {
-            Token::Name(name) => Some(name),
+            Lexeme::Name(name) => Some(name),
             _ => None,
         }
     }
 
-    /// Runs a parser of something that may hold itself.
+    /// Runs the parser of a recursive element one level deeper.
     fn nested<T>(&mut self, parse: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
         self.depth += 1;
         if self.depth > MAX_DEPTH {
@@ -115,7 +117,7 @@ impl Parser<'_> {
         parsed
     }
 
-    /// One or more between two signs.
+    /// Parses one or more items between two punctuators.
     fn list<T>(
         &mut self,
         open: char,
@@ -132,8 +134,8 @@ impl Parser<'_> {
 
     fn document(&mut self) -> Option<Value> {
         let (mut operations, mut fragments) = (Vec::new(), Vec::new());
-        while self.next != Some(Token::End) {
-            if self.at_word("fragment") {
+        while self.next != Some(Lexeme::End) {
+            if self.is_at_word("fragment") {
                 fragments.push(self.fragment()?);
             } else {
                 operations.push(self.operation()?);
@@ -142,22 +144,22 @@ impl Parser<'_> {
         if operations.is_empty() && fragments.is_empty() {
             return None;
         }
-        let document = Node::default().with_list("Operations", operations);
+        let document = ObjectBuilder::default().with_list("Operations", operations);
         Some(document.with_list("Fragments", fragments).build())
     }
 
     fn operation(&mut self) -> Option<Value> {
-        let mut node = Node::default();
+        let mut node = ObjectBuilder::default();
         let (mut kind, mut name) = ("query".to_owned(), String::new());
-        if !self.at('{') {
+        if !self.is_at('{') {
             kind = self.name()?;
             if !matches!(&*kind, "query" | "mutation" | "subscription") {
                 return None;
             }
-            if matches!(self.next, Some(Token::Name(_))) {
+            if matches!(self.next, Some(Lexeme::Name(_))) {
                 name = self.name()?;
             }
-            if self.at('(') {
+            if self.is_at('(') {
                 let variables = self.list('(', ')', Self::variable)?;
                 node = node.with_list("VariableDefinitions", variables);
             }
@@ -175,7 +177,7 @@ impl Parser<'_> {
             return None;
         }
         let condition = self.name()?;
-        let node = Node::default()
+        let node = ObjectBuilder::default()
             .with("Name", name)
             .with("TypeCondition", condition)
             .with_list("Directives", self.directives()?);
@@ -184,24 +186,26 @@ impl Parser<'_> {
 
     fn variable(&mut self) -> Option<Value> {
         self.expect('$')?;
-        let mut node = Node::default()
+        let mut node = ObjectBuilder::default()
             .with("Variable", self.name()?)
             .with("Used", false);
         self.expect(':')?;
-        node = node.with("Type", self.kind()?);
+        node = node.with("Type", self.type_reference()?);
         if self.take('=')? {
             node = node.with("DefaultValue", self.value()?);
         }
         Some(node.with_list("Directives", self.directives()?).build())
     }
 
-    fn kind(&mut self) -> Option<Value> {
+    fn type_reference(&mut self) -> Option<Value> {
         let node = if self.take('[')? {
-            let inner = self.nested(Self::kind)?;
+            let inner = self.nested(Self::type_reference)?;
             self.expect(']')?;
-            Node::default().with("NamedType", "").with("Elem", inner)
+            ObjectBuilder::default()
+                .with("NamedType", "")
+                .with("Elem", inner)
         } else {
-            Node::default().with("NamedType", self.name()?)
+            ObjectBuilder::default().with("NamedType", self.name()?)
         };
         let required = self.take('!')?;
         Some(node.with("NonNull", required).build())
@@ -210,7 +214,7 @@ impl Parser<'_> {
     fn directives(&mut self) -> Option<Vec<Value>> {
         let mut directives = Vec::new();
         while self.take('@')? {
-            let node = Node::default()
+            let node = ObjectBuilder::default()
                 .with("Name", self.name()?)
                 .with("Location", "");
             directives.push(node.with_list("Arguments", self.arguments()?).build());
@@ -219,16 +223,16 @@ impl Parser<'_> {
     }
 
     fn arguments(&mut self) -> Option<Vec<Value>> {
-        if self.at('(') {
+        if self.is_at('(') {
             self.list('(', ')', Self::argument)
         } else {
             Some(Vec::new())
         }
     }
 
-    /// Of a field, and of a value that is an object.
+    /// Parses an argument of a field, or a member of an object value.
     fn argument(&mut self) -> Option<Value> {
-        let node = Node::default().with("Name", self.name()?);
+        let node = ObjectBuilder::default().with("Name", self.name()?);
         self.expect(':')?;
         Some(node.with("Value", self.value()?).build())
     }
@@ -246,68 +250,75 @@ impl Parser<'_> {
         if self.take(':')? {
             name = self.name()?;
         }
-        let mut node = Node::default()
+        let mut node = ObjectBuilder::default()
             .with("Alias", alias)
             .with("Name", name)
             .with_list("Arguments", self.arguments()?)
             .with_list("Directives", self.directives()?);
-        if self.at('{') {
+        if self.is_at('{') {
             node = node.with_list("SelectionSet", self.selections()?);
         }
         Some(node.build())
     }
 
-    /// What follows `...`: the name of a fragment, or one that is written here.
+    /// Parses the rest of a spread after `...`: the name of a fragment, or an inline fragment.
     fn spread(&mut self) -> Option<Value> {
-        if matches!(self.next, Some(Token::Name(_))) && !self.at_word("on") {
-            let node = Node::default().with("Name", self.name()?);
+        if matches!(self.next, Some(Lexeme::Name(_))) && !self.is_at_word("on") {
+            let node = ObjectBuilder::default().with("Name", self.name()?);
             return Some(node.with_list("Directives", self.directives()?).build());
         }
         let mut condition = String::new();
-        if self.at_word("on") {
+        if self.is_at_word("on") {
             self.advance()?;
             condition = self.name()?;
         }
-        let node = Node::default()
+        let node = ObjectBuilder::default()
             .with("TypeCondition", condition)
             .with_list("Directives", self.directives()?);
         Some(node.with_list("SelectionSet", self.selections()?).build())
     }
 
-    /// Kinds are the numbers that the tree of Open Policy Agent has.
+    /// Parses a value. The numbers of kinds are those of Open Policy Agent.
     fn value(&mut self) -> Option<Value> {
         let literal = |kind: u64, raw: String| {
-            Some(Node::default().with("Kind", kind).with("Raw", raw).build())
+            Some(
+                ObjectBuilder::default()
+                    .with("Kind", kind)
+                    .with("Raw", raw)
+                    .build(),
+            )
         };
-        let token = self.advance()?;
-        match token {
-            Token::Sign('$') => literal(0, self.name()?),
-            Token::Int(raw) => literal(1, raw),
-            Token::Float(raw) => literal(2, raw),
-            Token::Text(raw) => literal(3, raw),
-            Token::BlockText(raw) => literal(4, raw),
-            Token::Name(raw) => match &*raw {
+        let lexeme = self.advance()?;
+        match lexeme {
+            Lexeme::Punctuator('$') => literal(0, self.name()?),
+            Lexeme::Int(raw) => literal(1, raw),
+            Lexeme::Float(raw) => literal(2, raw),
+            Lexeme::Text(raw) => literal(3, raw),
+            Lexeme::BlockText(raw) => literal(4, raw),
+            Lexeme::Name(raw) => match &*raw {
                 "true" | "false" => literal(5, raw),
                 "null" => literal(6, raw),
                 _ => literal(7, raw),
             },
-            Token::Sign('[') => self.nested(|parser| {
+            Lexeme::Punctuator('[') => self.nested(|parser| {
                 parser.children(8, ']', |parser| {
                     let value = parser.value()?;
                     Some(
-                        Node::default()
+                        ObjectBuilder::default()
                             .with("Name", "")
                             .with("Value", value)
                             .build(),
                     )
                 })
             }),
-            Token::Sign('{') => self.nested(|parser| parser.children(9, '}', Self::argument)),
+            Lexeme::Punctuator('{') => {
+                self.nested(|parser| parser.children(9, '}', Self::argument))
+            }
             _ => None,
         }
     }
 
-    /// None or more up to a sign.
+    /// Parses any number of children up to the closing punctuator.
     fn children(
         &mut self,
         kind: u64,
@@ -318,17 +329,17 @@ impl Parser<'_> {
         while !self.take(close)? {
             children.push(child(self)?);
         }
-        let node = Node::default().with("Kind", kind).with("Raw", "");
+        let node = ObjectBuilder::default().with("Kind", kind).with("Raw", "");
         Some(node.with_list("Children", children).build())
     }
 }
 
-impl Tokens<'_> {
-    /// The next token; `None` for what is none.
-    fn read(&mut self) -> Option<Token> {
+impl Lexer<'_> {
+    /// Returns the next lexeme. `None` if the text is not a lexeme.
+    fn read(&mut self) -> Option<Lexeme> {
         let first = loop {
             match self.0.next() {
-                None => return Some(Token::End),
+                None => return Some(Lexeme::End),
                 Some(' ' | '\t' | '\n' | '\r' | ',' | '\u{feff}') => {}
                 Some('#') => {
                     while self
@@ -344,36 +355,39 @@ impl Tokens<'_> {
             '.' => {
                 self.0.next_if_eq(&'.')?;
                 self.0.next_if_eq(&'.')?;
-                Some(Token::Sign('.'))
+                Some(Lexeme::Punctuator('.'))
             }
             '"' => self.text(),
             '-' | '0'..='9' => self.number(first),
             'a'..='z' | 'A'..='Z' | '_' => {
                 let mut name = String::from(first);
-                name.push_str(&self.run(|letter| letter.is_ascii_alphanumeric() || letter == '_'));
-                Some(Token::Name(name))
+                name.push_str(
+                    &self.take_while(|letter| letter.is_ascii_alphanumeric() || letter == '_'),
+                );
+                Some(Lexeme::Name(name))
             }
             '!' | '$' | '&' | '(' | ')' | ':' | '=' | '@' | '[' | ']' | '{' | '|' | '}' => {
-                Some(Token::Sign(first))
+                Some(Lexeme::Punctuator(first))
             }
             _ => None,
         }
     }
 
-    fn run(&mut self, part: impl Fn(char) -> bool) -> String {
+    /// Consumes characters as long as they match.
+    fn take_while(&mut self, part: impl Fn(char) -> bool) -> String {
         std::iter::from_fn(|| self.0.next_if(|letter| part(*letter))).collect()
     }
 
-    fn number(&mut self, first: char) -> Option<Token> {
+    fn number(&mut self, first: char) -> Option<Lexeme> {
         let mut raw = String::from(first);
-        raw.push_str(&self.run(|letter| letter.is_ascii_digit()));
+        raw.push_str(&self.take_while(|letter| letter.is_ascii_digit()));
         let digits = raw.trim_start_matches('-');
         if digits.is_empty() || (digits.len() > 1 && digits.starts_with('0')) {
             return None;
         }
         let mut float = false;
         if self.0.next_if_eq(&'.').is_some() {
-            let digits = self.run(|letter| letter.is_ascii_digit());
+            let digits = self.take_while(|letter| letter.is_ascii_digit());
             if digits.is_empty() {
                 return None;
             }
@@ -385,30 +399,30 @@ impl Tokens<'_> {
             float = true;
             raw.push(exponent);
             raw.extend(self.0.next_if(|letter| matches!(letter, '+' | '-')));
-            let digits = self.run(|letter| letter.is_ascii_digit());
+            let digits = self.take_while(|letter| letter.is_ascii_digit());
             if digits.is_empty() {
                 return None;
             }
             raw.push_str(&digits);
         }
         Some(if float {
-            Token::Float(raw)
+            Lexeme::Float(raw)
         } else {
-            Token::Int(raw)
+            Lexeme::Int(raw)
         })
     }
 
-    fn text(&mut self) -> Option<Token> {
+    fn text(&mut self) -> Option<Lexeme> {
         if self.0.next_if_eq(&'"').is_some() {
             if self.0.next_if_eq(&'"').is_none() {
-                return Some(Token::Text(String::new()));
+                return Some(Lexeme::Text(String::new()));
             }
-            return self.block();
+            return self.block_text();
         }
         let mut text = String::new();
         loop {
             match self.0.next()? {
-                '"' => return Some(Token::Text(text)),
+                '"' => return Some(Lexeme::Text(text)),
                 '\n' | '\r' => return None,
                 '\\' => text.push(match self.0.next()? {
                     'b' => '\u{8}',
@@ -431,8 +445,9 @@ impl Tokens<'_> {
         }
     }
 
-    /// Up to `"""`; the indentation that all lines but the first share goes.
-    fn block(&mut self) -> Option<Token> {
+    /// Reads a block string up to `"""`. Removes the common indentation of all lines but the first,
+    /// and blank lines at both ends.
+    fn block_text(&mut self) -> Option<Lexeme> {
         let mut text = String::new();
         loop {
             text.push(self.0.next()?);
@@ -468,6 +483,6 @@ impl Tokens<'_> {
         while lines.last().is_some_and(|line| blank(line)) {
             lines.pop();
         }
-        Some(Token::BlockText(lines.join("\n")))
+        Some(Lexeme::BlockText(lines.join("\n")))
     }
 }

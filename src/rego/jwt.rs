@@ -1,4 +1,4 @@
-//! `io.jwt`: JSON Web Tokens (RFC 7519), decoded and verified with shared keys.
+//! `io.jwt`: decodes JSON Web Tokens (RFC 7519) and verifies them with shared keys.
 
 use base64::Engine as _;
 use base64::alphabet::URL_SAFE;
@@ -6,7 +6,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use regorus::Value;
 use sha2::{Digest, Sha256, Sha384, Sha512};
 
-/// Padding is accepted and not required.
+/// URL-safe base64. Padding is accepted but not required.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &URL_SAFE,
     GeneralPurposeConfig::new()
@@ -14,25 +14,26 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// A hash for [`verify`] and the bytes of its blocks.
-pub(super) trait Hash: Digest {
+/// A hash function for [`verify`].
+pub(super) trait HmacHash: Digest {
+    /// The block size in bytes.
     const BLOCK: usize;
 }
 
-impl Hash for Sha256 {
+impl HmacHash for Sha256 {
     const BLOCK: usize = 64;
 }
 
-impl Hash for Sha384 {
+impl HmacHash for Sha384 {
     const BLOCK: usize = 128;
 }
 
-impl Hash for Sha512 {
+impl HmacHash for Sha512 {
     const BLOCK: usize = 128;
 }
 
-/// `io.jwt.decode`: the header, the payload, and the signature in hexadecimal. Undefined for what
-/// is no token. Of a token in a token it is the inner one's.
+/// `io.jwt.decode`: returns the header, the payload, and the signature in hexadecimal. For a nested
+/// token, these are those of the inner token. Undefined if the text is not a token.
 pub(super) fn decode(token: &Value) -> Value {
     let text = token.as_string().ok().map(ToString::to_string);
     text.and_then(decoded).unwrap_or(Value::Undefined)
@@ -50,7 +51,7 @@ fn decoded(mut token: String) -> Option<Value> {
             return None;
         }
         if fields.get(&Value::from("cty")) == Some(&Value::from("JWT")) {
-            // Shorter than the one around it.
+            // The loop ends because the inner token is shorter than the outer one.
             let inner = String::from_utf8(payload).ok()?;
             token = inner.trim_matches(['"', '\'']).to_owned();
             continue;
@@ -62,9 +63,9 @@ fn decoded(mut token: String) -> Option<Value> {
     }
 }
 
-/// `io.jwt.verify_hs256` and its kin: the signature is the HMAC of the token with the key. It
-/// compares in constant time. Undefined for what is no token.
-pub(super) fn verify<H: Hash>(token: &Value, key: &Value) -> Value {
+/// `io.jwt.verify_hs256` and its variants: returns whether the signature is the HMAC of the token
+/// with the key. Compares in constant time. Undefined if the text is not a token.
+pub(super) fn verify<H: HmacHash>(token: &Value, key: &Value) -> Value {
     let verified = || {
         let (token, key) = (token.as_string().ok()?, key.as_string().ok()?);
         let (signed, signature) = split(token)?;
@@ -81,7 +82,7 @@ pub(super) fn verify<H: Hash>(token: &Value, key: &Value) -> Value {
     verified().unwrap_or(Value::Undefined)
 }
 
-/// The signed part, header and payload, and the signature.
+/// Splits a token into its signed part, header and payload, and its signature.
 fn split(token: &str) -> Option<(&str, &str)> {
     let (signed, signature) = token.rsplit_once('.')?;
     (signed.matches('.').count() == 1).then_some((signed, signature))
@@ -91,18 +92,18 @@ fn json(bytes: &[u8]) -> Option<Value> {
     Value::from_json_str(std::str::from_utf8(bytes).ok()?).ok()
 }
 
-/// HMAC (RFC 2104).
-fn hmac<H: Hash>(key: &[u8], message: &[u8]) -> Vec<u8> {
+/// Returns the HMAC of a message (RFC 2104).
+fn hmac<H: HmacHash>(key: &[u8], message: &[u8]) -> Vec<u8> {
     let mut block = if key.len() > H::BLOCK {
         H::digest(key).to_vec()
     } else {
         key.to_vec()
     };
     block.resize(H::BLOCK, 0);
-    let with =
+    let padded =
         |pad: u8| H::new().chain_update(block.iter().map(|byte| byte ^ pad).collect::<Vec<u8>>());
-    let inner = with(0x36).chain_update(message).finalize();
-    with(0x5c).chain_update(inner).finalize().to_vec()
+    let inner = padded(0x36).chain_update(message).finalize();
+    padded(0x5c).chain_update(inner).finalize().to_vec()
 }
 
 #[cfg(test)]
@@ -114,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn hmac_gives_the_results_of_rfc_4231() {
+    fn hmac_matches_the_test_vectors_of_rfc_4231() {
         let (key, message) = (b"Jefe", b"what do ya want for nothing?");
         assert_eq!(
             hex(&hmac::<Sha256>(key, message)),

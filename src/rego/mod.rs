@@ -1,4 +1,5 @@
-//! Rego modules of classifiers: compiled and checked at load, evaluated within bounds.
+//! Compiles the Rego modules of classifiers when policies load, and evaluates them within bounds of
+//! time and memory.
 
 mod builtins;
 mod check;
@@ -18,47 +19,47 @@ use std::time::{Duration, Instant};
 pub(crate) use regorus::Value;
 use regorus::utils::limits::ExecutionTimerConfig;
 
-/// The longest time that one evaluation of a module may take. The request waits for it on its
-/// thread.
+/// The longest time that one evaluation of a module may take. An evaluation blocks the thread of
+/// its request.
 pub(crate) const MAX_EVALUATION: Duration = Duration::from_millis(100);
 
-/// The largest input document: the bytes of the request's texts, with 32 for each header, query
-/// parameter and service.
+/// The size of the largest input document: the bytes of the request's texts, and 32 for each
+/// header, query parameter and service.
 pub(crate) const MAX_INPUT_BYTES: usize = 256 << 10;
 
 /// The longest value of a label, in bytes.
 pub(crate) const MAX_VALUE_BYTES: usize = 64 << 10;
 
-/// The interpreter reads the clock once for this many steps.
+/// The number of steps between two readings of the clock by the interpreter.
 const CHECK_INTERVAL: NonZeroU32 = NonZeroU32::new(64).unwrap();
 
 /// A compiled module and the labels that it sets.
-pub(crate) struct Program {
-    /// Cloned for each evaluation; a clone shares what was compiled.
+pub(crate) struct CompiledModule {
+    /// Cloned for each evaluation. Clones share the compiled code.
     engine: regorus::Engine,
     rules: Vec<LabelRule>,
 }
 
-/// The rule that a label is read from.
+/// The rule whose value is the value of a label.
 struct LabelRule {
-    /// Index in the list of labels.
+    /// The index in the list of labels.
     label: usize,
     path: String,
-    /// Several rules define members of the label's value, as `a["b"] = 1` does.
+    /// The value is an object whose members are defined by several rules, such as `a["b"] = 1`.
     partial: bool,
 }
 
-/// A reason to refuse a module, with a line and column of the module where there is one.
+/// The reason why a module is refused, with its line and column in the module if they are known.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Flaw {
-    pub(crate) place: Option<(u64, u64)>,
+pub(crate) struct CompileError {
+    pub(crate) position: Option<(u64, u64)>,
     pub(crate) message: String,
 }
 
-/// A reason why a module set no label for a request. It holds nothing of the request.
+/// The reason why a module has set no label for a request. It contains no data of the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Failure {
-    /// The module failed: rules conflict, or a number overflows.
+pub(crate) enum EvaluationError {
+    /// The module failed, for example because rules conflict or a number overflows.
     Error,
     /// The evaluation took longer than [`MAX_EVALUATION`].
     Time,
@@ -68,35 +69,37 @@ pub(crate) enum Failure {
     Output,
 }
 
-impl Program {
+impl CompiledModule {
     /// Compiles a module in the syntax of Rego v0.
     ///
-    /// Refuses a module that Open Policy Agent would refuse to compile, functions that are not
-    /// available here, and modules that nest too deeply for the stack of a thread.
-    pub(crate) fn compile(module: &str, labels: &[Arc<str>]) -> Result<Self, Flaw> {
-        check::nesting(module)?;
+    /// # Errors
+    ///
+    /// If Open Policy Agent would refuse to compile the module, if the module calls a function that
+    /// is not available here, or if it nests too deeply for the stack of a thread.
+    pub(crate) fn compile(module: &str, labels: &[Arc<str>]) -> Result<Self, CompileError> {
+        check::check_nesting(module)?;
         let mut engine = regorus::Engine::new();
         engine.set_rego_v0(true);
         engine.set_strict_builtin_errors(false);
-        // `print` writes to stderr otherwise.
+        // Otherwise, `print` writes to stderr.
         engine.set_gather_prints(true);
-        builtins::add(&mut engine).map_err(|message| Flaw {
-            place: None,
+        builtins::add(&mut engine).map_err(|message| CompileError {
+            position: None,
             message,
         })?;
         let package = engine
             .add_policy("module".to_owned(), module.to_owned())
-            .map_err(|error| Flaw::of_interpreter(&error.to_string()))?;
+            .map_err(|error| CompileError::from_interpreter(&error.to_string()))?;
         let tree = engine
             .get_ast_as_json()
-            .map_err(|error| Flaw::of_interpreter(&error.to_string()))?;
-        let names = check::module(&tree, module, &package)?;
-        // Any rule will do: this analyses the whole module, once for all clones.
+            .map_err(|error| CompileError::from_interpreter(&error.to_string()))?;
+        let names = check::check_module(&tree, module, &package)?;
+        // Analyses the whole module once for all clones, with any of its rules as the entry point.
         if let Some(name) = names.first() {
             let path = Arc::from(format!("{package}.{name}"));
             engine
                 .compile_with_entrypoint(&path)
-                .map_err(|error| Flaw::of_interpreter(&error.to_string()))?;
+                .map_err(|error| CompileError::from_interpreter(&error.to_string()))?;
         }
         let rules = labels.iter().enumerate().filter_map(|(label, name)| {
             let member = |rule: &String| {
@@ -115,22 +118,25 @@ impl Program {
         Ok(Self { engine, rules })
     }
 
-    /// Evaluates the module; returns the index and text of each label that has a value.
+    /// Evaluates the module and returns the index and value of each label that has a value.
     ///
-    /// As on an Agent, a failure of one rule leaves all labels of the module unset. A rule that is
-    /// undefined leaves only its own label unset.
-    pub(crate) fn evaluate(&self, input: Value) -> Result<Vec<(usize, String)>, Failure> {
+    /// An undefined rule leaves its own label unset.
+    ///
+    /// # Errors
+    ///
+    /// If one rule fails. All labels of the module are then unset, as on an Agent.
+    pub(crate) fn evaluate(&self, input: Value) -> Result<Vec<(usize, String)>, EvaluationError> {
         let until = Instant::now() + MAX_EVALUATION;
-        // The interpreter is not free of arithmetic that can panic. The clone is lost with it.
+        // Arithmetic in the interpreter can panic. The clone of the interpreter is then dropped.
         catch_unwind(AssertUnwindSafe(|| self.evaluate_until(until, input)))
-            .unwrap_or(Err(Failure::Error))
+            .unwrap_or(Err(EvaluationError::Error))
     }
 
     fn evaluate_until(
         &self,
         until: Instant,
         input: Value,
-    ) -> Result<Vec<(usize, String)>, Failure> {
+    ) -> Result<Vec<(usize, String)>, EvaluationError> {
         let mut engine = self.engine.clone();
         engine.set_input(input);
         let mut values = Vec::new();
@@ -152,67 +158,67 @@ impl Program {
             };
             let value = match value {
                 Ok(value) => value,
-                Err(_) if Instant::now() >= until => return Err(Failure::Time),
-                Err(_) => return Err(Failure::Error),
+                Err(_) if Instant::now() >= until => return Err(EvaluationError::Time),
+                Err(_) => return Err(EvaluationError::Error),
             };
             if value != Value::Undefined {
-                let text = text::render(&value).ok_or(Failure::Output)?;
+                let text = text::render(&value).ok_or(EvaluationError::Output)?;
                 values.push((rule.label, text));
             }
         }
-        // A rule that swallows the error of an expired timer would count as undefined.
+        // The error of an expired timer can be lost within a rule, which then appears undefined.
         if Instant::now() > until {
-            return Err(Failure::Time);
+            return Err(EvaluationError::Time);
         }
         Ok(values)
     }
 }
 
-/// A module may hold keys.
-impl fmt::Debug for Program {
+/// Implemented by hand, because a module may contain secret keys.
+impl fmt::Debug for CompiledModule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Program").finish_non_exhaustive()
+        f.debug_struct("CompiledModule").finish_non_exhaustive()
     }
 }
 
-impl Flaw {
-    fn new(place: (u64, u64), message: String) -> Self {
+impl CompileError {
+    fn new(position: (u64, u64), message: String) -> Self {
         Self {
-            place: Some(place),
+            position: Some(position),
             message,
         }
     }
 
-    /// Keeps the place and the reason of an interpreter's error, and leaves out the line of the
-    /// module, which may hold a key.
-    fn of_interpreter(error: &str) -> Self {
-        let place = error.lines().find_map(|line| {
+    /// Converts an error of the interpreter. Keeps its position and reason, and omits the quoted
+    /// line of the module, which may contain a secret key.
+    fn from_interpreter(error: &str) -> Self {
+        let position = error.lines().find_map(|line| {
             let mut parts = line.trim().strip_prefix("--> ")?.rsplit(':');
             let column = parts.next()?.parse().ok()?;
             Some((parts.next()?.parse().ok()?, column))
         });
         let message = error.rsplit("error: ").next().unwrap_or(error);
         Self {
-            place,
+            position,
             message: message.trim().to_owned(),
         }
     }
 }
 
-impl fmt::Display for Flaw {
+impl fmt::Display for CompileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some((line, column)) = self.place {
+        if let Some((line, column)) = self.position {
             write!(f, "line {line}, column {column} of the module: ")?;
         }
         f.write_str(&self.message)
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for EvaluationError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Error => f.write_str("its module failed"),
-            Self::Time => write!(f, "its module took longer than {MAX_EVALUATION:?}"),
+            Self::Error => f.write_str("its Rego module failed"),
+            Self::Time => write!(f, "its Rego module took longer than {MAX_EVALUATION:?}"),
             Self::Input => write!(f, "the request is larger than {MAX_INPUT_BYTES} bytes"),
             Self::Output => write!(f, "a value is longer than {MAX_VALUE_BYTES} bytes"),
         }

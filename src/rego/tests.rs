@@ -1,33 +1,34 @@
-//! Modules that compile or do not, and the trees and texts of values.
+//! Tests of Rego modules: compilation, evaluation and its bounds, texts of values, and added
+//! functions.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
 
 use regorus::Value;
 
-use super::{Failure, Flaw, Program};
+use super::{CompileError, CompiledModule, EvaluationError};
 
-fn compile(rules: &str) -> Result<Program, Flaw> {
+fn compile(rules: &str) -> Result<CompiledModule, CompileError> {
     let label: Arc<str> = Arc::from("label");
-    Program::compile(&format!("package p.q\n{rules}"), &[label])
+    CompiledModule::compile(&format!("package p.q\n{rules}"), &[label])
 }
 
-fn value(rules: &str, input: &str) -> Result<Option<String>, Failure> {
-    let program = compile(rules).unwrap_or_else(|flaw| panic!("{rules}: {flaw}"));
+fn value(rules: &str, input: &str) -> Result<Option<String>, EvaluationError> {
+    let module = compile(rules).unwrap_or_else(|error| panic!("{rules}: {error}"));
     let input = Value::from_json_str(input).expect("JSON");
-    let mut values = program.evaluate(input)?;
+    let mut values = module.evaluate(input)?;
     Ok(values.pop().map(|(_, text)| text))
 }
 
-fn refused(rules: &str) -> Flaw {
+fn compile_error(rules: &str) -> CompileError {
     match compile(rules) {
         Ok(_) => panic!("compiles: {rules}"),
-        Err(flaw) => flaw,
+        Err(error) => error,
     }
 }
 
 #[test]
-fn values_are_written_as_an_agent_writes_them() {
+fn values_have_the_text_that_an_agent_makes() {
     for (rule, text) in [
         ("label = \"a b\"", "a b"),
         ("label = 3", "3"),
@@ -55,7 +56,7 @@ fn values_are_written_as_an_agent_writes_them() {
 }
 
 #[test]
-fn a_rule_that_is_undefined_has_no_value() {
+fn undefined_rules_have_no_value() {
     for rule in [
         "label = input.x",
         "label { input.x == 1 }",
@@ -70,31 +71,31 @@ fn a_rule_that_is_undefined_has_no_value() {
 }
 
 #[test]
-fn rules_that_conflict_fail() {
+fn conflicting_rules_fail() {
     assert_eq!(
         value("label = 1 { input }\nlabel = 2 { input }", "{}"),
-        Err(Failure::Error)
+        Err(EvaluationError::Error)
     );
 }
 
 #[test]
-fn what_open_policy_agent_does_not_compile_is_refused_with_its_place() {
+fn modules_that_open_policy_agent_refuses_are_refused_with_a_position() {
     for (rules, line, reason) in [
         ("label = {", 2, "expect"),
         ("ok = 1\nlabel { not x }", 3, "unsafe"),
         ("ok = 1\nlabel { z > 1 }", 3, "unsafe"),
         ("label = x { y := 1 }", 2, "`x` has no value"),
         ("label = x", 2, "`x` has no value"),
-        ("label { foo.bar(1) }", 2, "`foo.bar` is no function"),
+        ("label { foo.bar(1) }", 2, "`foo.bar` is not a function"),
         (
             "label = http.send({\"url\": \"http://x\"})",
             2,
-            "`http.send` is no function",
+            "`http.send` is not a function",
         ),
         (
             "label = net.cidr_expand(input.x)",
             2,
-            "`net.cidr_expand` is no function",
+            "`net.cidr_expand` is not a function",
         ),
         ("label = count(1, 2, 3)", 2, "`count` does not take 3"),
         ("f(x) = x\nlabel = f(1, 2, 3)", 3, "`f` does not take 3"),
@@ -115,28 +116,28 @@ fn what_open_policy_agent_does_not_compile_is_refused_with_its_place() {
             "depends on itself",
         ),
     ] {
-        let flaw = refused(rules);
-        assert!(flaw.message.contains(reason), "{rules}: {flaw}");
+        let error = compile_error(rules);
+        assert!(error.message.contains(reason), "{rules}: {error}");
         assert_eq!(
-            flaw.place.map(|(line, _)| line),
+            error.position.map(|(line, _)| line),
             Some(line),
-            "{rules}: {flaw}"
+            "{rules}: {error}"
         );
     }
-    assert!(Program::compile("no module", &[]).is_err());
-    assert!(Program::compile("", &[]).is_err());
+    assert!(CompiledModule::compile("no module", &[]).is_err());
+    assert!(CompiledModule::compile("", &[]).is_err());
 }
 
 #[test]
-fn errors_show_nothing_of_the_module_but_names() {
-    let flaw = refused("key = \"hunter2\" label = [");
-    assert!(!flaw.to_string().contains("hunter2"), "{flaw}");
-    let program = compile("label = \"hunter2\"").expect("compiles");
-    assert!(!format!("{program:?}").contains("hunter2"));
+fn errors_contain_nothing_of_the_module_but_names() {
+    let error = compile_error("key = \"hunter2\" label = [");
+    assert!(!error.to_string().contains("hunter2"), "{error}");
+    let module = compile("label = \"hunter2\"").expect("compiles");
+    assert!(!format!("{module:?}").contains("hunter2"));
 }
 
 #[test]
-fn names_of_variables_do_not_count_as_rules() {
+fn variables_may_have_the_names_of_rules() {
     for rules in [
         "label = u { u := input.x }\nu = v { v := 1; label_count := 1; label_count > 0 }",
         "label = x { some a; a = input.x; x := a }\na = y { some label; label = input.x; y := label }",
@@ -155,13 +156,13 @@ fn names_of_variables_do_not_count_as_rules() {
 }
 
 #[test]
-fn what_nests_too_deeply_is_refused_at_once() {
+fn modules_that_nest_too_deeply_are_refused_quickly() {
     for depth in [30, 1000, 100_000] {
         let (open, close) = ("[".repeat(depth), "]".repeat(depth));
-        let flaw = refused(&format!("label = {open}1{close}"));
-        assert!(flaw.message.contains("nest"), "{flaw}");
+        let error = compile_error(&format!("label = {open}1{close}"));
+        assert!(error.message.contains("nest"), "{error}");
     }
-    // Brackets of texts and comments do not nest.
+    // Brackets in strings and comments do not count.
     let texts = format!(
         "# {0}\nlabel = \"{0}\\\"{0}\"\nraw = `{0}\\`",
         "[".repeat(100)
@@ -184,14 +185,14 @@ fn what_nests_too_deeply_is_refused_at_once() {
             module.push_str(&rule.replace("{n}", &end.to_string()));
         }
         module.push_str(&last.replace("{n}", &end.to_string()));
-        let flaw = refused(&module);
-        assert!(flaw.message.contains("too deeply"), "{flaw}");
+        let error = compile_error(&module);
+        assert!(error.message.contains("too deeply"), "{error}");
     }
 }
 
 #[test]
 fn the_deepest_modules_fit_the_stack_of_a_thread() {
-    // Each level is a rule, an assignment and comprehensions in each other.
+    // Each level is a rule, an assignment and nested comprehensions.
     for inner in 0..8 {
         let nested = "[a | a := ".repeat(inner);
         let closed = "]".repeat(inner);
@@ -217,13 +218,13 @@ fn chain(levels: usize, nested: &str, closed: &str) -> String {
     for level in 0..levels {
         let next = level + 1;
         let rule = writeln!(module, "r{level} = x {{ x := {nested}r{next}{closed} }}");
-        rule.expect("texts take all");
+        rule.expect("writing to a `String` cannot fail");
     }
     module + &format!("r{levels} = 1\n")
 }
 
 #[test]
-fn a_request_does_not_choose_how_much_memory_an_evaluation_takes() {
+fn the_memory_of_an_evaluation_is_bounded() {
     let range = |last: &str| {
         value(
             "label = count(numbers.range(1, input.n))",
@@ -235,14 +236,15 @@ fn a_request_does_not_choose_how_much_memory_an_evaluation_takes() {
     assert_eq!(range("-9223372036854775808"), Ok(None));
     let down = value("label = numbers.range(3, 1)", "{}");
     assert_eq!(down, Ok(Some("[3 2 1]".to_owned())));
-    // Rendered, this would take 2^30 bytes.
+    // The text of this value would take 2^30 bytes.
     let mut doubling = "label = a0\n".to_owned();
     for level in 0..20 {
         let next = level + 1;
-        writeln!(doubling, "a{level} = [a{next}, a{next}]").expect("texts take all");
+        writeln!(doubling, "a{level} = [a{next}, a{next}]")
+            .expect("writing to a `String` cannot fail");
     }
     doubling.push_str("a20 = \"x\"\n");
-    assert_eq!(value(&doubling, "{}"), Err(Failure::Output));
+    assert_eq!(value(&doubling, "{}"), Err(EvaluationError::Output));
 }
 
 #[test]

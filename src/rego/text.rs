@@ -1,4 +1,4 @@
-//! Values of Rego as the text of a label.
+//! Formats values of Rego as values of labels.
 
 use std::fmt::Write as _;
 
@@ -6,14 +6,14 @@ use regorus::Value;
 
 use super::MAX_VALUE_BYTES;
 
-/// Values nested deeper make no label.
+/// The deepest nesting of a value. A value that nests deeper sets no label.
 const MAX_DEPTH: usize = 128;
 
-/// Returns the text that an Agent prints for a value: `[a b]` for arrays and sets, `map[k:v l:w]`
-/// for objects with sorted keys, `<nil>` for null. Numbers are written in decimal, in their
-/// shortest form (an Agent keeps their spelling).
+/// Returns the text that an Agent makes of a value: `[a b]` for arrays and sets, `map[k:v l:w]` for
+/// objects with sorted keys, `<nil>` for null. Numbers are formatted in decimal in their shortest
+/// form, whereas an Agent keeps them as they are written in the module.
 ///
-/// `None` when the text is longer than [`MAX_VALUE_BYTES`] or the value is nested too deeply.
+/// Returns `None` if the text is longer than [`MAX_VALUE_BYTES`] or the value nests too deeply.
 pub(super) fn render(value: &Value) -> Option<String> {
     let mut text = String::new();
     write_value(value, MAX_DEPTH, &mut text)?;
@@ -27,7 +27,7 @@ fn write_value(value: &Value, depth: usize, text: &mut String) -> Option<()> {
         Value::Bool(value) => write!(text, "{value}").ok()?,
         Value::Number(_) => write!(text, "{value}").ok()?,
         Value::String(value) => {
-            // Before it is copied.
+            // Checked before the text is copied.
             if value.len() > MAX_VALUE_BYTES {
                 return None;
             }

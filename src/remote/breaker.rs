@@ -1,4 +1,4 @@
-//! Decides when an Agent is given up: after failed checks, and only when a health probe fails too.
+//! Decides when an Agent is given up: after failed checks, and only if a health probe fails too.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,24 +7,26 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// The shortest time between two probes of one Agent.
-const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
+const MIN_INTERVAL: Duration = Duration::from_millis(1);
 
-/// The longest time between two probes of one Agent: an Agent is never given up for good.
-const LONGEST_INTERVAL: Duration = Duration::from_secs(60 * 60 * 24);
+/// The longest time between two probes of one Agent. It is finite, so that no Agent is given up for
+/// good.
+const MAX_INTERVAL: Duration = Duration::from_secs(60 * 60 * 24);
 
-/// The longest time between two examinations of an Agent whose checks fail.
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest time between two confirmation probes of an Agent whose checks fail.
+const MAX_CONFIRMATION_PAUSE: Duration = Duration::from_secs(1);
 
-/// An examination that has not ended by then runs in a runtime that stands still; another may
-/// start.
-const LONGEST_EXAMINATION: Duration = Duration::from_secs(10);
+/// A confirmation probe that has not ended after this time runs in a stalled runtime. Another one
+/// may then start.
+const MAX_CONFIRMATION_TIME: Duration = Duration::from_secs(10);
 
-/// When to give up an Agent, and how often to ask whether it is back.
+/// When an Agent is given up, and how often it is probed until it returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BreakerConfig {
-    /// Checks in a row without an answer; zero never gives up.
+    /// Checks in a row without an answer after which the Agent is suspected. With zero, it is never
+    /// given up.
     pub(crate) failures: u32,
-    /// Less than a millisecond counts as a millisecond, more than a day as a day.
+    /// Clamped to the range from a millisecond to a day.
     pub(crate) probe_interval: Duration,
 }
 
@@ -37,12 +39,12 @@ impl Default for BreakerConfig {
     }
 }
 
-/// Keeps checks from an Agent that is dead.
+/// Stops checks to an Agent that does not answer.
 ///
-/// Checks that fail only raise a suspicion: they may wait in a scheduler's queue, have short
-/// timeouts, or belong to a process that stood still. A [`Suspicion`] is examined by a health
-/// probe, and only a probe that fails opens the breaker. While it is open, a probe that is answered
-/// closes it, and nothing else does.
+/// Failed checks only make the Agent suspected: they may wait in a scheduler's queue, have short
+/// timeouts, or belong to a process that stalled. A [`Suspicion`] is confirmed by a health probe,
+/// and only a probe that fails opens the breaker. While the breaker is open, only an answered probe
+/// closes it.
 #[derive(Debug)]
 pub(super) struct Breaker {
     config: BreakerConfig,
@@ -55,9 +57,10 @@ pub(super) struct Breaker {
 
 #[derive(Debug)]
 struct State {
-    /// Counts suspicions and verdicts: only the first verdict on the last suspicion counts.
+    /// Counts suspicions and their conclusions. Only the first conclusion about the latest
+    /// suspicion has an effect.
     suspicions: u64,
-    /// Before this time no probe starts; `None` is now.
+    /// No probe starts before this time. `None` means that a probe may start now.
     due: Option<Instant>,
     /// Probes in a row that failed while the breaker was open.
     missed: u32,
@@ -65,28 +68,28 @@ struct State {
     opened: Instant,
 }
 
-/// Permission to ask the Agent.
+/// Permission to send a check to the Agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Pass {
-    /// How many failures had been counted.
+pub(super) struct Permit {
+    /// The number of failures in a row when the permission was given.
     failures: u32,
 }
 
-/// So many checks failed in a row that the Agent is to be examined.
+/// Enough checks failed in a row that a confirmation probe must decide about the Agent.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Suspicion {
     number: u64,
 }
 
-/// What a check that brought no answer says about the Agent.
+/// How a check failed, as far as it concerns the state of the Agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Evidence {
-    /// No answer in time.
-    Silence,
-    /// No connection.
-    Refusal,
-    /// A connection broke, and failed all checks under way on it; it counts once.
-    Shared,
+pub(super) enum FailureKind {
+    /// No answer came in time.
+    NoAnswer,
+    /// No connection could be made.
+    NoConnection,
+    /// The connection broke and failed all checks in flight on it. Together they count once.
+    BrokenConnection,
 }
 
 impl Breaker {
@@ -106,9 +109,7 @@ impl Breaker {
 
     /// Returns the time between two probes, from start to start.
     pub(super) fn probe_interval(&self) -> Duration {
-        self.config
-            .probe_interval
-            .clamp(SHORTEST_INTERVAL, LONGEST_INTERVAL)
+        self.config.probe_interval.clamp(MIN_INTERVAL, MAX_INTERVAL)
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -119,16 +120,16 @@ impl Breaker {
         !self.is_open()
     }
 
-    /// Gives permission to ask, unless the breaker is open.
-    pub(super) fn pass(&self) -> Option<Pass> {
-        (!self.is_open()).then(|| Pass {
+    /// Returns permission to send a check, unless the breaker is open.
+    pub(super) fn permit(&self) -> Option<Permit> {
+        (!self.is_open()).then(|| Permit {
             failures: self.failures.load(SeqCst),
         })
     }
 
-    /// Records an answered check. An open breaker stays open, but the next probe is due now.
-    pub(super) fn answered(&self) {
-        // Reads first: most answers change nothing, and take no lock.
+    /// Records an answered check. An open breaker stays open, but its next probe is due at once.
+    pub(super) fn record_answer(&self) {
+        // The atomics are read first: most answers change nothing and need no lock.
         if self.failures.load(SeqCst) == 0 && !self.is_open() {
             return;
         }
@@ -139,16 +140,19 @@ impl Breaker {
         }
     }
 
-    /// Counts a failed check; returns a suspicion when the Agent is to be examined.
-    pub(super) fn failed(&self, pass: Pass, evidence: Evidence) -> Option<Suspicion> {
+    /// Counts a failed check. Returns a suspicion if a confirmation probe must start.
+    pub(super) fn record_failure(&self, permit: Permit, kind: FailureKind) -> Option<Suspicion> {
         let mut state = self.state();
         let failures = self.failures.load(SeqCst);
-        if evidence == Evidence::Shared && failures != pass.failures {
+        if kind == FailureKind::BrokenConnection && failures != permit.failures {
             return None;
         }
         let failures = failures.saturating_add(1);
         self.failures.store(failures, SeqCst);
-        if !self.is_suspicious(failures) || self.is_open() || !state.is_due(LONGEST_EXAMINATION) {
+        if !self.is_suspicious(failures)
+            || self.is_open()
+            || !state.take_turn(MAX_CONFIRMATION_TIME)
+        {
             return None;
         }
         state.suspicions += 1;
@@ -157,7 +161,7 @@ impl Breaker {
         })
     }
 
-    /// Tells whether so many checks failed in a row that the Agent may be away.
+    /// Returns `true` if enough checks failed in a row that the Agent may be away.
     pub(super) fn is_suspected(&self) -> bool {
         self.is_suspicious(self.failures.load(SeqCst))
     }
@@ -166,8 +170,9 @@ impl Breaker {
         self.config.failures != 0 && failures >= self.config.failures
     }
 
-    /// Records an answered probe. Returns how long the breaker was open, if it was.
-    pub(super) fn alive(&self) -> Option<Duration> {
+    /// Records an answered probe. Returns how long the breaker was open, or `None` if it was
+    /// closed.
+    pub(super) fn record_probe_answer(&self) -> Option<Duration> {
         let mut state = self.state();
         self.failures.store(0, SeqCst);
         state.missed = 0;
@@ -178,56 +183,58 @@ impl Breaker {
         Some(Instant::now().saturating_duration_since(state.opened))
     }
 
-    /// The examination of `suspicion` found the Agent alive: another one takes as many failures
-    /// again, and a pause.
-    pub(super) fn acquit(&self, suspicion: &Suspicion) {
+    /// Concludes `suspicion` with an Agent that answered its confirmation probe. The next
+    /// confirmation probe needs as many failures again, and a pause.
+    pub(super) fn confirm_alive(&self, suspicion: &Suspicion) {
         let mut state = self.state();
-        if state.settle(suspicion) {
-            state.put_off(self.probe_interval().min(LONGEST_PAUSE));
+        if state.conclude(suspicion) {
+            state.postpone(self.probe_interval().min(MAX_CONFIRMATION_PAUSE));
         }
     }
 
-    /// The examination of `suspicion` found nothing: the next failure may start another.
-    pub(super) fn abandon(&self, suspicion: &Suspicion) {
+    /// Concludes `suspicion` without a result: the next failure may start another confirmation
+    /// probe.
+    pub(super) fn abandon_suspicion(&self, suspicion: &Suspicion) {
         let mut state = self.state();
-        if state.settle(suspicion) {
+        if state.conclude(suspicion) {
             state.due = None;
         }
     }
 
-    /// The probe failed too. Returns `true` when that opened the breaker. It stays closed if a check
-    /// was answered meanwhile, and an outdated examination has no say.
-    pub(super) fn condemn(&self, suspicion: &Suspicion) -> bool {
+    /// Concludes `suspicion` with a confirmation probe that failed. Returns `true` if this opened
+    /// the breaker. The breaker stays closed if a check was answered meanwhile, and an outdated
+    /// suspicion has no effect.
+    pub(super) fn confirm_away(&self, suspicion: &Suspicion) -> bool {
         let mut state = self.state();
-        if !state.settle(suspicion) {
+        if !state.conclude(suspicion) {
             return false;
         }
         if !self.is_suspicious(self.failures.load(SeqCst)) {
-            state.put_off(self.probe_interval().min(LONGEST_PAUSE));
+            state.postpone(self.probe_interval().min(MAX_CONFIRMATION_PAUSE));
             return false;
         }
-        state.put_off(self.probe_interval());
+        state.postpone(self.probe_interval());
         state.opened = Instant::now();
         !self.open.swap(true, SeqCst)
     }
 
-    /// Returns `true` when the Agent is given up and a probe is due, which the caller then makes.
-    pub(super) fn wants_probe(&self) -> bool {
-        self.is_open() && self.state().is_due(self.probe_interval())
+    /// Returns `true` if the breaker is open and a probe is due. The caller must then start it.
+    pub(super) fn take_due_probe(&self) -> bool {
+        self.is_open() && self.state().take_turn(self.probe_interval())
     }
 
-    /// A probe of an Agent that is given up failed.
-    pub(super) fn missed(&self) {
+    /// Records a failed probe while the breaker is open.
+    pub(super) fn record_missed_probe(&self) {
         let mut state = self.state();
         state.missed = state.missed.saturating_add(1);
     }
 
-    /// Returns how long the next probe may take. It doubles from `shortest` to `longest` while
-    /// probes fail, so that an Agent behind a slow network is found too.
-    pub(super) fn patience(&self, shortest: Duration, longest: Duration) -> Duration {
+    /// Returns the timeout of the next probe. It doubles from `shortest` up to `longest` while
+    /// probes fail, so that an Agent behind a slow network is reached too.
+    pub(super) fn probe_timeout(&self, shortest: Duration, longest: Duration) -> Duration {
         let doublings = self.state().missed.min(16);
-        let patience = shortest.saturating_mul(1 << doublings);
-        patience.min(longest).max(shortest)
+        let timeout = shortest.saturating_mul(1 << doublings);
+        timeout.min(longest).max(shortest)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -236,18 +243,19 @@ impl Breaker {
 }
 
 impl State {
-    /// Ends an examination. Returns `false` when it has a verdict already, or another has started.
-    const fn settle(&mut self, suspicion: &Suspicion) -> bool {
-        let mine = self.suspicions == suspicion.number;
-        if mine {
+    /// Concludes a suspicion. Returns `false` if it was concluded before or a newer one exists.
+    const fn conclude(&mut self, suspicion: &Suspicion) -> bool {
+        let is_current = self.suspicions == suspicion.number;
+        if is_current {
             self.suspicions += 1;
         }
-        mine
+        is_current
     }
 
-    /// Returns `true` once in `interval`, counted from start to start: a probe that hangs does not
-    /// put off the next. The intervals here are far too short to overflow the clock.
-    fn is_due(&mut self, interval: Duration) -> bool {
+    /// Returns `true` at most once per `interval`, counted from start to start, so that a probe
+    /// that hangs does not delay the next one. The intervals in this file are far too short to
+    /// overflow the clock.
+    fn take_turn(&mut self, interval: Duration) -> bool {
         let now = Instant::now();
         let due = self.due.is_none_or(|due| now >= due);
         if due {
@@ -256,7 +264,7 @@ impl State {
         due
     }
 
-    fn put_off(&mut self, pause: Duration) {
+    fn postpone(&mut self, pause: Duration) {
         self.due = Some(Instant::now() + pause);
     }
 }

@@ -1,29 +1,29 @@
-//! Changes to the caches, made in the background.
+//! The queue of cache writes, which the worker sends in the background.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::Shared;
+use super::RemoteShared;
 use super::call::{CACHE_DELETE, CACHE_UPSERT};
-use super::live::Live;
+use super::runtime_state::RuntimeState;
 use crate::flow::PendingInvalidation;
 use crate::pb::check::{
     CacheDeleteRequest, CacheDeleteResponse, CacheOperationStatus, CacheUpsertRequest,
     CacheUpsertResponse,
 };
 
-/// Changes that may wait for the Agent, and bytes of their values.
+/// The most cache writes that may wait, and the most bytes of their keys and values.
 const MAX_WRITES: usize = 1024;
 const MAX_BYTES: usize = 16 * 1024 * 1024;
 
-/// Calls at once: one that hangs does not hold up the others.
-const PARALLEL: usize = 8;
+/// The most calls in flight. A call that hangs does not delay the others.
+const MAX_CALLS: usize = 8;
 
-/// A change to a cache.
+/// A write to a cache.
 pub(crate) enum CacheWrite {
     Upsert(CacheUpsertRequest),
-    /// Deletes, and reports the success to the invalidation that asked for it.
+    /// A deletion. Its success is reported to the invalidation that requested it.
     Delete(CacheDeleteRequest, Option<PendingInvalidation>),
 }
 
@@ -45,28 +45,30 @@ impl From<(CacheDeleteRequest, PendingInvalidation)> for CacheWrite {
     }
 }
 
-/// Queues a change in the current runtime, or else in another one; counts it when it is lost.
-pub(super) fn submit(shared: &Arc<Shared>, write: CacheWrite) {
-    if shared.offer(None, write, Live::push_cache_write).is_err() {
+/// Queues a write in the current runtime or another one. Counts it as dropped if no queue accepts
+/// it.
+pub(super) fn submit(shared: &Arc<RemoteShared>, write: CacheWrite) {
+    if shared
+        .enqueue(None, write, RuntimeState::push_cache_write)
+        .is_err()
+    {
         shared.counters.cache_writes_dropped.add(1);
     }
 }
 
-/// A control point, empty for the global cache, and the key there.
-type Place = (String, String);
+/// The target of a write: the control point, which is empty for the global cache, and the key.
+type WriteTarget = (String, String);
 
-/// Changes that wait for the worker, and the places that calls under way are about.
+/// The writes that wait for the worker, and the targets of the calls in flight.
 #[derive(Default)]
 pub(super) struct CacheWrites {
     waiting: VecDeque<CacheWrite>,
     bytes: usize,
-    busy: Vec<Place>,
+    in_flight: Vec<WriteTarget>,
 }
 
-// === impl CacheWrites ===
-
 impl CacheWrites {
-    /// Queues a change; returns it when there is no room.
+    /// Queues a write, or returns it if there is no room.
     #[must_use]
     pub(super) fn push(&mut self, write: CacheWrite) -> Option<CacheWrite> {
         let bytes = self.bytes + write.bytes();
@@ -82,47 +84,51 @@ impl CacheWrites {
         self.waiting.is_empty()
     }
 
-    /// Nothing waits and no call is under way.
+    /// Returns `true` if no write waits and no call is in flight.
     pub(super) fn is_done(&self) -> bool {
-        self.waiting.is_empty() && self.busy.is_empty()
+        self.waiting.is_empty() && self.in_flight.is_empty()
     }
 
-    /// Takes all that wait.
+    /// Takes all waiting writes.
     pub(super) fn take_all(&mut self) -> Vec<CacheWrite> {
         self.bytes = 0;
         self.waiting.drain(..).collect()
     }
 
-    /// The oldest change to a place that no call is about: changes to one place keep their order.
-    fn take_next(&mut self) -> Option<(CacheWrite, Place)> {
-        if self.busy.len() >= PARALLEL {
+    /// Takes the oldest write whose target has no call in flight. Writes to one target therefore
+    /// keep their order.
+    fn take_next(&mut self) -> Option<(CacheWrite, WriteTarget)> {
+        if self.in_flight.len() >= MAX_CALLS {
             return None;
         }
-        let free = |write: &CacheWrite| !self.busy.iter().any(|busy| write.is_at(busy));
-        let at = self.waiting.iter().position(free)?;
-        let write = self.waiting.remove(at)?;
+        let free = |write: &CacheWrite| {
+            !self
+                .in_flight
+                .iter()
+                .any(|in_flight| write.targets(in_flight))
+        };
+        let index = self.waiting.iter().position(free)?;
+        let write = self.waiting.remove(index)?;
         self.bytes -= write.bytes();
-        let place = write.place();
-        self.busy.push(place.clone());
-        Some((write, place))
+        let target = write.target();
+        self.in_flight.push(target.clone());
+        Some((write, target))
     }
 
-    pub(super) fn start_next(&mut self, live: &Arc<Live>) -> Option<Writing> {
-        let (write, place) = self.take_next()?;
-        Some(Writing {
-            live: Arc::clone(live),
-            place,
+    pub(super) fn start_next(&mut self, runtime: &Arc<RuntimeState>) -> Option<InFlightWrite> {
+        let (write, target) = self.take_next()?;
+        Some(InFlightWrite {
+            runtime: Arc::clone(runtime),
+            target,
             write: Some(write),
             counted: false,
         })
     }
 
-    fn done(&mut self, place: &Place) {
-        self.busy.retain(|busy| busy != place);
+    fn finish(&mut self, target: &WriteTarget) {
+        self.in_flight.retain(|in_flight| in_flight != target);
     }
 }
-
-// === impl CacheWrite ===
 
 impl CacheWrite {
     fn bytes(&self) -> usize {
@@ -154,98 +160,98 @@ impl CacheWrite {
         (control_point, result.or(global).map_or("", String::as_str))
     }
 
-    fn place(&self) -> Place {
+    fn target(&self) -> WriteTarget {
         let (control_point, key) = self.parts();
         (control_point.to_owned(), key.to_owned())
     }
 
-    fn is_at(&self, place: &Place) -> bool {
-        self.parts() == (&place.0, &place.1)
+    fn targets(&self, target: &WriteTarget) -> bool {
+        self.parts() == (&target.0, &target.1)
     }
 }
 
-/// A change on its way. Dropped before an answer came, it counts as failed.
-pub(super) struct Writing {
-    live: Arc<Live>,
-    place: Place,
-    /// Taken when it is sent.
+/// A cache write in flight. If it is dropped before the response arrives, it counts as failed.
+pub(super) struct InFlightWrite {
+    runtime: Arc<RuntimeState>,
+    target: WriteTarget,
+    /// Taken when the write is sent.
     write: Option<CacheWrite>,
     counted: bool,
 }
 
-impl Writing {
+impl InFlightWrite {
     pub(super) async fn send(mut self) {
-        let timeout = Some(self.live.shared.config.background_timeout());
+        let timeout = Some(self.runtime.shared.config.background_timeout());
         let mut invalidation = None;
-        let refused = match self.write.take() {
+        let error = match self.write.take() {
             Some(CacheWrite::Upsert(request)) => {
-                let answer = self.live.call(CACHE_UPSERT, request, timeout).await;
-                answer.map(|reply| refusal_of_upsert(&reply))
+                let answer = self.runtime.call(CACHE_UPSERT, request, timeout).await;
+                answer.map(|reply| upsert_error(&reply))
             }
             Some(CacheWrite::Delete(request, pending)) => {
-                // Dropped on failure, which reports the deletion as lost.
+                // Dropped if the call fails, which reports the deletion as lost.
                 invalidation = pending;
-                let answer = self.live.call(CACHE_DELETE, request, timeout).await;
-                answer.map(|reply| refusal_of_delete(&reply))
+                let answer = self.runtime.call(CACHE_DELETE, request, timeout).await;
+                answer.map(|reply| delete_error(&reply))
             }
             None => return,
         };
-        let refused = refused.unwrap_or_else(|failure| Some(failure.into_error().to_string()));
+        let error = error.unwrap_or_else(|failure| Some(failure.into_error().to_string()));
         self.counted = true;
-        let counters = &self.live.shared.counters;
-        match refused {
+        let counters = &self.runtime.shared.counters;
+        match error {
             None => {
                 if let Some(pending) = invalidation {
                     pending.succeeded();
                 }
                 counters.cache_writes.add(1);
                 if counters.cache_failing.swap(false, Relaxed) {
-                    log_event!(info, "the caches are written to again");
+                    log_event!(info, "cache writes succeed again");
                 }
             }
             Some(_error) => {
                 counters.cache_writes_failed.add(1);
                 if !counters.cache_failing.swap(true, Relaxed) {
-                    log_event!(warn, error = _error, "the caches are not written to");
+                    log_event!(warn, error = _error, "cache writes fail");
                 }
             }
         }
     }
 }
 
-impl Drop for Writing {
+impl Drop for InFlightWrite {
     fn drop(&mut self) {
         if !self.counted {
-            self.live.shared.counters.cache_writes_failed.add(1);
+            self.runtime.shared.counters.cache_writes_failed.add(1);
         }
-        self.live.queue().cache_writes.done(&self.place);
+        self.runtime.queue().cache_writes.finish(&self.target);
     }
 }
 
-/// What the Agent said against it; silence is no success.
-fn refusal_of_upsert(reply: &CacheUpsertResponse) -> Option<String> {
+/// Returns the Agent's error. A response without a part for the key is an error too.
+fn upsert_error(reply: &CacheUpsertResponse) -> Option<String> {
     let result = reply.result_cache_response.as_ref();
     let result = result.map(|answer| (answer.operation_status, &*answer.error));
     let global = reply.global_cache_responses.first().map(|entry| {
-        // An entry without a value is one whose value says nothing: it went well.
+        // An omitted value means success: the protobuf defaults are `SUCCESS` and no error.
         let answer = entry.value.as_ref();
         answer.map_or((0, ""), |answer| (answer.operation_status, &*answer.error))
     });
-    refusal(result.or(global))
+    key_error(result.or(global))
 }
 
-fn refusal_of_delete(reply: &CacheDeleteResponse) -> Option<String> {
+fn delete_error(reply: &CacheDeleteResponse) -> Option<String> {
     let result = reply.result_cache_response.as_ref();
     let result = result.map(|answer| (answer.operation_status, &*answer.error));
     let global = reply.global_cache_responses.first().map(|entry| {
-        // An entry without a value is one whose value says nothing: it went well.
+        // An omitted value means success: the protobuf defaults are `SUCCESS` and no error.
         let answer = entry.value.as_ref();
         answer.map_or((0, ""), |answer| (answer.operation_status, &*answer.error))
     });
-    refusal(result.or(global))
+    key_error(result.or(global))
 }
 
-fn refusal(answer: Option<(i32, &str)>) -> Option<String> {
+fn key_error(answer: Option<(i32, &str)>) -> Option<String> {
     match answer {
         None => Some("the agent's answer has no part for the key".to_owned()),
         Some((status, "")) if status == CacheOperationStatus::Success as i32 => None,
@@ -283,16 +289,16 @@ mod tests {
     }
 
     fn next(writes: &mut CacheWrites) -> Option<(&'static str, String)> {
-        let (write, place) = writes.take_next()?;
+        let (write, target) = writes.take_next()?;
         let kind = match write {
             CacheWrite::Upsert(_) => "upsert",
             CacheWrite::Delete(..) => "delete",
         };
-        Some((kind, place.1))
+        Some((kind, target.1))
     }
 
     #[test]
-    fn changes_to_one_place_keep_their_order_and_hold_up_no_others() {
+    fn writes_to_one_target_keep_their_order_and_do_not_delay_others() {
         let mut writes = CacheWrites::default();
         for write in [upsert("a", 1), delete("a"), upsert("a", 1), upsert("b", 1)] {
             assert!(writes.push(write).is_none());
@@ -300,51 +306,51 @@ mod tests {
         let a = ("shop".to_owned(), "a".to_owned());
         assert_eq!(next(&mut writes), Some(("upsert", "a".to_owned())));
         assert_eq!(next(&mut writes), Some(("upsert", "b".to_owned())));
-        assert_eq!(next(&mut writes), None, "the rest is about `a`");
-        writes.done(&a);
+        assert_eq!(next(&mut writes), None, "the others target `a`");
+        writes.finish(&a);
         assert_eq!(next(&mut writes), Some(("delete", "a".to_owned())));
         assert_eq!(next(&mut writes), None);
-        writes.done(&a);
+        writes.finish(&a);
         assert_eq!(next(&mut writes), Some(("upsert", "a".to_owned())));
         assert!(writes.is_empty());
     }
 
     #[test]
-    fn a_part_that_says_nothing_is_a_success_and_no_part_is_not() {
+    fn an_omitted_value_is_a_success_and_an_omitted_entry_is_an_error() {
         use crate::pb::check::KeyUpsertResponse;
         use crate::pb::check::cache_upsert_response::GlobalCacheResponsesEntry;
 
         let mut reply = CacheUpsertResponse::default();
-        assert!(refusal_of_upsert(&reply).is_some());
+        assert!(upsert_error(&reply).is_some());
         reply.global_cache_responses = vec![GlobalCacheResponsesEntry {
             key: "k".to_owned(),
             value: None,
         }];
-        assert_eq!(refusal_of_upsert(&reply), None);
+        assert_eq!(upsert_error(&reply), None);
         reply.global_cache_responses[0].value = Some(KeyUpsertResponse {
             operation_status: CacheOperationStatus::Error as i32,
             error: "no".to_owned(),
         });
-        assert_eq!(refusal_of_upsert(&reply).as_deref(), Some("no"));
+        assert_eq!(upsert_error(&reply).as_deref(), Some("no"));
     }
 
     #[test]
-    fn so_many_calls_run_at_once() {
+    fn calls_in_flight_are_bounded() {
         let mut writes = CacheWrites::default();
-        for at in 0..=PARALLEL {
-            assert!(writes.push(delete(&at.to_string())).is_none());
+        for index in 0..=MAX_CALLS {
+            assert!(writes.push(delete(&index.to_string())).is_none());
         }
-        for _ in 0..PARALLEL {
+        for _ in 0..MAX_CALLS {
             assert!(next(&mut writes).is_some());
         }
         assert_eq!(next(&mut writes), None);
     }
 
     #[test]
-    fn what_waits_is_bounded_in_number_and_bytes() {
+    fn waiting_writes_are_bounded_in_number_and_bytes() {
         let mut writes = CacheWrites::default();
-        for at in 0..MAX_WRITES {
-            assert!(writes.push(delete(&at.to_string())).is_none());
+        for index in 0..MAX_WRITES {
+            assert!(writes.push(delete(&index.to_string())).is_none());
         }
         assert!(writes.push(delete("more")).is_some());
         assert_eq!(writes.take_all().len(), MAX_WRITES);

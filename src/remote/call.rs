@@ -1,4 +1,4 @@
-//! Unary calls of Agents.
+//! Unary calls to Agents.
 
 use std::error::Error;
 use std::future::Future;
@@ -16,10 +16,10 @@ use tonic::codec::{Codec, EncodeBuf, Encoder};
 use tonic::{Request, Status};
 use tonic_prost::ProstDecoder;
 
-use super::failure::Failure;
-use super::live::Live;
-use super::patience::within;
-use super::transport::{Connection, Exchange, Purpose, Transport};
+use super::failure::CallFailure;
+use super::runtime_state::RuntimeState;
+use super::stall_tolerant::with_deadline;
+use super::transport::{AgentTransport, PooledConnection, Purpose, StreamService};
 
 pub(super) const CHECK: &str = "/aperture.flowcontrol.check.v1.FlowControlService/Check";
 pub(super) const CHECK_HTTP: &str =
@@ -35,144 +35,169 @@ pub(super) const CACHE_DELETE: &str =
 pub(super) const EXPORT: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
 pub(super) const HEALTH: &str = "/grpc.health.v1.Health/Check";
 
-/// Answers may carry cached values, for which gRPC's usual 4 MiB are few.
-const MAX_ANSWER: usize = 64 * 1024 * 1024;
+/// The largest response in bytes. Responses may carry cached values, for which the gRPC default of
+/// 4 MiB is too small.
+const MAX_RESPONSE_BYTES: usize = 64 * 1024 * 1024;
 
-/// The wire has no room for times beyond some thousand years.
-pub(super) const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// The longest timeout. `grpc-timeout` has too few digits for more than some thousand years, and
+/// the clock must not overflow.
+pub(super) const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-impl Live {
-    /// Makes one unary call of any Agent that answers, with the API key. The timeout covers
-    /// connecting and waiting for a stream as well, and goes out as `grpc-timeout`.
+impl RuntimeState {
+    /// Makes one unary call to any available Agent, with the API key. The timeout covers connecting
+    /// and waiting for a stream, and is sent as `grpc-timeout`.
     pub(super) async fn call<Req, Res>(
         self: &Arc<Self>,
         path: &'static str,
         message: Req,
         timeout: Option<Duration>,
-    ) -> Result<Res, Failure>
+    ) -> Result<Res, CallFailure>
     where
         Req: Message + 'static,
         Res: Message + Default + 'static,
     {
-        self.probe_where_due();
-        let Some(at) = self.route(None, 0) else {
-            return Err(Failure::given_up());
+        self.start_due_probes();
+        let Some(agent_index) = self.route(None, 0) else {
+            return Err(CallFailure::given_up());
         };
-        let terms = Terms {
+        let options = CallOptions {
             purpose: Purpose::Flow,
-            ..Terms::background(timeout)
+            ..CallOptions::background(timeout)
         };
-        let answer = self.exchange(self.channel(at), at, path, Arc::new(message), terms);
+        let answer = self.call_with(
+            self.channel(agent_index),
+            agent_index,
+            path,
+            Arc::new(message),
+            options,
+        );
         answer.await.map(|(answer, _)| answer)
     }
 
-    /// Makes a call of the background to this Agent. A message may be sent again, so it is shared.
+    /// Makes a background call to this Agent. The message is shared because it may be sent again.
     #[cfg(feature = "telemetry")]
-    pub(super) async fn call_at<Req, Res>(
+    pub(super) async fn call_agent<Req, Res>(
         &self,
-        at: usize,
+        agent_index: usize,
         path: &'static str,
         message: Arc<Req>,
         timeout: Option<Duration>,
-    ) -> Result<Res, Failure>
+    ) -> Result<Res, CallFailure>
     where
         Req: Message + 'static,
         Res: Message + Default + 'static,
     {
-        self.call_on(self.channel(at), at, path, message, timeout)
-            .await
+        self.call_over(
+            self.channel(agent_index),
+            agent_index,
+            path,
+            message,
+            timeout,
+        )
+        .await
     }
 
-    /// Does the same over this transport.
-    pub(super) async fn call_on<Req, Res>(
+    /// Makes a background call over this transport.
+    pub(super) async fn call_over<Req, Res>(
         &self,
-        transport: Transport,
-        at: usize,
+        transport: AgentTransport,
+        agent_index: usize,
         path: &'static str,
         message: Arc<Req>,
         timeout: Option<Duration>,
-    ) -> Result<Res, Failure>
+    ) -> Result<Res, CallFailure>
     where
         Req: Message + 'static,
         Res: Message + Default + 'static,
     {
-        let terms = Terms::background(timeout);
-        let answer = self.exchange(transport, at, path, message, terms);
+        let options = CallOptions::background(timeout);
+        let answer = self.call_with(transport, agent_index, path, message, options);
         answer.await.map(|(answer, _)| answer)
     }
 
-    /// Makes one unary call on these terms. Returns the answer and the connection that it came on,
-    /// where that is the client's own.
+    /// Makes one unary call with these options. Returns the response and, for the client's own
+    /// connections, the connection that it came on.
     ///
-    /// A call with [`Terms::on_timeout`] does not end at its deadline: it goes on for as long as its
-    /// future is polled.
-    pub(super) async fn exchange<Req, Res>(
+    /// A call with [`CallOptions::on_timeout`] does not end at its deadline: it goes on for as long
+    /// as its future is polled.
+    pub(super) async fn call_with<Req, Res>(
         &self,
-        transport: Transport,
-        at: usize,
+        transport: AgentTransport,
+        agent_index: usize,
         path: &'static str,
         message: Arc<Req>,
-        terms: Terms<'_>,
-    ) -> Result<(Res, Option<Arc<Connection>>), Failure>
+        options: CallOptions<'_>,
+    ) -> Result<(Res, Option<Arc<PooledConnection>>), CallFailure>
     where
         Req: Message + 'static,
         Res: Message + Default + 'static,
     {
-        let begun = Instant::now();
-        let budget = terms.budget.map(|budget| budget.min(LONGEST));
-        let grace = terms.grace.min(LONGEST);
-        let deadline = budget.map(|budget| begun + budget + grace);
-        let timed_out = || Failure::timed_out(budget.unwrap_or_default(), grace);
-        let on_timeout = terms.on_timeout.map(|notify| || notify(timed_out()));
+        let started = Instant::now();
+        let budget = options.budget.map(|budget| budget.min(MAX_TIMEOUT));
+        let grace = options.grace.min(MAX_TIMEOUT);
+        let deadline = budget.map(|budget| started + budget + grace);
+        let timed_out = || CallFailure::timed_out(budget.unwrap_or_default(), grace);
+        let on_timeout = options.on_timeout.map(|notify| || notify(timed_out()));
         let (answer, connection) = match transport {
-            Transport::Own(pool) => {
-                let patience = terms.connecting.or(budget).map(|most| most.min(LONGEST));
-                let until = patience.map(|patience| begun + patience);
-                let lease = pool.lease(terms.purpose, terms.connection);
-                let (lease, waited) = match within(until, lease).await {
+            AgentTransport::Own(pool) => {
+                let connect_timeout = options
+                    .connect_budget
+                    .or(budget)
+                    .map(|most| most.min(MAX_TIMEOUT));
+                let connect_deadline =
+                    connect_timeout.map(|connect_timeout| started + connect_timeout);
+                let lease = pool.lease(options.purpose, options.connection);
+                let (lease, waited) = match with_deadline(connect_deadline, lease).await {
                     Some(Ok(leased)) => leased,
                     Some(Err(error)) => {
-                        self.shared.agents.get(at).link().unreachable();
-                        return Err(Failure::no_connection(&error));
+                        self.shared
+                            .agents
+                            .get(agent_index)
+                            .tracker()
+                            .record_failure();
+                        return Err(CallFailure::no_connection(&error));
                     }
                     None => {
-                        let patience = patience.unwrap_or_default();
-                        return Err(Failure::no_stream(pool.is_connected(), patience));
+                        let connect_timeout = connect_timeout.unwrap_or_default();
+                        return Err(CallFailure::no_stream(pool.is_connected(), connect_timeout));
                     }
                 };
-                // The Agent may use what is left.
-                let left = match budget {
-                    Some(budget) if waited => Some(budget.saturating_sub(begun.elapsed())),
+                // The Agent gets the part of the budget that is left.
+                let remaining = match budget {
+                    Some(budget) if waited => Some(budget.saturating_sub(started.elapsed())),
                     budget => budget,
                 };
-                if left.is_some_and(|left| left.is_zero()) {
-                    return Err(Failure::no_stream(true, patience.unwrap_or_default()));
+                if remaining.is_some_and(|remaining| remaining.is_zero()) {
+                    return Err(CallFailure::no_stream(
+                        true,
+                        connect_timeout.unwrap_or_default(),
+                    ));
                 }
                 let connection = Arc::clone(lease.connection());
                 let origin = pool.uri().clone();
-                let grpc = Grpc::with_origin(Exchange::new(lease), origin);
-                let answer = pin!(self.unary(grpc, path, message, left));
-                let answer = answer_until(deadline, answer, on_timeout).await;
+                let grpc = Grpc::with_origin(StreamService::new(lease), origin);
+                let answer = pin!(self.unary(grpc, path, message, remaining));
+                let answer = wait_for_answer(deadline, answer, on_timeout).await;
                 (answer, Some(connection))
             }
-            Transport::Ready(channel) => {
+            AgentTransport::Ready(channel) => {
                 let answer = pin!(self.unary(Grpc::new(channel), path, message, budget));
-                (answer_until(deadline, answer, on_timeout).await, None)
+                (wait_for_answer(deadline, answer, on_timeout).await, None)
             }
         };
-        let link = self.shared.agents.get(at).link();
+        let tracker = self.shared.agents.get(agent_index).tracker();
         match answer {
             Some(Ok(answer)) => {
-                link.answered();
+                tracker.record_answer();
                 Ok((answer, connection))
             }
             Some(Err(status)) => {
-                let early = budget.is_none_or(|budget| begun.elapsed() < budget / 2);
-                let failure = Failure::new(&status, early);
+                let early = budget.is_none_or(|budget| started.elapsed() < budget / 2);
+                let failure = CallFailure::new(&status, early);
                 if failure.from_agent && !failure.unavailable {
-                    link.answered();
+                    tracker.record_answer();
                 } else if failure.unavailable && !failure.unprocessed() {
-                    link.unreachable();
+                    tracker.record_failure();
                 }
                 Err(failure)
             }
@@ -202,7 +227,7 @@ impl Live {
         if let Some(key) = &self.shared.config.api_key {
             request.metadata_mut().insert("x-api-key", key.clone());
         }
-        let mut grpc = grpc.max_decoding_message_size(MAX_ANSWER);
+        let mut grpc = grpc.max_decoding_message_size(MAX_RESPONSE_BYTES);
         #[cfg(feature = "gzip")]
         if self.shared.config.gzip {
             use tonic::codec::CompressionEncoding::Gzip;
@@ -218,28 +243,28 @@ impl Live {
     }
 }
 
-/// The terms of one call.
-pub(super) struct Terms<'a> {
-    /// How long the call may take until the Agent answers, with connecting and with waiting for a
-    /// stream; what is left goes out as `grpc-timeout`. `None` is no limit.
+/// The options of one call.
+pub(super) struct CallOptions<'a> {
+    /// How long the call may take until the Agent answers, including connecting and waiting for a
+    /// stream. The rest is sent as `grpc-timeout`. `None` means no limit.
     pub(super) budget: Option<Duration>,
-    /// How much longer the client waits for the answer.
+    /// How much longer than the budget the client waits for the response.
     pub(super) grace: Duration,
-    /// How much of the budget may pass before there is a stream; `None` is all of it.
-    pub(super) connecting: Option<Duration>,
+    /// How much of the budget may pass before a stream is available. `None` means all of it.
+    pub(super) connect_budget: Option<Duration>,
     pub(super) purpose: Purpose,
-    /// The connection to use while it is there.
-    pub(super) connection: Option<&'a Arc<Connection>>,
-    /// Called at the deadline, after which the call goes on.
-    pub(super) on_timeout: Option<&'a mut (dyn FnMut(Failure) + Send)>,
+    /// The connection to use as long as it is open.
+    pub(super) connection: Option<&'a Arc<PooledConnection>>,
+    /// Called at the deadline. The call then goes on.
+    pub(super) on_timeout: Option<&'a mut (dyn FnMut(CallFailure) + Send)>,
 }
 
-impl Terms<'_> {
+impl CallOptions<'_> {
     pub(super) const fn background(timeout: Option<Duration>) -> Self {
         Self {
             budget: timeout,
             grace: Duration::ZERO,
-            connecting: None,
+            connect_budget: None,
             purpose: Purpose::Background,
             connection: None,
             on_timeout: None,
@@ -247,13 +272,13 @@ impl Terms<'_> {
     }
 }
 
-/// Waits for an answer until the deadline, or beyond it once `on_timeout` was called.
-async fn answer_until<F: Future>(
+/// Waits for a response until the deadline, or beyond it after calling `on_timeout`.
+async fn wait_for_answer<F: Future>(
     deadline: Option<Instant>,
     mut answer: Pin<&mut F>,
     on_timeout: Option<impl FnOnce()>,
 ) -> Option<F::Output> {
-    match (within(deadline, answer.as_mut()).await, on_timeout) {
+    match (with_deadline(deadline, answer.as_mut()).await, on_timeout) {
         (None, Some(on_timeout)) => {
             on_timeout();
             Some(answer.await)
@@ -262,7 +287,7 @@ async fn answer_until<F: Future>(
     }
 }
 
-/// Sends messages that their sender keeps.
+/// Encodes messages that are shared with their sender.
 struct SharedCodec<Req, Res>(PhantomData<(Req, Res)>);
 
 struct SharedEncoder<Req>(PhantomData<Req>);

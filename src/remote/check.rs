@@ -1,4 +1,4 @@
-//! Checks: one boxed future each, which outlives its caller for a grace.
+//! Checks of flows. Each is one boxed future, which may outlive its caller by a grace.
 
 use std::future::Future;
 use std::mem;
@@ -12,13 +12,13 @@ use prost::Message;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use super::agents::Asking;
-use super::call::{CHECK, Terms};
-use super::failure::{Failure, GIVEN_UP};
-use super::flow::{Grant, RemoteFlow};
-use super::health::Failed;
-use super::live::Live;
-use super::stamps::Stamps;
+use super::agents::InFlightCheck;
+use super::availability::UnreachableFlow;
+use super::call::{CHECK, CallOptions};
+use super::failure::{CallFailure, GIVEN_UP};
+use super::flow::{FlowOrigin, RemoteFlow};
+use super::runtime_state::RuntimeState;
+use super::timestamps::Timestamps;
 use super::transport::Purpose;
 use super::{OpenFlow, Remote, http};
 #[cfg(feature = "telemetry")]
@@ -27,80 +27,78 @@ use crate::flow::{FlowError, FlowErrorKind, FlowParams, HttpAttributes, HttpExtr
 use crate::pb::check::{CacheLookupRequest, CheckRequest, CheckResponse};
 use crate::pb::checkhttp::CheckHttpRequest;
 
-type Call = Pin<Box<dyn Future<Output = Result<RemoteFlow, FlowError>> + Send>>;
+type CheckFuture = Pin<Box<dyn Future<Output = Result<RemoteFlow, FlowError>> + Send>>;
 
-/// A check under way. When it is dropped while the call runs, or its time is over, the call goes on
-/// in the background for a grace, so that a grant on its way is given back.
+/// A check in flight. If it is dropped while the call runs, or its budget and grace pass, the call
+/// goes on in the background for a while so that a grant that still arrives is returned.
 ///
-/// It is small, because it lies in the futures of layers that may never ask an Agent.
+/// It is small because it is part of the futures of layers that may never ask an Agent.
 pub(crate) struct PendingCheck {
     state: State,
 }
 
 enum State {
     Refused(FlowError),
-    /// Made outside a runtime, so that there was none to connect in yet.
-    Later(Box<Later>),
-    Call(Running),
+    /// Created outside a runtime, where no connection can be made yet.
+    Deferred(Box<DeferredCheck>),
+    Call(RunningCheck),
     Done,
 }
 
-enum Later {
-    Check(New<CheckRequest>),
-    Http(New<CheckHttpRequest>),
+enum DeferredCheck {
+    Check(NewCheck<CheckRequest>),
+    Http(NewCheck<CheckHttpRequest>),
 }
 
-/// What an Agent can be asked about a flow.
-pub(super) trait Question: Message + Clone + 'static {
+/// An RPC that checks a flow. The implementing type is its request.
+pub(super) trait CheckRpc: Message + Clone + 'static {
     const PATH: &'static str;
 
-    type Answer: Message + Default + 'static;
+    type Response: Message + Default + 'static;
 
     fn into_control_point(self) -> String;
 
-    /// The decision, and what HTTP needs besides.
-    fn read(answer: Self::Answer) -> (CheckResponse, Option<Box<HttpExtras>>);
+    /// Splits a response into the decision and the additional values for HTTP.
+    fn split_response(response: Self::Response) -> (CheckResponse, Option<Box<HttpExtras>>);
 }
 
-struct New<Q> {
+struct NewCheck<R> {
     remote: Remote,
-    question: Q,
+    request: R,
     timeout: Option<Duration>,
-    /// The flow does not run when it is unreachable.
-    refused: bool,
+    /// An unreachable flow does not run.
+    fails_closed: bool,
     #[cfg(feature = "telemetry")]
     trace: Option<Box<TraceParent>>,
 }
 
-struct Running {
-    call: Call,
-    progress: Arc<Progress>,
-    /// Before its first poll nothing has been sent.
+struct RunningCheck {
+    call: CheckFuture,
+    progress: Arc<CheckProgress>,
+    /// Nothing has been sent before the first poll.
     polled: bool,
 }
 
-/// What the owner of a call sees of it.
-struct Progress {
-    live: Arc<Live>,
-    /// The Agent that is asked.
-    at: AtomicUsize,
-    /// Set when the time is over: the caller gets this, while the call may go on.
-    given_up: OnceLock<FlowError>,
-    /// The caller has left, or has its answer: the call looks for no other Agent.
+/// The part of a running check that its owner can read.
+struct CheckProgress {
+    runtime: Arc<RuntimeState>,
+    /// The index of the Agent that is asked.
+    agent_index: AtomicUsize,
+    /// Set when the deadline passes. The caller gets this error while the call may go on.
+    timeout_error: OnceLock<FlowError>,
+    /// The caller has left or has its result: the call asks no other Agent.
     abandoned: AtomicBool,
 }
 
-// === impl PendingCheck ===
-
 impl PendingCheck {
-    /// An error comes at once, and costs next to nothing: neither a box nor a wait.
+    /// Starts a check. An error is returned at once, without an allocation or a wait.
     pub(super) fn new(
         remote: &Remote,
         control_point: &str,
         params: &FlowParams<'_>,
     ) -> Result<Self, FlowError> {
-        let question = || request(control_point, params);
-        Self::put(remote, control_point, params, question, Later::Check)
+        let build = || build_request(control_point, params);
+        Self::start(remote, control_point, params, build, DeferredCheck::Check)
     }
 
     pub(super) fn http(
@@ -110,17 +108,17 @@ impl PendingCheck {
         request: &HttpAttributes<'_>,
         baggage: Option<String>,
     ) -> Result<Self, FlowError> {
-        let question = || http::request(control_point, params, request, baggage);
-        Self::put(remote, control_point, params, question, Later::Http)
+        let build = || http::build_request(control_point, params, request, baggage);
+        Self::start(remote, control_point, params, build, DeferredCheck::Http)
     }
 
     #[inline]
-    fn put<Q: Question>(
+    fn start<R: CheckRpc>(
         remote: &Remote,
         control_point: &str,
         params: &FlowParams<'_>,
-        question: impl FnOnce() -> Q,
-        later: impl FnOnce(New<Q>) -> Later,
+        build: impl FnOnce() -> R,
+        defer: impl FnOnce(NewCheck<R>) -> DeferredCheck,
     ) -> Result<Self, FlowError> {
         if control_point.is_empty() {
             return Err(FlowError::new(
@@ -129,50 +127,50 @@ impl PendingCheck {
             ));
         }
         let shared = remote.shared();
-        if shared.health.is_shut_down() {
+        if shared.availability.is_shut_down() {
             return Err(FlowError::new(FlowErrorKind::ShutDown, ""));
         }
-        let asking = match Handle::try_current() {
-            Ok(_) => Some(ask(remote, params.fails_closed())?),
+        let in_flight = match Handle::try_current() {
+            Ok(_) => Some(permit_check(remote, params.fails_closed())?),
             Err(_) => None,
         };
-        let new = New {
+        let new = NewCheck {
             remote: remote.clone(),
-            question: question(),
+            request: build(),
             timeout: params.budget(shared.config.check_timeout),
-            refused: params.fails_closed(),
+            fails_closed: params.fails_closed(),
             #[cfg(feature = "telemetry")]
             trace: match &params.trace_context {
                 Some(context) if shared.config.telemetry => context.parse().map(Box::new),
                 _ => None,
             },
         };
-        let state = match asking {
-            Some(asking) => new.start(asking),
-            None => State::Later(Box::new(later(new))),
+        let state = match in_flight {
+            Some(in_flight) => new.start(in_flight),
+            None => State::Deferred(Box::new(defer(new))),
         };
         Ok(Self { state })
     }
 }
 
-/// Gives permission to ask an Agent.
-fn ask(remote: &Remote, refused: bool) -> Result<Asking, FlowError> {
+/// Returns permission to ask an Agent, or the error for a flow that no Agent can be asked about.
+fn permit_check(remote: &Remote, fails_closed: bool) -> Result<InFlightCheck, FlowError> {
     let shared = remote.shared();
-    let live = shared.live()?;
-    Asking::start(&live).ok_or_else(|| {
+    let runtime = shared.current_runtime()?;
+    InFlightCheck::start(&runtime).ok_or_else(|| {
         shared.counters.checks_spared.add(1);
         let error = FlowError::new(FlowErrorKind::Unavailable, GIVEN_UP);
-        let health = &shared.health;
-        let failed = Failed {
+        let availability = &shared.availability;
+        let failed = UnreachableFlow {
             agent: match shared.agents.len() {
                 1 => shared.agents.get(0).address(),
                 _ => None,
             },
-            decisions: health.decisions(),
-            others: false,
-            refused,
+            decisions_before: availability.decisions(),
+            other_agents: false,
+            fails_closed,
         };
-        health.flow_failed(&error, &failed);
+        availability.record_unreachable(&error, &failed);
         error
     })
 }
@@ -182,12 +180,13 @@ impl Future for PendingCheck {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
-            // Out of its place while it is polled: a call that panics must not be polled again.
+            // The state is taken out while it is polled: a call that panics must not be polled
+            // again.
             match mem::replace(&mut self.state, State::Done) {
-                State::Later(new) => {
-                    self.state = match *new {
-                        Later::Check(new) => new.start_late(),
-                        Later::Http(new) => new.start_late(),
+                State::Deferred(check) => {
+                    self.state = match *check {
+                        DeferredCheck::Check(check) => check.start_deferred(),
+                        DeferredCheck::Http(check) => check.start_deferred(),
                     };
                 }
                 State::Refused(error) => return Poll::Ready(Err(error)),
@@ -195,7 +194,7 @@ impl Future for PendingCheck {
                     running.polled = true;
                     let answer = running.call.as_mut().poll(cx);
                     if answer.is_pending() {
-                        if let Some(error) = running.progress.given_up.get().cloned() {
+                        if let Some(error) = running.progress.timeout_error.get().cloned() {
                             running.hand_over();
                             return Poll::Ready(Err(error));
                         }
@@ -204,8 +203,8 @@ impl Future for PendingCheck {
                     return answer;
                 }
                 State::Done => {
-                    let why = "the check has been answered already";
-                    return Poll::Ready(Err(FlowError::new(FlowErrorKind::Other, why)));
+                    let message = "the check was polled after it completed";
+                    return Poll::Ready(Err(FlowError::new(FlowErrorKind::Other, message)));
                 }
             }
         }
@@ -222,37 +221,33 @@ impl Drop for PendingCheck {
     }
 }
 
-// === impl Running ===
-
-impl Running {
+impl RunningCheck {
     fn hand_over(self) {
         let progress = &self.progress;
         progress.abandoned.store(true, Relaxed);
         progress
-            .live
-            .hand_over(progress.at.load(Relaxed), self.call);
+            .runtime
+            .hand_over(progress.agent_index.load(Relaxed), self.call);
     }
 }
 
-// === impl New ===
-
-impl<Q: Question> New<Q> {
-    fn start_late(self) -> State {
-        match ask(&self.remote, self.refused) {
-            Ok(asking) => self.start(asking),
+impl<R: CheckRpc> NewCheck<R> {
+    fn start_deferred(self) -> State {
+        match permit_check(&self.remote, self.fails_closed) {
+            Ok(in_flight) => self.start(in_flight),
             Err(error) => State::Refused(error),
         }
     }
 
-    fn start(self, asking: Asking) -> State {
-        let progress = Arc::new(Progress {
-            live: Arc::clone(asking.live()),
-            at: AtomicUsize::new(asking.at()),
-            given_up: OnceLock::new(),
+    fn start(self, in_flight: InFlightCheck) -> State {
+        let progress = Arc::new(CheckProgress {
+            runtime: Arc::clone(in_flight.runtime()),
+            agent_index: AtomicUsize::new(in_flight.agent_index()),
+            timeout_error: OnceLock::new(),
             abandoned: AtomicBool::new(false),
         });
-        State::Call(Running {
-            call: Box::pin(self.run(asking, Arc::clone(&progress))),
+        State::Call(RunningCheck {
+            call: Box::pin(self.run(in_flight, Arc::clone(&progress))),
             progress,
             polled: false,
         })
@@ -260,84 +255,93 @@ impl<Q: Question> New<Q> {
 
     async fn run(
         self,
-        mut asking: Asking,
-        progress: Arc<Progress>,
+        mut in_flight: InFlightCheck,
+        progress: Arc<CheckProgress>,
     ) -> Result<RemoteFlow, FlowError> {
         let shared = Arc::clone(self.remote.shared());
-        let Some(open) = OpenFlow::new(&shared) else {
+        let Some(open_flow) = OpenFlow::new(&shared) else {
             return Err(FlowError::new(FlowErrorKind::ShutDown, ""));
         };
-        let (health, counters) = (&shared.health, &shared.counters);
-        let decisions = health.decisions();
-        let others = shared.agents.len() > 1;
-        let refused = self.refused;
-        let begun = Instant::now();
-        let left = || self.timeout.map(|all| all.saturating_sub(begun.elapsed()));
+        let (availability, counters) = (&shared.availability, &shared.counters);
+        let decisions_before = availability.decisions();
+        let other_agents = shared.agents.len() > 1;
+        let fails_closed = self.fails_closed;
+        let started = Instant::now();
+        let remaining = || {
+            self.timeout
+                .map(|all| all.saturating_sub(started.elapsed()))
+        };
         let mut tried = 0;
         let mut resent = false;
-        let question = Arc::new(self.question);
-        let stamps = Stamps::start();
+        let request = Arc::new(self.request);
+        let timestamps = Timestamps::start();
         let mut budget = self.timeout;
         loop {
-            let (live, at) = (Arc::clone(asking.live()), asking.at());
-            progress.at.store(at, Relaxed);
-            let unreachable = |failure: Failure| {
+            let (runtime, agent_index) = (Arc::clone(in_flight.runtime()), in_flight.agent_index());
+            progress.agent_index.store(agent_index, Relaxed);
+            let unreachable = |failure: CallFailure| {
                 let error = failure.into_error();
-                let failed = Failed {
-                    agent: shared.agents.get(at).address(),
-                    decisions,
-                    others,
-                    refused,
+                let failed = UnreachableFlow {
+                    agent: shared.agents.get(agent_index).address(),
+                    decisions_before,
+                    other_agents,
+                    fails_closed,
                 };
-                health.flow_failed(&error, &failed);
+                availability.record_unreachable(&error, &failed);
                 error
             };
             let abandoned = || progress.abandoned.load(Relaxed);
             let mut expired = false;
-            let mut on_timeout = |failure: Failure| {
+            let mut on_timeout = |failure: CallFailure| {
                 expired = true;
-                asking.failed(&failure);
+                in_flight.record_failure(&failure);
                 if !abandoned() {
-                    // An exchange calls this once, and a check has no exchange after it.
-                    let _ = progress.given_up.set(unreachable(failure));
+                    // A call runs this once, and a check makes no further call after it.
+                    let _ = progress.timeout_error.set(unreachable(failure));
                 }
             };
-            let another = others && live.could_ask_another(tried | 1 << at);
-            let terms = Terms {
+            let another = other_agents && runtime.has_untried_agent(tried | 1 << agent_index);
+            let options = CallOptions {
                 budget,
                 grace: shared.config.check_grace,
-                // The other half is for the other Agent.
-                connecting: budget.filter(|_| another).map(|budget| budget / 2),
+                // The other half of the budget is for the other Agent.
+                connect_budget: budget.filter(|_| another).map(|budget| budget / 2),
                 purpose: Purpose::Flow,
                 connection: None,
                 on_timeout: Some(&mut on_timeout),
             };
-            let answer = live
-                .exchange(live.channel(at), at, Q::PATH, Arc::clone(&question), terms)
+            let answer = runtime
+                .call_with(
+                    runtime.channel(agent_index),
+                    agent_index,
+                    R::PATH,
+                    Arc::clone(&request),
+                    options,
+                )
                 .await;
             let failure = match answer {
                 Ok((answer, connection)) => {
-                    asking.decided();
+                    in_flight.record_decision();
                     if !expired {
-                        health.decided();
+                        availability.record_decision();
                     }
-                    let grant = Grant {
-                        at,
+                    let origin = FlowOrigin {
+                        agent_index,
                         connection,
-                        open: Some(open),
-                        stamps: stamps.answered(),
+                        open_flow: Some(open_flow),
+                        timestamps: timestamps.start_workload(),
                         #[cfg(feature = "telemetry")]
                         trace: self.trace,
                     };
-                    let control_point = Arc::unwrap_or_clone(question).into_control_point();
-                    drop(asking);
-                    let (response, extras) = Q::read(answer);
+                    let control_point = Arc::unwrap_or_clone(request).into_control_point();
+                    drop(in_flight);
+                    let (response, extras) = R::split_response(answer);
                     return Ok(RemoteFlow::new(
                         self.remote,
-                        live,
+                        runtime,
                         control_point,
                         response,
-                        grant,
+                        origin,
                         extras,
                     ));
                 }
@@ -347,26 +351,26 @@ impl<Q: Question> New<Q> {
                 counters.checks_unsettled.add(1);
             }
             if !expired {
-                asking.failed(&failure);
+                in_flight.record_failure(&failure);
             }
             if expired || abandoned() {
                 return Err(failure.into_error());
             }
-            tried |= 1 << at;
-            budget = left();
+            tried |= 1 << agent_index;
+            budget = remaining();
             if failure.undecided() && budget != Some(Duration::ZERO) {
-                if let Some(next) = Asking::among(&live, tried) {
+                if let Some(next) = InFlightCheck::start_except(&runtime, tried) {
                     counters.checks_moved.add(1);
-                    asking = next;
+                    in_flight = next;
                     continue;
                 }
-                // Once more at the same address, which may stand for several Agents: one of them
-                // shuts down gracefully, and another connection leads to another one.
+                // Retry once at the same address, which may stand for several Agents: if one of
+                // them shuts down gracefully, another connection may lead to another Agent.
                 if failure.unprocessed()
                     && !mem::replace(&mut resent, true)
-                    && let Some(next) = Asking::again(&live, at)
+                    && let Some(next) = InFlightCheck::start_at(&runtime, agent_index)
                 {
-                    asking = next;
+                    in_flight = next;
                     continue;
                 }
             }
@@ -375,27 +379,28 @@ impl<Q: Question> New<Q> {
     }
 }
 
-/// Says that the check was sent and that no decision can come any more, so that a slot may stay
-/// taken at the Agent: the connection broke, or something between cut the call off at its deadline.
-fn may_have_granted(failure: &Failure) -> bool {
+/// Returns `true` if the check was sent and no decision can arrive any more, so that a slot may
+/// stay taken at the Agent. This happens if the connection broke, or if a proxy cut the call off at
+/// its deadline.
+fn may_have_granted(failure: &CallFailure) -> bool {
     !failure.undecided() && (!failure.from_agent || failure.kind == FlowErrorKind::Timeout)
 }
 
-impl Question for CheckRequest {
+impl CheckRpc for CheckRequest {
     const PATH: &'static str = CHECK;
 
-    type Answer = CheckResponse;
+    type Response = CheckResponse;
 
     fn into_control_point(self) -> String {
         self.control_point
     }
 
-    fn read(answer: CheckResponse) -> (CheckResponse, Option<Box<HttpExtras>>) {
-        (answer, None)
+    fn split_response(response: CheckResponse) -> (CheckResponse, Option<Box<HttpExtras>>) {
+        (response, None)
     }
 }
 
-fn request(control_point: &str, params: &FlowParams<'_>) -> CheckRequest {
+fn build_request(control_point: &str, params: &FlowParams<'_>) -> CheckRequest {
     CheckRequest {
         control_point: control_point.to_owned(),
         labels: params
@@ -404,7 +409,7 @@ fn request(control_point: &str, params: &FlowParams<'_>) -> CheckRequest {
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .collect(),
         ramp_mode: params.ramp_mode,
-        // Always there, as from every other client; the Agent fills in the control point.
+        // Always set, as by every other SDK. The Agent fills in the control point.
         cache_lookup_request: Some(CacheLookupRequest {
             control_point: String::new(),
             result_cache_key: params.result_cache_key.as_deref().unwrap_or("").to_owned(),
@@ -423,9 +428,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pending_check_is_small_and_goes_anywhere() {
-        fn goes_anywhere<T: Send + Unpin + 'static>() {}
-        goes_anywhere::<PendingCheck>();
+    fn a_pending_check_is_small_and_send_and_unpin() {
+        fn assert_bounds<T: Send + Unpin + 'static>() {}
+        assert_bounds::<PendingCheck>();
         assert!(size_of::<PendingCheck>() <= 64);
         assert_eq!(size_of::<RemoteFlow>(), size_of::<usize>());
     }

@@ -1,4 +1,4 @@
-//! The settings of a client of real Agents, as the builder checked them.
+//! The validated settings of a client of real Agents.
 
 use std::fmt;
 #[cfg(feature = "tls")]
@@ -10,18 +10,18 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
 
 use super::breaker::BreakerConfig;
-use super::call::LONGEST;
+use super::call::MAX_TIMEOUT;
 
-/// Everything the builder found to be in order.
+/// The settings of a client, as validated by the builder.
 pub(crate) struct RemoteConfig {
-    pub(crate) target: Target,
+    pub(crate) target: RemoteTarget,
     /// Marked sensitive by the builder.
     pub(crate) api_key: Option<MetadataValue<Ascii>>,
-    /// `None` is no limit.
+    /// `None` means no limit.
     pub(crate) check_timeout: Option<Duration>,
     /// How much longer than its budget a check waits for the answer.
     pub(crate) check_grace: Duration,
-    /// Bounds ends, exports and cache calls; `None` is no limit for cache calls.
+    /// The timeout of ends, exports and cache calls. With `None`, cache calls have no limit.
     pub(crate) end_timeout: Option<Duration>,
     pub(crate) breaker: BreakerConfig,
     #[cfg(feature = "gzip")]
@@ -30,20 +30,20 @@ pub(crate) struct RemoteConfig {
     pub(crate) telemetry: bool,
 }
 
-/// Where the Agents are.
-pub(crate) enum Target {
-    /// Connections of our own.
-    Connect(Connect),
-    /// A channel of the user's.
+/// Where the connections to the Agents come from.
+pub(crate) enum RemoteTarget {
+    /// The client makes its own connections.
+    Connect(ConnectConfig),
+    /// The user provides the channel.
     Ready(Channel),
 }
 
-/// How to make connections.
-pub(crate) struct Connect {
+/// How to connect to the Agents.
+pub(crate) struct ConnectConfig {
     /// Scheme and authority of each Agent.
     pub(crate) uris: Vec<Uri>,
     #[cfg(feature = "tls")]
-    pub(crate) tls: Option<Arc<Tls>>,
+    pub(crate) tls: Option<Arc<ClientTls>>,
     pub(crate) connect_timeout: Duration,
     pub(crate) keep_alive: Option<KeepAlive>,
     pub(crate) connections: usize,
@@ -55,42 +55,42 @@ pub(crate) struct KeepAlive {
     pub(crate) timeout: Duration,
 }
 
-/// What TLS needs; the builder has parsed it once.
+/// The settings of TLS, which the builder has parsed once to validate them.
 #[cfg(feature = "tls")]
 #[derive(Default)]
-pub(crate) struct Tls {
-    /// PEM; the system's roots when there is none.
+pub(crate) struct ClientTls {
+    /// PEM. The system's roots are used if this is `None`.
     pub(crate) ca: Option<Vec<u8>>,
-    /// PEM, certificate and key.
+    /// The certificate and the key, as PEM.
     pub(crate) identity: Option<(Vec<u8>, Vec<u8>)>,
     pub(crate) server_name: Option<String>,
-    /// Made by the first connection, with the system's roots where they are needed.
+    /// Created by the first connection. It includes the system's roots if they are needed.
     pub(crate) config: OnceLock<Arc<tokio_rustls::rustls::ClientConfig>>,
 }
 
 impl RemoteConfig {
-    /// The connections of an Agent, unless they are somebody else's.
-    pub(super) const fn connect(&self) -> Option<&Connect> {
+    /// Returns how to connect, or `None` if the user provided the channel.
+    pub(super) const fn connect(&self) -> Option<&ConnectConfig> {
         match &self.target {
-            Target::Connect(connect) => Some(connect),
-            Target::Ready(_) => None,
+            RemoteTarget::Connect(connect) => Some(connect),
+            RemoteTarget::Ready(_) => None,
         }
     }
 
-    /// The timeout of calls in the background. It never is too long to be added to the time.
+    /// Returns the timeout of background calls. It is short enough to be added to any time.
     pub(super) fn background_timeout(&self) -> Duration {
         let timeout = self.end_timeout.unwrap_or(Duration::from_secs(60));
-        timeout.min(LONGEST)
+        timeout.min(MAX_TIMEOUT)
     }
 }
 
-/// Shows the addresses; never key, certificates or identity.
+/// Shows the addresses, and never the key, certificates or identity.
 impl fmt::Debug for RemoteConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut f = f.debug_struct("RemoteConfig");
         match &self.target {
-            Target::Connect(connect) => f.field("uris", &connect.uris),
-            Target::Ready(_) => f.field("uris", &"a ready-made channel"),
+            RemoteTarget::Connect(connect) => f.field("uris", &connect.uris),
+            RemoteTarget::Ready(_) => f.field("uris", &"a ready-made channel"),
         };
         f.finish_non_exhaustive()
     }

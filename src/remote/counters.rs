@@ -1,15 +1,15 @@
-//! What the remote side counts.
+//! The counters of the remote client.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use crate::flow::ClientStats;
 
-/// What the remote side counts of [`ClientStats`].
+/// The part of [`ClientStats`] that the remote client counts.
 #[derive(Debug, Default)]
-pub(super) struct Counters {
+pub(super) struct RemoteCounters {
     pub(super) checks_handed_over: Counter,
     pub(super) checks_cancelled: Counter,
-    /// Checks that ended without an answer and may have left a slot behind.
+    /// Checks that ended without an answer and may have left a slot taken.
     pub(super) checks_unsettled: Counter,
     pub(super) checks_moved: Counter,
     pub(super) checks_spared: Counter,
@@ -23,7 +23,7 @@ pub(super) struct Counters {
     pub(super) cache_writes: Counter,
     pub(super) cache_writes_failed: Counter,
     pub(super) cache_writes_dropped: Counter,
-    /// The last change to the caches failed.
+    /// The last cache write failed.
     pub(super) cache_failing: AtomicBool,
     pub(super) spans_exported: Counter,
     pub(super) spans_failed: Counter,
@@ -50,15 +50,16 @@ impl Counter {
         self.count.load(Relaxed)
     }
 
-    /// Counts for a metric as well from now on.
+    /// Increments this metric as well from now on.
     #[cfg(feature = "metrics")]
-    pub(super) fn record(&self, metric: impl FnOnce() -> metrics::Counter) {
+    pub(super) fn set_metric(&self, metric: impl FnOnce() -> metrics::Counter) {
         self.metric.get_or_init(metric);
     }
 }
 
-impl Counters {
-    /// Everything that did not reach the Agent, and checks that may have left a slot behind.
+impl RemoteCounters {
+    /// Returns the amount of work that did not reach an Agent, plus the checks that may have left a
+    /// slot taken.
     pub(super) fn lost(&self) -> u64 {
         self.checks_unsettled.get()
             + self.ends_failed.get()

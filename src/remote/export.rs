@@ -1,4 +1,4 @@
-//! Sends the spans of flows in batches.
+//! Exports the spans of flows in batches.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,40 +6,40 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::call::EXPORT;
-use super::failure::Failure;
-use super::live::Live;
+use super::failure::CallFailure;
+use super::runtime_state::RuntimeState;
 use crate::pb::trace_collector::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use crate::telemetry::{self, SpanRecord};
 
-/// How long a span waits for others.
-pub(super) const EXPORT_EVERY: Duration = Duration::from_secs(1);
+/// How long a span waits for others to fill its batch.
+pub(super) const EXPORT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Before the second try.
+/// The pause before the retry.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-/// Exports spans in as many calls as their size asks for.
-pub(super) async fn send(mut batch: Unsent, spans: Vec<SpanRecord>) {
+/// Exports spans, in as many calls as their size requires.
+pub(super) async fn send(mut batch: UnsentSpans, spans: Vec<SpanRecord>) {
     let mut spans = spans.into_iter().peekable();
     while spans.peek().is_some() {
         let chunk = telemetry::encode(&mut spans);
-        let counters = &batch.live.shared.counters;
+        let counters = &batch.runtime.shared.counters;
         if chunk.too_large > 0 {
             counters.spans_dropped.add(chunk.too_large);
-            batch.left -= chunk.too_large;
+            batch.remaining -= chunk.too_large;
         }
         if chunk.spans == 0 {
             continue;
         }
-        let delivered = deliver(&batch.live, chunk.request).await;
-        let counters = &batch.live.shared.counters;
+        let delivered = export_with_retry(&batch.runtime, chunk.request).await;
+        let counters = &batch.runtime.shared.counters;
         match delivered {
             Ok(response) => {
-                let refused = response
+                let rejected = response
                     .partial_success
                     .map_or(0, |partial| partial.rejected_spans);
-                let refused = usize::try_from(refused).unwrap_or(0).min(chunk.spans);
-                counters.spans_failed.add(refused);
-                counters.spans_exported.add(chunk.spans - refused);
+                let rejected = usize::try_from(rejected).unwrap_or(0).min(chunk.spans);
+                counters.spans_failed.add(rejected);
+                counters.spans_exported.add(chunk.spans - rejected);
             }
             Err(failure) => {
                 counters.spans_failed.add(chunk.spans);
@@ -53,54 +53,58 @@ pub(super) async fn send(mut batch: Unsent, spans: Vec<SpanRecord>) {
                 drop(failure);
             }
         }
-        batch.left -= chunk.spans;
+        batch.remaining -= chunk.spans;
     }
 }
 
-/// To any Agent, and to another the second time, if there is one. Waits for one while all are given
-/// up, no longer than a call may take.
-async fn deliver(
-    live: &Arc<Live>,
+/// Exports to any Agent, with one retry at another Agent if there is one. While all Agents are
+/// given up, it waits for one, at most for the timeout of a call.
+async fn export_with_retry(
+    runtime: &Arc<RuntimeState>,
     request: ExportTraceServiceRequest,
-) -> Result<ExportTraceServiceResponse, Failure> {
-    let timeout = live.shared.config.background_timeout();
+) -> Result<ExportTraceServiceResponse, CallFailure> {
+    let timeout = runtime.shared.config.background_timeout();
     let until = Instant::now() + timeout;
     let request = Arc::new(request);
     let mut tried = 0;
     loop {
-        let Some(at) = live.wait_for_route(None, tried, until).await else {
-            return Err(Failure::given_up());
+        let Some(agent_index) = runtime.wait_for_route(None, tried, until).await else {
+            return Err(CallFailure::given_up());
         };
-        let answer = live
-            .call_at(at, EXPORT, Arc::clone(&request), Some(timeout))
+        let answer = runtime
+            .call_agent(agent_index, EXPORT, Arc::clone(&request), Some(timeout))
             .await;
         match answer {
-            Err(failure) if tried == 0 && !failure.is_final() => tried = 1 << at,
+            Err(failure) if tried == 0 && !failure.is_permanent() => tried = 1 << agent_index,
             outcome => return outcome,
         }
         tokio::time::sleep(RETRY_PAUSE).await;
     }
 }
 
-/// Spans taken from the buffer; those still unsent when the task is dropped have failed.
-pub(super) struct Unsent {
-    live: Arc<Live>,
-    left: usize,
+/// Spans taken from the buffer. Those not sent when this is dropped count as failed.
+pub(super) struct UnsentSpans {
+    runtime: Arc<RuntimeState>,
+    remaining: usize,
 }
 
-impl Unsent {
-    /// Spans that the queue counts as under way.
-    pub(super) fn new(live: &Arc<Live>, spans: &[SpanRecord]) -> Self {
+impl UnsentSpans {
+    /// Counts these spans as unsent. The caller has added the export to the queue's count.
+    pub(super) fn new(runtime: &Arc<RuntimeState>, spans: &[SpanRecord]) -> Self {
         Self {
-            live: Arc::clone(live),
-            left: spans.len(),
+            runtime: Arc::clone(runtime),
+            remaining: spans.len(),
         }
     }
 }
 
-impl Drop for Unsent {
+impl Drop for UnsentSpans {
     fn drop(&mut self) {
-        self.live.shared.counters.spans_failed.add(self.left);
-        self.live.queue().exports -= 1;
+        self.runtime
+            .shared
+            .counters
+            .spans_failed
+            .add(self.remaining);
+        self.runtime.queue().exports -= 1;
     }
 }

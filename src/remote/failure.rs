@@ -1,4 +1,4 @@
-//! Why calls bring no answer, and what may follow from that.
+//! Why calls fail, and what the client may do next.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -6,53 +6,56 @@ use std::time::Duration;
 
 use tonic::{Code, Status};
 
-use super::breaker::Evidence;
-use super::transport::{CallError, ConnectError, is_refusal};
+use super::breaker::FailureKind;
+use super::transport::{CallError, ConnectError, reports_unprocessed};
 use crate::flow::{Cause, FlowError, FlowErrorKind};
 
-pub(super) const GIVEN_UP: &str = "no agent has answered for a while; it is asked again soon";
+pub(super) const GIVEN_UP: &str =
+    "every agent is given up; checks resume when one answers a health probe";
 
-/// Why a call brought no answer.
+/// Why a call failed.
 ///
-/// | what came | [undecided](Self::undecided): another Agent may be asked |
+/// | cause | [undecided](Self::undecided): another Agent may be asked |
 /// |---|---|
 /// | no connection, or no stream in time | yes, nothing was sent |
 /// | `REFUSED_STREAM`, a stream above GOAWAY's last one, a connection that broke before the request left | yes |
 /// | `UNAUTHENTICATED`, `PERMISSION_DENIED`, `UNIMPLEMENTED` | yes, the Agent refuses before it decides |
 /// | any other status, a connection that broke later, no answer in time | no, a decision may have been made |
 #[derive(Debug)]
-pub(super) struct Failure {
+pub(super) struct CallFailure {
     pub(super) kind: FlowErrorKind,
-    /// The connection's doing, or `UNAVAILABLE`: another try may go better.
+    /// The connection failed, or the status is `UNAVAILABLE`. A retry may succeed.
     pub(super) unavailable: bool,
-    /// The Agent itself said so.
+    /// The Agent itself sent the status.
     pub(super) from_agent: bool,
-    /// There was no connection to send it on.
+    /// No connection was available to send the call on.
     pub(super) unsent: bool,
-    /// The Agent has certainly decided nothing: another Agent may be asked the same.
+    /// The Agent has certainly not decided: another Agent may be asked.
     undecided: bool,
-    /// No stream was free on the connections that there are, which says nothing about the Agent.
+    /// All streams of the open connections were in use. This is no evidence about the Agent.
     full: bool,
-    /// It counts against the Agent when one is chosen.
-    repels: bool,
+    /// The failure lowers the Agent's preference when an Agent is chosen.
+    lowers_preference: bool,
     #[cfg(feature = "telemetry")]
     code: Code,
     pub(super) message: Cow<'static, str>,
-    /// What broke on our side; its text is the message.
+    /// The local error, whose text is the message.
     cause: Cause,
 }
 
-impl Failure {
-    /// Reads the status of a call. `early` says that it came long before the end of the budget.
+impl CallFailure {
+    /// Creates the failure for a status. `early` means that it came long before the end of the
+    /// budget.
     pub(super) fn new(status: &Status, early: bool) -> Self {
-        // tonic keeps the cause of what went wrong on our side; what the Agent said has none.
+        // tonic keeps the cause of local errors. A status that the Agent sent has no cause.
         let cause = status.source();
         let from_agent = cause.is_none();
-        let expired = cause.is_some_and(|cause| find::<tonic::TimeoutExpired>(cause).is_some());
+        let expired =
+            cause.is_some_and(|cause| find_cause::<tonic::TimeoutExpired>(cause).is_some());
         let (kind, unavailable) = match status.code() {
             _ if expired => (FlowErrorKind::Timeout, false),
             _ if !from_agent => (FlowErrorKind::Unavailable, true),
-            // Some servers call the end of the deadline a cancellation.
+            // Some servers report an exceeded deadline as a cancellation.
             Code::DeadlineExceeded | Code::Cancelled => (FlowErrorKind::Timeout, false),
             Code::Unavailable => (FlowErrorKind::Unavailable, true),
             Code::Unauthenticated | Code::PermissionDenied => {
@@ -62,16 +65,16 @@ impl Failure {
             _ => (FlowErrorKind::Other, false),
         };
         let message = match cause {
-            Some(cause) => innermost(cause),
+            Some(cause) => innermost_message(cause),
             None => format!("{:?}: {}", status.code(), status.message()),
         };
-        let unsent =
-            unavailable && cause.is_some_and(|cause| find::<tonic::ConnectError>(cause).is_some());
+        let unsent = unavailable
+            && cause.is_some_and(|cause| find_cause::<tonic::ConnectError>(cause).is_some());
         let undecided = match cause {
             Some(cause) => {
                 unsent
-                    || find::<CallError>(cause).is_some_and(|error| error.unprocessed)
-                    || find::<h2::Error>(cause).is_some_and(is_refusal)
+                    || find_cause::<CallError>(cause).is_some_and(|error| error.unprocessed)
+                    || find_cause::<h2::Error>(cause).is_some_and(reports_unprocessed)
             }
             None => matches!(
                 status.code(),
@@ -85,8 +88,8 @@ impl Failure {
             unsent,
             undecided,
             full: false,
-            // An Agent that is slow has many calls under way, which keeps others from it.
-            repels: kind != FlowErrorKind::Timeout || (from_agent && early),
+            // A slow Agent has many calls in flight, which lowers its share of new ones already.
+            lowers_preference: kind != FlowErrorKind::Timeout || (from_agent && early),
             #[cfg(feature = "telemetry")]
             code: status.code(),
             message: Cow::Owned(message),
@@ -97,20 +100,24 @@ impl Failure {
         }
     }
 
-    /// No Agent was asked, because none answers.
+    /// Returns the failure of a call that was not made, because all Agents are given up.
     pub(super) const fn given_up() -> Self {
         Self::unsent(FlowErrorKind::Unavailable, Cow::Borrowed(GIVEN_UP))
     }
 
-    /// The attempt to connect failed.
+    /// Returns the failure of a call whose attempt to connect failed.
     pub(super) fn no_connection(error: &ConnectError) -> Self {
         Self {
             cause: Cause::innermost(error.clone()),
-            ..Self::unsent(FlowErrorKind::Unavailable, Cow::Owned(innermost(error)))
+            ..Self::unsent(
+                FlowErrorKind::Unavailable,
+                Cow::Owned(innermost_message(error)),
+            )
         }
     }
 
-    /// There was no stream in time. `connected` says that there are connections, which are full.
+    /// Returns the failure of a call that got no stream in time. `connected` means that connections
+    /// are open, but full.
     pub(super) fn no_stream(connected: bool, waited: Duration) -> Self {
         let what = if connected {
             "no free stream to the agent"
@@ -133,7 +140,7 @@ impl Failure {
             unsent: true,
             undecided: true,
             full: false,
-            repels: true,
+            lowers_preference: true,
             #[cfg(feature = "telemetry")]
             code: Code::Unavailable,
             message,
@@ -141,6 +148,7 @@ impl Failure {
         }
     }
 
+    /// Returns the failure of a call that was sent and not answered in time.
     pub(super) fn timed_out(budget: Duration, grace: Duration) -> Self {
         let message = if grace.is_zero() {
             format!("no answer within {budget:?}")
@@ -154,7 +162,7 @@ impl Failure {
             unsent: false,
             undecided: false,
             full: false,
-            repels: false,
+            lowers_preference: false,
             #[cfg(feature = "telemetry")]
             code: Code::DeadlineExceeded,
             message: Cow::Owned(message),
@@ -162,52 +170,54 @@ impl Failure {
         }
     }
 
-    /// Says that no Agent has decided, so that another may be asked.
+    /// Returns `true` if no Agent has decided, so that another one may be asked.
     pub(super) const fn undecided(&self) -> bool {
         self.undecided
     }
 
-    /// Says that a connection was there and the request certainly had no effect on the Agent, so
-    /// that it may be sent to the same one over another connection.
+    /// Returns `true` if a connection was open and the request certainly had no effect on the
+    /// Agent. It may be sent to the same Agent over another connection.
     pub(super) const fn unprocessed(&self) -> bool {
         self.undecided && self.unavailable && !self.unsent
     }
 
-    /// Says that the Agent refuses this client or its calls, whatever they ask.
-    pub(super) const fn is_refusal(&self) -> bool {
+    /// Returns `true` if the Agent refuses this client or the method, whatever the request
+    /// contains.
+    pub(super) const fn refuses_client(&self) -> bool {
         self.undecided && self.from_agent
     }
 
-    /// Says that no stream was free, which is no sign of the Agent's state.
+    /// Returns `true` if no stream was free, which is no evidence about the Agent.
     pub(super) const fn is_full(&self) -> bool {
         self.full
     }
 
-    /// Says that the Agent should get fewer checks while another one decides.
-    pub(super) const fn repels(&self) -> bool {
-        self.repels
+    /// Returns `true` if the Agent should get fewer checks while another one decides.
+    pub(super) const fn lowers_preference(&self) -> bool {
+        self.lowers_preference
     }
 
-    /// Returns what it says about the Agent; `None` is that it answers.
+    /// Returns how the failure counts against the Agent, or `None` if it proves that the Agent
+    /// answers.
     ///
-    /// | what came | evidence |
+    /// | cause | kind |
     /// |---|---|
-    /// | nothing in time, `DEADLINE_EXCEEDED`, `CANCELLED` | silence |
-    /// | no connection | refusal |
-    /// | a broken connection, a refused stream, `UNAVAILABLE` | refusal, once for all calls under way |
-    /// | any other code | it answers, and answering costs no waiting |
-    pub(super) fn evidence(&self) -> Option<Evidence> {
+    /// | no answer in time, `DEADLINE_EXCEEDED`, `CANCELLED` | [`NoAnswer`](FailureKind::NoAnswer) |
+    /// | no connection | [`NoConnection`](FailureKind::NoConnection) |
+    /// | a broken connection, a refused stream, `UNAVAILABLE` | [`BrokenConnection`](FailureKind::BrokenConnection) |
+    /// | any other code | none: the Agent answers, and answers without delay |
+    pub(super) fn failure_kind(&self) -> Option<FailureKind> {
         match self.kind {
-            FlowErrorKind::Timeout => Some(Evidence::Silence),
-            _ if self.unsent => Some(Evidence::Refusal),
-            _ if self.unavailable => Some(Evidence::Shared),
+            FlowErrorKind::Timeout => Some(FailureKind::NoAnswer),
+            _ if self.unsent => Some(FailureKind::NoConnection),
+            _ if self.unavailable => Some(FailureKind::BrokenConnection),
             _ => None,
         }
     }
 
-    /// Says that a second try would bring the same answer.
+    /// Returns `true` if a retry would fail in the same way.
     #[cfg(feature = "telemetry")]
-    pub(super) fn is_final(&self) -> bool {
+    pub(super) fn is_permanent(&self) -> bool {
         self.from_agent
             && matches!(
                 self.code,
@@ -218,7 +228,7 @@ impl Failure {
             )
     }
 
-    /// Says that the check was sent and its answer did not come in time.
+    /// Returns `true` if the check was sent and its answer did not come in time.
     const fn is_late(&self) -> bool {
         matches!(self.kind, FlowErrorKind::Timeout) && !self.undecided
     }
@@ -233,9 +243,9 @@ impl Failure {
     }
 }
 
-/// Looks for an error of this type in the chain of causes. tonic wraps what it says, and what its
-/// channel says.
-fn find<'a, E: Error + 'static>(cause: &'a (dyn Error + 'static)) -> Option<&'a E> {
+/// Finds an error of this type in the chain of causes. tonic wraps its own errors and those of its
+/// channel.
+fn find_cause<'a, E: Error + 'static>(cause: &'a (dyn Error + 'static)) -> Option<&'a E> {
     let mut cause = Some(cause);
     while let Some(error) = cause {
         if let Some(found) = error.downcast_ref() {
@@ -246,8 +256,8 @@ fn find<'a, E: Error + 'static>(cause: &'a (dyn Error + 'static)) -> Option<&'a 
     None
 }
 
-/// Returns the message of the first cause: outer errors only say that there was an error.
-pub(super) fn innermost(mut error: &(dyn Error + 'static)) -> String {
+/// Returns the message of the innermost cause. Outer errors only state that an error occurred.
+pub(super) fn innermost_message(mut error: &(dyn Error + 'static)) -> String {
     while let Some(inner) = error.source() {
         error = inner;
     }
@@ -259,7 +269,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn statuses_of_the_agent_keep_their_meaning() {
+    fn each_status_maps_to_its_kind_and_to_whether_another_agent_may_be_asked() {
         for (code, kind, undecided) in [
             (Code::DeadlineExceeded, FlowErrorKind::Timeout, false),
             (Code::Unavailable, FlowErrorKind::Unavailable, false),
@@ -271,29 +281,29 @@ mod tests {
             (Code::Internal, FlowErrorKind::Other, false),
             (Code::Unknown, FlowErrorKind::Other, false),
         ] {
-            let failure = Failure::new(&Status::new(code, "no"), true);
+            let failure = CallFailure::new(&Status::new(code, "no"), true);
             assert!(failure.from_agent, "{code:?}");
             assert_eq!(failure.kind, kind, "{code:?}");
             assert_eq!(failure.undecided(), undecided, "{code:?}");
-            assert!(failure.repels(), "{code:?}");
+            assert!(failure.lowers_preference(), "{code:?}");
         }
-        let slow = Failure::new(&Status::deadline_exceeded("queued"), false);
-        assert!(!slow.repels(), "it took its time");
+        let slow = CallFailure::new(&Status::deadline_exceeded("queued"), false);
+        assert!(!slow.lowers_preference(), "it was slow, not failing");
     }
 
     #[test]
-    fn failures_on_our_side_are_the_connections() {
+    fn local_errors_are_unavailable_and_not_from_the_agent() {
         let broken = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
-        let failure = Failure::new(&Status::from_error(Box::new(broken)), true);
+        let failure = CallFailure::new(&Status::from_error(Box::new(broken)), true);
         assert!(!failure.from_agent && !failure.undecided());
         assert_eq!(failure.kind, FlowErrorKind::Unavailable);
     }
 
     #[test]
-    fn only_a_connection_that_cannot_be_made_is_a_refusal() {
-        let error = Failure::no_stream(true, Duration::ZERO);
+    fn without_a_stream_only_a_missing_connection_counts_as_unsent() {
+        let error = CallFailure::no_stream(true, Duration::ZERO);
         assert!(error.is_full() && error.undecided() && !error.unprocessed());
-        let error = Failure::no_stream(false, Duration::ZERO);
+        let error = CallFailure::no_stream(false, Duration::ZERO);
         assert!(error.unsent && !error.is_full());
     }
 }

@@ -1,13 +1,15 @@
+//! A flow that an Agent has decided, until its end and its span are queued.
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::flow_end::{EndCall, EndJob, refs};
-use super::live::Live;
-use super::stamps::Stamps;
-use super::transport::Connection;
+use super::flow_end::{EndCall, EndJob, inflight_refs};
+use super::runtime_state::RuntimeState;
+use super::timestamps::Timestamps;
+use super::transport::PooledConnection;
 use super::{OpenFlow, Remote};
 #[cfg(feature = "telemetry")]
 use crate::flow::TraceParent;
@@ -20,89 +22,88 @@ use crate::pb::check::{CacheLookupResponse, CheckResponse, InflightRequestRef, L
 #[cfg(feature = "telemetry")]
 use crate::telemetry::SpanRecord;
 
-/// A flow the Agent has answered for. Dropped without an end, it ends with status `Error`.
+/// A flow that an Agent has decided. If it is dropped without an end, it ends with status `Error`.
 pub(crate) struct RemoteFlow {
-    /// There until the flow ends.
-    answered: Option<Box<Answered>>,
+    /// `Some` until the flow ends.
+    decided: Option<Box<DecidedFlow>>,
 }
 
-struct Answered {
+struct DecidedFlow {
     remote: Remote,
-    live: Arc<Live>,
+    runtime: Arc<RuntimeState>,
     control_point: String,
     response: CheckResponse,
-    grant: Grant,
+    origin: FlowOrigin,
     extras: Option<Box<HttpExtras>>,
 }
 
-/// The Agent that decided, and when.
-pub(super) struct Grant {
-    pub(super) at: usize,
-    /// The end goes out on it. `None` for a flow that holds no slot.
-    pub(super) connection: Option<Arc<Connection>>,
-    /// `None` for a flow that holds neither slot nor span.
-    pub(super) open: Option<OpenFlow>,
-    pub(super) stamps: Stamps,
+/// The Agent and the connection that the decision came from, and when it came.
+pub(super) struct FlowOrigin {
+    pub(super) agent_index: usize,
+    /// The end is sent on this connection. `None` for a flow that holds no slot.
+    pub(super) connection: Option<Arc<PooledConnection>>,
+    /// `None` for a flow that holds neither a slot nor a span.
+    pub(super) open_flow: Option<OpenFlow>,
+    pub(super) timestamps: Timestamps,
     #[cfg(feature = "telemetry")]
     pub(super) trace: Option<Box<TraceParent>>,
 }
 
-// === impl RemoteFlow ===
-
 impl RemoteFlow {
     pub(super) fn new(
         remote: Remote,
-        live: Arc<Live>,
+        runtime: Arc<RuntimeState>,
         control_point: String,
         response: CheckResponse,
-        mut grant: Grant,
+        mut origin: FlowOrigin,
         extras: Option<Box<HttpExtras>>,
     ) -> Self {
         #[cfg(feature = "telemetry")]
         let span = remote.shared().config.telemetry;
         #[cfg(not(feature = "telemetry"))]
         let span = false;
-        if refs(&response).next().is_none() {
-            grant.connection = None;
-            grant.open = grant.open.filter(|_| span);
+        if inflight_refs(&response).next().is_none() {
+            origin.connection = None;
+            origin.open_flow = origin.open_flow.filter(|_| span);
         }
         Self {
-            answered: Some(Box::new(Answered {
+            decided: Some(Box::new(DecidedFlow {
                 remote,
-                live,
+                runtime,
                 control_point,
                 response,
-                grant,
+                origin,
                 extras,
             })),
         }
     }
 
     pub(crate) fn take_extras(&mut self) -> Option<Box<HttpExtras>> {
-        self.answered.as_mut()?.extras.take()
+        self.decided.as_mut()?.extras.take()
     }
 
-    /// The control point that the Agent was asked about.
+    /// Returns the control point of the check.
     pub(crate) fn control_point(&self) -> &str {
-        self.answered
+        self.decided
             .as_ref()
-            .map_or("", |answered| &answered.control_point)
+            .map_or("", |decided| &decided.control_point)
     }
 
-    /// What the Agent answered.
+    /// Returns the response of the Agent.
     pub(crate) fn response(&self) -> &CheckResponse {
-        static NOTHING: std::sync::LazyLock<CheckResponse> =
+        static EMPTY: std::sync::LazyLock<CheckResponse> =
             std::sync::LazyLock::new(CheckResponse::default);
-        // Only an end takes the answer away, and an end takes the flow too.
-        self.answered
+        // Only an end takes the response, and an end consumes the flow.
+        self.decided
             .as_ref()
-            .map_or_else(|| &*NOTHING, |answered| &answered.response)
+            .map_or_else(|| &*EMPTY, |decided| &decided.response)
     }
 
-    /// What the caches had, out of the answer: the flow's span need not carry it back.
+    /// Takes the values that the caches returned out of the response. The span of the flow then
+    /// does not send them back.
     pub(crate) fn take_lookup(&mut self) -> Option<CacheLookupResponse> {
         let lookup = self
-            .answered
+            .decided
             .as_mut()?
             .response
             .cache_lookup_response
@@ -116,12 +117,13 @@ impl RemoteFlow {
         Some(outcomes)
     }
 
-    /// The Agent's no, if it is one.
+    /// Returns the rejection, if the Agent rejected the flow.
     pub(crate) fn denial(&self) -> Option<Denial> {
         denial(self.response())
     }
 
-    /// How long the Agent took for a flow that went through a scheduler, by its own clock.
+    /// Returns how long the Agent took to decide, by its own clock, for a flow that went through a
+    /// scheduler.
     pub(crate) fn queue_time(&self) -> Option<Duration> {
         let response = self.response();
         let mut decisions = response.limiter_decisions.iter();
@@ -136,56 +138,57 @@ impl RemoteFlow {
             )
         });
         let (start, end) = (response.start?, response.end?);
-        let nanos = |at: prost_types::Timestamp| {
-            i128::from(at.seconds) * 1_000_000_000 + i128::from(at.nanos)
+        let nanos = |time: prost_types::Timestamp| {
+            i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanos)
         };
         let took = u64::try_from(nanos(end) - nanos(start)).ok()?;
         scheduled.then(|| Duration::from_nanos(took))
     }
 
-    /// What limiters told of their tokens. How they are filled an Agent does not tell.
+    /// Returns the tokens that limiters reported. An Agent does not report how their buckets are
+    /// filled.
     pub(crate) fn quotas(&self) -> Vec<Quota> {
         let decisions = self.response().limiter_decisions.iter();
         decisions.filter_map(quota).collect()
     }
 
-    /// Leaves end and span to the background; never blocks.
+    /// Queues the end and the span for the worker. Never blocks.
     pub(crate) fn end(mut self, outcome: FlowOutcome) {
-        if let Some(answered) = self.answered.take() {
-            answered.end(outcome);
+        if let Some(decided) = self.decided.take() {
+            decided.end(outcome);
         }
     }
 
-    /// Like [`end`](Self::end), at once; the future is the Agent's answer to it.
+    /// Like [`end`](Self::end). Returns a future of the Agent's response to the end.
     pub(crate) fn end_and_wait(mut self, outcome: FlowOutcome) -> EndCall {
-        match self.answered.take() {
-            Some(answered) => answered.end_and_wait(outcome),
+        match self.decided.take() {
+            Some(decided) => decided.end_and_wait(outcome),
             None => EndCall::ready(EndResponse::default()),
         }
     }
 
-    /// Ends a flow whose caller had left before the answer came.
+    /// Ends a flow whose caller left before the decision arrived.
     ///
-    /// There is no span: nothing ran, and a workload that took no time would tell a scheduler that
-    /// measures latency that all is well.
-    pub(super) fn give_back(mut self) {
-        if let Some(answered) = self.answered.take()
-            && let Some(job) = answered.job()
+    /// No span is sent: no work ran, and a workload that takes no time would mislead a scheduler
+    /// that measures latency.
+    pub(super) fn end_abandoned(mut self) {
+        if let Some(decided) = self.decided.take()
+            && let Some(job) = decided.end_job()
         {
-            let _ = submit(&answered.live, job); // counted there
+            let _ = queue_end(&decided.runtime, job); // a lost end is counted there
         }
     }
 }
 
 impl Drop for RemoteFlow {
     fn drop(&mut self) {
-        if let Some(answered) = self.answered.take() {
-            answered.end(FlowOutcome::new(FlowStatus::Error));
+        if let Some(decided) = self.decided.take() {
+            decided.end(FlowOutcome::new(FlowStatus::Error));
         }
     }
 }
 
-/// Labels in the answer may identify people.
+/// Omits the response: its labels may identify people.
 impl fmt::Debug for RemoteFlow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RemoteFlow")
@@ -194,35 +197,38 @@ impl fmt::Debug for RemoteFlow {
     }
 }
 
-// === impl Answered ===
-
-impl Answered {
-    fn job(&self) -> Option<EndJob> {
-        let refs: Vec<InflightRequestRef> = refs(&self.response).collect();
-        // Nothing is held: nothing to tell the Agent, and no thread to wake.
+impl DecidedFlow {
+    fn end_job(&self) -> Option<EndJob> {
+        let refs: Vec<InflightRequestRef> = inflight_refs(&self.response).collect();
+        // Without a slot there is nothing to report and no worker to wake.
         (!refs.is_empty()).then(|| {
-            let connection = self.grant.connection.clone();
-            EndJob::new(self.control_point.clone(), self.grant.at, connection, refs)
+            let connection = self.origin.connection.clone();
+            EndJob::new(
+                self.control_point.clone(),
+                self.origin.agent_index,
+                connection,
+                refs,
+            )
         })
     }
 
     fn end(self: Box<Self>, outcome: FlowOutcome) {
-        if let Some(job) = self.job() {
-            let _ = submit(&self.live, job); // counted there
+        if let Some(job) = self.end_job() {
+            let _ = queue_end(&self.runtime, job); // a lost end is counted there
         }
         self.record(outcome);
     }
 
     fn end_and_wait(self: Box<Self>, outcome: FlowOutcome) -> EndCall {
-        let call = match self.job() {
+        let call = match self.end_job() {
             None => EndCall::ready(EndResponse::default()),
             Some(mut job) => {
-                let answer = job.answer();
-                match submit(&self.live, job) {
+                let answer = job.response_receiver();
+                match queue_end(&self.runtime, job) {
                     Ok(()) => EndCall::waiting(
                         answer,
                         self.remote.shared().config.background_timeout(),
-                        Arc::clone(&self.live.shared),
+                        Arc::clone(&self.runtime.shared),
                     ),
                     Err(error) => EndCall::ready(EndResponse::failed(error)),
                 }
@@ -235,49 +241,53 @@ impl Answered {
     #[cfg(feature = "telemetry")]
     fn record(self: Box<Self>, outcome: FlowOutcome) {
         let Self {
-            live,
+            runtime,
             response,
-            grant:
-                Grant {
-                    stamps,
+            origin:
+                FlowOrigin {
+                    timestamps,
                     trace,
-                    open,
+                    open_flow,
                     ..
                 },
             remote,
             ..
         } = *self;
-        if live.shared.config.telemetry {
+        if runtime.shared.config.telemetry {
             let span = SpanRecord {
-                flow_start: stamps.flow_start(),
-                workload_start: stamps.workload_start(),
-                flow_end: stamps.now(),
+                flow_start: timestamps.flow_start(),
+                workload_start: timestamps.workload_start(),
+                flow_end: timestamps.now(),
                 outcome,
                 response,
                 trace,
             };
-            // In the same runtime as the end.
-            let queued = live.shared.offer(Some(&live), span, Live::push_span);
+            // Queued in the same runtime as the end.
+            let queued = runtime
+                .shared
+                .enqueue(Some(&runtime), span, RuntimeState::push_span);
             if queued.is_err() {
-                live.shared.counters.spans_dropped.add(1);
+                runtime.shared.counters.spans_dropped.add(1);
             }
         }
-        // Last, because a worker may end once no flow and no handle is left.
-        drop(open);
+        // Last, because a worker may end once no flow and no clone of the client is left.
+        drop(open_flow);
         drop(remote);
     }
 
     #[cfg(not(feature = "telemetry"))]
     fn record(self: Box<Self>, _: FlowOutcome) {
-        let Stamps = self.grant.stamps;
-        drop(self.grant.open);
+        let Timestamps = self.origin.timestamps;
+        drop(self.origin.open_flow);
     }
 }
 
-/// Queues an end; counts it when it is lost.
-fn submit(live: &Arc<Live>, job: EndJob) -> Result<(), EndError> {
-    let queued = live.shared.offer(Some(live), job, Live::push_end);
-    queued.inspect_err(|_| live.shared.counters.ends_dropped.add(1))
+/// Queues an end, and counts it as dropped if no queue accepts it.
+fn queue_end(runtime: &Arc<RuntimeState>, job: EndJob) -> Result<(), EndError> {
+    let queued = runtime
+        .shared
+        .enqueue(Some(runtime), job, RuntimeState::push_end);
+    queued.inspect_err(|_| runtime.shared.counters.ends_dropped.add(1))
 }
 
 fn quota(decision: &LimiterDecision) -> Option<Quota> {
@@ -286,7 +296,7 @@ fn quota(decision: &LimiterDecision) -> Option<Quota> {
         Details::QuotaSchedulerInfo(info) => info.tokens_info?,
         _ => return None,
     };
-    let mut quota = Quota::of_tokens(
+    let mut quota = Quota::from_tokens(
         decision.policy_name.as_str().into(),
         decision.component_id.as_str().into(),
         (tokens.remaining, tokens.current),
@@ -323,7 +333,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_denial_carries_reason_code_and_the_whole_wait() {
+    fn a_denial_has_the_reason_code_and_full_wait() {
         let response = CheckResponse {
             decision_type: DecisionType::Rejected as i32,
             reject_reason: Reason::NoTokens as i32,
@@ -341,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_in_a_denial_is_left_out() {
+    fn invalid_values_in_a_denial_are_ignored() {
         let response = CheckResponse {
             decision_type: 7,
             reject_reason: 99,

@@ -1,4 +1,4 @@
-//! The end of a flow, from the slots that it holds to the Agent's answer.
+//! The end of a flow, from the slots that the flow holds to the Agent's response.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -10,28 +10,32 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 
-use super::Shared;
-use super::breaker::Evidence;
-use super::call::{FLOW_END, Terms};
-use super::failure::Failure;
-use super::live::Live;
-use super::transport::Connection;
+use super::RemoteShared;
+use super::breaker::FailureKind;
+use super::call::{CallOptions, FLOW_END};
+use super::failure::CallFailure;
+use super::runtime_state::RuntimeState;
+use super::transport::PooledConnection;
 use crate::flow::{EndError, EndResponse, FlowError, FlowErrorKind, TokenReturn};
 use crate::pb::check::limiter_decision::Details;
 use crate::pb::check::{
     CheckResponse, FlowEndRequest, FlowEndResponse, InflightRequestRef, TokenReturnStatus,
 };
 
-/// Before the second try: an Agent that restarts needs a moment. It doubles up to the longest.
+/// The pause before the first retry: an Agent that restarts needs a moment. It doubles with each
+/// retry, up to [`MAX_RETRY_PAUSE`].
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const MAX_RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// What a caller waits beyond the deadline of the call, so that the call's own outcome comes first.
-const GRACE: Duration = Duration::from_millis(100);
+/// How much longer than the call's deadline a caller waits, so that the outcome of the call comes
+/// first.
+const RESPONSE_GRACE: Duration = Duration::from_millis(100);
 
-/// The slots that a flow holds: one for each decision of a concurrency limiter or concurrency
-/// scheduler, dropped ones included.
-pub(super) fn refs(response: &CheckResponse) -> impl Iterator<Item = InflightRequestRef> + '_ {
+/// Returns references to the slots that a flow holds: one for each decision of a concurrency
+/// limiter or concurrency scheduler, including rejections.
+pub(super) fn inflight_refs(
+    response: &CheckResponse,
+) -> impl Iterator<Item = InflightRequestRef> + '_ {
     response.limiter_decisions.iter().filter_map(|decision| {
         let (label, request_id, tokens) = match decision.details.as_ref()? {
             Details::ConcurrencyLimiterInfo(info) => {
@@ -59,27 +63,27 @@ const MAX_MOVES: u8 = 16;
 /// The end of one flow, on its way to the Agent.
 pub(super) struct EndJob {
     control_point: String,
-    /// The Agent that let the flow in.
-    at: usize,
-    /// The connection of the check. Behind a virtual address another one may lead to another
-    /// Agent.
-    connection: Option<Arc<Connection>>,
+    /// The index of the Agent that accepted the flow.
+    agent_index: usize,
+    /// The connection of the check. Behind a virtual address, another connection may lead to
+    /// another Agent.
+    connection: Option<Arc<PooledConnection>>,
     refs: Vec<InflightRequestRef>,
     reply: Option<oneshot::Sender<EndResponse>>,
-    /// How often its runtime has ended while it was sent.
+    /// How often its runtime ended while it was being sent.
     moves: u8,
 }
 
 impl EndJob {
     pub(super) const fn new(
         control_point: String,
-        at: usize,
-        connection: Option<Arc<Connection>>,
+        agent_index: usize,
+        connection: Option<Arc<PooledConnection>>,
         refs: Vec<InflightRequestRef>,
     ) -> Self {
         Self {
             control_point,
-            at,
+            agent_index,
             connection,
             refs,
             reply: None,
@@ -91,32 +95,34 @@ impl EndJob {
         &self.control_point
     }
 
-    pub(super) const fn agent(&self) -> usize {
-        self.at
+    pub(super) const fn agent_index(&self) -> usize {
+        self.agent_index
     }
 
-    /// Both can travel in one call: at the same control point, to the same Agent, on the same
-    /// connection.
-    pub(super) fn fits(&self, other: &Self) -> bool {
+    /// Returns `true` if both ends can be sent in one call: they have the same control point, Agent
+    /// and connection.
+    pub(super) fn can_share_call(&self, other: &Self) -> bool {
         let same_connection = match (&self.connection, &other.connection) {
             (Some(one), Some(other)) => Arc::ptr_eq(one, other),
             (one, other) => one.is_none() && other.is_none(),
         };
-        same_connection && self.at == other.at && self.control_point == other.control_point
+        same_connection
+            && self.agent_index == other.agent_index
+            && self.control_point == other.control_point
     }
 
-    /// A call with it was under way when its runtime ended.
+    /// Returns `true` if a call with this end was in flight when its runtime ended.
     pub(super) const fn was_sent(&self) -> bool {
         self.moves > 0
     }
 
-    /// How many slots it gives back.
-    pub(super) const fn refs(&self) -> usize {
+    /// Returns the number of slots that this end returns.
+    pub(super) const fn ref_count(&self) -> usize {
         self.refs.len()
     }
 
-    /// Asks for the answer as well.
-    pub(super) fn answer(&mut self) -> oneshot::Receiver<EndResponse> {
+    /// Returns a receiver for the response to this end.
+    pub(super) fn response_receiver(&mut self) -> oneshot::Receiver<EndResponse> {
         let (reply, answer) = oneshot::channel();
         self.reply = Some(reply);
         answer
@@ -124,45 +130,47 @@ impl EndJob {
 
     fn reply(self, response: EndResponse) {
         if let Some(reply) = self.reply {
-            // Nobody waits any more.
+            // The error means that the caller has dropped the receiver.
             let _ = reply.send(response);
         }
     }
 }
 
-/// Ends that travel in one call. When its runtime ends before the answer came, they move to another
-/// one: to give a slot back twice changes nothing. Where there is none, they count as failed.
-pub(super) struct Batch {
-    live: Arc<Live>,
-    at: usize,
+/// Ends that are sent in one call.
+///
+/// If the runtime ends before the response arrives, the ends move to another runtime; returning a
+/// slot twice has no effect. Without another runtime they count as failed.
+pub(super) struct EndBatch {
+    runtime: Arc<RuntimeState>,
+    agent_index: usize,
     jobs: Vec<EndJob>,
 }
 
-impl Batch {
-    /// Ends of flows that one Agent let in, at least one.
-    pub(super) fn new(live: &Arc<Live>, jobs: Vec<EndJob>) -> Self {
+impl EndBatch {
+    /// Creates a batch of at least one end. One Agent has accepted all their flows.
+    pub(super) fn new(runtime: &Arc<RuntimeState>, jobs: Vec<EndJob>) -> Self {
         Self {
-            live: Arc::clone(live),
-            at: jobs.first().map_or(0, |job| job.at),
+            runtime: Arc::clone(runtime),
+            agent_index: jobs.first().map_or(0, |job| job.agent_index),
             jobs,
         }
     }
 
-    /// Calls the Agent that let the flows in, or another one while it does not answer: all Agents of
-    /// a cluster know its slots.
+    /// Sends the ends to the Agent that accepted the flows, or to another one while that Agent does
+    /// not answer: all Agents of a cluster can return its slots.
     pub(super) async fn send(mut self) {
-        let live = Arc::clone(&self.live);
-        let counters = &live.shared.counters;
-        let granted_by = self.at;
-        let (answer, called) = self.deliver(granted_by).await;
+        let runtime = Arc::clone(&self.runtime);
+        let counters = &runtime.shared.counters;
+        let granted_by = self.agent_index;
+        let (answer, sent_to) = self.send_with_retries(granted_by).await;
         let jobs = std::mem::take(&mut self.jobs);
         match answer {
             Ok(response) => {
                 counters.ends_delivered.add(jobs.len());
-                if called != granted_by {
+                if sent_to != granted_by {
                     counters.ends_moved.add(jobs.len());
                 }
-                deliver(jobs, response);
+                distribute(jobs, response);
             }
             Err(failure) => {
                 counters.ends_failed.add(jobs.len());
@@ -174,55 +182,66 @@ impl Batch {
         }
     }
 
-    /// Tries another Agent where there is one, and waits where there is none: for one that was
-    /// given up, or that takes no connections, no longer than a call may take; for one that says
-    /// it is unavailable, a moment.
-    async fn deliver(&self, granted_by: usize) -> (Result<FlowEndResponse, Failure>, usize) {
-        let live = &self.live;
-        let timeout = live.shared.config.background_timeout();
+    /// Sends the ends, and retries if the Agent is unavailable. A retry goes to another Agent if
+    /// one is available. Otherwise it waits: at most the timeout of a call for an Agent that is
+    /// given up or accepts no connections, and a short pause for an Agent that answers
+    /// `UNAVAILABLE`.
+    async fn send_with_retries(
+        &self,
+        granted_by: usize,
+    ) -> (Result<FlowEndResponse, CallFailure>, usize) {
+        let runtime = &self.runtime;
+        let timeout = runtime.shared.config.background_timeout();
         let until = Instant::now() + timeout;
-        let agents = live.shared.agents.len();
+        let agents = runtime.shared.agents.len();
         let request = Arc::new(self.request());
-        let (mut tried, mut tries, mut pause) = (0, 0, RETRY_PAUSE);
+        let (mut tried, mut attempts, mut pause) = (0, 0, RETRY_PAUSE);
         loop {
-            let Some(at) = live.wait_for_route(Some(granted_by), tried, until).await else {
-                return (Err(Failure::given_up()), granted_by);
+            let Some(agent_index) = runtime.wait_for_route(Some(granted_by), tried, until).await
+            else {
+                return (Err(CallFailure::given_up()), granted_by);
             };
             let connection = self.jobs.first().and_then(|job| job.connection.as_ref());
-            let terms = Terms {
-                connection: connection.filter(|_| at == granted_by),
-                ..Terms::background(Some(timeout))
+            let options = CallOptions {
+                connection: connection.filter(|_| agent_index == granted_by),
+                ..CallOptions::background(Some(timeout))
             };
-            let answer = live
-                .exchange(live.channel(at), at, FLOW_END, Arc::clone(&request), terms)
+            let answer = runtime
+                .call_with(
+                    runtime.channel(agent_index),
+                    agent_index,
+                    FLOW_END,
+                    Arc::clone(&request),
+                    options,
+                )
                 .await
                 .map(|(answer, _)| answer);
-            tried |= 1 << at;
-            tries += 1;
+            tried |= 1 << agent_index;
+            attempts += 1;
             let Err(failure) = &answer else {
-                return (answer, at);
+                return (answer, agent_index);
             };
-            let another = live.route(None, tried);
-            let another = another.is_some_and(|at| tried & (1 << at) == 0);
-            let hopeful = || {
+            let another = runtime.route(None, tried);
+            let another = another.is_some_and(|agent_index| tried & (1 << agent_index) == 0);
+            let may_recover = || {
                 failure.unsent
-                    && !live.shared.health.is_shut_down()
+                    && !runtime.shared.availability.is_shut_down()
                     && Instant::now() + pause < until
             };
-            let retry = match failure.evidence() {
-                Some(Evidence::Silence) => another,
-                Some(_) => tries <= agents || hopeful(),
+            let retry = match failure.failure_kind() {
+                Some(FailureKind::NoAnswer) => another,
+                Some(_) => attempts <= agents || may_recover(),
                 None => false,
             };
             if !retry {
-                return (answer, at);
+                return (answer, agent_index);
             }
-            if tries == 1 {
-                live.shared.counters.ends_retried.add(self.jobs.len());
+            if attempts == 1 {
+                runtime.shared.counters.ends_retried.add(self.jobs.len());
             }
             if !another {
                 tokio::time::sleep(pause).await;
-                pause = LONGEST_PAUSE.min(pause * 2);
+                pause = MAX_RETRY_PAUSE.min(pause * 2);
             }
         }
     }
@@ -240,26 +259,30 @@ impl Batch {
     }
 }
 
-impl Drop for Batch {
+impl Drop for EndBatch {
     fn drop(&mut self) {
-        // Before the ends move: they may come back to this queue.
-        let mut queue = self.live.queue();
-        queue.ends.called(self.at);
+        // Before the ends move: they may return to this queue.
+        let mut queue = self.runtime.queue();
+        queue.ends.finish_call(self.agent_index);
         drop(queue);
-        let shared = &self.live.shared;
+        let shared = &self.runtime.shared;
         for mut job in std::mem::take(&mut self.jobs) {
             job.moves += 1;
-            // A panic would come back with the ends.
+            // Ends that make a call panic must not panic again in another runtime.
             let movable = job.moves < MAX_MOVES && !std::thread::panicking();
-            if !movable || shared.offer(Some(&self.live), job, Live::push_end).is_err() {
+            if !movable
+                || shared
+                    .enqueue(Some(&self.runtime), job, RuntimeState::push_end)
+                    .is_err()
+            {
                 shared.counters.ends_failed.add(1);
             }
         }
     }
 }
 
-/// Gives each flow its part of the answer, which follows the order of the references.
-fn deliver(jobs: Vec<EndJob>, response: FlowEndResponse) {
+/// Gives each flow its part of the response. The statuses are in the order of the references.
+fn distribute(jobs: Vec<EndJob>, response: FlowEndResponse) {
     let mut statuses = response.token_return_statuses.into_iter();
     for mut job in jobs {
         let returns = std::mem::take(&mut job.refs)
@@ -276,7 +299,10 @@ fn token_return(reference: InflightRequestRef, status: Option<TokenReturnStatus>
             status.returned,
             (!status.error.is_empty()).then_some(status.error),
         ),
-        None => (false, Some("the agent did not say".to_owned())),
+        None => (
+            false,
+            Some("the agent's response has no status for it".to_owned()),
+        ),
     };
     TokenReturn {
         policy_name: reference.policy_name,
@@ -288,8 +314,8 @@ fn token_return(reference: InflightRequestRef, status: Option<TokenReturnStatus>
     }
 }
 
-/// The Agent's answer to the end of a flow. Dropping it loses the answer, not the end.
-#[must_use = "the end is under way; await it for the answer"]
+/// The Agent's response to the end of a flow. Dropping it discards the response, not the end.
+#[must_use = "the end is sent anyway; await this for the response of the agent"]
 pub(crate) struct EndCall {
     state: EndState,
 }
@@ -299,9 +325,9 @@ enum EndState {
     Waiting {
         answer: oneshot::Receiver<EndResponse>,
         timeout: Duration,
-        /// Set at the first poll, when there is a runtime to tell the time.
+        /// Set at the first poll inside a runtime, whose timer it needs.
         expiry: Option<Pin<Box<Sleep>>>,
-        shared: Arc<Shared>,
+        shared: Arc<RemoteShared>,
     },
 }
 
@@ -315,7 +341,7 @@ impl EndCall {
     pub(super) const fn waiting(
         answer: oneshot::Receiver<EndResponse>,
         timeout: Duration,
-        shared: Arc<Shared>,
+        shared: Arc<RemoteShared>,
     ) -> Self {
         Self {
             state: EndState::Waiting {
@@ -341,19 +367,23 @@ impl Future for EndCall {
                 shared,
             } => {
                 if let Poll::Ready(answer) = Pin::new(answer).poll(cx) {
-                    let response =
-                        answer.unwrap_or_else(|_| EndResponse::failed(lost(&shared.health)));
+                    let response = answer.unwrap_or_else(|_| {
+                        EndResponse::failed(lost_end_error(&shared.availability))
+                    });
                     self.state = EndState::Ready(None);
                     return Poll::Ready(response);
                 }
                 if expiry.is_none() && Handle::try_current().is_ok() {
-                    *expiry = Some(Box::pin(tokio::time::sleep(timeout.saturating_add(GRACE))));
+                    *expiry = Some(Box::pin(tokio::time::sleep(
+                        timeout.saturating_add(RESPONSE_GRACE),
+                    )));
                 }
                 if let Some(expiry) = expiry
                     && expiry.as_mut().poll(cx).is_ready()
                 {
-                    let late = format!("no answer within {timeout:?}; the end is still under way");
-                    let error = FlowError::new(FlowErrorKind::Timeout, late);
+                    let message =
+                        format!("no answer within {timeout:?}; the end is still being sent");
+                    let error = FlowError::new(FlowErrorKind::Timeout, message);
                     self.state = EndState::Ready(None);
                     return Poll::Ready(EndResponse::failed(EndError::Call(error)));
                 }
@@ -363,9 +393,9 @@ impl Future for EndCall {
     }
 }
 
-/// The worker ended, and no other took the end.
-fn lost(health: &super::health::Health) -> EndError {
-    if health.is_shut_down() {
+/// Returns the error of an end whose worker ended without another one taking it over.
+fn lost_end_error(availability: &super::availability::Availability) -> EndError {
+    if availability.is_shut_down() {
         EndError::ShutDown
     } else {
         EndError::Call(FlowError::new(

@@ -11,108 +11,106 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::flow::RemoteFlow;
-use super::live::Live;
-use super::probe::Sign;
-use super::queue::{Phase, Queue};
+use super::probe::ProbeOutcome;
+use super::queue::{WorkerPhase, WorkerQueue};
+use super::runtime_state::RuntimeState;
 use crate::flow::FlowError;
 
-/// Checks without a caller that may run at once in one runtime; each Agent has an equal share.
+/// The most checks without a caller in one runtime. Each Agent has an equal share.
 const MAX_HANDED_OVER: usize = 1024;
 
-/// The least that an Agent's share is.
-const LEAST_SHARE: usize = 128;
+/// The smallest share of an Agent.
+const MIN_SHARE: usize = 128;
 
-/// The least time that a check has for its answer once its caller is gone, whatever the grace of
-/// callers is.
-const SHORTEST_GRACE: Duration = Duration::from_millis(100);
+/// The least time that a check without a caller has for its answer, whatever the configured grace.
+const MIN_GRACE: Duration = Duration::from_millis(100);
 
-/// How long a check may wait for an Agent that says nothing at all.
-const LONGEST_HOLD: Duration = Duration::from_secs(10);
+/// How long a check is kept for an Agent that answers nothing at all.
+const MAX_HOLD: Duration = Duration::from_secs(10);
 
 /// The same, once the client shuts down.
-const LAST_HOLD: Duration = Duration::from_secs(2);
+const MAX_HOLD_AT_SHUTDOWN: Duration = Duration::from_secs(2);
 
-/// An Agent that takes longer than this for a sign of life has stood still.
-const SIGN_AT_ONCE: Duration = Duration::from_millis(50);
+/// An Agent that takes longer than this to answer a probe has stalled.
+const PROMPT_ANSWER: Duration = Duration::from_millis(50);
 
-/// Between two attempts to get a sign of life.
-const LOOK_PAUSE: Duration = Duration::from_millis(100);
+/// The pause between two probes.
+const PROBE_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long one attempt may take.
-const LOOK_PATIENCE: Duration = Duration::from_secs(1);
+/// The timeout of one probe.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Signs of life of one Agent, for checks without a caller.
-pub(super) struct Life {
-    /// Counts the signs. It is also sent, unchanged, when the client shuts down.
-    signs: watch::Sender<u64>,
-    /// The Agent is being asked for one.
-    asking: AtomicBool,
+/// The answered probes of one Agent, for checks without a caller.
+pub(super) struct ProbeAnswers {
+    /// The number of answered probes. It is sent again, unchanged, when the client shuts down.
+    answered_probes: watch::Sender<u64>,
+    /// A probe of the Agent is running.
+    probing: AtomicBool,
 }
 
-impl Life {
+impl ProbeAnswers {
     pub(super) fn new() -> Self {
         Self {
-            signs: watch::Sender::new(0),
-            asking: AtomicBool::new(false),
+            answered_probes: watch::Sender::new(0),
+            probing: AtomicBool::new(false),
         }
     }
 
-    /// Shortens all waits for a sign.
-    pub(super) fn give_up(&self) {
-        self.signs.send_modify(|_| ());
+    /// Wakes all waiting checks, so that they shorten their wait at shutdown.
+    pub(super) fn wake_waiting_checks(&self) {
+        self.answered_probes.send_modify(|_| ());
     }
 }
 
-impl Live {
-    /// Takes over a running check whose caller left, or whose time is up. A grant that arrives
-    /// within one grace is given back; then the check is cancelled, so that the Agent does not keep
-    /// a place in a queue for it.
+impl RuntimeState {
+    /// Takes over a running check whose caller left or whose time is up. A grant that arrives
+    /// within one grace is returned. Then the check is cancelled, so that the Agent does not keep
+    /// it in a queue.
     ///
-    /// An Agent that says nothing at all, such as a stopped process, would read the check and its
-    /// cancellation together, and might grant a slot that nobody gives back. A check therefore
-    /// stays until the Agent has answered a probe that was sent after it, for [`LONGEST_HOLD`] at
-    /// most: an Agent that answers the probe and not the check holds the check in a queue.
-    pub(super) fn hand_over<F>(self: &Arc<Self>, at: usize, call: F)
+    /// An Agent that answers nothing at all, such as a stopped process, would read the check and
+    /// its cancellation together, and might grant a slot that is never returned. A check is
+    /// therefore kept until the Agent has answered a probe that was sent after it, for at most
+    /// [`MAX_HOLD`]. An Agent that answers the probe but not the check has the check in a queue.
+    pub(super) fn hand_over<F>(self: &Arc<Self>, agent_index: usize, call: F)
     where
         F: Future<Output = Result<RemoteFlow, FlowError>> + Send + 'static,
     {
         let counters = &self.shared.counters;
-        let share = (MAX_HANDED_OVER / self.shared.agents.len()).max(LEAST_SHARE);
+        let share = (MAX_HANDED_OVER / self.shared.agents.len()).max(MIN_SHARE);
         let mut queue = self.queue();
-        if queue.phase == Phase::Closed || queue.handed_over[at] >= share {
+        if queue.phase == WorkerPhase::Closed || queue.handed_over[agent_index] >= share {
             drop(queue);
             counters.checks_cancelled.add(1);
             counters.checks_unsettled.add(1);
             return;
         }
-        queue.handed_over[at] += 1;
+        queue.handed_over[agent_index] += 1;
         drop(queue);
         counters.checks_handed_over.add(1);
-        let check = HandedOver {
-            live: Arc::clone(self),
-            at,
-            fate: Fate::Unsettled,
+        let check = HandedOverCheck {
+            runtime: Arc::clone(self),
+            agent_index,
+            outcome: HandOverOutcome::Unsettled,
         };
-        // In the runtime of its own timers: should that be gone, so is the call.
+        // Spawned in the runtime of its own timers. If that runtime is gone, so is the call.
         self.handle().spawn(check.run(call));
     }
 
-    /// Waits for the answer to a probe that started later than now: no longer than
-    /// [`LONGEST_HOLD`], and [`LAST_HOLD`] once the client shuts down. Returns `true` when there was
-    /// one.
-    async fn until_alive(self: &Arc<Self>, at: usize) -> bool {
-        let life = self.life(at);
-        let mut signs = life.signs.subscribe();
-        // The answer to a probe that is under way may be older than the check.
-        let under_way = u64::from(life.asking.load(SeqCst));
-        let enough = *signs.borrow_and_update() + under_way + 1;
-        let mut until = Instant::now() + LONGEST_HOLD;
-        while *signs.borrow_and_update() < enough {
-            if self.shared.health.is_shut_down() {
-                until = until.min(Instant::now() + LAST_HOLD);
+    /// Waits for the answer to a probe that starts from now on, for at most [`MAX_HOLD`], or
+    /// [`MAX_HOLD_AT_SHUTDOWN`] once the client shuts down. Returns `true` if one was answered.
+    async fn wait_for_probe_answer(self: &Arc<Self>, agent_index: usize) -> bool {
+        let probe_answers = self.probe_answers(agent_index);
+        let mut answered_probes = probe_answers.answered_probes.subscribe();
+        // The answer to a running probe may be older than the check.
+        let running = u64::from(probe_answers.probing.load(SeqCst));
+        let required = *answered_probes.borrow_and_update() + running + 1;
+        let mut until = Instant::now() + MAX_HOLD;
+        while *answered_probes.borrow_and_update() < required {
+            if self.shared.availability.is_shut_down() {
+                until = until.min(Instant::now() + MAX_HOLD_AT_SHUTDOWN);
             }
-            self.ask_for_life(at);
-            if timeout_at(until, signs.changed()).await.is_err() {
+            self.probe_until_answered(agent_index);
+            if timeout_at(until, answered_probes.changed()).await.is_err() {
                 return false;
             }
         }
@@ -120,121 +118,127 @@ impl Live {
     }
 
     /// Probes an Agent until it answers or no check waits for that any more.
-    fn ask_for_life(self: &Arc<Self>, at: usize) {
-        if self.life(at).asking.swap(true, SeqCst) {
+    fn probe_until_answered(self: &Arc<Self>, agent_index: usize) {
+        if self.probe_answers(agent_index).probing.swap(true, SeqCst) {
             return;
         }
-        let asking = AskingForLife(Arc::clone(self), at);
-        self.spawn_probe(at, async move {
-            let live = Arc::clone(&asking.0);
-            let life = live.life(at);
-            while life.signs.receiver_count() > 0 {
-                if live.sign(live.channel(at), at, LOOK_PATIENCE).await == Sign::There {
-                    // Before the sign: the next probe may start with it.
-                    drop(asking);
-                    life.signs.send_modify(|signs| *signs += 1);
+        let guard = ProbingGuard(Arc::clone(self), agent_index);
+        self.spawn_probe(agent_index, async move {
+            let runtime = Arc::clone(&guard.0);
+            let probe_answers = runtime.probe_answers(agent_index);
+            while probe_answers.answered_probes.receiver_count() > 0 {
+                if runtime
+                    .probe_over(runtime.channel(agent_index), agent_index, PROBE_TIMEOUT)
+                    .await
+                    == ProbeOutcome::Answered
+                {
+                    // Dropped before the count changes: a woken check may start the next probe.
+                    drop(guard);
+                    probe_answers
+                        .answered_probes
+                        .send_modify(|answered_probes| *answered_probes += 1);
                     return;
                 }
-                tokio::time::sleep(LOOK_PAUSE).await;
+                tokio::time::sleep(PROBE_PAUSE).await;
             }
         });
     }
 }
 
-/// Resets the mark that an Agent is being asked.
-struct AskingForLife(Arc<Live>, usize);
+/// Resets the mark that a probe of the Agent is running.
+struct ProbingGuard(Arc<RuntimeState>, usize);
 
-impl Drop for AskingForLife {
+impl Drop for ProbingGuard {
     fn drop(&mut self) {
-        self.0.life(self.1).asking.store(false, SeqCst);
+        self.0.probe_answers(self.1).probing.store(false, SeqCst);
     }
 }
 
 /// A check that runs without its caller.
-struct HandedOver {
-    live: Arc<Live>,
-    at: usize,
-    fate: Fate,
+struct HandedOverCheck {
+    runtime: Arc<RuntimeState>,
+    agent_index: usize,
+    outcome: HandOverOutcome,
 }
 
-/// What is known about the slots of a check.
+/// Whether a check may have left a slot taken.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Fate {
+enum HandOverOutcome {
     /// The check was answered, or failed by itself.
     Settled,
-    /// It was cancelled while the Agent was there to take note.
+    /// The check was cancelled while the Agent was able to read the cancellation.
     Cancelled,
-    /// It is over, and the Agent may have granted a slot.
+    /// The check has ended, and the Agent may have granted a slot.
     Unsettled,
 }
 
-impl HandedOver {
+impl HandedOverCheck {
     async fn run<F>(mut self, call: F)
     where
         F: Future<Output = Result<RemoteFlow, FlowError>>,
     {
-        let live = Arc::clone(&self.live);
-        let grace = live.shared.config.check_grace;
-        let grace = grace.clamp(SHORTEST_GRACE, LONGEST_HOLD);
+        let runtime = Arc::clone(&self.runtime);
+        let grace = runtime.shared.config.check_grace;
+        let grace = grace.clamp(MIN_GRACE, MAX_HOLD);
         let mut call = pin!(call);
         if let Ok(answer) = timeout(grace, call.as_mut()).await {
             return self.settle(answer);
         }
-        let begun = Instant::now();
-        let alive = pin!(live.until_alive(self.at));
-        let alive = match first_of(call.as_mut(), alive).await {
-            First::Answer(answer) => return self.settle(answer),
-            First::Alive(alive) => alive,
+        let started = Instant::now();
+        let probe_answered = pin!(runtime.wait_for_probe_answer(self.agent_index));
+        let probe_answered = match first_ready(call.as_mut(), probe_answered).await {
+            FirstReady::Check(answer) => return self.settle(answer),
+            FirstReady::Probe(probe_answered) => probe_answered,
         };
-        // An Agent that stood still answers what it finds, the sign of life and then the check.
-        if begun.elapsed() > SIGN_AT_ONCE
+        // An Agent that stalled answers its pending requests in order: the probe, then the check.
+        if started.elapsed() > PROMPT_ANSWER
             && let Ok(answer) = timeout(grace, call.as_mut()).await
         {
             return self.settle(answer);
         }
-        if alive {
-            self.fate = Fate::Cancelled;
+        if probe_answered {
+            self.outcome = HandOverOutcome::Cancelled;
         }
     }
 
     fn settle(&mut self, answer: Result<RemoteFlow, FlowError>) {
-        self.fate = Fate::Settled;
+        self.outcome = HandOverOutcome::Settled;
         if let Ok(flow) = answer {
-            flow.give_back();
+            flow.end_abandoned();
         }
     }
 }
 
-impl Drop for HandedOver {
+impl Drop for HandedOverCheck {
     fn drop(&mut self) {
-        let counters = &self.live.shared.counters;
-        if self.fate != Fate::Settled {
+        let counters = &self.runtime.shared.counters;
+        if self.outcome != HandOverOutcome::Settled {
             counters.checks_cancelled.add(1);
         }
-        if self.fate == Fate::Unsettled {
+        if self.outcome == HandOverOutcome::Unsettled {
             counters.checks_unsettled.add(1);
         }
-        let mut queue = self.live.queue();
-        queue.handed_over[self.at] -= 1;
-        if queue.phase != Phase::Open {
-            Queue::wake(queue);
+        let mut queue = self.runtime.queue();
+        queue.handed_over[self.agent_index] -= 1;
+        if queue.phase != WorkerPhase::Open {
+            WorkerQueue::wake(queue);
         }
     }
 }
 
-enum First<T> {
-    Answer(T),
-    Alive(bool),
+enum FirstReady<T> {
+    Check(T),
+    Probe(bool),
 }
 
-/// Waits for either; an answer wins.
-async fn first_of<A: Future>(
+/// Waits for either future. The answer of the call has precedence.
+async fn first_ready<A: Future>(
     mut call: Pin<&mut A>,
-    mut alive: Pin<&mut impl Future<Output = bool>>,
-) -> First<A::Output> {
+    mut probe_answered: Pin<&mut impl Future<Output = bool>>,
+) -> FirstReady<A::Output> {
     poll_fn(|cx| match call.as_mut().poll(cx) {
-        Poll::Ready(answer) => Poll::Ready(First::Answer(answer)),
-        Poll::Pending => alive.as_mut().poll(cx).map(First::Alive),
+        Poll::Ready(answer) => Poll::Ready(FirstReady::Check(answer)),
+        Poll::Pending => probe_answered.as_mut().poll(cx).map(FirstReady::Probe),
     })
     .await
 }

@@ -1,9 +1,9 @@
-//! Checks made of HTTP attributes.
+//! Checks of HTTP requests: `CheckHTTP` messages from and to the types of the crate.
 
 use std::net::SocketAddr;
 
 use super::call::CHECK_HTTP;
-use super::check::Question;
+use super::check::CheckRpc;
 use crate::flow::{FlowParams, HttpAttributes, HttpExtras};
 use crate::pb::check::CheckResponse;
 use crate::pb::check::check_response::DecisionType;
@@ -14,7 +14,7 @@ use crate::pb::checkhttp::{
     CheckHttpRequest, CheckHttpResponse, DeniedHttpResponse, SocketAddress,
 };
 
-pub(super) fn request(
+pub(super) fn build_request(
     control_point: &str,
     params: &FlowParams<'_>,
     request: &HttpAttributes<'_>,
@@ -25,7 +25,7 @@ pub(super) fn request(
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .chain(baggage.map(|baggage| ("baggage".to_owned(), baggage)));
     CheckHttpRequest {
-        // Left out when they are not known: an Agent refuses an empty address.
+        // Omitted if unknown: an Agent refuses an empty address.
         source: request.source.map(address),
         destination: request.destination.map(address),
         request: Some(HttpRequest {
@@ -52,24 +52,25 @@ fn address(address: SocketAddr) -> SocketAddress {
     }
 }
 
-impl Question for CheckHttpRequest {
+impl CheckRpc for CheckHttpRequest {
     const PATH: &'static str = CHECK_HTTP;
 
-    type Answer = CheckHttpResponse;
+    type Response = CheckHttpResponse;
 
     fn into_control_point(self) -> String {
         self.control_point
     }
 
-    fn read(answer: CheckHttpResponse) -> (CheckResponse, Option<Box<HttpExtras>>) {
-        split(answer)
+    fn split_response(response: CheckHttpResponse) -> (CheckResponse, Option<Box<HttpExtras>>) {
+        split(response)
     }
 }
 
-/// The decision as a check would have brought it, and what HTTP needs besides.
+/// Splits a response into the decision, in the form of a plain check, and the additional values for
+/// HTTP.
 fn split(answer: CheckHttpResponse) -> (CheckResponse, Option<Box<HttpExtras>>) {
     let mut response = answer.check_response.unwrap_or_default();
-    let refused = answer.status.is_some_and(|status| status.code != 0);
+    let rejected = answer.status.is_some_and(|status| status.code != 0);
     let (denied, extras) = match answer.http_response {
         Some(HttpResponse::DeniedResponse(denied)) => {
             let DeniedHttpResponse {
@@ -80,7 +81,7 @@ fn split(answer: CheckHttpResponse) -> (CheckResponse, Option<Box<HttpExtras>>) 
             if status != 0 {
                 response.denied_response_status_code = status;
             }
-            // It moved from the message into the header.
+            // For a denied request the Agent sends the wait only in this header.
             if response.wait_time.is_none() {
                 response.wait_time = seconds(headers.get("retry-after"));
             }
@@ -89,10 +90,10 @@ fn split(answer: CheckHttpResponse) -> (CheckResponse, Option<Box<HttpExtras>>) 
         Some(HttpResponse::OkResponse(ok)) => (false, HttpExtras::new(ok.headers, "")),
         None => (false, HttpExtras::default()),
     };
-    if denied || refused {
+    if denied || rejected {
         response.decision_type = DecisionType::Rejected as i32;
     }
-    (response, extras.boxed())
+    (response, extras.boxed_unless_empty())
 }
 
 fn seconds(header: Option<&String>) -> Option<prost_types::Duration> {
@@ -107,7 +108,7 @@ mod tests {
     use crate::pb::rpc::Status;
 
     #[test]
-    fn either_sign_of_a_no_is_a_no() {
+    fn a_denied_response_and_an_error_status_are_both_rejections() {
         let denied = CheckHttpResponse {
             http_response: Some(HttpResponse::DeniedResponse(DeniedHttpResponse {
                 status: 418,
@@ -120,7 +121,7 @@ mod tests {
         assert_eq!(response.denied_response_status_code, 418);
         assert!(extras.is_none());
 
-        let refused = CheckHttpResponse {
+        let rejected = CheckHttpResponse {
             status: Some(Status {
                 code: 14,
                 ..Status::default()
@@ -128,13 +129,13 @@ mod tests {
             ..CheckHttpResponse::default()
         };
         assert_eq!(
-            split(refused).0.decision_type,
+            split(rejected).0.decision_type,
             DecisionType::Rejected as i32
         );
     }
 
     #[test]
-    fn a_yes_without_headers_costs_nothing_more() {
+    fn an_accepted_response_without_headers_has_no_extras() {
         let fine = CheckHttpResponse {
             http_response: Some(HttpResponse::OkResponse(OkHttpResponse::default())),
             ..CheckHttpResponse::default()
@@ -145,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_that_is_no_number_is_no_wait() {
+    fn a_retry_after_that_is_no_number_is_ignored() {
         assert_eq!(
             seconds(Some(&" 3 ".to_owned())).map(|wait| wait.seconds),
             Some(3)

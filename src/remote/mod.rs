@@ -1,37 +1,37 @@
-//! Real Agents, over gRPC.
+//! The client of real Agents, over gRPC.
 //!
-//! A check is one boxed future on the caller's own task. Everything else happens in the
-//! background: one worker for each runtime that the client is used in sends ends, changes to caches
-//! and spans. Each is bounded in number and time, and losses are counted. Flows only leave work in a
-//! queue.
+//! Each check is one boxed future that runs on the caller's task. Background work runs on one
+//! worker per runtime in which the client is used: it sends ends, cache writes and spans. Flows
+//! only add work to the queue of a worker. Every queue is bounded in size and every call in time,
+//! and lost work is counted.
 
 mod agents;
+mod availability;
 mod breaker;
 mod cache_write;
 mod call;
 mod check;
 mod config;
+mod connection_tracker;
 mod counters;
-mod deadline;
-mod ends;
+mod end_queues;
 #[cfg(feature = "telemetry")]
 mod export;
 mod failure;
 mod flow;
 mod flow_end;
 mod hand_over;
-mod health;
 mod http;
-mod link;
-mod live;
 #[cfg(feature = "metrics")]
 mod meter;
-mod patience;
 mod probe;
 mod queue;
 mod recent_failures;
+mod runtime_state;
 mod runtimes;
-mod stamps;
+mod stall_tolerant;
+mod timeout;
+mod timestamps;
 mod transport;
 mod worker;
 
@@ -46,16 +46,16 @@ pub(crate) use self::breaker::BreakerConfig;
 pub(crate) use self::cache_write::CacheWrite;
 pub(crate) use self::check::PendingCheck;
 #[cfg(feature = "tls")]
-pub(crate) use self::config::Tls;
-pub(crate) use self::config::{Connect, KeepAlive, RemoteConfig, Target};
+pub(crate) use self::config::ClientTls;
+pub(crate) use self::config::{ConnectConfig, KeepAlive, RemoteConfig, RemoteTarget};
 pub(crate) use self::flow::RemoteFlow;
 
 use self::agents::Agents;
+use self::availability::Availability;
 use self::call::{CACHE_DELETE, CACHE_LOOKUP, CACHE_UPSERT};
-use self::counters::Counters;
-use self::failure::Failure;
-use self::health::Health;
-use self::live::Live;
+use self::counters::RemoteCounters;
+use self::failure::CallFailure;
+use self::runtime_state::RuntimeState;
 use crate::flow::{
     AgentStatus, ClientStats, ConnectionState, FlowError, FlowParams, HttpAttributes,
 };
@@ -64,56 +64,59 @@ use crate::pb::check::{
     CacheUpsertRequest, CacheUpsertResponse,
 };
 
-/// A client of a real Agent; clones are the same one.
+/// A client of real Agents. Clones share all state.
 #[derive(Clone)]
 pub(crate) struct Remote {
-    handles: Arc<Handles>,
+    owner: Arc<ShutdownOnDrop>,
 }
 
-/// What the handles share; its drop is the drop of the last of them.
-struct Handles {
-    shared: Arc<Shared>,
+/// The owner of the shared state. It is dropped with the last clone of [`Remote`], and then shuts
+/// the client down.
+struct ShutdownOnDrop {
+    shared: Arc<RemoteShared>,
 }
 
-/// What handles and background tasks share.
-struct Shared {
+/// The state that clones of the client and background tasks share.
+struct RemoteShared {
     config: RemoteConfig,
     agents: Agents,
-    health: Health,
-    counters: Counters,
-    /// One for each runtime that the client is in use in; nearly always one in all.
-    lives: Mutex<Vec<Arc<Live>>>,
-    /// Checks and flows under way.
-    open: AtomicUsize,
-    /// What had been lost when the client was first told to shut down.
-    lost: OnceLock<u64>,
+    availability: Availability,
+    counters: RemoteCounters,
+    /// One entry for each runtime in which the client is used; nearly always a single one.
+    runtimes: Mutex<Vec<Arc<RuntimeState>>>,
+    /// The number of checks in flight and of flows that have not ended.
+    open_flows: AtomicUsize,
+    /// The losses counted before the first call of `shutdown`.
+    lost_before_shutdown: OnceLock<u64>,
 }
 
-// === impl Remote ===
-
 impl Remote {
-    /// Does nothing yet: connections and tasks start with the first call.
+    /// Creates a client. It connects and spawns tasks only with the first call.
     pub(crate) fn new(config: RemoteConfig) -> Self {
         Self {
-            handles: Arc::new(Handles {
-                shared: Arc::new(Shared {
+            owner: Arc::new(ShutdownOnDrop {
+                shared: Arc::new(RemoteShared {
                     agents: Agents::new(&config),
                     config,
-                    health: Health::default(),
-                    counters: Counters::default(),
-                    lives: Mutex::default(),
-                    open: AtomicUsize::new(0),
-                    lost: OnceLock::new(),
+                    availability: Availability::default(),
+                    counters: RemoteCounters::default(),
+                    runtimes: Mutex::default(),
+                    open_flows: AtomicUsize::new(0),
+                    lost_before_shutdown: OnceLock::new(),
                 }),
             }),
         }
     }
 
-    fn shared(&self) -> &Arc<Shared> {
-        &self.handles.shared
+    fn shared(&self) -> &Arc<RemoteShared> {
+        &self.owner.shared
     }
 
-    /// Asks an Agent, once the future is polled; an error when none is worth asking.
+    /// Returns a check of a flow. The request is sent when the future is first polled.
+    ///
+    /// # Errors
+    ///
+    /// If the control point is empty, the client has shut down, or every Agent is given up.
     pub(crate) fn check(
         &self,
         control_point: &str,
@@ -122,7 +125,11 @@ impl Remote {
         PendingCheck::new(self, control_point, params)
     }
 
-    /// Asks an Agent about an HTTP request, likewise.
+    /// Returns a check of an HTTP request.
+    ///
+    /// # Errors
+    ///
+    /// The same as [`check`](Self::check).
     pub(crate) fn check_http(
         &self,
         control_point: &str,
@@ -134,7 +141,7 @@ impl Remote {
     }
 
     pub(crate) fn state(&self) -> ConnectionState {
-        if self.shared().health.is_shut_down() {
+        if self.shared().availability.is_shut_down() {
             return ConnectionState::Shutdown;
         }
         self.shared().agents.state()
@@ -142,7 +149,7 @@ impl Remote {
 
     pub(crate) fn agents(&self) -> Vec<AgentStatus> {
         let agents = self.shared().agents.iter();
-        let shut_down = self.shared().health.is_shut_down();
+        let shut_down = self.shared().availability.is_shut_down();
         agents
             .map(|agent| {
                 let mut status = agent.status();
@@ -154,22 +161,22 @@ impl Remote {
             .collect()
     }
 
-    /// Asks the Agents, again and again if need be, until one says anything at all. Outside a
-    /// runtime they are asked in one that the client is in use in already.
+    /// Probes the Agents until one answers or `timeout` passes. Returns `true` if one answered.
+    /// Outside a runtime, the probes run in a runtime in which the client is already used.
     pub(crate) async fn wait_ready(&self, timeout: Duration) -> bool {
         let shared = self.shared();
-        let live = match Handle::try_current() {
-            Ok(_) => shared.live().ok(),
-            Err(_) => shared.newest_first().into_iter().next(),
+        let runtime = match Handle::try_current() {
+            Ok(_) => shared.current_runtime().ok(),
+            Err(_) => shared.runtimes_newest_first().into_iter().next(),
         };
-        let Some(live) = live.filter(|_| !shared.health.is_shut_down()) else {
+        let Some(runtime) = runtime.filter(|_| !shared.availability.is_shut_down()) else {
             return false;
         };
-        // Dropped at the timeout, which ends the task.
-        let mut asking = JoinSet::new();
-        let runtime = live.handle().clone();
-        asking.spawn_on(async move { live.until_answered().await }, &runtime);
-        let answered = deadline::within(timeout, asking.join_next()).await;
+        // The timeout drops the set, which ends the task.
+        let mut probes = JoinSet::new();
+        let handle = runtime.handle().clone();
+        probes.spawn_on(async move { runtime.wait_until_answered().await }, &handle);
+        let answered = timeout::timeout_anywhere(timeout, probes.join_next()).await;
         answered
             .flatten()
             .is_some_and(|answered| answered.unwrap_or(false))
@@ -201,96 +208,99 @@ impl Remote {
         Req: prost::Message + 'static,
         Res: prost::Message + Default + 'static,
     {
-        let live = self.shared().live()?;
-        live.call(path, request, self.shared().config.end_timeout)
+        let runtime = self.shared().current_runtime()?;
+        runtime
+            .call(path, request, self.shared().config.end_timeout)
             .await
-            .map_err(Failure::into_error)
+            .map_err(CallFailure::into_error)
     }
 
-    /// Leaves a change to the background; never blocks.
+    /// Queues a cache write for the worker. Never blocks.
     pub(crate) fn write_later(&self, write: impl Into<CacheWrite>) {
         cache_write::submit(self.shared(), write.into());
     }
 
-    /// Waits until no flow is under way and everything is delivered. Returns `true` when that
-    /// was so in time, and nothing has been lost since the first call.
+    /// Waits until no flow is open and all queued work is delivered. Returns `true` if that
+    /// happened within `timeout` and no work was lost since the first call.
     pub(crate) async fn shutdown(&self, timeout: Duration) -> bool {
         let shared = self.shared();
-        let lost = *shared.lost.get_or_init(|| shared.counters.lost());
+        let lost_before = *shared
+            .lost_before_shutdown
+            .get_or_init(|| shared.counters.lost());
         if Handle::try_current().is_ok()
-            && !shared.newest_first().is_empty()
-            && let Ok(live) = shared.live()
+            && !shared.runtimes_newest_first().is_empty()
+            && let Ok(runtime) = shared.current_runtime()
         {
-            // Other runtimes may stand still from now on; the caller's runs until the shutdown ends.
-            live.rescue(Duration::ZERO);
+            // Other runtimes may stall from now on; the caller's runtime runs until the shutdown
+            // ends.
+            runtime.take_over_stalled(Duration::ZERO);
         }
         shared.shut_down();
         let drained = async {
-            // One by one: work may move from a runtime that ends to another one.
-            while let Some(live) = shared.newest_first().into_iter().next() {
-                live.closed().await;
+            // One at a time: work may move from a runtime that ends to another runtime.
+            while let Some(runtime) = shared.runtimes_newest_first().into_iter().next() {
+                runtime.wait_closed().await;
             }
         };
-        let in_time = deadline::within(timeout, drained).await.is_some();
-        for live in shared.newest_first() {
-            live.give_up();
+        let in_time = timeout::timeout_anywhere(timeout, drained).await.is_some();
+        for runtime in shared.runtimes_newest_first() {
+            runtime.abort();
         }
-        in_time && shared.open_flows() == 0 && shared.counters.lost() == lost
+        in_time && shared.open_flows() == 0 && shared.counters.lost() == lost_before
     }
 
-    /// Adds what is counted here; decisions are the client's to count.
+    /// Adds the counts of this module to `stats`. The client itself counts decisions.
     pub(crate) fn add_stats(&self, stats: &mut ClientStats) {
         self.shared().counters.add_to(stats);
     }
 }
 
-// === impl Handles ===
-
-impl Drop for Handles {
+impl Drop for ShutdownOnDrop {
     fn drop(&mut self) {
-        // Each flow holds a handle, so no flow is left, and nothing more will be queued.
+        // Each open flow holds a clone of the client, so no flow is open and no more work is
+        // queued.
         self.shared.shut_down();
     }
 }
 
-// === impl Shared ===
-
-impl Shared {
-    /// No flow starts from now on, and the workers end when nothing is left.
+impl RemoteShared {
+    /// Stops new flows. The workers end once their work is done.
     fn shut_down(&self) {
-        self.health.shut_down();
-        // Work that waits for an Agent that is away is tried as it is.
+        self.availability.shut_down();
+        // Work that waits for an Agent to return is attempted once more without waiting.
         self.agents.notify();
-        for live in self.newest_first() {
-            live.drain();
+        for runtime in self.runtimes_newest_first() {
+            runtime.drain();
         }
     }
 
-    /// Checks under way, and flows that have not ended and have a slot or a span.
+    /// Returns the number of checks in flight and of flows that have not ended and hold a slot or a
+    /// span.
     fn open_flows(&self) -> usize {
-        self.open.load(SeqCst)
+        self.open_flows.load(SeqCst)
     }
 }
 
-/// Counts a flow as under way.
-struct OpenFlow(Arc<Shared>);
+/// Counts a flow as open until it is dropped.
+struct OpenFlow(Arc<RemoteShared>);
 
 impl OpenFlow {
-    /// Returns `None` when the client has shut down.
-    fn new(shared: &Arc<Shared>) -> Option<Self> {
-        // Counted first: a shutdown that this does not see will see the flow.
-        shared.open.fetch_add(1, SeqCst);
+    /// Returns `None` if the client has shut down.
+    fn new(shared: &Arc<RemoteShared>) -> Option<Self> {
+        // The flow is counted before the flag is read: either this sees the shutdown, or the
+        // shutdown sees the flow.
+        shared.open_flows.fetch_add(1, SeqCst);
         let flow = Self(Arc::clone(shared));
-        (!shared.health.is_shut_down()).then_some(flow)
+        (!shared.availability.is_shut_down()).then_some(flow)
     }
 }
 
 impl Drop for OpenFlow {
     fn drop(&mut self) {
-        if self.0.open.fetch_sub(1, SeqCst) == 1 && self.0.health.is_shut_down() {
-            // Nothing more comes: workers without work end.
-            for live in self.0.newest_first() {
-                live.drain();
+        if self.0.open_flows.fetch_sub(1, SeqCst) == 1 && self.0.availability.is_shut_down() {
+            // No more work arrives: workers with an empty queue end.
+            for runtime in self.0.runtimes_newest_first() {
+                runtime.drain();
             }
         }
     }

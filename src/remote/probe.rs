@@ -1,8 +1,8 @@
-//! Asks Agents for a sign of life, by their health service.
+//! Probes Agents by their gRPC health service.
 //!
-//! A probe never waits behind checks: an Agent whose checks fail, or that is given up, is asked on
-//! a connection of its own as well. It counts as answered whatever the answer says, `UNIMPLEMENTED`
-//! included, except for the statuses that stand for no answer.
+//! A probe never waits behind checks: if the checks of an Agent fail, or it is given up, it is
+//! probed on a new connection as well. Any response counts as an answer, `UNIMPLEMENTED` included,
+//! except for the statuses that stand for no answer.
 
 use std::borrow::Cow;
 use std::future::{Future, poll_fn};
@@ -16,195 +16,210 @@ use tokio::time::Instant;
 
 use super::breaker::Suspicion;
 use super::call::HEALTH;
-use super::live::Live;
-use super::transport::Transport;
+use super::runtime_state::RuntimeState;
+use super::transport::AgentTransport;
 
-/// How long a probe of an Agent that is given up, or that somebody waits for, may take at first.
-const SHORTEST_PATIENCE: Duration = Duration::from_secs(2);
+/// The first timeout of a probe of an Agent that is given up, or whose answer a caller waits for.
+const MIN_PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What it may take beyond connecting, once probes have failed.
+/// The time allowed for the answer beyond connecting, once probes have failed.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
 
-/// The longest that a probe may take, whatever the connect timeout is.
-const LONGEST_PATIENCE: Duration = Duration::from_secs(60);
+/// The longest connect timeout that a probe allows, whatever is configured.
+const MAX_CONNECT_TIME: Duration = Duration::from_secs(60);
 
-/// Between two attempts to get an answer that somebody waits for.
+/// The pause between two probes whose answer a caller waits for.
 const PROBE_PAUSE: Duration = Duration::from_millis(50);
 
-/// How long the probes of an examination may take.
-const EXAMINATION: Duration = Duration::from_secs(1);
+/// The timeout of a confirmation probe.
+const CONFIRMATION_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Examinations in a row that a process may spoil that stands still itself.
-const MAX_EXAMINATIONS: u32 = 3;
+/// How many confirmation probes may follow one another while this process stalls.
+const MAX_CONFIRMATION_PROBES: u32 = 3;
 
-/// Parts that the time of a probe is divided into.
+/// The number of slices into which the timeout of a probe is divided.
 const SLICES: u32 = 20;
 
-/// What came of asking for a sign of life.
+/// The outcome of a probe.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Sign {
+pub(super) enum ProbeOutcome {
     /// The Agent answered.
-    There,
-    /// It did not, for this reason.
-    Missing(Cow<'static, str>),
-    /// It did not, but this process stood still meanwhile.
-    Unclear,
+    Answered,
+    /// The Agent did not answer, for this reason.
+    NoAnswer(Cow<'static, str>),
+    /// The Agent did not answer, but this process stalled meanwhile.
+    Stalled,
 }
 
-impl Live {
-    /// Starts a probe of each Agent that is given up, where one is due. Only work that looks for an
-    /// Agent calls this: an idle client does not probe.
-    pub(super) fn probe_where_due(self: &Arc<Self>) {
-        for (at, agent) in self.shared.agents.iter().enumerate() {
-            if agent.breaker.wants_probe() {
-                let live = Arc::clone(self);
-                self.spawn_probe(at, async move {
-                    live.probe(at, false).await;
+impl RuntimeState {
+    /// Starts a probe of each Agent that is given up and whose probe is due. Only work that needs
+    /// an Agent calls this, so that an idle client does not probe.
+    pub(super) fn start_due_probes(self: &Arc<Self>) {
+        for (agent_index, agent) in self.shared.agents.iter().enumerate() {
+            if agent.breaker.take_due_probe() {
+                let runtime = Arc::clone(self);
+                self.spawn_probe(agent_index, async move {
+                    runtime.probe(agent_index, false).await;
                 });
             }
         }
     }
 
-    /// Asks all Agents until one answers; returns `false` when the client shuts down first.
-    pub(super) async fn until_answered(self: &Arc<Self>) -> bool {
+    /// Probes all Agents until one answers. Returns `false` if the client shuts down first.
+    pub(super) async fn wait_until_answered(self: &Arc<Self>) -> bool {
         let shared = &self.shared;
-        let mut again = false;
-        while !shared.health.is_shut_down() {
-            // Dropped with the first answer: nobody waits for the others.
+        let mut retry = false;
+        while !shared.availability.is_shut_down() {
+            // Dropped with the first answer, which cancels the other probes.
             let mut probes = JoinSet::new();
-            for at in 0..shared.agents.len() {
-                let live = Arc::clone(self);
-                probes.spawn(async move { live.probe(at, again).await });
+            for agent_index in 0..shared.agents.len() {
+                let runtime = Arc::clone(self);
+                probes.spawn(async move { runtime.probe(agent_index, retry).await });
             }
-            while let Some(there) = probes.join_next().await {
-                if there.unwrap_or(false) {
-                    return !shared.health.is_shut_down();
+            while let Some(answered) = probes.join_next().await {
+                if answered.unwrap_or(false) {
+                    return !shared.availability.is_shut_down();
                 }
             }
-            again = true;
+            retry = true;
             tokio::time::sleep(PROBE_PAUSE).await;
         }
         false
     }
 
-    /// Returns `true` when the Agent answers. `again` says that it did not just before.
-    pub(super) async fn probe(&self, at: usize, again: bool) -> bool {
-        let agent = self.shared.agents.get(at);
+    /// Returns `true` if the Agent answers. `retry` means that a probe just failed; then a new
+    /// connection is tried as well.
+    pub(super) async fn probe(&self, agent_index: usize, retry: bool) -> bool {
+        let agent = self.shared.agents.get(agent_index);
         if agent.breaker.is_open() {
-            return self.probe_given_up(at).await;
+            return self.probe_given_up(agent_index).await;
         }
-        let sign = if again {
-            self.look(at, SHORTEST_PATIENCE).await
+        let outcome = if retry {
+            self.probe_both(agent_index, MIN_PROBE_TIMEOUT).await
         } else {
-            self.sign(self.channel(at), at, SHORTEST_PATIENCE).await
+            self.probe_over(self.channel(agent_index), agent_index, MIN_PROBE_TIMEOUT)
+                .await
         };
-        if sign == Sign::There {
-            self.found(at);
+        if outcome == ProbeOutcome::Answered {
+            self.record_probe_answer(agent_index);
         }
-        sign == Sign::There
+        outcome == ProbeOutcome::Answered
     }
 
-    /// Asks on a new connection, which replaces the old one when the Agent answers: a connection
-    /// that packets vanished from waits long after the Agent is back.
-    async fn probe_given_up(&self, at: usize) -> bool {
-        let breaker = &self.shared.agents.get(at).breaker;
+    /// Probes the Agent on a new connection, which replaces the old one if the Agent answers: a
+    /// connection whose packets were lost would wait long after the Agent has returned.
+    async fn probe_given_up(&self, agent_index: usize) -> bool {
+        let breaker = &self.shared.agents.get(agent_index).breaker;
         let longest = match self.shared.config.connect() {
             Some(connect) => {
-                let connected = connect.connect_timeout.min(LONGEST_PATIENCE);
+                let connected = connect.connect_timeout.min(MAX_CONNECT_TIME);
                 connected + ANSWER_TIME
             }
-            None => SHORTEST_PATIENCE,
+            None => MIN_PROBE_TIMEOUT,
         };
-        let patience = breaker.patience(SHORTEST_PATIENCE, longest);
-        let fresh = self.connect(at);
+        let timeout = breaker.probe_timeout(MIN_PROBE_TIMEOUT, longest);
+        let fresh = self.connect(agent_index);
         let channel = match &fresh {
             Some(fresh) => fresh.clone(),
-            None => self.channel(at),
+            None => self.channel(agent_index),
         };
-        let there = self.sign(channel, at, patience).await == Sign::There;
-        if !there {
-            breaker.missed();
+        let answered =
+            self.probe_over(channel, agent_index, timeout).await == ProbeOutcome::Answered;
+        if !answered {
+            breaker.record_missed_probe();
         } else if breaker.is_open() {
             if let Some(fresh) = fresh {
-                self.replace(at, fresh);
+                self.replace(agent_index, fresh);
             }
-            self.found(at);
+            self.record_probe_answer(agent_index);
         }
-        there
+        answered
     }
 
-    /// Examines an Agent whose checks failed, for the reason `checks`.
-    pub(super) fn examine(self: &Arc<Self>, at: usize, suspicion: Suspicion, checks: &str) {
-        let examination = Examination {
-            live: Arc::clone(self),
-            at,
+    /// Starts a confirmation probe of an Agent whose checks failed for the reason `check_failure`.
+    pub(super) fn start_confirmation_probe(
+        self: &Arc<Self>,
+        agent_index: usize,
+        suspicion: Suspicion,
+        check_failure: &str,
+    ) {
+        let confirmation = ConfirmationProbe {
+            runtime: Arc::clone(self),
+            agent_index,
             suspicion,
-            checks: checks.to_owned(),
+            check_failure: check_failure.to_owned(),
         };
-        self.spawn_probe(at, examination.run());
+        self.spawn_probe(agent_index, confirmation.run());
     }
 
-    /// Asks on the connection that checks use and on a new one. When only the new one brings an
-    /// answer, it replaces the old one.
-    async fn look(&self, at: usize, patience: Duration) -> Sign {
-        let old = self.sign(self.channel(at), at, patience);
-        let Some(fresh) = self.connect(at) else {
+    /// Probes the Agent on the connection that checks use and on a new one. If only the new one
+    /// brings an answer, it replaces the old one.
+    async fn probe_both(&self, agent_index: usize, timeout: Duration) -> ProbeOutcome {
+        let old = self.probe_over(self.channel(agent_index), agent_index, timeout);
+        let Some(fresh) = self.connect(agent_index) else {
             return old.await;
         };
-        let new = self.sign(fresh.clone(), at, patience);
+        let new = self.probe_over(fresh.clone(), agent_index, timeout);
         let (mut old, mut new) = (pin!(old), pin!(new));
         let (mut on_old, mut on_new) = (None, None);
         poll_fn(|cx| {
             poll_once(&mut on_old, || old.as_mut().poll(cx));
             poll_once(&mut on_new, || new.as_mut().poll(cx));
-            let there = [&on_old, &on_new].contains(&&Some(Sign::There));
-            if there || (on_old.is_some() && on_new.is_some()) {
+            let answered = [&on_old, &on_new].contains(&&Some(ProbeOutcome::Answered));
+            if answered || (on_old.is_some() && on_new.is_some()) {
                 Poll::Ready(())
             } else {
                 Poll::Pending
             }
         })
         .await;
-        if on_new == Some(Sign::There) {
-            self.found(at);
+        if on_new == Some(ProbeOutcome::Answered) {
+            self.record_probe_answer(agent_index);
             let on_old = match on_old {
-                Some(sign) => sign,
+                Some(outcome) => outcome,
                 None => old.await,
             };
-            if matches!(on_old, Sign::Missing(_)) {
-                self.replace(at, fresh);
+            if matches!(on_old, ProbeOutcome::NoAnswer(_)) {
+                self.replace(agent_index, fresh);
             }
-            return Sign::There;
+            return ProbeOutcome::Answered;
         }
         match (on_old, on_new) {
-            (Some(Sign::There), _) => Sign::There,
-            (Some(Sign::Unclear), _) | (_, Some(Sign::Unclear)) => Sign::Unclear,
-            (_, Some(missing)) | (Some(missing), None) => missing,
-            (None, None) => Sign::Unclear, // Never: one of them ended the wait.
+            (Some(ProbeOutcome::Answered), _) => ProbeOutcome::Answered,
+            (Some(ProbeOutcome::Stalled), _) | (_, Some(ProbeOutcome::Stalled)) => {
+                ProbeOutcome::Stalled
+            }
+            (_, Some(outcome)) | (Some(outcome), None) => outcome,
+            (None, None) => ProbeOutcome::Stalled, // Unreachable: one of them ended the wait.
         }
     }
 
-    /// Asks the health service on this connection.
-    pub(super) async fn sign(&self, transport: Transport, at: usize, patience: Duration) -> Sign {
+    /// Calls the health service over this transport.
+    pub(super) async fn probe_over(
+        &self,
+        transport: AgentTransport,
+        agent_index: usize,
+        timeout: Duration,
+    ) -> ProbeOutcome {
         self.shared.counters.probes.add(1);
-        let call = self.call_on::<(), ()>(transport, at, HEALTH, Arc::new(()), None);
-        let (answer, stood_still) = patiently(patience, call).await;
+        let call = self.call_over::<(), ()>(transport, agent_index, HEALTH, Arc::new(()), None);
+        let (answer, stalled) = timeout_excluding_stalls(timeout, call).await;
         match answer {
-            Some(Ok(())) => Sign::There,
-            Some(Err(failure)) if failure.evidence().is_none() => Sign::There,
-            _ if stood_still => Sign::Unclear,
-            Some(Err(failure)) => Sign::Missing(failure.message),
-            None => Sign::Missing(format!("no answer within {patience:?}").into()),
+            Some(Ok(())) => ProbeOutcome::Answered,
+            Some(Err(failure)) if failure.failure_kind().is_none() => ProbeOutcome::Answered,
+            _ if stalled => ProbeOutcome::Stalled,
+            Some(Err(failure)) => ProbeOutcome::NoAnswer(failure.message),
+            None => ProbeOutcome::NoAnswer(format!("no answer within {timeout:?}").into()),
         }
     }
 
-    /// The Agent answered a probe: if it was given up, it is asked again.
-    fn found(&self, at: usize) {
-        let agent = self.shared.agents.get(at);
-        if let Some(_away) = agent.breaker.alive() {
-            agent.returned();
+    /// Records an answered probe. If the Agent was given up, it gets checks again.
+    fn record_probe_answer(&self, agent_index: usize) {
+        let agent = self.shared.agents.get(agent_index);
+        if let Some(_away) = agent.breaker.record_probe_answer() {
+            agent.mark_returned();
             #[cfg(feature = "metrics")]
-            agent.away.set(false);
+            agent.given_up_gauge.set(false);
             log_event!(
                 info,
                 agent = agent.address(),
@@ -216,44 +231,49 @@ impl Live {
     }
 }
 
-/// An Agent under suspicion. Dropped without a verdict, it lets another examination start.
-struct Examination {
-    live: Arc<Live>,
-    at: usize,
+/// The confirmation probe of a suspected Agent. If it is dropped without a result, another one may
+/// start.
+struct ConfirmationProbe {
+    runtime: Arc<RuntimeState>,
+    agent_index: usize,
     suspicion: Suspicion,
-    /// Why its checks failed; only logs say it.
+    /// Why the checks failed. Only used in logs.
     #[cfg_attr(not(feature = "tracing"), allow(dead_code))]
-    checks: String,
+    check_failure: String,
 }
 
-impl Examination {
+impl ConfirmationProbe {
     async fn run(self) {
-        let breaker = &self.live.shared.agents.get(self.at).breaker;
-        for _ in 0..MAX_EXAMINATIONS {
-            match self.live.look(self.at, EXAMINATION).await {
-                Sign::There => {
-                    self.live.found(self.at);
-                    breaker.acquit(&self.suspicion);
+        let breaker = &self.runtime.shared.agents.get(self.agent_index).breaker;
+        for _ in 0..MAX_CONFIRMATION_PROBES {
+            match self
+                .runtime
+                .probe_both(self.agent_index, CONFIRMATION_TIMEOUT)
+                .await
+            {
+                ProbeOutcome::Answered => {
+                    self.runtime.record_probe_answer(self.agent_index);
+                    breaker.confirm_alive(&self.suspicion);
                     return;
                 }
-                Sign::Missing(reason) => return self.condemn(&reason),
-                Sign::Unclear => {}
+                ProbeOutcome::NoAnswer(reason) => return self.confirm_away(&reason),
+                ProbeOutcome::Stalled => {}
             }
         }
     }
 
     #[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
-    fn condemn(&self, reason: &str) {
-        let shared = &self.live.shared;
-        let agent = shared.agents.get(self.at);
-        if !agent.breaker.condemn(&self.suspicion) {
+    fn confirm_away(&self, reason: &str) {
+        let shared = &self.runtime.shared;
+        let agent = shared.agents.get(self.agent_index);
+        if !agent.breaker.confirm_away(&self.suspicion) {
             return;
         }
         #[cfg(feature = "metrics")]
-        agent.away.set(true);
+        agent.given_up_gauge.set(true);
         shared.counters.agents_given_up.add(1);
         let follows = if shared.agents.iter().all(|agent| agent.breaker.is_open()) {
-            "requests run without limits, or are refused in ramp mode and where a layer fails closed"
+            "requests run without limits, or are rejected in ramp mode and if a layer fails closed"
         } else {
             "flows go to the other agents"
         };
@@ -261,24 +281,24 @@ impl Examination {
             warn,
             agent = agent.address(),
             reason,
-            checks = self.checks,
+            checks = self.check_failure,
             "the Aperture agent is given up, because its checks and a health probe failed: until \
              it answers a probe, {follows}"
         );
-        // Work in the background that waits for this Agent looks for another.
+        // Background work that waits for this Agent looks for another one.
         shared.agents.notify();
     }
 }
 
-impl Drop for Examination {
+impl Drop for ConfirmationProbe {
     fn drop(&mut self) {
-        // Changes nothing after a verdict, which has put off the next examination.
-        let agent = self.live.shared.agents.get(self.at);
-        agent.breaker.abandon(&self.suspicion);
+        // No effect after a conclusion, which has postponed the next confirmation probe.
+        let agent = self.runtime.shared.agents.get(self.agent_index);
+        agent.breaker.abandon_suspicion(&self.suspicion);
     }
 }
 
-/// Polls a future until it has an outcome.
+/// Polls a future until it has an output.
 fn poll_once<T>(outcome: &mut Option<T>, poll: impl FnOnce() -> Poll<T>) {
     if outcome.is_none()
         && let Poll::Ready(ready) = poll()
@@ -287,24 +307,27 @@ fn poll_once<T>(outcome: &mut Option<T>, poll: impl FnOnce() -> Poll<T>) {
     }
 }
 
-/// Waits for `future` no longer than `patience`, not counting the time that this process stood
-/// still; says whether it did.
+/// Waits for `future` no longer than `timeout`, not counting the time for which this process
+/// stalled. Also returns whether it stalled.
 ///
-/// The time passes in slices, each with a timer of its own. A process that was stopped finds the
-/// answers and the end of one slice at the same moment, and then has the other slices to read them.
-async fn patiently<F: Future>(patience: Duration, future: F) -> (Option<F::Output>, bool) {
-    let slice = (patience / SLICES).max(Duration::from_millis(1));
+/// The time passes in slices, each with its own timer. A process that was stopped finds the answers
+/// and the end of one slice at the same moment, and then has the other slices to read the answers.
+async fn timeout_excluding_stalls<F: Future>(
+    timeout: Duration,
+    future: F,
+) -> (Option<F::Output>, bool) {
+    let slice = (timeout / SLICES).max(Duration::from_millis(1));
     let mut future = pin!(future);
-    let mut stood_still = false;
+    let mut stalled = false;
     for _ in 0..SLICES {
-        let begun = Instant::now();
+        let started = Instant::now();
         let outcome = tokio::time::timeout(slice, future.as_mut()).await;
-        stood_still |= begun.elapsed() > slice.saturating_mul(3);
+        stalled |= started.elapsed() > slice.saturating_mul(3);
         if let Ok(outcome) = outcome {
-            return (Some(outcome), stood_still);
+            return (Some(outcome), stalled);
         }
     }
-    (None, stood_still)
+    (None, stalled)
 }
 
 #[cfg(test)]
@@ -312,25 +335,26 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn patience_ends_on_time_where_nothing_stands_still() {
-        let begun = Instant::now();
-        let waited = patiently(Duration::from_secs(1), std::future::pending::<()>()).await;
+    async fn the_timeout_ends_on_time_without_a_stall() {
+        let started = Instant::now();
+        let waited =
+            timeout_excluding_stalls(Duration::from_secs(1), std::future::pending::<()>()).await;
         assert_eq!(waited, (None, false));
-        assert!(begun.elapsed() >= Duration::from_secs(1));
-        assert!(begun.elapsed() < Duration::from_secs(2));
+        assert!(started.elapsed() >= Duration::from_secs(1));
+        assert!(started.elapsed() < Duration::from_secs(2));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_process_that_stood_still_has_time_left_to_read_the_answer() {
+    async fn a_stalled_process_has_time_left_to_read_the_answer() {
         let (answer, answered) = tokio::sync::oneshot::channel();
-        let asking = tokio::spawn(patiently(Duration::from_secs(1), answered));
+        let waiting = tokio::spawn(timeout_excluding_stalls(Duration::from_secs(1), answered));
         tokio::task::yield_now().await;
-        // The whole patience passes at once, and the answer is read a moment later.
+        // The whole timeout passes at once, and the answer is read a moment later.
         tokio::time::advance(Duration::from_secs(60)).await;
         tokio::task::yield_now().await;
-        answer.send(7).expect("somebody waits");
-        let (answer, stood_still) = asking.await.expect("no panic");
+        answer.send(7).expect("the receiver waits");
+        let (answer, stalled) = waiting.await.expect("no panic");
         assert_eq!(answer, Some(Ok(7)));
-        assert!(stood_still);
+        assert!(stalled);
     }
 }

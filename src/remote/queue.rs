@@ -1,67 +1,68 @@
-//! What waits for the worker of one runtime.
+//! The queue of the worker of one runtime.
 
 use std::sync::MutexGuard;
 use std::task::Waker;
 use std::time::Instant;
 
 use super::cache_write::CacheWrites;
-use super::ends::Ends;
+use super::end_queues::EndQueues;
 #[cfg(feature = "telemetry")]
 use crate::telemetry::SpanBuffer;
 
-/// What waits for the worker, and what it is doing. Each part is bounded.
-pub(super) struct Queue {
-    pub(super) ends: Ends,
+/// The work that waits for the worker, and the state of the worker. Each part is bounded.
+pub(super) struct WorkerQueue {
+    pub(super) ends: EndQueues,
     pub(super) cache_writes: CacheWrites,
     #[cfg(feature = "telemetry")]
     pub(super) spans: SpanBuffer,
-    /// Exports of spans under way.
+    /// The exports of spans in flight.
     #[cfg(feature = "telemetry")]
     pub(super) exports: usize,
-    /// Checks without a caller that still run, for each Agent.
+    /// The checks without a caller in flight, for each Agent.
     pub(super) handed_over: Box<[usize]>,
-    pub(super) phase: Phase,
-    /// The worker is to look after runtimes that stand still.
-    pub(super) patrol: bool,
+    pub(super) phase: WorkerPhase,
+    /// Asks the worker to check whether other runtimes have stalled.
+    pub(super) stall_check_requested: bool,
     /// Set while the worker sleeps.
     waker: Option<Waker>,
-    /// When the worker was woken, until it runs.
-    woken: Option<Instant>,
+    /// When the worker was woken. `None` once it runs.
+    woken_at: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(super) enum WorkerPhase {
     #[default]
     Open,
-    /// The worker ends when nothing is left.
+    /// The worker ends once its work is done.
     Draining,
-    /// The worker has ended, or has nothing left to do.
+    /// The worker has ended, or its work is done.
     Closed,
 }
 
-impl Queue {
+impl WorkerQueue {
     pub(super) fn new(agents: usize) -> Self {
         Self {
-            ends: Ends::new(agents),
+            ends: EndQueues::new(agents),
             cache_writes: CacheWrites::default(),
             #[cfg(feature = "telemetry")]
             spans: SpanBuffer::default(),
             #[cfg(feature = "telemetry")]
             exports: 0,
             handed_over: vec![0; agents].into(),
-            phase: Phase::Open,
-            patrol: false,
+            phase: WorkerPhase::Open,
+            stall_check_requested: false,
             waker: None,
-            // A worker that has just been spawned is about to run.
-            woken: Some(Instant::now()),
+            // A worker that was just spawned is about to run.
+            woken_at: Some(Instant::now()),
         }
     }
 
-    /// Wakes the worker if it sleeps, without the lock: waking runs the scheduler's code.
+    /// Wakes the worker if it sleeps. The lock is released first, because waking runs code of the
+    /// runtime.
     pub(super) fn wake(mut queue: MutexGuard<'_, Self>) {
         let waker = queue.waker.take();
         if waker.is_some() {
-            queue.woken = Some(Instant::now());
+            queue.woken_at = Some(Instant::now());
         }
         drop(queue);
         if let Some(waker) = waker {
@@ -69,22 +70,22 @@ impl Queue {
         }
     }
 
-    /// The worker runs.
-    pub(super) fn runs(&mut self) {
-        self.woken = None;
+    /// Records that the worker runs.
+    pub(super) fn mark_running(&mut self) {
+        self.woken_at = None;
     }
 
-    /// The worker sleeps.
-    pub(super) fn sleeps(&mut self, waker: &Waker) {
+    /// Records that the worker sleeps.
+    pub(super) fn mark_sleeping(&mut self, waker: &Waker) {
         self.waker = Some(waker.clone());
     }
 
-    /// When the worker was woken that has not run since.
-    pub(super) const fn woken(&self) -> Option<Instant> {
-        self.woken
+    /// Returns when the worker was woken, if it has not run since.
+    pub(super) const fn woken_at(&self) -> Option<Instant> {
+        self.woken_at
     }
 
-    /// Something waits that another runtime's worker could send.
+    /// Returns `true` if work waits that the worker of another runtime could send.
     pub(super) fn has_work(&self) -> bool {
         #[cfg(feature = "telemetry")]
         let spans = !self.spans.is_empty();
@@ -93,7 +94,7 @@ impl Queue {
         spans || !self.ends.is_empty() || !self.cache_writes.is_empty()
     }
 
-    /// Nothing waits and nothing is under way.
+    /// Returns `true` if no work waits and none is in flight.
     pub(super) fn is_done(&self) -> bool {
         #[cfg(feature = "telemetry")]
         let exported = self.spans.is_empty() && self.exports == 0;
@@ -105,9 +106,9 @@ impl Queue {
             && self.handed_over.iter().all(|checks| *checks == 0)
     }
 
-    /// Takes all that waits.
-    pub(super) fn take(&mut self) -> Work {
-        Work {
+    /// Takes all waiting work.
+    pub(super) fn take_work(&mut self) -> QueuedWork {
+        QueuedWork {
             ends: self.ends.take_all(),
             cache_writes: self.cache_writes.take_all(),
             #[cfg(feature = "telemetry")]
@@ -116,8 +117,8 @@ impl Queue {
     }
 }
 
-/// Work that changes its worker.
-pub(super) struct Work {
+/// Work that moves to the worker of another runtime.
+pub(super) struct QueuedWork {
     pub(super) ends: Vec<super::flow_end::EndJob>,
     pub(super) cache_writes: Vec<super::cache_write::CacheWrite>,
     #[cfg(feature = "telemetry")]

@@ -1,24 +1,24 @@
-//! Keeps flows away from an Agent that fails fast.
+//! Reduces the checks that go to an Agent that fails fast.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// After the first failure. Doubled after each further one, up to the longest.
-const SHORTEST: Duration = Duration::from_millis(100);
-const LONGEST: Duration = Duration::from_secs(1);
+/// The pause after the first failure. It doubles with each further failure, up to [`MAX_INTERVAL`].
+const MIN_INTERVAL: Duration = Duration::from_millis(100);
+const MAX_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Failures in a row of one Agent, as far as they matter when one is chosen.
+/// The failures in a row of one Agent, for the choice among Agents.
 ///
-/// An Agent that answers errors is never busy, so it would get most flows. From its first failure
-/// until its next decision it gets one check an interval while another Agent can decide. This is
-/// not the breaker: the Agent answers, and it is asked where no other can be.
+/// An Agent that returns errors is never busy, so that it would get most flows. From its first
+/// failure until its next decision it gets one check per interval while another Agent can decide.
+/// This is not the breaker: the Agent answers, and is still asked if no other Agent can be.
 #[derive(Debug)]
 pub(super) struct RecentFailures {
-    /// How many intervals have begun since the last decision.
-    rounds: AtomicU32,
-    /// When it may be tried again, in microseconds since `begun`.
+    /// The number of intervals begun since the last decision.
+    intervals: AtomicU32,
+    /// When the next retry may start, in microseconds since `begun`.
     due: AtomicU64,
     begun: Instant,
 }
@@ -26,7 +26,7 @@ pub(super) struct RecentFailures {
 impl Default for RecentFailures {
     fn default() -> Self {
         Self {
-            rounds: AtomicU32::new(0),
+            intervals: AtomicU32::new(0),
             due: AtomicU64::new(0),
             begun: Instant::now(),
         }
@@ -35,26 +35,26 @@ impl Default for RecentFailures {
 
 impl RecentFailures {
     pub(super) fn is_failing(&self) -> bool {
-        self.rounds.load(SeqCst) > 0
+        self.intervals.load(SeqCst) > 0
     }
 
-    /// The Agent decided.
+    /// Records a decision of the Agent.
     pub(super) fn clear(&self) {
-        // Read first: many decisions at once would otherwise pass one cache line around.
+        // Read first: many concurrent decisions would otherwise contend for the cache line.
         if self.is_failing() {
-            self.rounds.store(0, SeqCst);
+            self.intervals.store(0, SeqCst);
         }
     }
 
-    /// Counts a failure. Those of checks that were under way together count once. Returns `true`
-    /// for the first one after a decision.
-    pub(super) fn count(&self) -> bool {
+    /// Records a failure. Failures of concurrent checks count once. Returns `true` for the first
+    /// failure after a decision.
+    pub(super) fn record(&self) -> bool {
         let (now, due) = (self.now(), self.due.load(SeqCst));
-        let rounds = self.rounds.load(SeqCst);
-        if rounds > 0 && now < due {
+        let intervals = self.intervals.load(SeqCst);
+        if intervals > 0 && now < due {
             return false;
         }
-        let next = now + interval(rounds);
+        let next = now + interval(intervals);
         if self
             .due
             .compare_exchange(due, next, SeqCst, SeqCst)
@@ -62,25 +62,28 @@ impl RecentFailures {
         {
             return false;
         }
-        self.rounds.fetch_add(1, SeqCst) == 0
+        self.intervals.fetch_add(1, SeqCst) == 0
     }
 
-    /// Returns `true` once an interval while the Agent fails: the caller may try it. Unless that
-    /// brings a decision, the next interval is longer.
-    pub(super) fn may_try(&self) -> bool {
-        let rounds = self.rounds.load(SeqCst);
+    /// Returns `true` at most once per interval while the Agent fails; the caller may then try it.
+    /// The next interval is longer unless the retry brings a decision.
+    pub(super) fn take_retry(&self) -> bool {
+        let intervals = self.intervals.load(SeqCst);
         let (now, due) = (self.now(), self.due.load(SeqCst));
-        let next = now + interval(rounds);
-        let mine = rounds > 0
+        let next = now + interval(intervals);
+        let taken = intervals > 0
             && now >= due
             && self.due.compare_exchange(due, next, SeqCst, SeqCst).is_ok();
-        if mine {
-            // Not after a decision that came meanwhile.
-            let _ = self
-                .rounds
-                .compare_exchange(rounds, rounds.saturating_add(1), SeqCst, SeqCst);
+        if taken {
+            // Fails after a concurrent decision, which has reset the count.
+            let _ = self.intervals.compare_exchange(
+                intervals,
+                intervals.saturating_add(1),
+                SeqCst,
+                SeqCst,
+            );
         }
-        mine
+        taken
     }
 
     fn now(&self) -> u64 {
@@ -89,9 +92,11 @@ impl RecentFailures {
     }
 }
 
-fn interval(rounds: u32) -> u64 {
-    let interval = SHORTEST.saturating_mul(1 << rounds.min(8)).min(LONGEST);
-    // At most a second.
+fn interval(intervals: u32) -> u64 {
+    let interval = MIN_INTERVAL
+        .saturating_mul(1 << intervals.min(8))
+        .min(MAX_INTERVAL);
+    // The cast is lossless: the interval is at most a second.
     interval.as_micros() as u64
 }
 
@@ -100,21 +105,21 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_failing_agent_is_tried_once_an_interval_that_grows() {
+    async fn a_failing_agent_is_retried_once_per_growing_interval() {
         let failures = RecentFailures::default();
-        assert!(!failures.is_failing() && !failures.may_try());
-        assert!(failures.count(), "the first");
-        assert!(!failures.count(), "of the same moment");
+        assert!(!failures.is_failing() && !failures.take_retry());
+        assert!(failures.record(), "the first");
+        assert!(!failures.record(), "a concurrent failure");
         for wait in [100, 200, 400, 800, 1000, 1000] {
-            assert!(failures.is_failing() && !failures.may_try());
+            assert!(failures.is_failing() && !failures.take_retry());
             tokio::time::advance(Duration::from_millis(wait - 1)).await;
-            assert!(!failures.may_try(), "{wait} ms are not over");
+            assert!(!failures.take_retry(), "{wait} ms are not over");
             tokio::time::advance(Duration::from_millis(1)).await;
-            assert!(failures.may_try());
-            assert!(!failures.count(), "no news");
+            assert!(failures.take_retry());
+            assert!(!failures.record(), "already counted");
         }
         failures.clear();
-        assert!(!failures.is_failing() && !failures.may_try());
-        assert!(failures.count(), "the first after a decision");
+        assert!(!failures.is_failing() && !failures.take_retry());
+        assert!(failures.record(), "the first after a decision");
     }
 }

@@ -1,129 +1,133 @@
-//! Several runtimes at once: each has a side of the client, and work moves between them when one
-//! ends or stands still.
+//! Moves work between the runtimes in which the client is used, when one of them ends or stalls.
 
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-use super::config::Target;
-use super::live::{Live, Offered, Slot};
-use super::queue::{Queue, Work};
-use super::transport::Transport;
-use super::{Shared, worker};
+use super::config::RemoteTarget;
+use super::queue::{QueuedWork, WorkerQueue};
+use super::runtime_state::{ChannelPool, PushResult, RuntimeState};
+use super::transport::AgentTransport;
+use super::{RemoteShared, worker};
 use crate::flow::{EndError, FlowError, FlowErrorKind};
 
-/// A worker that was woken so long ago and has not run belongs to a runtime that stands still.
-pub(super) const STANDS_STILL: Duration = Duration::from_millis(250);
+/// A runtime counts as stalled when its worker has not run for this long after it was woken.
+pub(super) const STALLED_AFTER: Duration = Duration::from_millis(250);
 
-impl Shared {
-    pub(super) fn lives(&self) -> MutexGuard<'_, Vec<Arc<Live>>> {
-        self.lives.lock().unwrap_or_else(PoisonError::into_inner)
+impl RemoteShared {
+    pub(super) fn runtimes(&self) -> MutexGuard<'_, Vec<Arc<RuntimeState>>> {
+        self.runtimes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The client's side in the current runtime, made when there is none.
+    /// Returns the state of the client in the current runtime, and creates it if needed.
     ///
-    /// Connections and timers belong to a runtime and end with it, so that a client that outlives
-    /// one, as in tests that share a static, starts afresh in the next.
-    pub(super) fn live(self: &Arc<Self>) -> Result<Arc<Live>, FlowError> {
-        let Ok(runtime) = Handle::try_current() else {
+    /// Connections and timers belong to a runtime and end with it. A client that outlives a
+    /// runtime, for example in tests that share a static, therefore starts anew in the next one.
+    pub(super) fn current_runtime(self: &Arc<Self>) -> Result<Arc<RuntimeState>, FlowError> {
+        let Ok(handle) = Handle::try_current() else {
             return Err(FlowError::new(
                 FlowErrorKind::Other,
-                "an agent can be called from within a tokio runtime only",
+                "an agent can only be called inside a tokio runtime",
             ));
         };
-        let id = runtime.id();
-        let mut lives = self.lives();
-        if let Some(live) = lives.iter().find(|live| live.runtime() == id) {
-            return Ok(Arc::clone(live));
+        let id = handle.id();
+        let mut runtimes = self.runtimes();
+        if let Some(runtime) = runtimes.iter().find(|runtime| runtime.runtime_id() == id) {
+            return Ok(Arc::clone(runtime));
         }
-        if self.health.is_shut_down() {
+        if self.availability.is_shut_down() {
             return Err(FlowError::new(FlowErrorKind::ShutDown, ""));
         }
         #[cfg(feature = "metrics")]
         super::meter::register(&self.counters, &self.agents);
-        let slots = match &self.config.target {
-            Target::Connect(connect) => {
+        let channel_pools = match &self.config.target {
+            RemoteTarget::Connect(connect) => {
                 let agents = self.agents.iter();
-                let slots = agents.filter_map(|agent| {
+                let channel_pools = agents.filter_map(|agent| {
                     let generation = agent.generation();
-                    let pool = agent.pool(connect, &runtime)?;
-                    Some(Slot::new(Transport::Own(pool), generation))
+                    let pool = agent.pool(connect, &handle)?;
+                    Some(ChannelPool::new(AgentTransport::Own(pool), generation))
                 });
-                slots.collect()
+                channel_pools.collect()
             }
-            Target::Ready(channel) => Box::from([Slot::new(Transport::Ready(channel.clone()), 0)]),
+            RemoteTarget::Ready(channel) => {
+                Box::from([ChannelPool::new(AgentTransport::Ready(channel.clone()), 0)])
+            }
         };
-        let live = Arc::new(Live::new(Arc::clone(self), runtime, slots));
-        lives.push(Arc::clone(&live));
-        // A runtime that is on its way out drops the task at once, and with it takes this lock.
-        drop(lives);
-        worker::start(&live);
-        Ok(live)
+        let runtime = Arc::new(RuntimeState::new(Arc::clone(self), handle, channel_pools));
+        runtimes.push(Arc::clone(&runtime));
+        // A runtime that is shutting down drops the new task at once, and the drop takes this lock.
+        drop(runtimes);
+        worker::start(&runtime);
+        Ok(runtime)
     }
 
-    /// The sides in all runtimes, the newest first: it is the least likely to stand still.
-    pub(super) fn newest_first(&self) -> Vec<Arc<Live>> {
-        self.lives().iter().rev().cloned().collect()
+    /// Returns the states of all runtimes, newest first: the newest runtime is the least likely to
+    /// stall.
+    pub(super) fn runtimes_newest_first(&self) -> Vec<Arc<RuntimeState>> {
+        self.runtimes().iter().rev().cloned().collect()
     }
 
-    pub(super) fn forget(&self, live: &Live) {
-        self.lives().retain(|known| !std::ptr::eq(&**known, live));
+    pub(super) fn remove_runtime(&self, runtime: &RuntimeState) {
+        self.runtimes()
+            .retain(|other| !std::ptr::eq(&**other, runtime));
     }
 
-    /// Leaves work with the first side that takes it: the one in the current runtime, which is sure
-    /// to run, else `own`, where the flow began, else any other.
-    pub(super) fn offer<T>(
+    /// Adds work to the first queue that accepts it: that of the current runtime, which is sure to
+    /// run; else that of `own`, where the flow began; else any other.
+    pub(super) fn enqueue<T>(
         self: &Arc<Self>,
-        own: Option<&Arc<Live>>,
+        own: Option<&Arc<RuntimeState>>,
         mut work: T,
-        push: impl Fn(&Live, T) -> Offered<T>,
+        push: impl Fn(&RuntimeState, T) -> PushResult<T>,
     ) -> Result<(), EndError> {
-        let current = Handle::try_current().ok().map(|runtime| runtime.id());
+        let current = Handle::try_current().ok().map(|handle| handle.id());
         if let Some(own) = own
-            && current == Some(own.runtime())
+            && current == Some(own.runtime_id())
         {
             // The usual case takes no lock but the queue's.
             match push(own, work) {
-                Offered::Taken => return Ok(()),
-                Offered::Refused(refused, EndError::ShutDown) => work = refused,
-                Offered::Refused(_, error) => return Err(error),
+                PushResult::Queued => return Ok(()),
+                PushResult::Refused(refused, EndError::ShutDown) => work = refused,
+                PushResult::Refused(_, error) => return Err(error),
             }
         } else if current.is_some()
-            && let Ok(live) = self.live()
+            && let Ok(runtime) = self.current_runtime()
         {
-            match push(&live, work) {
-                Offered::Taken => return Ok(()),
-                Offered::Refused(refused, EndError::ShutDown) => work = refused,
-                Offered::Refused(_, error) => return Err(error),
+            match push(&runtime, work) {
+                PushResult::Queued => return Ok(()),
+                PushResult::Refused(refused, EndError::ShutDown) => work = refused,
+                PushResult::Refused(_, error) => return Err(error),
             }
         }
         let own = own.into_iter().cloned();
-        for live in own.chain(self.newest_first()) {
-            let outcome = match push(&live, work) {
-                Offered::Taken => Ok(()),
-                Offered::Refused(refused, EndError::ShutDown) => {
+        for runtime in own.chain(self.runtimes_newest_first()) {
+            let outcome = match push(&runtime, work) {
+                PushResult::Queued => Ok(()),
+                PushResult::Refused(refused, EndError::ShutDown) => {
                     work = refused;
                     continue;
                 }
-                Offered::Refused(_, error) => Err(error),
+                PushResult::Refused(_, error) => Err(error),
             };
-            self.call_patrol(&live);
+            self.request_stall_check(&runtime);
             return outcome;
         }
         Err(EndError::ShutDown)
     }
 
-    /// Moves the work of a runtime that ends to another one; counts it when there is none.
-    pub(super) fn move_work(&self, work: Work) {
-        let mut left = work;
-        for live in self.newest_first() {
-            left = live.take_over(left);
+    /// Moves the work of a runtime that ends to another one. Counts the work as lost if no runtime
+    /// accepts it.
+    pub(super) fn move_work(&self, work: QueuedWork) {
+        let mut remaining = work;
+        for runtime in self.runtimes_newest_first() {
+            remaining = runtime.take_over(remaining);
         }
-        self.count_dropped(&left);
+        self.count_dropped(&remaining);
     }
 
-    pub(super) fn count_dropped(&self, work: &Work) {
+    pub(super) fn count_dropped(&self, work: &QueuedWork) {
         let counters = &self.counters;
         let sent = work.ends.iter().filter(|end| end.was_sent()).count();
         counters.ends_failed.add(sent);
@@ -133,62 +137,65 @@ impl Shared {
         counters.spans_dropped.add(work.spans.len());
     }
 
-    /// Work was left with `live` from outside its runtime, which may stand still: the others are to
-    /// look after it.
-    fn call_patrol(&self, live: &Live) {
-        let others = self.newest_first();
-        for other in others.iter().filter(|other| !std::ptr::eq(&***other, live)) {
+    /// Asks the workers of the other runtimes to check whether that of `target` has stalled,
+    /// because work was queued there from outside.
+    fn request_stall_check(&self, target: &RuntimeState) {
+        let others = self.runtimes_newest_first();
+        for other in others
+            .iter()
+            .filter(|other| !std::ptr::eq(&***other, target))
+        {
             let mut queue = other.queue();
-            if !queue.patrol {
-                queue.patrol = true;
-                Queue::wake(queue);
+            if !queue.stall_check_requested {
+                queue.stall_check_requested = true;
+                WorkerQueue::wake(queue);
             }
         }
     }
 }
 
-impl Live {
-    /// Takes what it has room for, and returns the rest.
-    pub(super) fn take_over(&self, work: Work) -> Work {
-        Work {
-            ends: rest(work.ends, |end| self.push_end(end)),
-            cache_writes: rest(work.cache_writes, |write| self.push_cache_write(write)),
+impl RuntimeState {
+    /// Queues the work for which this runtime has room, and returns the rest.
+    pub(super) fn take_over(&self, work: QueuedWork) -> QueuedWork {
+        QueuedWork {
+            ends: push_all(work.ends, |end| self.push_end(end)),
+            cache_writes: push_all(work.cache_writes, |write| self.push_cache_write(write)),
             #[cfg(feature = "telemetry")]
-            spans: rest(work.spans, |span| self.push_span(span)),
+            spans: push_all(work.spans, |span| self.push_span(span)),
         }
     }
 
-    /// Takes over what waits in runtimes whose worker was woken at least `age` ago and has not run
-    /// since. Returns `true` when there are others that may yet turn out to stand still.
-    pub(super) fn rescue(&self, age: Duration) -> bool {
-        let mut again = false;
-        for other in self.shared.newest_first() {
+    /// Takes over the work of runtimes whose worker was woken at least `age` ago and has not run
+    /// since. Returns `true` if other runtimes may still turn out to be stalled.
+    pub(super) fn take_over_stalled(&self, age: Duration) -> bool {
+        let mut may_stall = false;
+        for other in self.shared.runtimes_newest_first() {
             if std::ptr::eq(&*other, self) {
                 continue;
             }
             let mut queue = other.queue();
-            let Some(woken) = queue.woken().filter(|_| queue.has_work()) else {
+            let Some(woken_at) = queue.woken_at().filter(|_| queue.has_work()) else {
                 continue;
             };
-            if woken.elapsed() < age {
-                again = true;
+            if woken_at.elapsed() < age {
+                may_stall = true;
                 continue;
             }
-            let work = queue.take();
+            let work = queue.take_work();
             drop(queue);
-            let rest = other.take_over(self.take_over(work));
-            self.shared.count_dropped(&rest);
+            let remaining = other.take_over(self.take_over(work));
+            self.shared.count_dropped(&remaining);
         }
-        again
+        may_stall
     }
 }
 
-/// Pushes all it can, and returns the rest.
-fn rest<T>(all: Vec<T>, push: impl Fn(T) -> Offered<T>) -> Vec<T> {
+/// Pushes every item that is accepted, and returns the rest.
+fn push_all<T>(all: Vec<T>, push: impl Fn(T) -> PushResult<T>) -> Vec<T> {
     all.into_iter()
-        .filter_map(|one| match push(one) {
-            Offered::Taken => None,
-            Offered::Refused(one, _) => Some(one),
+        .filter_map(|item| match push(item) {
+            PushResult::Queued => None,
+            PushResult::Refused(item, _) => Some(item),
         })
         .collect()
 }

@@ -1,4 +1,4 @@
-//! The worker of one runtime: sends what flows leave behind.
+//! The worker of one runtime, which sends ends, cache writes and spans.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -10,66 +10,68 @@ use tokio::task::JoinSet;
 use tokio::time::Sleep;
 
 #[cfg(feature = "telemetry")]
-use super::export::{self, EXPORT_EVERY, Unsent};
-use super::flow_end::Batch;
-use super::live::Live;
-use super::queue::Phase;
-use super::runtimes::STANDS_STILL;
+use super::export::{self, EXPORT_INTERVAL, UnsentSpans};
+use super::flow_end::EndBatch;
+use super::queue::WorkerPhase;
+use super::runtime_state::RuntimeState;
+use super::runtimes::STALLED_AFTER;
 
-/// How often a worker that runs anyway looks after runtimes that stand still.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How often a worker that runs anyway checks for stalled runtimes.
+const STALL_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Looks at other runtimes after one call to do so.
-const MAX_ROUNDS: u8 = 8;
+/// The number of checks for stalled runtimes after each request for one.
+const MAX_STALL_CHECKS: u8 = 8;
 
-/// Starts the worker that serves `live`, in its runtime.
-pub(super) fn start(live: &Arc<Live>) {
+/// Starts the worker of `runtime` in that runtime.
+pub(super) fn start(runtime: &Arc<RuntimeState>) {
     let mut worker = Worker {
-        live: Arc::clone(live),
+        runtime: Arc::clone(runtime),
         calls: JoinSet::new(),
         #[cfg(feature = "telemetry")]
-        flush: None,
-        patrol: None,
-        rounds: 0,
-        looked: Instant::now(),
+        export_timer: None,
+        stall_check_timer: None,
+        stall_checks_left: 0,
+        last_stall_check: Instant::now(),
     };
-    live.handle()
+    runtime
+        .handle()
         .spawn(async move { poll_fn(|cx| worker.poll(cx)).await });
 }
 
-/// Sends what flows leave behind. Its drop is the end of the runtime, or of the client.
+/// The task that sends the queued work of one runtime. It is dropped when the runtime or the client
+/// ends.
 struct Worker {
-    live: Arc<Live>,
-    /// Ends, changes to caches and exports under way; the queue bounds each.
+    runtime: Arc<RuntimeState>,
+    /// Ends, cache writes and exports in flight. The queue bounds the number of each.
     calls: JoinSet<()>,
-    /// When the spans that wait are due.
+    /// The timer after which a partial batch of spans is exported.
     #[cfg(feature = "telemetry")]
-    flush: Option<Pin<Box<Sleep>>>,
-    /// When to look after runtimes that stand still.
-    patrol: Option<Pin<Box<Sleep>>>,
-    rounds: u8,
-    looked: Instant,
+    export_timer: Option<Pin<Box<Sleep>>>,
+    /// The timer of the next check for stalled runtimes.
+    stall_check_timer: Option<Pin<Box<Sleep>>>,
+    stall_checks_left: u8,
+    last_stall_check: Instant,
 }
 
 impl Worker {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.live.queue().runs();
-        self.look_after_others(cx);
+        self.runtime.queue().mark_running();
+        self.check_stalled_runtimes(cx);
         loop {
-            // Also registers for the calls that still run.
+            // Also registers the waker with the calls that still run.
             while let Poll::Ready(Some(_)) = self.calls.poll_join_next(cx) {}
             #[cfg(feature = "telemetry")]
-            let due = is_due(&mut self.flush, cx);
+            let due = is_due(&mut self.export_timer, cx);
 
-            let mut queue = self.live.queue();
-            if queue.phase == Phase::Closed {
+            let mut queue = self.runtime.queue();
+            if queue.phase == WorkerPhase::Closed {
                 return Poll::Ready(());
             }
-            let ends = queue.ends.next_call();
-            let write = queue.cache_writes.start_next(&self.live);
+            let ends = queue.ends.start_call();
+            let write = queue.cache_writes.start_next(&self.runtime);
             #[cfg(feature = "telemetry")]
             let spans = if queue.exports == 0
-                && (due || queue.phase == Phase::Draining || queue.spans.has_batch())
+                && (due || queue.phase == WorkerPhase::Draining || queue.spans.has_batch())
             {
                 queue.spans.take_batch()
             } else {
@@ -80,26 +82,26 @@ impl Worker {
                 queue.exports += 1;
             }
             #[cfg(feature = "telemetry")]
-            let (nothing, arm) = (
+            let (idle, arm_timer) = (
                 ends.is_none() && write.is_none() && spans.is_none(),
-                !queue.spans.is_empty() && self.flush.is_none(),
+                !queue.spans.is_empty() && self.export_timer.is_none(),
             );
             #[cfg(not(feature = "telemetry"))]
-            let (nothing, arm) = (ends.is_none() && write.is_none(), false);
-            if nothing && !arm {
-                let open = self.live.shared.open_flows();
-                if queue.phase == Phase::Draining && open == 0 && queue.is_done() {
-                    // Under the lock: work that comes later is refused, and counted.
-                    queue.phase = Phase::Closed;
+            let (idle, arm_timer) = (ends.is_none() && write.is_none(), false);
+            if idle && !arm_timer {
+                let open_flows = self.runtime.shared.open_flows();
+                if queue.phase == WorkerPhase::Draining && open_flows == 0 && queue.is_done() {
+                    // Set under the lock, so that later work is refused and counted.
+                    queue.phase = WorkerPhase::Closed;
                     return Poll::Ready(());
                 }
-                queue.sleeps(cx.waker());
+                queue.mark_sleeping(cx.waker());
                 return Poll::Pending;
             }
             drop(queue);
 
             if let Some(jobs) = ends {
-                self.calls.spawn(Batch::new(&self.live, jobs).send());
+                self.calls.spawn(EndBatch::new(&self.runtime, jobs).send());
             }
             if let Some(write) = write {
                 self.calls.spawn(write.send());
@@ -107,44 +109,44 @@ impl Worker {
             #[cfg(feature = "telemetry")]
             {
                 if let Some(spans) = spans {
-                    self.flush = None;
-                    let unsent = Unsent::new(&self.live, &spans);
+                    self.export_timer = None;
+                    let unsent = UnsentSpans::new(&self.runtime, &spans);
                     self.calls.spawn(export::send(unsent, spans));
-                } else if arm {
-                    self.flush = Some(Box::pin(tokio::time::sleep(EXPORT_EVERY)));
+                } else if arm_timer {
+                    self.export_timer = Some(Box::pin(tokio::time::sleep(EXPORT_INTERVAL)));
                 }
             }
         }
     }
 
-    /// Takes over work of runtimes that stand still, where the client is in use in several: now and
-    /// then while it runs anyway, and some time after it was called to do so.
-    fn look_after_others(&mut self, cx: &mut Context<'_>) {
-        let called = std::mem::take(&mut self.live.queue().patrol);
-        if called {
-            self.rounds = MAX_ROUNDS;
-        } else if self.live.shared.lives().len() < 2 {
+    /// Takes over the work of stalled runtimes if the client is used in several. It checks for them
+    /// from time to time while it runs anyway, and for a while after each request for a check.
+    fn check_stalled_runtimes(&mut self, cx: &mut Context<'_>) {
+        let requested = std::mem::take(&mut self.runtime.queue().stall_check_requested);
+        if requested {
+            self.stall_checks_left = MAX_STALL_CHECKS;
+        } else if self.runtime.shared.runtimes().len() < 2 {
             return;
         }
-        let due = is_due(&mut self.patrol, cx);
-        if due || self.looked.elapsed() >= LOOK_EVERY {
-            self.looked = Instant::now();
-            if !self.live.rescue(STANDS_STILL) {
-                self.rounds = 0;
-                self.patrol = None;
+        let due = is_due(&mut self.stall_check_timer, cx);
+        if due || self.last_stall_check.elapsed() >= STALL_CHECK_INTERVAL {
+            self.last_stall_check = Instant::now();
+            if !self.runtime.take_over_stalled(STALLED_AFTER) {
+                self.stall_checks_left = 0;
+                self.stall_check_timer = None;
             }
         }
-        if self.rounds > 0 && (due || self.patrol.is_none()) {
-            self.rounds -= 1;
-            let mut patrol = Box::pin(tokio::time::sleep(STANDS_STILL));
-            // Registers for it.
-            let _ = patrol.as_mut().poll(cx);
-            self.patrol = Some(patrol);
+        if self.stall_checks_left > 0 && (due || self.stall_check_timer.is_none()) {
+            self.stall_checks_left -= 1;
+            let mut timer = Box::pin(tokio::time::sleep(STALLED_AFTER));
+            // Polled once to register the waker.
+            let _ = timer.as_mut().poll(cx);
+            self.stall_check_timer = Some(timer);
         }
     }
 }
 
-/// Returns `true` once a timer that is set has fired.
+/// Returns `true` once the timer, if one is set, has fired.
 fn is_due(timer: &mut Option<Pin<Box<Sleep>>>, cx: &mut Context<'_>) -> bool {
     match timer {
         Some(timer) => timer.as_mut().poll(cx).is_ready(),
@@ -154,6 +156,6 @@ fn is_due(timer: &mut Option<Pin<Box<Sleep>>>, cx: &mut Context<'_>) -> bool {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        self.live.close();
+        self.runtime.close();
     }
 }

@@ -1,30 +1,32 @@
+//! The bounded queue of spans that wait for the worker.
+
 use super::SpanRecord;
 
-/// Spans that make a batch.
-const BATCH: usize = 512;
+/// The number of spans of a batch.
+const BATCH_SIZE: usize = 512;
 
-/// Spans that may wait for the worker.
+/// The most spans that wait for the worker.
 const MAX_SPANS: usize = 2048;
 
-/// Bytes of cached values that may wait, which spans of flows with cache keys carry along.
-const MAX_CACHED: usize = 16 * 1024 * 1024;
+/// The most bytes of cached values that wait, in the records of flows with cache keys.
+const MAX_CACHED_BYTES: usize = 16 * 1024 * 1024;
 
-/// Spans that wait for the worker.
+/// The spans that wait for the worker.
 #[derive(Default)]
 pub(crate) struct SpanBuffer {
     spans: Vec<SpanRecord>,
-    cached: usize,
+    cached_bytes: usize,
 }
 
 impl SpanBuffer {
-    /// Keeps a span; returns it when the buffer is full.
+    /// Adds a span, or returns it if the buffer is full.
     #[must_use]
     pub(crate) fn push(&mut self, span: SpanRecord) -> Option<SpanRecord> {
         let cached = span.cached_bytes();
-        if self.spans.len() >= MAX_SPANS || self.cached + cached > MAX_CACHED {
+        if self.spans.len() >= MAX_SPANS || self.cached_bytes + cached > MAX_CACHED_BYTES {
             return Some(span);
         }
-        self.cached += cached;
+        self.cached_bytes += cached;
         self.spans.push(span);
         None
     }
@@ -34,27 +36,28 @@ impl SpanBuffer {
     }
 
     pub(crate) fn has_batch(&self) -> bool {
-        self.spans.len() >= BATCH
+        self.spans.len() >= BATCH_SIZE
     }
 
-    /// The first span starts the worker's timer, a full batch does not wait for it.
+    /// Returns whether to wake the worker: the first span starts its timer, and a full batch does
+    /// not wait for the timer.
     pub(crate) fn wants_worker(&self) -> bool {
-        matches!(self.spans.len(), 1 | BATCH)
+        matches!(self.spans.len(), 1 | BATCH_SIZE)
     }
 
-    /// The oldest spans.
+    /// Takes a batch of the oldest spans.
     pub(crate) fn take_batch(&mut self) -> Option<Vec<SpanRecord>> {
         if self.spans.is_empty() {
             return None;
         }
-        let rest = self.spans.split_off(self.spans.len().min(BATCH));
+        let rest = self.spans.split_off(self.spans.len().min(BATCH_SIZE));
         let batch = std::mem::replace(&mut self.spans, rest);
-        self.cached -= batch.iter().map(SpanRecord::cached_bytes).sum::<usize>();
+        self.cached_bytes -= batch.iter().map(SpanRecord::cached_bytes).sum::<usize>();
         Some(batch)
     }
 
     pub(crate) fn take_all(&mut self) -> Vec<SpanRecord> {
-        self.cached = 0;
+        self.cached_bytes = 0;
         std::mem::take(&mut self.spans)
     }
 }
@@ -71,17 +74,17 @@ mod tests {
         }
         assert!(buffer.push(SpanRecord::at(0)).is_some());
         let batch = buffer.take_batch().expect("full");
-        assert_eq!(batch.len(), BATCH);
+        assert_eq!(batch.len(), BATCH_SIZE);
         assert_eq!(batch[0].flow_start, 0);
         assert!(buffer.push(SpanRecord::at(1)).is_none());
-        assert_eq!(buffer.take_all().len(), MAX_SPANS - BATCH + 1);
+        assert_eq!(buffer.take_all().len(), MAX_SPANS - BATCH_SIZE + 1);
         assert!(buffer.take_batch().is_none());
     }
 
     #[test]
     fn cached_values_are_bounded_too() {
         let mut buffer = SpanBuffer::default();
-        let big = SpanRecord::at(0).with_cached(MAX_CACHED / 2 + 1);
+        let big = SpanRecord::at(0).with_cached(MAX_CACHED_BYTES / 2 + 1);
         assert!(buffer.push(big.clone()).is_none());
         assert!(buffer.push(big.clone()).is_some());
         assert!(buffer.push(SpanRecord::at(1)).is_none());

@@ -1,7 +1,7 @@
-//! One span for each answered flow, in the form the Agent's collector takes.
+//! Sends one span for each accepted or rejected flow, in the form that the Agent's collector accepts.
 //!
-//! Flows only leave a record; spans are made of them in batches, in the background. Nothing here
-//! knows or touches a tracer provider.
+//! A flow leaves only a record; a background task makes spans of the records in batches. This module
+//! does not use a tracer provider.
 
 mod buffer;
 mod span;

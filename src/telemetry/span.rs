@@ -1,3 +1,5 @@
+//! Makes OTLP spans of the records of flows.
+
 use std::cell::Cell;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -20,13 +22,13 @@ const NAME: &str = "Aperture Check";
 const LIBRARY: &str = "tower-aperture";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Bytes of spans in one message, well below the 4 MiB that servers commonly take.
-const MAX_MESSAGE: usize = 1024 * 1024;
+/// The most bytes of spans in one message, well below the 4 MiB that servers commonly accept.
+const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
 
-/// Flags of OTLP: it is known whether the span linked to is somebody else's, and it is.
-const REMOTE: u32 = 0x300;
+/// The OTLP flags of a link to a span of another process: `HAS_IS_REMOTE` and `IS_REMOTE`.
+const REMOTE_LINK_FLAGS: u32 = 0x300;
 
-/// What a flow leaves behind when it ends; times are Unix nanoseconds.
+/// The record of a flow at its end, from which a span is made. Times are Unix nanoseconds.
 #[derive(Clone, Debug)]
 pub(crate) struct SpanRecord {
     pub(crate) flow_start: u64,
@@ -34,34 +36,34 @@ pub(crate) struct SpanRecord {
     pub(crate) flow_end: u64,
     pub(crate) outcome: FlowOutcome,
     pub(crate) response: CheckResponse,
-    /// The trace of the request.
+    /// The trace of the request, to which the span links.
     pub(crate) trace: Option<Box<TraceParent>>,
 }
 
 /// One message to the collector.
-pub(crate) struct Chunk {
+pub(crate) struct SpanChunk {
     pub(crate) request: ExportTraceServiceRequest,
     pub(crate) spans: usize,
-    /// Spans that would not fit any message.
+    /// The number of spans that are left out because they exceed the size of a message.
     pub(crate) too_large: usize,
 }
 
-/// Makes spans until a message is full or no record is left.
-pub(crate) fn encode(records: &mut Peekable<impl Iterator<Item = SpanRecord>>) -> Chunk {
-    let ids = Ids::new();
+/// Makes spans of the records until the message is full or no record is left.
+pub(crate) fn encode(records: &mut Peekable<impl Iterator<Item = SpanRecord>>) -> SpanChunk {
+    let ids = SpanIds::new();
     let (mut spans, mut bytes, mut too_large) = (Vec::new(), 0, 0);
-    while bytes < MAX_MESSAGE {
+    while bytes < MAX_MESSAGE_BYTES {
         let Some(record) = records.next() else { break };
         let span = record.into_span(&ids);
         let size = span.encoded_len();
-        if size > MAX_MESSAGE {
+        if size > MAX_MESSAGE_BYTES {
             too_large += 1;
             continue;
         }
         bytes += size;
         spans.push(span);
     }
-    Chunk {
+    SpanChunk {
         spans: spans.len(),
         request: ExportTraceServiceRequest {
             resource_spans: vec![ResourceSpans {
@@ -89,7 +91,7 @@ pub(crate) fn encode(records: &mut Peekable<impl Iterator<Item = SpanRecord>>) -
 }
 
 impl SpanRecord {
-    /// Bytes of cached values, by far the largest part of an answer that has any.
+    /// Returns the bytes of cached values, which are by far the largest part of a response with any.
     pub(super) fn cached_bytes(&self) -> usize {
         self.response
             .cache_lookup_response
@@ -108,9 +110,9 @@ impl SpanRecord {
             })
     }
 
-    fn into_span(mut self, ids: &Ids) -> Span {
-        if self.cached_bytes() > MAX_MESSAGE / 2 {
-            // The Agent reads only the outcome of a lookup from a span.
+    fn into_span(mut self, ids: &SpanIds) -> Span {
+        if self.cached_bytes() > MAX_MESSAGE_BYTES / 2 {
+            // The Agent reads only the outcome of a lookup from a span, so the values can go.
             if let Some(lookup) = &mut self.response.cache_lookup_response {
                 let result = lookup.result_cache_response.iter_mut();
                 let global = lookup.global_cache_responses.iter_mut();
@@ -127,7 +129,7 @@ impl SpanRecord {
                 "aperture.check_response",
                 STANDARD.encode(self.response.encode_to_vec()),
             ),
-            // The Agent reads milliseconds, its conformance tool nanoseconds.
+            // The Agent reads the milliseconds, its conformance tool the nanoseconds.
             int("aperture.flow_start_timestamp", self.flow_start),
             int("aperture.flow_start_timestamp_ms", millis(self.flow_start)),
             int("aperture.workload_start_timestamp", self.workload_start),
@@ -139,8 +141,8 @@ impl SpanRecord {
             int("aperture.flow_end_timestamp_ms", millis(self.flow_end)),
         ];
         if let Some(code) = self.outcome.http_status {
-            // The Agent takes a code below 400 for success, whatever the status says. A flow that
-            // failed after its head had gone out would count as fine.
+            // The Agent treats a code below 400 as success, regardless of the flow status. With the
+            // code, a flow that failed after its response head was sent would count as successful.
             if status != FlowStatus::Error || code.as_u16() >= 400 {
                 attributes.push(text("http.status_code", code.as_str()));
             }
@@ -154,7 +156,8 @@ impl SpanRecord {
             start_time_unix_nano: self.flow_start,
             end_time_unix_nano: self.flow_end,
             attributes,
-            // No child: it is a span of the flow, measured by and for the Agent.
+            // A link and not a parent: the span is about the flow, for the Agent, and not part of
+            // the application's trace.
             links: self.trace.map(|trace| link(*trace)).into_iter().collect(),
             ..Span::default()
         }
@@ -192,7 +195,7 @@ fn link(trace: TraceParent) -> Link {
         trace_id: trace.trace_id.to_vec(),
         span_id: trace.span_id.to_vec(),
         trace_state: trace.state,
-        flags: u32::from(trace.flags) | REMOTE,
+        flags: u32::from(trace.flags) | REMOTE_LINK_FLAGS,
         ..Link::default()
     }
 }
@@ -219,14 +222,14 @@ fn attribute(key: &str, value: Value) -> KeyValue {
     }
 }
 
-/// Ids that differ, seeded by what the standard library draws for its hash maps. They need not be
-/// hard to guess.
-struct Ids {
+/// Generates distinct trace and span ids, seeded like the hash maps of the standard library. They
+/// need not be hard to guess.
+struct SpanIds {
     state: RandomState,
     next: Cell<u64>,
 }
 
-impl Ids {
+impl SpanIds {
     fn new() -> Self {
         Self {
             state: RandomState::new(),
@@ -239,7 +242,7 @@ impl Ids {
         (trace, self.draw().to_vec())
     }
 
-    /// Zero is no id.
+    /// Returns a new id, which is not zero because zero is not a valid id.
     fn draw(&self) -> [u8; 8] {
         let at = self.next.replace(self.next.get() + 1);
         self.state.hash_one(at).max(1).to_be_bytes()

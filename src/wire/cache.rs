@@ -1,3 +1,5 @@
+//! Converts the results of cache operations to the Agent's messages.
+
 use crate::flow::{CacheLookup, CacheValue};
 use crate::pb::check::{
     CacheLookupResponse, CacheLookupStatus, CacheOperationStatus, KeyLookupResponse,
@@ -12,44 +14,44 @@ use crate::{
     },
 };
 
-pub(crate) fn looked_up(lookup: CacheLookup) -> CacheLookupResponse {
+pub(crate) fn lookup_response(lookup: CacheLookup) -> CacheLookupResponse {
     let global = lookup.global.into_iter();
     CacheLookupResponse {
-        result_cache_response: lookup.result.map(told),
+        result_cache_response: lookup.result.map(key_lookup_response),
         global_cache_responses: global
             .map(
                 |(key, value)| cache_lookup_response::GlobalCacheResponsesEntry {
                     key,
-                    value: Some(told(value)),
+                    value: Some(key_lookup_response(value)),
                 },
             )
             .collect(),
     }
 }
 
-/// What is not there says so: a response that says nothing is a hit.
-fn told(value: CacheValue) -> KeyLookupResponse {
-    let mut reply = KeyLookupResponse {
+fn key_lookup_response(value: CacheValue) -> KeyLookupResponse {
+    let mut response = KeyLookupResponse {
+        // Set explicitly, because the default of protobuf is `Hit`.
         lookup_status: CacheLookupStatus::Miss.into(),
         ..KeyLookupResponse::default()
     };
     match value {
         Ok(None) => {}
         Ok(Some(value)) => {
-            reply.lookup_status = CacheLookupStatus::Hit.into();
-            reply.value = value;
+            response.lookup_status = CacheLookupStatus::Hit.into();
+            response.value = value;
         }
         Err(refusal) => {
-            reply.operation_status = CacheOperationStatus::Error.into();
-            reply.error = refusal.into_text();
+            response.operation_status = CacheOperationStatus::Error.into();
+            response.error = refusal.into_text();
         }
     }
-    reply
+    response
 }
 
 #[cfg(feature = "server")]
-pub(crate) fn upserted(change: CacheChange) -> CacheUpsertResponse {
-    let told = |done| {
+pub(crate) fn upsert_response(change: CacheChange) -> CacheUpsertResponse {
+    let key_response = |done| {
         let (operation_status, error) = status(done);
         KeyUpsertResponse {
             operation_status,
@@ -58,12 +60,12 @@ pub(crate) fn upserted(change: CacheChange) -> CacheUpsertResponse {
     };
     let global = change.global.into_iter();
     CacheUpsertResponse {
-        result_cache_response: change.result.map(told),
+        result_cache_response: change.result.map(key_response),
         global_cache_responses: global
             .map(
                 |(key, done)| cache_upsert_response::GlobalCacheResponsesEntry {
                     key,
-                    value: Some(told(done)),
+                    value: Some(key_response(done)),
                 },
             )
             .collect(),
@@ -71,8 +73,8 @@ pub(crate) fn upserted(change: CacheChange) -> CacheUpsertResponse {
 }
 
 #[cfg(feature = "server")]
-pub(crate) fn deleted(change: CacheChange) -> CacheDeleteResponse {
-    let told = |done| {
+pub(crate) fn delete_response(change: CacheChange) -> CacheDeleteResponse {
+    let key_response = |done| {
         let (operation_status, error) = status(done);
         KeyDeleteResponse {
             operation_status,
@@ -81,12 +83,12 @@ pub(crate) fn deleted(change: CacheChange) -> CacheDeleteResponse {
     };
     let global = change.global.into_iter();
     CacheDeleteResponse {
-        result_cache_response: change.result.map(told),
+        result_cache_response: change.result.map(key_response),
         global_cache_responses: global
             .map(
                 |(key, done)| cache_delete_response::GlobalCacheResponsesEntry {
                     key,
-                    value: Some(told(done)),
+                    value: Some(key_response(done)),
                 },
             )
             .collect(),

@@ -1,32 +1,34 @@
+//! Converts the engine's report of a check to the Agent's message.
+
 use crate::engine::{
     CheckReport, LimiterDecision, LimiterDetails, LimiterReason, RequestId, TokensInfo,
 };
 use crate::flow::RejectReason;
-use crate::pb::check::check_response::{DecisionType, RejectReason as Reason};
+use crate::pb::check::check_response::{DecisionType, RejectReason as PbRejectReason};
 use crate::pb::check::limiter_decision::{
-    ConcurrencyLimiterInfo, ConcurrencySchedulerInfo, Details, LimiterReason as LimiterReasonPb,
-    QuotaSchedulerInfo, RateLimiterInfo, SamplerInfo, SchedulerInfo, TokensInfo as TokensInfoPb,
+    ConcurrencyLimiterInfo, ConcurrencySchedulerInfo, Details, LimiterReason as PbLimiterReason,
+    QuotaSchedulerInfo, RateLimiterInfo, SamplerInfo, SchedulerInfo, TokensInfo as PbTokensInfo,
 };
 use crate::pb::check::{
-    CheckResponse, ClassifierInfo, FluxMeterInfo, LimiterDecision as LimiterDecisionPb,
+    CheckResponse, ClassifierInfo, FluxMeterInfo, LimiterDecision as PbLimiterDecision,
 };
 
-/// The message that an Agent would have sent, but for its time stamps.
+/// Returns the message that an Agent would have sent, without timestamps.
 pub(crate) fn check_response(report: CheckReport) -> CheckResponse {
     let (decision, reason) = match report.reject_reason {
-        None => (DecisionType::Accepted, Reason::None),
+        None => (DecisionType::Accepted, PbRejectReason::None),
         Some(reason) => (
             DecisionType::Rejected,
             match reason {
-                RejectReason::RateLimited => Reason::RateLimited,
-                RejectReason::NoTokens => Reason::NoTokens,
-                RejectReason::NotSampled => Reason::NotSampled,
-                RejectReason::NoMatchingRamp => Reason::NoMatchingRamp,
+                RejectReason::RateLimited => PbRejectReason::RateLimited,
+                RejectReason::NoTokens => PbRejectReason::NoTokens,
+                RejectReason::NotSampled => PbRejectReason::NotSampled,
+                RejectReason::NoMatchingRamp => PbRejectReason::NoMatchingRamp,
                 RejectReason::Unreachable
                 | RejectReason::MissingLabel
                 | RejectReason::BodyTooLarge
                 | RejectReason::DeadlineExceeded
-                | RejectReason::Unknown => Reason::None,
+                | RejectReason::Unknown => PbRejectReason::None,
             },
         ),
     };
@@ -53,17 +55,17 @@ pub(crate) fn check_response(report: CheckReport) -> CheckResponse {
                 flux_meter_name: name.to_string(),
             })
             .collect(),
-        limiter_decisions: decisions.map(decided).collect(),
+        limiter_decisions: decisions.map(limiter_decision).collect(),
         wait_time: report.wait_time.and_then(|wait| wait.try_into().ok()),
         denied_response_status_code: report.denied_response_status_code,
-        cache_lookup_response: report.cache_lookup.map(super::looked_up),
+        cache_lookup_response: report.cache_lookup.map(super::lookup_response),
         expect_end: report.expect_end,
         ..CheckResponse::default()
     }
 }
 
-fn decided(decision: LimiterDecision) -> LimiterDecisionPb {
-    // Zero is told, but not by those who never know.
+fn limiter_decision(decision: LimiterDecision) -> PbLimiterDecision {
+    // Only these limiters report a wait, including zero.
     let wait_time = match decision.details {
         LimiterDetails::RateLimiter { .. } | LimiterDetails::ConcurrencyLimiter { .. } => {
             decision.wait_time.try_into().ok()
@@ -74,7 +76,7 @@ fn decided(decision: LimiterDecision) -> LimiterDecisionPb {
         LimiterDetails::RateLimiter { label, tokens } => {
             Details::RateLimiterInfo(RateLimiterInfo {
                 label: label.into_owned(),
-                tokens_info: Some(info(tokens)),
+                tokens_info: Some(tokens_info(tokens)),
             })
         }
         LimiterDetails::ConcurrencyLimiter {
@@ -83,15 +85,15 @@ fn decided(decision: LimiterDecision) -> LimiterDecisionPb {
             request_id,
         } => Details::ConcurrencyLimiterInfo(ConcurrencyLimiterInfo {
             label: label.into_owned(),
-            tokens_info: Some(info(tokens)),
-            request_id: id(request_id),
+            tokens_info: Some(tokens_info(tokens)),
+            request_id: request_id_text(request_id),
         }),
         LimiterDetails::Sampler { label } => Details::SamplerInfo(SamplerInfo { label }),
         LimiterDetails::QuotaScheduler { label, scheduler } => {
             Details::QuotaSchedulerInfo(QuotaSchedulerInfo {
                 label: label.into_owned(),
                 workload_index: scheduler.workload_index,
-                tokens_info: scheduler.tokens.map(info),
+                tokens_info: scheduler.tokens.map(tokens_info),
                 priority: scheduler.priority,
             })
         }
@@ -102,21 +104,21 @@ fn decided(decision: LimiterDecision) -> LimiterDecisionPb {
         } => Details::ConcurrencySchedulerInfo(ConcurrencySchedulerInfo {
             label: label.into_owned(),
             workload_index: scheduler.workload_index,
-            tokens_info: scheduler.tokens.map(info),
+            tokens_info: scheduler.tokens.map(tokens_info),
             priority: scheduler.priority,
-            request_id: id(request_id),
+            request_id: request_id_text(request_id),
         }),
         LimiterDetails::LoadScheduler { scheduler } => Details::LoadSchedulerInfo(SchedulerInfo {
             workload_index: scheduler.workload_index,
-            tokens_info: scheduler.tokens.map(info),
+            tokens_info: scheduler.tokens.map(tokens_info),
             priority: scheduler.priority,
         }),
     };
     let reason = match decision.reason {
-        LimiterReason::Unspecified => LimiterReasonPb::Unspecified,
-        LimiterReason::KeyNotFound => LimiterReasonPb::KeyNotFound,
+        LimiterReason::Unspecified => PbLimiterReason::Unspecified,
+        LimiterReason::KeyNotFound => PbLimiterReason::KeyNotFound,
     };
-    LimiterDecisionPb {
+    PbLimiterDecision {
         policy_name: decision.policy_name.to_string(),
         policy_hash: decision.policy_hash.to_string(),
         component_id: decision.component_id.to_string(),
@@ -128,14 +130,14 @@ fn decided(decision: LimiterDecision) -> LimiterDecisionPb {
     }
 }
 
-fn info(tokens: TokensInfo) -> TokensInfoPb {
-    TokensInfoPb {
+fn tokens_info(tokens: TokensInfo) -> PbTokensInfo {
+    PbTokensInfo {
         remaining: tokens.remaining,
         current: tokens.current,
         consumed: tokens.consumed,
     }
 }
 
-fn id(id: Option<RequestId>) -> String {
+fn request_id_text(id: Option<RequestId>) -> String {
     id.map(|id| id.to_string()).unwrap_or_default()
 }

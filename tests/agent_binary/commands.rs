@@ -93,7 +93,7 @@ policy:
                 "--tls-key",
                 &*no_pem,
             ],
-            "no.pem: this is no PEM",
+            "no.pem: the file is not PEM",
         ),
         (&["--policies", &*needy], "--prometheus URL"),
         (

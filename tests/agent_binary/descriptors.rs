@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::program::{Folder, Serving, limit, until};
 
-const LACK: &str = "a connection cannot be taken";
+const LACK: &str = "a connection cannot be accepted";
 
 #[test]
 fn running_out_of_descriptors_is_logged_once_and_survived() {

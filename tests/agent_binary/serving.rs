@@ -158,7 +158,7 @@ async fn a_second_signal_ends_it_at_once() {
     .expect("sent");
     tokio::time::sleep(Duration::from_millis(50)).await;
     serving.signal("TERM");
-    serving.logs("ending", 1);
+    serving.logs("shutting down", 1);
     serving.signal("TERM");
     let (serving, status) = tokio::task::spawn_blocking(move || {
         let status = serving.ended();

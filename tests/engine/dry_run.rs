@@ -207,13 +207,13 @@ fn a_policy_that_is_not_there_is_refused_by_name() {
     let none = none.expect_err("no policy");
     assert_eq!(
         none.message(),
-        "there is no policy `missing`: there are none"
+        "no policy is named `missing`: there are no policies"
     );
     let other = builder(&[("p", &rate("per-user", 1))]).dry_run("per-users");
     let error = other.build().expect_err("another name");
     assert_eq!(
         error.to_string(),
-        "EngineBuilder::dry_run: there is no policy `per-users`: there are `per-user`"
+        "EngineBuilder::dry_run: no policy is named `per-users`: the policies are `per-user`"
     );
 }
 

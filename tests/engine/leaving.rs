@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use tower_aperture::engine::{CheckInput, Engine, ManualClock, Starting};
+use tower_aperture::engine::{CheckInput, Engine, ManualClock, PendingReport};
 use tower_aperture::{Check, Decider, RejectReason};
 
 use crate::queues::*;
@@ -22,7 +22,7 @@ const KINDS: [&str; 4] = [
 ];
 
 /// Waits for tokens, for as long as it is let.
-fn wait(engine: &Engine, tokens: &str) -> Starting {
+fn wait(engine: &Engine, tokens: &str) -> PendingReport {
     let mut starting = start(engine, &[("tokens", tokens), ("user", "ann")]);
     assert!(poll(&mut starting).is_none(), "{tokens} are not there");
     starting

@@ -137,7 +137,7 @@ spec:
              `account`; rejects with 429
     at `export`, any service
 policy `two`
-  nothing of it is in force
+  no part of it applies here
 notes
   one.yaml:10:7: {alerter}
   two.yaml:10:7: {alerter}

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tower_aperture::engine::{
-    CheckInput, Engine, EngineBuilder, LimiterDetails, LoopOutput, ManualClock, SignalSource,
-    Starting,
+    CheckInput, Engine, EngineBuilder, LimiterDetails, LoopOutput, ManualClock, PendingReport,
+    SignalSource,
 };
 use tower_aperture::{
     Check, Decider, FlowOutcome, FlowParams, FlowStatus, RejectReason, Ticket, Verdict,
@@ -368,7 +368,7 @@ fn multiplier(engine: &Engine) -> f64 {
 }
 
 /// Ways in which a flow comes that the load scheduler does not let in at once.
-type Comes = fn(&Engine, &mut Vec<Starting>);
+type Comes = fn(&Engine, &mut Vec<PendingReport>);
 
 const IS_LATE: Comes = |engine, waiting| {
     let mut starting = start_within(engine, &[], 30);
@@ -502,7 +502,7 @@ fn an_overload_in_the_last_second_of_a_silence_is_one_step() {
 fn let_in_after(cost: Option<&str>, patience: u64, policy: &str, load: &Load) -> usize {
     let builder = Engine::builder().policy_text("p.yaml", policy);
     let (engine, clock) = clocked(builder.signal_source(load.clone()));
-    let mut waiting: Vec<(u32, Starting)> = Vec::new();
+    let mut waiting: Vec<(u32, PendingReport)> = Vec::new();
     let mut let_in = 0;
     for tenth in 0..3000 {
         clock.advance(secs(0.1));

@@ -199,7 +199,7 @@ fn loops_that_can_never_throttle_or_never_recover_say_so() {
         (
             "aimd_load_scheduler",
             "load_multiplier_linear_increment: 0",
-            "lets no more in",
+            "never recovers",
         ),
         ("aiad_load_scheduler", "max_load_multiplier: -1", PASSES),
         (
@@ -215,7 +215,7 @@ fn loops_that_can_never_throttle_or_never_recover_say_so() {
         (
             "aiad_load_scheduler",
             "load_multiplier_linear_increment: -0.1",
-            "lets no more in",
+            "never recovers",
         ),
     ] {
         let parameters = match kind {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tower_aperture::FlowParams;
 use tower_aperture::engine::{
-    CheckInput, CheckReport, Engine, EngineTicket, LimiterDetails, ManualClock, Starting,
+    CheckInput, CheckReport, Engine, EngineTicket, LimiterDetails, ManualClock, PendingReport,
     TokensInfo,
 };
 
@@ -69,23 +69,23 @@ pub(crate) fn quota(capacity: f64, fill: f64, scheduler: &str) -> String {
 
 pub(crate) const PATIENT: &str = ", default_workload_parameters: {queue_timeout: 5s}";
 
-pub(crate) fn start(engine: &Engine, labels: &[(&str, &str)]) -> Starting {
+pub(crate) fn start(engine: &Engine, labels: &[(&str, &str)]) -> PendingReport {
     engine.start(&CheckInput::new(HERE, &params(labels)))
 }
 
-pub(crate) fn start_within(engine: &Engine, labels: &[(&str, &str)], millis: u64) -> Starting {
+pub(crate) fn start_within(engine: &Engine, labels: &[(&str, &str)], millis: u64) -> PendingReport {
     let params: FlowParams<'_> = params(labels);
     let left = Some(Duration::from_millis(millis));
     engine.start(&CheckInput::new(HERE, &params).deadline(left))
 }
 
 /// What it comes to by now.
-pub(crate) fn poll(starting: &mut Starting) -> Option<(CheckReport, EngineTicket)> {
+pub(crate) fn poll(starting: &mut PendingReport) -> Option<(CheckReport, EngineTicket)> {
     poll_with(starting, Waker::noop())
 }
 
 pub(crate) fn poll_with(
-    starting: &mut Starting,
+    starting: &mut PendingReport,
     waker: &Waker,
 ) -> Option<(CheckReport, EngineTicket)> {
     match Pin::new(starting).poll(&mut Context::from_waker(waker)) {
@@ -94,7 +94,7 @@ pub(crate) fn poll_with(
     }
 }
 
-pub(crate) fn now(mut starting: Starting) -> (CheckReport, EngineTicket) {
+pub(crate) fn now(mut starting: PendingReport) -> (CheckReport, EngineTicket) {
     poll(&mut starting).expect("it need not wait")
 }
 

@@ -191,7 +191,7 @@ fn a_module_that_does_not_compile_is_refused_by_file_field_and_reason() {
         ("package p\nlabel = x { y := 1 }", "`x` has no value"),
         (
             "package p\nlabel = crypto.nonsense(1)",
-            "`crypto.nonsense` is no function",
+            "`crypto.nonsense` is not a function",
         ),
         ("package p\nlabel = label", "depends on itself"),
     ] {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use proptest::prelude::*;
 use tower_aperture::Engine;
-use tower_aperture::engine::{CheckInput, CheckReport, EngineTicket, ManualClock, Starting};
+use tower_aperture::engine::{CheckInput, CheckReport, EngineTicket, ManualClock, PendingReport};
 
 use crate::loading::Folder;
 use crate::queues::{self, policy_of};
@@ -291,7 +291,7 @@ proptest! {
         let start = || engine.start(&CheckInput::new("there", &params(&[])));
         let mut spent = 0;
         let mut held: Vec<EngineTicket> = Vec::new();
-        let mut waiting: Vec<Starting> = Vec::new();
+        let mut waiting: Vec<PendingReport> = Vec::new();
         for event in events {
             match event {
                 Event::Check => {

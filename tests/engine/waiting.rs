@@ -5,7 +5,7 @@ use std::task::{Wake, Waker};
 use std::time::Duration;
 
 use proptest::prelude::*;
-use tower_aperture::engine::{CheckInput, CheckReport, Clock, Engine, EngineTicket, Starting};
+use tower_aperture::engine::{CheckInput, CheckReport, Clock, Engine, EngineTicket, PendingReport};
 use tower_aperture::{Check, Decider, FlowParams, RejectReason, Verdict};
 
 use crate::queues::*;
@@ -112,7 +112,7 @@ fn one_slot_wakes_one_of_many() {
     let (engine, _) = engine_of(&[slots(1.0, "", PATIENT)]);
     let (_, mut ticket) = now(start(&engine, &[]));
     let alarms: Vec<Arc<Alarm>> = (0..MANY).map(|_| Arc::default()).collect();
-    let mut waiters: Vec<Starting> = (0..MANY).map(|_| start(&engine, &[])).collect();
+    let mut waiters: Vec<PendingReport> = (0..MANY).map(|_| start(&engine, &[])).collect();
     for (waiter, alarm) in waiters.iter_mut().zip(&alarms) {
         assert!(poll_with(waiter, &Arc::clone(alarm).into()).is_none());
     }
@@ -194,7 +194,7 @@ fn who_leaves_a_queue_gives_back_what_other_schedulers_granted_it() {
 }
 
 /// A waker that has a flow of its own, as one does of a task that nobody else holds.
-struct Owner(#[allow(dead_code)] Mutex<Option<Starting>>);
+struct Owner(#[allow(dead_code)] Mutex<Option<PendingReport>>);
 
 impl Wake for Owner {
     fn wake(self: Arc<Self>) {}
@@ -294,9 +294,9 @@ proptest! {
         let component = if concurrency { slots(3.0, "", "") } else { quota(3.0, 2.0, "") };
         let one_each = quota(PLENTY, 0.0, "").replace("tokens_label_key: tokens, ", "");
         let (engine, clock) = engine_of(&[one_each, component]);
-        let mut waiting: Vec<Starting> = Vec::new();
+        let mut waiting: Vec<PendingReport> = Vec::new();
         let mut held: Vec<EngineTicket> = Vec::new();
-        let take = |starting: &mut Starting, held: &mut Vec<EngineTicket>| match poll(starting) {
+        let take = |starting: &mut PendingReport, held: &mut Vec<EngineTicket>| match poll(starting) {
             Some((report, ticket)) => {
                 if report.accepted() {
                     held.push(ticket);

@@ -250,7 +250,7 @@ fn a_table_that_cannot_be_normal_refuses_to_build() {
     let error = table.try_normalize().expect_err("refused");
     assert_eq!(
         error.to_string(),
-        "the route `GET /a/`: it is there already; remove one of the two"
+        "the route `GET /a/`: the route already exists; remove one of the two"
     );
     // Routes that come later are as well.
     let table = RouteTable::new().normalize().any("/b//c", "one");

@@ -99,7 +99,7 @@ async fn a_layer_says_what_it_answered_instead() {
     let answer = layer.layer(inner).oneshot(Request::new(())).await;
     assert_eq!(answer.expect("an answer").status(), 503);
     let refused = lines.with(&[
-        "DEBUG tower_aperture::layer: a request was refused",
+        "DEBUG tower_aperture::layer: the request was rejected",
         "control_point=\"checkout\"",
         "reason=\"unreachable\"",
         "status=503",

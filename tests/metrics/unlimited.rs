@@ -131,7 +131,7 @@ async fn a_control_point_that_no_policy_selects_is_named_once_and_its_flows_are_
     assert!(
         engine
             .describe()
-            .ends_with("limits these control points\n  `chekout`\n"),
+            .ends_with("selected by no policy, so not limited:\n  `chekout`\n"),
         "{}",
         engine.describe()
     );
@@ -254,7 +254,7 @@ async fn a_control_point_that_a_reload_selects_is_no_longer_listed() {
         let _ = engine.check(&CheckInput::new(name, &FlowParams::new()));
     }
     let listed = |text: &str| {
-        let list = text.split_once("limits these control points\n");
+        let list = text.split_once("selected by no policy, so not limited:\n");
         list.map(|(_, list)| list.to_owned())
     };
     assert_eq!(
@@ -392,7 +392,7 @@ async fn an_agents_limiter_that_looked_at_no_key_is_warned_of_once_and_not_count
             &point,
             "policy=\"per-user\"",
             "component=\"root.3\"",
-            "does not tell which",
+            "does not show which",
         ];
         assert_eq!(lines.with(&parts).len(), 1, "{:?}", lines.all());
     }

@@ -83,7 +83,7 @@ async fn requests_that_run_without_limits_are_warned_of_and_the_recovery_counts_
         &address,
         "reason=",
         "fail closed",
-        "are now refused",
+        "are now rejected",
     ];
     assert_eq!(lines.with(&warning).len(), 1);
     assert!(lines.with(&["decides again"]).is_empty());

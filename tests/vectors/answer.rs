@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 use tower_aperture::engine::{
     CacheEntry, CheckInput, CheckReport, Engine, EngineTicket, HttpInput, HttpInputError,
-    HttpReport, HttpRequest, SlotRef, SlotReturn, SocketAddress, Starting, StartingHttp,
+    HttpReport, HttpRequest, PendingReport, SlotRef, SlotReturn, SocketAddress, StartingHttp,
 };
 use tower_aperture::{CacheChange, CacheLookup, CacheRefusal, CacheValue, FlowParams};
 use tower_aperture::{LabelLimits, Labels};
@@ -171,7 +171,7 @@ pub(crate) fn references(call: &Call, recorded: Option<&Value>, own: &Own) -> Ve
         .collect()
 }
 
-fn check(engine: &Engine, call: &Call) -> Starting {
+fn check(engine: &Engine, call: &Call) -> PendingReport {
     let params = params(call);
     let services = texts(&call.request["services"]);
     let input = CheckInput::new(text(&call.request["control_point"]), &params)

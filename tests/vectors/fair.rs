@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
-use self::queue::{Arrival, Wfq, queue_of, workload_id};
+use self::queue::{Arrival, Wfq, fairness_queue, workload_id};
 use crate::Verdict;
 
 /// The file itself: it is no part of the crate's interface, and needs nothing of the crate.
@@ -37,7 +37,7 @@ fn identifiers(recording: &Value) -> Result<(), String> {
         if own != workload {
             return Err(format!("workload: expected {workload}, got {own}"));
         }
-        let own = match queue_of(text(&row["fairness"]), 0) {
+        let own = match fairness_queue(text(&row["fairness"]), 0) {
             None => format!("{own}-{generation}"),
             Some(queue) => format!("{own}-{generation}-{queue}"),
         };
@@ -61,12 +61,12 @@ fn events(run: &Value) -> Result<usize, String> {
         let place = places.get(&id).copied();
         match text(&event[0]) {
             "arrive" => {
-                let inverse = 1.0 / float(5);
+                let inverse_priority = 1.0 / float(5);
                 let arrival = Arrival {
-                    workload: &workload_id(text(&event[2]), inverse),
-                    fairness: queue_of(text(&event[3]), 0),
+                    workload: &workload_id(text(&event[2]), inverse_priority),
+                    fairness: fairness_queue(text(&event[3]), 0),
                     tokens: float(4),
-                    inverse,
+                    inverse_priority,
                 };
                 let (place, opens) = queue.arrive(&arrival, id);
                 places.insert(id, place);

@@ -1,7 +1,7 @@
-//! The same calls as JSON over HTTP.
+//! The gRPC calls as JSON over HTTP.
 
 mod proto;
 mod routes;
 
-pub(super) use self::proto::{Named, POOL, decode};
-pub(super) use self::routes::{Json, PATHS, refused, router};
+pub(super) use self::proto::{NamedMessage, POOL, decode};
+pub(super) use self::routes::{JsonRouter, PATHS, error_response, router};

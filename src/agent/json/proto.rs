@@ -1,4 +1,4 @@
-//! Protobuf's own JSON.
+//! Converts protobuf messages to and from their JSON mapping.
 
 use std::sync::LazyLock;
 
@@ -13,18 +13,20 @@ use crate::pb::check::{
 use crate::pb::checkhttp::{CheckHttpRequest, CheckHttpResponse};
 use crate::pb::trace_collector::ExportTraceServiceRequest;
 
+/// The descriptors of all messages.
 pub(in crate::agent) static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
-    DescriptorPool::decode(crate::pb::FILE_DESCRIPTORS).expect("they were made by the build")
+    DescriptorPool::decode(crate::pb::FILE_DESCRIPTORS)
+        .expect("the build script generates valid descriptors")
 });
 
-/// A message with its full name in protobuf.
-pub(crate) trait Named: Message + Default {
+/// A message with its full protobuf name.
+pub(crate) trait NamedMessage: Message + Default {
     const NAME: &str;
 }
 
 macro_rules! named {
     ($package:literal: $($message:ident = $name:literal),* $(,)?) => {
-        $(impl Named for $message {
+        $(impl NamedMessage for $message {
             const NAME: &str = concat!($package, ".", $name);
         })*
     };
@@ -50,14 +52,14 @@ named!("opentelemetry.proto.collector.trace.v1":
     ExportTraceServiceRequest = "ExportTraceServiceRequest",
 );
 
-fn descriptor<M: Named>() -> prost_reflect::MessageDescriptor {
+fn descriptor<M: NamedMessage>() -> prost_reflect::MessageDescriptor {
     POOL.get_message_by_name(M::NAME)
-        .expect("the build knows all messages")
+        .expect("the build script includes all messages")
 }
 
-/// Names in either case, enums by name or number, unknown fields left out; nothing at all is an
-/// empty message.
-pub(crate) fn decode<M: Named>(text: &[u8]) -> Result<M, serde_json::Error> {
+/// Decodes a message. Accepts field names in camel and snake case, and enums by name or number;
+/// ignores unknown fields. An empty text is an empty message.
+pub(crate) fn decode<M: NamedMessage>(text: &[u8]) -> Result<M, serde_json::Error> {
     if text.is_empty() {
         return Ok(M::default());
     }
@@ -68,8 +70,8 @@ pub(crate) fn decode<M: Named>(text: &[u8]) -> Result<M, serde_json::Error> {
     message.transcode_to().map_err(serde::de::Error::custom)
 }
 
-/// With every field, as an Agent's gateway has it.
-pub(crate) fn encode<M: Named>(message: &M) -> Result<Vec<u8>, String> {
+/// Encodes a message with every field, as the gateway of an Agent does.
+pub(crate) fn encode<M: NamedMessage>(message: &M) -> Result<Vec<u8>, String> {
     let mut dynamic = DynamicMessage::new(descriptor::<M>());
     dynamic
         .transcode_from(message)

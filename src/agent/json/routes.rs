@@ -1,4 +1,4 @@
-//! The routes that are not gRPC: calls as JSON, status, health and metrics.
+//! The HTTP routes that are not gRPC: calls as JSON, status, health and metrics.
 
 use std::time::Instant;
 
@@ -12,11 +12,11 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status};
 
-use super::proto::{self, Named};
-use crate::agent::budget::{Charge, Line};
-use crate::agent::check::Checks;
-use crate::agent::http::HttpChecks;
-use crate::agent::metrics::Handler;
+use super::proto::{self, NamedMessage};
+use crate::agent::check::CheckService;
+use crate::agent::check_http::CheckHttpService;
+use crate::agent::memory_budget::{Charge, MemoryKind};
+use crate::agent::metrics::HandlerLabels;
 use crate::agent::{Agent, JSON_ELEMENT_BYTES, MAX_JSON_ELEMENTS, elements, status};
 use crate::pb::check::flow_control_service_server::FlowControlService;
 use crate::pb::check::{
@@ -27,10 +27,10 @@ use crate::pb::checkhttp::flow_control_service_http_server::FlowControlServiceHt
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// All that is not gRPC.
-pub(crate) type Json = Router;
+/// The router of all HTTP routes that are not gRPC.
+pub(crate) type JsonRouter = Router;
 
-/// What the router has a handler for: the names of handlers in metrics.
+/// The paths with a handler, which are the names of handlers in metrics.
 pub(crate) const PATHS: [&str; 9] = [
     "/v1/flowcontrol/checkhttp",
     "/v1/flowcontrol/check",
@@ -43,17 +43,22 @@ pub(crate) const PATHS: [&str; 9] = [
     "/metrics",
 ];
 
-/// Counts the request once it is answered.
-async fn counted(State(agent): State<Agent>, request: HttpRequest, next: Next) -> HttpResponse {
+/// Counts a request once it has its response.
+async fn count_request(
+    State(agent): State<Agent>,
+    request: HttpRequest,
+    next: Next,
+) -> HttpResponse {
     let began = Instant::now();
-    let handler = Handler::of(request.method(), request.uri().path(), &PATHS);
+    let handler = HandlerLabels::of(request.method(), request.uri().path(), &PATHS);
     let response = next.run(request).await;
     let http = &agent.inner.metrics.http;
-    http.answered(handler, response.status(), began);
+    http.record(handler, response.status(), began);
     response
 }
 
-pub(crate) fn router(agent: &Agent) -> Json {
+/// Returns the router with all routes.
+pub(crate) fn router(agent: &Agent) -> JsonRouter {
     Router::new()
         .route("/v1/flowcontrol/checkhttp", post(check_http))
         .route("/v1/flowcontrol/check", post(check))
@@ -68,20 +73,20 @@ pub(crate) fn router(agent: &Agent) -> Json {
         .route("/status", get(status::status))
         .route("/health", get(status::health))
         .route("/metrics", get(status::metrics))
-        .fallback(async || refused(&Status::not_found("there is nothing at this path")))
+        .fallback(async || error_response(&Status::not_found("no route has this path")))
         .method_not_allowed_fallback(async || {
-            let refusal = Status::unimplemented("this path does not answer this method");
-            (StatusCode::METHOD_NOT_ALLOWED, refused(&refusal))
+            let status = Status::unimplemented("this path does not support this method");
+            (StatusCode::METHOD_NOT_ALLOWED, error_response(&status))
         })
         .layer(DefaultBodyLimit::max(agent.inner.limits.message_size))
-        .layer(from_fn_with_state(agent.clone(), counted))
+        .layer(from_fn_with_state(agent.clone(), count_request))
         .with_state(agent.clone())
 }
 
-/// A call's message, headers and charge.
-struct Call<M>(Request<M>);
+/// Extracts the message, headers and charge of a call.
+struct JsonCall<M>(Request<M>);
 
-impl<M: Named, S: Send + Sync> FromRequest<S> for Call<M> {
+impl<M: NamedMessage, S: Send + Sync> FromRequest<S> for JsonCall<M> {
     type Rejection = HttpResponse;
 
     async fn from_request(request: HttpRequest, state: &S) -> Result<Self, HttpResponse> {
@@ -89,39 +94,43 @@ impl<M: Named, S: Send + Sync> FromRequest<S> for Call<M> {
         let charge = Charge::of(request.extensions());
         let body = Bytes::from_request(request, state).await;
         let body = body.map_err(|rejection| {
-            let refusal = match rejection.status() {
+            let status = match rejection.status() {
                 StatusCode::PAYLOAD_TOO_LARGE => Status::resource_exhausted(rejection.body_text()),
                 _ => Status::invalid_argument(rejection.body_text()),
             };
-            refused(&refusal)
+            error_response(&status)
         })?;
         let elements = elements::count_json(&body);
-        elements::bounded(elements, MAX_JSON_ELEMENTS).map_err(|status| refused(&status))?;
+        elements::check_count(elements, MAX_JSON_ELEMENTS)
+            .map_err(|status| error_response(&status))?;
         let mut extensions = http::Extensions::new();
         if let Some(charge) = charge {
             let bytes = body.len() + elements * JSON_ELEMENT_BYTES;
-            let taken = charge.take(Line::Decoded, bytes);
-            taken.map_err(|status| refused(&status))?;
+            let taken = charge.take(MemoryKind::Decoded, bytes);
+            taken.map_err(|status| error_response(&status))?;
             extensions.insert(charge);
         }
         let message = proto::decode(&body)
-            .map_err(|error| refused(&Status::invalid_argument(error.to_string())))?;
+            .map_err(|error| error_response(&Status::invalid_argument(error.to_string())))?;
         let metadata = MetadataMap::from_headers(headers);
         Ok(Self(Request::from_parts(metadata, extensions, message)))
     }
 }
 
-/// Encodes an answer, which is charged before.
-fn answer<M: Named>(charge: Option<&Charge>, result: Result<Response<M>, Status>) -> HttpResponse {
+/// Charges a response, then encodes it.
+fn encode_response<M: NamedMessage>(
+    charge: Option<&Charge>,
+    result: Result<Response<M>, Status>,
+) -> HttpResponse {
     let response = match result {
         Ok(response) => response,
-        Err(status) => return refused(&status),
+        Err(status) => return error_response(&status),
     };
     let (_, message, extensions) = response.into_parts();
     if let Some(charge) = charge
-        && let Err(status) = charge.set(Line::Answers, message.encoded_len())
+        && let Err(status) = charge.set(MemoryKind::Responses, message.encoded_len())
     {
-        return refused(&status);
+        return error_response(&status);
     }
     match proto::encode(&message) {
         Ok(text) => {
@@ -129,12 +138,12 @@ fn answer<M: Named>(charge: Option<&Charge>, result: Result<Response<M>, Status>
             response.extensions_mut().extend(extensions);
             response
         }
-        Err(error) => refused(&Status::internal(error)),
+        Err(error) => error_response(&Status::internal(error)),
     }
 }
 
-/// An error as an Agent's gateway has it.
-pub(crate) fn refused(status: &Status) -> HttpResponse {
+/// Returns an error response in the form that the gateway of an Agent uses.
+pub(crate) fn error_response(status: &Status) -> HttpResponse {
     let code = match status.code() {
         Code::Ok => StatusCode::OK,
         Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => {
@@ -165,56 +174,57 @@ macro_rules! handlers {
     ($($name:ident: $service:ident.$method:ident($request:ty);)*) => {
         $(async fn $name(
             State(agent): State<Agent>,
-            Call(request): Call<$request>,
+            JsonCall(request): JsonCall<$request>,
         ) -> HttpResponse {
             let charge = Charge::of(request.extensions());
-            answer(charge.as_ref(), $service(agent).$method(request).await)
+            encode_response(charge.as_ref(), $service(agent).$method(request).await)
         })*
     };
 }
 
 handlers! {
-    check_http: HttpChecks.check_http(CheckHttpRequest);
-    check: Checks.check(CheckRequest);
-    flow_end: Checks.flow_end(FlowEndRequest);
-    cache_lookup: Checks.cache_lookup(CacheLookupRequest);
-    cache_upsert: Checks.cache_upsert(CacheUpsertRequest);
-    cache_delete: Checks.cache_delete(CacheDeleteRequest);
+    check_http: CheckHttpService.check_http(CheckHttpRequest);
+    check: CheckService.check(CheckRequest);
+    flow_end: CheckService.flow_end(FlowEndRequest);
+    cache_lookup: CheckService.cache_lookup(CacheLookupRequest);
+    cache_upsert: CheckService.cache_upsert(CacheUpsertRequest);
+    cache_delete: CheckService.cache_delete(CacheDeleteRequest);
 }
 
-/// Longer than any dynamic configuration: it names a few values.
-const MAX_DYNAMIC: usize = 64 << 10;
+/// The largest dynamic configuration in bytes. Real ones set a few values and are far smaller.
+const MAX_DYNAMIC_CONFIG_BYTES: usize = 64 << 10;
 
-/// Sets the dynamic configuration of a policy. The callers of other routes are let in where there
-/// are no API keys; whoever may change policies has to show one.
+/// Sets the dynamic configuration of a policy. Other routes are open when no API keys are set; this
+/// one changes policies, so it always requires a key.
 async fn set_dynamic_config(
     State(agent): State<Agent>,
     Path(policy): Path<String>,
     body: Bytes,
 ) -> HttpResponse {
     if !agent.inner.keys.are_required() {
-        let refusal = "this route needs an API key, and the agent has none: start it with \
+        let reason = "this route needs an API key, and the agent has none: start it with \
                        --api-key-file";
-        return refused(&Status::permission_denied(refusal));
+        return error_response(&Status::permission_denied(reason));
     }
-    if body.len() > MAX_DYNAMIC {
-        let refusal = format!("a dynamic configuration takes {MAX_DYNAMIC} bytes at most");
-        return refused(&Status::resource_exhausted(refusal));
+    if body.len() > MAX_DYNAMIC_CONFIG_BYTES {
+        let reason =
+            format!("a dynamic configuration may have at most {MAX_DYNAMIC_CONFIG_BYTES} bytes");
+        return error_response(&Status::resource_exhausted(reason));
     }
     let Ok(text) = String::from_utf8(body.into()) else {
-        return refused(&Status::invalid_argument("the body is not UTF-8"));
+        return error_response(&Status::invalid_argument("the body is not UTF-8"));
     };
     let engine = agent.inner.engine.clone();
     let name = policy.clone();
-    // Loading policies takes a while.
-    let setting = move || engine.set_dynamic_config(&name, text);
-    match tokio::task::spawn_blocking(setting).await {
+    // Loading policies takes long and blocks.
+    let set = move || engine.set_dynamic_config(&name, text);
+    match tokio::task::spawn_blocking(set).await {
         Ok(Ok(true)) => {
             log_event!(info, policy, "dynamic configuration was set");
             ([(header::CONTENT_TYPE, JSON)], "{}").into_response()
         }
-        Ok(Ok(false)) => refused(&Status::not_found("no policy of this name is in force")),
-        Ok(Err(error)) => refused(&Status::invalid_argument(error.to_string())),
-        Err(_) => refused(&Status::internal("the policies could not be loaded")),
+        Ok(Ok(false)) => error_response(&Status::not_found("no policy of this name is in force")),
+        Ok(Err(error)) => error_response(&Status::invalid_argument(error.to_string())),
+        Err(_) => error_response(&Status::internal("the policies could not be loaded")),
     }
 }

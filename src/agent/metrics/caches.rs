@@ -1,4 +1,4 @@
-//! What the result cache and the global cache were asked, and what they had.
+//! Counts operations on the result cache and the global cache.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -7,21 +7,21 @@ use prometheus_client::registry::Registry;
 
 use crate::flow::{CacheChange, CacheLookup, CacheRefusal, CacheValue};
 
-/// All labels are among a few texts of this file.
+/// Cache metrics. Their labels are constants of this file, so the number of series needs no limit.
 #[derive(Debug, Default)]
 pub(in crate::agent) struct CacheSeries {
-    hits: Family<Cache, Counter>,
-    misses: Family<Cache, Counter>,
-    operations: Family<Operation, Counter>,
+    hits: Family<CacheLabels, Counter>,
+    misses: Family<CacheLabels, Counter>,
+    operations: Family<CacheOperationLabels, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Cache {
+struct CacheLabels {
     cache_type: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Operation {
+struct CacheOperationLabels {
     cache_type: &'static str,
     operation: &'static str,
     status: &'static str,
@@ -32,25 +32,26 @@ const GLOBAL: &str = "global";
 
 impl CacheSeries {
     pub(super) fn new(registry: &mut Registry) -> Self {
-        let own = Self::default();
+        let metrics = Self::default();
         registry.register(
             "cache_lookup_hits",
             "Keys that were looked up and found",
-            own.hits.clone(),
+            metrics.hits.clone(),
         );
         registry.register(
             "cache_lookup_misses",
             "Keys that were looked up and not found",
-            own.misses.clone(),
+            metrics.misses.clone(),
         );
         registry.register(
             "cache_operation_results",
-            "Look-ups, writes and removals of keys, by their outcome",
-            own.operations.clone(),
+            "Lookups, writes and removals of keys, by their result",
+            metrics.operations.clone(),
         );
-        own
+        metrics
     }
 
+    /// Counts the keys of a lookup.
     pub(in crate::agent) fn looked_up(&self, found: &CacheLookup) {
         if let Some(value) = &found.result {
             self.value(RESULT, value);
@@ -60,20 +61,20 @@ impl CacheSeries {
         }
     }
 
-    /// The keys of an `upsert` or a `delete`.
+    /// Counts the keys of an `upsert` or a `delete`.
     pub(in crate::agent) fn changed(&self, operation: &'static str, change: &CacheChange) {
-        if let Some(done) = &change.result {
-            self.operation(RESULT, operation, done);
+        if let Some(result) = &change.result {
+            self.operation(RESULT, operation, result);
         }
-        for (_, done) in &change.global {
-            self.operation(GLOBAL, operation, done);
+        for (_, result) in &change.global {
+            self.operation(GLOBAL, operation, result);
         }
     }
 
     fn value(&self, cache_type: &'static str, value: &CacheValue) {
         match value {
-            Ok(Some(_)) => self.hits.get_or_create(&Cache { cache_type }).inc(),
-            Ok(None) => self.misses.get_or_create(&Cache { cache_type }).inc(),
+            Ok(Some(_)) => self.hits.get_or_create(&CacheLabels { cache_type }).inc(),
+            Ok(None) => self.misses.get_or_create(&CacheLabels { cache_type }).inc(),
             Err(_) => 0,
         };
         self.operation(cache_type, "lookup", value);
@@ -83,12 +84,12 @@ impl CacheSeries {
         &self,
         cache_type: &'static str,
         operation: &'static str,
-        done: &Result<T, CacheRefusal>,
+        result: &Result<T, CacheRefusal>,
     ) {
-        let labels = Operation {
+        let labels = CacheOperationLabels {
             cache_type,
             operation,
-            status: if done.is_ok() { "success" } else { "error" },
+            status: if result.is_ok() { "success" } else { "error" },
         };
         self.operations.get_or_create(&labels).inc();
     }

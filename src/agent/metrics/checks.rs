@@ -1,4 +1,4 @@
-//! What checks and ends of flows say, without any span.
+//! Counts checks and ends of flows, independent of spans.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -10,18 +10,19 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::registry::Registry;
 
-use super::LONGEST_LABEL;
+use super::MAX_LABEL_BYTES;
+use super::bounded_family::{BoundedFamily, SeriesClass, SeriesLabels};
 use super::schedulers::SchedulerSeries;
-use super::series::{Labels, Series, Standing};
-use crate::engine::{CheckReport, LimiterDetails, Names};
+use crate::engine::{CheckReport, InForceNames, LimiterDetails};
 use crate::flow::RejectReason;
 
+/// Metrics of checks and ends of flows.
 #[derive(Debug)]
 pub(super) struct CheckSeries {
-    points: Points,
-    ends: Series<Point, Counter>,
+    points: ControlPointSeries,
+    ends: BoundedFamily<ControlPointLabels, Counter>,
     schedulers: SchedulerSeries,
-    /// In the order of `KINDS`: let in, and dropped.
+    /// Accepted and dropped flows, in the order of `KINDS`.
     kinds: [[AtomicU64; 2]; KINDS.len()],
 }
 
@@ -36,9 +37,9 @@ const KINDS: [&str; 6] = [
 
 impl CheckSeries {
     pub(super) fn new(registry: &mut Registry, left_out: &Counter) -> Self {
-        let points = Points(Series::new(left_out));
+        let points = ControlPointSeries(BoundedFamily::new(left_out));
         registry.register_collector(Box::new(points.clone()));
-        let ends = Series::new(left_out);
+        let ends = BoundedFamily::new(left_out);
         registry.register(
             "flowcontrol_ends",
             "Ends of flows that callers reported",
@@ -52,7 +53,7 @@ impl CheckSeries {
         }
     }
 
-    pub(super) fn decided(&self, names: &Names, report: &CheckReport) {
+    pub(super) fn decided(&self, names: &InForceNames, report: &CheckReport) {
         self.points
             .count(names, &report.control_point, report.reject_reason);
         for decision in &report.limiter_decisions {
@@ -71,23 +72,24 @@ impl CheckSeries {
         }
     }
 
-    pub(super) fn ended(&self, names: &Names, control_point: &str) {
+    pub(super) fn ended(&self, names: &InForceNames, control_point: &str) {
         let count = |counter: &Counter| {
             counter.inc();
         };
-        let own = || Point::new(control_point);
-        let point = PointOf(control_point);
-        self.ends.with(names, &point, own, Counter::default, count);
+        let make_labels = || ControlPointLabels::new(control_point);
+        let point = ControlPointRef(control_point);
+        self.ends
+            .observe(names, &point, make_labels, Counter::default, count);
     }
 
-    /// Forgets what is of policies that are gone.
-    pub(super) fn retain(&self, names: &Names) {
+    /// Removes the series of policies that are not in force.
+    pub(super) fn retain(&self, names: &InForceNames) {
         self.points.0.retain(names);
         self.ends.retain(names);
         self.schedulers.retain(names);
     }
 
-    /// Kinds of components, and how many flows they let in and dropped.
+    /// Returns the kinds of components with the numbers of flows they accepted and dropped.
     pub(super) fn kinds(&self) -> impl Iterator<Item = (&'static str, u64, u64)> {
         let counts = KINDS.into_iter().zip(&self.kinds);
         counts.map(|(kind, [accepted, dropped])| {
@@ -96,39 +98,39 @@ impl CheckSeries {
     }
 }
 
-/// Decisions by control point: one look-up for all three names.
+/// Decisions by control point. Three metrics share one map, so that a check needs one lookup.
 #[derive(Clone, Debug)]
-struct Points(Series<Point, Decisions>);
+struct ControlPointSeries(BoundedFamily<ControlPointLabels, DecisionCounts>);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Point {
+struct ControlPointLabels {
     control_point: String,
 }
 
-impl Point {
+impl ControlPointLabels {
     fn new(control_point: &str) -> Option<Self> {
-        (control_point.len() <= LONGEST_LABEL).then(|| Self {
+        (control_point.len() <= MAX_LABEL_BYTES).then(|| Self {
             control_point: control_point.to_owned(),
         })
     }
 }
 
-/// Any caller can make one up.
-impl Labels for Point {
-    fn standing(&self, names: &Names) -> Standing {
+/// Callers choose control points freely.
+impl SeriesLabels for ControlPointLabels {
+    fn class(&self, names: &InForceNames) -> SeriesClass {
         match names.selects(&self.control_point) {
-            true => Standing::Reserved,
-            false => Standing::Shared,
+            true => SeriesClass::Reserved,
+            false => SeriesClass::Shared,
         }
     }
 }
 
-/// Like [`Point`], borrowed.
+/// A borrowed [`ControlPointLabels`].
 #[derive(Hash)]
-struct PointOf<'a>(&'a str);
+struct ControlPointRef<'a>(&'a str);
 
-impl Equivalent<Point> for PointOf<'_> {
-    fn equivalent(&self, key: &Point) -> bool {
+impl Equivalent<ControlPointLabels> for ControlPointRef<'_> {
+    fn equivalent(&self, key: &ControlPointLabels) -> bool {
         self.0 == key.control_point
     }
 }
@@ -144,35 +146,36 @@ const REASONS: [(RejectReason, &str); 4] = [
 ];
 
 #[derive(Debug, Default)]
-struct Decisions {
+struct DecisionCounts {
     accepted: AtomicU64,
     /// In the order of `REASONS`.
     rejected: [AtomicU64; REASONS.len()],
 }
 
-impl Decisions {
+impl DecisionCounts {
     fn rejected(&self) -> u64 {
         self.rejected.iter().map(|count| count.load(Relaxed)).sum()
     }
 }
 
-impl Points {
-    fn count(&self, names: &Names, control_point: &str, reason: Option<RejectReason>) {
+impl ControlPointSeries {
+    fn count(&self, names: &InForceNames, control_point: &str, reason: Option<RejectReason>) {
         let known = |reason| REASONS.iter().position(|(known, _)| *known == reason);
-        let counter = |decisions: &Decisions| {
+        let counter = |decisions: &DecisionCounts| {
             let counter = match reason.and_then(known) {
                 None => &decisions.accepted,
                 Some(at) => &decisions.rejected[at],
             };
             counter.fetch_add(1, Relaxed);
         };
-        let own = || Point::new(control_point);
-        let point = PointOf(control_point);
-        self.0.with(names, &point, own, Decisions::default, counter);
+        let make_labels = || ControlPointLabels::new(control_point);
+        let point = ControlPointRef(control_point);
+        self.0
+            .observe(names, &point, make_labels, DecisionCounts::default, counter);
     }
 }
 
-impl Collector for Points {
+impl Collector for ControlPointSeries {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let mut requests = encoder.encode_descriptor(
             "flowcontrol_requests",

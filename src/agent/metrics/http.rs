@@ -1,4 +1,4 @@
-//! Requests that are not gRPC.
+//! Metrics of HTTP requests that are not gRPC.
 
 use std::time::{Duration, Instant};
 
@@ -9,23 +9,25 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-/// Upper bounds of the buckets of the latency, in milliseconds.
-const BOUNDS: [f64; 10] = [
+/// Upper bounds of the latency buckets in milliseconds.
+const LATENCY_BOUNDS: [f64; 10] = [
     1.0, 2.5, 5.0, 10.0, 25.0, 100.0, 250.0, 1000.0, 5000.0, 30_000.0,
 ];
-/// A path that has no handler, and a method that HTTP does not define.
-const DEFAULT: &str = "default";
-const OTHER: &str = "other";
+/// The label of a path without a handler.
+const UNKNOWN_PATH: &str = "default";
+/// The label of a method that HTTP does not define.
+const UNKNOWN_METHOD: &str = "other";
 
-/// Requests by handler: methods, paths and statuses are among a few that are known beforehand.
+/// HTTP metrics by handler. Methods, paths and statuses come from fixed lists, so the number of
+/// series needs no limit.
 #[derive(Debug)]
 pub(in crate::agent) struct HttpSeries {
-    requests: Family<Request, Counter>,
-    latency: Family<Request, Histogram, fn() -> Histogram>,
+    requests: Family<HttpRequestLabels, Counter>,
+    latency: Family<HttpRequestLabels, Histogram, fn() -> Histogram>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Request {
+struct HttpRequestLabels {
     handler_name: &'static str,
     http_method: &'static str,
     http_status_code: u16,
@@ -33,42 +35,47 @@ struct Request {
 
 impl HttpSeries {
     pub(super) fn new(registry: &mut Registry) -> Self {
-        let own = Self {
+        let metrics = Self {
             requests: Family::default(),
-            latency: Family::new_with_constructor(|| Histogram::new(BOUNDS)),
+            latency: Family::new_with_constructor(|| Histogram::new(LATENCY_BOUNDS)),
         };
-        registry.register("http_requests", "HTTP requests", own.requests.clone());
+        registry.register("http_requests", "HTTP requests", metrics.requests.clone());
         registry.register(
             "http_requests_latency_ms",
-            "How long HTTP requests took",
-            own.latency.clone(),
+            "Duration of HTTP requests",
+            metrics.latency.clone(),
         );
-        own
+        metrics
     }
 
-    /// Counts an answered request.
-    pub(in crate::agent) fn answered(&self, handler: Handler, status: StatusCode, began: Instant) {
-        let labels = Request {
+    /// Counts a request that has its response.
+    pub(in crate::agent) fn record(
+        &self,
+        handler: HandlerLabels,
+        status: StatusCode,
+        started: Instant,
+    ) {
+        let labels = HttpRequestLabels {
             handler_name: handler.name,
             http_method: handler.method,
             http_status_code: status.as_u16(),
         };
         self.requests.get_or_create(&labels).inc();
-        let took: Duration = began.elapsed();
+        let duration: Duration = started.elapsed();
         let latency = self.latency.get_or_create(&labels);
-        latency.observe(took.as_secs_f64() * 1000.0);
+        latency.observe(duration.as_secs_f64() * 1000.0);
     }
 }
 
-/// What a request asks, in names that a caller cannot make up.
+/// The path and method of a request as label values that callers cannot choose.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::agent) struct Handler {
+pub(in crate::agent) struct HandlerLabels {
     name: &'static str,
     method: &'static str,
 }
 
-impl Handler {
-    /// The handler of a request among those with these paths.
+impl HandlerLabels {
+    /// Returns the labels of a request, given the paths that have handlers.
     pub(in crate::agent) fn of(method: &Method, path: &str, paths: &[&'static str]) -> Self {
         const METHODS: [&str; 9] = [
             "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH",
@@ -76,10 +83,10 @@ impl Handler {
         let mut paths = paths.iter().copied();
         let mut methods = METHODS.into_iter();
         Self {
-            name: paths.find(|known| *known == path).unwrap_or(DEFAULT),
+            name: paths.find(|known| *known == path).unwrap_or(UNKNOWN_PATH),
             method: methods
                 .find(|known| *known == method.as_str())
-                .unwrap_or(OTHER),
+                .unwrap_or(UNKNOWN_METHOD),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Label sets that name parts of policies.
+//! Label sets that identify components of policies and their workloads.
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -6,39 +6,39 @@ use std::sync::Arc;
 use hashbrown::Equivalent;
 use prometheus_client::encoding::EncodeLabelSet;
 
-use super::series::{Labels, Standing};
-use crate::engine::{NamedComponent, Names};
+use super::bounded_family::{SeriesClass, SeriesLabels};
+use crate::engine::{InForceNames, NamedComponent};
 
-/// Stands for all workloads that are named by the value of a label, which must not be shown.
+/// Replaces workload names that come from the value of a flow label, which must not be shown.
 const OTHER_WORKLOAD: &str = "other";
 
-/// A component of a policy.
+/// The labels of a component.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct Component {
+pub(super) struct ComponentLabels {
     policy_name: Arc<str>,
     policy_hash: Arc<str>,
     component_id: Arc<str>,
 }
 
-/// A workload of a scheduler.
+/// The labels of a workload of a scheduler.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct Workload {
+pub(super) struct WorkloadLabels {
     policy_name: Arc<str>,
     policy_hash: Arc<str>,
     component_id: Arc<str>,
     workload_index: Arc<str>,
 }
 
-/// Like [`Workload`], borrowed.
+/// A borrowed [`WorkloadLabels`].
 #[derive(Clone, Copy)]
-pub(super) struct WorkloadOf<'a> {
+pub(super) struct WorkloadRef<'a> {
     component: NamedComponent<'a>,
     name: &'a str,
 }
 
-/// What a decision says about a limiter.
+/// The labels of a limiter's decision.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct Limiter {
+pub(super) struct LimiterLabels {
     policy_name: Arc<str>,
     policy_hash: Arc<str>,
     component_id: Arc<str>,
@@ -46,9 +46,9 @@ pub(super) struct Limiter {
     limiter_dropped: bool,
 }
 
-/// What a decision says about a sampler.
+/// The labels of a sampler's decision.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct Sampler {
+pub(super) struct SamplerLabels {
     policy_name: Arc<str>,
     policy_hash: Arc<str>,
     component_id: Arc<str>,
@@ -56,9 +56,9 @@ pub(super) struct Sampler {
     sampler_dropped: bool,
 }
 
-/// What a decision says about a workload.
+/// The labels of a decision about a flow of a workload.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct WorkloadRequests {
+pub(super) struct WorkloadRequestLabels {
     policy_name: Arc<str>,
     policy_hash: Arc<str>,
     component_id: Arc<str>,
@@ -67,7 +67,7 @@ pub(super) struct WorkloadRequests {
     limiter_dropped: bool,
 }
 
-impl Component {
+impl ComponentLabels {
     pub(super) fn of(component: NamedComponent<'_>) -> Self {
         Self {
             policy_name: Arc::clone(component.policy_name()),
@@ -77,8 +77,8 @@ impl Component {
     }
 }
 
-impl<'a> WorkloadOf<'a> {
-    /// The workload of a decision, by its name in the policy.
+impl<'a> WorkloadRef<'a> {
+    /// Returns the workload of a decision, under its name in the policy.
     pub(super) fn new(component: NamedComponent<'a>, workload: &str) -> Self {
         Self {
             component,
@@ -86,8 +86,8 @@ impl<'a> WorkloadOf<'a> {
         }
     }
 
-    pub(super) fn to_labels(self) -> Workload {
-        Workload {
+    pub(super) fn to_labels(self) -> WorkloadLabels {
+        WorkloadLabels {
             policy_name: Arc::clone(self.component.policy_name()),
             policy_hash: Arc::clone(self.component.policy_hash()),
             component_id: Arc::clone(self.component.id()),
@@ -95,8 +95,12 @@ impl<'a> WorkloadOf<'a> {
         }
     }
 
-    pub(super) fn requests(self, decision_type: &'static str, dropped: bool) -> WorkloadRequests {
-        WorkloadRequests {
+    pub(super) fn requests(
+        self,
+        decision_type: &'static str,
+        dropped: bool,
+    ) -> WorkloadRequestLabels {
+        WorkloadRequestLabels {
             policy_name: Arc::clone(self.component.policy_name()),
             policy_hash: Arc::clone(self.component.policy_hash()),
             component_id: Arc::clone(self.component.id()),
@@ -107,7 +111,7 @@ impl<'a> WorkloadOf<'a> {
     }
 }
 
-impl Limiter {
+impl LimiterLabels {
     pub(super) fn new(
         component: NamedComponent<'_>,
         decision_type: &'static str,
@@ -123,7 +127,7 @@ impl Limiter {
     }
 }
 
-impl Sampler {
+impl SamplerLabels {
     pub(super) fn new(
         component: NamedComponent<'_>,
         decision_type: &'static str,
@@ -139,7 +143,7 @@ impl Sampler {
     }
 }
 
-impl Hash for WorkloadOf<'_> {
+impl Hash for WorkloadRef<'_> {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.component.policy_name().hash(state);
         self.component.policy_hash().hash(state);
@@ -148,8 +152,8 @@ impl Hash for WorkloadOf<'_> {
     }
 }
 
-impl Equivalent<Workload> for WorkloadOf<'_> {
-    fn equivalent(&self, key: &Workload) -> bool {
+impl Equivalent<WorkloadLabels> for WorkloadRef<'_> {
+    fn equivalent(&self, key: &WorkloadLabels) -> bool {
         *self.component.policy_name() == key.policy_name
             && *self.component.policy_hash() == key.policy_hash
             && *self.component.id() == key.component_id
@@ -157,42 +161,42 @@ impl Equivalent<Workload> for WorkloadOf<'_> {
     }
 }
 
-/// A component that is in force under this hash.
-fn standing(names: &Names, policy: &str, hash: &str, id: &str) -> Standing {
+/// Returns `Reserved` if the component is in force with this policy hash.
+fn component_class(names: &InForceNames, policy: &str, hash: &str, id: &str) -> SeriesClass {
     let found = names.component(policy, id, hash);
     match found.is_some_and(|component| **component.policy_hash() == *hash) {
-        true => Standing::Reserved,
-        false => Standing::Gone,
+        true => SeriesClass::Reserved,
+        false => SeriesClass::Gone,
     }
 }
 
-/// Like [`standing`], of a workload that the component has.
-fn workload_standing(names: &Names, [policy, hash, id, workload]: [&str; 4]) -> Standing {
+/// Like [`component_class`], and requires that the component has the workload.
+fn workload_class(names: &InForceNames, [policy, hash, id, workload]: [&str; 4]) -> SeriesClass {
     let found = names.component(policy, id, hash);
     let has = found.is_some_and(|component| {
         workload == OTHER_WORKLOAD || component.workload(workload).is_some()
     });
     match has {
-        true => standing(names, policy, hash, id),
-        false => Standing::Gone,
+        true => component_class(names, policy, hash, id),
+        false => SeriesClass::Gone,
     }
 }
 
-macro_rules! of_component {
+macro_rules! impl_component_class {
     ($($labels:ty),*) => {
-        $(impl Labels for $labels {
-            fn standing(&self, names: &Names) -> Standing {
-                standing(names, &self.policy_name, &self.policy_hash, &self.component_id)
+        $(impl SeriesLabels for $labels {
+            fn class(&self, names: &InForceNames) -> SeriesClass {
+                component_class(names, &self.policy_name, &self.policy_hash, &self.component_id)
             }
         })*
     };
 }
 
-macro_rules! of_workload {
+macro_rules! impl_workload_class {
     ($($labels:ty),*) => {
-        $(impl Labels for $labels {
-            fn standing(&self, names: &Names) -> Standing {
-                workload_standing(names, [
+        $(impl SeriesLabels for $labels {
+            fn class(&self, names: &InForceNames) -> SeriesClass {
+                workload_class(names, [
                     &self.policy_name,
                     &self.policy_hash,
                     &self.component_id,
@@ -203,5 +207,5 @@ macro_rules! of_workload {
     };
 }
 
-of_component!(Component, Limiter, Sampler);
-of_workload!(Workload, WorkloadRequests);
+impl_component_class!(ComponentLabels, LimiterLabels, SamplerLabels);
+impl_workload_class!(WorkloadLabels, WorkloadRequestLabels);

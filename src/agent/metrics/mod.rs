@@ -1,18 +1,18 @@
-//! What `/metrics` shows: an Agent's own series where it has them.
+//! The metrics of `/metrics`, under the names of an Agent where it has them.
 //!
-//! `/metrics` needs no API key, and callers choose some of its labels. So the value of a flow's label
-//! is never shown, and each name has a bounded number of series: those that a policy in force names
-//! have places of their own ([`MOST_RESERVED`]), those that callers make up share [`MOST_SERIES`],
-//! and those of policies that are not in force are forgotten. Observations without a series are
-//! counted.
+//! `/metrics` needs no API key, and callers choose some of its labels. For that reason the values
+//! of flow labels are never shown, and the number of series of each metric is bounded: series whose
+//! labels a policy in force names have a limit of their own ([`MAX_RESERVED_SERIES`]), series with
+//! labels that callers chose share [`MAX_SHARED_SERIES`], and series of policies that are not in
+//! force are removed. Observations without a series are counted.
 
+mod bounded_family;
 mod caches;
 mod checks;
 mod http;
 mod labels;
-mod node;
+mod process;
 mod schedulers;
-mod series;
 mod signals;
 mod spans;
 
@@ -25,32 +25,33 @@ use prometheus_client::registry::Registry;
 
 use self::caches::CacheSeries;
 use self::checks::CheckSeries;
-pub(super) use self::http::{Handler, HttpSeries};
-pub(super) use self::node::Node;
-use self::signals::OfSignals;
+pub(super) use self::http::{HandlerLabels, HttpSeries};
+pub(super) use self::process::ProcessSeries;
+use self::signals::SignalCollector;
 use self::spans::SpanSeries;
-use super::prometheus::{OfPrometheus, Prometheus};
-use super::status::Decisions;
+use super::prometheus::{Prometheus, PrometheusCollector};
+use super::status::KindDecisions;
 use crate::Engine;
-use crate::engine::{CheckReport, Names};
+use crate::engine::{CheckReport, InForceNames};
 
-/// Series of one name with labels that callers chose.
-const MOST_SERIES: usize = 10_000;
-/// Series of one name whose labels are all names of policies.
-const MOST_RESERVED: usize = 50_000;
-/// Bytes of a label that a caller chooses.
-const LONGEST_LABEL: usize = 256;
+/// Series per metric with labels that callers chose.
+const MAX_SHARED_SERIES: usize = 10_000;
+/// Series per metric whose labels are all names of policies in force.
+const MAX_RESERVED_SERIES: usize = 50_000;
+/// Bytes of a label that a caller chose.
+const MAX_LABEL_BYTES: usize = 256;
 
+/// All metrics of an agent.
 pub(super) struct Metrics {
     registry: Registry,
     engine: Engine,
-    /// As they were when series were made or forgotten last.
-    names: RwLock<Names>,
+    /// The names of policies at the last time series were created or removed.
+    names: RwLock<InForceNames>,
     checks: CheckSeries,
     pub(super) caches: CacheSeries,
     pub(super) http: HttpSeries,
     pub(super) spans: SpanSeries,
-    pub(super) node: Node,
+    pub(super) process: ProcessSeries,
 }
 
 impl Metrics {
@@ -61,30 +62,31 @@ impl Metrics {
         let left_out = Counter::default();
         registry.register(
             "tower_aperture_agent_series_left_out",
-            "Observations without a series: too many, a label that is too long, or no such policy",
+            "Observations without a series: too many series, a label that is too long, or no such policy",
             left_out.clone(),
         );
         if let Some(prometheus) = prometheus {
             registry
                 .sub_registry_with_prefix("tower_aperture_agent")
-                .register_collector(Box::new(OfPrometheus(prometheus)));
+                .register_collector(Box::new(PrometheusCollector(prometheus)));
         }
-        registry.register_collector(Box::new(OfSignals(engine.clone())));
+        registry.register_collector(Box::new(SignalCollector(engine.clone())));
         Self {
             names: RwLock::new(engine.names()),
             checks: CheckSeries::new(&mut registry, &left_out),
             caches: CacheSeries::new(&mut registry),
             http: HttpSeries::new(&mut registry),
             spans: SpanSeries::new(&mut registry, &left_out),
-            node: Node::new(&mut registry, engine),
+            process: ProcessSeries::new(&mut registry, engine),
             engine: engine.clone(),
             registry,
         }
     }
 
-    /// Returns the names of the policies in force, and forgets the series of those that were
-    /// before. While it is held, no series are forgotten: never across an await.
-    pub(super) fn names(&self) -> RwLockReadGuard<'_, Names> {
+    /// Returns the names of the policies in force, and removes the series of policies that are no
+    /// longer in force. No series are removed while the guard is held, so it must never be held
+    /// across an await.
+    pub(super) fn names(&self) -> RwLockReadGuard<'_, InForceNames> {
         let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
         if names.are_current(&self.engine) {
             return names;
@@ -100,6 +102,7 @@ impl Metrics {
         self.names.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Counts a decision.
     pub(super) fn decided(&self, report: &CheckReport) {
         self.checks.decided(&self.names(), report);
         if let Some(found) = &report.cache_lookup {
@@ -107,15 +110,16 @@ impl Metrics {
         }
     }
 
-    /// A caller reported the end of a flow.
+    /// Counts the end of a flow that a caller reported.
     pub(super) fn ended(&self, control_point: &str) {
         self.checks.ended(&self.names(), control_point);
     }
 
-    pub(super) fn kinds(&self) -> Vec<Decisions> {
+    /// Returns the decisions by kind of component.
+    pub(super) fn kinds(&self) -> Vec<KindDecisions> {
         let kinds = self.checks.kinds();
         kinds
-            .map(|(kind, accepted, dropped)| Decisions {
+            .map(|(kind, accepted, dropped)| KindDecisions {
                 kind,
                 accepted,
                 dropped,
@@ -123,11 +127,11 @@ impl Metrics {
             .collect()
     }
 
-    /// In the text format of OpenMetrics.
+    /// Returns all metrics in the OpenMetrics text format.
     pub(super) fn text(&self) -> String {
         drop(self.names());
         let mut text = String::new();
-        // Writing to a String does not fail.
+        // Writing to a String cannot fail.
         let _ = text::encode(&mut text, &self.registry);
         text
     }

@@ -1,4 +1,4 @@
-//! What schedulers did: tokens, queues, and what priorities and fairness did to the order.
+//! Metrics of schedulers: tokens, waiting times, and how priorities and fairness changed the order.
 
 use std::sync::atomic::AtomicU64;
 
@@ -6,69 +6,72 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use super::labels::{Component, Workload, WorkloadOf};
-use super::series::Series;
-use crate::engine::{LimiterDecision, NamedComponent, Names, SchedulerDetails};
+use super::bounded_family::BoundedFamily;
+use super::labels::{ComponentLabels, WorkloadLabels, WorkloadRef};
+use crate::engine::{InForceNames, LimiterDecision, NamedComponent, SchedulerDetails};
 
-type Tokens = Counter<f64, AtomicU64>;
+type TokenCounter = Counter<f64, AtomicU64>;
 
+/// Metrics of schedulers.
 #[derive(Debug)]
 pub(super) struct SchedulerSeries {
-    incoming: Series<Component, Tokens>,
-    accepted: Series<Component, Tokens>,
-    rejected: Series<Component, Tokens>,
-    queued: Series<Workload, Histogram>,
+    incoming: BoundedFamily<ComponentLabels, TokenCounter>,
+    accepted: BoundedFamily<ComponentLabels, TokenCounter>,
+    rejected: BoundedFamily<ComponentLabels, TokenCounter>,
+    queued: BoundedFamily<WorkloadLabels, Histogram>,
     workload: OrderSeries,
     fairness: OrderSeries,
 }
 
 impl SchedulerSeries {
     pub(super) fn new(registry: &mut Registry, left_out: &Counter) -> Self {
-        let own = Self {
-            incoming: Series::new(left_out),
-            accepted: Series::new(left_out),
-            rejected: Series::new(left_out),
-            queued: Series::new(left_out),
+        let metrics = Self {
+            incoming: BoundedFamily::new(left_out),
+            accepted: BoundedFamily::new(left_out),
+            rejected: BoundedFamily::new(left_out),
+            queued: BoundedFamily::new(left_out),
             workload: OrderSeries::new(left_out),
             fairness: OrderSeries::new(left_out),
         };
         registry.register(
             "incoming_tokens",
-            "Tokens that flows asked a scheduler for",
-            own.incoming.clone(),
+            "Tokens that flows requested from a scheduler",
+            metrics.incoming.clone(),
         );
         registry.register(
             "accepted_tokens",
             "Tokens that a scheduler granted",
-            own.accepted.clone(),
+            metrics.accepted.clone(),
         );
         registry.register(
             "rejected_tokens",
-            "Tokens that a scheduler refused",
-            own.rejected.clone(),
+            "Tokens of flows that a scheduler rejected",
+            metrics.rejected.clone(),
         );
         registry.register(
             "request_in_queue_duration_ms",
-            "How long flows waited in the queue of a scheduler",
-            own.queued.clone(),
+            "Time that flows waited in the queue of a scheduler",
+            metrics.queued.clone(),
         );
-        own.workload
+        metrics
+            .workload
             .register(registry, "workload", "by all flows of the scheduler");
-        own.fairness.register(
+        metrics.fairness.register(
             registry,
             "fairness",
             "by flows of its workload, among those that waited behind their own fairness label",
         );
-        own
+        metrics
     }
 
+    /// Records the decision of a scheduler.
     pub(super) fn scheduled(
         &self,
-        names: &Names,
+        names: &InForceNames,
         decision: &LimiterDecision,
         scheduler: &SchedulerDetails,
     ) {
-        // Where it was let through without a look there was no queue.
+        // A scheduler in pass-through has no queue.
         if scheduler.tokens.is_none() {
             return;
         }
@@ -78,17 +81,18 @@ impl SchedulerSeries {
             component_id,
             ..
         } = decision;
-        // A flow may have waited until its policy was gone.
+        // The policy may have been removed while the flow waited.
         let Some(component) = names.component(policy_name, component_id, policy_hash) else {
-            return self.incoming.leave_out();
+            return self.incoming.count_left_out();
         };
         self.tokens(names, component, decision.dropped, scheduler.requested);
-        let workload = WorkloadOf::new(component, &scheduler.workload_index);
-        let make = || Histogram::new([]);
-        let own = || Some(workload.to_labels());
-        self.queued.with(names, &workload, own, make, |queued| {
-            queued.observe(scheduler.queued.as_secs_f64() * 1000.0);
-        });
+        let workload = WorkloadRef::new(component, &scheduler.workload_index);
+        let make_metric = || Histogram::new([]);
+        let make_labels = || Some(workload.to_labels());
+        self.queued
+            .observe(names, &workload, make_labels, make_metric, |queued| {
+                queued.observe(scheduler.queued.as_secs_f64() * 1000.0);
+            });
         if let Some(order) = scheduler.order {
             self.workload.observe(names, workload, order.overtook);
             if let Some(overtook) = order.overtook_in_workload {
@@ -97,8 +101,8 @@ impl SchedulerSeries {
         }
     }
 
-    /// Forgets what is of policies that are gone.
-    pub(super) fn retain(&self, names: &Names) {
+    /// Removes the series of policies that are not in force.
+    pub(super) fn retain(&self, names: &InForceNames) {
         for series in [&self.incoming, &self.accepted, &self.rejected] {
             series.retain(names);
         }
@@ -110,39 +114,49 @@ impl SchedulerSeries {
         }
     }
 
-    fn tokens(&self, names: &Names, component: NamedComponent<'_>, dropped: bool, asked: f64) {
-        let labels = Component::of(component);
-        // Counters only grow.
-        let asked = asked.max(0.0);
-        let (accepted, rejected) = if dropped { (0.0, asked) } else { (asked, 0.0) };
+    fn tokens(
+        &self,
+        names: &InForceNames,
+        component: NamedComponent<'_>,
+        dropped: bool,
+        requested: f64,
+    ) {
+        let labels = ComponentLabels::of(component);
+        // Counters must not decrease.
+        let requested = requested.max(0.0);
+        let (accepted, rejected) = if dropped {
+            (0.0, requested)
+        } else {
+            (requested, 0.0)
+        };
         for (series, tokens) in [
-            (&self.incoming, asked),
+            (&self.incoming, requested),
             (&self.accepted, accepted),
             (&self.rejected, rejected),
         ] {
-            let add = |counter: &Tokens| {
+            let add = |counter: &TokenCounter| {
                 counter.inc_by(tokens);
             };
-            let own = || Some(labels.clone());
-            series.with(names, &labels, own, Tokens::default, add);
+            let make_labels = || Some(labels.clone());
+            series.observe(names, &labels, make_labels, TokenCounter::default, add);
         }
     }
 }
 
-/// By how many tokens flows were served before or after their turn.
+/// How far flows were served out of the order of arrival, in tokens.
 #[derive(Debug)]
 struct OrderSeries {
-    preempted: Series<Workload, Histogram>,
-    delayed: Series<Workload, Histogram>,
-    on_time: Series<Workload, Counter>,
+    preempted: BoundedFamily<WorkloadLabels, Histogram>,
+    delayed: BoundedFamily<WorkloadLabels, Histogram>,
+    on_time: BoundedFamily<WorkloadLabels, Counter>,
 }
 
 impl OrderSeries {
     fn new(left_out: &Counter) -> Self {
         Self {
-            preempted: Series::new(left_out),
-            delayed: Series::new(left_out),
-            on_time: Series::new(left_out),
+            preempted: BoundedFamily::new(left_out),
+            delayed: BoundedFamily::new(left_out),
+            on_time: BoundedFamily::new(left_out),
         }
     }
 
@@ -164,12 +178,12 @@ impl OrderSeries {
         );
     }
 
-    /// Makes all three series at once, so that expressions can subtract one from another.
-    fn observe(&self, names: &Names, workload: WorkloadOf<'_>, overtook: f64) {
-        let own = || Some(workload.to_labels());
-        let make = || Histogram::new([]);
-        let observe = |series: &Series<Workload, Histogram>, tokens: f64| {
-            series.with(names, &workload, own, make, |series| {
+    /// Creates all three series at once, so that expressions can combine them.
+    fn observe(&self, names: &InForceNames, workload: WorkloadRef<'_>, overtook: f64) {
+        let make_labels = || Some(workload.to_labels());
+        let make_metric = || Histogram::new([]);
+        let observe = |series: &BoundedFamily<WorkloadLabels, Histogram>, tokens: f64| {
+            series.observe(names, &workload, make_labels, make_metric, |series| {
                 if tokens > 0.0 {
                     series.observe(tokens);
                 }
@@ -179,7 +193,7 @@ impl OrderSeries {
         observe(&self.delayed, -overtook);
         let on_time = u64::from(overtook == 0.0);
         self.on_time
-            .with(names, &workload, own, Counter::default, |counter| {
+            .observe(names, &workload, make_labels, Counter::default, |counter| {
                 counter.inc_by(on_time);
             });
     }

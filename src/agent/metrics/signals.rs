@@ -1,4 +1,4 @@
-//! What the signals of the policies in force were, evaluation by evaluation.
+//! Exports the readings of the signals of policies in force.
 
 use std::fmt;
 
@@ -9,9 +9,9 @@ use prometheus_client::metrics::counter::ConstCounter;
 
 use crate::engine::{Engine, SignalReadings};
 
-/// Counted by the engine, and forgotten with their policies.
+/// Exports the signal readings that the engine counts; they are removed with their policies.
 #[derive(Debug)]
-pub(super) struct OfSignals(pub(super) Engine);
+pub(super) struct SignalCollector(pub(super) Engine);
 
 fn labels(readings: &SignalReadings) -> [(&'static str, &str); 3] {
     [
@@ -21,7 +21,7 @@ fn labels(readings: &SignalReadings) -> [(&'static str, &str); 3] {
     ]
 }
 
-impl Collector for OfSignals {
+impl Collector for SignalCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let all = self.0.signal_readings();
         let mut readings = encoder.encode_descriptor(
@@ -30,11 +30,11 @@ impl Collector for OfSignals {
             None,
             MetricType::Histogram,
         )?;
-        for one in &all {
-            let labels = labels(one);
+        for signal in &all {
+            let labels = labels(signal);
             let mut family = readings.encode_family(&labels)?;
-            let buckets = [(f64::INFINITY, one.count)];
-            family.encode_histogram::<NoLabelSet>(one.sum, one.count, &buckets, None)?;
+            let buckets = [(f64::INFINITY, signal.count)];
+            family.encode_histogram::<NoLabelSet>(signal.sum, signal.count, &buckets, None)?;
         }
         let mut invalid = encoder.encode_descriptor(
             "invalid_signal_readings",
@@ -42,8 +42,8 @@ impl Collector for OfSignals {
             None,
             MetricType::Counter,
         )?;
-        for one in &all {
-            ConstCounter::new(one.invalid).encode(invalid.encode_family(&labels(one))?)?;
+        for signal in &all {
+            ConstCounter::new(signal.invalid).encode(invalid.encode_family(&labels(signal))?)?;
         }
         let mut infinite = encoder.encode_descriptor(
             "infinite_signal_readings",
@@ -51,8 +51,8 @@ impl Collector for OfSignals {
             None,
             MetricType::Counter,
         )?;
-        for one in &all {
-            ConstCounter::new(one.infinite).encode(infinite.encode_family(&labels(one))?)?;
+        for signal in &all {
+            ConstCounter::new(signal.infinite).encode(infinite.encode_family(&labels(signal))?)?;
         }
         Ok(())
     }

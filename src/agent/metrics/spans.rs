@@ -1,4 +1,4 @@
-//! What spans say of flows that ended.
+//! Metrics from the spans of ended flows.
 
 use http::StatusCode;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -6,47 +6,50 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use super::LONGEST_LABEL;
-use super::labels::{Limiter, Sampler, Workload, WorkloadOf, WorkloadRequests};
-use super::series::{Labels, Series, Standing};
-use crate::agent::trace::{Ended, workload_of};
-use crate::engine::{FluxMeter, Names};
+use super::MAX_LABEL_BYTES;
+use super::bounded_family::{BoundedFamily, SeriesClass, SeriesLabels};
+use super::labels::{
+    LimiterLabels, SamplerLabels, WorkloadLabels, WorkloadRef, WorkloadRequestLabels,
+};
+use crate::agent::trace::{EndedFlow, workload_of};
+use crate::engine::{FluxMeter, InForceNames};
 use crate::pb::check::check_response::DecisionType;
 use crate::pb::check::limiter_decision::Details;
 use crate::pb::check::{ClassifierInfo, LimiterDecision};
 
+/// Metrics from spans.
 #[derive(Debug)]
 pub(in crate::agent) struct SpanSeries {
-    pub(in crate::agent) taken: Counter,
+    pub(in crate::agent) received: Counter,
     pub(in crate::agent) discarded: Counter,
-    workload_latency: Series<Workload, Histogram>,
-    workload_requests: Series<WorkloadRequests, Counter>,
-    rate_limiters: Series<Limiter, Counter>,
-    concurrency_limiters: Series<Limiter, Counter>,
-    samplers: Series<Sampler, Counter>,
-    classifiers: Series<Classifier, Counter>,
-    flux_meters: Series<Meter, Histogram>,
-    invalid: Series<Meter, Counter>,
+    workload_latency: BoundedFamily<WorkloadLabels, Histogram>,
+    workload_requests: BoundedFamily<WorkloadRequestLabels, Counter>,
+    rate_limiters: BoundedFamily<LimiterLabels, Counter>,
+    concurrency_limiters: BoundedFamily<LimiterLabels, Counter>,
+    samplers: BoundedFamily<SamplerLabels, Counter>,
+    classifiers: BoundedFamily<ClassifierLabels, Counter>,
+    flux_meters: BoundedFamily<FluxMeterLabels, Histogram>,
+    invalid: BoundedFamily<FluxMeterLabels, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Classifier {
+struct ClassifierLabels {
     policy_name: String,
     policy_hash: String,
     classifier_index: i64,
 }
 
-impl Labels for Classifier {
-    fn standing(&self, names: &Names) -> Standing {
+impl SeriesLabels for ClassifierLabels {
+    fn class(&self, names: &InForceNames) -> SeriesClass {
         match names.classifier(&self.policy_name, &self.policy_hash, self.classifier_index) {
-            true => Standing::Reserved,
-            false => Standing::Gone,
+            true => SeriesClass::Reserved,
+            false => SeriesClass::Gone,
         }
     }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Meter {
+struct FluxMeterLabels {
     flux_meter_name: String,
     policy_name: String,
     decision_type: &'static str,
@@ -54,110 +57,110 @@ struct Meter {
     flow_status: String,
 }
 
-/// Any caller can make up the statuses.
-impl Labels for Meter {
-    fn standing(&self, names: &Names) -> Standing {
+/// Callers choose the statuses freely.
+impl SeriesLabels for FluxMeterLabels {
+    fn class(&self, names: &InForceNames) -> SeriesClass {
         if !names.flux_meter(&self.policy_name, &self.flux_meter_name) {
-            return Standing::Gone;
+            return SeriesClass::Gone;
         }
         let code = &*self.http_status_code;
-        let usual = code.is_empty()
+        let known_code = code.is_empty()
             || StatusCode::from_bytes(code.as_bytes())
                 .is_ok_and(|code| code.canonical_reason().is_some());
-        match usual && ["OK", "Error", "Unset"].contains(&&*self.flow_status) {
-            true => Standing::Reserved,
-            false => Standing::Shared,
+        match known_code && ["OK", "Error", "Unset"].contains(&&*self.flow_status) {
+            true => SeriesClass::Reserved,
+            false => SeriesClass::Shared,
         }
     }
 }
 
-/// All that a caller chose is short.
-fn short(labels: &[&str]) -> bool {
-    labels.iter().all(|label| label.len() <= LONGEST_LABEL)
+/// Whether all these labels are within the length limit.
+fn fit_length_limit(labels: &[&str]) -> bool {
+    labels.iter().all(|label| label.len() <= MAX_LABEL_BYTES)
 }
 
-/// Observes in the series of labels that were made for it.
+/// Observes in the series with these labels, which are cloned if the series is new.
 fn observe<K, M>(
-    series: &Series<K, M>,
-    names: &Names,
+    series: &BoundedFamily<K, M>,
+    names: &InForceNames,
     labels: &K,
-    make: impl FnOnce() -> M,
-    act: impl FnOnce(&M),
+    make_metric: impl FnOnce() -> M,
+    record: impl FnOnce(&M),
 ) where
-    K: Labels + Clone,
+    K: SeriesLabels + Clone,
 {
-    series.with(names, labels, || Some(labels.clone()), make, act);
+    series.observe(names, labels, || Some(labels.clone()), make_metric, record);
 }
 
 impl SpanSeries {
     pub(super) fn new(registry: &mut Registry, left_out: &Counter) -> Self {
-        let own = Self {
-            taken: Counter::default(),
+        let metrics = Self {
+            received: Counter::default(),
             discarded: Counter::default(),
-            workload_latency: Series::new(left_out),
-            workload_requests: Series::new(left_out),
-            rate_limiters: Series::new(left_out),
-            concurrency_limiters: Series::new(left_out),
-            samplers: Series::new(left_out),
-            classifiers: Series::new(left_out),
-            flux_meters: Series::new(left_out),
-            invalid: Series::new(left_out),
+            workload_latency: BoundedFamily::new(left_out),
+            workload_requests: BoundedFamily::new(left_out),
+            rate_limiters: BoundedFamily::new(left_out),
+            concurrency_limiters: BoundedFamily::new(left_out),
+            samplers: BoundedFamily::new(left_out),
+            classifiers: BoundedFamily::new(left_out),
+            flux_meters: BoundedFamily::new(left_out),
+            invalid: BoundedFamily::new(left_out),
         };
         registry.register(
             "tower_aperture_agent_spans",
             "Spans of flows",
-            own.taken.clone(),
+            metrics.received.clone(),
         );
         registry.register(
             "tower_aperture_agent_spans_discarded",
-            "Spans that are not of flows",
-            own.discarded.clone(),
+            "Spans that are not about flows",
+            metrics.discarded.clone(),
         );
         registry.register(
             "workload_latency_ms",
-            "How long the work of accepted flows took",
-            own.workload_latency.clone(),
+            "Duration of the work of accepted flows",
+            metrics.workload_latency.clone(),
         );
         registry.register(
             "workload_requests",
             "Flows of a workload",
-            own.workload_requests.clone(),
+            metrics.workload_requests.clone(),
         );
         registry.register(
             "rate_limiter_counter",
             "Decisions of rate limiters",
-            own.rate_limiters.clone(),
+            metrics.rate_limiters.clone(),
         );
         registry.register(
             "concurrency_limiter_counter",
             "Decisions of concurrency limiters",
-            own.concurrency_limiters.clone(),
+            metrics.concurrency_limiters.clone(),
         );
         registry.register(
             "sampler_counter",
             "Decisions of samplers",
-            own.samplers.clone(),
+            metrics.samplers.clone(),
         );
         registry.register(
             "classifier_counter",
             "Classifiers that matched",
-            own.classifiers.clone(),
+            metrics.classifiers.clone(),
         );
         registry.register(
             "flux_meter",
-            "What flux meters saw",
-            own.flux_meters.clone(),
+            "Values of flux meters",
+            metrics.flux_meters.clone(),
         );
         registry.register(
             "invalid_flux_meter",
             "Flows without a value for a flux meter",
-            own.invalid.clone(),
+            metrics.invalid.clone(),
         );
-        own
+        metrics
     }
 
-    /// Forgets what is of policies that are gone.
-    pub(super) fn retain(&self, names: &Names) {
+    /// Removes the series of policies that are not in force.
+    pub(super) fn retain(&self, names: &InForceNames) {
         self.workload_latency.retain(names);
         self.workload_requests.retain(names);
         self.rate_limiters.retain(names);
@@ -168,12 +171,12 @@ impl SpanSeries {
         self.invalid.retain(names);
     }
 
-    /// Counts a decision that a span tells of. Its caller may have made it up, so it has a series
-    /// only where a policy in force has such a component.
+    /// Counts a decision that a span carries. Callers can invent decisions, so it has a series only
+    /// if a policy in force has the component.
     pub(in crate::agent) fn limiter(
         &self,
-        names: &Names,
-        ended: &Ended<'_>,
+        names: &InForceNames,
+        flow: &EndedFlow<'_>,
         decision: &LimiterDecision,
     ) {
         let LimiterDecision {
@@ -184,14 +187,14 @@ impl SpanSeries {
             ..
         } = decision;
         let Some(component) = names.component(policy_name, component_id, policy_hash) else {
-            self.rate_limiters.leave_out();
+            self.rate_limiters.count_left_out();
             return;
         };
-        let decision_type = decision_type(ended);
+        let decision_type = decision_type(flow);
         let count = |counter: &Counter| {
             counter.inc();
         };
-        let limiter = || Limiter::new(component, decision_type, *dropped);
+        let limiter = || LimiterLabels::new(component, decision_type, *dropped);
         match &decision.details {
             Some(Details::RateLimiterInfo(_)) => {
                 let series = &self.rate_limiters;
@@ -202,7 +205,7 @@ impl SpanSeries {
                 observe(series, names, &limiter(), Counter::default, count);
             }
             Some(Details::SamplerInfo(_)) => {
-                let labels = Sampler::new(component, decision_type, *dropped);
+                let labels = SamplerLabels::new(component, decision_type, *dropped);
                 observe(&self.samplers, names, &labels, Counter::default, count);
             }
             _ => {}
@@ -210,26 +213,27 @@ impl SpanSeries {
         let Some(workload) = workload_of(decision) else {
             return;
         };
-        let workload = WorkloadOf::new(component, workload);
+        let workload = WorkloadRef::new(component, workload);
         let requests = workload.requests(decision_type, *dropped);
         let series = &self.workload_requests;
         observe(series, names, &requests, Counter::default, count);
-        if let Some(took) = ended.workload_duration.filter(|_| ended.accepted()) {
-            let own = || Some(workload.to_labels());
-            let make = || Histogram::new([]);
+        if let Some(duration) = flow.workload_duration.filter(|_| flow.accepted()) {
+            let make_labels = || Some(workload.to_labels());
+            let make_metric = || Histogram::new([]);
             let series = &self.workload_latency;
-            series.with(names, &workload, own, make, |latency| {
-                latency.observe(took);
+            series.observe(names, &workload, make_labels, make_metric, |latency| {
+                latency.observe(duration);
             });
         }
     }
 
-    pub(in crate::agent) fn classifier(&self, names: &Names, classifier: &ClassifierInfo) {
-        if !short(&[&classifier.policy_name, &classifier.policy_hash]) {
-            self.classifiers.leave_out();
+    /// Counts a match of a classifier.
+    pub(in crate::agent) fn classifier(&self, names: &InForceNames, classifier: &ClassifierInfo) {
+        if !fit_length_limit(&[&classifier.policy_name, &classifier.policy_hash]) {
+            self.classifiers.count_left_out();
             return;
         }
-        let labels = Classifier {
+        let labels = ClassifierLabels {
             policy_name: classifier.policy_name.clone(),
             policy_hash: classifier.policy_hash.clone(),
             classifier_index: classifier.classifier_index,
@@ -240,29 +244,29 @@ impl SpanSeries {
         });
     }
 
-    /// `None` is not a number.
+    /// Records the value of a flux meter; `None` counts as invalid.
     pub(in crate::agent) fn flux_meter(
         &self,
-        names: &Names,
-        ended: &Ended<'_>,
+        names: &InForceNames,
+        flow: &EndedFlow<'_>,
         meter: &FluxMeter,
         value: Option<f64>,
     ) {
-        if !short(&[ended.http_status, ended.status]) {
-            self.flux_meters.leave_out();
+        if !fit_length_limit(&[flow.http_status, flow.status]) {
+            self.flux_meters.count_left_out();
             return;
         }
-        let labels = Meter {
+        let labels = FluxMeterLabels {
             flux_meter_name: meter.name().to_string(),
             policy_name: meter.policy_name().to_owned(),
-            decision_type: decision_type(ended),
-            http_status_code: ended.http_status.to_owned(),
-            flow_status: ended.status.to_owned(),
+            decision_type: decision_type(flow),
+            http_status_code: flow.http_status.to_owned(),
+            flow_status: flow.status.to_owned(),
         };
         match value {
             Some(value) => {
-                let make = || Histogram::new(meter.bounds().iter().copied());
-                observe(&self.flux_meters, names, &labels, make, |meter| {
+                let make_metric = || Histogram::new(meter.bounds().iter().copied());
+                observe(&self.flux_meters, names, &labels, make_metric, |meter| {
                     meter.observe(value);
                 });
             }
@@ -273,7 +277,7 @@ impl SpanSeries {
     }
 }
 
-fn decision_type(ended: &Ended<'_>) -> &'static str {
-    let decision = DecisionType::try_from(ended.check.decision_type);
+fn decision_type(flow: &EndedFlow<'_>) -> &'static str {
+    let decision = DecisionType::try_from(flow.check.decision_type);
     decision.map_or("", |decision| decision.as_str_name())
 }

@@ -1,4 +1,4 @@
-//! The HTTP API of a Prometheus: one query, one number.
+//! A client for the HTTP API of a Prometheus, which returns one number per query.
 
 use std::error::Error as _;
 use std::sync::Arc;
@@ -13,19 +13,20 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::PrometheusError;
-use super::answer::{self, Answer};
+use super::response::{self, QueryResult};
 
-/// Bytes of an answer that are read. One series with all of its labels needs a small part of that.
-const LONGEST_ANSWER: usize = 256 * 1024;
+/// Bytes of a response that are read. One series with all its labels needs far less.
+const MAX_RESPONSE_BYTES: usize = 256 * 1024;
 
-pub(super) struct Client {
+pub(super) struct QueryClient {
     client: prometheus_http_query::Client,
-    /// With the user and password that it may hold.
+    /// The URL as configured, with the user and password that it may contain.
     url: String,
-    shown: String,
+    /// The URL without user, password and query.
+    display_url: String,
 }
 
-impl Client {
+impl QueryClient {
     pub(super) fn new(
         url: &str,
         pem: Option<&[u8]>,
@@ -34,31 +35,31 @@ impl Client {
         let parsed = Url::parse(url)
             .ok()
             .filter(|url| matches!(url.scheme(), "http" | "https"))
-            // The URL may hold a password.
+            // The error does not repeat the URL, which may contain a password.
             .ok_or(PrometheusError::new(
-                "a Prometheus has a URL such as http://127.0.0.1:9090; this is none",
+                "the URL of Prometheus is not valid; a valid one is http://127.0.0.1:9090",
             ))?;
         let roots = match pem {
-            Some(pem) => given(pem)?,
-            None if parsed.scheme() == "https" => system()?,
+            Some(pem) => roots_from_pem(pem)?,
+            None if parsed.scheme() == "https" => system_roots()?,
             None => RootCertStore::empty(),
         };
         let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(trusting(roots)?)
+            .tls_backend_preconfigured(tls_config(roots)?)
             .timeout(timeout)
             .redirect(Policy::none())
             .build()
             .map_err(|error| {
                 let error = error.without_url();
-                PrometheusError::with("no HTTP client can be made", error)
+                PrometheusError::with("the HTTP client cannot be set up", error)
             })?;
         let client = prometheus_http_query::Client::from(http, url).map_err(|error| {
-            PrometheusError::with("the URL of Prometheus makes no sense", error)
+            PrometheusError::with("the URL of Prometheus cannot be used", error)
         })?;
         Ok(Self {
             client,
             url: url.to_owned(),
-            shown: without_secrets(parsed),
+            display_url: without_secrets(parsed),
         })
     }
 
@@ -66,43 +67,45 @@ impl Client {
         &self.url
     }
 
-    pub(super) fn shown(&self) -> &str {
-        &self.shown
+    pub(super) fn display_url(&self) -> &str {
+        &self.display_url
     }
 
-    /// Returns the answer, or what Prometheus did instead, as the end of a sentence about it.
+    /// Returns the result of a query, or the predicate of a sentence with Prometheus as its
+    /// subject.
     ///
-    /// Reads no more than [`LONGEST_ANSWER`], whatever Prometheus sends.
-    pub(super) async fn ask(&self, query: &str) -> Result<Answer, String> {
-        // Two series are as wrong as a million; older versions ignore the limit.
-        let asking = self.client.query(query).query("limit", 2).post_raw();
-        let mut response = asking.await.map_err(|error| problem(&error))?;
-        let status = response.status();
+    /// Reads at most [`MAX_RESPONSE_BYTES`] bytes, whatever Prometheus sends.
+    pub(super) async fn query(&self, query: &str) -> Result<QueryResult, String> {
+        // Two series are as invalid as a million. Older versions of Prometheus ignore the limit.
+        let sent = self.client.query(query).query("limit", 2).post_raw();
+        let mut http_response = sent.await.map_err(|error| describe_error(&error))?;
+        let status = http_response.status();
         let mut body = Vec::new();
-        while let Some(chunk) = response
+        while let Some(chunk) = http_response
             .chunk()
             .await
-            .map_err(|error| unreachable(&error))?
+            .map_err(|error| describe_transport_error(&error))?
         {
-            if body.len() + chunk.len() > LONGEST_ANSWER {
+            if body.len() + chunk.len() > MAX_RESPONSE_BYTES {
                 return Err(format!(
-                    "answers with more than {} KiB; one number is needed",
-                    LONGEST_ANSWER / 1024
+                    "returns more than {} KiB; one number is needed",
+                    MAX_RESPONSE_BYTES / 1024
                 ));
             }
             body.extend_from_slice(&chunk);
         }
-        answer::read(&body).unwrap_or_else(|_| {
+        response::parse(&body).unwrap_or_else(|_| {
             Err(match status.is_success() {
-                true => "does not answer as its API should".into(),
-                false => format!("answers {status}"),
+                true => "returned a response that does not follow its API".into(),
+                false => format!("returned HTTP status {status}"),
             })
         })
     }
 }
 
-fn trusting(roots: RootCertStore) -> Result<ClientConfig, PrometheusError> {
-    // Named, so that nothing has to be installed for the whole process.
+/// Returns a TLS configuration that trusts `roots`.
+fn tls_config(roots: RootCertStore) -> Result<ClientConfig, PrometheusError> {
+    // Set explicitly, so that no default provider has to be installed for the process.
     let provider = Arc::new(ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -110,27 +113,29 @@ fn trusting(roots: RootCertStore) -> Result<ClientConfig, PrometheusError> {
     Ok(config.with_root_certificates(roots).with_no_client_auth())
 }
 
-fn given(pem: &[u8]) -> Result<RootCertStore, PrometheusError> {
+/// Returns the certificates of a PEM text.
+fn roots_from_pem(pem: &[u8]) -> Result<RootCertStore, PrometheusError> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem) {
         let certificate = certificate
             .map_err(|error| PrometheusError::with("the certificate cannot be read", error))?;
         roots
             .add(certificate)
-            .map_err(|error| PrometheusError::with("the certificate makes no sense", error))?;
+            .map_err(|error| PrometheusError::with("the certificate is not valid", error))?;
     }
     if roots.is_empty() {
         return Err(PrometheusError::new(
-            "there is no certificate in it: PEM is expected",
+            "the text contains no certificate: PEM is expected",
         ));
     }
     Ok(roots)
 }
 
-fn system() -> Result<RootCertStore, PrometheusError> {
+/// Returns the root certificates of the system.
+fn system_roots() -> Result<RootCertStore, PrometheusError> {
     let mut roots = RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();
-    // Some that only another library understands are nothing unusual.
+    // Certificates that this library cannot parse are common and ignored.
     roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
         const NONE: &str = "the system has no root certificates";
@@ -142,30 +147,33 @@ fn system() -> Result<RootCertStore, PrometheusError> {
     Ok(roots)
 }
 
+/// Returns the URL without user, password and query.
 fn without_secrets(mut url: Url) -> String {
-    // Only URLs without a host have no place for them.
+    // Setting these fails only for URLs without a host, which cannot contain them.
     let _ = url.set_username("");
     let _ = url.set_password(None);
     url.set_query(None);
     url.to_string()
 }
 
-fn problem(error: &Error) -> String {
+/// Describes a failed query as the predicate of a sentence with Prometheus as its subject.
+fn describe_error(error: &Error) -> String {
     match error {
         Error::Client(error) => match error.inner() {
-            Some(cause) => unreachable(cause),
-            None => "cannot be asked".into(),
+            Some(cause) => describe_transport_error(cause),
+            None => "cannot be queried".into(),
         },
-        other => format!("cannot be asked: {other}"),
+        other => format!("cannot be queried: {other}"),
     }
 }
 
-/// Names the causes below the layers whose texts contain the URL, which may hold a password.
-fn unreachable(error: &reqwest::Error) -> String {
+/// Describes the causes below the outer errors, whose texts contain the URL and possibly a
+/// password.
+fn describe_transport_error(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "did not answer in time".into();
     }
-    let mut text = String::from("cannot be asked");
+    let mut text = String::from("cannot be queried");
     let mut next = error.source();
     while let Some(cause) = next {
         text.push_str(": ");

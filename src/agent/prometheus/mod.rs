@@ -1,10 +1,10 @@
-//! Signals from a Prometheus: what policies ask in PromQL.
+//! Signals from a Prometheus: the PromQL queries of policies.
 
-mod answer;
 mod client;
-mod series;
-mod table;
-mod turns;
+mod collector;
+mod latest;
+mod response;
+mod schedule;
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,35 +13,36 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::time::{MissedTickBehavior, interval};
 
-use self::client::Client;
-pub(super) use self::series::OfPrometheus;
-use self::table::Table;
-use self::turns::Turns;
+use self::client::QueryClient;
+pub(super) use self::collector::PrometheusCollector;
+use self::latest::LatestResults;
+use self::schedule::QuerySchedule;
 use crate::engine::{Engine, SignalSource};
 use crate::flow::Cause;
 
-/// How often we look for queries that are due, or new.
-const LOOK: Duration = Duration::from_secs(1);
-/// As long as an Agent's Controller waits for an answer.
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// How often to look for due and new queries.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
+/// The timeout of a query, the same as that of an Agent's Controller.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Answers the queries of policies from a Prometheus, over its HTTP API.
+/// Runs the PromQL queries of policies on a Prometheus, over its HTTP API.
 ///
-/// Give a clone to [`EngineBuilder::signal_source`](crate::engine::EngineBuilder::signal_source),
-/// and let a task [`follow`](Self::follow) the engine: it asks what the policies in force ask,
-/// each text at the `evaluation_interval` of its policy (10 s where that says nothing, 1 s at
-/// least), and the engine reads what came last, without waiting. Answers of one number are understood: a scalar,
-/// or a vector of one series. An answer without a series makes the signal invalid until the next
-/// answer, and is no failure. Anything else makes it invalid too: several series, `NaN`, an error,
-/// more than 256 KiB, no answer within 5 s. It is counted
-/// ([`stats`](Self::stats)), and logged when it begins and when it ends. An answer that is not
-/// renewed is forgotten after two intervals and 5 s.
+/// Pass a clone to [`EngineBuilder::signal_source`](crate::engine::EngineBuilder::signal_source),
+/// and run [`follow`](Self::follow) with the engine in a task. It sends the queries of the policies
+/// in force, each at the `evaluation_interval` of its policy (10 s by default, at least 1 s). The
+/// engine reads the latest result without waiting.
 ///
-/// The query that is due longest is asked next. Queries whose last answer took a second or less are
-/// asked 8 at a time; all others have turns of their own, 16 at most, so that slow queries do not
-/// delay them.
+/// A query must return one number: a scalar, or a vector of one series. A result without a series
+/// makes the signal invalid until the next result, and is not a failure. All other results make the
+/// signal invalid and are failures: several series, `NaN`, an error, more than 256 KiB, no response
+/// within 5 s. Failures are counted ([`stats`](Self::stats)), and logged when they begin and end. A
+/// result that is not renewed expires after two intervals and 5 s.
 ///
-/// Cloning is cheap; clones share what was answered.
+/// The query that has been due longest runs first. Queries whose last run took a second or less run
+/// up to 8 at a time. All others run in a group of their own, up to 16 at a time, so that slow
+/// queries do not delay quick ones.
+///
+/// Cloning is cheap; clones share the results.
 ///
 /// ```no_run
 /// use tower_aperture::Engine;
@@ -64,11 +65,11 @@ pub struct Prometheus {
 }
 
 struct Shared {
-    client: ArcSwap<Client>,
-    table: Table,
+    client: ArcSwap<QueryClient>,
+    results: LatestResults,
 }
 
-/// What a [`Prometheus`] has counted since it was made.
+/// The counters of a [`Prometheus`] since it was created.
 ///
 /// ```
 /// use tower_aperture::agent::{Prometheus, PrometheusStats};
@@ -81,20 +82,20 @@ struct Shared {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PrometheusStats {
-    /// Queries that are followed.
+    /// Queries that are run.
     pub queries: usize,
-    /// Those of them whose last answer was not a number; signals made of them are invalid.
+    /// Queries whose last result was not a number; signals made of them are invalid.
     pub invalid: usize,
-    /// Answers of one number.
+    /// Results of one number.
     pub answered: u64,
-    /// Answers without a series: the query is right, and nothing matches it now.
+    /// Results without a series: the query is valid and matches no series at present.
     pub empty: u64,
-    /// Answers of no use, and those that did not come.
+    /// Queries that failed, timed out, or returned something other than one number.
     pub failed: u64,
 }
 
-/// A Prometheus that cannot be asked: an address that makes no sense, or no certificates to trust.
-/// The [`source`](std::error::Error::source) says more, where there is more to say.
+/// Why a Prometheus cannot be used: an invalid address, or no certificates to trust. The
+/// [`source`](std::error::Error::source) is the underlying error, if there is one.
 ///
 /// ```
 /// use tower_aperture::agent::{Prometheus, PrometheusError};
@@ -140,19 +141,21 @@ impl std::error::Error for PrometheusError {
 }
 
 impl Prometheus {
-    /// The Prometheus at a URL such as `http://prometheus:9090` or `https://example.com/prometheus`.
+    /// Creates a client of the Prometheus at a URL such as `http://prometheus:9090` or
+    /// `https://example.com/prometheus`.
     ///
-    /// A user and password in it are sent as basic authentication, and shown nowhere. `https`
-    /// trusts the system's roots. Does no I/O but for reading those.
+    /// A user and password in the URL are sent as basic authentication, and never shown. `https`
+    /// trusts the system's roots. Does no I/O apart from reading the roots.
     ///
     /// # Errors
     ///
-    /// When the URL is none, is neither `http` nor `https`, or when there are no roots to trust.
+    /// Returns an error when the URL is not valid or is neither `http` nor `https`, or when there
+    /// are no roots to trust.
     pub fn new(url: &str) -> Result<Self, PrometheusError> {
         Self::with(url, None)
     }
 
-    /// Like [`new`](Self::new), trusting these PEM certificates instead of the system's roots.
+    /// Like [`new`](Self::new), and trusts these PEM certificates instead of the system's roots.
     ///
     /// ```
     /// use tower_aperture::agent::Prometheus;
@@ -163,7 +166,7 @@ impl Prometheus {
     ///
     /// # Errors
     ///
-    /// As [`new`](Self::new), and when there is no certificate in it or one that makes no sense.
+    /// As for [`new`](Self::new), and when the PEM text contains no certificate or an invalid one.
     pub fn trusting(url: &str, pem: &[u8]) -> Result<Self, PrometheusError> {
         Self::with(url, Some(pem))
     }
@@ -171,14 +174,14 @@ impl Prometheus {
     fn with(url: &str, pem: Option<&[u8]>) -> Result<Self, PrometheusError> {
         Ok(Self {
             shared: Arc::new(Shared {
-                client: ArcSwap::from_pointee(Client::new(url, pem, TIMEOUT)?),
-                table: Table::default(),
+                client: ArcSwap::from_pointee(QueryClient::new(url, pem, QUERY_TIMEOUT)?),
+                results: LatestResults::default(),
             }),
         })
     }
 
-    /// Trusts these PEM certificates from the next query on, instead of the roots that were trusted
-    /// before; clones do too. Queries under way end as they began. Does no I/O.
+    /// Trusts these PEM certificates from the next query on, instead of the previous roots, in this
+    /// value and its clones. Running queries are not affected. Does no I/O.
     ///
     /// ```no_run
     /// use tower_aperture::agent::{Prometheus, PrometheusError};
@@ -190,54 +193,55 @@ impl Prometheus {
     ///
     /// # Errors
     ///
-    /// When there is no certificate in the PEM text, or one that cannot be used. Nothing changes
-    /// then.
+    /// Returns an error when the PEM text contains no certificate, or one that cannot be used. In
+    /// that case nothing changes.
     pub fn replace_authorities(&self, pem: &[u8]) -> Result<(), PrometheusError> {
         let before = self.shared.client.load_full();
-        let client = Client::new(before.url(), Some(pem), TIMEOUT)?;
+        let client = QueryClient::new(before.url(), Some(pem), QUERY_TIMEOUT)?;
         self.shared.client.store(Arc::new(client));
         Ok(())
     }
 
-    /// What was counted so far.
+    /// Returns the current counters.
     #[must_use]
     pub fn stats(&self) -> PrometheusStats {
-        self.shared.table.stats()
+        self.shared.results.stats()
     }
 
-    /// Asks what the engine's policies ask, for as long as the future is polled; it has no end.
+    /// Runs the queries of the engine's policies for as long as the future is polled; it never
+    /// completes.
     ///
-    /// Needs a tokio runtime with I/O and time. Policies that are reloaded are noticed within a
-    /// second. One such future for a `Prometheus`: two would ask everything twice.
+    /// Requires a tokio runtime with I/O and time. It notices reloaded policies within a second.
+    /// Poll only one such future per `Prometheus`: two would send every query twice.
     pub async fn follow(&self, engine: &Engine) {
-        let mut turns = Turns::default();
-        let mut look = interval(LOOK);
-        // After a machine slept, there is one answer that counts.
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut schedule = QuerySchedule::default();
+        let mut refresh = interval(REFRESH_INTERVAL);
+        // After the machine was suspended, one refresh is enough.
+        refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = look.tick() => {
-                    turns.look(&engine.queries());
-                    self.shared.table.retain(|text| turns.knows(text));
+                _ = refresh.tick() => {
+                    schedule.refresh(&engine.queries());
+                    self.shared.results.retain(|text| schedule.contains(text));
                 }
-                () = turns.finished() => {}
+                () = schedule.finished() => {}
             }
-            turns.begin(&self.shared);
+            schedule.start_due(&self.shared);
         }
     }
 }
 
 impl SignalSource for Prometheus {
     fn latest(&self, query: &str) -> Option<f64> {
-        self.shared.table.latest(query)
+        self.shared.results.latest(query)
     }
 }
 
-/// Without the user and password that its URL may have.
+/// Shows the URL without user and password.
 impl fmt::Debug for Prometheus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Prometheus")
-            .field("url", &self.shared.client.load().shown())
+            .field("url", &self.shared.client.load().display_url())
             .field("stats", &self.stats())
             .finish_non_exhaustive()
     }

@@ -1,24 +1,24 @@
-//! What can be said on the command line, and by environment variables.
+//! The command line and its environment variables.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 
-const ABOUT: &str = "An Aperture Agent of one node: decides flows by policies in files";
+const ABOUT: &str = "An Aperture Agent of one node, which decides flows by policies in files";
 const LONG_ABOUT: &str = "\
-An Aperture Agent of one node: decides flows by policies in files, for every SDK that speaks the \
-Agent's protocol, without etcd, Prometheus or an operator.
+An Aperture Agent of one node, which decides flows by policies in files. It serves every SDK that \
+uses the Agent's protocol, and needs no etcd, Prometheus or operator.
 
-It is one node, for development, tests and small systems: limits hold for what this process \
-decides, and are forgotten when it ends. Many nodes that share their limits are the job of an \
+It is one node, for development, tests and small systems: limits apply to the decisions of this \
+process, and their state is lost when it ends. To share limits between many nodes, use an \
 Aperture Agent cluster; the policies are the same.";
-const CODES: &str = "\
-Exit codes: 0 it went well, 1 it did not, 2 the command line makes no sense; `check`: 3 rejected.";
+const EXIT_CODES: &str = "\
+Exit codes: 0 success, 1 failure, 2 invalid command line; `check`: 3 rejected.";
 
-/// An Aperture Agent of one node.
+/// The command line of `tower-aperture-agent`.
 #[derive(Debug, Parser)]
-#[command(version, about = ABOUT, long_about = LONG_ABOUT, after_help = CODES)]
+#[command(version, about = ABOUT, long_about = LONG_ABOUT, after_help = EXIT_CODES)]
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -26,21 +26,22 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    Serve(Box<Serve>),
-    Validate(Validate),
-    Check(Check),
-    Status(Status),
+    Serve(Box<ServeArgs>),
+    Validate(ValidateArgs),
+    Check(CheckArgs),
+    Status(StatusArgs),
 }
 
-/// Answer SDKs by policies, until told to end
+/// Serve SDKs by policies until shutdown
 ///
-/// The first line of standard output is `listening on ADDRESS`. SIGHUP rereads policies, API
-/// keys and certificates, those of `--prometheus-ca` included. SIGTERM and SIGINT shut it down gracefully: health says so, waiting flows
-/// are told, what is under way is answered; a second one ends it at once.
+/// The first line of standard output is `listening on ADDRESS`. SIGHUP reloads policies, API keys
+/// and certificates, those of `--prometheus-ca` included. SIGTERM and SIGINT shut the agent down
+/// gracefully: health reports it, waiting flows are rejected, and running calls are answered. A
+/// second signal ends it immediately.
 #[derive(Debug, Group)]
-pub(crate) struct Serve {
-    /// A policy file, or a folder of .yaml and .yml files; may be given more than once (in the
-    /// variable, with commas between)
+pub(crate) struct ServeArgs {
+    /// A policy file, or a folder of .yaml and .yml files; may be given more than once (separated
+    /// by commas in the variable)
     #[arg(
         long,
         value_name = "PATH",
@@ -49,7 +50,7 @@ pub(crate) struct Serve {
         env = "TOWER_APERTURE_AGENT_POLICIES"
     )]
     pub(crate) policies: Vec<PathBuf>,
-    /// Where to listen; port 0 takes a free one
+    /// Address to listen on; port 0 picks a free port
     #[arg(
         long,
         value_name = "HOST:PORT",
@@ -57,11 +58,12 @@ pub(crate) struct Serve {
         env = "TOWER_APERTURE_AGENT_LISTEN"
     )]
     pub(crate) listen: String,
-    /// The agent group that policies select; without it those without one, or with `default`
+    /// The agent group that policies select; by default, policies without a group or with `default`
+    /// apply
     #[arg(long, value_name = "NAME", env = "TOWER_APERTURE_AGENT_GROUP")]
     pub(crate) agent_group: Option<String>,
 
-    /// Certificate chain of the server, PEM; turns TLS on
+    /// Certificate chain of the agent, PEM; turns on TLS
     #[arg(
         long,
         value_name = "FILE",
@@ -77,7 +79,7 @@ pub(crate) struct Serve {
         env = "TOWER_APERTURE_AGENT_TLS_KEY"
     )]
     pub(crate) tls_key: Option<PathBuf>,
-    /// Let in only clients whose certificate one of these authorities signed, PEM
+    /// Accept only clients with a certificate signed by one of these authorities, PEM
     #[arg(
         long,
         value_name = "FILE",
@@ -85,12 +87,13 @@ pub(crate) struct Serve {
         env = "TOWER_APERTURE_AGENT_CLIENT_CA"
     )]
     pub(crate) client_ca: Option<PathBuf>,
-    /// Let in only who sends one of the keys in this file as x-api-key; one key a line, lines
-    /// that begin with # are comments
+    /// Accept only calls that carry one of the keys in this file as x-api-key; one key per line,
+    /// lines that begin with # are comments
     #[arg(long, value_name = "FILE", env = "TOWER_APERTURE_AGENT_API_KEY_FILE")]
     pub(crate) api_key_file: Option<PathBuf>,
 
-    /// A Prometheus that answers the PromQL of policies, http://HOST:PORT; may hold user:password
+    /// The Prometheus that answers the PromQL queries of policies, http://HOST:PORT; may contain
+    /// user:password
     #[arg(
         long,
         value_name = "URL",
@@ -98,7 +101,7 @@ pub(crate) struct Serve {
         env = "TOWER_APERTURE_AGENT_PROMETHEUS"
     )]
     pub(crate) prometheus: Option<String>,
-    /// Authorities to trust for it instead of the system's, PEM
+    /// Certificate authorities to trust for it instead of the system's, PEM
     #[arg(
         long,
         value_name = "FILE",
@@ -107,39 +110,39 @@ pub(crate) struct Serve {
     )]
     pub(crate) prometheus_ca: Option<PathBuf>,
 
-    /// How often to look whether policy files changed; 0 is never
+    /// How often to check policy files for changes; 0 turns it off
     #[arg(
         long,
         value_name = "TIME",
         default_value = "2s",
-        value_parser = time,
+        value_parser = parse_duration,
         env = "TOWER_APERTURE_AGENT_WATCH_INTERVAL"
     )]
     pub(crate) watch_interval: Duration,
-    /// How long calls under way may take when it ends, 30s at most
+    /// How long running calls may take during shutdown, at most 30s
     #[arg(
         long,
         value_name = "TIME",
         default_value = "10s",
-        value_parser = time,
+        value_parser = parse_duration,
         env = "TOWER_APERTURE_AGENT_SHUTDOWN_GRACE"
     )]
     pub(crate) shutdown_grace: Duration,
-    /// All flows in ramp mode are turned away, as by an Agent of Aperture 2.x
+    /// Reject all flows in ramp mode, as an Agent of Aperture 2.x does
     #[arg(long, env = "TOWER_APERTURE_AGENT_UPSTREAM_RAMP_MODE")]
     pub(crate) upstream_ramp_mode: bool,
 
     #[command(flatten)]
-    pub(crate) limits: Limits,
+    pub(crate) limits: LimitArgs,
     #[command(flatten)]
-    pub(crate) logs: Logs,
+    pub(crate) logs: LogArgs,
 }
 
-/// What callers may cost; what is not said is as the library has it.
+/// Limits on what callers may use; the library's defaults apply to those that are not given.
 #[derive(Debug, Group)]
 #[command(next_help_heading = "Limits")]
-pub(crate) struct Limits {
-    /// Bytes of a message that comes in [default: 4 MiB]
+pub(crate) struct LimitArgs {
+    /// Bytes of an incoming message [default: 4 MiB]
     #[arg(
         long,
         value_name = "BYTES",
@@ -162,7 +165,7 @@ pub(crate) struct Limits {
         env = "TOWER_APERTURE_AGENT_MAX_LABEL_BYTES"
     )]
     pub(crate) max_label_bytes: Option<usize>,
-    /// Calls under way on one connection
+    /// Concurrent calls per connection
     #[arg(long, value_name = "COUNT", env = "TOWER_APERTURE_AGENT_MAX_STREAMS")]
     pub(crate) max_streams: Option<u32>,
     /// Connections
@@ -172,10 +175,10 @@ pub(crate) struct Limits {
         env = "TOWER_APERTURE_AGENT_MAX_CONNECTIONS"
     )]
     pub(crate) max_connections: Option<usize>,
-    /// Flows that wait in queues, all together
+    /// Waiting flows in queues, in total
     #[arg(long, value_name = "COUNT", env = "TOWER_APERTURE_AGENT_MAX_WAITING")]
     pub(crate) max_waiting: Option<usize>,
-    /// Keys that one component remembers [default: 1048576]
+    /// Keys with state per component [default: 1048576]
     #[arg(long, value_name = "COUNT", env = "TOWER_APERTURE_AGENT_MAX_KEYS")]
     pub(crate) max_keys: Option<usize>,
     /// Bytes of the result and global caches [default: 64 MiB]
@@ -185,8 +188,8 @@ pub(crate) struct Limits {
 
 #[derive(Debug, Group)]
 #[command(next_help_heading = "Logs, on standard error")]
-pub(crate) struct Logs {
-    /// One line of text, or one JSON object, for each event
+pub(crate) struct LogArgs {
+    /// One line of text or one JSON object per event
     #[arg(
         long,
         value_name = "FORMAT",
@@ -194,8 +197,8 @@ pub(crate) struct Logs {
         env = "TOWER_APERTURE_AGENT_LOG_FORMAT"
     )]
     pub(crate) log_format: LogFormat,
-    /// error, warn, info, debug, trace, or directives as RUST_LOG has them [default: $RUST_LOG, or
-    /// info]
+    /// error, warn, info, debug, trace, or directives in the syntax of RUST_LOG [default:
+    /// $RUST_LOG, or info]
     #[arg(long, value_name = "LEVEL", env = "TOWER_APERTURE_AGENT_LOG_LEVEL")]
     pub(crate) log_level: Option<String>,
 }
@@ -206,12 +209,12 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-/// Say in plain words what policies do, or why they cannot be used
+/// Describe what policies do, or why they cannot be used
 ///
-/// Each file is judged alone; of a folder, each file and then all together. Policies whose PromQL
-/// needs a Prometheus are described as if there were one.
+/// Each file is validated alone; the files of a folder are also validated together. Policies whose
+/// PromQL needs a Prometheus are described as if there were one.
 #[derive(Debug, Group)]
-pub(crate) struct Validate {
+pub(crate) struct ValidateArgs {
     /// Policy files, or folders of them
     #[arg(value_name = "FILE", required = true)]
     pub(crate) paths: Vec<PathBuf>,
@@ -220,44 +223,44 @@ pub(crate) struct Validate {
     pub(crate) agent_group: Option<String>,
 }
 
-/// Ask an agent about one flow, print the decision, and end the flow
+/// Check one flow, print the decision, and end the flow
 ///
-/// Any Aperture Agent will do. Exit code: 0 accepted, 3 rejected, 1 nobody answered.
+/// Works with any Aperture Agent. Exit codes: 0 accepted, 3 rejected, 1 unreachable.
 #[derive(Debug, Group)]
-pub(crate) struct Check {
-    /// Where the flow enters
+pub(crate) struct CheckArgs {
+    /// Control point of the flow
     pub(crate) control_point: String,
     /// Labels of the flow
-    #[arg(value_name = "KEY=VALUE", value_parser = label)]
+    #[arg(value_name = "KEY=VALUE", value_parser = parse_label)]
     pub(crate) labels: Vec<(String, String)>,
-    /// The flow runs only where a ramp lets it
+    /// Start the flow in ramp mode: it runs only if a load ramp admits it
     #[arg(long)]
     pub(crate) ramp: bool,
     /// How long to wait for the decision, queues included
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = time)]
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
     pub(crate) timeout: Duration,
     #[command(flatten)]
-    pub(crate) target: Target,
+    pub(crate) target: TargetArgs,
 }
 
-/// Show what an agent is doing, once a second
+/// Show the state of an agent, once a second
 #[derive(Debug, Group)]
-pub(crate) struct Status {
-    /// Show it once, and end
+pub(crate) struct StatusArgs {
+    /// Show it once and exit
     #[arg(long)]
     pub(crate) once: bool,
-    /// How long to wait for an answer
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = time)]
+    /// How long to wait for a response
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
     pub(crate) timeout: Duration,
     #[command(flatten)]
-    pub(crate) target: Target,
+    pub(crate) target: TargetArgs,
 }
 
-/// The agent that is asked.
+/// The agent to connect to.
 #[derive(Debug, Group)]
 #[command(next_help_heading = "The agent")]
-pub(crate) struct Target {
-    /// Address of the agent; https:// in front of it needs --tls, --ca or --cert
+pub(crate) struct TargetArgs {
+    /// Address of the agent; with https:// in front it needs --tls, --ca or --cert
     #[arg(
         long,
         value_name = "HOST:PORT",
@@ -265,7 +268,7 @@ pub(crate) struct Target {
         env = "APERTURE_AGENT_ADDRESS"
     )]
     pub(crate) addr: String,
-    /// File whose first key is sent; without it the key in the variable APERTURE_API_KEY
+    /// File whose first key is sent; by default the key in the variable APERTURE_API_KEY
     #[arg(long, value_name = "FILE")]
     pub(crate) api_key_file: Option<PathBuf>,
     /// Use TLS, trusting the system's roots
@@ -274,7 +277,7 @@ pub(crate) struct Target {
     /// Use TLS, trusting these authorities, PEM
     #[arg(long, value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
-    /// Certificate to show to an agent that asks for one, PEM
+    /// Client certificate for an agent that requires one, PEM
     #[arg(long, value_name = "FILE", requires = "key")]
     pub(crate) cert: Option<PathBuf>,
     /// Its private key, PEM
@@ -282,40 +285,39 @@ pub(crate) struct Target {
     pub(crate) key: Option<PathBuf>,
 }
 
-impl Target {
+impl TargetArgs {
     pub(crate) const fn is_secure(&self) -> bool {
         self.tls || self.ca.is_some() || self.cert.is_some()
     }
 
-    /// Returns the address as `host:port`, without the scheme that the options say already.
+    /// Returns the address as `host:port`, without a scheme that agrees with the other options.
     ///
     /// # Errors
     ///
-    /// When the scheme and the options contradict each other, or when the scheme is another one.
+    /// Returns an error when the scheme contradicts the other options, or is neither http nor
+    /// https.
     pub(crate) fn address(&self) -> Result<String, String> {
         let Some((scheme, rest)) = self.addr.split_once("://") else {
             return Ok(self.addr.clone());
         };
         let secure = scheme.eq_ignore_ascii_case("https");
-        // What stands before `@` may be a password.
+        // The part before `@` may be a password.
         let shown = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
         if !secure && !scheme.eq_ignore_ascii_case("http") {
-            return Err(
-                "--addr: only http:// and https:// are known in front of HOST:PORT".to_owned(),
-            );
+            return Err("--addr: HOST:PORT may be preceded only by http:// or https://".to_owned());
         }
         match (secure, self.is_secure()) {
             (true, false) => Err(format!(
-                "--addr https://{shown} asks for TLS: add --tls, or --ca FILE to trust an \
-                 authority of your own"
+                "--addr https://{shown} requires TLS: add --tls, or --ca FILE to trust your own \
+                 authority"
             )),
             (false, true) => Err(format!(
-                "--addr http://{shown} asks for plaintext, but --tls, --ca or --cert for TLS: \
-                 use https://, or leave them out"
+                "--addr http://{shown} requires plaintext, but --tls, --ca or --cert require TLS: \
+                 use https://, or omit them"
             )),
             (true, true) | (false, false) => {
                 let rest = rest.trim_end_matches('/');
-                // As the library does it: with a scheme, the port may be left out.
+                // As in the library: the port is optional after a scheme.
                 let bare = rest.ends_with(']') || !rest.contains(':');
                 let port = if secure { 443 } else { 80 };
                 Ok(match bare {
@@ -327,26 +329,28 @@ impl Target {
     }
 }
 
-/// `500ms`, `10s`, `2m`; a bare number is seconds.
-fn time(text: &str) -> Result<Duration, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+/// Parses a duration such as `500ms`, `10s` or `2m`; a bare number is in seconds.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|character: char| character.is_ascii_alphabetic());
     let number: u64 = digits
         .parse()
-        .map_err(|_| "a time is written 500ms, 10s or 2m".to_owned())?;
-    let time = match &text[digits.len()..] {
+        .map_err(|_| "a duration has the form 500ms, 10s or 2m".to_owned())?;
+    let duration = match &text[digits.len()..] {
         "ms" => Some(Duration::from_millis(number)),
         "s" | "" => Some(Duration::from_secs(number)),
         "m" => number.checked_mul(60).map(Duration::from_secs),
         _ => None,
     };
-    time.filter(|time| *time <= Duration::from_secs(1 << 32))
-        .ok_or_else(|| "a time is written 500ms, 10s or 2m".to_owned())
+    duration
+        .filter(|duration| *duration <= Duration::from_secs(1 << 32))
+        .ok_or_else(|| "a duration has the form 500ms, 10s or 2m".to_owned())
 }
 
-fn label(text: &str) -> Result<(String, String), String> {
+/// Parses a label such as `user_id=42`.
+fn parse_label(text: &str) -> Result<(String, String), String> {
     let (key, value) = text
         .split_once('=')
-        .ok_or("a label is written key=value, as user_id=42")?;
+        .ok_or("a label has the form key=value, such as user_id=42")?;
     Ok((key.to_owned(), value.to_owned()))
 }
 
@@ -374,13 +378,13 @@ mod tests {
     }
 
     #[test]
-    fn times_have_units() {
-        assert_eq!(time("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(time("10s"), Ok(Duration::from_secs(10)));
-        assert_eq!(time("10"), Ok(Duration::from_secs(10)));
-        assert_eq!(time("2m"), Ok(Duration::from_secs(120)));
+    fn durations_have_units() {
+        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration("10s"), Ok(Duration::from_secs(10)));
+        assert_eq!(parse_duration("10"), Ok(Duration::from_secs(10)));
+        assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
         for bad in ["", "s", "-1s", "1h", "1.5s", "99999999999999999999s", "ü"] {
-            assert!(time(bad).is_err(), "{bad}");
+            assert!(parse_duration(bad).is_err(), "{bad}");
         }
     }
 }

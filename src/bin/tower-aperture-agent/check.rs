@@ -1,4 +1,4 @@
-//! `check`: one question to an agent, and its answer.
+//! The command `check`: checks one flow with an agent and shows the decision.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -8,14 +8,14 @@ use tower_aperture::pb::check::limiter_decision::{Details, LimiterReason, Tokens
 use tower_aperture::pb::check::{CheckResponse, LimiterDecision};
 use tower_aperture::{ApertureClient, Flow, FlowDecision, FlowParams};
 
-use crate::args::{Check, Target};
-use crate::output::{Problem, WithCauses, complain, say};
+use crate::args::{CheckArgs, TargetArgs};
+use crate::output::{CommandError, ErrorChain, print_error, print_line};
 use crate::{keys, tls};
 
-/// What a rejected flow makes of the program.
+/// The exit code for a rejected flow.
 const REJECTED: u8 = 3;
 
-pub(crate) fn run(args: &Check) -> Result<ExitCode, Problem> {
+pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode, CommandError> {
     let client = client(&args.target, args.timeout)?;
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -23,11 +23,11 @@ pub(crate) fn run(args: &Check) -> Result<ExitCode, Problem> {
         .block_on(check(args, &client))
 }
 
-fn client(target: &Target, timeout: Duration) -> Result<ApertureClient, Problem> {
+fn client(target: &TargetArgs, timeout: Duration) -> Result<ApertureClient, CommandError> {
     let mut builder = ApertureClient::builder()
         .address(target.address()?)
         .insecure(!target.is_secure())
-        // Nobody does any work here that metrics should know of.
+        // The flow does no work, so a span would distort the agent's metrics.
         .telemetry(false)
         .check_timeout(timeout);
     if !timeout.is_zero() {
@@ -45,8 +45,8 @@ fn client(target: &Target, timeout: Duration) -> Result<ApertureClient, Problem>
     Ok(builder.build()?)
 }
 
-/// The key to show, when there is one.
-pub(crate) fn api_key(target: &Target) -> Result<Option<String>, Problem> {
+/// Returns the API key to send, if there is one.
+pub(crate) fn api_key(target: &TargetArgs) -> Result<Option<String>, CommandError> {
     match &target.api_key_file {
         Some(file) => keys::first(file).map(Some),
         None => match std::env::var("APERTURE_API_KEY") {
@@ -59,7 +59,7 @@ pub(crate) fn api_key(target: &Target) -> Result<Option<String>, Problem> {
     }
 }
 
-async fn check(args: &Check, client: &ApertureClient) -> Result<ExitCode, Problem> {
+async fn check(args: &CheckArgs, client: &ApertureClient) -> Result<ExitCode, CommandError> {
     let labels = args.labels.iter();
     let params = FlowParams::new()
         .labels(labels.map(|(key, value)| (key.as_str(), value.as_str())))
@@ -68,23 +68,24 @@ async fn check(args: &Check, client: &ApertureClient) -> Result<ExitCode, Proble
     let flow = client.start_flow(&args.control_point, params).await;
     let took = began.elapsed();
     if let Some(error) = flow.error() {
-        let error = WithCauses(error);
+        let error = ErrorChain(error);
         return Err(format!("{} is unreachable: {error}", args.target.addr).into());
     }
-    say(told(&flow, &args.control_point, took));
+    print_line(describe(&flow, &args.control_point, took));
     let code = match flow.decision() {
         FlowDecision::Accepted => ExitCode::SUCCESS,
         _ => ExitCode::from(REJECTED),
     };
-    // Slots are only held by work.
+    // The flow does no work that would need its slots.
     if let Some(error) = flow.end().await.error() {
-        let error = WithCauses(error);
-        complain(format_args!("the flow could not be ended: {error}"));
+        let error = ErrorChain(error);
+        print_error(format_args!("the flow could not be ended: {error}"));
     }
     Ok(code)
 }
 
-fn told(flow: &Flow, control_point: &str, took: Duration) -> String {
+/// Describes the decision.
+fn describe(flow: &Flow, control_point: &str, took: Duration) -> String {
     let mut text = String::new();
     let _ = match flow.rejection() {
         None => write!(text, "accepted"),
@@ -108,7 +109,11 @@ fn told(flow: &Flow, control_point: &str, took: Duration) -> String {
         text.push_str("\n  no policy decides here");
     }
     for decision in &limiter_decisions {
-        let _ = write!(text, "\n  {}", line(decision, &flow_label_keys));
+        let _ = write!(
+            text,
+            "\n  {}",
+            describe_component(decision, &flow_label_keys)
+        );
     }
     for meter in &flux_meter_infos {
         let _ = write!(
@@ -120,7 +125,8 @@ fn told(flow: &Flow, control_point: &str, took: Duration) -> String {
     text
 }
 
-fn line(decision: &LimiterDecision, labels: &[String]) -> String {
+/// Describes the decision of one component.
+fn describe_component(decision: &LimiterDecision, labels: &[String]) -> String {
     let (kind, label, tokens, workload) = match &decision.details {
         Some(Details::RateLimiterInfo(info)) => (
             "rate limiter",
@@ -160,9 +166,9 @@ fn line(decision: &LimiterDecision, labels: &[String]) -> String {
         decision.policy_name, decision.component_id,
     );
     if decision.reason == LimiterReason::KeyNotFound as i32 {
-        // The answer does not name the label, and looks the same for a limiter in pass-through.
+        // The response does not name the label, and looks the same for a limiter in pass-through.
         text.push_str(
-            "skipped: the label it limits by is missing, or the limiter lets all flows pass; ",
+            "skipped: the label it limits by is missing, or the limiter is in pass-through; ",
         );
         if labels.is_empty() {
             text.push_str("the flow has no labels");

@@ -1,39 +1,40 @@
-//! Files of API keys: one a line, comments in lines of their own.
+//! Files of API keys: one key per line, and comments on lines of their own.
 
 use std::fs;
 use std::path::Path;
 
 use tower_aperture::agent::ApiKey;
 
-use crate::output::Problem;
+use crate::output::CommandError;
 
-/// The keys of a file, of which there is at least one.
-pub(crate) fn read(path: &Path) -> Result<Vec<ApiKey>, Problem> {
-    let text = text(path)?;
-    warn_of_readers(path);
+/// Returns the keys of a file, at least one.
+pub(crate) fn read(path: &Path) -> Result<Vec<ApiKey>, CommandError> {
+    let text = read_text(path)?;
+    warn_if_world_readable(path);
     Ok(parse(path, &text)?.into_iter().map(ApiKey::new).collect())
 }
 
-/// The first key, for those who have to show one.
-pub(crate) fn first(path: &Path) -> Result<String, Problem> {
-    let text = text(path)?;
+/// Returns the first key of a file, for a client.
+pub(crate) fn first(path: &Path) -> Result<String, CommandError> {
+    let text = read_text(path)?;
     let keys = parse(path, &text)?;
-    // There is one.
+    // `parse` returns at least one key.
     Ok(keys.first().copied().unwrap_or_default().to_owned())
 }
 
-fn text(path: &Path) -> Result<String, Problem> {
+/// Reads a file as UTF-8.
+fn read_text(path: &Path) -> Result<String, CommandError> {
     let bytes =
         fs::read(path).map_err(|error| format!("{}: cannot be read: {error}", path.display()))?;
     String::from_utf8(bytes).map_err(|error| {
         let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
-        format!("{}:{line}: this is not text", path.display()).into()
+        format!("{}:{line}: this is not UTF-8 text", path.display()).into()
     })
 }
 
-/// Errors name the line and nothing that stands in it.
-fn parse<'t>(path: &Path, text: &'t str) -> Result<Vec<&'t str>, Problem> {
+/// Returns the keys of a text. Errors name the line, but do not repeat its content.
+fn parse<'t>(path: &Path, text: &'t str) -> Result<Vec<&'t str>, CommandError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut keys = Vec::new();
     for (index, line) in text.lines().enumerate() {
@@ -42,9 +43,9 @@ fn parse<'t>(path: &Path, text: &'t str) -> Result<Vec<&'t str>, Problem> {
             continue;
         }
         let problem = if key.contains(char::is_whitespace) {
-            Some("a key has no blanks in it, and a comment has a line of its own")
+            Some("a key must not contain blanks; write comments on lines of their own")
         } else if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
-            Some("a key is made of visible ASCII characters, so that a header can carry it")
+            Some("a key must consist of visible ASCII characters, because a header carries it")
         } else {
             None
         };
@@ -55,24 +56,29 @@ fn parse<'t>(path: &Path, text: &'t str) -> Result<Vec<&'t str>, Problem> {
     }
     if keys.is_empty() {
         let path = path.display();
-        return Err(format!("{path}: there is no key in it: nobody could be let in").into());
+        return Err(
+            format!("{path}: the file contains no key, so no call could be accepted").into(),
+        );
     }
     Ok(keys)
 }
 
+/// Warns if all users of the machine can read the file.
 #[cfg(unix)]
-fn warn_of_readers(path: &Path) {
+fn warn_if_world_readable(path: &Path) {
     use std::os::unix::fs::PermissionsExt as _;
 
     let open = fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o004 != 0);
     if open {
         let path = path.display();
-        tracing::warn!("everybody on this machine can read the API keys in {path}: chmod o-r it");
+        tracing::warn!(
+            "all users of this machine can read the API keys in {path}: run chmod o-r on it"
+        );
     }
 }
 
 #[cfg(not(unix))]
-fn warn_of_readers(_path: &Path) {}
+fn warn_if_world_readable(_path: &Path) {}
 
 #[cfg(test)]
 mod tests {
@@ -83,13 +89,13 @@ mod tests {
     }
 
     #[test]
-    fn one_key_a_line_and_comments() {
+    fn keys_are_read_one_per_line_without_comments() {
         let text = "\u{feff}# staging\r\n  alpha \r\n\n#beta\nga#mma\n";
         assert_eq!(keys(text), Ok(vec!["alpha", "ga#mma"]));
     }
 
     #[test]
-    fn errors_name_the_line_and_no_key() {
+    fn errors_name_the_line_but_do_not_show_the_key() {
         for (text, line) in [
             ("good\nsesame open # mine\n", "keys.txt:2: "),
             ("# one\n\nsesäme\n", "keys.txt:3: "),

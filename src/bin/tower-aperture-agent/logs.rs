@@ -1,14 +1,15 @@
-//! Logs, on standard error.
+//! Sets up logs on standard error.
 
 use std::io::{self, IsTerminal as _};
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt;
 
-use crate::args::{LogFormat, Logs};
-use crate::output::Problem;
+use crate::args::{LogArgs, LogFormat};
+use crate::output::CommandError;
 
-pub(crate) fn begin(args: &Logs) -> Result<(), Problem> {
+/// Installs the subscriber that writes logs.
+pub(crate) fn init(args: &LogArgs) -> Result<(), CommandError> {
     let level = match &args.log_level {
         Some(level) => level.clone(),
         None => std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default(),
@@ -19,11 +20,11 @@ pub(crate) fn begin(args: &Logs) -> Result<(), Problem> {
         level.trim()
     };
     let filter = EnvFilter::try_new(level)
-        .map_err(|error| format!("the log level `{level}` is none: {error}"))?;
+        .map_err(|error| format!("the log level `{level}` is not valid: {error}"))?;
     let logs = fmt().with_env_filter(filter).with_writer(io::stderr);
-    let begun = match args.log_format {
+    let result = match args.log_format {
         LogFormat::Text => logs.with_ansi(io::stderr().is_terminal()).try_init(),
         LogFormat::Json => logs.json().flatten_event(true).try_init(),
     };
-    begun.map_err(|error| format!("logs cannot be written: {error}").into())
+    result.map_err(|error| format!("logs cannot be written: {error}").into())
 }

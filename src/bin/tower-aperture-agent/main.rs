@@ -1,4 +1,5 @@
-//! `tower-aperture-agent`: an Aperture Agent of one node, and what one asks of it by hand.
+//! The program `tower-aperture-agent`: a standalone Aperture Agent, with commands to query agents
+//! and validate policies.
 #![forbid(unsafe_code)]
 
 mod args;
@@ -18,17 +19,17 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use self::args::{Args, Command};
-use self::output::{WithCauses, complain};
+use self::output::{ErrorChain, print_error};
 
 fn main() -> ExitCode {
-    let done = match Args::parse().command {
+    let result = match Args::parse().command {
         Command::Serve(args) => serve::run(&args),
         Command::Validate(args) => validate::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Status(args) => status::run(&args),
     };
-    done.unwrap_or_else(|problem| {
-        complain(WithCauses(&*problem));
+    result.unwrap_or_else(|error| {
+        print_error(ErrorChain(&*error));
         ExitCode::FAILURE
     })
 }

@@ -1,45 +1,48 @@
-//! Reads files again on SIGHUP.
+//! Reloads files on SIGHUP.
 
 use std::io;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread;
 
-use crate::output::Problem;
+use crate::output::CommandError;
 
-/// Reads one kind of files again, in a thread of its own, as often as it is asked to.
+/// Reloads one kind of files in a thread of its own, each time it is requested.
 ///
-/// The caller does not wait: reading takes its time, and a pipe or a network file system may take
-/// for ever. The thread ends with the process.
+/// The caller does not wait, because reading takes time, and a pipe or a network file system may
+/// block forever. The thread ends with the process.
 pub(crate) struct Reloader {
-    what: &'static str,
-    asked: SyncSender<()>,
+    files: &'static str,
+    requests: SyncSender<()>,
 }
 
 impl Reloader {
     /// Starts the thread. An error of `read` is logged.
     pub(crate) fn new(
-        what: &'static str,
-        read: impl Fn() -> Result<(), Problem> + Send + 'static,
+        files: &'static str,
+        read: impl Fn() -> Result<(), CommandError> + Send + 'static,
     ) -> io::Result<Self> {
-        // A reload requested while another is under way comes after it; more requests add nothing.
-        let (asked, asks) = sync_channel(1);
+        // A reload requested while another runs starts after it; further requests have no effect.
+        let (requests, queue) = sync_channel(1);
         thread::Builder::new()
             .name("aperture-reload".to_owned())
             .spawn(move || {
-                for () in asks {
+                for () in queue {
                     match read() {
-                        Ok(()) => tracing::info!("{what} were reloaded"),
-                        Err(error) => tracing::error!("{what} were not reloaded: {error}"),
+                        Ok(()) => tracing::info!("{files} were reloaded"),
+                        Err(error) => tracing::error!("{files} were not reloaded: {error}"),
                     }
                 }
             })?;
-        Ok(Self { what, asked })
+        Ok(Self { files, requests })
     }
 
+    /// Requests a reload.
     pub(crate) fn reload(&self) {
-        if let Err(TrySendError::Full(())) = self.asked.try_send(()) {
-            let what = self.what;
-            tracing::warn!("{what} are still being read: the reload asked for before goes on");
+        if let Err(TrySendError::Full(())) = self.requests.try_send(()) {
+            let files = self.files;
+            tracing::warn!(
+                "{files} are still being read: the reload that was requested before continues"
+            );
         }
     }
 }

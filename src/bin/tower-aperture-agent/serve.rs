@@ -1,4 +1,4 @@
-//! `serve`: the agent, from its start to its end.
+//! The command `serve`: runs the agent from start to shutdown.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -11,107 +11,114 @@ use tower_aperture::agent::{Agent, Prometheus, PrometheusError, Tls};
 use tower_aperture::engine::EngineBuilder;
 use tower_aperture::{Engine, LabelLimits};
 
-use crate::args::{Limits, Serve};
-use crate::output::{Problem, WithCauses, say};
+use crate::args::{LimitArgs, ServeArgs};
+use crate::output::{CommandError, ErrorChain, print_line};
 use crate::reloader::Reloader;
-use crate::signals::{Signals, Wish};
-use crate::validate::Later;
+use crate::signals::{ProcessSignals, SignalAction};
+use crate::validate::AssumedPrometheus;
 use crate::{keys, logs, tls};
 
-pub(crate) fn run(args: &Serve) -> Result<ExitCode, Problem> {
-    logs::begin(&args.logs)?;
+pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, CommandError> {
+    logs::init(&args.logs)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    let ended = runtime.block_on(serve(args));
-    // A file that hangs must not hold up the end.
+    let result = runtime.block_on(serve(args));
+    // A blocked file read must not delay the end of the process.
     runtime.shutdown_background();
-    ended
+    result
 }
 
-async fn serve(args: &Serve) -> Result<ExitCode, Problem> {
+async fn serve(args: &ServeArgs) -> Result<ExitCode, CommandError> {
     let prometheus = prometheus(args)?;
     let engine = engine(args, prometheus.as_ref())?;
     let agent = agent(args, &engine, prometheus.as_ref())?;
     let tls = TlsFiles::of(args).read()?;
     let listener = TcpListener::bind(&args.listen)
         .await
-        .map_err(|error| format!("{}: cannot listen there: {error}", args.listen))?;
-    // From here on they do not kill.
-    let mut signals = Signals::new()?;
+        .map_err(|error| format!("{}: cannot listen on this address: {error}", args.listen))?;
+    // From here on, signals no longer kill the process.
+    let mut signals = ProcessSignals::new()?;
     let _watcher = match args.watch_interval {
         Duration::ZERO => None,
         every => Some(engine.watch(every)?),
     };
-    // Ends with us.
+    // Dropping it at the end of this function cancels its tasks.
     let mut background = JoinSet::new();
     if let Some(prometheus) = prometheus.clone() {
         let engine = engine.clone();
         background.spawn(async move { prometheus.follow(&engine).await });
     }
     let address = listener.local_addr()?;
-    say(format_args!("listening on {address}"));
+    print_line(format_args!("listening on {address}"));
     tracing::info!(%address, tls = args.tls_cert.is_some(), "serving");
 
-    let (end, ending) = oneshot::channel::<()>();
-    let ending = async {
-        // Dropped or told, it is the end.
-        let _ = ending.await;
+    let (shutdown, requested) = oneshot::channel::<()>();
+    let shutdown_requested = async {
+        // A dropped sender requests shutdown too.
+        let _ = requested.await;
     };
     let serving = async {
         match &tls {
-            Some(tls) => agent.serve_tls(listener, tls.clone(), ending).await,
-            None => agent.serve(listener, ending).await,
+            Some(tls) => {
+                agent
+                    .serve_tls(listener, tls.clone(), shutdown_requested)
+                    .await
+            }
+            None => agent.serve(listener, shutdown_requested).await,
         }
     };
     let reloaders = reloaders(args, &engine, &agent, tls.as_ref(), prometheus.as_ref())?;
-    let signalled = async {
-        while signals.next().await == Wish::Reload {
+    let signal_handling = async {
+        while signals.next().await == SignalAction::Reload {
             reloaders.iter().for_each(Reloader::reload);
         }
-        tracing::info!(grace = ?args.shutdown_grace, "ending: calls under way are answered");
-        drop(end);
+        tracing::info!(grace = ?args.shutdown_grace, "shutting down: running calls are answered");
+        drop(shutdown);
         tokio::select! {
-            () = signals.end() => tracing::warn!("ended at once, as told by a second signal"),
+            () = signals.shutdown() => tracing::warn!("ended immediately because of a second signal"),
             () = tokio::time::sleep(args.shutdown_grace) => {
-                tracing::warn!("ended with calls under way: the grace period is over");
+                tracing::warn!("ended with running calls: the grace period is over");
             }
         }
     };
     tokio::select! {
         served = serving => served?,
-        () = signalled => {}
+        () = signal_handling => {}
     }
     tracing::info!("ended");
     Ok(ExitCode::SUCCESS)
 }
 
-fn prometheus(args: &Serve) -> Result<Option<Prometheus>, Problem> {
+fn prometheus(args: &ServeArgs) -> Result<Option<Prometheus>, CommandError> {
     let Some(url) = &args.prometheus else {
         return Ok(None);
     };
-    let prometheus = match &args.prometheus_ca {
-        Some(path) => Prometheus::trusting(url, &tls::read(path)?)
-            .map_err(|error| ca_problem(path, &error))?,
-        None => {
-            Prometheus::new(url).map_err(|error| format!("--prometheus: {}", WithCauses(&error)))?
-        }
-    };
+    let prometheus =
+        match &args.prometheus_ca {
+            Some(path) => Prometheus::trusting(url, &tls::read(path)?)
+                .map_err(|error| ca_error(path, &error))?,
+            None => Prometheus::new(url)
+                .map_err(|error| format!("--prometheus: {}", ErrorChain(&error)))?,
+        };
     Ok(Some(prometheus))
 }
 
-fn ca_problem(path: &Path, error: &PrometheusError) -> Problem {
-    let error = WithCauses(error);
+fn ca_error(path: &Path, error: &PrometheusError) -> CommandError {
+    let error = ErrorChain(error);
     format!("--prometheus-ca {}: {error}", path.display()).into()
 }
 
-fn engine(args: &Serve, prometheus: Option<&Prometheus>) -> Result<Engine, Problem> {
+fn engine(args: &ServeArgs, prometheus: Option<&Prometheus>) -> Result<Engine, CommandError> {
     let Some(prometheus) = prometheus else {
         return policies(args).build().map_err(|error| {
-            let would_do = policies(args).signal_source(Later).build().is_ok();
-            if would_do {
-                let error = WithCauses(&error);
-                format!("{error}; here that is --prometheus URL").into()
+            let needs_prometheus = policies(args)
+                .signal_source(AssumedPrometheus)
+                .build()
+                .is_ok();
+            if needs_prometheus {
+                let error = ErrorChain(&error);
+                format!("{error}; to configure one, use --prometheus URL").into()
             } else {
                 error.into()
             }
@@ -121,7 +128,7 @@ fn engine(args: &Serve, prometheus: Option<&Prometheus>) -> Result<Engine, Probl
     Ok(engine.build()?)
 }
 
-fn policies(args: &Serve) -> EngineBuilder {
+fn policies(args: &ServeArgs) -> EngineBuilder {
     let mut engine = Engine::builder().upstream_ramp_mode(args.upstream_ramp_mode);
     for path in &args.policies {
         engine = if path.is_dir() {
@@ -142,7 +149,11 @@ fn policies(args: &Serve) -> EngineBuilder {
     engine
 }
 
-fn agent(args: &Serve, engine: &Engine, prometheus: Option<&Prometheus>) -> Result<Agent, Problem> {
+fn agent(
+    args: &ServeArgs,
+    engine: &Engine,
+    prometheus: Option<&Prometheus>,
+) -> Result<Agent, CommandError> {
     let mut agent = Agent::builder(engine.clone());
     if let Some(prometheus) = prometheus {
         agent = agent.prometheus(prometheus);
@@ -150,7 +161,7 @@ fn agent(args: &Serve, engine: &Engine, prometheus: Option<&Prometheus>) -> Resu
     if let Some(path) = &args.api_key_file {
         agent = agent.api_keys(keys::read(path)?);
     }
-    let Limits {
+    let LimitArgs {
         max_message_size,
         max_labels,
         max_label_bytes,
@@ -177,7 +188,7 @@ fn agent(args: &Serve, engine: &Engine, prometheus: Option<&Prometheus>) -> Resu
     Ok(agent.build())
 }
 
-/// The files of the options for TLS.
+/// The files that the TLS options name.
 struct TlsFiles {
     certificates: Option<PathBuf>,
     key: Option<PathBuf>,
@@ -185,7 +196,7 @@ struct TlsFiles {
 }
 
 impl TlsFiles {
-    fn of(args: &Serve) -> Self {
+    fn of(args: &ServeArgs) -> Self {
         Self {
             certificates: args.tls_cert.clone(),
             key: args.tls_key.clone(),
@@ -193,37 +204,38 @@ impl TlsFiles {
         }
     }
 
-    fn read(&self) -> Result<Option<Tls>, Problem> {
+    fn read(&self) -> Result<Option<Tls>, CommandError> {
         let (Some(certificates), Some(key)) = (&self.certificates, &self.key) else {
             return Ok(None);
         };
-        let (chain, secret) = (tls::read(certificates)?, tls::read(key)?);
-        let made = match &self.client_ca {
-            Some(authorities) => Tls::with_client_ca(chain, secret, tls::read(authorities)?),
-            None => Tls::from_pem(chain, secret),
+        let (chain, private_key) = (tls::read(certificates)?, tls::read(key)?);
+        let tls = match &self.client_ca {
+            Some(authorities) => Tls::with_client_ca(chain, private_key, tls::read(authorities)?),
+            None => Tls::from_pem(chain, private_key),
         };
-        let made = made.map_err(|error| {
+        let tls = tls.map_err(|error| {
             let (certificates, key) = (certificates.display(), key.display());
-            let error = WithCauses(&error);
+            let error = ErrorChain(&error);
             format!("--tls-cert {certificates} --tls-key {key}: {error}")
         })?;
-        Ok(Some(made))
+        Ok(Some(tls))
     }
 }
 
-/// What SIGHUP reads again, each in a thread of its own: a file that hangs holds up nothing else.
+/// Returns a reloader for each kind of file that SIGHUP reloads. Each has a thread of its own, so
+/// that a blocked file delays no other.
 fn reloaders(
-    args: &Serve,
+    args: &ServeArgs,
     engine: &Engine,
     agent: &Agent,
     tls: Option<&Tls>,
     prometheus: Option<&Prometheus>,
-) -> Result<Vec<Reloader>, Problem> {
+) -> Result<Vec<Reloader>, CommandError> {
     let policies = engine.clone();
     let mut reloaders = vec![Reloader::new("policies", move || {
         policies
             .reload()
-            .map_err(|error| WithCauses(&error).to_string().into())
+            .map_err(|error| ErrorChain(&error).to_string().into())
     })?];
     if let Some(path) = args.api_key_file.clone() {
         let agent = agent.clone();
@@ -244,7 +256,7 @@ fn reloaders(
     if let (Some(path), Some(prometheus)) = (args.prometheus_ca.clone(), prometheus.cloned()) {
         reloaders.push(Reloader::new("authorities of Prometheus", move || {
             let replaced = prometheus.replace_authorities(&tls::read(&path)?);
-            replaced.map_err(|error| ca_problem(&path, &error))
+            replaced.map_err(|error| ca_error(&path, &error))
         })?);
     }
     Ok(reloaders)

@@ -1,21 +1,21 @@
-//! What the system tells a process.
+//! ProcessSignals of the operating system.
 
-pub(crate) use self::system::Signals;
+pub(crate) use self::system::ProcessSignals;
 
-/// What a signal asks for.
+/// The action that a signal requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(not(unix), allow(dead_code))]
-pub(crate) enum Wish {
+pub(crate) enum SignalAction {
     /// SIGHUP.
     Reload,
-    /// SIGTERM or SIGINT; Ctrl-C elsewhere.
-    End,
+    /// SIGTERM or SIGINT; Ctrl-C on other systems than Unix.
+    Shutdown,
 }
 
-impl Signals {
-    /// Leaves out all others.
-    pub(crate) async fn end(&mut self) {
-        while self.next().await != Wish::End {}
+impl ProcessSignals {
+    /// Waits for a signal that requests shutdown and ignores others.
+    pub(crate) async fn shutdown(&mut self) {
+        while self.next().await != SignalAction::Shutdown {}
     }
 }
 
@@ -25,15 +25,15 @@ mod system {
 
     use tokio::signal::unix::{Signal, SignalKind, signal};
 
-    use super::Wish;
+    use super::SignalAction;
 
-    pub(crate) struct Signals {
+    pub(crate) struct ProcessSignals {
         reload: Signal,
         terminate: Signal,
         interrupt: Signal,
     }
 
-    impl Signals {
+    impl ProcessSignals {
         pub(crate) fn new() -> io::Result<Self> {
             Ok(Self {
                 reload: signal(SignalKind::hangup())?,
@@ -42,11 +42,11 @@ mod system {
             })
         }
 
-        pub(crate) async fn next(&mut self) -> Wish {
+        pub(crate) async fn next(&mut self) -> SignalAction {
             tokio::select! {
-                _ = self.terminate.recv() => Wish::End,
-                _ = self.interrupt.recv() => Wish::End,
-                _ = self.reload.recv() => Wish::Reload,
+                _ = self.terminate.recv() => SignalAction::Shutdown,
+                _ = self.interrupt.recv() => SignalAction::Shutdown,
+                _ = self.reload.recv() => SignalAction::Reload,
             }
         }
     }
@@ -56,22 +56,22 @@ mod system {
 mod system {
     use std::io;
 
-    use super::Wish;
+    use super::SignalAction;
 
-    pub(crate) struct Signals;
+    pub(crate) struct ProcessSignals;
 
-    impl Signals {
+    impl ProcessSignals {
         #[allow(clippy::unnecessary_wraps)]
         pub(crate) fn new() -> io::Result<Self> {
             Ok(Self)
         }
 
-        pub(crate) async fn next(&mut self) -> Wish {
+        pub(crate) async fn next(&mut self) -> SignalAction {
             if tokio::signal::ctrl_c().await.is_err() {
-                // Nobody can tell us any more.
+                // Signals cannot be received any more.
                 std::future::pending::<()>().await;
             }
-            Wish::End
+            SignalAction::Shutdown
         }
     }
 }

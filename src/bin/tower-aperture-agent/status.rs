@@ -1,4 +1,4 @@
-//! `status`: what an agent is doing, as a table that is renewed each second.
+//! The command `status`: shows the state of an agent as a table, once a second.
 
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
@@ -10,19 +10,19 @@ use reqwest::{Certificate, Client, Identity, StatusCode};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::args::{Status, Target};
+use crate::args::{StatusArgs, TargetArgs};
 use crate::check::api_key;
-use crate::output::{Problem, WithCauses, complain, say};
+use crate::output::{CommandError, ErrorChain, print_error, print_line};
 use crate::tls;
 
-/// How often we ask.
-const EVERY: Duration = Duration::from_secs(1);
-/// Home, and nothing below it.
+/// How often the status is fetched.
+const REFRESH_PERIOD: Duration = Duration::from_secs(1);
+/// Moves the cursor to the top left corner and clears the screen.
 const CLEAR: &str = "\x1b[H\x1b[J";
 
-/// What of the agent's `GET /status` is shown; what else it says is for others.
+/// The fields of the agent's `GET /status` that are shown; others are ignored.
 #[derive(Deserialize)]
-struct Report {
+struct StatusResponse {
     status: String,
     accepted: u64,
     rejected: u64,
@@ -31,13 +31,13 @@ struct Report {
     keys: u64,
     reloads: u64,
     failed_reloads: u64,
-    components: Vec<Component>,
+    components: Vec<ComponentRow>,
     #[serde(default)]
-    control_loops: Vec<ControlLoop>,
+    control_loops: Vec<ControlLoopRow>,
 }
 
 #[derive(Deserialize)]
-struct Component {
+struct ComponentRow {
     policy_name: String,
     component_id: String,
     kind: String,
@@ -45,33 +45,33 @@ struct Component {
 }
 
 #[derive(Deserialize)]
-struct ControlLoop {
+struct ControlLoopRow {
     policy_name: String,
     component_id: String,
-    /// By what they are; an invalid one is null.
+    /// Values by name; an invalid one is null.
     output: Option<BTreeMap<String, Value>>,
 }
 
-pub(crate) fn run(args: &Status) -> Result<ExitCode, Problem> {
-    let asking = Asking::new(&args.target, args.timeout)?;
+pub(crate) fn run(args: &StatusArgs) -> Result<ExitCode, CommandError> {
+    let client = StatusClient::new(&args.target, args.timeout)?;
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?
-        .block_on(show(args, &asking))
+        .block_on(show(args, &client))
 }
 
-async fn show(args: &Status, asking: &Asking) -> Result<ExitCode, Problem> {
+async fn show(args: &StatusArgs, client: &StatusClient) -> Result<ExitCode, CommandError> {
     let mut before = None;
-    let mut turns = tokio::time::interval(EVERY);
+    let mut ticks = tokio::time::interval(REFRESH_PERIOD);
     loop {
-        turns.tick().await;
-        let asked = asking.ask().await;
+        ticks.tick().await;
+        let result = client.fetch().await;
         let now = Instant::now();
-        match asked {
+        match result {
             Ok(report) => {
                 let table = table(&args.target.addr, &report, before, now);
                 if args.once {
-                    say(table.trim_end());
+                    print_line(table.trim_end());
                     return Ok(ExitCode::SUCCESS);
                 }
                 before = Some((report.accepted, report.rejected, now));
@@ -80,35 +80,36 @@ async fn show(args: &Status, asking: &Asking) -> Result<ExitCode, Problem> {
                 } else {
                     ""
                 };
-                say(format_args!("{clear}{table}"));
+                print_line(format_args!("{clear}{table}"));
             }
-            Err(problem) if args.once || before.is_none() => return Err(problem),
-            // It may come back.
-            Err(problem) => complain(WithCauses(&*problem)),
+            Err(error) if args.once || before.is_none() => return Err(error),
+            // The agent may return.
+            Err(error) => print_error(ErrorChain(&*error)),
         }
     }
 }
 
-/// Who is asked, and how.
-struct Asking {
+/// Fetches the status of an agent.
+struct StatusClient {
     client: Client,
     address: String,
     url: String,
     api_key: Option<String>,
 }
 
-impl Asking {
-    fn new(target: &Target, timeout: Duration) -> Result<Self, Problem> {
-        // For the TLS of this process; that there is one already is as good.
+impl StatusClient {
+    fn new(target: &TargetArgs, timeout: Duration) -> Result<Self, CommandError> {
+        // Needed for TLS. An error only means that a provider is installed already.
         let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
-        // The agent is where it was said to be.
+        // The address is that of the agent, so proxies are not used.
         let mut client = Client::builder().no_proxy();
         if !timeout.is_zero() {
             client = client.timeout(timeout);
         }
         if let Some(path) = &target.ca {
-            let certificates = Certificate::from_pem_bundle(&tls::read(path)?)
-                .map_err(|_| format!("{}: this is no certificate", path.display()))?;
+            let certificates = Certificate::from_pem_bundle(&tls::read(path)?).map_err(|_| {
+                format!("{}: the file contains no valid certificate", path.display())
+            })?;
             client = client.tls_certs_only(certificates);
         }
         if let (Some(certificate), Some(key)) = (&target.cert, &target.key) {
@@ -117,7 +118,7 @@ impl Asking {
             pem.extend(tls::read(key)?);
             let identity = Identity::from_pem(&pem).map_err(|_| {
                 format!(
-                    "{}: this is no certificate with a key",
+                    "{}: the files contain no certificate with a matching key",
                     certificate.display()
                 )
             })?;
@@ -133,7 +134,7 @@ impl Asking {
         })
     }
 
-    async fn ask(&self) -> Result<Report, Problem> {
+    async fn fetch(&self) -> Result<StatusResponse, CommandError> {
         let mut request = self.client.get(&self.url);
         if let Some(key) = &self.api_key {
             request = request.header("x-api-key", key);
@@ -148,11 +149,11 @@ impl Asking {
             StatusCode::UNAUTHORIZED => {
                 return Err(format!("{address} refused the API key").into());
             }
-            other => return Err(format!("{address} has no status to tell: {other}").into()),
+            other => return Err(format!("{address} did not return a status: {other}").into()),
         }
         response.json().await.map_err(|error| {
             format!(
-                "{address} tells another status than ours: {}",
+                "{address} returned a status in an unknown format: {}",
                 causes(&error)
             )
             .into()
@@ -160,9 +161,10 @@ impl Asking {
     }
 }
 
+/// Describes an error by its causes, without the URL that its own text contains.
 fn causes(error: &reqwest::Error) -> String {
     if error.is_timeout() {
-        return "it did not answer in time".to_owned();
+        return "it did not respond in time".to_owned();
     }
     let mut text = String::new();
     let mut cause = std::error::Error::source(error);
@@ -176,16 +178,16 @@ fn causes(error: &reqwest::Error) -> String {
     text
 }
 
-/// With decisions a second, where they were counted before.
+/// Returns the table, with decisions per second if an earlier report is given.
 fn table(
     address: &str,
-    report: &Report,
+    report: &StatusResponse,
     before: Option<(u64, u64, Instant)>,
     now: Instant,
 ) -> String {
     let rate = |count: u64, of: fn((u64, u64)) -> u64| {
         before.map_or_else(String::new, |(accepted, rejected, then)| {
-            // An agent that was started anew counts from zero.
+            // The counts of a restarted agent begin at zero.
             let more = count.saturating_sub(of((accepted, rejected)));
             let seconds = now.duration_since(then).as_secs_f64().max(0.001);
             #[allow(clippy::cast_precision_loss)]
@@ -220,7 +222,8 @@ fn table(
     text
 }
 
-fn told(output: &BTreeMap<String, Value>) -> String {
+/// Formats the output of a control loop.
+fn format_output(output: &BTreeMap<String, Value>) -> String {
     let signals = output.iter().map(|(name, value)| match value {
         Value::Null => format!("{name} invalid"),
         value => format!("{name} {value}"),
@@ -228,14 +231,20 @@ fn told(output: &BTreeMap<String, Value>) -> String {
     signals.collect::<Vec<_>>().join(", ")
 }
 
-fn rows(report: &Report) -> String {
+/// Formats the table of components.
+fn rows(report: &StatusResponse) -> String {
     let mut rows = vec![["policy", "component", "kind", "keys", "driven to"].map(str::to_owned)];
     for component in &report.components {
-        let driven = report.control_loops.iter().find(|one| {
-            (&one.policy_name, &one.component_id)
+        let driven = report.control_loops.iter().find(|control_loop| {
+            (&control_loop.policy_name, &control_loop.component_id)
                 == (&component.policy_name, &component.component_id)
         });
-        let output = driven.map(|one| one.output.as_ref().map_or("not yet".to_owned(), told));
+        let output = driven.map(|control_loop| {
+            control_loop
+                .output
+                .as_ref()
+                .map_or("not yet".to_owned(), format_output)
+        });
         rows.push([
             component.policy_name.clone(),
             component.component_id.clone(),

@@ -1,4 +1,4 @@
-//! `validate`: what policies do, or why they cannot be used.
+//! The command `validate`: describes policies, or reports why they cannot be used.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,39 +7,39 @@ use std::process::ExitCode;
 use tower_aperture::engine::{EngineBuilder, SignalSource};
 use tower_aperture::{Engine, PolicyError};
 
-use crate::args::Validate;
-use crate::output::{Problem, WithCauses, complain, say};
+use crate::args::ValidateArgs;
+use crate::output::{CommandError, ErrorChain, print_error, print_line};
 
-/// Stands for the Prometheus that is there when it gets serious.
+/// Replaces the Prometheus that will be available when the policies are served.
 #[derive(Debug)]
-pub(crate) struct Later;
+pub(crate) struct AssumedPrometheus;
 
-impl SignalSource for Later {
+impl SignalSource for AssumedPrometheus {
     fn latest(&self, _query: &str) -> Option<f64> {
         None
     }
 }
 
 #[allow(clippy::unnecessary_wraps)]
-pub(crate) fn run(args: &Validate) -> Result<ExitCode, Problem> {
-    let mut good = true;
+pub(crate) fn run(args: &ValidateArgs) -> Result<ExitCode, CommandError> {
+    let mut valid = true;
     for path in &args.paths {
-        good &= validate(args, path);
+        valid &= validate(args, path);
     }
-    Ok(if good {
+    Ok(if valid {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
 }
 
-fn validate(args: &Validate, path: &Path) -> bool {
+fn validate(args: &ValidateArgs, path: &Path) -> bool {
     if !path.is_dir() {
-        return judge(args, path);
+        return validate_file(args, path);
     }
     let files = match policy_files(path) {
         Ok(files) if files.is_empty() => {
-            complain(format_args!(
+            print_error(format_args!(
                 "{}: there is no .yaml or .yml file in this folder",
                 path.display()
             ));
@@ -47,53 +47,51 @@ fn validate(args: &Validate, path: &Path) -> bool {
         }
         Ok(files) => files,
         Err(error) => {
-            complain(format_args!("{}: cannot be read: {error}", path.display()));
+            print_error(format_args!("{}: cannot be read: {error}", path.display()));
             return false;
         }
     };
-    let mut good = true;
+    let mut valid = true;
     for file in &files {
-        good &= judge(args, file);
+        valid &= validate_file(args, file);
     }
-    // Good ones may still not go together.
-    if good && let Err(error) = build(args, |engine| engine.policy_folder(path)) {
-        complain(WithCauses(&error));
+    // Files that are valid alone may still conflict.
+    if valid && let Err(error) = build(args, |engine| engine.policy_folder(path)) {
+        print_error(ErrorChain(&error));
         return false;
     }
-    good
+    valid
 }
 
-fn judge(args: &Validate, file: &Path) -> bool {
+fn validate_file(args: &ValidateArgs, file: &Path) -> bool {
     match build(args, |engine| engine.policy_file(file)) {
         Ok(engine) => {
             let mut text = format!("{}\n{}", file.display(), engine.describe());
             if !engine.queries().is_empty() {
-                text.push_str(
-                    "  what it asks, a Prometheus has to answer: --prometheus of serve\n",
-                );
+                text.push_str("  its queries need a Prometheus: start serve with --prometheus\n");
             }
-            say(text);
+            print_line(text);
             true
         }
         Err(error) => {
-            complain(WithCauses(&error));
+            print_error(ErrorChain(&error));
             false
         }
     }
 }
 
 fn build(
-    args: &Validate,
-    with: impl FnOnce(EngineBuilder) -> EngineBuilder,
+    args: &ValidateArgs,
+    add_policies: impl FnOnce(EngineBuilder) -> EngineBuilder,
 ) -> Result<Engine, PolicyError> {
-    let mut engine = Engine::builder().signal_source(Later);
+    let mut engine = Engine::builder().signal_source(AssumedPrometheus);
     if let Some(group) = &args.agent_group {
         engine = engine.agent_group(group);
     }
-    with(engine).build()
+    add_policies(engine).build()
 }
 
-/// Those that the engine takes of a folder.
+/// Returns the files that the engine reads from a folder.
 fn policy_files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder)? {

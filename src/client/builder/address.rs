@@ -1,45 +1,47 @@
+//! Parses the addresses of Agents.
+
 use http::Uri;
 use http::uri::{Authority, Scheme};
 
-use super::error::{BuildError, MAX_AGENTS, Problem};
+use super::error::{BuildError, BuildProblem, MAX_AGENTS};
 
-/// The URIs to connect to, and whether they take TLS.
+/// Returns the URIs to connect to, and whether they use TLS.
 pub(super) fn parse_all(
     addresses: &[String],
     insecure: Option<bool>,
 ) -> Result<(Vec<Uri>, bool), BuildError> {
     let (first, others) = addresses
         .split_first()
-        .ok_or(BuildError(Problem::NoAddress))?;
+        .ok_or(BuildError(BuildProblem::NoAddress))?;
     if addresses.len() > MAX_AGENTS {
-        return Err(BuildError(Problem::Agents(addresses.len())));
+        return Err(BuildError(BuildProblem::Agents(addresses.len())));
     }
     let (uri, secure) = parse(first.trim(), insecure)?;
     let mut uris = vec![uri];
     for address in others {
         let address = address.trim();
-        let bad = |why| BuildError(Problem::Address(address.to_owned(), why));
+        let bad = |why| BuildError(BuildProblem::Address(address.to_owned(), why));
         let (uri, other) = parse(address, insecure)?;
         if other != secure {
             return Err(bad("all addresses must be secure, or none"));
         }
         if uris.contains(&uri) {
-            return Err(bad("it is there twice"));
+            return Err(bad("the address is repeated"));
         }
         uris.push(uri);
     }
     Ok((uris, secure))
 }
 
-/// The URI to connect to, and whether it takes TLS.
+/// Returns the URI to connect to, and whether it uses TLS.
 pub(super) fn parse(address: &str, insecure: Option<bool>) -> Result<(Uri, bool), BuildError> {
-    let bad = |why| BuildError(Problem::Address(address.to_owned(), why));
+    let bad = |why| BuildError(BuildProblem::Address(address.to_owned(), why));
     if address.is_empty() {
-        return Err(BuildError(Problem::NoAddress));
+        return Err(BuildError(BuildProblem::NoAddress));
     }
     if address.contains('@') {
-        // What stands before it may be a password.
-        return Err(BuildError(Problem::UserInfo));
+        // The text before `@` may be a password, so the error must not show it.
+        return Err(BuildError(BuildProblem::UserInfo));
     }
     if address.contains(',') {
         return Err(bad("expected one address; `addresses` takes several"));
@@ -47,7 +49,7 @@ pub(super) fn parse(address: &str, insecure: Option<bool>) -> Result<(Uri, bool)
     let (scheme, rest) = match address.split_once("://") {
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (Some(false), rest),
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (Some(true), rest),
-        Some(_) => return Err(bad("only http:// and https:// are known")),
+        Some(_) => return Err(bad("expected no scheme, http:// or https://")),
         None => (None, address),
     };
     let secure = match (scheme, insecure) {
@@ -71,7 +73,7 @@ pub(super) fn parse(address: &str, insecure: Option<bool>) -> Result<(Uri, bool)
             let port = if secure { 443 } else { 80 };
             format!("{authority}:{port}")
                 .parse()
-                .map_err(|_| bad("the host cannot be read"))?
+                .map_err(|_| bad("the host is not valid"))?
         }
         (None, "") => return Err(bad("the port is missing")),
         (None, _) => return Err(bad("the port must be between 1 and 65535")),
@@ -81,6 +83,6 @@ pub(super) fn parse(address: &str, insecure: Option<bool>) -> Result<(Uri, bool)
         .authority(authority)
         .path_and_query("/")
         .build()
-        .map_err(|_| bad("the host cannot be read"))?;
+        .map_err(|_| bad("the host is not valid"))?;
     Ok((uri, secure))
 }

@@ -1,24 +1,26 @@
-//! What the environment says about the Agent.
+//! Reads the settings of a client from environment variables.
 
-use super::error::Problem;
+use super::error::BuildProblem;
 use super::{ApertureClientBuilder, BuildError};
 
 impl ApertureClientBuilder {
-    /// Reads `APERTURE_AGENT_ADDRESS`, `APERTURE_API_KEY` and `APERTURE_AGENT_INSECURE`; empty
-    /// values count as unset, and blanks around a value do not belong to it. Commas separate the
-    /// addresses of several Agents.
+    /// Reads `APERTURE_AGENT_ADDRESS`, `APERTURE_API_KEY` and `APERTURE_AGENT_INSECURE`. Blanks
+    /// around a value are removed, and empty values count as unset. Commas separate the addresses of
+    /// several Agents.
     ///
     /// # Errors
     ///
-    /// When there is no address, when `APERTURE_AGENT_INSECURE` is not one of `true`, `false`, `1`
-    /// and `0`, or when a value is not Unicode; the error names the variable.
+    /// Returns an error that names the variable if there is no address, if
+    /// `APERTURE_AGENT_INSECURE` is not one of `true`, `false`, `1` and `0`, or if a value is not
+    /// Unicode.
     pub fn from_env() -> Result<Self, BuildError> {
         Self::from_vars(|name| match std::env::var(name) {
             Ok(value) => Ok(Some(value)),
             Err(std::env::VarError::NotPresent) => Ok(None),
-            Err(std::env::VarError::NotUnicode(_)) => {
-                Err(BuildError(Problem::Variable(name, "is not Unicode".into())))
-            }
+            Err(std::env::VarError::NotUnicode(_)) => Err(BuildError(BuildProblem::Variable(
+                name,
+                "is not Unicode".into(),
+            ))),
         })
     }
 
@@ -37,8 +39,11 @@ impl ApertureClientBuilder {
         match var("APERTURE_AGENT_ADDRESS")? {
             Some(addresses) => builder = builder.addresses(addresses.split(',').map(str::trim)),
             None => {
-                let why = "is not set: there is no address of an Agent".into();
-                return Err(BuildError(Problem::Variable("APERTURE_AGENT_ADDRESS", why)));
+                let why = "is not set; it must have the address of an Agent".into();
+                return Err(BuildError(BuildProblem::Variable(
+                    "APERTURE_AGENT_ADDRESS",
+                    why,
+                )));
             }
         }
         if let Some(key) = var("APERTURE_API_KEY")? {
@@ -51,7 +56,7 @@ impl ApertureClientBuilder {
             Some("false" | "0") => builder = builder.insecure(false),
             Some(other) => {
                 let why = format!("is `{other}`, expected `true` or `false`");
-                return Err(BuildError(Problem::Variable(INSECURE, why)));
+                return Err(BuildError(BuildProblem::Variable(INSECURE, why)));
             }
         }
         Ok(builder)

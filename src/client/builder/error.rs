@@ -1,18 +1,18 @@
-//! Why a client cannot be built.
+//! The errors of building a client.
 
 use std::fmt;
 
 #[cfg(feature = "tls")]
 use crate::flow::Cause;
 
-/// More connections than this to one Agent help nobody.
+/// The most connections to one Agent; more would not help.
 pub(super) const MAX_CONNECTIONS: usize = 64;
 
-/// One bit each in the record of those a check has tried.
+/// The most Agents of a client: each is one bit in the set of Agents that a check has tried.
 pub(super) const MAX_AGENTS: usize = 64;
 
-/// Why a client could not be built; its text names the value, unless that is secret. What is wrong
-/// with a certificate or a key is the [`source`](std::error::Error::source).
+/// Why a client could not be built. The text names the value, unless it is secret. For a certificate
+/// or a key, the [`source`](std::error::Error::source) has the reason.
 ///
 /// ```
 /// use tower_aperture::ApertureClient;
@@ -21,10 +21,10 @@ pub(super) const MAX_AGENTS: usize = 64;
 /// assert_eq!(error.to_string(), "bad agent address `agent`: the port is missing");
 /// ```
 #[derive(Clone, PartialEq, Eq)]
-pub struct BuildError(pub(super) Problem);
+pub struct BuildError(pub(super) BuildProblem);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Problem {
+pub(super) enum BuildProblem {
     NoAddress,
     Address(String, &'static str),
     UserInfo,
@@ -43,32 +43,32 @@ pub(super) enum Problem {
 impl fmt::Display for BuildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Problem::NoAddress => f.write_str("the agent address is missing"),
-            Problem::Address(address, why) => write!(f, "bad agent address `{address}`: {why}"),
-            Problem::UserInfo => f.write_str(
-                "bad agent address: it holds user information; use `api_key` to authenticate",
+            BuildProblem::NoAddress => f.write_str("the agent address is missing"),
+            BuildProblem::Address(address, why) => write!(f, "bad agent address `{address}`: {why}"),
+            BuildProblem::UserInfo => f.write_str(
+                "bad agent address: it has user information; use `api_key` to authenticate",
             ),
-            Problem::ApiKey => f.write_str(
+            BuildProblem::ApiKey => f.write_str(
                 "bad API key: only visible ASCII characters and blanks can be sent (not shown here)",
             ),
-            Problem::Variable(name, why) => write!(f, "environment variable {name} {why}"),
-            Problem::Connections(n) => {
+            BuildProblem::Variable(name, why) => write!(f, "environment variable {name} {why}"),
+            BuildProblem::Connections(n) => {
                 write!(f, "bad number of connections {n}: expected 1 to {MAX_CONNECTIONS}")
             }
-            Problem::Agents(n) => {
+            BuildProblem::Agents(n) => {
                 write!(f, "bad number of agent addresses {n}: expected 1 to {MAX_AGENTS}")
             }
-            Problem::Zero(what) => write!(f, "bad {what}: it must be more than zero"),
-            Problem::TlsUnused => f.write_str(
-                "CA certificate, client identity and server name make no sense without TLS",
+            BuildProblem::Zero(setting) => write!(f, "bad {setting}: it must be more than zero"),
+            BuildProblem::TlsUnused => f.write_str(
+                "CA certificate, client identity and server name cannot be used without TLS",
             ),
             #[cfg(feature = "tls")]
-            Problem::Tls(what, _) => write!(f, "bad {what}: it cannot be used for TLS"),
+            BuildProblem::Tls(setting, _) => write!(f, "bad {setting}: it cannot be used for TLS"),
             #[cfg(not(feature = "tls"))]
-            Problem::NoTls(address) => write!(
+            BuildProblem::NoTls(address) => write!(
                 f,
-                "agent address `{address}` asks for TLS, which the feature `tls` would bring; \
-                 plaintext has to be asked for"
+                "agent address `{address}` uses TLS, which needs the feature `tls`; enable it, or \
+                 choose plaintext with `insecure(true)`"
             ),
         }
     }
@@ -84,7 +84,7 @@ impl std::error::Error for BuildError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.0 {
             #[cfg(feature = "tls")]
-            Problem::Tls(_, cause) => cause.get(),
+            BuildProblem::Tls(_, cause) => cause.get(),
             _ => None,
         }
     }

@@ -1,11 +1,13 @@
+//! Tests of the builder's checks and error messages.
+
 use super::address::parse;
 use super::*;
 
-fn refusal(builder: ApertureClientBuilder) -> String {
+fn build_error(builder: ApertureClientBuilder) -> String {
     builder.build().expect_err("refused").to_string()
 }
 
-fn at(address: &str) -> ApertureClientBuilder {
+fn builder_for(address: &str) -> ApertureClientBuilder {
     ApertureClientBuilder::new().address(address)
 }
 
@@ -38,7 +40,7 @@ fn addresses_are_host_and_port_with_or_without_a_scheme() {
 }
 
 #[test]
-fn an_address_that_makes_no_sense_is_named() {
+fn the_error_names_an_invalid_address() {
     for address in [
         "agent",
         "agent:",
@@ -57,13 +59,13 @@ fn an_address_that_makes_no_sense_is_named() {
         "two words:1",
         "a\nb:1",
     ] {
-        let refused = refusal(at(address).insecure(true));
+        let refused = build_error(builder_for(address).insecure(true));
         assert!(refused.contains(address), "{address}: {refused}");
     }
 }
 
 #[test]
-fn several_addresses_are_named_when_they_do_not_go_together() {
+fn the_error_names_an_address_that_does_not_fit_the_others() {
     let with = |addresses: &[&str]| {
         let addresses = addresses.iter().copied();
         ApertureClientBuilder::new().addresses(addresses)
@@ -72,7 +74,7 @@ fn several_addresses_are_named_when_they_do_not_go_together() {
     assert_eq!(build(&["a:1", " b:1 "]).expect("good").agents().len(), 2);
     for (addresses, named) in [
         (&["a:1", "b"][..], "`b`"),
-        (&["a:1", "a:2", "a:1"], "`a:1`: it is there twice"),
+        (&["a:1", "a:2", "a:1"], "`a:1`: the address is repeated"),
         (&["a:1,b:1"], "`addresses` takes several"),
         (&["a:1", ""], "missing"),
         (&[], "missing"),
@@ -81,10 +83,10 @@ fn several_addresses_are_named_when_they_do_not_go_together() {
         assert!(refused.contains(named), "{refused}");
     }
     let mixed = with(&["http://a:1", "https://b:1"]);
-    assert!(refusal(mixed).contains("`https://b:1`: all addresses must be secure"));
+    assert!(build_error(mixed).contains("`https://b:1`: all addresses must be secure"));
     let many: Vec<_> = (1..=65).map(|port| format!("a:{port}")).collect();
     let many = ApertureClientBuilder::new().addresses(many).insecure(true);
-    assert!(refusal(many).contains("65"));
+    assert!(build_error(many).contains("65"));
     let one = with(&["a:1", "b:1"]).address("c:1").insecure(true);
     assert_eq!(one.build().expect("good").agents().len(), 1);
 }
@@ -92,27 +94,27 @@ fn several_addresses_are_named_when_they_do_not_go_together() {
 #[test]
 fn no_address_is_an_error() {
     let missing = "the agent address is missing";
-    assert_eq!(refusal(ApertureClientBuilder::new()), missing);
-    assert_eq!(refusal(at("")), missing);
-    assert_eq!(refusal(at("  ")), missing);
+    assert_eq!(build_error(ApertureClientBuilder::new()), missing);
+    assert_eq!(build_error(builder_for("")), missing);
+    assert_eq!(build_error(builder_for("  ")), missing);
 }
 
 #[test]
 fn scheme_and_insecure_must_agree() {
-    assert!(refusal(at("http://agent:1").insecure(false)).contains("http://agent:1"));
-    assert!(refusal(at("https://agent:1").insecure(true)).contains("https://agent:1"));
+    assert!(build_error(builder_for("http://agent:1").insecure(false)).contains("http://agent:1"));
+    assert!(build_error(builder_for("https://agent:1").insecure(true)).contains("https://agent:1"));
 }
 
 #[test]
 fn a_password_in_the_address_is_refused_and_not_shown() {
-    let refused = refusal(at("http://user:sesame@agent:1"));
+    let refused = build_error(builder_for("http://user:sesame@agent:1"));
     assert!(!refused.contains("sesame"), "{refused}");
 }
 
 #[test]
-fn a_key_that_cannot_be_sent_is_refused_and_not_shown() {
+fn an_invalid_key_is_refused_and_not_shown() {
     for key in ["sesame\n", "ses\u{e4}me", "sesame\0", "sesame\t"] {
-        let error = at("agent:1")
+        let error = builder_for("agent:1")
             .insecure(true)
             .api_key(key)
             .build()
@@ -120,11 +122,17 @@ fn a_key_that_cannot_be_sent_is_refused_and_not_shown() {
         assert!(error.to_string().contains("API key"));
         assert!(!format!("{error}{error:?}").contains("ses"));
     }
-    assert!(at("agent:1").insecure(true).api_key("").build().is_ok());
+    assert!(
+        builder_for("agent:1")
+            .insecure(true)
+            .api_key("")
+            .build()
+            .is_ok()
+    );
 }
 
 #[test]
-fn a_key_that_can_be_sent_is_marked_sensitive() {
+fn a_valid_key_is_marked_sensitive() {
     let key = metadata(b"sesame").expect("good").expect("there");
     assert!(key.is_sensitive());
     assert!(metadata(b"").expect("good").is_none());
@@ -132,7 +140,7 @@ fn a_key_that_can_be_sent_is_marked_sensitive() {
 
 #[test]
 fn debug_shows_neither_key_nor_identity() {
-    let builder = at("agent:1")
+    let builder = builder_for("agent:1")
         .api_key("sesame")
         .client_identity("certificate", "private");
     let shown = format!("{builder:?}");
@@ -143,45 +151,47 @@ fn debug_shows_neither_key_nor_identity() {
 }
 
 #[test]
-fn numbers_out_of_range_are_named() {
-    let base = || at("agent:1").insecure(true);
-    assert!(refusal(base().connections(0)).contains("connections 0"));
-    assert!(refusal(base().connections(65)).contains("connections 65"));
-    assert!(refusal(base().breaker(5, Duration::ZERO)).contains("probe interval"));
-    assert!(refusal(base().connect_timeout(Duration::ZERO)).contains("connect timeout"));
+fn the_error_names_settings_out_of_range() {
+    let base = || builder_for("agent:1").insecure(true);
+    assert!(build_error(base().connections(0)).contains("connections 0"));
+    assert!(build_error(base().connections(65)).contains("connections 65"));
+    assert!(build_error(base().breaker(5, Duration::ZERO)).contains("probe interval"));
+    assert!(build_error(base().connect_timeout(Duration::ZERO)).contains("connect timeout"));
     let second = Duration::from_secs(1);
-    assert!(refusal(base().keep_alive(Duration::ZERO, second)).contains("interval"));
-    assert!(refusal(base().keep_alive(second, Duration::ZERO)).contains("keep-alive timeout"));
+    assert!(build_error(base().keep_alive(Duration::ZERO, second)).contains("interval"));
+    assert!(build_error(base().keep_alive(second, Duration::ZERO)).contains("keep-alive timeout"));
 }
 
 #[test]
 fn tls_settings_without_tls_are_refused() {
-    let refused = refusal(at("agent:1").insecure(true).server_name("agent"));
+    let refused = build_error(builder_for("agent:1").insecure(true).server_name("agent"));
     assert!(refused.contains("without TLS"), "{refused}");
 }
 
 #[cfg(feature = "tls")]
 #[test]
-fn certificates_and_keys_that_cannot_be_read_are_named_by_kind() {
-    assert!(refusal(at("agent:1").ca_certificate("no pem")).contains("CA certificate"));
-    let refused = refusal(at("agent:1").client_identity("no pem", "no key"));
+fn the_error_names_the_kind_of_an_unreadable_certificate_or_key() {
+    assert!(
+        build_error(builder_for("agent:1").ca_certificate("no pem")).contains("CA certificate")
+    );
+    let refused = build_error(builder_for("agent:1").client_identity("no pem", "no key"));
     assert!(refused.contains("client identity"), "{refused}");
-    let refused = refusal(at("agent:1").server_name("not a name"));
+    let refused = build_error(builder_for("agent:1").server_name("not a name"));
     assert!(refused.contains("server name"), "{refused}");
-    assert!(at("agent:1").build().is_ok());
+    assert!(builder_for("agent:1").build().is_ok());
 }
 
 #[cfg(not(feature = "tls"))]
 #[test]
-fn a_secure_address_asks_for_the_feature() {
-    let refused = refusal(at("agent:1"));
+fn a_secure_address_without_the_feature_is_an_error() {
+    let refused = build_error(builder_for("agent:1"));
     assert!(
         refused.contains("`tls`") && refused.contains("agent:1"),
         "{refused}"
     );
 }
 
-fn from(vars: &[(&str, &str)]) -> Result<ApertureClientBuilder, BuildError> {
+fn from_vars(vars: &[(&str, &str)]) -> Result<ApertureClientBuilder, BuildError> {
     ApertureClientBuilder::from_vars(|name| {
         let found = vars.iter().find(|(known, _)| *known == name);
         Ok(found.map(|(_, value)| (*value).to_owned()))
@@ -189,8 +199,8 @@ fn from(vars: &[(&str, &str)]) -> Result<ApertureClientBuilder, BuildError> {
 }
 
 #[test]
-fn the_environment_gives_address_key_and_transport() {
-    let builder = from(&[
+fn the_environment_sets_address_key_and_transport() {
+    let builder = from_vars(&[
         ("APERTURE_AGENT_ADDRESS", " agent:1\n"),
         ("APERTURE_API_KEY", "sesame\n"),
         ("APERTURE_AGENT_INSECURE", "true"),
@@ -199,16 +209,16 @@ fn the_environment_gives_address_key_and_transport() {
     assert_eq!(builder.addresses, ["agent:1"]);
     assert_eq!(builder.api_key.as_deref(), Some(&b"sesame"[..]));
     assert_eq!(builder.insecure, Some(true));
-    let builder = from(&[("APERTURE_AGENT_ADDRESS", "agent:1, agent:2")]);
+    let builder = from_vars(&[("APERTURE_AGENT_ADDRESS", "agent:1, agent:2")]);
     assert_eq!(builder.expect("good").addresses, ["agent:1", "agent:2"]);
     for (text, insecure) in [("1", true), ("0", false), ("false", false)] {
         let vars = [
             ("APERTURE_AGENT_ADDRESS", "agent:1"),
             ("APERTURE_AGENT_INSECURE", text),
         ];
-        assert_eq!(from(&vars).expect("good").insecure, Some(insecure));
+        assert_eq!(from_vars(&vars).expect("good").insecure, Some(insecure));
     }
-    let builder = from(&[
+    let builder = from_vars(&[
         ("APERTURE_AGENT_ADDRESS", "agent:1"),
         ("APERTURE_API_KEY", ""),
     ]);
@@ -216,14 +226,16 @@ fn the_environment_gives_address_key_and_transport() {
 }
 
 #[test]
-fn an_environment_that_makes_no_sense_is_named() {
-    let missing = from(&[]).expect_err("no address").to_string();
+fn the_error_names_an_invalid_environment_variable() {
+    let missing = from_vars(&[]).expect_err("no address").to_string();
     assert!(missing.contains("APERTURE_AGENT_ADDRESS"), "{missing}");
     let vars = [
         ("APERTURE_AGENT_ADDRESS", "agent:1"),
         ("APERTURE_AGENT_INSECURE", "yes"),
     ];
-    let wrong = from(&vars).expect_err("neither true nor false").to_string();
+    let wrong = from_vars(&vars)
+        .expect_err("neither true nor false")
+        .to_string();
     assert!(
         wrong.contains("APERTURE_AGENT_INSECURE") && wrong.contains("yes"),
         "{wrong}"

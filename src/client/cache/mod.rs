@@ -1,7 +1,7 @@
-//! Result and global caches: lookups that came with a check, and calls of their own.
+//! The result cache and the global cache: lookups with a check, and separate calls.
 
 #[cfg(feature = "remote")]
-pub(super) mod wire;
+pub(super) mod messages;
 mod write;
 
 use std::time::Duration;
@@ -12,27 +12,27 @@ use super::{ApertureClient, Backend, Flow};
 use crate::flow::{CacheError, CacheLookup, CachePlace, CacheValue};
 
 impl Flow {
-    /// The value of the result cache key, as it was when the flow started; `None` is a miss.
+    /// Returns the value of the result cache key at the start of the flow; `None` is a miss.
     ///
     /// # Errors
     ///
-    /// When the flow was rejected or unreachable, or was started without
-    /// [`result_cache_key`](crate::FlowParams::result_cache_key).
+    /// Returns an error if the flow was rejected or unreachable, was started without
+    /// [`result_cache_key`](crate::FlowParams::result_cache_key), or the cache refused the lookup.
     pub fn result_cache(&self) -> Result<Option<Bytes>, CacheError> {
-        let lookup = self.looked_up()?;
+        let lookup = self.cache_lookup()?;
         let value = lookup.result.as_ref().ok_or(CacheError::NotRequested)?;
-        read(value.clone())
+        into_result(value.clone())
     }
 
-    /// The value of a global cache key, as it was when the flow started; `None` is a miss.
+    /// Returns the value of a global cache key at the start of the flow; `None` is a miss.
     ///
     /// # Errors
     ///
-    /// When the flow was rejected or unreachable, or was started without this
-    /// [`global_cache_key`](crate::FlowParams::global_cache_key).
+    /// Returns an error if the flow was rejected or unreachable, was started without this
+    /// [`global_cache_key`](crate::FlowParams::global_cache_key), or the cache refused the lookup.
     pub fn global_cache(&self, key: &str) -> Result<Option<Bytes>, CacheError> {
-        let lookup = self.looked_up()?;
-        read(lookup.global(key).ok_or(CacheError::UnknownKey)?.clone())
+        let lookup = self.cache_lookup()?;
+        into_result(lookup.global(key).ok_or(CacheError::UnknownKey)?.clone())
     }
 
     fn result_key(&self) -> Result<&str, CacheError> {
@@ -47,7 +47,7 @@ impl Flow {
     ///
     /// # Errors
     ///
-    /// When the flow has no key, or the value is not taken.
+    /// Returns an error if the flow has no key or the value cannot be stored.
     pub async fn set_result_cache(
         &self,
         value: impl Into<Bytes>,
@@ -62,7 +62,7 @@ impl Flow {
     ///
     /// # Errors
     ///
-    /// When the flow has no key, or the Agent does not answer.
+    /// Returns an error if the flow has no key or the Agent does not answer.
     pub async fn delete_result_cache(&self) -> Result<(), CacheError> {
         self.client
             .delete_result_cache(&self.control_point, self.result_key()?)
@@ -73,7 +73,7 @@ impl Flow {
     ///
     /// # Errors
     ///
-    /// When the value is not taken.
+    /// Returns an error if the value cannot be stored.
     pub async fn set_global_cache(
         &self,
         key: &str,
@@ -87,20 +87,20 @@ impl Flow {
     ///
     /// # Errors
     ///
-    /// When the Agent does not answer.
+    /// Returns an error if the key is empty or the Agent does not answer.
     pub async fn delete_global_cache(&self, key: &str) -> Result<(), CacheError> {
         self.client.delete_global_cache(key).await
     }
 }
 
-/// Calls to the caches that need no flow. With an Agent each takes no longer than the end
-/// timeout; in process the future is ready at once.
+/// Calls to the caches without a flow. With an Agent, each takes no longer than the end timeout; in
+/// process, the future is ready at once.
 impl ApertureClient {
     /// Reads the result cache of a control point; `None` is a miss.
     ///
     /// # Errors
     ///
-    /// When the Agent does not answer, or refuses.
+    /// Returns an error if the key is empty, or the Agent does not answer or refuses the lookup.
     pub async fn result_cache(
         &self,
         control_point: &str,
@@ -109,23 +109,23 @@ impl ApertureClient {
         check_key(key)?;
         let lookup: CacheLookup = match &self.inner.backend {
             #[cfg(feature = "remote")]
-            Backend::Remote(remote) => wire::lookup(remote, control_point, key, None).await?,
+            Backend::Remote(remote) => messages::lookup(remote, control_point, key, None).await?,
             #[cfg(feature = "embedded")]
             Backend::Embedded(engine) => engine.cache_lookup(control_point, key, []),
             _ => return Err(CacheError::Unsupported),
         };
         let value = lookup.result.ok_or(CacheError::MissingInReply)?;
-        self.inner.meter.looked_up_result(&value);
-        read(value)
+        self.inner.meter.count_result_lookup(&value);
+        into_result(value)
     }
 
-    /// Stores a value in the result cache of a control point for `ttl`, which is kept to the
-    /// millisecond and cut at seven days.
+    /// Stores a value in the result cache of a control point for `ttl`, which has a precision of a
+    /// millisecond and is capped at seven days.
     ///
     /// # Errors
     ///
-    /// When the key is empty, `ttl` is zero, or the Agent or engine does not take the value: it
-    /// is limited to about 1 MiB, and the key to about 200 bytes.
+    /// Returns an error if the key is empty, `ttl` is zero, or the Agent or engine refuses the
+    /// value: it is limited to about 1 MiB, and the key to about 200 bytes.
     pub async fn set_result_cache(
         &self,
         control_point: &str,
@@ -137,11 +137,11 @@ impl ApertureClient {
         self.inner.write(place, value.into(), ttl).await
     }
 
-    /// Deletes a value from the result cache of a control point; a missing one is no error.
+    /// Deletes a value from the result cache of a control point; a missing value is no error.
     ///
     /// # Errors
     ///
-    /// When the key is empty, or the Agent does not answer.
+    /// Returns an error if the key is empty or the Agent does not answer.
     pub async fn delete_result_cache(
         &self,
         control_point: &str,
@@ -155,28 +155,28 @@ impl ApertureClient {
     ///
     /// # Errors
     ///
-    /// When the Agent does not answer, or refuses.
+    /// Returns an error if the key is empty, or the Agent does not answer or refuses the lookup.
     pub async fn global_cache(&self, key: &str) -> Result<Option<Bytes>, CacheError> {
         check_key(key)?;
         let lookup: CacheLookup = match &self.inner.backend {
             #[cfg(feature = "remote")]
-            Backend::Remote(remote) => wire::lookup(remote, "", "", Some(key)).await?,
+            Backend::Remote(remote) => messages::lookup(remote, "", "", Some(key)).await?,
             #[cfg(feature = "embedded")]
             Backend::Embedded(engine) => engine.cache_lookup("", "", [key]),
             _ => return Err(CacheError::Unsupported),
         };
         let value = lookup.global(key).ok_or(CacheError::MissingInReply)?;
-        self.inner.meter.looked_up_global(value);
-        read(value.clone())
+        self.inner.meter.count_global_lookup(value);
+        into_result(value.clone())
     }
 
-    /// Stores a value in the global cache for `ttl`, which is kept to the millisecond and cut at
-    /// seven days.
+    /// Stores a value in the global cache for `ttl`, which has a precision of a millisecond and is
+    /// capped at seven days.
     ///
     /// # Errors
     ///
-    /// When the key is empty, `ttl` is zero, or the Agent or engine does not take the value: it
-    /// is limited to about 1 MiB, and the key to about 200 bytes.
+    /// Returns an error if the key is empty, `ttl` is zero, or the Agent or engine refuses the
+    /// value: it is limited to about 1 MiB, and the key to about 200 bytes.
     pub async fn set_global_cache(
         &self,
         key: &str,
@@ -187,17 +187,17 @@ impl ApertureClient {
         self.inner.write(place, value.into(), ttl).await
     }
 
-    /// Deletes a value from the global cache; a missing one is no error.
+    /// Deletes a value from the global cache; a missing value is no error.
     ///
     /// # Errors
     ///
-    /// When the key is empty, or the Agent does not answer.
+    /// Returns an error if the key is empty or the Agent does not answer.
     pub async fn delete_global_cache(&self, key: &str) -> Result<(), CacheError> {
         self.inner.remove(CachePlace::Global { key }).await
     }
 }
 
-fn read(value: CacheValue) -> Result<Option<Bytes>, CacheError> {
+fn into_result(value: CacheValue) -> Result<Option<Bytes>, CacheError> {
     value.map_err(|refusal| CacheError::Server(refusal.into_text()))
 }
 

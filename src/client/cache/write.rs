@@ -1,4 +1,4 @@
-//! Changes to the caches, waited for or left to the background.
+//! Changes to the caches, awaited or in the background.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::check_key;
 #[cfg(feature = "remote")]
-use super::wire;
+use super::messages;
 use crate::client::{Backend, Inner};
 #[cfg(feature = "embedded")]
 use crate::engine::CacheEntry;
@@ -26,24 +26,24 @@ impl Inner {
         check_ttl(ttl)?;
         let change: CacheChange = match &self.backend {
             #[cfg(feature = "remote")]
-            Backend::Remote(remote) => wire::upsert(remote, place, value, ttl).await?,
+            Backend::Remote(remote) => messages::upsert(remote, place, value, ttl).await?,
             #[cfg(feature = "embedded")]
             Backend::Embedded(engine) => upsert(engine, place, &value, ttl),
             _ => return Err(CacheError::Unsupported),
         };
-        done(change, place)
+        change_result(change, place)
     }
 
     pub(super) async fn remove(&self, place: CachePlace<'_>) -> Result<(), CacheError> {
         check_key(place.key())?;
         let change: CacheChange = match &self.backend {
             #[cfg(feature = "remote")]
-            Backend::Remote(remote) => wire::delete(remote, place).await?,
+            Backend::Remote(remote) => messages::delete(remote, place).await?,
             #[cfg(feature = "embedded")]
             Backend::Embedded(engine) => delete(engine, place),
             _ => return Err(CacheError::Unsupported),
         };
-        done(change, place)
+        change_result(change, place)
     }
 }
 
@@ -59,11 +59,13 @@ impl Caches for Inner {
     fn set_later(&self, place: CachePlace<'_>, value: Bytes, ttl: Duration) {
         match &self.backend {
             #[cfg(feature = "remote")]
-            Backend::Remote(remote) => remote.write_later(wire::upserting(place, value, ttl)),
+            Backend::Remote(remote) => {
+                remote.write_later(messages::upsert_request(place, value, ttl));
+            }
             #[cfg(feature = "embedded")]
             Backend::Embedded(engine) => {
                 let change = upsert(engine, place, &value, ttl);
-                self.wrote(done(change, place));
+                self.count_write(change_result(change, place));
             }
             _ => {}
         }
@@ -72,11 +74,11 @@ impl Caches for Inner {
     fn delete_later(&self, place: CachePlace<'_>) {
         match &self.backend {
             #[cfg(feature = "remote")]
-            Backend::Remote(remote) => remote.write_later(wire::deleting(place)),
+            Backend::Remote(remote) => remote.write_later(messages::delete_request(place)),
             #[cfg(feature = "embedded")]
             Backend::Embedded(engine) => {
                 let change = delete(engine, place);
-                self.wrote(done(change, place));
+                self.count_write(change_result(change, place));
             }
             _ => {}
         }
@@ -85,12 +87,14 @@ impl Caches for Inner {
     fn invalidate_later(&self, place: CachePlace<'_>, pending: PendingInvalidation) {
         match &self.backend {
             #[cfg(feature = "remote")]
-            Backend::Remote(remote) => remote.write_later((wire::deleting(place), pending)),
+            Backend::Remote(remote) => {
+                remote.write_later((messages::delete_request(place), pending));
+            }
             #[cfg(feature = "embedded")]
             Backend::Embedded(engine) => {
                 let change = delete(engine, place);
-                self.wrote(done(change, place));
-                // A key that the engine refuses to delete is one that it never stores.
+                self.count_write(change_result(change, place));
+                // The engine refuses to delete only keys that it never stores.
                 pending.succeeded();
             }
             _ => drop(pending),
@@ -102,16 +106,16 @@ impl Caches for Inner {
     }
 
     fn note(&self, event: CacheEvent) {
-        self.counters.count_cached(event);
-        self.meter.cached(event);
+        self.counters.count_cache_event(event);
+        self.meter.count_cache_event(event);
     }
 }
 
 impl Inner {
     #[cfg(feature = "embedded")]
-    fn wrote(&self, written: Result<(), CacheError>) {
-        self.meter.wrote(written.is_ok());
-        self.counters.count_write(written);
+    fn count_write(&self, written: Result<(), CacheError>) {
+        self.meter.count_cache_write(written.is_ok());
+        self.counters.count_cache_write(written);
     }
 }
 
@@ -139,18 +143,18 @@ fn delete(engine: &crate::Engine, place: CachePlace<'_>) -> CacheChange {
     }
 }
 
-/// What was said about the one place that was to be changed.
-fn done(change: CacheChange, place: CachePlace<'_>) -> Result<(), CacheError> {
-    let answer: Option<Result<(), CacheRefusal>> = match place {
+/// Returns the result of a change for its only key.
+fn change_result(change: CacheChange, place: CachePlace<'_>) -> Result<(), CacheError> {
+    let result: Option<Result<(), CacheRefusal>> = match place {
         CachePlace::Result { .. } => change.result,
         CachePlace::Global { key } => {
-            let mut answers = change.global.into_iter();
-            answers
-                .find(|(known, _)| known == key)
-                .map(|(_, answer)| answer)
+            let mut results = change.global.into_iter();
+            results
+                .find(|(changed, _)| changed == key)
+                .map(|(_, result)| result)
         }
     };
-    answer
+    result
         .ok_or(CacheError::MissingInReply)?
         .map_err(|refusal| CacheError::Server(refusal.into_text()))
 }

@@ -1,6 +1,6 @@
-//! The result cache of each control point, and the global cache that all share.
+//! The result cache of each control point, and the global cache that all control points share.
 
-mod recall;
+mod lookup_stage;
 mod store;
 
 use std::fmt;
@@ -10,17 +10,17 @@ use super::Engine;
 use super::clock::nanos;
 use crate::flow::{CacheChange, CacheLookup, Invalidations};
 
-pub(crate) use self::recall::Recall;
-pub(crate) use self::store::Caches;
+pub(crate) use self::lookup_stage::CacheLookupStage;
+pub(crate) use self::store::EngineCaches;
 
-use self::store::Place;
+use self::store::CacheKey;
 
 /// The caches, as an Agent offers them with its `CacheLookup`, `CacheUpsert` and `CacheDelete`.
 ///
-/// They live in memory and go with the engine. Together they take no more than
-/// [`cache_bytes`](super::EngineBuilder::cache_bytes); what was of little use goes first. One
-/// entry takes less than 1 MiB, key included. (An Agent hangs on an entry of exactly 1 MiB; here
-/// that is too large.)
+/// The caches live in memory as long as the engine. Together they take no more than
+/// [`cache_bytes`](super::EngineBuilder::cache_bytes); the least used entries are evicted first.
+/// One entry takes less than 1 MiB, key included. (An Agent hangs on an entry of exactly 1 MiB; the
+/// engine refuses it.)
 ///
 /// ```
 /// use std::time::Duration;
@@ -41,7 +41,7 @@ use self::store::Place;
 /// # Ok::<(), tower_aperture::PolicyError>(())
 /// ```
 impl Engine {
-    /// Looks up a key of a control point's result cache, unless it is empty, and keys of the
+    /// Looks up a key of a control point's result cache, unless the key is empty, and keys of the
     /// global cache.
     pub fn cache_lookup<'k>(
         &self,
@@ -55,8 +55,8 @@ impl Engine {
             .look_up(control_point, result_key, global_keys, now)
     }
 
-    /// Stores a value in a control point's result cache, and values in the global cache. What was
-    /// there is replaced, time to live included. Entries without a key are left out.
+    /// Stores a value in a control point's result cache, and values in the global cache. Replaces
+    /// an existing value and its time to live. Entries with an empty key are skipped.
     pub fn cache_upsert<'k>(
         &self,
         control_point: &str,
@@ -64,26 +64,26 @@ impl Engine {
         global: impl IntoIterator<Item = CacheEntry<'k>>,
     ) -> CacheChange {
         let now = nanos(self.shared.clock.now());
-        let write = |place, entry: &CacheEntry<'_>| {
-            self.shared.caches.write(place, entry.value, entry.ttl, now)
+        let write = |key, entry: &CacheEntry<'_>| {
+            self.shared.caches.write(key, entry.value, entry.ttl, now)
         };
         let result = result.filter(|entry| !entry.key.is_empty());
         let global = global.into_iter().filter(|entry| !entry.key.is_empty());
         CacheChange {
-            result: result.map(|entry| write(Place::result(control_point, entry.key), &entry)),
+            result: result.map(|entry| write(CacheKey::result(control_point, entry.key), &entry)),
             global: global
                 .map(|entry| {
                     (
                         entry.key.to_owned(),
-                        write(Place::global(entry.key), &entry),
+                        write(CacheKey::global(entry.key), &entry),
                     )
                 })
                 .collect(),
         }
     }
 
-    /// Deletes a key of a control point's result cache, unless it is empty, and keys of the
-    /// global cache. What is not there was deleted all the same.
+    /// Deletes a key of a control point's result cache, unless the key is empty, and keys of the
+    /// global cache. Deleting a missing key succeeds.
     pub fn cache_delete<'k>(
         &self,
         control_point: &str,
@@ -92,12 +92,12 @@ impl Engine {
     ) -> CacheChange {
         let caches = &self.shared.caches;
         let result = (!result_key.is_empty())
-            .then(|| caches.delete(Place::result(control_point, result_key)));
+            .then(|| caches.delete(CacheKey::result(control_point, result_key)));
         let global = global_keys.into_iter().filter(|key| !key.is_empty());
         CacheChange {
             result,
             global: global
-                .map(|key| (key.to_owned(), caches.delete(Place::global(key))))
+                .map(|key| (key.to_owned(), caches.delete(CacheKey::global(key))))
                 .collect(),
         }
     }
@@ -110,7 +110,7 @@ impl Engine {
     }
 }
 
-/// A value for a cache.
+/// A key and value to store in a cache.
 ///
 /// See [`Engine::cache_upsert`] for an example.
 #[derive(Clone, Copy)]
@@ -121,7 +121,7 @@ pub struct CacheEntry<'a> {
 }
 
 impl<'a> CacheEntry<'a> {
-    /// A value that is kept for seven days.
+    /// Creates an entry that is kept for seven days.
     #[must_use]
     pub const fn new(key: &'a str, value: &'a [u8]) -> Self {
         Self {
@@ -131,8 +131,8 @@ impl<'a> CacheEntry<'a> {
         }
     }
 
-    /// How long the value is kept, to the millisecond and for seven days at most, which is also
-    /// what `None` and zero mean. With less than a millisecond nobody will find it.
+    /// Sets the time to live, which counts in milliseconds and is at most seven days. `None` and
+    /// zero mean seven days. An entry with less than a millisecond expires before it can be found.
     #[must_use]
     pub const fn ttl(mut self, ttl: Option<Duration>) -> Self {
         self.ttl = ttl;
@@ -140,7 +140,7 @@ impl<'a> CacheEntry<'a> {
     }
 }
 
-/// Neither key nor value: they may identify people.
+/// Omits key and value, which may identify people.
 impl fmt::Debug for CacheEntry<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CacheEntry")

@@ -1,4 +1,5 @@
-//! Both caches in one table, with lives and limits.
+//! The store behind the result caches and the global cache: one table with expiry and a bound in
+//! bytes.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -16,63 +17,64 @@ use crate::engine::clock::{Nanos, nanos};
 use crate::flow::{CacheLookup, CacheRefusal, CacheValue, Invalidations};
 
 const MILLI: Nanos = 1_000_000;
-/// Nothing is kept for longer, and what has no time to live is kept for as long.
+/// The longest time to live, which also applies to entries without one.
 const MAX_TTL: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-/// Of a key as it is stored on an Agent.
-const MAX_KEY: usize = 255;
-/// Of a stored key and its value, with what an Agent adds to them.
+/// The maximum length in bytes of a key as an Agent stores it.
+const MAX_STORED_KEY: usize = 255;
+/// The maximum size in bytes of a stored key and its value, including an Agent's overhead.
 const MAX_ENTRY: usize = (1 << 20) - 1;
 const AGENT_OVERHEAD: usize = 29;
-/// What an entry takes here beside its texts and its value.
-const OVERHEAD: usize = 128;
-/// A part with a lock of its own is not smaller than this, so that the largest entries fit.
-const SHARD: usize = 4 << 20;
+/// The bytes that an entry takes in this process besides its texts and its value.
+const ENTRY_OVERHEAD: usize = 128;
+/// The minimum size of a shard, which has its own lock: the largest entries must fit into one
+/// shard.
+const MIN_SHARD_BYTES: usize = 4 << 20;
 const MAX_SHARDS: usize = 32;
-/// Keys of a lookup up to this number are compared one by one, without a table of them.
+/// The number of keys of a lookup up to which duplicates are found by comparing, without a hash
+/// set.
 const FEW_KEYS: usize = 8;
 
-/// Both caches, in one bound of bytes.
-pub(crate) struct Caches {
+/// The result caches and the global cache, within one bound in bytes.
+pub(crate) struct EngineCaches {
     bytes: usize,
     /// Shared by all clients of the engine.
     invalidations: Invalidations,
-    /// Made when something is stored: most engines never cache.
-    store: OnceLock<Store>,
+    /// Created by the first write, because most engines never cache.
+    store: OnceLock<CacheStore>,
 }
 
-struct Store {
-    cache: Cache<Key, Entry, Size, RandomState>,
-    /// The largest entry that the bound leaves room for.
-    largest: usize,
+struct CacheStore {
+    cache: Cache<StoredKey, StoredEntry, EntrySize, RandomState>,
+    /// The largest entry that fits into a shard.
+    max_entry_bytes: usize,
 }
 
-/// The result cache of a control point, or the global one, and the key there.
+/// The key of an entry: its control point for the result cache, or none for the global cache, and
+/// the key within that cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Key {
+struct StoredKey {
     control_point: Option<Box<str>>,
     key: Box<str>,
 }
 
-/// A [`Key`] that borrows.
+/// A borrowed [`StoredKey`].
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place<'a> {
+pub(super) struct CacheKey<'a> {
     control_point: Option<&'a str>,
     key: &'a str,
 }
 
 #[derive(Clone)]
-struct Entry {
+struct StoredEntry {
     value: Bytes,
-    /// In milliseconds: over at that time.
-    until: i64,
+    /// In milliseconds of the engine's clock; the entry is expired at that time.
+    expires_at: i64,
 }
 
 #[derive(Clone)]
-struct Size;
+struct EntrySize;
 
-// === impl Caches ===
-
-impl Caches {
+impl EngineCaches {
     pub(crate) fn new(bytes: usize) -> Self {
         Self {
             bytes,
@@ -85,11 +87,12 @@ impl Caches {
         &self.invalidations
     }
 
-    fn store(&self) -> &Store {
-        self.store.get_or_init(|| Store::new(self.bytes))
+    fn store(&self) -> &CacheStore {
+        self.store.get_or_init(|| CacheStore::new(self.bytes))
     }
 
-    /// What a flow, or a lookup, asks for.
+    /// Looks up a key of the result cache, unless it is empty, and the distinct keys of the global
+    /// cache.
     pub(crate) fn look_up<'k>(
         &self,
         control_point: &str,
@@ -99,7 +102,7 @@ impl Caches {
     ) -> CacheLookup {
         let mut found = CacheLookup::default();
         if !result_key.is_empty() {
-            found.result = Some(self.read(Place::result(control_point, result_key), now));
+            found.result = Some(self.read(CacheKey::result(control_point, result_key), now));
         }
         let mut few: SmallVec<[&str; FEW_KEYS]> = SmallVec::new();
         let mut many: HashSet<&str, RandomState> = HashSet::default();
@@ -112,46 +115,48 @@ impl Caches {
                 !few.contains(&key) && many.insert(key)
             };
             if is_new {
-                let value = self.read(Place::global(key), now);
+                let value = self.read(CacheKey::global(key), now);
                 found.global.push((key.to_owned(), value));
             }
         }
         found
     }
 
-    fn read(&self, place: Place<'_>, now: Nanos) -> CacheValue {
-        place.check()?;
+    fn read(&self, key: CacheKey<'_>, now: Nanos) -> CacheValue {
+        key.check()?;
         let Some(store) = self.store.get() else {
             return Ok(None);
         };
-        let Some(entry) = store.cache.get(&place) else {
+        let Some(entry) = store.cache.get(&key) else {
             return Ok(None);
         };
-        let time = now / MILLI;
-        if entry.until > time {
+        let now_millis = now / MILLI;
+        if entry.expires_at > now_millis {
             return Ok(Some(entry.value));
         }
-        // Unless it was replaced meanwhile.
-        store.cache.remove_if(&place, |entry| entry.until <= time);
+        // Another thread may have replaced the entry meanwhile.
+        store
+            .cache
+            .remove_if(&key, |entry| entry.expires_at <= now_millis);
         Ok(None)
     }
 
     pub(super) fn write(
         &self,
-        place: Place<'_>,
+        key: CacheKey<'_>,
         value: &[u8],
         ttl: Option<Duration>,
         now: Nanos,
     ) -> Result<(), CacheRefusal> {
-        place.check()?;
-        let key = place.stored_len();
-        if key > MAX_KEY {
+        key.check()?;
+        let key_len = key.stored_len();
+        if key_len > MAX_STORED_KEY {
             return Err(CacheRefusal::new("key too large"));
         }
-        let size = key.saturating_add(value.len());
+        let size = key_len.saturating_add(value.len());
         let store = self.store();
         if size.saturating_add(AGENT_OVERHEAD) > MAX_ENTRY
-            || size.saturating_add(OVERHEAD) > store.largest
+            || size.saturating_add(ENTRY_OVERHEAD) > store.max_entry_bytes
         {
             return Err(CacheRefusal::new(
                 "entry too large for the configured table size",
@@ -162,42 +167,44 @@ impl Caches {
             Some(ttl) => ttl.min(MAX_TTL),
         };
         if ttl < Duration::from_millis(1) {
-            // Over before anybody can look.
-            store.cache.remove(&place);
+            // The entry would expire before any lookup.
+            store.cache.remove(&key);
             return Ok(());
         }
-        let until = now.saturating_add(nanos(ttl)) / MILLI;
-        // Copied: a slice of a larger buffer would keep all of that, and no bound would hold.
+        let expires_at = now.saturating_add(nanos(ttl)) / MILLI;
+        // Copied, because a slice of a larger buffer would keep the whole buffer alive, outside of
+        // the bound.
         let value = Bytes::copy_from_slice(value);
-        store.cache.insert(place.owned(), Entry { value, until });
+        store
+            .cache
+            .insert(key.owned(), StoredEntry { value, expires_at });
         Ok(())
     }
 
-    pub(super) fn delete(&self, place: Place<'_>) -> Result<(), CacheRefusal> {
-        place.check()?;
+    pub(super) fn delete(&self, key: CacheKey<'_>) -> Result<(), CacheRefusal> {
+        key.check()?;
         if let Some(store) = self.store.get() {
-            store.cache.remove(&place);
+            store.cache.remove(&key);
         }
         Ok(())
     }
 }
 
-/// Keys and values may identify people.
-impl fmt::Debug for Caches {
+/// Omits keys and values, which may identify people.
+impl fmt::Debug for EngineCaches {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let entries = self.store.get().map_or(0, |store| store.cache.len());
-        f.debug_struct("Caches")
+        f.debug_struct("EngineCaches")
             .field("entries", &entries)
             .finish_non_exhaustive()
     }
 }
 
-// === impl Store ===
-
-impl Store {
+impl CacheStore {
     fn new(bytes: usize) -> Self {
-        // A power of two, so that none gets less than its share.
-        let shards = match bytes / SHARD {
+        // A power of two, because the crate rounds the number up to one: no shard becomes smaller
+        // than the minimum.
+        let shards = match bytes / MIN_SHARD_BYTES {
             0 => 1,
             many => 1 << many.ilog2(),
         };
@@ -208,22 +215,24 @@ impl Store {
             .estimated_items_capacity(items)
             .weight_capacity(bytes as u64)
             .build()
-            .expect("both settings that it needs are given");
+            .expect("both required options are set");
         let cache = Cache::with_options(
             options,
-            Size,
+            EntrySize,
             RandomState::new(),
             DefaultLifecycle::default(),
         );
-        // The crate turns away what would fill nearly all of a shard.
-        let largest = usize::try_from(cache.shard_capacity() / 100 * 96).unwrap_or(usize::MAX);
-        Self { cache, largest }
+        // `quick_cache` refuses an entry that would fill nearly all of a shard.
+        let max_entry_bytes =
+            usize::try_from(cache.shard_capacity() / 100 * 96).unwrap_or(usize::MAX);
+        Self {
+            cache,
+            max_entry_bytes,
+        }
     }
 }
 
-// === impl Place ===
-
-impl<'a> Place<'a> {
+impl<'a> CacheKey<'a> {
     pub(super) fn result(control_point: &'a str, key: &'a str) -> Self {
         Self {
             control_point: Some(control_point),
@@ -248,54 +257,55 @@ impl<'a> Place<'a> {
         Ok(())
     }
 
-    /// An Agent keeps both caches in one table, and its limits hold for the keys there.
+    /// Returns the length of the key as an Agent stores it. An Agent keeps both caches in one table
+    /// with prefixed keys, and its limits apply to the prefixed keys.
     fn stored_len(self) -> usize {
-        let space = match self.control_point {
+        let prefix_len = match self.control_point {
             Some(name) => "@controlpoint:".len() + name.len(),
             None => "@global".len(),
         };
-        space + "/type:bytes/key:".len() + self.key.len()
+        prefix_len + "/type:bytes/key:".len() + self.key.len()
     }
 
-    fn owned(self) -> Key {
-        Key {
+    fn owned(self) -> StoredKey {
+        StoredKey {
             control_point: self.control_point.map(Into::into),
             key: self.key.into(),
         }
     }
 }
 
-impl Key {
-    fn place(&self) -> Place<'_> {
-        Place {
+impl StoredKey {
+    fn as_cache_key(&self) -> CacheKey<'_> {
+        CacheKey {
             control_point: self.control_point.as_deref(),
             key: &self.key,
         }
     }
 }
 
-impl Hash for Place<'_> {
+impl Hash for CacheKey<'_> {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.control_point.hash(state);
         self.key.hash(state);
     }
 }
 
-/// As of what it lends.
-impl Hash for Key {
+/// Equals the hash of the borrowed [`CacheKey`], as [`Equivalent`] requires.
+impl Hash for StoredKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.place().hash(state);
+        self.as_cache_key().hash(state);
     }
 }
 
-impl Equivalent<Key> for Place<'_> {
-    fn equivalent(&self, key: &Key) -> bool {
+impl Equivalent<StoredKey> for CacheKey<'_> {
+    fn equivalent(&self, key: &StoredKey) -> bool {
         self.control_point == key.control_point.as_deref() && *self.key == *key.key
     }
 }
 
-impl Weighter<Key, Entry> for Size {
-    fn weight(&self, key: &Key, entry: &Entry) -> u64 {
-        (key.place().stored_len() + entry.value.len() + OVERHEAD) as u64
+impl Weighter<StoredKey, StoredEntry> for EntrySize {
+    fn weight(&self, key: &StoredKey, entry: &StoredEntry) -> u64 {
+        (key.as_cache_key().stored_len() + entry.value.len() + ENTRY_OVERHEAD) as u64
     }
 }

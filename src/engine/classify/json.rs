@@ -1,19 +1,19 @@
-//! JSON documents: members by RFC 6901 pointers, values as text.
+//! Reads members of JSON documents by RFC 6901 pointers, and formats values as text.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use serde_json::value::RawValue;
 
-/// Documents nested deeper than this make no label.
+/// The maximum nesting depth; deeper documents set no label.
 const MAX_DEPTH: usize = 128;
 
-/// A JSON pointer (RFC 6901), split and unescaped; the empty one means the whole document.
+/// A JSON pointer (RFC 6901), split and unescaped; the empty pointer refers to the whole document.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Pointer(Vec<Box<str>>);
+pub(super) struct JsonPointer(Vec<Box<str>>);
 
-impl Pointer {
-    /// A text that is no pointer is `None`: the loader refuses it.
+impl JsonPointer {
+    /// Returns `None` for a text that is not a pointer; the loader refuses such a policy.
     pub(super) fn parse(text: &str) -> Option<Self> {
         if text.is_empty() {
             return Some(Self(Vec::new()));
@@ -22,13 +22,13 @@ impl Pointer {
         steps.map(unescape).collect::<Option<_>>().map(Self)
     }
 
-    /// Returns the text of what the pointer leads to. `None` when that is missing, or the document
-    /// is not JSON from its beginning to its end.
+    /// Returns the text of the value that the pointer refers to. `None` if the value does not
+    /// exist, or if the whole text is not a JSON document.
     ///
-    /// The document is read once for each step, and what the last one leads to once more.
+    /// The document is read once for each step, and the value once more.
     pub(super) fn text(&self, document: &str) -> Option<String> {
         let checked: &RawValue = serde_json::from_str(document).ok()?;
-        let mut value = Reader(checked.get());
+        let mut value = JsonReader(checked.get());
         for step in &self.0 {
             value = match value.peek()? {
                 b'{' => value.member(step)?,
@@ -42,7 +42,7 @@ impl Pointer {
     }
 }
 
-/// `~1` is a slash and `~0` a tilde.
+/// Replaces `~1` with a slash and `~0` with a tilde.
 fn unescape(step: &str) -> Option<Box<str>> {
     let mut parts = step.split('~');
     let mut plain = parts.next()?.to_owned();
@@ -67,29 +67,29 @@ fn index(step: &str) -> Option<usize> {
     }
 }
 
-/// Reads a document that is known to be JSON, from front to back.
+/// Reads a document that is known to be valid JSON, from front to back.
 #[derive(Clone, Copy)]
-struct Reader<'a>(&'a str);
+struct JsonReader<'a>(&'a str);
 
-impl<'a> Reader<'a> {
-    /// The first byte of what comes next, after blanks.
+impl<'a> JsonReader<'a> {
+    /// Returns the first byte after white space, without consuming it.
     fn peek(&mut self) -> Option<u8> {
         self.0 = self.0.trim_start_matches([' ', '\t', '\n', '\r']);
         self.0.bytes().next()
     }
 
     fn advance(&mut self, bytes: usize) -> Option<&'a str> {
-        let (passed, rest) = self.0.split_at_checked(bytes)?;
+        let (consumed, rest) = self.0.split_at_checked(bytes)?;
         self.0 = rest;
-        Some(passed)
+        Some(consumed)
     }
 
-    /// Passes a byte, if it comes next.
-    fn pass(&mut self, byte: u8) -> bool {
+    /// Consumes a byte if it comes next. Returns true if it did.
+    fn consume(&mut self, byte: u8) -> bool {
         self.peek() == Some(byte) && self.advance(1).is_some()
     }
 
-    /// Passes a text with its quotes.
+    /// Consumes a string with its quotes.
     fn quoted(&mut self) -> Option<&'a str> {
         let mut bytes = self.0.bytes().enumerate().skip(1);
         while let Some((at, byte)) = bytes.next() {
@@ -106,14 +106,14 @@ impl<'a> Reader<'a> {
         serde_json::from_str(self.quoted()?).ok()
     }
 
-    /// Passes a number, a boolean or `null`.
+    /// Consumes a number, a boolean or `null`.
     fn scalar(&mut self) -> Option<&'a str> {
         let ends = |byte: u8| matches!(byte, b',' | b']' | b'}' | b' ' | b'\t' | b'\n' | b'\r');
         let length = self.0.bytes().position(ends).unwrap_or(self.0.len());
         self.advance(length)
     }
 
-    /// Passes a value of any kind, however deep.
+    /// Consumes a value of any kind and depth.
     fn skip(&mut self) -> Option<()> {
         let mut depth = 0_usize;
         loop {
@@ -136,38 +136,38 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Goes to the last member of an object with this key.
+    /// Moves to the value of the last member with this key.
     fn member(mut self, key: &str) -> Option<Self> {
         let mut found = None;
-        self.pass(b'{');
-        while !self.pass(b'}') {
+        self.consume(b'{');
+        while !self.consume(b'}') {
             self.peek()?;
             let name = self.string()?;
-            self.pass(b':');
+            self.consume(b':');
             if name == key {
                 found = Some(self);
             }
             self.skip()?;
-            self.pass(b',');
+            self.consume(b',');
         }
         found
     }
 
-    /// Goes to an item of a list.
+    /// Moves to an item of an array.
     fn item(mut self, index: usize) -> Option<Self> {
-        self.pass(b'[');
+        self.consume(b'[');
         for _ in 0..index {
             if self.peek()? == b']' {
                 return None;
             }
             self.skip()?;
-            self.pass(b',');
+            self.consume(b',');
         }
         (self.peek()? != b']').then_some(self)
     }
 
-    /// Prints a value as upstream does: `[a b]`, `map[k:v l:w]` with sorted keys, `<nil>`, numbers
-    /// and booleans as they are spelled.
+    /// Formats a value as upstream does: `[a b]`, `map[k:v l:w]` with sorted keys, `<nil>`, and
+    /// numbers and booleans with their spelling.
     fn render(&mut self, depth: usize, text: &mut String) -> Option<()> {
         let depth = depth.checked_sub(1)?;
         match self.peek()? {
@@ -176,12 +176,12 @@ impl<'a> Reader<'a> {
                 self.advance(1)?;
                 text.push('[');
                 let mut first = true;
-                while !self.pass(b']') {
+                while !self.consume(b']') {
                     if !std::mem::take(&mut first) {
                         text.push(' ');
                     }
                     self.render(depth, text)?;
-                    self.pass(b',');
+                    self.consume(b',');
                 }
                 text.push(']');
             }
@@ -195,32 +195,32 @@ impl<'a> Reader<'a> {
         Some(())
     }
 
-    /// Prints the members in the order in which they come, and sorts them where they are not: an
-    /// object is copied once at most for each object around it.
+    /// Formats the members in document order, and then sorts them if needed: an object is copied at
+    /// most once for each object around it.
     fn render_object(&mut self, depth: usize, text: &mut String) -> Option<()> {
         self.advance(1)?;
         text.push_str("map[");
         let begin = text.len();
-        // Each with the end of its text.
+        // Each key with the end of its text.
         let mut members: Vec<(String, usize)> = Vec::new();
         let mut sorted = true;
-        while !self.pass(b'}') {
+        while !self.consume(b'}') {
             if !members.is_empty() {
                 text.push(' ');
             }
             self.peek()?;
             let key = self.string()?;
-            self.pass(b':');
+            self.consume(b':');
             write!(text, "{key}:").ok()?;
             self.render(depth, text)?;
-            self.pass(b',');
+            self.consume(b',');
             sorted &= members.last().is_none_or(|(last, _)| *last < key);
             members.push((key, text.len()));
         }
         if !sorted {
             let printed = text.split_off(begin);
             let mut from = 0;
-            // Of a key that is there twice the last one counts.
+            // The last member of a repeated key counts.
             let members: BTreeMap<String, &str> = members
                 .into_iter()
                 .map(|(key, end)| {
@@ -249,7 +249,7 @@ mod tests {
     use super::*;
 
     fn text(document: &str, pointer: &str) -> Option<String> {
-        Pointer::parse(pointer)?.text(document)
+        JsonPointer::parse(pointer)?.text(document)
     }
 
     #[test]
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_told_as_they_are_spelled() {
+    fn values_keep_their_spelling() {
         let document = r#" {"n": 1.50, "big": 12345678901234567890, "huge": 1e999, "z": null,
             "o": {"b": [], "a": {"x": true}}, "s": "\u00fc\n", "t": 1, "t": 2} "#;
         let of = |pointer| text(document, pointer);
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_one_document_has_no_text() {
+    fn a_text_that_is_not_one_document_has_no_value() {
         for document in ["", "{", "{} {}", "nul", "{\"a\":1,}", "\u{feff}{}"] {
             assert_eq!(text(document, ""), None, "{document:?}");
         }
@@ -303,7 +303,7 @@ mod tests {
 
     #[test]
     fn a_document_that_is_nested_deeply_is_read_once() {
-        // 4 MiB that open a list each, and 4 MiB within as many lists as make a label.
+        // 4 MiB of nested arrays, and 4 MiB within as many levels as may set a label.
         let deep = 1 << 22;
         let lists = "[".repeat(deep) + &"]".repeat(deep);
         let wide = format!(
@@ -319,7 +319,7 @@ mod tests {
             assert!(text(&wide, "").is_some());
             assert!(text(&wide, &"/a".repeat(3)).is_some());
         }
-        // Reading all of it at each level would take minutes.
+        // Reading the whole document at each level would take minutes.
         assert!(begun.elapsed() < std::time::Duration::from_secs(60));
     }
 
@@ -339,18 +339,18 @@ mod tests {
         })
     }
 
-    fn places(value: &Value, path: &str, all: &mut Vec<String>) {
+    fn all_pointers(value: &Value, path: &str, all: &mut Vec<String>) {
         all.push(path.to_owned());
         match value {
             Value::Array(items) => {
                 for (at, item) in items.iter().enumerate() {
-                    places(item, &format!("{path}/{at}"), all);
+                    all_pointers(item, &format!("{path}/{at}"), all);
                 }
             }
             Value::Object(members) => {
                 for (key, member) in members {
                     let key = key.replace('~', "~0").replace('/', "~1");
-                    places(member, &format!("{path}/{key}"), all);
+                    all_pointers(member, &format!("{path}/{key}"), all);
                 }
             }
             _ => {}
@@ -359,28 +359,28 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_pointer_leads_where_it_leads_others(
+        fn a_pointer_resolves_as_in_serde_json(
             document in documents(),
             stray in "(/[a-c~01]{0,2}){0,3}",
         ) {
             let spelled = document.to_string();
             let mut pointers = Vec::new();
-            places(&document, "", &mut pointers);
+            all_pointers(&document, "", &mut pointers);
             for pointer in &pointers {
-                let there = document.pointer(pointer).map(Value::to_string);
-                let whole = text(&there.expect("it is there"), "");
+                let resolved = document.pointer(pointer).map(Value::to_string);
+                let whole = text(&resolved.expect("the pointer resolves"), "");
                 prop_assert!(whole.is_some());
                 prop_assert_eq!(text(&spelled, pointer), whole);
             }
-            // A pointer that is malformed leads nowhere here, and somewhere there.
-            if let Some(pointer) = Pointer::parse(&stray) {
-                let there = document.pointer(&stray).map(Value::to_string);
-                prop_assert_eq!(pointer.text(&spelled).is_some(), there.is_some());
+            // `JsonPointer` refuses a malformed pointer, which `serde_json` may resolve.
+            if let Some(pointer) = JsonPointer::parse(&stray) {
+                let resolved = document.pointer(&stray).map(Value::to_string);
+                prop_assert_eq!(pointer.text(&spelled).is_some(), resolved.is_some());
             }
         }
 
         #[test]
-        fn any_text_is_survived(document in "[\\[\\]{}\",:0-9a-z\\\\ ]{0,40}", pointer in "[/~01a]{0,6}") {
+        fn any_text_is_accepted_without_panic(document in "[\\[\\]{}\",:0-9a-z\\\\ ]{0,40}", pointer in "[/~01a]{0,6}") {
             let _ = text(&document, &pointer);
         }
     }

@@ -1,4 +1,5 @@
-//! The payload of a JSON Web Token (RFC 7519), unverified: it classifies, it proves nothing.
+//! Reads the payload of a JSON Web Token (RFC 7519) without verification: it classifies a flow, and
+//! proves nothing.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -8,7 +9,7 @@ use base64::alphabet::URL_SAFE;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde_json::value::RawValue;
 
-/// Neither padding nor what is left over in the last letter matters.
+/// Ignores padding, and the unused bits of the last letter.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &URL_SAFE,
     GeneralPurposeConfig::new()
@@ -16,8 +17,8 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// The JSON text of the payload of `header.payload.signature`; the signature may be empty. Of a
-/// token in a token it is the inner one's.
+/// Returns the JSON text of the payload of `header.payload.signature`; the signature may be empty.
+/// For a nested token it is the payload of the inner one.
 pub(super) fn payload(token: &str) -> Option<String> {
     let mut token = Cow::Borrowed(token);
     loop {
@@ -27,24 +28,24 @@ pub(super) fn payload(token: &str) -> Option<String> {
             return None;
         }
         BASE64.decode(signature).ok()?;
-        let (header, payload) = (text(header)?, text(payload)?);
-        let header: Members<'_> = serde_json::from_str(&header).ok()?;
-        // What is encrypted cannot be read.
+        let (header, payload) = (decode_text(header)?, decode_text(payload)?);
+        let header: JwtMembers<'_> = serde_json::from_str(&header).ok()?;
+        // An encrypted payload cannot be read.
         if header.contains_key("enc") {
             return None;
         }
         if header.get("cty").is_none_or(|cty| cty.get() != "\"JWT\"") {
-            serde_json::from_str::<Members<'_>>(&payload).ok()?;
+            serde_json::from_str::<JwtMembers<'_>>(&payload).ok()?;
             return Some(payload);
         }
-        // Shorter than the one before.
+        // The loop ends, because the inner token is shorter.
         token = Cow::Owned(payload.trim_matches(['"', '\'']).to_owned());
     }
 }
 
-type Members<'a> = BTreeMap<String, &'a RawValue>;
+type JwtMembers<'a> = BTreeMap<String, &'a RawValue>;
 
-fn text(part: &str) -> Option<String> {
+fn decode_text(part: &str) -> Option<String> {
     String::from_utf8(BASE64.decode(part).ok()?).ok()
 }
 
@@ -58,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn the_payload_of_three_parts_is_read() {
+    fn the_payload_of_a_three_part_token_is_read() {
         let claims = r#"{"sub": "ann"}"#;
         let whole = token(r#"{"alg":"none"}"#, claims, "");
         assert_eq!(payload(&whole).as_deref(), Some(claims));
@@ -71,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_token_in_a_token_the_inner_one_counts() {
+    fn a_nested_token_yields_the_inner_payload() {
         let inner = token("{}", r#"{"sub": "ann"}"#, "");
         for inner in [inner.clone(), format!("\"{inner}\"")] {
             let outer = token(r#"{"cty": "JWT"}"#, &inner, "");
@@ -80,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_has_none() {
+    fn malformed_and_encrypted_tokens_have_no_payload() {
         for broken in [
             token("no json", "{}", ""),
             token("{}", "no json", ""),

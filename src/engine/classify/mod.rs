@@ -9,13 +9,13 @@ mod rego;
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use self::json::Pointer;
-use self::path::Templates;
+use self::json::JsonPointer;
+use self::path::PathTemplates;
 use super::http::{HttpInput, HttpRequest};
-use super::index::Places;
+use super::index::SelectorIndex;
 use super::report::ClassifierInfo;
-use super::stages::Flow;
-use super::stats::Failures;
+use super::stages::EngineFlow;
+use super::stats::ClassifierFailures;
 #[cfg(feature = "rego")]
 use crate::policy::RegoModule;
 use crate::policy::{Classifier, Extractor, Policy, Selector};
@@ -23,39 +23,39 @@ use crate::policy::{Classifier, Extractor, Policy, Selector};
 /// The classifiers of all policies.
 #[derive(Debug, Default)]
 pub(crate) struct Classifiers {
-    all: Vec<Placed>,
-    places: Places,
+    all: Vec<ClassifierEntry>,
+    places: SelectorIndex,
 }
 
-/// A classifier and where it comes from.
+/// A classifier with its policy.
 #[derive(Debug)]
-struct Placed {
+struct ClassifierEntry {
     policy_name: Arc<str>,
     policy_hash: Arc<str>,
     index: u32,
-    /// What its one unit of rules, and its one of Rego, are reported as.
+    /// The number of reports of the classifier: one for its rules and one for its Rego module.
     units: usize,
-    rules: Vec<Rule>,
+    rules: Vec<ExtractionRule>,
     #[cfg(feature = "rego")]
     rego: Option<RegoModule>,
 }
 
 #[derive(Debug)]
-struct Rule {
+struct ExtractionRule {
     label: Arc<str>,
     telemetry: bool,
-    source: Source,
+    value_source: ValueSource,
 }
 
-/// Where a value comes from.
+/// The source of a label's value.
 #[derive(Debug)]
-enum Source {
+enum ValueSource {
     Attribute(Attribute),
-    Json(Attribute, Pointer),
-    Jwt(Attribute, Pointer),
-    Templates(Templates),
-    /// What no request has.
-    Nowhere,
+    Json(Attribute, JsonPointer),
+    Jwt(Attribute, JsonPointer),
+    Templates(PathTemplates),
+    /// Never has a value.
+    Missing,
 }
 
 /// A path into the request.
@@ -67,46 +67,46 @@ enum Attribute {
     Protocol,
     Body,
     Header(Box<str>),
-    /// What follows `Bearer ` in the header `authorization`.
+    /// The text after `Bearer ` in the header `authorization`.
     Bearer,
-    /// A path that is allowed and leads nowhere: the request's id, metadata, addresses.
-    Nowhere,
+    /// An allowed path that never has a value: the request's ID, metadata, addresses.
+    Missing,
 }
 
-/// A label that a classifier made.
+/// A label that a classifier sets.
 #[derive(Debug)]
-pub(crate) struct Made {
+pub(crate) struct ClassifierLabel {
     pub(crate) label: Arc<str>,
-    /// Cleaned.
+    /// Sanitized, so that it can be a member of baggage.
     pub(crate) value: String,
     pub(crate) telemetry: bool,
 }
 
 impl Classifiers {
-    /// Returns true for a classifier in force.
+    /// Returns true if the classifier is in force.
     #[cfg(feature = "server")]
     pub(crate) fn has(&self, policy: &str, hash: &str, index: i64) -> bool {
-        self.all.iter().any(|one| {
-            i64::from(one.index) == index
-                && *one.policy_name == *policy
-                && *one.policy_hash == *hash
+        self.all.iter().any(|classifier| {
+            i64::from(classifier.index) == index
+                && *classifier.policy_name == *policy
+                && *classifier.policy_hash == *hash
         })
     }
 
-    /// Adds a classifier with those of its selectors that apply here.
-    pub(crate) fn add(&mut self, policy: &Policy, classifier: &Classifier, here: &[&Selector]) {
+    /// Adds a classifier with those of its selectors that apply in this agent group.
+    pub(crate) fn add(&mut self, policy: &Policy, classifier: &Classifier, applying: &[&Selector]) {
         let Ok(at) = u32::try_from(self.all.len()) else {
             return;
         };
-        self.places.add(at, here);
+        self.places.add(at, applying);
         let rules = classifier.rules.iter().filter_map(|rule| {
-            Some(Rule {
+            Some(ExtractionRule {
                 label: Arc::clone(&rule.label),
                 telemetry: rule.telemetry,
-                source: Source::new(rule.extractor.as_ref()?),
+                value_source: ValueSource::new(rule.extractor.as_ref()?),
             })
         });
-        self.all.push(Placed {
+        self.all.push(ClassifierEntry {
             policy_name: Arc::clone(&policy.name),
             policy_hash: Arc::clone(&policy.hash),
             index: classifier.index,
@@ -122,24 +122,24 @@ impl Classifiers {
         self.all.is_empty()
     }
 
-    /// Some selector names the control point.
+    /// Returns true if a selector names the control point.
     pub(crate) fn selects(&self, control_point: &str) -> bool {
         self.places.selects(control_point)
     }
 
-    /// The labels that the classifiers make for a request; the flow has the labels from other
-    /// sources, which is all that matchers see.
+    /// Returns the labels that the classifiers set for a request. Matchers see only the labels of
+    /// `flow`, which come from the other sources.
     pub(crate) fn classify(
         &self,
-        flow: &Flow<'_, '_>,
+        flow: &EngineFlow<'_, '_>,
         input: &HttpInput<'_>,
-        failures: &Failures,
+        failures: &ClassifierFailures,
         infos: &mut Vec<ClassifierInfo>,
-    ) -> Vec<Made> {
+    ) -> Vec<ClassifierLabel> {
         let request = &input.request.unwrap_or_default();
         #[cfg(feature = "rego")]
         let mut document = None;
-        let mut made = Vec::new();
+        let mut labels = Vec::new();
         for &at in self.places.matching(flow).iter() {
             let classifier = &self.all[at as usize];
             infos.extend((0..classifier.units).map(|_| ClassifierInfo {
@@ -148,10 +148,10 @@ impl Classifiers {
                 classifier_index: classifier.index,
             }));
             for rule in &classifier.rules {
-                if let Some(value) = rule.source.value(request) {
-                    made.push(Made {
+                if let Some(value) = rule.value_source.value(request) {
+                    labels.push(ClassifierLabel {
                         label: Arc::clone(&rule.label),
-                        value: clean(value),
+                        value: sanitize(value),
                         telemetry: rule.telemetry,
                     });
                 }
@@ -160,7 +160,7 @@ impl Classifiers {
             if let Some(module) = &classifier.rego {
                 let document = document.get_or_insert_with(|| rego::document(input, flow.services));
                 match rego::evaluate(module, document.as_ref()) {
-                    Ok(values) => made.extend(values),
+                    Ok(values) => labels.extend(values),
                     Err(failure) => {
                         failures.count(|| {
                             format!(
@@ -174,25 +174,25 @@ impl Classifiers {
         }
         #[cfg(not(feature = "rego"))]
         let _ = failures;
-        made
+        labels
     }
 }
 
-impl Source {
-    /// What the loader has let pass. Anything else leads nowhere.
+impl ValueSource {
+    /// Converts an extractor. The loader has validated it; anything else has no value.
     fn new(extractor: &Extractor) -> Self {
         match extractor {
             Extractor::From(path) => Self::Attribute(Attribute::new(path)),
-            Extractor::Json { from, pointer } => match Pointer::parse(pointer) {
+            Extractor::Json { from, pointer } => match JsonPointer::parse(pointer) {
                 Some(pointer) => Self::Json(Attribute::new(from), pointer),
-                None => Self::Nowhere,
+                None => Self::Missing,
             },
-            Extractor::Jwt { from, pointer } => match Pointer::parse(pointer) {
+            Extractor::Jwt { from, pointer } => match JsonPointer::parse(pointer) {
                 Some(pointer) => Self::Jwt(Attribute::new(from), pointer),
-                None => Self::Nowhere,
+                None => Self::Missing,
             },
-            Extractor::Address { .. } => Self::Nowhere,
-            Extractor::PathTemplates(values) => Self::Templates(Templates::new(values)),
+            Extractor::Address { .. } => Self::Missing,
+            Extractor::PathTemplates(values) => Self::Templates(PathTemplates::new(values)),
         }
     }
 
@@ -205,7 +205,7 @@ impl Source {
                 pointer.text(&payload).map(Cow::Owned)
             }
             Self::Templates(templates) => templates.value(request.path).map(Cow::Borrowed),
-            Self::Nowhere => None,
+            Self::Missing => None,
         }
     }
 }
@@ -213,7 +213,7 @@ impl Source {
 impl Attribute {
     fn new(path: &str) -> Self {
         let Some(field) = path.strip_prefix("request.http.") else {
-            return Self::Nowhere;
+            return Self::Missing;
         };
         match field {
             "method" => Self::Method,
@@ -224,7 +224,7 @@ impl Attribute {
             "bearer" => Self::Bearer,
             field => match field.strip_prefix("headers.") {
                 Some(name) => Self::Header(name.into()),
-                None => Self::Nowhere,
+                None => Self::Missing,
             },
         }
     }
@@ -238,21 +238,21 @@ impl Attribute {
             Self::Body => Some(request.body),
             Self::Header(name) => request.header(name),
             Self::Bearer => request.header("authorization")?.strip_prefix("Bearer "),
-            Self::Nowhere => None,
+            Self::Missing => None,
         }
     }
 }
 
-/// What could end a member of baggage, or a part of one, becomes `-`.
-fn clean(value: Cow<'_, str>) -> String {
-    let foul = |symbol: char| {
+/// Replaces each character that could end a member of baggage, or a part of one, with `-`.
+fn sanitize(value: Cow<'_, str>) -> String {
+    let is_forbidden = |symbol: char| {
         matches!(
             symbol,
             '\t' | '\n' | '\x0c' | '\r' | ' ' | '\\' | '/' | ';' | '"' | ','
         )
     };
-    if value.contains(foul) {
-        value.replace(foul, "-")
+    if value.contains(is_forbidden) {
+        value.replace(is_forbidden, "-")
     } else {
         value.into_owned()
     }
@@ -265,7 +265,7 @@ mod tests {
     use super::*;
 
     fn value(extractor: &Extractor, request: &HttpRequest<'_>) -> Option<String> {
-        Source::new(extractor).value(request).map(clean)
+        ValueSource::new(extractor).value(request).map(sanitize)
     }
 
     fn from(path: &str) -> Extractor {
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn attributes_are_what_was_sent() {
+    fn attributes_are_read_as_they_were_sent() {
         let request = HttpRequest {
             method: "PUT",
             path: "/a b?c",
@@ -286,27 +286,27 @@ mod tests {
         assert_eq!(of("request.http.host").as_deref(), Some(""));
         assert_eq!(of("request.http.headers.X-Kind").as_deref(), Some("v"));
         assert_eq!(of("request.http.bearer").as_deref(), Some("-two"));
-        for nowhere in [
+        for missing in [
             "request.http.headers.x-kind",
             "request.http.id",
             "source.address.socketAddress.address",
             "metadataContext.filterMetadata.a",
         ] {
-            assert_eq!(of(nowhere), None, "{nowhere}");
+            assert_eq!(of(missing), None, "{missing}");
         }
     }
 
     proptest! {
         #[test]
-        fn a_clean_value_ends_no_member(value in any::<String>()) {
-            let clean = clean(Cow::Borrowed(&value));
+        fn a_sanitized_value_ends_no_baggage_member(value in any::<String>()) {
+            let clean = sanitize(Cow::Borrowed(&value));
             prop_assert_eq!(clean.chars().count(), value.chars().count());
             prop_assert!(!clean.contains(['\t', '\n', '\r', ' ', '\\', '/', ';', '"', ',']));
-            prop_assert_eq!(super::clean(Cow::Borrowed(&clean)), clean);
+            prop_assert_eq!(sanitize(Cow::Borrowed(&clean)), clean);
         }
 
         #[test]
-        fn any_path_and_header_is_survived(
+        fn any_path_and_header_is_accepted_without_panic(
             path in "(request\\.http\\.|)(headers\\.|)[a-z.]{0,8}",
             pointer in "[/~0-2a]{0,5}",
             header in any::<String>(),

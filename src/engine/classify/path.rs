@@ -1,26 +1,26 @@
-//! Path templates: `/users/{id}/*`.
+//! Matches paths with templates such as `/users/{id}/*`.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
 
 /// Templates with their values, in the order in which they are tried.
 #[derive(Clone, Debug)]
-pub(super) struct Templates(Vec<(Template, Arc<str>)>);
+pub(super) struct PathTemplates(Vec<(PathTemplate, Arc<str>)>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Template {
+struct PathTemplate {
     prefix: Vec<Box<str>>,
-    /// Segments behind the prefix that may be anything.
+    /// The number of segments after the prefix that match any text.
     params: usize,
-    /// And whatever follows.
+    /// True if further segments may follow.
     open: bool,
 }
 
-impl Templates {
+impl PathTemplates {
     pub(super) fn new(values: &[(Arc<str>, Arc<str>)]) -> Self {
         let mut all: Vec<_> = values
             .iter()
-            .map(|(text, value)| (Template::parse(text), text, value))
+            .map(|(text, value)| (PathTemplate::parse(text), text, value))
             .collect();
         all.sort_by(|(one, one_text, _), (other, other_text, _)| {
             one.rank().cmp(&other.rank()).then(one_text.cmp(other_text))
@@ -32,17 +32,17 @@ impl Templates {
         )
     }
 
-    /// The value of the first template that fits a request's target.
+    /// Returns the value of the first template that matches a request's target.
     pub(super) fn value(&self, target: &str) -> Option<&str> {
         let path = target.split('?').next().unwrap_or("").trim_matches('/');
         let count = path.split('/').count();
         let mut all = self.0.iter();
-        all.find(|(template, _)| template.fits(path, count))
+        all.find(|(template, _)| template.matches(path, count))
             .map(|(_, value)| &**value)
     }
 }
 
-impl Template {
+impl PathTemplate {
     fn parse(text: &str) -> Self {
         let text = text.trim_matches('/');
         let mut segments: Vec<&str> = match text {
@@ -54,7 +54,7 @@ impl Template {
             segments.pop();
         }
         let is_param = |segment: &&str| segment.starts_with('{') && segment.ends_with('}');
-        // The loader refuses what follows a parameter and is none.
+        // The loader refuses a template with a static segment after a parameter.
         let static_part = segments.iter().position(is_param).unwrap_or(segments.len());
         Self {
             prefix: segments[..static_part]
@@ -66,12 +66,12 @@ impl Template {
         }
     }
 
-    /// The most specific ones come first.
+    /// Sorts the most specific templates first.
     fn rank(&self) -> (Reverse<usize>, Reverse<usize>, bool) {
         (Reverse(self.prefix.len()), Reverse(self.params), self.open)
     }
 
-    fn fits(&self, path: &str, count: usize) -> bool {
+    fn matches(&self, path: &str, count: usize) -> bool {
         let length = self.prefix.len() + self.params;
         let long_enough = if self.open {
             count >= length
@@ -93,12 +93,12 @@ mod tests {
 
     use super::*;
 
-    fn templates(texts: &[&str]) -> Templates {
+    fn templates(texts: &[&str]) -> PathTemplates {
         let values: Vec<_> = texts
             .iter()
             .map(|&text| (Arc::from(text), Arc::from(text)))
             .collect();
-        Templates::new(&values)
+        PathTemplates::new(&values)
     }
 
     #[test]
@@ -134,7 +134,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_template_fits_what_is_made_from_it(
+        fn a_template_matches_paths_built_from_it(
             prefix in prop::collection::vec("[a-c]{1,2}", 0..4),
             params in prop::collection::vec("[a-c]{0,2}x", 0..3),
             rest in prop::collection::vec("[a-c]{1,2}", 0..3),
@@ -152,20 +152,20 @@ mod tests {
             let exact = path.len();
             path.extend(rest.iter().cloned());
             let target = format!("/{}/{query}", path.join("/"));
-            let fits = templates(&[&text]).value(&target).is_some();
+            let matches = templates(&[&text]).value(&target).is_some();
             let expected = if open {
                 true
             } else if exact == 0 {
-                // The empty template has no segment, a path always has one.
+                // The empty template has no segment, but a path has at least one.
                 false
             } else {
                 rest.is_empty()
             };
-            prop_assert_eq!(fits, expected, "{} {}", text, target);
+            prop_assert_eq!(matches, expected, "{} {}", text, target);
         }
 
         #[test]
-        fn the_order_of_the_text_does_not_matter(
+        fn the_order_in_the_policy_does_not_matter(
             mut texts in prop::collection::btree_set("(/([ab]|\\{x\\})){0,3}(/\\*)?", 1..6)
                 .prop_map(|set| set.into_iter().collect::<Vec<_>>()),
             target in "(/[ab]){0,4}",

@@ -1,39 +1,42 @@
-//! The input document of Rego modules, and the labels that they make of it.
+//! The input document of Rego modules, and the labels that modules set.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::super::http::{HttpInput, SocketAddress};
-use super::{Made, clean};
+use super::{ClassifierLabel, sanitize};
 use crate::policy::RegoModule;
-use crate::rego::{Failure, MAX_INPUT_BYTES, Value};
+use crate::rego::{EvaluationError, MAX_INPUT_BYTES, Value};
 
-/// Bytes that an element of the document counts beside its texts.
+/// The overhead in bytes that counts for each element of the document beside its texts.
 const ELEMENT_BYTES: usize = 32;
 
-/// Returns the labels that a module makes.
+/// Returns the labels that a module sets.
 pub(super) fn evaluate(
     module: &RegoModule,
-    document: Result<&Value, &Failure>,
-) -> Result<Vec<Made>, Failure> {
+    document: Result<&Value, &EvaluationError>,
+) -> Result<Vec<ClassifierLabel>, EvaluationError> {
     let values = module
         .program
         .evaluate(document.map_err(|failure| *failure)?.clone())?;
-    let made = values.into_iter().filter_map(|(index, value)| {
+    let labels = values.into_iter().filter_map(|(index, value)| {
         let (label, telemetry) = module.labels.get(index)?;
-        Some(Made {
+        Some(ClassifierLabel {
             label: Arc::clone(label),
-            value: clean(value.into()),
+            value: sanitize(value.into()),
             telemetry: *telemetry,
         })
     });
-    Ok(made.collect())
+    Ok(labels.collect())
 }
 
 /// Returns the input document of a request, unless it is too large.
 ///
-/// `destination` are the destination's services, an empty one where they are not known.
-pub(super) fn document(input: &HttpInput<'_>, destination: &[&str]) -> Result<Value, Failure> {
+/// `destination` holds the services of the destination, or one empty name if they are unknown.
+pub(super) fn document(
+    input: &HttpInput<'_>,
+    destination: &[&str],
+) -> Result<Value, EvaluationError> {
     let request = input.request.unwrap_or_default();
     let source: &[&str] = match input.source_services {
         [] => &[""],
@@ -61,9 +64,9 @@ pub(super) fn document(input: &HttpInput<'_>, destination: &[&str]) -> Result<Va
         .map(str::len)
         .sum();
     if bytes + elements * ELEMENT_BYTES > MAX_INPUT_BYTES {
-        return Err(Failure::Input);
+        return Err(EvaluationError::Input);
     }
-    // Of a header that is there twice the first counts, as for rules.
+    // The first value of a repeated header counts, as for rules.
     let headers = request.headers.iter().rev();
     let headers = headers.map(|(name, value)| (Value::from(*name), Value::from(*value)));
     let http = object([
@@ -78,10 +81,10 @@ pub(super) fn document(input: &HttpInput<'_>, destination: &[&str]) -> Result<Va
     ]);
     let attributes = object([
         ("request", object([("http", http)])),
-        ("source", end(input.source, "source_fqdns", source)),
+        ("source", endpoint(input.source, "source_fqdns", source)),
         (
             "destination",
-            end(input.destination, "destination_fqdns", destination),
+            endpoint(input.destination, "destination_fqdns", destination),
         ),
     ]);
     let target = request.path.split('#').next().unwrap_or_default();
@@ -104,8 +107,8 @@ fn object<const N: usize>(members: [(&str, Value); N]) -> Value {
     Value::from(members.collect::<BTreeMap<_, _>>())
 }
 
-/// One end of the connection; an address that is not known is empty, with port 0.
-fn end(address: Option<SocketAddress<'_>>, key: &str, services: &[&str]) -> Value {
+/// Describes one end of the connection; an unknown address is empty, with port 0.
+fn endpoint(address: Option<SocketAddress<'_>>, key: &str, services: &[&str]) -> Value {
     let (text, port) = address.map_or(("", 0), SocketAddress::parts);
     let services: Vec<Value> = services
         .iter()
@@ -120,7 +123,7 @@ fn end(address: Option<SocketAddress<'_>>, key: &str, services: &[&str]) -> Valu
     ])
 }
 
-/// Each parameter's values in order, decoded. Leaves out what is malformed.
+/// Returns each parameter's values in order, decoded. Skips malformed parameters.
 fn parsed_query(query: &str) -> Value {
     let mut parameters: BTreeMap<Value, Vec<Value>> = BTreeMap::new();
     for pair in query
@@ -128,7 +131,7 @@ fn parsed_query(query: &str) -> Value {
         .filter(|pair| !pair.is_empty() && !pair.contains(';'))
     {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        if let (Some(key), Some(value)) = (decoded(key), decoded(value)) {
+        if let (Some(key), Some(value)) = (decode_part(key), decode_part(value)) {
             parameters
                 .entry(Value::from(key))
                 .or_default()
@@ -140,14 +143,14 @@ fn parsed_query(query: &str) -> Value {
     Value::from(parameters.collect::<BTreeMap<_, _>>())
 }
 
-/// A part of a query; `None` for a broken escape.
-fn decoded(text: &str) -> Option<String> {
+/// Decodes a part of a query; `None` for a malformed escape.
+fn decode_part(text: &str) -> Option<String> {
     super::super::http::decode_query(text.as_bytes())
 }
 
-/// The JSON document of the body, and whether its header says that more of it was sent. An empty
-/// object where the content type is another or the text is no JSON; null where there is no body or
-/// not all of it.
+/// Returns the JSON document of the body, and whether the body is truncated according to its
+/// header. The document is an empty object for another content type or invalid JSON, and null if
+/// the body is empty or truncated.
 fn parsed_body(input: &HttpInput<'_>) -> (Value, bool) {
     let request = input.request.unwrap_or_default();
     let json = request

@@ -1,4 +1,4 @@
-//! The circuit of a policy while it runs: state, inputs and the time in, signals out.
+//! The circuit of a running policy: its nodes evaluate measurements and produce signals.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -6,79 +6,79 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::decider::Decider;
-use super::gradient::{self, Gradient};
-use super::integrator::{self, Integrator};
+use super::decider::SignalDecider;
+use super::gradient::{Gradient, GradientInputs};
+use super::integrator::{Integrator, IntegratorInputs};
 use super::observed::{Demand, ObservedLoad};
 use super::signal_generator::SignalGenerator;
 use super::{logic, range};
 use crate::engine::clock::{Nanos, nanos};
-use crate::engine::flux_meter::{FluxMeters, Window};
+use crate::engine::flux_meter::{FluxMeters, MeterWindow};
 use crate::policy::{self, Arithmetic, Op, PolynomialRange, Port, Signal, SignalId};
 
-/// How often integrators count, and load schedulers hear of their multiplier.
-pub(super) const PERIOD: Duration = Duration::from_secs(10);
+/// The interval in which integrators add up, and load schedulers get their multiplier.
+pub(super) const CONTROL_PERIOD: Duration = Duration::from_secs(10);
 
-/// What is measured outside of the circuit; nothing of it may block.
-pub(crate) trait Measured {
-    /// The latest answer to a query.
+/// The measurements of a circuit from outside of it. No method may block.
+pub(crate) trait Measurements {
+    /// Returns the latest answer to a query.
     fn query(&self, text: &str) -> Signal;
 
-    /// Returns the tokens that a load scheduler of this policy granted and refused since the last
+    /// Returns the tokens that a load scheduler of this policy granted and rejected since the last
     /// call.
     fn take_demand(&self, component_id: &str) -> Demand;
 }
 
-/// When a tick is evaluated.
+/// The position of an evaluated tick among the ticks that are due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Moment {
-    /// It is the newest that is due.
+pub(crate) enum TickAge {
+    /// The newest tick that is due.
     Newest,
-    /// It is made up for; the newest that is due comes so many ticks later.
-    Past(u64),
+    /// An overdue tick; the newest tick that is due comes this many ticks later.
+    Overdue(u64),
 }
 
-/// The number of an evaluated tick, and its place in its period.
+/// The result of a tick.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ticked {
-    /// Counting from one.
+pub(crate) struct TickResult {
+    /// The number of the tick, from one.
     pub(crate) number: u64,
-    /// A [`PERIOD`] ended.
+    /// True if the tick ends a [`CONTROL_PERIOD`].
     pub(crate) ends_period: bool,
 }
 
-/// A circuit with its state.
+/// A circuit with the state of its nodes.
 #[derive(Debug)]
-pub(crate) struct Circuit {
+pub(crate) struct RunningCircuit {
     interval: Nanos,
-    nodes: Vec<Node>,
-    /// Invalid until something feeds them.
+    nodes: Vec<RunningNode>,
+    /// Each signal is invalid until a node outputs it.
     signals: Vec<Signal>,
-    /// Ticks so far.
+    /// The number of evaluated ticks.
     ticks: u64,
-    /// In how many ticks a [`PERIOD`] passes.
-    period: u64,
-    /// The end of the last period was put off to the newest tick.
-    owes_period: bool,
+    /// The number of ticks in a [`CONTROL_PERIOD`].
+    ticks_per_period: u64,
+    /// True if the end of the last period was deferred to the newest tick.
+    period_end_deferred: bool,
 }
 
 #[derive(Debug)]
-struct Node {
-    /// Which component it comes from and what it computes.
+struct RunningNode {
+    /// Identifies the node across reloads: its component and its operation.
     key: Box<str>,
-    unit: Unit,
+    state: NodeState,
     inputs: SmallVec<[Port; 5]>,
     outputs: SmallVec<[Option<SignalId>; 3]>,
 }
 
-/// What a node computes, with what it remembers.
+/// The operation of a node, with its state.
 #[derive(Clone, Debug)]
-enum Unit {
+enum NodeState {
     Arithmetic(Arithmetic),
     And,
     Or,
     Inverter,
-    Decider(Decider),
+    Decider(SignalDecider),
     Switcher,
     FirstValid,
     Integrator(Integrator),
@@ -86,31 +86,30 @@ enum Unit {
     SignalGenerator(SignalGenerator),
     PolynomialRange(PolynomialRange),
     ObservedLoad(Arc<str>, ObservedLoad),
-    Reading(Reading),
+    Reading(PeriodicReading),
 }
 
-/// A measurement that is taken now and then, and holds between.
+/// A measurement that is taken periodically and holds its value in between.
 #[derive(Clone, Debug)]
-struct Reading {
-    of: Reads,
-    /// In ticks.
-    every: u64,
+struct PeriodicReading {
+    source: ReadingSource,
+    interval_ticks: u64,
     last: Signal,
-    /// A query was due at a tick that was made up for, when its answer was no longer to be had.
-    missed: bool,
+    /// True if a query was due at an overdue tick, for which its answer is no longer available.
+    query_missed: bool,
 }
 
 #[derive(Clone, Debug)]
-enum Reads {
+enum ReadingSource {
     Query(Arc<str>),
-    /// No window for a meter that does not exist.
-    Mean(Option<Window>),
-    Quantile(Option<Window>, f64),
+    /// `None` for a meter that does not exist.
+    Mean(Option<MeterWindow>),
+    Quantile(Option<MeterWindow>, f64),
 }
 
-/// A moment in the life of a circuit.
+/// The circumstances of one tick.
 #[derive(Clone, Copy, Debug)]
-struct Tick {
+struct TickContext {
     /// From one.
     number: u64,
     now: Nanos,
@@ -118,41 +117,41 @@ struct Tick {
     ends_period: bool,
 }
 
-/// How many ticks a time takes, rounded up.
-pub(super) fn ticks(time: Duration, interval: Nanos) -> u64 {
+/// Returns the number of ticks in a time, rounded up.
+pub(super) fn ticks_in(time: Duration, interval: Nanos) -> u64 {
     (nanos(time) as u64).div_ceil(interval.max(1) as u64)
 }
 
-impl Circuit {
-    /// A circuit whose first tick is at `start`.
-    pub(crate) fn new(circuit: &policy::Circuit, meters: &FluxMeters, start: Nanos) -> Self {
-        let interval = nanos(circuit.evaluation_interval).max(1);
-        let nodes = circuit.nodes.iter().map(|node| Node {
+impl RunningCircuit {
+    /// Creates a circuit whose first tick is at `start`.
+    pub(crate) fn new(definition: &policy::Circuit, meters: &FluxMeters, start: Nanos) -> Self {
+        let interval = nanos(definition.evaluation_interval).max(1);
+        let nodes = definition.nodes.iter().map(|node| RunningNode {
             key: format!("{} {:?}", node.id, node.op).into_boxed_str(),
-            unit: Unit::new(&node.op, interval, meters, start),
+            state: NodeState::new(&node.op, interval, meters, start),
             inputs: SmallVec::from_slice(&node.inputs),
             outputs: SmallVec::from_slice(&node.outputs),
         });
         Self {
             interval,
             nodes: nodes.collect(),
-            signals: vec![Signal::NAN; circuit.signals as usize],
+            signals: vec![Signal::NAN; definition.signals as usize],
             ticks: 0,
-            period: ticks(PERIOD, interval),
-            owes_period: false,
+            ticks_per_period: ticks_in(CONTROL_PERIOD, interval),
+            period_end_deferred: false,
         }
     }
 
-    /// Goes on where the circuit of the same policy stands, as far as its nodes are the same: a
-    /// changed constant leaves what loops, ramps and confirmations have come to. After a change of
-    /// the interval everything starts anew.
+    /// Takes over the state of the previous circuit of the same policy for the nodes that are the
+    /// same: a changed constant keeps the state of loops, ramps and confirmations. After a change
+    /// of the interval everything starts anew.
     pub(crate) fn carry_over(&mut self, from: &Self) {
         if self.interval != from.interval {
             return;
         }
         self.ticks = from.ticks;
-        self.owes_period = from.owes_period;
-        let mut known: HashMap<&str, VecDeque<&Node>> = HashMap::new();
+        self.period_end_deferred = from.period_end_deferred;
+        let mut known: HashMap<&str, VecDeque<&RunningNode>> = HashMap::new();
         for node in &from.nodes {
             known.entry(&node.key).or_default().push_back(node);
         }
@@ -160,8 +159,8 @@ impl Circuit {
             let Some(before) = known.get_mut(&*node.key).and_then(VecDeque::pop_front) else {
                 continue;
             };
-            if before.unit.measures_as(&node.unit) {
-                node.unit = before.unit.clone();
+            if before.state.reads_same_meter_as(&node.state) {
+                node.state = before.state.clone();
             }
             for (to, from_id) in node.outputs.iter().zip(&before.outputs) {
                 if let (Some(SignalId(to)), Some(SignalId(at))) = (to, from_id)
@@ -174,7 +173,7 @@ impl Circuit {
         }
     }
 
-    /// Something was computed already.
+    /// Returns true if at least one tick was evaluated.
     pub(crate) fn has_ticked(&self) -> bool {
         self.ticks > 0
     }
@@ -185,25 +184,30 @@ impl Circuit {
 
     /// Evaluates every node once.
     ///
-    /// In a tick that is made up for, queries hold their last answer: what a source answers now was
-    /// not so then. The newest one asks afresh. What happens once a [`PERIOD`] is put off from the
-    /// last period that has ended to the newest tick, so that it acts on the fresh answer too,
-    /// instead of on what was known before a silence.
-    pub(crate) fn tick(&mut self, now: Nanos, measured: &dyn Measured, moment: Moment) -> Ticked {
+    /// In an overdue tick, queries hold their last answer, because the current answer of a source
+    /// does not describe the past. The newest tick queries again. The end of the last
+    /// [`CONTROL_PERIOD`] that is overdue is deferred to the newest tick, so that its actions use
+    /// the new answer instead of one from before a silence.
+    pub(crate) fn tick(
+        &mut self,
+        now: Nanos,
+        measurements: &dyn Measurements,
+        age: TickAge,
+    ) -> TickResult {
         self.ticks += 1;
-        let mut ends_period = self.ticks.is_multiple_of(self.period);
-        match moment {
-            Moment::Newest => ends_period |= std::mem::take(&mut self.owes_period),
-            Moment::Past(later) if ends_period && later < self.period => {
+        let mut ends_period = self.ticks.is_multiple_of(self.ticks_per_period);
+        match age {
+            TickAge::Newest => ends_period |= std::mem::take(&mut self.period_end_deferred),
+            TickAge::Overdue(later) if ends_period && later < self.ticks_per_period => {
                 ends_period = false;
-                self.owes_period = true;
+                self.period_end_deferred = true;
             }
-            Moment::Past(_) => {}
+            TickAge::Overdue(_) => {}
         }
-        let tick = Tick {
+        let tick = TickContext {
             number: self.ticks,
             now,
-            newest: moment == Moment::Newest,
+            newest: age == TickAge::Newest,
             ends_period,
         };
         for node in &mut self.nodes {
@@ -212,7 +216,7 @@ impl Circuit {
                 .iter()
                 .map(|port| read(&self.signals, *port))
                 .collect();
-            let outputs = node.unit.tick(&inputs, tick, measured);
+            let outputs = node.state.tick(&inputs, tick, measurements);
             for (id, value) in node.outputs.iter().zip(outputs) {
                 if let Some(SignalId(id)) = id
                     && let Some(signal) = self.signals.get_mut(*id as usize)
@@ -221,13 +225,13 @@ impl Circuit {
                 }
             }
         }
-        Ticked {
+        TickResult {
             number: self.ticks,
             ends_period,
         }
     }
 
-    /// What stands at a port after the last tick.
+    /// Returns the signal at a port after the last tick.
     pub(crate) fn read(&self, port: Port) -> Signal {
         read(&self.signals, port)
     }
@@ -240,14 +244,14 @@ fn read(signals: &[Signal], port: Port) -> Signal {
     }
 }
 
-impl Unit {
+impl NodeState {
     fn new(op: &Op, interval: Nanos, meters: &FluxMeters, start: Nanos) -> Self {
-        let reading = |of, every| {
-            Self::Reading(Reading {
-                of,
-                every: ticks(every, interval).max(1),
+        let reading = |source, interval_of_query| {
+            Self::Reading(PeriodicReading {
+                source,
+                interval_ticks: ticks_in(interval_of_query, interval).max(1),
                 last: Signal::NAN,
-                missed: false,
+                query_missed: false,
             })
         };
         match op {
@@ -258,7 +262,7 @@ impl Unit {
             Op::Decider {
                 comparison,
                 true_for,
-            } => Self::Decider(Decider::new(*comparison, nanos(*true_for))),
+            } => Self::Decider(SignalDecider::new(*comparison, nanos(*true_for))),
             Op::Switcher => Self::Switcher,
             Op::FirstValid => Self::FirstValid,
             Op::Integrator { initial } => Self::Integrator(Integrator::new(*initial)),
@@ -272,7 +276,7 @@ impl Unit {
                 max: *max_gradient,
             }),
             Op::SignalGenerator { steps } => {
-                let length = |step: &policy::RampStep| ticks(step.duration, interval);
+                let length = |step: &policy::RampStep| ticks_in(step.duration, interval);
                 Self::SignalGenerator(SignalGenerator::new(steps, length))
             }
             Op::PolynomialRange(range) => Self::PolynomialRange(*range),
@@ -280,15 +284,17 @@ impl Unit {
                 let observed = ObservedLoad::new(interval as u64);
                 Self::ObservedLoad(Arc::clone(component_id), observed)
             }
-            Op::Query { text, interval } => reading(Reads::Query(Arc::clone(text)), *interval),
+            Op::Query { text, interval } => {
+                reading(ReadingSource::Query(Arc::clone(text)), *interval)
+            }
             Op::FluxMeterMean {
                 name,
                 window,
                 interval,
             } => {
                 let meter = meters.get(name);
-                let window = meter.map(|meter| Window::of_mean(meter, *window, start));
-                reading(Reads::Mean(window), *interval)
+                let window = meter.map(|meter| MeterWindow::of_mean(meter, *window, start));
+                reading(ReadingSource::Mean(window), *interval)
             }
             Op::FluxMeterQuantile {
                 name,
@@ -297,17 +303,18 @@ impl Unit {
                 interval,
             } => {
                 let meter = meters.get(name);
-                let window = meter.map(|meter| Window::of_quantile(meter, *window, start));
-                reading(Reads::Quantile(window, *quantile), *interval)
+                let window = meter.map(|meter| MeterWindow::of_quantile(meter, *window, start));
+                reading(ReadingSource::Quantile(window, *quantile), *interval)
             }
         }
     }
 
-    /// Readings of a flux meter that was replaced mean nothing any more.
-    fn measures_as(&self, other: &Self) -> bool {
-        let window = |unit: &Self| match unit {
-            Self::Reading(Reading {
-                of: Reads::Mean(window) | Reads::Quantile(window, _),
+    /// Returns false if the flux meter of a reading was replaced: its state is not valid for the
+    /// new meter.
+    fn reads_same_meter_as(&self, other: &Self) -> bool {
+        let window = |state: &Self| match state {
+            Self::Reading(PeriodicReading {
+                source: ReadingSource::Mean(window) | ReadingSource::Quantile(window, _),
                 ..
             }) => window.clone(),
             _ => None,
@@ -319,60 +326,67 @@ impl Unit {
         }
     }
 
-    fn tick(&mut self, inputs: &[Signal], tick: Tick, measured: &dyn Measured) -> [Signal; 3] {
-        // A port that the loader did not wire is invalid.
-        let at = |port: usize| inputs.get(port).copied().unwrap_or(Signal::NAN);
+    fn tick(
+        &mut self,
+        inputs: &[Signal],
+        tick: TickContext,
+        measurements: &dyn Measurements,
+    ) -> [Signal; 3] {
+        // A port that the loader did not connect is invalid.
+        let input = |port: usize| inputs.get(port).copied().unwrap_or(Signal::NAN);
         let output = match self {
-            Self::Arithmetic(operator) => operator.combine(at(0), at(1)),
+            Self::Arithmetic(operator) => operator.combine(input(0), input(1)),
             Self::And => logic::and(inputs),
             Self::Or => logic::or(inputs),
-            Self::Inverter => logic::invert(at(0)),
-            Self::Decider(decider) => decider.tick(at(0), at(1), tick.now),
-            Self::Switcher => logic::switch(at(0), at(1), at(2)),
+            Self::Inverter => logic::invert(input(0)),
+            Self::Decider(decider) => decider.tick(input(0), input(1), tick.now),
+            Self::Switcher => logic::switch(input(0), input(1), input(2)),
             Self::FirstValid => logic::first_valid(inputs),
-            Self::Integrator(integrator) if tick.ends_period => {
-                integrator.tick(integrator::Inputs {
-                    input: at(0),
-                    reset: at(1),
-                    max: at(2),
-                    min: at(3),
-                })
-            }
-            Self::Integrator(integrator) => integrator.held(),
-            Self::Gradient(gradient) => gradient.compute(gradient::Inputs {
-                signal: at(0),
-                setpoint: at(1),
-                control: at(2),
-                max: at(3),
-                min: at(4),
+            Self::Integrator(integrator) if tick.ends_period => integrator.tick(IntegratorInputs {
+                input: input(0),
+                reset: input(1),
+                max: input(2),
+                min: input(3),
             }),
-            Self::SignalGenerator(ramp) => return ramp.tick(at(0), at(1), at(2)),
-            Self::PolynomialRange(range) => range::multiplier(range, at(0)),
+            Self::Integrator(integrator) => integrator.current(),
+            Self::Gradient(gradient) => gradient.compute(GradientInputs {
+                signal: input(0),
+                setpoint: input(1),
+                control: input(2),
+                max: input(3),
+                min: input(4),
+            }),
+            Self::SignalGenerator(ramp) => return ramp.tick(input(0), input(1), input(2)),
+            Self::PolynomialRange(range) => range::multiplier(range, input(0)),
             Self::ObservedLoad(component, observed) => {
-                observed.tick(tick.number, || measured.take_demand(component))
+                observed.tick(tick.number, || measurements.take_demand(component))
             }
-            Self::Reading(reading) => reading.tick(tick, measured),
+            Self::Reading(reading) => reading.tick(tick, measurements),
         };
         [output, Signal::NAN, Signal::NAN]
     }
 }
 
-impl Reading {
-    /// Reads the source of a signal. Flux meters answer late ticks as well: a measurement in between
-    /// would have caused the tick on time.
-    fn tick(&mut self, tick: Tick, measured: &dyn Measured) -> Signal {
-        let due = tick.number == 1 || tick.number.is_multiple_of(self.every) || self.missed;
-        if due && !tick.newest && matches!(self.of, Reads::Query(_)) {
-            self.missed = true;
+impl PeriodicReading {
+    /// Takes the measurement if it is due. Flux meters are read in overdue ticks too: a later
+    /// measurement would have caused the tick on time.
+    fn tick(&mut self, tick: TickContext, measurements: &dyn Measurements) -> Signal {
+        let due = tick.number == 1
+            || tick.number.is_multiple_of(self.interval_ticks)
+            || self.query_missed;
+        if due && !tick.newest && matches!(self.source, ReadingSource::Query(_)) {
+            self.query_missed = true;
         } else if due {
-            self.missed = false;
+            self.query_missed = false;
             let now = tick.now;
-            self.last = match &mut self.of {
-                Reads::Query(text) => measured.query(text),
-                Reads::Mean(window) => window.as_mut().map_or(Signal::NAN, |one| one.mean(now)),
-                Reads::Quantile(window, quantile) => window
+            self.last = match &mut self.source {
+                ReadingSource::Query(text) => measurements.query(text),
+                ReadingSource::Mean(window) => window
                     .as_mut()
-                    .map_or(Signal::NAN, |one| one.quantile(*quantile, now)),
+                    .map_or(Signal::NAN, |window| window.mean(now)),
+                ReadingSource::Quantile(window, quantile) => window
+                    .as_mut()
+                    .map_or(Signal::NAN, |window| window.quantile(*quantile, now)),
             };
         }
         self.last

@@ -1,4 +1,4 @@
-//! `gradient_controller`: turns a control by how far a signal is from its setpoint.
+//! `gradient_controller`: scales a control variable by the ratio of a signal to its setpoint.
 
 use crate::policy::Signal;
 
@@ -9,9 +9,9 @@ pub(super) struct Gradient {
     pub(super) max: f64,
 }
 
-/// The signals at its in-ports; an invalid bound is none.
+/// The signals at the in-ports; an invalid bound does not apply.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Inputs {
+pub(super) struct GradientInputs {
     pub(super) signal: Signal,
     pub(super) setpoint: Signal,
     pub(super) control: Signal,
@@ -20,15 +20,15 @@ pub(super) struct Inputs {
 }
 
 impl Gradient {
-    pub(super) fn compute(&self, inputs: Inputs) -> Signal {
-        let Inputs {
+    pub(super) fn compute(&self, inputs: GradientInputs) -> Signal {
+        let GradientInputs {
             signal,
             setpoint,
             control,
             max,
             min,
         } = inputs;
-        // Checked first: any number to the power of zero is one, also one that is none.
+        // Checked first, because NaN to the power of zero is one.
         if signal.is_nan() || setpoint.is_nan() || control.is_nan() || setpoint == 0.0 {
             return Signal::NAN;
         }
@@ -43,7 +43,7 @@ impl Gradient {
         if output.is_nan() {
             return output;
         }
-        // `min` and `max` of floats pass over what is no number.
+        // `f64::min` and `f64::max` ignore NaN.
         output.min(max).max(min)
     }
 }
@@ -52,8 +52,8 @@ impl Gradient {
 mod tests {
     use super::*;
 
-    fn inputs(signal: f64, setpoint: f64, control: f64) -> Inputs {
-        Inputs {
+    fn inputs(signal: f64, setpoint: f64, control: f64) -> GradientInputs {
+        GradientInputs {
             signal,
             setpoint,
             control,
@@ -69,7 +69,7 @@ mod tests {
     };
 
     #[test]
-    fn a_negative_slope_answers_a_high_signal_with_less() {
+    fn a_negative_slope_lowers_the_control_when_the_signal_is_high() {
         assert_eq!(HALVING.compute(inputs(10.0, 5.0, 1.0)), 0.5);
         assert_eq!(HALVING.compute(inputs(10.0, 5.0, 0.5)), 0.25);
         assert_eq!(HALVING.compute(inputs(2.0, 5.0, 0.5)), 0.5);
@@ -78,15 +78,15 @@ mod tests {
     }
 
     #[test]
-    fn bounds_hold_the_output() {
-        let bounded = Inputs {
+    fn the_output_stays_within_its_bounds() {
+        let bounded = GradientInputs {
             max: 0.4,
             min: 0.3,
             ..inputs(10.0, 5.0, 1.0)
         };
         assert_eq!(HALVING.compute(bounded), 0.4);
         assert_eq!(
-            HALVING.compute(Inputs {
+            HALVING.compute(GradientInputs {
                 control: 0.1,
                 ..bounded
             }),
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_invalid_stays_so() {
+    fn invalid_inputs_give_an_invalid_output() {
         for (signal, setpoint, control) in [
             (Signal::NAN, 5.0, 1.0),
             (1.0, Signal::NAN, 1.0),
@@ -105,7 +105,7 @@ mod tests {
             let output = HALVING.compute(inputs(signal, setpoint, control));
             assert!(output.is_nan(), "{signal} {setpoint} {control}");
         }
-        // The root of a negative number.
+        // The root of a negative number is invalid.
         let root = Gradient {
             slope: 0.5,
             ..HALVING

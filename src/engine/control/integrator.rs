@@ -1,4 +1,4 @@
-//! `integrator`: a sum over time, between bounds.
+//! `integrator`: a bounded sum over time.
 
 use super::logic::is_true;
 use crate::policy::Signal;
@@ -8,9 +8,9 @@ pub(super) struct Integrator {
     sum: f64,
 }
 
-/// The signals at its in-ports; an invalid bound is none.
+/// The signals at the in-ports; an invalid bound does not apply.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Inputs {
+pub(super) struct IntegratorInputs {
     pub(super) input: Signal,
     pub(super) reset: Signal,
     pub(super) max: Signal,
@@ -22,19 +22,19 @@ impl Integrator {
         Self { sum: initial }
     }
 
-    pub(super) fn tick(&mut self, inputs: Inputs) -> Signal {
+    pub(super) fn tick(&mut self, inputs: IntegratorInputs) -> Signal {
         if is_true(inputs.reset) {
             self.sum = 0.0;
         } else if !inputs.input.is_nan() {
             self.sum += inputs.input;
         }
-        // `min` and `max` of floats pass over what is no number.
+        // `f64::min` and `f64::max` ignore NaN.
         self.sum = self.sum.min(inputs.max).max(inputs.min);
         self.sum
     }
 
-    /// Between the ticks that count.
-    pub(super) fn held(&self) -> Signal {
+    /// Returns the sum, for the ticks within a period.
+    pub(super) fn current(&self) -> Signal {
         self.sum
     }
 }
@@ -43,7 +43,7 @@ impl Integrator {
 mod tests {
     use super::*;
 
-    const NONE: Inputs = Inputs {
+    const NO_INPUTS: IntegratorInputs = IntegratorInputs {
         input: Signal::NAN,
         reset: Signal::NAN,
         max: Signal::NAN,
@@ -51,43 +51,43 @@ mod tests {
     };
 
     #[test]
-    fn it_sums_up_what_is_valid_between_its_bounds() {
+    fn it_sums_valid_inputs_within_its_bounds() {
         let mut integrator = Integrator::new(2.0);
-        let add = |input| Inputs { input, ..NONE };
+        let add = |input| IntegratorInputs { input, ..NO_INPUTS };
         assert_eq!(integrator.tick(add(0.5)), 2.5);
-        assert_eq!(integrator.tick(NONE), 2.5);
-        assert_eq!(integrator.held(), 2.5);
+        assert_eq!(integrator.tick(NO_INPUTS), 2.5);
+        assert_eq!(integrator.current(), 2.5);
         assert_eq!(
-            integrator.tick(Inputs {
+            integrator.tick(IntegratorInputs {
                 max: 1.0,
                 ..add(1.0)
             }),
             1.0
         );
         assert_eq!(
-            integrator.tick(Inputs {
+            integrator.tick(IntegratorInputs {
                 min: 3.0,
                 ..add(1.0)
             }),
             3.0
         );
-        let crossed = Inputs {
+        let crossed = IntegratorInputs {
             max: 1.0,
             min: 2.0,
-            ..NONE
+            ..NO_INPUTS
         };
         assert_eq!(integrator.tick(crossed), 2.0);
     }
 
     #[test]
-    fn a_reset_sets_zero_and_then_the_bounds_hold() {
+    fn a_reset_sets_zero_before_the_bounds_apply() {
         let mut integrator = Integrator::new(2.0);
-        let reset = Inputs {
+        let reset = IntegratorInputs {
             reset: 1.0,
             input: 5.0,
-            ..NONE
+            ..NO_INPUTS
         };
         assert_eq!(integrator.tick(reset), 0.0);
-        assert_eq!(integrator.tick(Inputs { min: 0.5, ..reset }), 0.5);
+        assert_eq!(integrator.tick(IntegratorInputs { min: 0.5, ..reset }), 0.5);
     }
 }

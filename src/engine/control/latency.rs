@@ -1,4 +1,4 @@
-//! What the flows of each workload took, for tokens that follow latency.
+//! The mean latency of each workload, from which `workload_latency_based_tokens` derives tokens.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, PoisonError};
@@ -8,16 +8,16 @@ use ahash::RandomState;
 use crate::engine::clock::Nanos;
 use crate::engine::sync::Mutex;
 
-/// Milliseconds, by workload: the tokens of its flows.
+/// The tokens of the flows of each workload: its mean latency in milliseconds.
 pub(crate) type WorkloadTokens = Arc<HashMap<Arc<str>, f64, RandomState>>;
 
 const MINUTE: Nanos = 60_000_000_000;
-/// The mean is that of so many minutes.
-const MINUTES: Nanos = 30;
-/// Workloads may be named by a flow's label, and anyone may make up labels.
-const MOST_WORKLOADS: usize = 1024;
+/// The length of the window of the mean.
+const WINDOW_MINUTES: Nanos = 30;
+/// A label may name the workload of a flow, and clients may make up labels.
+const MAX_WORKLOADS: usize = 1024;
 
-/// Means of durations over 30 minutes, a minute at a time.
+/// Mean latencies over 30 minutes, stored by minute.
 #[derive(Debug, Default)]
 pub(crate) struct WorkloadLatency {
     workloads: Mutex<HashMap<Arc<str>, VecDeque<Minute>, RandomState>>,
@@ -32,7 +32,7 @@ struct Minute {
 }
 
 impl WorkloadLatency {
-    /// A flow of a workload has ended after so many milliseconds.
+    /// Records the latency of a flow of a workload in milliseconds.
     pub(crate) fn record(&self, workload: &str, millis: f64, now: Nanos) {
         let mut workloads = self
             .workloads
@@ -42,20 +42,20 @@ impl WorkloadLatency {
         let minutes = match workloads.get_mut(workload) {
             Some(minutes) => minutes,
             None => {
-                if workloads.len() >= MOST_WORKLOADS {
-                    workloads.retain(|_, minutes| !is_over(minutes.back(), number));
+                if workloads.len() >= MAX_WORKLOADS {
+                    workloads.retain(|_, minutes| !is_expired(minutes.back(), number));
                 }
-                if workloads.len() >= MOST_WORKLOADS {
+                if workloads.len() >= MAX_WORKLOADS {
                     return;
                 }
                 workloads.entry(Arc::from(workload)).or_default()
             }
         };
-        while is_over(minutes.front(), number) && !minutes.is_empty() {
+        while is_expired(minutes.front(), number) && !minutes.is_empty() {
             minutes.pop_front();
         }
         match minutes.back_mut() {
-            // Threads read the clock before they get the lock.
+            // Another thread may have read a later time before it got the lock.
             Some(last) if last.number >= number => {
                 last.sum += millis;
                 last.count += 1;
@@ -68,7 +68,7 @@ impl WorkloadLatency {
         }
     }
 
-    /// The mean of each workload that had flows.
+    /// Returns the mean latency of each workload that had flows within the window.
     pub(crate) fn tokens(&self, now: Nanos) -> WorkloadTokens {
         let workloads = self
             .workloads
@@ -78,7 +78,7 @@ impl WorkloadLatency {
         let means = workloads.iter().filter_map(|(workload, minutes)| {
             let recent = minutes
                 .iter()
-                .filter(|minute| !is_over(Some(minute), number));
+                .filter(|minute| !is_expired(Some(minute), number));
             let (sum, count) = recent.fold((0.0, 0), |(sum, count), minute| {
                 (sum + minute.sum, count + minute.count)
             });
@@ -88,8 +88,8 @@ impl WorkloadLatency {
     }
 }
 
-fn is_over(minute: Option<&Minute>, now: i64) -> bool {
-    minute.is_none_or(|minute| minute.number <= now - MINUTES)
+fn is_expired(minute: Option<&Minute>, now: i64) -> bool {
+    minute.is_none_or(|minute| minute.number <= now - WINDOW_MINUTES)
 }
 
 #[cfg(test)]
@@ -112,12 +112,12 @@ mod tests {
     }
 
     #[test]
-    fn made_up_workloads_are_bounded_and_make_room_when_they_are_old() {
+    fn the_number_of_workloads_is_bounded_and_expired_ones_make_room() {
         let latency = WorkloadLatency::default();
-        for name in 0..2 * MOST_WORKLOADS {
+        for name in 0..2 * MAX_WORKLOADS {
             latency.record(&name.to_string(), 1.0, 0);
         }
-        assert_eq!(latency.tokens(0).len(), MOST_WORKLOADS);
+        assert_eq!(latency.tokens(0).len(), MAX_WORKLOADS);
         latency.record("new", 7.0, 31 * MINUTE);
         assert_eq!(latency.tokens(31 * MINUTE)["new"], 7.0);
     }

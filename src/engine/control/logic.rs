@@ -1,19 +1,19 @@
-//! `and`, `or`, `inverter`, `switcher`, `first_valid`: signals that choose.
+//! `and`, `or`, `inverter`, `switcher`, `first_valid`: the operations on truth values.
 
 use crate::policy::Signal;
 
-/// What a signal says when it is asked for yes or no: zero is no, any other number is yes, and an
-/// invalid signal does not say.
+/// Returns the truth value of a signal: zero is false, any other number is true, and an invalid
+/// signal has none.
 pub(super) fn truth(signal: Signal) -> Option<bool> {
     (!signal.is_nan()).then_some(signal != 0.0)
 }
 
-/// A yes that leaves no doubt.
+/// Returns true if the signal is valid and not zero.
 pub(super) fn is_true(signal: Signal) -> bool {
     truth(signal) == Some(true)
 }
 
-/// One, zero, or invalid.
+/// Returns one, zero, or an invalid signal.
 pub(super) fn signal(truth: Option<bool>) -> Signal {
     match truth {
         Some(true) => 1.0,
@@ -22,34 +22,35 @@ pub(super) fn signal(truth: Option<bool>) -> Signal {
     }
 }
 
-/// A single no decides; all of none hold.
+/// Is false if any input is false, and true without inputs.
 pub(super) fn and(inputs: &[Signal]) -> Signal {
-    signal(unless(inputs, false))
+    signal(combine(inputs, false))
 }
 
-/// A single yes decides; none of none holds.
+/// Is true if any input is true, and false without inputs.
 pub(super) fn or(inputs: &[Signal]) -> Signal {
-    signal(unless(inputs, true))
+    signal(combine(inputs, true))
 }
 
-/// `decisive` where one input is that; the opposite where all are; unknown between.
-fn unless(inputs: &[Signal], decisive: bool) -> Option<bool> {
-    let mut doubt = false;
+/// Returns `decisive` if any input has that value, the opposite if all inputs have the opposite
+/// value, else `None`.
+fn combine(inputs: &[Signal], decisive: bool) -> Option<bool> {
+    let mut has_invalid = false;
     for input in inputs {
         match truth(*input) {
             Some(found) if found == decisive => return Some(decisive),
             Some(_) => {}
-            None => doubt = true,
+            None => has_invalid = true,
         }
     }
-    (!doubt).then_some(!decisive)
+    (!has_invalid).then_some(!decisive)
 }
 
 pub(super) fn invert(input: Signal) -> Signal {
     signal(truth(input).map(|truth| !truth))
 }
 
-/// Doubt switches off.
+/// An invalid switch counts as off.
 pub(super) fn switch(switch: Signal, on: Signal, off: Signal) -> Signal {
     if is_true(switch) { on } else { off }
 }
@@ -68,7 +69,7 @@ mod tests {
     const U: Signal = Signal::NAN;
 
     #[test]
-    fn doubt_matters_only_where_it_could_decide() {
+    fn an_invalid_input_matters_only_if_it_could_decide() {
         for (inputs, all, any) in [
             (&[][..], T, F),
             (&[T, T], T, T),
@@ -88,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_switch_in_doubt_is_off() {
+    fn an_invalid_switch_is_off() {
         assert_eq!(switch(T, 3.0, 4.0), 3.0);
         assert_eq!(switch(F, 3.0, 4.0), 4.0);
         assert_eq!(switch(U, 3.0, 4.0), 4.0);

@@ -1,32 +1,32 @@
-//! What changes while the engine runs: the circuits of the policies.
+//! Control loops: the circuits of the policies, evaluated while the engine runs.
 //!
-//! A circuit ticks each `evaluation_interval`, beginning when its policy comes into force, and
-//! what it computes is handed to the components that decide. Nothing runs in the background:
-//! ticks that are due are made up for by the next flow that is decided or ends, each with the time
-//! it was due at. A [`SignalSource`] is asked for the newest of them only: the ticks before it hold
-//! the last answer, because a source knows what is so now, and not what was so then. So a circuit
-//! follows whatever clock the engine has, and costs nothing without traffic. A flow that meets an
-//! engine without circuits pays for one comparison. After a
-//! long silence a flow makes up for [`TURN`] ticks at most and leaves the rest to those after it;
-//! of a silence of more than [`BACKLOG`] ticks the beginning is forgotten.
+//! A circuit ticks every `evaluation_interval`, beginning when its policy comes into force, and its
+//! signals are applied to the components that decide. No background task is needed: the next flow
+//! that is decided or ends evaluates the ticks that are due, each with the time it was due at. Only
+//! the newest of them queries a [`SignalSource`]; the ticks before it hold the last answer, because
+//! a source returns the current value, not a past one. So a circuit follows whatever clock the
+//! engine has, and costs nothing without traffic. A flow in an engine without circuits pays for one
+//! comparison. After a long silence one flow evaluates at most [`MAX_TICKS_PER_CALL`] ticks and
+//! leaves the rest to later flows; of a silence of more than [`MAX_BACKLOG_TICKS`] ticks the
+//! beginning is skipped.
 
+mod actuators;
 mod circuit;
-mod component;
-mod core;
 mod decider;
-mod driven;
+mod driven_component;
 mod gradient;
 mod integrator;
 mod latency;
 mod logic;
+mod loop_state;
 mod observed;
 mod output;
+mod policy_loop;
 mod range;
 #[cfg(feature = "server")]
 mod readings;
-mod running;
 mod signal_generator;
-mod source;
+mod signal_source;
 #[cfg(test)]
 mod tests;
 
@@ -43,31 +43,34 @@ use crate::policy::Signal;
 pub(crate) use self::latency::{WorkloadLatency, WorkloadTokens};
 pub(crate) use self::observed::Demand;
 pub use self::output::{ControlLoop, LoopOutput};
+pub(crate) use self::policy_loop::PolicyLoop;
 #[cfg(feature = "server")]
 pub(crate) use self::readings::SignalReadings;
-pub(crate) use self::running::Loop;
-pub use self::source::SignalSource;
+pub use self::signal_source::SignalSource;
 
-/// Ticks that one flow makes up for; they take some hundred microseconds.
-const TURN: u64 = 1024;
-/// Ticks that are made up for at all: with the usual second, those of twelve days.
-const BACKLOG: u64 = 1 << 20;
+/// The maximum number of ticks that one flow evaluates; they take some hundred microseconds.
+const MAX_TICKS_PER_CALL: u64 = 1024;
+/// The maximum number of overdue ticks that are evaluated: about twelve days of them with the usual
+/// interval of a second.
+const MAX_BACKLOG_TICKS: u64 = 1 << 20;
 
 /// A component that a circuit drives.
 pub(crate) trait Actuator: fmt::Debug + Send + Sync {
-    /// Takes over what the circuit says. Called only when that has changed, but for decisions
-    /// of load schedulers.
+    /// Applies a setting of the circuit. Called only when the setting has changed, except for
+    /// decisions of load schedulers.
     fn apply(&self, setting: Setting, now: Nanos);
 
-    /// Returns the tokens granted and refused since the last call; zeros if nothing is counted.
+    /// Returns the tokens granted and rejected since the last call; zeros if the component does not
+    /// count them.
     fn take_demand(&self) -> Demand;
 
-    /// What its workloads' flows cost by their latency; `None` where nobody measures.
+    /// Returns the tokens of the component's workloads, derived from their latency; `None` if the
+    /// component does not measure it.
     fn workload_tokens(&self, now: Nanos) -> Option<WorkloadTokens>;
 }
 
-/// What a circuit says to a component. Signals are as the circuit has them, invalid ones too: what
-/// follows from those is the component's to know.
+/// A setting that a circuit applies to a component. Signals may be invalid; the component defines
+/// the effect of an invalid signal.
 #[derive(Clone, Debug)]
 pub(crate) enum Setting {
     Bucket {
@@ -83,72 +86,83 @@ pub(crate) enum Setting {
     Load(LoadDecision),
 }
 
-/// What a load scheduler hears every ten seconds.
+/// The decision that a load scheduler gets every ten seconds.
 #[derive(Clone, Debug)]
 pub(crate) struct LoadDecision {
     /// Zero or more.
     pub(crate) load_multiplier: f64,
     pub(crate) pass_through: bool,
-    /// From then on everything passes, unless there is another decision.
+    /// The time after which everything passes, unless there is a newer decision.
     pub(crate) valid_until: Nanos,
-    /// Replaces what was estimated before; empty where latencies do not count.
+    /// Replaces earlier estimates; empty if the policy does not derive tokens from latency.
     pub(crate) tokens: WorkloadTokens,
 }
 
-/// All circuits of the policies in force.
+/// The control loops of all policies in force.
 #[derive(Debug)]
 pub(crate) struct Control<A> {
-    loops: Box<[Arc<Loop<A>>]>,
+    loops: Box<[Arc<PolicyLoop<A>>]>,
     /// The index of each policy's loop in `loops`.
     by_policy: HashMap<Arc<str>, usize, RandomState>,
-    /// When the first of them ticks next; never where there is none.
-    next: AtomicI64,
+    /// The time of the earliest next tick; `Nanos::MAX` without loops.
+    next_tick: AtomicI64,
     source: Option<Arc<dyn SignalSource>>,
 }
 
 impl<A: Actuator> Control<A> {
-    pub(crate) fn new(loops: Vec<Arc<Loop<A>>>, source: Option<Arc<dyn SignalSource>>) -> Self {
+    pub(crate) fn new(
+        loops: Vec<Arc<PolicyLoop<A>>>,
+        source: Option<Arc<dyn SignalSource>>,
+    ) -> Self {
         let next = if loops.is_empty() {
             Nanos::MAX
         } else {
             Nanos::MIN
         };
-        let names = loops.iter().map(|one| Arc::clone(one.policy()));
+        let names = loops
+            .iter()
+            .map(|control_loop| Arc::clone(control_loop.policy()));
         Self {
             by_policy: names.zip(0..).collect(),
             loops: loops.into(),
-            next: AtomicI64::new(next),
+            next_tick: AtomicI64::new(next),
             source,
         }
     }
 
-    /// There is something that needs to know the time.
+    /// Returns true if any loop needs to be evaluated.
     #[inline]
     pub(crate) fn is_on(&self) -> bool {
         !self.loops.is_empty()
     }
 
-    /// The loop of a policy.
-    pub(crate) fn of(&self, policy: &str) -> Option<&Arc<Loop<A>>> {
+    /// Returns the loop of a policy.
+    pub(crate) fn loop_of(&self, policy: &str) -> Option<&Arc<PolicyLoop<A>>> {
         self.loops.get(*self.by_policy.get(policy)?)
     }
 
-    /// What the loops have told their components last.
+    /// Returns the settings that the loops last applied to their components.
     pub(crate) fn outputs(&self) -> Vec<ControlLoop> {
-        self.loops.iter().flat_map(|one| one.outputs()).collect()
+        self.loops
+            .iter()
+            .flat_map(|control_loop| control_loop.outputs())
+            .collect()
     }
 
-    /// Returns what the signals of all circuits were so far.
+    /// Returns the readings of the signals of all circuits.
     #[cfg(feature = "server")]
     pub(crate) fn readings(&self) -> Vec<SignalReadings> {
-        self.loops.iter().flat_map(|one| one.readings()).collect()
+        self.loops
+            .iter()
+            .flat_map(|control_loop| control_loop.readings())
+            .collect()
     }
 
-    /// Ticks what is due.
+    /// Evaluates the ticks that are due.
     #[inline(always)]
     pub(crate) fn catch_up(&self, now: Nanos) {
-        // Relaxed: whoever is early or late by a tick is right, too.
-        if now >= self.next.load(Ordering::Relaxed) {
+        // Relaxed suffices: evaluating a tick slightly early or late is correct too.
+        if now >= self.next_tick.load(Ordering::Relaxed) {
             self.tick(now);
         }
     }
@@ -157,9 +171,9 @@ impl<A: Actuator> Control<A> {
     #[inline(never)]
     fn tick(&self, now: Nanos) {
         let mut next = Nanos::MAX;
-        for one in &self.loops {
-            next = next.min(one.catch_up(now, self.source.as_deref()));
+        for control_loop in &self.loops {
+            next = next.min(control_loop.catch_up(now, self.source.as_deref()));
         }
-        self.next.store(next, Ordering::Relaxed);
+        self.next_tick.store(next, Ordering::Relaxed);
     }
 }

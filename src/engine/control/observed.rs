@@ -1,37 +1,37 @@
-//! The observed load multiplier: which part of the tokens asked for was granted.
+//! The observed load multiplier: the granted share of the requested tokens.
 
 use std::collections::VecDeque;
 
 use crate::policy::Signal;
 
-/// Tokens that a load scheduler has granted and refused in some time.
+/// The tokens that a load scheduler granted and rejected within some time.
 ///
-/// It is the number of one period, not of all time: beside one huge request, a sum of all time
-/// would lose those that come after it.
+/// The sums cover one period rather than all time: in a sum over all time, one huge request would
+/// absorb the smaller ones that follow it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Demand {
     pub(crate) accepted: f64,
     pub(crate) rejected: f64,
 }
 
-/// The most tokens that one sample counts, so that sums of samples stay finite.
-const MOST: f64 = 1e300;
+/// The maximum number of tokens in one sample, so that sums of samples stay finite.
+const MAX_TOKENS: f64 = 1e300;
 
 impl Demand {
-    /// Counts a request. One that gives tokens back asks for none.
+    /// Counts a request. Negative tokens count as zero.
     pub(crate) fn add(&mut self, tokens: f64, granted: bool) {
         let sum = match granted {
             true => &mut self.accepted,
             false => &mut self.rejected,
         };
-        *sum = (*sum + tokens.max(0.0)).min(MOST);
+        *sum = (*sum + tokens.max(0.0)).min(MAX_TOKENS);
     }
 }
 
-/// The ratio over a window that ended a while ago.
+/// The granted share over a delayed window.
 ///
-/// An Agent sees its counters through a monitoring system: 20 s, some 11 s late. Loops are tuned
-/// to that delay, so it is kept.
+/// An Agent reads its counters through a monitoring system: over 20 s, about 11 s late. Loops are
+/// tuned to that delay, so it is kept.
 #[derive(Clone, Debug)]
 pub(super) struct ObservedLoad {
     /// The demand since the previous sample, one every `stride` ticks, oldest first.
@@ -57,9 +57,9 @@ impl ObservedLoad {
         }
     }
 
-    /// The ratio at a tick; `demand` says what came since it was asked last.
+    /// Returns the granted share at a tick; `demand` returns the demand since its last call.
     pub(super) fn tick(&mut self, number: u64, demand: impl FnOnce() -> Demand) -> Signal {
-        // The first tick is a sample: what was counted before it is no part of any window.
+        // The first tick takes a sample too: earlier demand belongs to no window.
         if (number - 1).is_multiple_of(self.stride) {
             if self.samples.len() > self.lag + self.window {
                 self.samples.pop_front();
@@ -87,7 +87,7 @@ impl ObservedLoad {
 mod tests {
     use super::*;
 
-    /// What is observed at each tick when so many tokens are granted and refused before it.
+    /// Returns the observed share at each tick, for the tokens granted and rejected before it.
     fn observe(interval: u64, demand: &[(f64, f64)]) -> Vec<f64> {
         let mut observed = ObservedLoad::new(interval);
         let mut sum = Demand::default();
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn the_window_ends_eleven_seconds_ago_and_takes_twenty() {
+    fn the_window_lasts_twenty_seconds_and_ends_eleven_seconds_ago() {
         let mut demand = vec![(8.0, 0.0); 20];
         demand.extend([(2.0, 6.0); 60]);
         let observed = observe(SECOND, &demand);
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn without_traffic_nothing_is_observed() {
+    fn without_traffic_the_multiplier_is_invalid() {
         let mut demand = vec![(8.0, 0.0); 20];
         demand.extend([(0.0, 0.0); 60]);
         let observed = observe(SECOND, &demand);
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_huge_request_is_forgotten_with_its_window() {
+    fn a_huge_request_has_no_effect_after_its_window() {
         for huge in [1e17, 1e300, f64::MAX] {
             let mut demand = vec![(8.0, 0.0); 20];
             demand.push((0.0, huge));
@@ -137,13 +137,13 @@ mod tests {
     }
 
     #[test]
-    fn tokens_that_come_back_are_no_demand() {
+    fn returned_tokens_count_as_no_demand() {
         let demand = [(8.0, -1e17), (-1e17, 8.0)].repeat(30);
         assert_eq!(observe(SECOND, &demand)[50], 0.5);
     }
 
     #[test]
-    fn any_interval_does() {
+    fn any_evaluation_interval_works() {
         let fine = observe(SECOND / 10, &[(1.0, 1.0); 500]);
         assert!(fine[100].is_nan());
         assert_eq!(fine[200], 0.5);

@@ -2,16 +2,17 @@
 
 use crate::policy::{PolynomialRange, Signal};
 
-/// The load multiplier for a signal: a power curve between the thresholds, and beyond them the
-/// end that throttles on its side and 1, which does not, on the other.
+/// Returns the load multiplier for a signal: a power curve between the thresholds. Beyond them, it
+/// is the multiplier of the throttling threshold on its side, and 1, which does not throttle, on
+/// the other side.
 pub(super) fn multiplier(range: &PolynomialRange, signal: Signal) -> Signal {
     let ((low, low_multiplier), (high, high_multiplier)) = (range.low, range.high);
-    let way = if low == high && !signal.is_nan() {
+    let fraction = if low == high && !signal.is_nan() {
         if signal <= low { 0.0 } else { 1.0 }
     } else {
         (signal - low) / (high - low)
     };
-    if way.is_nan() {
+    if fraction.is_nan() {
         return Signal::NAN;
     }
     let (before, after) = if low_multiplier >= high_multiplier {
@@ -19,12 +20,12 @@ pub(super) fn multiplier(range: &PolynomialRange, signal: Signal) -> Signal {
     } else {
         (low_multiplier, 1.0)
     };
-    if way < 0.0 {
+    if fraction < 0.0 {
         before
-    } else if way > 1.0 {
+    } else if fraction > 1.0 {
         after
     } else {
-        low_multiplier + way.powf(range.degree) * (high_multiplier - low_multiplier)
+        low_multiplier + fraction.powf(range.degree) * (high_multiplier - low_multiplier)
     }
 }
 
@@ -75,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn an_invalid_signal_stays_so() {
+    fn an_invalid_signal_gives_an_invalid_multiplier() {
         assert!(multiplier(&FALLING, Signal::NAN).is_nan());
     }
 }

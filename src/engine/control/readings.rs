@@ -1,8 +1,8 @@
-//! Counts of what the signals of a circuit were, for metrics.
+//! Counts the values of the signals of a circuit, for metrics.
 
 use std::sync::Arc;
 
-use super::circuit::Circuit;
+use super::circuit::RunningCircuit;
 use crate::engine::sync::Mutex;
 use crate::policy::{Port, SignalName};
 
@@ -12,18 +12,18 @@ pub(crate) struct SignalReadings {
     pub(crate) policy_name: Arc<str>,
     pub(crate) circuit: Arc<str>,
     pub(crate) name: Arc<str>,
-    /// Readings that are finite numbers, and their sum.
+    /// The number of finite readings, and their sum.
     pub(crate) count: u64,
     pub(crate) sum: f64,
     pub(crate) invalid: u64,
     pub(crate) infinite: u64,
 }
 
-/// The readings of the named signals of one circuit: as many as its policy names.
+/// The readings of the named signals of one circuit, as many as its policy names.
 #[derive(Debug)]
-pub(super) struct Readings(Mutex<Box<[(Port, SignalReadings)]>>);
+pub(super) struct CircuitReadings(Mutex<Box<[(Port, SignalReadings)]>>);
 
-impl Readings {
+impl CircuitReadings {
     pub(super) fn new(policy: &Arc<str>, signals: &[SignalName]) -> Self {
         let all = signals.iter().map(|signal| {
             let readings = SignalReadings {
@@ -40,9 +40,9 @@ impl Readings {
         Self(Mutex::new(all.collect()))
     }
 
-    /// Counts what the circuit has after a tick.
-    pub(super) fn take(&self, circuit: &Circuit) {
-        for (port, readings) in &mut *super::core::lock(&self.0) {
+    /// Records the values of the signals after a tick.
+    pub(super) fn record(&self, circuit: &RunningCircuit) {
+        for (port, readings) in &mut *super::loop_state::lock(&self.0) {
             let value = circuit.read(*port);
             if value.is_nan() {
                 readings.invalid += 1;
@@ -56,7 +56,7 @@ impl Readings {
     }
 
     pub(super) fn all(&self) -> Vec<SignalReadings> {
-        let all = super::core::lock(&self.0);
+        let all = super::loop_state::lock(&self.0);
         all.iter().map(|(_, readings)| readings.clone()).collect()
     }
 }

@@ -3,13 +3,13 @@
 use super::logic::is_true;
 use crate::policy::{RampStep, Signal};
 
-/// Walks up and down the steps, a tick at a time.
+/// Moves forward and backward along the steps, a tick at a time.
 ///
-/// It ends one tick short of the last target, and begins each step at the target of the one
-/// before, so a ramp that must arrive repeats its last step.
+/// It ends one tick before the last target, and begins each step at the target of the step before,
+/// so a ramp that must reach its last target repeats the last step.
 #[derive(Clone, Debug)]
 pub(super) struct SignalGenerator {
-    /// Targets, and how many ticks a step takes: at least one.
+    /// The target of each step, and its length in ticks, at least one.
     steps: Box<[(f64, u64)]>,
     step: usize,
     tick: u64,
@@ -18,7 +18,7 @@ pub(super) struct SignalGenerator {
 }
 
 impl SignalGenerator {
-    /// There is at least one step.
+    /// Creates the generator at the start of its steps; `steps` must not be empty.
     pub(super) fn new(steps: &[RampStep], ticks: impl Fn(&RampStep) -> u64) -> Self {
         Self {
             steps: steps
@@ -32,7 +32,7 @@ impl SignalGenerator {
         }
     }
 
-    /// The percentage, and whether that is the start and the end.
+    /// Returns the percentage, and whether it is at the start and at the end.
     pub(super) fn tick(&mut self, forward: Signal, backward: Signal, reset: Signal) -> [Signal; 3] {
         let (forward, backward) = (is_true(forward), is_true(backward));
         if is_true(reset) {
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn it_climbs_from_target_to_target_and_stays_a_tick_short_of_the_last() {
+    fn it_climbs_between_targets_and_ends_one_tick_before_the_last() {
         let mut ramp = ramp(&[(10.0, 2), (50.0, 4), (90.0, 2), (100.0, 3)]);
         assert_eq!(
             walk(&mut ramp, 12, 1.0, 0.0),
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn it_walks_back_the_way_it_came() {
+    fn backward_retraces_the_steps() {
         let mut ramp = ramp(&[(10.0, 2), (50.0, 4)]);
         walk(&mut ramp, 20, 1.0, 0.0);
         assert_eq!(
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn both_ways_at_once_and_doubt_are_no_way() {
+    fn contradictory_and_invalid_inputs_hold_the_percentage() {
         let mut ramp = ramp(&[(10.0, 1), (50.0, 4)]);
         walk(&mut ramp, 2, 1.0, 0.0);
         assert_eq!(walk(&mut ramp, 2, 1.0, 1.0), [20.0; 2]);

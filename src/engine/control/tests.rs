@@ -1,4 +1,4 @@
-//! Loops with components that only listen.
+//! Tests of control loops with components that only record their settings.
 
 mod strategies;
 
@@ -9,33 +9,33 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::*;
-use crate::engine::control::running::Loop;
+use crate::engine::control::policy_loop::PolicyLoop;
 use crate::engine::flux_meter::FluxMeters;
 use crate::policy::{
-    Circuit, Component, ComponentKind, LoadScheduler, Node, Op, Policy, Port, RampStep, Sampler,
-    Scheduler, SignalId, WorkloadParameters,
+    Circuit, CircuitNode, Component, ComponentKind, LoadScheduler, Op, Policy, Port, RampStep,
+    Sampler, Scheduler, SignalId, WorkloadParameters,
 };
 
 const SECOND: Nanos = 1_000_000_000;
 
-/// Remembers what it is told.
+/// Records the settings that are applied to it.
 #[derive(Debug, Default)]
-struct Listener {
-    heard: Mutex<Vec<Setting>>,
+struct RecordingActuator {
+    settings: Mutex<Vec<Setting>>,
     demand: Mutex<Demand>,
     latency: WorkloadLatency,
 }
 
-impl Actuator for Listener {
+impl Actuator for RecordingActuator {
     fn apply(&self, setting: Setting, _: Nanos) {
-        self.heard
+        self.settings
             .lock()
-            .expect("no test panics here")
+            .expect("the lock is not poisoned")
             .push(setting);
     }
 
     fn take_demand(&self) -> Demand {
-        std::mem::take(&mut self.demand.lock().expect("no test panics here"))
+        std::mem::take(&mut self.demand.lock().expect("the lock is not poisoned"))
     }
 
     fn workload_tokens(&self, now: Nanos) -> Option<WorkloadTokens> {
@@ -43,23 +43,23 @@ impl Actuator for Listener {
     }
 }
 
-impl Listener {
+impl RecordingActuator {
     fn loads(&self) -> Vec<LoadDecision> {
-        let heard = self.heard.lock().expect("no test panics here");
+        let settings = self.settings.lock().expect("the lock is not poisoned");
         let load = |setting: &Setting| match setting {
             Setting::Load(decision) => Some(decision.clone()),
             _ => None,
         };
-        heard.iter().filter_map(load).collect()
+        settings.iter().filter_map(load).collect()
     }
 
     fn percentages(&self) -> Vec<f64> {
-        let heard = self.heard.lock().expect("no test panics here");
+        let settings = self.settings.lock().expect("the lock is not poisoned");
         let percentage = |setting: &Setting| match setting {
             Setting::AcceptPercentage(percentage) => Some(*percentage),
             _ => None,
         };
-        heard.iter().filter_map(percentage).collect()
+        settings.iter().filter_map(percentage).collect()
     }
 }
 
@@ -103,8 +103,8 @@ fn sampler(percentage: Port) -> ComponentKind {
     })
 }
 
-fn query(text: &str) -> Node {
-    Node {
+fn query(text: &str) -> CircuitNode {
+    CircuitNode {
         id: "root.0".into(),
         op: Op::Query {
             text: text.into(),
@@ -115,7 +115,7 @@ fn query(text: &str) -> Node {
     }
 }
 
-fn policy_of(kind: ComponentKind, nodes: Vec<Node>) -> Policy {
+fn policy_of(kind: ComponentKind, nodes: Vec<CircuitNode>) -> Policy {
     let circuit = Circuit {
         evaluation_interval: Duration::from_secs(1),
         nodes,
@@ -128,19 +128,19 @@ fn policy_of(kind: ComponentKind, nodes: Vec<Node>) -> Policy {
         circuit: Some(circuit),
         classifiers: Vec::new(),
         flux_meters: Vec::new(),
-        unanswered: Vec::new(),
+        unanswered_queries: Vec::new(),
         signals: Vec::new(),
     }
 }
 
-fn running(
+fn control_for(
     policy: &Policy,
     source: Option<Arc<dyn SignalSource>>,
-) -> (Control<Listener>, Arc<Listener>) {
-    let listener = Arc::new(Listener::default());
-    let components = [(policy.components[0].id.clone(), Arc::clone(&listener))];
-    let parameters = Loop::<Listener>::parameters(policy);
-    let one = Loop::new(
+) -> (Control<RecordingActuator>, Arc<RecordingActuator>) {
+    let actuator = Arc::new(RecordingActuator::default());
+    let components = [(policy.components[0].id.clone(), Arc::clone(&actuator))];
+    let parameters = PolicyLoop::<RecordingActuator>::parameters(policy);
+    let policy_loop = PolicyLoop::new(
         policy,
         &components,
         &FluxMeters::default(),
@@ -148,22 +148,22 @@ fn running(
         0,
         None,
     )
-    .expect("something changes");
-    (Control::new(vec![Arc::new(one)], source), listener)
+    .expect("the policy has a changing signal");
+    (Control::new(vec![Arc::new(policy_loop)], source), actuator)
 }
 
-/// A source with one number.
+/// A source that answers each query with one number.
 #[derive(Debug)]
-struct Number {
+struct NumberSource {
     bits: AtomicU64,
-    asked: AtomicU64,
+    queries: AtomicU64,
 }
 
-impl Number {
+impl NumberSource {
     fn new(value: f64) -> Arc<Self> {
         Arc::new(Self {
             bits: AtomicU64::new(value.to_bits()),
-            asked: AtomicU64::new(0),
+            queries: AtomicU64::new(0),
         })
     }
 
@@ -176,46 +176,46 @@ impl Number {
     }
 }
 
-impl SignalSource for Number {
+impl SignalSource for NumberSource {
     fn latest(&self, query: &str) -> Option<f64> {
         assert_ne!(query, "panic", "on purpose");
-        self.asked.fetch_add(1, Ordering::Relaxed);
+        self.queries.fetch_add(1, Ordering::Relaxed);
         Some(f64::from_bits(self.bits.load(Ordering::Relaxed)))
     }
 }
 
 #[test]
-fn a_load_scheduler_hears_of_its_multiplier_every_tenth_tick() {
-    let number = Number::new(0.5);
+fn a_load_scheduler_gets_its_multiplier_every_tenth_tick() {
+    let number = NumberSource::new(0.5);
     let changing = load_scheduler(Port::Changing(SignalId(0)), false);
-    let (control, listener) = running(&policy_of(changing, vec![query("q")]), number.source());
+    let (control, actuator) = control_for(&policy_of(changing, vec![query("q")]), number.source());
     control.catch_up(8 * SECOND);
-    assert!(listener.loads().is_empty());
+    assert!(actuator.loads().is_empty());
     control.catch_up(9 * SECOND);
     number.set(-3.0);
     control.catch_up(19 * SECOND);
     number.set(f64::NAN);
     control.catch_up(29 * SECOND + 7);
-    let heard: Vec<_> = listener
+    let decisions: Vec<_> = actuator
         .loads()
         .iter()
-        .map(|one| (one.load_multiplier, one.pass_through, one.valid_until))
+        .map(|load| (load.load_multiplier, load.pass_through, load.valid_until))
         .collect();
     assert_eq!(
-        heard,
+        decisions,
         [
             (0.5, false, 59 * SECOND),
             (0.0, false, 69 * SECOND),
             (0.0, true, 79 * SECOND),
         ]
     );
-    // The source is asked once for each call of `catch_up`.
-    assert_eq!(number.asked.load(Ordering::Relaxed), 4);
+    // The source is queried once per call of `catch_up`.
+    assert_eq!(number.queries.load(Ordering::Relaxed), 4);
 }
 
 #[test]
-fn a_ramp_is_told_only_when_it_moves() {
-    let generator = Node {
+fn a_ramp_is_applied_only_when_its_percentage_changes() {
+    let generator = CircuitNode {
         id: "root.0.0".into(),
         op: Op::SignalGenerator {
             steps: [(25.0, 3), (25.0, 2), (100.0, 2), (100.0, 1)]
@@ -233,18 +233,18 @@ fn a_ramp_is_told_only_when_it_moves() {
         outputs: vec![Some(SignalId(0)), None, None],
     };
     let policy = policy_of(sampler(Port::Changing(SignalId(0))), vec![generator]);
-    let (control, listener) = running(&policy, None);
+    let (control, actuator) = control_for(&policy, None);
     control.catch_up(20 * SECOND);
-    assert_eq!(listener.percentages(), [25.0, 62.5, 100.0]);
+    assert_eq!(actuator.percentages(), [25.0, 62.5, 100.0]);
 }
 
 #[test]
-fn nothing_is_made_for_what_never_changes() {
+fn a_policy_with_constant_ports_has_no_loop() {
     let policy = policy_of(load_scheduler(Port::Constant(0.5), false), Vec::new());
-    let listener = Arc::new(Listener::default());
-    let components = [(policy.components[0].id.clone(), listener)];
+    let actuator = Arc::new(RecordingActuator::default());
+    let components = [(policy.components[0].id.clone(), actuator)];
     assert!(
-        Loop::new(
+        PolicyLoop::new(
             &policy,
             &components,
             &FluxMeters::default(),
@@ -254,22 +254,22 @@ fn nothing_is_made_for_what_never_changes() {
         )
         .is_none()
     );
-    let none: Control<Listener> = Control::new(Vec::new(), None);
+    let none: Control<RecordingActuator> = Control::new(Vec::new(), None);
     assert!(!none.is_on());
     none.catch_up(Nanos::MAX - 1);
 }
 
 #[test]
-fn tokens_follow_latency_where_a_policy_wants_them_to() {
+fn tokens_follow_latency_if_the_policy_enables_it() {
     let policy = Policy {
         circuit: None,
         ..policy_of(load_scheduler(Port::Constant(0.5), true), Vec::new())
     };
-    let (control, listener) = running(&policy, None);
+    let (control, actuator) = control_for(&policy, None);
     control.catch_up(0);
-    listener.latency.record("slow", 250.0, 0);
+    actuator.latency.record("slow", 250.0, 0);
     control.catch_up(9 * SECOND);
-    let loads = listener.loads();
+    let loads = actuator.loads();
     assert_eq!(loads.len(), 1);
     assert_eq!(loads[0].load_multiplier, 0.5);
     let tokens: HashMap<_, _> = loads[0].tokens.iter().collect();
@@ -277,14 +277,14 @@ fn tokens_follow_latency_where_a_policy_wants_them_to() {
 }
 
 #[test]
-fn a_silence_is_made_up_for_in_turns_and_not_without_end() {
+fn overdue_ticks_are_evaluated_in_bounded_batches() {
     let policy = policy_of(load_scheduler(Port::Constant(1.0), true), Vec::new());
-    let (control, listener) = running(&policy, None);
-    // One decision in ten ticks.
-    let decisions = || listener.loads().len() as u64;
+    let (control, actuator) = control_for(&policy, None);
+    // There is one decision in ten ticks.
+    let decisions = || actuator.loads().len() as u64;
     let hours = 3600 * SECOND;
     control.catch_up(hours);
-    assert_eq!(decisions(), TURN / 10);
+    assert_eq!(decisions(), MAX_TICKS_PER_CALL / 10);
     for _ in 0..3 {
         control.catch_up(hours);
     }
@@ -293,85 +293,99 @@ fn a_silence_is_made_up_for_in_turns_and_not_without_end() {
     assert_eq!(decisions(), 360);
     control.catch_up(hours + 9 * SECOND);
     assert_eq!(decisions(), 361);
-    // The end of all time is no end of ticking.
+    // Ticks are evaluated up to the end of time.
     for _ in 0..2000 {
         control.catch_up(Nanos::MAX);
     }
-    assert!(decisions().abs_diff(361 + BACKLOG / 10) <= 1);
+    assert!(decisions().abs_diff(361 + MAX_BACKLOG_TICKS / 10) <= 1);
 }
 
-/// A signal, and the load multipliers of a scheduler that follows it.
-fn following() -> (Arc<Number>, Control<Listener>, Arc<Listener>) {
-    let number = Number::new(0.5);
+/// Returns a signal, and a loop with a load scheduler whose multiplier follows it.
+fn following() -> (
+    Arc<NumberSource>,
+    Control<RecordingActuator>,
+    Arc<RecordingActuator>,
+) {
+    let number = NumberSource::new(0.5);
     let changing = load_scheduler(Port::Changing(SignalId(0)), false);
-    let (control, listener) = running(&policy_of(changing, vec![query("q")]), number.source());
-    (number, control, listener)
+    let (control, actuator) = control_for(&policy_of(changing, vec![query("q")]), number.source());
+    (number, control, actuator)
 }
 
-fn multipliers(listener: &Listener) -> Vec<f64> {
-    let loads = listener.loads();
-    loads.iter().map(|one| one.load_multiplier).collect()
+fn multipliers(actuator: &RecordingActuator) -> Vec<f64> {
+    let loads = actuator.loads();
+    loads.iter().map(|load| load.load_multiplier).collect()
 }
 
 #[test]
-fn ticks_that_are_made_up_for_hold_the_last_answer_and_the_newest_asks_afresh() {
-    let (number, control, listener) = following();
+fn overdue_ticks_hold_the_last_value_and_the_newest_queries_again() {
+    let (number, control, actuator) = following();
     control.catch_up(0);
     number.set(0.9);
     // The ticks 10, 20, 30 and 40 end periods, and the newest is 45.
     control.catch_up(44 * SECOND + 5);
-    assert_eq!(multipliers(&listener), [0.5, 0.5, 0.5, 0.9]);
-    let last = listener.loads().pop().expect("it was told");
+    assert_eq!(multipliers(&actuator), [0.5, 0.5, 0.5, 0.9]);
+    let last = actuator.loads().pop().expect("a decision was applied");
     assert_eq!(last.valid_until, (44 + 50) * SECOND);
-    assert_eq!(number.asked.load(Ordering::Relaxed), 2);
-    // Periods go on as they would have.
+    assert_eq!(number.queries.load(Ordering::Relaxed), 2);
+    // The deferred end does not shift later periods.
     number.set(0.7);
     control.catch_up(48 * SECOND);
-    assert_eq!(multipliers(&listener).len(), 4);
+    assert_eq!(multipliers(&actuator).len(), 4);
     control.catch_up(49 * SECOND);
-    assert_eq!(multipliers(&listener)[4..], [0.7]);
+    assert_eq!(multipliers(&actuator)[4..], [0.7]);
 }
 
 #[test]
-fn a_silence_longer_than_a_turn_asks_afresh_only_at_its_end() {
-    let (number, control, listener) = following();
+fn a_backlog_of_several_batches_queries_again_only_at_the_newest_tick() {
+    let (number, control, actuator) = following();
     control.catch_up(0);
     number.set(0.9);
-    let end = (3 * TURN as Nanos + 4) * SECOND;
+    let end = (3 * MAX_TICKS_PER_CALL as Nanos + 4) * SECOND;
     for _ in 0..3 {
         control.catch_up(end);
-        let told = multipliers(&listener);
-        assert!(told.iter().all(|one| *one == 0.5), "{told:?}");
+        let multipliers_so_far = multipliers(&actuator);
+        assert!(
+            multipliers_so_far
+                .iter()
+                .all(|multiplier| *multiplier == 0.5),
+            "{multipliers_so_far:?}"
+        );
     }
     control.catch_up(end);
-    let told = multipliers(&listener);
-    let (last, before) = told.split_last().expect("it was told");
+    let multipliers_so_far = multipliers(&actuator);
+    let (last, before) = multipliers_so_far
+        .split_last()
+        .expect("a decision was applied");
     assert_eq!(*last, 0.9);
-    assert!(before.iter().all(|one| *one == 0.5));
-    assert_eq!(told.len() as u64, (3 * TURN + 5) / 10);
+    assert!(before.iter().all(|multiplier| *multiplier == 0.5));
+    assert_eq!(
+        multipliers_so_far.len() as u64,
+        (3 * MAX_TICKS_PER_CALL + 5) / 10
+    );
 }
 
 #[test]
-fn a_query_of_a_long_interval_that_was_missed_is_asked_at_the_newest_tick() {
+fn a_missed_query_with_a_long_interval_runs_at_the_newest_tick() {
     let mut node = query("q");
     if let Op::Query { interval, .. } = &mut node.op {
         *interval = Duration::from_secs(10);
     }
-    let number = Number::new(1.0);
+    let number = NumberSource::new(1.0);
     let policy = policy_of(sampler(Port::Changing(SignalId(0))), vec![node]);
-    let (control, listener) = running(&policy, number.source());
+    let (control, actuator) = control_for(&policy, number.source());
     control.catch_up(0);
     for (second, value) in [(8, 2.0), (11, 3.0), (18, 4.0), (19, 5.0)] {
         number.set(value);
         control.catch_up(second * SECOND);
     }
-    assert_eq!(listener.percentages(), [1.0, 3.0, 5.0]);
+    assert_eq!(actuator.percentages(), [1.0, 3.0, 5.0]);
 }
 
-/// Over a silence, a decider that takes its time has seen the new answer for no time at all.
+/// For a decider with `true_for`, the new answer has held for no time during a silence.
 #[test]
-fn a_decider_does_not_think_that_the_newest_answer_held_during_a_silence() {
-    let decider = Node {
+fn a_decider_does_not_count_the_newest_value_for_overdue_ticks() {
+    let decider = CircuitNode {
         id: "root.2".into(),
         op: Op::Decider {
             comparison: crate::policy::Comparison::Gt,
@@ -387,65 +401,65 @@ fn a_decider_does_not_think_that_the_newest_answer_held_during_a_silence() {
     if let Some(circuit) = &mut policy.circuit {
         circuit.signals = 2;
     }
-    let number = Number::new(0.0);
-    let (control, listener) = running(&policy, number.source());
+    let number = NumberSource::new(0.0);
+    let (control, actuator) = control_for(&policy, number.source());
     control.catch_up(0);
     number.set(1.0);
     control.catch_up(600 * SECOND);
     control.catch_up(602 * SECOND);
-    assert_eq!(listener.percentages(), [0.0]);
+    assert_eq!(actuator.percentages(), [0.0]);
     control.catch_up(603 * SECOND);
-    assert_eq!(listener.percentages(), [0.0, 1.0]);
+    assert_eq!(actuator.percentages(), [0.0, 1.0]);
 }
 
 #[test]
-fn a_source_that_panics_loses_a_tick_and_no_state() {
-    let number = Number::new(1.0);
+fn a_panicking_source_loses_one_tick_and_no_state() {
+    let number = NumberSource::new(1.0);
     let mut policy = policy_of(sampler(Port::Changing(SignalId(0))), vec![query("q")]);
     if let Some(circuit) = &mut policy.circuit {
         circuit.nodes.push(query("panic"));
         circuit.nodes[1].outputs = vec![None];
     }
-    let (control, listener) = running(&policy, number.source());
+    let (control, actuator) = control_for(&policy, number.source());
     for second in 0..3 {
         let panics = catch_unwind(AssertUnwindSafe(|| control.catch_up(second * SECOND)));
         assert!(panics.is_err());
     }
-    assert_eq!(number.asked.load(Ordering::Relaxed), 3);
-    assert!(listener.percentages().is_empty());
+    assert_eq!(number.queries.load(Ordering::Relaxed), 3);
+    assert!(actuator.percentages().is_empty());
 }
 
-/// Asks the circuit to tick while it ticks.
+/// A source that evaluates the circuit while the circuit is evaluated.
 #[derive(Debug, Default)]
-struct Curious(Mutex<Option<Arc<Control<Listener>>>>);
+struct ReentrantSource(Mutex<Option<Arc<Control<RecordingActuator>>>>);
 
-impl SignalSource for Curious {
+impl SignalSource for ReentrantSource {
     fn latest(&self, _: &str) -> Option<f64> {
-        let control = self.0.lock().expect("no test panics here").clone()?;
+        let control = self.0.lock().expect("the lock is not poisoned").clone()?;
         control.catch_up(100 * SECOND);
         Some(7.0)
     }
 }
 
 #[test]
-fn a_source_may_ask_the_engine_itself() {
-    let curious = Arc::new(Curious::default());
-    let source = Some(Arc::clone(&curious) as Arc<dyn SignalSource>);
+fn a_source_may_call_the_engine() {
+    let reentrant = Arc::new(ReentrantSource::default());
+    let source = Some(Arc::clone(&reentrant) as Arc<dyn SignalSource>);
     let policy = policy_of(sampler(Port::Changing(SignalId(0))), vec![query("q")]);
-    let (control, listener) = running(&policy, source);
+    let (control, actuator) = control_for(&policy, source);
     let control = Arc::new(control);
-    *curious.0.lock().expect("no test panics here") = Some(Arc::clone(&control));
+    *reentrant.0.lock().expect("the lock is not poisoned") = Some(Arc::clone(&control));
     control.catch_up(0);
     control.catch_up(SECOND);
-    assert_eq!(listener.percentages(), [7.0]);
-    *curious.0.lock().expect("no test panics here") = None;
+    assert_eq!(actuator.percentages(), [7.0]);
+    *reentrant.0.lock().expect("the lock is not poisoned") = None;
 }
 
 #[test]
-fn threads_tick_each_tick_once() {
-    let number = Number::new(1.0);
+fn concurrent_threads_evaluate_each_tick_once() {
+    let number = NumberSource::new(1.0);
     let changing = load_scheduler(Port::Changing(SignalId(0)), false);
-    let (control, listener) = running(&policy_of(changing, vec![query("q")]), number.source());
+    let (control, actuator) = control_for(&policy_of(changing, vec![query("q")]), number.source());
     std::thread::scope(|threads| {
         for _ in 0..4 {
             threads.spawn(|| {
@@ -456,20 +470,20 @@ fn threads_tick_each_tick_once() {
         }
     });
     control.catch_up(50 * SECOND);
-    let asked = number.asked.load(Ordering::Relaxed);
-    assert!((2..=51).contains(&asked), "{asked}");
-    let counted = listener.loads().len();
+    let queries = number.queries.load(Ordering::Relaxed);
+    assert!((2..=51).contains(&queries), "{queries}");
+    let counted = actuator.loads().len();
     assert_eq!(counted, 5);
 }
 
 #[test]
-fn a_loop_is_known_by_what_it_computes() {
+fn a_loop_is_identified_by_its_parameters() {
     let first = policy_of(sampler(Port::Changing(SignalId(0))), vec![query("q")]);
-    let (control, _) = running(&first, None);
-    let parameters = |policy: &Policy| Loop::<Listener>::parameters(policy);
-    let known = control.of("p").expect("it has a loop");
-    assert!(known.has(&parameters(&first.clone())));
-    assert!(control.of("other").is_none());
+    let (control, _) = control_for(&first, None);
+    let parameters = |policy: &Policy| PolicyLoop::<RecordingActuator>::parameters(policy);
+    let known = control.loop_of("p").expect("the policy has a loop");
+    assert!(known.computes(&parameters(&first.clone())));
+    assert!(control.loop_of("other").is_none());
     let other = policy_of(sampler(Port::Changing(SignalId(0))), vec![query("other")]);
-    assert!(!known.has(&parameters(&other)));
+    assert!(!known.computes(&parameters(&other)));
 }

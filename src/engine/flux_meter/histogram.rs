@@ -1,4 +1,4 @@
-//! The counters of one flux meter.
+//! The histogram of one flux meter.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -6,32 +6,32 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::engine::clock::Nanos;
 use crate::policy::{self, Buckets};
 
-/// Milliseconds; the documented default.
+/// The documented default bounds, in milliseconds.
 pub(super) const DEFAULT_BOUNDS: [f64; 11] = [
     5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10_000.0,
 ];
 const MAX_BUCKETS: usize = 1000;
-/// What an engine measures; other attributes are made elsewhere.
+/// The attribute that an engine measures itself. All others come from spans.
 pub(super) const WORKLOAD_DURATION: &str = "workload_duration_ms";
 
-/// A histogram, in milliseconds.
+/// A flux meter: a histogram in milliseconds.
 #[derive(Debug)]
 pub(crate) struct FluxMeter {
     pub(super) name: Arc<str>,
     pub(super) policy_name: Arc<str>,
     pub(super) attribute_key: Arc<str>,
-    /// The upper ends of the buckets, rising; one more bucket is without end.
+    /// The upper bounds of the buckets, ascending. One more bucket has no upper bound.
     pub(super) bounds: Box<[f64]>,
-    /// The attribute is one that flows have here.
-    pub(super) measured: bool,
-    pub(super) ok: Series,
-    /// Errors, and flows that were turned away.
-    pub(super) other: Series,
+    /// Whether the engine measures the attribute itself.
+    pub(super) measured_here: bool,
+    pub(super) ok: HistogramSeries,
+    /// Errors, and rejected flows.
+    pub(super) other: HistogramSeries,
 }
 
 #[derive(Debug)]
-pub(super) struct Series {
-    /// Microseconds.
+pub(super) struct HistogramSeries {
+    /// In microseconds.
     sum: AtomicU64,
     buckets: Box<[AtomicU64]>,
 }
@@ -43,9 +43,9 @@ impl FluxMeter {
             name: Arc::clone(&meter.name),
             policy_name: Arc::clone(policy_name),
             attribute_key: Arc::clone(&meter.attribute_key),
-            measured: *meter.attribute_key == *WORKLOAD_DURATION,
-            ok: Series::new(bounds.len()),
-            other: Series::new(bounds.len()),
+            measured_here: *meter.attribute_key == *WORKLOAD_DURATION,
+            ok: HistogramSeries::new(bounds.len()),
+            other: HistogramSeries::new(bounds.len()),
             bounds,
         })
     }
@@ -54,13 +54,13 @@ impl FluxMeter {
         &self.name
     }
 
-    /// The policy that has it.
+    /// Returns the name of the policy that defines the meter.
     #[cfg(feature = "server")]
     pub(crate) fn policy_name(&self) -> &str {
         &self.policy_name
     }
 
-    /// The attribute of spans that it collects.
+    /// Returns the key of the span attribute that the meter collects.
     #[cfg(feature = "server")]
     pub(crate) fn attribute_key(&self) -> &str {
         &self.attribute_key
@@ -71,20 +71,20 @@ impl FluxMeter {
         &self.bounds
     }
 
-    pub(super) fn same_form(&self, other: &Self) -> bool {
+    pub(super) fn has_same_form(&self, other: &Self) -> bool {
         self.bounds == other.bounds
             && self.attribute_key == other.attribute_key
             && self.policy_name == other.policy_name
     }
 
-    pub(super) fn record(&self, took: Nanos, ok: bool) {
-        if !self.measured {
+    pub(super) fn record(&self, duration: Nanos, ok: bool) {
+        if !self.measured_here {
             return;
         }
-        self.add(u64::try_from(took / 1000).unwrap_or(0), ok);
+        self.add(u64::try_from(duration / 1000).unwrap_or(0), ok);
     }
 
-    /// A value that was measured elsewhere; what is negative counts as zero.
+    /// Records a value that was measured elsewhere. A negative value counts as zero.
     #[cfg(feature = "server")]
     pub(crate) fn observe(&self, value: f64, ok: bool) {
         // Casts saturate.
@@ -100,7 +100,7 @@ impl FluxMeter {
     }
 }
 
-impl Series {
+impl HistogramSeries {
     fn new(bounds: usize) -> Self {
         Self {
             sum: AtomicU64::new(0),
@@ -112,8 +112,8 @@ impl Series {
         self.buckets.iter().map(|bucket| bucket.load(Relaxed))
     }
 
-    pub(super) fn read(&self, all: bool) -> Reading {
-        Reading {
+    pub(super) fn read(&self, all: bool) -> HistogramReading {
+        HistogramReading {
             count: self.counts().sum(),
             sum: self.sum.load(Relaxed),
             buckets: if all {
@@ -137,7 +137,7 @@ pub(super) fn bounds(buckets: Option<&Buckets>) -> Result<Box<[f64]>, String> {
     };
     if count > MAX_BUCKETS {
         return Err(format!(
-            "{count} buckets are too many: {MAX_BUCKETS} at most"
+            "{count} buckets are too many, the limit is {MAX_BUCKETS}"
         ));
     }
     let at = |count: u32| (0..count).map(f64::from);
@@ -168,12 +168,12 @@ pub(super) fn bounds(buckets: Option<&Buckets>) -> Result<Box<[f64]>, String> {
     Ok(bounds.into())
 }
 
-/// What a series had at a time.
+/// The values of a series at one time.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Reading {
+pub(super) struct HistogramReading {
     pub(super) count: u64,
-    /// Microseconds.
+    /// In microseconds.
     pub(super) sum: u64,
-    /// Empty where only the mean is wanted.
+    /// Empty if only the mean is wanted.
     pub(super) buckets: Box<[u64]>,
 }

@@ -1,7 +1,8 @@
 //! Flux meters: histograms of how long the work of flows takes.
 //!
-//! Ends of flows add to counters that only grow; who wants a mean or a quantile keeps a [`Window`]
-//! and so the counts of earlier. Nothing is locked and no history is kept where nobody reads.
+//! The end of a flow adds to counters that only grow. A reader of a mean or a quantile keeps a
+//! [`MeterWindow`] with earlier counts. So recording takes no lock, and no history is kept without
+//! a reader.
 
 mod histogram;
 mod window;
@@ -14,27 +15,31 @@ use ahash::RandomState;
 use super::Engine;
 use super::clock::{Nanos, nanos};
 use super::control::WorkloadLatency;
-use super::index::Places;
-use super::stages::Flow;
+use super::index::SelectorIndex;
+use super::stages::EngineFlow;
 use crate::flow::{FlowOutcome, FlowStatus};
 use crate::policy::{self, Selector};
 
 pub(crate) use self::histogram::FluxMeter;
-pub(crate) use self::window::Window;
+pub(crate) use self::window::MeterWindow;
 
 /// The flux meters of all policies.
 #[derive(Debug, Default)]
 pub(crate) struct FluxMeters {
     all: Vec<Arc<FluxMeter>>,
     by_name: HashMap<Arc<str>, usize, RandomState>,
-    places: Places,
+    selectors: SelectorIndex,
 }
 
 impl FluxMeters {
-    /// Adds a meter with those of its selectors that apply here, and says whether it will ever
-    /// show anything.
+    /// Adds a meter with those of its selectors that apply here. Returns false if the engine does
+    /// not measure its attribute.
     ///
-    /// A meter that was there before under this name, of the same form, goes on counting.
+    /// If `before` has a meter of this name and form, its counters continue.
+    ///
+    /// # Errors
+    ///
+    /// Returns what is wrong if the name is taken, or the meter has too many buckets.
     pub(crate) fn add(
         &mut self,
         policy_name: &Arc<str>,
@@ -43,35 +48,35 @@ impl FluxMeters {
         before: Option<&Self>,
     ) -> Result<bool, String> {
         if self.get(&meter.name).is_some() {
-            let flaw = "there is another of this name, and all policies share the names";
+            let flaw = "the name is taken by another flux meter; all policies share their names";
             return Err(flaw.to_owned());
         }
         let Ok(at) = u32::try_from(self.all.len()) else {
-            return Err("there are too many".to_owned());
+            return Err("there are too many flux meters".to_owned());
         };
         let mut meter = Arc::new(FluxMeter::new(policy_name, meter)?);
         let known = before.and_then(|before| before.get(&meter.name));
-        if let Some(known) = known.filter(|known| known.same_form(&meter)) {
+        if let Some(known) = known.filter(|known| known.has_same_form(&meter)) {
             meter = Arc::clone(known);
         }
-        let measured = meter.measured;
+        let measured_here = meter.measured_here;
         self.by_name
             .insert(Arc::clone(meter.name()), self.all.len());
         self.all.push(meter);
-        self.places.add(at, here);
-        Ok(measured)
+        self.selectors.add(at, here);
+        Ok(measured_here)
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&Arc<FluxMeter>> {
         self.all.get(*self.by_name.get(name)?)
     }
 
-    /// The meters that a flow meets.
+    /// Returns the meters that select a flow.
     #[inline]
-    pub(crate) fn matching(&self, flow: &Flow<'_, '_>) -> Matched {
-        let mut matched = Matched::default();
+    pub(crate) fn matching(&self, flow: &EngineFlow<'_, '_>) -> MatchedMeters {
+        let mut matched = MatchedMeters::default();
         if !self.is_empty() {
-            for at in self.places.matching(flow).iter() {
+            for at in self.selectors.matching(flow).iter() {
                 matched.push(&self.all[*at as usize]);
             }
         }
@@ -82,36 +87,36 @@ impl FluxMeters {
         self.all.is_empty()
     }
 
-    /// Some selector names the control point.
+    /// Returns true if a selector names the control point.
     pub(crate) fn selects(&self, control_point: &str) -> bool {
-        self.places.selects(control_point)
+        self.selectors.selects(control_point)
     }
 }
 
-/// The meters that a flow meets.
-// Small where they are few: it travels with the flow.
+/// The meters that select a flow.
+// Small for few meters, because it moves with the flow.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Matched {
+pub(crate) struct MatchedMeters {
     few: [Option<Arc<FluxMeter>>; 2],
-    more: Option<Box<More>>,
+    more: Option<Box<MatchedOverflow>>,
 }
 
 #[derive(Clone, Debug, Default)]
-struct More {
+struct MatchedOverflow {
     meters: Vec<Arc<FluxMeter>>,
-    /// Where load schedulers measure their workloads, too.
-    workloads: Vec<Workload>,
+    /// The workloads that load schedulers measure the flow as.
+    workloads: Vec<MeasuredWorkload>,
 }
 
-/// The workload that a flow is to a load scheduler whose tokens follow latency.
+/// The workload of a flow in a load scheduler whose tokens depend on latency.
 #[derive(Clone, Debug)]
-pub(crate) struct Workload {
+pub(crate) struct MeasuredWorkload {
     pub(crate) latency: Arc<WorkloadLatency>,
     pub(crate) name: Box<str>,
 }
 
-impl Matched {
-    pub(crate) fn with_workloads(mut self, workloads: Vec<Workload>) -> Self {
+impl MatchedMeters {
+    pub(crate) fn with_workloads(mut self, workloads: Vec<MeasuredWorkload>) -> Self {
         if !workloads.is_empty() {
             self.more.get_or_insert_default().workloads = workloads;
         }
@@ -120,8 +125,8 @@ impl Matched {
 
     fn push(&mut self, meter: &Arc<FluxMeter>) {
         let meter = Arc::clone(meter);
-        match self.few.iter_mut().find(|place| place.is_none()) {
-            Some(place) => *place = Some(meter),
+        match self.few.iter_mut().find(|slot| slot.is_none()) {
+            Some(slot) => *slot = Some(meter),
             None => self.more.get_or_insert_default().meters.push(meter),
         }
     }
@@ -136,18 +141,18 @@ impl Matched {
     }
 }
 
-/// The meters of a flow that has been answered, until it ends.
+/// Measures a decided flow until it ends.
 #[derive(Debug)]
-pub(crate) struct Metered {
+pub(crate) struct FlowTimer {
     engine: Engine,
-    meters: Matched,
+    meters: MatchedMeters,
     begun: Nanos,
 }
 
-impl Metered {
-    /// From now on the flow works. `None` where no meter cares.
+impl FlowTimer {
+    /// Starts measuring now. Returns `None` if no meter and no workload measures the flow.
     #[inline]
-    pub(crate) fn begin(engine: &Engine, meters: Matched) -> Option<Self> {
+    pub(crate) fn begin(engine: &Engine, meters: MatchedMeters) -> Option<Self> {
         if meters.is_empty() {
             return None;
         }
@@ -158,27 +163,28 @@ impl Metered {
         })
     }
 
-    /// The work is over.
+    /// Records the duration of the flow.
     pub(crate) fn end(self, outcome: FlowOutcome) {
         let now = nanos(self.engine.shared.clock.now());
-        let took = now.saturating_sub(self.begun);
-        // Circuits first: what ends now was not seen by the ticks before.
+        let duration = now.saturating_sub(self.begun);
+        // First make up for the ticks of circuits that are due, which must not see this flow.
         self.engine.shared.live.load().control.catch_up(now);
         for meter in self.meters.meters() {
-            meter.record(took, ok(outcome));
+            meter.record(duration, ended_well(outcome));
         }
-        // Flows that were turned away did no work.
+        // Rejected flows did no work.
         if outcome.status != FlowStatus::Unset {
             for workload in self.meters.more.iter().flat_map(|more| &more.workloads) {
-                let millis = took as f64 / 1_000_000.0;
+                let millis = duration as f64 / 1_000_000.0;
                 workload.latency.record(&workload.name, millis, now);
             }
         }
     }
 }
 
-/// As an Agent tells it: by the HTTP status where that is no error, else as it was said.
-fn ok(outcome: FlowOutcome) -> bool {
+/// Returns true if a flow ended well, as an Agent decides it: by an HTTP status below 400, else by
+/// the status of the flow.
+fn ended_well(outcome: FlowOutcome) -> bool {
     let fine = outcome
         .http_status
         .is_some_and(|status| (100..400).contains(&status.as_u16()));

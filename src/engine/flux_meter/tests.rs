@@ -1,4 +1,4 @@
-//! Windows, buckets and quantiles.
+//! Tests of windows, buckets and quantiles.
 
 use std::time::Duration;
 
@@ -24,29 +24,32 @@ fn meter(buckets: Option<Buckets>) -> Arc<FluxMeter> {
 }
 
 #[test]
-fn a_window_forgets_what_is_older() {
+fn a_window_ignores_older_values() {
     let meter = meter(None);
     let second = 1000 * MILLI;
-    let mut window = Window::of_mean(&meter, Duration::from_secs(30), 0);
+    let mut window = MeterWindow::of_mean(&meter, Duration::from_secs(30), 0);
     assert!(window.mean(0).is_nan());
     for at in 0..120 {
-        // Half a minute of 10 ms each second, then half a minute of 50 ms, and so on.
-        let took = if (at / 30) % 2 == 0 { 10 } else { 50 };
-        meter.record(took * MILLI, true);
+        // 30 seconds of 10 ms per flow, then 30 seconds of 50 ms, and so on.
+        let duration = if (at / 30) % 2 == 0 { 10 } else { 50 };
+        meter.record(duration * MILLI, true);
         meter.record(7000 * MILLI, false);
         let mean = window.mean((at + 1) * second);
         if at % 30 == 29 {
-            assert_eq!(mean, took as f64, "after {at} s");
+            assert_eq!(mean, duration as f64, "after {at} s");
         } else {
             assert!((10.0..=50.0).contains(&mean), "{mean} after {at} s");
         }
     }
     assert!(window.earlier.len() <= 62);
-    assert!(window.mean(1000 * second).is_nan(), "nothing ended lately");
+    assert!(
+        window.mean(1000 * second).is_nan(),
+        "no flow ended recently"
+    );
 }
 
 #[test]
-fn flows_are_measured_from_their_answer_to_their_end() {
+fn flows_are_measured_from_their_decision_to_their_end() {
     let text =
         "resources: {flow_control: {flux_meters: {m: {selectors: [{control_point: here}]}}}}";
     let clock = ManualClock::new();
@@ -57,7 +60,7 @@ fn flows_are_measured_from_their_answer_to_their_end() {
         .expect("a sound policy");
     let live = engine.shared.live.load();
     let meter = live.flux_meters.get("m").expect("there is one");
-    let mut window = Window::of_mean(meter, Duration::from_secs(30), 0);
+    let mut window = MeterWindow::of_mean(meter, Duration::from_secs(30), 0);
     for (millis, status) in [
         (20, FlowStatus::Ok),
         (40, FlowStatus::Ok),
@@ -76,7 +79,7 @@ fn flows_are_measured_from_their_answer_to_their_end() {
 }
 
 #[test]
-fn buckets_are_those_of_the_policy() {
+fn bucket_bounds_follow_the_policy() {
     let of = |buckets| meter(Some(buckets)).bounds.to_vec();
     assert_eq!(meter(None).bounds[..], DEFAULT_BOUNDS);
     assert_eq!(of(Buckets::Static(vec![])), DEFAULT_BOUNDS);
@@ -108,7 +111,7 @@ fn buckets_are_those_of_the_policy() {
 }
 
 #[test]
-fn quantiles_are_spread_within_their_bucket() {
+fn quantiles_are_interpolated_within_their_bucket() {
     let bounds = [10.0, 20.0, 40.0];
     assert_eq!(quantile_of(&bounds, &[2, 2, 0, 0], 0.5), 10.0);
     assert_eq!(quantile_of(&bounds, &[2, 2, 0, 0], 0.75), 15.0);
@@ -120,35 +123,37 @@ fn quantiles_are_spread_within_their_bucket() {
 }
 
 #[test]
-fn the_status_of_http_says_first_whether_a_flow_was_fine() {
+fn a_good_http_status_takes_precedence_over_the_status_of_the_flow() {
     let status = |code| http::StatusCode::from_u16(code).expect("a status");
-    assert!(ok(
+    assert!(ended_well(
         FlowOutcome::new(FlowStatus::Error).http_status(status(302))
     ));
-    assert!(ok(FlowOutcome::new(FlowStatus::Ok).http_status(status(404))));
-    assert!(!ok(
+    assert!(ended_well(
+        FlowOutcome::new(FlowStatus::Ok).http_status(status(404))
+    ));
+    assert!(!ended_well(
         FlowOutcome::new(FlowStatus::Unset).http_status(status(429))
     ));
-    assert!(!ok(FlowOutcome::new(FlowStatus::Error)));
+    assert!(!ended_well(FlowOutcome::new(FlowStatus::Error)));
 }
 
 proptest! {
     #[test]
-    fn a_quantile_is_near_the_value_there(
-        mut took in prop::collection::vec(1_i64..200, 1..100),
+    fn a_quantile_is_close_to_the_exact_value(
+        mut duration in prop::collection::vec(1_i64..200, 1..100),
         quantile in 0.0_f64..=1.0,
     ) {
         let meter = meter(Some(Buckets::Linear { start: 1.0, width: 1.0, count: 200 }));
-        let mut window = Window::of_quantile(&meter, Duration::from_secs(30), 0);
-        for took in &took {
-            meter.record(took * MILLI, true);
+        let mut window = MeterWindow::of_quantile(&meter, Duration::from_secs(30), 0);
+        for duration in &duration {
+            meter.record(duration * MILLI, true);
         }
-        took.sort_unstable();
-        let rank = (quantile * took.len() as f64).ceil().max(1.0) as usize;
-        let exact = took[rank - 1] as f64;
+        duration.sort_unstable();
+        let rank = (quantile * duration.len() as f64).ceil().max(1.0) as usize;
+        let exact = duration[rank - 1] as f64;
         let found = window.quantile(quantile, MILLI);
         prop_assert!((found - exact).abs() <= 1.0 + 1e-9, "{} {}", found, exact);
-        let mean = took.iter().sum::<i64>() as f64 / took.len() as f64;
+        let mean = duration.iter().sum::<i64>() as f64 / duration.len() as f64;
         prop_assert!((window.mean(MILLI) - mean).abs() < 1e-9);
     }
 }

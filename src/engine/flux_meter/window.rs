@@ -1,34 +1,34 @@
-//! What a flux meter saw in the last while.
+//! The recent values of a flux meter.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::histogram::{FluxMeter, Reading};
+use super::histogram::{FluxMeter, HistogramReading};
 use crate::engine::clock::{Nanos, nanos};
 
-/// A window remembers about as many earlier readings.
-const READINGS: Nanos = 60;
+/// About how many earlier readings a window keeps.
+const MAX_READINGS: Nanos = 60;
 
-/// The flows that ended well in the last while, to be read again and again by one reader.
+/// The flows that ended well in the recent past, for one reader that reads repeatedly.
 ///
-/// It begins where its time begins. Readings are kept as far apart as a sixtieth of the window,
-/// so the window is that much too long at most.
+/// The window begins when it is created. Readings are kept a sixtieth of the window apart, so the
+/// window is at most that much too long.
 #[derive(Clone, Debug)]
-pub(crate) struct Window {
+pub(crate) struct MeterWindow {
     meter: Arc<FluxMeter>,
     length: Nanos,
     with_buckets: bool,
-    pub(super) earlier: VecDeque<(Nanos, Reading)>,
+    pub(super) earlier: VecDeque<(Nanos, HistogramReading)>,
 }
 
-impl Window {
-    /// For [`mean`](Self::mean).
+impl MeterWindow {
+    /// Creates a window for [`mean`](Self::mean).
     pub(crate) fn of_mean(meter: &Arc<FluxMeter>, length: Duration, now: Nanos) -> Self {
         Self::new(meter, length, now, false)
     }
 
-    /// For [`mean`](Self::mean) and [`quantile`](Self::quantile).
+    /// Creates a window for [`mean`](Self::mean) and [`quantile`](Self::quantile).
     pub(crate) fn of_quantile(meter: &Arc<FluxMeter>, length: Duration, now: Nanos) -> Self {
         Self::new(meter, length, now, true)
     }
@@ -43,12 +43,12 @@ impl Window {
         }
     }
 
-    /// Both read the same meter.
+    /// Returns true if both windows read the same meter.
     pub(crate) fn is_of_same_meter(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.meter, &other.meter)
     }
 
-    /// The mean in milliseconds; NaN when no flow ended well.
+    /// Returns the mean in milliseconds, or NaN if no flow ended well.
     pub(crate) fn mean(&mut self, now: Nanos) -> f64 {
         let (then, now) = self.read(now);
         let count = now.count.saturating_sub(then.count);
@@ -58,8 +58,8 @@ impl Window {
         now.sum.saturating_sub(then.sum) as f64 / 1000.0 / count as f64
     }
 
-    /// A quantile from 0 to 1 in milliseconds, as Prometheus finds it in a histogram: evenly
-    /// spread within a bucket. NaN when no flow ended well.
+    /// Returns a quantile from 0 to 1, in milliseconds. Like Prometheus, assumes values evenly
+    /// spread within a bucket. Returns NaN if no flow ended well.
     pub(crate) fn quantile(&mut self, quantile: f64, now: Nanos) -> f64 {
         let (then, now) = self.read(now);
         let counts: Vec<u64> = now
@@ -71,10 +71,10 @@ impl Window {
         quantile_of(&self.meter.bounds, &counts, quantile)
     }
 
-    /// The counts at the window's beginning, and now.
-    fn read(&mut self, now: Nanos) -> (Reading, Reading) {
+    /// Returns the counts at the beginning of the window, and the current ones.
+    fn read(&mut self, now: Nanos) -> (HistogramReading, HistogramReading) {
         let begin = now.saturating_sub(self.length);
-        // The last one that is old enough is the beginning.
+        // The window begins with the last reading that is old enough.
         while self.earlier.get(1).is_some_and(|(at, _)| *at <= begin) {
             self.earlier.pop_front();
         }
@@ -83,8 +83,8 @@ impl Window {
         let then = first
             .map(|(_, reading)| reading.clone())
             .unwrap_or_default();
-        let step = self.length / READINGS;
-        let due = |(at, _): &(Nanos, Reading)| now.saturating_sub(*at) >= step.max(1);
+        let step = self.length / MAX_READINGS;
+        let due = |(at, _): &(Nanos, HistogramReading)| now.saturating_sub(*at) >= step.max(1);
         if self.earlier.back().is_none_or(due) {
             self.earlier.push_back((now, latest.clone()));
         }
@@ -120,6 +120,6 @@ pub(super) fn quantile_of(bounds: &[f64], counts: &[u64], quantile: f64) -> f64 
         };
         return lower + (upper - lower) * (rank - below) / count;
     }
-    // In the bucket without end nothing better is known.
+    // The last bucket has no upper bound, so return its lower one.
     bounds.last().copied().unwrap_or(f64::NAN)
 }

@@ -1,8 +1,10 @@
+//! The description of an HTTP request, and its validation.
+
 use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
-/// A question about an HTTP request: Aperture's `CheckHTTPRequest`.
+/// The input of an HTTP check: Aperture's `CheckHTTPRequest`.
 ///
 /// ```
 /// use tower_aperture::engine::{Engine, HttpAnswer, HttpInput, HttpRequest};
@@ -29,7 +31,7 @@ use std::time::Duration;
 /// let input = HttpInput::new("ingress").request(request);
 /// assert!(engine.check_http(&input)?.accepted());
 /// let HttpAnswer::Denied { status, headers } = engine.check_http(&input)?.answer else {
-///     panic!("there was one token");
+///     panic!("the only token is taken");
 /// };
 /// assert_eq!((status, &*headers["retry-after"]), (429, "6"));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -50,7 +52,8 @@ pub struct HttpInput<'a> {
 }
 
 impl<'a> HttpInput<'a> {
-    /// A request that nothing is known of, at a control point, which must not be empty.
+    /// Creates the input for a request at a control point, which must not be empty. All attributes
+    /// are unknown.
     #[must_use]
     pub fn new(control_point: &'a str) -> Self {
         Self {
@@ -59,57 +62,58 @@ impl<'a> HttpInput<'a> {
         }
     }
 
-    /// The request; without one there are no labels from it.
+    /// Sets the request; without it, no labels are derived from a request.
     #[must_use]
     pub const fn request(mut self, request: HttpRequest<'a>) -> Self {
         self.request = Some(request);
         self
     }
 
-    /// Who sent the request.
+    /// Sets the address of the sender.
     #[must_use]
     pub const fn source(mut self, source: SocketAddress<'a>) -> Self {
         self.source = Some(source);
         self
     }
 
-    /// Who receives the request.
+    /// Sets the address of the receiver.
     #[must_use]
     pub const fn destination(mut self, destination: SocketAddress<'a>) -> Self {
         self.destination = Some(destination);
         self
     }
 
-    /// The services at the source, from your discovery; none is unknown.
+    /// Sets the services at the source, from your service discovery; an empty slice means unknown.
     #[must_use]
     pub const fn source_services(mut self, services: &'a [&'a str]) -> Self {
         self.source_services = services;
         self
     }
 
-    /// The services at the destination, from your discovery; none is unknown. Selectors may ask
-    /// for one of them.
+    /// Sets the services at the destination, from your service discovery; an empty slice means
+    /// unknown. Selectors may require one of them.
     #[must_use]
     pub const fn destination_services(mut self, services: &'a [&'a str]) -> Self {
         self.destination_services = services;
         self
     }
 
-    /// The request runs only where a ramp lets it.
+    /// Sets ramp mode, in which the request runs only where a ramp accepts it.
     #[must_use]
     pub const fn ramp_mode(mut self, ramp_mode: bool) -> Self {
         self.ramp_mode = ramp_mode;
         self
     }
 
-    /// Whether the ticket is to tell quotas, see [`FlowParams::quotas`](crate::FlowParams::quotas).
+    /// Sets whether the ticket reports quotas, see
+    /// [`FlowParams::quotas`](crate::FlowParams::quotas).
     #[must_use]
     pub const fn quotas(mut self, quotas: bool) -> Self {
         self.quotas = quotas;
         self
     }
 
-    /// The request is going to run, whatever is decided, and so does not wait; see
+    /// Sets shadow mode: the request runs whatever the decision, and so does not wait; see
     /// [`FlowParams::shadow`](crate::FlowParams::shadow).
     #[must_use]
     pub const fn shadow(mut self, shadow: bool) -> Self {
@@ -117,21 +121,22 @@ impl<'a> HttpInput<'a> {
         self
     }
 
-    /// The asker promises to tell the end of the flow.
+    /// Sets whether the caller will report the end of the flow.
     #[must_use]
     pub const fn expect_end(mut self, expect_end: bool) -> Self {
         self.expect_end = expect_end;
         self
     }
 
-    /// How much time is left to decide, see [`CheckInput::deadline`](super::super::CheckInput).
+    /// Sets the time that is left for the decision, see
+    /// [`CheckInput::deadline`](super::super::CheckInput).
     #[must_use]
     pub const fn deadline(mut self, left: Option<Duration>) -> Self {
         self.deadline = left;
         self
     }
 
-    /// As an Agent checks a message before it looks at it.
+    /// Validates the input in the order in which an Agent validates a message.
     pub(super) fn validate(&self) -> Result<(), HttpInputError> {
         for (name, address) in [("Source", self.source), ("Destination", self.destination)] {
             if let Some(flaw) = address.and_then(SocketAddress::flaw) {
@@ -145,7 +150,7 @@ impl<'a> HttpInput<'a> {
     }
 }
 
-/// The attributes of an HTTP request, as text. What is not known is empty, or `-1` for the size.
+/// The attributes of an HTTP request, as text. An unknown attribute is empty, or `-1` for the size.
 ///
 /// ```
 /// use tower_aperture::engine::HttpRequest;
@@ -164,7 +169,7 @@ impl<'a> HttpInput<'a> {
 /// ```
 #[derive(Clone, Copy, Default)]
 pub struct HttpRequest<'a> {
-    /// The verb.
+    /// The method.
     pub method: &'a str,
     /// The target with its query, not decoded.
     pub path: &'a str,
@@ -172,13 +177,13 @@ pub struct HttpRequest<'a> {
     pub host: &'a str,
     /// `http` or `https`.
     pub scheme: &'a str,
-    /// Such as `HTTP/1.1`.
+    /// The protocol version, such as `HTTP/1.1`.
     pub protocol: &'a str,
-    /// Bytes of the body.
+    /// The size of the body in bytes.
     pub size: i64,
     /// The body, or the beginning of it.
     pub body: &'a str,
-    /// Names and values. Classifiers look for names as they are here, and so does `baggage`.
+    /// Names and values. Classifiers, and the search for `baggage`, compare names exactly.
     pub headers: &'a [(&'a str, &'a str)],
 }
 
@@ -191,7 +196,7 @@ impl<'a> HttpRequest<'a> {
     }
 }
 
-/// Headers, body and path may identify people.
+/// Omits headers, body and path, which may identify people.
 impl fmt::Debug for HttpRequest<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HttpRequest")
@@ -218,7 +223,7 @@ pub struct SocketAddress<'a> {
 }
 
 impl<'a> SocketAddress<'a> {
-    /// An address of any form, which must not be empty, and a port, at most 65535.
+    /// Creates an address of any form, which must not be empty, with a port of at most 65535.
     #[must_use]
     pub const fn new(address: &'a str, port: u32) -> Self {
         Self {
@@ -228,20 +233,20 @@ impl<'a> SocketAddress<'a> {
         }
     }
 
-    /// 0 for TCP, the default, or 1 for UDP.
+    /// Sets the protocol: 0 for TCP, the default, or 1 for UDP.
     #[must_use]
     pub const fn protocol(mut self, protocol: i32) -> Self {
         self.protocol = protocol;
         self
     }
 
-    /// The address and the port.
+    /// Returns the address and the port.
     #[cfg(feature = "rego")]
     pub(in crate::engine) const fn parts(self) -> (&'a str, u32) {
         (self.address, self.port)
     }
 
-    /// Of several, the first in the message.
+    /// Returns the first flaw, in the order of the fields in the message.
     fn flaw(self) -> Option<AddressFlaw> {
         if !matches!(self.protocol, 0 | 1) {
             Some(AddressFlaw::Protocol)
@@ -255,7 +260,7 @@ impl<'a> SocketAddress<'a> {
     }
 }
 
-/// Why a question about an HTTP request was not answered.
+/// The error of a malformed HTTP check.
 ///
 /// ```
 /// use tower_aperture::engine::{Engine, HttpInput, SocketAddress};
@@ -271,28 +276,28 @@ impl<'a> SocketAddress<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HttpInputError {
-    /// There is no control point.
+    /// The control point is empty.
     NoControlPoint,
-    /// An address is malformed: `Source` or `Destination`, and what is wrong with it.
+    /// An address is malformed: `Source` or `Destination`, and its flaw.
     Address(&'static str, AddressFlaw),
 }
 
-/// What is wrong with an address.
+/// The flaw of a malformed address.
 ///
 /// See [`HttpInputError`] for an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AddressFlaw {
-    /// Neither TCP nor UDP.
+    /// The protocol is neither TCP nor UDP.
     Protocol,
-    /// Empty.
+    /// The address is empty.
     Address,
-    /// Above 65535.
+    /// The port is above 65535.
     Port,
 }
 
 impl HttpInputError {
-    /// The code of the gRPC status that an Agent answers with.
+    /// Returns the code of the gRPC status that an Agent answers with.
     #[must_use]
     pub const fn grpc_code(self) -> i32 {
         match self {

@@ -1,4 +1,4 @@
-//! The labels of an HTTP request, and what telemetry and the next service see of them.
+//! The labels of an HTTP request, and the parts of them for telemetry and the next service.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -9,14 +9,14 @@ use ahash::RandomState;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode, utf8_percent_encode};
 
 use super::{HttpInput, HttpRequest};
-use crate::engine::classify::Made;
+use crate::engine::classify::ClassifierLabel;
 use crate::flow::{Labels, baggage};
 
-const SOURCE: &str = "aperture.source_fqdns";
-const DESTINATION: &str = "aperture.destination_fqdns";
+const SOURCE_LABEL: &str = "aperture.source_fqdns";
+const DESTINATION_LABEL: &str = "aperture.destination_fqdns";
 
-/// What W3C Baggage does not let stand in a value, and what begins an escape.
-const ENCODED: &AsciiSet = &CONTROLS
+/// The bytes that W3C Baggage does not allow in a value, and `%`, which begins an escape.
+const BAGGAGE_ENCODE_SET: &AsciiSet = &CONTROLS
     .add(b' ')
     .add(b'"')
     .add(b',')
@@ -24,24 +24,24 @@ const ENCODED: &AsciiSet = &CONTROLS
     .add(b'\\')
     .add(b'%');
 
-/// Labels by key. A map, because a request may have as many headers as fit a message.
+/// Labels by key. A map, because a request may have as many headers as fit into a message.
 pub(super) struct HttpLabels<'a> {
-    all: HashMap<Cow<'a, str>, Label<'a>, RandomState>,
+    all: HashMap<Cow<'a, str>, HttpLabel<'a>, RandomState>,
     /// The members that classifiers add to baggage.
-    made: BTreeMap<Arc<str>, String>,
+    baggage_additions: BTreeMap<Arc<str>, String>,
 }
 
-struct Label<'a> {
+struct HttpLabel<'a> {
     value: Cow<'a, str>,
     telemetry: bool,
 }
 
 impl<'a> HttpLabels<'a> {
-    /// Labels from everything but classifiers.
+    /// Returns the labels from all sources except classifiers.
     pub(super) fn new(input: &HttpInput<'a>) -> Self {
         let mut labels = Self {
             all: HashMap::default(),
-            made: BTreeMap::new(),
+            baggage_additions: BTreeMap::new(),
         };
         if let Some(request) = &input.request {
             labels.request(request);
@@ -50,8 +50,8 @@ impl<'a> HttpLabels<'a> {
             }
         }
         for (key, services) in [
-            (SOURCE, input.source_services),
-            (DESTINATION, input.destination_services),
+            (SOURCE_LABEL, input.source_services),
+            (DESTINATION_LABEL, input.destination_services),
         ] {
             let value = match services {
                 [] => Cow::Borrowed("UNKNOWN"),
@@ -69,7 +69,7 @@ impl<'a> HttpLabels<'a> {
         telemetry: bool,
     ) {
         let value = value.into();
-        self.all.insert(key.into(), Label { value, telemetry });
+        self.all.insert(key.into(), HttpLabel { value, telemetry });
     }
 
     fn request(&mut self, request: &HttpRequest<'a>) {
@@ -89,7 +89,7 @@ impl<'a> HttpLabels<'a> {
 
     fn baggage_members(&mut self, header: &'a str) {
         let members = baggage::members(header.as_bytes());
-        // Of a repeated key the last value counts, also when it turns out to be broken.
+        // The last value of a repeated key counts, even if it is malformed and so sets no label.
         let members: HashMap<_, _, RandomState> = members.into_iter().flatten().collect();
         for (key, value) in members {
             let once: Vec<u8> = percent_decode(value).collect();
@@ -99,24 +99,24 @@ impl<'a> HttpLabels<'a> {
         }
     }
 
-    /// Adds what classifiers have made.
-    pub(super) fn classified(&mut self, made: Vec<Made>) {
-        for Made {
+    /// Adds the labels that classifiers set.
+    pub(super) fn add_classified(&mut self, labels: Vec<ClassifierLabel>) {
+        for ClassifierLabel {
             label,
             value,
             telemetry,
-        } in made
+        } in labels
         {
             self.set(label.to_string(), value.clone(), telemetry);
             if telemetry {
-                self.made.insert(label, value);
+                self.baggage_additions.insert(label, value);
             } else {
-                self.made.remove(&label);
+                self.baggage_additions.remove(&label);
             }
         }
     }
 
-    /// All labels, as the engine looks at them.
+    /// Returns all labels, for the decision.
     pub(super) fn flow_labels(&self) -> Labels<'a> {
         Labels::distinct(
             self.all
@@ -125,7 +125,7 @@ impl<'a> HttpLabels<'a> {
         )
     }
 
-    /// What telemetry shows.
+    /// Returns the labels that telemetry shows.
     pub(super) fn telemetry(&self, input: &HttpInput<'_>) -> BTreeMap<String, String> {
         let shown = self.all.iter().filter(|(_, label)| label.telemetry);
         let mut shown: BTreeMap<String, String> = shown
@@ -133,18 +133,18 @@ impl<'a> HttpLabels<'a> {
             .collect();
         for (key, value) in [
             ("aperture.control_point_type", Cow::Borrowed("http")),
-            (SOURCE, joined(input.source_services)),
-            (DESTINATION, joined(input.destination_services)),
+            (SOURCE_LABEL, joined(input.source_services)),
+            (DESTINATION_LABEL, joined(input.destination_services)),
         ] {
             shown.insert(key.to_owned(), value.into_owned());
         }
         shown
     }
 
-    /// The `baggage` header for the next service: the request's own as it is, and behind it the
-    /// labels that classifiers have made. `None` when these are none.
+    /// Returns the `baggage` header for the next service: the unchanged header of the request,
+    /// followed by the labels that classifiers set. `None` if classifiers set no such label.
     pub(super) fn baggage(&self, input: &HttpInput<'_>) -> Option<String> {
-        if self.made.is_empty() {
+        if self.baggage_additions.is_empty() {
             return None;
         }
         let own = input
@@ -152,11 +152,11 @@ impl<'a> HttpLabels<'a> {
             .as_ref()
             .and_then(|request| request.header("baggage"));
         let mut header = own.unwrap_or_default().to_owned();
-        for (at, (key, value)) in self.made.iter().enumerate() {
+        for (at, (key, value)) in self.baggage_additions.iter().enumerate() {
             if at > 0 || own.is_some() {
                 header.push(',');
             }
-            let value = utf8_percent_encode(value, ENCODED);
+            let value = utf8_percent_encode(value, BAGGAGE_ENCODE_SET);
             write!(header, "{key}={value}").ok()?;
         }
         Some(header)
@@ -173,7 +173,7 @@ fn flavor(protocol: &str) -> &str {
     }
 }
 
-/// Letter by letter: a letter is never folded to several.
+/// Lower-cases each letter to a single letter, even where Unicode maps it to several.
 fn header_key(name: &str) -> String {
     let mut key = String::from("http.request.header.");
     key.extend(name.chars().map(|letter| match letter {
@@ -191,7 +191,7 @@ fn joined<'a>(services: &[&'a str]) -> Cow<'a, str> {
     }
 }
 
-/// The second decoding, by the rules of a query. `None` for a broken escape.
+/// Decodes a value once more, by the rules of a query. Returns `None` for a malformed escape.
 pub(in crate::engine) fn decode_query(text: &[u8]) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text;
@@ -223,7 +223,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_second_decoding_is_that_of_a_query() {
+    fn the_second_decoding_follows_query_rules() {
         for (text, expected) in [
             ("a+b", Some("a b")),
             ("a%2Bb", Some("a+b")),
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_headers_are_folded_letter_by_letter() {
+    fn header_names_are_lowercased_letter_by_letter() {
         assert_eq!(header_key("X-Ü.a"), "http.request.header.x_ü.a");
         assert_eq!(header_key("\u{130}"), "http.request.header.i");
         assert_eq!(header_key(""), "http.request.header.");
@@ -246,12 +246,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_goes_into_baggage_comes_out(value in "[ -~\u{e0}-\u{ff}]{0,12}") {
+        fn baggage_values_survive_a_round_trip(value in "[ -~\u{e0}-\u{ff}]{0,12}") {
             let mut labels = HttpLabels::new(&HttpInput::new("here"));
             let label = Arc::from("made");
-            let made = Made { label, value: value.clone(), telemetry: true };
-            labels.classified(vec![made]);
-            let header = labels.baggage(&HttpInput::new("here")).expect("a label was made");
+            let classified = ClassifierLabel { label, value: value.clone(), telemetry: true };
+            labels.add_classified(vec![classified]);
+            let header = labels.baggage(&HttpInput::new("here")).expect("a classifier set a label");
             let members: Vec<_> = baggage::members(header.as_bytes()).expect("well formed").collect();
             prop_assert_eq!(members.len(), 1);
             let (key, encoded) = members[0];

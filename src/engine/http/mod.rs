@@ -1,6 +1,6 @@
-//! Deciding about HTTP requests that something else describes: Aperture's `CheckHTTP`.
+//! Decides HTTP requests that a proxy or the layer describes: Aperture's `CheckHTTP`.
 
-mod ask;
+mod attributes;
 mod input;
 mod labels;
 
@@ -17,57 +17,59 @@ use self::labels::HttpLabels;
 #[cfg(feature = "rego")]
 pub(in crate::engine) use self::labels::decode_query;
 use super::report::{CheckInput, CheckReport, ClassifierInfo};
-use super::stages::{Flow, time_left};
-use super::{Engine, EngineTicket, Starting};
+use super::stages::{EngineFlow, time_left};
+use super::{Engine, EngineTicket, PendingReport};
 use crate::flow::{FlowParams, RejectReason};
 
-/// gRPC's `UNAVAILABLE`, by which proxies know a rejected request.
+/// The gRPC code `UNAVAILABLE`, by which proxies recognize a rejected request.
 const UNAVAILABLE: i32 = 14;
 
-/// All that an [`Engine`] has to say about an HTTP request: Aperture's `CheckHTTPResponse`.
+/// The result of an HTTP check: Aperture's `CheckHTTPResponse`.
 ///
 /// See [`HttpInput`] for an example.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct HttpReport {
-    /// What to do with the request.
+    /// The action for the proxy.
     pub answer: HttpAnswer,
-    /// The decision, with the classifiers' part; the wait of a rejected request is not in there
-    /// but in `wait_time`.
+    /// The decision, including the classifiers. Its `wait_time` is always `None`; see
+    /// [`wait_time`](Self::wait_time).
     pub check: CheckReport,
-    /// How long a rejected request should wait before it is tried again, at full precision.
+    /// How long a client should wait before it retries a rejected request, at full precision.
     pub wait_time: Option<Duration>,
 }
 
-/// What a proxy is to do with a request.
+/// The action that a proxy should take with a request.
 ///
 /// See [`HttpInput`] for an example.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HttpAnswer {
-    /// Send it on.
+    /// Forward the request.
     Ok {
-        /// To be set on it: `baggage`, where classifiers have made labels that telemetry shows.
+        /// Headers to set on the request: `baggage`, if classifiers set labels that telemetry
+        /// shows.
         headers: BTreeMap<String, String>,
     },
-    /// Turn it away.
+    /// Reject the request.
     Denied {
-        /// The status of the response: whatever number the policy has, an HTTP status or not.
+        /// The status of the response: the number from the policy, even if it is not an HTTP
+        /// status.
         status: i32,
-        /// Of the response: `retry-after` in whole seconds, where a wait is known.
+        /// Headers of the response: `retry-after` in whole seconds, if a wait is known.
         headers: BTreeMap<String, String>,
     },
 }
 
 impl HttpReport {
-    /// Whether the request may run.
+    /// Returns true if the request may run.
     #[must_use]
     pub const fn accepted(&self) -> bool {
         self.check.accepted()
     }
 
-    /// The code of the answer's `google.rpc.Status`: 0, or 14 (`UNAVAILABLE`) when the request is
-    /// turned away.
+    /// Returns the code of the response's `google.rpc.Status`: 0, or 14 (`UNAVAILABLE`) for a
+    /// rejected request.
     #[must_use]
     pub const fn status_code(&self) -> i32 {
         match self.answer {
@@ -77,19 +79,19 @@ impl HttpReport {
     }
 }
 
-/// A request with its labels, ready to be decided about.
-struct Prepared<'a> {
+/// A request with its labels, ready for the decision.
+struct PreparedHttpCheck<'a> {
     control_point: &'a str,
     services: &'a [&'a str],
     params: FlowParams<'a>,
     expect_end: bool,
     deadline: Option<Duration>,
-    frame: Frame,
+    parts: HttpReportParts,
 }
 
-impl<'a> Prepared<'a> {
-    /// The question to the engine.
-    fn check(&self) -> CheckInput<'_, 'a> {
+impl<'a> PreparedHttpCheck<'a> {
+    /// Returns the input for the engine's check.
+    fn check_input(&self) -> CheckInput<'_, 'a> {
         CheckInput::new(self.control_point, &self.params)
             .services(self.services)
             .expect_end(self.expect_end)
@@ -97,15 +99,15 @@ impl<'a> Prepared<'a> {
     }
 }
 
-/// What belongs to an answer beside the decision.
-struct Frame {
+/// The parts of a report that are known before the decision.
+struct HttpReportParts {
     telemetry: BTreeMap<String, String>,
     classifiers: Vec<ClassifierInfo>,
-    /// The `baggage` header to send on.
+    /// The `baggage` header for the next service.
     baggage: Option<String>,
 }
 
-impl Frame {
+impl HttpReportParts {
     #[cfg(feature = "server")]
     fn held_bytes(&self) -> usize {
         let telemetry = self.telemetry.iter();
@@ -114,8 +116,8 @@ impl Frame {
         telemetry.sum::<usize>() + baggage + 64 * self.classifiers.len()
     }
 
-    /// The whole answer, from the engine's.
-    fn around(self, mut check: CheckReport) -> HttpReport {
+    /// Combines the parts with the engine's decision.
+    fn into_report(self, mut check: CheckReport) -> HttpReport {
         check.telemetry_flow_labels = self.telemetry;
         check.classifiers = self.classifiers;
         let wait_time = check.wait_time.take();
@@ -144,34 +146,36 @@ impl Frame {
     }
 }
 
-/// An answer to come, of [`Engine::start_http`]. Dropping it leaves the queues.
+/// A pending HTTP check of [`Engine::start_http`], which resolves to its report and ticket.
+/// Dropping it removes the request from the queues.
 ///
 /// See [`Engine::start_http`] for an example.
 #[must_use = "futures do nothing unless polled"]
 pub struct StartingHttp {
-    starting: Starting,
-    /// Taken with the answer.
-    frame: Option<Frame>,
+    starting: PendingReport,
+    /// Taken when the check resolves.
+    parts: Option<HttpReportParts>,
 }
 
 impl StartingHttp {
-    /// The answer, if there is one without waiting.
-    fn at_once(&mut self) -> Option<(HttpReport, EngineTicket)> {
-        let (report, ticket) = self.starting.at_once()?;
-        let frame = self.frame.take()?;
-        Some((frame.around(report), ticket))
+    /// Returns the report if the request does not have to wait.
+    fn try_immediate(&mut self) -> Option<(HttpReport, EngineTicket)> {
+        let (report, ticket) = self.starting.take_ready()?;
+        let parts = self.parts.take()?;
+        Some((parts.into_report(report), ticket))
     }
 }
 
 impl StartingHttp {
-    /// Returns the bytes that the request holds while it waits, see [`Starting::held_bytes`].
+    /// Returns the number of bytes that the request holds while it waits, see
+    /// [`PendingReport::held_bytes`].
     #[cfg(feature = "server")]
     pub(crate) fn held_bytes(&self) -> usize {
-        let frame = self.frame.as_ref().map_or(0, Frame::held_bytes);
-        self.starting.held_bytes() + frame
+        let parts = self.parts.as_ref().map_or(0, HttpReportParts::held_bytes);
+        self.starting.held_bytes() + parts
     }
 
-    /// Waits no longer, see [`Starting::give_up`].
+    /// Stops waiting, see [`PendingReport::give_up`].
     pub fn give_up(&mut self) {
         self.starting.give_up();
     }
@@ -179,14 +183,17 @@ impl StartingHttp {
 
 /// # Panics
 ///
-/// When it is polled after it was ready.
+/// Panics if it is polled after it was ready.
 impl Future for StartingHttp {
     type Output = (HttpReport, EngineTicket);
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let (report, ticket) = ready!(Pin::new(&mut self.starting).poll(cx));
-        let frame = self.frame.take().expect("it was not ready before");
-        Poll::Ready((frame.around(report), ticket))
+        let parts = self
+            .parts
+            .take()
+            .expect("not polled again after it was ready");
+        Poll::Ready((parts.into_report(report), ticket))
     }
 }
 
@@ -204,42 +211,45 @@ fn denied_status(reason: RejectReason, code: i32) -> i32 {
 }
 
 impl Engine {
-    /// Makes labels of a request, runs the classifiers, and decides at once, as
-    /// [`check`](Self::check) does it.
+    /// Derives labels from a request, runs the classifiers, and decides immediately, as
+    /// [`check`](Self::check).
     ///
-    /// The labels, from weak to strong:
+    /// The labels, where a later source replaces the value of an earlier one:
     ///
     /// - `http.method`, `http.target`, `http.host`, `http.scheme`, `http.flavor`,
-    ///   `http.request_content_length`, and `http.request.header.<name>` for each header, in
-    ///   lower case and with `_` for `-`;
-    /// - the members of the header `baggage`, decoded twice, as an Agent does: a `+` is a blank
-    ///   then. (The layer decodes once.) Bytes that are not UTF-8 become U+FFFD;
+    ///   `http.request_content_length`, and `http.request.header.<name>` for each header, in lower
+    ///   case and with `_` for `-`;
+    /// - the members of the header `baggage`, decoded twice, as an Agent does, so that a `+`
+    ///   becomes a space. (The layer decodes once.) Bytes that are not UTF-8 become U+FFFD;
     /// - `aperture.source_fqdns` and `aperture.destination_fqdns`, the services;
-    /// - what classifiers make. Those with `telemetry` go on to the next service in `baggage`,
-    ///   percent-encoded where it is needed. (An Agent leaves out the whole header then.)
+    /// - the labels of classifiers. Those with `telemetry` are sent to the next service in
+    ///   `baggage`, percent-encoded where needed. (An Agent leaves out the whole header if a value
+    ///   needs encoding.)
     ///
-    /// Classifiers look at the request as it is described, so a body or a header that is not there
-    /// makes no label. A JSON pointer may hold `~0`, as RFC 6901 has it (an Agent refuses that),
-    /// documents nested deeper than 128 levels make no label, and tokens are read, never verified.
+    /// Classifiers read the request as it is described, so a missing body or header sets no label.
+    /// A JSON pointer may contain `~0`, as RFC 6901 specifies (an Agent refuses it). Documents
+    /// nested deeper than 128 levels set no label. Tokens are read, never verified.
     ///
-    /// Rego modules are evaluated with the feature `rego`, on the thread that asks. An input
-    /// document of more than 256 KiB, an evaluation of more than 100 ms, a value of more than
-    /// 64 KiB and a module that fails leave the labels of the module unset, and are counted in
+    /// Rego modules are evaluated with the feature `rego`, on the thread of the caller. The labels
+    /// of a module stay unset if its input document has more than 256 KiB, if its evaluation takes
+    /// more than 100 ms, if a value has more than 64 KiB, or if the module fails; each such case is
+    /// counted in
     /// [`EngineStats::classifier_failures`](crate::engine::EngineStats::classifier_failures). A log
-    /// line a minute at most names the policy and the classifier, never a value. Numbers are
+    /// line, at most one a minute, names the policy and the classifier, never a value. Numbers are
     /// written in their shortest decimal form (an Agent keeps their spelling).
     ///
     /// # Errors
     ///
-    /// When the question is malformed; its text and code are those of an Agent's gRPC error.
+    /// Returns an error if the input is malformed; its text and code are those of an Agent's gRPC
+    /// error.
     pub fn check_http(&self, input: &HttpInput<'_>) -> Result<HttpReport, HttpInputError> {
         let prepared = self.prepare_http(input)?;
-        let report = self.check(&prepared.check());
-        Ok(prepared.frame.around(report))
+        let report = self.check(&prepared.check_input());
+        Ok(prepared.parts.into_report(report))
     }
 
-    /// Like [`check_http`](Self::check_http) for a request that may wait in queues, as
-    /// [`start`](Self::start) does it. The ticket holds the slots that the request was granted.
+    /// Like [`check_http`](Self::check_http) for a request that may wait in queues, as with
+    /// [`start`](Self::start). The ticket holds the slots that the request was granted.
     ///
     /// ```
     /// use tower_aperture::Engine;
@@ -255,21 +265,24 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// As [`check_http`](Self::check_http).
+    /// Returns the errors of [`check_http`](Self::check_http).
     pub fn start_http(&self, input: &HttpInput<'_>) -> Result<StartingHttp, HttpInputError> {
         let prepared = self.prepare_http(input)?;
-        let starting = self.start(&prepared.check());
+        let starting = self.start(&prepared.check_input());
         Ok(StartingHttp {
             starting,
-            frame: Some(prepared.frame),
+            parts: Some(prepared.parts),
         })
     }
 
-    /// Everything but the decision.
-    fn prepare_http<'a>(&self, input: &HttpInput<'a>) -> Result<Prepared<'a>, HttpInputError> {
+    /// Validates the input and computes all parts of the report except the decision.
+    fn prepare_http<'a>(
+        &self,
+        input: &HttpInput<'a>,
+    ) -> Result<PreparedHttpCheck<'a>, HttpInputError> {
         input.validate()?;
         let mut labels = HttpLabels::new(input);
-        // Without discovery a destination is unknown, and an unknown one has an empty name.
+        // Without discovery the services of the destination are unknown, which is an empty name.
         let services: &[&str] = match input.destination_services {
             [] => &[""],
             known => known,
@@ -278,18 +291,18 @@ impl Engine {
         let live = self.shared.live.load();
         let classifiers = &live.classifiers;
         if !classifiers.is_empty() {
-            let seen = labels.flow_labels();
-            let flow = Flow {
+            let flow_labels = labels.flow_labels();
+            let flow = EngineFlow {
                 control_point: input.control_point,
                 services,
-                labels: &seen,
+                labels: &flow_labels,
                 ramp_mode: input.ramp_mode,
                 time_left: time_left(input.deadline),
             };
             let failures = &self.shared.classifier_failures;
-            labels.classified(classifiers.classify(&flow, input, failures, &mut infos));
+            labels.add_classified(classifiers.classify(&flow, input, failures, &mut infos));
         }
-        Ok(Prepared {
+        Ok(PreparedHttpCheck {
             control_point: input.control_point,
             services,
             params: FlowParams {
@@ -301,7 +314,7 @@ impl Engine {
             },
             expect_end: input.expect_end,
             deadline: input.deadline,
-            frame: Frame {
+            parts: HttpReportParts {
                 telemetry: labels.telemetry(input),
                 classifiers: infos,
                 baggage: labels.baggage(input),

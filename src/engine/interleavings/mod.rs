@@ -1,9 +1,9 @@
-//! Laws that hold however threads come between each other. Shuttle runs each test many times over,
-//! and at each lock and each shared number chooses which thread goes on; where all of them wait for
-//! ever, it says so, which is how a lost wake-up shows.
+//! Tests under Shuttle: properties that hold for every interleaving of threads. Shuttle runs each
+//! test many times and chooses at each lock and each atomic which thread continues. It reports a
+//! deadlock if all threads wait, which reveals a lost wake-up.
 //!
-//! `RUSTFLAGS="--cfg shuttle" cargo test --target-dir target/shuttle --lib interleavings`; a failure
-//! prints the schedule that leads to it, for `shuttle::replay`.
+//! Run them with `RUSTFLAGS="--cfg shuttle" cargo test --target-dir target/shuttle --lib
+//! interleavings`. A failure prints its schedule, for `shuttle::replay`.
 
 mod queues;
 mod reload;
@@ -20,12 +20,13 @@ use shuttle::sync::atomic::AtomicI64;
 use shuttle::thread;
 use shuttle::{Config, Runner};
 
-use super::{CheckInput, CheckReport, Engine, EngineTicket, ManualClock, Starting};
+use super::{CheckInput, CheckReport, Engine, EngineTicket, ManualClock, PendingReport};
 use crate::flow::FlowParams;
 
-/// Runs by chance, and as many with few changes of threads in each, which finds what is rare.
+/// The number of random runs, and of runs with few switches between threads, which find rare
+/// errors.
 const RUNS: usize = 500;
-/// Changes of threads in the latter: what takes more than two is seldom seen.
+/// The switches in the latter runs. Few errors need more than two.
 const CHANGES: usize = 3;
 
 fn explore(law: impl Fn() + Send + Sync + 'static) {
@@ -36,12 +37,12 @@ fn explore(law: impl Fn() + Send + Sync + 'static) {
 
 fn run(scheduler: impl Scheduler + 'static, law: Arc<impl Fn() + Send + Sync + 'static>) {
     let mut config = Config::new();
-    // Policies are read there.
+    // The engine parses its policies on this stack.
     config.stack_size = 1 << 20;
     Runner::new(scheduler, config).run(move || law());
 }
 
-/// An engine of these components, in flow style, with a clock that stands.
+/// Returns an engine with these components, in YAML flow style, and its clock, which is stopped.
 fn engine_of(components: &[String]) -> (Engine, ManualClock) {
     let clock = ManualClock::new();
     let engine = Engine::builder()
@@ -75,7 +76,7 @@ fn rate_limiter(capacity: f64) -> String {
     )
 }
 
-/// Holds slots for ten seconds.
+/// A concurrency limiter whose slots expire after ten seconds.
 fn limiter(max: f64) -> String {
     format!(
         "concurrency_limiter: {{{SELECTORS}, in_ports: {{max_concurrency: {}}}, parameters: \
@@ -84,7 +85,8 @@ fn limiter(max: f64) -> String {
     )
 }
 
-/// As long; flows wait for a minute.
+/// A concurrency scheduler whose slots expire after ten seconds and whose flows wait up to a
+/// minute.
 fn slots(max: f64) -> String {
     format!(
         "concurrency_scheduler: {{{SELECTORS}, in_ports: {{max_concurrency: {}}}, \
@@ -95,7 +97,7 @@ fn slots(max: f64) -> String {
     )
 }
 
-/// Tokens a second; flows wait for as long as it takes.
+/// A quota scheduler, with `fill` tokens per second, whose flows wait as long as necessary.
 fn quota(capacity: f64, fill: f64) -> String {
     format!(
         "quota_scheduler: {{{SELECTORS}, in_ports: {{bucket_capacity: {}, fill_amount: {}}}, \
@@ -106,20 +108,20 @@ fn quota(capacity: f64, fill: f64) -> String {
     )
 }
 
-fn start(engine: &Engine, priority: usize) -> Starting {
+fn start(engine: &Engine, priority: usize) -> PendingReport {
     let params = FlowParams::new()
         .label("user", "ann")
         .label("priority", priority.to_string());
     engine.start(&CheckInput::new("here", &params))
 }
 
-/// Waits for the answer, if it has to.
-fn ask(engine: &Engine) -> (CheckReport, EngineTicket) {
+/// Checks a flow and waits for the decision.
+fn check(engine: &Engine) -> (CheckReport, EngineTicket) {
     block_on(start(engine, 1))
 }
 
-/// Runs one on each of so many threads, and waits for them all.
-fn together<R: Send + 'static>(
+/// Runs `act` on `threads` threads and waits for all of them.
+fn run_threads<R: Send + 'static>(
     threads: usize,
     act: impl Fn(usize) -> R + Send + Sync + 'static,
 ) -> Vec<R> {
@@ -136,14 +138,14 @@ fn together<R: Send + 'static>(
         .collect()
 }
 
-/// How many are in at a time.
+/// Counts the flows that are in flight at a time.
 #[derive(Default)]
-struct Gauge(AtomicI64);
+struct InFlightGauge(AtomicI64);
 
-impl Gauge {
+impl InFlightGauge {
     fn enter(&self, most: i64) {
         let before = self.0.fetch_add(1, SeqCst);
-        assert!(before < most, "{before} are in already");
+        assert!(before < most, "{before} are in flight already");
     }
 
     fn leave(&self) {

@@ -1,4 +1,4 @@
-//! Queues: who waits is woken when its turn has come, and who leaves takes nothing along.
+//! Queues: each waiter is woken when its turn has come, and one that leaves takes nothing with it.
 
 use std::pin::Pin;
 use std::task::{Context, Waker};
@@ -9,22 +9,22 @@ use super::*;
 use crate::engine::clock::{Clock as _, nanos};
 use crate::engine::limiters::Component;
 
-fn is_in(starting: &mut Starting) -> bool {
+fn is_decided(pending: &mut PendingReport) -> bool {
     let mut context = Context::from_waker(Waker::noop());
-    Pin::new(starting).poll(&mut context).is_ready()
+    Pin::new(pending).poll(&mut context).is_ready()
 }
 
-/// Starts, looks once whether it is in already, and goes away.
-fn look_in(engine: &Engine, priority: usize) {
-    is_in(&mut start(engine, priority));
+/// Starts a flow, polls it once and drops it.
+fn start_and_drop(engine: &Engine, priority: usize) {
+    is_decided(&mut start(engine, priority));
 }
 
 #[test]
-fn each_slot_that_comes_back_wakes_who_is_next() {
+fn each_returned_slot_wakes_the_next_waiter() {
     explore(|| {
         let (engine, _) = engine_of(&[slots(2.0)]);
-        let (shared, inside) = (engine.clone(), Gauge::default());
-        together(4, move |at| {
+        let (shared, inside) = (engine.clone(), InFlightGauge::default());
+        run_threads(4, move |at| {
             for _ in 0..2 {
                 let (report, ticket) = block_on(start(&shared, 1 + at));
                 assert!(report.accepted(), "it has a minute");
@@ -33,96 +33,96 @@ fn each_slot_that_comes_back_wakes_who_is_next() {
                 drop(ticket);
             }
         });
-        let _both = (ask(&engine), ask(&engine));
+        let _both = (check(&engine), check(&engine));
     });
 }
 
 #[test]
-fn who_leaves_a_queue_takes_nothing_along() {
+fn a_waiter_that_leaves_takes_no_slot_with_it() {
     explore(|| {
         let (engine, _) = engine_of(&[slots(1.0)]);
         let shared = engine.clone();
-        together(4, move |at| match at {
-            0 | 1 => look_in(&shared, 1 + at),
+        run_threads(4, move |at| match at {
+            0 | 1 => start_and_drop(&shared, 1 + at),
             _ => {
-                let (report, ticket) = ask(&shared);
+                let (report, ticket) = check(&shared);
                 assert!(report.accepted(), "it has a minute");
                 drop(ticket);
             }
         });
-        assert!(ask(&engine).0.accepted());
+        assert!(check(&engine).0.accepted());
     });
 }
 
 #[test]
-fn a_slot_that_expires_or_comes_back_by_its_name_wakes_who_is_next() {
+fn a_slot_that_expires_or_is_returned_by_id_wakes_the_next_waiter() {
     explore(|| {
         let (engine, clock) = engine_of(&[slots(1.0)]);
-        let (report, ticket) = ask(&engine);
+        let (report, ticket) = check(&engine);
         ticket.leave_open();
-        let ageing = thread::spawn(move || clock.advance(seconds(11)));
+        let advancing = thread::spawn(move || clock.advance(seconds(11)));
         let (ending, slots) = (engine.clone(), report.slots());
         let ending = thread::spawn(move || ending.flow_end(&slots, None)[0].returned);
-        together(2, move |_| assert!(ask(&engine).0.accepted()));
-        ageing.join().expect("it does not panic");
+        run_threads(2, move |_| assert!(check(&engine).0.accepted()));
+        advancing.join().expect("it does not panic");
         ending.join().expect("it does not panic");
     });
 }
 
 #[test]
-fn everybody_is_told_when_its_time_is_over_and_no_slot_goes_to_the_late() {
+fn every_waiter_ends_at_its_deadline_and_no_late_one_gets_a_slot() {
     explore(|| {
         let (engine, clock) = engine_of(&[slots(1.0)]);
-        let (_, first) = ask(&engine);
-        let ageing = thread::spawn(move || {
+        let (_, first) = check(&engine);
+        let advancing = thread::spawn(move || {
             for _ in 0..3 {
                 clock.advance(seconds(30));
             }
         });
         let ending = thread::spawn(move || drop(first));
         let shared = engine.clone();
-        // Some come in, some are too late.
-        together(3, move |at| drop(block_on(start(&shared, 1 + at))));
+        // Some are accepted, some are too late.
+        run_threads(3, move |at| drop(block_on(start(&shared, 1 + at))));
         ending.join().expect("it does not panic");
-        ageing.join().expect("it does not panic");
-        let (report, _held) = ask(&engine);
+        advancing.join().expect("it does not panic");
+        let (report, _held) = check(&engine);
         assert!(report.accepted());
-        assert!(!is_in(&mut start(&engine, 1)));
+        assert!(!is_decided(&mut start(&engine, 1)));
     });
 }
 
 #[test]
-fn tokens_that_are_waited_for_come_to_all_in_time_whoever_leaves() {
+fn every_waiter_gets_its_tokens_in_time_while_others_leave() {
     explore(|| {
         let (engine, clock) = engine_of(&[quota(1.0, 1.0)]);
         let (over, granted) = (Arc::new(AtomicBool::new(false)), AtomicU64::new(0));
-        let (ageing, stop) = (clock.clone(), Arc::clone(&over));
-        let ageing = thread::spawn(move || {
+        let (advancing, stop) = (clock.clone(), Arc::clone(&over));
+        let advancing = thread::spawn(move || {
             while !stop.load(SeqCst) {
-                ageing.advance(seconds(1));
+                advancing.advance(seconds(1));
                 thread::yield_now();
             }
         });
         let (shared, time) = (engine.clone(), clock.clone());
-        together(4, move |at| {
+        run_threads(4, move |at| {
             if at == 0 {
-                return look_in(&shared, 9);
+                return start_and_drop(&shared, 9);
             }
             assert!(block_on(start(&shared, at)).0.accepted());
             let granted = granted.fetch_add(1, SeqCst) + 1;
             assert!(granted <= 1 + time.now().as_secs(), "{granted} too early");
         });
         over.store(true, SeqCst);
-        ageing.join().expect("it does not panic");
-        // Full again, and not fuller.
+        advancing.join().expect("it does not panic");
+        // The bucket is full again, and no fuller than that.
         clock.advance(seconds(4));
-        assert!(ask(&engine).0.accepted());
-        assert!(!is_in(&mut start(&engine, 1)));
+        assert!(check(&engine).0.accepted());
+        assert!(!is_decided(&mut start(&engine, 1)));
     });
 }
 
 #[test]
-fn a_higher_limit_wakes_those_who_wait() {
+fn a_higher_limit_wakes_waiters() {
     explore(|| {
         let (engine, _) = engine_of(&[slots(0.0)]);
         let raising = engine.clone();
@@ -135,7 +135,7 @@ fn a_higher_limit_wakes_those_who_wait() {
                 }
             }
         });
-        together(2, move |_| assert!(ask(&engine).0.accepted()));
+        run_threads(2, move |_| assert!(check(&engine).0.accepted()));
         raising.join().expect("it does not panic");
     });
 }

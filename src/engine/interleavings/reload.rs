@@ -1,4 +1,4 @@
-//! Reloads: what stays keeps its state, whoever uses it meanwhile.
+//! Reloads: components that stay keep their state, even while they are in use.
 
 use super::*;
 
@@ -9,7 +9,7 @@ fn reload(engine: &Engine, components: &[String]) {
 }
 
 #[test]
-fn a_reload_under_load_loses_no_token_and_makes_none() {
+fn a_reload_under_load_neither_loses_nor_creates_tokens() {
     explore(|| {
         let kept = rate_limiter(4.0);
         let (engine, _) = engine_of(std::slice::from_ref(&kept));
@@ -20,15 +20,16 @@ fn a_reload_under_load_loses_no_token_and_makes_none() {
             }
         });
         let shared = engine.clone();
-        let accepted = together(3, move |_| [(); 2].map(|()| ask(&shared).0.accepted())).concat();
+        let accepted =
+            run_threads(3, move |_| [(); 2].map(|()| check(&shared).0.accepted())).concat();
         reloading.join().expect("it does not panic");
         assert_eq!(accepted.into_iter().filter(|accepted| *accepted).count(), 4);
-        assert!(!ask(&engine).0.accepted());
+        assert!(!check(&engine).0.accepted());
     });
 }
 
 #[test]
-fn slots_and_those_who_wait_for_them_come_through_a_reload() {
+fn slots_and_their_waiters_survive_a_reload() {
     explore(|| {
         let (engine, _) = engine_of(&[slots(1.0)]);
         let reloading = engine.clone();
@@ -37,8 +38,8 @@ fn slots_and_those_who_wait_for_them_come_through_a_reload() {
                 reload(&reloading, &[slots(1.0), rate_limiter(other)]);
             }
         });
-        let (shared, inside) = (engine.clone(), Gauge::default());
-        together(3, move |at| {
+        let (shared, inside) = (engine.clone(), InFlightGauge::default());
+        run_threads(3, move |at| {
             let (report, ticket) = block_on(start(&shared, 1 + at));
             assert!(report.accepted(), "it has a minute");
             inside.enter(1);
@@ -46,24 +47,24 @@ fn slots_and_those_who_wait_for_them_come_through_a_reload() {
             drop(ticket);
         });
         reloading.join().expect("it does not panic");
-        assert!(ask(&engine).0.accepted());
+        assert!(check(&engine).0.accepted());
     });
 }
 
 #[test]
-fn reloads_side_by_side_make_a_component_once() {
+fn concurrent_reloads_create_a_component_once() {
     explore(|| {
         let (engine, _) = engine_of(&[]);
         let shared = engine.clone();
         let limited = |report: &CheckReport| !report.limiter_decisions.is_empty();
-        let accepted = together(3, move |at| {
+        let accepted = run_threads(3, move |at| {
             if at < 2 {
                 reload(&shared, &[rate_limiter(1.0)]);
             }
-            let (report, _) = ask(&shared);
+            let (report, _) = check(&shared);
             report.accepted() && limited(&report)
         });
         let accepted = accepted.into_iter().filter(|accepted| *accepted).count();
-        assert_eq!(accepted, 1, "a second one was full again");
+        assert_eq!(accepted, 1, "a second component started with a full bucket");
     });
 }

@@ -1,107 +1,107 @@
-//! The token bucket: a pure function of state, parameters and time.
+//! The token bucket as a pure function of its state, its parameters and the time.
 
 use crate::engine::clock::Nanos;
 
-/// What a policy says about the buckets of one component.
+/// The parameters of the buckets of one component, as its policy sets them.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Shape {
+pub(crate) struct BucketParams {
     pub(crate) capacity: f64,
-    /// Tokens an interval.
+    /// Tokens per interval.
     pub(crate) fill: f64,
-    /// More than zero.
+    /// The fill interval; always positive.
     pub(crate) interval: Nanos,
-    /// Fills all the time instead of once an interval.
+    /// Whether the bucket fills continuously instead of once per interval.
     pub(crate) continuous: bool,
-    /// A full bucket that is drawn on rests before it fills again.
+    /// Whether a full bucket that tokens are taken from pauses before it fills again.
     pub(crate) delayed: bool,
-    /// As an Agent has them, to the letter: see [`EngineBuilder::upstream_buckets`].
+    /// Whether to behave exactly as an Agent does: see [`EngineBuilder::upstream_buckets`].
     ///
     /// [`EngineBuilder::upstream_buckets`]: crate::engine::EngineBuilder::upstream_buckets
     pub(crate) upstream: bool,
 }
 
-/// What is kept of one bucket.
+/// The state of one bucket.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Bucket {
+pub(crate) struct TokenBucket {
     available: f64,
     last_fill: Nanos,
-    /// Filling rests until then; `Nanos::MIN` when it never rested.
+    /// Filling pauses until this time; `Nanos::MIN` if it never paused.
     start_fill: Nanos,
 }
 
-impl Bucket {
-    /// Of a key that was never used: the first use makes a full one.
-    pub(crate) const NONE: Self = Self {
+impl TokenBucket {
+    /// The bucket of a key that was never used. The first use replaces it by a full one.
+    pub(crate) const UNUSED: Self = Self {
         available: 0.0,
         last_fill: 0,
         start_fill: Nanos::MIN,
     };
 }
 
-/// Whether a taker can wait for tokens that are not there yet.
+/// Whether a take may wait for tokens that are not available yet.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Patience {
-    Never,
-    /// Until the deadline; `Nanos::MAX` is none.
-    Until(Nanos),
+pub(crate) enum TakeMode {
+    Immediate,
+    /// Waits until the deadline; `Nanos::MAX` means no deadline.
+    WaitUntil(Nanos),
 }
 
-/// What a bucket answered.
+/// The result of taking tokens from a bucket.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Taken {
-    pub(crate) ok: bool,
-    /// When the tokens wanted are there; [`NEVER`] for a debt that no time fills.
+pub(crate) struct TakeResult {
+    pub(crate) granted: bool,
+    /// The time when the requested tokens are available; [`NEVER`] for a debt that is never paid.
     pub(crate) available_at: Nanos,
     pub(crate) remaining: f64,
 }
 
-/// A time that does not come.
+/// A time that is never reached.
 pub(crate) const NEVER: Nanos = Nanos::MAX;
 
-impl Shape {
-    /// A full bucket, counting its intervals from now.
-    pub(crate) fn full(&self, now: Nanos) -> Bucket {
-        Bucket {
+impl BucketParams {
+    /// Returns a full bucket whose intervals count from `now`.
+    pub(crate) fn full_bucket(&self, now: Nanos) -> TokenBucket {
+        TokenBucket {
             available: self.capacity,
             last_fill: now,
             start_fill: Nanos::MIN,
         }
     }
 
-    /// Whether the bucket cannot hold as many tokens, however long it fills.
+    /// Returns true if the bucket can never hold `want` tokens, however long it fills.
     #[inline(always)]
-    pub(crate) fn is_too_small_for(&self, want: f64) -> bool {
+    pub(crate) fn cannot_hold(&self, want: f64) -> bool {
         !self.upstream && want > self.capacity
     }
 
-    /// What is left of the capacity when so much remains. An infinite capacity minus itself counts
-    /// as zero.
+    /// Returns how much of the capacity is used while `remaining` tokens are left. Returns zero for
+    /// an infinite capacity minus itself.
     #[inline(always)]
-    pub(crate) fn used_up(&self, remaining: f64) -> f64 {
-        self.shown(self.capacity - remaining)
+    pub(crate) fn used_tokens(&self, remaining: f64) -> f64 {
+        self.reportable(self.capacity - remaining)
     }
 
-    /// A number for reports, which hold no NaN.
+    /// Returns a token count for reports, which must not contain NaN.
     #[inline(always)]
-    pub(crate) fn shown(&self, tokens: f64) -> f64 {
+    pub(crate) fn reportable(&self, tokens: f64) -> f64 {
         if tokens.is_nan() && !self.upstream {
             return 0.0;
         }
         tokens
     }
 
-    /// Takes tokens; a negative amount gives back. A refusal leaves what is there as it was.
+    /// Takes tokens; a negative amount returns tokens. A rejected take leaves the bucket unchanged.
     ///
-    /// The order of the operations on floats is part of the contract: clients see the results.
-    // Inlined into the paths of each request; a call moves more than it does.
+    /// The order of the floating-point operations is part of the contract: clients see the results.
+    // Inlined into the path of every request, because the call costs more than the work.
     #[inline(always)]
     pub(crate) fn take(
         &self,
-        bucket: &mut Bucket,
+        bucket: &mut TokenBucket,
         now: Nanos,
         want: f64,
-        patience: Patience,
-    ) -> Taken {
+        mode: TakeMode,
+    ) -> TakeResult {
         if now > bucket.start_fill {
             self.refill(bucket, now);
         }
@@ -116,57 +116,58 @@ impl Shape {
 
         let before = bucket.available;
         bucket.available -= want;
-        let mut ok = true;
+        let mut granted = true;
         let mut available_at = now;
         if want > 0.0 && bucket.available < 0.0 {
-            ok = matches!(patience, Patience::Until(_)) && self.fill != 0.0;
+            granted = matches!(mode, TakeMode::WaitUntil(_)) && self.fill != 0.0;
             if self.fill != 0.0 {
-                available_at = self.filled_at(bucket, now);
-                if matches!(patience, Patience::Until(deadline) if available_at > deadline) {
-                    ok = false;
+                available_at = self.debt_paid_at(bucket, now);
+                if matches!(mode, TakeMode::WaitUntil(deadline) if available_at > deadline) {
+                    granted = false;
                 }
-                // A debt beyond all clocks, and one that grows, is none to wait for.
+                // Reject a debt that is never paid, and one that grows.
                 if available_at == NEVER || self.fill < 0.0 && !self.upstream {
-                    ok = false;
+                    granted = false;
                 }
             }
-            if !ok {
-                // Not by adding: beside a large amount a small one would be lost.
+            if !granted {
+                // Restore instead of adding `want` back: adding a large amount would round a small
+                // balance away.
                 bucket.available = before;
             }
         }
         self.clamp(bucket);
-        Taken {
-            ok,
+        TakeResult {
+            granted,
             available_at,
-            remaining: self.shown(bucket.available),
+            remaining: self.reportable(bucket.available),
         }
     }
 
-    /// Counts the time so far, before the rules change.
-    pub(crate) fn settle(&self, bucket: &mut Bucket, now: Nanos) {
+    /// Fills the bucket up to `now`, before its parameters change.
+    pub(crate) fn apply_refill(&self, bucket: &mut TokenBucket, now: Nanos) {
         if now > bucket.start_fill {
             self.refill(bucket, now);
         }
     }
 
-    /// Carries a bucket over from other rules: its time so far counts by those, and it gains so
-    /// many tokens. After rules that held no bucket back it is full.
-    pub(crate) fn carry_over(&self, from: &Self, bucket: &mut Bucket, more: f64, now: Nanos) {
+    /// Migrates a bucket from the parameters `from`: fills it by those up to `now` and adds `more`
+    /// tokens. If `from` did not limit the bucket, it becomes full.
+    pub(crate) fn migrate(&self, from: &Self, bucket: &mut TokenBucket, more: f64, now: Nanos) {
         if !from.capacity.is_finite() || !from.fill.is_finite() || !bucket.available.is_finite() {
-            *bucket = self.full(now);
+            *bucket = self.full_bucket(now);
             return;
         }
-        from.settle(bucket, now);
+        from.apply_refill(bucket, now);
         bucket.available += more;
         self.clamp(bucket);
     }
 
     #[inline]
-    fn refill(&self, bucket: &mut Bucket, now: Nanos) {
+    fn refill(&self, bucket: &mut TokenBucket, now: Nanos) {
         let passed = now.saturating_sub(bucket.last_fill);
         if self.continuous {
-            // Nothing is filled in no time; infinity times zero would be no number.
+            // Infinity times zero would be NaN.
             if passed > 0 || self.upstream {
                 bucket.available += self.fill * passed as f64 / self.interval as f64;
             }
@@ -181,15 +182,16 @@ impl Shape {
         self.clamp(bucket);
     }
 
-    /// Not `min`: that would turn NaN, which lets everything in, into a full bucket.
-    fn clamp(&self, bucket: &mut Bucket) {
+    /// Caps the balance at the capacity. Not `f64::min`, which would turn NaN, a bucket that
+    /// accepts every flow, into a full bucket.
+    fn clamp(&self, bucket: &mut TokenBucket) {
         if bucket.available > self.capacity {
             bucket.available = self.capacity;
         }
     }
 
-    /// When a bucket in debt is at zero again.
-    fn filled_at(&self, bucket: &Bucket, now: Nanos) -> Nanos {
+    /// Returns the time when a bucket in debt is back at zero.
+    fn debt_paid_at(&self, bucket: &TokenBucket, now: Nanos) -> Nanos {
         let filling = self.time_to_fill(-bucket.available);
         if now < bucket.start_fill {
             return bucket.start_fill.saturating_add(filling);
@@ -202,7 +204,8 @@ impl Shape {
         }
     }
 
-    /// Saturates: what takes 292 years takes for ever, it is never over at once.
+    /// Returns the time to fill in `tokens`. It saturates at 292 years, so that a longer time never
+    /// overflows to one that has passed.
     pub(crate) fn time_to_fill(&self, tokens: f64) -> Nanos {
         if self.fill == 0.0 {
             return 0;
@@ -216,13 +219,18 @@ impl Shape {
         (intervals * self.interval as f64) as Nanos
     }
 
-    /// What a key gains when its bucket is forgotten, which makes it full: the tokens that are
-    /// missing, with some that are to be charged yet, and when they are there anyway. `None` when
-    /// it is full.
+    /// Returns what a key gains if its bucket is evicted, which makes it full again: the time when
+    /// the bucket is full without eviction, and the missing tokens, including `more` that are still
+    /// to be charged. Returns `None` for a full bucket.
     ///
-    /// Tokens that come all at a time count as if they did not come: when they have come is seen by
-    /// looking again.
-    pub(crate) fn missing(&self, bucket: &Bucket, more: f64, now: Nanos) -> Option<(Nanos, f64)> {
+    /// For a bucket that fills in steps, the time is [`NEVER`]; the caller has to look again to see
+    /// that a step was filled in.
+    pub(crate) fn missing(
+        &self,
+        bucket: &TokenBucket,
+        more: f64,
+        now: Nanos,
+    ) -> Option<(Nanos, f64)> {
         let mut missing = self.capacity - bucket.available + more;
         let mut until = NEVER;
         if self.continuous && self.fill > 0.0 {
@@ -232,31 +240,36 @@ impl Shape {
             let fills = now.saturating_sub(bucket.last_fill) / self.interval;
             missing -= fills.max(0) as f64 * self.fill;
         }
-        // NaN, which lets everything pass, misses nothing.
+        // NaN, a bucket that accepts every flow, misses nothing.
         (missing > 0.0 && until > now).then_some((until, missing))
     }
 }
 
-/// How many tokens a raised capacity adds to the buckets that were filled before.
+/// Computes how many tokens a raised capacity adds to existing buckets.
 ///
-/// A key that has spent 5 of 5 tokens gets one more when the capacity is raised to 6. Lowering
-/// it and raising it again must not make tokens, so the highest capacity counts for as long as
-/// it takes a bucket to fill.
+/// A key that has spent 5 of 5 tokens gains one when the capacity is raised to 6. Lowering and
+/// raising the capacity again must not create tokens, so the highest capacity counts for as long as
+/// a bucket takes to fill.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct HighWater {
+pub(crate) struct CapacityHighWater {
     capacity: f64,
-    /// From then on every bucket has been filled since.
+    /// From this time on, every bucket has been filled since the capacity was lowered.
     until: Nanos,
 }
 
-impl HighWater {
+impl CapacityHighWater {
     pub(crate) const NONE: Self = Self {
         capacity: f64::NEG_INFINITY,
         until: Nanos::MIN,
     };
 
-    /// Notes a change and returns how many tokens each bucket gains.
-    pub(crate) fn change(&mut self, from: &Shape, to: &Shape, now: Nanos) -> f64 {
+    /// Records a change of parameters and returns how many tokens each bucket gains.
+    pub(crate) fn record_change(
+        &mut self,
+        from: &BucketParams,
+        to: &BucketParams,
+        now: Nanos,
+    ) -> f64 {
         let highest = match now < self.until {
             true => self.capacity.max(from.capacity),
             false => from.capacity,
@@ -284,8 +297,8 @@ mod tests {
 
     const SECOND: Nanos = 1_000_000_000;
 
-    fn shape(capacity: f64, fill: f64, seconds: i64) -> Shape {
-        Shape {
+    fn params(capacity: f64, fill: f64, seconds: i64) -> BucketParams {
+        BucketParams {
             capacity,
             fill,
             interval: seconds * SECOND,
@@ -295,17 +308,20 @@ mod tests {
         }
     }
 
-    /// Seconds, tokens, whether they are given, the wait in seconds, what remains.
+    /// Seconds, tokens, whether they are granted, the wait in seconds, and what remains.
     type Row = (f64, f64, bool, f64, f64);
 
-    fn replay(shape: Shape, rows: &[Row]) {
-        let mut bucket = shape.full(0);
-        for &(at, want, ok, wait, remaining) in rows {
+    fn replay(params: BucketParams, rows: &[Row]) {
+        let mut bucket = params.full_bucket(0);
+        for &(at, want, granted, wait, remaining) in rows {
             let now = (at * SECOND as f64) as Nanos;
-            let taken = shape.take(&mut bucket, now, want, Patience::Never);
-            let told = (taken.available_at - now) as f64 / SECOND as f64;
-            assert_eq!(taken.ok, ok, "{want} at {at}");
-            assert!((told - wait).abs() < 1e-6, "{want} at {at}: wait {told}");
+            let taken = params.take(&mut bucket, now, want, TakeMode::Immediate);
+            let actual_wait = (taken.available_at - now) as f64 / SECOND as f64;
+            assert_eq!(taken.granted, granted, "{want} at {at}");
+            assert!(
+                (actual_wait - wait).abs() < 1e-6,
+                "{want} at {at}: wait {actual_wait}"
+            );
             assert!(
                 (taken.remaining - remaining).abs() < 1e-6,
                 "{want} at {at}: {taken:?}"
@@ -314,9 +330,9 @@ mod tests {
     }
 
     #[test]
-    fn a_continuous_bucket_fills_all_the_time() {
+    fn a_continuous_bucket_fills_continuously() {
         replay(
-            shape(2.0, 1.0, 1),
+            params(2.0, 1.0, 1),
             &[
                 (0.0, 1.0, true, 0.0, 1.0),
                 (0.0, 1.0, true, 0.0, 0.0),
@@ -328,13 +344,13 @@ mod tests {
     }
 
     #[test]
-    fn a_discrete_bucket_fills_once_an_interval_counted_from_its_first_use() {
-        let shape = Shape {
+    fn a_discrete_bucket_fills_once_per_interval_counted_from_its_first_use() {
+        let params = BucketParams {
             continuous: false,
-            ..shape(2.0, 2.0, 1)
+            ..params(2.0, 2.0, 1)
         };
         replay(
-            shape,
+            params,
             &[
                 (0.0, 2.0, true, 0.0, 0.0),
                 (0.3, 1.0, false, 0.7, 0.0),
@@ -346,10 +362,10 @@ mod tests {
     }
 
     #[test]
-    fn a_delayed_bucket_rests_for_the_time_it_takes_to_fill() {
-        let continuous = Shape {
+    fn a_delayed_bucket_pauses_for_the_time_it_takes_to_fill() {
+        let continuous = BucketParams {
             delayed: true,
-            ..shape(10.0, 10.0, 60)
+            ..params(10.0, 10.0, 60)
         };
         replay(
             continuous,
@@ -362,11 +378,11 @@ mod tests {
     }
 
     #[test]
-    fn the_waits_told_for_delayed_discrete_filling_are_an_interval_too_long() {
-        let discrete = Shape {
+    fn reported_waits_of_delayed_discrete_buckets_are_one_interval_too_long() {
+        let discrete = BucketParams {
             delayed: true,
             continuous: false,
-            ..shape(2.0, 2.0, 1)
+            ..params(2.0, 2.0, 1)
         };
         replay(
             discrete,
@@ -379,88 +395,97 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_that_never_fills_tells_no_wait() {
+    fn a_bucket_that_never_fills_reports_no_wait() {
         replay(
-            shape(1.0, 0.0, 1),
+            params(1.0, 0.0, 1),
             &[(0.0, 1.0, true, 0.0, 0.0), (0.0, 1.0, false, 0.0, 0.0)],
         );
     }
 
     #[test]
     fn an_infinite_debt_is_never_paid() {
-        let shape = shape(f64::NEG_INFINITY, 1.0, 1);
-        for patience in [Patience::Never, Patience::Until(Nanos::MAX)] {
-            let taken = shape.take(&mut shape.full(0), 0, 1.0, patience);
-            assert_eq!((taken.ok, taken.available_at), (false, NEVER));
+        let params = params(f64::NEG_INFINITY, 1.0, 1);
+        for mode in [TakeMode::Immediate, TakeMode::WaitUntil(Nanos::MAX)] {
+            let taken = params.take(&mut params.full_bucket(0), 0, 1.0, mode);
+            assert_eq!((taken.granted, taken.available_at), (false, NEVER));
         }
     }
 
     #[test]
-    fn a_refusal_leaves_a_bucket_as_it_was_however_much_was_wanted() {
+    fn a_rejected_take_of_any_size_leaves_the_bucket_unchanged() {
         for want in [1e17, 1.7e308, f64::INFINITY] {
-            for patience in [Patience::Never, Patience::Until(SECOND)] {
-                let shape = shape(10.0, 1.0, 1);
-                let mut bucket = shape.full(0);
-                assert!(shape.take(&mut bucket, 0, 2.5, Patience::Never).ok);
-                let taken = shape.take(&mut bucket, 0, want, patience);
-                assert_eq!((taken.ok, taken.remaining), (false, 7.5), "{want}");
+            for mode in [TakeMode::Immediate, TakeMode::WaitUntil(SECOND)] {
+                let params = params(10.0, 1.0, 1);
+                let mut bucket = params.full_bucket(0);
+                assert!(
+                    params
+                        .take(&mut bucket, 0, 2.5, TakeMode::Immediate)
+                        .granted
+                );
+                let taken = params.take(&mut bucket, 0, want, mode);
+                assert_eq!((taken.granted, taken.remaining), (false, 7.5), "{want}");
             }
         }
     }
 
     #[test]
-    fn a_debt_that_never_shrinks_is_not_waited_for() {
-        let shape = shape(1.0, -1.0, 1);
-        let mut bucket = shape.full(0);
-        let taken = shape.take(&mut bucket, 0, 2.0, Patience::Until(Nanos::MAX));
-        assert!(!taken.ok);
-        let upstream = Shape {
+    fn a_take_does_not_wait_for_a_debt_that_never_shrinks() {
+        let params = params(1.0, -1.0, 1);
+        let mut bucket = params.full_bucket(0);
+        let taken = params.take(&mut bucket, 0, 2.0, TakeMode::WaitUntil(Nanos::MAX));
+        assert!(!taken.granted);
+        let upstream = BucketParams {
             upstream: true,
-            ..shape
+            ..params
         };
         assert!(
             upstream
-                .take(&mut bucket, 0, 2.0, Patience::Until(SECOND))
-                .ok
+                .take(&mut bucket, 0, 2.0, TakeMode::WaitUntil(SECOND))
+                .granted
         );
     }
 
     #[test]
-    fn an_endless_stream_fills_a_bucket_and_makes_no_nan() {
-        let shape = shape(2.0, f64::INFINITY, 1);
-        let mut bucket = shape.full(0);
+    fn an_infinite_fill_rate_fills_the_bucket_without_nan() {
+        let params = params(2.0, f64::INFINITY, 1);
+        let mut bucket = params.full_bucket(0);
         for now in [0, 0, 1, 1, 2] {
-            let taken = shape.take(&mut bucket, now, 1.0, Patience::Never);
-            assert!(taken.remaining <= 2.0 && !shape.used_up(taken.remaining).is_nan());
+            let taken = params.take(&mut bucket, now, 1.0, TakeMode::Immediate);
+            assert!(taken.remaining <= 2.0 && !params.used_tokens(taken.remaining).is_nan());
         }
-        let taken = shape.take(&mut bucket, 3, 1.0, Patience::Never);
-        assert_eq!((taken.ok, taken.remaining), (true, 1.0));
+        let taken = params.take(&mut bucket, 3, 1.0, TakeMode::Immediate);
+        assert_eq!((taken.granted, taken.remaining), (true, 1.0));
     }
 
     #[test]
-    fn a_time_to_fill_beyond_all_clocks_saturates() {
-        let shape = shape(1.0, 1.0, 1);
-        let taken = shape.take(&mut shape.full(0), 5 * SECOND, 1e30, Patience::Never);
-        assert_eq!((taken.ok, taken.available_at), (false, Nanos::MAX));
+    fn a_time_to_fill_beyond_the_clock_range_saturates() {
+        let params = params(1.0, 1.0, 1);
+        let taken = params.take(
+            &mut params.full_bucket(0),
+            5 * SECOND,
+            1e30,
+            TakeMode::Immediate,
+        );
+        assert_eq!((taken.granted, taken.available_at), (false, Nanos::MAX));
     }
 
     #[test]
-    fn a_patient_taker_goes_into_debt_up_to_its_deadline() {
-        let shape = shape(1.0, 1.0, 1);
-        let mut bucket = shape.full(0);
-        let late = Patience::Until(SECOND - 1);
-        assert!(!shape.take(&mut bucket, 0, 2.0, late).ok);
-        let taken = shape.take(&mut bucket, 0, 2.0, Patience::Until(SECOND));
+    fn a_take_that_may_wait_goes_into_debt_up_to_its_deadline() {
+        let params = params(1.0, 1.0, 1);
+        let mut bucket = params.full_bucket(0);
+        let late = TakeMode::WaitUntil(SECOND - 1);
+        assert!(!params.take(&mut bucket, 0, 2.0, late).granted);
+        let taken = params.take(&mut bucket, 0, 2.0, TakeMode::WaitUntil(SECOND));
         assert_eq!(
-            (taken.ok, taken.available_at, taken.remaining),
+            (taken.granted, taken.available_at, taken.remaining),
             (true, SECOND, -1.0)
         );
     }
 
     #[test]
-    fn tokens_given_back_never_overfill() {
+    fn returned_tokens_never_exceed_the_capacity() {
         replay(
-            shape(2.0, 0.0, 1),
+            params(2.0, 0.0, 1),
             &[(0.0, 1.0, true, 0.0, 1.0), (0.0, -5.0, true, 0.0, 2.0)],
         );
     }

@@ -1,20 +1,20 @@
-//! `concurrency_limiter`: so many flows of a key at a time.
+//! The `concurrency_limiter`: bounds the flows in flight per key.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use super::ledger::{Ledger, Seen};
-use super::rate_limiter::{Key, bucket_label, tokens_of};
-use super::{DEADLINE_MARGIN, Decided};
+use super::in_flight_slots::{Admission, InFlightSlots};
+use super::rate_limiter::{FlowKey, key_label, requested_tokens};
+use super::{ComponentDecision, DEADLINE_MARGIN};
+use crate::engine::atomic_signal::AtomicSignal;
 use crate::engine::clock::{Clock, Nanos, nanos};
-use crate::engine::dial::Dial;
 use crate::engine::report::{LimiterDetails, LimiterReason};
 use crate::engine::request_id::RequestId;
-use crate::engine::stages::Flow;
-use crate::engine::store::{Kept, Limits, Loss, Store, lock};
+use crate::engine::stages::EngineFlow;
+use crate::engine::store::{EvictionLoss, Store, StoreLimits, StoredState, lock};
 use crate::engine::sync::Mutex;
-use crate::engine::ticket::{Held, Holder};
+use crate::engine::ticket::{HeldSlot, SlotOwner};
 use crate::policy;
 
 /// One concurrency limiter of a policy.
@@ -22,42 +22,42 @@ use crate::policy;
 pub(crate) struct ConcurrencyLimiter {
     tokens_key: Option<Arc<str>>,
     denied_code: i32,
-    /// Both are shared with the limiter that takes over in a reload.
-    slots: Arc<Slots>,
-    keys: Arc<Store<Entry>>,
+    /// This and `keys` are shared with the limiter that takes over in a reload.
+    rules: Arc<SlotRules>,
+    keys: Arc<Store<LimiterKey>>,
     clock: Arc<dyn Clock>,
 }
 
-/// What a policy says about ledgers, of limiters and schedulers alike.
+/// What a policy sets for slots, in concurrency limiters and concurrency schedulers alike.
 #[derive(Debug)]
-pub(crate) struct Slots {
+pub(crate) struct SlotRules {
     pub(crate) label_key: Option<Arc<str>>,
     lifetime: AtomicI64,
     max_idle: AtomicI64,
-    /// NaN is invalid.
-    max_concurrency: Dial,
-    pass_through: Dial,
+    /// The signals; NaN means invalid.
+    max_concurrency: AtomicSignal,
+    pass_through: AtomicSignal,
 }
 
-impl Slots {
+impl SlotRules {
     pub(crate) fn new(spec: &policy::Slots) -> Self {
         Self {
             label_key: spec.limit_by_label_key.clone(),
             lifetime: AtomicI64::new(nanos(spec.max_inflight_duration)),
             max_idle: AtomicI64::new(max_idle(spec)),
-            max_concurrency: Dial::new(spec.max_concurrency.initial()),
-            pass_through: Dial::new(spec.pass_through.initial()),
+            max_concurrency: AtomicSignal::new(spec.max_concurrency.initial()),
+            pass_through: AtomicSignal::new(spec.pass_through.initial()),
         }
     }
 
-    /// Takes over what a changed policy says. What is in flight stays in flight, for as long as it
-    /// was allowed to when it began.
+    /// Takes over the values of a changed policy. Flows in flight keep the lifetime that was in
+    /// force when they began.
     pub(crate) fn take_over(&self, spec: &policy::Slots) {
         let lifetime = nanos(spec.max_inflight_duration);
         self.lifetime.store(lifetime, Ordering::Relaxed);
         self.max_idle.store(max_idle(spec), Ordering::Relaxed);
-        self.max_concurrency.fix(spec.max_concurrency);
-        self.pass_through.fix(spec.pass_through);
+        self.max_concurrency.set_if_constant(spec.max_concurrency);
+        self.pass_through.set_if_constant(spec.pass_through);
     }
 
     pub(crate) fn lifetime(&self) -> Nanos {
@@ -68,13 +68,13 @@ impl Slots {
         self.max_idle.load(Ordering::Relaxed)
     }
 
-    /// New values of the signals.
+    /// Sets new values of the signals.
     pub(crate) fn set(&self, max_concurrency: f64, pass_through: f64) {
         self.max_concurrency.set(max_concurrency);
         self.pass_through.set(pass_through);
     }
 
-    /// `None` lets everything pass.
+    /// Returns the capacity in tokens, or `None` if the component accepts every flow.
     pub(crate) fn capacity(&self) -> Option<f64> {
         let pass = self.pass_through.get();
         let capacity = self.max_concurrency.get();
@@ -82,27 +82,27 @@ impl Slots {
         (!open).then_some(capacity)
     }
 
-    /// The label that it limits by, unless everything passes.
-    pub(crate) fn label_in_use(&self) -> Option<&str> {
+    /// Returns the label key that the component limits by, or `None` if it accepts every flow.
+    pub(crate) fn active_label_key(&self) -> Option<&str> {
         self.capacity().and(self.label_key.as_deref())
     }
 
     #[inline(always)]
-    pub(crate) fn key<'a>(&self, flow: &Flow<'a, '_>) -> Key<'a> {
+    pub(crate) fn key<'a>(&self, flow: &EngineFlow<'a, '_>) -> FlowKey<'a> {
         match &self.label_key {
-            None => Key::Bucket(""),
+            None => FlowKey::Present(""),
             Some(label) => match flow.labels.get(label) {
-                None => Key::Missing,
-                Some(value) => Key::Bucket(value),
+                None => FlowKey::Missing,
+                Some(value) => FlowKey::Present(value),
             },
         }
     }
 
-    pub(crate) fn limits(&self, limits: Limits) -> Limits {
+    pub(crate) fn limits(&self, limits: StoreLimits) -> StoreLimits {
         let max_idle = self.max_idle();
         match self.label_key {
-            Some(_) => Limits { max_idle, ..limits },
-            None => Limits {
+            Some(_) => StoreLimits { max_idle, ..limits },
+            None => StoreLimits {
                 max_idle,
                 keys: 1,
                 ..limits
@@ -111,7 +111,7 @@ impl Slots {
     }
 }
 
-/// As for buckets: zero is never.
+/// Returns the idle time after which a key expires. Zero means never, as for buckets.
 fn max_idle(spec: &policy::Slots) -> Nanos {
     match nanos(spec.max_idle_time) {
         0 => Nanos::MAX,
@@ -119,101 +119,102 @@ fn max_idle(spec: &policy::Slots) -> Nanos {
     }
 }
 
-/// A key as its store keeps it.
+/// A key of a concurrency limiter in its store.
 #[derive(Debug)]
-struct Entry {
-    key: Option<Arc<InFlight>>,
-    used: Nanos,
-    /// The last of its slots has expired by then.
+struct LimiterKey {
+    slots: Option<Arc<KeySlots>>,
+    last_used: Nanos,
+    /// By this time the last slot of the key has expired.
     held_until: Nanos,
 }
 
 /// The flows in flight of a key, shared with the tickets of those flows.
 #[derive(Debug)]
-struct InFlight {
-    ledger: Mutex<Ledger>,
+struct KeySlots {
+    slots: Mutex<InFlightSlots>,
     clock: Arc<dyn Clock>,
 }
 
-impl Kept for Entry {
+impl StoredState for LimiterKey {
     type Rules = ();
 
     fn new() -> Self {
         Self {
-            key: None,
-            used: Nanos::MIN,
+            slots: None,
+            last_used: Nanos::MIN,
             held_until: Nanos::MIN,
         }
     }
 
-    fn forget_at(&self, max_idle: Nanos) -> Nanos {
-        self.used.saturating_add(max_idle).max(self.held_until)
+    fn expires_at(&self, max_idle: Nanos) -> Nanos {
+        self.last_used.saturating_add(max_idle).max(self.held_until)
     }
 
-    fn loss(&self, (): &(), now: Nanos) -> Loss {
-        let Some(key) = &self.key else {
-            return Loss::none(self.used);
+    fn eviction_loss(&self, (): &(), now: Nanos) -> EvictionLoss {
+        let Some(slots) = &self.slots else {
+            return EvictionLoss::none(self.last_used);
         };
-        match lock(&key.ledger).taken(now) {
-            Some(tokens) => Loss {
-                until: Nanos::MAX,
+        match lock(&slots.slots).tokens_in_flight(now) {
+            Some(tokens) => EvictionLoss {
+                restored_at: Nanos::MAX,
                 tokens,
-                used: self.used,
+                last_used: self.last_used,
             },
-            // A flow that is being decided is about to take one.
-            None if Arc::strong_count(key) > 1 => Loss::all(self.used),
-            None => Loss::none(self.used),
+            // A flow that is being decided is about to take a slot.
+            None if Arc::strong_count(slots) > 1 => EvictionLoss::all(self.last_used),
+            None => EvictionLoss::none(self.last_used),
         }
     }
 }
 
-impl Holder for InFlight {
-    fn give_back(&self, id: RequestId) -> bool {
+impl SlotOwner for KeySlots {
+    fn return_slot(&self, id: RequestId) -> bool {
         let now = nanos(self.clock.now());
-        lock(&self.ledger).leave(id, now)
+        lock(&self.slots).leave(id, now)
     }
 
-    fn let_go(&self, id: RequestId) {
-        lock(&self.ledger).forget(id);
+    fn release_slot(&self, id: RequestId) {
+        lock(&self.slots).remove(id);
     }
 }
 
 impl ConcurrencyLimiter {
     pub(crate) fn new(
         spec: &policy::ConcurrencyLimiter,
-        limits: Limits,
+        limits: StoreLimits,
         clock: &Arc<dyn Clock>,
     ) -> Self {
-        let slots = Slots::new(&spec.slots);
+        let rules = SlotRules::new(&spec.slots);
         Self {
             tokens_key: spec.request.tokens_label_key.clone(),
             denied_code: spec.request.denied_response_status_code,
-            keys: Arc::new(Store::new(slots.limits(limits))),
-            slots: Arc::new(slots),
+            keys: Arc::new(Store::new(rules.limits(limits))),
+            rules: Arc::new(rules),
             clock: Arc::clone(clock),
         }
     }
 
-    /// The limiter of a changed policy with the slots of this one; `None` where those are others.
+    /// Returns the limiter of a changed policy, sharing the slots of this one. Returns `None` if
+    /// the limiter limits by another label, because its slots are different ones then.
     pub(super) fn successor(&self, spec: &policy::ConcurrencyLimiter) -> Option<Self> {
-        let same = self.slots.label_key == spec.slots.limit_by_label_key;
+        let same = self.rules.label_key == spec.slots.limit_by_label_key;
         same.then(|| Self {
             tokens_key: spec.request.tokens_label_key.clone(),
             denied_code: spec.request.denied_response_status_code,
-            slots: Arc::clone(&self.slots),
+            rules: Arc::clone(&self.rules),
             keys: Arc::clone(&self.keys),
             clock: Arc::clone(&self.clock),
         })
     }
 
-    /// Goes by the numbers of its policy, now that it is in force.
+    /// Applies the values of its policy, now that the policy is in force.
     pub(super) fn take_over(&self, spec: &policy::ConcurrencyLimiter) {
-        self.slots.take_over(&spec.slots);
-        self.keys.set_max_idle(self.slots.max_idle());
+        self.rules.take_over(&spec.slots);
+        self.keys.set_max_idle(self.rules.max_idle());
     }
 
-    pub(crate) fn slots(&self) -> &Slots {
-        &self.slots
+    pub(crate) fn slot_rules(&self) -> &SlotRules {
+        &self.rules
     }
 
     pub(super) fn denied_code(&self) -> i32 {
@@ -221,65 +222,75 @@ impl ConcurrencyLimiter {
     }
 
     #[inline(always)]
-    pub(super) fn decide(&self, flow: &Flow<'_, '_>, now: Nanos) -> (Decided, Option<Held>) {
-        let tokens = tokens_of(self.tokens_key.as_deref(), flow);
-        let (Some(capacity), Key::Bucket(key)) = (self.slots.capacity(), self.slots.key(flow))
+    pub(super) fn decide(
+        &self,
+        flow: &EngineFlow<'_, '_>,
+        now: Nanos,
+    ) -> (ComponentDecision, Option<HeldSlot>) {
+        let tokens = requested_tokens(self.tokens_key.as_deref(), flow);
+        let (Some(capacity), FlowKey::Present(key)) = (self.rules.capacity(), self.rules.key(flow))
         else {
-            return (Decided::untouched(tokens), None);
+            return (ComponentDecision::not_evaluated(tokens), None);
         };
         if flow.time_left <= DEADLINE_MARGIN {
-            return (Decided::REFUSED, None);
+            return (ComponentDecision::REJECTED, None);
         }
-        let key = self.at(key, now);
-        let lifetime = self.slots.lifetime();
-        let seen = lock(&key.ledger).enter(tokens, capacity, now, lifetime);
-        let held = seen.slot.map(|id| Held::new(key, id));
-        (Decided::seen(seen, tokens), held)
+        let key_slots = self.key_slots(key, now);
+        let lifetime = self.rules.lifetime();
+        let admission = lock(&key_slots.slots).enter(tokens, capacity, now, lifetime);
+        let held = admission.slot.map(|id| HeldSlot::new(key_slots, id));
+        (ComponentDecision::from_admission(admission, tokens), held)
     }
 
-    fn at(&self, key: &str, now: Nanos) -> Arc<InFlight> {
-        let lifetime = self.slots.lifetime();
-        let max_idle = self.slots.max_idle();
+    fn key_slots(&self, key: &str, now: Nanos) -> Arc<KeySlots> {
+        let lifetime = self.rules.lifetime();
+        let max_idle = self.rules.max_idle();
         self.keys.update(key, now, &(), |entry| {
-            if entry.forget_at(max_idle) <= now {
-                entry.key = None;
+            if entry.expires_at(max_idle) <= now {
+                entry.slots = None;
             }
-            entry.used = now.max(entry.used);
-            // One nanosecond more than a slot's last.
-            let held_until = entry.used.saturating_add(lifetime).saturating_add(1);
+            entry.last_used = now.max(entry.last_used);
+            // One nanosecond after the lifetime of the slot, because the last nanosecond still
+            // counts.
+            let held_until = entry.last_used.saturating_add(lifetime).saturating_add(1);
             entry.held_until = held_until.max(entry.held_until);
-            let key = entry.key.get_or_insert_with(|| {
-                Arc::new(InFlight {
-                    ledger: Mutex::new(Ledger::new()),
+            let slots = entry.slots.get_or_insert_with(|| {
+                Arc::new(KeySlots {
+                    slots: Mutex::new(InFlightSlots::new()),
                     clock: Arc::clone(&self.clock),
                 })
             });
-            Arc::clone(key)
+            Arc::clone(slots)
         })
     }
 
-    /// Frees a slot of the key that a label names.
-    pub(crate) fn give_back(&self, label: &str, id: RequestId, now: Nanos) -> bool {
-        let Some(key) = key_of(self.slots.label_key.as_deref(), label) else {
+    /// Returns the slot `id` of the key that `label`, from a report, stands for. Returns false if
+    /// it was not held.
+    pub(crate) fn return_slot(&self, label: &str, id: RequestId, now: Nanos) -> bool {
+        let Some(key) = key_from_label(self.rules.label_key.as_deref(), label) else {
             return false;
         };
-        let entry = self.keys.look(key, |entry| entry.key.clone());
+        let entry = self.keys.peek(key, |entry| entry.slots.clone());
         entry
             .flatten()
-            .is_some_and(|key| lock(&key.ledger).leave(id, now))
+            .is_some_and(|slots| lock(&slots.slots).leave(id, now))
     }
 
-    pub(super) fn report(&self, flow: &Flow<'_, '_>, decided: &Decided) -> LimiterDetails {
-        let label = match self.slots.key(flow) {
-            Key::Bucket(value) if decided.looked => {
-                bucket_label(self.slots.label_key.as_deref(), value)
+    pub(super) fn report(
+        &self,
+        flow: &EngineFlow<'_, '_>,
+        decision: &ComponentDecision,
+    ) -> LimiterDetails {
+        let label = match self.rules.key(flow) {
+            FlowKey::Present(value) if decision.evaluated => {
+                key_label(self.rules.label_key.as_deref(), value)
             }
             _ => Cow::Borrowed(""),
         };
         LimiterDetails::ConcurrencyLimiter {
             label,
-            tokens: decided.tokens(),
-            request_id: decided.request_id,
+            tokens: decision.tokens(),
+            request_id: decision.request_id,
         }
     }
 
@@ -292,63 +303,64 @@ impl ConcurrencyLimiter {
     }
 }
 
-/// A key's text, from the label that decisions tell.
-pub(crate) fn key_of<'a>(label_key: Option<&str>, label: &'a str) -> Option<&'a str> {
+/// Returns the key that a label in a report stands for.
+pub(crate) fn key_from_label<'a>(label_key: Option<&str>, label: &'a str) -> Option<&'a str> {
     match label_key {
         None => (label == "default").then_some(""),
         Some(key) => label.strip_prefix(key)?.strip_prefix(':'),
     }
 }
 
-/// Where no ledger has an entry.
-const NOWHERE: u32 = u32::MAX;
+/// An index beyond every slot table.
+const NO_ENTRY: u32 = u32::MAX;
 
-impl Decided {
-    /// Let through without having looked: no key, or nothing to limit by.
-    pub(crate) const fn untouched(tokens: f64) -> Self {
+impl ComponentDecision {
+    /// The decision of a component that lets the flow through without using any state: the flow has
+    /// no key, or the component has no limit.
+    pub(crate) const fn not_evaluated(tokens: f64) -> Self {
         Self {
             dropped: false,
             reason: LimiterReason::KeyNotFound,
             wait: 0,
-            hopeless: false,
+            unsatisfiable: false,
             remaining: 0.0,
             current: 0.0,
             consumed: tokens,
             request_id: None,
-            looked: false,
+            evaluated: false,
             queued: 0,
             overtaken: None,
         }
     }
 
-    /// No, without having looked.
-    pub(crate) const REFUSED: Self = Self {
+    /// A rejection without a look at the state.
+    pub(crate) const REJECTED: Self = Self {
         dropped: true,
         reason: LimiterReason::Unspecified,
         wait: 0,
-        hopeless: false,
+        unsatisfiable: false,
         remaining: 0.0,
         current: 0.0,
         consumed: 0.0,
         request_id: None,
-        looked: true,
+        evaluated: true,
         queued: 0,
         overtaken: None,
     };
 
-    pub(crate) fn seen(seen: Seen, tokens: f64) -> Self {
-        let ok = seen.slot.is_some();
+    pub(crate) fn from_admission(admission: Admission, tokens: f64) -> Self {
+        let ok = admission.slot.is_some();
         Self {
             dropped: !ok,
             reason: LimiterReason::Unspecified,
             wait: 0,
-            hopeless: false,
-            remaining: seen.remaining,
-            current: seen.current,
+            unsatisfiable: false,
+            remaining: admission.remaining,
+            current: admission.current,
             consumed: if ok { tokens } else { 0.0 },
-            // One that is turned away is told an id, too; nothing is held under it.
-            request_id: seen.slot.or_else(|| Some(RequestId::new(NOWHERE))),
-            looked: true,
+            // A rejected flow gets an id as well, as an Agent gives one; no slot belongs to it.
+            request_id: admission.slot.or_else(|| Some(RequestId::new(NO_ENTRY))),
+            evaluated: true,
             queued: 0,
             overtaken: None,
         }

@@ -1,272 +1,286 @@
-//! Lazy sync: a key spends from a local account, and its bucket hears of it once a period.
+//! Lazy sync: a key spends from a local account that is charged to its bucket once per period.
 
 use super::DEADLINE_MARGIN;
-use super::bucket::{Bucket, Patience, Shape, Taken};
-use super::rate_limiter::{Answer, Ask, Rules};
+use super::bucket::{BucketParams, TakeMode, TakeResult, TokenBucket};
+use super::rate_limiter::{BucketDecision, BucketRequest, BucketRules};
 use crate::engine::clock::Nanos;
-use crate::engine::store::{Kept, Loss};
+use crate::engine::store::{EvictionLoss, StoredState};
 
 /// The state of a key with lazy sync.
 ///
-/// An account is never closed apart from its bucket, so what a key spent before it idled is
-/// charged when it comes back.
+/// The account expires together with its bucket, so tokens that a key spent before it idled are
+/// charged when it is used again.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Lazy {
-    bucket: Bucket,
-    used: Nanos,
-    /// Granted since the last sync.
+pub(crate) struct LazySyncAccount {
+    bucket: TokenBucket,
+    last_used: Nanos,
+    /// Tokens granted since the last sync.
     credit: f64,
     available: f64,
     current: f64,
     next_sync: Nanos,
-    /// The bucket is in debt until the next sync.
-    waiting: bool,
+    /// Whether the bucket is in debt until the next sync.
+    in_debt: bool,
 }
 
-impl Kept for Lazy {
-    type Rules = Rules;
+impl StoredState for LazySyncAccount {
+    type Rules = BucketRules;
 
     fn new() -> Self {
         Self {
-            bucket: Bucket::NONE,
-            used: Nanos::MIN,
+            bucket: TokenBucket::UNUSED,
+            last_used: Nanos::MIN,
             credit: 0.0,
             available: 0.0,
             current: 0.0,
             next_sync: Nanos::MIN,
-            waiting: false,
+            in_debt: false,
         }
     }
 
-    fn forget_at(&self, max_idle: Nanos) -> Nanos {
-        self.used.saturating_add(max_idle)
+    fn expires_at(&self, max_idle: Nanos) -> Nanos {
+        self.last_used.saturating_add(max_idle)
     }
 
-    /// The next sync charges what was granted since the last one.
-    fn loss(&self, rules: &Rules, now: Nanos) -> Loss {
-        match rules.shape.missing(&self.bucket, self.credit, now) {
-            None => Loss::none(self.used),
-            Some((until, tokens)) => Loss {
-                until,
+    /// The next sync charges what was granted since the last one, so that counts as missing.
+    fn eviction_loss(&self, rules: &BucketRules, now: Nanos) -> EvictionLoss {
+        match rules.params.missing(&self.bucket, self.credit, now) {
+            None => EvictionLoss::none(self.last_used),
+            Some((restored_at, tokens)) => EvictionLoss {
+                restored_at,
                 tokens,
-                used: self.used,
+                last_used: self.last_used,
             },
         }
     }
 }
 
-impl Lazy {
-    /// Counts a use, and says when it is: threads read the clock before they get the lock, so a
-    /// later one may come first. An account that idled for too long starts anew.
+impl LazySyncAccount {
+    /// Records a use and returns its time. Threads read the clock before they take the lock, so a
+    /// later time may arrive first; it is kept. A key that has idled for `max_idle` starts again
+    /// with a full bucket.
     #[inline(always)]
-    fn touch(&mut self, rules: &Rules, now: Nanos) -> Nanos {
-        let now = now.max(self.used);
-        if now.saturating_sub(self.used) >= rules.max_idle {
+    fn touch(&mut self, rules: &BucketRules, now: Nanos) -> Nanos {
+        let now = now.max(self.last_used);
+        if now.saturating_sub(self.last_used) >= rules.max_idle {
             *self = Self {
-                bucket: rules.shape.full(now),
+                bucket: rules.params.full_bucket(now),
                 ..Self::new()
             };
         }
         now
     }
 
-    /// Goes on under other rules, by which it is synced at once.
-    pub(crate) fn carry_over(&mut self, from: &Rules, to: &Rules, more: f64, now: Nanos) {
-        if self.used != Nanos::MIN {
-            let now = now.max(self.used);
-            let shape = &to.shape;
-            shape.carry_over(&from.shape, &mut self.bucket, more, now);
-            // A sync finds the same in the bucket.
-            self.available = (self.available + more).min(shape.capacity);
+    /// Continues under changed rules; the next use syncs the account.
+    pub(crate) fn migrate(&mut self, from: &BucketRules, to: &BucketRules, more: f64, now: Nanos) {
+        if self.last_used != Nanos::MIN {
+            let now = now.max(self.last_used);
+            let params = &to.params;
+            params.migrate(&from.params, &mut self.bucket, more, now);
+            // The sync will read the same amount from the bucket.
+            self.available = (self.available + more).min(params.capacity);
             self.next_sync = self.next_sync.min(now.saturating_sub(1));
         }
     }
 
-    /// Whether the account is to be synced. A debt is paid at the very time of the next sync, and a
-    /// flow that slept until then finds its account due; other syncs come after their time.
+    /// Returns true if the account has to be synced. A debt is paid exactly at the time of the next
+    /// sync, so that a flow that waited until then finds the sync due. Other syncs come after that
+    /// time.
     fn is_due(&self, now: Nanos) -> bool {
-        now > self.next_sync || self.waiting && now == self.next_sync
+        now > self.next_sync || self.in_debt && now == self.next_sync
     }
 
     #[inline(always)]
-    pub(crate) fn take(&mut self, rules: &Rules, period: Nanos, ask: &Ask) -> Answer {
-        let now = self.touch(rules, ask.now);
-        let shape = &rules.shape;
-        if ask.want <= 0.0 {
-            self.used = now;
-            self.add(shape, -ask.want);
-            return self.answer(shape, true);
+    pub(crate) fn take(
+        &mut self,
+        rules: &BucketRules,
+        period: Nanos,
+        request: &BucketRequest,
+    ) -> BucketDecision {
+        let now = self.touch(rules, request.now);
+        let params = &rules.params;
+        if request.tokens <= 0.0 {
+            self.last_used = now;
+            self.add(params, -request.tokens);
+            return self.result(params, true);
         }
-        let hopeless = shape.is_too_small_for(ask.want);
+        let unsatisfiable = params.cannot_hold(request.tokens);
         if self.is_due(now) {
-            // Too late to sync: this one request goes, the account stays as it is.
-            if ask.left <= DEADLINE_MARGIN {
-                return Answer {
-                    hopeless,
-                    ..Answer::UNSEEN
+            // There is no time left to sync: reject this request and leave the account unchanged.
+            if request.time_left <= DEADLINE_MARGIN {
+                return BucketDecision {
+                    unsatisfiable,
+                    ..BucketDecision::REJECTED
                 };
             }
-            self.used = now;
-            let deadline = now.saturating_add(ask.left);
-            let answer = self.sync(shape, period, now, ask.want, deadline);
-            return match hopeless && !answer.ok {
-                true => Answer {
+            self.last_used = now;
+            let deadline = now.saturating_add(request.time_left);
+            let result = self.sync(params, period, now, request.tokens, deadline);
+            return match unsatisfiable && !result.granted {
+                true => BucketDecision {
                     wait: 0,
-                    hopeless,
-                    ..answer
+                    unsatisfiable,
+                    ..result
                 },
-                false => answer,
+                false => result,
             };
         }
-        self.used = now;
-        let ok = !self.waiting && self.credit + ask.want <= self.available;
-        if ok {
-            self.credit += ask.want;
+        self.last_used = now;
+        let granted = !self.in_debt && self.credit + request.tokens <= self.available;
+        if granted {
+            self.credit += request.tokens;
         }
-        Answer {
-            hopeless: hopeless && !ok,
-            ..self.answer(shape, ok)
+        BucketDecision {
+            unsatisfiable: unsatisfiable && !granted,
+            ..self.result(params, granted)
         }
     }
 
-    /// Takes back tokens that were granted and not used.
-    pub(crate) fn give_back(&mut self, rules: &Rules, now: Nanos, tokens: f64) {
-        self.used = self.touch(rules, now);
-        self.add(&rules.shape, tokens);
+    /// Returns tokens that were granted but not used.
+    pub(crate) fn return_tokens(&mut self, rules: &BucketRules, now: Nanos, tokens: f64) {
+        self.last_used = self.touch(rules, now);
+        self.add(&rules.params, tokens);
     }
 
-    /// Adds tokens to the account, which holds no more than its bucket. (An Agent's holds more,
-    /// until the next sync.)
-    fn add(&mut self, shape: &Shape, tokens: f64) {
+    /// Adds tokens to the account, which never holds more than its bucket. (An Agent's account
+    /// holds more until the next sync.)
+    fn add(&mut self, params: &BucketParams, tokens: f64) {
         self.credit -= tokens;
-        if !shape.upstream {
-            self.credit = self.credit.max(self.available - shape.capacity);
+        if !params.upstream {
+            self.credit = self.credit.max(self.available - params.capacity);
         }
     }
 
-    /// For flows that can wait for their tokens: what the account lacks is asked of the bucket at
-    /// once, together with what was spent.
-    pub(crate) fn take_and_wait(
+    /// Takes tokens for a flow that can wait. What the account lacks is taken from the bucket at
+    /// once, together with what was granted since the last sync.
+    pub(crate) fn take_with_wait(
         &mut self,
-        rules: &Rules,
+        rules: &BucketRules,
         period: Nanos,
         now: Nanos,
         want: f64,
         deadline: Nanos,
-    ) -> Answer {
+    ) -> BucketDecision {
         let now = self.touch(rules, now);
-        let shape = &rules.shape;
-        self.used = now;
+        let params = &rules.params;
+        self.last_used = now;
         if want <= 0.0 {
-            self.add(shape, -want);
-            return self.answer(shape, true);
+            self.add(params, -want);
+            return self.result(params, true);
         }
-        if !self.asks_bucket(now, want) {
-            let there = self.credit + want <= self.available;
-            let wait = match self.waiting {
+        if !self.needs_bucket(now, want) {
+            let covered = self.credit + want <= self.available;
+            let wait = match self.in_debt {
                 true => self.next_sync.saturating_sub(now),
                 false => 0,
             };
-            let ok = there && now.saturating_add(wait) <= deadline;
-            if ok {
+            let granted = covered && now.saturating_add(wait) <= deadline;
+            if granted {
                 self.credit += want;
             }
-            return Answer {
+            return BucketDecision {
                 wait,
-                ..self.answer(shape, ok)
+                ..self.result(params, granted)
             };
         }
         let charge = self.credit + want;
-        let taken = shape.take(&mut self.bucket, now, charge, Patience::Until(deadline));
+        let taken = params.take(&mut self.bucket, now, charge, TakeMode::WaitUntil(deadline));
         let wait = taken.available_at.saturating_sub(now).max(0);
-        if taken.ok {
+        if taken.granted {
             self.credit = 0.0;
-            self.waiting = wait > 0;
-            self.next_sync = now.saturating_add(if self.waiting { wait } else { period });
+            self.in_debt = wait > 0;
+            self.next_sync = now.saturating_add(if self.in_debt { wait } else { period });
             self.available = taken.remaining;
-            self.current = shape.used_up(taken.remaining);
+            self.current = params.used_tokens(taken.remaining);
         }
-        Answer {
-            ok: taken.ok,
+        BucketDecision {
+            granted: taken.granted,
             wait,
-            hopeless: false,
+            unsatisfiable: false,
             remaining: taken.remaining,
-            current: shape.used_up(taken.remaining),
+            current: params.used_tokens(taken.remaining),
         }
     }
 
-    /// Charges the bucket and opens the account anew.
+    /// Charges the bucket and opens a new account.
     ///
-    /// The first grant counts twice, in `available` and in `credit`, until the sync after this
-    /// one: so a period grants less than the bucket holds, as it does on an Agent.
+    /// The first grant counts twice, in `available` and in `credit`, until the following sync. So a
+    /// period grants less than the bucket holds, as on an Agent.
     fn sync(
         &mut self,
-        shape: &Shape,
+        params: &BucketParams,
         period: Nanos,
         now: Nanos,
         want: f64,
         deadline: Nanos,
-    ) -> Answer {
-        let (taken, wait) = self.charge(shape, period, now, deadline);
-        let ok = taken.ok && want <= taken.remaining;
-        if ok {
+    ) -> BucketDecision {
+        let (taken, wait) = self.charge(params, period, now, deadline);
+        let granted = taken.granted && want <= taken.remaining;
+        if granted {
             self.credit = want;
             self.available -= want;
             self.current += want;
         }
-        Answer {
-            ok,
+        BucketDecision {
+            granted,
             wait,
-            hopeless: false,
-            remaining: shape.shown(self.available),
-            current: shape.shown(self.current),
+            unsatisfiable: false,
+            remaining: params.reportable(self.available),
+            current: params.reportable(self.current),
         }
     }
 
-    /// Charges the bucket with what was granted since the last time.
+    /// Charges the bucket with what was granted since the last sync.
     fn charge(
         &mut self,
-        shape: &Shape,
+        params: &BucketParams,
         period: Nanos,
         now: Nanos,
         deadline: Nanos,
-    ) -> (Taken, Nanos) {
+    ) -> (TakeResult, Nanos) {
         let charge = std::mem::take(&mut self.credit);
-        let taken = shape.take(&mut self.bucket, now, charge, Patience::Until(deadline));
+        let taken = params.take(&mut self.bucket, now, charge, TakeMode::WaitUntil(deadline));
         let wait = taken.available_at.saturating_sub(now).max(0);
-        self.waiting = wait > 0;
-        self.next_sync = now.saturating_add(if self.waiting { wait } else { period });
+        self.in_debt = wait > 0;
+        self.next_sync = now.saturating_add(if self.in_debt { wait } else { period });
         self.available = taken.remaining;
-        self.current = shape.used_up(taken.remaining);
+        self.current = params.used_tokens(taken.remaining);
         (taken, wait)
     }
 
-    /// The account without a flow that takes so many tokens and waits, should that leave: if the
-    /// bucket is charged for both, it is charged for what was granted before all the same.
-    pub(crate) fn without(&self, rules: &Rules, period: Nanos, now: Nanos, want: f64) -> Self {
+    /// Returns the account as it would be without a flow that takes `want` tokens and waits, for
+    /// the case that the flow leaves. If the bucket is charged for that flow, it is still charged
+    /// for the earlier grants.
+    pub(crate) fn without_waiter(
+        &self,
+        rules: &BucketRules,
+        period: Nanos,
+        now: Nanos,
+        want: f64,
+    ) -> Self {
         let mut account = *self;
         let now = account.touch(rules, now);
-        account.used = now;
-        if account.asks_bucket(now, want) {
-            account.charge(&rules.shape, period, now, Nanos::MAX);
+        account.last_used = now;
+        if account.needs_bucket(now, want) {
+            account.charge(&rules.params, period, now, Nanos::MAX);
         }
         account
     }
 
-    /// Whether a flow that can wait is decided by the bucket: at a sync, and when the account lacks
-    /// tokens that the bucket may have.
-    fn asks_bucket(&self, now: Nanos, want: f64) -> bool {
-        let there = self.credit + want <= self.available;
-        self.is_due(now) || !self.waiting && !there
+    /// Returns true if the bucket decides about a flow that can wait: at a sync, and when the
+    /// account lacks tokens that the bucket may have.
+    fn needs_bucket(&self, now: Nanos, want: f64) -> bool {
+        let covered = self.credit + want <= self.available;
+        self.is_due(now) || !self.in_debt && !covered
     }
 
-    fn answer(&self, shape: &Shape, ok: bool) -> Answer {
-        Answer {
-            ok,
+    fn result(&self, params: &BucketParams, granted: bool) -> BucketDecision {
+        BucketDecision {
+            granted,
             wait: 0,
-            hopeless: false,
-            remaining: shape.shown(self.available - self.credit),
-            current: shape.shown(self.current + self.credit),
+            unsatisfiable: false,
+            remaining: params.reportable(self.available - self.credit),
+            current: params.reportable(self.current + self.credit),
         }
     }
 }

@@ -1,14 +1,14 @@
-//! The components that decide: one file each, all of one shape.
+//! The components that decide about flows, one file each, with a common interface.
 //!
-//! A new one is a file and a line in every `match` of [`Component`].
+//! A new component takes a new file and an arm in every `match` of [`Component`].
 
 pub(super) mod bucket;
 pub(super) mod concurrency_limiter;
+pub(super) mod in_flight_slots;
 pub(super) mod lazy_sync;
-pub(super) mod ledger;
 pub(super) mod rate_limiter;
 mod sampler;
-mod sums;
+mod sum_tree;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,19 +17,20 @@ use super::clock::{Clock, Nanos};
 use super::report::{LimiterDetails, LimiterReason, TokensInfo};
 use super::request_id::RequestId;
 use super::schedulers::{
-    ConcurrencyScheduler, LoadScheduler, Overtaken, QuotaScheduler, Waiter, Workloads,
+    ConcurrencyScheduler, LoadScheduler, OvertakenTokens, QuotaScheduler, Waiter, Workloads,
 };
-use super::stages::{Flow, Step};
-use super::store::Limits;
-use super::ticket::Held;
+use super::stages::{DecisionStep, EngineFlow};
+use super::store::StoreLimits;
+use super::ticket::HeldSlot;
 use crate::policy::ComponentKind;
 
-pub(crate) use self::bucket::Shape;
+pub(crate) use self::bucket::BucketParams;
 pub(crate) use self::concurrency_limiter::ConcurrencyLimiter;
 pub(crate) use self::rate_limiter::RateLimiter;
 pub(crate) use self::sampler::Sampler;
 
-/// Deadlines that are no further away than this are over: an answer would come too late.
+/// A deadline that is at most this far away counts as over, because the decision would arrive too
+/// late.
 pub(super) const DEADLINE_MARGIN: Nanos = 10_000_000;
 
 /// One component of a policy, with its state.
@@ -45,38 +46,38 @@ pub(crate) enum Component {
 
 /// What all components of an engine share.
 #[derive(Clone, Debug)]
-pub(crate) struct Surroundings {
-    pub(crate) limits: Limits,
+pub(crate) struct ComponentContext {
+    pub(crate) limits: StoreLimits,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) upstream_ramp_mode: bool,
     pub(crate) upstream_buckets: bool,
-    /// Load schedulers and samplers hear of their signals by [`Engine::actuate`] only.
+    /// Load schedulers and samplers get their signals only from [`Engine::actuate`].
     ///
     /// [`Engine::actuate`]: super::Engine::actuate
-    pub(crate) by_hand: bool,
+    pub(crate) manual_signals: bool,
 }
 
-/// What a component decided about a flow.
+/// The decision of a component about a flow.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Decided {
+pub(crate) struct ComponentDecision {
     pub(crate) dropped: bool,
     pub(crate) reason: LimiterReason,
     pub(crate) wait: Nanos,
-    /// It would say no however long the flow waited.
-    pub(crate) hopeless: bool,
+    /// Whether the component would reject the flow however long it waited.
+    pub(crate) unsatisfiable: bool,
     pub(crate) remaining: f64,
     pub(crate) current: f64,
     pub(crate) consumed: f64,
     pub(crate) request_id: Option<RequestId>,
-    /// False when it was let through without asking for a key.
-    pub(crate) looked: bool,
-    /// How long it waited in a queue.
+    /// False if the component let the flow through without using the state of a key.
+    pub(crate) evaluated: bool,
+    /// How long the flow waited in a queue.
     pub(crate) queued: Nanos,
-    /// What the queue did to its order; `None` without a queue, and for a flow that was dropped.
-    pub(crate) overtaken: Option<Overtaken>,
+    /// How the queue changed the order of service; `None` without a queue and for a rejected flow.
+    pub(crate) overtaken: Option<OvertakenTokens>,
 }
 
-impl Decided {
+impl ComponentDecision {
     pub(crate) const fn tokens(&self) -> TokensInfo {
         TokensInfo {
             remaining: self.remaining,
@@ -86,66 +87,70 @@ impl Decided {
     }
 }
 
-/// A decision, and the slot that goes with it.
+/// A decision, with the slot that the flow holds by it.
 #[derive(Debug)]
-pub(crate) struct Settled {
-    pub(crate) decided: Decided,
-    pub(crate) held: Option<Held>,
+pub(crate) struct DecisionWithSlot {
+    pub(crate) decision: ComponentDecision,
+    pub(crate) slot: Option<HeldSlot>,
 }
 
-impl From<Decided> for Settled {
+impl From<ComponentDecision> for DecisionWithSlot {
     #[inline(always)]
-    fn from(decided: Decided) -> Self {
+    fn from(decision: ComponentDecision) -> Self {
         Self {
-            decided,
-            held: None,
+            decision,
+            slot: None,
         }
     }
 }
 
-/// What a scheduler says to a flow.
+/// The result of scheduling a flow.
 #[derive(Debug)]
-pub(crate) enum Scheduled {
-    Settled(Settled),
-    Waits(Waiter),
+pub(crate) enum ScheduleResult {
+    Decided(DecisionWithSlot),
+    Queued(Waiter),
 }
 
 impl Component {
-    pub(crate) fn new(kind: &ComponentKind, around: &Surroundings) -> Self {
+    pub(crate) fn new(kind: &ComponentKind, context: &ComponentContext) -> Self {
         match kind {
-            ComponentKind::RateLimiter(spec) => Self::RateLimiter(RateLimiter::new(spec, around)),
+            ComponentKind::RateLimiter(spec) => Self::RateLimiter(RateLimiter::new(spec, context)),
             ComponentKind::ConcurrencyLimiter(spec) => Self::ConcurrencyLimiter(
-                ConcurrencyLimiter::new(spec, around.limits, &around.clock),
+                ConcurrencyLimiter::new(spec, context.limits, &context.clock),
             ),
             ComponentKind::Sampler(spec) => {
-                Self::Sampler(Sampler::new(spec, around.upstream_ramp_mode))
+                Self::Sampler(Sampler::new(spec, context.upstream_ramp_mode))
             }
             ComponentKind::QuotaScheduler(spec) => {
-                Self::QuotaScheduler(QuotaScheduler::new(spec, around))
+                Self::QuotaScheduler(QuotaScheduler::new(spec, context))
             }
             ComponentKind::ConcurrencyScheduler(spec) => {
-                Self::ConcurrencyScheduler(ConcurrencyScheduler::new(spec, around))
+                Self::ConcurrencyScheduler(ConcurrencyScheduler::new(spec, context))
             }
             ComponentKind::LoadScheduler(spec) => {
-                Self::LoadScheduler(LoadScheduler::new(spec, around))
+                Self::LoadScheduler(LoadScheduler::new(spec, context))
             }
         }
     }
 
-    /// The component of a changed policy with the state of this one; `None` where the state would
-    /// mean something else: it is of another kind, or has other keys.
+    /// Returns the component of a changed policy with the state of this one. Returns `None` if the
+    /// state does not fit, because the component is of another kind or has other keys.
     ///
-    /// Nothing changes yet: the policy may still be refused.
-    pub(crate) fn successor(&self, kind: &ComponentKind, around: &Surroundings) -> Option<Self> {
+    /// Changes nothing yet: the policy may still be refused.
+    pub(crate) fn successor(
+        &self,
+        kind: &ComponentKind,
+        context: &ComponentContext,
+    ) -> Option<Self> {
         Some(match (self, kind) {
             (Self::RateLimiter(limiter), ComponentKind::RateLimiter(spec)) => {
-                Self::RateLimiter(limiter.successor(spec, around)?)
+                Self::RateLimiter(limiter.successor(spec, context)?)
             }
             (Self::ConcurrencyLimiter(limiter), ComponentKind::ConcurrencyLimiter(spec)) => {
                 Self::ConcurrencyLimiter(limiter.successor(spec)?)
             }
             (Self::Sampler(sampler), ComponentKind::Sampler(spec)) => {
-                Self::Sampler(sampler.successor(spec, around.upstream_ramp_mode))
+                Self::Sampler(sampler.successor(spec, context.upstream_ramp_mode))
             }
             (Self::QuotaScheduler(scheduler), ComponentKind::QuotaScheduler(spec)) => {
                 Self::QuotaScheduler(scheduler.successor(spec)?)
@@ -160,12 +165,13 @@ impl Component {
         })
     }
 
-    /// Goes on with the state of `from` by the numbers of its own policy, now that it is in force.
+    /// Continues with the state of `from` under the values of its own policy, now that the policy
+    /// is in force.
     pub(crate) fn take_over(
         &self,
         from: &Self,
         kind: &ComponentKind,
-        around: &Surroundings,
+        context: &ComponentContext,
         now: Nanos,
     ) {
         match (self, from, kind) {
@@ -176,7 +182,7 @@ impl Component {
                 limiter.take_over(spec);
             }
             (Self::QuotaScheduler(scheduler), _, ComponentKind::QuotaScheduler(spec)) => {
-                scheduler.take_over(spec, around, now);
+                scheduler.take_over(spec, context, now);
             }
             (
                 Self::ConcurrencyScheduler(scheduler),
@@ -184,24 +190,25 @@ impl Component {
                 ComponentKind::ConcurrencyScheduler(spec),
             ) => scheduler.take_over(spec, now),
             (Self::LoadScheduler(scheduler), _, ComponentKind::LoadScheduler(spec)) => {
-                scheduler.take_over(spec, around.by_hand, now);
+                scheduler.take_over(spec, context.manual_signals, now);
             }
-            // The percentage of a sampler is all its state.
+            // A sampler has no state but its percentage.
             _ => {}
         }
     }
 
     #[inline]
-    pub(crate) fn step(&self) -> Step {
+    pub(crate) fn step(&self) -> DecisionStep {
         match self {
-            Self::RateLimiter(_) | Self::ConcurrencyLimiter(_) => Step::Limiters,
+            Self::RateLimiter(_) | Self::ConcurrencyLimiter(_) => DecisionStep::Limiters,
             Self::Sampler(sampler) => sampler.step(),
-            Self::ConcurrencyScheduler(_) => Step::Concurrency,
-            Self::QuotaScheduler(_) | Self::LoadScheduler(_) => Step::Schedulers,
+            Self::ConcurrencyScheduler(_) => DecisionStep::Concurrency,
+            Self::QuotaScheduler(_) | Self::LoadScheduler(_) => DecisionStep::Schedulers,
         }
     }
 
-    /// The status code of the policy for flows that are dropped here; 0 is none.
+    /// Returns the status code that the policy sets for flows rejected by this component; 0 means
+    /// none.
     pub(crate) fn denied_code(&self) -> i32 {
         match self {
             Self::RateLimiter(limiter) => limiter.denied_code(),
@@ -213,39 +220,39 @@ impl Component {
         }
     }
 
-    /// Decides at once: a scheduler turns away who would have to wait.
+    /// Decides without waiting: a scheduler rejects a flow that would have to queue.
     #[inline(always)]
-    pub(crate) fn decide(&self, flow: &Flow<'_, '_>, now: Nanos) -> Settled {
+    pub(crate) fn decide(&self, flow: &EngineFlow<'_, '_>, now: Nanos) -> DecisionWithSlot {
         match self {
-            Self::RateLimiter(limiter) => Settled::from(limiter.decide(flow, now)),
+            Self::RateLimiter(limiter) => DecisionWithSlot::from(limiter.decide(flow, now)),
             Self::ConcurrencyLimiter(limiter) => {
-                let (decided, held) = limiter.decide(flow, now);
-                Settled { decided, held }
+                let (decision, slot) = limiter.decide(flow, now);
+                DecisionWithSlot { decision, slot }
             }
-            Self::Sampler(sampler) => Settled::from(sampler.decide(flow)),
+            Self::Sampler(sampler) => DecisionWithSlot::from(sampler.decide(flow)),
             _ => match self.schedule(flow, now) {
-                Scheduled::Settled(settled) => settled,
-                Scheduled::Waits(_) => Settled::from(Decided::REFUSED),
+                ScheduleResult::Decided(decided) => decided,
+                ScheduleResult::Queued(_) => DecisionWithSlot::from(ComponentDecision::REJECTED),
             },
         }
     }
 
-    /// Decides, or puts the flow in a queue.
+    /// Decides about the flow, or puts it in a queue.
     #[inline(never)]
-    pub(crate) fn schedule(&self, flow: &Flow<'_, '_>, now: Nanos) -> Scheduled {
+    pub(crate) fn schedule(&self, flow: &EngineFlow<'_, '_>, now: Nanos) -> ScheduleResult {
         match self {
             Self::QuotaScheduler(scheduler) => scheduler.schedule(flow, now),
             Self::ConcurrencyScheduler(scheduler) => scheduler.schedule(flow, now),
             Self::LoadScheduler(scheduler) => scheduler.schedule(flow, now),
             Self::RateLimiter(_) | Self::ConcurrencyLimiter(_) | Self::Sampler(_) => {
-                Scheduled::Settled(self.decide(flow, now))
+                ScheduleResult::Decided(self.decide(flow, now))
             }
         }
     }
 
-    /// Gives back the tokens a flow was granted here that was then dropped elsewhere. Slots are
-    /// given back by dropping them.
-    pub(crate) fn revert(&self, flow: &Flow<'_, '_>, consumed: f64, now: Nanos) {
+    /// Returns the tokens of a flow that was accepted here and then rejected by another component.
+    /// Slots are returned by dropping them.
+    pub(crate) fn revert(&self, flow: &EngineFlow<'_, '_>, consumed: f64, now: Nanos) {
         match self {
             Self::RateLimiter(limiter) => limiter.revert(flow, consumed, now),
             Self::QuotaScheduler(scheduler) => scheduler.revert(flow, consumed, now),
@@ -254,29 +261,30 @@ impl Component {
         }
     }
 
-    /// The label that it limits by, where the flow has none. `None` where everything passes anyway.
-    pub(crate) fn missing_label(&self, flow: &Flow<'_, '_>) -> Option<&str> {
+    /// Returns the key of the label that the component limits by, if the flow lacks it. Returns
+    /// `None` if the component accepts every flow anyway.
+    pub(crate) fn missing_label(&self, flow: &EngineFlow<'_, '_>) -> Option<&str> {
         let label = match self {
-            Self::RateLimiter(limiter) => limiter.label_in_use(),
-            Self::ConcurrencyLimiter(limiter) => limiter.slots().label_in_use(),
-            Self::QuotaScheduler(scheduler) => scheduler.label_in_use(),
-            Self::ConcurrencyScheduler(scheduler) => scheduler.slots().label_in_use(),
+            Self::RateLimiter(limiter) => limiter.active_label_key(),
+            Self::ConcurrencyLimiter(limiter) => limiter.slot_rules().active_label_key(),
+            Self::QuotaScheduler(scheduler) => scheduler.active_label_key(),
+            Self::ConcurrencyScheduler(scheduler) => scheduler.slot_rules().active_label_key(),
             Self::LoadScheduler(_) | Self::Sampler(_) => None,
         };
         label.filter(|label| flow.labels.get(label).is_none())
     }
 
-    /// The longest `queue_timeout` of its workloads; 0 where nobody waits.
+    /// Returns the longest `queue_timeout` of its workloads; 0 if no flow ever queues.
     pub(crate) fn longest_queue_timeout(&self) -> Nanos {
         self.workloads().map_or(0, Workloads::longest_queue_timeout)
     }
 
-    /// The name and the `queue_timeout` of a flow's workload, where it has one.
-    pub(crate) fn queue_timeout(&self, flow: &Flow<'_, '_>) -> Option<(&str, Duration)> {
+    /// Returns the name and the `queue_timeout` of a flow's workload, if it has one.
+    pub(crate) fn queue_timeout(&self, flow: &EngineFlow<'_, '_>) -> Option<(&str, Duration)> {
         self.workloads()?.queue_timeout(flow)
     }
 
-    /// The workloads of a scheduler.
+    /// Returns the workloads of a scheduler.
     pub(crate) fn workloads(&self) -> Option<&Workloads> {
         match self {
             Self::QuotaScheduler(scheduler) => Some(scheduler.workloads()),
@@ -286,33 +294,37 @@ impl Component {
         }
     }
 
-    /// What a decision looks like to those who ask.
-    pub(crate) fn report(&self, flow: &Flow<'_, '_>, decided: &Decided) -> LimiterDetails {
+    /// Returns the details of a decision for a report.
+    pub(crate) fn report(
+        &self,
+        flow: &EngineFlow<'_, '_>,
+        decision: &ComponentDecision,
+    ) -> LimiterDetails {
         match self {
-            Self::RateLimiter(limiter) => limiter.report(flow, decided),
-            Self::ConcurrencyLimiter(limiter) => limiter.report(flow, decided),
+            Self::RateLimiter(limiter) => limiter.report(flow, decision),
+            Self::ConcurrencyLimiter(limiter) => limiter.report(flow, decision),
             Self::Sampler(sampler) => sampler.report(flow),
-            Self::QuotaScheduler(scheduler) => scheduler.report(flow, decided),
-            Self::ConcurrencyScheduler(scheduler) => scheduler.report(flow, decided),
-            Self::LoadScheduler(scheduler) => scheduler.report(flow, decided),
+            Self::QuotaScheduler(scheduler) => scheduler.report(flow, decision),
+            Self::ConcurrencyScheduler(scheduler) => scheduler.report(flow, decision),
+            Self::LoadScheduler(scheduler) => scheduler.report(flow, decision),
         }
     }
 
-    /// The buckets as they are now, of what has quotas.
-    pub(crate) fn shape(&self) -> Option<Shape> {
+    /// Returns the current parameters of the buckets, for components that have a quota.
+    pub(crate) fn bucket_params(&self) -> Option<BucketParams> {
         match self {
-            Self::RateLimiter(limiter) => Some(limiter.shape()),
-            Self::QuotaScheduler(scheduler) => Some(scheduler.shape()),
+            Self::RateLimiter(limiter) => Some(limiter.bucket_params()),
+            Self::QuotaScheduler(scheduler) => Some(scheduler.bucket_params()),
             _ => None,
         }
     }
 
-    /// It wants to know how long flows take.
+    /// Returns true if the component measures how long flows take.
     pub(crate) fn times_workloads(&self) -> bool {
         matches!(self, Self::LoadScheduler(scheduler) if scheduler.latency().is_some())
     }
 
-    /// Keys with state.
+    /// Returns the number of keys with state.
     pub(crate) fn keys(&self) -> usize {
         match self {
             Self::RateLimiter(limiter) => limiter.keys(),
@@ -323,7 +335,7 @@ impl Component {
         }
     }
 
-    /// Keys whose state had to make room.
+    /// Returns the number of keys that were evicted.
     pub(crate) fn evicted(&self) -> u64 {
         match self {
             Self::RateLimiter(limiter) => limiter.evicted(),

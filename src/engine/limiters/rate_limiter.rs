@@ -1,16 +1,16 @@
-//! `rate_limiter`: a token bucket a key.
+//! The `rate_limiter`: a token bucket per key.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::bucket::{Bucket, HighWater, Patience, Shape};
-use super::lazy_sync::Lazy;
-use super::{DEADLINE_MARGIN, Decided, Surroundings};
+use super::bucket::{BucketParams, CapacityHighWater, TakeMode, TokenBucket};
+use super::lazy_sync::LazySyncAccount;
+use super::{ComponentContext, ComponentDecision, DEADLINE_MARGIN};
+use crate::engine::atomic_signal::AtomicSignal;
 use crate::engine::clock::{Nanos, nanos};
-use crate::engine::dial::Dial;
 use crate::engine::report::{LimiterDetails, LimiterReason};
-use crate::engine::stages::{Flow, NO_DEADLINE};
-use crate::engine::store::{Kept, Limits, Loss, Store, lock};
+use crate::engine::stages::{EngineFlow, NO_DEADLINE};
+use crate::engine::store::{EvictionLoss, Store, StoreLimits, StoredState, lock};
 use crate::engine::sync::Mutex;
 use crate::policy;
 
@@ -20,31 +20,31 @@ pub(crate) struct RateLimiter {
     label_key: Option<Arc<str>>,
     tokens_key: Option<Arc<str>>,
     denied_code: i32,
-    rules: Rules,
-    /// Everything passes, unless the dials say what passes.
-    open: bool,
-    /// Of signals that change.
-    dials: Option<Box<Dials>>,
-    /// From sync to sync, with lazy sync.
-    period: Nanos,
+    rules: BucketRules,
+    /// Whether the limiter accepts every flow; ignored if there are `inputs`.
+    passes_all: bool,
+    /// The current signals, if at least one of them changes.
+    inputs: Option<Box<BucketInputs>>,
+    /// The time between two syncs, with lazy sync.
+    sync_period: Nanos,
     /// Shared with the limiter that takes over in a reload.
-    buckets: Arc<Buckets>,
+    buckets: Arc<KeyBuckets>,
 }
 
-/// The signals of a bucket as they are now; NaN is invalid.
+/// The current signals of a bucket; NaN means invalid.
 #[derive(Debug)]
-pub(crate) struct Dials {
-    capacity: Dial,
-    fill: Dial,
-    pass_through: Dial,
+pub(crate) struct BucketInputs {
+    capacity: AtomicSignal,
+    fill: AtomicSignal,
+    pass_through: AtomicSignal,
 }
 
-impl Dials {
+impl BucketInputs {
     pub(crate) fn new(bucket: &policy::Bucket) -> Self {
         Self {
-            capacity: Dial::new(bucket.bucket_capacity.initial()),
-            fill: Dial::new(bucket.fill_amount.initial()),
-            pass_through: Dial::new(bucket.pass_through.initial()),
+            capacity: AtomicSignal::new(bucket.bucket_capacity.initial()),
+            fill: AtomicSignal::new(bucket.fill_amount.initial()),
+            pass_through: AtomicSignal::new(bucket.pass_through.initial()),
         }
     }
 
@@ -54,110 +54,110 @@ impl Dials {
         self.pass_through.set(pass_through);
     }
 
-    /// Takes over what a policy says is constant, and leaves what a circuit says as it is.
-    pub(crate) fn fix(&self, bucket: &policy::Bucket) {
-        self.capacity.fix(bucket.bucket_capacity);
-        self.fill.fix(bucket.fill_amount);
-        self.pass_through.fix(bucket.pass_through);
+    /// Takes over the constants of a policy and leaves the signals that a circuit sets unchanged.
+    pub(crate) fn set_constants(&self, bucket: &policy::Bucket) {
+        self.capacity.set_if_constant(bucket.bucket_capacity);
+        self.fill.set_if_constant(bucket.fill_amount);
+        self.pass_through.set_if_constant(bucket.pass_through);
     }
 
-    pub(crate) fn is_open(&self) -> bool {
+    pub(crate) fn passes_all(&self) -> bool {
         let (capacity, fill) = (self.capacity.get(), self.fill.get());
         policy::passes_through(capacity, fill, self.pass_through.get())
     }
 
-    /// The rules with the signals as they are now.
-    pub(crate) fn apply(&self, rules: &Rules) -> Rules {
-        let shape = Shape {
+    /// Returns the rules with the current signals.
+    pub(crate) fn apply(&self, rules: &BucketRules) -> BucketRules {
+        let params = BucketParams {
             capacity: self.capacity.get(),
             fill: self.fill.get(),
-            ..rules.shape
+            ..rules.params
         };
-        Rules { shape, ..*rules }
+        BucketRules { params, ..*rules }
     }
 }
 
 #[derive(Debug)]
-struct Buckets {
-    stored: Stored,
-    high_water: Mutex<HighWater>,
+struct KeyBuckets {
+    store: BucketStore,
+    high_water: Mutex<CapacityHighWater>,
 }
 
 #[derive(Debug)]
-enum Stored {
-    Plain(Store<Plain>),
-    Lazy(Store<Lazy>),
+enum BucketStore {
+    Plain(Store<PlainBucket>),
+    Lazy(Store<LazySyncAccount>),
 }
 
-/// What holds for all keys.
+/// The rules that hold for all keys of a component.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Rules {
-    pub(crate) shape: Shape,
+pub(crate) struct BucketRules {
+    pub(crate) params: BucketParams,
     pub(crate) max_idle: Nanos,
 }
 
-/// The buckets that a policy describes.
-pub(crate) fn rules(bucket: &policy::Bucket, around: &Surroundings) -> Rules {
-    let shape = Shape {
+/// Returns the rules of the buckets that a policy describes.
+pub(crate) fn bucket_rules(bucket: &policy::Bucket, context: &ComponentContext) -> BucketRules {
+    let params = BucketParams {
         capacity: bucket.bucket_capacity.initial(),
         fill: bucket.fill_amount.initial(),
-        // The loader refuses zero; a division by it must not depend on that.
+        // The loader refuses zero. The division must not depend on that.
         interval: nanos(bucket.interval).max(1),
         continuous: bucket.continuous_fill,
         delayed: bucket.delay_initial_fill,
-        upstream: around.upstream_buckets,
+        upstream: context.upstream_buckets,
     };
-    // An Agent forgets nothing for idling where the time is zero.
+    // With a time of zero, an Agent never expires an idle key.
     let max_idle = match nanos(bucket.max_idle_time) {
         0 => Nanos::MAX,
         time => time,
     };
-    Rules { shape, max_idle }
+    BucketRules { params, max_idle }
 }
 
-/// A request for tokens.
+/// A request for tokens from the bucket of a key.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Ask {
+pub(crate) struct BucketRequest {
     pub(crate) now: Nanos,
-    pub(crate) want: f64,
-    /// Until the deadline, or [`NO_DEADLINE`].
-    pub(crate) left: Nanos,
+    pub(crate) tokens: f64,
+    /// Time until the deadline, or [`NO_DEADLINE`].
+    pub(crate) time_left: Nanos,
 }
 
-/// What a take from a key's bucket came to.
+/// The result of taking tokens from the bucket of a key.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Answer {
-    pub(crate) ok: bool,
+pub(crate) struct BucketDecision {
+    pub(crate) granted: bool,
     pub(crate) wait: Nanos,
-    /// No time makes it a yes.
-    pub(crate) hopeless: bool,
+    /// Whether the request would be rejected however long it waited.
+    pub(crate) unsatisfiable: bool,
     pub(crate) remaining: f64,
     pub(crate) current: f64,
 }
 
-impl Answer {
-    /// No, without having looked.
-    pub(crate) const UNSEEN: Self = Self {
-        ok: false,
+impl BucketDecision {
+    /// A rejection without a look at the bucket.
+    pub(crate) const REJECTED: Self = Self {
+        granted: false,
         wait: 0,
-        hopeless: false,
+        unsatisfiable: false,
         remaining: 0.0,
         current: 0.0,
     };
 }
 
-/// Where a flow's tokens come from.
-pub(crate) enum Key<'a> {
-    Bucket(&'a str),
+/// The key by which a flow is limited.
+pub(crate) enum FlowKey<'a> {
+    Present(&'a str),
     Missing,
 }
 
 impl RateLimiter {
-    pub(crate) fn new(spec: &policy::RateLimiter, around: &Surroundings) -> Self {
+    pub(crate) fn new(spec: &policy::RateLimiter, context: &ComponentContext) -> Self {
         let bucket = &spec.bucket;
-        let limits = around.limits;
-        let rules = rules(bucket, around);
-        let Rules { shape, max_idle } = rules;
+        let limits = context.limits;
+        let rules = bucket_rules(bucket, context);
+        let BucketRules { params, max_idle } = rules;
         let pass_through = bucket.pass_through.initial();
         let ports = [
             bucket.bucket_capacity,
@@ -166,15 +166,15 @@ impl RateLimiter {
         ];
         let changing = |port: &policy::Port| matches!(port, policy::Port::Changing(_));
         let changes = ports.iter().any(changing);
-        let open = policy::passes_through(shape.capacity, shape.fill, pass_through);
-        let limits = Limits { max_idle, ..limits };
+        let passes_all = policy::passes_through(params.capacity, params.fill, pass_through);
+        let limits = StoreLimits { max_idle, ..limits };
         let limits = match bucket.limit_by_label_key {
             Some(_) => limits,
-            None => Limits { keys: 1, ..limits },
+            None => StoreLimits { keys: 1, ..limits },
         };
-        let stored = match bucket.lazy_sync {
-            Some(_) => Stored::Lazy(Store::new(limits)),
-            None => Stored::Plain(Store::new(limits)),
+        let store = match bucket.lazy_sync {
+            Some(_) => BucketStore::Lazy(Store::new(limits)),
+            None => BucketStore::Plain(Store::new(limits)),
         };
         let syncs = bucket.lazy_sync.unwrap_or(1).max(1);
         Self {
@@ -182,91 +182,92 @@ impl RateLimiter {
             tokens_key: spec.request.tokens_label_key.clone(),
             denied_code: spec.request.denied_response_status_code,
             rules,
-            open,
-            dials: changes.then(|| Box::new(Dials::new(bucket))),
-            period: shape.interval / i64::from(syncs),
-            buckets: Arc::new(Buckets {
-                stored,
-                high_water: Mutex::new(HighWater::NONE),
+            passes_all,
+            inputs: changes.then(|| Box::new(BucketInputs::new(bucket))),
+            sync_period: params.interval / i64::from(syncs),
+            buckets: Arc::new(KeyBuckets {
+                store,
+                high_water: Mutex::new(CapacityHighWater::NONE),
             }),
         }
     }
 
-    /// The limiter of a changed policy with the buckets of this one; `None` where those are others.
+    /// Returns the limiter of a changed policy, sharing the buckets of this one. Returns `None` if
+    /// the buckets are different ones, because the label or the kind of sync has changed.
     pub(super) fn successor(
         &self,
         spec: &policy::RateLimiter,
-        around: &Surroundings,
+        context: &ComponentContext,
     ) -> Option<Self> {
-        let mut next = Self::new(spec, around);
-        let lazy = |one: &Self| matches!(one.buckets.stored, Stored::Lazy(_));
+        let mut next = Self::new(spec, context);
+        let lazy = |one: &Self| matches!(one.buckets.store, BucketStore::Lazy(_));
         if next.label_key != self.label_key || lazy(&next) != lazy(self) {
             return None;
         }
-        if let Some(dials) = &next.dials {
-            let shape = self.shape();
-            let pass_through = match &self.dials {
-                Some(dials) => dials.pass_through.get(),
+        if let Some(inputs) = &next.inputs {
+            let params = self.bucket_params();
+            let pass_through = match &self.inputs {
+                Some(inputs) => inputs.pass_through.get(),
                 None => f64::NAN,
             };
-            dials.set(shape.capacity, shape.fill, pass_through);
-            dials.fix(&spec.bucket);
+            inputs.set(params.capacity, params.fill, pass_through);
+            inputs.set_constants(&spec.bucket);
         }
         next.buckets = Arc::clone(&self.buckets);
         Some(next)
     }
 
-    /// Carries the buckets over to these rules, now that they are in force.
+    /// Migrates the buckets to these rules, now that they are in force.
     pub(super) fn take_over(&self, from: &Self, now: Nanos) {
         let (from, to) = (from.current(), self.current());
-        let Buckets { stored, high_water } = &*self.buckets;
-        let more = match from.shape == to.shape {
+        let KeyBuckets { store, high_water } = &*self.buckets;
+        let more = match from.params == to.params {
             true => None,
-            false => Some(lock(high_water).change(&from.shape, &to.shape, now)),
+            false => Some(lock(high_water).record_change(&from.params, &to.params, now)),
         };
-        match stored {
-            Stored::Plain(store) => {
+        match store {
+            BucketStore::Plain(store) => {
                 store.set_max_idle(to.max_idle);
                 if let Some(more) = more {
-                    store.each_mut(|state| state.carry_over(&from, &to, more, now));
+                    store.each_mut(|state| state.migrate(&from, &to, more, now));
                 }
             }
-            Stored::Lazy(store) => {
+            BucketStore::Lazy(store) => {
                 store.set_max_idle(to.max_idle);
                 if let Some(more) = more {
-                    store.each_mut(|state| state.carry_over(&from, &to, more, now));
+                    store.each_mut(|state| state.migrate(&from, &to, more, now));
                 }
             }
         }
     }
 
-    fn current(&self) -> Rules {
-        match &self.dials {
+    fn current(&self) -> BucketRules {
+        match &self.inputs {
             None => self.rules,
-            Some(dials) => dials.apply(&self.rules),
+            Some(inputs) => inputs.apply(&self.rules),
         }
     }
 
-    /// The knobs, where some signal changes.
-    pub(crate) fn dials(&self) -> Option<&Dials> {
-        self.dials.as_deref()
+    /// Returns the signals, if at least one of them changes.
+    pub(crate) fn inputs(&self) -> Option<&BucketInputs> {
+        self.inputs.as_deref()
     }
 
-    pub(super) fn shape(&self) -> Shape {
-        self.current().shape
+    pub(super) fn bucket_params(&self) -> BucketParams {
+        self.current().params
     }
 
     #[inline]
-    fn is_open(&self) -> bool {
-        match &self.dials {
-            None => self.open,
-            Some(dials) => dials.is_open(),
+    fn passes_all_now(&self) -> bool {
+        match &self.inputs {
+            None => self.passes_all,
+            Some(inputs) => inputs.passes_all(),
         }
     }
 
-    /// The label that it limits by, unless everything passes.
-    pub(super) fn label_in_use(&self) -> Option<&str> {
-        self.label_key.as_deref().filter(|_| !self.is_open())
+    /// Returns the label key that the limiter limits by, or `None` if it accepts every flow.
+    pub(super) fn active_label_key(&self) -> Option<&str> {
+        self.label_key.as_deref().filter(|_| !self.passes_all_now())
     }
 
     pub(super) fn denied_code(&self) -> i32 {
@@ -274,117 +275,125 @@ impl RateLimiter {
     }
 
     #[inline(always)]
-    pub(super) fn decide(&self, flow: &Flow<'_, '_>, now: Nanos) -> Decided {
-        let tokens = tokens_of(self.tokens_key.as_deref(), flow);
-        let Key::Bucket(key) = self.key(flow) else {
-            return Decided::untouched(tokens);
+    pub(super) fn decide(&self, flow: &EngineFlow<'_, '_>, now: Nanos) -> ComponentDecision {
+        let tokens = requested_tokens(self.tokens_key.as_deref(), flow);
+        let FlowKey::Present(key) = self.key(flow) else {
+            return ComponentDecision::not_evaluated(tokens);
         };
-        let ask = Ask {
+        let request = BucketRequest {
             now,
-            want: tokens,
-            left: flow.time_left,
+            tokens,
+            time_left: flow.time_left,
         };
-        let answer = self.take(key, &ask);
-        Decided {
-            dropped: !answer.ok,
+        let result = self.take(key, &request);
+        ComponentDecision {
+            dropped: !result.granted,
             reason: LimiterReason::Unspecified,
-            wait: answer.wait,
-            hopeless: answer.hopeless,
-            remaining: answer.remaining,
-            current: answer.current,
-            consumed: if answer.ok { tokens } else { 0.0 },
+            wait: result.wait,
+            unsatisfiable: result.unsatisfiable,
+            remaining: result.remaining,
+            current: result.current,
+            consumed: if result.granted { tokens } else { 0.0 },
             request_id: None,
-            looked: true,
+            evaluated: true,
             queued: 0,
             overtaken: None,
         }
     }
 
-    /// Uses the normal take path, as an Agent does: a remembered rejection discards it.
-    pub(super) fn revert(&self, flow: &Flow<'_, '_>, consumed: f64, now: Nanos) {
-        if let Key::Bucket(key) = self.key(flow)
+    /// Uses the normal take path, as an Agent does: a cached rejection discards the returned
+    /// tokens.
+    pub(super) fn revert(&self, flow: &EngineFlow<'_, '_>, consumed: f64, now: Nanos) {
+        if let FlowKey::Present(key) = self.key(flow)
             && consumed > 0.0
         {
-            let ask = Ask {
+            let request = BucketRequest {
                 now,
-                want: -consumed,
-                left: NO_DEADLINE,
+                tokens: -consumed,
+                time_left: NO_DEADLINE,
             };
-            self.take(key, &ask);
+            self.take(key, &request);
         }
     }
 
-    pub(super) fn report(&self, flow: &Flow<'_, '_>, decided: &Decided) -> LimiterDetails {
+    pub(super) fn report(
+        &self,
+        flow: &EngineFlow<'_, '_>,
+        decision: &ComponentDecision,
+    ) -> LimiterDetails {
         let label = match self.key(flow) {
-            Key::Bucket(value) if decided.looked => bucket_label(self.label_key.as_deref(), value),
+            FlowKey::Present(value) if decision.evaluated => {
+                key_label(self.label_key.as_deref(), value)
+            }
             _ => Cow::Borrowed(""),
         };
         LimiterDetails::RateLimiter {
             label,
-            tokens: decided.tokens(),
+            tokens: decision.tokens(),
         }
     }
 
     pub(super) fn keys(&self) -> usize {
-        match &self.buckets.stored {
-            Stored::Plain(store) => store.len(),
-            Stored::Lazy(store) => store.len(),
+        match &self.buckets.store {
+            BucketStore::Plain(store) => store.len(),
+            BucketStore::Lazy(store) => store.len(),
         }
     }
 
     pub(super) fn evicted(&self) -> u64 {
-        match &self.buckets.stored {
-            Stored::Plain(store) => store.evicted(),
-            Stored::Lazy(store) => store.evicted(),
+        match &self.buckets.store {
+            BucketStore::Plain(store) => store.evicted(),
+            BucketStore::Lazy(store) => store.evicted(),
         }
     }
 
-    /// All keys of a limiter come from one label, so its value is enough to tell them apart.
+    /// Returns the key of a flow. All keys of a limiter come from one label, so the value of the
+    /// label identifies a key.
     #[inline(always)]
-    fn key<'a>(&self, flow: &Flow<'a, '_>) -> Key<'a> {
+    fn key<'a>(&self, flow: &EngineFlow<'a, '_>) -> FlowKey<'a> {
         match &self.label_key {
-            _ if self.is_open() => Key::Missing,
-            None => Key::Bucket(""),
+            _ if self.passes_all_now() => FlowKey::Missing,
+            None => FlowKey::Present(""),
             Some(label) => match flow.labels.get(label) {
-                None => Key::Missing,
-                Some(value) => Key::Bucket(value),
+                None => FlowKey::Missing,
+                Some(value) => FlowKey::Present(value),
             },
         }
     }
 
-    // One copy of all that is inlined into it.
+    // Not inlined, so that only one copy of the functions inlined into it exists.
     #[inline(never)]
-    fn take(&self, key: &str, ask: &Ask) -> Answer {
-        let turned;
-        let rules = match &self.dials {
+    fn take(&self, key: &str, request: &BucketRequest) -> BucketDecision {
+        let current;
+        let rules = match &self.inputs {
             None => &self.rules,
-            Some(dials) => {
-                turned = dials.apply(&self.rules);
-                &turned
+            Some(inputs) => {
+                current = inputs.apply(&self.rules);
+                &current
             }
         };
-        match &self.buckets.stored {
-            Stored::Plain(store) => {
-                store.update(key, ask.now, rules, |state| state.take(rules, ask))
+        match &self.buckets.store {
+            BucketStore::Plain(store) => {
+                store.update(key, request.now, rules, |state| state.take(rules, request))
             }
-            Stored::Lazy(store) => store.update(key, ask.now, rules, |state| {
-                state.take(rules, self.period, ask)
+            BucketStore::Lazy(store) => store.update(key, request.now, rules, |state| {
+                state.take(rules, self.sync_period, request)
             }),
         }
     }
 }
 
-/// Tokens that a flow asks for: a number that is none, or not finite, counts as not given, because
-/// NaN would corrupt the state.
+/// Returns the tokens that a flow asks for. Ignores a label value that is not a number or not
+/// finite, because NaN would corrupt the state.
 #[inline(always)]
-pub(crate) fn tokens_of(label_key: Option<&str>, flow: &Flow<'_, '_>) -> f64 {
+pub(crate) fn requested_tokens(label_key: Option<&str>, flow: &EngineFlow<'_, '_>) -> f64 {
     match label_key {
         None => 1.0,
-        Some(key) => tokens_told(key, flow),
+        Some(key) => parse_tokens_label(key, flow),
     }
 }
 
-fn tokens_told(key: &str, flow: &Flow<'_, '_>) -> f64 {
+fn parse_tokens_label(key: &str, flow: &EngineFlow<'_, '_>) -> f64 {
     flow.labels
         .get(key)
         .and_then(policy::parse_number)
@@ -392,8 +401,8 @@ fn tokens_told(key: &str, flow: &Flow<'_, '_>) -> f64 {
         .unwrap_or(1.0)
 }
 
-/// Returns the name of a key in decisions: the whole text, which the flow has anyway.
-pub(crate) fn bucket_label(label_key: Option<&str>, value: &str) -> Cow<'static, str> {
+/// Returns the label of a key for decisions: the whole text, which the flow holds anyway.
+pub(crate) fn key_label(label_key: Option<&str>, value: &str) -> Cow<'static, str> {
     match label_key {
         None => Cow::Borrowed("default"),
         Some(key) => Cow::Owned(format!("{key}:{value}")),
@@ -402,152 +411,155 @@ pub(crate) fn bucket_label(label_key: Option<&str>, value: &str) -> Cow<'static,
 
 /// The state of a key without lazy sync.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Plain {
-    bucket: Bucket,
-    used: Nanos,
-    rejected: Remembered,
+pub(crate) struct PlainBucket {
+    bucket: TokenBucket,
+    last_used: Nanos,
+    cached_rejection: CachedRejection,
 }
 
-/// The last rejection of a key, good until the tokens are there.
+/// The last rejection of a key. It is valid until the requested tokens are available.
 #[derive(Clone, Copy, Debug)]
-struct Remembered {
+struct CachedRejection {
     available_at: Nanos,
     want: f64,
     remaining: f64,
 }
 
-impl Remembered {
-    const NOTHING: Self = Self {
+impl CachedRejection {
+    const NONE: Self = Self {
         available_at: Nanos::MIN,
         want: f64::NEG_INFINITY,
         remaining: 0.0,
     };
 }
 
-impl Kept for Plain {
-    type Rules = Rules;
+impl StoredState for PlainBucket {
+    type Rules = BucketRules;
 
     fn new() -> Self {
         Self {
-            bucket: Bucket::NONE,
-            used: Nanos::MIN,
-            rejected: Remembered::NOTHING,
+            bucket: TokenBucket::UNUSED,
+            last_used: Nanos::MIN,
+            cached_rejection: CachedRejection::NONE,
         }
     }
 
-    /// A remembered rejection outlives its bucket, on an Agent too.
-    fn forget_at(&self, max_idle: Nanos) -> Nanos {
-        self.used
+    /// A cached rejection outlives its bucket, as on an Agent.
+    fn expires_at(&self, max_idle: Nanos) -> Nanos {
+        self.last_used
             .saturating_add(max_idle)
-            .max(self.rejected.available_at)
+            .max(self.cached_rejection.available_at)
     }
 
-    fn loss(&self, rules: &Rules, now: Nanos) -> Loss {
-        let missing = rules.shape.missing(&self.bucket, 0.0, now);
-        if missing.is_none() && self.rejected.available_at <= now {
-            return Loss::none(self.used);
+    fn eviction_loss(&self, rules: &BucketRules, now: Nanos) -> EvictionLoss {
+        let missing = rules.params.missing(&self.bucket, 0.0, now);
+        if missing.is_none() && self.cached_rejection.available_at <= now {
+            return EvictionLoss::none(self.last_used);
         }
         let (full_at, tokens) = missing.unwrap_or((now, 0.0));
-        Loss {
-            until: full_at.max(self.rejected.available_at),
+        EvictionLoss {
+            restored_at: full_at.max(self.cached_rejection.available_at),
             tokens,
-            used: self.used,
+            last_used: self.last_used,
         }
     }
 }
 
-impl Plain {
-    /// Counts a use, and says when it is: threads read the clock before they get the lock, so a
-    /// later one may come first. A bucket that idled for too long starts anew.
+impl PlainBucket {
+    /// Records a use and returns its time. Threads read the clock before they take the lock, so a
+    /// later time may arrive first; it is kept. A bucket that has idled for `max_idle` becomes full
+    /// again.
     #[inline(always)]
-    fn touch(&mut self, rules: &Rules, now: Nanos) -> Nanos {
-        let at = now.max(self.used);
-        if at.saturating_sub(self.used) >= rules.max_idle {
-            self.bucket = rules.shape.full(at);
+    fn touch(&mut self, rules: &BucketRules, now: Nanos) -> Nanos {
+        let at = now.max(self.last_used);
+        if at.saturating_sub(self.last_used) >= rules.max_idle {
+            self.bucket = rules.params.full_bucket(at);
         }
-        self.used = at;
+        self.last_used = at;
         at
     }
 
-    /// Goes on under other rules. What was rejected by the old ones is asked anew.
-    pub(crate) fn carry_over(&mut self, from: &Rules, to: &Rules, more: f64, now: Nanos) {
-        self.rejected = Remembered::NOTHING;
-        if self.used != Nanos::MIN {
-            let now = now.max(self.used);
-            to.shape
-                .carry_over(&from.shape, &mut self.bucket, more, now);
+    /// Continues under changed rules. Discards the cached rejection, so that the new rules decide.
+    pub(crate) fn migrate(&mut self, from: &BucketRules, to: &BucketRules, more: f64, now: Nanos) {
+        self.cached_rejection = CachedRejection::NONE;
+        if self.last_used != Nanos::MIN {
+            let now = now.max(self.last_used);
+            to.params.migrate(&from.params, &mut self.bucket, more, now);
         }
     }
 
-    /// Takes tokens, also such that are only filled in before the deadline; what is remembered does
-    /// not count.
-    pub(crate) fn take_and_wait(
+    /// Takes tokens, also such that are filled in only before the deadline. Ignores the cached
+    /// rejection.
+    pub(crate) fn take_with_wait(
         &mut self,
-        rules: &Rules,
+        rules: &BucketRules,
         now: Nanos,
         want: f64,
         deadline: Nanos,
-    ) -> Answer {
-        let shape = &rules.shape;
+    ) -> BucketDecision {
+        let params = &rules.params;
         let at = self.touch(rules, now);
-        let taken = shape.take(&mut self.bucket, at, want, Patience::Until(deadline));
-        Answer {
-            ok: taken.ok,
+        let taken = params.take(&mut self.bucket, at, want, TakeMode::WaitUntil(deadline));
+        BucketDecision {
+            granted: taken.granted,
             wait: taken.available_at.saturating_sub(now).max(0),
-            hopeless: false,
+            unsatisfiable: false,
             remaining: taken.remaining,
-            current: shape.used_up(taken.remaining),
+            current: params.used_tokens(taken.remaining),
         }
     }
 
-    /// Takes back tokens that were granted and not used, whatever is remembered.
-    pub(crate) fn give_back(&mut self, rules: &Rules, now: Nanos, tokens: f64) {
+    /// Returns tokens that were granted but not used. Ignores the cached rejection.
+    pub(crate) fn return_tokens(&mut self, rules: &BucketRules, now: Nanos, tokens: f64) {
         let at = self.touch(rules, now);
         rules
-            .shape
-            .take(&mut self.bucket, at, -tokens, Patience::Never);
+            .params
+            .take(&mut self.bucket, at, -tokens, TakeMode::Immediate);
     }
 
-    /// Takes tokens that are there. A rejection is remembered until its tokens are there, unless
-    /// that never happens.
+    /// Takes tokens that are available now. Caches a rejection until its tokens are available,
+    /// unless that never happens.
     #[inline(always)]
-    pub(crate) fn take(&mut self, rules: &Rules, ask: &Ask) -> Answer {
-        let (shape, now) = (&rules.shape, ask.now);
-        let hopeless = shape.is_too_small_for(ask.want);
-        if self.rejected.want >= ask.want && self.rejected.available_at > now && !hopeless {
-            return Answer {
-                ok: false,
-                wait: self.rejected.available_at - now,
-                hopeless: false,
-                remaining: self.rejected.remaining,
-                current: shape.used_up(self.rejected.remaining),
+    pub(crate) fn take(&mut self, rules: &BucketRules, request: &BucketRequest) -> BucketDecision {
+        let (params, now) = (&rules.params, request.now);
+        let unsatisfiable = params.cannot_hold(request.tokens);
+        if self.cached_rejection.want >= request.tokens
+            && self.cached_rejection.available_at > now
+            && !unsatisfiable
+        {
+            return BucketDecision {
+                granted: false,
+                wait: self.cached_rejection.available_at - now,
+                unsatisfiable: false,
+                remaining: self.cached_rejection.remaining,
+                current: params.used_tokens(self.cached_rejection.remaining),
             };
         }
-        if ask.left <= DEADLINE_MARGIN {
-            return Answer {
-                hopeless,
-                ..Answer::UNSEEN
+        if request.time_left <= DEADLINE_MARGIN {
+            return BucketDecision {
+                unsatisfiable,
+                ..BucketDecision::REJECTED
             };
         }
 
         let at = self.touch(rules, now);
-        let taken = shape.take(&mut self.bucket, at, ask.want, Patience::Never);
+        let taken = params.take(&mut self.bucket, at, request.tokens, TakeMode::Immediate);
         let mut wait = 0;
-        // No wait is told for an infinite debt, as an Agent tells none.
-        if !taken.ok && !hopeless && taken.remaining.is_finite() {
-            self.rejected = Remembered {
+        // Like an Agent, report no wait for an infinite debt.
+        if !taken.granted && !unsatisfiable && taken.remaining.is_finite() {
+            self.cached_rejection = CachedRejection {
                 available_at: taken.available_at,
-                want: ask.want,
+                want: request.tokens,
                 remaining: taken.remaining,
             };
             wait = taken.available_at.saturating_sub(now).max(0);
         }
-        Answer {
-            ok: taken.ok,
+        BucketDecision {
+            granted: taken.granted,
             wait,
-            hopeless: hopeless && !taken.ok,
+            unsatisfiable: unsatisfiable && !taken.granted,
             remaining: taken.remaining,
-            current: shape.used_up(taken.remaining),
+            current: params.used_tokens(taken.remaining),
         }
     }
 }

@@ -1,34 +1,35 @@
-//! `sampler`: lets a percentage of the flows pass, the same sessions each time.
+//! The `sampler`: accepts a percentage of the flows, always the same sessions.
 
 use std::cell::Cell;
 use std::sync::Arc;
 
 use ahash::RandomState;
 
-use super::Decided;
-use crate::engine::dial::Dial;
+use super::ComponentDecision;
+use crate::engine::atomic_signal::AtomicSignal;
 use crate::engine::report::{LimiterDetails, LimiterReason};
-use crate::engine::stages::{Flow, Step};
+use crate::engine::stages::{DecisionStep, EngineFlow};
 use crate::policy;
 
-/// One sampler of a policy, also the one inside of a load ramp.
+/// One sampler of a policy, or the sampler of a load ramp.
 #[derive(Debug)]
 pub(crate) struct Sampler {
     session_key: Option<Arc<str>>,
     pass_through: Vec<Arc<str>>,
     denied_code: i32,
     ramp: bool,
-    step: Step,
-    /// Not NaN.
-    percentage: Dial,
+    step: DecisionStep,
+    /// Never NaN.
+    percentage: AtomicSignal,
 }
 
 impl Sampler {
-    /// Ramps decide about flows in ramp mode; an Agent takes them for common samplers.
+    /// Creates a sampler. A ramp decides about flows in ramp mode only, unless `upstream_ramp_mode`
+    /// is set: an Agent treats it as a common sampler.
     pub(crate) fn new(spec: &policy::Sampler, upstream_ramp_mode: bool) -> Self {
         let step = match spec.ramp_mode && !upstream_ramp_mode {
-            true => Step::Ramps,
-            false => Step::Samplers,
+            true => DecisionStep::Ramps,
+            false => DecisionStep::Samplers,
         };
         let sampler = Self {
             session_key: spec.session_label_key.clone(),
@@ -36,16 +37,17 @@ impl Sampler {
             denied_code: spec.denied_response_status_code,
             ramp: spec.ramp_mode,
             step,
-            percentage: Dial::new(0.0),
+            percentage: AtomicSignal::new(0.0),
         };
-        // An Agent never hears of a port that is not wired.
+        // On an Agent, a port that is not wired never delivers a signal.
         if let Some(port) = spec.accept_percentage {
             sampler.set_percentage(port.initial());
         }
         sampler
     }
 
-    /// The sampler of a changed policy; what a circuit said last stays in force until it says more.
+    /// Returns the sampler of a changed policy. The last value from a circuit stays in force until
+    /// the circuit sends the next one.
     pub(crate) fn successor(&self, spec: &policy::Sampler, upstream_ramp_mode: bool) -> Self {
         let next = Self::new(spec, upstream_ramp_mode);
         if let Some(policy::Port::Changing(_)) = spec.accept_percentage {
@@ -54,7 +56,8 @@ impl Sampler {
         next
     }
 
-    /// The signal's value; an invalid one lets all flows pass, or none where it is a ramp.
+    /// Sets the value of the signal. With an invalid one, a sampler accepts all flows and a ramp
+    /// none.
     pub(crate) fn set_percentage(&self, percentage: f64) {
         let invalid = if self.ramp { 0.0 } else { 100.0 };
         self.percentage.set(if percentage.is_nan() {
@@ -64,7 +67,7 @@ impl Sampler {
         });
     }
 
-    pub(super) fn step(&self) -> Step {
+    pub(super) fn step(&self) -> DecisionStep {
         self.step
     }
 
@@ -72,7 +75,7 @@ impl Sampler {
         self.denied_code
     }
 
-    pub(super) fn decide(&self, flow: &Flow<'_, '_>) -> Decided {
+    pub(super) fn decide(&self, flow: &EngineFlow<'_, '_>) -> ComponentDecision {
         let session = self.session(flow);
         let value = session.unwrap_or_default();
         let accept = self.percentage.get() / 100.0;
@@ -81,13 +84,13 @@ impl Sampler {
                 Some(value) => f64::from(fnv1a(value)) / f64::from(u32::MAX) <= accept,
                 None => draw() <= accept,
             };
-        Decided {
+        ComponentDecision {
             dropped: !passes,
-            ..Decided::PASSED
+            ..ComponentDecision::ACCEPTED
         }
     }
 
-    pub(super) fn report(&self, flow: &Flow<'_, '_>) -> LimiterDetails {
+    pub(super) fn report(&self, flow: &EngineFlow<'_, '_>) -> LimiterDetails {
         let key = self.session_key.as_deref().unwrap_or_default();
         let value = self.session(flow).unwrap_or_default();
         LimiterDetails::Sampler {
@@ -95,29 +98,29 @@ impl Sampler {
         }
     }
 
-    fn session<'a>(&self, flow: &Flow<'a, '_>) -> Option<&'a str> {
+    fn session<'a>(&self, flow: &EngineFlow<'a, '_>) -> Option<&'a str> {
         flow.labels.get(self.session_key.as_deref()?)
     }
 }
 
-impl Decided {
-    /// Let through, and nothing was taken.
-    const PASSED: Self = Self {
+impl ComponentDecision {
+    /// An accepted flow that took no tokens.
+    const ACCEPTED: Self = Self {
         dropped: false,
         reason: LimiterReason::Unspecified,
         wait: 0,
-        hopeless: false,
+        unsatisfiable: false,
         remaining: 0.0,
         current: 0.0,
         consumed: 0.0,
         request_id: None,
-        looked: false,
+        evaluated: false,
         queued: 0,
         overtaken: None,
     };
 }
 
-/// Which sessions pass is part of the contract.
+/// Computes the 32-bit FNV-1a hash. It decides which sessions pass, so it is part of the contract.
 fn fnv1a(text: &str) -> u32 {
     text.bytes().fold(0x811c_9dc5, |hash: u32, byte| {
         (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
@@ -128,14 +131,14 @@ thread_local! {
     static DRAWS: (RandomState, Cell<u64>) = (RandomState::new(), Cell::new(0));
 }
 
-/// Evenly from 0 up to, but not including, 1.
+/// Returns a uniformly distributed number from 0 up to, but not including, 1.
 fn draw() -> f64 {
     let bits = DRAWS
         .try_with(|(hasher, next)| {
             next.set(next.get().wrapping_add(1));
             hasher.hash_one(next.get())
         })
-        // The thread is ending.
+        // Thread-local values are gone while the thread ends.
         .unwrap_or_else(|_| RandomState::new().hash_one(0));
     (bits >> 11) as f64 / (1_u64 << 53) as f64
 }
@@ -145,13 +148,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_hash_is_the_agents() {
+    fn the_hash_equals_that_of_the_agent() {
         let hashes = ["", "a", "foobar"].map(fnv1a);
         assert_eq!(hashes, [2_166_136_261, 3_826_002_220, 3_214_735_720]);
     }
 
     #[test]
-    fn draws_are_even() {
+    fn draws_are_uniform() {
         let low = (0..100_000).filter(|_| draw() < 0.37).count();
         assert!((36_000..38_000).contains(&low), "{low}");
     }

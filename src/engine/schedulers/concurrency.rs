@@ -1,73 +1,81 @@
-//! `concurrency_scheduler`: a queue in front of the slots of a key.
+//! The `concurrency_scheduler`: a queue in front of the slots of a key.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::keys::Keys;
-use super::quota::{details, free, passed};
-use super::supply::{Ask, Grant, Source, Take};
+use super::queue_store::QueueStore;
+use super::quota::{accept_unlimited, accept_without_tokens, scheduler_details};
+use super::token_source::{SourceReply, TakeRequest, TokenGrant, TokenSource};
 use super::workload::Workloads;
 use crate::engine::clock::Nanos;
-use crate::engine::limiters::concurrency_limiter::{Slots, key_of};
-use crate::engine::limiters::ledger::{Ledger, Seen};
-use crate::engine::limiters::rate_limiter::{Key, bucket_label};
-use crate::engine::limiters::{DEADLINE_MARGIN, Decided, Scheduled, Surroundings};
+use crate::engine::limiters::concurrency_limiter::{SlotRules, key_from_label};
+use crate::engine::limiters::in_flight_slots::{Admission, InFlightSlots};
+use crate::engine::limiters::rate_limiter::{FlowKey, key_label};
+use crate::engine::limiters::{
+    ComponentContext, ComponentDecision, DEADLINE_MARGIN, ScheduleResult,
+};
 use crate::engine::report::{LimiterDetails, LimiterReason};
 use crate::engine::request_id::RequestId;
-use crate::engine::stages::{Flow, NO_DEADLINE};
-use crate::engine::store::Loss;
+use crate::engine::stages::{EngineFlow, NO_DEADLINE};
+use crate::engine::store::EvictionLoss;
 use crate::policy;
 
 /// One concurrency scheduler of a policy.
 ///
-/// An Agent polls for free slots, admits late, refuses early and loses slots; here a slot that is
-/// given back or expires goes to the head of the queue at once, and a request waits until 10 ms
-/// before its deadline. As there, a request without a deadline and a queue timeout does not wait.
+/// An Agent polls for free slots, admits late, rejects early and loses slots. Here, a slot that is
+/// returned or expires goes to the head of the queue at once, and a request waits until 10 ms
+/// before its deadline. As on an Agent, a request with neither a deadline nor a queue timeout does
+/// not wait.
 #[derive(Debug)]
 pub(crate) struct ConcurrencyScheduler {
     workloads: Workloads,
     /// Shared with the scheduler that takes over in a reload.
-    keys: Arc<Keys<Ledger>>,
+    queues: Arc<QueueStore<InFlightSlots>>,
 }
 
 impl ConcurrencyScheduler {
-    pub(crate) fn new(spec: &policy::ConcurrencyScheduler, around: &Surroundings) -> Self {
-        let slots = Slots::new(&spec.slots);
-        let limits = slots.limits(around.limits);
-        let lasts = slots.lifetime().saturating_add(1);
+    pub(crate) fn new(spec: &policy::ConcurrencyScheduler, context: &ComponentContext) -> Self {
+        let rules = SlotRules::new(&spec.slots);
+        let limits = rules.limits(context.limits);
+        let min_retention = rules.lifetime().saturating_add(1);
         Self {
             workloads: Workloads::new(&spec.scheduler),
-            keys: Arc::new(Keys::new(slots, limits, lasts, &around.clock)),
+            queues: Arc::new(QueueStore::new(
+                rules,
+                limits,
+                min_retention,
+                &context.clock,
+            )),
         }
     }
 
-    /// The scheduler of a changed policy with the slots and queues of this one; `None` where those
-    /// are others.
+    /// Returns the scheduler of a changed policy, sharing the slots and queues of this one. Returns
+    /// `None` if the scheduler limits by another label, because they are different ones then.
     pub(crate) fn successor(&self, spec: &policy::ConcurrencyScheduler) -> Option<Self> {
-        let same = self.slots().label_key == spec.slots.limit_by_label_key;
+        let same = self.slot_rules().label_key == spec.slots.limit_by_label_key;
         same.then(|| Self {
             workloads: Workloads::new(&spec.scheduler),
-            keys: Arc::clone(&self.keys),
+            queues: Arc::clone(&self.queues),
         })
     }
 
-    /// Goes by the numbers of its policy, now that it is in force.
+    /// Applies the values of its policy, now that the policy is in force.
     pub(crate) fn take_over(&self, spec: &policy::ConcurrencyScheduler, now: Nanos) {
-        let slots = self.slots();
-        slots.take_over(&spec.slots);
-        let lasts = slots.lifetime().saturating_add(1);
-        self.keys.set_times(slots.max_idle(), lasts);
-        self.keys.serve(now);
+        let rules = self.slot_rules();
+        rules.take_over(&spec.slots);
+        let min_retention = rules.lifetime().saturating_add(1);
+        self.queues.set_retention(rules.max_idle(), min_retention);
+        self.queues.serve(now);
     }
 
-    pub(crate) fn slots(&self) -> &Slots {
-        self.keys.rules()
+    pub(crate) fn slot_rules(&self) -> &SlotRules {
+        self.queues.rules()
     }
 
-    /// New values of the signals; with more room, those who wait come in.
+    /// Sets new values of the signals, and serves the queues if the capacity has grown.
     pub(crate) fn set(&self, max_concurrency: f64, pass_through: f64, now: Nanos) {
-        self.slots().set(max_concurrency, pass_through);
-        self.keys.serve(now);
+        self.slot_rules().set(max_concurrency, pass_through);
+        self.queues.serve(now);
     }
 
     pub(crate) fn workloads(&self) -> &Workloads {
@@ -78,57 +86,62 @@ impl ConcurrencyScheduler {
         self.workloads.denied_code()
     }
 
-    pub(crate) fn schedule(&self, flow: &Flow<'_, '_>, now: Nanos) -> Scheduled {
-        if self.slots().capacity().is_none() {
-            return passed(LimiterReason::Unspecified);
+    pub(crate) fn schedule(&self, flow: &EngineFlow<'_, '_>, now: Nanos) -> ScheduleResult {
+        if self.slot_rules().capacity().is_none() {
+            return accept_unlimited(LimiterReason::Unspecified);
         }
-        let Key::Bucket(key) = self.slots().key(flow) else {
-            return passed(LimiterReason::KeyNotFound);
+        let FlowKey::Present(key) = self.slot_rules().key(flow) else {
+            return accept_unlimited(LimiterReason::KeyNotFound);
         };
         let request = self.workloads.request(flow, now, None);
         if request.tokens == 0.0 {
-            return free();
+            return accept_without_tokens();
         }
-        self.keys.line(key, now).schedule(&request, now)
+        self.queues.queue(key, now).schedule(&request, now)
     }
 
-    /// Frees a slot of the key that a label names.
-    pub(crate) fn give_back(&self, label: &str, id: RequestId, now: Nanos) -> bool {
-        key_of(self.slots().label_key.as_deref(), label)
-            .and_then(|key| self.keys.known(key))
-            .is_some_and(|line| line.put_back(0.0, Some(id), now))
+    /// Returns the slot `id` of the key that `label`, from a report, stands for. Returns false if
+    /// it was not held.
+    pub(crate) fn return_slot(&self, label: &str, id: RequestId, now: Nanos) -> bool {
+        key_from_label(self.slot_rules().label_key.as_deref(), label)
+            .and_then(|key| self.queues.existing(key))
+            .is_some_and(|queue| queue.return_tokens(0.0, Some(id), now))
     }
 
-    pub(crate) fn report(&self, flow: &Flow<'_, '_>, decided: &Decided) -> LimiterDetails {
-        let label = match self.slots().key(flow) {
-            Key::Bucket(value) if decided.looked => {
-                bucket_label(self.slots().label_key.as_deref(), value)
+    pub(crate) fn report(
+        &self,
+        flow: &EngineFlow<'_, '_>,
+        decision: &ComponentDecision,
+    ) -> LimiterDetails {
+        let label = match self.slot_rules().key(flow) {
+            FlowKey::Present(value) if decision.evaluated => {
+                key_label(self.slot_rules().label_key.as_deref(), value)
             }
             _ => Cow::Borrowed(""),
         };
         LimiterDetails::ConcurrencyScheduler {
             label,
-            scheduler: details(&self.workloads, flow, decided, None),
-            request_id: decided.request_id,
+            scheduler: scheduler_details(&self.workloads, flow, decision, None),
+            request_id: decision.request_id,
         }
     }
 
     pub(crate) fn keys(&self) -> usize {
-        self.keys.len()
+        self.queues.len()
     }
 
     pub(crate) fn evicted(&self) -> u64 {
-        self.keys.evicted()
+        self.queues.evicted()
     }
 }
 
-impl Source for Ledger {
-    type Rules = Slots;
+impl TokenSource for InFlightSlots {
+    type Rules = SlotRules;
 
-    /// A head that waits for a slot is not in service yet, as far as its flow is concerned: service
-    /// is the instant in which it is granted one. So flows that come again and again starve none
-    /// that waits.
-    fn overtaking(_: &Slots) -> u32 {
+    /// A head that waits for a slot is not in service yet: service is the instant in which it gets
+    /// the slot. So no newcomer overtakes a waiting request, and a steady stream of newcomers
+    /// starves none.
+    fn max_overtaking(_: &SlotRules) -> u32 {
         0
     }
 
@@ -136,33 +149,33 @@ impl Source for Ledger {
         Self::new()
     }
 
-    fn take_at_once(&mut self, slots: &Slots, ask: &Ask) -> Option<Grant> {
-        match enter(self, slots, ask) {
-            (Some(seen), grant) if seen.slot.is_some() => Some(grant),
+    fn take_immediately(&mut self, rules: &SlotRules, request: &TakeRequest) -> Option<TokenGrant> {
+        match enter(self, rules, request) {
+            (Some(admission), grant) if admission.slot.is_some() => Some(grant),
             _ => None,
         }
     }
 
-    fn take(&mut self, slots: &Slots, ask: &Ask) -> Take {
-        match enter(self, slots, ask) {
-            (None, grant) => Take::Refused(grant),
-            (Some(seen), grant) if seen.slot.is_some() => Take::Granted(grant),
-            (Some(_), grant) if ask.deadline == NO_DEADLINE => Take::Refused(grant),
-            _ => Take::NotBefore(self.next_expiry().unwrap_or(Nanos::MAX)),
+    fn take(&mut self, rules: &SlotRules, request: &TakeRequest) -> SourceReply {
+        match enter(self, rules, request) {
+            (None, grant) => SourceReply::Rejected(grant),
+            (Some(admission), grant) if admission.slot.is_some() => SourceReply::Granted(grant),
+            (Some(_), grant) if request.deadline == NO_DEADLINE => SourceReply::Rejected(grant),
+            _ => SourceReply::RetryAt(self.next_expiry().unwrap_or(Nanos::MAX)),
         }
     }
 
-    fn put_back(&mut self, _: &Slots, _: f64, grant: &Grant, now: Nanos) -> bool {
+    fn return_tokens(&mut self, _: &SlotRules, _: f64, grant: &TokenGrant, now: Nanos) -> bool {
         grant.slot.is_some_and(|id| self.leave(id, now))
     }
 
-    fn loss(&mut self, _: &Slots, used: Nanos, now: Nanos) -> Loss {
-        match self.taken(now) {
-            None => Loss::none(used),
-            Some(tokens) => Loss {
-                until: Nanos::MAX,
+    fn eviction_loss(&mut self, _: &SlotRules, last_used: Nanos, now: Nanos) -> EvictionLoss {
+        match self.tokens_in_flight(now) {
+            None => EvictionLoss::none(last_used),
+            Some(tokens) => EvictionLoss {
+                restored_at: Nanos::MAX,
                 tokens,
-                used,
+                last_used,
             },
         }
     }
@@ -175,18 +188,24 @@ impl Source for Ledger {
     }
 }
 
-/// `None` when it is too late to look.
-fn enter(ledger: &mut Ledger, slots: &Slots, ask: &Ask) -> (Option<Seen>, Grant) {
-    if ask.deadline != NO_DEADLINE && ask.deadline.saturating_sub(ask.now) <= DEADLINE_MARGIN {
-        return (None, Grant::default());
+/// Tries to take a slot. Returns `None` if too little time is left to look.
+fn enter(
+    slots: &mut InFlightSlots,
+    rules: &SlotRules,
+    request: &TakeRequest,
+) -> (Option<Admission>, TokenGrant) {
+    if request.deadline != NO_DEADLINE
+        && request.deadline.saturating_sub(request.now) <= DEADLINE_MARGIN
+    {
+        return (None, TokenGrant::default());
     }
-    // Whoever waited for slots that nobody counts any more may go.
-    let capacity = slots.capacity().unwrap_or(f64::INFINITY);
-    let seen = ledger.enter(ask.want, capacity, ask.now, slots.lifetime());
-    let grant = Grant {
-        remaining: seen.remaining,
-        current: seen.current,
-        slot: seen.slot,
+    // If the limit was lifted meanwhile, accept every waiting request.
+    let capacity = rules.capacity().unwrap_or(f64::INFINITY);
+    let admission = slots.enter(request.tokens, capacity, request.now, rules.lifetime());
+    let grant = TokenGrant {
+        remaining: admission.remaining,
+        current: admission.current,
+        slot: admission.slot,
     };
-    (Some(seen), grant)
+    (Some(admission), grant)
 }

@@ -1,55 +1,58 @@
-//! `load_scheduler`: a queue in front of a bucket that fills as fast as a share of the demand.
+//! The `load_scheduler`: a queue in front of a bucket whose fill rate is a share of the demand.
 
 use std::sync::Arc;
 
-use super::line::Line;
-use super::quota::{OVERTAKING, details, free};
-use super::supply::{Ask, Grant, Source, Take};
+use super::quota::{MAX_OVERTAKING, accept_without_tokens, scheduler_details};
+use super::token_source::{SourceReply, TakeRequest, TokenGrant, TokenSource};
+use super::wait_queue::WaitQueue;
 use super::workload::Workloads;
 use crate::engine::clock::{Nanos, nanos};
 use crate::engine::control::{Demand, WorkloadLatency, WorkloadTokens};
-use crate::engine::flux_meter::Workload;
-use crate::engine::limiters::{Decided, Scheduled, Settled, Surroundings};
+use crate::engine::flux_meter::MeasuredWorkload;
+use crate::engine::limiters::{
+    ComponentContext, ComponentDecision, DecisionWithSlot, ScheduleResult,
+};
 use crate::engine::report::LimiterDetails;
-use crate::engine::stages::Flow;
-use crate::engine::store::{Loss, lock};
+use crate::engine::stages::EngineFlow;
+use crate::engine::store::{EvictionLoss, lock};
 use crate::engine::sync::Mutex;
 use crate::policy;
 
 const SECOND: Nanos = 1_000_000_000;
-/// How often an Agent is told the load multiplier.
-const REPEATED: Nanos = 10 * SECOND;
-/// Seconds of demand that are kept, the current one included.
-const SLOTS: usize = 31;
-/// Tokens a second that are not told from more: sums of them are still finite.
-const MOST: f64 = 1e300;
+/// How often an Agent receives the load multiplier.
+const REPEAT_INTERVAL: Nanos = 10 * SECOND;
+/// Seconds of demand that are kept, including the current one.
+const WINDOW_SECONDS: usize = 31;
+/// The largest rate, in tokens per second. Sums of such rates are still finite.
+const MAX_RATE: f64 = 1e300;
 
 /// One load scheduler of a policy.
 ///
-/// For its first 31 seconds it learns the demand and lets everything pass.
+/// For its first 31 seconds it learns the demand and accepts every flow.
 #[derive(Debug)]
 pub(crate) struct LoadScheduler {
     workloads: Workloads,
-    /// These are shared with the scheduler that takes over in a reload.
+    /// This and `queue` are shared with the scheduler that takes over in a reload, and so is
+    /// `latency` if it is used.
     estimates: Arc<Mutex<WorkloadTokens>>,
-    /// Where tokens follow latency.
+    /// The latencies of the workloads, if tokens depend on them.
     latency: Option<Arc<WorkloadLatency>>,
-    line: Arc<Line<Load>>,
+    queue: Arc<WaitQueue<LoadTokens>>,
 }
 
-/// What a controller decides about a load scheduler.
+/// The decision of a controller about a load scheduler.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Decision {
-    /// Zero or more; what share of the demand passes.
+pub(crate) struct LoadSchedulerDecision {
+    /// The share of the demand to accept; zero or more.
     pub(crate) load_multiplier: f64,
     pub(crate) pass_through: bool,
-    /// From then on everything passes.
+    /// After this time the scheduler accepts every flow.
     pub(crate) valid_until: Option<Nanos>,
 }
 
-impl Decision {
-    /// From the value of the signal.
-    fn of(load_multiplier: f64) -> Self {
+impl LoadSchedulerDecision {
+    /// Returns the decision for a value of the signal.
+    fn from_signal(load_multiplier: f64) -> Self {
         Self {
             load_multiplier: if load_multiplier > 0.0 {
                 load_multiplier
@@ -63,15 +66,17 @@ impl Decision {
 }
 
 impl LoadScheduler {
-    pub(crate) fn new(spec: &policy::LoadScheduler, around: &Surroundings) -> Self {
-        let now = nanos(around.clock.now());
-        let rules = Arc::new(Upstream(around.upstream_buckets));
-        let line: Arc<Line<Load>> = Line::new(&rules, &around.clock, now);
+    pub(crate) fn new(spec: &policy::LoadScheduler, context: &ComponentContext) -> Self {
+        let now = nanos(context.clock.now());
+        let rules = Arc::new(UpstreamBehaviour(context.upstream_buckets));
+        let queue: Arc<WaitQueue<LoadTokens>> = WaitQueue::new(&rules, &context.clock, now);
         if let policy::Port::Constant(load_multiplier) = spec.load_multiplier
-            && !around.by_hand
+            && !context.manual_signals
             && !spec.dry_run
         {
-            line.with(|_, load| load.repeat(Decision::of(load_multiplier), now));
+            queue.with_source(|_, load| {
+                load.repeat(LoadSchedulerDecision::from_signal(load_multiplier), now);
+            });
         }
         Self {
             workloads: Workloads::new(&spec.scheduler),
@@ -79,12 +84,12 @@ impl LoadScheduler {
             latency: spec
                 .workload_latency_based_tokens
                 .then(|| Arc::new(WorkloadLatency::default())),
-            line,
+            queue,
         }
     }
 
-    /// The scheduler of a changed policy, with the queue, the demand and the measurements of this
-    /// one.
+    /// Returns the scheduler of a changed policy, with the queue, the demand and the measurements
+    /// of this one.
     pub(crate) fn successor(&self, spec: &policy::LoadScheduler) -> Self {
         let latency = spec
             .workload_latency_based_tokens
@@ -96,57 +101,60 @@ impl LoadScheduler {
                 None => Arc::default(),
             },
             latency,
-            line: Arc::clone(&self.line),
+            queue: Arc::clone(&self.queue),
         }
     }
 
-    /// Goes by the numbers of its policy, now that it is in force. What a circuit decided last
-    /// holds until it decides again.
-    pub(crate) fn take_over(&self, spec: &policy::LoadScheduler, by_hand: bool, now: Nanos) {
-        if by_hand {
+    /// Applies the values of its policy, now that the policy is in force. The last decision of a
+    /// circuit holds until the circuit decides again.
+    pub(crate) fn take_over(&self, spec: &policy::LoadScheduler, manual_signals: bool, now: Nanos) {
+        if manual_signals {
             return;
         }
         let decision = match spec.load_multiplier {
-            _ if spec.dry_run => Decision::of(f64::NAN),
-            policy::Port::Constant(load_multiplier) => Decision::of(load_multiplier),
+            _ if spec.dry_run => LoadSchedulerDecision::from_signal(f64::NAN),
+            policy::Port::Constant(load_multiplier) => {
+                LoadSchedulerDecision::from_signal(load_multiplier)
+            }
             policy::Port::Changing(_) => return,
         };
-        self.line.with(|_, load| {
+        self.queue.with_source(|_, load| {
             if load.decision != decision || load.repeats_at.is_none() {
                 load.repeat(decision, now);
             }
         });
-        self.line.serve(now);
+        self.queue.serve(now);
     }
 
-    /// Where the flows of workloads are measured, if they are.
+    /// Returns the latencies of the workloads, if they are measured.
     pub(crate) fn latency(&self) -> Option<&Arc<WorkloadLatency>> {
         self.latency.as_ref()
     }
 
-    /// What a flow is to be measured as, if it is.
-    pub(crate) fn workload(&self, flow: &Flow<'_, '_>) -> Option<Workload> {
+    /// Returns the workload that a flow is measured as, if workloads are measured.
+    pub(crate) fn workload(&self, flow: &EngineFlow<'_, '_>) -> Option<MeasuredWorkload> {
         let latency = self.latency.as_ref()?;
         let request = self.workloads.request(flow, 0, None);
-        Some(Workload {
+        Some(MeasuredWorkload {
             latency: Arc::clone(latency),
             name: Box::from(request.workload),
         })
     }
 
-    /// A new decision, from now on.
-    pub(crate) fn publish(&self, decision: Decision, now: Nanos) {
-        self.line.with(|_, load| load.decide(decision, now));
+    /// Puts a new decision in force from `now` on.
+    pub(crate) fn publish(&self, decision: LoadSchedulerDecision, now: Nanos) {
+        self.queue.with_source(|_, load| load.decide(decision, now));
     }
 
-    /// Tokens by workload label, all anew.
+    /// Replaces the tokens per workload label.
     pub(crate) fn set_estimates(&self, estimates: WorkloadTokens) {
         *lock(&self.estimates) = estimates;
     }
 
-    /// What was granted and refused since this was asked last.
+    /// Returns the tokens granted and rejected since the last call.
     pub(crate) fn take_demand(&self) -> Demand {
-        self.line.with(|_, load| std::mem::take(&mut load.demand))
+        self.queue
+            .with_source(|_, load| std::mem::take(&mut load.demand))
     }
 
     pub(crate) fn workloads(&self) -> &Workloads {
@@ -157,65 +165,70 @@ impl LoadScheduler {
         self.workloads.denied_code()
     }
 
-    pub(crate) fn schedule(&self, flow: &Flow<'_, '_>, now: Nanos) -> Scheduled {
+    pub(crate) fn schedule(&self, flow: &EngineFlow<'_, '_>, now: Nanos) -> ScheduleResult {
         let estimates = lock(&self.estimates).clone();
         let request = self.workloads.request(flow, now, Some(&estimates));
         if request.tokens == 0.0 {
-            return free();
+            return accept_without_tokens();
         }
         if self
-            .line
-            .with(|_, load| load.lets_all_pass(request.tokens, now))
+            .queue
+            .with_source(|_, load| load.record_demand_and_pass(request.tokens, now))
         {
-            let decided = Decided {
+            let decision = ComponentDecision {
                 consumed: request.tokens,
                 dropped: false,
-                ..Decided::REFUSED
+                ..ComponentDecision::REJECTED
             };
-            return Scheduled::Settled(Settled::from(decided));
+            return ScheduleResult::Decided(DecisionWithSlot::from(decision));
         }
-        self.line.schedule(&request, now)
+        self.queue.schedule(&request, now)
     }
 
     pub(crate) fn revert(&self, consumed: f64, now: Nanos) {
-        self.line.put_back(consumed, None, now);
+        self.queue.return_tokens(consumed, None, now);
     }
 
-    pub(crate) fn report(&self, flow: &Flow<'_, '_>, decided: &Decided) -> LimiterDetails {
+    pub(crate) fn report(
+        &self,
+        flow: &EngineFlow<'_, '_>,
+        decision: &ComponentDecision,
+    ) -> LimiterDetails {
         let estimates = lock(&self.estimates).clone();
         LimiterDetails::LoadScheduler {
-            scheduler: details(&self.workloads, flow, decided, Some(&estimates)),
+            scheduler: scheduler_details(&self.workloads, flow, decision, Some(&estimates)),
         }
     }
 }
 
-/// The bucket, the demand that sets its rate, and what was decided.
+/// The bucket, the demand that sets its rate, and the decision in force.
 #[derive(Debug)]
-pub(crate) struct Load {
-    demand_window: Window,
-    decision: Decision,
-    /// When a decision that never changes is told again.
+pub(crate) struct LoadTokens {
+    demand_window: DemandWindow,
+    decision: LoadSchedulerDecision,
+    /// When a decision that never changes is applied again.
     repeats_at: Option<Nanos>,
-    bucket: Bucket,
-    /// The bucket as it would be without the tokens that the head sleeps for: that is what counts
-    /// should it leave.
-    before: Option<Bucket>,
-    /// Since it was asked for last.
+    bucket: DemandBucket,
+    /// The bucket without the tokens that are reserved for the head of the queue. It replaces the
+    /// bucket if the head leaves.
+    without_reserved: Option<DemandBucket>,
+    /// The demand since it was last taken.
     demand: Demand,
 }
 
-/// An engine that does as an Agent does to the letter.
+/// Whether to behave exactly as an Agent does.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Upstream(bool);
+pub(crate) struct UpstreamBehaviour(bool);
 
-impl Load {
-    /// A decision that holds for good; it follows the demand as often as an Agent's would.
-    fn repeat(&mut self, decision: Decision, now: Nanos) {
+impl LoadTokens {
+    /// Puts a permanent decision in force. Its rate follows the demand as often as an Agent's
+    /// would.
+    fn repeat(&mut self, decision: LoadSchedulerDecision, now: Nanos) {
         self.decide(decision, now);
-        self.repeats_at = Some(now.saturating_add(REPEATED));
+        self.repeats_at = Some(now.saturating_add(REPEAT_INTERVAL));
     }
 
-    fn decide(&mut self, decision: Decision, now: Nanos) {
+    fn decide(&mut self, decision: LoadSchedulerDecision, now: Nanos) {
         self.decision = decision;
         self.repeats_at = None;
         self.set_rate(now);
@@ -223,158 +236,171 @@ impl Load {
 
     fn set_rate(&mut self, now: Nanos) {
         if !self.demand_window.learning {
-            let rate = rate_of(self.demand_window.rate(), self.decision.load_multiplier);
+            let rate = target_rate(self.demand_window.rate(), self.decision.load_multiplier);
             self.bucket.set_rate(rate, now);
-            if let Some(before) = &mut self.before {
-                before.set_rate(rate, now);
+            if let Some(without_reserved) = &mut self.without_reserved {
+                without_reserved.set_rate(rate, now);
             }
         }
     }
 
-    /// Counts the demand; true while it learns, and when it has nothing to say.
-    fn lets_all_pass(&mut self, tokens: f64, now: Nanos) -> bool {
+    /// Records the demand. Returns true if every flow is accepted: while the scheduler learns, by
+    /// the decision, and after the decision has expired.
+    fn record_demand_and_pass(&mut self, tokens: f64, now: Nanos) -> bool {
         if let Some(at) = self.repeats_at
             && at <= now
         {
-            // The demand was the same since then: nobody asked.
+            // No request came since then, so the demand is unchanged.
             self.set_rate(at);
-            let missed = (now - at) / REPEATED + 1;
-            self.repeats_at = Some(at.saturating_add(missed.saturating_mul(REPEATED)));
+            let missed = (now - at) / REPEAT_INTERVAL + 1;
+            self.repeats_at = Some(at.saturating_add(missed.saturating_mul(REPEAT_INTERVAL)));
         }
-        let learned = self.demand_window.learning;
-        // What gives tokens back asks for none.
+        let was_learning = self.demand_window.learning;
+        // Negative tokens return some and are no demand.
         self.demand_window.add(tokens.max(0.0), now);
-        if learned && !self.demand_window.learning {
+        if was_learning && !self.demand_window.learning {
             self.set_rate(now);
             self.bucket.add(self.bucket.rate);
         }
         let decision = &self.decision;
-        let over = decision.valid_until.is_some_and(|until| until < now);
-        let open = self.demand_window.learning || decision.pass_through || over;
-        if open {
+        let expired = decision.valid_until.is_some_and(|until| until < now);
+        let passes = self.demand_window.learning || decision.pass_through || expired;
+        if passes {
             self.demand.add(tokens, true);
         }
-        open
+        passes
     }
 }
 
-/// The share of a demand. A share of zero is nothing, and an infinite one is all there can be.
-fn rate_of(demand: f64, load_multiplier: f64) -> f64 {
+/// Returns the share of a demand, in tokens per second. An infinite multiplier gives the largest
+/// rate, also of no demand.
+fn target_rate(demand: f64, load_multiplier: f64) -> f64 {
     if load_multiplier == f64::INFINITY {
-        return MOST;
+        return MAX_RATE;
     }
-    (demand * load_multiplier).clamp(0.0, MOST)
+    (demand * load_multiplier).clamp(0.0, MAX_RATE)
 }
 
-impl Source for Load {
-    type Rules = Upstream;
+impl TokenSource for LoadTokens {
+    type Rules = UpstreamBehaviour;
 
-    /// As for quota schedulers, whose queues are of the same kind.
-    fn overtaking(upstream: &Upstream) -> u32 {
+    /// The same bound as in quota schedulers, whose queues are of the same kind.
+    fn max_overtaking(upstream: &UpstreamBehaviour) -> u32 {
         match upstream.0 {
             true => u32::MAX,
-            false => OVERTAKING,
+            false => MAX_OVERTAKING,
         }
     }
 
     fn new(now: Nanos) -> Self {
         Self {
-            demand_window: Window::new(now),
-            decision: Decision {
+            demand_window: DemandWindow::new(now),
+            decision: LoadSchedulerDecision {
                 load_multiplier: 0.0,
                 pass_through: true,
                 valid_until: None,
             },
             repeats_at: None,
-            bucket: Bucket {
+            bucket: DemandBucket {
                 available: 0.0,
                 rate: 0.0,
                 latest: now,
             },
-            before: None,
+            without_reserved: None,
             demand: Demand::default(),
         }
     }
 
-    fn take_at_once(&mut self, _: &Upstream, ask: &Ask) -> Option<Grant> {
-        self.bucket.fill(ask.now);
-        // Equality is left to the queue, which lets it pass at once.
-        if self.bucket.available > ask.want {
-            self.bucket.spend(ask.want);
-            return Some(self.bucket.seen());
+    fn take_immediately(
+        &mut self,
+        _: &UpstreamBehaviour,
+        request: &TakeRequest,
+    ) -> Option<TokenGrant> {
+        self.bucket.fill(request.now);
+        // With exactly enough tokens, the queue accepts the request at once.
+        if self.bucket.available > request.tokens {
+            self.bucket.spend(request.tokens);
+            return Some(self.bucket.grant());
         }
         None
     }
 
-    fn take(&mut self, _: &Upstream, ask: &Ask) -> Take {
+    fn take(&mut self, _: &UpstreamBehaviour, request: &TakeRequest) -> SourceReply {
         let bucket = &mut self.bucket;
-        bucket.fill(ask.now);
+        bucket.fill(request.now);
         if bucket.rate == 0.0 {
-            return Take::Refused(bucket.seen());
+            return SourceReply::Rejected(bucket.grant());
         }
-        let before = *bucket;
-        bucket.spend(ask.want);
+        let without_reserved = *bucket;
+        bucket.spend(request.tokens);
         if bucket.available >= 0.0 {
-            return Take::Granted(bucket.seen());
+            return SourceReply::Granted(bucket.grant());
         }
         let wait = (-bucket.available / bucket.rate * SECOND as f64) as Nanos;
-        let then = ask.now.saturating_add(wait);
-        // Also when it is beyond all clocks.
-        if then > ask.deadline || then == Nanos::MAX {
-            *bucket = before;
-            return Take::Refused(bucket.seen());
+        let available_at = request.now.saturating_add(wait);
+        // A wait beyond the range of the clock never ends.
+        if available_at > request.deadline || available_at == Nanos::MAX {
+            *bucket = without_reserved;
+            return SourceReply::Rejected(bucket.grant());
         }
-        self.before = Some(before);
-        Take::From(then, bucket.seen())
+        self.without_reserved = Some(without_reserved);
+        SourceReply::GrantedFrom(available_at, bucket.grant())
     }
 
-    /// While everything passes, tokens are granted without having been taken.
-    fn put_back(&mut self, _: &Upstream, want: f64, _: &Grant, now: Nanos) -> bool {
+    /// While the scheduler accepts every flow, flows are accepted without taking tokens, so none
+    /// are returned.
+    fn return_tokens(
+        &mut self,
+        _: &UpstreamBehaviour,
+        tokens: f64,
+        _: &TokenGrant,
+        now: Nanos,
+    ) -> bool {
         if !self.decision.pass_through {
-            for bucket in self.before.iter_mut().chain([&mut self.bucket]) {
+            for bucket in self.without_reserved.iter_mut().chain([&mut self.bucket]) {
                 bucket.fill(now);
-                bucket.add(want);
+                bucket.add(tokens);
             }
         }
         true
     }
 
-    fn settle(&mut self) {
-        self.before = None;
+    fn use_reserved(&mut self) {
+        self.without_reserved = None;
     }
 
-    fn cancel(&mut self, _: &Upstream, _: f64, _: &Grant, now: Nanos) {
-        if let Some(before) = self.before.take() {
-            self.bucket = before;
+    fn cancel_reserved(&mut self, _: &UpstreamBehaviour, _: f64, _: &TokenGrant, now: Nanos) {
+        if let Some(without_reserved) = self.without_reserved.take() {
+            self.bucket = without_reserved;
         }
         self.bucket.fill(now);
     }
 
-    /// There is one of it, which is not forgotten.
-    fn loss(&mut self, _: &Upstream, used: Nanos, _: Nanos) -> Loss {
-        Loss::all(used)
+    /// A load scheduler has one bucket, which is never evicted.
+    fn eviction_loss(&mut self, _: &UpstreamBehaviour, last_used: Nanos, _: Nanos) -> EvictionLoss {
+        EvictionLoss::all(last_used)
     }
 
-    fn ended(&mut self, want: f64, granted: bool) {
-        self.demand.add(want, granted);
+    fn record_demand(&mut self, tokens: f64, granted: bool) {
+        self.demand.add(tokens, granted);
     }
 }
 
-/// Holds what one second brings.
+/// A bucket that holds the tokens of one second.
 #[derive(Clone, Copy, Debug)]
-struct Bucket {
+struct DemandBucket {
     available: f64,
-    /// Tokens a second.
+    /// Tokens per second.
     rate: f64,
     latest: Nanos,
 }
 
-impl Bucket {
+impl DemandBucket {
     fn fill(&mut self, now: Nanos) {
         if now > self.latest {
-            let passed = (now - self.latest) as f64 / SECOND as f64;
+            let elapsed = (now - self.latest) as f64 / SECOND as f64;
             self.latest = now;
-            self.add(self.rate * passed);
+            self.add(self.rate * elapsed);
         }
     }
 
@@ -390,14 +416,14 @@ impl Bucket {
         }
     }
 
-    /// The time so far counts at the old rate.
+    /// Sets the rate. The time until `now` still counts at the old rate.
     fn set_rate(&mut self, rate: f64, now: Nanos) {
         self.fill(now);
         self.rate = rate;
     }
 
-    fn seen(&self) -> Grant {
-        Grant {
+    fn grant(&self) -> TokenGrant {
+        TokenGrant {
             remaining: self.available,
             current: self.rate - self.available,
             slot: None,
@@ -405,20 +431,20 @@ impl Bucket {
     }
 }
 
-/// Tokens asked for, by the second.
+/// The tokens requested in each of the last seconds.
 #[derive(Debug)]
-struct Window {
-    slots: [f64; SLOTS],
+struct DemandWindow {
+    seconds: [f64; WINDOW_SECONDS],
     at: usize,
     next: Nanos,
-    /// Until every slot was seen once.
+    /// True until the window has been filled once.
     learning: bool,
 }
 
-impl Window {
+impl DemandWindow {
     fn new(now: Nanos) -> Self {
         Self {
-            slots: [0.0; SLOTS],
+            seconds: [0.0; WINDOW_SECONDS],
             at: 0,
             next: now.saturating_add(SECOND),
             learning: true,
@@ -427,29 +453,29 @@ impl Window {
 
     fn add(&mut self, tokens: f64, now: Nanos) {
         if now > self.next {
-            // Boundaries count once they are behind.
+            // A boundary counts only after it has passed.
             let crossed = (now - self.next - 1) / SECOND + 1;
-            if crossed >= SLOTS as Nanos {
+            if crossed >= WINDOW_SECONDS as Nanos {
                 *self = Self::new(now);
             } else {
                 for _ in 0..crossed {
-                    self.at = (self.at + 1) % SLOTS;
-                    self.slots[self.at] = 0.0;
+                    self.at = (self.at + 1) % WINDOW_SECONDS;
+                    self.seconds[self.at] = 0.0;
                     self.learning &= self.at != 0;
                 }
                 self.next = self.next.saturating_add(crossed * SECOND);
             }
         }
-        self.slots[self.at] = (self.slots[self.at] + tokens).min(MOST);
+        self.seconds[self.at] = (self.seconds[self.at] + tokens).min(MAX_RATE);
     }
 
-    /// Tokens a second, over all but the current second.
+    /// Returns the tokens per second, without the current second.
     fn rate(&self) -> f64 {
         let others = self
-            .slots
+            .seconds
             .iter()
             .enumerate()
             .filter(|(at, _)| *at != self.at);
-        others.map(|(_, tokens)| tokens).sum::<f64>() / (SLOTS - 1) as f64
+        others.map(|(_, tokens)| tokens).sum::<f64>() / (WINDOW_SECONDS - 1) as f64
     }
 }

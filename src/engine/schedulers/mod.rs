@@ -1,11 +1,11 @@
-//! The components that let flows wait: queues by weight in front of tokens.
+//! The components that queue flows: weighted fair queues in front of tokens or slots.
 
 mod concurrency;
-mod keys;
-mod line;
 mod load;
+mod queue_store;
 mod quota;
-mod supply;
+mod token_source;
+mod wait_queue;
 mod waiter;
 mod wfq;
 #[cfg(test)]
@@ -13,8 +13,8 @@ mod wfq_tests;
 mod workload;
 
 pub(crate) use self::concurrency::ConcurrencyScheduler;
-pub(crate) use self::load::{Decision, LoadScheduler};
+pub(crate) use self::load::{LoadScheduler, LoadSchedulerDecision};
 pub(crate) use self::quota::QuotaScheduler;
 pub(crate) use self::waiter::Waiter;
-pub(crate) use self::wfq::Overtaken;
+pub(crate) use self::wfq::OvertakenTokens;
 pub(crate) use self::workload::Workloads;

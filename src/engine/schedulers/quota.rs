@@ -1,27 +1,32 @@
-//! `quota_scheduler`: a queue in front of a token bucket, both a key.
+//! The `quota_scheduler`: a queue and a token bucket per key.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
-use super::keys::Keys;
-use super::supply::{Ask, Grant, Source, Take};
+use super::queue_store::QueueStore;
+use super::token_source::{SourceReply, TakeRequest, TokenGrant, TokenSource};
 use super::workload::Workloads;
 use crate::engine::clock::{Nanos, duration};
 use crate::engine::control::WorkloadTokens;
-use crate::engine::limiters::bucket::HighWater;
-use crate::engine::limiters::lazy_sync::Lazy;
-use crate::engine::limiters::rate_limiter::{self, Answer, Dials, Key, Plain, Rules, bucket_label};
-use crate::engine::limiters::{DEADLINE_MARGIN, Decided, Scheduled, Settled, Shape, Surroundings};
+use crate::engine::limiters::bucket::CapacityHighWater;
+use crate::engine::limiters::lazy_sync::LazySyncAccount;
+use crate::engine::limiters::rate_limiter::{
+    self, BucketDecision, BucketInputs, BucketRules, FlowKey, PlainBucket, key_label,
+};
+use crate::engine::limiters::{
+    BucketParams, ComponentContext, ComponentDecision, DEADLINE_MARGIN, DecisionWithSlot,
+    ScheduleResult,
+};
 use crate::engine::report::{LimiterDetails, LimiterReason, QueueOrder, SchedulerDetails};
-use crate::engine::stages::{Flow, NO_DEADLINE};
-use crate::engine::store::{Kept, Limits, Loss, lock};
+use crate::engine::stages::{EngineFlow, NO_DEADLINE};
+use crate::engine::store::{EvictionLoss, StoreLimits, StoredState, lock};
 use crate::engine::sync::Mutex;
 use crate::policy;
 
 /// How many newcomers may overtake a flow that waits for tokens.
-pub(super) const OVERTAKING: u32 = 3;
+pub(super) const MAX_OVERTAKING: u32 = 3;
 
 /// One quota scheduler of a policy.
 #[derive(Debug)]
@@ -29,105 +34,106 @@ pub(crate) struct QuotaScheduler {
     label_key: Option<Arc<str>>,
     workloads: Workloads,
     /// Shared with the scheduler that takes over in a reload.
-    keys: Arc<Keys<Tokens>>,
+    queues: Arc<QueueStore<QuotaTokens>>,
 }
 
-/// What holds for all buckets.
+/// The rules that hold for all buckets of the scheduler.
 #[derive(Debug)]
-pub(crate) struct Buckets {
-    dials: Dials,
+pub(crate) struct QuotaRules {
+    inputs: BucketInputs,
     interval: AtomicI64,
     max_idle: AtomicI64,
     continuous: AtomicBool,
     delayed: AtomicBool,
     upstream: bool,
     lazy: bool,
-    /// From sync to sync, with lazy sync.
-    period: AtomicI64,
-    high_water: Mutex<HighWater>,
+    /// The time between two syncs, with lazy sync.
+    sync_period: AtomicI64,
+    high_water: Mutex<CapacityHighWater>,
 }
 
 impl QuotaScheduler {
-    pub(crate) fn new(spec: &policy::QuotaScheduler, around: &Surroundings) -> Self {
+    pub(crate) fn new(spec: &policy::QuotaScheduler, context: &ComponentContext) -> Self {
         let bucket = &spec.bucket;
-        let rules = rate_limiter::rules(bucket, around);
-        let limits = Limits {
+        let rules = rate_limiter::bucket_rules(bucket, context);
+        let limits = StoreLimits {
             max_idle: rules.max_idle,
             keys: match bucket.limit_by_label_key {
-                Some(_) => around.limits.keys,
+                Some(_) => context.limits.keys,
                 None => 1,
             },
-            ..around.limits
+            ..context.limits
         };
-        let buckets = Buckets {
-            dials: Dials::new(bucket),
-            interval: AtomicI64::new(rules.shape.interval),
+        let quota_rules = QuotaRules {
+            inputs: BucketInputs::new(bucket),
+            interval: AtomicI64::new(rules.params.interval),
             max_idle: AtomicI64::new(rules.max_idle),
-            continuous: AtomicBool::new(rules.shape.continuous),
-            delayed: AtomicBool::new(rules.shape.delayed),
-            upstream: rules.shape.upstream,
+            continuous: AtomicBool::new(rules.params.continuous),
+            delayed: AtomicBool::new(rules.params.delayed),
+            upstream: rules.params.upstream,
             lazy: bucket.lazy_sync.is_some(),
-            period: AtomicI64::new(period(bucket, &rules)),
-            high_water: Mutex::new(HighWater::NONE),
+            sync_period: AtomicI64::new(sync_period(bucket, &rules)),
+            high_water: Mutex::new(CapacityHighWater::NONE),
         };
         Self {
             label_key: bucket.limit_by_label_key.clone(),
             workloads: Workloads::new(&spec.scheduler),
-            keys: Arc::new(Keys::new(buckets, limits, 0, &around.clock)),
+            queues: Arc::new(QueueStore::new(quota_rules, limits, 0, &context.clock)),
         }
     }
 
-    /// The scheduler of a changed policy with the buckets and queues of this one; `None` where
-    /// those are others.
+    /// Returns the scheduler of a changed policy, sharing the buckets and queues of this one.
+    /// Returns `None` if they are different ones, because the label or the kind of sync has
+    /// changed.
     pub(crate) fn successor(&self, spec: &policy::QuotaScheduler) -> Option<Self> {
         let lazy = spec.bucket.lazy_sync.is_some();
         let same = self.label_key == spec.bucket.limit_by_label_key;
-        (same && self.keys.rules().lazy == lazy).then(|| Self {
+        (same && self.queues.rules().lazy == lazy).then(|| Self {
             label_key: self.label_key.clone(),
             workloads: Workloads::new(&spec.scheduler),
-            keys: Arc::clone(&self.keys),
+            queues: Arc::clone(&self.queues),
         })
     }
 
-    /// Goes by the numbers of its policy, now that it is in force.
+    /// Applies the values of its policy, now that the policy is in force.
     pub(crate) fn take_over(
         &self,
         spec: &policy::QuotaScheduler,
-        around: &Surroundings,
+        context: &ComponentContext,
         now: Nanos,
     ) {
-        let buckets = self.keys.rules();
-        let from = buckets.current();
-        let rules = rate_limiter::rules(&spec.bucket, around);
-        buckets.take_over(&spec.bucket, &rules);
-        self.keys.set_times(rules.max_idle, 0);
-        let to = buckets.current();
-        if from.shape == to.shape {
+        let quota_rules = self.queues.rules();
+        let from = quota_rules.current();
+        let rules = rate_limiter::bucket_rules(&spec.bucket, context);
+        quota_rules.take_over(&spec.bucket, &rules);
+        self.queues.set_retention(rules.max_idle, 0);
+        let to = quota_rules.current();
+        if from.params == to.params {
             return;
         }
-        let more = lock(&buckets.high_water).change(&from.shape, &to.shape, now);
-        let faster = to.shape.time_to_fill(1.0) < from.shape.time_to_fill(1.0);
-        let again = to.shape.fill > 0.0 && (faster || more > 0.0);
-        self.keys.change(again, now, |tokens| {
-            tokens.carry_over(&from, &to, more, now);
+        let more = lock(&quota_rules.high_water).record_change(&from.params, &to.params, now);
+        let faster = to.params.time_to_fill(1.0) < from.params.time_to_fill(1.0);
+        let again = to.params.fill > 0.0 && (faster || more > 0.0);
+        self.queues.change_rules(again, now, |tokens| {
+            tokens.migrate(&from, &to, more, now);
         });
     }
 
-    /// The knobs.
-    pub(crate) fn dials(&self) -> &Dials {
-        &self.keys.rules().dials
+    /// Returns the signals.
+    pub(crate) fn inputs(&self) -> &BucketInputs {
+        &self.queues.rules().inputs
     }
 
-    pub(crate) fn shape(&self) -> Shape {
-        let buckets = self.keys.rules();
-        buckets.current().shape
+    pub(crate) fn bucket_params(&self) -> BucketParams {
+        let quota_rules = self.queues.rules();
+        quota_rules.current().params
     }
 
-    /// The label that it limits by, unless everything passes.
-    pub(crate) fn label_in_use(&self) -> Option<&str> {
+    /// Returns the label key that the scheduler limits by, or `None` if it accepts every flow.
+    pub(crate) fn active_label_key(&self) -> Option<&str> {
         self.label_key
             .as_deref()
-            .filter(|_| !self.dials().is_open())
+            .filter(|_| !self.inputs().passes_all())
     }
 
     pub(crate) fn workloads(&self) -> &Workloads {
@@ -138,84 +144,96 @@ impl QuotaScheduler {
         self.workloads.denied_code()
     }
 
-    pub(crate) fn schedule(&self, flow: &Flow<'_, '_>, now: Nanos) -> Scheduled {
-        if self.dials().is_open() {
-            return passed(LimiterReason::Unspecified);
+    pub(crate) fn schedule(&self, flow: &EngineFlow<'_, '_>, now: Nanos) -> ScheduleResult {
+        if self.inputs().passes_all() {
+            return accept_unlimited(LimiterReason::Unspecified);
         }
-        let Key::Bucket(key) = self.key(flow) else {
-            return passed(LimiterReason::KeyNotFound);
+        let FlowKey::Present(key) = self.key(flow) else {
+            return accept_unlimited(LimiterReason::KeyNotFound);
         };
         let request = self.workloads.request(flow, now, None);
         if request.tokens == 0.0 {
-            return free();
+            return accept_without_tokens();
         }
-        self.keys.line(key, now).schedule(&request, now)
+        self.queues.queue(key, now).schedule(&request, now)
     }
 
-    /// Gives back tokens of a flow that was granted them here and then rejected elsewhere.
-    pub(crate) fn revert(&self, flow: &Flow<'_, '_>, consumed: f64, now: Nanos) {
-        if let Key::Bucket(key) = self.key(flow)
+    /// Returns the tokens of a flow that was granted them here and then rejected by another
+    /// component.
+    pub(crate) fn revert(&self, flow: &EngineFlow<'_, '_>, consumed: f64, now: Nanos) {
+        if let FlowKey::Present(key) = self.key(flow)
             && consumed > 0.0
-            && !self.dials().is_open()
+            && !self.inputs().passes_all()
         {
-            self.keys.line(key, now).put_back(consumed, None, now);
+            self.queues
+                .queue(key, now)
+                .return_tokens(consumed, None, now);
         }
     }
 
-    pub(crate) fn report(&self, flow: &Flow<'_, '_>, decided: &Decided) -> LimiterDetails {
+    pub(crate) fn report(
+        &self,
+        flow: &EngineFlow<'_, '_>,
+        decision: &ComponentDecision,
+    ) -> LimiterDetails {
         let label = match self.key(flow) {
-            Key::Bucket(value) if decided.looked => bucket_label(self.label_key.as_deref(), value),
+            FlowKey::Present(value) if decision.evaluated => {
+                key_label(self.label_key.as_deref(), value)
+            }
             _ => Cow::Borrowed(""),
         };
         LimiterDetails::QuotaScheduler {
             label,
-            scheduler: details(&self.workloads, flow, decided, None),
+            scheduler: scheduler_details(&self.workloads, flow, decision, None),
         }
     }
 
-    fn key<'a>(&self, flow: &Flow<'a, '_>) -> Key<'a> {
+    fn key<'a>(&self, flow: &EngineFlow<'a, '_>) -> FlowKey<'a> {
         match &self.label_key {
-            None => Key::Bucket(""),
-            Some(label) => flow.labels.get(label).map_or(Key::Missing, Key::Bucket),
+            None => FlowKey::Present(""),
+            Some(label) => flow
+                .labels
+                .get(label)
+                .map_or(FlowKey::Missing, FlowKey::Present),
         }
     }
 
     pub(crate) fn keys(&self) -> usize {
-        self.keys.len()
+        self.queues.len()
     }
 
     pub(crate) fn evicted(&self) -> u64 {
-        self.keys.evicted()
+        self.queues.evicted()
     }
 }
 
-/// Let through without a queue.
-pub(super) fn passed(reason: LimiterReason) -> Scheduled {
-    let decided = Decided {
+/// Accepts a flow without a queue, because the scheduler does not limit it.
+pub(super) fn accept_unlimited(reason: LimiterReason) -> ScheduleResult {
+    let decision = ComponentDecision {
         reason,
-        ..Decided::untouched(0.0)
+        ..ComponentDecision::not_evaluated(0.0)
     };
-    Scheduled::Settled(Settled::from(decided))
+    ScheduleResult::Decided(DecisionWithSlot::from(decision))
 }
 
-/// A flow that asks for no tokens is let through at once.
-pub(super) fn free() -> Scheduled {
-    let decided = Decided {
+/// Accepts a flow without a queue, because it needs no tokens.
+pub(super) fn accept_without_tokens() -> ScheduleResult {
+    let decision = ComponentDecision {
         reason: LimiterReason::Unspecified,
-        looked: true,
-        ..Decided::untouched(0.0)
+        evaluated: true,
+        ..ComponentDecision::not_evaluated(0.0)
     };
-    Scheduled::Settled(Settled::from(decided))
+    ScheduleResult::Decided(DecisionWithSlot::from(decision))
 }
 
-/// What schedulers of all kinds tell.
-pub(super) fn details(
+/// Returns the details that schedulers of all kinds report.
+pub(super) fn scheduler_details(
     workloads: &Workloads,
-    flow: &Flow<'_, '_>,
-    decided: &Decided,
+    flow: &EngineFlow<'_, '_>,
+    decision: &ComponentDecision,
     estimates: Option<&WorkloadTokens>,
 ) -> SchedulerDetails {
-    if !decided.looked {
+    if !decision.evaluated {
         return SchedulerDetails {
             workload_index: "default".into(),
             priority: 0.0,
@@ -229,14 +247,14 @@ pub(super) fn details(
     SchedulerDetails {
         workload_index: request.workload.to_owned(),
         priority: request.priority,
-        tokens: Some(decided.tokens()),
-        requested: if decided.dropped {
+        tokens: Some(decision.tokens()),
+        requested: if decision.dropped {
             request.tokens
         } else {
-            decided.consumed
+            decision.consumed
         },
-        queued: duration(decided.queued),
-        order: decided.overtaken.map(|overtaken| QueueOrder {
+        queued: duration(decision.queued),
+        order: decision.overtaken.map(|overtaken| QueueOrder {
             overtook: overtaken.workload,
             overtook_in_workload: overtaken.fairness,
         }),
@@ -245,73 +263,85 @@ pub(super) fn details(
 
 /// The bucket of a key.
 #[derive(Debug)]
-pub(crate) struct Tokens {
-    account: Account,
-    /// The account as it was before the head took tokens that it still sleeps for. Should it leave,
-    /// that is what counts: subtracting tokens and adding them again would not be exact.
-    before: Option<Box<Account>>,
+pub(crate) struct QuotaTokens {
+    account: KeyAccount,
+    /// The account without the tokens that are reserved for the head of the queue. It replaces the
+    /// account if the head leaves, because subtracting tokens and adding them again is not exact.
+    without_reserved: Option<Box<KeyAccount>>,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Account {
+enum KeyAccount {
     New,
-    Plain(Plain),
-    Lazy(Lazy),
+    Plain(PlainBucket),
+    Lazy(LazySyncAccount),
 }
 
-impl Account {
-    /// Of the kind that the policy asks for.
-    fn opened(&mut self, buckets: &Buckets) -> &mut Self {
+impl KeyAccount {
+    /// Creates the account, of the kind that the policy asks for, at its first use.
+    fn initialised(&mut self, quota_rules: &QuotaRules) -> &mut Self {
         if matches!(self, Self::New) {
-            *self = match buckets.lazy {
-                false => Self::Plain(Plain::new()),
-                true => Self::Lazy(Lazy::new()),
+            *self = match quota_rules.lazy {
+                false => Self::Plain(PlainBucket::new()),
+                true => Self::Lazy(LazySyncAccount::new()),
             };
         }
         self
     }
 
-    /// Without waiting; a remembered rejection says no.
-    fn take(&mut self, buckets: &Buckets, rules: &Rules, ask: &rate_limiter::Ask) -> Answer {
-        match self.opened(buckets) {
-            Self::Plain(state) => state.take(rules, ask),
-            Self::Lazy(state) => state.take(rules, buckets.period(), ask),
-            Self::New => Answer::UNSEEN,
+    /// Takes tokens without waiting. A cached rejection rejects the request.
+    fn take(
+        &mut self,
+        quota_rules: &QuotaRules,
+        rules: &BucketRules,
+        request: &rate_limiter::BucketRequest,
+    ) -> BucketDecision {
+        match self.initialised(quota_rules) {
+            Self::Plain(state) => state.take(rules, request),
+            Self::Lazy(state) => state.take(rules, quota_rules.sync_period(), request),
+            Self::New => BucketDecision::REJECTED,
         }
     }
 
-    /// Also tokens that come before the deadline.
-    fn take_and_wait(&mut self, buckets: &Buckets, rules: &Rules, ask: &Ask) -> Answer {
-        let Ask {
+    /// Takes tokens, also such that are filled in before the deadline.
+    fn take_with_wait(
+        &mut self,
+        quota_rules: &QuotaRules,
+        rules: &BucketRules,
+        request: &TakeRequest,
+    ) -> BucketDecision {
+        let TakeRequest {
             now,
-            want,
+            tokens,
             deadline,
-        } = *ask;
-        match self.opened(buckets) {
-            Self::Plain(state) => state.take_and_wait(rules, now, want, deadline),
-            Self::Lazy(state) => state.take_and_wait(rules, buckets.period(), now, want, deadline),
-            Self::New => Answer::UNSEEN,
+        } = *request;
+        match self.initialised(quota_rules) {
+            Self::Plain(state) => state.take_with_wait(rules, now, tokens, deadline),
+            Self::Lazy(state) => {
+                state.take_with_wait(rules, quota_rules.sync_period(), now, tokens, deadline)
+            }
+            Self::New => BucketDecision::REJECTED,
         }
     }
 
-    fn give_back(&mut self, rules: &Rules, now: Nanos, tokens: f64) {
+    fn return_tokens(&mut self, rules: &BucketRules, now: Nanos, tokens: f64) {
         match self {
             Self::New => {}
-            Self::Plain(state) => state.give_back(rules, now, tokens),
-            Self::Lazy(state) => state.give_back(rules, now, tokens),
+            Self::Plain(state) => state.return_tokens(rules, now, tokens),
+            Self::Lazy(state) => state.return_tokens(rules, now, tokens),
         }
     }
 }
 
-/// The time from sync to sync, with lazy sync.
-fn period(bucket: &policy::Bucket, rules: &Rules) -> Nanos {
-    rules.shape.interval / i64::from(bucket.lazy_sync.unwrap_or(1).max(1))
+/// Returns the time between two syncs, with lazy sync.
+fn sync_period(bucket: &policy::Bucket, rules: &BucketRules) -> Nanos {
+    rules.params.interval / i64::from(bucket.lazy_sync.unwrap_or(1).max(1))
 }
 
-impl Buckets {
-    /// The rules with the signals as they are now.
-    fn current(&self) -> Rules {
-        let shape = Shape {
+impl QuotaRules {
+    /// Returns the rules with the current signals.
+    fn current(&self) -> BucketRules {
+        let params = BucketParams {
             capacity: f64::NAN,
             fill: f64::NAN,
             interval: self.interval.load(Ordering::Relaxed),
@@ -320,142 +350,179 @@ impl Buckets {
             upstream: self.upstream,
         };
         let max_idle = self.max_idle.load(Ordering::Relaxed);
-        self.dials.apply(&Rules { shape, max_idle })
+        self.inputs.apply(&BucketRules { params, max_idle })
     }
 
-    fn period(&self) -> Nanos {
-        self.period.load(Ordering::Relaxed)
+    fn sync_period(&self) -> Nanos {
+        self.sync_period.load(Ordering::Relaxed)
     }
 
-    fn take_over(&self, bucket: &policy::Bucket, rules: &Rules) {
-        let Rules { shape, max_idle } = rules;
-        self.interval.store(shape.interval, Ordering::Relaxed);
+    fn take_over(&self, bucket: &policy::Bucket, rules: &BucketRules) {
+        let BucketRules { params, max_idle } = rules;
+        self.interval.store(params.interval, Ordering::Relaxed);
         self.max_idle.store(*max_idle, Ordering::Relaxed);
-        self.continuous.store(shape.continuous, Ordering::Relaxed);
-        self.delayed.store(shape.delayed, Ordering::Relaxed);
-        self.period.store(period(bucket, rules), Ordering::Relaxed);
-        self.dials.fix(bucket);
+        self.continuous.store(params.continuous, Ordering::Relaxed);
+        self.delayed.store(params.delayed, Ordering::Relaxed);
+        self.sync_period
+            .store(sync_period(bucket, rules), Ordering::Relaxed);
+        self.inputs.set_constants(bucket);
     }
 }
 
-impl Tokens {
-    /// Goes on under other rules.
-    fn carry_over(&mut self, from: &Rules, to: &Rules, more: f64, now: Nanos) {
-        let accounts = [Some(&mut self.account), self.before.as_deref_mut()];
+impl QuotaTokens {
+    /// Continues under changed rules.
+    fn migrate(&mut self, from: &BucketRules, to: &BucketRules, more: f64, now: Nanos) {
+        let accounts = [
+            Some(&mut self.account),
+            self.without_reserved.as_deref_mut(),
+        ];
         for account in accounts.into_iter().flatten() {
             match account {
-                Account::New => {}
-                Account::Plain(state) => state.carry_over(from, to, more, now),
-                Account::Lazy(state) => state.carry_over(from, to, more, now),
+                KeyAccount::New => {}
+                KeyAccount::Plain(state) => state.migrate(from, to, more, now),
+                KeyAccount::Lazy(state) => state.migrate(from, to, more, now),
             }
         }
     }
 }
 
-impl Source for Tokens {
-    type Rules = Buckets;
+impl TokenSource for QuotaTokens {
+    type Rules = QuotaRules;
 
-    /// As many as in the recordings of Agents. There, nothing bounds them, so flows that come again
-    /// and again starve those that wait.
-    fn overtaking(buckets: &Buckets) -> u32 {
-        match buckets.upstream {
+    /// As many as in recordings of Agents. An Agent has no bound, so a steady stream of newcomers
+    /// starves waiting flows there.
+    fn max_overtaking(quota_rules: &QuotaRules) -> u32 {
+        match quota_rules.upstream {
             true => u32::MAX,
-            false => OVERTAKING,
+            false => MAX_OVERTAKING,
         }
     }
 
     fn new(_: Nanos) -> Self {
         Self {
-            account: Account::New,
-            before: None,
+            account: KeyAccount::New,
+            without_reserved: None,
         }
     }
 
-    fn take_at_once(&mut self, buckets: &Buckets, ask: &Ask) -> Option<Grant> {
-        let ask = rate_limiter::Ask {
-            now: ask.now,
-            want: ask.want,
-            left: left(ask),
+    fn take_immediately(
+        &mut self,
+        quota_rules: &QuotaRules,
+        request: &TakeRequest,
+    ) -> Option<TokenGrant> {
+        let request = rate_limiter::BucketRequest {
+            now: request.now,
+            tokens: request.tokens,
+            time_left: time_left(request),
         };
-        let answer = self.account.take(buckets, &buckets.current(), &ask);
-        answer.ok.then(|| grant(&answer))
+        let result = self
+            .account
+            .take(quota_rules, &quota_rules.current(), &request);
+        result.granted.then(|| grant_from(&result))
     }
 
-    fn take(&mut self, buckets: &Buckets, ask: &Ask) -> Take {
-        if left(ask) <= DEADLINE_MARGIN {
-            return Take::Refused(Grant::default());
+    fn take(&mut self, quota_rules: &QuotaRules, request: &TakeRequest) -> SourceReply {
+        if time_left(request) <= DEADLINE_MARGIN {
+            return SourceReply::Rejected(TokenGrant::default());
         }
-        let before = self.account;
-        let answer = self.account.take_and_wait(buckets, &buckets.current(), ask);
-        match answer.ok {
-            false => Take::Refused(grant(&answer)),
-            true if answer.wait > 0 => {
-                let before = match before {
-                    Account::Lazy(state) => {
-                        let rules = buckets.current();
-                        Account::Lazy(state.without(&rules, buckets.period(), ask.now, ask.want))
+        let without_reserved = self.account;
+        let result = self
+            .account
+            .take_with_wait(quota_rules, &quota_rules.current(), request);
+        match result.granted {
+            false => SourceReply::Rejected(grant_from(&result)),
+            true if result.wait > 0 => {
+                let without_reserved = match without_reserved {
+                    KeyAccount::Lazy(state) => {
+                        let rules = quota_rules.current();
+                        KeyAccount::Lazy(state.without_waiter(
+                            &rules,
+                            quota_rules.sync_period(),
+                            request.now,
+                            request.tokens,
+                        ))
                     }
-                    before => before,
+                    without_reserved => without_reserved,
                 };
-                self.before = Some(Box::new(before));
-                Take::From(ask.now.saturating_add(answer.wait), grant(&answer))
+                self.without_reserved = Some(Box::new(without_reserved));
+                SourceReply::GrantedFrom(
+                    request.now.saturating_add(result.wait),
+                    grant_from(&result),
+                )
             }
-            true => Take::Granted(grant(&answer)),
+            true => SourceReply::Granted(grant_from(&result)),
         }
     }
 
-    /// On an Agent, a remembered rejection discards what is given back.
-    fn put_back(&mut self, buckets: &Buckets, want: f64, _: &Grant, now: Nanos) -> bool {
-        let rules = buckets.current();
-        if rules.shape.upstream {
-            let ask = rate_limiter::Ask {
+    /// On an Agent, a cached rejection discards the returned tokens.
+    fn return_tokens(
+        &mut self,
+        quota_rules: &QuotaRules,
+        tokens: f64,
+        _: &TokenGrant,
+        now: Nanos,
+    ) -> bool {
+        let rules = quota_rules.current();
+        if rules.params.upstream {
+            let request = rate_limiter::BucketRequest {
                 now,
-                want: -want,
-                left: NO_DEADLINE,
+                tokens: -tokens,
+                time_left: NO_DEADLINE,
             };
-            return self.account.take(buckets, &rules, &ask).ok;
+            return self.account.take(quota_rules, &rules, &request).granted;
         }
-        self.account.give_back(&rules, now, want);
-        if let Some(before) = &mut self.before {
-            before.give_back(&rules, now, want);
+        self.account.return_tokens(&rules, now, tokens);
+        if let Some(without_reserved) = &mut self.without_reserved {
+            without_reserved.return_tokens(&rules, now, tokens);
         }
         true
     }
 
-    fn settle(&mut self) {
-        self.before = None;
+    fn use_reserved(&mut self) {
+        self.without_reserved = None;
     }
 
-    fn cancel(&mut self, buckets: &Buckets, want: f64, grant: &Grant, now: Nanos) {
-        match self.before.take() {
-            Some(before) if !buckets.upstream => self.account = *before,
+    fn cancel_reserved(
+        &mut self,
+        quota_rules: &QuotaRules,
+        tokens: f64,
+        grant: &TokenGrant,
+        now: Nanos,
+    ) {
+        match self.without_reserved.take() {
+            Some(without_reserved) if !quota_rules.upstream => self.account = *without_reserved,
             _ => {
-                self.put_back(buckets, want, grant, now);
+                self.return_tokens(quota_rules, tokens, grant, now);
             }
         }
     }
 
-    fn loss(&mut self, buckets: &Buckets, used: Nanos, now: Nanos) -> Loss {
-        let rules = buckets.current();
+    fn eviction_loss(
+        &mut self,
+        quota_rules: &QuotaRules,
+        last_used: Nanos,
+        now: Nanos,
+    ) -> EvictionLoss {
+        let rules = quota_rules.current();
         match &self.account {
-            Account::New => Loss::none(used),
-            Account::Plain(state) => state.loss(&rules, now),
-            Account::Lazy(state) => state.loss(&rules, now),
+            KeyAccount::New => EvictionLoss::none(last_used),
+            KeyAccount::Plain(state) => state.eviction_loss(&rules, now),
+            KeyAccount::Lazy(state) => state.eviction_loss(&rules, now),
         }
     }
 }
 
-fn left(ask: &Ask) -> Nanos {
-    match ask.deadline {
+fn time_left(request: &TakeRequest) -> Nanos {
+    match request.deadline {
         NO_DEADLINE => NO_DEADLINE,
-        deadline => deadline.saturating_sub(ask.now),
+        deadline => deadline.saturating_sub(request.now),
     }
 }
 
-fn grant(answer: &Answer) -> Grant {
-    Grant {
-        remaining: answer.remaining,
-        current: answer.current,
+fn grant_from(result: &BucketDecision) -> TokenGrant {
+    TokenGrant {
+        remaining: result.remaining,
+        current: result.current,
         slot: None,
     }
 }

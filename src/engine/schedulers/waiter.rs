@@ -1,65 +1,70 @@
-//! Somebody in a queue, as seen from outside of it.
+//! A flow in a queue, as the steps of a decision see it.
 
 use std::fmt;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use crate::engine::clock::Nanos;
-use crate::engine::limiters::{Decided, Settled};
+use crate::engine::limiters::{ComponentDecision, DecisionWithSlot};
 
-/// A queue, whatever its tokens are.
-pub(super) trait Waits: Send + Sync {
-    /// The answer, or when to ask again.
-    fn poll(self: Arc<Self>, at: usize, now: Nanos, waker: &Waker) -> Result<Settled, Nanos>;
-    /// Gives up a place, and what was granted there meanwhile; the request counts as rejected.
-    fn leave(&self, at: usize);
+/// A queue, independent of the source of its tokens.
+pub(super) trait WaiterQueue: Send + Sync {
+    /// Returns the decision, or the time of the next poll.
+    fn poll(
+        self: Arc<Self>,
+        id: usize,
+        now: Nanos,
+        waker: &Waker,
+    ) -> Result<DecisionWithSlot, Nanos>;
+    /// Removes a request, and returns what it was granted meanwhile. It counts as rejected.
+    fn leave(&self, id: usize);
 }
 
-/// A place in a queue; dropping it leaves the queue and gives back what was granted meanwhile.
+/// A flow in a queue. Dropping it leaves the queue and returns what the flow was granted meanwhile.
 ///
-/// A request that leaves was not served, whatever the reason: it counts as rejected.
+/// A flow that leaves was not served, so it counts as rejected.
 pub(crate) struct Waiter {
-    line: Arc<dyn Waits>,
-    /// `None` when the answer was taken.
-    at: Option<usize>,
-    next_time: Nanos,
+    queue: Arc<dyn WaiterQueue>,
+    /// `None` once the decision was taken.
+    id: Option<usize>,
+    next_poll_at: Nanos,
 }
 
 impl Waiter {
-    pub(super) fn new(line: Arc<dyn Waits>, at: usize, next_time: Nanos) -> Self {
+    pub(super) fn new(queue: Arc<dyn WaiterQueue>, id: usize, next_poll_at: Nanos) -> Self {
         Self {
-            line,
-            at: Some(at),
-            next_time,
+            queue,
+            id: Some(id),
+            next_poll_at,
         }
     }
 
-    pub(crate) fn poll(&mut self, now: Nanos, waker: &Waker) -> Poll<Settled> {
-        let Some(at) = self.at else {
-            return Poll::Ready(Settled::from(Decided::REFUSED));
+    pub(crate) fn poll(&mut self, now: Nanos, waker: &Waker) -> Poll<DecisionWithSlot> {
+        let Some(id) = self.id else {
+            return Poll::Ready(DecisionWithSlot::from(ComponentDecision::REJECTED));
         };
-        match Arc::clone(&self.line).poll(at, now, waker) {
-            Ok(settled) => {
-                self.at = None;
-                Poll::Ready(settled)
+        match Arc::clone(&self.queue).poll(id, now, waker) {
+            Ok(decided) => {
+                self.id = None;
+                Poll::Ready(decided)
             }
-            Err(next_time) => {
-                self.next_time = next_time;
+            Err(next_poll_at) => {
+                self.next_poll_at = next_poll_at;
                 Poll::Pending
             }
         }
     }
 
-    /// When to ask again if nobody wakes.
-    pub(crate) fn next_time(&self) -> Nanos {
-        self.next_time
+    /// Returns when to poll again if the waker is not called before.
+    pub(crate) fn next_poll_at(&self) -> Nanos {
+        self.next_poll_at
     }
 }
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        if let Some(at) = self.at.take() {
-            self.line.leave(at);
+        if let Some(id) = self.id.take() {
+            self.queue.leave(id);
         }
     }
 }

@@ -1,11 +1,11 @@
-//! Weighted fair queueing: who is served next. No clocks and no futures here.
+//! Weighted fair queueing: decides which request is served next. Uses no clock and no futures.
 //!
-//! Each flow (a workload's flows of one fairness queue) has a virtual time that advances by what
-//! its requests cost; the request that would be finished first in virtual time is served first.
-//! Of equals that one is served which is first in an array heap, so how the heap moves its entries
-//! is part of the contract.
+//! Each flow (the requests of a workload in one fairness queue) has a virtual time that advances by
+//! the cost of its requests. The request that would finish first in virtual time is served first.
+//! Among equals, the one that comes first in an array heap is served, so the way in which the heap
+//! moves its entries is part of the contract.
 //!
-//! This file needs nothing of the crate, so that recorded events can be replayed against it.
+//! This file uses nothing else of the crate, so that recorded events can be replayed against it.
 
 use std::collections::HashMap;
 
@@ -14,47 +14,48 @@ use slab::Slab;
 use smallvec::SmallVec;
 use twox_hash::XxHash64;
 
-/// The requests of one scheduler that wait or are being served; `P` is whatever goes with one.
+/// The requests of one scheduler that wait or are in service. `P` is a value that belongs to a
+/// request.
 #[derive(Debug)]
 pub(crate) struct Wfq<P> {
-    requests: Slab<Request<P>>,
-    flows: Slab<Flow>,
-    workloads: Slab<Workload>,
-    flow_ids: HashMap<(usize, Fairness), usize, RandomState>,
+    requests: Slab<WfqRequest<P>>,
+    flows: Slab<WfqFlow>,
+    workloads: Slab<WfqWorkload>,
+    flow_ids: HashMap<(usize, FairnessQueue), usize, RandomState>,
     workload_ids: HashMap<Box<str>, usize, RandomState>,
-    /// The next request of each flow that has one, by its finish time.
+    /// The next request of each flow that has one, with its finish time.
     heap: Vec<(f64, usize)>,
     virtual_time: f64,
     open: bool,
     generation: u64,
-    /// Newcomers that may overtake a request while it waits in its flow's queue.
-    overtaking: u32,
-    /// Requests served since virtual times were made shorter.
+    /// How many newcomers may overtake a request while it waits in the queue of its flow.
+    max_overtaking: u32,
+    /// Requests served since the virtual times were last reduced.
     served: usize,
-    /// Tokens of all requests here, and of those served, since the queue opened.
-    passage: Passage,
+    /// Tokens of all requests here, and of the served ones, since the queue opened.
+    totals: TokenTotals,
     #[cfg(test)]
     pub(crate) steps: u64,
 }
 
-/// Tokens that are queued, and tokens that were admitted: what a request compares at its entry and
-/// at its admission to tell by how much priorities moved it.
+/// Sums of queued and of admitted tokens. A request compares those at its entry with those at its
+/// admission, to compute by how much priorities moved it.
 #[derive(Clone, Copy, Debug, Default)]
-struct Passage {
+struct TokenTotals {
     queued: f64,
     admitted: f64,
 }
 
-impl Passage {
-    /// A request enters; returns what it remembers.
+impl TokenTotals {
+    /// Counts a request that enters and returns the totals before it.
     fn enter(&mut self, tokens: f64) -> Self {
         let before = *self;
         self.queued += tokens;
         before
     }
 
-    /// Returns how many tokens a request that entered then has overtaken by now: those that were
-    /// queued before it, less those that were admitted meanwhile.
+    /// Returns how many tokens a request that entered at `then` has overtaken by now: those queued
+    /// before it, minus those admitted since.
     fn overtaken(&self, then: &Self) -> f64 {
         then.queued - (self.admitted - then.admitted)
     }
@@ -67,108 +68,109 @@ impl Passage {
     }
 }
 
-/// By how much the order of service differs from the order of arrival, in tokens: more than zero
-/// for a request that overtook others, less for one that others overtook.
+/// The difference between the order of service and the order of arrival, in tokens: positive for a
+/// request that overtook others, negative for one that others overtook.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Overtaken {
+pub(crate) struct OvertakenTokens {
     /// Among all requests of the scheduler.
     pub(crate) workload: f64,
-    /// Among those of its workload that waited in the queue of their flow; `None` for a request
-    /// that did not.
+    /// Among the requests of its workload that waited in the queues of their flows; `None` for a
+    /// request that did not wait in one.
     pub(crate) fairness: Option<f64>,
 }
 
-/// What a request costs at most, and a virtual time that is long: beyond it, what small requests
-/// cost would soon be less than a float can tell.
-pub(crate) const LONGEST: f64 = (1_u64 << 40) as f64;
+/// The largest cost of a request, and the largest virtual time before the times are reduced. Beyond
+/// it, a float could soon not represent the cost of small requests any more.
+pub(crate) const MAX_COST: f64 = (1_u64 << 40) as f64;
 
-/// One of 256 queues of a workload, or the one of those without a fairness label.
-pub(crate) type Fairness = Option<u8>;
+/// One of the 256 fairness queues of a workload; `None` for requests without a fairness label.
+pub(crate) type FairnessQueue = Option<u8>;
 
 #[derive(Debug)]
-struct Request<P> {
+struct WfqRequest<P> {
     flow: usize,
     cost: f64,
-    place: Place,
-    /// Newcomers that had overtaken the flow's queue when it came.
+    position: WfqPosition,
+    /// How many newcomers had overtaken the queue of the flow when the request arrived.
     overtakers: u32,
-    /// What counts of its tokens in a [`Passage`].
+    /// The tokens as they count in [`TokenTotals`].
     tokens: f64,
-    entered: Passage,
-    /// Entered the queue of its flow.
-    lined_up: Passage,
+    entered: TokenTotals,
+    /// The totals of the workload when the request entered the queue of its flow.
+    behind_flow: TokenTotals,
     fairness: Option<f64>,
     payload: P,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Place {
+enum WfqPosition {
     InService,
-    /// Where in the heap.
+    /// The index in the heap.
     Heap(usize),
-    /// In its flow's queue, between these.
+    /// In the queue of its flow, with the previous and the next request.
     Fifo(Option<usize>, Option<usize>),
 }
 
 #[derive(Debug)]
-struct Flow {
+struct WfqFlow {
     workload: usize,
-    fairness: Fairness,
+    fairness: FairnessQueue,
     virtual_time: f64,
-    /// Waiting and in service.
+    /// The number of requests that wait or are in service.
     pending: usize,
     on_heap: bool,
     first: Option<usize>,
     last: Option<usize>,
-    /// Newcomers that have overtaken the queue so far.
+    /// How many newcomers have overtaken the queue so far.
     overtakers: u32,
 }
 
 #[derive(Debug)]
-struct Workload {
+struct WfqWorkload {
     id: Box<str>,
     flows: usize,
-    /// Of the requests in the queues of its flows.
-    passage: Passage,
+    /// The totals of the requests in the queues of its flows.
+    totals: TokenTotals,
 }
 
-/// What a request brings along.
+/// A request that arrives.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Arrival<'a> {
     /// See [`workload_id`].
     pub(crate) workload: &'a str,
-    pub(crate) fairness: Fairness,
+    pub(crate) fairness: FairnessQueue,
     pub(crate) tokens: f64,
     /// 1 / priority.
-    pub(crate) inverse: f64,
+    pub(crate) inverse_priority: f64,
 }
 
-/// Requests of one label with priorities that are told apart.
-pub(crate) fn workload_id(label: &str, inverse: f64) -> String {
-    format!("{label}-{inverse:.6}")
+/// Returns the id of a workload. Requests of one label with different priorities are different
+/// workloads.
+pub(crate) fn workload_id(label: &str, inverse_priority: f64) -> String {
+    format!("{label}-{inverse_priority:.6}")
 }
 
-/// What a request adds to the virtual time of its flow: nothing where its tokens are negative, and
-/// at most [`LONGEST`].
+/// Returns the cost that a request adds to the virtual time of its flow: zero for negative tokens,
+/// and at most [`MAX_COST`].
 fn cost(arrival: &Arrival<'_>, queues: usize) -> f64 {
-    let cost = arrival.tokens * arrival.inverse * queues as f64;
+    let cost = arrival.tokens * arrival.inverse_priority * queues as f64;
     // A cost of zero would overtake all others.
     if cost.is_nan() {
-        return LONGEST;
+        return MAX_COST;
     }
-    cost.clamp(0.0, LONGEST)
+    cost.clamp(0.0, MAX_COST)
 }
 
-/// What counts of tokens in sums: nothing of negative ones, and at most [`LONGEST`].
-fn counted(tokens: f64) -> f64 {
+/// Returns the tokens as they count in sums: zero for negative ones, and at most [`MAX_COST`].
+fn countable_tokens(tokens: f64) -> f64 {
     match tokens.is_nan() {
         true => 0.0,
-        false => tokens.clamp(0.0, LONGEST),
+        false => tokens.clamp(0.0, MAX_COST),
     }
 }
 
-/// Which of the queues of a workload a fairness label goes to.
-pub(crate) fn queue_of(label: &str, seed: u32) -> Option<u8> {
+/// Returns the fairness queue of a workload that a fairness label belongs to.
+pub(crate) fn fairness_queue(label: &str, seed: u32) -> Option<u8> {
     if label.is_empty() {
         return None;
     }
@@ -189,9 +191,9 @@ pub(crate) fn queue_of(label: &str, seed: u32) -> Option<u8> {
 }
 
 impl<P> Wfq<P> {
-    /// A queue in which so many newcomers may overtake a request that waits, each while another
-    /// request of its flow is in service. An Agent has no bound.
-    pub(crate) fn new(overtaking: u32) -> Self {
+    /// Creates a queue in which up to `max_overtaking` newcomers may overtake a waiting request,
+    /// each while another request of its flow is in service. An Agent has no bound.
+    pub(crate) fn new(max_overtaking: u32) -> Self {
         Self {
             requests: Slab::new(),
             flows: Slab::new(),
@@ -202,20 +204,20 @@ impl<P> Wfq<P> {
             virtual_time: 0.0,
             open: false,
             generation: 0,
-            overtaking,
+            max_overtaking,
             served: 0,
-            passage: Passage::default(),
+            totals: TokenTotals::default(),
             #[cfg(test)]
             steps: 0,
         }
     }
 
-    /// Somebody waits or is being served, so newcomers have to queue.
+    /// Returns true if a request waits or is in service, so that newcomers have to queue.
     pub(crate) fn is_open(&self) -> bool {
         self.open
     }
 
-    /// Virtual time, whether it is open, and how often it has closed.
+    /// Returns the virtual time, whether the queue is open, and how often it has closed.
     #[allow(dead_code)] // Recordings are compared by it.
     pub(crate) fn state(&self) -> (f64, bool, u64) {
         (self.virtual_time, self.open, self.generation)
@@ -225,26 +227,27 @@ impl<P> Wfq<P> {
         Some(&self.requests.get(request)?.payload)
     }
 
-    /// A request comes. True when it opens the queue, and so is in service already.
+    /// Adds a request and returns its index. The flag is true if the request opens the queue; it is
+    /// then in service at once.
     pub(crate) fn arrive(&mut self, arrival: &Arrival<'_>, payload: P) -> (usize, bool) {
         let opens = !self.open;
         if opens {
             self.open = true;
             self.virtual_time = 0.0;
-            self.passage = Passage::default();
+            self.totals = TokenTotals::default();
         }
         let flow = self.flow_of(arrival);
         let queues = self.workloads[self.flows[flow].workload].flows;
         let cost = cost(arrival, queues);
-        let tokens = counted(arrival.tokens);
-        let request = self.requests.insert(Request {
+        let tokens = countable_tokens(arrival.tokens);
+        let request = self.requests.insert(WfqRequest {
             flow,
             cost,
-            place: Place::InService,
+            position: WfqPosition::InService,
             overtakers: self.flows[flow].overtakers,
             tokens,
-            entered: self.passage.enter(tokens),
-            lined_up: Passage::default(),
+            entered: self.totals.enter(tokens),
+            behind_flow: TokenTotals::default(),
             fairness: None,
             payload,
         });
@@ -256,13 +259,13 @@ impl<P> Wfq<P> {
             self.push_back(flow, request);
             return (request, false);
         }
-        // One of the flow is in service, and it has no next one yet: the newcomer becomes that,
-        // before those that wait, unless too many did so. The first one has waited for longest, so
-        // it was overtaken most.
+        // A request of the flow is in service and the flow has no next one on the heap. The
+        // newcomer becomes the next one, before the waiting ones, unless too many newcomers did so
+        // already. The first waiting request has waited the longest, so it was overtaken the most.
         if let Some(first) = self.flows[flow].first {
             let overtakers = &mut self.flows[flow].overtakers;
             let overtaken = overtakers.wrapping_sub(self.requests[first].overtakers);
-            if overtaken >= self.overtaking {
+            if overtaken >= self.max_overtaking {
                 self.pop_first(flow);
                 self.push(first);
                 self.push_back(flow, request);
@@ -274,32 +277,33 @@ impl<P> Wfq<P> {
         (request, false)
     }
 
-    /// The request waits behind the others of its flow.
+    /// Puts a request behind the others of its flow.
     fn push_back(&mut self, flow: usize, request: usize) {
         let last = self.flows[flow].last.replace(request);
         let workload = self.flows[flow].workload;
         let tokens = self.requests[request].tokens;
-        let lined_up = self.workloads[workload].passage.enter(tokens);
-        self.requests[request].lined_up = lined_up;
-        self.requests[request].place = Place::Fifo(last, None);
+        let behind_flow = self.workloads[workload].totals.enter(tokens);
+        self.requests[request].behind_flow = behind_flow;
+        self.requests[request].position = WfqPosition::Fifo(last, None);
         match last {
             Some(last) => self.set_next(last, Some(request)),
             None => self.flows[flow].first = Some(request),
         }
     }
 
-    /// Returns by how much the order of service differs for a request that is served now; asked
-    /// before [`served`](Self::served).
+    /// Returns the order shift of a request that is served now. Call it before
+    /// [`served`](Self::served).
     #[allow(dead_code)] // Recordings are compared by their order only.
-    pub(crate) fn overtaken(&self, request: usize) -> Option<Overtaken> {
+    pub(crate) fn overtaken(&self, request: usize) -> Option<OvertakenTokens> {
         let request = self.requests.get(request)?;
-        Some(Overtaken {
-            workload: self.passage.overtaken(&request.entered),
+        Some(OvertakenTokens {
+            workload: self.totals.overtaken(&request.entered),
             fairness: request.fairness,
         })
     }
 
-    /// The service of a request has ended, with its tokens or without; tells who is next.
+    /// Ends the service of a request, which was granted its tokens or not. Returns its payload and
+    /// the next request in service.
     pub(crate) fn served(
         &mut self,
         request: usize,
@@ -308,7 +312,7 @@ impl<P> Wfq<P> {
         let Some(request) = self.requests.try_remove(request) else {
             return (None, None);
         };
-        self.passage.leave(request.tokens, with_tokens);
+        self.totals.leave(request.tokens, with_tokens);
         let flow = &mut self.flows[request.flow];
         if with_tokens {
             flow.virtual_time += request.cost;
@@ -321,8 +325,8 @@ impl<P> Wfq<P> {
         }
         self.leave_flow(request.flow);
         self.served = self.served.saturating_add(1);
-        if self.virtual_time > LONGEST {
-            self.shorten();
+        if self.virtual_time > MAX_COST {
+            self.rebase_virtual_times();
         }
         let next = self.pop();
         if next.is_none() {
@@ -332,19 +336,19 @@ impl<P> Wfq<P> {
         (Some(request.payload), next)
     }
 
-    /// A request that waits goes away.
+    /// Removes a waiting request.
     pub(crate) fn cancel(&mut self, request: usize) -> Option<P> {
-        let Request {
+        let WfqRequest {
             flow,
-            place,
+            position,
             tokens,
             payload,
             ..
         } = self.requests.try_remove(request)?;
-        self.passage.leave(tokens, false);
-        match place {
-            Place::InService => {}
-            Place::Heap(at) => match self.pop_first(flow) {
+        self.totals.leave(tokens, false);
+        match position {
+            WfqPosition::InService => {}
+            WfqPosition::Heap(at) => match self.pop_first(flow) {
                 Some(next) => {
                     let finish = self.flows[flow].virtual_time + self.requests[next].cost;
                     self.put(at, (finish, next));
@@ -360,9 +364,9 @@ impl<P> Wfq<P> {
                     }
                 }
             },
-            Place::Fifo(before, after) => {
+            WfqPosition::Fifo(before, after) => {
                 let workload = self.flows[flow].workload;
-                self.workloads[workload].passage.leave(tokens, false);
+                self.workloads[workload].totals.leave(tokens, false);
                 match before {
                     Some(before) => self.set_next(before, after),
                     None => self.flows[flow].first = after,
@@ -377,17 +381,18 @@ impl<P> Wfq<P> {
         Some(payload)
     }
 
-    /// Keeps virtual time within what floats can tell.
+    /// Keeps virtual times within the precision of floats.
     ///
-    /// Flows begin at the virtual time, which a request that costs more than all others together
-    /// must not carry away from them. When it was the only one left, all times go back by what they
-    /// have in common: seldom enough that it costs each request next to nothing.
+    /// Flows begin at the current virtual time. A request that costs more than all others together
+    /// must not move that time away from the others. If it was the only one left, all times are
+    /// reduced by what they have in common. This is rare enough to cost each request almost
+    /// nothing.
     #[cold]
-    fn shorten(&mut self) {
+    fn rebase_virtual_times(&mut self) {
         if let Some((finish, _)) = self.heap.first() {
             self.virtual_time = self.virtual_time.min(*finish);
         }
-        if self.virtual_time <= LONGEST || self.served < self.flows.len() {
+        if self.virtual_time <= MAX_COST || self.served < self.flows.len() {
             return;
         }
         self.served = 0;
@@ -407,10 +412,10 @@ impl<P> Wfq<P> {
             Some(at) => *at,
             None => {
                 let id: Box<str> = arrival.workload.into();
-                let at = self.workloads.insert(Workload {
+                let at = self.workloads.insert(WfqWorkload {
                     id: id.clone(),
                     flows: 0,
-                    passage: Passage::default(),
+                    totals: TokenTotals::default(),
                 });
                 self.workload_ids.insert(id, at);
                 at
@@ -421,7 +426,7 @@ impl<P> Wfq<P> {
             return *at;
         }
         self.workloads[workload].flows += 1;
-        let at = self.flows.insert(Flow {
+        let at = self.flows.insert(WfqFlow {
             workload,
             fairness: arrival.fairness,
             virtual_time: self.virtual_time,
@@ -435,7 +440,7 @@ impl<P> Wfq<P> {
         at
     }
 
-    /// One request of the flow is gone; the last one takes the flow along.
+    /// Removes one request from the count of its flow, and the flow with its last request.
     fn leave_flow(&mut self, at: usize) {
         let flow = &mut self.flows[at];
         flow.pending -= 1;
@@ -454,36 +459,36 @@ impl<P> Wfq<P> {
 
     fn pop_first(&mut self, flow: usize) -> Option<usize> {
         let first = self.flows[flow].first?;
-        let next = match self.requests[first].place {
-            Place::Fifo(_, next) => next,
-            Place::InService | Place::Heap(_) => None,
+        let next = match self.requests[first].position {
+            WfqPosition::Fifo(_, next) => next,
+            WfqPosition::InService | WfqPosition::Heap(_) => None,
         };
         self.flows[flow].first = next;
         match next {
             Some(next) => self.set_previous(next, None),
             None => self.flows[flow].last = None,
         }
-        let passage = &mut self.workloads[self.flows[flow].workload].passage;
+        let totals = &mut self.workloads[self.flows[flow].workload].totals;
         let request = &mut self.requests[first];
-        request.fairness = Some(passage.overtaken(&request.lined_up));
-        passage.leave(request.tokens, true);
+        request.fairness = Some(totals.overtaken(&request.behind_flow));
+        totals.leave(request.tokens, true);
         Some(first)
     }
 
     fn set_next(&mut self, request: usize, to: Option<usize>) {
-        if let Place::Fifo(_, next) = &mut self.requests[request].place {
+        if let WfqPosition::Fifo(_, next) = &mut self.requests[request].position {
             *next = to;
         }
     }
 
     fn set_previous(&mut self, request: usize, to: Option<usize>) {
-        if let Place::Fifo(previous, _) = &mut self.requests[request].place {
+        if let WfqPosition::Fifo(previous, _) = &mut self.requests[request].position {
             *previous = to;
         }
     }
 
     fn push(&mut self, request: usize) {
-        let Request { flow, cost, .. } = self.requests[request];
+        let WfqRequest { flow, cost, .. } = self.requests[request];
         let flow = &mut self.flows[flow];
         flow.on_heap = true;
         let finish = flow.virtual_time + cost;
@@ -498,15 +503,15 @@ impl<P> Wfq<P> {
         self.swap(0, last);
         let (_, request) = self.heap.pop()?;
         self.sift_down(0);
-        let Request { flow, place, .. } = &mut self.requests[request];
-        *place = Place::InService;
+        let WfqRequest { flow, position, .. } = &mut self.requests[request];
+        *position = WfqPosition::InService;
         self.flows[*flow].on_heap = false;
         Some(request)
     }
 
     fn put(&mut self, at: usize, entry: (f64, usize)) {
         self.heap[at] = entry;
-        self.requests[entry.1].place = Place::Heap(at);
+        self.requests[entry.1].position = WfqPosition::Heap(at);
     }
 
     fn swap(&mut self, a: usize, b: usize) {

@@ -1,44 +1,44 @@
-//! Laws of the queue; recorded events are replayed with the other recordings.
+//! Properties of the weighted fair queue. Recorded events are replayed with the other recordings.
 
 use proptest::prelude::*;
 
-use super::wfq::{Arrival, LONGEST, Wfq, workload_id};
+use super::wfq::{Arrival, MAX_COST, Wfq, workload_id};
 
-/// One place of each workload in service or on the heap, the rest behind.
+/// Adds a request of a workload.
 fn backlog(queue: &mut Wfq<usize>, workload: usize, priority: f64) -> (usize, bool) {
-    let inverse = 1.0 / priority;
+    let inverse_priority = 1.0 / priority;
     let arrival = Arrival {
-        workload: &workload_id(&workload.to_string(), inverse),
+        workload: &workload_id(&workload.to_string(), inverse_priority),
         fairness: None,
         tokens: 1.0,
-        inverse,
+        inverse_priority,
     };
     queue.arrive(&arrival, workload)
 }
 
 #[test]
-fn shares_are_those_of_the_priorities_and_nobody_starves() {
+fn shares_follow_priorities_and_no_workload_starves() {
     let priorities = [200.0, 100.0, 50.0, 1.0];
     let mut queue = Wfq::new(u32::MAX);
     let mut next = None;
     for (workload, priority) in priorities.into_iter().enumerate() {
         for _ in 0..3 {
-            let (place, opens) = backlog(&mut queue, workload, priority);
-            next = next.or(opens.then_some(place));
+            let (request, opens) = backlog(&mut queue, workload, priority);
+            next = next.or(opens.then_some(request));
         }
     }
     let mut grants = [0_u32; 4];
     let mut since = [0_u32; 4];
     for _ in 0..10_000 {
-        let place = next.expect("there is always a backlog");
-        let workload = *queue.payload(place).expect("it is in service");
+        let request = next.expect("there is always a backlog");
+        let workload = *queue.payload(request).expect("it is in service");
         backlog(&mut queue, workload, priorities[workload]);
-        next = queue.served(place, true).1;
+        next = queue.served(request, true).1;
         grants[workload] += 1;
         for (at, waited) in since.iter_mut().enumerate() {
             *waited = if at == workload { 0 } else { *waited + 1 };
-            let turn = priorities.iter().sum::<f64>() / priorities[at];
-            assert!(f64::from(*waited) <= turn * 2.0 + 4.0, "{at} starves");
+            let interval = priorities.iter().sum::<f64>() / priorities[at];
+            assert!(f64::from(*waited) <= interval * 2.0 + 4.0, "{at} starves");
         }
     }
     let sum: f64 = priorities.iter().sum();
@@ -49,23 +49,23 @@ fn shares_are_those_of_the_priorities_and_nobody_starves() {
 }
 
 #[test]
-fn a_hundred_thousand_cost_no_more_steps_each_than_their_number_has_digits() {
+fn the_steps_per_request_grow_logarithmically() {
     const MANY: usize = 100_000;
     let mut queue = Wfq::new(u32::MAX);
-    let mut places = Vec::new();
-    for request in 0..MANY {
-        // A flow each, so that all of them are on the heap.
-        let (place, _) = backlog(&mut queue, request, 1.0 + (request * 7919 % MANY) as f64);
-        places.push(place);
+    let mut requests = Vec::new();
+    for workload in 0..MANY {
+        // One flow per request, so that all of them are on the heap.
+        let (request, _) = backlog(&mut queue, workload, 1.0 + (workload * 7919 % MANY) as f64);
+        requests.push(request);
     }
-    // Every third one leaves, from anywhere.
-    for place in places.iter().skip(1).step_by(3) {
-        queue.cancel(*place);
+    // Cancel every third request, wherever it is.
+    for request in requests.iter().skip(1).step_by(3) {
+        queue.cancel(*request);
     }
-    let mut next = Some(places[0]);
+    let mut next = Some(requests[0]);
     let mut served = 0;
-    while let Some(place) = next {
-        next = queue.served(place, served % 2 == 0).1;
+    while let Some(request) = next {
+        next = queue.served(request, served % 2 == 0).1;
         served += 1;
     }
     assert_eq!(served, MANY - MANY / 3);
@@ -74,53 +74,53 @@ fn a_hundred_thousand_cost_no_more_steps_each_than_their_number_has_digits() {
     assert!(!queue.is_open());
 }
 
-/// A request of one of two flows that cost this much.
+/// Adds a request of this workload and cost.
 fn arrive(queue: &mut Wfq<usize>, workload: &str, cost: f64, payload: usize) -> (usize, bool) {
     let arrival = Arrival {
         workload,
         fairness: None,
         tokens: cost,
-        inverse: 1.0,
+        inverse_priority: 1.0,
     };
     queue.arrive(&arrival, payload)
 }
 
 #[test]
-fn endless_costs_keep_virtual_time_within_what_floats_can_tell() {
-    for endless in [f64::INFINITY, f64::NAN, f64::MAX, 1e300, LONGEST] {
+fn infinite_costs_keep_virtual_time_within_float_precision() {
+    for endless in [f64::INFINITY, f64::NAN, f64::MAX, 1e300, MAX_COST] {
         let mut queue = Wfq::new(0);
         let mut next = None;
-        for request in 0..8 {
-            let (place, opens) = arrive(&mut queue, "endless", endless, request);
-            next = next.or(opens.then_some(place));
+        for payload in 0..8 {
+            let (request, opens) = arrive(&mut queue, "endless", endless, payload);
+            next = next.or(opens.then_some(request));
         }
-        // For as long as nobody else is there, it is served.
-        for request in 0..20_000 {
-            let place = next.expect("there is always a backlog");
-            arrive(&mut queue, "endless", endless, request);
-            next = queue.served(place, true).1;
+        // As long as the flow is alone, it is served.
+        for payload in 0..20_000 {
+            let request = next.expect("there is always a backlog");
+            arrive(&mut queue, "endless", endless, payload);
+            next = queue.served(request, true).1;
             assert!(
-                queue.state().0 <= 16.0 * LONGEST,
+                queue.state().0 <= 16.0 * MAX_COST,
                 "{endless}: {:?}",
                 queue.state()
             );
         }
-        // Requests that come then share as they weigh, before the endless ones.
+        // Later requests share by their weights, ahead of the endless ones.
         let (light, heavy) = (1_000_001, 1_000_003);
-        let come = |queue: &mut Wfq<usize>, payload: usize| match payload {
+        let add = |queue: &mut Wfq<usize>, payload: usize| match payload {
             _ if payload == light => arrive(queue, "light", 1.0, light),
             _ if payload == heavy => arrive(queue, "heavy", 3.0, heavy),
             _ => arrive(queue, "endless", endless, payload),
         };
         for payload in [light, heavy, light, heavy] {
-            come(&mut queue, payload);
+            add(&mut queue, payload);
         }
         let mut served = Vec::new();
         for _ in 0..4000 {
-            let place = next.expect("there is always a backlog");
-            let payload = *queue.payload(place).expect("it is in service");
-            come(&mut queue, payload);
-            next = queue.served(place, true).1;
+            let request = next.expect("there is always a backlog");
+            let payload = *queue.payload(request).expect("it is in service");
+            add(&mut queue, payload);
+            next = queue.served(request, true).1;
             served.push(payload);
         }
         let count = |payload| served.iter().filter(|served| **served == payload).count();
@@ -131,41 +131,42 @@ fn endless_costs_keep_virtual_time_within_what_floats_can_tell() {
 }
 
 proptest! {
-    /// What each has is what the others have, by priority, but for a request each: at any time, so
-    /// nobody starves, and after 10 000 grants that is far less than 2 %.
+    /// At any time, the tokens granted to each workload are in proportion to its priority, within
+    /// one request each. So no workload starves, and after 10 000 grants the deviation is far below
+    /// 2 %.
     #[test]
-    fn shares_of_tokens_are_those_of_the_priorities_at_any_time(
+    fn token_shares_follow_priorities_at_any_time(
         workloads in prop::collection::vec((0.01..100.0_f64, 0.1..10.0_f64), 2..6),
-        overtaking in prop_oneof![Just(0), Just(3), Just(u32::MAX)],
+        max_overtaking in prop_oneof![Just(0), Just(3), Just(u32::MAX)],
         grants in 1..300_usize,
     ) {
-        let mut queue = Wfq::new(overtaking);
+        let mut queue = Wfq::new(max_overtaking);
         let mut next = None;
         let arrive = |queue: &mut Wfq<usize>, at: usize| {
             let (priority, tokens) = workloads[at];
-            let inverse = 1.0 / priority;
+            let inverse_priority = 1.0 / priority;
             let arrival = Arrival {
-                workload: &workload_id(&at.to_string(), inverse),
+                workload: &workload_id(&at.to_string(), inverse_priority),
                 fairness: None,
                 tokens,
-                inverse,
+                inverse_priority,
             };
             queue.arrive(&arrival, at)
         };
         for at in (0..workloads.len()).chain(0..workloads.len()) {
-            let (place, opens) = arrive(&mut queue, at);
-            next = next.or(opens.then_some(place));
+            let (request, opens) = arrive(&mut queue, at);
+            next = next.or(opens.then_some(request));
         }
         let weights: f64 = workloads.iter().map(|(priority, _)| priority).sum();
         let sizes = || workloads.iter().map(|(_, tokens)| tokens);
-        // One each, and the one that was served before there were others.
+        // One request of each workload, and the one served before the others arrived.
         let slack = sizes().sum::<f64>() + sizes().copied().fold(0.0, f64::max);
         let mut granted = vec![0.0; workloads.len()];
         for _ in 0..grants {
-            let place = next.expect("there is always a backlog");
-            let at = *queue.payload(place).expect("it is in service");
+            let request = next.expect("there is always a backlog");
+            let at = *queue.payload(request).expect("it is in service");
             arrive(&mut queue, at);
-            next = queue.served(place, true).1;
+            next = queue.served(request, true).1;
             granted[at] += workloads[at].1;
             let all: f64 = granted.iter().sum();
             for (granted, (priority, _)) in granted.iter().zip(&workloads) {
@@ -176,21 +177,21 @@ proptest! {
     }
 
     #[test]
-    fn no_more_newcomers_overtake_a_request_than_may(
-        overtaking in 0..4_u32,
+    fn no_request_is_overtaken_by_more_newcomers_than_the_bound(
+        max_overtaking in 0..4_u32,
         steps in prop::collection::vec(prop_oneof![2 => Just(true), 1 => Just(false)], 1..200),
     ) {
-        let mut queue = Wfq::new(overtaking);
+        let mut queue = Wfq::new(max_overtaking);
         let mut next = None;
         let mut waiting: Vec<usize> = Vec::new();
         let mut overtaken = vec![0; steps.len()];
         for (number, comes) in steps.into_iter().enumerate() {
             if comes {
-                let (place, opens) = arrive(&mut queue, "one", 1.0, number);
-                next = next.or(opens.then_some(place));
+                let (request, opens) = arrive(&mut queue, "one", 1.0, number);
+                next = next.or(opens.then_some(request));
                 waiting.push(number);
-            } else if let Some(place) = next {
-                let (served, after) = queue.served(place, true);
+            } else if let Some(request) = next {
+                let (served, after) = queue.served(request, true);
                 next = after;
                 waiting.retain(|waits| Some(*waits) != served);
                 for waits in waiting.iter().filter(|waits| Some(**waits) < served) {
@@ -198,10 +199,10 @@ proptest! {
                 }
             }
         }
-        prop_assert!(overtaken.iter().all(|times| *times <= overtaking), "{overtaken:?}");
-        // All of them come out at last.
-        while let Some(place) = next {
-            let (served, after) = queue.served(place, true);
+        prop_assert!(overtaken.iter().all(|times| *times <= max_overtaking), "{overtaken:?}");
+        // In the end, all of them are served.
+        while let Some(request) = next {
+            let (served, after) = queue.served(request, true);
             next = after;
             waiting.retain(|waits| Some(*waits) != served);
         }
@@ -209,79 +210,84 @@ proptest! {
     }
 }
 
-/// A request of `requests`, as its arrival and its service number it.
+/// One of `requests`, with its positions in the order of arrival and in the order of service.
 #[derive(Clone, Copy, Debug)]
-struct Turn {
+struct ServedRequest {
     arrived: usize,
     served: usize,
     tokens: f64,
     overtook: f64,
 }
 
-/// Earlier requests that it overtook, less later ones that overtook it, in tokens.
-fn by_hand(one: &Turn, all: &[Turn]) -> f64 {
+/// Returns the tokens of earlier requests that it overtook, minus those of later ones that overtook
+/// it.
+fn expected_shift(one: &ServedRequest, all: &[ServedRequest]) -> f64 {
     let overtaken = all
         .iter()
         .filter(|other| other.arrived < one.arrived && other.served > one.served);
     let overtaking = all
         .iter()
         .filter(|other| other.arrived > one.arrived && other.served < one.served);
-    let sum = |turns: &mut dyn Iterator<Item = &Turn>| turns.map(|turn| turn.tokens).sum::<f64>();
+    let sum = |served_requests: &mut dyn Iterator<Item = &ServedRequest>| {
+        served_requests.map(|request| request.tokens).sum::<f64>()
+    };
     sum(&mut { overtaken }) - sum(&mut { overtaking })
 }
 
 proptest! {
     #[test]
-    fn a_request_knows_by_how_many_tokens_it_was_moved(
+    fn the_reported_shift_equals_the_tokens_that_were_overtaken(
         requests in prop::collection::vec((0_usize..3, 0_u8..3, 1_u8..5), 1..40),
     ) {
         let mut queue = Wfq::new(0);
         let mut next = None;
         for (arrived, (workload, fairness, tokens)) in requests.iter().enumerate() {
-            let inverse = [1.0, 0.1, 0.01][*workload];
+            let inverse_priority = [1.0, 0.1, 0.01][*workload];
             let arrival = Arrival {
-                workload: &workload_id("w", inverse),
+                workload: &workload_id("w", inverse_priority),
                 fairness: fairness.checked_sub(1),
                 tokens: f64::from(*tokens),
-                inverse,
+                inverse_priority,
             };
-            let (place, opens) = queue.arrive(&arrival, arrived);
-            next = next.or(opens.then_some(place));
+            let (request, opens) = queue.arrive(&arrival, arrived);
+            next = next.or(opens.then_some(request));
         }
-        let mut turns = Vec::new();
-        while let Some(place) = next {
-            let arrived = *queue.payload(place).expect("it is in service");
-            let overtaken = queue.overtaken(place).expect("it is in service");
-            turns.push(Turn {
+        let mut served_requests = Vec::new();
+        while let Some(request) = next {
+            let arrived = *queue.payload(request).expect("it is in service");
+            let overtaken = queue.overtaken(request).expect("it is in service");
+            served_requests.push(ServedRequest {
                 arrived,
-                served: turns.len(),
+                served: served_requests.len(),
                 tokens: f64::from(requests[arrived].2),
                 overtook: overtaken.workload,
             });
-            next = queue.served(place, true).1;
+            next = queue.served(request, true).1;
         }
-        prop_assert_eq!(turns.len(), requests.len());
-        for turn in &turns {
-            prop_assert_eq!(turn.overtook, by_hand(turn, &turns), "{:?} of {:?}", turn, turns);
+        prop_assert_eq!(served_requests.len(), requests.len());
+        for request in &served_requests {
+            let expected = expected_shift(request, &served_requests);
+            prop_assert_eq!(request.overtook, expected, "{:?} of {:?}", request, served_requests);
         }
     }
 }
 
 #[test]
-fn fairness_compares_those_that_waited_behind_their_own_label() {
+fn the_shift_within_a_workload_counts_requests_that_waited_behind_their_label() {
     let mut queue = Wfq::new(0);
     let mut arrive = |fairness, payload| {
         let arrival = Arrival {
             workload: "w",
             fairness: Some(fairness),
             tokens: 1.0,
-            inverse: 1.0,
+            inverse_priority: 1.0,
         };
         queue.arrive(&arrival, payload)
     };
     let (first, opens) = arrive(0, 0);
     assert!(opens);
-    // The second one of a label is its next; the third to the fifth wait behind it.
+    // The second request of a label is the next one of its flow; the third to the fifth wait behind
+    // it.
     for payload in 1..5 {
         arrive(0, payload);
     }
@@ -290,11 +296,11 @@ fn fairness_compares_those_that_waited_behind_their_own_label() {
     }
     let mut next = Some(first);
     let mut moved = Vec::new();
-    while let Some(place) = next {
-        let payload = *queue.payload(place).expect("it is in service");
-        let fairness = queue.overtaken(place).and_then(|one| one.fairness);
+    while let Some(request) = next {
+        let payload = *queue.payload(request).expect("it is in service");
+        let fairness = queue.overtaken(request).and_then(|one| one.fairness);
         moved.push((payload, fairness));
-        next = queue.served(place, true).1;
+        next = queue.served(request, true).1;
     }
     moved.sort_unstable_by_key(|(payload, _)| *payload);
     let waited: Vec<_> = moved
@@ -312,7 +318,7 @@ fn fairness_compares_those_that_waited_behind_their_own_label() {
 }
 
 #[test]
-fn a_request_that_leaves_moves_none_of_those_that_stay() {
+fn a_cancelled_request_does_not_shift_the_remaining_ones() {
     let mut queue = Wfq::new(0);
     let (first, _) = arrive(&mut queue, "a", 1.0, 0);
     let (leaves, _) = arrive(&mut queue, "a", 5.0, 1);
@@ -324,7 +330,7 @@ fn a_request_that_leaves_moves_none_of_those_that_stay() {
     assert_eq!(*queue.payload(next).expect("it is in service"), 2);
     let next = queue.served(next, true).1.expect("the last one");
     assert_eq!(next, last);
-    // One that was rejected and one that left were queued before it, and were never admitted.
+    // A rejected request and one that left were queued before it, and were never admitted.
     assert_eq!(queue.overtaken(last).map(|one| one.workload), Some(1.0));
     queue.served(last, true);
     assert!(!queue.is_open());

@@ -1,4 +1,4 @@
-//! Which members of which lines become labels.
+//! Tests of which `baggage` members become labels.
 
 use proptest::prelude::*;
 
@@ -83,7 +83,7 @@ fn the_last_value_of_a_repeated_key_counts() {
     );
 }
 
-/// Not well formed, each by itself.
+/// Malformed members.
 const MALFORMED: [&str; 14] = [
     "user",
     "=ann",
@@ -102,7 +102,7 @@ const MALFORMED: [&str; 14] = [
 ];
 
 #[test]
-fn a_malformed_member_costs_nothing_but_itself() {
+fn a_malformed_member_affects_no_other() {
     for bad in MALFORMED {
         expect(bad, &[]);
         for line in [
@@ -119,7 +119,7 @@ fn a_malformed_member_costs_nothing_but_itself() {
 }
 
 #[test]
-fn a_bad_line_does_not_take_a_good_one_with_it() {
+fn a_malformed_line_does_not_affect_other_lines() {
     let too_many = (0..500).map(|at| format!("k{at}")).collect::<Vec<_>>();
     let too_many = too_many.join(",");
     for bad in MALFORMED
@@ -139,7 +139,7 @@ fn a_bad_line_does_not_take_a_good_one_with_it() {
 }
 
 #[test]
-fn of_a_line_the_last_180_members_count_and_size_alone_is_no_flaw() {
+fn the_last_180_members_of_a_line_count_and_long_values_are_read() {
     let members = |count: usize| {
         let all: Vec<_> = (0..count).map(|at| format!("k{at}=1")).collect();
         all.join(",")
@@ -162,7 +162,7 @@ fn of_a_line_the_last_180_members_count_and_size_alone_is_no_flaw() {
 }
 
 #[test]
-fn a_line_that_takes_all_the_room_leaves_some_to_the_others() {
+fn members_of_a_long_line_leave_room_for_other_lines() {
     let flood: Vec<_> = (0..100).map(|at| format!("k{at}=1")).collect();
     let flood = flood.join(",");
     let big: Vec<_> = (0..10)
@@ -188,7 +188,7 @@ fn a_line_that_takes_all_the_room_leaves_some_to_the_others() {
 }
 
 #[test]
-fn reserved_keys_stay_out_however_they_are_written() {
+fn reserved_keys_are_skipped_even_if_percent_encoded() {
     let headers = headers(&[b"user=eve,%75ser=eve,User=eve,us%65r=eve,tier=gold"]);
     let mut labels = Labels::new();
     add_labels(&mut labels, &headers, |key| key == "user");
@@ -199,7 +199,7 @@ fn reserved_keys_stay_out_however_they_are_written() {
 
 #[cfg(feature = "embedded")]
 #[test]
-fn for_an_agent_a_header_is_all_or_nothing() {
+fn an_agent_ignores_a_header_with_any_malformed_member() {
     let count = |header: &str| members(header.as_bytes()).map(Iterator::count);
     assert_eq!(count("user=ann,tier=gold"), Some(2));
     for bad in MALFORMED {
@@ -211,7 +211,7 @@ fn for_an_agent_a_header_is_all_or_nothing() {
     let member = |bytes: usize| format!("user={}", "u".repeat(bytes - 5));
     assert_eq!(count(&member(4096)), Some(1));
     assert_eq!(count(&member(4097)), None);
-    // Properties and blanks count.
+    // Properties and blanks count towards the length.
     assert_eq!(count(&format!("{};p= ", member(4093))), None);
     let two = format!("{},{}", member(4096), member(4095));
     assert_eq!((two.len(), count(&two)), (8192, Some(2)));
@@ -220,7 +220,7 @@ fn for_an_agent_a_header_is_all_or_nothing() {
 
 proptest! {
     #[test]
-    fn any_bytes_are_survived(
+    fn any_bytes_are_accepted(
         values in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..64), 0..4),
     ) {
         let values: Vec<&[u8]> = values
@@ -233,21 +233,21 @@ proptest! {
     }
 
     #[test]
-    fn each_member_is_judged_alone(header in "[a-c=,;% 2\"\\\\]{0,24}") {
+    fn each_member_is_parsed_alone(header in "[a-c=,;% 2\"\\\\]{0,24}") {
         let found = labels(&[header.as_bytes()]);
         let mut alone: Vec<_> = header
             .split(',')
             .rev()
             .flat_map(|member| labels(&[member.as_bytes()]))
             .collect();
-        // Stable: the last value of a key stays.
+        // The sort is stable, so the last value of a key is kept.
         alone.sort_by(|one, two| one.0.cmp(&two.0));
         alone.dedup_by(|later, kept| later.0 == kept.0);
         prop_assert_eq!(found, alone);
     }
 
     #[test]
-    fn what_was_encoded_comes_back(
+    fn encoded_values_are_decoded_unchanged(
         pairs in proptest::collection::hash_map("[a-zA-Z0-9_.-]{1,8}", any::<String>(), 1..8),
     ) {
         let header: Vec<_> = pairs

@@ -1,20 +1,20 @@
-//! Makes the attributes of a request fit into one gRPC message.
+//! Shortens the attributes of a request until they fit into one gRPC message.
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
 
 use super::HttpAttributes;
-use crate::flow::shorten::{SHORTENED, shorten};
+use crate::flow::shorten::{SHORTENED_LEN, shorten};
 
-/// Bytes that the attributes and the control point may take together. Agents accept messages of
-/// 4 MiB, which is gRPC's default; the rest of them is room for `baggage` (8 KiB) and for the
-/// fields around the texts.
-const LIMIT: usize = 4 * 1024 * 1024 - 64 * 1024;
-/// Bytes of tags and lengths around the name and the value of a header, at most.
+/// The most bytes that the attributes and the control point may take together. Agents accept
+/// messages of 4 MiB, the default of gRPC; the remaining 64 KiB are for `baggage` (8 KiB) and for
+/// the fields around the texts.
+const MAX_ATTRIBUTES_BYTES: usize = 4 * 1024 * 1024 - 64 * 1024;
+/// The most bytes of tags and lengths around the name and the value of a header.
 const HEADER_FRAMING: usize = 18;
 
-/// The attributes of a request that were too large, within the limit.
-pub(crate) struct Fitted<'a> {
+/// The attributes of a request that was too large, shortened to the limit.
+pub(crate) struct FittedAttributes<'a> {
     original: &'a HttpAttributes<'a>,
     method: Cow<'a, str>,
     path: Cow<'a, str>,
@@ -23,19 +23,20 @@ pub(crate) struct Fitted<'a> {
     protocol: Cow<'a, str>,
     headers: Vec<(&'a str, Cow<'a, str>)>,
     body: &'a str,
-    /// Texts that were shortened, the body among them.
+    /// The number of texts that were shortened, the body included.
     pub(crate) shortened: u32,
-    /// Headers that were left out.
+    /// The number of headers that were left out.
     pub(crate) dropped: u32,
 }
 
 impl HttpAttributes<'_> {
-    /// Returns attributes that fit into a check, or `None` where these do: the usual case.
-    pub(crate) fn fit(&self, control_point: &str) -> Option<Fitted<'_>> {
-        self.fit_within(LIMIT.saturating_sub(control_point.len()))
+    /// Returns shortened attributes that fit into a check, or `None` in the usual case that these
+    /// fit already.
+    pub(crate) fn fit(&self, control_point: &str) -> Option<FittedAttributes<'_>> {
+        self.fit_within(MAX_ATTRIBUTES_BYTES.saturating_sub(control_point.len()))
     }
 
-    fn fit_within(&self, limit: usize) -> Option<Fitted<'_>> {
+    fn fit_within(&self, limit: usize) -> Option<FittedAttributes<'_>> {
         let headers = self.headers.iter();
         let headers: usize = headers.map(|(name, value)| size(name, value)).sum();
         let texts = [
@@ -47,7 +48,7 @@ impl HttpAttributes<'_> {
             self.body,
         ];
         let total = headers + texts.map(str::len).iter().sum::<usize>();
-        (total > limit).then(|| Fitted::new(self, total, limit))
+        (total > limit).then(|| FittedAttributes::new(self, total, limit))
     }
 }
 
@@ -55,7 +56,7 @@ fn size(name: &str, value: &str) -> usize {
     name.len() + value.len() + HEADER_FRAMING
 }
 
-impl<'a> Fitted<'a> {
+impl<'a> FittedAttributes<'a> {
     #[cold]
     fn new(original: &'a HttpAttributes<'a>, total: usize, limit: usize) -> Self {
         let headers = original.headers.iter();
@@ -78,7 +79,7 @@ impl<'a> Fitted<'a> {
             .headers
             .iter()
             .find(|(name, _)| *name == HttpAttributes::PARTIAL_BODY);
-        // The new value is taken into account from the start.
+        // The header is removed here and its final value reserved, so that it always fits.
         let total = match partial {
             Some((name, value)) => total - size(name, value),
             None => total,
@@ -99,7 +100,8 @@ impl<'a> Fitted<'a> {
         fitted
     }
 
-    /// Shortens the texts, the largest first, until they fit or all are short. Returns their size.
+    /// Shortens the texts, the largest first, until they fit or none is left to shorten. Returns
+    /// their total size.
     fn shorten_largest(&mut self, mut total: usize, limit: usize) -> usize {
         let Self {
             method,
@@ -114,13 +116,13 @@ impl<'a> Fitted<'a> {
         } = self;
         let mut texts = vec![method, path, host, scheme, protocol];
         texts.extend(headers.iter_mut().map(|(_, value)| value));
-        texts.retain(|text| text.len() > SHORTENED);
+        texts.retain(|text| text.len() > SHORTENED_LEN);
         texts.sort_by_key(|text| Reverse(text.len()));
         let mut texts = texts.into_iter().peekable();
         while total > limit {
             let next = texts.peek().map_or(0, |text| text.len());
             if body.len() > next {
-                // As far as it has to be, but no further than to what would go next.
+                // Cuts the body as far as necessary, but not below the next largest text.
                 let mut end = body.len().saturating_sub(total - limit).max(next);
                 while !body.is_char_boundary(end) {
                     end -= 1;
@@ -128,7 +130,7 @@ impl<'a> Fitted<'a> {
                 total -= body.len() - end;
                 *body = &body[..end];
             } else if let Some(text) = texts.next() {
-                let short = shorten(text, SHORTENED);
+                let short = shorten(text, SHORTENED_LEN);
                 total -= text.len() - short.len();
                 *text = Cow::Owned(short);
                 *shortened = shortened.saturating_add(1);
@@ -141,7 +143,7 @@ impl<'a> Fitted<'a> {
         total
     }
 
-    /// Leaves headers out, the largest first, where there are too many of them.
+    /// Removes headers, the largest first, until the attributes fit.
     fn drop_largest(&mut self, mut total: usize, limit: usize) {
         if total <= limit {
             return;
@@ -196,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_text_goes_first() {
+    fn the_largest_text_is_shortened_first() {
         let (path, header, body) = ("p".repeat(400), "h".repeat(700), "\u{fc}".repeat(450));
         let mut request = HttpAttributes::new("GET", &path).header("x-user", &*header);
         request.body = &body;
@@ -213,13 +215,13 @@ mod tests {
         let fitted = request.fit_within(1300).expect("too large");
         let cut = fitted.attributes();
         assert_eq!(cut.path, path);
-        assert_eq!(*cut.headers[0].1, shorten(&header, SHORTENED));
+        assert_eq!(*cut.headers[0].1, shorten(&header, SHORTENED_LEN));
         assert_eq!(cut.body.len(), 700);
         assert_eq!((fitted.shortened, fitted.dropped), (2, 0));
     }
 
     #[test]
-    fn a_whole_body_is_not_told_to_be_partial() {
+    fn a_complete_body_is_not_marked_as_partial() {
         let path = "p".repeat(900);
         let mut request =
             HttpAttributes::new("GET", &path).header(HttpAttributes::PARTIAL_BODY, "false");
@@ -255,8 +257,8 @@ mod tests {
             if let Some(size) = partial {
                 request = request.header(HttpAttributes::PARTIAL_BODY, "x".repeat(size));
             }
-            // Three short texts stay in any case.
-            let limit = limit + 3 * SHORTENED;
+            // Shortening leaves up to three short texts.
+            let limit = limit + 3 * SHORTENED_LEN;
             match request.fit_within(limit) {
                 None => prop_assert!(total(&request) <= limit),
                 Some(fitted) => {

@@ -1,17 +1,18 @@
-//! What goes when labels do not fit: the client's largest values are shortened first, then dropped.
+//! Brings labels within their limits: the largest values that clients can choose are shortened
+//! first, then labels are dropped.
 
 use std::borrow::Cow;
 
 use super::{LabelLimits, Labels};
-use crate::flow::shorten::{SHORTENED, shorten};
+use crate::flow::shorten::{SHORTENED_LEN, shorten};
 
-/// A hook may insert this many times the labels that a flow may have; the largest of them go
-/// afterwards.
-const COLLECTED: usize = 4;
+/// While a layer collects labels, closures may insert this many times the labels that a flow may
+/// have. The surplus is dropped afterwards, the largest labels first.
+const COLLECTION_FACTOR: usize = 4;
 
-/// Labels as they were, to go back to.
+/// A state of the labels to restore later.
 #[derive(Clone, Copy)]
-pub(crate) struct Mark {
+pub(crate) struct LabelsCheckpoint {
     len: usize,
     bytes: usize,
     dropped: u32,
@@ -19,20 +20,20 @@ pub(crate) struct Mark {
 }
 
 impl<'a> Labels<'a> {
-    /// Collects the labels of a layer: each value within `value_limit`, and all of them within no
-    /// limit but, for those that closures insert, a generous count. [`settle`](Self::settle) comes
-    /// after it.
+    /// Lifts the limits while a layer collects labels. Each value is limited to `value_limit`
+    /// bytes, and the number of labels that closures insert to a generous count.
+    /// [`enforce_limits`](Self::enforce_limits) must follow.
     #[inline(always)]
     pub(crate) fn collect_within(&mut self, value_limit: usize) {
         self.value_limit = value_limit;
         self.limits = LabelLimits {
-            count: self.limits.count.saturating_mul(COLLECTED),
+            count: self.limits.count.saturating_mul(COLLECTION_FACTOR),
             bytes: usize::MAX,
         };
     }
 
-    /// Adds the application's constants, unless a reader has set their keys. They are as long as
-    /// the application made them, and the last to go.
+    /// Adds the application's constants, except those whose keys a reader has set. Constants are
+    /// never shortened and are dropped last.
     #[inline(always)]
     pub(crate) fn add_constants(
         &mut self,
@@ -44,23 +45,23 @@ impl<'a> Labels<'a> {
                 self.append(Cow::Borrowed(key), Cow::Borrowed(value));
             }
         }
-        self.own = start..self.entries.len();
+        self.constants = start..self.entries.len();
     }
 
-    /// Brings the labels within their limits: the longest values that clients can choose are
-    /// shortened, then labels are dropped: those with keys that are not `named` before the named
-    /// ones, of each the largest first, and the constants at last, from the last one on.
+    /// Brings the labels within `limits`. Shortens the longest values that clients can choose, then
+    /// drops labels in this order: those whose keys are not `named`, the named ones, each with the
+    /// largest first, and the constants from the last to the first.
     #[inline(always)]
-    pub(crate) fn settle(&mut self, limits: LabelLimits, named: impl Fn(&str) -> bool) {
+    pub(crate) fn enforce_limits(&mut self, limits: LabelLimits, named: impl Fn(&str) -> bool) {
         self.limits = limits;
         if self.entries.len() > limits.count || self.bytes > limits.bytes {
-            self.cut(&named);
+            self.shrink(&named);
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn cut(&mut self, named: &dyn Fn(&str) -> bool) {
+    fn shrink(&mut self, named: &dyn Fn(&str) -> bool) {
         while self.bytes > self.limits.bytes {
             let Some(at) = self.longest_value() else {
                 break;
@@ -71,11 +72,11 @@ impl<'a> Labels<'a> {
             let largest = |is_named: bool| {
                 let entries = self.entries.iter().enumerate();
                 entries
-                    .filter(|(at, (key, _))| !self.own.contains(at) && named(key) == is_named)
+                    .filter(|(at, (key, _))| !self.constants.contains(at) && named(key) == is_named)
                     .max_by_key(|(_, (key, value))| key.len() + value.len())
                     .map(|(at, _)| at)
             };
-            let last_constant = || self.own.end.checked_sub(1);
+            let last_constant = || self.constants.end.checked_sub(1);
             let at = largest(false)
                 .or_else(|| largest(true))
                 .or_else(last_constant);
@@ -88,34 +89,34 @@ impl<'a> Labels<'a> {
         }
     }
 
-    /// The longest value that shortening makes smaller, unless it is a constant.
+    /// Returns the position of the longest value that shortening makes smaller, except constants.
     fn longest_value(&self) -> Option<usize> {
         let entries = self.entries.iter().enumerate();
         entries
-            .filter(|(at, (_, value))| !self.own.contains(at) && value.len() > SHORTENED)
+            .filter(|(at, (_, value))| !self.constants.contains(at) && value.len() > SHORTENED_LEN)
             .max_by_key(|(_, (_, value))| value.len())
             .map(|(at, _)| at)
     }
 
     fn shorten_entry(&mut self, at: usize) {
         let value = &mut self.entries[at].1;
-        let short = shorten(value, SHORTENED);
+        let short = shorten(value, SHORTENED_LEN);
         self.bytes -= value.len() - short.len();
         *value = Cow::Owned(short);
         self.shortened = self.shortened.saturating_add(1);
     }
 
-    /// Its bytes are taken off before.
+    /// Removes an entry, whose bytes the caller has subtracted already.
     pub(super) fn remove_entry(&mut self, at: usize) {
         self.entries.remove(at);
-        if at < self.own.end {
-            self.own.end -= 1;
-            self.own.start -= usize::from(at < self.own.start);
+        if at < self.constants.end {
+            self.constants.end -= 1;
+            self.constants.start -= usize::from(at < self.constants.start);
         }
     }
 
-    /// Shortens the longest values, the new one among them, until a label fits with so many bytes
-    /// of its key; `None` where it does not.
+    /// Shortens the longest values, including the new one, until a label with a key of `key` bytes
+    /// fits. Returns the new value, or `None` if the label still does not fit.
     pub(super) fn make_room(
         &mut self,
         key: usize,
@@ -125,7 +126,9 @@ impl<'a> Labels<'a> {
             let longest = self.longest_value();
             match longest.filter(|at| self.entries[*at].1.len() > value.len()) {
                 Some(at) => self.shorten_entry(at),
-                None if value.len() > SHORTENED => value = self.at_most(SHORTENED, value),
+                None if value.len() > SHORTENED_LEN => {
+                    value = self.shorten_to(SHORTENED_LEN, value);
+                }
                 None => return None,
             }
         }
@@ -143,14 +146,14 @@ impl<'a> Labels<'a> {
         self.count_dropped(1);
     }
 
-    /// Adds a label that no other makes room for, unless its key is there; false when it was
-    /// dropped.
+    /// Adds a label unless its key has a value, without shortening others to make room. Returns
+    /// `false` if the label was dropped.
     #[inline]
     pub(crate) fn offer(&mut self, key: &'a str, value: Cow<'a, str>) -> bool {
         if self.position(key).is_some() {
             return true;
         }
-        let value = self.at_most(self.value_limit, value);
+        let value = self.shorten_to(self.value_limit, value);
         let fits = self.fits(key.len() + value.len());
         if fits {
             self.append(Cow::Borrowed(key), value);
@@ -160,8 +163,8 @@ impl<'a> Labels<'a> {
         fits
     }
 
-    pub(crate) fn mark(&self) -> Mark {
-        Mark {
+    pub(crate) fn checkpoint(&self) -> LabelsCheckpoint {
+        LabelsCheckpoint {
             len: self.entries.len(),
             bytes: self.bytes,
             dropped: self.dropped,
@@ -169,18 +172,19 @@ impl<'a> Labels<'a> {
         }
     }
 
-    /// Forgets all that was added since.
-    pub(crate) fn back_to(&mut self, mark: Mark) {
-        self.entries.truncate(mark.len);
-        self.bytes = mark.bytes;
-        self.dropped = mark.dropped;
-        self.shortened = mark.shortened;
+    /// Removes all labels that were added since the checkpoint, and restores the counts.
+    pub(crate) fn restore_to(&mut self, checkpoint: LabelsCheckpoint) {
+        self.entries.truncate(checkpoint.len);
+        self.bytes = checkpoint.bytes;
+        self.dropped = checkpoint.dropped;
+        self.shortened = checkpoint.shortened;
     }
 
-    /// Which labels are constants of the application, in the order of [`iter`](Self::iter).
+    /// Returns whether the label at this position is a constant of the application, in the order
+    /// of [`iter`](Self::iter).
     #[cfg(any(feature = "embedded", feature = "remote", test))]
-    pub(crate) fn is_own(&self, at: usize) -> bool {
-        self.own.contains(&at)
+    pub(crate) fn is_constant(&self, at: usize) -> bool {
+        self.constants.contains(&at)
     }
 }
 
@@ -209,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_does_not_fit_makes_the_longest_one_short() {
+    fn a_value_that_does_not_fit_shortens_the_longest_one() {
         let mut labels = limited(8, 1000);
         let long = "x".repeat(900);
         labels.insert("middle", "m".repeat(80));
@@ -217,12 +221,12 @@ mod tests {
         assert_eq!(labels.get("long"), Some(&*long), "while there is room");
         labels.insert("tier", "gold");
         labels.insert("late", "l".repeat(800));
-        assert_eq!(labels.get("long"), Some(&*shorten(&long, SHORTENED)));
+        assert_eq!(labels.get("long"), Some(&*shorten(&long, SHORTENED_LEN)));
         assert_eq!(labels.get("tier"), Some("gold"));
         assert_eq!(labels.get("late").map(str::len), Some(800));
         assert_eq!((labels.shortened(), labels.dropped()), (1, 0));
         labels.insert("late", "l".repeat(2000));
-        assert_eq!(labels.get("late").map(str::len), Some(SHORTENED));
+        assert_eq!(labels.get("late").map(str::len), Some(SHORTENED_LEN));
         assert_eq!((labels.shortened(), labels.dropped()), (2, 0));
         let bytes: usize = labels
             .iter()
@@ -232,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn constants_go_last_and_named_keys_before_them() {
+    fn constants_are_dropped_last_and_named_keys_before_them() {
         let constants = [("own".into(), "o".repeat(300).into())];
         let named = |key: &str| key == "named" || key == "own";
         let settled = |limits: LabelLimits| {
@@ -242,7 +246,7 @@ mod tests {
             labels.insert("made", "m".repeat(90));
             labels.insert("k".repeat(400), "");
             labels.add_constants(&constants);
-            labels.settle(limits, named);
+            labels.enforce_limits(limits, named);
             let mut keys: Vec<String> = labels.iter().map(|(key, _)| key[..1].to_owned()).collect();
             keys.sort();
             assert!(labels.len() <= limits.count && labels.bytes <= limits.bytes);

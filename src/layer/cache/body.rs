@@ -1,3 +1,5 @@
+//! The bodies of responses that the layer makes itself: stored ones, and those of the reject hook.
+
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,26 +11,26 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use crate::flow::Rejection;
-use crate::layer::answer::{Answer, Polled};
 use crate::layer::head::RequestHead;
 use crate::layer::reject::OnReject;
+use crate::layer::replacement_body::{Polled, ReplacementBody};
 
-/// A reject hook of a layer that also answers from its cache; made by
+/// The reject hook of a layer that also answers from the result cache; made by
 /// [`result_cache`](crate::ApertureLayer::result_cache).
 ///
-/// It needs services whose response bodies have data that can be made from
+/// It requires services with response bodies whose data can be made from
 /// [`Bytes`](bytes::Bytes), such as those of axum, tonic and hyper.
 ///
 /// ```
 /// use tower_aperture::{Aperture, ApertureClient};
 /// use tower_aperture::layer::{Cached, DefaultReject};
 ///
-/// /// A service with a cache has a name too.
+/// /// The type of a service with a cache.
 /// type MyService<S> = Aperture<S, ApertureClient, Cached<DefaultReject>>;
 /// ```
 pub struct Cached<R>(pub(super) Arc<R>);
 
-/// By hand: no bound on the hook.
+/// Implemented by hand to put no bound on the hook.
 impl<R> fmt::Debug for Cached<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Cached").finish_non_exhaustive()
@@ -49,7 +51,7 @@ where
 }
 
 pin_project! {
-    /// The body of an answer that the inner service did not give: one from the cache, or that of
+    /// The body of a response that does not come from the inner service: a stored body, or that of
     /// the reject hook.
     ///
     /// ```
@@ -80,20 +82,20 @@ impl<C> CachedBody<C> {
     }
 }
 
-impl<B, C> Answer<B> for CachedBody<C>
+impl<B, C> ReplacementBody<B> for CachedBody<C>
 where
     B: Body,
     B::Data: From<Bytes>,
-    C: Answer<B>,
+    C: ReplacementBody<B>,
 {
-    fn poll_answer(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled<B> {
+    fn poll_replacement(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled<B> {
         match self.project().kind.project() {
             KindProj::Stored { body } => {
                 let body = std::mem::take(body);
                 let data = (!body.is_empty()).then(|| Ok(Frame::data(B::Data::from(body))));
                 Poll::Ready(data)
             }
-            KindProj::Rejected { body } => body.poll_answer(cx),
+            KindProj::Rejected { body } => body.poll_replacement(cx),
         }
     }
 
@@ -111,13 +113,13 @@ where
         }
     }
 
-    fn stored(body: Bytes) -> Option<Self> {
+    fn from_cache(body: Bytes) -> Option<Self> {
         Some(Self {
             kind: Kind::Stored { body },
         })
     }
 
-    fn copied(mut data: B::Data, copy: &mut Vec<u8>) -> B::Data {
+    fn copy_data(mut data: B::Data, copy: &mut Vec<u8>) -> B::Data {
         let data = data.copy_to_bytes(data.remaining());
         copy.extend_from_slice(&data);
         B::Data::from(data)

@@ -1,8 +1,8 @@
-//! `Cache-Control` of requests and responses (RFC 9111, section 5.2).
+//! Parses `Cache-Control` of requests and responses (RFC 9111, section 5.2).
 
 use http::header::{self, HeaderMap, HeaderValue};
 
-/// The directives of a message that matter to a shared cache that never validates.
+/// The directives of a message that matter to a shared cache that never revalidates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Directives {
     pub(super) no_store: bool,
@@ -13,7 +13,7 @@ pub(super) struct Directives {
     pub(super) max_age: Seconds,
     pub(super) s_maxage: Seconds,
     pub(super) min_fresh: Seconds,
-    /// There is a field that cannot be read.
+    /// A `cache-control` field cannot be parsed.
     pub(super) malformed: bool,
 }
 
@@ -23,12 +23,13 @@ pub(super) enum Seconds {
     #[default]
     Absent,
     Given(u64),
-    /// No number, or two that differ.
+    /// The argument is not a number, or the directive is repeated with a different number.
     Invalid,
 }
 
 impl Seconds {
-    fn see(&mut self, argument: Option<&[u8]>) {
+    /// Adds an occurrence of the directive.
+    fn add(&mut self, argument: Option<&[u8]>) {
         let given = argument.and_then(number);
         *self = match (*self, given) {
             (Self::Absent, Some(given)) => Self::Given(given),
@@ -38,7 +39,8 @@ impl Seconds {
     }
 }
 
-/// Larger numbers count as this one, which is as good as for ever (section 1.2.2).
+/// The largest number of seconds. Larger numbers count as this one, which stands for infinity
+/// (section 1.2.2).
 const LARGEST: u64 = 1 << 31;
 
 fn number(text: &[u8]) -> Option<u64> {
@@ -50,7 +52,8 @@ fn number(text: &[u8]) -> Option<u64> {
 }
 
 impl Directives {
-    pub(super) fn of(headers: &HeaderMap) -> Self {
+    /// Parses all `cache-control` fields of a message.
+    pub(super) fn from_headers(headers: &HeaderMap) -> Self {
         let mut all = Self::default();
         for value in headers.get_all(header::CACHE_CONTROL) {
             if all.read(value).is_none() {
@@ -60,9 +63,9 @@ impl Directives {
         all
     }
 
-    /// Whether a request with these directives might refuse a stored response that is fresh
-    /// (section 5.2.1).
-    pub(super) fn may_refuse(&self, headers: &HeaderMap) -> bool {
+    /// Returns true if a request with these directives could rule out a fresh stored response
+    /// (section 5.2.1), so that the cache is not looked up.
+    pub(super) fn skips_lookup(&self, headers: &HeaderMap) -> bool {
         self.no_cache
             || !matches!(self.max_age, Seconds::Absent | Seconds::Given(LARGEST))
             || !matches!(self.min_fresh, Seconds::Absent | Seconds::Given(0))
@@ -100,13 +103,13 @@ impl Directives {
             if !matches!(rest, [] | [b',', ..]) {
                 return None;
             }
-            self.see(name, argument);
+            self.add(name, argument);
         }
     }
 
-    /// `private` and `no-cache` that name fields count for the whole response, as section 5.2.2
-    /// allows. Unknown directives are ignored.
-    fn see(&mut self, name: &[u8], argument: Option<&[u8]>) {
+    /// Adds a directive. `private` and `no-cache` with field names apply to the whole response, as
+    /// section 5.2.2 allows. Unknown directives are ignored.
+    fn add(&mut self, name: &[u8], argument: Option<&[u8]>) {
         let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
         if is("no-store") {
             self.no_store = true;
@@ -119,23 +122,26 @@ impl Directives {
         } else if is("must-revalidate") {
             self.must_revalidate = true;
         } else if is("max-age") {
-            self.max_age.see(argument);
+            self.max_age.add(argument);
         } else if is("s-maxage") {
-            self.s_maxage.see(argument);
+            self.s_maxage.add(argument);
         } else if is("min-fresh") {
-            self.min_fresh.see(argument);
+            self.min_fresh.add(argument);
         }
     }
 }
 
-/// Whether a message from before HTTP/1.1 wants no cache: `Pragma` counts where there is no
-/// `Cache-Control` (section 5.4).
+/// Returns true for a message with `Pragma: no-cache` and without `Cache-Control`, as senders from
+/// before HTTP/1.1 write it (section 5.4).
 pub(super) fn pragma_no_cache(headers: &HeaderMap) -> bool {
     let no_cache = |member: &[u8]| member.trim_ascii().eq_ignore_ascii_case(b"no-cache");
-    let says = |value: &HeaderValue| value.as_bytes().split(|byte| *byte == b',').any(no_cache);
-    !headers.contains_key(header::CACHE_CONTROL) && headers.get_all(header::PRAGMA).iter().any(says)
+    let has_no_cache =
+        |value: &HeaderValue| value.as_bytes().split(|byte| *byte == b',').any(no_cache);
+    !headers.contains_key(header::CACHE_CONTROL)
+        && headers.get_all(header::PRAGMA).iter().any(has_no_cache)
 }
 
+/// Splits a token (RFC 9110, section 5.6.2) off the front, and returns it with the rest.
 fn token(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let tchar = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
     let end = text.iter().position(|byte| !tchar(byte));
@@ -143,7 +149,7 @@ fn token(text: &[u8]) -> Option<(&[u8], &[u8])> {
     (!token.is_empty()).then_some((token, rest))
 }
 
-/// Reads up to the closing quote and gives what follows it.
+/// Reads a quoted string up to its closing quote, and returns the text behind it.
 fn unquote<'a>(mut text: &'a [u8], into: &mut Vec<u8>) -> Option<&'a [u8]> {
     loop {
         match text {
@@ -163,17 +169,17 @@ mod tests {
 
     use super::*;
 
-    fn of(values: &[&str]) -> Directives {
+    fn directives(values: &[&str]) -> Directives {
         let values = values.iter().map(|value| {
             let value = HeaderValue::from_bytes(value.as_bytes());
             (header::CACHE_CONTROL, value.expect("a legal value"))
         });
-        Directives::of(&values.collect())
+        Directives::from_headers(&values.collect())
     }
 
     #[test]
-    fn names_are_of_any_case_and_members_of_any_line() {
-        let found = of(&["Max-Age=5 ,\tPUBLIC,,", "No-Store, S-MaxAge=\"7\", x=y, z"]);
+    fn names_are_case_insensitive_and_lines_are_merged() {
+        let found = directives(&["Max-Age=5 ,\tPUBLIC,,", "No-Store, S-MaxAge=\"7\", x=y, z"]);
         let expected = Directives {
             no_store: true,
             public: true,
@@ -185,8 +191,8 @@ mod tests {
     }
 
     #[test]
-    fn a_comma_in_quotes_ends_nothing() {
-        let found = of(&[r#"private="set-cookie, max-age=9\", no-store", max-age=3"#]);
+    fn a_quoted_comma_does_not_end_a_directive() {
+        let found = directives(&[r#"private="set-cookie, max-age=9\", no-store", max-age=3"#]);
         let expected = Directives {
             private: true,
             max_age: Seconds::Given(3),
@@ -196,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn seconds_are_whole_numbers_that_agree() {
+    fn seconds_are_whole_numbers_and_repetitions_must_agree() {
         for (value, expected) in [
             ("max-age=0", Seconds::Given(0)),
             ("max-age=60, max-age=60", Seconds::Given(60)),
@@ -207,12 +213,12 @@ mod tests {
             ("max-age=1.5", Seconds::Invalid),
             ("max-age=99999999999999999999", Seconds::Given(1 << 31)),
         ] {
-            assert_eq!(of(&[value]).max_age, expected, "{value}");
+            assert_eq!(directives(&[value]).max_age, expected, "{value}");
         }
     }
 
     #[test]
-    fn nonsense_is_noticed() {
+    fn malformed_fields_are_marked() {
         for value in [
             "=5",
             "max-age=",
@@ -222,24 +228,24 @@ mod tests {
             "\u{fc}",
             "no-store;x",
         ] {
-            assert!(of(&[value]).malformed, "{value}");
+            assert!(directives(&[value]).malformed, "{value}");
         }
-        assert!(!of(&["", " , "]).malformed);
+        assert!(!directives(&["", " , "]).malformed);
     }
 
     proptest! {
         #[test]
-        fn any_value_is_survived(value in proptest::collection::vec(any::<u8>(), 0..48)) {
+        fn arbitrary_values_do_not_panic(value in proptest::collection::vec(any::<u8>(), 0..48)) {
             if let Ok(value) = HeaderValue::from_bytes(&value) {
-                let _ = Directives::of(&HeaderMap::from_iter([(header::CACHE_CONTROL, value)]));
+                let _ = Directives::from_headers(&HeaderMap::from_iter([(header::CACHE_CONTROL, value)]));
             }
         }
 
         #[test]
-        fn no_store_is_seen_among_anything_well_formed(
+        fn no_store_is_found_among_other_well_formed_directives(
             before in "([a-z-]{1,8}(=[a-z0-9]{1,4}|=\"[^\"\\\\\u{0}-\u{1f}\u{7f}-\u{10ffff}]{0,8}\")?[ \t]{0,2},[ \t]{0,2}){0,4}",
         ) {
-            let found = of(&[&format!("{before}nO-StOrE")]);
+            let found = directives(&[&format!("{before}nO-StOrE")]);
             prop_assert!(found.no_store && !found.malformed, "{before:?}");
         }
     }

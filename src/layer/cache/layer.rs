@@ -1,3 +1,5 @@
+//! [`ResultCacheLayer`]: an [`ApertureLayer`] that answers from the result cache, and its options.
+
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
@@ -6,20 +8,21 @@ use std::time::Duration;
 use tower_layer::Layer;
 
 use super::body::Cached;
-use super::rules::Rules;
+use super::settings::CacheSettings;
 use crate::flow::Invalidations;
 use crate::layer::extract::allowed_header;
 use crate::layer::{Aperture, ApertureLayer, LayerError, RequestHead};
 
-/// Of a body, unless the user says otherwise.
-const MAX_BODY: usize = 64 * 1024;
-/// An Agent takes entries below 1 MiB; the rest is for the head.
+/// The default of [`max_body`](ResultCacheLayer::max_body), in bytes.
+const DEFAULT_MAX_BODY: usize = 64 * 1024;
+/// The upper bound of [`max_body`](ResultCacheLayer::max_body), in bytes. An Agent accepts values
+/// below 1 MiB; the remaining 16 KiB are for the head.
 const LARGEST_BODY: usize = (1 << 20) - (16 << 10);
 
 /// An [`ApertureLayer`] that answers from Aperture's result cache; made by
-/// [`result_cache`](ApertureLayer::result_cache), which tells what it does.
+/// [`result_cache`](ApertureLayer::result_cache), which describes it.
 ///
-/// What it inherits from the layer has to be said before.
+/// All options of the [`ApertureLayer`] must be set before.
 ///
 /// ```
 /// # let client = tower_aperture::ApertureClient::disabled();
@@ -39,79 +42,88 @@ const LARGEST_BODY: usize = (1 << 20) - (16 << 10);
 /// ```
 pub struct ResultCacheLayer<D, R> {
     layer: ApertureLayer<D, Cached<R>>,
-    rules: Rules,
+    settings: CacheSettings,
 }
 
 impl<D, R> ApertureLayer<D, R> {
-    /// Answers requests with what the control point's result cache has under `key`, without the
-    /// inner service, and stores there what RFC 9111 lets a shared cache store, for `ttl` at most.
+    /// Answers requests with the response that the control point's result cache has for `key`,
+    /// without calling the inner service. Responses that RFC 9111 allows a shared cache to store
+    /// are stored there, for `ttl` at most.
     ///
-    /// The key comes with the check, so a request that is answered is a flow like any other: it
-    /// was let in by rate limiters, concurrency limiters and samplers. Quota and load schedulers
-    /// are not asked about it. Only requests that are answered from the cache skip them: when a
-    /// stored response turns out to be of no use (stale, invalidated, or written by another
-    /// program), the flow ends and the decider is asked again without the key, so that rate
-    /// limiters count such a request twice. The flow ends when the body is over.
+    /// The key is sent with the check. A request that is answered from the cache is therefore a
+    /// flow like any other: rate limiters, concurrency limiters and samplers have accepted it. Only
+    /// quota and load schedulers are skipped. If a stored response turns out to be unusable (stale,
+    /// invalidated, or written by another program), the flow ends and the request is checked again
+    /// without the key, so that schedulers decide as well. Rate limiters count such a request
+    /// twice. The flow ends with the response body.
     ///
-    /// **Name everything in the key that the response depends on**, of the path, the query and
-    /// the host, and let nobody be told apart by what is not in the key: a response to a cookie
-    /// or an API key that is not marked `private` goes to everybody. An empty text keeps a request
-    /// out of the cache. The method is in the key as well, and so are the fields named with
-    /// [`vary`](ResultCacheLayer::vary); a key beyond 128 bytes is replaced by its SHA-256. An
-    /// Agent keeps keys of about 220 bytes, the name of the control point included.
+    /// **The key must contain everything that the response depends on**: the path, the query and
+    /// the host. Clients are only told apart by the key: a response to a request with a cookie or
+    /// an API key is served to all clients, unless the key contains it or the response is marked
+    /// `private`. An empty key keeps a request out of the cache. The method is part of the stored
+    /// key as well, and so are the fields named with [`vary`](ResultCacheLayer::vary). A stored key
+    /// of more than 128 bytes is replaced by its SHA-256; an Agent accepts keys of about 220 bytes,
+    /// the name of the control point included.
     ///
-    /// A layer that asks with the [attributes of requests](Self::http) keeps and invalidates
-    /// nothing: such checks have no room for a key.
+    /// A layer that checks with the [attributes of requests](Self::http) neither stores nor
+    /// invalidates responses, because such checks cannot carry a key.
     ///
-    /// This layer is the last thing to be said about an [`ApertureLayer`]. It takes the place of
+    /// Call this method last: it ends the options of the [`ApertureLayer`]. It replaces
     /// [`result_cache_key`](Self::result_cache_key).
     ///
-    /// # What is looked up
+    /// # Lookup
     ///
-    /// GET and HEAD, each for itself, but none with `range` or a condition (`if-none-match` and
-    /// its kin go to the inner service untouched), with a body, with `upgrade`, with
-    /// `cache-control: no-store`, or with `authorization` unless
-    /// [allowed](ResultCacheLayer::allow_authorized). Nothing is looked up either for a request
-    /// that could refuse what is stored: with `no-cache`, `pragma: no-cache`, `max-age` or
-    /// `min-fresh` (RFC 9111, section 5.2.1). It runs as without a cache, through schedulers as
-    /// well, and its response is stored. `only-if-cached` is not honoured: what is behind this
-    /// cache is as good as the cache. What comes from the cache has an `age`.
+    /// GET and HEAD requests are looked up, each under its own key. These requests pass the cache
+    /// by, and go to the inner service unchanged:
     ///
-    /// # What is stored
+    /// - with `range` or a condition, such as `if-none-match`,
+    /// - with a body,
+    /// - with `upgrade`,
+    /// - with `cache-control: no-store`,
+    /// - with `authorization`, unless [allowed](ResultCacheLayer::allow_authorized).
     ///
-    /// | of a response | RFC 9111 |
+    /// A request that could rule out a stored response, with `no-cache`, `pragma: no-cache`,
+    /// `max-age` or `min-fresh` (RFC 9111, section 5.2.1), is not looked up. It runs as without a
+    /// cache, schedulers included, and its response is stored. `only-if-cached` is ignored, because
+    /// the inner service is as close as the cache. Responses from the cache have an `age` header.
+    ///
+    /// # Storage
+    ///
+    /// A response is stored if all of this is true:
+    ///
+    /// | condition | RFC 9111 |
     /// |---|---|
-    /// | to GET or HEAD; of no other method | 3 |
-    /// | 200; 203, 204, 300, 301, 308, 404 and 410 that say how long they are fresh | 3, 4.2.2 |
-    /// | without `no-store`, `private` or `no-cache`, with arguments or without | 5.2.2 |
-    /// | to `authorization`, where allowed: only `public`, `s-maxage` or `must-revalidate` | 3.5 |
-    /// | whose `vary` names nothing that is not in the key; `vary: *` never | 4.1 |
-    /// | that is fresh: `s-maxage`, else `max-age`, else `expires`, else `ttl`; less its age | 4.2 |
-    /// | without `set-cookie`, `content-range`, trailers | 3, 3.3 |
-    /// | whose body was complete, of the length it announced, up to [`max_body`](ResultCacheLayer::max_body) | 3.3 |
+    /// | it answers GET or HEAD | 3 |
+    /// | its status is 200; or 203, 204, 300, 301, 308, 404 or 410 with explicit freshness | 3, 4.2.2 |
+    /// | it has no `no-store`, `private` or `no-cache`, with or without arguments | 5.2.2 |
+    /// | if the request has `authorization` (and that is allowed): it has `public`, `s-maxage` or `must-revalidate` | 3.5 |
+    /// | its `vary` names only fields of the key; never `vary: *` | 4.1 |
+    /// | it is fresh: by `s-maxage`, else `max-age`, else `expires`, less its age; else by `ttl` | 4.2 |
+    /// | it has no `set-cookie`, `content-range` or trailers | 3, 3.3 |
+    /// | its body is complete, has the announced length, and at most [`max_body`](ResultCacheLayer::max_body) bytes | 3.3 |
     ///
-    /// The body streams to the client while it is copied, and is stored when it was over, in the
-    /// background: nobody waits for that. What cannot be stored is counted in
-    /// [`ClientStats`](crate::ClientStats), and so is what lies in the cache and cannot be read.
-    /// Fields of one connection or proxy (RFC 9111, section 3.1), `set-cookie`, `age` and
-    /// `ratelimit` fields are never stored.
+    /// The body is copied while it streams to the client, and stored in the background after its
+    /// end. Responses that could not be stored are counted in [`ClientStats`](crate::ClientStats),
+    /// and so are stored values that cannot be read. Fields of one connection or proxy (RFC 9111,
+    /// section 3.1), `set-cookie`, `age` and `ratelimit` fields are never stored.
     ///
-    /// # What is invalidated
+    /// # Invalidation
     ///
-    /// A request with a method that is not safe invalidates what its key has for GET and HEAD,
-    /// unless its response is an error (RFC 9111, section 4.4). It invalidates the targets of the
-    /// same origin that `location` and `content-location` of the response name as well. A request
-    /// invalidates also when it was skipped, when nothing was decided about it,
-    /// and when its response was lost: the inner service failed or panicked, or the client left.
+    /// A request with an unsafe method invalidates the stored responses to GET and HEAD of its key,
+    /// unless its response is an error (RFC 9111, section 4.4). It also invalidates the targets of
+    /// the same origin that `location` and `content-location` of its response name. A request
+    /// invalidates as well if it is skipped, if no decision was made about it, and if its response
+    /// is lost because the inner service failed or panicked or the client disconnected.
     ///
-    /// Within one process the order holds, with an engine and with an Agent. After the response to
-    /// a change has begun, no response to a request that began earlier is served or stored, and
-    /// after its body is over, neither is one from the time between. The stored response is deleted
-    /// in the background, with two calls to an Agent for each target. Until the deletion has succeeded, the cache is
-    /// not used for the key; after one that failed, not for the longest `ttl` of a layer over these
-    /// caches. [`Invalidations`] says which deciders share that, and what it costs. Other processes
-    /// see a change once the Agent has deleted the response, and of responses that vary only for
-    /// those that match the fields of the changing request.
+    /// Within one process invalidation is ordered, with an engine and with an Agent: once the
+    /// response to an unsafe request has begun, no response to a request that began earlier is
+    /// served or stored. Once its body has ended, neither is a response to a request that began in
+    /// between. The stored response is deleted in the background, with two calls to an Agent for
+    /// each target. Until the deletion has succeeded, the cache is not used for the key; after a
+    /// failed deletion it is not used for the longest `ttl` of a layer over these caches.
+    /// [`Invalidations`] documents which deciders share that, and its cost. Other processes see the
+    /// invalidation once the Agent has deleted the response; of responses that vary, only those
+    /// that match the fields of the unsafe request are deleted.
     ///
     /// ```
     /// # #[cfg(feature = "embedded")] {
@@ -151,36 +163,36 @@ impl<D, R> ApertureLayer<D, R> {
         F: for<'h> Fn(RequestHead<'h>) -> Cow<'h, str> + Send + Sync + 'static,
     {
         ResultCacheLayer {
-            rules: Rules {
+            settings: CacheSettings {
                 key: Arc::new(key),
                 control_point: self.control_point().clone(),
                 ttl,
                 vary: Vec::new(),
                 allow_authorized: false,
-                max_body: MAX_BODY,
+                max_body: DEFAULT_MAX_BODY,
                 invalidations: Invalidations::default(),
             },
             layer: self.map_reject(Cached),
         }
-        .ready()
+        .apply_settings()
     }
 }
 
 impl<D, R> ResultCacheLayer<D, R> {
-    /// Hands the rules over to the layer.
-    fn ready(mut self) -> Self {
-        self.layer = self.layer.cache_by(Arc::new(self.rules.clone()));
+    /// Passes the current settings to the layer.
+    fn apply_settings(mut self) -> Self {
+        self.layer = self.layer.cache_by(Arc::new(self.settings.clone()));
         self
     }
 
-    /// Puts these request fields into the key: responses whose `vary` names no others may be
-    /// stored then. Name those that a response may vary by, such as `accept-encoding`.
+    /// Adds request fields to the key, such as `accept-encoding`. Responses whose `vary` names only
+    /// these fields may then be stored.
     ///
     /// # Panics
     ///
-    /// If one of these is not the name of a header, or that of a secret: `authorization`,
-    /// `proxy-authorization`, `cookie`, `set-cookie`, because keys travel to the Agent;
-    /// [`try_vary`](Self::try_vary) returns that as an error.
+    /// If a name is not a valid header name, or if the header holds a secret: `authorization`,
+    /// `proxy-authorization`, `cookie`, `set-cookie`. Keys are sent to the Agent.
+    /// [`try_vary`](Self::try_vary) returns an error instead.
     #[must_use]
     #[track_caller]
     pub fn vary<I>(self, headers: I) -> Self
@@ -193,41 +205,43 @@ impl<D, R> ResultCacheLayer<D, R> {
         }
     }
 
-    /// Like [`vary`](Self::vary) for names from a configuration.
+    /// Like [`vary`](Self::vary), for names from a configuration.
     ///
     /// # Errors
     ///
-    /// If one of these is not the name of a header, or that of a secret.
+    /// If a name is not a valid header name, or if the header holds a secret.
     pub fn try_vary<I>(mut self, headers: I) -> Result<Self, LayerError>
     where
         I: IntoIterator<Item: AsRef<str>>,
     {
         for name in headers {
             let name = allowed_header(name.as_ref())?;
-            if !self.rules.vary.contains(&name) {
-                self.rules.vary.push(name);
+            if !self.settings.vary.contains(&name) {
+                self.settings.vary.push(name);
             }
         }
-        // One set of fields has one key, however it was said.
-        self.rules.vary.sort_by(|a, b| a.as_str().cmp(b.as_str()));
-        Ok(self.ready())
+        // Sorted, so that the key does not depend on the order in which fields were added.
+        self.settings
+            .vary
+            .sort_by(|a, b| a.as_str().cmp(b.as_str()));
+        Ok(self.apply_settings())
     }
 
-    /// Whether requests with `authorization` are answered from the cache as well, and their
-    /// responses stored when these are `public`, or have `s-maxage` or `must-revalidate`
-    /// (RFC 9111, section 3.5); they pass the cache by unless this is said.
+    /// Sets whether requests with `authorization` are answered from the cache, and their responses
+    /// stored if they have `public`, `s-maxage` or `must-revalidate` (RFC 9111, section 3.5). By
+    /// default such requests pass the cache by.
     #[must_use]
     pub fn allow_authorized(mut self, allow: bool) -> Self {
-        self.rules.allow_authorized = allow;
-        self.ready()
+        self.settings.allow_authorized = allow;
+        self.apply_settings()
     }
 
-    /// The most bytes of a body that are stored, 64 KiB by default and 1 MiB less 16 KiB at most.
-    /// As much is held in memory for each response on its way that may be stored.
+    /// Sets the largest body that is stored, in bytes: 64 KiB by default, and 1 MiB less 16 KiB at
+    /// most. Up to this much memory is used for each response in transit that may be stored.
     #[must_use]
     pub fn max_body(mut self, bytes: usize) -> Self {
-        self.rules.max_body = bytes.min(LARGEST_BODY);
-        self.ready()
+        self.settings.max_body = bytes.min(LARGEST_BODY);
+        self.apply_settings()
     }
 }
 
@@ -239,12 +253,12 @@ impl<S, D: Clone, R> Layer<S> for ResultCacheLayer<D, R> {
     }
 }
 
-/// By hand: no bound on the hook.
+/// Implemented by hand to put no bound on the hook.
 impl<D: Clone, R> Clone for ResultCacheLayer<D, R> {
     fn clone(&self) -> Self {
         Self {
             layer: self.layer.clone(),
-            rules: self.rules.clone(),
+            settings: self.settings.clone(),
         }
     }
 }
@@ -253,10 +267,10 @@ impl<D, R> fmt::Debug for ResultCacheLayer<D, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResultCacheLayer")
             .field("layer", &self.layer)
-            .field("ttl", &self.rules.ttl)
-            .field("vary", &self.rules.vary)
-            .field("allow_authorized", &self.rules.allow_authorized)
-            .field("max_body", &self.rules.max_body)
+            .field("ttl", &self.settings.ttl)
+            .field("vary", &self.settings.vary)
+            .field("allow_authorized", &self.settings.allow_authorized)
+            .field("max_body", &self.settings.max_body)
             .finish_non_exhaustive()
     }
 }

@@ -1,19 +1,20 @@
-//! The targets that `Location` and `Content-Location` name (RFC 9111, section 4.4; RFC 3986,
-//! section 5).
+//! Resolves the targets that `Location` and `Content-Location` name (RFC 9111, section 4.4; RFC
+//! 3986, section 5).
 
 use http::header::{self, HeaderMap};
 use http::uri::{Authority, PathAndQuery};
 use http::{Request, Uri};
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
-/// Bytes that no URI contains, and that clients encode before they ask for it.
+/// Bytes that are not allowed in a URI, and that clients percent-encode in a request's target.
 const UNSAFE: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>').add(b'`');
 
 /// Returns the target that a reference names, in the form of the request's own target. Returns
-/// `None` when it is of another origin, or of an unknown one, and when it cannot be read.
+/// `None` if its origin is unknown or differs from that of the request, or if it is not a valid
+/// URI.
 pub(super) fn target(request: &Request<()>, reference: &[u8]) -> Option<Uri> {
     let text = percent_encode(reference.trim_ascii(), UNSAFE).to_string();
-    let reference = Reference::parse(&text);
+    let reference = UriReference::parse(&text);
     let base = request.uri();
     if !is_same_origin(base, request.headers(), &reference)? {
         return None;
@@ -24,17 +25,17 @@ pub(super) fn target(request: &Request<()>, reference: &[u8]) -> Option<Uri> {
     Uri::from_parts(parts).ok()
 }
 
-/// A URI reference, in parts. The fragment is left out.
+/// The parts of a URI reference, without its fragment.
 #[derive(Debug, PartialEq, Eq)]
-struct Reference<'a> {
+struct UriReference<'a> {
     scheme: Option<&'a str>,
     authority: Option<&'a str>,
     path: &'a str,
     query: Option<&'a str>,
 }
 
-impl<'a> Reference<'a> {
-    /// RFC 3986, appendix B: every text is a reference.
+impl<'a> UriReference<'a> {
+    /// Splits a reference into its parts as in RFC 3986, appendix B. Every text is a reference.
     fn parse(text: &'a str) -> Self {
         let text = text.split('#').next().unwrap_or_default();
         let (scheme, rest) = match text.split_once(':') {
@@ -68,11 +69,11 @@ fn is_scheme(text: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
 }
 
-/// Compares origins. The scheme of a request in origin form is not known, and counts as equal.
-/// Returns `None` when either origin is unknown.
-fn is_same_origin(base: &Uri, headers: &HeaderMap, reference: &Reference<'_>) -> Option<bool> {
+/// Returns true if the reference has the origin of the request. The scheme of a request in origin
+/// form is unknown and counts as equal. Returns `None` if either origin is unknown.
+fn is_same_origin(base: &Uri, headers: &HeaderMap, reference: &UriReference<'_>) -> Option<bool> {
     let Some(authority) = reference.authority else {
-        // `http:path` names no origin.
+        // A reference such as `http:path` has a scheme without an authority: its origin is unknown.
         return reference.scheme.is_none().then_some(true);
     };
     let own = base.scheme_str();
@@ -102,18 +103,18 @@ fn is_same_origin(base: &Uri, headers: &HeaderMap, reference: &Reference<'_>) ->
     Some(own.host().eq_ignore_ascii_case(other.host()) && port(own) == port(&other))
 }
 
-/// RFC 3986, section 5.2.2.
-fn resolve(base: &Uri, reference: &Reference<'_>) -> String {
+/// Resolves a reference to a path and query (RFC 3986, section 5.2.2).
+fn resolve(base: &Uri, reference: &UriReference<'_>) -> String {
     let path = reference.path;
     let mut query = reference.query;
     let mut target = if reference.authority.is_some() || path.starts_with('/') {
-        without_dots(path)
+        remove_dot_segments(path)
     } else if path.is_empty() {
         query = query.or(base.query());
         base.path().to_owned()
     } else {
         let folder = base.path().rfind('/').map_or(0, |slash| slash + 1);
-        without_dots(&[&base.path()[..folder], path].concat())
+        remove_dot_segments(&[&base.path()[..folder], path].concat())
     };
     if !target.starts_with('/') {
         target.insert(0, '/');
@@ -125,8 +126,9 @@ fn resolve(base: &Uri, reference: &Reference<'_>) -> String {
     target
 }
 
-/// RFC 3986, section 5.2.4, of a path that starts with a slash or is empty.
-fn without_dots(path: &str) -> String {
+/// Removes the dot segments of a path that is empty or starts with a slash (RFC 3986, section
+/// 5.2.4).
+fn remove_dot_segments(path: &str) -> String {
     let mut kept: Vec<&str> = Vec::new();
     let mut segments = path.split('/').skip(1).peekable();
     while let Some(segment) = segments.next() {
@@ -171,7 +173,7 @@ mod tests {
 
     /// RFC 3986, section 5.4.
     #[test]
-    fn references_are_resolved() {
+    fn references_are_resolved_as_in_rfc_3986() {
         for (reference, expected) in [
             ("g", "/b/c/g"),
             ("./g", "/b/c/g"),
@@ -213,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn only_targets_of_the_same_origin_are_named() {
+    fn only_targets_of_the_same_origin_are_returned() {
         let origin_form = ("/x", Some("Shop.example"));
         let with_port = ("/x", Some("shop.example:8080"));
         let absolute = ("https://shop.example/x", None);
@@ -256,7 +258,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_reference_is_survived(reference in proptest::collection::vec(any::<u8>(), 0..48)) {
+        fn arbitrary_references_do_not_panic(reference in proptest::collection::vec(any::<u8>(), 0..48)) {
             let request = request("/b/c/d;p?q", Some("shop.example"));
             if let Some(uri) = target(&request, &reference) {
                 prop_assert!(uri.path().starts_with('/'));
@@ -264,8 +266,8 @@ mod tests {
         }
 
         #[test]
-        fn dots_never_stay(path in "(/[.a]{0,3}){0,6}") {
-            let clean = without_dots(&path);
+        fn dot_segments_are_removed(path in "(/[.a]{0,3}){0,6}") {
+            let clean = remove_dot_segments(&path);
             prop_assert!(!clean.split('/').any(|segment| matches!(segment, "." | "..")), "{clean}");
         }
     }

@@ -1,19 +1,20 @@
-//! Responses from the result cache, by the rules of a shared cache of RFC 9111.
+//! The response cache of a layer: answers requests from Aperture's result cache and stores
+//! responses there, with the semantics of a shared cache (RFC 9111).
 
 mod body;
-mod change;
+mod body_recorder;
+mod cacheable_request;
 mod directives;
-mod entry;
+mod invalidating_request;
 mod key;
 mod layer;
 mod location;
-mod read;
-mod rules;
+mod settings;
 mod storable;
-mod tape;
+mod stored_response;
 
 pub use self::body::{Cached, CachedBody};
 pub use self::layer::ResultCacheLayer;
 
-pub(super) use self::rules::{Ask, Rules};
-pub(super) use self::tape::Tape;
+pub(super) use self::body_recorder::BodyRecorder;
+pub(super) use self::settings::{CacheSettings, CacheUse};

@@ -1,4 +1,5 @@
-//! Whether a shared cache may keep a response, and for how long (RFC 9111, sections 3 and 4.2).
+//! Decides whether a shared cache may store a response, and for how long (RFC 9111, sections 3 and
+//! 4.2).
 
 use std::time::{Duration, SystemTime};
 
@@ -7,92 +8,93 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::directives::{Directives, Seconds, pragma_no_cache};
 
-/// The request, and the settings of the layer, as far as they matter.
+/// The parts of the request and of the layer's settings that decide whether a response is stored.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Asked<'a> {
-    /// When it began.
-    pub(super) at: SystemTime,
-    /// Whether it had `authorization`.
+pub(super) struct StorageContext<'a> {
+    /// When the request began.
+    pub(super) requested_at: SystemTime,
+    /// Whether the request had an `authorization` header.
     pub(super) authorized: bool,
-    /// The fields that the key holds.
+    /// The request fields that are part of the key.
     pub(super) vary: &'a [HeaderName],
-    /// How long the user wants responses to be kept.
+    /// The longest time that the user allows for storing responses.
     pub(super) ttl: Duration,
 }
 
-/// How long a response is good for.
+/// How old a response is and how long it stays fresh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Fresh {
-    /// How old it was when it came (section 4.2.3).
+pub(super) struct Freshness {
+    /// The age of the response on arrival (section 4.2.3).
     pub(super) age: Duration,
-    /// How much longer it may be used.
-    pub(super) left: Duration,
+    /// How much longer the response may be used.
+    pub(super) remaining: Duration,
 }
 
-/// Returns `None` for a response that must not be stored, or that would be of no use.
-pub(super) fn fresh(
-    asked: Asked<'_>,
+/// Returns the freshness of a response, `None` if it must not be stored or would never be used.
+pub(super) fn freshness(
+    context: StorageContext<'_>,
     status: StatusCode,
     headers: &HeaderMap,
     now: SystemTime,
-) -> Option<Fresh> {
-    let said = Directives::of(headers);
-    // A field that cannot be read may have said any of these. The layer never validates, so a
-    // response that has to be validated is of no use.
-    if said.malformed || said.no_store || said.private || said.no_cache {
+) -> Option<Freshness> {
+    let directives = Directives::from_headers(headers);
+    // A malformed field may contain any of these directives. The layer never revalidates, so a
+    // response with `no-cache` could not be used.
+    if directives.malformed || directives.no_store || directives.private || directives.no_cache {
         return None;
     }
-    // Not specified for responses, and meant all the same.
+    // `pragma` is not specified for responses, but servers send it to prevent caching.
     if pragma_no_cache(headers) {
         return None;
     }
-    let leave = said.public || said.must_revalidate || said.s_maxage != Seconds::Absent;
-    if asked.authorized && !leave {
+    let allows_authorized =
+        directives.public || directives.must_revalidate || directives.s_maxage != Seconds::Absent;
+    if context.authorized && !allows_authorized {
         return None;
     }
-    // Cookies belong to one client; the others have only a part of the response, or more of it
-    // behind the body.
+    // `set-cookie` belongs to one client, `content-range` marks a partial response, and trailers
+    // are not stored.
     const NEVER: [HeaderName; 3] = [header::SET_COOKIE, header::CONTENT_RANGE, header::TRAILER];
-    if NEVER.iter().any(|name| headers.contains_key(name)) || !is_keyed(headers, asked.vary) {
+    if NEVER.iter().any(|name| headers.contains_key(name)) || !is_keyed(headers, context.vary) {
         return None;
     }
 
-    let date = time(headers, header::DATE)
+    let date = date_field(headers, header::DATE)
         .unwrap_or(Ok(now))
         .unwrap_or(now);
-    let age = age(asked.at, date, headers, now);
-    let lifetime = match (said.s_maxage, said.max_age) {
+    let age = age(context.requested_at, date, headers, now);
+    let lifetime = match (directives.s_maxage, directives.max_age) {
         (Seconds::Given(seconds), _) | (Seconds::Absent, Seconds::Given(seconds)) => {
             Some(Duration::from_secs(seconds))
         }
         (Seconds::Invalid, _) | (Seconds::Absent, Seconds::Invalid) => return None,
-        // A time that makes no sense has passed (section 5.3).
-        (Seconds::Absent, Seconds::Absent) => match time(headers, header::EXPIRES) {
+        // An invalid date counts as past (section 5.3).
+        (Seconds::Absent, Seconds::Absent) => match date_field(headers, header::EXPIRES) {
             None => None,
             Some(expires) => Some(expires.ok()?.duration_since(date).ok()?),
         },
     };
-    let left = match lifetime {
-        Some(lifetime) if understood(status) => lifetime.checked_sub(age)?.min(asked.ttl),
-        // The layer's time to live is the heuristic of section 4.2.2, but only for a plain 200:
-        // other responses have to say themselves that they are worth keeping.
-        None if status == StatusCode::OK => asked.ttl,
+    let remaining = match lifetime {
+        Some(lifetime) if is_storable_status(status) => lifetime.checked_sub(age)?.min(context.ttl),
+        // The layer's `ttl` is the heuristic of section 4.2.2, but only for status 200: other
+        // responses need explicit freshness.
+        None if status == StatusCode::OK => context.ttl,
         _ => return None,
     };
-    // Agents count in milliseconds.
-    (left >= Duration::from_millis(1)).then_some(Fresh { age, left })
+    // Agents count times to live in milliseconds.
+    (remaining >= Duration::from_millis(1)).then_some(Freshness { age, remaining })
 }
 
-/// Whether a status is final, complete, and the same for every client.
-const fn understood(status: StatusCode) -> bool {
+/// Returns true for a status of a final, complete response that is the same for every client.
+const fn is_storable_status(status: StatusCode) -> bool {
     matches!(
         status.as_u16(),
         200 | 203 | 204 | 300 | 301 | 308 | 404 | 410
     )
 }
 
-/// Whether every field that the response depends on is part of the key. `*` stands for what is in
-/// no field, and never is.
+/// Returns true if every request field that `vary` names is part of the key. `vary: *` names things
+/// outside of the fields, which are never part of the key.
 fn is_keyed(headers: &HeaderMap, vary: &[HeaderName]) -> bool {
     headers.get_all(header::VARY).iter().all(|value| {
         let mut names = value.as_bytes().split(|byte| *byte == b',');
@@ -104,29 +106,36 @@ fn is_keyed(headers: &HeaderMap, vary: &[HeaderName]) -> bool {
     })
 }
 
-/// Section 4.2.3, in the worst case: the whole time of the request was spent on the way back.
-fn age(asked_at: SystemTime, date: SystemTime, headers: &HeaderMap, now: SystemTime) -> Duration {
+/// Returns the age of a response (section 4.2.3). Assumes the worst case, that the whole duration
+/// of the request was spent on the way of the response.
+fn age(
+    requested_at: SystemTime,
+    date: SystemTime,
+    headers: &HeaderMap,
+    now: SystemTime,
+) -> Duration {
     let apparent = now.duration_since(date).unwrap_or_default();
-    let delay = now.duration_since(asked_at).unwrap_or_default();
-    let Some(told) = headers.get(header::AGE).and_then(seconds) else {
+    let delay = now.duration_since(requested_at).unwrap_or_default();
+    let Some(reported) = headers.get(header::AGE).and_then(seconds) else {
         return apparent;
     };
-    apparent.max(told.saturating_add(delay))
+    apparent.max(reported.saturating_add(delay))
 }
 
-/// Section 5.1: of a list the first member counts, and a value that is no number is ignored.
+/// Parses the value of `age` (section 5.1): the first member of a list counts, and a value that is
+/// not a number is ignored.
 fn seconds(value: &HeaderValue) -> Option<Duration> {
     let first = value.as_bytes().split(|byte| *byte == b',').next()?;
     let digits = str::from_utf8(first.trim_ascii()).ok()?;
     if digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
         return None;
     }
-    // Too large for a number is as good as for ever (section 1.2.2).
+    // A number that overflows counts as infinite (section 1.2.2).
     Some(Duration::from_secs(digits.parse().unwrap_or(u64::MAX)))
 }
 
-/// A date, `Err` for one that is none.
-fn time(headers: &HeaderMap, name: HeaderName) -> Option<Result<SystemTime, ()>> {
+/// Returns the date in a field, `Err` if it is repeated or not a date, `None` if it is absent.
+fn date_field(headers: &HeaderMap, name: HeaderName) -> Option<Result<SystemTime, ()>> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?;
     if values.next().is_some() {

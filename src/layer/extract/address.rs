@@ -1,4 +1,4 @@
-//! The address of a request's client, behind trusted proxies.
+//! Finds the address of a request's client behind trusted proxies.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,32 +8,35 @@ use std::sync::Arc;
 use http::Extensions;
 use ipnet::{IpNet, Ipv4Net};
 
-use super::forwarded::{Hop, Hops, List};
+use super::forwarded::{ProxyHeader, ProxyHop, ProxyHops};
 use crate::layer::RequestHead;
 use crate::layer::error::LayerError;
-use crate::layer::layer::refuse;
+use crate::layer::layer::unwrap_or_panic;
 
+/// Reads the address of one end of the connection from the extensions of a request.
 pub(crate) type AddressHook = Arc<dyn Fn(&Extensions) -> Option<SocketAddr> + Send + Sync>;
 
-/// The IPv6 prefix that one customer usually has (RFC 6177 and RIPE-690 name /56 and /64).
-const GROUP_PREFIX: u8 = 64;
+/// The length of the IPv6 prefix that one customer usually has (RFC 6177 and RIPE-690 name /56 and
+/// /64).
+const DEFAULT_IPV6_PREFIX: u8 = 64;
 
-/// The key of requests whose proxies name a client that cannot be read.
+/// The key of requests for which a trusted proxy reports an unreadable client address.
 const UNKNOWN: &str = "unknown";
 
 /// Finds the address of a request's client: that of the connection, or the one that trusted
-/// proxies in front report.
+/// proxies report.
 ///
-/// The server leaves the address of the connection in a request extension. If that address belongs
+/// The server stores the address of the connection in a request extension. If that address belongs
 /// to a [trusted](Self::trust) network, the rightmost element of `x-forwarded-for` is the address
-/// of the hop before, and so on from right to left while the hops are trusted. The first hop that
-/// is not trusted is the client. What stands further left was written by the client and is not
-/// read. Without an address of the connection no header is believed and there is no address.
+/// of the previous hop, and so on from right to left while the hops are trusted. The first hop that
+/// is not trusted is the client. Elements further left were written by the client and are not
+/// read. If the address of the connection is unknown, the headers are ignored and no address is
+/// found.
 ///
-/// The list is read byte by byte from the right, over all lines of the header, and commas inside
-/// quoted strings separate nothing. A port that is missing, obfuscated (RFC 7239 section 6.3) or
-/// impossible leaves the address valid. An element without a readable address, such as `unknown`,
-/// ends the search: [`client_ip`] then reads `unknown`, and [`ip`](Self::ip) finds nothing. Empty
+/// The list is read byte by byte from the right, over all lines of the header. Commas inside quoted
+/// strings do not separate elements. An address with a missing, obfuscated (RFC 7239 section 6.3)
+/// or invalid port is valid. An element without a readable address, such as `unknown`, ends the
+/// search: [`client_ip`] then returns `unknown`, and [`ip`](Self::ip) returns `None`. Empty
 /// elements at the left end of the list are ignored. IPv4-mapped IPv6 addresses count as IPv4.
 ///
 /// ```
@@ -54,27 +57,28 @@ const UNKNOWN: &str = "unknown";
 /// # Ok::<(), http::Error>(())
 /// ```
 ///
-/// tonic leaves its `TcpConnectInfo`: `ClientAddress::of(TcpConnectInfo::remote_addr)`.
+/// tonic stores a `TcpConnectInfo`: `ClientAddress::of(TcpConnectInfo::remote_addr)`.
 #[derive(Clone)]
 pub struct ClientAddress {
     peer: AddressHook,
     trusted: Vec<IpNet>,
-    list: List,
+    header: ProxyHeader,
     ipv6_prefix: u8,
 }
 
-/// The result of a search for the client.
-enum Client {
-    /// The address of the connection is not known.
+/// The result of the search for a client's address.
+enum ClientLookup {
+    /// The address of the connection is unknown.
     NoConnection,
-    /// A trusted proxy named a client that cannot be read.
+    /// A trusted proxy reported an address that cannot be read.
     Unreadable,
-    /// The port is 0 where it is not known.
-    At(SocketAddr),
+    /// The address of the client, with port 0 if the port is unknown.
+    Found(SocketAddr),
 }
 
 impl ClientAddress {
-    /// Reads the address of the connection from the request extension `T`; trusts no proxy.
+    /// Returns a reader that takes the address of the connection from the request extension `T`,
+    /// and trusts no proxies.
     #[must_use]
     pub fn of<T>(read: impl Fn(&T) -> Option<SocketAddr> + Send + Sync + 'static) -> Self
     where
@@ -83,26 +87,26 @@ impl ClientAddress {
         Self {
             peer: Arc::new(move |extensions| read(extensions.get::<T>()?)),
             trusted: Vec::new(),
-            list: List::XForwardedFor,
-            ipv6_prefix: GROUP_PREFIX,
+            header: ProxyHeader::XForwardedFor,
+            ipv6_prefix: DEFAULT_IPV6_PREFIX,
         }
     }
 
-    /// Trusts the proxies of a network, `10.0.0.0/8`, or a single proxy, `2001:db8::1`.
+    /// Trusts the proxies of a network, such as `10.0.0.0/8`, or one proxy, such as `2001:db8::1`.
     ///
-    /// An IPv4-mapped network, `::ffff:10.0.0.0/104`, is the IPv4 network.
+    /// An IPv4-mapped network, such as `::ffff:10.0.0.0/104`, counts as the IPv4 network.
     ///
     /// # Panics
     ///
-    /// If the text is neither a network nor an address; [`try_trust`](Self::try_trust) returns
-    /// that as an error.
+    /// If the text is neither a network nor an address; [`try_trust`](Self::try_trust) returns an
+    /// error instead.
     #[must_use]
     #[track_caller]
     pub fn trust(self, network: impl AsRef<str>) -> Self {
-        refuse(self.try_trust(network))
+        unwrap_or_panic(self.try_trust(network))
     }
 
-    /// Trusts a network or proxy from a configuration; see [`trust`](Self::trust).
+    /// Like [`trust`](Self::trust), for a network or proxy from a configuration.
     ///
     /// # Errors
     ///
@@ -118,19 +122,19 @@ impl ClientAddress {
 
     /// Reads the `for` parameters of `forwarded` (RFC 7239) instead of `x-forwarded-for`.
     ///
-    /// Only one of the two headers is read: a proxy that writes one passes on what a client wrote
-    /// in the other.
+    /// Only one of the two headers is read, because a proxy that writes one of them forwards the
+    /// other as the client sent it.
     #[must_use]
     pub const fn forwarded(mut self) -> Self {
-        self.list = List::Forwarded;
+        self.header = ProxyHeader::Forwarded;
         self
     }
 
-    /// Sets by how many leading bits [`client_ip`] groups IPv6 addresses; 64 by default, 128 or
-    /// more for each address on its own. [`ip`](Self::ip) stays exact.
+    /// Sets the number of leading bits by which [`client_ip`] groups IPv6 addresses: 64 by default,
+    /// and 128 or more for exact addresses. [`ip`](Self::ip) always returns the exact address.
     ///
-    /// A customer usually has a whole /64 or more. A limit by exact IPv6 address gives each
-    /// customer 2^64 keys.
+    /// A customer usually has a /64 or more. A limit by exact IPv6 address gives each customer 2^64
+    /// keys.
     ///
     /// ```
     /// use std::net::SocketAddr;
@@ -151,43 +155,44 @@ impl ClientAddress {
         self
     }
 
-    /// Returns the exact address of the client, IPv4 in its own form.
+    /// Returns the exact address of the client. IPv4-mapped addresses are returned as IPv4.
     ///
-    /// `None` if the address of the connection is not known, or if a trusted proxy named a client
-    /// that cannot be read.
+    /// Returns `None` if the address of the connection is unknown, or if a trusted proxy reports an
+    /// address that cannot be read.
     #[must_use]
     pub fn ip(&self, head: RequestHead<'_>) -> Option<IpAddr> {
         match self.find(head) {
-            Client::At(address) => Some(address.ip()),
-            Client::NoConnection | Client::Unreadable => None,
+            ClientLookup::Found(address) => Some(address.ip()),
+            ClientLookup::NoConnection | ClientLookup::Unreadable => None,
         }
     }
 
-    /// Returns the address with its port, 0 where it is not known. A client that cannot be read is
-    /// 0.0.0.0, so that all such clients share one key and none goes without.
+    /// Returns the address with its port, which is 0 if unknown. An unreadable client address
+    /// becomes 0.0.0.0, so that all such clients share one key instead of having none.
     pub(crate) fn socket(&self, head: RequestHead<'_>) -> Option<SocketAddr> {
         match self.find(head) {
-            Client::At(address) => Some(address),
-            Client::Unreadable => Some((Ipv4Addr::UNSPECIFIED, 0).into()),
-            Client::NoConnection => None,
+            ClientLookup::Found(address) => Some(address),
+            ClientLookup::Unreadable => Some((Ipv4Addr::UNSPECIFIED, 0).into()),
+            ClientLookup::NoConnection => None,
         }
     }
 
-    fn find(&self, head: RequestHead<'_>) -> Client {
+    fn find(&self, head: RequestHead<'_>) -> ClientLookup {
         let Some(peer) = (self.peer)(head.extensions()) else {
-            return Client::NoConnection;
+            return ClientLookup::NoConnection;
         };
         let mut client = canonical(peer);
-        // Each element is the word of the hop to its right. As many as the header has.
-        let mut hops = Hops::new(head.headers(), self.list);
+        // Each element was written by the hop to its right. The number of trusted hops is only
+        // bounded by the length of the header.
+        let mut hops = ProxyHops::new(head.headers(), self.header);
         while self.trusts(client.ip()) {
             match hops.next() {
-                Some(Hop::At(hop)) => client = canonical(hop),
-                Some(Hop::Unreadable) => return Client::Unreadable,
+                Some(ProxyHop::Address(hop)) => client = canonical(hop),
+                Some(ProxyHop::Unreadable) => return ClientLookup::Unreadable,
                 None => break,
             }
         }
-        Client::At(client)
+        ClientLookup::Found(client)
     }
 
     fn trusts(&self, ip: IpAddr) -> bool {
@@ -195,12 +200,13 @@ impl ClientAddress {
     }
 }
 
-/// Turns IPv4-mapped addresses into IPv4, as dual-stack sockets report them.
+/// Converts IPv4-mapped addresses, which dual-stack sockets report, to IPv4.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// Turns IPv4-mapped networks into IPv4: canonical addresses are in no other.
+/// Converts IPv4-mapped networks to IPv4, because canonical addresses are never in a mapped
+/// network.
 fn canonical_network(network: IpNet) -> IpNet {
     const MAPPED_BITS: u8 = 96;
     let IpNet::V6(mapped) = network else {
@@ -208,12 +214,12 @@ fn canonical_network(network: IpNet) -> IpNet {
     };
     let bits = mapped.prefix_len().checked_sub(MAPPED_BITS);
     let ipv4 = mapped.addr().to_ipv4_mapped().zip(bits);
-    // At most 128 - 96 bits are left, which IPv4 has.
+    // `bits` is at most 128 - 96, the length of an IPv4 address.
     let ipv4 = ipv4.and_then(|(ip, bits)| Ipv4Net::new(ip, bits).ok());
     ipv4.map_or(network, IpNet::V4)
 }
 
-/// Writes an address as a key, IPv6 as its network.
+/// Formats an address as a key, IPv6 addresses as their network.
 fn key(ip: IpAddr, ipv6_prefix: u8) -> String {
     match ip {
         IpAddr::V6(ip) if ipv6_prefix < 128 => {
@@ -228,15 +234,17 @@ impl fmt::Debug for ClientAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientAddress")
             .field("trusted", &self.trusted)
-            .field("list", &self.list)
+            .field("header", &self.header)
             .field("ipv6_prefix", &self.ipv6_prefix)
             .finish_non_exhaustive()
     }
 }
 
-/// Reads the [address of the client](ClientAddress) as a key: IPv4 as it is, IPv6 as its
-/// [/64 network](ClientAddress::ipv6_prefix), and `unknown` where a trusted proxy named a client
-/// that cannot be read. Empty if the address of the connection is not known.
+/// Returns a reader of the [client's address](ClientAddress) as a key.
+///
+/// IPv4 addresses are exact, and IPv6 addresses are grouped by their
+/// [/64 network](ClientAddress::ipv6_prefix). The key is `unknown` if a trusted proxy reports an
+/// address that cannot be read, and empty if the address of the connection is unknown.
 ///
 /// ```
 /// # let client = tower_aperture::ApertureClient::disabled();
@@ -255,8 +263,8 @@ pub fn client_ip(
     address: ClientAddress,
 ) -> impl for<'h> Fn(RequestHead<'h>) -> Cow<'h, str> + Clone + Send + Sync + 'static {
     move |head: RequestHead<'_>| match address.find(head) {
-        Client::At(found) => Cow::Owned(key(found.ip(), address.ipv6_prefix)),
-        Client::Unreadable => Cow::Borrowed(UNKNOWN),
-        Client::NoConnection => Cow::Borrowed(""),
+        ClientLookup::Found(found) => Cow::Owned(key(found.ip(), address.ipv6_prefix)),
+        ClientLookup::Unreadable => Cow::Borrowed(UNKNOWN),
+        ClientLookup::NoConnection => Cow::Borrowed(""),
     }
 }

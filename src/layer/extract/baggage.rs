@@ -1,14 +1,19 @@
+//! Reads members of the `baggage` header.
+
 use std::borrow::Cow;
 
 use crate::flow::baggage;
 use crate::layer::RequestHead;
 
-/// Reads one member of the `baggage` header (W3C Baggage), percent-decoded once; empty where it is
-/// not there. Each member is judged alone: a malformed one is skipped, and of a repeated one the
-/// last that is well formed counts. Borrows, unless something is encoded.
+/// Returns a reader of one member of the `baggage` header (W3C Baggage), percent-decoded once. The
+/// value is empty if the member is missing.
 ///
-/// Members become labels of their own names [anyway](crate::ApertureLayer::baggage), unless that
-/// is off: this is for another name, or for a control point.
+/// A malformed member is skipped without affecting others. If a member is repeated, the last
+/// well-formed one counts. The value is borrowed unless it is encoded.
+///
+/// By default, all members become labels under
+/// [their own names](crate::ApertureLayer::baggage). Use this reader for a label with another name,
+/// or for a control point.
 ///
 /// ```
 /// # let client = tower_aperture::ApertureClient::disabled();

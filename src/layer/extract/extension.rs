@@ -1,12 +1,14 @@
+//! Reads texts from request extensions.
+
 use std::borrow::Cow;
 
 use crate::layer::RequestHead;
 
-/// Reads a text from a request extension, as a control point or a label; it is empty where the
-/// extension is missing.
+/// Returns a reader that takes a text from a request extension, for a control point or a label. The
+/// text is empty if the extension is missing.
 ///
-/// Servers and routers attach what they know to the request: axum its `MatchedPath`, tonic its
-/// `GrpcMethod`. Give the type and the method that reads it:
+/// Servers and routers add extensions to a request, such as axum's `MatchedPath` and tonic's
+/// `GrpcMethod`. Pass the type of the extension and the function that reads it:
 ///
 /// ```
 /// # let client = tower_aperture::ApertureClient::disabled();
@@ -14,12 +16,12 @@ use crate::layer::RequestHead;
 /// use tower_aperture::ApertureLayer;
 /// use tower_aperture::layer::extension_str;
 ///
-/// // One control point for each route ...
+/// // One control point for each route.
 /// ApertureLayer::with_control_point(
 ///     client.clone(),
 ///     extension_str::<MatchedPath>(MatchedPath::as_str),
 /// );
-/// // ... or one for all, and the route as a label.
+/// // One control point for all routes, and the route as a label.
 /// ApertureLayer::new(client, "shop")
 ///     .label_from("route", extension_str::<MatchedPath>(MatchedPath::as_str));
 /// ```
@@ -35,7 +37,7 @@ where
     }
 }
 
-/// Like [`extension_str`] for what has to be put into words first.
+/// Like [`extension_str`], for extensions whose text has to be made first.
 ///
 /// ```
 /// # let client = tower_aperture::ApertureClient::disabled();

@@ -1,9 +1,9 @@
-//! Reads the hops that proxies list in `x-forwarded-for` and `forwarded`, from right to left.
+//! Parses the hops that proxies list in `x-forwarded-for` and `forwarded`, from right to left.
 //!
-//! The rightmost element was written by the nearest proxy, and what a client wrote stands to the
-//! left of what proxies appended. Reading from the right, byte by byte, means that nothing a client
-//! writes can change how an element to the right of it is read: an open quote, a stray byte or a
-//! line that is not UTF-8 spoils only what stands further left.
+//! The rightmost element was written by the nearest proxy, and elements from a client are to the
+//! left of those that proxies appended. Because the list is parsed from the right, byte by byte, a
+//! client's text cannot change how the elements to its right are parsed: an open quote, a stray
+//! byte or a line that is not UTF-8 only affects elements further left.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -11,85 +11,86 @@ use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
 
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// The longest text of an address is `[`, 45 bytes of IPv6, and `]`. A port or a zone may be longer
-/// and is cut off, because only the address counts.
-const LONGEST_ADDRESS: usize = 64;
+/// The number of bytes that are read of a quoted address. The longest address is `[`, 45 bytes of
+/// IPv6, and `]`. A longer port or zone is cut off, because only the address is needed.
+const MAX_QUOTED_BYTES: usize = 64;
 
-/// The header to read.
+/// The header in which proxies list hops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum List {
+pub(super) enum ProxyHeader {
     XForwardedFor,
     /// RFC 7239.
     Forwarded,
 }
 
-/// One element of the list.
+/// One element of a list of hops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Hop {
-    /// The address, with port 0 where the port is missing, obfuscated or impossible.
-    At(SocketAddr),
-    /// The element has no address that can be read.
+pub(super) enum ProxyHop {
+    /// The address of the hop, with port 0 if the port is missing, obfuscated or invalid.
+    Address(SocketAddr),
+    /// The element has no readable address.
     Unreadable,
 }
 
-/// The elements of all header lines, the rightmost first.
+/// Iterates over the elements of all lines of a header, from the right.
 ///
-/// What stands to the left of an [unreadable](Hop::Unreadable) element is not meant to be read.
-pub(super) struct Hops<'a> {
+/// Callers must stop at the first [unreadable](ProxyHop::Unreadable) element: those to its left are
+/// not reliable.
+pub(super) struct ProxyHops<'a> {
     lines: std::iter::Rev<http::header::ValueIter<'a, HeaderValue>>,
     /// The unread part of the current line.
     rest: Option<&'a [u8]>,
-    list: List,
+    header: ProxyHeader,
 }
 
-impl<'a> Hops<'a> {
-    pub(super) fn new(headers: &'a HeaderMap, list: List) -> Self {
-        let name = match list {
-            List::XForwardedFor => &X_FORWARDED_FOR,
-            List::Forwarded => &FORWARDED,
+impl<'a> ProxyHops<'a> {
+    pub(super) fn new(headers: &'a HeaderMap, header: ProxyHeader) -> Self {
+        let name = match header {
+            ProxyHeader::XForwardedFor => &X_FORWARDED_FOR,
+            ProxyHeader::Forwarded => &FORWARDED,
         };
         Self {
             lines: headers.get_all(name).into_iter().rev(),
             rest: None,
-            list,
+            header,
         }
     }
 
-    /// Reads on to the left end and returns true if there were only empty elements.
-    fn ends_blank(&mut self) -> bool {
+    /// Reads all remaining elements, and returns true if they are all empty.
+    fn rest_is_blank(&mut self) -> bool {
         let blank = |line: &[u8]| line.iter().all(|byte| matches!(byte, b',' | b' ' | b'\t'));
         self.rest.take().is_none_or(blank) && self.lines.all(|line| blank(line.as_bytes()))
     }
 }
 
-impl Iterator for Hops<'_> {
-    type Item = Hop;
+impl Iterator for ProxyHops<'_> {
+    type Item = ProxyHop;
 
-    fn next(&mut self) -> Option<Hop> {
+    fn next(&mut self) -> Option<ProxyHop> {
         let line = match self.rest.take() {
             Some(rest) => rest,
             None => self.lines.next()?.as_bytes(),
         };
         let Some((rest, element)) = split_last(line, b',') else {
-            return Some(Hop::Unreadable);
+            return Some(ProxyHop::Unreadable);
         };
         self.rest = rest;
         let element = element.trim_ascii();
         if element.is_empty() {
-            // A proxy that appends to nothing leaves empty elements at the left end. An empty
-            // element with another one to its left hides a hop.
-            return (!self.ends_blank()).then_some(Hop::Unreadable);
+            // A proxy that appends to an empty header leaves empty elements at the left end. An
+            // empty element to the right of another element stands for an unknown hop.
+            return (!self.rest_is_blank()).then_some(ProxyHop::Unreadable);
         }
-        let hop = match self.list {
-            List::XForwardedFor => node(element),
-            List::Forwarded => forwarded_for(element).and_then(node),
+        let address = match self.header {
+            ProxyHeader::XForwardedFor => maybe_quoted_address(element),
+            ProxyHeader::Forwarded => forwarded_for(element).and_then(maybe_quoted_address),
         };
-        Some(hop.map_or(Hop::Unreadable, Hop::At))
+        Some(address.map_or(ProxyHop::Unreadable, ProxyHop::Address))
     }
 }
 
-/// Splits at the last separator outside of quoted strings; `None` if a quoted string is not closed
-/// on both sides.
+/// Splits at the last separator outside of quoted strings. Returns the text before the separator,
+/// if any, and the text after it. `None` if a quoted string has no opening or closing quote.
 fn split_last(text: &[u8], separator: u8) -> Option<(Option<&[u8]>, &[u8])> {
     let mut at = text.len();
     while at > 0 {
@@ -103,23 +104,23 @@ fn split_last(text: &[u8], separator: u8) -> Option<(Option<&[u8]>, &[u8])> {
     Some((None, text))
 }
 
-/// Returns where the quoted string begins that ends at `close`.
+/// Returns the position of the opening quote of the string whose closing quote is at `close`.
 fn opening_quote(text: &[u8], close: usize) -> Option<usize> {
-    let quoted = |at: usize| text[at] == b'"' && !is_escaped(text, at);
-    if !quoted(close) {
+    let is_quote = |at: usize| text[at] == b'"' && !is_escaped(text, at);
+    if !is_quote(close) {
         return None;
     }
-    (0..close).rev().find(|at| quoted(*at))
+    (0..close).rev().find(|at| is_quote(*at))
 }
 
-/// Returns true if an odd number of backslashes stands in front.
+/// Returns true if an odd number of backslashes precedes the byte at `at`.
 fn is_escaped(text: &[u8], at: usize) -> bool {
     let backslashes = text[..at].iter().rev().take_while(|byte| **byte == b'\\');
     backslashes.count() % 2 == 1
 }
 
-/// Returns the value of the only `for` of an element of `forwarded`. RFC 7239 allows one; of two,
-/// one may be a client's.
+/// Returns the value of the `for` parameter of an element of `forwarded`. `None` if the element has
+/// several: RFC 7239 allows one, and another may come from a client.
 fn forwarded_for(element: &[u8]) -> Option<&[u8]> {
     let mut found = None;
     let mut rest = Some(element);
@@ -137,8 +138,8 @@ fn forwarded_for(element: &[u8]) -> Option<&[u8]> {
     found
 }
 
-/// Reads an address, as it is or as a quoted string.
-fn node(text: &[u8]) -> Option<SocketAddr> {
+/// Parses an address that is plain or a quoted string.
+fn maybe_quoted_address(text: &[u8]) -> Option<SocketAddr> {
     if !text.contains(&b'"') {
         return address(text);
     }
@@ -146,7 +147,7 @@ fn node(text: &[u8]) -> Option<SocketAddr> {
     if opening_quote(text, close) != Some(0) {
         return None;
     }
-    let mut plain = [0; LONGEST_ADDRESS];
+    let mut plain = [0; MAX_QUOTED_BYTES];
     let mut length = 0;
     let mut bytes = text[1..close].iter();
     while length < plain.len()
@@ -162,8 +163,8 @@ fn node(text: &[u8]) -> Option<SocketAddr> {
     address(&plain[..length])
 }
 
-/// Reads an address with or without brackets, zone and port. Zones are left out, and a port that
-/// is no number up to 65535 counts as 0.
+/// Parses an address with or without brackets, zone and port. Zones are ignored, and a port that is
+/// not a number up to 65535 counts as 0.
 fn address(text: &[u8]) -> Option<SocketAddr> {
     if let Some(bracketed) = text.strip_prefix(b"[") {
         let close = bracketed.iter().position(|byte| *byte == b']')?;
@@ -210,10 +211,10 @@ fn port_number(text: &[u8]) -> u16 {
 mod tests {
     use super::*;
 
-    fn hops(list: List, values: &[&[u8]]) -> Vec<Option<String>> {
-        let name = match list {
-            List::XForwardedFor => X_FORWARDED_FOR.clone(),
-            List::Forwarded => FORWARDED,
+    fn hops(header: ProxyHeader, values: &[&[u8]]) -> Vec<Option<String>> {
+        let name = match header {
+            ProxyHeader::XForwardedFor => X_FORWARDED_FOR.clone(),
+            ProxyHeader::Forwarded => FORWARDED,
         };
         let mut headers = HeaderMap::new();
         for value in values {
@@ -221,10 +222,10 @@ mod tests {
             headers.append(name.clone(), value);
         }
         let mut found = Vec::new();
-        for hop in Hops::new(&headers, list) {
+        for hop in ProxyHops::new(&headers, header) {
             match hop {
-                Hop::At(address) => found.push(Some(address.to_string())),
-                Hop::Unreadable => {
+                ProxyHop::Address(address) => found.push(Some(address.to_string())),
+                ProxyHop::Unreadable => {
                     found.push(None);
                     break;
                 }
@@ -234,17 +235,17 @@ mod tests {
     }
 
     #[track_caller]
-    fn expect(list: List, values: &[&str], expected: &[Option<&str>]) {
+    fn expect(header: ProxyHeader, values: &[&str], expected: &[Option<&str>]) {
         let expected: Vec<_> = expected.iter().map(|hop| hop.map(str::to_owned)).collect();
         let bytes: Vec<_> = values.iter().map(|value| value.as_bytes()).collect();
-        assert_eq!(hops(list, &bytes), expected, "{values:?}");
+        assert_eq!(hops(header, &bytes), expected, "{values:?}");
     }
 
     #[test]
-    fn addresses_come_from_the_right_over_all_lines() {
-        let list = List::XForwardedFor;
+    fn addresses_are_read_from_the_right_over_all_lines() {
+        let header = ProxyHeader::XForwardedFor;
         expect(
-            list,
+            header,
             &[
                 "192.0.2.1, 192.0.2.2:80",
                 "2001:db8::1,[2001:db8::2],[2001:db8::3]:90",
@@ -257,50 +258,54 @@ mod tests {
                 Some("192.0.2.1:0"),
             ],
         );
-        expect(list, &["unknown, 192.0.2.1"], &[Some("192.0.2.1:0"), None]);
-        expect(list, &["\u{fc}"], &[None]);
-        expect(list, &[], &[]);
+        expect(
+            header,
+            &["unknown, 192.0.2.1"],
+            &[Some("192.0.2.1:0"), None],
+        );
+        expect(header, &["\u{fc}"], &[None]);
+        expect(header, &[], &[]);
     }
 
     #[test]
-    fn empty_elements_at_the_left_end_are_none_and_others_hide_a_hop() {
-        let list = List::XForwardedFor;
-        expect(list, &[", 192.0.2.1"], &[Some("192.0.2.1:0")]);
-        expect(list, &["", " , ", "\t,192.0.2.1"], &[Some("192.0.2.1:0")]);
-        expect(list, &[""], &[]);
+    fn empty_elements_are_ignored_at_the_left_end_and_unreadable_elsewhere() {
+        let header = ProxyHeader::XForwardedFor;
+        expect(header, &[", 192.0.2.1"], &[Some("192.0.2.1:0")]);
+        expect(header, &["", " , ", "\t,192.0.2.1"], &[Some("192.0.2.1:0")]);
+        expect(header, &[""], &[]);
         expect(
-            list,
+            header,
             &["192.0.2.9, , 192.0.2.1"],
             &[Some("192.0.2.1:0"), None],
         );
         expect(
-            list,
+            header,
             &["192.0.2.9", "", "192.0.2.1"],
             &[Some("192.0.2.1:0"), None],
         );
     }
 
     #[test]
-    fn forwarded_is_read_as_rfc_7239_has_it() {
-        let list = List::Forwarded;
+    fn forwarded_is_parsed_as_in_rfc_7239() {
+        let header = ProxyHeader::Forwarded;
         expect(
-            list,
+            header,
             &[r#"for=192.0.2.43;proto=https;by=203.0.113.4, For="[2001:db8:cafe::17]:4711""#],
             &[Some("[2001:db8:cafe::17]:4711"), Some("192.0.2.43:0")],
         );
         expect(
-            list,
+            header,
             &[r#"for=_hidden, proto=http;FOR="192.0.2.1:80""#],
             &[Some("192.0.2.1:80"), None],
         );
-        expect(list, &["proto=https"], &[None]);
-        expect(list, &["for=unknown"], &[None]);
-        expect(list, &["for=192.0.2.1;for=192.0.2.2"], &[None]);
-        expect(list, &[";;for=192.0.2.1;"], &[Some("192.0.2.1:0")]);
+        expect(header, &["proto=https"], &[None]);
+        expect(header, &["for=unknown"], &[None]);
+        expect(header, &["for=192.0.2.1;for=192.0.2.2"], &[None]);
+        expect(header, &[";;for=192.0.2.1;"], &[Some("192.0.2.1:0")]);
     }
 
     #[test]
-    fn quotes_keep_their_commas_semicolons_and_escapes() {
+    fn separators_and_escapes_in_quotes_do_not_split_elements() {
         for element in [
             r#"host="a,for=6.6.6.6;x=";for=192.0.2.9"#,
             r#"for=192.0.2.9;host="a,for=6.6.6.6;x=""#,
@@ -308,12 +313,12 @@ mod tests {
             r#"for=192.0.2.9;host="a\\";by="\\,""#,
             r#"for="\192.0\.2.9""#,
         ] {
-            expect(List::Forwarded, &[element], &[Some("192.0.2.9:0")]);
+            expect(ProxyHeader::Forwarded, &[element], &[Some("192.0.2.9:0")]);
         }
     }
 
     #[test]
-    fn what_a_client_leaves_open_spoils_nothing_to_its_right() {
+    fn an_open_quote_does_not_affect_elements_to_its_right() {
         for left in [
             r#"for="evil"#,
             r#"""#,
@@ -322,9 +327,13 @@ mod tests {
             r#"host="x;for=6.6.6.6"#,
         ] {
             let values = format!("{left}, for=192.0.2.9");
-            expect(List::Forwarded, &[&values], &[Some("192.0.2.9:0"), None]);
             expect(
-                List::Forwarded,
+                ProxyHeader::Forwarded,
+                &[&values],
+                &[Some("192.0.2.9:0"), None],
+            );
+            expect(
+                ProxyHeader::Forwarded,
                 &[left, "for=192.0.2.9"],
                 &[Some("192.0.2.9:0"), None],
             );
@@ -332,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn an_odd_port_or_zone_leaves_the_address() {
+    fn an_address_with_an_invalid_port_or_zone_is_readable() {
         let long = format!("192.0.2.9:_{}", "x".repeat(500));
         for text in [
             "192.0.2.9:99999",
@@ -342,22 +351,22 @@ mod tests {
             "\"192.0.2.9:_p\"",
             &long,
         ] {
-            expect(List::XForwardedFor, &[text], &[Some("192.0.2.9:0")]);
+            expect(ProxyHeader::XForwardedFor, &[text], &[Some("192.0.2.9:0")]);
             let quoted = format!("for=\"{}\"", text.trim_matches('"'));
-            expect(List::Forwarded, &[&quoted], &[Some("192.0.2.9:0")]);
+            expect(ProxyHeader::Forwarded, &[&quoted], &[Some("192.0.2.9:0")]);
         }
         for text in ["fe80::1%eth0", "[fe80::1%25eth0]", "[fe80::1]:x"] {
-            expect(List::XForwardedFor, &[text], &[Some("[fe80::1]:0")]);
+            expect(ProxyHeader::XForwardedFor, &[text], &[Some("[fe80::1]:0")]);
         }
         expect(
-            List::XForwardedFor,
+            ProxyHeader::XForwardedFor,
             &["::ffff:192.0.2.9"],
             &[Some("[::ffff:192.0.2.9]:0")],
         );
     }
 
     #[test]
-    fn what_is_no_address_is_unreadable() {
+    fn elements_without_an_address_are_unreadable() {
         for text in [
             "192.0.2",
             "192.0.2.256",
@@ -374,7 +383,7 @@ mod tests {
             "\"192.0.2.9\"x",
             "\"\"",
         ] {
-            expect(List::XForwardedFor, &[text], &[None]);
+            expect(ProxyHeader::XForwardedFor, &[text], &[None]);
         }
     }
 }

@@ -1,20 +1,22 @@
+//! Reads header fields as texts, and decides which of them may become labels.
+
 use std::borrow::Cow;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-use crate::flow::headers::first;
+use crate::flow::headers::first_value;
 use crate::layer::RequestHead;
 use crate::layer::error::LayerError;
-use crate::layer::layer::refuse;
+use crate::layer::layer::unwrap_or_panic;
 
-/// Reads a header: all its values that are text, without blanks around them, joined by commas;
-/// empty where the request has none.
+/// Returns a reader of a header: its values, trimmed and joined by commas. The text is empty if the
+/// request has no such header.
 ///
-/// A value that is empty or blank is none, and neither is one that is not text, that is visible
-/// ASCII and blanks (RFC 9110 section 5.5): a name in another script has to be percent-encoded.
+/// Values are ignored if they are blank, or contain other bytes than visible ASCII and blanks (RFC
+/// 9110 section 5.5). Texts in other scripts have to be percent-encoded.
 ///
-/// Borrows, unless there are several values. Beware of trusting what a client says: a client that
-/// may choose its label chooses its limit.
+/// The text is borrowed unless the header has several values. Beware of headers that clients can
+/// set: a client that chooses its label chooses its limit.
 ///
 /// ```
 /// # let client = tower_aperture::ApertureClient::disabled();
@@ -28,38 +30,38 @@ use crate::layer::layer::refuse;
 ///
 /// # Panics
 ///
-/// If this is not the name of a header, or that of a secret: `authorization`,
-/// `proxy-authorization`, `cookie`, `set-cookie`; [`try_header`] returns that as an error.
+/// If the name is not a valid header name, or if the header holds a secret: `authorization`,
+/// `proxy-authorization`, `cookie`, `set-cookie`. [`try_header`] returns an error instead.
 #[track_caller]
 pub fn header(
     name: impl AsRef<str>,
 ) -> impl for<'h> Fn(RequestHead<'h>) -> Cow<'h, str> + Clone + Send + Sync + 'static {
-    reader(refuse(allowed_header(name.as_ref())))
+    label_reader(unwrap_or_panic(allowed_header(name.as_ref())))
 }
 
-/// Like [`header()`] for names from a configuration.
+/// Like [`header()`], for names from a configuration.
 ///
 /// # Errors
 ///
-/// If this is not the name of a header, or that of a secret.
+/// If the name is not a valid header name, or if the header holds a secret.
 pub fn try_header(
     name: impl AsRef<str>,
 ) -> Result<
     impl for<'h> Fn(RequestHead<'h>) -> Cow<'h, str> + Clone + Send + Sync + 'static,
     LayerError,
 > {
-    allowed_header(name.as_ref()).map(reader)
+    allowed_header(name.as_ref()).map(label_reader)
 }
 
-fn reader(
+fn label_reader(
     name: HeaderName,
 ) -> impl for<'h> Fn(RequestHead<'h>) -> Cow<'h, str> + Clone + Send + Sync + 'static {
-    move |head: RequestHead<'_>| label(head.headers(), &name).unwrap_or_default()
+    move |head: RequestHead<'_>| label_value(head.headers(), &name).unwrap_or_default()
 }
 
-/// A header that may become a label.
+/// Returns the header of this name if it may become a label, an error if it holds a secret.
 pub(crate) fn allowed_header(name: &str) -> Result<HeaderName, LayerError> {
-    // What proves who somebody is must not travel to where policies are decided and watched.
+    // Credentials must not be sent to the systems that decide and monitor policies.
     const SECRET: [HeaderName; 4] = [
         header::AUTHORIZATION,
         header::PROXY_AUTHORIZATION,
@@ -74,16 +76,16 @@ pub(crate) fn allowed_header(name: &str) -> Result<HeaderName, LayerError> {
     Ok(header)
 }
 
-/// The values of a header that are text and not blank, joined by commas. `None` where there is
-/// none: an empty or unreadable value must not stand in the way of a default.
+/// Returns the values of a header that are visible ASCII and not blank, joined by commas. `None` if
+/// it has no such value: an empty or unreadable value must not replace a default.
 #[inline]
-pub(crate) fn label<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, str>> {
-    let first = first(headers, name)?;
-    // Mostly a header stands there once; then each name has one value.
+pub(crate) fn label_value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, str>> {
+    let first = first_value(headers, name)?;
+    // The fast path: if the lengths agree, each name has one value.
     if headers.len() == headers.keys_len() {
-        return visible(first).map(Cow::Borrowed);
+        return visible_text(first).map(Cow::Borrowed);
     }
-    let mut values = headers.get_all(name).iter().filter_map(visible);
+    let mut values = headers.get_all(name).iter().filter_map(visible_text);
     let mut all = Cow::Borrowed(values.next()?);
     for value in values {
         let all = all.to_mut();
@@ -94,32 +96,33 @@ pub(crate) fn label<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow
 }
 
 #[inline]
-fn visible(value: &HeaderValue) -> Option<&str> {
+fn visible_text(value: &HeaderValue) -> Option<&str> {
     let text = value.to_str().ok()?.trim_ascii();
     (!text.is_empty()).then_some(text)
 }
 
-/// All values of a header as one text, as HTTP joins lists, with U+FFFD for what is not UTF-8.
+/// Returns all values of a header, joined by commas as HTTP joins lists, with U+FFFD in place of
+/// bytes that are not UTF-8.
 #[inline]
-pub(crate) fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, str>> {
-    let first = first(headers, name)?;
-    // A header that stands there once is the rule; then each name has one value.
+pub(crate) fn joined_header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, str>> {
+    let first = first_value(headers, name)?;
+    // The fast path: if the lengths agree, each name has one value.
     if headers.len() == headers.keys_len() {
-        return Some(text(first));
+        return Some(lossy_text(first));
     }
     let mut values = headers.get_all(name).iter();
-    let mut all = text(values.next()?);
+    let mut all = lossy_text(values.next()?);
     for value in values {
         let all = all.to_mut();
         all.push(',');
-        all.push_str(&text(value));
+        all.push_str(&lossy_text(value));
     }
     Some(all)
 }
 
 #[inline]
-fn text(value: &HeaderValue) -> Cow<'_, str> {
-    // ASCII is the rule, and cheaper to see.
+fn lossy_text(value: &HeaderValue) -> Cow<'_, str> {
+    // Most values are ASCII, which is cheaper to check than UTF-8.
     value
         .to_str()
         .map_or_else(|_| String::from_utf8_lossy(value.as_bytes()), Cow::Borrowed)

@@ -1,15 +1,15 @@
-//! Several readers in one.
+//! Combines several readers into one.
 
 use std::borrow::Cow;
 
 use crate::layer::RequestHead;
 
-/// Puts what several extractors read into one value, for a limit by several things at once: by
-/// tenant and route, by user and address.
+/// Returns a reader that joins the texts of several readers into one value, for a limit by several
+/// things at once: by tenant and route, or by user and address.
 ///
-/// Takes a tuple of two to four. The parts are joined by `|`, and a `|` or `\\` within one has a
-/// `\\` before it, so that different parts never make the same value. A part that is not there is
-/// empty; with none there the whole is empty, which is no label.
+/// Takes a tuple of two to four readers. The parts are joined by `|`, and each `|` or `\\` within a
+/// part is escaped with a `\\`, so that different parts never make the same value. A missing part
+/// is empty. If all parts are missing, the value is empty, and no label is set.
 ///
 /// ```
 /// # let client = tower_aperture::ApertureClient::disabled();
@@ -54,9 +54,10 @@ pub fn joined<P: JoinedParts>(
     }
 }
 
-/// Reads with the first reader that finds something, for fallbacks: the user, or else the address.
+/// Returns a reader of the first text that is not empty, for fallbacks: the user, or else the
+/// address.
 ///
-/// Takes a tuple of two to four. Empty if none finds anything.
+/// Takes a tuple of two to four readers. The text is empty if all of them return empty texts.
 ///
 /// ```
 /// # let client = tower_aperture::ApertureClient::disabled();
@@ -72,23 +73,23 @@ pub fn joined<P: JoinedParts>(
 /// request.headers_mut().insert("x-user-id", http::HeaderValue::from_static("42"));
 /// assert_eq!(read(RequestHead::new(&request)), "42");
 ///
-/// let layer = tower_aperture::ApertureLayer::new(client, "cart").label_from("who", read);
+/// let layer = tower_aperture::ApertureLayer::new(client, "cart").label_from("client", read);
 /// # let _ = layer;
 /// ```
 ///
-/// A client chooses which reader finds something when it chooses what it sends. Above, a client
-/// that makes up user ids is not limited by its address: let a proxy or an authentication layer
-/// set the header.
+/// A client that chooses the contents of its request chooses which reader applies. In the example,
+/// a client that makes up user ids is not limited by its address: let a proxy or an authentication
+/// layer set the header.
 pub fn first_of<P: JoinedParts>(
     parts: P,
 ) -> impl for<'h> Fn(RequestHead<'h>) -> Cow<'h, str> + Send + Sync + 'static {
     move |head: RequestHead<'_>| parts.first(head)
 }
 
-/// Fixes the signature of a closure that reads a text from a request, and returns the closure.
+/// Returns the closure unchanged, with the signature of a reader.
 ///
-/// A closure that is bound with `let` gets a signature that fits no reader, because the compiler
-/// does not see what it is for. Bound through this function it does.
+/// The compiler infers a different signature for a closure that is bound with `let`, because it
+/// does not see that the closure will be used as a reader. This function states the signature.
 ///
 /// ```
 /// # let client = tower_aperture::ApertureClient::disabled();
@@ -107,9 +108,10 @@ where
     read
 }
 
-/// A tuple of readers, for [`joined`] and [`first_of`]. Implemented for two to four; a closure
-/// among them needs its signature: `fn name(head: RequestHead<'_>) -> Cow<'_, str>`, or
-/// [`reader`].
+/// A tuple of two to four readers, for [`joined`] and [`first_of`].
+///
+/// A closure in the tuple must have the signature of a reader: write it as
+/// `fn name(head: RequestHead<'_>) -> Cow<'_, str>`, or pass it through [`reader`].
 ///
 /// ```
 /// use std::borrow::Cow;
@@ -122,10 +124,10 @@ where
 /// fits((method, header("x-tenant"), query("plan")));
 /// ```
 pub trait JoinedParts: Send + Sync + 'static {
-    /// Reads one after the other.
+    /// Calls `take` with the text of each reader, in order.
     fn each(&self, head: RequestHead<'_>, take: &mut dyn FnMut(&str));
 
-    /// Reads with the first that finds something; empty if none does.
+    /// Returns the first text that is not empty, or an empty text.
     fn first<'h>(&self, head: RequestHead<'h>) -> Cow<'h, str>;
 }
 

@@ -1,4 +1,5 @@
-//! Labels from request heads.
+//! Extracts labels from request heads: the readers for users, and the list of a layer's label
+//! sources.
 
 mod address;
 mod baggage;
@@ -18,7 +19,7 @@ pub(crate) use self::address::AddressHook;
 pub use self::address::{ClientAddress, client_ip};
 pub use self::baggage::baggage_member;
 pub use self::extension::{extension, extension_str};
-pub(crate) use self::header::{allowed_header, joined as joined_header};
+pub(crate) use self::header::{allowed_header, joined_header};
 pub use self::header::{header, try_header};
 pub use self::joined::{JoinedParts, first_of, joined, reader};
 pub use self::query::query;
@@ -27,37 +28,44 @@ use super::head::RequestHead;
 use crate::flow::labels::VALUE_LIMIT;
 use crate::flow::{LabelLimits, Labels, baggage as w3c};
 
+/// A reader of one text, for a label, a control point or a cache key.
 pub(crate) type TextHook = Arc<dyn for<'h> Fn(RequestHead<'h>) -> Cow<'h, str> + Send + Sync>;
+/// A function that adds labels of a request.
 pub(crate) type LabelsHook = Arc<dyn for<'h> Fn(RequestHead<'h>, &mut Labels<'h>) + Send + Sync>;
 
-/// Where labels come from: extractors, the later the stronger, then constants, then baggage.
+/// Collects the labels of a request. Later sources override earlier ones, constants apply where no
+/// source has set the key, and `baggage` only adds labels with other keys.
 #[derive(Clone)]
-pub(crate) struct Extract {
-    sources: Vec<Source>,
+pub(crate) struct LabelExtractor {
+    sources: Vec<LabelSource>,
     constants: Vec<(Cow<'static, str>, Cow<'static, str>)>,
-    /// The keys that are the layer's, each once: `baggage` sets none of them.
-    named: Vec<Cow<'static, str>>,
-    /// Keys without which a request is rejected.
+    /// The keys of the layer's own labels, without duplicates. `baggage` sets none of them.
+    reserved: Vec<Cow<'static, str>>,
+    /// Keys of labels that a request must have; otherwise it is rejected.
     required: Vec<Arc<str>>,
     pub(crate) baggage: bool,
     pub(crate) limits: LabelLimits,
-    /// Bytes of a value that a client can choose.
+    /// The longest value, in bytes, of a label that a client can choose.
     pub(crate) value_limit: usize,
 }
 
+/// One source of labels.
 #[derive(Clone)]
-pub(crate) enum Source {
+pub(crate) enum LabelSource {
+    /// A label from a header.
     Header(Cow<'static, str>, HeaderName),
+    /// A label from a reader.
     Text(Cow<'static, str>, TextHook),
+    /// Any number of labels from a function.
     Labels(LabelsHook),
 }
 
-impl Default for Extract {
+impl Default for LabelExtractor {
     fn default() -> Self {
         Self {
             sources: Vec::new(),
             constants: Vec::new(),
-            named: Vec::new(),
+            reserved: Vec::new(),
             required: Vec::new(),
             baggage: true,
             limits: LabelLimits::default(),
@@ -66,69 +74,75 @@ impl Default for Extract {
     }
 }
 
-impl Extract {
-    pub(crate) fn source(&mut self, source: Source) {
+impl LabelExtractor {
+    pub(crate) fn add_source(&mut self, source: LabelSource) {
         match &source {
-            Source::Header(key, _) | Source::Text(key, _) => self.reserve(key.clone()),
-            Source::Labels(_) => {}
+            LabelSource::Header(key, _) | LabelSource::Text(key, _) => {
+                self.reserve_key(key.clone());
+            }
+            LabelSource::Labels(_) => {}
         }
         self.sources.push(source);
     }
 
-    pub(crate) fn reserve(&mut self, key: Cow<'static, str>) {
-        if !self.names(&key) {
-            self.named.push(key);
+    /// Reserves a key for the layer, so that `baggage` cannot set it.
+    pub(crate) fn reserve_key(&mut self, key: Cow<'static, str>) {
+        if !self.is_reserved(&key) {
+            self.reserved.push(key);
         }
     }
 
-    pub(crate) fn require(&mut self, key: Arc<str>) {
-        self.reserve(Cow::Owned(String::from(&*key)));
+    /// Requires a label of every request.
+    pub(crate) fn require_key(&mut self, key: Arc<str>) {
+        self.reserve_key(Cow::Owned(String::from(&*key)));
         if !self.required.contains(&key) {
             self.required.push(key);
         }
     }
 
-    fn names(&self, key: &str) -> bool {
-        self.named.iter().any(|named| named == key)
+    fn is_reserved(&self, key: &str) -> bool {
+        self.reserved.iter().any(|reserved| reserved == key)
     }
 
-    /// The first required label that a request has no value for.
+    /// Returns the key of the first required label that is missing or empty.
     #[inline]
-    pub(crate) fn missing(&self, labels: &Labels<'_>) -> Option<&Arc<str>> {
+    pub(crate) fn first_missing(&self, labels: &Labels<'_>) -> Option<&Arc<str>> {
         let mut required = self.required.iter();
         required.find(|key| labels.get(key).is_none_or(str::is_empty))
     }
 
-    pub(crate) fn constant(&mut self, key: Cow<'static, str>, value: Cow<'static, str>) {
-        self.reserve(key.clone());
-        self.constants.retain(|(known, _)| *known != key);
+    /// Adds a constant label, in place of an earlier one with the same key.
+    pub(crate) fn add_constant(&mut self, key: Cow<'static, str>, value: Cow<'static, str>) {
+        self.reserve_key(key.clone());
+        self.constants.retain(|(existing, _)| *existing != key);
         self.constants.push((key, value));
     }
 
-    /// Adds all labels of a request. What readers find is bounded value by value, so that none of
-    /// them takes the room of another or of a constant; members of `baggage` get what is left.
+    /// Adds all labels of a request. Each value from a source is bounded on its own, so that no
+    /// value takes the space of another one or of a constant. Members of `baggage` get the space
+    /// that is left.
     pub(crate) fn fill<'a>(&'a self, head: RequestHead<'a>, labels: &mut Labels<'a>) {
         labels.collect_within(self.value_limit);
         for source in &self.sources {
             match source {
-                Source::Header(key, name) => {
-                    if let Some(value) = header::label(head.headers(), name) {
+                LabelSource::Header(key, name) => {
+                    if let Some(value) = header::label_value(head.headers(), name) {
                         labels.set_named(key, value);
                     }
                 }
-                Source::Text(key, hook) => {
+                LabelSource::Text(key, hook) => {
                     let value = hook(head);
                     if !value.is_empty() {
                         labels.set_named(key, value);
                     }
                 }
-                Source::Labels(hook) => hook(head, labels),
+                LabelSource::Labels(hook) => hook(head, labels),
             }
         }
         labels.add_constants(&self.constants);
-        labels.settle(self.limits, |key| self.names(key));
+        labels.enforce_limits(self.limits, |key| self.is_reserved(key));
         if self.baggage {
-            w3c::add_labels(labels, head.headers(), |key| self.names(key));
+            w3c::add_labels(labels, head.headers(), |key| self.is_reserved(key));
         }
     }
 }

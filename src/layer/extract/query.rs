@@ -1,14 +1,17 @@
+//! Reads parameters of the query.
+
 use std::borrow::Cow;
 
 use percent_encoding::percent_decode;
 
 use crate::layer::RequestHead;
 
-/// Reads a parameter of the query, decoded as browsers encode forms: `%XX`, and `+` for a blank.
-/// What is not UTF-8 becomes U+FFFD, an escape that is none stays as it is.
+/// Returns a reader of a parameter of the query, decoded like a form that a browser sends: `%XX`,
+/// and `+` for a blank. Bytes that are not UTF-8 become U+FFFD, and an invalid escape stays as it
+/// is.
 ///
-/// Empty where it is not there. Of a parameter that is there several times the first one counts.
-/// Borrows, unless something is encoded.
+/// The value is empty if the parameter is missing. If it is repeated, the first one counts. The
+/// value is borrowed unless it is encoded.
 ///
 /// ```
 /// # let client = tower_aperture::ApertureClient::disabled();

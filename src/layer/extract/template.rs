@@ -1,4 +1,4 @@
-//! Readers of names that routers and gRPC paths have.
+//! Reads names from paths: templates of routers, and services and methods of gRPC calls.
 
 use std::borrow::Cow;
 
@@ -7,17 +7,17 @@ use http::Method;
 use crate::layer::RequestHead;
 use crate::layer::grpc;
 
-/// Reads the template that the request's path matched, `/users/{id}`, from an extension that a
-/// router left, such as axum's `MatchedPath`. Where no router left one, it reads the path of a
-/// call, `/package.Service/Method`, which is its own template.
+/// Returns a reader of the template that the request's path matched, such as `/users/{id}`, from an
+/// extension of a router, such as axum's `MatchedPath`. Without the extension, it returns the path
+/// of a gRPC call, `/package.Service/Method`, which is its own template.
 ///
-/// A call is known by its path, because tonic serves calls of any method and content type. So any
-/// path of two segments and more counts; of others the reader finds nothing. The layer bounds
-/// [the names that clients bring up this way](crate::layer#names-that-clients-choose). Behind a
-/// router alone
-/// [`extension_str`](crate::layer::extension_str) reads templates and nothing else.
+/// A gRPC call is recognised by its path, because tonic serves calls of any method and content
+/// type. Every path of two or more segments therefore counts as a call; for other paths the text is
+/// empty. The layer bounds [the names that clients choose this
+/// way](crate::layer#names-that-clients-choose). For services without gRPC,
+/// [`extension_str`](crate::layer::extension_str) returns templates only.
 ///
-/// axum attaches the extension before layers of routes run, and before those of a router for
+/// axum adds the extension before the layers of routes run, and before those of a router for
 /// requests that match.
 ///
 /// ```
@@ -40,20 +40,20 @@ where
         if let Some(matched) = head.extensions().get::<T>() {
             return Cow::Borrowed(read(matched));
         }
-        match call(head) {
-            Some(_) => known(head, head.uri().path()),
+        match service_and_method(head) {
+            Some(_) => bounded_name(head, head.uri().path()),
             None => Cow::Borrowed(""),
         }
     }
 }
 
-/// Reads the service of a gRPC call, `package.Service`, from its path,
-/// `/package.Service/Method`. Empty if the path has only one segment.
+/// Returns the service of a gRPC call, `package.Service`, from its path,
+/// `/package.Service/Method`. The text is empty if the path has only one segment.
 ///
-/// The content type and the method of the request do not matter, because tonic serves calls
-/// whatever they say. A layer that is also around other routes reads names of their paths too:
-/// [skip](crate::ApertureLayer::skip) them, or put the layer around the gRPC services alone. The
-/// layer bounds [the names that clients bring up](crate::layer#names-that-clients-choose).
+/// The content type and the method of the request are ignored, because tonic serves calls with any
+/// of them. A layer around other routes also reads names from their paths:
+/// [skip](crate::ApertureLayer::skip) them, or put the layer around the gRPC services only. The
+/// layer bounds [the names that clients choose](crate::layer#names-that-clients-choose).
 ///
 /// ```
 /// use http::Request;
@@ -66,26 +66,28 @@ where
 /// ```
 #[must_use]
 pub fn grpc_service(head: RequestHead<'_>) -> Cow<'_, str> {
-    call(head).map_or(Cow::Borrowed(""), |(service, _)| known(head, service))
+    service_and_method(head).map_or(Cow::Borrowed(""), |(service, _)| {
+        bounded_name(head, service)
+    })
 }
 
-/// Reads the method of a gRPC call, without its service, from the path. See [`grpc_service`].
+/// Returns the method of a gRPC call, without its service, from its path. See [`grpc_service`].
 #[must_use]
 pub fn grpc_method(head: RequestHead<'_>) -> Cow<'_, str> {
-    call(head).map_or(Cow::Borrowed(""), |(_, method)| known(head, method))
+    service_and_method(head).map_or(Cow::Borrowed(""), |(_, method)| bounded_name(head, method))
 }
 
-/// Service and method, as the path has them.
-fn call(head: RequestHead<'_>) -> Option<(&str, &str)> {
+/// Splits the path into service and method. `None` if it has only one segment.
+fn service_and_method(head: RequestHead<'_>) -> Option<(&str, &str)> {
     let parts = head.uri().path().strip_prefix('/')?.rsplit_once('/');
     parts.filter(|(service, method)| !service.is_empty() && !method.is_empty())
 }
 
-/// The name, or the fallback where a label must not have it.
-fn known<'h>(head: RequestHead<'h>, name: &'h str) -> Cow<'h, str> {
+/// Returns the name, or the fallback if the name is not known and the layer cannot add it.
+fn bounded_name<'h>(head: RequestHead<'h>, name: &'h str) -> Cow<'h, str> {
     let Some(names) = head.label_names() else {
         return Cow::Borrowed(name);
     };
-    let learns = *head.method() == Method::POST || grpc::has_media_type(head.headers());
-    Cow::Borrowed(names.known(name, learns))
+    let may_add = *head.method() == Method::POST || grpc::has_media_type(head.headers());
+    Cow::Borrowed(names.known(name, may_add))
 }

@@ -1,21 +1,21 @@
-//! Base64 in pieces, as `application/grpc-web-text` sends it.
+//! Decodes base64 incrementally, for bodies of `application/grpc-web-text`.
 
-/// Decodes base64 that is cut at any character and may be padded in the middle: servers encode
-/// each piece of a body by itself. White space is skipped.
+/// An incremental decoder of base64. The text may be split between any two characters, and padded
+/// in the middle, because servers encode each piece of a body separately. White space is skipped.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Base64 {
-    /// Bits that do not make a byte yet.
+pub(super) struct Base64Decoder {
+    /// Bits that do not form a complete byte yet.
     bits: u16,
-    /// How many: 0, 6, 4 or 2, after as many characters of a group.
+    /// The number of these bits: 0, 6, 4 or 2 after 0, 1, 2 or 3 characters of a group of four.
     count: u8,
     /// A second `=` may follow.
     padding: bool,
 }
 
-impl Base64 {
-    /// Decodes from the front of `text`, which it shortens, until `into` is full or nothing is
-    /// left. Returns how many bytes it wrote; as an error when it came upon something that is not
-    /// base64.
+impl Base64Decoder {
+    /// Decodes from the front of `text`, and advances it, until `into` is full or `text` is empty.
+    /// Returns the number of bytes written. If a character is not base64, returns the number of
+    /// bytes written before it as an error.
     pub(super) fn decode(&mut self, text: &mut &[u8], into: &mut [u8]) -> Result<usize, usize> {
         let mut written = 0;
         while let (Some((first, rest)), true) = (text.split_first(), written < into.len()) {
@@ -55,7 +55,7 @@ impl Base64 {
         Ok(Some(byte))
     }
 
-    /// Ends a group of characters; the bits that are left carry nothing.
+    /// Ends a group of characters at a `=`. The remaining bits are ignored.
     fn pad(&mut self) -> Result<(), NotBase64> {
         match (self.count, self.padding) {
             (4, _) => self.padding = true,

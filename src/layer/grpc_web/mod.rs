@@ -5,7 +5,7 @@
 //! lines of an HTTP/1 header block. In `application/grpc-web-text` all of it is base64.
 //!
 //! Data frames are skipped by their length. Only the trailers are copied, up to the limits in
-//! [`trailers`], so the memory is bounded whatever lengths a body claims.
+//! [`trailers`], so that memory is bounded whatever lengths a body declares.
 
 mod base64;
 mod trailers;
@@ -15,47 +15,47 @@ use std::io::IoSlice;
 use bytes::Buf;
 use http::{HeaderMap, HeaderValue, header};
 
-use self::base64::Base64;
-use self::trailers::Trailers;
+use self::base64::Base64Decoder;
+use self::trailers::TrailerLines;
 use super::head::GRPC_STATUS;
 
 /// The flag bit of the trailer frame.
-const TRAILER: u8 = 0x80;
+const TRAILER_FLAG: u8 = 0x80;
 /// The flag bit of a compressed frame.
-const COMPRESSED: u8 = 0x01;
-/// The code UNKNOWN, which clients report for a response without a status.
+const COMPRESSED_FLAG: u8 = 0x01;
+/// The status code UNKNOWN, which clients report for a response without a status.
 const UNKNOWN: HeaderValue = HeaderValue::from_static("2");
-/// How many parts of one data buffer are looked at. What lies beyond is out of sight.
-const PARTS: usize = 16;
+/// The number of chunks that are read of one data buffer. Further chunks are skipped.
+const MAX_CHUNKS: usize = 16;
 
-/// Follows the frames of one response body.
-pub(super) struct GrpcWeb {
-    /// The decoder, where the body is base64.
-    text: Option<Base64>,
-    at: Position,
-    trailers: Trailers,
+/// Parses the frames of one response body while it is sent.
+pub(super) struct GrpcWebReader {
+    /// The decoder, if the body is base64.
+    base64: Option<Base64Decoder>,
+    position: FramePosition,
+    trailers: TrailerLines,
     /// The head of the response has a `grpc-status`.
     status_in_head: bool,
 }
 
-/// The place in the body up to which it was read.
+/// The position in the body up to which it was parsed.
 #[derive(Clone, Copy)]
-enum Position {
-    /// In the five bytes before a payload.
+enum FramePosition {
+    /// Within the five bytes before a payload.
     Prefix { bytes: [u8; 5], read: usize },
     /// In the payload of a data frame.
     Data { left: u32 },
     /// In the payload of the trailer frame.
     Trailers { left: u32, compressed: bool },
-    /// Behind the trailer frame.
+    /// After the trailer frame.
     Complete { compressed: bool },
-    /// Lost: part of a frame's header was out of sight.
+    /// Lost, because part of a frame's prefix or of the trailers was skipped.
     Unknown,
     /// In text that is not base64.
     Malformed,
 }
 
-impl Position {
+impl FramePosition {
     const START: Self = Self::Prefix {
         bytes: [0; 5],
         read: 0,
@@ -63,8 +63,8 @@ impl Position {
 
     const fn after_prefix([flag, length @ ..]: [u8; 5]) -> Self {
         let left = u32::from_be_bytes(length);
-        let compressed = flag & COMPRESSED != 0;
-        match (flag & TRAILER != 0, left) {
+        let compressed = flag & COMPRESSED_FLAG != 0;
+        match (flag & TRAILER_FLAG != 0, left) {
             (false, 0) => Self::START,
             (false, left) => Self::Data { left },
             (true, 0) => Self::Complete { compressed },
@@ -73,15 +73,15 @@ impl Position {
     }
 }
 
-impl GrpcWeb {
+impl GrpcWebReader {
     /// Returns a reader for the body of a gRPC-Web response, `None` for any other response.
-    pub(super) fn of(headers: &HeaderMap) -> Option<Box<Self>> {
+    pub(super) fn for_response(headers: &HeaderMap) -> Option<Box<Self>> {
         let content_type = headers.get(header::CONTENT_TYPE)?;
-        let text = is_text(content_type.as_bytes())?.then(Base64::default);
+        let base64 = is_text(content_type.as_bytes())?.then(Base64Decoder::default);
         Some(Box::new(Self {
-            text,
-            at: Position::START,
-            trailers: Trailers::default(),
+            base64,
+            position: FramePosition::START,
+            trailers: TrailerLines::default(),
             status_in_head: headers.contains_key(&GRPC_STATUS),
         }))
     }
@@ -90,31 +90,31 @@ impl GrpcWeb {
     pub(super) fn read(&mut self, data: &impl Buf) -> bool {
         let all = data.remaining();
         if data.chunk().len() >= all {
-            self.read_part(data.chunk());
+            self.read_chunk(data.chunk());
         } else {
-            let mut parts = [IoSlice::new(&[]); PARTS];
-            let count = data.chunks_vectored(&mut parts);
+            let mut chunks = [IoSlice::new(&[]); MAX_CHUNKS];
+            let count = data.chunks_vectored(&mut chunks);
             let mut read = 0;
-            for part in &parts[..count] {
-                self.read_part(part);
-                read += part.len();
+            for chunk in &chunks[..count] {
+                self.read_chunk(chunk);
+                read += chunk.len();
             }
-            if let Some(hidden) = all.checked_sub(read).filter(|hidden| *hidden > 0) {
-                self.skip(hidden);
+            if let Some(unread) = all.checked_sub(read).filter(|unread| *unread > 0) {
+                self.skip(unread);
             }
         }
-        matches!(self.at, Position::Complete { .. })
+        matches!(self.position, FramePosition::Complete { .. })
     }
 
-    /// Returns the trailers to judge the call by at the end of its body, `None` where only the
-    /// head of the response says how it went.
+    /// Returns the trailers that determine the status of the call at the end of its body. `None` if
+    /// only the head of the response determines it.
     ///
     /// A body that ends without a status counts as UNKNOWN, as it does for gRPC-Web clients.
     pub(super) fn into_trailers(self) -> Option<HeaderMap> {
         let mut trailers = self.trailers.into_map();
         let status = trailers.get(&GRPC_STATUS);
-        match self.at {
-            Position::Complete { compressed } => {
+        match self.position {
+            FramePosition::Complete { compressed } => {
                 if status.is_none() && compressed {
                     return None;
                 }
@@ -122,9 +122,9 @@ impl GrpcWeb {
                     trailers.insert(GRPC_STATUS.clone(), UNKNOWN);
                 }
             }
-            Position::Unknown => return None,
-            Position::Prefix { read: 0, .. } if self.status_in_head => return None,
-            // Cut off, or not gRPC-Web: a success was not delivered.
+            FramePosition::Unknown => return None,
+            FramePosition::Prefix { read: 0, .. } if self.status_in_head => return None,
+            // The body is truncated or not gRPC-Web, so a success did not reach the client.
             _ if status.is_none_or(|status| status == "0") => {
                 trailers.insert(GRPC_STATUS.clone(), UNKNOWN);
             }
@@ -133,31 +133,31 @@ impl GrpcWeb {
         Some(trailers)
     }
 
-    fn read_part(&mut self, part: &[u8]) {
-        let Some(mut text) = self.text.take() else {
-            return self.read_frames(part);
+    fn read_chunk(&mut self, chunk: &[u8]) {
+        let Some(mut decoder) = self.base64.take() else {
+            return self.read_frames(chunk);
         };
         let mut decoded = [0; 192];
-        let mut rest = part;
+        let mut rest = chunk;
         while !rest.is_empty() {
-            let read = text.decode(&mut rest, &mut decoded);
+            let read = decoder.decode(&mut rest, &mut decoded);
             let (Ok(count) | Err(count)) = read;
             self.read_frames(&decoded[..count]);
-            if matches!(self.at, Position::Complete { .. }) {
+            if matches!(self.position, FramePosition::Complete { .. }) {
                 break;
             }
             if read.is_err() {
-                self.at = Position::Malformed;
+                self.position = FramePosition::Malformed;
                 break;
             }
         }
-        self.text = Some(text);
+        self.base64 = Some(decoder);
     }
 
     fn read_frames(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
-            match &mut self.at {
-                Position::Prefix {
+            match &mut self.position {
+                FramePosition::Prefix {
                     bytes: prefix,
                     read,
                 } => {
@@ -166,55 +166,58 @@ impl GrpcWeb {
                     *read += count;
                     bytes = &bytes[count..];
                     if *read == prefix.len() {
-                        self.at = Position::after_prefix(*prefix);
+                        self.position = FramePosition::after_prefix(*prefix);
                     }
                 }
-                Position::Data { left } => {
+                FramePosition::Data { left } => {
                     bytes = &bytes[advance(left, bytes.len())..];
                     if *left == 0 {
-                        self.at = Position::START;
+                        self.position = FramePosition::START;
                     }
                 }
-                Position::Trailers { left, compressed } => {
+                FramePosition::Trailers { left, compressed } => {
                     let count = advance(left, bytes.len());
                     self.trailers.read(&bytes[..count]);
                     bytes = &bytes[count..];
                     if *left == 0 {
-                        self.at = Position::Complete {
+                        self.position = FramePosition::Complete {
                             compressed: *compressed,
                         };
                     }
                 }
-                Position::Complete { .. } | Position::Unknown | Position::Malformed => return,
+                FramePosition::Complete { .. }
+                | FramePosition::Unknown
+                | FramePosition::Malformed => return,
             }
         }
     }
 
-    /// Passes over bytes that cannot be seen without taking them from the body.
-    fn skip(&mut self, hidden: usize) {
-        self.at = match self.at {
-            Position::Complete { .. } | Position::Malformed => return,
-            Position::Data { left } if self.text.is_none() => {
-                match u32::try_from(hidden).ok().and_then(|n| left.checked_sub(n)) {
-                    Some(0) => Position::START,
-                    Some(left) => Position::Data { left },
-                    None => Position::Unknown,
+    /// Skips bytes that cannot be read without consuming them from the body.
+    fn skip(&mut self, unread: usize) {
+        self.position = match self.position {
+            FramePosition::Complete { .. } | FramePosition::Malformed => return,
+            FramePosition::Data { left } if self.base64.is_none() => {
+                match u32::try_from(unread).ok().and_then(|n| left.checked_sub(n)) {
+                    Some(0) => FramePosition::START,
+                    Some(left) => FramePosition::Data { left },
+                    None => FramePosition::Unknown,
                 }
             }
-            _ => Position::Unknown,
+            _ => FramePosition::Unknown,
         };
     }
 }
 
-/// Takes up to `available` bytes off what is left of a payload, and returns how many.
+/// Subtracts up to `available` bytes from `left`, the rest of a payload, and returns their number.
 fn advance(left: &mut u32, available: usize) -> usize {
     let count = u32::try_from(available).unwrap_or(u32::MAX).min(*left);
     *left -= count;
-    // No more than `available`, so it fits.
+    // At most `available`, which is a `usize`.
     count as usize
 }
 
-/// Returns whether a gRPC-Web content type is the one in base64, `None` for other types.
+/// Returns true for a gRPC-Web content type in base64, false for one in binary, and `None` for any
+/// other content type.
 fn is_text(content_type: &[u8]) -> Option<bool> {
     let essence = content_type.split(|byte| *byte == b';').next()?;
     let rest = strip_prefix(essence.trim_ascii(), b"application/grpc-web")?;

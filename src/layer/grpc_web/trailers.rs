@@ -1,28 +1,31 @@
-//! The lines of a trailer frame.
+//! Parses the lines of a trailer frame.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::layer::head::GRPC_STATUS;
 
-/// A longer line is skipped.
+/// The longest line, in bytes. A longer line is skipped.
 const MAX_LINE_BYTES: usize = 8 * 1024;
-/// Bytes of all names and values that are kept. Only `grpc-status` is kept beyond that.
+/// The bound on the size of all trailers that are kept, in bytes. Beyond it only `grpc-status` is
+/// kept.
 const MAX_BYTES: usize = 16 * 1024;
-/// What each trailer counts for besides its name and value, as in HTTP/2 (RFC 9113, 6.5.2).
+/// The bytes that each trailer counts in addition to its name and value, as in HTTP/2 (RFC 9113,
+/// section 6.5.2).
 const OVERHEAD: usize = 32;
 
-/// Reads lines of `name: value`, which may be cut at any byte.
+/// An incremental parser of lines of `name: value`. The text may be split at any byte.
 #[derive(Debug, Default)]
-pub(super) struct Trailers {
+pub(super) struct TrailerLines {
     map: HeaderMap,
-    /// The line that is not over yet.
+    /// The beginning of the current line.
     line: Vec<u8>,
-    /// That line is too long.
+    /// The current line is too long.
     too_long: bool,
+    /// The size of all trailers in `map`.
     bytes: usize,
 }
 
-impl Trailers {
+impl TrailerLines {
     pub(super) fn read(&mut self, mut bytes: &[u8]) {
         while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
             self.extend(&bytes[..end]);
@@ -32,7 +35,7 @@ impl Trailers {
         self.extend(bytes);
     }
 
-    /// Returns what was read. The last line need not be terminated.
+    /// Returns the trailers. The last line need not be terminated.
     pub(super) fn into_map(mut self) -> HeaderMap {
         self.end_line();
         self.map
@@ -49,13 +52,14 @@ impl Trailers {
 
     fn end_line(&mut self) {
         if !std::mem::take(&mut self.too_long) {
-            self.keep_line();
+            self.add_line();
         }
         self.line.clear();
     }
 
-    /// Names come in any case, and blanks around a value do not belong to it.
-    fn keep_line(&mut self) -> Option<()> {
+    /// Adds the current line to the trailers. Names are case-insensitive, and blanks around values
+    /// are removed.
+    fn add_line(&mut self) -> Option<()> {
         let colon = self.line.iter().position(|byte| *byte == b':')?;
         let name = self.line[..colon].trim_ascii();
         let value = self.line[colon + 1..].trim_ascii();

@@ -1,17 +1,18 @@
-//! Bounds the attributes of a request, whose texts the client chooses.
+//! Bounds the length of request attributes, whose texts clients can choose.
 
 use std::borrow::Cow;
 
 use crate::flow::labels::VALUE_LIMIT;
-use crate::flow::shorten::{HASH, shorten};
+use crate::flow::shorten::{HASH_LEN, shorten};
 
-/// Shortens texts beyond a limit, as labels are, and counts them.
-pub(super) struct Bounds {
+/// Shortens texts beyond a limit in the same way as labels, and counts them.
+pub(super) struct AttributeBounds {
     limit: usize,
+    /// The number of texts that were shortened.
     pub(super) shortened: u32,
 }
 
-impl Bounds {
+impl AttributeBounds {
     pub(super) const fn new(limit: usize) -> Self {
         Self {
             limit,
@@ -19,7 +20,7 @@ impl Bounds {
         }
     }
 
-    /// A header or the host.
+    /// Bounds a header or the host.
     #[inline]
     pub(super) fn text<'a>(&mut self, text: Cow<'a, str>) -> Cow<'a, str> {
         if text.len() <= self.limit {
@@ -28,7 +29,8 @@ impl Bounds {
         Cow::Owned(self.shorten(&text, self.limit))
     }
 
-    /// A method. Its limit is fixed, so that a low limit for labels does not hash a usual method.
+    /// Bounds a method. Its limit is fixed, so that a low limit for labels does not shorten common
+    /// methods.
     #[inline]
     pub(super) fn method<'a>(&mut self, method: &'a str) -> Cow<'a, str> {
         if method.len() <= VALUE_LIMIT {
@@ -37,26 +39,26 @@ impl Bounds {
         Cow::Owned(self.shorten(method, VALUE_LIMIT))
     }
 
-    /// A path with its query. Each segment of the path, and each name and value of the query, is
-    /// bounded on its own: a client that makes one of them huge cannot hide the others from a
+    /// Bounds a path with its query. Each segment of the path, and each name and value of the
+    /// query, is bounded on its own. A client that sends a huge part cannot hide the others from a
     /// classifier, and a path keeps its number of segments.
     ///
-    /// A target of many short parts stays whole. `http::Uri` allows 64 KiB for all of it.
+    /// A target of many short parts stays complete. `http::Uri` allows 64 KiB for the whole target.
     #[inline]
     pub(super) fn target<'a>(&mut self, target: &'a str) -> Cow<'a, str> {
         if target.len() <= self.limit {
             return Cow::Borrowed(target);
         }
-        self.long_target(target)
+        self.shorten_target(target)
     }
 
     #[cold]
     #[inline(never)]
-    fn long_target<'a>(&mut self, target: &'a str) -> Cow<'a, str> {
+    fn shorten_target<'a>(&mut self, target: &'a str) -> Cow<'a, str> {
         let mut short = String::new();
         let mut rest = target;
         let mut delimiters = &['/', '?'][..];
-        // Bytes of `target` that `short` stands for.
+        // The number of bytes of `target` that `short` already covers.
         let mut done = 0;
         while !rest.is_empty() {
             let end = rest.find(delimiters).unwrap_or(rest.len());
@@ -64,7 +66,7 @@ impl Bounds {
                 let start = target.len() - rest.len();
                 short.push_str(&target[done..start]);
                 short.push_str(&self.shorten(&rest[..end], self.limit));
-                drop_cut_escape(&mut short);
+                remove_cut_escape(&mut short);
                 done = start + end;
             }
             let delimiter = rest[end..].chars().next();
@@ -86,10 +88,10 @@ impl Bounds {
     }
 }
 
-/// Drops a percent-encoding that was cut before the hash: some classifiers ignore a query with a
-/// malformed one.
-fn drop_cut_escape(short: &mut String) {
-    let Some(end) = short.len().checked_sub(HASH + 1) else {
+/// Removes a percent-encoding that was cut before the hash, because some classifiers ignore a query
+/// with a malformed one.
+fn remove_cut_escape(short: &mut String) {
+    let Some(end) = short.len().checked_sub(HASH_LEN + 1) else {
         return;
     };
     let start = match &short.as_bytes()[..end] {
@@ -97,7 +99,7 @@ fn drop_cut_escape(short: &mut String) {
         [.., b'%', _] => end - 2,
         _ => return,
     };
-    // `%` is a whole character, and what follows it up to `~` too.
+    // Both ends are character boundaries: `%` is ASCII, and so is the `~` at `end`.
     short.drain(start..end);
 }
 
@@ -108,12 +110,12 @@ mod tests {
     use super::*;
 
     fn target(target: &str, limit: usize) -> (String, u32) {
-        let mut bounds = Bounds::new(limit);
+        let mut bounds = AttributeBounds::new(limit);
         (bounds.target(target).into_owned(), bounds.shortened)
     }
 
     #[test]
-    fn only_the_long_part_of_a_target_is_shortened() {
+    fn only_the_long_parts_of_a_target_are_shortened() {
         let long = "x".repeat(300);
         let short = shorten(&long, 200);
         for (from, to, shortened) in [
@@ -128,11 +130,15 @@ mod tests {
             assert_eq!(target(&from, 200), (to, shortened));
         }
         let many = format!("/a?{}user=7", "a=1&".repeat(10_000));
-        assert_eq!(target(&many, 200), (many, 0), "many short parts stay");
+        assert_eq!(
+            target(&many, 200),
+            (many, 0),
+            "many short parts stay unchanged"
+        );
     }
 
     #[test]
-    fn no_percent_encoding_is_cut() {
+    fn percent_encodings_are_not_cut() {
         for (text, start) in [("/a?q={}%20%20%20", 61), ("/a?q={}a%20%20%20", 62)] {
             for pad in 0..6 {
                 let text = text.replace("{}", &"x".repeat(pad + 55)) + &"%20".repeat(60);

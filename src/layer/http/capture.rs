@@ -1,4 +1,4 @@
-//! Reads request bodies ahead, so that policies see them.
+//! [`CaptureBody`]: reads request bodies before the check, so that policies can use them.
 
 use std::fmt;
 use std::future::Future;
@@ -15,19 +15,20 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::ReplayBody;
-use super::replay::{Recorded, Recording};
+use super::replay::{ReadAhead, ReadAheadBuffer};
 
-/// The data that was read of a body, for the layer behind.
+/// The data that was read of a body, as a request extension for the layer behind.
 #[derive(Clone)]
-pub(super) struct Captured {
+pub(super) struct CapturedBody {
     data: Bytes,
-    /// The body has more.
+    /// The body has more data.
     is_partial: bool,
     allow_partial: bool,
 }
 
-impl Captured {
-    /// The data as text, up to a whole character where it was cut; empty where it is not UTF-8.
+impl CapturedBody {
+    /// Returns the data as text, empty if it is not UTF-8. The beginning of a longer body ends with
+    /// its last complete character.
     pub(super) fn text(&self) -> &str {
         match str::from_utf8(&self.data) {
             Ok(text) => text,
@@ -38,12 +39,14 @@ impl Captured {
         }
     }
 
+    /// Returns true if the request must be rejected because of its body.
     pub(super) const fn is_too_large(&self) -> bool {
         self.is_partial && !self.allow_partial
     }
 
-    /// The text for policies about the body being partial, where it may be.
-    pub(super) const fn partial(&self) -> Option<&'static str> {
+    /// Returns the value of the header that marks partial bodies, `None` if partial bodies are not
+    /// allowed.
+    pub(super) const fn partial_header(&self) -> Option<&'static str> {
         match (self.is_partial, self.allow_partial) {
             (true, _) => Some("true"),
             (false, true) => Some("false"),
@@ -53,36 +56,39 @@ impl Captured {
 }
 
 /// Reads request bodies for an [`ApertureLayer::http`](crate::ApertureLayer::http) behind it, for
-/// policies whose classifiers look into bodies.
+/// policies whose classifiers use bodies.
 ///
-/// A body of up to `max_bytes` is sent to policies as text, or not at all if it is not UTF-8. The
-/// inner service gets the whole body, with its trailers and errors; what was read ahead comes in
-/// one frame. The type of its body becomes [`ReplayBody`], which axum and tonic take as any other.
+/// A body of up to `max_bytes` is sent to policies as text, or as an empty text if it is not UTF-8.
+/// The inner service gets the complete body, with its trailers and errors; the data that was read
+/// ahead comes in one frame. The type of the request body becomes [`ReplayBody`], which axum and
+/// tonic accept like any other.
 ///
 /// # Longer bodies
 ///
-/// A policy that sees only a part of a body can miss the value that a limit is keyed by, so the
-/// layer behind rejects a request with a longer body: 413, or `RESOURCE_EXHAUSTED` for gRPC, with
-/// [`RejectReason::BodyTooLarge`](crate::RejectReason::BodyTooLarge) and through the layer's
-/// [reject hook](crate::ApertureLayer::on_reject). A `content-length` beyond `max_bytes` is
-/// rejected before anything is read. Requests that the layer [skips](crate::ApertureLayer::skip)
-/// run, and so do those in [shadow mode](crate::ApertureLayer::shadow_mode), whose policies see
-/// the part.
+/// A policy that gets only the beginning of a body can miss the value that is the key of a limit.
+/// The layer behind therefore rejects a request with a longer body: with status 413, or
+/// `RESOURCE_EXHAUSTED` for gRPC, with
+/// [`RejectReason::BodyTooLarge`](crate::RejectReason::BodyTooLarge), and through the layer's
+/// [reject hook](crate::ApertureLayer::on_reject). A request whose `content-length` exceeds
+/// `max_bytes` is rejected before its body is read. Requests that the layer
+/// [skips](crate::ApertureLayer::skip) run. Requests in
+/// [shadow mode](crate::ApertureLayer::shadow_mode) run as well, and policies get the beginning of
+/// their bodies.
 ///
-/// With [`allow_partial`](Self::allow_partial) the first `max_bytes` are sent, up to a whole
-/// character, and the header
-/// [`x-envoy-auth-partial-body`](crate::HttpAttributes::PARTIAL_BODY) says so.
+/// With [`allow_partial`](Self::allow_partial) the first `max_bytes` are sent, up to the last
+/// complete character, and the header
+/// [`x-envoy-auth-partial-body`](crate::HttpAttributes::PARTIAL_BODY) marks the body as partial.
 ///
 /// # Waiting and memory
 ///
-/// **A request waits** until its body has ended, or is longer than `max_bytes`, before the check is
-/// made. A client may take its time with that, so have a read timeout in front. Memory per request
-/// is bounded by twice `max_bytes`, while the data is gathered, and one frame, in however many
-/// frames a body comes. Requests without a body do not wait.
+/// **The check of a request is delayed** until its body has ended or exceeds `max_bytes`. A client
+/// can delay its body, so put a read timeout in front. Memory per request is bounded by twice
+/// `max_bytes`, while the data is collected, and one frame, independent of the number of frames.
+/// Requests without a body are not delayed.
 ///
-/// A CONNECT request and an HTTP/1.1 request for an upgrade pass without being read: what
-/// follows their head is a tunnel and not a body. An upgrade request that has a body by its
-/// `content-length` or `transfer-encoding` is read like any other.
+/// The body of a CONNECT request or an HTTP/1.1 upgrade request is not read, because the bytes
+/// after the head are a tunnel and not a body. An upgrade request with a body, according to its
+/// `content-length` or `transfer-encoding`, is read like any other.
 ///
 /// ```
 /// # let client = tower_aperture::ApertureClient::disabled();
@@ -99,22 +105,22 @@ impl Captured {
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct CaptureBody {
-    settings: Settings,
+    settings: CaptureSettings,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Settings {
+struct CaptureSettings {
     max_bytes: usize,
     allow_partial: bool,
 }
 
 impl CaptureBody {
-    /// The most bytes that can be read of a body, 3 MiB: Agents accept messages of 4 MiB, which is
-    /// gRPC's default, and the other attributes of a request need room too.
+    /// The upper bound of `max_bytes`, 3 MiB. Agents accept messages of 4 MiB, the default of gRPC,
+    /// and the other attributes of a request need space as well.
     pub const MAX_BYTES: usize = 3 * 1024 * 1024;
 
-    /// Reads bodies of up to `max_bytes`; more than [`MAX_BYTES`](Self::MAX_BYTES) counts as
-    /// that. With 0 no body is read and none is too large.
+    /// Returns a layer that reads bodies of up to `max_bytes`. A larger number than
+    /// [`MAX_BYTES`](Self::MAX_BYTES) counts as that. With 0 bodies are neither read nor rejected.
     #[must_use]
     pub const fn new(max_bytes: usize) -> Self {
         let max_bytes = if max_bytes > Self::MAX_BYTES {
@@ -123,7 +129,7 @@ impl CaptureBody {
             max_bytes
         };
         Self {
-            settings: Settings {
+            settings: CaptureSettings {
                 max_bytes,
                 allow_partial: false,
             },
@@ -133,10 +139,10 @@ impl CaptureBody {
     /// Sets whether the beginning of a longer body is sent to policies, instead of rejecting the
     /// request; off by default.
     ///
-    /// Policies tell a part from a whole by the header
-    /// [`x-envoy-auth-partial-body`](crate::HttpAttributes::PARTIAL_BODY), which then is `true` or
-    /// `false` for each body that was read. Beware that a client can hide a value from a
-    /// classifier behind `max_bytes` of padding: a limiter by that value is skipped.
+    /// Policies distinguish partial from complete bodies by the header
+    /// [`x-envoy-auth-partial-body`](crate::HttpAttributes::PARTIAL_BODY), which is then `true` or
+    /// `false` for each body that was read. Beware that a client can hide a value from a classifier
+    /// behind `max_bytes` of padding: a limiter with that value as its key is then skipped.
     ///
     /// ```
     /// use tower_aperture::layer::CaptureBody;
@@ -162,9 +168,9 @@ impl<S> Layer<S> for CaptureBody {
     }
 }
 
-impl Settings {
-    /// Returns true for a body that says beforehand that it is too long.
-    fn refuses<B: Body>(self, request: &Request<B>) -> bool {
+impl CaptureSettings {
+    /// Returns true if the body is too long according to its `content-length` or size hint.
+    fn is_declared_too_large<B: Body>(self, request: &Request<B>) -> bool {
         let max = u64::try_from(self.max_bytes).unwrap_or(u64::MAX);
         let declared = content_length(request.headers()).unwrap_or(0);
         !self.allow_partial && declared.max(request.body().size_hint().lower()) > max
@@ -175,9 +181,9 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// Returns true where the bytes after the head are those of a tunnel. HTTP/2 and HTTP/3 open
-/// tunnels by CONNECT only (RFC 8441), and an upgrade is for HTTP/1.1 only (RFC 9110, section
-/// 7.8), so a header `upgrade` elsewhere hides no body.
+/// Returns true if the bytes after the head belong to a tunnel. HTTP/2 and HTTP/3 open tunnels with
+/// CONNECT only (RFC 8441). Upgrades exist in HTTP/1.1 only (RFC 9110, section 7.8), so bodies of
+/// other versions are read even if the request has an `upgrade` header.
 fn opens_tunnel<B>(request: &Request<B>) -> bool {
     if *request.method() == Method::CONNECT {
         return true;
@@ -194,7 +200,7 @@ fn opens_tunnel<B>(request: &Request<B>) -> bool {
     upgrades && !has_body
 }
 
-/// The service that [`CaptureBody`] makes.
+/// The service that [`CaptureBody`] returns.
 ///
 /// ```
 /// use tower::Layer;
@@ -206,7 +212,7 @@ fn opens_tunnel<B>(request: &Request<B>) -> bool {
 #[derive(Clone, Debug)]
 pub struct CaptureBodyService<S> {
     inner: S,
-    settings: Settings,
+    settings: CaptureSettings,
 }
 
 impl<S, B> Service<Request<B>> for CaptureBodyService<S>
@@ -224,34 +230,34 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let mut request = request.map(ReplayBody::new);
-        let Settings {
+        let CaptureSettings {
             max_bytes,
             allow_partial,
         } = self.settings;
-        let has_text = max_bytes > 0 && !request.body().is_end_stream() && !opens_tunnel(&request);
-        let refused = has_text && self.settings.refuses(&request);
-        if refused {
-            request.extensions_mut().insert(Captured {
+        let captures = max_bytes > 0 && !request.body().is_end_stream() && !opens_tunnel(&request);
+        let too_large = captures && self.settings.is_declared_too_large(&request);
+        if too_large {
+            request.extensions_mut().insert(CapturedBody {
                 data: Bytes::new(),
                 is_partial: true,
                 allow_partial,
             });
         }
-        if refused || !has_text {
+        if too_large || !captures {
             return CaptureBodyFuture {
                 state: State::Running {
                     inner: self.inner.call(request),
                 },
             };
         }
-        // The instance that said it is ready is the one to call later.
+        // The instance that reported ready has to be the one that is called.
         let clone = self.inner.clone();
         CaptureBodyFuture {
             state: State::Reading {
-                reading: Some(Reading {
+                reading: Some(ReadingRequest {
                     inner: mem::replace(&mut self.inner, clone),
                     request,
-                    recording: Recording::new(max_bytes),
+                    buffer: ReadAheadBuffer::new(max_bytes),
                     allow_partial,
                 }),
             },
@@ -260,7 +266,7 @@ where
 }
 
 pin_project! {
-    /// The future of [`CaptureBodyService`]: reads, then runs the inner service.
+    /// The future of [`CaptureBodyService`]: reads the body, then calls the inner service.
     ///
     /// ```
     /// use tower_aperture::layer::{CaptureBodyFuture, ReplayBody};
@@ -284,23 +290,24 @@ pin_project! {
         S: Service<Request<ReplayBody<B>>>,
         B: Body,
     {
-        Reading { reading: Option<Reading<S, B>> },
+        Reading { reading: Option<ReadingRequest<S, B>> },
         Running { #[pin] inner: S::Future },
     }
 }
 
-struct Reading<S, B: Body> {
+/// A request whose body is being read.
+struct ReadingRequest<S, B: Body> {
     inner: S,
     request: Request<ReplayBody<B>>,
-    recording: Recording,
+    buffer: ReadAheadBuffer,
     allow_partial: bool,
 }
 
-impl<S, B: Body<Data = Bytes> + Unpin> Reading<S, B> {
+impl<S, B: Body<Data = Bytes> + Unpin> ReadingRequest<S, B> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let body = self.request.body_mut();
-        let Recorded { data, is_partial } = ready!(body.poll_record(&mut self.recording, cx));
-        let captured = Captured {
+        let ReadAhead { data, is_partial } = ready!(body.poll_read_ahead(&mut self.buffer, cx));
+        let captured = CapturedBody {
             data,
             is_partial,
             allow_partial: self.allow_partial,
@@ -322,15 +329,15 @@ where
         loop {
             match state.as_mut().project() {
                 StateProj::Reading { reading } => {
-                    let Some(mut read) = reading.take() else {
-                        // A panic in the body left nothing to go on with.
+                    let Some(mut current) = reading.take() else {
+                        // A panic while polling the body has dropped the request.
                         panic!("`CaptureBodyFuture` polled after it panicked");
                     };
-                    if read.poll(cx).is_pending() {
-                        *reading = Some(read);
+                    if current.poll(cx).is_pending() {
+                        *reading = Some(current);
                         return Poll::Pending;
                     }
-                    let inner = read.inner.call(read.request);
+                    let inner = current.inner.call(current.request);
                     state.set(State::Running { inner });
                 }
                 StateProj::Running { inner } => return inner.poll(cx),

@@ -1,4 +1,4 @@
-//! Asking with the attributes of a request: Aperture's `CheckHTTP`.
+//! Checks with the attributes of an HTTP request: Aperture's `CheckHTTP`.
 
 mod bounds;
 mod capture;
@@ -16,32 +16,32 @@ pub use self::capture::{CaptureBody, CaptureBodyFuture, CaptureBodyService};
 pub use self::reject::{AgentReject, AgentRejectBody};
 pub use self::replay::ReplayBody;
 
-use self::bounds::Bounds;
-use self::capture::Captured;
+use self::bounds::AttributeBounds;
+use self::capture::CapturedBody;
 use super::extract::{AddressHook, ClientAddress, joined_header};
 use super::head::RequestHead;
-use crate::flow::headers::first;
+use crate::flow::headers::first_value;
 use crate::flow::{Check, Decider, FlowParams, HttpAttributes};
 
-/// What goes out about a request.
+/// Selects the attributes of a request that are sent with a check.
 #[derive(Clone, Default)]
-pub(crate) struct HttpMode {
-    /// The headers that may travel.
+pub(crate) struct HttpCheckSettings {
+    /// The headers that are sent.
     headers: Vec<HeaderName>,
     source: Option<ClientAddress>,
     destination: Option<AddressHook>,
-    /// Where the request's own target has none.
+    /// The scheme of requests whose target has none.
     scheme: Cow<'static, str>,
 }
 
-impl HttpMode {
-    /// Asks with the attributes of a request, each text of it within `value_limit`. Those that
-    /// are shortened are counted with the labels.
+impl HttpCheckSettings {
+    /// Starts a check with the attributes of a request, with each text bounded to `value_limit`
+    /// bytes. Texts that are shortened are counted together with shortened labels.
     ///
-    /// Out of line, so that others do not pay for it.
+    /// Not inlined, to keep the code of other checks small.
     #[cold]
     #[inline(never)]
-    pub(crate) fn ask<D: Decider>(
+    pub(crate) fn check<D: Decider>(
         &self,
         decider: &D,
         control_point: &str,
@@ -49,13 +49,13 @@ impl HttpMode {
         value_limit: usize,
         head: RequestHead<'_>,
     ) -> Check<D::Ticket, D::Pending> {
-        let mut bounds = Bounds::new(value_limit);
+        let mut bounds = AttributeBounds::new(value_limit);
         let uri = head.uri();
         let method = bounds.method(head.method().as_str());
         let path = uri.path_and_query().map_or("", |path| path.as_str());
         let path = bounds.target(path);
         let host = match uri.authority() {
-            Some(authority) => without_user(authority),
+            Some(authority) => without_user_info(authority),
             None => head.header("host").unwrap_or(""),
         };
         let host = bounds.text(Cow::Borrowed(host));
@@ -63,7 +63,7 @@ impl HttpMode {
         attributes.host = &host;
         attributes.scheme = uri.scheme_str().unwrap_or(&self.scheme);
         attributes.protocol = protocol(head.version());
-        attributes.size = first(head.headers(), &header::CONTENT_LENGTH)
+        attributes.size = first_value(head.headers(), &header::CONTENT_LENGTH)
             .and_then(|length| length.to_str().ok()?.parse().ok())
             .unwrap_or(-1);
         attributes
@@ -74,9 +74,9 @@ impl HttpMode {
             }));
         if let Some(captured) = captured(head) {
             attributes.body = captured.text();
-            if let Some(partial) = captured.partial() {
+            if let Some(partial) = captured.partial_header() {
                 let headers = &mut attributes.headers;
-                // A client's header of that name must not say otherwise.
+                // Replaces a header of that name from the client.
                 headers.retain(|(name, _)| *name != HttpAttributes::PARTIAL_BODY);
                 headers.push((HttpAttributes::PARTIAL_BODY, Cow::Borrowed(partial)));
             }
@@ -91,17 +91,17 @@ impl HttpMode {
     }
 }
 
-/// Returns true where [`CaptureBody`] found a body too long to be shown to policies.
+/// Returns true if [`CaptureBody`] found a body that is too long to be sent to policies.
 pub(crate) fn body_too_large(head: RequestHead<'_>) -> bool {
-    captured(head).is_some_and(Captured::is_too_large)
+    captured(head).is_some_and(CapturedBody::is_too_large)
 }
 
-fn captured(head: RequestHead<'_>) -> Option<&Captured> {
+fn captured(head: RequestHead<'_>) -> Option<&CapturedBody> {
     head.extensions().get()
 }
 
-/// A name or password in front of the host is nobody's business.
-fn without_user(authority: &Authority) -> &str {
+/// Returns the host and port, without a user name or password, which must not be sent.
+fn without_user_info(authority: &Authority) -> &str {
     let text = authority.as_str();
     text.rsplit_once('@').map_or(text, |(_, host)| host)
 }

@@ -1,42 +1,45 @@
+//! The options of [`ApertureLayer`] for checks with the attributes of requests.
+
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::header::HeaderName;
 
-use super::{AgentReject, HttpMode};
+use super::{AgentReject, HttpCheckSettings};
 use crate::layer::error::LayerError;
 use crate::layer::extract::{ClientAddress, allowed_header};
-use crate::layer::layer::{ApertureLayer, refuse};
+use crate::layer::layer::{ApertureLayer, unwrap_or_panic};
 
 impl<D> ApertureLayer<D> {
-    /// A layer that asks with the attributes of each request (an Agent's `CheckHTTP`), so that the
-    /// policies' own classifiers make labels of them.
+    /// Returns a layer that checks with the attributes of each request (an Agent's `CheckHTTP`), so
+    /// that the classifiers of policies can make labels from them.
     ///
-    /// | attribute | is |
+    /// | attribute | value |
     /// |---|---|
     /// | method, protocol | as text: `GET`, `HTTP/1.1`, `HTTP/2` |
     /// | path | path and query as sent; policies see it as `http.target`, so keep secrets out of it |
-    /// | host | `:authority` or `host`, without a user |
-    /// | scheme | of the target, else [`scheme`](Self::scheme) |
+    /// | host | `:authority` or `host`, without user information |
+    /// | scheme | that of the target, else [`scheme`](Self::scheme) |
     /// | size | `content-length`, or -1 |
-    /// | headers | those that [`send_header`](Self::send_header) names, several values joined by commas, what is not UTF-8 as U+FFFD |
-    /// | body | none, unless [`CaptureBody`](crate::layer::CaptureBody) reads it, which also rejects requests with longer bodies |
-    /// | source | of [`source`](Self::source) |
-    /// | destination | of [`destination`](Self::destination) |
+    /// | headers | those named with [`send_header`](Self::send_header), several values joined by commas, with U+FFFD for bytes that are not UTF-8 |
+    /// | body | empty, unless [`CaptureBody`](crate::layer::CaptureBody) reads it, which also rejects requests with longer bodies |
+    /// | source | set with [`source`](Self::source) |
+    /// | destination | set with [`destination`](Self::destination) |
     ///
-    /// A client chooses most of these texts, so each is bounded like a
-    /// [label](crate::Labels#long-values): beyond [200 bytes](Self::label_value_limit) a header,
-    /// the host, a segment of the path, and a name or a value of the query become 64 bytes of their
-    /// own and a hash, and are counted as
-    /// [shortened](crate::ClientStats::labels_shortened). A long one hides no other one, and a
-    /// limit by it holds. A classifier that parses long texts needs a higher limit. The whole check
-    /// always fits into the 4 MiB that Agents accept.
+    /// Clients choose most of these texts, so each is bounded like a
+    /// [label](crate::Labels#long-values). A header, the host, a segment of the path, and a name or
+    /// value of the query of more than [200 bytes](Self::label_value_limit) are replaced by their
+    /// first 64 bytes and a hash, and counted as
+    /// [shortened](crate::ClientStats::labels_shortened). A long text does not displace others, and
+    /// limits by it still work. A classifier that parses long texts needs a higher limit. The whole
+    /// check always fits into the 4 MiB that Agents accept.
     ///
-    /// The layer's own labels, and members of the request's `baggage` that they leave room for,
-    /// travel as one `baggage` header. The answer's headers are set on the request, in place of
-    /// its own: `baggage` then has the labels that classifiers made too. A rejected request is
-    /// answered by [`AgentReject`]. Cache keys are not looked up, there is no place for them.
+    /// The layer's own labels, and the members of the request's `baggage` that fit beside them, are
+    /// sent as one `baggage` header. The headers of the decision replace those of the request, so
+    /// that its `baggage` then also has the labels that classifiers made. Rejections become
+    /// responses by [`AgentReject`]. Cache keys are not looked up, because such checks cannot carry
+    /// them.
     ///
     /// ```
     /// # let client = tower_aperture::ApertureClient::disabled();
@@ -56,11 +59,11 @@ impl<D> ApertureLayer<D> {
     ///
     /// # Panics
     ///
-    /// If the control point is empty; [`try_http`](Self::try_http) returns that as an error.
+    /// If the control point is empty; [`try_http`](Self::try_http) returns an error instead.
     #[must_use]
     #[track_caller]
     pub fn http(decider: D, control_point: impl Into<Arc<str>>) -> ApertureLayer<D, AgentReject> {
-        refuse(Self::try_http(decider, control_point))
+        unwrap_or_panic(Self::try_http(decider, control_point))
     }
 
     /// Like [`http`](Self::http), for a control point from a configuration.
@@ -75,8 +78,8 @@ impl<D> ApertureLayer<D> {
         Ok(Self::try_new(decider, control_point)?.check_http())
     }
 
-    /// Makes any layer ask as [`http`](Self::http) does; a hook for rejected requests comes after
-    /// it.
+    /// Makes the layer check with the attributes of requests, as [`http`](Self::http) does. It
+    /// replaces the reject hook, so set a hook of your own afterwards.
     #[must_use]
     pub fn check_http(self) -> ApertureLayer<D, AgentReject> {
         self.set_http(|_| ()).reject_with(AgentReject)
@@ -84,29 +87,30 @@ impl<D> ApertureLayer<D> {
 }
 
 impl<D, R> ApertureLayer<D, R> {
-    fn set_http(self, set: impl FnOnce(&mut HttpMode)) -> Self {
+    fn set_http(self, set: impl FnOnce(&mut HttpCheckSettings)) -> Self {
         self.set(|settings| set(settings.http.get_or_insert_default()))
     }
 
-    /// Sends a header along where the request has it; none travels without being named. Like all
-    /// that is about attributes, this makes the layer ask [by attributes](Self::http).
+    /// Sends a header of the request with its check. Only headers that are named this way are sent.
+    /// Like all options for attributes, this makes the layer check
+    /// [with attributes](Self::http).
     ///
     /// # Panics
     ///
-    /// If this is not the name of a header, or that of a secret, see
+    /// If the name is not a valid header name, or if the header holds a secret, see
     /// [`label_from_header`](Self::label_from_header);
-    /// [`try_send_header`](Self::try_send_header) returns that as an error.
+    /// [`try_send_header`](Self::try_send_header) returns an error instead.
     #[must_use]
     #[track_caller]
     pub fn send_header(self, name: impl AsRef<str>) -> Self {
-        refuse(self.try_send_header(name))
+        unwrap_or_panic(self.try_send_header(name))
     }
 
-    /// Like [`send_header`](Self::send_header) for names from a configuration.
+    /// Like [`send_header`](Self::send_header), for names from a configuration.
     ///
     /// # Errors
     ///
-    /// If this is not the name of a header, or that of a secret.
+    /// If the name is not a valid header name, or if the header holds a secret.
     pub fn try_send_header(self, name: impl AsRef<str>) -> Result<Self, LayerError> {
         let name: HeaderName = allowed_header(name.as_ref())?;
         Ok(self.set_http(|http| {
@@ -116,17 +120,17 @@ impl<D, R> ApertureLayer<D, R> {
         }))
     }
 
-    /// Says where the sender's address comes from; without it, or where it is not known, none is
-    /// sent. The port is 0 when a proxy told the address without one. A client that a trusted proxy
-    /// names unreadably is 0.0.0.0, so that all such clients share one key. See
+    /// Sets the reader of the client's address. Without it, or if the address is unknown, none is
+    /// sent. The port is 0 if a proxy reported the address without one. If a trusted proxy reports
+    /// an address that cannot be read, 0.0.0.0 is sent, so that all such clients share one key. See
     /// [`http`](Self::http).
     #[must_use]
     pub fn source(self, address: ClientAddress) -> Self {
         self.set_http(|http| http.source = Some(address))
     }
 
-    /// Reads the server's own address from an extension; without it none is sent. See
-    /// [`http`](Self::http).
+    /// Reads the address of the server from an extension of the request. Without it none is sent.
+    /// See [`http`](Self::http).
     #[must_use]
     pub fn destination<T, F>(self, read: F) -> Self
     where
@@ -138,8 +142,8 @@ impl<D, R> ApertureLayer<D, R> {
         })
     }
 
-    /// The scheme of requests whose target has none, which is the rule for HTTP/1 servers: `https`
-    /// where you end TLS. Empty by default. See [`http`](Self::http).
+    /// Sets the scheme of requests whose target has none, as is usual for HTTP/1 servers: `https`
+    /// if the server terminates TLS. Empty by default. See [`http`](Self::http).
     #[must_use]
     pub fn scheme(self, scheme: impl Into<Cow<'static, str>>) -> Self {
         self.set_http(|http| http.scheme = scheme.into())

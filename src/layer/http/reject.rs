@@ -1,3 +1,5 @@
+//! [`AgentReject`]: responses to rejections with the body that the decision has.
+
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -7,16 +9,17 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
 
 use crate::flow::Rejection;
-use crate::layer::answer::{Answer, NoBody, Polled};
 use crate::layer::grpc;
 use crate::layer::head::RequestHead;
 use crate::layer::reject::{DefaultReject, OnReject};
+use crate::layer::replacement_body::{NoBody, Polled, ReplacementBody};
 
-/// Answers as the Agent says: like [`DefaultReject`], with the body of the rejection where there is
-/// one, as `text/plain` unless a header says otherwise. gRPC requests get no body.
+/// A reject hook that responds like [`DefaultReject`], with the body of the rejection if it has
+/// one. The body is `text/plain` unless a header of the rejection sets another type. gRPC requests
+/// get no body.
 ///
-/// It is the hook of layers that ask [by attributes](crate::ApertureLayer::http), in front of
-/// services whose bodies are made of [`Bytes`].
+/// It is the default hook of layers that check [with attributes](crate::ApertureLayer::http), for
+/// services whose body data can be made from [`Bytes`].
 ///
 /// ```
 /// use axum::body::Body;
@@ -56,7 +59,7 @@ where
     }
 }
 
-/// The body of [`AgentReject`]: one piece of data, or nothing.
+/// The body of [`AgentReject`]: one frame of data, or none.
 ///
 /// ```
 /// use tower_aperture::layer::{AgentRejectBody, RejectBody};
@@ -73,11 +76,11 @@ impl<D> Default for AgentRejectBody<D> {
     }
 }
 
-/// The data is never pinned.
+/// Sound because the data is never pinned.
 impl<D> Unpin for AgentRejectBody<D> {}
 
-impl<B: Body> Answer<B> for AgentRejectBody<B::Data> {
-    fn poll_answer(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Polled<B> {
+impl<B: Body> ReplacementBody<B> for AgentRejectBody<B::Data> {
+    fn poll_replacement(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Polled<B> {
         Poll::Ready(self.0.take().map(|data| Ok(Frame::data(data))))
     }
 
@@ -86,7 +89,7 @@ impl<B: Body> Answer<B> for AgentRejectBody<B::Data> {
     }
 
     fn hint(&self) -> SizeHint {
-        let left = self.0.as_ref().map_or(0, Buf::remaining);
-        SizeHint::with_exact(u64::try_from(left).unwrap_or(u64::MAX))
+        let remaining = self.0.as_ref().map_or(0, Buf::remaining);
+        SizeHint::with_exact(u64::try_from(remaining).unwrap_or(u64::MAX))
     }
 }

@@ -1,4 +1,4 @@
-//! The body of a request of which the beginning was read ahead.
+//! [`ReplayBody`]: a request body whose beginning was read ahead and is replayed.
 
 use std::fmt;
 use std::mem;
@@ -8,13 +8,13 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 
-/// Frames that one poll reads. A body with more of them at hand, such as many empty ones, lets
-/// other tasks run in between.
+/// The most frames that one poll reads. After that many available frames, such as empty ones, the
+/// task yields to others.
 const FRAMES_PER_POLL: u32 = 64;
 
-/// A request body of which [`CaptureBody`](crate::layer::CaptureBody) has read the beginning. It
-/// returns the data that was read in one frame, then trailers or an error where they were read
-/// too, then the rest.
+/// A request body whose beginning was read by [`CaptureBody`](crate::layer::CaptureBody). It
+/// returns the data that was read as one frame, then trailers or an error if they were read too,
+/// then the rest of the body.
 ///
 /// ```
 /// use axum::body::Body;
@@ -24,63 +24,63 @@ const FRAMES_PER_POLL: u32 = 64;
 /// is_body(&ReplayBody::new(Body::from("hello")));
 /// ```
 pub struct ReplayBody<B: Body> {
-    /// The data that was read, but for that of `next`.
+    /// The data that was read, without that of `next`.
     data: Bytes,
-    /// The frame that ended the reading: data beyond the cap, trailers, or an error.
+    /// The frame that ended the reading: data beyond the limit, trailers, or an error.
     next: Option<Result<Frame<B::Data>, B::Error>>,
-    /// Nothing follows what was read.
-    over: bool,
+    /// The body was read to its end.
+    ended: bool,
     rest: B,
 }
 
 impl<B: Body> ReplayBody<B> {
-    /// Returns a body of which nothing was read.
+    /// Returns a body without data read ahead.
     pub const fn new(rest: B) -> Self {
         Self {
             data: Bytes::new(),
             next: None,
-            over: false,
+            ended: false,
             rest,
         }
     }
 }
 
 impl<B: Body<Data = Bytes> + Unpin> ReplayBody<B> {
-    /// Reads ahead until the body ends or has more data than the recording has room for. Polled no
-    /// more once it is ready.
-    pub(super) fn poll_record(
+    /// Reads ahead until the body ends or has more data than the buffer can hold. Must not be
+    /// polled again after it is ready.
+    pub(super) fn poll_read_ahead(
         &mut self,
-        recording: &mut Recording,
+        buffer: &mut ReadAheadBuffer,
         cx: &mut Context<'_>,
-    ) -> Poll<Recorded> {
+    ) -> Poll<ReadAhead> {
         for _ in 0..FRAMES_PER_POLL {
             if self.rest.is_end_stream() {
-                self.over = true;
-                return Poll::Ready(self.recorded(recording, false));
+                self.ended = true;
+                return Poll::Ready(self.finish_reading(buffer, false));
             }
             let frame = match ready!(Pin::new(&mut self.rest).poll_frame(cx)) {
                 None => {
-                    self.over = true;
-                    return Poll::Ready(self.recorded(recording, false));
+                    self.ended = true;
+                    return Poll::Ready(self.finish_reading(buffer, false));
                 }
                 Some(Err(error)) => {
-                    self.over = true;
+                    self.ended = true;
                     self.next = Some(Err(error));
-                    return Poll::Ready(self.recorded(recording, false));
+                    return Poll::Ready(self.finish_reading(buffer, false));
                 }
                 Some(Ok(frame)) => frame,
             };
             match frame.into_data() {
                 Ok(data) => {
-                    if let Some(beyond) = recording.append(data) {
+                    if let Some(beyond) = buffer.append(data) {
                         self.next = Some(Ok(Frame::data(beyond)));
-                        return Poll::Ready(self.recorded(recording, true));
+                        return Poll::Ready(self.finish_reading(buffer, true));
                     }
                 }
-                // Trailers are the end of the data.
+                // Trailers follow all data.
                 Err(trailers) => {
                     self.next = Some(Ok(trailers));
-                    return Poll::Ready(self.recorded(recording, false));
+                    return Poll::Ready(self.finish_reading(buffer, false));
                 }
             }
         }
@@ -88,32 +88,32 @@ impl<B: Body<Data = Bytes> + Unpin> ReplayBody<B> {
         Poll::Pending
     }
 
-    fn recorded(&mut self, recording: &mut Recording, is_partial: bool) -> Recorded {
-        self.data = recording.take();
-        Recorded {
+    fn finish_reading(&mut self, buffer: &mut ReadAheadBuffer, is_partial: bool) -> ReadAhead {
+        self.data = buffer.take();
+        ReadAhead {
             data: self.data.clone(),
             is_partial,
         }
     }
 }
 
-/// The data that was read ahead, which a request's [`ReplayBody`] shares.
-pub(super) struct Recorded {
+/// The data that was read ahead. It shares its memory with the request's [`ReplayBody`].
+pub(super) struct ReadAhead {
     pub(super) data: Bytes,
-    /// The body has more.
+    /// The body has more data.
     pub(super) is_partial: bool,
 }
 
-/// Data that is being read ahead: one piece, however many frames it came in.
-pub(super) struct Recording {
-    /// The first frame, which is not copied unless another one follows.
+/// Collects the data that is read ahead into one piece.
+pub(super) struct ReadAheadBuffer {
+    /// The data of the first frame, which is only copied if another frame follows.
     first: Bytes,
-    /// All frames, from the second one on.
+    /// The data of all frames, once there are two.
     joined: Vec<u8>,
     max: usize,
 }
 
-impl Recording {
+impl ReadAheadBuffer {
     pub(super) const fn new(max: usize) -> Self {
         Self {
             first: Bytes::new(),
@@ -123,11 +123,11 @@ impl Recording {
     }
 
     fn len(&self) -> usize {
-        // One of them is empty.
+        // At least one of the two is empty.
         self.first.len() + self.joined.len()
     }
 
-    /// Adds data as far as there is room; returns what is beyond it.
+    /// Appends data up to the limit, and returns the data beyond it.
     fn append(&mut self, mut data: Bytes) -> Option<Bytes> {
         let room = self.max - self.len();
         let beyond = (data.len() > room).then(|| data.split_off(room));
@@ -140,7 +140,7 @@ impl Recording {
         }
         let len = self.len() + data.len();
         if len > self.joined.capacity() {
-            // Doubled, as a vector does it, but not beyond what may be read.
+            // Doubles the capacity, as a vector does, but not beyond the limit.
             let capacity = len.max(2 * self.joined.capacity()).min(self.max);
             self.joined.reserve_exact(capacity - self.joined.len());
         }
@@ -172,21 +172,21 @@ impl<B: Body<Data = Bytes> + Unpin> Body for ReplayBody<B> {
         }
         match self.next.take() {
             Some(frame) => Poll::Ready(Some(frame)),
-            None if self.over => Poll::Ready(None),
+            None if self.ended => Poll::Ready(None),
             None => Pin::new(&mut self.rest).poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         let replayed = self.data.is_empty() && self.next.is_none();
-        replayed && (self.over || self.rest.is_end_stream())
+        replayed && (self.ended || self.rest.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
         let next = self.next.as_ref().and_then(|frame| frame.as_ref().ok());
         let next = next.and_then(Frame::data_ref).map_or(0, Buf::remaining);
         let read = u64::try_from(self.data.len() + next).unwrap_or(u64::MAX);
-        let rest = if self.over {
+        let rest = if self.ended {
             SizeHint::with_exact(0)
         } else {
             self.rest.size_hint()
@@ -200,7 +200,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for ReplayBody<B> {
     }
 }
 
-/// Neither the data nor the errors are pinned.
+/// Sound because neither the data nor the errors are pinned.
 impl<B: Body + Unpin> Unpin for ReplayBody<B> {}
 
 impl<B: Body> fmt::Debug for ReplayBody<B> {

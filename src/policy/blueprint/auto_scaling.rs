@@ -1,17 +1,21 @@
-//! `auto-scaling/pod-auto-scaler`: scaling, which has no effect here, and what stands beside it.
+//! Expands `auto-scaling/pod-auto-scaler`. Scaling has no effect here; the other components of the
+//! file do.
 
-use super::Values;
+use super::BlueprintValues;
 use crate::policy::PolicyError;
 use crate::policy::components;
-use crate::policy::decode::At;
+use crate::policy::decode::DocumentNode;
 use crate::policy::model::Policy;
 
-pub(super) fn expand<'t>(at: At<'t>, dynamic: &[At<'t>]) -> Result<Policy, PolicyError> {
+pub(super) fn expand<'t>(
+    node: DocumentNode<'t>,
+    dynamic: &[DocumentNode<'t>],
+) -> Result<Policy, PolicyError> {
     const CONTROLLERS: [&str; 2] = [
         "promql_scale_in_controllers",
         "promql_scale_out_controllers",
     ];
-    let fields = at.object(&[
+    let fields = node.object(&[
         "policy_name",
         "components",
         "resources",
@@ -22,14 +26,14 @@ pub(super) fn expand<'t>(at: At<'t>, dynamic: &[At<'t>]) -> Result<Policy, Polic
         "promql_scale_out_controllers",
         "dry_run",
     ])?;
-    let mut values = Values::new(&fields, dynamic)?;
+    let mut values = BlueprintValues::new(&fields, dynamic)?;
     fields.required("scaling_backend")?.free_map()?;
     let dry_run = fields.boolean("dry_run", false)?;
-    components::DryRun::new(dry_run, Some("dry_run"), &values.circuit)?;
-    let place = values.place();
+    components::DryRunSetting::new(dry_run, Some("dry_run"), &values.circuit)?;
+    let location = values.next_location();
     components::auto_scale(
-        &fields.at,
-        &place,
+        &fields.node,
+        &location,
         Vec::new(),
         Vec::new(),
         &mut values.circuit,
@@ -38,13 +42,13 @@ pub(super) fn expand<'t>(at: At<'t>, dynamic: &[At<'t>]) -> Result<Policy, Polic
         let Some(list) = fields.get(key) else {
             continue;
         };
-        for at in list.list()? {
-            let controller = at.object(&["query_string", "setpoint", "gradient", "alerter"])?;
+        for node in list.list()? {
+            let controller = node.object(&["query_string", "setpoint", "gradient", "alerter"])?;
             controller.required("query_string")?.text()?;
-            // Where its query stands, which nothing asks here.
-            values.place();
+            // Skips the index of its query, which is never sent here.
+            values.next_location();
         }
     }
-    values.components(&fields)?;
+    values.add_components(&fields)?;
     values.finish()
 }

@@ -1,24 +1,24 @@
-//! `load-ramping/base`: a ramp, and what drives it forward and back.
+//! Expands `load-ramping/base`: a ramp, and the drivers that move it forward and backward.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Values;
+use super::BlueprintValues;
 use crate::policy::PolicyError;
-use crate::policy::circuit::Circuit;
+use crate::policy::circuit::CircuitBuilder;
 use crate::policy::components::{
-    self, ALL, ANY, Computed, FirstValid, Inverter, QUERY_INTERVAL, decider,
+    self, AND, FirstValid, Inverter, OR, QUERY_INTERVAL, RuntimeComponent, decider,
 };
-use crate::policy::decode::{At, Object};
+use crate::policy::decode::{DocumentNode, Object};
 use crate::policy::model::{Comparison, FluxMeter, Op, Policy};
-use crate::policy::ports::{self, InPort, OutPort, Scope};
+use crate::policy::ports::{self, InPort, OutPort, ScopeIndex};
 use crate::policy::resources::flux_meter;
 use crate::policy::selector;
 
-/// Over which time latencies are measured.
+/// The window over which latencies are measured.
 const WINDOW: Duration = Duration::from_secs(30);
 
-/// The verdicts of the drivers, by where they lead.
+/// The results of the criteria of the drivers, by direction.
 #[derive(Default)]
 struct Intents<'t> {
     forward: Vec<InPort<'t>>,
@@ -26,8 +26,11 @@ struct Intents<'t> {
     reset: Vec<InPort<'t>>,
 }
 
-pub(super) fn expand<'t>(at: At<'t>, dynamic: &[At<'t>]) -> Result<Policy, PolicyError> {
-    let fields = at.object(&[
+pub(super) fn expand<'t>(
+    node: DocumentNode<'t>,
+    dynamic: &[DocumentNode<'t>],
+) -> Result<Policy, PolicyError> {
+    let fields = node.object(&[
         "policy_name",
         "components",
         "resources",
@@ -36,12 +39,12 @@ pub(super) fn expand<'t>(at: At<'t>, dynamic: &[At<'t>]) -> Result<Policy, Polic
         "drivers",
         "kubelet_metrics",
     ])?;
-    let mut values = Values::new(&fields, dynamic)?;
-    let at = &fields.at;
-    if let Some(at) = fields.get("kubelet_metrics")
-        && !at.free_map()?.is_empty()
+    let mut values = BlueprintValues::new(&fields, dynamic)?;
+    let node = &fields.node;
+    if let Some(node) = fields.get("kubelet_metrics")
+        && !node.free_map()?.is_empty()
     {
-        return Err(at.error(
+        return Err(node.error(
             "metrics of a kubelet are not supported by the embedded engine of this version",
         ));
     }
@@ -58,43 +61,51 @@ pub(super) fn expand<'t>(at: At<'t>, dynamic: &[At<'t>]) -> Result<Policy, Polic
     }
 
     let mut start = fields.boolean("start", false)?;
-    if let Some(at) = values.circuit.configured("start") {
-        start = at.boolean()?;
+    if let Some(node) = values.circuit.dynamic_value("start") {
+        start = node.boolean()?;
     }
-    let reset_now = match values.circuit.configured("reset") {
-        Some(at) => at.boolean()?,
+    let reset_now = match values.circuit.dynamic_value("reset") {
+        Some(node) => node.boolean()?,
         None => false,
     };
     if !start {
-        at.warn("the ramp stays at its first step: `start` is false");
+        node.warn("the ramp stays at its first step, because `start` is false");
     }
-    let number = |truth| f64::from(u8::from(truth));
-    values.part(
+    let signal = |on| f64::from(u8::from(on));
+    values.add(
         Vec::new(),
-        vec![led(at, "USER_START_CONTROL")],
-        components::steady(number(start)),
+        vec![root_out_port(node, "USER_START_CONTROL")],
+        components::constant_variable(signal(start)),
     );
-    values.part(
+    values.add(
         Vec::new(),
-        vec![led(at, "USER_RESET_CONTROL")],
-        components::steady(number(reset_now)),
+        vec![root_out_port(node, "USER_RESET_CONTROL")],
+        components::constant_variable(signal(reset_now)),
     );
     let Intents {
         forward,
         backward,
         mut reset,
     } = intents;
-    values.part(backward, vec![led(at, "BACKWARD_INTENT")], Box::new(ANY));
-    reset.push(hear(at, "USER_RESET_CONTROL"));
-    values.part(reset, vec![led(at, "RESET")], Box::new(ANY));
-    let mut go = vec![
-        hear(at, "NOT_BACKWARD"),
-        hear(at, "NOT_RESET"),
-        hear(at, "USER_START_CONTROL"),
+    values.add(
+        backward,
+        vec![root_out_port(node, "BACKWARD_INTENT")],
+        Box::new(OR),
+    );
+    reset.push(root_in_port(node, "USER_RESET_CONTROL"));
+    values.add(reset, vec![root_out_port(node, "RESET")], Box::new(OR));
+    let mut forward_conditions = vec![
+        root_in_port(node, "NOT_BACKWARD"),
+        root_in_port(node, "NOT_RESET"),
+        root_in_port(node, "USER_START_CONTROL"),
     ];
     if !forward.is_empty() {
-        values.part(forward, vec![led(at, "FORWARD_INTENT")], Box::new(ANY));
-        go.push(hear(at, "FORWARD_INTENT"));
+        values.add(
+            forward,
+            vec![root_out_port(node, "FORWARD_INTENT")],
+            Box::new(OR),
+        );
+        forward_conditions.push(root_in_port(node, "FORWARD_INTENT"));
     }
     for (intent, inverted, not) in [
         (
@@ -104,57 +115,68 @@ pub(super) fn expand<'t>(at: At<'t>, dynamic: &[At<'t>]) -> Result<Policy, Polic
         ),
         ("RESET", "INVERTED_RESET", "NOT_RESET"),
     ] {
-        values.part(
-            vec![hear(at, intent)],
-            vec![led(at, inverted)],
+        values.add(
+            vec![root_in_port(node, intent)],
+            vec![root_out_port(node, inverted)],
             Box::new(Inverter),
         );
-        // What is not known is not meant.
-        let inputs = vec![hear(at, inverted), ports::constant(at, 1.0)];
-        values.part(inputs, vec![led(at, not)], Box::new(FirstValid));
+        // An invalid intent counts as absent.
+        let inputs = vec![root_in_port(node, inverted), ports::constant(node, 1.0)];
+        values.add(inputs, vec![root_out_port(node, not)], Box::new(FirstValid));
     }
-    values.part(go, vec![led(at, "FORWARD")], Box::new(ALL));
-    let back = vec![hear(at, "BACKWARD_INTENT"), hear(at, "NOT_RESET")];
-    values.part(back, vec![led(at, "BACKWARD")], Box::new(ALL));
+    values.add(
+        forward_conditions,
+        vec![root_out_port(node, "FORWARD")],
+        Box::new(AND),
+    );
+    let backward_conditions = vec![
+        root_in_port(node, "BACKWARD_INTENT"),
+        root_in_port(node, "NOT_RESET"),
+    ];
+    values.add(
+        backward_conditions,
+        vec![root_out_port(node, "BACKWARD")],
+        Box::new(AND),
+    );
 
-    let inputs = ["FORWARD", "BACKWARD", "RESET"].map(|name| hear(at, name));
-    let nobody = || ports::nobody(at, Circuit::ROOT);
-    let outputs = vec![nobody(), nobody(), nobody()];
+    let inputs = ["FORWARD", "BACKWARD", "RESET"].map(|name| root_in_port(node, name));
+    let unused = || ports::unused_out_port(node, CircuitBuilder::ROOT);
+    let outputs = vec![unused(), unused(), unused()];
     let parameters = fields.required("load_ramp")?;
-    let place = values.place();
+    let location = values.next_location();
     components::load_ramp(
         parameters,
         None,
-        &place,
+        &location,
         inputs.into(),
         outputs,
         &mut values.circuit,
     )?;
-    values.components(&fields)?;
+    values.add_components(&fields)?;
     values.finish()
 }
 
 fn read_drivers<'t>(
     drivers: &Object<'t>,
-    values: &mut Values<'t>,
+    values: &mut BlueprintValues<'t>,
     intents: &mut Intents<'t>,
 ) -> Result<(), PolicyError> {
-    for at in list(drivers, "promql_drivers")? {
-        let fields = at.object(&["query_string", "criteria"])?;
+    for node in list(drivers, "promql_drivers")? {
+        let fields = node.object(&["query_string", "criteria"])?;
         let query = fields.required("query_string")?.text()?;
         let op = components::query_op(query, QUERY_INTERVAL, values.name);
-        let before = values.next;
+        let before = values.next_index;
         driver(&fields, op, None, values, intents)?;
-        // The blueprint writes these components twice.
-        values.next += values.next - before;
+        // The blueprint contains these components twice, so their indices are skipped.
+        values.next_index += values.next_index - before;
     }
-    for (index, at) in list(drivers, "average_latency_drivers")?
+    for (index, node) in list(drivers, "average_latency_drivers")?
         .into_iter()
         .enumerate()
     {
-        let fields = at.object(&["selectors", "criteria"])?;
+        let fields = node.object(&["selectors", "criteria"])?;
         let name: Arc<str> = Arc::from(format!("{}/average_latency/{index}", values.name));
-        values.meters.push(FluxMeter {
+        values.flux_meters.push(FluxMeter {
             name: Arc::clone(&name),
             selectors: selector::selectors(&fields, "selectors")?,
             attribute_key: Arc::from("workload_duration_ms"),
@@ -173,17 +195,17 @@ fn read_drivers<'t>(
             intents,
         )?;
     }
-    for (index, at) in list(drivers, "percentile_latency_drivers")?
+    for (index, node) in list(drivers, "percentile_latency_drivers")?
         .into_iter()
         .enumerate()
     {
-        let fields = at.object(&["flux_meter", "percentile", "criteria"])?;
+        let fields = node.object(&["flux_meter", "percentile", "criteria"])?;
         let name = format!("{}/percentile_latency/{index}", values.name);
         let meter = flux_meter(&name, fields.required("flux_meter")?)?;
-        let at = fields.required("percentile")?;
-        let quantile = at.number()?;
+        let node = fields.required("percentile")?;
+        let quantile = node.number()?;
         if !(0.0..=1.0).contains(&quantile) {
-            return Err(at.error("`percentile` is from 0 to 1, as 0.95"));
+            return Err(node.error("`percentile` must be from 0 to 1, such as 0.95"));
         }
         let op = Op::FluxMeterQuantile {
             name: Arc::clone(&meter.name),
@@ -191,7 +213,7 @@ fn read_drivers<'t>(
             window: WINDOW,
             interval: QUERY_INTERVAL,
         };
-        values.meters.push(meter);
+        values.flux_meters.push(meter);
         driver(
             &fields,
             op,
@@ -203,71 +225,71 @@ fn read_drivers<'t>(
     Ok(())
 }
 
-fn list<'t>(drivers: &Object<'t>, key: &str) -> Result<Vec<At<'t>>, PolicyError> {
-    drivers.get(key).map_or(Ok(Vec::new()), |at| at.list())
+fn list<'t>(drivers: &Object<'t>, key: &str) -> Result<Vec<DocumentNode<'t>>, PolicyError> {
+    drivers.get(key).map_or(Ok(Vec::new()), |node| node.list())
 }
 
-/// A signal and its criteria; those about latencies say themselves how to compare, forward and
-/// else.
+/// Adds the signal of a driver and its criteria. The comparisons of latency drivers are fixed: the
+/// first for forward, the second for backward and reset.
 fn driver<'t>(
     fields: &Object<'t>,
     op: Op,
     fixed: Option<[Comparison; 2]>,
-    values: &mut Values<'t>,
+    values: &mut BlueprintValues<'t>,
     intents: &mut Intents<'t>,
 ) -> Result<(), PolicyError> {
-    let at = &fields.at;
-    let inner = values.circuit.open("root");
-    let signal = vec![ports::inner(at, inner, "SIGNAL")];
-    values.part(Vec::new(), signal, Box::new(Computed(op)));
+    let node = &fields.node;
+    let inner = values.circuit.open_scope("root");
+    let signal = vec![ports::inner_out_port(node, inner, "SIGNAL")];
+    values.add(Vec::new(), signal, Box::new(RuntimeComponent(op)));
     let criteria = fields
         .required("criteria")?
         .object(&["forward", "backward", "reset"])?;
     let forward = fixed.map(|fixed| fixed[0]);
-    let back = fixed.map(|fixed| fixed[1]);
+    let otherwise = fixed.map(|fixed| fixed[1]);
     for (key, comparison, name, ports) in [
         ("forward", forward, "FORWARD", &mut intents.forward),
-        ("backward", back, "BACKWARD", &mut intents.backward),
-        ("reset", back, "RESET", &mut intents.reset),
+        ("backward", otherwise, "BACKWARD", &mut intents.backward),
+        ("reset", otherwise, "RESET", &mut intents.reset),
     ] {
-        if let Some(at) = criteria.get(key) {
-            ports.push(criterion(at, comparison, inner, name, values)?);
+        if let Some(node) = criteria.get(key) {
+            ports.push(criterion(node, comparison, inner, name, values)?);
         }
     }
     Ok(())
 }
 
 fn criterion<'t>(
-    at: At<'t>,
+    node: DocumentNode<'t>,
     fixed: Option<Comparison>,
-    inner: Scope,
+    inner: ScopeIndex,
     name: &'static str,
-    values: &mut Values<'t>,
+    values: &mut BlueprintValues<'t>,
 ) -> Result<InPort<'t>, PolicyError> {
     let (fields, comparison) = match fixed {
-        Some(comparison) => (at.object(&["threshold"])?, comparison),
+        Some(comparison) => (node.object(&["threshold"])?, comparison),
         None => {
-            let fields = at.object(&["operator", "threshold"])?;
+            let fields = node.object(&["operator", "threshold"])?;
             let comparison = fields
                 .required("operator")?
                 .one_of(&["gt", "lt", "gte", "lte", "eq", "neq"])?;
-            (fields, Comparison::named(comparison))
+            (fields, Comparison::from_name(comparison))
         }
     };
     let threshold = fields.required("threshold")?;
     let inputs = vec![
-        ports::hearing(&threshold, inner, "SIGNAL"),
+        ports::inner_in_port(&threshold, inner, "SIGNAL"),
         ports::constant(&threshold, threshold.number()?),
     ];
-    let output = vec![ports::inner(&threshold, inner, name)];
-    values.part(inputs, output, decider(comparison, Duration::ZERO));
-    Ok(ports::hearing(&threshold, inner, name))
+    let output = vec![ports::inner_out_port(&threshold, inner, name)];
+    values.add(inputs, output, decider(comparison, Duration::ZERO));
+    Ok(ports::inner_in_port(&threshold, inner, name))
 }
 
-fn hear<'t>(at: &At<'t>, name: &'static str) -> InPort<'t> {
-    ports::hearing(at, Circuit::ROOT, name)
+fn root_in_port<'t>(node: &DocumentNode<'t>, name: &'static str) -> InPort<'t> {
+    ports::inner_in_port(node, CircuitBuilder::ROOT, name)
 }
 
-fn led<'t>(at: &At<'t>, name: &'static str) -> OutPort<'t> {
-    ports::inner(at, Circuit::ROOT, name)
+fn root_out_port<'t>(node: &DocumentNode<'t>, name: &'static str) -> OutPort<'t> {
+    ports::inner_out_port(node, CircuitBuilder::ROOT, name)
 }

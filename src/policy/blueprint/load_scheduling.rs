@@ -1,52 +1,56 @@
-//! `load-scheduling/…`: a load scheduler in a control loop, and the queries that drive it.
+//! Expands `load-scheduling/…`: a load scheduler in a control loop, and the queries that drive it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Known, Values};
-use crate::policy::circuit::Circuit;
+use super::{BlueprintValues, KnownKeys};
+use crate::policy::circuit::CircuitBuilder;
 use crate::policy::components::{
-    self, ALL, AimdDefaults, Computed, FirstValid, LoopPorts, QUERY_INTERVAL, Wired, decider,
+    self, AND, AimdDefaults, FirstValid, LoopPorts, QUERY_INTERVAL, RuntimeComponent,
+    WiredComponent, decider,
 };
-use crate::policy::decode::{At, Object};
+use crate::policy::decode::{DocumentNode, Object};
 use crate::policy::model::{Arithmetic, Comparison, Op, Policy};
 use crate::policy::ports::{self, InPort, OutPort};
 use crate::policy::resources::flux_meter;
 use crate::policy::{PolicyError, promql};
 
-/// What an AIMD loop may cut at once, and what it may not.
-const GRADIENT: (f64, f64) = (0.1, 1.0);
-/// Over which time the present latency is measured.
+/// The default bounds of the gradient of an AIMD loop.
+const GRADIENT_BOUNDS: (f64, f64) = (0.1, 1.0);
+/// The window of the current latency.
 const SHORT_TERM: Duration = Duration::from_secs(30);
-/// The same of the usual latency, and how often.
+/// The default window and query interval of the usual latency.
 const LONG_TERM: Duration = Duration::from_secs(1800);
 const LONG_TERM_INTERVAL: Duration = Duration::from_secs(30);
 
-/// The latency of now against the usual one.
-pub(super) fn average_latency<'t>(at: At<'t>, dynamic: &[At<'t>]) -> Result<Policy, PolicyError> {
-    let fields = at.object(&[
+/// Expands `load-scheduling/average-latency`: compares the current latency with the usual one.
+pub(super) fn average_latency<'t>(
+    node: DocumentNode<'t>,
+    dynamic: &[DocumentNode<'t>],
+) -> Result<Policy, PolicyError> {
+    let fields = node.object(&[
         "policy_name",
         "components",
         "resources",
         "load_scheduling_core",
         "latency_baseliner",
     ])?;
-    let mut values = Values::new(&fields, dynamic)?;
+    let mut values = BlueprintValues::new(&fields, dynamic)?;
     let core = fields.required("load_scheduling_core")?.object(&[
         "aimd_load_scheduler",
         "overload_confirmations",
         "dry_run",
         "kubelet_overload_confirmations",
     ])?;
-    values.components(&fields)?;
+    values.add_components(&fields)?;
     let ports = loop_ports(&mut values, &core)?;
     let defaults = AimdDefaults {
-        gradient: GRADIENT,
+        gradient: GRADIENT_BOUNDS,
         increment: 0.025,
     };
-    let place = values.place();
+    let location = values.next_location();
     let parameters = core.required("aimd_load_scheduler")?;
-    components::aimd(parameters, &place, ports, defaults, &mut values.circuit)?;
+    components::aimd(parameters, &location, ports, defaults, &mut values.circuit)?;
 
     let baseliner = fields.required("latency_baseliner")?.object(&[
         "flux_meter",
@@ -55,29 +59,36 @@ pub(super) fn average_latency<'t>(at: At<'t>, dynamic: &[At<'t>]) -> Result<Poli
         "long_term_query_periodic_interval",
     ])?;
     let meter = flux_meter(values.name, baseliner.required("flux_meter")?)?;
-    values.meters.push(meter);
+    values.flux_meters.push(meter);
     let tolerance = baseliner.number("latency_tolerance_multiplier", 1.25)?;
     let window = match baseliner.scalar("long_term_query_interval") {
         None => LONG_TERM,
-        Some(at) => promql::seconds(at.text()?)
-            .ok_or_else(|| at.error("expected a duration of a query as `1800s` or `30m`"))?,
+        Some(node) => promql::seconds(node.text()?).ok_or_else(|| {
+            node.error("expected a duration of a query, such as `1800s` or `30m`")
+        })?,
     };
     let interval = match baseliner.scalar("long_term_query_periodic_interval") {
         None => LONG_TERM_INTERVAL,
-        Some(at) => components::more_than_zero(&at)?,
+        Some(node) => components::positive_duration(&node)?,
     };
-    let at = &baseliner.at;
-    values.mean(at, SHORT_TERM, QUERY_INTERVAL, "SIGNAL");
-    values.mean(at, window, interval, "SIGNAL_LONG_TERM");
-    let inputs = vec![root(at, "SIGNAL_LONG_TERM"), ports::constant(at, tolerance)];
-    let setpoint = vec![led(at, "SETPOINT")];
-    values.part(inputs, setpoint, components::combinator(Arithmetic::Mul));
+    let node = &baseliner.node;
+    values.add_mean(node, SHORT_TERM, QUERY_INTERVAL, "SIGNAL");
+    values.add_mean(node, window, interval, "SIGNAL_LONG_TERM");
+    let inputs = vec![
+        root_in_port(node, "SIGNAL_LONG_TERM"),
+        ports::constant(node, tolerance),
+    ];
+    let setpoint = vec![root_out_port(node, "SETPOINT")];
+    values.add(inputs, setpoint, components::combinator(Arithmetic::Mul));
     values.finish()
 }
 
-/// A query against a setpoint.
-pub(super) fn promql<'t>(at: At<'t>, dynamic: &[At<'t>]) -> Result<Policy, PolicyError> {
-    let fields = at.object(&[
+/// Expands `load-scheduling/promql`: compares the result of a query with a setpoint.
+pub(super) fn promql<'t>(
+    node: DocumentNode<'t>,
+    dynamic: &[DocumentNode<'t>],
+) -> Result<Policy, PolicyError> {
+    let fields = node.object(&[
         "policy_name",
         "components",
         "resources",
@@ -89,7 +100,7 @@ pub(super) fn promql<'t>(at: At<'t>, dynamic: &[At<'t>]) -> Result<Policy, Polic
     let query = fields.required("promql_query")?.text()?;
     let setpoint = fields.required("setpoint")?.number()?;
     let condition = components::overload_condition(&fields.required("overload_condition")?)?;
-    let core = core(&fields, CORE)?;
+    let core = core(&fields, CORE_KEYS)?;
     against_setpoint(
         &fields,
         dynamic,
@@ -100,13 +111,13 @@ pub(super) fn promql<'t>(at: At<'t>, dynamic: &[At<'t>]) -> Result<Policy, Polic
     )
 }
 
-const CORE: Known = &[
+const CORE_KEYS: KnownKeys = &[
     "aiad_load_scheduler",
     "overload_confirmations",
     "dry_run",
     "kubelet_overload_confirmations",
 ];
-const CORE_WITH_SETPOINT: Known = &[
+const CORE_KEYS_WITH_SETPOINT: KnownKeys = &[
     "aiad_load_scheduler",
     "overload_confirmations",
     "dry_run",
@@ -114,13 +125,17 @@ const CORE_WITH_SETPOINT: Known = &[
     "setpoint",
 ];
 
-fn core<'t>(fields: &Object<'t>, known: Known) -> Result<Object<'t>, PolicyError> {
+fn core<'t>(fields: &Object<'t>, known: KnownKeys) -> Result<Object<'t>, PolicyError> {
     fields.required("load_scheduling_core")?.object(known)
 }
 
-/// The share of its connections that a database has in use, in percent.
-pub(super) fn postgresql<'t>(at: At<'t>, dynamic: &[At<'t>]) -> Result<Policy, PolicyError> {
-    let fields = at.object(&[
+/// Expands `load-scheduling/postgresql`: limits the share of connections that a database has in
+/// use, in percent.
+pub(super) fn postgresql<'t>(
+    node: DocumentNode<'t>,
+    dynamic: &[DocumentNode<'t>],
+) -> Result<Policy, PolicyError> {
+    let fields = node.object(&[
         "policy_name",
         "components",
         "resources",
@@ -134,13 +149,16 @@ pub(super) fn postgresql<'t>(at: At<'t>, dynamic: &[At<'t>]) -> Result<Policy, P
         let labels = format!("{{policy_name=\"{name}\",infra_meter_name=\"postgresql\"}}");
         format!("(sum(postgresql_backends{labels}) / sum(postgresql_connection_max{labels})) * 100")
     };
-    let core = core(&fields, CORE)?;
+    let core = core(&fields, CORE_KEYS)?;
     against_setpoint(&fields, dynamic, &core, &query, threshold, Comparison::Gt)
 }
 
-/// The searches that wait for a thread.
-pub(super) fn elasticsearch<'t>(at: At<'t>, dynamic: &[At<'t>]) -> Result<Policy, PolicyError> {
-    let fields = at.object(&[
+/// Expands `load-scheduling/elasticsearch`: limits the searches that wait for a thread.
+pub(super) fn elasticsearch<'t>(
+    node: DocumentNode<'t>,
+    dynamic: &[DocumentNode<'t>],
+) -> Result<Policy, PolicyError> {
+    let fields = node.object(&[
         "policy_name",
         "components",
         "resources",
@@ -155,13 +173,16 @@ pub(super) fn elasticsearch<'t>(at: At<'t>, dynamic: &[At<'t>]) -> Result<Policy
          {thread_pool_name=\"search\"}[30s]))"
             .to_owned()
     };
-    let core = core(&fields, CORE)?;
+    let core = core(&fields, CORE_KEYS)?;
     against_setpoint(&fields, dynamic, &core, &query, threshold, Comparison::Gt)
 }
 
-/// The time that collecting garbage took last.
-pub(super) fn java_gc<'t>(at: At<'t>, dynamic: &[At<'t>]) -> Result<Policy, PolicyError> {
-    let fields = at.object(&[
+/// Expands `load-scheduling/java-gc-…`: limits the duration of the last garbage collection.
+pub(super) fn java_gc<'t>(
+    node: DocumentNode<'t>,
+    dynamic: &[DocumentNode<'t>],
+) -> Result<Policy, PolicyError> {
+    let fields = node.object(&[
         "policy_name",
         "components",
         "resources",
@@ -175,14 +196,18 @@ pub(super) fn java_gc<'t>(at: At<'t>, dynamic: &[At<'t>]) -> Result<Policy, Poli
              infra_meter_name=\"jmx_inframeter\"}})"
         )
     };
-    let core = core(&fields, CORE_WITH_SETPOINT)?;
+    let core = core(&fields, CORE_KEYS_WITH_SETPOINT)?;
     let setpoint = core.required("setpoint")?.number()?;
     against_setpoint(&fields, dynamic, &core, &query, setpoint, Comparison::Gt)
 }
 
-/// The CPU that the pods of a deployment use, in percent.
-pub(super) fn cpu<'t>(at: At<'t>, dynamic: &[At<'t>]) -> Result<Policy, PolicyError> {
-    let fields = at.object(&[
+/// Expands `load-scheduling/cpu-overload-protection-k8s`: limits the CPU usage of the pods of a
+/// deployment, in percent.
+pub(super) fn cpu<'t>(
+    node: DocumentNode<'t>,
+    dynamic: &[DocumentNode<'t>],
+) -> Result<Policy, PolicyError> {
+    let fields = node.object(&[
         "policy_name",
         "components",
         "resources",
@@ -199,57 +224,65 @@ pub(super) fn cpu<'t>(at: At<'t>, dynamic: &[At<'t>]) -> Result<Policy, PolicyEr
              infra_meter_name=\"kubeletstats\"}}) * 100"
         )
     };
-    let core = core(&fields, CORE_WITH_SETPOINT)?;
+    let core = core(&fields, CORE_KEYS_WITH_SETPOINT)?;
     let setpoint = core.required("setpoint")?.number()?;
     against_setpoint(&fields, dynamic, &core, &query, setpoint, Comparison::Gt)
 }
 
 fn against_setpoint<'t>(
     fields: &Object<'t>,
-    dynamic: &[At<'t>],
+    dynamic: &[DocumentNode<'t>],
     core: &Object<'t>,
     query: &dyn Fn(&str) -> String,
     setpoint: f64,
     condition: Comparison,
 ) -> Result<Policy, PolicyError> {
-    let mut values = Values::new(fields, dynamic)?;
-    values.components(fields)?;
+    let mut values = BlueprintValues::new(fields, dynamic)?;
+    values.add_components(fields)?;
     let ports = loop_ports(&mut values, core)?;
-    let place = values.place();
+    let location = values.next_location();
     let parameters = core.required("aiad_load_scheduler")?;
-    components::aiad(parameters, &place, ports, condition, &mut values.circuit)?;
-    let at = &fields.at;
+    components::aiad(parameters, &location, ports, condition, &mut values.circuit)?;
+    let node = &fields.node;
     let op = components::query_op(&query(values.name), QUERY_INTERVAL, values.name);
-    values.part(Vec::new(), vec![led(at, "SIGNAL")], Box::new(Computed(op)));
-    let setpoint = components::steady(setpoint);
-    values.part(Vec::new(), vec![led(at, "SETPOINT")], setpoint);
+    values.add(
+        Vec::new(),
+        vec![root_out_port(node, "SIGNAL")],
+        Box::new(RuntimeComponent(op)),
+    );
+    let setpoint = components::constant_variable(setpoint);
+    values.add(Vec::new(), vec![root_out_port(node, "SETPOINT")], setpoint);
     values.finish()
 }
 
-/// What the loop hears and says, behind the confirmations of overload.
+/// Reads the ports of the control loop, and adds the confirmations of overload.
 fn loop_ports<'t>(
-    values: &mut Values<'t>,
+    values: &mut BlueprintValues<'t>,
     core: &Object<'t>,
 ) -> Result<LoopPorts<'t>, PolicyError> {
-    let at = &core.at;
-    let mut confirmed = Vec::new();
+    let node = &core.node;
+    let mut confirmations = Vec::new();
     if let Some(list) = core.get("overload_confirmations") {
-        for at in list.list()? {
-            let fields = at.object(&["query_string", "threshold", "operator"])?;
+        for node in list.list()? {
+            let fields = node.object(&["query_string", "threshold", "operator"])?;
             let comparison = fields
                 .required("operator")?
                 .one_of(&["gt", "lt", "gte", "lte", "eq", "neq"])?;
             let query = fields.required("query_string")?.text()?;
             let threshold = fields.required("threshold")?.number()?;
-            let comparison = Comparison::named(comparison);
-            confirmed.push(confirmation(
-                values, &fields.at, query, comparison, threshold,
+            let comparison = Comparison::from_name(comparison);
+            confirmations.push(confirmation(
+                values,
+                &fields.node,
+                query,
+                comparison,
+                threshold,
             ));
         }
     }
     if let Some(kubelet) = core.get("kubelet_overload_confirmations") {
         for (query, threshold) in kubelet_confirmations(&kubelet, values.name)? {
-            confirmed.push(confirmation(
+            confirmations.push(confirmation(
                 values,
                 &kubelet,
                 &query,
@@ -258,23 +291,23 @@ fn loop_ports<'t>(
             ));
         }
     }
-    let confirmation = if confirmed.is_empty() {
-        ports::constant(at, 1.0)
+    let confirmation = if confirmations.is_empty() {
+        ports::constant(node, 1.0)
     } else {
-        let output = vec![led(at, "OVERLOAD_CONFIRMATION")];
-        values.part(confirmed, output, Box::new(ALL));
-        root(at, "OVERLOAD_CONFIRMATION")
+        let output = vec![root_out_port(node, "OVERLOAD_CONFIRMATION")];
+        values.add(confirmations, output, Box::new(AND));
+        root_in_port(node, "OVERLOAD_CONFIRMATION")
     };
     Ok(LoopPorts {
-        signal: root(at, "SIGNAL"),
-        setpoint: root(at, "SETPOINT"),
+        signal: root_in_port(node, "SIGNAL"),
+        setpoint: root_in_port(node, "SETPOINT"),
         confirmation,
         outputs: vec![
-            ports::nobody(at, Circuit::ROOT),
-            led(at, "DESIRED_LOAD_MULTIPLIER"),
-            led(at, "OBSERVED_LOAD_MULTIPLIER"),
+            ports::unused_out_port(node, CircuitBuilder::ROOT),
+            root_out_port(node, "DESIRED_LOAD_MULTIPLIER"),
+            root_out_port(node, "OBSERVED_LOAD_MULTIPLIER"),
         ],
-        dry_run: components::DryRun::new(
+        dry_run: components::DryRunSetting::new(
             core.boolean("dry_run", false)?,
             Some("dry_run"),
             &values.circuit,
@@ -282,49 +315,57 @@ fn loop_ports<'t>(
     })
 }
 
-/// A query that must agree, and does not while it has no answer.
+/// Adds a query that must confirm an overload. It does not confirm while it has no result.
 fn confirmation<'t>(
-    values: &mut Values<'t>,
-    at: &At<'t>,
+    values: &mut BlueprintValues<'t>,
+    node: &DocumentNode<'t>,
     query: &str,
     comparison: Comparison,
     threshold: f64,
 ) -> InPort<'t> {
-    let inner = values.circuit.open("root");
+    let inner = values.circuit.open_scope("root");
     let op = components::query_op(query, QUERY_INTERVAL, values.name);
-    let answer = vec![ports::inner(at, inner, "ANSWER")];
-    values.part(Vec::new(), answer, Box::new(Computed(op)));
-    let compared = vec![
-        ports::hearing(at, inner, "ANSWER"),
-        ports::constant(at, threshold),
+    let result = vec![ports::inner_out_port(node, inner, "ANSWER")];
+    values.add(Vec::new(), result, Box::new(RuntimeComponent(op)));
+    let operands = vec![
+        ports::inner_in_port(node, inner, "ANSWER"),
+        ports::constant(node, threshold),
     ];
-    let verdict = vec![ports::inner(at, inner, "VERDICT")];
-    values.part(compared, verdict, decider(comparison, Duration::ZERO));
+    let comparison_output = vec![ports::inner_out_port(node, inner, "VERDICT")];
+    values.add(
+        operands,
+        comparison_output,
+        decider(comparison, Duration::ZERO),
+    );
     let inputs = vec![
-        ports::hearing(at, inner, "VERDICT"),
-        ports::constant(at, 0.0),
+        ports::inner_in_port(node, inner, "VERDICT"),
+        ports::constant(node, 0.0),
     ];
-    let known = vec![ports::inner(at, inner, "KNOWN")];
-    values.part(inputs, known, Box::new(FirstValid));
-    ports::hearing(at, inner, "KNOWN")
+    let output = vec![ports::inner_out_port(node, inner, "KNOWN")];
+    values.add(inputs, output, Box::new(FirstValid));
+    ports::inner_in_port(node, inner, "KNOWN")
 }
 
-/// Queries and thresholds about pods; everything else of the section is for the cluster.
-fn kubelet_confirmations(at: &At<'_>, policy: &str) -> Result<Vec<(String, f64)>, PolicyError> {
+/// Returns the queries and thresholds about pods. The other fields of the section are for the
+/// cluster.
+fn kubelet_confirmations(
+    node: &DocumentNode<'_>,
+    policy: &str,
+) -> Result<Vec<(String, f64)>, PolicyError> {
     const METRICS: [(&str, &str); 2] = [
         ("pod_cpu", "k8s_pod_cpu_utilization_ratio"),
         ("pod_memory", "k8s_pod_memory_usage_bytes"),
     ];
     let mut confirmations = Vec::new();
     for (name, metric) in METRICS {
-        let criterion = at.peek("criteria").and_then(|at| at.peek(name));
+        let criterion = node.peek("criteria").and_then(|node| node.peek(name));
         let Some(criterion) = criterion else { continue };
         match criterion.peek("enabled") {
-            Some(at) if at.boolean()? => {}
+            Some(node) if node.boolean()? => {}
             _ => continue,
         }
         let threshold = required(&criterion, "threshold")?.number()?;
-        let context = required(at, "infra_context")?;
+        let context = required(node, "infra_context")?;
         let kind = required(&context, "kind")?.text()?.to_ascii_lowercase();
         let object = required(&context, "name")?;
         let namespace = required(&context, "namespace")?;
@@ -339,42 +380,52 @@ fn kubelet_confirmations(at: &At<'_>, policy: &str) -> Result<Vec<(String, f64)>
     Ok(confirmations)
 }
 
-fn required<'t>(at: &At<'t>, key: &str) -> Result<At<'t>, PolicyError> {
-    at.peek(key).ok_or_else(|| at.missing(key))
+fn required<'t>(node: &DocumentNode<'t>, key: &str) -> Result<DocumentNode<'t>, PolicyError> {
+    node.peek(key).ok_or_else(|| node.missing(key))
 }
 
-fn root<'t>(at: &At<'t>, name: &'static str) -> InPort<'t> {
-    ports::hearing(at, Circuit::ROOT, name)
+fn root_in_port<'t>(node: &DocumentNode<'t>, name: &'static str) -> InPort<'t> {
+    ports::inner_in_port(node, CircuitBuilder::ROOT, name)
 }
 
-fn led<'t>(at: &At<'t>, name: &'static str) -> OutPort<'t> {
-    ports::inner(at, Circuit::ROOT, name)
+fn root_out_port<'t>(node: &DocumentNode<'t>, name: &'static str) -> OutPort<'t> {
+    ports::inner_out_port(node, CircuitBuilder::ROOT, name)
 }
 
-impl<'t> Values<'t> {
-    /// The mean latency of the policy's own flux meter.
-    fn mean(&mut self, at: &At<'t>, window: Duration, interval: Duration, name: &'static str) {
+impl<'t> BlueprintValues<'t> {
+    /// Adds a signal with the mean latency of the policy's own flux meter.
+    fn add_mean(
+        &mut self,
+        node: &DocumentNode<'t>,
+        window: Duration,
+        interval: Duration,
+        name: &'static str,
+    ) {
         let op = Op::FluxMeterMean {
             name: Arc::from(self.name),
             window,
             interval,
         };
-        self.part(Vec::new(), vec![led(at, name)], Box::new(Computed(op)));
+        self.add(
+            Vec::new(),
+            vec![root_out_port(node, name)],
+            Box::new(RuntimeComponent(op)),
+        );
     }
 
-    /// The next component of the root circuit.
-    pub(super) fn part(
+    /// Adds the next component of the root circuit.
+    pub(super) fn add(
         &mut self,
         inputs: Vec<InPort<'t>>,
         outputs: Vec<OutPort<'t>>,
-        part: Box<dyn components::Part + 't>,
+        behaviour: Box<dyn components::ComponentBehaviour + 't>,
     ) {
-        let id = self.place().id;
-        self.circuit.add(Wired {
+        let id = self.next_location().id;
+        self.circuit.add(WiredComponent {
             id,
             inputs,
             outputs,
-            part,
+            behaviour,
         });
     }
 }

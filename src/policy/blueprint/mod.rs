@@ -1,4 +1,4 @@
-//! Blueprints: a values file stands for a whole policy.
+//! Expands blueprints: a values file is turned into a whole policy.
 
 mod auto_scaling;
 mod load_ramping;
@@ -7,9 +7,9 @@ mod load_scheduling;
 use std::time::Duration;
 
 use super::PolicyError;
-use super::circuit::Circuit;
-use super::components::{self, Place, alerter, decider};
-use super::decode::{At, Object};
+use super::circuit::CircuitBuilder;
+use super::components::{self, ComponentLocation, alerter, decider};
+use super::decode::{DocumentNode, Object};
 use super::document::{EVALUATION_INTERVAL, find, finish};
 use super::model::{Comparison, FluxMeter, Policy};
 use super::ports::{self, OutPort};
@@ -17,12 +17,13 @@ use super::resources::Resources;
 use super::suggest::hint;
 use super::yaml::shortened;
 
-/// Reads the values below `policy`.
-type Expand = for<'t> fn(At<'t>, &[At<'t>]) -> Result<Policy, PolicyError>;
+/// Reads the values under `policy`, with the documents of dynamic configuration.
+type BlueprintReader =
+    for<'t> fn(DocumentNode<'t>, &[DocumentNode<'t>]) -> Result<Policy, PolicyError>;
 
-type Known = &'static [&'static str];
+type KnownKeys = &'static [&'static str];
 
-const BLUEPRINTS: &[(&str, Expand)] = &[
+const BLUEPRINTS: &[(&str, BlueprintReader)] = &[
     ("rate-limiting/base", rate_limiting),
     ("quota-scheduling/base", quota_scheduling),
     ("concurrency-limiting/base", concurrency_limiting),
@@ -47,18 +48,18 @@ const BLUEPRINTS: &[(&str, Expand)] = &[
     ("auto-scaling/pod-auto-scaler", auto_scaling::expand),
 ];
 
-/// What a generated values file holds where the user must write something.
+/// The placeholder in a generated values file for a value that the user must provide.
 const PLACEHOLDER: &str = "__REQUIRED_FIELD__";
 
 pub(super) fn expand<'t>(
-    at: At<'t>,
+    node: DocumentNode<'t>,
     text: &str,
-    dynamic: &[At<'t>],
+    dynamic: &[DocumentNode<'t>],
 ) -> Result<Policy, PolicyError> {
-    if let Some(mark) = find(text, PLACEHOLDER) {
-        return Err(at.error_in_text(mark, format!("`{PLACEHOLDER}`: put a value there")));
+    if let Some(position) = find(text, PLACEHOLDER) {
+        return Err(node.error_in_text(position, format!("replace `{PLACEHOLDER}` with a value")));
     }
-    let fields = at.object(&["blueprint", "uri", "policy"])?;
+    let fields = node.object(&["blueprint", "uri", "policy"])?;
     let blueprint = fields.required("blueprint")?;
     let name = blueprint.text()?;
     fields.text("uri")?;
@@ -70,119 +71,148 @@ pub(super) fn expand<'t>(
     reader(fields.required("policy")?, dynamic)
 }
 
-/// Reads the section of the values that is the one component which decides.
-type Section = for<'t> fn(At<'t>, &Place, OutPort<'t>, &mut Circuit<'t>) -> Result<(), PolicyError>;
+/// Reads the section of the values for the one component that decides.
+type SectionReader = for<'t> fn(
+    DocumentNode<'t>,
+    &ComponentLocation,
+    OutPort<'t>,
+    &mut CircuitBuilder<'t>,
+) -> Result<(), PolicyError>;
 
-fn rate_limiting<'t>(at: At<'t>, dynamic: &[At<'t>]) -> Result<Policy, PolicyError> {
-    const KNOWN: Known = &["policy_name", "components", "resources", "rate_limiter"];
-    limiting(at, dynamic, KNOWN, components::rate_limiter_values)
+fn rate_limiting<'t>(
+    node: DocumentNode<'t>,
+    dynamic: &[DocumentNode<'t>],
+) -> Result<Policy, PolicyError> {
+    const KNOWN: KnownKeys = &["policy_name", "components", "resources", "rate_limiter"];
+    limiting(node, dynamic, KNOWN, components::rate_limiter_values)
 }
 
-fn quota_scheduling<'t>(at: At<'t>, dynamic: &[At<'t>]) -> Result<Policy, PolicyError> {
-    const KNOWN: Known = &["policy_name", "components", "resources", "quota_scheduler"];
-    limiting(at, dynamic, KNOWN, components::quota_scheduler_values)
+fn quota_scheduling<'t>(
+    node: DocumentNode<'t>,
+    dynamic: &[DocumentNode<'t>],
+) -> Result<Policy, PolicyError> {
+    const KNOWN: KnownKeys = &["policy_name", "components", "resources", "quota_scheduler"];
+    limiting(node, dynamic, KNOWN, components::quota_scheduler_values)
 }
 
-fn concurrency_limiting<'t>(at: At<'t>, dynamic: &[At<'t>]) -> Result<Policy, PolicyError> {
-    const KNOWN: Known = &[
+fn concurrency_limiting<'t>(
+    node: DocumentNode<'t>,
+    dynamic: &[DocumentNode<'t>],
+) -> Result<Policy, PolicyError> {
+    const KNOWN: KnownKeys = &[
         "policy_name",
         "components",
         "resources",
         "concurrency_limiter",
     ];
-    limiting(at, dynamic, KNOWN, components::concurrency_limiter_values)
+    limiting(node, dynamic, KNOWN, components::concurrency_limiter_values)
 }
 
-fn concurrency_scheduling<'t>(at: At<'t>, dynamic: &[At<'t>]) -> Result<Policy, PolicyError> {
-    const KNOWN: Known = &[
+fn concurrency_scheduling<'t>(
+    node: DocumentNode<'t>,
+    dynamic: &[DocumentNode<'t>],
+) -> Result<Policy, PolicyError> {
+    const KNOWN: KnownKeys = &[
         "policy_name",
         "components",
         "resources",
         "concurrency_scheduler",
     ];
-    limiting(at, dynamic, KNOWN, components::concurrency_scheduler_values)
+    limiting(
+        node,
+        dynamic,
+        KNOWN,
+        components::concurrency_scheduler_values,
+    )
 }
 
-/// The component of the last known key, an alert about what it accepts, then the file's own
-/// components.
+/// Expands a blueprint with one component that decides: the component of the last of the keys
+/// `known`, an alert about its accept percentage, then the components of the file itself.
 fn limiting<'t>(
-    at: At<'t>,
-    dynamic: &[At<'t>],
-    known: Known,
-    read: Section,
+    node: DocumentNode<'t>,
+    dynamic: &[DocumentNode<'t>],
+    known: KnownKeys,
+    read: SectionReader,
 ) -> Result<Policy, PolicyError> {
-    let fields = at.object(known)?;
+    let fields = node.object(known)?;
     let section = fields.required(known[3])?;
-    let mut values = Values::new(&fields, dynamic)?;
-    let accepted = ports::inner(&section, Circuit::ROOT, "ACCEPT_PERCENTAGE");
-    let place = values.place();
-    read(section.clone(), &place, accepted, &mut values.circuit)?;
+    let mut values = BlueprintValues::new(&fields, dynamic)?;
+    let accept_percentage =
+        ports::inner_out_port(&section, CircuitBuilder::ROOT, "ACCEPT_PERCENTAGE");
+    let location = values.next_location();
+    read(
+        section.clone(),
+        &location,
+        accept_percentage,
+        &mut values.circuit,
+    )?;
     let inputs = vec![
-        ports::hearing(&section, Circuit::ROOT, "ACCEPT_PERCENTAGE"),
+        ports::inner_in_port(&section, CircuitBuilder::ROOT, "ACCEPT_PERCENTAGE"),
         ports::constant(&section, 90.0),
     ];
     const ALERT: &str = "ACCEPT_PERCENTAGE_ALERT";
-    let alert = vec![ports::inner(&section, Circuit::ROOT, ALERT)];
-    values.part(inputs, alert, decider(Comparison::Gte, Duration::ZERO));
-    let place = values.place();
-    let alert = ports::hearing(&section, Circuit::ROOT, ALERT);
-    values.circuit.add(alerter(&place, vec![alert]));
-    if let Some(at) = section.peek("alerter") {
-        at.warn("has no effect: the embedded engine sends no alerts");
-        components::check_alerter(at)?;
+    let alert = vec![ports::inner_out_port(&section, CircuitBuilder::ROOT, ALERT)];
+    values.add(inputs, alert, decider(Comparison::Gte, Duration::ZERO));
+    let location = values.next_location();
+    let alert = ports::inner_in_port(&section, CircuitBuilder::ROOT, ALERT);
+    values.circuit.add(alerter(&location, vec![alert]));
+    if let Some(node) = section.peek("alerter") {
+        node.warn("has no effect: the embedded engine sends no alerts");
+        components::check_alerter(node)?;
     }
-    values.components(&fields)?;
+    values.add_components(&fields)?;
     values.finish()
 }
 
-/// What a values file expands to, as far as it is read.
-struct Values<'t> {
-    content: At<'t>,
+/// The policy of a values file while it is being expanded.
+struct BlueprintValues<'t> {
+    content: DocumentNode<'t>,
     name: &'t str,
-    circuit: Circuit<'t>,
+    circuit: CircuitBuilder<'t>,
     resources: Resources,
-    /// Those that the blueprint makes.
-    meters: Vec<FluxMeter>,
-    /// Index of the next component.
-    next: usize,
+    /// The flux meters that the blueprint adds.
+    flux_meters: Vec<FluxMeter>,
+    /// The index of the next component of the root circuit.
+    next_index: usize,
 }
 
-impl<'t> Values<'t> {
-    /// Name and resources of the mapping below `policy`.
-    fn new(fields: &Object<'t>, dynamic: &[At<'t>]) -> Result<Self, PolicyError> {
+impl<'t> BlueprintValues<'t> {
+    /// Reads the name and the resources of the mapping under `policy`.
+    fn new(fields: &Object<'t>, dynamic: &[DocumentNode<'t>]) -> Result<Self, PolicyError> {
         let name = fields.required_text("policy_name")?;
-        let mut circuit = Circuit::new(name);
-        for at in dynamic {
-            circuit.configure(at)?;
+        let mut circuit = CircuitBuilder::new(name);
+        for node in dynamic {
+            circuit.add_dynamic_config(node)?;
         }
         Ok(Self {
-            content: fields.at.clone(),
+            content: fields.node.clone(),
             name,
             circuit,
             resources: Resources::read(fields)?,
-            meters: Vec::new(),
-            next: 0,
+            flux_meters: Vec::new(),
+            next_index: 0,
         })
     }
 
-    /// Where the next component of the root circuit stands.
-    fn place(&mut self) -> Place {
-        let place = self.circuit.place(Circuit::ROOT, self.next);
-        self.next += 1;
-        place
+    /// Returns the location of the next component of the root circuit.
+    fn next_location(&mut self) -> ComponentLocation {
+        let location = self.circuit.location(CircuitBuilder::ROOT, self.next_index);
+        self.next_index += 1;
+        location
     }
 
-    /// The file's own components.
-    fn components(&mut self, fields: &Object<'t>) -> Result<(), PolicyError> {
+    /// Reads the components that the values file itself defines.
+    fn add_components(&mut self, fields: &Object<'t>) -> Result<(), PolicyError> {
         if let Some(list) = fields.get("components") {
-            self.circuit.read_list(&list, Circuit::ROOT, self.next)?;
-            self.next += list.list()?.len();
+            self.circuit
+                .read_list(&list, CircuitBuilder::ROOT, self.next_index)?;
+            self.next_index += list.list()?.len();
         }
         Ok(())
     }
 
     fn finish(mut self) -> Result<Policy, PolicyError> {
-        self.resources.add(self.meters);
+        self.resources.add(self.flux_meters);
         finish(
             self.name,
             &self.content,

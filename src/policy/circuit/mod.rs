@@ -1,7 +1,9 @@
-//! A circuit of components: read, wired, and folded to what decides.
+//! Builds the circuit of a policy: collects its components, connects their signals, and folds it to
+//! the components that decide.
 //!
-//! Signals that come from constants are computed once, here. What changes while the engine runs and
-//! reaches something that decides becomes the policy's circuit; all else is left out.
+//! Signals that depend only on constants are computed here, once. A signal that changes while the
+//! engine runs and reaches a component that decides becomes part of the circuit of the policy.
+//! Other signals are left out.
 
 mod order;
 
@@ -11,155 +13,165 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::order::in_order;
+use self::order::evaluation_order;
 use super::PolicyError;
-use super::components::{self, Place, Wired};
-use super::decode::At;
-use super::model::{self, Component, ComponentKind, Node, Op, SignalId, SignalName};
-use super::ports::{Carried, InPort, Inputs, OutPort, Outlet, Scope, Source};
+use super::components::{self, ComponentLocation, WiredComponent};
+use super::decode::DocumentNode;
+use super::model::{self, CircuitNode, Component, ComponentKind, Op, SignalId, SignalName};
+use super::ports::{
+    FoldedSignal, InPort, InputSignals, OutPort, OutPortIndex, PortSource, ScopeIndex,
+};
 use super::suggest::hint;
 use super::yaml::shortened;
 
-/// The components of a policy, those of nested circuits among them.
-pub(super) struct Circuit<'t> {
+/// The components of a policy, including those of nested circuits.
+pub(super) struct CircuitBuilder<'t> {
     policy: String,
-    parts: Vec<Wired<'t>>,
-    scopes: Vec<Names<'t>>,
-    /// The resource's `dynamicConfig`: what it sets, and whether anything asked for it.
-    dynamic: HashMap<&'t str, (At<'t>, Cell<bool>)>,
-    /// The first component that scales.
-    scaling: Option<At<'t>>,
+    components: Vec<WiredComponent<'t>>,
+    scopes: Vec<CircuitScope<'t>>,
+    /// The values of dynamic configuration by key, each with a flag that is set once a component
+    /// reads it.
+    dynamic: HashMap<&'t str, (DocumentNode<'t>, Cell<bool>)>,
+    /// The first component that scales, if there is one.
+    scaling: Option<DocumentNode<'t>>,
 }
 
-/// A circuit without its constants.
-pub(super) struct Folded {
-    /// What decides, in the order of the text.
+/// A circuit whose constant signals have been computed.
+pub(super) struct FoldedCircuit {
+    /// The components that decide, in the order of the text.
     pub(super) deciding: Vec<Component>,
-    /// What computes the signals that change.
+    /// The nodes that compute the signals which change.
     pub(super) circuit: Option<model::Circuit>,
-    /// See [`model::Policy::unanswered`].
-    pub(super) unanswered: Vec<PolicyError>,
+    /// See [`model::Policy::unanswered_queries`].
+    pub(super) unanswered_queries: Vec<PolicyError>,
     /// See [`model::Policy::signals`].
     pub(super) signals: Vec<SignalName>,
 }
 
-/// A circuit's own names.
-pub(super) struct Names<'t> {
+/// The scope of the names of signals: the root circuit or a nested one.
+pub(super) struct CircuitScope<'t> {
     id: String,
-    /// What leads into a nested circuit, and out of it.
+    /// The named ports of a nested circuit, with the ports of the outer circuit that they map to.
     pub(super) in_ports: Vec<(&'t str, InPort<'t>)>,
     pub(super) out_ports: Vec<(&'t str, OutPort<'t>)>,
-    /// Out-ports that something inside feeds.
-    pub(super) led_out: Vec<&'t str>,
+    /// The out-ports that an egress inside of the circuit feeds.
+    pub(super) fed_out_ports: Vec<&'t str>,
 }
 
-impl<'t> Circuit<'t> {
-    pub(super) const ROOT: Scope = 0;
+impl<'t> CircuitBuilder<'t> {
+    pub(super) const ROOT: ScopeIndex = 0;
 
     pub(super) fn new(policy: &str) -> Self {
         let mut circuit = Self {
             policy: policy.to_owned(),
-            parts: Vec::new(),
+            components: Vec::new(),
             scopes: Vec::new(),
             dynamic: HashMap::new(),
             scaling: None,
         };
-        circuit.open("root");
+        circuit.open_scope("root");
         circuit
     }
 
-    /// Adds what a document of dynamic configuration sets, in the place of what those before it set
-    /// by the same keys.
-    pub(super) fn configure(&mut self, at: &At<'t>) -> Result<(), PolicyError> {
-        let values = at.free_map()?.into_iter();
+    /// Adds the values of a document of dynamic configuration. They replace earlier values of the
+    /// same keys.
+    pub(super) fn add_dynamic_config(
+        &mut self,
+        node: &DocumentNode<'t>,
+    ) -> Result<(), PolicyError> {
+        let values = node.free_map()?.into_iter();
         self.dynamic
-            .extend(values.map(|(key, at)| (key, (at, Cell::new(false)))));
+            .extend(values.map(|(key, node)| (key, (node, Cell::new(false)))));
         Ok(())
     }
 
-    /// A component scales, which does nothing here.
-    pub(super) fn scales(&mut self, at: &At<'t>) {
-        self.scaling.get_or_insert_with(|| at.clone());
+    /// Records that a component scales.
+    pub(super) fn record_scaling(&mut self, node: &DocumentNode<'t>) {
+        self.scaling.get_or_insert_with(|| node.clone());
     }
 
-    /// Where a component scales, if one does.
-    pub(super) fn scaling(&self) -> Option<At<'t>> {
+    /// Returns the first component that scales.
+    pub(super) fn scaling(&self) -> Option<DocumentNode<'t>> {
         self.scaling.clone()
     }
 
-    /// What `dynamicConfig` sets for a component's `config_key`.
-    pub(super) fn configured(&self, key: &str) -> Option<At<'t>> {
-        let (at, used) = self.dynamic.get(key)?;
+    /// Returns the value that dynamic configuration sets for a `config_key`, and marks it as used.
+    pub(super) fn dynamic_value(&self, key: &str) -> Option<DocumentNode<'t>> {
+        let (node, used) = self.dynamic.get(key)?;
         used.set(true);
-        (!at.is_null()).then(|| at.clone())
+        (!node.is_null()).then(|| node.clone())
     }
 
-    /// The policy's name.
+    /// Returns the name of the policy.
     pub(super) fn policy(&self) -> &str {
         &self.policy
     }
 
-    /// A circuit inside of another has names of its own.
-    pub(super) fn open(&mut self, id: &str) -> Scope {
-        self.scopes.push(Names {
+    /// Opens a scope for the names of a circuit.
+    pub(super) fn open_scope(&mut self, id: &str) -> ScopeIndex {
+        self.scopes.push(CircuitScope {
             id: id.to_owned(),
             in_ports: Vec::new(),
             out_ports: Vec::new(),
-            led_out: Vec::new(),
+            fed_out_ports: Vec::new(),
         });
         self.scopes.len() - 1
     }
 
-    pub(super) fn scope(&mut self, scope: Scope) -> &mut Names<'t> {
+    pub(super) fn scope_mut(&mut self, scope: ScopeIndex) -> &mut CircuitScope<'t> {
         &mut self.scopes[scope]
     }
 
-    pub(super) fn add(&mut self, part: Wired<'t>) {
-        self.parts.push(part);
+    pub(super) fn add(&mut self, component: WiredComponent<'t>) {
+        self.components.push(component);
     }
 
-    pub(super) fn place(&self, scope: Scope, index: usize) -> Place {
+    pub(super) fn location(&self, scope: ScopeIndex, index: usize) -> ComponentLocation {
         let id = format!("{}.{index}", self.scopes[scope].id);
-        Place { id, scope }
+        ComponentLocation { id, scope }
     }
 
-    /// Reads a list of components, counting them from `first`.
+    /// Reads a list of components, numbered from `first`.
     pub(super) fn read_list(
         &mut self,
-        at: &At<'t>,
-        scope: Scope,
+        node: &DocumentNode<'t>,
+        scope: ScopeIndex,
         first: usize,
     ) -> Result<(), PolicyError> {
-        for (index, component) in at.list()?.into_iter().enumerate() {
-            let place = self.place(scope, first + index);
-            components::read(&component, &place, self)?;
+        for (index, component) in node.list()?.into_iter().enumerate() {
+            let location = self.location(scope, first + index);
+            components::read(&component, &location, self)?;
         }
         Ok(())
     }
 
-    /// Folds what is constant, and leaves out what nothing that decides depends on.
-    pub(super) fn fold(self, evaluation_interval: Duration) -> Result<Folded, PolicyError> {
+    /// Computes the constant signals, and leaves out components on which no component that decides
+    /// depends.
+    pub(super) fn fold(self, evaluation_interval: Duration) -> Result<FoldedCircuit, PolicyError> {
         let mut unused: Vec<_> = self
             .dynamic
             .iter()
             .filter(|(_, (_, used))| !used.get())
             .collect();
         unused.sort_unstable_by_key(|(key, _)| **key);
-        for (_, (at, _)) in unused {
-            at.warn("has no effect: no component of the policy has this `config_key`");
+        for (_, (node, _)) in unused {
+            node.warn("has no effect: no component of the policy has this `config_key`");
         }
-        let wires = self.wire()?;
-        let groups = in_order(&wires);
-        let values = self.carry(&wires, &groups);
-        let needed = self.needed(&wires, &values, |part| part.decides());
-        // Nobody has to answer a query while nothing is decided by it.
-        let asked = self.needed(&wires, &values, |part| part.decides() && !part.is_idle());
+        let sources = self.find_sources()?;
+        let groups = evaluation_order(&sources);
+        let values = self.fold_outputs(&sources, &groups);
+        let needed = self.out_ports_reaching(&sources, &values, |behaviour| behaviour.decides());
+        // A query needs a source only if its result affects a decision at present.
+        let queried = self.out_ports_reaching(&sources, &values, |behaviour| {
+            behaviour.decides() && !behaviour.passes_everything()
+        });
         let order = || groups.iter().flatten().copied();
         let mut signals = HashMap::new();
         for index in order() {
-            for port in 0..self.parts[index].outputs.len() {
+            for port in 0..self.components[index].outputs.len() {
                 if needed.contains(&(index, port)) {
-                    // As many as fit in a text.
+                    // The size of a text bounds the number of signals, so the cast does not
+                    // truncate.
                     let number = SignalId(signals.len() as u32);
                     signals.insert((index, port), number);
                 }
@@ -167,31 +179,33 @@ impl<'t> Circuit<'t> {
         }
 
         let mut nodes = Vec::new();
-        let mut unanswered = Vec::new();
+        let mut unanswered_queries = Vec::new();
         for index in order() {
-            let part = &self.parts[index];
-            let outputs: Vec<_> = (0..part.outputs.len())
+            let component = &self.components[index];
+            let outputs: Vec<_> = (0..component.outputs.len())
                 .map(|port| signals.get(&(index, port)).copied())
                 .collect();
-            let Some(op) = part.part.op() else { continue };
+            let Some(op) = component.behaviour.op() else {
+                continue;
+            };
             if outputs.iter().all(Option::is_none) {
                 continue;
             }
-            if let (Op::Query { text, .. }, Some(output)) = (&op, part.outputs.first())
-                && asked.contains(&(index, 0))
+            if let (Op::Query { text, .. }, Some(output)) = (&op, component.outputs.first())
+                && queried.contains(&(index, 0))
             {
-                unanswered.push(output.at.error(format!(
-                    "`{}` needs the answer to the query `{text}`, which the engine cannot measure \
-                     itself: give it a SignalSource, by EngineBuilder::signal_source",
-                    part.id
+                unanswered_queries.push(output.node.error(format!(
+                    "`{}` needs the result of the query `{text}`, which the engine cannot measure \
+                     itself: provide a SignalSource with EngineBuilder::signal_source",
+                    component.id
                 )));
             }
-            let standing = standing(part, &wires[index], &values);
-            let inputs = inputs(index, part, &standing, &signals);
-            nodes.push(Node {
-                id: Arc::from(part.id.as_str()),
+            let input_signals = input_signals(component, &sources[index], &values);
+            let inputs = inputs(index, component, &input_signals, &signals);
+            nodes.push(CircuitNode {
+                id: Arc::from(component.id.as_str()),
                 op,
-                inputs: (0..standing.len())
+                inputs: (0..input_signals.len())
                     .map(|port| inputs.port(port))
                     .collect::<Result<_, _>>()?,
                 outputs,
@@ -199,12 +213,12 @@ impl<'t> Circuit<'t> {
         }
 
         let mut deciding = Vec::new();
-        for (index, part) in self.parts.iter().enumerate() {
-            let standing = standing(part, &wires[index], &values);
-            let inputs = inputs(index, part, &standing, &signals);
-            if let Some((selectors, kind)) = part.part.decide(&inputs)? {
+        for (index, component) in self.components.iter().enumerate() {
+            let input_signals = input_signals(component, &sources[index], &values);
+            let inputs = inputs(index, component, &input_signals, &signals);
+            if let Some((selectors, kind)) = component.behaviour.build(&inputs)? {
                 deciding.push(Component {
-                    id: Arc::from(part.id.as_str()),
+                    id: Arc::from(component.id.as_str()),
                     selectors,
                     kind,
                 });
@@ -212,40 +226,41 @@ impl<'t> Circuit<'t> {
         }
         let actuated =
             |component: &Component| matches!(component.kind, ComponentKind::LoadScheduler(_));
-        let needed = !nodes.is_empty() || deciding.iter().any(actuated);
-        let circuit = needed.then_some(model::Circuit {
+        let has_circuit = !nodes.is_empty() || deciding.iter().any(actuated);
+        let circuit = has_circuit.then_some(model::Circuit {
             evaluation_interval,
             nodes,
             signals: signals.len() as u32,
         });
-        Ok(Folded {
+        Ok(FoldedCircuit {
             deciding,
             circuit,
-            unanswered,
-            signals: self.names(&values, &signals),
+            unanswered_queries,
+            signals: self.signal_names(&values, &signals),
         })
     }
 
-    /// The names of the signals that change.
-    fn names(
+    /// Returns the names of the signals that change.
+    fn signal_names(
         &self,
-        values: &[Vec<Carried>],
-        signals: &HashMap<Outlet, SignalId>,
+        values: &[Vec<FoldedSignal>],
+        signals: &HashMap<OutPortIndex, SignalId>,
     ) -> Vec<SignalName> {
         let circuits: Vec<Arc<str>> = self
             .scopes
             .iter()
             .map(|scope| Arc::from(scope.id.as_str()))
             .collect();
-        let parts = self.parts.iter().zip(values);
-        let outputs = parts.flat_map(|(part, values)| part.outputs.iter().zip(values));
+        let components = self.components.iter().zip(values);
+        let outputs =
+            components.flat_map(|(component, values)| component.outputs.iter().zip(values));
         outputs
             .filter_map(|(output, value)| {
-                let Carried::Changing(outlet) = value else {
+                let FoldedSignal::Changing(out_port) = value else {
                     return None;
                 };
                 Some(SignalName {
-                    id: *signals.get(outlet)?,
+                    id: *signals.get(out_port)?,
                     circuit: Arc::clone(&circuits[output.scope]),
                     name: Arc::from(output.name?),
                 })
@@ -253,36 +268,36 @@ impl<'t> Circuit<'t> {
             .collect()
     }
 
-    /// The outlets that reach some of the parts.
-    fn needed(
+    /// Returns the out-ports whose signals reach a component for which `selected` is true.
+    fn out_ports_reaching(
         &self,
-        wires: &[Vec<Option<Outlet>>],
-        values: &[Vec<Carried>],
-        by: impl Fn(&dyn components::Part) -> bool,
-    ) -> HashSet<Outlet> {
+        sources: &[Vec<Option<OutPortIndex>>],
+        values: &[Vec<FoldedSignal>],
+        selected: impl Fn(&dyn components::ComponentBehaviour) -> bool,
+    ) -> HashSet<OutPortIndex> {
         let mut needed = HashSet::new();
         let mut seen = HashSet::new();
-        let counts = |index: &usize| by(&*self.parts[*index].part);
-        let mut open: Vec<usize> = (0..self.parts.len()).filter(counts).collect();
-        while let Some(index) = open.pop() {
+        let is_selected = |index: &usize| selected(&*self.components[*index].behaviour);
+        let mut pending: Vec<usize> = (0..self.components.len()).filter(is_selected).collect();
+        while let Some(index) = pending.pop() {
             if !seen.insert(index) {
                 continue;
             }
-            for value in standing(&self.parts[index], &wires[index], values) {
-                if let Carried::Changing(outlet) = value {
-                    needed.insert(outlet);
-                    open.push(outlet.0);
+            for value in input_signals(&self.components[index], &sources[index], values) {
+                if let FoldedSignal::Changing(out_port) = value {
+                    needed.insert(out_port);
+                    pending.push(out_port.0);
                 }
             }
         }
         needed
     }
 
-    /// For each in-port of each part, the out-port that feeds it; none for constants.
-    fn wire(&self) -> Result<Vec<Vec<Option<Outlet>>>, PolicyError> {
-        let mut producers: HashMap<(Scope, &str), Outlet> = HashMap::new();
-        for (index, part) in self.parts.iter().enumerate() {
-            for (port, output) in part.outputs.iter().enumerate() {
+    /// Returns the out-port that feeds each in-port of each component; `None` for constants.
+    fn find_sources(&self) -> Result<Vec<Vec<Option<OutPortIndex>>>, PolicyError> {
+        let mut producers: HashMap<(ScopeIndex, &str), OutPortIndex> = HashMap::new();
+        for (index, component) in self.components.iter().enumerate() {
+            for (port, output) in component.outputs.iter().enumerate() {
                 let Some(name) = output.name else { continue };
                 if producers
                     .insert((output.scope, name), (index, port))
@@ -290,65 +305,69 @@ impl<'t> Circuit<'t> {
                 {
                     let shown = shortened(name);
                     return Err(output
-                        .at
+                        .node
                         .error(format!("the signal `{shown}` is produced twice")));
                 }
             }
         }
-        let outlet = |input: &InPort<'t>| match input.source {
-            Source::Constant(_) => Ok(None),
-            Source::Signal { scope, name } => match producers.get(&(scope, name)) {
-                Some(outlet) => Ok(Some(*outlet)),
+        let out_port = |input: &InPort<'t>| match input.source {
+            PortSource::Constant(_) => Ok(None),
+            PortSource::Signal { scope, name } => match producers.get(&(scope, name)) {
+                Some(out_port) => Ok(Some(*out_port)),
                 None => {
                     let known = producers.keys().filter(|(other, _)| *other == scope);
                     let hint = hint(name, known.map(|(_, name)| *name));
                     let (shown, circuit) = (shortened(name), &self.scopes[scope].id);
-                    Err(input.at.error(format!(
-                        "nothing in the circuit `{circuit}` produces the signal `{shown}`{hint}"
+                    Err(input.node.error(format!(
+                        "no component of the circuit `{circuit}` produces the signal `{shown}`{hint}"
                     )))
                 }
             },
         };
-        self.parts
+        self.components
             .iter()
-            .map(|part| part.inputs.iter().map(outlet).collect())
+            .map(|component| component.inputs.iter().map(out_port).collect())
             .collect()
     }
 
-    /// What every out-port carries.
-    fn carry(&self, wires: &[Vec<Option<Outlet>>], groups: &[Vec<usize>]) -> Vec<Vec<Carried>> {
-        let unknown = HashMap::new();
-        let mut values: Vec<Vec<Carried>> = self
-            .parts
+    /// Returns the signal at every out-port.
+    fn fold_outputs(
+        &self,
+        sources: &[Vec<Option<OutPortIndex>>],
+        groups: &[Vec<usize>],
+    ) -> Vec<Vec<FoldedSignal>> {
+        let no_signal_ids = HashMap::new();
+        let mut values: Vec<Vec<FoldedSignal>> = self
+            .components
             .iter()
-            .map(|part| vec![Carried::INVALID; part.outputs.len()])
+            .map(|component| vec![FoldedSignal::INVALID; component.outputs.len()])
             .collect();
-        let evaluate = |index: usize, values: &[Vec<Carried>]| {
-            let part = &self.parts[index];
-            let standing = standing(part, &wires[index], values);
-            let inputs = inputs(index, part, &standing, &unknown);
-            let mut carried = part.part.carry(&inputs);
-            carried.resize(part.outputs.len(), Carried::INVALID);
-            carried
+        let evaluate = |index: usize, values: &[Vec<FoldedSignal>]| {
+            let component = &self.components[index];
+            let input_signals = input_signals(component, &sources[index], values);
+            let inputs = inputs(index, component, &input_signals, &no_signal_ids);
+            let mut outputs = component.behaviour.fold_outputs(&inputs);
+            outputs.resize(component.outputs.len(), FoldedSignal::INVALID);
+            outputs
         };
         for group in groups {
-            // Around a loop everything is invalid at first, and stays so when that is what comes
-            // back; a loop that makes something of nothing does not stand still.
-            let carried: Vec<_> = group
+            // All signals of a loop start invalid. If one evaluation leaves them all invalid, they
+            // stay so; otherwise the loop changes, which is not supported.
+            let outputs: Vec<_> = group
                 .iter()
                 .map(|&index| evaluate(index, &values))
                 .collect();
-            let looping = group.len() > 1 || feeds_itself(wires, group[0]);
-            let still = carried.iter().flatten().all(Carried::is_invalid);
-            for (&index, carried) in group.iter().zip(carried) {
-                values[index] = if looping && !still {
+            let is_loop = group.len() > 1 || feeds_itself(sources, group[0]);
+            let stays_invalid = outputs.iter().flatten().all(FoldedSignal::is_invalid);
+            for (&index, outputs) in group.iter().zip(outputs) {
+                values[index] = if is_loop && !stays_invalid {
                     let origin: Rc<str> = Rc::from(format!(
                         "a loop of signals through `{}`",
-                        self.parts[index].id
+                        self.components[index].id
                     ));
-                    vec![Carried::Beyond(origin); carried.len()]
+                    vec![FoldedSignal::Unsupported(origin); outputs.len()]
                 } else {
-                    carried
+                    outputs
                 };
             }
         }
@@ -357,33 +376,38 @@ impl<'t> Circuit<'t> {
 }
 
 fn inputs<'a, 't>(
-    part: usize,
-    wired: &'a Wired<'t>,
-    values: &'a [Carried],
-    signals: &'a HashMap<Outlet, SignalId>,
-) -> Inputs<'a, 't> {
-    Inputs {
-        part,
-        ports: &wired.inputs,
+    index: usize,
+    component: &'a WiredComponent<'t>,
+    values: &'a [FoldedSignal],
+    signals: &'a HashMap<OutPortIndex, SignalId>,
+) -> InputSignals<'a, 't> {
+    InputSignals {
+        component_index: index,
+        ports: &component.inputs,
         values,
-        signals,
+        signal_ids: signals,
     }
 }
 
-fn standing(part: &Wired<'_>, wires: &[Option<Outlet>], values: &[Vec<Carried>]) -> Vec<Carried> {
-    part.inputs
+fn input_signals(
+    component: &WiredComponent<'_>,
+    sources: &[Option<OutPortIndex>],
+    values: &[Vec<FoldedSignal>],
+) -> Vec<FoldedSignal> {
+    component
+        .inputs
         .iter()
-        .zip(wires)
-        .map(|(input, wire)| match (wire, &input.source) {
+        .zip(sources)
+        .map(|(input, source)| match (source, &input.source) {
             (Some((index, port)), _) => values[*index][*port].clone(),
-            (None, Source::Constant(value)) => Carried::Steady(*value),
-            (None, Source::Signal { .. }) => Carried::INVALID,
+            (None, PortSource::Constant(value)) => FoldedSignal::Constant(*value),
+            (None, PortSource::Signal { .. }) => FoldedSignal::INVALID,
         })
         .collect()
 }
 
-fn feeds_itself(wires: &[Vec<Option<Outlet>>], index: usize) -> bool {
-    wires[index]
+fn feeds_itself(sources: &[Vec<Option<OutPortIndex>>], index: usize) -> bool {
+    sources[index]
         .iter()
         .flatten()
         .any(|(from, _)| *from == index)

@@ -1,36 +1,38 @@
-//! In which order parts are computed.
+//! The order in which the components of a circuit are evaluated.
 
-use crate::policy::ports::Outlet;
+use crate::policy::ports::OutPortIndex;
 
-/// The parts with what feeds them first; those that feed each other in a group of their own.
+/// Returns the components in groups: each group comes after those that feed it, and components that
+/// feed each other in a loop form one group.
 ///
-/// Tarjan's components, without recursion: a chain may be as long as the text.
-pub(super) fn in_order(wires: &[Vec<Option<Outlet>>]) -> Vec<Vec<usize>> {
+/// This is Tarjan's algorithm for strongly connected components, without recursion, because a chain
+/// may be as long as the text.
+pub(super) fn evaluation_order(sources: &[Vec<Option<OutPortIndex>>]) -> Vec<Vec<usize>> {
     const NEW: usize = usize::MAX;
-    let mut numbers = vec![NEW; wires.len()];
-    let mut lowest = vec![0; wires.len()];
-    let mut open = vec![false; wires.len()];
+    let mut numbers = vec![NEW; sources.len()];
+    let mut lowest = vec![0; sources.len()];
+    let mut on_stack = vec![false; sources.len()];
     let mut stack = Vec::new();
     let mut groups = Vec::new();
     let mut count = 0;
-    for start in 0..wires.len() {
+    for start in 0..sources.len() {
         if numbers[start] != NEW {
             continue;
         }
         let mut path = vec![(start, 0)];
-        while let Some((index, edge)) = path.pop() {
-            if edge == 0 {
+        while let Some((index, next_input)) = path.pop() {
+            if next_input == 0 {
                 (numbers[index], lowest[index]) = (count, count);
                 count += 1;
                 stack.push(index);
-                open[index] = true;
+                on_stack[index] = true;
             }
-            match wires[index].get(edge) {
-                Some(wire) => {
-                    path.push((index, edge + 1));
-                    match wire {
+            match sources[index].get(next_input) {
+                Some(source) => {
+                    path.push((index, next_input + 1));
+                    match source {
                         Some((from, _)) if numbers[*from] == NEW => path.push((*from, 0)),
-                        Some((from, _)) if open[*from] => {
+                        Some((from, _)) if on_stack[*from] => {
                             lowest[index] = lowest[index].min(numbers[*from]);
                         }
                         _ => {}
@@ -41,7 +43,7 @@ pub(super) fn in_order(wires: &[Vec<Option<Outlet>>]) -> Vec<Vec<usize>> {
                         let from = stack.iter().rposition(|other| *other == index);
                         let group = stack.split_off(from.unwrap_or_default());
                         for &member in &group {
-                            open[member] = false;
+                            on_stack[member] = false;
                         }
                         groups.push(group);
                     }
@@ -57,18 +59,18 @@ pub(super) fn in_order(wires: &[Vec<Option<Outlet>>]) -> Vec<Vec<usize>> {
 
 #[cfg(test)]
 mod tests {
-    use super::in_order;
+    use super::evaluation_order;
 
     #[test]
-    fn what_feeds_comes_before_what_it_feeds_and_loops_stay_together() {
-        let from = |parts: &[usize]| {
-            parts
+    fn inputs_come_first_and_loops_form_one_group() {
+        let from = |components: &[usize]| {
+            components
                 .iter()
-                .map(|part| Some((*part, 0)))
+                .map(|component| Some((*component, 0)))
                 .collect::<Vec<_>>()
         };
         // 0 <- 1 <-> 2, 1 <- 3, 4 alone, 5 <- 0
-        let wires = [
+        let sources = [
             from(&[1]),
             from(&[2, 3]),
             from(&[1]),
@@ -76,7 +78,7 @@ mod tests {
             vec![None],
             from(&[0]),
         ];
-        let mut groups = in_order(&wires);
+        let mut groups = evaluation_order(&sources);
         for group in &mut groups {
             group.sort_unstable();
         }
@@ -84,10 +86,10 @@ mod tests {
     }
 
     #[test]
-    fn a_long_chain_needs_no_stack() {
+    fn long_chains_do_not_overflow_the_stack() {
         const LENGTH: usize = 200_000;
-        let mut wires: Vec<Vec<_>> = (1..LENGTH).map(|next| vec![Some((next, 0))]).collect();
-        wires.push(Vec::new());
-        assert_eq!(in_order(&wires).len(), wires.len());
+        let mut sources: Vec<Vec<_>> = (1..LENGTH).map(|next| vec![Some((next, 0))]).collect();
+        sources.push(Vec::new());
+        assert_eq!(evaluation_order(&sources).len(), sources.len());
     }
 }

@@ -1,28 +1,31 @@
-//! `alerter`: sends alerts, and decides nothing.
+//! Reads `alerter`. The embedded engine sends no alerts, so it has no effect.
 
-use super::{At, Circuit, Part, Place, PolicyError, Wired};
+use super::{
+    CircuitBuilder, ComponentBehaviour, ComponentLocation, DocumentNode, PolicyError,
+    WiredComponent,
+};
 use crate::policy::ports::{self, InPort};
 
 struct Alerter;
 
-impl Part for Alerter {}
+impl ComponentBehaviour for Alerter {}
 
 pub(super) fn read<'t>(
-    at: At<'t>,
-    place: &Place,
-    circuit: &mut Circuit<'t>,
+    node: DocumentNode<'t>,
+    location: &ComponentLocation,
+    circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    at.warn("has no effect: the embedded engine sends no alerts");
-    let fields = at.object(&["in_ports", "parameters"])?;
+    node.warn("has no effect: the embedded engine sends no alerts");
+    let fields = node.object(&["in_ports", "parameters"])?;
     check_parameters(fields.required("parameters")?)?;
-    let inputs = ports::optional(&fields, &["signal"], place.scope)?;
-    circuit.add(alerter(place, inputs));
+    let inputs = ports::optional_in_ports(&fields, &["signal"], location.scope)?;
+    circuit.add(alerter(location, inputs));
     Ok(())
 }
 
-/// What an alert is called and where it goes.
-pub(in crate::policy) fn check_parameters(at: At<'_>) -> Result<(), PolicyError> {
-    let fields = at.object(&[
+/// Checks the parameters of an alerter.
+pub(in crate::policy) fn check_parameters(node: DocumentNode<'_>) -> Result<(), PolicyError> {
+    let fields = node.object(&[
         "alert_name",
         "severity",
         "resolve_timeout",
@@ -30,11 +33,11 @@ pub(in crate::policy) fn check_parameters(at: At<'_>) -> Result<(), PolicyError>
         "labels",
     ])?;
     fields.required_text("alert_name")?;
-    if let Some(at) = fields.scalar("severity") {
-        at.one_of(&["info", "warn", "crit"])?;
+    if let Some(node) = fields.scalar("severity") {
+        node.one_of(&["info", "warn", "crit"])?;
     }
-    if let Some(at) = fields.scalar("resolve_timeout") {
-        at.duration()?;
+    if let Some(node) = fields.scalar("resolve_timeout") {
+        node.duration()?;
     }
     if let Some(channels) = fields.get("alert_channels") {
         for channel in channels.list()? {
@@ -49,12 +52,15 @@ pub(in crate::policy) fn check_parameters(at: At<'_>) -> Result<(), PolicyError>
     Ok(())
 }
 
-/// An alerter, also for what blueprints expand to.
-pub(in crate::policy) fn alerter<'t>(place: &Place, inputs: Vec<InPort<'t>>) -> Wired<'t> {
-    Wired {
-        id: place.id.clone(),
+/// Returns an alerter, also for the expansion of load schedulers and blueprints.
+pub(in crate::policy) fn alerter<'t>(
+    location: &ComponentLocation,
+    inputs: Vec<InPort<'t>>,
+) -> WiredComponent<'t> {
+    WiredComponent {
+        id: location.id.clone(),
         inputs,
         outputs: Vec::new(),
-        part: Box::new(Alerter),
+        behaviour: Box::new(Alerter),
     }
 }

@@ -1,16 +1,19 @@
-//! `arithmetic_combinator`: two numbers make one.
+//! Reads `arithmetic_combinator`, which combines two numbers.
 
-use super::{At, Carried, Circuit, Inputs, Op, Part, Place, PolicyError, Wired};
+use super::{
+    CircuitBuilder, ComponentBehaviour, ComponentLocation, DocumentNode, FoldedSignal,
+    InputSignals, Op, PolicyError, WiredComponent,
+};
 use crate::policy::model::Arithmetic;
 use crate::policy::ports;
 
-struct Combinator(Arithmetic);
+struct ArithmeticCombinator(Arithmetic);
 
-impl Part for Combinator {
-    fn carry(&self, inputs: &Inputs<'_, '_>) -> Vec<Carried> {
-        // An invalid side makes the result invalid whatever the other does.
-        if inputs.values.iter().any(Carried::is_invalid) {
-            return vec![Carried::INVALID];
+impl ComponentBehaviour for ArithmeticCombinator {
+    fn fold_outputs(&self, inputs: &InputSignals<'_, '_>) -> Vec<FoldedSignal> {
+        // An invalid operand makes the result invalid, even while the other operand changes.
+        if inputs.values.iter().any(FoldedSignal::is_invalid) {
+            return vec![FoldedSignal::INVALID];
         }
         vec![inputs.folded(|values| self.0.combine(values[0], values[1]))]
     }
@@ -21,7 +24,7 @@ impl Part for Combinator {
 }
 
 impl Arithmetic {
-    fn named(name: &str) -> Self {
+    fn from_name(name: &str) -> Self {
         match name {
             "add" => Self::Add,
             "sub" => Self::Sub,
@@ -33,52 +36,53 @@ impl Arithmetic {
         }
     }
 
-    /// Anything over zero is invalid; the operators on bits drop the fractions.
+    /// Combines two operands. Division by zero is invalid; the bitwise operators truncate their
+    /// operands to integers.
     pub(crate) fn combine(self, left: f64, right: f64) -> f64 {
         if left.is_nan() || right.is_nan() {
             return f64::NAN;
         }
-        let (bits, others) = (left as i64, right as i64);
-        let places = u32::try_from(others);
+        let (bits, other) = (left as i64, right as i64);
+        let shift = u32::try_from(other);
         match self {
             Self::Add => left + right,
             Self::Sub => left - right,
             Self::Mul => left * right,
             Self::Div if right == 0.0 => f64::NAN,
             Self::Div => left / right,
-            Self::Xor => (bits ^ others) as f64,
-            // A negative shift has no meaning; one beyond the width leaves nothing.
-            Self::Lshift => places.map_or(f64::NAN, |places| {
-                bits.checked_shl(places).unwrap_or(0) as f64
+            Self::Xor => (bits ^ other) as f64,
+            // A negative shift is invalid; a left shift beyond the width gives zero.
+            Self::Lshift => shift.map_or(f64::NAN, |shift| {
+                bits.checked_shl(shift).unwrap_or(0) as f64
             }),
-            Self::Rshift => places.map_or(f64::NAN, |places| (bits >> places.min(63)) as f64),
+            Self::Rshift => shift.map_or(f64::NAN, |shift| (bits >> shift.min(63)) as f64),
         }
     }
 }
 
 pub(super) fn read<'t>(
-    at: At<'t>,
-    place: &Place,
-    circuit: &mut Circuit<'t>,
+    node: DocumentNode<'t>,
+    location: &ComponentLocation,
+    circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    let fields = at.object(&["in_ports", "operator", "out_ports"])?;
+    let fields = node.object(&["in_ports", "operator", "out_ports"])?;
     let operator = fields
         .required("operator")?
         .one_of(&["add", "sub", "mul", "div", "xor", "lshift", "rshift"])?;
-    let inputs = ports::optional(&fields, &["lhs", "rhs"], place.scope)?;
-    let outputs = ports::out_ports(&fields, &["output"], place.scope)?;
-    circuit.add(Wired {
-        id: place.id.clone(),
+    let inputs = ports::optional_in_ports(&fields, &["lhs", "rhs"], location.scope)?;
+    let outputs = ports::out_ports(&fields, &["output"], location.scope)?;
+    circuit.add(WiredComponent {
+        id: location.id.clone(),
         inputs,
         outputs,
-        part: combinator(Arithmetic::named(operator)),
+        behaviour: combinator(Arithmetic::from_name(operator)),
     });
     Ok(())
 }
 
-/// A combinator, also for what other components and blueprints consist of.
-pub(in crate::policy) fn combinator<'t>(operator: Arithmetic) -> Box<dyn Part + 't> {
-    Box::new(Combinator(operator))
+/// Returns a combinator, also for the expansion of other components and of blueprints.
+pub(in crate::policy) fn combinator<'t>(operator: Arithmetic) -> Box<dyn ComponentBehaviour + 't> {
+    Box::new(ArithmeticCombinator(operator))
 }
 
 #[cfg(test)]
@@ -86,7 +90,7 @@ mod tests {
     use super::Arithmetic;
 
     #[test]
-    fn operators_do_as_named() {
+    fn operators_compute_their_results() {
         for (operator, left, right, result) in [
             ("add", 1.0, 2.0, 3.0),
             ("sub", 5.0, 1.0, 4.0),
@@ -100,7 +104,7 @@ mod tests {
             ("div", f64::INFINITY, 2.0, f64::INFINITY),
         ] {
             assert_eq!(
-                Arithmetic::named(operator).combine(left, right),
+                Arithmetic::from_name(operator).combine(left, right),
                 result,
                 "{left} {operator} {right}"
             );
@@ -113,7 +117,9 @@ mod tests {
             ("sub", f64::INFINITY, f64::INFINITY),
         ] {
             assert!(
-                Arithmetic::named(operator).combine(left, right).is_nan(),
+                Arithmetic::from_name(operator)
+                    .combine(left, right)
+                    .is_nan(),
                 "{left} {operator} {right}"
             );
         }

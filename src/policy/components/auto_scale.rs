@@ -1,71 +1,76 @@
-//! `auto_scale`: scales what serves the flows, which the engine does not do.
+//! Reads `auto_scale`, which scales the service. The embedded engine does not scale, so it has no
+//! effect.
 
 use std::rc::Rc;
 
-use super::{At, Carried, Circuit, Inputs, Part, Place, PolicyError, Wired, load_scheduler};
+use super::{
+    CircuitBuilder, ComponentBehaviour, ComponentLocation, DocumentNode, FoldedSignal,
+    InputSignals, PolicyError, WiredComponent, load_scheduler,
+};
 use crate::policy::decode::Object;
 use crate::policy::ports::{self, InPort, OutPort};
 
-/// What is said of scaling wherever a policy has it.
-pub(in crate::policy) const NOTE: &str = "has no effect here: the embedded engine scales nothing";
+/// The warning for every use of scaling.
+pub(in crate::policy) const NO_SCALING: &str =
+    "has no effect here: the embedded engine does not scale";
 
 struct AutoScale(Rc<str>);
 
-impl Part for AutoScale {
-    /// A limit by a scale that nothing reports would let everything pass: what depends on it is
-    /// refused by name.
-    fn carry(&self, _inputs: &Inputs<'_, '_>) -> Vec<Carried> {
-        vec![Carried::Beyond(Rc::clone(&self.0)); 3]
+impl ComponentBehaviour for AutoScale {
+    /// Marks the outputs as unsupported, so that a component which depends on them is refused by
+    /// name: a limit by a scale that is never reported would let every flow pass.
+    fn fold_outputs(&self, _inputs: &InputSignals<'_, '_>) -> Vec<FoldedSignal> {
+        vec![FoldedSignal::Unsupported(Rc::clone(&self.0)); 3]
     }
 }
 
-/// A component that scales, also of what blueprints expand to.
+/// Adds a component that scales, also for the expansion of blueprints.
 pub(in crate::policy) fn auto_scale<'t>(
-    at: &At<'t>,
-    place: &Place,
+    node: &DocumentNode<'t>,
+    location: &ComponentLocation,
     inputs: Vec<InPort<'t>>,
     outputs: Vec<OutPort<'t>>,
-    circuit: &mut Circuit<'t>,
+    circuit: &mut CircuitBuilder<'t>,
 ) {
-    at.warn(NOTE);
-    circuit.scales(at);
-    circuit.add(Wired {
-        id: place.id.clone(),
+    node.warn(NO_SCALING);
+    circuit.record_scaling(node);
+    circuit.add(WiredComponent {
+        id: location.id.clone(),
         inputs,
         outputs,
-        part: Box::new(AutoScale(Rc::from(format!(
+        behaviour: Box::new(AutoScale(Rc::from(format!(
             "the scale that `{}` reports",
-            place.id
+            location.id
         )))),
     });
 }
 
 pub(super) fn read<'t>(
-    at: At<'t>,
-    place: &Place,
-    circuit: &mut Circuit<'t>,
+    node: DocumentNode<'t>,
+    location: &ComponentLocation,
+    circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
     const KINDS: &[&str] = &["pod_scaler", "auto_scaler"];
-    let whole = at.clone();
-    let fields = at.object(KINDS)?;
+    let whole = node.clone();
+    let fields = node.object(KINDS)?;
     let (inputs, outputs) = match fields.only(KINDS)? {
-        None => return Err(whole.error("a component without a kind")),
-        Some(("pod_scaler", at)) => pod_scaler(at, place, circuit)?,
-        Some((_, at)) => auto_scaler(at, place, circuit)?,
+        None => return Err(whole.error("the component has no kind")),
+        Some(("pod_scaler", node)) => pod_scaler(node, location, circuit)?,
+        Some((_, node)) => auto_scaler(node, location, circuit)?,
     };
-    auto_scale(&whole, place, inputs, outputs, circuit);
+    auto_scale(&whole, location, inputs, outputs, circuit);
     Ok(())
 }
 
-/// What leads into a component and out of it.
-type Wires<'t> = (Vec<InPort<'t>>, Vec<OutPort<'t>>);
+/// The in-ports and out-ports of a component.
+type ComponentPorts<'t> = (Vec<InPort<'t>>, Vec<OutPort<'t>>);
 
 fn pod_scaler<'t>(
-    at: At<'t>,
-    place: &Place,
-    circuit: &Circuit<'t>,
-) -> Result<Wires<'t>, PolicyError> {
-    let fields = at.object(&[
+    node: DocumentNode<'t>,
+    location: &ComponentLocation,
+    circuit: &CircuitBuilder<'t>,
+) -> Result<ComponentPorts<'t>, PolicyError> {
+    let fields = node.object(&[
         "in_ports",
         "out_ports",
         "dry_run",
@@ -76,17 +81,17 @@ fn pod_scaler<'t>(
     load_scheduler::dry_run(&fields, circuit)?;
     let outputs = &["actual_replicas", "configured_replicas"];
     Ok((
-        ports::optional(&fields, &["replicas"], place.scope)?,
-        ports::out_ports(&fields, outputs, place.scope)?,
+        ports::optional_in_ports(&fields, &["replicas"], location.scope)?,
+        ports::out_ports(&fields, outputs, location.scope)?,
     ))
 }
 
 fn auto_scaler<'t>(
-    at: At<'t>,
-    place: &Place,
-    circuit: &Circuit<'t>,
-) -> Result<Wires<'t>, PolicyError> {
-    let fields = at.object(&[
+    node: DocumentNode<'t>,
+    location: &ComponentLocation,
+    circuit: &CircuitBuilder<'t>,
+) -> Result<ComponentPorts<'t>, PolicyError> {
+    let fields = node.object(&[
         "scaling_backend",
         "scale_out_controllers",
         "scale_in_controllers",
@@ -96,8 +101,8 @@ fn auto_scaler<'t>(
         "dry_run_config_key",
     ])?;
     fields.required("scaling_backend")?.free_map()?;
-    if let Some(at) = fields.get("scaling_parameters") {
-        at.free_map()?;
+    if let Some(node) = fields.get("scaling_parameters") {
+        node.free_map()?;
     }
     load_scheduler::dry_run(&fields, circuit)?;
     let mut inputs = Vec::new();
@@ -105,27 +110,30 @@ fn auto_scaler<'t>(
         let Some(list) = fields.get(list) else {
             continue;
         };
-        for at in list.list()? {
-            let fields = at.object(&["controller", "alerter"])?;
-            inputs.extend(controller(&fields, place)?);
+        for node in list.list()? {
+            let fields = node.object(&["controller", "alerter"])?;
+            inputs.extend(controller(&fields, location)?);
         }
     }
     let outputs = &["actual_scale", "configured_scale", "desired_scale"];
-    Ok((inputs, ports::out_ports(&fields, outputs, place.scope)?))
+    Ok((inputs, ports::out_ports(&fields, outputs, location.scope)?))
 }
 
-/// What a controller hears; a periodic one hears nothing.
-fn controller<'t>(fields: &Object<'t>, place: &Place) -> Result<Vec<InPort<'t>>, PolicyError> {
+/// Returns the in-ports of a controller. A periodic controller has none.
+fn controller<'t>(
+    fields: &Object<'t>,
+    location: &ComponentLocation,
+) -> Result<Vec<InPort<'t>>, PolicyError> {
     const KINDS: &[&str] = &["gradient", "periodic"];
     let controller = fields.required("controller")?;
     let whole = controller.clone();
     let kinds = controller.object(KINDS)?;
     match kinds.only(KINDS)? {
-        None => Err(whole.error("a controller without a kind")),
-        Some(("gradient", at)) => {
-            let fields = at.object(&["in_ports", "parameters"])?;
-            ports::optional(&fields, &["signal", "setpoint"], place.scope)
+        None => Err(whole.error("the controller has no kind")),
+        Some(("gradient", node)) => {
+            let fields = node.object(&["in_ports", "parameters"])?;
+            ports::optional_in_ports(&fields, &["signal", "setpoint"], location.scope)
         }
-        Some((_, at)) => at.object(&["parameters"]).map(|_| Vec::new()),
+        Some((_, node)) => node.object(&["parameters"]).map(|_| Vec::new()),
     }
 }

@@ -1,38 +1,41 @@
-//! The token bucket of `rate_limiter` and `quota_scheduler`.
+//! Reads the token bucket of `rate_limiter` and `quota_scheduler`.
 
 use std::time::Duration;
 
-use super::{At, Inputs, PolicyError, named, positive};
+use super::{DocumentNode, InputSignals, PolicyError, non_empty, non_negative};
 use crate::policy::decode::Object;
 use crate::policy::model::{Bucket, Port};
-use crate::policy::ports::{self, InPort, Scope};
+use crate::policy::ports::{self, InPort, ScopeIndex};
 
-/// `in_ports`: capacity, filling, pass-through.
-pub(super) fn wires<'t>(fields: &Object<'t>, scope: Scope) -> Result<Vec<InPort<'t>>, PolicyError> {
-    let wires =
+/// Reads the `in_ports`: capacity, fill and pass-through.
+pub(super) fn in_ports<'t>(
+    fields: &Object<'t>,
+    scope: ScopeIndex,
+) -> Result<Vec<InPort<'t>>, PolicyError> {
+    let in_ports =
         fields
             .required("in_ports")?
             .object(&["bucket_capacity", "fill_amount", "pass_through"])?;
     Ok(vec![
-        ports::required(&wires, "bucket_capacity", scope)?,
-        ports::required(&wires, "fill_amount", scope)?,
-        ports::given(&wires, "pass_through", scope)?,
+        ports::required_in_port(&in_ports, "bucket_capacity", scope)?,
+        ports::required_in_port(&in_ports, "fill_amount", scope)?,
+        ports::optional_in_port(&in_ports, "pass_through", scope)?,
     ])
 }
 
-/// The same in a blueprint's values, where they are plain numbers.
-pub(super) fn numbers<'t>(fields: &Object<'t>) -> Result<Vec<InPort<'t>>, PolicyError> {
+/// Reads the same from the values of a blueprint, where they are plain numbers.
+pub(super) fn constant_in_ports<'t>(fields: &Object<'t>) -> Result<Vec<InPort<'t>>, PolicyError> {
     Ok(vec![
-        ports::number(fields, "bucket_capacity")?,
-        ports::number(fields, "fill_amount")?,
-        ports::unwired(&fields.at),
+        ports::number_in_port(fields, "bucket_capacity")?,
+        ports::number_in_port(fields, "fill_amount")?,
+        ports::unwired(&fields.node),
     ])
 }
 
-/// Everything but the signals.
-pub(super) fn settings(at: At<'_>) -> Result<Bucket, PolicyError> {
+/// Reads the parameters; the signals are filled in by [`with_signals`].
+pub(super) fn settings(node: DocumentNode<'_>) -> Result<Bucket, PolicyError> {
     const UNSET: Port = Port::Constant(f64::NAN);
-    let parameters = at.object(&[
+    let parameters = node.object(&[
         "interval",
         "limit_by_label_key",
         "label_key",
@@ -41,27 +44,27 @@ pub(super) fn settings(at: At<'_>) -> Result<Bucket, PolicyError> {
         "delay_initial_fill",
         "lazy_sync",
     ])?;
-    let interval = super::more_than_zero(&parameters.required("interval")?)?;
+    let interval = super::positive_duration(&parameters.required("interval")?)?;
     let max_idle_time = max_idle_time(&parameters)?;
     let old_key = parameters.scalar("label_key");
-    if let Some(at) = &old_key {
-        let message = "deprecated; its name is `limit_by_label_key` now";
-        if at.context.strict {
-            return Err(at.error(message));
+    if let Some(node) = &old_key {
+        let message = "deprecated; use `limit_by_label_key` instead";
+        if node.context.strict {
+            return Err(node.error(message));
         }
-        at.warn(message);
+        node.warn(message);
     }
     let keys = [
         parameters.text("limit_by_label_key")?,
-        old_key.map(|at| at.text()).transpose()?,
+        old_key.map(|node| node.text()).transpose()?,
     ];
     let lazy_sync = match parameters.object("lazy_sync", &["enabled", "num_sync"])? {
         None => None,
         Some(fields) => {
             let num_sync = match fields.scalar("num_sync") {
                 None => 4,
-                Some(at) => match at.count()? {
-                    0 => return Err(at.error("must be more than zero")),
+                Some(node) => match node.count()? {
+                    0 => return Err(node.error("must be more than zero")),
                     count => count,
                 },
             };
@@ -76,37 +79,38 @@ pub(super) fn settings(at: At<'_>) -> Result<Bucket, PolicyError> {
         continuous_fill: parameters.boolean("continuous_fill", true)?,
         delay_initial_fill: parameters.boolean("delay_initial_fill", false)?,
         max_idle_time,
-        limit_by_label_key: keys.into_iter().flatten().find_map(named),
+        limit_by_label_key: keys.into_iter().flatten().find_map(non_empty),
         lazy_sync,
     })
 }
 
-/// Two hours where there is none.
+/// Reads `max_idle_time`; two hours if it is absent.
 pub(super) fn max_idle_time(parameters: &Object<'_>) -> Result<Duration, PolicyError> {
     match parameters.scalar("max_idle_time") {
-        Some(at) => Ok(positive(at.duration()?)),
+        Some(node) => Ok(non_negative(node.duration()?)),
         None => Ok(Duration::from_secs(7200)),
     }
 }
 
-/// What takes the tokens.
+/// The component that takes the tokens of a bucket.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Takers {
-    /// Requests that do not wait.
-    Limited {
-        /// A label says how many tokens a request takes; else it takes one.
-        by_label: bool,
+pub(super) enum TokenConsumer {
+    /// A rate limiter: flows do not wait.
+    RateLimiter {
+        /// The number of tokens comes from a label; otherwise a flow takes one.
+        tokens_from_label: bool,
     },
-    /// Requests that wait for their tokens.
-    Queued,
+    /// A quota scheduler: flows wait for their tokens.
+    QuotaScheduler,
 }
 
-/// With its signals, in the order of [`wires`].
-pub(super) fn wired(
+/// Returns the bucket with its signals, in the order of [`in_ports`]. Warns about signals that
+/// reject every flow or let every flow pass.
+pub(super) fn with_signals(
     settings: &Bucket,
-    at: &At<'_>,
-    inputs: &Inputs<'_, '_>,
-    takers: Takers,
+    node: &DocumentNode<'_>,
+    inputs: &InputSignals<'_, '_>,
+    consumer: TokenConsumer,
 ) -> Result<Bucket, PolicyError> {
     let bucket = Bucket {
         bucket_capacity: inputs.port(0)?,
@@ -117,55 +121,62 @@ pub(super) fn wired(
     let invalid = |port| matches!(port, Port::Constant(value) if f64::is_nan(value));
     let zero = Port::Constant(0.0);
     if bucket.bucket_capacity == zero && bucket.fill_amount == zero {
-        at.warn(
+        node.warn(
             "lets everything pass: the Agent never acts on a capacity and a fill of zero; give \
              one of them another value",
         );
     } else if invalid(bucket.bucket_capacity) || invalid(bucket.fill_amount) {
-        at.warn("lets everything pass: its capacity or its fill is invalid");
+        node.warn("lets everything pass: its capacity or its fill is invalid");
     } else if matches!(bucket.pass_through, Port::Constant(on) if on.is_nan() || on == 0.0) {
-        for (port, note) in [
-            (0, capacity_note(bucket.bucket_capacity, takers)),
-            (1, fill_note(bucket.fill_amount)),
+        for (port, warning) in [
+            (0, capacity_warning(bucket.bucket_capacity, consumer)),
+            (1, fill_warning(bucket.fill_amount)),
         ] {
-            if let (Some(note), Some(port)) = (note, inputs.ports.get(port)) {
-                port.at.warn(note);
+            if let (Some(warning), Some(port)) = (warning, inputs.ports.get(port)) {
+                port.node.warn(warning);
             }
         }
     }
     Ok(bucket)
 }
 
-/// What follows from a capacity that makes no sense.
-fn capacity_note(capacity: Port, takers: Takers) -> Option<&'static str> {
+/// Returns a warning about a capacity that rejects every flow or lets every flow pass.
+fn capacity_warning(capacity: Port, consumer: TokenConsumer) -> Option<&'static str> {
     let Port::Constant(capacity) = capacity else {
         return None;
     };
-    let by_one = takers == Takers::Limited { by_label: false };
+    let takes_one_token = consumer
+        == TokenConsumer::RateLimiter {
+            tokens_from_label: false,
+        };
     if capacity == f64::INFINITY {
         Some("lets everything pass: a bucket without bounds holds the tokens of any request")
     } else if capacity == f64::NEG_INFINITY {
         Some("rejects everything: a bucket with an infinite debt never holds a token")
-    } else if capacity <= 0.0 && takers == Takers::Queued {
-        Some("makes every flow wait: the bucket holds no token that is not waited for")
+    } else if capacity <= 0.0 && consumer == TokenConsumer::QuotaScheduler {
+        Some("makes every flow wait: the bucket never holds a token in advance")
     } else if capacity <= 0.0 {
         Some(
             "rejects everything: the bucket never holds a token; give it a capacity of one or more",
         )
-    } else if capacity < 1.0 && by_one {
-        Some("rejects everything: each request takes one token, and the bucket never holds as much")
+    } else if capacity < 1.0 && takes_one_token {
+        Some(
+            "rejects everything: each flow takes one token, and the bucket never holds a whole one",
+        )
     } else {
         None
     }
 }
 
-/// What follows from a fill that makes no sense.
-fn fill_note(fill: Port) -> Option<&'static str> {
+/// Returns a warning about a fill that rejects every flow or lets every flow pass.
+fn fill_warning(fill: Port) -> Option<&'static str> {
     let Port::Constant(fill) = fill else {
         return None;
     };
     if fill == f64::INFINITY {
-        Some("lets everything pass that the bucket holds: it is full again at once")
+        Some(
+            "lets everything pass that needs no more than the capacity: the bucket is refilled at once",
+        )
     } else if fill == 0.0 {
         Some(
             "rejects everything once the first tokens are spent: none is filled in until the key \

@@ -1,63 +1,67 @@
-//! `concurrency_limiter`: slots for flows in flight, for each value of a label.
+//! Reads `concurrency_limiter`: slots for flows in flight, for each value of a label.
 
-use super::{At, Circuit, Decides, Place, PolicyError, request_parameters, slots};
+use super::{
+    CircuitBuilder, ComponentLocation, DecidingComponent, DocumentNode, PolicyError,
+    request_parameters, slots,
+};
 use crate::policy::decode::Object;
 use crate::policy::model::{ComponentKind, ConcurrencyLimiter};
 use crate::policy::ports::{self, InPort, OutPort};
 use crate::policy::selector;
 
 pub(super) fn read<'t>(
-    at: At<'t>,
-    place: &Place,
-    circuit: &mut Circuit<'t>,
+    node: DocumentNode<'t>,
+    location: &ComponentLocation,
+    circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    let fields = at.object(&[
+    let fields = node.object(&[
         "in_ports",
         "out_ports",
         "selectors",
         "parameters",
         "request_parameters",
     ])?;
-    let inputs = slots::wires(&fields, place.scope)?;
-    let outputs = ports::out_ports(&fields, &["accept_percentage"], place.scope)?;
-    add(&fields, place, inputs, outputs, circuit)
+    let inputs = slots::in_ports(&fields, location.scope)?;
+    let outputs = ports::out_ports(&fields, &["accept_percentage"], location.scope)?;
+    add(&fields, location, inputs, outputs, circuit)
 }
 
-/// The section of a blueprint's values, where the signals are plain numbers.
+/// Reads the section of a values file, where the signals are plain numbers.
 pub(in crate::policy) fn read_values<'t>(
-    at: At<'t>,
-    place: &Place,
+    node: DocumentNode<'t>,
+    location: &ComponentLocation,
     output: OutPort<'t>,
-    circuit: &mut Circuit<'t>,
+    circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    let fields = at.object(&[
+    let fields = node.object(&[
         "max_concurrency",
         "selectors",
         "parameters",
         "request_parameters",
         "alerter",
     ])?;
-    let inputs = slots::numbers(&fields)?;
-    add(&fields, place, inputs, vec![output], circuit)
+    let inputs = slots::constant_in_ports(&fields)?;
+    add(&fields, location, inputs, vec![output], circuit)
 }
 
 fn add<'t>(
     fields: &Object<'t>,
-    place: &Place,
+    location: &ComponentLocation,
     inputs: Vec<InPort<'t>>,
     outputs: Vec<OutPort<'t>>,
-    circuit: &mut Circuit<'t>,
+    circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
     let selectors = selector::selectors(fields, "selectors")?;
     let settings = slots::settings(fields.required("parameters")?)?;
     let request = request_parameters(fields)?;
-    let at = fields.at.clone();
-    let part = Decides::new("concurrency limiter", place, selectors, move |inputs| {
-        Ok(ComponentKind::ConcurrencyLimiter(ConcurrencyLimiter {
-            slots: slots::wired(&settings, &at, inputs)?,
-            request: request.clone(),
-        }))
-    });
-    circuit.add(part.wired(place, inputs, outputs));
+    let node = fields.node.clone();
+    let component =
+        DecidingComponent::new("concurrency limiter", location, selectors, move |inputs| {
+            Ok(ComponentKind::ConcurrencyLimiter(ConcurrencyLimiter {
+                slots: slots::with_signals(&settings, &node, inputs)?,
+                request: request.clone(),
+            }))
+        });
+    circuit.add(component.with_ports(location, inputs, outputs));
     Ok(())
 }

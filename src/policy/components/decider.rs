@@ -1,29 +1,32 @@
-//! `decider`: compares two numbers.
+//! Reads `decider`, which compares two numbers.
 
 use std::time::Duration;
 
-use super::{At, Carried, Circuit, Inputs, Op, Part, Place, PolicyError, Wired, positive};
+use super::{
+    CircuitBuilder, ComponentBehaviour, ComponentLocation, DocumentNode, FoldedSignal,
+    InputSignals, Op, PolicyError, WiredComponent, non_negative,
+};
 use crate::policy::model::Comparison;
 use crate::policy::ports;
 
-struct Decider {
+struct DeciderBehaviour {
     comparison: Comparison,
-    /// How long the comparison must have held before the output follows.
+    /// How long the comparison must have held before the output changes.
     true_for: Duration,
 }
 
-impl Part for Decider {
-    fn carry(&self, inputs: &Inputs<'_, '_>) -> Vec<Carried> {
-        if inputs.values.iter().any(Carried::is_invalid) {
-            return vec![Carried::Steady(0.0)];
+impl ComponentBehaviour for DeciderBehaviour {
+    fn fold_outputs(&self, inputs: &InputSignals<'_, '_>) -> Vec<FoldedSignal> {
+        if inputs.values.iter().any(FoldedSignal::is_invalid) {
+            return vec![FoldedSignal::Constant(0.0)];
         }
-        let Some(values) = inputs.all_steady() else {
-            return vec![inputs.computed(0)];
+        let Some(values) = inputs.all_constant() else {
+            return vec![inputs.at_runtime(0)];
         };
         vec![match self.comparison.holds(values[0], values[1]) {
-            false => Carried::Steady(0.0),
-            true if self.true_for.is_zero() => Carried::Steady(1.0),
-            true => inputs.computed(0),
+            false => FoldedSignal::Constant(0.0),
+            true if self.true_for.is_zero() => FoldedSignal::Constant(1.0),
+            true => inputs.at_runtime(0),
         }]
     }
 
@@ -36,7 +39,7 @@ impl Part for Decider {
 }
 
 impl Comparison {
-    pub(in crate::policy) fn named(name: &str) -> Self {
+    pub(in crate::policy) fn from_name(name: &str) -> Self {
         match name {
             "gt" => Self::Gt,
             "lt" => Self::Lt,
@@ -47,7 +50,7 @@ impl Comparison {
         }
     }
 
-    /// False when a side is invalid.
+    /// Returns the result of the comparison; false if an operand is invalid.
     pub(crate) fn holds(self, left: f64, right: f64) -> bool {
         if left.is_nan() || right.is_nan() {
             return false;
@@ -64,40 +67,40 @@ impl Comparison {
 }
 
 pub(super) fn read<'t>(
-    at: At<'t>,
-    place: &Place,
-    circuit: &mut Circuit<'t>,
+    node: DocumentNode<'t>,
+    location: &ComponentLocation,
+    circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    let fields = at.object(&["in_ports", "operator", "true_for", "false_for", "out_ports"])?;
+    let fields = node.object(&["in_ports", "operator", "true_for", "false_for", "out_ports"])?;
     let operator = fields
         .required("operator")?
         .one_of(&["gt", "lt", "gte", "lte", "eq", "neq"])?;
     let mut times = [Duration::ZERO; 2];
     for (time, key) in times.iter_mut().zip(["true_for", "false_for"]) {
-        if let Some(at) = fields.scalar(key) {
-            *time = positive(at.duration()?);
+        if let Some(node) = fields.scalar(key) {
+            *time = non_negative(node.duration()?);
         }
     }
     if times[0] != times[1] && !times[1].is_zero() {
         fields
-            .at
+            .node
             .warn("`false_for` has no effect, as on an Agent: `true_for` delays both ways");
     }
-    circuit.add(Wired {
-        id: place.id.clone(),
-        inputs: ports::optional(&fields, &["lhs", "rhs"], place.scope)?,
-        outputs: ports::out_ports(&fields, &["output"], place.scope)?,
-        part: decider(Comparison::named(operator), times[0]),
+    circuit.add(WiredComponent {
+        id: location.id.clone(),
+        inputs: ports::optional_in_ports(&fields, &["lhs", "rhs"], location.scope)?,
+        outputs: ports::out_ports(&fields, &["output"], location.scope)?,
+        behaviour: decider(Comparison::from_name(operator), times[0]),
     });
     Ok(())
 }
 
-/// A decider, also for what other components and blueprints consist of.
+/// Returns a decider, also for the expansion of other components and of blueprints.
 pub(in crate::policy) fn decider<'t>(
     comparison: Comparison,
     true_for: Duration,
-) -> Box<dyn Part + 't> {
-    Box::new(Decider {
+) -> Box<dyn ComponentBehaviour + 't> {
+    Box::new(DeciderBehaviour {
         comparison,
         true_for,
     })

@@ -1,15 +1,18 @@
-//! `gradient_controller`: corrects a value by how far a signal is from where it should be.
+//! Reads `gradient_controller`, which corrects a value by the ratio of a signal to its setpoint.
 
-use super::{At, Circuit, Computed, Op, Place, PolicyError, Wired};
+use super::{
+    CircuitBuilder, ComponentLocation, DocumentNode, Op, PolicyError, RuntimeComponent,
+    WiredComponent,
+};
 use crate::policy::decode::Object;
 use crate::policy::ports;
 
 pub(super) fn read<'t>(
-    at: At<'t>,
-    place: &Place,
-    circuit: &mut Circuit<'t>,
+    node: DocumentNode<'t>,
+    location: &ComponentLocation,
+    circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    let fields = at.object(&[
+    let fields = node.object(&[
         "in_ports",
         "out_ports",
         "parameters",
@@ -18,24 +21,24 @@ pub(super) fn read<'t>(
     ])?;
     if fields.boolean("manual_mode", false)? {
         return Err(fields
-            .at
+            .node
             .error("`manual_mode` is not supported by the embedded engine of this version"));
     }
     fields.text("manual_mode_config_key")?;
     let op = gradient(&fields.required("parameters")?, (-f64::MAX, f64::MAX))?;
     let known = &["signal", "setpoint", "control_variable", "max", "min"];
-    circuit.add(Wired {
-        id: place.id.clone(),
-        inputs: ports::optional(&fields, known, place.scope)?,
-        outputs: ports::out_ports(&fields, &["output"], place.scope)?,
-        part: Box::new(Computed(op)),
+    circuit.add(WiredComponent {
+        id: location.id.clone(),
+        inputs: ports::optional_in_ports(&fields, known, location.scope)?,
+        outputs: ports::out_ports(&fields, &["output"], location.scope)?,
+        behaviour: Box::new(RuntimeComponent(op)),
     });
     Ok(())
 }
 
-/// `slope` and what the gradient is kept within.
-pub(super) fn gradient(at: &At<'_>, bounds: (f64, f64)) -> Result<Op, PolicyError> {
-    let fields = at
+/// Reads `slope` and the bounds of the gradient; `bounds` are the default bounds.
+pub(super) fn gradient(node: &DocumentNode<'_>, bounds: (f64, f64)) -> Result<Op, PolicyError> {
+    let fields = node
         .clone()
         .object(&["slope", "min_gradient", "max_gradient"])?;
     Ok(Op::Gradient {
@@ -46,9 +49,9 @@ pub(super) fn gradient(at: &At<'_>, bounds: (f64, f64)) -> Result<Op, PolicyErro
 }
 
 pub(super) fn not_zero(fields: &Object<'_>, key: &str) -> Result<f64, PolicyError> {
-    let at = fields.required(key)?;
-    match at.number()? {
-        0.0 => Err(at.error("must not be zero")),
+    let node = fields.required(key)?;
+    match node.number()? {
+        0.0 => Err(node.error("must not be zero")),
         number => Ok(number),
     }
 }

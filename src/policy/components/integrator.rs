@@ -1,20 +1,27 @@
-//! `integrator`: adds up a signal.
+//! Reads `integrator`, which sums a signal over time.
 
-use super::{At, Circuit, Computed, Op, Place, PolicyError, Wired};
+use super::{
+    CircuitBuilder, ComponentLocation, DocumentNode, Op, PolicyError, RuntimeComponent,
+    WiredComponent,
+};
 use crate::policy::ports;
 
 pub(super) fn read<'t>(
-    at: At<'t>,
-    place: &Place,
-    circuit: &mut Circuit<'t>,
+    node: DocumentNode<'t>,
+    location: &ComponentLocation,
+    circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    let fields = at.object(&["in_ports", "out_ports", "initial_value"])?;
+    let fields = node.object(&["in_ports", "out_ports", "initial_value"])?;
     let initial = fields.number("initial_value", 0.0)?;
-    circuit.add(Wired {
-        id: place.id.clone(),
-        inputs: ports::optional(&fields, &["input", "reset", "max", "min"], place.scope)?,
-        outputs: ports::out_ports(&fields, &["output"], place.scope)?,
-        part: Box::new(Computed(Op::Integrator { initial })),
+    circuit.add(WiredComponent {
+        id: location.id.clone(),
+        inputs: ports::optional_in_ports(
+            &fields,
+            &["input", "reset", "max", "min"],
+            location.scope,
+        )?,
+        outputs: ports::out_ports(&fields, &["output"], location.scope)?,
+        behaviour: Box::new(RuntimeComponent(Op::Integrator { initial })),
     });
     Ok(())
 }

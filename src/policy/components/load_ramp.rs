@@ -1,38 +1,49 @@
-//! `load_ramp`: a sampler whose percentage is led through steps.
+//! Reads `load_ramp`: a sampler whose percentage follows steps.
 
-use super::signal_generator::{Generator, steps};
-use super::{At, Circuit, Place, PolicyError, Wired, nested_circuit, positive, sampler};
+use super::signal_generator::{SignalGeneratorBehaviour, steps};
+use super::{
+    CircuitBuilder, ComponentLocation, DocumentNode, PolicyError, WiredComponent, nested_circuit,
+    non_negative, sampler,
+};
 use crate::policy::decode::Object;
 use crate::policy::model::RampStep;
 use crate::policy::ports::{self, InPort, OutPort};
 
 pub(super) fn read<'t>(
-    at: At<'t>,
-    place: &Place,
-    circuit: &mut Circuit<'t>,
+    node: DocumentNode<'t>,
+    location: &ComponentLocation,
+    circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    let fields = at.object(&[
+    let fields = node.object(&[
         "in_ports",
         "out_ports",
         "parameters",
         "pass_through_label_values",
         "pass_through_label_values_config_key",
     ])?;
-    let inputs = ports::optional(&fields, &["forward", "backward", "reset"], place.scope)?;
+    let inputs =
+        ports::optional_in_ports(&fields, &["forward", "backward", "reset"], location.scope)?;
     let known = &["accept_percentage", "at_start", "at_end"];
-    let outputs = ports::out_ports(&fields, known, place.scope)?;
+    let outputs = ports::out_ports(&fields, known, location.scope)?;
     let parameters = fields.required("parameters")?;
-    add(parameters, Some(&fields), place, inputs, outputs, circuit)
+    add(
+        parameters,
+        Some(&fields),
+        location,
+        inputs,
+        outputs,
+        circuit,
+    )
 }
 
-/// Adds a ramp, also that of a blueprint, where nothing but its parameters is given.
+/// Adds a ramp. `component` is `None` for the ramp of a blueprint, which has only parameters.
 pub(in crate::policy) fn add<'t>(
-    parameters: At<'t>,
+    parameters: DocumentNode<'t>,
     component: Option<&Object<'t>>,
-    place: &Place,
+    location: &ComponentLocation,
     inputs: Vec<InPort<'t>>,
     outputs: Vec<OutPort<'t>>,
-    circuit: &mut Circuit<'t>,
+    circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
     let fields = parameters.object(&["sampler", "steps"])?;
     let (selectors, mut settings) = sampler::settings(fields.required("sampler")?)?;
@@ -42,42 +53,44 @@ pub(in crate::policy) fn add<'t>(
     }
     let steps = steps(&fields.required("steps")?, step)?;
 
-    let at = &fields.at;
-    let inner = circuit.open(&place.id);
+    let node = &fields.node;
+    let inner = circuit.open_scope(&location.id);
     const NAMES: [&str; 3] = ["PERCENTAGE", "AT_START", "AT_END"];
-    circuit.add(Wired {
-        id: format!("{}.0", place.id),
+    circuit.add(WiredComponent {
+        id: format!("{}.0", location.id),
         inputs,
-        outputs: NAMES.map(|name| ports::inner(at, inner, name)).into(),
-        part: Box::new(Generator(steps)),
+        outputs: NAMES
+            .map(|name| ports::inner_out_port(node, inner, name))
+            .into(),
+        behaviour: Box::new(SignalGeneratorBehaviour(steps)),
     });
-    let sampling = Place {
-        id: format!("{}.1", place.id),
+    let sampling = ComponentLocation {
+        id: format!("{}.1", location.id),
         scope: inner,
     };
-    let percentage = ports::hearing(at, inner, NAMES[0]);
+    let percentage = ports::inner_in_port(node, inner, NAMES[0]);
     sampler::add(&sampling, selectors, settings, Some(percentage), circuit);
     for (name, output) in NAMES.into_iter().zip(outputs) {
-        circuit.add(Wired {
-            id: place.id.clone(),
-            inputs: vec![ports::hearing(at, inner, name)],
+        circuit.add(WiredComponent {
+            id: location.id.clone(),
+            inputs: vec![ports::inner_in_port(node, inner, name)],
             outputs: vec![output],
-            part: Box::new(nested_circuit::Wire),
+            behaviour: Box::new(nested_circuit::SignalForwarder),
         });
     }
     Ok(())
 }
 
-fn step(at: At<'_>) -> Result<RampStep, PolicyError> {
-    let fields = at.object(&["target_accept_percentage", "duration"])?;
+fn step(node: DocumentNode<'_>) -> Result<RampStep, PolicyError> {
+    let fields = node.object(&["target_accept_percentage", "duration"])?;
     let target = fields.number("target_accept_percentage", 0.0)?;
     if !(0.0..=100.0).contains(&target) {
         return Err(fields
-            .at
-            .error("`target_accept_percentage` is from 0 to 100"));
+            .node
+            .error("`target_accept_percentage` must be from 0 to 100"));
     }
     Ok(RampStep {
         target_accept_percentage: target,
-        duration: positive(fields.required("duration")?.duration()?),
+        duration: non_negative(fields.required("duration")?.duration()?),
     })
 }

@@ -1,141 +1,156 @@
-//! `load_scheduler`: sheds a share of the load, those of least priority first.
+//! Reads `load_scheduler`, which rejects a share of the load, beginning with the lowest priorities.
 
 use std::sync::Arc;
 
-use super::{At, Circuit, Computed, Decides, Op, Place, PolicyError, Wired, logic, scheduler};
+use super::{
+    CircuitBuilder, ComponentLocation, DecidingComponent, DocumentNode, Op, PolicyError,
+    RuntimeComponent, WiredComponent, logic, scheduler,
+};
 use crate::policy::decode::Object;
 use crate::policy::model::{ComponentKind, LoadScheduler, Port, Scheduler, Selector};
 use crate::policy::ports::{self, InPort, OutPort};
 use crate::policy::selector;
 
 /// The `parameters` of a load scheduler.
-pub(super) struct Settings {
+pub(super) struct LoadSchedulerSettings {
     selectors: Vec<Selector>,
     scheduler: Scheduler,
     workload_latency_based_tokens: bool,
 }
 
 pub(super) fn read<'t>(
-    at: At<'t>,
-    place: &Place,
-    circuit: &mut Circuit<'t>,
+    node: DocumentNode<'t>,
+    location: &ComponentLocation,
+    circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    let fields = at.object(&[
+    let fields = node.object(&[
         "in_ports",
         "out_ports",
         "parameters",
         "dry_run",
         "dry_run_config_key",
     ])?;
-    let wires = fields.required("in_ports")?.object(&["load_multiplier"])?;
-    let input = ports::given(&wires, "load_multiplier", place.scope)?;
+    let in_ports = fields.required("in_ports")?.object(&["load_multiplier"])?;
+    let input = ports::optional_in_port(&in_ports, "load_multiplier", location.scope)?;
     let mut outputs =
-        ports::out_ports(&fields, &["observed_load_multiplier"], place.scope)?.into_iter();
+        ports::out_ports(&fields, &["observed_load_multiplier"], location.scope)?.into_iter();
     let observed = outputs.next();
     let settings = settings(fields.required("parameters")?)?;
     let dry_run = dry_run(&fields, circuit)?;
     add(
-        &fields.at, place, input, observed, dry_run, settings, circuit,
+        &fields.node,
+        location,
+        input,
+        observed,
+        dry_run,
+        settings,
+        circuit,
     );
     Ok(())
 }
 
-pub(super) fn settings(at: At<'_>) -> Result<Settings, PolicyError> {
-    let fields = at.object(&["selectors", "scheduler", "workload_latency_based_tokens"])?;
-    Ok(Settings {
+pub(super) fn settings(node: DocumentNode<'_>) -> Result<LoadSchedulerSettings, PolicyError> {
+    let fields = node.object(&["selectors", "scheduler", "workload_latency_based_tokens"])?;
+    Ok(LoadSchedulerSettings {
         selectors: selector::selectors(&fields, "selectors")?,
-        scheduler: scheduler::read(&fields, scheduler::Under::Load)?,
+        scheduler: scheduler::read(&fields, scheduler::QueueResource::LoadMultiplier)?,
         workload_latency_based_tokens: fields.boolean("workload_latency_based_tokens", false)?,
     })
 }
 
-/// `dry_run` of a load scheduler.
+/// The `dry_run` setting of a load scheduler.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::policy) struct DryRun {
+pub(in crate::policy) struct DryRunSetting {
     pub(in crate::policy) on: bool,
-    /// Dynamic configuration may turn it on and off, so the loop goes on meanwhile.
+    /// True if dynamic configuration may change the setting, so that the control loop keeps running
+    /// meanwhile.
     changes: bool,
 }
 
-impl DryRun {
-    /// What a policy says, and what dynamic configuration says instead.
+impl DryRunSetting {
+    /// Returns the setting of the policy, or that of dynamic configuration if present.
     pub(in crate::policy) fn new<'t>(
         on: bool,
         key: Option<&str>,
-        circuit: &Circuit<'t>,
+        circuit: &CircuitBuilder<'t>,
     ) -> Result<Self, PolicyError> {
-        let set = key.and_then(|key| circuit.configured(key));
+        let set = key.and_then(|key| circuit.dynamic_value(key));
         Ok(Self {
-            on: set.map_or(Ok(on), |at| at.boolean())?,
+            on: set.map_or(Ok(on), |node| node.boolean())?,
             changes: key.is_some_and(|key| !key.is_empty()),
         })
     }
 }
 
-/// `dry_run`, which dynamic configuration may change.
+/// Reads `dry_run`, which dynamic configuration may override.
 pub(super) fn dry_run<'t>(
     fields: &Object<'t>,
-    circuit: &Circuit<'t>,
-) -> Result<DryRun, PolicyError> {
+    circuit: &CircuitBuilder<'t>,
+) -> Result<DryRunSetting, PolicyError> {
     let key = fields.text("dry_run_config_key")?;
-    DryRun::new(fields.boolean("dry_run", false)?, key, circuit)
+    DryRunSetting::new(fields.boolean("dry_run", false)?, key, circuit)
 }
 
 /// Adds a load scheduler, also the one inside of a control loop.
 pub(super) fn add<'t>(
-    at: &At<'t>,
-    place: &Place,
+    node: &DocumentNode<'t>,
+    location: &ComponentLocation,
     input: InPort<'t>,
     observed: Option<OutPort<'t>>,
-    dry_run: DryRun,
-    settings: Settings,
-    circuit: &mut Circuit<'t>,
+    dry_run: DryRunSetting,
+    settings: LoadSchedulerSettings,
+    circuit: &mut CircuitBuilder<'t>,
 ) {
     if dry_run.on {
-        at.warn("lets everything pass: `dry_run` is on");
+        node.warn("lets everything pass: `dry_run` is on");
     }
-    let inner = circuit.open(&place.id);
-    circuit.add(Wired {
-        id: format!("{}.1", place.id),
+    let inner = circuit.open_scope(&location.id);
+    circuit.add(WiredComponent {
+        id: format!("{}.1", location.id),
         inputs: vec![
-            ports::constant(at, f64::from(u8::from(dry_run.on && !dry_run.changes))),
-            ports::unwired(at),
+            ports::constant(node, f64::from(u8::from(dry_run.on && !dry_run.changes))),
+            ports::unwired(node),
             input,
         ],
-        outputs: vec![ports::inner(at, inner, "LOAD_MULTIPLIER")],
-        part: Box::new(logic::Switcher),
+        outputs: vec![ports::inner_out_port(node, inner, "LOAD_MULTIPLIER")],
+        behaviour: Box::new(logic::Switcher),
     });
-    let warned = at.clone();
-    let part = Decides::new("load scheduler", place, settings.selectors, move |inputs| {
-        let load_multiplier = inputs.port(0)?;
-        if let (false, Port::Constant(multiplier)) = (dry_run.on, load_multiplier) {
-            if multiplier.is_nan() {
-                warned.warn("lets everything pass: its load multiplier is invalid");
-            } else if multiplier == f64::INFINITY {
-                warned.warn("lets everything pass: its load multiplier has no bound");
-            } else if multiplier <= 0.0 {
-                warned.warn(
-                    "rejects everything once it knows the demand: its load multiplier is not more \
-                     than zero",
-                );
+    let warned = node.clone();
+    let component = DecidingComponent::new(
+        "load scheduler",
+        location,
+        settings.selectors,
+        move |inputs| {
+            let load_multiplier = inputs.port(0)?;
+            if let (false, Port::Constant(multiplier)) = (dry_run.on, load_multiplier) {
+                if multiplier.is_nan() {
+                    warned.warn("lets everything pass: its load multiplier is invalid");
+                } else if multiplier == f64::INFINITY {
+                    warned.warn("lets everything pass: its load multiplier is infinite");
+                } else if multiplier <= 0.0 {
+                    warned.warn(
+                        "rejects everything once it has measured the demand: its load multiplier \
+                         is not more than zero",
+                    );
+                }
             }
-        }
-        Ok(ComponentKind::LoadScheduler(LoadScheduler {
-            dry_run: dry_run.on,
-            load_multiplier,
-            workload_latency_based_tokens: settings.workload_latency_based_tokens,
-            scheduler: settings.scheduler.clone(),
-        }))
-    });
-    let part = part.idle(dry_run.on);
-    let input = ports::hearing(at, inner, "LOAD_MULTIPLIER");
-    circuit.add(part.wired(place, vec![input], Vec::new()));
-    circuit.add(Wired {
-        id: format!("{}.3", place.id),
+            Ok(ComponentKind::LoadScheduler(LoadScheduler {
+                dry_run: dry_run.on,
+                load_multiplier,
+                workload_latency_based_tokens: settings.workload_latency_based_tokens,
+                scheduler: settings.scheduler.clone(),
+            }))
+        },
+    );
+    let component = component.with_passes_everything(dry_run.on);
+    let input = ports::inner_in_port(node, inner, "LOAD_MULTIPLIER");
+    circuit.add(component.with_ports(location, vec![input], Vec::new()));
+    circuit.add(WiredComponent {
+        id: format!("{}.3", location.id),
         inputs: Vec::new(),
         outputs: observed.into_iter().collect(),
-        part: Box::new(Computed(Op::ObservedLoadMultiplier {
-            component_id: Arc::from(place.id.as_str()),
+        behaviour: Box::new(RuntimeComponent(Op::ObservedLoadMultiplier {
+            component_id: Arc::from(location.id.as_str()),
         })),
     });
 }

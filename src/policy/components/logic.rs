@@ -1,54 +1,62 @@
-//! `and`, `or`, `inverter`, `first_valid`, `switcher`: signals as booleans, and choices among
-//! signals.
+//! Reads `and`, `or`, `inverter`, `first_valid` and `switcher`: boolean operations on signals, and
+//! choices among signals.
 
-use super::{At, Carried, Circuit, Inputs, Op, Part, Place, PolicyError, Wired};
+use super::{
+    CircuitBuilder, ComponentBehaviour, ComponentLocation, DocumentNode, FoldedSignal,
+    InputSignals, Op, PolicyError, WiredComponent,
+};
 use crate::policy::model::Signal;
 use crate::policy::ports;
 
-/// What is known of a boolean: `None` when the signal is invalid.
-fn truth(value: Signal) -> Option<bool> {
+/// Returns the signal as a boolean; `None` if the signal is invalid.
+fn to_boolean(value: Signal) -> Option<bool> {
     (!value.is_nan()).then_some(value != 0.0)
 }
 
-fn signal(truth: Option<bool>) -> Signal {
-    truth.map_or(f64::NAN, |truth| f64::from(u8::from(truth)))
+fn to_signal(boolean: Option<bool>) -> Signal {
+    boolean.map_or(f64::NAN, |value| f64::from(u8::from(value)))
 }
 
-/// All inputs, or any of them; one that settles the matter makes the others not matter.
-pub(in crate::policy) struct Junction {
-    /// The value of an input that settles it: false for all, true for any.
-    settles: bool,
+/// An `and` or an `or`. One input with the deciding value determines the output, even while the
+/// others change or are invalid.
+pub(in crate::policy) struct BooleanGate {
+    /// The input value that determines the output: false for `and`, true for `or`.
+    deciding_value: bool,
 }
 
-pub(in crate::policy) const ALL: Junction = Junction { settles: false };
-pub(in crate::policy) const ANY: Junction = Junction { settles: true };
+pub(in crate::policy) const AND: BooleanGate = BooleanGate {
+    deciding_value: false,
+};
+pub(in crate::policy) const OR: BooleanGate = BooleanGate {
+    deciding_value: true,
+};
 
-impl Part for Junction {
-    fn carry(&self, inputs: &Inputs<'_, '_>) -> Vec<Carried> {
-        let settled = |value: &Carried| match value {
-            Carried::Steady(value) => truth(*value) == Some(self.settles),
+impl ComponentBehaviour for BooleanGate {
+    fn fold_outputs(&self, inputs: &InputSignals<'_, '_>) -> Vec<FoldedSignal> {
+        let decides_output = |value: &FoldedSignal| match value {
+            FoldedSignal::Constant(value) => to_boolean(*value) == Some(self.deciding_value),
             _ => false,
         };
-        if inputs.values.iter().any(settled) {
-            return vec![Carried::Steady(signal(Some(self.settles)))];
+        if inputs.values.iter().any(decides_output) {
+            return vec![FoldedSignal::Constant(to_signal(Some(self.deciding_value)))];
         }
         vec![inputs.folded(|values| {
-            let unknown = values.iter().any(|value| value.is_nan());
-            signal((!unknown).then_some(!self.settles))
+            let any_invalid = values.iter().any(|value| value.is_nan());
+            to_signal((!any_invalid).then_some(!self.deciding_value))
         })]
     }
 
     fn op(&self) -> Option<Op> {
-        Some(if self.settles { Op::Or } else { Op::And })
+        Some(if self.deciding_value { Op::Or } else { Op::And })
     }
 }
 
-/// The contrary.
+/// Negates its input.
 pub(in crate::policy) struct Inverter;
 
-impl Part for Inverter {
-    fn carry(&self, inputs: &Inputs<'_, '_>) -> Vec<Carried> {
-        vec![inputs.folded(|values| signal(truth(values[0]).map(|truth| !truth)))]
+impl ComponentBehaviour for Inverter {
+    fn fold_outputs(&self, inputs: &InputSignals<'_, '_>) -> Vec<FoldedSignal> {
+        vec![inputs.folded(|values| to_signal(to_boolean(values[0]).map(|value| !value)))]
     }
 
     fn op(&self) -> Option<Op> {
@@ -56,16 +64,16 @@ impl Part for Inverter {
     }
 }
 
-/// The first of its inputs that is valid.
+/// Outputs the first of its inputs that is valid.
 pub(in crate::policy) struct FirstValid;
 
-impl Part for FirstValid {
-    fn carry(&self, inputs: &Inputs<'_, '_>) -> Vec<Carried> {
+impl ComponentBehaviour for FirstValid {
+    fn fold_outputs(&self, inputs: &InputSignals<'_, '_>) -> Vec<FoldedSignal> {
         let first = inputs.values.iter().find(|value| !value.is_invalid());
         vec![match first {
-            None => Carried::INVALID,
-            Some(Carried::Steady(value)) => Carried::Steady(*value),
-            Some(_) => inputs.computed(0),
+            None => FoldedSignal::INVALID,
+            Some(FoldedSignal::Constant(value)) => FoldedSignal::Constant(*value),
+            Some(_) => inputs.at_runtime(0),
         }]
     }
 
@@ -74,15 +82,17 @@ impl Part for FirstValid {
     }
 }
 
-/// `switch`, then what it chooses when true and when not.
+/// Outputs the second input while the first, `switch`, is true, else the third.
 pub(in crate::policy) struct Switcher;
 
-impl Part for Switcher {
-    fn carry(&self, inputs: &Inputs<'_, '_>) -> Vec<Carried> {
+impl ComponentBehaviour for Switcher {
+    fn fold_outputs(&self, inputs: &InputSignals<'_, '_>) -> Vec<FoldedSignal> {
         vec![match inputs.values[0] {
-            Carried::Steady(switch) if truth(switch) == Some(true) => inputs.values[1].clone(),
-            Carried::Steady(_) => inputs.values[2].clone(),
-            _ => inputs.computed(0),
+            FoldedSignal::Constant(switch) if to_boolean(switch) == Some(true) => {
+                inputs.values[1].clone()
+            }
+            FoldedSignal::Constant(_) => inputs.values[2].clone(),
+            _ => inputs.at_runtime(0),
         }]
     }
 
@@ -92,75 +102,75 @@ impl Part for Switcher {
 }
 
 pub(super) fn read_and<'t>(
-    at: At<'t>,
-    place: &Place,
-    circuit: &mut Circuit<'t>,
+    node: DocumentNode<'t>,
+    location: &ComponentLocation,
+    circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    read_list(at, place, circuit, Box::new(ALL))
+    read_list(node, location, circuit, Box::new(AND))
 }
 
 pub(super) fn read_or<'t>(
-    at: At<'t>,
-    place: &Place,
-    circuit: &mut Circuit<'t>,
+    node: DocumentNode<'t>,
+    location: &ComponentLocation,
+    circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    read_list(at, place, circuit, Box::new(ANY))
+    read_list(node, location, circuit, Box::new(OR))
 }
 
 pub(super) fn read_first_valid<'t>(
-    at: At<'t>,
-    place: &Place,
-    circuit: &mut Circuit<'t>,
+    node: DocumentNode<'t>,
+    location: &ComponentLocation,
+    circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    read_list(at, place, circuit, Box::new(FirstValid))
+    read_list(node, location, circuit, Box::new(FirstValid))
 }
 
 fn read_list<'t>(
-    at: At<'t>,
-    place: &Place,
-    circuit: &mut Circuit<'t>,
-    part: Box<dyn Part + 't>,
+    node: DocumentNode<'t>,
+    location: &ComponentLocation,
+    circuit: &mut CircuitBuilder<'t>,
+    behaviour: Box<dyn ComponentBehaviour + 't>,
 ) -> Result<(), PolicyError> {
-    let fields = at.object(&["in_ports", "out_ports"])?;
-    circuit.add(Wired {
-        id: place.id.clone(),
-        inputs: ports::listed(&fields, place.scope)?,
-        outputs: ports::out_ports(&fields, &["output"], place.scope)?,
-        part,
+    let fields = node.object(&["in_ports", "out_ports"])?;
+    circuit.add(WiredComponent {
+        id: location.id.clone(),
+        inputs: ports::in_port_list(&fields, location.scope)?,
+        outputs: ports::out_ports(&fields, &["output"], location.scope)?,
+        behaviour,
     });
     Ok(())
 }
 
 pub(super) fn read_inverter<'t>(
-    at: At<'t>,
-    place: &Place,
-    circuit: &mut Circuit<'t>,
+    node: DocumentNode<'t>,
+    location: &ComponentLocation,
+    circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    read_wired(at, place, circuit, &["input"], Box::new(Inverter))
+    read_wired(node, location, circuit, &["input"], Box::new(Inverter))
 }
 
 pub(super) fn read_switcher<'t>(
-    at: At<'t>,
-    place: &Place,
-    circuit: &mut Circuit<'t>,
+    node: DocumentNode<'t>,
+    location: &ComponentLocation,
+    circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
     let known = &["switch", "on_signal", "off_signal"];
-    read_wired(at, place, circuit, known, Box::new(Switcher))
+    read_wired(node, location, circuit, known, Box::new(Switcher))
 }
 
 fn read_wired<'t>(
-    at: At<'t>,
-    place: &Place,
-    circuit: &mut Circuit<'t>,
+    node: DocumentNode<'t>,
+    location: &ComponentLocation,
+    circuit: &mut CircuitBuilder<'t>,
     known: &'static [&'static str],
-    part: Box<dyn Part + 't>,
+    behaviour: Box<dyn ComponentBehaviour + 't>,
 ) -> Result<(), PolicyError> {
-    let fields = at.object(&["in_ports", "out_ports"])?;
-    circuit.add(Wired {
-        id: place.id.clone(),
-        inputs: ports::optional(&fields, known, place.scope)?,
-        outputs: ports::out_ports(&fields, &["output"], place.scope)?,
-        part,
+    let fields = node.object(&["in_ports", "out_ports"])?;
+    circuit.add(WiredComponent {
+        id: location.id.clone(),
+        inputs: ports::optional_in_ports(&fields, known, location.scope)?,
+        outputs: ports::out_ports(&fields, &["output"], location.scope)?,
+        behaviour,
     });
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! The kinds of components: a file and a line each.
+//! Reads the components of a circuit. Each kind has a file of its own and a line in one of the
+//! lists below.
 
 mod alerter;
 mod arithmetic_combinator;
@@ -28,43 +29,45 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::PolicyError;
-use super::circuit::Circuit;
-use super::decode::{At, Object};
+use super::circuit::CircuitBuilder;
+use super::decode::{DocumentNode, Object};
 use super::model::{ComponentKind, Op, RequestParameters, Selector};
-use super::ports::{Carried, InPort, Inputs, OutPort, Scope};
+use super::ports::{FoldedSignal, InPort, InputSignals, OutPort, ScopeIndex};
 use super::status_code;
 use super::suggest::hint;
 use super::yaml::shortened;
 
 pub(super) use self::alerter::{alerter, check_parameters as check_alerter};
 pub(super) use self::arithmetic_combinator::combinator;
-pub(super) use self::auto_scale::{NOTE as SCALES_NOTHING, auto_scale};
+pub(super) use self::auto_scale::{NO_SCALING, auto_scale};
 pub(super) use self::concurrency_limiter::read_values as concurrency_limiter_values;
 pub(super) use self::concurrency_scheduler::read_values as concurrency_scheduler_values;
 pub(super) use self::decider::decider;
-pub(super) use self::load_loop::{
-    AimdDefaults, Ports as LoopPorts, aiad, aimd, overload_condition,
-};
+pub(super) use self::load_loop::{AimdDefaults, LoopPorts, aiad, aimd, overload_condition};
 pub(super) use self::load_ramp::add as load_ramp;
-pub(super) use self::load_scheduler::DryRun;
-pub(super) use self::logic::{ALL, ANY, FirstValid, Inverter};
+pub(super) use self::load_scheduler::DryRunSetting;
+pub(super) use self::logic::{AND, FirstValid, Inverter, OR};
 pub(super) use self::query::{INTERVAL as QUERY_INTERVAL, op as query_op};
 pub(super) use self::quota_scheduler::read_values as quota_scheduler_values;
 pub(super) use self::rate_limiter::read_values as rate_limiter_values;
-pub(super) use self::variable::steady;
+pub(super) use self::variable::constant_variable;
 
 /// Reads one component and adds it to the circuit.
-type Read = for<'t> fn(At<'t>, &Place, &mut Circuit<'t>) -> Result<(), PolicyError>;
+type ComponentReader = for<'t> fn(
+    DocumentNode<'t>,
+    &ComponentLocation,
+    &mut CircuitBuilder<'t>,
+) -> Result<(), PolicyError>;
 
-/// Where a component stands.
+/// The id of a component, and the scope of the names of its signals.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(super) struct ComponentLocation {
     pub(super) id: String,
-    pub(super) scope: Scope,
+    pub(super) scope: ScopeIndex,
 }
 
-/// Kinds under `flow_control`; without a reader, they are refused by name.
-const FLOW_CONTROL: &[(&str, Option<Read>)] = &[
+/// The kinds under `flow_control`. A kind without a reader is refused by name.
+const FLOW_CONTROL_KINDS: &[(&str, Option<ComponentReader>)] = &[
     ("rate_limiter", Some(rate_limiter::read)),
     ("quota_scheduler", Some(quota_scheduler::read)),
     ("concurrency_limiter", Some(concurrency_limiter::read)),
@@ -78,8 +81,8 @@ const FLOW_CONTROL: &[(&str, Option<Read>)] = &[
     ("load_ramp", Some(load_ramp::read)),
 ];
 
-/// Kinds of a circuit's components; the first is a family of its own.
-const CIRCUIT: &[(&str, Option<Read>)] = &[
+/// The kinds of components of a circuit. `flow_control` is a group of kinds.
+const CIRCUIT_KINDS: &[(&str, Option<ComponentReader>)] = &[
     ("flow_control", Some(read_flow_control)),
     ("variable", Some(variable::read)),
     ("bool_variable", Some(variable::read_bool)),
@@ -112,51 +115,55 @@ const CIRCUIT: &[(&str, Option<Read>)] = &[
     ("auto_scale", Some(auto_scale::read)),
 ];
 
-/// What a component does with the signals at its ports.
-pub(super) trait Part {
-    /// What its out-ports carry, in the order it declared them.
-    fn carry(&self, _inputs: &Inputs<'_, '_>) -> Vec<Carried> {
+/// The behaviour of a component with regard to the signals at its ports.
+pub(super) trait ComponentBehaviour {
+    /// Returns the signals at the out-ports, in the order in which it declared them.
+    fn fold_outputs(&self, _inputs: &InputSignals<'_, '_>) -> Vec<FoldedSignal> {
         Vec::new()
     }
 
-    /// What computes the out-ports that [`carry`](Self::carry) leaves to the running engine.
+    /// Returns the operation that computes the out-ports which [`fold_outputs`](Self::fold_outputs)
+    /// leaves to the running engine.
     fn op(&self) -> Option<Op> {
         None
     }
 
-    /// Whether [`decide`](Self::decide) gives something.
+    /// Returns true if [`build`](Self::build) returns a component.
     fn decides(&self) -> bool {
         false
     }
 
-    /// Whether what it decides by does not matter now.
-    fn is_idle(&self) -> bool {
+    /// Returns true if every flow passes at present, so that the inputs do not matter.
+    fn passes_everything(&self) -> bool {
         false
     }
 
-    /// What the engine runs, when this component decides about flows.
-    fn decide(&self, _inputs: &Inputs<'_, '_>) -> Result<Option<Deciding>, PolicyError> {
+    /// Returns the component that the engine runs, if this component decides about flows.
+    fn build(
+        &self,
+        _inputs: &InputSignals<'_, '_>,
+    ) -> Result<Option<SelectedComponent>, PolicyError> {
         Ok(None)
     }
 }
 
-/// A component that decides.
-pub(super) type Deciding = (Vec<Selector>, ComponentKind);
+/// The selectors and the settings of a component that decides.
+pub(super) type SelectedComponent = (Vec<Selector>, ComponentKind);
 
-/// A component with its wires.
-pub(super) struct Wired<'t> {
+/// A component with its ports.
+pub(super) struct WiredComponent<'t> {
     pub(super) id: String,
     pub(super) inputs: Vec<InPort<'t>>,
     pub(super) outputs: Vec<OutPort<'t>>,
-    pub(super) part: Box<dyn Part + 't>,
+    pub(super) behaviour: Box<dyn ComponentBehaviour + 't>,
 }
 
-/// Always computed by the running engine.
-pub(super) struct Computed(pub(super) Op);
+/// A component whose single output is always computed by the running engine.
+pub(super) struct RuntimeComponent(pub(super) Op);
 
-impl Part for Computed {
-    fn carry(&self, inputs: &Inputs<'_, '_>) -> Vec<Carried> {
-        vec![inputs.computed(0)]
+impl ComponentBehaviour for RuntimeComponent {
+    fn fold_outputs(&self, inputs: &InputSignals<'_, '_>) -> Vec<FoldedSignal> {
+        vec![inputs.at_runtime(0)]
     }
 
     fn op(&self) -> Option<Op> {
@@ -164,67 +171,75 @@ impl Part for Computed {
     }
 }
 
-/// Makes what the engine runs from what stands at the in-ports.
-type Make<'t> = dyn Fn(&Inputs<'_, '_>) -> Result<ComponentKind, PolicyError> + 't;
+/// Builds the settings of a component from the signals at its in-ports.
+type BuildKind<'t> = dyn Fn(&InputSignals<'_, '_>) -> Result<ComponentKind, PolicyError> + 't;
 
-/// A component that decides; what it measures is not followed here.
-pub(super) struct Decides<'t> {
+/// A component that decides. A signal that depends on its output is unsupported.
+pub(super) struct DecidingComponent<'t> {
     origin: Rc<str>,
     selectors: Vec<Selector>,
-    make: Box<Make<'t>>,
-    idle: bool,
+    build_kind: Box<BuildKind<'t>>,
+    passes_everything: bool,
 }
 
-impl<'t> Decides<'t> {
+impl<'t> DecidingComponent<'t> {
     fn new(
-        what: &str,
-        place: &Place,
+        kind_name: &str,
+        location: &ComponentLocation,
         selectors: Vec<Selector>,
-        make: impl Fn(&Inputs<'_, '_>) -> Result<ComponentKind, PolicyError> + 't,
+        build_kind: impl Fn(&InputSignals<'_, '_>) -> Result<ComponentKind, PolicyError> + 't,
     ) -> Self {
         Self {
-            origin: Rc::from(format!("what the {what} `{}` measures", place.id)),
+            origin: Rc::from(format!("the output of the {kind_name} `{}`", location.id)),
             selectors,
-            make: Box::new(make),
-            idle: false,
+            build_kind: Box::new(build_kind),
+            passes_everything: false,
         }
     }
 
-    /// Everything passes, whatever stands at its ports.
-    fn idle(mut self, idle: bool) -> Self {
-        self.idle = idle;
+    /// Sets whether every flow passes, whatever the inputs are.
+    fn with_passes_everything(mut self, passes_everything: bool) -> Self {
+        self.passes_everything = passes_everything;
         self
     }
 
-    fn wired(self, place: &Place, inputs: Vec<InPort<'t>>, outputs: Vec<OutPort<'t>>) -> Wired<'t> {
-        Wired {
-            id: place.id.clone(),
+    fn with_ports(
+        self,
+        location: &ComponentLocation,
+        inputs: Vec<InPort<'t>>,
+        outputs: Vec<OutPort<'t>>,
+    ) -> WiredComponent<'t> {
+        WiredComponent {
+            id: location.id.clone(),
             inputs,
             outputs,
-            part: Box::new(self),
+            behaviour: Box::new(self),
         }
     }
 }
 
-impl Part for Decides<'_> {
-    fn carry(&self, _inputs: &Inputs<'_, '_>) -> Vec<Carried> {
-        vec![Carried::Beyond(Rc::clone(&self.origin))]
+impl ComponentBehaviour for DecidingComponent<'_> {
+    fn fold_outputs(&self, _inputs: &InputSignals<'_, '_>) -> Vec<FoldedSignal> {
+        vec![FoldedSignal::Unsupported(Rc::clone(&self.origin))]
     }
 
     fn decides(&self) -> bool {
         true
     }
 
-    fn is_idle(&self) -> bool {
-        self.idle
+    fn passes_everything(&self) -> bool {
+        self.passes_everything
     }
 
-    fn decide(&self, inputs: &Inputs<'_, '_>) -> Result<Option<Deciding>, PolicyError> {
-        Ok(Some((self.selectors.clone(), (self.make)(inputs)?)))
+    fn build(
+        &self,
+        inputs: &InputSignals<'_, '_>,
+    ) -> Result<Option<SelectedComponent>, PolicyError> {
+        Ok(Some((self.selectors.clone(), (self.build_kind)(inputs)?)))
     }
 }
 
-/// `request_parameters` of a limiter.
+/// Reads the `request_parameters` of a limiter.
 fn request_parameters(fields: &Object<'_>) -> Result<RequestParameters, PolicyError> {
     let request = fields.object(
         "request_parameters",
@@ -232,66 +247,67 @@ fn request_parameters(fields: &Object<'_>) -> Result<RequestParameters, PolicyEr
     )?;
     let mut parameters = RequestParameters::default();
     if let Some(fields) = request {
-        parameters.tokens_label_key = fields.text("tokens_label_key")?.and_then(named);
-        if let Some(at) = fields.scalar("denied_response_status_code") {
-            parameters.denied_response_status_code = status_code::decode(&at)?;
+        parameters.tokens_label_key = fields.text("tokens_label_key")?.and_then(non_empty);
+        if let Some(node) = fields.scalar("denied_response_status_code") {
+            parameters.denied_response_status_code = status_code::decode(&node)?;
         }
     }
     Ok(parameters)
 }
 
-/// An empty name is none.
-fn named(text: &str) -> Option<Arc<str>> {
+/// Returns the text; `None` if it is empty.
+fn non_empty(text: &str) -> Option<Arc<str>> {
     (!text.is_empty()).then(|| Arc::from(text))
 }
 
-/// Zero for what is negative.
-pub(super) fn positive(nanos: i128) -> Duration {
+/// Returns the duration; zero if it is negative.
+pub(super) fn non_negative(nanos: i128) -> Duration {
     const NANOS: u128 = 1_000_000_000;
     let nanos = u128::try_from(nanos).unwrap_or(0);
-    // Twelve digits of seconds at most, so neither part overflows.
+    // Seconds have at most twelve digits, so neither part overflows.
     Duration::new((nanos / NANOS) as u64, (nanos % NANOS) as u32)
 }
 
-/// A duration that an Agent would accept at zero and then open everything.
-pub(super) fn more_than_zero(at: &At<'_>) -> Result<Duration, PolicyError> {
-    match positive(at.duration()?) {
-        Duration::ZERO => Err(at.error("must be more than zero")),
+/// Reads a duration that must be more than zero. An Agent accepts zero, and then lets every flow
+/// pass.
+pub(super) fn positive_duration(node: &DocumentNode<'_>) -> Result<Duration, PolicyError> {
+    match non_negative(node.duration()?) {
+        Duration::ZERO => Err(node.error("must be more than zero")),
         duration => Ok(duration),
     }
 }
 
-/// One entry of a list of components.
+/// Reads one entry of a list of components.
 pub(super) fn read<'t>(
-    at: &At<'t>,
-    place: &Place,
-    circuit: &mut Circuit<'t>,
+    node: &DocumentNode<'t>,
+    location: &ComponentLocation,
+    circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    let (at, read) = kind(at, CIRCUIT)?;
-    read(at, place, circuit)
+    let (node, read) = only_kind(node, CIRCUIT_KINDS)?;
+    read(node, location, circuit)
 }
 
-#[allow(clippy::needless_pass_by_value)] // The shape that all readers share.
+#[allow(clippy::needless_pass_by_value)] // The signature of `ComponentReader`.
 fn read_flow_control<'t>(
-    at: At<'t>,
-    place: &Place,
-    circuit: &mut Circuit<'t>,
+    node: DocumentNode<'t>,
+    location: &ComponentLocation,
+    circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    let (at, read) = kind(&at, FLOW_CONTROL)?;
-    read(at, place, circuit)
+    let (node, read) = only_kind(&node, FLOW_CONTROL_KINDS)?;
+    read(node, location, circuit)
 }
 
-/// The one known key of a component, with its reader.
-fn kind<'t>(
-    at: &At<'t>,
-    kinds: &'static [(&'static str, Option<Read>)],
-) -> Result<(At<'t>, Read), PolicyError> {
-    let mut found: Option<(&str, Option<Read>, At<'t>)> = None;
-    let mut unknown: Option<(&str, At<'t>)> = None;
-    if at.is_null() {
-        return Err(at.error("a component without a kind"));
+/// Returns the value of the one known key of a component, with its reader.
+fn only_kind<'t>(
+    node: &DocumentNode<'t>,
+    kinds: &'static [(&'static str, Option<ComponentReader>)],
+) -> Result<(DocumentNode<'t>, ComponentReader), PolicyError> {
+    let mut found: Option<(&str, Option<ComponentReader>, DocumentNode<'t>)> = None;
+    let mut unknown: Option<(&str, DocumentNode<'t>)> = None;
+    if node.is_null() {
+        return Err(node.error("the component has no kind"));
     }
-    for (key, value) in at.free_map()? {
+    for (key, value) in node.free_map()? {
         let Some((name, read)) = kinds.iter().find(|(name, _)| *name == key) else {
             unknown = unknown.or(Some((key, value)));
             continue;
@@ -300,14 +316,16 @@ fn kind<'t>(
             continue;
         }
         if let Some((first, ..)) = found {
-            return Err(value.error(format!("cannot stand beside `{first}` in one component")));
+            return Err(value.error(format!(
+                "cannot be combined with `{first}` in one component"
+            )));
         }
         found = Some((name, *read, value));
     }
     let hint = |key| hint(key, kinds.iter().map(|(name, _)| *name));
     let Some((name, read, value)) = found else {
         return Err(match unknown {
-            None => at.error("a component without a kind"),
+            None => node.error("the component has no kind"),
             Some((key, value)) => {
                 let (shown, hint) = (shortened(key), hint(key));
                 value.error(format!("unknown component kind `{shown}`{hint}"))
@@ -316,9 +334,9 @@ fn kind<'t>(
     };
     if let Some((key, value)) = unknown {
         let hint = hint(key);
-        // A second kind in another spelling would be lost silently.
+        // The key may be a misspelt second kind, which must not be lost silently.
         if value.context.strict || !hint.is_empty() {
-            return Err(value.error(format!("unknown key beside `{name}`{hint}")));
+            return Err(value.error(format!("unknown key in a component with `{name}`{hint}")));
         }
         value.warn("unknown key, ignored");
     }

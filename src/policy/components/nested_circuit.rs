@@ -1,130 +1,133 @@
-//! `nested_circuit` and the two components that lead signals in and out of it.
+//! Reads `nested_circuit` and the two components that pass signals into it and out of it.
 
-use super::{At, Carried, Circuit, Inputs, Part, Place, PolicyError, Wired};
+use super::{
+    CircuitBuilder, ComponentBehaviour, ComponentLocation, DocumentNode, FoldedSignal,
+    InputSignals, PolicyError, WiredComponent,
+};
 use crate::policy::decode::Object;
-use crate::policy::ports::{self, Scope};
+use crate::policy::ports::{self, ScopeIndex};
 use crate::policy::yaml::shortened;
 
-/// Hands on what it gets.
-pub(super) struct Wire;
+/// Forwards its inputs unchanged.
+pub(super) struct SignalForwarder;
 
-impl Part for Wire {
-    fn carry(&self, inputs: &Inputs<'_, '_>) -> Vec<Carried> {
+impl ComponentBehaviour for SignalForwarder {
+    fn fold_outputs(&self, inputs: &InputSignals<'_, '_>) -> Vec<FoldedSignal> {
         inputs.values.to_vec()
     }
 }
 
-/// Consumes the signals of the circuit's in-ports, so that they must exist even when nothing
-/// inside listens, and produces what nothing inside leads out.
-struct Shell {
-    silent: usize,
+/// Consumes the signals at the circuit's in-ports, so that they must exist even if no component
+/// inside uses them. Produces invalid signals at the out-ports that no egress feeds.
+struct NestedCircuitBoundary {
+    unfed: usize,
 }
 
-impl Part for Shell {
-    fn carry(&self, _inputs: &Inputs<'_, '_>) -> Vec<Carried> {
-        vec![Carried::INVALID; self.silent]
+impl ComponentBehaviour for NestedCircuitBoundary {
+    fn fold_outputs(&self, _inputs: &InputSignals<'_, '_>) -> Vec<FoldedSignal> {
+        vec![FoldedSignal::INVALID; self.unfed]
     }
 }
 
 pub(super) fn read<'t>(
-    at: At<'t>,
-    place: &Place,
-    circuit: &mut Circuit<'t>,
+    node: DocumentNode<'t>,
+    location: &ComponentLocation,
+    circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    let fields = at.object(&["name", "in_ports_map", "out_ports_map", "components"])?;
+    let fields = node.object(&["name", "in_ports_map", "out_ports_map", "components"])?;
     fields.text("name")?;
-    let inner = circuit.open(&place.id);
+    let inner = circuit.open_scope(&location.id);
     let mut consumed = Vec::new();
     if let Some(ports) = fields.get("in_ports_map") {
-        for (name, at) in ports.free_map()? {
-            let port = ports::in_port(at, place.scope)?;
+        for (name, node) in ports.free_map()? {
+            let port = ports::in_port(node, location.scope)?;
             consumed.push(port.clone());
-            circuit.scope(inner).in_ports.push((name, port));
+            circuit.scope_mut(inner).in_ports.push((name, port));
         }
     }
     if let Some(ports) = fields.get("out_ports_map") {
-        for (name, at) in ports.free_map()? {
-            let port = ports::produced(at, place.scope)?;
-            circuit.scope(inner).out_ports.push((name, port));
+        for (name, node) in ports.free_map()? {
+            let port = ports::out_port(node, location.scope)?;
+            circuit.scope_mut(inner).out_ports.push((name, port));
         }
     }
     if let Some(components) = fields.get("components") {
         circuit.read_list(&components, inner, 0)?;
     }
-    let led_out = std::mem::take(&mut circuit.scope(inner).led_out);
-    let mut silent = std::mem::take(&mut circuit.scope(inner).out_ports);
-    silent.retain(|(name, _)| !led_out.contains(name));
-    for (name, port) in &silent {
-        port.at.warn(format!(
-            "no `nested_signal_egress` leads `{name}` out, so it stays invalid"
+    let fed_out_ports = std::mem::take(&mut circuit.scope_mut(inner).fed_out_ports);
+    let mut unfed = std::mem::take(&mut circuit.scope_mut(inner).out_ports);
+    unfed.retain(|(name, _)| !fed_out_ports.contains(name));
+    for (name, port) in &unfed {
+        port.node.warn(format!(
+            "no `nested_signal_egress` feeds the out-port `{name}`, so it stays invalid"
         ));
     }
-    circuit.add(Wired {
-        id: place.id.clone(),
+    circuit.add(WiredComponent {
+        id: location.id.clone(),
         inputs: consumed,
-        part: Box::new(Shell {
-            silent: silent.len(),
-        }),
-        outputs: silent.into_iter().map(|(_, port)| port).collect(),
+        behaviour: Box::new(NestedCircuitBoundary { unfed: unfed.len() }),
+        outputs: unfed.into_iter().map(|(_, port)| port).collect(),
     });
     Ok(())
 }
 
 pub(super) fn read_ingress<'t>(
-    at: At<'t>,
-    place: &Place,
-    circuit: &mut Circuit<'t>,
+    node: DocumentNode<'t>,
+    location: &ComponentLocation,
+    circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    let fields = at.object(&["port_name", "out_ports"])?;
-    let name = port_name(&fields, place.scope)?;
-    let ports = &circuit.scope(place.scope).in_ports;
+    let fields = node.object(&["port_name", "out_ports"])?;
+    let name = port_name(&fields, location.scope)?;
+    let ports = &circuit.scope_mut(location.scope).in_ports;
     let input = ports
         .iter()
         .find(|(port, _)| *port == name)
-        .map_or_else(|| ports::unwired(&fields.at), |(_, port)| port.clone());
-    let outputs = ports::out_ports(&fields, &["signal"], place.scope)?;
-    circuit.add(Wired {
-        id: place.id.clone(),
+        .map_or_else(|| ports::unwired(&fields.node), |(_, port)| port.clone());
+    let outputs = ports::out_ports(&fields, &["signal"], location.scope)?;
+    circuit.add(WiredComponent {
+        id: location.id.clone(),
         inputs: vec![input],
         outputs,
-        part: Box::new(Wire),
+        behaviour: Box::new(SignalForwarder),
     });
     Ok(())
 }
 
 pub(super) fn read_egress<'t>(
-    at: At<'t>,
-    place: &Place,
-    circuit: &mut Circuit<'t>,
+    node: DocumentNode<'t>,
+    location: &ComponentLocation,
+    circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    let fields = at.object(&["port_name", "in_ports"])?;
-    let name = port_name(&fields, place.scope)?;
-    let inputs = ports::optional(&fields, &["signal"], place.scope)?;
-    let scope = circuit.scope(place.scope);
-    if scope.led_out.contains(&name) {
+    let fields = node.object(&["port_name", "in_ports"])?;
+    let name = port_name(&fields, location.scope)?;
+    let inputs = ports::optional_in_ports(&fields, &["signal"], location.scope)?;
+    let scope = circuit.scope_mut(location.scope);
+    if scope.fed_out_ports.contains(&name) {
         let shown = shortened(name);
         return Err(fields
-            .at
+            .node
             .error(format!("a second egress of the port `{shown}`")));
     }
-    scope.led_out.push(name);
+    scope.fed_out_ports.push(name);
     let mapped = scope.out_ports.iter().find(|(port, _)| *port == name);
     let output = match mapped {
         Some((_, port)) => port.clone(),
-        None => ports::nobody(&fields.at, place.scope),
+        None => ports::unused_out_port(&fields.node, location.scope),
     };
-    circuit.add(Wired {
-        id: place.id.clone(),
+    circuit.add(WiredComponent {
+        id: location.id.clone(),
         inputs,
         outputs: vec![output],
-        part: Box::new(Wire),
+        behaviour: Box::new(SignalForwarder),
     });
     Ok(())
 }
 
-fn port_name<'t>(fields: &Object<'t>, scope: Scope) -> Result<&'t str, PolicyError> {
-    if scope == Circuit::ROOT {
-        return Err(fields.at.error("stands outside of any nested circuit"));
+fn port_name<'t>(fields: &Object<'t>, scope: ScopeIndex) -> Result<&'t str, PolicyError> {
+    if scope == CircuitBuilder::ROOT {
+        return Err(fields
+            .node
+            .error("is only allowed inside of a nested circuit"));
     }
     fields.required_text("port_name")
 }

@@ -1,37 +1,39 @@
-//! `quota_scheduler`: a token bucket that flows queue for.
+//! Reads `quota_scheduler`: a token bucket for which flows queue.
 
-use super::bucket::{self, Takers};
-use super::{At, Circuit, Decides, Place, PolicyError, scheduler};
+use super::bucket::{self, TokenConsumer};
+use super::{
+    CircuitBuilder, ComponentLocation, DecidingComponent, DocumentNode, PolicyError, scheduler,
+};
 use crate::policy::decode::Object;
 use crate::policy::model::{ComponentKind, QuotaScheduler};
 use crate::policy::ports::{self, InPort, OutPort};
 use crate::policy::selector;
 
 pub(super) fn read<'t>(
-    at: At<'t>,
-    place: &Place,
-    circuit: &mut Circuit<'t>,
+    node: DocumentNode<'t>,
+    location: &ComponentLocation,
+    circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    let fields = at.object(&[
+    let fields = node.object(&[
         "in_ports",
         "out_ports",
         "selectors",
         "rate_limiter",
         "scheduler",
     ])?;
-    let inputs = bucket::wires(&fields, place.scope)?;
-    let outputs = ports::out_ports(&fields, &["accept_percentage"], place.scope)?;
-    add(&fields, place, inputs, outputs, circuit)
+    let inputs = bucket::in_ports(&fields, location.scope)?;
+    let outputs = ports::out_ports(&fields, &["accept_percentage"], location.scope)?;
+    add(&fields, location, inputs, outputs, circuit)
 }
 
-/// The section of a blueprint's values, where the signals are plain numbers.
+/// Reads the section of a values file, where the signals are plain numbers.
 pub(in crate::policy) fn read_values<'t>(
-    at: At<'t>,
-    place: &Place,
+    node: DocumentNode<'t>,
+    location: &ComponentLocation,
     output: OutPort<'t>,
-    circuit: &mut Circuit<'t>,
+    circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    let fields = at.object(&[
+    let fields = node.object(&[
         "bucket_capacity",
         "fill_amount",
         "selectors",
@@ -39,27 +41,27 @@ pub(in crate::policy) fn read_values<'t>(
         "scheduler",
         "alerter",
     ])?;
-    let inputs = bucket::numbers(&fields)?;
-    add(&fields, place, inputs, vec![output], circuit)
+    let inputs = bucket::constant_in_ports(&fields)?;
+    add(&fields, location, inputs, vec![output], circuit)
 }
 
 fn add<'t>(
     fields: &Object<'t>,
-    place: &Place,
+    location: &ComponentLocation,
     inputs: Vec<InPort<'t>>,
     outputs: Vec<OutPort<'t>>,
-    circuit: &mut Circuit<'t>,
+    circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
     let selectors = selector::selectors(fields, "selectors")?;
     let settings = bucket::settings(fields.required("rate_limiter")?)?;
-    let scheduler = scheduler::read(fields, scheduler::Under::Lookups)?;
-    let at = fields.at.clone();
-    let part = Decides::new("quota scheduler", place, selectors, move |inputs| {
+    let scheduler = scheduler::read(fields, scheduler::QueueResource::TokensOrSlots)?;
+    let node = fields.node.clone();
+    let component = DecidingComponent::new("quota scheduler", location, selectors, move |inputs| {
         Ok(ComponentKind::QuotaScheduler(QuotaScheduler {
-            bucket: bucket::wired(&settings, &at, inputs, Takers::Queued)?,
+            bucket: bucket::with_signals(&settings, &node, inputs, TokenConsumer::QuotaScheduler)?,
             scheduler: scheduler.clone(),
         }))
     });
-    circuit.add(part.wired(place, inputs, outputs));
+    circuit.add(component.with_ports(location, inputs, outputs));
     Ok(())
 }

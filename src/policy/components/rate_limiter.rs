@@ -1,37 +1,40 @@
-//! `rate_limiter`: a token bucket for each value of a label.
+//! Reads `rate_limiter`: a token bucket for each value of a label.
 
-use super::bucket::{self, Takers};
-use super::{At, Circuit, Decides, Place, PolicyError, request_parameters};
+use super::bucket::{self, TokenConsumer};
+use super::{
+    CircuitBuilder, ComponentLocation, DecidingComponent, DocumentNode, PolicyError,
+    request_parameters,
+};
 use crate::policy::decode::Object;
 use crate::policy::model::{ComponentKind, RateLimiter};
 use crate::policy::ports::{self, InPort, OutPort};
 use crate::policy::selector;
 
 pub(super) fn read<'t>(
-    at: At<'t>,
-    place: &Place,
-    circuit: &mut Circuit<'t>,
+    node: DocumentNode<'t>,
+    location: &ComponentLocation,
+    circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    let fields = at.object(&[
+    let fields = node.object(&[
         "in_ports",
         "out_ports",
         "selectors",
         "parameters",
         "request_parameters",
     ])?;
-    let inputs = bucket::wires(&fields, place.scope)?;
-    let outputs = ports::out_ports(&fields, &["accept_percentage"], place.scope)?;
-    add(&fields, place, inputs, outputs, circuit)
+    let inputs = bucket::in_ports(&fields, location.scope)?;
+    let outputs = ports::out_ports(&fields, &["accept_percentage"], location.scope)?;
+    add(&fields, location, inputs, outputs, circuit)
 }
 
-/// The section of a blueprint's values, where the signals are plain numbers.
+/// Reads the section of a values file, where the signals are plain numbers.
 pub(in crate::policy) fn read_values<'t>(
-    at: At<'t>,
-    place: &Place,
+    node: DocumentNode<'t>,
+    location: &ComponentLocation,
     output: OutPort<'t>,
-    circuit: &mut Circuit<'t>,
+    circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    let fields = at.object(&[
+    let fields = node.object(&[
         "bucket_capacity",
         "fill_amount",
         "selectors",
@@ -39,30 +42,30 @@ pub(in crate::policy) fn read_values<'t>(
         "request_parameters",
         "alerter",
     ])?;
-    let inputs = bucket::numbers(&fields)?;
-    add(&fields, place, inputs, vec![output], circuit)
+    let inputs = bucket::constant_in_ports(&fields)?;
+    add(&fields, location, inputs, vec![output], circuit)
 }
 
 fn add<'t>(
     fields: &Object<'t>,
-    place: &Place,
+    location: &ComponentLocation,
     inputs: Vec<InPort<'t>>,
     outputs: Vec<OutPort<'t>>,
-    circuit: &mut Circuit<'t>,
+    circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
     let selectors = selector::selectors(fields, "selectors")?;
     let settings = bucket::settings(fields.required("parameters")?)?;
     let request = request_parameters(fields)?;
-    let at = fields.at.clone();
-    let part = Decides::new("rate limiter", place, selectors, move |inputs| {
-        let takers = Takers::Limited {
-            by_label: request.tokens_label_key.is_some(),
+    let node = fields.node.clone();
+    let component = DecidingComponent::new("rate limiter", location, selectors, move |inputs| {
+        let consumer = TokenConsumer::RateLimiter {
+            tokens_from_label: request.tokens_label_key.is_some(),
         };
         Ok(ComponentKind::RateLimiter(RateLimiter {
-            bucket: bucket::wired(&settings, &at, inputs, takers)?,
+            bucket: bucket::with_signals(&settings, &node, inputs, consumer)?,
             request: request.clone(),
         }))
     });
-    circuit.add(part.wired(place, inputs, outputs));
+    circuit.add(component.with_ports(location, inputs, outputs));
     Ok(())
 }

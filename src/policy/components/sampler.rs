@@ -1,41 +1,43 @@
-//! `sampler`: lets a share of the flows pass.
+//! Reads `sampler`, which accepts a share of the flows.
 
-use super::{At, Circuit, Decides, Place, PolicyError, named};
+use super::{
+    CircuitBuilder, ComponentLocation, DecidingComponent, DocumentNode, PolicyError, non_empty,
+};
 use crate::policy::decode::Object;
 use crate::policy::model::{ComponentKind, Port, Sampler, Selector};
 use crate::policy::ports::{self, InPort};
 use crate::policy::{selector, status_code};
 
 pub(super) fn read<'t>(
-    at: At<'t>,
-    place: &Place,
-    circuit: &mut Circuit<'t>,
+    node: DocumentNode<'t>,
+    location: &ComponentLocation,
+    circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    let fields = at.object(&[
+    let fields = node.object(&[
         "in_ports",
         "parameters",
         "pass_through_label_values",
         "pass_through_label_values_config_key",
     ])?;
-    let wires = fields.object("in_ports", &["accept_percentage"])?;
-    let input = wires
-        .and_then(|wires| wires.get("accept_percentage"))
-        .map(|at| ports::in_port(at, place.scope))
+    let in_ports = fields.object("in_ports", &["accept_percentage"])?;
+    let input = in_ports
+        .and_then(|in_ports| in_ports.get("accept_percentage"))
+        .map(|node| ports::in_port(node, location.scope))
         .transpose()?;
     if input.is_none() {
-        fields
-            .at
-            .warn("drops every flow: without `in_ports.accept_percentage` the percentage stays 0");
+        fields.node.warn(
+            "rejects every flow: without `in_ports.accept_percentage` the percentage stays 0",
+        );
     }
     let (selectors, mut settings) = settings(fields.required("parameters")?)?;
     pass_through(&fields, circuit, &mut settings)?;
-    add(place, selectors, settings, input, circuit);
+    add(location, selectors, settings, input, circuit);
     Ok(())
 }
 
-/// The `parameters` of a sampler.
-pub(super) fn settings(at: At<'_>) -> Result<(Vec<Selector>, Sampler), PolicyError> {
-    let fields = at.object(&[
+/// Reads the `parameters` of a sampler.
+pub(super) fn settings(node: DocumentNode<'_>) -> Result<(Vec<Selector>, Sampler), PolicyError> {
+    let fields = node.object(&[
         "selectors",
         "session_label_key",
         "ramp_mode",
@@ -43,34 +45,34 @@ pub(super) fn settings(at: At<'_>) -> Result<(Vec<Selector>, Sampler), PolicyErr
     ])?;
     let mut sampler = Sampler {
         accept_percentage: None,
-        session_label_key: fields.text("session_label_key")?.and_then(named),
+        session_label_key: fields.text("session_label_key")?.and_then(non_empty),
         ramp_mode: fields.boolean("ramp_mode", false)?,
         denied_response_status_code: 0,
         pass_through_label_values: Vec::new(),
     };
-    if let Some(at) = fields.scalar("denied_response_status_code") {
-        sampler.denied_response_status_code = status_code::decode(&at)?;
+    if let Some(node) = fields.scalar("denied_response_status_code") {
+        sampler.denied_response_status_code = status_code::decode(&node)?;
     }
     Ok((selector::selectors(&fields, "selectors")?, sampler))
 }
 
-/// The values of the session label that always pass, of a sampler or of a ramp around one.
+/// Reads the values of the session label that always pass, for a sampler or for a ramp around one.
 pub(super) fn pass_through<'t>(
     fields: &Object<'t>,
-    circuit: &Circuit<'t>,
+    circuit: &CircuitBuilder<'t>,
     sampler: &mut Sampler,
 ) -> Result<(), PolicyError> {
     if let Some(list) = fields.get("pass_through_label_values") {
-        for at in list.list()? {
-            sampler.pass_through_label_values.push(at.text()?.into());
+        for node in list.list()? {
+            sampler.pass_through_label_values.push(node.text()?.into());
         }
     }
     if let Some(key) = fields.text("pass_through_label_values_config_key")?
-        && let Some(at) = circuit.configured(key)
+        && let Some(node) = circuit.dynamic_value(key)
     {
-        at.warn(
-            "has no effect, as on an Agent: the values of `pass_through_label_values` stay in \
-             force",
+        node.warn(
+            "has no effect, as on an Agent: the values of `pass_through_label_values` still \
+             apply",
         );
     }
     Ok(())
@@ -78,17 +80,17 @@ pub(super) fn pass_through<'t>(
 
 /// Adds a sampler, also the one inside of a ramp.
 pub(super) fn add<'t>(
-    place: &Place,
+    location: &ComponentLocation,
     selectors: Vec<Selector>,
     settings: Sampler,
     input: Option<InPort<'t>>,
-    circuit: &mut Circuit<'t>,
+    circuit: &mut CircuitBuilder<'t>,
 ) {
-    let wired = input.is_some();
-    let part = Decides::new("sampler", place, selectors, move |inputs| {
+    let is_wired = input.is_some();
+    let component = DecidingComponent::new("sampler", location, selectors, move |inputs| {
         let mut sampler = settings.clone();
-        sampler.accept_percentage = wired.then(|| inputs.port(0)).transpose()?;
-        let note = match sampler.accept_percentage {
+        sampler.accept_percentage = is_wired.then(|| inputs.port(0)).transpose()?;
+        let warning = match sampler.accept_percentage {
             Some(Port::Constant(percentage)) if percentage.is_nan() => {
                 Some(match sampler.ramp_mode {
                     true => "rejects everything: its percentage is invalid",
@@ -100,10 +102,10 @@ pub(super) fn add<'t>(
             }
             _ => None,
         };
-        if let (Some(note), Some(port)) = (note, inputs.ports.first()) {
-            port.at.warn(note);
+        if let (Some(warning), Some(port)) = (warning, inputs.ports.first()) {
+            port.node.warn(warning);
         }
         Ok(ComponentKind::Sampler(sampler))
     });
-    circuit.add(part.wired(place, input.into_iter().collect(), Vec::new()));
+    circuit.add(component.with_ports(location, input.into_iter().collect(), Vec::new()));
 }

@@ -1,33 +1,33 @@
-//! `scheduler`: who goes first where flows queue.
+//! Reads `scheduler`: the priorities and parameters of queued flows.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{At, PolicyError, named, positive};
+use super::{DocumentNode, PolicyError, non_empty, non_negative};
 use crate::policy::decode::Object;
 use crate::policy::model::{Scheduler, Workload, WorkloadParameters};
 use crate::policy::yaml::shortened;
 use crate::policy::{selector, status_code};
 
-/// What the flows queue for.
+/// The resource for which flows queue.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Under {
-    /// A bucket or slots, which turn away what has 10 ms or less left.
-    Lookups,
-    /// A load multiplier, which does not look at deadlines when there is no queue.
-    Load,
+pub(super) enum QueueResource {
+    /// A bucket or slots, which reject a flow with 10 ms or less until its deadline.
+    TokensOrSlots,
+    /// A load multiplier, which ignores deadlines while the queue is empty.
+    LoadMultiplier,
 }
 
-/// Time that a lookup needs at least.
-const LOOKUP: Duration = Duration::from_millis(10);
+/// The minimum time of a lookup in a bucket or in slots.
+const MIN_LOOKUP_TIME: Duration = Duration::from_millis(10);
 
-/// The `scheduler` of a component; all defaults when there is none.
-pub(super) fn read(parent: &Object<'_>, under: Under) -> Result<Scheduler, PolicyError> {
+/// Reads the `scheduler` of a component; all defaults if it is absent.
+pub(super) fn read(parent: &Object<'_>, resource: QueueResource) -> Result<Scheduler, PolicyError> {
     let mut scheduler = Scheduler {
         workloads: Vec::new(),
-        default_workload: plain(),
-        decision_deadline_margin: LOOKUP,
+        default_workload: default_parameters(),
+        decision_deadline_margin: MIN_LOOKUP_TIME,
         tokens_label_key: None,
         priority_label_key: None,
         workload_label_key: None,
@@ -48,54 +48,57 @@ pub(super) fn read(parent: &Object<'_>, under: Under) -> Result<Scheduler, Polic
         return Ok(scheduler);
     };
     if let Some(list) = fields.get("workloads") {
-        scheduler.workloads = workloads(&list, under)?;
+        scheduler.workloads = workloads(&list, resource)?;
     }
-    scheduler.default_workload = parameters(&fields, "default_workload_parameters", under)?;
-    if let Some(at) = fields.scalar("decision_deadline_margin") {
-        scheduler.decision_deadline_margin = positive(at.duration()?);
+    scheduler.default_workload = parameters(&fields, "default_workload_parameters", resource)?;
+    if let Some(node) = fields.scalar("decision_deadline_margin") {
+        scheduler.decision_deadline_margin = non_negative(node.duration()?);
     }
-    for (key, place) in [
+    for (key, target) in [
         ("tokens_label_key", &mut scheduler.tokens_label_key),
         ("priority_label_key", &mut scheduler.priority_label_key),
         ("workload_label_key", &mut scheduler.workload_label_key),
         ("fairness_label_key", &mut scheduler.fairness_label_key),
     ] {
-        *place = fields.text(key)?.and_then(named);
+        *target = fields.text(key)?.and_then(non_empty);
     }
-    if let Some(at) = fields.scalar("denied_response_status_code") {
-        scheduler.denied_response_status_code = status_code::decode(&at)?;
+    if let Some(node) = fields.scalar("denied_response_status_code") {
+        scheduler.denied_response_status_code = status_code::decode(&node)?;
     }
     Ok(scheduler)
 }
 
-fn workloads(list: &At<'_>, under: Under) -> Result<Vec<Workload>, PolicyError> {
+fn workloads(
+    list: &DocumentNode<'_>,
+    resource: QueueResource,
+) -> Result<Vec<Workload>, PolicyError> {
     let mut taken: HashSet<String> = HashSet::from(["default".to_owned()]);
     let mut workloads = Vec::new();
-    for (index, at) in list.list()?.into_iter().enumerate() {
-        let fields = at.object(&["label_matcher", "name", "parameters"])?;
+    for (index, node) in list.list()?.into_iter().enumerate() {
+        let fields = node.object(&["label_matcher", "name", "parameters"])?;
         let matcher = selector::matcher(fields.required("label_matcher")?)?;
         let index = index.to_string();
         taken.insert(index.clone());
-        let name = fields.text("name")?.and_then(named);
+        let name = fields.text("name")?.and_then(non_empty);
         if let Some(name) = &name
             && !taken.insert((**name).to_owned())
         {
             let shown = shortened(name);
-            return Err(fields.at.error(format!(
-                "the name `{shown}` is taken: by another workload, by `default`, or by the index \
-                 of a workload up to here"
+            return Err(fields.node.error(format!(
+                "the name `{shown}` is taken by another workload, by `default`, or by the index of \
+                 this or an earlier workload"
             )));
         }
         workloads.push(Workload {
             matcher,
             label: name.unwrap_or_else(|| Arc::from(index)),
-            parameters: parameters(&fields, "parameters", under)?,
+            parameters: parameters(&fields, "parameters", resource)?,
         });
     }
     Ok(workloads)
 }
 
-fn plain() -> WorkloadParameters {
+fn default_parameters() -> WorkloadParameters {
     WorkloadParameters {
         priority: 1.0,
         tokens: 1.0,
@@ -106,34 +109,34 @@ fn plain() -> WorkloadParameters {
 fn parameters(
     parent: &Object<'_>,
     key: &'static str,
-    under: Under,
+    resource: QueueResource,
 ) -> Result<WorkloadParameters, PolicyError> {
-    let mut parameters = plain();
+    let mut parameters = default_parameters();
     let known = &["priority", "tokens", "queue_timeout"];
     let Some(fields) = parent.object(key, known)? else {
         return Ok(parameters);
     };
-    if let Some(at) = fields.scalar("priority") {
-        parameters.priority = at.number()?;
+    if let Some(node) = fields.scalar("priority") {
+        parameters.priority = node.number()?;
         if parameters.priority.is_nan() || parameters.priority <= 0.0 {
-            return Err(at.error("must be more than zero"));
+            return Err(node.error("must be more than zero"));
         }
     }
-    if let Some(at) = fields.scalar("tokens") {
-        parameters.tokens = at.number()?;
+    if let Some(node) = fields.scalar("tokens") {
+        parameters.tokens = node.number()?;
         if parameters.tokens.is_nan() || parameters.tokens < 0.0 {
-            return Err(at.error("must not be negative"));
+            return Err(node.error("must not be negative"));
         }
         if parameters.tokens == 0.0 {
             parameters.tokens = 1.0;
         } else if parameters.tokens.is_infinite() {
-            at.warn("rejects every flow of this workload: nothing holds as many tokens");
+            node.warn("rejects every flow of this workload: the number of tokens is infinite");
         }
     }
-    if let Some(at) = fields.scalar("queue_timeout") {
-        let timeout = positive(at.duration()?);
-        if timeout <= LOOKUP && under == Under::Lookups {
-            at.warn(
+    if let Some(node) = fields.scalar("queue_timeout") {
+        let timeout = non_negative(node.duration()?);
+        if timeout <= MIN_LOOKUP_TIME && resource == QueueResource::TokensOrSlots {
+            node.warn(
                 "rejects every flow of this workload: a lookup needs more than 10 ms; leave \
                  `queue_timeout` out to wait as long as the caller does",
             );

@@ -1,25 +1,28 @@
-//! `signal_generator`: leads a signal through steps.
+//! Reads `signal_generator`, which moves a signal through steps.
 
-use super::{At, Carried, Circuit, Inputs, Op, Part, Place, PolicyError, Wired, positive};
+use super::{
+    CircuitBuilder, ComponentBehaviour, ComponentLocation, DocumentNode, FoldedSignal,
+    InputSignals, Op, PolicyError, WiredComponent, non_negative,
+};
 use crate::policy::model::RampStep;
 use crate::policy::ports;
 
-/// Its inputs lead it forward, backward, or to the beginning.
-pub(super) struct Generator(pub(super) Vec<RampStep>);
+/// A generator. Its inputs move it forward, backward, or back to the start.
+pub(super) struct SignalGeneratorBehaviour(pub(super) Vec<RampStep>);
 
-impl Part for Generator {
-    fn carry(&self, inputs: &Inputs<'_, '_>) -> Vec<Carried> {
+impl ComponentBehaviour for SignalGeneratorBehaviour {
+    fn fold_outputs(&self, inputs: &InputSignals<'_, '_>) -> Vec<FoldedSignal> {
         let on = |value: &f64| !value.is_nan() && *value != 0.0;
         let moves = |values: Vec<f64>| on(&values[0]) && !on(&values[1]) && !on(&values[2]);
-        if inputs.all_steady().is_none_or(moves) {
-            return (0..3).map(|port| inputs.computed(port)).collect();
+        if inputs.all_constant().is_none_or(moves) {
+            return (0..3).map(|port| inputs.at_runtime(port)).collect();
         }
-        // It stays where it begins.
+        // It never leaves the first step.
         let first = self
             .0
             .first()
             .map_or(f64::NAN, |step| step.target_accept_percentage);
-        [first, 1.0, 0.0].map(Carried::Steady).into()
+        [first, 1.0, 0.0].map(FoldedSignal::Constant).into()
     }
 
     fn op(&self) -> Option<Op> {
@@ -29,35 +32,35 @@ impl Part for Generator {
 }
 
 pub(super) fn read<'t>(
-    at: At<'t>,
-    place: &Place,
-    circuit: &mut Circuit<'t>,
+    node: DocumentNode<'t>,
+    location: &ComponentLocation,
+    circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    let fields = at.object(&["in_ports", "out_ports", "parameters"])?;
+    let fields = node.object(&["in_ports", "out_ports", "parameters"])?;
     let parameters = fields.required("parameters")?.object(&["steps"])?;
-    let target = |at: At<'t>| {
-        let fields = at.object(&["target_output", "duration"])?;
+    let target = |node: DocumentNode<'t>| {
+        let fields = node.object(&["target_output", "duration"])?;
         let target = fields.get("target_output").map(ports::constant_signal);
         Ok(RampStep {
             target_accept_percentage: target.transpose()?.unwrap_or(0.0),
-            duration: positive(fields.required("duration")?.duration()?),
+            duration: non_negative(fields.required("duration")?.duration()?),
         })
     };
     let steps = steps(&parameters.required("steps")?, target)?;
     let known = &["forward", "backward", "reset"];
-    circuit.add(Wired {
-        id: place.id.clone(),
-        inputs: ports::optional(&fields, known, place.scope)?,
-        outputs: ports::out_ports(&fields, &["output", "at_start", "at_end"], place.scope)?,
-        part: Box::new(Generator(steps)),
+    circuit.add(WiredComponent {
+        id: location.id.clone(),
+        inputs: ports::optional_in_ports(&fields, known, location.scope)?,
+        outputs: ports::out_ports(&fields, &["output", "at_start", "at_end"], location.scope)?,
+        behaviour: Box::new(SignalGeneratorBehaviour(steps)),
     });
     Ok(())
 }
 
-/// One step at least.
+/// Reads a list of at least one step.
 pub(super) fn steps<'t>(
-    list: &At<'t>,
-    read: impl Fn(At<'t>) -> Result<RampStep, PolicyError>,
+    list: &DocumentNode<'t>,
+    read: impl Fn(DocumentNode<'t>) -> Result<RampStep, PolicyError>,
 ) -> Result<Vec<RampStep>, PolicyError> {
     let steps = list.list()?;
     if steps.is_empty() {

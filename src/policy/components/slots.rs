@@ -1,33 +1,36 @@
-//! The slots of `concurrency_limiter` and `concurrency_scheduler`.
+//! Reads the slots of `concurrency_limiter` and `concurrency_scheduler`.
 
-use super::{At, Inputs, PolicyError, bucket, named};
+use super::{DocumentNode, InputSignals, PolicyError, bucket, non_empty};
 use crate::policy::decode::Object;
 use crate::policy::model::{Port, Slots};
-use crate::policy::ports::{self, InPort, Scope};
+use crate::policy::ports::{self, InPort, ScopeIndex};
 
-/// `in_ports`: concurrency, pass-through.
-pub(super) fn wires<'t>(fields: &Object<'t>, scope: Scope) -> Result<Vec<InPort<'t>>, PolicyError> {
-    let wires = fields
+/// Reads the `in_ports`: maximum concurrency and pass-through.
+pub(super) fn in_ports<'t>(
+    fields: &Object<'t>,
+    scope: ScopeIndex,
+) -> Result<Vec<InPort<'t>>, PolicyError> {
+    let in_ports = fields
         .required("in_ports")?
         .object(&["max_concurrency", "pass_through"])?;
     Ok(vec![
-        ports::required(&wires, "max_concurrency", scope)?,
-        ports::given(&wires, "pass_through", scope)?,
+        ports::required_in_port(&in_ports, "max_concurrency", scope)?,
+        ports::optional_in_port(&in_ports, "pass_through", scope)?,
     ])
 }
 
-/// The same in a blueprint's values, where it is a plain number.
-pub(super) fn numbers<'t>(fields: &Object<'t>) -> Result<Vec<InPort<'t>>, PolicyError> {
+/// Reads the same from the values of a blueprint, where the concurrency is a plain number.
+pub(super) fn constant_in_ports<'t>(fields: &Object<'t>) -> Result<Vec<InPort<'t>>, PolicyError> {
     Ok(vec![
-        ports::number(fields, "max_concurrency")?,
-        ports::unwired(&fields.at),
+        ports::number_in_port(fields, "max_concurrency")?,
+        ports::unwired(&fields.node),
     ])
 }
 
-/// Everything but the signals.
-pub(super) fn settings(at: At<'_>) -> Result<Slots, PolicyError> {
+/// Reads the parameters; the signals are filled in by [`with_signals`].
+pub(super) fn settings(node: DocumentNode<'_>) -> Result<Slots, PolicyError> {
     const UNSET: Port = Port::Constant(f64::NAN);
-    let parameters = at.object(&[
+    let parameters = node.object(&[
         "max_inflight_duration",
         "limit_by_label_key",
         "max_idle_time",
@@ -35,19 +38,20 @@ pub(super) fn settings(at: At<'_>) -> Result<Slots, PolicyError> {
     Ok(Slots {
         max_concurrency: UNSET,
         pass_through: UNSET,
-        max_inflight_duration: super::more_than_zero(
+        max_inflight_duration: super::positive_duration(
             &parameters.required("max_inflight_duration")?,
         )?,
-        limit_by_label_key: parameters.text("limit_by_label_key")?.and_then(named),
+        limit_by_label_key: parameters.text("limit_by_label_key")?.and_then(non_empty),
         max_idle_time: bucket::max_idle_time(&parameters)?,
     })
 }
 
-/// With its signals, in the order of [`wires`].
-pub(super) fn wired(
+/// Returns the slots with their signals, in the order of [`in_ports`]. Warns about a concurrency
+/// that rejects every flow or lets every flow pass.
+pub(super) fn with_signals(
     settings: &Slots,
-    at: &At<'_>,
-    inputs: &Inputs<'_, '_>,
+    node: &DocumentNode<'_>,
+    inputs: &InputSignals<'_, '_>,
 ) -> Result<Slots, PolicyError> {
     let slots = Slots {
         max_concurrency: inputs.port(0)?,
@@ -56,13 +60,13 @@ pub(super) fn wired(
     };
     match slots.max_concurrency {
         Port::Constant(value) if value.is_nan() => {
-            at.warn("lets everything pass: its concurrency is invalid");
+            node.warn("lets everything pass: its concurrency is invalid");
         }
         Port::Constant(value) if value <= 0.0 => {
-            at.warn("rejects everything: its concurrency is not more than zero");
+            node.warn("rejects everything: its concurrency is not more than zero");
         }
         Port::Constant(f64::INFINITY) => {
-            at.warn("lets everything pass: its concurrency has no bound");
+            node.warn("lets everything pass: its concurrency is infinite");
         }
         _ => {}
     }

@@ -1,68 +1,74 @@
-//! `variable` and `bool_variable`: a constant with a name.
+//! Reads `variable` and `bool_variable`: constants with a name.
 
-use super::{At, Carried, Circuit, Inputs, Part, Place, PolicyError, Wired};
+use super::{
+    CircuitBuilder, ComponentBehaviour, ComponentLocation, DocumentNode, FoldedSignal,
+    InputSignals, PolicyError, WiredComponent,
+};
 use crate::policy::decode::Object;
 use crate::policy::ports;
 
 struct Variable(f64);
 
-impl Part for Variable {
-    fn carry(&self, _inputs: &Inputs<'_, '_>) -> Vec<Carried> {
-        vec![Carried::Steady(self.0)]
+impl ComponentBehaviour for Variable {
+    fn fold_outputs(&self, _inputs: &InputSignals<'_, '_>) -> Vec<FoldedSignal> {
+        vec![FoldedSignal::Constant(self.0)]
     }
 }
 
-/// A constant, also of what blueprints consist of.
-pub(in crate::policy) fn steady<'t>(value: f64) -> Box<dyn Part + 't> {
+/// Returns a constant, also for the expansion of blueprints.
+pub(in crate::policy) fn constant_variable<'t>(value: f64) -> Box<dyn ComponentBehaviour + 't> {
     Box::new(Variable(value))
 }
 
 const KNOWN: &[&str] = &["constant_output", "config_key", "out_ports"];
 
 pub(super) fn read<'t>(
-    at: At<'t>,
-    place: &Place,
-    circuit: &mut Circuit<'t>,
+    node: DocumentNode<'t>,
+    location: &ComponentLocation,
+    circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    let fields = at.object(KNOWN)?;
+    let fields = node.object(KNOWN)?;
     let mut value = ports::constant_signal(fields.required("constant_output")?)?;
-    if let Some(at) = set(&fields, circuit)? {
-        value = ports::constant_signal(at)?;
+    if let Some(node) = set(&fields, circuit)? {
+        value = ports::constant_signal(node)?;
     }
-    add(&fields, value, place, circuit)
+    add(&fields, value, location, circuit)
 }
 
 pub(super) fn read_bool<'t>(
-    at: At<'t>,
-    place: &Place,
-    circuit: &mut Circuit<'t>,
+    node: DocumentNode<'t>,
+    location: &ComponentLocation,
+    circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    let fields = at.object(KNOWN)?;
+    let fields = node.object(KNOWN)?;
     let mut value = fields.boolean("constant_output", false)?;
-    if let Some(at) = set(&fields, circuit)? {
-        value = at.boolean()?;
+    if let Some(node) = set(&fields, circuit)? {
+        value = node.boolean()?;
     }
-    add(&fields, f64::from(u8::from(value)), place, circuit)
+    add(&fields, f64::from(u8::from(value)), location, circuit)
 }
 
-/// What dynamic configuration puts in the place of the constant.
-fn set<'t>(fields: &Object<'t>, circuit: &Circuit<'t>) -> Result<Option<At<'t>>, PolicyError> {
+/// Returns the value that dynamic configuration sets in place of the constant.
+fn set<'t>(
+    fields: &Object<'t>,
+    circuit: &CircuitBuilder<'t>,
+) -> Result<Option<DocumentNode<'t>>, PolicyError> {
     let key = fields.text("config_key")?;
-    Ok(key.and_then(|key| circuit.configured(key)))
+    Ok(key.and_then(|key| circuit.dynamic_value(key)))
 }
 
 fn add<'t>(
     fields: &Object<'t>,
     value: f64,
-    place: &Place,
-    circuit: &mut Circuit<'t>,
+    location: &ComponentLocation,
+    circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    let outputs = ports::out_ports(fields, &["output"], place.scope)?;
-    circuit.add(Wired {
-        id: place.id.clone(),
+    let outputs = ports::out_ports(fields, &["output"], location.scope)?;
+    circuit.add(WiredComponent {
+        id: location.id.clone(),
         inputs: Vec::new(),
         outputs,
-        part: Box::new(Variable(value)),
+        behaviour: Box::new(Variable(value)),
     });
     Ok(())
 }

@@ -1,25 +1,25 @@
-//! What one load shares, and its limits.
+//! The state that is shared while one document is read, and its limits.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use crate::policy::PolicyWarning;
 
-/// What one load shares.
+/// The state that is shared while one document is read.
 #[derive(Debug)]
-pub(in crate::policy) struct Context {
+pub(in crate::policy) struct LoadContext {
     pub(super) file: Arc<str>,
-    /// Values files are checked as by a schema: no unknown keys, no nulls, no quoted numbers, no
-    /// deprecated fields.
+    /// True for values files, which are checked as by a schema: no unknown keys, no nulls, no
+    /// quoted numbers, no deprecated fields.
     pub(in crate::policy) strict: bool,
     warnings: RefCell<Vec<PolicyWarning>>,
     regexes: Cell<usize>,
 }
 
-impl Context {
-    /// More warnings than anyone reads; hostile files could make a hundred thousand.
+impl LoadContext {
+    /// The number of warnings that are kept. A hostile file could produce a hundred thousand.
     const MAX_WARNINGS: usize = 100;
-    /// Each compiled pattern may take a megabyte.
+    /// The number of regular expressions in one document. Each may take 1 MiB when compiled.
     pub(super) const MAX_REGEXES: usize = 256;
 
     pub(in crate::policy) fn new(file: Arc<str>, strict: bool) -> Self {
@@ -35,8 +35,8 @@ impl Context {
         self.warnings.into_inner()
     }
 
-    /// Nobody reads further warnings.
-    pub(super) fn full(&self) -> bool {
+    /// Returns true if the limit of warnings is reached.
+    pub(super) fn has_max_warnings(&self) -> bool {
         self.warnings.borrow().len() >= Self::MAX_WARNINGS
     }
 
@@ -44,7 +44,7 @@ impl Context {
         self.warnings.borrow_mut().push(warning);
     }
 
-    /// Another pattern to compile; false when there are too many.
+    /// Counts a pattern that is to be compiled. Returns false if the limit is exceeded.
     pub(super) fn count_regex(&self) -> bool {
         let regexes = self.regexes.get() + 1;
         self.regexes.set(regexes);

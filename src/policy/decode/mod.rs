@@ -1,4 +1,4 @@
-//! Reading typed fields out of the tree, each under the path that an error names.
+//! Reads typed fields from the YAML tree and keeps the path that errors name.
 
 mod context;
 mod object;
@@ -8,63 +8,63 @@ use std::fmt::Write;
 use std::rc::Rc;
 use std::sync::Arc;
 
-pub(super) use self::context::Context;
+pub(super) use self::context::LoadContext;
 pub(super) use self::object::Object;
 use self::syntax::{in_seconds, is_camel_case_of, is_word, quoted_number, seconds};
 use super::suggest::hint;
-use super::yaml::{Entry, Kind, Mark, Node, Value, shortened};
+use super::yaml::{MapEntry, ScalarKind, TextPosition, YamlNode, YamlValue, shortened};
 use super::{PolicyError, PolicyWarning};
 
-type Path<'t> = Option<Rc<Segment<'t>>>;
+type NodePath<'t> = Option<Rc<PathSegment<'t>>>;
 
 #[derive(Debug)]
-struct Segment<'t> {
-    parent: Path<'t>,
-    step: Step<'t>,
+struct PathSegment<'t> {
+    parent: NodePath<'t>,
+    step: PathStep<'t>,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Step<'t> {
+enum PathStep<'t> {
     Key(&'t str),
     Index(usize),
 }
 
-/// A place in the tree.
+/// A node of the tree, with the position and the path that errors about it name.
 #[derive(Clone, Debug)]
-pub(super) struct At<'t> {
-    pub(super) context: &'t Context,
-    node: &'t Node,
-    mark: Mark,
-    path: Path<'t>,
+pub(super) struct DocumentNode<'t> {
+    pub(super) context: &'t LoadContext,
+    tree: &'t YamlNode,
+    position: TextPosition,
+    path: NodePath<'t>,
 }
 
-impl<'t> At<'t> {
-    pub(super) fn root(context: &'t Context, node: &'t Node) -> Self {
+impl<'t> DocumentNode<'t> {
+    pub(super) fn root(context: &'t LoadContext, tree: &'t YamlNode) -> Self {
         Self {
             context,
-            node,
-            mark: node.mark,
+            tree,
+            position: tree.position,
             path: None,
         }
     }
 
-    fn step(&self, step: Step<'t>, node: &'t Node, mark: Mark) -> Self {
+    fn step(&self, step: PathStep<'t>, tree: &'t YamlNode, position: TextPosition) -> Self {
         let parent = self.path.clone();
         Self {
             context: self.context,
-            node,
-            mark,
-            path: Some(Rc::new(Segment { parent, step })),
+            tree,
+            position,
+            path: Some(Rc::new(PathSegment { parent, step })),
         }
     }
 
-    fn entry(&self, entry: &'t Entry) -> Self {
-        // A value that is itself a block stands a line below its key.
-        let mark = match entry.value.value {
-            Value::Scalar { .. } if !entry.value.is_null() => entry.value.mark,
-            _ => entry.mark,
+    fn entry(&self, entry: &'t MapEntry) -> Self {
+        // A block value starts below its key, so errors about it point to the key.
+        let position = match entry.value.value {
+            YamlValue::Scalar { .. } if !entry.value.is_null() => entry.value.position,
+            _ => entry.position,
         };
-        self.step(Step::Key(&entry.key), &entry.value, mark)
+        self.step(PathStep::Key(&entry.key), &entry.value, position)
     }
 
     fn field(&self, last: Option<&str>) -> String {
@@ -75,14 +75,14 @@ impl<'t> At<'t> {
             path = segment.parent.as_deref();
         }
         let mut field = String::new();
-        for step in steps.into_iter().rev().chain(last.map(Step::Key)) {
+        for step in steps.into_iter().rev().chain(last.map(PathStep::Key)) {
             let written = match step {
-                Step::Index(index) => write!(field, "[{index}]"),
-                Step::Key(key) if is_word(key) && field.is_empty() => write!(field, "{key}"),
-                Step::Key(key) if is_word(key) => write!(field, ".{key}"),
-                Step::Key(key) => write!(field, "[\"{}\"]", shortened(key)),
+                PathStep::Index(index) => write!(field, "[{index}]"),
+                PathStep::Key(key) if is_word(key) && field.is_empty() => write!(field, "{key}"),
+                PathStep::Key(key) if is_word(key) => write!(field, ".{key}"),
+                PathStep::Key(key) => write!(field, "[\"{}\"]", shortened(key)),
             };
-            // Writing to a String does not fail.
+            // Writing to a `String` does not fail.
             let _ = written;
         }
         field
@@ -90,54 +90,63 @@ impl<'t> At<'t> {
 
     pub(super) fn error(&self, message: impl Into<String>) -> PolicyError {
         let file = Arc::clone(&self.context.file);
-        PolicyError::at(file, self.mark, self.field(None), message)
+        PolicyError::located(file, self.position, self.field(None), message)
     }
 
-    /// Something in the text that belongs to no field.
-    pub(super) fn error_in_text(&self, mark: Mark, message: impl Into<String>) -> PolicyError {
-        PolicyError::at(Arc::clone(&self.context.file), mark, String::new(), message)
+    /// Creates an error about a position of the text that belongs to no field.
+    pub(super) fn error_in_text(
+        &self,
+        position: TextPosition,
+        message: impl Into<String>,
+    ) -> PolicyError {
+        PolicyError::located(
+            Arc::clone(&self.context.file),
+            position,
+            String::new(),
+            message,
+        )
     }
 
-    /// A required key that is not there.
+    /// Creates the error for a required key that is absent.
     pub(super) fn missing(&self, key: &str) -> PolicyError {
         let file = Arc::clone(&self.context.file);
-        PolicyError::at(file, self.mark, self.field(Some(key)), "is required")
+        PolicyError::located(file, self.position, self.field(Some(key)), "is required")
     }
 
     pub(super) fn warn(&self, message: impl Into<String>) {
-        if !self.context.full() {
+        if !self.context.has_max_warnings() {
             let file = Arc::clone(&self.context.file);
-            let warning = PolicyWarning::at(file, self.mark, self.field(None), message);
+            let warning = PolicyWarning::located(file, self.position, self.field(None), message);
             self.context.warn(warning);
         }
     }
 
     fn expected(&self, what: &str) -> PolicyError {
-        let found = match &self.node.value {
-            Value::List(_) => "a list".to_owned(),
-            Value::Map(_) => "a mapping".to_owned(),
-            Value::Scalar { kind, raw } => match kind {
-                Kind::Null => "nothing (null)".to_owned(),
-                Kind::Bool(_) => format!("the boolean `{raw}`"),
-                Kind::Number(_) => format!("the number `{}`", shortened(raw)),
-                Kind::Text => format!("the text `{}`", shortened(raw)),
+        let found = match &self.tree.value {
+            YamlValue::List(_) => "a list".to_owned(),
+            YamlValue::Map(_) => "a mapping".to_owned(),
+            YamlValue::Scalar { kind, raw } => match kind {
+                ScalarKind::Null => "null".to_owned(),
+                ScalarKind::Bool(_) => format!("the boolean `{raw}`"),
+                ScalarKind::Number(_) => format!("the number `{}`", shortened(raw)),
+                ScalarKind::Text => format!("the text `{}`", shortened(raw)),
             },
         };
         self.error(format!("expected {what}, found {found}"))
     }
 
     pub(super) fn is_null(&self) -> bool {
-        self.node.is_null()
+        self.tree.is_null()
     }
 
-    /// The value of a key when this is a mapping that has it.
+    /// Returns the value of a key if this node is a mapping that has the key.
     pub(super) fn peek(&self, key: &str) -> Option<Self> {
-        self.node.get(key).map(|entry| self.entry(entry))
+        self.tree.get(key).map(|entry| self.entry(entry))
     }
 
-    /// A mapping with known keys.
+    /// Reads a mapping. Unknown keys cause a warning, or an error in a values file.
     pub(super) fn object(self, known: &'static [&'static str]) -> Result<Object<'t>, PolicyError> {
-        let Value::Map(entries) = &self.node.value else {
+        let YamlValue::Map(entries) = &self.tree.value else {
             return Err(self.expected("a mapping"));
         };
         for entry in entries {
@@ -149,65 +158,65 @@ impl<'t> At<'t> {
                 }
                 continue;
             }
-            let at = self.step(Step::Key(&entry.key), &entry.value, entry.mark);
+            let node = self.step(PathStep::Key(&entry.key), &entry.value, entry.position);
             if let Some(name) = known.iter().find(|name| is_camel_case_of(&entry.key, name)) {
-                return Err(at.error(format!("write `{name}`: keys are in snake_case")));
+                return Err(node.error(format!("write `{name}`: keys are in snake_case")));
             }
             if self.context.strict {
                 let hint = hint(&entry.key, known.iter().copied());
-                return Err(at.error(format!("unknown key{hint}")));
+                return Err(node.error(format!("unknown key{hint}")));
             }
-            if !self.context.full() {
+            if !self.context.has_max_warnings() {
                 let hint = hint(&entry.key, known.iter().copied());
-                at.warn(format!("unknown key, ignored{hint}"));
+                node.warn(format!("unknown key, ignored{hint}"));
             }
         }
-        Ok(Object { at: self })
+        Ok(Object { node: self })
     }
 
-    /// Keys that the user chose, with their values.
+    /// Returns the entries of a mapping with arbitrary keys; null is an empty mapping.
     pub(super) fn free_map(&self) -> Result<Vec<(&'t str, Self)>, PolicyError> {
-        match &self.node.value {
-            Value::Map(entries) => Ok(entries
+        match &self.tree.value {
+            YamlValue::Map(entries) => Ok(entries
                 .iter()
                 .map(|entry| (&*entry.key, self.entry(entry)))
                 .collect()),
-            _ if self.node.is_null() => Ok(Vec::new()),
+            _ if self.tree.is_null() => Ok(Vec::new()),
             _ => Err(self.expected("a mapping")),
         }
     }
 
-    /// The elements; null is an empty list.
+    /// Returns the elements of a list; null is an empty list.
     pub(super) fn list(&self) -> Result<Vec<Self>, PolicyError> {
-        match &self.node.value {
-            Value::List(items) => Ok(items
+        match &self.tree.value {
+            YamlValue::List(items) => Ok(items
                 .iter()
                 .enumerate()
-                .map(|(index, item)| self.step(Step::Index(index), item, item.mark))
+                .map(|(index, item)| self.step(PathStep::Index(index), item, item.position))
                 .collect()),
-            _ if self.node.is_null() => Ok(Vec::new()),
+            _ if self.tree.is_null() => Ok(Vec::new()),
             _ => Err(self.expected("a list")),
         }
     }
 
     pub(super) fn text(&self) -> Result<&'t str, PolicyError> {
-        match &self.node.value {
-            Value::Scalar {
-                kind: Kind::Text,
+        match &self.tree.value {
+            YamlValue::Scalar {
+                kind: ScalarKind::Text,
                 raw,
             } => Ok(raw),
-            Value::Scalar {
-                kind: Kind::Bool(_) | Kind::Number(_),
+            YamlValue::Scalar {
+                kind: ScalarKind::Bool(_) | ScalarKind::Number(_),
                 raw,
             } => {
                 let raw = shortened(raw);
-                Err(self.expected(&format!("text, which would be `'{raw}'` with its quotes")))
+                Err(self.expected(&format!("text, written `'{raw}'` with quotes")))
             }
             _ => Err(self.expected("text")),
         }
     }
 
-    /// One text of a list.
+    /// Reads a text that must be one of `names`.
     pub(super) fn one_of(
         &self,
         names: &'static [&'static str],
@@ -225,36 +234,37 @@ impl<'t> At<'t> {
     }
 
     pub(super) fn boolean(&self) -> Result<bool, PolicyError> {
-        match &self.node.value {
-            Value::Scalar {
-                kind: Kind::Bool(value),
+        match &self.tree.value {
+            YamlValue::Scalar {
+                kind: ScalarKind::Bool(value),
                 ..
             } => Ok(*value),
             _ => Err(self.expected("`true` or `false`, without quotes")),
         }
     }
 
-    /// A number, which may be quoted in a policy; quoted, also `NaN` and `Infinity`.
+    /// Reads a number. In a policy it may be quoted, and then also be `NaN` or `Infinity`.
     pub(super) fn number(&self) -> Result<f64, PolicyError> {
-        match &self.node.value {
-            Value::Scalar {
-                kind: Kind::Number(value),
+        match &self.tree.value {
+            YamlValue::Scalar {
+                kind: ScalarKind::Number(value),
                 ..
             } if value.is_finite() => Ok(*value),
-            Value::Scalar {
-                kind: Kind::Text,
+            YamlValue::Scalar {
+                kind: ScalarKind::Text,
                 raw,
             } if !self.context.strict => {
                 quoted_number(raw).ok_or_else(|| self.expected("a number"))
             }
-            Value::Scalar {
-                kind: Kind::Text, ..
+            YamlValue::Scalar {
+                kind: ScalarKind::Text,
+                ..
             } => Err(self.expected("a number without quotes")),
             _ => Err(self.expected("a number")),
         }
     }
 
-    /// A whole number from zero on.
+    /// Reads a whole number of at least zero.
     pub(super) fn count(&self) -> Result<u32, PolicyError> {
         let value = self.number()?;
         if value.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&value) {
@@ -264,41 +274,45 @@ impl<'t> At<'t> {
         }
     }
 
-    /// A number that stands there as such, without quotes; `None` for anything else.
+    /// Returns the value if it is a number without quotes.
     pub(super) fn plain_number(&self) -> Option<f64> {
-        match &self.node.value {
-            Value::Scalar {
-                kind: Kind::Number(value),
+        match &self.tree.value {
+            YamlValue::Scalar {
+                kind: ScalarKind::Number(value),
                 ..
             } => Some(*value),
             _ => None,
         }
     }
 
-    /// Nanoseconds, from text as `1.5s`.
+    /// Reads a duration such as `1.5s`. Returns nanoseconds.
     pub(super) fn duration(&self) -> Result<i128, PolicyError> {
-        let right = "a duration in seconds as `30s` or `0.5s`: policies have no other unit";
-        let Value::Scalar {
-            kind: Kind::Text,
+        let right = "a duration in seconds, such as `30s` or `0.5s`; policies accept no other unit";
+        let YamlValue::Scalar {
+            kind: ScalarKind::Text,
             raw,
-        } = &self.node.value
+        } = &self.tree.value
         else {
             return Err(self.expected(right));
         };
         seconds(raw).ok_or_else(|| match in_seconds(raw) {
             Some(right) => self.error(format!(
-                "`{}` is written `{right}`: durations of policies are in seconds, and no other \
-                 unit is accepted",
+                "write `{}` as `{right}`: durations of policies are in seconds, and no other unit \
+                 is accepted",
                 shortened(raw)
             )),
             None => self.expected(right),
         })
     }
 
-    /// Another pattern to compile.
+    /// Counts a pattern that is to be compiled.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the document has too many.
     pub(super) fn count_regex(&self) -> Result<(), PolicyError> {
         if !self.context.count_regex() {
-            let most = Context::MAX_REGEXES;
+            let most = LoadContext::MAX_REGEXES;
             return Err(self.error(format!(
                 "more than {most} regular expressions in one policy"
             )));
@@ -306,8 +320,8 @@ impl<'t> At<'t> {
         Ok(())
     }
 
-    /// Feeds what this place says, see [`Node::digest`].
+    /// Feeds the content of this node to `sink`, see [`YamlNode::digest`].
     pub(super) fn digest(&self, sink: &mut impl FnMut(&[u8])) {
-        self.node.digest(sink);
+        self.tree.digest(sink);
     }
 }

@@ -1,11 +1,12 @@
-//! How names, numbers and durations are spelt.
+//! The syntax of names, numbers and durations.
 
 pub(super) fn is_word(key: &str) -> bool {
     let word = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
     !key.is_empty() && key.len() <= 64 && key.bytes().all(word)
 }
 
-/// `inPorts` of `in_ports`; a name of one word has no other spelling.
+/// Returns true if `key` is the camel-case spelling of `name`, as `inPorts` is of `in_ports`. A
+/// name of one word has no other spelling.
 pub(super) fn is_camel_case_of(key: &str, name: &str) -> bool {
     if !name.contains('_') {
         return false;
@@ -25,7 +26,8 @@ pub(super) fn is_camel_case_of(key: &str, name: &str) -> bool {
     key == spelt
 }
 
-/// A number as JSON writes it, or one of the names that protobuf's JSON has for the others.
+/// Parses a quoted number: in JSON syntax, or one of the names that protobuf's JSON mapping has for
+/// values without a JSON number.
 pub(super) fn quoted_number(text: &str) -> Option<f64> {
     match text {
         "NaN" => return Some(f64::NAN),
@@ -45,10 +47,10 @@ pub(super) fn quoted_number(text: &str) -> Option<f64> {
     text.parse().ok().filter(|value: &f64| value.is_finite())
 }
 
-/// Seconds with the suffix `s` and at most nine decimals, as nanoseconds.
+/// Parses seconds with the suffix `s` and at most nine decimals. Returns nanoseconds.
 pub(super) fn seconds(text: &str) -> Option<i128> {
-    /// What protobuf's Duration holds.
-    const MOST: i128 = 315_576_000_000 * NANOS;
+    /// The maximum of protobuf's `Duration`.
+    const MAX_NANOS: i128 = 315_576_000_000 * NANOS;
     const NANOS: i128 = 1_000_000_000;
 
     let number = text.strip_suffix('s')?;
@@ -76,10 +78,10 @@ pub(super) fn seconds(text: &str) -> Option<i128> {
     };
     let missing = 9 - decimals.len() as u32;
     let nanos = digits(whole) * NANOS + digits(decimals) * 10_i128.pow(missing);
-    (nanos <= MOST).then_some(if negative { -nanos } else { nanos })
+    (nanos <= MAX_NANOS).then_some(if negative { -nanos } else { nanos })
 }
 
-/// A duration in another unit, as Go writes it, in seconds; `None` for anything else.
+/// Converts a duration in another unit of Go, such as `1m`, to seconds; `None` for any other text.
 pub(super) fn in_seconds(text: &str) -> Option<String> {
     const UNITS: [(&str, i128, i128); 7] = [
         ("ns", 1, 1_000_000_000),
@@ -111,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_are_seconds_with_a_suffix() {
+    fn durations_are_in_seconds() {
         for (text, nanos) in [
             ("30s", 30_000_000_000),
             ("+30s", 30_000_000_000),
@@ -148,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn other_units_are_shown_in_seconds() {
+    fn durations_in_other_units_convert_to_seconds() {
         for (text, right) in [
             ("1m", "60s"),
             ("1500ms", "1.5s"),
@@ -186,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn another_spelling_is_recognised() {
+    fn camel_case_spelling_is_recognised() {
         assert!(is_camel_case_of("limitByLabelKey", "limit_by_label_key"));
         assert!(!is_camel_case_of("interval", "interval"));
         assert!(!is_camel_case_of("limitbylabelkey", "limit_by_label_key"));

@@ -1,18 +1,19 @@
-//! Classes of characters in brackets.
+//! Translates character classes in brackets.
 
 use std::fmt::Write;
 
 use super::translate::{Translation, is_meta};
 
-/// Names between `[:` and `:]`.
+/// The names that are valid between `[:` and `:]`.
 const POSIX: &[&str] = &[
     "alnum", "alpha", "ascii", "blank", "cntrl", "digit", "graph", "lower", "print", "punct",
     "space", "upper", "word", "xdigit",
 ];
 
 impl Translation<'_> {
-    /// A class behind its bracket: every character is written out escaped, because the other
-    /// engine has set operations and nested classes where Go has plain characters.
+    /// Translates a class after its opening bracket. Special characters are written in escaped
+    /// form, because the `regex` crate has set operations and nested classes where Go has plain
+    /// characters.
     pub(super) fn class(&mut self) -> Result<(), String> {
         let unclosed = "a `[` without its `]`";
         self.out.push('[');
@@ -39,7 +40,7 @@ impl Translation<'_> {
                     self.skip(name.len());
                     continue;
                 }
-                return Err(format!("`{name}` is no class of characters"));
+                return Err(format!("`{name}` is not a character class"));
             }
             let Some(low) = self.class_character(true)? else {
                 continue;
@@ -61,7 +62,8 @@ impl Translation<'_> {
         }
     }
 
-    /// The next character of a class; `None` when it was a set, which has been written out.
+    /// Returns the next character of a class; `None` if it was a set, which has been written to the
+    /// output.
     fn class_character(&mut self, sets: bool) -> Result<Option<char>, String> {
         match self.next() {
             None => Err("a `[` without its `]`".to_owned()),

@@ -1,8 +1,8 @@
-//! What follows a backslash.
+//! Translates escape sequences.
 
 use std::fmt::Write;
 
-use super::translate::{Before, Translation, push_literal};
+use super::translate::{PrecedingItem, Translation, push_literal};
 
 impl Translation<'_> {
     pub(super) fn escape(&mut self) -> Result<(), String> {
@@ -18,27 +18,27 @@ impl Translation<'_> {
                 self.skip((length + 2).min(ahead.len()));
                 return Ok(());
             }
-            // Closes nothing; Go takes it for nothing.
+            // `\E` only ends a quotation that `\Q` began.
             'E' => return Err("`\\E` without `\\Q`".to_owned()),
             'A' | 'z' => self.out.push_str(if char == 'A' { "\\A" } else { "\\z" }),
             'b' => self.out.push_str("(?-u:\\b)"),
             'B' => {
-                self.not_boundary = true;
+                self.has_not_boundary = true;
                 self.out.push_str("(?-u:\\B)");
             }
             _ => {
                 self.set_or_character(false)?;
-                self.before = Before::Item;
+                self.preceding_item = PrecedingItem::Item;
                 return Ok(());
             }
         }
         self.next();
-        self.before = Before::Item;
+        self.preceding_item = PrecedingItem::Item;
         Ok(())
     }
 
-    /// An escape that may stand in a class too: a set of characters, which is written out, or one
-    /// character, which is also returned.
+    /// Translates an escape that is also allowed in a class: a set of characters, which is written
+    /// to the output, or one character, which is also returned.
     pub(super) fn set_or_character(&mut self, in_class: bool) -> Result<Option<char>, String> {
         let char = self.peek().ok_or("a `\\` at the end")?;
         let set = match char {
@@ -66,7 +66,7 @@ impl Translation<'_> {
         Ok(None)
     }
 
-    /// `\pL`, `\p{Greek}`, `\p{^Greek}` behind the letter.
+    /// Translates a property such as `\pL`, `\p{Greek}` or `\p{^Greek}`, after the letter.
     fn property(&mut self, mut negated: bool) -> Result<(), String> {
         let unclosed = "a `\\p` without its property";
         let first = self.next().ok_or(unclosed)?;
@@ -86,15 +86,15 @@ impl Translation<'_> {
                 .chars()
                 .all(|char| char.is_ascii_alphanumeric() || char == '_')
         {
-            return Err(format!("`\\p{{{name}}}` is no property"));
+            return Err(format!("`\\p{{{name}}}` is not a property"));
         }
         let letter = if negated { 'P' } else { 'p' };
-        // Writing to a String does not fail.
+        // Writing to a `String` does not fail.
         let _ = write!(self.out, "\\{letter}{{{name}}}");
         Ok(())
     }
 
-    /// One escaped character.
+    /// Returns the character of an escape sequence.
     pub(super) fn character(&mut self) -> Result<char, String> {
         let char = self.next().ok_or("a `\\` at the end")?;
         Ok(match char {
@@ -117,7 +117,7 @@ impl Translation<'_> {
                     value = value * 8 + digit;
                     self.next();
                 }
-                char::from_u32(value).ok_or("an escaped number is no character")?
+                char::from_u32(value).ok_or("an escaped number is not a character")?
             }
             'x' => self.hexadecimal()?,
             _ if char.is_ascii() && !char.is_ascii_alphanumeric() => char,
@@ -148,6 +148,6 @@ impl Translation<'_> {
         value
             .ok()
             .and_then(char::from_u32)
-            .ok_or_else(|| format!("`\\x{{{digits}}}` is no character"))
+            .ok_or_else(|| format!("`\\x{{{digits}}}` is not a character"))
     }
 }

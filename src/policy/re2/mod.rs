@@ -1,7 +1,8 @@
-//! Regular expressions in Go's syntax, which is what policies are written in.
+//! Regular expressions in the syntax of Go, in which policies are written.
 //!
-//! Both engines are automata of the same family; their syntaxes differ in places. Here a pattern
-//! is rewritten so that it means the same, and refused where Go would refuse it.
+//! The engines of Go and of the `regex` crate are automata of the same family, but their syntaxes
+//! differ in places. A pattern is rewritten here so that it has the same meaning, and refused where
+//! Go would refuse it.
 
 mod class;
 mod escape;
@@ -15,20 +16,21 @@ use regex::bytes::{Regex, RegexBuilder};
 
 use self::translate::Translation;
 
-/// Bytes of a pattern's source.
+/// The maximum length of a pattern in bytes.
 const MAX_SOURCE: usize = 8 * 1024;
-/// Bytes of a compiled pattern, and of its cache.
+/// The maximum size in bytes of a compiled pattern, and of its cache.
 const MAX_COMPILED: usize = 1 << 20;
-/// Groups inside each other.
+/// The maximum nesting depth of groups.
 const MAX_NESTING: u32 = 100;
 
-/// A compiled pattern, looked for anywhere in the text.
+/// A compiled pattern. It matches anywhere in a text, unless it is anchored.
 #[derive(Clone, Debug)]
 pub(super) struct Pattern {
     regex: Regex,
-    /// As the policy has it.
+    /// The pattern as written in the policy.
     source: Box<str>,
-    /// `\B` holds between the bytes of one character too, where Go does not look.
+    /// True if the pattern contains `\B`, which would also match between the bytes of one
+    /// character, where Go does not look. Matches are then accepted only at character boundaries.
     whole_characters: bool,
 }
 
@@ -46,7 +48,7 @@ impl Pattern {
             .build()
             .map_err(|error| match error {
                 regex::Error::CompiledTooBig(_) => "it is too large when compiled".to_owned(),
-                // The last line says what; those before it show the rewritten pattern.
+                // The last line has the reason; the lines before it show the rewritten pattern.
                 error => {
                     let text = error.to_string();
                     let reason = text.lines().last().unwrap_or_default();
@@ -56,7 +58,7 @@ impl Pattern {
         Ok(Self {
             regex,
             source: source.into(),
-            whole_characters: translation.not_boundary,
+            whole_characters: translation.has_not_boundary,
         })
     }
 

@@ -1,4 +1,4 @@
-//! Patterns mean here what they mean in Go.
+//! Checks that patterns have the same meaning as in Go.
 
 use super::Pattern;
 
@@ -7,7 +7,7 @@ fn finds(pattern: &str, text: &str) -> bool {
 }
 
 #[test]
-fn a_pattern_is_looked_for_anywhere() {
+fn patterns_match_anywhere_in_the_text() {
     assert!(finds("b", "abc"));
     assert!(finds("", ""));
     assert!(finds("a.c", "xabcx"));
@@ -16,7 +16,7 @@ fn a_pattern_is_looked_for_anywhere() {
 }
 
 #[test]
-fn classes_are_of_ascii() {
+fn perl_classes_are_ascii() {
     for (pattern, text) in [
         ("^\\d$", "\u{661}"),
         ("^\\w$", "é"),
@@ -44,7 +44,7 @@ fn classes_are_of_ascii() {
 }
 
 #[test]
-fn a_bracket_and_a_colon_that_name_no_class_are_characters() {
+fn a_bracket_and_a_colon_without_a_class_name_are_characters() {
     for text in ["[", ":"] {
         assert!(finds("^[[:]$", text), "{text:?}");
         assert!(finds("^[[:a]$", text), "{text:?}");
@@ -57,7 +57,7 @@ fn a_bracket_and_a_colon_that_name_no_class_are_characters() {
 }
 
 #[test]
-fn no_boundary_is_looked_for_between_characters_only() {
+fn not_a_boundary_matches_only_between_characters() {
     assert!(!finds("\\B", "aéa"));
     assert!(finds("\\B", "é"));
     assert!(finds("a\\Bb", "ab"));
@@ -65,7 +65,7 @@ fn no_boundary_is_looked_for_between_characters_only() {
 }
 
 #[test]
-fn dollar_is_the_end_of_the_text() {
+fn dollar_matches_the_end_of_the_text() {
     assert!(!finds("a$", "a\n"));
     assert!(finds("(?m)a$", "a\nb"));
     assert!(finds("a\\z", "a"));
@@ -81,7 +81,7 @@ fn quoted_text_is_literal() {
 }
 
 #[test]
-fn a_class_holds_plain_characters() {
+fn set_operators_are_plain_characters_in_a_class() {
     for (pattern, text) in [
         ("^[a&&b]$", "&"),
         ("^[+--]$", ","),
@@ -105,7 +105,7 @@ fn a_class_holds_plain_characters() {
 }
 
 #[test]
-fn braces_that_count_nothing_are_plain() {
+fn braces_without_a_repetition_are_literal() {
     assert!(finds("^{,2}$", "{,2}"));
     assert!(finds("^a{$", "a{"));
     assert!(finds("^a{x}$", "a{x}"));
@@ -127,7 +127,7 @@ fn escapes_read_as_in_go() {
 }
 
 #[test]
-fn what_go_refuses_is_refused() {
+fn patterns_that_go_refuses_are_refused() {
     for pattern in [
         "(",
         ")",
@@ -179,7 +179,7 @@ fn what_go_refuses_is_refused() {
 }
 
 #[test]
-fn hostile_patterns_are_refused_within_bounds() {
+fn patterns_over_a_limit_are_refused() {
     for pattern in [
         "(".repeat(1000) + &")".repeat(1000),
         "((((\\pL{1000}){1000}){1000}){1000})".to_owned(),

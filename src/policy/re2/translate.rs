@@ -1,14 +1,15 @@
-//! Rewrites a pattern, all but its escapes and classes.
+//! Rewrites a pattern from Go's syntax to that of the `regex` crate, except for escapes and
+//! classes.
 
 use std::iter::Peekable;
 use std::str::CharIndices;
 
-/// What Go allows in `{n,m}`.
+/// The maximum bound of a repetition `{n,m}` in Go.
 const MAX_REPEAT: u32 = 1000;
 
-/// What stands before a repetition operator.
+/// The item before the current position, which determines whether a repetition operator is valid.
 #[derive(Clone, Copy, PartialEq)]
-pub(super) enum Before {
+pub(super) enum PrecedingItem {
     Nothing,
     Item,
     Repetition,
@@ -18,8 +19,8 @@ pub(super) struct Translation<'s> {
     source: &'s str,
     rest: Peekable<CharIndices<'s>>,
     pub(super) out: String,
-    pub(super) before: Before,
-    pub(super) not_boundary: bool,
+    pub(super) preceding_item: PrecedingItem,
+    pub(super) has_not_boundary: bool,
 }
 
 impl<'s> Translation<'s> {
@@ -28,8 +29,8 @@ impl<'s> Translation<'s> {
             source,
             rest: source.char_indices().peekable(),
             out: String::with_capacity(source.len() + 16),
-            before: Before::Nothing,
-            not_boundary: false,
+            preceding_item: PrecedingItem::Nothing,
+            has_not_boundary: false,
         }
     }
 
@@ -41,7 +42,7 @@ impl<'s> Translation<'s> {
         self.rest.peek().map(|(_, char)| *char)
     }
 
-    /// What is left of the source.
+    /// Returns the rest of the source.
     pub(super) fn ahead(&mut self) -> &'s str {
         let at = self.rest.peek().map_or(self.source.len(), |(at, _)| *at);
         &self.source[at..]
@@ -60,12 +61,12 @@ impl<'s> Translation<'s> {
                 '\\' => self.escape()?,
                 '[' => {
                     self.class()?;
-                    self.before = Before::Item;
+                    self.preceding_item = PrecedingItem::Item;
                 }
                 '(' => self.group()?,
                 '|' => {
                     self.out.push('|');
-                    self.before = Before::Nothing;
+                    self.preceding_item = PrecedingItem::Nothing;
                 }
                 '*' | '+' | '?' => self.repeat(char.encode_utf8(&mut [0; 4]))?,
                 '{' => self.braces()?,
@@ -78,30 +79,30 @@ impl<'s> Translation<'s> {
 
     fn item(&mut self, char: char) {
         self.out.push(char);
-        self.before = Before::Item;
+        self.preceding_item = PrecedingItem::Item;
     }
 
     pub(super) fn literal(&mut self, char: char) {
         push_literal(&mut self.out, char);
-        self.before = Before::Item;
+        self.preceding_item = PrecedingItem::Item;
     }
 
     fn repeat(&mut self, operator: &str) -> Result<(), String> {
-        match self.before {
-            Before::Nothing => return Err(format!("nothing to repeat before `{operator}`")),
-            Before::Repetition => return Err(format!("`{operator}` repeats a repetition")),
-            Before::Item => {}
+        match self.preceding_item {
+            PrecedingItem::Nothing => return Err(format!("nothing to repeat before `{operator}`")),
+            PrecedingItem::Repetition => return Err(format!("`{operator}` repeats a repetition")),
+            PrecedingItem::Item => {}
         }
         self.out.push_str(operator);
         if self.peek() == Some('?') {
             self.next();
             self.out.push('?');
         }
-        self.before = Before::Repetition;
+        self.preceding_item = PrecedingItem::Repetition;
         Ok(())
     }
 
-    /// A repetition when it has the form of one, else just a brace.
+    /// Translates a repetition such as `{2,3}`. A brace that begins no repetition is a literal.
     fn braces(&mut self) -> Result<(), String> {
         let ahead = self.ahead();
         let Some((least, most, length)) = counted(ahead) else {
@@ -121,7 +122,7 @@ impl<'s> Translation<'s> {
     }
 
     fn group(&mut self) -> Result<(), String> {
-        self.before = Before::Nothing;
+        self.preceding_item = PrecedingItem::Nothing;
         self.out.push('(');
         if self.peek() != Some('?') {
             return Ok(());
@@ -143,7 +144,7 @@ impl<'s> Translation<'s> {
         }
         self.skip(end + 1);
         let colon = ahead[end..].starts_with(':');
-        // The other engine knows neither an empty nor a repeated set of flags.
+        // The `regex` crate accepts neither an empty nor a repeated set of flags.
         let set = |flags: &str| -> String {
             "imsU"
                 .chars()
@@ -167,8 +168,8 @@ impl<'s> Translation<'s> {
     }
 }
 
-/// `n}`, `n,}` or `n,m}`: the bounds, and the length of the text. A bound that does not fit is
-/// `None` inside.
+/// Parses `n}`, `n,}` or `n,m}`: the bounds, and the length of the text. The inner `None` is a
+/// bound that does not fit into a `u32`.
 #[allow(clippy::type_complexity)]
 fn counted(text: &str) -> Option<(Option<u32>, Option<Option<u32>>, usize)> {
     let length = text.find('}')?;

@@ -1,4 +1,4 @@
-//! What values files expand to, where no recording shows it.
+//! Tests of the expansion of values files, for cases without a recording.
 
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ fn op<'p>(policy: &'p Policy, id: &str) -> &'p Op {
 }
 
 #[test]
-fn own_components_and_confirmations_stand_before_the_loop() {
+fn own_components_and_confirmations_precede_the_loop() {
     const ONE: &str = "{query_string: avg(a), threshold: 1, operator: gt}";
     let two = format!("{ONE}, {ONE}");
     let both = average_latency(ONE, EXTRA);
@@ -75,7 +75,7 @@ fn own_components_and_confirmations_stand_before_the_loop() {
 }
 
 #[test]
-fn the_latency_of_now_is_compared_with_the_usual_one() {
+fn current_latency_is_compared_with_long_term_latency() {
     let policy = loaded(&average_latency("", "")).policy;
     for (id, window, interval) in [("root.1", 30, 10), ("root.2", 1800, 30)] {
         let expected = (Duration::from_secs(window), Duration::from_secs(interval));
@@ -99,7 +99,7 @@ fn the_latency_of_now_is_compared_with_the_usual_one() {
 }
 
 #[test]
-fn a_flux_meter_of_the_same_name_gives_way_to_the_blueprint() {
+fn flux_meter_of_the_blueprint_replaces_one_of_the_same_name() {
     let own = "  resources: {flow_control: {flux_meters: {p: {selectors: [{control_point: other}]}, q: {selectors: [{control_point: other}]}}}}\n";
     let meters = loaded(&average_latency("", own)).policy.flux_meters;
     let points: Vec<(&str, &str)> = meters
@@ -110,7 +110,7 @@ fn a_flux_meter_of_the_same_name_gives_way_to_the_blueprint() {
 }
 
 #[test]
-fn fixed_queries_know_their_policy() {
+fn generated_queries_name_their_policy_or_source() {
     let text = |blueprint: &str, core: &str, more: &str| {
         format!(
             "blueprint: load-scheduling/{blueprint}
@@ -176,7 +176,7 @@ policy:
 }
 
 #[test]
-fn drivers_stand_before_the_ramp() {
+fn drivers_precede_the_ramp() {
     let drivers = |drivers: &str| ramp(&format!("  start: true\n  drivers:\n{drivers}"));
     const ALL: &str = "{forward: {threshold: 1}, backward: {threshold: 2}, reset: {threshold: 3}}";
     const SELECTORS: &str = "selectors: [{control_point: a}]";
@@ -212,7 +212,7 @@ fn drivers_stand_before_the_ramp() {
 }
 
 #[test]
-fn a_ramp_that_is_not_started_is_told() {
+fn ramp_that_is_not_started_is_a_warning() {
     let text = ramp("");
     assert!(loaded(&text).policy.circuit.is_none());
     assert!(warnings(&text)[0].contains("`start` is false"));

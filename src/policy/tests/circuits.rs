@@ -1,4 +1,4 @@
-//! How components are wired and what their signals fold to.
+//! Tests of the connections between components, and of folding their signals.
 
 use crate::policy::{ComponentKind, Port, SignalId};
 
@@ -19,7 +19,7 @@ const VARIABLE: &str =
     "    - variable: {constant_output: {value: 3}, out_ports: {output: {signal_name: A}}}\n";
 
 #[test]
-fn signals_fold_whatever_their_order() {
+fn signals_fold_in_any_order() {
     let both = [format!("{VARIABLE}{ADD}"), format!("{ADD}{VARIABLE}")];
     for components in both {
         let text = with_components(&components, "B");
@@ -29,10 +29,10 @@ fn signals_fold_whatever_their_order() {
 }
 
 #[test]
-fn a_signal_is_produced_exactly_once() {
+fn signals_without_or_with_two_producers_are_refused() {
     assert!(
         refused(&with_components(VARIABLE, "C"))
-            .contains("nothing in the circuit `root` produces the signal `C`")
+            .contains("no component of the circuit `root` produces the signal `C`")
     );
     let twice = format!("{VARIABLE}{VARIABLE}");
     assert!(refused(&with_components(&twice, "A")).contains("the signal `A` is produced twice"));
@@ -49,16 +49,16 @@ fn a_signal_is_produced_exactly_once() {
 }
 
 #[test]
-fn a_loop_stays_invalid_and_one_that_does_not_stand_still_is_refused() {
-    let around = ADD.replace("name: A", "name: B");
-    assert!(capacity(&with_components(&around, "B")).is_nan());
+fn invalid_loops_fold_and_changing_loops_are_refused() {
+    let self_loop = ADD.replace("name: A", "name: B");
+    assert!(capacity(&with_components(&self_loop, "B")).is_nan());
     let decider = "    - decider: {operator: lt, in_ports: {lhs: {signal_name: B}, rhs: {constant_signal: {value: 1}}}, out_ports: {output: {signal_name: B}}}\n";
-    // A comparison with nothing is false, which is not nothing.
+    // A comparison with an invalid signal is false, which is valid, so the loop changes.
     assert!(refused(&with_components(decider, "B")).contains("a loop of signals"));
 }
 
 #[test]
-fn deciders_over_constants_fold_and_those_that_wait_do_not() {
+fn deciders_over_constants_fold_unless_they_delay() {
     let decider = |more: &str| {
         format!(
             "    - decider: {{operator: gte, {more}in_ports: {{lhs: {{constant_signal: {{value: 5}}}}, rhs: {{constant_signal: {{value: 5}}}}}}, out_ports: {{output: {{signal_name: A}}}}}}\n"
@@ -76,14 +76,14 @@ fn deciders_over_constants_fold_and_those_that_wait_do_not() {
 }
 
 #[test]
-fn booleans_are_numbers_to_a_port() {
+fn boolean_variables_feed_number_ports() {
     let text =
         "    - bool_variable: {constant_output: on, out_ports: {output: {signal_name: A}}}\n";
     assert_eq!(capacity(&with_components(text, "A")), 1.0);
 }
 
 #[test]
-fn what_a_limiter_measures_may_feed_alerts_but_no_decision() {
+fn output_of_a_limiter_may_feed_alerts_but_no_decision() {
     let accepted = "          out_ports: {accept_percentage: {signal_name: P}}\n";
     let alerts = "    - decider: {operator: gte, in_ports: {lhs: {signal_name: P}, rhs: {constant_signal: {value: 90}}}, out_ports: {output: {signal_name: Q}}}
     - alerter: {in_ports: {signal: {signal_name: Q}}, parameters: {alert_name: often}}
@@ -109,7 +109,7 @@ fn what_a_limiter_measures_may_feed_alerts_but_no_decision() {
 }
 
 #[test]
-fn nested_circuits_have_names_of_their_own_and_ports_between_them() {
+fn nested_circuits_have_own_scopes_connected_by_ports() {
     let text = "circuit:
   components:
     - variable: {constant_output: {value: 7}, out_ports: {output: {signal_name: OUT}}}
@@ -164,7 +164,7 @@ fn nested_circuits_have_names_of_their_own_and_ports_between_them() {
 }
 
 #[test]
-fn kinds_and_sections_that_are_known_are_refused_by_name_and_place() {
+fn unsupported_kinds_and_modes_are_refused_by_name() {
     for (text, name) in [
         ("circuit: {components: [{ema: {}}]}", "`ema`"),
         (
@@ -181,7 +181,7 @@ fn kinds_and_sections_that_are_known_are_refused_by_name_and_place() {
 }
 
 #[test]
-fn a_component_has_exactly_one_kind() {
+fn components_without_or_with_two_kinds_are_refused() {
     for text in [
         "circuit: {components: [{}]}",
         "circuit: {components: [null]}",

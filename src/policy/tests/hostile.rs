@@ -1,4 +1,4 @@
-//! Texts that nobody would write, and those that somebody would write to do harm.
+//! Tests with malformed and malicious texts.
 
 use std::sync::LazyLock;
 
@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::{limiter, load, recordings};
 use crate::policy::re2::Pattern;
 
-/// Texts that parsers of this kind have stumbled over.
+/// Texts that are difficult for parsers of YAML or of policies.
 const SEEDS: &[&str] = &[
     "",
     " ",
@@ -81,7 +81,7 @@ const SEEDS: &[&str] = &[
 ];
 
 #[test]
-fn odd_texts_give_an_answer() {
+fn malformed_texts_load_or_return_an_error() {
     for seed in SEEDS {
         if let Err(error) = load("p.yaml", seed) {
             assert!(!error.to_string().is_empty(), "{seed:?}");
@@ -90,7 +90,7 @@ fn odd_texts_give_an_answer() {
 }
 
 #[test]
-fn errors_stay_short_however_long_the_text() {
+fn errors_stay_short_for_long_texts() {
     let long = "x".repeat(100_000);
     for text in [
         format!("{long}: 1"),
@@ -116,7 +116,7 @@ fn errors_stay_short_however_long_the_text() {
 }
 
 #[test]
-fn warnings_have_a_limit() {
+fn number_of_warnings_is_limited() {
     let mut text = String::from("circuit: {}\n");
     for key in 0..10_000 {
         text.push_str(&format!("key{key}: 1\n"));
@@ -126,7 +126,7 @@ fn warnings_have_a_limit() {
 }
 
 #[test]
-fn a_long_chain_of_signals_folds() {
+fn long_chain_of_constant_signals_folds() {
     let mut text = String::from("circuit:\n  components:\n");
     for index in (0..5_000).rev() {
         text.push_str(&format!(
@@ -147,7 +147,7 @@ fn classifier(rules: &str) -> String {
 }
 
 #[test]
-fn a_long_chain_of_changing_signals_becomes_as_many_nodes() {
+fn long_chain_of_changing_signals_becomes_as_many_nodes() {
     const LENGTH: usize = 5_000;
     let mut text = String::from("circuit:\n  components:\n");
     for index in (0..LENGTH).rev() {
@@ -167,11 +167,11 @@ fn a_long_chain_of_changing_signals_becomes_as_many_nodes() {
     assert_eq!(&*circuit.nodes[0].id, "root.5000");
 }
 
-/// What was recorded: every kind of component, of resource and of blueprint.
+/// The recorded policies, which contain every kind of component, resource and blueprint.
 static TEXTS: LazyLock<Vec<String>> = LazyLock::new(recordings::texts);
 
-/// Pieces of policies and of YAML, thrown together.
-fn soup() -> impl Strategy<Value = String> {
+/// A random sequence of pieces of policies and of YAML.
+fn random_pieces() -> impl Strategy<Value = String> {
     let piece = prop::sample::select(vec![
         "circuit",
         "components",
@@ -230,17 +230,17 @@ fn soup() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn any_text_is_answered(text in any::<String>()) {
+    fn loading_any_text_does_not_panic(text in any::<String>()) {
         let _ = load("p.yaml", &text);
     }
 
     #[test]
-    fn any_soup_is_answered(text in soup()) {
+    fn loading_random_pieces_does_not_panic(text in random_pieces()) {
         let _ = load("p.yaml", &text);
     }
 
     #[test]
-    fn a_damaged_policy_is_answered(cut in 0_usize..400, length in 0_usize..40, piece in "[-:{}\\[\\],&*!|>'\"#%\n a1]{0,4}") {
+    fn loading_a_damaged_policy_does_not_panic(cut in 0_usize..400, length in 0_usize..40, piece in "[-:{}\\[\\],&*!|>'\"#%\n a1]{0,4}") {
         let text = limiter(|text| text);
         let chars: Vec<char> = text.chars().collect();
         let cut = cut.min(chars.len());
@@ -252,7 +252,7 @@ proptest! {
     }
 
     #[test]
-    fn a_damaged_recording_is_answered(which in any::<prop::sample::Index>(), at in any::<prop::sample::Index>(), length in 0_usize..60, piece in "[-:{}\\[\\],&*!|>'\"#%\n a1]{0,4}") {
+    fn loading_a_damaged_recording_does_not_panic(which in any::<prop::sample::Index>(), at in any::<prop::sample::Index>(), length in 0_usize..60, piece in "[-:{}\\[\\],&*!|>'\"#%\n a1]{0,4}") {
         let chars: Vec<char> = which.get(&TEXTS).chars().collect();
         let cut = at.index(chars.len());
         let rest = (cut + length).min(chars.len());
@@ -264,14 +264,14 @@ proptest! {
     }
 
     #[test]
-    fn any_pattern_is_answered(source in any::<String>(), text in any::<String>()) {
+    fn compiling_any_pattern_does_not_panic(source in any::<String>(), text in any::<String>()) {
         if let Ok(pattern) = Pattern::new(&source) {
             let _ = pattern.is_match(&text);
         }
     }
 
     #[test]
-    fn quoted_text_matches_what_contains_it(source in "[^\\\\]{0,12}", before in ".{0,4}", text in ".{0,12}") {
+    fn quoted_text_matches_texts_that_contain_it(source in "[^\\\\]{0,12}", before in ".{0,4}", text in ".{0,12}") {
         let pattern = Pattern::new(&format!("\\Q{source}\\E"));
         let pattern = pattern.expect("quoted text is a pattern");
         prop_assert_eq!(pattern.is_match(&text), text.contains(&source));
@@ -279,9 +279,9 @@ proptest! {
         prop_assert!(pattern.is_match(&containing));
     }
 
-    /// Where the syntaxes agree, so must the patterns.
+    /// Patterns in the syntax that Go and the `regex` crate share must have the same meaning.
     #[test]
-    fn common_syntax_means_the_same(pieces in prop::collection::vec(prop::sample::select(vec![
+    fn shared_syntax_has_the_same_meaning(pieces in prop::collection::vec(prop::sample::select(vec![
         "a", "b", ".", "*", "+", "?", "(", ")", "|", "[ab]", "[^a]", "^", "$", "\\d", "\\w+", "{2}", "(?:", "(?i)", "1",
     ]), 0..10), text in "[abAB1 ]{0,8}") {
         let source = pieces.concat();

@@ -1,30 +1,30 @@
-//! What changes while the engine runs: control loops, ramps, queries, and what they are made of.
+//! Tests of signals that change while the engine runs: control loops, ramps and queries.
 
 use std::time::Duration;
 
 use super::{loaded, refused, warnings};
-use crate::policy::{Circuit, ComponentKind, Node, Op, Policy, Port, SignalId};
+use crate::policy::{Circuit, CircuitNode, ComponentKind, Op, Policy, Port, SignalId};
 
 fn circuit(policy: &Policy) -> &Circuit {
     policy.circuit.as_ref().expect("signals that change")
 }
 
-/// The nodes as their ids, in their order.
+/// Returns the ids of the nodes, in their order.
 fn ids(policy: &Policy) -> Vec<&str> {
     let nodes = &circuit(policy).nodes;
     nodes.iter().map(|node| &*node.id).collect()
 }
 
-fn node<'p>(policy: &'p Policy, id: &str) -> &'p Node {
+fn node<'p>(policy: &'p Policy, id: &str) -> &'p CircuitNode {
     let mut nodes = circuit(policy).nodes.iter();
     nodes
         .find(|node| &*node.id == id)
         .unwrap_or_else(|| panic!("no node {id} in {:?}", ids(policy)))
 }
 
-/// Whether an input of a node is the output of another.
+/// Returns true if an output of one node feeds an input of another.
 fn feeds(policy: &Policy, from: &str, output: usize, to: &str, input: usize) -> bool {
-    let signal = node(policy, from).outputs[output].expect("somebody listens");
+    let signal = node(policy, from).outputs[output].expect("the output is used");
     node(policy, to).inputs[input] == Port::Changing(signal)
 }
 
@@ -56,14 +56,14 @@ fn aimd(more: &str, outside: &str) -> String {
 }
 
 #[test]
-fn a_loop_becomes_the_nodes_of_its_table() {
+fn aimd_loop_becomes_its_nodes() {
     let policy = loaded(&aimd("out_ports: {}", QUERY)).policy;
     assert_eq!(&*policy.components[0].id, "root.1.4");
     let circuit = circuit(&policy);
     assert_eq!(circuit.evaluation_interval, Duration::from_millis(500));
     let mut found = ids(&policy);
     found.sort_unstable();
-    // The confirmation is the constant 1, and nobody hears of alerts.
+    // The confirmation is the constant 1, and no component uses the alert.
     let expected = [
         "root.0",
         "root.1.1",
@@ -89,7 +89,7 @@ fn a_loop_becomes_the_nodes_of_its_table() {
     assert!(feeds(&policy, "root.1.4.3", 0, "root.1.7", 2));
     assert!(feeds(&policy, "root.1.7", 0, "root.1.10", 1));
     assert!(feeds(&policy, "root.1.11", 0, "root.1.2", 0));
-    let desired = node(&policy, "root.1.2").outputs[0].expect("the scheduler listens");
+    let desired = node(&policy, "root.1.2").outputs[0].expect("the scheduler uses the signal");
     assert_eq!(load_multiplier(&policy), Port::Changing(desired));
     assert!(matches!(
         node(&policy, "root.1.8").op,
@@ -103,24 +103,28 @@ fn a_loop_becomes_the_nodes_of_its_table() {
 }
 
 #[test]
-fn what_feeds_stands_before_what_it_feeds() {
+fn nodes_come_after_the_nodes_that_feed_them() {
     let policy = loaded(&aimd("out_ports: {}", QUERY)).policy;
-    let mut known = vec![false; circuit(&policy).signals as usize];
+    let mut computed = vec![false; circuit(&policy).signals as usize];
     for node in &circuit(&policy).nodes {
         for input in &node.inputs {
             if let Port::Changing(SignalId(signal)) = input {
-                assert!(known[*signal as usize], "{} hears what is to come", node.id);
+                assert!(
+                    computed[*signal as usize],
+                    "{} reads a signal of a later node",
+                    node.id
+                );
             }
         }
         for SignalId(signal) in node.outputs.iter().flatten() {
-            known[*signal as usize] = true;
+            computed[*signal as usize] = true;
         }
     }
-    assert!(known.into_iter().all(|known| known));
+    assert!(computed.into_iter().all(|computed| computed));
 }
 
 #[test]
-fn a_dry_run_sheds_nothing_and_computes_only_what_may_count_later() {
+fn dry_run_lets_everything_pass_and_keeps_only_switchable_loops() {
     for (more, config) in [
         ("dry_run: true", ""),
         ("dry_run_config_key: dry", "dynamicConfig: {dry: true}\n"),
@@ -133,26 +137,26 @@ fn a_dry_run_sheds_nothing_and_computes_only_what_may_count_later() {
             |component| matches!(&component.kind, ComponentKind::LoadScheduler(one) if one.dry_run),
         );
         assert!(dry, "{policy:?}");
-        // What dynamic configuration may turn off goes on computing.
+        // The loop keeps running if dynamic configuration may turn the dry run off.
         assert_eq!(circuit(&policy).nodes.is_empty(), config.is_empty());
-        assert!(policy.unanswered.is_empty());
+        assert!(policy.unanswered_queries.is_empty());
         assert!(
             warnings(&text)
                 .iter()
                 .any(|text| text.contains("`dry_run` is on"))
         );
     }
-    // A signal that nobody would use must exist all the same.
+    // The signal must exist even though the dry run does not use it.
     assert!(refused(&aimd("dry_run: true", "")).contains("`S`"));
 }
 
 #[test]
-fn what_a_loop_says_can_be_heard() {
-    let listening = format!(
+fn outputs_of_a_loop_feed_other_components() {
+    let limiter_of_outputs = format!(
         "{QUERY}    - flow_control: {{rate_limiter: {{in_ports: {{bucket_capacity: {{signal_name: O}}, fill_amount: {{signal_name: D}}, pass_through: {{signal_name: I}}}}, parameters: {{interval: 1s}}, selectors: [{{control_point: a}}]}}}}\n"
     );
     let out = "out_ports: {is_overload: {signal_name: I}, desired_load_multiplier: {signal_name: D}, observed_load_multiplier: {signal_name: O}}";
-    let policy = loaded(&aimd(out, &listening)).policy;
+    let policy = loaded(&aimd(out, &limiter_of_outputs)).policy;
     let ComponentKind::RateLimiter(limiter) = &policy.components[0].kind else {
         panic!("{:?}", policy.components);
     };
@@ -161,13 +165,13 @@ fn what_a_loop_says_can_be_heard() {
         (limiter.bucket.fill_amount, "root.2.2"),
         (limiter.bucket.pass_through, "root.2.1"),
     ] {
-        let from = node(&policy, id).outputs[0].expect("the limiter listens");
+        let from = node(&policy, id).outputs[0].expect("the limiter uses the signal");
         assert_eq!(port, Port::Changing(from));
     }
 }
 
 #[test]
-fn a_load_multiplier_may_be_a_constant() {
+fn load_multiplier_may_be_constant() {
     let text = |port: &str| {
         format!(
             "circuit: {{components: [{{flow_control: {{load_scheduler: {{in_ports: {{{port}}}, parameters: {{selectors: [{{control_point: a}}]}}}}}}}}]}}"
@@ -189,7 +193,7 @@ fn a_load_multiplier_may_be_a_constant() {
 }
 
 #[test]
-fn loops_are_told_what_they_lack() {
+fn incomplete_loops_are_refused() {
     let whole = aimd("out_ports: {}", QUERY);
     for (from, to, message) in [
         (
@@ -257,7 +261,7 @@ fn ramp(forward: &str) -> String {
 }
 
 #[test]
-fn a_ramp_is_a_sampler_in_ramp_mode_led_through_steps() {
+fn ramp_is_a_sampler_in_ramp_mode_driven_by_steps() {
     let policy = loaded(&ramp("1")).policy;
     let ComponentKind::Sampler(sampler) = &policy.components[0].kind else {
         panic!("{:?}", policy.components);
@@ -278,7 +282,7 @@ fn a_ramp_is_a_sampler_in_ramp_mode_led_through_steps() {
 }
 
 #[test]
-fn a_ramp_that_never_moves_is_a_constant() {
+fn ramp_that_never_moves_is_a_constant() {
     let policy = loaded(&ramp("0")).policy;
     let ComponentKind::Sampler(sampler) = &policy.components[0].kind else {
         panic!("{:?}", policy.components);
@@ -289,7 +293,7 @@ fn a_ramp_that_never_moves_is_a_constant() {
 }
 
 #[test]
-fn dynamic_configuration_sets_what_has_its_key() {
+fn dynamic_configuration_sets_values_by_key() {
     let text = |config: &str| {
         format!(
             "metadata: {{name: p}}
@@ -346,7 +350,7 @@ spec:
 }
 
 #[test]
-fn queries_over_own_flux_meters_are_answered_in_process() {
+fn queries_over_own_flux_meters_need_no_source() {
     let query = "sum(increase(flux_meter_sum{flow_status=\"OK\", flux_meter_name=\"m\", policy_name=\"p\"}[30s]))/sum(increase(flux_meter_count{flow_status=\"OK\", flux_meter_name=\"m\", policy_name=\"p\"}[30s]))";
     let text = aimd("out_ports: {}", &QUERY.replace("up", &format!("'{query}'")));
     assert!(matches!(
@@ -356,7 +360,7 @@ fn queries_over_own_flux_meters_are_answered_in_process() {
 }
 
 #[test]
-fn what_is_settled_needs_no_circuit() {
+fn operations_fold_once_their_result_is_certain() {
     let limiter = "    - flow_control: {rate_limiter: {in_ports: {bucket_capacity: {signal_name: R}, fill_amount: {constant_signal: {value: 1}}}, parameters: {interval: 1s}, selectors: [{control_point: a}]}}\n";
     let constant = |value: &str| format!("{{constant_signal: {{{value}}}}}");
     let (yes, no, unknown) = (
@@ -375,10 +379,13 @@ fn what_is_settled_needs_no_circuit() {
             "inverter" => format!("input: {}", inputs[0]),
             _ => format!("inputs: [{}]", inputs.join(", ")),
         };
-        let part = format!(
+        let component = format!(
             "    - {kind}: {{in_ports: {{{inputs}}}, out_ports: {{output: {{signal_name: R}}}}}}\n"
         );
-        let policy = loaded(&format!("circuit:\n  components:\n{QUERY}{part}{limiter}")).policy;
+        let policy = loaded(&format!(
+            "circuit:\n  components:\n{QUERY}{component}{limiter}"
+        ))
+        .policy;
         let ComponentKind::RateLimiter(limiter) = &policy.components[0].kind else {
             panic!("{:?}", policy.components);
         };

@@ -1,4 +1,4 @@
-//! Which flows a label matcher lets in.
+//! Tests of label matchers.
 
 use proptest::prelude::*;
 
@@ -23,7 +23,7 @@ fn matches(written: &str, labels: &[(&str, &str)]) -> bool {
 }
 
 #[test]
-fn a_matcher_without_tests_matches_every_flow() {
+fn matcher_without_conditions_matches_every_flow() {
     for written in [
         "{}",
         "null",
@@ -36,7 +36,7 @@ fn a_matcher_without_tests_matches_every_flow() {
 }
 
 #[test]
-fn everything_given_must_hold() {
+fn all_given_conditions_must_hold() {
     let written = "{match_labels: {a: x}, match_list: [{key: b, operator: Exists}], expression: {label_exists: c}}";
     assert!(matches(written, &[("a", "x"), ("b", ""), ("c", "")]));
     for missing in 0..3 {
@@ -47,7 +47,7 @@ fn everything_given_must_hold() {
 }
 
 #[test]
-fn a_list_is_literal_and_anchored() {
+fn list_values_are_literal_and_match_whole_values() {
     let within =
         |values: &str| format!("{{match_list: [{{key: a, operator: In, values: {values}}}]}}");
     assert!(matches(&within("['a|b', \"c\\nd\"]"), &[("a", "a|b")]));
@@ -63,7 +63,7 @@ fn a_list_is_literal_and_anchored() {
 }
 
 #[test]
-fn the_old_name_of_the_list_counts_only_alone() {
+fn match_expressions_apply_only_without_match_list() {
     let both = "{match_list: [{key: a, operator: Exists}], match_expressions: [{key: b, operator: Exists}]}";
     assert!(matches(both, &[("a", "")]) && !matches(both, &[("b", "")]));
     let empty = "{match_list: [], match_expressions: [{key: b, operator: Exists}]}";
@@ -71,7 +71,7 @@ fn the_old_name_of_the_list_counts_only_alone() {
 }
 
 #[test]
-fn a_missing_label_satisfies_only_a_not() {
+fn missing_label_satisfies_only_not_and_empty_all() {
     for (written, holds) in [
         ("{expression: {label_equals: {label: a, value: ''}}}", false),
         ("{expression: {label_equals: {label: a}}}", false),
@@ -95,14 +95,14 @@ fn a_missing_label_satisfies_only_a_not() {
 }
 
 #[test]
-fn a_pattern_is_looked_for_anywhere_in_the_value() {
+fn pattern_matches_anywhere_in_the_value() {
     let written = "{expression: {label_matches: {label: a, regex: '\\d+x'}}}";
     assert!(matches(written, &[("a", "no 42x no")]));
     assert!(!matches(written, &[("a", "\u{661}x")]));
 }
 
 #[test]
-fn matchers_that_cannot_be_meant_are_refused() {
+fn invalid_matchers_are_refused() {
     for written in [
         "[]",
         "{match_labels: {a: 5}}",
@@ -138,13 +138,13 @@ fn matchers_that_cannot_be_meant_are_refused() {
 }
 
 #[test]
-fn a_pattern_for_another_group_is_compiled_too() {
+fn patterns_for_other_agent_groups_are_compiled_too() {
     let selectors = "{control_point: shop}, {control_point: shop, agent_group: other, label_matcher: {expression: {label_matches: {label: a, regex: '['}}}}";
     refused(&replaced("{control_point: shop}", selectors));
 }
 
 #[test]
-fn many_patterns_in_one_policy_are_refused() {
+fn too_many_patterns_in_one_policy_are_refused() {
     let one = "{label_matches: {label: a, regex: x}},".repeat(300);
     let message = refused(&text(&format!("{{expression: {{any: {{of: [{one}]}}}}}}")));
     assert!(message.contains("regular expressions"), "{message}");
@@ -186,7 +186,7 @@ fn holds(expression: &str, flow: &[(String, String)]) -> bool {
 
 proptest! {
     #[test]
-    fn expressions_obey_the_laws_of_logic(a in expressions(), b in expressions(), flow in flows()) {
+    fn expressions_follow_boolean_logic(a in expressions(), b in expressions(), flow in flows()) {
         let (left, right) = (holds(&a, &flow), holds(&b, &flow));
         prop_assert_eq!(holds(&format!("{{not: {a}}}"), &flow), !left);
         prop_assert_eq!(holds(&format!("{{all: {{of: [{a}, {b}]}}}}"), &flow), left && right);

@@ -1,4 +1,4 @@
-//! What the Agent's own tools accept and decode, compared with what we do.
+//! Compares how policies load with recordings of the tools of the Agent.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,9 +7,9 @@ use serde_json::Value;
 
 use super::{load, summary};
 use crate::flow::Labels;
-use crate::policy::{Component, Loaded};
+use crate::policy::{Component, LoadedPolicy};
 
-/// Rows of the register of differences that we refuse at load.
+/// Rows of the register of differences for policies that are refused at load here.
 const REFUSED_ROWS: [u64; 4] = [30, 31, 33, 34];
 
 fn folder(name: &str) -> PathBuf {
@@ -34,24 +34,25 @@ fn rows(entry: &Value) -> Vec<u64> {
         .collect()
 }
 
-/// Judges one recorded policy; what went wrong is the error.
-fn judge(entry: &Value, accepted: bool) -> Result<(), String> {
-    let verdict = load("recorded.yaml", text(entry, "text"));
+/// Checks one recorded policy. The error says what differs.
+fn check_recording(entry: &Value, accepted: bool) -> Result<(), String> {
+    let result = load("recorded.yaml", text(entry, "text"));
     if !accepted || rows(entry).iter().any(|row| REFUSED_ROWS.contains(row)) {
-        return match verdict {
+        return match result {
             Err(error) if error.line().is_some() || error.message().contains("document") => Ok(()),
-            Err(error) => Err(format!("refused without a place: {error}")),
+            Err(error) => Err(format!("refused without a position: {error}")),
             Ok(_) => Err("not refused".to_owned()),
         };
     }
     if cfg!(not(feature = "rego")) && text(entry, "text").contains("rego:") {
-        // Refused by name where something decides by its labels.
-        return match verdict {
+        // Without the feature `rego`, the policy is refused if a component reads a label of the
+        // module.
+        return match result {
             Err(error) if !error.message().contains("Rego") => Err(error.to_string()),
             _ => Ok(()),
         };
     }
-    let loaded = verdict.map_err(|error| format!("refused: {error}"))?;
+    let loaded = result.map_err(|error| format!("refused: {error}"))?;
     if rows(entry).contains(&32) {
         return if loaded
             .warnings
@@ -67,22 +68,22 @@ fn judge(entry: &Value, accepted: bool) -> Result<(), String> {
     compare_matches(&loaded, entry)
 }
 
-fn compare(loaded: &Loaded, entry: &Value) -> Result<(), String> {
+fn compare(loaded: &LoadedPolicy, entry: &Value) -> Result<(), String> {
     if let Some(name) = entry["policy_name"].as_str() {
         same("name", &*loaded.policy.name, name)?;
     }
     summary::compare(&loaded.policy, &entry["summary"])
 }
 
-/// The recorded flows met a component exactly when its selectors match them.
-fn compare_matches(loaded: &Loaded, entry: &Value) -> Result<(), String> {
+/// Checks that the recorded flow reached exactly the components whose selectors match it.
+fn compare_matches(loaded: &LoadedPolicy, entry: &Value) -> Result<(), String> {
     let Some(first) = entry["checks"].as_array().and_then(|checks| checks.first()) else {
         return Ok(());
     };
     compare_flow(loaded, &first["request"], &first["response"])
 }
 
-fn compare_flow(loaded: &Loaded, request: &Value, response: &Value) -> Result<(), String> {
+fn compare_flow(loaded: &LoadedPolicy, request: &Value, response: &Value) -> Result<(), String> {
     let labels: Labels<'_> = request["labels"]
         .as_object()
         .into_iter()
@@ -90,14 +91,14 @@ fn compare_flow(loaded: &Loaded, request: &Value, response: &Value) -> Result<()
         .map(|(key, value)| (key.as_str(), value.as_str().unwrap_or_default()))
         .collect();
     let services = request["services"].as_array().cloned().unwrap_or_default();
-    let mut met: Vec<&str> = response["limiter_decisions"]
+    let mut reached: Vec<&str> = response["limiter_decisions"]
         .as_array()
         .into_iter()
         .flatten()
         .filter(|decision| text(decision, "policy_name") == &*loaded.policy.name)
         .map(|decision| text(decision, "component_id"))
         .collect();
-    met.sort_unstable();
+    reached.sort_unstable();
     let selected = |component: &&Component| {
         component.selectors.iter().any(|selector| {
             &*selector.control_point == text(request, "control_point")
@@ -118,10 +119,10 @@ fn compare_flow(loaded: &Loaded, request: &Value, response: &Value) -> Result<()
     ours.sort_unstable();
     let rejected = response["decision_type"] == "DECISION_TYPE_REJECTED";
     if rejected || request["cache_lookup_request"].is_object() {
-        // What comes after the step that rejected, or after a hit, was not asked.
-        ours.retain(|id| met.contains(id));
+        // Components after the step that rejected, or after a cache hit, did not decide.
+        ours.retain(|id| reached.contains(id));
     }
-    same("matched components", ours, met)
+    same("matched components", ours, reached)
 }
 
 #[allow(clippy::needless_pass_by_value)]
@@ -132,7 +133,7 @@ fn same<T: PartialEq + std::fmt::Debug>(what: &str, ours: T, theirs: T) -> Resul
     Err(format!("{what}: {ours:?}, recorded {theirs:?}"))
 }
 
-/// The recorded policies and values files, wrong ones among them.
+/// Returns the recorded policies and values files, including invalid ones.
 pub(super) fn texts() -> Vec<String> {
     let folder = folder("tests/vectors/policies");
     let files = ["made-policies.json", "made-values.json"].map(|name| read(&folder.join(name)));
@@ -142,7 +143,7 @@ pub(super) fn texts() -> Vec<String> {
         .collect()
 }
 
-fn all(name: &str, accepted: &str, id: &str) {
+fn check_all(name: &str, accepted: &str, id: &str) {
     let path = folder("tests/vectors/policies").join(name);
     let entries = read(&path);
     let entries = entries.as_array().expect("a list of entries");
@@ -150,8 +151,8 @@ fn all(name: &str, accepted: &str, id: &str) {
     let wrong: Vec<String> = entries
         .iter()
         .filter_map(|entry| {
-            let verdict = judge(entry, entry[accepted].as_bool().unwrap_or_default());
-            verdict
+            let result = check_recording(entry, entry[accepted].as_bool().unwrap_or_default());
+            result
                 .err()
                 .map(|wrong| format!("{}: {wrong}", text(entry, id)))
         })
@@ -161,16 +162,17 @@ fn all(name: &str, accepted: &str, id: &str) {
 
 #[test]
 fn recorded_policies_load_as_the_controller_loads_them() {
-    all("made-policies.json", "applied", "name");
+    check_all("made-policies.json", "applied", "name");
 }
 
 #[test]
 fn recorded_values_files_expand_as_the_blueprints_do() {
-    all("made-values.json", "accepted", "file");
+    check_all("made-values.json", "accepted", "file");
 }
 
-/// Recordings that stand beside the project or where the environment says; none is no failure.
-fn elsewhere(below: &str, prefix: &str) -> Vec<PathBuf> {
+/// Returns recordings beside the project, or in the folder of the environment variable. There may
+/// be none.
+fn external_recordings(below: &str, prefix: &str) -> Vec<PathBuf> {
     let given = std::env::var_os("TOWER_APERTURE_VECTORS").map(PathBuf::from);
     let folders = [
         Some(folder("tests/vectors")),
@@ -196,40 +198,40 @@ fn elsewhere(below: &str, prefix: &str) -> Vec<PathBuf> {
 }
 
 #[test]
-fn documented_policies_load_as_recorded_where_they_are_at_hand() {
-    for path in elsewhere("policies", "corpus-") {
+fn documented_policies_load_as_recorded_if_available() {
+    for path in external_recordings("policies", "corpus-") {
         let entry = read(&path);
-        let verdict = judge(&entry, entry["accepted"].as_bool().unwrap_or_default());
-        assert_eq!(verdict, Ok(()), "{}", path.display());
+        let result = check_recording(&entry, entry["accepted"].as_bool().unwrap_or_default());
+        assert_eq!(result, Ok(()), "{}", path.display());
     }
 }
 
 #[test]
-fn recorded_flows_meet_the_components_that_match_them() {
+fn recorded_flows_reach_the_components_that_match_them() {
     for folder in ["limiters", "schedulers", "caches", "http"] {
-        for path in elsewhere(folder, "") {
+        for path in external_recordings(folder, "") {
             let recording = read(&path);
             let policies = recording["policies"].as_array();
             for policy in policies.into_iter().flatten() {
-                judge_flows(&path, &recording, policy.as_str().expect("a text"));
+                check_flows(&path, &recording, policy.as_str().expect("a text"));
             }
         }
     }
 }
 
-fn judge_flows(path: &Path, recording: &Value, policy: &str) {
+fn check_flows(path: &Path, recording: &Value, policy: &str) {
     let shown = path.display();
-    let verdict = load("recorded.yaml", policy);
+    let result = load("recorded.yaml", policy);
     if rows(recording).contains(&30) {
-        let error = verdict.expect_err("a pattern that does not compile");
+        let error = result.expect_err("a pattern that does not compile");
         assert!(error.message().contains("regular expression"), "{error}");
         return;
     }
-    let loaded = verdict.unwrap_or_else(|error| panic!("{shown}: {error}"));
+    let loaded = result.unwrap_or_else(|error| panic!("{shown}: {error}"));
     for call in recording["calls"].as_array().into_iter().flatten() {
         if call["rpc"] == "check" && call["response"].is_object() {
-            let verdict = compare_flow(&loaded, &call["request"], &call["response"]);
-            assert_eq!(verdict, Ok(()), "{shown}: {}", call["request"]);
+            let result = compare_flow(&loaded, &call["request"], &call["response"]);
+            assert_eq!(result, Ok(()), "{shown}: {}", call["request"]);
         }
     }
 }

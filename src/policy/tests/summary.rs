@@ -1,4 +1,4 @@
-//! What was decoded, in the form that the recordings have.
+//! Compares decoded policies with the summaries in the recordings.
 
 mod selectors;
 mod values;
@@ -6,17 +6,17 @@ mod values;
 use serde_json::{Value, json};
 
 use crate::policy::{
-    Bucket, Buckets, Classifier, Component, ComponentKind, FluxMeter, Node, Op, Policy, Port,
-    RequestParameters, Scheduler, Slots, WorkloadParameters,
+    Bucket, Buckets, CircuitNode, Classifier, Component, ComponentKind, FluxMeter, Op, Policy,
+    Port, RequestParameters, Scheduler, Slots, WorkloadParameters,
 };
 
 use self::selectors::{compare_matcher, compare_selectors};
 use self::values::{duration, empty, list, not_negative, number, same, without};
 
-type Verdict = Result<(), String>;
+type ComparisonResult = Result<(), String>;
 
-/// The decoded policy against the recorded summary.
-pub(super) fn compare(policy: &Policy, summary: &Value) -> Verdict {
+/// Compares a decoded policy with the recorded summary.
+pub(super) fn compare(policy: &Policy, summary: &Value) -> ComparisonResult {
     let recorded = list(&summary["flow_control"]);
     let ids = |value: &Value| {
         value["component_id"]
@@ -65,7 +65,7 @@ pub(super) fn compare(policy: &Policy, summary: &Value) -> Verdict {
     Ok(())
 }
 
-fn compare_component(policy: &Policy, component: &Component, recorded: &Value) -> Verdict {
+fn compare_component(policy: &Policy, component: &Component, recorded: &Value) -> ComparisonResult {
     same("kind", &json!(component.kind.name()), &recorded["kind"])?;
     match &component.kind {
         ComponentKind::RateLimiter(limiter) => {
@@ -125,23 +125,23 @@ fn compare_component(policy: &Policy, component: &Component, recorded: &Value) -
     }
 }
 
-/// The control loop around a load scheduler.
-fn compare_loop(policy: &Policy, component: &Component, recorded: &Value) -> Verdict {
+/// Compares the control loop around a load scheduler.
+fn compare_loop(policy: &Policy, component: &Component, recorded: &Value) -> ComparisonResult {
     let Some(within) = recorded["within"].as_str() else {
         return Ok(());
     };
     let outer = component
         .id
         .strip_suffix(".4")
-        .ok_or("not inside of anything")?;
-    let node = |index: u32| -> Result<&Node, String> {
+        .ok_or("not inside of a control loop")?;
+    let node = |index: u32| -> Result<&CircuitNode, String> {
         let id = format!("{outer}.{index}");
         let nodes = policy.circuit.as_ref().map(|circuit| &circuit.nodes);
         let found = nodes.into_iter().flatten().find(|node| *node.id == *id);
         found.ok_or(format!("no node {id}"))
     };
     let parameters = &recorded["outer"]["parameters"];
-    let port = |node: &Node, index: usize| match node.inputs[index] {
+    let port = |node: &CircuitNode, index: usize| match node.inputs[index] {
         Port::Constant(value) => number(value),
         Port::Changing(_) => Value::Null,
     };
@@ -220,12 +220,12 @@ fn compare_loop(policy: &Policy, component: &Component, recorded: &Value) -> Ver
     }
 }
 
-fn compare_generators(policy: &Policy, recorded: &[Value]) -> Verdict {
+fn compare_generators(policy: &Policy, recorded: &[Value]) -> ComparisonResult {
     for generator in recorded {
         let id = generator["component_id"].as_str().unwrap_or_default();
         let nodes = policy.circuit.as_ref().map(|circuit| &circuit.nodes);
         let node = nodes.into_iter().flatten().find(|node| &*node.id == id);
-        // One that never moves is a constant.
+        // A generator that never moves is folded to a constant.
         let Some(node) = node else { continue };
         let Op::SignalGenerator { steps } = &node.op else {
             return Err(format!("{id}: {:?}", node.op));
@@ -244,7 +244,7 @@ fn compare_generators(policy: &Policy, recorded: &[Value]) -> Verdict {
     Ok(())
 }
 
-fn compare_classifier(ours: &Classifier, recorded: &Value) -> Verdict {
+fn compare_classifier(ours: &Classifier, recorded: &Value) -> ComparisonResult {
     compare_selectors(&ours.selectors, &recorded["selectors"])?;
     let mut labels: Vec<&str> = ours.rules.iter().map(|rule| &*rule.label).collect();
     labels.sort_unstable();
@@ -280,7 +280,7 @@ fn compare_classifier(ours: &Classifier, recorded: &Value) -> Verdict {
     same("rego labels", &json!(ours), &json!(theirs))
 }
 
-fn compare_meter(meter: &FluxMeter, recorded: &Value) -> Verdict {
+fn compare_meter(meter: &FluxMeter, recorded: &Value) -> ComparisonResult {
     compare_selectors(&meter.selectors, &recorded["selectors"])?;
     let mut ours = json!({"attribute_key": &*meter.attribute_key});
     let buckets = match &meter.buckets {
@@ -313,7 +313,7 @@ fn compare_meter(meter: &FluxMeter, recorded: &Value) -> Verdict {
     same("flux meter", &ours, &without(recorded, &["selectors"]))
 }
 
-fn compare_bucket(bucket: &Bucket, recorded: &Value, parameters: &Value) -> Verdict {
+fn compare_bucket(bucket: &Bucket, recorded: &Value, parameters: &Value) -> ComparisonResult {
     for (name, port) in [
         ("bucket_capacity", bucket.bucket_capacity),
         ("fill_amount", bucket.fill_amount),
@@ -343,7 +343,7 @@ fn compare_bucket(bucket: &Bucket, recorded: &Value, parameters: &Value) -> Verd
     same("parameters", &ours, &theirs)
 }
 
-fn compare_slots(slots: &Slots, recorded: &Value, parameters: &Value) -> Verdict {
+fn compare_slots(slots: &Slots, recorded: &Value, parameters: &Value) -> ComparisonResult {
     compare_port("max_concurrency", slots.max_concurrency, recorded)?;
     compare_port("pass_through", slots.pass_through, recorded)?;
     let ours = json!({
@@ -356,7 +356,7 @@ fn compare_slots(slots: &Slots, recorded: &Value, parameters: &Value) -> Verdict
     same("parameters", &ours, &theirs)
 }
 
-fn compare_request(request: &RequestParameters, recorded: &Value) -> Verdict {
+fn compare_request(request: &RequestParameters, recorded: &Value) -> ComparisonResult {
     let ours = json!({
         "tokens_label_key": request.tokens_label_key.as_deref(),
         "denied_response_status_code": request.denied_response_status_code,
@@ -378,7 +378,7 @@ impl Extend for Value {
     }
 }
 
-fn compare_scheduler(scheduler: &Scheduler, recorded: &Value) -> Verdict {
+fn compare_scheduler(scheduler: &Scheduler, recorded: &Value) -> ComparisonResult {
     let ours = json!({
         "decision_deadline_margin": duration(scheduler.decision_deadline_margin),
         "tokens_label_key": scheduler.tokens_label_key.as_deref(),
@@ -433,7 +433,7 @@ fn parameters(parameters: &WorkloadParameters) -> Value {
     })
 }
 
-fn compare_port(name: &str, port: Port, recorded: &Value) -> Verdict {
+fn compare_port(name: &str, port: Port, recorded: &Value) -> ComparisonResult {
     let recorded = &recorded["in_ports"][name];
     if recorded.get("from").is_some() {
         return Ok(());

@@ -1,4 +1,4 @@
-//! YAML text as a tree that remembers where everything stood.
+//! Parses YAML text to a tree of nodes with their positions.
 
 mod scalar;
 #[cfg(test)]
@@ -7,88 +7,88 @@ mod tree;
 
 use std::rc::Rc;
 
-pub(super) use self::scalar::Kind;
+pub(super) use self::scalar::ScalarKind;
 pub(super) use self::tree::{read, shortened};
 
-/// Bytes of a text.
+/// The maximum length of a text in bytes.
 pub(crate) const MAX_BYTES: usize = 1 << 20;
-/// Mappings and lists inside each other.
+/// The maximum nesting depth of mappings and lists.
 pub(super) const MAX_DEPTH: usize = 64;
-/// Nodes of a document with every alias written out.
+/// The maximum number of nodes of a document, counted with all aliases expanded.
 pub(super) const MAX_NODES: usize = 100_000;
 
-/// Line and column, counted from 1.
-pub(super) type Mark = (u32, u32);
+/// Line and column, both counted from 1.
+pub(super) type TextPosition = (u32, u32);
 
-/// A scalar, a list or a mapping.
+/// A scalar, a list or a mapping, with its position.
 #[derive(Debug)]
-pub(super) struct Node {
-    pub(super) mark: Mark,
-    pub(super) value: Value,
-    /// Nodes below and including this one, aliases counted as if written out.
+pub(super) struct YamlNode {
+    pub(super) position: TextPosition,
+    pub(super) value: YamlValue,
+    /// The number of nodes of this subtree, itself included, counted with all aliases expanded.
     size: usize,
 }
 
 #[derive(Debug)]
-pub(super) enum Value {
-    Scalar { kind: Kind, raw: Box<str> },
-    List(Vec<Rc<Node>>),
-    Map(Vec<Entry>),
+pub(super) enum YamlValue {
+    Scalar { kind: ScalarKind, raw: Box<str> },
+    List(Vec<Rc<YamlNode>>),
+    Map(Vec<MapEntry>),
 }
 
-/// One key of a mapping.
+/// A key of a mapping with its value.
 #[derive(Clone, Debug)]
-pub(super) struct Entry {
+pub(super) struct MapEntry {
     pub(super) key: Rc<str>,
-    pub(super) mark: Mark,
-    pub(super) value: Rc<Node>,
+    pub(super) position: TextPosition,
+    pub(super) value: Rc<YamlNode>,
 }
 
-impl Node {
+impl YamlNode {
     pub(super) fn is_null(&self) -> bool {
         matches!(
             self.value,
-            Value::Scalar {
-                kind: Kind::Null,
+            YamlValue::Scalar {
+                kind: ScalarKind::Null,
                 ..
             }
         )
     }
 
-    /// The value of a key, `None` also when this is no mapping.
-    pub(super) fn get(&self, key: &str) -> Option<&Entry> {
+    /// Returns the entry of a key; `None` also if this is not a mapping.
+    pub(super) fn get(&self, key: &str) -> Option<&MapEntry> {
         match &self.value {
-            Value::Map(entries) => entries.iter().find(|entry| &*entry.key == key),
+            YamlValue::Map(entries) => entries.iter().find(|entry| &*entry.key == key),
             _ => None,
         }
     }
 
-    /// Feeds what is said here, without layout, comments, order of keys and aliases.
+    /// Feeds the content to `sink`, independent of layout, comments, order of keys and aliases.
     pub(super) fn digest(&self, sink: &mut impl FnMut(&[u8])) {
         match &self.value {
-            Value::Scalar { kind, raw } => {
+            YamlValue::Scalar { kind, raw } => {
                 match kind {
-                    Kind::Null => sink(b"~"),
-                    Kind::Bool(value) => sink(&[b'b', u8::from(*value)]),
-                    Kind::Number(value) => {
+                    ScalarKind::Null => sink(b"~"),
+                    ScalarKind::Bool(value) => sink(&[b'b', u8::from(*value)]),
+                    ScalarKind::Number(value) => {
                         sink(b"n");
                         sink(&value.to_bits().to_le_bytes());
                     }
-                    Kind::Text => {
+                    ScalarKind::Text => {
                         sink(b"t");
                         sink(&raw.len().to_le_bytes());
                         sink(raw.as_bytes());
                     }
                 };
             }
-            Value::List(items) => {
+            YamlValue::List(items) => {
                 sink(b"[");
                 items.iter().for_each(|item| item.digest(sink));
                 sink(b"]");
             }
-            Value::Map(entries) => {
+            YamlValue::Map(entries) => {
                 sink(b"{");
-                let mut entries: Vec<&Entry> = entries.iter().collect();
+                let mut entries: Vec<&MapEntry> = entries.iter().collect();
                 entries.sort_by(|a, b| a.key.cmp(&b.key));
                 for entry in entries {
                     sink(&entry.key.len().to_le_bytes());

@@ -1,32 +1,34 @@
-//! What a plain scalar means, in the YAML 1.1 dialect that policies are written in.
+//! Resolves plain scalars in the YAML 1.1 dialect in which policies are written.
 
-/// What a scalar is.
+/// The kind of a scalar.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(in crate::policy) enum Kind {
+pub(in crate::policy) enum ScalarKind {
     Null,
     Bool(bool),
-    /// Also `.nan` and `.inf`, which no field accepts.
+    /// A number, also `.nan` and `.inf`, which no field accepts.
     Number(f64),
     Text,
 }
 
-/// Reads a plain scalar.
-pub(in crate::policy) fn resolve(raw: &str) -> Kind {
+/// Returns the kind of a plain scalar.
+pub(in crate::policy) fn resolve(raw: &str) -> ScalarKind {
     match raw {
-        "" | "~" | "null" | "Null" | "NULL" => Kind::Null,
-        "true" | "True" | "TRUE" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => Kind::Bool(true),
-        "false" | "False" | "FALSE" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => {
-            Kind::Bool(false)
+        "" | "~" | "null" | "Null" | "NULL" => ScalarKind::Null,
+        "true" | "True" | "TRUE" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => {
+            ScalarKind::Bool(true)
         }
-        ".nan" | ".NaN" | ".NAN" => Kind::Number(f64::NAN),
-        ".inf" | ".Inf" | ".INF" | "+.inf" | "+.Inf" | "+.INF" => Kind::Number(f64::INFINITY),
-        "-.inf" | "-.Inf" | "-.INF" => Kind::Number(f64::NEG_INFINITY),
-        _ => number(raw).map_or(Kind::Text, Kind::Number),
+        "false" | "False" | "FALSE" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => {
+            ScalarKind::Bool(false)
+        }
+        ".nan" | ".NaN" | ".NAN" => ScalarKind::Number(f64::NAN),
+        ".inf" | ".Inf" | ".INF" | "+.inf" | "+.Inf" | "+.INF" => ScalarKind::Number(f64::INFINITY),
+        "-.inf" | "-.Inf" | "-.INF" => ScalarKind::Number(f64::NEG_INFINITY),
+        _ => number(raw).map_or(ScalarKind::Text, ScalarKind::Number),
     }
 }
 
 fn number(raw: &str) -> Option<f64> {
-    // Decides before anything is copied: most scalars are words.
+    // Most scalars are words, so this returns before the text is copied.
     if !matches!(raw.as_bytes().first()?, b'0'..=b'9' | b'+' | b'-' | b'.') {
         return None;
     }
@@ -53,7 +55,7 @@ fn number(raw: &str) -> Option<f64> {
     value.is_finite().then_some(sign * value)
 }
 
-/// An integer with its base's prefix; a leading zero is octal.
+/// Parses an integer with the prefix of its base; a leading zero means octal.
 fn integer(body: &str) -> Option<u64> {
     let (radix, digits) = match body.as_bytes() {
         [b'0', b'x' | b'X', ..] => (16, &body[2..]),
@@ -62,7 +64,7 @@ fn integer(body: &str) -> Option<u64> {
         [b'0', _, ..] => (8, &body[1..]),
         _ => (10, body),
     };
-    // The standard parser would take another sign.
+    // The standard parser would accept another sign.
     if !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return None;
     }
@@ -74,34 +76,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plain_scalars_read_as_yaml_1_1() {
+    fn plain_scalars_resolve_as_in_yaml_1_1() {
         for (raw, kind) in [
-            ("", Kind::Null),
-            ("~", Kind::Null),
-            ("yes", Kind::Bool(true)),
-            ("Off", Kind::Bool(false)),
-            ("0x10", Kind::Number(16.0)),
-            ("-0x10", Kind::Number(-16.0)),
-            ("010", Kind::Number(8.0)),
-            ("0o10", Kind::Number(8.0)),
-            ("0b11", Kind::Number(3.0)),
-            ("09", Kind::Number(9.0)),
-            ("1_000", Kind::Number(1000.0)),
-            ("1e3", Kind::Number(1000.0)),
-            ("+.5", Kind::Number(0.5)),
-            ("5.", Kind::Number(5.0)),
+            ("", ScalarKind::Null),
+            ("~", ScalarKind::Null),
+            ("yes", ScalarKind::Bool(true)),
+            ("Off", ScalarKind::Bool(false)),
+            ("0x10", ScalarKind::Number(16.0)),
+            ("-0x10", ScalarKind::Number(-16.0)),
+            ("010", ScalarKind::Number(8.0)),
+            ("0o10", ScalarKind::Number(8.0)),
+            ("0b11", ScalarKind::Number(3.0)),
+            ("09", ScalarKind::Number(9.0)),
+            ("1_000", ScalarKind::Number(1000.0)),
+            ("1e3", ScalarKind::Number(1000.0)),
+            ("+.5", ScalarKind::Number(0.5)),
+            ("5.", ScalarKind::Number(5.0)),
             (
                 "18446744073709551616",
-                Kind::Number(18_446_744_073_709_551_616.0),
+                ScalarKind::Number(18_446_744_073_709_551_616.0),
             ),
-            (".inf", Kind::Number(f64::INFINITY)),
+            (".inf", ScalarKind::Number(f64::INFINITY)),
         ] {
             assert_eq!(resolve(raw), kind, "{raw}");
         }
     }
 
     #[test]
-    fn words_and_near_numbers_stay_text() {
+    fn words_and_malformed_numbers_are_text() {
         for raw in [
             "y",
             "n",
@@ -127,7 +129,7 @@ mod tests {
             ".e5",
             "1e999",
         ] {
-            assert_eq!(resolve(raw), Kind::Text, "{raw}");
+            assert_eq!(resolve(raw), ScalarKind::Text, "{raw}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! From the parser's events to a tree, within limits that hostile text cannot pass.
+//! Builds the tree from the events of the parser, within limits on its size for hostile texts.
 
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
@@ -6,16 +6,21 @@ use std::sync::Arc;
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Tag};
 
-use super::scalar::{Kind, resolve};
-use super::{Entry, MAX_BYTES, MAX_DEPTH, MAX_NODES, Mark, Node, Value};
+use super::scalar::{ScalarKind, resolve};
+use super::{MAX_BYTES, MAX_DEPTH, MAX_NODES, MapEntry, TextPosition, YamlNode, YamlValue};
 use crate::policy::PolicyError;
 
-/// Reads a text of exactly one document.
-pub(in crate::policy) fn read(file: &Arc<str>, text: &str) -> Result<Rc<Node>, PolicyError> {
+/// Parses a text of exactly one document.
+///
+/// # Errors
+///
+/// Returns an error if the text is not valid YAML, has several documents or none, or exceeds a
+/// limit.
+pub(in crate::policy) fn read(file: &Arc<str>, text: &str) -> Result<Rc<YamlNode>, PolicyError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut tree = Tree {
+    let mut tree = TreeBuilder {
         file,
-        frames: Vec::new(),
+        open_collections: Vec::new(),
         anchors: HashMap::new(),
         nodes: 0,
         root: None,
@@ -24,58 +29,66 @@ pub(in crate::policy) fn read(file: &Arc<str>, text: &str) -> Result<Rc<Node>, P
         return Err(PolicyError::new(
             Arc::clone(file),
             format!(
-                "{} bytes are too many, the limit is {MAX_BYTES}",
+                "{} bytes are too many; the limit is {MAX_BYTES}",
                 text.len()
             ),
         ));
     }
-    if let Some(mark) = control_character(text) {
-        return Err(tree.error(mark, "control characters are not allowed"));
+    if let Some(position) = control_character(text) {
+        return Err(tree.error(position, "control characters are not allowed"));
     }
     let mut documents = 0;
     for event in Parser::new_from_str(text) {
         let (event, span) = event.map_err(|error| {
             tree.error(
-                position(error.marker()),
+                position_of(error.marker()),
                 &format!("not valid YAML: {}", error.info()),
             )
         })?;
-        let mark = position(&span.start);
+        let position = position_of(&span.start);
         match event {
             Event::DocumentStart(_) => {
                 documents += 1;
                 if documents > 1 {
-                    return Err(
-                        tree.error(mark, "a second YAML document; each takes a file of its own")
-                    );
+                    return Err(tree.error(
+                        position,
+                        "a second YAML document; put each document into a file of its own",
+                    ));
                 }
             }
             Event::Scalar(raw, style, anchor, tag) => {
-                tree.scalar(&raw, style, anchor, tag.as_deref(), mark)?;
+                tree.scalar(&raw, style, anchor, tag.as_deref(), position)?;
             }
-            Event::Alias(anchor) => tree.alias(anchor, mark)?,
+            Event::Alias(anchor) => tree.alias(anchor, position)?,
             Event::SequenceStart(anchor, tag) => {
-                tree.open(Items::List(Vec::new()), anchor, tag.as_deref(), "seq", mark)?;
+                tree.open(
+                    CollectionItems::List(Vec::new()),
+                    anchor,
+                    tag.as_deref(),
+                    "seq",
+                    position,
+                )?;
             }
             Event::MappingStart(anchor, tag) => {
-                let map = Items::Map(Mapping::default());
-                tree.open(map, anchor, tag.as_deref(), "map", mark)?;
+                let map = CollectionItems::Map(OpenMapping::default());
+                tree.open(map, anchor, tag.as_deref(), "map", position)?;
             }
             Event::SequenceEnd | Event::MappingEnd => tree.close()?,
             Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => {}
         }
     }
     tree.root
-        .ok_or_else(|| PolicyError::new(Arc::clone(file), "holds no YAML document"))
+        .ok_or_else(|| PolicyError::new(Arc::clone(file), "contains no YAML document"))
 }
 
-fn position(marker: &Marker) -> Mark {
+fn position_of(marker: &Marker) -> TextPosition {
     let count = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
     (count(marker.line()), count(marker.col() + 1))
 }
 
-/// The parser takes some of them for the end of the text.
-fn control_character(text: &str) -> Option<Mark> {
+/// Returns the position of the first control character, because the parser treats some of them as
+/// the end of the text.
+fn control_character(text: &str) -> Option<TextPosition> {
     let (mut line, mut column) = (1, 1);
     for char in text.chars() {
         match char {
@@ -88,44 +101,44 @@ fn control_character(text: &str) -> Option<Mark> {
     None
 }
 
-/// What is open and not yet closed.
-struct Frame {
-    mark: Mark,
+/// A list or mapping that has been opened and not yet closed.
+struct OpenCollection {
+    position: TextPosition,
     anchor: usize,
-    items: Items,
+    items: CollectionItems,
 }
 
-enum Items {
-    List(Vec<Rc<Node>>),
-    Map(Mapping),
+enum CollectionItems {
+    List(Vec<Rc<YamlNode>>),
+    Map(OpenMapping),
 }
 
 #[derive(Default)]
-struct Mapping {
-    entries: Vec<Entry>,
+struct OpenMapping {
+    entries: Vec<MapEntry>,
     seen: HashSet<Rc<str>>,
-    /// A key that waits for its value.
-    key: Option<(Rc<str>, Mark)>,
-    /// What `<<` brings in.
-    merged: Option<Rc<Node>>,
+    /// A key whose value has not been read yet.
+    key: Option<(Rc<str>, TextPosition)>,
+    /// The value of `<<`.
+    merged: Option<Rc<YamlNode>>,
     merging: bool,
 }
 
-struct Tree<'a> {
+struct TreeBuilder<'a> {
     file: &'a Arc<str>,
-    frames: Vec<Frame>,
-    anchors: HashMap<usize, Rc<Node>>,
+    open_collections: Vec<OpenCollection>,
+    anchors: HashMap<usize, Rc<YamlNode>>,
     nodes: usize,
-    root: Option<Rc<Node>>,
+    root: Option<Rc<YamlNode>>,
 }
 
-impl Tree<'_> {
-    fn error(&self, mark: Mark, message: &str) -> PolicyError {
+impl TreeBuilder<'_> {
+    fn error(&self, position: TextPosition, message: &str) -> PolicyError {
         let mut path = String::new();
-        for frame in &self.frames {
-            match &frame.items {
-                Items::List(items) => path.push_str(&format!("[{}]", items.len())),
-                Items::Map(map) => {
+        for collection in &self.open_collections {
+            match &collection.items {
+                CollectionItems::List(items) => path.push_str(&format!("[{}]", items.len())),
+                CollectionItems::Map(map) => {
                     if let Some((key, _)) = &map.key {
                         if !path.is_empty() {
                             path.push('.');
@@ -135,14 +148,14 @@ impl Tree<'_> {
                 }
             }
         }
-        PolicyError::at(Arc::clone(self.file), mark, path, message)
+        PolicyError::located(Arc::clone(self.file), position, path, message)
     }
 
-    fn count(&mut self, nodes: usize, mark: Mark) -> Result<(), PolicyError> {
+    fn count(&mut self, nodes: usize, position: TextPosition) -> Result<(), PolicyError> {
         self.nodes = self.nodes.saturating_add(nodes);
         if self.nodes > MAX_NODES {
-            let message = format!("more than {MAX_NODES} values, aliases written out");
-            return Err(self.error(mark, &message));
+            let message = format!("more than {MAX_NODES} values, counted with aliases expanded");
+            return Err(self.error(position, &message));
         }
         Ok(())
     }
@@ -153,35 +166,38 @@ impl Tree<'_> {
         style: ScalarStyle,
         anchor: usize,
         tag: Option<&Tag>,
-        mark: Mark,
+        position: TextPosition,
     ) -> Result<(), PolicyError> {
         let plain = style == ScalarStyle::Plain;
         if plain
             && raw == "<<"
             && tag.is_none()
-            && let Some(Items::Map(map)) = self.frames.last_mut().map(|frame| &mut frame.items)
+            && let Some(CollectionItems::Map(map)) = self
+                .open_collections
+                .last_mut()
+                .map(|collection| &mut collection.items)
             && map.key.is_none()
             && !map.merging
         {
             if map.merged.is_some() {
-                return Err(self.error(mark, "`<<` is written twice in this mapping"));
+                return Err(self.error(position, "`<<` is written twice in this mapping"));
             }
             map.merging = true;
             return Ok(());
         }
         let kind = match tag {
             None if plain => resolve(raw),
-            None => Kind::Text,
-            Some(tag) => self.tagged(raw, tag, mark)?,
+            None => ScalarKind::Text,
+            Some(tag) => self.tagged(raw, tag, position)?,
         };
-        let value = Value::Scalar {
+        let value = YamlValue::Scalar {
             kind,
             raw: raw.into(),
         };
-        self.count(1, mark)?;
-        self.place(
-            Node {
-                mark,
+        self.count(1, position)?;
+        self.insert(
+            YamlNode {
+                position,
                 value,
                 size: 1,
             },
@@ -189,52 +205,64 @@ impl Tree<'_> {
         )
     }
 
-    fn tagged(&self, raw: &str, tag: &Tag, mark: Mark) -> Result<Kind, PolicyError> {
+    fn tagged(
+        &self,
+        raw: &str,
+        tag: &Tag,
+        position: TextPosition,
+    ) -> Result<ScalarKind, PolicyError> {
         let non_specific = tag.handle.len() + tag.suffix.len() == 1;
         let kind = if non_specific { "str" } else { core_tag(tag) };
         let read = resolve(raw);
         match (kind, read) {
-            ("str", _) => Ok(Kind::Text),
-            ("int" | "float", Kind::Number(_)) | ("bool", Kind::Bool(_)) | ("null", Kind::Null) => {
-                Ok(read)
-            }
-            ("int" | "float" | "bool" | "null", _) => {
-                Err(self.error(mark, &format!("`{}` is no `!!{kind}`", shortened(raw))))
-            }
-            _ => Err(self.unknown_tag(tag, mark)),
+            ("str", _) => Ok(ScalarKind::Text),
+            ("int" | "float", ScalarKind::Number(_))
+            | ("bool", ScalarKind::Bool(_))
+            | ("null", ScalarKind::Null) => Ok(read),
+            ("int" | "float" | "bool" | "null", _) => Err(self.error(
+                position,
+                &format!("`{}` is not a `!!{kind}`", shortened(raw)),
+            )),
+            _ => Err(self.unknown_tag(tag, position)),
         }
     }
 
-    fn unknown_tag(&self, tag: &Tag, mark: Mark) -> PolicyError {
+    fn unknown_tag(&self, tag: &Tag, position: TextPosition) -> PolicyError {
         let shown = shortened(&format!("{}{}", tag.handle, tag.suffix));
-        self.error(mark, &format!("the YAML tag `{shown}` has no meaning here"))
+        self.error(
+            position,
+            &format!("the YAML tag `{shown}` is not supported"),
+        )
     }
 
-    fn alias(&mut self, anchor: usize, mark: Mark) -> Result<(), PolicyError> {
+    fn alias(&mut self, anchor: usize, position: TextPosition) -> Result<(), PolicyError> {
         let Some(node) = self.anchors.get(&anchor).map(Rc::clone) else {
-            return Err(self.error(mark, "an alias of something that holds the alias itself"));
+            return Err(self.error(
+                position,
+                "an alias of a value that contains the alias itself",
+            ));
         };
-        self.count(node.size, mark)?;
-        self.place_shared(node)
+        self.count(node.size, position)?;
+        self.insert_shared(node)
     }
 
     fn open(
         &mut self,
-        items: Items,
+        items: CollectionItems,
         anchor: usize,
         tag: Option<&Tag>,
         expected: &str,
-        mark: Mark,
+        position: TextPosition,
     ) -> Result<(), PolicyError> {
         if let Some(tag) = tag.filter(|tag| core_tag(tag) != expected) {
-            return Err(self.unknown_tag(tag, mark));
+            return Err(self.unknown_tag(tag, position));
         }
-        if self.frames.len() == MAX_DEPTH {
-            return Err(self.error(mark, &format!("nested deeper than {MAX_DEPTH} levels")));
+        if self.open_collections.len() == MAX_DEPTH {
+            return Err(self.error(position, &format!("nested deeper than {MAX_DEPTH} levels")));
         }
-        self.count(1, mark)?;
-        self.frames.push(Frame {
-            mark,
+        self.count(1, position)?;
+        self.open_collections.push(OpenCollection {
+            position,
             anchor,
             items,
         });
@@ -242,26 +270,38 @@ impl Tree<'_> {
     }
 
     fn close(&mut self) -> Result<(), PolicyError> {
-        let Some(frame) = self.frames.pop() else {
+        let Some(collection) = self.open_collections.pop() else {
             return Ok(());
         };
-        let mark = frame.mark;
-        let value = match frame.items {
-            Items::List(items) => Value::List(items),
-            Items::Map(map) => Value::Map(self.merge(map, mark)?),
+        let position = collection.position;
+        let value = match collection.items {
+            CollectionItems::List(items) => YamlValue::List(items),
+            CollectionItems::Map(map) => YamlValue::Map(self.merge(map, position)?),
         };
         let below: usize = match &value {
-            Value::Scalar { .. } => 0,
-            Value::List(items) => items.iter().map(|item| item.size).sum(),
-            Value::Map(entries) => entries.iter().map(|entry| entry.value.size).sum(),
+            YamlValue::Scalar { .. } => 0,
+            YamlValue::List(items) => items.iter().map(|item| item.size).sum(),
+            YamlValue::Map(entries) => entries.iter().map(|entry| entry.value.size).sum(),
         };
         let size = below.saturating_add(1);
-        self.place(Node { mark, value, size }, frame.anchor)
+        self.insert(
+            YamlNode {
+                position,
+                value,
+                size,
+            },
+            collection.anchor,
+        )
     }
 
-    /// A mapping's own keys come first, then those of the merged mappings in their order.
-    fn merge(&mut self, map: Mapping, mark: Mark) -> Result<Vec<Entry>, PolicyError> {
-        let Mapping {
+    /// Appends the entries of merged mappings. The keys of the mapping itself take precedence, then
+    /// those of the merged mappings in their order.
+    fn merge(
+        &mut self,
+        map: OpenMapping,
+        position: TextPosition,
+    ) -> Result<Vec<MapEntry>, PolicyError> {
+        let OpenMapping {
             mut entries,
             mut seen,
             merged,
@@ -271,16 +311,16 @@ impl Tree<'_> {
             return Ok(entries);
         };
         let sources = match &merged.value {
-            Value::List(sources) => sources.as_slice(),
+            YamlValue::List(sources) => sources.as_slice(),
             _ => std::slice::from_ref(&merged),
         };
         for source in sources {
-            let Value::Map(more) = &source.value else {
-                return Err(self.error(mark, "`<<` takes a mapping or a list of mappings"));
+            let YamlValue::Map(more) = &source.value else {
+                return Err(self.error(position, "`<<` takes a mapping or a list of mappings"));
             };
             for entry in more {
                 if seen.insert(Rc::clone(&entry.key)) {
-                    self.count(entry.value.size, mark)?;
+                    self.count(entry.value.size, position)?;
                     entries.push(entry.clone());
                 }
             }
@@ -288,64 +328,65 @@ impl Tree<'_> {
         Ok(entries)
     }
 
-    fn place(&mut self, node: Node, anchor: usize) -> Result<(), PolicyError> {
+    fn insert(&mut self, node: YamlNode, anchor: usize) -> Result<(), PolicyError> {
         let node = Rc::new(node);
         if anchor > 0 {
             self.anchors.insert(anchor, Rc::clone(&node));
         }
-        self.place_shared(node)
+        self.insert_shared(node)
     }
 
-    fn place_shared(&mut self, node: Rc<Node>) -> Result<(), PolicyError> {
-        let Some(frame) = self.frames.last_mut() else {
+    fn insert_shared(&mut self, node: Rc<YamlNode>) -> Result<(), PolicyError> {
+        let Some(collection) = self.open_collections.last_mut() else {
             self.root = Some(node);
             return Ok(());
         };
-        let map = match &mut frame.items {
-            Items::List(items) => {
+        let map = match &mut collection.items {
+            CollectionItems::List(items) => {
                 items.push(node);
                 return Ok(());
             }
-            Items::Map(map) => map,
+            CollectionItems::Map(map) => map,
         };
         if map.merging {
             map.merging = false;
             map.merged = Some(node);
             return Ok(());
         }
-        if let Some((key, mark)) = map.key.take() {
-            map.entries.push(Entry {
+        if let Some((key, position)) = map.key.take() {
+            map.entries.push(MapEntry {
                 key,
-                mark,
+                position,
                 value: node,
             });
             return Ok(());
         }
-        let mark = node.mark;
-        let Value::Scalar { kind, raw } = &node.value else {
-            return Err(self.error(mark, "a key must be text"));
+        let position = node.position;
+        let YamlValue::Scalar { kind, raw } = &node.value else {
+            return Err(self.error(position, "a key must be text"));
         };
-        // Where the Agent's tools make JSON of YAML, an unquoted `on` is the key `true`.
+        // The tools of the Agent convert YAML to JSON, which turns an unquoted `on` into the key
+        // `true`.
         let key: Rc<str> = match kind {
-            Kind::Bool(true) => Rc::from("true"),
-            Kind::Bool(false) => Rc::from("false"),
+            ScalarKind::Bool(true) => Rc::from("true"),
+            ScalarKind::Bool(false) => Rc::from("false"),
             _ => Rc::from(&**raw),
         };
         if !map.seen.insert(Rc::clone(&key)) {
             let first = map.entries.iter().find(|entry| entry.key == key);
-            let line = first.map_or(mark.0, |entry| entry.mark.0);
+            let line = first.map_or(position.0, |entry| entry.position.0);
             let message = format!(
-                "the key `{}` is written twice in this mapping, first in line {line}",
+                "the key `{}` is written twice in this mapping; the first is in line {line}",
                 shortened(&key)
             );
-            return Err(self.error(mark, &message));
+            return Err(self.error(position, &message));
         }
-        map.key = Some((key, mark));
+        map.key = Some((key, position));
         Ok(())
     }
 }
 
-/// The name of a tag that YAML itself defines, else nothing.
+/// Returns the name of a tag of the YAML core schema; empty for any other tag.
 fn core_tag(tag: &Tag) -> &str {
     if tag.is_yaml_core_schema() {
         &tag.suffix
@@ -354,10 +395,10 @@ fn core_tag(tag: &Tag) -> &str {
     }
 }
 
-/// Text for a message: hostile files must not make long ones.
+/// Escapes and shortens text for a message, so that hostile files cannot produce long messages.
 pub(in crate::policy) fn shortened(text: &str) -> String {
-    const MOST: usize = 60;
-    match text.char_indices().nth(MOST) {
+    const MAX_CHARS: usize = 60;
+    match text.char_indices().nth(MAX_CHARS) {
         None => text.escape_debug().to_string(),
         Some((end, _)) => format!("{}…", text[..end].escape_debug()),
     }

@@ -1,4 +1,4 @@
-//! Makes connections to one Agent: TCP, then TLS where it is asked for, then HTTP/2.
+//! Connects to one Agent: TCP, then TLS if configured, then HTTP/2.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -12,68 +12,73 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use tokio::time::{Instant, timeout_at};
 use tower_service::Service;
 
-use super::wire::{Io, Spoken, Wire, WiredStream};
+use super::counted_stream::{CountedStream, PeerProtocol, PlainOrTlsStream, WireStats};
 use super::{BoxError, ConnectError};
-use crate::remote::call::LONGEST;
+use crate::remote::call::MAX_TIMEOUT;
 #[cfg(feature = "tls")]
-use crate::remote::config::Tls;
-use crate::remote::config::{Connect, KeepAlive};
+use crate::remote::config::ClientTls;
+use crate::remote::config::{ConnectConfig, KeepAlive};
+use crate::remote::connection_tracker::{ConnectAttempt, ConnectionTracker, TrackedConnection};
 #[cfg(feature = "tls")]
-use crate::remote::failure::innermost;
-use crate::remote::link::{Attempt, Link, Open};
+use crate::remote::failure::innermost_message;
 
-/// HTTP/2 counts frames that nobody has read yet against a budget that grows with the window; a
-/// small window ends a connection with hundreds of small answers under way.
+/// The windows are large because h2 counts unread frames against a budget that grows with the
+/// window. A small window ends a connection with hundreds of small responses in flight.
 const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 
-/// Calls that were given up and may still be answered. Late answers to calls that HTTP/2 no longer
-/// remembers would count as errors of the Agent's and close the connection.
-const REMEMBERED_RESETS: usize = 4096;
+/// The number of cancelled calls whose late answers are ignored. Late answers to calls that h2 no
+/// longer remembers would count as errors of the Agent and close the connection.
+const MAX_REMEMBERED_RESETS: usize = 4096;
 
-/// Bytes of header fields in one answer.
-const MAX_HEADERS: u32 = 16 * 1024;
+/// The most bytes of header fields in one response.
+const MAX_HEADER_BYTES: u32 = 16 * 1024;
 
-/// Stands for a limit of streams until the peer's first SETTINGS frame brings the real one, which
-/// has 32 bits or is `usize::MAX`.
-const NO_SETTINGS_YET: usize = usize::MAX - 1;
+/// The limit of streams before the peer's first SETTINGS frame. It differs from every real limit,
+/// which has 32 bits or is `usize::MAX`.
+const LIMIT_BEFORE_SETTINGS: usize = usize::MAX - 1;
 
-/// How long sent bytes may go without an acknowledgement before the connection is given up: a host
-/// that vanished would otherwise hold it for a quarter of an hour.
+/// How long sent bytes may stay unacknowledged before the connection is closed. Without it, a host
+/// that vanished would hold the connection for a quarter of an hour.
 #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
-const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Makes connections to one Agent.
+/// Connects to one Agent.
 pub(in crate::remote) struct Connector {
     uri: Uri,
     http: HttpConnector,
     #[cfg(feature = "tls")]
-    tls: Option<Arc<Tls>>,
+    tls: Option<Arc<ClientTls>>,
     timeout: Duration,
     keep_alive: Option<KeepAlive>,
-    /// The connections that are made before any of them runs out of streams.
-    usual: usize,
-    link: Arc<Link>,
+    /// The number of connections that are made even while each has free streams.
+    base_connections: usize,
+    tracker: Arc<ConnectionTracker>,
 }
 
-/// A connection that has just been made. Somebody must poll `h2` for anything to happen on it.
-pub(super) struct Connected {
+/// A connection that has just been made. It makes progress only while `h2` is polled.
+pub(super) struct NewConnection {
     pub(super) sender: h2::client::SendRequest<Bytes>,
-    pub(super) h2: h2::client::Connection<Io, Bytes>,
-    pub(super) wire: Arc<Wire>,
-    pub(super) open: Open,
+    pub(super) h2: h2::client::Connection<PlainOrTlsStream, Bytes>,
+    pub(super) wire_stats: Arc<WireStats>,
+    pub(super) tracked_connection: TrackedConnection,
 }
 
 impl Connector {
-    pub(in crate::remote) fn new(uri: Uri, connect: &Connect, link: Arc<Link>) -> Self {
-        let timeout = connect.connect_timeout.min(LONGEST);
+    pub(in crate::remote) fn new(
+        uri: Uri,
+        connect: &ConnectConfig,
+        tracker: Arc<ConnectionTracker>,
+    ) -> Self {
+        let timeout = connect.connect_timeout.min(MAX_TIMEOUT);
         let mut http = HttpConnector::new();
         http.enforce_http(false);
         http.set_nodelay(true);
-        // Shared out among the addresses of a host, so that the second is tried in time.
+        // The timeout is divided among the addresses of a host, so that the second one is tried in
+        // time.
         http.set_connect_timeout(Some(timeout));
         #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
-        http.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
+        http.set_tcp_user_timeout(Some(TCP_USER_TIMEOUT));
         Self {
             uri,
             http,
@@ -81,8 +86,8 @@ impl Connector {
             tls: connect.tls.clone(),
             timeout,
             keep_alive: connect.keep_alive,
-            usual: connect.connections.max(1),
-            link,
+            base_connections: connect.connections.max(1),
+            tracker,
         }
     }
 
@@ -90,21 +95,20 @@ impl Connector {
         &self.uri
     }
 
-    pub(super) const fn usual(&self) -> usize {
-        self.usual
+    pub(super) const fn base_connections(&self) -> usize {
+        self.base_connections
     }
 
     pub(super) const fn keep_alive(&self) -> Option<KeepAlive> {
         self.keep_alive
     }
 
-    /// Connects, within the connect timeout. The connection counts as made once the peer's
-    /// SETTINGS have come: nothing that a caller sends, and no API key, goes to a peer that does
-    /// not speak HTTP/2.
-    pub(super) async fn connect(&self) -> Result<Connected, ConnectError> {
-        let attempt = Attempt::start(&self.link);
+    /// Connects within the connect timeout. The connection counts as made once the peer's SETTINGS
+    /// have arrived, so that no request and no API key is sent to a peer that does not use HTTP/2.
+    pub(super) async fn connect(&self) -> Result<NewConnection, ConnectError> {
+        let attempt = ConnectAttempt::start(&self.tracker);
         let deadline = Instant::now() + self.timeout;
-        let late = |what: &str| {
+        let timed_out = |what: &str| {
             let timeout = self.timeout;
             ConnectError::new(format!("no {what} within {timeout:?}"))
         };
@@ -112,72 +116,84 @@ impl Connector {
         let connecting = self.http.clone().call(self.uri.clone());
         let stream = timeout_at(deadline, connecting)
             .await
-            .map_err(|_| late("connection"))?
+            .map_err(|_| timed_out("connection"))?
             .map_err(ConnectError::new)?
             .into_inner();
-        let (stream, wire) = WiredStream::new(stream);
+        let (stream, wire_stats) = CountedStream::new(stream);
 
         #[cfg(feature = "tls")]
         let io = match &self.tls {
-            None => Io::Plain(stream),
+            None => PlainOrTlsStream::Plain(stream),
             Some(tls) => {
                 let stream = timeout_at(deadline, tls.connect(&self.uri, stream))
                     .await
-                    .map_err(|_| late("TLS handshake"))?
+                    .map_err(|_| timed_out("TLS handshake"))?
                     .map_err(ConnectError::new)?
-                    .map_err(|error| handshake_failed(&wire, &error))?;
+                    .map_err(|error| handshake_error(&wire_stats, &error))?;
                 super::tls::check_protocol(&stream).map_err(ConnectError::new)?;
-                Io::Tls(Box::new(stream))
+                PlainOrTlsStream::Tls(Box::new(stream))
             }
         };
         #[cfg(not(feature = "tls"))]
-        let io = Io::Plain(stream);
+        let io = PlainOrTlsStream::Plain(stream);
 
-        let plaintext = matches!(io, Io::Plain(_));
-        let (sender, h2) = match timeout_at(deadline, begin_http2(io)).await {
-            Ok(Ok(begun)) => begun,
-            Ok(Err(error)) => return Err(no_http2(plaintext, &wire, &*error)),
-            Err(_) if wire.spoken() == Spoken::Nothing => return Err(late("HTTP/2 settings")),
-            Err(_) => return Err(no_http2(plaintext, &wire, &"it sends no settings")),
+        let plaintext = matches!(io, PlainOrTlsStream::Plain(_));
+        let (sender, h2) = match timeout_at(deadline, start_http2(io)).await {
+            Ok(Ok(started)) => started,
+            Ok(Err(error)) => return Err(http2_error(plaintext, &wire_stats, &*error)),
+            Err(_) if wire_stats.peer_protocol() == PeerProtocol::NoBytes => {
+                return Err(timed_out("HTTP/2 settings"));
+            }
+            Err(_) => {
+                return Err(http2_error(
+                    plaintext,
+                    &wire_stats,
+                    &"the peer sent no settings",
+                ));
+            }
         };
-        Ok(Connected {
+        Ok(NewConnection {
             sender,
             h2,
-            wire,
-            open: attempt.succeeded(),
+            wire_stats,
+            tracked_connection: attempt.succeeded(),
         })
     }
 }
 
-/// Says that the handshake failed, and names a peer that speaks plaintext.
+/// Returns the error of a failed handshake, with advice if the peer uses plaintext.
 #[cfg(feature = "tls")]
-fn handshake_failed(wire: &Wire, error: &std::io::Error) -> ConnectError {
-    ConnectError::new(match wire.spoken() {
-        Spoken::Http1 | Spoken::Other => format!(
+fn handshake_error(wire_stats: &WireStats, error: &std::io::Error) -> ConnectError {
+    ConnectError::new(match wire_stats.peer_protocol() {
+        PeerProtocol::Http1 | PeerProtocol::Other => format!(
             "the client speaks TLS and the agent's port plaintext: \
              use `http://` or `insecure(true)` for it ({error})"
         ),
-        Spoken::Nothing => format!(
+        PeerProtocol::NoBytes => format!(
             "the agent's port closed the connection during the TLS handshake; \
              if it expects plaintext, use `http://` or `insecure(true)` ({error})"
         ),
-        Spoken::Tls => format!("the TLS handshake failed: {}", innermost(error)),
+        PeerProtocol::Tls => format!("the TLS handshake failed: {}", innermost_message(error)),
     })
 }
 
-/// Says that HTTP/2 did not begin, and names a peer that expects TLS.
-fn no_http2(plaintext: bool, wire: &Wire, error: &dyn std::fmt::Display) -> ConnectError {
-    ConnectError::new(match wire.spoken() {
-        Spoken::Tls if plaintext => format!(
+/// Returns the error of a failed start of HTTP/2, with advice if the peer expects TLS.
+fn http2_error(
+    plaintext: bool,
+    wire_stats: &WireStats,
+    error: &dyn std::fmt::Display,
+) -> ConnectError {
+    ConnectError::new(match wire_stats.peer_protocol() {
+        PeerProtocol::Tls if plaintext => format!(
             "the client speaks plaintext and the agent's port TLS: \
              use `https://` or `insecure(false)` for it ({error})"
         ),
-        // Some TLS servers answer plaintext with an HTTP/1 error.
-        Spoken::Http1 if plaintext => format!(
+        // Some TLS servers respond to plaintext with an HTTP/1 error.
+        PeerProtocol::Http1 if plaintext => format!(
             "the agent's port answers in HTTP/1, not HTTP/2; \
              if it expects TLS, use `https://` or `insecure(false)` ({error})"
         ),
-        Spoken::Nothing if plaintext => format!(
+        PeerProtocol::NoBytes if plaintext => format!(
             "the agent's port closed the connection before HTTP/2 began; \
              if it expects TLS, use `https://` or `insecure(false)` ({error})"
         ),
@@ -186,29 +202,29 @@ fn no_http2(plaintext: bool, wire: &Wire, error: &dyn std::fmt::Display) -> Conn
 }
 
 /// Sends the preface and waits for the peer's SETTINGS.
-async fn begin_http2(
-    io: Io,
+async fn start_http2(
+    io: PlainOrTlsStream,
 ) -> Result<
     (
         h2::client::SendRequest<Bytes>,
-        h2::client::Connection<Io, Bytes>,
+        h2::client::Connection<PlainOrTlsStream, Bytes>,
     ),
     BoxError,
 > {
     let (sender, mut h2) = h2::client::Builder::new()
-        .initial_max_send_streams(NO_SETTINGS_YET)
+        .initial_max_send_streams(LIMIT_BEFORE_SETTINGS)
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_concurrent_reset_streams(REMEMBERED_RESETS)
+        .max_concurrent_reset_streams(MAX_REMEMBERED_RESETS)
         .max_local_error_reset_streams(None)
-        .max_header_list_size(MAX_HEADERS)
+        .max_header_list_size(MAX_HEADER_BYTES)
         .enable_push(false)
         .handshake(io)
         .await?;
     poll_fn(|cx| match Pin::new(&mut h2).poll(cx) {
         Poll::Ready(Ok(())) => Poll::Ready(Err("the connection was closed".into())),
         Poll::Ready(Err(error)) => Poll::Ready(Err(BoxError::from(error))),
-        Poll::Pending if h2.max_concurrent_send_streams() == NO_SETTINGS_YET => Poll::Pending,
+        Poll::Pending if h2.max_concurrent_send_streams() == LIMIT_BEFORE_SETTINGS => Poll::Pending,
         Poll::Pending => Poll::Ready(Ok(())),
     })
     .await?;

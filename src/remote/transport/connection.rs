@@ -1,4 +1,4 @@
-//! One HTTP/2 connection and the streams that are taken on it.
+//! One HTTP/2 connection and the streams in use on it.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -11,56 +11,54 @@ use h2::client::SendRequest;
 use tokio::sync::Notify;
 
 use super::Purpose;
-use super::wire::Wire;
+use super::counted_stream::WireStats;
 
 /// The most streams that checks leave free on a connection.
 ///
-/// The worker keeps at most so many calls under way: ends, changes to caches and spans. Probes
-/// come on top, one at a time.
-const MOST_RESERVED: usize = 16;
+/// The worker keeps at most this many calls in flight: ends, cache writes and spans. Probes come on
+/// top, one at a time.
+const MAX_RESERVED: usize = 16;
 
-/// An open connection. It closes once nothing holds it any more: neither the pool, nor a call, nor
-/// a flow whose end must go out on it.
-pub(in crate::remote) struct Connection {
+/// An open connection. It closes once neither the pool, nor a call, nor a flow whose end must be
+/// sent on it holds it.
+pub(in crate::remote) struct PooledConnection {
     sender: SendRequest<Bytes>,
-    pub(super) state: Arc<State>,
+    pub(super) state: Arc<ConnectionShared>,
 }
 
-/// What a connection, its driver and its leases share.
-pub(super) struct State {
-    /// How many streams the peer allows at once.
+/// The state that a connection, its driver and its leases share.
+pub(super) struct ConnectionShared {
+    /// How many streams the peer allows at a time.
     limit: AtomicUsize,
     in_use: AtomicUsize,
-    /// Those of them that are in use for the background.
+    /// The number of those streams that background calls use.
     background: AtomicUsize,
-    /// No more calls begin on it.
+    /// No more calls may start on the connection.
     closed: AtomicBool,
-    /// Counts the streams that were ever taken.
-    taken: AtomicUsize,
-    pub(super) wire: Arc<Wire>,
-    waiters: Arc<Waiters>,
+    /// The number of streams that were ever taken.
+    total_taken: AtomicUsize,
+    pub(super) wire_stats: Arc<WireStats>,
+    waiters: Arc<StreamWaiters>,
 }
 
 /// The calls that wait for a stream or a connection.
 #[derive(Default)]
-pub(super) struct Waiters {
-    flows: Queue,
-    background: Queue,
-    /// The pool is gone.
-    gone: AtomicBool,
-    leaving: Notify,
+pub(super) struct StreamWaiters {
+    flows: StreamQueue,
+    background: StreamQueue,
+    /// The pool was dropped.
+    pool_dropped: AtomicBool,
+    pool_drop_notify: Notify,
 }
 
 #[derive(Default)]
-struct Queue {
+struct StreamQueue {
     len: AtomicUsize,
     wake: Notify,
 }
 
-// === impl Connection ===
-
-impl Connection {
-    pub(super) const fn new(sender: SendRequest<Bytes>, state: Arc<State>) -> Self {
+impl PooledConnection {
+    pub(super) const fn new(sender: SendRequest<Bytes>, state: Arc<ConnectionShared>) -> Self {
         Self { sender, state }
     }
 
@@ -68,40 +66,42 @@ impl Connection {
         self.sender.clone()
     }
 
-    /// Tells whether new calls would fail: the connection is lost, the peer is closing it, or its
-    /// stream identifiers are used up.
+    /// Returns `true` if new calls would fail: the connection is lost, the peer is closing it, or
+    /// its stream identifiers are used up.
     pub(super) fn refuses_calls(&self) -> bool {
-        // A fresh sender waits for nothing; this only asks for the connection's error.
+        // A fresh sender never waits, so that this only returns the connection's error.
         let cx = &mut Context::from_waker(Waker::noop());
         matches!(self.sender().poll_ready(cx), Poll::Ready(Err(_)))
     }
 
-    /// Takes a stream, if one is free for this purpose.
-    pub(super) fn take(self: &Arc<Self>, purpose: Purpose) -> Option<Lease> {
-        self.state.take(purpose).then(|| Lease {
+    /// Takes a stream if one is free for this purpose.
+    pub(super) fn try_take(self: &Arc<Self>, purpose: Purpose) -> Option<Lease> {
+        self.state.try_take(purpose).then(|| Lease {
             connection: Arc::clone(self),
             purpose,
         })
     }
 }
 
-// === impl State ===
-
-impl State {
-    pub(super) fn new(limit: usize, wire: Arc<Wire>, waiters: Arc<Waiters>) -> Arc<Self> {
+impl ConnectionShared {
+    pub(super) fn new(
+        limit: usize,
+        wire_stats: Arc<WireStats>,
+        waiters: Arc<StreamWaiters>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             limit: AtomicUsize::new(limit),
             in_use: AtomicUsize::new(0),
             background: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
-            taken: AtomicUsize::new(0),
-            wire,
+            total_taken: AtomicUsize::new(0),
+            wire_stats,
             waiters,
         })
     }
 
-    /// How many streams may be in use for another call of this purpose to begin.
-    pub(super) fn room(&self, purpose: Purpose) -> usize {
+    /// Returns the most streams that may be in use, a new call of this purpose included.
+    pub(super) fn max_in_use(&self, purpose: Purpose) -> usize {
         let limit = self.limit.load(SeqCst);
         match purpose {
             Purpose::Flow => limit - reserved(limit),
@@ -109,15 +109,15 @@ impl State {
         }
     }
 
-    fn take(&self, purpose: Purpose) -> bool {
+    fn try_take(&self, purpose: Purpose) -> bool {
         if self.closed.load(SeqCst) {
             return false;
         }
-        let room = self.room(purpose);
-        let free = |in_use| (in_use < room).then_some(in_use + 1);
+        let max_in_use = self.max_in_use(purpose);
+        let free = |in_use| (in_use < max_in_use).then_some(in_use + 1);
         let taken = self.in_use.fetch_update(SeqCst, SeqCst, free).is_ok();
         if taken {
-            self.taken.fetch_add(1, Relaxed);
+            self.total_taken.fetch_add(1, Relaxed);
             if purpose == Purpose::Background {
                 self.background.fetch_add(1, SeqCst);
             }
@@ -125,25 +125,25 @@ impl State {
         taken
     }
 
-    fn give_back(&self, purpose: Purpose) {
+    fn return_stream(&self, purpose: Purpose) {
         if purpose == Purpose::Background {
             self.background.fetch_sub(1, SeqCst);
         }
         let in_use = self.in_use.fetch_sub(1, SeqCst) - 1;
         self.waiters.background.wake_all();
-        if in_use < self.room(Purpose::Flow) {
+        if in_use < self.max_in_use(Purpose::Flow) {
             self.waiters.flows.wake(1);
         }
     }
 
-    /// Tells whether another call of the background has a stream, so that one comes back without
+    /// Returns `true` if another background call has a stream, so that a stream is freed without
     /// waiting for a check.
     pub(super) fn frees_soon(&self) -> bool {
         let within_limit = self.in_use.load(SeqCst) <= self.limit.load(SeqCst);
         within_limit && self.background.load(SeqCst) > 0 && !self.closed.load(SeqCst)
     }
 
-    /// The driver's news about the peer's limit.
+    /// Sets the peer's limit, as the driver reads it.
     pub(super) fn set_limit(&self, limit: usize) {
         if self.limit.load(SeqCst) != limit && self.limit.swap(limit, SeqCst) < limit {
             self.wake_for_room();
@@ -156,19 +156,19 @@ impl State {
         self.waiters.flows.wake(self.free_for_flows());
     }
 
-    /// How many calls for flows may begin.
+    /// Returns how many calls for flows may start.
     pub(super) fn free_for_flows(&self) -> usize {
         let in_use = self.in_use.load(SeqCst);
-        self.room(Purpose::Flow).saturating_sub(in_use)
+        self.max_in_use(Purpose::Flow).saturating_sub(in_use)
     }
 
     pub(super) fn has_streams(&self) -> bool {
         self.in_use.load(SeqCst) > 0
     }
 
-    /// How many streams were ever taken; it may wrap around.
-    pub(super) fn taken(&self) -> usize {
-        self.taken.load(Relaxed)
+    /// Returns how many streams were ever taken. The number may wrap around.
+    pub(super) fn total_taken(&self) -> usize {
+        self.total_taken.load(Relaxed)
     }
 
     pub(super) fn close(&self) {
@@ -177,77 +177,75 @@ impl State {
 }
 
 /// Returns how many of a connection's streams checks leave free: one in eight, at least two and at
-/// most [`MOST_RESERVED`]. With two, an export of spans that hangs does not hold up ends.
+/// most [`MAX_RESERVED`]. With two, an export of spans that hangs does not delay ends.
 ///
-/// A connection of two or three streams keeps one free. A connection of a single stream keeps
-/// none, and ends go to another connection while a check has it.
+/// A connection of two or three streams keeps one free. A connection of a single stream keeps none,
+/// and ends go to another connection while a check uses it.
 fn reserved(limit: usize) -> usize {
     match limit {
         0 | 1 => 0,
         2 | 3 => 1,
-        _ => (limit / 8).clamp(2, MOST_RESERVED),
+        _ => (limit / 8).clamp(2, MAX_RESERVED),
     }
 }
 
-/// A stream of a connection; its drop gives the stream back.
+/// A stream of a connection, which is returned when this is dropped.
 pub(in crate::remote) struct Lease {
-    connection: Arc<Connection>,
+    connection: Arc<PooledConnection>,
     purpose: Purpose,
 }
 
 impl Lease {
-    pub(in crate::remote) const fn connection(&self) -> &Arc<Connection> {
+    pub(in crate::remote) const fn connection(&self) -> &Arc<PooledConnection> {
         &self.connection
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.connection.state.give_back(self.purpose);
+        self.connection.state.return_stream(self.purpose);
     }
 }
 
-// === impl Waiters ===
-
-impl Waiters {
-    const fn queue(&self, purpose: Purpose) -> &Queue {
+impl StreamWaiters {
+    const fn queue(&self, purpose: Purpose) -> &StreamQueue {
         match purpose {
             Purpose::Flow => &self.flows,
             Purpose::Background => &self.background,
         }
     }
 
-    /// How many calls for flows wait.
-    pub(super) fn flows(&self) -> usize {
+    /// Returns how many calls for flows wait.
+    pub(super) fn waiting_flows(&self) -> usize {
         self.flows.len.load(SeqCst)
     }
 
-    /// Counts the caller in until the guard drops.
-    pub(super) fn join(&self, purpose: Purpose) -> Waiting<'_> {
+    /// Counts the caller as waiting until the returned value is dropped.
+    pub(super) fn join(&self, purpose: Purpose) -> StreamWaiter<'_> {
         let queue = self.queue(purpose);
         queue.len.fetch_add(1, SeqCst);
-        Waiting(queue)
+        StreamWaiter(queue)
     }
 
-    /// Wakes everything that waits, to look at the pool anew.
+    /// Wakes all waiting calls, to try the pool again.
     pub(super) fn wake_all(&self) {
         self.flows.wake_all();
         self.background.wake_all();
     }
 
-    /// Ends the attempts to connect: the pool that wanted them is gone.
-    pub(super) fn leave(&self) {
-        self.gone.store(true, SeqCst);
-        self.leaving.notify_waiters();
+    /// Cancels the attempts to connect, because the pool was dropped.
+    pub(super) fn notify_pool_dropped(&self) {
+        self.pool_dropped.store(true, SeqCst);
+        self.pool_drop_notify.notify_waiters();
     }
 
-    /// Runs `attempt`, unless the pool goes first.
-    pub(super) async fn while_wanted<F: Future>(&self, attempt: F) -> Option<F::Output> {
-        let mut leaving = pin!(self.leaving.notified());
-        leaving.as_mut().enable();
+    /// Runs `attempt` unless the pool is dropped first.
+    pub(super) async fn unless_pool_drops<F: Future>(&self, attempt: F) -> Option<F::Output> {
+        let mut pool_drop_notify = pin!(self.pool_drop_notify.notified());
+        pool_drop_notify.as_mut().enable();
         let mut attempt = pin!(attempt);
         poll_fn(|cx| {
-            if self.gone.load(SeqCst) || leaving.as_mut().poll(cx).is_ready() {
+            if self.pool_dropped.load(SeqCst) || pool_drop_notify.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(None);
             }
             attempt.as_mut().poll(cx).map(Some)
@@ -256,8 +254,8 @@ impl Waiters {
     }
 }
 
-impl Queue {
-    /// Each may wait for another connection, and they are few.
+impl StreamQueue {
+    /// Wakes all: each may wait for another connection, and they are few.
     fn wake_all(&self) {
         if self.len.load(SeqCst) > 0 {
             self.wake.notify_waiters();
@@ -265,24 +263,24 @@ impl Queue {
     }
 
     fn wake(&self, most: usize) {
-        // A call that begins to wait counts itself in before it looks for a stream, so it finds
-        // the stream that is not announced to it.
+        // A call counts itself as waiting before it looks for a stream. A call that is not woken
+        // here therefore finds the stream itself.
         for _ in 0..self.len.load(SeqCst).min(most) {
             self.wake.notify_one();
         }
     }
 }
 
-/// A call that waits. A wake-up that it no longer needs goes to the next one.
-pub(super) struct Waiting<'a>(&'a Queue);
+/// A call that waits. If it is dropped with an unused wake-up, the next waiting call gets that.
+pub(super) struct StreamWaiter<'a>(&'a StreamQueue);
 
-impl Waiting<'_> {
-    pub(super) fn woken(&self) -> tokio::sync::futures::Notified<'_> {
+impl StreamWaiter<'_> {
+    pub(super) fn notified(&self) -> tokio::sync::futures::Notified<'_> {
         self.0.wake.notified()
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for StreamWaiter<'_> {
     fn drop(&mut self) {
         self.0.len.fetch_sub(1, SeqCst);
     }
@@ -292,20 +290,20 @@ impl Drop for Waiting<'_> {
 mod tests {
     use super::*;
 
-    fn state(limit: usize) -> Arc<State> {
-        State::new(limit, Arc::default(), Arc::default())
+    fn state(limit: usize) -> Arc<ConnectionShared> {
+        ConnectionShared::new(limit, Arc::default(), Arc::default())
     }
 
-    fn most(state: &State, purpose: Purpose) -> usize {
+    fn take_all(state: &ConnectionShared, purpose: Purpose) -> usize {
         let mut taken = 0;
-        while taken < 10_000 && state.take(purpose) {
+        while taken < 10_000 && state.try_take(purpose) {
             taken += 1;
         }
         taken
     }
 
     #[test]
-    fn checks_leave_streams_free_for_ends() {
+    fn checks_leave_streams_free_for_background_calls() {
         for (limit, checks) in [
             (0, 0),
             (1, 1),
@@ -318,25 +316,25 @@ mod tests {
             (1024, 1008),
         ] {
             let state = state(limit);
-            assert_eq!(most(&state, Purpose::Flow), checks, "of {limit}");
+            assert_eq!(take_all(&state, Purpose::Flow), checks, "of {limit}");
             assert!(!state.frees_soon());
-            assert_eq!(most(&state, Purpose::Background), limit - checks);
+            assert_eq!(take_all(&state, Purpose::Background), limit - checks);
             assert_eq!(state.frees_soon(), limit > checks);
         }
-        assert_eq!(most(&state(usize::MAX), Purpose::Flow), 10_000);
+        assert_eq!(take_all(&state(usize::MAX), Purpose::Flow), 10_000);
     }
 
     #[test]
-    fn a_lower_limit_waits_for_streams_to_come_back() {
+    fn a_lower_limit_applies_as_streams_are_returned() {
         let state = state(10);
-        assert_eq!(most(&state, Purpose::Flow), 8);
+        assert_eq!(take_all(&state, Purpose::Flow), 8);
         state.set_limit(4);
-        assert!(!state.take(Purpose::Background));
+        assert!(!state.try_take(Purpose::Background));
         for _ in 0..7 {
-            state.give_back(Purpose::Flow);
+            state.return_stream(Purpose::Flow);
         }
-        assert_eq!(most(&state, Purpose::Flow), 1, "two of four");
+        assert_eq!(take_all(&state, Purpose::Flow), 1, "two of four");
         state.set_limit(10);
-        assert_eq!(most(&state, Purpose::Flow), 6, "eight of ten");
+        assert_eq!(take_all(&state, Purpose::Flow), 6, "eight of ten");
     }
 }

@@ -10,90 +10,95 @@ use h2::{Ping, PingPong};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::ConnectError;
-use super::connect::{Connected, Connector};
-use super::connection::{Connection, State, Waiters};
+use super::connect::{Connector, NewConnection};
+use super::connection::{ConnectionShared, PooledConnection, StreamWaiters};
+use super::counted_stream::PlainOrTlsStream;
 use super::pool::Pool;
-use super::wire::Io;
 use crate::remote::config::KeepAlive;
-use crate::remote::link::Open;
+use crate::remote::connection_tracker::TrackedConnection;
 
-/// How long a connection beyond the usual number may be without a call before it is closed.
-const IDLE: Duration = Duration::from_secs(30);
+/// How long a connection beyond the base number may be unused before it is closed.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How late a timer may fire before the process counts as stalled.
-const STALLED: Duration = Duration::from_millis(20);
+const STALL_THRESHOLD: Duration = Duration::from_millis(20);
 
 /// Makes a connection for a pool and runs it until it ends.
 ///
-/// It does not keep the pool: when the pool is gone and its calls are over, the connection closes.
+/// It does not keep the pool alive: when the pool is dropped and its calls have ended, the
+/// connection closes.
 pub(super) async fn run(
-    opening: Opening,
+    attempt: PoolAttempt,
     connector: Arc<Connector>,
-    waiters: Arc<Waiters>,
-    spare: bool,
+    waiters: Arc<StreamWaiters>,
+    beyond_base: bool,
 ) {
-    let connected = match waiters.while_wanted(connector.connect()).await {
+    let connected = match waiters.unless_pool_drops(connector.connect()).await {
         None => return,
         Some(Ok(connected)) => connected,
-        Some(Err(error)) => return opening.failed(error),
+        Some(Err(error)) => return attempt.failed(error),
     };
-    let Connected {
+    let NewConnection {
         sender,
         mut h2,
-        wire,
-        open,
+        wire_stats,
+        tracked_connection,
     } = connected;
-    let state = State::new(h2.max_concurrent_send_streams(), wire, waiters);
+    let state = ConnectionShared::new(h2.max_concurrent_send_streams(), wire_stats, waiters);
     let keep_alive = connector
         .keep_alive()
         .and_then(|config| Some(KeepAliveTimer::new(config, h2.ping_pong()?)));
-    let connection = Arc::new(Connection::new(sender, Arc::clone(&state)));
+    let connection = Arc::new(PooledConnection::new(sender, Arc::clone(&state)));
     drop(connector);
     let driver = Driver {
         h2,
-        pool: opening.pool.clone(),
+        pool: attempt.pool.clone(),
         connection: Arc::downgrade(&connection),
         state,
         keep_alive,
-        idle: spare.then(|| Box::pin(sleep(IDLE))),
-        taken: 0,
-        left: false,
-        _open: open,
+        idle: beyond_base.then(|| Box::pin(sleep(IDLE_TIMEOUT))),
+        total_taken: 0,
+        removed: false,
+        _tracked_connection: tracked_connection,
     };
-    opening.succeeded(&connection);
+    attempt.succeeded(&connection);
     drop(connection);
     driver.await;
 }
 
-/// An attempt to connect that the pool has counted; one that is given up counts as failed.
-pub(super) struct Opening {
+/// An attempt to connect that the pool has counted. If it is dropped without a result, it counts as
+/// failed.
+pub(super) struct PoolAttempt {
     pool: Weak<Pool>,
-    told: bool,
+    reported: bool,
 }
 
-impl Opening {
+impl PoolAttempt {
     pub(super) const fn new(pool: Weak<Pool>) -> Self {
-        Self { pool, told: false }
+        Self {
+            pool,
+            reported: false,
+        }
     }
 
     fn failed(mut self, error: ConnectError) {
-        self.told = true;
+        self.reported = true;
         if let Some(pool) = self.pool.upgrade() {
             pool.attempt_failed(error);
         }
     }
 
-    fn succeeded(mut self, connection: &Arc<Connection>) {
-        self.told = true;
+    fn succeeded(mut self, connection: &Arc<PooledConnection>) {
+        self.reported = true;
         if let Some(pool) = self.pool.upgrade() {
             pool.add(connection);
         }
     }
 }
 
-impl Drop for Opening {
+impl Drop for PoolAttempt {
     fn drop(&mut self) {
-        if !self.told
+        if !self.reported
             && let Some(pool) = self.pool.upgrade()
         {
             pool.attempt_failed(ConnectError::new("the runtime of the connection ended"));
@@ -101,49 +106,49 @@ impl Drop for Opening {
     }
 }
 
-/// Runs one connection. Its drop is the end of the connection, or of the runtime.
+/// Runs one connection. It is dropped when the connection or the runtime ends.
 struct Driver {
-    h2: h2::client::Connection<Io, Bytes>,
+    h2: h2::client::Connection<PlainOrTlsStream, Bytes>,
     pool: Weak<Pool>,
-    connection: Weak<Connection>,
-    state: Arc<State>,
+    connection: Weak<PooledConnection>,
+    state: Arc<ConnectionShared>,
     keep_alive: Option<KeepAliveTimer>,
-    /// When to look whether the connection is idle; only beyond the usual number.
+    /// The timer of the next check for idleness. `None` for the base connections.
     idle: Option<Pin<Box<Sleep>>>,
-    /// How many streams had been taken when it looked last.
-    taken: usize,
-    /// The pool does not have it any more.
-    left: bool,
-    _open: Open,
+    /// How many streams had been taken at the last check for idleness.
+    total_taken: usize,
+    /// The connection was removed from the pool.
+    removed: bool,
+    _tracked_connection: TrackedConnection,
 }
 
 impl Driver {
-    /// Takes the connection out of the pool once it refuses calls. Those under way go on.
-    fn look_for_errors(&mut self) {
-        if !self.left
+    /// Removes the connection from the pool once it refuses calls. Calls in flight go on.
+    fn check_errors(&mut self) {
+        if !self.removed
             && let Some(connection) = self.connection.upgrade()
             && connection.refuses_calls()
         {
-            self.leave();
+            self.remove_from_pool();
         }
     }
 
-    fn leave(&mut self) {
-        self.left = true;
+    fn remove_from_pool(&mut self) {
+        self.removed = true;
         self.state.close();
         if let Some(pool) = self.pool.upgrade() {
-            pool.lost(&self.connection, &self.state);
+            pool.remove_ended(&self.connection, &self.state);
         }
     }
 
-    /// Leaves the pool if no call has used the connection since the last look.
-    fn look_for_idleness(&mut self, cx: &mut Context<'_>) {
+    /// Retires the connection if no call has used it since the last check.
+    fn check_idle(&mut self, cx: &mut Context<'_>) {
         while let Some(idle) = &mut self.idle
             && idle.as_mut().poll(cx).is_ready()
         {
-            idle.as_mut().reset(Instant::now() + IDLE);
-            let taken = self.state.taken();
-            let used = std::mem::replace(&mut self.taken, taken) != taken;
+            idle.as_mut().reset(Instant::now() + IDLE_TIMEOUT);
+            let total_taken = self.state.total_taken();
+            let used = std::mem::replace(&mut self.total_taken, total_taken) != total_taken;
             if !used
                 && let (Some(pool), Some(connection)) =
                     (self.pool.upgrade(), self.connection.upgrade())
@@ -162,43 +167,43 @@ impl Future for Driver {
         if Pin::new(&mut this.h2).poll(cx).is_ready() {
             return Poll::Ready(());
         }
-        this.look_for_errors();
+        this.check_errors();
         this.state.set_limit(this.h2.max_concurrent_send_streams());
         if let Some(keep_alive) = &mut this.keep_alive
             && keep_alive.poll(&this.state, cx).is_ready()
         {
             return Poll::Ready(());
         }
-        this.look_for_idleness(cx);
+        this.check_idle(cx);
         Poll::Pending
     }
 }
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        if !self.left {
-            self.leave();
+        if !self.removed {
+            self.remove_from_pool();
         }
     }
 }
 
-/// Pings the peer while calls are under way and nothing else comes from it.
+/// Pings the peer while calls are in flight and nothing else arrives from it.
 struct KeepAliveTimer {
     config: KeepAlive,
     pings: PingPong,
     timer: Pin<Box<Sleep>>,
     due: Instant,
-    /// A ping is under way; the timer is its timeout.
+    /// A ping is in flight, and the timer is its timeout.
     pinged: bool,
-    /// The timeout of this ping was extended after a stall; that happens once.
+    /// The timeout of this ping was extended after a stall. This happens once.
     extended: bool,
-    /// The bytes that had been read when the timer was set.
+    /// The number of bytes read when the timer was set.
     read: u64,
 }
 
 impl KeepAliveTimer {
     fn new(config: KeepAlive, pings: PingPong) -> Self {
-        let due = far(config.interval);
+        let due = deadline_after(config.interval);
         Self {
             config,
             pings,
@@ -211,13 +216,14 @@ impl KeepAliveTimer {
     }
 
     fn set(&mut self, after: Duration) {
-        self.due = far(after);
+        self.due = deadline_after(after);
         self.timer.as_mut().reset(self.due);
     }
 
-    /// Is ready when the peer has not answered a ping in time. A stall of this process extends that
-    /// time once, to twice the timeout: a process that is always late closes the connection as well.
-    fn poll(&mut self, state: &State, cx: &mut Context<'_>) -> Poll<()> {
+    /// Completes when the peer has not answered a ping in time. A stall of this process extends
+    /// that time once, to twice the timeout. A process that is always late therefore closes the
+    /// connection as well.
+    fn poll(&mut self, state: &ConnectionShared, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             if self.pinged {
                 match self.pings.poll_pong(cx) {
@@ -232,11 +238,11 @@ impl KeepAliveTimer {
             if self.timer.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
-            let read = state.wire.read();
+            let read = state.wire_stats.read();
             let silent = std::mem::replace(&mut self.read, read) == read;
             if self.pinged {
-                // After a stall of this process the answer may lie unread in the socket.
-                let stalled = Instant::now().saturating_duration_since(self.due) > STALLED;
+                // After a stall of this process the answer may be unread in the socket.
+                let stalled = Instant::now().saturating_duration_since(self.due) > STALL_THRESHOLD;
                 if silent && (self.extended || !stalled) {
                     return Poll::Ready(());
                 }
@@ -254,7 +260,8 @@ impl KeepAliveTimer {
     }
 }
 
-/// The moment `after` from now, as far as the clock reaches.
-fn far(after: Duration) -> Instant {
-    Instant::now() + after.min(crate::remote::call::LONGEST)
+/// Returns the time `after` from now, at most [`MAX_TIMEOUT`](crate::remote::call::MAX_TIMEOUT)
+/// ahead.
+fn deadline_after(after: Duration) -> Instant {
+    Instant::now() + after.min(crate::remote::call::MAX_TIMEOUT)
 }

@@ -1,17 +1,17 @@
 //! The client's own connections to Agents.
 //!
-//! Each Agent has a [`Pool`] in each runtime. A pool knows how many streams are in use on each
-//! connection and how many the peer allows. Checks leave some of them free for the ends of flows
+//! Each Agent has a [`Pool`] in each runtime. A pool tracks how many streams are in use on each
+//! connection and how many the peer allows. Checks leave some streams free for the ends of flows
 //! and for probes, and the pool opens further connections before checks would need those.
 
 mod connect;
 mod connection;
+mod counted_stream;
 mod driver;
 mod pool;
 mod request;
 #[cfg(feature = "tls")]
 mod tls;
-mod wire;
 
 use std::error::Error;
 use std::fmt;
@@ -20,31 +20,31 @@ use std::sync::Arc;
 use tonic::transport::Channel;
 
 pub(super) use self::connect::Connector;
-pub(super) use self::connection::Connection;
+pub(super) use self::connection::PooledConnection;
 pub(super) use self::pool::Pool;
-pub(super) use self::request::{CallError, Exchange, is_refusal};
+pub(super) use self::request::{CallError, StreamService, reports_unprocessed};
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
 /// Carries the calls to one Agent.
 #[derive(Clone)]
-pub(super) enum Transport {
+pub(super) enum AgentTransport {
     /// Connections of the client's own.
     Own(Arc<Pool>),
     /// A channel of the user's.
     Ready(Channel),
 }
 
-/// What a stream is wanted for.
+/// The purpose of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// A call whose number only the callers bound: checks and cache calls.
+    /// Checks and cache calls. Only the callers bound their number.
     Flow,
-    /// A call of the background, which must not wait behind checks: ends, spans and probes.
+    /// Ends, spans and probes. They must not wait behind checks.
     Background,
 }
 
-/// Why there is no connection.
+/// Why no connection could be made.
 #[derive(Clone, Debug)]
 pub(super) struct ConnectError(Arc<BoxError>);
 

@@ -1,4 +1,4 @@
-//! The connections to one Agent in one runtime.
+//! The pool of connections to one Agent in one runtime.
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -8,56 +8,56 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::connect::Connector;
-use super::connection::{Connection, Lease, State as ConnectionState, Waiters};
-use super::driver::{self, Opening};
+use super::connection::{ConnectionShared, Lease, PooledConnection, StreamWaiters};
+use super::driver::{self, PoolAttempt};
 use super::{ConnectError, Purpose};
 
-/// The most connections to one Agent that flows open in one runtime. Beyond it their calls wait
-/// for a stream, within their budget.
+/// The most connections to one Agent that calls for flows open in one runtime. Beyond it these
+/// calls wait for a stream, within their budget.
 pub(in crate::remote) const MAX_CONNECTIONS: usize = 64;
 
-/// Connections beyond [`MAX_CONNECTIONS`] that the background may open when none of them has a
-/// stream for it.
-const FOR_BACKGROUND: usize = 1;
+/// The number of connections beyond [`MAX_CONNECTIONS`] that background calls may open when no
+/// connection has a stream for them.
+const EXTRA_FOR_BACKGROUND: usize = 1;
 
-/// After a failed attempt, how long a pool that has another connection waits before the next.
+/// How long a pool that has another connection waits after a failed attempt to connect.
 const BACKOFF: Duration = Duration::from_secs(1);
 
-/// Opens connections when calls need them, and hands out their streams.
+/// Opens connections when calls need them, and leases their streams.
 pub(in crate::remote) struct Pool {
     connector: Arc<Connector>,
     runtime: Handle,
     this: Weak<Self>,
-    waiters: Arc<Waiters>,
+    waiters: Arc<StreamWaiters>,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    open: Vec<Arc<Connection>>,
-    /// Attempts to connect that are under way.
+    open: Vec<Arc<PooledConnection>>,
+    /// The number of attempts to connect in progress.
     opening: usize,
-    /// Counts failed attempts.
+    /// The number of failed attempts to connect.
     failures: u64,
-    /// Why the last attempt failed; none after one that succeeded.
+    /// Why the last attempt failed. `None` after one that succeeded.
     error: Option<ConnectError>,
-    /// No attempt before, while there is another connection.
+    /// While another connection is open, no attempt starts before this time.
     not_before: Option<Instant>,
-    /// The usual connection that is tried first next time.
-    turn: usize,
+    /// A counter that selects the base connection to try first.
+    rotation: usize,
 }
 
-/// Where a call's stream may come from.
-enum Find {
+/// The result of a search for a stream.
+enum StreamSearch {
     Taken(Lease),
-    /// A stream of the preferred connection comes back soon.
+    /// A stream of the preferred connection is freed soon.
     Wait,
-    /// No connection has a stream for the call.
+    /// No connection has a free stream for the call.
     Full,
 }
 
-/// The outcome of one look at the pool.
-enum Look {
+/// The result of one attempt to lease a stream.
+enum LeaseAttempt {
     Taken(Lease),
     Wait,
     Failed(ConnectError),
@@ -82,97 +82,101 @@ impl Pool {
         !self.state().open.is_empty()
     }
 
-    /// Takes a stream: on `preferred` if that belongs to the pool, else on any connection. Opens
-    /// connections where that is needed. Tells as well whether it had to wait.
+    /// Takes a stream of `preferred` if the pool has that connection, else of any connection. Opens
+    /// connections if needed. The returned `bool` is `true` if the call had to wait.
     ///
-    /// It waits while all connections are full, in no particular order, and while the first one is
-    /// being made. It fails when an attempt to connect that ended meanwhile has failed and no
-    /// connection is left.
+    /// Calls wait, in no particular order, while all connections are full and while the first one
+    /// is being made.
+    ///
+    /// # Errors
+    ///
+    /// If an attempt to connect failed during the call and no connection is left.
     pub(in crate::remote) async fn lease(
         &self,
         purpose: Purpose,
-        preferred: Option<&Arc<Connection>>,
+        preferred: Option<&Arc<PooledConnection>>,
     ) -> Result<(Lease, bool), ConnectError> {
         let mut failures = None;
-        match self.look(purpose, preferred, &mut failures, 1) {
-            Look::Taken(lease) => return Ok((lease, false)),
-            Look::Failed(error) => return Err(error),
-            Look::Wait => {}
+        match self.try_lease(purpose, preferred, &mut failures, 1) {
+            LeaseAttempt::Taken(lease) => return Ok((lease, false)),
+            LeaseAttempt::Failed(error) => return Err(error),
+            LeaseAttempt::Wait => {}
         }
         let waiting = self.waiters.join(purpose);
         loop {
-            let mut woken = pin!(waiting.woken());
+            let mut woken = pin!(waiting.notified());
             woken.as_mut().enable();
-            match self.look(purpose, preferred, &mut failures, 0) {
-                Look::Taken(lease) => return Ok((lease, true)),
-                Look::Failed(error) => return Err(error),
-                Look::Wait => woken.await,
+            match self.try_lease(purpose, preferred, &mut failures, 0) {
+                LeaseAttempt::Taken(lease) => return Ok((lease, true)),
+                LeaseAttempt::Failed(error) => return Err(error),
+                LeaseAttempt::Wait => woken.await,
             }
         }
     }
 
-    /// `newcomers` do not count among the waiters yet.
-    fn look(
+    /// `newcomers` is the number of callers that are not counted as waiting yet.
+    fn try_lease(
         &self,
         purpose: Purpose,
-        preferred: Option<&Arc<Connection>>,
+        preferred: Option<&Arc<PooledConnection>>,
         failures: &mut Option<u64>,
         newcomers: usize,
-    ) -> Look {
+    ) -> LeaseAttempt {
         let mut state = self.state();
-        let seen = *failures.get_or_insert(state.failures);
-        let found = state.find(purpose, preferred, self.connector.usual());
+        let seen_failures = *failures.get_or_insert(state.failures);
+        let found = state.find_stream(purpose, preferred, self.connector.base_connections());
         let more = match found {
-            Find::Taken(_) => self.missing(&state),
-            Find::Wait => 0,
-            Find::Full => {
+            StreamSearch::Taken(_) => self.missing_base_connections(&state),
+            StreamSearch::Wait => 0,
+            StreamSearch::Full => {
                 if state.open.is_empty()
                     && state.opening == 0
-                    && state.failures != seen
+                    && state.failures != seen_failures
                     && let Some(error) = &state.error
                 {
-                    return Look::Failed(error.clone());
+                    return LeaseAttempt::Failed(error.clone());
                 }
-                let waiting = self.waiters.flows() + newcomers;
-                let wanted = self.wanted(&state, purpose, waiting);
-                self.missing(&state).max(wanted)
+                let waiting = self.waiters.waiting_flows() + newcomers;
+                let wanted = self.connections_for_waiting(&state, purpose, waiting);
+                self.missing_base_connections(&state).max(wanted)
             }
         };
         self.open(state, more);
         match found {
-            Find::Taken(lease) => Look::Taken(lease),
-            Find::Wait | Find::Full => Look::Wait,
+            StreamSearch::Taken(lease) => LeaseAttempt::Taken(lease),
+            StreamSearch::Wait | StreamSearch::Full => LeaseAttempt::Wait,
         }
     }
 
-    /// How many of the usual connections to open.
-    fn missing(&self, state: &State) -> usize {
-        let there = state.open.len() + state.opening;
-        if there >= self.connector.usual() || !may_try(state) {
+    /// Returns how many of the base connections to open.
+    fn missing_base_connections(&self, state: &State) -> usize {
+        let existing = state.open.len() + state.opening;
+        if existing >= self.connector.base_connections() || !may_connect(state) {
             return 0;
         }
         if state.error.is_some() {
-            // One will tell whether the peer is back.
+            // A single attempt shows whether the peer has returned.
             return usize::from(state.opening == 0);
         }
-        self.connector.usual() - there
+        self.connector.base_connections() - existing
     }
 
-    /// How many connections to open for calls that find no stream.
-    fn wanted(&self, state: &State, purpose: Purpose, waiting: usize) -> usize {
+    /// Returns how many connections to open for calls that found no stream.
+    fn connections_for_waiting(&self, state: &State, purpose: Purpose, waiting: usize) -> usize {
         let most = match purpose {
             Purpose::Flow => MAX_CONNECTIONS,
-            Purpose::Background => MAX_CONNECTIONS + FOR_BACKGROUND,
+            Purpose::Background => MAX_CONNECTIONS + EXTRA_FOR_BACKGROUND,
         };
         let left = most.saturating_sub(state.open.len() + state.opening);
-        if left == 0 || !may_try(state) {
+        if left == 0 || !may_connect(state) {
             return 0;
         }
-        let rooms = state.open.iter().map(|open| open.state.room(purpose));
+        let rooms = state.open.iter().map(|open| open.state.max_in_use(purpose));
         match (rooms.min(), purpose) {
-            // The peer allows no stream on some connection: another one would bring none either.
+            // The peer allows no stream on some connection. Another connection would provide none
+            // either.
             (Some(0), _) => 0,
-            // Attempts that are under way bring what it waits for.
+            // An attempt in progress provides the stream for this call.
             (None, _) | (_, Purpose::Background) => usize::from(state.opening == 0),
             (Some(room), Purpose::Flow) => waiting
                 .div_ceil(room)
@@ -181,25 +185,25 @@ impl Pool {
         }
     }
 
-    /// Starts to open so many connections.
+    /// Starts to open this many connections.
     fn open(&self, mut state: MutexGuard<'_, State>, more: usize) {
-        let there = state.open.len() + state.opening;
+        let existing = state.open.len() + state.opening;
         state.opening += more;
-        // Without the lock: a runtime that ends drops a new task at once.
+        // Spawned without the lock: a runtime that is shutting down drops a new task at once.
         drop(state);
-        for at in there..there + more {
-            let spare = at >= self.connector.usual();
-            let opening = Opening::new(self.this.clone());
+        for index in existing..existing + more {
+            let beyond_base = index >= self.connector.base_connections();
+            let attempt = PoolAttempt::new(self.this.clone());
             let connector = Arc::clone(&self.connector);
             let waiters = Arc::clone(&self.waiters);
             self.runtime
-                .spawn(driver::run(opening, connector, waiters, spare));
+                .spawn(driver::run(attempt, connector, waiters, beyond_base));
         }
     }
 
-    /// Takes in a connection that was made, and opens further ones where it has too few streams
-    /// for the calls that wait.
-    pub(super) fn add(&self, connection: &Arc<Connection>) {
+    /// Adds a new connection. Opens further ones if the pool has too few streams for the waiting
+    /// calls.
+    pub(super) fn add(&self, connection: &Arc<PooledConnection>) {
         let mut state = self.state();
         state.opening -= 1;
         state.error = None;
@@ -207,8 +211,8 @@ impl Pool {
         state.open.push(Arc::clone(connection));
         let free = state.open.iter().map(|open| open.state.free_for_flows());
         let free = free.fold(0, usize::saturating_add);
-        let waiting = self.waiters.flows().saturating_sub(free);
-        let more = self.wanted(&state, Purpose::Flow, waiting);
+        let waiting = self.waiters.waiting_flows().saturating_sub(free);
+        let more = self.connections_for_waiting(&state, Purpose::Flow, waiting);
         self.open(state, more);
         connection.state.wake_for_room();
     }
@@ -221,35 +225,41 @@ impl Pool {
         self.waiters.wake_all();
     }
 
-    /// Removes a connection that takes no more calls. One that was of no use counts as a failed
-    /// attempt, so that callers do not go on making such connections.
-    pub(super) fn lost(&self, connection: &Weak<Connection>, ended: &ConnectionState) {
+    /// Removes a connection that accepts no more calls. A connection that was never used counts as
+    /// a failed attempt, so that callers do not keep making such connections.
+    pub(super) fn remove_ended(
+        &self,
+        connection: &Weak<PooledConnection>,
+        ended: &ConnectionShared,
+    ) {
         let mut state = self.state();
-        let known = |open: &Arc<Connection>| std::ptr::eq(Arc::as_ptr(open), connection.as_ptr());
-        let at = state.open.iter().position(known);
-        let lost = at.map(|at| state.open.remove(at));
-        if ended.taken() == 0 && lost.is_some() {
+        let is_same =
+            |open: &Arc<PooledConnection>| std::ptr::eq(Arc::as_ptr(open), connection.as_ptr());
+        let index = state.open.iter().position(is_same);
+        let removed = index.map(|index| state.open.remove(index));
+        if ended.total_taken() == 0 && removed.is_some() {
             let why = "the agent closed the connection before it was used";
             state.failed(ConnectError::new(why));
         }
         drop(state);
-        // Without the lock: the last reference to a connection wakes its task.
-        drop(lost);
+        // Dropped without the lock: the last reference to a connection wakes its task.
+        drop(removed);
         self.waiters.wake_all();
     }
 
-    /// Lets go of a connection beyond the usual number, unless a call or a flow holds it.
-    pub(super) fn retire(&self, connection: &Arc<Connection>) {
+    /// Removes a connection beyond the base number, unless a call or a flow holds it.
+    pub(super) fn retire(&self, connection: &Arc<PooledConnection>) {
         let mut state = self.state();
-        let at = state
+        let index = state
             .open
             .iter()
             .position(|open| Arc::ptr_eq(open, connection));
-        // The pool's and the caller's. Only the pool hands out others, under this lock.
+        // The references of the pool and of the caller. Only the pool creates others, under this
+        // lock.
         let unused = Arc::strong_count(connection) == 2;
-        let retired = match at {
-            Some(at) if unused && state.open.len() > self.connector.usual() => {
-                Some(state.open.remove(at))
+        let retired = match index {
+            Some(index) if unused && state.open.len() > self.connector.base_connections() => {
+                Some(state.open.remove(index))
             }
             _ => None,
         };
@@ -264,35 +274,37 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.waiters.leave();
+        self.waiters.notify_pool_dropped();
     }
 }
 
 impl State {
-    fn find(
+    fn find_stream(
         &mut self,
         purpose: Purpose,
-        preferred: Option<&Arc<Connection>>,
-        usual: usize,
-    ) -> Find {
+        preferred: Option<&Arc<PooledConnection>>,
+        base_connections: usize,
+    ) -> StreamSearch {
         if let Some(preferred) = preferred
             && self.open.iter().any(|open| Arc::ptr_eq(open, preferred))
         {
-            if let Some(lease) = preferred.take(purpose) {
-                return Find::Taken(lease);
+            if let Some(lease) = preferred.try_take(purpose) {
+                return StreamSearch::Taken(lease);
             }
             if preferred.state.frees_soon() {
-                return Find::Wait;
+                return StreamSearch::Wait;
             }
         }
-        // The usual connections in turn, then the others in order, so that the last fall idle.
-        let usual = self.open.len().min(usual);
-        self.turn = self.turn.wrapping_add(1);
-        let in_turn = (0..usual).map(|at| (self.turn.wrapping_add(at)) % usual);
-        let mut order = in_turn.chain(usual..self.open.len());
-        match order.find_map(|at| self.open[at].take(purpose)) {
-            Some(lease) => Find::Taken(lease),
-            None => Find::Full,
+        // The base connections in rotation, then the others in order, so that the last ones become
+        // idle.
+        let base_connections = self.open.len().min(base_connections);
+        self.rotation = self.rotation.wrapping_add(1);
+        let in_turn = (0..base_connections)
+            .map(|index| (self.rotation.wrapping_add(index)) % base_connections);
+        let mut order = in_turn.chain(base_connections..self.open.len());
+        match order.find_map(|index| self.open[index].try_take(purpose)) {
+            Some(lease) => StreamSearch::Taken(lease),
+            None => StreamSearch::Full,
         }
     }
 
@@ -303,7 +315,11 @@ impl State {
     }
 }
 
-/// Without a connection each call may try; with one the pool waits after a failed attempt.
-fn may_try(state: &State) -> bool {
-    state.open.is_empty() || state.not_before.is_none_or(|at| Instant::now() >= at)
+/// Returns `true` if an attempt to connect may start. Without a connection any call may try. With
+/// one the pool waits after a failed attempt.
+fn may_connect(state: &State) -> bool {
+    state.open.is_empty()
+        || state
+            .not_before
+            .is_none_or(|not_before| Instant::now() >= not_before)
 }

@@ -1,4 +1,4 @@
-//! One call on a connection: an HTTP/2 stream as the service that tonic's client needs.
+//! One call on a connection: an HTTP/2 stream as the `Service` that tonic's client needs.
 
 use std::error::Error;
 use std::fmt;
@@ -18,14 +18,14 @@ use tower_service::Service;
 use super::BoxError;
 use super::connection::Lease;
 
-const THIS_CLIENT: HeaderValue =
+const USER_AGENT_VALUE: HeaderValue =
     HeaderValue::from_static(concat!("tower-aperture/", env!("CARGO_PKG_VERSION")));
 
-/// Why a call ended without an answer.
+/// Why a call ended without a response.
 #[derive(Debug)]
 pub(in crate::remote) struct CallError {
-    /// The peer has certainly not processed the request: it did not leave the process, or the peer
-    /// said so.
+    /// The peer has certainly not processed the request: the request did not leave the process, or
+    /// the peer reported so.
     pub(in crate::remote) unprocessed: bool,
     error: BoxError,
 }
@@ -38,7 +38,7 @@ impl CallError {
         }
     }
 
-    /// The peer may have acted on the request.
+    /// The peer may have processed the request.
     fn broken(error: impl Into<BoxError>) -> Self {
         Self {
             unprocessed: false,
@@ -49,7 +49,7 @@ impl CallError {
 
 impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the call to the agent broke off")
+        f.write_str("the call to the agent was interrupted")
     }
 }
 
@@ -59,44 +59,44 @@ impl Error for CallError {
     }
 }
 
-/// Carries one call on a stream that is taken already. A second one fails.
-pub(in crate::remote) struct Exchange {
+/// Carries one call on a leased stream. A second call fails.
+pub(in crate::remote) struct StreamService {
     lease: Option<Lease>,
 }
 
-impl Exchange {
+impl StreamService {
     pub(in crate::remote) const fn new(lease: Lease) -> Self {
         Self { lease: Some(lease) }
     }
 }
 
-impl Service<Request<Body>> for Exchange {
-    type Response = Response<Answer>;
+impl Service<Request<Body>> for StreamService {
+    type Response = Response<StreamBody>;
     type Error = CallError;
-    type Future = Calling;
+    type Future = CallFuture;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), CallError>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Body>) -> Calling {
+    fn call(&mut self, request: Request<Body>) -> CallFuture {
         let Some(lease) = self.lease.take() else {
-            return Calling::failed(CallError::unsent("the stream has carried a call already"));
+            return CallFuture::failed(CallError::unsent("the stream was already used for a call"));
         };
         let (mut head, body) = request.into_parts();
-        head.headers.insert(USER_AGENT, THIS_CLIENT);
-        // `Grpc` set scheme and authority. The extensions are the caller's own.
+        head.headers.insert(USER_AGENT, USER_AGENT_VALUE);
+        // `Grpc` has set scheme and authority. The extensions are local to this process.
         let mut request = Request::new(());
         *request.method_mut() = head.method;
         *request.uri_mut() = head.uri;
         *request.version_mut() = http::Version::HTTP_2;
         *request.headers_mut() = head.headers;
-        let written = lease.connection().state.wire.written();
+        let written = lease.connection().state.wire_stats.written();
         match lease.connection().sender().send_request(request, false) {
-            Ok((response, send)) => Calling {
-                state: Ok(Some(Sent {
+            Ok((response, send)) => CallFuture {
+                state: Ok(Some(SentCall {
                     response,
-                    outgoing: Some(Outgoing {
+                    outgoing: Some(OutgoingBody {
                         send,
                         body,
                         next: None,
@@ -105,34 +105,35 @@ impl Service<Request<Body>> for Exchange {
                     lease,
                 })),
             },
-            Err(error) => Calling::failed(CallError::unsent(error)),
+            Err(error) => CallFuture::failed(CallError::unsent(error)),
         }
     }
 }
 
-/// A call on its way. Dropped, it resets the stream, which tells the peer to stop.
-pub(in crate::remote) struct Calling {
-    /// `None` once it is over.
-    state: Result<Option<Sent>, Option<CallError>>,
+/// The future of a call. Dropping it resets the stream, which tells the peer to stop.
+pub(in crate::remote) struct CallFuture {
+    /// `None` once the call has ended.
+    state: Result<Option<SentCall>, Option<CallError>>,
 }
 
-// The streams go first and the lease last: it is the stream's place among those allowed.
-struct Sent {
+// Drop order: the streams first and the lease last, because the lease counts against the peer's
+// limit.
+struct SentCall {
     response: ResponseFuture,
-    outgoing: Option<Outgoing>,
-    /// The bytes that had left the process when the request was made.
+    outgoing: Option<OutgoingBody>,
+    /// The bytes written to the connection before the request.
     written: u64,
     lease: Lease,
 }
 
-struct Outgoing {
+struct OutgoingBody {
     send: SendStream<Bytes>,
     body: Body,
-    /// Held back until it is clear whether it is the last.
+    /// Held back until it is known whether it is the last.
     next: Option<Bytes>,
 }
 
-impl Calling {
+impl CallFuture {
     const fn failed(error: CallError) -> Self {
         Self {
             state: Err(Some(error)),
@@ -140,17 +141,17 @@ impl Calling {
     }
 }
 
-impl Future for Calling {
-    type Output = Result<Response<Answer>, CallError>;
+impl Future for CallFuture {
+    type Output = Result<Response<StreamBody>, CallError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let over = || CallError::broken("the call is over");
+        let ended = || CallError::broken("the call has ended");
         let state = match &mut self.state {
             Ok(state) => state,
-            Err(error) => return Poll::Ready(Err(error.take().unwrap_or_else(over))),
+            Err(error) => return Poll::Ready(Err(error.take().unwrap_or_else(ended))),
         };
         let Some(sent) = state else {
-            return Poll::Ready(Err(over()));
+            return Poll::Ready(Err(ended()));
         };
         if let Some(outgoing) = &mut sent.outgoing {
             match outgoing.poll(cx) {
@@ -166,7 +167,7 @@ impl Future for Calling {
         let answer = answer.map_err(|error| sent.error(error));
         let lease = state.take().map(|sent| sent.lease);
         let answered = answer.map(|response| {
-            response.map(|stream| Answer {
+            response.map(|stream| StreamBody {
                 stream,
                 _lease: lease,
             })
@@ -175,34 +176,34 @@ impl Future for Calling {
     }
 }
 
-impl Sent {
+impl SentCall {
     fn error(&self, error: h2::Error) -> CallError {
-        let wire = &self.lease.connection().state.wire;
+        let wire_stats = &self.lease.connection().state.wire_stats;
         CallError {
-            unprocessed: is_refusal(&error) || wire.written() == self.written,
+            unprocessed: reports_unprocessed(&error) || wire_stats.written() == self.written,
             error: error.into(),
         }
     }
 }
 
-/// Tells whether the peer says that it has not processed the request: it reset the stream as
-/// REFUSED_STREAM, or it closes the connection and named a last stream before this one (RFC 9113,
-/// sections 8.7 and 6.8).
-pub(in crate::remote) fn is_refusal(error: &h2::Error) -> bool {
+/// Returns `true` if the peer reports that it has not processed the request: it reset the stream
+/// with REFUSED_STREAM, or it closes the connection and named a last stream before this one (RFC
+/// 9113, sections 8.7 and 6.8).
+pub(in crate::remote) fn reports_unprocessed(error: &h2::Error) -> bool {
     let refused = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
     error.is_remote() && (refused || error.is_go_away())
 }
 
-impl Outgoing {
-    /// Hands the whole body to the connection, which sends it as the peer allows. It is one
-    /// message, which the caller holds in memory anyway.
+impl OutgoingBody {
+    /// Passes the whole body to the connection, which sends it as the peer's flow control allows.
+    /// The body is one message, which the caller holds in memory anyway.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CallError>> {
         loop {
             let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
             let next = match frame {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => Some(data),
-                    // A client's body has no trailers.
+                    // The body of a request has no trailers in gRPC.
                     Err(_) => continue,
                 },
                 Some(Err(status)) => return Poll::Ready(Err(CallError::broken(status))),
@@ -216,7 +217,7 @@ impl Outgoing {
             if let Some(data) = held
                 && self.send.send_data(data, last).is_err()
             {
-                // The stream is over; its answer says why.
+                // The stream has ended. The response future returns the reason.
                 return Poll::Ready(Ok(()));
             }
             if last {
@@ -226,13 +227,13 @@ impl Outgoing {
     }
 }
 
-/// The body of an answer. The stream is in use until it drops.
-pub(in crate::remote) struct Answer {
+/// The body of a response. The stream stays in use until it is dropped.
+pub(in crate::remote) struct StreamBody {
     stream: RecvStream,
     _lease: Option<Lease>,
 }
 
-impl http_body::Body for Answer {
+impl http_body::Body for StreamBody {
     type Data = Bytes;
     type Error = CallError;
 
@@ -240,11 +241,11 @@ impl http_body::Body for Answer {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, CallError>>> {
-        // The peer began to answer, so it has seen the request.
+        // The peer began to respond, so it has processed the request.
         let broken = |error: h2::Error| CallError::broken(error);
         match std::task::ready!(self.stream.poll_data(cx)) {
             Some(Ok(data)) => {
-                // An error means that the stream is over, which the next call tells.
+                // An error means that the stream has ended, which the next poll returns.
                 let _ = self.stream.flow_control().release_capacity(data.len());
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }

@@ -1,4 +1,4 @@
-//! TLS to an Agent, with rustls.
+//! TLS connections to an Agent, with rustls.
 
 use std::io;
 use std::sync::Arc;
@@ -12,13 +12,13 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName}
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::BoxError;
-use super::wire::WiredStream;
-use crate::remote::config::Tls;
+use super::counted_stream::CountedStream;
+use crate::remote::config::ClientTls;
 
 const HTTP_2: &[u8] = b"h2";
 
-impl Tls {
-    /// Reads the certificates and the key. Without `system_roots` this reads no file, which the
+impl ClientTls {
+    /// Parses the certificates and the key. With `system_roots` unset it reads no file, which the
     /// builder relies on.
     fn client_config(&self, system_roots: bool) -> Result<ClientConfig, BoxError> {
         let provider = CryptoProvider::get_default().cloned();
@@ -26,16 +26,16 @@ impl Tls {
         let mut roots = RootCertStore::empty();
         match &self.ca {
             Some(pem) => {
-                let (known, _) = roots.add_parsable_certificates(certificates(pem)?);
-                if known == 0 {
-                    return Err("no certificate can be read".into());
+                let (added, _) = roots.add_parsable_certificates(certificates(pem)?);
+                if added == 0 {
+                    return Err("the PEM text contains no valid certificate".into());
                 }
             }
             None if system_roots => {
                 let found = rustls_native_certs::load_native_certs();
-                let (known, _) = roots.add_parsable_certificates(found.certs);
-                if known == 0 {
-                    return Err("the system has no root certificates that can be read".into());
+                let (added, _) = roots.add_parsable_certificates(found.certs);
+                if added == 0 {
+                    return Err("the system has no readable root certificates".into());
                 }
             }
             None => {}
@@ -55,7 +55,7 @@ impl Tls {
     }
 
     /// Returns the name that the Agent's certificate must have.
-    fn name(&self, uri: &Uri) -> Result<ServerName<'static>, BoxError> {
+    fn certificate_name(&self, uri: &Uri) -> Result<ServerName<'static>, BoxError> {
         let name = match &self.server_name {
             Some(name) => name,
             None => uri.host().ok_or("the address has no host")?,
@@ -66,14 +66,14 @@ impl Tls {
         Ok(ServerName::try_from(address.unwrap_or(name).to_owned())?)
     }
 
-    /// Fails when the certificates, the key or the name cannot be used.
+    /// Returns an error if the certificates, the key or the name cannot be used.
     pub(crate) fn check(&self, uri: &Uri) -> Result<(), BoxError> {
-        self.name(uri)?;
+        self.certificate_name(uri)?;
         self.client_config(false).map(drop)
     }
 
-    /// Returns the configuration of all connections. The first call reads the system's roots on a
-    /// blocking thread, if they are needed.
+    /// Returns the configuration that all connections share. If the system's roots are needed, the
+    /// first call reads them on a blocking thread.
     async fn shared_config(self: &Arc<Self>) -> Result<Arc<ClientConfig>, BoxError> {
         if let Some(config) = self.config.get() {
             return Ok(Arc::clone(config));
@@ -84,32 +84,32 @@ impl Tls {
         Ok(Arc::clone(self.config.get_or_init(|| config)))
     }
 
-    /// Makes the connection secure. The outer error is one of this client's settings or system,
-    /// the inner one is the handshake's.
+    /// Performs the TLS handshake. The outer error comes from the settings or the system of this
+    /// client, the inner one from the handshake.
     pub(super) async fn connect(
         self: &Arc<Self>,
         uri: &Uri,
-        stream: WiredStream,
-    ) -> Result<io::Result<TlsStream<WiredStream>>, BoxError> {
-        let name = self.name(uri)?;
+        stream: CountedStream,
+    ) -> Result<io::Result<TlsStream<CountedStream>>, BoxError> {
+        let name = self.certificate_name(uri)?;
         let connector = TlsConnector::from(self.shared_config().await?);
         Ok(connector.connect(name, stream).await)
     }
 }
 
-/// Returns an error unless the peer agreed to speak HTTP/2.
-pub(super) fn check_protocol(stream: &TlsStream<WiredStream>) -> Result<(), BoxError> {
+/// Returns an error unless the peer agreed to HTTP/2.
+pub(super) fn check_protocol(stream: &TlsStream<CountedStream>) -> Result<(), BoxError> {
     if stream.get_ref().1.alpn_protocol() == Some(HTTP_2) {
         Ok(())
     } else {
-        Err("the peer speaks TLS but did not agree to HTTP/2 (ALPN `h2`)".into())
+        Err("the peer uses TLS but did not agree to HTTP/2 (ALPN `h2`)".into())
     }
 }
 
 fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, BoxError> {
     let certificates = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>()?;
     if certificates.is_empty() {
-        return Err("there is no certificate in the PEM text".into());
+        return Err("the PEM text contains no certificate".into());
     }
     Ok(certificates)
 }

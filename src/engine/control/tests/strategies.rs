@@ -1,10 +1,10 @@
-//! The load schedulers that follow a signal, read from policies, against what was measured of a
+//! Tests of the load schedulers that follow a signal, read from policies, against measurements of a
 //! real Controller.
 
 use super::*;
 use crate::policy::load;
 
-/// A policy whose signal is a query.
+/// Returns a policy whose signal is a query.
 fn policy(kind: &str, in_ports: &str, parameters: &str) -> Policy {
     let text = format!(
         "circuit:
@@ -23,37 +23,37 @@ fn policy(kind: &str, in_ports: &str, parameters: &str) -> Policy {
           {parameters}
 "
     );
-    load("p.yaml", &text).expect("the policy is right").policy
+    load("p.yaml", &text).expect("the policy is valid").policy
 }
 
 const SETPOINT: &str = ", setpoint: {constant_signal: {value: 5}}";
 
-/// What is published each ten seconds while the signal is what `pressure` says of the second, and
-/// so many tokens are asked for; NaN is pass-through.
+/// Returns the multiplier that is published every ten seconds while the signal has the value of
+/// `pressure` at each second, and ten tokens are requested per second; NaN means pass-through.
 fn published(policy: &Policy, seconds: i64, pressure: impl Fn(i64) -> f64) -> Vec<f64> {
-    let number = Number::new(0.0);
-    let (control, listener) = running(policy, number.source());
+    let number = NumberSource::new(0.0);
+    let (control, actuator) = control_for(policy, number.source());
     for second in 0..seconds {
         number.set(pressure(second));
         control.catch_up(second * SECOND);
-        // What asks in this second, by the latest decision. On the Agent that was recorded, learning
-        // ended 20 s after the first decision.
-        let share = match listener.loads().last() {
-            Some(one) if !one.pass_through && second >= 29 => one.load_multiplier.min(1.0),
+        // Adds the demand of this second, split by the latest decision. On the recorded Agent,
+        // learning ended 20 s after the first decision.
+        let share = match actuator.loads().last() {
+            Some(load) if !load.pass_through && second >= 29 => load.load_multiplier.min(1.0),
             _ => 1.0,
         };
-        let mut demand = listener.demand.lock().expect("no test panics here");
+        let mut demand = actuator.demand.lock().expect("the lock is not poisoned");
         demand.accepted += 10.0 * share;
         demand.rejected += 10.0 * (1.0 - share);
     }
-    let value = |one: &LoadDecision| match one.pass_through {
+    let value = |load: &LoadDecision| match load.pass_through {
         true => f64::NAN,
-        false => (one.load_multiplier * 1000.0).round() / 1000.0,
+        false => (load.load_multiplier * 1000.0).round() / 1000.0,
     };
-    listener.loads().iter().map(value).collect()
+    actuator.loads().iter().map(value).collect()
 }
 
-/// Equal, where NaN equals itself.
+/// Asserts that the slices are equal, where NaN equals itself.
 fn same(left: &[f64], right: &[f64]) {
     let texts = |values: &[f64]| format!("{values:?}");
     assert_eq!(texts(left), texts(right));
@@ -85,7 +85,7 @@ fn aiad_steps_up_and_down_between_its_bounds() {
     let measured = [
         0.7, 0.4, 0.6, 0.8, 1.0, 1.2, 0.7, 0.4, 0.1, 0.1, 0.3, 0.5, 0.7, 0.9, 0.6, 0.3, 0.1,
     ];
-    // On and off every 40 s; the recording begins in the middle of a phase.
+    // The signal changes every 40 s; the recording begins in the middle of a phase.
     let pressure = |second: i64| match ((second + 20) / 40) % 2 {
         0 => 10.0,
         _ => 1.0,
@@ -108,7 +108,7 @@ fn aiad_lets_everything_pass_again_when_it_has_recovered() {
 }
 
 #[test]
-fn what_is_not_confirmed_is_no_overload() {
+fn an_unconfirmed_overload_is_ignored() {
     for kind in ["aiad_load_scheduler", "aimd_load_scheduler"] {
         let parameters = match kind {
             "aimd_load_scheduler" => "gradient: {slope: -1}",
@@ -199,10 +199,13 @@ fn range_follows_its_curve_confirmed_or_not() {
 }
 
 #[test]
-fn a_dry_run_only_listens() {
+fn a_dry_run_has_no_loop() {
     let text = "max_load_multiplier: 2\n        dry_run: true";
     let aiad = policy("aiad_load_scheduler", SETPOINT, text);
-    let components = [(aiad.components[0].id.clone(), Arc::new(Listener::default()))];
+    let components = [(
+        aiad.components[0].id.clone(),
+        Arc::new(RecordingActuator::default()),
+    )];
     let meters = FluxMeters::default();
-    assert!(Loop::new(&aiad, &components, &meters, "".into(), 0, None).is_none());
+    assert!(PolicyLoop::new(&aiad, &components, &meters, "".into(), 0, None).is_none());
 }

@@ -1,10 +1,12 @@
+//! Which responses are storable, and their age and remaining lifetime.
+
 use http::header::HeaderValue;
 
 use super::*;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Some Sunday in 1994; the request took two seconds.
+/// The time at which the response arrives. The request began two seconds earlier.
 fn now() -> SystemTime {
     httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").expect("a date")
 }
@@ -17,24 +19,24 @@ fn headers(fields: &[(&'static str, &str)]) -> HeaderMap {
     fields.collect()
 }
 
-/// Age on arrival and seconds left, for one who keeps responses for an hour.
+/// Returns the age on arrival and the remaining seconds, with a `ttl` of an hour.
 fn times(fields: &[(&'static str, &str)]) -> Option<(u64, u64)> {
-    let asked = Asked {
-        at: now() - Duration::from_secs(2),
+    let context = StorageContext {
+        requested_at: now() - Duration::from_secs(2),
         authorized: false,
         vary: &[],
         ttl: HOUR,
     };
-    let fresh = fresh(asked, StatusCode::OK, &headers(fields), now())?;
-    Some((fresh.age.as_secs(), fresh.left.as_secs()))
+    let freshness = freshness(context, StatusCode::OK, &headers(fields), now())?;
+    Some((freshness.age.as_secs(), freshness.remaining.as_secs()))
 }
 
 const FIVE_PAST: &str = "Sun, 06 Nov 1994 08:54:37 GMT";
 const FIVE_TO: &str = "Sun, 06 Nov 1994 08:44:37 GMT";
 
-/// RFC 9111, section 4.2.1: the first of these that is there.
+/// RFC 9111, section 4.2.1: the first of these that is present.
 #[test]
-fn the_lifetime_is_s_maxage_or_max_age_or_expires_or_the_users() {
+fn the_lifetime_is_s_maxage_or_max_age_or_expires_or_the_ttl() {
     let (s_maxage, max_age) = ("s-maxage=10, max-age=20", "max-age=20");
     let expires = ("expires", FIVE_PAST);
     assert_eq!(
@@ -47,9 +49,9 @@ fn the_lifetime_is_s_maxage_or_max_age_or_expires_or_the_users() {
     assert_eq!(times(&[("cache-control", "max-age=7200")]), Some((0, 3600)));
 }
 
-/// Section 5.3: it is told from the server's clock, and invalid means past.
+/// Section 5.3: `expires` is relative to the server's clock, and an invalid value counts as past.
 #[test]
-fn expires_counts_from_the_date() {
+fn expires_is_relative_to_the_date() {
     let date = ("date", "Sun, 06 Nov 1994 08:49:07 GMT");
     assert_eq!(times(&[date, ("expires", FIVE_PAST)]), Some((30, 300)));
     assert_eq!(times(&[("expires", FIVE_TO)]), None);
@@ -68,11 +70,11 @@ fn expires_counts_from_the_date() {
 
 /// Section 4.2.3.
 #[test]
-fn the_age_is_the_larger_of_what_was_told_and_what_the_date_shows() {
+fn the_age_is_the_larger_of_the_reported_and_the_apparent_age() {
     let fresh = ("cache-control", "max-age=60");
     let date = ("date", "Sun, 06 Nov 1994 08:49:07 GMT");
     assert_eq!(times(&[fresh, date]), Some((30, 30)));
-    // And the two seconds that it took.
+    // Adds the two seconds of the request.
     assert_eq!(times(&[fresh, ("age", "20")]), Some((22, 38)));
     assert_eq!(times(&[fresh, date, ("age", "20")]), Some((30, 30)));
     assert_eq!(times(&[fresh, date, ("age", "40")]), Some((42, 18)));
@@ -90,13 +92,13 @@ fn the_age_is_the_larger_of_what_was_told_and_what_the_date_shows() {
     );
     assert_eq!(times(&[fresh, ("age", "99999999999999999999")]), None);
     assert_eq!(times(&[fresh, ("age", "18446744073709551615")]), None);
-    // What says nothing of its own is kept for as long as the user says, however old.
+    // A response without explicit freshness is stored for the `ttl`, whatever its age.
     assert_eq!(times(&[("age", "7200")]), Some((7202, 3600)));
 }
 
-/// Section 4.2.1: what is invalid is stale.
+/// Section 4.2.1: a response with invalid freshness is stale.
 #[test]
-fn a_lifetime_that_makes_no_sense_is_none() {
+fn responses_with_an_invalid_lifetime_are_not_stored() {
     for value in [
         "max-age=x",
         "max-age=1, max-age=2",

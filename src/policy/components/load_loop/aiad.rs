@@ -1,14 +1,14 @@
-//! `aiad_load_scheduler`: less step by step, and more step by step.
+//! Reads `aiad_load_scheduler`, which lowers and raises the load in linear steps.
 
-use super::aimd::STAYS;
-use super::{Ports, around, check_alerter, ports};
+use super::aimd::NEVER_RECOVERS;
+use super::{LoopPorts, add_common_components, check_alerter, read_ports};
 use crate::policy::PolicyError;
-use crate::policy::circuit::Circuit;
-use crate::policy::components::{Computed, Place, load_scheduler, logic};
-use crate::policy::decode::At;
+use crate::policy::circuit::CircuitBuilder;
+use crate::policy::components::{ComponentLocation, RuntimeComponent, load_scheduler, logic};
+use crate::policy::decode::DocumentNode;
 use crate::policy::model::{Comparison, Op};
 
-const CONTENT: &[&str] = &[
+const FIELDS: &[&str] = &[
     "in_ports",
     "out_ports",
     "parameters",
@@ -18,43 +18,45 @@ const CONTENT: &[&str] = &[
 ];
 
 pub(in crate::policy) fn read<'t>(
-    at: At<'t>,
-    place: &Place,
-    circuit: &mut Circuit<'t>,
+    node: DocumentNode<'t>,
+    location: &ComponentLocation,
+    circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    let fields = at.object(CONTENT)?;
-    let ports = ports(
+    let fields = node.object(FIELDS)?;
+    let ports = read_ports(
         &fields,
         &["signal", "setpoint", "overload_confirmation"],
-        place,
+        location,
         circuit,
     )?;
     let condition = match fields.scalar("overload_condition") {
-        Some(at) => overload_condition(&at)?,
+        Some(node) => overload_condition(&node)?,
         None => Comparison::Gt,
     };
     aiad(
         fields.required("parameters")?,
-        place,
+        location,
         ports,
         condition,
         circuit,
     )
 }
 
-/// How a signal that means overload compares with its setpoint.
-pub(in crate::policy) fn overload_condition(at: &At<'_>) -> Result<Comparison, PolicyError> {
-    at.one_of(&["gt", "lt", "gte", "lte"])
-        .map(Comparison::named)
+/// Reads the comparison of the signal with its setpoint that means overload.
+pub(in crate::policy) fn overload_condition(
+    node: &DocumentNode<'_>,
+) -> Result<Comparison, PolicyError> {
+    node.one_of(&["gt", "lt", "gte", "lte"])
+        .map(Comparison::from_name)
 }
 
-/// More load step by step, and less step by step.
+/// Adds a load scheduler in an AIAD control loop: additive increase, additive decrease.
 pub(in crate::policy) fn aiad<'t>(
-    parameters: At<'t>,
-    place: &Place,
-    ports: Ports<'t>,
+    parameters: DocumentNode<'t>,
+    location: &ComponentLocation,
+    ports: LoopPorts<'t>,
     condition: Comparison,
-    circuit: &mut Circuit<'t>,
+    circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
     let fields = parameters.object(&[
         "load_scheduler",
@@ -70,61 +72,61 @@ pub(in crate::policy) fn aiad<'t>(
     let decrement = fields.number("load_multiplier_linear_decrement", 0.05)?;
     let increment = fields.number("load_multiplier_linear_increment", 0.025)?;
     if max <= min {
-        fields.at.warn(
+        fields.node.warn(
             "lets everything pass: any load multiplier reaches `max_load_multiplier`, which is not \
              more than `min_load_multiplier`",
         );
     } else if decrement <= 0.0 {
         fields
-            .at
+            .node
             .warn("lets everything pass: `load_multiplier_linear_decrement` is not more than zero");
     } else if increment <= 0.0 {
-        fields.at.warn(STAYS);
+        fields.node.warn(NEVER_RECOVERS);
     }
     check_alerter(&fields)?;
 
-    let Ports {
+    let LoopPorts {
         signal,
         setpoint,
         confirmation,
         outputs,
         dry_run,
     } = ports;
-    let mut parts = around(
-        fields.at.clone(),
-        place,
+    let mut builder = add_common_components(
+        fields.node.clone(),
+        location,
         confirmation,
         outputs,
         dry_run,
         settings,
         circuit,
     );
-    parts.compare(6, signal, condition, setpoint, "OVERLOAD");
+    builder.add_decider(6, signal, condition, setpoint, "OVERLOAD");
     let step = vec![
-        parts.hear("IS_OVERLOAD"),
-        parts.constant(-decrement),
-        parts.constant(increment),
+        builder.input("IS_OVERLOAD"),
+        builder.constant(-decrement),
+        builder.constant(increment),
     ];
-    parts.part(7, step, "STEP", logic::Switcher);
+    builder.add(7, step, "STEP", logic::Switcher);
     let most = vec![
-        parts.hear("IS_OVERLOAD"),
-        parts.constant(1.0 - decrement),
-        parts.constant(max),
+        builder.input("IS_OVERLOAD"),
+        builder.constant(1.0 - decrement),
+        builder.constant(max),
     ];
-    parts.part(8, most, "MOST", logic::Switcher);
+    builder.add(8, most, "MOST", logic::Switcher);
     let sum = vec![
-        parts.hear("STEP"),
-        parts.constant(f64::NAN),
-        parts.hear("MOST"),
-        parts.constant(min),
+        builder.input("STEP"),
+        builder.constant(f64::NAN),
+        builder.input("MOST"),
+        builder.constant(min),
     ];
-    parts.part(
+    builder.add(
         9,
         sum,
         "MULTIPLIER",
-        Computed(Op::Integrator { initial: max }),
+        RuntimeComponent(Op::Integrator { initial: max }),
     );
-    let (multiplier, max) = (parts.hear("MULTIPLIER"), parts.constant(max));
-    parts.compare(10, multiplier, Comparison::Gte, max, "PASS_THROUGH");
+    let (multiplier, max) = (builder.input("MULTIPLIER"), builder.constant(max));
+    builder.add_decider(10, multiplier, Comparison::Gte, max, "PASS_THROUGH");
     Ok(())
 }

@@ -1,19 +1,20 @@
-//! `aimd_load_scheduler`, and its old name: what is too much is cut by how far it is off.
+//! Reads `aimd_load_scheduler` and its old name, `adaptive_load_scheduler`: an overload lowers the
+//! load by the ratio of signal and setpoint.
 
-use super::{CONTENT, Ports, around, check_alerter, ports};
+use super::{FIELDS, LoopPorts, add_common_components, check_alerter, read_ports};
 use crate::policy::PolicyError;
-use crate::policy::circuit::Circuit;
+use crate::policy::circuit::CircuitBuilder;
 use crate::policy::components::{
-    Computed, Place, combinator, gradient_controller, load_scheduler, logic,
+    ComponentLocation, RuntimeComponent, combinator, gradient_controller, load_scheduler, logic,
 };
-use crate::policy::decode::At;
+use crate::policy::decode::DocumentNode;
 use crate::policy::model::{Arithmetic, Comparison, Op};
 
-/// What follows from a `load_multiplier_linear_increment` that increments nothing.
-pub(super) const STAYS: &str = "lets no more in after an overload: \
-                                `load_multiplier_linear_increment` is not more than zero";
+/// The warning about a `load_multiplier_linear_increment` that does not raise the load.
+pub(super) const NEVER_RECOVERS: &str = "never recovers after an overload: \
+     `load_multiplier_linear_increment` is not more than zero";
 
-/// Where an AIMD loop has no parameter of its own.
+/// The default parameters of an AIMD loop.
 #[derive(Clone, Copy)]
 pub(in crate::policy) struct AimdDefaults {
     pub(in crate::policy) gradient: (f64, f64),
@@ -21,37 +22,37 @@ pub(in crate::policy) struct AimdDefaults {
 }
 
 pub(in crate::policy) fn read<'t>(
-    at: At<'t>,
-    place: &Place,
-    circuit: &mut Circuit<'t>,
+    node: DocumentNode<'t>,
+    location: &ComponentLocation,
+    circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    read_gradient(at, place, circuit, 0.025)
+    read_gradient(node, location, circuit, 0.025)
 }
 
 pub(in crate::policy) fn read_adaptive<'t>(
-    at: At<'t>,
-    place: &Place,
-    circuit: &mut Circuit<'t>,
+    node: DocumentNode<'t>,
+    location: &ComponentLocation,
+    circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    let message = "deprecated; its name is `aimd_load_scheduler` now";
-    if at.context.strict {
-        return Err(at.error(message));
+    let message = "deprecated; use `aimd_load_scheduler` instead";
+    if node.context.strict {
+        return Err(node.error(message));
     }
-    at.warn(message);
-    read_gradient(at, place, circuit, 0.0025)
+    node.warn(message);
+    read_gradient(node, location, circuit, 0.0025)
 }
 
 fn read_gradient<'t>(
-    at: At<'t>,
-    place: &Place,
-    circuit: &mut Circuit<'t>,
+    node: DocumentNode<'t>,
+    location: &ComponentLocation,
+    circuit: &mut CircuitBuilder<'t>,
     increment: f64,
 ) -> Result<(), PolicyError> {
-    let fields = at.object(CONTENT)?;
-    let ports = ports(
+    let fields = node.object(FIELDS)?;
+    let ports = read_ports(
         &fields,
         &["signal", "setpoint", "overload_confirmation"],
-        place,
+        location,
         circuit,
     )?;
     let defaults = AimdDefaults {
@@ -60,20 +61,20 @@ fn read_gradient<'t>(
     };
     aimd(
         fields.required("parameters")?,
-        place,
+        location,
         ports,
         defaults,
         circuit,
     )
 }
 
-/// More load step by step; less by how far the signal is off.
+/// Adds a load scheduler in an AIMD control loop: additive increase, multiplicative decrease.
 pub(in crate::policy) fn aimd<'t>(
-    parameters: At<'t>,
-    place: &Place,
-    ports: Ports<'t>,
+    parameters: DocumentNode<'t>,
+    location: &ComponentLocation,
+    ports: LoopPorts<'t>,
     defaults: AimdDefaults,
-    circuit: &mut Circuit<'t>,
+    circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
     let fields = parameters.object(&[
         "load_scheduler",
@@ -88,10 +89,10 @@ pub(in crate::policy) fn aimd<'t>(
     let increment = fields.number("load_multiplier_linear_increment", defaults.increment)?;
     if max <= 0.0 {
         fields
-            .at
+            .node
             .warn("lets everything pass: any load multiplier reaches `max_load_multiplier`");
     } else if increment <= 0.0 {
-        fields.at.warn(STAYS);
+        fields.node.warn(NEVER_RECOVERS);
     }
     check_alerter(&fields)?;
 
@@ -99,52 +100,52 @@ pub(in crate::policy) fn aimd<'t>(
         Op::Gradient { slope, .. } if slope > 0.0 => Comparison::Lt,
         _ => Comparison::Gt,
     };
-    let Ports {
+    let LoopPorts {
         signal,
         setpoint,
         confirmation,
         outputs,
         dry_run,
     } = ports;
-    let mut parts = around(
-        fields.at.clone(),
-        place,
+    let mut builder = add_common_components(
+        fields.node.clone(),
+        location,
         confirmation,
         outputs,
         dry_run,
         settings,
         circuit,
     );
-    parts.compare(6, signal.clone(), comparison, setpoint.clone(), "OVERLOAD");
+    builder.add_decider(6, signal.clone(), comparison, setpoint.clone(), "OVERLOAD");
     let correction = vec![
         signal,
         setpoint,
-        parts.hear("OBSERVED"),
-        parts.constant(f64::NAN),
-        parts.constant(f64::NAN),
+        builder.input("OBSERVED"),
+        builder.constant(f64::NAN),
+        builder.constant(f64::NAN),
     ];
-    parts.part(7, correction, "CUT", Computed(gradient));
+    builder.add(7, correction, "CUT", RuntimeComponent(gradient));
     let sum = vec![
-        parts.constant(increment),
-        parts.hear("IS_OVERLOAD"),
-        parts.constant(max),
-        parts.constant(f64::NAN),
+        builder.constant(increment),
+        builder.input("IS_OVERLOAD"),
+        builder.constant(max),
+        builder.constant(f64::NAN),
     ];
-    parts.part(
+    builder.add(
         8,
         sum,
         "RECOVERY",
-        Computed(Op::Integrator { initial: max }),
+        RuntimeComponent(Op::Integrator { initial: max }),
     );
-    let more = vec![parts.hear("OBSERVED"), parts.hear("RECOVERY")];
-    parts.boxed(9, more, "RAISED", combinator(Arithmetic::Add));
+    let more = vec![builder.input("OBSERVED"), builder.input("RECOVERY")];
+    builder.add_boxed(9, more, "RAISED", combinator(Arithmetic::Add));
     let choice = vec![
-        parts.hear("IS_OVERLOAD"),
-        parts.hear("CUT"),
-        parts.hear("RAISED"),
+        builder.input("IS_OVERLOAD"),
+        builder.input("CUT"),
+        builder.input("RAISED"),
     ];
-    parts.part(10, choice, "MULTIPLIER", logic::Switcher);
-    let (multiplier, max) = (parts.hear("MULTIPLIER"), parts.constant(max));
-    parts.compare(11, multiplier, Comparison::Gte, max, "PASS_THROUGH");
+    builder.add(10, choice, "MULTIPLIER", logic::Switcher);
+    let (multiplier, max) = (builder.input("MULTIPLIER"), builder.constant(max));
+    builder.add_decider(11, multiplier, Comparison::Gte, max, "PASS_THROUGH");
     Ok(())
 }

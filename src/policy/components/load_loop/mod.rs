@@ -1,4 +1,4 @@
-//! `aimd_load_scheduler`, `aiad_load_scheduler`, `range_driven_load_scheduler` and the old
+//! Reads `aimd_load_scheduler`, `aiad_load_scheduler`, `range_driven_load_scheduler` and the old
 //! `adaptive_load_scheduler`: a load scheduler in a control loop.
 
 mod aiad;
@@ -7,12 +7,15 @@ mod range;
 
 use std::time::Duration;
 
-use super::load_scheduler::{self, DryRun, Settings};
-use super::{At, Circuit, Part, Place, PolicyError, Wired, alerter, logic, nested_circuit};
+use super::load_scheduler::{self, DryRunSetting, LoadSchedulerSettings};
+use super::{
+    CircuitBuilder, ComponentBehaviour, ComponentLocation, DocumentNode, PolicyError,
+    WiredComponent, alerter, logic, nested_circuit,
+};
 use crate::policy::components::decider;
 use crate::policy::decode::Object;
 use crate::policy::model::Comparison;
-use crate::policy::ports::{self, InPort, OutPort, Scope};
+use crate::policy::ports::{self, InPort, OutPort, ScopeIndex};
 
 pub(super) use self::aiad::read as read_aiad;
 pub(in crate::policy) use self::aiad::{aiad, overload_condition};
@@ -20,7 +23,7 @@ pub(in crate::policy) use self::aimd::{AimdDefaults, aimd};
 pub(super) use self::aimd::{read as read_aimd, read_adaptive};
 pub(super) use self::range::read as read_range;
 
-const CONTENT: &[&str] = &[
+const FIELDS: &[&str] = &[
     "in_ports",
     "out_ports",
     "parameters",
@@ -33,74 +36,74 @@ const OUT_PORTS: &[&str] = &[
     "observed_load_multiplier",
 ];
 
-/// What leads into a loop and out of it.
-pub(in crate::policy) struct Ports<'t> {
+/// The ports of a control loop, with its `dry_run` setting.
+pub(in crate::policy) struct LoopPorts<'t> {
     pub(in crate::policy) signal: InPort<'t>,
     pub(in crate::policy) setpoint: InPort<'t>,
     pub(in crate::policy) confirmation: InPort<'t>,
-    /// In the order of [`OUT_PORTS`]; none where nobody listens.
+    /// The outputs, in the order of [`OUT_PORTS`].
     pub(in crate::policy) outputs: Vec<OutPort<'t>>,
-    pub(in crate::policy) dry_run: DryRun,
+    pub(in crate::policy) dry_run: DryRunSetting,
 }
 
-fn ports<'t>(
+fn read_ports<'t>(
     fields: &Object<'t>,
     known: &'static [&'static str],
-    place: &Place,
-    circuit: &Circuit<'t>,
-) -> Result<Ports<'t>, PolicyError> {
-    let wires = fields.object("in_ports", known)?;
-    let wire = |key: &str| match &wires {
-        None => Ok(ports::unwired(&fields.at)),
-        Some(wires) if key != "overload_confirmation" && known.contains(&key) => {
-            ports::required(wires, key, place.scope)
+    location: &ComponentLocation,
+    circuit: &CircuitBuilder<'t>,
+) -> Result<LoopPorts<'t>, PolicyError> {
+    let in_ports = fields.object("in_ports", known)?;
+    let in_port = |key: &str| match &in_ports {
+        None => Ok(ports::unwired(&fields.node)),
+        Some(in_ports) if key != "overload_confirmation" && known.contains(&key) => {
+            ports::required_in_port(in_ports, key, location.scope)
         }
-        Some(wires) => ports::given(wires, key, place.scope),
+        Some(in_ports) => ports::optional_in_port(in_ports, key, location.scope),
     };
-    Ok(Ports {
-        signal: wire("signal")?,
-        setpoint: wire("setpoint")?,
-        confirmation: wire("overload_confirmation")?,
-        outputs: ports::out_ports(fields, OUT_PORTS, place.scope)?,
+    Ok(LoopPorts {
+        signal: in_port("signal")?,
+        setpoint: in_port("setpoint")?,
+        confirmation: in_port("overload_confirmation")?,
+        outputs: ports::out_ports(fields, OUT_PORTS, location.scope)?,
         dry_run: load_scheduler::dry_run(fields, circuit)?,
     })
 }
 
-/// The parts of a loop, added one by one under their places in it.
-struct Loop<'c, 't> {
-    at: At<'t>,
+/// Adds the components of a control loop one by one, under their indices in it.
+struct LoopBuilder<'c, 't> {
+    node: DocumentNode<'t>,
     id: String,
-    inner: Scope,
-    circuit: &'c mut Circuit<'t>,
+    inner: ScopeIndex,
+    circuit: &'c mut CircuitBuilder<'t>,
 }
 
-impl<'t> Loop<'_, 't> {
-    fn part(
+impl<'t> LoopBuilder<'_, 't> {
+    fn add(
         &mut self,
         index: u32,
         inputs: Vec<InPort<'t>>,
         output: &'static str,
-        part: impl Part + 't,
+        behaviour: impl ComponentBehaviour + 't,
     ) {
-        self.boxed(index, inputs, output, Box::new(part));
+        self.add_boxed(index, inputs, output, Box::new(behaviour));
     }
 
-    fn boxed(
+    fn add_boxed(
         &mut self,
         index: u32,
         inputs: Vec<InPort<'t>>,
         output: &'static str,
-        part: Box<dyn Part + 't>,
+        behaviour: Box<dyn ComponentBehaviour + 't>,
     ) {
-        self.circuit.add(Wired {
+        self.circuit.add(WiredComponent {
             id: format!("{}.{index}", self.id),
             inputs,
-            outputs: vec![ports::inner(&self.at, self.inner, output)],
-            part,
+            outputs: vec![ports::inner_out_port(&self.node, self.inner, output)],
+            behaviour,
         });
     }
 
-    fn compare(
+    fn add_decider(
         &mut self,
         index: u32,
         left: InPort<'t>,
@@ -108,94 +111,95 @@ impl<'t> Loop<'_, 't> {
         right: InPort<'t>,
         output: &'static str,
     ) {
-        let part = decider(comparison, Duration::ZERO);
-        self.boxed(index, vec![left, right], output, part);
+        let behaviour = decider(comparison, Duration::ZERO);
+        self.add_boxed(index, vec![left, right], output, behaviour);
     }
 
     fn constant(&self, value: f64) -> InPort<'t> {
-        ports::constant(&self.at, value)
+        ports::constant(&self.node, value)
     }
 
-    fn hear(&self, name: &'static str) -> InPort<'t> {
-        ports::hearing(&self.at, self.inner, name)
+    fn input(&self, name: &'static str) -> InPort<'t> {
+        ports::inner_in_port(&self.node, self.inner, name)
     }
 }
 
-/// What the loops have in common: they make `OVERLOAD`, `MULTIPLIER` and `PASS_THROUGH` of what
-/// comes in, of `IS_OVERLOAD` and of `OBSERVED`.
-fn around<'c, 't>(
-    at: At<'t>,
-    place: &Place,
+/// Adds the components that all loops have in common. Each kind of loop must add components that
+/// compute `OVERLOAD`, `MULTIPLIER` and `PASS_THROUGH` from its inputs, from `IS_OVERLOAD` and from
+/// `OBSERVED`.
+fn add_common_components<'c, 't>(
+    node: DocumentNode<'t>,
+    location: &ComponentLocation,
     confirmation: InPort<'t>,
     outputs: Vec<OutPort<'t>>,
-    dry_run: DryRun,
-    settings: Settings,
-    circuit: &'c mut Circuit<'t>,
-) -> Loop<'c, 't> {
-    let inner = circuit.open(&place.id);
-    let mut parts = Loop {
-        at,
-        id: place.id.clone(),
+    dry_run: DryRunSetting,
+    settings: LoadSchedulerSettings,
+    circuit: &'c mut CircuitBuilder<'t>,
+) -> LoopBuilder<'c, 't> {
+    let inner = circuit.open_scope(&location.id);
+    let mut builder = LoopBuilder {
+        node,
+        id: location.id.clone(),
         inner,
         circuit,
     };
-    let one = parts.constant(1.0);
-    parts.part(
+    let one = builder.constant(1.0);
+    builder.add(
         0,
         vec![confirmation, one],
         "CONFIRMATION",
         logic::FirstValid,
     );
-    let both = vec![parts.hear("OVERLOAD"), parts.hear("CONFIRMATION")];
-    parts.part(1, both, "IS_OVERLOAD", logic::ALL);
+    let both = vec![builder.input("OVERLOAD"), builder.input("CONFIRMATION")];
+    builder.add(1, both, "IS_OVERLOAD", logic::AND);
     let desired = vec![
-        parts.hear("PASS_THROUGH"),
-        parts.constant(f64::NAN),
-        parts.hear("MULTIPLIER"),
+        builder.input("PASS_THROUGH"),
+        builder.constant(f64::NAN),
+        builder.input("MULTIPLIER"),
     ];
-    parts.part(2, desired, "DESIRED", logic::Switcher);
-    let (desired, one) = (parts.hear("DESIRED"), parts.constant(1.0));
-    parts.compare(3, desired, Comparison::Lt, one, "ALERT");
-    let scheduler = Place {
-        id: format!("{}.4", place.id),
+    builder.add(2, desired, "DESIRED", logic::Switcher);
+    let (desired, one) = (builder.input("DESIRED"), builder.constant(1.0));
+    builder.add_decider(3, desired, Comparison::Lt, one, "ALERT");
+    let scheduler = ComponentLocation {
+        id: format!("{}.4", location.id),
         scope: inner,
     };
-    let input = parts.hear("DESIRED");
-    let observed = ports::inner(&parts.at, inner, "OBSERVED");
-    let at = parts.at.clone();
+    let input = builder.input("DESIRED");
+    let observed = ports::inner_out_port(&builder.node, inner, "OBSERVED");
+    let node = builder.node.clone();
     load_scheduler::add(
-        &at,
+        &node,
         &scheduler,
         input,
         Some(observed),
         dry_run,
         settings,
-        parts.circuit,
+        builder.circuit,
     );
-    let alert = Place {
-        id: format!("{}.5", place.id),
+    let alert = ComponentLocation {
+        id: format!("{}.5", location.id),
         scope: inner,
     };
-    let input = parts.hear("ALERT");
-    parts.circuit.add(alerter(&alert, vec![input]));
+    let input = builder.input("ALERT");
+    builder.circuit.add(alerter(&alert, vec![input]));
     for (name, output) in ["IS_OVERLOAD", "DESIRED", "OBSERVED"]
         .into_iter()
         .zip(outputs)
     {
-        let input = parts.hear(name);
-        parts.circuit.add(Wired {
-            id: place.id.clone(),
+        let input = builder.input(name);
+        builder.circuit.add(WiredComponent {
+            id: location.id.clone(),
             inputs: vec![input],
             outputs: vec![output],
-            part: Box::new(nested_circuit::Wire),
+            behaviour: Box::new(nested_circuit::SignalForwarder),
         });
     }
-    parts
+    builder
 }
 
-/// Alerts are not sent, but must be right.
+/// Checks the parameters of the alerter, although alerts are not sent.
 fn check_alerter(parameters: &Object<'_>) -> Result<(), PolicyError> {
-    let at = parameters.required("alerter")?;
-    at.warn("has no effect: the embedded engine sends no alerts");
-    alerter::check_parameters(at)
+    let node = parameters.required("alerter")?;
+    node.warn("has no effect: the embedded engine sends no alerts");
+    alerter::check_parameters(node)
 }

@@ -1,33 +1,36 @@
-//! `range_driven_load_scheduler`: a curve over the signal says how much load there may be.
+//! Reads `range_driven_load_scheduler`: a curve over the signal determines the load.
 
-use super::{CONTENT, Ports, around, check_alerter, ports};
+use super::{FIELDS, LoopPorts, add_common_components, check_alerter, read_ports};
 use crate::policy::PolicyError;
-use crate::policy::circuit::Circuit;
-use crate::policy::components::{Computed, Place, gradient_controller, load_scheduler};
-use crate::policy::decode::At;
+use crate::policy::circuit::CircuitBuilder;
+use crate::policy::components::{
+    ComponentLocation, RuntimeComponent, gradient_controller, load_scheduler,
+};
+use crate::policy::decode::DocumentNode;
 use crate::policy::model::{Comparison, Op, PolynomialRange};
 
 pub(in crate::policy) fn read<'t>(
-    at: At<'t>,
-    place: &Place,
-    circuit: &mut Circuit<'t>,
+    node: DocumentNode<'t>,
+    location: &ComponentLocation,
+    circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    let fields = at.object(CONTENT)?;
-    let ports = ports(
+    let fields = node.object(FIELDS)?;
+    let ports = read_ports(
         &fields,
         &["signal", "overload_confirmation"],
-        place,
+        location,
         circuit,
     )?;
-    range(fields.required("parameters")?, place, ports, circuit)
+    range(fields.required("parameters")?, location, ports, circuit)
 }
 
-/// As much load as a curve over the signal says; the confirmation changes nothing about that.
+/// Adds a load scheduler whose load multiplier follows a curve over the signal. The confirmation
+/// does not affect the multiplier.
 fn range<'t>(
-    parameters: At<'t>,
-    place: &Place,
-    ports: Ports<'t>,
-    circuit: &mut Circuit<'t>,
+    parameters: DocumentNode<'t>,
+    location: &ComponentLocation,
+    ports: LoopPorts<'t>,
+    circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
     let fields = parameters.object(&[
         "load_scheduler",
@@ -44,40 +47,40 @@ fn range<'t>(
     };
     check_alerter(&fields)?;
 
-    let Ports {
+    let LoopPorts {
         signal,
         confirmation,
         outputs,
         dry_run,
         ..
     } = ports;
-    let mut parts = around(
-        fields.at.clone(),
-        place,
+    let mut builder = add_common_components(
+        fields.node.clone(),
+        location,
         confirmation,
         outputs,
         dry_run,
         settings,
         circuit,
     );
-    parts.part(
+    builder.add(
         6,
         vec![signal],
         "MULTIPLIER",
-        Computed(Op::PolynomialRange(curve)),
+        RuntimeComponent(Op::PolynomialRange(curve)),
     );
-    let (multiplier, one) = (parts.hear("MULTIPLIER"), parts.constant(1.0));
-    parts.compare(7, multiplier, Comparison::Lt, one, "OVERLOAD");
-    let (multiplier, one) = (parts.hear("MULTIPLIER"), parts.constant(1.0));
-    parts.compare(8, multiplier, Comparison::Gte, one, "PASS_THROUGH");
+    let (multiplier, one) = (builder.input("MULTIPLIER"), builder.constant(1.0));
+    builder.add_decider(7, multiplier, Comparison::Lt, one, "OVERLOAD");
+    let (multiplier, one) = (builder.input("MULTIPLIER"), builder.constant(1.0));
+    builder.add_decider(8, multiplier, Comparison::Gte, one, "PASS_THROUGH");
     Ok(())
 }
 
-fn threshold(at: At<'_>) -> Result<(f64, f64), PolicyError> {
-    let fields = at.object(&["signal_value", "load_multiplier"])?;
+fn threshold(node: DocumentNode<'_>) -> Result<(f64, f64), PolicyError> {
+    let fields = node.object(&["signal_value", "load_multiplier"])?;
     let multiplier = fields.number("load_multiplier", 0.0)?;
     if !(0.0..=1.0).contains(&multiplier) {
-        return Err(fields.at.error("`load_multiplier` is from 0 to 1"));
+        return Err(fields.node.error("`load_multiplier` must be from 0 to 1"));
     }
     Ok((fields.number("signal_value", 0.0)?, multiplier))
 }

@@ -1,15 +1,15 @@
-//! Selectors and their matchers against what was recorded.
+//! Compares selectors and their matchers with the recorded summaries.
 
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::Verdict;
+use super::ComparisonResult;
 use super::values::{empty, list, pruned, same, without};
-use crate::policy::decode::{At, Context};
+use crate::policy::decode::{DocumentNode, LoadContext};
 use crate::policy::{LabelMatcher, Selector, selector, yaml};
 
-pub(super) fn compare_selectors(selectors: &[Selector], recorded: &Value) -> Verdict {
+pub(super) fn compare_selectors(selectors: &[Selector], recorded: &Value) -> ComparisonResult {
     let recorded = list(recorded);
     same("selectors", &json!(selectors.len()), &json!(recorded.len()))?;
     for (selector, recorded) in selectors.iter().zip(recorded) {
@@ -24,19 +24,21 @@ pub(super) fn compare_selectors(selectors: &[Selector], recorded: &Value) -> Ver
     Ok(())
 }
 
-/// What the summary says compiles to the same tests; what it leaves out was empty in the text.
-pub(super) fn compare_matcher(matcher: &LabelMatcher, recorded: &Value) -> Verdict {
+/// Compares a matcher with the recorded one, compiled to conditions. Parts that the summary leaves
+/// out were empty in the text.
+pub(super) fn compare_matcher(matcher: &LabelMatcher, recorded: &Value) -> ComparisonResult {
     if empty(&pruned(recorded)) {
         return Ok(());
     }
     let file: Arc<str> = Arc::from("summary");
     let tree = yaml::read(&file, &recorded.to_string()).map_err(|error| error.to_string())?;
-    let context = Context::new(file, false);
-    let theirs = selector::matcher(At::root(&context, &tree)).map_err(|error| error.to_string())?;
+    let context = LoadContext::new(file, false);
+    let theirs = selector::matcher(DocumentNode::root(&context, &tree))
+        .map_err(|error| error.to_string())?;
     let shown = |matcher: &LabelMatcher| {
-        let mut tests = matcher.shown();
-        tests.sort();
-        tests
+        let mut conditions = matcher.debug_strings();
+        conditions.sort();
+        conditions
     };
     same(
         "label matcher",

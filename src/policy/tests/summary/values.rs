@@ -1,10 +1,10 @@
-//! Values as recordings have them, and comparing them.
+//! Values in the form of the recordings, and their comparison.
 
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::Verdict;
+use super::ComparisonResult;
 
 pub(super) fn number(value: f64) -> Value {
     if value.is_nan() {
@@ -20,7 +20,7 @@ pub(super) fn duration(duration: Duration) -> Value {
     json!(format!("{}s", duration.as_secs_f64()))
 }
 
-/// We keep zero for what is less.
+/// Replaces a negative duration by zero, as the loader does.
 pub(super) fn not_negative(value: &mut Value, key: &str) {
     if value[key]
         .as_str()
@@ -54,7 +54,8 @@ pub(super) fn without(value: &Value, keys: &[&str]) -> Value {
     )
 }
 
-/// Without what is empty; numbers, durations and codes in one spelling each.
+/// Returns the value without its empty parts, with numbers, durations and codes in one spelling
+/// each.
 pub(super) fn pruned(value: &Value) -> Value {
     match value {
         Value::Array(items) => {
@@ -63,9 +64,10 @@ pub(super) fn pruned(value: &Value) -> Value {
         }
         Value::Object(fields) => {
             let fields = fields.iter().map(|(key, value)| match (&**key, value) {
-                ("denied_response_status_code", Value::String(name)) => {
-                    (key.clone(), json!(crate::policy::status_code::named(name)))
-                }
+                ("denied_response_status_code", Value::String(name)) => (
+                    key.clone(),
+                    json!(crate::policy::status_code::code_of_name(name)),
+                ),
                 _ => (key.clone(), pruned(value)),
             });
             Value::Object(
@@ -83,9 +85,9 @@ pub(super) fn pruned(value: &Value) -> Value {
     }
 }
 
-pub(super) fn same(what: &str, ours: &Value, theirs: &Value) -> Verdict {
+pub(super) fn same(what: &str, ours: &Value, theirs: &Value) -> ComparisonResult {
     let (ours, theirs) = (pruned(ours), pruned(theirs));
-    // A code is a float after pruning one side only.
+    // A status code is a float on only one side after pruning.
     let text = |value: &Value| value.to_string().replace(".0", "");
     if text(&ours) == text(&theirs) {
         return Ok(());

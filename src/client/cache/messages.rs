@@ -1,0 +1,161 @@
+//! Converts the Agent's cache messages. A missing result is never read as a hit.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::flow::{CacheChange, CacheError, CacheLookup, CachePlace, CacheRefusal, CacheValue};
+use crate::pb::check::{
+    CacheDeleteRequest, CacheEntry, CacheLookupRequest, CacheLookupResponse, CacheLookupStatus,
+    CacheOperationStatus, CacheUpsertRequest, KeyDeleteResponse, KeyLookupResponse,
+    KeyUpsertResponse,
+};
+use crate::remote::Remote;
+
+pub(in crate::client) fn read_lookup(reply: &CacheLookupResponse) -> CacheLookup {
+    let global = reply.global_cache_responses.iter();
+    CacheLookup {
+        result: reply
+            .result_cache_response
+            .as_ref()
+            .map(|reply| value(Some(reply))),
+        global: global
+            .map(|entry| (entry.key.clone(), value(entry.value.as_ref())))
+            .collect(),
+    }
+}
+
+#[cfg(feature = "metrics")]
+pub(in crate::client) fn count_lookup(reply: &CacheLookupResponse, meter: &crate::meter::Meter) {
+    if let Some(reply) = &reply.result_cache_response {
+        meter.count_result_lookup(&value(Some(reply)));
+    }
+    for entry in &reply.global_cache_responses {
+        meter.count_global_lookup(&value(entry.value.as_ref()));
+    }
+}
+
+fn value(reply: Option<&KeyLookupResponse>) -> CacheValue {
+    // A missing entry is a miss.
+    let Some(reply) = reply else { return Ok(None) };
+    check_status(reply.operation_status, &reply.error)?;
+    let hit = reply.lookup_status == CacheLookupStatus::Hit as i32;
+    Ok(hit.then(|| reply.value.clone()))
+}
+
+fn check_status(status: i32, error: &str) -> Result<(), CacheRefusal> {
+    if status == CacheOperationStatus::Success as i32 && error.is_empty() {
+        return Ok(());
+    }
+    Err(CacheRefusal::new(error.to_owned()))
+}
+
+pub(super) async fn lookup(
+    remote: &Remote,
+    control_point: &str,
+    result_key: &str,
+    global_key: Option<&str>,
+) -> Result<CacheLookup, CacheError> {
+    let request = CacheLookupRequest {
+        control_point: control_point.to_owned(),
+        result_cache_key: result_key.to_owned(),
+        global_cache_keys: global_key.into_iter().map(str::to_owned).collect(),
+    };
+    let reply = remote
+        .cache_lookup(request)
+        .await
+        .map_err(CacheError::Call)?;
+    Ok(read_lookup(&reply))
+}
+
+pub(super) fn upsert_request(
+    place: CachePlace<'_>,
+    value: Bytes,
+    ttl: Duration,
+) -> CacheUpsertRequest {
+    let entry = CacheEntry {
+        key: place.key().to_owned(),
+        value,
+        // A time beyond the range of the message is omitted, which means seven days, the maximum.
+        ttl: ttl.try_into().ok(),
+    };
+    let mut request = CacheUpsertRequest::default();
+    match place {
+        CachePlace::Result { control_point, .. } => {
+            request.control_point = control_point.to_owned();
+            request.result_cache_entry = Some(entry);
+        }
+        CachePlace::Global { key } => {
+            request.global_cache_entries = [(key.to_owned(), entry)].into();
+        }
+    }
+    request
+}
+
+pub(super) async fn upsert(
+    remote: &Remote,
+    place: CachePlace<'_>,
+    value: Bytes,
+    ttl: Duration,
+) -> Result<CacheChange, CacheError> {
+    let reply = remote
+        .cache_upsert(upsert_request(place, value, ttl))
+        .await
+        .map_err(CacheError::Call)?;
+    // An omitted response means success.
+    let result = |reply: Option<&KeyUpsertResponse>| {
+        reply.map_or(Ok(()), |reply| {
+            check_status(reply.operation_status, &reply.error)
+        })
+    };
+    let global = reply.global_cache_responses.iter();
+    Ok(CacheChange {
+        result: reply
+            .result_cache_response
+            .as_ref()
+            .map(|reply| result(Some(reply))),
+        global: global
+            .map(|entry| (entry.key.clone(), result(entry.value.as_ref())))
+            .collect(),
+    })
+}
+
+pub(super) fn delete_request(place: CachePlace<'_>) -> CacheDeleteRequest {
+    match place {
+        CachePlace::Result { control_point, key } => CacheDeleteRequest {
+            control_point: control_point.to_owned(),
+            result_cache_key: key.to_owned(),
+            ..CacheDeleteRequest::default()
+        },
+        CachePlace::Global { key } => CacheDeleteRequest {
+            global_cache_keys: vec![key.to_owned()],
+            ..CacheDeleteRequest::default()
+        },
+    }
+}
+
+pub(super) async fn delete(
+    remote: &Remote,
+    place: CachePlace<'_>,
+) -> Result<CacheChange, CacheError> {
+    let reply = remote
+        .cache_delete(delete_request(place))
+        .await
+        .map_err(CacheError::Call)?;
+    // An omitted response means success.
+    let result = |reply: Option<&KeyDeleteResponse>| {
+        reply.map_or(Ok(()), |reply| {
+            check_status(reply.operation_status, &reply.error)
+        })
+    };
+    let global = reply.global_cache_responses.iter();
+    Ok(CacheChange {
+        result: reply
+            .result_cache_response
+            .as_ref()
+            .map(|reply| result(Some(reply))),
+        global: global
+            .map(|entry| (entry.key.clone(), result(entry.value.as_ref())))
+            .collect(),
+    })
+}
