@@ -145,6 +145,8 @@ pub(super) fn check_count(elements: usize, limit: usize) -> Result<usize, Status
 
 #[cfg(test)]
 mod tests {
+    use prost::Message;
+
     use super::*;
     use crate::agent::json::NamedMessage;
     use crate::pb::check::{
@@ -221,6 +223,33 @@ mod tests {
             b"\x0b\x0c\x07",
         ] {
             assert!(count(name, bytes) <= 1, "{bytes:?}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn every_decoded_element_was_counted(
+            bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..64),
+            changes in proptest::collection::vec((0_usize..400, proptest::prelude::any::<u8>()), 0..4),
+        ) {
+            let attributes = (0..10).map(|key| KeyValue { key: format!("k{key}"), value: None });
+            let span = Span { attributes: attributes.collect(), ..Span::default() };
+            let scope = ScopeSpans { spans: vec![span; 3], ..ScopeSpans::default() };
+            let resource = ResourceSpans { scope_spans: vec![scope; 2], ..ResourceSpans::default() };
+            let export = ExportTraceServiceRequest { resource_spans: vec![resource] };
+            let mut changed = export.encode_to_vec();
+            for (index, byte) in changes {
+                if let Some(old) = changed.get_mut(index) {
+                    *old = byte;
+                }
+            }
+            for bytes in [bytes, changed] {
+                let counted = count(ExportTraceServiceRequest::NAME, &bytes);
+                if let Ok(decoded) = ExportTraceServiceRequest::decode(&*bytes) {
+                    let decoded = elements(&decoded);
+                    proptest::prop_assert!(decoded <= counted, "{decoded} of {counted}");
+                }
+            }
         }
     }
 
