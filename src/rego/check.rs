@@ -137,7 +137,7 @@ impl ModuleChecker<'_> {
         let found = References::of_rule(spec, head, self.source);
         let calls = found.calls.iter().map(|call| &call.name);
         // A variable of the rule shadows a rule of the same name, but not a function.
-        let others = found.variables.iter().chain(&found.paths).filter(|path| {
+        let others = found.paths.iter().filter(|path| {
             let first = path.split('.').next().unwrap_or_default();
             !found.declared.contains(first)
         });
@@ -151,7 +151,8 @@ impl ModuleChecker<'_> {
         rule.depth = rule.depth.max(found.deepest + 2);
     }
 
-    /// Resolves imports in a path and removes the module's own package from it.
+    /// Resolves imports in a path and removes the module's own package from it. The package itself is
+    /// the empty path.
     fn resolve(&self, path: &str) -> String {
         let (first, rest) = path.split_once('.').unwrap_or((path, ""));
         let path = match self.imports.get(first) {
@@ -159,6 +160,12 @@ impl ModuleChecker<'_> {
             Some(import) => format!("{import}.{rest}"),
             None => path.to_owned(),
         };
+        // `data` and each part of the package's own path contain all rules of the module.
+        if let Some(rest) = path.strip_prefix("data")
+            && format!(".{}.", self.package).starts_with(&format!("{rest}."))
+        {
+            return String::new();
+        }
         let own = path
             .strip_prefix("data.")
             .and_then(|path| path.strip_prefix(self.package))
@@ -225,24 +232,31 @@ impl ModuleChecker<'_> {
 
     /// Refuses rules that depend on themselves, and chains of rules that are too long.
     fn check_depths(&self) -> Result<(), CompileError> {
+        let members = self.members();
         let mut names: Vec<&str> = self.rules.keys().map(|name| &**name).collect();
         names.sort_unstable();
         let mut depths: HashMap<&str, Option<usize>> = HashMap::new();
         for name in names {
             // An explicit stack instead of recursion, because a module may have many rules.
-            let mut stack = vec![(name, false)];
-            while let Some((name, done)) = stack.pop() {
-                let rule = &self.rules[name];
+            let mut stack = vec![(name, name, false)];
+            while let Some((name, reason, done)) = stack.pop() {
+                // Objects have no position of their own: an error names the rule that led there.
+                let reason = if self.rules.contains_key(name) {
+                    name
+                } else {
+                    reason
+                };
                 if done {
                     let below = self
-                        .used_rules(rule)
+                        .dependencies(name, &members)
                         .filter_map(|used| depths.get(used)?.as_ref());
-                    let depth = rule.depth + below.max().copied().unwrap_or(0);
+                    let own = self.rules.get(name).map_or(1, |rule| rule.depth);
+                    let depth = own + below.max().copied().unwrap_or(0);
                     if depth > MAX_DEPTH {
                         let message = format!(
-                            "`{name}` nests too deeply: it has {depth} levels of rules and expressions, and at most {MAX_DEPTH} are allowed"
+                            "`{reason}` nests too deeply: it has {depth} levels of rules and expressions, and at most {MAX_DEPTH} are allowed"
                         );
-                        return Err(CompileError::new(rule.position, message));
+                        return Err(CompileError::new(self.rules[reason].position, message));
                     }
                     depths.insert(name, Some(depth));
                     continue;
@@ -251,16 +265,16 @@ impl ModuleChecker<'_> {
                     continue;
                 }
                 depths.insert(name, None);
-                stack.push((name, true));
-                for used in self.used_rules(rule) {
+                stack.push((name, reason, true));
+                for used in self.dependencies(name, &members) {
                     match depths.get(used) {
                         // The rule is still being visited, so the path is a cycle.
                         Some(None) => {
-                            let message = format!("`{used}` depends on itself, through `{name}`");
-                            return Err(CompileError::new(rule.position, message));
+                            let message = format!("`{reason}` depends on itself");
+                            return Err(CompileError::new(self.rules[reason].position, message));
                         }
                         Some(_) => {}
-                        None => stack.push((used, false)),
+                        None => stack.push((used, reason, false)),
                     }
                 }
             }
@@ -268,10 +282,35 @@ impl ModuleChecker<'_> {
         Ok(())
     }
 
-    /// Returns the rules that a rule may evaluate. A path is the name of a rule, or starts with the
-    /// name of a rule and leads into its value.
-    fn used_rules<'a>(&'a self, rule: &'a RuleGroup) -> impl Iterator<Item = &'a str> {
-        rule.uses.iter().filter_map(|used| {
+    /// Returns the members of each object that rules build: of `a` and `a.b` for the rule `a.b.c`,
+    /// and of the package, whose name is empty.
+    fn members(&self) -> HashMap<&str, BTreeSet<&str>> {
+        let mut members: HashMap<&str, BTreeSet<&str>> = HashMap::new();
+        for name in self.rules.keys() {
+            let mut member = &**name;
+            while !member.is_empty() {
+                let object = member.rsplit_once('.').map_or("", |(object, _)| object);
+                if !members.entry(object).or_default().insert(member) {
+                    break;
+                }
+                member = object;
+            }
+        }
+        members
+    }
+
+    /// Returns the rules and objects that a rule or an object may evaluate. A path is the name of
+    /// one of them, or starts with the name of a rule and leads into its value.
+    fn dependencies<'a>(
+        &'a self,
+        name: &str,
+        members: &'a HashMap<&'a str, BTreeSet<&'a str>>,
+    ) -> impl Iterator<Item = &'a str> {
+        let uses = self.rules.get(name).into_iter().flat_map(|rule| &rule.uses);
+        let used = uses.filter_map(|used| {
+            if let Some((object, _)) = members.get_key_value(&**used) {
+                return Some(*object);
+            }
             let mut path = &**used;
             loop {
                 if let Some((name, _)) = self.rules.get_key_value(path) {
@@ -279,7 +318,8 @@ impl ModuleChecker<'_> {
                 }
                 path = path.rsplit_once('.')?.0;
             }
-        })
+        });
+        used.chain(members.get(name).into_iter().flatten().copied())
     }
 }
 
@@ -290,6 +330,7 @@ struct References {
     variables: HashSet<String>,
     /// Variables that the part declares: with `:=`, `some`, or as parameters of a function.
     declared: HashSet<String>,
+    /// The references, each as long as it is constant: `a.b` in `a.b[x].c`, and never its part `a`.
     paths: HashSet<String>,
     /// The deepest nesting of expressions.
     deepest: usize,
@@ -328,16 +369,27 @@ impl References {
     }
 
     fn read(&mut self, tree: &Value, source: &str, depth: usize) {
+        self.read_part(tree, source, depth, false);
+    }
+
+    /// `covered` says that the expression is a part of a reference whose path has been added.
+    fn read_part(&mut self, tree: &Value, source: &str, depth: usize, covered: bool) {
         self.deepest = self.deepest.max(depth);
         match tree {
-            Value::Array(items) => items.iter().for_each(|item| self.read(item, source, depth)),
+            Value::Array(items) => items
+                .iter()
+                .for_each(|item| self.read_part(item, source, depth, covered)),
             Value::Object(fields) => {
                 for (key, value) in fields {
                     let deeper = depth + usize::from(nests(key));
+                    let mut covers = covered && key == "refr";
                     match &**key {
                         "Var" => {
-                            self.variables
-                                .extend(value["value"].as_str().map(str::to_owned));
+                            let name = value["value"].as_str();
+                            self.variables.extend(name.map(str::to_owned));
+                            if !covered {
+                                self.paths.extend(name.map(str::to_owned));
+                            }
                             continue;
                         }
                         "Call" => self
@@ -348,7 +400,11 @@ impl References {
                                 position: position(value),
                             })),
                         "RefDot" | "RefBrack" => {
-                            self.paths.extend(path(tree));
+                            let path = path(tree);
+                            covers = covered || path.is_some();
+                            if !covered {
+                                self.paths.extend(path);
+                            }
                         }
                         "AssignExpr" if value["op"] == "ColEq" => {
                             self.declared
@@ -361,7 +417,7 @@ impl References {
                         }
                         _ => {}
                     }
-                    self.read(value, source, deeper);
+                    self.read_part(value, source, deeper, covers);
                 }
             }
             _ => {}

@@ -115,6 +115,11 @@ fn modules_that_open_policy_agent_refuses_are_refused_with_a_position() {
             3,
             "depends on itself",
         ),
+        ("label = a\na.b = label", 2, "depends on itself"),
+        ("a.b = a\nlabel = a", 2, "depends on itself"),
+        ("label = data.p.q", 2, "depends on itself"),
+        ("label = 1 { data.p }", 2, "depends on itself"),
+        ("label = data", 2, "depends on itself"),
     ] {
         let error = compile_error(rules);
         assert!(error.message.contains(reason), "{rules}: {error}");
@@ -139,6 +144,7 @@ fn errors_contain_nothing_of_the_module_but_names() {
 #[test]
 fn variables_may_have_the_names_of_rules() {
     for rules in [
+        "a.b = 1\na.c = a.b\na.d = a.c.e\nlabel = a",
         "label = u { u := input.x }\nu = v { v := 1; label_count := 1; label_count > 0 }",
         "label = x { some a; a = input.x; x := a }\na = y { some label; label = input.x; y := label }",
         "f(label) = label\nlabel = f(input.x)",

@@ -247,6 +247,38 @@ fn a_module_that_loops_ends_soon() {
 }
 
 #[test]
+fn a_long_chain_of_rules_is_refused_or_evaluated_and_never_overflows_the_stack() {
+    for length in [10, 1000, 20_000] {
+        let chains = [
+            (0..length)
+                .map(|rule| format!("r{rule} = r{}\n", rule + 1))
+                .collect::<String>(),
+            (0..length)
+                .map(|rule| format!("r{rule}.v = r{}\n", rule + 1))
+                .collect(),
+            (0..length)
+                .map(|rule| format!("r{rule} = {{\"v\": r{}}}\n", rule + 1))
+                .collect(),
+            (0..length)
+                .map(|rule| format!("f{rule}(x) = f{}(x)\n", rule + 1))
+                .collect(),
+            format!(
+                "r{length} = {}1{}\n",
+                "[".repeat(length),
+                "]".repeat(length)
+            ),
+        ];
+        for chain in chains {
+            let module =
+                format!("package p\nlabel = r0 {{ r0 }}\n{chain}r{length} = 1\nf{length}(x) = x\n");
+            if let Ok(engine) = load(&module, "{label: {telemetry: true}}") {
+                let _ = label(&engine, HttpRequest::default());
+            }
+        }
+    }
+}
+
+#[test]
 fn a_huge_request_is_not_evaluated() {
     let engine = engine_with("package p\nlabel = \"set\"");
     let large = "x".repeat(300 << 10);
