@@ -1,10 +1,12 @@
-//! Measures the cost of decisions in process: by component, number of keys, number of policies, and
-//! threads.
+//! Measures the cost of decisions in process: by component, number of keys, number of policies and
+//! threads, and of work that grows with the size of its input.
 //!
 //! Run with `cargo bench --bench engine`. Times are medians of interleaved rounds; compare the
 //! ratios.
 #![allow(clippy::print_stdout)]
 
+#[path = "support/growth.rs"]
+mod growth;
 mod support;
 
 use std::fmt::Write as _;
@@ -405,4 +407,5 @@ fn main() {
     by_reloads();
     by_threads();
     by_waiters();
+    growth::print_growth();
 }

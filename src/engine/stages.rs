@@ -233,7 +233,7 @@ fn run_immediate(
     observer: &mut impl Observer,
     held: &mut HeldSlots,
 ) -> Result<(), EngineDenial> {
-    let mut granted: GrantedComponents<'_> = SmallVec::new();
+    let mut granted: GrantedComponents<'_> = SmallVec::with_capacity(matching.len());
     for step in IMMEDIATE_STEPS {
         if step == DecisionStep::Ramps && !flow.ramp_mode {
             continue;
@@ -438,7 +438,7 @@ impl SchedulerRound {
                 ),
             })
             .unzip();
-        let mut granted: GrantedComponents<'_> = SmallVec::new();
+        let mut granted: GrantedComponents<'_> = SmallVec::with_capacity(components.len());
         for (component, decided) in components.iter().zip(decided) {
             observer.on_decision(flow, component, &decided.decision);
             if component.rejects(&decided.decision) {
