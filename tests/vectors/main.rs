@@ -247,7 +247,9 @@ fn other_form(value: &Value) -> Option<&'static str> {
     }
 }
 
-/// A refusal at load is of a component or parameter that the engine does not support.
+/// A refusal at load is of a component or parameter that the engine does not support, or of a label
+/// that only a Rego module sets, in a build that evaluates none.
 pub(crate) fn names_unsupported(error: &str) -> bool {
     error.contains("not supported by the embedded engine of this version")
+        || cfg!(not(feature = "rego")) && error.contains("enable the feature `rego`")
 }
