@@ -1,4 +1,5 @@
-//! Result and global caches of a real Agent: what is absent is never read as a hit or a success.
+//! Tests the result and global caches of a remote client: a missing part of a response is neither a
+//! hit nor a success.
 #![cfg(feature = "remote")]
 
 mod support;
@@ -27,7 +28,7 @@ fn client(agent: &FakeAgent) -> ApertureClient {
         .expect("a client")
 }
 
-async fn keyed(client: &ApertureClient) -> Flow {
+async fn start_keyed_flow(client: &ApertureClient) -> Flow {
     let params = FlowParams::new()
         .result_cache_key("result")
         .global_cache_key("global");
@@ -35,24 +36,24 @@ async fn keyed(client: &ApertureClient) -> Flow {
 }
 
 #[tokio::test]
-async fn what_is_stored_is_found_by_the_next_flow_byte_for_byte() {
+async fn the_next_flow_finds_the_stored_bytes_unchanged() {
     let agent = FakeAgent::start();
     let client = client(&agent);
     let value = Bytes::from_static(&[0, 0x80, 0xff, b'{']);
 
-    let flow = keyed(&client).await;
-    assert_eq!(flow.result_cache(), Ok(None), "a miss is no error");
+    let flow = start_keyed_flow(&client).await;
+    assert_eq!(flow.result_cache(), Ok(None), "a miss is not an error");
     assert_eq!(flow.global_cache("global"), Ok(None));
     assert_eq!(flow.set_result_cache(value.clone(), MINUTE).await, Ok(()));
     assert_eq!(flow.set_global_cache("global", "", MINUTE).await, Ok(()));
     assert_eq!(
         flow.result_cache(),
         Ok(None),
-        "a flow sees what was there when it started"
+        "a flow keeps the lookup that was made when it started"
     );
     flow.end().await;
 
-    let flow = keyed(&client).await;
+    let flow = start_keyed_flow(&client).await;
     assert_eq!(flow.result_cache(), Ok(Some(value.clone())));
     assert_eq!(
         flow.global_cache("global"),
@@ -71,7 +72,7 @@ async fn what_is_stored_is_found_by_the_next_flow_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn a_time_to_live_is_sent_exactly_and_zero_is_refused() {
+async fn the_client_sends_the_exact_time_to_live_and_refuses_zero() {
     let agent = FakeAgent::start();
     let client = client(&agent);
     let ttl = Duration::from_nanos(1_500_000_001);
@@ -81,14 +82,18 @@ async fn a_time_to_live_is_sent_exactly_and_zero_is_refused() {
     assert_eq!(refused, Err(CacheError::NoTtl));
 
     let upserts = agent.upserts();
-    assert_eq!(upserts.len(), 1, "what is refused is not sent");
+    assert_eq!(
+        upserts.len(),
+        1,
+        "the client does not send the refused write"
+    );
     let entry = upserts[0].result_cache_entry.as_ref().expect("the entry");
     let sent = entry.ttl.expect("a time to live");
     assert_eq!((sent.seconds, sent.nanos), (1, 500_000_001));
 }
 
 #[tokio::test]
-async fn an_absent_part_is_neither_a_hit_nor_a_success() {
+async fn a_missing_part_of_a_response_is_neither_a_hit_nor_a_success() {
     let agent = FakeAgent::start();
     let client = client(&agent);
     agent.on_check(|request| {
@@ -99,7 +104,7 @@ async fn an_absent_part_is_neither_a_hit_nor_a_success() {
     });
     agent.answer_upserts(CacheUpsertResponse::default());
 
-    let flow = keyed(&client).await;
+    let flow = start_keyed_flow(&client).await;
     assert_eq!(flow.result_cache(), Err(CacheError::NotRequested));
     assert_eq!(flow.global_cache("global"), Err(CacheError::UnknownKey));
     let stored = flow.set_result_cache("v", MINUTE).await;
@@ -110,7 +115,7 @@ async fn an_absent_part_is_neither_a_hit_nor_a_success() {
 }
 
 #[tokio::test]
-async fn what_the_agent_says_against_it_reaches_the_caller() {
+async fn cache_errors_of_the_agent_reach_the_caller() {
     let agent = FakeAgent::start();
     let client = client(&agent);
     agent.on_check(|request| {
@@ -136,7 +141,7 @@ async fn what_the_agent_says_against_it_reaches_the_caller() {
         ..CacheUpsertResponse::default()
     });
 
-    let flow = keyed(&client).await;
+    let flow = start_keyed_flow(&client).await;
     let not_ready = CacheError::Server("cache is not ready".to_owned());
     assert_eq!(flow.result_cache(), Err(not_ready));
     let stored = flow.set_result_cache("v", MINUTE).await;
@@ -145,7 +150,7 @@ async fn what_the_agent_says_against_it_reaches_the_caller() {
 }
 
 #[tokio::test]
-async fn a_flow_without_a_key_asks_nobody_to_store() {
+async fn a_flow_without_a_key_sends_no_cache_write() {
     let agent = FakeAgent::start();
     let client = client(&agent);
     let flow = client.start_flow("mail", FlowParams::new()).await;
@@ -161,17 +166,17 @@ async fn a_flow_without_a_key_asks_nobody_to_store() {
 }
 
 #[tokio::test]
-async fn rejected_and_unreachable_flows_say_so() {
+async fn cache_reads_of_rejected_and_unreachable_flows_are_errors() {
     let agent = FakeAgent::start();
     let client = client(&agent);
     agent.on_check(|request| Reply::Now(answer::rejected(request, Reason::RateLimited)));
-    let flow = keyed(&client).await;
+    let flow = start_keyed_flow(&client).await;
     assert_eq!(flow.result_cache(), Err(CacheError::FlowRejected));
     assert_eq!(flow.global_cache("global"), Err(CacheError::FlowRejected));
     flow.end().await;
 
     agent.kill();
-    let flow = keyed(&client).await;
+    let flow = start_keyed_flow(&client).await;
     assert!(matches!(
         flow.result_cache(),
         Err(CacheError::Unreachable(_))

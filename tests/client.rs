@@ -1,4 +1,5 @@
-//! Flows by hand: each is answered, and each ends once with the status it deserves.
+//! Tests flows that the caller starts and ends itself: each gets a decision, and each ends once
+//! with the status that follows from its work.
 #![cfg(feature = "test-util")]
 
 use std::future::pending;
@@ -13,7 +14,7 @@ use tower_aperture::{
     RejectReason,
 };
 
-fn ended(script: &Script) -> Vec<Option<FlowStatus>> {
+fn end_statuses(script: &Script) -> Vec<Option<FlowStatus>> {
     let flows = script.flows();
     flows
         .iter()
@@ -22,7 +23,7 @@ fn ended(script: &Script) -> Vec<Option<FlowStatus>> {
 }
 
 #[tokio::test]
-async fn an_accepted_flow_that_ends_is_ok_unless_told_otherwise() {
+async fn an_ended_flow_has_status_ok_unless_its_status_was_set() {
     let script = Script::new();
     let client = script.client();
 
@@ -43,18 +44,18 @@ async fn an_accepted_flow_that_ends_is_ok_unless_told_otherwise() {
     drop(flow);
 
     let statuses = [FlowStatus::Ok, FlowStatus::Error, FlowStatus::Ok];
-    assert_eq!(ended(&script), statuses.map(Some));
+    assert_eq!(end_statuses(&script), statuses.map(Some));
 }
 
 #[tokio::test]
-async fn a_flow_that_is_dropped_ends_as_an_error() {
+async fn dropping_a_flow_ends_it_as_error() {
     let script = Script::new();
     drop(script.client().start_flow("mail", FlowParams::new()).await);
-    assert_eq!(ended(&script), [Some(FlowStatus::Error)]);
+    assert_eq!(end_statuses(&script), [Some(FlowStatus::Error)]);
 }
 
 #[tokio::test]
-async fn a_rejected_flow_ends_as_unset_by_itself() {
+async fn a_rejected_flow_ends_with_status_unset() {
     let script = Script::new();
     script.otherwise(Answer::reject(RejectReason::RateLimited).wait(Duration::from_millis(1750)));
     let client = script.client();
@@ -64,17 +65,19 @@ async fn a_rejected_flow_ends_as_unset_by_itself() {
     assert!(!flow.should_run() && flow.is_decided());
     assert_eq!(flow.retry_after(), Some(Duration::from_millis(1750)));
     assert_eq!(
-        flow.rejection().expect("it is rejected").retry_after_secs(),
+        flow.rejection()
+            .expect("the flow is rejected")
+            .retry_after_secs(),
         Some(2)
     );
     flow.end().await;
     drop(client.start_flow("mail", FlowParams::new()).await);
 
-    assert_eq!(ended(&script), [Some(FlowStatus::Unset); 2]);
+    assert_eq!(end_statuses(&script), [Some(FlowStatus::Unset); 2]);
 }
 
 #[tokio::test]
-async fn a_rejection_never_reads_as_success() {
+async fn each_rejection_has_the_status_code_of_its_reason_or_its_own_valid_code() {
     let script = Script::new();
     let client = script.client();
     let cases = [
@@ -108,7 +111,7 @@ async fn a_rejection_never_reads_as_success() {
 }
 
 #[tokio::test]
-async fn nobody_answering_lets_the_work_run_but_not_in_ramp_mode() {
+async fn an_unreachable_flow_runs_unless_it_is_in_ramp_mode() {
     let script = Script::new();
     script.otherwise(Answer::unreachable(FlowErrorKind::Unavailable));
     let client = script.client();
@@ -116,12 +119,16 @@ async fn nobody_answering_lets_the_work_run_but_not_in_ramp_mode() {
     let flow = client.start_flow("mail", FlowParams::new()).await;
     assert_eq!(flow.decision(), FlowDecision::Unreachable);
     assert!(flow.should_run() && !flow.is_decided());
-    assert!(flow.error().expect("there is a reason").is_unavailable());
+    assert!(
+        flow.error()
+            .expect("an unreachable flow has an error")
+            .is_unavailable()
+    );
     assert_eq!(flow.http_response_code(), None);
     assert_eq!(flow.retry_after(), None);
     assert!(
         flow.end().await.error().is_none(),
-        "there is nothing to end"
+        "an unreachable flow needs no end at the Agent"
     );
 
     let flow = client
@@ -132,7 +139,9 @@ async fn nobody_answering_lets_the_work_run_but_not_in_ramp_mode() {
         flow.http_response_code(),
         Some(StatusCode::SERVICE_UNAVAILABLE)
     );
-    let rejection = flow.rejection().expect("it must not run");
+    let rejection = flow
+        .rejection()
+        .expect("an unreachable flow in ramp mode is rejected");
     assert_eq!(rejection.reason(), RejectReason::Unreachable);
     drop(flow);
 
@@ -142,7 +151,7 @@ async fn nobody_answering_lets_the_work_run_but_not_in_ramp_mode() {
 }
 
 #[tokio::test]
-async fn an_empty_control_point_is_never_asked_about() {
+async fn a_flow_with_an_empty_control_point_is_not_checked() {
     let script = Script::new();
     let flow = script.client().start_flow("", FlowParams::new()).await;
     assert_eq!(
@@ -154,7 +163,7 @@ async fn an_empty_control_point_is_never_asked_about() {
 }
 
 #[tokio::test]
-async fn a_guard_ends_its_flow_whatever_the_work_does() {
+async fn a_guard_ends_its_flow_when_its_work_returns_panics_fails_or_is_dropped() {
     let script = Script::new();
     let client = script.client();
 
@@ -166,9 +175,9 @@ async fn a_guard_ends_its_flow_whatever_the_work_does() {
     let panics = client.guard("mail", FlowParams::new(), async { panic!("on purpose") });
     assert!(AssertUnwindSafe(panics).catch_unwind().await.is_err());
 
-    let mut left = Box::pin(client.guard("mail", FlowParams::new(), pending::<()>()));
-    assert!(left.as_mut().now_or_never().is_none());
-    drop(left);
+    let mut abandoned = Box::pin(client.guard("mail", FlowParams::new(), pending::<()>()));
+    assert!(abandoned.as_mut().now_or_never().is_none());
+    drop(abandoned);
 
     let fails = client.try_guard("mail", FlowParams::new(), async { Err::<(), _>("no") });
     assert_eq!(fails.await, Ok(Err("no")));
@@ -185,13 +194,13 @@ async fn a_guard_ends_its_flow_whatever_the_work_does() {
     let error = Some(FlowStatus::Error);
     let unset = Some(FlowStatus::Unset);
     assert_eq!(
-        ended(&script),
+        end_statuses(&script),
         [Some(FlowStatus::Ok), error, error, error, unset]
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_that_leaves_while_it_waits_leaves_nothing_in_flight() {
+async fn a_cancelled_check_leaves_no_flow_in_flight() {
     let script = Script::new();
     script.otherwise(Answer::accept().after(Duration::from_secs(1)));
     let client = script.client();
@@ -208,24 +217,24 @@ async fn a_caller_that_leaves_while_it_waits_leaves_nothing_in_flight() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_answer_is_waited_for_no_longer_than_the_check_timeout() {
+async fn a_check_ends_as_unreachable_after_the_check_timeout() {
     let script = Script::new();
     script.otherwise(Answer::accept().after(Duration::from_secs(1)));
     let client = script.client();
 
-    let begun = tokio::time::Instant::now();
+    let start = tokio::time::Instant::now();
     let params = FlowParams::new().check_timeout(Duration::from_millis(200));
     let flow = client.start_flow("mail", params).await;
-    assert!(flow.error().expect("no answer in time").is_timeout());
-    assert_eq!(begun.elapsed(), Duration::from_millis(200));
+    assert!(flow.error().expect("the flow is unreachable").is_timeout());
+    assert_eq!(start.elapsed(), Duration::from_millis(200));
 
-    let patient = FlowParams::new().check_timeout(Duration::ZERO);
-    assert!(client.start_flow("mail", patient).await.is_decided());
+    let unlimited = FlowParams::new().check_timeout(Duration::ZERO);
+    assert!(client.start_flow("mail", unlimited).await.is_decided());
     assert_eq!(client.stats().timeouts, 1);
 }
 
 #[tokio::test]
-async fn parameters_can_be_used_again_and_are_never_changed() {
+async fn starting_a_flow_leaves_its_parameters_unchanged() {
     let script = Script::new();
     let client = script.client();
     let params = FlowParams::new().label("user", "ann").ramp_mode(true);
@@ -239,7 +248,7 @@ async fn parameters_can_be_used_again_and_are_never_changed() {
 }
 
 #[tokio::test]
-async fn labels_beyond_the_limits_are_counted() {
+async fn the_client_counts_labels_dropped_beyond_the_limit() {
     let script = Script::new();
     let client = script.client();
     let params = FlowParams::new().labels((0..70).map(|n| (format!("label-{n}"), "x")));
@@ -249,7 +258,7 @@ async fn labels_beyond_the_limits_are_counted() {
 }
 
 #[tokio::test]
-async fn a_disabled_client_answers_for_nobody() {
+async fn flows_of_a_disabled_client_are_unreachable_and_run() {
     let client = ApertureClient::disabled();
     let flow = client.start_flow("mail", FlowParams::new()).await;
     assert_eq!(
@@ -263,11 +272,11 @@ async fn a_disabled_client_answers_for_nobody() {
 }
 
 #[test]
-fn handles_travel_between_threads() {
-    fn travels<T: Send + Sync + 'static>() {}
-    travels::<ApertureClient>();
-    travels::<tower_aperture::Flow>();
-    travels::<tower_aperture::client::ClientTicket>();
-    fn sends<T: Send + 'static>() {}
-    sends::<tower_aperture::client::ClientPending>();
+fn clients_flows_and_tickets_are_send_and_sync() {
+    fn assert_send_and_sync<T: Send + Sync + 'static>() {}
+    assert_send_and_sync::<ApertureClient>();
+    assert_send_and_sync::<tower_aperture::Flow>();
+    assert_send_and_sync::<tower_aperture::client::ClientTicket>();
+    fn assert_send<T: Send + 'static>() {}
+    assert_send::<tower_aperture::client::ClientPending>();
 }

@@ -1,4 +1,5 @@
-//! The caches of an embedded client: by flows, and by calls of their own.
+//! Tests the result cache and the global cache of an embedded client, through flows and through the
+//! client's own calls.
 #![cfg(feature = "embedded")]
 
 use std::time::Duration;
@@ -25,12 +26,12 @@ fn client() -> (ApertureClient, ManualClock) {
         .policy_text("limit", POLICY)
         .clock(clock.clone())
         .build()
-        .expect("the policy is right");
+        .expect("the policy is valid");
     (ApertureClient::embedded(engine), clock)
 }
 
 #[tokio::test]
-async fn a_flow_sees_what_an_earlier_one_stored() {
+async fn a_flow_finds_the_values_that_an_earlier_flow_stored() {
     let (client, clock) = client();
     let params = || {
         FlowParams::new()
@@ -42,19 +43,23 @@ async fn a_flow_sees_what_an_earlier_one_stored() {
     assert_eq!(flow.result_cache(), Ok(None));
     assert_eq!(flow.global_cache("g"), Ok(None));
     assert_eq!(flow.global_cache("other"), Err(CacheError::UnknownKey));
-    flow.set_result_cache("ann", MINUTE).await.expect("it fits");
+    flow.set_result_cache("ann", MINUTE)
+        .await
+        .expect("the cache has room");
     flow.set_global_cache("g", "all", MINUTE)
         .await
-        .expect("it fits");
-    // As it was when the flow started.
+        .expect("the cache has room");
+    // The flow keeps the lookup that was made when it started.
     assert_eq!(flow.result_cache(), Ok(None));
     flow.end().await;
 
     let flow = client.start_flow("profile", params()).await;
     assert_eq!(flow.result_cache(), Ok(Some("ann".into())));
     assert_eq!(flow.global_cache("g"), Ok(Some("all".into())));
-    flow.delete_result_cache().await.expect("it is there");
-    flow.delete_global_cache("g").await.expect("it is there");
+    flow.delete_result_cache().await.expect("the entry exists");
+    flow.delete_global_cache("g")
+        .await
+        .expect("the entry exists");
     flow.end().await;
     assert_eq!(client.result_cache("profile", "42").await, Ok(None));
     assert_eq!(client.global_cache("g").await, Ok(None));
@@ -66,7 +71,7 @@ async fn a_flow_sees_what_an_earlier_one_stored() {
 }
 
 #[tokio::test]
-async fn a_flow_without_keys_has_nothing_to_tell() {
+async fn a_cache_access_without_a_key_is_an_error() {
     let (client, _) = client();
     let flow = client.start_flow("profile", FlowParams::new()).await;
     assert_eq!(flow.result_cache(), Err(CacheError::NotRequested));
@@ -84,16 +89,16 @@ async fn a_flow_without_keys_has_nothing_to_tell() {
 }
 
 #[tokio::test]
-async fn calls_of_their_own_need_no_flow() {
+async fn the_client_reads_and_writes_the_caches_without_a_flow() {
     let (client, clock) = client();
     client
         .set_result_cache("profile", "1", "one", MINUTE)
         .await
-        .expect("it fits");
+        .expect("the cache has room");
     client
         .set_global_cache("1", "everywhere", MINUTE)
         .await
-        .expect("it fits");
+        .expect("the cache has room");
     assert_eq!(
         client.result_cache("profile", "1").await,
         Ok(Some("one".into()))
@@ -103,18 +108,21 @@ async fn calls_of_their_own_need_no_flow() {
         client.global_cache("1").await,
         Ok(Some("everywhere".into()))
     );
-    client.delete_global_cache("1").await.expect("it is there");
     client
         .delete_global_cache("1")
         .await
-        .expect("a missing one is no error");
+        .expect("the entry exists");
+    client
+        .delete_global_cache("1")
+        .await
+        .expect("deleting a missing entry succeeds");
     assert_eq!(client.global_cache("1").await, Ok(None));
     clock.advance(MINUTE);
     assert_eq!(client.result_cache("profile", "1").await, Ok(None));
 }
 
 #[tokio::test]
-async fn what_makes_no_sense_is_an_error() {
+async fn invalid_keys_and_times_to_live_are_errors() {
     let (client, _) = client();
     assert_eq!(
         client.result_cache("profile", "").await,
@@ -139,28 +147,28 @@ async fn what_makes_no_sense_is_an_error() {
 
 #[cfg(feature = "remote")]
 #[tokio::test]
-async fn the_message_of_an_embedded_flow_has_what_an_agent_would_tell() {
+async fn the_check_response_of_an_embedded_flow_reports_cache_lookups_as_an_agent_does() {
     use tower_aperture::pb::check::{CacheLookupStatus, CacheOperationStatus};
 
     let (client, _) = client();
     client
         .set_result_cache("profile", "1", "one", MINUTE)
         .await
-        .expect("it fits");
+        .expect("the cache has room");
     let params = FlowParams::new()
         .result_cache_key("1")
         .global_cache_key("g")
         .global_cache_key("");
     let flow = client.start_flow("profile", params).await;
-    let response = flow.check_response().expect("it was answered");
+    let response = flow.check_response().expect("the check has a response");
     let lookup = response
         .cache_lookup_response
         .as_ref()
-        .expect("it was asked for");
+        .expect("the flow asked for the lookup");
     let result = lookup
         .result_cache_response
         .as_ref()
-        .expect("it was asked for");
+        .expect("the flow asked for the lookup");
     assert_eq!(result.lookup_status(), CacheLookupStatus::Hit);
     assert_eq!(&result.value[..], b"one");
     let global = |key: &str| {
@@ -168,7 +176,7 @@ async fn the_message_of_an_embedded_flow_has_what_an_agent_would_tell() {
         let entry = entries.find(|entry| entry.key == key);
         entry
             .and_then(|entry| entry.value.clone())
-            .expect("it was asked for")
+            .expect("the flow asked for the lookup")
     };
     let missed = global("g");
     assert_eq!(missed.lookup_status(), CacheLookupStatus::Miss);

@@ -1,7 +1,8 @@
-//! The dashboard shows what the example serves: every expression is PromQL, and every metric and
-//! label in it is there.
+//! Tests the Grafana dashboard against the example: every expression is PromQL, and the example
+//! serves every metric and label in it.
 //!
-//! `.ci/dashboard` also asks a real Prometheus, which the variable `PROMETHEUS` names.
+//! `.ci/dashboard` also sends each expression to a real Prometheus, whose URL is in the variable
+//! `PROMETHEUS`.
 
 #[path = "../examples/metrics.rs"]
 #[allow(dead_code)]
@@ -14,11 +15,11 @@ use promql_parser::parser::{self, Expr, LabelModifier, VectorSelector};
 use promql_parser::util::{ExprVisitor, walk_expr};
 use serde_json::Value;
 
-/// Longer than a loaded machine takes; only what hangs takes as long.
+/// Time after which a test fails. Only a hanging test takes as long, even on a busy machine.
 const LONG: Duration = Duration::from_secs(60);
 
-/// What Prometheus adds to each series.
-const ADDED: &[&str] = &["job"];
+/// Labels that Prometheus adds to each series.
+const ADDED_LABELS: &[&str] = &["job"];
 
 struct Panel {
     title: String,
@@ -51,8 +52,8 @@ fn panels() -> Vec<Panel> {
     all
 }
 
-/// As Grafana fills it in, where everything is selected.
-fn filled_in(text: &str) -> String {
+/// Replaces the variables as Grafana does when every value is selected.
+fn fill_in(text: &str) -> String {
     let text = text
         .replace("$__rate_interval", "1m")
         .replace("$job", ".*")
@@ -61,12 +62,12 @@ fn filled_in(text: &str) -> String {
     text
 }
 
-/// What an expression needs of the scrape.
+/// The metrics and labels that an expression reads.
 #[derive(Default)]
 struct Needs {
-    /// Metrics, each with the labels it must have.
+    /// Metrics, each with the labels that it must have.
     metrics: BTreeMap<String, BTreeSet<String>>,
-    /// What it is grouped by at the end, in the order of the walk.
+    /// The labels of each aggregation, in the order of the walk.
     groups: Vec<BTreeSet<String>>,
     selectors: Vec<VectorSelector>,
 }
@@ -93,14 +94,14 @@ impl ExprVisitor for Needs {
 
 impl Needs {
     fn of(text: &str) -> Self {
-        let expr = parser::parse(&filled_in(text)).unwrap_or_else(|why| panic!("{text}: {why}"));
+        let expr = parser::parse(&fill_in(text)).unwrap_or_else(|why| panic!("{text}: {why}"));
         let mut needs = Self::default();
-        walk_expr(&mut needs, &expr).expect("a walk");
-        assert!(!needs.metrics.is_empty(), "{text} asks for nothing");
+        walk_expr(&mut needs, &expr).expect("the expression is walked");
+        assert!(!needs.metrics.is_empty(), "{text} reads no metric");
         needs
     }
 
-    /// Matchers, and all that it is grouped by: nothing here renames labels.
+    /// Adds the labels of the matchers and of the aggregation; the dashboard renames no labels.
     fn select(&mut self, selector: &VectorSelector) {
         let name = selector.name.clone().expect("selectors name a metric");
         let labels = self.metrics.entry(name).or_default();
@@ -116,15 +117,15 @@ impl Needs {
 /// The labels of each metric in a scrape.
 type Scrape = BTreeMap<String, BTreeSet<String>>;
 
-fn read(scrape: &str) -> Scrape {
+fn parse_scrape(scrape: &str) -> Scrape {
     let mut all = Scrape::new();
     let lines = scrape.lines().filter(|line| !line.starts_with('#'));
     for line in lines.filter(|line| !line.is_empty()) {
-        // A series is a selector too.
+        // The text of a series is a valid PromQL selector.
         let (series, value) = line.rsplit_once(' ').expect("a value");
         assert!(value.parse::<f64>().is_ok(), "{line}");
         let Ok(Expr::VectorSelector(series)) = parser::parse(series) else {
-            panic!("no series: {line}");
+            panic!("not a series: {line}");
         };
         let labels = all.entry(series.name.expect("a name")).or_default();
         labels.extend(series.matchers.matchers.into_iter().map(|label| label.name));
@@ -132,7 +133,7 @@ fn read(scrape: &str) -> Scrape {
     all
 }
 
-/// What each expression, and each variable, does not find.
+/// Returns the metrics and labels that panels and variables read and the scrape lacks.
 fn missing(scrape: &Scrape) -> Vec<String> {
     let mut missing = Vec::new();
     let mut expressions: Vec<_> = panels()
@@ -146,24 +147,24 @@ fn missing(scrape: &Scrape) -> Vec<String> {
         let Some(query) = variable["query"]["query"].as_str() else {
             continue;
         };
-        let asked = query.strip_prefix("label_values(").and_then(|query| {
+        let expression = query.strip_prefix("label_values(").and_then(|query| {
             let (series, label) = query.strip_suffix(')')?.rsplit_once(", ")?;
             Some(format!("sum by ({label}) ({series})"))
         });
         expressions.push((
             query.to_owned(),
-            asked.expect("label_values(series, label)"),
+            expression.expect("label_values(series, label)"),
         ));
     }
-    for (which, expr) in expressions {
+    for (reader, expr) in expressions {
         for (name, labels) in Needs::of(&expr).metrics {
-            let Some(there) = scrape.get(&name) else {
-                missing.push(format!("{which}: no metric {name}"));
+            let Some(present) = scrape.get(&name) else {
+                missing.push(format!("{reader}: no metric {name}"));
                 continue;
             };
             for label in labels {
-                if !there.contains(&label) && !ADDED.contains(&label.as_str()) {
-                    missing.push(format!("{which}: {name} has no label {label}"));
+                if !present.contains(&label) && !ADDED_LABELS.contains(&label.as_str()) {
+                    missing.push(format!("{reader}: {name} has no label {label}"));
                 }
             }
         }
@@ -172,26 +173,28 @@ fn missing(scrape: &Scrape) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn every_metric_and_label_is_in_the_scrapes_of_the_example() {
-    let base = example::serve("127.0.0.1:0").await.expect("it serves");
-    let begun = Instant::now();
+async fn the_example_serves_every_metric_and_label_of_the_dashboard() {
+    let base = example::serve("127.0.0.1:0")
+        .await
+        .expect("the example serves");
+    let start = Instant::now();
     loop {
-        example::traffic(&base).await.expect("answers");
+        example::traffic(&base).await.expect("the requests succeed");
         let mut scrape = example::ask(&base, "metrics").await.expect("a scrape");
         scrape += &example::ask(&base, "agent/metrics")
             .await
             .expect("a scrape");
-        let missing = missing(&read(&scrape));
+        let missing = missing(&parse_scrape(&scrape));
         if missing.is_empty() {
             break;
         }
-        // Loops take some ticks, and a report may come when there is a token again.
-        assert!(begun.elapsed() < LONG, "{missing:#?} in\n{scrape}");
+        // Some series appear only after ticks of control loops, or once a bucket has tokens again.
+        assert!(start.elapsed() < LONG, "{missing:#?} in\n{scrape}");
     }
 }
 
 #[test]
-fn legends_show_what_is_grouped_by() {
+fn legends_show_the_labels_that_expressions_group_by() {
     for panel in panels() {
         let shown: BTreeSet<_> = panel
             .legend
@@ -209,7 +212,7 @@ fn legends_show_what_is_grouped_by() {
 }
 
 #[test]
-fn every_metric_of_this_crate_is_shown() {
+fn the_dashboard_shows_every_metric_of_this_crate() {
     let shown: BTreeSet<String> = panels()
         .iter()
         .flat_map(|panel| Needs::of(&panel.expr).metrics.into_keys())
@@ -222,14 +225,14 @@ fn every_metric_of_this_crate_is_shown() {
     let mut count = 0;
     for name in named.filter(|name| name.starts_with("tower_aperture_")) {
         count += 1;
-        let there = |shown: &String| shown.starts_with(name);
-        assert!(shown.iter().any(there), "no panel shows {name}");
+        let matches = |shown: &String| shown.starts_with(name);
+        assert!(shown.iter().any(matches), "no panel shows {name}");
     }
     assert!(count >= 15, "{count} names in the table");
 }
 
 #[test]
-fn a_row_shows_whom_priorities_let_overtake_whom() {
+fn the_dashboard_shows_the_metrics_of_preemption_and_delay() {
     let shown: BTreeSet<String> = panels()
         .iter()
         .filter(|panel| panel.expr.contains("workload_index"))
@@ -250,34 +253,38 @@ fn a_row_shows_whom_priorities_let_overtake_whom() {
 }
 
 #[test]
-fn ids_differ_and_panels_do_not_overlap() {
+fn panels_have_distinct_ids_and_do_not_overlap() {
     let dashboard = dashboard();
     let panels = dashboard["panels"].as_array().expect("panels");
     let ids: BTreeSet<_> = panels.iter().map(|panel| panel["id"].as_u64()).collect();
     assert_eq!(ids.len(), panels.len());
     let mut taken = BTreeSet::new();
     for panel in panels {
-        let at = |side: &str| panel["gridPos"][side].as_u64().expect("a number");
-        assert!(at("x") + at("w") <= 24, "{}", panel["title"]);
-        for x in at("x")..at("x") + at("w") {
-            for y in at("y")..at("y") + at("h") {
-                assert!(taken.insert((x, y)), "{} lies on another", panel["title"]);
+        let position = |side: &str| panel["gridPos"][side].as_u64().expect("a number");
+        assert!(position("x") + position("w") <= 24, "{}", panel["title"]);
+        for x in position("x")..position("x") + position("w") {
+            for y in position("y")..position("y") + position("h") {
+                assert!(
+                    taken.insert((x, y)),
+                    "{} overlaps another panel",
+                    panel["title"]
+                );
             }
         }
     }
 }
 
-/// With a Prometheus that scrapes the example, for as long as its rates need.
+/// Requires a Prometheus that scrapes the example, and waits until its rates have values.
 #[tokio::test]
 #[ignore = "needs a Prometheus, see .ci/dashboard"]
 async fn prometheus_answers_every_expression() {
     let base = std::env::var("PROMETHEUS").expect("the variable PROMETHEUS");
-    let begun = Instant::now();
+    let start = Instant::now();
     for Panel { title, expr, .. } in panels() {
         loop {
             let mut url = http::Uri::try_from(&base).expect("a URL").into_parts();
             let query = percent_encoding::utf8_percent_encode(
-                &filled_in(&expr),
+                &fill_in(&expr),
                 percent_encoding::NON_ALPHANUMERIC,
             )
             .to_string();
@@ -285,14 +292,14 @@ async fn prometheus_answers_every_expression() {
             url.path_and_query = Some(path.parse().expect("a path"));
             let url = http::Uri::from_parts(url).expect("a URL").to_string();
             let (base, path) = url.split_at(url.find("/api").expect("a path"));
-            let answer = example::ask(base, &path[1..]).await.expect("an answer");
-            let answer: Value = serde_json::from_str(&answer).expect("JSON");
-            assert_eq!(answer["status"], "success", "{title}: {expr}: {answer}");
-            let found = answer["data"]["result"].as_array().expect("a vector");
+            let response = example::ask(base, &path[1..]).await.expect("a response");
+            let response: Value = serde_json::from_str(&response).expect("JSON");
+            assert_eq!(response["status"], "success", "{title}: {expr}: {response}");
+            let found = response["data"]["result"].as_array().expect("a vector");
             if !found.is_empty() {
                 break;
             }
-            assert!(begun.elapsed() < LONG, "{title}: nothing for {expr}");
+            assert!(start.elapsed() < LONG, "{title}: no value for {expr}");
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
     }

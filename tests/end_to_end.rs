@@ -1,4 +1,4 @@
-//! The layer over a real Agent, behind a real server, with real clients.
+//! Tests the layer with a remote client and a fake Agent, in an HTTP server with HTTP clients.
 #![cfg(feature = "telemetry")]
 
 mod support;
@@ -49,14 +49,18 @@ fn http() -> Client<HttpConnector, Body> {
     Client::builder(TokioExecutor::new()).build_http()
 }
 
-async fn ask(http: &Client<HttpConnector, Body>, at: SocketAddr, path: &str) -> StatusCode {
-    let request = Request::get(format!("http://{at}{path}")).body(Body::empty());
-    let answer = http
+async fn get_status(
+    http: &Client<HttpConnector, Body>,
+    server: SocketAddr,
+    path: &str,
+) -> StatusCode {
+    let request = Request::get(format!("http://{server}{path}")).body(Body::empty());
+    let response = http
         .request(request.expect("a request"))
         .await
-        .expect("an answer");
-    let status = answer.status();
-    answer.into_body().collect().await.expect("a whole body");
+        .expect("a response");
+    let status = response.status();
+    response.into_body().collect().await.expect("a whole body");
     status
 }
 
@@ -85,29 +89,33 @@ async fn labels_decisions_ends_and_spans_reach_the_agent() {
         );
     let (at, http) = (serve(app).await, http());
 
-    assert_eq!(ask(&http, at, "/ok").await, 200);
-    assert_eq!(ask(&http, at, "/broken").await, 502);
+    assert_eq!(get_status(&http, at, "/ok").await, 200);
+    assert_eq!(get_status(&http, at, "/broken").await, 502);
     let request = Request::get(format!("http://{at}/ok"))
         .header("x-user-id", "mallory")
         .header("baggage", "service=mine,tier=gold")
         .body(Body::empty());
-    let refused = http
+    let rejected = http
         .request(request.expect("a request"))
         .await
-        .expect("an answer");
-    assert_eq!(refused.status(), 429);
+        .expect("a response");
+    assert_eq!(rejected.status(), 429);
 
-    let asked = &agent.checks()[2];
-    assert_eq!(asked.control_point, "shop");
-    let label = |key: &str| asked.labels.get(key).map(String::as_str);
+    let check = &agent.checks()[2];
+    assert_eq!(check.control_point, "shop");
+    let label = |key: &str| check.labels.get(key).map(String::as_str);
     assert_eq!(label("user_id"), Some("mallory"));
-    assert_eq!(label("service"), Some("shop"), "baggage overrides nothing");
+    assert_eq!(
+        label("service"),
+        Some("shop"),
+        "baggage overrides no label of the layer"
+    );
     assert_eq!(label("tier"), Some("gold"));
-    assert_eq!(asked.labels.len(), 3, "no header travels unasked");
+    assert_eq!(check.labels.len(), 3, "only chosen headers become labels");
 
     assert!(client.shutdown(MINUTE).await);
     assert_eq!(agent.tokens_in_flight(), 0);
-    let mut told: Vec<_> = agent
+    let mut statuses: Vec<_> = agent
         .spans()
         .iter()
         .map(|span| {
@@ -117,8 +125,8 @@ async fn labels_decisions_ends_and_spans_reach_the_agent() {
             )
         })
         .collect();
-    told.sort();
-    let told: Vec<_> = told
+    statuses.sort();
+    let statuses: Vec<_> = statuses
         .iter()
         .map(|(status, code)| {
             (
@@ -127,11 +135,14 @@ async fn labels_decisions_ends_and_spans_reach_the_agent() {
             )
         })
         .collect();
-    assert_eq!(told, [("Error", "502"), ("OK", "200"), ("Unset", "429")]);
+    assert_eq!(
+        statuses,
+        [("Error", "502"), ("OK", "200"), ("Unset", "429")]
+    );
 }
 
 #[tokio::test]
-async fn a_dead_agent_lets_requests_run_or_not_as_told_and_is_obeyed_when_it_is_back() {
+async fn requests_follow_the_failure_mode_until_the_agent_is_back() {
     let agent = FakeAgent::start();
     agent.on_check(|request| Reply::Now(answer::rejected(request, Reason::NoTokens)));
     let client = client(&agent);
@@ -147,19 +158,19 @@ async fn a_dead_agent_lets_requests_run_or_not_as_told_and_is_obeyed_when_it_is_
     let (at, http) = (serve(app).await, http());
 
     agent.kill();
-    assert_eq!(ask(&http, at, "/open").await, 200);
-    assert_eq!(ask(&http, at, "/closed").await, 503);
-    assert_eq!(ask(&http, at, "/ramp").await, 503);
+    assert_eq!(get_status(&http, at, "/open").await, 200);
+    assert_eq!(get_status(&http, at, "/closed").await, 503);
+    assert_eq!(get_status(&http, at, "/ramp").await, 503);
     assert_eq!(client.stats().unreachable, 3);
 
     agent.restart();
     assert!(client.wait_ready(MINUTE).await);
-    assert_eq!(ask(&http, at, "/open").await, 503);
+    assert_eq!(get_status(&http, at, "/open").await, 503);
     assert_eq!(client.stats().rejected, 1);
 }
 
-/// A body that trickles until its reader has had enough.
-fn trickle() -> Body {
+/// Returns a body of 40 bytes that sends one byte per millisecond.
+fn slow_body() -> Body {
     let frames = futures_util::stream::unfold(0, |sent| async move {
         tokio::time::sleep(Duration::from_millis(1)).await;
         (sent < 40).then(|| (Ok::<_, Infallible>("."), sent + 1))
@@ -168,29 +179,29 @@ fn trickle() -> Body {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_clients_that_leave_at_random_leave_no_token_behind() {
+async fn cancelled_requests_return_all_their_tokens() {
     let agent = FakeAgent::start();
     agent.on_check(|request| Reply::After(Duration::from_millis(5), answer::granted(request)));
     let client = client(&agent);
     let app = Router::new()
-        .route("/trickle", get(|| async { trickle() }))
+        .route("/slow", get(|| async { slow_body() }))
         .layer(ApertureLayer::new(client.clone(), "shop"));
     let at = serve(app).await;
 
     let clients = (0..1000_u64).map(|nth| {
         tokio::spawn(async move {
-            // From before the check is sent to after the body is over, spread evenly.
-            let patience = Duration::from_micros(nth * 7919 % 100_000);
+            // The timeouts range from before the check is sent until after the end of the body.
+            let timeout = Duration::from_micros(nth * 7919 % 100_000);
             let http = http();
-            let _ = tokio::time::timeout(patience, ask(&http, at, "/trickle")).await;
+            let _ = tokio::time::timeout(timeout, get_status(&http, at, "/slow")).await;
         })
     });
-    for one in clients.collect::<Vec<_>>() {
-        one.await.expect("no client panics");
+    for client in clients.collect::<Vec<_>>() {
+        client.await.expect("no client panics");
     }
 
     agent
-        .until("every token is back", |agent| {
+        .until("every token is returned", |agent| {
             !agent.checks().is_empty() && agent.tokens_in_flight() == 0
         })
         .await;

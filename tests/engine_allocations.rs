@@ -1,4 +1,4 @@
-//! Letting a known key in allocates nothing, and turning it away does not either.
+//! Accepting or rejecting a flow of a known key allocates nothing.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -8,41 +8,41 @@ use tower_aperture::{
     Check, Decider, FlowOutcome, FlowParams, FlowStatus, RejectReason, Ticket, Verdict,
 };
 
-struct Counting;
+struct CountingAllocator;
 
 thread_local! {
     static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
 }
 
 fn count() {
-    // The thread may be ending.
+    // The counter is gone while the thread ends.
     let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
 }
 
-// SAFETY: everything is left to the system's allocator; counting does not allocate.
-unsafe impl GlobalAlloc for Counting {
+// SAFETY: every call goes to the system's allocator, and counting does not allocate.
+unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();
-        // SAFETY: the caller's promise is passed on.
+        // SAFETY: the caller upholds the same contract.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise is passed on.
+        // SAFETY: the caller upholds the same contract.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         count();
-        // SAFETY: the caller's promise is passed on.
+        // SAFETY: the caller upholds the same contract.
         unsafe { System.realloc(pointer, layout, size) }
     }
 }
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
-/// What it allocates on this thread.
+/// Returns the number of allocations that `act` makes on this thread.
 fn allocations(act: impl FnOnce()) -> usize {
     let before = ALLOCATIONS.get();
     act();
@@ -64,7 +64,7 @@ fn engine(capacity: u32, parameters: &str) -> Engine {
 "
     );
     let engine = Engine::builder().policy_text("policy", text).build();
-    engine.expect("the policy is right")
+    engine.expect("the policy is valid")
 }
 
 fn decide(engine: &Engine, params: &FlowParams<'_>) -> bool {
@@ -78,46 +78,47 @@ fn decide(engine: &Engine, params: &FlowParams<'_>) -> bool {
             ticket.end(FlowOutcome::new(FlowStatus::Unset));
             false
         }
-        _ => panic!("an engine always answers at once"),
+        _ => panic!("an engine without queues decides at once"),
     }
 }
 
-const WAYS: [&str; 3] = [
+/// Parameters of rate limiters.
+const PARAMETERS: [&str; 3] = [
     "",
     ", limit_by_label_key: user",
     ", limit_by_label_key: user, lazy_sync: {enabled: true, num_sync: 4}",
 ];
 
 #[test]
-fn a_known_key_is_let_in_without_an_allocation() {
-    for way in WAYS {
-        let engine = engine(1_000_000, way);
+fn a_flow_of_a_known_key_is_accepted_without_allocation() {
+    for parameters in PARAMETERS {
+        let engine = engine(1_000_000, parameters);
         let params = FlowParams::new().label("user", "42").label("tokens", "1.5");
         assert!(
             allocations(|| assert!(decide(&engine, &params))) > 0,
-            "a new key"
+            "a new key allocates"
         );
-        let known = allocations(|| {
+        let allocated = allocations(|| {
             for _ in 0..1000 {
                 assert!(decide(&engine, &params));
             }
         });
-        assert_eq!(known, 0, "{way}");
+        assert_eq!(allocated, 0, "{parameters}");
     }
 }
 
 #[test]
-fn a_known_key_is_turned_away_without_an_allocation() {
-    for way in WAYS {
-        let engine = engine(1, way);
+fn a_flow_of_a_known_key_is_rejected_without_allocation() {
+    for parameters in PARAMETERS {
+        let engine = engine(1, parameters);
         let params = FlowParams::new().label("user", "42");
         assert!(decide(&engine, &params));
-        let known = allocations(|| {
+        let allocated = allocations(|| {
             for _ in 0..1000 {
                 assert!(!decide(&engine, &params));
             }
         });
-        assert_eq!(known, 0, "{way}");
+        assert_eq!(allocated, 0, "{parameters}");
     }
 }
 
@@ -138,30 +139,30 @@ fn slots(kind: &str, most: u32) -> Engine {
 "
     );
     let engine = Engine::builder().policy_text("policy", text).build();
-    engine.expect("the policy is right")
+    engine.expect("the policy is valid")
 }
 
 #[test]
-fn a_slot_is_taken_and_given_back_without_an_allocation() {
+fn a_slot_is_taken_and_returned_without_allocation() {
     let engine = slots("concurrency_limiter", 1000);
     let params = FlowParams::new().label("user", "42");
     let hold = |many: usize| -> Vec<_> {
         (0..many)
             .map(|_| match engine.decide("here", &params) {
                 Check::Ready(Verdict::Accepted(ticket)) => ticket,
-                _ => panic!("there is room"),
+                _ => panic!("a slot is free"),
             })
             .collect()
     };
     drop(hold(500));
-    let known = allocations(|| {
+    let allocated = allocations(|| {
         let tickets = hold(500);
         for ticket in tickets {
             ticket.end(FlowOutcome::new(FlowStatus::Ok));
         }
     });
-    // That of the list of tickets.
-    assert_eq!(known, 1);
+    // The list of tickets is the only allocation.
+    assert_eq!(allocated, 1);
 }
 
 #[test]
@@ -169,16 +170,16 @@ fn a_scheduler_with_a_free_slot_allocates_nothing() {
     let engine = slots("concurrency_scheduler", 1);
     let params = FlowParams::new().label("user", "42");
     assert!(decide(&engine, &params));
-    let known = allocations(|| {
+    let allocated = allocations(|| {
         for _ in 0..1000 {
             assert!(decide(&engine, &params));
         }
     });
-    assert_eq!(known, 0);
+    assert_eq!(allocated, 0);
 }
 
 #[test]
-fn meters_and_classifiers_cost_no_allocation() {
+fn flux_meters_and_classifiers_allocate_nothing() {
     let text = |control_point: &str| {
         format!(
             "resources:
@@ -200,40 +201,40 @@ circuit:
 "
         )
     };
-    // Those of elsewhere, and its own.
+    // Components of other control points only, and of the flow's own.
     for control_point in ["elsewhere", "here"] {
         let engine = Engine::builder()
             .policy_text("others", text("there"))
             .policy_text("policy", text(control_point))
             .build()
-            .expect("the policies are right");
+            .expect("the policies are valid");
         let params = FlowParams::new().label("user", "42");
         assert!(decide(&engine, &params));
-        let known = allocations(|| {
+        let allocated = allocations(|| {
             for _ in 0..1000 {
                 assert!(decide(&engine, &params));
             }
         });
-        assert_eq!(known, 0, "{control_point}");
+        assert_eq!(allocated, 0, "{control_point}");
     }
 }
 
 #[test]
-fn a_flow_that_nothing_limits_costs_no_allocation_after_the_first_one() {
-    // Its limiter lacks a label, or no policy selects where it is.
-    let by_user = engine(1, WAYS[1]);
+fn a_flow_that_no_limiter_decides_allocates_nothing_after_the_first() {
+    // The flow lacks the label of the limiter, or no policy selects its control point.
+    let by_user = engine(1, PARAMETERS[1]);
     let elsewhere = Engine::builder()
         .build()
-        .expect("an engine without policies");
+        .expect("an engine without policies is valid");
     for engine in [by_user, elsewhere] {
         let params = FlowParams::new().label("plan", "free");
         assert!(decide(&engine, &params));
-        let known = allocations(|| {
+        let allocated = allocations(|| {
             for _ in 0..1000 {
                 assert!(decide(&engine, &params));
             }
         });
-        assert_eq!(known, 0);
+        assert_eq!(allocated, 0);
         assert_eq!(engine.stats().undecided, 1001);
     }
 }

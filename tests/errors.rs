@@ -1,4 +1,4 @@
-//! The public errors: each has its cause as `source`, and does not repeat it in its own text.
+//! Tests every public error: its cause is its `source`, and its own text does not repeat the cause.
 #![cfg(all(
     feature = "remote",
     feature = "embedded",
@@ -25,7 +25,7 @@ use tower_aperture::{
 
 const PEM: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
 
-/// One error: its type, the error, and the text of its cause where it has one.
+/// One error, the name of its type, and whether it has a cause.
 struct Case {
     name: &'static str,
     error: Box<dyn Error>,
@@ -41,12 +41,12 @@ fn case(name: &'static str, error: impl Error + 'static, has_cause: bool) -> Cas
     }
 }
 
-fn refused() -> FlowError {
-    let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
-    FlowError::new(FlowErrorKind::Unavailable, "").with_source(refused)
+fn connection_refused() -> FlowError {
+    let cause = io::Error::from(io::ErrorKind::ConnectionRefused);
+    FlowError::new(FlowErrorKind::Unavailable, "").with_source(cause)
 }
 
-/// A flow that could not be asked for: nothing listens there.
+/// Returns the error of a check at an address where no Agent listens.
 async fn unreachable() -> FlowError {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address").to_string();
@@ -58,17 +58,17 @@ async fn unreachable() -> FlowError {
         .build();
     let client = client.expect("a client");
     let flow = client.start_flow("checkout", FlowParams::new()).await;
-    flow.error().expect("nobody is there").clone()
+    flow.error().expect("no Agent listens").clone()
 }
 
 async fn missing_flow() -> tower_aperture::layer::MissingFlow {
     let (mut parts, ()) = http::Request::new(()).into_parts();
-    let found = FlowHandle::from_request_parts(&mut parts, &()).await;
-    found.expect_err("no layer is there")
+    let extracted = FlowHandle::from_request_parts(&mut parts, &()).await;
+    extracted.expect_err("the request passed no layer")
 }
 
-/// Every public error, in each of its forms that matters here.
-async fn all() -> Vec<Case> {
+/// Returns every public error, with and without a cause where both occur.
+async fn all_errors() -> Vec<Case> {
     let denial = Denial::new(RejectReason::RateLimited);
     let rejection = Rejection::new("checkout", denial);
     let client = ApertureClient::disabled();
@@ -76,7 +76,7 @@ async fn all() -> Vec<Case> {
         .try_label_from_header("session", "cookie")
         .map(drop);
     let engine = Engine::builder().build().expect("no policy");
-    let looked = engine.cache_lookup("", "key", []).result;
+    let lookup = engine.cache_lookup("", "key", []).result;
     let from_file = |path| Engine::builder().policy_file(path).build().map(drop);
     let from_text = |text| Engine::builder().policy_text("p", text).build().map(drop);
     let builder = || ApertureClient::builder().address("localhost:1");
@@ -88,25 +88,31 @@ async fn all() -> Vec<Case> {
     let trusting = |pem| Prometheus::trusting("https://127.0.0.1:1", pem).map(drop);
     vec![
         case("Rejection", rejection, false),
-        case("ClientError", call(refused()), true),
+        case("ClientError", call(connection_refused()), true),
         case("ClientError", not_sent, true),
         case("LayerError", secret.expect_err("a secret"), false),
         case("MissingFlow", missing_flow().await, false),
-        case("FlowError", refused(), true),
+        case("FlowError", connection_refused(), true),
         case("FlowError", unreachable().await, true),
         case(
             "FlowError",
             FlowError::new(FlowErrorKind::Timeout, "no answer within 200ms"),
             false,
         ),
-        case("EndError", EndError::Call(refused()), true),
+        case("EndError", EndError::Call(connection_refused()), true),
         case("EndError", EndError::QueueFull, false),
-        case("CacheError", CacheError::Call(refused()), true),
-        case("CacheError", CacheError::Unreachable(refused()), true),
+        case("CacheError", CacheError::Call(connection_refused()), true),
+        case(
+            "CacheError",
+            CacheError::Unreachable(connection_refused()),
+            true,
+        ),
         case("CacheError", CacheError::NoKey, false),
         case(
             "CacheRefusal",
-            looked.expect("asked").expect_err("refused"),
+            lookup
+                .expect("the result cache is looked up")
+                .expect_err("no control point"),
             false,
         ),
         case(
@@ -135,7 +141,7 @@ async fn all() -> Vec<Case> {
         ),
         case("ParseRequestIdError", id.expect_err("no id"), false),
         case("HttpInputError", http.expect_err("no control point"), false),
-        case("TlsError", tls("", "").expect_err("nothing"), false),
+        case("TlsError", tls("", "").expect_err("no certificate"), false),
         case("TlsError", tls(PEM, PEM).expect_err("no key"), true),
         case(
             "ServeError",
@@ -156,12 +162,12 @@ async fn all() -> Vec<Case> {
 }
 
 #[tokio::test]
-async fn every_public_error_has_its_cause_as_source_and_prints_it_once() {
+async fn every_public_error_returns_its_cause_as_source_and_does_not_repeat_it() {
     for Case {
         name,
         error,
         has_cause,
-    } in all().await
+    } in all_errors().await
     {
         assert_eq!(error.source().is_some(), has_cause, "{name}: {error:?}");
         let mut texts = vec![error.to_string()];
@@ -173,33 +179,35 @@ async fn every_public_error_has_its_cause_as_source_and_prints_it_once() {
         for (at, text) in texts.iter().enumerate() {
             assert!(!text.is_empty(), "{name}: {texts:?}");
             for outer in &texts[..at] {
-                assert!(!outer.contains(text), "{name} says it twice: {texts:?}");
+                assert!(!outer.contains(text), "{name} repeats a text: {texts:?}");
             }
         }
-        // Nor may the text end as if something followed.
+        // The text must be complete without the text of its cause.
         assert!(!texts[0].ends_with([':', ' ']), "{name}: {texts:?}");
     }
 }
 
 #[tokio::test]
-async fn the_cause_of_a_failed_connection_can_be_looked_at() {
+async fn the_source_of_a_failed_connection_is_the_io_error() {
     let error = unreachable().await;
     assert!(error.is_unavailable());
     let cause = error.source().expect("a cause");
-    let cause = cause.downcast_ref::<io::Error>().expect("of the system");
+    let cause = cause
+        .downcast_ref::<io::Error>()
+        .expect("an error of the system");
     assert_eq!(cause.kind(), io::ErrorKind::ConnectionRefused);
     assert_eq!(error, error.clone());
 }
 
-/// Errors that only occur as a cause, and whose own causes are tested where they come about.
+/// Errors that only occur as the cause of another one; the tests beside them cover their causes.
 const INTERNAL: [&str; 2] = ["CallError", "ConnectError"];
 
-/// Types that implement `Error` in a source file.
-fn errors_in(path: &Path, found: &mut BTreeSet<String>) {
+/// Adds the types that implement `Error` in the source files of a folder.
+fn find_errors(path: &Path, found: &mut BTreeSet<String>) {
     for entry in fs::read_dir(path).expect("a folder") {
         let path = entry.expect("an entry").path();
         if path.is_dir() {
-            errors_in(&path, found);
+            find_errors(&path, found);
             continue;
         }
         let text = fs::read_to_string(&path).expect("text");
@@ -213,20 +221,20 @@ fn errors_in(path: &Path, found: &mut BTreeSet<String>) {
 }
 
 #[tokio::test]
-async fn no_public_error_is_left_out_here() {
+async fn all_errors_of_the_source_code_are_tested() {
     let mut found = BTreeSet::new();
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    errors_in(&src, &mut found);
-    let walked: BTreeSet<_> = all()
+    find_errors(&src, &mut found);
+    let tested: BTreeSet<_> = all_errors()
         .await
         .iter()
         .map(|case| case.name.to_owned())
         .collect();
     let internal = |name: &&String| INTERNAL.contains(&name.as_str());
-    let left_out: Vec<_> = found
-        .difference(&walked)
+    let untested: Vec<_> = found
+        .difference(&tested)
         .filter(|name| !internal(name))
         .collect();
-    assert!(left_out.is_empty(), "{left_out:?}");
+    assert!(untested.is_empty(), "{untested:?}");
     assert!(found.len() > 10, "{found:?}");
 }

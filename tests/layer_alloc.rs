@@ -23,61 +23,62 @@ thread_local! {
     static BYTES: Cell<usize> = const { Cell::new(0) };
 }
 
-struct Counting;
+struct CountingAllocator;
 
-impl Counting {
+impl CountingAllocator {
     fn count(bytes: usize) {
         let _ = COUNT.try_with(|count| count.set(count.get() + 1));
         let _ = BYTES.try_with(|count| count.set(count.get() + bytes));
     }
 }
 
-// SAFETY: all is left to the system's allocator; the counters neither allocate nor unwind.
-unsafe impl GlobalAlloc for Counting {
+// SAFETY: every call is forwarded to the system's allocator, and the counters neither allocate nor
+// unwind.
+unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         Self::count(layout.size());
-        // SAFETY: the caller's promise is passed on.
+        // SAFETY: the caller upholds the same contract.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise is passed on.
+        // SAFETY: the caller upholds the same contract.
         unsafe { System.dealloc(at, layout) }
     }
 
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         Self::count(size);
-        // SAFETY: the caller's promise is passed on.
+        // SAFETY: the caller upholds the same contract.
         unsafe { System.realloc(at, layout, size) }
     }
 }
 
 #[global_allocator]
-static COUNTING: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 #[derive(Clone)]
 struct Decide(Option<Denial>);
 
-struct Nothing;
+struct NoTicket;
 
-impl Ticket for Nothing {
+impl Ticket for NoTicket {
     fn end(self, _: FlowOutcome) {}
 }
 
 impl Decider for Decide {
-    type Ticket = Nothing;
-    type Pending = Ready<Verdict<Nothing>>;
+    type Ticket = NoTicket;
+    type Pending = Ready<Verdict<NoTicket>>;
 
     fn decide(
         &self,
         control_point: &str,
         params: &FlowParams<'_>,
-    ) -> Check<Nothing, Self::Pending> {
+    ) -> Check<NoTicket, Self::Pending> {
         assert_eq!(control_point, "checkout");
         assert_eq!(params.labels.get("user_id"), Some("42"));
         Check::Ready(match self.0 {
-            Some(denial) => Verdict::Rejected(denial, Nothing),
-            None => Verdict::Accepted(Nothing),
+            Some(denial) => Verdict::Rejected(denial, NoTicket),
+            None => Verdict::Accepted(NoTicket),
         })
     }
 }
@@ -90,17 +91,17 @@ fn layer(denial: Option<Denial>) -> ApertureLayer<Decide> {
         .skip(|head| head.uri().path() == "/health")
 }
 
-/// Allocations of one request, its full body polled to the end, and the status.
-fn cost<S, B>(service: &mut S, path: &str) -> (usize, u16)
+/// Counts the allocations of one request, whose body is polled to the end, and returns its status.
+fn allocations_of_get<S, B>(service: &mut S, path: &str) -> (usize, u16)
 where
     S: Service<Request<()>, Response = Response<B>, Error = Infallible>,
     B: Body<Data = Bytes>,
 {
-    cost_of(service, Request::get(path))
+    allocations_of(service, Request::get(path))
 }
 
-/// Allocations of a request with some headers more.
-fn cost_of<S, B>(service: &mut S, request: http::request::Builder) -> (usize, u16)
+/// Counts the allocations of a request, to which it adds a few headers.
+fn allocations_of<S, B>(service: &mut S, request: http::request::Builder) -> (usize, u16)
 where
     S: Service<Request<()>, Response = Response<B>, Error = Infallible>,
     B: Body<Data = Bytes>,
@@ -115,7 +116,7 @@ where
     let status = {
         let mut future = pin!(service.call(request));
         let Poll::Ready(Ok(response)) = future.as_mut().poll(&mut cx) else {
-            panic!("all of it is ready");
+            panic!("the response is ready at once");
         };
         let status = response.status();
         let mut body = pin!(response.into_body());
@@ -138,24 +139,27 @@ fn inner() -> impl Service<
 }
 
 #[test]
-fn an_accepted_request_costs_no_allocation() {
+fn an_accepted_request_allocates_nothing() {
     assert_eq!(
-        cost(&mut inner(), "/"),
+        allocations_of_get(&mut inner(), "/"),
         (0, 200),
-        "the bare service has none"
+        "the unwrapped service allocates nothing"
     );
-    assert_eq!(cost(&mut layer(None).layer(inner()), "/"), (0, 200));
+    assert_eq!(
+        allocations_of_get(&mut layer(None).layer(inner()), "/"),
+        (0, 200)
+    );
 }
 
 #[test]
-fn known_names_routes_and_deadlines_cost_no_allocation() {
+fn known_names_routes_and_deadlines_allocate_nothing() {
     let call = |layer: ApertureLayer<Decide>, path: &str| {
         let layer = layer.label_from_header("user_id", "x-user-id");
         let mut service = layer.layer(inner());
         let request = || Request::post(path).header("grpc-timeout", "10S");
-        // The first one teaches its name.
-        cost_of(&mut service, request());
-        cost_of(&mut service, request())
+        // The first request adds its name to the known ones.
+        allocations_of(&mut service, request());
+        allocations_of(&mut service, request())
     };
     let named = ApertureLayer::with_control_point(Decide(None), grpc_service);
     let named = named.label_from("method", grpc_method);
@@ -171,23 +175,23 @@ fn known_names_routes_and_deadlines_cost_no_allocation() {
 }
 
 #[test]
-fn a_skipped_request_costs_no_allocation() {
+fn a_skipped_request_allocates_nothing() {
     let denial = Denial::new(RejectReason::RateLimited);
     let mut service = layer(Some(denial)).layer(inner());
-    assert_eq!(cost(&mut service, "/health"), (0, 200));
+    assert_eq!(allocations_of_get(&mut service, "/health"), (0, 200));
 }
 
 #[test]
-fn a_rejected_request_costs_at_most_four_allocations() {
+fn a_rejected_request_makes_at_most_four_allocations() {
     let denial = Denial::new(RejectReason::RateLimited).wait(std::time::Duration::from_secs(12));
     let mut service = layer(Some(denial)).layer(inner());
-    let (allocations, status) = cost(&mut service, "/");
+    let (allocations, status) = allocations_of_get(&mut service, "/");
     assert_eq!(status, 429);
     assert!(allocations <= 4, "{allocations} allocations");
 }
 
 #[test]
-fn a_clone_costs_no_allocation() {
+fn a_clone_allocates_nothing() {
     let layer = layer(None);
     let service = layer.layer(inner());
     let before = COUNT.get();
@@ -197,18 +201,18 @@ fn a_clone_costs_no_allocation() {
 }
 
 #[test]
-fn the_future_holds_little_besides_the_inner_one() {
+fn the_response_future_is_little_larger_than_the_inner_one() {
     let mut service = layer(None).layer(inner());
     let mut request = Request::new(());
     let name = http::HeaderValue::from_static("42");
     request.headers_mut().insert("x-user-id", name);
     let future = service.call(request);
-    // What a waiting decision keeps: a request, and four words or so. Labels never get here.
+    // A waiting decision keeps the request and about four words; it does not keep labels.
     let size = size_of_val(&future);
     assert!(size <= size_of::<Request<()>>() + 160, "{size} bytes");
 }
 
-/// A body of many pieces of the same static data, behind some that are different.
+/// A body of some distinct pieces, followed by many pieces of the same static data.
 struct Pieces {
     first: Option<Bytes>,
     piece: &'static [u8],
@@ -231,8 +235,8 @@ impl Body for Pieces {
     }
 }
 
-/// Bytes that are allocated while a gRPC-Web body passes the layer.
-fn bytes_of(
+/// Returns the number of bytes allocated while a gRPC-Web body passes the layer.
+fn bytes_allocated(
     content_type: &'static str,
     first: Vec<u8>,
     piece: &'static [u8],
@@ -255,7 +259,7 @@ fn bytes_of(
     let mut future = pin!(service.call(request));
     let before = BYTES.get();
     let Poll::Ready(Ok(response)) = future.as_mut().poll(&mut cx) else {
-        panic!("all of it is ready");
+        panic!("the response is ready at once");
     };
     let mut body = pin!(response.into_body());
     while let Poll::Ready(Some(_)) = body.as_mut().poll_frame(&mut cx) {}
@@ -278,20 +282,20 @@ fn a_grpc_web_body_is_not_copied_and_its_trailers_only_up_to_a_limit() {
     };
     // One data frame of 16 MiB.
     let data = vec![0, 1, 0, 0, 0];
-    let bytes = bytes_of("application/grpc-web+proto", data, &DATA, 256);
+    let bytes = bytes_allocated("application/grpc-web+proto", data, &DATA, 256);
     assert!(bytes < 2048, "{bytes} bytes");
     // Many empty data frames, in base64.
-    let bytes = bytes_of("application/grpc-web-text", Vec::new(), &TEXT, 256);
+    let bytes = bytes_allocated("application/grpc-web-text", Vec::new(), &TEXT, 256);
     assert!(bytes < 2048, "{bytes} bytes");
-    // Trailers that claim 4 GiB: one endless line, and then many lines.
+    // Trailers that declare 4 GiB: first one endless line, then many lines.
     let trailers = vec![0x80, 0xff, 0xff, 0xff, 0xff];
-    let bytes = bytes_of("application/grpc-web", trailers.clone(), &TEXT, 256);
+    let bytes = bytes_allocated("application/grpc-web", trailers.clone(), &TEXT, 256);
     assert!(bytes < 64 << 10, "{bytes} bytes");
-    let bytes = bytes_of("application/grpc-web", trailers, &LINES, 4096);
+    let bytes = bytes_allocated("application/grpc-web", trailers, &LINES, 4096);
     assert!(bytes < 256 << 10, "{bytes} bytes");
 }
 
-/// Frames of the same data, all at hand.
+/// A body of equal frames that are all ready.
 struct Frames {
     left: usize,
     data: &'static [u8],
@@ -314,7 +318,7 @@ impl Body for Frames {
 }
 
 #[test]
-fn a_captured_body_takes_memory_for_its_bytes_however_many_frames_it_has() {
+fn memory_of_a_captured_body_depends_on_its_bytes_and_not_on_its_frames() {
     const MAX: usize = 64 * 1024;
     for (left, data) in [
         (1_000_000, &b""[..]),
@@ -347,9 +351,9 @@ fn a_captured_body_takes_memory_for_its_bytes_however_many_frames_it_has() {
             let status = if fits || partial { 200 } else { 413 };
             assert_eq!(response.status(), status, "{left} of {}", data.len());
             let bytes = BYTES.get() - before;
-            // All that is allocated, freed or not: each doubling of the buffer counts.
+            // Counts freed memory as well, so each doubling of the buffer counts.
             assert!(bytes < 3 * MAX, "{left} of {}: {bytes} bytes", data.len());
-            // Other tasks get their turn.
+            // Reading yields to other tasks.
             assert!(
                 polls > left.min(MAX / data.len().max(1)) / 1000,
                 "{polls} polls"

@@ -25,7 +25,7 @@ async fn panicking() -> String {
     panic!("the handler ran and panicked")
 }
 
-async fn ask(client: &mut Client, path: &str) -> (u16, String) {
+async fn send_post(client: &mut Client, path: &str) -> (u16, String) {
     let uri = format!("http://shop.example{path}");
     let request = Request::post(uri).header("host", "shop.example");
     let response = client
@@ -46,9 +46,10 @@ fn tier_of(head: RequestHead<'_>) -> &str {
     head.header("x-tier").unwrap_or("free")
 }
 
-/// Everything a user would write, lifetimes left out where the compiler lets them.
+/// A layer with every kind of setting, written as users write it: without lifetimes where the
+/// compiler allows that.
 #[allow(elided_lifetimes_in_paths)]
-fn everything(
+fn layer_with_every_setting(
     recorder: &Recorder,
 ) -> ApertureLayer<Recorder, impl Fn(&Rejection, RequestHead<'_>) -> axum::response::Response + use<>>
 {
@@ -73,13 +74,16 @@ async fn a_route_layer_protects_routes() {
         let app = Router::new()
             .route("/checkout/{id}", post(checkout))
             .route("/health", post(|| async { "fine" }))
-            .route_layer(everything(&recorder));
+            .route_layer(layer_with_every_setting(&recorder));
         let mut client = start(version, app).await;
-        assert_eq!(ask(&mut client, "/health").await, (200, "fine".into()));
-        assert_eq!(ask(&mut client, "/nowhere").await.0, 404);
+        assert_eq!(
+            send_post(&mut client, "/health").await,
+            (200, "fine".into())
+        );
+        assert_eq!(send_post(&mut client, "/nowhere").await.0, 404);
         assert!(recorder.asked().is_empty());
 
-        let answer = ask(&mut client, "/checkout/7").await;
+        let answer = send_post(&mut client, "/checkout/7").await;
         assert_eq!(answer, (200, "bought 7".into()));
         let asked = recorder.question();
         assert_eq!(asked.label("service"), Some("shop"));
@@ -95,22 +99,22 @@ async fn a_rejected_request_never_reaches_its_handler() {
         let recorder = Recorder::rejecting(Denial::new(RejectReason::RateLimited));
         let app = Router::new()
             .route("/checkout/{id}", post(panicking))
-            .route_layer(everything(&recorder));
+            .route_layer(layer_with_every_setting(&recorder));
         let mut client = start(version, app).await;
-        let answer = ask(&mut client, "/checkout/7").await;
+        let answer = send_post(&mut client, "/checkout/7").await;
         assert_eq!(answer, (429, "slow down".into()));
         assert_eq!(recorder.ended().await, (Unset, Some(429)), "{version:?}");
     }
 }
 
 #[tokio::test]
-async fn a_layer_protects_a_whole_router_its_fallback_included() {
+async fn a_layer_protects_a_whole_router_and_its_fallback() {
     let recorder = Recorder::accepting();
     let app = Router::new()
         .route("/checkout/{id}", post(checkout))
         .layer(ApertureLayer::new(recorder.clone(), "shop"));
     let mut client = start(Version::Http1, app).await;
-    assert_eq!(ask(&mut client, "/nowhere").await.0, 404);
+    assert_eq!(send_post(&mut client, "/nowhere").await.0, 404);
     assert_eq!(recorder.ended().await, (Fine, Some(404)));
 }
 
@@ -122,13 +126,16 @@ async fn a_layer_protects_a_single_handler() {
         .route("/checkout/{id}", post(checkout).layer(layer))
         .route("/open", post(|| async { "open" }));
     let mut client = start(Version::Http1, app).await;
-    assert_eq!(ask(&mut client, "/open").await, (200, "open".into()));
-    assert_eq!(ask(&mut client, "/checkout/7").await, (503, String::new()));
+    assert_eq!(send_post(&mut client, "/open").await, (200, "open".into()));
+    assert_eq!(
+        send_post(&mut client, "/checkout/7").await,
+        (503, String::new())
+    );
     assert_eq!(recorder.ended().await, (Unset, Some(503)));
 }
 
 #[tokio::test]
-async fn the_matched_path_makes_control_points_and_labels() {
+async fn the_matched_path_becomes_control_point_and_label() {
     let recorder = Recorder::accepting();
     let layer = ApertureLayer::with_control_point(
         recorder.clone(),
@@ -139,14 +146,14 @@ async fn the_matched_path_makes_control_points_and_labels() {
         .route("/checkout/{id}", post(checkout))
         .route_layer(layer);
     let mut client = start(Version::Http1, app).await;
-    ask(&mut client, "/checkout/7").await;
+    send_post(&mut client, "/checkout/7").await;
     let asked = recorder.question();
     assert_eq!(asked.control_point, "/checkout/{id}");
     assert_eq!(asked.label("route"), Some("/checkout/{id}"));
 }
 
 #[tokio::test]
-async fn a_handler_that_panics_is_an_error() {
+async fn a_panic_of_the_handler_ends_the_flow_as_error() {
     let recorder = Recorder::accepting();
     let app = Router::new()
         .route("/", get(panicking))
@@ -157,7 +164,7 @@ async fn a_handler_that_panics_is_an_error() {
 }
 
 #[tokio::test]
-async fn head_of_a_get_route_is_fine() {
+async fn a_head_request_to_a_get_route_ends_the_flow_as_ok() {
     for version in BOTH {
         let recorder = Recorder::accepting();
         let app = Router::new()
@@ -170,14 +177,14 @@ async fn head_of_a_get_route_is_fine() {
     }
 }
 
-/// The rejection of a flow by hand is what the layer would have answered.
+/// A `Rejection` that a handler returns becomes the response that the layer sends.
 #[cfg(feature = "axum")]
 #[tokio::test]
-async fn a_rejection_is_a_response_of_a_handler() {
+async fn a_rejection_that_a_handler_returns_becomes_its_response() {
     use std::collections::HashMap;
     use tower_aperture::HttpExtras;
 
-    async fn by_hand(Path(kind): Path<String>) -> Result<&'static str, Rejection> {
+    async fn reject_with(Path(kind): Path<String>) -> Result<&'static str, Rejection> {
         let denial = Denial::new(RejectReason::RateLimited).wait(Duration::from_millis(1500));
         let plain = Rejection::new("export", denial);
         let html = [("content-type", "text/html"), ("x-policy", "per-user")];
@@ -191,9 +198,9 @@ async fn a_rejection_is_a_response_of_a_handler() {
     }
 
     for version in BOTH {
-        let app = Router::new().route("/{kind}", post(by_hand));
+        let app = Router::new().route("/{kind}", post(reject_with));
         let mut client = start(version, app).await;
-        let mut ask = async |kind: &str| {
+        let mut send_post = async |kind: &str| {
             let uri = format!("http://shop.example/{kind}");
             let request = Request::post(uri).header("host", "shop.example");
             let response = client.send(request).await.expect("a response");
@@ -206,20 +213,20 @@ async fn a_rejection_is_a_response_of_a_handler() {
             let text = String::from_utf8(body.to_bytes().into()).expect("text");
             (status, fields, text)
         };
-        let (status, fields, text) = ask("plain").await;
+        let (status, fields, text) = send_post("plain").await;
         assert_eq!((status, &*text), (429, ""));
         assert_eq!(fields["retry-after"], "2");
         assert!(!fields.contains_key("content-type"));
-        let (status, fields, text) = ask("text").await;
+        let (status, fields, text) = send_post("text").await;
         assert_eq!((status, &*text), (429, "not today"));
         assert_eq!(fields["content-type"], "text/plain; charset=utf-8");
         assert_eq!(fields["x-policy"], "per-user");
-        let (_, fields, text) = ask("html").await;
+        let (_, fields, text) = send_post("html").await;
         assert_eq!(
             (&*fields["content-type"], &*text),
             ("text/html", "<p>no</p>")
         );
-        assert_eq!(ask("code").await.0, 402);
-        assert_eq!(ask("go").await.2, "done");
+        assert_eq!(send_post("code").await.0, 402);
+        assert_eq!(send_post("go").await.2, "done");
     }
 }

@@ -1,4 +1,4 @@
-//! Cache keys from requests, and what was found in the hands of handlers.
+//! Cache keys that the layer reads from requests, and cache lookups that handlers receive.
 #![cfg(feature = "embedded")]
 
 use std::convert::Infallible;
@@ -12,8 +12,8 @@ fn client() -> ApertureClient {
     ApertureClient::embedded(Engine::builder().build().expect("no policy"))
 }
 
-/// Answers with what the caches had: result, then global, `-` for what is not there.
-async fn tell(request: Request<()>) -> Result<Response<String>, Infallible> {
+/// Responds with the cached values: the result cache's, then the global cache's, `-` for a miss.
+async fn respond_with_lookup(request: Request<()>) -> Result<Response<String>, Infallible> {
     let text = match request.extensions().get::<CacheLookup>() {
         None => "none".to_owned(),
         Some(found) => {
@@ -33,30 +33,34 @@ async fn tell(request: Request<()>) -> Result<Response<String>, Infallible> {
     Ok(Response::new(text))
 }
 
-async fn asked(layer: &ApertureLayer<ApertureClient>, path: &str, header: Option<&str>) -> String {
-    let mut service = layer.layer(service_fn(tell));
+async fn lookup_of(
+    layer: &ApertureLayer<ApertureClient>,
+    path: &str,
+    header: Option<&str>,
+) -> String {
+    let mut service = layer.layer(service_fn(respond_with_lookup));
     let mut request = Request::get(path);
     if let Some(value) = header {
         request = request.header("x-tenant", value);
     }
-    let request = request.body(()).expect("a sound request");
+    let request = request.body(()).expect("a valid request");
     let service = service.ready().await.expect("always ready");
-    let response = service.call(request).await.expect("it never fails");
+    let response = service.call(request).await.expect("infallible");
     let body = http_body_util::BodyExt::collect(response.into_body()).await;
     let body = body.expect("a body of text").to_bytes();
     String::from_utf8(body.to_vec()).expect("text")
 }
 
 #[tokio::test]
-async fn handlers_see_what_was_found_where_they_asked_for_it() {
+async fn handlers_receive_the_lookup_when_the_layer_inserts_it() {
     let client = client();
     let minute = Duration::from_secs(60);
     let keyed = ApertureLayer::new(client.clone(), "profile")
         .result_cache_key(|head| head.uri().path().into())
         .global_cache_key(|head| head.header("x-tenant").unwrap_or("").into())
         .global_cache_key(|_| "settings".into());
-    let told = keyed.clone().insert_cache_lookup(true);
-    assert_eq!(asked(&told, "/42", None).await, "- settings=-");
+    let inserting = keyed.clone().insert_cache_lookup(true);
+    assert_eq!(lookup_of(&inserting, "/42", None).await, "- settings=-");
 
     client
         .set_result_cache("profile", "/42", "ann", minute)
@@ -67,23 +71,23 @@ async fn handlers_see_what_was_found_where_they_asked_for_it() {
         .await
         .expect("it fits");
     assert_eq!(
-        asked(&told, "/42", Some("acme")).await,
+        lookup_of(&inserting, "/42", Some("acme")).await,
         "ann acme=big settings=-"
     );
     assert_eq!(
-        asked(&told, "/43", Some("acme")).await,
+        lookup_of(&inserting, "/43", Some("acme")).await,
         "- acme=big settings=-"
     );
-    // Not asked for.
-    assert_eq!(asked(&keyed, "/42", Some("acme")).await, "none");
+    // The layer inserts no lookup by default, nor one without keys.
+    assert_eq!(lookup_of(&keyed, "/42", Some("acme")).await, "none");
     let plain = ApertureLayer::new(client, "profile").insert_cache_lookup(true);
-    assert_eq!(asked(&plain, "/42", None).await, "none");
+    assert_eq!(lookup_of(&plain, "/42", None).await, "none");
 }
 
 #[tokio::test]
-async fn a_decider_without_caches_tells_nothing() {
+async fn a_decider_without_caches_inserts_no_lookup() {
     let layer = ApertureLayer::new(ApertureClient::disabled(), "profile")
         .result_cache_key(|_| "k".into())
         .insert_cache_lookup(true);
-    assert_eq!(asked(&layer, "/", None).await, "none");
+    assert_eq!(lookup_of(&layer, "/", None).await, "none");
 }

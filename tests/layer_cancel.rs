@@ -1,4 +1,5 @@
-//! Whatever is dropped or panics on the way: each flow ends once, each place is freed once.
+//! Requests that are dropped or panic: each flow ends once, and each ready instance is released
+//! once.
 
 mod layer_support;
 
@@ -29,7 +30,7 @@ fn mocked(recorder: &Recorder) -> (Spawn<Aperture<HttpMock, Recorder>>, Handle) 
 }
 
 #[tokio::test]
-async fn a_decision_that_waits_and_rejects_frees_the_ready_instance() {
+async fn a_late_rejection_releases_the_ready_instance() {
     let recorder = Recorder::by_hand();
     let drops = Arc::new(AtomicUsize::new(0));
     let inner = Counted::new(&drops);
@@ -39,13 +40,13 @@ async fn a_decision_that_waits_and_rejects_frees_the_ready_instance() {
     let mut response = pin!(response);
     assert!(poll!(&mut response).is_pending());
     recorder.answer(Answer::Reject(denial()));
-    assert_eq!(response.await.expect("an answer").status(), 429);
+    assert_eq!(response.await.expect("a response").status(), 429);
     assert_eq!(drops.load(Ordering::SeqCst), 1);
     assert_eq!(recorder.end(), (Unset, Some(429)));
 }
 
 #[tokio::test]
-async fn giving_up_a_waiting_decision_frees_the_ready_instance_once() {
+async fn dropping_a_waiting_decision_releases_the_ready_instance_once() {
     let recorder = Recorder::by_hand();
     let drops = Arc::new(AtomicUsize::new(0));
     let inner = Counted::new(&drops);
@@ -59,7 +60,7 @@ async fn giving_up_a_waiting_decision_frees_the_ready_instance_once() {
 }
 
 #[tokio::test]
-async fn dropping_the_future_at_work_is_an_error() {
+async fn dropping_the_running_future_ends_the_flow_as_error() {
     let recorder = Recorder::accepting();
     let (mut service, mut handle) = mocked(&recorder);
     handle.allow(1);
@@ -71,7 +72,7 @@ async fn dropping_the_future_at_work_is_an_error() {
 }
 
 #[tokio::test]
-async fn dropping_the_future_after_a_decision_that_waited_is_an_error() {
+async fn dropping_the_future_after_a_late_decision_ends_the_flow_as_error() {
     let recorder = Recorder::by_hand();
     let inner =
         service_fn(|_: Request<()>| std::future::pending::<Result<Response<Body>, Infallible>>());
@@ -85,7 +86,7 @@ async fn dropping_the_future_after_a_decision_that_waited_is_an_error() {
 }
 
 #[tokio::test]
-async fn dropping_a_decided_future_that_was_never_polled_ends_the_flow() {
+async fn dropping_a_rejected_future_before_its_first_poll_ends_the_flow() {
     let recorder = Recorder::rejecting(denial());
     let mut service = ApertureLayer::new(recorder.clone(), "test").layer(Forgetful::new());
     service.ready().await.expect("ready");
@@ -94,11 +95,11 @@ async fn dropping_a_decided_future_that_was_never_polled_ends_the_flow() {
 }
 
 #[tokio::test]
-async fn a_service_that_panics_when_called_after_waiting_is_an_error() {
+async fn a_service_that_panics_after_a_late_decision_ends_the_flow_as_error() {
     let recorder = Recorder::by_hand();
     let inner = service_fn(
         |_: Request<()>| -> Ready<Result<Response<Body>, Infallible>> {
-            panic!("the service panicked, as the test wants it to")
+            panic!("the service panicked, as the test intends")
         },
     );
     let mut service = ApertureLayer::new(recorder.clone(), "test").layer(inner);
@@ -119,7 +120,7 @@ async fn hooks_that_panic_end_the_flow() {
 
     let recorder = Recorder::accepting();
     let layer = ApertureLayer::new(recorder.clone(), "test")
-        .classify(|_| panic!("the hook panicked, as the test wants it to"));
+        .classify(|_| panic!("the hook panicked, as the test intends"));
     let response = layer.layer(inner()).call(Request::new(()));
     assert!(tokio::spawn(response).await.is_err());
     assert_eq!(recorder.end(), (Error, Some(200)));
@@ -134,15 +135,15 @@ async fn hooks_that_panic_end_the_flow() {
 
     let recorder = Recorder::accepting();
     let layer = ApertureLayer::new(recorder.clone(), "test")
-        .labels(|_, _| panic!("the hook panicked, as the test wants it to"));
+        .labels(|_, _| panic!("the hook panicked, as the test intends"));
     let mut service = layer.layer(inner());
     let call = AssertUnwindSafe(|| drop(service.call(Request::new(()))));
     assert!(catch_unwind(call).is_err());
-    assert!(recorder.asked().is_empty(), "no flow was started");
+    assert!(recorder.asked().is_empty(), "the layer started no flow");
 }
 
 #[tokio::test]
-async fn each_flow_of_many_at_once_ends_once() {
+async fn each_of_many_concurrent_flows_ends_once() {
     let recorder = Recorder::by_hand();
     let inner = service_fn(async |_: Request<()>| {
         tokio::task::yield_now().await;
@@ -181,7 +182,7 @@ async fn each_flow_of_many_at_once_ends_once() {
 
 #[tokio::test]
 #[should_panic(expected = "polled after completion")]
-async fn an_answer_is_given_once() {
+async fn the_future_panics_when_polled_after_completion() {
     let recorder = Recorder::rejecting(denial());
     let mut service = ApertureLayer::new(recorder, "test").layer(Forgetful::new());
     service.ready().await.expect("ready");
@@ -192,14 +193,14 @@ async fn an_answer_is_given_once() {
 }
 
 #[tokio::test]
-async fn an_inner_future_that_answers_twice_ends_its_flow_once() {
+async fn an_inner_future_that_completes_twice_ends_its_flow_once() {
     let recorder = Recorder::accepting();
     let inner = service_fn(|_: Request<()>| poll_fn(|_| Poll::Ready(Ok::<_, Infallible>(hello()))));
     let mut service = ApertureLayer::new(recorder.clone(), "test").layer(inner);
     let mut response = pin!(service.call(Request::new(())));
     for _ in 0..2 {
         let Poll::Ready(Ok(response)) = poll!(&mut response) else {
-            panic!("it is ready");
+            panic!("the future is ready");
         };
         let body = response.into_body().collect().await.expect("a body");
         assert_eq!(body.to_bytes(), "hello");

@@ -30,7 +30,7 @@ fn mocked(recorder: &Recorder) -> (Spawn<Aperture<HttpMock, Recorder>>, Handle) 
 }
 
 #[tokio::test]
-async fn nothing_is_asked_before_the_inner_service_is_ready() {
+async fn no_check_is_made_before_the_inner_service_is_ready() {
     let recorder = Recorder::accepting();
     let (mut service, mut handle) = mocked(&recorder);
     handle.allow(0);
@@ -39,7 +39,7 @@ async fn nothing_is_asked_before_the_inner_service_is_ready() {
     handle.allow(1);
     assert!(service.is_woken());
     assert!(matches!(service.poll_ready(), Poll::Ready(Ok(()))));
-    assert!(recorder.asked().is_empty(), "being ready asks nothing");
+    assert!(recorder.asked().is_empty(), "readiness makes no check");
 
     let response = service.call(Request::new("ping"));
     assert_eq!(recorder.asked().len(), 1);
@@ -50,19 +50,19 @@ async fn nothing_is_asked_before_the_inner_service_is_ready() {
 }
 
 #[tokio::test]
-async fn an_error_of_readiness_passes_and_asks_nothing() {
+async fn an_error_of_readiness_is_passed_on_without_a_check() {
     let recorder = Recorder::accepting();
     let (mut service, mut handle) = mocked(&recorder);
     handle.send_error("not today");
     let Poll::Ready(Err(error)) = service.poll_ready() else {
-        panic!("the error shows");
+        panic!("the error must be passed on");
     };
     assert_eq!(error.to_string(), "not today");
     assert!(recorder.asked().is_empty());
 }
 
 #[tokio::test]
-async fn an_error_of_the_inner_service_passes_untouched() {
+async fn an_error_of_the_inner_service_is_passed_on_unchanged() {
     #[derive(Debug, PartialEq)]
     struct Mine(u8);
 
@@ -78,12 +78,12 @@ async fn an_error_of_the_inner_service_passes_untouched() {
 }
 
 #[tokio::test]
-async fn the_future_is_woken_by_the_inner_service() {
+async fn the_inner_service_wakes_the_response_future() {
     let recorder = Recorder::accepting();
     let (mut service, mut handle) = mocked(&recorder);
     handle.allow(1);
     assert!(service.poll_ready().is_ready());
-    let mut response = woken(service.call(Request::new("ping")));
+    let mut response = count_wakes(service.call(Request::new("ping")));
     assert!(response.poll().is_pending());
     let (_, send) = handle.next_request().await.expect("a request");
     send.send_response(hello());
@@ -91,29 +91,29 @@ async fn the_future_is_woken_by_the_inner_service() {
     assert!(response.poll().is_ready());
 }
 
-/// A future with a waker that counts.
-fn woken<F: Future>(future: F) -> Woken<F> {
-    Woken {
+/// Wraps a future so that its wake-ups are counted.
+fn count_wakes<F: Future>(future: F) -> CountedWakes<F> {
+    CountedWakes {
         future: Box::pin(future),
         woken: Arc::default(),
     }
 }
 
-struct Woken<F> {
+struct CountedWakes<F> {
     future: std::pin::Pin<Box<F>>,
-    woken: Arc<Count>,
+    woken: Arc<WakeCount>,
 }
 
 #[derive(Default)]
-struct Count(AtomicUsize);
+struct WakeCount(AtomicUsize);
 
-impl std::task::Wake for Count {
+impl std::task::Wake for WakeCount {
     fn wake(self: Arc<Self>) {
         self.0.fetch_add(1, Ordering::SeqCst);
     }
 }
 
-impl<F: Future> Woken<F> {
+impl<F: Future> CountedWakes<F> {
     fn poll(&mut self) -> Poll<F::Output> {
         let waker = self.woken.clone().into();
         self.future.as_mut().poll(&mut Context::from_waker(&waker))
@@ -125,7 +125,7 @@ impl<F: Future> Woken<F> {
 }
 
 #[tokio::test]
-async fn a_decision_made_at_once_calls_the_ready_instance_and_clones_nothing() {
+async fn an_immediate_decision_calls_the_ready_instance_without_a_clone() {
     let inner = Forgetful::new();
     let (clones, calls) = (inner.clones.clone(), inner.calls.clone());
     let mut service = ApertureLayer::new(Recorder::accepting(), "test").layer(inner);
@@ -145,7 +145,7 @@ async fn a_decision_that_waits_keeps_the_ready_instance() {
     let mut service = ApertureLayer::new(recorder.clone(), "test").layer(inner);
     service.ready().await.expect("ready");
     let first = service.call(Request::new(()));
-    // The clone that took its place has to become ready on its own.
+    // The clone that replaced it must become ready itself.
     service.ready().await.expect("ready");
     let second = service.call(Request::new(()));
     recorder.answer(Answer::Accept);
@@ -162,17 +162,23 @@ async fn a_rejected_request_leaves_the_ready_instance_ready() {
     let (mut service, mut handle) = mocked(&recorder);
     handle.allow(1);
     assert!(service.poll_ready().is_ready());
-    let response = service.call(Request::new("ping")).await.expect("an answer");
+    let response = service
+        .call(Request::new("ping"))
+        .await
+        .expect("a response");
     assert_eq!(response.status(), 429);
-    assert!(service.poll_ready().is_ready(), "the place is still ours");
+    assert!(
+        service.poll_ready().is_ready(),
+        "the reserved place is kept"
+    );
     assert_eq!(recorder.end(), (Unset, Some(429)));
 }
 
 #[tokio::test]
-async fn a_skipped_request_is_none_of_the_deciders_business() {
+async fn a_skipped_request_makes_no_check() {
     let recorder = Recorder::rejecting(denial());
     let layer = ApertureLayer::new(recorder.clone(), "test")
-        .labels(|_, _| panic!("labels are not read"))
+        .labels(|_, _| panic!("a skipped request has no labels"))
         .skip(|head| head.uri().path() == "/health")
         .skip(|head: RequestHead<'_>| head.uri().path() == "/ready");
     let inner = service_fn(|_: Request<()>| ready(Ok::<_, Infallible>(hello())));
@@ -190,7 +196,7 @@ async fn a_skipped_request_is_none_of_the_deciders_business() {
 }
 
 #[tokio::test]
-async fn nothing_goes_into_the_extensions_unless_asked_for() {
+async fn the_layer_inserts_the_decision_only_when_configured() {
     let inner = service_fn(|request: Request<()>| {
         let decision = request.extensions().get::<FlowDecision>().copied();
         assert_eq!(request.extensions().len(), usize::from(decision.is_some()));
@@ -198,24 +204,27 @@ async fn nothing_goes_into_the_extensions_unless_asked_for() {
             format!("{decision:?}"),
         ))))
     });
-    let ask = async |layer: ApertureLayer<Recorder>| {
+    let decision_seen = async |layer: ApertureLayer<Recorder>| {
         let response = layer.layer(inner).oneshot(Request::new(())).await;
         let body = response.expect("a response").into_body();
         body.collect().await.expect("a body").to_bytes()
     };
     let accepting = ApertureLayer::new(Recorder::accepting(), "test");
-    assert_eq!(ask(accepting.clone()).await, "None");
-    assert_eq!(ask(accepting.insert_decision(true)).await, "Some(Accepted)");
+    assert_eq!(decision_seen(accepting.clone()).await, "None");
+    assert_eq!(
+        decision_seen(accepting.insert_decision(true)).await,
+        "Some(Accepted)"
+    );
     let error = FlowError::new(FlowErrorKind::Timeout, "");
     let unreachable = ApertureLayer::new(Recorder::unreachable(error), "test");
     assert_eq!(
-        ask(unreachable.insert_decision(true)).await,
+        decision_seen(unreachable.insert_decision(true)).await,
         "Some(Unreachable)"
     );
 }
 
 #[tokio::test]
-async fn settings_reach_the_decider() {
+async fn settings_of_the_layer_are_passed_to_the_decider() {
     let recorder = Recorder::accepting();
     let layer = ApertureLayer::new(recorder.clone(), "test");
     let first = layer.clone();
@@ -238,7 +247,7 @@ async fn settings_reach_the_decider() {
 }
 
 #[tokio::test]
-async fn the_inner_service_can_be_had_back() {
+async fn the_inner_service_is_accessible_and_can_be_taken_out() {
     let recorder = Recorder::accepting();
     let (service, mut handle) = mock::pair::<Request<&'static str>, Response<Body>>();
     let mut service = ApertureLayer::new(recorder.clone(), "test").layer(service);
@@ -258,11 +267,11 @@ async fn the_inner_service_can_be_had_back() {
 }
 
 #[test]
-fn auto_traits_are_those_of_the_parts() {
+fn auto_traits_follow_from_the_parts() {
     fn is<T: Send + Sync + Clone + 'static>() {}
     fn is_send<T: Send>() {}
 
-    /// A user can name what holds a layer.
+    /// Checks that users can name the types of a field with a layer or a service.
     #[derive(Clone, Debug)]
     struct Mine {
         layer: ApertureLayer<Recorder>,

@@ -1,4 +1,4 @@
-//! When flows end, behind real hyper servers over HTTP/1 and HTTP/2.
+//! The moment at which flows end and their status, with real hyper servers over HTTP/1 and HTTP/2.
 
 mod layer_support;
 
@@ -16,7 +16,7 @@ use tower::{Layer, Service, service_fn};
 use tower_aperture::FlowStatus::{Error, Ok as Fine, Unset};
 use tower_aperture::{ApertureLayer, Denial, RejectReason};
 
-/// Serves what `respond` makes behind a layer.
+/// Serves a layer around a service that calls `respond`.
 async fn start(
     version: Version,
     respond: impl Fn(Request<Incoming>) -> Response<Script> + Clone + Send + 'static,
@@ -28,21 +28,21 @@ async fn start(
     (recorder, Client::connect(version, address).await)
 }
 
-fn of(body: Script) -> Response<Script> {
+fn ok(body: Script) -> Response<Script> {
     Response::new(body)
 }
 
 fn with_status(status: u16, body: Script) -> Response<Script> {
-    let mut response = of(body);
+    let mut response = ok(body);
     *response.status_mut() = StatusCode::from_u16(status).expect("a status");
     response
 }
 
 #[tokio::test]
-async fn a_body_read_to_its_end_is_fine() {
+async fn a_body_that_is_read_to_its_end_ends_the_flow_as_ok() {
     for version in BOTH {
         let (recorder, mut client) = start(version, |_| {
-            of(Script::new([Step::Data("one"), Step::Data("two")]))
+            ok(Script::new([Step::Data("one"), Step::Data("two")]))
         })
         .await;
         let response = client.get().await.expect("a response");
@@ -53,7 +53,7 @@ async fn a_body_read_to_its_end_is_fine() {
 }
 
 #[tokio::test]
-async fn a_body_that_knows_its_size_and_end_is_fine() {
+async fn a_body_that_knows_its_size_and_end_ends_the_flow_as_ok() {
     for version in BOTH {
         let (recorder, mut client) = start(version, |_| {
             let body = Script::new([Step::Data("hello")]).hint(5).knowing_its_end();
@@ -61,41 +61,45 @@ async fn a_body_that_knows_its_size_and_end_is_fine() {
         })
         .await;
         let response = client.get().await.expect("a response");
-        assert_eq!(response.headers()["content-length"], "5", "the hint passes");
+        assert_eq!(
+            response.headers()["content-length"],
+            "5",
+            "the size hint is passed on"
+        );
         assert_eq!(recorder.ended().await, (Fine, Some(201)), "{version:?}");
     }
 }
 
 #[tokio::test]
-async fn an_empty_body_is_fine() {
+async fn an_empty_body_ends_the_flow_as_ok() {
     for version in BOTH {
         let (recorder, mut client) =
-            start(version, |_| of(Script::new([]).hint(0).knowing_its_end())).await;
+            start(version, |_| ok(Script::new([]).hint(0).knowing_its_end())).await;
         client.get().await.expect("a response");
         assert_eq!(recorder.ended().await, (Fine, Some(200)), "{version:?}");
     }
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_in_the_middle_is_an_error() {
+async fn a_client_that_leaves_during_the_body_ends_the_flow_as_error() {
     for version in BOTH {
         let (recorder, mut client) = start(version, |_| {
-            of(Script::new([Step::Data("part"), Step::Hang]))
+            ok(Script::new([Step::Data("part"), Step::Hang]))
         })
         .await;
         let mut response = client.get().await.expect("a response");
         response.frame().await.expect("a frame").expect("data");
-        assert_eq!(recorder.ends(), [], "the body is on its way");
+        assert_eq!(recorder.ends(), [], "the body has not ended");
         drop((response, client));
         assert_eq!(recorder.ended().await, (Error, Some(200)), "{version:?}");
     }
 }
 
 #[tokio::test]
-async fn leaving_after_content_length_is_fine() {
+async fn a_client_that_leaves_after_content_length_ends_the_flow_as_ok() {
     for version in BOTH {
         let (recorder, mut client) = start(version, |_| {
-            let mut response = of(Script::new([Step::Data("hello"), Step::Hang]));
+            let mut response = ok(Script::new([Step::Data("hello"), Step::Hang]));
             let length = header::HeaderValue::from_static("5");
             response
                 .headers_mut()
@@ -111,10 +115,10 @@ async fn leaving_after_content_length_is_fine() {
 }
 
 #[tokio::test]
-async fn leaving_before_content_length_is_an_error() {
+async fn a_client_that_leaves_before_content_length_ends_the_flow_as_error() {
     for version in BOTH {
         let (recorder, mut client) = start(version, |_| {
-            let mut response = of(Script::new([Step::Data("hell"), Step::Hang]));
+            let mut response = ok(Script::new([Step::Data("hell"), Step::Hang]));
             let length = header::HeaderValue::from_static("5");
             response
                 .headers_mut()
@@ -130,10 +134,10 @@ async fn leaving_before_content_length_is_an_error() {
 }
 
 #[tokio::test]
-async fn the_body_of_an_answer_to_head_need_not_be_sent() {
+async fn an_unsent_body_of_a_response_to_head_ends_the_flow_as_ok() {
     for version in BOTH {
         let (recorder, mut client) =
-            start(version, |_| of(Script::new([Step::Data("x"), Step::Hang]))).await;
+            start(version, |_| ok(Script::new([Step::Data("x"), Step::Hang]))).await;
         let request = Request::head("http://shop.example/").header("host", "shop.example");
         let response = client.send(request).await.expect("a response");
         drop((response, client));
@@ -142,7 +146,7 @@ async fn the_body_of_an_answer_to_head_need_not_be_sent() {
 }
 
 #[tokio::test]
-async fn the_body_of_a_204_or_304_need_not_be_sent() {
+async fn an_unsent_body_of_a_204_or_304_ends_the_flow_as_ok() {
     for version in BOTH {
         for status in [204, 304] {
             let (recorder, mut client) = start(version, move |_| {
@@ -159,7 +163,7 @@ async fn the_body_of_a_204_or_304_need_not_be_sent() {
 #[tokio::test]
 async fn an_upgrade_ends_the_flow_with_the_head() {
     let (recorder, mut client) = start(Version::Http1, |request| {
-        // The upgraded connection stays open for as long as the test has its end.
+        // The upgraded connection stays open while the test holds its end of it.
         tokio::spawn(async {
             let upgraded = hyper::upgrade::on(request).await;
             std::future::pending::<()>().await;
@@ -192,7 +196,7 @@ async fn a_tunnel_ends_the_flow_with_the_head() {
                 std::future::pending::<()>().await;
                 drop(upgraded);
             });
-            of(Script::new([]).hint(0).knowing_its_end())
+            ok(Script::new([]).hint(0).knowing_its_end())
         })
         .await;
         let request = Request::connect("shop.example:443").header("host", "shop.example:443");
@@ -203,10 +207,10 @@ async fn a_tunnel_ends_the_flow_with_the_head() {
 }
 
 #[tokio::test]
-async fn a_body_error_is_an_error() {
+async fn an_error_of_the_body_ends_the_flow_as_error() {
     for version in BOTH {
         let (recorder, mut client) = start(version, |_| {
-            of(Script::new([Step::Data("part"), Step::Error]))
+            ok(Script::new([Step::Data("part"), Step::Error]))
         })
         .await;
         let response = client.get().await;
@@ -218,10 +222,10 @@ async fn a_body_error_is_an_error() {
 }
 
 #[tokio::test]
-async fn a_body_that_panics_is_an_error() {
+async fn a_panic_of_the_body_ends_the_flow_as_error() {
     for version in BOTH {
         let (recorder, mut client) = start(version, |_| {
-            of(Script::new([Step::Data("part"), Step::Panic]))
+            ok(Script::new([Step::Data("part"), Step::Panic]))
         })
         .await;
         if let Ok(response) = client.get().await {
@@ -232,7 +236,7 @@ async fn a_body_that_panics_is_an_error() {
 }
 
 #[tokio::test]
-async fn a_status_of_500_and_more_is_an_error_at_the_end_of_its_body() {
+async fn a_status_of_500_or_more_ends_the_flow_as_error_after_its_body() {
     for version in BOTH {
         let (recorder, mut client) = start(version, |_| {
             with_status(503, Script::new([Step::Data("sorry")]))
@@ -245,7 +249,7 @@ async fn a_status_of_500_and_more_is_an_error_at_the_end_of_its_body() {
 }
 
 #[tokio::test]
-async fn a_status_below_500_is_fine() {
+async fn a_status_below_500_ends_the_flow_as_ok() {
     for version in BOTH {
         let (recorder, mut client) = start(version, |_| {
             with_status(404, Script::new([Step::Data("?")]))
@@ -258,11 +262,11 @@ async fn a_status_below_500_is_fine() {
 }
 
 #[tokio::test]
-async fn grpc_status_in_trailers_tells() {
+async fn nonzero_grpc_status_in_trailers_ends_the_flow_as_error() {
     for version in BOTH {
         for (code, status) in [("0", Fine), ("14", Error)] {
             let (recorder, mut client) = start(version, move |_| {
-                let mut response = of(Script::new([
+                let mut response = ok(Script::new([
                     Step::Data("message"),
                     Step::Trailers(grpc_status(code)),
                 ]));
@@ -277,7 +281,7 @@ async fn grpc_status_in_trailers_tells() {
                 .header("te", "trailers");
             let response = client.send(request).await.expect("a response");
             let body = response.into_body().collect().await.expect("a body");
-            let trailers = body.trailers().expect("trailers pass");
+            let trailers = body.trailers().expect("the layer passes trailers on");
             assert_eq!(trailers["grpc-status"], code);
             assert_eq!(recorder.ended().await, (status, Some(200)), "{version:?}");
         }
@@ -285,11 +289,11 @@ async fn grpc_status_in_trailers_tells() {
 }
 
 #[tokio::test]
-async fn grpc_status_in_the_head_tells() {
+async fn nonzero_grpc_status_in_the_head_ends_the_flow_as_error() {
     for version in BOTH {
         for (code, status) in [("0", Fine), ("5", Error)] {
             let (recorder, mut client) = start(version, move |_| {
-                let mut response = of(Script::new([]).knowing_its_end());
+                let mut response = ok(Script::new([]).knowing_its_end());
                 response.headers_mut().extend(grpc_status(code));
                 response
             })
@@ -300,7 +304,7 @@ async fn grpc_status_in_the_head_tells() {
     }
 }
 
-/// Serves a service that has no response to give.
+/// Serves a layer around a service that fails or panics.
 async fn start_failing<S>(version: Version, inner: S) -> (Recorder, Client)
 where
     S: Service<Request<Incoming>, Response = Response<Script>> + Clone + Send + 'static,
@@ -314,7 +318,7 @@ where
 }
 
 #[tokio::test]
-async fn an_error_of_the_inner_service_is_an_error_without_a_status() {
+async fn an_error_of_the_inner_service_ends_the_flow_as_error_without_http_status() {
     for version in BOTH {
         let inner = service_fn(|_| ready(Err::<Response<Script>, BoxError>("broken".into())));
         let (recorder, mut client) = start_failing(version, inner).await;
@@ -324,11 +328,11 @@ async fn an_error_of_the_inner_service_is_an_error_without_a_status() {
 }
 
 #[tokio::test]
-async fn a_handler_that_panics_is_an_error() {
+async fn a_panic_of_the_handler_ends_the_flow_as_error() {
     for version in BOTH {
         let inner = service_fn(async |_| -> Result<Response<Script>, Infallible> {
             tokio::task::yield_now().await;
-            panic!("the handler panicked, as the test wants it to")
+            panic!("the handler panicked, as the test intends")
         });
         let (recorder, mut client) = start_failing(version, inner).await;
         assert!(client.get().await.is_err());
@@ -337,10 +341,10 @@ async fn a_handler_that_panics_is_an_error() {
 }
 
 #[tokio::test]
-async fn a_service_that_panics_when_called_is_an_error() {
+async fn a_panic_of_the_service_call_ends_the_flow_as_error() {
     for version in BOTH {
         let inner = service_fn(|_| -> Ready<Result<Response<Script>, Infallible>> {
-            panic!("the service panicked, as the test wants it to")
+            panic!("the service panicked, as the test intends")
         });
         let (recorder, mut client) = start_failing(version, inner).await;
         assert!(client.get().await.is_err());
@@ -349,12 +353,12 @@ async fn a_service_that_panics_when_called_is_an_error() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_before_the_head_is_an_error() {
+async fn a_client_that_leaves_before_the_head_ends_the_flow_as_error() {
     for version in BOTH {
         let inner = service_fn(|_| std::future::pending::<Result<Response<Script>, Infallible>>());
         let (recorder, mut client) = start_failing(version, inner).await;
         tokio::select! {
-            _ = client.get() => panic!("no response comes"),
+            _ = client.get() => panic!("the service does not respond"),
             () = recorder.asked_once() => {}
         }
         drop(client);
@@ -363,15 +367,15 @@ async fn a_client_that_leaves_before_the_head_is_an_error() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_before_the_decision_gives_it_up() {
+async fn a_client_that_leaves_before_the_decision_cancels_the_check() {
     for version in BOTH {
         let recorder = Recorder::by_hand();
-        let inner = service_fn(|_| ready(Ok::<_, Infallible>(of(Script::default()))));
+        let inner = service_fn(|_| ready(Ok::<_, Infallible>(ok(Script::default()))));
         let layer = ApertureLayer::new(recorder.clone(), "test");
         let address = serve(version, layer.layer(inner)).await;
         let mut client = Client::connect(version, address).await;
         tokio::select! {
-            _ = client.get() => panic!("no response comes"),
+            _ = client.get() => panic!("the service does not respond"),
             () = recorder.asked_once() => {}
         }
         drop(client);
@@ -381,18 +385,18 @@ async fn a_client_that_leaves_before_the_decision_gives_it_up() {
 }
 
 #[tokio::test]
-async fn a_rejected_request_gets_an_empty_answer_on_a_connection_that_lives_on() {
+async fn a_rejected_request_gets_an_empty_response_and_its_connection_stays_open() {
     for version in BOTH {
         let denial = Denial::new(RejectReason::RateLimited).wait(Duration::from_millis(1200));
         let recorder = Recorder::rejecting(denial);
         let inner = service_fn(|_| -> Ready<Result<Response<Script>, Infallible>> {
-            panic!("a rejected request never gets here")
+            panic!("a rejected request must not reach the service")
         });
         let layer = ApertureLayer::new(recorder.clone(), "test");
         let address = serve(version, layer.layer(inner)).await;
         let mut client = Client::connect(version, address).await;
         for times in 1..=2 {
-            let response = client.get().await.expect("an answer");
+            let response = client.get().await.expect("a response");
             assert_eq!(response.status(), 429);
             assert_eq!(response.headers()["retry-after"], "2");
             if version == Version::Http1 {

@@ -1,4 +1,4 @@
-//! What extractors read, and what a table of routes answers.
+//! The values that extractors read, and the control points that a table of routes finds.
 
 mod layer_support;
 
@@ -39,10 +39,10 @@ async fn pass(layer: &ApertureLayer<Recorder>, request: Request<()>) {
     assert_eq!(response.expect("a response").status(), 200);
 }
 
-// --- one by one
+// --- each extractor
 
 #[test]
-fn a_header_is_read_with_all_its_values_and_borrowed_where_it_has_one() {
+fn a_header_is_read_with_all_its_values_and_borrowed_if_it_has_one() {
     let user = header("X-User");
     let one = request("/", &[("x-user", "ann"), ("x-other", "1")]);
     assert!(matches!(read(&user, &one), Cow::Borrowed("ann")));
@@ -52,7 +52,7 @@ fn a_header_is_read_with_all_its_values_and_borrowed_where_it_has_one() {
 }
 
 #[test]
-fn secrets_are_no_extractors() {
+fn secret_headers_are_refused_as_extractors() {
     for name in [
         "authorization",
         "Cookie",
@@ -72,7 +72,7 @@ fn secrets_are_no_extractors() {
 }
 
 #[test]
-fn a_parameter_of_the_query_is_decoded() {
+fn a_query_parameter_is_decoded() {
     let user = query("user name");
     for (uri, expected) in [
         ("/?user+name=ann", "ann"),
@@ -95,7 +95,7 @@ fn a_parameter_of_the_query_is_decoded() {
 }
 
 #[test]
-fn one_member_of_baggage_is_read_by_the_rules_of_w3c() {
+fn a_baggage_member_is_read_by_the_rules_of_w3c() {
     let tenant = baggage_member("tenant");
     for (headers, expected) in [
         (&["tenant=a%20b;p=1,x=2"][..], "a b"),
@@ -118,7 +118,7 @@ fn one_member_of_baggage_is_read_by_the_rules_of_w3c() {
 }
 
 #[test]
-fn templates_come_from_the_router_or_are_the_path_of_grpc() {
+fn path_templates_come_from_the_router_or_are_the_path_of_a_grpc_call() {
     #[derive(Clone)]
     struct Template(&'static str);
 
@@ -126,7 +126,7 @@ fn templates_come_from_the_router_or_are_the_path_of_grpc() {
     let mut matched = request("/users/42", &[]);
     matched.extensions_mut().insert(Template("/users/{id}"));
     assert_eq!(read(&template, &matched), "/users/{id}");
-    // tonic serves calls whatever their content type says.
+    // tonic serves calls with any content type.
     for content_type in [
         "application/grpc+proto",
         "application/grpc-web-text",
@@ -149,7 +149,7 @@ fn of_connection() -> ClientAddress {
     ClientAddress::of(|ConnectInfo(peer): &ConnectInfo<SocketAddr>| Some(*peer))
 }
 
-fn from(peer: &str, headers: &[(&str, &str)]) -> Request<()> {
+fn request_from_peer(peer: &str, headers: &[(&str, &str)]) -> Request<()> {
     let mut request = request("/", headers);
     let peer: SocketAddr = peer.parse().expect("an address");
     request.extensions_mut().insert(ConnectInfo(peer));
@@ -157,7 +157,7 @@ fn from(peer: &str, headers: &[(&str, &str)]) -> Request<()> {
 }
 
 #[test]
-fn the_client_is_the_first_hop_from_the_right_that_is_not_trusted() {
+fn the_client_address_is_the_rightmost_untrusted_hop() {
     let ip = client_ip(
         of_connection()
             .trust("10.0.0.0/8")
@@ -189,7 +189,7 @@ fn the_client_is_the_first_hop_from_the_right_that_is_not_trusted() {
     ] {
         let headers: Vec<_> = forwarded.iter().map(|value| (list, *value)).collect();
         assert_eq!(
-            read(&ip, &from(peer, &headers)),
+            read(&ip, &request_from_peer(peer, &headers)),
             expected,
             "{peer} {forwarded:?}"
         );
@@ -197,10 +197,13 @@ fn the_client_is_the_first_hop_from_the_right_that_is_not_trusted() {
 }
 
 #[test]
-fn without_trust_or_without_a_connection_no_header_is_believed() {
+fn without_a_trusted_connection_forwarding_headers_are_ignored() {
     let headers = [("x-forwarded-for", "6.6.6.6"), ("forwarded", "for=6.6.6.6")];
     assert_eq!(
-        read(&client_ip(of_connection()), &from("10.0.0.1:5", &headers)),
+        read(
+            &client_ip(of_connection()),
+            &request_from_peer("10.0.0.1:5", &headers)
+        ),
         "10.0.0.1"
     );
     let trusting = client_ip(of_connection().trust("0.0.0.0/0").trust("::/0"));
@@ -208,12 +211,12 @@ fn without_trust_or_without_a_connection_no_header_is_believed() {
 }
 
 #[test]
-fn only_the_header_that_was_chosen_is_read() {
+fn only_the_chosen_forwarding_header_is_read() {
     let headers = [
         ("x-forwarded-for", "6.6.6.6"),
         ("forwarded", r#"For="[2001:db8::7]:80""#),
     ];
-    let request = from("10.0.0.1:5", &headers);
+    let request = request_from_peer("10.0.0.1:5", &headers);
     let address = of_connection().trust("10.0.0.1");
     assert_eq!(read(&client_ip(address.clone()), &request), "6.6.6.6");
     assert_eq!(
@@ -223,7 +226,7 @@ fn only_the_header_that_was_chosen_is_read() {
 }
 
 #[test]
-fn tonic_tells_its_peer() {
+fn the_client_address_comes_from_tonic_connection_info() {
     use tonic::transport::server::TcpConnectInfo;
 
     let address = ClientAddress::of(TcpConnectInfo::remote_addr);
@@ -236,7 +239,7 @@ fn tonic_tells_its_peer() {
 }
 
 #[test]
-fn a_network_that_is_none_is_named() {
+fn an_invalid_network_is_refused_with_its_text() {
     for text in ["10.0.0.0/33", "everyone", ""] {
         let error = of_connection().try_trust(text).expect_err("no network");
         let expected =
@@ -246,7 +249,7 @@ fn a_network_that_is_none_is_named() {
 }
 
 #[test]
-fn parts_are_joined_and_none_is_no_value() {
+fn values_are_joined_and_no_values_make_no_label() {
     let both = joined((header("x-a"), header("x-b"), query("c")));
     for (headers, expected) in [
         (&[("x-a", "1"), ("x-b", "2")][..], "1|2|3"),
@@ -260,7 +263,7 @@ fn parts_are_joined_and_none_is_no_value() {
 
 proptest! {
     #[test]
-    fn different_parts_never_make_the_same_value(
+    fn different_parts_never_join_to_the_same_value(
         one in ("[a|\\\\]{0,4}", "[a|\\\\]{0,4}"),
         two in ("[a|\\\\]{0,4}", "[a|\\\\]{0,4}"),
     ) {
@@ -272,12 +275,12 @@ proptest! {
     }
 
     #[test]
-    fn no_query_and_no_list_of_hops_is_too_odd(
+    fn no_query_and_no_list_of_hops_makes_an_extractor_panic(
         text in "[ -~]{0,24}",
         forwarded in "[a-f0-9.:,;=\"\\[\\] ]{0,24}",
     ) {
         let uri: String = text.chars().filter(|c| !" #\"<>\\^`{|}".contains(*c)).collect();
-        let request = from("10.0.0.1:5", &[("forwarded", &forwarded), ("x-forwarded-for", &forwarded)]);
+        let request = request_from_peer("10.0.0.1:5", &[("forwarded", &forwarded), ("x-forwarded-for", &forwarded)]);
         let address = of_connection().trust("0.0.0.0/0").trust("::/0");
         prop_assert!(!read(&client_ip(address.clone()), &request).is_empty());
         prop_assert!(!read(&client_ip(address.forwarded()), &request).is_empty());
@@ -292,7 +295,7 @@ proptest! {
 // --- in the layer
 
 #[tokio::test]
-async fn extractors_make_labels_and_control_points() {
+async fn extractors_set_labels_and_control_points() {
     fn method(head: RequestHead<'_>) -> Cow<'_, str> {
         head.method().as_str().into()
     }
@@ -308,7 +311,7 @@ async fn extractors_make_labels_and_control_points() {
     .label_from("missing", extension_str::<MatchedPath>(MatchedPath::as_str))
     .label_from("verb", |head| head.method().as_str().into())
     .label_from("key", joined((method, header("x-user"))));
-    let mut request = from(
+    let mut request = request_from_peer(
         "10.0.0.1:5",
         &[
             ("x-user", "42"),
@@ -373,7 +376,7 @@ fn routes_are_found_by_method_and_path() {
 }
 
 #[tokio::test]
-async fn a_layer_with_routes_asks_under_their_names_and_leaves_others_alone() {
+async fn a_layer_with_routes_checks_under_their_names_and_skips_other_paths() {
     let recorder = Recorder::accepting();
     let layer = ApertureLayer::with_routes(recorder.clone(), table());
     for path in ["/health", "/nowhere", "/users/42"] {
@@ -381,13 +384,13 @@ async fn a_layer_with_routes_asks_under_their_names_and_leaves_others_alone() {
     }
     assert_eq!(recorder.question().control_point, "get-user");
 
-    let by_hand = Recorder::by_hand();
-    let layer = ApertureLayer::with_routes(by_hand.clone(), table());
+    let manual = Recorder::by_hand();
+    let layer = ApertureLayer::with_routes(manual.clone(), table());
     let inner = service_fn(async |_: Request<()>| Ok::<Response<Body>, Infallible>(hello()));
     let response = tokio::spawn(layer.layer(inner).oneshot(request("/users/42", &[])));
-    by_hand.asked_once().await;
+    manual.asked_once().await;
     let denial = layer_support::inner::denial();
-    by_hand.answer(layer_support::Answer::Reject(denial));
+    manual.answer(layer_support::Answer::Reject(denial));
     assert_eq!(
         response
             .await
@@ -399,7 +402,7 @@ async fn a_layer_with_routes_asks_under_their_names_and_leaves_others_alone() {
 }
 
 #[test]
-fn a_route_that_cannot_be_is_named_with_what_to_do() {
+fn an_invalid_route_is_refused_with_a_remedy() {
     let users = || RouteTable::new().get("/users/{id}", "get-user");
     for (built, expected) in [
         (

@@ -1,4 +1,4 @@
-//! The layer that asks an embedded engine by the attributes of requests.
+//! The layer with an embedded engine that checks by the attributes of requests.
 #![cfg(feature = "embedded")]
 
 mod layer_support;
@@ -26,7 +26,8 @@ fn engine(policy: &str) -> Engine {
     engine.unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// One request a minute of each value of `key`, for flows that match.
+/// Returns an engine that accepts one request a minute for each value of `key`, for flows that
+/// match.
 fn limit(key: &str, matcher: &str) -> Engine {
     engine(&format!(
         "
@@ -53,7 +54,7 @@ resources:
         secret: {telemetry: false, extractor: {from: request.http.method}}
 ";
 
-/// The last request that the inner service saw.
+/// Records the headers of the last request that reached the inner service.
 #[derive(Clone, Default)]
 struct Seen(Arc<Mutex<Option<HeaderMap>>>);
 
@@ -66,13 +67,13 @@ impl Seen {
     + 'static {
         let seen = self.clone();
         service_fn(move |request: Request<B>| {
-            *seen.0.lock().expect("no test panics here") = Some(request.headers().clone());
+            *seen.0.lock().expect("the lock is not poisoned") = Some(request.headers().clone());
             async { Ok(Response::new(Full::from("hello"))) }
         })
     }
 
     fn baggage(&self) -> Vec<String> {
-        let seen = self.0.lock().expect("no test panics here");
+        let seen = self.0.lock().expect("the lock is not poisoned");
         let all = seen.as_ref().expect("a request").get_all("baggage").iter();
         all.map(|value| value.to_str().expect("text").to_owned())
             .collect()
@@ -119,7 +120,7 @@ async fn policies_see_attributes_as_labels() {
 }
 
 #[tokio::test]
-async fn labels_arrive_as_they_were() {
+async fn labels_reach_policies_unchanged() {
     for value in ["42", "a+b c%25 +%", "Zür;ich,\"x\"\\", "%", "=", " pad "] {
         let quoted = format!("{value:?}");
         let matcher = format!("label_matcher: {{match_labels: {{user: {quoted}}}}}");
@@ -133,17 +134,25 @@ async fn labels_arrive_as_they_were() {
 }
 
 #[tokio::test]
-async fn what_the_application_says_wins_over_baggage() {
+async fn labels_of_the_application_prevail_over_baggage() {
     let engine = limit("user", "");
     let layer = ApertureLayer::http(engine, "ingress").label_from_header("user", "x-user");
     let request = |baggage| get(&[("x-user", "ann"), ("baggage", baggage)]);
     assert_eq!(status(&layer, request("user=bob")).await, 200);
-    assert_eq!(status(&layer, request("user=eve")).await, 429, "still ann");
-    assert_eq!(status(&layer, request("broken,,")).await, 429, "still ann");
+    assert_eq!(
+        status(&layer, request("user=eve")).await,
+        429,
+        "the user is still ann"
+    );
+    assert_eq!(
+        status(&layer, request("broken,,")).await,
+        429,
+        "the user is still ann"
+    );
 }
 
 #[tokio::test]
-async fn what_classifiers_make_goes_on_in_baggage() {
+async fn labels_of_classifiers_are_passed_on_in_baggage() {
     for version in BOTH {
         let seen = Seen::default();
         let client = ApertureClient::embedded(engine(CLASSIFIER));
@@ -163,13 +172,13 @@ async fn what_classifiers_make_goes_on_in_baggage() {
         assert_eq!(
             seen.baggage(),
             ["tier=gold;p=1"],
-            "nothing made, nothing changed"
+            "without a new label the header stays unchanged"
         );
     }
 }
 
 #[tokio::test]
-async fn an_engine_without_a_client_does_the_same() {
+async fn an_engine_without_a_client_passes_labels_on_as_well() {
     let seen = Seen::default();
     let layer = ApertureLayer::http(engine(CLASSIFIER), "ingress").send_header("x-kind");
     let service = layer.layer(seen.service());
@@ -179,7 +188,7 @@ async fn an_engine_without_a_client_does_the_same() {
 }
 
 #[tokio::test]
-async fn a_rejection_has_the_whole_wait_and_one_header() {
+async fn a_rejection_has_the_precise_wait_and_one_retry_after_header() {
     let layer = ApertureLayer::http(limit("http.method", ""), "ingress");
     assert_eq!(status(&layer, get(&[])).await, 200);
     let hooked = layer
@@ -200,7 +209,7 @@ async fn a_rejection_has_the_whole_wait_and_one_header() {
 }
 
 #[tokio::test]
-async fn addresses_of_the_connection_are_no_error_when_they_are_unknown() {
+async fn unknown_addresses_of_the_connection_are_no_error() {
     let peer = ClientAddress::of(|ConnectInfo(peer): &ConnectInfo<SocketAddr>| Some(*peer));
     let client = ApertureClient::embedded(limit("aperture.source_fqdns", ""));
     let layer = ApertureLayer::http(client.clone(), "ingress").source(peer);
@@ -214,7 +223,7 @@ async fn addresses_of_the_connection_are_no_error_when_they_are_unknown() {
 }
 
 #[tokio::test]
-async fn bodies_that_were_captured_are_classified() {
+async fn captured_bodies_are_classified() {
     let policy = "
 resources:
   flow_control:
@@ -245,7 +254,7 @@ circuit:
 ";
 
 #[tokio::test(start_paused = true)]
-async fn requests_wait_in_queues_and_leave_them() {
+async fn requests_wait_in_queues_and_can_leave_them() {
     let engine = engine(QUEUE);
     let layer = ApertureLayer::http(ApertureClient::embedded(engine), "ingress");
     let layer = layer.check_timeout(Duration::from_secs(30));
@@ -262,9 +271,13 @@ async fn requests_wait_in_queues_and_leave_them() {
     drop(left);
     drop(first);
     let second = second.await.expect("a response");
-    assert_eq!(second.status(), 200, "who left does not stand in the way");
+    assert_eq!(
+        second.status(),
+        200,
+        "the request that left does not block the queue"
+    );
 
-    // Nobody frees it in time.
+    // The slot is not freed in time.
     let third = service.oneshot(get(&[])).await.expect("a response");
     assert_ne!(third.status(), 200);
     drop(second);
@@ -285,7 +298,7 @@ async fn labels_beyond_the_limit_are_counted_once() {
     assert_eq!(
         client.stats().labels_dropped,
         2,
-        "one for the limit, one for its key"
+        "one label is over the limit, and one has an invalid key"
     );
 }
 
@@ -299,15 +312,20 @@ async fn a_script_records_the_labels_of_the_flow() {
 }
 
 #[tokio::test]
-async fn a_flow_by_hand_has_what_the_answer_says_besides() {
+async fn a_flow_without_a_layer_has_the_http_extras_of_the_decision() {
     let client = ApertureClient::embedded(engine(CLASSIFIER));
     let request = HttpAttributes::new("GET", "/").header("x-kind", "tv");
     let mut flow = client
         .start_http_flow("ingress", FlowParams::new(), &request)
         .await;
-    let extras = flow.take_http_extras().expect("a label was made");
+    let extras = flow
+        .take_http_extras()
+        .expect("the classifier made a label");
     assert_eq!(extras.headers()["baggage"], "kind=tv");
-    assert!(flow.take_http_extras().is_none(), "given once");
+    assert!(
+        flow.take_http_extras().is_none(),
+        "the extras are returned once"
+    );
     assert!(flow.should_run());
 
     let client = ApertureClient::embedded(limit("user", ""));

@@ -1,4 +1,4 @@
-//! The layer around clients: what goes out is a flow too.
+//! The layer around clients: outgoing requests are flows.
 #![cfg(feature = "embedded")]
 
 #[path = "layer_support/grpc.rs"]
@@ -39,7 +39,7 @@ async fn outgoing_calls_of_a_channel_are_flows() {
         .layer(layer)
         .service(channel(address).await);
     assert_eq!(
-        say(guarded.clone(), "hello").await.expect("an answer"),
+        say(guarded.clone(), "hello").await.expect("a response"),
         "hello"
     );
     assert_eq!(recorder.ended().await, (Fine, Some(200)));
@@ -75,7 +75,7 @@ async fn outgoing_requests_of_a_client_are_flows() {
             request.body(Full::default()).expect("a request")
         };
         let response = client.clone().oneshot(request()).await.expect("a response");
-        assert!(recorder.ends().is_empty(), "the body is on its way");
+        assert!(recorder.ends().is_empty(), "the body has not ended");
         let body = response.into_body().collect().await.expect("a body");
         assert_eq!(body.to_bytes(), "hello!");
         assert_eq!(recorder.end(), (Fine, Some(200)), "{version:?}");
@@ -96,7 +96,7 @@ async fn health() -> Channel {
     channel(address).await
 }
 
-fn question() -> HealthCheckRequest {
+fn health_request() -> HealthCheckRequest {
     HealthCheckRequest {
         service: "shop".to_owned(),
     }
@@ -109,20 +109,20 @@ async fn generated_clients_work_over_both_layers() {
     let layer = ApertureLayer::new(recorder.clone(), "health");
     let guarded: Aperture<Channel, Recorder> = layer.layer(channel.clone());
     let mut client = HealthClient::new(guarded);
-    let answer = client.check(question()).await.expect("an answer");
-    assert_eq!(answer.into_inner().status(), ServingStatus::Serving);
+    let response = client.check(health_request()).await.expect("a response");
+    assert_eq!(response.into_inner().status(), ServingStatus::Serving);
     assert_eq!(recorder.ended().await, (Fine, Some(200)));
 
     let guarded: Outgoing<Channel, Recorder> = layer.into_client().layer(channel);
     let mut client = HealthClient::new(guarded);
     let mut watch = client
-        .watch(question())
+        .watch(health_request())
         .await
         .expect("a stream")
         .into_inner();
-    let news = watch.message().await.expect("no error").expect("news");
-    assert_eq!(news.status(), ServingStatus::Serving);
-    assert_eq!(recorder.ends().len(), 1, "it still watches");
+    let update = watch.message().await.expect("no error").expect("update");
+    assert_eq!(update.status(), ServingStatus::Serving);
+    assert_eq!(recorder.ends().len(), 1, "the second stream is open");
     drop(watch);
     assert_eq!(recorder.ended_times(2).await[1].status, Error);
 }
@@ -133,11 +133,11 @@ async fn generated_clients_see_a_rejection_as_a_status() {
     let denial = Denial::new(RejectReason::NoTokens).wait(Duration::from_millis(1500));
     let layer = ApertureLayer::new(Recorder::rejecting(denial), "health");
     let mut client = HealthClient::new(layer.layer(channel.clone()));
-    let status = client.check(question()).await.expect_err("rejected");
+    let status = client.check(health_request()).await.expect_err("rejected");
     assert_eq!(status.code(), Code::Unavailable);
 
     let mut client = HealthClient::new(layer.into_client().layer(channel));
-    let status = client.check(question()).await.expect_err("rejected");
+    let status = client.check(health_request()).await.expect_err("rejected");
     assert_eq!(status.code(), Code::Unknown);
     let mut source = status.source();
     let rejection = loop {
@@ -156,9 +156,9 @@ fn get() -> http::Request<Full<Bytes>> {
 }
 
 #[tokio::test]
-async fn a_rejection_is_an_error_and_nothing_is_sent() {
+async fn a_rejected_request_is_an_error_and_is_not_sent() {
     let inner = service_fn(async |_: http::Request<Full<Bytes>>| {
-        panic!("nothing is sent");
+        panic!("a rejected request must not be sent");
         #[allow(unreachable_code)]
         Ok::<_, Infallible>(http::Response::new(Script::new([])))
     });
@@ -181,7 +181,7 @@ async fn a_rejection_is_an_error_and_nothing_is_sent() {
 }
 
 #[tokio::test]
-async fn a_rejection_that_was_awaited_is_an_error_too() {
+async fn a_late_rejection_is_an_error_too() {
     let inner = service_fn(async |_: http::Request<Full<Bytes>>| {
         Ok::<_, Infallible>(http::Response::new(Script::new([])))
     });
@@ -193,14 +193,14 @@ async fn a_rejection_that_was_awaited_is_an_error_too() {
     let error = call.await.expect("no panic").expect_err("rejected");
     assert_eq!(error.into_inner(), None);
 
-    // Given up while it waits.
+    // The caller drops the call while its decision waits.
     let call = layer.layer(inner).oneshot(get());
     assert!(tokio::time::timeout(Duration::ZERO, call).await.is_err());
     recorder.gave_up().await;
 }
 
 #[tokio::test]
-async fn an_error_of_the_service_stays_one() {
+async fn an_error_of_the_service_is_passed_on_as_the_inner_error() {
     let inner = service_fn(async |_: http::Request<Full<Bytes>>| {
         let error = std::io::Error::other("no route");
         Err::<http::Response<Script>, _>(error)
@@ -209,7 +209,7 @@ async fn an_error_of_the_service_stays_one() {
     let layer = ApertureLayer::new(recorder.clone(), "api").into_client();
     let error = layer.layer(inner).oneshot(get()).await.expect_err("failed");
     assert!(!error.is_rejected() && error.rejection().is_none());
-    let source = error.source().expect("the service's");
+    let source = error.source().expect("the error of the service");
     assert_eq!(source.to_string(), "no route");
     let error = error.map_inner(|error| error.kind());
     assert!(matches!(
@@ -262,10 +262,10 @@ circuit:
     clock.advance(Duration::from_secs(1));
     assert!(poll!(&mut third).is_ready());
 
-    let impatient = ApertureLayer::new(client.clone(), "geocoder")
+    let short_timeout = ApertureLayer::new(client.clone(), "geocoder")
         .check_timeout(Duration::from_millis(100))
         .into_client();
-    let error = impatient.layer(inner).oneshot(get()).await;
+    let error = short_timeout.layer(inner).oneshot(get()).await;
     assert!(error.is_err_and(|error| error.is_rejected()));
     let flow = client.start_flow("elsewhere", FlowParams::new()).await;
     assert!(flow.should_run());

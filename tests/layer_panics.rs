@@ -1,4 +1,4 @@
-//! A constant that makes no sense panics at the line that has it.
+//! Invalid constants in the configuration of a layer panic at the caller's line.
 
 mod layer_support;
 
@@ -8,16 +8,16 @@ use std::sync::{Arc, Mutex};
 use layer_support::Recorder;
 use tower_aperture::ApertureLayer;
 
-// One test: the panic hook is one for the whole process.
+// This file has one test only, because the panic hook is global to the process.
 #[test]
 fn the_panic_names_the_callers_line() {
-    let seen = Arc::new(Mutex::new(Vec::new()));
+    let locations = Arc::new(Mutex::new(Vec::new()));
     let hook = panic::take_hook();
     panic::set_hook(Box::new({
-        let seen = seen.clone();
+        let locations = locations.clone();
         move |info| {
             let at = info.location().map(|at| (at.file().to_owned(), at.line()));
-            seen.lock().expect("no panic here").push(at);
+            locations.lock().expect("the lock is not poisoned").push(at);
         }
     }));
     let first = line!() + 1;
@@ -29,6 +29,6 @@ fn the_panic_names_the_callers_line() {
 
     assert!(empty.is_err() && secret.is_err());
     let here = |line| Some((file!().to_owned(), line));
-    let seen = seen.lock().expect("no panic in the hook");
-    assert_eq!(*seen, [here(first), here(second)]);
+    let locations = locations.lock().expect("the lock is not poisoned");
+    assert_eq!(*locations, [here(first), here(second)]);
 }

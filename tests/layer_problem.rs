@@ -1,4 +1,4 @@
-//! Answers to rejected requests as problem details, behind real servers.
+//! Responses to rejected requests as RFC 9457 problem details, with real servers.
 
 mod layer_support;
 
@@ -27,7 +27,7 @@ async fn start(version: Version, recorder: Recorder) -> SocketAddr {
     serve(version, layer.layer(inner)).await
 }
 
-async fn ask(version: Version, address: SocketAddr, method: &str) -> (u16, HeaderMap, String) {
+async fn send(version: Version, address: SocketAddr, method: &str) -> (u16, HeaderMap, String) {
     let mut client = Client::connect(version, address).await;
     let uri = match version {
         Version::Http1 => "/",
@@ -35,7 +35,7 @@ async fn ask(version: Version, address: SocketAddr, method: &str) -> (u16, Heade
     };
     let request = Request::builder().method(method).uri(uri);
     let response = client.send(request.header("host", "shop.example")).await;
-    let (head, body) = response.expect("an answer").into_parts();
+    let (head, body) = response.expect("a response").into_parts();
     let body = body.collect().await.expect("a body").to_bytes();
     let text = String::from_utf8(body.into()).expect("text");
     (head.status.as_u16(), head.headers, text)
@@ -46,12 +46,12 @@ fn parse(text: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_rejection_is_a_problem_with_details() {
+async fn a_rejection_is_sent_as_problem_details() {
     for version in BOTH {
         let denial = Denial::new(RejectReason::RateLimited).wait(Duration::from_millis(1200));
         let recorder = Recorder::rejecting(denial);
         let address = start(version, recorder.clone()).await;
-        let (status, headers, text) = ask(version, address, "GET").await;
+        let (status, headers, text) = send(version, address, "GET").await;
         assert_eq!(status, 429);
         assert_eq!(headers["content-type"], JSON);
         assert_eq!(headers["retry-after"], "2");
@@ -72,17 +72,17 @@ async fn a_rejection_is_a_problem_with_details() {
 }
 
 #[tokio::test]
-async fn a_head_request_gets_the_same_head_alone() {
+async fn a_head_request_gets_the_same_head_without_a_body() {
     for version in BOTH {
         let recorder = Recorder::rejecting(Denial::new(RejectReason::NoTokens));
         let address = start(version, recorder).await;
-        let (status, headers, text) = ask(version, address, "GET").await;
+        let (status, headers, text) = send(version, address, "GET").await;
         assert_eq!(status, 503);
         assert_eq!(
             headers["content-length"].to_str().expect("ASCII"),
             text.len().to_string()
         );
-        let (status, alone, text) = ask(version, address, "HEAD").await;
+        let (status, alone, text) = send(version, address, "HEAD").await;
         assert_eq!((status, text.as_str()), (503, ""));
         for name in ["content-type", "content-length"] {
             assert_eq!(alone[name], headers[name], "{version:?}");
@@ -93,12 +93,12 @@ async fn a_head_request_gets_the_same_head_alone() {
 #[tokio::test]
 async fn accepted_requests_are_answered_by_the_service() {
     let address = start(Version::Http1, Recorder::accepting()).await;
-    let (status, headers, text) = ask(Version::Http1, address, "GET").await;
+    let (status, headers, text) = send(Version::Http1, address, "GET").await;
     assert_eq!((status, text.as_str()), (200, "hello"));
     assert!(!headers.contains_key("content-type"));
 }
 
-/// The answer in front of a router.
+/// Returns the headers and the body of a rejection by a layer around a router.
 async fn problem(denial: Denial, hook: ProblemDetails, content_type: &str) -> (HeaderMap, String) {
     let recorder = Recorder::rejecting(denial);
     let layer = ApertureLayer::new(recorder, "checkout").reject_with(hook);
@@ -106,14 +106,14 @@ async fn problem(denial: Denial, hook: ProblemDetails, content_type: &str) -> (H
     let request = Request::post("/").header("content-type", content_type);
     let request = request.body(axum::body::Body::empty());
     let response = app.oneshot(request.expect("a request")).await;
-    let (head, body) = response.expect("an answer").into_parts();
+    let (head, body) = response.expect("a response").into_parts();
     let body = body.collect().await.expect("a body").to_bytes();
     let text = String::from_utf8(body.into()).expect("text");
     (head.headers, text)
 }
 
 #[tokio::test]
-async fn a_problem_has_a_type_where_status_and_reason_have_one() {
+async fn a_problem_has_the_registered_type_of_its_status_and_reason() {
     let iana = |name| format!("https://iana.org/assignments/http-problem-types#{name}");
     let blank = || "about:blank".to_owned();
     for (reason, code, about, title) in [
@@ -146,12 +146,12 @@ async fn a_problem_has_a_type_where_status_and_reason_have_one() {
         assert_eq!(problem["title"], title);
         assert_eq!(problem["status"], denial.status().as_u16());
         assert_eq!(problem["reason"], reason.as_str());
-        assert_eq!(problem.get("retry_after"), None, "unknown");
+        assert_eq!(problem.get("retry_after"), None, "the wait is unknown");
     }
 }
 
 #[tokio::test]
-async fn grpc_clients_get_what_they_understand() {
+async fn grpc_clients_get_a_grpc_status_instead_of_problem_details() {
     let hook = ProblemDetails::over(DefaultReject::new().already_exists(true));
     let denial = Denial::new(RejectReason::RateLimited).denied_code(409);
     let (headers, text) = problem(denial, hook, "application/grpc").await;
@@ -161,7 +161,7 @@ async fn grpc_clients_get_what_they_understand() {
 }
 
 #[tokio::test]
-async fn a_status_without_a_body_has_none() {
+async fn a_status_that_allows_no_body_gets_no_problem_details() {
     for code in [204, 205, 304] {
         let denial = Denial::new(RejectReason::RateLimited).denied_code(code);
         let (headers, text) = problem(denial, ProblemDetails::new(), "text/plain").await;

@@ -1,4 +1,4 @@
-//! The fields that tell clients of their quotas, as a parser of Structured Fields reads them.
+//! `RateLimit` headers, as a parser of Structured Fields reads them.
 #![cfg(all(feature = "embedded", feature = "remote"))]
 
 mod layer_support;
@@ -33,11 +33,11 @@ where
     let request = Request::get("/").header("x-user-id", user);
     let request = request.header("x-own", "\"mine\";r=7").body(());
     let response = layer.layer(inner).oneshot(request.expect("a request"));
-    let response = response.await.expect("an answer");
+    let response = response.await.expect("a response");
     (response.status().as_u16(), response.headers().clone())
 }
 
-/// The members of a list, as name and parameters.
+/// Returns the members of a header's list, as name and parameters.
 fn list(headers: &HeaderMap, field: &str) -> Vec<(String, Vec<(String, i64)>)> {
     let values: Vec<_> = headers.get_all(field).iter().collect();
     let text = values
@@ -48,7 +48,7 @@ fn list(headers: &HeaderMap, field: &str) -> Vec<(String, Vec<(String, i64)>)> {
     let list: sfv::List = sfv::Parser::new(&text).parse().expect("a list");
     let member = |entry: &sfv::ListEntry| {
         let sfv::ListEntry::Item(item) = entry else {
-            panic!("no inner lists")
+            panic!("the list has no inner lists")
         };
         let name = item.bare_item.as_string().expect("a string").to_string();
         let params = item.params.iter().map(|(key, value)| {
@@ -60,7 +60,7 @@ fn list(headers: &HeaderMap, field: &str) -> Vec<(String, Vec<(String, i64)>)> {
     list.iter().map(member).collect()
 }
 
-fn found(name: &str, params: &[(&str, i64)]) -> (String, Vec<(String, i64)>) {
+fn item(name: &str, params: &[(&str, i64)]) -> (String, Vec<(String, i64)>) {
     let params = params
         .iter()
         .map(|(key, value)| ((*key).to_owned(), *value));
@@ -95,7 +95,7 @@ policy:
 ";
 
 #[tokio::test]
-async fn a_rate_limiter_tells_what_is_left_and_when_all_is_back() {
+async fn rate_limit_headers_report_remaining_tokens_and_the_time_until_full() {
     let (engine, clock) = engine(&[("p", PER_USER)]);
     let layer = layer(engine).baggage(false);
     let name = "per-user/root.0";
@@ -103,23 +103,27 @@ async fn a_rate_limiter_tells_what_is_left_and_when_all_is_back() {
         let (status, headers) = head(&layer, "ann").await;
         assert_eq!(status, 200);
         let policy = list(&headers, "ratelimit-policy");
-        assert_eq!(policy, [found(name, &[("q", 3), ("w", 30)])]);
+        assert_eq!(policy, [item(name, &[("q", 3), ("w", 30)])]);
         let limit = list(&headers, "ratelimit");
-        let mine = found("mine", &[("r", 7)]);
-        let own = found(name, &[("r", left), ("t", full_in)]);
-        assert_eq!(limit, [mine, own], "what others say stays");
+        let mine = item("mine", &[("r", 7)]);
+        let own = item(name, &[("r", left), ("t", full_in)]);
+        assert_eq!(limit, [mine, own], "the service's own value is kept");
     }
     clock.advance(Duration::from_millis(2500));
     let (status, headers) = head(&layer, "ann").await;
     assert_eq!(status, 429);
     assert_eq!(headers["retry-after"], "8");
     let limit = list(&headers, "ratelimit");
-    assert_eq!(limit, [found(name, &[("r", 0), ("t", 8)])]);
+    assert_eq!(limit, [item(name, &[("r", 0), ("t", 8)])]);
     assert_eq!(list(&headers, "ratelimit-policy").len(), 1);
 
     let (_, headers) = head(&layer, "ben").await;
     let limit = &list(&headers, "ratelimit")[1];
-    assert_eq!(*limit, found(name, &[("r", 2), ("t", 10)]), "another key");
+    assert_eq!(
+        *limit,
+        item(name, &[("r", 2), ("t", 10)]),
+        "another key has its own bucket"
+    );
     for text in headers.values() {
         let text = text.to_str().expect("ASCII");
         assert!(!text.contains("ben") && !text.contains("user_id"));
@@ -127,16 +131,16 @@ async fn a_rate_limiter_tells_what_is_left_and_when_all_is_back() {
 }
 
 #[tokio::test]
-async fn questions_by_attributes_tell_the_same() {
+async fn checks_by_attributes_report_the_same_quotas() {
     let (engine, _) = engine(&[("p", PER_USER)]);
     let layer = layer(engine).check_http();
     let (_, headers) = head(&layer, "ann").await;
     let limit = &list(&headers, "ratelimit")[1];
-    assert_eq!(*limit, found("per-user/root.0", &[("r", 2), ("t", 10)]));
+    assert_eq!(*limit, item("per-user/root.0", &[("r", 2), ("t", 10)]));
 }
 
 #[tokio::test]
-async fn nothing_is_told_unless_asked_for() {
+async fn rate_limit_headers_are_sent_only_when_configured() {
     let (engine, _) = engine(&[("p", PER_USER)]);
     let layer = layer(engine).rate_limit_headers(false);
     for status in [200, 200, 200, 429] {
@@ -153,21 +157,26 @@ async fn nothing_is_told_unless_asked_for() {
 }
 
 #[tokio::test]
-async fn answers_of_hooks_tell_too() {
+async fn responses_of_reject_hooks_have_rate_limit_headers() {
     let (engine, _) = engine(&[("p", PER_USER)]);
     let layer = layer(engine).on_reject(|_, _| Response::new(Body::from("later")));
     for _ in 0..3 {
         head(&layer, "ann").await;
     }
     let (status, headers) = head(&layer, "ann").await;
-    assert_eq!((status, headers.get("retry-after")), (200, None), "a hook");
+    assert_eq!(
+        (status, headers.get("retry-after")),
+        (200, None),
+        "the hook sets the status"
+    );
     let limit = list(&headers, "ratelimit");
-    assert_eq!(limit, [found("per-user/root.0", &[("r", 0), ("t", 10)])]);
+    assert_eq!(limit, [item("per-user/root.0", &[("r", 0), ("t", 10)])]);
 }
 
-/// What a limiter has no bucket for it does not tell of; what is never filled has no window.
+/// A limiter without a bucket for the flow reports no quota. A bucket that is never filled has no
+/// window.
 #[tokio::test]
-async fn several_limiters_make_a_list_of_those_with_quotas() {
+async fn the_list_has_every_limiter_with_a_quota() {
     let quota = "
 circuit:
   components:
@@ -202,8 +211,8 @@ circuit:
     assert_eq!(
         policy,
         [
-            found("f_r \"alle\"/root.0", &[("q", 10)]),
-            found(r"per\user/root.0", &[("q", 3), ("w", 30)]),
+            item("f_r \"alle\"/root.0", &[("q", 10)]),
+            item(r"per\user/root.0", &[("q", 3), ("w", 30)]),
         ]
     );
     let mut limit = list(&headers, "ratelimit");
@@ -211,15 +220,15 @@ circuit:
     assert_eq!(
         limit,
         [
-            found("f_r \"alle\"/root.0", &[("r", 9)]),
-            found("mine", &[("r", 7)]),
-            found(r"per\user/root.0", &[("r", 2), ("t", 10)]),
+            item("f_r \"alle\"/root.0", &[("r", 9)]),
+            item("mine", &[("r", 7)]),
+            item(r"per\user/root.0", &[("r", 2), ("t", 10)]),
         ]
     );
 }
 
 #[tokio::test]
-async fn after_a_rejection_only_who_rejected_tells_a_time() {
+async fn after_a_rejection_only_the_rejecting_limiter_reports_a_time() {
     let all = PER_USER
         .replace("per-user", "all")
         .replace("capacity: 3", "capacity: 1")
@@ -235,14 +244,14 @@ async fn after_a_rejection_only_who_rejected_tells_a_time() {
     assert_eq!(
         limit,
         [
-            found("all/root.0", &[("r", 0), ("t", 10)]),
-            found("per-user/root.0", &[("r", 2)]),
+            item("all/root.0", &[("r", 0), ("t", 10)]),
+            item("per-user/root.0", &[("r", 2)]),
         ]
     );
 }
 
 #[tokio::test]
-async fn a_flow_that_waited_tells_too() {
+async fn a_flow_that_waited_has_rate_limit_headers() {
     let text = "
 circuit:
   components:
@@ -265,7 +274,7 @@ circuit:
     let (status, headers) = waiting.await;
     assert_eq!(status, 200);
     let policy = list(&headers, "ratelimit-policy");
-    assert_eq!(policy, [found("paced/root.0", &[("q", 1), ("w", 4)])]);
+    assert_eq!(policy, [item("paced/root.0", &[("q", 1), ("w", 4)])]);
     assert_eq!(list(&headers, "ratelimit")[1].1[0], ("r".to_owned(), 0));
 }
 
@@ -293,7 +302,7 @@ fn tokens(remaining: f64, current: f64) -> Option<TokensInfo> {
 }
 
 #[tokio::test]
-async fn an_agent_tells_tokens_and_no_windows() {
+async fn with_an_agent_the_headers_report_tokens_and_no_windows() {
     let agent = FakeAgent::start();
     let client = ApertureClient::builder().address(agent.address());
     let client = client.insecure(true).check_timeout(layer_support::HANG);
@@ -317,7 +326,7 @@ async fn an_agent_tells_tokens_and_no_windows() {
                     }),
                 ),
                 decision(false, rate(f64::NAN, f64::INFINITY)),
-                // No bucket was looked at.
+                // The limiter looked at no bucket.
                 decision(false, rate(0.0, 0.0)),
                 answer::limiter(false),
             ],
@@ -326,13 +335,17 @@ async fn an_agent_tells_tokens_and_no_windows() {
     });
     let (_, headers) = head(&layer, "ann").await;
     let policy = list(&headers, "ratelimit-policy");
-    assert_eq!(policy[0], found("remote/root.3", &[("q", 10)]));
-    assert_eq!(policy[1], found("remote/root.3", &[("q", 10)]));
+    assert_eq!(policy[0], item("remote/root.3", &[("q", 10)]));
+    assert_eq!(policy[1], item("remote/root.3", &[("q", 10)]));
     assert_eq!(policy.len(), 3);
     let limit = list(&headers, "ratelimit");
-    assert_eq!(limit[1], found("remote/root.3", &[("r", 3)]));
-    assert_eq!(limit[2], found("remote/root.3", &[("r", 0)]), "in debt");
-    assert_eq!(limit[3], found("remote/root.3", &[("r", 0)]), "no number");
+    assert_eq!(limit[1], item("remote/root.3", &[("r", 3)]));
+    assert_eq!(
+        limit[2],
+        item("remote/root.3", &[("r", 0)]),
+        "a negative number of tokens is zero"
+    );
+    assert_eq!(limit[3], item("remote/root.3", &[("r", 0)]), "NaN is zero");
 
     agent.on_check(move |request| {
         Reply::Now(CheckResponse {
@@ -343,5 +356,5 @@ async fn an_agent_tells_tokens_and_no_windows() {
     let (status, headers) = head(&layer, "ann").await;
     assert_eq!(status, 429);
     let limit = list(&headers, "ratelimit");
-    assert_eq!(limit, [found("remote/root.3", &[("r", 0), ("t", 2)])]);
+    assert_eq!(limit, [item("remote/root.3", &[("r", 0), ("t", 2)])]);
 }

@@ -1,4 +1,4 @@
-//! Answers to rejected requests, and to those that nobody decides about.
+//! Responses to rejected and to unreachable requests.
 
 mod layer_support;
 
@@ -31,7 +31,7 @@ where
         .layer(inner)
         .oneshot(request)
         .await
-        .expect("an answer");
+        .expect("a response");
     response.map(Body::new)
 }
 
@@ -55,7 +55,7 @@ fn rejecting(denial: Denial) -> (Recorder, ApertureLayer<Recorder>) {
 }
 
 #[tokio::test]
-async fn the_answer_has_the_status_of_the_reason() {
+async fn the_response_has_the_status_of_the_reason() {
     for (reason, status) in [
         (RejectReason::RateLimited, 429),
         (RejectReason::NoTokens, 503),
@@ -67,7 +67,11 @@ async fn the_answer_has_the_status_of_the_reason() {
         let (recorder, layer) = rejecting(Denial::new(reason));
         let response = send(&layer, plain()).await;
         assert_eq!(response.status(), status);
-        assert_eq!(response.headers().len(), 1, "no wait, no other header");
+        assert_eq!(
+            response.headers().len(),
+            1,
+            "without a wait, only one header"
+        );
         assert_eq!(response.headers()["cache-control"], "no-store");
         assert_eq!(response.body().size_hint().exact(), Some(0));
         assert!(response.body().is_end_stream());
@@ -77,7 +81,7 @@ async fn the_answer_has_the_status_of_the_reason() {
 }
 
 #[tokio::test]
-async fn the_answer_has_the_code_of_the_policy_where_http_knows_it() {
+async fn the_response_has_the_status_of_the_policy_if_http_knows_it() {
     for (code, status) in [
         (0, 429),
         (100, 429),
@@ -93,7 +97,7 @@ async fn the_answer_has_the_code_of_the_policy_where_http_knows_it() {
 }
 
 #[tokio::test]
-async fn retry_after_is_in_whole_seconds_rounded_up() {
+async fn retry_after_is_in_seconds_and_rounded_up() {
     for (wait, header) in [
         (Duration::ZERO, None),
         (Duration::from_nanos(1), Some("1")),
@@ -110,7 +114,7 @@ async fn retry_after_is_in_whole_seconds_rounded_up() {
 }
 
 #[tokio::test]
-async fn a_grpc_request_gets_a_status_it_understands_and_no_body() {
+async fn a_grpc_request_gets_a_grpc_status_and_no_body() {
     for (denied, code) in [
         (200, "2"),
         (400, "3"),
@@ -133,7 +137,7 @@ async fn a_grpc_request_gets_a_status_it_understands_and_no_body() {
         let (recorder, layer) = rejecting(denial);
         let response = send(&layer, grpc()).await;
         assert_eq!(response.status(), 200);
-        assert!(response.body().is_end_stream(), "all of it is in the head");
+        assert!(response.body().is_end_stream(), "the response has no body");
         let headers = response.headers();
         assert_eq!(headers["content-type"], "application/grpc");
         assert_eq!(headers["grpc-status"], code, "{denied}");
@@ -145,7 +149,7 @@ async fn a_grpc_request_gets_a_status_it_understands_and_no_body() {
 }
 
 #[tokio::test]
-async fn without_a_code_the_reason_makes_the_grpc_status() {
+async fn without_a_status_of_the_policy_the_reason_sets_the_grpc_status() {
     for (reason, code) in [
         (RejectReason::RateLimited, "8"),
         (RejectReason::NoTokens, "14"),
@@ -159,7 +163,7 @@ async fn without_a_code_the_reason_makes_the_grpc_status() {
 }
 
 #[tokio::test]
-async fn a_post_with_a_grpc_media_type_is_a_grpc_request_and_nothing_else_is() {
+async fn only_a_post_with_a_grpc_media_type_is_a_grpc_request() {
     for (method, content_type, answered) in [
         ("POST", "application/grpc", Some("application/grpc")),
         ("POST", "application/grpc+proto", Some("application/grpc")),
@@ -212,7 +216,7 @@ async fn a_post_with_a_grpc_media_type_is_a_grpc_request_and_nothing_else_is() {
 }
 
 #[tokio::test]
-async fn a_hook_answers_as_it_likes() {
+async fn a_reject_hook_determines_the_whole_response() {
     let denial = Denial::new(RejectReason::RateLimited).wait(Duration::from_millis(1500));
     let (recorder, layer) = rejecting(denial);
     let layer = layer.on_reject(|rejection: &Rejection, head: RequestHead<'_>| {
@@ -232,14 +236,14 @@ async fn a_hook_answers_as_it_likes() {
     assert_eq!(response.headers()["x-path"], "/cart");
     assert!(
         !response.headers().contains_key("retry-after"),
-        "nothing is added"
+        "the layer adds no header"
     );
     assert_eq!(recorder.end(), (Unset, Some(418)));
     assert_eq!(text(response).await, "slow down");
 }
 
 #[tokio::test]
-async fn a_hook_answers_a_decision_that_waited() {
+async fn a_reject_hook_responds_to_a_late_rejection() {
     let recorder = Recorder::by_hand();
     let layer =
         ApertureLayer::with_control_point(recorder.clone(), |head| head.uri().path().into())
@@ -256,7 +260,7 @@ async fn a_hook_answers_a_decision_that_waited() {
 }
 
 #[tokio::test]
-async fn a_hook_with_a_name_may_fall_back_to_the_default() {
+async fn a_reject_hook_can_fall_back_to_the_default() {
     struct Html;
 
     impl OnReject<Body> for Html {
@@ -280,8 +284,8 @@ async fn a_hook_with_a_name_may_fall_back_to_the_default() {
 }
 
 #[tokio::test]
-async fn unreachable_runs_unless_something_says_otherwise() {
-    let error = || FlowError::new(FlowErrorKind::Timeout, "no answer");
+async fn an_unreachable_request_runs_unless_the_layer_fails_closed() {
+    let error = || FlowError::new(FlowErrorKind::Timeout, "no response");
     let new = || {
         let recorder = Recorder::unreachable(error());
         (recorder.clone(), ApertureLayer::new(recorder, "checkout"))
@@ -289,10 +293,7 @@ async fn unreachable_runs_unless_something_says_otherwise() {
 
     let runs = async |(recorder, layer): (Recorder, ApertureLayer<Recorder>)| {
         let response = send(&layer, plain()).await;
-        assert!(
-            recorder.ends().is_empty(),
-            "nobody answered, nothing to end"
-        );
+        assert!(recorder.ends().is_empty(), "an unreachable flow has no end");
         match response.status().as_u16() {
             200 => true,
             503 => false,
@@ -307,7 +308,10 @@ async fn unreachable_runs_unless_something_says_otherwise() {
     assert!(!runs(with(|layer| layer.ramp_mode(true))).await);
     assert!(!runs(with(|layer| layer.on_unreachable(FailureMode::Closed))).await);
     let open = with(|layer| layer.on_unreachable(FailureMode::Open).ramp_mode(true));
-    assert!(runs(open).await, "what was said wins over ramp mode");
+    assert!(
+        runs(open).await,
+        "a configured failure mode prevails over ramp mode"
+    );
     let chosen = with(|layer| {
         layer.on_unreachable_with(|error, head| {
             assert!(error.is_timeout() && head.uri().path() == "/");
@@ -318,17 +322,17 @@ async fn unreachable_runs_unless_something_says_otherwise() {
 }
 
 #[tokio::test]
-async fn the_hook_answers_for_the_unreachable_too() {
+async fn the_reject_hook_responds_to_unreachable_requests() {
     let recorder = Recorder::unreachable(FlowError::new(FlowErrorKind::Unavailable, ""));
     let layer = ApertureLayer::new(recorder.clone(), "checkout")
         .on_unreachable(FailureMode::Closed)
         .on_reject(|rejection, _| {
             assert_eq!(rejection.reason(), RejectReason::Unreachable);
-            (rejection.status(), "nobody is home").into_response()
+            (rejection.status(), "try later").into_response()
         });
     let response = send(&layer, plain()).await;
     assert_eq!(response.status(), 503);
-    assert_eq!(text(response).await, "nobody is home");
+    assert_eq!(text(response).await, "try later");
 
     let layer = ApertureLayer::new(recorder, "checkout").on_unreachable(FailureMode::Closed);
     let response = send(&layer, grpc()).await;
@@ -336,7 +340,7 @@ async fn the_hook_answers_for_the_unreachable_too() {
 }
 
 #[tokio::test]
-async fn an_unreachable_decision_that_waited_runs() {
+async fn a_request_with_a_late_unreachable_decision_runs() {
     let recorder = Recorder::by_hand();
     let layer = ApertureLayer::new(recorder.clone(), "checkout");
     let response = tokio::spawn(async move { send(&layer, plain()).await });
@@ -348,7 +352,7 @@ async fn an_unreachable_decision_that_waited_runs() {
 }
 
 #[tokio::test]
-async fn an_accepted_request_gets_the_inner_answer_as_it_is() {
+async fn an_accepted_request_gets_the_inner_response_unchanged() {
     let recorder = Recorder::accepting();
     let layer = ApertureLayer::new(recorder.clone(), "checkout");
     let response = send(&layer, plain()).await;
@@ -360,7 +364,7 @@ async fn an_accepted_request_gets_the_inner_answer_as_it_is() {
 }
 
 #[test]
-fn two_headers_of_one_name_stay_two_in_every_answer() {
+fn two_headers_of_one_name_stay_two_in_every_response() {
     let extras = HttpExtras::new(
         [
             ("set-cookie", "a=1"),
@@ -402,7 +406,7 @@ fn two_headers_of_one_name_stay_two_in_every_answer() {
 }
 
 #[test]
-fn a_field_with_one_value_keeps_the_last_and_what_the_protocol_needs_stays() {
+fn a_single_valued_header_keeps_the_last_value_and_protocol_headers_stay() {
     let extras = HttpExtras::new(
         [
             ("content-type", "text/html"),
@@ -418,8 +422,8 @@ fn a_field_with_one_value_keeps_the_last_and_what_the_protocol_needs_stays() {
     let rejection = Rejection::new("checkout", denial).with_extras(extras);
     let all = |request: &Request<()>, name: &str| {
         let head = RequestHead::new(request);
-        let answer = OnReject::<Body>::on_reject(&DefaultReject::new(), &rejection, head);
-        let values = answer.headers().get_all(name).iter();
+        let response = OnReject::<Body>::on_reject(&DefaultReject::new(), &rejection, head);
+        let values = response.headers().get_all(name).iter();
         let text = values.map(|value| value.to_str().expect("text").to_owned());
         text.collect::<Vec<_>>()
     };
@@ -430,14 +434,14 @@ fn a_field_with_one_value_keeps_the_last_and_what_the_protocol_needs_stays() {
     assert_eq!(all(&grpc(), "grpc-status"), ["8"]);
 }
 
-/// RFC 6585, section 4; policies may set a status that caches keep by themselves.
+/// RFC 6585, section 4; policies may set a status that caches store by default.
 #[tokio::test]
 async fn no_rejection_may_be_cached() {
-    fn check(response: &Response<Body>, what: &str) {
-        let said: Vec<_> = response.headers().get_all("cache-control").iter().collect();
-        assert_eq!(said, ["no-store"], "{what}");
+    fn check(response: &Response<Body>, context: &str) {
+        let values: Vec<_> = response.headers().get_all("cache-control").iter().collect();
+        assert_eq!(values, ["no-store"], "{context}");
     }
-    // Codes of policies, over HTTP and gRPC, with each kind of answer.
+    // Statuses of policies, over HTTP and gRPC, with each kind of response.
     for code in [0, 200, 204, 301, 304, 404, 410, 429, 451, 503] {
         for request in [plain, grpc] {
             let denial = || Denial::new(RejectReason::RateLimited).denied_code(code);
@@ -457,24 +461,24 @@ async fn no_rejection_may_be_cached() {
             );
         }
     }
-    // What a decider says about caches does not count.
-    let said = [
+    // The cache headers of a decider are replaced.
+    let values = [
         ("cache-control", "public, max-age=60"),
         ("cache-control", "x"),
     ];
     let rejection = || {
         let denial = Denial::new(RejectReason::Unknown);
-        Rejection::new("checkout", denial).with_extras(HttpExtras::new(said, "no"))
+        Rejection::new("checkout", denial).with_extras(HttpExtras::new(values, "no"))
     };
     let request = plain();
     let head = RequestHead::new(&request);
-    let answer = OnReject::<Body>::on_reject(&DefaultReject::new(), &rejection(), head);
-    check(&answer.map(|_| Body::empty()), "extras");
-    let answer = OnReject::<Body>::on_reject(&AgentReject, &rejection(), head);
-    check(&answer.map(|_| Body::empty()), "extras");
-    let answer = OnReject::<Body>::on_reject(&ProblemDetails::new(), &rejection(), head);
-    check(&answer.map(|_| Body::empty()), "extras");
-    // Without a decision.
+    let response = OnReject::<Body>::on_reject(&DefaultReject::new(), &rejection(), head);
+    check(&response.map(|_| Body::empty()), "extras");
+    let response = OnReject::<Body>::on_reject(&AgentReject, &rejection(), head);
+    check(&response.map(|_| Body::empty()), "extras");
+    let response = OnReject::<Body>::on_reject(&ProblemDetails::new(), &rejection(), head);
+    check(&response.map(|_| Body::empty()), "extras");
+    // Unreachable requests.
     let error = || FlowError::new(FlowErrorKind::Unavailable, "");
     let unreachable = || ApertureLayer::new(Recorder::unreachable(error()), "checkout");
     let closed = unreachable().on_unreachable(FailureMode::Closed);
@@ -484,7 +488,7 @@ async fn no_rejection_may_be_cached() {
         &send(&unreachable().ramp_mode(true), plain()).await,
         "ramp mode",
     );
-    // Without a label.
+    // Requests without a required label.
     let strict = ApertureLayer::new(Recorder::accepting(), "checkout").require_label("user_id");
     let strict = strict.label_from_header("user_id", "x-user-id");
     check(&send(&strict, plain()).await, "label");
@@ -492,7 +496,7 @@ async fn no_rejection_may_be_cached() {
 }
 
 #[tokio::test]
-async fn a_hook_decides_itself_whether_its_answer_may_be_cached() {
+async fn a_reject_hook_decides_whether_its_response_may_be_cached() {
     for (own, expected) in [
         (None, "no-store"),
         (Some("max-age=5"), "max-age=5"),
@@ -508,7 +512,7 @@ async fn a_hook_decides_itself_whether_its_answer_may_be_cached() {
             response
         });
         let response = send(&layer, plain()).await;
-        let said: Vec<_> = response.headers().get_all("cache-control").iter().collect();
-        assert_eq!(said, [expected]);
+        let values: Vec<_> = response.headers().get_all("cache-control").iter().collect();
+        assert_eq!(values, [expected]);
     }
 }

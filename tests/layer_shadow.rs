@@ -1,4 +1,4 @@
-//! Shadow mode: decide, record, never reject, never wait.
+//! Shadow mode: the layer decides and records, but never rejects a request or delays it.
 #![cfg(all(feature = "embedded", feature = "remote"))]
 
 mod layer_support;
@@ -36,17 +36,21 @@ policy:
 
 type Seen = Arc<Mutex<Vec<(Option<FlowDecision>, Option<Rejection>)>>>;
 
-/// An inner service that notes what it is told of the decision, and by nothing else.
+/// An inner service that records the decision and the rejection in the extensions; it receives no
+/// headers of the layer.
 fn inner(
     seen: &Seen,
 ) -> impl Service<Request<()>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone + use<>
 {
     let seen = seen.clone();
     service_fn(move |request: Request<()>| {
-        assert!(request.headers().is_empty(), "as it was sent");
+        assert!(
+            request.headers().is_empty(),
+            "the headers are as the client sent them"
+        );
         let extensions = request.extensions();
-        let told = (extensions.get().copied(), extensions.get().cloned());
-        seen.lock().expect("no panic").push(told);
+        let decision = (extensions.get().copied(), extensions.get().cloned());
+        seen.lock().expect("no panic").push(decision);
         ready(Ok::<_, Infallible>(hello()))
     })
 }
@@ -58,13 +62,13 @@ fn shadow<D: Decider>(decider: D) -> ApertureLayer<D> {
 }
 
 #[tokio::test]
-async fn a_rejected_request_runs_and_knows_of_it() {
+async fn a_rejected_request_runs_and_has_its_rejection_in_the_extensions() {
     let (recorder, seen) = (Recorder::rejecting(denial()), Seen::default());
     let service = shadow(recorder.clone()).layer(inner(&seen));
     let response = service.oneshot(Request::new(())).await.expect("infallible");
     assert_eq!(response.status(), 200);
     assert!(response.headers().is_empty());
-    assert!(recorder.ends().is_empty(), "the body is on its way");
+    assert!(recorder.ends().is_empty(), "the body has not ended");
     let body = response.into_body().collect().await.expect("a body");
     assert_eq!(body.to_bytes(), "hello");
     assert_eq!(recorder.end(), (Fine, Some(200)));
@@ -76,7 +80,7 @@ async fn a_rejected_request_runs_and_knows_of_it() {
 }
 
 #[tokio::test]
-async fn without_asking_the_service_sees_nothing() {
+async fn the_extensions_have_a_decision_only_when_configured() {
     let (recorder, seen) = (Recorder::rejecting(denial()), Seen::default());
     let layer = shadow(recorder).insert_decision(false);
     let response = layer.layer(inner(&seen)).oneshot(Request::new(())).await;
@@ -85,7 +89,7 @@ async fn without_asking_the_service_sees_nothing() {
 }
 
 #[tokio::test]
-async fn a_decision_that_was_awaited_rejects_nobody_either() {
+async fn a_late_rejection_rejects_no_request() {
     let (recorder, seen) = (Recorder::by_hand(), Seen::default());
     let service = shadow(recorder.clone()).layer(inner(&seen));
     let response = tokio::spawn(service.oneshot(Request::new(())));
@@ -104,7 +108,7 @@ async fn a_decision_that_was_awaited_rejects_nobody_either() {
 }
 
 #[tokio::test]
-async fn who_nobody_decides_about_runs_whatever_was_said() {
+async fn an_unreachable_request_runs_with_every_failure_mode() {
     let layers: [fn(_) -> _; 3] = [
         |layer: ApertureLayer<Recorder>| layer,
         |layer| layer.ramp_mode(true),
@@ -116,13 +120,13 @@ async fn who_nobody_decides_about_runs_whatever_was_said() {
         let layer = with(shadow(Recorder::unreachable(error)));
         let response = layer.layer(inner(&seen)).oneshot(Request::new(())).await;
         assert_eq!(response.expect("infallible").status(), 200);
-        let told = seen.lock().expect("no panic").remove(0);
-        assert_eq!(told, (Some(FlowDecision::Unreachable), None));
+        let decision = seen.lock().expect("no panic").remove(0);
+        assert_eq!(decision, (Some(FlowDecision::Unreachable), None));
     }
 }
 
 #[tokio::test]
-async fn no_scheduler_makes_a_shadow_wait_and_slots_are_given_back() {
+async fn no_scheduler_delays_a_shadowed_flow_and_its_slot_is_returned() {
     let text = "
 circuit:
   components:
@@ -138,25 +142,25 @@ circuit:
     let client = ApertureClient::embedded(engine);
     let seen = Seen::default();
     let service = shadow(client.clone()).check_http().layer(inner(&seen));
-    let ask = || service.clone().oneshot(Request::new(()));
-    let first = ask().await.expect("infallible");
-    let second = ask().now_or_never().expect("no wait").expect("infallible");
+    let send = || service.clone().oneshot(Request::new(()));
+    let first = send().await.expect("infallible");
+    let second = send().now_or_never().expect("no wait").expect("infallible");
     assert_eq!(second.status(), 200);
     let stats = client.stats();
     assert_eq!((stats.accepted, stats.rejected, stats.shadowed), (1, 1, 1));
     drop((first, second));
-    drop(ask().now_or_never().expect("no wait"));
+    drop(send().now_or_never().expect("no wait"));
     assert_eq!(client.stats().accepted, 2, "the slot was free");
-    let told: Vec<_> = seen
+    let decisions: Vec<_> = seen
         .lock()
         .expect("no panic")
         .iter()
-        .map(|told| told.0)
+        .map(|seen| seen.0)
         .collect();
     let (yes, no) = (Some(FlowDecision::Accepted), Some(FlowDecision::Rejected));
-    assert_eq!(told, [yes, no, yes]);
+    assert_eq!(decisions, [yes, no, yes]);
 
-    // By hand the same, and the decision is told as it is.
+    // A flow without a layer does not wait either, and reports the actual decision.
     let params = || FlowParams::new().shadow(true);
     let holds = client.start_flow("checkout", params()).await;
     let flow = client.start_flow("checkout", params());
@@ -179,12 +183,12 @@ async fn headers_for_rejected_clients_do_not_reach_the_service() {
     assert_eq!(client.stats().shadowed, 1);
     let (_, rejection) = seen.lock().expect("no panic").remove(1);
     let rejection = rejection.expect("the second");
-    let headers = rejection.headers().expect("an answer has headers");
+    let headers = rejection.headers().expect("the rejection has headers");
     assert!(headers.contains_key("retry-after"));
 }
 
 #[tokio::test]
-async fn limits_that_are_not_enforced_are_not_told() {
+async fn unenforced_limits_send_no_rate_limit_headers() {
     let engine = Engine::builder().policy_text("users", USERS).build();
     let client = ApertureClient::embedded(engine.expect("a policy"));
     let layer = shadow(client.clone()).rate_limit_headers(true);
@@ -198,7 +202,7 @@ async fn limits_that_are_not_enforced_are_not_told() {
 }
 
 #[tokio::test]
-async fn an_agent_hears_what_it_decided_and_how_the_work_went() {
+async fn the_span_has_the_decision_of_the_agent_and_the_status_of_the_work() {
     let agent = FakeAgent::start();
     agent.on_check(|request| Reply::Now(answer::rejected(request, Reason::RateLimited)));
     let client = ApertureClient::builder().address(agent.address());
@@ -217,15 +221,15 @@ async fn an_agent_hears_what_it_decided_and_how_the_work_went() {
         Some("OK")
     );
     assert_eq!(text(&spans[0], "http.status_code").as_deref(), Some("200"));
-    let told = text(&spans[0], "aperture.check_response").expect("the answer");
-    let told = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, told);
-    let told: tower_aperture::pb::check::CheckResponse =
-        prost::Message::decode(&*told.expect("base64")).expect("a message");
-    assert_eq!(told.reject_reason, Reason::RateLimited as i32);
+    let response = text(&spans[0], "aperture.check_response").expect("the decision");
+    let response = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, response);
+    let response: tower_aperture::pb::check::CheckResponse =
+        prost::Message::decode(&*response.expect("base64")).expect("a message");
+    assert_eq!(response.reject_reason, Reason::RateLimited as i32);
 }
 
 #[tokio::test]
-async fn shadows_of_clients_are_sent() {
+async fn shadowed_outgoing_requests_are_sent() {
     let recorder = Recorder::rejecting(denial());
     let layer = shadow(recorder.clone()).into_client();
     let service = layer.layer(inner(&Seen::default()));

@@ -1,4 +1,4 @@
-//! The layer on tonic servers: all four kinds of calls, whole servers and single services.
+//! The layer on tonic servers: the four kinds of calls, whole servers and single services.
 
 #[path = "layer_support/grpc.rs"]
 mod grpc;
@@ -19,13 +19,13 @@ use tower_aperture::layer::DefaultReject;
 use tower_aperture::{ApertureLayer, Denial, HttpExtras, RejectReason, Rejection};
 
 #[tokio::test]
-async fn a_unary_call_ends_with_its_status() {
+async fn a_unary_call_ends_its_flow_with_its_status() {
     let recorder = Recorder::accepting();
     let layer =
         ApertureLayer::with_control_point(recorder.clone(), |head| head.uri().path().into());
     let channel = channel(start(layer).await).await;
     assert_eq!(
-        say(channel.clone(), "hello").await.expect("an answer"),
+        say(channel.clone(), "hello").await.expect("a response"),
         "hello"
     );
     assert_eq!(recorder.ended().await, (Fine, Some(200)));
@@ -41,7 +41,7 @@ async fn a_unary_call_ends_with_its_status() {
 }
 
 #[tokio::test]
-async fn a_stream_ends_with_its_trailers() {
+async fn a_stream_ends_its_flow_with_its_trailers() {
     let recorder = Recorder::accepting();
     let channel = channel(start(ApertureLayer::new(recorder.clone(), "echo")).await).await;
     let mut stream = repeat(channel.clone(), "hello").await.expect("a stream");
@@ -57,7 +57,7 @@ async fn a_stream_ends_with_its_trailers() {
     let failed = loop {
         match stream.message().await {
             Ok(Some(_)) => {}
-            Ok(None) => panic!("the stream fails"),
+            Ok(None) => panic!("the stream must fail"),
             Err(status) => break status,
         }
     };
@@ -67,7 +67,7 @@ async fn a_stream_ends_with_its_trailers() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_a_stream_is_an_error() {
+async fn a_client_that_leaves_a_stream_ends_the_flow_as_error() {
     let recorder = Recorder::accepting();
     let channel = channel(start(ApertureLayer::new(recorder.clone(), "echo")).await).await;
     let mut stream = repeat(channel, "hang").await.expect("a stream");
@@ -78,40 +78,40 @@ async fn a_client_that_leaves_a_stream_is_an_error() {
 }
 
 #[tokio::test]
-async fn a_call_with_many_requests_ends_with_its_answer() {
+async fn a_client_streaming_call_ends_its_flow_with_its_response() {
     let recorder = Recorder::accepting();
     let channel = channel(start(ApertureLayer::new(recorder.clone(), "echo")).await).await;
-    let joined = join(channel, &["a", "b", "c"]).await.expect("an answer");
+    let joined = join(channel, &["a", "b", "c"]).await.expect("a response");
     assert_eq!(joined, "abc");
     assert_eq!(recorder.ended().await, (Fine, Some(200)));
 }
 
 #[tokio::test]
-async fn a_chat_is_one_flow_from_its_first_word_to_its_last() {
+async fn a_bidirectional_stream_is_one_flow() {
     let recorder = Recorder::accepting();
     let channel = channel(start(ApertureLayer::new(recorder.clone(), "echo")).await).await;
-    let (say, said) = tokio::sync::mpsc::channel(1);
-    let mut answers = chat(channel.clone(), said).await.expect("a stream");
+    let (say, messages) = tokio::sync::mpsc::channel(1);
+    let mut responses = chat(channel.clone(), messages).await.expect("a stream");
     for word in ["hello", "again"] {
         say.send(word.to_owned()).await.expect("a listener");
-        let answer = answers.message().await.expect("no error");
-        assert_eq!(answer.as_deref(), Some(word));
-        assert!(recorder.ends().is_empty(), "they still talk");
+        let response = responses.message().await.expect("no error");
+        assert_eq!(response.as_deref(), Some(word));
+        assert!(recorder.ends().is_empty(), "the stream is open");
     }
     drop(say);
-    assert_eq!(answers.message().await.expect("no error"), None);
+    assert_eq!(responses.message().await.expect("no error"), None);
     assert_eq!(recorder.ended().await, (Fine, Some(200)));
     assert_eq!(recorder.asked().len(), 1);
 
-    let (say, said) = tokio::sync::mpsc::channel(1);
-    let mut answers = chat(channel, said).await.expect("a stream");
+    let (say, messages) = tokio::sync::mpsc::channel(1);
+    let mut responses = chat(channel, messages).await.expect("a stream");
     say.send("fail".to_owned()).await.expect("a listener");
-    let status = answers.message().await.expect_err("an error");
+    let status = responses.message().await.expect_err("an error");
     assert_eq!(status.code(), Code::Aborted);
     assert_eq!(recorder.ended_times(2).await[1].status, Error);
 }
 
-/// `/package.Service/Method` as `package.Service.Method`.
+/// Converts `/package.Service/Method` to `package.Service.Method`.
 fn template(path: &str) -> String {
     path.trim_start_matches('/').replace('/', ".")
 }
@@ -136,9 +136,16 @@ async fn one_service_of_a_server_is_under_flow_control() {
     let request = HealthCheckRequest {
         service: "test.Echo".to_owned(),
     };
-    let answer = client.check(request).await.expect("an answer").into_inner();
-    assert_eq!(answer.status(), ServingStatus::Serving);
-    assert!(recorder.asked().is_empty(), "another service");
+    let response = client
+        .check(request)
+        .await
+        .expect("a response")
+        .into_inner();
+    assert_eq!(response.status(), ServingStatus::Serving);
+    assert!(
+        recorder.asked().is_empty(),
+        "the layer wraps another service"
+    );
 
     let status = say(channel, "hello").await.expect_err("rejected");
     assert_eq!(status.code(), Code::ResourceExhausted);
@@ -146,7 +153,7 @@ async fn one_service_of_a_server_is_under_flow_control() {
 }
 
 #[tokio::test]
-async fn labels_come_from_metadata() {
+async fn labels_can_come_from_metadata() {
     let recorder = Recorder::accepting();
     let layer =
         ApertureLayer::new(recorder.clone(), "echo").label_from_header("user_id", "x-user-id");
@@ -159,11 +166,11 @@ async fn labels_come_from_metadata() {
             Ok(request)
         },
     );
-    say(named, "hello").await.expect("an answer");
+    say(named, "hello").await.expect("a response");
     assert_eq!(recorder.question().label("user_id"), Some("42"));
 }
 
-/// The codes of all statuses that a policy may have for those it turns away.
+/// The gRPC codes for the statuses that a policy may set for rejections.
 const CODES: [(u16, Code); 16] = [
     (200, Code::Unknown),
     (400, Code::InvalidArgument),
@@ -180,12 +187,12 @@ const CODES: [(u16, Code); 16] = [
     (502, Code::Unavailable),
     (503, Code::Unavailable),
     (504, Code::DeadlineExceeded),
-    // None: by the reason.
+    // Without a status the reason sets the code.
     (0, Code::ResourceExhausted),
 ];
 
 #[tokio::test]
-async fn each_status_of_a_policy_has_its_code() {
+async fn each_status_of_a_policy_has_its_grpc_code() {
     for (denied, code) in CODES {
         let denial = Denial::new(RejectReason::RateLimited).denied_code(denied);
         let recorder = Recorder::rejecting(denial);
@@ -198,7 +205,7 @@ async fn each_status_of_a_policy_has_its_code() {
 }
 
 #[tokio::test]
-async fn a_conflict_may_be_something_that_exists() {
+async fn a_conflict_can_be_sent_as_already_exists() {
     for (already_exists, code) in [(false, Code::Aborted), (true, Code::AlreadyExists)] {
         let denial = Denial::new(RejectReason::RateLimited).denied_code(409);
         let layer = ApertureLayer::new(Recorder::rejecting(denial), "echo")
@@ -214,7 +221,7 @@ async fn a_conflict_may_be_something_that_exists() {
 }
 
 #[tokio::test]
-async fn without_a_status_the_reason_has_a_code() {
+async fn without_a_status_the_reason_sets_the_grpc_code() {
     for (reason, code) in [
         (RejectReason::RateLimited, Code::ResourceExhausted),
         (RejectReason::NoTokens, Code::Unavailable),
@@ -232,17 +239,17 @@ async fn without_a_status_the_reason_has_a_code() {
 }
 
 #[tokio::test]
-async fn every_kind_of_call_is_refused_the_same() {
+async fn every_kind_of_call_gets_the_same_rejection() {
     let wait = Duration::from_micros(1_200_001);
     let denial = Denial::new(RejectReason::NoTokens).wait(wait);
     let recorder = Recorder::rejecting(denial);
     let channel = channel(start(ApertureLayer::new(recorder.clone(), "echo")).await).await;
-    let (_say, said) = tokio::sync::mpsc::channel(1);
+    let (_say, messages) = tokio::sync::mpsc::channel(1);
     let statuses = [
         say(channel.clone(), "hello").await.map(drop),
         repeat(channel.clone(), "hello").await.map(drop),
         join(channel.clone(), &["hello"]).await.map(drop),
-        chat(channel, said).await.map(drop),
+        chat(channel, messages).await.map(drop),
     ];
     for status in statuses {
         let status = status.expect_err("rejected");
@@ -264,14 +271,17 @@ async fn every_kind_of_call_is_refused_the_same() {
 }
 
 #[tokio::test]
-async fn details_say_what_is_known_and_no_more() {
+async fn error_details_contain_only_known_facts() {
     let of = async |name: &'static str, denial| {
         let layer = ApertureLayer::new(Recorder::rejecting(denial), name);
         let channel = channel(start(layer).await).await;
         say(channel, "hello").await.expect_err("rejected")
     };
     let status = of("echo", Denial::new(RejectReason::NotSampled)).await;
-    assert!(status.details().is_empty(), "neither a wait nor a quota");
+    assert!(
+        status.details().is_empty(),
+        "without wait and quota no details"
+    );
     assert!(status.metadata().get("grpc-retry-pushback-ms").is_none());
 
     let status = of("echo", Denial::new(RejectReason::RateLimited)).await;
@@ -301,11 +311,14 @@ async fn details_say_what_is_known_and_no_more() {
         retry.retry_delay,
         Some(Duration::from_secs(315_576_000_000))
     );
-    assert!(details.quota_failure().is_none(), "no room for the name");
+    assert!(
+        details.quota_failure().is_none(),
+        "the name is too long for the details"
+    );
 }
 
-/// What a client gets to see of a status.
-fn seen(status: &tonic::Status) -> (Code, String, Vec<u8>, Vec<(String, String)>) {
+/// Returns the parts of a status that a client sees.
+fn visible_parts(status: &tonic::Status) -> (Code, String, Vec<u8>, Vec<(String, String)>) {
     let metadata = status.metadata().clone().into_headers();
     let mut fields: Vec<_> = metadata
         .iter()
@@ -322,7 +335,7 @@ fn seen(status: &tonic::Status) -> (Code, String, Vec<u8>, Vec<(String, String)>
 }
 
 #[tokio::test]
-async fn a_rejection_as_a_status_is_the_one_that_the_layer_sends() {
+async fn a_rejection_converts_to_the_status_that_the_layer_sends() {
     let waits = [Duration::ZERO, Duration::from_millis(1201), Duration::MAX];
     let cases = CODES.iter().flat_map(|(denied, code)| {
         waits.map(|wait| {
@@ -337,14 +350,14 @@ async fn a_rejection_as_a_status_is_the_one_that_the_layer_sends() {
         let rejection = Rejection::new("echo", denial);
         let made = tonic::Status::from(rejection.clone());
         assert_eq!(made.code(), code);
-        assert_eq!(seen(&sent), seen(&made));
+        assert_eq!(visible_parts(&sent), visible_parts(&made));
         let source = std::error::Error::source(&made).expect("the rejection");
         assert_eq!(source.downcast_ref::<Rejection>(), Some(&rejection));
     }
 }
 
 #[tokio::test]
-async fn a_handler_that_returns_a_rejection_refuses_its_call() {
+async fn a_rejection_that_a_handler_returns_rejects_its_call() {
     let (address, incoming) = bind().await;
     let asked = tonic::service::InterceptorLayer::new(|_| {
         let extras = HttpExtras::new(

@@ -1,4 +1,4 @@
-//! What the layer tells of calls to those who want to know the attributes of requests.
+//! The attributes of gRPC calls that the layer passes to a decider.
 
 #[path = "layer_support/grpc.rs"]
 mod grpc;
@@ -15,22 +15,22 @@ use tower_aperture::{
     Ticket, Verdict,
 };
 
-/// Notes who asks and for what.
+/// A decider that records the attributes and addresses of calls.
 #[derive(Clone, Default)]
-struct Asker(Arc<Mutex<Vec<String>>>);
+struct AttributeRecorder(Arc<Mutex<Vec<String>>>);
 
-struct Nothing;
+struct NoTicket;
 
-impl Ticket for Nothing {
+impl Ticket for NoTicket {
     fn end(self, _: FlowOutcome) {}
 }
 
-impl Decider for Asker {
-    type Ticket = Nothing;
-    type Pending = std::future::Ready<Verdict<Nothing>>;
+impl Decider for AttributeRecorder {
+    type Ticket = NoTicket;
+    type Pending = std::future::Ready<Verdict<NoTicket>>;
 
-    fn decide(&self, _: &str, _: &FlowParams<'_>) -> Check<Nothing, Self::Pending> {
-        panic!("asked without attributes")
+    fn decide(&self, _: &str, _: &FlowParams<'_>) -> Check<NoTicket, Self::Pending> {
+        panic!("the layer must send attributes")
     }
 
     fn decide_http(
@@ -38,24 +38,27 @@ impl Decider for Asker {
         control_point: &str,
         _: &FlowParams<'_>,
         request: &HttpAttributes<'_>,
-    ) -> Check<Nothing, Self::Pending> {
-        let source = request.source.expect("tonic knows it").ip();
-        let destination = request.destination.expect("tonic knows it").port();
-        self.0.lock().expect("no test panics here").push(format!(
-            "{control_point}: {} {} {} {} {} from {source} to {destination}",
-            request.method, request.path, request.protocol, request.scheme, request.size,
-        ));
+    ) -> Check<NoTicket, Self::Pending> {
+        let source = request.source.expect("tonic provides it").ip();
+        let destination = request.destination.expect("tonic provides it").port();
+        self.0
+            .lock()
+            .expect("the lock is not poisoned")
+            .push(format!(
+                "{control_point}: {} {} {} {} {} from {source} to {destination}",
+                request.method, request.path, request.protocol, request.scheme, request.size,
+            ));
         Check::Ready(Verdict::Rejected(
             Denial::new(RejectReason::NoTokens),
-            Nothing,
+            NoTicket,
         ))
     }
 }
 
 #[tokio::test]
-async fn a_server_tells_the_attributes_of_calls_and_both_addresses() {
-    let asker = Asker::default();
-    let layer = ApertureLayer::with_control_point(asker.clone(), grpc_service)
+async fn checks_of_a_tonic_server_have_the_attributes_and_both_addresses() {
+    let recorder = AttributeRecorder::default();
+    let layer = ApertureLayer::with_control_point(recorder.clone(), grpc_service)
         .check_http()
         .source(ClientAddress::of(TcpConnectInfo::remote_addr))
         .destination(|info: &TcpConnectInfo| info.local_addr());
@@ -68,5 +71,8 @@ async fn a_server_tells_the_attributes_of_calls_and_both_addresses() {
         "test.Echo: POST /test.Echo/Say HTTP/2 http -1 from 127.0.0.1 to {}",
         address.port()
     );
-    assert_eq!(*asker.0.lock().expect("no test panics here"), [expected]);
+    assert_eq!(
+        *recorder.0.lock().expect("the lock is not poisoned"),
+        [expected]
+    );
 }

@@ -1,4 +1,5 @@
-//! Several Agents that share their limits: who is asked, and what happens when one goes away.
+//! Several Agents that share their limits: how the client spreads checks over them, and how flows,
+//! ends and spans fare when one of them fails.
 #![cfg(feature = "remote")]
 
 mod support;
@@ -12,10 +13,10 @@ use tower_aperture::{
     ApertureClient, ApertureClientBuilder, ConnectionState, FlowDecision, FlowParams, FlowStatus,
 };
 
-/// Longer than a busy machine takes; only what hangs takes as long.
+/// A timeout that only a call that hangs reaches, even on a busy machine.
 const LONG: Duration = Duration::from_secs(60);
 
-/// Between two probes, where a test waits for one.
+/// The probe interval of tests that wait for a probe.
 const SOON: Duration = Duration::from_millis(20);
 
 fn agents<const N: usize>() -> [FakeAgent; N] {
@@ -41,19 +42,19 @@ async fn decision(client: &ApertureClient) -> FlowDecision {
     flow.decision()
 }
 
-/// Asks until a flow is let in.
-async fn accepted(client: &ApertureClient) {
-    let asking = async {
+/// Starts flows until one is accepted.
+async fn start_until_accepted(client: &ApertureClient) {
+    let checking = async {
         while decision(client).await != FlowDecision::Accepted {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    let patience = tokio::time::timeout(LONG, asking).await;
-    patience.expect("an agent is back and asked");
+    let finished = tokio::time::timeout(LONG, checking).await;
+    finished.expect("a returned agent gets checks");
 }
 
-/// Which of the two let a flow in, by the check it saw last.
-async fn flow_of(
+/// Starts flows until the wanted Agent of the two gets a check. Returns the flow of that check.
+async fn flow_checked_by(
     client: &ApertureClient,
     agents: &[FakeAgent; 2],
     wanted: usize,
@@ -66,7 +67,7 @@ async fn flow_of(
             return flow;
         }
     }
-    panic!("agent {wanted} is never asked");
+    panic!("agent {wanted} gets no check");
 }
 
 #[tokio::test]
@@ -80,34 +81,43 @@ async fn flows_are_spread_over_all_agents() {
         assert!(agent.checks().len() > 5, "{}", agent.checks().len());
         let peers = agent.calls().into_iter().map(|call| call.peer);
         let peers: std::collections::HashSet<_> = peers.collect();
-        assert_eq!(peers.len(), 2, "connections are for each agent");
+        assert_eq!(
+            peers.len(),
+            2,
+            "the number of connections applies to each agent"
+        );
     }
     assert_eq!(client.agents().len(), 3);
     assert_eq!(client.state(), ConnectionState::Ready);
 }
 
 #[tokio::test]
-async fn an_agent_that_is_slow_gets_little() {
+async fn a_slow_agent_gets_few_checks() {
     let agents = agents::<2>();
     agents[0].on_check(|_| Reply::Hang);
     let client = builder(&agents).build().expect("a client");
     let mut flows = tokio::task::JoinSet::new();
-    for nth in 1..=50 {
-        let asking = client.clone();
-        flows.spawn(async move { decision(&asking).await });
+    for started in 1..=50 {
+        let checking = client.clone();
+        flows.spawn(async move { decision(&checking).await });
         agents[0]
-            .until("asked or answered", |slow| {
+            .until("the check has reached an agent", |slow| {
                 let busy: usize = client.agents().iter().map(|agent| agent.in_flight).sum();
-                slow.checks().len() + agents[1].checks().len() == nth && busy == slow.checks().len()
+                slow.checks().len() + agents[1].checks().len() == started
+                    && busy == slow.checks().len()
             })
             .await;
     }
-    assert_eq!(agents[0].checks().len(), 1, "it is busy with that one");
+    assert_eq!(
+        agents[0].checks().len(),
+        1,
+        "the slow agent has one check in flight and gets no other"
+    );
     assert_eq!(client.agents()[0].in_flight, 1);
 }
 
 #[tokio::test]
-async fn once_its_loss_is_noticed_a_dead_agent_costs_no_flow() {
+async fn no_flow_fails_once_the_client_noticed_that_an_agent_died() {
     let agents = agents::<2>();
     let client = builder(&agents).build().expect("a client");
     let (noticed, stop) = <(Arc<AtomicBool>, Arc<AtomicBool>)>::default();
@@ -116,35 +126,42 @@ async fn once_its_loss_is_noticed_a_dead_agent_costs_no_flow() {
         let (client, noticed, stop) = (client.clone(), Arc::clone(&noticed), Arc::clone(&stop));
         tasks.spawn(async move {
             while !stop.load(SeqCst) {
-                let late = noticed.load(SeqCst);
+                let after_noticed = noticed.load(SeqCst);
                 let flow = client.start_flow("checkout", FlowParams::new()).await;
-                assert!(!late || flow.error().is_none(), "{:?}", flow.error());
+                assert!(
+                    !after_noticed || flow.error().is_none(),
+                    "{:?}",
+                    flow.error()
+                );
                 tokio::task::yield_now().await;
                 flow.finish(FlowStatus::Ok);
             }
         });
     }
     let both = |_: &FakeAgent| agents.iter().all(|agent| agent.checks().len() > 100);
-    agents[0].until("load", both).await;
+    agents[0].until("both agents are under load", both).await;
     agents[0].kill();
     agents[0]
-        .until("noticed", |_| {
+        .until("the client notices the lost agent", |_| {
             client.agents()[0].state != ConnectionState::Ready
         })
         .await;
     noticed.store(true, SeqCst);
-    let asked = agents[1].checks().len();
+    let checks_before = agents[1].checks().len();
     agents[1]
-        .until("the other goes on", |agent| {
-            agent.checks().len() > asked + 500
+        .until("the other agent gets further checks", |agent| {
+            agent.checks().len() > checks_before + 500
         })
         .await;
     stop.store(true, SeqCst);
     while let Some(done) = tasks.join_next().await {
-        done.expect("no flow fails");
+        done.expect("no flow fails after the loss was noticed");
     }
-    assert!(client.stats().checks_moved > 0, "it was tried again");
-    assert!(client.shutdown(LONG).await, "nothing is lost");
+    assert!(
+        client.stats().checks_moved > 0,
+        "checks of the dead agent moved to the other one"
+    );
+    assert!(client.shutdown(LONG).await, "shutdown delivers all ends");
     let stats = client.stats();
     assert_eq!(stats.ends_delivered, stats.accepted);
     assert_eq!(stats.ends_failed + stats.ends_dropped, 0);
@@ -152,7 +169,7 @@ async fn once_its_loss_is_noticed_a_dead_agent_costs_no_flow() {
 }
 
 #[tokio::test]
-async fn an_end_goes_to_the_agent_that_let_the_flow_in() {
+async fn an_end_goes_to_the_agent_that_accepted_the_flow() {
     let agents = agents::<2>();
     let client = builder(&agents).build().expect("a client");
     for _ in 0..50 {
@@ -166,49 +183,53 @@ async fn an_end_goes_to_the_agent_that_let_the_flow_in() {
 }
 
 #[tokio::test]
-async fn an_end_finds_another_agent_when_its_own_is_gone() {
+async fn an_end_goes_to_another_agent_when_its_own_is_down() {
     let agents = agents::<2>();
     let client = builder(&agents).build().expect("a client");
-    let flow = flow_of(&client, &agents, 0).await;
+    let flow = flow_checked_by(&client, &agents, 0).await;
     agents[0].kill();
     let ended = flow.end().await;
     assert_eq!(ended.error(), None);
-    let told = agents[1].flow_ends();
-    let told = told.last().expect("the other is told");
+    let ends_of_other = agents[1].flow_ends();
+    let ends_of_other = ends_of_other.last().expect("the other agent gets the end");
     let id = &ended.token_returns()[0].request_id;
-    assert_eq!(&told.inflight_requests[0].request_id, id);
+    assert_eq!(&ends_of_other.inflight_requests[0].request_id, id);
     assert_eq!(client.stats().ends_moved, 1);
 }
 
 #[tokio::test]
-async fn an_end_finds_another_agent_when_its_own_stops_answering() {
+async fn an_end_goes_to_another_agent_when_its_own_stops_answering() {
     let agents = agents::<2>();
     let client = builder(&agents)
         .end_timeout(Duration::from_millis(100))
         .build()
         .expect("a client");
-    let flow = flow_of(&client, &agents, 0).await;
+    let flow = flow_checked_by(&client, &agents, 0).await;
     agents[0].freeze();
     let other = agents[1].refs_ended();
     flow.finish(FlowStatus::Ok);
     agents[1]
-        .until("the end", |agent| agent.refs_ended() > other)
+        .until("the other agent gets the end", |agent| {
+            agent.refs_ended() > other
+        })
         .await;
     agents[1]
-        .until("counted", |_| client.stats().ends_moved == 1)
+        .until("the end is counted as moved", |_| {
+            client.stats().ends_moved == 1
+        })
         .await;
     agents[0].thaw();
 }
 
 #[tokio::test]
-async fn with_all_agents_down_flows_are_unreachable_until_one_is_back() {
+async fn flows_are_unreachable_while_all_agents_are_down() {
     let agents = agents::<2>();
     let client = builder(&agents).build().expect("a client");
     assert_eq!(decision(&client).await, FlowDecision::Accepted);
     agents.iter().for_each(FakeAgent::kill);
     agents[0]
-        .until("given up", |_| {
-            // Each is tried by itself and in place of the other.
+        .until("the client gives up both agents", |_| {
+            // A check tries its own Agent and then the other one.
             let flow = client.start_flow("checkout", FlowParams::new());
             futures_util::FutureExt::now_or_never(flow);
             client.agents().iter().all(|agent| agent.given_up)
@@ -220,19 +241,19 @@ async fn with_all_agents_down_flows_are_unreachable_until_one_is_back() {
     assert_eq!(stats.agents_given_up, 2);
     assert!(stats.checks_spared > 0);
     agents[1].restart();
-    accepted(&client).await;
+    start_until_accepted(&client).await;
     assert_eq!(client.state(), ConnectionState::Ready);
     let given_up = client.agents().into_iter().map(|agent| agent.given_up);
     assert_eq!(given_up.collect::<Vec<_>>(), [true, false]);
     agents[0].restart();
     agents[0]
-        .until("asked again", |_| {
+        .until("the client closes the breaker of the first agent", |_| {
             let flow = client.start_flow("checkout", FlowParams::new());
             futures_util::FutureExt::now_or_never(flow);
             client.agents().iter().all(|agent| !agent.given_up)
         })
         .await;
-    drop(flow_of(&client, &agents, 0).await);
+    drop(flow_checked_by(&client, &agents, 0).await);
 }
 
 #[tokio::test]
@@ -241,7 +262,7 @@ async fn cache_calls_go_to_an_agent_that_answers() {
     agents[0].kill();
     let client = builder(&agents).build().expect("a client");
     agents[0]
-        .until("given up", |_| {
+        .until("the client gives up the dead agent", |_| {
             let flow = client.start_flow("checkout", FlowParams::new());
             futures_util::FutureExt::now_or_never(flow);
             client.agents()[0].given_up
@@ -252,13 +273,13 @@ async fn cache_calls_go_to_an_agent_that_answers() {
         let flow = client.start_flow("checkout", params).await;
         flow.set_global_cache("settings", "dark", LONG)
             .await
-            .expect("the other agent takes it");
+            .expect("the other agent stores the value");
     }
     assert_eq!(agents[1].upserts().len(), 10);
 }
 
 #[tokio::test]
-async fn waiting_for_readiness_is_over_when_one_agent_answers() {
+async fn wait_ready_returns_when_one_agent_answers() {
     let agents = agents::<2>();
     agents[0].freeze();
     let client = builder(&agents).build().expect("a client");
@@ -269,7 +290,7 @@ async fn waiting_for_readiness_is_over_when_one_agent_answers() {
 
 #[cfg(feature = "telemetry")]
 #[tokio::test]
-async fn spans_find_another_agent() {
+async fn spans_go_to_another_agent_when_one_is_unavailable() {
     let agents = agents::<2>();
     let client = builder(&agents).build().expect("a client");
     for _ in 0..10 {

@@ -1,4 +1,5 @@
-//! An Agent that does not answer: it is given up, flows stop waiting for it, and it is found again.
+//! The breaker: it opens for an Agent that does not answer, so that flows no longer wait, and
+//! closes when a probe finds the Agent again.
 #![cfg(feature = "remote")]
 
 mod support;
@@ -16,13 +17,13 @@ use tower_aperture::{
     FlowError, FlowErrorKind, FlowParams, FlowStatus, Verdict,
 };
 
-/// Longer than a busy machine takes; only what hangs takes as long.
+/// A timeout that only a call that hangs reaches, even on a busy machine.
 const LONG: Duration = Duration::from_secs(60);
 
-/// Between two probes, where a test waits for one.
+/// The probe interval of tests that wait for a probe.
 const SOON: Duration = Duration::from_millis(20);
 
-/// Between two probes, where none may come.
+/// A probe interval so long that no second probe runs during a test.
 const NEVER: Duration = Duration::from_secs(86_400);
 
 fn builder(agent: &FakeAgent) -> ApertureClientBuilder {
@@ -34,8 +35,8 @@ fn builder(agent: &FakeAgent) -> ApertureClientBuilder {
         .end_timeout(LONG)
 }
 
-/// Waits for an answer no longer than a moment.
-async fn impatient(client: &ApertureClient) -> Option<FlowErrorKind> {
+/// Starts a flow with a timeout of 10 ms and returns the kind of its failure.
+async fn failure_of_short_flow(client: &ApertureClient) -> Option<FlowErrorKind> {
     let params = FlowParams::new().check_timeout(Duration::from_millis(10));
     let flow = client.start_flow("checkout", params).await;
     flow.error().map(FlowError::kind)
@@ -55,19 +56,22 @@ async fn fail_until_given_up(client: &ApertureClient) {
         if given_up(client) {
             return;
         }
-        assert!(impatient(client).await.is_some());
+        assert!(failure_of_short_flow(client).await.is_some());
     }
-    panic!("it is never given up");
+    panic!("the agent is never given up");
 }
 
 #[tokio::test]
-async fn after_five_timeouts_in_a_row_and_a_failed_probe_no_flow_waits_any_more() {
+async fn after_five_timeouts_in_a_row_and_a_failed_probe_flows_no_longer_wait() {
     let agent = FakeAgent::start();
     let client = builder(&agent).breaker(5, NEVER).build().expect("a client");
     assert_eq!(decision(&client).await, FlowDecision::Accepted);
     agent.freeze();
     for _ in 0..4 {
-        assert_eq!(impatient(&client).await, Some(FlowErrorKind::Timeout));
+        assert_eq!(
+            failure_of_short_flow(&client).await,
+            Some(FlowErrorKind::Timeout)
+        );
     }
     assert!(!given_up(&client), "four failures are not five");
     fail_until_given_up(&client).await;
@@ -75,9 +79,9 @@ async fn after_five_timeouts_in_a_row_and_a_failed_probe_no_flow_waits_any_more(
     let before = client.stats();
     assert!(before.probes > 0 && before.timeouts >= 5);
     for _ in 0..1000 {
-        // The timeout is a minute; what comes at once has not waited.
+        // The timeout is a minute: a flow that is ready at once has not waited.
         let flow = client.start_flow("checkout", FlowParams::new());
-        let flow = flow.now_or_never().expect("without a wait");
+        let flow = flow.now_or_never().expect("the flow does not wait");
         let error = flow.error().expect("unreachable");
         assert_eq!(error.kind(), FlowErrorKind::Unavailable);
         assert!(flow.should_run());
@@ -92,7 +96,7 @@ async fn after_five_timeouts_in_a_row_and_a_failed_probe_no_flow_waits_any_more(
 }
 
 #[tokio::test]
-async fn an_agent_that_accepts_connections_and_never_speaks_is_given_up() {
+async fn an_agent_that_accepts_connections_and_sends_no_bytes_is_given_up() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
         .await
         .expect("a port");
@@ -105,11 +109,11 @@ async fn an_agent_that_accepts_connections_and_never_speaks_is_given_up() {
         .expect("a client");
     fail_until_given_up(&client).await;
     let flow = client.start_flow("checkout", FlowParams::new());
-    assert!(flow.now_or_never().is_some(), "without a wait");
+    assert!(flow.now_or_never().is_some(), "the flow does not wait");
 }
 
 #[tokio::test]
-async fn a_probe_finds_a_thawed_agent_while_flows_do_not_wait() {
+async fn a_probe_finds_a_returned_agent_and_no_flow_waits_for_the_probe() {
     let agent = FakeAgent::start();
     let client = builder(&agent).breaker(2, SOON).build().expect("a client");
     for _ in 0..3 {
@@ -117,11 +121,11 @@ async fn a_probe_finds_a_thawed_agent_while_flows_do_not_wait() {
         agent.freeze();
         fail_until_given_up(&client).await;
         let before = client.stats().probes;
-        // Real flows with long timeouts: none would come back while the agent is frozen.
+        // These flows have long timeouts: if they waited, the frozen Agent would block them.
         agent
-            .until("probed", |_| {
+            .until("further probes run", |_| {
                 let flow = client.start_flow("checkout", FlowParams::new());
-                let flow = flow.now_or_never().expect("without a wait");
+                let flow = flow.now_or_never().expect("the flow does not wait");
                 assert_eq!(flow.decision(), FlowDecision::Unreachable);
                 client.stats().probes > before + 2
             })
@@ -132,17 +136,17 @@ async fn a_probe_finds_a_thawed_agent_while_flows_do_not_wait() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        let patience = tokio::time::timeout(LONG, found).await;
-        patience.expect("found by a probe");
+        let in_time = tokio::time::timeout(LONG, found).await;
+        in_time.expect("a probe finds the agent");
         assert_eq!(client.state(), ConnectionState::Ready);
         assert!(!given_up(&client));
     }
     assert_eq!(client.stats().agents_given_up, 3);
 }
 
-/// The price of never mistaking a queue for a dead Agent.
+/// The cost of the rule that a long queue never counts as a dead Agent.
 #[tokio::test]
-async fn an_agent_that_answers_probes_is_waited_for_whatever_becomes_of_its_checks() {
+async fn checks_wait_for_an_agent_that_answers_probes_even_if_all_its_checks_fail() {
     let replies: [fn() -> Reply<CheckResponse>; 5] = [
         || Reply::Hang,
         || Reply::Status(Status::unavailable("no")),
@@ -162,7 +166,7 @@ async fn an_agent_that_answers_probes_is_waited_for_whatever_becomes_of_its_chec
             .build()
             .expect("a client");
         for _ in 0..30 {
-            assert!(impatient(&client).await.is_some());
+            assert!(failure_of_short_flow(&client).await.is_some());
             let limited = client.start_flow("limited", FlowParams::new()).await;
             assert_eq!(limited.decision(), FlowDecision::Rejected);
         }
@@ -172,7 +176,7 @@ async fn an_agent_that_answers_probes_is_waited_for_whatever_becomes_of_its_chec
 }
 
 #[tokio::test]
-async fn impatient_flows_do_not_take_the_agent_from_patient_ones() {
+async fn timeouts_of_short_flows_do_not_open_the_breaker_for_longer_flows() {
     let agent = FakeAgent::start();
     agent.on_check(|request| Reply::After(Duration::from_millis(100), answer::accepted(request)));
     let client = builder(&agent)
@@ -182,7 +186,10 @@ async fn impatient_flows_do_not_take_the_agent_from_patient_ones() {
         .expect("a client");
     for _ in 0..5 {
         for _ in 0..6 {
-            assert_eq!(impatient(&client).await, Some(FlowErrorKind::Timeout));
+            assert_eq!(
+                failure_of_short_flow(&client).await,
+                Some(FlowErrorKind::Timeout)
+            );
         }
         assert_eq!(decision(&client).await, FlowDecision::Accepted);
     }
@@ -190,7 +197,7 @@ async fn impatient_flows_do_not_take_the_agent_from_patient_ones() {
 }
 
 #[tokio::test]
-async fn a_process_that_stands_still_itself_does_not_blame_the_agent() {
+async fn a_stall_of_the_clients_own_process_does_not_open_the_breaker() {
     let agent = FakeAgent::start();
     agent.on_check(|request| Reply::After(Duration::from_millis(20), answer::accepted(request)));
     let client = builder(&agent).breaker(1, NEVER).build().expect("a client");
@@ -200,7 +207,7 @@ async fn a_process_that_stands_still_itself_does_not_blame_the_agent() {
         let flows = (0..10).map(|_| client.start_flow("checkout", params()));
         let stall = async {
             tokio::task::yield_now().await;
-            // The only thread of this runtime.
+            // Blocks the only thread of this runtime.
             std::thread::sleep(Duration::from_millis(pause));
         };
         tokio::join!(futures_util::future::join_all(flows), stall);
@@ -212,7 +219,7 @@ async fn a_process_that_stands_still_itself_does_not_blame_the_agent() {
 }
 
 #[tokio::test]
-async fn refusals_are_answers() {
+async fn error_statuses_of_the_agent_count_as_answers() {
     for status in [
         Status::invalid_argument("no"),
         Status::unauthenticated("no"),
@@ -235,7 +242,7 @@ async fn refusals_are_answers() {
 }
 
 #[tokio::test]
-async fn an_answer_in_between_starts_the_count_anew() {
+async fn an_answer_resets_the_count_of_failures() {
     let agent = FakeAgent::start();
     agent.on_check(|request| match request.control_point.as_str() {
         "hang" => Reply::Hang,
@@ -252,7 +259,7 @@ async fn an_answer_in_between_starts_the_count_anew() {
 }
 
 #[tokio::test]
-async fn zero_never_gives_up() {
+async fn with_zero_failures_the_breaker_never_opens() {
     let agent = FakeAgent::start();
     agent.kill();
     let client = builder(&agent).breaker(0, SOON).build().expect("a client");
@@ -265,7 +272,7 @@ async fn zero_never_gives_up() {
 }
 
 #[tokio::test]
-async fn an_end_waits_for_its_agent_to_be_back() {
+async fn an_end_waits_until_its_agent_returns() {
     let agent = FakeAgent::start();
     agent.on_check(|request| Reply::Now(answer::granted(request)));
     let client = builder(&agent).breaker(2, SOON).build().expect("a client");
@@ -274,9 +281,9 @@ async fn an_end_waits_for_its_agent_to_be_back() {
     fail_until_given_up(&client).await;
     let end = tokio::spawn(flow.end());
     let before = client.stats().probes;
-    // No flow asks: the end alone has the agent probed.
+    // No flow is started: the waiting end alone makes the client probe the Agent.
     agent
-        .until("probed", |_| client.stats().probes > before + 1)
+        .until("further probes run", |_| client.stats().probes > before + 1)
         .await;
     assert!(!end.is_finished());
     agent.restart();
@@ -287,7 +294,7 @@ async fn an_end_waits_for_its_agent_to_be_back() {
 }
 
 #[tokio::test]
-async fn an_end_whose_agent_stays_away_is_counted_as_failed() {
+async fn an_end_whose_agent_does_not_return_is_counted_as_failed() {
     let agent = FakeAgent::start();
     agent.on_check(|request| Reply::Now(answer::granted(request)));
     let client = builder(&agent)
@@ -301,13 +308,15 @@ async fn an_end_whose_agent_stays_away_is_counted_as_failed() {
     let ended = flow.end().await;
     assert!(matches!(ended.error(), Some(EndError::Call(_))));
     agent
-        .until("counted", |_| client.stats().ends_failed == 1)
+        .until("the end is counted as failed", |_| {
+            client.stats().ends_failed == 1
+        })
         .await;
     agent.thaw();
 }
 
 #[tokio::test]
-async fn a_shutdown_while_the_agent_is_given_up_counts_what_it_loses_and_ends() {
+async fn shutdown_while_the_agent_is_given_up_returns_and_counts_the_lost_end() {
     let agent = FakeAgent::start();
     agent.on_check(|request| Reply::Now(answer::granted(request)));
     let client = builder(&agent).breaker(2, NEVER).build().expect("a client");
@@ -315,9 +324,9 @@ async fn a_shutdown_while_the_agent_is_given_up_counts_what_it_loses_and_ends() 
     agent.kill();
     fail_until_given_up(&client).await;
     flow.finish(FlowStatus::Ok);
-    // Long before the end would give up waiting.
+    // Half the time for which the end would wait.
     let done = tokio::time::timeout(LONG / 2, client.shutdown(LONG)).await;
-    assert_eq!(done, Ok(false), "it says that something was lost");
+    assert_eq!(done, Ok(false), "shutdown reports that an end was lost");
     assert_eq!(client.stats().ends_failed, 1);
     assert_eq!(client.state(), ConnectionState::Shutdown);
     assert_eq!(client.agents()[0].state, ConnectionState::Shutdown);
@@ -330,7 +339,7 @@ async fn an_outage_leaves_no_task_behind() {
     let before = alive();
     let client = builder(&agent)
         .breaker(2, Duration::from_millis(1))
-        // A span would be tried for as long as ends may take.
+        // Without telemetry: the export of a span would be retried until the end timeout.
         .telemetry(false)
         .build()
         .expect("a client");
@@ -339,23 +348,25 @@ async fn an_outage_leaves_no_task_behind() {
     agent.freeze();
     fail_until_given_up(&client).await;
     agent
-        .until("probed", |_| {
+        .until("further probes run", |_| {
             let flow = client.start_flow("checkout", FlowParams::new());
-            drop(flow.now_or_never().expect("without a wait"));
+            drop(flow.now_or_never().expect("the flow does not wait"));
             client.stats().probes > 50
         })
         .await;
-    // A probe under way has a connection of its own, whose tasks end with it.
+    // A running probe has its own connection, whose tasks end with the probe.
     agent
-        .until("the last probe to end", |_| alive() <= connected)
+        .until("the last probe ends", |_| alive() <= connected)
         .await;
     drop(client);
-    agent.until("the client's end", |_| alive() <= before).await;
+    agent
+        .until("the client's tasks end", |_| alive() <= before)
+        .await;
     agent.thaw();
 }
 
 #[test]
-fn a_probe_that_hangs_does_not_outlive_its_runtime_or_hold_up_the_next() {
+fn a_hanging_probe_ends_with_its_runtime_and_does_not_delay_the_next_probe() {
     let agent = FakeAgent::start();
     let client = builder(&agent).breaker(1, SOON).build().expect("a client");
     let runtime = || {
@@ -369,9 +380,9 @@ fn a_probe_that_hangs_does_not_outlive_its_runtime_or_hold_up_the_next() {
         fail_until_given_up(&client).await;
         let before = client.stats().probes;
         agent
-            .until("probed", |_| {
+            .until("further probes run", |_| {
                 let flow = client.start_flow("checkout", FlowParams::new());
-                drop(flow.now_or_never().expect("without a wait"));
+                drop(flow.now_or_never().expect("the flow does not wait"));
                 client.stats().probes > before
             })
             .await;
@@ -383,7 +394,7 @@ fn a_probe_that_hangs_does_not_outlive_its_runtime_or_hold_up_the_next() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        let patience = tokio::time::timeout(LONG, found).await;
-        patience.expect("found by a probe of the second runtime");
+        let in_time = tokio::time::timeout(LONG, found).await;
+        in_time.expect("a probe of the second runtime finds the agent");
     });
 }

@@ -1,4 +1,5 @@
-//! Checks against an Agent: what is sent, what an answer means, and what bounds the wait.
+//! Checks at an Agent: the requests that the client sends, how it reads answers, and how long it
+//! waits.
 #![cfg(feature = "remote")]
 
 mod support;
@@ -13,8 +14,7 @@ use tower_aperture::{
     FlowError, FlowErrorKind, FlowOutcome, FlowParams, FlowStatus, RejectReason, Ticket, Verdict,
 };
 
-/// Far more than anything here takes, far less than a hang.
-/// Longer than a busy machine takes; only what hangs takes as long.
+/// A timeout that only a call that hangs reaches, even on a busy machine.
 const LONG: Duration = Duration::from_secs(60);
 
 fn builder(agent: &FakeAgent) -> ApertureClientBuilder {
@@ -30,8 +30,8 @@ fn client(agent: &FakeAgent) -> ApertureClient {
     builder(agent).build().expect("a client")
 }
 
-/// Starts a flow for what the Agent sees of it.
-async fn start(client: &ApertureClient, params: FlowParams<'_>) {
+/// Starts and ends a flow whose decision does not matter.
+async fn start_and_end(client: &ApertureClient, params: FlowParams<'_>) {
     client.start_flow("checkout", params).await.end().await;
 }
 
@@ -50,18 +50,21 @@ async fn a_check_carries_labels_ramp_mode_and_an_empty_lookup() {
     assert_eq!(check.labels["user_id"], "42");
     assert!(check.ramp_mode);
     assert!(check.expect_end);
-    let lookup = check.cache_lookup_request.as_ref().expect("always there");
+    let lookup = check
+        .cache_lookup_request
+        .as_ref()
+        .expect("the client always sends a lookup");
     assert_eq!(*lookup, Default::default());
 }
 
 #[tokio::test]
-async fn cache_keys_go_out_with_the_check_without_a_control_point_of_their_own() {
+async fn a_check_carries_cache_keys_and_their_lookup_has_no_control_point() {
     let agent = FakeAgent::start();
     let params = FlowParams::new()
         .result_cache_key("k")
         .global_cache_key("g")
         .global_cache_key("h");
-    start(&client(&agent), params).await;
+    start_and_end(&client(&agent), params).await;
     let checks = agent.checks();
     let lookup = checks[0].cache_lookup_request.as_ref().expect("a lookup");
     assert_eq!(lookup.control_point, "");
@@ -70,12 +73,12 @@ async fn cache_keys_go_out_with_the_check_without_a_control_point_of_their_own()
 }
 
 #[tokio::test]
-async fn what_the_agent_found_is_in_the_flow_and_in_the_ticket() {
+async fn cache_lookups_of_the_agent_are_in_the_flow_and_in_the_ticket() {
     let agent = FakeAgent::start();
     let client = client(&agent);
     let ttl = Duration::from_secs(1);
     let stored = client.set_result_cache("checkout", "k", "v", ttl).await;
-    stored.expect("the agent takes it");
+    stored.expect("the agent stores the value");
     let params = || {
         FlowParams::new()
             .result_cache_key("k")
@@ -89,38 +92,38 @@ async fn what_the_agent_found_is_in_the_flow_and_in_the_ticket() {
 
     let tickets = [params(), FlowParams::new()].map(|params| {
         let Check::Pending(pending) = client.decide("checkout", &params) else {
-            panic!("an agent takes time");
+            panic!("a check at an agent is pending at first");
         };
         pending
     });
     let mut found = Vec::new();
     for pending in tickets {
         let Verdict::Accepted(mut ticket) = pending.await else {
-            panic!("it accepts all");
+            panic!("the agent accepts every flow");
         };
         found.push(ticket.take_cache_lookup());
         ticket.end(FlowOutcome::new(FlowStatus::Ok));
     }
-    let asked = found[0].as_ref().expect("it asked");
+    let lookup_result = found[0].as_ref().expect("the check had cache keys");
     assert_eq!(
-        asked.result_value().map(|value| &value[..]),
+        lookup_result.result_value().map(|value| &value[..]),
         Some(&b"v"[..])
     );
-    assert_eq!(asked.global("g"), Some(&Ok(None)));
-    assert_eq!(found[1], None, "it asked for nothing");
+    assert_eq!(lookup_result.global("g"), Some(&Ok(None)));
+    assert_eq!(found[1], None, "the check had no cache keys");
 }
 
 #[tokio::test]
-async fn a_rejection_brings_reason_code_and_wait() {
+async fn a_rejection_carries_its_reason_status_code_and_wait() {
     let agent = FakeAgent::start();
     agent.on_check(|request| {
-        let mut no = answer::rejected(request, Reason::RateLimited);
-        no.denied_response_status_code = 418;
-        no.wait_time = Some(prost_types::Duration {
+        let mut rejection = answer::rejected(request, Reason::RateLimited);
+        rejection.denied_response_status_code = 418;
+        rejection.wait_time = Some(prost_types::Duration {
             seconds: 1,
             nanos: 750_000_000,
         });
-        Reply::Now(no)
+        Reply::Now(rejection)
     });
     let flow = client(&agent)
         .start_flow("checkout", FlowParams::new())
@@ -132,7 +135,7 @@ async fn a_rejection_brings_reason_code_and_wait() {
 }
 
 #[tokio::test]
-async fn an_empty_control_point_is_refused_without_a_call() {
+async fn the_client_refuses_an_empty_control_point_without_a_call() {
     let agent = FakeAgent::start();
     let client = client(&agent);
     let flow = client.start_flow("", FlowParams::new()).await;
@@ -142,7 +145,7 @@ async fn an_empty_control_point_is_refused_without_a_call() {
 }
 
 #[tokio::test]
-async fn failures_are_told_apart_by_kind() {
+async fn each_status_code_has_its_kind_of_flow_error() {
     let agent = FakeAgent::start();
     let client = client(&agent);
     for (code, kind) in [
@@ -162,32 +165,35 @@ async fn failures_are_told_apart_by_kind() {
 }
 
 #[tokio::test]
-async fn the_timeout_goes_out_and_zero_is_none() {
+async fn the_check_timeout_is_sent_as_grpc_timeout_and_zero_sends_none() {
     let agent = FakeAgent::start();
     let client = builder(&agent)
         .check_timeout(Duration::from_millis(7500))
         .build()
         .expect("a client");
-    // Connecting takes from the budget, and what is left goes out.
+    // Connect first: the time for connecting would be subtracted from the budget.
     assert!(client.wait_ready(LONG).await);
-    start(&client, FlowParams::new()).await;
-    start(
+    start_and_end(&client, FlowParams::new()).await;
+    start_and_end(
         &client,
         FlowParams::new().check_timeout(Duration::from_secs(15)),
     )
     .await;
-    start(&client, FlowParams::new().check_timeout(Duration::ZERO)).await;
-    start(&client, FlowParams::new().check_timeout(Duration::MAX)).await;
+    start_and_end(&client, FlowParams::new().check_timeout(Duration::ZERO)).await;
+    start_and_end(&client, FlowParams::new().check_timeout(Duration::MAX)).await;
     let checks = agent.calls().into_iter().skip(1);
     let sent: Vec<_> = checks.map(|call| call.timeout).collect();
     assert_eq!(sent[0].as_deref(), Some("7500000u"));
     assert_eq!(sent[1].as_deref(), Some("15000000u"));
     assert_eq!(sent[2], None);
-    assert!(sent[3].is_some(), "the longest time the wire has room for");
+    assert!(
+        sent[3].is_some(),
+        "the longest timeout that grpc-timeout can express"
+    );
 }
 
 #[tokio::test]
-async fn an_agent_that_hangs_costs_the_timeout_and_no_more() {
+async fn a_check_at_an_agent_that_hangs_ends_at_its_timeout() {
     let agent = FakeAgent::start();
     agent.on_check(|_| Reply::Hang);
     let client = client(&agent);
@@ -203,7 +209,7 @@ async fn an_agent_that_hangs_costs_the_timeout_and_no_more() {
 }
 
 #[tokio::test]
-async fn an_agent_that_accepts_and_never_speaks_costs_the_timeout_and_no_more() {
+async fn a_check_at_a_port_that_sends_no_bytes_ends_at_its_timeout() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
         .await
         .expect("a port");
@@ -224,20 +230,20 @@ async fn an_agent_that_accepts_and_never_speaks_costs_the_timeout_and_no_more() 
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_black_hole_is_bounded_by_the_timeouts() {
-    // With nobody accepting, a full backlog swallows further attempts to connect.
+async fn an_attempt_to_connect_that_gets_no_reply_ends_at_its_timeout() {
+    // The listener never accepts. Once its backlog is full, the kernel ignores attempts to connect.
     let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
     socket
         .bind("127.0.0.1:0".parse().expect("an address"))
         .expect("a port");
     let listener = socket.listen(0).expect("listening");
     let address = listener.local_addr().expect("an address");
-    let (mut held, mut swallowed) = (Vec::new(), 0);
-    while swallowed < 2 {
+    let (mut held, mut unanswered) = (Vec::new(), 0);
+    while unanswered < 2 {
         let connecting = tokio::net::TcpStream::connect(address);
         match tokio::time::timeout(Duration::from_millis(300), connecting).await {
-            Ok(stream) => held.push(stream.expect("nobody refuses")),
-            Err(_) => swallowed += 1,
+            Ok(stream) => held.push(stream.expect("no connection is refused")),
+            Err(_) => unanswered += 1,
         }
         assert!(held.len() < 64, "the backlog does not fill");
     }
@@ -258,7 +264,7 @@ async fn a_black_hole_is_bounded_by_the_timeouts() {
 }
 
 #[tokio::test]
-async fn the_api_key_goes_with_every_call() {
+async fn every_call_carries_the_api_key() {
     let agent = FakeAgent::start();
     agent.on_check(|request| Reply::Now(answer::granted(request)));
     let client = builder(&agent).api_key("sesame").build().expect("a client");
@@ -293,15 +299,15 @@ async fn the_api_key_goes_with_every_call() {
 }
 
 #[tokio::test]
-async fn without_a_key_no_key_goes_out() {
+async fn an_empty_api_key_is_not_sent() {
     let agent = FakeAgent::start();
     let client = builder(&agent).api_key("").build().expect("a client");
-    start(&client, FlowParams::new()).await;
+    start_and_end(&client, FlowParams::new()).await;
     assert_eq!(agent.calls()[0].api_key, None);
 }
 
 #[tokio::test]
-async fn a_caller_that_leaves_gives_back_what_the_agent_grants() {
+async fn the_client_returns_grants_that_arrive_after_their_caller_left() {
     let agent = FakeAgent::start();
     let gate = Gate::new();
     let closed = gate.clone();
@@ -314,38 +320,40 @@ async fn a_caller_that_leaves_gives_back_what_the_agent_grants() {
     assert_eq!(agent.tokens_in_flight(), 5);
     gate.open();
     agent
-        .until("tokens back", |agent| agent.tokens_in_flight() == 0)
+        .until("all tokens are returned", |agent| {
+            agent.tokens_in_flight() == 0
+        })
         .await;
     assert!(client.shutdown(LONG).await);
     let stats = client.stats();
     assert_eq!((stats.checks_handed_over, stats.checks_cancelled), (5, 0));
     assert_eq!(stats.ends_delivered, 5);
-    assert!(agent.spans().is_empty(), "nothing ran");
+    assert!(agent.spans().is_empty(), "no flow ran, so there is no span");
 }
 
 #[tokio::test]
-async fn a_check_without_its_caller_runs_no_longer_than_its_timeout() {
+async fn a_check_whose_caller_left_ends_at_its_timeout() {
     let agent = FakeAgent::start();
     agent.on_check(|_| Reply::Hang);
     let client = client(&agent);
     let params = FlowParams::new().check_timeout(Duration::from_secs(3));
     let pending = async {
-        // The decider's future: `start_flow` would be answered by the timeout.
+        // The decider's future: `start_flow` would return at the timeout.
         match client.decide("checkout", &params) {
             Check::Pending(pending) => drop(pending.await),
-            Check::Ready(_) => unreachable!("an Agent is never asked at once"),
+            Check::Ready(_) => unreachable!("a check at an Agent is pending at first"),
         }
     };
     give_up(pending, "the check", || agent.checks().len() == 1).await;
     assert!(
         client.shutdown(LONG).await,
-        "drained once the check has timed out"
+        "shutdown ends once the check has timed out"
     );
     assert_eq!(client.stats().checks_handed_over, 1);
 }
 
 #[tokio::test]
-async fn checks_without_their_callers_are_bounded_and_the_rest_cancelled() {
+async fn the_client_keeps_at_most_1024_checks_whose_callers_left_and_cancels_the_rest() {
     let agent = FakeAgent::start();
     agent.on_check(|_| Reply::Hang);
     let client = builder(&agent).build().expect("a client");
@@ -356,7 +364,7 @@ async fn checks_without_their_callers_are_bounded_and_the_rest_cancelled() {
     std::future::poll_fn(|cx| {
         for check in &mut pending {
             let Check::Pending(pending) = check else {
-                unreachable!("an Agent is never asked at once")
+                unreachable!("a check at an Agent is pending at first")
             };
             assert!(std::pin::Pin::new(pending).poll(cx).is_pending());
         }
@@ -373,17 +381,17 @@ async fn checks_without_their_callers_are_bounded_and_the_rest_cancelled() {
 }
 
 #[tokio::test]
-async fn a_check_nobody_polled_is_never_sent() {
+async fn a_check_that_was_never_polled_is_never_sent() {
     let agent = FakeAgent::start();
     let client = client(&agent);
     drop(client.decide("checkout", &FlowParams::new()));
-    start(&client, FlowParams::new()).await;
+    start_and_end(&client, FlowParams::new()).await;
     assert_eq!(agent.checks().len(), 1);
     assert_eq!(client.stats().checks_handed_over, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn callers_that_leave_at_random_leave_no_token_behind() {
+async fn tokens_of_callers_that_leave_at_random_are_returned() {
     let agent = FakeAgent::start();
     agent.on_check(|request| {
         let id: u64 = request.labels["id"].parse().expect("a number");
@@ -392,7 +400,7 @@ async fn callers_that_leave_at_random_leave_no_token_behind() {
     });
     let client = builder(&agent)
         .connections(2)
-        // A busy machine takes its time to answer so many checks.
+        // On a busy machine, so many answers take long.
         .check_grace(LONG)
         .build()
         .expect("a client");
@@ -402,13 +410,13 @@ async fn callers_that_leave_at_random_leave_no_token_behind() {
         let client = client.clone();
         tasks.spawn(async move {
             let stay = Duration::from_micros(id * 104_729 % 20_000);
-            let visit = async {
+            let use_flow = async {
                 let params = FlowParams::new().label("id", id.to_string());
                 let flow = client.start_flow("checkout", params).await;
                 tokio::time::sleep(Duration::from_micros(id % 3000)).await;
                 flow.end().await;
             };
-            let _ = tokio::time::timeout(stay, visit).await;
+            let _ = tokio::time::timeout(stay, use_flow).await;
         });
     }
     while let Some(done) = tasks.join_next().await {
@@ -423,7 +431,7 @@ async fn callers_that_leave_at_random_leave_no_token_behind() {
 }
 
 #[tokio::test]
-async fn hundreds_in_flight_on_one_connection_all_get_their_answer() {
+async fn hundreds_of_checks_in_flight_on_one_connection_all_get_their_answers() {
     let agent = FakeAgent::start();
     agent.on_check(|request| Reply::Now(answer::granted(request)));
     let client = client(&agent);
@@ -454,7 +462,7 @@ async fn calls_are_spread_over_the_connections() {
     let agent = FakeAgent::start();
     let client = builder(&agent).connections(3).build().expect("a client");
     for _ in 0..9 {
-        start(&client, FlowParams::new()).await;
+        start_and_end(&client, FlowParams::new()).await;
     }
     let calls = agent.calls();
     let peers: std::collections::HashSet<_> = calls.iter().map(|call| call.peer).collect();
@@ -463,7 +471,7 @@ async fn calls_are_spread_over_the_connections() {
 
 #[cfg(feature = "gzip")]
 #[tokio::test]
-async fn gzip_compresses_what_is_sent() {
+async fn gzip_compresses_requests() {
     let agent = FakeAgent::start();
     let client = builder(&agent).gzip(true).build().expect("a client");
     let flow = client.start_flow("checkout", FlowParams::new()).await;

@@ -1,4 +1,5 @@
-//! The connection: when it is made, how it is lost and found again, and what is told about it.
+//! The connection to an Agent: when the client opens it, how the client loses and restores it, and
+//! which state and log lines the client reports.
 #![cfg(feature = "remote")]
 
 mod support;
@@ -11,7 +12,7 @@ use tower_aperture::{
     FlowError, FlowErrorKind, FlowParams, Verdict,
 };
 
-/// Longer than a busy machine takes; only what hangs takes as long.
+/// A timeout that only a call that hangs reaches, even on a busy machine.
 const LONG: Duration = Duration::from_secs(60);
 
 fn builder(agent: &FakeAgent) -> ApertureClientBuilder {
@@ -29,7 +30,7 @@ async fn decision(client: &ApertureClient) -> FlowDecision {
 }
 
 #[test]
-fn building_and_asking_for_the_state_do_no_io_and_need_no_runtime() {
+fn build_and_state_do_no_io_and_need_no_runtime() {
     let agent = FakeAgent::start();
     let client = builder(&agent).build().expect("a client");
     assert_eq!(client.state(), ConnectionState::Idle);
@@ -38,7 +39,7 @@ fn building_and_asking_for_the_state_do_no_io_and_need_no_runtime() {
 }
 
 #[test]
-fn a_flow_outside_a_runtime_is_unreachable_and_says_why() {
+fn a_flow_outside_a_runtime_is_unreachable_and_its_error_names_tokio() {
     let agent = FakeAgent::start();
     let client = builder(&agent).build().expect("a client");
     let flow = client.start_flow("checkout", FlowParams::new());
@@ -49,12 +50,12 @@ fn a_flow_outside_a_runtime_is_unreachable_and_says_why() {
 }
 
 #[test]
-fn a_check_made_outside_a_runtime_and_awaited_inside_one_is_answered() {
+fn a_check_that_is_made_outside_a_runtime_and_awaited_inside_one_is_decided() {
     let agent = FakeAgent::start();
     let client = builder(&agent).build().expect("a client");
     let check = client.decide("checkout", &FlowParams::new());
     let Check::Pending(pending) = check else {
-        panic!("an Agent is never asked at once");
+        panic!("a check at an Agent is pending at first");
     };
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let verdict = runtime.block_on(pending);
@@ -62,14 +63,16 @@ fn a_check_made_outside_a_runtime_and_awaited_inside_one_is_answered() {
 }
 
 #[tokio::test]
-async fn the_state_follows_the_evidence() {
+async fn the_state_follows_the_connection() {
     let agent = FakeAgent::start();
     let client = builder(&agent).build().expect("a client");
     assert_eq!(decision(&client).await, FlowDecision::Accepted);
     assert_eq!(client.state(), ConnectionState::Ready);
     agent.kill();
     agent
-        .until("noticed", |_| client.state() == ConnectionState::Idle)
+        .until("the client notices the lost connection", |_| {
+            client.state() == ConnectionState::Idle
+        })
         .await;
     assert_eq!(decision(&client).await, FlowDecision::Unreachable);
     assert_eq!(client.state(), ConnectionState::TransientFailure);
@@ -82,7 +85,7 @@ async fn the_state_follows_the_evidence() {
 }
 
 #[tokio::test]
-async fn waiting_for_readiness_starts_no_flow_and_leaves_nothing_open() {
+async fn wait_ready_sends_one_health_check_and_starts_no_flow() {
     let agent = FakeAgent::start();
     let client = builder(&agent).build().expect("a client");
     assert!(client.wait_ready(LONG).await);
@@ -92,7 +95,7 @@ async fn waiting_for_readiness_starts_no_flow_and_leaves_nothing_open() {
 }
 
 #[tokio::test]
-async fn waiting_for_readiness_goes_on_until_the_agent_is_there() {
+async fn wait_ready_waits_until_the_agent_starts() {
     let agent = FakeAgent::start();
     agent.kill();
     let client = builder(&agent).build().expect("a client");
@@ -102,7 +105,7 @@ async fn waiting_for_readiness_goes_on_until_the_agent_is_there() {
         async move { client.wait_ready(LONG).await }
     });
     agent
-        .until("tried", |_| {
+        .until("the client fails to connect", |_| {
             client.state() == ConnectionState::TransientFailure
         })
         .await;
@@ -111,14 +114,16 @@ async fn waiting_for_readiness_goes_on_until_the_agent_is_there() {
 }
 
 #[tokio::test]
-async fn the_first_flow_reaches_a_returned_agent_that_was_not_given_up() {
+async fn the_first_flow_after_a_restart_reaches_an_agent_that_was_not_given_up() {
     let agent = FakeAgent::start();
     let client = builder(&agent).build().expect("a client");
     for _ in 0..3 {
         assert_eq!(decision(&client).await, FlowDecision::Accepted);
         agent.kill();
         agent
-            .until("noticed", |_| client.state() == ConnectionState::Idle)
+            .until("the client notices the lost connection", |_| {
+                client.state() == ConnectionState::Idle
+            })
             .await;
         for _ in 0..4 {
             assert_eq!(decision(&client).await, FlowDecision::Unreachable);
@@ -129,7 +134,7 @@ async fn the_first_flow_reaches_a_returned_agent_that_was_not_given_up() {
 }
 
 #[tokio::test]
-async fn an_agent_killed_under_load_costs_decisions_and_nothing_hangs() {
+async fn no_flow_hangs_when_an_agent_is_killed_under_load() {
     let agent = FakeAgent::start();
     agent.on_check(|request| Reply::Now(answer::granted(request)));
     let client = builder(&agent).connections(2).build().expect("a client");
@@ -147,13 +152,15 @@ async fn an_agent_killed_under_load_costs_decisions_and_nothing_hangs() {
         });
     }
     agent
-        .until("load", |agent| agent.checks().len() > 300)
+        .until("the agent is under load", |agent| {
+            agent.checks().len() > 300
+        })
         .await;
     agent.restart();
     while let Some(done) = tasks.join_next().await {
         done.expect("no panic");
     }
-    // It may have been given up on the way.
+    // The client may have given up the Agent meanwhile.
     assert!(client.wait_ready(LONG).await);
     assert_eq!(decision(&client).await, FlowDecision::Accepted);
     client.shutdown(LONG).await;
@@ -164,7 +171,7 @@ async fn an_agent_killed_under_load_costs_decisions_and_nothing_hangs() {
 }
 
 #[tokio::test]
-async fn a_frozen_agent_times_out_and_is_back_once_thawed() {
+async fn checks_time_out_while_the_agent_is_frozen_and_succeed_once_it_is_thawed() {
     let agent = FakeAgent::start();
     let client = builder(&agent).build().expect("a client");
     assert_eq!(decision(&client).await, FlowDecision::Accepted);
@@ -182,7 +189,7 @@ async fn a_frozen_agent_times_out_and_is_back_once_thawed() {
 }
 
 #[tokio::test]
-async fn keep_alive_gives_up_a_connection_that_went_silent() {
+async fn keep_alive_closes_a_connection_that_went_silent() {
     let agent = FakeAgent::start();
     let client = builder(&agent)
         .keep_alive(Duration::from_millis(100), Duration::from_secs(3))
@@ -190,7 +197,7 @@ async fn keep_alive_gives_up_a_connection_that_went_silent() {
         .expect("a client");
     assert_eq!(decision(&client).await, FlowDecision::Accepted);
     agent.freeze();
-    // Nothing else ends this one in time: the timeout is far away.
+    // Only keep-alive can end this flow: its timeout is a minute away.
     let flow = client.start_flow("checkout", FlowParams::new()).await;
     let error = flow.error().expect("unreachable");
     assert_eq!(error.kind(), FlowErrorKind::Unavailable, "{error}");
@@ -198,7 +205,7 @@ async fn keep_alive_gives_up_a_connection_that_went_silent() {
 }
 
 #[tokio::test]
-async fn keep_alive_gives_up_a_silent_connection_in_a_process_that_is_always_late() {
+async fn keep_alive_closes_a_silent_connection_in_a_process_whose_timers_are_late() {
     let agent = FakeAgent::start();
     let client = builder(&agent)
         .keep_alive(Duration::from_millis(100), Duration::from_millis(300))
@@ -207,7 +214,7 @@ async fn keep_alive_gives_up_a_silent_connection_in_a_process_that_is_always_lat
     assert_eq!(decision(&client).await, FlowDecision::Accepted);
     agent.freeze();
     // Every timer of this runtime fires up to 200 ms late.
-    let late = tokio::spawn(async {
+    let blocker = tokio::spawn(async {
         loop {
             std::thread::sleep(Duration::from_millis(200));
             tokio::task::yield_now().await;
@@ -217,7 +224,7 @@ async fn keep_alive_gives_up_a_silent_connection_in_a_process_that_is_always_lat
     let flow = client.start_flow("checkout", params).await;
     let error = flow.error().expect("unreachable");
     assert_eq!(error.kind(), FlowErrorKind::Unavailable, "{error}");
-    late.abort();
+    blocker.abort();
     agent.thaw();
 }
 
@@ -235,7 +242,7 @@ fn a_client_outlives_its_first_runtime() {
 }
 
 #[test]
-fn a_client_serves_two_runtimes_of_which_one_stands_still() {
+fn a_client_works_in_two_runtimes_while_one_of_them_is_idle() {
     let agent = FakeAgent::start();
     let client = builder(&agent).build().expect("a client");
     let runtime = || {
@@ -252,7 +259,7 @@ fn a_client_serves_two_runtimes_of_which_one_stands_still() {
 }
 
 #[tokio::test]
-async fn a_ready_made_channel_is_used_as_it_is() {
+async fn a_channel_from_the_caller_is_used_unchanged() {
     let agent = FakeAgent::start();
     let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", agent.address()))
         .expect("an address")
@@ -269,7 +276,7 @@ async fn a_ready_made_channel_is_used_as_it_is() {
 }
 
 #[tokio::test]
-async fn localhost_and_a_scheme_are_addresses_too() {
+async fn addresses_may_be_localhost_and_may_have_a_scheme() {
     let agent = FakeAgent::start();
     for address in [
         format!("localhost:{}", agent.port()),
@@ -300,14 +307,15 @@ mod logs {
     struct Lines(Arc<Mutex<Vec<u8>>>);
 
     impl Lines {
-        fn of(&self, what: &str) -> usize {
+        /// Counts the lines that contain `part`.
+        fn count(&self, part: &str) -> usize {
             self.text()
                 .lines()
-                .filter(|line| line.contains(what))
+                .filter(|line| line.contains(part))
                 .count()
         }
 
-        /// Warnings of this crate, within whatever span.
+        /// Counts the warnings of this crate, in any span.
         fn warnings(&self) -> usize {
             let text = self.text();
             let ours = |line: &&str| line.contains(" WARN ") && line.contains(" tower_aperture: ");
@@ -330,8 +338,8 @@ mod logs {
         }
     }
 
-    /// Collects what this thread logs, dependencies included.
-    fn collect() -> (Lines, tracing::subscriber::DefaultGuard) {
+    /// Collects the log lines of this thread, including those of dependencies.
+    fn collect_logs() -> (Lines, tracing::subscriber::DefaultGuard) {
         let lines = Lines::default();
         let writer = lines.clone();
         let subscriber = tracing_subscriber::fmt()
@@ -344,8 +352,8 @@ mod logs {
 
     #[cfg(feature = "tls")]
     #[tokio::test]
-    async fn a_warning_names_tls_to_a_plaintext_port() {
-        let (lines, _guard) = collect();
+    async fn a_warning_names_the_mismatch_of_tls_and_a_plaintext_port() {
+        let (lines, _guard) = collect_logs();
         let agent = FakeAgent::start();
         let client = builder(&agent).insecure(false);
         let client = client.build().expect("a client");
@@ -359,8 +367,8 @@ mod logs {
     }
 
     #[tokio::test]
-    async fn one_line_for_each_change_and_never_the_key() {
-        let (lines, _guard) = collect();
+    async fn each_change_of_state_is_logged_once_and_the_api_key_never() {
+        let (lines, _guard) = collect_logs();
         let agent = FakeAgent::start();
         agent.on_check(|request| Reply::Now(answer::limited(request)));
         let client = builder(&agent)
@@ -373,26 +381,26 @@ mod logs {
         for _ in 0..10 {
             decision(&client).await;
         }
-        assert_eq!(lines.of("no decisions from the Aperture agent"), 1);
+        assert_eq!(lines.count("no decisions from the Aperture agent"), 1);
         let given_up = "the Aperture agent is given up";
-        while lines.of(given_up) == 0 {
+        while lines.count(given_up) == 0 {
             decision(&client).await;
         }
-        assert_eq!(lines.of(given_up), 1);
+        assert_eq!(lines.count(given_up), 1);
         let named = format!("agent=\"{}\"", agent.address());
-        assert_eq!(lines.of(&named), 2, "{}", lines.text());
+        assert_eq!(lines.count(&named), 2, "{}", lines.text());
         agent.restart();
         assert!(client.wait_ready(LONG).await);
         for _ in 0..5 {
             decision(&client).await;
         }
-        assert_eq!(lines.of("the Aperture agent decides again"), 1);
-        assert_eq!(lines.of("answers a health probe: it is asked again"), 1);
+        assert_eq!(lines.count("the Aperture agent decides again"), 1);
+        assert_eq!(lines.count("answers a health probe: it is asked again"), 1);
         agent.on_check(|_| Reply::Status(Status::unauthenticated("who are you")));
         for _ in 0..5 {
             decision(&client).await;
         }
-        assert_eq!(lines.of("refuses the API key"), 1);
+        assert_eq!(lines.count("refuses the API key"), 1);
         assert_eq!(lines.warnings(), 3);
         assert!(!lines.text().contains("open-sesame"));
     }

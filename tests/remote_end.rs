@@ -1,4 +1,4 @@
-//! Ends of flows: each is delivered or counted, none holds up the flow.
+//! Ends of flows: each is delivered or counted as lost, and none delays its flow.
 #![cfg(feature = "remote")]
 
 mod support;
@@ -14,11 +14,11 @@ use tower_aperture::{
     ApertureClient, EndError, Flow, FlowDecision, FlowError, FlowErrorKind, FlowParams, FlowStatus,
 };
 
-/// Longer than a busy machine takes; only what hangs takes as long.
+/// A timeout that only a call that hangs reaches, even on a busy machine.
 const LONG: Duration = Duration::from_secs(60);
 
-/// An Agent that grants a slot to each flow, and its client.
-fn granting() -> (FakeAgent, ApertureClient) {
+/// Returns an Agent that grants a slot to each flow, and its client.
+fn granting_agent() -> (FakeAgent, ApertureClient) {
     let agent = FakeAgent::start();
     agent.on_check(|request| Reply::Now(answer::granted(request)));
     let client = client(&agent, LONG);
@@ -43,19 +43,19 @@ async fn start(client: &ApertureClient, control_point: &str) -> Flow {
 }
 
 #[tokio::test]
-async fn references_name_what_the_answer_granted() {
+async fn an_end_references_every_grant_of_the_answer() {
     let agent = FakeAgent::start();
     agent.on_check(|request| {
-        let mut silent = answer::limiter(false);
+        let mut without_id = answer::limiter(false);
         if let Some(tower_aperture::pb::check::limiter_decision::Details::ConcurrencyLimiterInfo(
             info,
-        )) = &mut silent.details
+        )) = &mut without_id.details
         {
             info.request_id.clear();
         }
         Reply::Now(CheckResponse {
-            limiter_decisions: vec![answer::limiter(false), silent, answer::scheduler(true)],
-            // Another name than the caller's, which is the one that counts.
+            limiter_decisions: vec![answer::limiter(false), without_id, answer::scheduler(true)],
+            // The end must have the caller's control point, not this one.
             control_point: "elsewhere".to_owned(),
             ..answer::accepted(request)
         })
@@ -64,7 +64,11 @@ async fn references_name_what_the_answer_granted() {
     let flow = start(&client, "checkout").await;
     let ended = flow.end().await;
     assert_eq!(ended.error(), None);
-    assert_eq!(ended.token_returns().len(), 2, "limiter and scheduler");
+    assert_eq!(
+        ended.token_returns().len(),
+        2,
+        "one of the limiter and one of the scheduler"
+    );
     assert!(ended.token_returns().iter().all(|token| token.returned));
     let ends = agent.flow_ends();
     assert_eq!(ends.len(), 1);
@@ -79,7 +83,7 @@ async fn references_name_what_the_answer_granted() {
 }
 
 #[tokio::test]
-async fn a_rejected_flow_gives_back_too() {
+async fn a_rejected_flow_returns_its_grants() {
     let agent = FakeAgent::start();
     agent.on_check(|request| {
         Reply::Now(CheckResponse {
@@ -95,7 +99,7 @@ async fn a_rejected_flow_gives_back_too() {
 }
 
 #[tokio::test]
-async fn a_flow_that_holds_nothing_makes_no_call() {
+async fn a_flow_without_grants_sends_no_end() {
     let agent = FakeAgent::start();
     let client = client(&agent, LONG);
     let ended = start(&client, "checkout").await.end().await;
@@ -106,29 +110,33 @@ async fn a_flow_that_holds_nothing_makes_no_call() {
 }
 
 #[tokio::test]
-async fn a_flow_that_is_dropped_ends() {
-    let (agent, client) = granting();
+async fn a_dropped_flow_sends_its_end() {
+    let (agent, client) = granting_agent();
     drop(start(&client, "checkout").await);
     agent
-        .until("the end", |agent| agent.tokens_in_flight() == 0)
+        .until("the end returns the token", |agent| {
+            agent.tokens_in_flight() == 0
+        })
         .await;
 }
 
 #[tokio::test]
 async fn an_end_outside_any_runtime_is_delivered() {
-    let (agent, client) = granting();
+    let (agent, client) = granting_agent();
     let flow = start(&client, "checkout").await;
     std::thread::spawn(move || flow.finish(FlowStatus::Ok))
         .join()
         .expect("no panic");
     agent
-        .until("the end", |agent| agent.tokens_in_flight() == 0)
+        .until("the end returns the token", |agent| {
+            agent.tokens_in_flight() == 0
+        })
         .await;
 }
 
 #[tokio::test]
-async fn ends_that_wait_anyway_travel_together() {
-    let (agent, client) = granting();
+async fn waiting_ends_are_sent_in_batches() {
+    let (agent, client) = granting_agent();
     let mut flows = Vec::new();
     for at in 0..300 {
         let control_point = if at % 3 == 0 { "a" } else { "b" };
@@ -137,12 +145,14 @@ async fn ends_that_wait_anyway_travel_together() {
     let gate = Gate::new();
     let (closed, take) = (gate.clone(), agent.take_tokens());
     agent.on_flow_end(move |request| Reply::When(closed.clone(), take(request)));
-    // The first few take every place there is; the others have to wait.
+    // The first ends use every concurrent call; the others have to wait.
     for flow in flows.drain(..20) {
         flow.finish(FlowStatus::Ok);
     }
     agent
-        .until("busy", |agent| !agent.flow_ends().is_empty())
+        .until("the first end reaches the agent", |agent| {
+            !agent.flow_ends().is_empty()
+        })
         .await;
     for flow in flows {
         flow.finish(FlowStatus::Ok);
@@ -159,8 +169,8 @@ async fn ends_that_wait_anyway_travel_together() {
 }
 
 #[tokio::test]
-async fn each_flow_gets_its_own_part_of_the_answer() {
-    let (agent, client) = granting();
+async fn each_flow_of_a_batch_gets_its_own_part_of_the_answer() {
+    let (agent, client) = granting_agent();
     let mut flows = Vec::new();
     for _ in 0..64 {
         flows.push(start(&client, "checkout").await);
@@ -191,8 +201,8 @@ async fn each_flow_gets_its_own_part_of_the_answer() {
 }
 
 #[tokio::test]
-async fn the_agents_word_against_a_return_reaches_the_caller() {
-    let (agent, client) = granting();
+async fn the_caller_gets_the_agents_error_about_a_returned_token() {
+    let (agent, client) = granting_agent();
     let flow = start(&client, "checkout").await;
     let take = agent.take_tokens();
     agent.on_flow_end(move |request| {
@@ -210,8 +220,8 @@ async fn the_agents_word_against_a_return_reaches_the_caller() {
 }
 
 #[tokio::test]
-async fn an_end_is_tried_twice_when_the_agent_is_unavailable() {
-    let (agent, client) = granting();
+async fn an_end_is_retried_once_when_the_agent_is_unavailable() {
+    let (agent, client) = granting_agent();
     let flow = start(&client, "checkout").await;
     let (tries, take) = (AtomicUsize::new(0), agent.take_tokens());
     agent.on_flow_end(move |request| match tries.fetch_add(1, SeqCst) {
@@ -225,8 +235,8 @@ async fn an_end_is_tried_twice_when_the_agent_is_unavailable() {
 }
 
 #[tokio::test]
-async fn an_end_is_not_tried_a_third_time_nor_again_when_refused() {
-    let (agent, client) = granting();
+async fn an_end_is_not_sent_a_third_time_and_not_retried_after_a_refusal() {
+    let (agent, client) = granting_agent();
     for (status, tries, kind) in [
         (Status::unavailable("no"), 2, FlowErrorKind::Unavailable),
         (Status::internal("no"), 1, FlowErrorKind::Other),
@@ -247,8 +257,8 @@ async fn an_end_is_not_tried_a_third_time_nor_again_when_refused() {
 }
 
 #[tokio::test]
-async fn an_end_survives_a_restart_of_the_agent() {
-    let (agent, client) = granting();
+async fn an_end_is_delivered_after_a_restart_of_the_agent() {
+    let (agent, client) = granting_agent();
     let flow = start(&client, "checkout").await;
     agent.restart();
     assert_eq!(flow.end().await.error(), None);
@@ -256,15 +266,15 @@ async fn an_end_survives_a_restart_of_the_agent() {
 }
 
 #[tokio::test]
-async fn an_end_is_tried_until_a_restarting_agent_takes_connections() {
-    let (agent, client) = granting();
+async fn an_end_is_retried_until_a_restarting_agent_accepts_connections() {
+    let (agent, client) = granting_agent();
     let flow = start(&client, "checkout").await;
     agent.kill();
     let end = tokio::spawn(flow.end());
     agent
-        .until("tried", |_| client.stats().ends_retried == 1)
+        .until("the end is retried", |_| client.stats().ends_retried == 1)
         .await;
-    // The second try comes to nothing as well.
+    // The second attempt fails too.
     tokio::time::sleep(Duration::from_millis(250)).await;
     assert!(!end.is_finished());
     agent.restart();
@@ -274,7 +284,7 @@ async fn an_end_is_tried_until_a_restarting_agent_takes_connections() {
 }
 
 #[tokio::test]
-async fn an_end_that_hangs_is_bounded_and_counted() {
+async fn an_end_that_hangs_stops_at_its_timeout_and_is_counted() {
     let agent = FakeAgent::start();
     agent.on_check(|request| Reply::Now(answer::granted(request)));
     agent.on_flow_end(|_| Reply::Hang);
@@ -285,13 +295,15 @@ async fn an_end_that_hangs_is_bounded_and_counted() {
     };
     assert!(error.is_timeout());
     agent
-        .until("counted", |_| client.stats().ends_failed == 1)
+        .until("the end is counted as failed", |_| {
+            client.stats().ends_failed == 1
+        })
         .await;
 }
 
 #[tokio::test]
-async fn an_end_that_hangs_holds_up_no_other() {
-    let (agent, client) = granting();
+async fn an_end_that_hangs_does_not_delay_other_ends() {
+    let (agent, client) = granting_agent();
     let stuck = start(&client, "stuck").await;
     let take = agent.take_tokens();
     agent.on_flow_end(move |request| match request.control_point.as_str() {
@@ -299,7 +311,11 @@ async fn an_end_that_hangs_holds_up_no_other() {
         _ => Reply::Now(take(request)),
     });
     stuck.finish(FlowStatus::Ok);
-    agent.until("stuck", |agent| agent.refs_ended() == 1).await;
+    agent
+        .until("the hanging end reaches the agent", |agent| {
+            agent.refs_ended() == 1
+        })
+        .await;
     for _ in 0..20 {
         assert_eq!(start(&client, "checkout").await.end().await.error(), None);
     }
@@ -307,8 +323,8 @@ async fn an_end_that_hangs_holds_up_no_other() {
 }
 
 #[tokio::test]
-async fn dropping_the_answer_does_not_drop_the_end() {
-    let (agent, client) = granting();
+async fn an_end_is_delivered_when_its_future_is_dropped() {
+    let (agent, client) = granting_agent();
     let flow = start(&client, "checkout").await;
     let mut end = Box::pin(flow.end());
     std::future::poll_fn(|cx| {
@@ -318,13 +334,15 @@ async fn dropping_the_answer_does_not_drop_the_end() {
     .await;
     drop(end);
     agent
-        .until("the end", |agent| agent.tokens_in_flight() == 0)
+        .until("the end returns the token", |agent| {
+            agent.tokens_in_flight() == 0
+        })
         .await;
 }
 
 #[tokio::test]
-async fn shutdown_delivers_what_waits_and_turns_away_what_comes() {
-    let (agent, client) = granting();
+async fn shutdown_delivers_waiting_ends_and_refuses_new_flows() {
+    let (agent, client) = granting_agent();
     for _ in 0..50 {
         start(&client, "checkout").await.finish(FlowStatus::Ok);
     }
@@ -336,30 +354,33 @@ async fn shutdown_delivers_what_waits_and_turns_away_what_comes() {
         flow.error().map(FlowError::kind),
         Some(FlowErrorKind::ShutDown)
     );
-    assert!(client.shutdown(LONG).await, "nothing is left to lose");
+    assert!(client.shutdown(LONG).await, "the agent has every end");
 }
 
 #[tokio::test]
-async fn a_flow_that_ends_after_the_shutdown_loses_its_end() {
-    let (agent, client) = granting();
+async fn the_end_of_a_flow_that_outlives_shutdown_is_lost_and_counted() {
+    let (agent, client) = granting_agent();
     let late = start(&client, "checkout").await;
     start(&client, "checkout").await.finish(FlowStatus::Ok);
     assert!(!client.shutdown(Duration::from_millis(200)).await);
     let ended = late.end().await;
     assert_eq!(ended.error(), Some(&EndError::ShutDown));
     assert_eq!(client.stats().ends_dropped, 1);
-    assert!(!client.shutdown(LONG).await, "it stays lost");
+    assert!(
+        !client.shutdown(LONG).await,
+        "a second shutdown still reports the lost end"
+    );
     assert!(agent.tokens_in_flight() > 0);
 }
 
 #[tokio::test]
-async fn shutdown_says_when_it_could_not_deliver() {
-    let (agent, client) = granting();
+async fn shutdown_returns_false_when_it_could_not_deliver_an_end() {
+    let (agent, client) = granting_agent();
     agent.on_flow_end(|_| Reply::Hang);
     start(&client, "checkout").await.finish(FlowStatus::Ok);
     assert!(!client.shutdown(Duration::from_millis(50)).await);
     agent
-        .until("counted", |_| {
+        .until("the end is counted as lost", |_| {
             let stats = client.stats();
             stats.ends_failed + stats.ends_dropped == 1
         })
@@ -367,26 +388,32 @@ async fn shutdown_says_when_it_could_not_deliver() {
 }
 
 #[tokio::test]
-async fn the_last_handle_leaves_its_ends_behind_to_be_delivered() {
-    let (agent, client) = granting();
+async fn ends_are_delivered_after_the_last_handle_of_the_client_is_dropped() {
+    let (agent, client) = granting_agent();
     for _ in 0..10 {
         start(&client, "checkout").await.finish(FlowStatus::Ok);
     }
     drop(client);
     agent
-        .until("the ends", |agent| agent.tokens_in_flight() == 0)
+        .until("the ends return all tokens", |agent| {
+            agent.tokens_in_flight() == 0
+        })
         .await;
     assert_eq!(agent.refs_ended(), 10);
 }
 
 #[test]
-fn a_runtime_that_is_gone_costs_the_ends_and_nothing_else() {
-    let (agent, client) = granting();
+fn ends_in_a_dropped_runtime_are_counted_as_lost_and_later_ends_are_delivered() {
+    let (agent, client) = granting_agent();
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let flows = runtime.block_on(async {
         agent.on_flow_end(|_| Reply::Hang);
         start(&client, "checkout").await.finish(FlowStatus::Ok);
-        agent.until("stuck", |agent| agent.refs_ended() == 1).await;
+        agent
+            .until("the hanging end reaches the agent", |agent| {
+                agent.refs_ended() == 1
+            })
+            .await;
         [
             start(&client, "checkout").await,
             start(&client, "checkout").await,
@@ -397,7 +424,7 @@ fn a_runtime_that_is_gone_costs_the_ends_and_nothing_else() {
     first.finish(FlowStatus::Ok);
     let stats = client.stats();
     assert_eq!((stats.ends_failed, stats.ends_dropped), (1, 1));
-    // Within another runtime the end finds another way.
+    // In another runtime, the client can send the end.
     let take = agent.take_tokens();
     agent.on_flow_end(move |request| Reply::Now(take(request)));
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");

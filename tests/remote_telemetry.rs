@@ -1,4 +1,4 @@
-//! Spans: one for each answered flow, exactly as the Agent reads them, never at a flow's expense.
+//! Spans: each decided flow has one, in the form that the Agent reads. Their export delays no flow.
 #![cfg(feature = "telemetry")]
 
 mod support;
@@ -22,7 +22,7 @@ use tower_aperture::{
     FlowStatus, Ticket, TraceContext, Verdict,
 };
 
-/// Longer than a busy machine takes; only what hangs takes as long.
+/// A timeout that only a call that hangs reaches, even on a busy machine.
 const LONG: Duration = Duration::from_secs(60);
 
 fn builder(agent: &FakeAgent) -> ApertureClientBuilder {
@@ -45,8 +45,8 @@ fn now_ns() -> i64 {
     i64::try_from(now.as_nanos()).expect("before 2262")
 }
 
-/// Flows of which some run at once.
-async fn flows(client: &ApertureClient, n: usize) {
+/// Runs `n` flows, up to 64 at the same time.
+async fn run_flows(client: &ApertureClient, n: usize) {
     let flow = || async {
         let flow = client.start_flow("checkout", FlowParams::new()).await;
         assert_eq!(flow.error(), None);
@@ -58,7 +58,7 @@ async fn flows(client: &ApertureClient, n: usize) {
 }
 
 #[tokio::test]
-async fn a_span_has_what_the_agent_reads_and_nothing_else() {
+async fn a_span_has_exactly_the_attributes_that_the_agent_reads() {
     let agent = FakeAgent::start();
     agent.on_check(|request| {
         Reply::Now(CheckResponse {
@@ -96,7 +96,7 @@ async fn a_span_has_what_the_agent_reads_and_nothing_else() {
     assert_eq!(keys, expected);
     assert_eq!(text(span, "aperture.source").as_deref(), Some("sdk"));
     assert_eq!(text(span, "aperture.flow.status").as_deref(), Some("OK"));
-    let encoded = text(span, "aperture.check_response").expect("there");
+    let encoded = text(span, "aperture.check_response").expect("the attribute");
     let decoded = base64::engine::general_purpose::STANDARD
         .decode(encoded)
         .expect("base64, padded");
@@ -104,19 +104,22 @@ async fn a_span_has_what_the_agent_reads_and_nothing_else() {
         CheckResponse::decode(&*decoded).expect("a message"),
         response
     );
-    let stamps = ["flow_start", "workload_start", "flow_end"].map(|name| {
-        let ns = int(span, &format!("aperture.{name}_timestamp")).expect("there");
-        let ms = int(span, &format!("aperture.{name}_timestamp_ms")).expect("there");
+    let timestamps = ["flow_start", "workload_start", "flow_end"].map(|name| {
+        let ns = int(span, &format!("aperture.{name}_timestamp")).expect("the attribute");
+        let ms = int(span, &format!("aperture.{name}_timestamp_ms")).expect("the attribute");
         assert_eq!(ms, ns / 1_000_000, "{name}");
         ns
     });
-    assert!(before <= stamps[0], "Unix time, not some other clock's");
-    assert!(stamps[0] < stamps[1], "the workload starts after the check");
-    assert!(stamps[1] <= stamps[2]);
-    // Two clocks: one that only runs forward, one that may be set meanwhile.
-    assert!(stamps[2] <= after + 1_000_000_000);
-    assert_eq!(i64::try_from(span.start_time_unix_nano), Ok(stamps[0]));
-    assert_eq!(i64::try_from(span.end_time_unix_nano), Ok(stamps[2]));
+    assert!(before <= timestamps[0], "the timestamps are Unix time");
+    assert!(
+        timestamps[0] < timestamps[1],
+        "the workload starts after the check"
+    );
+    assert!(timestamps[1] <= timestamps[2]);
+    // The end comes from a monotonic clock and `after` from the system clock, which may change.
+    assert!(timestamps[2] <= after + 1_000_000_000);
+    assert_eq!(i64::try_from(span.start_time_unix_nano), Ok(timestamps[0]));
+    assert_eq!(i64::try_from(span.end_time_unix_nano), Ok(timestamps[2]));
     assert_eq!((span.trace_id.len(), span.span_id.len()), (16, 8));
 }
 
@@ -124,7 +127,7 @@ async fn a_span_has_what_the_agent_reads_and_nothing_else() {
 async fn spans_name_the_library_as_resource_and_scope() {
     let agent = FakeAgent::start();
     let client = client(&agent);
-    flows(&client, 1).await;
+    run_flows(&client, 1).await;
     assert!(client.shutdown(LONG).await);
     let export = &agent.exports()[0].resource_spans[0];
     let resource = export.resource.as_ref().expect("a resource");
@@ -153,10 +156,10 @@ async fn spans_name_the_library_as_resource_and_scope() {
 }
 
 #[tokio::test]
-async fn every_span_has_ids_of_its_own() {
+async fn every_span_has_its_own_trace_id_and_span_id() {
     let agent = FakeAgent::start();
     let client = client(&agent);
-    flows(&client, 100).await;
+    run_flows(&client, 100).await;
     assert!(client.shutdown(LONG).await);
     let spans = agent.spans();
     let traces: HashSet<_> = spans.iter().map(|s| &s.trace_id).collect();
@@ -165,7 +168,7 @@ async fn every_span_has_ids_of_its_own() {
 }
 
 #[tokio::test]
-async fn rejected_flows_have_spans_too_and_unreachable_ones_have_none() {
+async fn rejected_flows_have_spans_and_unreachable_flows_have_none() {
     let agent = FakeAgent::start();
     let client = client(&agent);
     agent.on_check(|request| Reply::Now(answer::rejected(request, Reason::RateLimited)));
@@ -190,8 +193,8 @@ async fn rejected_flows_have_spans_too_and_unreachable_ones_have_none() {
     assert_eq!(client.stats().spans_exported, 1);
 }
 
-/// How the Agent names the status of a flow, from the attributes of its span.
-fn as_the_agent_reads(status: Option<&str>, code: Option<&str>) -> String {
+/// Returns the status that the Agent reads from the attributes of a span.
+fn status_read_by_agent(status: Option<&str>, code: Option<&str>) -> String {
     match (code.map(|code| &code[..1]), status) {
         (Some("1" | "2" | "3"), _) => "OK".to_owned(),
         (_, Some(status)) if !status.is_empty() => status.to_owned(),
@@ -200,7 +203,7 @@ fn as_the_agent_reads(status: Option<&str>, code: Option<&str>) -> String {
 }
 
 #[tokio::test]
-async fn the_status_survives_the_agents_reading_of_the_http_code() {
+async fn the_agent_reads_the_flow_status_whatever_the_http_status_code() {
     let agent = FakeAgent::start();
     let client = client(&agent);
     let cases = [
@@ -210,7 +213,7 @@ async fn the_status_survives_the_agents_reading_of_the_http_code() {
         (FlowStatus::Ok, None, None),
         (FlowStatus::Error, Some(500), Some("500")),
         (FlowStatus::Error, Some(404), Some("404")),
-        // The body broke off: the head's code would read as success.
+        // The body failed: the status code of the head would read as success.
         (FlowStatus::Error, Some(200), None),
         (FlowStatus::Error, Some(101), None),
         (FlowStatus::Error, None, None),
@@ -234,22 +237,24 @@ async fn the_status_survives_the_agents_reading_of_the_http_code() {
     let spans = agent.spans();
     assert_eq!(spans.len(), cases.len());
     for (span, (status, code, sent)) in spans.iter().zip(cases) {
-        let given = text(span, "aperture.flow.status");
+        let flow_status = text(span, "aperture.flow.status");
         let http = text(span, "http.status_code");
-        assert_eq!(given.as_deref(), Some(status.as_str()));
+        assert_eq!(flow_status.as_deref(), Some(status.as_str()));
         assert_eq!(http.as_deref(), sent, "{status:?} {code:?}");
-        let read = as_the_agent_reads(given.as_deref(), http.as_deref());
-        assert_eq!(read, status.as_str());
+        let agent_status = status_read_by_agent(flow_status.as_deref(), http.as_deref());
+        assert_eq!(agent_status, status.as_str());
     }
 }
 
 #[tokio::test]
-async fn spans_travel_in_batches_without_being_asked_to() {
+async fn spans_are_exported_in_batches_without_a_shutdown() {
     let agent = FakeAgent::start();
     let client = client(&agent);
-    flows(&client, 700).await;
+    run_flows(&client, 700).await;
     agent
-        .until("all spans", |agent| agent.spans().len() == 700)
+        .until("the agent has all spans", |agent| {
+            agent.spans().len() == 700
+        })
         .await;
     assert!(
         agent.exports().len() <= 10,
@@ -257,17 +262,19 @@ async fn spans_travel_in_batches_without_being_asked_to() {
         agent.exports().len()
     );
     agent
-        .until("counted", |_| client.stats().spans_exported == 700)
+        .until("all spans are counted as exported", |_| {
+            client.stats().spans_exported == 700
+        })
         .await;
 }
 
-/// How often each message came, told apart by the id of its first span.
-fn tries(agent: &FakeAgent) -> HashMap<Vec<u8>, usize> {
-    let mut tries = HashMap::new();
+/// Counts how often each message arrived. The id of its first span identifies a message.
+fn attempts(agent: &FakeAgent) -> HashMap<Vec<u8>, usize> {
+    let mut attempts = HashMap::new();
     for export in agent.exports() {
-        *tries.entry(first_id(&export)).or_default() += 1;
+        *attempts.entry(first_id(&export)).or_default() += 1;
     }
-    tries
+    attempts
 }
 
 fn first_id(export: &ExportTraceServiceRequest) -> Vec<u8> {
@@ -277,26 +284,26 @@ fn first_id(export: &ExportTraceServiceRequest) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn an_export_is_tried_a_second_time() {
+async fn an_export_is_retried_once() {
     let agent = FakeAgent::start();
     let client = client(&agent);
-    let seen = Mutex::new(HashSet::new());
+    let first_ids = Mutex::new(HashSet::new());
     agent.on_export(move |export| {
-        let first = seen.lock().expect("no panic").insert(first_id(export));
+        let first = first_ids.lock().expect("no panic").insert(first_id(export));
         match first {
             true => Reply::Status(Status::unavailable("one moment")),
             false => Reply::Now(Default::default()),
         }
     });
-    flows(&client, 3).await;
+    run_flows(&client, 3).await;
     client.shutdown(LONG).await;
     let stats = client.stats();
     assert_eq!((stats.spans_exported, stats.spans_failed), (3, 0));
-    assert!(tries(&agent).values().all(|tries| *tries == 2));
+    assert!(attempts(&agent).values().all(|attempts| *attempts == 2));
 }
 
 #[tokio::test]
-async fn an_export_is_not_tried_a_third_time_but_counted() {
+async fn an_export_that_fails_twice_is_counted_and_not_sent_again() {
     for (status, allowed) in [
         (Status::unavailable("no"), 2),
         (Status::unimplemented("no collector here"), 1),
@@ -304,16 +311,20 @@ async fn an_export_is_not_tried_a_third_time_but_counted() {
         let agent = FakeAgent::start();
         let client = client(&agent);
         agent.on_export(move |_| Reply::Status(status.clone()));
-        flows(&client, 3).await;
+        run_flows(&client, 3).await;
         client.shutdown(LONG).await;
         let stats = client.stats();
         assert_eq!((stats.spans_exported, stats.spans_failed), (0, 3));
-        assert!(tries(&agent).values().all(|tries| *tries == allowed));
+        assert!(
+            attempts(&agent)
+                .values()
+                .all(|attempts| *attempts == allowed)
+        );
     }
 }
 
 #[tokio::test]
-async fn spans_the_collector_refuses_are_counted() {
+async fn spans_that_the_collector_rejects_are_counted_as_failed() {
     let agent = FakeAgent::start();
     let client = client(&agent);
     agent.on_export(|_| {
@@ -327,14 +338,14 @@ async fn spans_the_collector_refuses_are_counted() {
             }),
         })
     });
-    flows(&client, 5).await;
+    run_flows(&client, 5).await;
     client.shutdown(LONG).await;
     let stats = client.stats();
     assert_eq!((stats.spans_exported, stats.spans_failed), (3, 2));
 }
 
 #[tokio::test]
-async fn a_collector_that_hangs_slows_nothing_and_loses_only_spans() {
+async fn a_collector_that_hangs_delays_no_flow_and_loses_only_spans() {
     let agent = FakeAgent::start();
     agent.on_export(|_| Reply::Hang);
     agent.on_check(|request| match request.control_point.as_str() {
@@ -342,12 +353,12 @@ async fn a_collector_that_hangs_slows_nothing_and_loses_only_spans() {
         _ => Reply::Now(answer::accepted(request)),
     });
     let client = builder(&agent).end_timeout(LONG).build().expect("a client");
-    flows(&client, 600).await;
+    run_flows(&client, 600).await;
     agent
-        .until("stuck", |agent| agent.exports().len() == 1)
+        .until("the first export hangs", |agent| agent.exports().len() == 1)
         .await;
     // More than the buffer holds.
-    flows(&client, 2500).await;
+    run_flows(&client, 2500).await;
     let ended = client
         .start_flow("held", FlowParams::new())
         .await
@@ -362,13 +373,13 @@ async fn a_collector_that_hangs_slows_nothing_and_loses_only_spans() {
 }
 
 #[tokio::test]
-async fn large_answers_are_split_over_messages_and_cut_where_they_must_be() {
+async fn large_answers_are_split_over_exports_and_a_value_too_large_for_one_is_cut() {
     use tower_aperture::pb::check::{CacheLookupResponse, KeyLookupResponse};
 
     let agent = FakeAgent::start();
-    let sizes = AtomicUsize::new(0);
+    let checks = AtomicUsize::new(0);
     agent.on_check(move |request| {
-        let size = match sizes.fetch_add(1, SeqCst) {
+        let size = match checks.fetch_add(1, SeqCst) {
             0 => 6 * 1024 * 1024,
             _ => 300 * 1024,
         };
@@ -385,7 +396,7 @@ async fn large_answers_are_split_over_messages_and_cut_where_they_must_be() {
     });
     let client = client(&agent);
     for _ in 0..12 {
-        flows(&client, 1).await;
+        run_flows(&client, 1).await;
     }
     assert!(client.shutdown(LONG).await);
     assert_eq!(client.stats().spans_exported, 12);
@@ -396,17 +407,20 @@ async fn large_answers_are_split_over_messages_and_cut_where_they_must_be() {
         .spans()
         .iter()
         .map(|span| {
-            let encoded = text(span, "aperture.check_response").expect("there");
+            let encoded = text(span, "aperture.check_response").expect("the attribute");
             let decoded = base64::engine::general_purpose::STANDARD.decode(encoded);
             CheckResponse::decode(&*decoded.expect("base64"))
                 .expect("a message")
                 .cache_lookup_response
-                .expect("the lookup stays")
+                .expect("the lookup is kept")
                 .result_cache_response
-                .expect("the outcome stays")
+                .expect("the outcome is kept")
         })
         .collect();
-    assert!(lookups[0].value.is_empty(), "too large for any message");
+    assert!(
+        lookups[0].value.is_empty(),
+        "a value that fits no message is cut"
+    );
     assert!(
         lookups[1..]
             .iter()
@@ -415,10 +429,10 @@ async fn large_answers_are_split_over_messages_and_cut_where_they_must_be() {
 }
 
 #[tokio::test]
-async fn telemetry_can_be_left_out() {
+async fn without_telemetry_no_span_is_exported() {
     let agent = FakeAgent::start();
     let client = builder(&agent).telemetry(false).build().expect("a client");
-    flows(&client, 3).await;
+    run_flows(&client, 3).await;
     assert!(client.shutdown(LONG).await);
     assert!(agent.exports().is_empty());
 }
@@ -443,15 +457,21 @@ async fn the_span_links_to_the_trace_of_the_flow() {
     assert_eq!(link.trace_id[..3], [0x4b, 0xf9, 0x2f]);
     assert_eq!(link.span_id[..3], [0, 0xf0, 0x67]);
     assert_eq!(link.trace_state, "vendor=1");
-    // Sampled; somebody else's.
+    // The flags say that the linked span is sampled and remote.
     assert_eq!(link.flags, 0x301);
-    assert_ne!(spans[0].trace_id, link.trace_id, "a link, no child");
+    assert_ne!(
+        spans[0].trace_id, link.trace_id,
+        "the span links to the trace and is not part of it"
+    );
     assert!(spans[0].parent_span_id.is_empty());
-    assert!(spans[1].links.is_empty(), "nonsense is no trace");
+    assert!(
+        spans[1].links.is_empty(),
+        "a malformed traceparent makes no link"
+    );
 }
 
 #[tokio::test]
-async fn the_layer_takes_the_trace_from_the_request() {
+async fn the_layer_reads_the_trace_context_from_the_request() {
     let agent = FakeAgent::start();
     let client = client(&agent);
     let inner = tower::service_fn(async |_: http::Request<String>| {

@@ -1,4 +1,5 @@
-//! TLS to the Agent: whom the client trusts, and what goes over it.
+//! TLS to the Agent: which certificates the client trusts and presents, and that calls carry the
+//! API key.
 #![cfg(feature = "tls")]
 
 mod support;
@@ -12,7 +13,7 @@ use tower_aperture::{
     FlowParams, FlowStatus,
 };
 
-/// Longer than a busy machine takes; only what hangs takes as long.
+/// A timeout that only a call that hangs reaches, even on a busy machine.
 const LONG: Duration = Duration::from_secs(60);
 
 struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -29,7 +30,7 @@ impl Authority {
         self.0.pem()
     }
 
-    /// A certificate for `name` and its key.
+    /// Returns a certificate for `name` and its key.
     fn issue(&self, name: &str) -> (String, String) {
         let key = KeyPair::generate().expect("a key");
         let certificate = CertificateParams::new(vec![name.to_owned()])
@@ -40,11 +41,11 @@ impl Authority {
     }
 }
 
-/// An authority, and an Agent with a certificate of it for `name`.
-fn agent_with(name: &str, asks_for_certificates: bool) -> (Authority, FakeAgent) {
+/// Returns an authority, and an Agent with a certificate for `name` from that authority.
+fn agent_with(name: &str, requires_client_certificates: bool) -> (Authority, FakeAgent) {
     let authority = Authority::new();
     let (pem, key) = authority.issue(name);
-    let clients = asks_for_certificates.then(|| authority.pem());
+    let clients = requires_client_certificates.then(|| authority.pem());
     let agent = FakeAgent::start_tls(&pem, &key, clients.as_deref());
     (authority, agent)
 }
@@ -63,7 +64,7 @@ fn builder(agent: &FakeAgent) -> ApertureClientBuilder {
 }
 
 #[tokio::test]
-async fn every_call_carries_the_key_over_tls_too() {
+async fn every_call_over_tls_carries_the_api_key() {
     let (authority, agent) = agent("localhost");
     let client = builder(&agent)
         .ca_certificate(authority)
@@ -77,7 +78,7 @@ async fn every_call_carries_the_key_over_tls_too() {
     assert!(client.shutdown(LONG).await);
     let calls = agent.calls();
     if cfg!(feature = "telemetry") {
-        assert_eq!(calls.len(), 2, "check and export");
+        assert_eq!(calls.len(), 2, "one check and one export");
     }
     for call in calls {
         assert_eq!(call.api_key.as_deref(), Some("sesame"), "{}", call.path);
@@ -85,23 +86,29 @@ async fn every_call_carries_the_key_over_tls_too() {
 }
 
 #[tokio::test]
-async fn an_authority_that_nobody_vouches_for_is_not_trusted() {
+async fn the_client_does_not_trust_an_unknown_authority() {
     let (_, agent) = agent("localhost");
-    let (stranger, _) = self::agent("localhost");
-    // The system's roots, then another authority of our own.
-    for builder in [builder(&agent), builder(&agent).ca_certificate(stranger)] {
+    let (other_authority, _) = self::agent("localhost");
+    // The client trusts the system's roots, then only an authority that did not sign.
+    for builder in [
+        builder(&agent),
+        builder(&agent).ca_certificate(other_authority),
+    ] {
         let client = builder.api_key("sesame").build().expect("a client");
         let flow = client.start_flow("checkout", FlowParams::new()).await;
         let error = flow.error().expect("unreachable");
         assert_eq!(error.kind(), FlowErrorKind::Unavailable, "{error}");
     }
-    assert!(agent.calls().is_empty(), "no key for a stranger");
+    assert!(
+        agent.calls().is_empty(),
+        "the API key is not sent to an untrusted peer"
+    );
 }
 
 #[tokio::test]
-async fn the_certificate_must_have_the_hosts_name_or_the_one_given() {
+async fn the_certificate_must_match_the_host_or_the_configured_server_name() {
     let (authority, agent) = agent("agent.internal");
-    let with = |builder: ApertureClientBuilder| {
+    let decision_with = |builder: ApertureClientBuilder| {
         let client = builder.ca_certificate(&*authority).build();
         async move {
             let client = client.expect("a client");
@@ -109,30 +116,33 @@ async fn the_certificate_must_have_the_hosts_name_or_the_one_given() {
             flow.decision()
         }
     };
-    assert_eq!(with(builder(&agent)).await, FlowDecision::Unreachable);
+    assert_eq!(
+        decision_with(builder(&agent)).await,
+        FlowDecision::Unreachable
+    );
     let named = builder(&agent).server_name("agent.internal");
-    assert_eq!(with(named).await, FlowDecision::Accepted);
+    assert_eq!(decision_with(named).await, FlowDecision::Accepted);
 }
 
 #[tokio::test]
-async fn a_client_shows_its_certificate_to_an_agent_that_asks_for_one() {
+async fn a_client_presents_its_certificate_to_an_agent_that_requires_one() {
     let (authority, agent) = agent_with("localhost", true);
     let (pem, key) = authority.issue("client");
-    let stranger = builder(&agent).ca_certificate(authority.pem());
-    let flow = stranger.build().expect("a client");
+    let anonymous = builder(&agent).ca_certificate(authority.pem());
+    let flow = anonymous.build().expect("a client");
     let flow = flow.start_flow("checkout", FlowParams::new()).await;
     assert_eq!(flow.decision(), FlowDecision::Unreachable);
-    let known = builder(&agent)
+    let identified = builder(&agent)
         .ca_certificate(authority.pem())
         .client_identity(pem, key)
         .build()
         .expect("a client");
-    let flow = known.start_flow("checkout", FlowParams::new()).await;
+    let flow = identified.start_flow("checkout", FlowParams::new()).await;
     assert_eq!(flow.error(), None);
 }
 
 #[tokio::test]
-async fn plaintext_is_never_tried_when_tls_fails() {
+async fn the_client_does_not_fall_back_to_plaintext_when_tls_fails() {
     let agent = FakeAgent::start();
     let client = builder(&agent).build().expect("a client");
     let flow = client.start_flow("checkout", FlowParams::new()).await;

@@ -1,4 +1,4 @@
-//! What a caller may cost.
+//! Bounds on messages, labels, connections, waiting flows and memory of one caller.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -15,20 +15,23 @@ use tower_aperture::pb::check::check_response::{DecisionType, RejectReason};
 use crate::support::{ONE_AT_A_TIME, Served, TWO, request};
 
 #[tokio::test]
-async fn a_message_that_is_too_large_is_refused_and_the_connection_lives() {
+async fn a_message_that_is_too_large_is_refused_and_its_connection_stays_open() {
     let served = Served::start(TWO).await;
     let mut checks = served.checks().await;
     let large = CheckRequest {
         labels: [("big".into(), "x".repeat(10 << 20))].into(),
         ..request("checkout")
     };
-    let refusal = checks.check(large).await.expect_err("it is too large");
+    let refusal = checks
+        .check(large)
+        .await
+        .expect_err("the message is too large");
     assert_eq!(refusal.code(), Code::ResourceExhausted, "{refusal:?}");
     checks.check(request("checkout")).await.expect("an answer");
 }
 
 #[tokio::test]
-async fn too_many_labels_are_an_error_and_no_decision() {
+async fn a_check_with_too_many_labels_fails_and_decides_nothing() {
     let limits = LabelLimits {
         count: 3,
         bytes: 100,
@@ -52,7 +55,7 @@ async fn too_many_labels_are_an_error_and_no_decision() {
 }
 
 #[tokio::test]
-async fn metadata_that_is_no_text_hurts_nobody() {
+async fn metadata_that_is_not_text_is_ignored() {
     let served = Served::start(TWO).await;
     let mut checks = served.checks().await;
     let mut call = Request::new(request("checkout"));
@@ -62,7 +65,7 @@ async fn metadata_that_is_no_text_hurts_nobody() {
 }
 
 #[tokio::test]
-async fn garbage_ends_its_own_connection_and_no_other() {
+async fn garbage_closes_only_its_own_connection() {
     let served = Served::start(TWO).await;
     let mut checks = served.checks().await;
     for garbage in [
@@ -71,36 +74,36 @@ async fn garbage_ends_its_own_connection_and_no_other() {
     ] {
         let mut stream = TcpStream::connect(served.address)
             .await
-            .expect("it listens");
-        stream.write_all(garbage).await.expect("it reads");
+            .expect("the agent listens");
+        stream.write_all(garbage).await.expect("the agent reads");
         let mut rest = Vec::new();
         let read = stream.read_to_end(&mut rest);
         let over = timeout(Duration::from_secs(60), read).await;
-        // Closed or reset.
-        let _ = over.expect("it is closed");
+        // The agent closes or resets the connection.
+        let _ = over.expect("the agent closes the connection");
     }
     checks.check(request("checkout")).await.expect("an answer");
 }
 
 #[tokio::test]
-async fn connections_beyond_the_bound_are_closed_at_once() {
+async fn connections_beyond_the_maximum_are_closed_immediately() {
     let served = Served::with(TWO, |agent| agent.max_connections(1), None).await;
     let mut checks = served.checks().await;
     checks.check(request("checkout")).await.expect("an answer");
     let mut stream = TcpStream::connect(served.address)
         .await
-        .expect("it listens");
+        .expect("the agent listens");
     let mut rest = Vec::new();
     let read = stream.read_to_end(&mut rest);
     let over = timeout(Duration::from_secs(60), read).await;
-    let _ = over.expect("it is closed");
+    let _ = over.expect("the agent closes the connection");
     checks.check(request("checkout")).await.expect("an answer");
     let counted = "tower_aperture_agent_connections_turned_away_total";
     assert_eq!(served.metric(counted), 1.0);
 }
 
 #[tokio::test]
-async fn a_flow_is_turned_away_when_too_many_wait() {
+async fn a_flow_is_rejected_when_too_many_flows_wait() {
     let served = Served::with(ONE_AT_A_TIME, |agent| agent.max_waiting(1), None).await;
     let mut checks = served.checks().await;
     checks.check(request("render")).await.expect("an answer");
@@ -119,42 +122,42 @@ async fn a_flow_is_turned_away_when_too_many_wait() {
 }
 
 #[tokio::test]
-async fn calls_that_come_in_bit_by_bit_share_a_budget() {
+async fn calls_that_arrive_slowly_share_one_memory_budget() {
     let set = |agent: tower_aperture::agent::AgentBuilder| {
         agent.max_message_size(1 << 20).max_buffered(1 << 20)
     };
     let served = Served::with(TWO, set, None).await;
-    // The first half of a call, and then nothing.
+    // Sends the first half of a call and then stops.
     let half_a_call = async || {
         let mut slow = TcpStream::connect(served.address)
             .await
-            .expect("it listens");
+            .expect("the agent listens");
         let head =
             "POST /v1/flowcontrol/check HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000\r\n\r\n";
-        // A call that is refused meanwhile is answered, or its connection is reset.
+        // If the agent refuses the call meanwhile, it answers or resets the connection.
         let _ = slow.write_all(head.as_bytes()).await;
         let _ = slow.write_all(&vec![b' '; 900_000]).await;
         slow
     };
     let large = " ".repeat(900_000) + r#"{"controlPoint": "checkout"}"#;
-    let fits = async || {
+    let is_accepted = async || {
         let answer = served
             .http("/v1/flowcontrol/check", &[], Some(&large))
             .await;
         answer.is_ok_and(|(status, _)| status == 200)
     };
-    let patience = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(60);
     let mut slow = half_a_call().await;
-    while fits().await {
-        assert!(Instant::now() < patience, "the budget has no end");
-        // The agent reads both calls at once, and refuses the half call if the other one has taken
-        // the budget first. Then it is sent again.
+    while is_accepted().await {
+        assert!(Instant::now() < deadline, "the large call is never refused");
+        // The agent reads both calls at once. If the whole call took the budget first, the agent
+        // refuses the half call, which is then sent again.
         if let Ok(_answered) = timeout(Duration::ZERO, slow.read(&mut [0])).await {
             slow = half_a_call().await;
         }
     }
     drop(slow);
-    while !fits().await {
-        assert!(Instant::now() < patience, "the budget does not come back");
+    while !is_accepted().await {
+        assert!(Instant::now() < deadline, "the budget is not returned");
     }
 }

@@ -1,4 +1,4 @@
-//! What callers can make an agent hold.
+//! The memory budget of an agent: unread answers, large messages and waiting flows are bounded.
 
 use std::time::{Duration, Instant};
 
@@ -19,27 +19,27 @@ use tower_aperture::pb::trace::{ResourceSpans, ScopeSpans, Span};
 use tower_aperture::pb::trace_collector::ExportTraceServiceRequest;
 
 use crate::caller::{
-    CHECK, CHECK_HTTP, Caller, EXPORT, PATIENCE, bytes, code, empties, field, grpc,
+    CHECK_HTTP, Caller, EXPORT, SERVICE, TIMEOUT, bytes, code, empty_elements, field, grpc,
 };
 use crate::support::{ONE_AT_A_TIME, Served, TWO, end_of, request};
 
 const VALUES: usize = 8;
-const VALUE: usize = 900_000;
+const VALUE_SIZE: usize = 900_000;
 
-/// A lookup of a few bytes with an answer of some megabytes.
+/// Fills the cache and returns a lookup of a few bytes whose answer has some megabytes.
 async fn large_lookup(served: &Served) -> Vec<u8> {
     let mut caller = Caller::connect(served, 1 << 20).await;
     let keys: Vec<String> = (0..VALUES).map(|key| key.to_string()).collect();
     for key in &keys {
         let entry = CacheEntry {
-            value: vec![b'x'; VALUE].into(),
+            value: vec![b'x'; VALUE_SIZE].into(),
             ..CacheEntry::default()
         };
         let upsert = CacheUpsertRequest {
             global_cache_entries: [(key.clone(), entry)].into(),
             ..CacheUpsertRequest::default()
         };
-        let path = format!("{CHECK}CacheUpsert");
+        let path = format!("{SERVICE}CacheUpsert");
         let (code, _) = caller.call(&path, bytes(&upsert)).await;
         assert_eq!(code, Code::Ok);
     }
@@ -50,20 +50,20 @@ async fn large_lookup(served: &Served) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn answers_that_nobody_takes_are_bounded_and_others_are_answered() {
+async fn unread_answers_use_a_bounded_budget_and_other_calls_are_answered() {
     let served = Served::start(TWO).await;
     let lookup = large_lookup(&served).await;
-    let path = format!("{CHECK}CacheLookup");
+    let path = format!("{SERVICE}CacheLookup");
     let mut unread = Vec::new();
-    let mut taken = 0;
+    let mut answered = 0;
     for window in [0, 1, 60_000] {
         let mut caller = Caller::connect(&served, window).await;
         let mut answers = Vec::new();
         for _ in 0..30 {
-            let answer = caller.ask("POST", &path, grpc(&lookup)).await;
+            let answer = caller.request("POST", &path, grpc(&lookup)).await;
             let answer = answer.expect("an answer");
             match code(answer.headers()) {
-                None => taken += 1,
+                None => answered += 1,
                 Some(code) => assert_eq!(code, Code::ResourceExhausted),
             }
             answers.push(answer);
@@ -71,17 +71,20 @@ async fn answers_that_nobody_takes_are_bounded_and_others_are_answered() {
         unread.push((caller, answers));
     }
     assert!(
-        (1..=(64 << 20) / (VALUES * VALUE)).contains(&taken),
-        "{taken}"
+        (1..=(64 << 20) / (VALUES * VALUE_SIZE)).contains(&answered),
+        "{answered}"
     );
     let refused = served.metric("tower_aperture_agent_over_budget_total");
-    assert_eq!(refused, f64::from(90 - u32::try_from(taken).expect("few")));
+    assert_eq!(
+        refused,
+        f64::from(90 - u32::try_from(answered).expect("few"))
+    );
     let mut checks = served.checks().await;
     checks.check(request("checkout")).await.expect("an answer");
-    // The share of those that are gone comes back.
+    // The budget of closed connections is returned.
     drop(unread);
     let mut caller = Caller::connect(&served, 16 << 20).await;
-    let patience = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         let (code, answer) = caller.call(&path, lookup.clone()).await;
         if code == Code::Ok {
@@ -89,23 +92,23 @@ async fn answers_that_nobody_takes_are_bounded_and_others_are_answered() {
             assert_eq!(found.global_cache_responses.len(), VALUES);
             break;
         }
-        assert!(Instant::now() < patience, "the budget does not come back");
+        assert!(Instant::now() < deadline, "the budget is not returned");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
 #[tokio::test]
-async fn a_connection_that_does_not_take_its_answer_is_closed() {
-    let set = |agent: tower_aperture::agent::AgentBuilder| {
+async fn a_connection_that_does_not_read_its_answer_is_closed() {
+    let timeouts = |agent: tower_aperture::agent::AgentBuilder| {
         agent
             .answer_timeout(Duration::from_millis(400))
-            .idle_timeout(PATIENCE * 2)
+            .idle_timeout(TIMEOUT * 2)
     };
-    let served = Served::with(TWO, set, None).await;
+    let served = Served::with(TWO, timeouts, None).await;
     let lookup = large_lookup(&served).await;
     let check = bytes(&request("checkout"));
-    let lookup_path = format!("{CHECK}CacheLookup");
-    let check_path = format!("{CHECK}Check");
+    let lookup_path = format!("{SERVICE}CacheLookup");
+    let check_path = format!("{SERVICE}Check");
     for (at, (method, path, message)) in [
         ("POST", &*lookup_path, grpc(&lookup)),
         ("POST", &check_path, grpc(&check)),
@@ -117,16 +120,16 @@ async fn a_connection_that_does_not_take_its_answer_is_closed() {
     .into_iter()
     .enumerate()
     {
-        // One byte fits, and the rest does not.
+        // The window takes one byte of the answer.
         let mut caller = Caller::connect(&served, 1).await;
-        let answer = caller.ask(method, path, message).await;
+        let answer = caller.request(method, path, message).await;
         let answer = answer.expect("an answer");
         caller.closed().await;
         drop(answer);
         let closed = served.metric("tower_aperture_agent_connections_untaken_closed_total");
         assert_eq!(closed, at as f64 + 1.0, "{path}");
     }
-    // One that takes its answers is not.
+    // A connection that reads its answers stays open.
     let mut caller = Caller::connect(&served, 1 << 20).await;
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_millis(1500) {
@@ -146,17 +149,20 @@ async fn small_messages_that_decode_large_are_refused() {
     let many = 1_000_000;
     // Spans, resources, attributes of a span, its links, references, labels, keys and headers.
     let calls: Vec<(String, Vec<u8>)> = vec![
-        (EXPORT.into(), export(&empties(2, many))),
-        (EXPORT.into(), empties(1, many)),
-        (EXPORT.into(), export(&field(2, &empties(9, many)))),
-        (EXPORT.into(), export(&field(2, &empties(13, many)))),
-        (format!("{CHECK}FlowEnd"), empties(2, many)),
-        (format!("{CHECK}Check"), empties(2, many)),
-        (format!("{CHECK}Check"), field(4, &empties(3, many))),
-        (format!("{CHECK}CacheLookup"), empties(3, many)),
-        (format!("{CHECK}CacheDelete"), empties(3, many)),
-        (format!("{CHECK}CacheUpsert"), empties(3, many)),
-        (CHECK_HTTP.into(), field(3, &empties(2, many))),
+        (EXPORT.into(), export(&empty_elements(2, many))),
+        (EXPORT.into(), empty_elements(1, many)),
+        (EXPORT.into(), export(&field(2, &empty_elements(9, many)))),
+        (EXPORT.into(), export(&field(2, &empty_elements(13, many)))),
+        (format!("{SERVICE}FlowEnd"), empty_elements(2, many)),
+        (format!("{SERVICE}Check"), empty_elements(2, many)),
+        (
+            format!("{SERVICE}Check"),
+            field(4, &empty_elements(3, many)),
+        ),
+        (format!("{SERVICE}CacheLookup"), empty_elements(3, many)),
+        (format!("{SERVICE}CacheDelete"), empty_elements(3, many)),
+        (format!("{SERVICE}CacheUpsert"), empty_elements(3, many)),
+        (CHECK_HTTP.into(), field(3, &empty_elements(2, many))),
     ];
     for (path, message) in calls {
         let start = &message[..8];
@@ -166,11 +172,15 @@ async fn small_messages_that_decode_large_are_refused() {
     let stats = served.agent.engine().stats();
     assert_eq!((stats.accepted, stats.rejected), (0, 0));
     let decoded = "tower_aperture_agent_over_budget_total";
-    assert_eq!(served.metric(decoded), 0.0, "they are too large alone");
+    assert_eq!(
+        served.metric(decoded),
+        0.0,
+        "each message is refused for its own size, not for the shared budget"
+    );
 }
 
 #[tokio::test]
-async fn small_messages_of_json_that_decode_large_are_refused() {
+async fn small_json_messages_that_decode_large_are_refused() {
     let served = Served::start(TWO).await;
     let many = 200_000;
     let list = |name: &str, item: &str| {
@@ -194,7 +204,7 @@ async fn small_messages_of_json_that_decode_large_are_refused() {
         assert_eq!(status, 429, "{path}: {text}");
         assert!(text.contains("too large"), "{text}");
     }
-    // Commas in texts are none.
+    // Commas and brackets in strings do not count.
     let texts = format!(
         "{{\"controlPoint\": \"checkout\", \"a\": \"{}\"}}",
         "[{,".repeat(many)
@@ -215,13 +225,13 @@ async fn large_messages_within_the_bound_are_answered() {
         ..CacheLookupRequest::default()
     };
     let begun = Instant::now();
-    let path = format!("{CHECK}CacheLookup");
+    let path = format!("{SERVICE}CacheLookup");
     let (code, answer) = caller.call(&path, bytes(&lookup)).await;
     assert_eq!(code, Code::Ok);
-    assert!(begun.elapsed() < PATIENCE);
+    assert!(begun.elapsed() < TIMEOUT);
     let found = CacheLookupResponse::decode(answer).expect("a message");
     assert_eq!(found.global_cache_responses.len(), 60_000);
-    // A batch of a collector.
+    // A batch such as a collector sends.
     let attribute = KeyValue {
         key: "http.status_code".into(),
         value: Some(AnyValue {
@@ -245,7 +255,7 @@ async fn large_messages_within_the_bound_are_answered() {
 }
 
 #[tokio::test]
-async fn a_span_with_a_huge_decision_counts_without_it() {
+async fn a_span_with_a_huge_decision_is_accepted_without_it() {
     let served = Served::start(TWO).await;
     let mut caller = Caller::connect(&served, 1 << 20).await;
     let attribute = |key: &str, text: String| KeyValue {
@@ -255,7 +265,7 @@ async fn a_span_with_a_huge_decision_counts_without_it() {
         }),
     };
     let list = format!("{{\"limiterDecisions\": [{}{{}}]}}", "{},".repeat(500_000));
-    for decision in [BASE64_STANDARD.encode(empties(7, 700_000)), list] {
+    for decision in [BASE64_STANDARD.encode(empty_elements(7, 700_000)), list] {
         let span = Span {
             attributes: vec![
                 attribute("aperture.source", "sdk".into()),
@@ -284,7 +294,7 @@ fn http_request(path: String, host: String) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn flows_that_wait_count_with_all_that_they_hold() {
+async fn waiting_flows_are_bounded_by_the_memory_that_they_hold() {
     const FLOWS: usize = 120;
     let long = || "x".repeat(2 << 20);
     let keys = CheckRequest {
@@ -295,7 +305,7 @@ async fn flows_that_wait_count_with_all_that_they_hold() {
         }),
         ..request("render")
     };
-    let check = format!("{CHECK}Check");
+    let check = format!("{SERVICE}Check");
     for (path, message) in [
         (CHECK_HTTP, http_request(long(), String::new())),
         (CHECK_HTTP, http_request(String::new(), long())),
@@ -305,7 +315,7 @@ async fn flows_that_wait_count_with_all_that_they_hold() {
         let mut checks = served.checks().await;
         let holder = checks.check(request("render")).await.expect("an answer");
         let mut callers = Vec::new();
-        let mut asking = Vec::new();
+        let mut calls = Vec::new();
         for _ in 0..4 {
             let caller = Caller::connect(&served, 1 << 20).await;
             for _ in 0..FLOWS / 4 {
@@ -314,29 +324,32 @@ async fn flows_that_wait_count_with_all_that_they_hold() {
                     .header("content-type", "application/grpc")
                     .body(http_body_util::Full::new(grpc(&message)))
                     .expect("a call");
-                asking.push(tokio::spawn(async move {
-                    caller.ready().await.expect("it is open");
+                calls.push(tokio::spawn(async move {
+                    caller.ready().await.expect("the connection is open");
                     caller.send_request(call).await
                 }));
             }
             callers.push(caller);
         }
-        // Each is turned away, refused, or waits.
+        // Each flow is rejected, refused, or waits.
         let waiting = async || {
-            let patience = Instant::now() + PATIENCE;
+            let deadline = Instant::now() + TIMEOUT;
             loop {
-                let done = asking.iter().filter(|asking| asking.is_finished()).count();
+                let done = calls.iter().filter(|call| call.is_finished()).count();
                 let waiting = served.metric("tower_aperture_agent_waiting") as usize;
                 if done + waiting == FLOWS {
                     return waiting;
                 }
-                assert!(Instant::now() < patience, "{done} and {waiting}");
+                assert!(
+                    Instant::now() < deadline,
+                    "{done} calls ended and {waiting} wait"
+                );
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
         let waiting = waiting().await;
         assert!((1..=32).contains(&waiting), "{path}: {waiting}");
-        // A caller with a small flow finds its place.
+        // A caller with a small flow can still wait.
         let mut second = checks.clone();
         let waits = tokio::spawn(async move { second.check(request("render")).await });
         served.until_waiting(waiting as f64 + 1.0).await;
@@ -346,7 +359,7 @@ async fn flows_that_wait_count_with_all_that_they_hold() {
 }
 
 #[tokio::test]
-async fn one_caller_cannot_take_all_places_in_queues() {
+async fn one_connection_cannot_use_the_whole_queue() {
     let served = Served::with(ONE_AT_A_TIME, |agent| agent.max_waiting(10), None).await;
     let mut checks = served.checks().await;
     let holder = checks.check(request("render")).await.expect("an answer");
@@ -357,13 +370,13 @@ async fn one_caller_cannot_take_all_places_in_queues() {
             checks.check(request("render")).await
         }));
     }
-    let patience = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while served.metric("tower_aperture_agent_crowded_out_total") < 15.0 {
-        assert!(Instant::now() < patience);
+        assert!(Instant::now() < deadline);
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     served.until_waiting(5.0).await;
-    // Others find places, the later ones fewer.
+    // Other connections can still queue flows.
     let mut others = Vec::new();
     for waiting in [6.0, 7.0, 8.0, 9.0, 10.0] {
         let mut other = served.checks().await;
@@ -375,7 +388,7 @@ async fn one_caller_cannot_take_all_places_in_queues() {
     let mut last = served.checks().await;
     let answer = last.check(request("render")).await.expect("an answer");
     assert_eq!(answer.get_ref().reject_reason(), RejectReason::NoTokens);
-    // A place that is left can be taken.
+    // A place that a flow leaves can be used again.
     let other = others.pop().expect("five");
     other.abort();
     served.until_waiting(9.0).await;
@@ -390,7 +403,7 @@ async fn one_caller_cannot_take_all_places_in_queues() {
 }
 
 #[tokio::test]
-async fn long_keys_are_limited_each_on_its_own() {
+async fn long_keys_have_separate_limits() {
     const ONE_EACH: &str = "
 blueprint: concurrency-limiting/base
 policy:
@@ -414,8 +427,8 @@ policy:
     let (first, ann) = accepted("ann").await;
     let (second, _) = accepted("ann").await;
     let (other, bob) = accepted("bob").await;
-    assert!(first && other && !second, "each key has one");
-    // Decisions name a key by the text that their flow has.
+    assert!(first && other && !second, "each key has one slot");
+    // Decisions have the full text of the key.
     let mut ends = served.checks().await;
     for answer in [ann, bob] {
         let end = end_of(&answer);
@@ -427,8 +440,8 @@ policy:
 }
 
 #[tokio::test]
-async fn bodies_that_are_nested_deeply_hold_up_nobody() {
-    const CLASSIFIES: &str = "
+async fn deeply_nested_bodies_do_not_delay_the_agent() {
+    const CLASSIFIER: &str = "
 circuit:
   components:
   - flow_control:
@@ -444,7 +457,7 @@ resources:
         whole: {extractor: {json: {from: request.http.body, pointer: ''}}}
         inner: {extractor: {json: {from: request.http.body, pointer: /a/0}}}
 ";
-    let served = Served::start(CLASSIFIES).await;
+    let served = Served::start(CLASSIFIER).await;
     let mut caller = Caller::connect(&served, 16 << 20).await;
     let deep = 1 << 20;
     let begun = Instant::now();
@@ -466,5 +479,5 @@ resources:
         assert_eq!(code, Code::Ok);
         CheckHttpResponse::decode(answer).expect("a message");
     }
-    assert!(begun.elapsed() < PATIENCE);
+    assert!(begun.elapsed() < TIMEOUT);
 }

@@ -1,4 +1,4 @@
-//! A caller over HTTP/2 that reads as little of its answers as a test wants.
+//! A caller over HTTP/2 that reads only as much of its answers as a test wants.
 
 use std::time::Duration;
 
@@ -14,15 +14,15 @@ use tonic::Code;
 
 use crate::support::Served;
 
-/// Only what hangs takes as long.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// A timeout that only a call that hangs reaches.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 
-pub(crate) const CHECK: &str = "/aperture.flowcontrol.check.v1.FlowControlService/";
+pub(crate) const SERVICE: &str = "/aperture.flowcontrol.check.v1.FlowControlService/";
 pub(crate) const CHECK_HTTP: &str =
     "/aperture.flowcontrol.checkhttp.v1.FlowControlServiceHTTP/CheckHTTP";
 pub(crate) const EXPORT: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
 
-/// One connection.
+/// A caller with one connection.
 pub(crate) struct Caller {
     pub(crate) send: SendRequest<Full<Bytes>>,
     base: String,
@@ -30,11 +30,11 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    /// Connects, and takes so many bytes of each answer that it does not read.
+    /// Connects. The agent may send `window` bytes of each answer before the test reads it.
     pub(crate) async fn connect(served: &Served, window: u32) -> Self {
         let stream = TcpStream::connect(served.address).await;
-        let stream = stream.expect("it listens");
-        stream.set_nodelay(true).expect("a socket can be so");
+        let stream = stream.expect("the agent listens");
+        stream.set_nodelay(true).expect("TCP_NODELAY is set");
         let (send, connection) = http2::Builder::new(TokioExecutor::new())
             .initial_stream_window_size(window)
             .handshake(TokioIo::new(stream))
@@ -50,8 +50,9 @@ impl Caller {
         }
     }
 
-    /// Asks; the head of the answer, or `None` when the connection is gone.
-    pub(crate) async fn ask(
+    /// Sends a request. Returns the response with its body unread, or `None` if the connection is
+    /// closed.
+    pub(crate) async fn request(
         &mut self,
         method: &str,
         path: &str,
@@ -70,9 +71,9 @@ impl Caller {
         self.send.send_request(call).await.ok()
     }
 
-    /// Asks by gRPC and reads the answer: its code and its message.
+    /// Makes a gRPC call. Returns the status code and the message of the answer.
     pub(crate) async fn call(&mut self, path: &str, message: Vec<u8>) -> (Code, Bytes) {
-        let answer = self.ask("POST", path, grpc(&message)).await;
+        let answer = self.request("POST", path, grpc(&message)).await;
         let answer = answer.expect("an answer");
         let head = code(answer.headers());
         let body = answer.into_body().collect().await.expect("a whole answer");
@@ -87,8 +88,10 @@ impl Caller {
 
     /// Waits until the agent has closed the connection.
     pub(crate) async fn closed(self) {
-        let closed = tokio::time::timeout(PATIENCE, self.connection).await;
-        closed.expect("it is closed").expect("no panic");
+        let closed = tokio::time::timeout(TIMEOUT, self.connection).await;
+        closed
+            .expect("the agent closes the connection")
+            .expect("no panic");
     }
 }
 
@@ -97,7 +100,7 @@ pub(crate) fn code(headers: &http::HeaderMap) -> Option<Code> {
     Some(Code::from_bytes(code.as_bytes()))
 }
 
-/// A message as gRPC has it on the wire.
+/// Frames a message for gRPC.
 pub(crate) fn grpc(message: &[u8]) -> Bytes {
     let mut body = BytesMut::new();
     body.put_u8(0);
@@ -106,12 +109,12 @@ pub(crate) fn grpc(message: &[u8]) -> Bytes {
     body.freeze()
 }
 
-/// So many empty elements of a field, each two bytes.
-pub(crate) fn empties(field: u8, number: usize) -> Vec<u8> {
+/// Encodes `number` empty elements of a field, each of two bytes.
+pub(crate) fn empty_elements(field: u8, number: usize) -> Vec<u8> {
     [field << 3 | 2, 0].repeat(number)
 }
 
-/// A field with bytes.
+/// Encodes a field of bytes.
 pub(crate) fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
     let mut message = vec![number << 3 | 2];
     prost::encoding::encode_varint(bytes.len() as u64, &mut message);
@@ -119,7 +122,7 @@ pub(crate) fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
     message
 }
 
-/// A message as bytes.
+/// Encodes a message.
 pub(crate) fn bytes(message: &impl Message) -> Vec<u8> {
     message.encode_to_vec()
 }

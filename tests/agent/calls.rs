@@ -1,3 +1,5 @@
+//! The gRPC calls of an agent: checks, ends, caches and health.
+
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use prost::Message;
@@ -16,7 +18,7 @@ use tower_service::Service;
 use crate::support::{ONE_AT_A_TIME, Served, TWO, end_of, engine, request};
 
 #[tokio::test]
-async fn a_check_is_answered_as_the_policy_says() {
+async fn the_answer_to_a_check_follows_the_policy() {
     let served = Served::start(TWO).await;
     let mut checks = served.checks().await;
     for expected in [
@@ -41,7 +43,7 @@ async fn a_check_is_answered_as_the_policy_says() {
 }
 
 #[tokio::test]
-async fn our_own_client_asks_and_ends() {
+async fn the_clients_flows_are_accepted_and_return_their_slots() {
     let served = Served::start(ONE_AT_A_TIME).await;
     let client = ApertureClient::builder()
         .address(served.address.to_string())
@@ -59,14 +61,14 @@ async fn our_own_client_asks_and_ends() {
 }
 
 #[tokio::test]
-async fn a_control_point_may_be_empty_in_a_check_and_not_in_one_of_http() {
+async fn check_accepts_an_empty_control_point_and_check_http_refuses_it() {
     let served = Served::start(TWO).await;
     let mut checks = served.checks().await;
     let answer = checks.check(request("")).await.expect("an answer");
     assert_eq!(answer.get_ref().decision_type(), DecisionType::Accepted);
     let mut checks = FlowControlServiceHttpClient::new(served.channel().await);
     let refusal = checks.check_http(CheckHttpRequest::default()).await;
-    let refusal = refusal.expect_err("there is no control point");
+    let refusal = refusal.expect_err("the control point is empty");
     assert_eq!(
         (refusal.code(), refusal.message()),
         (Code::InvalidArgument, "missing control-point")
@@ -74,7 +76,7 @@ async fn a_control_point_may_be_empty_in_a_check_and_not_in_one_of_http() {
 }
 
 #[tokio::test]
-async fn a_slot_is_given_back_once() {
+async fn a_slot_is_returned_once() {
     let served = Served::start(ONE_AT_A_TIME).await;
     let mut checks = served.checks().await;
     let answer = checks.check(request("render")).await.expect("an answer");
@@ -82,7 +84,7 @@ async fn a_slot_is_given_back_once() {
     for returned in [true, false] {
         let ended = checks.flow_end(end.clone()).await.expect("an answer");
         let [status] = &ended.get_ref().token_return_statuses[..] else {
-            panic!("one slot was named");
+            panic!("the end has one slot");
         };
         assert_eq!((status.returned, &*status.error), (returned, ""));
         assert_eq!(
@@ -93,10 +95,10 @@ async fn a_slot_is_given_back_once() {
 }
 
 #[tokio::test]
-async fn health_knows_the_names_of_an_agent_and_the_real_ones() {
+async fn health_serves_the_service_names_of_an_agent_and_the_real_ones() {
     let served = Served::start(TWO).await;
     let mut health = HealthClient::new(served.channel().await);
-    let ask = |service: &str| HealthCheckRequest {
+    let health_request = |service: &str| HealthCheckRequest {
         service: service.into(),
     };
     for service in [
@@ -105,13 +107,23 @@ async fn health_knows_the_names_of_an_agent_and_the_real_ones() {
         "aperture.flowcontrol.v1.FlowControlServiceHTTP",
         "aperture.flowcontrol.check.v1.FlowControlService",
     ] {
-        let answer = health.check(ask(service)).await.expect("a known name");
+        let answer = health
+            .check(health_request(service))
+            .await
+            .expect("a known name");
         assert_eq!(answer.get_ref().status(), ServingStatus::Serving);
     }
-    let unknown = health.check(ask("nothing")).await;
-    assert_eq!(unknown.expect_err("nobody").code(), Code::NotFound);
+    let unknown = health.check(health_request("nothing")).await;
+    assert_eq!(
+        unknown.expect_err("no service has that name").code(),
+        Code::NotFound
+    );
 
-    let mut changes = health.watch(ask("")).await.expect("a stream").into_inner();
+    let mut changes = health
+        .watch(health_request(""))
+        .await
+        .expect("a stream")
+        .into_inner();
     let first = changes.message().await.expect("a message").expect("one");
     assert_eq!(first.status(), ServingStatus::Serving);
     served.agent.shutdown();
@@ -119,9 +131,9 @@ async fn health_knows_the_names_of_an_agent_and_the_real_ones() {
     assert_eq!(last.status(), ServingStatus::NotServing);
 }
 
-/// Some protobuf libraries read an entry of a map without its value as null.
+/// The entry has a value, because some protobuf libraries read a map entry without one as null.
 #[tokio::test]
-async fn what_was_done_to_a_key_is_told_even_if_all_went_well() {
+async fn a_successful_cache_upsert_returns_an_entry_for_each_key() {
     let mut service = Agent::builder(engine(TWO)).build().service();
     let upsert = CacheUpsertRequest {
         global_cache_entries: [("g".to_owned(), CacheEntry::default())].into(),
@@ -142,6 +154,6 @@ async fn what_was_done_to_a_key_is_told_even_if_all_went_well() {
     let Ok(answer) = service.call(call.expect("a call")).await;
     let answer = answer.into_body().collect().await.expect("a body");
     // Field 2 with 5 bytes: 1 is the key, 2 is an empty message.
-    let told = [0x12, 5, 0x0a, 1, b'g', 0x12, 0];
-    assert_eq!(answer.to_bytes()[5..], told);
+    let expected = [0x12, 5, 0x0a, 1, b'g', 0x12, 0];
+    assert_eq!(answer.to_bytes()[5..], expected);
 }

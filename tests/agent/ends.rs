@@ -1,4 +1,4 @@
-//! Callers that leave, and the end of the node.
+//! Callers that leave while they wait, and the shutdown of the agent.
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -11,7 +11,7 @@ use tower_service::Service;
 use crate::support::{ONE_AT_A_TIME, Served, end_of, engine, request};
 
 #[tokio::test]
-async fn who_hangs_up_leaves_the_queue_at_once() {
+async fn a_caller_that_cancels_leaves_the_queue_immediately() {
     let served = Served::start(ONE_AT_A_TIME).await;
     let mut checks = served.checks().await;
     let first = checks
@@ -36,7 +36,7 @@ async fn who_hangs_up_leaves_the_queue_at_once() {
 }
 
 #[tokio::test]
-async fn a_connection_that_breaks_takes_its_waiters_along() {
+async fn waiters_leave_the_queue_when_their_connection_breaks() {
     let served = Served::start(ONE_AT_A_TIME).await;
     let mut checks = served.checks().await;
     let first = checks
@@ -44,8 +44,8 @@ async fn a_connection_that_breaks_takes_its_waiters_along() {
         .await
         .expect("an answer")
         .into_inner();
-    // A runtime of its own, which goes with all its connections.
-    let other = tokio::runtime::Builder::new_multi_thread()
+    // A separate runtime, so that its shutdown breaks all of its connections.
+    let callers_runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()
@@ -53,15 +53,15 @@ async fn a_connection_that_breaks_takes_its_waiters_along() {
     let address = served.url("");
     for _ in 0..10 {
         let address = address.clone();
-        other.spawn(async move {
+        callers_runtime.spawn(async move {
             let channel = Endpoint::from_shared(address).expect("an address");
-            let channel = channel.connect().await.expect("it listens");
+            let channel = channel.connect().await.expect("the agent listens");
             let mut checks = FlowControlServiceClient::new(channel);
             checks.check(request("render")).await
         });
     }
     served.until_waiting(10.0).await;
-    other.shutdown_background();
+    callers_runtime.shutdown_background();
     served.until_waiting(0.0).await;
     checks.flow_end(end_of(&first)).await.expect("an answer");
     let next = checks.check(request("render")).await.expect("an answer");
@@ -69,14 +69,14 @@ async fn a_connection_that_breaks_takes_its_waiters_along() {
 }
 
 #[tokio::test]
-async fn at_the_end_waiters_are_told_and_calls_are_answered() {
+async fn shutdown_rejects_waiters_and_answers_their_calls() {
     let mut served = Served::start(ONE_AT_A_TIME).await;
     let mut checks = served.checks().await;
     checks.check(request("render")).await.expect("an answer");
     let mut second = checks.clone();
     let waits = tokio::spawn(async move { second.check(request("render")).await });
     served.until_waiting(1.0).await;
-    served.tell_to_stop();
+    served.begin_shutdown();
     let answer = waits
         .await
         .expect("no panic")
@@ -86,16 +86,16 @@ async fn at_the_end_waiters_are_told_and_calls_are_answered() {
     assert_eq!(answer.reject_reason(), RejectReason::NoTokens);
     let address = served.address;
     served.stopped().await;
-    let late = tokio::net::TcpStream::connect(address).await;
-    assert!(late.is_err(), "nobody listens");
+    let refused = tokio::net::TcpStream::connect(address).await;
+    assert!(refused.is_err(), "the agent no longer listens");
 }
 
-/// Asks the service itself, and does with the body of the answer what a server would not.
+/// Calls the service directly, because a server would read the body of every answer.
 #[tokio::test]
-async fn what_an_answer_grants_that_nobody_takes_is_free_again() {
+async fn a_slot_in_an_answer_that_is_not_read_is_free_again() {
     let agent = Agent::builder(engine(ONE_AT_A_TIME)).build();
     let mut service = agent.service();
-    let mut ask = || {
+    let mut send_check = || {
         let body = Full::new(Bytes::from_static(br#"{"controlPoint": "render"}"#));
         let call = http::Request::post("/v1/flowcontrol/check").header("grpc-timeout", "500m");
         service.call(call.body(body).expect("a call"))
@@ -105,10 +105,10 @@ async fn what_an_answer_grants_that_nobody_takes_is_free_again() {
         text.contains("DECISION_TYPE_ACCEPTED")
     };
     for _ in 0..3 {
-        let Ok(answer) = ask().await;
+        let Ok(answer) = send_check().await;
         drop(answer);
     }
-    let Ok(answer) = ask().await;
+    let Ok(answer) = send_check().await;
     let text = answer
         .into_body()
         .collect()
@@ -116,12 +116,15 @@ async fn what_an_answer_grants_that_nobody_takes_is_free_again() {
         .expect("a body")
         .to_bytes();
     assert!(accepted(&text), "{text:?}");
-    let Ok(answer) = ask().await;
+    let Ok(answer) = send_check().await;
     let text = answer
         .into_body()
         .collect()
         .await
         .expect("a body")
         .to_bytes();
-    assert!(!accepted(&text), "the slot belongs to who took the answer");
+    assert!(
+        !accepted(&text),
+        "the flow whose answer was read has the slot"
+    );
 }

@@ -1,4 +1,4 @@
-//! Callers that are killed, never read, or send what nobody should; reloads meanwhile.
+//! Callers that are killed, never read their answers, or send invalid bytes; reloads under load.
 
 use std::collections::HashMap;
 use std::process::Stdio;
@@ -27,10 +27,10 @@ use tower_aperture::pb::checkhttp::flow_control_service_http_client::FlowControl
 
 use crate::support::{ONE_AT_A_TIME, Served, TWO, end_of, request};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 const SLOTS: usize = 1000;
 
-/// So many flows at once, each for a minute at most.
+/// A policy that allows `most` flows at once, each for at most a minute.
 fn slots(most: usize) -> String {
     format!(
         "
@@ -50,20 +50,21 @@ async fn is_accepted(checks: &mut FlowControlServiceClient<Channel>, control_poi
     answer.expect("an answer").get_ref().decision_type() == DecisionType::Accepted
 }
 
-const HELD_AT: &str = "TOWER_APERTURE_TEST_HOLDS_SLOTS_AT";
+const ADDRESS_VARIABLE: &str = "TOWER_APERTURE_TEST_HOLDS_SLOTS_AT";
 
-/// The client that is killed.
+/// The client that another test starts as a process and kills.
 #[test]
-#[ignore = "runs as a process of its own, which another test kills"]
+#[ignore = "runs as a separate process that another test starts and kills"]
 #[allow(clippy::print_stdout)]
-fn holds_slots_until_it_is_killed() {
-    let address = std::env::var(HELD_AT).expect("only the other test starts it");
+fn client_that_holds_slots_until_it_is_killed() {
+    let address = std::env::var(ADDRESS_VARIABLE).expect("only the other test sets the variable");
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     runtime.expect("a runtime").block_on(async {
         let endpoint = Endpoint::from_shared(address).expect("an address");
-        let checks = FlowControlServiceClient::new(endpoint.connect().await.expect("it listens"));
+        let checks =
+            FlowControlServiceClient::new(endpoint.connect().await.expect("the agent listens"));
         let held = join_all((0..SLOTS).map(|_| {
             let mut checks = checks.clone();
             async move { is_accepted(&mut checks, "slots").await }
@@ -75,17 +76,20 @@ fn holds_slots_until_it_is_killed() {
 }
 
 #[tokio::test]
-async fn a_client_that_is_killed_holds_its_slots_no_longer_than_the_policy_says() {
+async fn the_slots_of_a_killed_client_expire_after_max_inflight_duration() {
     let clock = ManualClock::new();
     let engine = Engine::builder()
         .policy_text("slots.yaml", slots(SLOTS))
         .clock(clock.clone())
         .build();
-    let served = Served::over(engine.expect("a sound policy"), |agent| agent, None).await;
+    let served = Served::with_engine(engine.expect("a valid policy"), |agent| agent, None).await;
     let mut client = Command::new(std::env::current_exe().expect("this test"))
-        .args(["--exact", "faults::holds_slots_until_it_is_killed"])
+        .args([
+            "--exact",
+            "faults::client_that_holds_slots_until_it_is_killed",
+        ])
         .args(["--ignored", "--nocapture"])
-        .env(HELD_AT, served.url(""))
+        .env(ADDRESS_VARIABLE, served.url(""))
         .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
@@ -99,16 +103,19 @@ async fn a_client_that_is_killed_holds_its_slots_no_longer_than_the_policy_says(
         }
         panic!("the client ended");
     };
-    let held = tokio::time::timeout(PATIENCE, holds).await;
-    held.expect("it gets its slots");
+    let held = tokio::time::timeout(TIMEOUT, holds).await;
+    held.expect("the client gets its slots");
 
     let mut checks = served.checks().await;
-    assert!(!is_accepted(&mut checks, "slots").await, "all are held");
+    assert!(
+        !is_accepted(&mut checks, "slots").await,
+        "the client holds all slots"
+    );
     client.kill().await.expect("SIGKILL");
     clock.advance(Duration::from_secs(59));
     assert!(
         !is_accepted(&mut checks, "slots").await,
-        "nobody ended them"
+        "the slots expire only after a minute"
     );
     clock.advance(Duration::from_secs(2));
     for _ in 0..SLOTS {
@@ -116,34 +123,37 @@ async fn a_client_that_is_killed_holds_its_slots_no_longer_than_the_policy_says(
     }
     assert!(
         !is_accepted(&mut checks, "slots").await,
-        "no more than there are"
+        "all slots are taken again"
     );
 }
 
-/// A connection whose client lets in no byte of any answer's body.
-struct Unread {
+/// A connection whose client reads no answer unless a test does.
+struct UnreadConnection {
     send: SendRequest<Full<Bytes>>,
     socket: std::net::TcpStream,
 }
 
-impl Unread {
+impl UnreadConnection {
     async fn connect(served: &Served, window: u32) -> Self {
-        let stream = std::net::TcpStream::connect(served.address).expect("it listens");
-        stream.set_nonblocking(true).expect("a socket can be so");
-        stream.set_nodelay(true).expect("a socket can be so");
+        let stream = std::net::TcpStream::connect(served.address).expect("the agent listens");
+        stream
+            .set_nonblocking(true)
+            .expect("the socket option is set");
+        stream.set_nodelay(true).expect("the socket option is set");
         let socket = stream.try_clone().expect("another handle");
-        let stream = TokioIo::new(TcpStream::from_std(stream).expect("it is registered"));
+        let stream =
+            TokioIo::new(TcpStream::from_std(stream).expect("the runtime registers the socket"));
         let (send, connection) = http2::Builder::new(TokioExecutor::new())
             .initial_stream_window_size(window)
             .handshake(stream)
             .await
             .expect("HTTP/2");
-        // Ends with the test, or with the socket.
+        // The task ends with the test or with the socket.
         tokio::spawn(connection);
         Self { send, socket }
     }
 
-    /// A check with the bytes of a message as they are; the head of the answer.
+    /// Sends a check with the given bytes as its message. Returns the response, its body unread.
     async fn check(
         &mut self,
         served: &Served,
@@ -167,9 +177,9 @@ impl Unread {
 }
 
 #[tokio::test]
-async fn a_client_that_reads_nothing_holds_up_nobody_and_keeps_nothing() {
+async fn a_client_that_reads_no_answers_delays_no_caller_and_its_slot_is_returned() {
     let served = Served::start(ONE_AT_A_TIME).await;
-    let mut unread = Unread::connect(&served, 0).await;
+    let mut unread = UnreadConnection::connect(&served, 0).await;
     let granted = unread
         .check(&served, &request("render").encode_to_vec(), None)
         .await;
@@ -185,15 +195,15 @@ async fn a_client_that_reads_nothing_holds_up_nobody_and_keeps_nothing() {
     served.until_waiting(1.0).await;
     assert!(is_accepted(&mut checks, "elsewhere").await);
     let cut = unread.socket.shutdown(std::net::Shutdown::Both);
-    cut.expect("it was open");
-    let answered = tokio::time::timeout(PATIENCE, waits).await;
-    assert!(answered.expect("the slot comes back").expect("no panic"));
+    cut.expect("the socket was open");
+    let answered = tokio::time::timeout(TIMEOUT, waits).await;
+    assert!(answered.expect("the slot is returned").expect("no panic"));
     assert_eq!(served.metric("tower_aperture_agent_undelivered_total"), 1.0);
     drop((granted, others));
 }
 
 #[tokio::test]
-async fn a_hundred_thousand_labels_are_refused_and_decide_nothing() {
+async fn a_check_with_a_hundred_thousand_labels_fails_and_decides_nothing() {
     let served = Served::start(TWO).await;
     let mut checks = served.checks().await;
     let many: HashMap<_, _> = (0..100_000)
@@ -222,11 +232,11 @@ async fn a_hundred_thousand_labels_are_refused_and_decide_nothing() {
 }
 
 #[tokio::test]
-async fn what_is_no_text_is_an_error_of_its_own_call() {
+async fn bytes_that_are_not_utf_8_fail_only_their_own_call() {
     let served = Served::start(TWO).await;
-    let mut client = Unread::connect(&served, 65_535).await;
+    let mut client = UnreadConnection::connect(&served, 65_535).await;
     let good = request("checkout").encode_to_vec();
-    // A control point of two bytes that are no UTF-8.
+    // A control point of two bytes that are not UTF-8.
     let bad = [0x0a, 2, 0xff, 0xfe];
     for (message, timeout, code) in [
         (&bad[..], None, Code::Internal),
@@ -236,19 +246,19 @@ async fn what_is_no_text_is_an_error_of_its_own_call() {
         let answer = client.check(&served, message, timeout).await;
         let (head, body) = answer.into_parts();
         let rest = body.collect().await.expect("a whole answer");
-        let told = head.headers.get("grpc-status");
-        let told = told.or_else(|| rest.trailers().and_then(|rest| rest.get("grpc-status")));
-        let told = told.map(|told| Code::from_bytes(told.as_bytes()));
-        assert_eq!(told, Some(code), "{message:?} {timeout:?}");
+        let status = head.headers.get("grpc-status");
+        let status = status.or_else(|| rest.trailers().and_then(|rest| rest.get("grpc-status")));
+        let status = status.map(|status| Code::from_bytes(status.as_bytes()));
+        assert_eq!(status, Some(code), "{message:?} {timeout:?}");
     }
 }
 
 #[tokio::test]
-async fn a_deadline_that_has_passed_waits_for_nothing_and_takes_nothing() {
+async fn a_check_whose_deadline_has_passed_does_not_wait_and_takes_no_slot() {
     let served = Served::start(ONE_AT_A_TIME).await;
     let mut checks = served.checks().await;
     let holder = checks.check(request("render")).await.expect("an answer");
-    let mut client = Unread::connect(&served, 65_535).await;
+    let mut client = UnreadConnection::connect(&served, 65_535).await;
     let message = request("render").encode_to_vec();
     for _ in 0..100 {
         let answer = client.check(&served, &message, Some(b"0m")).await;
@@ -263,9 +273,9 @@ async fn a_deadline_that_has_passed_waits_for_nothing_and_takes_nothing() {
 }
 
 #[tokio::test]
-async fn reloads_under_load_lose_no_slot() {
+async fn no_slot_is_lost_when_policies_are_reloaded_under_load() {
     const MOST: usize = 8;
-    // A component beside the slots changes, and with it the hash of nothing else.
+    // Only the other policy changes, so the hash of the policy with the slots stays the same.
     let policies = |tokens: usize| {
         [
             ("slots.yaml", slots(MOST)),
@@ -277,7 +287,7 @@ async fn reloads_under_load_lose_no_slot() {
     };
     let served = Served::start(TWO).await;
     let engine = served.agent.engine().clone();
-    engine.reload_with(policies(2)).expect("sound policies");
+    engine.reload_with(policies(2)).expect("valid policies");
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let callers = (0..MOST * 2).map(|_| {
         let (checks, stopped) = (served.checks(), stopped.clone());
@@ -306,7 +316,7 @@ async fn reloads_under_load_lose_no_slot() {
         for tokens in 3..100 {
             engine
                 .reload_with(policies(tokens))
-                .expect("sound policies");
+                .expect("valid policies");
             tokio::task::yield_now().await;
         }
         stop.send_replace(true);
@@ -315,7 +325,10 @@ async fn reloads_under_load_lose_no_slot() {
     assert!(held.into_iter().sum::<u32>() > 0);
     let mut checks = served.checks().await;
     for free in 0..MOST {
-        assert!(is_accepted(&mut checks, "slots").await, "{free} were free");
+        assert!(
+            is_accepted(&mut checks, "slots").await,
+            "only {free} slots were free"
+        );
     }
     assert!(!is_accepted(&mut checks, "slots").await);
 }

@@ -1,5 +1,5 @@
-//! Our own client against our own agent: the list that the official SDKs go through in
-//! `.ci/interop`, with the same policies.
+//! The crate's client against its agent: the scenarios that `.ci/interop` runs with the official
+//! SDKs, with the same policies.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -11,51 +11,54 @@ use tower_aperture::{
     RejectReason,
 };
 
-use crate::support::{Papers, Served};
+use crate::support::{Certificates, Served};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 const KEY: &str = "open-sesame";
 
 fn engine() -> Engine {
     let policies = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/policies");
     let engine = Engine::builder().policy_folder(policies).build();
-    engine.expect("sound policies")
+    engine.expect("valid policies")
 }
 
-/// An agent, and how to reach it.
+/// An agent, and the certificate with which its clients connect.
 struct Pair {
     served: Served,
-    papers: Option<Papers>,
+    certificates: Option<Certificates>,
 }
 
 impl Pair {
     async fn plain() -> Self {
         Self {
-            served: Served::over(engine(), |agent| agent, None).await,
-            papers: None,
+            served: Served::with_engine(engine(), |agent| agent, None).await,
+            certificates: None,
         }
     }
 
     async fn secure() -> Self {
-        let papers = Papers::new();
-        let tls = Tls::from_pem(&papers.certificate, &papers.key).expect("they go together");
+        let certificates = Certificates::new();
+        let tls = Tls::from_pem(&certificates.certificate, &certificates.key)
+            .expect("the certificate matches the key");
         let keys = [ApiKey::new(KEY)];
         Self {
-            served: Served::over(engine(), |agent| agent.api_keys(keys), Some(tls)).await,
-            papers: Some(papers),
+            served: Served::with_engine(engine(), |agent| agent.api_keys(keys), Some(tls)).await,
+            certificates: Some(certificates),
         }
     }
 
     fn client(&self, key: Option<&str>) -> ApertureClient {
         let builder = ApertureClient::builder()
             .address(format!("localhost:{}", self.served.address.port()))
-            .connect_timeout(PATIENCE)
-            .check_timeout(PATIENCE)
-            .end_timeout(PATIENCE);
-        let builder = match (&self.papers, key) {
+            .connect_timeout(TIMEOUT)
+            .check_timeout(TIMEOUT)
+            .end_timeout(TIMEOUT);
+        let builder = match (&self.certificates, key) {
             (None, _) => builder.insecure(true),
-            (Some(papers), None) => builder.ca_certificate(&*papers.authority),
-            (Some(papers), Some(key)) => builder.ca_certificate(&*papers.authority).api_key(key),
+            (Some(certificates), None) => builder.ca_certificate(&*certificates.authority),
+            (Some(certificates), Some(key)) => builder
+                .ca_certificate(&*certificates.authority)
+                .api_key(key),
         };
         builder.build().expect("a client")
     }
@@ -86,17 +89,21 @@ async fn rate_limit_with_keys(client: &ApertureClient) {
     }
     for _ in 0..3 {
         let flow = client.start_flow("rate", FlowParams::new()).await;
-        assert!(flow.should_run(), "a limit is one of a key");
+        assert!(flow.should_run(), "a flow without the key is not limited");
     }
 }
 
 async fn concurrency_limit_with_end(client: &ApertureClient) {
-    let ask = async |tenant| {
+    let start_flow = async |tenant| {
         let params = FlowParams::new().label("tenant", tenant);
         client.start_flow("slots", params).await
     };
     for status in [FlowStatus::Ok, FlowStatus::Error, FlowStatus::Unset] {
-        let (first, second, other) = (ask("a").await, ask("a").await, ask("b").await);
+        let (first, second, other) = (
+            start_flow("a").await,
+            start_flow("a").await,
+            start_flow("b").await,
+        );
         assert_eq!(
             [first.decision(), second.decision(), other.decision()],
             [Accepted, Rejected, Accepted]
@@ -116,19 +123,20 @@ async fn priorities_with_deadlines(pair: &Pair, client: &ApertureClient) {
     let tier = |tier| FlowParams::new().label("tier", tier);
     let holder = client.start_flow("queue", tier("bronze")).await;
     assert_eq!(holder.decision(), Accepted);
-    // With half a second to wait (two are the margin) it is told no, and is not unreachable.
+    // The flow may wait for half a second (the margin is two seconds). Then the agent rejects it:
+    // the flow is not unreachable.
     let little = tier("gold").check_timeout(Duration::from_millis(2500));
-    let late = client.start_flow("queue", little).await;
-    assert_eq!(late.decision(), Rejected, "{:?}", late.error());
-    let reason = late.rejection().map(|rejection| rejection.reason());
+    let too_late = client.start_flow("queue", little).await;
+    assert_eq!(too_late.decision(), Rejected, "{:?}", too_late.error());
+    let reason = too_late.rejection().map(|rejection| rejection.reason());
     assert_eq!(reason, Some(RejectReason::NoTokens));
 
     let order = Arc::new(Mutex::new(Vec::new()));
-    let mut waits = Vec::new();
+    let mut tasks = Vec::new();
     let tiers = ["bronze", "bronze", "bronze", "gold", "gold"];
     for (tier, waiting) in tiers.into_iter().zip(1_u8..) {
         let (client, order) = (client.clone(), Arc::clone(&order));
-        waits.push(tokio::spawn(async move {
+        tasks.push(tokio::spawn(async move {
             let params = FlowParams::new().label("tier", tier);
             let flow = client.start_flow("queue", params).await;
             let decision = flow.decision();
@@ -138,10 +146,10 @@ async fn priorities_with_deadlines(pair: &Pair, client: &ApertureClient) {
         pair.served.until_waiting(waiting.into()).await;
     }
     holder.end().await;
-    for wait in waits {
+    for wait in tasks {
         wait.await.expect("no panic");
     }
-    // Who waits first is next, whoever it is; gold overtakes the others.
+    // The head of the queue is served first, whatever its tier. Gold overtakes the others.
     let served = ["bronze", "gold", "gold", "bronze", "bronze"].map(|tier| (tier, Accepted));
     assert_eq!(*order.lock().expect("no panic"), served);
 }
@@ -154,55 +162,62 @@ async fn caches(client: &ApertureClient) {
         client.start_flow(point, params).await
     };
     let read = |flow: &Flow| {
-        let result = flow.result_cache().expect("it was looked up");
-        let global = flow.global_cache("shared").expect("it was looked up");
+        let result = flow.result_cache().expect("the key was looked up");
+        let global = flow.global_cache("shared").expect("the key was looked up");
         (result, global)
     };
     let flow = start("cache").await;
     assert_eq!(read(&flow), (None, None));
     flow.set_result_cache("forty-two ü", ttl)
         .await
-        .expect("taken");
+        .expect("the agent stores the value");
     flow.set_global_cache("shared", "everybody's", ttl)
         .await
-        .expect("taken");
+        .expect("the agent stores the value");
     flow.end().await;
 
     let flow = start("cache").await;
     let (result, global) = (Some("forty-two ü".into()), Some("everybody's".into()));
     assert_eq!(read(&flow), (result, global.clone()));
-    assert_eq!(flow.global_cache("absent").expect("it was looked up"), None);
+    assert_eq!(
+        flow.global_cache("absent").expect("the key was looked up"),
+        None
+    );
     assert_eq!(read(&start("cache-elsewhere").await), (None, global));
-    flow.delete_result_cache().await.expect("gone");
-    flow.delete_global_cache("shared").await.expect("gone");
+    flow.delete_result_cache()
+        .await
+        .expect("the agent deletes the value");
+    flow.delete_global_cache("shared")
+        .await
+        .expect("the agent deletes the value");
     assert_eq!(read(&start("cache").await), (None, None));
 }
 
 async fn ramp(client: &ApertureClient) {
-    let ask = async |point, user: &str| {
+    let start_flow = async |point, user: &str| {
         let params = FlowParams::new()
             .label("user_id", user.to_owned())
             .ramp_mode(true);
         client.start_flow(point, params).await
     };
-    assert_eq!(ask("ramp-all", "ann").await.decision(), Accepted);
+    assert_eq!(start_flow("ramp-all", "ann").await.decision(), Accepted);
     for point in ["ramp-none", "a-point-without-a-ramp"] {
-        let flow = ask(point, "ann").await;
+        let flow = start_flow(point, "ann").await;
         assert_eq!(flow.decision(), Rejected, "{point}");
         let reason = flow.rejection().map(|rejection| rejection.reason());
         assert_eq!(reason, Some(RejectReason::NoMatchingRamp), "{point}");
     }
     let mut inside = 0;
     for user in (0..100).map(|user| format!("user-{user}")) {
-        let first = ask("ramp-half", &user).await.should_run();
-        let second = ask("ramp-half", &user).await.should_run();
-        assert_eq!(first, second, "{user} stays in or out");
+        let first = start_flow("ramp-half", &user).await.should_run();
+        let second = start_flow("ramp-half", &user).await.should_run();
+        assert_eq!(first, second, "the ramp decides alike for {user} each time");
         inside += u32::from(first);
     }
     assert!((10..90).contains(&inside), "{inside}");
 }
 
-async fn the_whole_list(pair: Pair) {
+async fn run_all_scenarios(pair: Pair) {
     let client = pair.client(Some(KEY));
     rate_limit_with_keys(&client).await;
     concurrency_limit_with_end(&client).await;
@@ -210,8 +225,8 @@ async fn the_whole_list(pair: Pair) {
     caches(&client).await;
     ramp(&client).await;
     assert!(
-        client.shutdown(PATIENCE).await,
-        "nothing is left undelivered"
+        client.shutdown(TIMEOUT).await,
+        "shutdown delivers all ends and spans"
     );
     assert_eq!(
         pair.served
@@ -222,17 +237,17 @@ async fn the_whole_list(pair: Pair) {
 }
 
 #[tokio::test]
-async fn our_client_gets_from_our_agent_what_sdks_get() {
-    the_whole_list(Pair::plain().await).await;
+async fn the_client_passes_the_scenarios_of_the_sdks() {
+    run_all_scenarios(Pair::plain().await).await;
 }
 
 #[tokio::test]
-async fn our_client_gets_the_same_over_tls_with_a_key() {
-    the_whole_list(Pair::secure().await).await;
+async fn the_client_passes_the_scenarios_of_the_sdks_over_tls_with_a_key() {
+    run_all_scenarios(Pair::secure().await).await;
 }
 
 #[tokio::test]
-async fn without_a_known_key_the_agent_is_unreachable() {
+async fn flows_without_a_known_key_are_unreachable() {
     let pair = Pair::secure().await;
     for key in [None, Some("no-such-key")] {
         let client = pair.client(key);

@@ -1,3 +1,5 @@
+//! The JSON routes of an agent, and its routes for health, status and metrics.
+
 use serde_json::{Value, json};
 
 use crate::support::{ONE_AT_A_TIME, Served, TWO};
@@ -12,7 +14,7 @@ async fn get(served: &Served, path: &str) -> (u16, String) {
 }
 
 #[tokio::test]
-async fn names_come_in_both_cases_and_go_in_one() {
+async fn requests_accept_snake_case_and_camel_case_and_responses_have_camel_case() {
     let served = Served::start(TWO).await;
     for body in [
         r#"{"control_point": "checkout", "labels": {"user_id": "7"}, "expect_end": true}"#,
@@ -35,7 +37,7 @@ async fn names_come_in_both_cases_and_go_in_one() {
 }
 
 #[tokio::test]
-async fn a_rejected_http_request_is_an_answer_and_no_error() {
+async fn a_rejected_http_request_is_a_response_with_status_200() {
     let served = Served::start(&TWO.replace("limit_by_label_key: user_id", "")).await;
     let body = r#"{"control_point": "checkout", "request": {"method": "GET", "path": "/"}}"#;
     for _ in 0..2 {
@@ -56,7 +58,7 @@ async fn a_rejected_http_request_is_an_answer_and_no_error() {
 }
 
 #[tokio::test]
-async fn errors_are_those_of_a_gateway() {
+async fn errors_have_the_form_of_grpc_gateway() {
     let served = Served::start(TWO).await;
     for (path, body, status, code) in [
         ("/v1/flowcontrol/checkhttp", "{}", 400, 3),
@@ -65,9 +67,9 @@ async fn errors_are_those_of_a_gateway() {
         ("/v1/nothing", "{}", 404, 5),
         ("/status", "{}", 405, 12),
     ] {
-        let (got, answer) = post(&served, path, body).await;
+        let (got_status, answer) = post(&served, path, body).await;
         assert_eq!(
-            (got, &answer["code"]),
+            (got_status, &answer["code"]),
             (status, &json!(code)),
             "{path} {body}"
         );
@@ -81,7 +83,7 @@ async fn errors_are_those_of_a_gateway() {
 }
 
 #[tokio::test]
-async fn caches_and_ends_have_routes_too() {
+async fn caches_and_ends_have_routes() {
     let served = Served::start(ONE_AT_A_TIME).await;
     let entry = r#"{"controlPoint": "render", "resultCacheEntry": {"key": "k", "value": "YQ==", "ttl": "60s"}}"#;
     let (_, answer) = post(&served, "/v1/flowcontrol/cacheupsert", entry).await;
@@ -94,8 +96,8 @@ async fn caches_and_ends_have_routes_too() {
     let (_, answer) = post(&served, "/v1/flowcontrol/cachelookup", key).await;
     assert_eq!(answer["resultCacheResponse"]["lookupStatus"], "MISS");
 
-    let asked = r#"{"controlPoint": "render", "expectEnd": true}"#;
-    let (_, answer) = post(&served, "/v1/flowcontrol/check", asked).await;
+    let check = r#"{"controlPoint": "render", "expectEnd": true}"#;
+    let (_, answer) = post(&served, "/v1/flowcontrol/check", check).await;
     let decision = &answer["limiterDecisions"][0];
     let end = json!({"inflightRequests": [{
         "policyName": decision["policyName"],
@@ -109,28 +111,28 @@ async fn caches_and_ends_have_routes_too() {
 }
 
 #[tokio::test]
-async fn a_flow_waits_no_longer_than_its_deadline() {
+async fn a_flow_waits_no_longer_than_its_grpc_timeout() {
     let served = Served::start(ONE_AT_A_TIME).await;
     let body = r#"{"controlPoint": "render", "expectEnd": true}"#;
     let (_, first) = post(&served, "/v1/flowcontrol/check", body).await;
     assert_eq!(first["decisionType"], "DECISION_TYPE_ACCEPTED");
-    let ask = async |timeout: &str| {
+    let check_with_timeout = async |timeout: &str| {
         let headers = [("grpc-timeout", timeout)];
         let answer = served
             .http("/v1/flowcontrol/check", &headers, Some(body))
             .await;
         answer.expect("an answer")
     };
-    let (_, answer) = ask("200m").await;
+    let (_, answer) = check_with_timeout("200m").await;
     let answer: Value = serde_json::from_str(&answer).expect("JSON");
     assert_eq!(answer["rejectReason"], "REJECT_REASON_NO_TOKENS");
     for malformed in ["200", "m", "123456789m", "-1S", ""] {
-        assert_eq!(ask(malformed).await.0, 400, "{malformed}");
+        assert_eq!(check_with_timeout(malformed).await.0, 400, "{malformed}");
     }
 }
 
 #[tokio::test]
-async fn people_and_machines_see_what_goes_on() {
+async fn health_status_and_metrics_show_the_state() {
     let served = Served::start(TWO).await;
     let body = r#"{"controlPoint": "checkout", "labels": {"user_id": "7"}}"#;
     post(&served, "/v1/flowcontrol/check", body).await;

@@ -1,3 +1,5 @@
+//! API keys: which calls need one, and that only callers with a key set dynamic configuration.
+
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Request};
 use tower_aperture::agent::ApiKey;
@@ -21,7 +23,7 @@ fn with_key<T>(message: T, key: Option<&[u8]>) -> Request<T> {
 }
 
 #[tokio::test]
-async fn only_those_with_a_key_are_answered() {
+async fn only_callers_with_a_known_key_are_answered() {
     let served = served().await;
     let mut checks = served.checks().await;
     let mut traces = TraceServiceClient::new(served.channel().await);
@@ -30,7 +32,7 @@ async fn only_those_with_a_key_are_answered() {
         (Some(&b""[..]), false),
         (Some(b"third"), false),
         (Some(b"firs"), false),
-        // No UTF-8.
+        // Not UTF-8.
         (Some(b"\xff\xfe"), false),
         (Some(b"first"), true),
         (Some(b"second"), true),
@@ -52,7 +54,7 @@ async fn only_those_with_a_key_are_answered() {
 }
 
 #[tokio::test]
-async fn health_and_metrics_need_no_key_and_the_rest_does() {
+async fn health_and_metrics_need_no_key_and_status_needs_one() {
     let served = served().await;
     for (path, status) in [("/health", 200), ("/metrics", 200), ("/status", 401)] {
         let (got, _) = served.http(path, &[], None).await.expect("an answer");
@@ -64,7 +66,7 @@ async fn health_and_metrics_need_no_key_and_the_rest_does() {
 }
 
 #[tokio::test]
-async fn no_key_at_all_lets_nobody_in() {
+async fn an_empty_key_in_the_configuration_admits_no_caller() {
     let served = Served::with(TWO, |agent| agent.api_keys([ApiKey::new("")]), None).await;
     let mut checks = served.checks().await;
     for key in [None, Some(&b""[..])] {
@@ -74,7 +76,7 @@ async fn no_key_at_all_lets_nobody_in() {
 }
 
 #[test]
-fn keys_are_not_shown() {
+fn the_debug_output_of_a_key_does_not_contain_it() {
     let text = format!(
         "{:?} {:?}",
         ApiKey::new("geheim"),
@@ -106,7 +108,7 @@ circuit:
 
     fn engine() -> Engine {
         let engine = Engine::builder().policy_text("rollout.yaml", SHARE);
-        engine.build().expect("the policy is right")
+        engine.build().expect("a valid policy")
     }
 
     async fn put(
@@ -131,12 +133,12 @@ circuit:
     }
 
     #[tokio::test]
-    async fn a_key_sets_it_and_nothing_else_does() {
+    async fn only_a_caller_with_a_known_key_sets_it() {
         let engine = engine();
         let agent = Agent::builder(engine.clone())
             .api_keys([ApiKey::from("sesame")])
             .build();
-        let passes = || {
+        let accepts = || {
             let params = FlowParams::new();
             engine
                 .check(&CheckInput::new("checkout", &params))
@@ -145,7 +147,7 @@ circuit:
         for key in [None, Some("simsalabim")] {
             let (status, _) = put(&agent, "rollout", key, "share: {value: 100}").await;
             assert_eq!(status, StatusCode::UNAUTHORIZED);
-            assert!(!passes());
+            assert!(!accepts());
         }
         let key = Some("sesame");
         for (policy, body, expected) in [
@@ -155,18 +157,18 @@ circuit:
         ] {
             let (status, text) = put(&agent, policy, key, body).await;
             assert_eq!(status, expected, "{text}");
-            assert!(!passes());
+            assert!(!accepts());
         }
         let long = format!("share: {{value: 100}} # {}", "x".repeat(1 << 17));
         let (status, _) = put(&agent, "rollout", key, &long).await;
         assert_eq!(status, StatusCode::TOO_MANY_REQUESTS);
         let (status, text) = put(&agent, "rollout", key, r#"{"share": {"value": 100}}"#).await;
         assert_eq!(status, StatusCode::OK, "{text}");
-        assert!(passes());
+        assert!(accepts());
     }
 
     #[tokio::test]
-    async fn without_keys_nobody_sets_it() {
+    async fn an_agent_without_keys_refuses_to_set_it() {
         let engine = engine();
         let agent = Agent::builder(engine).build();
         for key in [None, Some("sesame")] {

@@ -1,4 +1,4 @@
-//! The served agent, over real sockets.
+//! The agent as a server: calls over real sockets.
 
 mod bounds;
 mod budget;

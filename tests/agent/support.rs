@@ -1,4 +1,4 @@
-//! A served agent and its callers.
+//! Starts and stops a served agent, and has policies and requests for its tests.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use tower_aperture::pb::check::flow_control_service_client::FlowControlServiceCl
 use tower_aperture::pb::check::limiter_decision::Details;
 use tower_aperture::pb::check::{CheckRequest, CheckResponse, FlowEndRequest, InflightRequestRef};
 
-/// Two tokens a user.
+/// A policy that gives each user two tokens.
 pub(crate) const TWO: &str = "
 blueprint: rate-limiting/base
 policy:
@@ -30,7 +30,7 @@ policy:
     selectors: [{control_point: checkout}]
 ";
 
-/// One flow at a time; others wait for a minute.
+/// A policy that runs one flow at a time. Others wait for up to a minute.
 pub(crate) const ONE_AT_A_TIME: &str = "
 circuit:
   components:
@@ -44,7 +44,7 @@ circuit:
 
 pub(crate) fn engine(policy: &str) -> Engine {
     let engine = Engine::builder().policy_text("policy.yaml", policy).build();
-    engine.expect("a sound policy")
+    engine.expect("a valid policy")
 }
 
 pub(crate) fn request(control_point: &str) -> CheckRequest {
@@ -56,7 +56,7 @@ pub(crate) fn request(control_point: &str) -> CheckRequest {
     }
 }
 
-/// Gives back what an answer granted.
+/// Returns the end that returns everything an answer granted.
 pub(crate) fn end_of(answer: &CheckResponse) -> FlowEndRequest {
     let slots = answer.limiter_decisions.iter().filter_map(|decision| {
         let (label, request_id) = match &decision.details {
@@ -79,16 +79,16 @@ pub(crate) fn end_of(answer: &CheckResponse) -> FlowEndRequest {
     }
 }
 
-/// An authority, and a certificate of it with its key, all as PEM.
-pub(crate) struct Papers {
+/// An authority, and a certificate from it with its key, as PEM.
+pub(crate) struct Certificates {
     pub(crate) authority: String,
     pub(crate) authority_der: rcgen::Certificate,
     pub(crate) certificate: String,
     pub(crate) key: String,
 }
 
-impl Papers {
-    /// Of an authority of its own, for `localhost`.
+impl Certificates {
+    /// Makes a new authority and its certificate for `localhost`.
     pub(crate) fn new() -> Self {
         let authority_key = KeyPair::generate().expect("a key");
         let mut parameters = CertificateParams::new(Vec::new()).expect("no names");
@@ -109,7 +109,7 @@ impl Papers {
     }
 }
 
-/// Serves until it is stopped or dropped.
+/// An agent that serves until it is stopped or dropped.
 pub(crate) struct Served {
     pub(crate) agent: Agent,
     pub(crate) address: SocketAddr,
@@ -127,10 +127,10 @@ impl Served {
         set: impl FnOnce(AgentBuilder) -> AgentBuilder,
         tls: Option<Tls>,
     ) -> Self {
-        Self::over(engine(policy), set, tls).await
+        Self::with_engine(engine(policy), set, tls).await
     }
 
-    pub(crate) async fn over(
+    pub(crate) async fn with_engine(
         engine: Engine,
         set: impl FnOnce(AgentBuilder) -> AgentBuilder,
         tls: Option<Tls>,
@@ -149,7 +149,7 @@ impl Served {
                 None => own.serve(listener, stopped).await,
                 Some(tls) => own.serve_tls(listener, tls, stopped).await,
             };
-            served.expect("it serves");
+            served.expect("the agent serves");
         });
         Self {
             agent,
@@ -162,7 +162,7 @@ impl Served {
     pub(crate) async fn channel(&self) -> Channel {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.address));
         let endpoint = endpoint.expect("an address");
-        endpoint.connect().await.expect("it listens")
+        endpoint.connect().await.expect("the agent listens")
     }
 
     pub(crate) async fn checks(&self) -> FlowControlServiceClient<Channel> {
@@ -173,8 +173,8 @@ impl Served {
         format!("http://{}{path}", self.address)
     }
 
-    /// One call over HTTP/1.1: a POST if there is a body. The status and the body of the answer,
-    /// or an error where the connection broke.
+    /// Sends a request over HTTP/1.1: a POST if it has a body. Returns the status and the body of
+    /// the response, or an error if the connection broke.
     pub(crate) async fn http(
         &self,
         path: &str,
@@ -198,7 +198,7 @@ impl Served {
         Ok((status, String::from_utf8_lossy(&body).into_owned()))
     }
 
-    /// The value of a series without labels of its own.
+    /// Returns the value of a series that has only the labels common to all series.
     pub(crate) fn metric(&self, name: &str) -> f64 {
         let text = self.agent.metrics();
         let mut lines = text.lines().filter(|line| !line.starts_with('#'));
@@ -209,24 +209,27 @@ impl Served {
             .unwrap_or(f64::NAN)
     }
 
-    /// Waits until so many flows wait.
+    /// Waits until `flows` flows wait in queues.
     pub(crate) async fn until_waiting(&self, flows: f64) {
-        let patience = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while self.metric("tower_aperture_agent_waiting") != flows {
-            assert!(Instant::now() < patience, "{flows} never waited");
+            assert!(
+                Instant::now() < deadline,
+                "the number of waiting flows is never {flows}"
+            );
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
 
-    /// Tells it to end.
-    pub(crate) fn tell_to_stop(&mut self) {
+    /// Starts the graceful shutdown.
+    pub(crate) fn begin_shutdown(&mut self) {
         self.stop.take();
     }
 
-    /// Ready when everybody is gone.
+    /// Shuts the agent down and waits until it has ended.
     pub(crate) async fn stopped(mut self) {
         self.stop.take();
         let ended = tokio::time::timeout(Duration::from_secs(60), self.task).await;
-        ended.expect("in time").expect("it ends");
+        ended.expect("the agent ends in time").expect("no panic");
     }
 }

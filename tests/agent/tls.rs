@@ -1,3 +1,5 @@
+//! TLS of the agent: protocols, client certificates and errors.
+
 use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -10,29 +12,34 @@ use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 use tower_aperture::agent::Tls;
 use tower_aperture::pb::check::flow_control_service_client::FlowControlServiceClient;
 
-use crate::support::{Papers, Served, TWO, request};
+use crate::support::{Certificates, Served, TWO, request};
 
-fn endpoint(served: &Served, papers: &Papers) -> (Endpoint, ClientTlsConfig) {
+fn endpoint(served: &Served, certificates: &Certificates) -> (Endpoint, ClientTlsConfig) {
     let endpoint = Endpoint::from_shared(format!("https://{}", served.address));
     let tls = ClientTlsConfig::new()
-        .ca_certificate(Certificate::from_pem(&papers.authority))
+        .ca_certificate(Certificate::from_pem(&certificates.authority))
         .domain_name("localhost");
     (endpoint.expect("an address"), tls)
 }
 
 #[tokio::test]
-async fn grpc_and_http_1_are_spoken_over_tls() {
-    let papers = Papers::new();
-    let tls = Tls::from_pem(&papers.certificate, &papers.key).expect("they go together");
+async fn the_agent_serves_grpc_and_http_1_over_tls() {
+    let certificates = Certificates::new();
+    let tls = Tls::from_pem(&certificates.certificate, &certificates.key)
+        .expect("the certificate matches the key");
     let served = Served::with(TWO, |agent| agent, Some(tls)).await;
-    let (endpoint, tls) = endpoint(&served, &papers);
-    let channel = endpoint.tls_config(tls).expect("sound").connect().await;
-    let mut checks = FlowControlServiceClient::new(channel.expect("it listens"));
+    let (endpoint, tls) = endpoint(&served, &certificates);
+    let channel = endpoint
+        .tls_config(tls)
+        .expect("a valid configuration")
+        .connect()
+        .await;
+    let mut checks = FlowControlServiceClient::new(channel.expect("the agent listens"));
     checks.check(request("checkout")).await.expect("an answer");
 
     let mut roots = RootCertStore::empty();
     roots
-        .add(papers.authority_der.der().clone())
+        .add(certificates.authority_der.der().clone())
         .expect("an authority");
     let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
@@ -42,32 +49,48 @@ async fn grpc_and_http_1_are_spoken_over_tls() {
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     let stream = TcpStream::connect(served.address)
         .await
-        .expect("it listens");
+        .expect("the agent listens");
     let name = ServerName::try_from("localhost").expect("a name");
     let connector = TlsConnector::from(Arc::new(config));
     let mut stream = connector.connect(name, stream).await.expect("a handshake");
     let call = b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
-    stream.write_all(call).await.expect("it reads");
+    stream.write_all(call).await.expect("the agent reads");
     let mut answer = String::new();
     stream
         .read_to_string(&mut answer)
         .await
-        .expect("it answers");
+        .expect("the agent answers");
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
 
 #[tokio::test]
-async fn where_clients_need_a_certificate_others_are_not_let_in() {
-    let (own, others) = (Papers::new(), Papers::new());
-    let papers = own;
-    let tls = Tls::with_client_ca(&papers.certificate, &papers.key, &papers.authority);
-    let served = Served::with(TWO, |agent| agent, Some(tls.expect("sound"))).await;
-    for (identity, good) in [(None, false), (Some(&others), false), (Some(&papers), true)] {
-        let (endpoint, mut tls) = endpoint(&served, &papers);
+async fn an_agent_that_requires_client_certificates_refuses_other_clients() {
+    let (own, others) = (Certificates::new(), Certificates::new());
+    let certificates = own;
+    let tls = Tls::with_client_ca(
+        &certificates.certificate,
+        &certificates.key,
+        &certificates.authority,
+    );
+    let served = Served::with(
+        TWO,
+        |agent| agent,
+        Some(tls.expect("a valid configuration")),
+    )
+    .await;
+    for (identity, good) in [
+        (None, false),
+        (Some(&others), false),
+        (Some(&certificates), true),
+    ] {
+        let (endpoint, mut tls) = endpoint(&served, &certificates);
         if let Some(one) = identity {
             tls = tls.identity(Identity::from_pem(&one.certificate, &one.key));
         }
-        let channel = endpoint.tls_config(tls).expect("sound").connect_lazy();
+        let channel = endpoint
+            .tls_config(tls)
+            .expect("a valid configuration")
+            .connect_lazy();
         let answer = FlowControlServiceClient::new(channel)
             .check(request("checkout"))
             .await;
@@ -76,9 +99,10 @@ async fn where_clients_need_a_certificate_others_are_not_let_in() {
 }
 
 #[test]
-fn what_does_not_go_together_is_refused_by_name() {
-    let (one, other) = (Papers::new(), Papers::new());
-    let wrong = Tls::from_pem(&one.certificate, &other.key).expect_err("another's key");
+fn errors_name_the_certificate_key_or_authority_that_is_wrong() {
+    let (one, other) = (Certificates::new(), Certificates::new());
+    let wrong =
+        Tls::from_pem(&one.certificate, &other.key).expect_err("the key of another certificate");
     assert!(
         wrong
             .to_string()

@@ -1,14 +1,14 @@
-//! Command lines, `validate` and `check`.
+//! The command line: options, `validate`, `check` and their errors.
 
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
 
-use crate::program::{Folder, Ran, Serving, limit, program, run};
+use crate::program::{Folder, RunResult, Serving, limit, program, run};
 
 #[test]
-fn help_says_what_it_is() {
-    let Ran { code, out, .. } = run(&["--help"]);
+fn help_describes_the_program_and_its_commands() {
+    let RunResult { code, out, .. } = run(&["--help"]);
     assert_eq!(code, 0);
     for words in [
         "one node",
@@ -24,7 +24,7 @@ fn help_says_what_it_is() {
 }
 
 #[test]
-fn a_command_line_that_makes_no_sense_ends_with_2() {
+fn an_invalid_command_line_exits_with_2() {
     for args in [
         &["serve"][..],
         &["serve", "--policies", "x", "--tls-cert", "x"],
@@ -40,7 +40,7 @@ fn a_command_line_that_makes_no_sense_ends_with_2() {
         &["orbit"],
         &[],
     ] {
-        let Ran { code, out, err } = run(args);
+        let RunResult { code, out, err } = run(args);
         assert_eq!((code, out.as_str()), (2, ""), "{args:?}");
         let helps = err.contains("Usage:") || err.contains("try '--help'");
         assert!(helps, "{args:?}: {err}");
@@ -48,16 +48,16 @@ fn a_command_line_that_makes_no_sense_ends_with_2() {
 }
 
 #[test]
-fn what_keeps_it_from_serving_is_told_and_ends_with_1() {
+fn serve_reports_errors_at_startup_and_exits_with_1() {
     let folder = Folder::new();
-    let good = folder.write("good.yaml", limit(1));
+    let valid = folder.write("good.yaml", limit(1));
     let no_pem = folder.write("no.pem", "certificate");
-    let bad = folder.write("bad.yaml", limit(1).replace("3600s", "soon"));
+    let invalid = folder.write("bad.yaml", limit(1).replace("3600s", "soon"));
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let taken = taken.local_addr().map(|address| (taken, address));
     let (_taken, address) = taken.expect("an address");
     let address = address.to_string();
-    let needy = folder.write(
+    let needs_prometheus = folder.write(
         "needy.yaml",
         "
 blueprint: load-scheduling/promql
@@ -72,22 +72,22 @@ policy:
       alerter: {alert_name: x}
 ",
     );
-    for (args, told) in [
+    for (args, expected) in [
         (&["--policies", "no/such.yaml"][..], "no/such.yaml"),
-        (&["--policies", &*bad], "bad.yaml:8:"),
-        (&["--policies", &*good, "--listen", &*address], &*address),
+        (&["--policies", &*invalid], "bad.yaml:8:"),
+        (&["--policies", &*valid, "--listen", &*address], &*address),
         (
-            &["--policies", &*good, "--listen", "nowhere"],
+            &["--policies", &*valid, "--listen", "nowhere"],
             "nowhere: cannot listen",
         ),
         (
-            &["--policies", &*good, "--api-key-file", "no/keys"],
+            &["--policies", &*valid, "--api-key-file", "no/keys"],
             "no/keys",
         ),
         (
             &[
                 "--policies",
-                &*good,
+                &*valid,
                 "--tls-cert",
                 &*no_pem,
                 "--tls-key",
@@ -95,29 +95,32 @@ policy:
             ],
             "no.pem: the file is not PEM",
         ),
-        (&["--policies", &*needy], "--prometheus URL"),
+        (&["--policies", &*needs_prometheus], "--prometheus URL"),
         (
-            &["--policies", &*good, "--prometheus", "prometheus:9090"],
+            &["--policies", &*valid, "--prometheus", "prometheus:9090"],
             "http://",
         ),
-        (&["--policies", &*good, "--log-level", "a=b=c"], "log level"),
+        (
+            &["--policies", &*valid, "--log-level", "a=b=c"],
+            "log level",
+        ),
     ] {
         let mut all = vec!["serve"];
         if !args.contains(&"--listen") {
             all.extend(["--listen", "127.0.0.1:0"]);
         }
         all.extend(args);
-        let Ran { code, out, err } = run(&all);
+        let RunResult { code, out, err } = run(&all);
         assert_eq!((code, out.as_str()), (1, ""), "{args:?}: {err}");
-        assert!(err.contains("error: ") && err.contains(told), "{err}");
+        assert!(err.contains("error: ") && err.contains(expected), "{err}");
     }
 }
 
 #[test]
-fn validate_says_in_plain_words_what_a_policy_does() {
+fn validate_describes_a_policy() {
     let folder = Folder::new();
     let file = folder.write("limit.yaml", limit(7));
-    let Ran { code, out, err } = run(&["validate", &file]);
+    let RunResult { code, out, err } = run(&["validate", &file]);
     assert_eq!((code, err.as_str()), (0, ""));
     assert!(out.starts_with(&file), "{out}");
     assert!(out.contains("policy `limit`"), "{out}");
@@ -128,16 +131,16 @@ fn validate_says_in_plain_words_what_a_policy_does() {
 }
 
 #[test]
-fn validate_judges_each_file_and_names_place_field_and_fix() {
+fn validate_checks_each_file_and_reports_position_field_and_value() {
     let folder = Folder::new();
-    let good = folder.write("good.yaml", limit(1));
-    let bad = folder.write("bad.yaml", limit(1).replace("3600s", "soon"));
-    let Ran { code, out, err } = run(&["validate", &bad, "no/such.yaml", &good]);
+    let valid = folder.write("good.yaml", limit(1));
+    let invalid = folder.write("bad.yaml", limit(1).replace("3600s", "soon"));
+    let RunResult { code, out, err } = run(&["validate", &invalid, "no/such.yaml", &valid]);
     assert_eq!(code, 1);
     assert!(out.contains("policy `limit`"), "{out}");
     let errors: Vec<&str> = err.lines().collect();
     assert_eq!(errors.len(), 2, "{err}");
-    let place = format!("error: {bad}:8:");
+    let place = format!("error: {invalid}:8:");
     assert!(errors[0].starts_with(&place), "{err}");
     assert!(
         errors[0].contains("interval") && errors[0].contains("`soon`"),
@@ -147,27 +150,31 @@ fn validate_judges_each_file_and_names_place_field_and_fix() {
 }
 
 #[test]
-fn validate_takes_a_folder_for_what_is_served_together() {
+fn validate_checks_the_files_of_a_folder_together() {
     let folder = Folder::new();
-    let Ran { code, err, .. } = run(&["validate", folder.path()]);
+    let RunResult { code, err, .. } = run(&["validate", folder.path()]);
     assert_eq!(code, 1);
     assert!(err.contains("there is no .yaml"), "{err}");
     folder.write("a.yaml", limit(1));
     folder.write("b.txt", "no policy");
     assert_eq!(run(&["validate", folder.path()]).code, 0);
-    let again = folder.write("b.yaml", limit(2));
-    let Ran { code, err, .. } = run(&["validate", folder.path()]);
+    let duplicate = folder.write("b.yaml", limit(2));
+    let RunResult { code, err, .. } = run(&["validate", folder.path()]);
     assert_eq!(code, 1);
     assert!(err.contains("`limit`"), "{err}");
-    assert_eq!(run(&["validate", &again]).code, 0, "alone it is good");
+    assert_eq!(
+        run(&["validate", &duplicate]).code,
+        0,
+        "the file is valid on its own"
+    );
 }
 
-/// Policies as their authors wrote them, where they are at hand.
+/// Runs on policies of other authors, if the machine has that folder.
 #[test]
-fn policies_in_the_wild_are_described_or_refused_by_name() {
+fn validate_describes_or_refuses_each_policy_of_the_corpus() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/corpus");
     let Ok(files) = fs::read_dir(&folder) else {
-        println!("{}: not here", folder.display());
+        println!("{}: skipped, no such folder", folder.display());
         return;
     };
     let mut described = 0;
@@ -177,7 +184,7 @@ fn policies_in_the_wild_are_described_or_refused_by_name() {
             continue;
         }
         let name = path.to_str().expect("text");
-        let Ran { code, out, err } = run(&["validate", name]);
+        let RunResult { code, out, err } = run(&["validate", name]);
         if code == 0 {
             described += 1;
             assert!(out.starts_with(name) && out.contains("policy `"), "{out}");
@@ -190,12 +197,12 @@ fn policies_in_the_wild_are_described_or_refused_by_name() {
 }
 
 #[test]
-fn check_prints_the_decision_and_ends_with_it() {
+fn check_prints_the_decision_and_exits_with_its_code() {
     let folder = Folder::new();
     let policies = folder.write("limit.yaml", limit(2));
     let serving = Serving::start(&policies, &[]);
     for remaining in ["1.00 remaining", "0.00 remaining"] {
-        let Ran { code, out, err } = serving.check(&["checkout", "user_id=42"]);
+        let RunResult { code, out, err } = serving.check(&["checkout", "user_id=42"]);
         assert_eq!((code, err.as_str()), (0, ""));
         assert!(out.starts_with("accepted"), "{out}");
         assert!(
@@ -204,25 +211,26 @@ fn check_prints_the_decision_and_ends_with_it() {
         );
         assert!(out.contains(remaining), "{out}");
     }
-    let Ran { code, out, .. } = serving.check(&["checkout", "user_id=42"]);
+    let RunResult { code, out, .. } = serving.check(&["checkout", "user_id=42"]);
     assert_eq!(code, 3);
     assert!(
         out.starts_with("rejected: rate_limited, HTTP status 429"),
         "{out}"
     );
     assert!(out.contains("key `user_id:42`"), "{out}");
-    let Ran { code, out, .. } = serving.check(&["elsewhere", "user_id=42", "empty=", "eq=a=b"]);
+    let RunResult { code, out, .. } =
+        serving.check(&["elsewhere", "user_id=42", "empty=", "eq=a=b"]);
     assert_eq!(code, 0);
     assert!(out.contains("no policy decides here"), "{out}");
     assert_eq!(
         serving.check(&["elsewhere", "--ramp"]).code,
         3,
-        "no ramp lets it in"
+        "no ramp accepts the flow"
     );
 }
 
 #[test]
-fn check_says_when_a_limiter_was_skipped_for_a_missing_label() {
+fn check_reports_limiters_that_were_skipped_for_a_missing_label() {
     let folder = Folder::new();
     folder.write("rate.yaml", limit(1));
     folder.write(
@@ -252,7 +260,7 @@ circuit:
 ",
     );
     let serving = Serving::start(folder.path(), &[]);
-    let lines_of = |out: &str, policy: &str| {
+    let line_of = |out: &str, policy: &str| {
         let start = format!("  policy `{policy}` ");
         let line = out.lines().find(|line| line.starts_with(&start));
         line.unwrap_or_else(|| panic!("{policy}: {out}")).to_owned()
@@ -279,10 +287,10 @@ circuit:
             "the labels plan, tenant",
         ),
     ] {
-        let Ran { code, out, err } = serving.check(args);
+        let RunResult { code, out, err } = serving.check(args);
         assert_eq!((code, err.as_str()), (0, ""), "{out}");
         for policy in ["limit", "slots", "quota"] {
-            let line = lines_of(&out, policy);
+            let line = line_of(&out, policy);
             if skipped.contains(&policy) {
                 assert!(line.contains(": skipped: "), "{line}");
                 assert!(line.contains("label it limits by is missing"), "{line}");
@@ -297,13 +305,13 @@ circuit:
 }
 
 #[test]
-fn an_address_with_https_names_the_option_for_tls() {
+fn an_error_for_an_address_with_https_names_the_tls_option() {
     for command in ["check", "status"] {
         let rest: &[&str] = match command {
             "check" => &["checkout"],
             _ => &["--once"],
         };
-        for (addr, more, told) in [
+        for (addr, more, expected) in [
             ("https://127.0.0.1:1", &[][..], "--tls"),
             ("HTTPS://agent.internal", &[], "--tls"),
             ("http://127.0.0.1:1", &["--tls"], "--tls"),
@@ -314,60 +322,61 @@ fn an_address_with_https_names_the_option_for_tls() {
             let mut args = vec![command, "--addr", addr];
             args.extend(more);
             args.extend(rest);
-            let Ran { code, out, err } = run(&args);
+            let RunResult { code, out, err } = run(&args);
             assert_eq!((code, out.as_str()), (1, ""), "{args:?}");
             assert!(err.starts_with("error: --addr"), "{err}");
-            assert!(err.contains(told) && !err.contains("sesame"), "{err}");
+            assert!(err.contains(expected) && !err.contains("sesame"), "{err}");
         }
     }
 }
 
 #[test]
-fn an_address_may_have_the_scheme_that_the_options_say() {
+fn an_address_may_have_the_scheme_that_matches_the_options() {
     let folder = Folder::new();
     let policies = folder.write("limit.yaml", limit(2));
     let serving = Serving::start(&policies, &[]);
     let addr = format!("http://{}/", serving.address);
-    let Ran { code, out, err } = run(&["check", "--addr", &addr, "checkout", "user_id=1"]);
+    let RunResult { code, out, err } = run(&["check", "--addr", &addr, "checkout", "user_id=1"]);
     assert_eq!((code, err.as_str()), (0, ""), "{out}");
-    let Ran { code, out, err } = run(&["status", "--addr", &addr, "--once"]);
+    let RunResult { code, out, err } = run(&["status", "--addr", &addr, "--once"]);
     assert_eq!((code, err.as_str()), (0, ""), "{out}");
-    // It gets as far as the connection.
-    let Ran { code, err, .. } = run(&["check", "--addr", "https://127.0.0.1:1", "--tls", "x"]);
+    // The address is valid; only the connection fails.
+    let RunResult { code, err, .. } =
+        run(&["check", "--addr", "https://127.0.0.1:1", "--tls", "x"]);
     assert_eq!(code, 1);
     assert!(err.contains("is unreachable"), "{err}");
 }
 
 #[test]
-fn errors_are_told_with_their_causes_once() {
+fn errors_contain_each_cause_once() {
     let folder = Folder::new();
-    let Ran { code, err, .. } = run(&["validate", "no/such.yaml"]);
+    let RunResult { code, err, .. } = run(&["validate", "no/such.yaml"]);
     assert_eq!(code, 1);
     assert_eq!(err.matches("No such file").count(), 1, "{err}");
     assert!(
         err.contains("no/such.yaml: cannot be read: No such file"),
         "{err}"
     );
-    let Ran { err, .. } = run(&["serve", "--policies", "no/such.yaml"]);
+    let RunResult { err, .. } = run(&["serve", "--policies", "no/such.yaml"]);
     assert!(
         err.contains("no/such.yaml: cannot be read: No such file"),
         "{err}"
     );
-    let Ran { err, .. } = run(&["check", "--addr", "127.0.0.1:1", "checkout"]);
+    let RunResult { err, .. } = run(&["check", "--addr", "127.0.0.1:1", "checkout"]);
     assert_eq!(err.matches("refused").count(), 1, "{err}");
-    let good = folder.write("good.yaml", limit(1));
+    let valid = folder.write("good.yaml", limit(1));
     let pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
     let pem = folder.write("a.pem", pem);
     let args = [
         "serve",
         "--policies",
-        &*good,
+        &*valid,
         "--tls-cert",
         &*pem,
         "--tls-key",
         &*pem,
     ];
-    let Ran { code, err, .. } = run(&args);
+    let RunResult { code, err, .. } = run(&args);
     assert_eq!(code, 1);
     assert!(
         err.contains("the private key: it cannot be used: "),
@@ -376,7 +385,7 @@ fn errors_are_told_with_their_causes_once() {
 }
 
 #[test]
-fn check_holds_no_slot_when_it_is_over() {
+fn check_returns_its_slot_when_it_exits() {
     let folder = Folder::new();
     let policies = folder.write(
         "one.yaml",
@@ -392,14 +401,14 @@ circuit:
     );
     let serving = Serving::start(&policies, &[]);
     for _ in 0..3 {
-        let Ran { code, out, err } = serving.check(&["render"]);
+        let RunResult { code, out, err } = serving.check(&["render"]);
         assert_eq!((code, err.as_str()), (0, ""), "{out}");
         assert!(out.contains("concurrency limiter: yes"), "{out}");
     }
 }
 
 #[test]
-fn nobody_to_ask_is_told_with_the_address() {
+fn an_unreachable_agent_is_reported_with_its_address() {
     let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = silent.local_addr().expect("an address").to_string();
     for args in [
@@ -408,15 +417,15 @@ fn nobody_to_ask_is_told_with_the_address() {
     ] {
         let mut all = args.to_vec();
         all.push(&address);
-        let Ran { code, out, err } = run(&all);
+        let RunResult { code, out, err } = run(&all);
         assert_eq!((code, out.as_str()), (1, ""), "{err}");
-        let told = format!("error: {address} is unreachable: ");
-        assert!(err.starts_with(&told), "{err}");
+        let expected = format!("error: {address} is unreachable: ");
+        assert!(err.starts_with(&expected), "{err}");
     }
 }
 
 #[test]
-fn variables_stand_for_options() {
+fn options_can_be_set_by_environment_variables() {
     let folder = Folder::new();
     let (one, two) = (Folder::new(), folder.write("limit.yaml", limit(1)));
     let mut command = program(&["serve"]);
@@ -429,8 +438,8 @@ fn variables_stand_for_options() {
         .env("TOWER_APERTURE_AGENT_LOG_FORMAT", "json")
         .env("RUST_LOG", "debug");
     let serving = Serving::of(command);
-    serving.logs("\"level\":\"INFO\"", 1);
+    serving.wait_for_log("\"level\":\"INFO\"", 1);
     let mut command = program(&["check", "checkout", "user_id=1"]);
     command.env("APERTURE_AGENT_ADDRESS", &serving.address);
-    assert_eq!(Ran::of(command).code, 0);
+    assert_eq!(RunResult::of(command).code, 0);
 }

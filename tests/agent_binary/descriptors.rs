@@ -1,4 +1,4 @@
-//! Running out of file descriptors.
+//! The program when it has no free file descriptors.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use crate::program::{Folder, Serving, limit, until};
 
-const LACK: &str = "a connection cannot be accepted";
+const NOT_ACCEPTED: &str = "a connection cannot be accepted";
 
 #[test]
-fn running_out_of_descriptors_is_logged_once_and_survived() {
+fn the_program_logs_a_lack_of_descriptors_once_and_recovers() {
     let folder = Folder::new();
     let policies = folder.write("limit.yaml", limit(1));
     let mut command = Command::new("sh");
@@ -21,17 +21,22 @@ fn running_out_of_descriptors_is_logged_once_and_survived() {
         .args(["serve", "--listen", "127.0.0.1:0", "--policies", &policies]);
     let serving = Serving::of(command);
     let connections: Vec<TcpStream> = (0..100)
-        .map(|_| TcpStream::connect(&serving.address).expect("the kernel takes it"))
+        .map(|_| TcpStream::connect(&serving.address).expect("the kernel accepts the connection"))
         .collect();
-    serving.logs(LACK, 1);
-    // The agent tries again ten times a second.
+    serving.wait_for_log(NOT_ACCEPTED, 1);
+    // The agent retries ten times a second.
     let begun = Instant::now();
     until("a second and a half has passed", || {
         begun.elapsed() > Duration::from_millis(1500)
     });
-    assert_eq!(serving.log().matches(LACK).count(), 1, "{}", serving.log());
+    assert_eq!(
+        serving.log().matches(NOT_ACCEPTED).count(),
+        1,
+        "{}",
+        serving.log()
+    );
     drop(connections);
-    until("it takes connections again", || {
+    until("the agent accepts connections again", || {
         let call = "GET /health HTTP/1.1\r\nhost: agent\r\nconnection: close\r\n\r\n";
         let mut answer = String::new();
         TcpStream::connect(&serving.address)

@@ -1,6 +1,6 @@
-//! The program `tower-aperture-agent`, run as its users run it.
+//! The program `tower-aperture-agent`: its commands, options, signals and logs.
 #![cfg(all(feature = "server", unix))]
-// What the program logged is shown beside a failure.
+// A failed test prints the log of the program.
 #![allow(clippy::print_stdout)]
 
 mod commands;

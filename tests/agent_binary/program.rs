@@ -1,4 +1,4 @@
-//! The program as a child process, which ends with its test.
+//! Runs the program as a child process that ends with its test.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -9,28 +9,29 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Only what hangs takes as long.
+/// A timeout that only a process that hangs reaches.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
 
-/// With no variable of whoever runs the tests.
+/// Returns a command for the program, with an empty environment.
 pub(crate) fn program(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tower-aperture-agent"));
     command.args(args).env_clear();
     command
 }
 
-/// Runs it to its end.
-pub(crate) fn run(args: &[&str]) -> Ran {
-    Ran::of(program(args))
+/// Runs the program until it exits.
+pub(crate) fn run(args: &[&str]) -> RunResult {
+    RunResult::of(program(args))
 }
 
-pub(crate) struct Ran {
+/// The exit code and the output of a run of the program.
+pub(crate) struct RunResult {
     pub(crate) code: i32,
     pub(crate) out: String,
     pub(crate) err: String,
 }
 
-impl Ran {
+impl RunResult {
     pub(crate) fn of(mut command: Command) -> Self {
         let child = command
             .stdin(Stdio::null())
@@ -38,9 +39,9 @@ impl Ran {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the program runs");
-        let hung = Hung::after(LONG, child.id());
-        let output = child.wait_with_output().expect("it ends");
-        drop(hung);
+        let kill_after = KillAfter::new(LONG, child.id());
+        let output = child.wait_with_output().expect("the program exits");
+        drop(kill_after);
         let Output {
             status,
             stdout,
@@ -49,18 +50,18 @@ impl Ran {
         Self {
             code: status
                 .code()
-                .unwrap_or_else(|| panic!("{command:?} does not end: {stderr:?}")),
+                .unwrap_or_else(|| panic!("{command:?} was killed: {stderr:?}")),
             out: String::from_utf8(stdout).expect("text"),
             err: String::from_utf8(stderr).expect("text"),
         }
     }
 }
 
-/// Kills a process that hangs, unless it is dropped in time.
-struct Hung(Option<mpsc::Sender<()>>, Option<thread::JoinHandle<()>>);
+/// Kills a process that hangs, unless this value is dropped in time.
+struct KillAfter(Option<mpsc::Sender<()>>, Option<thread::JoinHandle<()>>);
 
-impl Hung {
-    fn after(time: Duration, process: u32) -> Self {
+impl KillAfter {
+    fn new(time: Duration, process: u32) -> Self {
         let (ended, waiting) = mpsc::channel();
         let watch = thread::spawn(move || {
             if waiting.recv_timeout(time) == Err(mpsc::RecvTimeoutError::Timeout) {
@@ -73,7 +74,7 @@ impl Hung {
     }
 }
 
-impl Drop for Hung {
+impl Drop for KillAfter {
     fn drop(&mut self) {
         drop(self.0.take());
         if let Some(watch) = self.1.take() {
@@ -82,7 +83,7 @@ impl Drop for Hung {
     }
 }
 
-/// A folder that goes with its test.
+/// A folder that is removed at the end of its test.
 pub(crate) struct Folder(PathBuf);
 
 impl Folder {
@@ -95,7 +96,7 @@ impl Folder {
         Self(path)
     }
 
-    /// Writes a file, at once for those who read it meanwhile, and says where it is.
+    /// Writes a file atomically and returns its path.
     pub(crate) fn write(&self, name: &str, text: impl AsRef<[u8]>) -> String {
         let (path, new) = (self.0.join(name), self.0.join(format!(".{name}.new")));
         fs::write(&new, text).expect("a file");
@@ -114,7 +115,7 @@ impl Drop for Folder {
     }
 }
 
-/// `serve`, listening.
+/// A running `serve` that listens.
 pub(crate) struct Serving {
     child: Child,
     pub(crate) address: String,
@@ -149,7 +150,7 @@ impl Serving {
         let mut out = BufReader::new(child.stdout.take().expect("piped"));
         let mut first = String::new();
         out.read_line(&mut first).expect("a line");
-        // So that the pipe stays open.
+        // Keeps the pipe open.
         thread::spawn(move || out.read_to_string(&mut String::new()));
         let address = first
             .trim_end()
@@ -171,8 +172,8 @@ impl Serving {
         self.log.lock().expect("no panic").clone()
     }
 
-    /// Waits until it has logged this so many times.
-    pub(crate) fn logs(&self, text: &str, times: usize) {
+    /// Waits until the log contains `text` at least `times` times.
+    pub(crate) fn wait_for_log(&self, text: &str, times: usize) {
         until(&format!("{text:?} is logged"), || {
             self.log().matches(text).count() >= times
         });
@@ -185,18 +186,18 @@ impl Serving {
         assert!(sent.expect("kill runs").success());
     }
 
-    /// Waits for its end.
-    pub(crate) fn ended(&mut self) -> ExitStatus {
+    /// Waits until the program exits.
+    pub(crate) fn wait_for_exit(&mut self) -> ExitStatus {
         let mut status = None;
-        until("it ends", || {
+        until("the program exits", || {
             status = self.child.try_wait().expect("a child");
             status.is_some()
         });
-        status.expect("it ended")
+        status.expect("the program exited")
     }
 
-    /// Asks it with `check`.
-    pub(crate) fn check(&self, args: &[&str]) -> Ran {
+    /// Runs `check` against the program.
+    pub(crate) fn check(&self, args: &[&str]) -> RunResult {
         let mut all = vec!["check", "--addr", &self.address];
         all.extend(args);
         run(&all)
@@ -208,20 +209,21 @@ impl Drop for Serving {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if thread::panicking() {
-            println!("--- what it logged\n{}", self.log());
+            println!("--- log of the program\n{}", self.log());
         }
     }
 }
 
+/// Waits until `done` returns true.
 pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
     let began = Instant::now();
     while !done() {
-        assert!(began.elapsed() < LONG, "in vain waited until {what}");
+        assert!(began.elapsed() < LONG, "timed out waiting until {what}");
         thread::sleep(Duration::from_millis(10));
     }
 }
 
-/// So many flows at `checkout` for each user, ever.
+/// A policy that accepts `flows` flows at `checkout` for each user, and then none.
 pub(crate) fn limit(flows: u32) -> String {
     format!(
         "

@@ -1,10 +1,10 @@
-//! Whom `serve` lets in: API keys, TLS, client certificates.
+//! Which callers `serve` accepts: API keys, TLS and client certificates.
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
-use crate::program::{Folder, Ran, Serving, limit, program};
+use crate::program::{Folder, RunResult, Serving, limit, program};
 
-/// An authority whose certificates end up in files.
+/// An authority that writes its certificates to files.
 struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
@@ -19,7 +19,7 @@ impl Authority {
         folder.write(name, self.0.pem())
     }
 
-    /// Files of a certificate for 127.0.0.1 and of its key.
+    /// Writes a certificate for 127.0.0.1 and its key, and returns their paths.
     fn issue(&self, folder: &Folder, name: &str) -> (String, String) {
         let key = KeyPair::generate().expect("a key");
         let certificate = CertificateParams::new(vec!["127.0.0.1".to_owned()])
@@ -34,7 +34,7 @@ impl Authority {
 }
 
 #[test]
-fn only_who_has_a_key_is_let_in_and_who_has_not_is_logged() {
+fn callers_without_a_known_key_are_refused_and_logged() {
     let folder = Folder::new();
     let policies = folder.write("limit.yaml", limit(9));
     let keys = folder.write("keys", "# of the tests\nsesame\n\nabracadabra\n");
@@ -43,21 +43,21 @@ fn only_who_has_a_key_is_let_in_and_who_has_not_is_logged() {
     for more in [&[][..], &["--api-key-file", &wrong]] {
         let mut args = vec!["checkout"];
         args.extend(more);
-        let Ran { code, out, err } = serving.check(&args);
+        let RunResult { code, out, err } = serving.check(&args);
         assert_eq!((code, out.as_str()), (1, ""));
         assert!(
             err.contains("unreachable") && err.contains("API key"),
             "{err}"
         );
     }
-    serving.logs("UNAUTHENTICATED", 1);
+    serving.wait_for_log("UNAUTHENTICATED", 1);
     assert_eq!(
         serving.check(&["checkout", "--api-key-file", &keys]).code,
         0
     );
     let mut command = program(&["check", "checkout", "--addr", &serving.address]);
     command.env("APERTURE_API_KEY", "abracadabra");
-    assert_eq!(Ran::of(command).code, 0);
+    assert_eq!(RunResult::of(command).code, 0);
     let log = serving.log();
     for secret in ["sesame", "abracadabra", "simsalabim"] {
         assert!(!log.contains(secret), "{log}");
@@ -65,7 +65,7 @@ fn only_who_has_a_key_is_let_in_and_who_has_not_is_logged() {
 }
 
 #[test]
-fn a_hangup_rereads_the_keys_and_bad_ones_change_nothing() {
+fn sighup_reloads_keys_and_an_invalid_key_file_changes_nothing() {
     let folder = Folder::new();
     let policies = folder.write("limit.yaml", limit(9));
     let keys = folder.write("keys", "sesame\n");
@@ -76,36 +76,36 @@ fn a_hangup_rereads_the_keys_and_bad_ones_change_nothing() {
     assert_eq!((code(&old), code(&new)), (0, 1));
     folder.write("keys", "abracadabra\ntwo words\n");
     serving.signal("HUP");
-    serving.logs("API keys were not reloaded", 1);
+    serving.wait_for_log("API keys were not reloaded", 1);
     assert!(serving.log().contains("keys:2: "), "{}", serving.log());
     assert_eq!((code(&old), code(&new)), (0, 1));
     folder.write("keys", "abracadabra\n");
     serving.signal("HUP");
-    serving.logs("API keys were reloaded", 1);
+    serving.wait_for_log("API keys were reloaded", 1);
     assert_eq!((code(&old), code(&new)), (1, 0));
 }
 
 #[test]
-fn a_bad_key_file_is_told_by_line_and_never_shown() {
+fn the_error_about_an_invalid_key_file_names_the_line_and_contains_no_key() {
     let folder = Folder::new();
     let policies = folder.write("limit.yaml", limit(1));
     let keys = folder.write("keys", "sesame\nabra cadabra\n");
     let args = ["serve", "--listen", "127.0.0.1:0", "--policies", &policies];
     let mut command = program(&args);
     command.args(["--api-key-file", &keys]);
-    let Ran { code, err, .. } = Ran::of(command);
+    let RunResult { code, err, .. } = RunResult::of(command);
     assert_eq!(code, 1);
     assert!(err.contains(&format!("error: {keys}:2: ")), "{err}");
     assert!(!err.contains("abra") && !err.contains("sesame"), "{err}");
 }
 
 #[test]
-fn over_tls_the_agent_proves_who_it_is() {
+fn clients_verify_the_certificate_of_the_agent() {
     let folder = Folder::new();
     let authority = Authority::new();
     let (certificate, key) = authority.issue(&folder, "agent");
     let ca = authority.write(&folder, "ca.pem");
-    let stranger = Authority::new().write(&folder, "stranger.pem");
+    let other = Authority::new().write(&folder, "other.pem");
     let policies = folder.write("limit.yaml", limit(9));
     let keys = folder.write("keys", "sesame\n");
     let serving = Serving::start(
@@ -125,11 +125,11 @@ fn over_tls_the_agent_proves_who_it_is() {
         serving.check(&args).code
     };
     assert_eq!(check(&["--ca", &ca]), 0);
-    assert_eq!(check(&["--ca", &stranger]), 1);
+    assert_eq!(check(&["--ca", &other]), 1);
     assert_eq!(
         check(&["--tls"]),
         1,
-        "the system does not know the authority"
+        "the system does not trust the authority"
     );
     assert_eq!(check(&[]), 1, "plaintext");
     assert_eq!(
@@ -141,23 +141,23 @@ fn over_tls_the_agent_proves_who_it_is() {
         let command = program(&["status", "--once", "--addr", &serving.address, "--ca", ca]);
         let mut command = command;
         command.args(["--api-key-file", &keys]);
-        Ran::of(command)
+        RunResult::of(command)
     };
-    let Ran { code, out, err } = status(&ca);
+    let RunResult { code, out, err } = status(&ca);
     assert_eq!((code, err.as_str()), (0, ""), "{out}");
     assert!(out.contains("`limit`") || out.contains("limit"), "{out}");
-    assert_eq!(status(&stranger).code, 1);
+    assert_eq!(status(&other).code, 1);
 }
 
 #[test]
-fn clients_may_have_to_prove_who_they_are() {
+fn the_agent_verifies_the_certificates_of_clients() {
     let folder = Folder::new();
     let (authority, clients) = (Authority::new(), Authority::new());
     let (certificate, key) = authority.issue(&folder, "agent");
     let ca = authority.write(&folder, "ca.pem");
     let client_ca = clients.write(&folder, "clients.pem");
     let (good, good_key) = clients.issue(&folder, "good");
-    let (stranger, stranger_key) = Authority::new().issue(&folder, "stranger");
+    let (other, other_key) = Authority::new().issue(&folder, "other");
     let policies = folder.write("limit.yaml", limit(9));
     let serving = Serving::start(
         &policies,
@@ -176,12 +176,12 @@ fn clients_may_have_to_prove_who_they_are() {
         serving.check(&args).code
     };
     assert_eq!(check(&["--cert", &good, "--key", &good_key]), 0);
-    assert_eq!(check(&["--cert", &stranger, "--key", &stranger_key]), 1);
+    assert_eq!(check(&["--cert", &other, "--key", &other_key]), 1);
     assert_eq!(check(&[]), 1);
 }
 
 #[test]
-fn a_hangup_rereads_the_certificates_and_bad_ones_change_nothing() {
+fn sighup_reloads_certificates_and_invalid_ones_change_nothing() {
     let folder = Folder::new();
     let (old, new) = (Authority::new(), Authority::new());
     let (certificate, key) = old.issue(&folder, "agent");
@@ -192,21 +192,21 @@ fn a_hangup_rereads_the_certificates_and_bad_ones_change_nothing() {
     let serving = Serving::start(&policies, &args);
     let code = |ca: &str| serving.check(&["checkout", "--ca", ca]).code;
     assert_eq!((code(&old_ca), code(&new_ca)), (0, 1));
-    // A certificate without its key, as while the two are being written.
+    // The certificate is new and the key still old, as between the two writes.
     let (fresh, fresh_key) = new.issue(&folder, "fresh");
     let read = |path: &str| std::fs::read(path).expect("it was written");
     folder.write("agent.pem", read(&fresh));
     serving.signal("HUP");
-    serving.logs("TLS certificates were not reloaded", 1);
+    serving.wait_for_log("TLS certificates were not reloaded", 1);
     assert_eq!((code(&old_ca), code(&new_ca)), (0, 1));
     folder.write("agent.key", read(&fresh_key));
     serving.signal("HUP");
-    serving.logs("TLS certificates were reloaded", 1);
+    serving.wait_for_log("TLS certificates were reloaded", 1);
     assert_eq!((code(&old_ca), code(&new_ca)), (1, 0));
 }
 
 #[test]
-fn a_hangup_rereads_the_authorities_of_prometheus_and_bad_ones_change_nothing() {
+fn sighup_reloads_the_authorities_of_prometheus_and_invalid_ones_change_nothing() {
     let folder = Folder::new();
     let authority = Authority::new();
     let ca = authority.write(&folder, "ca.pem");
@@ -225,10 +225,10 @@ fn a_hangup_rereads_the_authorities_of_prometheus_and_bad_ones_change_nothing() 
     for (times, bad) in (1..).zip(bad) {
         folder.write("ca.pem", bad);
         serving.signal("HUP");
-        serving.logs("authorities of Prometheus were not reloaded", times);
+        serving.wait_for_log("authorities of Prometheus were not reloaded", times);
     }
     Authority::new().write(&folder, "ca.pem");
     serving.signal("HUP");
-    serving.logs("authorities of Prometheus were reloaded", 1);
+    serving.wait_for_log("authorities of Prometheus were reloaded", 1);
     assert_eq!(serving.check(&["checkout"]).code, 0);
 }

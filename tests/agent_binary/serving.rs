@@ -1,11 +1,11 @@
-//! `serve`: reloads, its end, its logs.
+//! `serve`: reloads, shutdown and logs.
 
 use std::time::Duration;
 
-use crate::program::{Folder, LONG, Ran, Serving, limit, until};
+use crate::program::{Folder, LONG, RunResult, Serving, limit, until};
 use tower_aperture::{ApertureClient, FlowDecision, FlowParams, FlowStatus};
 
-/// One flow at a time at `render`; others wait.
+/// A policy that runs one flow at a time at `render`. Others wait.
 pub(crate) const ONE_AT_A_TIME: &str = "
 circuit:
   components:
@@ -27,7 +27,7 @@ pub(crate) fn client(serving: &Serving) -> ApertureClient {
 }
 
 #[test]
-fn a_hangup_puts_changed_policies_in_force() {
+fn sighup_reloads_changed_policies() {
     let folder = Folder::new();
     let policies = folder.write("limit.yaml", limit(1));
     let serving = Serving::start(&policies, &["--watch-interval", "0"]);
@@ -35,44 +35,44 @@ fn a_hangup_puts_changed_policies_in_force() {
     assert_eq!(serving.check(&["checkout", "user_id=1"]).code, 3);
     folder.write("limit.yaml", limit(2));
     serving.signal("HUP");
-    serving.logs("policies were reloaded", 1);
+    serving.wait_for_log("policies were reloaded", 1);
     assert_eq!(serving.check(&["checkout", "user_id=1"]).code, 0);
 }
 
 #[test]
-fn a_file_that_changes_is_noticed() {
+fn a_changed_file_is_reloaded() {
     let folder = Folder::new();
     folder.write("limit.yaml", limit(1));
     let serving = Serving::start(folder.path(), &["--watch-interval", "20ms"]);
     folder.write("limit.yaml", limit(2));
-    serving.logs("policies were reloaded", 1);
-    let Ran { out, .. } = serving.check(&["checkout", "user_id=1"]);
+    serving.wait_for_log("policies were reloaded", 1);
+    let RunResult { out, .. } = serving.check(&["checkout", "user_id=1"]);
     assert!(out.contains("1.00 remaining"), "{out}");
 }
 
 #[test]
-fn a_bad_file_changes_nothing_and_is_told_with_place_and_field() {
+fn an_invalid_file_changes_nothing_and_the_log_has_its_position_and_field() {
     let folder = Folder::new();
     folder.write("limit.yaml", limit(2));
     let serving = Serving::start(folder.path(), &["--watch-interval", "0"]);
     assert_eq!(serving.check(&["checkout", "user_id=1"]).code, 0);
     folder.write("limit.yaml", limit(7).replace("3600s", "soon"));
     serving.signal("HUP");
-    serving.logs("policies were not reloaded", 1);
+    serving.wait_for_log("policies were not reloaded", 1);
     let log = serving.log();
     assert!(
         log.contains("limit.yaml:8:") && log.contains("interval") && log.contains("`soon`"),
         "{log}"
     );
-    let Ran { out, .. } = serving.check(&["checkout", "user_id=1"]);
+    let RunResult { out, .. } = serving.check(&["checkout", "user_id=1"]);
     assert!(
         out.contains("0.00 remaining"),
-        "state and limit are the old ones: {out}"
+        "state and limit are unchanged: {out}"
     );
 }
 
 #[tokio::test]
-async fn told_to_end_it_answers_who_waits() {
+async fn sigterm_and_sigint_reject_waiting_flows_and_end_the_program() {
     let folder = Folder::new();
     let policies = folder.write("one.yaml", ONE_AT_A_TIME);
     for signal in ["TERM", "INT"] {
@@ -86,28 +86,28 @@ async fn told_to_end_it_answers_who_waits() {
         });
         tokio::task::spawn_blocking({
             let address = serving.address.clone();
-            move || until("one waits", || waiters(&address) == 1)
+            move || until("one flow waits", || number_of_waiters(&address) == 1)
         })
         .await
-        .expect("it waits");
+        .expect("the flow waits");
         serving.signal(signal);
-        let told = tokio::time::timeout(LONG, waiting).await;
-        let told = told.expect("an answer").expect("no panic");
+        let flow = tokio::time::timeout(LONG, waiting).await;
+        let flow = flow.expect("an answer").expect("no panic");
         assert_eq!(
-            told.decision(),
+            flow.decision(),
             FlowDecision::Rejected,
             "{:?}",
-            told.error()
+            flow.error()
         );
         first.finish(FlowStatus::Ok);
-        let status = tokio::task::spawn_blocking(move || serving.ended()).await;
+        let status = tokio::task::spawn_blocking(move || serving.wait_for_exit()).await;
         assert!(status.expect("no panic").success());
     }
 }
 
-/// As `status --once` has it.
-fn waiters(address: &str) -> usize {
-    let Ran { out, err, .. } = crate::program::run(&["status", "--once", "--addr", address]);
+/// Returns the number of waiting flows that `status --once` shows.
+fn number_of_waiters(address: &str) -> usize {
+    let RunResult { out, err, .. } = crate::program::run(&["status", "--once", "--addr", address]);
     let line = out.lines().find_map(|line| line.strip_prefix("waiting"));
     let number = line.and_then(|line| line.split_whitespace().next());
     let number = number.and_then(|number| number.parse().ok());
@@ -115,16 +115,16 @@ fn waiters(address: &str) -> usize {
 }
 
 #[test]
-fn logs_may_be_objects_of_json() {
+fn logs_can_be_json_objects() {
     let folder = Folder::new();
     let policies = folder.write("limit.yaml", limit(1));
     let mut serving = Serving::start(&policies, &["--log-format", "json"]);
     folder.write("limit.yaml", "no policy");
     serving.signal("HUP");
-    serving.logs("not reloaded", 1);
+    serving.wait_for_log("not reloaded", 1);
     serving.signal("TERM");
-    assert!(serving.ended().success());
-    serving.logs("\"ended\"", 1);
+    assert!(serving.wait_for_exit().success());
+    serving.wait_for_log("\"ended\"", 1);
     let log = serving.log();
     let events: Vec<serde_json::Value> = log
         .lines()
@@ -142,11 +142,11 @@ fn logs_may_be_objects_of_json() {
 }
 
 #[tokio::test]
-async fn a_second_signal_ends_it_at_once() {
+async fn a_second_signal_ends_the_program_immediately() {
     let folder = Folder::new();
     let policies = folder.write("limit.yaml", limit(1));
     let mut serving = Serving::start(&policies, &["--shutdown-grace", "3600s"]);
-    // A request that never comes to its end keeps the first signal waiting.
+    // An unfinished request delays the shutdown after the first signal.
     let mut hung = tokio::net::TcpStream::connect(&serving.address)
         .await
         .expect("a connection");
@@ -158,37 +158,37 @@ async fn a_second_signal_ends_it_at_once() {
     .expect("sent");
     tokio::time::sleep(Duration::from_millis(50)).await;
     serving.signal("TERM");
-    serving.logs("shutting down", 1);
+    serving.wait_for_log("shutting down", 1);
     serving.signal("TERM");
     let (serving, status) = tokio::task::spawn_blocking(move || {
-        let status = serving.ended();
+        let status = serving.wait_for_exit();
         (serving, status)
     })
     .await
-    .expect("it ends");
+    .expect("no panic");
     assert!(status.success());
     drop((serving, hung));
 }
 
 #[test]
-fn told_to_end_it_ends_while_a_reload_hangs_on_a_file() {
-    for hangs in ["keys", "policy"] {
+fn sigterm_ends_the_program_while_a_reload_hangs_on_a_file() {
+    for file_kind in ["keys", "policy"] {
         let folder = Folder::new();
         let policies = folder.write("limit.yaml", limit(1));
         let keys = folder.write("keys", "sesame\n");
         let args = ["--api-key-file", &keys, "--watch-interval", "20ms"];
         let mut serving = Serving::start(&policies, &args);
-        let path = match hangs {
+        let path = match file_kind {
             "keys" => &keys,
             _ => &policies,
         };
-        std::fs::remove_file(path).expect("it is there");
-        let made = std::process::Command::new("mkfifo").arg(path).status();
-        assert!(made.expect("mkfifo runs").success());
+        std::fs::remove_file(path).expect("the file exists");
+        let mkfifo = std::process::Command::new("mkfifo").arg(path).status();
+        assert!(mkfifo.expect("mkfifo runs").success());
         serving.signal("HUP");
-        serving.logs("policies were", 1);
+        serving.wait_for_log("policies were", 1);
         serving.signal("HUP");
         serving.signal("TERM");
-        assert!(serving.ended().success(), "{hangs}");
+        assert!(serving.wait_for_exit().success(), "{file_kind}");
     }
 }

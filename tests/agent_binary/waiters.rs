@@ -1,4 +1,4 @@
-//! Ten thousand who wait, and are gone.
+//! The memory of the program when ten thousand flows wait and their callers leave.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -16,10 +16,11 @@ use crate::program::{Folder, LONG, Serving};
 use crate::serving::{ONE_AT_A_TIME, client};
 
 const CONNECTIONS: usize = 10;
-const EACH: usize = 1000;
+const CALLS_EACH: usize = 1000;
 
-/// Clients that all ask at once. They are gone, connections and all, when it is dropped.
-fn crowd(address: &str) -> Runtime {
+/// Starts callers that check all at once. Shutting down the returned runtime closes their
+/// connections.
+fn start_callers(address: &str) -> Runtime {
     let runtime = Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -29,8 +30,8 @@ fn crowd(address: &str) -> Runtime {
         let address = format!("http://{address}");
         runtime.spawn(async move {
             let endpoint = Endpoint::from_shared(address).expect("an address");
-            let channel = endpoint.connect().await.expect("it listens");
-            for _ in 0..EACH {
+            let channel = endpoint.connect().await.expect("the agent listens");
+            for _ in 0..CALLS_EACH {
                 let mut checks = FlowControlServiceClient::new(channel.clone());
                 let flow = CheckRequest {
                     control_point: "render".into(),
@@ -43,21 +44,23 @@ fn crowd(address: &str) -> Runtime {
     runtime
 }
 
-/// As its metrics have it.
+/// Returns the number of waiting flows in the metrics of the program.
 fn waiters(address: &str) -> usize {
-    let mut stream = TcpStream::connect(address).expect("it listens");
+    let mut stream = TcpStream::connect(address).expect("the agent listens");
     let call = "GET /metrics HTTP/1.1\r\nhost: agent\r\nconnection: close\r\n\r\n";
-    stream.write_all(call.as_bytes()).expect("it reads");
+    stream.write_all(call.as_bytes()).expect("the agent reads");
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("it answers");
+    stream
+        .read_to_string(&mut answer)
+        .expect("the agent answers");
     let mut lines = answer.lines();
     let line = lines.find(|line| line.starts_with("tower_aperture_agent_waiting{"));
     let number = line.and_then(|line| line.rsplit(' ').next()?.parse().ok());
     number.unwrap_or_else(|| panic!("{answer}"))
 }
 
-/// Waits until so many wait. A busy machine takes its time for ten thousand, so it may take long as
-/// long as it goes on.
+/// Waits until `flows` flows wait. The timeout starts anew whenever the number changes, because a
+/// busy machine needs long for ten thousand.
 fn until_waiting(address: &str, flows: usize) {
     let (mut last, mut since) = (waiters(address), Instant::now());
     while last != flows {
@@ -66,12 +69,15 @@ fn until_waiting(address: &str, flows: usize) {
         if now != last {
             (last, since) = (now, Instant::now());
         }
-        assert!(since.elapsed() < LONG, "{last} wait, and not {flows}");
+        assert!(
+            since.elapsed() < LONG,
+            "{last} flows wait instead of {flows}"
+        );
     }
 }
 
-/// Kilobytes of the machine's memory that it takes, where the machine tells.
-fn resident(serving: &Serving) -> Option<u64> {
+/// Returns the resident memory of the program in kilobytes, if the system has `/proc`.
+fn resident_kilobytes(serving: &Serving) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{}/status", serving.process())).ok()?;
     let line = status
         .lines()
@@ -80,29 +86,29 @@ fn resident(serving: &Serving) -> Option<u64> {
 }
 
 #[test]
-fn ten_thousand_waiters_that_are_gone_leave_nothing_behind() {
+fn memory_does_not_grow_with_ten_thousand_waiters_that_leave() {
     let folder = Folder::new();
     let policies = folder.write("one.yaml", ONE_AT_A_TIME);
     let serving = Serving::start(&policies, &[]);
-    let asks = Builder::new_multi_thread()
+    let runtime = Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()
         .expect("a runtime");
-    let client = asks.block_on(async { client(&serving) });
-    let flow = |params| asks.block_on(client.start_flow("render", params));
+    let client = runtime.block_on(async { client(&serving) });
+    let flow = |params| runtime.block_on(client.start_flow("render", params));
     let holder = flow(FlowParams::new());
     assert_eq!(holder.decision(), FlowDecision::Accepted);
 
     let mut first = None;
     for round in 0..3 {
-        let crowd = crowd(&serving.address);
-        until_waiting(&serving.address, CONNECTIONS * EACH);
-        crowd.shutdown_background();
+        let callers = start_callers(&serving.address);
+        until_waiting(&serving.address, CONNECTIONS * CALLS_EACH);
+        callers.shutdown_background();
         until_waiting(&serving.address, 0);
-        let now = resident(&serving);
+        let now = resident_kilobytes(&serving);
         if let (Some(first), Some(now)) = (first, now) {
-            // Had the first ten thousand left anything behind, so had the others.
+            // If each ten thousand leaked memory, later rounds would use much more than the first.
             assert!(
                 now < first * 3 / 2,
                 "{first} kB at first, {now} kB in round {round}"
@@ -111,7 +117,7 @@ fn ten_thousand_waiters_that_are_gone_leave_nothing_behind() {
         first = first.or(now);
     }
 
-    asks.block_on(holder.end());
+    runtime.block_on(holder.end());
     let next = flow(FlowParams::new());
     assert_eq!(
         next.decision(),
@@ -120,5 +126,5 @@ fn ten_thousand_waiters_that_are_gone_leave_nothing_behind() {
         next.error()
     );
     next.finish(FlowStatus::Ok);
-    asks.block_on(client.shutdown(Duration::from_secs(60)));
+    runtime.block_on(client.shutdown(Duration::from_secs(60)));
 }

@@ -1,4 +1,4 @@
-//! Signals from a Prometheus: which answers count, and what becomes of the others.
+//! Signals from Prometheus: which answers set a signal, and how other answers are counted.
 #![cfg(feature = "server")]
 
 mod turns;
@@ -26,22 +26,22 @@ use tower_aperture::Engine;
 use tower_aperture::agent::{Agent, Prometheus, PrometheusStats};
 use tower_aperture::engine::{CheckInput, SignalSource};
 
-/// Only what hangs takes as long.
+/// A timeout that only a test that hangs reaches.
 const LONG: Duration = Duration::from_secs(60);
 
-/// Answers by the query's text.
+/// A Prometheus server whose answer depends on the text of the query.
 #[derive(Clone, Default)]
-struct Fake(Arc<Inner>);
+struct FakePrometheus(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    asked: Mutex<HashMap<String, u64>>,
+    requests: Mutex<HashMap<String, u64>>,
     authorization: Mutex<Option<String>>,
     number: AtomicU64,
     broken: AtomicBool,
 }
 
-impl Fake {
+impl FakePrometheus {
     fn app(&self) -> Router {
         Router::new()
             .route("/prefix/api/v1/query", post(answer))
@@ -56,7 +56,7 @@ impl Fake {
         format!("{address}/prefix")
     }
 
-    /// With a certificate for 127.0.0.1 that vouches for itself; its PEM.
+    /// Serves with a self-signed certificate for 127.0.0.1. Returns the address and the PEM.
     async fn start_tls(&self) -> (String, String) {
         let own = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a key");
         let key = PrivateKeyDer::Pkcs8(own.signing_key.serialize_der().into());
@@ -85,14 +85,14 @@ impl Fake {
         (format!("{address}/prefix"), own.cert.pem())
     }
 
-    fn asked(&self, query: &str) -> u64 {
-        let asked = self.0.asked.lock().expect("no panic");
-        asked.get(query).copied().unwrap_or(0)
+    fn requests(&self, query: &str) -> u64 {
+        let requests = self.0.requests.lock().expect("no panic");
+        requests.get(query).copied().unwrap_or(0)
     }
 }
 
 async fn answer(
-    State(fake): State<Fake>,
+    State(fake): State<FakePrometheus>,
     headers: HeaderMap,
     Form(form): Form<HashMap<String, String>>,
 ) -> Response {
@@ -102,7 +102,7 @@ async fn answer(
         authorization.map(|value| value.to_str().expect("text").to_owned());
     *fake
         .0
-        .asked
+        .requests
         .lock()
         .expect("no panic")
         .entry(query.clone())
@@ -134,7 +134,7 @@ async fn answer(
     axum::Json(json!({"status": "success", "data": data})).into_response()
 }
 
-/// A rate limiter whose buckets hold what a query says.
+/// A policy with a rate limiter whose bucket capacity is the value of a query.
 fn policy(query: &str) -> String {
     format!(
         "
@@ -178,12 +178,12 @@ async fn until(what: &str, mut done: impl FnMut() -> bool) {
     });
     waited
         .await
-        .unwrap_or_else(|_| panic!("in vain waited until {what}"));
+        .unwrap_or_else(|_| panic!("timed out waiting for {what}"));
 }
 
 #[tokio::test]
-async fn an_answer_of_one_number_is_a_signal_and_no_other() {
-    let fake = Fake::default();
+async fn only_an_answer_of_one_number_sets_a_signal() {
+    let fake = FakePrometheus::default();
     fake.0.number.store(7, Ordering::SeqCst);
     let address = fake.start().await;
     let prometheus = Prometheus::new(&format!("http://{address}")).expect("a URL");
@@ -198,9 +198,9 @@ async fn an_answer_of_one_number_is_a_signal_and_no_other() {
         "syntax(",
     ];
     let engine = engine(&prometheus, &queries);
-    assert_eq!(prometheus.latest("one"), None, "nobody asked");
+    assert_eq!(prometheus.latest("one"), None, "no query was sent");
     let _following = follow(&prometheus, &engine);
-    until("all are answered", || {
+    until("all answers", || {
         prometheus.stats().queries == queries.len()
     })
     .await;
@@ -240,7 +240,7 @@ async fn an_answer_of_one_number_is_a_signal_and_no_other() {
 
 #[tokio::test]
 async fn a_dead_prometheus_makes_signals_invalid_until_it_answers_again() {
-    let fake = Fake::default();
+    let fake = FakePrometheus::default();
     fake.0.number.store(3, Ordering::SeqCst);
     let address = fake.start().await;
     let prometheus = Prometheus::new(&format!("http://{address}")).expect("a URL");
@@ -248,7 +248,7 @@ async fn a_dead_prometheus_makes_signals_invalid_until_it_answers_again() {
     let _following = follow(&prometheus, &engine);
     until("a number", || prometheus.latest("one") == Some(3.0)).await;
     fake.0.broken.store(true, Ordering::SeqCst);
-    until("none", || prometheus.latest("one").is_none()).await;
+    until("an invalid signal", || prometheus.latest("one").is_none()).await;
     assert_eq!(prometheus.stats().invalid, 1);
     fake.0.number.store(4, Ordering::SeqCst);
     fake.0.broken.store(false, Ordering::SeqCst);
@@ -257,8 +257,8 @@ async fn a_dead_prometheus_makes_signals_invalid_until_it_answers_again() {
 }
 
 #[tokio::test]
-async fn an_answer_without_a_series_is_no_failure() {
-    let fake = Fake::default();
+async fn an_answer_without_a_series_is_counted_as_empty_and_not_as_a_failure() {
+    let fake = FakePrometheus::default();
     let address = fake.start().await;
     let prometheus = Prometheus::new(&format!("http://{address}")).expect("a URL");
     let engine = engine(&prometheus, &["none"]);
@@ -274,22 +274,22 @@ async fn an_answer_without_a_series_is_no_failure() {
 }
 
 #[tokio::test]
-async fn nobody_at_the_address_is_counted() {
-    let free = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = free.local_addr().expect("an address");
-    // Bound, but nobody accepts what is spoken.
+async fn a_closed_connection_is_counted_as_a_failure() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    // The listener accepts one connection and closes it.
     let prometheus = Prometheus::new(&format!("http://{address}")).expect("a URL");
     let engine = engine(&prometheus, &["one"]);
     let _following = follow(&prometheus, &engine);
-    let (stream, _) = free.accept().await.expect("a connection");
-    drop((stream, free));
+    let (stream, _) = listener.accept().await.expect("a connection");
+    drop((stream, listener));
     until("a failure", || prometheus.stats().failed > 0).await;
     assert_eq!(prometheus.latest("one"), None);
 }
 
 #[tokio::test]
-async fn the_engine_decides_by_what_was_answered() {
-    let fake = Fake::default();
+async fn the_engine_decides_by_the_answer_to_a_query() {
+    let fake = FakePrometheus::default();
     fake.0.number.store(2, Ordering::SeqCst);
     let address = fake.start().await;
     let prometheus = Prometheus::new(&format!("http://{address}")).expect("a URL");
@@ -303,29 +303,37 @@ async fn the_engine_decides_by_what_was_answered() {
 }
 
 #[tokio::test]
-async fn queries_come_and_go_with_policies() {
-    let fake = Fake::default();
+async fn queries_follow_the_policies_of_the_engine() {
+    let fake = FakePrometheus::default();
     let address = fake.start().await;
     let prometheus = Prometheus::new(&format!("http://{address}")).expect("a URL");
     let engine = engine(&prometheus, &["one", "one", "two"]);
-    assert_eq!(engine.queries().len(), 2, "the same text is asked once");
+    assert_eq!(
+        engine.queries().len(),
+        2,
+        "policies with the same query share it"
+    );
     let _following = follow(&prometheus, &engine);
     until("a number", || prometheus.latest("one").is_some()).await;
     engine
         .reload_with([("other", policy("scalar"))])
         .expect("a policy");
     until("the new query", || prometheus.latest("scalar") == Some(2.5)).await;
-    assert_eq!(prometheus.latest("one"), None, "nobody asks any more");
+    assert_eq!(
+        prometheus.latest("one"),
+        None,
+        "the query has no policy any more"
+    );
     assert_eq!(prometheus.stats().queries, 1);
-    let before = fake.asked("one");
-    let rounds = fake.asked("scalar") + 2;
-    until("two more rounds", || fake.asked("scalar") >= rounds).await;
-    assert_eq!(fake.asked("one"), before);
+    let before = fake.requests("one");
+    let rounds = fake.requests("scalar") + 2;
+    until("two more rounds", || fake.requests("scalar") >= rounds).await;
+    assert_eq!(fake.requests("one"), before);
 }
 
 #[tokio::test]
-async fn a_password_is_sent_and_never_shown() {
-    let fake = Fake::default();
+async fn a_password_is_sent_and_does_not_appear_in_debug_output_or_errors() {
+    let fake = FakePrometheus::default();
     let address = fake.start().await;
     let prometheus = Prometheus::new(&format!("http://ann:sesame@{address}")).expect("a URL");
     let engine = engine(&prometheus, &["one"]);
@@ -346,27 +354,27 @@ async fn a_password_is_sent_and_never_shown() {
 }
 
 #[tokio::test]
-async fn over_https_only_a_known_authority_is_believed() {
-    let fake = Fake::default();
+async fn over_https_only_answers_with_a_trusted_authority_count() {
+    let fake = FakePrometheus::default();
     fake.0.number.store(5, Ordering::SeqCst);
     let (address, pem) = fake.start_tls().await;
     let url = format!("https://{address}");
-    let believing = Prometheus::trusting(&url, pem.as_bytes()).expect("a certificate");
+    let trusting = Prometheus::trusting(&url, pem.as_bytes()).expect("a certificate");
     let (_, other) = fake.start_tls().await;
-    let doubting = Prometheus::trusting(&url, other.as_bytes()).expect("a certificate");
-    let engines = [&believing, &doubting].map(|prometheus| engine(prometheus, &["one"]));
+    let distrusting = Prometheus::trusting(&url, other.as_bytes()).expect("a certificate");
+    let engines = [&trusting, &distrusting].map(|prometheus| engine(prometheus, &["one"]));
     let _following = (
-        follow(&believing, &engines[0]),
-        follow(&doubting, &engines[1]),
+        follow(&trusting, &engines[0]),
+        follow(&distrusting, &engines[1]),
     );
-    until("a number", || believing.latest("one") == Some(5.0)).await;
-    until("a failure", || doubting.stats().failed > 0).await;
-    assert_eq!(doubting.stats().answered, 0);
+    until("a number", || trusting.latest("one") == Some(5.0)).await;
+    until("a failure", || distrusting.stats().failed > 0).await;
+    assert_eq!(distrusting.stats().answered, 0);
 }
 
 #[tokio::test]
-async fn replaced_authorities_are_believed_from_the_next_query_on() {
-    let fake = Fake::default();
+async fn replaced_authorities_apply_from_the_next_query() {
+    let fake = FakePrometheus::default();
     fake.0.number.store(5, Ordering::SeqCst);
     let (address, pem) = fake.start_tls().await;
     let (_, other) = fake.start_tls().await;

@@ -1,4 +1,4 @@
-//! Prometheus servers that are slow, endless or hostile, and what they cost the queries of others.
+//! Prometheus servers that are slow, hang or send endless answers do not delay other queries.
 
 use std::collections::HashMap;
 use std::io;
@@ -19,14 +19,14 @@ use tower_aperture::engine::SignalSource;
 
 use crate::{engine, follow, until};
 
-/// Answers by what the name of a query begins with.
+/// A server whose answer depends on the first word of a query's name.
 #[derive(Clone, Default)]
 struct Hostile(Arc<Counts>);
 
 #[derive(Default)]
 struct Counts {
-    asked: Mutex<HashMap<String, u64>>,
-    /// Bytes of endless answers.
+    requests: Mutex<HashMap<String, u64>>,
+    /// Bytes sent in endless answers.
     sent: AtomicU64,
 }
 
@@ -41,23 +41,23 @@ impl Hostile {
         Prometheus::new(&format!("http://{address}")).expect("a URL")
     }
 
-    /// The least and the most that one of these queries was asked.
-    fn asked(&self, queries: &[String]) -> (u64, u64) {
-        let asked = self.0.asked.lock().expect("no panic");
+    /// Returns how often the least and the most frequent of these queries were sent.
+    fn requests(&self, queries: &[String]) -> (u64, u64) {
+        let requests = self.0.requests.lock().expect("no panic");
         let counts = queries
             .iter()
-            .map(|query| asked.get(query).copied().unwrap_or(0));
+            .map(|query| requests.get(query).copied().unwrap_or(0));
         (counts.clone().min().unwrap_or(0), counts.max().unwrap_or(0))
     }
 
-    /// The same bytes again and again, for as long as somebody takes them.
-    fn endless(&self, status: StatusCode, head: &'static str, again: String) -> Response {
+    /// A response that repeats the same bytes for as long as the client reads.
+    fn endless(&self, status: StatusCode, head: &'static str, repeated: String) -> Response {
         let counts = Arc::clone(&self.0);
-        let again = Bytes::from(again);
+        let repeated = Bytes::from(repeated);
         let stream = futures_util::stream::unfold(0_u64, move |chunk| {
             let bytes = match chunk {
                 0 => Bytes::from_static(head.as_bytes()),
-                _ => again.clone(),
+                _ => repeated.clone(),
             };
             counts.sent.fetch_add(bytes.len() as u64, Ordering::SeqCst);
             async move { Some((Ok::<_, io::Error>(bytes), chunk + 1)) }
@@ -73,8 +73,8 @@ async fn answer(
     Form(form): Form<HashMap<String, String>>,
 ) -> Response {
     let query = form["query"].clone();
-    let asked = &hostile.0.asked;
-    *asked
+    let requests = &hostile.0.requests;
+    *requests
         .lock()
         .expect("no panic")
         .entry(query.clone())
@@ -122,7 +122,7 @@ async fn answer(
     }
 }
 
-fn named(kind: &str, number: usize) -> Vec<String> {
+fn names(kind: &str, number: usize) -> Vec<String> {
     (0..number).map(|at| format!("{kind}_{at}")).collect()
 }
 
@@ -131,36 +131,42 @@ fn texts(queries: &[String]) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn queries_take_turns_by_which_is_due_longest() {
+async fn the_query_that_is_due_longest_is_sent_first() {
     let hostile = Hostile::default();
     let prometheus = hostile.start().await;
-    let queries = named("slow", 24);
+    let queries = names("slow", 24);
     let engine = engine(&prometheus, &texts(&queries));
     let _following = follow(&prometheus, &engine);
-    // More are due at any time than are asked at once.
-    until("each is asked twice", || hostile.asked(&queries).0 >= 2).await;
-    let (least, most) = hostile.asked(&queries);
-    assert!(most <= least + 2, "from {least} to {most} times");
+    // At any time, more queries are due than may be in flight.
+    until("two requests of each query", || {
+        hostile.requests(&queries).0 >= 2
+    })
+    .await;
+    let (least, most) = hostile.requests(&queries);
+    assert!(
+        most <= least + 2,
+        "queries were sent between {least} and {most} times"
+    );
 }
 
 #[tokio::test]
-async fn slow_queries_delay_no_others() {
+async fn slow_queries_do_not_delay_other_queries() {
     let hostile = Hostile::default();
     let prometheus = hostile.start().await;
-    let (hanging, quick) = (named("hangs", 40), named("quick", 4));
+    let (hanging, quick) = (names("hangs", 40), names("quick", 4));
     let queries = [texts(&hanging), texts(&quick)].concat();
     let engine = engine(&prometheus, &queries);
     let _following = follow(&prometheus, &engine);
     until("a first answer to each quick query", || {
-        hostile.asked(&quick).0 >= 1
+        hostile.requests(&quick).0 >= 1
     })
     .await;
-    let before = hostile.asked(&hanging);
-    until("many more answers", || hostile.asked(&quick).0 >= 8).await;
-    let after = hostile.asked(&hanging);
+    let before = hostile.requests(&hanging);
+    until("many more answers", || hostile.requests(&quick).0 >= 8).await;
+    let after = hostile.requests(&hanging);
     assert!(
         after.1 <= before.1 + 3,
-        "a quick query was asked less often than every slow one: {before:?} {after:?}"
+        "slow queries were sent more often than quick ones: {before:?} {after:?}"
     );
     for query in &quick {
         assert_eq!(prometheus.latest(query), Some(3.0), "{query}");
@@ -168,27 +174,27 @@ async fn slow_queries_delay_no_others() {
 }
 
 #[tokio::test]
-async fn an_answer_is_bounded_while_it_is_read() {
+async fn the_size_of_an_answer_is_bounded_while_it_is_read() {
     for kind in ["series", "nested", "blanks", "refusal", "announced", "deep"] {
         let hostile = Hostile::default();
         let prometheus = hostile.start().await;
-        let queries = named(kind, 1);
+        let queries = names(kind, 1);
         let engine = engine(&prometheus, &texts(&queries));
         let following = follow(&prometheus, &engine);
         until(kind, || prometheus.stats().failed >= 1).await;
         following.abort();
         assert_eq!(prometheus.latest(&queries[0]), None, "{kind}");
-        // What sockets hold on their way is more than what is read.
+        // The bound is above the agent's own because sockets buffer bytes too.
         let sent = hostile.0.sent.load(Ordering::SeqCst);
-        assert!(sent < 32 << 20, "{kind}: {sent} bytes were taken");
+        assert!(sent < 32 << 20, "{kind}: {sent} bytes were sent");
     }
 }
 
 #[tokio::test]
-async fn a_series_with_long_labels_is_an_answer() {
+async fn an_answer_with_long_labels_sets_the_signal() {
     let hostile = Hostile::default();
     let prometheus = hostile.start().await;
-    let queries = named("labels", 1);
+    let queries = names("labels", 1);
     let engine = engine(&prometheus, &texts(&queries));
     let _following = follow(&prometheus, &engine);
     until("a number", || prometheus.latest("labels_0") == Some(5.0)).await;

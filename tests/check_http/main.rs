@@ -1,11 +1,12 @@
-//! The layer over an Agent's CheckHTTP: what goes out about a request, and what an answer does.
+//! The layer with an Agent's CheckHTTP: the contents of the check, and the effect of the Agent's
+//! response.
 #![cfg(feature = "remote")]
 
-mod answers;
-mod fits;
 #[path = "../layer_support/mod.rs"]
 mod layer_support;
-mod question;
+mod message_size;
+mod request_contents;
+mod responses;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -50,13 +51,13 @@ fn layer(agent: &FakeAgent) -> ApertureLayer<ApertureClient, AgentReject> {
     ApertureLayer::http(client(agent), "ingress")
 }
 
-/// The heads that the inner service saw.
+/// Records the heads of the requests that reach the inner service.
 #[derive(Clone, Default)]
 struct Seen(Arc<Mutex<Vec<HeaderMap>>>);
 
 impl Seen {
     fn heads(&self) -> Vec<HeaderMap> {
-        self.0.lock().expect("no test panics here").clone()
+        self.0.lock().expect("the lock is not poisoned").clone()
     }
 
     fn service<B>(
@@ -71,7 +72,10 @@ impl Seen {
         let seen = self.clone();
         service_fn(move |request: Request<B>| {
             let headers = request.headers().clone();
-            seen.0.lock().expect("no test panics here").push(headers);
+            seen.0
+                .lock()
+                .expect("the lock is not poisoned")
+                .push(headers);
             async { Ok(Response::new(Full::from("hello"))) }
         })
     }
@@ -101,15 +105,15 @@ fn plain() -> Request<()> {
     Request::new(())
 }
 
-fn only(agent: &FakeAgent) -> CheckHttpRequest {
+fn only_check(agent: &FakeAgent) -> CheckHttpRequest {
     let mut checks = agent.http_checks();
     assert_eq!(checks.len(), 1);
-    assert!(agent.checks().is_empty(), "the other call is not made");
+    assert!(agent.checks().is_empty(), "CheckHTTP replaces Check");
     checks.remove(0)
 }
 
 fn attributes(agent: &FakeAgent) -> tower_aperture::pb::checkhttp::check_http_request::HttpRequest {
-    only(agent).request.expect("attributes")
+    only_check(agent).request.expect("attributes")
 }
 
 fn denied(status: i32, headers: &[(&str, &str)], body: &str) -> CheckHttpResponse {

@@ -1,5 +1,5 @@
-//! Where the engine decides what was meant instead of what an Agent does; each by its row in the
-//! register of quirks.
+//! Decisions in which the engine deliberately differs from an Agent. Each test has the number of
+//! its row in the register of quirks, which the recordings cite as well.
 
 use tower_aperture::RejectReason;
 use tower_aperture::engine::LimiterReason;
@@ -7,7 +7,7 @@ use tower_aperture::engine::LimiterReason;
 use crate::support::*;
 
 #[test]
-fn row_1_a_flow_in_ramp_mode_needs_a_ramp() {
+fn row_1_a_flow_in_ramp_mode_without_a_ramp_is_rejected() {
     let (engine, _) = Limiter::new(9.0, 0.0).engine();
     let params = params(&[]).ramp_mode(true);
     for control_point in [HERE, "elsewhere"] {
@@ -23,7 +23,7 @@ fn row_1_a_flow_in_ramp_mode_needs_a_ramp() {
 }
 
 #[test]
-fn row_5_tokens_that_are_not_finite_count_as_not_given() {
+fn row_5_a_tokens_label_that_is_no_finite_number_is_ignored() {
     for lazy in ["", "lazy_sync: {enabled: true, num_sync: 1}"] {
         for odd in ["NaN", "Inf", "-inf", "+Infinity", "1e999", "many", ""] {
             let limiter = Limiter::new(3.0, 0.0);
@@ -35,8 +35,8 @@ fn row_5_tokens_that_are_not_finite_count_as_not_given() {
             .engine();
             let report = take(&engine, odd);
             assert!(report.accepted());
-            let told = tokens(&report, "root.0");
-            assert_eq!((told.remaining, told.consumed), (2.0, 1.0), "{odd}");
+            let reported = tokens(&report, "root.0");
+            assert_eq!((reported.remaining, reported.consumed), (2.0, 1.0), "{odd}");
             let granted = (0..9).filter(|_| take(&engine, "1").accepted()).count();
             assert!(granted <= 2, "{odd} corrupted the bucket");
         }
@@ -44,7 +44,7 @@ fn row_5_tokens_that_are_not_finite_count_as_not_given() {
 }
 
 #[test]
-fn row_21_long_keys_are_limited_like_any() {
+fn row_21_long_keys_are_limited_like_short_ones() {
     let long = "k".repeat(100_000);
     let mut params = tower_aperture::FlowParams::new();
     params.labels = tower_aperture::Labels::with_limits(tower_aperture::LabelLimits {
@@ -61,13 +61,16 @@ fn row_21_long_keys_are_limited_like_any() {
         let report = engine.check(&input);
         assert!(report.accepted());
         assert_eq!(label(&report, "root.0").len(), 100_005);
-        assert_eq!(of(&report, "root.0").reason, LimiterReason::Unspecified);
+        assert_eq!(
+            decision_of(&report, "root.0").reason,
+            LimiterReason::Unspecified
+        );
         assert!(!engine.check(&input).accepted());
     }
 }
 
 #[test]
-fn row_22_a_request_that_comes_too_late_to_sync_takes_nobody_with_it() {
+fn row_22_a_flow_without_time_for_a_sync_does_not_close_its_key() {
     let (engine, clock) = Limiter::new(4.0, 0.0)
         .interval(secs(2.0))
         .with("lazy_sync: {enabled: true, num_sync: 4}")
@@ -76,33 +79,33 @@ fn row_22_a_request_that_comes_too_late_to_sync_takes_nobody_with_it() {
     assert!(take(&engine, "1").accepted());
     assert!(
         check_within(&engine, &[], 9).accepted(),
-        "between syncs nobody looks"
+        "between syncs the deadline does not count"
     );
     clock.advance(secs(0.6));
     let late = check_within(&engine, &[], 10);
     assert_eq!(late.reject_reason, Some(RejectReason::RateLimited));
     assert_eq!(late.wait_time, None);
-    let told = tokens(&late, "root.0");
-    assert_eq!((told.remaining, told.current), (0.0, 0.0));
-    // Three were spent, and the key is open.
+    let reported = tokens(&late, "root.0");
+    assert_eq!((reported.remaining, reported.current), (0.0, 0.0));
+    // Three tokens were taken, and the key still accepts flows.
     let report = take(&engine, "1");
     assert!(report.accepted());
     assert_eq!(tokens(&report, "root.0").remaining, 0.0);
 }
 
 #[test]
-fn row_24_a_wait_beyond_all_clocks_is_not_no_wait() {
+fn row_24_a_wait_of_centuries_is_reported_in_full() {
     let (engine, clock) = Limiter::new(1e11, 1.0).engine();
     clock.advance(secs(100.0));
     assert!(take(&engine, "1e11").accepted());
     let report = take(&engine, "1e10");
-    assert!(report.wait_time.expect("one must wait") > secs(9e9));
+    assert!(report.wait_time.expect("a rejection reports a wait") > secs(9e9));
     clock.advance(secs(1e6));
     assert!(!take(&engine, "1e10").accepted());
 }
 
 #[test]
-fn row_25_an_idle_key_starts_anew_at_its_time() {
+fn row_25_an_unused_key_starts_anew_after_its_idle_time() {
     let (engine, clock) = Limiter::new(2.0, 0.0)
         .by("user")
         .with("max_idle_time: 10s")
@@ -110,16 +113,22 @@ fn row_25_an_idle_key_starts_anew_at_its_time() {
     let user = [("user", "a")];
     assert!(check(&engine, &user).accepted());
     clock.advance(secs(9.999));
-    assert!(check(&engine, &user).accepted(), "a use");
+    assert!(
+        check(&engine, &user).accepted(),
+        "a use restarts the idle time"
+    );
     clock.advance(secs(9.999));
-    assert!(!check(&engine, &user).accepted(), "a use too");
+    assert!(
+        !check(&engine, &user).accepted(),
+        "a rejected use restarts it too"
+    );
     clock.advance(secs(10.0));
     let report = check(&engine, &user);
     assert_eq!(tokens(&report, "root.0").remaining, 1.0);
 }
 
 #[test]
-fn row_25_a_remembered_rejection_outlives_the_bucket() {
+fn row_25_a_remembered_rejection_outlives_its_expired_bucket() {
     let (engine, clock) = Limiter::new(1.0, 1.0)
         .interval(secs(60.0))
         .with("max_idle_time: 10s")
@@ -131,7 +140,7 @@ fn row_25_a_remembered_rejection_outlives_the_bucket() {
 }
 
 #[test]
-fn row_29_lazy_sync_charges_an_idle_key_when_it_comes_back() {
+fn row_29_lazy_sync_charges_an_idle_key_at_its_next_use() {
     let (engine, clock) = Limiter::new(4.0, 0.0)
         .with("lazy_sync: {enabled: true, num_sync: 4}")
         .engine();
@@ -140,12 +149,12 @@ fn row_29_lazy_sync_charges_an_idle_key_when_it_comes_back() {
     clock.advance(secs(60.0));
     let report = take(&engine, "1");
     assert!(report.accepted());
-    let told = tokens(&report, "root.0");
-    assert_eq!((told.remaining, told.current), (0.0, 4.0));
+    let reported = tokens(&report, "root.0");
+    assert_eq!((reported.remaining, reported.current), (0.0, 4.0));
     assert!(!take(&engine, "1").accepted());
 }
 
-/// Limits of all forms that a bucket can have.
+/// The ways in which a bucket fills, as parameters.
 const FORMS: [&str; 4] = [
     "max_idle_time: 7200s",
     "continuous_fill: false",
@@ -154,7 +163,7 @@ const FORMS: [&str; 4] = [
 ];
 
 #[test]
-fn row_42_a_request_that_can_never_be_granted_is_not_remembered_and_told_no_wait() {
+fn row_42_a_flow_that_can_never_be_granted_reports_no_wait_and_is_not_remembered() {
     for form in FORMS {
         for want in ["100.001", "200", "1e12", "1e300"] {
             let (engine, _) = Limiter::new(100.0, 100.0)
@@ -164,13 +173,13 @@ fn row_42_a_request_that_can_never_be_granted_is_not_remembered_and_told_no_wait
             let report = take(&engine, want);
             assert_eq!(report.reject_reason, Some(RejectReason::RateLimited));
             assert_eq!(report.wait_time, None, "{form}: {want}");
-            let asked = params(&[("tokens", want)]).quotas(true);
-            let denial = decide(&engine, &asked).expect_err("the bucket is too small");
+            let with_quotas = params(&[("tokens", want)]).quotas(true);
+            let denial = decide(&engine, &with_quotas).expect_err("the bucket is too small");
             assert_eq!(denial.wait, None);
             for _ in 0..20 {
                 assert!(take(&engine, "1").accepted(), "{form}: {want}");
             }
-            // Nor is it told to wait for a smaller one that is remembered.
+            // The remembered rejection of a smaller flow adds no wait either.
             let smaller = take(&engine, "90");
             assert!(!smaller.accepted());
             assert_eq!(take(&engine, want).wait_time, None, "{form}: {want}");
@@ -179,7 +188,7 @@ fn row_42_a_request_that_can_never_be_granted_is_not_remembered_and_told_no_wait
 }
 
 #[test]
-fn row_42_no_wait_is_told_while_another_limiter_can_never_grant() {
+fn row_42_no_wait_is_reported_if_any_limiter_can_never_grant() {
     let small = Limiter::new(5.0, 1.0).by("user");
     for limiters in [
         [small.clone(), Limiter::new(50.0, 1.0)],
@@ -187,8 +196,8 @@ fn row_42_no_wait_is_told_while_another_limiter_can_never_grant() {
     ] {
         let (engine, _) = engine(&limiters);
         let flow = [("user", "a"), ("tokens", "40")];
-        assert!(take(&engine, "40").accepted(), "it has no user");
-        // One would have it in thirty seconds, the other one never.
+        assert!(take(&engine, "40").accepted(), "the flow has no user");
+        // One limiter has the tokens in 30 seconds, the other one never.
         let report = check(&engine, &flow);
         assert!(!report.accepted());
         assert_eq!(report.wait_time, None);
@@ -197,7 +206,7 @@ fn row_42_no_wait_is_told_while_another_limiter_can_never_grant() {
 }
 
 #[test]
-fn row_42_a_bucket_that_holds_nothing_tells_no_wait() {
+fn row_42_a_bucket_without_capacity_reports_no_wait() {
     for capacity in [0.0, -2.0] {
         for form in FORMS {
             let (engine, clock) = Limiter::new(capacity, 1.0).with(form).engine();
@@ -212,7 +221,7 @@ fn row_42_a_bucket_that_holds_nothing_tells_no_wait() {
 }
 
 #[test]
-fn row_46_tokens_given_back_open_no_account_beyond_its_bucket() {
+fn row_46_returned_tokens_never_exceed_the_capacity_of_the_bucket() {
     for form in FORMS {
         let (engine, clock) = Limiter::new(4.0, 4.0).with(form).engine();
         assert!(take(&engine, "1").accepted());

@@ -1,4 +1,4 @@
-//! Policies that decide, and nothing follows.
+//! Dry-run policies: they decide and report, and are not enforced.
 
 use std::future::Future;
 use std::pin::pin;
@@ -53,14 +53,14 @@ fn builder(policies: &[(&str, &str)]) -> EngineBuilder {
 }
 
 fn built(builder: EngineBuilder) -> Engine {
-    builder.build().expect("the policies are right")
+    builder.build().expect("the policies are valid")
 }
 
 fn check(engine: &Engine) -> tower_aperture::engine::CheckReport {
     engine.check(&CheckInput::new("here", &FlowParams::new()))
 }
 
-/// What a flow at once is told; its slots are free again.
+/// Decides a flow that must not wait, ends it, and returns whether it was accepted.
 fn decide(engine: &Engine) -> bool {
     match engine.decide("here", &FlowParams::new()) {
         Check::Ready(Verdict::Accepted(ticket)) => {
@@ -68,12 +68,12 @@ fn decide(engine: &Engine) -> bool {
             true
         }
         Check::Ready(Verdict::Rejected(..)) => false,
-        other => panic!("a decision, not {other:?}"),
+        other => panic!("the flow is not decided: {other:?}"),
     }
 }
 
 #[test]
-fn a_limiter_reports_its_no_and_lets_the_flow_pass() {
+fn a_dry_run_limiter_reports_its_rejections_and_accepts_the_flow() {
     let engine = built(builder(&[("p", &rate("dry", 1))]).dry_run("dry"));
     for dropped in [false, true, true] {
         let report = check(&engine);
@@ -93,8 +93,8 @@ fn a_limiter_reports_its_no_and_lets_the_flow_pass() {
 }
 
 #[test]
-fn other_policies_reject_as_ever() {
-    let policies = [("a", rate("dry", 1)), ("b", rate("wet", 2))];
+fn enforced_policies_reject_beside_a_dry_run_policy() {
+    let policies = [("a", rate("dry", 1)), ("b", rate("enforced", 2))];
     let policies = policies
         .each_ref()
         .map(|(name, text)| (*name, text.as_str()));
@@ -106,8 +106,8 @@ fn other_policies_reject_as_ever() {
     assert!(decisions.all(|decision| decision.dropped));
     assert_eq!(engine.stats().dry_run_rejections, 2);
 
-    // What a dry limiter grants goes back with the rest.
-    let policies = [("a", rate("dry", 2)), ("b", rate("wet", 1))];
+    // If the enforced policy rejects a flow, the dry-run limiter gets its tokens back too.
+    let policies = [("a", rate("dry", 2)), ("b", rate("enforced", 1))];
     let policies = policies
         .each_ref()
         .map(|(name, text)| (*name, text.as_str()));
@@ -120,63 +120,79 @@ fn other_policies_reject_as_ever() {
         };
         (&*decision.policy_name == "dry").then_some(tokens.remaining)
     });
-    assert_eq!(tokens, Some(0.0), "the second of two, and not the third");
+    assert_eq!(
+        tokens,
+        Some(0.0),
+        "the rejected flow returned its token; the last check took it"
+    );
 }
 
 #[test]
-fn nobody_waits_in_a_queue_that_is_not_enforced() {
+fn flows_do_not_wait_in_the_queue_of_a_dry_run_policy() {
     let engine = built(builder(&[("queues", QUEUES)]).dry_run_all(true));
     let params = FlowParams::new();
     let hold = |engine: &Engine| match engine.decide("here", &params) {
         Check::Ready(Verdict::Accepted(ticket)) => ticket,
-        other => panic!("no wait, and no {other:?}"),
+        other => panic!("the flow is not accepted at once: {other:?}"),
     };
     let first = hold(&engine);
     assert_eq!(engine.stats().dry_run_rejections, 0);
     let second = hold(&engine);
-    assert_eq!(engine.stats().dry_run_rejections, 1, "the place is taken");
+    assert_eq!(engine.stats().dry_run_rejections, 1, "the slot is taken");
     let third = hold(&engine);
-    assert_eq!(engine.stats().dry_run_rejections, 3, "and the quota");
+    assert_eq!(
+        engine.stats().dry_run_rejections,
+        3,
+        "the quota is used up as well"
+    );
     drop((second, third));
     drop(first);
     let report = check(&engine);
     let dropped = report.limiter_decisions.iter().map(|decision| {
-        let place = matches!(
+        let is_concurrency = matches!(
             decision.details,
             LimiterDetails::ConcurrencyScheduler { .. }
         );
-        (place, decision.dropped)
+        (is_concurrency, decision.dropped)
     });
     let mut dropped: Vec<_> = dropped.collect();
     dropped.sort_unstable();
-    assert_eq!(dropped, [(false, true), (true, false)], "the place is free");
+    assert_eq!(
+        dropped,
+        [(false, true), (true, false)],
+        "the slot is free again"
+    );
 }
 
 #[test]
-fn who_waits_elsewhere_is_not_turned_away_by_a_dry_queue() {
-    let wet = QUEUES.replace("value: 2", "value: 1");
-    let wet = wet.replace(
+fn a_flow_in_an_enforced_queue_is_not_rejected_by_a_dry_run_queue() {
+    let enforced = QUEUES.replace("value: 2", "value: 1");
+    let enforced = enforced.replace(
         "rate_limiter: {interval: 3600s}",
         "rate_limiter: {interval: 10s}",
     );
     let policies = [
         ("dry", QUEUES.replace("value: 2", "value: 1")),
-        ("wet", wet),
+        ("enforced", enforced),
     ];
     let policies = policies
         .each_ref()
         .map(|(name, text)| (*name, text.as_str()));
     let clock = ManualClock::new();
     let engine = built(builder(&policies).clock(clock.clone()).dry_run("dry"));
-    assert!(decide(&engine), "both have one");
+    assert!(decide(&engine), "both policies have a token");
     let params = FlowParams::new();
     let Check::Pending(pending) = engine.decide("here", &params) else {
-        panic!("who is enforced has none for now");
+        panic!("the enforced policy has no token yet");
     };
     let mut pending = pin!(pending);
     let mut context = Context::from_waker(Waker::noop());
     assert!(pending.as_mut().poll(&mut context).is_pending());
-    assert_eq!(engine.stats().dry_run_rejections, 0, "not settled");
+    assert_eq!(
+        engine.stats().dry_run_rejections,
+        0,
+        "the flow is not decided yet"
+    );
     clock.advance(Duration::from_secs(10));
     let verdict = pending.as_mut().poll(&mut context);
     assert!(matches!(verdict, Poll::Ready(Verdict::Accepted(_))));
@@ -184,7 +200,7 @@ fn who_waits_elsewhere_is_not_turned_away_by_a_dry_queue() {
 }
 
 #[test]
-fn a_ramp_in_a_dry_run_lets_flows_in_ramp_mode_pass() {
+fn a_dry_run_ramp_accepts_flows_in_ramp_mode() {
     let ramp = "
 circuit:
   components:
@@ -202,15 +218,15 @@ circuit:
 }
 
 #[test]
-fn a_policy_that_is_not_there_is_refused_by_name() {
+fn a_dry_run_of_an_unknown_policy_is_refused_by_name() {
     let none = builder(&[]).dry_run("missing").build();
-    let none = none.expect_err("no policy");
+    let none = none.expect_err("the engine has no policies");
     assert_eq!(
         none.message(),
         "no policy is named `missing`: there are no policies"
     );
     let other = builder(&[("p", &rate("per-user", 1))]).dry_run("per-users");
-    let error = other.build().expect_err("another name");
+    let error = other.build().expect_err("the policy has another name");
     assert_eq!(
         error.to_string(),
         "EngineBuilder::dry_run: no policy is named `per-users`: the policies are `per-user`"
@@ -218,25 +234,25 @@ fn a_policy_that_is_not_there_is_refused_by_name() {
 }
 
 #[test]
-fn a_dry_run_goes_on_after_a_reload_and_keeps_its_policy() {
+fn a_dry_run_continues_after_a_reload_and_cannot_lose_its_policy() {
     let engine = built(builder(&[("p", &rate("dry", 1))]).dry_run("dry"));
     assert!(decide(&engine) && decide(&engine));
     engine
-        .reload_with([("p", rate("dry", 1)), ("q", rate("wet", 1))])
-        .expect("the policies are right");
+        .reload_with([("p", rate("dry", 1)), ("q", rate("enforced", 1))])
+        .expect("the policies are valid");
     assert!(decide(&engine) && !decide(&engine));
     assert_eq!(
         engine.stats().dry_run_rejections,
         3,
-        "the bucket is empty still"
+        "the bucket is still empty"
     );
     let error = engine.reload_with([("p", rate("renamed", 1))]);
-    let error = error.expect_err("it would be enforced");
+    let error = error.expect_err("the renamed policy would be enforced");
     assert!(error.message().contains("`dry`"), "{error}");
     let description = engine.describe();
     assert!(
         description.contains("policy `dry` (dry run"),
         "{description}"
     );
-    assert!(description.contains("policy `wet`\n"), "{description}");
+    assert!(description.contains("policy `enforced`\n"), "{description}");
 }

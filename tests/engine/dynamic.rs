@@ -1,4 +1,4 @@
-//! Dynamic configuration, from resources, files beside policies, and by hand.
+//! Dynamic configuration: from policy resources, from files beside policies, and by a call.
 
 use tower_aperture::Engine;
 use tower_aperture::engine::ManualClock;
@@ -6,7 +6,7 @@ use tower_aperture::engine::ManualClock;
 use crate::loading::Folder;
 use crate::support::*;
 
-/// A bucket of so many tokens, unless `tokens` says otherwise.
+/// Returns a policy with a bucket whose capacity is the dynamic `tokens`, or else the argument.
 fn bucket(tokens: u32, dynamic: &str) -> String {
     format!(
         "
@@ -32,7 +32,8 @@ spec:
     )
 }
 
-fn let_in(engine: &Engine) -> usize {
+/// Returns how many flows are accepted before one is rejected.
+fn count_accepted(engine: &Engine) -> usize {
     (0..100)
         .take_while(|_| check(engine, &[]).accepted())
         .count()
@@ -42,33 +43,33 @@ fn engine_of(text: String) -> Engine {
     let engine = Engine::builder()
         .policy_text("policy.yaml", text)
         .clock(ManualClock::new());
-    engine.build().expect("the policy is right")
+    engine.build().expect("the policy is valid")
 }
 
 #[test]
-fn what_is_set_by_hand_counts_before_file_and_resource_and_touches_no_state() {
+fn configuration_set_by_a_call_overrides_file_and_resource_and_keeps_state() {
     let engine = engine_of(bucket(2, "{tokens: {value: 3}}"));
-    assert_eq!(let_in(&engine), 3);
+    assert_eq!(count_accepted(&engine), 3);
     assert!(
         engine
             .set_dynamic_config("shop", "{\"tokens\": {\"value\": 5}}")
-            .expect("a number")
+            .expect("the value is a number")
     );
-    assert_eq!(let_in(&engine), 2);
+    assert_eq!(count_accepted(&engine), 2);
     assert!(
         engine
             .set_dynamic_config("shop", "tokens: {value: 6}")
-            .expect("a number")
+            .expect("the value is a number")
     );
-    assert_eq!(let_in(&engine), 1);
-    // It survives a reload of the policy.
+    assert_eq!(count_accepted(&engine), 1);
+    // The configuration survives a reload of the policy.
     engine
         .reload_with([
             ("policy.yaml", bucket(1, "{}")),
             ("shop.dynamic.yaml", "tokens: {value: 4}".to_owned()),
         ])
-        .expect("the policy is right");
-    assert_eq!(let_in(&engine), 0);
+        .expect("the policy is valid");
+    assert_eq!(count_accepted(&engine), 0);
     assert!(
         engine.describe().contains("6 tokens"),
         "{}",
@@ -77,7 +78,7 @@ fn what_is_set_by_hand_counts_before_file_and_resource_and_touches_no_state() {
     assert!(
         engine
             .set_dynamic_config("shop", "{}")
-            .expect("nothing is set")
+            .expect("an empty configuration is valid")
     );
     assert!(
         engine.describe().contains("4 tokens"),
@@ -87,14 +88,14 @@ fn what_is_set_by_hand_counts_before_file_and_resource_and_touches_no_state() {
 }
 
 #[test]
-fn what_does_not_fit_is_refused_and_changes_nothing() {
+fn invalid_dynamic_configuration_is_refused_and_changes_nothing() {
     let engine = engine_of(bucket(2, "{}"));
     for wrong in ["tokens: {value: many}", "[tokens]", "tokens: {", "tokens"] {
         let error = engine.set_dynamic_config("shop", wrong).expect_err(wrong);
         assert!(error.file().contains("shop"), "{error}");
     }
     assert_eq!(engine.set_dynamic_config("other", "{}"), Ok(false));
-    assert_eq!(let_in(&engine), 2);
+    assert_eq!(count_accepted(&engine), 2);
     assert_eq!(engine.set_dynamic_config("shop", "unknown: 1"), Ok(true));
     let warnings = engine.warnings();
     assert!(
@@ -104,7 +105,7 @@ fn what_does_not_fit_is_refused_and_changes_nothing() {
 }
 
 #[test]
-fn a_file_beside_the_policy_configures_it_by_name_or_by_the_stem_of_its_file() {
+fn a_dynamic_file_configures_the_policy_of_its_name_or_of_its_file_stem() {
     for (name, single) in [
         ("shop.dynamic.yaml", false),
         ("limits.dynamic.yml", false),
@@ -118,25 +119,25 @@ fn a_file_beside_the_policy_configures_it_by_name_or_by_the_stem_of_its_file() {
             true => engine.policy_file(policy),
             false => engine.policy_folder(folder.path()),
         };
-        let engine = engine.build().expect("the policy is right");
-        assert_eq!(let_in(&engine), 3);
+        let engine = engine.build().expect("the policy is valid");
+        assert_eq!(count_accepted(&engine), 3);
         folder.write(name, "tokens: {value: 4}");
-        engine.reload().expect("the file is right");
-        assert_eq!(let_in(&engine), 1, "{name}");
+        engine.reload().expect("the file is valid");
+        assert_eq!(count_accepted(&engine), 1, "{name}");
         folder.write(name, "tokens: {value: no}");
-        let error = engine.reload().expect_err("no number");
+        let error = engine.reload().expect_err("the value is no number");
         assert!(error.to_string().contains(name), "{error}");
-        assert_eq!(let_in(&engine), 0);
+        assert_eq!(count_accepted(&engine), 0);
     }
 }
 
 #[test]
-fn a_file_that_configures_nothing_is_told() {
+fn a_dynamic_file_without_a_policy_is_warned_about() {
     let folder = Folder::new("dynamic-nothing");
     folder.write("limits.yaml", &bucket(2, "{}"));
     folder.write("shup.dynamic.yaml", "tokens: {value: 4}");
     let engine = Engine::builder().policy_folder(folder.path()).build();
-    let warnings = engine.expect("the policy is right").warnings();
+    let warnings = engine.expect("the policy is valid").warnings();
     assert!(
         warnings
             .iter()
@@ -146,7 +147,7 @@ fn a_file_that_configures_nothing_is_told() {
 }
 
 #[test]
-fn a_ramp_begins_and_a_load_scheduler_opens_by_hand() {
+fn dynamic_configuration_starts_a_ramp_and_opens_a_load_scheduler() {
     let engine = engine_of(
         "
 blueprint: load-ramping/base
@@ -160,15 +161,15 @@ policy:
 "
         .to_owned(),
     );
-    let stays = |engine: &Engine| {
+    let is_waiting = |engine: &Engine| {
         let warnings = engine.warnings();
         warnings
             .iter()
             .any(|one| one.message().contains("stays at its first step"))
     };
-    assert!(stays(&engine));
+    assert!(is_waiting(&engine));
     assert_eq!(engine.set_dynamic_config("ramp", "start: true"), Ok(true));
-    assert!(!stays(&engine));
+    assert!(!is_waiting(&engine));
 
     let clock = ManualClock::new();
     let engine = Engine::builder()
@@ -180,7 +181,7 @@ policy:
         )
         .clock(clock.clone())
         .build()
-        .expect("the policy is right");
+        .expect("the policy is valid");
     for _ in 0..40 {
         let _ = check(&engine, &[]);
         clock.advance(secs(1.0));

@@ -1,4 +1,4 @@
-//! Workers that come again and again share what they queue for.
+//! Workers that start one flow after another get fair shares of slots and tokens.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,9 +14,9 @@ use tower_aperture::{ApertureClient, ApertureLayer, FlowParams};
 use crate::queues::{policy_of, quota, slots};
 use crate::support::HERE;
 
-const PATIENT: &str = ", default_workload_parameters: {queue_timeout: 600s}";
+const QUEUE_TIMEOUT_600S: &str = ", default_workload_parameters: {queue_timeout: 600s}";
 
-/// By priority, if a worker has one.
+/// A workload per team, whose flows have the priority of their label.
 const BY_PRIORITY: &str =
     ", workload_label_key: team, default_workload_parameters: {queue_timeout: 600s}";
 
@@ -24,24 +24,24 @@ fn client_of(component: String) -> ApertureClient {
     let engine = Engine::builder()
         .policy_text("test.yaml", policy_of(&[component]))
         .build();
-    ApertureClient::embedded(engine.expect("the policy is right"))
+    ApertureClient::embedded(engine.expect("the policy is valid"))
 }
 
 fn params() -> FlowParams<'static> {
     FlowParams::new().check_timeout(Duration::from_secs(600))
 }
 
-/// Takes so long from when it is let in.
+/// Occupies a flow for this long, from when it runs.
 async fn work(time: Duration) {
     tokio::time::sleep(time).await;
 }
 
-/// How often each worker had its turn.
+/// The number of flows that each worker has run.
 type Turns = Vec<usize>;
 
-/// Workers that take turns under a guard for some seconds of paused time; each has the labels of its
-/// number.
-async fn loop_for(
+/// Lets workers run guarded flows for some seconds of paused time. `labels` returns the labels of a
+/// worker's flows.
+async fn run_workers_for(
     seconds: u64,
     client: &ApertureClient,
     workers: usize,
@@ -56,7 +56,10 @@ async fn loop_for(
             while Instant::now() < until {
                 let work = work(Duration::from_millis(10));
                 let params = params().labels(labels.clone());
-                client.guard(HERE, params, work).await.expect("it waits");
+                client
+                    .guard(HERE, params, work)
+                    .await
+                    .expect("the flow is accepted in time");
                 turns += 1;
             }
             turns
@@ -69,43 +72,53 @@ async fn loop_for(
     turns
 }
 
-fn alike(_: usize) -> Vec<(&'static str, &'static str)> {
+fn no_labels(_: usize) -> Vec<(&'static str, &'static str)> {
     Vec::new()
 }
 
-fn share(turns: &[usize], all: usize) -> f64 {
-    turns.iter().sum::<usize>() as f64 / all as f64
+/// Returns the total of the turns, divided into parts.
+fn share(turns: &[usize], parts: usize) -> f64 {
+    turns.iter().sum::<usize>() as f64 / parts as f64
 }
 
-/// No worker has less than half of what there is for each.
-fn assert_fair(turns: &[usize], what: &str) {
-    let each = share(turns, turns.len());
-    let fair = |turns: &usize| *turns as f64 >= each / 2.0;
-    assert!(turns.iter().all(fair), "{what}: {turns:?}");
+/// Asserts that each worker has at least half of the average.
+fn assert_fair(turns: &[usize], context: &str) {
+    let average = share(turns, turns.len());
+    let fair = |turns: &usize| *turns as f64 >= average / 2.0;
+    assert!(turns.iter().all(fair), "{context}: {turns:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn each_worker_gets_its_share_of_slots() {
-    for (free, workers) in [(4, 5), (4, 8), (4, 12), (4, 20), (1, 7), (3, 64)] {
-        let client = client_of(slots(f64::from(free), "", PATIENT));
-        let turns = loop_for(20, &client, workers, alike).await;
+    for (slot_count, workers) in [(4, 5), (4, 8), (4, 12), (4, 20), (1, 7), (3, 64)] {
+        let client = client_of(slots(f64::from(slot_count), "", QUEUE_TIMEOUT_600S));
+        let turns = run_workers_for(20, &client, workers, no_labels).await;
         let (least, most) = (turns.iter().min(), turns.iter().max());
-        let (least, most) = (least.expect("workers"), most.expect("workers"));
-        assert!(most - least <= 2, "{free} for {workers}: {turns:?}");
+        let (least, most) = (
+            least.expect("there are workers"),
+            most.expect("there are workers"),
+        );
+        assert!(
+            most - least <= 2,
+            "{slot_count} slots for {workers} workers: {turns:?}"
+        );
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn each_worker_gets_its_share_of_tokens() {
-    // More tokens than one a turn, and fewer.
+    // From half a token to three tokens in the 10 ms of a turn.
     for (rate, workers) in [(50.0, 8), (100.0, 20), (300.0, 40)] {
-        let client = client_of(quota(1.0, rate, PATIENT));
-        let turns = loop_for(20, &client, workers, alike).await;
-        assert_fair(&turns, &format!("{rate} a second for {workers}"));
+        let client = client_of(quota(1.0, rate, QUEUE_TIMEOUT_600S));
+        let turns = run_workers_for(20, &client, workers, no_labels).await;
+        assert_fair(
+            &turns,
+            &format!("{rate} tokens a second for {workers} workers"),
+        );
     }
 }
 
-/// Gold weighs three times as much as basic.
+/// Returns the labels of a team. Gold has three times the priority of basic.
 fn team(gold: bool) -> [(&'static str, &'static str); 2] {
     match gold {
         true => [("team", "gold"), ("priority", "3")],
@@ -114,7 +127,7 @@ fn team(gold: bool) -> [(&'static str, &'static str); 2] {
 }
 
 #[tokio::test(start_paused = true)]
-async fn priorities_are_shares_and_within_one_each_worker_has_its_own() {
+async fn priorities_set_the_shares_of_teams_and_workers_share_within_a_team() {
     let components = [
         slots(1.0, "", BY_PRIORITY),
         slots(4.0, "", BY_PRIORITY),
@@ -124,18 +137,18 @@ async fn priorities_are_shares_and_within_one_each_worker_has_its_own() {
         for (gold, basic) in [(10, 10), (5, 15), (15, 5)] {
             let client = client_of(component.clone());
             let labels = move |worker| team(worker < gold).to_vec();
-            let turns = loop_for(20, &client, gold + basic, labels).await;
-            let (golden, basic) = turns.split_at(gold);
-            let ratio = share(golden, 1) / share(basic, 1);
+            let turns = run_workers_for(20, &client, gold + basic, labels).await;
+            let (gold_turns, basic_turns) = turns.split_at(gold);
+            let ratio = share(gold_turns, 1) / share(basic_turns, 1);
             assert!((2.7..3.3).contains(&ratio), "{ratio}: {turns:?}");
-            assert_fair(golden, "gold");
-            assert_fair(basic, "basic");
+            assert_fair(gold_turns, "gold");
+            assert_fair(basic_turns, "basic");
         }
     }
 }
 
-/// Takes turns until there were enough of them, on the threads of the runtime.
-async fn loop_until<F>(enough: usize, workers: usize, turn: impl Fn() -> F) -> Turns
+/// Lets workers take turns on the threads of the runtime, until `enough` turns were taken.
+async fn run_workers_until<F>(enough: usize, workers: usize, turn: impl Fn() -> F) -> Turns
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -166,16 +179,19 @@ where
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_worker_gets_its_share_of_slots_on_two_threads() {
-    let client = client_of(slots(4.0, "", PATIENT));
-    let turns = loop_until(1200, 20, || {
+    let client = client_of(slots(4.0, "", QUEUE_TIMEOUT_600S));
+    let turns = run_workers_until(1200, 20, || {
         let client = client.clone();
         async move {
             let work = work(Duration::from_millis(1));
-            client.guard(HERE, params(), work).await.expect("it waits");
+            client
+                .guard(HERE, params(), work)
+                .await
+                .expect("the flow is accepted in time");
         }
     })
     .await;
-    assert_fair(&turns, "on two threads");
+    assert_fair(&turns, "workers on two threads");
 }
 
 async fn slow_ok(_: Request<Body>) -> Result<Response<Body>, std::convert::Infallible> {
@@ -185,15 +201,15 @@ async fn slow_ok(_: Request<Body>) -> Result<Response<Body>, std::convert::Infal
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_caller_of_a_layer_gets_its_share_of_slots() {
-    let layer = ApertureLayer::new(client_of(slots(4.0, "", PATIENT)), HERE)
+    let layer = ApertureLayer::new(client_of(slots(4.0, "", QUEUE_TIMEOUT_600S)), HERE)
         .check_timeout(Duration::from_secs(600));
     let service = layer.layer(service_fn(slow_ok));
-    let turns = loop_until(1200, 20, || {
+    let turns = run_workers_until(1200, 20, || {
         let mut service = service.clone();
         async move {
             let request = Request::new(Body::empty());
-            let ready = service.ready().await.expect("ready");
-            let response = ready.call(request).await.expect("an answer");
+            let ready = service.ready().await.expect("the service is ready");
+            let response = ready.call(request).await.expect("the service responds");
             assert_eq!(response.status(), StatusCode::OK);
             let (_, body) = response.into_parts();
             let bytes = http_body_util::BodyExt::collect(body).await;
@@ -201,20 +217,20 @@ async fn each_caller_of_a_layer_gets_its_share_of_slots() {
         }
     })
     .await;
-    assert_fair(&turns, "of a layer");
+    assert_fair(&turns, "callers of a layer");
 }
 
-/// A flow whose priority is next to nothing, or whose tokens are next to infinite, is served, and
-/// the weights of the others hold after it.
+/// A flow of almost no priority, or of an almost infinite cost, is accepted, and priorities still
+/// set the shares of later flows.
 #[tokio::test(start_paused = true)]
-async fn endless_virtual_times_do_not_end_the_weights_of_others() {
-    let odd = [
+async fn extreme_priorities_and_costs_do_not_disturb_the_shares_of_later_flows() {
+    let extremes = [
         [("priority", "5e-324"), ("tokens", "1")],
         [("priority", "1e-300"), ("tokens", "1")],
         [("priority", "1e-9"), ("tokens", "1e9")],
         [("priority", "1"), ("tokens", "-1e300")],
     ];
-    for labels in odd {
+    for labels in extremes {
         let client = client_of(slots(1.0, "", BY_PRIORITY));
         let wait = |labels: [(&'static str, &'static str); 2]| {
             let client = client.clone();
@@ -222,23 +238,23 @@ async fn endless_virtual_times_do_not_end_the_weights_of_others() {
             tokio::spawn(flow)
         };
         let held = client.start_flow(HERE, params()).await;
-        // It opens the queue, which the other one keeps open when it was served.
-        let endless = wait(labels);
+        // The extreme flow opens the queue, and the other one keeps it open afterwards.
+        let extreme = wait(labels);
         tokio::task::yield_now().await;
         let other = wait([("team", "other"), ("priority", "1")]);
         tokio::task::yield_now().await;
         drop(held);
-        let endless = endless.await.expect("it does not panic");
-        assert!(endless.should_run());
-        // Those who come now begin at the virtual time that it left.
+        let extreme = extreme.await.expect("the task does not panic");
+        assert!(extreme.should_run());
+        // Later flows begin at the virtual time that the extreme flow left.
         let teams = client.clone();
         let teams = tokio::spawn(async move {
-            loop_for(20, &teams, 24, |worker| team(worker < 12).to_vec()).await
+            run_workers_for(20, &teams, 24, |worker| team(worker < 12).to_vec()).await
         });
         tokio::time::sleep(Duration::from_millis(1)).await;
-        drop(endless);
-        drop(other.await.expect("it does not panic"));
-        let turns = teams.await.expect("it does not panic");
+        drop(extreme);
+        drop(other.await.expect("the task does not panic"));
+        let turns = teams.await.expect("the task does not panic");
         let (gold, basic) = turns.split_at(12);
         let ratio = share(gold, 1) / share(basic, 1);
         assert!((2.7..3.3).contains(&ratio), "{labels:?}: {ratio} {turns:?}");
@@ -246,7 +262,7 @@ async fn endless_virtual_times_do_not_end_the_weights_of_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deadline_however_far_away_is_one_to_wait_for_a_slot_until() {
+async fn a_flow_waits_for_a_slot_however_far_away_its_deadline_is() {
     let far = [
         Duration::MAX,
         Duration::from_secs(u64::MAX),
@@ -255,20 +271,23 @@ async fn a_deadline_however_far_away_is_one_to_wait_for_a_slot_until() {
         Duration::from_secs(1 << 33),
         Duration::from_secs(5),
     ];
-    for scheduler in ["", ", decision_deadline_margin: 0s", PATIENT] {
-        for left in far {
+    for scheduler in ["", ", decision_deadline_margin: 0s", QUEUE_TIMEOUT_600S] {
+        for timeout in far {
             let client = client_of(slots(1.0, "", scheduler));
             let first = client.start_flow(HERE, FlowParams::new()).await;
             assert!(first.should_run());
             let waiting = client.clone();
             let waiting = tokio::spawn(async move {
-                let params = FlowParams::new().check_timeout(left);
+                let params = FlowParams::new().check_timeout(timeout);
                 waiting.start_flow(HERE, params).await.should_run()
             });
             tokio::time::sleep(Duration::from_secs(2)).await;
-            assert!(!waiting.is_finished(), "{left:?}: it waits");
+            assert!(!waiting.is_finished(), "{timeout:?}: the flow waits");
             drop(first);
-            assert!(waiting.await.expect("it does not panic"), "{left:?}");
+            assert!(
+                waiting.await.expect("the task does not panic"),
+                "{timeout:?}"
+            );
         }
     }
 }

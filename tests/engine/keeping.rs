@@ -1,4 +1,4 @@
-//! What a reload keeps: buckets, slots, queues and loops, whatever numbers change.
+//! A reload keeps buckets, slots, queues and control loops when only numbers of a policy change.
 
 use futures_util::FutureExt;
 use proptest::prelude::*;
@@ -12,22 +12,22 @@ use crate::support::*;
 fn reload(engine: &Engine, text: String) {
     engine
         .reload_with([("test.yaml", text)])
-        .expect("the policy is right");
+        .expect("the policy is valid");
 }
 
 fn bucket(capacity: f64, fill: f64) -> String {
     policy("test", &[Limiter::new(capacity, fill)])
 }
 
-/// How many flows are let in at once.
-fn let_in(engine: &Engine) -> usize {
+/// Returns how many flows are accepted before one is rejected.
+fn count_accepted(engine: &Engine) -> usize {
     (0..100)
         .take_while(|_| check(engine, &[]).accepted())
         .count()
 }
 
 #[test]
-fn a_raised_capacity_gives_each_key_what_it_was_raised_by() {
+fn raising_a_capacity_gives_each_key_at_most_the_difference() {
     for (from, to) in [(5.0, 6.0), (1.0, 10.0), (10.0, 10.5), (3.0, 3.0)] {
         for parameters in ["a: 1", "lazy_sync: {enabled: true, num_sync: 4}"] {
             let limiter = |capacity| {
@@ -48,7 +48,7 @@ fn a_raised_capacity_gives_each_key_what_it_was_raised_by() {
             let engine = engine
                 .clock(clock.clone())
                 .build()
-                .expect("the policy is right");
+                .expect("the policy is valid");
             let spend = |user: &str| {
                 let mut all = 0..100;
                 all.by_ref()
@@ -69,40 +69,40 @@ fn a_raised_capacity_gives_each_key_what_it_was_raised_by() {
         }
     }
     let (engine, _) = engine(&[Limiter::new(5.0, 0.0)]);
-    assert_eq!(let_in(&engine), 5);
+    assert_eq!(count_accepted(&engine), 5);
     reload(&engine, bucket(6.0, 0.0));
-    assert_eq!(let_in(&engine), 1);
+    assert_eq!(count_accepted(&engine), 1);
     reload(&engine, bucket(9.0, 0.0));
-    assert_eq!(let_in(&engine), 3);
+    assert_eq!(count_accepted(&engine), 3);
 }
 
 #[test]
-fn a_lowered_capacity_holds_at_once() {
+fn a_lowered_capacity_applies_at_once() {
     let (engine, _) = engine(&[Limiter::new(50.0, 0.0)]);
     assert!(check(&engine, &[]).accepted());
     reload(&engine, bucket(4.0, 0.0));
-    assert_eq!(let_in(&engine), 4);
+    assert_eq!(count_accepted(&engine), 4);
 }
 
 #[test]
-fn time_so_far_fills_at_the_rate_of_its_policy() {
+fn time_before_a_reload_fills_at_the_old_rate() {
     let (engine, clock) = engine(&[Limiter::new(100.0, 0.0)]);
-    assert_eq!(let_in(&engine), 100);
+    assert_eq!(count_accepted(&engine), 100);
     clock.advance(secs(3600.0));
     reload(&engine, bucket(100.0, 1.0));
-    assert_eq!(let_in(&engine), 0);
+    assert_eq!(count_accepted(&engine), 0);
     clock.advance(secs(3.0));
-    assert_eq!(let_in(&engine), 3);
+    assert_eq!(count_accepted(&engine), 3);
     clock.advance(secs(7.0));
     reload(&engine, bucket(100.0, 0.0));
-    assert_eq!(let_in(&engine), 7);
+    assert_eq!(count_accepted(&engine), 7);
 }
 
 #[test]
-fn other_numbers_keep_buckets_too() {
+fn changing_other_numbers_keeps_the_buckets() {
     let limiter = Limiter::new(3.0, 0.0);
     let (engine, _) = engine(std::slice::from_ref(&limiter));
-    assert_eq!(let_in(&engine), 3);
+    assert_eq!(count_accepted(&engine), 3);
     let mut plain = limiter.clone();
     plain.tokens_label = false;
     for changed in [
@@ -113,12 +113,12 @@ fn other_numbers_keep_buckets_too() {
         limiter.clone(),
     ] {
         reload(&engine, policy("test", std::slice::from_ref(&changed)));
-        assert_eq!(let_in(&engine), 0, "{changed:?}");
+        assert_eq!(count_accepted(&engine), 0, "{changed:?}");
     }
 }
 
 #[test]
-fn another_label_or_kind_starts_fresh() {
+fn changing_the_label_or_the_kind_starts_with_fresh_state() {
     let (engine, _) = engine(&[Limiter::new(1.0, 0.0).by("user")]);
     let labels = [("user", "1"), ("tenant", "1")];
     assert!(check(&engine, &labels).accepted());
@@ -134,9 +134,9 @@ fn another_label_or_kind_starts_fresh() {
 }
 
 proptest! {
-    /// However often a capacity goes up and down, a key is let in no oftener than the highest says.
+    /// However the capacity changes, a bucket accepts no more flows than its highest capacity.
     #[test]
-    fn capacities_that_go_up_and_down_make_no_tokens(
+    fn capacities_that_go_up_and_down_create_no_tokens(
         changes in prop::collection::vec((1..20_u32, 0..5_usize), 1..20),
     ) {
         let (engine, _) = engine(&[Limiter::new(1.0, 0.0)]);
@@ -149,9 +149,9 @@ proptest! {
         }
     }
 
-    /// However a limit goes up and down, flows in flight count.
+    /// However the limit changes, flows in flight count against it.
     #[test]
-    fn limits_of_concurrency_that_go_up_and_down_hold(
+    fn concurrency_limits_that_go_up_and_down_are_kept(
         changes in prop::collection::vec((1..6_u32, 0..8_usize, 0..3_usize), 1..20),
         scheduled in any::<bool>(),
     ) {
@@ -163,7 +163,7 @@ proptest! {
             }])
         };
         let engine = Engine::builder().policy_text("test.yaml", text(3)).clock(ManualClock::new());
-        let engine = engine.build().expect("the policy is right");
+        let engine = engine.build().expect("the policy is valid");
         let mut held: Vec<EngineTicket> = Vec::new();
         for (max, begin, end) in changes {
             reload(&engine, text(max));
@@ -171,7 +171,8 @@ proptest! {
                 let before = held.len();
                 let params = params(&[]);
                 let input = CheckInput::new(HERE, &params);
-                let (report, ticket) = engine.start(&input).now_or_never().expect("no queue");
+                let started = engine.start(&input).now_or_never();
+                let (report, ticket) = started.expect("the flow is decided without waiting");
                 prop_assert_eq!(report.accepted(), before < max as usize);
                 if report.accepted() {
                     held.push(ticket);
@@ -183,7 +184,7 @@ proptest! {
 }
 
 #[test]
-fn a_limit_that_goes_4_3_4_lets_no_more_than_4_in() {
+fn a_limit_that_alternates_between_3_and_4_has_at_most_4_flows_in_flight() {
     for kind in [
         |max| queues::limiter(max, ""),
         |max| queues::slots(max, "", ""),
@@ -195,7 +196,10 @@ fn a_limit_that_goes_4_3_4_lets_no_more_than_4_in() {
             for _ in 0..10 {
                 let params = params(&[]);
                 let input = CheckInput::new(HERE, &params);
-                let (report, ticket) = engine.start(&input).now_or_never().expect("no queue");
+                let (report, ticket) = engine
+                    .start(&input)
+                    .now_or_never()
+                    .expect("the flow is decided without waiting");
                 if report.accepted() {
                     held.push(ticket);
                 }
@@ -207,17 +211,17 @@ fn a_limit_that_goes_4_3_4_lets_no_more_than_4_in() {
 }
 
 #[test]
-fn waiters_stay_in_their_queue_and_come_in_when_there_is_more_room() {
-    let text = |max| policy_of(&[queues::slots(max, "", queues::PATIENT)]);
+fn waiters_stay_queued_through_reloads_and_run_when_the_limit_rises() {
+    let text = |max| policy_of(&[queues::slots(max, "", queues::QUEUE_TIMEOUT_5S)]);
     let engine = Engine::builder()
         .policy_text("test.yaml", text(1.0))
         .clock(ManualClock::new());
-    let engine = engine.build().expect("the policy is right");
+    let engine = engine.build().expect("the policy is valid");
     let first = queues::start(&engine, &[])
         .now_or_never()
         .expect("a slot is free");
     let mut waiting: Vec<_> = (0..3).map(|_| queues::start(&engine, &[])).collect();
-    let mut in_by_now = |engine: &Engine, max| {
+    let mut reload_and_poll = |engine: &Engine, max| {
         reload(engine, text(max));
         let mut tickets = Vec::new();
         waiting.retain_mut(|one| match one.now_or_never() {
@@ -230,47 +234,48 @@ fn waiters_stay_in_their_queue_and_come_in_when_there_is_more_room() {
         });
         tickets
     };
-    assert_eq!(in_by_now(&engine, 1.0).len(), 0);
-    let second = in_by_now(&engine, 2.0);
+    assert_eq!(reload_and_poll(&engine, 1.0).len(), 0);
+    let second = reload_and_poll(&engine, 2.0);
     assert_eq!(second.len(), 1);
-    assert_eq!(in_by_now(&engine, 1.0).len(), 0);
-    let third = in_by_now(&engine, 3.0);
+    assert_eq!(reload_and_poll(&engine, 1.0).len(), 0);
+    let third = reload_and_poll(&engine, 3.0);
     assert_eq!(third.len(), 1);
     drop((first, second, third));
 }
 
 #[test]
-fn a_quota_that_fills_faster_reaches_those_that_wait() {
-    let text = |fill| policy_of(&[queues::quota(1.0, fill, queues::PATIENT)]);
+fn a_faster_fill_rate_reaches_waiters() {
+    let text = |fill| policy_of(&[queues::quota(1.0, fill, queues::QUEUE_TIMEOUT_5S)]);
     let clock = ManualClock::new();
     let engine = Engine::builder()
         .policy_text("test.yaml", text(0.25))
         .clock(clock.clone());
-    let engine = engine.build().expect("the policy is right");
+    let engine = engine.build().expect("the policy is valid");
     assert!(
         queues::start(&engine, &[])
             .now_or_never()
-            .expect("a token")
+            .expect("a token is there")
             .0
             .accepted()
     );
-    let mut waits = queues::start(&engine, &[]);
-    assert!((&mut waits).now_or_never().is_none());
+    let mut waiter = queues::start(&engine, &[]);
+    assert!((&mut waiter).now_or_never().is_none());
     reload(&engine, text(10.0));
-    assert!((&mut waits).now_or_never().is_none());
+    assert!((&mut waiter).now_or_never().is_none());
     clock.advance(secs(0.2));
     let _ = check(&engine, &[]);
     assert!(
-        waits
+        waiter
             .now_or_never()
-            .expect("its token is there")
+            .expect("the waiter has its token")
             .0
             .accepted()
     );
 }
 
-/// A load scheduler that lets nothing in once it knows the demand.
-fn closed(tokens: u32, load_multiplier: &str) -> String {
+/// Returns a policy of a load scheduler with this multiplier. With a multiplier of zero it accepts
+/// no flow, once it has measured the demand.
+fn load_scheduler(tokens: u32, load_multiplier: &str) -> String {
     policy_of(&[format!(
         "load_scheduler: {{in_ports: {{load_multiplier: {load_multiplier}}}, parameters: {{selectors: \
          [{{control_point: {HERE}}}], scheduler: {{default_workload_parameters: {{tokens: {tokens}, \
@@ -279,21 +284,21 @@ fn closed(tokens: u32, load_multiplier: &str) -> String {
 }
 
 #[test]
-fn a_load_scheduler_does_not_learn_anew_when_a_number_changes() {
-    const NOTHING: &str = "{constant_signal: {value: 0}}";
+fn a_load_scheduler_keeps_its_measured_demand_when_a_number_changes() {
+    const ZERO: &str = "{constant_signal: {value: 0}}";
     let clock = ManualClock::new();
     let engine = Engine::builder()
-        .policy_text("test.yaml", closed(1, NOTHING))
+        .policy_text("test.yaml", load_scheduler(1, ZERO))
         .clock(clock.clone());
-    let engine = engine.build().expect("the policy is right");
+    let engine = engine.build().expect("the policy is valid");
     for _ in 0..40 {
         let _ = check(&engine, &[]);
         clock.advance(secs(1.0));
     }
     assert!(!check(&engine, &[]).accepted());
-    reload(&engine, closed(3, NOTHING));
+    reload(&engine, load_scheduler(3, ZERO));
     assert!(!check(&engine, &[]).accepted());
-    reload(&engine, closed(3, "{constant_signal: {value: 50}}"));
+    reload(&engine, load_scheduler(3, "{constant_signal: {value: 50}}"));
     clock.advance(secs(1.0));
     assert!(check(&engine, &[]).accepted());
 }
@@ -323,47 +328,48 @@ policy:
     )
 }
 
-fn ramped(engine: &Engine) -> usize {
+/// Returns how many of 100 flows in ramp mode are accepted.
+fn count_accepted_by_ramp(engine: &Engine) -> usize {
     let params = params(&[]).ramp_mode(true);
     let flows = (0..100).filter(|_| engine.check(&CheckInput::new(HERE, &params)).accepted());
     flows.count()
 }
 
 #[test]
-fn a_component_that_comes_back_to_its_agent_group_is_driven_by_its_loop() {
+fn a_component_that_returns_to_the_agent_group_follows_its_control_loop() {
     let clock = ManualClock::new();
     let engine = Engine::builder()
         .policy_text("test.yaml", ramp("default", 1))
         .clock(clock.clone());
-    let engine = engine.build().expect("the policy is right");
-    assert_eq!(ramped(&engine), 0);
+    let engine = engine.build().expect("the policy is valid");
+    assert_eq!(count_accepted_by_ramp(&engine), 0);
     clock.advance(secs(60.0));
-    assert_eq!(ramped(&engine), 100);
+    assert_eq!(count_accepted_by_ramp(&engine), 100);
     reload(&engine, ramp("other", 1));
     clock.advance(secs(5.0));
-    // No ramp lets flows in ramp mode in.
-    assert_eq!(ramped(&engine), 0);
+    // Without a ramp, flows in ramp mode are rejected.
+    assert_eq!(count_accepted_by_ramp(&engine), 0);
     reload(&engine, ramp("default", 1));
     clock.advance(secs(600.0));
-    assert_eq!(ramped(&engine), 100);
+    assert_eq!(count_accepted_by_ramp(&engine), 100);
 }
 
 #[test]
-fn a_ramp_stays_where_it_is_when_a_number_beside_it_changes() {
+fn a_ramp_keeps_its_progress_when_an_unrelated_number_changes() {
     let clock = ManualClock::new();
     let engine = Engine::builder()
         .policy_text("test.yaml", ramp("default", 1))
         .clock(clock.clone());
-    let engine = engine.build().expect("the policy is right");
-    assert_eq!(ramped(&engine), 0);
+    let engine = engine.build().expect("the policy is valid");
+    assert_eq!(count_accepted_by_ramp(&engine), 0);
     clock.advance(secs(60.0));
-    assert_eq!(ramped(&engine), 100);
+    assert_eq!(count_accepted_by_ramp(&engine), 100);
     reload(&engine, ramp("default", 2));
-    assert_eq!(ramped(&engine), 100);
+    assert_eq!(count_accepted_by_ramp(&engine), 100);
 }
 
 #[test]
-fn a_component_that_joins_its_group_later_is_told_at_once() {
+fn a_component_that_joins_the_agent_group_later_takes_its_signal_at_once() {
     let text = |group: &str| {
         format!(
             "
@@ -382,18 +388,19 @@ circuit:
     let engine = Engine::builder()
         .policy_text("two.yaml", text("other"))
         .clock(clock.clone());
-    let engine = engine.build().expect("the policy is right");
-    assert_eq!(let_in(&engine), 100);
+    let engine = engine.build().expect("the policy is valid");
+    assert_eq!(count_accepted(&engine), 100);
     clock.advance(secs(60.0));
     let _ = engine.control_loops();
     engine
         .reload_with([("two.yaml", text("default"))])
-        .expect("the policy is right");
-    assert_eq!(let_in(&engine), 7);
+        .expect("the policy is valid");
+    assert_eq!(count_accepted(&engine), 7);
 }
 
-/// A component whose limit is what a ramp has come to: 7 from its first tick on.
-fn following(component: &str, more: &str) -> String {
+/// Returns a policy whose component takes its limit from a signal, which is 7 from the first tick
+/// on.
+fn driven_by_signal(component: &str, more: &str) -> String {
     format!(
         "
 circuit:
@@ -409,7 +416,7 @@ circuit:
 }
 
 #[test]
-fn a_component_that_starts_fresh_takes_the_limit_that_its_loop_last_drove_at_once() {
+fn a_component_that_starts_fresh_takes_the_last_limit_of_its_control_loop_at_once() {
     const SELECTORS: &str = "selectors: [{control_point: here}]";
     type Text = fn(&str) -> String;
     let kinds: [Text; 4] = [
@@ -442,19 +449,19 @@ fn a_component_that_starts_fresh_takes_the_limit_that_its_loop_last_drove_at_onc
         },
     ];
     let labels = [("user", "1"), ("tenant", "1")];
-    // The circuit stays, or changes beside the signal.
-    let changed = "  - inverter: {in_ports: {input: {signal_name: LIMIT}}, out_ports: {output: {signal_name: NEGATED}}}\n";
+    // The reload keeps the circuit, or adds an unrelated component to it.
+    let unrelated = "  - inverter: {in_ports: {input: {signal_name: LIMIT}}, out_ports: {output: {signal_name: NEGATED}}}\n";
     for kind in kinds {
-        for more in ["", changed] {
-            let text = following(&kind("user"), "");
+        for more in ["", unrelated] {
+            let text = driven_by_signal(&kind("user"), "");
             let clock = ManualClock::new();
             let engine = Engine::builder()
                 .policy_text("test.yaml", text)
                 .clock(clock.clone());
-            let engine = engine.build().expect("the policy is right");
+            let engine = engine.build().expect("the policy is valid");
             clock.advance(secs(25.0));
             let mut held = Vec::new();
-            let mut let_in = || {
+            let mut count_accepted = || {
                 (0..30)
                     .filter(|_| {
                         let params = params(&labels);
@@ -468,21 +475,21 @@ fn a_component_that_starts_fresh_takes_the_limit_that_its_loop_last_drove_at_onc
                     })
                     .count()
             };
-            assert_eq!(let_in(), 7, "{}", kind("user"));
-            // Between two ticks.
+            assert_eq!(count_accepted(), 7, "{}", kind("user"));
+            // The reload happens between two ticks.
             clock.advance(secs(1.0));
-            reload(&engine, following(&kind("tenant"), more));
-            assert_eq!(let_in(), 7, "{}", kind("tenant"));
+            reload(&engine, driven_by_signal(&kind("tenant"), more));
+            assert_eq!(count_accepted(), 7, "{}", kind("tenant"));
             clock.advance(secs(30.0));
-            assert_eq!(let_in(), 0, "{}", kind("tenant"));
+            assert_eq!(count_accepted(), 0, "{}", kind("tenant"));
         }
     }
 }
 
 #[test]
-fn a_load_scheduler_that_comes_back_to_its_agent_group_takes_the_last_multiplier_at_once() {
+fn a_load_scheduler_that_returns_to_the_agent_group_takes_the_last_multiplier_at_once() {
     let text = |group: &str| {
-        following(
+        driven_by_signal(
             &format!(
                 "load_scheduler: {{in_ports: {{load_multiplier: {{signal_name: NONE}}}}, parameters: \
                  {{selectors: [{{control_point: {HERE}, agent_group: {group}}}], scheduler: \
@@ -499,7 +506,7 @@ fn a_load_scheduler_that_comes_back_to_its_agent_group_takes_the_last_multiplier
     let engine = engine
         .clock(clock.clone())
         .build()
-        .expect("the policy is right");
+        .expect("the policy is valid");
     let output = || {
         let loops = engine.control_loops().into_iter();
         loops

@@ -1,4 +1,5 @@
-//! A flow that leaves a queue, by whatever way, leaves it as if it had not come.
+//! A flow that leaves a queue returns everything, as if it had never arrived. A number in a test's
+//! name is its row in the register of quirks.
 
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ fn bucket(capacity: f64, fill: f64, parameters: &str) -> String {
     quota(capacity, fill, "").replace("interval: 1s", &format!("interval: 1s{parameters}"))
 }
 
+/// The ways in which a bucket fills, and one bucket per user.
 const KINDS: [&str; 4] = [
     "",
     ", continuous_fill: false",
@@ -21,37 +23,40 @@ const KINDS: [&str; 4] = [
     ", limit_by_label_key: user",
 ];
 
-/// Waits for tokens, for as long as it is let.
+/// Starts a flow that has to wait for its tokens.
 fn wait(engine: &Engine, tokens: &str) -> PendingReport {
-    let mut starting = start(engine, &[("tokens", tokens), ("user", "ann")]);
-    assert!(poll(&mut starting).is_none(), "{tokens} are not there");
-    starting
+    let mut pending = start(engine, &[("tokens", tokens), ("user", "ann")]);
+    assert!(
+        poll(&mut pending).is_none(),
+        "{tokens} tokens are available"
+    );
+    pending
 }
 
 fn accepted_at_once(engine: &Engine, tokens: &str) -> bool {
-    let mut starting = start(engine, &[("tokens", tokens), ("user", "ann")]);
-    poll(&mut starting).is_some_and(|(report, _)| report.accepted())
+    let mut pending = start(engine, &[("tokens", tokens), ("user", "ann")]);
+    poll(&mut pending).is_some_and(|(report, _)| report.accepted())
 }
 
-/// The ways in which a flow leaves.
-const WAYS: [fn(&Engine); 4] = [
-    // The caller hangs up.
+/// The ways in which a flow leaves a queue.
+const WAYS_TO_LEAVE: [fn(&Engine); 4] = [
+    // The caller drops the pending check.
     |engine| drop(wait(engine, "1")),
     |engine| {
         let params = params(&[("tokens", "1"), ("user", "ann")]);
         match engine.decide(HERE, &params) {
             Check::Pending(pending) => drop(pending),
-            other => panic!("its token is not there: {other:?}"),
+            other => panic!("the flow does not wait: {other:?}"),
         }
     },
-    // It waits no longer.
+    // The caller gives up.
     |engine| {
-        let mut starting = wait(engine, "1");
-        starting.give_up();
-        let (report, _) = poll(&mut starting).expect("it gave up");
+        let mut pending = wait(engine, "1");
+        pending.give_up();
+        let (report, _) = poll(&mut pending).expect("a flow that gave up is decided");
         assert_eq!(report.reject_reason, Some(RejectReason::NoTokens));
     },
-    // It does not wait.
+    // The caller does not wait at all.
     |engine| {
         let params = params(&[("tokens", "1"), ("user", "ann")]);
         assert!(!engine.check(&CheckInput::new(HERE, &params)).accepted());
@@ -59,23 +64,23 @@ const WAYS: [fn(&Engine); 4] = [
 ];
 
 #[test]
-fn row_41_a_waiter_that_leaves_gives_its_tokens_back_whatever_is_remembered() {
+fn row_41_a_waiter_that_leaves_returns_its_tokens_despite_a_remembered_rejection() {
     for kind in KINDS {
-        for way in WAYS {
+        for leave in WAYS_TO_LEAVE {
             for millis in [0, 30, 500, 900] {
                 let (engine, clock) = engine_of(&[bucket(1.0, 1.0, kind)]);
                 assert!(accepted_at_once(&engine, "1"));
                 clock.advance(Duration::from_millis(millis));
                 for _ in 0..5 {
-                    way(&engine);
+                    leave(&engine);
                 }
                 let mut next = wait(&engine, "1");
-                // With lazy sync a bucket fills from when it was charged.
+                // With lazy sync, a bucket fills from the time at which it was charged.
                 let charged = if kind.contains("lazy") { millis } else { 0 };
                 clock.advance_to(Duration::from_millis(charged + 999));
                 assert!(poll(&mut next).is_none(), "{kind} after {millis} ms");
                 clock.advance_to(Duration::from_millis(charged + 1000));
-                let (report, _) = poll(&mut next).expect("its token is there");
+                let (report, _) = poll(&mut next).expect("the token is available");
                 assert!(report.accepted(), "{kind} after {millis} ms");
             }
         }
@@ -83,48 +88,50 @@ fn row_41_a_waiter_that_leaves_gives_its_tokens_back_whatever_is_remembered() {
 }
 
 #[test]
-fn a_waiter_that_leaves_after_a_while_gives_its_tokens_back() {
+fn a_waiter_that_leaves_after_a_while_returns_its_tokens() {
     for kind in KINDS {
         for millis in [1, 30, 500, 999] {
             let (engine, clock) = engine_of(&[bucket(1.0, 1.0, kind)]);
             assert!(accepted_at_once(&engine, "1"));
-            let ghost = wait(&engine, "1");
+            let leaver = wait(&engine, "1");
             let mut behind = wait(&engine, "1");
             clock.advance(Duration::from_millis(millis));
-            drop(ghost);
+            drop(leaver);
             assert!(poll(&mut behind).is_none());
             clock.advance_to(secs(1.0));
-            let (report, _) = poll(&mut behind).expect("its token is there");
+            let (report, _) = poll(&mut behind).expect("the token is available");
             assert!(report.accepted(), "{kind}: {report:?}");
         }
     }
 }
 
-/// Two schedulers of one step: what one has granted comes back when the other one's queue is left.
+/// Two schedulers decide in one batch. A flow that leaves the queue of one returns the tokens that
+/// the other has granted.
 #[test]
-fn tokens_granted_beside_a_queue_that_is_left_come_back() {
+fn leaving_the_queue_of_one_scheduler_returns_the_tokens_of_another() {
     let (engine, clock) = engine_of(&[bucket(2.0, 1.0, ""), bucket(1.0, 0.25, "")]);
     assert!(accepted_at_once(&engine, "1"));
-    // The second one is refused, and remembered, by both; the third waits in the other one only.
+    // Both schedulers reject and remember the second flow; the third waits in the second queue
+    // only.
     drop(wait(&engine, "2"));
     clock.advance(secs(0.5));
     drop(wait(&engine, "1"));
     let (report, _) = {
         clock.advance(secs(3.5));
-        now(start(&engine, &[("tokens", "1")]))
+        decided(start(&engine, &[("tokens", "1")]))
     };
     assert!(report.accepted());
-    assert_eq!(seen(&report, "root.0").0.remaining, 1.0);
+    assert_eq!(tokens_and_slot(&report, "root.0").0.remaining, 1.0);
 }
 
 #[test]
-fn a_grant_that_nobody_took_comes_back() {
+fn a_grant_that_its_flow_never_took_is_returned() {
     for kind in KINDS {
         let (engine, clock) = engine_of(&[bucket(1.0, 1.0, kind)]);
         assert!(accepted_at_once(&engine, "1"));
         let granted = wait(&engine, "1");
         let mut behind = wait(&engine, "1");
-        // Polling the one behind grants the token of the one before.
+        // Polling the second waiter grants the token of the first.
         clock.advance(secs(1.0));
         assert!(poll(&mut behind).is_none());
         drop(granted);
@@ -135,9 +142,9 @@ fn a_grant_that_nobody_took_comes_back() {
 }
 
 #[test]
-fn a_huge_cost_that_hangs_up_leaves_nothing_behind() {
+fn a_flow_of_huge_cost_that_leaves_returns_its_tokens() {
     for kind in KINDS {
-        // Some of them wait for days, some for longer than there is time.
+        // The waits are days for some costs, and longer than the clock can count for others.
         for fill in [1.0, 1e6] {
             for cost in ["1e12", "1e15", "1e17", "1.7e308"] {
                 let (engine, clock) = engine_of(&[bucket(10.0, fill, kind)]);
@@ -159,7 +166,7 @@ fn a_huge_cost_that_hangs_up_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_debt_beyond_all_clocks_is_refused_instead_of_being_granted_at_once() {
+fn a_flow_whose_wait_exceeds_the_clock_is_rejected_instead_of_accepted_at_once() {
     for (capacity, fill) in [
         ("{value: 10}", "1"),
         ("{special_value: -Inf}", "1"),
@@ -170,36 +177,36 @@ fn a_debt_beyond_all_clocks_is_refused_instead_of_being_granted_at_once() {
             .replacen("{value: 1}", &format!("{{value: {fill}}}"), 1);
         let engine = Engine::builder().policy_text("test.yaml", text);
         let engine = engine.clock(ManualClock::new()).build();
-        let engine = engine.expect("the policy is right");
+        let engine = engine.expect("the policy is valid");
         for cost in ["1e12", "1.7e308", "1.7e308"] {
-            let (report, _) = now(start(&engine, &[("tokens", cost)]));
+            let (report, _) = decided(start(&engine, &[("tokens", cost)]));
             assert!(!report.accepted(), "{capacity} {fill} {cost}");
         }
-        let passed = (0..1000).filter(|_| accepted_at_once(&engine, "1")).count();
-        assert!(passed <= 10, "{capacity} {fill}: {passed}");
+        let accepted = (0..1000).filter(|_| accepted_at_once(&engine, "1")).count();
+        assert!(accepted <= 10, "{capacity} {fill}: {accepted}");
     }
 }
 
-/// One that is big, but not too big to wait for, is let in when its time has come.
 #[test]
-fn a_request_larger_than_the_bucket_waits_into_debt() {
+fn a_flow_larger_than_the_bucket_waits_and_leaves_the_bucket_in_debt() {
     let (engine, clock) = engine_of(&[bucket(100.0, 10.0, "")]);
     let mut big = wait(&engine, "200");
     clock.advance(secs(9.999));
     assert!(poll(&mut big).is_none());
     clock.advance(secs(0.001));
-    let (report, _) = poll(&mut big).expect("it has waited for them");
+    let (report, _) = poll(&mut big).expect("the flow has waited long enough");
     assert!(report.accepted());
-    assert_eq!(seen(&report, "root.0").0.remaining, -100.0);
+    assert_eq!(tokens_and_slot(&report, "root.0").0.remaining, -100.0);
 }
 
 #[derive(Clone, Debug)]
 enum Step {
+    /// Lets this many milliseconds pass.
     Pass(u64),
-    /// Asks, and takes what there is or goes.
-    Honest(u32),
-    /// Comes with such a cost and goes after so many milliseconds.
-    Ghost(f64, u64),
+    /// A flow takes this many tokens, or leaves if it would have to wait.
+    Take(u32),
+    /// A flow of this cost waits, and leaves after this many milliseconds.
+    WaitAndLeave(f64, u64),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -209,22 +216,26 @@ fn step() -> impl Strategy<Value = Step> {
     ];
     prop_oneof![
         (0..3000_u64).prop_map(Step::Pass),
-        (1..12_u32).prop_map(Step::Honest),
-        (cost, 0..2000_u64).prop_map(|(cost, millis)| Step::Ghost(cost, millis)),
+        (1..12_u32).prop_map(Step::Take),
+        (cost, 0..2000_u64).prop_map(|(cost, millis)| Step::WaitAndLeave(cost, millis)),
     ]
 }
 
-/// What one that does not wait sees; `None` when it would have had to.
-fn look(engine: &Engine, tokens: f64) -> Option<(bool, f64)> {
-    let mut starting = start(engine, &[("tokens", &tokens.to_string())]);
-    let (report, _) = poll(&mut starting)?;
-    Some((report.accepted(), seen(&report, "root.0").0.remaining))
+/// Starts a flow, and returns whether it was accepted and the tokens that remain; `None` if it
+/// would have to wait.
+fn take_without_waiting(engine: &Engine, tokens: f64) -> Option<(bool, f64)> {
+    let mut pending = start(engine, &[("tokens", &tokens.to_string())]);
+    let (report, _) = poll(&mut pending)?;
+    Some((
+        report.accepted(),
+        tokens_and_slot(&report, "root.0").0.remaining,
+    ))
 }
 
 proptest! {
-    /// What flows see that take their tokens, or go, is what they would see without ghosts.
+    /// Flows that leave a queue do not change the decisions on other flows.
     #[test]
-    fn ghosts_change_nothing(
+    fn flows_that_leave_change_nothing(
         capacity in 1..50_u32,
         fill in prop_oneof![0.1..50.0_f64, 1e3..1e12_f64],
         continuous: bool,
@@ -232,42 +243,45 @@ proptest! {
     ) {
         let kind = format!(", continuous_fill: {continuous}");
         let component = || bucket(f64::from(capacity), fill, &kind);
-        let (haunted, clock) = engine_of(&[component()]);
-        let (quiet, other_clock) = engine_of(&[component()]);
+        let (with_leavers, clock) = engine_of(&[component()]);
+        let (without_leavers, other_clock) = engine_of(&[component()]);
         let mut passed = 0;
-        let both_look = |tokens: f64, passed: u64| {
+        let take_in_both = |tokens: f64, passed: u64| {
             clock.advance_to(Duration::from_millis(passed));
             other_clock.advance_to(Duration::from_millis(passed));
-            let (haunted, quiet) = (look(&haunted, tokens), look(&quiet, tokens));
-            // Rounding depends on when a bucket was filled, which each look at it does.
-            let close = match (haunted, quiet) {
+            let disturbed = take_without_waiting(&with_leavers, tokens);
+            let undisturbed = take_without_waiting(&without_leavers, tokens);
+            // Each take fills the bucket, and rounding depends on when it is filled.
+            let close = match (disturbed, undisturbed) {
                 (Some((_, left)), Some((_, right))) => (left - right).abs() < 1e-6,
                 _ => true,
             };
-            let same = haunted.map(|(accepted, _)| accepted) == quiet.map(|(accepted, _)| accepted);
-            prop_assert!(same && close, "{haunted:?} instead of {quiet:?}");
+            let same = disturbed.map(|(accepted, _)| accepted)
+                == undisturbed.map(|(accepted, _)| accepted);
+            prop_assert!(same && close, "{disturbed:?} instead of {undisturbed:?}");
             Ok(())
         };
         // Discrete fills count from the first flow on.
-        both_look(1.0, passed)?;
+        take_in_both(1.0, passed)?;
         for step in steps {
             match step {
                 Step::Pass(millis) => passed += millis,
-                Step::Honest(tokens) => both_look(f64::from(tokens), passed)?,
-                Step::Ghost(cost, millis) => {
+                Step::Take(tokens) => take_in_both(f64::from(tokens), passed)?,
+                Step::WaitAndLeave(cost, millis) => {
                     clock.advance_to(Duration::from_millis(passed));
-                    let mut ghost = start(&haunted, &[("tokens", &cost.to_string())]);
-                    match poll(&mut ghost) {
-                        // It is none: the other engine has it, too.
+                    let mut leaver = start(&with_leavers, &[("tokens", &cost.to_string())]);
+                    match poll(&mut leaver) {
+                        // The flow did not wait, so the other engine gets it, too.
                         Some((report, _)) => {
                             other_clock.advance_to(Duration::from_millis(passed));
-                            let other = look(&quiet, cost).map(|(accepted, _)| accepted);
+                            let other = take_without_waiting(&without_leavers, cost);
+                            let other = other.map(|(accepted, _)| accepted);
                             prop_assert_eq!(Some(report.accepted()), other);
                         }
                         None => {
                             passed += millis;
                             clock.advance_to(Duration::from_millis(passed));
-                            drop(ghost);
+                            drop(leaver);
                         }
                     }
                 }

@@ -1,4 +1,4 @@
-//! What rate limiters decide, and what they tell.
+//! Decisions of rate limiters, and the waits, tokens and status codes that they report.
 
 use tower_aperture::RejectReason;
 use tower_aperture::engine::LimiterReason;
@@ -15,17 +15,20 @@ fn each_key_has_its_own_bucket() {
         let report = check(&engine, &user);
         assert_eq!(report.reject_reason, Some(RejectReason::RateLimited));
         assert_eq!(report.denied_response_status_code, 429);
-        assert_eq!(report.wait_time, None, "it never fills");
+        assert_eq!(report.wait_time, None, "the bucket never fills");
     }
 }
 
 #[test]
-fn a_flow_without_the_key_passes_and_an_empty_value_is_a_key() {
+fn a_flow_without_the_label_is_accepted_and_an_empty_value_is_a_key() {
     let (engine, _) = Limiter::new(1.0, 0.0).by("user").engine();
     for _ in 0..3 {
         let report = check(&engine, &[("tokens", "5")]);
         assert!(report.accepted());
-        assert_eq!(of(&report, "root.0").reason, LimiterReason::KeyNotFound);
+        assert_eq!(
+            decision_of(&report, "root.0").reason,
+            LimiterReason::KeyNotFound
+        );
         assert_eq!(label(&report, "root.0"), "");
         let tokens = tokens(&report, "root.0");
         assert_eq!(
@@ -39,16 +42,16 @@ fn a_flow_without_the_key_passes_and_an_empty_value_is_a_key() {
 }
 
 #[test]
-fn a_remembered_rejection_turns_smaller_requests_away_until_its_time() {
+fn a_remembered_rejection_rejects_smaller_flows_until_its_wait_ends() {
     let (engine, clock) = Limiter::new(2.0, 1.0).engine();
     assert!(take(&engine, "1").accepted());
     assert_eq!(take(&engine, "2").wait_time, Some(secs(1.0)));
     clock.advance(secs(0.25));
     let report = take(&engine, "1");
     assert_eq!(report.wait_time, Some(secs(0.75)));
-    let told = tokens(&report, "root.0");
+    let reported = tokens(&report, "root.0");
     assert_eq!(
-        (told.remaining, told.current, told.consumed),
+        (reported.remaining, reported.current, reported.consumed),
         (1.0, 1.0, 0.0)
     );
     clock.advance(secs(0.75));
@@ -56,7 +59,7 @@ fn a_remembered_rejection_turns_smaller_requests_away_until_its_time() {
 }
 
 #[test]
-fn a_remembered_rejection_refuses_tokens_given_back() {
+fn a_remembered_rejection_also_rejects_flows_that_return_tokens() {
     let (engine, clock) = Limiter::new(1.0, 1.0).engine();
     assert!(take(&engine, "1").accepted());
     assert!(!take(&engine, "1").accepted());
@@ -68,7 +71,7 @@ fn a_remembered_rejection_refuses_tokens_given_back() {
 }
 
 #[test]
-fn no_tokens_are_always_there_to_take() {
+fn a_flow_that_needs_no_tokens_is_always_accepted() {
     let (engine, _) = Limiter::new(1.0, 0.0).engine();
     assert!(take(&engine, "1").accepted());
     assert!(take(&engine, "0").accepted());
@@ -77,7 +80,7 @@ fn no_tokens_are_always_there_to_take() {
 }
 
 #[test]
-fn what_a_rejected_flow_was_granted_elsewhere_is_given_back() {
+fn a_rejected_flow_returns_the_tokens_that_other_limiters_granted() {
     let (engine, _) = engine(&[
         Limiter::new(3.0, 0.0),
         Limiter::new(1.0, 0.0).by("user"),
@@ -90,9 +93,9 @@ fn what_a_rejected_flow_was_granted_elsewhere_is_given_back() {
     for _ in 0..5 {
         let report = check(&engine, &flow);
         assert_eq!(report.reject_reason, Some(RejectReason::RateLimited));
-        assert_eq!(report.limiter_decisions.len(), 3, "all of a step are asked");
+        assert_eq!(report.limiter_decisions.len(), 3, "all limiters decide");
         assert_eq!(tokens(&report, "root.0").remaining, 1.0);
-        assert!(of(&report, "root.1").dropped);
+        assert!(decision_of(&report, "root.1").dropped);
     }
     assert!(check(&engine, &[]).accepted());
     assert!(check(&engine, &[]).accepted());
@@ -100,7 +103,7 @@ fn what_a_rejected_flow_was_granted_elsewhere_is_given_back() {
 }
 
 #[test]
-fn the_longest_wait_and_the_own_status_of_who_rejects_are_told() {
+fn a_rejection_reports_the_longest_wait_and_the_configured_status() {
     let coded = |code: &str, limiter: Limiter| {
         policy("test", &[limiter]).replace(
             "request_parameters: {tokens_label_key: tokens}",
@@ -110,7 +113,7 @@ fn the_longest_wait_and_the_own_status_of_who_rejects_are_told() {
     for (code, status) in [("PaymentRequired", 402), ("451", 451), ("0", 429)] {
         let text = coded(code, Limiter::new(1.0, 0.5));
         let engine = tower_aperture::Engine::builder().policy_text("policy", text);
-        let engine = engine.build().expect("the policy is right");
+        let engine = engine.build().expect("the policy is valid");
         assert!(check(&engine, &[]).accepted());
         let report = check(&engine, &[]);
         assert_eq!(report.denied_response_status_code, status);
@@ -122,11 +125,11 @@ fn the_longest_wait_and_the_own_status_of_who_rejects_are_told() {
     assert!(check(&engine, &[]).accepted());
     let report = check(&engine, &[]);
     assert_eq!(report.wait_time, Some(secs(4.0)));
-    assert_eq!(of(&report, "root.0").wait_time, secs(1.0));
+    assert_eq!(decision_of(&report, "root.0").wait_time, secs(1.0));
 }
 
 #[test]
-fn a_deadline_of_ten_milliseconds_is_none() {
+fn a_flow_with_ten_milliseconds_or_less_to_its_deadline_is_rejected_and_takes_no_tokens() {
     let (engine, _) = Limiter::new(9.0, 1.0).by("user").engine();
     let user = [("user", "a")];
     let report = check_within(&engine, &user, 10);
@@ -135,13 +138,13 @@ fn a_deadline_of_ten_milliseconds_is_none() {
     assert_eq!(tokens(&report, "root.0").remaining, 0.0);
     assert!(
         check_within(&engine, &[], 0).accepted(),
-        "nothing to look at"
+        "a flow without the label uses no bucket"
     );
     let report = check_within(&engine, &user, 11);
     assert_eq!(
         tokens(&report, "root.0").remaining,
         8.0,
-        "nothing was taken"
+        "the rejected flow took no token"
     );
 
     let short = params(&user).check_timeout(secs(0.01));
@@ -151,19 +154,22 @@ fn a_deadline_of_ten_milliseconds_is_none() {
 }
 
 #[test]
-fn a_limiter_of_nothing_an_interval_lets_everything_pass() {
+fn a_limiter_without_capacity_and_fill_accepts_every_flow() {
     let (engine, _) = Limiter::new(0.0, 0.0).engine();
     for _ in 0..9 {
         let report = take(&engine, "7");
         assert!(report.accepted());
-        assert_eq!(of(&report, "root.0").reason, LimiterReason::KeyNotFound);
+        assert_eq!(
+            decision_of(&report, "root.0").reason,
+            LimiterReason::KeyNotFound
+        );
         assert_eq!(tokens(&report, "root.0").consumed, 7.0);
     }
     assert_eq!(engine.stats().keys, 0);
 }
 
 #[test]
-fn discrete_filling_counts_from_the_first_use_of_a_key() {
+fn discrete_filling_starts_at_the_first_use_of_a_key() {
     let (engine, clock) = Limiter::new(1.0, 1.0)
         .with("continuous_fill: false")
         .engine();
@@ -176,7 +182,7 @@ fn discrete_filling_counts_from_the_first_use_of_a_key() {
 }
 
 #[test]
-fn the_waits_told_for_delayed_discrete_filling_are_an_interval_too_long() {
+fn reported_waits_of_delayed_discrete_filling_are_one_interval_too_long() {
     let (engine, clock) = Limiter::new(2.0, 2.0)
         .with("continuous_fill: false, delay_initial_fill: true")
         .engine();
@@ -187,7 +193,7 @@ fn the_waits_told_for_delayed_discrete_filling_are_an_interval_too_long() {
         !take(&engine, "1").accepted(),
         "the rejection is remembered"
     );
-    assert!(take(&engine, "2").accepted(), "but the tokens are there");
+    assert!(take(&engine, "2").accepted(), "the tokens are available");
 }
 
 #[test]
@@ -206,7 +212,7 @@ fn lazy_sync_counts_the_first_grant_of_a_period_twice() {
 }
 
 #[test]
-fn the_report_echoes_what_was_asked() {
+fn the_report_echoes_the_input() {
     let (engine, _) = Limiter::new(1.0, 1.0).engine();
     let params = params(&[("b", "2"), ("a", "1"), ("B", "3"), ("", "4")]);
     let input = tower_aperture::engine::CheckInput::new("else where", &params)
@@ -225,7 +231,7 @@ fn the_report_echoes_what_was_asked() {
 }
 
 #[test]
-fn what_is_decided_is_counted() {
+fn the_engine_counts_its_decisions() {
     let (engine, _) = Limiter::new(1.0, 0.0).engine();
     assert!(decide(&engine, &params(&[])).is_ok());
     assert!(decide(&engine, &params(&[])).is_err());

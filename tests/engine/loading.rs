@@ -1,4 +1,4 @@
-//! How policies get into an engine.
+//! Loading policies from texts, files and folders.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use tower_aperture::Engine;
 
 use crate::support::*;
 
-/// A folder of its own for a test, removed at its end.
+/// The temporary folder of one test. Dropping it removes it.
 pub(crate) struct Folder(PathBuf);
 
 impl Folder {
@@ -44,7 +44,7 @@ fn all_policies_of_a_folder_are_in_force() {
     folder.write(".hidden.yaml", "no policy either");
     fs::create_dir(folder.0.join("more.yaml")).expect("the target folder can be written");
     let engine = Engine::builder().policy_folder(&folder.0).build();
-    let report = check(&engine.expect("the policies are right"), &[]);
+    let report = check(&engine.expect("the policies are valid"), &[]);
     let mut names: Vec<&str> = report
         .limiter_decisions
         .iter()
@@ -55,10 +55,10 @@ fn all_policies_of_a_folder_are_in_force() {
 }
 
 #[test]
-fn a_folder_without_policies_is_told() {
+fn a_folder_without_policies_is_warned_about() {
     let folder = Folder::new("empty");
     let engine = Engine::builder().policy_folder(&folder.0).build();
-    let engine = engine.expect("nothing is wrong");
+    let engine = engine.expect("an empty folder is valid");
     assert_eq!(engine.warnings().len(), 1);
     assert!(check(&engine, &[]).accepted());
 }
@@ -75,17 +75,17 @@ fn an_error_names_its_file() {
     let missing = folder.0.join("missing.yaml");
     for path in [wrong, binary, missing] {
         let error = Engine::builder().policy_file(&path).build();
-        let error = error.expect_err("there is no policy");
+        let error = error.expect_err("the file holds no valid policy");
         assert_eq!(error.file(), path.display().to_string());
     }
     let nowhere = folder.0.join("nowhere");
     let error = Engine::builder().policy_folder(&nowhere).build();
-    let error = error.expect_err("there is no folder");
+    let error = error.expect_err("the folder does not exist");
     assert_eq!(error.file(), nowhere.display().to_string());
 }
 
 #[test]
-fn two_policies_of_one_name_are_refused() {
+fn two_policies_of_the_same_name_are_refused() {
     let text = policy("same", &[Limiter::new(1.0, 0.0)]);
     let error = Engine::builder()
         .policy_text("first.yaml", &*text)
@@ -97,16 +97,16 @@ fn two_policies_of_one_name_are_refused() {
 }
 
 #[test]
-fn debug_shows_no_policy() {
+fn debug_output_shows_neither_policies_nor_labels() {
     let builder = builder(&[Limiter::new(1.0, 0.0).by("secret_label")]);
     assert!(!format!("{builder:?}").contains("secret_label"));
-    let engine = builder.build().expect("the policy is right");
+    let engine = builder.build().expect("the policy is valid");
     check(&engine, &[("secret_label", "secret_value")]);
     assert!(!format!("{engine:?}").contains("secret"));
 }
 
 #[test]
-fn what_is_in_force_is_described_and_so_is_what_is_not() {
+fn the_description_lists_policies_in_force_and_parts_without_effect() {
     let text = |name: &str, group: &str| {
         format!(
             "metadata: {{name: {name}}}
@@ -126,7 +126,7 @@ spec:
         .policy_text("one.yaml", text("one", "default"))
         .policy_text("two.yaml", text("two", "other"))
         .build()
-        .expect("the policies are right");
+        .expect("the policies are valid");
     let alerter =
         "spec.circuit.components[1].alerter: has no effect: the embedded engine sends no alerts";
     assert_eq!(

@@ -1,4 +1,5 @@
-//! Signals that change: circuits over what the engine measures, and over what it is told.
+//! Control loops: circuits over signals that the engine measures, and over those of a signal
+//! source. A number in a test's name is its row in the register of quirks.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,10 +13,10 @@ use tower_aperture::{
     Check, Decider, FlowOutcome, FlowParams, FlowStatus, RejectReason, Ticket, Verdict,
 };
 
-use crate::queues::{Alarm, now, poll, poll_with, start, start_within};
+use crate::queues::{WakeCounter, decided, poll, poll_with, start, start_within};
 use crate::support::*;
 
-/// A source that answers `load`.
+/// A signal source with one value, for the query `load`.
 #[derive(Clone, Debug, Default)]
 struct Load(Arc<AtomicU64>);
 
@@ -54,13 +55,15 @@ circuit:
         parameters: {interval: 1s}
 ";
 
-fn clocked(builder: EngineBuilder) -> (Engine, ManualClock) {
+/// Builds an engine with a clock of its own.
+fn build_with_clock(builder: EngineBuilder) -> (Engine, ManualClock) {
     let clock = ManualClock::new();
     let engine = builder.clock(clock.clone()).build();
-    (engine.expect("the policy is right"), clock)
+    (engine.expect("the policy is valid"), clock)
 }
 
-fn burst(engine: &Engine) -> usize {
+/// Returns how many of ten flows are accepted at once.
+fn count_accepted(engine: &Engine) -> usize {
     (0..10).filter(|_| check(engine, &[]).accepted()).count()
 }
 
@@ -68,15 +71,15 @@ fn burst(engine: &Engine) -> usize {
 fn a_bucket_follows_the_signal_of_a_source() {
     let load = Load::default();
     let builder = Engine::builder().policy_text("p.yaml", BY_LOAD);
-    let (engine, clock) = clocked(builder.signal_source(load.clone()));
-    assert_eq!(burst(&engine), 3);
+    let (engine, clock) = build_with_clock(builder.signal_source(load.clone()));
+    assert_eq!(count_accepted(&engine), 3);
     load.set(11.0);
     clock.advance(secs(1.0));
-    assert_eq!(burst(&engine), 1);
+    assert_eq!(count_accepted(&engine), 1);
     load.set(1.0);
-    // Not before the next tick.
+    // The bucket follows at the next tick.
     clock.advance(secs(0.9));
-    assert_eq!(burst(&engine), 1);
+    assert_eq!(count_accepted(&engine), 1);
     clock.advance(secs(0.1));
     assert_eq!(
         engine.control_loops()[0].output,
@@ -86,15 +89,15 @@ fn a_bucket_follows_the_signal_of_a_source() {
         })
     );
     clock.advance(secs(0.5));
-    assert_eq!(burst(&engine), 3);
+    assert_eq!(count_accepted(&engine), 3);
 }
 
 #[test]
-fn without_a_source_a_query_is_refused_by_line_component_and_text() {
+fn a_query_without_a_source_is_refused_with_its_line_component_and_text() {
     let error = Engine::builder()
         .policy_text("p.yaml", BY_LOAD)
         .build()
-        .expect_err("nobody answers the query");
+        .expect_err("no source answers the query");
     let text = error.to_string();
     assert!(text.starts_with("p.yaml:5:"), "{text}");
     assert!(
@@ -104,7 +107,7 @@ fn without_a_source_a_query_is_refused_by_line_component_and_text() {
 }
 
 #[test]
-fn a_query_that_decides_nothing_needs_no_source() {
+fn a_query_that_no_limiter_depends_on_needs_no_source() {
     let text = "
 circuit:
   components:
@@ -115,7 +118,7 @@ circuit:
     let engine = Engine::builder().policy_text("p.yaml", text).build();
     assert!(
         engine
-            .expect("nothing depends on it")
+            .expect("no limiter depends on the query")
             .control_loops()
             .is_empty()
     );
@@ -135,18 +138,19 @@ policy:
     flux_meter: {selectors: [{control_point: here}]}
 ";
 
-/// Ten flows a second, one after the other, that take so long; how many were let in.
-fn second(engine: &Engine, clock: &ManualClock, took: Duration) -> usize {
-    // No time to queue, so that nobody has to wait.
+/// Runs ten flows of this latency one after the other in a second, and returns how many were
+/// accepted.
+fn run_second(engine: &Engine, clock: &ManualClock, latency: Duration) -> usize {
+    // The timeout is too short to wait in a queue.
     let params = FlowParams::new().check_timeout(Duration::from_millis(11));
     let mut accepted = 0;
     for _ in 0..10 {
         match engine.decide(HERE, &params) {
             Check::Ready(Verdict::Accepted(ticket)) => {
                 accepted += 1;
-                clock.advance(took);
+                clock.advance(latency);
                 ticket.end(FlowOutcome::new(FlowStatus::Ok));
-                clock.advance(Duration::from_millis(100) - took);
+                clock.advance(Duration::from_millis(100) - latency);
             }
             Check::Ready(Verdict::Rejected(denial, ticket)) => {
                 assert_eq!(denial.reason, RejectReason::NoTokens);
@@ -154,7 +158,7 @@ fn second(engine: &Engine, clock: &ManualClock, took: Duration) -> usize {
                 clock.advance(Duration::from_millis(100));
             }
             Check::Ready(Verdict::Unreachable(error)) => panic!("{error}"),
-            // Given up at once.
+            // The flow leaves the queue at once.
             Check::Pending(_) => clock.advance(Duration::from_millis(100)),
         }
     }
@@ -162,26 +166,31 @@ fn second(engine: &Engine, clock: &ManualClock, took: Duration) -> usize {
 }
 
 #[test]
-fn average_latency_sheds_and_recovers_without_any_source() {
+fn average_latency_scheduling_sheds_and_recovers_without_a_source() {
     let builder = Engine::builder().policy_text("p.yaml", PROTECTED);
-    let (engine, clock) = clocked(builder);
+    let (engine, clock) = build_with_clock(builder);
     let millis = Duration::from_millis;
-    let calm: usize = (0..120).map(|_| second(&engine, &clock, millis(10))).sum();
+    let calm: usize = (0..120)
+        .map(|_| run_second(&engine, &clock, millis(10)))
+        .sum();
     assert_eq!(calm, 1200);
     let slow: Vec<usize> = (0..60)
-        .map(|_| second(&engine, &clock, millis(80)))
+        .map(|_| run_second(&engine, &clock, millis(80)))
         .collect();
     let shed: usize = slow[30..].iter().sum();
-    assert!(shed < 150, "half at most is let in: {slow:?}");
+    assert!(
+        shed < 150,
+        "at most half of the flows are accepted: {slow:?}"
+    );
     let recovery: Vec<usize> = (0..180)
-        .map(|_| second(&engine, &clock, millis(10)))
+        .map(|_| run_second(&engine, &clock, millis(10)))
         .collect();
     let recovered: usize = recovery[150..].iter().sum();
     assert_eq!(recovered, 300, "{recovery:?}");
 }
 
 #[test]
-fn a_loop_that_did_not_change_goes_on_through_a_reload() {
+fn an_unchanged_control_loop_continues_through_a_reload() {
     let load = Load::default();
     let ramp = |interval: u32| {
         format!(
@@ -199,29 +208,29 @@ policy:
         )
     };
     let builder = Engine::builder().policy_text("ramp.yaml", ramp(100));
-    let (engine, clock) = clocked(builder.signal_source(load));
+    let (engine, clock) = build_with_clock(builder.signal_source(load));
     let percentage = || engine.control_loops()[0].output;
     clock.advance(secs(50.0));
     assert_eq!(percentage(), Some(LoopOutput::AcceptPercentage(50.0)));
 
-    // The selector is no part of it.
+    // Selectors are no part of a control loop.
     let moved = ramp(100).replace("control_point: here", "control_point: there");
     engine
         .reload_with([("ramp.yaml", moved), ("p.yaml", BY_LOAD.to_owned())])
-        .expect("the policies are right");
+        .expect("the policies are valid");
     clock.advance(secs(10.0));
     assert_eq!(percentage(), Some(LoopOutput::AcceptPercentage(60.0)));
 
     engine
         .reload_with([("ramp.yaml", ramp(200))])
-        .expect("the policy is right");
+        .expect("the policy is valid");
     assert_eq!(percentage(), Some(LoopOutput::AcceptPercentage(0.0)));
     clock.advance(secs(100.0));
     assert_eq!(percentage(), Some(LoopOutput::AcceptPercentage(50.0)));
 }
 
 #[test]
-fn tokens_follow_the_latency_of_workloads() {
+fn latency_based_tokens_follow_the_latency_of_each_workload() {
     let text = "
 circuit:
   components:
@@ -233,11 +242,11 @@ circuit:
           workload_latency_based_tokens: true
           scheduler: {workload_label_key: kind}
 ";
-    let (engine, clock) = clocked(Engine::builder().policy_text("p.yaml", text));
+    let (engine, clock) = build_with_clock(Engine::builder().policy_text("p.yaml", text));
     let tokens = |kind: &'static str| {
         let params = FlowParams::new().label("kind", kind);
         let report = engine.check(&CheckInput::new(HERE, &params));
-        match &of(&report, "root.0").details {
+        match &decision_of(&report, "root.0").details {
             LimiterDetails::LoadScheduler { scheduler } => {
                 scheduler.tokens.map_or(0.0, |tokens| tokens.consumed)
             }
@@ -247,7 +256,7 @@ circuit:
     for (kind, millis) in [("slow", 300), ("slow", 100), ("fast", 5)] {
         let params = FlowParams::new().label("kind", kind);
         let Check::Ready(Verdict::Accepted(ticket)) = engine.decide(HERE, &params) else {
-            panic!("it is still learning");
+            panic!("the scheduler accepts all flows while it measures the demand");
         };
         clock.advance(Duration::from_millis(millis));
         ticket.end(FlowOutcome::new(FlowStatus::Ok));
@@ -260,39 +269,39 @@ circuit:
     );
 }
 
-/// With time to queue, which a dry run does not let anybody do.
+/// The flows have time to queue, but no flow waits in a dry run.
 #[test]
-fn a_loop_in_a_dry_run_sheds_in_its_books_and_nowhere_else() {
+fn a_dry_run_control_loop_counts_its_rejections_and_enforces_none() {
     let builder = Engine::builder().policy_text("p.yaml", PROTECTED);
-    let (engine, clock) = clocked(builder.dry_run("protected"));
-    let second = |took: u64| {
+    let (engine, clock) = build_with_clock(builder.dry_run("protected"));
+    let run_second = |latency: u64| {
         let params = FlowParams::new().check_timeout(secs(1.0));
         for _ in 0..10 {
             let Check::Ready(Verdict::Accepted(ticket)) = engine.decide(HERE, &params) else {
-                panic!("it is let in, at once");
+                panic!("the flow is not accepted at once");
             };
-            clock.advance(Duration::from_millis(took));
+            clock.advance(Duration::from_millis(latency));
             ticket.end(FlowOutcome::new(FlowStatus::Ok));
-            clock.advance(Duration::from_millis(100 - took));
+            clock.advance(Duration::from_millis(100 - latency));
         }
     };
-    (0..120).for_each(|_| second(10));
+    (0..120).for_each(|_| run_second(10));
     assert_eq!(engine.stats().dry_run_rejections, 0);
-    (0..60).for_each(|_| second(80));
+    (0..60).for_each(|_| run_second(80));
     assert!(engine.stats().dry_run_rejections > 0);
     let Some(LoopOutput::LoadMultiplier {
         load_multiplier, ..
     }) = engine.control_loops()[0].output
     else {
-        panic!("a load scheduler")
+        panic!("the output is no load multiplier")
     };
     assert!(
         load_multiplier < 0.3,
-        "what it turned away counts: {load_multiplier}"
+        "dry-run rejections lower the multiplier: {load_multiplier}"
     );
 }
 
-/// As many slots as the load says.
+/// A concurrency scheduler whose number of slots is the load.
 const SLOTS_BY_LOAD: &str = "
 circuit:
   components:
@@ -307,52 +316,52 @@ circuit:
 ";
 
 #[test]
-fn a_higher_limit_wakes_as_many_as_it_has_room_for() {
+fn a_higher_limit_wakes_as_many_waiters_as_it_has_slots_for() {
     let load = Load::default();
     load.set(1.0);
     let builder = Engine::builder().policy_text("p.yaml", SLOTS_BY_LOAD);
-    let (engine, clock) = clocked(builder.signal_source(load.clone()));
-    let (_, _first) = now(start(&engine, &[]));
-    let alarms: [Arc<Alarm>; 3] = Default::default();
-    let mut waiting = alarms.each_ref().map(|alarm| {
-        let mut starting = start(&engine, &[]);
-        assert!(poll_with(&mut starting, &Arc::clone(alarm).into()).is_none());
-        starting
+    let (engine, clock) = build_with_clock(builder.signal_source(load.clone()));
+    let (_, _first) = decided(start(&engine, &[]));
+    let counters: [Arc<WakeCounter>; 3] = Default::default();
+    let mut waiting = counters.each_ref().map(|counter| {
+        let mut pending = start(&engine, &[]);
+        assert!(poll_with(&mut pending, &Arc::clone(counter).into()).is_none());
+        pending
     });
     load.set(3.0);
     clock.advance(secs(1.0));
-    let before = alarms.each_ref().map(|alarm| alarm.rung());
-    // Some flow that has nothing to do with it.
+    let before = counters.each_ref().map(|counter| counter.wakes());
+    // A flow of another control point runs the tick.
     let elsewhere = params(&[]);
     assert!(
         engine
             .check(&CheckInput::new("there", &elsewhere))
             .accepted()
     );
-    let woken = alarms
+    let woken = counters
         .iter()
         .zip(before)
-        .map(|(alarm, before)| alarm.rung() - before);
+        .map(|(counter, before)| counter.wakes() - before);
     assert!(woken.take(2).all(|woken| woken > 0));
-    let answers = waiting.each_mut().map(poll);
-    let [second, third, fourth] = answers.each_ref().map(Option::is_some);
+    let decisions = waiting.each_mut().map(poll);
+    let [second, third, fourth] = decisions.each_ref().map(Option::is_some);
     assert!(second && third && !fourth);
 }
 
-/// A loop that cuts by how far the signal is off, and what it cuts.
-fn cutting(signal: &str, more: &str) -> String {
+/// Returns a policy of a control loop of this kind, which sheds flows while the load is above 1.
+fn shedding(kind: &str, parameters: &str) -> String {
     format!(
         "
 circuit:
   components:
   - query: {{promql: {{query_string: load, out_ports: {{output: {{signal_name: LOAD}}}}}}}}
   - flow_control:
-      {signal}:
+      {kind}:
         in_ports: {{signal: {{signal_name: LOAD}}, setpoint: {{constant_signal: {{value: 1}}}}}}
         parameters:
           load_scheduler: {{selectors: [{{control_point: here}}], scheduler: {{tokens_label_key: tokens}}}}
           alerter: {{alert_name: overload}}
-          {more}
+          {parameters}
 "
     )
 }
@@ -363,80 +372,86 @@ fn multiplier(engine: &Engine) -> f64 {
             load_multiplier,
             pass_through,
         }) if !pass_through => load_multiplier,
-        other => panic!("it throttles: {other:?}"),
+        other => panic!("the loop does not throttle: {other:?}"),
     }
 }
 
-/// Ways in which a flow comes that the load scheduler does not let in at once.
-type Comes = fn(&Engine, &mut Vec<PendingReport>);
+/// A way in which a flow arrives, and leaves if the load scheduler does not accept it at once. A
+/// flow that keeps waiting is added to the list.
+type Arrival = fn(&Engine, &mut Vec<PendingReport>);
 
-const IS_LATE: Comes = |engine, waiting| {
-    let mut starting = start_within(engine, &[], 30);
-    if poll(&mut starting).is_none() {
-        waiting.push(starting);
+const TIMES_OUT: Arrival = |engine, waiting| {
+    let mut pending = start_within(engine, &[], 30);
+    if poll(&mut pending).is_none() {
+        waiting.push(pending);
     }
 };
-const ASKS_ONLY: Comes = |engine, _| {
+const DOES_NOT_WAIT: Arrival = |engine, _| {
     check(engine, &[]);
 };
-const HANGS_UP: Comes = |engine, _| drop(start(engine, &[]));
-const DECIDES_AND_HANGS_UP: Comes = |engine, _| drop(engine.decide(HERE, &FlowParams::new()));
-const IS_CROWDED_OUT: Comes = |engine, _| {
-    let mut starting = start(engine, &[]);
-    if poll(&mut starting).is_none() {
-        starting.give_up();
-        assert!(!poll(&mut starting).expect("it gave up").0.accepted());
+const IS_DROPPED: Arrival = |engine, _| drop(start(engine, &[]));
+const IS_DECIDED_AND_DROPPED: Arrival = |engine, _| drop(engine.decide(HERE, &FlowParams::new()));
+const GIVES_UP: Arrival = |engine, _| {
+    let mut pending = start(engine, &[]);
+    if poll(&mut pending).is_none() {
+        pending.give_up();
+        assert!(
+            !poll(&mut pending)
+                .expect("a flow that gave up is decided")
+                .0
+                .accepted()
+        );
     }
 };
-const LEAVES_LATER: Comes = |engine, waiting| {
-    let mut starting = start(engine, &[]);
-    if poll(&mut starting).is_none() {
-        waiting.push(starting);
+const LEAVES_LATER: Arrival = |engine, waiting| {
+    let mut pending = start(engine, &[]);
+    if poll(&mut pending).is_none() {
+        waiting.push(pending);
     }
     if waiting.len() > 5 {
         drop(waiting.remove(0));
     }
 };
-const IN_THE_SHADOW: Comes = |engine, _| {
+const IS_SHADOW: Arrival = |engine, _| {
     let mut params = FlowParams::new();
     params.shadow = true;
     drop(engine.decide(HERE, &params));
 };
 
 #[test]
-fn a_loop_sees_refusals_however_they_came_about() {
-    let policy = cutting("aimd_load_scheduler", "gradient: {slope: -1}");
-    let ends_at = |comes: Comes| {
+fn a_control_loop_counts_rejections_however_the_flows_leave() {
+    let policy = shedding("aimd_load_scheduler", "gradient: {slope: -1}");
+    let final_multiplier = |arrive: Arrival| {
         let load = Load::default();
         load.set(2.0);
         let builder = Engine::builder().policy_text("p.yaml", &*policy);
-        let (engine, clock) = clocked(builder.signal_source(load));
+        let (engine, clock) = build_with_clock(builder.signal_source(load));
         let mut waiting = Vec::new();
         for _ in 0..2000 {
             clock.advance(secs(0.1));
-            comes(&engine, &mut waiting);
+            arrive(&engine, &mut waiting);
             waiting.retain_mut(|one| poll(one).is_none());
         }
         multiplier(&engine)
     };
-    // Twice the setpoint, and it compounds.
-    for comes in [
-        IS_LATE,
-        ASKS_ONLY,
-        HANGS_UP,
-        DECIDES_AND_HANGS_UP,
-        IS_CROWDED_OUT,
+    // The load is twice the setpoint, so each tick lowers the multiplier further.
+    for arrive in [
+        TIMES_OUT,
+        DOES_NOT_WAIT,
+        IS_DROPPED,
+        IS_DECIDED_AND_DROPPED,
+        GIVES_UP,
         LEAVES_LATER,
-        IN_THE_SHADOW,
+        IS_SHADOW,
     ] {
-        let multiplier = ends_at(comes);
+        let multiplier = final_multiplier(arrive);
         assert!(multiplier < 0.1, "{multiplier}");
     }
 }
 
-/// Whether a flow came every second, or none came for a while.
+/// The output is the same whether flows arrived every second or not at all for a while.
 #[test]
-fn a_loop_does_not_take_what_is_now_for_what_was_in_a_silence() {
+fn the_load_after_a_silence_does_not_count_for_the_silence() {
     let steps = [
         (
             "aiad_load_scheduler",
@@ -448,12 +463,12 @@ fn a_loop_does_not_take_what_is_now_for_what_was_in_a_silence() {
         ),
     ];
     for (kind, more) in steps {
-        let policy = cutting(kind, more);
+        let policy = shedding(kind, more);
         for (calm, overloaded) in [(360, 12), (7, 10), (3600, 12), (20_000, 15)] {
             let run = |busy: bool| {
                 let load = Load::default();
                 let builder = Engine::builder().policy_text("p.yaml", &*policy);
-                let (engine, clock) = clocked(builder.signal_source(load.clone()));
+                let (engine, clock) = build_with_clock(builder.signal_source(load.clone()));
                 let flow = || drop(check(&engine, &[]));
                 let pass = |seconds: u32, busy: bool| {
                     for _ in 0..seconds {
@@ -467,7 +482,7 @@ fn a_loop_does_not_take_what_is_now_for_what_was_in_a_silence() {
                 pass(calm, busy);
                 load.set(2.0);
                 pass(overloaded, busy);
-                // A long silence is made up for in turns.
+                // Several flows share the missed ticks of a long silence.
                 (0..30).for_each(|_| flow());
                 engine.control_loops()[0].output
             };
@@ -478,14 +493,14 @@ fn a_loop_does_not_take_what_is_now_for_what_was_in_a_silence() {
 }
 
 #[test]
-fn an_overload_in_the_last_second_of_a_silence_is_one_step() {
+fn an_overload_in_the_last_second_of_a_silence_counts_as_one_step() {
     let load = Load::default();
-    let policy = cutting(
+    let policy = shedding(
         "aiad_load_scheduler",
         "load_multiplier_linear_decrement: 0.1",
     );
     let builder = Engine::builder().policy_text("p.yaml", policy);
-    let (engine, clock) = clocked(builder.signal_source(load.clone()));
+    let (engine, clock) = build_with_clock(builder.signal_source(load.clone()));
     check(&engine, &[]);
     clock.advance(secs(8.0 * 3600.0));
     load.set(2.0);
@@ -498,26 +513,27 @@ fn an_overload_in_the_last_second_of_a_silence_is_one_step() {
     assert!((multiplier(&engine) - 0.8).abs() < 1e-9);
 }
 
-/// How many of those who come after it are let in, with one flow of an odd cost among those before.
-fn let_in_after(cost: Option<&str>, patience: u64, policy: &str, load: &Load) -> usize {
+/// Returns how many of the last 1000 flows are accepted. If there is a cost, one earlier flow has
+/// it.
+fn accepted_after(cost: Option<&str>, timeout_millis: u64, policy: &str, load: &Load) -> usize {
     let builder = Engine::builder().policy_text("p.yaml", policy);
-    let (engine, clock) = clocked(builder.signal_source(load.clone()));
+    let (engine, clock) = build_with_clock(builder.signal_source(load.clone()));
     let mut waiting: Vec<(u32, PendingReport)> = Vec::new();
-    let mut let_in = 0;
+    let mut accepted = 0;
     for tenth in 0..3000 {
         clock.advance(secs(0.1));
         let odd = cost.filter(|_| tenth == 1000).map(|cost| ("tokens", cost));
-        let starting = start_within(&engine, odd.as_slice(), patience);
-        waiting.push((tenth, starting));
-        waiting.retain_mut(|(came, starting)| {
-            let Some((report, _)) = poll(starting) else {
+        let pending = start_within(&engine, odd.as_slice(), timeout_millis);
+        waiting.push((tenth, pending));
+        waiting.retain_mut(|(came, pending)| {
+            let Some((report, _)) = poll(pending) else {
                 return true;
             };
-            let_in += usize::from(*came >= 2000 && report.accepted());
+            accepted += usize::from(*came >= 2000 && report.accepted());
             false
         });
     }
-    let_in
+    accepted
 }
 
 const ODD_COSTS: [&str; 8] = [
@@ -525,7 +541,7 @@ const ODD_COSTS: [&str; 8] = [
 ];
 
 #[test]
-fn row_46_an_odd_cost_does_not_change_what_a_load_scheduler_lets_in_later() {
+fn row_46_an_odd_cost_does_not_change_how_many_later_flows_a_load_scheduler_accepts() {
     let policy = |multiplier: f64| {
         format!(
             "
@@ -539,12 +555,12 @@ circuit:
         )
     };
     for multiplier in [0.5, 0.9] {
-        for patience in [30, 500] {
+        for timeout_millis in [30, 500] {
             let policy = policy(multiplier);
             let load = Load::default();
-            let usual = let_in_after(None, patience, &policy, &load);
+            let usual = accepted_after(None, timeout_millis, &policy, &load);
             for cost in ODD_COSTS {
-                let odd = let_in_after(Some(cost), patience, &policy, &load);
+                let odd = accepted_after(Some(cost), timeout_millis, &policy, &load);
                 assert!(
                     odd.abs_diff(usual) <= 20,
                     "{cost}: {odd} instead of {usual}"
@@ -555,32 +571,32 @@ circuit:
 }
 
 #[test]
-fn row_46_an_odd_cost_does_not_blind_a_loop() {
-    let policy = cutting("aimd_load_scheduler", "gradient: {slope: -1}");
+fn row_46_an_odd_cost_does_not_keep_a_control_loop_from_shedding() {
+    let policy = shedding("aimd_load_scheduler", "gradient: {slope: -1}");
     let load = Load::default();
     load.set(1.25);
     for cost in ODD_COSTS {
-        let odd = let_in_after(Some(cost), 30, &policy, &load);
+        let odd = accepted_after(Some(cost), 30, &policy, &load);
         assert!(odd < 300, "{cost}: {odd} of 1000 during an overload");
     }
 }
 
-/// While one flow asks for tokens back, a load scheduler still sheds.
+/// A load scheduler still sheds while other flows return tokens.
 #[test]
-fn row_46_tokens_given_back_do_not_open_a_load_scheduler() {
+fn row_46_returned_tokens_do_not_open_a_load_scheduler() {
     let load = Load::default();
-    let policy = cutting(
+    let policy = shedding(
         "aiad_load_scheduler",
         "load_multiplier_linear_decrement: 0.5",
     );
     let builder = Engine::builder().policy_text("p.yaml", policy);
     load.set(2.0);
-    let (engine, clock) = clocked(builder.signal_source(load));
-    let mut let_in = 0;
+    let (engine, clock) = build_with_clock(builder.signal_source(load));
+    let mut accepted = 0;
     for tenth in 0..1000 {
         clock.advance(secs(0.1));
         check(&engine, &[("tokens", "-1e12")]);
-        let_in += usize::from(check(&engine, &[]).accepted() && tenth >= 500);
+        accepted += usize::from(check(&engine, &[]).accepted() && tenth >= 500);
     }
-    assert!(let_in < 50, "{let_in} of 500 with a multiplier of zero");
+    assert!(accepted < 50, "{accepted} of 500 with a multiplier of zero");
 }

@@ -1,4 +1,4 @@
-//! Laws of the embedded engine, over its public API.
+//! Tests the embedded engine through its public API.
 
 mod caches;
 mod deviations;

@@ -1,9 +1,10 @@
-//! Keys are forgotten, and never too many.
+//! Keys expire when they are idle, and their number is bounded. A number in a test's name is its
+//! row in the register of quirks.
 
 use tower_aperture::Engine;
 use tower_aperture::engine::ManualClock;
 
-use crate::queues::{PATIENT, limiter, now, policy_of, poll, slots, start};
+use crate::queues::{QUEUE_TIMEOUT_5S, decided, limiter, policy_of, poll, slots, start};
 use crate::support::*;
 
 #[test]
@@ -13,7 +14,7 @@ fn a_flood_of_keys_stays_within_the_bound() {
         .max_keys(100)
         .clock(clock.clone())
         .build()
-        .expect("the policy is right");
+        .expect("the policy is valid");
     for user in 0..5000 {
         clock.advance(secs(0.001));
         assert!(check(&engine, &[("user", &user.to_string())]).accepted());
@@ -24,13 +25,13 @@ fn a_flood_of_keys_stays_within_the_bound() {
 }
 
 #[test]
-fn a_key_in_use_outlives_a_flood() {
+fn a_key_in_use_survives_a_flood_of_keys() {
     let clock = ManualClock::new();
     let engine = builder(&[Limiter::new(10.0, 0.0).by("user")])
         .max_keys(64)
         .clock(clock.clone())
         .build()
-        .expect("the policy is right");
+        .expect("the policy is valid");
     let mut granted = 0;
     for user in 0..2000 {
         clock.advance(secs(0.001));
@@ -41,34 +42,39 @@ fn a_key_in_use_outlives_a_flood() {
 }
 
 #[test]
-fn who_holds_a_slot_or_waits_for_one_outlives_a_flood() {
+fn a_key_with_a_slot_or_a_waiter_survives_a_flood_of_keys() {
     let by_user = ", limit_by_label_key: user";
-    for component in [limiter(1.0, by_user), slots(1.0, by_user, PATIENT)] {
+    for component in [limiter(1.0, by_user), slots(1.0, by_user, QUEUE_TIMEOUT_5S)] {
         let clock = ManualClock::new();
         let engine = Engine::builder()
             .policy_text("test.yaml", policy_of(std::slice::from_ref(&component)))
             .max_keys(64)
             .clock(clock.clone())
             .build()
-            .expect("the policy is right");
-        let ask = || start(&engine, &[("user", "ann")]);
-        let (_, ticket) = now(ask());
-        let mut waiting = component.contains("scheduler").then(ask);
+            .expect("the policy is valid");
+        let start_for_ann = || start(&engine, &[("user", "ann")]);
+        let (_, ticket) = decided(start_for_ann());
+        let mut waiting = component.contains("scheduler").then(start_for_ann);
         for user in 0..1000 {
             clock.advance(secs(0.001));
-            drop(now(start(&engine, &[("user", &user.to_string())])));
+            drop(decided(start(&engine, &[("user", &user.to_string())])));
         }
         assert!(engine.stats().evicted >= 900);
         assert!(!check(&engine, &[("user", "ann")]).accepted());
         drop(ticket);
         if let Some(waiting) = &mut waiting {
-            assert!(poll(waiting).expect("it is the head").0.accepted());
+            assert!(
+                poll(waiting)
+                    .expect("the waiter is the head of the queue")
+                    .0
+                    .accepted()
+            );
         }
     }
 }
 
 #[test]
-fn idle_keys_go_as_traffic_goes_on() {
+fn idle_keys_are_removed_while_other_keys_are_used() {
     let (engine, clock) = Limiter::new(10.0, 10.0)
         .by("user")
         .with("max_idle_time: 5s")
@@ -78,7 +84,7 @@ fn idle_keys_go_as_traffic_goes_on() {
     }
     assert_eq!(engine.stats().keys, 20_000);
     clock.advance(secs(5.0));
-    // Each use pays for two places of the table; there are no more than a few for each key.
+    // Each use sweeps two buckets of the table, which has only a few buckets per key.
     for _ in 0..100_000 {
         check(&engine, &[("user", "busy")]);
     }
@@ -88,25 +94,31 @@ fn idle_keys_go_as_traffic_goes_on() {
 
 const BY_USER: &str = ", limit_by_label_key: user";
 
-/// Keys are made up while one is at its limit: it stays there.
-fn flood(component: &str, keys: usize, made_up: usize, asks: &dyn Fn(&Engine, &str) -> bool) {
+/// Asserts that the key `closed`, which is at its limit, stays there during a flood of made-up
+/// keys.
+fn assert_stays_closed(
+    component: &str,
+    keys: usize,
+    made_up: usize,
+    is_accepted: &dyn Fn(&Engine, &str) -> bool,
+) {
     let clock = ManualClock::new();
     let engine = Engine::builder()
         .policy_text("test.yaml", policy_of(&[component.to_owned()]))
         .max_keys(keys)
         .clock(clock.clone())
         .build()
-        .expect("the policy is right");
-    let granted = (0..50).filter(|_| asks(&engine, "closed")).count();
+        .expect("the policy is valid");
+    let granted = (0..50).filter(|_| is_accepted(&engine, "closed")).count();
     assert!((1..50).contains(&granted), "{component}");
-    let mut let_in = 0;
+    let mut accepted = 0;
     for user in 0..made_up {
         clock.advance(secs(1e-6));
-        let_in += usize::from(asks(&engine, &format!("made up {user}")));
+        accepted += usize::from(is_accepted(&engine, &format!("made up {user}")));
         assert!(engine.stats().keys <= keys);
     }
-    assert_eq!(let_in, made_up, "{component}");
-    let again = (0..50).filter(|_| asks(&engine, "closed")).count();
+    assert_eq!(accepted, made_up, "{component}");
+    let again = (0..50).filter(|_| is_accepted(&engine, "closed")).count();
     assert_eq!(again, 0, "{component}: {keys} keys, {made_up} made up");
 }
 
@@ -124,8 +136,8 @@ fn bucket_of(scheduler: bool, fill: f64, more: &str) -> String {
 }
 
 #[test]
-fn row_48_a_flood_of_made_up_keys_does_not_reopen_a_closed_bucket() {
-    let once = |engine: &Engine, user: &str| check(engine, &[("user", user)]).accepted();
+fn row_48_a_flood_of_made_up_keys_does_not_refill_an_empty_bucket() {
+    let check_user = |engine: &Engine, user: &str| check(engine, &[("user", user)]).accepted();
     for scheduler in [false, true] {
         for fill in [0.0, 1.0, 5.0] {
             for more in [
@@ -135,7 +147,7 @@ fn row_48_a_flood_of_made_up_keys_does_not_reopen_a_closed_bucket() {
             ] {
                 let component = bucket_of(scheduler, fill, more);
                 for (keys, made_up) in [(2, 50), (100, 1000), (3000, 9000)] {
-                    flood(&component, keys, made_up, &once);
+                    assert_stays_closed(&component, keys, made_up, &check_user);
                 }
             }
         }
@@ -143,10 +155,10 @@ fn row_48_a_flood_of_made_up_keys_does_not_reopen_a_closed_bucket() {
 }
 
 #[test]
-fn row_48_a_flood_of_made_up_keys_does_not_free_slots_that_are_taken() {
-    // Made-up keys end their flows; the closed one does not.
-    let ends = |engine: &Engine, user: &str| {
-        let (report, ticket) = now(start(engine, &[("user", user)]));
+fn row_48_a_flood_of_made_up_keys_does_not_free_taken_slots() {
+    // Flows of made-up keys end. Those of the closed key stay in flight.
+    let start_user = |engine: &Engine, user: &str| {
+        let (report, ticket) = decided(start(engine, &[("user", user)]));
         if user == "closed" {
             ticket.leave_open();
         }
@@ -154,39 +166,45 @@ fn row_48_a_flood_of_made_up_keys_does_not_free_slots_that_are_taken() {
     };
     for component in [limiter(3.0, BY_USER), slots(3.0, BY_USER, "")] {
         for (keys, made_up) in [(2, 50), (100, 1000), (3000, 9000)] {
-            flood(&component, keys, made_up, &ends);
+            assert_stays_closed(&component, keys, made_up, &start_user);
         }
     }
 }
 
-/// Made-up keys that use up their own limits cost an attacker as much as honest use.
+/// To displace a key that is at its limit, an attacker must use up the limits of made-up keys,
+/// which takes as many flows as honest use.
 #[test]
-fn row_48_of_many_closed_keys_those_go_first_that_are_open() {
+fn row_48_keys_below_their_limit_are_evicted_before_keys_at_their_limit() {
     let (closed, open) = (40, 24);
     let clock = ManualClock::new();
     let engine = builder(&[Limiter::new(5.0, 1.0).by("user").interval(secs(300.0))])
         .max_keys(closed + open)
         .clock(clock.clone())
         .build()
-        .expect("the policy is right");
-    let ask = |user: String| check(&engine, &[("user", &user)]).accepted();
+        .expect("the policy is valid");
+    let check_user = |user: String| check(&engine, &[("user", &user)]).accepted();
     for user in 0..open {
-        assert!(ask(format!("open {user}")));
+        assert!(check_user(format!("open {user}")));
     }
     for user in 0..closed {
-        let granted = (0..9).filter(|_| ask(format!("closed {user}"))).count();
+        let granted = (0..9)
+            .filter(|_| check_user(format!("closed {user}")))
+            .count();
         assert_eq!(granted, 5);
     }
     for user in 0..500 {
         clock.advance(secs(0.01));
-        assert!(ask(format!("new {user}")));
+        assert!(check_user(format!("new {user}")));
     }
     for user in 0..closed {
-        assert!(!ask(format!("closed {user}")), "{user} is open again");
+        assert!(
+            !check_user(format!("closed {user}")),
+            "{user} is open again"
+        );
     }
-    // Keys that are full again lose nothing, however lately they were used.
+    // Evicting a key whose bucket is full again loses nothing, however recently it was used.
     clock.advance(secs(1800.0));
     let evicted = engine.stats().evicted;
-    assert!(ask("one more".to_owned()));
+    assert!(check_user("one more".to_owned()));
     assert_eq!(engine.stats().evicted, evicted + 1);
 }

@@ -1,4 +1,4 @@
-//! Numbers that make no sense are said when they are loaded, with what follows, and that follows.
+//! Policies with senseless numbers load with a note on the effect, and they have that effect.
 
 use proptest::prelude::*;
 use tower_aperture::engine::{
@@ -8,7 +8,7 @@ use tower_aperture::engine::{
 use crate::queues::policy_of;
 use crate::support::*;
 
-/// A component of these signals, each a number or `special_value: ..`.
+/// Returns a component with constant signals, each a number or a special value.
 fn component(kind: &str, signals: &[(&str, &str)], more: &str) -> String {
     let signal = |value: &str| match value.parse::<f64>() {
         Ok(number) if number.is_finite() => format!("{{constant_signal: {{value: {value}}}}}"),
@@ -69,14 +69,14 @@ fn loaded(component: &str) -> (Engine, ManualClock) {
         .policy_text("test.yaml", policy_of(&[component.to_owned()]))
         .clock(clock.clone())
         .build();
-    (engine.expect("the Controller takes it"), clock)
+    (engine.expect("the Controller accepts the policy"), clock)
 }
 
 const REJECTS: &str = "rejects everything";
 const PASSES: &str = "lets everything pass";
 
 #[test]
-fn what_rejects_everything_or_lets_everything_pass_says_so() {
+fn a_component_that_rejects_or_accepts_everything_has_a_note() {
     let cases = [
         (rate_limiter("10", "-5"), REJECTS),
         (rate_limiter("-10", "5"), REJECTS),
@@ -107,11 +107,11 @@ fn what_rejects_everything_or_lets_everything_pass_says_so() {
         (load_scheduler("+Inf"), PASSES),
         (load_scheduler("NaN"), PASSES),
     ];
-    for (component, says) in cases {
+    for (component, effect) in cases {
         let (engine, clock) = loaded(&component);
         let notes: Vec<String> = engine.warnings().iter().map(ToString::to_string).collect();
         assert_eq!(notes.len(), 1, "{component}: {notes:?}");
-        assert!(notes[0].contains(says), "{component}: {notes:?}");
+        assert!(notes[0].contains(effect), "{component}: {notes:?}");
         assert!(notes[0].starts_with("test.yaml:3:"), "{notes:?}");
         assert!(
             engine.describe().contains(&notes[0]),
@@ -119,19 +119,17 @@ fn what_rejects_everything_or_lets_everything_pass_says_so() {
             engine.describe()
         );
 
-        // A load scheduler learns first; a bucket holds its first tokens.
+        // Only the last flows count: a load scheduler measures the demand first, and a bucket
+        // starts with tokens.
         let mut last = Vec::new();
         for _ in 0..700 {
             clock.advance(secs(0.1));
             let report = check(&engine, &[]);
-            assert_eq!(
-                report.wait_time, None,
-                "{component}: it does not help to wait"
-            );
+            assert_eq!(report.wait_time, None, "{component}: no wait helps");
             last.push(report.accepted());
         }
         let last = &last[600..];
-        let expected = says == PASSES;
+        let expected = effect == PASSES;
         assert!(
             last.iter().all(|accepted| *accepted == expected),
             "{component}"
@@ -140,7 +138,7 @@ fn what_rejects_everything_or_lets_everything_pass_says_so() {
 }
 
 #[test]
-fn numbers_that_make_sense_say_nothing() {
+fn sensible_numbers_have_no_notes() {
     let components = [
         rate_limiter("10", "5"),
         rate_limiter("1", "0.1"),
@@ -158,7 +156,7 @@ fn numbers_that_make_sense_say_nothing() {
 }
 
 #[test]
-fn values_of_a_blueprint_say_it_at_their_line() {
+fn notes_on_values_of_a_blueprint_have_the_line_of_the_value() {
     let text = "
 blueprint: rate-limiting/base
 policy:
@@ -177,14 +175,16 @@ policy:
         ),
     ] {
         let engine = Engine::builder().policy_text("values.yaml", text).build();
-        let notes = engine.expect("the Controller takes it").warnings();
+        let notes = engine
+            .expect("the Controller accepts the policy")
+            .warnings();
         assert_eq!(notes.len(), 1, "{notes:?}");
         assert!(notes[0].to_string().starts_with(line), "{notes:?}");
     }
 }
 
 #[test]
-fn loops_that_can_never_throttle_or_never_recover_say_so() {
+fn control_loops_that_can_never_throttle_or_never_recover_have_a_note() {
     let loops = |kind: &str, parameters: &str| {
         format!(
             "{kind}: {{in_ports: {{signal: {{constant_signal: {{value: 2}}}}, setpoint: \
@@ -194,7 +194,7 @@ fn loops_that_can_never_throttle_or_never_recover_say_so() {
         )
     };
     let slope = "gradient: {slope: -1}";
-    for (kind, parameters, says) in [
+    for (kind, parameters, effect) in [
         ("aimd_load_scheduler", "max_load_multiplier: 0", PASSES),
         (
             "aimd_load_scheduler",
@@ -224,12 +224,17 @@ fn loops_that_can_never_throttle_or_never_recover_say_so() {
         };
         let (engine, _) = loaded(&loops(kind, &parameters));
         let notes = engine.warnings();
-        let mut said = notes.iter().filter(|note| note.to_string().contains(says));
-        assert!(said.next().is_some() && said.next().is_none(), "{notes:?}");
+        let mut matching = notes
+            .iter()
+            .filter(|note| note.to_string().contains(effect));
+        assert!(
+            matching.next().is_some() && matching.next().is_none(),
+            "{notes:?}"
+        );
     }
 }
 
-/// A source whose numbers are what nobody would think of.
+/// A signal source with one number, which may be odd.
 #[derive(Debug)]
 struct Odd(f64);
 
@@ -239,6 +244,7 @@ impl SignalSource for Odd {
     }
 }
 
+/// Returns the numbers of all decisions in a report.
 fn numbers(report: &CheckReport) -> Vec<f64> {
     let mut numbers = Vec::new();
     for decision in &report.limiter_decisions {
@@ -261,6 +267,7 @@ fn numbers(report: &CheckReport) -> Vec<f64> {
     numbers
 }
 
+/// Special numbers, extreme ones and ordinary ones.
 fn odd() -> impl Strategy<Value = f64> {
     prop_oneof![
         Just(f64::NAN),
@@ -274,8 +281,8 @@ fn odd() -> impl Strategy<Value = f64> {
     ]
 }
 
-/// All components that take signals, fed with what a source says.
-fn fed() -> String {
+/// Returns one component per line, of each kind that takes signals, driven by a source.
+fn driven_components() -> String {
     let port = "{signal_name: ODD}";
     let here = selectors();
     let components = [
@@ -301,13 +308,13 @@ fn fed() -> String {
 
 proptest! {
     #[test]
-    fn nan_never_leaves_the_engine(
+    fn reports_and_outputs_of_control_loops_never_contain_nan(
         at in 0..6_usize,
         signal in odd(),
         steps in prop::collection::vec((odd(), odd(), 0..20_000_u64), 1..60),
     ) {
-        let components = fed();
-        let component = components.lines().nth(at).expect("there are six");
+        let components = driven_components();
+        let component = components.lines().nth(at).expect("the list has six components");
         let query = "  - query: {promql: {query_string: odd, evaluation_interval: 1s, out_ports: \
                      {output: {signal_name: ODD}}}}\n";
         let text = format!("{}{query}", policy_of(&[component.to_owned()]));
@@ -317,7 +324,7 @@ proptest! {
             .signal_source(Odd(signal))
             .clock(clock.clone())
             .build()
-            .expect("the policy is right");
+            .expect("the policy is valid");
         for (tokens, priority, millis) in steps {
             clock.advance(std::time::Duration::from_millis(millis));
             let labels = [("tokens", &*tokens.to_string()), ("priority", &*priority.to_string())];

@@ -1,4 +1,4 @@
-//! Laws that hold for any numbers.
+//! Properties of rate limiters that hold for any numbers.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tower_aperture::engine::CheckInput;
 
 use crate::support::*;
 
-/// Capacity and fill of which one may be zero; both together let everything pass.
+/// Limiters whose capacity or fill may be zero. If both were, a limiter would accept everything.
 fn limiter() -> impl Strategy<Value = Limiter> {
     prop_oneof![
         (amount(50), amount(20)),
@@ -27,7 +27,7 @@ fn with_interval(capacity: f64, fill: f64) -> impl Strategy<Value = Limiter> {
     })
 }
 
-/// Pauses in nanoseconds, and tokens.
+/// Requests, each with the pause before it in nanoseconds and its tokens.
 fn requests() -> impl Strategy<Value = Vec<(u64, f64)>> {
     let pause = prop_oneof![Just(0), 0..1_000_000_000_u64, 0..20_000_000_000_u64];
     let want = prop_oneof![Just(1.0), 0.01..10.0, (1..60_u32).prop_map(f64::from)];
@@ -35,9 +35,9 @@ fn requests() -> impl Strategy<Value = Vec<(u64, f64)>> {
 }
 
 proptest! {
-    /// From the first use of a key; floats may round in favour of the taker.
+    /// Counts from the first use of a key. Rounding may favour the flow.
     #[test]
-    fn a_bucket_grants_no_more_than_it_held_and_was_filled_with(
+    fn a_bucket_grants_at_most_its_capacity_and_what_filled_it(
         limiter in limiter(),
         continuous: bool,
         delayed: bool,
@@ -54,8 +54,8 @@ proptest! {
                 passed += pause;
             }
             let report = take(&engine, &want.to_string());
-            let told = tokens(&report, "root.0");
-            prop_assert!(told.remaining <= capacity);
+            let reported = tokens(&report, "root.0");
+            prop_assert!(reported.remaining <= capacity);
             if report.accepted() {
                 granted += want;
             }
@@ -65,9 +65,9 @@ proptest! {
         }
     }
 
-    /// A wait told is neither too short nor too long, where nothing interferes.
+    /// A reported wait is long enough if no other flow interferes.
     #[test]
-    fn after_the_wait_told_the_tokens_are_there(
+    fn after_the_reported_wait_the_tokens_are_available(
         limiter in (amount(50), amount(20)).prop_flat_map(|(capacity, fill)| with_interval(capacity, fill)),
         continuous: bool,
         share in 0.05..1.0_f64,
@@ -82,13 +82,13 @@ proptest! {
             report = take(&engine, &want);
         }
         let wait = report.wait_time.expect("the bucket fills");
-        // Waits are cut to whole nanoseconds.
+        // Waits are rounded down to whole nanoseconds.
         clock.advance(wait + Duration::from_nanos(1));
         prop_assert!(take(&engine, &want).accepted());
     }
 
     #[test]
-    fn deciding_and_reporting_agree(
+    fn decide_and_check_agree(
         limiters in prop::collection::vec(limiter(), 1..4),
         lazy: bool,
         requests in prop::collection::vec((0..2_000_000_000_u64, 0..4_usize, -3.0..6.0_f64, 0..30_u64), 1..80),
@@ -115,12 +115,12 @@ proptest! {
             &[("tenant", "t")],
             &[],
         ];
-        for (pause, flow, want, left) in requests {
+        for (pause, flow, want, budget_millis) in requests {
             clock.advance(Duration::from_nanos(pause));
             other_clock.advance(Duration::from_nanos(pause));
             let mut params = params(flows[flow]).label("tokens", want.to_string());
-            if left > 0 {
-                params = params.check_timeout(Duration::from_millis(left));
+            if budget_millis > 0 {
+                params = params.check_timeout(Duration::from_millis(budget_millis));
             }
             let report = reporting.check(&CheckInput::new(HERE, &params));
             match decide(&deciding, &params) {
@@ -137,10 +137,10 @@ proptest! {
     }
 
     #[test]
-    fn no_labels_make_it_panic(
+    fn any_labels_are_decided_without_a_panic(
         labels in prop::collection::vec((".{0,8}", ".{0,300}"), 0..8),
         tokens in "\\PC{0,12}|[-+0-9.eExX_infa]{0,10}",
-        left in prop::option::of(0..50_u64),
+        budget_millis in prop::option::of(0..50_u64),
     ) {
         let (engine, _) = engine(&[
             Limiter::new(5.0, 1.0),
@@ -148,7 +148,8 @@ proptest! {
             Limiter::new(-5.0, 1.0).with("continuous_fill: false, delay_initial_fill: true"),
         ]);
         let params = params(&[("a", "1")]).labels(labels).label("tokens", tokens);
-        let input = CheckInput::new(HERE, &params).deadline(left.map(Duration::from_millis));
+        let budget = budget_millis.map(Duration::from_millis);
+        let input = CheckInput::new(HERE, &params).deadline(budget);
         for _ in 0..4 {
             let report = engine.check(&input);
             prop_assert_eq!(report.limiter_decisions.len(), 3);

@@ -1,4 +1,5 @@
-//! Policies of what holds and waits, and short ways to ask.
+//! Builds policies of concurrency limiters and schedulers, and starts flows of an engine in one
+//! call each.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -13,16 +14,16 @@ use tower_aperture::engine::{
     TokensInfo,
 };
 
-use crate::support::{HERE, of, params};
+use crate::support::{HERE, decision_of, params};
 
-/// Components in flow style, each `kind: {..}`.
+/// Creates an engine from components in YAML's flow style, each `kind: {..}`.
 pub(crate) fn engine_of(components: &[String]) -> (Engine, ManualClock) {
     let clock = ManualClock::new();
     let engine = Engine::builder()
         .policy_text("test.yaml", policy_of(components))
         .clock(clock.clone())
         .build();
-    (engine.expect("the policy is right"), clock)
+    (engine.expect("the policy is valid"), clock)
 }
 
 pub(crate) fn policy_of(components: &[String]) -> String {
@@ -67,40 +68,42 @@ pub(crate) fn quota(capacity: f64, fill: f64, scheduler: &str) -> String {
     )
 }
 
-pub(crate) const PATIENT: &str = ", default_workload_parameters: {queue_timeout: 5s}";
+pub(crate) const QUEUE_TIMEOUT_5S: &str = ", default_workload_parameters: {queue_timeout: 5s}";
 
 pub(crate) fn start(engine: &Engine, labels: &[(&str, &str)]) -> PendingReport {
     engine.start(&CheckInput::new(HERE, &params(labels)))
 }
 
+/// Starts a flow that has this many milliseconds to its deadline.
 pub(crate) fn start_within(engine: &Engine, labels: &[(&str, &str)], millis: u64) -> PendingReport {
     let params: FlowParams<'_> = params(labels);
-    let left = Some(Duration::from_millis(millis));
-    engine.start(&CheckInput::new(HERE, &params).deadline(left))
+    let budget = Some(Duration::from_millis(millis));
+    engine.start(&CheckInput::new(HERE, &params).deadline(budget))
 }
 
-/// What it comes to by now.
-pub(crate) fn poll(starting: &mut PendingReport) -> Option<(CheckReport, EngineTicket)> {
-    poll_with(starting, Waker::noop())
+/// Polls once, with a waker that does nothing.
+pub(crate) fn poll(pending: &mut PendingReport) -> Option<(CheckReport, EngineTicket)> {
+    poll_with(pending, Waker::noop())
 }
 
 pub(crate) fn poll_with(
-    starting: &mut PendingReport,
+    pending: &mut PendingReport,
     waker: &Waker,
 ) -> Option<(CheckReport, EngineTicket)> {
-    match Pin::new(starting).poll(&mut Context::from_waker(waker)) {
-        Poll::Ready(answer) => Some(answer),
+    match Pin::new(pending).poll(&mut Context::from_waker(waker)) {
+        Poll::Ready(decision) => Some(decision),
         Poll::Pending => None,
     }
 }
 
-pub(crate) fn now(mut starting: PendingReport) -> (CheckReport, EngineTicket) {
-    poll(&mut starting).expect("it need not wait")
+/// Returns the decision on a flow that does not have to wait.
+pub(crate) fn decided(mut pending: PendingReport) -> (CheckReport, EngineTicket) {
+    poll(&mut pending).expect("the flow is decided without waiting")
 }
 
-/// Tokens, and whether there is a slot.
-pub(crate) fn seen(report: &CheckReport, component: &str) -> (TokensInfo, bool) {
-    let details = &of(report, component).details;
+/// Returns the tokens that a component reports, and whether the flow holds a slot.
+pub(crate) fn tokens_and_slot(report: &CheckReport, component: &str) -> (TokensInfo, bool) {
+    let details = &decision_of(report, component).details;
     let tokens = match details {
         LimiterDetails::ConcurrencyLimiter { tokens, .. } => Some(*tokens),
         LimiterDetails::QuotaScheduler { scheduler, .. }
@@ -111,17 +114,17 @@ pub(crate) fn seen(report: &CheckReport, component: &str) -> (TokensInfo, bool) 
     (tokens.unwrap_or_default(), details.slot().is_some())
 }
 
-/// Counts how often it is woken.
+/// A waker that counts how often it is woken.
 #[derive(Debug, Default)]
-pub(crate) struct Alarm(AtomicUsize);
+pub(crate) struct WakeCounter(AtomicUsize);
 
-impl Alarm {
-    pub(crate) fn rung(&self) -> usize {
+impl WakeCounter {
+    pub(crate) fn wakes(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-impl Wake for Alarm {
+impl Wake for WakeCounter {
     fn wake(self: Arc<Self>) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }

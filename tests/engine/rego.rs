@@ -1,4 +1,4 @@
-//! Labels that Rego modules of classifiers make.
+//! Rego modules of classifiers: the labels that they set, and the bounds of their evaluation.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -11,14 +11,14 @@ use tower_aperture::engine::{
 
 use crate::support::*;
 
-/// A policy whose classifier sets the labels, each with its `telemetry`.
+/// Returns a policy whose classifier runs the module. `labels` maps each label to its `telemetry`.
 fn policy(module: &str, labels: &str) -> String {
     let mut text = format!(
         "resources:\n  flow_control:\n    classifiers:\n    - selectors: [{{control_point: {HERE}}}]\n      \
          rego:\n        labels: {labels}\n        module: |\n"
     );
     for line in module.lines() {
-        writeln!(text, "          {line}").expect("texts take all");
+        writeln!(text, "          {line}").expect("writing to a string cannot fail");
     }
     text
 }
@@ -34,20 +34,18 @@ fn engine_with(module: &str) -> Engine {
     load(module, "{label: {telemetry: true}}").expect("the module compiles")
 }
 
-fn ask(engine: &Engine, input: &HttpInput<'_>) -> HttpReport {
-    engine
-        .check_http(input)
-        .expect("the question is well formed")
+fn check_request(engine: &Engine, input: &HttpInput<'_>) -> HttpReport {
+    engine.check_http(input).expect("the input is valid")
 }
 
-/// The label `label` that the module makes of a request.
+/// Returns the label `label` that the module sets for a request.
 fn label(engine: &Engine, request: HttpRequest<'_>) -> Option<String> {
-    let report = ask(engine, &HttpInput::new(HERE).request(request));
+    let report = check_request(engine, &HttpInput::new(HERE).request(request));
     report.check.telemetry_flow_labels.get("label").cloned()
 }
 
 #[test]
-fn a_module_sets_the_label_that_a_limiter_counts_by() {
+fn a_module_sets_the_label_that_keys_a_limiter() {
     let text = policy(
         "package tiers\n\
          tier = \"gold\" { startswith(input.attributes.request.http.headers[\"x-key\"], \"g-\") }\n\
@@ -65,7 +63,7 @@ circuit:
         parameters: {interval: 3600s, limit_by_label_key: tier}
 ";
     let engine = Engine::builder().policy_text("tiers.yaml", text).build();
-    let engine = engine.expect("a sound policy");
+    let engine = engine.expect("the policy is valid");
     assert!(engine.warnings().is_empty(), "{:?}", engine.warnings());
     assert!(
         engine.describe().contains("sets tier"),
@@ -77,25 +75,25 @@ circuit:
             headers: &[("x-key", key)],
             ..HttpRequest::default()
         };
-        let report = ask(&engine, &HttpInput::new(HERE).request(request));
+        let report = check_request(&engine, &HttpInput::new(HERE).request(request));
         assert_eq!(report.check.classifiers.len(), 1);
         report.accepted()
     };
     assert!(accepted("g-1"));
-    assert!(!accepted("g-2"), "one tier, one bucket");
+    assert!(!accepted("g-2"), "flows of a tier share a bucket");
     assert!(accepted("f-1"));
     assert!(!accepted("f-2"));
 }
 
 #[test]
-fn telemetry_flags_decide_where_a_label_goes() {
+fn telemetry_flags_decide_which_labels_leave_the_engine() {
     let engine = load(
         "package p\nloud = \"a b\"\nquiet = \"q\"\nplain = 1\nnulled = 2",
         "{loud: {telemetry: true}, quiet: {telemetry: false}, plain: {}, nulled: null}",
     );
-    let report = ask(&engine.expect("it compiles"), &HttpInput::new(HERE));
+    let report = check_request(&engine.expect("the module compiles"), &HttpInput::new(HERE));
     let HttpAnswer::Ok { headers } = &report.answer else {
-        panic!("nothing limits it");
+        panic!("no policy limits the request");
     };
     let baggage = headers.get("baggage").map(String::as_str);
     assert_eq!(baggage, Some("loud=a-b,nulled=2,plain=1"));
@@ -104,12 +102,12 @@ fn telemetry_flags_decide_where_a_label_goes() {
 }
 
 #[test]
-fn the_input_document_is_the_agents() {
+fn the_input_document_equals_that_of_an_agent() {
     let dump = engine_with("package p\nlabel = json.marshal(input)");
-    let bare = ask(&dump, &HttpInput::new(HERE))
+    let bare = check_request(&dump, &HttpInput::new(HERE))
         .check
         .telemetry_flow_labels;
-    // Blanks, quotes, commas and slashes of labels become `-`.
+    // Blanks, quotes, commas and slashes in labels become `-`.
     let cleaned = |text: &str| text.replace(['"', ',', '/', ' ', ';', '\\'], "-");
     let end = |key: &str, address: &str, port: u16, services: &str| {
         format!(r#"{{"{key}":{services},"socketAddress":{{"address":"{address}","port":{port}}}}}"#)
@@ -145,13 +143,13 @@ fn the_input_document_is_the_agents() {
                 ("X-A", "v"),
             ],
         });
-    let full = ask(&dump, &input).check.telemetry_flow_labels;
+    let full = check_request(&dump, &input).check.telemetry_flow_labels;
     let expected = r#"{"attributes":{"destination":{"destination_fqdns":["shop"],"socketAddress":{"address":"::1","port":80}},"request":{"http":{"body":"{\"a\":[1,null]}","headers":{"X-A":"v","content-type":"application/json; charset=utf-8"},"host":"shop.example","method":"POST","path":"//a%20b/c/?x=1&y=%41+b&x=&z&;bad=1&w=%zz#frag","protocol":"HTTP/2","scheme":"https","size":14}},"source":{"socketAddress":{"address":"10.0.0.9","port":1234},"source_fqdns":["web","app"]}},"parsed_body":{"a":[1,null]},"parsed_path":["a%20b","c",""],"parsed_query":{"x":["1",""],"y":["A b"],"z":[""]},"truncated_body":false}"#;
     assert_eq!(full["label"], cleaned(expected));
 }
 
 #[test]
-fn a_body_is_parsed_when_its_header_says_json() {
+fn a_body_is_parsed_if_its_content_type_is_json() {
     let dump =
         engine_with("package p\nlabel = json.marshal([input.parsed_body, input.truncated_body])");
     let json = ("content-type", "application/json");
@@ -184,7 +182,7 @@ fn a_body_is_parsed_when_its_header_says_json() {
 }
 
 #[test]
-fn a_module_that_does_not_compile_is_refused_by_file_field_and_reason() {
+fn a_module_that_does_not_compile_is_refused_with_file_field_and_reason() {
     for (module, reason) in [
         ("package p\nlabel = {", "does not compile: line 3"),
         ("label = 1", "does not compile"),
@@ -207,26 +205,30 @@ fn a_module_that_does_not_compile_is_refused_by_file_field_and_reason() {
 }
 
 #[test]
-fn a_failing_module_leaves_its_labels_unset_and_is_counted() {
+fn a_module_that_fails_sets_no_labels_and_is_counted() {
     let engine = load(
         "package p\nfine = 1\nlabel = 1 { input }\nlabel = 2 { input }",
         "{fine: {}, label: {}}",
     );
-    let engine = engine.expect("conflicts show when it runs");
-    let report = ask(&engine, &HttpInput::new(HERE));
+    let engine = engine.expect("conflicts appear when the module runs");
+    let report = check_request(&engine, &HttpInput::new(HERE));
     assert!(report.accepted());
     assert!(!report.check.telemetry_flow_labels.contains_key("fine"));
-    assert_eq!(report.check.classifiers.len(), 1, "reported as any other");
+    assert_eq!(
+        report.check.classifiers.len(),
+        1,
+        "the failed classifier is reported"
+    );
     assert_eq!(engine.stats().classifier_failures, 1);
 
-    // Undefined is no failure.
+    // An undefined label is no failure.
     let engine = engine_with("package p\nlabel = input.nothing.here");
     assert_eq!(label(&engine, HttpRequest::default()), None);
     assert_eq!(engine.stats().classifier_failures, 0);
 }
 
 #[test]
-fn a_module_that_loops_ends_soon() {
+fn a_module_that_runs_too_long_is_stopped() {
     let lists = "l = [0,1,2,3,4,5,6,7,8,9]\n";
     let mut loops = String::from("label = count([1 |");
     for _ in 0..12 {
@@ -318,7 +320,7 @@ fn a_huge_request_is_not_evaluated() {
 }
 
 #[test]
-fn a_value_that_is_too_long_is_no_label() {
+fn a_value_that_is_too_long_sets_no_label() {
     let engine = engine_with("package p\nlabel = input.attributes.request.http.body");
     let long = "x".repeat(65 << 10);
     let request = HttpRequest {
@@ -330,7 +332,7 @@ fn a_value_that_is_too_long_is_no_label() {
 }
 
 #[test]
-fn a_documented_policy_counts_by_the_user_of_a_graphql_mutation() {
+fn a_documented_module_takes_the_user_of_a_graphql_mutation_as_label() {
     let module = "package graphql_users
 import future.keywords.if
 tree := graphql.parse_query(input.parsed_body.query)
@@ -355,7 +357,7 @@ label := c if {
 }";
     let engine = engine_with(module);
     let token = "Bearer eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiIxMjM0NTY3ODkwIiwibmFtZSI6IkpvaG4gRG9lIiwiaWF0IjoxNTE2MjM5MDIyfQ.SflKxwRJSMeKKF2QT4fwpMeJf36POk6yJV_adQssw5c";
-    let of = |query: &str, token: &str| {
+    let label_of = |query: &str, token: &str| {
         let body = format!("{{\"query\": \"{query}\"}}");
         let request = HttpRequest {
             body: &body,
@@ -368,16 +370,20 @@ label := c if {
         label(&engine, request)
     };
     let mutation = "mutation { createOrder(sku: 1) { id } }";
-    assert_eq!(of(mutation, token).as_deref(), Some("John-Doe"));
-    assert_eq!(of("{ orders { id } }", token), None);
-    assert_eq!(of("no GraphQL {", token), None);
-    assert_eq!(of(mutation, &token.replace("SflK", "SflL")), None, "forged");
+    assert_eq!(label_of(mutation, token).as_deref(), Some("John-Doe"));
+    assert_eq!(label_of("{ orders { id } }", token), None);
+    assert_eq!(label_of("no GraphQL {", token), None);
+    assert_eq!(
+        label_of(mutation, &token.replace("SflK", "SflL")),
+        None,
+        "the token is forged"
+    );
     assert_eq!(engine.stats().classifier_failures, 0);
 }
 
 proptest! {
     #[test]
-    fn any_request_is_survived(
+    fn any_request_is_evaluated_without_a_panic(
         texts in prop::collection::vec(any::<String>(), 3),
         json in "[\\[\\]{}\",:0-9eE.+a-z\\\\ ]{0,40}",
     ) {

@@ -1,4 +1,4 @@
-//! Changing policies while flows are decided.
+//! Reloads: policies change while flows are decided.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -13,23 +13,23 @@ use crate::loading::Folder;
 use crate::queues::{self, policy_of};
 use crate::support::*;
 
-/// An engine with a policy `p` of these limiters.
+/// Creates an engine with a policy `p` of these limiters.
 fn engine_of(limiters: &[Limiter]) -> Engine {
     Engine::builder()
         .policy_text("p.yaml", policy("p", limiters))
         .clock(ManualClock::new())
         .build()
-        .expect("the policy is right")
+        .expect("the policy is valid")
 }
 
 fn reload(engine: &Engine, limiters: &[Limiter]) {
     engine
         .reload_with([("p.yaml", policy("p", limiters))])
-        .expect("the policy is right");
+        .expect("the policy is valid");
 }
 
 #[test]
-fn what_did_not_change_goes_on_with_its_state() {
+fn unchanged_components_keep_their_state() {
     let kept = Limiter::new(3.0, 0.0);
     let engine = engine_of(&[kept.clone(), Limiter::new(9.0, 0.0)]);
     assert!(check(&engine, &[]).accepted());
@@ -37,7 +37,7 @@ fn what_did_not_change_goes_on_with_its_state() {
     reload(&engine, &[kept.clone(), Limiter::new(8.0, 0.0)]);
     assert!(check(&engine, &[]).accepted());
     assert!(!check(&engine, &[]).accepted());
-    // Whom it applies to is no parameter.
+    // Other selectors keep the state as well.
     reload(
         &engine,
         &[kept.selectors("[{control_point: here}, {control_point: there}]")],
@@ -46,7 +46,7 @@ fn what_did_not_change_goes_on_with_its_state() {
 }
 
 #[test]
-fn what_is_gone_is_forgotten() {
+fn removed_components_lose_their_state() {
     let engine = engine_of(&[Limiter::new(1.0, 0.0)]);
     assert!(check(&engine, &[]).accepted());
     assert!(!check(&engine, &[]).accepted());
@@ -56,7 +56,7 @@ fn what_is_gone_is_forgotten() {
 }
 
 #[test]
-fn a_bad_file_changes_nothing_and_says_why() {
+fn an_invalid_file_changes_nothing_and_returns_its_error() {
     let engine = engine_of(&[Limiter::new(1.0, 0.0)]);
     assert!(check(&engine, &[]).accepted());
     let good = policy("q", &[Limiter::new(5.0, 0.0)]);
@@ -71,33 +71,33 @@ fn a_bad_file_changes_nothing_and_says_why() {
 }
 
 #[test]
-fn a_reload_from_the_sources_undoes_one_with_texts() {
+fn a_reload_from_the_sources_replaces_policies_from_texts() {
     let engine = engine_of(&[Limiter::new(1.0, 0.0)]);
     engine
         .reload_with([("q.yaml", policy("q", &[]))])
-        .expect("the policy is right");
+        .expect("the policy is valid");
     assert!(check(&engine, &[]).limiter_decisions.is_empty());
-    engine.reload().expect("the sources are as they were");
+    engine.reload().expect("the sources are unchanged");
     let report = check(&engine, &[]);
     assert_eq!(&*report.limiter_decisions[0].policy_name, "p");
 }
 
 #[test]
-fn a_reload_during_load_loses_no_token() {
+fn reloads_under_load_neither_lose_nor_create_tokens() {
     const TOKENS: usize = 20_000;
     let kept = Limiter::new(TOKENS as f64, 0.0);
     let engine = engine_of(std::slice::from_ref(&kept));
-    let over = AtomicBool::new(false);
+    let is_exhausted = AtomicBool::new(false);
     let accepted: usize = thread::scope(|threads| {
-        let askers: Vec<_> = (0..4)
+        let workers: Vec<_> = (0..4)
             .map(|_| {
                 threads.spawn(|| {
                     let mut accepted = 0;
-                    while !over.load(Ordering::Relaxed) {
+                    while !is_exhausted.load(Ordering::Relaxed) {
                         if check(&engine, &[]).accepted() {
                             accepted += 1;
                         } else {
-                            over.store(true, Ordering::Relaxed);
+                            is_exhausted.store(true, Ordering::Relaxed);
                         }
                     }
                     accepted
@@ -105,71 +105,74 @@ fn a_reload_during_load_loses_no_token() {
             })
             .collect();
         let mut other = 0.0;
-        while !over.load(Ordering::Relaxed) {
+        while !is_exhausted.load(Ordering::Relaxed) {
             other += 1.0;
             reload(&engine, &[kept.clone(), Limiter::new(1e9 + other, 0.0)]);
         }
-        askers
+        workers
             .into_iter()
-            .map(|asker| asker.join().expect("no asker panics"))
+            .map(|worker| worker.join().expect("no worker panics"))
             .sum()
     });
     assert_eq!(accepted, TOKENS);
 }
 
-/// Waits, for longer than it can take.
-fn until(done: impl Fn() -> bool) {
+/// Waits until the condition holds, and panics after a minute.
+fn wait_until(is_met: impl Fn() -> bool) {
     let begun = Instant::now();
-    while !done() {
+    while !is_met() {
         assert!(
             begun.elapsed() < Duration::from_secs(60),
-            "it never happens"
+            "the condition never holds"
         );
         thread::sleep(Duration::from_millis(1));
     }
 }
 
 #[test]
-fn a_watcher_follows_the_files_and_keeps_what_works() {
+fn a_watcher_follows_the_files_and_keeps_valid_policies() {
     let folder = Folder::new("watched");
     folder.write("p.yaml", &policy("p", &[Limiter::new(1.0, 0.0)]));
     let engine = Engine::builder()
         .policy_folder(folder.path())
         .clock(ManualClock::new())
         .build()
-        .expect("the policy is right");
+        .expect("the policy is valid");
     let watcher = engine
         .watch(Duration::from_millis(2))
-        .expect("there are threads");
+        .expect("a thread can be started");
     let in_force = || check(&engine, &[]).limiter_decisions.len();
     assert_eq!(in_force(), 1);
 
     folder.write("q.yaml", &policy("q", &[Limiter::new(1.0, 0.0)]));
-    until(|| in_force() == 2);
-    // The first one has its state still.
-    assert!(of_policy(&check(&engine, &[]), "p"));
+    wait_until(|| in_force() == 2);
+    // The first policy still has its state.
+    assert!(is_rejected_by(&check(&engine, &[]), "p"));
 
     folder.write("q.yaml", "circuit: {components: [{}]}");
-    until(|| watcher.last_error().is_some());
+    wait_until(|| watcher.last_error().is_some());
     assert_eq!(in_force(), 2);
 
     folder.write("q.yaml", &policy("q", &[]));
-    until(|| in_force() == 1);
+    wait_until(|| in_force() == 1);
     assert!(watcher.last_error().is_none());
     drop(watcher);
 
-    let watcher = engine.watch(Duration::MAX).expect("there are threads");
+    let watcher = engine
+        .watch(Duration::MAX)
+        .expect("a thread can be started");
     drop(engine);
     drop(watcher);
 }
 
-/// Whether a policy rejected.
-fn of_policy(report: &CheckReport, name: &str) -> bool {
+/// Returns whether the policy rejected the flow.
+fn is_rejected_by(report: &CheckReport, name: &str) -> bool {
     let mut decisions = report.limiter_decisions.iter();
     decisions.any(|decision| *decision.policy_name == *name && decision.dropped)
 }
 
-/// A concurrency scheduler with one place, and a rate limiter that lets so many pass.
+/// Returns a policy of a concurrency scheduler with one slot, and of a rate limiter with this many
+/// tokens.
 fn one_at_a_time(tokens: u32) -> String {
     format!(
         "
@@ -192,51 +195,46 @@ circuit:
     )
 }
 
-fn single() -> Engine {
+/// Creates an engine that runs one flow at a time.
+fn engine_with_one_slot() -> Engine {
     Engine::builder()
         .policy_text("one.yaml", one_at_a_time(100))
         .clock(ManualClock::new())
         .build()
-        .expect("the policy is right")
+        .expect("the policy is valid")
 }
 
 #[test]
 fn slots_and_waiters_survive_a_reload() {
-    let engine = single();
+    let engine = engine_with_one_slot();
     let params = params(&[]);
     let input = CheckInput::new(HERE, &params);
-    let (first, ticket) = engine
-        .start(&input)
-        .now_or_never()
-        .expect("a place is free");
+    let (first, ticket) = engine.start(&input).now_or_never().expect("a slot is free");
     assert!(first.accepted());
     let mut second = engine.start(&input);
     assert!((&mut second).now_or_never().is_none());
 
     engine
         .reload_with([("one.yaml", one_at_a_time(200))])
-        .expect("the policy is right");
+        .expect("the policy is valid");
     assert!(!check(&engine, &[]).accepted());
     assert!((&mut second).now_or_never().is_none());
     drop(ticket);
-    let (report, ticket) = second.now_or_never().expect("its turn has come");
+    let (report, ticket) = second.now_or_never().expect("the slot was returned");
     assert!(report.accepted());
     drop(ticket);
-    let (third, _) = engine
-        .start(&input)
-        .now_or_never()
-        .expect("a place is free");
+    let (third, _) = engine.start(&input).now_or_never().expect("a slot is free");
     assert!(third.accepted());
 }
 
 #[test]
-fn a_flow_ends_by_the_reference_it_was_given_before_a_reload() {
-    let engine = single();
+fn a_slot_reference_from_before_a_reload_ends_its_flow() {
+    let engine = engine_with_one_slot();
     let report = check(&engine, &[]);
     for tokens in [200, 300, 200] {
         engine
             .reload_with([("one.yaml", one_at_a_time(tokens))])
-            .expect("the policy is right");
+            .expect("the policy is valid");
     }
     assert!(!check(&engine, &[]).accepted());
     let slots = report.slots();
@@ -259,9 +257,9 @@ enum Event {
 }
 
 proptest! {
-    /// Tokens, slots and those who wait are as if no reload had been.
+    /// Tokens, slots and waiters are the same as without reloads.
     #[test]
-    fn reloads_between_flows_lose_nothing_and_make_nothing(
+    fn reloads_between_flows_neither_lose_nor_create_tokens_and_slots(
         events in prop::collection::vec(
             prop_oneof![
                 2 => Just(Event::Check),
@@ -275,7 +273,7 @@ proptest! {
     ) {
         const TOKENS: usize = 4;
         const SLOTS: usize = 2;
-        let there = queues::slots(SLOTS as f64, "", queues::PATIENT)
+        let there = queues::slots(SLOTS as f64, "", queues::QUEUE_TIMEOUT_5S)
             .replace("control_point: here", "control_point: there");
         let texts = |other: u32| {
             let limiters = [Limiter::new(TOKENS as f64, 0.0), Limiter::new(1e6, other.into())];
@@ -287,7 +285,7 @@ proptest! {
             .policy_text(q, second)
             .clock(ManualClock::new())
             .build()
-            .expect("the policies are right");
+            .expect("the policies are valid");
         let start = || engine.start(&CheckInput::new("there", &params(&[])));
         let mut spent = 0;
         let mut held: Vec<EngineTicket> = Vec::new();
@@ -307,13 +305,13 @@ proptest! {
                     drop(held.remove(at % held.len()));
                 }
                 Event::Reload(other) => {
-                    engine.reload_with(texts(other)).expect("the policies are right");
+                    engine.reload_with(texts(other)).expect("the policies are valid");
                 }
                 Event::Leave(_) | Event::End(_) => {}
             }
-            waiting.retain_mut(|starting| match starting.now_or_never() {
+            waiting.retain_mut(|pending| match pending.now_or_never() {
                 Some((report, ticket)) => {
-                    assert!(report.accepted(), "nobody's time is over");
+                    assert!(report.accepted(), "no flow has timed out");
                     held.push(ticket);
                     false
                 }

@@ -1,5 +1,5 @@
-//! What anyone can make many of costs each its own time. The bounds are wide: work that grows with
-//! the square would take a hundred times as long.
+//! Time grows linearly with the number of keys, slots and policies. The bounds are wide: with
+//! quadratic growth, a test would take a hundred times as long.
 
 use std::time::{Duration, Instant};
 
@@ -8,21 +8,21 @@ use tower_aperture::engine::{CheckInput, Engine, ManualClock};
 use crate::queues::{engine_of, limiter};
 use crate::support::*;
 
-const LONG: Duration = Duration::from_secs(60);
+const TIME_LIMIT: Duration = Duration::from_secs(60);
 
 #[test]
-fn a_lookup_of_many_keys_takes_each_its_time() {
+fn the_time_of_a_cache_lookup_grows_linearly_with_its_keys() {
     let (engine, _) = engine_of(&[]);
     let keys: Vec<String> = (0..300_000).map(|key| format!("{key:06x}")).collect();
     let begun = Instant::now();
     let twice = keys.iter().chain(&keys).map(String::as_str);
     let found = engine.cache_lookup(HERE, "", twice);
-    assert!(begun.elapsed() < LONG);
-    assert_eq!(found.global.len(), keys.len(), "each once");
+    assert!(begun.elapsed() < TIME_LIMIT);
+    assert_eq!(found.global.len(), keys.len(), "each key is found once");
 }
 
 #[test]
-fn slots_of_mixed_costs_expire_and_come_back_in_their_time() {
+fn the_time_to_expire_and_return_slots_of_mixed_costs_grows_linearly() {
     let (engine, clock) = engine_of(&[limiter(1e9, "")]);
     let costs = ["-1e9", "1e9", "0.1", "1e15", "-1e15", "1e300", "-1e300"];
     let take = |at: usize| check(&engine, &[("tokens", costs[at % costs.len()])]);
@@ -31,17 +31,17 @@ fn slots_of_mixed_costs_expire_and_come_back_in_their_time() {
         take(at);
     }
     clock.advance(secs(11.0));
-    // All of them go at once.
+    // All slots expire at once.
     assert!(check(&engine, &[]).accepted());
     let slots: Vec<_> = (0..50_000).map(|at| take(at).slots()).collect();
     for slots in slots.iter().rev() {
         engine.flow_end(slots, None);
     }
-    assert!(begun.elapsed() < LONG);
+    assert!(begun.elapsed() < TIME_LIMIT);
 }
 
 #[test]
-fn many_policies_meet_a_flow_and_are_reloaded_in_their_time() {
+fn the_time_of_checks_and_reloads_grows_linearly_with_the_policies() {
     const MANY: usize = 3000;
     let matcher = "label_matcher: {match_list: [{key: nobody, operator: DoesNotExist}]}";
     let text = |at: usize| {
@@ -55,18 +55,26 @@ fn many_policies_meet_a_flow_and_are_reloaded_in_their_time() {
     };
     let texts: Vec<(String, String)> = (0..MANY).map(|at| (format!("{at}"), text(at))).collect();
     let engine = Engine::builder().clock(ManualClock::new()).build();
-    let engine = engine.expect("nothing is wrong");
-    engine.reload_with(texts.clone()).expect("they are right");
+    let engine = engine.expect("an engine without policies is valid");
+    engine
+        .reload_with(texts.clone())
+        .expect("the policies are valid");
     let params = params(&[]);
     let services = vec!["shop"; 1000];
     let input = CheckInput::new(HERE, &params).services(&services);
     let begun = Instant::now();
     for used in 1..=3 {
         let report = engine.check(&input);
-        assert_eq!(report.limiter_decisions.len(), MANY, "each once");
-        engine.reload_with(texts.clone()).expect("they are right");
+        assert_eq!(
+            report.limiter_decisions.len(),
+            MANY,
+            "each limiter decides once"
+        );
+        engine
+            .reload_with(texts.clone())
+            .expect("the policies are valid");
         let kept = tokens(&engine.check(&input), "root.0").remaining;
         assert!(kept <= 1e6 - f64::from(used), "the state is kept");
     }
-    assert!(begun.elapsed() < LONG);
+    assert!(begun.elapsed() < TIME_LIMIT);
 }

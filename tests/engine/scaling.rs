@@ -1,4 +1,4 @@
-//! Policies that also scale, and durations in units that policies do not know.
+//! Policies with auto-scaling components, and durations in units that policies do not accept.
 
 use tower_aperture::engine::ManualClock;
 use tower_aperture::{Engine, PolicyError};
@@ -58,7 +58,7 @@ fn load(text: String) -> Result<Engine, PolicyError> {
 }
 
 #[test]
-fn a_policy_that_also_scales_limits_and_says_that_scaling_has_no_effect() {
+fn a_policy_that_limits_and_scales_warns_that_scaling_has_no_effect() {
     let limited = policy("test", &[Limiter::new(1.0, 0.0)]);
     let limiter = limited.split_once("components:\n").expect("components").1;
     for text in [
@@ -86,19 +86,21 @@ fn a_policy_that_only_scales_is_refused_with_that_reason() {
         format!("{}{POD_SCALER}", policy("test", &[])),
         BLUEPRINT.to_owned(),
     ] {
-        let error = load(text).expect_err("it does nothing").to_string();
+        let error = load(text)
+            .expect_err("the policy has no effect")
+            .to_string();
         assert!(error.contains("has no effect here"), "{error}");
         assert!(error.contains("does nothing else"), "{error}");
     }
 }
 
 #[test]
-fn a_limit_by_what_scaling_reports_is_refused_by_name() {
+fn a_limit_by_the_output_of_an_auto_scaler_is_refused_by_name() {
     let limit = policy("test", &[Limiter::new(1.0, 0.0)]).replace(
         "bucket_capacity: {constant_signal: {value: 1}}",
         "bucket_capacity: {signal_name: SCALE}",
     );
-    let error = load(format!("{limit}{AUTO_SCALER}")).expect_err("nothing reports it");
+    let error = load(format!("{limit}{AUTO_SCALER}")).expect_err("no component reports the scale");
     assert!(
         error.to_string().contains("scale that `root.2` reports"),
         "{error}"
@@ -106,7 +108,7 @@ fn a_limit_by_what_scaling_reports_is_refused_by_name() {
 }
 
 #[test]
-fn a_duration_in_another_unit_is_refused_with_the_same_in_seconds() {
+fn a_duration_in_another_unit_is_refused_with_its_value_in_seconds() {
     for (wrong, right) in [
         ("1m", "60s"),
         ("1500ms", "1.5s"),

@@ -1,4 +1,4 @@
-//! Policies of rate limiters from their numbers, and short ways to ask an engine.
+//! Builds policies of rate limiters from numbers, and checks flows of an engine in one call each.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -9,24 +9,24 @@ use tower_aperture::engine::{
 };
 use tower_aperture::{Check, Decider, Denial, FlowParams, Verdict};
 
-/// The control point of all policies here.
+/// The control point of the policies in these tests.
 pub(crate) const HERE: &str = "here";
 
-/// One rate limiter.
+/// A rate limiter of a policy.
 #[derive(Clone, Debug)]
 pub(crate) struct Limiter {
     pub(crate) capacity: f64,
     pub(crate) fill: f64,
     /// Nanoseconds.
     pub(crate) interval: u64,
-    /// More of its `parameters`, in flow style.
+    /// More members of `parameters`, in YAML's flow style, each after a comma.
     pub(crate) parameters: String,
     pub(crate) tokens_label: bool,
     pub(crate) selectors: String,
 }
 
 impl Limiter {
-    /// Tokens, tokens a second.
+    /// Creates a limiter from its capacity and its fill amount per second, in tokens.
     pub(crate) fn new(capacity: f64, fill: f64) -> Self {
         Self {
             capacity,
@@ -43,12 +43,14 @@ impl Limiter {
         self
     }
 
+    /// Adds a member of `parameters`.
     pub(crate) fn with(mut self, parameter: &str) -> Self {
         self.parameters.push_str(", ");
         self.parameters.push_str(parameter);
         self
     }
 
+    /// Gives each value of the label a bucket of its own.
     pub(crate) fn by(self, label: &str) -> Self {
         self.with(&format!("limit_by_label_key: {label}"))
     }
@@ -91,7 +93,7 @@ pub(crate) fn policy(name: &str, limiters: &[Limiter]) -> String {
 ",
             limiter.selectors, limiter.capacity, limiter.fill, limiter.parameters,
         )
-        .expect("texts take all");
+        .expect("writing to a string cannot fail");
     }
     text
 }
@@ -103,7 +105,7 @@ pub(crate) fn builder(limiters: &[Limiter]) -> EngineBuilder {
 pub(crate) fn engine(limiters: &[Limiter]) -> (Engine, ManualClock) {
     let clock = ManualClock::new();
     let engine = builder(limiters).clock(clock.clone()).build();
-    (engine.expect("the policy is right"), clock)
+    (engine.expect("the policy is valid"), clock)
 }
 
 pub(crate) fn params(labels: &[(&str, &str)]) -> FlowParams<'static> {
@@ -118,13 +120,14 @@ pub(crate) fn check(engine: &Engine, labels: &[(&str, &str)]) -> CheckReport {
     engine.check(&CheckInput::new(HERE, &params(labels)))
 }
 
+/// Checks a flow that has this many milliseconds to its deadline.
 pub(crate) fn check_within(engine: &Engine, labels: &[(&str, &str)], millis: u64) -> CheckReport {
     let params = params(labels);
-    let left = Some(Duration::from_millis(millis));
-    engine.check(&CheckInput::new(HERE, &params).deadline(left))
+    let budget = Some(Duration::from_millis(millis));
+    engine.check(&CheckInput::new(HERE, &params).deadline(budget))
 }
 
-/// Asks for so many tokens.
+/// Checks a flow that needs this many tokens.
 pub(crate) fn take(engine: &Engine, tokens: &str) -> CheckReport {
     check(engine, &[("tokens", tokens)])
 }
@@ -133,11 +136,12 @@ pub(crate) fn decide(engine: &Engine, params: &FlowParams<'_>) -> Result<(), Den
     match engine.decide(HERE, params) {
         Check::Ready(Verdict::Accepted(_)) => Ok(()),
         Check::Ready(Verdict::Rejected(denial, _)) => Err(denial),
-        other => panic!("an engine always answers at once: {other:?}"),
+        other => panic!("an engine without queues decides at once: {other:?}"),
     }
 }
 
-pub(crate) fn of<'a>(report: &'a CheckReport, component: &str) -> &'a LimiterDecision {
+/// Returns the decision of a component.
+pub(crate) fn decision_of<'a>(report: &'a CheckReport, component: &str) -> &'a LimiterDecision {
     let found = report
         .limiter_decisions
         .iter()
@@ -145,15 +149,17 @@ pub(crate) fn of<'a>(report: &'a CheckReport, component: &str) -> &'a LimiterDec
     found.unwrap_or_else(|| panic!("{component} did not decide: {report:?}"))
 }
 
+/// Returns the label and its value that a rate limiter reports.
 pub(crate) fn label<'a>(report: &'a CheckReport, component: &str) -> &'a str {
-    match &of(report, component).details {
+    match &decision_of(report, component).details {
         LimiterDetails::RateLimiter { label, .. } => label,
         other => panic!("not a rate limiter: {other:?}"),
     }
 }
 
+/// Returns the tokens that a rate limiter reports.
 pub(crate) fn tokens(report: &CheckReport, component: &str) -> TokensInfo {
-    match &of(report, component).details {
+    match &decision_of(report, component).details {
         LimiterDetails::RateLimiter { tokens, .. } => *tokens,
         other => panic!("not a rate limiter: {other:?}"),
     }

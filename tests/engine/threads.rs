@@ -1,4 +1,4 @@
-//! Many threads at once.
+//! Rate limiters that several threads use at once.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -6,7 +6,7 @@ use std::thread;
 use crate::support::*;
 
 #[test]
-fn threads_are_never_granted_more_than_the_capacity() {
+fn concurrent_threads_are_granted_at_most_the_capacity() {
     let (engine, _) = engine(&[
         Limiter::new(1000.0, 0.0).by("user"),
         Limiter::new(1500.0, 0.0),
@@ -30,17 +30,17 @@ fn threads_are_never_granted_more_than_the_capacity() {
         granted.iter().all(|granted| *granted <= 1000),
         "{granted:?}"
     );
-    // Tokens that a rejected flow gives back late may be missed by others, but are never lost.
-    let rest = (0..1500)
+    // A flow may miss tokens that a rejected flow is about to return, but no tokens are lost.
+    let later = (0..1500)
         .filter(|user| check(&engine, &[("user", &user.to_string())]).accepted())
         .count();
-    assert_eq!(granted.iter().sum::<u32>() as usize + rest, 1500);
+    assert_eq!(granted.iter().sum::<u32>() as usize + later, 1500);
     let stats = engine.stats();
     assert_eq!(stats.accepted + stats.rejected, 5500);
 }
 
 #[test]
-fn threads_with_keys_of_their_own_do_not_disturb_each_other() {
+fn threads_with_separate_keys_do_not_disturb_each_other() {
     let (engine, _) = Limiter::new(50.0, 0.0).by("user").engine();
     thread::scope(|threads| {
         for thread in 0..4 {

@@ -1,4 +1,5 @@
-//! Waiting: woken when there is something, gone when it goes.
+//! Waiters in queues: they are woken when a slot or tokens are free, and return everything when
+//! they leave.
 
 use std::sync::{Arc, Mutex};
 use std::task::{Wake, Waker};
@@ -14,134 +15,149 @@ use crate::support::{HERE, params, secs};
 fn is_send_and_unpin<T: Send + Unpin + 'static>(_: &T) {}
 
 #[test]
-fn a_slot_that_is_given_back_goes_to_the_head_at_once() {
-    let (engine, _) = engine_of(&[slots(1.0, "", PATIENT)]);
-    let (_, first) = now(start(&engine, &[]));
+fn a_returned_slot_goes_to_the_head_of_the_queue_at_once() {
+    let (engine, _) = engine_of(&[slots(1.0, "", QUEUE_TIMEOUT_5S)]);
+    let (_, first) = decided(start(&engine, &[]));
     let mut low = start(&engine, &[("priority", "1")]);
     let mut queued = [
         start(&engine, &[("priority", "1")]),
         start(&engine, &[("priority", "9")]),
     ];
     is_send_and_unpin(&low);
-    let alarms: [Arc<Alarm>; 2] = Default::default();
+    let counters: [Arc<WakeCounter>; 2] = Default::default();
     assert!(poll(&mut low).is_none());
-    for (starting, alarm) in queued.iter_mut().zip(&alarms) {
-        assert!(poll_with(starting, &Arc::clone(alarm).into()).is_none());
+    for (pending, counter) in queued.iter_mut().zip(&counters) {
+        assert!(poll_with(pending, &Arc::clone(counter).into()).is_none());
     }
     drop(first);
-    let (report, second) = poll(&mut low).expect("it opened the queue");
+    let (report, second) = poll(&mut low).expect("the waiter that opened the queue is its head");
     assert!(report.accepted());
-    assert_eq!(alarms.each_ref().map(|alarm| alarm.rung()), [0, 0]);
+    assert_eq!(counters.each_ref().map(|counter| counter.wakes()), [0, 0]);
     drop(second);
-    // The other one weighs more.
-    let (report, _third) = poll(&mut queued[1]).expect("it is the head");
-    assert_eq!(seen(&report, "root.0").0.remaining, 1.0);
-    assert!(alarms[1].rung() > 0);
+    // The waiter with the higher priority is next.
+    let (report, _third) = poll(&mut queued[1]).expect("the waiter is the head of the queue");
+    assert_eq!(tokens_and_slot(&report, "root.0").0.remaining, 1.0);
+    assert!(counters[1].wakes() > 0);
     assert!(poll(&mut queued[0]).is_none());
 }
 
 #[test]
-fn a_slot_that_expires_goes_to_the_head() {
+fn an_expired_slot_goes_to_the_head_of_the_queue() {
     let long = ", default_workload_parameters: {queue_timeout: 60s}";
     let (engine, clock) = engine_of(&[slots(1.0, "", long)]);
-    let (_, ticket) = now(start(&engine, &[]));
+    let (_, ticket) = decided(start(&engine, &[]));
     clock.advance(secs(1.0));
     let mut waiter = start(&engine, &[]);
-    let alarm: Arc<Alarm> = Arc::default();
-    assert!(poll_with(&mut waiter, &Arc::clone(&alarm).into()).is_none());
+    let counter: Arc<WakeCounter> = Arc::default();
+    assert!(poll_with(&mut waiter, &Arc::clone(&counter).into()).is_none());
     clock.advance(secs(9.0));
-    assert_eq!(alarm.rung(), 0);
+    assert_eq!(counter.wakes(), 0);
     clock.advance(Duration::from_nanos(1));
-    assert_eq!(alarm.rung(), 1);
-    assert!(poll(&mut waiter).expect("there is room").0.accepted());
+    assert_eq!(counter.wakes(), 1);
+    assert!(poll(&mut waiter).expect("a slot is free").0.accepted());
     drop(ticket);
 }
 
-/// An Agent gives up earlier, by the delay it announces.
+/// An Agent gives up earlier, by the delay that it announces.
 #[test]
-fn who_waits_for_a_slot_does_so_until_ten_milliseconds_before_its_deadline() {
+fn a_flow_waits_for_a_slot_until_ten_milliseconds_before_its_deadline() {
     let (engine, clock) = engine_of(&[slots(1.0, "", ""), quota(0.0, 1.0, "")]);
     let (_, _held) = {
         let params = params(&[("tokens", "1")]);
         let input = CheckInput::new(HERE, &params).deadline(Some(secs(9.0)));
-        let mut starting = engine.start(&input);
-        assert!(poll(&mut starting).is_none());
+        let mut pending = engine.start(&input);
+        assert!(poll(&mut pending).is_none());
         clock.advance(secs(1.0));
-        poll(&mut starting).expect("its token is there")
+        poll(&mut pending).expect("the token is available")
     };
-    // 520 ms less the margin of 10 ms, less 10 ms.
+    // The flow waits for 520 ms, less the margin of 10 ms, less 10 ms.
     let mut waiter = start_within(&engine, &[], 520);
     clock.advance(Duration::from_millis(499));
     assert!(poll(&mut waiter).is_none());
     clock.advance(Duration::from_millis(1));
-    let (report, _) = poll(&mut waiter).expect("its time is over");
+    let (report, _) = poll(&mut waiter).expect("the flow has waited to its deadline");
     assert_eq!(report.reject_reason, Some(RejectReason::NoTokens));
-    let (tokens, slot) = seen(&report, "root.0");
+    let (tokens, slot) = tokens_and_slot(&report, "root.0");
     assert_eq!((tokens.remaining, tokens.current, slot), (0.0, 0.0, false));
-    // Within the margin nothing is looked at, free or not.
-    let (report, _) = now(start_within(&engine, &[], 20));
-    assert_eq!(seen(&report, "root.0").0.current, 0.0);
-    // Without a deadline nobody waits.
-    let (report, _) = now(start(&engine, &[]));
-    assert_eq!(seen(&report, "root.0").0.current, 1.0);
+    // Within the margin, a flow is rejected whether or not a slot is free.
+    let (report, _) = decided(start_within(&engine, &[], 20));
+    assert_eq!(tokens_and_slot(&report, "root.0").0.current, 0.0);
+    // A flow without a deadline does not wait.
+    let (report, _) = decided(start(&engine, &[]));
+    assert_eq!(tokens_and_slot(&report, "root.0").0.current, 1.0);
 }
 
 #[test]
-fn tokens_are_waited_for_and_a_waiter_who_leaves_lets_the_next_one_come_earlier() {
+fn a_waiter_that_leaves_lets_the_next_one_get_tokens_earlier() {
     let (engine, clock) = engine_of(&[quota(1.0, 1.0, "")]);
-    drop(now(start_within(&engine, &[], 9_000)));
+    drop(decided(start_within(&engine, &[], 9_000)));
     let [mut first, mut big, mut last] =
         ["1", "3", "1"].map(|tokens| start_within(&engine, &[("tokens", tokens)], 9_000));
-    for starting in [&mut first, &mut big, &mut last] {
-        assert!(poll(starting).is_none());
+    for pending in [&mut first, &mut big, &mut last] {
+        assert!(poll(pending).is_none());
     }
     clock.advance(secs(1.0));
-    assert!(poll(&mut first).expect("its token is there").0.accepted());
+    assert!(
+        poll(&mut first)
+            .expect("the token is available")
+            .0
+            .accepted()
+    );
     clock.advance(Duration::from_millis(500));
-    // It has waited for its tokens for half a second: those are for who comes next.
+    // The big flow has waited half a second for its tokens. They go to the next waiter.
     drop(big);
     clock.advance(Duration::from_millis(499));
     assert!(poll(&mut last).is_none());
     clock.advance(Duration::from_millis(2));
-    assert!(poll(&mut last).expect("its token is there").0.accepted());
+    assert!(
+        poll(&mut last)
+            .expect("the token is available")
+            .0
+            .accepted()
+    );
 }
 
 #[test]
-fn one_slot_wakes_one_of_many() {
+fn a_returned_slot_wakes_at_most_two_of_many_waiters() {
     const MANY: usize = 10_000;
-    let (engine, _) = engine_of(&[slots(1.0, "", PATIENT)]);
-    let (_, mut ticket) = now(start(&engine, &[]));
-    let alarms: Vec<Arc<Alarm>> = (0..MANY).map(|_| Arc::default()).collect();
+    let (engine, _) = engine_of(&[slots(1.0, "", QUEUE_TIMEOUT_5S)]);
+    let (_, mut ticket) = decided(start(&engine, &[]));
+    let counters: Vec<Arc<WakeCounter>> = (0..MANY).map(|_| Arc::default()).collect();
     let mut waiters: Vec<PendingReport> = (0..MANY).map(|_| start(&engine, &[])).collect();
-    for (waiter, alarm) in waiters.iter_mut().zip(&alarms) {
-        assert!(poll_with(waiter, &Arc::clone(alarm).into()).is_none());
+    for (waiter, counter) in waiters.iter_mut().zip(&counters) {
+        assert!(poll_with(waiter, &Arc::clone(counter).into()).is_none());
     }
-    let rung = || alarms.iter().map(|alarm| alarm.rung()).sum::<usize>();
+    let wakes = || {
+        counters
+            .iter()
+            .map(|counter| counter.wakes())
+            .sum::<usize>()
+    };
     for (at, waiter) in waiters.iter_mut().take(20).enumerate() {
-        let before = rung();
+        let before = wakes();
         drop(ticket);
-        // The one that has it, and the next head, which has a timer to set.
-        assert!(rung() - before <= 2);
-        let (report, next) = poll(waiter).unwrap_or_else(|| panic!("{at} is next"));
+        // The waiter that gets the slot, and the next head, which has to set a timer.
+        assert!(wakes() - before <= 2);
+        let (report, next) = poll(waiter).unwrap_or_else(|| panic!("waiter {at} is next"));
         assert!(report.accepted());
         ticket = next;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_clock_of_an_engine_is_the_one_of_tokio() {
+async fn the_default_clock_of_an_engine_is_that_of_tokio() {
     let engine = Engine::builder()
         .policy_text("quota", policy_of(&[quota(1.0, 1.0, "")]))
         .build()
-        .expect("the policy is right");
+        .expect("the policy is valid");
     let begun = tokio::time::Instant::now();
     assert!(start_within(&engine, &[], 9_000).await.0.accepted());
     assert!(start_within(&engine, &[], 9_000).await.0.accepted());
     let took = begun.elapsed().as_millis();
     assert!((1000..=1002).contains(&took), "{took}");
-    // Nobody can wait for what comes after the deadline.
-    let refused = start_within(&engine, &[("tokens", "20")], 9_000).await.0;
-    assert_eq!(refused.reject_reason, Some(RejectReason::NoTokens));
+    // A flow whose tokens come after its deadline is rejected at once.
+    let rejected = start_within(&engine, &[("tokens", "20")], 9_000).await.0;
+    assert_eq!(rejected.reject_reason, Some(RejectReason::NoTokens));
     assert_eq!(begun.elapsed().as_millis(), took);
     let waiting = start_within(&engine, &[("tokens", "2")], 9_000);
     assert!(tokio::time::timeout(secs(1.0), waiting).await.is_err());
@@ -149,23 +165,23 @@ async fn the_clock_of_an_engine_is_the_one_of_tokio() {
 }
 
 #[test]
-fn outside_of_a_runtime_who_would_have_to_wait_is_turned_away() {
+fn outside_a_tokio_runtime_a_flow_that_would_wait_is_rejected() {
     let engine = Engine::builder()
         .policy_text("quota", policy_of(&[quota(1.0, 1.0, "")]))
         .build()
-        .expect("the policy is right");
-    assert!(now(start(&engine, &[])).0.accepted());
-    let (report, _) = now(start(&engine, &[]));
+        .expect("the policy is valid");
+    assert!(decided(start(&engine, &[])).0.accepted());
+    let (report, _) = decided(start(&engine, &[]));
     assert_eq!(report.reject_reason, Some(RejectReason::NoTokens));
 }
 
 #[test]
-fn a_decider_waits_like_the_rest() {
+fn decide_waits_in_queues_like_start() {
     let (engine, clock) = engine_of(&[quota(1.0, 1.0, "")]);
     let decide = || engine.decide(HERE, &FlowParams::new());
     assert!(matches!(decide(), Check::Ready(Verdict::Accepted(_))));
     let Check::Pending(mut pending) = decide() else {
-        panic!("there is no token");
+        panic!("the flow does not wait");
     };
     is_send_and_unpin(&pending);
     let mut context = std::task::Context::from_waker(Waker::noop());
@@ -180,31 +196,34 @@ fn a_decider_waits_like_the_rest() {
 }
 
 #[test]
-fn who_leaves_a_queue_gives_back_what_other_schedulers_granted_it() {
+fn a_flow_that_leaves_a_queue_returns_the_tokens_of_other_schedulers() {
     let (engine, _) = engine_of(&[quota(5.0, 0.0, ""), quota(1.0, 1.0, "")]);
-    let left = |report: &CheckReport| seen(report, "root.0").0.remaining;
-    assert_eq!(left(&now(start_within(&engine, &[], 9_000)).0), 4.0);
-    let mut unasked = start_within(&engine, &[], 9_000);
+    let remaining = |report: &CheckReport| tokens_and_slot(report, "root.0").0.remaining;
+    assert_eq!(
+        remaining(&decided(start_within(&engine, &[], 9_000)).0),
+        4.0
+    );
+    let mut unpolled = start_within(&engine, &[], 9_000);
     drop(start_within(&engine, &[], 9_000));
-    assert!(poll(&mut unasked).is_none());
-    drop(unasked);
-    let (report, _) = now(start_within(&engine, &[("tokens", "2")], 500));
+    assert!(poll(&mut unpolled).is_none());
+    drop(unpolled);
+    let (report, _) = decided(start_within(&engine, &[("tokens", "2")], 500));
     assert_eq!(report.reject_reason, Some(RejectReason::NoTokens));
-    assert_eq!(left(&report), 2.0);
+    assert_eq!(remaining(&report), 2.0);
 }
 
-/// A waker that has a flow of its own, as one does of a task that nobody else holds.
-struct Owner(#[allow(dead_code)] Mutex<Option<PendingReport>>);
+/// A waker that owns a flow, like the waker with the last reference to a task.
+struct OwningWaker(#[allow(dead_code)] Mutex<Option<PendingReport>>);
 
-impl Wake for Owner {
+impl Wake for OwningWaker {
     fn wake(self: Arc<Self>) {}
 }
 
 /// A clock that stands still and keeps no waker.
 #[derive(Debug)]
-struct Still;
+struct StoppedClock;
 
-impl Clock for Still {
+impl Clock for StoppedClock {
     fn now(&self) -> Duration {
         Duration::ZERO
     }
@@ -215,50 +234,61 @@ impl Clock for Still {
 }
 
 #[test]
-fn a_waker_that_is_dropped_may_leave_the_same_queue() {
+fn dropping_a_waker_may_drop_a_flow_in_the_same_queue() {
     let engine = Engine::builder()
-        .policy_text("slots", policy_of(&[slots(1.0, "", PATIENT)]))
-        .clock(Still)
+        .policy_text("slots", policy_of(&[slots(1.0, "", QUEUE_TIMEOUT_5S)]))
+        .clock(StoppedClock)
         .build()
-        .expect("the policy is right");
-    let (_, ticket) = now(start(&engine, &[]));
-    let owner = || {
+        .expect("the policy is valid");
+    let (_, ticket) = decided(start(&engine, &[]));
+    let owning_waker = || {
         let own = start(&engine, &[]);
-        Waker::from(Arc::new(Owner(Mutex::new(Some(own)))))
+        Waker::from(Arc::new(OwningWaker(Mutex::new(Some(own)))))
     };
     let mut moved = start(&engine, &[]);
-    assert!(poll_with(&mut moved, &owner()).is_none());
-    assert!(poll_with(&mut moved, &owner()).is_none());
+    assert!(poll_with(&mut moved, &owning_waker()).is_none());
+    assert!(poll_with(&mut moved, &owning_waker()).is_none());
     let mut left = start(&engine, &[]);
-    assert!(poll_with(&mut left, &owner()).is_none());
+    assert!(poll_with(&mut left, &owning_waker()).is_none());
     drop(left);
     drop(ticket);
-    assert!(poll(&mut moved).expect("it is the head").0.accepted());
+    assert!(
+        poll(&mut moved)
+            .expect("the waiter is the head of the queue")
+            .0
+            .accepted()
+    );
 }
 
 #[test]
-fn a_head_that_nobody_polls_holds_up_nobody() {
+fn an_unpolled_head_does_not_hold_up_the_waiters_behind_it() {
     for arrives in [true, false] {
         let (engine, clock) = engine_of(&[quota(1.0, 1.0, "")]);
-        drop(now(start_within(&engine, &[], 60_000)));
-        let unasked = start_within(&engine, &[], 60_000);
+        drop(decided(start_within(&engine, &[], 60_000)));
+        let unpolled = start_within(&engine, &[], 60_000);
         let mut behind = start_within(&engine, &[], 60_000);
-        let alarm: Arc<Alarm> = Arc::default();
-        assert!(poll_with(&mut behind, &Arc::clone(&alarm).into()).is_none());
+        let counter: Arc<WakeCounter> = Arc::default();
+        assert!(poll_with(&mut behind, &Arc::clone(&counter).into()).is_none());
         clock.advance(secs(5.0));
         if arrives {
             drop(start_within(&engine, &[], 60_000));
-            assert_eq!(alarm.rung(), 1);
+            assert_eq!(counter.wakes(), 1);
         }
-        assert!(poll(&mut behind).expect("there are tokens").0.accepted());
-        drop(unasked);
+        assert!(
+            poll(&mut behind)
+                .expect("tokens are available")
+                .0
+                .accepted()
+        );
+        drop(unpolled);
     }
 }
 
-/// More than all flows of a test take.
+/// More tokens than all flows of a test take.
 const PLENTY: f64 = 1e6;
 
-/// What happens to the flows of a queue.
+/// An event of the flows in a queue. Numbers of `Poll`, `Leave` and `End` choose the flow; times
+/// are in milliseconds.
 #[derive(Clone, Copy, Debug)]
 enum Event {
     Start {
@@ -284,10 +314,10 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 proptest! {
-    /// Whatever comes and goes: in the end everything is there again, and nobody waits for it; and
-    /// a quota that never runs out has granted as many tokens as flows were let in.
+    /// After any events, all slots and tokens are available again without waiting. A quota that
+    /// never runs out has granted one token per accepted flow.
     #[test]
-    fn nothing_leaks_where_flows_give_up_at_random(
+    fn no_slots_or_tokens_leak_when_flows_leave_at_random(
         concurrency: bool,
         events in prop::collection::vec(event(), 1..120),
     ) {
@@ -296,7 +326,7 @@ proptest! {
         let (engine, clock) = engine_of(&[one_each, component]);
         let mut waiting: Vec<PendingReport> = Vec::new();
         let mut held: Vec<EngineTicket> = Vec::new();
-        let take = |starting: &mut PendingReport, held: &mut Vec<EngineTicket>| match poll(starting) {
+        let take = |pending: &mut PendingReport, held: &mut Vec<EngineTicket>| match poll(pending) {
             Some((report, ticket)) => {
                 if report.accepted() {
                     held.push(ticket);
@@ -312,12 +342,12 @@ proptest! {
                         ("priority", &*priority.to_string()),
                         ("tokens", &*tokens.to_string()),
                     ];
-                    let mut starting = start_within(&engine, &labels, millis);
-                    // Some are never asked at all.
-                    if priority > 2 && take(&mut starting, &mut held) {
+                    let mut pending = start_within(&engine, &labels, millis);
+                    // Some flows are not polled when they start.
+                    if priority > 2 && take(&mut pending, &mut held) {
                         continue;
                     }
-                    waiting.push(starting);
+                    waiting.push(pending);
                 }
                 Event::Poll(at) if !waiting.is_empty() => {
                     let at = at % waiting.len();
@@ -335,7 +365,7 @@ proptest! {
                 }
                 Event::Wait(millis) => {
                     clock.advance(Duration::from_millis(millis));
-                    waiting.retain_mut(|starting| !take(starting, &mut held));
+                    waiting.retain_mut(|pending| !take(pending, &mut held));
                 }
                 _ => {}
             }
@@ -343,14 +373,14 @@ proptest! {
         drop(waiting);
         held.clear();
         if !concurrency {
-            // Debts of those who were let in, to be filled in.
+            // This pays back the debts of accepted flows.
             clock.advance(secs(600.0));
         }
-        let (report, _ticket) = now(start_within(&engine, &[], 1_000));
+        let (report, _ticket) = decided(start_within(&engine, &[], 1_000));
         prop_assert!(report.accepted());
-        let granted = PLENTY - seen(&report, "root.0").0.remaining;
+        let granted = PLENTY - tokens_and_slot(&report, "root.0").0.remaining;
         prop_assert_eq!(granted, engine.stats().accepted as f64);
-        let (tokens, _) = seen(&report, "root.1");
+        let (tokens, _) = tokens_and_slot(&report, "root.1");
         let all = if concurrency { 3.0 } else { 2.0 };
         prop_assert_eq!(tokens.remaining, all);
     }

@@ -1,4 +1,4 @@
-//! The seeds of the fuzz targets in `fuzz/`, run once each.
+//! Runs the fuzz targets of `fuzz/` with each of their seeds.
 #![cfg(feature = "embedded")]
 #![allow(unreachable_pub)]
 
@@ -6,17 +6,17 @@ mod targets;
 
 use std::path::Path;
 
-fn run(target: &str, eat: fn(&[u8])) {
+fn run_seeds(target: &str, parse: fn(&[u8])) {
     let seeds = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/fuzz/seeds")
         .join(target);
     let mut count = 0;
-    for seed in seeds.read_dir().expect("the seeds are there") {
-        let seed = std::fs::read(seed.expect("a seed").path()).expect("it can be read");
-        eat(&seed);
-        // Halves of it, too: what is cut off in the middle is the commonest of all flaws.
-        for cut in 0..seed.len().min(512) {
-            eat(&seed[..cut]);
+    for seed in seeds.read_dir().expect("the folder of the seeds") {
+        let seed = std::fs::read(seed.expect("a seed").path()).expect("a readable seed");
+        parse(&seed);
+        // Truncated input is a common fault, so also run each prefix.
+        for length in 0..seed.len().min(512) {
+            parse(&seed[..length]);
         }
         count += 1;
     }
@@ -24,38 +24,38 @@ fn run(target: &str, eat: fn(&[u8])) {
 }
 
 #[test]
-fn policy_files() {
-    run("policy", targets::policy);
+fn policy_files_cause_no_panic() {
+    run_seeds("policy", targets::policy);
 }
 
 #[test]
-fn label_patterns() {
-    run("matcher", targets::matcher);
+fn label_patterns_cause_no_panic() {
+    run_seeds("matcher", targets::matcher);
 }
 
 #[test]
-fn baggage_headers() {
-    run("baggage", targets::baggage);
+fn baggage_headers_cause_no_panic() {
+    run_seeds("baggage", targets::baggage);
 }
 
 #[test]
-fn trace_contexts() {
-    run("trace", targets::trace);
+fn trace_contexts_cause_no_panic() {
+    run_seeds("trace", targets::trace);
 }
 
 #[test]
-fn classifier_rules() {
-    run("classify", targets::classify);
+fn classifier_rules_cause_no_panic() {
+    run_seeds("classify", targets::classify);
 }
 
 #[cfg(feature = "response-cache")]
 #[test]
-fn stored_responses() {
-    run("stored", |data| {
+fn only_valid_stored_responses_are_served() {
+    run_seeds("stored", |data| {
         targets::stored(data);
     });
-    // They are entries of this version, but for the one that nobody may have written.
-    for (seed, answers) in [
+    // All seeds are entries that this version wrote, except for the forged one.
+    for (seed, is_served) in [
         ("page", true),
         ("head", true),
         ("moved", true),
@@ -66,21 +66,21 @@ fn stored_responses() {
             env!("CARGO_MANIFEST_DIR")
         );
         let seed = std::fs::read(&path).expect("a seed");
-        assert_eq!(targets::stored(&seed), answers, "{path}");
+        assert_eq!(targets::stored(&seed), is_served, "{path}");
     }
 }
 
 #[test]
-fn grpc_web_bodies() {
-    run("grpc_web", targets::grpc_web);
+fn the_status_of_grpc_web_bodies_does_not_depend_on_frame_sizes() {
+    run_seeds("grpc_web", targets::grpc_web);
 }
 
 #[test]
-fn extractors() {
-    run("extract", targets::extract);
+fn extractors_cause_no_panic() {
+    run_seeds("extract", targets::extract);
 }
 
 #[test]
-fn deadlines_of_callers() {
-    run("timeout", targets::timeout);
+fn caller_deadlines_cause_no_panic() {
+    run_seeds("timeout", targets::timeout);
 }

@@ -1,4 +1,4 @@
-//! What eats bytes from outside, each with bytes of any kind. A panic is a finding.
+//! Passes arbitrary bytes to each parser of outside input. A panic is a finding.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -15,25 +15,25 @@ use tower_aperture::{
 use tower_layer::Layer;
 use tower_service::Service;
 
-/// A policy file.
+/// Builds an engine from a policy file and checks a flow.
 pub fn policy(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
     };
     let built = Engine::builder().policy_text("fuzz.yaml", text).build();
     match built {
-        Ok(engine) => ask(&engine, &FlowParams::new().label("user", "42")),
+        Ok(engine) => check(&engine, &FlowParams::new().label("user", "42")),
         Err(error) => assert!(!error.to_string().is_empty()),
     }
 }
 
-/// A pattern, a line break, and the label it is held against.
+/// Matches a label value with a pattern. The data is the pattern, a line break and the value.
 pub fn matcher(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
     };
     let (pattern, value) = text.split_once('\n').unwrap_or((text, ""));
-    // JSON is YAML.
+    // A JSON string is a valid YAML string.
     let pattern = serde_json::Value::from(pattern);
     let policy = format!(
         "circuit:
@@ -51,16 +51,16 @@ pub fn matcher(data: &[u8]) {
 "
     );
     if let Ok(engine) = Engine::builder().policy_text("fuzz.yaml", policy).build() {
-        ask(&engine, &FlowParams::new().label("user", value));
+        check(&engine, &FlowParams::new().label("user", value));
     }
 }
 
-fn ask(engine: &Engine, params: &FlowParams<'_>) {
+fn check(engine: &Engine, params: &FlowParams<'_>) {
     drop(engine.decide("fuzz", params));
 }
 
-/// Rules of a classifier in flow style, the path, `authorization`, and the body, each but the last
-/// ended by a line break.
+/// Classifies an HTTP request. The data is the rules of a classifier in YAML's flow style, the
+/// path, the `authorization` header and the body, separated by line breaks.
 pub fn classify(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
@@ -87,28 +87,28 @@ pub fn classify(data: &[u8]) {
         ..HttpRequest::default()
     };
     let report = engine.check_http(&HttpInput::new("fuzz").request(request));
-    let report = report.expect("the question is well formed");
+    let report = report.expect("the request is valid");
     let HttpAnswer::Ok { headers } = &report.answer else {
-        panic!("nothing limits it: {report:?}");
+        panic!("no component limits the flow: {report:?}");
     };
-    // What goes on to the next service is a header, with no more members than there are labels.
+    // The `baggage` for the next service must be a legal header with at most one member per label.
     if let Some(baggage) = headers.get("baggage") {
         HeaderValue::from_str(baggage).expect("a legal header");
         assert!(baggage.split(',').count() <= report.check.telemetry_flow_labels.len());
     }
 }
 
-/// The value of a `baggage` header.
+/// Passes a request with a `baggage` header through the layer.
 pub fn baggage(data: &[u8]) {
     let Ok(value) = HeaderValue::from_bytes(data) else {
         return;
     };
     let request = Request::builder().header("baggage", value).body(());
-    let mut service = ApertureLayer::new(Looks, "fuzz").layer(Nothing);
+    let mut service = ApertureLayer::new(AssertsLimits, "fuzz").layer(EmptyService);
     drop(service.call(request.expect("the parts are valid")));
 }
 
-/// A `traceparent`, a line break, and a `tracestate`.
+/// Parses a trace context. The data is a `traceparent`, a line break and a `tracestate`.
 pub fn trace(data: &[u8]) {
     let cut = data.iter().position(|byte| *byte == b'\n');
     let (parent, state) = match cut {
@@ -125,14 +125,15 @@ pub fn trace(data: &[u8]) {
     headers.insert("traceparent", parent.clone());
     headers.insert("tracestate", state);
     let valid = TraceContext::from_headers(&headers).is_valid();
-    // What no header may look like is no trace either.
+    // A text that is not legal in a header is not a valid trace either.
     let text = parent.to_str().unwrap_or("");
     assert_eq!(valid, TraceContext::new(text, "").is_valid());
     headers.append("traceparent", parent);
     assert!(!TraceContext::from_headers(&headers).is_valid());
 }
 
-/// What extractors read: a query, a line break, and the words of proxies.
+/// Runs the extractors for query parameters and client addresses. The data is a query, a line break
+/// and the value of the proxies' headers.
 pub fn extract(data: &[u8]) {
     let at = data.iter().position(|byte| *byte == b'\n');
     let (target, hops) = data.split_at(at.unwrap_or(data.len()));
@@ -157,7 +158,7 @@ pub fn extract(data: &[u8]) {
     assert_eq!(
         client_ip(address.clone())(head),
         "10.0.0.1",
-        "nobody is trusted"
+        "no proxy is trusted"
     );
     let address = address.trust("0.0.0.0/0").trust("::/0");
     for address in [address.clone(), address.forwarded()] {
@@ -176,36 +177,36 @@ pub fn extract(data: &[u8]) {
     }
 }
 
-/// A `grpc-timeout`. A request whose caller still waits runs, and a decider gets no more time than
-/// eight digits of hours.
+/// Passes a request with a `grpc-timeout` through the layer. The decider gets at most the largest
+/// valid timeout, eight digits of hours.
 pub fn timeout(data: &[u8]) {
     let Ok(value) = HeaderValue::from_bytes(data) else {
         return;
     };
     let request = Request::post("/").header("grpc-timeout", value).body(());
-    let layer = ApertureLayer::new(Looks, "fuzz");
+    let layer = ApertureLayer::new(AssertsLimits, "fuzz");
     drop(
         layer
-            .layer(Nothing)
+            .layer(EmptyService)
             .call(request.expect("the parts are valid")),
     );
 }
 
-/// Lets everything in that keeps to the limits.
+/// Accepts every flow, and asserts that its labels and its timeout are within the limits.
 #[derive(Clone)]
-struct Looks;
+struct AssertsLimits;
 
-struct Entered;
+struct IgnoresEnd;
 
-impl Ticket for Entered {
+impl Ticket for IgnoresEnd {
     fn end(self, _: FlowOutcome) {}
 }
 
-impl Decider for Looks {
-    type Ticket = Entered;
-    type Pending = Ready<Verdict<Entered>>;
+impl Decider for AssertsLimits {
+    type Ticket = IgnoresEnd;
+    type Pending = Ready<Verdict<IgnoresEnd>>;
 
-    fn decide(&self, _: &str, params: &FlowParams<'_>) -> Check<Entered, Self::Pending> {
+    fn decide(&self, _: &str, params: &FlowParams<'_>) -> Check<IgnoresEnd, Self::Pending> {
         let bytes: usize = params
             .labels
             .iter()
@@ -214,14 +215,14 @@ impl Decider for Looks {
         assert!(params.labels.len() <= 64 && bytes <= 8192);
         let longest = std::time::Duration::from_secs(99_999_999 * 3600);
         assert!(params.caller_timeout.is_none_or(|time| time <= longest));
-        Check::Ready(Verdict::Accepted(Entered))
+        Check::Ready(Verdict::Accepted(IgnoresEnd))
     }
 }
 
 #[derive(Clone)]
-struct Nothing;
+struct EmptyService;
 
-impl Service<Request<()>> for Nothing {
+impl Service<Request<()>> for EmptyService {
     type Response = Response<String>;
     type Error = Infallible;
     type Future = Ready<Result<Self::Response, Infallible>>;
@@ -235,22 +236,22 @@ impl Service<Request<()>> for Nothing {
     }
 }
 
-/// The size of pieces less 1, and the body of a gRPC-Web response, which is judged alike however it
-/// is cut.
+/// Reads the status of a gRPC-Web response, which must not depend on the sizes of its frames. The
+/// data is the frame size minus 1, and the body.
 pub fn grpc_web(data: &[u8]) {
     let Some((size, body)) = data.split_first() else {
         return;
     };
     for content_type in ["application/grpc-web", "application/grpc-web-text"] {
-        let whole = judged(content_type, body, body.len().max(1));
-        let pieces = judged(content_type, body, usize::from(*size) + 1);
-        assert_eq!(whole, pieces);
-        assert_eq!(whole, judged(content_type, body, 1));
+        let whole = flow_status(content_type, body, body.len().max(1));
+        let frames = flow_status(content_type, body, usize::from(*size) + 1);
+        assert_eq!(whole, frames);
+        assert_eq!(whole, flow_status(content_type, body, 1));
     }
 }
 
-/// How a flow ends whose response has this body, in pieces of this size.
-fn judged(content_type: &'static str, body: &[u8], size: usize) -> FlowStatus {
+/// Returns the status with which a flow ends whose response has this body, in frames of this size.
+fn flow_status(content_type: &'static str, body: &[u8], size: usize) -> FlowStatus {
     use std::pin::{Pin, pin};
     use std::sync::{Arc, Mutex};
 
@@ -258,15 +259,15 @@ fn judged(content_type: &'static str, body: &[u8], size: usize) -> FlowStatus {
     use http_body::{Body, Frame};
 
     #[derive(Clone, Default)]
-    struct Accepts(Arc<Mutex<Vec<FlowStatus>>>);
+    struct RecordsEnd(Arc<Mutex<Vec<FlowStatus>>>);
 
-    impl Ticket for Accepts {
+    impl Ticket for RecordsEnd {
         fn end(self, outcome: FlowOutcome) {
             self.0.lock().expect("no panic").push(outcome.status);
         }
     }
 
-    impl Decider for Accepts {
+    impl Decider for RecordsEnd {
         type Ticket = Self;
         type Pending = Ready<Verdict<Self>>;
 
@@ -275,9 +276,9 @@ fn judged(content_type: &'static str, body: &[u8], size: usize) -> FlowStatus {
         }
     }
 
-    struct Pieces(Bytes, usize);
+    struct Frames(Bytes, usize);
 
-    impl Body for Pieces {
+    impl Body for Frames {
         type Data = Bytes;
         type Error = Infallible;
 
@@ -292,10 +293,10 @@ fn judged(content_type: &'static str, body: &[u8], size: usize) -> FlowStatus {
     }
 
     #[derive(Clone)]
-    struct Answers(&'static str, Bytes, usize);
+    struct GrpcWebService(&'static str, Bytes, usize);
 
-    impl Service<Request<()>> for Answers {
-        type Response = Response<Pieces>;
+    impl Service<Request<()>> for GrpcWebService {
+        type Response = Response<Frames>;
         type Error = Infallible;
         type Future = Ready<Result<Self::Response, Infallible>>;
 
@@ -304,33 +305,33 @@ fn judged(content_type: &'static str, body: &[u8], size: usize) -> FlowStatus {
         }
 
         fn call(&mut self, _: Request<()>) -> Self::Future {
-            let mut response = Response::new(Pieces(self.1.clone(), self.2));
+            let mut response = Response::new(Frames(self.1.clone(), self.2));
             let content_type = HeaderValue::from_static(self.0);
             response.headers_mut().insert("content-type", content_type);
             ready(Ok(response))
         }
     }
 
-    let accepts = Accepts::default();
-    let layer = ApertureLayer::new(accepts.clone(), "fuzz");
-    let answers = Answers(content_type, Bytes::copy_from_slice(body), size);
+    let decider = RecordsEnd::default();
+    let layer = ApertureLayer::new(decider.clone(), "fuzz");
+    let service = GrpcWebService(content_type, Bytes::copy_from_slice(body), size);
     let mut cx = Context::from_waker(std::task::Waker::noop());
-    let answering = pin!(layer.layer(answers).call(Request::new(())));
-    let Poll::Ready(Ok(response)) = Future::poll(answering, &mut cx) else {
-        panic!("nothing takes time, and nothing fails");
+    let response_future = pin!(layer.layer(service).call(Request::new(())));
+    let Poll::Ready(Ok(response)) = Future::poll(response_future, &mut cx) else {
+        panic!("the service responds at once and without an error");
     };
-    let mut passing = pin!(response.into_body());
-    let mut passed = Vec::new();
-    while let Poll::Ready(Some(Ok(frame))) = passing.as_mut().poll_frame(&mut cx) {
-        passed.extend_from_slice(&frame.into_data().expect("data"));
+    let mut response_body = pin!(response.into_body());
+    let mut received = Vec::new();
+    while let Poll::Ready(Some(Ok(frame))) = response_body.as_mut().poll_frame(&mut cx) {
+        received.extend_from_slice(&frame.into_data().expect("data"));
     }
-    assert_eq!(passed, body);
-    let ends = accepts.0.lock().expect("no panic");
+    assert_eq!(received, body);
+    let ends = decider.0.lock().expect("no panic");
     assert_eq!(ends.len(), 1);
     ends[0]
 }
 
-/// What lies in the result cache where a response should; whether it answered a GET or a HEAD.
+/// Serves the data as a response from the result cache; returns whether a GET or a HEAD got it.
 #[cfg(feature = "response-cache")]
 pub fn stored(data: &[u8]) -> bool {
     use std::sync::Arc;
@@ -339,9 +340,9 @@ pub fn stored(data: &[u8]) -> bool {
     use bytes::Bytes;
     use tower_aperture::{CacheCall, CacheLookup, CachePlace, Caches};
 
-    /// Finds the data, and takes no other.
+    /// A decider whose result cache contains the data and ignores writes.
     #[derive(Clone)]
-    struct Holds(Bytes);
+    struct CacheWith(Bytes);
 
     struct Found(Bytes);
 
@@ -355,7 +356,7 @@ pub fn stored(data: &[u8]) -> bool {
         }
     }
 
-    impl Decider for Holds {
+    impl Decider for CacheWith {
         type Ticket = Found;
         type Pending = Ready<Verdict<Found>>;
 
@@ -368,7 +369,7 @@ pub fn stored(data: &[u8]) -> bool {
         }
     }
 
-    impl Caches for Holds {
+    impl Caches for CacheWith {
         fn set<'a>(&'a self, _: CachePlace<'a>, _: Bytes, _: Duration) -> CacheCall<'a> {
             Box::pin(ready(Ok(())))
         }
@@ -382,35 +383,38 @@ pub fn stored(data: &[u8]) -> bool {
         fn delete_later(&self, _: CachePlace<'_>) {}
     }
 
-    let holds = Holds(Bytes::copy_from_slice(data));
-    let layer = ApertureLayer::new(holds, "fuzz").result_cache(|_| "k".into(), Duration::MAX);
-    let mut answered = false;
+    let decider = CacheWith(Bytes::copy_from_slice(data));
+    let layer = ApertureLayer::new(decider, "fuzz").result_cache(|_| "k".into(), Duration::MAX);
+    let mut was_served = false;
     for method in ["GET", "HEAD"] {
-        let request = Request::builder().method(method).body(()).expect("sound");
-        let answering = std::pin::pin!(layer.layer(Nothing).call(request));
+        let request = Request::builder()
+            .method(method)
+            .body(())
+            .expect("the parts are valid");
+        let response_future = std::pin::pin!(layer.layer(EmptyService).call(request));
         let mut cx = Context::from_waker(std::task::Waker::noop());
-        let Poll::Ready(Ok(response)) = Future::poll(answering, &mut cx) else {
-            panic!("nothing takes time, and nothing fails");
+        let Poll::Ready(Ok(response)) = Future::poll(response_future, &mut cx) else {
+            panic!("the service responds at once and without an error");
         };
         let (head, body) = response.into_parts();
-        // An answer from the cache has an age, and nothing that belongs to a connection.
+        // Responses from the cache have an age, and no headers that belong to a connection.
         for name in ["connection", "transfer-encoding", "set-cookie"] {
             assert!(!head.headers.contains_key(name));
         }
         let length = http_body::Body::size_hint(&body)
             .exact()
-            .expect("it is at hand");
+            .expect("the body is complete");
         if head.headers.contains_key("age") {
-            answered = true;
+            was_served = true;
             assert!(!head.status.is_informational() && length <= data.len() as u64);
-            if let Some(told) = head
+            if let Some(content_length) = head
                 .headers
                 .get("content-length")
                 .filter(|_| method == "GET")
             {
-                assert_eq!(*told, *length.to_string());
+                assert_eq!(*content_length, *length.to_string());
             }
         }
     }
-    answered
+    was_served
 }

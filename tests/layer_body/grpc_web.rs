@@ -12,7 +12,7 @@ use crate::layer_support::server::{BOTH, Client, Version, serve};
 
 const BINARY: &str = "application/grpc-web+proto";
 const TEXT: &str = "application/grpc-web-text+proto";
-/// Content types of both kinds, as servers write them.
+/// Spellings of the binary and the text content type that servers use.
 const BINARIES: [&str; 4] = [
     "application/grpc-web",
     BINARY,
@@ -54,7 +54,7 @@ fn script(pieces: &[impl AsRef<[u8]>]) -> Script {
     Script::new(pieces.iter().map(piece))
 }
 
-/// Polls a body to its end; what came out, whatever frames it was in.
+/// Polls a body to its end and returns its bytes.
 fn drain(body: &mut Wrapped) -> Vec<u8> {
     let mut all = Vec::new();
     loop {
@@ -69,12 +69,13 @@ fn drain(body: &mut Wrapped) -> Vec<u8> {
     }
 }
 
-/// How a response of these pieces of body ends. The body passes as it is.
+/// Returns the status with which a response of these pieces ends its flow; the bytes must pass
+/// unchanged.
 fn judged(content_type: &'static str, pieces: &[impl AsRef<[u8]>]) -> tower_aperture::FlowStatus {
     let recorder = Recorder::accepting();
-    let mut body = through(&recorder, of_type(content_type, script(pieces)));
+    let mut body = body_behind_layer(&recorder, of_type(content_type, script(pieces)));
     let sent: Vec<u8> = pieces.iter().flat_map(AsRef::as_ref).copied().collect();
-    assert_eq!(drain(&mut body), sent, "the body passes untouched");
+    assert_eq!(drain(&mut body), sent, "the body passes unchanged");
     drop(body);
     let (status, code) = recorder.end();
     assert_eq!(code, Some(200));
@@ -82,7 +83,7 @@ fn judged(content_type: &'static str, pieces: &[impl AsRef<[u8]>]) -> tower_aper
 }
 
 #[test]
-fn the_status_is_read_wherever_the_frames_are_cut() {
+fn the_status_is_read_for_every_split_of_the_frames() {
     for (code, expected) in [("0", Fine), ("13", Error), ("00", Error)] {
         let whole = [
             message(),
@@ -120,12 +121,12 @@ fn the_status_is_read_wherever_the_frames_are_cut() {
 }
 
 #[test]
-fn each_piece_of_a_text_body_may_be_encoded_by_itself() {
+fn each_piece_of_a_text_body_may_be_encoded_separately() {
     let whole = [message(), trailers("grpc-status: 5\r\n")].concat();
     for size in 1..whole.len() {
         let pieces: Vec<_> = whole.chunks(size).map(|one| STANDARD.encode(one)).collect();
         assert_eq!(judged(TEXT, &pieces), Error, "pieces of {size}");
-        // All in one, with padding in the middle.
+        // One piece, with padding in the middle.
         assert_eq!(judged(TEXT, &[pieces.concat()]), Error, "pieces of {size}");
         let lines = pieces.join("\r\n");
         assert_eq!(judged(TEXT, &[lines]), Error, "pieces of {size}");
@@ -141,7 +142,7 @@ fn each_piece_of_a_text_body_may_be_encoded_by_itself() {
 }
 
 #[test]
-fn the_name_comes_in_any_case_and_with_blanks() {
+fn the_name_of_the_status_is_of_any_case_and_may_have_blanks() {
     for (text, expected) in [
         ("Grpc-Status: 5\r\n", Error),
         ("GRPC-STATUS:5\r\n", Error),
@@ -160,9 +161,9 @@ fn the_name_comes_in_any_case_and_with_blanks() {
 }
 
 #[test]
-fn a_response_without_a_status_is_an_error_as_it_is_to_its_client() {
+fn a_response_without_a_status_ends_the_flow_as_error() {
     let whole = [message(), trailers("grpc-status: 0\r\n")].concat();
-    // Cut off anywhere, be it in the very last byte.
+    // The body is truncated at every byte.
     for end in 0..whole.len() {
         assert_eq!(judged(BINARY, &[&whole[..end]]), Error, "{end} bytes");
     }
@@ -173,13 +174,13 @@ fn a_response_without_a_status_is_an_error_as_it_is_to_its_client() {
     for text in ["{\"error\": 1}", "AAAA=AAA", "A===", "!"] {
         assert_eq!(judged(TEXT, &[text]), Error, "{text:?}");
     }
-    // A body that is known to be empty, at once and late.
+    // An empty body, which is known to be empty at once or only later.
     let recorder = Recorder::accepting();
     let empty = Script::default().knowing_its_end();
-    drop(through(&recorder, of_type(BINARY, empty)));
+    drop(body_behind_layer(&recorder, of_type(BINARY, empty)));
     assert_eq!(recorder.end(), (Error, Some(200)));
     let recorder = Recorder::accepting();
-    drop(through(
+    drop(body_behind_layer(
         &recorder,
         of_type(BINARY, Script::default().hint(0)),
     ));
@@ -187,7 +188,7 @@ fn a_response_without_a_status_is_an_error_as_it_is_to_its_client() {
 }
 
 #[test]
-fn a_status_in_the_head_needs_none_in_the_body() {
+fn a_status_in_the_head_makes_one_in_the_body_optional() {
     for (code, expected) in [("0", Fine), ("13", Error)] {
         for known in [true, false] {
             let recorder = Recorder::accepting();
@@ -197,35 +198,38 @@ fn a_status_in_the_head_needs_none_in_the_body() {
             }
             let mut response = of_type(BINARY, empty);
             response.headers_mut().extend(grpc_status(code));
-            let mut body = through(&recorder, response);
+            let mut body = body_behind_layer(&recorder, response);
             drain(&mut body);
             assert_eq!(recorder.end(), (expected, Some(200)));
         }
     }
-    // What was begun has to be complete all the same.
+    // A frame that began must still be complete.
     let recorder = Recorder::accepting();
     let mut response = of_type(BINARY, script(&[&trailers("grpc-status:0\r\n")[..9]]));
     response.headers_mut().extend(grpc_status("0"));
-    drain(&mut through(&recorder, response));
+    drain(&mut body_behind_layer(&recorder, response));
     assert_eq!(recorder.end(), (Error, Some(200)));
 }
 
 #[test]
-fn trailers_of_http_have_the_status_too() {
+fn the_status_may_be_in_http_trailers() {
     for (code, expected) in [("0", Fine), ("9", Error)] {
         let recorder = Recorder::accepting();
         let steps = [
             Step::Bytes(message().into()),
             Step::Trailers(grpc_status(code)),
         ];
-        drain(&mut through(&recorder, of_type(BINARY, Script::new(steps))));
+        drain(&mut body_behind_layer(
+            &recorder,
+            of_type(BINARY, Script::new(steps)),
+        ));
         assert_eq!(recorder.end(), (expected, Some(200)));
     }
 }
 
 #[test]
-fn a_failed_call_is_found_behind_megabytes() {
-    // All of it flag bytes of trailers, if one looks in the wrong place.
+fn the_status_is_found_after_megabytes_of_data() {
+    // Every byte of the data looks like the flag of a trailer frame.
     let data = frame(0, vec![0x80; 3 << 20]);
     let whole = [data.clone(), data, trailers("grpc-status:14\r\n")].concat();
     let pieces: Vec<_> = whole.chunks(16_381).collect();
@@ -236,7 +240,7 @@ fn a_failed_call_is_found_behind_megabytes() {
 }
 
 #[test]
-fn the_status_is_found_behind_trailers_that_nobody_needs() {
+fn the_status_is_found_among_many_and_long_other_trailers() {
     let many = "x-one: 12345678\r\n".repeat(10_000);
     let long = format!("x-long: {}\r\n", "a".repeat(100_000));
     for (code, expected) in [("0", Fine), ("3", Error)] {
@@ -250,7 +254,7 @@ fn the_status_is_found_behind_trailers_that_nobody_needs() {
 }
 
 #[test]
-fn trailers_of_four_gigabytes_never_come_to_their_end() {
+fn truncated_trailers_of_four_gigabytes_end_the_flow_as_error() {
     let mut claim = frame(0x80, "");
     claim[1..].fill(0xff);
     let lines = "grpc-status: 0\r\n".repeat(10_000);
@@ -258,19 +262,19 @@ fn trailers_of_four_gigabytes_never_come_to_their_end() {
 }
 
 #[test]
-fn compressed_trailers_leave_it_to_the_head() {
-    // gzip of nothing.
+fn with_compressed_trailers_the_head_decides_the_status() {
+    // The gzip form of empty data.
     let gzip = b"\x1f\x8b\x08\0\0\0\0\0\0\x03\x03\0\0\0\0\0\0\0\0\0";
     assert_eq!(judged(BINARY, &[message(), frame(0x81, gzip)]), Fine);
     let recorder = Recorder::accepting();
     let mut response = of_type(BINARY, script(&[frame(0x81, gzip)]));
     *response.status_mut() = StatusCode::BAD_GATEWAY;
-    drain(&mut through(&recorder, response));
+    drain(&mut body_behind_layer(&recorder, response));
     assert_eq!(recorder.end(), (Error, Some(502)));
-    // Some servers set the flag and compress nothing.
+    // Some servers set the flag although the trailers are plain.
     let plain = frame(0x81, "grpc-status: 5\r\n");
     assert_eq!(judged(BINARY, &[plain]), Error);
-    // Messages are compressed as a matter of course.
+    // Compressed messages are common.
     let message = frame(0x01, gzip);
     assert_eq!(judged(BINARY, &[message, trailers("grpc-status:0")]), Fine);
 }
@@ -285,12 +289,12 @@ fn the_flow_ends_with_the_trailer_frame() {
             Step::Bytes(trailers("grpc-status:14\r\n").into()),
             Step::Error,
         ];
-        let mut body = through(&recorder, of_type(BINARY, Script::new(steps)));
+        let mut body = body_behind_layer(&recorder, of_type(BINARY, Script::new(steps)));
         data(&mut body);
         assert!(recorder.ends().is_empty());
         data(&mut body);
         assert_eq!(recorder.end(), (expected, Some(200)));
-        // As after trailers of HTTP: the rest passes and changes nothing.
+        // As after HTTP trailers, later frames pass and do not change the end.
         data(&mut body);
         assert!(matches!(poll(&mut body), Poll::Ready(Some(Err(_)))));
         drop(body);
@@ -299,7 +303,7 @@ fn the_flow_ends_with_the_trailer_frame() {
 }
 
 #[test]
-fn a_client_that_leaves_before_the_status_is_an_error() {
+fn a_client_that_leaves_before_the_status_ends_the_flow_as_error() {
     let end = trailers("grpc-status:0\r\n");
     let (start, rest) = end.split_at(12);
     for (pieces, polls, expected) in [
@@ -309,7 +313,7 @@ fn a_client_that_leaves_before_the_status_is_an_error() {
         (vec![&*message(), start, rest], 3, Fine),
     ] {
         let recorder = Recorder::accepting();
-        let mut body = through(&recorder, of_type(BINARY, script(&pieces)));
+        let mut body = body_behind_layer(&recorder, of_type(BINARY, script(&pieces)));
         for _ in 0..polls {
             data(&mut body);
         }
@@ -319,7 +323,7 @@ fn a_client_that_leaves_before_the_status_is_an_error() {
 }
 
 #[test]
-fn all_bytes_of_content_length_have_to_hold_a_status() {
+fn a_body_of_full_content_length_must_contain_a_status() {
     for (pieces, expected) in [
         (vec![message(), trailers("grpc-status:0\r\n")], Fine),
         (vec![message(), trailers("grpc-status:1\r\n")], Error),
@@ -337,7 +341,7 @@ fn all_bytes_of_content_length_have_to_hold_a_status() {
         response
             .headers_mut()
             .insert(header::CONTENT_LENGTH, length);
-        let mut body = through(&recorder, response);
+        let mut body = body_behind_layer(&recorder, response);
         data(&mut body);
         data(&mut body);
         drop(body);
@@ -346,21 +350,25 @@ fn all_bytes_of_content_length_have_to_hold_a_status() {
 }
 
 #[test]
-fn a_body_that_is_not_sent_is_not_missed() {
+fn a_body_that_http_does_not_send_needs_no_status() {
     let recorder = Recorder::accepting();
     let layer = ApertureLayer::new(recorder.clone(), "test");
     let head = Request::head("/").body(()).expect("a request");
-    drop(answer(&layer, head, of_type(BINARY, script(&[message()]))));
+    drop(body_of_response_to(
+        &layer,
+        head,
+        of_type(BINARY, script(&[message()])),
+    ));
     assert_eq!(recorder.end(), (Fine, Some(200)));
     let recorder = Recorder::accepting();
     let mut response = of_type(BINARY, script(&[message()]));
     *response.status_mut() = StatusCode::NO_CONTENT;
-    drop(through(&recorder, response));
+    drop(body_behind_layer(&recorder, response));
     assert_eq!(recorder.end(), (Fine, Some(204)));
 }
 
 #[test]
-fn other_bodies_are_not_looked_at() {
+fn bodies_of_other_content_types_are_not_parsed() {
     for content_type in [
         "application/grpc",
         "application/grpc+proto",
@@ -374,12 +382,12 @@ fn other_bodies_are_not_looked_at() {
     }
     let recorder = Recorder::accepting();
     let body = script(&[trailers("grpc-status:13\r\n")]);
-    drain(&mut through(&recorder, Response::new(body)));
+    drain(&mut body_behind_layer(&recorder, Response::new(body)));
     assert_eq!(recorder.end(), (Fine, Some(200)));
 }
 
 #[test]
-fn a_classifier_sees_the_trailers_of_the_body() {
+fn a_classify_hook_sees_the_trailers_of_the_body() {
     let judge = |pieces: &[Vec<u8>]| {
         let recorder = Recorder::accepting();
         let layer = ApertureLayer::new(recorder.clone(), "test").classify(|head| {
@@ -393,20 +401,20 @@ fn a_classifier_sees_the_trailers_of_the_body() {
                 _ => Fine,
             }
         });
-        let mut body = behind(&layer, of_type(BINARY, script(pieces)));
+        let mut body = body_of_response(&layer, of_type(BINARY, script(pieces)));
         while !matches!(poll(&mut body), Poll::Ready(None)) {}
         recorder.end().0
     };
     assert_eq!(judge(&[trailers("x-kind: b\r\ngrpc-status: 5\r\n")]), Unset);
     assert_eq!(judge(&[trailers("grpc-status: 13\r\n")]), Fine);
-    // The code that clients make of it.
+    // Clients see the code 2, unknown.
     assert_eq!(judge(&[message()]), Error);
 }
 
-/// Data in several parts, of which others see so many.
+/// A buffer in several parts, of which `chunks_vectored` shows the first `visible`.
 struct Parts {
     parts: VecDeque<Bytes>,
-    seen: usize,
+    visible: usize,
 }
 
 impl Buf for Parts {
@@ -419,7 +427,7 @@ impl Buf for Parts {
     }
 
     fn chunks_vectored<'a>(&'a self, into: &mut [std::io::IoSlice<'a>]) -> usize {
-        let parts = self.parts.iter().take(self.seen);
+        let parts = self.parts.iter().take(self.visible);
         let filled = into.iter_mut().zip(parts).map(|(slice, part)| {
             *slice = std::io::IoSlice::new(part);
         });
@@ -427,23 +435,23 @@ impl Buf for Parts {
     }
 
     fn advance(&mut self, _: usize) {
-        panic!("nobody takes anything")
+        panic!("the layer only reads the data")
     }
 }
 
-fn judged_in_parts(content_type: &'static str, parts: &[&[u8]], seen: usize) -> (u16, bool) {
+fn judged_in_parts(content_type: &'static str, parts: &[&[u8]], visible: usize) -> (u16, bool) {
     let recorder = Recorder::accepting();
     let layer = ApertureLayer::new(recorder.clone(), "test");
     let parts = parts.iter().map(|part| Bytes::copy_from_slice(part));
     let parts = Parts {
         parts: parts.collect(),
-        seen,
+        visible,
     };
     let frames = [Ok::<_, BoxError>(Frame::data(parts))];
     let mut response = Response::new(StreamBody::new(tokio_stream::iter(frames)));
     let value = HeaderValue::from_static(content_type);
     response.headers_mut().insert(header::CONTENT_TYPE, value);
-    let mut body = Box::pin(behind(&layer, response));
+    let mut body = Box::pin(body_of_response(&layer, response));
     let mut cx = Context::from_waker(Waker::noop());
     while !matches!(body.as_mut().poll_frame(&mut cx), Poll::Ready(None)) {}
     let (status, code) = recorder.end();
@@ -451,14 +459,14 @@ fn judged_in_parts(content_type: &'static str, parts: &[&[u8]], seen: usize) -> 
 }
 
 #[test]
-fn data_in_several_parts_is_read_where_it_can_be_seen() {
+fn the_visible_parts_of_a_buffer_are_read() {
     let failed = [message(), trailers("grpc-status:13\r\n")].concat();
     let parts: Vec<_> = failed.chunks(7).collect();
     assert_eq!(judged_in_parts(BINARY, &parts, 64), (200, true));
     let text = STANDARD.encode(&failed);
     let parts: Vec<_> = text.as_bytes().chunks(5).collect();
     assert_eq!(judged_in_parts(TEXT, &parts, 64), (200, true));
-    // What cannot be seen is left to the head: the call may have gone well.
+    // If parts cannot be read, the head decides: the call may have succeeded.
     let parts = [&failed[..3], &failed[3..]];
     assert_eq!(judged_in_parts(BINARY, &parts, 1), (200, false));
     let parts = [&text.as_bytes()[..3], &text.as_bytes()[3..]];
@@ -466,7 +474,7 @@ fn data_in_several_parts_is_read_where_it_can_be_seen() {
 }
 
 #[tokio::test]
-async fn a_failed_call_behind_a_server_is_an_error() {
+async fn a_failed_call_through_a_server_ends_the_flow_as_error() {
     for version in BOTH {
         for (code, expected) in [("0", Fine), ("13", Error)] {
             for text in [false, true] {
@@ -498,9 +506,9 @@ async fn a_failed_call_behind_a_server_is_an_error() {
 }
 
 proptest! {
-    /// Whatever messages, trailers and pieces: the status in the trailers is the one that counts.
+    /// The status in the trailers decides, for all messages, trailers and pieces.
     #[test]
-    fn any_call_is_judged_by_its_trailer_frame(
+    fn the_trailer_frame_decides_the_status_of_every_call(
         messages in proptest::collection::vec((0_u8..2, proptest::collection::vec(any::<u8>(), 0..40)), 0..5),
         before in "(x-[a-z]{1,8}: [ -~]{0,20}\r\n){0,3}",
         code in 0_u8..20,

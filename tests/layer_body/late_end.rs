@@ -1,4 +1,4 @@
-//! Bodies that come to know their end after the head, and are dropped without being polled for it.
+//! Bodies that learn after the head that they are complete, and are dropped without another poll.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
@@ -8,36 +8,36 @@ use http_body::SizeHint;
 use super::*;
 use crate::layer_support::server::{BOTH, Client, Version, serve};
 
-/// What a body says when it is asked for its end.
+/// What `is_end_stream` of a body does.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Says {
-    /// Whatever the flag is.
+enum EndStream {
+    /// Returns the flag.
     Flag,
     Panics,
 }
 
 /// A body without a frame that is over once its flag is set.
-struct Late {
+struct LateEnd {
     over: Arc<AtomicBool>,
-    says: Says,
-    asked: Arc<AtomicUsize>,
+    end_stream: EndStream,
+    end_stream_calls: Arc<AtomicUsize>,
     panics_when_polled: bool,
 }
 
-impl Late {
+impl LateEnd {
     fn new() -> (Self, Arc<AtomicBool>) {
         let over = Arc::new(AtomicBool::new(false));
         let body = Self {
             over: over.clone(),
-            says: Says::Flag,
-            asked: Arc::default(),
+            end_stream: EndStream::Flag,
+            end_stream_calls: Arc::default(),
             panics_when_polled: false,
         };
         (body, over)
     }
 }
 
-impl Body for Late {
+impl Body for LateEnd {
     type Data = Bytes;
     type Error = BoxError;
 
@@ -45,7 +45,10 @@ impl Body for Late {
         self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        assert!(!self.panics_when_polled, "the body panics, as it is to");
+        assert!(
+            !self.panics_when_polled,
+            "the body panicked, as the test intends"
+        );
         if self.over.load(SeqCst) {
             Poll::Ready(None)
         } else {
@@ -54,9 +57,12 @@ impl Body for Late {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.asked.fetch_add(1, SeqCst);
+        self.end_stream_calls.fetch_add(1, SeqCst);
         let over = self.over.load(SeqCst);
-        assert!(!over || self.says == Says::Flag, "it panics, as it is to");
+        assert!(
+            !over || self.end_stream == EndStream::Flag,
+            "`is_end_stream` panicked, as the test intends"
+        );
         over
     }
 
@@ -65,43 +71,50 @@ impl Body for Late {
     }
 }
 
-fn late(
+fn late_end_behind_layer(
     status: u16,
-    make: impl FnOnce(Late) -> Late,
+    make: impl FnOnce(LateEnd) -> LateEnd,
 ) -> (
     Recorder,
-    ResponseBody<Late, NoBody, Recorded>,
+    ResponseBody<LateEnd, NoBody, Recorded>,
     Arc<AtomicBool>,
 ) {
     let recorder = Recorder::accepting();
-    let (body, over) = Late::new();
+    let (body, over) = LateEnd::new();
     let mut response = Response::new(make(body));
     *response.status_mut() = StatusCode::from_u16(status).expect("a status");
     let layer = ApertureLayer::new(recorder.clone(), "test");
-    let body = behind(&layer, response);
+    let body = body_of_response(&layer, response);
     (recorder, body, over)
 }
 
 #[test]
-fn a_body_that_is_over_when_it_is_dropped_unpolled_ends_as_judged() {
+fn a_complete_body_that_is_dropped_unpolled_ends_the_flow_by_its_status() {
     for (status, judged) in [(200, Fine), (404, Fine), (500, Error)] {
-        for ask in [true, false] {
-            let (recorder, body, over) = late(status, |body| body);
+        for server_checks in [true, false] {
+            let (recorder, body, over) = late_end_behind_layer(status, |body| body);
             assert!(!body.is_end_stream());
             over.store(true, SeqCst);
-            if ask {
-                assert!(body.is_end_stream(), "as a server asks before it drops");
+            if server_checks {
+                assert!(
+                    body.is_end_stream(),
+                    "a server checks this before it drops the body"
+                );
             }
             assert!(recorder.ends().is_empty());
             drop(body);
-            assert_eq!(recorder.end(), (judged, Some(status)), "asked: {ask}");
+            assert_eq!(
+                recorder.end(),
+                (judged, Some(status)),
+                "server checks: {server_checks}"
+            );
         }
     }
 }
 
 #[test]
-fn a_body_that_ends_after_it_was_polled_in_vain_ends_as_judged() {
-    let (recorder, mut body, over) = late(200, |body| body);
+fn a_body_that_completes_after_a_pending_poll_ends_the_flow_by_its_status() {
+    let (recorder, mut body, over) = late_end_behind_layer(200, |body| body);
     let mut cx = Context::from_waker(Waker::noop());
     assert!(Pin::new(&mut body).poll_frame(&mut cx).is_pending());
     over.store(true, SeqCst);
@@ -110,14 +123,14 @@ fn a_body_that_ends_after_it_was_polled_in_vain_ends_as_judged() {
 }
 
 #[test]
-fn a_body_that_is_not_over_when_it_is_dropped_is_an_error() {
-    let (recorder, body, _) = late(200, |body| body);
+fn an_incomplete_body_that_is_dropped_ends_the_flow_as_error() {
+    let (recorder, body, _) = late_end_behind_layer(200, |body| body);
     drop(body);
     assert_eq!(recorder.end(), (Error, Some(200)));
 }
 
 #[test]
-fn a_classifier_judged_the_head_and_is_not_asked_in_a_drop() {
+fn a_drop_does_not_call_the_classify_hook_again() {
     let recorder = Recorder::accepting();
     let judged = Arc::new(AtomicUsize::new(0));
     let times = judged.clone();
@@ -125,8 +138,8 @@ fn a_classifier_judged_the_head_and_is_not_asked_in_a_drop() {
         times.fetch_add(1, SeqCst);
         Unset
     });
-    let (body, over) = Late::new();
-    let body = behind(&layer, Response::new(body));
+    let (body, over) = LateEnd::new();
+    let body = body_of_response(&layer, Response::new(body));
     over.store(true, SeqCst);
     drop(body);
     assert_eq!(recorder.end(), (Unset, Some(200)));
@@ -134,9 +147,9 @@ fn a_classifier_judged_the_head_and_is_not_asked_in_a_drop() {
 }
 
 #[test]
-fn a_panic_of_the_body_that_is_asked_in_a_drop_stays_there() {
-    let (recorder, body, over) = late(200, |body| Late {
-        says: Says::Panics,
+fn a_panic_of_is_end_stream_does_not_leave_the_drop() {
+    let (recorder, body, over) = late_end_behind_layer(200, |body| LateEnd {
+        end_stream: EndStream::Panics,
         ..body
     });
     over.store(true, SeqCst);
@@ -145,8 +158,8 @@ fn a_panic_of_the_body_that_is_asked_in_a_drop_stays_there() {
 }
 
 #[test]
-fn a_body_is_not_asked_after_its_own_panic_nor_while_another_unwinds() {
-    let (recorder, mut body, over) = late(200, |body| Late {
+fn is_end_stream_is_not_called_after_a_panic_or_during_unwinding() {
+    let (recorder, mut body, over) = late_end_behind_layer(200, |body| LateEnd {
         panics_when_polled: true,
         ..body
     });
@@ -159,26 +172,27 @@ fn a_body_is_not_asked_after_its_own_panic_nor_while_another_unwinds() {
     drop(body);
     assert_eq!(recorder.end(), (Error, Some(200)));
 
-    let asked = Arc::new(AtomicUsize::new(0));
-    let (recorder, body, over) = late(200, |body| Late {
-        asked: asked.clone(),
+    let calls = Arc::new(AtomicUsize::new(0));
+    let (recorder, body, over) = late_end_behind_layer(200, |body| LateEnd {
+        end_stream_calls: calls.clone(),
         ..body
     });
     over.store(true, SeqCst);
-    let before = asked.load(SeqCst);
+    let before = calls.load(SeqCst);
     let unwound = catch_unwind(AssertUnwindSafe(|| {
         let _body = body;
-        panic!("the owner of the body panicked, as the test wants it to")
+        panic!("the owner of the body panicked, as the test intends")
     }));
     assert!(unwound.is_err());
-    assert_eq!(asked.load(SeqCst), before);
+    assert_eq!(calls.load(SeqCst), before);
     assert_eq!(recorder.end(), (Error, Some(200)));
 }
 
-/// Says that it is over from the second time on that it is asked: after the layer, the server.
-struct Second(AtomicUsize);
+/// Reports its end from the second call of `is_end_stream` on. The layer makes the first call and
+/// the server the second.
+struct EndsAtSecondCall(AtomicUsize);
 
-impl Body for Second {
+impl Body for EndsAtSecondCall {
     type Data = Bytes;
     type Error = BoxError;
 
@@ -195,13 +209,13 @@ impl Body for Second {
 }
 
 #[tokio::test]
-async fn a_server_that_drops_such_a_body_ends_its_flow_as_judged() {
+async fn a_server_that_drops_a_complete_body_ends_the_flow_by_its_status() {
     for version in BOTH {
         for (status, judged) in [(200, Fine), (502, Error)] {
             let recorder = Recorder::accepting();
             let layer = ApertureLayer::new(recorder.clone(), "test");
             let service = layer.layer(service_fn(move |_| {
-                let mut response = Response::new(Second(AtomicUsize::new(0)));
+                let mut response = Response::new(EndsAtSecondCall(AtomicUsize::new(0)));
                 *response.status_mut() = StatusCode::from_u16(status).expect("a status");
                 ready(Ok::<_, Infallible>(response))
             }));

@@ -1,4 +1,5 @@
-//! The body behind the layer: what it passes on and when it ends the flow, hostile bodies included.
+//! The response body of the layer: the frames that it passes on and when it ends the flow, also
+//! with hostile inner bodies.
 
 mod grpc_web;
 mod late_end;
@@ -25,27 +26,27 @@ use tower_aperture::layer::{NoBody, ResponseBody};
 type Wrapped = ResponseBody<Script, NoBody, Recorded>;
 type Polled = Poll<Option<Result<Frame<Bytes>, BoxError>>>;
 
-/// What comes out for a response of the inner service.
-fn through(recorder: &Recorder, response: Response<Script>) -> Wrapped {
+/// Wraps the response of an inner service in a layer and returns the wrapped body.
+fn body_behind_layer(recorder: &Recorder, response: Response<Script>) -> Wrapped {
     let layer = ApertureLayer::new(recorder.clone(), "test");
-    behind(&layer, response)
+    body_of_response(&layer, response)
 }
 
-fn behind<B: Body>(
+fn body_of_response<B: Body>(
     layer: &ApertureLayer<Recorder>,
     response: Response<B>,
 ) -> ResponseBody<B, NoBody, Recorded> {
-    answer(layer, Request::new(()), response)
+    body_of_response_to(layer, Request::new(()), response)
 }
 
-fn answer<B: Body>(
+fn body_of_response_to<B: Body>(
     layer: &ApertureLayer<Recorder>,
     request: Request<()>,
     response: Response<B>,
 ) -> ResponseBody<B, NoBody, Recorded> {
     let response = std::sync::Mutex::new(Some(response));
     let inner = service_fn(|_: Request<()>| {
-        let response = response.lock().expect("no panic").take();
+        let response = response.lock().expect("the lock is not poisoned").take();
         ready(Ok::<_, Infallible>(response.expect("called once")))
     });
     let mut future = Box::pin(layer.layer(inner).oneshot(request));
@@ -55,13 +56,13 @@ fn answer<B: Body>(
     {
         Poll::Ready(Ok(response)) => response.into_body(),
         Poll::Ready(Err(never)) => match never {},
-        Poll::Pending => panic!("all of it is ready"),
+        Poll::Pending => panic!("the response is ready at once"),
     }
 }
 
 fn wrapped(steps: impl IntoIterator<Item = Step>) -> (Recorder, Wrapped) {
     let recorder = Recorder::accepting();
-    let body = through(&recorder, Response::new(Script::new(steps)));
+    let body = body_behind_layer(&recorder, Response::new(Script::new(steps)));
     (recorder, body)
 }
 
@@ -81,7 +82,7 @@ fn ended(polled: &Polled) -> bool {
 }
 
 #[test]
-fn the_flow_ends_when_the_stream_does() {
+fn the_flow_ends_when_the_body_ends() {
     let (recorder, mut body) = wrapped([Step::Data("a")]);
     data(&mut body);
     assert!(recorder.ends().is_empty());
@@ -92,10 +93,10 @@ fn the_flow_ends_when_the_stream_does() {
 }
 
 #[test]
-fn the_flow_ends_with_the_last_frame_of_a_body_that_knows() {
+fn the_flow_ends_with_the_last_frame_of_a_body_that_knows_its_end() {
     let recorder = Recorder::accepting();
     let script = Script::new([Step::Data("a"), Step::Data("b")]).knowing_its_end();
-    let mut body = through(&recorder, Response::new(script));
+    let mut body = body_behind_layer(&recorder, Response::new(script));
     data(&mut body);
     assert!(recorder.ends().is_empty());
     data(&mut body);
@@ -103,9 +104,9 @@ fn the_flow_ends_with_the_last_frame_of_a_body_that_knows() {
 }
 
 #[test]
-fn the_flow_ends_with_the_head_where_nothing_follows() {
+fn the_flow_ends_with_the_head_when_the_body_is_empty() {
     let recorder = Recorder::accepting();
-    let body = through(
+    let body = body_behind_layer(
         &recorder,
         Response::new(Script::default().knowing_its_end()),
     );
@@ -121,7 +122,7 @@ fn the_flow_ends_with_trailers() {
 }
 
 #[test]
-fn frames_after_trailers_pass_and_change_nothing() {
+fn frames_after_trailers_pass_and_do_not_change_the_end() {
     let (recorder, mut body) = wrapped([
         Step::Trailers(grpc_status("0")),
         Step::Data("late"),
@@ -141,7 +142,7 @@ fn frames_after_trailers_pass_and_change_nothing() {
 }
 
 #[test]
-fn a_body_that_fails_twice_fails_once() {
+fn a_second_error_of_a_body_does_not_end_the_flow_again() {
     let (recorder, mut body) = wrapped([Step::Error, Step::Error]);
     assert!(matches!(poll(&mut body), Poll::Ready(Some(Err(_)))));
     assert_eq!(recorder.end(), (Error, Some(200)));
@@ -150,7 +151,7 @@ fn a_body_that_fails_twice_fails_once() {
 }
 
 #[test]
-fn dropped_before_its_end_it_is_an_error() {
+fn a_body_that_is_dropped_before_its_end_ends_the_flow_as_error() {
     let (recorder, body) = wrapped([Step::Data("a")]);
     drop(body);
     assert_eq!(recorder.end(), (Error, Some(200)));
@@ -163,11 +164,11 @@ fn dropped_before_its_end_it_is_an_error() {
 }
 
 #[test]
-fn the_exact_size_hint_counts_where_content_length_is_missing() {
+fn without_content_length_the_exact_size_hint_decides_completeness() {
     for (hint, status) in [(4, Error), (3, Fine), (2, Fine)] {
         let recorder = Recorder::accepting();
         let script = Script::new([Step::Data("abc"), Step::Hang]).hint(hint);
-        let mut body = through(&recorder, Response::new(script));
+        let mut body = body_behind_layer(&recorder, Response::new(script));
         data(&mut body);
         assert!(poll(&mut body).is_pending());
         drop(body);
@@ -176,7 +177,7 @@ fn the_exact_size_hint_counts_where_content_length_is_missing() {
 }
 
 #[test]
-fn content_length_counts_where_the_body_does_not_know_its_size() {
+fn content_length_decides_completeness_when_the_body_has_no_exact_size() {
     for (length, hint, status) in [
         ("3", None, Fine),
         ("4", None, Error),
@@ -193,7 +194,7 @@ fn content_length_counts_where_the_body_does_not_know_its_size() {
         response
             .headers_mut()
             .insert(header::CONTENT_LENGTH, HeaderValue::from_static(length));
-        let mut body = through(&recorder, response);
+        let mut body = body_behind_layer(&recorder, response);
         data(&mut body);
         drop(body);
         assert_eq!(recorder.end(), (status, Some(200)), "{length} {hint:?}");
@@ -201,20 +202,20 @@ fn content_length_counts_where_the_body_does_not_know_its_size() {
 }
 
 #[test]
-fn an_error_after_all_bytes_is_still_an_error() {
+fn an_error_after_the_last_byte_ends_the_flow_as_error() {
     let recorder = Recorder::accepting();
     let script = Script::new([Step::Data("abc"), Step::Error]).hint(3);
-    let mut body = through(&recorder, Response::new(script));
+    let mut body = body_behind_layer(&recorder, Response::new(script));
     data(&mut body);
     assert!(poll(&mut body).is_ready());
     assert_eq!(recorder.end(), (Error, Some(200)));
 }
 
 #[test]
-fn a_panic_after_all_bytes_is_an_error_whenever_the_body_is_dropped() {
+fn a_panic_after_the_last_byte_ends_the_flow_as_error() {
     let recorder = Recorder::accepting();
     let script = Script::new([Step::Data("abc"), Step::Panic]).hint(3);
-    let mut body = through(&recorder, Response::new(script));
+    let mut body = body_behind_layer(&recorder, Response::new(script));
     data(&mut body);
     assert!(catch_unwind(AssertUnwindSafe(|| poll(&mut body))).is_err());
     drop(body);
@@ -222,24 +223,24 @@ fn a_panic_after_all_bytes_is_an_error_whenever_the_body_is_dropped() {
 }
 
 #[test]
-fn dropped_while_a_panic_unwinds_it_is_an_error() {
+fn a_body_that_is_dropped_during_unwinding_ends_the_flow_as_error() {
     let recorder = Recorder::accepting();
     let script = Script::new([Step::Data("abc")]).hint(3);
-    let mut body = through(&recorder, Response::new(script));
+    let mut body = body_behind_layer(&recorder, Response::new(script));
     let unwound = catch_unwind(AssertUnwindSafe(|| {
         data(&mut body);
         let _body = body;
-        panic!("the owner of the body panicked, as the test wants it to")
+        panic!("the owner of the body panicked, as the test intends")
     }));
     assert!(unwound.is_err());
     assert_eq!(recorder.end(), (Error, Some(200)));
 }
 
 #[test]
-fn size_and_end_are_those_of_the_inner_body() {
+fn size_hint_and_end_of_stream_are_those_of_the_inner_body() {
     let recorder = Recorder::accepting();
     let script = Script::new([Step::Data("abc")]).hint(3).knowing_its_end();
-    let mut body = through(&recorder, Response::new(script));
+    let mut body = body_behind_layer(&recorder, Response::new(script));
     assert_eq!(body.size_hint().exact(), Some(3));
     assert!(!body.is_end_stream());
     data(&mut body);
@@ -255,18 +256,18 @@ fn size_and_end_are_those_of_the_inner_body() {
 }
 
 #[test]
-fn a_grpc_status_in_the_head_outlives_good_trailers() {
+fn a_failed_grpc_status_in_the_head_prevails_over_ok_trailers() {
     let recorder = Recorder::accepting();
     let script = Script::new([Step::Trailers(grpc_status("0"))]);
     let mut response = Response::new(script);
     response.headers_mut().extend(grpc_status("13"));
-    let mut body = through(&recorder, response);
+    let mut body = body_behind_layer(&recorder, response);
     assert!(poll(&mut body).is_ready());
     assert_eq!(recorder.end(), (Error, Some(200)));
 }
 
 #[test]
-fn classify_replaces_the_judgement_of_head_and_trailers() {
+fn a_classify_hook_replaces_the_default_status_of_head_and_trailers() {
     let judge = |steps: Vec<Step>, status: u16| {
         let recorder = Recorder::accepting();
         let layer = ApertureLayer::new(recorder.clone(), "test").classify(|head| {
@@ -278,7 +279,7 @@ fn classify_replaces_the_judgement_of_head_and_trailers() {
         });
         let mut response = Response::new(Script::new(steps));
         *response.status_mut() = StatusCode::from_u16(status).expect("a status");
-        let mut body = behind(&layer, response);
+        let mut body = body_of_response(&layer, response);
         while !ended(&poll(&mut body)) {}
         recorder.end()
     };
@@ -292,12 +293,12 @@ fn classify_replaces_the_judgement_of_head_and_trailers() {
 }
 
 #[test]
-fn a_body_nobody_sends_may_be_dropped() {
+fn a_body_that_http_does_not_send_may_be_dropped_unread() {
     for status in [204, 304] {
         let recorder = Recorder::accepting();
         let mut response = Response::new(Script::new([Step::Data("x")]));
         *response.status_mut() = StatusCode::from_u16(status).expect("a status");
-        drop(through(&recorder, response));
+        drop(body_behind_layer(&recorder, response));
         assert_eq!(recorder.end(), (Fine, Some(status)));
     }
 }
@@ -315,9 +316,9 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// Whatever a body does and wherever it is dropped: one end, and every frame passes.
+    /// Every frame passes, and the flow ends once, for any body and any moment of its drop.
     #[test]
-    fn any_body_ends_its_flow_once(
+    fn every_body_ends_its_flow_once(
         steps in proptest::collection::vec(step(), 0..8),
         hint in proptest::option::of(0_u64..12),
         polls in 0_usize..10,
@@ -335,7 +336,7 @@ proptest! {
         if knows {
             script = script.knowing_its_end();
         }
-        let mut body = through(&recorder, Response::new(script));
+        let mut body = body_behind_layer(&recorder, Response::new(script));
         let mut passed = 0;
         for _ in 0..polls {
             passed += usize::from(matches!(poll(&mut body), Poll::Ready(Some(Ok(_)))));

@@ -1,4 +1,4 @@
-//! Bodies that are read ahead reach the inner service as they came.
+//! Bodies that the layer captures reach the inner service unchanged.
 
 #[path = "../layer_support/mod.rs"]
 mod layer_support;
@@ -22,32 +22,32 @@ use tower_aperture::{
     ApertureLayer, Check, Decider, FlowOutcome, FlowParams, HttpAttributes, Ticket, Verdict,
 };
 
-/// Records the bodies that it is asked about, and the headers that say if they are partial.
+/// A decider that records the bodies of its checks, and the headers that mark partial ones.
 #[derive(Clone, Default)]
 struct Reader(Arc<Mutex<Vec<String>>>, Arc<Mutex<Vec<Vec<String>>>>);
 
 impl Reader {
     fn bodies(&self) -> Vec<String> {
-        self.0.lock().expect("no test panics here").clone()
+        self.0.lock().expect("the lock is not poisoned").clone()
     }
 
     fn partial(&self) -> Vec<Vec<String>> {
-        self.1.lock().expect("no test panics here").clone()
+        self.1.lock().expect("the lock is not poisoned").clone()
     }
 }
 
-struct Nothing;
+struct NoTicket;
 
-impl Ticket for Nothing {
+impl Ticket for NoTicket {
     fn end(self, _: FlowOutcome) {}
 }
 
 impl Decider for Reader {
-    type Ticket = Nothing;
-    type Pending = std::future::Ready<Verdict<Nothing>>;
+    type Ticket = NoTicket;
+    type Pending = std::future::Ready<Verdict<NoTicket>>;
 
-    fn decide(&self, _: &str, _: &FlowParams<'_>) -> Check<Nothing, Self::Pending> {
-        panic!("asked without attributes")
+    fn decide(&self, _: &str, _: &FlowParams<'_>) -> Check<NoTicket, Self::Pending> {
+        panic!("the layer must send attributes")
     }
 
     fn decide_http(
@@ -55,20 +55,23 @@ impl Decider for Reader {
         _: &str,
         _: &FlowParams<'_>,
         request: &HttpAttributes<'_>,
-    ) -> Check<Nothing, Self::Pending> {
+    ) -> Check<NoTicket, Self::Pending> {
         self.0
             .lock()
-            .expect("no test panics here")
+            .expect("the lock is not poisoned")
             .push(request.body.to_owned());
         let headers = request.headers.iter();
         let partial = headers.filter(|(name, _)| *name == HttpAttributes::PARTIAL_BODY);
         let partial = partial.map(|(_, value)| value.to_string()).collect();
-        self.1.lock().expect("no test panics here").push(partial);
-        Check::Ready(Verdict::Accepted(Nothing))
+        self.1
+            .lock()
+            .expect("the lock is not poisoned")
+            .push(partial);
+        Check::Ready(Verdict::Accepted(NoTicket))
     }
 }
 
-/// What came of a body: its frames as text, and how it ended.
+/// The frames of a body as text; an error is the last one.
 type Frames = Vec<String>;
 
 async fn frames(body: impl http_body::Body<Data = Bytes, Error: std::fmt::Display>) -> Frames {
@@ -87,12 +90,16 @@ async fn frames(body: impl http_body::Body<Data = Bytes, Error: std::fmt::Displa
             Err(error) => error.to_string(),
         });
     }
-    assert!(body.frame().await.is_none(), "over is over");
+    assert!(
+        body.frame().await.is_none(),
+        "a body that ended has no further frame"
+    );
     frames
 }
 
-/// Sends a body through: what the decider was told, and what the inner service got.
-async fn through(max_bytes: usize, body: Script) -> (String, Frames) {
+/// Sends a body through the layer; returns the body that the decider saw and the frames that the
+/// inner service read.
+async fn capture_and_replay(max_bytes: usize, body: Script) -> (String, Frames) {
     let capture = CaptureBody::new(max_bytes).allow_partial(true);
     let (reader, got) = (Reader::default(), Arc::new(Mutex::new(Frames::new())));
     let service = {
@@ -100,7 +107,7 @@ async fn through(max_bytes: usize, body: Script) -> (String, Frames) {
         let inner = service_fn(move |request: Request<ReplayBody<Script>>| {
             let got = Arc::clone(&got);
             async move {
-                *got.lock().expect("no test panics here") = frames(request.into_body()).await;
+                *got.lock().expect("the lock is not poisoned") = frames(request.into_body()).await;
                 Ok::<_, Infallible>(hello())
             }
         });
@@ -111,9 +118,9 @@ async fn through(max_bytes: usize, body: Script) -> (String, Frames) {
         .await
         .expect("a response");
     assert_eq!(response.status(), 200);
-    let told = reader.0.lock().expect("no test panics here").concat();
-    let got = got.lock().expect("no test panics here").clone();
-    (told, got)
+    let checked = reader.0.lock().expect("the lock is not poisoned").concat();
+    let got = got.lock().expect("the lock is not poisoned").clone();
+    (checked, got)
 }
 
 fn data(parts: &[&'static str]) -> Script {
@@ -121,23 +128,23 @@ fn data(parts: &[&'static str]) -> Script {
 }
 
 #[tokio::test]
-async fn a_body_below_the_cap_is_sent_whole_and_comes_in_one_frame() {
-    let (told, got) = through(64, data(&["one ", "", "two"])).await;
-    assert_eq!(told, "one two");
+async fn a_body_below_the_cap_is_checked_whole_and_replayed_as_one_frame() {
+    let (checked, got) = capture_and_replay(64, data(&["one ", "", "two"])).await;
+    assert_eq!(checked, "one two");
     assert_eq!(got, ["one two"]);
 }
 
 #[tokio::test]
-async fn the_beginning_of_a_longer_body_is_sent_where_it_may_be_partial() {
+async fn the_beginning_of_a_longer_body_is_checked_if_partial_bodies_are_allowed() {
     for body in [data(&["one ", "two ", "three"]), data(&["one two three"])] {
-        let (told, got) = through(6, body).await;
-        assert_eq!(told, "one tw");
+        let (checked, got) = capture_and_replay(6, body).await;
+        assert_eq!(checked, "one tw");
         assert_eq!(got.concat(), "one two three");
     }
 }
 
 #[tokio::test]
-async fn reading_stops_at_the_cap() {
+async fn capturing_stops_at_the_cap() {
     let body = Script::new([Step::Data("one "), Step::Data("two "), Step::Panic]);
     let reader = Reader::default();
     let inner = service_fn(async |_: Request<ReplayBody<Script>>| Ok::<_, Infallible>(hello()));
@@ -148,13 +155,16 @@ async fn reading_stops_at_the_cap() {
         .oneshot(Request::new(body))
         .await
         .expect("a response");
-    assert_eq!(*reader.0.lock().expect("no test panics here"), ["one t"]);
+    assert_eq!(
+        *reader.0.lock().expect("the lock is not poisoned"),
+        ["one t"]
+    );
 }
 
 #[tokio::test]
-async fn a_character_is_never_cut_and_bytes_that_are_no_text_are_not_told() {
-    let (told, got) = through(2, data(&["aü"])).await;
-    assert_eq!((&*told, got.concat()), ("a", r"a\xc3\xbc".to_owned()));
+async fn a_character_is_never_cut_and_bodies_that_are_not_utf8_are_not_checked() {
+    let (checked, got) = capture_and_replay(2, data(&["aü"])).await;
+    assert_eq!((&*checked, got.concat()), ("a", r"a\xc3\xbc".to_owned()));
     let reader = Reader::default();
     let inner = service_fn(async |_: Request<_>| Ok::<_, Infallible>(hello()));
     let service =
@@ -168,31 +178,34 @@ async fn a_character_is_never_cut_and_bytes_that_are_no_text_are_not_told() {
             .expect("a response");
     }
     assert_eq!(
-        *reader.0.lock().expect("no test panics here"),
+        *reader.0.lock().expect("the lock is not poisoned"),
         ["", "", "", "fine"]
     );
 }
 
 #[tokio::test]
-async fn trailers_and_errors_come_where_they_were() {
+async fn trailers_and_errors_keep_their_position() {
     let body = Script::new([Step::Data("one"), Step::Trailers(grpc_status("0"))]);
     assert_eq!(
-        through(64, body).await,
+        capture_and_replay(64, body).await,
         ("one".into(), vec!["one".into(), "trailers".into()])
     );
     let body = Script::new([Step::Data("one"), Step::Error]);
-    let (told, got) = through(64, body).await;
+    let (checked, got) = capture_and_replay(64, body).await;
     assert_eq!(
-        (&*told, got),
+        (&*checked, got),
         ("one", vec!["one".to_owned(), "the body broke".to_owned()])
     );
     let body = Script::new([Step::Data("one"), Step::Data("two"), Step::Error]);
-    let (told, got) = through(3, body).await;
-    assert_eq!((&*told, got.len(), &*got[2]), ("one", 3, "the body broke"));
+    let (checked, got) = capture_and_replay(3, body).await;
+    assert_eq!(
+        (&*checked, got.len(), &*got[2]),
+        ("one", 3, "the body broke")
+    );
 }
 
 #[tokio::test]
-async fn size_and_end_are_those_of_the_whole_body() {
+async fn size_hint_and_end_of_stream_are_those_of_the_whole_body() {
     let inner = service_fn(async |request: Request<ReplayBody<Full<Bytes>>>| {
         let mut body = request.into_body();
         assert_eq!(body.size_hint().exact(), Some(5));
@@ -213,7 +226,7 @@ async fn size_and_end_are_those_of_the_whole_body() {
         assert_eq!(
             (hint.lower(), hint.upper()),
             (6, None),
-            "what was read, and what follows is not known"
+            "at least the captured bytes, and an unknown rest"
         );
         Ok::<_, Infallible>(hello())
     });
@@ -225,7 +238,7 @@ async fn size_and_end_are_those_of_the_whole_body() {
 }
 
 #[tokio::test]
-async fn nothing_is_called_before_the_body_is_there_and_nothing_after_its_client_left() {
+async fn the_inner_service_is_called_only_once_the_body_is_captured() {
     let inner = Forgetful::new();
     let calls = Arc::clone(&inner.calls);
     let inner = inner.map_request(|request: Request<ReplayBody<Script>>| request.map(drop));
@@ -239,7 +252,7 @@ async fn nothing_is_called_before_the_body_is_there_and_nothing_after_its_client
     drop(response);
     assert_eq!(calls.load(std::sync::atomic::Ordering::SeqCst), 0);
 
-    // `Forgetful` panics where a clone is called that never was ready.
+    // `Forgetful` panics when a clone is called that was never ready.
     let ready = ServiceExt::<Request<Script>>::ready(&mut service)
         .await
         .expect("ready");
@@ -263,7 +276,7 @@ async fn a_body_that_panics_is_not_polled_again() {
 }
 
 #[tokio::test]
-async fn an_axum_router_takes_it_as_it_is() {
+async fn an_axum_router_accepts_a_captured_body() {
     use axum::routing::post;
 
     let reader = Reader::default();
@@ -285,5 +298,8 @@ async fn an_axum_router_takes_it_as_it_is() {
         .expect("a body")
         .to_bytes();
     assert_eq!(body, "hello");
-    assert_eq!(*reader.0.lock().expect("no test panics here"), ["hell"]);
+    assert_eq!(
+        *reader.0.lock().expect("the lock is not poisoned"),
+        ["hell"]
+    );
 }

@@ -1,4 +1,4 @@
-//! A body that is longer than policies may see is rejected, unless they may see a part.
+//! A body longer than the cap is rejected, unless policies may see a part of it.
 
 use layer_support::server::{BOTH, Version, serve};
 use tower_aperture::layer::{AgentReject, RequestHead};
@@ -6,9 +6,9 @@ use tower_aperture::{RejectReason, Rejection};
 
 use super::*;
 
-/// Sends a request through: the response's status and headers, and the bodies that were asked
-/// about. The inner service reads the body to its end.
-async fn ask(
+/// Sends a request through the layer; returns the response's head, the decider, and the frames that
+/// the inner service read.
+async fn send(
     capture: CaptureBody,
     change: impl FnOnce(ApertureLayer<Reader, AgentReject>) -> ApertureLayer<Reader, AgentReject>,
     request: Request<Script>,
@@ -20,7 +20,7 @@ async fn ask(
             let got = Arc::clone(&got);
             async move {
                 let frames = frames(request.into_body()).await;
-                *got.lock().expect("no test panics here") = frames;
+                *got.lock().expect("the lock is not poisoned") = frames;
                 Ok::<_, Infallible>(hello())
             }
         })
@@ -28,7 +28,7 @@ async fn ask(
     let layer = change(ApertureLayer::http(reader.clone(), "here"));
     let service = capture.layer(layer.layer(inner));
     let response = service.oneshot(request).await.expect("a response");
-    let got = got.lock().expect("no test panics here").clone();
+    let got = got.lock().expect("the lock is not poisoned").clone();
     (response.into_parts().0, reader, got)
 }
 
@@ -46,20 +46,24 @@ async fn a_body_beyond_the_cap_is_answered_413_and_one_at_the_cap_runs() {
         (data(&["1234", "", "567", "89"]), 413),
     ] {
         let about = format!("{body:?}");
-        let (head, reader, got) = ask(CaptureBody::new(8), |layer| layer, Request::new(body)).await;
+        let (head, reader, got) =
+            send(CaptureBody::new(8), |layer| layer, Request::new(body)).await;
         assert_eq!(head.status, status, "{about}");
         if status == 200 {
             assert!(reader.bodies() == [got.concat()], "{about}");
             assert_eq!(reader.partial(), [Vec::<String>::new()], "{about}");
         } else {
-            assert!(reader.bodies().is_empty(), "no check is made: {about}");
+            assert!(
+                reader.bodies().is_empty(),
+                "the layer makes no check: {about}"
+            );
             assert!(got.is_empty(), "the service does not run: {about}");
         }
     }
 }
 
 #[tokio::test]
-async fn a_declared_length_beyond_the_cap_is_rejected_before_anything_is_read() {
+async fn a_declared_length_beyond_the_cap_is_rejected_before_the_body_is_read() {
     let body = || Script::new([Step::Panic]);
     let with = |length: &str| {
         let request = Request::post("/").header("content-length", length);
@@ -72,17 +76,17 @@ async fn a_declared_length_beyond_the_cap_is_rejected_before_anything_is_read() 
         Request::new(body().hint(9)),
         Request::new(body().hint(u64::MAX)),
     ] {
-        let (head, reader, _) = ask(CaptureBody::new(8), |layer| layer, request).await;
+        let (head, reader, _) = send(CaptureBody::new(8), |layer| layer, request).await;
         assert_eq!(head.status, 413);
         assert!(reader.bodies().is_empty());
     }
 }
 
 #[tokio::test]
-async fn a_grpc_request_gets_resource_exhausted() {
+async fn a_grpc_request_with_a_too_large_body_gets_resource_exhausted() {
     let request = Request::post("/shop.Cart/Add").header("content-type", "application/grpc");
     let request = request.body(data(&["123456789"])).expect("a request");
-    let (head, reader, _) = ask(CaptureBody::new(8), |layer| layer, request).await;
+    let (head, reader, _) = send(CaptureBody::new(8), |layer| layer, request).await;
     assert_eq!(
         (head.status.as_u16(), head.headers["grpc-status"].as_bytes()),
         (200, &b"8"[..])
@@ -95,7 +99,7 @@ async fn a_grpc_request_gets_resource_exhausted() {
 }
 
 #[tokio::test]
-async fn the_reject_hook_answers_too_large_bodies() {
+async fn the_reject_hook_responds_to_too_large_bodies() {
     let inner = service_fn(async |_: Request<ReplayBody<Script>>| Ok::<_, Infallible>(hello()));
     let hook = |rejection: &Rejection, _: RequestHead<'_>| {
         assert_eq!(rejection.reason(), RejectReason::BodyTooLarge);
@@ -114,7 +118,7 @@ async fn the_reject_hook_answers_too_large_bodies() {
 }
 
 #[tokio::test]
-async fn a_partial_body_is_sent_where_it_may_be_and_the_agent_learns_it() {
+async fn an_allowed_partial_body_is_sent_and_marked_as_partial() {
     for (parts, sent, partial) in [
         (&["12345678"][..], "12345678", "false"),
         (&["123456789"], "12345678", "true"),
@@ -123,11 +127,11 @@ async fn a_partial_body_is_sent_where_it_may_be_and_the_agent_learns_it() {
     ] {
         let whole = parts.concat();
         let size = u64::try_from(whole.len()).expect("small");
-        // The character at the cap comes in two frames.
+        // The character at the cap is split into two frames.
         let whole = whole.replace('ü', r"\xc3\xbc");
         let body = data(parts).hint(size);
         let mut request = Request::new(body);
-        // A client that says otherwise.
+        // The client's own values of the header must not count.
         for value in ["false", "true"] {
             let value = http::HeaderValue::from_static(value);
             request
@@ -137,7 +141,7 @@ async fn a_partial_body_is_sent_where_it_may_be_and_the_agent_learns_it() {
         let about = format!("{:?}", request.body());
         let capture = CaptureBody::new(8).allow_partial(true);
         let sending = |layer: ApertureLayer<_, _>| layer.send_header(HttpAttributes::PARTIAL_BODY);
-        let (head, reader, got) = ask(capture, sending, request).await;
+        let (head, reader, got) = send(capture, sending, request).await;
         assert_eq!(head.status, 200, "{about}");
         assert_eq!(reader.bodies(), [sent], "{about}");
         assert_eq!(reader.partial(), [[partial]], "{about}");
@@ -154,12 +158,12 @@ async fn skipped_and_shadowed_requests_run_with_their_whole_body() {
         };
         let request = Request::new(body());
         let (head, reader, got) =
-            ask(CaptureBody::new(8), |layer| layer.skip(|_| true), request).await;
+            send(CaptureBody::new(8), |layer| layer.skip(|_| true), request).await;
         assert_eq!((head.status.as_u16(), &*got.concat()), (200, "123456789"));
         assert!(reader.bodies().is_empty());
 
         let request = Request::new(body());
-        let (head, reader, got) = ask(
+        let (head, reader, got) = send(
             CaptureBody::new(8),
             |layer| layer.shadow_mode(true),
             request,
@@ -172,7 +176,7 @@ async fn skipped_and_shadowed_requests_run_with_their_whole_body() {
 }
 
 #[tokio::test]
-async fn a_layer_that_does_not_send_bodies_rejects_none() {
+async fn a_layer_that_does_not_send_bodies_rejects_no_body() {
     let recorder = layer_support::Recorder::accepting();
     let inner = service_fn(async |_: Request<ReplayBody<Script>>| Ok::<_, Infallible>(hello()));
     let service =
@@ -182,13 +186,13 @@ async fn a_layer_that_does_not_send_bodies_rejects_none() {
 }
 
 #[tokio::test]
-async fn zero_reads_nothing_and_no_cap_is_beyond_the_most_that_fits() {
+async fn a_cap_of_zero_captures_no_bytes_and_every_cap_is_bounded_by_max_bytes() {
     let body = Script::new([Step::Data("123"), Step::Data("456")]);
-    let (head, reader, got) = ask(CaptureBody::new(0), |layer| layer, Request::new(body)).await;
+    let (head, reader, got) = send(CaptureBody::new(0), |layer| layer, Request::new(body)).await;
     assert_eq!(
         (head.status.as_u16(), got.len()),
         (200, 2),
-        "frame by frame"
+        "the frames are not merged"
     );
     assert_eq!(reader.bodies(), [""]);
 
@@ -198,29 +202,29 @@ async fn zero_reads_nothing_and_no_cap_is_beyond_the_most_that_fits() {
     ] {
         let body = Script::new([Step::Bytes(Bytes::from(vec![b'x'; size]))]);
         let capture = CaptureBody::new(usize::MAX);
-        let (head, ..) = ask(capture, |layer| layer, Request::new(body)).await;
+        let (head, ..) = send(capture, |layer| layer, Request::new(body)).await;
         assert_eq!(head.status, status);
     }
 }
 
-/// Sends a request as bytes over a real connection and returns the status line's number. The
-/// body may be unfinished.
-async fn raw(address: std::net::SocketAddr, request: &[u8]) -> String {
+/// Sends a request as bytes over a real connection and returns the status code. The body may be
+/// incomplete.
+async fn send_raw(address: std::net::SocketAddr, request: &[u8]) -> String {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = tokio::net::TcpStream::connect(address)
         .await
         .expect("a server");
-    // The server may answer, and close, before all of it is sent.
+    // The server may respond, and close, before the whole request is sent.
     let _ = stream.write_all(request).await;
-    let mut answer = Vec::new();
+    let mut response = Vec::new();
     let mut piece = [0; 1024];
-    while !answer.windows(4).any(|end| end == b"\r\n\r\n") {
+    while !response.windows(4).any(|end| end == b"\r\n\r\n") {
         match stream.read(&mut piece).await {
             Ok(0) | Err(_) => break,
-            Ok(read) => answer.extend_from_slice(&piece[..read]),
+            Ok(read) => response.extend_from_slice(&piece[..read]),
         }
     }
-    String::from_utf8_lossy(&answer)
+    String::from_utf8_lossy(&response)
         .chars()
         .skip(9)
         .take(3)
@@ -261,7 +265,7 @@ async fn over_http_1_the_cap_holds_for_every_framing() {
         (chunks(&["1234", "5678", ""]), "200"),
         (chunks(&["1"; 8]) + "0\r\nx-trailer: 1\r\n\r\n", "200"),
         (chunks(&["1234", "56789", ""]), "413"),
-        // The client would go on for ever.
+        // The client does not end its body.
         (chunks(&["1"; 9]), "413"),
         (sized(8, "12345678"), "200"),
         (sized(9, "123456789"), "413"),
@@ -269,12 +273,16 @@ async fn over_http_1_the_cap_holds_for_every_framing() {
         (sized(5_000_000, "1"), "413"),
         (sized(0, ""), "200"),
     ] {
-        assert_eq!(raw(address, request.as_bytes()).await, status, "{request}");
+        assert_eq!(
+            send_raw(address, request.as_bytes()).await,
+            status,
+            "{request}"
+        );
     }
     assert_eq!(
         reader.bodies(),
         ["12345678", "11111111", "12345678", ""],
-        "rejected requests are not asked about"
+        "the layer makes no check for rejected requests"
     );
 }
 
@@ -302,7 +310,7 @@ async fn over_both_versions_a_5_mb_body_is_answered_413() {
     }
 }
 
-/// Posts a body over a connection of its own.
+/// Posts a body over a new connection.
 async fn post(version: Version, address: std::net::SocketAddr, body: Script) -> Option<u16> {
     use hyper_util::rt::{TokioExecutor, TokioIo};
     let io = TokioIo::new(

@@ -1,4 +1,4 @@
-//! Requests that open a tunnel pass without being read; a header does not make a tunnel of others.
+//! Requests that open a tunnel pass uncaptured; an upgrade header alone does not open one.
 
 use http::request::Builder;
 use http::{Method, Version};
@@ -6,9 +6,9 @@ use layer_support::server::{self, serve};
 
 use super::*;
 
-/// The bodies that were asked about for a request, and what its service read; `None` while the
-/// layer waits for the body.
-async fn ask(request: Builder, body: Script) -> Option<Vec<String>> {
+/// Sends a request; returns the bodies that the decider saw, or `None` while the layer waits for
+/// the body.
+async fn send(request: Builder, body: Script) -> Option<Vec<String>> {
     let reader = Reader::default();
     let inner = service_fn(async |_: Request<ReplayBody<Script>>| Ok::<_, Infallible>(hello()));
     let layer = ApertureLayer::http(reader.clone(), "here");
@@ -30,21 +30,21 @@ fn websocket() -> Builder {
 }
 
 #[tokio::test]
-async fn connect_and_upgrades_are_not_read() {
+async fn bodies_of_connect_and_upgrades_are_not_captured() {
     let never = || Script::new([Step::Data("frames of a tunnel"), Step::Hang]);
-    let nothing = Some(vec![String::new()]);
+    let no_body = Some(vec![String::new()]);
     for version in [Version::HTTP_11, Version::HTTP_2, Version::HTTP_3] {
         let connect = Request::builder()
             .method(Method::CONNECT)
             .uri("shop.example:443")
             .version(version);
-        assert_eq!(ask(connect, never()).await, nothing, "{version:?}");
+        assert_eq!(send(connect, never()).await, no_body, "{version:?}");
         let extended = Request::builder()
             .method(Method::CONNECT)
             .uri("https://shop.example/chat")
             .extension(hyper::ext::Protocol::from_static("websocket"))
             .version(version);
-        assert_eq!(ask(extended, never()).await, nothing, "{version:?}");
+        assert_eq!(send(extended, never()).await, no_body, "{version:?}");
     }
     for request in [
         websocket(),
@@ -57,12 +57,12 @@ async fn connect_and_upgrades_are_not_read() {
             .header("connection", "upgrade")
             .header("upgrade", "h2c"),
     ] {
-        assert_eq!(ask(request, never()).await, nothing);
+        assert_eq!(send(request, never()).await, no_body);
     }
 }
 
 #[tokio::test]
-async fn an_upgrade_header_hides_no_body() {
+async fn an_upgrade_header_does_not_hide_a_body() {
     let body = || data(&["user=7"]);
     let read = Some(vec!["user=7".to_owned()]);
     for request in [
@@ -77,14 +77,18 @@ async fn an_upgrade_header_hides_no_body() {
             .header("connection", "upgraded, no-upgrade")
             .header("upgrade", "websocket"),
     ] {
-        assert_eq!(ask(request, body()).await, read);
+        assert_eq!(send(request, body()).await, read);
     }
     let hanging = Script::new([Step::Data("user=7"), Step::Hang]);
     let request = websocket().header("transfer-encoding", "chunked");
-    assert_eq!(ask(request, hanging).await, None, "the body is waited for");
+    assert_eq!(
+        send(request, hanging).await,
+        None,
+        "the layer waits for the body"
+    );
 }
 
-/// Over a real connection: an upgrade and its bytes, both ways.
+/// Uses a real connection: an upgrade, then bytes in both directions.
 #[tokio::test]
 async fn an_upgraded_connection_works_through_the_layer() {
     use hyper_util::rt::TokioIo;
@@ -121,12 +125,12 @@ async fn an_upgraded_connection_works_through_the_layer() {
         )
         .await
         .expect("sent");
-    let mut answer = Vec::new();
-    while !answer.ends_with(b"ping") {
+    let mut received = Vec::new();
+    while !received.ends_with(b"ping") {
         let mut piece = [0; 256];
-        let read = stream.read(&mut piece).await.expect("an answer");
-        assert!(read > 0, "{}", String::from_utf8_lossy(&answer));
-        answer.extend_from_slice(&piece[..read]);
+        let read = stream.read(&mut piece).await.expect("a response");
+        assert!(read > 0, "{}", String::from_utf8_lossy(&received));
+        received.extend_from_slice(&piece[..read]);
     }
-    assert!(answer.starts_with(b"HTTP/1.1 101"));
+    assert!(received.starts_with(b"HTTP/1.1 101"));
 }

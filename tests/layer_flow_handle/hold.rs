@@ -1,4 +1,4 @@
-//! Work that holds its flow open beyond the response.
+//! Flow holds: work that keeps its flow open beyond the response.
 
 use std::future::pending;
 use std::task::{Context, Poll, Waker};
@@ -11,22 +11,22 @@ use tower_aperture::layer::FlowHold;
 
 use super::*;
 
-/// A response, and a hold that its handler has taken.
+/// A response, and the hold that its handler took.
 struct Held<B> {
     response: Response<B>,
     hold: FlowHold,
 }
 
-/// One request whose handler takes a hold, up to the head of its response.
-async fn held(recorder: &Recorder, answer: fn() -> Response<Script>) -> Held<impl BodyExt> {
+/// Sends a request whose handler takes a hold; returns after the head of the response.
+async fn held(recorder: &Recorder, respond: fn() -> Response<Script>) -> Held<impl BodyExt> {
     let kept = Arc::new(Mutex::new(None));
     let keep = kept.clone();
     let service = exposed(recorder).layer(service_fn(move |request: Request<()>| {
         let flow = request.extensions().get::<FlowHandle>().expect("exposed");
         *keep.lock().expect("no panic") = Some(flow.hold());
-        ready(Ok::<_, Infallible>(answer()))
+        ready(Ok::<_, Infallible>(respond()))
     }));
-    let response = service.oneshot(request()).await.expect("it never fails");
+    let response = service.oneshot(request()).await.expect("infallible");
     let hold = kept.lock().expect("no panic").take();
     Held {
         response,
@@ -39,12 +39,12 @@ async fn read<B: BodyExt>(response: Response<B>) -> bool {
 }
 
 #[tokio::test]
-async fn the_flow_ends_when_the_body_and_the_hold_are_gone_in_either_order() {
+async fn the_flow_ends_after_body_and_hold_in_either_order() {
     let recorder = Recorder::accepting();
     let Held { response, hold } = held(&recorder, fine).await;
     assert!(hold.is_open());
     assert!(read(response).await);
-    assert!(recorder.ends().is_empty(), "the hold is left");
+    assert!(recorder.ends().is_empty(), "the hold is open");
     assert!(!hold.flow().is_ended());
     let flow = hold.flow().clone();
     drop(hold);
@@ -54,20 +54,20 @@ async fn the_flow_ends_when_the_body_and_the_hold_are_gone_in_either_order() {
     let recorder = Recorder::accepting();
     let Held { response, hold } = held(&recorder, broken).await;
     drop(hold);
-    assert!(recorder.ends().is_empty(), "the body is left");
+    assert!(recorder.ends().is_empty(), "the body is open");
     assert!(read(response).await);
     assert_eq!(recorder.end(), (Error, Some(500)));
 }
 
 #[tokio::test]
-async fn the_last_of_several_holds_counts() {
+async fn the_last_of_several_holds_ends_the_flow() {
     let recorder = Recorder::accepting();
     let Held { response, hold } = held(&recorder, fine).await;
     let (second, third) = (hold.clone(), hold.flow().hold());
     drop(hold);
     assert!(read(response).await);
     drop(third);
-    // One may be taken as long as there is another.
+    // A hold can be taken while another one is open.
     let fourth = second.flow().hold();
     assert!(fourth.is_open());
     drop(second);
@@ -82,7 +82,7 @@ async fn the_last_of_several_holds_counts() {
 }
 
 #[tokio::test]
-async fn where_nobody_decided_there_is_nothing_to_hold() {
+async fn an_unreachable_flow_has_no_open_hold() {
     let error = FlowError::new(FlowErrorKind::Timeout, "late");
     let recorder = Recorder::unreachable(error);
     let Held { response, hold } = held(&recorder, fine).await;
@@ -93,19 +93,19 @@ async fn where_nobody_decided_there_is_nothing_to_hold() {
 }
 
 #[tokio::test]
-async fn the_work_may_say_how_it_went_until_it_lets_go() {
-    for (said, status) in [(Error, Error), (Fine, Fine), (Unset, Unset)] {
+async fn the_status_can_be_set_until_the_hold_is_dropped() {
+    for (set, status) in [(Error, Error), (Fine, Fine), (Unset, Unset)] {
         let recorder = Recorder::accepting();
         let Held { response, hold } = held(&recorder, fine).await;
         assert!(read(response).await);
-        assert!(hold.flow().set_status(said), "the flow is not over");
+        assert!(hold.flow().set_status(set), "the flow is not over");
         drop(hold);
         assert_eq!(recorder.end(), (status, Some(200)));
     }
 }
 
 #[tokio::test]
-async fn a_response_that_fails_is_an_error_once_the_hold_is_gone() {
+async fn a_failed_response_ends_the_flow_as_error_after_the_hold() {
     let recorder = Recorder::accepting();
     let failing = || response(200, Script::new([Step::Data("text"), Step::Error]));
     let Held { response, hold } = held(&recorder, failing).await;
@@ -115,7 +115,7 @@ async fn a_response_that_fails_is_an_error_once_the_hold_is_gone() {
     drop(hold);
     assert_eq!(recorder.end(), (Error, Some(200)));
 
-    // The client leaves in the middle of the body.
+    // The client leaves during the body.
     let recorder = Recorder::accepting();
     let Held { response, hold } = held(&recorder, fine).await;
     drop(response);
@@ -125,7 +125,7 @@ async fn a_response_that_fails_is_an_error_once_the_hold_is_gone() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_before_the_head_leaves_the_flow_to_the_hold() {
+async fn after_a_client_left_before_the_head_the_hold_ends_the_flow() {
     let recorder = Recorder::accepting();
     let kept = Arc::new(Mutex::new(None));
     let keep = kept.clone();
@@ -145,13 +145,13 @@ async fn a_client_that_leaves_before_the_head_leaves_the_flow_to_the_hold() {
 }
 
 #[tokio::test]
-async fn a_task_that_panics_with_a_hold_ends_the_flow_as_an_error() {
+async fn a_task_that_panics_with_a_hold_ends_the_flow_as_error() {
     for body_first in [true, false] {
         let recorder = Recorder::accepting();
         let Held { response, hold } = held(&recorder, fine).await;
         let task = async move {
             tokio::task::yield_now().await;
-            assert!(!hold.is_open(), "the task panics, as the test wants it to");
+            assert!(!hold.is_open(), "the task panics, as the test intends");
         };
         if body_first {
             assert!(read(response).await);
@@ -166,7 +166,7 @@ async fn a_task_that_panics_with_a_hold_ends_the_flow_as_an_error() {
 }
 
 #[test]
-fn a_task_that_is_aborted_or_whose_runtime_goes_lets_go() {
+fn an_aborted_task_or_a_dropped_runtime_drops_the_hold() {
     let runtime = || {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         builder.worker_threads(1).enable_time();
@@ -189,7 +189,7 @@ fn a_task_that_is_aborted_or_whose_runtime_goes_lets_go() {
     assert_eq!(recorder.end(), (Fine, Some(200)));
     assert!(
         main.block_on(task)
-            .expect_err("it was dropped")
+            .expect_err("the task was dropped")
             .is_cancelled()
     );
 
@@ -206,7 +206,7 @@ fn a_task_that_is_aborted_or_whose_runtime_goes_lets_go() {
 }
 
 #[test]
-fn holds_that_go_while_the_body_does_end_the_flow_once() {
+fn holds_that_are_dropped_while_the_body_ends_end_the_flow_once() {
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     let runtime = runtime.expect("a runtime");
     for _ in 0..300 {
@@ -291,7 +291,7 @@ policy:
         flow.should_run()
     }
 
-    /// The hold of a request whose response is over.
+    /// Returns the hold of a request whose response has ended.
     async fn job(client: &ApertureClient) -> FlowHold {
         let kept = Arc::new(Mutex::new(None));
         let layer = ApertureLayer::new(client.clone(), "shop").expose_flow();
@@ -301,7 +301,7 @@ policy:
             *keep.lock().expect("no panic") = Some(flow.hold());
             ready(Ok::<_, Infallible>(fine()))
         }));
-        let response = service.oneshot(request()).await.expect("it never fails");
+        let response = service.oneshot(request()).await.expect("infallible");
         assert_eq!(response.status(), 200);
         assert!(read(response).await);
         let hold = kept.lock().expect("no panic").take();
@@ -309,10 +309,10 @@ policy:
     }
 
     #[tokio::test]
-    async fn a_background_job_keeps_the_slot_of_its_request() {
+    async fn a_background_job_with_a_hold_keeps_the_slot_of_its_request() {
         let client = client();
         let hold = job(&client).await;
-        assert!(!is_free(&client).await, "the job runs");
+        assert!(!is_free(&client).await, "the job holds the slot");
         drop(hold);
         assert!(is_free(&client).await);
     }

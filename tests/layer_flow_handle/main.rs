@@ -1,4 +1,4 @@
-//! Handlers that reach their flow.
+//! Flow handles: handlers that read and set the state of their flow.
 
 mod hold;
 #[path = "../layer_support/mod.rs"]
@@ -25,30 +25,31 @@ use tower_aperture::{
 const MINUTE: Duration = Duration::from_secs(60);
 
 fn request() -> Request<()> {
-    Request::get("/a").body(()).expect("a sound request")
+    Request::get("/a").body(()).expect("a valid request")
 }
 
 fn response(status: u16, body: Script) -> Response<Script> {
     let response = Response::builder().status(status).body(body);
-    response.expect("a sound response")
+    response.expect("a valid response")
 }
 
-/// One request whose handler does `work` with its handle; the handle, and how the body ended.
+/// Sends a request whose handler does `work` with its handle; returns the handle, and whether the
+/// body ended without an error.
 async fn run<D: Decider + Clone>(
     layer: &ApertureLayer<D>,
-    answer: fn() -> Response<Script>,
+    respond: fn() -> Response<Script>,
     work: fn(&FlowHandle),
 ) -> (FlowHandle, bool) {
     let kept = Arc::new(Mutex::new(None));
     let keep = kept.clone();
     let service = layer.layer(service_fn(move |request: Request<()>| {
         let flow = request.extensions().get::<FlowHandle>();
-        let flow = flow.expect("it is exposed").clone();
+        let flow = flow.expect("the flow is exposed").clone();
         work(&flow);
         *keep.lock().expect("no panic") = Some(flow);
-        ready(Ok::<_, Infallible>(answer()))
+        ready(Ok::<_, Infallible>(respond()))
     }));
-    let response = service.oneshot(request()).await.expect("it never fails");
+    let response = service.oneshot(request()).await.expect("infallible");
     let ended = response.into_body().collect().await.is_ok();
     let flow = kept.lock().expect("no panic").take();
     (flow.expect("the handler ran"), ended)
@@ -67,17 +68,17 @@ fn broken() -> Response<Script> {
 }
 
 #[tokio::test]
-async fn without_being_asked_nobody_leaves_a_handle() {
+async fn a_handle_is_inserted_only_when_configured() {
     let layer = ApertureLayer::new(Recorder::accepting(), "shop");
     let service = layer.layer(service_fn(|request: Request<()>| {
         assert!(request.extensions().is_empty());
         ready(Ok::<_, Infallible>(fine()))
     }));
-    service.oneshot(request()).await.expect("it never fails");
+    service.oneshot(request()).await.expect("infallible");
 }
 
 #[tokio::test]
-async fn a_handle_tells_what_was_decided_and_where() {
+async fn a_handle_has_the_decision_and_the_control_point() {
     let recorder = Recorder::accepting();
     let (flow, _) = run(&exposed(&recorder), fine, |flow| {
         assert!(!flow.is_ended());
@@ -90,7 +91,7 @@ async fn a_handle_tells_what_was_decided_and_where() {
     let recorder = Recorder::unreachable(FlowError::new(FlowErrorKind::Timeout, "late"));
     run(&exposed(&recorder), fine, |flow| {
         assert_eq!(flow.decision(), FlowDecision::Unreachable);
-        // There is nothing to end, so nothing to say.
+        // An unreachable flow has no end, so its status cannot be set.
         assert!(flow.is_ended() && !flow.set_status(Error));
     })
     .await;
@@ -98,7 +99,7 @@ async fn a_handle_tells_what_was_decided_and_where() {
 }
 
 #[tokio::test]
-async fn what_the_handler_says_goes_before_what_the_response_says() {
+async fn a_status_set_by_the_handler_prevails_over_that_of_the_response() {
     type Case = (fn() -> Response<Script>, fn(&FlowHandle), FlowStatus, u16);
     let cases: [Case; 6] = [
         (fine, |_| (), Fine, 200),
@@ -116,15 +117,15 @@ async fn what_the_handler_says_goes_before_what_the_response_says() {
             200,
         ),
     ];
-    for (at, (answer, work, status, http)) in cases.into_iter().enumerate() {
+    for (at, (respond, work, status, http)) in cases.into_iter().enumerate() {
         let recorder = Recorder::accepting();
-        run(&exposed(&recorder), answer, work).await;
+        run(&exposed(&recorder), respond, work).await;
         assert_eq!(recorder.end(), (status, Some(http)), "case {at}");
     }
 }
 
 #[tokio::test]
-async fn a_classifier_still_judges_where_the_handler_is_silent() {
+async fn the_classify_hook_decides_if_the_handler_sets_no_status() {
     let recorder = Recorder::accepting();
     let layer = exposed(&recorder).classify(|_| Error);
     run(&layer, fine, |_| ()).await;
@@ -134,7 +135,7 @@ async fn a_classifier_still_judges_where_the_handler_is_silent() {
 }
 
 #[tokio::test]
-async fn what_fails_afterwards_is_an_error_whatever_was_said() {
+async fn a_later_failure_is_an_error_in_spite_of_a_set_status() {
     let recorder = Recorder::accepting();
     let failing = || response(200, Script::new([Step::Data("text"), Step::Error]));
     let (flow, ended) = run(&exposed(&recorder), failing, |flow| {
@@ -146,18 +147,21 @@ async fn what_fails_afterwards_is_an_error_whatever_was_said() {
 }
 
 #[tokio::test]
-async fn a_handle_that_is_kept_does_not_keep_the_flow_open() {
+async fn a_kept_handle_does_not_keep_the_flow_open() {
     let recorder = Recorder::accepting();
     let (flow, _) = run(&exposed(&recorder), fine, |_| ()).await;
     assert_eq!(recorder.end(), (Fine, Some(200)));
     assert!(flow.is_ended());
-    assert!(!flow.set_status(Error), "too late, and it says so");
+    assert!(
+        !flow.set_status(Error),
+        "the flow has ended, so setting fails"
+    );
     drop(flow);
     assert_eq!(recorder.end(), (Fine, Some(200)));
 }
 
 #[tokio::test]
-async fn a_decider_without_caches_says_so() {
+async fn a_decider_without_caches_returns_cache_errors() {
     let (flow, _) = run(&exposed(&Recorder::accepting()), fine, |_| ()).await;
     assert_eq!(flow.result_cache(), Err(CacheError::NotRequested));
     assert_eq!(flow.global_cache("g"), Err(CacheError::UnknownKey));
@@ -177,7 +181,7 @@ mod caches {
     }
 
     #[tokio::test]
-    async fn a_handle_reads_what_was_there_and_writes_for_the_next() {
+    async fn a_handle_reads_cached_values_and_writes_for_later_flows() {
         let layer = ApertureLayer::new(client(), "shop")
             .result_cache_key(|head| head.uri().path().into())
             .global_cache_key(|_| "settings".into())
@@ -211,25 +215,28 @@ mod caches {
     }
 
     #[tokio::test]
-    async fn the_extension_and_the_handle_see_the_same() {
+    async fn the_extension_and_the_handle_have_the_same_lookup() {
         let layer = ApertureLayer::new(client(), "shop")
             .result_cache_key(|_| "k".into())
             .insert_cache_lookup(true)
             .expose_flow();
         let service = layer.layer(service_fn(|request: Request<()>| {
             let lookup = request.extensions().get::<tower_aperture::CacheLookup>();
-            assert_eq!(lookup.expect("it is there").result, Some(Ok(None)));
+            assert_eq!(
+                lookup.expect("the layer inserted it").result,
+                Some(Ok(None))
+            );
             let flow = request.extensions().get::<FlowHandle>().expect("exposed");
             assert_eq!(flow.result_cache(), Ok(None));
             ready(Ok::<_, Infallible>(fine()))
         }));
-        service.oneshot(request()).await.expect("it never fails");
+        service.oneshot(request()).await.expect("infallible");
     }
 
-    /// What lies there is the layer's, not the handler's.
+    /// The stored response belongs to the layer.
     #[cfg(feature = "response-cache")]
     #[tokio::test]
-    async fn beside_a_layer_that_answers_from_the_cache_there_is_no_key_to_write_to() {
+    async fn with_a_response_cache_the_handle_cannot_use_the_result_cache() {
         let layer = ApertureLayer::new(client(), "shop")
             .expose_flow()
             .result_cache(|_| "k".into(), MINUTE);
@@ -241,7 +248,7 @@ mod caches {
             assert!(flow.set_status(Error));
             Ok::<_, Infallible>(fine())
         }));
-        service.oneshot(request()).await.expect("it never fails");
+        service.oneshot(request()).await.expect("infallible");
     }
 }
 
@@ -253,7 +260,7 @@ mod axum {
     use super::*;
     use crate::layer_support::server::{BOTH, Client, Version, serve};
 
-    async fn ask(version: Version, app: Router, path: &str) -> (u16, String) {
+    async fn fetch(version: Version, app: Router, path: &str) -> (u16, String) {
         let mut client = Client::connect(version, serve(version, app).await).await;
         let request = Request::get(format!("http://shop.example{path}"));
         let response = client.send(request.header("host", "shop.example")).await;
@@ -284,20 +291,20 @@ mod axum {
         for version in BOTH {
             let recorder = Recorder::accepting();
             let exposed = app().route_layer(exposed(&recorder));
-            let told = ask(version, exposed.clone(), "/flow").await;
-            assert_eq!(told, (200, "Accepted at shop".to_owned()));
+            let response = fetch(version, exposed.clone(), "/flow").await;
+            assert_eq!(response, (200, "Accepted at shop".to_owned()));
             assert_eq!(recorder.ended().await, (Error, Some(200)));
-            assert_eq!(ask(version, exposed, "/maybe").await.1, "true");
+            assert_eq!(fetch(version, exposed, "/maybe").await.1, "true");
         }
     }
 
     #[tokio::test]
-    async fn where_there_is_no_flow_the_answer_names_what_is_missing() {
+    async fn without_a_flow_the_extractor_names_the_missing_setting() {
         let plain = app().route_layer(ApertureLayer::new(Recorder::accepting(), "shop"));
-        let (status, text) = ask(Version::Http1, plain.clone(), "/flow").await;
+        let (status, text) = fetch(Version::Http1, plain.clone(), "/flow").await;
         assert_eq!(status, 500);
         assert!(text.contains("`.expose_flow()`"), "{text}");
-        assert_eq!(ask(Version::Http1, plain, "/maybe").await.1, "false");
+        assert_eq!(fetch(Version::Http1, plain, "/maybe").await.1, "false");
     }
 }
 
@@ -324,7 +331,7 @@ mod remote {
     }
 
     #[tokio::test]
-    async fn with_an_agent_a_hold_keeps_the_slot_until_it_is_dropped_also_after_a_shutdown() {
+    async fn with_an_agent_a_hold_keeps_the_slot_even_after_a_shutdown() {
         let agent = FakeAgent::start();
         agent.on_check(|request| Reply::Now(answer::granted(request)));
         let client = client(&agent);
@@ -334,11 +341,11 @@ mod remote {
             let keep = holds.clone();
             let service = layer.layer(service_fn(move |request: Request<()>| {
                 let flow = request.extensions().get::<FlowHandle>();
-                let hold = flow.expect("it is exposed").hold();
+                let hold = flow.expect("the flow is exposed").hold();
                 keep.lock().expect("no panic").push(hold);
                 ready(Ok::<_, Infallible>(fine()))
             }));
-            let response = service.oneshot(request()).await.expect("it never fails");
+            let response = service.oneshot(request()).await.expect("infallible");
             response.into_body().collect().await.expect("a body");
         }
         assert_eq!(agent.tokens_in_flight(), 2);
@@ -352,11 +359,14 @@ mod remote {
         let flow = hold.flow().clone();
         assert!(!flow.is_ended());
         drop((client, layer, hold));
-        assert!(flow.is_ended(), "the flow is over, wherever its end goes");
+        assert!(
+            flow.is_ended(),
+            "the flow ends although the end cannot be sent"
+        );
     }
 
     #[tokio::test]
-    async fn with_an_agent_a_handle_writes_to_its_caches() {
+    async fn with_an_agent_a_handle_writes_to_the_agents_caches() {
         let agent = FakeAgent::start();
         let client = client(&agent);
         let layer = ApertureLayer::new(client.clone(), "shop")

@@ -28,15 +28,19 @@ policy:
 
 async fn chat(flow: FlowHandle, upgrade: WebSocketUpgrade) -> AxumResponse {
     let hold = flow.hold();
-    upgrade.on_upgrade(move |socket| talk(socket, hold))
+    upgrade.on_upgrade(move |socket| echo(socket, hold))
 }
 
-/// Says what it hears; panics at `panic`.
-async fn talk(mut socket: WebSocket, hold: FlowHold) {
+/// Echoes each message; panics at `panic`.
+async fn echo(mut socket: WebSocket, hold: FlowHold) {
     assert!(hold.is_open());
     while let Some(Ok(message)) = socket.recv().await {
         let text = message.into_text().expect("text");
-        assert_ne!(text.as_str(), "panic", "as the test wants it to");
+        assert_ne!(
+            text.as_str(),
+            "panic",
+            "the task panics, as the test intends"
+        );
         if socket.send(text.as_str().into()).await.is_err() {
             return;
         }
@@ -66,14 +70,14 @@ async fn connect(url: &str) -> Result<Socket, u16> {
     }
 }
 
-async fn say(socket: &mut Socket, text: &'static str) {
+async fn send_and_expect_echo(socket: &mut Socket, text: &'static str) {
     socket.send(Message::text(text)).await.expect("sent");
     let echo = socket.next().await.expect("an echo").expect("no error");
     assert_eq!(echo.into_text().expect("text"), text);
 }
 
 /// Waits until a slot is free.
-async fn free(client: &ApertureClient) {
+async fn wait_for_free_slot(client: &ApertureClient) {
     let free = async {
         loop {
             let flow = client.start_flow("chat", FlowParams::new()).await;
@@ -85,20 +89,20 @@ async fn free(client: &ApertureClient) {
         }
     };
     let freed = tokio::time::timeout(HANG, free).await;
-    assert!(freed.is_ok(), "the slot stays taken");
+    assert!(freed.is_ok(), "the slot is not returned");
 }
 
 #[tokio::test]
-async fn an_open_websocket_has_a_slot_however_it_comes_to_its_end() {
+async fn a_websocket_holds_a_slot_until_it_ends_in_any_way() {
     let (url, client) = serve().await;
     let mut first = connect(&url).await.expect("a slot");
-    say(&mut first, "one").await;
-    // A clean close, a connection that goes away, a task that panics.
+    send_and_expect_echo(&mut first, "one").await;
+    // A clean close, a lost connection, and a task that panics.
     for way in 0..3 {
         let mut second = connect(&url).await.expect("a slot");
-        say(&mut second, "two").await;
+        send_and_expect_echo(&mut second, "two").await;
         assert_eq!(connect(&url).await.err(), Some(429), "both slots are taken");
-        say(&mut first, "still here").await;
+        send_and_expect_echo(&mut first, "still here").await;
         match way {
             0 => second.close(None).await.expect("closed"),
             1 => drop(second),
@@ -108,7 +112,7 @@ async fn an_open_websocket_has_a_slot_however_it_comes_to_its_end() {
                 assert!(!matches!(second.next().await, Some(Ok(Message::Text(_)))));
             }
         }
-        free(&client).await;
+        wait_for_free_slot(&client).await;
     }
-    say(&mut first, "to the end").await;
+    send_and_expect_echo(&mut first, "to the end").await;
 }

@@ -1,4 +1,4 @@
-//! What `baggage` can set: nothing that the layer names, and each line and member on its own.
+//! `baggage` cannot set a label that the layer names, and each line and member is read by itself.
 
 use std::net::IpAddr;
 
@@ -9,13 +9,13 @@ use tower_aperture::layer::{
 use tower_aperture::{ApertureLayer, LabelLimits, Labels, RequestHead};
 
 use super::layer_support::{Asked, Recorder};
-use super::{ask, request};
+use super::{check_of, request};
 
-/// Left by a layer that checks who calls, for those that it knows.
+/// Inserted by an authenticating layer for the callers that it knows.
 #[derive(Clone)]
 struct Tier(String);
 
-/// A label `tier` by every kind of reader; in the requests here each of them finds nothing.
+/// Adds a label `tier` by some kind of reader, which finds no value in the requests of these tests.
 type Build = fn(ApertureLayer<Recorder>) -> ApertureLayer<Recorder>;
 
 const READERS: [(&str, Build); 12] = [
@@ -61,7 +61,7 @@ const READERS: [(&str, Build); 12] = [
     }),
 ];
 
-/// Each sets `tier` by some trick, and `plan` beside it.
+/// Lines of baggage that each try to set `tier`, and that set `plan`.
 const LINES: [&[&str]; 9] = [
     &["tier=gold,plan=free"],
     &["plan=free,tier=gold"],
@@ -74,7 +74,7 @@ const LINES: [&[&str]; 9] = [
     &["tier=,plan=free,tier=%67old"],
 ];
 
-fn with(lines: &[&str]) -> Request<()> {
+fn with_baggage(lines: &[&str]) -> Request<()> {
     let headers: Vec<_> = lines.iter().map(|line| ("baggage", *line)).collect();
     request(&headers)
 }
@@ -84,49 +84,57 @@ fn is_tier(key: &str) -> bool {
     key.replace("%65", "e").replace("%72", "r") == "tier"
 }
 
-fn expect_no_tier(asked: &Asked, what: &str) {
+fn expect_no_tier(asked: &Asked, context: &str) {
     let tier = asked.labels.iter().find(|(key, _)| is_tier(key));
-    assert_eq!(tier, None, "{what}");
-    assert_eq!(asked.label("plan"), Some("free"), "{what}");
+    assert_eq!(tier, None, "{context}");
+    assert_eq!(asked.label("plan"), Some("free"), "{context}");
 }
 
 #[tokio::test]
 async fn a_key_that_the_layer_names_never_comes_from_baggage() {
     for (reader, build) in READERS {
         for lines in LINES {
-            let asked = ask(build, with(lines)).await;
+            let asked = check_of(build, with_baggage(lines)).await;
             expect_no_tier(&asked, &format!("{reader}: {lines:?}"));
         }
-        // By attributes too.
+        // The same for checks by attributes.
         let recorder = Recorder::accepting();
         let layer = build(ApertureLayer::new(recorder.clone(), "test")).send_header("x-other");
-        super::pass(&layer, with(LINES[0])).await;
+        super::pass(&layer, with_baggage(LINES[0])).await;
         expect_no_tier(&recorder.question(), reader);
     }
-    let asked = ask(|layer| layer, with(&["tier=gold"])).await;
-    assert_eq!(asked.label("tier"), Some("gold"), "nothing names it");
+    let asked = check_of(|layer| layer, with_baggage(&["tier=gold"])).await;
+    assert_eq!(
+        asked.label("tier"),
+        Some("gold"),
+        "the layer does not name the key"
+    );
 }
 
 #[tokio::test]
-async fn a_default_stands_against_baggage() {
+async fn a_default_label_prevails_over_baggage() {
     for (reader, build) in READERS {
-        let asked = ask(|layer| build(layer.label("tier", "none")), with(LINES[0])).await;
+        let asked = check_of(
+            |layer| build(layer.label("tier", "none")),
+            with_baggage(LINES[0]),
+        )
+        .await;
         assert_eq!(asked.label("tier"), Some("none"), "{reader}");
     }
 }
 
 #[tokio::test]
-async fn what_a_reader_takes_from_baggage_by_name_is_there() {
-    let asked = ask(
+async fn a_reader_of_a_baggage_member_finds_its_value() {
+    let asked = check_of(
         |layer| layer.label_from("tenant", baggage_member("tenant-id")),
-        with(&["tenant=eve,tenant-id=7,%zz"]),
+        with_baggage(&["tenant=eve,tenant-id=7,%zz"]),
     )
     .await;
     assert_eq!(asked.label("tenant"), Some("7"));
 }
 
 #[tokio::test]
-async fn a_bad_member_costs_nothing_but_itself() {
+async fn a_malformed_member_removes_no_other_member() {
     for bad in [
         "", " ", "a b=1", "=", "=x", "novalue", "x=%zz", "x=%", "x=\"q\"", "x=a\\b", "x=\u{fc}",
         "\u{fc}=1", "x=1;=", "x=1; a b",
@@ -136,13 +144,13 @@ async fn a_bad_member_costs_nothing_but_itself() {
             format!("tier=gold,{bad},plan=free"),
             format!("tier=gold,plan=free,{bad}"),
         ] {
-            let asked = ask(|layer| layer, with(&[&line])).await;
+            let asked = check_of(|layer| layer, with_baggage(&[&line])).await;
             assert_eq!(asked.label("tier"), Some("gold"), "{line:?}");
             assert_eq!(asked.label("plan"), Some("free"), "{line:?}");
             assert_eq!(asked.labels.len(), 2, "{line:?}");
         }
         for lines in [[bad, "tier=gold"], ["tier=gold", bad]] {
-            let asked = ask(|layer| layer, with(&lines)).await;
+            let asked = check_of(|layer| layer, with_baggage(&lines)).await;
             assert_eq!(
                 asked.labels,
                 [("tier".to_owned(), "gold".to_owned())],
@@ -153,7 +161,7 @@ async fn a_bad_member_costs_nothing_but_itself() {
 }
 
 #[tokio::test]
-async fn a_clients_line_of_any_size_leaves_the_gateways() {
+async fn a_clients_line_of_any_size_does_not_displace_the_gateways_line() {
     let many = |count: usize| {
         let members: Vec<_> = (0..count).map(|at| format!("m{at}=1")).collect();
         members.join(",")
@@ -167,40 +175,45 @@ async fn a_clients_line_of_any_size_leaves_the_gateways() {
         ",".repeat(3000),
     ] {
         for lines in [[&*bad, "x=1,tenant=7"], ["x=1,tenant=7", &bad]] {
-            let asked = ask(|layer| layer.label("service", "shop"), with(&lines)).await;
+            let asked =
+                check_of(|layer| layer.label("service", "shop"), with_baggage(&lines)).await;
             assert_eq!(asked.label("tenant"), Some("7"));
             assert_eq!(asked.label("service"), Some("shop"));
             assert!(asked.labels.len() <= 64);
         }
     }
-    // In one line a gateway's members are the last.
-    let asked = ask(|layer| layer, with(&[&format!("{},tenant=7", many(300))])).await;
+    // If both are in one line, the gateway's members come last.
+    let asked = check_of(
+        |layer| layer,
+        with_baggage(&[&format!("{},tenant=7", many(300))]),
+    )
+    .await;
     assert_eq!(asked.label("tenant"), Some("7"));
     assert_eq!((asked.labels.len(), asked.dropped), (64, 237));
 }
 
 #[tokio::test]
-async fn of_a_repeated_key_the_last_well_formed_value_counts_over_all_lines() {
+async fn the_last_well_formed_value_of_a_repeated_key_counts_across_lines() {
     for (lines, expected) in [
         (&["tenant=a,tenant=b"][..], "b"),
         (&["tenant=a", "tenant=b"], "b"),
         (&["tenant=a", "tenant=%"], "a"),
         (&["tenant=a,x", "y=1"], "a"),
     ] {
-        let asked = ask(|layer| layer, with(lines)).await;
+        let asked = check_of(|layer| layer, with_baggage(lines)).await;
         assert_eq!(asked.label("tenant"), Some(expected), "{lines:?}");
     }
-    // And where there is no room for all.
+    // The same when the labels exceed the limit.
     let many: Vec<_> = (0..80).map(|at| format!("m{at}=1")).collect();
     let first = format!("{},tenant=a", many.join(","));
-    let asked = ask(
+    let asked = check_of(
         |layer| {
             layer.label_limits(LabelLimits {
                 count: 10,
                 ..LabelLimits::default()
             })
         },
-        with(&[&first, "y=1,tenant=b,z=1"]),
+        with_baggage(&[&first, "y=1,tenant=b,z=1"]),
     )
     .await;
     assert_eq!(asked.label("tenant"), Some("b"));
@@ -209,7 +222,7 @@ async fn of_a_repeated_key_the_last_well_formed_value_counts_over_all_lines() {
 
 #[cfg(feature = "embedded")]
 #[tokio::test]
-async fn an_engine_that_is_asked_by_attributes_does_not_take_a_named_key_from_baggage() {
+async fn checks_by_attributes_take_no_named_key_from_baggage() {
     use std::convert::Infallible;
 
     use tower::{Layer, ServiceExt, service_fn};
@@ -231,7 +244,7 @@ circuit:
         parameters: {interval: 3600s}
 ";
     let engine = Engine::builder().policy_text("policy", policy).build();
-    let client = ApertureClient::embedded(engine.expect("the policy is right"));
+    let client = ApertureClient::embedded(engine.expect("a valid policy"));
     let inner = service_fn(async |_: Request<()>| Ok::<_, Infallible>(hello()));
     for (named, expected) in [(false, 429), (true, 200)] {
         let mut layer = ApertureLayer::http(client.clone(), "test").send_header("baggage");
@@ -239,8 +252,12 @@ circuit:
             layer = layer.label_from_header("tier", "x-tier");
         }
         for lines in [&["tier=gold"][..], &["x", "tier=gold"], &["tier=gold,"]] {
-            let answer = layer.layer(inner).oneshot(with(lines)).await;
-            assert_eq!(answer.expect("a response").status(), expected, "{lines:?}");
+            let response = layer.layer(inner).oneshot(with_baggage(lines)).await;
+            assert_eq!(
+                response.expect("a response").status(),
+                expected,
+                "{lines:?}"
+            );
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Labels of the application survive what a client sends, and no value is too long for a limit.
+//! A client cannot displace labels of the application, and limits apply to values of any length.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -7,10 +7,10 @@ use tower_aperture::layer::{extension, header, joined, query};
 use tower_aperture::{ApertureLayer, FlowParams, LabelLimits, Labels, RequestHead};
 
 use super::layer_support::{Asked, Recorder};
-use super::{ask, request};
+use super::{check_of, request};
 
-/// A layer with a limit for each address, constants that selectors need, and readers of what a
-/// client sends.
+/// Configures a layer with a label for the address, constants that selectors need, and readers of
+/// values that a client sends.
 fn shop(layer: ApertureLayer<Recorder>) -> ApertureLayer<Recorder> {
     layer
         .label_from_header("user_id", "x-user-id")
@@ -40,7 +40,7 @@ fn bytes(asked: &Asked) -> usize {
 }
 
 #[tokio::test]
-async fn a_huge_value_takes_no_label_of_the_application_with_it() {
+async fn a_huge_value_of_a_client_displaces_no_label_of_the_application() {
     for size in [150, 201, 1000, 8000, 8192, 60_000] {
         let long = "x".repeat(size);
         let path = format!("/{long}?plan={long}");
@@ -60,10 +60,10 @@ async fn a_huge_value_takes_no_label_of_the_application_with_it() {
             ),
         ] {
             if path.len() > 60_000 {
-                // More than a URI may have.
+                // The path is longer than a URI may be.
                 continue;
             }
-            let asked = ask(shop, from_client(path, headers)).await;
+            let asked = check_of(shop, from_client(path, headers)).await;
             for (key, value) in [
                 ("ip", "127.0.0.1"),
                 ("service", "shop"),
@@ -80,9 +80,9 @@ async fn a_huge_value_takes_no_label_of_the_application_with_it() {
     }
 }
 
-/// The label that a layer makes of a value.
+/// Returns the label that a layer makes from a header's value.
 async fn label_of(value: &str) -> String {
-    let asked = ask(
+    let asked = check_of(
         |layer| layer.label_from_header("user_id", "x-user-id"),
         request(&[("x-user-id", value)]),
     )
@@ -91,9 +91,9 @@ async fn label_of(value: &str) -> String {
 }
 
 #[tokio::test]
-async fn an_over_long_value_is_a_prefix_and_128_bits_of_its_sha_256() {
+async fn a_long_value_is_shortened_to_a_prefix_and_128_bits_of_its_sha_256() {
     let long = "a".repeat(1000);
-    // As `sha256sum` has it: the same in every process.
+    // These are the digests of `sha256sum`, so every process makes the same label.
     let expected = format!("{}~41edece42d63e8d9bf515a9ba6932e1c", &long[..64]);
     assert_eq!(label_of(&long).await, expected);
     let other = format!("{}b", &long[..999]);
@@ -103,22 +103,22 @@ async fn an_over_long_value_is_a_prefix_and_128_bits_of_its_sha_256() {
     let fits = "a".repeat(200);
     assert_eq!(label_of(&fits).await, fits);
     assert_eq!(label_of(&"a".repeat(201)).await.len(), 97);
-    // Sent on to a service behind, it stays what it is.
+    // A shortened value stays the same when the next service reads it.
     assert_eq!(label_of(&expected).await, expected);
 }
 
 #[tokio::test]
-async fn every_reader_makes_the_same_key_of_the_same_long_value() {
+async fn every_reader_shortens_the_same_value_to_the_same_label() {
     let long = format!("{}/\u{fc}", "k".repeat(300));
     let encoded = long.replace('\u{fc}', "%C3%BC");
     let owned = long.clone();
-    let asked = ask(
+    let asked = check_of(
         move |layer| {
-            let by_hook = owned.clone();
+            let hook_value = owned.clone();
             layer
                 .label_from("query", query("user"))
                 .label_from("text", move |_: RequestHead<'_>| owned.clone().into())
-                .labels(move |_, labels: &mut Labels<'_>| labels.insert("hook", by_hook.clone()))
+                .labels(move |_, labels: &mut Labels<'_>| labels.insert("hook", hook_value.clone()))
         },
         {
             let mut request = request(&[("baggage", &*format!("member={encoded}"))]);
@@ -127,8 +127,8 @@ async fn every_reader_makes_the_same_key_of_the_same_long_value() {
         },
     )
     .await;
-    let by_hand = FlowParams::new().client_label("by-hand", &*long);
-    let key = by_hand.labels.get("by-hand").expect("a label");
+    let direct = FlowParams::new().client_label("direct", &*long);
+    let key = direct.labels.get("direct").expect("a label");
     assert!(key.starts_with(&"k".repeat(64)) && key.len() == 97);
     for reader in ["query", "text", "hook", "member"] {
         assert_eq!(asked.label(reader), Some(key), "{reader}");
@@ -137,10 +137,10 @@ async fn every_reader_makes_the_same_key_of_the_same_long_value() {
 }
 
 #[tokio::test]
-async fn the_limit_of_a_value_is_the_applications_to_set() {
+async fn the_application_can_set_the_limit_of_values() {
     let long = "v".repeat(1000);
     for (limit, length) in [(999, 97), (1000, 1000), (50, 50), (33, 32), (0, 32)] {
-        let asked = ask(
+        let asked = check_of(
             |layer| {
                 layer
                     .label_value_limit(limit)
@@ -160,7 +160,7 @@ async fn the_limit_of_a_value_is_the_applications_to_set() {
 }
 
 #[tokio::test]
-async fn sixty_four_readers_of_long_values_all_have_their_labels() {
+async fn sixty_four_readers_of_long_values_keep_their_labels() {
     let long = "l".repeat(200);
     let headers: Vec<_> = (0..62)
         .map(|at| (format!("x-{at}"), long.clone()))
@@ -169,7 +169,7 @@ async fn sixty_four_readers_of_long_values_all_have_their_labels() {
         .iter()
         .map(|(name, value)| (&**name, &**value))
         .collect();
-    let asked = ask(
+    let asked = check_of(
         |mut layer| {
             for (name, _) in &headers {
                 layer = layer.label_from_header((*name).to_owned(), name);
@@ -187,14 +187,14 @@ async fn sixty_four_readers_of_long_values_all_have_their_labels() {
 }
 
 #[tokio::test]
-async fn labels_that_a_closure_copies_from_the_client_go_before_those_with_names() {
+async fn labels_that_a_closure_copies_from_a_client_are_dropped_before_named_ones() {
     let flood: Vec<_> = (0..1000).map(|at| format!("p{at}={at}")).collect();
     let big: Vec<_> = (0..90)
         .map(|at| format!("p{at}={}", "b".repeat(150)))
         .collect();
     let key = "k".repeat(9000);
     for query in [flood.join("&"), big.join("&"), format!("{key}=1&tier=gold")] {
-        let asked = ask(
+        let asked = check_of(
             |layer| {
                 layer
                     .labels(|head: RequestHead<'_>, labels: &mut Labels<'_>| {
@@ -214,20 +214,24 @@ async fn labels_that_a_closure_copies_from_the_client_go_before_those_with_names
         assert!(asked.labels.len() <= 64 && bytes(&asked) <= 8192);
         assert!(asked.dropped > 0);
         if query.contains("tier=gold") {
-            assert_eq!(asked.label("tier"), Some("gold"), "the largest goes");
+            assert_eq!(
+                asked.label("tier"),
+                Some("gold"),
+                "the largest label is dropped"
+            );
             assert_eq!((asked.labels.len(), asked.dropped), (4, 1));
         }
     }
 }
 
 #[tokio::test]
-async fn where_something_has_to_go_the_clients_largest_goes_first() {
+async fn over_the_limit_the_largest_label_of_the_client_is_dropped_first() {
     let limits = LabelLimits {
         count: 64,
         bytes: 200,
     };
     let (a, b) = ("a".repeat(120), "b".repeat(150));
-    let asked = ask(
+    let asked = check_of(
         |layer| {
             layer
                 .label_limits(limits)
@@ -244,13 +248,13 @@ async fn where_something_has_to_go_the_clients_largest_goes_first() {
         ]),
     )
     .await;
-    // Both long values are shortened, and then one still has to go.
+    // Both long values are shortened, and one label is still over the limit.
     assert_eq!(asked.label("own").map(str::len), Some(60));
     assert_eq!(asked.label("c"), Some("small"));
     assert_eq!(
         asked.labels.len(),
         4,
-        "a or b is gone, and the baggage fits: {asked:?}"
+        "a or b is dropped, and the baggage fits: {asked:?}"
     );
     assert_eq!((asked.dropped, asked.shortened), (1, 2));
     assert!(bytes(&asked) <= 200);
@@ -267,7 +271,7 @@ mod in_process {
     use super::*;
     use crate::layer_support::inner::{Body, hello};
 
-    /// One request for each value of the label, from the shop's service only.
+    /// Returns a client that accepts one request for each value of a label, from `shop` only.
     fn client(label: &str) -> ApertureClient {
         let policy = format!(
             "
@@ -285,7 +289,7 @@ circuit:
 "
         );
         let engine = Engine::builder().policy_text("policy", policy).build();
-        ApertureClient::embedded(engine.expect("the policy is right"))
+        ApertureClient::embedded(engine.expect("a valid policy"))
     }
 
     async fn status<D, R>(layer: &ApertureLayer<D, R>, request: Request<()>) -> u16
@@ -299,7 +303,7 @@ circuit:
     }
 
     #[tokio::test]
-    async fn an_over_long_user_is_limited_like_any_other() {
+    async fn a_user_with_a_long_name_is_limited_like_any_other() {
         let client = client("user_id");
         let layer = ApertureLayer::new(client.clone(), "test")
             .label_from_header("user_id", "x-user-id")
@@ -313,12 +317,15 @@ circuit:
             }
         }
         let stats = client.stats();
-        assert_eq!(stats.labels_shortened, 16, "four sizes, two users, twice");
+        assert_eq!(
+            stats.labels_shortened, 16,
+            "four sizes for two users, each sent twice"
+        );
         assert_eq!((stats.labels_dropped, stats.undecided), (0, 0));
     }
 
     #[tokio::test]
-    async fn a_limit_by_address_holds_whatever_headers_come_along() {
+    async fn a_limit_by_address_holds_with_any_headers() {
         let junk = ["j".repeat(8000), "%+ ,;".repeat(1500), "=".repeat(7000)];
         for http in [false, true] {
             let client = client("ip");
@@ -348,7 +355,7 @@ circuit:
     }
 
     #[tokio::test]
-    async fn a_flow_by_hand_keeps_its_labels_beside_a_huge_one() {
+    async fn a_flow_without_a_layer_keeps_its_labels_beside_a_huge_one() {
         let client = client("user_id");
         let user = "u".repeat(9000);
         for last in ["1", "2"] {

@@ -1,4 +1,4 @@
-//! Labels and control points of a layer: where they come from, and what a client can do to them.
+//! Labels and control points of a layer: their sources, and the limits of a client's influence.
 
 mod baggage;
 mod bounds;
@@ -17,8 +17,8 @@ use layer_support::{Asked, Recorder};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_aperture::ApertureLayer;
 
-/// What the decider of a layer is asked about a request.
-async fn ask(
+/// Sends a request through a layer and returns the check that its decider received.
+async fn check_of(
     build: impl FnOnce(ApertureLayer<Recorder>) -> ApertureLayer<Recorder>,
     request: Request<()>,
 ) -> Asked {

@@ -1,4 +1,4 @@
-//! Requests without a label that the layer requires are rejected before anybody is asked.
+//! Requests without a label that the layer requires are rejected without a check.
 
 use std::convert::Infallible;
 
@@ -18,7 +18,7 @@ fn strict(recorder: &Recorder) -> ApertureLayer<Recorder> {
         .require_label("user_id")
 }
 
-async fn answer<R: OnReject<Body>>(
+async fn respond_to<R: OnReject<Body>>(
     layer: &ApertureLayer<Recorder, R>,
     request: Request<()>,
 ) -> Response<impl http_body::Body<Data = bytes::Bytes, Error: std::fmt::Debug> + use<R>> {
@@ -31,7 +31,7 @@ async fn answer<R: OnReject<Body>>(
 }
 
 #[tokio::test]
-async fn a_request_without_the_label_is_answered_400_and_nobody_is_asked() {
+async fn a_request_without_the_label_is_answered_400_without_a_check() {
     let recorder = Recorder::accepting();
     let layer = strict(&recorder);
     for headers in [
@@ -43,19 +43,19 @@ async fn a_request_without_the_label_is_answered_400_and_nobody_is_asked() {
         &[("baggage", "%75ser_id=7")],
     ] {
         assert_eq!(
-            answer(&layer, request(headers)).await.status(),
+            respond_to(&layer, request(headers)).await.status(),
             400,
             "{headers:?}"
         );
     }
     assert!(recorder.asked().is_empty());
-    let asked = answer(&layer, request(&[("x-user-id", "7")])).await;
+    let asked = respond_to(&layer, request(&[("x-user-id", "7")])).await;
     assert_eq!(asked.status(), 200);
     assert_eq!(recorder.question().label("user_id"), Some("7"));
 }
 
 #[tokio::test]
-async fn each_of_several_is_required_and_a_default_will_do() {
+async fn each_of_several_labels_is_required_and_a_default_satisfies_it() {
     let recorder = Recorder::accepting();
     let layer = strict(&recorder)
         .label_from("tenant", baggage_member("tenant-id"))
@@ -70,7 +70,7 @@ async fn each_of_several_is_required_and_a_default_will_do() {
         (&[user, ("baggage", "tenant-id=1")], 200),
     ] {
         assert_eq!(
-            answer(&layer, request(headers)).await.status(),
+            respond_to(&layer, request(headers)).await.status(),
             status,
             "{headers:?}"
         );
@@ -78,7 +78,7 @@ async fn each_of_several_is_required_and_a_default_will_do() {
     assert_eq!(recorder.asked().len(), 1);
     let unread = ApertureLayer::new(recorder.clone(), "checkout").require_label("plan");
     assert_eq!(
-        answer(&unread, request(&[("baggage", "plan=free")]))
+        respond_to(&unread, request(&[("baggage", "plan=free")]))
             .await
             .status(),
         400
@@ -86,24 +86,24 @@ async fn each_of_several_is_required_and_a_default_will_do() {
 }
 
 #[tokio::test]
-async fn a_grpc_call_gets_invalid_argument() {
+async fn a_grpc_call_without_the_label_gets_invalid_argument() {
     let recorder = Recorder::accepting();
     let mut call = request(&[("content-type", "application/grpc")]);
     *call.method_mut() = http::Method::POST;
-    let answer = answer(&strict(&recorder), call).await;
-    assert_eq!(answer.status(), 200);
-    assert_eq!(answer.headers()["grpc-status"], "3");
+    let response = respond_to(&strict(&recorder), call).await;
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.headers()["grpc-status"], "3");
     assert_eq!(
-        answer.headers()["grpc-message"],
+        response.headers()["grpc-message"],
         "rejected: a required label is missing"
     );
     assert!(recorder.asked().is_empty());
 }
 
 #[tokio::test]
-async fn problem_details_and_hooks_hear_which_label_is_missing() {
+async fn problem_details_and_reject_hooks_name_the_missing_label() {
     let recorder = Recorder::accepting();
-    let problem = answer(&strict(&recorder).problem_details(), request(&[])).await;
+    let problem = respond_to(&strict(&recorder).problem_details(), request(&[])).await;
     assert_eq!(problem.status(), 400);
     let body = problem
         .into_body()
@@ -125,7 +125,7 @@ async fn problem_details_and_hooks_hear_which_label_is_missing() {
         *response.status_mut() = rejection.status();
         response
     });
-    let response = answer(&hooked, request(&[])).await;
+    let response = respond_to(&hooked, request(&[])).await;
     assert_eq!(response.status(), 400);
     let body = response
         .into_body()
@@ -137,18 +137,22 @@ async fn problem_details_and_hooks_hear_which_label_is_missing() {
 }
 
 #[tokio::test]
-async fn skipped_requests_and_shadow_mode_reject_nothing() {
+async fn skipped_and_shadowed_requests_are_not_rejected_for_a_missing_label() {
     let recorder = Recorder::accepting();
     let skipping = strict(&recorder).skip(|head| head.uri().path() == "/cart");
-    assert_eq!(answer(&skipping, request(&[])).await.status(), 200);
+    assert_eq!(respond_to(&skipping, request(&[])).await.status(), 200);
     assert!(recorder.asked().is_empty());
     let shadow = strict(&recorder).shadow_mode(true);
-    assert_eq!(answer(&shadow, request(&[])).await.status(), 200);
-    assert_eq!(recorder.asked().len(), 1, "asked about like any other");
+    assert_eq!(respond_to(&shadow, request(&[])).await.status(), 200);
+    assert_eq!(
+        recorder.asked().len(),
+        1,
+        "a shadowed request is checked like any other"
+    );
 }
 
 #[tokio::test]
-async fn it_holds_behind_real_servers_and_around_clients() {
+async fn a_required_label_is_enforced_by_real_servers_and_around_clients() {
     for version in server::BOTH {
         let recorder = Recorder::accepting();
         let inner = service_fn(async |_| Ok::<_, Infallible>(hello()));
@@ -156,8 +160,8 @@ async fn it_holds_behind_real_servers_and_around_clients() {
         let mut client = server::Client::connect(version, address).await;
         for (user, status) in [("", 400), ("7", 200)] {
             let request = Request::get("http://shop.example/").header("host", "shop.example");
-            let answer = client.send(request.header("x-user-id", user)).await;
-            assert_eq!(answer.expect("an answer").status(), status);
+            let response = client.send(request.header("x-user-id", user)).await;
+            assert_eq!(response.expect("a response").status(), status);
         }
     }
     let recorder = Recorder::accepting();

@@ -1,4 +1,4 @@
-//! Where labels and control points come from, who wins, and what never travels.
+//! The sources of labels and control points, their precedence, and the headers that are never sent.
 
 use std::borrow::Cow;
 use std::panic::catch_unwind;
@@ -8,23 +8,23 @@ use tower_aperture::layer::{extension, extension_str, header};
 use tower_aperture::{ApertureLayer, LabelLimits, Labels, RequestHead};
 
 use super::layer_support::Recorder;
-use super::{ask, pass, request};
+use super::{check_of, pass, request};
 
 fn tier_of(head: RequestHead<'_>) -> &str {
     head.header("x-tier").unwrap_or("free")
 }
 
 #[tokio::test]
-async fn without_settings_only_baggage_makes_labels() {
+async fn without_settings_only_baggage_sets_labels() {
     let headers = [("x-user-id", "7"), ("baggage", "user=ann,tier=a%20b")];
-    let asked = ask(|layer| layer, request(&headers)).await;
+    let asked = check_of(|layer| layer, request(&headers)).await;
     assert_eq!(asked.labels.len(), 2);
     assert_eq!(asked.label("user"), Some("ann"));
     assert_eq!(asked.label("tier"), Some("a b"));
 }
 
 #[tokio::test]
-async fn extractors_win_over_constants_and_both_over_baggage() {
+async fn extractors_prevail_over_constants_and_both_over_baggage() {
     let headers = [
         ("x-user", "from-header"),
         (
@@ -32,7 +32,7 @@ async fn extractors_win_over_constants_and_both_over_baggage() {
             "user=from-baggage,service=from-baggage,extra=from-baggage",
         ),
     ];
-    let asked = ask(
+    let asked = check_of(
         |layer| {
             layer
                 .label_from_header("user", "x-user")
@@ -51,9 +51,9 @@ async fn extractors_win_over_constants_and_both_over_baggage() {
 }
 
 #[tokio::test]
-async fn of_several_extractors_the_last_wins_in_any_mix() {
+async fn the_last_of_several_sources_of_a_label_prevails() {
     let headers = [("x-user", "header")];
-    let asked = ask(
+    let asked = check_of(
         |layer| {
             layer
                 .labels(|_, labels| labels.insert("user", "closure"))
@@ -63,7 +63,7 @@ async fn of_several_extractors_the_last_wins_in_any_mix() {
     )
     .await;
     assert_eq!(asked.label("user"), Some("header"));
-    let asked = ask(
+    let asked = check_of(
         |layer| {
             layer
                 .label_from_header("user", "x-user")
@@ -73,13 +73,13 @@ async fn of_several_extractors_the_last_wins_in_any_mix() {
     )
     .await;
     assert_eq!(asked.label("user"), Some("closure"));
-    let asked = ask(|layer| layer.label("a", "1").label("a", "2"), request(&[])).await;
+    let asked = check_of(|layer| layer.label("a", "1").label("a", "2"), request(&[])).await;
     assert_eq!(asked.labels, [("a".to_owned(), "2".to_owned())]);
 }
 
 #[tokio::test]
 async fn a_client_cannot_set_a_label_that_the_application_sets() {
-    let asked = ask(
+    let asked = check_of(
         |layer| layer.label("user", "anonymous").label("tier", "free"),
         request(&[
             ("baggage", "user=admin,tier=gold"),
@@ -94,7 +94,7 @@ async fn a_client_cannot_set_a_label_that_the_application_sets() {
 
 #[tokio::test]
 async fn baggage_can_be_turned_off() {
-    let asked = ask(
+    let asked = check_of(
         |layer| layer.baggage(false),
         request(&[("baggage", "user=ann")]),
     )
@@ -103,7 +103,7 @@ async fn baggage_can_be_turned_off() {
 }
 
 #[tokio::test]
-async fn a_header_without_a_value_that_is_text_is_no_label_so_that_a_default_applies() {
+async fn a_header_without_a_text_value_sets_no_label_so_the_default_applies() {
     let by_name = |layer: ApertureLayer<Recorder>| layer.label_from_header("user", "X-User");
     let by_reader = |layer: ApertureLayer<Recorder>| layer.label_from("user", header("X-User"));
     for headers in [
@@ -115,23 +115,23 @@ async fn a_header_without_a_value_that_is_text_is_no_label_so_that_a_default_app
         &[("x-user", "a\u{fc}"), ("x-user", "")],
     ] {
         let request = || request(headers);
-        assert!(ask(by_name, request()).await.labels.is_empty());
-        assert!(ask(by_reader, request()).await.labels.is_empty());
-        let asked = ask(|layer| by_name(layer.label("user", "anyone")), request()).await;
+        assert!(check_of(by_name, request()).await.labels.is_empty());
+        assert!(check_of(by_reader, request()).await.labels.is_empty());
+        let asked = check_of(|layer| by_name(layer.label("user", "anyone")), request()).await;
         assert_eq!(asked.label("user"), Some("anyone"), "{headers:?}");
-        let asked = ask(|layer| by_reader(layer.label("user", "anyone")), request()).await;
+        let asked = check_of(|layer| by_reader(layer.label("user", "anyone")), request()).await;
         assert_eq!(asked.label("user"), Some("anyone"), "{headers:?}");
     }
     let mut odd = request(&[]);
-    let value = HeaderValue::from_bytes(b"a\xffb").expect("opaque bytes are legal");
+    let value = HeaderValue::from_bytes(b"a\xffb").expect("opaque bytes are valid");
     odd.headers_mut().append("x-user", value);
-    assert!(ask(by_name, odd).await.labels.is_empty());
+    assert!(check_of(by_name, odd).await.labels.is_empty());
 }
 
 #[tokio::test]
-async fn blanks_around_a_header_are_not_part_of_it() {
+async fn blanks_around_a_header_value_are_trimmed() {
     for value in ["7", " 7", "7\t", "  7  "] {
-        let asked = ask(
+        let asked = check_of(
             |layer| layer.label_from_header("user", "x-user"),
             request(&[("x-user", value)]),
         )
@@ -141,15 +141,15 @@ async fn blanks_around_a_header_are_not_part_of_it() {
 }
 
 #[tokio::test]
-async fn several_values_are_joined_without_those_that_are_none() {
+async fn several_values_are_joined_without_empty_ones() {
     let build = |layer: ApertureLayer<Recorder>| layer.label_from_header("user", "x-user");
-    let asked = ask(
+    let asked = check_of(
         build,
         request(&[("x-user", "a"), ("x-user", "b"), ("x-user", "c")]),
     )
     .await;
     assert_eq!(asked.label("user"), Some("a,b,c"));
-    let asked = ask(
+    let asked = check_of(
         build,
         request(&[
             ("x-user", ""),
@@ -160,11 +160,11 @@ async fn several_values_are_joined_without_those_that_are_none() {
     )
     .await;
     assert_eq!(asked.label("user"), Some("b,c"));
-    let asked = ask(build, request(&[("x-user", ""), ("x-user", "7")])).await;
+    let asked = check_of(build, request(&[("x-user", ""), ("x-user", "7")])).await;
     assert_eq!(
         asked.label("user"),
         Some("7"),
-        "no second key by an empty line"
+        "an empty line does not make a different key"
     );
 }
 
@@ -190,7 +190,7 @@ fn secret_headers_are_refused_as_labels() {
 }
 
 #[test]
-fn names_that_are_none_are_refused() {
+fn invalid_names_are_refused() {
     let layer = ApertureLayer::new(Recorder::accepting(), "test");
     for name in ["", "x user", "x-\u{fc}ser"] {
         let error = layer
@@ -208,13 +208,13 @@ fn names_that_are_none_are_refused() {
 }
 
 #[tokio::test]
-async fn secrets_do_not_travel_by_themselves() {
+async fn secret_headers_are_not_sent_by_default() {
     let headers = [
         ("authorization", "Bearer secret"),
         ("cookie", "session=secret"),
         ("x-user", "7"),
     ];
-    let asked = ask(
+    let asked = check_of(
         |layer| layer.label_from_header("user", "x-user"),
         request(&headers),
     )
@@ -223,7 +223,7 @@ async fn secrets_do_not_travel_by_themselves() {
 }
 
 #[tokio::test]
-async fn limits_drop_baggage_before_extractors_before_constants() {
+async fn over_the_limit_baggage_is_dropped_before_extractors_and_those_before_constants() {
     let limits = |count| LabelLimits {
         count,
         ..LabelLimits::default()
@@ -237,20 +237,20 @@ async fn limits_drop_baggage_before_extractors_before_constants() {
         }
     };
     let request = || request(&[("x-user", "7"), ("baggage", "a=1,b=2")]);
-    let asked = ask(build(2), request()).await;
+    let asked = check_of(build(2), request()).await;
     assert_eq!(
         (asked.label("user"), asked.label("constant")),
         (Some("7"), Some("1"))
     );
     assert_eq!((asked.labels.len(), asked.dropped), (2, 2));
-    let asked = ask(build(1), request()).await;
+    let asked = check_of(build(1), request()).await;
     assert_eq!(asked.label("constant"), Some("1"));
     assert_eq!((asked.labels.len(), asked.dropped), (1, 3));
 }
 
 #[tokio::test]
-async fn closures_borrow_from_the_request() {
-    let asked = ask(
+async fn closures_can_borrow_from_the_request() {
+    let asked = check_of(
         |layer| {
             layer.labels(|head: RequestHead<'_>, labels: &mut Labels<'_>| {
                 labels.insert("tier", tier_of(head));
@@ -278,7 +278,7 @@ impl Route {
 }
 
 #[tokio::test]
-async fn extensions_are_read_whatever_their_type() {
+async fn extensions_of_any_type_are_read() {
     let build = |layer: ApertureLayer<Recorder>| {
         layer
             .label_from("route", extension_str::<Route>(Route::as_str))
@@ -290,11 +290,11 @@ async fn extensions_are_read_whatever_their_type() {
     let mut known = request(&[]);
     known.extensions_mut().insert(Route("/cart"));
     known.extensions_mut().insert(8080_u16);
-    let asked = ask(build, known).await;
+    let asked = check_of(build, known).await;
     assert_eq!(asked.label("route"), Some("/cart"));
     assert_eq!(asked.label("port"), Some("8080"));
     assert_eq!(asked.label("query"), Some("id=1"));
-    let asked = ask(build, request(&[])).await;
+    let asked = check_of(build, request(&[])).await;
     assert_eq!((asked.label("route"), asked.label("port")), (None, None));
 }
 

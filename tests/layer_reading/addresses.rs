@@ -16,11 +16,11 @@ fn behind_proxies() -> ClientAddress {
     ClientAddress::of(|peer: &SocketAddr| Some(*peer)).trust("10.0.0.0/8")
 }
 
-/// A request that a trusted proxy passes on with these lines.
-fn passed_on(name: &'static str, lines: &[&[u8]]) -> Request<()> {
+/// Builds a request that a trusted proxy forwards with the given lines of a header.
+fn forwarded_request(name: &'static str, lines: &[&[u8]]) -> Request<()> {
     let mut request = request("GET /", &[]);
     for line in lines {
-        let value = HeaderValue::from_bytes(line).expect("a legal value");
+        let value = HeaderValue::from_bytes(line).expect("a valid value");
         request.headers_mut().append(name, value);
     }
     let peer = SocketAddr::from(([10, 0, 0, 1], 443));
@@ -33,7 +33,7 @@ fn key(name: &'static str, lines: &[&[u8]]) -> String {
         FORWARDED => behind_proxies().forwarded(),
         _ => behind_proxies(),
     };
-    let request = passed_on(name, lines);
+    let request = forwarded_request(name, lines);
     client_ip(address)(RequestHead::new(&request)).into_owned()
 }
 
@@ -43,7 +43,7 @@ fn expect(name: &'static str, line: &str, expected: &str) {
 }
 
 #[test]
-fn a_bad_or_obfuscated_port_does_not_void_an_address() {
+fn a_bad_or_obfuscated_port_does_not_invalidate_an_address() {
     for port in [
         "", ":", ":80", ":0", ":65536", ":-1", ":_p", ":x y", ":80:80",
     ] {
@@ -66,9 +66,9 @@ fn a_bad_or_obfuscated_port_does_not_void_an_address() {
 }
 
 #[test]
-fn quotes_and_escapes_of_forwarded_are_respected() {
+fn quotes_and_escapes_of_forwarded_are_parsed() {
     for line in [
-        // A Host that the client chose, as proxies quote it.
+        // The client chose the Host, which proxies quote.
         r#"host="a,for=6.6.6.6;x=";for=192.0.2.7"#,
         r#"for=192.0.2.7;host="a,for=6.6.6.6;x=""#,
         r#"for=192.0.2.7;host="a\",for=6.6.6.6;x=\"""#,
@@ -81,7 +81,7 @@ fn quotes_and_escapes_of_forwarded_are_respected() {
 }
 
 #[test]
-fn an_element_that_cannot_be_read_ends_the_walk_as_unknown() {
+fn an_unreadable_element_makes_the_client_address_unknown() {
     for element in [
         "unknown",
         "_hidden",
@@ -108,13 +108,13 @@ fn an_element_that_cannot_be_read_ends_the_walk_as_unknown() {
         expect(FORWARDED, &format!("for=6.6.6.6, {element}"), "unknown");
     }
     expect(XFF, "6.6.6.6, , 10.2.2.2", "unknown");
-    // It is no address for those that want one.
-    let request = passed_on(XFF, &[b"6.6.6.6, unknown"]);
+    // Readers that need an address find none.
+    let request = forwarded_request(XFF, &[b"6.6.6.6, unknown"]);
     assert_eq!(behind_proxies().ip(RequestHead::new(&request)), None);
 }
 
 #[test]
-fn a_list_that_ends_is_not_unreadable() {
+fn a_list_of_trusted_hops_only_is_readable() {
     for line in ["", ",", "10.2.2.2", ", 10.2.2.2", " ,\t,10.2.2.2"] {
         let proxy = if line.contains('1') {
             "10.2.2.2"
@@ -127,7 +127,7 @@ fn a_list_that_ends_is_not_unreadable() {
 }
 
 #[test]
-fn mapped_addresses_are_ipv4_wherever_they_stand() {
+fn ipv4_mapped_addresses_are_read_as_ipv4_everywhere() {
     for line in [
         "::ffff:192.0.2.7",
         "[::ffff:192.0.2.7]:80",
@@ -136,7 +136,7 @@ fn mapped_addresses_are_ipv4_wherever_they_stand() {
         expect(XFF, line, "192.0.2.7");
         expect(XFF, &format!("{line}, ::ffff:10.3.3.3"), "192.0.2.7");
     }
-    // Networks too, and the connection.
+    // This includes trusted networks and the address of the connection.
     let address = ClientAddress::of(|peer: &SocketAddr| Some(*peer));
     let address = address
         .trust("::ffff:10.0.0.0/104")
@@ -151,8 +151,8 @@ fn mapped_addresses_are_ipv4_wherever_they_stand() {
 }
 
 #[test]
-fn ipv6_keys_are_networks_of_a_chosen_size_and_addresses_stay_exact() {
-    let request = passed_on(XFF, &[b"2001:db8:aaaa:bbbb:cccc::1"]);
+fn ipv6_keys_are_networks_of_a_chosen_size_and_ip_returns_the_address() {
+    let request = forwarded_request(XFF, &[b"2001:db8:aaaa:bbbb:cccc::1"]);
     let head = RequestHead::new(&request);
     for (bits, expected) in [
         (0, "::/0"),
@@ -171,43 +171,43 @@ fn ipv6_keys_are_networks_of_a_chosen_size_and_addresses_stay_exact() {
 }
 
 #[tokio::test]
-async fn a_customer_with_a_whole_network_has_one_limit() {
+async fn a_client_with_a_whole_ipv6_network_has_one_limit() {
     let client = limited(2, "control_point: login", "limit_by_label_key: ip");
     let layer = ApertureLayer::new(client, "login").label_from("ip", client_ip(behind_proxies()));
     let mut accepted = [0, 0];
     for host in 1..=10_u16 {
         for (network, accepted) in accepted.iter_mut().enumerate() {
             let line = format!("2001:db8:0:{network}:{host:x}::{host:x}");
-            let request = passed_on(XFF, &[line.as_bytes()]);
-            let answer = send(&layer, &Inner::default(), request).await;
-            *accepted += u32::from(answer.status == 200);
+            let request = forwarded_request(XFF, &[line.as_bytes()]);
+            let response = send(&layer, &Inner::default(), request).await;
+            *accepted += u32::from(response.status == 200);
         }
     }
     assert_eq!(accepted, [2, 2]);
 }
 
 #[tokio::test]
-async fn clients_that_cannot_be_read_share_one_limit_and_leave_the_proxys_alone() {
+async fn clients_with_unreadable_addresses_share_one_limit_apart_from_the_proxys() {
     let client = limited(2, "control_point: login", "limit_by_label_key: ip");
     let layer = ApertureLayer::new(client, "login").label_from("ip", client_ip(behind_proxies()));
     let mut accepted = 0;
     for hidden in ["unknown", "_a", "_b", "x", "y"] {
-        let request = passed_on(XFF, &[hidden.as_bytes()]);
-        let answer = send(&layer, &Inner::default(), request).await;
-        accepted += u32::from(answer.status == 200);
+        let request = forwarded_request(XFF, &[hidden.as_bytes()]);
+        let response = send(&layer, &Inner::default(), request).await;
+        accepted += u32::from(response.status == 200);
     }
     assert_eq!(accepted, 2);
-    let own = send(&layer, &Inner::default(), passed_on(XFF, &[])).await;
+    let own = send(&layer, &Inner::default(), forwarded_request(XFF, &[])).await;
     assert_eq!(own.status, 200);
 }
 
-/// What a client may write into a header, legal or not for its list.
+/// Generates a header line that a client may send, valid as a list or not.
 fn line() -> impl Strategy<Value = Vec<u8>> {
     let odd = prop::sample::select(b"\",;=\\:[]%. \t_for16unkow\xe9\xff".to_vec());
     prop::collection::vec(odd, 0..24)
 }
 
-/// An element as an RFC 7239 proxy writes it, with a Host of the client's choice.
+/// Returns an element as an RFC 7239 proxy writes it, with a Host that the client chose.
 fn element(client: &str, host: &[u8], host_first: bool) -> Vec<u8> {
     let mut quoted = b"host=\"".to_vec();
     for byte in host {
@@ -226,7 +226,7 @@ fn element(client: &str, host: &[u8], host_first: bool) -> Vec<u8> {
 
 proptest! {
     #[test]
-    fn nothing_that_a_client_writes_changes_what_a_proxy_appends(
+    fn a_client_cannot_change_the_address_that_a_proxy_appends(
         written in line(),
         host in line(),
         port in "(:[0-9]{1,6}|:_[a-z.-]{0,80}|:|)",
@@ -262,7 +262,7 @@ proptest! {
     }
 
     #[test]
-    fn a_list_that_trusted_hops_wrote_wholly_is_an_address_of_it_or_unknown(written in line()) {
+    fn a_list_from_trusted_hops_yields_an_address_or_unknown(written in line()) {
         for name in [XFF, FORWARDED] {
             let found = key(name, &[&written]);
             let found = found.split('/').next().expect("a part");

@@ -1,4 +1,4 @@
-//! The caller's own deadline: `grpc-timeout` shortens the budget, and what is late does not run.
+//! The caller's deadline: `grpc-timeout` shortens the budget, and a late call does not run.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -22,7 +22,7 @@ use crate::{Inner, request, send};
 const GRPC: (&str, &str) = ("content-type", "application/grpc");
 const MS: Duration = Duration::from_millis(1);
 
-/// A call whose caller waits that long.
+/// Builds a call whose caller waits for `timeout`.
 fn call(timeout: &str) -> Request<()> {
     request("POST /shop.Carts/Add", &[GRPC, ("grpc-timeout", timeout)])
 }
@@ -31,13 +31,13 @@ fn is_deadline_exceeded(head: &http::response::Parts) -> bool {
     head.status == 200 && head.headers["grpc-status"] == "4"
 }
 
-/// Waits on the paused clock.
-async fn pass(time: Duration) {
+/// Advances the paused clock.
+async fn advance(time: Duration) {
     tokio::time::advance(time).await;
 }
 
 #[tokio::test]
-async fn a_call_whose_deadline_has_passed_is_answered_and_nobody_is_asked() {
+async fn a_call_whose_deadline_has_passed_is_answered_without_a_check() {
     for timeout in ["0n", "0u", "0m", "0S", "0M", "00000000H"] {
         for change in [
             (|layer| layer) as fn(ApertureLayer<Recorder>) -> ApertureLayer<Recorder>,
@@ -55,7 +55,7 @@ async fn a_call_whose_deadline_has_passed_is_answered_and_nobody_is_asked() {
             assert_eq!(inner.ran(), 0, "{timeout}");
             assert!(recorder.asked().is_empty());
         }
-        // CheckHTTP is no different.
+        // The same with CheckHTTP.
         let recorder = Recorder::accepting();
         let layer = ApertureLayer::http(recorder.clone(), "checkout");
         let inner = Inner::default();
@@ -66,7 +66,7 @@ async fn a_call_whose_deadline_has_passed_is_answered_and_nobody_is_asked() {
 }
 
 #[tokio::test]
-async fn a_caller_without_a_grpc_content_type_gets_a_504_and_the_hook_sees_why() {
+async fn a_late_caller_without_grpc_content_type_gets_a_504_and_the_hook_the_reason() {
     let layer = ApertureLayer::new(Recorder::accepting(), "checkout");
     let late = || request("POST /shop.Carts/Add", &[("grpc-timeout", "0n")]);
     let inner = Inner::default();
@@ -84,7 +84,7 @@ async fn a_caller_without_a_grpc_content_type_gets_a_504_and_the_hook_sees_why()
 }
 
 #[tokio::test]
-async fn what_is_no_deadline_changes_nothing() {
+async fn an_invalid_deadline_is_ignored() {
     for timeout in [
         "",
         "S",
@@ -108,12 +108,12 @@ async fn what_is_no_deadline_changes_nothing() {
         assert_eq!(inner.ran(), 1, "{timeout:?}");
         assert_eq!(script.flows()[0].check_timeout, None, "{timeout:?}");
     }
-    // Only calls have such deadlines.
+    // The header counts for gRPC calls only.
     let script = Script::new();
     let layer = ApertureLayer::new(script.client(), "checkout");
     let inner = Inner::default();
     send(&layer, &inner, request("GET /", &[("grpc-timeout", "0n")])).await;
-    // A request that is skipped is left alone.
+    // The layer ignores the deadline of a skipped request.
     let layer = layer.skip(|_| true);
     send(&layer, &inner, call("0n")).await;
     assert_eq!(inner.ran(), 2);
@@ -132,7 +132,7 @@ async fn a_deadline_shortens_the_budget_and_never_lengthens_it() {
         (Some(50 * MS), "51000u", Some(50 * MS)),
         (Some(50 * MS), "10S", Some(50 * MS)),
         (Some(50 * MS), "99999999H", Some(50 * MS)),
-        // Without a limit of its own.
+        // The layer's own timeout is unlimited.
         (Some(Duration::ZERO), "2S", Some(2000 * MS)),
         (Some(Duration::MAX), "3M", Some(180_000 * MS)),
     ] {
@@ -149,8 +149,8 @@ async fn a_deadline_shortens_the_budget_and_never_lengthens_it() {
     }
 }
 
-/// A client that waits a minute for its Agent.
-fn patient(agent: &FakeAgent) -> ApertureClient {
+/// Returns a client that waits a minute for its Agent.
+fn minute_client(agent: &FakeAgent) -> ApertureClient {
     ApertureClient::builder()
         .address(agent.address())
         .insecure(true)
@@ -160,9 +160,9 @@ fn patient(agent: &FakeAgent) -> ApertureClient {
 }
 
 #[tokio::test]
-async fn an_agent_gets_no_more_time_than_the_caller_has() {
+async fn the_deadline_of_a_check_does_not_exceed_that_of_the_caller() {
     let agent = FakeAgent::start();
-    let client = patient(&agent);
+    let client = minute_client(&agent);
     for http in [false, true] {
         for (timeout, least, most) in [
             ("40S", 1, 40),
@@ -191,7 +191,7 @@ async fn an_agent_gets_no_more_time_than_the_caller_has() {
     }
 }
 
-/// A `grpc-timeout` in seconds.
+/// Converts a `grpc-timeout` to seconds.
 fn in_seconds(timeout: &str) -> f64 {
     let (amount, unit) = timeout.split_at(timeout.len() - 1);
     let amount: f64 = amount.parse().expect("digits");
@@ -207,8 +207,8 @@ fn in_seconds(timeout: &str) -> f64 {
         }
 }
 
-/// An inner service that notes the headers of requests that run.
-fn noting(
+/// An inner service that records the headers of its requests.
+fn recording(
     seen: &std::sync::Arc<std::sync::Mutex<Vec<HeaderMap>>>,
 ) -> impl Service<Request<()>, Response = Response<Body>, Error = std::convert::Infallible, Future: Send>
 + Clone
@@ -223,7 +223,7 @@ fn noting(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deadline_that_passes_during_the_wait_is_seen_before_the_call() {
+async fn a_deadline_that_passes_during_the_check_prevents_the_call() {
     let late = [
         Answer::Accept,
         Answer::Reject(Denial::new(RejectReason::RateLimited)),
@@ -239,13 +239,13 @@ async fn a_deadline_that_passes_during_the_wait_is_seen_before_the_call() {
             let inner = Inner::default();
             let mut response = pin!(layer.layer(inner.clone()).oneshot(call("100m")));
             assert!(poll!(&mut response).is_pending());
-            pass(100 * MS).await;
+            advance(100 * MS).await;
             let decided = !matches!(answer, Answer::Unreachable(_));
             recorder.answer(answer);
             let Ok(response) = response.await;
             assert_eq!(response.headers()["grpc-status"], "4");
             assert_eq!(inner.ran(), 0);
-            // What was granted is given back.
+            // Granted tokens are returned.
             let expected: &[_] = if decided { &[(Unset, Some(200))] } else { &[] };
             let ends: Vec<_> = recorder.ends().into_iter().map(outcome).collect();
             assert_eq!(ends, expected);
@@ -258,7 +258,7 @@ fn outcome(end: tower_aperture::FlowOutcome) -> (tower_aperture::FlowStatus, Opt
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_is_in_time_runs_and_is_told_what_is_left() {
+async fn a_timely_call_runs_with_the_remaining_time_in_its_header() {
     let seen = std::sync::Arc::default();
     for (timeout, wait, left) in [
         ("100m", 40 * MS, "60000000n"),
@@ -272,20 +272,28 @@ async fn a_call_that_is_in_time_runs_and_is_told_what_is_left() {
     ] {
         let recorder = Recorder::by_hand();
         let layer = ApertureLayer::new(recorder.clone(), "checkout");
-        let mut response = pin!(layer.layer(noting(&seen)).oneshot(call(timeout)));
+        let mut response = pin!(layer.layer(recording(&seen)).oneshot(call(timeout)));
         assert!(poll!(&mut response).is_pending());
-        pass(wait).await;
+        advance(wait).await;
         recorder.answer(Answer::Accept);
         let Ok(_) = response.await;
-        let headers = seen.lock().expect("no panic").pop().expect("it ran");
+        let headers = seen
+            .lock()
+            .expect("no panic")
+            .pop()
+            .expect("the service ran");
         let sent = headers["grpc-timeout"].to_str().expect("text");
         assert_eq!(sent, left, "{timeout}");
     }
-    // Without a wait the header stays as it came, and so does one that says nothing.
+    // Without a wait the header stays unchanged, and so does an invalid one.
     let layer = ApertureLayer::new(Recorder::accepting(), "checkout");
     for timeout in ["100m", "whenever"] {
-        let Ok(_) = layer.layer(noting(&seen)).oneshot(call(timeout)).await;
-        let headers = seen.lock().expect("no panic").pop().expect("it ran");
+        let Ok(_) = layer.layer(recording(&seen)).oneshot(call(timeout)).await;
+        let headers = seen
+            .lock()
+            .expect("no panic")
+            .pop()
+            .expect("the service ran");
         assert_eq!(headers["grpc-timeout"], timeout);
     }
 }
@@ -308,7 +316,7 @@ fn queued() -> ApertureClient {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_waits_in_a_queue_no_longer_than_its_caller_does() {
+async fn a_call_waits_in_a_queue_only_until_its_deadline() {
     for http in [false, true] {
         let client = queued();
         let inner = Inner::default();
@@ -326,7 +334,7 @@ async fn a_call_waits_in_a_queue_no_longer_than_its_caller_does() {
             (head, start.elapsed())
         };
         send("1H").await;
-        assert_eq!(inner.ran(), 1, "there was a token");
+        assert_eq!(inner.ran(), 1, "the bucket had a token");
         for (timeout, most) in [("0m", 0), ("1n", 1), ("100m", 101), ("9S", 9001)] {
             let (head, took) = send(timeout).await;
             assert!(head.headers.contains_key("grpc-status"), "{timeout}");
@@ -341,17 +349,17 @@ async fn a_call_waits_in_a_queue_no_longer_than_its_caller_does() {
 }
 
 #[tokio::test]
-async fn an_agent_that_does_not_answer_in_time_lets_no_call_run() {
+async fn a_call_does_not_run_if_its_agent_answers_after_the_deadline() {
     let agent = FakeAgent::start();
     agent.on_check(|_| Reply::Hang);
-    let layer = || ApertureLayer::new(patient(&agent), "checkout");
+    let layer = || ApertureLayer::new(minute_client(&agent), "checkout");
     let inner = Inner::default();
     for timeout in ["1n", "1u", "1m", "150m"] {
         let head = send(&layer(), &inner, call(timeout)).await;
         assert!(is_deadline_exceeded(&head), "{timeout}");
     }
     assert_eq!(inner.ran(), 0);
-    // An answer that comes after the deadline is no reason to run either.
+    // A decision after the deadline does not let the call run either.
     agent.on_check(|request| Reply::After(Duration::from_millis(120), answer::accepted(request)));
     let head = send(&layer(), &inner, call("100m")).await;
     assert!(is_deadline_exceeded(&head));
@@ -359,7 +367,7 @@ async fn an_agent_that_does_not_answer_in_time_lets_no_call_run() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_grant_that_comes_too_late_is_over_when_the_answer_is() {
+async fn a_flow_granted_after_the_deadline_ends_with_the_response() {
     let script = Script::new();
     script.next(Scripted::accept().after(500 * MS));
     let layer = ApertureLayer::new(script.client(), "checkout").check_timeout(Duration::ZERO);
@@ -368,12 +376,12 @@ async fn a_grant_that_comes_too_late_is_over_when_the_answer_is() {
     assert!(is_deadline_exceeded(&head));
     assert_eq!((inner.ran(), script.in_flight()), (0, 0));
 
-    // One that is in time runs and ends as ever.
+    // A timely grant lets the call run, and its flow ends with the body.
     script.next(Scripted::accept().after(498 * MS));
     let layer = layer.layer(inner.clone());
     let Ok(response) = layer.oneshot(call("499m")).await;
     response.into_body().collect().await.expect("a body");
     assert_eq!(inner.ran(), 1);
-    let end = script.flows()[1].end.expect("it is over");
+    let end = script.flows()[1].end.expect("the flow has ended");
     assert_eq!(end.status, Fine);
 }

@@ -1,5 +1,5 @@
-//! What the layer reads from requests: names, addresses, routes, deadlines. A client cannot lift a
-//! limit by what it sends.
+//! The values that the layer reads from requests: names, addresses, routes and deadlines. A client
+//! cannot evade a limit by the contents of its request.
 #![cfg(all(
     feature = "axum",
     feature = "embedded",
@@ -34,7 +34,7 @@ use tower::{Layer, Service, ServiceExt};
 use tower_aperture::layer::OnReject;
 use tower_aperture::{ApertureClient, ApertureLayer, Decider, Engine};
 
-/// An inner service that counts the requests that run.
+/// An inner service that counts its requests.
 #[derive(Clone, Default)]
 struct Inner(Arc<AtomicUsize>);
 
@@ -59,7 +59,7 @@ impl Service<Request<()>> for Inner {
     }
 }
 
-/// Sends a request through the layer; the head of the response.
+/// Sends a request through the layer and returns the head of the response.
 async fn send<D, R>(
     layer: &ApertureLayer<D, R>,
     inner: &Inner,
@@ -75,7 +75,7 @@ where
     response.into_parts().0
 }
 
-/// A request as the text of its method and target, and its headers.
+/// Builds a request from a line with method and target, and headers.
 fn request(line: &str, headers: &[(&str, &str)]) -> Request<()> {
     let (method, target) = line.split_once(' ').expect("a method and a target");
     let mut request = Request::builder().method(method).uri(target);
@@ -85,8 +85,8 @@ fn request(line: &str, headers: &[(&str, &str)]) -> Request<()> {
     request.body(()).expect("a request")
 }
 
-/// A client of an engine with one rate limiter: so many requests an hour at a control point, for
-/// flows that match, by a key.
+/// Returns a client of an engine with one rate limiter, which accepts `most` requests an hour for
+/// the flows of a selector, by a key.
 fn limited(most: u32, selector: &str, key: &str) -> ApertureClient {
     let policy = format!(
         "

@@ -1,4 +1,4 @@
-//! Names that clients bring up: calls are named by their path, and made-up names are one.
+//! Names that clients choose: the path names a gRPC call, and unknown names become one name.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -26,10 +26,11 @@ use crate::layer_support::{Recorded, Recorder};
 use crate::support::agent::{FakeAgent, Reply, answer};
 use crate::{Inner, grpc, limited, request, send};
 
-/// Reads what a test says by itself.
+/// A reader of a control point.
 type Read = fn(RequestHead<'_>) -> Cow<'_, str>;
 
-/// Calls `/test.Echo/Say` of a tonic server as no gRPC client would, and returns whether it ran.
+/// Calls `/test.Echo/Say` of a tonic server with a method and content type that gRPC clients do not
+/// use, and returns whether it ran.
 async fn call(
     address: std::net::SocketAddr,
     method: &str,
@@ -65,7 +66,7 @@ const ODD_CALLS: [(&str, Option<&str>); 7] = [
 ];
 
 #[tokio::test]
-async fn calls_are_limited_whatever_their_content_type_and_method_say() {
+async fn calls_are_limited_with_any_content_type_and_method() {
     let readers: [(Read, &str); 3] = [
         (grpc_service, "test.Echo"),
         (grpc_method, "Say"),
@@ -86,7 +87,7 @@ async fn calls_are_limited_whatever_their_content_type_and_method_say() {
 }
 
 #[tokio::test]
-async fn an_agent_is_asked_about_a_call_by_its_path() {
+async fn an_agent_checks_a_call_by_its_path() {
     let agent = FakeAgent::start();
     agent.on_check(|request| match &*request.control_point {
         "test.Echo" => Reply::Now(answer::rejected(request, Reason::RateLimited)),
@@ -110,10 +111,10 @@ async fn an_agent_is_asked_about_a_call_by_its_path() {
     }
 }
 
-// --- what an embedded engine knows
+// --- names that an embedded engine knows
 
 #[tokio::test]
-async fn names_in_no_policy_are_one_name_that_a_policy_may_limit() {
+async fn names_in_no_policy_share_one_name_that_a_policy_may_limit() {
     let client = limited(2, &format!("control_point: {FALLBACK_NAME}"), "");
     let readers: [Read; 4] = [
         grpc_service,
@@ -134,7 +135,7 @@ async fn names_in_no_policy_are_one_name_that_a_policy_may_limit() {
 }
 
 #[tokio::test]
-async fn a_request_without_a_name_has_the_fallback() {
+async fn a_request_without_a_name_has_the_fallback_name() {
     let recorder = Recorder::accepting();
     let inner = Inner::default();
     let nameless = ApertureLayer::with_control_point(recorder.clone(), grpc_service);
@@ -152,11 +153,11 @@ async fn a_request_without_a_name_has_the_fallback() {
     assert_eq!(names, [FALLBACK_NAME; 4]);
 }
 
-/// Records, and knows what its policies name.
+/// A recorder that knows two control points.
 #[derive(Clone)]
-struct Knowing(Recorder);
+struct KnowingRecorder(Recorder);
 
-impl Decider for Knowing {
+impl Decider for KnowingRecorder {
     type Ticket = Recorded;
     type Pending = <Recorder as Decider>::Pending;
 
@@ -169,65 +170,77 @@ impl Decider for Knowing {
     }
 }
 
-async fn asked_by<F>(read: F, line: &str, headers: &[(&str, &str)]) -> String
+async fn control_point_of<F>(read: F, line: &str, headers: &[(&str, &str)]) -> String
 where
     F: for<'h> Fn(RequestHead<'h>) -> Cow<'h, str> + Send + Sync + 'static,
 {
     let recorder = Recorder::accepting();
-    let layer = ApertureLayer::with_control_point(Knowing(recorder.clone()), read)
+    let layer = ApertureLayer::with_control_point(KnowingRecorder(recorder.clone()), read)
         .known_names(["/listed", "listed"]);
     send(&layer, &Inner::default(), request(line, headers)).await;
     recorder.question().control_point
 }
 
 #[tokio::test]
-async fn the_words_of_the_application_are_names_and_those_of_a_client_must_be_known() {
-    // Constants, and what a router left.
+async fn the_application_may_use_any_name_and_a_client_only_known_ones() {
+    // Constants, and extensions that a router inserted.
     let own: Read = |head| match head.uri().path() {
         "/x" => Cow::Borrowed("mine"),
         _ => Cow::Borrowed(""),
     };
-    assert_eq!(asked_by(own, "GET /x", &[]).await, "mine");
+    assert_eq!(control_point_of(own, "GET /x", &[]).await, "mine");
     let named = extension_str::<&'static str>(|name| name);
     let recorder = Recorder::accepting();
-    let layer = ApertureLayer::with_control_point(Knowing(recorder.clone()), named);
+    let layer = ApertureLayer::with_control_point(KnowingRecorder(recorder.clone()), named);
     let mut templated = request("GET /x", &[]);
     templated.extensions_mut().insert("/users/{id}");
     send(&layer, &Inner::default(), templated).await;
     assert_eq!(recorder.question().control_point, "/users/{id}");
 
-    // Pieces of the request.
+    // Parts of the request.
     let path: Read = |head| head.uri().path().into();
-    assert_eq!(asked_by(path, "GET /x", &[]).await, FALLBACK_NAME);
-    assert_eq!(asked_by(path, "GET /a/b", &[]).await, "/a/b");
-    assert_eq!(asked_by(path, "GET /listed", &[]).await, "/listed");
+    assert_eq!(control_point_of(path, "GET /x", &[]).await, FALLBACK_NAME);
+    assert_eq!(control_point_of(path, "GET /a/b", &[]).await, "/a/b");
+    assert_eq!(control_point_of(path, "GET /listed", &[]).await, "/listed");
     assert_eq!(
-        asked_by(query("op"), "GET /?op=b", &[]).await,
+        control_point_of(query("op"), "GET /?op=b", &[]).await,
         FALLBACK_NAME
     );
-    assert_eq!(asked_by(query("op"), "GET /?op=x%7Cy", &[]).await, "x|y");
+    assert_eq!(
+        control_point_of(query("op"), "GET /?op=x%7Cy", &[]).await,
+        "x|y"
+    );
     for (value, name) in [
         ("evil", FALLBACK_NAME),
         ("listed", "listed"),
         ("x|y", "x|y"),
     ] {
         let read = header("x-op");
-        assert_eq!(asked_by(read, "GET /", &[("x-op", value)]).await, name);
+        assert_eq!(
+            control_point_of(read, "GET /", &[("x-op", value)]).await,
+            name
+        );
     }
     let host: Read = |head| head.uri().host().unwrap_or("").into();
-    assert_eq!(asked_by(host, "GET http://evil/", &[]).await, FALLBACK_NAME);
-    // Several in one are judged as a whole.
+    assert_eq!(
+        control_point_of(host, "GET http://evil/", &[]).await,
+        FALLBACK_NAME
+    );
+    // A joined value must be known as a whole.
     let both = || joined((header("x-a"), header("x-b")));
-    let name = asked_by(both(), "GET /", &[("x-a", "x"), ("x-b", "y")]).await;
+    let name = control_point_of(both(), "GET /", &[("x-a", "x"), ("x-b", "y")]).await;
     assert_eq!(name, "x|y");
-    let name = asked_by(both(), "GET /", &[("x-a", "x"), ("x-b", "z")]).await;
+    let name = control_point_of(both(), "GET /", &[("x-a", "x"), ("x-b", "z")]).await;
     assert_eq!(name, FALLBACK_NAME);
     let made: Read = |head| Cow::Owned(head.uri().path().to_uppercase());
-    assert_eq!(asked_by(made, "GET /made", &[]).await, FALLBACK_NAME);
+    assert_eq!(
+        control_point_of(made, "GET /made", &[]).await,
+        FALLBACK_NAME
+    );
 }
 
 #[tokio::test]
-async fn a_reload_brings_names_in_and_takes_them_away() {
+async fn a_reload_adds_and_removes_known_names() {
     let policy = |point: &str| {
         format!(
             "
@@ -258,14 +271,14 @@ policy:
 
 // --- the first 1024
 
-/// Control points that a script was asked about.
+/// Returns the control points of a script's flows.
 fn points(script: &Script) -> BTreeSet<String> {
     let flows = script.flows().into_iter();
     flows.map(|flow| flow.control_point).collect()
 }
 
 #[tokio::test]
-async fn where_nothing_knows_names_the_first_ones_count_and_stay() {
+async fn without_known_names_the_first_1024_names_are_kept() {
     let readers: [(Read, usize); 3] = [
         (grpc_service, 1024),
         (|head| head.uri().path().into(), 1024),
@@ -282,9 +295,9 @@ async fn where_nothing_knows_names_the_first_ones_count_and_stay() {
             send(&layers[number % 2], &inner, request(&line, &[])).await;
         }
         let names = points(&script);
-        assert_eq!(names.len(), bound + 1, "and the fallback");
+        assert_eq!(names.len(), bound + 1, "the known names and the fallback");
         assert!(names.contains(FALLBACK_NAME));
-        assert_eq!(inner.ran(), 2000, "all of them run");
+        assert_eq!(inner.ran(), 2000, "every request runs");
         let before = script.flows().len();
         send(&layers[0], &inner, request("POST /made.up7/Call", &[])).await;
         assert_ne!(script.flows()[before].control_point, FALLBACK_NAME);
@@ -308,7 +321,7 @@ async fn a_name_that_is_too_long_is_never_learned() {
 }
 
 #[tokio::test]
-async fn with_a_list_no_name_is_learned() {
+async fn with_a_list_of_known_names_no_other_name_is_learned() {
     let script = Script::new();
     let layer = ApertureLayer::with_control_point(
         script.client(),
@@ -342,7 +355,7 @@ async fn with_a_list_no_name_is_learned() {
 // --- labels
 
 #[tokio::test]
-async fn methods_that_become_labels_are_bounded_and_those_in_policies_always_count() {
+async fn method_labels_are_bounded_and_methods_in_policies_are_always_known() {
     let client = limited(
         1,
         "control_point: api, label_matcher: {match_list: [{key: rpc, operator: In, values: [Add, Drop]}]}",
@@ -369,7 +382,7 @@ async fn methods_that_become_labels_are_bounded_and_those_in_policies_always_cou
 }
 
 #[tokio::test]
-async fn patterns_and_workloads_of_policies_know_values_too() {
+async fn patterns_and_workloads_of_policies_make_values_known() {
     let policy = "
 circuit:
   components:
@@ -401,7 +414,7 @@ circuit:
 }
 
 #[tokio::test]
-async fn labels_of_paths_are_learned_from_calls_and_never_from_other_requests() {
+async fn path_labels_are_learned_from_grpc_calls_only() {
     let script = Script::new();
     let layer = ApertureLayer::new(script.client(), "api")
         .label_from("service", grpc_service)
@@ -432,12 +445,15 @@ async fn labels_of_paths_are_learned_from_calls_and_never_from_other_requests() 
         assert_eq!(flow.labels["method"], "Add");
         assert_eq!(flow.labels["template"], "/shop.Carts/Add");
         let key = format!("Add|{}", user(number));
-        assert_eq!(flow.labels["key"], key, "other parts stay");
+        assert_eq!(flow.labels["key"], key, "the other part is kept");
     }
-    assert_eq!(flows[3000].labels["method"], "Add", "it is known by now");
+    assert_eq!(flows[3000].labels["method"], "Add", "the name is known now");
 
     send(&layer, &inner, request("GET /", &[])).await;
-    assert!(script.flows()[3001].labels.is_empty(), "no path of a call");
+    assert!(
+        script.flows()[3001].labels.is_empty(),
+        "the path is not that of a call"
+    );
     for number in 0..1500 {
         let line = format!("POST /shop.Carts/Made{number}");
         send(&layer, &inner, request(&line, &[])).await;
@@ -451,12 +467,12 @@ async fn labels_of_paths_are_learned_from_calls_and_never_from_other_requests() 
 // --- the cache of a control point
 
 #[tokio::test]
-async fn requests_that_share_the_fallback_share_no_stored_response() {
+async fn requests_with_the_fallback_name_share_no_stored_response() {
     let engine = Engine::builder().build().expect("no policies");
     let client = ApertureClient::embedded(engine);
     let layer = ApertureLayer::with_control_point(client, |head| head.uri().path().into())
         .known_names(["/known"])
-        // A key that says nothing of the path, which each control point has its own of.
+        // The key does not depend on the path; each control point has its own keys.
         .result_cache(|_| "page".into(), Duration::from_secs(60));
     let inner = service_fn(async |request: Request<()>| {
         let mut response = hello();
@@ -471,10 +487,10 @@ async fn requests_that_share_the_fallback_share_no_stored_response() {
         ("/one", false),
     ] {
         let line = format!("GET {path}");
-        let answer = layer.layer(inner).oneshot(request(&line, &[])).await;
-        let Ok(answer) = answer;
-        assert_eq!(answer.headers().contains_key("age"), cached, "{path}");
-        let body = answer.into_body().collect().await.expect("a body");
+        let response = layer.layer(inner).oneshot(request(&line, &[])).await;
+        let Ok(response) = response;
+        assert_eq!(response.headers().contains_key("age"), cached, "{path}");
+        let body = response.into_body().collect().await.expect("a body");
         assert_eq!(body.to_bytes(), path);
     }
 }

@@ -1,4 +1,4 @@
-//! Deadlines of callers with real tonic clients and servers, in both directions.
+//! Deadlines of callers for incoming and outgoing calls, with real tonic clients and servers.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tower_aperture::{ApertureLayer, RejectReason};
 use crate::grpc::{Text, channel, start};
 use crate::layer_support::{Answer, Recorder};
 
-/// A call that waits no longer than `timeout` for its answer.
+/// Makes a call that waits at most `timeout` for its response.
 async fn say<S>(service: S, timeout: Duration) -> Result<String, tonic::Status>
 where
     S: tonic::client::GrpcService<tonic::body::Body>,
@@ -30,12 +30,12 @@ where
 }
 
 #[tokio::test]
-async fn a_tonic_server_runs_no_call_that_is_late() {
+async fn a_tonic_server_runs_no_call_after_its_deadline() {
     let recorder = Recorder::by_hand();
     let channel = channel(start(ApertureLayer::new(recorder.clone(), "echo")).await).await;
     let call = say(channel.clone(), Duration::from_millis(50));
     let status = call.await.expect_err("late");
-    // tonic's own timer may be first.
+    // tonic's own timer may fire first.
     assert!(matches!(
         status.code(),
         Code::DeadlineExceeded | Code::Cancelled
@@ -43,15 +43,15 @@ async fn a_tonic_server_runs_no_call_that_is_late() {
 
     let call = tokio::spawn(say(channel, Duration::from_secs(3600)));
     recorder.asked_times(2).await;
-    // The first one was given up with its caller.
+    // The first check was cancelled when its caller left.
     recorder.gave_up().await;
     recorder.answer(Answer::Accept);
     recorder.answer(Answer::Accept);
-    assert_eq!(call.await.expect("no panic").expect("an answer"), "hello");
+    assert_eq!(call.await.expect("no panic").expect("a response"), "hello");
 }
 
 #[tokio::test]
-async fn an_outgoing_call_that_is_late_is_not_sent() {
+async fn an_outgoing_call_is_not_sent_after_its_deadline() {
     let server = Recorder::accepting();
     let address = start(ApertureLayer::new(server.clone(), "server")).await;
     let recorder = Recorder::by_hand();
@@ -66,17 +66,17 @@ async fn an_outgoing_call_that_is_late_is_not_sent() {
     recorder.answer(Answer::Accept);
     let status = call.await.expect("no panic").expect_err("late");
     assert_eq!(status.code(), Code::DeadlineExceeded);
-    assert!(server.asked().is_empty(), "nothing was sent");
+    assert!(server.asked().is_empty(), "the call was not sent");
     recorder.ended().await;
 
-    // In time it is sent, and the server knows how long the caller still waits.
+    // A timely call is sent.
     let call = tokio::spawn(say(guarded, Duration::from_secs(3600)));
     recorder.asked_times(2).await;
     recorder.answer(Answer::Accept);
-    assert_eq!(call.await.expect("no panic").expect("an answer"), "hello");
+    assert_eq!(call.await.expect("no panic").expect("a response"), "hello");
     assert_eq!(server.asked().len(), 1);
 
-    // A client that takes rejections for errors gets one.
+    // A client that returns rejections as errors returns one.
     let guarded = layer.into_client().layer(channel(address).await);
     let mut request = http::Request::post("/test.Echo/Say").body(tonic::body::Body::empty());
     if let Ok(request) = &mut request {
@@ -85,7 +85,7 @@ async fn an_outgoing_call_that_is_late_is_not_sent() {
     }
     let sent = tower::ServiceExt::oneshot(guarded, request.expect("a request"));
     let Err(ClientError::Rejected(rejection)) = sent.await else {
-        panic!("it is late");
+        panic!("the deadline has passed");
     };
     assert_eq!(rejection.reason(), RejectReason::DeadlineExceeded);
 }

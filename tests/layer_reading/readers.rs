@@ -1,4 +1,4 @@
-//! Readers that put others together, and those for axum.
+//! Readers that combine others, and the readers for axum.
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use crate::layer_support::server::{Client, Version};
 use crate::{Inner, request, send};
 
 #[test]
-fn the_first_reader_that_finds_something_counts() {
+fn first_of_uses_the_first_reader_that_finds_a_value() {
     let read = first_of((
         header("x-user"),
         header("x-session"),
@@ -23,7 +23,7 @@ fn the_first_reader_that_finds_something_counts() {
     ));
     let mut request = request("GET /", &[("x-user", ""), ("x-session", "s1")]);
     let found = |request: &http::Request<()>| read(RequestHead::new(request)).into_owned();
-    assert_eq!(found(&request), "s1", "an empty text is none");
+    assert_eq!(found(&request), "s1", "an empty text is not a value");
     assert!(matches!(read(RequestHead::new(&request)), Cow::Borrowed(_)));
     request.headers_mut().remove("x-session");
     assert_eq!(found(&request), "");
@@ -53,7 +53,7 @@ async fn closures_bound_with_let_are_readers() {
 }
 
 #[tokio::test]
-async fn axum_tells_the_matched_route_and_the_peer() {
+async fn readers_find_the_matched_route_and_the_peer_of_axum() {
     let recorder = Recorder::accepting();
     let layer = ApertureLayer::with_control_point(recorder.clone(), matched_path())
         .label_from("route", matched_path())

@@ -1,4 +1,4 @@
-//! Tables of routes: requests fall through to wider routes, and other spellings of a path find it.
+//! Route tables: requests fall through to wider routes, and normalization finds other spellings.
 
 use std::convert::Infallible;
 
@@ -23,7 +23,7 @@ fn found<'t>(table: &'t RouteTable, line: &str) -> Option<&'t str> {
 }
 
 #[test]
-fn a_route_without_the_method_is_as_if_it_were_not_there() {
+fn a_route_without_the_method_is_ignored() {
     let table = RouteTable::new()
         .post("/checkout", "checkout")
         .get("/checkout/{id}", "show")
@@ -58,7 +58,7 @@ fn a_route_without_the_method_is_as_if_it_were_not_there() {
 }
 
 #[tokio::test]
-async fn no_method_of_a_narrower_route_runs_outside_of_flow_control() {
+async fn other_methods_of_a_narrower_route_fall_through_to_the_wider_one() {
     let script = Script::new();
     script.otherwise(Answer::reject(RejectReason::RateLimited));
     let routes = RouteTable::new()
@@ -80,7 +80,7 @@ async fn no_method_of_a_narrower_route_runs_outside_of_flow_control() {
     assert_eq!(names, ["change-order", "rest", "rest", "rest"]);
 }
 
-// --- against a slow table that tries every route
+// --- comparison with a slow table that tries every route
 
 #[derive(Clone, Debug)]
 struct Row {
@@ -88,7 +88,7 @@ struct Row {
     path: String,
 }
 
-/// How a template compares with a path, segment by segment: 2 a text, 1 a parameter, 0 the rest.
+/// Ranks how a template matches a path, by segment: 2 for text, 1 for a parameter, 0 for the rest.
 fn matches(template: &str, path: &str) -> Option<Vec<u8>> {
     let mut rank = Vec::new();
     let mut segments = path[1..].split('/');
@@ -108,7 +108,7 @@ fn matches(template: &str, path: &str) -> Option<Vec<u8>> {
     segments.next().is_none().then_some(rank)
 }
 
-fn slowly<'t>(rows: &'t [Row], method: &Method, path: &str) -> Option<&'t Row> {
+fn find_by_trying_all<'t>(rows: &'t [Row], method: &Method, path: &str) -> Option<&'t Row> {
     let of = |method: Option<&Method>, row: &Row| row.method.as_ref() == method;
     let get = (*method == Method::HEAD).then_some(&Method::GET);
     let wanted = rows.iter().filter_map(|row| {
@@ -168,7 +168,7 @@ proptest! {
         }
         for (method, path) in &asked {
             let method_of = Method::from_bytes(method.as_bytes()).expect("a method");
-            let expected = slowly(&rows, &method_of, path)
+            let expected = find_by_trying_all(&rows, &method_of, path)
                 .map(|row| format!("{:?} {}", row.method, row.path));
             let line = format!("{method} {path}");
             prop_assert_eq!(found(&table, &line), expected.as_deref(), "{}", line);
@@ -195,7 +195,7 @@ const SPELLINGS: [&str; 13] = [
 ];
 
 #[test]
-fn a_normal_table_finds_every_spelling_of_a_path() {
+fn a_normalizing_table_finds_every_spelling_of_a_path() {
     let table = || {
         RouteTable::new()
             .post("/shop/login", "login")
@@ -220,7 +220,7 @@ fn a_normal_table_finds_every_spelling_of_a_path() {
 }
 
 #[test]
-fn an_encoded_slash_is_part_of_a_parameter_before_it_is_a_slash() {
+fn an_encoded_slash_is_first_tried_as_part_of_a_parameter() {
     let table = RouteTable::new()
         .get("/files/{name}", "file")
         .get("/files/{name}/versions", "versions")
@@ -245,18 +245,18 @@ fn an_encoded_slash_is_part_of_a_parameter_before_it_is_a_slash() {
 }
 
 #[test]
-fn a_table_that_cannot_be_normal_refuses_to_build() {
+fn a_table_with_routes_that_normalize_alike_is_refused() {
     let table = RouteTable::new().get("/a", "one").get("/a/", "two");
     let error = table.try_normalize().expect_err("refused");
     assert_eq!(
         error.to_string(),
         "the route `GET /a/`: the route already exists; remove one of the two"
     );
-    // Routes that come later are as well.
+    // Routes that are added later are normalized as well.
     let table = RouteTable::new().normalize().any("/b//c", "one");
     assert!(table.clone().try_any("/b/./c/", "two").is_err());
     assert_eq!(found(&table, "GET /b/c/"), Some("one"));
-    // Methods may differ.
+    // Routes with different methods may normalize alike.
     let table = RouteTable::new().get("/d", "get").post("/d/", "post");
     let table = table.normalize();
     assert_eq!(found(&table, "GET /d/"), Some("get"));
@@ -264,8 +264,8 @@ fn a_table_that_cannot_be_normal_refuses_to_build() {
 }
 
 #[tokio::test]
-async fn a_router_behind_a_layer_that_normalizes_is_limited_in_every_spelling() {
-    // As proxies and tower-http's NormalizePath do it.
+async fn a_normalizing_router_is_limited_for_every_spelling() {
+    // Normalizes as proxies and tower-http's `NormalizePath` do.
     let normalizing = MapRequestLayer::new(|mut request: Request<Body>| {
         let path = request.uri().path().replace("%2F", "/").replace("%2f", "/");
         let mut kept = Vec::new();
@@ -287,9 +287,9 @@ async fn a_router_behind_a_layer_that_normalizes_is_limited_in_every_spelling() 
     let mut accepted = 0;
     for path in SPELLINGS {
         let request = Request::post(path).body(Body::empty()).expect("a request");
-        let answer: Result<_, Infallible> = app.clone().oneshot(request).await;
-        let Ok(answer) = answer;
-        match answer.status().as_u16() {
+        let response: Result<_, Infallible> = app.clone().oneshot(request).await;
+        let Ok(response) = response;
+        match response.status().as_u16() {
             200 => accepted += 1,
             429 => {}
             other => panic!("{path}: status {other}"),

@@ -1,4 +1,4 @@
-//! Only what was complete is stored, and only up to a limit.
+//! Only complete responses are stored, and only up to a limit.
 
 use std::convert::Infallible;
 
@@ -11,7 +11,7 @@ use tower::{Layer, ServiceExt, service_fn};
 use crate::layer_support::body::{Script, Step};
 use crate::origin::{client, layer, origin, request, text};
 
-/// Section 3.3: only what was complete.
+/// Section 3.3: incomplete responses.
 #[tokio::test]
 async fn only_a_complete_body_is_stored() {
     stored! {
@@ -29,14 +29,15 @@ async fn only_a_complete_body_is_stored() {
     }
 }
 
-/// Asks once, reads so many frames, and drops the rest.
-async fn left_after(frames: usize, body: fn() -> Script) -> u64 {
+/// Sends a request, reads `frames` frames of the response and drops the rest; returns the number of
+/// cache writes.
+async fn writes_after_reading(frames: usize, body: fn() -> Script) -> u64 {
     let client = client();
     let service = layer(&client).layer(service_fn(move |_: Request<()>| {
         std::future::ready(Ok::<_, Infallible>(Response::new(body())))
     }));
     let response = service.oneshot(request(Method::GET, "/a", &[])).await;
-    let mut body = response.expect("it never fails").into_body();
+    let mut body = response.expect("infallible").into_body();
     for _ in 0..frames {
         assert!(body.frame().await.is_some());
     }
@@ -45,22 +46,22 @@ async fn left_after(frames: usize, body: fn() -> Script) -> u64 {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_leaves_nothing_behind() {
+async fn a_response_whose_client_left_is_not_stored() {
     for frames in 0..=2 {
         assert_eq!(
-            left_after(frames, text).await,
+            writes_after_reading(frames, text).await,
             0,
             "{frames} frames of unknown length"
         );
-        // Servers that count bytes do not ask for the end.
-        let known = left_after(frames, || text().hint(9)).await;
+        // Servers that count bytes do not poll for the end.
+        let known = writes_after_reading(frames, || text().hint(9)).await;
         assert_eq!(known, u64::from(frames == 2), "{frames} frames");
     }
 }
 
 #[tokio::test]
-async fn a_body_that_panics_leaves_nothing_behind() {
-    let work = tokio::spawn(left_after(3, || {
+async fn a_response_whose_body_panics_is_not_stored() {
+    let work = tokio::spawn(writes_after_reading(3, || {
         Script::new([Step::Data("a"), Step::Panic]).hint(1)
     }));
     assert!(work.await.is_err());
@@ -72,28 +73,24 @@ async fn a_body_that_panics_leaves_nothing_behind() {
     }));
     let work = tokio::spawn(async move {
         let response = service.oneshot(request(Method::GET, "/a", &[])).await;
-        response
-            .expect("it never fails")
-            .into_body()
-            .collect()
-            .await
+        response.expect("infallible").into_body().collect().await
     });
     assert!(work.await.is_err_and(|error| error.is_panic()));
     assert_eq!(client.stats().cache_writes, 0);
 }
 
 #[tokio::test]
-async fn bodies_are_stored_up_to_the_limit() {
+async fn bodies_are_stored_up_to_the_size_limit() {
     let small = layer(&client()).max_body(9);
-    assert!(origin(&[]).twice(&small, Method::GET, &[]).await);
+    assert!(origin(&[]).is_stored_by(&small, Method::GET, &[]).await);
     let smaller = layer(&client()).max_body(8);
-    assert!(!origin(&[]).twice(&smaller, Method::GET, &[]).await);
+    assert!(!origin(&[]).is_stored_by(&smaller, Method::GET, &[]).await);
     let known = origin(&[("content-length", "9")]);
-    assert!(!known.twice(&smaller, Method::GET, &[]).await);
-    assert!(known.twice(&smaller, Method::HEAD, &[]).await);
+    assert!(!known.is_stored_by(&smaller, Method::GET, &[]).await);
+    assert!(known.is_stored_by(&smaller, Method::HEAD, &[]).await);
 }
 
-/// Data in two pieces.
+/// A buffer in two pieces.
 #[derive(Debug)]
 struct Rope(Chain<Bytes, Bytes>);
 
@@ -118,7 +115,7 @@ impl Buf for Rope {
 }
 
 #[tokio::test]
-async fn data_in_pieces_is_stored_whole_and_comes_back_as_such_data() {
+async fn data_in_pieces_is_stored_whole_and_returned_as_the_same_type() {
     let client = client();
     for stored in [false, true] {
         let service = layer(&client).layer(service_fn(|_: Request<()>| {
@@ -126,7 +123,7 @@ async fn data_in_pieces_is_stored_whole_and_comes_back_as_such_data() {
             std::future::ready(Ok::<_, Infallible>(Response::new(Full::new(rope))))
         }));
         let response = service.oneshot(request(Method::GET, "/a", &[])).await;
-        let response = response.expect("it never fails");
+        let response = response.expect("infallible");
         assert_eq!(response.headers().contains_key("age"), stored);
         let body = response.into_body().collect().await.expect("a body");
         assert_eq!(body.to_bytes(), "some text");

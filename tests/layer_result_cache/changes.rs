@@ -9,14 +9,14 @@ use tower_aperture::engine::CacheEntry;
 use tower_aperture::{ApertureClient, ApertureLayer};
 
 use crate::origin::{MINUTE, layer};
-use crate::site::{Broken, Cache, Site, engine, with};
+use crate::site::{Broken, Cache, Site, engine, request_with};
 
 fn embedded() -> Cache {
     layer(&ApertureClient::embedded(engine()))
 }
 
-/// Asks for a page twice, and returns true when the second answer is a stored one.
-async fn is_kept(site: &Site, layer: &Cache, path: &str) -> bool {
+/// Requests a page twice and returns whether the second response was stored.
+async fn is_stored(site: &Site, layer: &Cache, path: &str) -> bool {
     site.get(layer, path).await;
     site.get(layer, path).await.1
 }
@@ -27,11 +27,11 @@ async fn a_read_that_began_before_a_change_is_not_stored() {
     let early = tokio::spawn({
         let (site, layer) = (site.clone(), layer.clone());
         async move {
-            site.ask(&layer, with(Method::GET, "/a", &[("x-held", "1")]))
+            site.send(&layer, request_with(Method::GET, "/a", &[("x-held", "1")]))
                 .await
         }
     });
-    site.came(1).await;
+    site.wait_for_requests(1).await;
     site.post(&layer, "/a").await;
     site.release();
     assert_eq!(early.await.expect("no panic"), (0, false));
@@ -42,27 +42,27 @@ async fn a_read_that_began_before_a_change_is_not_stored() {
 #[tokio::test]
 async fn a_read_whose_body_ends_after_a_change_is_not_stored() {
     let (site, layer) = (Site::new(), embedded());
-    let get = with(Method::GET, "/a", &[]);
+    let get = request_with(Method::GET, "/a", &[]);
     let early = layer
         .layer(site.service())
         .oneshot(get)
         .await
-        .expect("an answer");
+        .expect("a response");
     site.post(&layer, "/a").await;
     early.into_body().collect().await.expect("a body");
     assert_eq!(site.get(&layer, "/a").await, (1, false));
 }
 
 #[tokio::test]
-async fn what_was_read_while_a_change_was_under_way_is_not_served_after_it() {
+async fn a_response_stored_during_a_change_is_not_served_after_it() {
     let (site, layer) = (Site::new(), embedded());
-    let post = with(Method::POST, "/a", &[]);
+    let post = request_with(Method::POST, "/a", &[]);
     let change = layer
         .layer(site.service())
         .oneshot(post)
         .await
-        .expect("an answer");
-    // Stored between the head and the end of the response to the change.
+        .expect("a response");
+    // This response is stored between the head and the end of the response to the change.
     assert_eq!(site.get(&layer, "/a").await, (1, false));
     site.change();
     change.into_body().collect().await.expect("a body");
@@ -71,7 +71,7 @@ async fn what_was_read_while_a_change_was_under_way_is_not_served_after_it() {
 }
 
 #[tokio::test]
-async fn an_older_body_that_is_written_late_is_not_served() {
+async fn an_old_response_that_is_written_late_is_not_served() {
     let (site, engine) = (Site::new(), engine());
     let layer = layer(&ApertureClient::embedded(engine.clone()));
     site.get(&layer, "/a").await;
@@ -86,7 +86,7 @@ async fn an_older_body_that_is_written_late_is_not_served() {
 }
 
 #[tokio::test]
-async fn layers_over_one_engine_see_the_changes_of_each_other() {
+async fn layers_over_one_engine_see_each_others_changes() {
     let (site, engine) = (Site::new(), engine());
     let (reading, changing) = (
         layer(&ApertureClient::embedded(engine.clone())),
@@ -95,67 +95,67 @@ async fn layers_over_one_engine_see_the_changes_of_each_other() {
     let early = tokio::spawn({
         let (site, layer) = (site.clone(), reading.clone());
         async move {
-            site.ask(&layer, with(Method::GET, "/a", &[("x-held", "1")]))
+            site.send(&layer, request_with(Method::GET, "/a", &[("x-held", "1")]))
                 .await
         }
     });
-    site.came(1).await;
+    site.wait_for_requests(1).await;
     site.post(&changing, "/a").await;
     site.release();
     early.await.expect("no panic");
     assert_eq!(site.get(&reading, "/a").await, (1, false));
 }
 
-/// A change may have been made although its response is lost.
+/// The service may have made the change although its response is lost.
 #[tokio::test]
-async fn a_change_that_breaks_off_voids_what_is_stored() {
+async fn an_aborted_change_invalidates_the_stored_response() {
     for how in ["error", "panic", "dropped"] {
         let (site, layer) = (Site::new(), embedded());
-        assert!(is_kept(&site, &layer, "/a").await);
+        assert!(is_stored(&site, &layer, "/a").await);
         let field = if how == "dropped" {
             "x-held"
         } else {
             "x-broken"
         };
-        let post = with(Method::POST, "/a", &[(field, how)]);
+        let post = request_with(Method::POST, "/a", &[(field, how)]);
         let change = tokio::spawn(layer.layer(site.service()).oneshot(post));
-        site.came(2).await;
+        site.wait_for_requests(2).await;
         match how {
             "dropped" => change.abort(),
             _ => assert!(!matches!(change.await, Ok(Ok(_)))),
         }
-        // An aborted task is dropped some time later.
-        let voided = async {
+        // The runtime drops an aborted task later.
+        let invalidated = async {
             while site.get(&layer, "/a").await.0 == 0 {
                 tokio::task::yield_now().await;
             }
         };
-        let waited = tokio::time::timeout(Duration::from_secs(60), voided).await;
+        let waited = tokio::time::timeout(Duration::from_secs(60), invalidated).await;
         assert!(waited.is_ok(), "{how}");
     }
 }
 
 #[tokio::test]
-async fn an_error_of_the_service_reaches_the_caller_of_a_change() {
+async fn an_error_of_a_change_is_returned_to_its_caller() {
     let (site, layer) = (Site::new(), embedded());
-    let post = with(Method::POST, "/a", &[("x-broken", "error")]);
-    let answer = layer.layer(site.service()).oneshot(post).await;
-    assert_eq!(answer.err(), Some(Broken));
+    let post = request_with(Method::POST, "/a", &[("x-broken", "error")]);
+    let response = layer.layer(site.service()).oneshot(post).await;
+    assert_eq!(response.err(), Some(Broken));
 }
 
 #[tokio::test]
-async fn a_change_that_failed_voids_nothing() {
+async fn a_failed_change_invalidates_no_stored_response() {
     for status in ["400", "404", "409", "500", "503"] {
         let (site, layer) = (Site::new(), embedded());
-        assert!(is_kept(&site, &layer, "/a").await);
-        let post = with(Method::POST, "/a", &[("x-status", status)]);
-        site.ask(&layer, post).await;
+        assert!(is_stored(&site, &layer, "/a").await);
+        let post = request_with(Method::POST, "/a", &[("x-status", status)]);
+        site.send(&layer, post).await;
         assert_eq!(site.get(&layer, "/a").await, (0, true), "{status}");
     }
 }
 
 #[tokio::test]
-async fn a_change_past_flow_control_voids_what_is_stored() {
+async fn a_change_without_flow_control_invalidates_the_stored_response() {
     let client = ApertureClient::embedded(engine());
     let site = Site::new();
     let rest = |layer: ApertureLayer<ApertureClient>| {
@@ -163,51 +163,55 @@ async fn a_change_past_flow_control_voids_what_is_stored() {
     };
     let skipping = ApertureLayer::new(client.clone(), "shop").skip(|head| !head.method().is_safe());
     let layer = rest(skipping);
-    assert!(is_kept(&site, &layer, "/a").await);
+    assert!(is_stored(&site, &layer, "/a").await);
     site.post(&layer, "/a").await;
     assert_eq!(site.get(&layer, "/a").await, (1, false));
 }
 
 #[tokio::test]
-async fn location_and_content_location_of_the_same_origin_are_voided() {
-    for (name, value, voided) in [
-        ("x-says-location", "/b", true),
-        ("x-says-location", "b", true),
-        ("x-says-location", "../b?x=1#y", true),
-        ("x-says-location", "//shop.example/b", true),
-        ("x-says-location", "http://Shop.Example:80/./b", true),
-        ("x-says-content-location", "/b", true),
-        ("x-says-content-location", "https://shop.example/b", true),
-        ("x-says-location", "http://other.example/b", false),
-        ("x-says-location", "//other.example/b", false),
-        ("x-says-content-location", "http://shop.example:81/b", false),
+async fn location_and_content_location_of_the_same_origin_are_invalidated() {
+    for (name, value, invalidated) in [
+        ("x-set-location", "/b", true),
+        ("x-set-location", "b", true),
+        ("x-set-location", "../b?x=1#y", true),
+        ("x-set-location", "//shop.example/b", true),
+        ("x-set-location", "http://Shop.Example:80/./b", true),
+        ("x-set-content-location", "/b", true),
+        ("x-set-content-location", "https://shop.example/b", true),
+        ("x-set-location", "http://other.example/b", false),
+        ("x-set-location", "//other.example/b", false),
+        ("x-set-content-location", "http://shop.example:81/b", false),
         (
-            "x-says-content-location",
+            "x-set-content-location",
             "http://shop.example@other.example/b",
             false,
         ),
-        ("x-says-location", "/c", false),
-        ("x-says-location", "http://[", false),
+        ("x-set-location", "/c", false),
+        ("x-set-location", "http://[", false),
     ] {
         let (site, layer) = (Site::new(), embedded());
-        assert!(is_kept(&site, &layer, "/b").await);
-        assert!(is_kept(&site, &layer, "/a").await);
+        assert!(is_stored(&site, &layer, "/b").await);
+        assert!(is_stored(&site, &layer, "/a").await);
         let fields = [("host", "shop.example"), (name, value)];
         let post = |status| {
             let fields = [&fields[..], &[("x-status", status)]].concat();
-            with(Method::POST, "/a", &fields)
+            request_with(Method::POST, "/a", &fields)
         };
-        // Those of an error are not.
-        site.ask(&layer, post("404")).await;
+        // The locations of an error are not invalidated.
+        site.send(&layer, post("404")).await;
         assert!(site.get(&layer, "/b").await.1);
-        site.ask(&layer, post("201")).await;
-        assert_eq!(site.get(&layer, "/b").await.1, !voided, "{name}: {value}");
-        assert!(!site.get(&layer, "/a").await.1, "its own target");
+        site.send(&layer, post("201")).await;
+        assert_eq!(
+            site.get(&layer, "/b").await.1,
+            !invalidated,
+            "{name}: {value}"
+        );
+        assert!(!site.get(&layer, "/a").await.1, "the target of the change");
     }
 }
 
 #[tokio::test]
-async fn a_target_that_is_named_is_voided_at_its_own_control_point() {
+async fn a_location_is_invalidated_at_its_own_control_point() {
     let client = ApertureClient::embedded(engine());
     let layer = ApertureLayer::with_control_point(client, |head| {
         let first = head.uri().path().split('/').nth(1).unwrap_or_default();
@@ -216,13 +220,9 @@ async fn a_target_that_is_named_is_voided_at_its_own_control_point() {
     .known_names(["orders", "carts"])
     .result_cache(|head| head.uri().path().into(), MINUTE);
     let site = Site::new();
-    assert!(is_kept(&site, &layer, "/orders/1").await);
-    let post = with(
-        Method::POST,
-        "/carts/7",
-        &[("x-says-location", "/orders/1")],
-    );
-    site.ask(&layer, post).await;
+    assert!(is_stored(&site, &layer, "/orders/1").await);
+    let post = request_with(Method::POST, "/carts/7", &[("x-set-location", "/orders/1")]);
+    site.send(&layer, post).await;
     assert_eq!(site.get(&layer, "/orders/1").await, (1, false));
 }
 
@@ -245,8 +245,8 @@ mod agent {
             .expect("a client")
     }
 
-    /// Waits until so many changes to the cache are over.
-    async fn written(agent: &FakeAgent, client: &ApertureClient, count: u64) {
+    /// Waits until `count` writes and deletes of the cache have finished.
+    async fn wait_for_cache_writes(agent: &FakeAgent, client: &ApertureClient, count: u64) {
         let over = |_: &FakeAgent| {
             let stats = client.stats();
             stats.cache_writes + stats.cache_writes_failed >= count
@@ -255,16 +255,16 @@ mod agent {
     }
 
     #[tokio::test]
-    async fn the_next_read_after_a_change_is_new() {
+    async fn the_next_read_after_a_change_is_current() {
         let agent = FakeAgent::start();
         let (client, site) = (client(&agent), Site::new());
         let layer = layer(&client);
         for round in 0..40 {
             assert_eq!(site.get(&layer, "/a").await.0, round);
             if round % 2 == 0 {
-                // Stored by now, or else on its way.
+                // The response is stored, or its write is pending.
                 let writes = client.stats().cache_writes;
-                written(&agent, &client, writes.max(1)).await;
+                wait_for_cache_writes(&agent, &client, writes.max(1)).await;
             }
             site.post(&layer, "/a").await;
             assert_eq!(site.get(&layer, "/a").await, (round + 1, false));
@@ -272,12 +272,12 @@ mod agent {
     }
 
     #[tokio::test]
-    async fn until_a_delete_has_succeeded_the_key_is_not_served_from_the_cache() {
+    async fn a_key_is_not_served_from_the_cache_until_its_deletion_succeeds() {
         let agent = FakeAgent::start();
         let (client, site) = (client(&agent), Site::new());
         let layer = layer(&client);
         site.get(&layer, "/a").await;
-        written(&agent, &client, 1).await;
+        wait_for_cache_writes(&agent, &client, 1).await;
         assert_eq!(site.get(&layer, "/a").await, (0, true));
 
         let gate = Gate::new();
@@ -287,28 +287,32 @@ mod agent {
         for _ in 0..3 {
             assert_eq!(site.get(&layer, "/a").await, (1, false));
         }
-        // Other clients of the Agent in this process know it as well, other keys do not matter.
+        // Other clients of the Agent in this process know of the deletion as well.
         let other = super::layer(&self::client(&agent));
         assert_eq!(site.get(&other, "/a").await, (1, false));
-        assert_eq!(agent.upserts().len(), 1, "nothing is stored meanwhile");
+        assert_eq!(
+            agent.upserts().len(),
+            1,
+            "the client stores no response meanwhile"
+        );
 
         gate.open();
-        written(&agent, &client, 3).await;
+        wait_for_cache_writes(&agent, &client, 3).await;
         assert_eq!(site.get(&layer, "/a").await, (1, false));
-        written(&agent, &client, 4).await;
+        wait_for_cache_writes(&agent, &client, 4).await;
         assert_eq!(site.get(&layer, "/a").await, (1, true));
     }
 
     #[tokio::test]
-    async fn a_delete_that_failed_keeps_the_key_out_of_the_cache() {
+    async fn a_failed_deletion_keeps_the_key_out_of_the_cache() {
         let agent = FakeAgent::start();
         let (client, site) = (client(&agent), Site::new());
         let layer = layer(&client);
         site.get(&layer, "/a").await;
-        written(&agent, &client, 1).await;
+        wait_for_cache_writes(&agent, &client, 1).await;
         agent.on_delete(|_| Reply::Status(Status::internal("the cache is broken")));
         site.post(&layer, "/a").await;
-        written(&agent, &client, 3).await;
+        wait_for_cache_writes(&agent, &client, 3).await;
         assert_eq!(client.stats().cache_writes_failed, 2);
         for _ in 0..3 {
             assert_eq!(site.get(&layer, "/a").await, (1, false));
@@ -317,7 +321,7 @@ mod agent {
     }
 
     #[tokio::test]
-    async fn a_change_that_nobody_decided_about_voids_what_is_stored() {
+    async fn an_unreachable_change_invalidates_the_stored_response() {
         let agent = FakeAgent::start();
         agent.on_check(|request| match request.labels.get("lost") {
             Some(_) => Reply::Status(Status::internal("no decision")),
@@ -328,14 +332,14 @@ mod agent {
             .label_from_header("lost", "x-lost")
             .result_cache(|head| head.uri().path().into(), MINUTE);
         site.get(&layer, "/a").await;
-        written(&agent, &client, 1).await;
-        let post = with(Method::POST, "/a", &[("x-lost", "1")]);
-        site.ask(&layer, post).await;
+        wait_for_cache_writes(&agent, &client, 1).await;
+        let post = request_with(Method::POST, "/a", &[("x-lost", "1")]);
+        site.send(&layer, post).await;
         assert_eq!(client.stats().unreachable, 1);
         assert_eq!(site.get(&layer, "/a").await, (1, false));
-        // Such a read is not stored, because the key did not travel.
-        let get = with(Method::GET, "/b", &[("x-lost", "1")]);
-        site.ask(&layer, get).await;
+        // A read without a decision is not stored, because the Agent did not look its key up.
+        let get = request_with(Method::GET, "/b", &[("x-lost", "1")]);
+        site.send(&layer, get).await;
         assert!(agent.upserts().iter().all(|upsert| {
             let entry = upsert.result_cache_entry.as_ref();
             entry.is_some_and(|entry| entry.key == "GET 2:/a")
@@ -343,7 +347,7 @@ mod agent {
     }
 
     #[tokio::test]
-    async fn a_change_without_an_agent_voids_what_the_agent_has() {
+    async fn a_change_while_the_agent_is_down_invalidates_its_stored_response() {
         let agent = FakeAgent::start();
         let client = ApertureClient::builder()
             .address(agent.address())
@@ -353,11 +357,11 @@ mod agent {
             .expect("a client");
         let (site, layer) = (Site::new(), layer(&client));
         site.get(&layer, "/a").await;
-        written(&agent, &client, 1).await;
+        wait_for_cache_writes(&agent, &client, 1).await;
         agent.kill();
         site.post(&layer, "/a").await;
         agent.restart();
-        // The deletion is lost or still tried; in neither case may the old response come back.
+        // The deletion is lost or is retried; in both cases the old response must not be served.
         let reached = async {
             while client.stats().accepted < 3 {
                 assert_eq!(site.get(&layer, "/a").await.0, 1);

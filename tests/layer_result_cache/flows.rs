@@ -1,4 +1,4 @@
-//! An answer from the cache is a flow like any other.
+//! A response from the cache is a flow like any other.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -32,25 +32,25 @@ use crate::origin::{MINUTE, origin};
 #[derive(Clone)]
 struct Shop {
     recorder: Recorder,
-    hoard: Arc<Hoard>,
+    cache: Arc<MemoryCache>,
     runs: Arc<AtomicUsize>,
 }
 
 #[derive(Default)]
-struct Hoard {
+struct MemoryCache {
     values: Mutex<HashMap<String, Bytes>>,
     events: Mutex<Vec<CacheEvent>>,
 }
 
-impl Hoard {
+impl MemoryCache {
     fn values(&self) -> MutexGuard<'_, HashMap<String, Bytes>> {
-        self.values.lock().expect("nobody panics with it")
+        self.values.lock().expect("the lock is not poisoned")
     }
 }
 
-struct Found(Recorded, Option<CacheLookup>);
+struct TicketWithLookup(Recorded, Option<CacheLookup>);
 
-impl Ticket for Found {
+impl Ticket for TicketWithLookup {
     fn end(self, outcome: FlowOutcome) {
         self.0.end(outcome);
     }
@@ -60,49 +60,58 @@ impl Ticket for Found {
     }
 }
 
-struct Looking(ByHand, Option<CacheLookup>);
+struct PendingWithLookup(ByHand, Option<CacheLookup>);
 
-fn found(verdict: Verdict<Recorded>, lookup: Option<CacheLookup>) -> Verdict<Found> {
+fn with_lookup(
+    verdict: Verdict<Recorded>,
+    lookup: Option<CacheLookup>,
+) -> Verdict<TicketWithLookup> {
     match verdict {
-        Verdict::Accepted(ticket) => Verdict::Accepted(Found(ticket, lookup)),
-        Verdict::Rejected(denial, ticket) => Verdict::Rejected(denial, Found(ticket, lookup)),
+        Verdict::Accepted(ticket) => Verdict::Accepted(TicketWithLookup(ticket, lookup)),
+        Verdict::Rejected(denial, ticket) => {
+            Verdict::Rejected(denial, TicketWithLookup(ticket, lookup))
+        }
         Verdict::Unreachable(error) => Verdict::Unreachable(error),
     }
 }
 
-impl Future for Looking {
-    type Output = Verdict<Found>;
+impl Future for PendingWithLookup {
+    type Output = Verdict<TicketWithLookup>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let lookup = self.1.clone();
         Pin::new(&mut self.0)
             .poll(cx)
-            .map(|verdict| found(verdict, lookup))
+            .map(|verdict| with_lookup(verdict, lookup))
     }
 }
 
 impl Decider for Shop {
-    type Ticket = Found;
-    type Pending = Looking;
+    type Ticket = TicketWithLookup;
+    type Pending = PendingWithLookup;
 
-    fn decide(&self, control_point: &str, params: &FlowParams<'_>) -> Check<Found, Looking> {
+    fn decide(
+        &self,
+        control_point: &str,
+        params: &FlowParams<'_>,
+    ) -> Check<TicketWithLookup, PendingWithLookup> {
         let lookup = params.result_cache_key.as_deref().map(|key| {
             let mut lookup = CacheLookup::default();
-            lookup.result = Some(Ok(self.hoard.values().get(key).cloned()));
+            lookup.result = Some(Ok(self.cache.values().get(key).cloned()));
             lookup
         });
         match self.recorder.decide(control_point, params) {
-            Check::Ready(verdict) => Check::Ready(found(verdict, lookup)),
-            Check::Pending(pending) => Check::Pending(Looking(pending, lookup)),
+            Check::Ready(verdict) => Check::Ready(with_lookup(verdict, lookup)),
+            Check::Pending(pending) => Check::Pending(PendingWithLookup(pending, lookup)),
         }
     }
 
     fn caches(&self) -> Option<Arc<dyn Caches>> {
-        Some(self.hoard.clone())
+        Some(self.cache.clone())
     }
 }
 
-impl Caches for Hoard {
+impl Caches for MemoryCache {
     fn set<'a>(&'a self, place: CachePlace<'a>, value: Bytes, ttl: Duration) -> CacheCall<'a> {
         self.set_later(place, value, ttl);
         Box::pin(ready(Ok(())))
@@ -138,16 +147,16 @@ impl Shop {
     fn new(recorder: Recorder) -> Self {
         Self {
             recorder,
-            hoard: Arc::default(),
+            cache: Arc::default(),
             runs: Arc::default(),
         }
     }
 
-    /// The same cache under other decisions.
-    fn under(&self, recorder: Recorder) -> Self {
+    /// Returns a shop with the same cache and other decisions.
+    fn with_recorder(&self, recorder: Recorder) -> Self {
         Self {
             recorder,
-            hoard: self.hoard.clone(),
+            cache: self.cache.clone(),
             runs: self.runs.clone(),
         }
     }
@@ -157,8 +166,8 @@ impl Shop {
             .result_cache(|head| head.uri().path().into(), MINUTE)
     }
 
-    /// The page, answered by the cache or by a service that counts.
-    fn service(&self, layer: &ResultCacheLayer<Self, DefaultReject>) -> impl Pages + use<> {
+    /// Returns a service for the page, behind the layer, that counts its runs.
+    fn service(&self, layer: &ResultCacheLayer<Self, DefaultReject>) -> impl PageService + use<> {
         let runs = self.runs.clone();
         layer.layer(service_fn(move |_: Request<()>| {
             runs.fetch_add(1, Ordering::SeqCst);
@@ -166,10 +175,10 @@ impl Shop {
         }))
     }
 
-    /// Asks for the page and reads it: status and body.
-    async fn ask(&self) -> (u16, Bytes) {
+    /// Requests the page and returns its status and body.
+    async fn send(&self) -> (u16, Bytes) {
         let service = self.service(&self.layer());
-        let response = service.oneshot(page()).await.expect("it never fails");
+        let response = service.oneshot(page()).await.expect("infallible");
         let status = response.status().as_u16();
         let body = response.into_body().collect().await.expect("a body");
         (status, body.to_bytes())
@@ -180,68 +189,68 @@ impl Shop {
     }
 
     fn events(&self) -> Vec<CacheEvent> {
-        self.hoard.events.lock().expect("no panic").clone()
+        self.cache.events.lock().expect("no panic").clone()
     }
 }
 
-type PageBody = ResponseBody<Full<Bytes>, CachedBody<NoBody>, Found>;
+type PageBody = ResponseBody<Full<Bytes>, CachedBody<NoBody>, TicketWithLookup>;
 
-trait Pages:
+trait PageService:
     Service<Request<()>, Response = Response<PageBody>, Error = Infallible, Future: Send> + Send
 {
 }
 
-impl<S> Pages for S where
+impl<S> PageService for S where
     S: Service<Request<()>, Response = Response<PageBody>, Error = Infallible, Future: Send> + Send
 {
 }
 
 fn page() -> Request<()> {
-    Request::get("/page").body(()).expect("a sound request")
+    Request::get("/page").body(()).expect("a valid request")
 }
 
-fn both(outcome: FlowOutcome) -> (FlowStatus, Option<u16>) {
+fn status_of(outcome: FlowOutcome) -> (FlowStatus, Option<u16>) {
     (
         outcome.status,
         outcome.http_status.map(|status| status.as_u16()),
     )
 }
 
-/// One page, stored.
-async fn filled() -> Shop {
+/// Returns a shop whose page is stored.
+async fn shop_with_stored_page() -> Shop {
     let shop = Shop::new(Recorder::accepting());
-    assert_eq!(shop.ask().await, (200, "a page".into()));
-    assert_eq!((shop.runs(), shop.hoard.values().len()), (1, 1));
+    assert_eq!(shop.send().await, (200, "a page".into()));
+    assert_eq!((shop.runs(), shop.cache.values().len()), (1, 1));
     shop
 }
 
 #[tokio::test]
-async fn an_answer_from_the_cache_is_a_flow_that_ends_with_its_body() {
-    let shop = filled().await;
+async fn a_response_from_the_cache_is_a_flow_that_ends_with_its_body() {
+    let shop = shop_with_stored_page().await;
     let service = shop.service(&shop.layer());
-    let response = service.oneshot(page()).await.expect("it never fails");
-    assert_eq!(shop.recorder.ends().len(), 1, "its body is not over");
+    let response = service.oneshot(page()).await.expect("infallible");
+    assert_eq!(shop.recorder.ends().len(), 1, "its body has not ended");
     assert_eq!(response.body().size_hint().exact(), Some(6));
     let body = response.into_body().collect().await.expect("a body");
     assert_eq!(body.to_bytes(), "a page");
-    let ends: Vec<_> = shop.recorder.ends().into_iter().map(both).collect();
+    let ends: Vec<_> = shop.recorder.ends().into_iter().map(status_of).collect();
     assert_eq!(ends, [(Fine, Some(200)), (Fine, Some(200))]);
     assert_eq!(shop.runs(), 1);
     assert_eq!(shop.events(), [CacheEvent::Answered]);
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_before_the_answer_is_over_is_an_error() {
-    let shop = filled().await;
+async fn a_client_that_leaves_during_a_stored_response_ends_the_flow_as_error() {
+    let shop = shop_with_stored_page().await;
     let service = shop.service(&shop.layer());
-    let response = service.oneshot(page()).await.expect("it never fails");
+    let response = service.oneshot(page()).await.expect("infallible");
     drop(response);
-    assert_eq!(both(shop.recorder.ends()[1]), (Error, Some(200)));
+    assert_eq!(status_of(shop.recorder.ends()[1]), (Error, Some(200)));
 }
 
 #[tokio::test]
-async fn an_answer_is_judged_as_any_response() {
-    let shop = filled().await;
+async fn the_classify_hook_sees_stored_responses() {
+    let shop = shop_with_stored_page().await;
     let strict = ApertureLayer::new(shop.clone(), "shop")
         .classify(|_| Error)
         .result_cache(|head| head.uri().path().into(), MINUTE);
@@ -249,48 +258,48 @@ async fn an_answer_is_judged_as_any_response() {
         .service(&strict)
         .oneshot(page())
         .await
-        .expect("it never fails");
+        .expect("infallible");
     response.into_body().collect().await.expect("a body");
-    assert_eq!(both(shop.recorder.ends()[1]), (Error, Some(200)));
+    assert_eq!(status_of(shop.recorder.ends()[1]), (Error, Some(200)));
     assert_eq!(shop.runs(), 1);
 }
 
 #[tokio::test]
-async fn a_decision_that_takes_time_brings_the_answer_along() {
-    let shop = filled().await;
-    let slow = shop.under(Recorder::by_hand());
-    let asking = tokio::spawn({
+async fn a_late_decision_returns_the_stored_response() {
+    let shop = shop_with_stored_page().await;
+    let slow = shop.with_recorder(Recorder::by_hand());
+    let task = tokio::spawn({
         let slow = slow.clone();
-        async move { slow.ask().await }
+        async move { slow.send().await }
     });
     slow.recorder.asked_once().await;
     slow.recorder.answer(Answer::Accept);
-    assert_eq!(asking.await.expect("no panic"), (200, "a page".into()));
+    assert_eq!(task.await.expect("no panic"), (200, "a page".into()));
     assert_eq!(slow.recorder.end(), (Fine, Some(200)));
 
-    // And its miss is stored.
-    slow.hoard.values().clear();
-    let asking = tokio::spawn({
+    // After a miss the response is stored.
+    slow.cache.values().clear();
+    let task = tokio::spawn({
         let slow = slow.clone();
-        async move { slow.ask().await }
+        async move { slow.send().await }
     });
     slow.recorder.asked_times(2).await;
     slow.recorder.answer(Answer::Accept);
-    assert_eq!(asking.await.expect("no panic").0, 200);
-    assert_eq!((slow.runs(), slow.hoard.values().len()), (2, 1));
+    assert_eq!(task.await.expect("no panic").0, 200);
+    assert_eq!((slow.runs(), slow.cache.values().len()), (2, 1));
 }
 
 #[tokio::test]
 async fn a_rejected_flow_is_not_answered_from_the_cache() {
-    let shop = filled().await;
-    let full = shop.under(Recorder::rejecting(denial()));
-    assert_eq!(full.ask().await, (429, Bytes::new()));
+    let shop = shop_with_stored_page().await;
+    let full = shop.with_recorder(Recorder::rejecting(denial()));
+    assert_eq!(full.send().await, (429, Bytes::new()));
     assert_eq!(full.recorder.end(), (Unset, Some(429)));
     assert_eq!(full.events(), []);
 }
 
 #[tokio::test]
-async fn a_reject_hook_said_before_the_cache_still_answers() {
+async fn a_reject_hook_that_is_set_before_the_cache_is_kept() {
     let full = Shop::new(Recorder::rejecting(denial()));
     let layer = ApertureLayer::new(full.clone(), "shop")
         .on_reject(|rejection: &Rejection, _: RequestHead<'_>| {
@@ -304,7 +313,7 @@ async fn a_reject_hook_said_before_the_cache_still_answers() {
             "a page",
         ))))
     }));
-    let response = service.oneshot(page()).await.expect("it never fails");
+    let response = service.oneshot(page()).await.expect("infallible");
     assert_eq!(
         (
             response.status().as_u16(),
@@ -317,18 +326,18 @@ async fn a_reject_hook_said_before_the_cache_still_answers() {
 }
 
 #[tokio::test]
-async fn a_flow_that_nobody_answers_for_runs_past_the_cache() {
-    let nobody = || Recorder::unreachable(FlowError::new(FlowErrorKind::Timeout, "late"));
-    let shop = Shop::new(nobody());
-    assert_eq!(shop.ask().await.0, 200);
-    assert_eq!((shop.runs(), shop.hoard.values().len()), (1, 0));
-    let shop = filled().await.under(nobody());
-    assert_eq!(shop.ask().await.0, 200);
+async fn an_unreachable_flow_runs_without_the_cache() {
+    let unreachable = || Recorder::unreachable(FlowError::new(FlowErrorKind::Timeout, "late"));
+    let shop = Shop::new(unreachable());
+    assert_eq!(shop.send().await.0, 200);
+    assert_eq!((shop.runs(), shop.cache.values().len()), (1, 0));
+    let shop = shop_with_stored_page().await.with_recorder(unreachable());
+    assert_eq!(shop.send().await.0, 200);
     assert_eq!((shop.runs(), shop.events()), (2, vec![]));
 }
 
 #[tokio::test]
-async fn a_decider_without_caches_decides_and_that_is_all() {
+async fn a_decider_without_caches_stores_no_response() {
     let recorder = Recorder::accepting();
     let layer = ApertureLayer::new(recorder.clone(), "shop").result_cache(|_| "k".into(), MINUTE);
     for _ in 0..2 {
@@ -337,19 +346,19 @@ async fn a_decider_without_caches_decides_and_that_is_all() {
                 "a page",
             ))))
         }));
-        let response = service.oneshot(page()).await.expect("it never fails");
+        let response = service.oneshot(page()).await.expect("infallible");
         assert!(!response.headers().contains_key("age"));
         response.into_body().collect().await.expect("a body");
     }
-    let ends: Vec<_> = recorder.ends().into_iter().map(both).collect();
+    let ends: Vec<_> = recorder.ends().into_iter().map(status_of).collect();
     assert_eq!(ends, [(Fine, Some(200)), (Fine, Some(200))]);
 }
 
 #[tokio::test]
-async fn what_cannot_be_read_is_a_miss_and_is_replaced() {
-    let shop = filled().await;
+async fn an_unreadable_entry_is_a_miss_and_is_replaced() {
+    let shop = shop_with_stored_page().await;
     let good = shop
-        .hoard
+        .cache
         .values()
         .values()
         .next()
@@ -362,44 +371,44 @@ async fn what_cannot_be_read_is_a_miss_and_is_replaced() {
         good.slice(..good.len() - 1),
     ];
     for (at, value) in broken.into_iter().enumerate() {
-        for stored in shop.hoard.values().values_mut() {
+        for stored in shop.cache.values().values_mut() {
             *stored = value.clone();
         }
-        assert_eq!(shop.ask().await, (200, "a page".into()));
+        assert_eq!(shop.send().await, (200, "a page".into()));
         assert_eq!(shop.runs(), at + 2);
     }
     assert_eq!(shop.events(), [CacheEvent::Unreadable; 4]);
-    assert_eq!(shop.ask().await, (200, "a page".into()));
+    assert_eq!(shop.send().await, (200, "a page".into()));
     assert_eq!(shop.runs(), 5);
 }
 
 #[tokio::test]
-async fn a_decision_about_a_response_of_no_use_is_made_again_and_counts() {
-    let junk = filled().await;
-    for stored in junk.hoard.values().values_mut() {
+async fn an_unusable_stored_response_causes_a_second_check_that_counts() {
+    let junk = shop_with_stored_page().await;
+    for stored in junk.cache.values().values_mut() {
         *stored = "{}".into();
     }
     for (second, status, runs) in [(Answer::Reject(denial()), 429, 1), (Answer::Accept, 200, 2)] {
-        let slow = junk.under(Recorder::by_hand());
-        let asking = tokio::spawn({
+        let slow = junk.with_recorder(Recorder::by_hand());
+        let task = tokio::spawn({
             let slow = slow.clone();
-            async move { slow.ask().await.0 }
+            async move { slow.send().await.0 }
         });
         slow.recorder.asked_once().await;
         slow.recorder.answer(Answer::Accept);
         slow.recorder.asked_times(2).await;
-        let first: Vec<_> = slow.recorder.ends().into_iter().map(both).collect();
-        assert_eq!(first, [(Unset, None)], "it did not run");
+        let first: Vec<_> = slow.recorder.ends().into_iter().map(status_of).collect();
+        assert_eq!(first, [(Unset, None)], "the first flow did not run");
         assert_eq!(slow.runs(), 1);
         slow.recorder.answer(second);
-        assert_eq!(asking.await.expect("no panic"), status);
+        assert_eq!(task.await.expect("no panic"), status);
         assert_eq!((slow.runs(), slow.recorder.asked().len()), (runs, 2));
         assert_eq!(slow.recorder.ends().len(), 2);
     }
 }
 
 #[tokio::test]
-async fn over_real_connections_a_stored_answer_is_the_same_one() {
+async fn over_real_connections_a_stored_response_equals_the_first() {
     for version in BOTH {
         let client = ApertureClient::embedded(Engine::builder().build().expect("no policy"));
         let layer = ApertureLayer::new(client.clone(), "shop")
@@ -439,11 +448,11 @@ async fn over_real_connections_a_stored_answer_is_the_same_one() {
 }
 
 #[tokio::test]
-async fn checks_by_attributes_have_no_room_for_a_key_and_keep_nothing() {
+async fn checks_by_attributes_send_no_cache_key_and_store_no_response() {
     let client = ApertureClient::embedded(Engine::builder().build().expect("no policy"));
     let layer = ApertureLayer::http(client.clone(), "shop").reject_with(DefaultReject::default());
     let layer = layer.result_cache(|_| "k".into(), MINUTE);
     let origin = origin(&[]);
-    assert!(!origin.twice(&layer, http::Method::GET, &[]).await);
+    assert!(!origin.is_stored_by(&layer, http::Method::GET, &[]).await);
     assert_eq!((origin.runs(), client.stats().cache_writes), (2, 0));
 }

@@ -1,4 +1,4 @@
-//! Limits beside the cache.
+//! Limits also apply to responses from the cache.
 
 use std::convert::Infallible;
 use std::future::ready;
@@ -11,7 +11,7 @@ use tower_aperture::{ApertureClient, ApertureLayer, Engine};
 
 use crate::origin::{MINUTE, layer, origin, request};
 
-/// Two requests, and never more.
+/// Returns a client that accepts two requests, and never more.
 fn limited() -> ApertureClient {
     const POLICY: &str = "
 circuit:
@@ -25,23 +25,23 @@ circuit:
         parameters: {interval: 1s}
 ";
     let engine = Engine::builder().policy_text("limit", POLICY).build();
-    ApertureClient::embedded(engine.expect("the policy is right"))
+    ApertureClient::embedded(engine.expect("a valid policy"))
 }
 
 #[tokio::test]
-async fn limits_hold_for_answers_from_the_cache() {
+async fn limits_apply_to_responses_from_the_cache() {
     let client = limited();
     let (layer, origin) = (layer(&client), origin(&[]));
     let get = || request(Method::GET, "/a", &[]);
-    assert!(!origin.ask(&layer, get()).await.stored);
-    assert!(origin.ask(&layer, get()).await.stored);
-    let refused = origin.ask(&layer, get()).await;
+    assert!(!origin.send(&layer, get()).await.stored);
+    assert!(origin.send(&layer, get()).await.stored);
+    let refused = origin.send(&layer, get()).await;
     assert_eq!((refused.status, origin.runs()), (429, 1));
     assert_eq!(client.stats().cache_answers, 1);
 }
 
 #[tokio::test]
-async fn what_is_left_of_a_quota_is_told_anew_with_each_answer() {
+async fn each_stored_response_has_the_current_rate_limit_headers() {
     let client = limited();
     let layer = ApertureLayer::new(client, "shop")
         .rate_limit_headers(true)
@@ -53,14 +53,14 @@ async fn what_is_left_of_a_quota_is_told_anew_with_each_answer() {
             ))))
         }));
         let get = request(Method::GET, "/a", &[]);
-        let response = service.oneshot(get).await.expect("it never fails");
+        let response = service.oneshot(get).await.expect("infallible");
         let (head, body) = response.into_parts();
         assert_eq!(head.headers.contains_key("age"), stored);
-        let told: Vec<_> = head.headers.get_all("ratelimit").iter().collect();
-        let text = told.first().and_then(|told| told.to_str().ok());
+        let headers: Vec<_> = head.headers.get_all("ratelimit").iter().collect();
+        let text = headers.first().and_then(|value| value.to_str().ok());
         assert!(
-            told.len() == 1 && text.is_some_and(|text| text.contains(left)),
-            "{told:?}"
+            headers.len() == 1 && text.is_some_and(|text| text.contains(left)),
+            "{headers:?}"
         );
         http_body_util::BodyExt::collect(body)
             .await

@@ -1,4 +1,4 @@
-//! Responses from the result cache, over the public interface.
+//! The response cache of the layer, through the public interface.
 #![cfg(all(feature = "embedded", feature = "response-cache"))]
 
 #[path = "../layer_support/mod.rs"]
@@ -7,7 +7,7 @@ mod layer_support;
 #[path = "../support/mod.rs"]
 mod support;
 
-/// Whether the second answer of each is a stored one.
+/// Asserts for each origin whether its second response is a stored one.
 macro_rules! stored {
     ($($origin:expr => $expected:expr),* $(,)?) => {$(
         let stored = $origin.is_stored(Method::GET, &[]).await;

@@ -1,4 +1,4 @@
-//! The cache beside `http-cache-semantics`: each difference is listed, with its reason.
+//! Compares the cache with `http-cache-semantics`; the list has every difference with its reason.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
@@ -14,16 +14,16 @@ use crate::site::Cache;
 #[derive(Clone, Copy, Debug)]
 struct Case {
     method: &'static str,
-    asks: Fields,
+    request_fields: Fields,
     status: u16,
-    says: Fields,
+    response_fields: Fields,
 }
 
 /// A difference between the layer and the oracle.
 struct Difference {
     reason: &'static str,
-    /// What the layer does with the second request: answers it from the cache, or not.
-    answers: bool,
+    /// Whether the layer responds to the second request from the cache.
+    from_cache: bool,
     applies: fn(Case) -> bool,
 }
 
@@ -31,7 +31,7 @@ const METHODS: [&str; 4] = ["GET", "HEAD", "POST", "OPTIONS"];
 
 const STATUSES: [u16; 12] = [200, 201, 204, 206, 302, 303, 307, 404, 405, 410, 500, 501];
 
-const ASKS: [Fields; 20] = [
+const REQUESTS: [Fields; 20] = [
     &[],
     &[("cache-control", "no-store")],
     &[("cache-control", "no-cache")],
@@ -54,7 +54,7 @@ const ASKS: [Fields; 20] = [
     &[("content-length", "0")],
 ];
 
-const SAYS: [Fields; 54] = [
+const RESPONSES: [Fields; 54] = [
     &[],
     &[("cache-control", "max-age=60")],
     &[("cache-control", "max-age=0")],
@@ -126,79 +126,90 @@ const SAYS: [Fields; 54] = [
     &[("content-length", "10"), ("cache-control", "max-age=60")],
 ];
 
-/// In this order: the first that applies is the reason.
+/// The first difference that applies is the reason, so the order counts.
 const DIFFERENCES: [Difference; 21] = [
     Difference {
         reason: "the oracle stores responses to POST; the layer answers GET and HEAD",
-        answers: false,
+        from_cache: false,
         applies: |case| case.method == "POST",
     },
     Difference {
         reason: "5.2.1: the layer looks nothing up that the request could refuse, because a lookup \
                  skips schedulers; the oracle compares with the age",
-        answers: false,
+        from_cache: false,
         applies: |case| {
-            asks(case, "cache-control", "max-age=300") || asks(case, "cache-control", "min-fresh")
+            request_contains(case, "cache-control", "max-age=300")
+                || request_contains(case, "cache-control", "min-fresh")
         },
     },
     Difference {
         reason: "5.2: names of directives are of any case; the oracle knows lower case only",
-        answers: false,
+        from_cache: false,
         applies: |case| {
-            asks(case, "cache-control", "NO-CACHE") || says(case, "cache-control", "No-Store")
+            request_contains(case, "cache-control", "NO-CACHE")
+                || response_contains(case, "cache-control", "No-Store")
         },
     },
     Difference {
         reason: "5.2: names of directives are of any case; the oracle knows lower case only",
-        answers: true,
-        applies: |case| says(case, "cache-control", "Max-Age"),
+        from_cache: true,
+        applies: |case| response_contains(case, "cache-control", "Max-Age"),
     },
     Difference {
         reason: "the layer leaves conditions and ranges to the inner service",
-        answers: false,
-        applies: |case| has(case.asks, "if-none-match") || has(case.asks, "range"),
+        from_cache: false,
+        applies: |case| {
+            has(case.request_fields, "if-none-match") || has(case.request_fields, "range")
+        },
     },
     Difference {
         reason: "the layer keeps out of the cache what it cannot read",
-        answers: false,
-        applies: |case| asks(case, "cache-control", "\"") || says(case, "cache-control", "\"open"),
+        from_cache: false,
+        applies: |case| {
+            request_contains(case, "cache-control", "\"")
+                || response_contains(case, "cache-control", "\"open")
+        },
     },
     Difference {
         reason: "5.4: `pragma` counts only without `cache-control`",
-        answers: true,
-        applies: |case| has(case.asks, "pragma") && has(case.asks, "cache-control"),
+        from_cache: true,
+        applies: |case| {
+            has(case.request_fields, "pragma") && has(case.request_fields, "cache-control")
+        },
     },
     Difference {
         reason: "7.3 and RFC 6265: a cookie belongs to one client; the oracle stores it with \
                  `public`",
-        answers: false,
-        applies: |case| has(case.says, "set-cookie"),
+        from_cache: false,
+        applies: |case| has(case.response_fields, "set-cookie"),
     },
     Difference {
         reason: "3.3: a part of a response, or one with trailers",
-        answers: false,
-        applies: |case| has(case.says, "trailer") || has(case.says, "content-range"),
+        from_cache: false,
+        applies: |case| {
+            has(case.response_fields, "trailer") || has(case.response_fields, "content-range")
+        },
     },
     Difference {
-        reason: "3.3: the body is not as long as it says; the oracle sees no body",
-        answers: false,
+        reason: "3.3: the body is not as long as `content-length`; the oracle sees no body",
+        from_cache: false,
         applies: |case| {
-            says(case, "content-length", "10")
-                || (case.status == 204 && has(case.says, "content-length"))
+            response_contains(case, "content-length", "10")
+                || (case.status == 204 && has(case.response_fields, "content-length"))
         },
     },
     Difference {
         reason: "4.1: the layer stores by keys, and this field is not part of the key",
-        answers: false,
-        applies: |case| says(case, "vary", "x-other"),
+        from_cache: false,
+        applies: |case| response_contains(case, "vary", "x-other"),
     },
     Difference {
         reason: "4.2.1: two lifetimes that differ are invalid; the oracle takes the first",
-        answers: false,
+        from_cache: false,
         applies: |case| {
-            says(case, "cache-control", "max-age=61")
+            response_contains(case, "cache-control", "max-age=61")
                 || case
-                    .says
+                    .response_fields
                     .iter()
                     .filter(|(name, _)| *name == "expires")
                     .count()
@@ -207,60 +218,61 @@ const DIFFERENCES: [Difference; 21] = [
     },
     Difference {
         reason: "5.1: of a list of ages the first counts; the oracle takes none",
-        answers: false,
-        applies: |case| says(case, "age", "90, 0"),
+        from_cache: false,
+        applies: |case| response_contains(case, "age", "90, 0"),
     },
     Difference {
         reason: "4.2.3: `date` makes a response older; the oracle reads `age` only",
-        answers: false,
-        applies: |case| has(case.says, "date"),
+        from_cache: false,
+        applies: |case| has(case.response_fields, "date"),
     },
     Difference {
         reason: "4.2.2: without a lifetime of its own, only a plain 200 is kept; the oracle keeps \
                  others by `last-modified` or `immutable`",
-        answers: false,
+        from_cache: false,
         applies: |case| {
             case.status != 200
-                && (has(case.says, "last-modified") || says(case, "cache-control", "immutable"))
+                && (has(case.response_fields, "last-modified")
+                    || response_contains(case, "cache-control", "immutable"))
         },
     },
     Difference {
         reason: "3: the layer stores 302, 303, 307, 405 and 501 never: they are temporary, or of one \
                  method",
-        answers: false,
+        from_cache: false,
         applies: |case| matches!(case.status, 302 | 303 | 307 | 405 | 501),
     },
     Difference {
         reason: "5.2.2.8: `proxy-revalidate` matters once a response is stale; the oracle takes it \
                  for stale at once",
-        answers: true,
-        applies: |case| says(case, "cache-control", "proxy-revalidate"),
+        from_cache: true,
+        applies: |case| response_contains(case, "cache-control", "proxy-revalidate"),
     },
     Difference {
         reason: "5.2: a comma in quotes ends no directive; the oracle splits there",
-        answers: true,
-        applies: |case| says(case, "cache-control", "a, no-store"),
+        from_cache: true,
+        applies: |case| response_contains(case, "cache-control", "a, no-store"),
     },
     Difference {
         reason: "RFC 9110, section 5.6.7: dates have three forms; the oracle reads one",
-        answers: true,
-        applies: |case| says(case, "expires", "Thursday,"),
+        from_cache: true,
+        applies: |case| response_contains(case, "expires", "Thursday,"),
     },
     Difference {
         reason: "4.2.2: a plain 200 without a lifetime is kept for the layer's time to live; the \
                  oracle keeps it by `last-modified`",
-        answers: true,
+        from_cache: true,
         applies: |case| {
-            let lifetime = has(case.says, "expires")
-                || says(case, "cache-control", "max-age")
-                || says(case, "cache-control", "s-maxage");
+            let lifetime = has(case.response_fields, "expires")
+                || response_contains(case, "cache-control", "max-age")
+                || response_contains(case, "cache-control", "s-maxage");
             case.status == 200 && !lifetime
         },
     },
     Difference {
         reason: "4.2.4: the layer serves nothing that is stale, also where `max-stale` would allow it",
-        answers: false,
-        applies: |case| asks(case, "cache-control", "max-stale"),
+        from_cache: false,
+        applies: |case| request_contains(case, "cache-control", "max-stale"),
     },
 ];
 
@@ -273,37 +285,38 @@ fn contains(fields: Fields, name: &str, part: &str) -> bool {
     values.any(|(_, value)| value.contains(part))
 }
 
-fn asks(case: Case, name: &str, part: &str) -> bool {
-    contains(case.asks, name, part)
+fn request_contains(case: Case, name: &str, part: &str) -> bool {
+    contains(case.request_fields, name, part)
 }
 
-fn says(case: Case, name: &str, part: &str) -> bool {
-    contains(case.says, name, part)
+fn response_contains(case: Case, name: &str, part: &str) -> bool {
+    contains(case.response_fields, name, part)
 }
 
 fn method(case: Case) -> Method {
     case.method.parse().expect("a method")
 }
 
-/// All requests with all responses of a plain GET, and all methods and statuses.
+/// Returns all pairs of requests and responses for GET, and all responses with each method and
+/// status.
 fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    for says in SAYS {
-        for asks in ASKS {
+    for response_fields in RESPONSES {
+        for request_fields in REQUESTS {
             cases.push(Case {
                 method: "GET",
-                asks,
+                request_fields,
                 status: 200,
-                says,
+                response_fields,
             });
         }
         for method in METHODS {
             for status in STATUSES {
                 cases.push(Case {
                     method,
-                    asks: &[],
+                    request_fields: &[],
                     status,
-                    says,
+                    response_fields,
                 });
             }
         }
@@ -311,25 +324,25 @@ fn cases() -> Vec<Case> {
     cases
 }
 
-async fn layer_answers(layer: &Cache, path: &str, case: Case) -> bool {
-    let origin = origin(case.says).status(case.status);
-    let ask = || request(method(case), path, case.asks);
-    origin.ask(layer, ask()).await;
-    origin.ask(layer, ask()).await;
+async fn layer_answers_from_cache(layer: &Cache, path: &str, case: Case) -> bool {
+    let origin = origin(case.response_fields).status(case.status);
+    let get = || request(method(case), path, case.request_fields);
+    origin.send(layer, get()).await;
+    origin.send(layer, get()).await;
     origin.runs() == 1
 }
 
 fn response(case: Case) -> Response<()> {
     let mut response = Response::builder().status(case.status);
-    for (name, value) in case.says {
+    for (name, value) in case.response_fields {
         response = response.header(*name, *value);
     }
-    response.body(()).expect("a sound response")
+    response.body(()).expect("a valid response")
 }
 
-/// The oracle, of the second request a moment later.
-fn oracle_answers(case: Case) -> Option<HeaderMap> {
-    let request: Request<()> = request(method(case), "/a", case.asks);
+/// Returns the headers with which the oracle answers the second request from its cache.
+fn oracle_response(case: Case) -> Option<HeaderMap> {
+    let request: Request<()> = request(method(case), "/a", case.request_fields);
     let options = CacheOptions::default();
     let now = SystemTime::now();
     let policy = CachePolicy::new_options(&request, &response(case), now, options);
@@ -348,31 +361,35 @@ async fn each_difference_from_http_cache_semantics_has_a_reason() {
     let mut seen = BTreeSet::new();
     let mut unexplained = Vec::new();
     for (at, case) in cases().into_iter().enumerate() {
-        let answers = layer_answers(&layer, &format!("/{at}"), case).await;
-        if answers == oracle_answers(case).is_some() {
+        let from_cache = layer_answers_from_cache(&layer, &format!("/{at}"), case).await;
+        if from_cache == oracle_response(case).is_some() {
             continue;
         }
         let mut all = DIFFERENCES.iter().enumerate();
-        match all.find(|(_, one)| one.answers == answers && (one.applies)(case)) {
+        match all.find(|(_, one)| one.from_cache == from_cache && (one.applies)(case)) {
             Some((known, _)) => drop(seen.insert(known)),
-            None => unexplained.push((answers, case)),
+            None => unexplained.push((from_cache, case)),
         }
     }
     let first: Vec<_> = unexplained.iter().take(40).collect();
     assert!(
         first.is_empty(),
-        "{} without a reason: {first:#?}",
+        "{} differences without a reason: {first:#?}",
         unexplained.len()
     );
     for (at, difference) in DIFFERENCES.iter().enumerate() {
-        assert!(seen.contains(&at), "never seen: {}", difference.reason);
+        assert!(
+            seen.contains(&at),
+            "no case shows the difference: {}",
+            difference.reason
+        );
     }
 }
 
-/// RFC 9111, section 3.1, and `set-cookie`, with which nothing is stored at all.
+/// RFC 9111, section 3.1. A response with `set-cookie` is not stored at all.
 #[tokio::test]
-async fn fields_that_are_never_stored_are_those_of_the_oracle_and_of_the_rfc() {
-    const SAYS: Fields = &[
+async fn the_fields_that_are_not_stored_are_those_of_the_oracle_and_of_the_rfc() {
+    const RESPONSE: Fields = &[
         ("cache-control", "max-age=60"),
         ("connection", "x-hop, close"),
         ("x-hop", "1"),
@@ -391,46 +408,42 @@ async fn fields_that_are_never_stored_are_those_of_the_oracle_and_of_the_rfc() {
         ("etag", "\"1\""),
         ("server", "shop"),
     ];
-    /// Not in the answer of the layer, but in that of the oracle.
+    /// Fields that only the oracle's response has.
     const ONLY_ORACLE: [&str; 4] = [
-        // RFC 9111, section 3.1, and RFC 9110, section 7.6.1: of one connection or proxy.
+        // RFC 9111, section 3.1, and RFC 9110, section 7.6.1: fields of one connection or proxy.
         "proxy-authentication-info",
         "proxy-connection",
-        // They are of the client that caused the response.
+        // Fields for the client that caused the response.
         "ratelimit",
         "ratelimit-policy",
     ];
-    /// In the answer of the layer, but not in that of the oracle: RFC 9111, section 5.5, took the
-    /// field out of the protocol.
+    /// Fields that only the layer's response has: RFC 9111, section 5.5, removed this one from the
+    /// protocol.
     const ONLY_LAYER: [&str; 1] = ["warning"];
 
     use tower::{Layer, ServiceExt, service_fn};
     let case = Case {
         method: "GET",
-        asks: &[],
+        request_fields: &[],
         status: 200,
-        says: SAYS,
+        response_fields: RESPONSE,
     };
     let service = layer(&client()).layer(service_fn(move |_: Request<()>| {
         let response = response(case).map(|()| Script::default().hint(0));
         std::future::ready(Ok::<_, std::convert::Infallible>(response))
     }));
     let get = || request(Method::GET, "/a", &[]);
-    let first = service
-        .clone()
-        .oneshot(get())
-        .await
-        .expect("it never fails");
+    let first = service.clone().oneshot(get()).await.expect("infallible");
     http_body_util::BodyExt::collect(first.into_body())
         .await
         .expect("a body");
-    let second = service.oneshot(get()).await.expect("it never fails");
+    let second = service.oneshot(get()).await.expect("infallible");
     let names = |headers: &HeaderMap| -> BTreeSet<String> {
         headers.keys().map(ToString::to_string).collect()
     };
     let (layer, oracle) = (
         names(second.headers()),
-        names(&oracle_answers(case).expect("it is stored")),
+        names(&oracle_response(case).expect("the response is stored")),
     );
     assert!(layer.contains("age"));
     let only: Vec<_> = oracle.difference(&layer).collect();

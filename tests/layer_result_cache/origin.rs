@@ -1,4 +1,4 @@
-//! An inner service that counts, behind a layer with a cache.
+//! An inner service that counts its requests, behind a layer with a cache.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -31,10 +31,10 @@ pub(crate) fn request(method: Method, path: &str, fields: Fields) -> Request<()>
     for (name, value) in fields {
         request = request.header(*name, *value);
     }
-    request.body(()).expect("a sound request")
+    request.body(()).expect("a valid request")
 }
 
-/// An inner service that counts, and answers alike each time.
+/// An inner service that counts its requests and always sends the same response.
 #[derive(Clone)]
 pub(crate) struct Origin {
     runs: Arc<AtomicUsize>,
@@ -56,9 +56,9 @@ pub(crate) fn origin(fields: Fields) -> Origin {
     }
 }
 
-/// What came, with the age when it came from the cache.
+/// A received response, with its age if it came from the cache.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Came {
+pub(crate) struct Received {
     pub(crate) status: u16,
     pub(crate) body: String,
     pub(crate) age: Option<u64>,
@@ -80,24 +80,24 @@ impl Origin {
         self.runs.load(Ordering::SeqCst)
     }
 
-    pub(crate) async fn ask(
+    pub(crate) async fn send(
         &self,
         layer: &ResultCacheLayer<ApertureClient, DefaultReject>,
         request: Request<()>,
-    ) -> Came {
+    ) -> Received {
         let before = self.runs();
         let origin = self.clone();
         let service = layer.layer(service_fn(move |_: Request<()>| {
             origin.runs.fetch_add(1, Ordering::SeqCst);
             let mut response = Response::builder().status(origin.status);
             for (name, value) in origin.fields {
-                let value = http::HeaderValue::from_bytes(value.as_bytes()).expect("legal");
+                let value = http::HeaderValue::from_bytes(value.as_bytes()).expect("a valid value");
                 response = response.header(HeaderName::from_static(name), value);
             }
-            let response = response.body((origin.body)()).expect("a sound response");
+            let response = response.body((origin.body)()).expect("a valid response");
             async { Ok::<_, Infallible>(response) }
         }));
-        let response = service.oneshot(request).await.expect("it never fails");
+        let response = service.oneshot(request).await.expect("infallible");
         let (head, body) = response.into_parts();
         let body = match body.collect().await {
             Ok(body) => body.to_bytes(),
@@ -106,7 +106,7 @@ impl Origin {
         let age = head.headers.get("age").and_then(|age| age.to_str().ok());
         let age = age.and_then(|age| age.parse().ok());
         let stored = self.runs() == before && age.is_some();
-        Came {
+        Received {
             status: head.status.as_u16(),
             body: String::from_utf8(body.to_vec()).expect("text"),
             age,
@@ -114,24 +114,26 @@ impl Origin {
         }
     }
 
-    /// Asks twice alike, and says whether the second answer was a stored one.
+    /// Sends two equal requests and returns whether the second response was stored.
     pub(crate) async fn is_stored(&self, method: Method, fields: Fields) -> bool {
         let layer = layer(&client());
-        self.twice(&layer, method, fields).await
+        self.is_stored_by(&layer, method, fields).await
     }
 
-    pub(crate) async fn twice(
+    pub(crate) async fn is_stored_by(
         &self,
         layer: &ResultCacheLayer<ApertureClient, DefaultReject>,
         method: Method,
         fields: Fields,
     ) -> bool {
         let head = method == Method::HEAD;
-        let first = self.ask(layer, request(method.clone(), "/a", fields)).await;
+        let first = self
+            .send(layer, request(method.clone(), "/a", fields))
+            .await;
         assert!(!first.stored);
-        let second = self.ask(layer, request(method, "/a", fields)).await;
+        let second = self.send(layer, request(method, "/a", fields)).await;
         assert_eq!(second.status, first.status);
-        // These have none, whatever the inner service says.
+        // These responses have no body, even if the inner service makes one.
         if !head && first.status != 204 && first.status != 304 {
             assert_eq!(second.body, first.body);
         }

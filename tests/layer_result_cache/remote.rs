@@ -1,4 +1,4 @@
-//! The same with an Agent: stored by the client's background worker.
+//! The response cache with an Agent, to which the client's background worker writes.
 
 use std::time::Duration;
 
@@ -29,11 +29,11 @@ async fn until(agent: &FakeAgent, client: &ApertureClient, done: impl Fn(ClientS
 }
 
 #[tokio::test]
-async fn a_response_is_stored_in_the_background_and_answers_the_next_request() {
+async fn a_response_is_stored_in_the_background_and_serves_the_next_request() {
     let agent = FakeAgent::start();
     let client = client(&agent);
     let (layer, origin) = (layer(&client), origin(&[("cache-control", "max-age=30")]));
-    assert!(!origin.ask(&layer, get()).await.stored);
+    assert!(!origin.send(&layer, get()).await.stored);
     until(&agent, &client, |stats| stats.cache_writes == 1).await;
     let upserts = agent.upserts();
     assert_eq!(upserts[0].control_point, "shop");
@@ -41,28 +41,28 @@ async fn a_response_is_stored_in_the_background_and_answers_the_next_request() {
     assert_eq!(entry.key, "GET 2:/a");
     assert_eq!(entry.ttl.map(|ttl| (ttl.seconds, ttl.nanos)), Some((30, 0)));
 
-    let came = origin.ask(&layer, get()).await;
-    assert_eq!((came.stored, &*came.body), (true, "some text"));
+    let received = origin.send(&layer, get()).await;
+    assert_eq!((received.stored, &*received.body), (true, "some text"));
     let asked = agent.checks()[1].cache_lookup_request.clone();
     assert_eq!(asked.expect("a lookup").result_cache_key, "GET 2:/a");
     assert_eq!(client.stats().cache_answers, 1);
 
-    // What was changed is deleted, and what was not asked for is not looked up.
-    origin.ask(&layer, request(Method::POST, "/a", &[])).await;
+    // A change deletes the entry, and its check looks no key up.
+    origin.send(&layer, request(Method::POST, "/a", &[])).await;
     let asked = agent.checks()[2].cache_lookup_request.clone();
     assert!(asked.is_none_or(|asked| asked.result_cache_key.is_empty()));
     until(&agent, &client, |stats| stats.cache_writes == 3).await;
-    assert!(!origin.ask(&layer, get()).await.stored);
+    assert!(!origin.send(&layer, get()).await.stored);
 }
 
 #[tokio::test]
-async fn shutting_down_stores_what_waits() {
+async fn shutdown_completes_pending_cache_writes() {
     let agent = FakeAgent::start();
     let client = client(&agent);
     let origin = origin(&[]);
     for at in 0..20 {
         let request = request(Method::GET, &format!("/{at}"), &[]);
-        origin.ask(&layer(&client), request).await;
+        origin.send(&layer(&client), request).await;
     }
     assert!(client.shutdown(MINUTE).await);
     assert_eq!(
@@ -72,7 +72,7 @@ async fn shutting_down_stores_what_waits() {
 }
 
 #[tokio::test]
-async fn what_the_agent_refuses_or_does_not_answer_is_counted() {
+async fn failed_cache_writes_are_counted() {
     let agent = FakeAgent::start();
     let client = client(&agent);
     let (layer, origin) = (layer(&client), origin(&[]));
@@ -83,18 +83,18 @@ async fn what_the_agent_refuses_or_does_not_answer_is_counted() {
         }),
         ..CacheUpsertResponse::default()
     });
-    assert!(!origin.ask(&layer, get()).await.stored);
+    assert!(!origin.send(&layer, get()).await.stored);
     until(&agent, &client, |stats| stats.cache_writes_failed == 1).await;
-    // An answer without a part for the key is no success either.
+    // A response without a result for the key counts as a failure as well.
     agent.answer_upserts(CacheUpsertResponse::default());
-    assert!(!origin.ask(&layer, get()).await.stored);
+    assert!(!origin.send(&layer, get()).await.stored);
     until(&agent, &client, |stats| stats.cache_writes_failed == 2).await;
     assert_eq!((origin.runs(), client.stats().cache_writes), (2, 0));
     assert!(!client.shutdown(Duration::from_secs(60)).await || client.stats().cache_writes == 0);
 }
 
 #[tokio::test]
-async fn after_the_shutdown_nothing_is_stored_in_silence() {
+async fn cache_writes_after_the_shutdown_are_counted_as_dropped() {
     let agent = FakeAgent::start();
     let client = client(&agent);
     let (layer, origin) = (layer(&client), origin(&[]));
@@ -104,7 +104,7 @@ async fn after_the_shutdown_nothing_is_stored_in_silence() {
             let response = http::Response::new(crate::origin::text());
             std::future::ready(Ok::<_, std::convert::Infallible>(response))
         }));
-        service.oneshot(get()).await.expect("it never fails")
+        service.oneshot(get()).await.expect("infallible")
     };
     assert!(
         !client.shutdown(Duration::ZERO).await,
@@ -114,7 +114,7 @@ async fn after_the_shutdown_nothing_is_stored_in_silence() {
         .await
         .expect("a body");
     assert_eq!(client.stats().cache_writes_dropped, 1);
-    // And nobody is asked any more.
-    assert!(!origin.ask(&layer, get()).await.stored);
+    // The client makes no more checks.
+    assert!(!origin.send(&layer, get()).await.stored);
     assert!(agent.upserts().is_empty());
 }

@@ -1,4 +1,4 @@
-//! What RFC 9111 lets a shared cache store and answer, section by section.
+//! The rules of RFC 9111 for the responses that a shared cache stores and serves, by section.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::origin::{Fields, MINUTE, client, layer, origin, request};
 
 /// RFC 9111, section 3: the method is understood, and only GET and HEAD are.
 #[tokio::test]
-async fn get_and_head_are_stored_and_no_other_method() {
+async fn only_responses_to_get_and_head_are_stored() {
     for (method, expected) in [
         (Method::GET, true),
         (Method::HEAD, true),
@@ -32,23 +32,30 @@ async fn get_and_head_are_stored_and_no_other_method() {
 
 /// Sections 3 and 4.2.2; RFC 9110, section 15.1.
 #[tokio::test]
-async fn statuses_are_stored_that_are_final_and_for_everybody() {
+async fn only_final_cacheable_statuses_are_stored() {
     const FRESH: Fields = &[("cache-control", "max-age=60")];
     for status in 200..600 {
         let explicit = matches!(status, 200 | 203 | 204 | 300 | 301 | 308 | 404 | 410);
-        let said = origin(FRESH)
+        let with_lifetime = origin(FRESH)
             .status(status)
             .is_stored(Method::GET, &[])
             .await;
-        assert_eq!(said, explicit, "{status} that says how long");
+        assert_eq!(
+            with_lifetime, explicit,
+            "{status} with an explicit lifetime"
+        );
         let silent = origin(&[]).status(status).is_stored(Method::GET, &[]).await;
-        assert_eq!(silent, status == 200, "{status} that does not");
+        assert_eq!(
+            silent,
+            status == 200,
+            "{status} without an explicit lifetime"
+        );
     }
 }
 
-/// Section 5.2.2, and 3 for what must not be stored.
+/// Section 5.2.2, and section 3 for responses that must not be stored.
 #[tokio::test]
-async fn what_a_response_says_against_it_counts() {
+async fn a_response_can_forbid_its_storage() {
     stored! {
         origin(&[("cache-control", "no-store")]) => false,
         origin(&[("cache-control", "max-age=60, No-Store")]) => false,
@@ -67,7 +74,7 @@ async fn what_a_response_says_against_it_counts() {
 
 /// Section 4.2.1.
 #[tokio::test]
-async fn only_what_is_fresh_is_stored() {
+async fn only_fresh_responses_are_stored() {
     stored! {
         origin(&[("cache-control", "max-age=60")]) => true,
         origin(&[("cache-control", "max-age=0")]) => false,
@@ -82,7 +89,7 @@ async fn only_what_is_fresh_is_stored() {
     }
 }
 
-/// Section 7.3 and RFC 6265: a cookie is somebody's.
+/// Section 7.3 and RFC 6265: a cookie is for one client.
 #[tokio::test]
 async fn a_response_that_sets_a_cookie_is_not_stored() {
     stored! {
@@ -90,9 +97,9 @@ async fn a_response_that_sets_a_cookie_is_not_stored() {
     }
 }
 
-/// Section 3.3: parts of a response, and responses with something after the body.
+/// Section 3.3: partial responses, and responses with trailers.
 #[tokio::test]
-async fn parts_are_not_stored() {
+async fn partial_responses_are_not_stored() {
     stored! {
         origin(&[("content-range", "bytes 0-8/20"), ("cache-control", "max-age=60")]) => false,
         origin(&[("trailer", "x-sum")]) => false,
@@ -105,8 +112,8 @@ async fn parts_are_not_stored() {
 
 /// Section 3.5.
 #[tokio::test]
-async fn a_response_to_somebody_is_stored_only_where_both_sides_allow_it() {
-    const WHO: Fields = &[("authorization", "Bearer x")];
+async fn an_authorized_response_is_stored_only_if_layer_and_response_allow_it() {
+    const AUTHORIZED: Fields = &[("authorization", "Bearer x")];
     for (fields, expected) in [
         (&[][..], false),
         (&[("cache-control", "max-age=60")], false),
@@ -120,26 +127,29 @@ async fn a_response_to_somebody_is_stored_only_where_both_sides_allow_it() {
         (&[("cache-control", "public, private")], false),
     ] {
         let origin = origin(fields);
-        assert!(!origin.is_stored(Method::GET, WHO).await, "{fields:?}");
+        assert!(
+            !origin.is_stored(Method::GET, AUTHORIZED).await,
+            "{fields:?}"
+        );
         let allowed = layer(&client()).allow_authorized(true);
-        let stored = origin.twice(&allowed, Method::GET, WHO).await;
+        let stored = origin.is_stored_by(&allowed, Method::GET, AUTHORIZED).await;
         assert_eq!(stored, expected, "{fields:?}");
     }
-    // Nor is what anybody may have given to somebody, unless it is allowed.
+    // A stored response is served to an authorized request only if the layer allows it.
     let (client, origin) = (client(), origin(&[("cache-control", "public")]));
     let closed = layer(&client);
-    let anybody = || request(Method::GET, "/a", &[]);
-    assert!(!origin.ask(&closed, anybody()).await.stored);
-    assert!(origin.ask(&closed, anybody()).await.stored);
-    let somebody = || request(Method::GET, "/a", WHO);
-    assert!(!origin.ask(&closed, somebody()).await.stored);
+    let anonymous = || request(Method::GET, "/a", &[]);
+    assert!(!origin.send(&closed, anonymous()).await.stored);
+    assert!(origin.send(&closed, anonymous()).await.stored);
+    let authorized = || request(Method::GET, "/a", AUTHORIZED);
+    assert!(!origin.send(&closed, authorized()).await.stored);
     let open = closed.allow_authorized(true);
-    assert!(origin.ask(&open, somebody()).await.stored);
+    assert!(origin.send(&open, authorized()).await.stored);
 }
 
 /// Section 4.1.
 #[tokio::test]
-async fn a_response_that_varies_is_stored_where_the_key_does() {
+async fn a_varying_response_is_stored_only_if_the_key_varies_alike() {
     for (vary, keyed, expected) in [
         ("accept-encoding", &[][..], false),
         ("accept-encoding", &["accept-encoding"], true),
@@ -157,7 +167,7 @@ async fn a_response_that_varies_is_stored_where_the_key_does() {
     ] {
         let origin = origin(Box::leak(Box::new([("vary", vary)])));
         let keyed = layer(&client()).vary(keyed);
-        let stored = origin.twice(&keyed, Method::GET, &[]).await;
+        let stored = origin.is_stored_by(&keyed, Method::GET, &[]).await;
         assert_eq!(stored, expected, "{vary}");
     }
     let (origin, keyed) = (
@@ -172,7 +182,7 @@ async fn a_response_that_varies_is_stored_where_the_key_does() {
     ] {
         assert!(
             !origin
-                .ask(&keyed, request(Method::GET, "/a", fields))
+                .send(&keyed, request(Method::GET, "/a", fields))
                 .await
                 .stored
         );
@@ -180,22 +190,22 @@ async fn a_response_that_varies_is_stored_where_the_key_does() {
     let lines: Fields = &[("accept", "a"), ("accept", "b")];
     assert!(
         origin
-            .ask(&keyed, request(Method::GET, "/a", lines))
+            .send(&keyed, request(Method::GET, "/a", lines))
             .await
             .stored
     );
 }
 
-/// Section 5.2.1: a lookup that the request could refuse is not made.
+/// Section 5.2.1: the layer makes no lookup whose result the request could refuse.
 #[tokio::test]
-async fn a_request_may_ask_for_something_newer() {
+async fn a_request_can_require_a_newer_response() {
     let (layer, origin) = (
         layer(&client()),
         origin(&[("cache-control", "max-age=600"), ("age", "60")]),
     );
     assert!(
         !origin
-            .ask(&layer, request(Method::GET, "/a", &[]))
+            .send(&layer, request(Method::GET, "/a", &[]))
             .await
             .stored
     );
@@ -218,48 +228,50 @@ async fn a_request_may_ask_for_something_newer() {
         (&[("cache-control", "max-stale=5")], true),
         (&[("cache-control", "\"")], false),
     ] {
-        let came = origin.ask(&layer, request(Method::GET, "/a", fields)).await;
-        assert_eq!(came.stored, expected, "{fields:?}");
+        let response = origin
+            .send(&layer, request(Method::GET, "/a", fields))
+            .await;
+        assert_eq!(response.stored, expected, "{fields:?}");
     }
 }
 
 /// Sections 5.2.1.4 and 5.2.1.5.
 #[tokio::test]
-async fn a_reload_is_stored_and_what_must_not_be_stored_is_not() {
+async fn the_response_to_a_no_cache_request_is_stored_and_to_no_store_is_not() {
     let (client, origin) = (client(), origin(&[]));
     let layer = layer(&client);
-    let ask = async |fields| {
+    let is_stored = async |fields| {
         origin
-            .ask(&layer, request(Method::GET, "/a", fields))
+            .send(&layer, request(Method::GET, "/a", fields))
             .await
             .stored
     };
-    assert!(!ask(&[("cache-control", "no-store")]).await);
-    assert!(!ask(&[("cache-control", "no-cache")]).await);
-    assert!(ask(&[]).await);
+    assert!(!is_stored(&[("cache-control", "no-store")]).await);
+    assert!(!is_stored(&[("cache-control", "no-cache")]).await);
+    assert!(is_stored(&[]).await);
     assert_eq!(client.stats().cache_writes, 1);
 }
 
-/// Section 5.1, and 4.2.3 for how old it is.
+/// Section 5.1, and section 4.2.3 for the age.
 #[tokio::test]
-async fn what_comes_from_the_cache_says_how_old_it_is() {
+async fn a_response_from_the_cache_has_its_age() {
     let (layer, young) = (layer(&client()), origin(&[]));
-    let first = young.ask(&layer, request(Method::GET, "/a", &[])).await;
+    let first = young.send(&layer, request(Method::GET, "/a", &[])).await;
     assert_eq!(first.age, None);
-    let again = young.ask(&layer, request(Method::GET, "/a", &[])).await;
+    let again = young.send(&layer, request(Method::GET, "/a", &[])).await;
     assert!(again.age.is_some());
     let old = origin(&[("age", "3600"), ("cache-control", "max-age=7200")]);
-    old.ask(&layer, request(Method::GET, "/b", &[])).await;
-    let again = old.ask(&layer, request(Method::GET, "/b", &[])).await;
+    old.send(&layer, request(Method::GET, "/b", &[])).await;
+    let again = old.send(&layer, request(Method::GET, "/b", &[])).await;
     assert!(again.age.is_some_and(|age| age >= 3600), "{again:?}");
 }
 
-/// RFC 9110, sections 13 and 14: between the client and the inner service.
+/// RFC 9110, sections 13 and 14: the inner service evaluates these fields.
 #[tokio::test]
-async fn conditions_ranges_and_other_protocols_pass_the_cache_by() {
+async fn conditions_ranges_and_upgrades_bypass_the_cache() {
     let (layer, origin) = (layer(&client()), origin(&[("etag", "\"1\"")]));
     let get = |fields| request(Method::GET, "/a", fields);
-    assert!(!origin.ask(&layer, get(&[])).await.stored);
+    assert!(!origin.send(&layer, get(&[])).await.stored);
     for fields in [
         &[("range", "bytes=0-1")][..],
         &[("if-range", "\"1\"")],
@@ -271,11 +283,11 @@ async fn conditions_ranges_and_other_protocols_pass_the_cache_by() {
         &[("content-length", "3")],
         &[("transfer-encoding", "chunked")],
     ] {
-        assert!(!origin.ask(&layer, get(fields)).await.stored, "{fields:?}");
+        assert!(!origin.send(&layer, get(fields)).await.stored, "{fields:?}");
     }
     assert!(
         origin
-            .ask(&layer, get(&[("content-length", "0")]))
+            .send(&layer, get(&[("content-length", "0")]))
             .await
             .stored
     );
@@ -283,7 +295,7 @@ async fn conditions_ranges_and_other_protocols_pass_the_cache_by() {
 
 /// Section 4.4.
 #[tokio::test]
-async fn a_change_that_succeeds_deletes_what_is_stored() {
+async fn a_successful_change_deletes_the_stored_response() {
     for (method, status, expected) in [
         (Method::POST, 200, false),
         (Method::PUT, 204, false),
@@ -295,48 +307,49 @@ async fn a_change_that_succeeds_deletes_what_is_stored() {
     ] {
         let (layer, origin) = (layer(&client()), origin(&[]));
         for read in [Method::GET, Method::HEAD] {
-            assert!(!origin.ask(&layer, request(read, "/a", &[])).await.stored);
+            assert!(!origin.send(&layer, request(read, "/a", &[])).await.stored);
         }
         let change = request(method.clone(), "/a", &[]);
-        origin.clone().status(status).ask(&layer, change).await;
+        origin.clone().status(status).send(&layer, change).await;
         for read in [Method::GET, Method::HEAD] {
-            let came = origin.ask(&layer, request(read, "/a", &[])).await;
-            assert_eq!(came.stored, expected, "{method} {status}");
+            let response = origin.send(&layer, request(read, "/a", &[])).await;
+            assert_eq!(response.stored, expected, "{method} {status}");
         }
     }
 }
 
 #[tokio::test]
-async fn each_method_and_each_key_has_a_response_of_its_own() {
+async fn each_method_and_each_key_has_its_own_stored_response() {
     let (layer, origin) = (layer(&client()), origin(&[]));
-    let ask = async |method, path| origin.ask(&layer, request(method, path, &[])).await.stored;
-    assert!(!ask(Method::GET, "/a").await);
-    assert!(!ask(Method::HEAD, "/a").await);
-    assert!(!ask(Method::GET, "/b").await);
-    assert!(ask(Method::GET, "/a").await);
-    assert!(ask(Method::HEAD, "/a").await);
-    // Long ones too.
+    let is_stored =
+        async |method, path| origin.send(&layer, request(method, path, &[])).await.stored;
+    assert!(!is_stored(Method::GET, "/a").await);
+    assert!(!is_stored(Method::HEAD, "/a").await);
+    assert!(!is_stored(Method::GET, "/b").await);
+    assert!(is_stored(Method::GET, "/a").await);
+    assert!(is_stored(Method::HEAD, "/a").await);
+    // The same for long keys.
     let long = format!("/{}", "x".repeat(5000));
     let longer = format!("{long}y");
-    assert!(!ask(Method::GET, &long).await);
-    assert!(!ask(Method::GET, &longer).await);
-    assert!(ask(Method::GET, &long).await);
+    assert!(!is_stored(Method::GET, &long).await);
+    assert!(!is_stored(Method::GET, &longer).await);
+    assert!(is_stored(Method::GET, &long).await);
 }
 
 #[tokio::test]
-async fn an_empty_key_is_none() {
+async fn an_empty_key_disables_the_cache_for_a_request() {
     let keyless = ApertureLayer::new(client(), "shop").result_cache(|_| "".into(), MINUTE);
-    assert!(!origin(&[]).twice(&keyless, Method::GET, &[]).await);
+    assert!(!origin(&[]).is_stored_by(&keyless, Method::GET, &[]).await);
 }
 
 #[tokio::test]
-async fn a_time_to_live_that_is_none_stores_nothing() {
+async fn without_a_time_to_live_no_response_is_stored() {
     let never = ApertureLayer::new(client(), "shop").result_cache(|_| "k".into(), Duration::ZERO);
-    assert!(!origin(&[]).twice(&never, Method::GET, &[]).await);
+    assert!(!origin(&[]).is_stored_by(&never, Method::GET, &[]).await);
 }
 
 #[tokio::test]
-async fn a_key_must_not_hold_a_secret() {
+async fn keys_from_secret_headers_are_refused() {
     for name in ["Authorization", "cookie", "no name"] {
         let error = layer(&client()).try_vary(["accept", name]).expect_err(name);
         assert!(

@@ -1,4 +1,4 @@
-//! Only requests that are answered from the cache skip schedulers.
+//! Only requests that are served from the cache skip schedulers.
 
 use http::Method;
 use tower_aperture::engine::CacheEntry;
@@ -7,7 +7,7 @@ use tower_aperture::{ApertureClient, ApertureLayer, Engine};
 use crate::origin::{Fields, MINUTE, origin, request};
 use crate::site::Cache;
 
-/// A quota scheduler that lets two requests pass, and never more.
+/// Returns an engine with a quota scheduler that accepts two requests, and never more.
 fn engine() -> Engine {
     const POLICY: &str = "
 circuit:
@@ -22,7 +22,7 @@ circuit:
         selectors: [{control_point: shop}]
 ";
     let engine = Engine::builder().policy_text("quota", POLICY).build();
-    engine.expect("the policy is right")
+    engine.expect("a valid policy")
 }
 
 fn layer(engine: &Engine) -> Cache {
@@ -32,7 +32,7 @@ fn layer(engine: &Engine) -> Cache {
 }
 
 #[tokio::test]
-async fn a_lookup_that_the_request_could_refuse_is_not_made() {
+async fn no_lookup_is_made_whose_result_the_request_could_refuse() {
     const REFUSING: [Fields; 12] = [
         &[("cache-control", "max-age=0")],
         &[("cache-control", "max-age=59")],
@@ -51,23 +51,25 @@ async fn a_lookup_that_the_request_could_refuse_is_not_made() {
         let (layer, origin) = (layer(&engine()), origin(&[]));
         assert!(
             !origin
-                .ask(&layer, request(Method::GET, "/a", &[]))
+                .send(&layer, request(Method::GET, "/a", &[]))
                 .await
                 .stored
         );
         let mut statuses = Vec::new();
         for _ in 0..4 {
-            let came = origin.ask(&layer, request(Method::GET, "/a", fields)).await;
-            assert!(!came.stored, "{fields:?}");
-            statuses.push(came.status);
+            let response = origin
+                .send(&layer, request(Method::GET, "/a", fields))
+                .await;
+            assert!(!response.stored, "{fields:?}");
+            statuses.push(response.status);
         }
-        // The first request took one of the two tokens, and the second is left.
+        // The first request took one of the two tokens, so one is left.
         assert_eq!(origin.runs(), 2, "{fields:?} {statuses:?}");
         assert_eq!(statuses[0], 200, "{fields:?}");
-        // What is stored is still there for others.
+        // The stored response still serves other requests.
         assert!(
             origin
-                .ask(&layer, request(Method::GET, "/a", &[]))
+                .send(&layer, request(Method::GET, "/a", &[]))
                 .await
                 .stored
         );
@@ -75,7 +77,7 @@ async fn a_lookup_that_the_request_could_refuse_is_not_made() {
 }
 
 #[tokio::test]
-async fn a_request_that_is_answered_from_the_cache_skips_schedulers() {
+async fn a_request_that_is_served_from_the_cache_skips_schedulers() {
     const ACCEPTING: [Fields; 5] = [
         &[],
         &[("cache-control", "max-stale")],
@@ -87,19 +89,21 @@ async fn a_request_that_is_answered_from_the_cache_skips_schedulers() {
         let (layer, origin) = (layer(&engine()), origin(&[]));
         assert!(
             !origin
-                .ask(&layer, request(Method::GET, "/a", &[]))
+                .send(&layer, request(Method::GET, "/a", &[]))
                 .await
                 .stored
         );
         for _ in 0..8 {
-            let came = origin.ask(&layer, request(Method::GET, "/a", fields)).await;
-            assert!(came.stored, "{fields:?}");
+            let response = origin
+                .send(&layer, request(Method::GET, "/a", fields))
+                .await;
+            assert!(response.stored, "{fields:?}");
         }
     }
 }
 
 #[tokio::test]
-async fn a_request_whose_stored_response_is_of_no_use_does_not_skip_schedulers() {
+async fn a_request_with_an_unusable_stored_response_does_not_skip_schedulers() {
     let engine = engine();
     let (layer, origin) = (layer(&engine), origin(&[("cache-control", "max-age=0")]));
     for _ in 0..8 {
@@ -108,7 +112,7 @@ async fn a_request_whose_stored_response_is_of_no_use_does_not_skip_schedulers()
         change.result.expect("a key").expect("it fits");
         assert!(
             !origin
-                .ask(&layer, request(Method::GET, "/a", &[]))
+                .send(&layer, request(Method::GET, "/a", &[]))
                 .await
                 .stored
         );

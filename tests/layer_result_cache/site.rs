@@ -13,14 +13,14 @@ use tower_aperture::{ApertureClient, Engine};
 
 use crate::layer_support::body::{Script, Step};
 
-/// Pages that all show one version, which each request with an unsafe method counts up.
+/// Pages that all show one version, which each request with an unsafe method increments.
 ///
-/// Fields of a request say what happens with it:
+/// Fields of a request control the service:
 ///
-/// - `x-held`: the service looks or changes, and answers when [`release`](Self::release) is called
+/// - `x-held`: the service reads or changes, and responds after [`release`](Self::release)
 /// - `x-broken`: the service changes, and then fails (`error`) or panics (`panic`)
 /// - `x-status`: the status of the response
-/// - `x-says-location`, `x-says-content-location`: fields of the response
+/// - `x-set-location`, `x-set-content-location`: fields of the response
 #[derive(Clone)]
 pub(crate) struct Site {
     version: Arc<AtomicUsize>,
@@ -28,7 +28,7 @@ pub(crate) struct Site {
     held: Arc<Semaphore>,
 }
 
-/// The inner service failed.
+/// The error of the inner service.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Broken;
 
@@ -43,7 +43,7 @@ impl Site {
         }
     }
 
-    /// Requests that came to the service.
+    /// Returns the number of requests that reached the service.
     pub(crate) fn runs(&self) -> usize {
         self.runs.load(Ordering::SeqCst)
     }
@@ -56,15 +56,19 @@ impl Site {
         self.held.add_permits(1);
     }
 
-    /// Waits until so many requests have come to the service.
-    pub(crate) async fn came(&self, runs: usize) {
+    /// Waits until `runs` requests have reached the service.
+    pub(crate) async fn wait_for_requests(&self, runs: usize) {
         let wait = async {
             while self.runs() < runs {
                 tokio::task::yield_now().await;
             }
         };
         let waited = tokio::time::timeout(crate::layer_support::HANG, wait).await;
-        assert!(waited.is_ok(), "{} of {runs} came", self.runs());
+        assert!(
+            waited.is_ok(),
+            "{} of {runs} requests reached the service",
+            self.runs()
+        );
     }
 
     pub(crate) fn service(
@@ -76,11 +80,11 @@ impl Site {
         let site = self.clone();
         service_fn(move |request: Request<()>| {
             let site = site.clone();
-            async move { site.answer(&request).await }
+            async move { site.respond(&request).await }
         })
     }
 
-    async fn answer(&self, request: &Request<()>) -> Result<Response<Script>, Broken> {
+    async fn respond(&self, request: &Request<()>) -> Result<Response<Script>, Broken> {
         if !request.method().is_safe() {
             self.change();
         }
@@ -92,7 +96,7 @@ impl Site {
         }
         match fields.get("x-broken").map(http::HeaderValue::as_bytes) {
             Some(b"error") => return Err(Broken),
-            Some(_) => panic!("the service panicked, as it was asked to"),
+            Some(_) => panic!("the service panicked, as the request demands"),
             None => {}
         }
         let mut response = Response::builder().header("cache-control", "max-age=600");
@@ -100,8 +104,8 @@ impl Site {
             response = response.status(status.as_bytes());
         }
         for (name, from) in [
-            ("location", "x-says-location"),
-            ("content-location", "x-says-content-location"),
+            ("location", "x-set-location"),
+            ("content-location", "x-set-content-location"),
         ] {
             if let Some(value) = fields.get(from) {
                 response = response.header(name, value);
@@ -109,13 +113,13 @@ impl Site {
         }
         let text = Bytes::from(version.to_string());
         let body = Script::new([Step::Bytes(text), Step::Data("")]);
-        Ok(response.body(body).expect("a sound response"))
+        Ok(response.body(body).expect("a valid response"))
     }
 
-    /// Sends a request and reads what came: the version, and whether it was stored.
-    pub(crate) async fn ask(&self, layer: &Cache, request: Request<()>) -> (usize, bool) {
+    /// Sends a request and returns the version of its response, and whether it was stored.
+    pub(crate) async fn send(&self, layer: &Cache, request: Request<()>) -> (usize, bool) {
         let response = layer.layer(self.service()).oneshot(request).await;
-        let (head, body) = response.expect("the service answers").into_parts();
+        let (head, body) = response.expect("the service responds").into_parts();
         let body = body.collect().await.expect("a body").to_bytes();
         let text = String::from_utf8(body.to_vec()).expect("text");
         let stored = head.headers.contains_key("age");
@@ -123,20 +127,21 @@ impl Site {
     }
 
     pub(crate) async fn get(&self, layer: &Cache, path: &str) -> (usize, bool) {
-        self.ask(layer, with(Method::GET, path, &[])).await
+        self.send(layer, request_with(Method::GET, path, &[])).await
     }
 
     pub(crate) async fn post(&self, layer: &Cache, path: &str) {
-        self.ask(layer, with(Method::POST, path, &[])).await;
+        self.send(layer, request_with(Method::POST, path, &[]))
+            .await;
     }
 }
 
-pub(crate) fn with(method: Method, path: &str, fields: &[(&str, &str)]) -> Request<()> {
+pub(crate) fn request_with(method: Method, path: &str, fields: &[(&str, &str)]) -> Request<()> {
     let mut request = Request::builder().method(method).uri(path);
     for (name, value) in fields {
         request = request.header(*name, *value);
     }
-    request.body(()).expect("a sound request")
+    request.body(()).expect("a valid request")
 }
 
 pub(crate) fn engine() -> Engine {

@@ -1,4 +1,4 @@
-//! A body that does what a script says, however hostile.
+//! A body that follows a script, also a hostile one.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -16,19 +16,19 @@ pub enum Step {
     Bytes(Bytes),
     Trailers(HeaderMap),
     Error,
-    /// Nothing more, and nobody is woken.
+    /// Stays pending without a wake-up.
     Hang,
     Panic,
-    /// `None`, though more may follow.
+    /// Returns `None`, although further steps may follow.
     None,
 }
 
-/// Follows its script, and then ends.
+/// A body that follows its script and then ends.
 #[derive(Debug, Default)]
 pub struct Script {
     steps: VecDeque<Step>,
     hint: Option<u64>,
-    /// Says that the stream is at its end once the script is.
+    /// Whether `is_end_stream` returns true after the last step.
     knows_its_end: bool,
 }
 
@@ -75,7 +75,7 @@ impl Body for Script {
             Some(Step::Bytes(data)) => Some(Ok(Frame::data(data))),
             Some(Step::Trailers(trailers)) => Some(Ok(Frame::trailers(trailers))),
             Some(Step::Error) => Some(Err("the body broke".into())),
-            Some(Step::Panic) => panic!("the body panicked, as its script says"),
+            Some(Step::Panic) => panic!("the body panicked, as its script demands"),
             Some(Step::None | Step::Hang) | None => None,
         })
     }

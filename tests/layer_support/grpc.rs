@@ -1,4 +1,4 @@
-//! A gRPC service of plain text with its clients, of all four kinds of calls.
+//! A gRPC service with plain text messages and its clients, for all four kinds of calls.
 #![allow(dead_code, unreachable_pub)]
 
 use std::convert::Infallible;
@@ -25,7 +25,7 @@ use tower_aperture::{ApertureLayer, Decider, Ticket};
 
 use crate::layer_support::body::BoxError;
 
-/// Messages are plain text.
+/// A codec for messages of plain text.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Text;
 
@@ -65,9 +65,12 @@ impl Decoder for Text {
     }
 }
 
-/// `/test.Echo/Say` says it once, or fails with `fail`; `/test.Echo/Repeat` says it three times,
-/// and then fails with `fail` or hangs with `hang`; `/test.Echo/Join` says in one what came in
-/// many, `/test.Echo/Chat` says each as it comes and fails at `fail`.
+/// The service `test.Echo`:
+///
+/// - `Say` returns its message, and fails for `fail`
+/// - `Repeat` returns its message three times, then fails for `fail` and hangs for `hang`
+/// - `Join` returns the concatenation of its messages
+/// - `Chat` returns each message as it arrives, and fails at `fail`
 #[derive(Clone, Copy, Debug)]
 pub struct Echo;
 
@@ -87,7 +90,7 @@ impl UnaryService<String> for Say {
         Box::pin(async {
             match request.into_inner().as_str() {
                 "fail" => Err(Status::not_found("nobody")),
-                said => Ok(Response::new(said.to_owned())),
+                text => Ok(Response::new(text.to_owned())),
             }
         })
     }
@@ -103,11 +106,11 @@ impl ServerStreamingService<String> for Repeat {
     fn call(&mut self, request: Request<String>) -> Self::Future {
         Box::pin(async {
             let (sender, receiver) = tokio::sync::mpsc::channel(8);
-            let said = request.into_inner();
+            let text = request.into_inner();
             for _ in 0..3 {
-                let _ = sender.send(Ok(said.clone())).await;
+                let _ = sender.send(Ok(text.clone())).await;
             }
-            match said.as_str() {
+            match text.as_str() {
                 "fail" => {
                     let _ = sender.send(Err(Status::unavailable("enough"))).await;
                 }
@@ -129,9 +132,9 @@ impl ClientStreamingService<String> for Join {
 
     fn call(&mut self, request: Request<Streaming<String>>) -> Self::Future {
         Box::pin(async {
-            let mut said = request.into_inner();
+            let mut messages = request.into_inner();
             let mut all = String::new();
-            while let Some(one) = said.message().await? {
+            while let Some(one) = messages.message().await? {
                 all.push_str(&one);
             }
             Ok(Response::new(all))
@@ -148,12 +151,12 @@ impl StreamingService<String> for Chat {
 
     fn call(&mut self, request: Request<Streaming<String>>) -> Self::Future {
         Box::pin(async {
-            let answers = request.into_inner().map(|said| match said?.as_str() {
+            let responses = request.into_inner().map(|message| match message?.as_str() {
                 "fail" => Err(Status::aborted("enough")),
-                said => Ok(said.to_owned()),
+                text => Ok(text.to_owned()),
             });
-            let answers: Self::ResponseStream = Box::pin(answers);
-            Ok(Response::new(answers))
+            let responses: Self::ResponseStream = Box::pin(responses);
+            Ok(Response::new(responses))
         })
     }
 }
@@ -181,7 +184,7 @@ impl Service<http::Request<tonic::body::Body>> for Echo {
     }
 }
 
-/// Serves `Echo` behind a layer until the test's runtime goes.
+/// Serves `Echo` behind a layer until the runtime of the test ends.
 pub async fn start<D, R>(layer: ApertureLayer<D, R>) -> SocketAddr
 where
     D: Decider + Clone + Send + Sync + 'static,
@@ -207,7 +210,7 @@ pub async fn channel(address: SocketAddr) -> Channel {
     endpoint.connect().await.expect("a server")
 }
 
-/// A client of any service that carries calls.
+/// Returns a client over any service that sends calls.
 async fn client<S>(service: S) -> Result<Grpc<S>, Status>
 where
     S: GrpcService<tonic::body::Body>,
@@ -257,10 +260,10 @@ where
     Ok(response.into_inner())
 }
 
-/// What is said to the receiver's sender is answered on the stream.
+/// Sends the messages of the receiver and returns the stream of responses.
 pub async fn chat<S>(
     service: S,
-    said: tokio::sync::mpsc::Receiver<String>,
+    messages: tokio::sync::mpsc::Receiver<String>,
 ) -> Result<Streaming<String>, Status>
 where
     S: GrpcService<tonic::body::Body>,
@@ -268,7 +271,7 @@ where
     <S::ResponseBody as http_body::Body>::Error: Into<BoxError>,
 {
     let path = PathAndQuery::from_static("/test.Echo/Chat");
-    let request = Request::new(ReceiverStream::new(said));
+    let request = Request::new(ReceiverStream::new(messages));
     let mut client = client(service).await?;
     let response = client.streaming(request, path, Text).await?;
     Ok(response.into_inner())

@@ -1,4 +1,4 @@
-//! Inner services that watch how they are treated.
+//! Inner services that check or count how the layer uses them.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -22,7 +22,7 @@ pub fn denial() -> Denial {
     Denial::new(RejectReason::RateLimited)
 }
 
-/// Panics when called without having been ready; a clone forgets that it was.
+/// A service that panics when it is called without having been ready; a clone is not ready.
 #[derive(Debug)]
 pub struct Forgetful {
     ready: bool,
@@ -62,14 +62,14 @@ impl Service<Request<()>> for Forgetful {
     }
 
     fn call(&mut self, _: Request<()>) -> Self::Future {
-        assert!(self.ready, "called without being ready");
+        assert!(self.ready, "the service must be ready before a call");
         self.ready = false;
         self.calls.fetch_add(1, Ordering::SeqCst);
         ready(Ok(hello()))
     }
 }
 
-/// Counts its instances that went.
+/// A service that counts its dropped instances.
 #[derive(Debug)]
 pub struct Counted {
     pub drops: Arc<AtomicUsize>,

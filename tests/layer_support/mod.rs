@@ -1,4 +1,5 @@
-//! What the tests of the layer share: a decider that records, a body that follows a script.
+//! Shared parts of the layer's tests: a decider that records, a body that follows a script, inner
+//! services, and real servers.
 #![allow(dead_code, unreachable_pub)]
 
 pub mod body;
@@ -17,7 +18,7 @@ use tower_aperture::{
     Check, Decider, Denial, FlowError, FlowOutcome, FlowParams, FlowStatus, Ticket, Verdict,
 };
 
-/// Longer than anything here takes on the slowest machine; only a hang reaches it.
+/// A timeout that only a hang reaches, even on the slowest machine.
 pub const HANG: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug)]
@@ -27,7 +28,7 @@ pub enum Answer {
     Unreachable(FlowError),
 }
 
-/// What the layer asked.
+/// A check that the layer made.
 #[derive(Clone, Debug)]
 pub struct Asked {
     pub control_point: String,
@@ -45,7 +46,8 @@ impl Asked {
     }
 }
 
-/// Answers every flow alike, at once or when the test says so, and records all that happens.
+/// A decider that records checks and ends. It makes the same decision for every flow, or waits for
+/// the decisions of the test.
 #[derive(Clone, Debug)]
 pub struct Recorder {
     shared: Arc<Shared>,
@@ -53,10 +55,10 @@ pub struct Recorder {
 
 #[derive(Debug)]
 struct Shared {
-    /// `None`: the test answers by hand.
+    /// The decision for every flow; `None` if the test decides.
     answer: Option<Answer>,
     log: Mutex<Log>,
-    news: Notify,
+    changed: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -74,7 +76,7 @@ impl Recorder {
             shared: Arc::new(Shared {
                 answer,
                 log: Mutex::default(),
-                news: Notify::new(),
+                changed: Notify::new(),
             }),
         }
     }
@@ -91,12 +93,12 @@ impl Recorder {
         Self::new(Some(Answer::Unreachable(error)))
     }
 
-    /// Every decision waits for [`answer`](Self::answer).
+    /// Returns a recorder whose decisions wait for [`answer`](Self::answer).
     pub fn by_hand() -> Self {
         Self::new(None)
     }
 
-    /// Answers the decision that has waited longest.
+    /// Makes the decision that has waited longest.
     pub fn answer(&self, answer: Answer) {
         let waiting = self.shared.log().waiting.pop_front();
         let waiting = waiting.expect("a decision waits");
@@ -107,49 +109,52 @@ impl Recorder {
         self.shared.log().asked.clone()
     }
 
-    /// The one question so far.
+    /// Returns the only check so far.
     pub fn question(&self) -> Asked {
         let mut asked = self.asked();
-        assert_eq!(asked.len(), 1, "asked once: {asked:?}");
+        assert_eq!(asked.len(), 1, "exactly one check: {asked:?}");
         asked.remove(0)
     }
 
-    /// Ends so far; fails when a ticket was dropped without one.
+    /// Returns the ends so far; panics if a ticket was dropped without an end.
     pub fn ends(&self) -> Vec<FlowOutcome> {
         let log = self.shared.log();
-        assert_eq!(log.lost, 0, "every ticket is ended");
+        assert_eq!(log.lost, 0, "every ticket must be ended");
         log.ends.clone()
     }
 
-    /// The one end so far, as status and HTTP status.
+    /// Returns the only end so far, as status and HTTP status.
     pub fn end(&self) -> (FlowStatus, Option<u16>) {
         let ends = self.ends();
-        assert_eq!(ends.len(), 1, "ended once: {ends:?}");
+        assert_eq!(ends.len(), 1, "exactly one end: {ends:?}");
         (
             ends[0].status,
             ends[0].http_status.map(|status| status.as_u16()),
         )
     }
 
-    /// Decisions that were dropped before they were made.
+    /// Returns the number of decisions that were dropped before they were made.
     pub fn given_up(&self) -> usize {
         self.shared.log().given_up
     }
 
-    async fn until(&self, what: &str, done: impl Fn(&Log) -> bool) {
+    async fn until(&self, expected: &str, done: impl Fn(&Log) -> bool) {
         let wait = async {
             loop {
-                let news = self.shared.news.notified();
+                let changed = self.shared.changed.notified();
                 if done(&self.shared.log()) {
                     return;
                 }
-                news.await;
+                changed.await;
             }
         };
-        assert!(tokio::time::timeout(HANG, wait).await.is_ok(), "no {what}");
+        assert!(
+            tokio::time::timeout(HANG, wait).await.is_ok(),
+            "no {expected} in time"
+        );
     }
 
-    /// Waits for the one end.
+    /// Waits for the only end and returns it.
     pub async fn ended(&self) -> (FlowStatus, Option<u16>) {
         self.until("end", |log| !log.ends.is_empty()).await;
         self.end()
@@ -161,16 +166,15 @@ impl Recorder {
     }
 
     pub async fn asked_once(&self) {
-        self.until("question", |log| !log.asked.is_empty()).await;
+        self.until("check", |log| !log.asked.is_empty()).await;
     }
 
     pub async fn asked_times(&self, times: usize) {
-        self.until("questions", |log| log.asked.len() >= times)
-            .await;
+        self.until("checks", |log| log.asked.len() >= times).await;
     }
 
     pub async fn gave_up(&self) {
-        self.until("giving up", |log| log.given_up > 0).await;
+        self.until("dropped decision", |log| log.given_up > 0).await;
     }
 }
 
@@ -183,7 +187,7 @@ impl Shared {
 
     fn record(&self, record: impl FnOnce(&mut Log)) {
         record(&mut self.log());
-        self.news.notify_waiters();
+        self.changed.notify_waiters();
     }
 
     fn verdict(self: &Arc<Self>, answer: Answer) -> Verdict<Recorded> {
@@ -221,7 +225,7 @@ impl Drop for Recorded {
     }
 }
 
-/// A decision the test makes.
+/// A decision that the test makes.
 #[derive(Debug)]
 pub struct ByHand {
     shared: Arc<Shared>,
@@ -235,7 +239,10 @@ impl Future for ByHand {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let answer = std::task::ready!(Pin::new(&mut self.answer).poll(cx));
         self.made = true;
-        Poll::Ready(self.shared.verdict(answer.expect("the test answers")))
+        Poll::Ready(
+            self.shared
+                .verdict(answer.expect("the test makes the decision")),
+        )
     }
 }
 

@@ -22,7 +22,7 @@ pub enum Version {
 
 pub const BOTH: [Version; 2] = [Version::Http1, Version::Http2];
 
-/// Serves until the test's runtime goes.
+/// Serves until the runtime of the test ends.
 pub async fn serve<S, B>(version: Version, service: S) -> SocketAddr
 where
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
@@ -38,7 +38,7 @@ where
             let service = TowerToHyperService::new(service.clone());
             let io = TokioIo::new(stream);
             tokio::spawn(async move {
-                // Connections end in errors here: that is what the tests are about.
+                // Connections may end with errors, because tests break them.
                 let _ = match version {
                     Version::Http1 => {
                         let builder = hyper::server::conn::http1::Builder::new();
@@ -57,7 +57,7 @@ where
     address
 }
 
-/// One connection; dropping it leaves the server alone.
+/// A client with one connection.
 #[derive(Debug)]
 pub enum Client {
     Http1(hyper::client::conn::http1::SendRequest<Empty<Bytes>>),
@@ -65,7 +65,7 @@ pub enum Client {
 }
 
 impl Client {
-    /// The connection lives in a task that ends with the client and its responses.
+    /// Connects to a server; the connection ends with the client and its responses.
     pub async fn connect(version: Version, address: SocketAddr) -> Self {
         let io = TokioIo::new(TcpStream::connect(address).await.expect("a server"));
         match version {

@@ -1,3 +1,5 @@
+//! Metrics of Agents, ends, spans and engines.
+
 use std::time::Duration;
 
 use tower_aperture::pb::check::CheckResponse;
@@ -8,7 +10,7 @@ use tower_aperture::{
 use super::Recorded;
 use super::support::agent::{FakeAgent, Reply, answer};
 
-/// Longer than a busy machine takes; only what hangs takes as long.
+/// A timeout that only a call that hangs reaches, even on a busy machine.
 const LONG: Duration = Duration::from_secs(60);
 
 fn builder(agent: &FakeAgent) -> ApertureClientBuilder {
@@ -33,11 +35,11 @@ async fn until_given_up(client: &ApertureClient) {
         }
         decision(client).await;
     }
-    panic!("it is never given up");
+    panic!("the agent is never given up");
 }
 
 #[tokio::test]
-async fn the_gauge_of_an_agent_says_how_many_clients_have_given_it_up() {
+async fn the_gauge_of_an_agent_counts_the_clients_that_gave_it_up() {
     let recorded = Recorded::here();
     let agent = FakeAgent::start();
     let address = agent.address();
@@ -47,7 +49,11 @@ async fn the_gauge_of_an_agent_says_how_many_clients_have_given_it_up() {
     for client in &clients {
         assert_eq!(decision(client).await, FlowDecision::Accepted);
     }
-    assert_eq!(gauge(), Some(0.0), "it is there before anything is wrong");
+    assert_eq!(
+        gauge(),
+        Some(0.0),
+        "the gauge exists before the first failure"
+    );
     agent.kill();
     let [first, second] = clients;
     until_given_up(&first).await;
@@ -56,20 +62,22 @@ async fn the_gauge_of_an_agent_says_how_many_clients_have_given_it_up() {
     assert_eq!(gauge(), Some(2.0));
     assert_eq!(recorded.value("agents_given_up_total"), Some(2.0));
     drop(second);
-    let gone = async {
+    let one_given_up = async {
         while gauge() != Some(1.0) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    let gone = tokio::time::timeout(LONG, gone).await;
-    gone.expect("a client that is gone takes back what it said");
+    let one_given_up = tokio::time::timeout(LONG, one_given_up).await;
+    one_given_up.expect("a dropped client no longer counts in the gauge");
     agent.restart();
-    let back = async {
+    let returned = async {
         while decision(&first).await != FlowDecision::Accepted {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    tokio::time::timeout(LONG, back).await.expect("it is found");
+    tokio::time::timeout(LONG, returned)
+        .await
+        .expect("a probe finds the agent");
     assert_eq!(gauge(), Some(0.0));
     let stats = first.stats();
     assert!(recorded.value("probes_total") >= Some(stats.probes as f64));
@@ -77,7 +85,7 @@ async fn the_gauge_of_an_agent_says_how_many_clients_have_given_it_up() {
 }
 
 #[tokio::test]
-async fn ends_and_spans_count_by_what_became_of_them() {
+async fn ends_and_spans_count_by_their_result() {
     let recorded = Recorded::here();
     let agent = FakeAgent::start();
     agent.on_check(|request| Reply::Now(answer::granted(request)));
@@ -86,22 +94,22 @@ async fn ends_and_spans_count_by_what_became_of_them() {
         let flow = client.start_flow("a", FlowParams::new()).await;
         flow.finish(FlowStatus::Ok);
     }
-    let late = client.start_flow("a", FlowParams::new()).await;
+    let holding = client.start_flow("a", FlowParams::new()).await;
     let held = client.shutdown(Duration::from_secs(2)).await;
     assert!(!held, "a flow still holds a slot");
-    late.finish(FlowStatus::Ok);
+    holding.finish(FlowStatus::Ok);
     for metric in ["ends_total", "spans_total"] {
-        let of = |result| recorded.value(&format!("{metric}{{result=\"{result}\"}}"));
-        assert_eq!(of("delivered"), Some(3.0), "{metric}");
-        assert_eq!(of("failed"), Some(0.0), "{metric}");
-        assert_eq!(of("dropped"), Some(1.0), "{metric}");
+        let count = |result| recorded.value(&format!("{metric}{{result=\"{result}\"}}"));
+        assert_eq!(count("delivered"), Some(3.0), "{metric}");
+        assert_eq!(count("failed"), Some(0.0), "{metric}");
+        assert_eq!(count("dropped"), Some(1.0), "{metric}");
     }
     let ended = "flows_ended_total{control_point=\"a\",status=\"ok\"}";
     assert_eq!(recorded.value(ended), Some(4.0));
 }
 
 #[tokio::test]
-async fn the_time_in_an_agents_scheduler_is_the_agents_own() {
+async fn the_queue_duration_at_an_agent_is_measured_by_the_agent() {
     let recorded = Recorded::here();
     let agent = FakeAgent::start();
     let at = |seconds, nanos| Some(prost_types::Timestamp { seconds, nanos });
@@ -129,7 +137,7 @@ async fn the_time_in_an_agents_scheduler_is_the_agents_own() {
 }
 
 #[tokio::test]
-async fn a_check_whose_caller_left_is_abandoned_before_it_is_answered() {
+async fn a_check_at_an_agent_whose_caller_left_counts_as_abandoned() {
     let recorded = Recorded::here();
     let agent = FakeAgent::start();
     agent.on_check(|_| Reply::Hang);
@@ -144,7 +152,7 @@ async fn a_check_whose_caller_left_is_abandoned_before_it_is_answered() {
 }
 
 #[test]
-fn an_engine_is_recorded_when_asked() {
+fn record_engine_records_the_state_of_an_engine() {
     let recorded = Recorded::here();
     let policy = "
 blueprint: rate-limiting/base
@@ -157,7 +165,7 @@ policy:
     selectors: [{control_point: a}]
 ";
     let engine = Engine::builder().policy_text("p.yaml", policy).build();
-    let engine = engine.expect("the policy is right");
+    let engine = engine.expect("a valid policy");
     metrics::record_engine(&engine);
     assert_eq!(recorded.value("engine_keys"), Some(0.0));
     for user in ["ann", "bob"] {

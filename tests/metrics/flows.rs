@@ -1,3 +1,5 @@
+//! Metrics of flows: decisions, ends, durations, caches and control points.
+
 use std::convert::Infallible;
 use std::pin::pin;
 use std::time::Duration;
@@ -15,7 +17,7 @@ use tower_aperture::{
 
 use super::Recorded;
 
-/// One request through a layer.
+/// Sends one request through a layer and returns its status.
 async fn request(client: &ApertureClient, control_point: &'static str) -> u16 {
     let inner = service_fn(async |_: Request<()>| {
         Ok::<_, Infallible>(Response::new(Full::new("hello".as_bytes())))
@@ -28,7 +30,7 @@ async fn request(client: &ApertureClient, control_point: &'static str) -> u16 {
     status
 }
 
-/// One place, for which flows queue.
+/// A client with one slot, for which flows queue.
 fn one_at_a_time() -> ApertureClient {
     let policy = "
 circuit:
@@ -41,12 +43,12 @@ circuit:
         scheduler: {default_workload_parameters: {queue_timeout: 3600s}}
 ";
     let engine = Engine::builder().policy_text("one.yaml", policy).build();
-    let engine = engine.expect("the policy is right");
+    let engine = engine.expect("a valid policy");
     ApertureClient::embedded_with_check_timeout(engine, Duration::ZERO)
 }
 
 #[tokio::test]
-async fn flows_count_once_by_layers_and_by_hand() {
+async fn each_flow_counts_once_with_layers_and_with_the_client() {
     let recorded = Recorded::here();
     let script = Script::new();
     let client = script.client();
@@ -65,7 +67,7 @@ async fn flows_count_once_by_layers_and_by_hand() {
     client
         .guard("shop", FlowParams::new(), async {})
         .await
-        .expect("let in");
+        .expect("the flow is accepted");
     let request = HttpAttributes::new("GET", "/");
     drop(
         client
@@ -86,20 +88,20 @@ async fn flows_count_once_by_layers_and_by_hand() {
         );
         assert_eq!(recorded.value(&series), Some(count), "{series}");
     }
-    let nameless =
+    let empty_control_point =
         "flows_total{control_point=\"\",decision=\"unreachable\",reason=\"invalid_request\"}";
-    assert_eq!(recorded.value(nameless), Some(1.0));
+    assert_eq!(recorded.value(empty_control_point), Some(1.0));
     let stats = client.stats();
     let flows = stats.accepted + stats.rejected + stats.unreachable;
     assert_eq!(recorded.total("flows_total"), flows as f64);
     let checks = recorded.total("check_duration_seconds_count");
-    assert_eq!(checks, flows as f64, "each is measured");
+    assert_eq!(checks, flows as f64, "each check is measured");
     let queued = recorded.total("queue_duration_seconds_count");
-    assert_eq!(queued, 0.0, "all of them were answered at once");
+    assert_eq!(queued, 0.0, "no flow waited in a queue");
 }
 
 #[tokio::test]
-async fn rejections_in_shadow_mode_count_twice_over() {
+async fn rejections_in_shadow_mode_count_as_rejected_and_as_shadowed() {
     let recorded = Recorded::here();
     let script = Script::new();
     let client = script.client();
@@ -117,7 +119,7 @@ async fn rejections_in_shadow_mode_count_twice_over() {
 }
 
 #[tokio::test]
-async fn answered_flows_end_once_with_their_status() {
+async fn decided_flows_end_once_with_their_status() {
     let recorded = Recorded::here();
     let script = Script::new();
     let client = script.client();
@@ -130,7 +132,7 @@ async fn answered_flows_end_once_with_their_status() {
     script.next(Answer::unreachable(FlowErrorKind::Timeout));
     start().await.end().await;
     let Check::Ready(verdict) = client.decide("a", &FlowParams::new()) else {
-        panic!("answered at once");
+        panic!("the decision is ready");
     };
     drop(verdict);
     for (status, count) in [("ok", 2.0), ("error", 2.0), ("unset", 1.0)] {
@@ -140,7 +142,7 @@ async fn answered_flows_end_once_with_their_status() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn seconds_are_measured_from_the_question_to_the_answer() {
+async fn durations_are_measured_from_the_check_to_the_decision() {
     let recorded = Recorded::here();
     let script = Script::new();
     let client = script.client();
@@ -149,24 +151,24 @@ async fn seconds_are_measured_from_the_question_to_the_answer() {
     drop(client.start_flow("a", FlowParams::new()).await);
     assert_eq!(request(&client, "a").await, 503);
     for metric in ["check", "queue"] {
-        let of = |what| format!("{metric}_duration_seconds_{what}{{control_point=\"a\"}}");
-        assert_eq!(recorded.value(&of("count")), Some(2.0));
-        let sum = recorded.value(&of("sum")).expect("a sum");
+        let series = |part| format!("{metric}_duration_seconds_{part}{{control_point=\"a\"}}");
+        assert_eq!(recorded.value(&series("count")), Some(2.0));
+        let sum = recorded.value(&series("sum")).expect("a sum");
         assert!((sum - 5.0).abs() < 0.1, "{sum}");
     }
 }
 
 #[tokio::test]
-async fn flows_that_wait_in_process_are_in_the_histogram_of_queues() {
+async fn flows_that_wait_in_an_engine_count_in_the_queue_histogram() {
     let recorded = Recorded::here();
     let client = one_at_a_time();
     let queued = || recorded.value("queue_duration_seconds_count{control_point=\"render\"}");
     let first = client.start_flow("render", FlowParams::new()).await;
-    assert_eq!(queued(), None, "it did not wait");
+    assert_eq!(queued(), None, "the first flow did not wait");
     let mut second = pin!(client.start_flow("render", FlowParams::new()));
     assert!(second.as_mut().now_or_never().is_none());
     let Check::Pending(mut third) = client.decide("render", &FlowParams::new()) else {
-        panic!("there is no place");
+        panic!("no slot is free");
     };
     assert!((&mut third).now_or_never().is_none());
     first.finish(FlowStatus::Ok);
@@ -177,14 +179,14 @@ async fn flows_that_wait_in_process_are_in_the_histogram_of_queues() {
 }
 
 #[tokio::test]
-async fn decisions_whose_caller_left_are_abandoned_and_nothing_else() {
+async fn checks_whose_caller_left_count_only_as_abandoned() {
     let recorded = Recorded::here();
     let client = one_at_a_time();
     let abandoned = || recorded.value("checks_abandoned_total{control_point=\"render\"}");
     let first = client.start_flow("render", FlowParams::new()).await;
     assert_eq!(abandoned(), Some(0.0));
-    let left = client.start_flow("render", FlowParams::new());
-    assert!(left.now_or_never().is_none());
+    let abandoned_flow = client.start_flow("render", FlowParams::new());
+    assert!(abandoned_flow.now_or_never().is_none());
     assert_eq!(abandoned(), Some(1.0));
     drop(client.decide("render", &FlowParams::new()));
     assert_eq!(abandoned(), Some(2.0));
@@ -195,7 +197,7 @@ async fn decisions_whose_caller_left_are_abandoned_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn control_points_beyond_the_limit_are_one() {
+async fn control_points_beyond_the_maximum_share_one_series() {
     let recorded = Recorded::here();
     let client = Script::new().client();
     for at in 0..MAX_CONTROL_POINTS + 50 {
@@ -204,20 +206,24 @@ async fn control_points_beyond_the_limit_are_one() {
         flow.finish(FlowStatus::Ok);
     }
     drop(client.start_flow("/item/0", FlowParams::new()).await);
-    let of = |name: &str| {
+    let flows_at = |name: &str| {
         let labels = format!("control_point=\"{name}\",decision=\"accepted\",reason=\"none\"");
         recorded.value(&format!("flows_total{{{labels}}}"))
     };
-    assert_eq!(of("other"), Some(50.0));
-    assert_eq!(of("/item/0"), Some(2.0), "known ones go on");
-    assert_eq!(of(&format!("/item/{MAX_CONTROL_POINTS}")), None);
+    assert_eq!(flows_at("other"), Some(50.0));
+    assert_eq!(
+        flows_at("/item/0"),
+        Some(2.0),
+        "known control points keep their series"
+    );
+    assert_eq!(flows_at(&format!("/item/{MAX_CONTROL_POINTS}")), None);
     let text = recorded.text();
     let series = |line: &&str| line.starts_with("tower_aperture_flows_total{");
     assert_eq!(text.lines().filter(series).count(), MAX_CONTROL_POINTS + 1);
 }
 
 #[tokio::test]
-async fn nothing_of_a_request_but_its_control_point_is_a_label() {
+async fn only_the_control_point_of_a_request_is_a_metric_label() {
     let recorded = Recorded::here();
     let engine = Engine::builder().build().expect("no policy");
     let client = ApertureClient::embedded(engine);
@@ -237,7 +243,7 @@ async fn nothing_of_a_request_but_its_control_point_is_a_label() {
 }
 
 #[tokio::test]
-async fn cache_lookups_count_by_outcome_with_flows_and_without() {
+async fn cache_lookups_of_flows_and_of_the_client_count_by_outcome() {
     let recorded = Recorded::here();
     let engine = Engine::builder().build().expect("no policy");
     let client = ApertureClient::embedded(engine);
@@ -270,7 +276,7 @@ async fn cache_lookups_count_by_outcome_with_flows_and_without() {
 }
 
 #[tokio::test]
-async fn metrics_are_described_with_units_in_their_names() {
+async fn metrics_have_descriptions_and_units_in_their_names() {
     let recorded = Recorded::here();
     drop(
         Script::new()
@@ -297,7 +303,7 @@ async fn metrics_are_described_with_units_in_their_names() {
 
 #[cfg(feature = "response-cache")]
 #[tokio::test]
-async fn answers_from_the_cache_and_writes_to_it_count() {
+async fn answers_from_the_result_cache_and_writes_to_it_count() {
     let recorded = Recorded::here();
     let engine = Engine::builder().build().expect("no policy");
     let inner = service_fn(async |_: Request<()>| {

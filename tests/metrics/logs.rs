@@ -1,4 +1,4 @@
-//! Targets and fields are what people filter by: they are part of the interface.
+//! Targets and fields of log events. Users filter by them, so they are part of the interface.
 
 use std::convert::Infallible;
 use std::io;
@@ -21,7 +21,7 @@ impl Lines {
         text.expect("text").lines().map(str::to_owned).collect()
     }
 
-    /// The lines with all of these parts.
+    /// Returns the lines that contain all of these parts.
     pub(super) fn with(&self, parts: &[&str]) -> Vec<String> {
         let all = self.all().into_iter();
         all.filter(|line| parts.iter().all(|part| line.contains(part)))
@@ -40,12 +40,14 @@ impl io::Write for Lines {
     }
 }
 
-/// Collects what this thread logs.
-pub(super) fn collect(most: tracing::Level) -> (Lines, tracing::subscriber::DefaultGuard) {
+/// Collects the log lines of this thread.
+pub(super) fn collect_logs(
+    max_level: tracing::Level,
+) -> (Lines, tracing::subscriber::DefaultGuard) {
     let lines = Lines::default();
     let writer = lines.clone();
     let subscriber = tracing_subscriber::fmt()
-        .with_max_level(most)
+        .with_max_level(max_level)
         .with_span_events(tracing_subscriber::fmt::format::FmtSpan::CLOSE)
         .with_ansi(false)
         .with_writer(move || writer.clone())
@@ -55,7 +57,7 @@ pub(super) fn collect(most: tracing::Level) -> (Lines, tracing::subscriber::Defa
 
 #[tokio::test]
 async fn each_rejection_is_an_event_without_labels() {
-    let (lines, _guard) = collect(tracing::Level::DEBUG);
+    let (lines, _guard) = collect_logs(tracing::Level::DEBUG);
     let script = Script::new();
     let client = script.client();
     let wait = Duration::from_secs(2);
@@ -74,8 +76,8 @@ async fn each_rejection_is_an_event_without_labels() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wait_is_a_span_and_what_comes_of_it_is_in_it() {
-    let (lines, _guard) = collect(tracing::Level::DEBUG);
+async fn a_waiting_check_has_a_span_that_contains_its_decision() {
+    let (lines, _guard) = collect_logs(tracing::Level::DEBUG);
     let script = Script::new();
     let client = script.client();
     let later = Duration::from_secs(1);
@@ -88,8 +90,8 @@ async fn a_wait_is_a_span_and_what_comes_of_it_is_in_it() {
 }
 
 #[tokio::test]
-async fn a_layer_says_what_it_answered_instead() {
-    let (lines, _guard) = collect(tracing::Level::DEBUG);
+async fn a_layer_logs_the_response_that_it_sends_for_a_rejected_request() {
+    let (lines, _guard) = collect_logs(tracing::Level::DEBUG);
     let script = Script::new();
     script.next(Answer::unreachable(FlowErrorKind::Timeout));
     let inner = service_fn(async |_: Request<()>| {
@@ -108,8 +110,8 @@ async fn a_layer_says_what_it_answered_instead() {
 }
 
 #[tokio::test]
-async fn too_many_control_points_are_warned_about_once() {
-    let (lines, _guard) = collect(tracing::Level::INFO);
+async fn too_many_control_points_are_logged_once() {
+    let (lines, _guard) = collect_logs(tracing::Level::INFO);
     let client = Script::new().client();
     for at in 0..MAX_CONTROL_POINTS + 20 {
         let name = format!("/item/{at}");
@@ -118,5 +120,9 @@ async fn too_many_control_points_are_warned_about_once() {
     }
     let warned = lines.with(&["WARN tower_aperture: ", "too many control points"]);
     assert_eq!(warned.len(), 1, "{:?}", lines.all());
-    assert_eq!(lines.all().len(), 1, "at this level nothing else is said");
+    assert_eq!(
+        lines.all().len(),
+        1,
+        "no other line is logged at this level"
+    );
 }

@@ -1,4 +1,4 @@
-//! Flows that nothing limits are counted, and what they lack is named once.
+//! Flows that no component limits are counted, and the reason is logged once.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tower_aperture::pb::check::{
 use tower_aperture::{ApertureClient, ApertureLayer, FlowParams, HttpAttributes};
 
 use super::Recorded;
-use super::logs::{Lines, collect};
+use super::logs::{Lines, collect_logs};
 use super::support::agent::{FakeAgent, Reply, answer};
 
 const UNSELECTED: &str = "WARN tower_aperture: no policy selects this control point";
@@ -26,10 +26,10 @@ fn engine(policies: &[&str]) -> Engine {
     for (at, policy) in policies.iter().enumerate() {
         builder = builder.policy_text(format!("p{at}.yaml"), *policy);
     }
-    builder.build().expect("the policies are right")
+    builder.build().expect("valid policies")
 }
 
-/// One component for each control point of `kind`, with more of its parameters.
+/// A policy with one component of `kind` at a control point, with `more` of its fields.
 fn limiter(kind: &str, control_point: &str, more: &str) -> String {
     let (ports, parameters) = match kind {
         "rate_limiter" | "quota_scheduler" => (
@@ -61,8 +61,8 @@ circuit:
     )
 }
 
-/// Starts a flow by each way in which a client is asked.
-async fn start(client: &ApertureClient, control_point: &str, labels: &[(&str, &str)]) {
+/// Starts a flow in each way that a client offers.
+async fn start_in_each_way(client: &ApertureClient, control_point: &str, labels: &[(&str, &str)]) {
     let params = || FlowParams::new().labels(labels.iter().copied());
     drop(client.start_flow(control_point, params()).await);
     let request = HttpAttributes::new("GET", "/");
@@ -89,7 +89,7 @@ async fn start(client: &ApertureClient, control_point: &str, labels: &[(&str, &s
     }
 }
 
-/// The flows of [`start`].
+/// The number of flows that [`start_in_each_way`] starts.
 const FLOWS: u64 = 5;
 
 fn undecided(recorded: &Recorded, control_point: &str) -> Option<f64> {
@@ -98,26 +98,26 @@ fn undecided(recorded: &Recorded, control_point: &str) -> Option<f64> {
     ))
 }
 
-fn named(lines: &Lines, event: &str) -> usize {
+fn count_lines(lines: &Lines, event: &str) -> usize {
     lines.with(&[event]).len()
 }
 
 #[tokio::test]
-async fn a_control_point_that_no_policy_selects_is_named_once_and_its_flows_are_counted() {
+async fn a_control_point_that_no_policy_selects_is_logged_once_and_its_flows_are_counted() {
     let recorded = Recorded::here();
-    let (lines, _guard) = collect(tracing::Level::INFO);
+    let (lines, _guard) = collect_logs(tracing::Level::INFO);
     let engine = engine(&[&limiter("rate_limiter", "checkout", "")]);
     let client = ApertureClient::embedded(engine.clone());
     for _ in 0..3 {
-        start(&client, "chekout", &[("user_id", "42")]).await;
-        start(&client, "checkout", &[("user_id", "42")]).await;
+        start_in_each_way(&client, "chekout", &[("user_id", "42")]).await;
+        start_in_each_way(&client, "checkout", &[("user_id", "42")]).await;
     }
-    assert_eq!(named(&lines, UNSELECTED), 1, "{:?}", lines.all());
+    assert_eq!(count_lines(&lines, UNSELECTED), 1, "{:?}", lines.all());
     assert_eq!(
         lines.with(&[UNSELECTED, "control_point=\"chekout\""]).len(),
         1
     );
-    assert_eq!(named(&lines, SKIPPED), 0);
+    assert_eq!(count_lines(&lines, SKIPPED), 0);
     assert_eq!(
         (
             undecided(&recorded, "chekout"),
@@ -138,7 +138,7 @@ async fn a_control_point_that_no_policy_selects_is_named_once_and_its_flows_are_
 }
 
 #[tokio::test]
-async fn a_limiter_that_is_skipped_for_its_label_is_named_once_with_the_label() {
+async fn a_limiter_that_is_skipped_for_a_missing_label_is_logged_once_with_the_label() {
     for kind in [
         "rate_limiter",
         "concurrency_limiter",
@@ -146,15 +146,15 @@ async fn a_limiter_that_is_skipped_for_its_label_is_named_once_with_the_label() 
         "concurrency_scheduler",
     ] {
         let recorded = Recorded::here();
-        let (lines, _guard) = collect(tracing::Level::INFO);
+        let (lines, _guard) = collect_logs(tracing::Level::INFO);
         let engine = engine(&[&limiter(kind, "checkout", "")]);
         let client = ApertureClient::embedded(engine.clone());
         for _ in 0..2 {
-            start(&client, "checkout", &[]).await;
-            start(&client, "checkout", &[("userid", "42")]).await;
+            start_in_each_way(&client, "checkout", &[]).await;
+            start_in_each_way(&client, "checkout", &[("userid", "42")]).await;
         }
         assert_eq!(client.stats().undecided, 4 * FLOWS, "{kind}");
-        start(&client, "checkout", &[("user_id", "42")]).await;
+        start_in_each_way(&client, "checkout", &[("user_id", "42")]).await;
         let parts = [
             SKIPPED,
             "control_point=\"checkout\"",
@@ -167,7 +167,7 @@ async fn a_limiter_that_is_skipped_for_its_label_is_named_once_with_the_label() 
         assert_eq!(
             client.stats().undecided,
             4 * FLOWS,
-            "{kind}: the label is there"
+            "{kind}: flows with the label do not count"
         );
         assert_eq!(undecided(&recorded, "checkout"), Some(20.0));
         assert_eq!(engine.stats().undecided, 4 * FLOWS);
@@ -177,14 +177,14 @@ async fn a_limiter_that_is_skipped_for_its_label_is_named_once_with_the_label() 
 }
 
 #[tokio::test]
-async fn one_limiter_that_decides_is_enough_and_the_skipped_one_is_named_all_the_same() {
-    let (lines, _guard) = collect(tracing::Level::INFO);
+async fn flows_that_one_limiter_decides_do_not_count_and_the_skipped_limiter_is_still_logged() {
+    let (lines, _guard) = collect_logs(tracing::Level::INFO);
     let all = limiter("rate_limiter", "checkout", "").replace(", limit_by_label_key: user_id", "");
     let client = ApertureClient::embedded(engine(&[
         &limiter("concurrency_limiter", "checkout", ""),
         &all,
     ]));
-    start(&client, "checkout", &[]).await;
+    start_in_each_way(&client, "checkout", &[]).await;
     assert_eq!(
         lines.with(&[SKIPPED, "policy=\"p0\""]).len(),
         1,
@@ -196,7 +196,7 @@ async fn one_limiter_that_decides_is_enough_and_the_skipped_one_is_named_all_the
 }
 
 #[tokio::test]
-async fn what_lets_everything_pass_on_purpose_or_fits_other_labels_is_not_warned_of() {
+async fn policies_that_are_open_on_purpose_or_match_other_labels_cause_no_warning() {
     let open = limiter("rate_limiter", "open", "").replace("value: 1000", "value: 0");
     let open = open.replace("value: 1}", "value: 0}");
     let gold = limiter("rate_limiter", "tiers", "").replace(
@@ -209,18 +209,26 @@ resources:
     flux_meters: {latency: {selectors: [{control_point: measured}]}}
 ";
     let client = ApertureClient::embedded(engine(&[&open, &gold, meter]));
-    let (lines, _guard) = collect(tracing::Level::INFO);
-    start(&client, "open", &[]).await;
-    assert_eq!(client.stats().undecided, 0, "a policy says so");
-    start(&client, "tiers", &[("tier", "free"), ("user_id", "42")]).await;
-    assert_eq!(client.stats().undecided, FLOWS, "nothing limits these");
-    start(&client, "measured", &[]).await;
+    let (lines, _guard) = collect_logs(tracing::Level::INFO);
+    start_in_each_way(&client, "open", &[]).await;
+    assert_eq!(
+        client.stats().undecided,
+        0,
+        "a policy accepts these flows on purpose"
+    );
+    start_in_each_way(&client, "tiers", &[("tier", "free"), ("user_id", "42")]).await;
+    assert_eq!(
+        client.stats().undecided,
+        FLOWS,
+        "no component limits these flows"
+    );
+    start_in_each_way(&client, "measured", &[]).await;
     assert_eq!(lines.all(), [""; 0]);
 }
 
 #[tokio::test]
-async fn names_that_clients_make_up_are_bounded_in_logs_and_in_the_description() {
-    let (lines, _guard) = collect(tracing::Level::INFO);
+async fn the_number_of_made_up_names_in_logs_and_descriptions_is_bounded() {
+    let (lines, _guard) = collect_logs(tracing::Level::INFO);
     let engine = engine(&[&limiter("rate_limiter", "checkout", "")]);
     let client = ApertureClient::embedded(engine.clone());
     for at in 0..3000 {
@@ -230,13 +238,13 @@ async fn names_that_clients_make_up_are_bounded_in_logs_and_in_the_description()
     let long = "x".repeat(100_000);
     drop(client.start_flow(&long, FlowParams::new()).await);
     drop(client.start_flow("evil`\n  `name", FlowParams::new()).await);
-    let warned = named(&lines, UNSELECTED);
-    assert!((512..=1024).contains(&warned), "{warned}");
+    let warnings = count_lines(&lines, UNSELECTED);
+    assert!((512..=1024).contains(&warnings), "{warnings}");
     assert_eq!(lines.with(&["further ones are not named"]).len(), 1);
     let text = engine.describe();
-    assert_eq!(text.matches("`/item/").count(), warned);
+    assert_eq!(text.matches("`/item/").count(), warnings);
     assert!(text.len() < 100_000 && !text.contains("xxx"));
-    assert_eq!(client.stats().undecided, 3002, "all are counted");
+    assert_eq!(client.stats().undecided, 3002, "every flow is counted");
 }
 
 #[tokio::test]
@@ -249,7 +257,7 @@ async fn a_control_point_that_a_reload_selects_is_no_longer_listed() {
     };
     policy("checkout");
     let engine = Engine::builder().policy_folder(&folder).build();
-    let engine = engine.expect("the policy is right");
+    let engine = engine.expect("a valid policy");
     for name in ["b", "a", "checkout", "c\"d"] {
         let _ = engine.check(&CheckInput::new(name, &FlowParams::new()));
     }
@@ -274,7 +282,7 @@ async fn a_control_point_that_a_reload_selects_is_no_longer_listed() {
 }
 
 #[tokio::test]
-async fn a_queue_timeout_beyond_the_budget_of_a_flow_is_warned_of_once_with_numbers() {
+async fn a_queue_timeout_longer_than_the_budget_of_a_flow_is_logged_once_with_both() {
     let scheduler = "scheduler: {workloads: [\
         {name: short, label_matcher: {match_labels: {tier: free}}, \
          parameters: {queue_timeout: 0.1s}}, \
@@ -282,13 +290,17 @@ async fn a_queue_timeout_beyond_the_budget_of_a_flow_is_warned_of_once_with_numb
          parameters: {queue_timeout: 2s}}]}";
     for kind in ["concurrency_scheduler", "quota_scheduler"] {
         let policy = limiter(kind, "render", scheduler);
-        let (lines, _guard) = collect(tracing::Level::INFO);
+        let (lines, _guard) = collect_logs(tracing::Level::INFO);
         let client = ApertureClient::embedded(engine(&[&policy]));
-        start(&client, "render", &[("user_id", "42"), ("tier", "free")]).await;
-        start(&client, "render", &[("user_id", "42")]).await;
-        assert_eq!(lines.all(), [""; 0], "{kind}: neither queues for longer");
+        start_in_each_way(&client, "render", &[("user_id", "42"), ("tier", "free")]).await;
+        start_in_each_way(&client, "render", &[("user_id", "42")]).await;
+        assert_eq!(
+            lines.all(),
+            [""; 0],
+            "{kind}: no queue timeout is longer than the budget"
+        );
         for _ in 0..2 {
-            start(&client, "render", &[("user_id", "42"), ("tier", "gold")]).await;
+            start_in_each_way(&client, "render", &[("user_id", "42"), ("tier", "gold")]).await;
         }
         let parts = [
             BUDGET,
@@ -302,12 +314,12 @@ async fn a_queue_timeout_beyond_the_budget_of_a_flow_is_warned_of_once_with_numb
         assert_eq!(lines.with(&parts).len(), 1, "{kind}: {:?}", lines.all());
         assert_eq!(lines.all().len(), 1, "{kind}");
 
-        // As long as the queue, longer, and without a limit.
+        // Check timeouts as long as the queue timeout, longer, and unlimited.
         for timeout in [Duration::from_secs(2), Duration::MAX, Duration::ZERO] {
-            let (lines, _guard) = collect(tracing::Level::INFO);
+            let (lines, _guard) = collect_logs(tracing::Level::INFO);
             let engine = engine(&[&policy]);
             let client = ApertureClient::embedded_with_check_timeout(engine, timeout);
-            start(&client, "render", &[("user_id", "42"), ("tier", "gold")]).await;
+            start_in_each_way(&client, "render", &[("user_id", "42"), ("tier", "gold")]).await;
             assert_eq!(lines.all(), [""; 0], "{kind}: {timeout:?}");
             let short = FlowParams::new()
                 .label("user_id", "42")
@@ -330,9 +342,9 @@ fn remote(agent: &FakeAgent) -> ApertureClient {
 }
 
 #[tokio::test]
-async fn an_agents_answer_without_a_decision_is_warned_of_once_and_counted() {
+async fn an_agents_answer_without_a_component_is_logged_once_and_counted() {
     let recorded = Recorded::here();
-    let (lines, _guard) = collect(tracing::Level::INFO);
+    let (lines, _guard) = collect_logs(tracing::Level::INFO);
     let agent = FakeAgent::start();
     agent.on_check(|request| {
         Reply::Now(match &*request.control_point {
@@ -359,15 +371,15 @@ async fn an_agents_answer_without_a_decision_is_warned_of_once_and_counted() {
         "control_point=\"chekout\"",
     ];
     assert_eq!(lines.with(&parts).len(), 1, "{:?}", lines.all());
-    assert_eq!(named(&lines, "named no component"), 1);
+    assert_eq!(count_lines(&lines, "named no component"), 1);
     assert_eq!(client.stats().undecided, 2);
     assert_eq!(undecided(&recorded, "chekout"), Some(2.0));
     assert_eq!(undecided(&recorded, "checkout"), Some(0.0));
 }
 
 #[tokio::test]
-async fn an_agents_limiter_that_looked_at_no_key_is_warned_of_once_and_not_counted() {
-    let (lines, _guard) = collect(tracing::Level::INFO);
+async fn an_agents_limiter_that_found_no_key_is_logged_once_and_not_counted() {
+    let (lines, _guard) = collect_logs(tracing::Level::INFO);
     let agent = FakeAgent::start();
     agent.on_check(|request| {
         Reply::Now(CheckResponse {
@@ -396,8 +408,12 @@ async fn an_agents_limiter_that_looked_at_no_key_is_warned_of_once_and_not_count
         ];
         assert_eq!(lines.with(&parts).len(), 1, "{:?}", lines.all());
     }
-    assert_eq!(named(&lines, "looked at no key"), 2);
-    assert_eq!(client.stats().undecided, 0, "it may let everything pass");
+    assert_eq!(count_lines(&lines, "looked at no key"), 2);
+    assert_eq!(
+        client.stats().undecided,
+        0,
+        "the limiter may accept every flow on purpose"
+    );
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Every `Duration` is legal or refused by `build`: none panics, and none loses anything in silence.
+//! Every `Duration` is accepted, or refused by `build`. None panics, and every loss is counted.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -27,7 +27,7 @@ const EXTREMES: [Duration; 6] = [
     Duration::MAX,
 ];
 
-/// Long enough for anything that is not cut short.
+/// Long enough for every call that succeeds.
 const PLENTY: Duration = Duration::from_secs(30);
 
 type Setter = fn(ApertureClientBuilder, Duration) -> ApertureClientBuilder;
@@ -47,8 +47,8 @@ const SETTERS: [(&str, Setter); 7] = [
     ("breaker", |builder, interval| builder.breaker(1, interval)),
 ];
 
-/// Parameters of other calls that are walked below, or that are no settings of a client: values of
-/// answers, and what only the engine takes.
+/// Other functions with a `Duration`: calls that are tested below, and functions that set nothing
+/// in a client: values of answers, and settings of the engine.
 const OTHERS: [&str; 15] = [
     "advance",
     "advance_to",
@@ -69,7 +69,7 @@ const OTHERS: [&str; 15] = [
 
 static PANICS: AtomicUsize = AtomicUsize::new(0);
 
-/// Counts panics in tasks of the background, which would otherwise go unseen.
+/// Counts panics, because a panic in a background task fails no test.
 fn count_panics() {
     let print = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
@@ -78,7 +78,7 @@ fn count_panics() {
     }));
 }
 
-/// A timeout of the flows themselves.
+/// A timeout that each flow sets in its parameters.
 #[derive(Clone, Copy)]
 enum Parameter {
     None,
@@ -86,9 +86,9 @@ enum Parameter {
     CallerTimeout(Duration),
 }
 
-/// Runs flows and makes sure that each is accounted for.
-fn account(name: &str, builder: ApertureClientBuilder, parameter: Parameter) {
-    // Refused is fine; the error says why.
+/// Runs flows and checks that each flow, end and span is counted.
+fn run_and_account(name: &str, builder: ApertureClientBuilder, parameter: Parameter) {
+    // The builder may refuse a duration.
     let Ok(client) = builder.build() else { return };
     let runtime = runtime();
     runtime.block_on(async {
@@ -122,7 +122,7 @@ fn account(name: &str, builder: ApertureClientBuilder, parameter: Parameter) {
             Parameter::CallerTimeout(_) | Parameter::None => Duration::from_millis(1),
         };
         let _ = client.wait_ready(ready).await;
-        // Whether in time or not, what is lost is counted.
+        // Every loss is counted, also when shutdown times out.
         let delivered = client.shutdown(PLENTY).await;
         let stats = client.stats();
         assert_eq!(stats.accepted + stats.unreachable, 3, "{name}: {stats:?}");
@@ -139,7 +139,7 @@ fn account(name: &str, builder: ApertureClientBuilder, parameter: Parameter) {
 }
 
 #[test]
-fn every_duration_is_legal_or_refused_and_loses_nothing_in_silence() {
+fn every_duration_is_accepted_or_refused_and_every_loss_is_counted() {
     count_panics();
     let agent = FakeAgent::start();
     agent.on_check(|request| Reply::Now(answer::granted(request)));
@@ -151,25 +151,25 @@ fn every_duration_is_legal_or_refused_and_loses_nothing_in_silence() {
     for duration in EXTREMES {
         for (name, set) in SETTERS {
             let name = format!("{name}({duration:?})");
-            account(&name, set(builder(), duration), Parameter::None);
-            // The same while all else is patient.
-            let patient = builder().check_timeout(PLENTY).end_timeout(PLENTY);
-            account(&name, set(patient, duration), Parameter::None);
+            run_and_account(&name, set(builder(), duration), Parameter::None);
+            // The same setting, with long timeouts elsewhere.
+            let with_long_timeouts = builder().check_timeout(PLENTY).end_timeout(PLENTY);
+            run_and_account(&name, set(with_long_timeouts, duration), Parameter::None);
         }
         let all = SETTERS
             .iter()
             .fold(builder(), |builder, (_, set)| set(builder, duration));
-        account(&format!("all at {duration:?}"), all, Parameter::None);
-        let name = format!("a flow's own timeout, {duration:?}");
-        account(&name, builder(), Parameter::CheckTimeout(duration));
-        let name = format!("a caller that waits for {duration:?}");
-        account(&name, builder(), Parameter::CallerTimeout(duration));
+        run_and_account(&format!("all at {duration:?}"), all, Parameter::None);
+        let name = format!("check timeout of a flow: {duration:?}");
+        run_and_account(&name, builder(), Parameter::CheckTimeout(duration));
+        let name = format!("caller timeout of a flow: {duration:?}");
+        run_and_account(&name, builder(), Parameter::CallerTimeout(duration));
     }
     assert_eq!(PANICS.load(SeqCst), 0);
 }
 
 #[test]
-fn long_durations_deliver_as_the_defaults_do() {
+fn with_the_longest_durations_everything_is_delivered() {
     let agent = FakeAgent::start();
     agent.on_check(|request| Reply::Now(answer::granted(request)));
     for (name, set) in SETTERS {
@@ -193,7 +193,7 @@ fn long_durations_deliver_as_the_defaults_do() {
 }
 
 #[test]
-fn no_timeout_of_shutdown_or_readiness_panics() {
+fn no_timeout_of_shutdown_or_wait_ready_panics() {
     let agent = FakeAgent::start();
     for timeout in EXTREMES {
         let client = super::builder(&[&agent]).build().expect("a client");
@@ -210,15 +210,15 @@ fn no_timeout_of_shutdown_or_readiness_panics() {
 
 #[cfg(feature = "embedded")]
 #[tokio::test]
-async fn the_check_timeout_of_an_embedded_client_may_be_anything() {
+async fn an_embedded_client_accepts_any_check_timeout() {
     use tower_aperture::Engine;
 
     for timeout in EXTREMES {
         let engine = Engine::builder().build().expect("an engine");
         let client = ApertureClient::embedded_with_check_timeout(engine, timeout);
-        for own in [None, Some(timeout)] {
+        for flow_timeout in [None, Some(timeout)] {
             let mut params = FlowParams::new();
-            params.check_timeout = own;
+            params.check_timeout = flow_timeout;
             let flow = client.start_flow("checkout", params).await;
             assert_eq!(flow.decision(), FlowDecision::Accepted, "{timeout:?}");
             flow.end().await;
@@ -229,7 +229,7 @@ async fn the_check_timeout_of_an_embedded_client_may_be_anything() {
 }
 
 #[tokio::test]
-async fn an_agents_cache_takes_any_time_to_live_or_refuses_it() {
+async fn the_client_accepts_any_time_to_live_but_zero_for_an_agents_cache() {
     let agent = FakeAgent::start();
     let client = super::builder(&[&agent]).build().expect("a client");
     for ttl in EXTREMES {
@@ -238,7 +238,7 @@ async fn an_agents_cache_takes_any_time_to_live_or_refuses_it() {
     }
 }
 
-/// Public functions with a parameter of type `Duration` in a folder of the source.
+/// Collects the names of public functions in a folder that have a parameter of type `Duration`.
 fn functions_in(folder: &Path, found: &mut BTreeSet<String>) {
     for entry in fs::read_dir(folder).expect("a folder") {
         let path = entry.expect("an entry").path();
@@ -267,16 +267,16 @@ fn functions_in(folder: &Path, found: &mut BTreeSet<String>) {
 }
 
 #[test]
-fn no_setting_is_left_out_here() {
+fn every_setting_with_a_duration_is_tested_here() {
     let mut found = BTreeSet::new();
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     for folder in ["client", "layer", "flow", "engine"] {
         functions_in(&src.join(folder), &mut found);
     }
-    let walked = SETTERS.iter().map(|(name, _)| *name).chain(OTHERS);
+    let tested = SETTERS.iter().map(|(name, _)| *name).chain(OTHERS);
     let cache = ["set_result_cache", "set_global_cache"];
-    let walked: BTreeSet<_> = walked.chain(cache).map(str::to_owned).collect();
-    let left_out: Vec<_> = found.difference(&walked).collect();
+    let tested: BTreeSet<_> = tested.chain(cache).map(str::to_owned).collect();
+    let left_out: Vec<_> = found.difference(&tested).collect();
     assert!(left_out.is_empty(), "{left_out:?}");
     assert!(
         found.contains("check_grace") && found.contains("shutdown"),

@@ -1,4 +1,5 @@
-//! A check whose caller is gone is waited for a little longer: a grant that arrives is given back.
+//! Checks whose callers left: the client waits for the answer a little longer and returns a grant
+//! that arrives.
 
 use std::time::Duration;
 
@@ -7,8 +8,8 @@ use tower_aperture::{ApertureClient, FlowDecision, FlowErrorKind, FlowParams};
 use super::support::agent::{FakeAgent, Gate, Reply, answer};
 use super::{LONG, accepted, builder};
 
-/// Starts flows that all give up waiting after `budget` and the client's grace.
-async fn give_up(client: &ApertureClient, flows: usize, budget: Duration) {
+/// Starts flows that all time out after `budget` and the client's grace.
+async fn time_out(client: &ApertureClient, flows: usize, budget: Duration) {
     let flow = || client.start_flow("checkout", FlowParams::new().check_timeout(budget));
     let flows = futures_util::future::join_all((0..flows).map(|_| flow())).await;
     for flow in flows {
@@ -19,7 +20,7 @@ async fn give_up(client: &ApertureClient, flows: usize, budget: Duration) {
 }
 
 #[tokio::test]
-async fn a_grant_that_comes_after_the_checks_own_timeout_is_given_back() {
+async fn the_client_returns_a_grant_that_arrives_after_the_check_timed_out() {
     for (flows, budget) in [(1, 1), (3, 20), (40, 200)] {
         let agent = FakeAgent::start();
         let gate = Gate::new();
@@ -30,11 +31,13 @@ async fn a_grant_that_comes_after_the_checks_own_timeout_is_given_back() {
             .build()
             .expect("a client");
         assert!(client.wait_ready(LONG).await);
-        give_up(&client, flows, Duration::from_millis(budget)).await;
+        time_out(&client, flows, Duration::from_millis(budget)).await;
         let granted = agent.tokens_in_flight();
         gate.open();
         agent
-            .until("the slots back", |agent| agent.tokens_in_flight() == 0)
+            .until("all slots are returned", |agent| {
+                agent.tokens_in_flight() == 0
+            })
             .await;
         assert!(client.shutdown(LONG).await);
         let stats = client.stats();
@@ -45,7 +48,7 @@ async fn a_grant_that_comes_after_the_checks_own_timeout_is_given_back() {
 }
 
 #[tokio::test]
-async fn a_check_that_waits_in_a_queue_is_cancelled_once_its_caller_is_gone() {
+async fn a_check_that_waits_in_a_queue_is_cancelled_after_its_caller_leaves() {
     let agent = FakeAgent::start();
     let gate = Gate::new();
     let closed = gate.clone();
@@ -57,25 +60,28 @@ async fn a_check_that_waits_in_a_queue_is_cancelled_once_its_caller_is_gone() {
         .check_grace(Duration::from_millis(50))
         .build()
         .expect("a client");
-    // One by its own timeout, one whose caller leaves, one whose client does not listen long.
-    let own = FlowParams::new().check_timeout(Duration::from_millis(50));
-    let own = client.start_flow("queued", own).await;
-    assert_eq!(own.decision(), FlowDecision::Unreachable);
-    let left = client.start_flow("queued", FlowParams::new());
-    let left = tokio::time::timeout(Duration::from_millis(300), left).await;
-    assert!(left.is_err());
+    // The first caller leaves at the timeout of its check, the second drops its flow.
+    let params = FlowParams::new().check_timeout(Duration::from_millis(50));
+    let timed_out = client.start_flow("queued", params).await;
+    assert_eq!(timed_out.decision(), FlowDecision::Unreachable);
+    let dropped = client.start_flow("queued", FlowParams::new());
+    let dropped = tokio::time::timeout(Duration::from_millis(300), dropped).await;
+    assert!(dropped.is_err());
     agent
-        .until("no check in the queue", |_| gate.waiting() == 0)
+        .until("the queue is empty", |_| gate.waiting() == 0)
         .await;
     drop(accepted(&client).await);
-    assert!(client.shutdown(LONG).await, "nothing is left to wait for");
+    assert!(
+        client.shutdown(LONG).await,
+        "the cancelled checks do not keep shutdown waiting"
+    );
     let stats = client.stats();
     assert_eq!(stats.checks_handed_over, 2);
     assert_eq!((stats.checks_cancelled, stats.checks_unsettled), (2, 0));
 }
 
 #[tokio::test]
-async fn an_agent_that_was_stopped_and_goes_on_keeps_no_slot() {
+async fn the_client_returns_grants_of_an_agent_that_was_frozen_and_resumes() {
     let agent = FakeAgent::start();
     agent.on_check(|request| Reply::Now(answer::granted(request)));
     let client = builder(&[&agent])
@@ -84,20 +90,26 @@ async fn an_agent_that_was_stopped_and_goes_on_keeps_no_slot() {
         .expect("a client");
     assert!(client.wait_ready(LONG).await);
     agent.freeze();
-    give_up(&client, 3, Duration::from_millis(20)).await;
-    // Longer than a grace: the checks lie unread in the Agent's socket.
+    time_out(&client, 3, Duration::from_millis(20)).await;
+    // Longer than a grace. The checks wait unread in the Agent's socket.
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(client.stats().checks_cancelled, 0, "they are still there");
+    assert_eq!(
+        client.stats().checks_cancelled,
+        0,
+        "checks that a frozen agent has not read are kept"
+    );
     agent.thaw();
     agent
-        .until("the ends", |_| client.stats().ends_delivered == 3)
+        .until("the ends of all grants are delivered", |_| {
+            client.stats().ends_delivered == 3
+        })
         .await;
     assert_eq!(agent.tokens_in_flight(), 0);
     assert_eq!(client.stats().checks_unsettled, 0);
 }
 
 #[tokio::test]
-async fn a_grant_that_nothing_can_give_back_is_counted() {
+async fn a_grant_that_cannot_be_returned_is_counted() {
     // The connection breaks before the answer.
     let agent = FakeAgent::start();
     agent.on_check(|request| Reply::When(Gate::new(), answer::granted(request)));
@@ -105,7 +117,9 @@ async fn a_grant_that_nothing_can_give_back_is_counted() {
     let waiting = (0..4).map(|_| client.start_flow("checkout", FlowParams::new()));
     let killed = async {
         agent
-            .until("the checks", |agent| agent.checks().len() == 4)
+            .until("the checks reach the agent", |agent| {
+                agent.checks().len() == 4
+            })
             .await;
         agent.kill();
     };
@@ -116,7 +130,7 @@ async fn a_grant_that_nothing_can_give_back_is_counted() {
     let stats = client.stats();
     assert_eq!((stats.unreachable, stats.checks_unsettled), (4, 4));
 
-    // The Agent stays silent until the client is gone.
+    // The Agent stays silent until the client has shut down.
     let agent = FakeAgent::start();
     agent.on_check(|request| Reply::Now(answer::granted(request)));
     let client = builder(&[&agent])
@@ -126,15 +140,18 @@ async fn a_grant_that_nothing_can_give_back_is_counted() {
         .expect("a client");
     assert!(client.wait_ready(LONG).await);
     agent.freeze();
-    give_up(&client, 2, Duration::from_millis(10)).await;
-    assert!(!client.shutdown(LONG).await, "two slots may stay taken");
+    time_out(&client, 2, Duration::from_millis(10)).await;
+    assert!(
+        !client.shutdown(LONG).await,
+        "shutdown reports that two slots may stay taken"
+    );
     let stats = client.stats();
     assert_eq!((stats.checks_cancelled, stats.checks_unsettled), (2, 2));
     agent.thaw();
 }
 
 #[tokio::test]
-async fn a_check_without_its_caller_asks_no_other_agent() {
+async fn a_check_whose_caller_left_is_not_sent_to_another_agent() {
     let agents = [FakeAgent::start(), FakeAgent::start()];
     let gate = Gate::new();
     for agent in &agents {
@@ -145,7 +162,7 @@ async fn a_check_without_its_caller_asks_no_other_agent() {
         .build()
         .expect("a client");
     assert!(client.wait_ready(LONG).await);
-    let asked = || {
+    let checks_sent = || {
         agents
             .iter()
             .map(|agent| agent.checks().len())
@@ -153,16 +170,16 @@ async fn a_check_without_its_caller_asks_no_other_agent() {
     };
     let flow = client.start_flow("checkout", FlowParams::new());
     tokio::select! {
-        _ = flow => panic!("nothing decides"),
-        () = agents[0].until("the check", |_| asked() == 1) => {}
+        _ = flow => panic!("no agent decides"),
+        () = agents[0].until("the check reaches an agent", |_| checks_sent() == 1) => {}
     }
     let first = agents.iter().find(|agent| !agent.checks().is_empty());
-    first.expect("one was asked").kill();
+    first.expect("one agent has the check").kill();
     agents[0]
-        .until("the end of the check", |_| {
+        .until("the check is counted as unsettled", |_| {
             client.stats().checks_unsettled == 1
         })
         .await;
-    assert!(!client.shutdown(Duration::ZERO).await || asked() == 1);
-    assert_eq!(asked(), 1);
+    assert!(!client.shutdown(Duration::ZERO).await || checks_sent() == 1);
+    assert_eq!(checks_sent(), 1);
 }

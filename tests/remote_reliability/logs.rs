@@ -1,4 +1,5 @@
-//! Failing open is logged: which Agent, why, what follows, for how long and for how many flows.
+//! Log lines about failing open: they report the Agent, the reason, the consequence, the duration
+//! and the number of flows.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -10,7 +11,7 @@ use tower_aperture::{ApertureClient, FlowDecision, FlowParams};
 use super::support::agent::{FakeAgent, Reply, answer};
 use super::{LONG, accepted, builder};
 
-/// What is logged at `INFO` and above on the thread of a test.
+/// The log lines of a test's thread at `INFO` and above.
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
 
@@ -26,7 +27,7 @@ impl Lines {
         (lines, tracing::subscriber::set_default(subscriber))
     }
 
-    /// The lines that have all of these parts.
+    /// Returns the lines that contain all of these parts.
     fn with(&self, parts: &[&str]) -> Vec<String> {
         let text = String::from_utf8(self.0.lock().expect("no panic").clone());
         let text = text.expect("text");
@@ -48,13 +49,13 @@ impl io::Write for Lines {
     }
 }
 
-async fn unreachable(client: &ApertureClient, params: FlowParams<'_>) {
+async fn start_unreachable(client: &ApertureClient, params: FlowParams<'_>) {
     let flow = client.start_flow("checkout", params).await;
     assert_eq!(flow.decision(), FlowDecision::Unreachable);
 }
 
 #[tokio::test]
-async fn requests_that_run_without_limits_are_warned_of_and_the_recovery_counts_them() {
+async fn a_warning_reports_requests_without_limits_and_the_recovery_reports_their_number() {
     let (lines, _guard) = Lines::collect();
     let agent = FakeAgent::start();
     agent.on_check(|request| Reply::Now(answer::limited(request)));
@@ -65,7 +66,7 @@ async fn requests_that_run_without_limits_are_warned_of_and_the_recovery_counts_
     drop(accepted(&client).await);
     agent.kill();
     for _ in 0..7 {
-        unreachable(&client, FlowParams::new()).await;
+        start_unreachable(&client, FlowParams::new()).await;
     }
     let address = format!("agent=\"{}\"", agent.address());
     let warning = [
@@ -74,9 +75,9 @@ async fn requests_that_run_without_limits_are_warned_of_and_the_recovery_counts_
         "reason=",
         "requests now run without limits",
     ];
-    assert_eq!(lines.with(&warning).len(), 1, "once in an outage");
+    assert_eq!(lines.with(&warning).len(), 1, "one warning for each outage");
     for _ in 0..2 {
-        unreachable(&client, FlowParams::new().ramp_mode(true)).await;
+        start_unreachable(&client, FlowParams::new().ramp_mode(true)).await;
     }
     let warning = [
         "WARN",
@@ -100,7 +101,7 @@ async fn requests_that_run_without_limits_are_warned_of_and_the_recovery_counts_
 }
 
 #[tokio::test]
-async fn giving_up_names_the_agent_the_reasons_and_what_follows() {
+async fn the_warning_about_an_agent_that_is_given_up_names_its_address_reasons_and_consequence() {
     let (lines, _guard) = Lines::collect();
     let agents = [FakeAgent::start(), FakeAgent::start()];
     let client = builder(&[&agents[0], &agents[1]])
@@ -145,7 +146,7 @@ async fn giving_up_names_the_agent_the_reasons_and_what_follows() {
 }
 
 #[tokio::test]
-async fn single_flows_without_a_decision_are_counted_in_one_line_a_minute() {
+async fn flows_without_a_decision_are_logged_in_at_most_one_line_a_minute() {
     let (lines, _guard) = Lines::collect();
     let agent = FakeAgent::start();
     agent.on_check(|request| match request.control_point.as_str() {
@@ -154,7 +155,7 @@ async fn single_flows_without_a_decision_are_counted_in_one_line_a_minute() {
     });
     let client = builder(&[&agent]).build().expect("a client");
     for _ in 0..50 {
-        unreachable(&client, FlowParams::new()).await;
+        start_unreachable(&client, FlowParams::new()).await;
         let other = client.start_flow("other", FlowParams::new()).await;
         assert_eq!(other.decision(), FlowDecision::Accepted);
     }

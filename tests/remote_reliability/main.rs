@@ -1,4 +1,5 @@
-//! What a client of a real Agent does when the network, the Agent or its own process is in trouble.
+//! How the client behaves when the network, the Agent or its own process fails: the behaviour that
+//! the README describes under "When something goes wrong".
 #![cfg(feature = "remote")]
 
 mod durations;
@@ -23,7 +24,7 @@ use tower_aperture::{ApertureClient, ApertureClientBuilder, Flow, FlowDecision, 
 
 use self::support::agent::FakeAgent;
 
-/// Longer than a busy machine takes; only what hangs takes as long.
+/// A timeout that only a call that hangs reaches, even on a busy machine.
 const LONG: Duration = Duration::from_secs(60);
 
 fn builder(agents: &[&FakeAgent]) -> ApertureClientBuilder {
@@ -41,7 +42,7 @@ async fn accepted(client: &ApertureClient) -> Flow {
     flow
 }
 
-/// Returns a runtime that stands still unless it is blocked on.
+/// Returns a runtime that makes progress only inside `block_on`.
 fn runtime() -> Runtime {
     let runtime = Builder::new_current_thread().enable_all().build();
     runtime.expect("a runtime")

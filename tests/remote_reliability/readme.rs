@@ -1,4 +1,5 @@
-//! Each kind of trouble that the README describes names a test, and there is one of that name.
+//! The table "When something goes wrong" in the README names a test for each row, and each test
+//! exists.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// Returns the names in the last cells of the first table of the section.
 fn named_tests(readme: &str) -> Vec<&str> {
     let section = readme.split("\n## When something goes wrong\n").nth(1);
-    let section = section.expect("the section");
+    let section = section.expect("the README has the section");
     section
         .lines()
         .skip_while(|line| !line.starts_with('|'))
@@ -19,6 +20,7 @@ fn named_tests(readme: &str) -> Vec<&str> {
         .collect()
 }
 
+/// Collects the paths of the Rust files in a folder.
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("a folder") {
         let path = entry.expect("an entry").path();
@@ -31,11 +33,14 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 }
 
 #[test]
-fn every_kind_of_trouble_in_the_readme_has_a_test() {
+fn every_test_that_the_readme_names_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let readme = fs::read_to_string(root.join("README.md")).expect("the README");
     let named = named_tests(&readme);
-    assert!(named.len() >= 25, "the table was found: {named:?}");
+    assert!(
+        named.len() >= 25,
+        "the table of the README has rows: {named:?}"
+    );
 
     let mut files = Vec::new();
     sources(&root.join("tests"), &mut files);

@@ -1,45 +1,50 @@
-//! Ends go out whatever becomes of the runtime that their flow started in, and of other Agents.
+//! Ends are delivered even if the runtime of their flow ends or is idle, or another Agent hangs.
 
 use tower_aperture::{FlowParams, FlowStatus};
 
 use super::support::agent::{FakeAgent, Reply, answer};
 use super::{LONG, accepted, builder, runtime};
 
-fn granting() -> FakeAgent {
+fn granting_agent() -> FakeAgent {
     let agent = FakeAgent::start();
     agent.on_check(|request| Reply::Now(answer::granted(request)));
     agent
 }
 
 #[tokio::test]
-async fn ends_for_an_agent_that_hangs_hold_up_none_for_another() {
-    let (hangs, works) = (granting(), granting());
-    hangs.on_flow_end(|_| Reply::Hang);
-    let client = builder(&[&hangs, &works])
+async fn ends_for_an_agent_that_hangs_do_not_delay_ends_for_another() {
+    let (hanging, working) = (granting_agent(), granting_agent());
+    hanging.on_flow_end(|_| Reply::Hang);
+    let client = builder(&[&hanging, &working])
         .telemetry(false)
         .build()
         .expect("a client");
     for round in 0..300 {
-        // Different control points do not share a call.
+        // Ends of different control points are sent in different calls.
         let control_point = format!("point-{}", round % 60);
         let flow = client.start_flow(&control_point, FlowParams::new()).await;
         flow.finish(FlowStatus::Ok);
     }
-    assert!(!hangs.checks().is_empty() && !works.checks().is_empty());
-    works
-        .until("the ends", |agent| agent.tokens_in_flight() == 0)
+    assert!(!hanging.checks().is_empty() && !working.checks().is_empty());
+    working
+        .until("the working agent has all ends", |agent| {
+            agent.tokens_in_flight() == 0
+        })
         .await;
-    assert!(hangs.tokens_in_flight() > 0, "which still hang");
+    assert!(
+        hanging.tokens_in_flight() > 0,
+        "the ends for the hanging agent still wait"
+    );
 }
 
 #[test]
-fn an_end_goes_out_in_the_current_runtime_rather_than_in_an_idle_one() {
-    let agent = granting();
+fn an_end_is_sent_in_the_current_runtime_rather_than_in_an_idle_one() {
+    let agent = granting_agent();
     let client = builder(&[&agent]).build().expect("a client");
     let (idle, current) = (runtime(), runtime());
-    for order in [false, true] {
-        // Whichever of the two was used first.
-        let runtimes = if order {
+    for idle_first in [false, true] {
+        // Either of the two runtimes is used first.
+        let runtimes = if idle_first {
             [&idle, &current]
         } else {
             [&current, &idle]
@@ -47,15 +52,17 @@ fn an_end_goes_out_in_the_current_runtime_rather_than_in_an_idle_one() {
         for runtime in runtimes {
             runtime.block_on(async { accepted(&client).await.end().await });
         }
-        let gone = runtime();
-        let of_idle = idle.block_on(accepted(&client));
-        let of_gone = gone.block_on(accepted(&client));
-        drop(gone);
+        let dropped = runtime();
+        let flow_of_idle = idle.block_on(accepted(&client));
+        let flow_of_dropped = dropped.block_on(accepted(&client));
+        drop(dropped);
         current.block_on(async {
-            of_idle.finish(FlowStatus::Ok);
-            of_gone.finish(FlowStatus::Ok);
+            flow_of_idle.finish(FlowStatus::Ok);
+            flow_of_dropped.finish(FlowStatus::Ok);
             agent
-                .until("the slots back", |agent| agent.tokens_in_flight() == 0)
+                .until("all slots are returned", |agent| {
+                    agent.tokens_in_flight() == 0
+                })
                 .await;
         });
     }
@@ -64,38 +71,45 @@ fn an_end_goes_out_in_the_current_runtime_rather_than_in_an_idle_one() {
 }
 
 #[test]
-fn ends_that_wait_in_a_runtime_that_ends_or_stands_still_move_to_a_living_one() {
-    for ends in [true, false] {
-        let agent = granting();
+fn ends_that_wait_in_a_dropped_or_idle_runtime_are_sent_from_another() {
+    for drop_first in [true, false] {
+        let agent = granting_agent();
         let client = builder(&[&agent]).build().expect("a client");
-        let (first, living) = (runtime(), runtime());
-        living.block_on(accepted(&client)).finish(FlowStatus::Ok);
+        let (first, running) = (runtime(), runtime());
+        running.block_on(accepted(&client)).finish(FlowStatus::Ok);
         first.block_on(async {
             let flow = accepted(&client).await;
             let other = accepted(&client).await;
             flow.finish(FlowStatus::Ok);
             drop(other);
-            // The worker has had no turn to send them.
+            // `block_on` returns before the worker has sent the ends.
         });
-        if ends {
+        if drop_first {
             drop(first);
         }
-        living.block_on(async {
-            if !ends {
-                // An end in a living runtime is enough to look after the others.
+        running.block_on(async {
+            if !drop_first {
+                // One end in a running runtime makes the client send the others too.
                 accepted(&client).await.finish(FlowStatus::Ok);
             }
             assert!(client.shutdown(LONG).await);
         });
-        assert_eq!(agent.tokens_in_flight(), 0, "ends: {ends}");
+        assert_eq!(
+            agent.tokens_in_flight(),
+            0,
+            "first runtime dropped: {drop_first}"
+        );
         let stats = client.stats();
-        assert_eq!(stats.ends_delivered, stats.accepted, "ends: {ends}");
+        assert_eq!(
+            stats.ends_delivered, stats.accepted,
+            "first runtime dropped: {drop_first}"
+        );
     }
 }
 
 #[test]
-fn ends_on_their_way_in_a_runtime_that_ends_are_sent_again_from_another() {
-    let agent = granting();
+fn ends_in_flight_in_a_dropped_runtime_are_sent_again_from_another() {
+    let agent = granting_agent();
     let take = agent.take_tokens();
     agent.on_flow_end(|_| Reply::Hang);
     let client = builder(&[&agent]).build().expect("a client");
@@ -104,14 +118,16 @@ fn ends_on_their_way_in_a_runtime_that_ends_are_sent_again_from_another() {
     first.block_on(async {
         accepted(&client).await.finish(FlowStatus::Ok);
         agent
-            .until("an end that hangs", |agent| agent.refs_ended() > 0)
+            .until("an end hangs at the agent", |agent| agent.refs_ended() > 0)
             .await;
     });
     agent.on_flow_end(move |request| Reply::Now(take(request)));
     drop(first);
     second.block_on(async {
         agent
-            .until("the slots back", |agent| agent.tokens_in_flight() == 0)
+            .until("all slots are returned", |agent| {
+                agent.tokens_in_flight() == 0
+            })
             .await;
         assert!(client.shutdown(LONG).await);
     });
@@ -119,11 +135,11 @@ fn ends_on_their_way_in_a_runtime_that_ends_are_sent_again_from_another() {
 }
 
 #[test]
-fn many_runtimes_that_come_and_go_lose_no_end() {
-    let agent = granting();
+fn no_end_is_lost_when_many_runtimes_start_and_end() {
+    let agent = granting_agent();
     let client = builder(&[&agent]).build().expect("a client");
-    let living = runtime();
-    living.block_on(accepted(&client)).finish(FlowStatus::Ok);
+    let running = runtime();
+    running.block_on(accepted(&client)).finish(FlowStatus::Ok);
     let threads: Vec<_> = (0..4)
         .map(|_| {
             let client = client.clone();
@@ -142,14 +158,16 @@ fn many_runtimes_that_come_and_go_lose_no_end() {
     for thread in threads {
         thread.join().expect("no panic");
     }
-    living
+    running
         .block_on(async {
             agent
-                .until("the slots back", |agent| agent.tokens_in_flight() == 0)
+                .until("all slots are returned", |agent| {
+                    agent.tokens_in_flight() == 0
+                })
                 .await;
             tokio::time::timeout(LONG, client.shutdown(LONG)).await
         })
-        .expect("it ends");
+        .expect("shutdown returns");
     let stats = client.stats();
     assert_eq!(stats.accepted, 129);
     assert_eq!(stats.ends_failed + stats.ends_dropped, 0);

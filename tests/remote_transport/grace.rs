@@ -1,4 +1,4 @@
-//! The client sends its budget and listens a grace longer.
+//! The client sends its budget and waits a grace longer for the answer.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ async fn an_answer_after_the_budget_and_within_the_grace_decides() {
             (DecisionType::Accepted, FlowDecision::Accepted),
             (DecisionType::Rejected, FlowDecision::Rejected),
         ] {
-            // The first one connects, which takes from its budget.
+            // The first flow connects, so that connecting takes no time from the next budget.
             let first = client.start_flow("checkout", FlowParams::new());
             let (first, ()) = tokio::join!(first, async {
                 peer.next().await.answer(&response(DecisionType::Accepted));
@@ -42,7 +42,7 @@ async fn an_answer_after_the_budget_and_within_the_grace_decides() {
             let flow = client.start_flow("checkout", params);
             let (flow, ()) = tokio::join!(flow, async {
                 let held = peer.next().await;
-                assert!(held.timeout.is_some(), "the agent knows the budget");
+                assert!(held.timeout.is_some(), "the client sends the budget");
                 tokio::time::sleep(budget + ms(10)).await;
                 held.answer(&response(decision));
             });
@@ -54,7 +54,7 @@ async fn an_answer_after_the_budget_and_within_the_grace_decides() {
 }
 
 #[tokio::test]
-async fn a_check_waits_no_longer_than_budget_and_grace_and_is_late_then() {
+async fn a_check_waits_for_its_budget_and_grace_and_then_counts_as_late() {
     let mut peer = SlowPeer::start().await;
     for (budget, grace) in [(30, 40), (200, 300), (50, 0), (1, 60_000)] {
         let (budget, grace) = (ms(budget), ms(grace));
@@ -77,13 +77,13 @@ async fn a_check_waits_no_longer_than_budget_and_grace_and_is_late_then() {
         let bound = budget + grace;
         assert!(waited >= bound && waited < bound + ms(510), "{waited:?}");
         assert_eq!((client.stats().timeouts, client.stats().late), (1, 1));
-        held.answer(&response(DecisionType::Rejected)); // too late, and no harm
+        held.answer(&response(DecisionType::Rejected)); // An answer that is too late has no effect.
     }
 }
 
 #[tokio::test]
 async fn timeouts_of_checks_that_were_never_sent_are_not_late() {
-    // It takes connections and never speaks.
+    // This listener accepts connections in its backlog and never sends a byte.
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await;
     let silent = silent.expect("a port");
     let address = silent.local_addr().expect("an address").to_string();
@@ -97,7 +97,7 @@ async fn timeouts_of_checks_that_were_never_sent_are_not_late() {
     assert_eq!((client.stats().timeouts, client.stats().late), (2, 0));
 }
 
-// The runtime has one thread, so that its stall is the client's.
+// The runtime has one thread, so a stall of the test is a stall of the client.
 #[tokio::test]
 async fn an_answer_that_arrived_while_the_process_stalled_decides() {
     let agent = FakeAgent::start();
@@ -112,13 +112,15 @@ async fn an_answer_that_arrived_while_the_process_stalled_decides() {
             let rejected = answer::rejected(request, Default::default());
             Reply::When(opened.clone(), rejected)
         });
-        let asked = agent.checks().len() + 1;
+        let checks_after = agent.checks().len() + 1;
         let flow = tokio::spawn({
             let client = client.clone();
             async move { client.start_flow("checkout", FlowParams::new()).await }
         });
         agent
-            .until("asked", |agent| agent.checks().len() == asked)
+            .until("the check reaches the agent", |agent| {
+                agent.checks().len() == checks_after
+            })
             .await;
         gate.open();
         std::thread::sleep(budget + stall);
@@ -134,7 +136,7 @@ async fn an_answer_that_arrived_while_the_process_stalled_decides() {
 }
 
 #[tokio::test]
-async fn a_channel_of_the_users_gets_no_grace() {
+async fn a_check_on_a_channel_from_the_caller_gets_no_grace() {
     let mut peer = SlowPeer::start().await;
     let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", peer.address()));
     let client = tower_aperture::ApertureClient::builder()
@@ -147,7 +149,7 @@ async fn a_channel_of_the_users_gets_no_grace() {
     let flow = client.start_flow("checkout", FlowParams::new()).await;
     assert!(
         begun.elapsed() < LONG / 2,
-        "the channel ends the call itself"
+        "the channel ends the call at its timeout"
     );
     let error = flow.error().expect("no answer");
     assert_eq!(error.kind(), FlowErrorKind::Timeout, "{error}");
@@ -175,11 +177,11 @@ async fn statuses_that_end_a_check_at_its_deadline_are_late() {
     assert_eq!(client.stats().late, 2);
 }
 
-/// An Agent answers a flow that waited out its budget shortly before the deadline. On a slow link
-/// that answer arrives after it.
+/// When the budget of a queued flow ends, an Agent answers shortly before the deadline. On a slow
+/// link, that answer arrives after the deadline.
 #[cfg(feature = "server")]
 #[tokio::test]
-async fn a_rejection_at_the_end_of_a_queue_arrives_over_a_slow_link() {
+async fn a_rejection_at_the_end_of_the_budget_decides_over_a_slow_link() {
     use tower_aperture::{Engine, agent::Agent};
 
     const POLICY: &str = "

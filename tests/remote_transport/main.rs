@@ -1,5 +1,5 @@
-//! The client's own connections: how long it waits on them, what it keeps free on them, when it
-//! asks another Agent, and how it names a peer that speaks something else.
+//! The client's own connections: how long checks wait on them, how many streams stay free for ends,
+//! when a check goes to another Agent, and how errors name a peer with another protocol.
 #![cfg(feature = "remote")]
 
 mod grace;
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use tower_aperture::{ApertureClient, ApertureClientBuilder};
 
-/// Longer than a busy machine takes; only what hangs takes as long.
+/// A timeout that only a call that hangs reaches, even on a busy machine.
 const LONG: Duration = Duration::from_secs(60);
 
 fn builder<A: Into<String>>(addresses: impl IntoIterator<Item = A>) -> ApertureClientBuilder {

@@ -1,4 +1,4 @@
-//! Peers that do what no well-behaved Agent does.
+//! Peers that misbehave: they answer late, reset streams, close connections or delay bytes.
 
 use std::net::SocketAddr;
 
@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-/// An HTTP/2 peer that answers when the test says so, whatever `grpc-timeout` says.
+/// An HTTP/2 peer that answers when the test wants, and ignores `grpc-timeout`.
 pub(super) struct SlowPeer {
     address: SocketAddr,
     calls: mpsc::UnboundedReceiver<Held>,
@@ -62,7 +62,7 @@ impl Held {
         let grpc = HeaderValue::from_static("application/grpc");
         response.headers_mut().insert("content-type", grpc);
         let Ok(mut stream) = self.respond.send_response(response, false) else {
-            return; // the client gave up
+            return; // The client has cancelled the call.
         };
         let mut data = BytesMut::new();
         data.put_u8(0);
@@ -75,7 +75,7 @@ impl Held {
     }
 }
 
-/// What a [`RawPeer`] does with the first request of its first connection.
+/// How a [`RawPeer`] answers the first request of its first connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Fault {
     /// RST_STREAM with this error code.
@@ -86,7 +86,7 @@ pub(super) enum Fault {
     Close,
 }
 
-/// Misbehaves on its first connection and passes further ones on to an Agent.
+/// Misbehaves on its first connection and forwards later connections to an Agent.
 pub(super) struct RawPeer {
     address: SocketAddr,
     /// Gets a message for each request of the first connection.
@@ -118,7 +118,7 @@ async fn pass_on(mut stream: TcpStream, to: String) {
     let _ = tokio::io::copy_bidirectional(&mut stream, &mut agent).await;
 }
 
-/// Speaks just enough HTTP/2 (RFC 9113, section 4.1) to get a request.
+/// Implements just enough HTTP/2 (RFC 9113, section 4.1) to get a request, then the fault.
 async fn misbehave(mut stream: TcpStream, fault: Fault, seen: mpsc::UnboundedSender<()>) {
     const HEADERS: u8 = 1;
     const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
@@ -148,7 +148,7 @@ async fn misbehave(mut stream: TcpStream, fault: Fault, seen: mpsc::UnboundedSen
             Fault::GoAway(last, code) => {
                 let frame = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, last, 0, 0, 0, code];
                 stream.write_all(&frame).await.expect("GOAWAY");
-                // Bytes that nobody read would turn the end into a reset of the connection.
+                // Unread bytes would turn the close into a reset of the connection.
                 let _ = stream.shutdown().await;
                 let _ = stream.read_to_end(&mut payload).await;
                 return;
@@ -158,7 +158,8 @@ async fn misbehave(mut stream: TcpStream, fault: Fault, seen: mpsc::UnboundedSen
     }
 }
 
-/// Delays each direction by `delay`, like a network does.
+/// Starts a proxy to an Agent that delays each direction by `delay`, like a network. Returns its
+/// address.
 #[cfg(feature = "server")]
 pub(super) async fn delayed(to: String, delay: std::time::Duration) -> String {
     use tokio::time::{Instant, sleep_until};

@@ -1,4 +1,4 @@
-//! Ends of flows pass checks that wait, and stay on the connection of their check.
+//! Waiting checks leave streams free for ends, and an end uses the connection of its check.
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -12,8 +12,8 @@ use super::{LONG, builder};
 const CHECK: &str = "/aperture.flowcontrol.check.v1.FlowControlService/Check";
 const FLOW_END: &str = "/aperture.flowcontrol.check.v1.FlowControlService/FlowEnd";
 
-/// Grants everything, and holds flows at `queue` back until the gate opens.
-fn holding(streams: u32) -> (FakeAgent, Gate) {
+/// Starts an Agent that grants every flow, and flows at `queue` only once the gate opens.
+fn start_agent(streams: u32) -> (FakeAgent, Gate) {
     let agent = FakeAgent::start_with_streams(streams);
     let gate = Gate::new();
     let closed = gate.clone();
@@ -24,12 +24,14 @@ fn holding(streams: u32) -> (FakeAgent, Gate) {
     (agent, gate)
 }
 
+/// Returns the client's address of each call to `path`.
 fn peers(agent: &FakeAgent, path: &str) -> Vec<SocketAddr> {
     let calls = agent.calls().into_iter().filter(|call| call.path == path);
     calls.map(|call| call.peer.expect("TCP")).collect()
 }
 
-fn queue(
+/// Starts flows at `queue` in tasks.
+fn start_queued(
     client: &ApertureClient,
     flows: usize,
 ) -> tokio::task::JoinSet<tower_aperture::FlowDecision> {
@@ -45,19 +47,19 @@ fn queue(
 }
 
 #[tokio::test]
-async fn ends_pass_any_number_of_waiting_checks_on_the_connection_of_their_check() {
-    for (streams, room) in [(2, 1), (3, 2), (8, 6), (100, 88), (300, 284)] {
-        let (agent, gate) = holding(streams);
+async fn ends_are_not_delayed_by_waiting_checks_and_use_the_connection_of_their_check() {
+    for (streams, max_checks) in [(2, 1), (3, 2), (8, 6), (100, 88), (300, 284)] {
+        let (agent, gate) = start_agent(streams);
         let client = builder([agent.address()]).build().expect("a client");
         let mut running = Vec::new();
         for _ in 0..3 {
             running.push(client.start_flow("work", FlowParams::new()).await);
         }
         let first = peers(&agent, CHECK)[0];
-        let waiting = 2 * room + 1;
-        let mut queue = queue(&client, waiting);
+        let waiting = 2 * max_checks + 1;
+        let mut queued = start_queued(&client, waiting);
         agent
-            .until("all wait at the agent", |agent| {
+            .until("all checks wait at the agent", |agent| {
                 agent.checks().len() == 3 + waiting
             })
             .await;
@@ -66,10 +68,13 @@ async fn ends_pass_any_number_of_waiting_checks_on_the_connection_of_their_check
             *checks.entry(peer).or_default() += 1;
         }
         assert_eq!(checks.len(), 3, "{streams} streams: {checks:?}");
-        assert!(checks.values().all(|checks| *checks <= room), "{checks:?}");
+        assert!(
+            checks.values().all(|checks| *checks <= max_checks),
+            "{checks:?}"
+        );
         for flow in running {
             let end = tokio::time::timeout(LONG, flow.end()).await;
-            let end = end.expect("it does not wait behind checks");
+            let end = end.expect("an end does not wait behind checks");
             assert!(
                 end.error().is_none(),
                 "{streams} streams: {:?}",
@@ -79,7 +84,7 @@ async fn ends_pass_any_number_of_waiting_checks_on_the_connection_of_their_check
         let ends: HashSet<_> = peers(&agent, FLOW_END).into_iter().collect();
         assert_eq!(ends, HashSet::from([first]), "{streams} streams");
         gate.open();
-        while let Some(decision) = queue.join_next().await {
+        while let Some(decision) = queued.join_next().await {
             assert_eq!(
                 decision.expect("no panic"),
                 tower_aperture::FlowDecision::Accepted
@@ -89,11 +94,11 @@ async fn ends_pass_any_number_of_waiting_checks_on_the_connection_of_their_check
 }
 
 #[tokio::test]
-async fn connections_are_bounded_and_further_checks_wait_within_their_budget() {
-    let (agent, gate) = holding(2);
+async fn a_client_opens_at_most_64_connections_and_further_checks_wait_within_their_budget() {
+    let (agent, gate) = start_agent(2);
     let client = builder([agent.address()]).build().expect("a client");
     let running = client.start_flow("work", FlowParams::new()).await;
-    let mut queue = queue(&client, 100);
+    let mut queued = start_queued(&client, 100);
     agent
         .until("64 connections", |agent| agent.checks().len() >= 65)
         .await;
@@ -103,12 +108,19 @@ async fn connections_are_bounded_and_further_checks_wait_within_their_budget() {
     assert!(error.is_timeout() && !error.is_late(), "{error}");
     assert!(error.to_string().contains("no free stream"), "{error}");
     assert!(!client.agents()[0].given_up);
-    assert_eq!(agent.checks().len(), 65, "one waits on each connection");
+    assert_eq!(
+        agent.checks().len(),
+        65,
+        "one check waits on each of the 64 connections"
+    );
     let distinct: HashSet<_> = peers(&agent, CHECK).into_iter().collect();
     assert_eq!(distinct.len(), 64);
-    assert!(running.end().await.error().is_none(), "an end still passes");
+    assert!(
+        running.end().await.error().is_none(),
+        "the end still finds a stream"
+    );
     gate.open();
-    while let Some(decision) = queue.join_next().await {
+    while let Some(decision) = queued.join_next().await {
         assert_eq!(
             decision.expect("no panic"),
             tower_aperture::FlowDecision::Accepted
@@ -117,30 +129,29 @@ async fn connections_are_bounded_and_further_checks_wait_within_their_budget() {
     assert_eq!(client.stats().unreachable, 1);
 }
 
-/// Checks whose callers leave while they wait for a stream take none with them.
 #[tokio::test]
-async fn callers_that_leave_while_they_wait_for_a_stream_lose_none() {
-    let (agent, gate) = holding(2);
+async fn no_stream_is_lost_when_callers_leave_while_they_wait_for_one() {
+    let (agent, gate) = start_agent(2);
     let client = builder([agent.address()]).build().expect("a client");
-    let mut queue = queue(&client, 64);
+    let mut queued = start_queued(&client, 64);
     agent
         .until("64 connections", |agent| agent.checks().len() == 64)
         .await;
-    let mut leaving = self::queue(&client, 200);
+    let mut leaving = start_queued(&client, 200);
     for _ in 0..20 {
         tokio::task::yield_now().await;
     }
     leaving.abort_all();
     while leaving.join_next().await.is_some() {}
     gate.open();
-    while let Some(decision) = queue.join_next().await {
+    while let Some(decision) = queued.join_next().await {
         assert_eq!(
             decision.expect("no panic"),
             tower_aperture::FlowDecision::Accepted
         );
     }
-    // As many at once as all streams carry.
-    let decisions = self::queue(&client, 64).join_all().await;
+    // As many flows at once as the streams allow.
+    let decisions = start_queued(&client, 64).join_all().await;
     assert_eq!(decisions.len(), 64);
     assert_eq!(client.stats().unreachable, 0);
 }

@@ -1,4 +1,4 @@
-//! Another Agent is asked only where the first has decided nothing.
+//! The client sends a check to another Agent only if the first Agent cannot have decided it.
 
 use tonic::Status;
 use tower_aperture::{ApertureClient, Flow, FlowDecision, FlowParams};
@@ -16,20 +16,21 @@ async fn start(client: &ApertureClient) -> Flow {
     client.start_flow("checkout", FlowParams::new()).await
 }
 
-/// Starts flows until the first Agent has got a check; returns the flow of that check.
-async fn first_asked(client: &ApertureClient, asked: impl Fn() -> bool) -> Flow {
+/// Starts flows until `got_check` returns true. Returns the last flow, whose check went to the Agent
+/// that `got_check` observes.
+async fn first_flow_checked_by(client: &ApertureClient, got_check: impl Fn() -> bool) -> Flow {
     for _ in 0..10_000 {
         let flow = start(client).await;
-        if asked() {
+        if got_check() {
             return flow;
         }
     }
-    panic!("the first agent is never asked");
+    panic!("the first agent gets no check");
 }
 
 #[tokio::test]
-async fn streams_that_were_not_processed_are_asked_of_another_agent() {
-    for (fault, asks_again) in [
+async fn checks_on_streams_that_were_not_processed_go_to_another_agent() {
+    for (fault, sent_again) in [
         (Fault::Reset(REFUSED_STREAM), true),
         (Fault::GoAway(0, NO_ERROR), true),
         (Fault::GoAway(0, INTERNAL_ERROR), true),
@@ -50,20 +51,20 @@ async fn streams_that_were_not_processed_are_asked_of_another_agent() {
             if peer.requests.try_recv().is_ok() {
                 break flow;
             }
-            assert!(flows < 10_000, "the first agent is never asked");
+            assert!(flows < 10_000, "the first agent gets no check");
         };
         let decided = flow.decision() == FlowDecision::Accepted;
-        assert_eq!(decided, asks_again, "{fault:?}: {:?}", flow.error());
+        assert_eq!(decided, sent_again, "{fault:?}: {:?}", flow.error());
         assert_eq!(own.checks().len(), 0, "{fault:?}");
-        let others = flows - usize::from(!asks_again);
+        let others = flows - usize::from(!sent_again);
         assert_eq!(other.checks().len(), others, "{fault:?}");
-        assert_eq!(client.stats().checks_moved, u64::from(asks_again));
+        assert_eq!(client.stats().checks_moved, u64::from(sent_again));
     }
 }
 
-/// Behind a virtual address, an Agent that shuts down gracefully makes way for another one.
+/// Behind a virtual address, another Agent takes over from one that shuts down gracefully.
 #[tokio::test]
-async fn a_stream_that_was_not_processed_is_asked_again_over_another_connection() {
+async fn checks_on_streams_that_were_not_processed_are_sent_again_over_another_connection() {
     for code in [NO_ERROR, INTERNAL_ERROR] {
         let agent = FakeAgent::start();
         let peer = RawPeer::start(Fault::GoAway(0, code), agent.address()).await;
@@ -83,7 +84,7 @@ async fn a_stream_that_was_not_processed_is_asked_again_over_another_connection(
 }
 
 #[tokio::test]
-async fn an_agent_that_refuses_the_client_costs_no_flow_while_another_decides() {
+async fn no_flow_fails_at_an_agent_that_refuses_the_client_while_another_decides() {
     for status in [
         Status::unauthenticated("no"),
         Status::permission_denied("no"),
@@ -94,7 +95,7 @@ async fn an_agent_that_refuses_the_client_costs_no_flow_while_another_decides() 
         refusing.on_check(move |_| Reply::Status(status.clone()));
         let client = builder([refusing.address(), deciding.address()]).build();
         let client = client.expect("a client");
-        drop(first_asked(&client, || !refusing.checks().is_empty()).await);
+        drop(first_flow_checked_by(&client, || !refusing.checks().is_empty()).await);
         for _ in 0..100 {
             assert_eq!(
                 start(&client).await.decision(),
@@ -105,13 +106,13 @@ async fn an_agent_that_refuses_the_client_costs_no_flow_while_another_decides() 
         assert_eq!(client.stats().unreachable, 0, "{code:?}");
         assert!(client.stats().checks_moved >= 1);
         assert!(client.agents().iter().all(|agent| !agent.given_up));
-        // Once an interval, which grows to a second.
+        // The refusing Agent gets one check per interval, which grows to a second.
         assert!(refusing.checks().len() < 50, "{}", refusing.checks().len());
     }
 }
 
 #[tokio::test]
-async fn errors_that_may_follow_a_decision_are_not_asked_again_and_repel_flows() {
+async fn errors_that_may_follow_a_decision_cause_no_second_check_and_fewer_flows() {
     for status in [
         Status::internal("broken"),
         Status::resource_exhausted("full"),
@@ -124,49 +125,58 @@ async fn errors_that_may_follow_a_decision_are_not_asked_again_and_repel_flows()
         failing.on_check(move |_| Reply::Status(status.clone()));
         let client = builder([failing.address(), deciding.address()]);
         let client = client.breaker(1, super::LONG).build().expect("a client");
-        let flow = first_asked(&client, || !failing.checks().is_empty()).await;
+        let flow = first_flow_checked_by(&client, || !failing.checks().is_empty()).await;
         assert_eq!(flow.decision(), FlowDecision::Unreachable, "{code:?}");
         for _ in 0..200 {
             drop(start(&client).await);
         }
-        let asked = failing.checks().len();
+        let failed = failing.checks().len();
         let stats = client.stats();
         assert_eq!(
-            stats.unreachable, asked as u64,
-            "each is one flow: {code:?}"
+            stats.unreachable, failed as u64,
+            "each check at the failing agent is one unreachable flow: {code:?}"
         );
         assert_eq!(stats.checks_moved, 0, "{code:?}");
-        assert!(asked < 100, "{code:?}: {asked} of 200");
-        assert!(!client.agents()[0].given_up, "{code:?}: it answers");
+        assert!(failed < 100, "{code:?}: {failed} of 200");
+        assert!(
+            !client.agents()[0].given_up,
+            "{code:?}: an agent that answers is not given up"
+        );
     }
 }
 
 #[tokio::test]
-async fn an_agent_that_failed_gets_its_share_again_once_it_decides() {
-    let (first, second) = (FakeAgent::start(), FakeAgent::start());
-    first.on_check(|_| Reply::Status(Status::internal("starting")));
-    let client = builder([first.address(), second.address()]).build();
+async fn an_agent_that_failed_gets_its_share_of_checks_again_once_it_decides() {
+    let (first_agent, second_agent) = (FakeAgent::start(), FakeAgent::start());
+    first_agent.on_check(|_| Reply::Status(Status::internal("starting")));
+    let client = builder([first_agent.address(), second_agent.address()]).build();
     let client = client.expect("a client");
-    drop(first_asked(&client, || !first.checks().is_empty()).await);
-    first.on_check(|request| Reply::Now(answer::accepted(request)));
-    let asked = first.checks().len();
-    // One check tries it, and then it is chosen like the other.
+    drop(first_flow_checked_by(&client, || !first_agent.checks().is_empty()).await);
+    first_agent.on_check(|request| Reply::Now(answer::accepted(request)));
+    let checks_before = first_agent.checks().len();
+    // Once one check has succeeded there, both Agents are chosen alike.
     for _ in 0..1_000_000 {
         drop(start(&client).await);
-        if first.checks().len() > asked {
+        if first_agent.checks().len() > checks_before {
             break;
         }
     }
-    let (asked, others) = (first.checks().len(), second.checks().len());
+    let (firsts, seconds) = (first_agent.checks().len(), second_agent.checks().len());
     for _ in 0..100 {
         assert_eq!(start(&client).await.decision(), FlowDecision::Accepted);
     }
-    assert!(first.checks().len() - asked > 10, "of 100");
-    assert!(second.checks().len() - others > 10, "of 100");
+    assert!(
+        first_agent.checks().len() - firsts > 10,
+        "its share of 100 checks"
+    );
+    assert!(
+        second_agent.checks().len() - seconds > 10,
+        "its share of 100 checks"
+    );
 }
 
 #[tokio::test]
-async fn where_all_agents_refuse_the_client_each_is_asked_once_a_flow() {
+async fn if_all_agents_refuse_the_client_each_gets_one_check_for_each_flow() {
     let agents = [(); 3].map(|()| FakeAgent::start());
     for agent in &agents {
         agent.on_check(|_| Reply::Status(Status::unauthenticated("no")));
@@ -175,7 +185,7 @@ async fn where_all_agents_refuse_the_client_each_is_asked_once_a_flow() {
     let client = client.expect("a client");
     for flows in 1..=5 {
         let flow = start(&client).await;
-        assert!(flow.error().expect("nobody decides").is_unauthenticated());
+        assert!(flow.error().expect("no agent decides").is_unauthenticated());
         for agent in &agents {
             assert_eq!(agent.checks().len(), flows);
         }

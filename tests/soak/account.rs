@@ -1,4 +1,4 @@
-//! What became of every flow, counted apart from the client, which counts as well.
+//! Counts the outcome of every flow, independently of the client's own statistics.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -30,7 +30,7 @@ impl Point {
     }
 }
 
-/// One process of an agent, as its flows see it.
+/// One process of an agent, as observed through its flows.
 #[derive(Debug)]
 pub(crate) struct Incarnation {
     pub(crate) name: String,
@@ -39,7 +39,7 @@ pub(crate) struct Incarnation {
     pub(crate) slots: Gauge,
     pub(crate) queue: Gauge,
     accepted_by_rate: AtomicU64,
-    /// It accepted more flows than its rate limit allows for its age.
+    /// The process accepted more flows than its rate limit allows for its age.
     pub(crate) too_fast: AtomicBool,
     answers: AtomicU64,
 }
@@ -63,7 +63,7 @@ impl Incarnation {
     }
 }
 
-/// How many there are, and the most there were.
+/// A current count and its peak.
 #[derive(Debug, Default)]
 pub(crate) struct Gauge {
     now: AtomicUsize,
@@ -84,17 +84,17 @@ impl Gauge {
         self.peak.load(SeqCst)
     }
 
-    /// Forgets an earlier peak.
-    pub(crate) fn restart(&self) {
+    /// Resets the peak to the current count.
+    pub(crate) fn reset_peak(&self) {
         self.peak.store(self.now.load(SeqCst), SeqCst);
     }
 }
 
-/// A flow that no agent decided about.
+/// A flow that no agent decided.
 #[derive(Clone, Debug)]
 pub(crate) struct Undecided {
-    /// When it was asked and when the client gave up, since the begin of the account.
-    pub(crate) asked: Duration,
+    /// When the check started and when the client gave up, since the start of the account.
+    pub(crate) started: Duration,
     pub(crate) failed: Duration,
     pub(crate) point: Point,
     pub(crate) kind: FlowErrorKind,
@@ -103,18 +103,18 @@ pub(crate) struct Undecided {
 
 #[derive(Debug, Default)]
 pub(crate) struct Ends {
-    /// Flows whose answer names a slot, which the client ends at the agent. A rejected flow holds
-    /// none under that name, and is ended all the same.
+    /// Flows whose answer names a slot, so that the client sends their end to the agent. The client
+    /// also ends rejected flows, which hold no slot.
     pub(crate) named: AtomicU64,
-    /// Ends whose answer the caller waits for.
+    /// Ends for whose response the caller waits.
     pub(crate) awaited: AtomicU64,
     pub(crate) returned: AtomicU64,
-    /// The agent that took the end knew nothing of the slot.
+    /// Ends whose slot was unknown to the agent that received them.
     pub(crate) unknown: AtomicU64,
     pub(crate) failed: AtomicU64,
 }
 
-/// Counts flows. Its clones are one account.
+/// Counts flows. Clones share their counts.
 #[derive(Clone, Debug)]
 pub(crate) struct Account(Arc<Inner>);
 
@@ -123,11 +123,11 @@ pub(crate) struct Inner {
     limits: Limits,
     began: Instant,
     pub(crate) started: AtomicU64,
-    pub(crate) left: AtomicU64,
+    pub(crate) cancelled: AtomicU64,
     pub(crate) accepted: AtomicU64,
     pub(crate) rejected: AtomicU64,
-    /// Accepted flows whose answer names no incarnation.
-    pub(crate) strangers: AtomicU64,
+    /// Accepted flows whose answer names no known incarnation.
+    pub(crate) unattributed: AtomicU64,
     pub(crate) under_way: Gauge,
     pub(crate) ends: Ends,
     undecided: Mutex<Vec<Undecided>>,
@@ -148,10 +148,10 @@ impl Account {
             limits,
             began: Instant::now(),
             started: AtomicU64::new(0),
-            left: AtomicU64::new(0),
+            cancelled: AtomicU64::new(0),
             accepted: AtomicU64::new(0),
             rejected: AtomicU64::new(0),
-            strangers: AtomicU64::new(0),
+            unattributed: AtomicU64::new(0),
             under_way: Gauge::default(),
             ends: Ends::default(),
             undecided: Mutex::default(),
@@ -191,14 +191,14 @@ impl Account {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a check that starts. Dropped without an answer, its caller has left.
-    pub(crate) fn ask(&self, point: Point) -> Asking {
+    /// Counts the start of a check. Dropping the result without an answer counts a cancelled check.
+    pub(crate) fn start_check(&self, point: Point) -> OngoingCheck {
         self.started.fetch_add(1, SeqCst);
         self.under_way.enter();
-        Asking {
+        OngoingCheck {
             account: self.clone(),
             point,
-            asked: self.now(),
+            started: self.now(),
             answered: false,
         }
     }
@@ -208,12 +208,12 @@ impl Account {
         let response = flow.check_response()?;
         let name = &response.limiter_decisions.first()?.policy_name;
         let all = self.incarnations.read().expect("no panic");
-        // The newest answers most.
+        // Search the newest first, because it gives most answers.
         let found = all.iter().rev().find(|known| known.name == *name);
         found.map(Arc::clone)
     }
 
-    pub(crate) fn end_answered(&self, response: &EndResponse) {
+    pub(crate) fn record_end(&self, response: &EndResponse) {
         let ends = &self.ends;
         let counter = if response.error().is_some() {
             &ends.failed
@@ -227,7 +227,7 @@ impl Account {
     }
 }
 
-fn names_a_slot(flow: &Flow) -> bool {
+fn names_slot(flow: &Flow) -> bool {
     let response = flow.check_response();
     let decisions = response
         .iter()
@@ -241,25 +241,25 @@ fn names_a_slot(flow: &Flow) -> bool {
         })
 }
 
-/// A check under way.
-pub(crate) struct Asking {
+/// A check in progress.
+pub(crate) struct OngoingCheck {
     account: Account,
     point: Point,
-    asked: Duration,
+    started: Duration,
     answered: bool,
 }
 
-impl Asking {
-    /// Counts the answer. What is returned lives while the flow runs, and is dropped before its
-    /// end.
-    pub(crate) fn answered(mut self, flow: &Flow) -> Option<Runs> {
+impl OngoingCheck {
+    /// Counts the decision of a flow. If the flow holds a slot, returns a value that the caller
+    /// must drop before it ends the flow.
+    pub(crate) fn record_answer(mut self, flow: &Flow) -> Option<SlotHolder> {
         self.answered = true;
         let account = &self.account;
         let decision = flow.decision();
         if decision == FlowDecision::Unreachable {
-            let error = flow.error().expect("an unreachable flow says why");
+            let error = flow.error().expect("an unreachable flow has an error");
             account.undecided().push(Undecided {
-                asked: self.asked,
+                started: self.started,
                 failed: account.now(),
                 point: self.point,
                 kind: error.kind(),
@@ -267,7 +267,7 @@ impl Asking {
             });
             return None;
         }
-        if names_a_slot(flow) {
+        if names_slot(flow) {
             account.ends.named.fetch_add(1, SeqCst);
         }
         let incarnation = account.incarnation_of(flow);
@@ -280,7 +280,7 @@ impl Asking {
         }
         account.accepted.fetch_add(1, SeqCst);
         let Some(incarnation) = incarnation else {
-            account.strangers.fetch_add(1, SeqCst);
+            account.unattributed.fetch_add(1, SeqCst);
             return None;
         };
         match self.point {
@@ -291,30 +291,32 @@ impl Asking {
                 return None;
             }
         }
-        Some(Runs {
+        Some(SlotHolder {
             point: self.point,
             incarnation,
         })
     }
 }
 
-impl Drop for Asking {
+impl Drop for OngoingCheck {
     fn drop(&mut self) {
         self.account.under_way.leave();
         if !self.answered {
-            self.account.left.fetch_add(1, SeqCst);
+            self.account.cancelled.fetch_add(1, SeqCst);
         }
     }
 }
 
-/// An accepted flow that holds a slot. The agent gave the slot before the answer came and takes it
-/// back after the end is sent, so all that run at once hold slots at once.
-pub(crate) struct Runs {
+/// Counts an accepted flow that holds a slot.
+///
+/// The agent grants the slot before the answer arrives and takes it back after the client sends the
+/// end, so flows that are counted at the same time hold slots at the same time.
+pub(crate) struct SlotHolder {
     point: Point,
     incarnation: Arc<Incarnation>,
 }
 
-impl Drop for Runs {
+impl Drop for SlotHolder {
     fn drop(&mut self) {
         match self.point {
             Point::Slots => self.incarnation.slots.leave(),

@@ -1,4 +1,4 @@
-//! Agents as child processes, each behind a link of its own.
+//! Runs agents as child processes, each behind its own link.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -18,22 +18,23 @@ use tower_aperture::pb::check::{CheckRequest, FlowEndRequest, InflightRequestRef
 use crate::account::{Account, Incarnation, Point};
 use crate::link::Link;
 
-/// Each way of a link.
+/// Delay of a link in each direction.
 pub(crate) const DELAY: Duration = Duration::from_millis(20);
 
-/// When a slot expires whose flow nobody ended. No flow here runs nearly as long.
+/// Time after which a slot expires if its flow was not ended. All flows of this test are much
+/// shorter.
 pub(crate) const EXPIRY: Duration = Duration::from_secs(5);
 
-/// What each incarnation of an agent lets in.
+/// The limits of each agent process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// Flows at a time at [`Point::Slots`].
+    /// Maximum number of flows in flight at [`Point::Slots`].
     pub(crate) slots: usize,
-    /// Flows at a time at [`Point::Queue`], where others wait.
+    /// Maximum number of flows in flight at [`Point::Queue`], where other flows wait.
     pub(crate) queue: usize,
-    /// Flows at once at [`Point::Rate`].
+    /// Capacity of the bucket at [`Point::Rate`].
     pub(crate) capacity: usize,
-    /// Flows a second there.
+    /// Tokens per second of that bucket.
     pub(crate) fill: usize,
 }
 
@@ -76,10 +77,10 @@ circuit:
     }
 }
 
-/// An address at which one agent process follows the other.
+/// An address at which agent processes follow one another.
 ///
-/// Each process has a policy of its own name, which its answers carry: `a3` is the third process
-/// of agent `a`.
+/// Each process names its policy after itself, and its answers contain that name: `a3` is the third
+/// process of agent `a`.
 pub(crate) struct Agent {
     letter: char,
     started: u32,
@@ -114,7 +115,7 @@ impl Agent {
         agent
     }
 
-    /// Starts the next process and leads the link to it.
+    /// Starts the next process and connects the link to it.
     pub(crate) fn start_next(&mut self, account: &Account) {
         let program = program();
         self.started += 1;
@@ -124,7 +125,7 @@ impl Agent {
         let incarnation = account.add_incarnation(name);
         let mut child = Command::new(program)
             .args(["serve", "--listen", "127.0.0.1:0"])
-            // It waits so long for connections that a link has lost.
+            // Connections that a link has lost delay the shutdown by this grace period.
             .args(["--shutdown-grace", "2s", "--policies"])
             .arg(&policy)
             .env_clear()
@@ -145,7 +146,7 @@ impl Agent {
             address,
             incarnation,
         });
-        self.link.lead_to(address);
+        self.link.connect_to(address);
     }
 
     fn running(&self) -> &Running {
@@ -162,7 +163,7 @@ impl Agent {
         assert!(sent.expect("kill runs").success(), "{signal}");
     }
 
-    /// Kills the process with SIGKILL; connections are refused from then on.
+    /// Kills the process with SIGKILL. The link refuses connections from then on.
     pub(crate) fn kill(&mut self) {
         if let Some(mut running) = self.running.take() {
             running.child.kill().expect("a child");
@@ -171,7 +172,7 @@ impl Agent {
         }
     }
 
-    /// Ends the process with SIGTERM and waits for its end; connections are refused meanwhile.
+    /// Sends SIGTERM and waits until the process ends. The link refuses connections from then on.
     pub(crate) fn terminate(&mut self) {
         self.signal("TERM");
         self.link.refuse();
@@ -180,10 +181,11 @@ impl Agent {
         }
     }
 
-    /// Asks the agent itself how many slots flows hold, at both control points that have slots.
+    /// Returns how many slots flows hold, at both control points that have slots.
     ///
-    /// It asks past the link: an answer to a check says how many tokens were in use before it.
-    pub(crate) async fn held(&self) -> f64 {
+    /// Sends a check directly to the agent, not through the link. Its answer contains the number of
+    /// tokens that were in use before it.
+    pub(crate) async fn held_slots(&self) -> f64 {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.running().address));
         let endpoint = endpoint.expect("an address").timeout(EXPIRY);
         let channel = endpoint.connect().await.expect("the agent listens");
@@ -197,7 +199,7 @@ impl Agent {
             };
             let answer = agent.check(check).await.expect("an answer").into_inner();
             let [decision] = &*answer.limiter_decisions else {
-                panic!("one limiter decides: {answer:?}");
+                panic!("expected the decision of one limiter: {answer:?}");
             };
             let (tokens, label, request_id) = match decision.details.as_ref().expect("details") {
                 Details::ConcurrencyLimiterInfo(info) => {
@@ -206,7 +208,7 @@ impl Agent {
                 Details::ConcurrencySchedulerInfo(info) => {
                     (info.tokens_info, &info.label, &info.request_id)
                 }
-                other => panic!("no slots: {other:?}"),
+                other => panic!("expected a limiter with slots: {other:?}"),
             };
             let tokens = tokens.expect("tokens");
             held += tokens.current;
@@ -230,7 +232,7 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        // Also ends a process that is stopped.
+        // SIGKILL also ends a process that SIGSTOP has stopped.
         if let Some(running) = &mut self.running {
             let _ = running.child.kill();
             let _ = running.child.wait();
@@ -240,11 +242,12 @@ impl Drop for Agent {
 }
 
 impl Incarnation {
-    /// Waits until it has answered one more check than `answers`.
-    pub(crate) fn answers_again(&self, answers: u64, most: Duration) -> bool {
+    /// Waits until the process has answered more than `answers` checks; returns `false` at the
+    /// timeout.
+    pub(crate) fn wait_for_answer(&self, answers: u64, timeout: Duration) -> bool {
         let began = Instant::now();
         while self.answers() <= answers {
-            if began.elapsed() > most {
+            if began.elapsed() > timeout {
                 return false;
             }
             std::thread::sleep(Duration::from_millis(5));
@@ -253,8 +256,8 @@ impl Incarnation {
     }
 }
 
-/// Returns the agent's program. Without the feature `server` Cargo does not build it for tests, so
-/// it is built here, with the profile of the tests.
+/// Returns the path of the agent's program. Builds it with the profile of the tests if the feature
+/// `server` is disabled, because Cargo then does not build it.
 fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {

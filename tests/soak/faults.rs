@@ -1,4 +1,4 @@
-//! What fails during a run: one thing after the other, and all is well in between.
+//! Injects failures during a run, one at a time, each followed by a recovery.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,39 +12,39 @@ use crate::random::Random;
 
 const STALL: Duration = Duration::from_millis(300);
 
-/// Most that an agent which is well may take until it is asked again.
-const RETURN: Duration = Duration::from_secs(20);
+/// Maximum time until a working agent gets checks again.
+const MAX_RECOVERY: Duration = Duration::from_secs(20);
 
-/// Longer than a check takes at most, so that those of a failure are over.
+/// Time after a recovery, longer than any check, so that all checks of the failure are over.
 const SETTLE: Duration = Duration::from_millis(1200);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// All threads of the client stand still for 300 ms.
+    /// All threads of the client stall for 300 ms.
     ClientStall,
-    /// The agent's process is stopped for 300 ms.
+    /// SIGSTOP stops the agent's process for 300 ms.
     AgentStall,
-    /// SIGKILL; another process follows.
+    /// SIGKILL kills the agent's process, and another process follows.
     Kill,
-    /// SIGTERM; another process follows.
+    /// SIGTERM shuts the agent down, and another process follows.
     Restart,
-    /// The agent's process is stopped for seconds.
+    /// SIGSTOP stops the agent's process for seconds.
     Stop,
-    /// Connections are accepted, and nothing comes through until the end.
+    /// The link accepts connections and holds all bytes for seconds.
     Hang,
-    /// Connections are accepted, and all bytes are lost.
+    /// The link accepts connections and loses all bytes for seconds.
     BlackHole,
-    /// All connections break.
+    /// The link closes all connections.
     Cut,
 }
 
 impl Fault {
-    /// Those after which the agent may hold a slot that the client does not know of: the answer
-    /// was lost on its way, or crossed the client's cancellation. Such slots expire.
+    /// Failures after which the agent may hold a slot that the client does not know, because the
+    /// answer was lost or crossed the client's cancellation. Such slots expire.
     pub(crate) const LOSES_ANSWERS: [Self; 4] =
         [Self::Stop, Self::Hang, Self::BlackHole, Self::Cut];
 
-    /// Those after which every slot is known.
+    /// Failures after which the client knows every slot.
     pub(crate) const LOSES_NO_ANSWER: [Self; 4] = [
         Self::ClientStall,
         Self::AgentStall,
@@ -66,43 +66,44 @@ impl Fault {
     }
 }
 
-/// A failure that was caused.
+/// An injected failure.
 #[derive(Debug)]
 pub(crate) struct Episode {
     pub(crate) fault: Fault,
     pub(crate) began: Duration,
-    /// When all is as before and no check of that time is under way any more.
+    /// When the failure was over and its last check had ended.
     pub(crate) over: Duration,
-    /// The most checks that were under way at once meanwhile.
+    /// The maximum number of checks under way at once during the failure.
     pub(crate) under_way: usize,
-    /// Whether both agents were asked again.
+    /// Whether both agents got checks again.
     pub(crate) recovered: bool,
 }
 
-/// Causes failures.
+/// Injects failures.
 pub(crate) struct Injector<'a> {
     pub(crate) agents: &'a mut [Agent],
     pub(crate) client: &'a ApertureClient,
     pub(crate) account: &'a Account,
-    /// Where the client runs, and with how many threads.
+    /// The runtime of the client.
     pub(crate) runtime: &'a Handle,
+    /// The number of threads of that runtime.
     pub(crate) threads: usize,
     pub(crate) random: Random,
     pub(crate) episodes: Vec<Episode>,
 }
 
 impl Injector<'_> {
-    /// Causes each of these failures in an order of its own.
+    /// Injects each of these failures once, in random order.
     pub(crate) fn round(&mut self, faults: &[Fault]) {
         let mut faults = faults.to_vec();
         self.random.shuffle(&mut faults);
         for fault in faults {
             thread::sleep(self.random.millis(200, 800));
-            self.cause(fault);
+            self.inject(fault);
         }
     }
 
-    pub(crate) fn cause(&mut self, fault: Fault) {
+    pub(crate) fn inject(&mut self, fault: Fault) {
         let Self {
             agents,
             account,
@@ -111,7 +112,7 @@ impl Injector<'_> {
         } = self;
         let at = usize::try_from(random.below(agents.len() as u64)).expect("an index");
         let agent = &mut agents[at];
-        account.under_way.restart();
+        account.under_way.reset_peak();
         let began = account.now();
         match fault {
             Fault::ClientStall => self.stall_client(),
@@ -147,7 +148,7 @@ impl Injector<'_> {
             }
             Fault::Cut => agent.link.cut(),
         }
-        let recovered = self.recovered();
+        let recovered = self.wait_for_recovery();
         thread::sleep(SETTLE);
         self.episodes.push(Episode {
             fault,
@@ -158,26 +159,26 @@ impl Injector<'_> {
         });
     }
 
-    /// Waits until every agent answers checks again.
-    fn recovered(&self) -> bool {
+    /// Waits until every agent answers checks again; returns `false` after [`MAX_RECOVERY`].
+    fn wait_for_recovery(&self) -> bool {
         let answered: Vec<u64> = self
             .agents
             .iter()
             .map(|agent| agent.incarnation().answers())
             .collect();
         let healed = Instant::now();
-        let left = || RETURN.saturating_sub(healed.elapsed());
+        let remaining = || MAX_RECOVERY.saturating_sub(healed.elapsed());
         while self.client.agents().iter().any(|agent| agent.given_up) {
-            if left().is_zero() {
+            if remaining().is_zero() {
                 return false;
             }
             thread::sleep(Duration::from_millis(5));
         }
         let mut agents = self.agents.iter().zip(answered);
-        agents.all(|(agent, answers)| agent.incarnation().answers_again(answers, left()))
+        agents.all(|(agent, answers)| agent.incarnation().wait_for_answer(answers, remaining()))
     }
 
-    /// Holds up every thread of the client's runtime at once.
+    /// Blocks every thread of the client's runtime at the same time.
     fn stall_client(&self) {
         let until = Instant::now() + STALL;
         for _ in 0..self.threads {

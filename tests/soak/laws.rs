@@ -1,5 +1,5 @@
-//! The short form, and single laws that need the same links and agents.
-// The test harness shows what a failed run printed.
+//! Tests the short form of the soak test, and single laws that need the same links and agents.
+// The test harness shows the output of a failed run.
 #![allow(clippy::print_stdout)]
 
 use std::thread;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::agents::Limits;
 use crate::faults::Fault;
-use crate::load::Habits;
+use crate::load::FlowMix;
 use crate::setup::{self, Plan, Setup};
 
 const LIMITS: Limits = Limits {
@@ -18,7 +18,7 @@ const LIMITS: Limits = Limits {
 };
 
 #[test]
-fn limits_hold_and_ends_arrive_whatever_fails() {
+fn limits_hold_and_ends_arrive_while_components_fail() {
     let seed = crate::seed();
     println!("seed {seed}");
     let report = setup::run(&Plan {
@@ -30,30 +30,31 @@ fn limits_hold_and_ends_arrive_whatever_fails() {
     report.assert();
 }
 
-/// Four callers wait for each slot of a queue, so that many are turned away at their deadline.
+/// Many callers wait for each slot of the queue, so the scheduler rejects many flows at their
+/// deadline.
 #[test]
-fn links_of_20_ms_each_way_lose_no_decision() {
+fn every_flow_is_decided_over_links_with_20_ms_delay_each_way() {
     let setup = Setup::new(2, LIMITS);
-    let habits = Habits {
+    let mix = FlowMix {
         at_queue: 100,
         at_rate: 0,
-        leave: 0,
+        cancelled: 0,
     };
-    let load = setup.load(32, habits, 1);
+    let load = setup.load(32, mix, 1);
     thread::sleep(Duration::from_secs(2));
     assert!(setup.stop(load), "every flow ends");
     let stats = setup.client.stats();
     assert_eq!(stats.unreachable, 0, "{stats:?}");
-    assert!(stats.rejected > 0, "flows wait in vain: {stats:?}");
+    assert!(stats.rejected > 0, "the scheduler rejects flows: {stats:?}");
 }
 
 #[test]
-fn an_agent_stopped_for_300_ms_is_not_given_up() {
+fn the_client_does_not_give_up_an_agent_stopped_for_300_ms() {
     let mut setup = Setup::new(2, LIMITS);
-    let load = setup.load(32, Habits::MIXED, 2);
+    let load = setup.load(32, FlowMix::MIXED, 2);
     let mut injector = setup.injector(2);
     for _ in 0..3 {
-        injector.cause(Fault::AgentStall);
+        injector.inject(Fault::AgentStall);
     }
     assert!(setup.stop(load), "every flow ends");
     let stats = setup.client.stats();
@@ -61,12 +62,12 @@ fn an_agent_stopped_for_300_ms_is_not_given_up() {
 }
 
 #[test]
-fn a_client_stalled_for_300_ms_gives_no_agent_up() {
+fn a_client_stalled_for_300_ms_gives_up_no_agent() {
     let mut setup = Setup::new(2, LIMITS);
-    let load = setup.load(32, Habits::MIXED, 3);
+    let load = setup.load(32, FlowMix::MIXED, 3);
     let mut injector = setup.injector(3);
     for _ in 0..3 {
-        injector.cause(Fault::ClientStall);
+        injector.inject(Fault::ClientStall);
     }
     assert!(setup.stop(load), "every flow ends");
     let stats = setup.client.stats();

@@ -1,4 +1,4 @@
-//! A TCP link between a client and an agent, which delays every byte and can fail.
+//! Simulates a TCP link between a client and an agent that delays every byte and can fail.
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,26 +13,26 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-/// Reads of one direction that may be on their way; a reader waits beyond that.
-const MOST_ON_THE_WAY: usize = 1024;
+/// Maximum number of reads in transit in one direction. At the maximum, reading stops.
+const MAX_IN_TRANSIT: usize = 1024;
 
-/// What becomes of bytes.
+/// How the link handles bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Traffic {
     Passes,
-    /// Connections are accepted, and bytes wait until the traffic passes again.
+    /// The link accepts connections, and holds bytes until traffic passes again.
     Waits,
-    /// Connections are accepted, and bytes are dropped. A connection that was open meanwhile has
-    /// lost bytes, so it stays dead afterwards; new ones work.
+    /// The link accepts connections and drops bytes. A connection that has lost bytes stays dead
+    /// when traffic passes again; new connections work.
     Vanishes,
 }
 
 #[derive(Clone, Copy)]
 struct State {
-    /// Where connections lead; `None` refuses them.
-    to: Option<SocketAddr>,
+    /// The address that connections lead to; `None` refuses connections.
+    target: Option<SocketAddr>,
     traffic: Traffic,
-    /// Connections made before the last cut are closed.
+    /// The number of cuts. Each cut closes all earlier connections.
     cuts: u32,
 }
 
@@ -40,19 +40,19 @@ struct State {
 pub(crate) struct Link {
     address: SocketAddr,
     state: watch::Sender<State>,
-    /// Bound but not listening: nobody else gets the port while connections are refused.
+    /// A bound socket that does not listen. It reserves the port while connections are refused.
     _reserved: TcpSocket,
 }
 
 impl Link {
-    /// Makes a link that refuses connections until it [leads](Self::lead_to) somewhere. It runs in
-    /// the runtime of `handle`, and delays bytes by `delay` each way.
+    /// Creates a link that refuses connections until it is [connected](Self::connect_to) to an
+    /// address. It runs in the runtime of `handle`, and delays bytes by `delay` in each direction.
     pub(crate) fn new(handle: &Handle, delay: Duration) -> Self {
         let _runtime = handle.enter();
         let reserved = bind(([127, 0, 0, 1], 0).into()).expect("a port");
         let address = reserved.local_addr().expect("an address");
         let (state, watched) = watch::channel(State {
-            to: None,
+            target: None,
             traffic: Traffic::Passes,
             cuts: 0,
         });
@@ -68,38 +68,41 @@ impl Link {
         self.address
     }
 
-    /// New connections lead to this address; those that are open are left alone.
-    pub(crate) fn lead_to(&self, to: SocketAddr) {
-        self.state.send_modify(|state| state.to = Some(to));
+    /// Leads new connections to this address, and keeps open connections.
+    pub(crate) fn connect_to(&self, target: SocketAddr) {
+        self.state.send_modify(|state| state.target = Some(target));
     }
 
-    /// New connections are refused; those that are open are left alone.
+    /// Refuses new connections, and keeps open connections.
     pub(crate) fn refuse(&self) {
-        self.state.send_modify(|state| state.to = None);
+        self.state.send_modify(|state| state.target = None);
     }
 
+    /// Lets traffic pass.
     pub(crate) fn pass(&self) {
         let passes = |state: &mut State| state.traffic = Traffic::Passes;
         self.state.send_modify(passes);
     }
 
+    /// Holds all bytes until traffic passes again.
     pub(crate) fn hang(&self) {
         let waits = |state: &mut State| state.traffic = Traffic::Waits;
         self.state.send_modify(waits);
     }
 
+    /// Drops all bytes until traffic passes again.
     pub(crate) fn black_hole(&self) {
         let vanishes = |state: &mut State| state.traffic = Traffic::Vanishes;
         self.state.send_modify(vanishes);
     }
 
-    /// Closes all connections; what is on its way is lost.
+    /// Closes all connections, and loses the bytes in transit.
     pub(crate) fn cut(&self) {
         self.state.send_modify(|state| state.cuts += 1);
     }
 }
 
-/// The port may be bound again while a socket that does not listen holds it.
+/// Binds a port that a socket which does not listen may already hold.
 fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = TcpSocket::new_v4()?;
     socket.set_reuseaddr(true)?;
@@ -111,7 +114,7 @@ async fn accept(address: SocketAddr, mut state: watch::Receiver<State>, delay: D
     let mut listener: Option<TcpListener> = None;
     loop {
         let now = *state.borrow_and_update();
-        match now.to {
+        match now.target {
             None => listener = None,
             Some(_) if listener.is_none() => {
                 let socket = bind(address).expect("the port is reserved");
@@ -127,9 +130,9 @@ async fn accept(address: SocketAddr, mut state: watch::Receiver<State>, delay: D
         };
         tokio::select! {
             accepted = accepted => {
-                // Without a place to lead to there is no listener.
-                if let (Ok((client, _)), Some(to)) = (accepted, now.to) {
-                    tokio::spawn(connect(client, to, state.clone(), delay));
+                // A listener exists only while there is a target.
+                if let (Ok((client, _)), Some(target)) = (accepted, now.target) {
+                    tokio::spawn(connect(client, target, state.clone(), delay));
                 }
             }
             changed = state.changed() => if changed.is_err() {
@@ -141,24 +144,24 @@ async fn accept(address: SocketAddr, mut state: watch::Receiver<State>, delay: D
 
 async fn connect(
     client: TcpStream,
-    to: SocketAddr,
+    target: SocketAddr,
     state: watch::Receiver<State>,
     delay: Duration,
 ) {
-    // Failure closes the client's connection.
-    let Ok(agent) = TcpStream::connect(to).await else {
+    // If the agent is unreachable, dropping `client` closes its connection.
+    let Ok(agent) = TcpStream::connect(target).await else {
         return;
     };
     let _ = (client.set_nodelay(true), agent.set_nodelay(true));
-    // TCP's handshake takes a round trip.
-    let open = Instant::now() + 2 * delay;
+    // The TCP handshake takes one round trip.
+    let open_at = Instant::now() + 2 * delay;
     let (client_reads, client_writes) = client.into_split();
     let (agent_reads, agent_writes) = agent.into_split();
     let pump = |state: &watch::Receiver<State>| Pump {
-        born: state.borrow().cuts,
+        cuts_at_start: state.borrow().cuts,
         state: state.clone(),
-        on_the_way: VecDeque::new(),
-        open,
+        in_transit: VecDeque::new(),
+        open_at,
         delay,
     };
     tokio::join!(
@@ -170,10 +173,10 @@ async fn connect(
 /// One direction of a connection.
 struct Pump {
     state: watch::Receiver<State>,
-    born: u32,
-    /// When to deliver them; `None` is the end.
-    on_the_way: VecDeque<(Instant, Option<Bytes>)>,
-    open: Instant,
+    cuts_at_start: u32,
+    /// Bytes and when to deliver them; `None` is the end of the stream.
+    in_transit: VecDeque<(Instant, Option<Bytes>)>,
+    open_at: Instant,
     delay: Duration,
 }
 
@@ -183,17 +186,17 @@ impl Pump {
         let (mut ended, mut lost) = (false, false);
         loop {
             let State { traffic, cuts, .. } = *self.state.borrow_and_update();
-            if cuts != self.born {
+            if cuts != self.cuts_at_start {
                 return;
             }
             if traffic == Traffic::Vanishes {
                 lost = true;
-                self.on_the_way.clear();
+                self.in_transit.clear();
             }
             let passes = traffic == Traffic::Passes && !lost;
-            let reads = !ended && (lost || passes && self.on_the_way.len() < MOST_ON_THE_WAY);
+            let reads = !ended && (lost || passes && self.in_transit.len() < MAX_IN_TRANSIT);
             let due = self
-                .on_the_way
+                .in_transit
                 .front()
                 .filter(|_| passes)
                 .map(|(at, _)| *at);
@@ -206,12 +209,12 @@ impl Pump {
                     ended = !read.is_ok_and(|bytes| bytes > 0);
                     let bytes = buffer.split().freeze();
                     if !lost {
-                        let at = self.open.max(Instant::now()) + self.delay;
-                        self.on_the_way.push_back((at, (!ended).then_some(bytes)));
+                        let at = self.open_at.max(Instant::now()) + self.delay;
+                        self.in_transit.push_back((at, (!ended).then_some(bytes)));
                     }
                 }
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                    let Some((_, Some(bytes))) = self.on_the_way.pop_front() else {
+                    let Some((_, Some(bytes))) = self.in_transit.pop_front() else {
                         let _ = to.shutdown().await;
                         return;
                     };

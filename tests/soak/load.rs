@@ -1,4 +1,4 @@
-//! The callers: each asks, runs its flow, ends it, and asks again.
+//! Runs callers, each of which repeatedly starts a flow and ends it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -12,22 +12,23 @@ use tower_aperture::{ApertureClient, Flow, FlowParams, FlowStatus};
 use crate::account::{Account, Point};
 use crate::random::Random;
 
-/// What callers do.
+/// The kinds of flows that callers start, in percent.
 #[derive(Clone, Copy)]
-pub(crate) struct Habits {
-    /// How many of a hundred flows ask at [`Point::Queue`] and at [`Point::Rate`]; the others ask
-    /// at [`Point::Slots`].
+pub(crate) struct FlowMix {
+    /// Flows at [`Point::Queue`]. The flows that belong neither there nor to [`Point::Rate`] are at
+    /// [`Point::Slots`].
     pub(crate) at_queue: u64,
+    /// Flows at [`Point::Rate`].
     pub(crate) at_rate: u64,
-    /// How many of a hundred leave while they are asked about.
-    pub(crate) leave: u64,
+    /// Flows whose caller may cancel the check.
+    pub(crate) cancelled: u64,
 }
 
-impl Habits {
+impl FlowMix {
     pub(crate) const MIXED: Self = Self {
         at_queue: 25,
         at_rate: 25,
-        leave: 5,
+        cancelled: 5,
     };
 }
 
@@ -42,7 +43,7 @@ impl Load {
     pub(crate) fn start(
         handle: &Handle,
         callers: usize,
-        habits: Habits,
+        mix: FlowMix,
         seed: u64,
         client: &ApertureClient,
         account: &Account,
@@ -54,12 +55,12 @@ impl Load {
             let mut caller = Caller {
                 client: client.clone(),
                 account: account.clone(),
-                habits,
+                mix,
                 random: Random::new(seeds.next()),
             };
             let stop = Arc::clone(&stop);
             let run = async move {
-                // Not all at once.
+                // Spread the start of the callers.
                 sleep(caller.random.millis(0, 50)).await;
                 while !stop.load(SeqCst) {
                     caller.flow().await;
@@ -73,68 +74,68 @@ impl Load {
         }
     }
 
-    /// Lets every caller finish its flow; `false` when one takes longer than `most`.
-    pub(crate) async fn stop(mut self, most: Duration) -> bool {
+    /// Waits until every caller has ended its last flow; returns `false` at the timeout.
+    pub(crate) async fn stop(mut self, limit: Duration) -> bool {
         self.stop.store(true, SeqCst);
         let all = async { while self.callers.join_next().await.is_some() {} };
-        timeout(most, all).await.is_ok()
+        timeout(limit, all).await.is_ok()
     }
 }
 
 struct Caller {
     client: ApertureClient,
     account: Account,
-    habits: Habits,
+    mix: FlowMix,
     random: Random,
 }
 
 impl Caller {
     async fn flow(&mut self) {
-        let Habits {
+        let FlowMix {
             at_queue,
             at_rate,
-            leave,
-        } = self.habits;
+            cancelled,
+        } = self.mix;
         let point = match self.random.below(100) {
             draw if draw < at_queue => Point::Queue,
             draw if draw < at_queue + at_rate => Point::Rate,
             _ => Point::Slots,
         };
-        // From before the check is sent until long after its answer.
-        let patience = self.random.percent(leave);
-        let patience = patience.then(|| self.random.millis(0, 120));
-        let asking = self.account.ask(point);
+        // The caller may cancel before the check is sent, or as late as long after its answer.
+        let may_cancel = self.random.percent(cancelled);
+        let cancel_after = may_cancel.then(|| self.random.millis(0, 120));
+        let ongoing = self.account.start_check(point);
         let check = self.client.start_flow(point.name(), FlowParams::new());
-        let flow = match patience {
+        let flow = match cancel_after {
             None => check.await,
-            Some(patience) => match timeout(patience, check).await {
+            Some(limit) => match timeout(limit, check).await {
                 Ok(flow) => flow,
                 Err(_) => return,
             },
         };
-        let runs = asking.answered(&flow);
+        let slot = ongoing.record_answer(&flow);
         if flow.should_run() {
             let longest = if self.random.percent(2) { 100 } else { 20 };
             sleep(self.random.millis(0, longest)).await;
         }
-        let holds = runs.is_some();
-        drop(runs);
-        self.end(flow, holds);
+        let holds_slot = slot.is_some();
+        drop(slot);
+        self.end(flow, holds_slot);
     }
 
-    /// Ends a flow in one of the ways there are.
-    fn end(&mut self, flow: Flow, holds: bool) {
+    /// Ends a flow in a random way.
+    fn end(&mut self, flow: Flow, holds_slot: bool) {
         match self.random.below(4) {
             0 => drop(flow),
             1 => flow.finish(FlowStatus::Ok),
-            _ if !holds => flow.finish(FlowStatus::Error),
-            // The answer may take long while an agent is away; the caller goes on.
+            _ if !holds_slot => flow.finish(FlowStatus::Error),
+            // The response may take long while an agent is down, so the caller does not wait.
             _ => {
                 let account = self.account.clone();
                 account.ends.awaited.fetch_add(1, SeqCst);
                 tokio::spawn(async move {
                     let response = flow.end().await;
-                    account.end_answered(&response);
+                    account.record_end(&response);
                 });
             }
         }

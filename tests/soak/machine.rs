@@ -1,4 +1,4 @@
-//! Pauses of the machine itself, which no one asked for.
+//! Detects pauses of the machine itself, which the test does not cause.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -7,24 +7,24 @@ use std::time::Duration;
 
 use crate::account::Account;
 
-/// A thread that sleeps so much longer than it wanted to did not get a processor.
+/// Delay of a wake-up that counts as a pause, because the thread got no processor.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Notes when the machine gives this process no time: a check that goes without an answer then
-/// failed for a reason, although nobody caused it.
-pub(crate) struct Watch {
+/// Records when the machine gives this process no time, which can make checks time out without an
+/// injected failure.
+pub(crate) struct PauseMonitor {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Vec<(Duration, Duration)>>,
 }
 
-impl Watch {
+impl PauseMonitor {
     pub(crate) fn start(account: &Account) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let (stopped, account) = (Arc::clone(&stop), account.clone());
+        let (thread_stop, account) = (Arc::clone(&stop), account.clone());
         let thread = thread::spawn(move || {
             let mut pauses = Vec::new();
             let mut before = account.now();
-            while !stopped.load(SeqCst) {
+            while !thread_stop.load(SeqCst) {
                 thread::sleep(Duration::from_millis(10));
                 let now = account.now();
                 if now - before > PAUSE {
@@ -37,7 +37,7 @@ impl Watch {
         Self { stop, thread }
     }
 
-    /// Returns the begin and the end of each pause.
+    /// Stops the monitor, and returns the start and the end of each pause.
     pub(crate) fn stop(self) -> Vec<(Duration, Duration)> {
         self.stop.store(true, SeqCst);
         self.thread.join().expect("no panic")

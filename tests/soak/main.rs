@@ -1,9 +1,9 @@
-//! Load on two agents while clients, agents and links fail: every limit holds all the same.
+//! Tests that every limit holds under load on two agents while clients, agents and links fail.
 //!
-//! `cargo test --release -- --ignored soak` runs the long form. It takes minutes, prints its tables
-//! and the outcome of each law, and can be changed by two variables: `TOWER_APERTURE_SOAK_FLOWS` is
-//! how many flows it starts, and `TOWER_APERTURE_SOAK_SEED` repeats a run as far as the machine's
-//! timing lets it. The short form runs with the other tests where the feature `server` is on.
+//! `cargo test --release -- --ignored soak` runs the long form. It takes minutes and prints its
+//! tables and the outcome of each law. Two variables change it: `TOWER_APERTURE_SOAK_FLOWS` sets
+//! the number of flows, and `TOWER_APERTURE_SOAK_SEED` repeats a run as far as the timing of the
+//! machine allows. The short form runs with the other tests if the feature `server` is enabled.
 #![cfg(unix)]
 
 mod account;
@@ -29,11 +29,11 @@ fn variable(name: &str) -> Option<u64> {
     Some(
         value
             .parse()
-            .unwrap_or_else(|_| panic!("{name} is a number, not {value:?}")),
+            .unwrap_or_else(|_| panic!("{name} must be a number, not {value:?}")),
     )
 }
 
-/// The seed that was asked for, or another one each time.
+/// Returns the seed from the variable, or a new one for each run.
 fn seed() -> u64 {
     variable("TOWER_APERTURE_SOAK_SEED").unwrap_or_else(|| {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -46,7 +46,7 @@ fn seed() -> u64 {
 fn soak() {
     let seed = seed();
     let flows = variable("TOWER_APERTURE_SOAK_FLOWS").unwrap_or(1_000_000);
-    // Past the test harness, which shows nothing of what goes well.
+    // The test harness hides output of passing tests that uses the print macros.
     let _ = writeln!(stdout(), "soak of {flows} flows with seed {seed}");
     let report = setup::run(&Plan {
         flows,

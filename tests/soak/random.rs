@@ -1,8 +1,8 @@
-//! A small seeded generator, so that a run can be repeated.
+//! A small random number generator with a seed, so that a run can be repeated.
 
 use std::time::Duration;
 
-/// SplitMix64.
+/// The SplitMix64 generator.
 pub(crate) struct Random(u64);
 
 impl Random {
@@ -17,7 +17,7 @@ impl Random {
         n ^ (n >> 31)
     }
 
-    /// Returns a number below `bound`, which is not zero.
+    /// Returns a number below `bound`, which must not be zero.
     pub(crate) const fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }
@@ -26,7 +26,7 @@ impl Random {
         self.below(100) < percent
     }
 
-    /// Returns a time from `least` to `most` milliseconds, in steps of a microsecond.
+    /// Returns a duration from `least` to `most` milliseconds, in steps of a microsecond.
     pub(crate) const fn millis(&mut self, least: u64, most: u64) -> Duration {
         Duration::from_micros(least * 1000 + self.below((most - least) * 1000 + 1))
     }

@@ -1,4 +1,4 @@
-//! The outcome of a run: its tables, and each law with what was seen.
+//! Reports the outcome of a run: its tables, and each law with the observations that break it.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -11,11 +11,11 @@ use crate::account::{Account, Undecided};
 use crate::agents::Limits;
 use crate::faults::Episode;
 
-/// A check that the machine held up ends this much later at most.
+/// Maximum time from the end of a pause to the end of a check that it delayed.
 const AFTER_A_PAUSE: Duration = Duration::from_millis(600);
 
-/// Lines about one broken law.
-const MOST_LINES: usize = 12;
+/// Maximum number of lines about one broken law.
+const MAX_LINES: usize = 12;
 
 pub(crate) struct Report {
     pub(crate) seed: u64,
@@ -26,35 +26,35 @@ pub(crate) struct Report {
     pub(crate) stats: ClientStats,
     pub(crate) episodes: Vec<Episode>,
     pub(crate) pauses: Vec<(Duration, Duration)>,
-    /// Every caller finished its last flow.
+    /// Whether every caller ended its last flow.
     pub(crate) callers_ended: bool,
-    /// Slots that flows hold one second after the end, as the agents say.
+    /// The number of slots in use at the agents one second after the end of the load.
     pub(crate) held: f64,
-    /// What `shutdown` returned.
+    /// The return value of `shutdown`.
     pub(crate) shut_down: bool,
 }
 
-/// What must hold, and what was seen when it did not.
+/// A law, and the observations that break it.
 struct Law {
     name: &'static str,
     broken: Vec<String>,
 }
 
 impl Report {
-    /// Returns the failure that a flow belongs to.
+    /// Returns the index of the injected failure during which a flow was undecided.
     fn episode_of(&self, flow: &Undecided) -> Option<usize> {
         let overlaps =
-            |episode: &Episode| flow.asked <= episode.over && episode.began <= flow.failed;
+            |episode: &Episode| flow.started <= episode.over && episode.began <= flow.failed;
         self.episodes.iter().position(overlaps)
     }
 
     fn in_a_pause(&self, flow: &Undecided) -> bool {
         self.pauses
             .iter()
-            .any(|(began, over)| flow.asked <= *over + AFTER_A_PAUSE && *began <= flow.failed)
+            .any(|(began, over)| flow.started <= *over + AFTER_A_PAUSE && *began <= flow.failed)
     }
 
-    /// Undecided flows of each failure, and those that belong to none.
+    /// Returns the undecided flows of each injected failure, and those without a failure.
     fn by_episode(&self) -> (Vec<Vec<Undecided>>, Vec<Undecided>) {
         let mut caused = vec![Vec::new(); self.episodes.len()];
         let mut without = Vec::new();
@@ -71,12 +71,12 @@ impl Report {
     fn laws(&self) -> Vec<Law> {
         vec![
             self.limits_hold(),
-            self.every_undecided_flow_has_a_failure(),
-            self.no_more_are_undecided_than_were_under_way(),
-            self.every_flow_is_counted(),
-            self.no_end_is_lost(),
-            self.every_span_is_counted(),
-            self.agents_are_asked_again(),
+            self.undecided_flows_have_a_failure(),
+            self.undecided_flows_were_under_way(),
+            self.client_counts_every_flow(),
+            self.ends_are_delivered_or_counted(),
+            self.spans_are_delivered_or_counted(),
+            self.agents_get_checks_again(),
             self.no_slot_is_held(),
         ]
     }
@@ -85,37 +85,43 @@ impl Report {
         let mut broken = Vec::new();
         for incarnation in self.account.incarnations() {
             let name = &incarnation.name;
-            for (what, peak, most) in [
+            for (point, peak, limit) in [
                 ("slots", incarnation.slots.peak(), self.limits.slots),
                 ("queue", incarnation.queue.peak(), self.limits.queue),
             ] {
-                if peak > most {
-                    broken.push(format!("{name}: {peak} flows ran at `{what}`, not {most}"));
+                if peak > limit {
+                    broken.push(format!(
+                        "{name}: {peak} flows ran at `{point}`, the limit is {limit}"
+                    ));
                 }
             }
             if incarnation.too_fast.load(SeqCst) {
-                broken.push(format!("{name}: more flows at `rate` than fill allows"));
+                broken.push(format!(
+                    "{name}: accepted more flows at `rate` than its bucket allows"
+                ));
             }
         }
-        let strangers = self.account.strangers.load(SeqCst);
-        if strangers > 0 {
-            broken.push(format!("{strangers} flows were accepted by no limiter"));
+        let unattributed = self.account.unattributed.load(SeqCst);
+        if unattributed > 0 {
+            broken.push(format!(
+                "{unattributed} accepted flows name no agent process"
+            ));
         }
         Law {
-            name: "accepted flows never exceed the limit of one process of an agent",
+            name: "accepted flows never exceed the limits of an agent process",
             broken,
         }
     }
 
-    fn every_undecided_flow_has_a_failure(&self) -> Law {
+    fn undecided_flows_have_a_failure(&self) -> Law {
         let (_, without) = self.by_episode();
         Law {
-            name: "no flow is undecided while nothing fails",
+            name: "every flow is decided unless a failure is injected",
             broken: summary(&without),
         }
     }
 
-    fn no_more_are_undecided_than_were_under_way(&self) -> Law {
+    fn undecided_flows_were_under_way(&self) -> Law {
         let (caused, _) = self.by_episode();
         let episodes = self.episodes.iter().zip(caused);
         let broken = episodes
@@ -133,18 +139,18 @@ impl Report {
             })
             .collect();
         Law {
-            name: "undecided flows are at most the checks under way at each failure",
+            name: "each failure leaves at most as many flows undecided as checks were under way",
             broken,
         }
     }
 
-    fn every_flow_is_counted(&self) -> Law {
+    fn client_counts_every_flow(&self) -> Law {
         let (account, stats) = (&self.account, &self.stats);
         let undecided = account.undecided();
         let of = |kind| undecided.iter().filter(|flow| flow.kind == kind).count() as u64;
         let load = |counter: &std::sync::atomic::AtomicU64| counter.load(SeqCst);
         let (accepted, rejected) = (load(&account.accepted), load(&account.rejected));
-        let all = accepted + rejected + undecided.len() as u64 + load(&account.left);
+        let all = accepted + rejected + undecided.len() as u64 + load(&account.cancelled);
         let counts = [
             ("started", load(&account.started), all),
             ("accepted", accepted, stats.accepted),
@@ -168,7 +174,7 @@ impl Report {
             .map(|(what, seen, counted)| format!("{what}: {seen} seen, {counted} counted"))
             .collect();
         if !self.callers_ended {
-            broken.push("a caller waits for a flow without end".to_owned());
+            broken.push("a caller did not end its last flow in time".to_owned());
         }
         Law {
             name: "every flow is counted by the client",
@@ -176,61 +182,62 @@ impl Report {
         }
     }
 
-    fn no_end_is_lost(&self) -> Law {
+    fn ends_are_delivered_or_counted(&self) -> Law {
         let (ends, stats) = (&self.account.ends, &self.stats);
         let least = ends.named.load(SeqCst);
         let counted = stats.ends_delivered + stats.ends_failed + stats.ends_dropped;
-        // The flow of a check that went on without a caller is ended as well.
+        // The client also ends the flows of cancelled checks that it continued.
         let most = least + stats.checks_handed_over;
         let mut broken = Vec::new();
         if !(least..=most).contains(&counted) {
             broken.push(format!(
-                "{counted} ends were delivered or counted, not {least} to {most}"
+                "{counted} ends were delivered or counted, expected {least} to {most}"
             ));
         }
         let awaited = ends.awaited.load(SeqCst);
         if awaited > 0 {
-            broken.push(format!("{awaited} ends were never answered"));
+            broken.push(format!("{awaited} ends got no response"));
         }
         if !self.shut_down {
-            broken.push("the shutdown says that something was lost".to_owned());
+            broken.push("`shutdown` reports lost ends or spans".to_owned());
         }
         Law {
-            name: "no end is lost: each is delivered or counted",
+            name: "every end is delivered or counted as lost",
             broken,
         }
     }
 
-    fn every_span_is_counted(&self) -> Law {
+    fn spans_are_delivered_or_counted(&self) -> Law {
         let stats = &self.stats;
         let answered = stats.accepted + stats.rejected;
         let counted = stats.spans_exported + stats.spans_failed + stats.spans_dropped;
         let differ = answered != counted && cfg!(feature = "telemetry");
-        let broken = differ.then(|| format!("{answered} flows answered, {counted} spans"));
+        let broken = differ.then(|| format!("{answered} flows decided, {counted} spans"));
         Law {
-            name: "the span of every answered flow is delivered or counted",
+            name: "the span of every decided flow is delivered or counted as lost",
             broken: broken.into_iter().collect(),
         }
     }
 
-    fn agents_are_asked_again(&self) -> Law {
+    fn agents_get_checks_again(&self) -> Law {
         let failed = self.episodes.iter().filter(|episode| !episode.recovered);
-        let told = |episode: &Episode| format!("{} at {:.1?}", episode.fault.name(), episode.began);
+        let describe =
+            |episode: &Episode| format!("{} at {:.1?}", episode.fault.name(), episode.began);
         Law {
-            name: "an agent that is back is asked again",
-            broken: failed.map(told).collect(),
+            name: "every agent gets checks again after a failure",
+            broken: failed.map(describe).collect(),
         }
     }
 
     fn no_slot_is_held(&self) -> Law {
-        let broken = (self.held != 0.0).then(|| format!("{} are held", self.held));
+        let broken = (self.held != 0.0).then(|| format!("{} slots are held", self.held));
         Law {
             name: "no slot is held one second after the end",
             broken: broken.into_iter().collect(),
         }
     }
 
-    /// Returns the tables, as they are in the README.
+    /// Returns the tables in the form of the README.
     pub(crate) fn tables(&self) -> String {
         let (account, stats) = (&self.account, &self.stats);
         let incarnations = account.incarnations();
@@ -250,7 +257,7 @@ impl Report {
             ("flows", account.started.load(SeqCst)),
             (
                 "callers that left during a check",
-                account.left.load(SeqCst),
+                account.cancelled.load(SeqCst),
             ),
             ("accepted", stats.accepted),
             ("rejected", stats.rejected),
@@ -303,7 +310,7 @@ impl Report {
         text
     }
 
-    /// Returns each law with PASS or FAIL, and counts that help to find out why.
+    /// Returns each law with PASS or FAIL, and counts that help to explain failures.
     pub(crate) fn verdicts(&self) -> String {
         let mut text = String::new();
         for law in self.laws() {
@@ -313,17 +320,17 @@ impl Report {
                 "FAIL"
             };
             let _ = writeln!(text, "{verdict} {}", law.name);
-            for broken in law.broken.iter().take(MOST_LINES) {
+            for broken in law.broken.iter().take(MAX_LINES) {
                 let _ = writeln!(text, "     {broken}");
             }
-            if let more @ 1.. = law.broken.len().saturating_sub(MOST_LINES) {
+            if let more @ 1.. = law.broken.len().saturating_sub(MAX_LINES) {
                 let _ = writeln!(text, "     and {more} more");
             }
         }
         let ends = &self.account.ends;
         let _ = writeln!(
             text,
-            "ends of flows with a slot: {}; of those awaited, {} gave it back, {} were unknown to the \
+            "ends of flows with a slot: {}; of those awaited, {} returned it, {} were unknown to the \
              agent, {} failed\n{:?}",
             ends.named.load(SeqCst),
             ends.returned.load(SeqCst),
@@ -334,9 +341,11 @@ impl Report {
         text
     }
 
+    /// Asserts that all laws hold.
+    ///
     /// # Panics
     ///
-    /// When a law is broken; the [verdicts](Self::verdicts) say how.
+    /// A law is broken; see the [verdicts](Self::verdicts).
     pub(crate) fn assert(&self) {
         let laws = self.laws().into_iter();
         let broken = laws.filter(|law| !law.broken.is_empty());
@@ -345,30 +354,31 @@ impl Report {
     }
 }
 
-/// Undecided flows by control point and error, the most frequent first, and when the first was.
+/// Returns the undecided flows by control point and error, most frequent first, each with the time
+/// of its first flow.
 fn summary(flows: &[Undecided]) -> Vec<String> {
     let mut kinds: BTreeMap<(&str, &str), (usize, &Undecided)> = BTreeMap::new();
     for flow in flows {
-        // Numbers differ from flow to flow.
+        // Group errors that differ only in numbers.
         let error = flow.error.split(|c: char| c.is_ascii_digit()).next();
         let kind = (flow.point.name(), error.unwrap_or_default());
         kinds.entry(kind).or_insert((0, flow)).0 += 1;
     }
     let mut kinds: Vec<_> = kinds.into_iter().collect();
     kinds.sort_by_key(|(_, (count, _))| std::cmp::Reverse(*count));
-    let told = kinds.into_iter().map(|((point, _), (count, first))| {
+    let lines = kinds.into_iter().map(|((point, _), (count, first))| {
         let Undecided {
-            asked,
+            started,
             failed,
             error,
             ..
         } = first;
-        format!("{count} at `{point}`: {error} (the first from {asked:.3?} to {failed:.3?})")
+        format!("{count} at `{point}`: {error} (the first from {started:.3?} to {failed:.3?})")
     });
-    told.collect()
+    lines.collect()
 }
 
-/// `1234567` as `1 234 567`.
+/// Formats `1234567` as `1 234 567`.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();

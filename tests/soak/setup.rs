@@ -1,4 +1,4 @@
-//! A run: two agents, their links, one client, its callers, and what fails meanwhile.
+//! Sets up and executes a run: agents, their links, one client, its callers, and injected failures.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -10,19 +10,19 @@ use tower_aperture::ApertureClient;
 use crate::account::Account;
 use crate::agents::{Agent, EXPIRY, Limits};
 use crate::faults::{Fault, Injector};
-use crate::load::{Habits, Load};
-use crate::machine::Watch;
+use crate::load::{FlowMix, Load};
+use crate::machine::PauseMonitor;
 use crate::random::Random;
 use crate::report::Report;
 
 /// Threads of the client's runtime.
 const THREADS: usize = 2;
 
-/// Longer than the last flows and their ends take.
-const LAST: Duration = Duration::from_secs(30);
+/// Timeout for the last flows and their ends.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// One run at a time: they would count each other's load as failures.
-static ALONE: Mutex<()> = Mutex::new(());
+/// Allows one run at a time, because concurrent runs would slow each other and seem to fail.
+static RUN_LOCK: Mutex<()> = Mutex::new(());
 
 pub(crate) struct Plan {
     /// How many flows start before the last round.
@@ -31,16 +31,16 @@ pub(crate) struct Plan {
     pub(crate) seed: u64,
 }
 
-/// Agents, and a client that reaches them over links of 20 ms each way.
+/// Agents, and a client that reaches them over links with a delay of 20 ms in each direction.
 ///
-/// The client has a runtime of its own, which can be held up while agents and links go on.
+/// The client has its own runtime, so that it can stall while agents and links continue.
 pub(crate) struct Setup {
     pub(crate) agents: Vec<Agent>,
     pub(crate) client: ApertureClient,
     pub(crate) account: Account,
     pub(crate) runtime: Runtime,
     links: Runtime,
-    _alone: MutexGuard<'static, ()>,
+    _run_lock: MutexGuard<'static, ()>,
 }
 
 fn runtime(name: &str, threads: usize) -> Runtime {
@@ -54,7 +54,7 @@ fn runtime(name: &str, threads: usize) -> Runtime {
 
 impl Setup {
     pub(crate) fn new(agents: usize, limits: Limits) -> Self {
-        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let run_lock = RUN_LOCK.lock().unwrap_or_else(PoisonError::into_inner);
         let links = runtime("links", 1);
         let account = Account::new(limits);
         let letters = ('a'..).take(agents);
@@ -73,18 +73,18 @@ impl Setup {
             account,
             runtime: runtime("client", THREADS),
             links,
-            _alone: alone,
+            _run_lock: run_lock,
         }
     }
 
-    pub(crate) fn load(&self, callers: usize, habits: Habits, seed: u64) -> Load {
+    pub(crate) fn load(&self, callers: usize, mix: FlowMix, seed: u64) -> Load {
         let handle = self.runtime.handle();
-        let load = Load::start(handle, callers, habits, seed, &self.client, &self.account);
-        // The first answers make sure of the connections.
+        let load = Load::start(handle, callers, mix, seed, &self.client, &self.account);
+        // The first answers show that the connections work.
         for agent in &self.agents {
             assert!(
-                agent.incarnation().answers_again(0, LAST),
-                "an agent answers"
+                agent.incarnation().wait_for_answer(0, DRAIN_TIMEOUT),
+                "the agent answers"
             );
         }
         load
@@ -102,26 +102,29 @@ impl Setup {
         }
     }
 
-    /// Stops the callers; `false` when a flow does not come to its end.
+    /// Stops the callers; returns `false` if a flow does not end in time.
     pub(crate) fn stop(&self, load: Load) -> bool {
-        self.links.block_on(load.stop(LAST))
+        self.links.block_on(load.stop(DRAIN_TIMEOUT))
     }
 
     /// Returns how many slots flows hold at all agents.
-    pub(crate) fn held(&self) -> f64 {
+    pub(crate) fn held_slots(&self) -> f64 {
         let agents = self.agents.iter();
-        agents.map(|agent| self.links.block_on(agent.held())).sum()
+        agents
+            .map(|agent| self.links.block_on(agent.held_slots()))
+            .sum()
     }
 
     pub(crate) fn shut_down(&self) -> bool {
-        self.runtime.block_on(self.client.shutdown(LAST))
+        self.runtime.block_on(self.client.shutdown(DRAIN_TIMEOUT))
     }
 }
 
-/// Runs callers until the flows have started, while one thing after the other fails.
+/// Runs callers while failures are injected one after the other, until the planned flows have
+/// started.
 ///
-/// The last round has only failures after which the agents hold no slot that the client does not
-/// know of. It takes longer than slots last, so that what is held at its end was lost by the client.
+/// The last round injects only failures after which the client knows every slot. It lasts longer
+/// than a slot takes to expire, so any slot that is held at its end was lost by the client.
 pub(crate) fn run(plan: &Plan) -> Report {
     let callers = plan.callers;
     let limits = Limits {
@@ -133,8 +136,8 @@ pub(crate) fn run(plan: &Plan) -> Report {
     let mut seeds = Random::new(plan.seed);
     let mut setup = Setup::new(2, limits);
     let began = Instant::now();
-    let watch = Watch::start(&setup.account);
-    let load = setup.load(callers, Habits::MIXED, seeds.next());
+    let monitor = PauseMonitor::start(&setup.account);
+    let load = setup.load(callers, FlowMix::MIXED, seeds.next());
 
     let account = setup.account.clone();
     let started = || account.started.load(std::sync::atomic::Ordering::SeqCst);
@@ -143,17 +146,17 @@ pub(crate) fn run(plan: &Plan) -> Report {
     while started() < plan.flows {
         injector.round(&[Fault::LOSES_ANSWERS, Fault::LOSES_NO_ANSWER].concat());
     }
-    let last = Instant::now();
+    let last_round = Instant::now();
     injector.round(&Fault::LOSES_NO_ANSWER);
     let episodes = injector.episodes;
-    thread::sleep((EXPIRY + Duration::from_secs(1)).saturating_sub(last.elapsed()));
+    thread::sleep((EXPIRY + Duration::from_secs(1)).saturating_sub(last_round.elapsed()));
 
     let callers_ended = setup.stop(load);
     let took = began.elapsed();
     thread::sleep(Duration::from_secs(1));
-    let held = setup.held();
+    let held = setup.held_slots();
     let shut_down = setup.shut_down();
-    let pauses = watch.stop();
+    let pauses = monitor.stop();
     Report {
         seed: plan.seed,
         callers,

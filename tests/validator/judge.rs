@@ -1,4 +1,4 @@
-//! A fake Agent that judges an application the way Aperture's SDK conformance tool does.
+//! A fake Agent that validates an application as Aperture's SDK conformance tool does.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -26,34 +26,32 @@ use tower_aperture::pb::trace::Span;
 use tower_aperture::pb::trace_collector::trace_service_server::{TraceService, TraceServiceServer};
 use tower_aperture::pb::trace_collector::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 
-/// What has been seen so far.
+/// The observations so far.
 #[derive(Default)]
 pub(crate) struct Record {
     pub(crate) checks: usize,
     pub(crate) valid_spans: usize,
     pub(crate) faults: Vec<String>,
-    rejects_left: usize,
+    remaining_rejects: usize,
 }
 
-/// The judge: rejects the first few eligible flows, and looks at every span.
+/// A fake Agent that rejects the first few eligible flows and validates every span.
 #[derive(Clone)]
-pub(crate) struct Judge(Arc<Mutex<Record>>);
+pub(crate) struct Validator(Arc<Mutex<Record>>);
 
-impl Judge {
+impl Validator {
     pub(crate) fn new(rejects: usize) -> Self {
         Self(Arc::new(Mutex::new(Record {
-            rejects_left: rejects,
+            remaining_rejects: rejects,
             ..Record::default()
         })))
     }
 
     pub(crate) fn record(&self) -> MutexGuard<'_, Record> {
-        self.0
-            .lock()
-            .expect("no test panics while it holds the record")
+        self.0.lock().expect("no panic while the record is locked")
     }
 
-    /// Serves until the returned handle stops it.
+    /// Serves until [`Serving::stop`].
     pub(crate) fn serve(&self, listener: TcpListener) -> Serving {
         let address = listener
             .local_addr()
@@ -77,9 +75,9 @@ impl Judge {
         record.checks += 1;
         let target = request.labels.get("http.target");
         let eligible = target.is_none_or(|target| target.contains("super"));
-        let reject = eligible && record.rejects_left > 0;
+        let reject = eligible && record.remaining_rejects > 0;
         if reject {
-            record.rejects_left -= 1;
+            record.remaining_rejects -= 1;
         }
         let (decision, reason) = if reject {
             (DecisionType::Rejected, RejectReason::RateLimited)
@@ -99,7 +97,7 @@ impl Judge {
     }
 }
 
-/// A running judge.
+/// A running fake Agent.
 pub(crate) struct Serving {
     pub(crate) address: SocketAddr,
     stop: oneshot::Sender<()>,
@@ -107,7 +105,7 @@ pub(crate) struct Serving {
 }
 
 impl Serving {
-    /// Lets running calls finish, then closes.
+    /// Shuts down gracefully: running calls finish first.
     pub(crate) async fn stop(self) {
         let _ = self.stop.send(());
         let served = self.task.await.expect("the server does not panic");
@@ -116,7 +114,7 @@ impl Serving {
 }
 
 #[tonic::async_trait]
-impl FlowControlService for Judge {
+impl FlowControlService for Validator {
     async fn check(
         &self,
         request: Request<CheckRequest>,
@@ -156,7 +154,7 @@ impl FlowControlService for Judge {
 }
 
 #[tonic::async_trait]
-impl TraceService for Judge {
+impl TraceService for Validator {
     async fn export(
         &self,
         request: Request<ExportTraceServiceRequest>,
@@ -165,7 +163,7 @@ impl TraceService for Judge {
         let spans = spans.flat_map(|resource| &resource.scope_spans);
         for span in spans.flat_map(|scope| &scope.spans) {
             let mut record = self.record();
-            match judge_span(span) {
+            match validate_span(span) {
                 Ok(()) => record.valid_spans += 1,
                 Err(fault) => {
                     record.faults.push(fault.clone());
@@ -177,8 +175,8 @@ impl TraceService for Judge {
     }
 }
 
-/// Says what is wrong with a span, all at once.
-fn judge_span(span: &Span) -> Result<(), String> {
+/// Validates a span; the error names all its faults.
+fn validate_span(span: &Span) -> Result<(), String> {
     let find = |name: &str| {
         let found = span
             .attributes
@@ -193,7 +191,7 @@ fn judge_span(span: &Span) -> Result<(), String> {
     let mut faults = Vec::new();
 
     if let Some(Value::StringValue(text)) = find("aperture.check_response")
-        && let Some(fault) = judge_check_response(text)
+        && let Some(fault) = find_check_response_fault(text)
     {
         faults.push(fault);
         faults.push("invalid aperture.check_response: %!w(<nil>)".to_owned());
@@ -225,7 +223,7 @@ fn judge_span(span: &Span) -> Result<(), String> {
     }
 }
 
-fn judge_check_response(text: &str) -> Option<String> {
+fn find_check_response_fault(text: &str) -> Option<String> {
     if text.starts_with('{') {
         let parsed = serde_json::from_str::<serde_json::Value>(text);
         return parsed.err().map(|error| error.to_string());

@@ -1,4 +1,4 @@
-//! Aperture's SDK conformance checklist, run against the example made for it.
+//! Runs Aperture's SDK conformance checklist against the example for it.
 #![cfg(all(feature = "remote", feature = "telemetry", feature = "embedded"))]
 
 mod judge;
@@ -25,7 +25,7 @@ use tower_aperture::pb::trace_collector::ExportTraceServiceRequest;
 use tower_aperture::pb::trace_collector::trace_service_client::TraceServiceClient;
 
 use base64::Engine as _;
-use judge::Judge;
+use judge::Validator;
 use prost::Message as _;
 use tonic::transport::Endpoint;
 
@@ -33,7 +33,7 @@ const LOCALHOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
 const REQUESTS: usize = 10;
 const REJECTS: usize = 5;
 
-/// The example as a child process; it dies with the test.
+/// The example as a child process, which is killed when the test ends.
 struct App {
     child: Child,
     address: SocketAddr,
@@ -42,7 +42,7 @@ struct App {
 
 impl App {
     async fn start(agent: SocketAddr) -> Self {
-        let mut child = Command::new(example("validator_app").await)
+        let mut child = Command::new(build_example("validator_app").await)
             .env("APERTURE_AGENT_ADDRESS", agent.to_string())
             .env("APERTURE_AGENT_INSECURE", "true")
             .env("APERTURE_APP_PORT", "0")
@@ -50,10 +50,10 @@ impl App {
             .kill_on_drop(true)
             .spawn()
             .expect("the example starts");
-        let stdout = child.stdout.take().expect("it is piped");
+        let stdout = child.stdout.take().expect("stdout is piped");
         let mut lines = BufReader::new(stdout).lines();
-        let line = lines.next_line().await.expect("it can be read");
-        let line = line.expect("the example says where it listens");
+        let line = lines.next_line().await.expect("a readable line");
+        let line = line.expect("the example prints its address");
         let address = line
             .rsplit(' ')
             .next()
@@ -79,17 +79,18 @@ impl App {
         self.try_get(path).await.expect("the app answers")
     }
 
-    async fn refused_of(&self, requests: usize) -> usize {
-        let mut refused = 0;
+    async fn count_rejected(&self, requests: usize) -> usize {
+        let mut rejected = 0;
         for _ in 0..requests {
-            refused += usize::from(self.get("/super").await.0 >= 400);
+            rejected += usize::from(self.get("/super").await.0 >= 400);
         }
-        refused
+        rejected
     }
 }
 
-/// `cargo test` builds examples, `cargo test --test validator` does not.
-async fn example(name: &str) -> PathBuf {
+/// Returns the path of an example, and builds it if necessary: `cargo test --test validator` builds
+/// no examples.
+async fn build_example(name: &str) -> PathBuf {
     let mut path = std::env::current_exe().expect("the test knows its own path");
     path.pop();
     path.pop();
@@ -109,8 +110,8 @@ async fn example(name: &str) -> PathBuf {
     path
 }
 
-/// A port where nobody listens, and that nobody else gets meanwhile.
-fn reserve() -> (TcpSocket, SocketAddr) {
+/// Reserves a port on which no process listens yet.
+fn reserve_port() -> (TcpSocket, SocketAddr) {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_reuseaddr(true).expect("an option of TCP");
     let any = SocketAddr::from((LOCALHOST, 0));
@@ -119,33 +120,34 @@ fn reserve() -> (TcpSocket, SocketAddr) {
     (socket, address)
 }
 
-/// Far beyond what anything here takes; what hangs must fail.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Timeout of the checklist. Only a hanging test takes as long.
+const CHECKLIST_TIMEOUT: Duration = Duration::from_secs(120);
 
 #[tokio::test]
 async fn the_example_passes_the_conformance_checklist() {
-    // Building it takes as long as the machine likes.
-    example("validator_app").await;
-    let checklist = tokio::time::timeout(PATIENCE, checklist());
-    checklist.await.expect("the checklist comes to its end");
+    // The build has no timeout.
+    build_example("validator_app").await;
+    let checklist = tokio::time::timeout(CHECKLIST_TIMEOUT, checklist());
+    checklist.await.expect("the checklist ends in time");
 }
 
 async fn checklist() {
-    let (socket, agent) = reserve();
+    let (socket, agent) = reserve_port();
     let mut app = App::start(agent).await;
 
-    // No agent yet: alive, not connected, and it does not matter to the protected route.
+    // Before the Agent starts, the app is healthy but not connected, and its protected route fails
+    // open.
     assert_eq!(app.get("/health").await, (200, "Healthy".to_owned()));
     assert_eq!(app.get("/connected").await.0, 503);
-    assert_eq!(app.refused_of(1).await, 0);
+    assert_eq!(app.count_rejected(1).await, 0);
 
-    let judge = Judge::new(REJECTS);
-    let serving = judge.serve(socket.listen(64).expect("the port is ours"));
+    let validator = Validator::new(REJECTS);
+    let serving = validator.serve(socket.listen(64).expect("the port is reserved"));
     while app.get("/connected").await.0 != 200 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(
-        judge.record().checks,
+        validator.record().checks,
         0,
         "/connected and /health start no flow"
     );
@@ -157,36 +159,40 @@ async fn checklist() {
     assert_eq!(statuses, [429, 429, 429, 429, 429, 202, 202, 202, 202, 202]);
     assert_eq!(app.get("/health").await.0, 200);
     assert_eq!(
-        judge.record().checks,
+        validator.record().checks,
         REQUESTS,
-        "one check a request, none for /health"
+        "one check per request, and none for /health"
     );
 
-    while judge.record().valid_spans < REQUESTS && judge.record().faults.is_empty() {
+    while validator.record().valid_spans < REQUESTS && validator.record().faults.is_empty() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    assert_eq!(judge.record().faults, Vec::<String>::new());
+    assert_eq!(validator.record().faults, Vec::<String>::new());
 
     serving.stop().await;
-    assert_eq!(app.refused_of(REQUESTS).await, 0, "fail open");
-    assert_eq!(judge.record().valid_spans, REQUESTS, "one span a flow");
+    assert_eq!(app.count_rejected(REQUESTS).await, 0, "fail open");
+    assert_eq!(
+        validator.record().valid_spans,
+        REQUESTS,
+        "one span per flow"
+    );
 
-    // The agent comes back: decisions resume without a restart of the app.
-    let judge = Judge::new(1);
+    // When the Agent is back, the app follows its decisions again without a restart.
+    let validator = Validator::new(1);
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_reuseaddr(true).expect("an option of TCP");
     socket.bind(agent).expect("the port is free again");
-    let serving = judge.serve(socket.listen(64).expect("the port is ours"));
+    let serving = validator.serve(socket.listen(64).expect("the port is reserved"));
     while app.get("/connected").await.0 != 200 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert_eq!(app.refused_of(2).await, 1);
+    assert_eq!(app.count_rejected(2).await, 1);
     app.child.kill().await.expect("the app can be stopped");
     serving.stop().await;
 }
 
-/// The recording's words for a span, as the span itself.
-fn span(case: &str) -> Span {
+/// Returns the span that the recording describes with these words.
+fn span_of(case: &str) -> Span {
     let text = |text: &str| Value::StringValue(text.to_owned());
     let response =
         base64::prelude::BASE64_STANDARD.encode(CheckResponse::default().encode_to_vec());
@@ -240,7 +246,7 @@ fn span(case: &str) -> Span {
             set("aperture.flow_start_timestamp_ms", Some(Value::IntValue(1)));
         }
         "no attributes" => attributes.clear(),
-        other => panic!("a span this test cannot make: {other}"),
+        other => panic!("unknown kind of span: {other}"),
     }
     Span {
         attributes: attributes
@@ -255,22 +261,22 @@ fn span(case: &str) -> Span {
 }
 
 #[tokio::test]
-async fn the_judge_judges_as_the_recorded_one_did() {
+async fn the_fake_agent_answers_as_the_recorded_conformance_tool() {
     let recording = concat!(
         env!("CARGO_MANIFEST_DIR"),
         "/tests/vectors/sdk-validator/validator.json"
     );
-    let recording = std::fs::read_to_string(recording).expect("the recording is there");
-    let recording: serde_json::Value = serde_json::from_str(&recording).expect("it is JSON");
-    let judge = Judge::new(REJECTS);
-    let (socket, _) = reserve();
-    let serving = judge.serve(socket.listen(64).expect("the port is ours"));
+    let recording = std::fs::read_to_string(recording).expect("the recording");
+    let recording: serde_json::Value = serde_json::from_str(&recording).expect("JSON");
+    let validator = Validator::new(REJECTS);
+    let (socket, _) = reserve_port();
+    let serving = validator.serve(socket.listen(64).expect("the port is reserved"));
     let endpoint = Endpoint::from_shared(format!("http://{}", serving.address));
     let channel = endpoint
         .expect("a valid address")
         .connect()
         .await
-        .expect("it listens");
+        .expect("the fake Agent listens");
     let mut checks = FlowControlServiceClient::new(channel.clone());
     let mut traces = TraceServiceClient::new(channel);
 
@@ -313,16 +319,16 @@ async fn the_judge_judges_as_the_recorded_one_did() {
         let request = ExportTraceServiceRequest {
             resource_spans: vec![ResourceSpans {
                 scope_spans: vec![ScopeSpans {
-                    spans: vec![span(case)],
+                    spans: vec![span_of(case)],
                     ..ScopeSpans::default()
                 }],
                 ..ResourceSpans::default()
             }],
         };
-        let told = traces.export(request).await.err();
-        assert_eq!(told.as_ref().map(tonic::Status::message), text, "{case}");
+        let error = traces.export(request).await.err();
+        assert_eq!(error.as_ref().map(tonic::Status::message), text, "{case}");
         assert!(
-            told.is_none_or(|told| told.code() == tonic::Code::Unknown),
+            error.is_none_or(|error| error.code() == tonic::Code::Unknown),
             "{case}"
         );
     }

@@ -1,4 +1,4 @@
-//! What the engine answers to the calls of a recording.
+//! Sends the calls of a recording to the engine, and returns its answers.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -20,34 +20,34 @@ use crate::recording::Call;
 pub(crate) enum Answer {
     Check(Box<CheckReport>),
     Http(Box<Result<HttpReport, HttpInputError>>),
-    /// The answer's message.
+    /// The message of the answer.
     Cache(Value),
     End(Vec<SlotReturn>),
-    /// From a served agent: the message, or the code of the gRPC status.
+    /// The message from a served agent, or the code of its gRPC status.
     #[cfg(feature = "server")]
     Message(Result<Value, i32>),
-    /// The client gave up first.
-    Left,
+    /// The client gave up before the answer.
+    GaveUp,
 }
 
-/// What comes of a call at once.
-pub(crate) enum Asked {
+/// A call that has started.
+pub(crate) enum StartedCall {
     Answer(Answer),
-    /// Its answer has to be waited for, it may be ready.
-    Waits(Waiting),
+    /// The call must be polled for its answer, which may be ready.
+    Pending(PendingAnswer),
 }
 
-/// A flow that is in its queues, until it is answered or this is dropped.
-pub(crate) type Waiting = Pin<Box<dyn Future<Output = (Answer, EngineTicket)>>>;
+/// A flow that is decided, or queued until it is decided. Dropping this cancels the check.
+pub(crate) type PendingAnswer = Pin<Box<dyn Future<Output = (Answer, EngineTicket)>>>;
 
-pub(crate) fn ask(engine: &Engine, call: &Call) -> Asked {
+pub(crate) fn start(engine: &Engine, call: &Call) -> StartedCall {
     let request = &call.request;
-    Asked::Answer(match &*call.rpc {
+    StartedCall::Answer(match &*call.rpc {
         "check_http" => match check_http(engine, call) {
             Err(error) => Answer::Http(Box::new(Err(error))),
-            Ok(starting) => {
-                return Asked::Waits(Box::pin(async {
-                    let (report, ticket) = starting.await;
+            Ok(pending) => {
+                return StartedCall::Pending(Box::pin(async {
+                    let (report, ticket) = pending.await;
                     (Answer::Http(Box::new(Ok(report))), ticket)
                 }));
             }
@@ -59,7 +59,7 @@ pub(crate) fn ask(engine: &Engine, call: &Call) -> Asked {
                 text(&request["result_cache_key"]),
                 global,
             );
-            Answer::Cache(lookup(&found))
+            Answer::Cache(lookup_message(&found))
         }
         "cache_upsert" => Answer::Cache(upsert(engine, request)),
         "cache_delete" => {
@@ -69,26 +69,26 @@ pub(crate) fn ask(engine: &Engine, call: &Call) -> Asked {
                 text(&request["result_cache_key"]),
                 global,
             );
-            Answer::Cache(changed(&change))
+            Answer::Cache(change_message(&change))
         }
         _ => {
-            let starting = check(engine, call);
-            return Asked::Waits(Box::pin(async {
-                let (report, ticket) = starting.await;
+            let pending = check(engine, call);
+            return StartedCall::Pending(Box::pin(async {
+                let (report, ticket) = pending.await;
                 (Answer::Check(Box::new(report)), ticket)
             }));
         }
     })
 }
 
-/// What our own answer held.
+/// The slots and the policy hash in the engine's answer.
 #[derive(Default)]
-pub(crate) struct Own {
+pub(crate) struct EngineIds {
     slots: Vec<SlotRef>,
     policy_hash: Option<String>,
 }
 
-impl Own {
+impl EngineIds {
     pub(crate) fn of(report: &CheckReport) -> Self {
         let first = report.limiter_decisions.first();
         Self {
@@ -123,13 +123,18 @@ impl Own {
     }
 }
 
-/// Gives slots back: those that our own answer named, where the recorded answer named them.
-pub(crate) fn end(engine: &Engine, call: &Call, recorded: Option<&Value>, own: &Own) -> Answer {
+/// Ends a flow, with the engine's ids in place of the recorded ones.
+pub(crate) fn end(
+    engine: &Engine,
+    call: &Call,
+    recorded: Option<&Value>,
+    own: &EngineIds,
+) -> Answer {
     Answer::End(engine.flow_end(&references(call, recorded, own), deadline(call)))
 }
 
-/// The slots that a recorded end names, as our own answer called them.
-pub(crate) fn references(call: &Call, recorded: Option<&Value>, own: &Own) -> Vec<SlotRef> {
+/// Returns the slots that a recorded end names, with the engine's ids.
+pub(crate) fn references(call: &Call, recorded: Option<&Value>, own: &EngineIds) -> Vec<SlotRef> {
     let decisions = recorded.and_then(|answer| answer["limiter_decisions"].as_array());
     let decisions = decisions.map(Vec::as_slice).unwrap_or_default();
     let references = call.request["inflight_requests"].as_array();
@@ -145,7 +150,8 @@ pub(crate) fn references(call: &Call, recorded: Option<&Value>, own: &Own) -> Ve
                 label: field("label"),
                 request_id: field("request_id"),
             };
-            // Hashes and ids are ours; what else is odd was made so.
+            // Only hashes and request ids are replaced; other unusual values are part of the
+            // recording.
             for decision in decisions {
                 let same_id = |one: &SlotRef| {
                     one.policy_name == text(&decision["policy_name"])
@@ -201,7 +207,7 @@ fn params(call: &Call) -> FlowParams<'_> {
 
 fn deadline(call: &Call) -> Option<Duration> {
     call.deadline
-        .map(|left| Duration::from_secs_f64(left.max(0.0)))
+        .map(|seconds| Duration::from_secs_f64(seconds.max(0.0)))
 }
 
 fn check_http(engine: &Engine, call: &Call) -> Result<StartingHttp, HttpInputError> {
@@ -264,25 +270,25 @@ fn upsert(engine: &Engine, request: &Value) -> Value {
     let entries = global
         .iter()
         .map(|(key, value, time)| CacheEntry::new(key, value).ttl(ttl(time)));
-    changed(&engine.cache_upsert(text(&request["control_point"]), result_entry, entries))
+    change_message(&engine.cache_upsert(text(&request["control_point"]), result_entry, entries))
 }
 
-/// A negative time is over before it begins, as is any below a millisecond.
+/// Reads a time to live. Any below one millisecond, including a negative one, expires at once.
 fn ttl(value: &Value) -> Option<Duration> {
     let seconds: f64 = value.as_str()?.strip_suffix('s')?.parse().ok()?;
     Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::from_nanos(1)))
 }
 
-/// The message of a lookup, default values left out.
-pub(crate) fn lookup(found: &CacheLookup) -> Value {
+/// Returns the message of a lookup, without default values.
+pub(crate) fn lookup_message(found: &CacheLookup) -> Value {
     let global = found.global.iter();
     message(
-        found.result.as_ref().map(looked_up),
-        global.map(|(key, value)| (key.clone(), looked_up(value))),
+        found.result.as_ref().map(lookup_entry),
+        global.map(|(key, value)| (key.clone(), lookup_entry(value))),
     )
 }
 
-fn looked_up(value: &CacheValue) -> Value {
+fn lookup_entry(value: &CacheValue) -> Value {
     match value {
         Ok(Some(value)) if value.is_empty() => json!({}),
         Ok(Some(value)) => json!({"value": STANDARD.encode(value)}),
@@ -295,15 +301,15 @@ fn looked_up(value: &CacheValue) -> Value {
     }
 }
 
-fn changed(change: &CacheChange) -> Value {
+fn change_message(change: &CacheChange) -> Value {
     let global = change.global.iter();
     message(
-        change.result.as_ref().map(done),
-        global.map(|(key, answer)| (key.clone(), done(answer))),
+        change.result.as_ref().map(change_entry),
+        global.map(|(key, answer)| (key.clone(), change_entry(answer))),
     )
 }
 
-fn done(answer: &Result<(), CacheRefusal>) -> Value {
+fn change_entry(answer: &Result<(), CacheRefusal>) -> Value {
     match answer {
         Ok(()) => json!({}),
         Err(refusal) => json!({"operation_status": "ERROR", "error": refusal.to_string()}),

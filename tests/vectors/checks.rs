@@ -1,4 +1,4 @@
-//! Checks of the replay itself, with made-up recordings whose verdict is known.
+//! Tests the replay itself, with synthetic recordings whose verdicts are known.
 
 use serde_json::{Value, json};
 
@@ -26,16 +26,16 @@ fn recording(policy: &str, calls: &[Value]) -> Value {
     json!({"policies": [policy], "calls": calls})
 }
 
-/// Calls of one burst that cost so many tokens each and were decided in this order.
+/// Returns a burst of calls with these costs that the Agent decided in this order.
 fn burst(costs: &[u32], order: &[usize]) -> Vec<Value> {
     let mut calls = vec![Value::Null; costs.len()];
-    let mut left = CAPACITY;
+    let mut remaining = CAPACITY;
     for &at in order {
         let cost = costs[at];
-        let granted = cost <= left;
-        left -= if granted { cost } else { 0 };
+        let granted = cost <= remaining;
+        remaining -= if granted { cost } else { 0 };
         let tokens = json!({
-            "remaining": left, "current": CAPACITY - left, "consumed": if granted { cost } else { 0 },
+            "remaining": remaining, "current": CAPACITY - remaining, "consumed": if granted { cost } else { 0 },
         });
         let mut response = json!({
             "control_point": "here",
@@ -59,7 +59,7 @@ fn burst(costs: &[u32], order: &[usize]) -> Vec<Value> {
     calls
 }
 
-/// Returns the name of each check, and whether the replay came to the right verdict.
+/// Returns the name of each check, and whether the replay gives the expected verdict.
 pub(crate) fn run() -> Vec<(&'static str, bool)> {
     let verdict = |value: &Value| match Recording::read(value) {
         Ok(recording) => replay(&recording),
@@ -70,7 +70,7 @@ pub(crate) fn run() -> Vec<(&'static str, bool)> {
     )));
     let different: Vec<u32> = (1..=12).collect();
     let similar = [1, 5, 9, 1, 5, 9, 2, 1, 5, 9];
-    let mut matched = true;
+    let mut bursts_match = true;
     for (costs, order) in [
         (&different[..], &[7, 2, 11, 0, 5, 9, 1, 10, 3, 6, 8, 4][..]),
         (&different, &[11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0]),
@@ -81,7 +81,7 @@ pub(crate) fn run() -> Vec<(&'static str, bool)> {
         if let Verdict::Differs(difference) = &verdict {
             println!("the replay: {order:?}: {difference}");
         }
-        matched &= matches!(verdict, Verdict::Same);
+        bursts_match &= matches!(verdict, Verdict::Same);
     }
     let mut impossible = burst(&different, &[7, 2, 11, 0, 5, 9, 1, 10, 3, 6, 8, 4]);
     impossible[7]["response"]["limiter_decisions"][0]["rate_limiter_info"]["tokens_info"]["remaining"] =
@@ -96,11 +96,11 @@ pub(crate) fn run() -> Vec<(&'static str, bool)> {
         "    - query: {{promql: {{query_string: up, out_ports: {{output: {{signal_name: UP}}}}}}}}\n{}",
         bucket("{signal_name: UP}")
     ));
-    let asks = recording(&queried, &one);
-    let mut published = asks.clone();
+    let queries = recording(&queried, &one);
+    let mut published = queries.clone();
     published["decisions"] = json!([{"at": 0.0, "key": "made-root.1", "load_multiplier": 1.0}]);
-    let skipped = |verdict: &Verdict| matches!(verdict, Verdict::Skipped(why) if why == loops::ASKS_PROMETHEUS);
-    let of_loop = loops::replay(&published);
+    let skipped = |verdict: &Verdict| matches!(verdict, Verdict::Skipped(reason) if reason == loops::QUERIES_PROMETHEUS);
+    let loop_verdict = loops::replay(&published);
 
     let unsupported = "    - ema: {parameters: {ema_window: 10s, warmup_window: 5s}}\n";
     let refused = recording(
@@ -110,22 +110,25 @@ pub(crate) fn run() -> Vec<(&'static str, bool)> {
         )),
         &one,
     );
-    let names =
-        |verdict: &Verdict| matches!(verdict, Verdict::Refused(what) if what.contains("`ema`"));
+    let names_ema =
+        |verdict: &Verdict| matches!(verdict, Verdict::Refused(reason) if reason.contains("`ema`"));
     vec![
-        ("bursts of ten and twelve, decided in any order", matched),
+        (
+            "bursts of ten and twelve calls, decided in any order",
+            bursts_match,
+        ),
         ("a burst with an outcome that no order explains", differs),
         (
-            "a signal that only Prometheus knows",
-            skipped(&verdict(&asks)),
+            "a signal from a Prometheus query",
+            skipped(&verdict(&queries)),
         ),
         (
-            "a loop that asks Prometheus",
-            of_loop.is_some_and(|verdict| skipped(&verdict)),
+            "a loop that queries Prometheus",
+            loop_verdict.is_some_and(|verdict| skipped(&verdict)),
         ),
         (
             "a component that is not supported",
-            names(&verdict(&refused)),
+            names_ema(&verdict(&refused)),
         ),
     ]
 }

@@ -1,4 +1,4 @@
-//! Whether an answer is the recorded one, within the tolerances of a recording.
+//! Compares the engine's answers with the recorded ones, within the tolerances of the recording.
 
 use std::collections::BTreeSet;
 
@@ -12,39 +12,41 @@ use tower_aperture::engine::{
 use crate::answer::{self, Answer};
 use crate::http_answer;
 use crate::policy::Rates;
-use crate::recording::{Call, Expected, Recording, Shown, decision, float};
+use crate::recording::{Call, ComparedFields, Expected, Recording, decision, float};
 
-/// A label this long is not looked at closely: row 21 of the register.
+/// Labels of this length or more are compared only in part, because of row 21 of the register of
+/// quirks.
 pub(crate) const LONG_KEY: usize = 256;
 
-/// What counts as the same.
+/// Compares answers with those of a recording.
 pub(crate) struct Judge<'a> {
     pub(crate) recording: &'a Recording,
     pub(crate) rates: Rates,
 }
 
-pub(crate) type Difference = Result<(), String>;
+/// `Ok` if the values are the same, or a description of the difference.
+pub(crate) type Comparison = Result<(), String>;
 
 impl Judge<'_> {
-    pub(crate) fn compare(&self, call: &Call, got: &Answer) -> Difference {
-        // Of these rows only a part of the answer is another.
-        let partly = |row: &u64| matches!(row, 21 | 35);
-        if call.noisy || !call.deviates.iter().all(partly) {
+    pub(crate) fn compare(&self, call: &Call, got: &Answer) -> Comparison {
+        // Answers that deviate by these rows differ only in part.
+        let differs_in_part = |row: &u64| matches!(row, 21 | 35);
+        if call.noisy || !call.deviates.iter().all(differs_in_part) {
             return Ok(());
         }
-        if self.recording.is_drawn(call) {
+        if self.recording.is_sampled_at_random(call) {
             return Ok(());
         }
         let long_keys = call.deviates.contains(&21);
         match (&call.expected, got) {
             (Expected::Answer(answer), Answer::Check(report)) => {
-                self.answer(answer, report, &self.recording.shown, long_keys)
+                self.answer(answer, report, &self.recording.compared, long_keys)
             }
             (Expected::Answer(answer), Answer::Http(got)) => {
                 let report = got.as_ref().as_ref();
                 let report = report.map_err(|error| format!("expected an answer, got {error}"))?;
-                let shown = &self.recording.shown_http;
-                self.answer(decision(answer), &report.check, shown, long_keys)?;
+                let compared = &self.recording.compared_http;
+                self.answer(decision(answer), &report.check, compared, long_keys)?;
                 http_answer::compare(
                     &call.request,
                     answer,
@@ -54,7 +56,7 @@ impl Judge<'_> {
                 )
             }
             (Expected::Answer(answer), Answer::Cache(got)) => same("answer", answer, got),
-            (Expected::Answer(answer), Answer::End(got)) => ended(answer, got),
+            (Expected::Answer(answer), Answer::End(got)) => compare_end(answer, got),
             #[cfg(feature = "server")]
             (Expected::Answer(answer), Answer::Message(Ok(got))) => {
                 crate::message::compare(self, call, answer, got)
@@ -65,21 +67,23 @@ impl Judge<'_> {
             }
             #[cfg(feature = "server")]
             (_, Answer::Message(Err(code))) => Err(format!("expected an answer, got {code}")),
-            // The recording may have been late.
-            (_, Answer::Left) if call.cancel.is_some() => Ok(()),
-            (Expected::Error(code), Answer::Left) if late(code) => Ok(()),
-            (_, Answer::Left) => Err("no answer before the client's deadline".into()),
+            // The recording client may have given up later than at the recorded time.
+            (_, Answer::GaveUp) if call.cancel.is_some() => Ok(()),
+            (Expected::Error(code), Answer::GaveUp) if is_deadline_exceeded(code) => Ok(()),
+            (_, Answer::GaveUp) => Err("no answer before the client's deadline".into()),
             (Expected::Row(accepted, tokens), Answer::Check(report)) => {
                 self.row(*accepted, tokens, report)
             }
-            (Expected::Row(..), _) => Err("a row is of a check".into()),
+            (Expected::Row(..), _) => Err("expected the answer to a check".into()),
             (Expected::Error(recorded), Answer::Http(got)) if got.is_err() => {
                 let own = got.as_ref().as_ref().err().map(|error| error.grpc_code());
                 same("error", &grpc_code(recorded), &own)
             }
-            // The recording client gave up: its doing, not the Agent's.
-            (Expected::Error(code), _) if cancelled(code) => Ok(()),
-            (Expected::Error(code), _) if late(code) && call.deadline.is_some() => Ok(()),
+            // The recording client gave up, so the Agent's answer is unknown.
+            (Expected::Error(code), _) if is_cancelled(code) => Ok(()),
+            (Expected::Error(code), _) if is_deadline_exceeded(code) && call.deadline.is_some() => {
+                Ok(())
+            }
             (Expected::Error(code), _) => Err(format!("error: expected {code}, got an answer")),
         }
     }
@@ -88,9 +92,9 @@ impl Judge<'_> {
         &self,
         answer: &Value,
         report: &CheckReport,
-        shown: &Shown,
+        compared: &ComparedFields,
         long_keys: bool,
-    ) -> Difference {
+    ) -> Comparison {
         let text = |field: &str| answer[field].as_str().unwrap_or_default().to_owned();
         same(
             "control_point",
@@ -98,11 +102,11 @@ impl Judge<'_> {
             &report.control_point,
         )?;
         same("services", &list(&answer["services"]), &report.services)?;
-        if shown.label_keys {
+        if compared.label_keys {
             let keys = list(&answer["flow_label_keys"]);
             same("flow_label_keys", &keys, &report.flow_label_keys)?;
         }
-        if shown.telemetry_labels {
+        if compared.telemetry_labels {
             let labels = answer["telemetry_flow_labels"].as_object();
             let labels = labels.into_iter().flatten();
             let labels = labels
@@ -114,7 +118,7 @@ impl Judge<'_> {
                 &report.telemetry_flow_labels,
             )?;
         }
-        if shown.expect_end {
+        if compared.expect_end {
             let expect_end = answer["expect_end"].as_bool().unwrap_or(false);
             same("expect_end", &expect_end, &report.expect_end)?;
         }
@@ -142,11 +146,11 @@ impl Judge<'_> {
         let got = got.map(|info| (info.policy_name.to_string(), info.classifier_index));
         same("classifier_infos", &classifiers, &got.collect())?;
         let lookup = answer.get("cache_lookup_response").cloned();
-        let got = report.cache_lookup.as_ref().map(answer::lookup);
+        let got = report.cache_lookup.as_ref().map(answer::lookup_message);
         same("cache_lookup_response", &lookup, &got)
     }
 
-    fn verdict(&self, answer: &Value, report: &CheckReport) -> Difference {
+    fn verdict(&self, answer: &Value, report: &CheckReport) -> Comparison {
         let rejected = answer["decision_type"].as_str() == Some("DECISION_TYPE_REJECTED");
         same("decision_type: rejected", &rejected, &!report.accepted())?;
         let reason = answer["reject_reason"].as_str();
@@ -166,12 +170,12 @@ impl Judge<'_> {
         self.wait("wait_time", &answer["wait_time"], got)
     }
 
-    fn wait(&self, field: &str, expected: &Value, got: f64) -> Difference {
+    fn wait(&self, field: &str, expected: &Value, got: f64) -> Comparison {
         let expected = seconds(expected).ok_or_else(|| format!("{field}: unreadable"))?;
         close(field, expected, got, self.recording.slack)
     }
 
-    fn decisions(&self, answer: &Value, report: &CheckReport, long_keys: bool) -> Difference {
+    fn decisions(&self, answer: &Value, report: &CheckReport, long_keys: bool) -> Comparison {
         let expected = answer["limiter_decisions"].as_array();
         let expected = expected.map(Vec::as_slice).unwrap_or_default();
         if expected.len() != report.limiter_decisions.len() {
@@ -188,7 +192,7 @@ impl Judge<'_> {
                 .iter()
                 .find(|decision| id(decision) == own);
             let Some(got) = found else {
-                return Err(format!("limiter_decisions: expected one of {own:?}"));
+                return Err(format!("limiter_decisions: expected a decision of {own:?}"));
             };
             self.decision(expected, got, long_keys)
                 .map_err(|difference| format!("{} {}: {difference}", own.0, own.1))?;
@@ -196,8 +200,8 @@ impl Judge<'_> {
         Ok(())
     }
 
-    fn decision(&self, expected: &Value, got: &LimiterDecision, long_keys: bool) -> Difference {
-        let parts = Parts::of(&got.details)?;
+    fn decision(&self, expected: &Value, got: &LimiterDecision, long_keys: bool) -> Comparison {
+        let parts = DecisionParts::of(&got.details)?;
         let info = &expected[parts.name];
         let expected_label = info["label"].as_str().unwrap_or_default();
         same("label", &expected_label, &parts.label)?;
@@ -224,12 +228,12 @@ impl Judge<'_> {
             &expected["wait_time"],
             got.wait_time.as_secs_f64(),
         )?;
-        same("request_id is there", &slot, &parts.slot)?;
+        same("request_id is present", &slot, &parts.slot)?;
         let wanted = &info["tokens_info"];
         let Some(tokens) = parts.tokens else {
-            return same("tokens_info is there", &wanted.is_object(), &false);
+            return same("tokens_info is present", &wanted.is_object(), &false);
         };
-        same("tokens_info is there", &wanted.is_object(), &true)?;
+        same("tokens_info is present", &wanted.is_object(), &true)?;
         let wanted = ["remaining", "current", "consumed"].map(|field| float(&wanted[field]));
         let [Some(remaining), Some(current), Some(consumed)] = wanted else {
             return Err("tokens_info: unreadable".into());
@@ -238,7 +242,8 @@ impl Judge<'_> {
         self.tokens(&[remaining, current, consumed], tokens, rate)
     }
 
-    /// How fast tokens come; a load scheduler's bucket holds those of one second.
+    /// Returns the tokens per second of a bucket. The bucket of a load scheduler holds the tokens
+    /// of one second.
     fn rate(&self, decision: &LimiterDecision, capacity: f64) -> f64 {
         match decision.details {
             LimiterDetails::LoadScheduler { .. } => capacity.abs(),
@@ -248,7 +253,7 @@ impl Judge<'_> {
         }
     }
 
-    fn tokens(&self, expected: &[f64; 3], got: &TokensInfo, rate: f64) -> Difference {
+    fn tokens(&self, expected: &[f64; 3], got: &TokensInfo, rate: f64) -> Comparison {
         let tolerance = rate * 2.0 * self.recording.slack;
         let [remaining, current, consumed] = *expected;
         close("remaining", remaining, got.remaining, tolerance)?;
@@ -256,12 +261,12 @@ impl Judge<'_> {
         close("consumed", consumed, got.consumed, 0.0)
     }
 
-    fn row(&self, accepted: bool, tokens: &[f64; 3], report: &CheckReport) -> Difference {
+    fn row(&self, accepted: bool, tokens: &[f64; 3], report: &CheckReport) -> Comparison {
         same("accepted", &accepted, &report.accepted())?;
         let Some(decision) = report.limiter_decisions.first() else {
             return Ok(());
         };
-        let Some(got) = Parts::of(&decision.details)?.tokens else {
+        let Some(got) = DecisionParts::of(&decision.details)?.tokens else {
             return Ok(());
         };
         let rate = self.rate(decision, tokens[0] + tokens[1]);
@@ -269,9 +274,9 @@ impl Judge<'_> {
     }
 }
 
-/// Of flows that samplers drew for, how many were let in: here and there.
-pub(crate) fn shares(recording: &Recording, answers: &[Answer]) -> Difference {
-    let (mut drawn, mut recorded, mut own) = (0.0, 0.0, 0.0);
+/// Compares the share of accepted flows among those that samplers decided at random.
+pub(crate) fn compare_shares(recording: &Recording, answers: &[Answer]) -> Comparison {
+    let (mut sampled, mut recorded, mut own) = (0.0, 0.0, 0.0);
     for (call, got) in recording.calls.iter().zip(answers) {
         let accepted = match &call.expected {
             Expected::Answer(answer) => {
@@ -281,39 +286,39 @@ pub(crate) fn shares(recording: &Recording, answers: &[Answer]) -> Difference {
             Expected::Error(_) => continue,
         };
         if let Answer::Check(report) = got
-            && recording.is_drawn(call)
+            && recording.is_sampled_at_random(call)
         {
-            drawn += 1.0;
+            sampled += 1.0;
             recorded += f64::from(u8::from(accepted));
             own += f64::from(u8::from(report.accepted()));
         }
     }
-    let share: f64 = (recorded + own) / (2.0 * drawn);
-    // Five standard deviations of the difference, and the first few.
-    let tolerance = 5.0 * (2.0 * share * (1.0 - share) / drawn).sqrt() + 1.0 / drawn;
-    if drawn > 0.0 && (recorded - own).abs() / drawn > tolerance {
+    let share: f64 = (recorded + own) / (2.0 * sampled);
+    // Allow five standard deviations of the difference, and one flow.
+    let tolerance = 5.0 * (2.0 * share * (1.0 - share) / sampled).sqrt() + 1.0 / sampled;
+    if sampled > 0.0 && (recorded - own).abs() / sampled > tolerance {
         return Err(format!(
-            "drawn: {recorded} of {drawn} were let in, here {own}"
+            "sampled: expected about {recorded} of {sampled} flows accepted, got {own}"
         ));
     }
     Ok(())
 }
 
-/// The details of any kind of component.
-struct Parts<'a> {
-    /// The field of the message that has them.
+/// The details of a decision, for any kind of component.
+struct DecisionParts<'a> {
+    /// The field of the message that holds the details.
     name: &'static str,
     label: &'a str,
-    /// Empty for what has none.
+    /// Empty for components without workloads.
     workload: &'a str,
     priority: f64,
     tokens: Option<&'a TokensInfo>,
     slot: bool,
 }
 
-impl<'a> Parts<'a> {
+impl<'a> DecisionParts<'a> {
     fn of(details: &'a LimiterDetails) -> Result<Self, String> {
-        let bare = |name, label, tokens, slot| Self {
+        let limiter = |name, label, tokens, slot| Self {
             name,
             label,
             workload: "",
@@ -321,7 +326,7 @@ impl<'a> Parts<'a> {
             tokens,
             slot,
         };
-        let queued = |name, label, scheduler: &'a SchedulerDetails, slot| Self {
+        let queue = |name, label, scheduler: &'a SchedulerDetails, slot| Self {
             name,
             label,
             workload: &scheduler.workload_index,
@@ -331,41 +336,41 @@ impl<'a> Parts<'a> {
         };
         Ok(match details {
             LimiterDetails::RateLimiter { label, tokens } => {
-                bare("rate_limiter_info", label, Some(tokens), false)
+                limiter("rate_limiter_info", label, Some(tokens), false)
             }
             LimiterDetails::ConcurrencyLimiter {
                 label,
                 tokens,
                 request_id,
-            } => bare(
+            } => limiter(
                 "concurrency_limiter_info",
                 label,
                 Some(tokens),
                 request_id.is_some(),
             ),
-            LimiterDetails::Sampler { label } => bare("sampler_info", label, None, false),
+            LimiterDetails::Sampler { label } => limiter("sampler_info", label, None, false),
             LimiterDetails::QuotaScheduler { label, scheduler } => {
-                queued("quota_scheduler_info", label, scheduler, false)
+                queue("quota_scheduler_info", label, scheduler, false)
             }
             LimiterDetails::ConcurrencyScheduler {
                 label,
                 scheduler,
                 request_id,
-            } => queued(
+            } => queue(
                 "concurrency_scheduler_info",
                 label,
                 scheduler,
                 request_id.is_some(),
             ),
             LimiterDetails::LoadScheduler { scheduler } => {
-                queued("load_scheduler_info", "", scheduler, false)
+                queue("load_scheduler_info", "", scheduler, false)
             }
-            other => return Err(format!("details: unknown: {other:?}")),
+            other => return Err(format!("unknown details: {other:?}")),
         })
     }
 }
 
-fn ended(expected: &Value, got: &[SlotReturn]) -> Difference {
+fn compare_end(expected: &Value, got: &[SlotReturn]) -> Comparison {
     let expected = expected["token_return_statuses"].as_array();
     let expected = expected.map(Vec::as_slice).unwrap_or_default();
     same("token_return_statuses: number", &expected.len(), &got.len())?;
@@ -381,15 +386,15 @@ pub(crate) fn same<T: PartialEq + std::fmt::Debug>(
     field: &str,
     expected: &T,
     got: &T,
-) -> Difference {
+) -> Comparison {
     if expected == got {
         return Ok(());
     }
     Err(format!("{field}: expected {expected:?}, got {got:?}"))
 }
 
-/// Floats went through text, and may be large.
-pub(crate) fn close(field: &str, expected: f64, got: f64, tolerance: f64) -> Difference {
+/// Compares numbers. Allows for rounding, because recorded numbers are texts and may be large.
+pub(crate) fn close(field: &str, expected: f64, got: f64, tolerance: f64) -> Comparison {
     let rounding = 1e-9 + expected.abs().max(got.abs()) * 1e-12;
     let both_nan = expected.is_nan() && got.is_nan();
     if both_nan || expected == got || (expected - got).abs() <= tolerance + rounding {
@@ -418,7 +423,7 @@ fn expected_id(decision: &Value) -> (&str, &str) {
     (text("policy_name"), text("component_id"))
 }
 
-/// `"1.5s"`; absent is zero.
+/// Reads a duration such as `"1.5s"`; an absent one is zero.
 pub(crate) fn seconds(value: &Value) -> Option<f64> {
     match value {
         Value::Null => Some(0.0),
@@ -437,7 +442,7 @@ fn reason_name(reason: Option<RejectReason>) -> &'static str {
     }
 }
 
-/// A status code by its name or as a number; names are the phrases of HTTP without blanks.
+/// Reads a status code, from a number or from the HTTP reason phrase without spaces.
 pub(crate) fn code(value: &Value) -> Option<i64> {
     match value {
         Value::Null => Some(0),
@@ -457,7 +462,7 @@ pub(crate) fn code(value: &Value) -> Option<i64> {
     }
 }
 
-/// Where several limiters dropped the flow, any of them may have given the code.
+/// Returns the status codes of the limiters that dropped the flow. The response has one of them.
 pub(crate) fn possible_codes(answer: &Value) -> Vec<i64> {
     let recorded = code(&answer["denied_response_status_code"]);
     let mut codes: Vec<i64> = recorded.into_iter().collect();
@@ -467,14 +472,14 @@ pub(crate) fn possible_codes(answer: &Value) -> Vec<i64> {
             let own = code(&decision["denied_response_status_code"]);
             codes.push(
                 own.filter(|code| *code != 0)
-                    .unwrap_or_else(|| usual_code(decision)),
+                    .unwrap_or_else(|| default_code(decision)),
             );
         }
     }
     codes
 }
 
-fn usual_code(decision: &Value) -> i64 {
+fn default_code(decision: &Value) -> i64 {
     if decision.get("sampler_info").is_some() {
         403
     } else if decision.get("rate_limiter_info").is_some()
@@ -494,14 +499,14 @@ fn grpc_code(recorded: &str) -> Option<i32> {
     }
 }
 
-fn cancelled(code: &str) -> bool {
+fn is_cancelled(code: &str) -> bool {
     matches!(
         code.trim_matches('"').to_uppercase().as_str(),
         "CANCELLED" | "CANCELED" | "1"
     )
 }
 
-fn late(code: &str) -> bool {
+fn is_deadline_exceeded(code: &str) -> bool {
     let code = code.trim_matches('"').replace('_', "").to_uppercase();
     matches!(code.as_str(), "DEADLINEEXCEEDED" | "4")
 }

@@ -1,4 +1,4 @@
-//! Recorded events at one weighted fair queue, against the engine's own queue.
+//! Replays the recorded events of a weighted fair queue against the engine's queue.
 
 use std::collections::HashMap;
 
@@ -7,17 +7,20 @@ use serde_json::Value;
 use self::queue::{Arrival, Wfq, fairness_queue, workload_id};
 use crate::Verdict;
 
-/// The file itself: it is no part of the crate's interface, and needs nothing of the crate.
+/// The engine's source file, because the queue is private to the crate and uses no other part of
+/// it.
 #[path = "../../src/engine/schedulers/wfq.rs"]
 mod queue;
 
 pub(crate) fn replay(recording: &Value) -> Verdict {
-    let result = identifiers(recording).and_then(|()| {
+    let result = compare_identifiers(recording).and_then(|()| {
         let runs = recording["runs"].as_array().ok_or("runs are no list")?;
-        runs.iter().map(events).sum::<Result<usize, String>>()
+        runs.iter()
+            .map(replay_events)
+            .sum::<Result<usize, String>>()
     });
     match result {
-        Ok(0) => Verdict::Differs("there are no events".into()),
+        Ok(0) => Verdict::Differs("the recording has no events".into()),
         Ok(_) => Verdict::Same,
         Err(difference) => Verdict::Differs(difference),
     }
@@ -27,11 +30,11 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
-fn identifiers(recording: &Value) -> Result<(), String> {
+fn compare_identifiers(recording: &Value) -> Result<(), String> {
     for row in recording["identifiers"].as_array().into_iter().flatten() {
         let recorded = text(&row["workload"]);
         let (workload, generation) = recorded.rsplit_once('-').ok_or("workload: no generation")?;
-        // The priority of those that name none, as their workload has it.
+        // Flows without a priority have the priority of their workload.
         let priority = row["priority"].as_f64().unwrap_or(4.0);
         let own = workload_id("w", 1.0 / priority);
         if own != workload {
@@ -48,14 +51,16 @@ fn identifiers(recording: &Value) -> Result<(), String> {
     Ok(())
 }
 
-/// All events of a run in their order; after each one the state, and who was taken.
-fn events(run: &Value) -> Result<usize, String> {
+/// Replays the events of a run in order, and compares the state and the taken flow after each one.
+///
+/// Returns the number of events.
+fn replay_events(run: &Value) -> Result<usize, String> {
     let mut queue: Wfq<i64> = Wfq::new(u32::MAX);
     let mut places: HashMap<i64, usize> = HashMap::new();
     let mut next: Option<usize> = None;
     let events = run["events"].as_array().ok_or("events are no list")?;
     for (number, event) in events.iter().enumerate() {
-        let wrong = |what: String| format!("seed {}, event {number}: {what}", run["seed"]);
+        let wrong = |detail: String| format!("seed {}, event {number}: {detail}", run["seed"]);
         let float = |column: usize| event[column].as_f64().unwrap_or(f64::NAN);
         let id = event[1].as_i64().unwrap_or_default();
         let place = places.get(&id).copied();
@@ -75,26 +80,26 @@ fn events(run: &Value) -> Result<usize, String> {
                 }
             }
             "take" if next == place && queue.payload(place.unwrap_or(usize::MAX)) == Some(&id) => {}
-            "take" => return Err(wrong(format!("another is taken, not {id}"))),
+            "take" => return Err(wrong(format!("the queue does not take flow {id}"))),
             "served" => {
-                let place = place.ok_or_else(|| wrong("unknown".into()))?;
+                let place = place.ok_or_else(|| wrong(format!("unknown flow {id}")))?;
                 let (payload, after) = queue.served(place, event[2] == Value::Bool(true));
                 if payload != Some(id) {
-                    return Err(wrong(format!("{payload:?} was in service")));
+                    return Err(wrong(format!("flow {payload:?} was in service")));
                 }
                 next = after;
             }
             "cancel" => {
                 let payload = place.and_then(|place| queue.cancel(place));
                 if payload != Some(id) {
-                    return Err(wrong(format!("{payload:?} was there")));
+                    return Err(wrong(format!("flow {payload:?} was cancelled")));
                 }
             }
-            other => return Err(wrong(format!("{other} is no event"))),
+            other => return Err(wrong(format!("unknown event {other}"))),
         }
         let columns = event.as_array().map(Vec::as_slice).unwrap_or_default();
         let [.., virtual_time, open, generation] = columns else {
-            return Err(wrong("too short".into()));
+            return Err(wrong("has too few columns".into()));
         };
         let (own_time, own_open, own_generation) = queue.state();
         let recorded = virtual_time.as_f64().unwrap_or(f64::NAN);

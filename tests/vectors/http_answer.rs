@@ -1,23 +1,23 @@
-//! Whether an answer to an HTTP request is the recorded one, apart from the decision in it.
+//! Compares the answer to `CheckHTTP` with the recorded one, except for the check response in it.
 
 use std::collections::BTreeSet;
 
 use serde_json::Value;
 use tower_aperture::engine::{HttpAnswer, HttpReport};
 
-use crate::compare::{Difference, code, possible_codes, same};
+use crate::compare::{Comparison, code, possible_codes, same};
 
-/// The row of the register about the `baggage` header.
+/// The row of the register of quirks about the `baggage` header.
 const BAGGAGE_ROW: u64 = 35;
 
-/// `slack` is how much a wait may differ, in seconds.
+/// Compares an answer. A wait may differ by `slack` seconds.
 pub(crate) fn compare(
     request: &Value,
     answer: &Value,
     report: &HttpReport,
     rows: &[u64],
     slack: f64,
-) -> Difference {
+) -> Comparison {
     let status = answer["status"]["code"].as_i64().unwrap_or_default();
     same("status.code", &status, &i64::from(report.status_code()))?;
     let header = |side: &str, name: &str| {
@@ -31,10 +31,13 @@ pub(crate) fn compare(
                 return Ok(());
             }
             let recorded = header("ok_response", "baggage");
-            let own = answer_header(&recorded, headers.get("baggage"))?;
+            let own = both_headers(&recorded, headers.get("baggage"))?;
             if let Some((recorded, got)) = own {
-                let old = request["request"]["headers"]["baggage"].as_str();
-                let (recorded, got) = (added(recorded, old), added(got, old));
+                let request_baggage = request["request"]["headers"]["baggage"].as_str();
+                let (recorded, got) = (
+                    added_members(recorded, request_baggage),
+                    added_members(got, request_baggage),
+                );
                 same("ok_response.headers.baggage", &recorded, &got)?;
             }
             same(
@@ -55,11 +58,13 @@ pub(crate) fn compare(
                 ));
             }
             let recorded = header("denied_response", "retry-after");
-            let own = answer_header(&recorded, headers.get("retry-after"))?;
+            let own = both_headers(&recorded, headers.get("retry-after"))?;
             if let Some((recorded, got)) = own {
                 let wait = report.wait_time.unwrap_or_default().as_secs_f64();
                 same("retry-after", got, &format!("{}", wait.ceil()))?;
-                let recorded: f64 = recorded.parse().map_err(|_| "retry-after: no number")?;
+                let recorded: f64 = recorded
+                    .parse()
+                    .map_err(|_| "retry-after is not a number")?;
                 let possible = (wait - slack).ceil()..=(wait + slack).ceil();
                 if !possible.contains(&recorded) {
                     return Err(format!("retry-after: expected {recorded}, got {got}"));
@@ -71,12 +76,16 @@ pub(crate) fn compare(
                 &headers.len(),
             )
         }
-        other => Err(format!("an answer of a new kind: {other:?}")),
+        other => Err(format!("unknown kind of answer: {other:?}")),
     }
 }
 
-/// Both are there, or none is.
-fn answer_header<'a>(
+/// Returns both headers, or `None` if both are absent.
+///
+/// # Errors
+///
+/// Only one of them is present.
+fn both_headers<'a>(
     recorded: &'a Option<String>,
     got: Option<&'a String>,
 ) -> Result<Option<(&'a String, &'a String)>, String> {
@@ -87,11 +96,12 @@ fn answer_header<'a>(
     }
 }
 
-/// The members behind the old text; `None` when that does not come first.
-fn added<'a>(header: &'a str, old: Option<&str>) -> Option<BTreeSet<&'a str>> {
-    let added = match old {
+/// Returns the members that follow the request's baggage; `None` if the header does not begin with
+/// it.
+fn added_members<'a>(header: &'a str, request_baggage: Option<&str>) -> Option<BTreeSet<&'a str>> {
+    let added = match request_baggage {
         None => header,
-        Some(old) => header.strip_prefix(old)?.strip_prefix(',')?,
+        Some(baggage) => header.strip_prefix(baggage)?.strip_prefix(',')?,
     };
     Some(added.split(',').collect())
 }

@@ -1,4 +1,4 @@
-//! Control loops on the constant signals of a recording, against what the Controller published.
+//! Compares control loops on constant signals with the decisions that the Controller published.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use tower_aperture::engine::{Engine, LoopOutput, ManualClock, SignalSource};
 
 use crate::Verdict;
 
-/// Why a recording whose loop asks for more than constants is skipped.
-pub(crate) const ASKS_PROMETHEUS: &str = "asks Prometheus";
+/// Why a recording is skipped whose loop needs other values than constants.
+pub(crate) const QUERIES_PROMETHEUS: &str = "queries Prometheus";
 
-/// Answers the queries `vector(…)` of a number.
+/// A signal source that evaluates the query `vector(…)` of a number.
 #[derive(Debug)]
 pub(crate) struct Constants;
 
@@ -28,8 +28,8 @@ fn constant(query: &str) -> Option<f64> {
         .ok()
 }
 
-/// Only a Prometheus could answer a query of these policies.
-pub(crate) fn asks_prometheus(engine: &Engine) -> bool {
+/// Returns whether a policy has a query that only Prometheus can evaluate.
+pub(crate) fn queries_prometheus(engine: &Engine) -> bool {
     let mut queries = engine.queries().into_iter();
     queries.any(|one| constant(&one.text).is_none())
 }
@@ -37,7 +37,8 @@ pub(crate) fn asks_prometheus(engine: &Engine) -> bool {
 /// A published value; NaN is pass-through.
 type Published = f64;
 
-/// `None` for a recording without a loop whose signals are constant.
+/// Replays the control loop of a recording; returns `None` if the recording has none, or if its
+/// policies are refused.
 pub(crate) fn replay(value: &Value) -> Option<Verdict> {
     let decisions = value["decisions"]
         .as_array()
@@ -50,26 +51,26 @@ pub(crate) fn replay(value: &Value) -> Option<Verdict> {
         builder = builder.policy_text(format!("policy-{number}.yaml"), text.as_str()?);
     }
     let clock = ManualClock::new();
-    // A policy that is refused has no loop; the conversation is judged by the refusal.
+    // A refused policy has no loop; the replay of the conversation reports the refusal.
     let engine = builder.clock(clock.clone()).build().ok()?;
 
     let mut loops = engine.control_loops().into_iter();
     let driven = loops.next()?;
-    if asks_prometheus(&engine) {
-        return Some(Verdict::Skipped(ASKS_PROMETHEUS.into()));
+    if queries_prometheus(&engine) {
+        return Some(Verdict::Skipped(QUERIES_PROMETHEUS.into()));
     }
     if loops.next().is_some() {
         return Some(Verdict::Skipped("several loops".into()));
     }
     let recorded: Vec<Published> = decisions
         .iter()
-        .filter(|one| ends_in(&one["key"], &driven.component_id))
+        .filter(|one| ends_with_component(&one["key"], &driven.component_id))
         .map(recorded)
         .collect();
     if recorded.len() != decisions.len() {
         let id = driven.component_id;
         return Some(Verdict::Differs(format!(
-            "the loop drives `{id}`, others were recorded"
+            "the loop drives `{id}`, but the recording has decisions for other components"
         )));
     }
     if value["policies"]
@@ -78,16 +79,16 @@ pub(crate) fn replay(value: &Value) -> Option<Verdict> {
         && recorded.iter().any(|value| !value.is_nan())
     {
         return Some(Verdict::Skipped(
-            "what it publishes depends on the traffic".into(),
+            "the published values depend on the traffic".into(),
         ));
     }
 
-    // A load scheduler hears from its loop every ten ticks, the first time at the tenth; the
-    // others at each tick.
+    // A loop publishes to a load scheduler at every tenth tick, and to other components at each
+    // one.
     let load = decisions[0].get("load_multiplier").is_some();
     let (mut at, step) = if load { (9, 10) } else { (0, 1) };
     let mut own = Vec::new();
-    // Some recordings begin later than their loop.
+    // Some recordings begin after their loop, so compare more ticks than were recorded.
     for _ in 0..recorded.len() + 10 {
         clock.advance_to(Duration::from_secs(at));
         own.extend(
@@ -99,20 +100,22 @@ pub(crate) fn replay(value: &Value) -> Option<Verdict> {
         );
         at += step;
     }
-    let begins = |from: usize| {
+    let matches_from = |from: usize| {
         own.get(from..).is_some_and(|own| {
             own.len() >= recorded.len()
                 && own.iter().zip(&recorded).all(|(own, one)| same(*own, *one))
         })
     };
-    let late = decisions[0]["at"].is_null();
-    Some(match begins(0) || late && (1..=10).any(begins) {
-        true => Verdict::Partly(format!("{} values", recorded.len())),
-        false => Verdict::Differs(format!("published: expected {recorded:?}, got {own:?}")),
-    })
+    let starts_late = decisions[0]["at"].is_null();
+    Some(
+        match matches_from(0) || starts_late && (1..=10).any(matches_from) {
+            true => Verdict::Partly(format!("{} values", recorded.len())),
+            false => Verdict::Differs(format!("published: expected {recorded:?}, got {own:?}")),
+        },
+    )
 }
 
-fn ends_in(key: &Value, id: &str) -> bool {
+fn ends_with_component(key: &Value, id: &str) -> bool {
     key.as_str()
         .and_then(|key| key.strip_suffix(id))
         .is_some_and(|rest| rest.ends_with('-'))

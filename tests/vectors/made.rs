@@ -1,4 +1,4 @@
-//! Small policies, each with the answers to four times the same check.
+//! Replays small policies, each recorded with the answers to four equal checks.
 
 use serde_json::{Value, json};
 
@@ -6,13 +6,15 @@ use crate::Verdict;
 use crate::recording::Recording;
 use crate::replay::replay;
 
-/// When the checks were made is only known roughly, in seconds.
+/// Estimated time between two checks, in seconds: the recordings have no times.
 const STEP: f64 = 0.04;
+/// Tolerance for the estimated times, in seconds.
 const SLACK: f64 = 0.15;
-/// The client gave up some time, or nobody would have been refused for want of time.
+/// Deadline of each check, in seconds. Schedulers reject flows for lack of time only with a
+/// deadline.
 const DEADLINE: f64 = 10.0;
 
-/// Entries of a row are judged where policies are read; of others no decision is compared.
+/// Replays the entries that have recorded checks. [`policies`](crate::policies) judges the others.
 pub(crate) fn replay_all(entries: &[Value]) -> Verdict {
     let (mut same, mut skipped) = (0, 0);
     let mut wrong = Vec::new();
@@ -39,7 +41,7 @@ pub(crate) fn replay_all(entries: &[Value]) -> Verdict {
         return Verdict::Differs(wrong.join("\n    "));
     }
     match same {
-        0 => Verdict::Skipped("no decisions recorded: judged where policies are read".into()),
+        0 => Verdict::Skipped("no recorded decisions: only loading is compared".into()),
         _ => Verdict::Partly(format!(
             "{same} entries, {skipped} without decisions to compare"
         )),

@@ -1,12 +1,13 @@
 //! Replays conversations recorded with a real Aperture Agent against the embedded engine.
 //!
-//! Every `*.json` below this folder is read, and below the folder that `TOWER_APERTURE_VECTORS`
-//! names. One line a recording says `ok`, `deviates` (and which row of the register of quirks), the
-//! first difference, `refused` with the component that the engine does not support, or `skipped`
-//! with the reason: a call that is missing, or a loop that asks Prometheus. A control loop on
-//! constant signals has a line of its own. The first lines are checks of the replay itself. Arguments that are no options select recordings by a part
-//! of their name.
-// Its lines are what this program is for.
+//! The program reads every `*.json` below this folder and below the folder that the variable
+//! `TOWER_APERTURE_VECTORS` names. It prints one line per recording: `ok`; `deviates` with the row
+//! of the register of quirks; the first difference; `refused` with the component that the engine
+//! does not support; or `skipped` with the reason, such as an unsupported call or a loop that
+//! queries Prometheus. A control loop on constant signals has its own line. The first lines are
+//! checks of the replay itself. Arguments that are not options select recordings by a part of their
+//! name.
+// The program reports its results on standard output.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod answer;
@@ -36,15 +37,15 @@ use serde_json::Value;
 
 use self::recording::Recording;
 
-/// What became of a recording.
+/// The result of replaying a recording.
 pub(crate) enum Verdict {
     Same,
-    /// As many as could be compared.
+    /// Everything that can be compared is the same; the text says how much that is.
     Partly(String),
-    /// Loaded and run, or refused at load as the rows say.
+    /// Loaded and replayed, or refused at load, as the rows of the register say.
     Deviates(String),
     Skipped(String),
-    /// Not supported: the engine says so by name.
+    /// The engine's error names an unsupported component.
     Refused(String),
     Differs(String),
 }
@@ -57,26 +58,28 @@ fn main() -> ExitCode {
         .collect();
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors");
     let mut files = Vec::new();
-    find(&own, &own, &mut files);
+    find_recordings(&own, &own, &mut files);
     if let Some(folder) = env::var_os("TOWER_APERTURE_VECTORS").map(PathBuf::from) {
-        let before = files.len();
-        find(&folder, &folder, &mut files);
-        if files.len() == before {
-            println!("{}: no recordings there", folder.display());
+        let own_count = files.len();
+        find_recordings(&folder, &folder, &mut files);
+        if files.len() == own_count {
+            println!("{}: contains no recordings", folder.display());
             return ExitCode::FAILURE;
         }
     }
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/vectors");
     if corpus.is_dir() {
         let mut others = Vec::new();
-        find(&corpus, &corpus, &mut others);
+        find_recordings(&corpus, &corpus, &mut others);
         files.extend(
             others
                 .into_iter()
                 .filter(|(name, _)| name.contains("corpus-")),
         );
     } else {
-        println!("policies/corpus-*: absent, other people's texts are only read in place");
+        println!(
+            "policies/corpus-*: absent, third-party policies are only read in their own folder"
+        );
     }
     files.retain(|(name, _)| {
         filters.is_empty() || filters.iter().any(|filter| name.contains(*filter))
@@ -90,24 +93,28 @@ fn main() -> ExitCode {
 
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     println!("\nrunning {} recordings", files.len());
-    for (name, right) in checks::run() {
-        match right {
+    for (name, passes) in checks::run() {
+        match passes {
             true => passed += 1,
             false => failed += 1,
         }
         println!(
             "the replay: {name}: {}",
-            if right { "ok" } else { "FAILED" }
+            if passes { "ok" } else { "FAILED" }
         );
     }
     for (name, path) in &files {
-        let lines = match read(path) {
+        let lines = match read_json(path) {
             Ok(value) => {
-                let of_loop =
+                let loop_verdict =
                     loops::replay(&value).map(|verdict| (format!("{name} (loop)"), verdict));
-                let served = over_grpc(&value);
+                let served = replay_over_grpc(&value);
                 let served = served.map(|verdict| (format!("{name} over gRPC"), verdict));
-                [Some((name.clone(), run(&value))), of_loop, served]
+                [
+                    Some((name.clone(), judge_file(&value))),
+                    loop_verdict,
+                    served,
+                ]
             }
             Err(problem) => [Some((name.clone(), Verdict::Differs(problem))), None, None],
         };
@@ -117,21 +124,21 @@ fn main() -> ExitCode {
                     passed += 1;
                     println!("{name}: ok");
                 }
-                Verdict::Partly(what) => {
+                Verdict::Partly(detail) => {
                     passed += 1;
-                    println!("{name}: ok ({what})");
+                    println!("{name}: ok ({detail})");
                 }
-                Verdict::Deviates(how) => {
+                Verdict::Deviates(detail) => {
                     passed += 1;
-                    println!("{name}: deviates ({how})");
+                    println!("{name}: deviates ({detail})");
                 }
-                Verdict::Skipped(why) => {
+                Verdict::Skipped(reason) => {
                     skipped += 1;
-                    println!("{name}: skipped ({why})");
+                    println!("{name}: skipped ({reason})");
                 }
-                Verdict::Refused(what) => {
+                Verdict::Refused(reason) => {
                     skipped += 1;
-                    println!("{name}: refused ({what})");
+                    println!("{name}: refused ({reason})");
                 }
                 Verdict::Differs(difference) => {
                     failed += 1;
@@ -152,7 +159,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn find(root: &Path, folder: &Path, files: &mut Vec<(String, PathBuf)>) {
+fn find_recordings(root: &Path, folder: &Path, files: &mut Vec<(String, PathBuf)>) {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) => panic!("{}: {error}", folder.display()),
@@ -161,7 +168,7 @@ fn find(root: &Path, folder: &Path, files: &mut Vec<(String, PathBuf)>) {
     paths.sort();
     for path in paths {
         if path.is_dir() {
-            find(root, &path, files);
+            find_recordings(root, &path, files);
         } else if path
             .extension()
             .is_some_and(|extension| extension == "json")
@@ -172,21 +179,23 @@ fn find(root: &Path, folder: &Path, files: &mut Vec<(String, PathBuf)>) {
     }
 }
 
-fn read(path: &Path) -> Result<Value, String> {
+fn read_json(path: &Path) -> Result<Value, String> {
     let text = fs::read_to_string(path).map_err(|error| format!("cannot be read: {error}"))?;
     serde_json::from_str(&text).map_err(|error| format!("is not JSON: {error}"))
 }
 
-fn run(value: &Value) -> Verdict {
+fn judge_file(value: &Value) -> Verdict {
     if let Some(entries) = value.as_array() {
         let mut judged = 0;
         for entry in entries.iter().filter(|entry| policies::is_policy(entry)) {
             let name = entry.get("name").or(entry.get("file"));
             let name = name.and_then(Value::as_str).unwrap_or_default();
             match policies::judge(entry) {
-                Verdict::Differs(what) => return Verdict::Differs(format!("{name}: {what}")),
-                Verdict::Partly(what) | Verdict::Deviates(what) => println!("  {name}: {what}"),
-                Verdict::Refused(what) => println!("  {name}: refused: {what}"),
+                Verdict::Differs(detail) => return Verdict::Differs(format!("{name}: {detail}")),
+                Verdict::Partly(detail) | Verdict::Deviates(detail) => {
+                    println!("  {name}: {detail}");
+                }
+                Verdict::Refused(reason) => println!("  {name}: refused: {reason}"),
                 Verdict::Same | Verdict::Skipped(_) => {}
             }
             judged += 1;
@@ -208,8 +217,8 @@ fn run(value: &Value) -> Verdict {
     if value.get("cases").is_some() && value.get("base_span").is_some() {
         return spans::replay(value);
     }
-    if let Some(form) = other_form(value) {
-        return Verdict::Skipped(form.to_owned());
+    if let Some(reason) = skip_reason(value) {
+        return Verdict::Skipped(reason.to_owned());
     }
     match Recording::read(value) {
         Ok(recording) => replay::replay(&recording),
@@ -217,12 +226,12 @@ fn run(value: &Value) -> Verdict {
     }
 }
 
-/// A second time, by a served agent: conversations in which nothing waits.
+/// Replays a conversation again through a served agent, if none of its flows waits.
 #[cfg(feature = "server")]
-fn over_grpc(value: &Value) -> Option<Verdict> {
+fn replay_over_grpc(value: &Value) -> Option<Verdict> {
     let calls = value["calls"].as_array()?;
     let mut recording = Recording::read(value).ok()?;
-    if calls.is_empty() || !recording.decisions.is_empty() || !replay::nobody_waits(&recording) {
+    if calls.is_empty() || !recording.decisions.is_empty() || !replay::no_flow_waits(&recording) {
         return None;
     }
     recording.over_grpc = true;
@@ -230,26 +239,26 @@ fn over_grpc(value: &Value) -> Option<Verdict> {
 }
 
 #[cfg(not(feature = "server"))]
-fn over_grpc(_: &Value) -> Option<Verdict> {
+fn replay_over_grpc(_: &Value) -> Option<Verdict> {
     None
 }
 
-/// Files that are no conversations, by what they need to be replayed.
-fn other_form(value: &Value) -> Option<&'static str> {
+/// Returns why a file is not replayed, if it is not a conversation.
+fn skip_reason(value: &Value) -> Option<&'static str> {
     if value.get("calls").is_some() || value.get("rows").is_some() {
         None
     } else if value.get("cases").is_some() && value.get("base_span").is_some() {
         Some("telemetry spans: needs the feature `server`")
     } else if value.get("policies").is_none() {
-        Some("no conversation: judged by other tests")
+        Some("not a conversation: other tests read it")
     } else {
         None
     }
 }
 
-/// A refusal at load is of a component or parameter that the engine does not support, or of a label
-/// that only a Rego module sets, in a build that evaluates none.
-pub(crate) fn names_unsupported(error: &str) -> bool {
+/// Returns whether a policy was refused for a component or parameter that the engine does not
+/// support, or for a label that only a Rego module sets, in a build that does not evaluate Rego.
+pub(crate) fn is_unsupported(error: &str) -> bool {
     error.contains("not supported by the embedded engine of this version")
         || cfg!(not(feature = "rego")) && error.contains("enable the feature `rego`")
 }

@@ -1,12 +1,13 @@
-//! Whether a message is the recorded one, within the tolerances of a recording.
+//! Compares the messages of a served agent with the recorded ones, within the tolerances of the
+//! recording.
 
 use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
-use crate::compare::{Difference, Judge, LONG_KEY, close, possible_codes, same, seconds, set};
-use crate::over_grpc::spelled;
-use crate::recording::{Call, Shown, float};
+use crate::compare::{Comparison, Judge, LONG_KEY, close, possible_codes, same, seconds, set};
+use crate::over_grpc::normalized;
+use crate::recording::{Call, ComparedFields, float};
 
 const INFOS: [&str; 6] = [
     "rate_limiter_info",
@@ -17,30 +18,30 @@ const INFOS: [&str; 6] = [
     "concurrency_scheduler_info",
 ];
 
-pub(crate) fn compare(judge: &Judge<'_>, call: &Call, answer: &Value, got: &Value) -> Difference {
-    let expected = spelled(&call.rpc, answer)?;
+pub(crate) fn compare(judge: &Judge<'_>, call: &Call, answer: &Value, got: &Value) -> Comparison {
+    let expected = normalized(&call.rpc, answer)?;
     let long_keys = call.deviates.contains(&21);
     let recording = judge.recording;
     match &*call.rpc {
-        "check" => check(judge, &expected, got, &recording.shown, long_keys),
+        "check" => compare_check(judge, &expected, got, &recording.compared, long_keys),
         "check_http" => {
             let response = "check_response";
             let (own, recorded) = (&got[response], &expected[response]);
-            check(judge, recorded, own, &recording.shown_http, long_keys)?;
-            http(judge, call, &expected, got)
+            compare_check(judge, recorded, own, &recording.compared_http, long_keys)?;
+            compare_http(judge, call, &expected, got)
         }
-        "end" => ended(&expected, got),
+        "end" => compare_end(&expected, got),
         _ => same("answer", &expected, got),
     }
 }
 
-fn check(
+fn compare_check(
     judge: &Judge<'_>,
     expected: &Value,
     got: &Value,
-    shown: &Shown,
+    compared: &ComparedFields,
     long_keys: bool,
-) -> Difference {
+) -> Comparison {
     let mut sides = [expected, got].map(|side| side.as_object().cloned().unwrap_or_default());
     let stamp = |name: &str| got[name].as_str().unwrap_or_default();
     if stamp("start").is_empty() || stamp("end").is_empty() {
@@ -63,18 +64,18 @@ fn check(
             .iter()
             .find(|one| id(one) == id(decision))
             .unwrap_or(&Value::Null);
-        decided(judge, decision, found, long_keys)
+        compare_decision(judge, decision, found, long_keys)
             .map_err(|difference| format!("{:?}: {difference}", id(decision)))?;
     }
     let [wanted, own] = take(&mut sides, "flux_meter_infos");
     let name = |info: &Value| info["flux_meter_name"].as_str().map(str::to_owned);
     same("flux_meter_infos", &set(&wanted, name), &set(&own, name))?;
     let [wanted, own] = take(&mut sides, "classifier_infos");
-    let which = |info: &Value| {
+    let key = |info: &Value| {
         let text = |field: &str| info[field].as_str().unwrap_or_default().to_owned();
         (text("policy_name"), text("classifier_index"), text("error"))
     };
-    same("classifier_infos", &set(&wanted, which), &set(&own, which))?;
+    same("classifier_infos", &set(&wanted, key), &set(&own, key))?;
     let codes = possible_codes(expected);
     let [_, own] = take(&mut sides, "denied_response_status_code");
     let code = crate::compare::code(&own).unwrap_or(-1);
@@ -88,22 +89,22 @@ fn check(
                 "denied_response_status_code: expected one of {codes:?}, got {code}"
             ));
         }
-        wait(judge, &wanted, &waits)?;
+        compare_wait(judge, &wanted, &waits)?;
     }
     for stamp in ["start", "end"] {
         take(&mut sides, stamp);
     }
-    for (field, shown) in [
-        ("flow_label_keys", shown.label_keys),
-        ("telemetry_flow_labels", shown.telemetry_labels),
-        ("expect_end", shown.expect_end),
+    for (field, is_compared) in [
+        ("flow_label_keys", compared.label_keys),
+        ("telemetry_flow_labels", compared.telemetry_labels),
+        ("expect_end", compared.expect_end),
     ] {
-        if !shown {
+        if !is_compared {
             take(&mut sides, field);
         }
     }
     let [expected, got] = sides;
-    same("the rest", &expected, &got)
+    same("other fields", &expected, &got)
 }
 
 fn take(sides: &mut [Map<String, Value>; 2], field: &str) -> [Value; 2] {
@@ -112,16 +113,21 @@ fn take(sides: &mut [Map<String, Value>; 2], field: &str) -> [Value; 2] {
         .map(|side| side.remove(field).unwrap_or_default())
 }
 
-fn wait(judge: &Judge<'_>, expected: &Value, got: &Value) -> Difference {
-    same("wait_time is there", &expected.is_null(), &got.is_null())?;
+fn compare_wait(judge: &Judge<'_>, expected: &Value, got: &Value) -> Comparison {
+    same("wait_time is present", &expected.is_null(), &got.is_null())?;
     let [expected, got] = [expected, got].map(|wait| seconds(wait).unwrap_or(f64::NAN));
     close("wait_time", expected, got, judge.recording.slack)
 }
 
-fn decided(judge: &Judge<'_>, expected: &Value, got: &Value, long_keys: bool) -> Difference {
+fn compare_decision(
+    judge: &Judge<'_>,
+    expected: &Value,
+    got: &Value,
+    long_keys: bool,
+) -> Comparison {
     let mut sides = [expected, got].map(|side| side.as_object().cloned().unwrap_or_default());
     let [_, hash] = take(&mut sides, "policy_hash");
-    same("policy_hash is there", &true, &hash.is_string())?;
+    same("policy_hash is present", &true, &hash.is_string())?;
     let [wanted, waits] = take(&mut sides, "wait_time");
     let text = |side: &Map<String, Value>, field: &str| {
         side.get(field)
@@ -146,12 +152,12 @@ fn decided(judge: &Judge<'_>, expected: &Value, got: &Value, long_keys: bool) ->
             return Ok(());
         }
         same(
-            "request_id is there",
+            "request_id is present",
             &slot.is_string(),
             &own_slot.is_string(),
         )?;
         same(
-            "tokens_info is there",
+            "tokens_info is present",
             &tokens.is_object(),
             &own_tokens.is_object(),
         )?;
@@ -165,18 +171,18 @@ fn decided(judge: &Judge<'_>, expected: &Value, got: &Value, long_keys: bool) ->
         let [expected, got] = infos;
         same(info, &expected, &got)?;
     }
-    wait(judge, &wanted, &waits)?;
+    compare_wait(judge, &wanted, &waits)?;
     let [expected, got] = sides;
     same("decision", &expected, &got)
 }
 
-fn http(judge: &Judge<'_>, call: &Call, expected: &Value, got: &Value) -> Difference {
+fn compare_http(judge: &Judge<'_>, call: &Call, expected: &Value, got: &Value) -> Comparison {
     same("status", &expected["status"], &got["status"])?;
-    let copy = got["dynamic_metadata"]["aperture.check_response"].as_str();
+    let metadata = got["dynamic_metadata"]["aperture.check_response"].as_str();
     same(
         "dynamic_metadata",
         &true,
-        &copy.is_some_and(|copy| !copy.is_empty()),
+        &metadata.is_some_and(|text| !text.is_empty()),
     )?;
     for side in ["ok_response", "denied_response"] {
         same(side, &expected[side].is_object(), &got[side].is_object())?;
@@ -199,43 +205,43 @@ fn http(judge: &Judge<'_>, call: &Call, expected: &Value, got: &Value) -> Differ
         text.map(|text| text.parse::<f64>().unwrap_or(f64::NAN))
     };
     same(
-        "retry-after is there",
+        "retry-after is present",
         &retry(expected).is_some(),
         &retry(got).is_some(),
     )?;
     if let (Some(expected), Some(got)) = (retry(expected), retry(got)) {
-        // A wait within the tolerance may be rounded up to the next second.
+        // A wait within the tolerance may round up to the next second.
         close("retry-after", expected, got, judge.recording.slack.ceil())?;
     }
     if call.deviates.contains(&35) {
         return Ok(());
     }
-    let old = call.request["request"]["headers"]["baggage"].as_str();
+    let request_baggage = call.request["request"]["headers"]["baggage"].as_str();
     let members = |side: &Value| {
         let header = side["ok_response"]["headers"]["baggage"].as_str()?;
-        let added = match old {
+        let added = match request_baggage {
             None => header,
-            Some(old) => header.strip_prefix(old)?.strip_prefix(',')?,
+            Some(baggage) => header.strip_prefix(baggage)?.strip_prefix(',')?,
         };
         Some(added.split(',').map(str::to_owned).collect::<BTreeSet<_>>())
     };
     same("baggage", &members(expected), &members(got))
 }
 
-fn ended(expected: &Value, got: &Value) -> Difference {
+fn compare_end(expected: &Value, got: &Value) -> Comparison {
     let statuses = |side: &Value| -> Vec<(bool, String)> {
         let all = side["token_return_statuses"]
             .as_array()
             .cloned()
             .unwrap_or_default();
-        let told = |one: &Value| {
+        let status = |one: &Value| {
             let error = one["error"].as_str().unwrap_or_default();
             (
                 one["returned"].as_bool().unwrap_or_default(),
                 error.to_owned(),
             )
         };
-        all.iter().map(told).collect()
+        all.iter().map(status).collect()
     };
     same("token_return_statuses", &statuses(expected), &statuses(got))
 }

@@ -1,5 +1,5 @@
-//! Calls that may have been decided in any order, and the search for the order that explains their
-//! outcomes.
+//! Groups calls that the Agent may have decided in any order, and searches for the order that
+//! explains their outcomes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -7,17 +7,18 @@ use std::ops::Range;
 use crate::recording::{Call, Expected, decision};
 
 /// Calls closer than this, in seconds, may have been decided in any order.
-const TOGETHER: f64 = 0.001;
-/// Calls of one burst are not further apart than this.
-const BURST: f64 = 0.1;
-/// Orders that are tried of one group. A burst of twelve needs about a hundred when each answer
-/// tells which call was decided before.
-const MOST_ORDERS: usize = 1000;
+const SAME_TIME: f64 = 0.001;
+/// Largest gap between two calls of one burst, in seconds.
+const BURST_GAP: f64 = 0.1;
+/// Maximum number of orders to try for a group and a preference. A burst of twelve calls needs
+/// about a hundred when each answer depends on the call decided before it.
+const MAX_ORDERS: usize = 1000;
 
-/// What an answer differs in.
+/// Describes how an answer differs from the recorded one.
 pub(crate) type Difference = String;
 
-/// The order in which to decide a group of calls, where it is not that of the recording.
+/// The order in which to decide the calls of a group, by the number of the group. Other groups are
+/// decided in the recorded order.
 pub(crate) type Orders = BTreeMap<usize, Vec<usize>>;
 
 /// Returns the groups of calls that may have been decided in any order.
@@ -26,7 +27,7 @@ pub(crate) fn groups(calls: &[Call]) -> Vec<Range<usize>> {
     for at in 0..calls.len() {
         let joins = at > 0 && {
             let gap = calls[at].at - calls[at - 1].at;
-            gap < TOGETHER || (gap < BURST && calls[at].burst && calls[at - 1].burst)
+            gap < SAME_TIME || (gap < BURST_GAP && calls[at].burst && calls[at - 1].burst)
         };
         match groups.last_mut() {
             Some(group) if joins => group.end = at + 1,
@@ -74,7 +75,7 @@ pub(crate) fn matching(
             let call = group.start + call;
             let difference = match fits(call, call) {
                 Err(difference) => difference,
-                Ok(()) => "one answer too few like it".into(),
+                Ok(()) => "too few answers like the recorded one".into(),
             };
             differences.push(format!("call {}: {difference}", calls[call].number));
         }
@@ -82,23 +83,26 @@ pub(crate) fn matching(
     differences
 }
 
-/// Finds a partner for one more, and other partners for those before where necessary.
+/// Assigns a fitting answer to one more call, and moves earlier calls to other answers if
+/// necessary.
+///
+/// This is the augmenting path of a bipartite matching.
 fn assign(
-    one: usize,
+    call: usize,
     fitting: &[Vec<usize>],
     taken: &mut [Option<usize>],
     seen: &mut BTreeSet<usize>,
 ) -> bool {
-    for &partner in &fitting[one] {
-        if !seen.insert(partner) {
+    for &answer in &fitting[call] {
+        if !seen.insert(answer) {
             continue;
         }
-        let free = match taken[partner] {
+        let free = match taken[answer] {
             None => true,
             Some(other) => assign(other, fitting, taken, seen),
         };
         if free {
-            taken[partner] = Some(one);
+            taken[answer] = Some(call);
             return true;
         }
     }
@@ -107,22 +111,22 @@ fn assign(
 
 /// A search through the orders of a group, depth first.
 ///
-/// An order is given up at the first call whose outcome no recorded call had: all orders that begin
-/// like it are skipped. Of calls with the same request only the first one left is tried at each
-/// place, because any of them may get any of their outcomes.
+/// The search abandons an order at the first call whose outcome matches no recorded call, and skips
+/// all orders with the same beginning. Of the remaining calls with the same request it tries only
+/// the first at each position, because any of them may get any of their outcomes.
 pub(crate) struct Search {
-    /// The first call of the group with the same request, for each call.
+    /// For each call, the first call of the group with the same request.
     classes: Vec<usize>,
-    /// Calls by preference, the last one first: as recorded, then those that were rejected before
-    /// the others, then by when they were answered. A rejection usually changes nothing, so it is
-    /// safe to place it as soon as it fits.
+    /// Preferred orders, used from the last to the first: as recorded; rejected calls before
+    /// others; by the time of the answer. A rejection usually changes no state, so the search can
+    /// place it as soon as it fits.
     preferences: Vec<Vec<usize>>,
     order: Vec<usize>,
     tried: usize,
 }
 
 impl Search {
-    /// Begins with the recorded order.
+    /// Starts a search with the recorded order.
     pub(crate) fn new(calls: &[Call]) -> Self {
         let classes = calls
             .iter()
@@ -140,37 +144,40 @@ impl Search {
             classes,
             order: recorded.clone(),
             preferences: vec![answered, rejected_first, recorded],
-            // Of the first preference only the recorded order itself is tried.
-            tried: MOST_ORDERS,
+            // With the first preference, try only the recorded order itself.
+            tried: MAX_ORDERS,
         }
     }
 
-    /// Returns the order to try after the last one, whose answers are known now; `None` when there
-    /// is no other. `immediate` says whether a call of the group was answered without waiting, and
-    /// `fits` whether a recorded call has the answer of another one.
+    /// Returns the next order to try, given the answers for the last one, or `None` if no order is
+    /// left.
+    ///
+    /// `immediate` returns whether a call of the group was answered without waiting. `fits` returns
+    /// whether a recorded call matches the answer to a call.
     pub(crate) fn next(
         &mut self,
         immediate: impl Fn(usize) -> bool,
         fits: impl Fn(usize, usize) -> bool,
     ) -> Option<Vec<usize>> {
         self.tried += 1;
-        let wrong = self.wrong_at(immediate, fits);
+        let mismatch = self.first_mismatch(immediate, fits);
         let preferred = self.preferences.last()?;
-        let next = self.after(preferred, wrong);
-        self.order = match next.filter(|_| self.tried < MOST_ORDERS) {
+        let next = self.next_order(preferred, mismatch);
+        self.order = match next.filter(|_| self.tried < MAX_ORDERS) {
             Some(order) => order,
             None => {
                 self.tried = 0;
                 self.preferences.pop();
-                self.completed(self.preferences.last()?, Vec::new())
+                self.complete(self.preferences.last()?, Vec::new())
             }
         };
         Some(self.order.clone())
     }
 
-    /// The place of the first call whose outcome, with those before it, nothing explains. An answer
-    /// that was waited for may depend on calls behind it, so it explains anything.
-    fn wrong_at(
+    /// Returns the position of the first call whose outcome, together with those before it, matches
+    /// no recorded calls. Skips answers that were waited for, because they may depend on later
+    /// calls.
+    fn first_mismatch(
         &self,
         immediate: impl Fn(usize) -> bool,
         fits: impl Fn(usize, usize) -> bool,
@@ -193,29 +200,32 @@ impl Search {
             .unwrap_or(size - 1)
     }
 
-    /// The first order that differs from the last one at a place, or before it.
-    fn after(&self, preferred: &[usize], place: usize) -> Option<Vec<usize>> {
-        (0..=place).rev().find_map(|place| {
-            let before = &self.order[..place];
+    /// Returns the first order that differs from the last one at or before a position.
+    fn next_order(&self, preferred: &[usize], position: usize) -> Option<Vec<usize>> {
+        (0..=position).rev().find_map(|position| {
+            let before = &self.order[..position];
             let candidates = self.candidates(preferred, before);
-            let tried = candidates.iter().position(|at| *at == self.order[place])?;
+            let tried = candidates
+                .iter()
+                .position(|at| *at == self.order[position])?;
             let next = *candidates.get(tried + 1)?;
-            Some(self.completed(preferred, [before, &[next]].concat()))
+            Some(self.complete(preferred, [before, &[next]].concat()))
         })
     }
 
-    fn completed(&self, preferred: &[usize], mut order: Vec<usize>) -> Vec<usize> {
+    fn complete(&self, preferred: &[usize], mut order: Vec<usize>) -> Vec<usize> {
         while let Some(next) = self.candidates(preferred, &order).first() {
             order.push(*next);
         }
         order
     }
 
-    /// What may come after these, one of each class.
+    /// Returns the calls that may follow these, one of each class.
     fn candidates(&self, preferred: &[usize], before: &[usize]) -> Vec<usize> {
         let mut classes = BTreeSet::new();
-        let left = preferred.iter().filter(|at| !before.contains(at));
-        left.filter(|at| classes.insert(self.classes[**at]))
+        let remaining = preferred.iter().filter(|at| !before.contains(at));
+        remaining
+            .filter(|at| classes.insert(self.classes[**at]))
             .copied()
             .collect()
     }

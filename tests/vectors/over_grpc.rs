@@ -1,7 +1,7 @@
-//! The calls of a recording as an SDK would make them: to a served agent, over a socket.
+//! Sends the calls of a recording to a served agent over a socket, as an SDK does.
 //!
-//! Messages go by their names and the agent's own descriptors, so nothing of the crate's
-//! conversions is shared with what checks them.
+//! Messages are built from their names and the agent's descriptors, so this test shares none of the
+//! crate's conversions, which it tests.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::LazyLock;
@@ -33,12 +33,13 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
         .expect("a runtime")
 });
 
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Time after which a call without a response fails the test.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 const CHECK: &str = "aperture.flowcontrol.check.v1";
 const CHECK_HTTP: &str = "aperture.flowcontrol.checkhttp.v1";
 const TRACE: &str = "opentelemetry.proto.collector.trace.v1";
 
-/// An agent until it is dropped.
+/// An agent that serves until this is dropped.
 pub(crate) struct Served {
     pub(crate) agent: Agent,
     address: SocketAddr,
@@ -52,8 +53,8 @@ impl Drop for Served {
     }
 }
 
-/// Package, service, method, and the messages of both ways.
-fn names(rpc: &str) -> [&'static str; 5] {
+/// Returns the package, service and method of a call, and its request and response messages.
+fn method_names(rpc: &str) -> [&'static str; 5] {
     let service = "FlowControlService";
     match rpc {
         "check" => [CHECK, service, "Check", "CheckRequest", "CheckResponse"],
@@ -90,12 +91,14 @@ fn names(rpc: &str) -> [&'static str; 5] {
             let messages = ["ExportTraceServiceRequest", "ExportTraceServiceResponse"];
             [TRACE, "TraceService", "Export", messages[0], messages[1]]
         }
-        other => panic!("no call of the name {other}"),
+        other => panic!("unknown call: {other}"),
     }
 }
 
 fn message(name: &str, json: &Value) -> Result<DynamicMessage, String> {
-    let descriptor = POOL.get_message_by_name(name).ok_or("no such message")?;
+    let descriptor = POOL
+        .get_message_by_name(name)
+        .ok_or("unknown message type")?;
     let options = DeserializeOptions::new().deny_unknown_fields(false);
     DynamicMessage::deserialize_with_options(descriptor, json, &options)
         .map_err(|error| format!("{name}: {error}"))
@@ -108,14 +111,14 @@ fn json(message: &DynamicMessage) -> Result<Value, String> {
         .map_err(|error| error.to_string())
 }
 
-/// A recorded answer, spelled as ours are.
-pub(crate) fn spelled(rpc: &str, answer: &Value) -> Result<Value, String> {
-    let [package, _, _, _, response] = names(rpc);
+/// Returns a recorded response with the field names and defaults that our responses have.
+pub(crate) fn normalized(rpc: &str, answer: &Value) -> Result<Value, String> {
+    let [package, _, _, _, response] = method_names(rpc);
     json(&message(&format!("{package}.{response}"), answer)?)
 }
 
-/// The bytes of a message.
-pub(crate) fn encoded(name: &str, json: &Value) -> Result<Vec<u8>, String> {
+/// Returns the bytes of a message.
+pub(crate) fn encode(name: &str, json: &Value) -> Result<Vec<u8>, String> {
     Ok(message(name, json)?.encode_to_vec())
 }
 
@@ -126,10 +129,10 @@ impl Served {
         let (address, task) = RUNTIME.block_on(async {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
             let listener = listener.expect("a port");
-            let address = listener.local_addr().expect("its address");
+            let address = listener.local_addr().expect("an address");
             let task = tokio::spawn(async move {
                 let served = own.serve(listener, std::future::pending()).await;
-                served.expect("it serves");
+                served.expect("the agent serves");
             });
             (address, task)
         });
@@ -144,15 +147,15 @@ impl Served {
         }
     }
 
-    /// The answer or the code of the gRPC status.
+    /// Sends a call, and returns the response or the code of its gRPC status.
     pub(crate) fn call(
         &self,
         rpc: &str,
         request: &Value,
         deadline: Option<f64>,
     ) -> Result<Result<Value, i32>, String> {
-        let [package, service, method, own, response] = names(rpc);
-        let sent = encoded(&format!("{package}.{own}"), request)?;
+        let [package, service, method, own, response] = method_names(rpc);
+        let sent = encode(&format!("{package}.{own}"), request)?;
         let mut body = BytesMut::new();
         body.put_u8(0);
         body.put_u32(u32::try_from(sent.len()).map_err(|error| error.to_string())?);
@@ -162,15 +165,15 @@ impl Served {
             .header("content-type", "application/grpc")
             .header("te", "trailers");
         if let Some(deadline) = deadline {
-            // The server is told; nobody here gives up.
+            // The server enforces the deadline; this client keeps waiting.
             let micros = (deadline.max(0.0) * 1e6).round();
             call = call.header("grpc-timeout", format!("{micros}u"));
         }
         let call = call
             .body(Full::new(body.freeze()))
             .map_err(|error| error.to_string())?;
-        let answered = RUNTIME.block_on(async {
-            let answered = async {
+        let exchange = RUNTIME.block_on(async {
+            let exchange = async {
                 let answer = self
                     .client
                     .request(call)
@@ -185,27 +188,28 @@ impl Served {
                 let trailers = body.trailers().cloned();
                 Ok::<_, String>((headers, trailers, body.to_bytes()))
             };
-            tokio::time::timeout(PATIENCE, answered).await
+            tokio::time::timeout(CALL_TIMEOUT, exchange).await
         });
-        let (headers, trailers, body) = answered.map_err(|_| "no answer, ever")??;
+        let (headers, trailers, body) =
+            exchange.map_err(|_| "no response before the timeout")??;
         let status = |map: &HeaderMap| map.get("grpc-status")?.to_str().ok()?.parse().ok();
         let code: Option<i32> = status(&headers).or_else(|| status(trailers.as_ref()?));
         match code {
             Some(0) => {}
             Some(code) => return Ok(Err(code)),
-            None => return Err("no grpc-status".into()),
+            None => return Err("the response has no grpc-status".into()),
         }
-        let answer = body.get(5..).ok_or("no message")?;
+        let answer = body.get(5..).ok_or("the response has no message")?;
         let descriptor = POOL.get_message_by_name(&format!("{package}.{response}"));
-        let descriptor = descriptor.ok_or("no such message")?;
+        let descriptor = descriptor.ok_or("unknown message type")?;
         let answer = DynamicMessage::decode(descriptor, answer);
         Ok(Ok(json(&answer.map_err(|error| error.to_string())?)?))
     }
 }
 
-/// An answer as the other spelling of protobuf's JSON has it.
+/// Returns a response in protobuf's JSON with camel-case field names.
 pub(crate) fn camel_case(rpc: &str, answer: &Value) -> Result<Value, String> {
-    let [package, _, _, _, response] = names(rpc);
+    let [package, _, _, _, response] = method_names(rpc);
     message(&format!("{package}.{response}"), answer)?
         .serialize_with_options(serde_json::value::Serializer, &SerializeOptions::new())
         .map_err(|error| error.to_string())

@@ -1,38 +1,39 @@
-//! Policies and values files by themselves: loaded, and what they do, or refused because of what.
+//! Loads recorded policies and values files without traffic, and compares whether the engine
+//! accepts or refuses each one.
 
 use serde_json::Value;
 use tower_aperture::Engine;
 use tower_aperture::engine::SignalSource;
 
-use crate::{Verdict, names_unsupported};
+use crate::{Verdict, is_unsupported};
 
-/// Rows of the register of quirks that are refused at load.
+/// Rows of the register of quirks whose policies the engine refuses at load.
 const REFUSED_ROWS: [u64; 4] = [30, 31, 33, 34];
 
-/// Answers no query.
+/// A signal source without a value for any query.
 #[derive(Debug)]
-struct Silent;
+struct NoSignals;
 
-impl SignalSource for Silent {
+impl SignalSource for NoSignals {
     fn latest(&self, _query: &str) -> Option<f64> {
         None
     }
 }
 
-/// A file that holds one policy, or an entry of those that hold many.
+/// Returns whether a file, or an entry of a file with several policies, is a policy with a verdict.
 pub(crate) fn is_policy(value: &Value) -> bool {
-    value["text"].is_string() && accepted(value).is_some()
+    value["text"].is_string() && is_accepted(value).is_some()
 }
 
-/// The verdict of the Controller, or of the tools that come with it.
-fn accepted(entry: &Value) -> Option<bool> {
+/// Returns whether the Controller or its tools accepted the policy.
+fn is_accepted(entry: &Value) -> Option<bool> {
     let verdict = entry.get("applied").or(entry.get("accepted"));
     verdict.and_then(Value::as_bool)
 }
 
 pub(crate) fn judge(entry: &Value) -> Verdict {
     let text = entry["text"].as_str().unwrap_or_default();
-    let accepted = accepted(entry).unwrap_or_default();
+    let accepted = is_accepted(entry).unwrap_or_default();
     let rows = entry["deviates"].as_array().map(Vec::as_slice);
     let row = rows
         .unwrap_or_default()
@@ -41,29 +42,32 @@ pub(crate) fn judge(entry: &Value) -> Verdict {
         .find(|row| REFUSED_ROWS.contains(row));
     let builder = || Engine::builder().policy_text("recorded.yaml", text);
     let verdict = match builder().build() {
-        // There is no PromQL in process, unless the user brings it.
+        // The engine needs a signal source for PromQL.
         Err(error) if error.message().contains("SignalSource") => {
-            let shown = format!("refused: {}", in_one_line(&error.to_string()));
-            match builder().signal_source(Silent).build() {
-                Ok(engine) => Ok((engine, format!("without a source {shown}; with one "))),
+            let refusal = format!("refused: {}", in_one_line(&error.to_string()));
+            match builder().signal_source(NoSignals).build() {
+                Ok(engine) => Ok((engine, format!("without a source {refusal}; with one "))),
                 Err(error) => Err(error),
             }
         }
         other => other.map(|engine| (engine, String::new())),
     };
     match verdict {
-        Ok(_) if !accepted => Verdict::Differs("loaded, where upstream refuses".to_owned()),
-        Ok(_) if row.is_some() => Verdict::Differs(format!("loaded, in spite of row {row:?}")),
-        Ok((engine, how)) => {
-            Verdict::Partly(format!("{how}loaded: {}", in_one_line(&engine.describe())))
+        Ok(_) if !accepted => Verdict::Differs("loaded, but upstream refuses it".to_owned()),
+        Ok(_) if row.is_some() => {
+            Verdict::Differs(format!("loaded, but must be refused: row {row:?}"))
         }
+        Ok((engine, source_note)) => Verdict::Partly(format!(
+            "{source_note}loaded: {}",
+            in_one_line(&engine.describe())
+        )),
         Err(error) => {
-            let shown = format!("refused: {}", in_one_line(&error.to_string()));
+            let refusal = format!("refused: {}", in_one_line(&error.to_string()));
             match (accepted, row) {
-                (true, Some(row)) => Verdict::Deviates(format!("row {row}; {shown}")),
-                (true, None) if names_unsupported(&shown) => Verdict::Refused(shown),
-                (true, None) => Verdict::Differs(shown),
-                (false, _) => Verdict::Partly(shown),
+                (true, Some(row)) => Verdict::Deviates(format!("row {row}; {refusal}")),
+                (true, None) if is_unsupported(&refusal) => Verdict::Refused(refusal),
+                (true, None) => Verdict::Differs(refusal),
+                (false, _) => Verdict::Partly(refusal),
             }
         }
     }

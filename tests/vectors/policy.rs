@@ -1,12 +1,12 @@
-//! What the replay has to know of a policy beyond what the engine tells: its name, and how fast its
-//! buckets fill.
+//! Reads from a policy's text two values that the engine does not report: its name and the fill
+//! rate of each bucket.
 
 use std::collections::BTreeMap;
 
 use saphyr_parser::{Event, Parser};
 use serde_json::{Map, Value};
 
-/// A YAML text as JSON, all scalars as texts; the loader judges the form, this is for looking.
+/// Parses a YAML text to JSON with all scalars as texts, without checking that the policy is valid.
 fn parse(text: &str) -> Option<Value> {
     enum Open {
         List(usize, Vec<Value>),
@@ -49,13 +49,13 @@ fn parse(text: &str) -> Option<Value> {
     None
 }
 
-/// `metadata.name`.
+/// Returns `metadata.name`.
 pub(crate) fn name(text: &str) -> Option<String> {
     let value = parse(text)?;
     Some(value["metadata"]["name"].as_str()?.to_owned())
 }
 
-/// Tokens a second of each bucket, by policy name and component id.
+/// Tokens per second of each bucket, by policy name and component id.
 #[derive(Default)]
 pub(crate) struct Rates(BTreeMap<(String, String), f64>);
 
@@ -74,7 +74,7 @@ impl Rates {
         rates
     }
 
-    /// The fastest of all where the component is not known.
+    /// Returns the rate of a component, or the highest rate if the component is unknown.
     pub(crate) fn get(&self, policy: &str, component: &str) -> f64 {
         let key = (policy.to_owned(), component.to_owned());
         let fastest = || self.0.values().copied().fold(0.0, f64::max);
@@ -92,7 +92,7 @@ fn rate(kind: &str, component: &Value, policy: &Value) -> Option<f64> {
     let fill = &component["in_ports"]["fill_amount"];
     let fill = match fill["constant_signal"]["value"].as_str() {
         Some(value) => number(value)?,
-        // Any constant of the policy may be behind the signal.
+        // The signal may have the value of any constant in the policy.
         None => largest(policy),
     };
     Some(fill.abs() / interval)
@@ -116,17 +116,17 @@ fn largest(value: &Value) -> f64 {
     }
 }
 
-/// Visits components with id, kind and content.
-fn walk(policy: &Value, see: &mut impl FnMut(&str, &str, &Value)) {
+/// Visits each component with its id, kind and content.
+fn walk(policy: &Value, visit: &mut impl FnMut(&str, &str, &Value)) {
     let spec = if policy["spec"].is_null() {
         policy
     } else {
         &policy["spec"]
     };
-    walk_list("root", &spec["circuit"]["components"], see);
+    walk_list("root", &spec["circuit"]["components"], visit);
 }
 
-fn walk_list(prefix: &str, components: &Value, see: &mut impl FnMut(&str, &str, &Value)) {
+fn walk_list(prefix: &str, components: &Value, visit: &mut impl FnMut(&str, &str, &Value)) {
     let components = components.as_array().map(Vec::as_slice).unwrap_or_default();
     for (at, component) in components.iter().enumerate() {
         let id = format!("{prefix}.{at}");
@@ -135,9 +135,9 @@ fn walk_list(prefix: &str, components: &Value, see: &mut impl FnMut(&str, &str, 
             None => component,
         };
         for (kind, content) in component.as_object().into_iter().flatten() {
-            see(&id, kind, content);
+            visit(&id, kind, content);
             if kind == "nested_circuit" {
-                walk_list(&id, &content["components"], see);
+                walk_list(&id, &content["components"], visit);
             }
         }
     }

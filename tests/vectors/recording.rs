@@ -1,53 +1,54 @@
-//! The form of a recorded conversation.
+//! Reads recorded conversations.
 
 use serde_json::Value;
 
-/// One file.
+/// The conversation of one file.
 pub(crate) struct Recording {
-    /// To a served agent, over a socket.
+    /// Replay the calls through a served agent, over a socket.
     pub(crate) over_grpc: bool,
     pub(crate) agent_group: Option<String>,
-    /// Texts with their dynamic configuration.
+    /// The texts of the policies, with their dynamic configuration.
     pub(crate) policies: Vec<String>,
     pub(crate) deviates: Vec<u64>,
     pub(crate) noisy: bool,
-    /// In the order of `at`.
+    /// The calls, ordered by `at`.
     pub(crate) calls: Vec<Call>,
-    /// Of decisions, and of those in answers to HTTP requests.
-    pub(crate) shown: Shown,
-    pub(crate) shown_http: Shown,
-    /// How far from the recorded times it was decided, in seconds.
+    /// The fields to compare in responses to `Check`.
+    pub(crate) compared: ComparedFields,
+    /// The fields to compare in the check responses within responses to `CheckHTTP`.
+    pub(crate) compared_http: ComparedFields,
+    /// How far from the recorded times the Agent may have decided, in seconds.
     pub(crate) slack: f64,
-    /// Whole answers are few: rows of numbers.
+    /// Most answers are recorded as rows of numbers, and few as whole messages.
     pub(crate) compact: bool,
-    /// What the Controller published, in its order.
+    /// The decisions that the Controller published, in order.
     pub(crate) decisions: Vec<Published>,
-    /// When a load scheduler had learned the demand.
+    /// When a load scheduler had measured the demand.
     pub(crate) learned_at: Option<f64>,
 }
 
-/// Decisions of load schedulers are valid for five periods of ten seconds.
+/// Validity of a load scheduler's decision, in seconds: five periods of ten seconds.
 const VALID_FOR: f64 = 50.0;
 
-/// What the Controller told a component.
+/// A decision that the Controller published for a component.
 pub(crate) struct Published {
-    /// When it was seen. On a busy machine that was later than when the Agent heard of it.
+    /// When the recording saw it. On a busy machine the Agent received it earlier.
     pub(crate) at: f64,
-    /// When the Controller made it, for decisions that say so.
+    /// When the Controller made it, if the decision contains a time.
     pub(crate) made_at: Option<f64>,
     pub(crate) component: String,
-    pub(crate) told: Told,
+    pub(crate) value: PublishedValue,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Told {
+pub(crate) enum PublishedValue {
     AcceptPercentage(f64),
-    /// Multiplier, pass-through, until when.
+    /// The multiplier, pass-through, and the end of the validity.
     Load(f64, bool, Option<f64>),
 }
 
-/// Fields that are compared: some answers were shortened by them.
-pub(crate) struct Shown {
+/// Whether to compare each of these fields, which some recordings leave out.
+pub(crate) struct ComparedFields {
     pub(crate) label_keys: bool,
     pub(crate) telemetry_labels: bool,
     pub(crate) expect_end: bool,
@@ -60,10 +61,10 @@ pub(crate) struct Call {
     pub(crate) rpc: String,
     pub(crate) request: Value,
     pub(crate) id: Option<String>,
-    /// The check whose slots are given back.
+    /// The id of the check whose flow this call ends.
     pub(crate) of: Option<String>,
     pub(crate) deadline: Option<f64>,
-    /// The client gave up after so long.
+    /// The time after which the client cancelled the call.
     pub(crate) cancel: Option<f64>,
     pub(crate) at: f64,
     pub(crate) until: f64,
@@ -73,11 +74,12 @@ pub(crate) struct Call {
     pub(crate) expected: Expected,
 }
 
-/// What the Agent answered.
+/// The recorded response of the Agent.
 #[derive(Clone, Debug)]
 pub(crate) enum Expected {
     Answer(Value),
-    /// A row of a compact recording: accepted; remaining, current and consumed.
+    /// A row of a compact recording: whether the flow was accepted, and the tokens remaining,
+    /// current and consumed.
     Row(bool, [f64; 3]),
     /// A gRPC status.
     Error(String),
@@ -88,11 +90,11 @@ impl Recording {
         let mut policies = texts(&value["policies"]).ok_or("policies are not texts")?;
         for (name, text) in value["dynamic_config"].as_object().into_iter().flatten() {
             let text = text.as_str().ok_or("dynamic_config is not text")?;
-            configure(&mut policies, name, text)?;
+            append_dynamic_config(&mut policies, name, text)?;
         }
         let mut calls = match value.get("rows") {
-            Some(_) => rows(value)?,
-            None => calls(value)?,
+            Some(_) => read_rows(value)?,
+            None => read_calls(value)?,
         };
         calls.sort_by(|a, b| a.at.total_cmp(&b.at));
         let whole = value.get("calls").is_some();
@@ -102,12 +104,12 @@ impl Recording {
             policies,
             deviates: numbers(&value["deviates"]),
             noisy: value["noisy"].as_bool().unwrap_or(false),
-            shown: Shown::of(whole, &calls, |answer| Some(answer)),
-            shown_http: Shown::of(whole, &calls, |answer| answer.get("check_response")),
-            // The Agent looked at its clock somewhere between the two times of a call.
-            slack: 0.002 + longest(value).min(0.015),
+            compared: ComparedFields::of(whole, &calls, |answer| Some(answer)),
+            compared_http: ComparedFields::of(whole, &calls, |answer| answer.get("check_response")),
+            // The Agent read its clock at some time between the two times of a call.
+            slack: 0.002 + longest_call(value).min(0.015),
             compact: !whole,
-            decisions: published(value)?,
+            decisions: read_decisions(value)?,
             learned_at: value["learned_at"].as_f64(),
             calls,
         })
@@ -115,8 +117,8 @@ impl Recording {
 }
 
 impl Recording {
-    /// A sampler without a session to go by decided about it.
-    pub(crate) fn is_drawn(&self, call: &Call) -> bool {
+    /// Returns whether a sampler without a session label decided the flow at random.
+    pub(crate) fn is_sampled_at_random(&self, call: &Call) -> bool {
         let draws = |answer: &Value| {
             let decisions = answer["limiter_decisions"].as_array();
             decisions.into_iter().flatten().any(|decision| {
@@ -129,7 +131,7 @@ impl Recording {
         };
         match &call.expected {
             Expected::Answer(answer) => draws(answer),
-            // Rows do not say who decided: the first answer of the recording does.
+            // Rows do not name the limiter, but the first answer of the recording does.
             Expected::Row(..) => self.calls.iter().any(|first| match &first.expected {
                 Expected::Answer(answer) => draws(answer),
                 _ => false,
@@ -139,12 +141,12 @@ impl Recording {
     }
 }
 
-/// The decision in an answer: that to an HTTP request has it in a field.
+/// Returns the check response in an answer. The answer to `CheckHTTP` has it in a field.
 pub(crate) fn decision(answer: &Value) -> &Value {
     answer.get("check_response").unwrap_or(answer)
 }
 
-impl Shown {
+impl ComparedFields {
     fn of(whole: bool, calls: &[Call], decision: impl Fn(&Value) -> Option<&Value>) -> Self {
         let holds = |field: &str| {
             let mut answers = calls.iter().filter_map(|call| match &call.expected {
@@ -171,12 +173,12 @@ fn numbers(value: &Value) -> Vec<u64> {
     numbers.iter().filter_map(Value::as_u64).collect()
 }
 
-/// Puts a dynamic configuration where a policy resource has it, if there is anything in it.
-fn configure(policies: &mut [String], name: &str, text: &str) -> Result<(), String> {
+/// Appends a dynamic configuration to its policy resource, unless it is empty.
+fn append_dynamic_config(policies: &mut [String], name: &str, text: &str) -> Result<(), String> {
     let policy = policies
         .iter_mut()
         .find(|policy| crate::policy::name(policy).as_deref() == Some(name))
-        .ok_or_else(|| format!("dynamic_config of an unknown policy {name}"))?;
+        .ok_or_else(|| format!("dynamic_config names an unknown policy {name}"))?;
     if text.trim().is_empty() || text.trim() == "{}" {
         return Ok(());
     }
@@ -189,8 +191,8 @@ fn configure(policies: &mut [String], name: &str, text: &str) -> Result<(), Stri
     Ok(())
 }
 
-fn calls(value: &Value) -> Result<Vec<Call>, String> {
-    let calls = value["calls"].as_array().ok_or("calls are no list")?;
+fn read_calls(value: &Value) -> Result<Vec<Call>, String> {
+    let calls = value["calls"].as_array().ok_or("calls are not a list")?;
     calls
         .iter()
         .enumerate()
@@ -208,8 +210,8 @@ fn calls(value: &Value) -> Result<Vec<Call>, String> {
                 of: call["of"].as_str().map(str::to_owned),
                 deadline: call["deadline"].as_f64(),
                 cancel: call["cancel"].as_f64(),
-                at: at(&call["at"], number)?,
-                until: at(call.get("until").unwrap_or(&call["at"]), number)?,
+                at: read_time(&call["at"], number)?,
+                until: read_time(call.get("until").unwrap_or(&call["at"]), number)?,
                 burst: call["note"].as_str() == Some("burst"),
                 noisy: call["noisy"].as_bool().unwrap_or(false),
                 deviates: numbers(&call["deviates"]),
@@ -219,17 +221,17 @@ fn calls(value: &Value) -> Result<Vec<Call>, String> {
         .collect()
 }
 
-fn published(value: &Value) -> Result<Vec<Published>, String> {
+fn read_decisions(value: &Value) -> Result<Vec<Published>, String> {
     let decisions = value["decisions"].as_array().map(Vec::as_slice);
     let read = |decision: &Value| {
         let key = decision["key"].as_str().unwrap_or_default();
         let component = key.rsplit('-').next().unwrap_or_default();
-        let told = match float(&decision["accept_percentage"]) {
+        let value = match float(&decision["accept_percentage"]) {
             Some(percentage) if !decision["accept_percentage"].is_null() => {
-                Told::AcceptPercentage(percentage)
+                PublishedValue::AcceptPercentage(percentage)
             }
-            _ => Told::Load(
-                float(&decision["load_multiplier"]).ok_or("load_multiplier is no number")?,
+            _ => PublishedValue::Load(
+                float(&decision["load_multiplier"]).ok_or("load_multiplier is not a number")?,
                 decision["pass_through"].as_bool().unwrap_or(false),
                 decision["valid_until"].as_f64(),
             ),
@@ -240,21 +242,21 @@ fn published(value: &Value) -> Result<Vec<Published>, String> {
             at,
             made_at: made_at.map(|until| (until - VALID_FOR).min(at)),
             component: component.to_owned(),
-            told,
+            value,
         })
     };
     decisions.unwrap_or_default().iter().map(read).collect()
 }
 
-fn at(value: &Value, number: usize) -> Result<f64, String> {
+fn read_time(value: &Value, number: usize) -> Result<f64, String> {
     value
         .as_f64()
-        .ok_or_else(|| format!("call {number}: at is no number"))
+        .ok_or_else(|| format!("call {number}: at is not a number"))
 }
 
-fn rows(value: &Value) -> Result<Vec<Call>, String> {
-    let columns = texts(&value["columns"]).ok_or("columns are no names")?;
-    let rows = value["rows"].as_array().ok_or("rows are no list")?;
+fn read_rows(value: &Value) -> Result<Vec<Call>, String> {
+    let columns = texts(&value["columns"]).ok_or("columns are not names")?;
+    let rows = value["rows"].as_array().ok_or("rows are not a list")?;
     let last = rows.len().saturating_sub(1);
     rows.iter()
         .enumerate()
@@ -287,8 +289,8 @@ fn rows(value: &Value) -> Result<Vec<Call>, String> {
                 of: None,
                 deadline: value["deadlines"][request].as_f64(),
                 cancel: None,
-                at: at(cell("at"), number)?,
-                until: at(cell("until"), number)?,
+                at: read_time(cell("at"), number)?,
+                until: read_time(cell("until"), number)?,
                 burst: false,
                 noisy: false,
                 deviates: Vec::new(),
@@ -298,7 +300,7 @@ fn rows(value: &Value) -> Result<Vec<Call>, String> {
         .collect()
 }
 
-/// Numbers; NaN and infinities are texts.
+/// Reads a number. NaN and infinities are recorded as texts, and a missing number is zero.
 pub(crate) fn float(value: &Value) -> Option<f64> {
     match value {
         Value::Null => Some(0.0),
@@ -312,9 +314,9 @@ pub(crate) fn float(value: &Value) -> Option<f64> {
     }
 }
 
-fn longest(value: &Value) -> f64 {
+fn longest_call(value: &Value) -> f64 {
     let calls = value["calls"].as_array().map(Vec::as_slice);
-    let took = |at: &Value, until: &Value| match (at.as_f64(), until.as_f64()) {
+    let duration = |at: &Value, until: &Value| match (at.as_f64(), until.as_f64()) {
         (Some(at), Some(until)) => until - at,
         _ => 0.0,
     };
@@ -322,11 +324,11 @@ fn longest(value: &Value) -> f64 {
     calls
         .unwrap_or_default()
         .iter()
-        .map(|call| took(&call["at"], &call["until"]))
+        .map(|call| duration(&call["at"], &call["until"]))
         .chain(
             rows.unwrap_or_default()
                 .iter()
-                .map(|row| took(&row[0], &row[1])),
+                .map(|row| duration(&row[0], &row[1])),
         )
         .fold(0.0, f64::max)
 }

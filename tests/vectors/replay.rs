@@ -1,4 +1,4 @@
-//! Plays a conversation to an engine.
+//! Replays a conversation with an engine, and compares its answers and their times.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -9,37 +9,39 @@ use serde_json::Value;
 use tower_aperture::PolicyError;
 use tower_aperture::engine::{Actuation, Clock, Engine, ManualClock};
 
-use crate::answer::{self, Answer, Asked, Own, Waiting, ask};
-use crate::compare::{Judge, shares};
-use crate::loops::{ASKS_PROMETHEUS, Constants, asks_prometheus};
+use crate::answer::{self, Answer, EngineIds, PendingAnswer, StartedCall};
+use crate::compare::{Judge, compare_shares};
+use crate::loops::{Constants, QUERIES_PROMETHEUS, queries_prometheus};
 use crate::orders::{Difference, Orders, Search, groups, matching};
 #[cfg(feature = "server")]
 use crate::over_grpc::Served;
 use crate::policy::Rates;
-use crate::recording::{Call, Expected, Published, Recording, Told, decision};
-use crate::{Verdict, names_unsupported};
+use crate::recording::{Call, Expected, Published, PublishedValue, Recording, decision};
+use crate::{Verdict, is_unsupported};
 
-/// Rows of the register that the engine refuses at load.
+/// Rows of the register of quirks whose policies the engine refuses at load.
 const REFUSED_ROWS: [u64; 4] = [30, 31, 33, 34];
-/// Ramp mode: compared with the engine's option to do as the Agent does.
+/// The row about ramp mode. Its recordings are replayed with the engine option that follows the
+/// Agent.
 const RAMP_MODE_ROW: u64 = 1;
-/// Where the recording's time zero is on our clock: some things are older.
+/// Time zero of the recording on the engine's clock, in seconds, because some recorded events are
+/// earlier.
 const ORIGIN: f64 = 40.0;
-/// How long after the last recorded answer others may come.
-const PATIENCE: f64 = 60.0;
-/// A sleep of the Agent may have ended as late as that.
-const LATEST: f64 = 0.150;
-/// How far from the recorded time a queued flow may be answered.
-const QUEUED: f64 = 0.012;
+/// How long to wait for answers after the last recorded one, in seconds.
+const MAX_WAIT: f64 = 60.0;
+/// How late a sleep of the Agent may have ended, in seconds.
+const LATEST_WAKE: f64 = 0.150;
+/// How far from the recorded time a queued flow may be answered, in seconds.
+const QUEUE_TOLERANCE: f64 = 0.012;
 
-/// What the times of a recording are taken for.
+/// How the replay interprets the times of a recording.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Timing {
     Recorded,
-    /// Sleeps of the Agent ended as late as they did.
+    /// Sleeps of the Agent may have ended late, so queued flows wake at the recorded times.
     LateSleeps,
-    /// The Agent heard of the Controller's decisions when they were made: on a busy machine the
-    /// recording has seen one of them later than the Agent has.
+    /// The Agent received the Controller's decisions when they were made. On a busy machine the
+    /// recording may have seen a decision after the Agent received it.
     DecisionsAsMade,
 }
 
@@ -56,7 +58,7 @@ pub(crate) fn replay(recording: &Recording) -> Verdict {
             if must_be_refused {
                 return Verdict::Deviates(format!("{}: refused: {text}", all_rows()));
             }
-            if names_unsupported(&text) {
+            if is_unsupported(&text) {
                 return Verdict::Refused(text);
             }
             return Verdict::Differs(format!("is refused at load: {text}"));
@@ -64,14 +66,14 @@ pub(crate) fn replay(recording: &Recording) -> Verdict {
         Ok(_) if must_be_refused => {
             return Verdict::Differs(format!("{}: must be refused at load", all_rows()));
         }
-        // Where the recording holds what the loop published, the loop does not run.
-        Ok((engine, _)) if recording.decisions.is_empty() && asks_prometheus(&engine) => {
-            return Verdict::Skipped(ASKS_PROMETHEUS.into());
+        // The loop does not run if the recording has the decisions that it published.
+        Ok((engine, _)) if recording.decisions.is_empty() && queries_prometheus(&engine) => {
+            return Verdict::Skipped(QUERIES_PROMETHEUS.into());
         }
         Ok(_) => {}
     }
-    if let Some(missing) = missing(recording) {
-        return Verdict::Skipped(missing);
+    if let Some(call) = unsupported_call(recording) {
+        return Verdict::Skipped(call);
     }
 
     let judge = Judge {
@@ -86,16 +88,16 @@ pub(crate) fn replay(recording: &Recording) -> Verdict {
         };
     }
     if recording.noisy {
-        mostly(recording, &judge, 20)
+        match_most(recording, &judge, 20)
     } else if recording.compact {
-        mostly(recording, &judge, 50)
+        match_most(recording, &judge, 50)
     } else {
-        exact(recording, &judge)
+        match_all(recording, &judge)
     }
 }
 
-/// A call that the engine cannot answer yet.
-fn missing(recording: &Recording) -> Option<String> {
+/// Returns the name of a call that the replay does not support.
+fn unsupported_call(recording: &Recording) -> Option<String> {
     let other = recording.calls.iter().find(|call| {
         !matches!(
             &*call.rpc,
@@ -105,22 +107,27 @@ fn missing(recording: &Recording) -> Option<String> {
     other.map(|call| call.rpc.clone())
 }
 
-/// The recorded order first; then others, and sleeps that ended as late as they did.
-fn exact(recording: &Recording, judge: &Judge<'_>) -> Verdict {
+/// Replays a recording until all answers agree: in the recorded order, then in other orders, then
+/// with late sleeps.
+fn match_all(recording: &Recording, judge: &Judge<'_>) -> Verdict {
     let mut first = None;
     for timing in [Timing::Recorded, Timing::LateSleeps] {
-        match in_some_order(recording, judge, timing) {
+        match match_in_some_order(recording, judge, timing) {
             Ok(()) => return Verdict::Same,
             Err(difference) => first = first.or(Some(difference)),
         }
-        if !recording.calls.iter().any(waited) {
+        if !recording.calls.iter().any(was_queued) {
             break;
         }
     }
     Verdict::Differs(first.unwrap_or_default())
 }
 
-fn in_some_order(recording: &Recording, judge: &Judge<'_>, timing: Timing) -> Result<(), String> {
+fn match_in_some_order(
+    recording: &Recording,
+    judge: &Judge<'_>,
+    timing: Timing,
+) -> Result<(), String> {
     let groups = groups(&recording.calls);
     let mut orders = Orders::new();
     let mut searches: BTreeMap<usize, (Search, Difference)> = BTreeMap::new();
@@ -135,11 +142,11 @@ fn in_some_order(recording: &Recording, judge: &Judge<'_>, timing: Timing) -> Re
             Some((number, differences.into_iter().next()?))
         });
         let Some((number, difference)) = wrong else {
-            shares(recording, &answers)?;
-            return out_of_order(recording, &times).map_or(Ok(()), Err);
+            compare_shares(recording, &answers)?;
+            return compare_queue_order(recording, &times).map_or(Ok(()), Err);
         };
         let group = &groups[number];
-        // The difference in the recorded order is the most useful one to report.
+        // Report the difference of the recorded order, which is the most useful one.
         let (search, reported) = searches
             .entry(number)
             .or_insert_with(|| (Search::new(&recording.calls[group.clone()]), difference));
@@ -153,10 +160,10 @@ fn in_some_order(recording: &Recording, judge: &Judge<'_>, timing: Timing) -> Re
     }
 }
 
-/// Of a recording made on a busy machine, 95 % must agree; of rows, 98 %.
-fn mostly(recording: &Recording, judge: &Judge<'_>, of: usize) -> Verdict {
+/// Replays a recording in which some answers may differ: at most one of `one_in` calls.
+fn match_most(recording: &Recording, judge: &Judge<'_>, one_in: usize) -> Verdict {
     let groups = groups(&recording.calls);
-    let mut told = None;
+    let mut first_problem = None;
     for timing in [
         Timing::Recorded,
         Timing::LateSleeps,
@@ -176,29 +183,30 @@ fn mostly(recording: &Recording, judge: &Judge<'_>, of: usize) -> Verdict {
             })
             .collect();
         match wrong.first() {
-            Some(first) if wrong.len() * of > recording.calls.len() => {
+            Some(first) if wrong.len() * one_in > recording.calls.len() => {
                 let all = recording.calls.len();
-                told.get_or_insert(format!("{} of {all} calls, first {first}", wrong.len()));
+                first_problem
+                    .get_or_insert(format!("{} of {all} calls, first {first}", wrong.len()));
             }
-            _ => match shares(recording, &answers) {
+            _ => match compare_shares(recording, &answers) {
                 Ok(()) => return Verdict::Same,
                 Err(difference) => {
-                    told.get_or_insert(difference);
+                    first_problem.get_or_insert(difference);
                 }
             },
         }
     }
-    Verdict::Differs(told.unwrap_or_default())
+    Verdict::Differs(first_problem.unwrap_or_default())
 }
 
 fn load(recording: &Recording) -> Result<(Engine, ManualClock), PolicyError> {
     let clock = ManualClock::new();
-    // A load scheduler learns for 31 seconds from when it is made.
+    // A new load scheduler measures the demand for 31 seconds.
     let first = recording.calls.first().map_or(0.0, |call| call.at);
-    let made = recording
+    let created = recording
         .learned_at
         .map_or(first, |at| (at - 31.0).min(first));
-    clock.advance_to(time(made));
+    clock.advance_to(to_clock(created));
     let mut builder = Engine::builder()
         .clock(clock.clone())
         .actuated_by_hand(!recording.decisions.is_empty())
@@ -214,12 +222,12 @@ fn load(recording: &Recording) -> Result<(Engine, ManualClock), PolicyError> {
     Ok((builder.build()?, clock))
 }
 
-/// A time of the recording on our clock, which has no times before its origin.
-fn time(at: f64) -> Duration {
+/// Converts a time of the recording to the engine's clock, which has no times before its origin.
+fn to_clock(at: f64) -> Duration {
     Duration::from_secs_f64((at + ORIGIN).max(0.0))
 }
 
-/// What the calls of a recording came to, in their order, and when.
+/// The answers to the calls of a recording and their times, in the order of the calls.
 struct Played {
     answers: Vec<Answer>,
     times: Vec<Times>,
@@ -238,12 +246,12 @@ struct Player<'r> {
     served: Option<Served>,
     clock: ManualClock,
     timing: Timing,
-    waiting: Vec<(usize, Waiting)>,
+    waiting: Vec<(usize, PendingAnswer)>,
     answers: Vec<Option<(Answer, Times)>>,
     published: usize,
 }
 
-/// Plays all calls, group by group, and waits for all answers.
+/// Sends all calls, group by group, and waits for all answers.
 fn play(
     recording: &Recording,
     groups: &[Range<usize>],
@@ -269,18 +277,19 @@ fn play(
         };
         let times = recording.calls[group.clone()].iter().map(|call| call.at);
         for (call, at) in calls.into_iter().zip(times) {
-            player.go_on_to(at);
-            player.ask(call);
+            player.advance_to(at);
+            player.start(call);
         }
     }
     let last = recording.calls.iter().map(|call| call.until);
-    player.go_on_to(last.fold(0.0, f64::max) + PATIENCE);
+    player.advance_to(last.fold(0.0, f64::max) + MAX_WAIT);
     let mut played = Played {
         answers: Vec::new(),
         times: Vec::new(),
     };
     for (call, answer) in player.answers.into_iter().enumerate() {
-        let (answer, times) = answer.ok_or_else(|| format!("call {call}: no answer, ever"))?;
+        let (answer, times) =
+            answer.ok_or_else(|| format!("call {call}: no answer before the end of the replay"))?;
         played.answers.push(answer);
         played.times.push(times);
     }
@@ -288,31 +297,31 @@ fn play(
 }
 
 impl Player<'_> {
-    fn ask(&mut self, number: usize) {
+    fn start(&mut self, number: usize) {
         let call = &self.recording.calls[number];
         #[cfg(feature = "server")]
         if let Some(served) = &self.served {
             let answer = self.call(served, call);
-            self.answered(number, answer, false);
+            self.record_answer(number, answer, false);
             return;
         }
-        let asked = match &*call.rpc {
-            "end" => Asked::Answer(self.end(call)),
-            _ => ask(&self.engine, call),
+        let started = match &*call.rpc {
+            "end" => StartedCall::Answer(self.end(call)),
+            _ => answer::start(&self.engine, call),
         };
-        match asked {
-            Asked::Answer(answer) => self.answered(number, answer, false),
-            Asked::Waits(starting) => {
-                self.waiting.push((number, starting));
+        match started {
+            StartedCall::Answer(answer) => self.record_answer(number, answer, false),
+            StartedCall::Pending(pending) => {
+                self.waiting.push((number, pending));
                 self.poll(|one| one == number, false);
             }
         }
-        // Slots that were given back went to somebody.
+        // A returned slot may have gone to a waiting flow.
         self.poll_due();
     }
 
     fn end(&self, call: &Call) -> Answer {
-        let (recorded, own) = self.ended(call);
+        let (recorded, own) = self.ended_check(call);
         answer::end(&self.engine, call, recorded, &own)
     }
 
@@ -320,7 +329,7 @@ impl Player<'_> {
     fn call(&self, served: &Served, call: &Call) -> Answer {
         let mut request = call.request.clone();
         if call.rpc == "end" {
-            let (recorded, own) = self.ended(call);
+            let (recorded, own) = self.ended_check(call);
             let slots = answer::references(call, recorded, &own);
             for (at, slot) in slots.into_iter().enumerate() {
                 request["inflight_requests"][at]["policy_hash"] = slot.policy_hash.into();
@@ -331,11 +340,11 @@ impl Player<'_> {
         Answer::Message(answer.unwrap_or_else(|error| panic!("{}: {error}", call.number)))
     }
 
-    /// The recorded decision that an end is of, and our own.
-    fn ended(&self, call: &Call) -> (Option<&Value>, Own) {
+    /// Returns the recorded check response of the flow that a call ends, and the engine's ids.
+    fn ended_check(&self, call: &Call) -> (Option<&Value>, EngineIds) {
         let named = |other: &&Call| other.id.is_some() && other.id == call.of;
         let Some(check) = self.recording.calls.iter().find(named) else {
-            return (None, Own::default());
+            return (None, EngineIds::default());
         };
         let position = self
             .recording
@@ -343,14 +352,14 @@ impl Player<'_> {
             .iter()
             .position(|one| one.number == check.number);
         let own = match position.and_then(|at| self.answers[at].as_ref()) {
-            Some((Answer::Check(report), _)) => Own::of(report),
+            Some((Answer::Check(report), _)) => EngineIds::of(report),
             Some((Answer::Http(report), _)) => {
                 let report = report.as_ref().as_ref();
-                report.map_or_else(|_| Own::default(), |one| Own::of(&one.check))
+                report.map_or_else(|_| EngineIds::default(), |one| EngineIds::of(&one.check))
             }
             #[cfg(feature = "server")]
-            Some((Answer::Message(Ok(answer)), _)) => Own::of_message(decision(answer)),
-            _ => Own::default(),
+            Some((Answer::Message(Ok(answer)), _)) => EngineIds::of_message(decision(answer)),
+            _ => EngineIds::default(),
         };
         let recorded = match &check.expected {
             Expected::Answer(answer) => Some(decision(answer)),
@@ -359,30 +368,30 @@ impl Player<'_> {
         (recorded, own)
     }
 
-    fn answered(&mut self, number: usize, answer: Answer, waited: bool) {
+    fn record_answer(&mut self, number: usize, answer: Answer, waited: bool) {
         let until = self.clock.now().as_secs_f64() - ORIGIN;
         self.answers[number] = Some((answer, Times { until, waited }));
     }
 
-    /// Asks those who wait, in the order in which they came.
-    fn poll(&mut self, which: impl Fn(usize) -> bool, waited: bool) {
-        for (number, mut starting) in std::mem::take(&mut self.waiting) {
-            if !which(number) {
-                self.waiting.push((number, starting));
+    /// Polls the selected waiting calls, in the order in which they started.
+    fn poll(&mut self, selects: impl Fn(usize) -> bool, waited: bool) {
+        for (number, mut pending) in std::mem::take(&mut self.waiting) {
+            if !selects(number) {
+                self.waiting.push((number, pending));
                 continue;
             }
             let mut context = Context::from_waker(Waker::noop());
-            match starting.as_mut().poll(&mut context) {
+            match pending.as_mut().poll(&mut context) {
                 Poll::Ready((answer, ticket)) => {
                     ticket.leave_open();
-                    self.answered(number, answer, waited);
+                    self.record_answer(number, answer, waited);
                 }
-                Poll::Pending => self.waiting.push((number, starting)),
+                Poll::Pending => self.waiting.push((number, pending)),
             }
         }
     }
 
-    /// Those who sleep may be left to sleep as long as the recorded ones did.
+    /// Polls all waiting calls. With late sleeps, each one sleeps as long as the recorded call did.
     fn poll_due(&mut self) {
         let now = self.clock.now().as_secs_f64() - ORIGIN;
         let calls = &self.recording.calls;
@@ -390,106 +399,112 @@ impl Player<'_> {
         self.poll(
             |number| {
                 let until = calls[number].until;
-                !late || until <= now + 1e-6 || until > now + LATEST
+                !late || until <= now + 1e-6 || until > now + LATEST_WAKE
             },
             true,
         );
     }
 
-    /// Moves the clock on, and stops wherever something happens on the way.
-    fn go_on_to(&mut self, at: f64) {
+    /// Advances the clock to a time, and stops at each event before it.
+    fn advance_to(&mut self, at: f64) {
         loop {
             let now = self.clock.now();
             let alarm = self.clock.next_alarm().filter(|alarm| *alarm > now);
             let publish = self.recording.decisions.get(self.published);
-            let publish = publish.map(|one| self.heard_at(one).max(now));
-            let leave = self.waiting.iter().filter_map(|(number, _)| {
+            let publish = publish.map(|one| self.received_at(one).max(now));
+            let give_up = self.waiting.iter().filter_map(|(number, _)| {
                 let call = &self.recording.calls[*number];
-                let left = [call.cancel, call.deadline].into_iter().flatten();
-                left.min_by(f64::total_cmp).map(|left| time(call.at + left))
+                let limits = [call.cancel, call.deadline].into_iter().flatten();
+                limits
+                    .min_by(f64::total_cmp)
+                    .map(|limit| to_clock(call.at + limit))
             });
-            let leave = leave.min();
-            let waker = self
+            let give_up = give_up.min();
+            let wake_times = self
                 .waiting
                 .iter()
-                .map(|(number, _)| time(self.recording.calls[*number].until));
+                .map(|(number, _)| to_clock(self.recording.calls[*number].until));
             let late = self.timing == Timing::LateSleeps;
-            let woken = waker.filter(|until| late && *until > now).min();
-            let next = [alarm, publish, leave, woken].into_iter().flatten().min();
-            let Some(next) = next.filter(|next| *next <= time(at)) else {
+            let wake = wake_times.filter(|until| late && *until > now).min();
+            let next = [alarm, publish, give_up, wake].into_iter().flatten().min();
+            let Some(next) = next.filter(|next| *next <= to_clock(at)) else {
                 break;
             };
             self.clock.advance_to(next);
             self.publish();
             self.poll_due();
-            self.leave();
+            self.give_up();
             self.poll_due();
         }
-        self.clock.advance_to(time(at));
+        self.clock.advance_to(to_clock(at));
     }
 
-    /// When the Agent heard of a decision.
-    fn heard_at(&self, decision: &Published) -> Duration {
+    /// Returns when the Agent received a decision.
+    fn received_at(&self, decision: &Published) -> Duration {
         let at = match self.timing {
             Timing::DecisionsAsMade => decision.made_at.unwrap_or(decision.at),
             _ => decision.at,
         };
-        time(at.max(-ORIGIN))
+        to_clock(at.max(-ORIGIN))
     }
 
     fn publish(&mut self) {
         let now = self.clock.now();
         while let Some(one) = self.recording.decisions.get(self.published)
-            && self.heard_at(one) <= now
+            && self.received_at(one) <= now
         {
-            let actuation = match one.told {
-                Told::AcceptPercentage(percentage) => Actuation::AcceptPercentage(percentage),
-                Told::Load(load_multiplier, pass_through, valid_until) => Actuation::Load {
-                    load_multiplier,
-                    pass_through,
-                    valid_until: valid_until.map(time),
-                },
+            let actuation = match one.value {
+                PublishedValue::AcceptPercentage(percentage) => {
+                    Actuation::AcceptPercentage(percentage)
+                }
+                PublishedValue::Load(load_multiplier, pass_through, valid_until) => {
+                    Actuation::Load {
+                        load_multiplier,
+                        pass_through,
+                        valid_until: valid_until.map(to_clock),
+                    }
+                }
             };
             assert!(
                 self.engine.actuate(&one.component, actuation),
-                "there is no {}",
+                "the engine has no component {}",
                 one.component
             );
             self.published += 1;
         }
     }
 
-    /// Clients give up.
-    fn leave(&mut self) {
+    /// Drops the calls whose clients have given up.
+    fn give_up(&mut self) {
         let now = self.clock.now();
-        for (number, starting) in std::mem::take(&mut self.waiting) {
+        for (number, pending) in std::mem::take(&mut self.waiting) {
             let call = &self.recording.calls[number];
-            let left = [call.cancel, call.deadline].into_iter().flatten();
-            let gone = left
+            let limits = [call.cancel, call.deadline].into_iter().flatten();
+            let gave_up = limits
                 .min_by(f64::total_cmp)
-                .is_some_and(|left| time(call.at + left) <= now);
-            if gone {
-                drop(starting);
-                self.answered(number, Answer::Left, true);
+                .is_some_and(|limit| to_clock(call.at + limit) <= now);
+            if gave_up {
+                drop(pending);
+                self.record_answer(number, Answer::GaveUp, true);
             } else {
-                self.waiting.push((number, starting));
+                self.waiting.push((number, pending));
             }
         }
     }
 }
 
-/// No flow was left waiting.
+/// Returns whether no recorded flow was queued, and no call was cancelled.
 #[cfg(feature = "server")]
-pub(crate) fn nobody_waits(recording: &Recording) -> bool {
-    let gone = |call: &Call| call.cancel.is_some();
+pub(crate) fn no_flow_waits(recording: &Recording) -> bool {
+    let cancelled = |call: &Call| call.cancel.is_some();
     !recording
         .calls
         .iter()
-        .any(|call| waited(call) || gone(call))
+        .any(|call| was_queued(call) || cancelled(call))
 }
 
-/// A scheduler of the Agent made it wait.
-fn waited(call: &Call) -> bool {
+/// Returns whether a scheduler of the Agent queued the flow.
+fn was_queued(call: &Call) -> bool {
     let queued = match &call.expected {
         Expected::Answer(answer) => decision(answer)["limiter_decisions"]
             .as_array()
@@ -504,16 +519,16 @@ fn waited(call: &Call) -> bool {
         Expected::Row(..) => true,
         Expected::Error(_) => false,
     };
-    queued && call.until - call.at > QUEUED
+    queued && call.until - call.at > QUEUE_TOLERANCE
 }
 
-/// Those who waited were answered in the recorded order.
-fn out_of_order(recording: &Recording, times: &[Times]) -> Option<String> {
+/// Returns the first difference in the order in which queued flows were answered.
+fn compare_queue_order(recording: &Recording, times: &[Times]) -> Option<String> {
     let calls: Vec<(&Call, &Times)> = recording
         .calls
         .iter()
         .zip(times)
-        .filter(|(call, times)| times.waited && waited(call) && call.deviates.is_empty())
+        .filter(|(call, times)| times.waited && was_queued(call) && call.deviates.is_empty())
         .collect();
     for (first, own_first) in &calls {
         for (second, own_second) in &calls {
@@ -528,15 +543,16 @@ fn out_of_order(recording: &Recording, times: &[Times]) -> Option<String> {
     None
 }
 
-/// Compares an answer of the engine, and when it came, with a recorded call.
+/// Compares an answer of the engine and its time with a recorded call.
 fn fits(judge: &Judge<'_>, call: &Call, answer: &Answer, times: Times) -> Result<(), String> {
     judge.compare(call, answer)?;
-    let Times { until, waited: own } = times;
-    let off = until - call.until;
-    let free = call.cancel.is_some() || !call.deviates.is_empty() || call.noisy;
-    // Where its deadline passed first, `until` is the client's: the flow was refused before that.
-    let gave_up = matches!(call.expected, Expected::Error(_)) && off < 0.0;
-    if (own || waited(call)) && !free && !gave_up && off.abs() > QUEUED {
+    let Times { until, waited } = times;
+    let offset = until - call.until;
+    let any_time = call.cancel.is_some() || !call.deviates.is_empty() || call.noisy;
+    // If the deadline passed first, `until` is when the client gave up, and the engine may have
+    // rejected the flow before that.
+    let gave_up = matches!(call.expected, Expected::Error(_)) && offset < 0.0;
+    if (waited || was_queued(call)) && !any_time && !gave_up && offset.abs() > QUEUE_TOLERANCE {
         return Err(format!("until: expected {}, got {until}", call.until));
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Spans of flows that ended, to a served agent, and the series that come of them.
+//! Exports the spans of ended flows to a served agent, and compares the resulting metric series.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -9,12 +9,12 @@ use serde_json::{Map, Value, json};
 use tower_aperture::Engine;
 
 use crate::Verdict;
-use crate::over_grpc::{Served, camel_case, encoded};
+use crate::over_grpc::{Served, camel_case, encode};
 
 const MILLI: i64 = 1_000_000;
 
-/// As the recording describes it. That of the token return is a limiter for each of its two cases:
-/// each has one series in the recording, and none of a scheduler.
+/// The policies that the recording describes. The policy for token returns has one limiter for each
+/// of the two cases, because the recording has one series per case and none of a scheduler.
 const POLICIES: [(&str, &str); 2] = [
     (
         "tel1",
@@ -105,7 +105,7 @@ fn compare(value: &Value) -> Result<usize, String> {
         &served,
         &json!({"control_point": "tel1", "expect_end": true}),
     )?;
-    let cases = value["cases"].as_array().ok_or("cases are no list")?;
+    let cases = value["cases"].as_array().ok_or("cases are not a list")?;
     for case in cases {
         let change = case["change"].as_str().unwrap_or_default();
         let code = case["http.status_code"].as_str().unwrap_or_default();
@@ -124,25 +124,25 @@ fn compare(value: &Value) -> Result<usize, String> {
         return Err(format!("{discarded}: expected {dropped}"));
     }
     for (point, expect_end) in [("returned", false), ("kept", true)] {
-        token_return(&served, value, point, expect_end)?;
+        replay_token_return(&served, value, point, expect_end)?;
     }
-    same_series(value, &served.agent.metrics())
+    compare_series(value, &served.agent.metrics())
 }
 
 fn check(served: &Served, request: &Value) -> Result<Value, String> {
     let answer = served.call("check", request, None)?;
-    answer.map_err(|code| format!("a check is refused with {code}"))
+    answer.map_err(|code| format!("the check failed with status {code}"))
 }
 
 fn export(served: &Served, span: &Value) -> Result<(), String> {
     let spans = json!({"resource_spans": [{"scope_spans": [{"spans": [span]}]}]});
     match served.call("export", &spans, None)? {
         Ok(answer) if answer == json!({"partial_success": {}}) => Ok(()),
-        other => Err(format!("an export is answered with {other:?}")),
+        other => Err(format!("unexpected export response: {other:?}")),
     }
 }
 
-fn token_return(
+fn replay_token_return(
     served: &Served,
     value: &Value,
     point: &str,
@@ -152,8 +152,8 @@ fn token_return(
     let mut first = None;
     for (at, step) in steps.as_array().into_iter().flatten().enumerate() {
         let Some(decision) = step.as_str().filter(|step| *step != "span") else {
-            let first = first.as_ref().ok_or("the span is of the first check")?;
-            // A second copy has no effect.
+            let first = first.as_ref().ok_or("a span needs an earlier check")?;
+            // A span exported twice must return the tokens only once.
             let attributes = json!([
                 text("aperture.source", "sdk"),
                 text("aperture.check_response", &base64(first)?),
@@ -179,7 +179,7 @@ fn token_return(
 }
 
 fn base64(answer: &Value) -> Result<String, String> {
-    let bytes = encoded("aperture.flowcontrol.check.v1.CheckResponse", answer)?;
+    let bytes = encode("aperture.flowcontrol.check.v1.CheckResponse", answer)?;
     Ok(STANDARD.encode(bytes))
 }
 
@@ -195,9 +195,9 @@ fn span(code: &str, change: &str, gold: &Value, plain: &Value) -> Result<Value, 
     let seconds = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_err(|error| error.to_string())?;
-    // A part below the millisecond, as the recorded stamps had.
+    // The recorded timestamps also have a part below the millisecond.
     let end = seconds.as_secs() as i64 * 1000 * MILLI + 400_000;
-    let (flow, work) = (end - 100 * MILLI, end - 80 * MILLI);
+    let (flow_start, work_start) = (end - 100 * MILLI, end - 80 * MILLI);
     let mut all: Map<String, Value> = Map::new();
     let mut set = |attribute: Value| {
         let key = attribute["key"].as_str().unwrap_or_default().to_owned();
@@ -207,19 +207,19 @@ fn span(code: &str, change: &str, gold: &Value, plain: &Value) -> Result<Value, 
     set(text("aperture.flow.status", "OK"));
     set(text("http.status_code", code));
     set(text("aperture.check_response", &base64(gold)?));
-    set(int("aperture.flow_start_timestamp", flow));
-    set(int("aperture.workload_start_timestamp", work));
+    set(int("aperture.flow_start_timestamp", flow_start));
+    set(int("aperture.workload_start_timestamp", work_start));
     set(int("aperture.flow_end_timestamp", end));
-    let mut without = Vec::new();
+    let mut removed = Vec::new();
     match change {
         "none" | "none (flow status OK)" => {}
         "the three stamps as _ms attributes" => {
             for (key, stamp) in [
-                ("flow_start", flow),
-                ("workload_start", work),
+                ("flow_start", flow_start),
+                ("workload_start", work_start),
                 ("flow_end", end),
             ] {
-                without.push(format!("aperture.{key}_timestamp"));
+                removed.push(format!("aperture.{key}_timestamp"));
                 set(int(&format!("aperture.{key}_timestamp_ms"), stamp / MILLI));
             }
         }
@@ -230,23 +230,26 @@ fn span(code: &str, change: &str, gold: &Value, plain: &Value) -> Result<Value, 
         "check_response as JSON, snake_case" => {
             set(text("aperture.check_response", &gold.to_string()));
         }
-        "no aperture.source" => without.push("aperture.source".into()),
+        "no aperture.source" => removed.push("aperture.source".into()),
         "aperture.source = mine" => set(text("aperture.source", "mine")),
-        "no aperture.check_response" => without.push("aperture.check_response".into()),
+        "no aperture.check_response" => removed.push("aperture.check_response".into()),
         "aperture.check_response = text that is neither JSON nor base64" => {
             set(text("aperture.check_response", "?? neither ??"));
         }
         "http.status_code as an int" => {
-            let code = code.parse().map_err(|_| "a code is no number")?;
+            let code = code.parse().map_err(|_| "a status code is not a number")?;
             set(int("http.status_code", code));
         }
         "flow status Error" => set(text("aperture.flow.status", "Error")),
         "flow status Unset" => set(text("aperture.flow.status", "Unset")),
-        "no flow status attribute" => without.push("aperture.flow.status".into()),
-        "no workload start" => without.push("aperture.workload_start_timestamp".into()),
-        "no flow end" => without.push("aperture.flow_end_timestamp".into()),
+        "no flow status attribute" => removed.push("aperture.flow.status".into()),
+        "no workload start" => removed.push("aperture.workload_start_timestamp".into()),
+        "no flow end" => removed.push("aperture.flow_end_timestamp".into()),
         "workload start as a string" => {
-            set(text("aperture.workload_start_timestamp", &work.to_string()));
+            set(text(
+                "aperture.workload_start_timestamp",
+                &work_start.to_string(),
+            ));
         }
         "_ms workload start -3000 ms and _ms end besides the ns stamps" => {
             set(int(
@@ -281,15 +284,15 @@ fn span(code: &str, change: &str, gold: &Value, plain: &Value) -> Result<Value, 
             }
             set(text("aperture.check_response", &base64(&rejected)?));
         }
-        other => return Err(format!("a case that is not known: {other}")),
+        other => return Err(format!("unknown case: {other}")),
     }
-    for key in without {
+    for key in removed {
         all.remove(&key);
     }
     Ok(json!({"attributes": all.into_values().collect::<Vec<_>>()}))
 }
 
-/// A series, without the labels of an Agent's surroundings.
+/// The name and labels of a series, without the labels that describe the Agent's environment.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Id {
     name: String,
@@ -297,7 +300,7 @@ struct Id {
 }
 
 fn id(name: &str, labels: impl Iterator<Item = (String, String)>) -> Id {
-    const AROUND: [&str; 6] = [
+    const ENVIRONMENT: [&str; 6] = [
         "agent_group",
         "http_scheme",
         "job",
@@ -305,19 +308,19 @@ fn id(name: &str, labels: impl Iterator<Item = (String, String)>) -> Id {
         "policy_hash",
         "value",
     ];
-    let own = labels.filter(|(key, value)| !AROUND.contains(&&**key) && !value.is_empty());
-    // Bounds by their value: they are spelled in more than one way.
-    let number = |(key, value): (String, String)| match (&*key, value.parse::<f64>()) {
+    let own = labels.filter(|(key, value)| !ENVIRONMENT.contains(&&**key) && !value.is_empty());
+    // The same bucket bound may be written in different ways, so bounds are compared as numbers.
+    let normalize = |(key, value): (String, String)| match (&*key, value.parse::<f64>()) {
         ("le", Ok(bound)) => (key, bound.to_string()),
         _ => (key, value),
     };
     Id {
         name: name.to_owned(),
-        labels: own.map(number).collect(),
+        labels: own.map(normalize).collect(),
     }
 }
 
-/// The series of a text in the format of OpenMetrics, whose labels hold no quotes here.
+/// Parses series in the OpenMetrics format, whose labels must not contain quotes.
 fn series(text: &str) -> BTreeMap<Id, f64> {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     let read = |line: &str| {
@@ -335,8 +338,8 @@ fn series(text: &str) -> BTreeMap<Id, f64> {
     lines.filter_map(read).collect()
 }
 
-fn same_series(value: &Value, text: &str) -> Result<usize, String> {
-    let recorded = value["series"].as_array().ok_or("series are no list")?;
+fn compare_series(value: &Value, text: &str) -> Result<usize, String> {
+    let recorded = value["series"].as_array().ok_or("series are not a list")?;
     let recorded: BTreeMap<Id, f64> = recorded
         .iter()
         .filter_map(|one| {
@@ -347,24 +350,24 @@ fn same_series(value: &Value, text: &str) -> Result<usize, String> {
             Some((id(one["name"].as_str()?, labels), one["value"].as_f64()?))
         })
         .collect();
-    // Buckets that nobody asked for are those of another unit there.
-    let differs =
+    // The default buckets of the recording use another unit.
+    let has_other_unit =
         |id: &Id| id.name == "flux_meter_bucket" && id.labels["flux_meter_name"] == "fm-default";
     let own = series(text);
     let mut names = BTreeSet::new();
-    for (id, expected) in recorded.iter().filter(|(id, _)| !differs(id)) {
+    for (id, expected) in recorded.iter().filter(|(id, _)| !has_other_unit(id)) {
         names.insert(&*id.name);
         match own.get(id) {
             Some(got) if got == expected => {}
             got => return Err(format!("{id:?}: expected {expected}, got {got:?}")),
         }
     }
-    // The recording has the buckets of some codes only.
+    // The recording has buckets for only some status codes.
     names.remove("flux_meter_bucket");
     let unknown = |id: &&Id| names.contains(&*id.name) && !recorded.contains_key(id);
-    let more = own.keys().find(unknown);
-    match more {
-        Some(more) => Err(format!("{more:?} is not recorded")),
-        None => Ok(recorded.keys().filter(|id| !differs(id)).count()),
+    let extra = own.keys().find(unknown);
+    match extra {
+        Some(extra) => Err(format!("{extra:?} is not recorded")),
+        None => Ok(recorded.keys().filter(|id| !has_other_unit(id)).count()),
     }
 }

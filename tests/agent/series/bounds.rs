@@ -1,4 +1,5 @@
-//! Series are bounded: neither values of labels nor made-up names take places of policies.
+//! The number of series is bounded: label values and made-up names do not displace the series of
+//! policies.
 
 use std::collections::BTreeMap;
 
@@ -46,7 +47,7 @@ circuit:
 ";
 
 #[tokio::test]
-async fn label_values_never_show_in_metrics() {
+async fn label_values_do_not_appear_in_metrics() {
     let served = Served::start(BY_USER).await;
     let mut checks = served.checks().await;
     let mut answers = Vec::new();
@@ -55,7 +56,7 @@ async fn label_values_never_show_in_metrics() {
         &[("user", "bob-7731"), ("tier", "gold")],
         &[("user", "bob-7731\"} 1\n")],
         &[("user", "")],
-        // As a workload of the policy is named.
+        // The same text as the name of a workload of the policy.
         &[("user", "gold")],
         &[("tier", "gold")],
         &[("tier", "silver")],
@@ -92,7 +93,7 @@ async fn label_values_never_show_in_metrics() {
         let expected = names.map(str::to_owned).into_iter().zip(flows).collect();
         assert_eq!(by_workload, expected, "{name}");
     }
-    // The caller itself is told.
+    // The answer to the caller does contain the value.
     let Some(Details::QuotaSchedulerInfo(info)) = answers[0]
         .limiter_decisions
         .iter()
@@ -104,7 +105,7 @@ async fn label_values_never_show_in_metrics() {
 }
 
 #[tokio::test]
-async fn made_up_control_points_blind_none_that_a_policy_names() {
+async fn made_up_control_points_do_not_hide_those_of_policies() {
     let served = Served::start(BY_USER).await;
     let checks = served.checks().await;
     let ends = |control_point: String| FlowEndRequest {
@@ -112,7 +113,7 @@ async fn made_up_control_points_blind_none_that_a_policy_names() {
         ..FlowEndRequest::default()
     };
     for some in (0..10_050).collect::<Vec<_>>().chunks(256) {
-        let asking = some.iter().map(|number| {
+        let calls = some.iter().map(|number| {
             let mut checks = checks.clone();
             async move {
                 let made_up = format!("made-up-{number}");
@@ -120,7 +121,7 @@ async fn made_up_control_points_blind_none_that_a_policy_names() {
                 checks.check(flow(&made_up, &[])).await
             }
         });
-        for answer in join_all(asking).await {
+        for answer in join_all(calls).await {
             answer.expect("an answer");
         }
     }
@@ -144,7 +145,7 @@ async fn made_up_control_points_blind_none_that_a_policy_names() {
 }
 
 #[tokio::test]
-async fn made_up_spans_blind_no_policy() {
+async fn made_up_spans_do_not_hide_the_series_of_policies() {
     let served = Served::start(BY_USER).await;
     let mut checks = served.checks().await;
     let answer = checks.check(flow("checkout", &[])).await;
@@ -173,7 +174,7 @@ async fn made_up_spans_blind_no_policy() {
         check
     };
     let mut spans: Vec<Span> = (0..50).map(|number| span(&made_up(number), &[])).collect();
-    // Statuses of a flux meter that exists.
+    // Made-up statuses of an existing flux meter.
     let meter = CheckResponse {
         flux_meter_infos: vec![FluxMeterInfo {
             flux_meter_name: "latency".to_owned(),
@@ -187,23 +188,23 @@ async fn made_up_spans_blind_no_policy() {
         }
         export(&served, std::mem::take(&mut spans)).await;
     }
-    let well = [("http.status_code", "200")];
-    export(&served, vec![span(&answer, &well), span(&meter, &well)]).await;
+    let ok = [("http.status_code", "200")];
+    export(&served, vec![span(&answer, &ok), span(&meter, &ok)]).await;
     let text = served.agent.metrics();
     assert!(!text.contains("made-up"), "{text}");
-    let well = [("http_status_code", "200"), ("flow_status", "OK")];
-    assert_eq!(sum(&text, "flux_meter_count", &well), 2.0);
+    let ok = [("http_status_code", "200"), ("flow_status", "OK")];
+    assert_eq!(sum(&text, "flux_meter_count", &ok), 2.0);
     assert_eq!(series(&text, "flux_meter_count").len(), 10_002);
     let requests = sum(
         &text,
         "workload_requests_total",
         &[("workload_index", "default")],
     );
-    assert_eq!(requests, 3.0, "one of each scheduler");
+    assert_eq!(requests, 3.0, "one flow for each scheduler");
 }
 
 #[tokio::test]
-async fn series_of_policies_that_are_gone_are_forgotten() {
+async fn series_of_removed_policies_are_removed() {
     let policy = |name: &str, capacity: u32| {
         let text = format!(
             "
@@ -227,7 +228,7 @@ circuit:
     };
     let engine = Engine::builder().policy_text("empty", "circuit: {components: []}");
     let engine = engine.build().expect("a policy");
-    let served = Served::over(engine.clone(), |agent| agent, None).await;
+    let served = Served::with_engine(engine.clone(), |agent| agent, None).await;
     let mut checks = served.checks().await;
     let load = |policies: Vec<(String, String)>| engine.reload_with(policies).expect("policies");
     load(vec![policy("first", 100), policy("second", 100)]);
@@ -238,7 +239,7 @@ circuit:
     }
     let spans = || answers.iter().map(|answer| span(answer, &[])).collect();
     export(&served, spans()).await;
-    let of = |text: &str, name: &str, policy: &str| {
+    let series_count = |text: &str, name: &str, policy: &str| {
         let series = series(text, name).into_iter();
         series
             .filter(|(labels, _)| labels["policy_name"] == policy)
@@ -254,31 +255,37 @@ circuit:
     let text = served.agent.metrics();
     for name in NAMES {
         assert_eq!(
-            (of(&text, name, "first"), of(&text, name, "second")),
+            (
+                series_count(&text, name, "first"),
+                series_count(&text, name, "second")
+            ),
             (1, 1),
             "{name}"
         );
     }
     load(vec![policy("second", 100)]);
-    // What ended under a policy that is gone makes no new series.
+    // Spans of a removed policy make no new series.
     export(&served, spans()).await;
     let text = served.agent.metrics();
     for name in NAMES {
         assert_eq!(
-            (of(&text, name, "first"), of(&text, name, "second")),
+            (
+                series_count(&text, name, "first"),
+                series_count(&text, name, "second")
+            ),
             (0, 1),
             "{name}"
         );
     }
-    // A policy with other numbers has another hash; flows of before count for it.
+    // A changed policy has another hash, so its series start anew.
     load(vec![policy("second", 101)]);
     let text = served.agent.metrics();
-    assert_eq!(of(&text, "incoming_tokens_total", "second"), 0);
+    assert_eq!(series_count(&text, "incoming_tokens_total", "second"), 0);
     let answer = checks.check(flow("second-point", &[])).await;
     answer.expect("an answer");
     let text = served.agent.metrics();
-    assert_eq!(of(&text, "incoming_tokens_total", "second"), 1);
-    // For ever new policies are no more series than those of the last ones.
+    assert_eq!(series_count(&text, "incoming_tokens_total", "second"), 1);
+    // However many policies follow each other, only the last one has series.
     for number in 0..50 {
         let name = format!("policy-{number}");
         load(vec![policy(&name, 100)]);
@@ -295,7 +302,7 @@ circuit:
 }
 
 #[tokio::test]
-async fn spans_of_other_kinds_than_their_component_are_harmless() {
+async fn spans_whose_kind_differs_from_their_component_are_counted_safely() {
     let served = Served::start(BY_USER).await;
     let mut checks = served.checks().await;
     let answer = checks.check(flow("checkout", &[])).await;

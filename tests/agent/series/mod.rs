@@ -1,4 +1,4 @@
-//! What `/metrics` shows anybody: which series there are, how many, and what they say.
+//! The series of `/metrics`: their names, number and values.
 
 mod bounds;
 mod names;
@@ -17,6 +17,7 @@ use tower_aperture::pb::trace_collector::trace_service_client::TraceServiceClien
 
 use crate::support::Served;
 
+/// Returns a check.
 pub(crate) fn flow(control_point: &str, labels: &[(&str, &str)]) -> CheckRequest {
     let labels = labels.iter();
     CheckRequest {
@@ -29,7 +30,7 @@ pub(crate) fn flow(control_point: &str, labels: &[(&str, &str)]) -> CheckRequest
     }
 }
 
-/// The series of a name: their labels, and the value.
+/// Returns the series of a metric: their labels and values.
 pub(crate) fn series(text: &str, name: &str) -> Vec<(BTreeMap<String, String>, f64)> {
     let lines = text.lines().filter_map(|line| {
         let labels = line.strip_prefix(name)?.strip_prefix('{')?;
@@ -46,7 +47,7 @@ pub(crate) fn series(text: &str, name: &str) -> Vec<(BTreeMap<String, String>, f
         .collect()
 }
 
-/// The sum of the series of a name that have these labels.
+/// Returns the sum of the series of a metric that have these labels.
 pub(crate) fn sum(text: &str, name: &str, wanted: &[(&str, &str)]) -> f64 {
     let matching = series(text, name).into_iter().filter(|(labels, _)| {
         wanted
@@ -56,7 +57,7 @@ pub(crate) fn sum(text: &str, name: &str, wanted: &[(&str, &str)]) -> f64 {
     matching.map(|(_, value)| value).sum()
 }
 
-/// A flow that ended, as an SDK tells it.
+/// Returns the span of an ended flow, as an SDK exports it.
 pub(crate) fn span(check: &CheckResponse, attributes: &[(&str, &str)]) -> Span {
     let text = |key: &str, value: String| KeyValue {
         key: key.to_owned(),
@@ -88,6 +89,7 @@ pub(crate) fn span(check: &CheckResponse, attributes: &[(&str, &str)]) -> Span {
     }
 }
 
+/// Exports spans to the agent.
 pub(crate) async fn export(served: &Served, spans: Vec<Span>) {
     let mut traces = TraceServiceClient::new(served.channel().await);
     let scope_spans = vec![ScopeSpans {
@@ -100,5 +102,8 @@ pub(crate) async fn export(served: &Served, spans: Vec<Span>) {
             ..ResourceSpans::default()
         }],
     };
-    traces.export(request).await.expect("it is taken");
+    traces
+        .export(request)
+        .await
+        .expect("the agent accepts the spans");
 }

@@ -8,7 +8,7 @@ use tower_aperture::pb::check::{
 use super::{flow, series, sum};
 use crate::support::{Served, end_of};
 
-/// One at a time; gold before the others.
+/// One flow at a time, gold before the others.
 const BY_PRIORITY: &str = "
 circuit:
   components:
@@ -27,7 +27,7 @@ circuit:
 ";
 
 #[tokio::test]
-async fn priorities_show_whom_they_let_overtake_whom() {
+async fn metrics_count_which_workloads_overtake_which() {
     let served = Served::start(BY_PRIORITY).await;
     let mut checks = served.checks().await;
     let answer = checks.check(flow("render", &[])).await;
@@ -51,7 +51,7 @@ async fn priorities_show_whom_they_let_overtake_whom() {
     let gold = &[("workload_index", "gold")][..];
     let others = &[("workload_index", "default")][..];
     for (name, labels, expected) in [
-        // The first one in the queue is served first, whatever comes.
+        // The first flow in the queue is served first, whatever follows.
         ("workload_on_time_total", others, 1.0),
         ("workload_preempted_tokens_count", gold, 1.0),
         ("workload_preempted_tokens_sum", gold, 2.0),
@@ -60,7 +60,7 @@ async fn priorities_show_whom_they_let_overtake_whom() {
         ("workload_on_time_total", gold, 0.0),
         ("workload_preempted_tokens_count", others, 0.0),
         ("workload_delayed_tokens_count", gold, 0.0),
-        // The third one waited behind the second one of its workload, in order.
+        // The third flow waited behind the second flow of its workload, in order.
         ("fairness_on_time_total", others, 1.0),
         ("fairness_preempted_tokens_count", others, 0.0),
         ("fairness_delayed_tokens_count", others, 0.0),
@@ -74,19 +74,19 @@ async fn priorities_show_whom_they_let_overtake_whom() {
 }
 
 #[tokio::test]
-async fn rejected_flows_and_those_that_leave_report_no_order() {
+async fn rejected_flows_and_flows_that_leave_the_queue_do_not_count_as_ordered() {
     let served = Served::start(BY_PRIORITY).await;
     let mut checks = served.checks().await;
     checks.check(flow("render", &[])).await.expect("an answer");
-    let mut leaves = checks.clone();
-    let left = tokio::spawn(async move { leaves.check(flow("render", &[])).await });
+    let mut leaving = checks.clone();
+    let left = tokio::spawn(async move { leaving.check(flow("render", &[])).await });
     served.until_waiting(1.0).await;
     left.abort();
     served.until_waiting(0.0).await;
-    let mut late = tonic::Request::new(flow("render", &[]));
-    late.set_timeout(std::time::Duration::from_millis(300));
-    // Rejected, or without an answer on a machine that is busy.
-    let _ = checks.check(late).await;
+    let mut queued = tonic::Request::new(flow("render", &[]));
+    queued.set_timeout(std::time::Duration::from_millis(300));
+    // The flow is rejected, or gets no answer on a busy machine.
+    let _ = checks.check(queued).await;
     served.until_waiting(0.0).await;
     let text = served.agent.metrics();
     for kind in ["workload", "fairness"] {
@@ -105,7 +105,7 @@ async fn rejected_flows_and_those_that_leave_report_no_order() {
 }
 
 #[tokio::test]
-async fn caches_show_hits_misses_and_outcomes() {
+async fn metrics_count_cache_hits_misses_and_operations() {
     let served = Served::start("circuit: {components: []}").await;
     let mut checks = served.checks().await;
     let entry = |key: &str| CacheEntry {
@@ -199,7 +199,7 @@ async fn caches_show_hits_misses_and_outcomes() {
 }
 
 #[tokio::test]
-async fn http_requests_show_under_names_that_no_caller_makes_up() {
+async fn metrics_count_http_requests_under_known_names_only() {
     let keys = |agent: tower_aperture::agent::AgentBuilder| agent.api_keys([ApiKey::new("key")]);
     let served = Served::with("circuit: {components: []}", keys, None).await;
     let key = [("x-api-key", "key")];
@@ -255,7 +255,7 @@ async fn http_requests_show_under_names_that_no_caller_makes_up() {
 }
 
 #[tokio::test]
-async fn signals_show_what_they_were() {
+async fn metrics_record_the_values_of_signals() {
     let served = Served::start(
         "
 circuit:
@@ -289,7 +289,7 @@ circuit:
     let begun = std::time::Instant::now();
     loop {
         let text = served.agent.metrics();
-        let of = |name: &str, signal: &str| {
+        let signal_value = |name: &str, signal: &str| {
             let labels = [
                 ("policy_name", "policy"),
                 ("sub_circuit_id", "root"),
@@ -298,22 +298,22 @@ circuit:
             sum(&text, name, &labels)
         };
         let (count, sum) = (
-            of("signal_reading_count", "SHARE"),
-            of("signal_reading_sum", "SHARE"),
+            signal_value("signal_reading_count", "SHARE"),
+            signal_value("signal_reading_sum", "SHARE"),
         );
         if count >= 3.0 {
             assert!(sum > 0.0 && sum <= 2.0 * count, "{count} {sum}");
-            assert_eq!(of("signal_reading_count", "CAPACITY"), count);
+            assert_eq!(signal_value("signal_reading_count", "CAPACITY"), count);
             assert!(
-                of("infinite_signal_readings_total", "ENDLESS") >= 2.0,
+                signal_value("infinite_signal_readings_total", "ENDLESS") >= 2.0,
                 "{text}"
             );
             assert!(
-                of("invalid_signal_readings_total", "NOTHING") >= 2.0,
+                signal_value("invalid_signal_readings_total", "NOTHING") >= 2.0,
                 "{text}"
             );
-            assert_eq!(of("signal_reading_count", "NOTHING"), 0.0);
-            assert_eq!(of("invalid_signal_readings_total", "SHARE"), 0.0);
+            assert_eq!(signal_value("signal_reading_count", "NOTHING"), 0.0);
+            assert_eq!(signal_value("invalid_signal_readings_total", "SHARE"), 0.0);
             let bucket = [("signal_name", "SHARE"), ("le", "+Inf")];
             assert_eq!(super::sum(&text, "signal_reading_bucket", &bucket), count);
             break;

@@ -1,14 +1,15 @@
-//! A CheckHTTP request always fits, whatever a client sends, and limits by its attributes hold.
+//! A CheckHTTP request fits the size limit for all contents of a request, and limits by its attributes
+//! hold.
 
 use tower_aperture::layer::CaptureBody;
 use tower_aperture::{FlowDecision, FlowParams, HttpAttributes, Labels};
 
 use super::*;
 
-/// What gRPC servers accept, tonic's and Go's alike.
+/// The default maximum size of a message for gRPC servers of tonic and Go.
 const GRPC_DEFAULT: usize = 4 * 1024 * 1024;
 
-/// The value that the agent sees of a value beyond 200 bytes, by the rule of labels.
+/// Returns the shortened form, by the rule of labels, of a value longer than 200 bytes.
 fn shortened(value: &str) -> String {
     let mut labels = Labels::new();
     labels.insert_client("key", value);
@@ -28,7 +29,7 @@ fn assert_fits(agent: &FakeAgent, client: &ApertureClient) {
 }
 
 #[tokio::test]
-async fn a_huge_header_is_a_short_value_that_stays_distinct() {
+async fn a_huge_header_is_shortened_and_stays_distinct() {
     let agent = FakeAgent::start();
     let client = client(&agent);
     let layer = ApertureLayer::http(client.clone(), "ingress")
@@ -64,7 +65,7 @@ async fn a_huge_header_is_a_short_value_that_stays_distinct() {
 }
 
 #[tokio::test]
-async fn many_lines_of_a_header_and_many_headers_fit() {
+async fn many_lines_of_one_header_and_many_headers_fit() {
     let agent = FakeAgent::start();
     let client = client(&agent);
     let mut layer = ApertureLayer::http(client.clone(), "ingress").send_header("x-many");
@@ -88,7 +89,7 @@ async fn many_lines_of_a_header_and_many_headers_fit() {
 }
 
 #[tokio::test]
-async fn a_long_target_host_or_method_fits_and_hides_no_other_part() {
+async fn a_long_target_host_or_method_fits_and_removes_no_other_attribute() {
     let long = "x".repeat(30_000);
     for (target, path) in [
         (
@@ -121,7 +122,7 @@ async fn a_long_target_host_or_method_fits_and_hides_no_other_part() {
 }
 
 #[tokio::test]
-async fn the_limit_of_values_is_that_of_labels() {
+async fn attribute_values_have_the_length_limit_of_labels() {
     let agent = FakeAgent::start();
     let layer = layer(&agent).send_header("x-token").label_value_limit(5000);
     let token = "t".repeat(5000);
@@ -180,11 +181,11 @@ async fn captured_bodies_of_every_size_fit_or_are_rejected() {
         if status == 200 {
             let seen = attributes(&agent);
             assert_eq!(seen.body.len(), sent);
-            let told = seen
+            let partial_header = seen
                 .headers
                 .get(HttpAttributes::PARTIAL_BODY)
                 .map(|value| &**value);
-            assert_eq!(told, partial);
+            assert_eq!(partial_header, partial);
         } else {
             assert!(agent.http_checks().is_empty());
         }
@@ -193,7 +194,7 @@ async fn captured_bodies_of_every_size_fit_or_are_rejected() {
 }
 
 #[tokio::test]
-async fn attributes_given_by_hand_fit_the_largest_first() {
+async fn attributes_given_without_a_layer_fit_after_the_largest_is_shortened() {
     let huge = "x".repeat(5_000_000);
     let long = "y".repeat(300_000);
     for at in 0..5 {
@@ -216,7 +217,7 @@ async fn attributes_given_by_hand_fit_the_largest_first() {
         flow.end().await;
         let seen = attributes(&agent);
         assert_eq!(seen.headers["baggage"], "user_id=42");
-        assert_eq!(seen.headers["x-kind"], long, "the smaller one stays");
+        assert_eq!(seen.headers["x-kind"], long, "the smaller value is kept");
         let partial = seen.headers.get(HttpAttributes::PARTIAL_BODY);
         assert_eq!(partial.is_some(), seen.body.len() < request.body.len());
         if at == 0 {
@@ -244,7 +245,7 @@ async fn more_headers_than_fit_are_dropped_and_counted() {
         .await;
     assert_eq!(flow.decision(), FlowDecision::Accepted);
     let headers = attributes(&agent).headers;
-    assert_eq!(headers["x-kind"], "m", "the largest go");
+    assert_eq!(headers["x-kind"], "m", "the largest headers are dropped");
     assert!(headers.len() > 10_000);
     let lost = 50_001 - u64::try_from(headers.len()).expect("few");
     assert_eq!(client.stats().labels_dropped, lost);

@@ -1,9 +1,9 @@
-//! What an answer does, and what becomes of its flow.
+//! How the layer applies the Agent's response to a check, and how the flow ends.
 
 use super::*;
 
 #[tokio::test]
-async fn headers_of_a_yes_replace_those_of_the_request() {
+async fn headers_of_an_accepted_response_replace_those_of_the_request() {
     let agent = FakeAgent::start();
     agent.on_check_http(|_| {
         let headers = [
@@ -40,7 +40,7 @@ async fn headers_of_a_yes_replace_those_of_the_request() {
     }
 }
 
-/// The values of a header, sorted: an Agent's answer has no order.
+/// Returns the values of a header, sorted, because a map of headers has no order.
 fn sorted(headers: &HeaderMap, name: &str) -> Vec<String> {
     let values = headers.get_all(name).iter();
     let mut values: Vec<_> = values
@@ -51,8 +51,8 @@ fn sorted(headers: &HeaderMap, name: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn two_headers_of_one_name_stay_two_in_a_yes_and_in_a_no() {
-    // The message has one value a name, so they come in different cases.
+async fn two_headers_of_one_name_stay_two_in_accepted_and_denied_responses() {
+    // The message has one value for each name, so the two names differ in case.
     let two = [
         ("set-cookie", "a=1"),
         ("Set-Cookie", "b=2"),
@@ -78,7 +78,11 @@ async fn two_headers_of_one_name_stay_two_in_a_yes_and_in_a_no() {
     let response = service.oneshot(request.body(()).expect("a request")).await;
     assert_eq!(response.expect("a response").status(), 200);
     let head = seen.heads().remove(0);
-    assert_eq!(sorted(&head, "set-cookie"), ["a=1", "b=2"], "both, for old");
+    assert_eq!(
+        sorted(&head, "set-cookie"),
+        ["a=1", "b=2"],
+        "the request's value is replaced by both"
+    );
     assert_eq!(sorted(&head, "x-mine"), ["new"]);
 
     agent.on_check_http(move |_| Reply::Now(denied(401, &two, "log in")));
@@ -93,7 +97,7 @@ async fn two_headers_of_one_name_stay_two_in_a_yes_and_in_a_no() {
 }
 
 #[tokio::test]
-async fn a_yes_without_headers_leaves_the_request_as_it_was() {
+async fn an_accepted_response_without_headers_leaves_the_request_unchanged() {
     let agent = FakeAgent::start();
     let seen = Seen::default();
     let service = layer(&agent).layer(seen.service());
@@ -104,7 +108,7 @@ async fn a_yes_without_headers_leaves_the_request_as_it_was() {
 }
 
 #[tokio::test]
-async fn a_no_is_answered_as_the_agent_says() {
+async fn a_denied_response_sets_status_headers_and_body_of_the_rejection() {
     for version in BOTH {
         let agent = FakeAgent::start();
         agent.on_check_http(|_| {
@@ -139,7 +143,7 @@ async fn a_no_is_answered_as_the_agent_says() {
 }
 
 #[tokio::test]
-async fn a_status_that_http_does_not_know_gives_way_to_the_reason() {
+async fn a_status_unknown_to_http_is_replaced_by_that_of_the_reason() {
     for (status, expected) in [(0, 429), (7, 429), (1000, 429), (-1, 429), (503, 503)] {
         let agent = FakeAgent::start();
         agent.on_check_http(move |_| Reply::Now(denied(status, &[], "")));
@@ -150,7 +154,7 @@ async fn a_status_that_http_does_not_know_gives_way_to_the_reason() {
 }
 
 #[tokio::test]
-async fn hooks_see_headers_body_and_wait() {
+async fn reject_hooks_see_headers_body_and_wait() {
     let agent = FakeAgent::start();
     agent.on_check_http(|_| {
         let headers = [("retry-after", "3"), ("content-type", "text/html")];
@@ -159,7 +163,7 @@ async fn hooks_see_headers_body_and_wait() {
     let (_, headers, _) = send(&layer(&agent), plain()).await;
     assert_eq!(
         headers["content-type"], "text/html",
-        "the Agent's own goes first"
+        "the Agent's own header precedes the default"
     );
 
     let hook = |rejection: &Rejection, _: RequestHead<'_>| {
@@ -176,7 +180,7 @@ async fn hooks_see_headers_body_and_wait() {
 }
 
 #[tokio::test]
-async fn a_grpc_request_is_refused_in_its_own_words() {
+async fn a_grpc_request_is_rejected_with_a_grpc_status() {
     let agent = FakeAgent::start();
     agent.on_check_http(|_| Reply::Now(denied(429, &[("retry-after", "2")], "not today")));
     let mut request = Request::post("http://shop.example/shop.v1.Carts/Add")
@@ -199,7 +203,7 @@ async fn a_grpc_request_is_refused_in_its_own_words() {
 }
 
 #[tokio::test]
-async fn a_request_that_nobody_answers_for_runs_unless_told_otherwise() {
+async fn an_unreachable_request_runs_unless_the_layer_fails_closed() {
     let agent = FakeAgent::start();
     agent.on_check_http(|_| Reply::Status(tonic::Status::unavailable("going down")));
     let client = client(&agent);
@@ -213,7 +217,7 @@ async fn a_request_that_nobody_answers_for_runs_unless_told_otherwise() {
 }
 
 #[tokio::test]
-async fn slots_are_given_back_when_the_flow_ends_and_when_its_caller_leaves() {
+async fn slots_are_returned_when_the_flow_ends_and_when_its_caller_leaves() {
     let agent = FakeAgent::start();
     let gate = Gate::new();
     let granted = |request: &CheckHttpRequest| CheckHttpResponse {

@@ -1,9 +1,9 @@
-//! What goes out about a request.
+//! The contents of a CheckHTTP request.
 
 use super::*;
 
 #[tokio::test]
-async fn attributes_are_those_of_the_request() {
+async fn the_check_carries_the_attributes_of_the_request() {
     for version in BOTH {
         let agent = FakeAgent::start();
         let layer = layer(&agent)
@@ -22,7 +22,7 @@ async fn attributes_are_those_of_the_request() {
             .header("x-other", "stays here");
         client.send(request).await.expect("a response");
 
-        let check = only(&agent);
+        let check = only_check(&agent);
         assert_eq!(check.control_point, "ingress");
         assert!(check.ramp_mode && check.expect_end);
         assert_eq!((check.source, check.destination), (None, None));
@@ -42,7 +42,7 @@ async fn attributes_are_those_of_the_request() {
 }
 
 #[tokio::test]
-async fn the_size_is_content_length_or_unknown() {
+async fn the_size_is_content_length_or_minus_one() {
     for (length, size) in [(Some("14"), 14), (None, -1), (Some("many"), -1)] {
         let agent = FakeAgent::start();
         let mut request = plain();
@@ -57,7 +57,7 @@ async fn the_size_is_content_length_or_unknown() {
 }
 
 #[tokio::test]
-async fn each_version_has_the_name_that_an_agent_knows() {
+async fn each_http_version_has_the_name_that_an_agent_knows() {
     for (version, name) in [
         (Version::HTTP_10, "HTTP/1.0"),
         (Version::HTTP_11, "HTTP/1.1"),
@@ -73,7 +73,7 @@ async fn each_version_has_the_name_that_an_agent_knows() {
 }
 
 #[tokio::test]
-async fn the_host_is_that_of_the_target_or_the_header_without_a_user() {
+async fn the_host_comes_from_the_target_or_the_host_header_without_user_info() {
     for (uri, header, host) in [
         (
             "http://shop.example:80/",
@@ -121,7 +121,7 @@ async fn several_values_are_joined_and_bytes_that_are_not_utf8_replaced() {
 }
 
 #[tokio::test]
-async fn no_secret_travels_and_none_can_be_allowed() {
+async fn secret_headers_are_never_sent_and_cannot_be_allowed() {
     let agent = FakeAgent::start();
     let request = Request::get("/")
         .header("authorization", "Bearer secret")
@@ -142,7 +142,7 @@ async fn no_secret_travels_and_none_can_be_allowed() {
 }
 
 #[tokio::test]
-async fn labels_travel_as_members_of_baggage() {
+async fn labels_are_sent_as_members_of_baggage() {
     let agent = FakeAgent::start();
     let layer = layer(&agent)
         .label("service", "shop")
@@ -164,7 +164,7 @@ async fn labels_travel_as_members_of_baggage() {
 }
 
 #[tokio::test]
-async fn a_label_that_cannot_travel_is_counted() {
+async fn a_label_that_baggage_cannot_carry_is_counted() {
     let agent = FakeAgent::start();
     let client = client(&agent);
     let layer = ApertureLayer::http(client.clone(), "ingress").label("not a token", "1");
@@ -174,7 +174,7 @@ async fn a_label_that_cannot_travel_is_counted() {
 }
 
 #[tokio::test]
-async fn what_is_malformed_in_baggage_takes_no_other_label_along() {
+async fn a_malformed_baggage_member_removes_no_other_label() {
     let agent = FakeAgent::start();
     let layer = layer(&agent).label("service", "shop");
     let request = Request::get("/").header("baggage", "a=1,,oops");
@@ -183,7 +183,7 @@ async fn what_is_malformed_in_baggage_takes_no_other_label_along() {
 }
 
 #[tokio::test]
-async fn addresses_are_those_of_the_connection() {
+async fn source_and_destination_are_the_addresses_of_the_connection() {
     let agent = FakeAgent::start();
     let peer = ClientAddress::of(|ConnectInfo(peer): &ConnectInfo<SocketAddr>| Some(*peer));
     let local = |_: &ConnectInfo<SocketAddr>| Some(SocketAddr::from(([127, 0, 0, 1], 8080)));
@@ -200,7 +200,7 @@ async fn addresses_are_those_of_the_connection() {
     let mut client = Client::connect(Spoken::Http1, address).await;
     client.get().await.expect("a response");
 
-    let check = only(&agent);
+    let check = only_check(&agent);
     let source = check.source.expect("a source");
     assert_eq!(source.address, "127.0.0.1");
     assert!((1..=65535).contains(&source.port));
@@ -212,7 +212,7 @@ async fn addresses_are_those_of_the_connection() {
 }
 
 #[tokio::test]
-async fn a_trusted_proxy_tells_the_source() {
+async fn the_source_comes_from_a_trusted_proxy() {
     let agent = FakeAgent::start();
     let peer = ClientAddress::of(|ConnectInfo(peer): &ConnectInfo<SocketAddr>| Some(*peer));
     let layer = layer(&agent).source(peer.trust("10.0.0.0/8"));
@@ -222,12 +222,12 @@ async fn a_trusted_proxy_tells_the_source() {
         .body(())
         .expect("a request");
     send(&layer, request).await;
-    let source = only(&agent).source.expect("a source");
+    let source = only_check(&agent).source.expect("a source");
     assert_eq!((&*source.address, source.port), ("2001:db8::7", 0));
 }
 
 #[tokio::test]
-async fn clients_that_a_proxy_names_unreadably_have_one_source() {
+async fn clients_with_an_unreadable_forwarded_address_share_one_source() {
     for named in ["unknown", "_hidden", "garbage"] {
         let agent = FakeAgent::start();
         let peer = ClientAddress::of(|ConnectInfo(peer): &ConnectInfo<SocketAddr>| Some(*peer));
@@ -238,15 +238,15 @@ async fn clients_that_a_proxy_names_unreadably_have_one_source() {
             .body(())
             .expect("a request");
         send(&layer, request).await;
-        let source = only(&agent).source.expect("a source");
+        let source = only_check(&agent).source.expect("a source");
         assert_eq!((&*source.address, source.port), ("0.0.0.0", 0), "{named}");
     }
 }
 
 #[tokio::test]
-async fn cache_keys_have_no_place_in_the_question() {
+async fn cache_keys_are_not_sent_with_check_http() {
     let agent = FakeAgent::start();
     let layer = layer(&agent).result_cache_key(|_| "key".into());
     assert_eq!(send(&layer, plain()).await.0, 200);
-    only(&agent);
+    only_check(&agent);
 }
