@@ -61,7 +61,7 @@ impl ApiKeys {
         self.0.store(Some(Arc::new(accepted)));
     }
 
-    /// Whether calls must carry a key.
+    /// Returns true if calls must carry a key.
     pub(super) fn are_required(&self) -> bool {
         self.0.load().is_some()
     }

@@ -18,7 +18,7 @@ use super::memory_budget::{Charge, MemoryKind, UnreadResponse};
 
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// How long a call may take to arrive, once it has begun.
+/// The time limit for the body of a call to arrive, from the first read.
 const RECEIVE_TIMEOUT: Duration = Duration::from_secs(30);
 
 pin_project! {

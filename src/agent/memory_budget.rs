@@ -219,7 +219,7 @@ pub(super) struct Charge(Arc<ChargedCall>);
 struct ChargedCall {
     account: Arc<ConnectionAccount>,
     held: [AtomicUsize; MEMORY_KINDS.len()],
-    /// Whether the call keeps its connection from being idle.
+    /// The call counts as activity of its connection.
     busy: bool,
 }
 

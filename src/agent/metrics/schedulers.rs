@@ -143,7 +143,7 @@ impl SchedulerSeries {
     }
 }
 
-/// How far flows were served out of the order of arrival, in tokens.
+/// Series for the distance between the order of service and the order of arrival, in tokens.
 #[derive(Debug)]
 struct OrderSeries {
     preempted: BoundedFamily<WorkloadLabels, Histogram>,

@@ -74,7 +74,7 @@ impl SeriesLabels for FluxMeterLabels {
     }
 }
 
-/// Whether all these labels are within the length limit.
+/// Returns true if all these labels are within the length limit.
 fn fit_length_limit(labels: &[&str]) -> bool {
     labels.iter().all(|label| label.len() <= MAX_LABEL_BYTES)
 }

@@ -20,7 +20,7 @@ use self::schedule::QuerySchedule;
 use crate::engine::{Engine, SignalSource};
 use crate::flow::Cause;
 
-/// How often to look for due and new queries.
+/// The interval between searches for due and new queries.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
 /// The timeout of a query, the same as that of an Agent's Controller.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(5);

@@ -94,7 +94,7 @@ impl QuerySchedule {
         }
     }
 
-    /// Whether a policy in force uses the query.
+    /// Returns true if a policy in force uses the query.
     pub(super) fn contains(&self, text: &str) -> bool {
         self.queries.contains_key(text)
     }
