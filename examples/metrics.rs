@@ -6,6 +6,8 @@
 //! shows the effect of its priorities.
 #![allow(clippy::print_stdout)]
 
+use std::time::Duration;
+
 use axum::{BoxError, Router, body::Body, routing::get};
 use http_body_util::BodyExt;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
@@ -24,6 +26,7 @@ async fn main() -> Result<(), BoxError> {
         r#"flows_total{control_point="checkout",decision="accepted",reason="none"} 5"#,
         r#"flows_total{control_point="checkout",decision="rejected",reason="rate_limited"} 3"#,
         r#"flows_total{control_point="profile",decision="unreachable",reason="unavailable"} 8"#,
+        r#"queue_duration_seconds_count{control_point="report"} 1"#,
         "checks_spared_total 3\n", // After five failures the breaker stops the checks.
     ] {
         assert!(scrape.contains(line), "{line} is not in {scrape}");
@@ -47,7 +50,8 @@ pub(crate) async fn serve(address: &str) -> Result<String, BoxError> {
     let profile = ApertureLayer::new(agent.insecure(true).build()?, "profile");
     let local = ApertureClient::embedded(engine.clone());
     let checkout = ApertureLayer::new(local.clone(), "checkout").result_cache_key(|_| "me".into());
-    let report = ApertureLayer::new(local, "report");
+    // As long as the scheduler's queue timeout: with the default of 200 ms, few reports would wait.
+    let report = ApertureLayer::new(local, "report").check_timeout(Duration::from_secs(5));
     let metrics = move || {
         metrics::record_engine(&engine);
         std::future::ready(scrape.render())
