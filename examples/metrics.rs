@@ -2,8 +2,7 @@
 //!
 //! `cargo run --features metrics --example metrics` starts a server, sends requests, asserts the
 //! scraped metrics and exits. With `-- --serve 127.0.0.1:9464` it listens there and keeps sending
-//! requests. With the feature `server` it also serves an Agent at `/agent`, whose `/agent/metrics`
-//! shows the effect of its priorities.
+//! requests. The example `dashboard` of `tower-aperture-agent` adds an agent to it.
 #![allow(clippy::print_stdout)]
 
 use std::time::Duration;
@@ -18,7 +17,8 @@ use tower_aperture::{ApertureClient, ApertureLayer, Engine, metrics};
 async fn main() -> Result<(), BoxError> {
     let mut args = std::env::args().skip_while(|arg| arg != "--serve");
     let stay = args.next().is_some();
-    let base = serve(args.next().as_deref().unwrap_or("127.0.0.1:0")).await?;
+    let address = args.next();
+    let base = serve(address.as_deref().unwrap_or("127.0.0.1:0"), Router::new()).await?;
     println!("serving {base}/metrics");
     traffic(&base).await?;
     let scrape = ask(&base, "metrics").await?;
@@ -35,8 +35,8 @@ async fn main() -> Result<(), BoxError> {
     Ok(())
 }
 
-/// Serves two routes with limits in process, and one route whose Agent is not reachable.
-pub(crate) async fn serve(address: &str) -> Result<String, BoxError> {
+/// Serves two routes with limits in process, one route whose Agent is not reachable, and `more`.
+pub(crate) async fn serve(address: &str, more: Router) -> Result<String, BoxError> {
     // Installed before the first flow. Without buckets, the exporter makes summaries instead of
     // histograms.
     let scrape = PrometheusBuilder::new()
@@ -60,9 +60,8 @@ pub(crate) async fn serve(address: &str) -> Result<String, BoxError> {
         .route("/checkout", get(async || "thanks").layer(checkout))
         .route("/report", get(async || "done").layer(report))
         .route("/profile", get(async || "me").layer(profile))
-        .route("/metrics", get(metrics));
-    #[cfg(feature = "server")]
-    let app = app.nest_service("/agent", agent_service()?);
+        .route("/metrics", get(metrics))
+        .merge(more);
     let listener = tokio::net::TcpListener::bind(address).await?;
     let base = format!("http://{}", listener.local_addr()?);
     tokio::spawn(async move { (axum::serve(listener, app).await, closed) });
@@ -76,33 +75,6 @@ pub(crate) async fn traffic(base: &str) -> Result<(), BoxError> {
         ask(base, path).await?;
     }
     tokio::try_join!(ask(base, "report"), ask(base, "report"))?;
-    #[cfg(feature = "server")]
-    futures_util::future::try_join_all(
-        ["bronze", "bronze", "bronze", "gold", "gold"].map(|tier| render(base, tier)),
-    )
-    .await?;
-    Ok(())
-}
-
-/// Returns an Agent with a scheduler that gives gold the highest priority.
-#[cfg(feature = "server")]
-fn agent_service() -> Result<tower_aperture::agent::AgentService, BoxError> {
-    let policy = include_str!("grafana/priorities.yaml");
-    let engine = Engine::builder().policy_text("render", policy).build()?;
-    Ok(tower_aperture::agent::Agent::builder(engine)
-        .build()
-        .service())
-}
-
-/// Sends a JSON check to that Agent, like an SDK without gRPC, and waits for a token.
-#[cfg(feature = "server")]
-async fn render(base: &str, tier: &str) -> Result<(), BoxError> {
-    let body =
-        format!(r#"{{"control_point": "render", "labels": {{"tier": "{tier}", "tenant": "a"}}}}"#);
-    let call =
-        hyper::Request::post(format!("{base}/agent/v1/flowcontrol/check")).body(body.into())?;
-    let http = Client::builder(TokioExecutor::new()).build_http::<Body>();
-    http.request(call).await?.into_body().collect().await?;
     Ok(())
 }
 

@@ -45,10 +45,6 @@ let app: Router = Router::new()
     doc = "- [`pb`]: the Agent's messages, for direct use"
 )]
 #![cfg_attr(
-    feature = "server",
-    doc = "- [`agent`]: the engine as a server of the Agent's protocol, for SDKs of every language"
-)]
-#![cfg_attr(
     feature = "metrics",
     doc = "- [`metrics`](mod@metrics): the metrics and their names"
 )]
@@ -93,32 +89,23 @@ let app: Router = Router::new()
 //! | `gzip` | no | compressed calls |
 //! | `rego` | no | classifiers with Rego modules |
 //! | `metrics` | no | metrics of flows and clients, through the `metrics` facade |
-//! | `server` | no | `agent`, which serves the engine to every Aperture SDK, and the program `tower-aperture-agent` |
 //! | `test-util` | no | a scripted client that records flows |
 //!
 //! The minimum supported Rust version is 1.88.
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-#[macro_use]
-mod log;
+#[macro_use(log_event)]
+extern crate aperture_core;
 
-#[cfg(feature = "server")]
-pub mod agent;
 pub mod client;
-#[cfg(feature = "embedded")]
-pub mod engine;
-mod flow;
 pub mod layer;
 mod meter;
 #[cfg(feature = "metrics")]
 pub mod metrics;
 #[cfg(feature = "remote")]
 pub mod pb;
-#[cfg(feature = "embedded")]
-pub mod policy;
-#[cfg(feature = "rego")]
-mod rego;
+mod rejection;
 #[cfg(feature = "remote")]
 mod remote;
 #[cfg(feature = "telemetry")]
@@ -126,28 +113,32 @@ mod telemetry;
 #[cfg(all(feature = "embedded", feature = "remote"))]
 mod wire;
 
+/// The types that all parts share.
+mod flow {
+    pub(crate) use crate::rejection::Rejection;
+    pub use aperture_core::*;
+}
+
+#[doc(inline)]
+pub use aperture_core::{
+    AgentStatus, CacheCall, CacheChange, CacheError, CacheEvent, CacheLookup, CachePlace,
+    CacheRefusal, CacheValue, Caches, Check, ClientStats, ConnectionState, Decider, Denial,
+    EndError, EndResponse, FlowDecision, FlowError, FlowErrorKind, FlowOutcome, FlowParams,
+    FlowStatus, HttpAttributes, HttpExtras, Invalidations, LabelLimits, Labels,
+    PendingInvalidation, Quota, RejectReason, Ticket, TokenReturn, TraceContext, Verdict,
+};
+#[cfg(feature = "embedded")]
+#[doc(inline)]
+pub use aperture_engine::{Engine, PolicyError, PolicyWarning, engine, policy};
+
 #[doc(inline)]
 pub use self::client::{ApertureClient, Flow};
 #[cfg(feature = "remote")]
 #[doc(inline)]
 pub use self::client::{ApertureClientBuilder, BuildError};
-#[cfg(feature = "embedded")]
-#[doc(inline)]
-pub use self::engine::Engine;
-#[doc(inline)]
-pub use self::flow::{
-    AgentStatus, CacheCall, CacheChange, CacheError, CacheEvent, CacheLookup, CachePlace,
-    CacheRefusal, CacheValue, Caches, Check, ClientStats, ConnectionState, Decider, Denial,
-    EndError, EndResponse, FlowDecision, FlowError, FlowErrorKind, FlowOutcome, FlowParams,
-    FlowStatus, HttpAttributes, HttpExtras, Invalidations, LabelLimits, Labels,
-    PendingInvalidation, Quota, RejectReason, Rejection, Ticket, TokenReturn, TraceContext,
-    Verdict,
-};
 #[doc(inline)]
 pub use self::layer::{Aperture, ApertureLayer, FailureMode, RequestHead};
-#[cfg(feature = "embedded")]
-#[doc(inline)]
-pub use self::policy::{PolicyError, PolicyWarning};
+pub use self::rejection::Rejection;
 
 #[cfg(all(doctest, feature = "embedded", feature = "remote"))]
 #[doc = include_str!("../README.md")]

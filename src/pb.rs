@@ -30,7 +30,6 @@ mod generated {
 /// ```
 /// assert!(!tower_aperture::pb::FILE_DESCRIPTORS.is_empty());
 /// ```
-#[cfg(feature = "server")]
 pub const FILE_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
 /// `aperture.flowcontrol.check.v1`: checks, ends of flows, caches.

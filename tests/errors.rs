@@ -3,19 +3,19 @@
     feature = "remote",
     feature = "embedded",
     feature = "tls",
-    feature = "server",
     feature = "axum"
 ))]
 
-use std::collections::BTreeSet;
+#[path = "support/errors.rs"]
+mod cases;
+
 use std::error::Error;
-use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use axum::extract::FromRequestParts;
-use tower_aperture::agent::{Prometheus, ServeError, Tls};
+use cases::{Case, assert_all_are_tested, assert_causes_are_sources, case};
 use tower_aperture::engine::{HttpInput, RequestId};
 use tower_aperture::layer::{ClientError, FlowHandle};
 use tower_aperture::{
@@ -24,22 +24,6 @@ use tower_aperture::{
 };
 
 const PEM: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-
-/// One error, the name of its type, and whether it has a cause.
-struct Case {
-    name: &'static str,
-    error: Box<dyn Error>,
-    has_cause: bool,
-}
-
-fn case(name: &'static str, error: impl Error + 'static, has_cause: bool) -> Case {
-    let error = Box::new(error);
-    Case {
-        name,
-        error,
-        has_cause,
-    }
-}
 
 fn connection_refused() -> FlowError {
     let cause = io::Error::from(io::ErrorKind::ConnectionRefused);
@@ -84,8 +68,6 @@ async fn all_errors() -> Vec<Case> {
     let http = engine.check_http(&HttpInput::new(""));
     let call = |error| ClientError::<FlowError>::Inner(error);
     let not_sent = ClientError::<FlowError>::Rejected(rejection.clone());
-    let tls = |chain, key| Tls::from_pem(chain, key).map(drop);
-    let trusting = |pem| Prometheus::trusting("https://127.0.0.1:1", pem).map(drop);
     vec![
         case("Rejection", rejection, false),
         case("ClientError", call(connection_refused()), true),
@@ -141,50 +123,12 @@ async fn all_errors() -> Vec<Case> {
         ),
         case("ParseRequestIdError", id.expect_err("no id"), false),
         case("HttpInputError", http.expect_err("no control point"), false),
-        case("TlsError", tls("", "").expect_err("no certificate"), false),
-        case("TlsError", tls(PEM, PEM).expect_err("no key"), true),
-        case(
-            "ServeError",
-            ServeError::Listen(io::Error::from(io::ErrorKind::NotConnected)),
-            true,
-        ),
-        case(
-            "PrometheusError",
-            trusting(PEM.as_bytes()).expect_err("no certificate"),
-            true,
-        ),
-        case(
-            "PrometheusError",
-            Prometheus::new("prometheus").map(drop).expect_err("no URL"),
-            false,
-        ),
     ]
 }
 
 #[tokio::test]
 async fn every_public_error_returns_its_cause_as_source_and_does_not_repeat_it() {
-    for Case {
-        name,
-        error,
-        has_cause,
-    } in all_errors().await
-    {
-        assert_eq!(error.source().is_some(), has_cause, "{name}: {error:?}");
-        let mut texts = vec![error.to_string()];
-        let mut next = error.source();
-        while let Some(cause) = next {
-            texts.push(cause.to_string());
-            next = cause.source();
-        }
-        for (at, text) in texts.iter().enumerate() {
-            assert!(!text.is_empty(), "{name}: {texts:?}");
-            for outer in &texts[..at] {
-                assert!(!outer.contains(text), "{name} repeats a text: {texts:?}");
-            }
-        }
-        // The text must be complete without the text of its cause.
-        assert!(!texts[0].ends_with([':', ' ']), "{name}: {texts:?}");
-    }
+    assert_causes_are_sources(all_errors().await);
 }
 
 #[tokio::test]
@@ -202,39 +146,14 @@ async fn the_source_of_a_failed_connection_is_the_io_error() {
 /// Errors that only occur as the cause of another one; the tests beside them cover their causes.
 const INTERNAL: [&str; 2] = ["CallError", "ConnectError"];
 
-/// Adds the types that implement `Error` in the source files of a folder.
-fn find_errors(path: &Path, found: &mut BTreeSet<String>) {
-    for entry in fs::read_dir(path).expect("a folder") {
-        let path = entry.expect("an entry").path();
-        if path.is_dir() {
-            find_errors(&path, found);
-            continue;
-        }
-        let text = fs::read_to_string(&path).expect("text");
-        for line in text.lines().filter(|line| line.starts_with("impl")) {
-            if let Some((_, name)) = line.split_once("Error for ") {
-                let end = name.find(|c: char| !c.is_alphanumeric());
-                found.insert(name[..end.unwrap_or(name.len())].to_owned());
-            }
-        }
-    }
-}
-
 #[tokio::test]
 async fn all_errors_of_the_source_code_are_tested() {
-    let mut found = BTreeSet::new();
-    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    find_errors(&src, &mut found);
-    let tested: BTreeSet<_> = all_errors()
-        .await
-        .iter()
-        .map(|case| case.name.to_owned())
-        .collect();
-    let internal = |name: &&String| INTERNAL.contains(&name.as_str());
-    let untested: Vec<_> = found
-        .difference(&tested)
-        .filter(|name| !internal(name))
-        .collect();
-    assert!(untested.is_empty(), "{untested:?}");
-    assert!(found.len() > 10, "{found:?}");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folders = [
+        root.join("src"),
+        root.join("crates/aperture-core/src"),
+        root.join("crates/aperture-engine/src"),
+    ];
+    let folders: Vec<&Path> = folders.iter().map(PathBuf::as_path).collect();
+    assert_all_are_tested(&all_errors().await, &folders, &INTERNAL);
 }

@@ -60,7 +60,7 @@ impl ClientCounters {
             FlowErrorKind::Unavailable => Some(&self.unavailable),
             FlowErrorKind::Unauthenticated => Some(&self.unauthenticated),
             FlowErrorKind::InvalidRequest => Some(&self.invalid),
-            FlowErrorKind::Disabled | FlowErrorKind::ShutDown | FlowErrorKind::Other => None,
+            _ => None,
         };
         if let Some(counter) = kind {
             counter.fetch_add(1, Relaxed);
@@ -92,6 +92,7 @@ impl ClientCounters {
                     );
                 }
             }
+            _ => {}
         }
     }
 
@@ -115,25 +116,26 @@ impl ClientCounters {
     }
 
     pub(super) fn snapshot(&self) -> ClientStats {
-        ClientStats {
-            accepted: self.accepted.load(Relaxed),
-            rejected: self.rejected.load(Relaxed),
-            shadowed: self.shadowed.load(Relaxed),
-            undecided: self.undecided.load(Relaxed),
-            unreachable: self.unreachable.load(Relaxed),
-            timeouts: self.timeouts.load(Relaxed),
-            #[cfg(feature = "remote")]
-            late: self.late.total(),
-            unavailable: self.unavailable.load(Relaxed),
-            unauthenticated: self.unauthenticated.load(Relaxed),
-            invalid: self.invalid.load(Relaxed),
-            labels_dropped: self.labels_dropped.load(Relaxed),
-            labels_shortened: self.labels_shortened.load(Relaxed),
-            cache_answers: self.cache_answers.load(Relaxed),
-            cache_unreadable: self.cache_unreadable.load(Relaxed),
-            cache_writes: self.cache_writes.load(Relaxed),
-            cache_writes_failed: self.cache_writes_failed.load(Relaxed),
-            ..ClientStats::default()
+        let mut stats = ClientStats::default();
+        stats.accepted = self.accepted.load(Relaxed);
+        stats.rejected = self.rejected.load(Relaxed);
+        stats.shadowed = self.shadowed.load(Relaxed);
+        stats.undecided = self.undecided.load(Relaxed);
+        stats.unreachable = self.unreachable.load(Relaxed);
+        stats.timeouts = self.timeouts.load(Relaxed);
+        #[cfg(feature = "remote")]
+        {
+            stats.late = self.late.total();
         }
+        stats.unavailable = self.unavailable.load(Relaxed);
+        stats.unauthenticated = self.unauthenticated.load(Relaxed);
+        stats.invalid = self.invalid.load(Relaxed);
+        stats.labels_dropped = self.labels_dropped.load(Relaxed);
+        stats.labels_shortened = self.labels_shortened.load(Relaxed);
+        stats.cache_answers = self.cache_answers.load(Relaxed);
+        stats.cache_unreadable = self.cache_unreadable.load(Relaxed);
+        stats.cache_writes = self.cache_writes.load(Relaxed);
+        stats.cache_writes_failed = self.cache_writes_failed.load(Relaxed);
+        stats
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use super::{ApertureClient, Backend};
+use crate::flow::WaitSpan;
 #[cfg(any(feature = "embedded", feature = "remote"))]
 use crate::flow::encode::{EncodedLabels, encode_baggage};
 #[cfg(any(feature = "embedded", feature = "remote"))]
@@ -15,7 +16,6 @@ use crate::flow::{
     CacheLookup, Caches, Check, Decider, FlowError, FlowErrorKind, FlowOutcome, FlowParams,
     HttpAttributes, HttpExtras, Quota, Ticket, Verdict,
 };
-use crate::log::WaitSpan;
 use crate::meter::{CheckTimer, EndCounter};
 
 /// The ticket of a flow of an [`ApertureClient`].

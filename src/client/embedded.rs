@@ -7,8 +7,8 @@ use super::decide::{TicketKind, empty_control_point};
 use super::{ApertureClient, Flow};
 use crate::Engine;
 use crate::engine::{CheckInput, CheckReport, EngineTicket};
+use crate::flow::WaitSpan;
 use crate::flow::{EndResponse, FlowOutcome, FlowParams, Ticket, TokenReturn, Verdict};
-use crate::log::WaitSpan;
 
 impl ApertureClient {
     pub(super) async fn start_embedded(
@@ -70,14 +70,13 @@ pub(super) fn end(
 ) -> EndResponse {
     let returns = report.limiter_decisions.iter().filter_map(|decision| {
         let (label, id) = decision.details.slot()?;
-        Some(TokenReturn {
-            policy_name: decision.policy_name.to_string(),
-            component_id: decision.component_id.to_string(),
-            label: label.to_owned(),
-            request_id: id.to_string(),
-            returned: ticket.return_slot(id),
-            error: None,
-        })
+        let mut result = TokenReturn::default();
+        result.policy_name = decision.policy_name.to_string();
+        result.component_id = decision.component_id.to_string();
+        label.clone_into(&mut result.label);
+        result.request_id = id.to_string();
+        result.returned = ticket.return_slot(id);
+        Some(result)
     });
     let response = EndResponse::returned(returns.collect());
     ticket.end(outcome);

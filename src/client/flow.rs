@@ -218,7 +218,7 @@ impl Flow {
             ..
         } = &self.state
         {
-            return Some(Cow::Owned(crate::wire::check_response((**report).clone())));
+            return Some(Cow::Owned((**report).clone().into()));
         }
         match &self.ticket()?.kind {
             TicketKind::Remote(flow) => Some(Cow::Borrowed(flow.response())),

@@ -79,7 +79,7 @@ impl LateFlows {
         log_event!(
             warn,
             flows,
-            reason = error.map(|error| tracing::field::display(WithCauses(error))),
+            reason = error.map(|error| WithCauses(error).to_string()),
             "answers of the Aperture agent came later than the check timeout and its grace: these \
              flows ran without a decision, or were rejected if their layer fails closed"
         );

@@ -145,7 +145,7 @@ pub(super) const fn message(reason: RejectReason) -> &'static str {
         RejectReason::MissingLabel => "rejected: a required label is missing",
         RejectReason::BodyTooLarge => "rejected: the body is too large",
         RejectReason::DeadlineExceeded => "rejected: the caller's deadline has passed",
-        RejectReason::Unknown => "rejected by flow control",
+        _ => "rejected by flow control",
     }
 }
 

@@ -110,7 +110,7 @@ impl ControlPointMetrics {
                     RejectReason::MissingLabel => &counters.missing_label,
                     RejectReason::BodyTooLarge => &counters.body_too_large,
                     RejectReason::DeadlineExceeded => &counters.deadline_exceeded,
-                    RejectReason::Unknown => &counters.unknown,
+                    _ => &counters.unknown,
                 };
                 self.count_flow(counter, "rejected", denial.reason.as_str());
             }
@@ -123,7 +123,7 @@ impl ControlPointMetrics {
                     FlowErrorKind::InvalidRequest => &counters.invalid_request,
                     FlowErrorKind::Disabled => &counters.disabled,
                     FlowErrorKind::ShutDown => &counters.shut_down,
-                    FlowErrorKind::Other => &counters.other,
+                    _ => &counters.other,
                 };
                 self.count_flow(counter, "unreachable", error.kind().as_str());
             }

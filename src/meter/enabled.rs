@@ -131,6 +131,7 @@ impl Meter {
         match event {
             CacheEvent::Answered => answered.increment(1),
             CacheEvent::Unreadable => unreadable.increment(1),
+            _ => {}
         }
     }
 

@@ -191,12 +191,10 @@ impl RemoteAgent {
     }
 
     pub(super) fn status(&self) -> AgentStatus {
-        AgentStatus {
-            address: self.address().map(str::to_owned),
-            state: self.state(),
-            given_up: self.breaker.is_open(),
-            in_flight: self.in_flight.load(Relaxed),
-        }
+        let mut status = AgentStatus::new(self.address().map(str::to_owned), self.state());
+        status.given_up = self.breaker.is_open();
+        status.in_flight = self.in_flight.load(Relaxed);
+        status
     }
 
     pub(super) fn address(&self) -> Option<&str> {

@@ -304,14 +304,14 @@ fn token_return(reference: InflightRequestRef, status: Option<TokenReturnStatus>
             Some("the agent's response has no status for it".to_owned()),
         ),
     };
-    TokenReturn {
-        policy_name: reference.policy_name,
-        component_id: reference.component_id,
-        label: reference.label,
-        request_id: reference.request_id,
-        returned,
-        error,
-    }
+    let mut result = TokenReturn::default();
+    result.policy_name = reference.policy_name;
+    result.component_id = reference.component_id;
+    result.label = reference.label;
+    result.request_id = reference.request_id;
+    result.returned = returned;
+    result.error = error;
+    result
 }
 
 /// The Agent's response to the end of a flow. Dropping it discards the response, not the end.

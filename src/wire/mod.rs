@@ -2,8 +2,3 @@
 
 mod cache;
 mod report;
-
-pub(crate) use self::cache::lookup_response;
-#[cfg(feature = "server")]
-pub(crate) use self::cache::{delete_response, upsert_response};
-pub(crate) use self::report::check_response;

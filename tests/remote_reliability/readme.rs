@@ -43,7 +43,13 @@ fn every_test_that_the_readme_names_exists() {
     );
 
     let mut files = Vec::new();
-    sources(&root.join("tests"), &mut files);
+    for folder in [
+        "tests",
+        "crates/aperture-engine/tests",
+        "crates/tower-aperture-agent/tests",
+    ] {
+        sources(&root.join(folder), &mut files);
+    }
     let tests: String = files
         .iter()
         .map(|file| fs::read_to_string(file).expect("a file of text"))

@@ -264,7 +264,7 @@ fn span_of(case: &str) -> Span {
 async fn the_fake_agent_answers_as_the_recorded_conformance_tool() {
     let recording = concat!(
         env!("CARGO_MANIFEST_DIR"),
-        "/tests/vectors/sdk-validator/validator.json"
+        "/crates/aperture-engine/tests/vectors/sdk-validator/validator.json"
     );
     let recording = std::fs::read_to_string(recording).expect("the recording");
     let recording: serde_json::Value = serde_json::from_str(&recording).expect("JSON");

@@ -14,15 +14,13 @@ use crate::remote::Remote;
 
 pub(in crate::client) fn read_lookup(reply: &CacheLookupResponse) -> CacheLookup {
     let global = reply.global_cache_responses.iter();
-    CacheLookup {
-        result: reply
+    CacheLookup::new(
+        reply
             .result_cache_response
             .as_ref()
             .map(|reply| value(Some(reply))),
-        global: global
-            .map(|entry| (entry.key.clone(), value(entry.value.as_ref())))
-            .collect(),
-    }
+        global.map(|entry| (entry.key.clone(), value(entry.value.as_ref()))),
+    )
 }
 
 #[cfg(feature = "metrics")]
@@ -109,15 +107,13 @@ pub(super) async fn upsert(
         })
     };
     let global = reply.global_cache_responses.iter();
-    Ok(CacheChange {
-        result: reply
+    Ok(CacheChange::new(
+        reply
             .result_cache_response
             .as_ref()
             .map(|reply| result(Some(reply))),
-        global: global
-            .map(|entry| (entry.key.clone(), result(entry.value.as_ref())))
-            .collect(),
-    })
+        global.map(|entry| (entry.key.clone(), result(entry.value.as_ref()))),
+    ))
 }
 
 pub(super) fn delete_request(place: CachePlace<'_>) -> CacheDeleteRequest {
@@ -149,13 +145,11 @@ pub(super) async fn delete(
         })
     };
     let global = reply.global_cache_responses.iter();
-    Ok(CacheChange {
-        result: reply
+    Ok(CacheChange::new(
+        reply
             .result_cache_response
             .as_ref()
             .map(|reply| result(Some(reply))),
-        global: global
-            .map(|entry| (entry.key.clone(), result(entry.value.as_ref())))
-            .collect(),
-    })
+        global.map(|entry| (entry.key.clone(), result(entry.value.as_ref()))),
+    ))
 }

@@ -1,0 +1,312 @@
+//! The builder of an engine: policies and settings.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+
+use super::Engine;
+use super::cache::EngineCaches;
+use super::clock::{Clock, Nanos, SystemClock};
+use super::control::SignalSource;
+use super::dry_run::DryRunPolicies;
+use super::limiters::ComponentContext;
+use super::loader::LoadedSnapshot;
+use super::snapshot::{EngineSettings, Snapshot};
+use super::source::{self, PolicySource, PolicySources};
+use super::store::StoreLimits;
+use crate::policy::PolicyError;
+
+const DEFAULT_MAX_KEYS: usize = 1 << 20;
+const DEFAULT_CACHE_BYTES: usize = 64 << 20;
+
+/// A builder that collects policies and settings for an [`Engine`].
+///
+/// ```
+/// use tower_aperture::Engine;
+///
+/// let error = Engine::builder()
+///     .policy_file("no/such/policy.yaml")
+///     .agent_group("default")
+///     .max_keys(10_000)
+///     .build()
+///     .unwrap_err();
+/// assert_eq!(error.file(), "no/such/policy.yaml");
+/// ```
+#[derive(Debug)]
+pub struct EngineBuilder {
+    sources: Vec<PolicySource>,
+    agent_group: Option<String>,
+    clock: Option<Arc<dyn Clock>>,
+    max_keys: usize,
+    cache_bytes: usize,
+    upstream_ramp_mode: bool,
+    upstream_buckets: bool,
+    signal_source: Option<Arc<dyn SignalSource>>,
+    manual_actuation: bool,
+    dry_run: DryRunPolicies,
+}
+
+impl EngineBuilder {
+    pub(super) fn new() -> Self {
+        Self {
+            sources: Vec::new(),
+            agent_group: None,
+            clock: None,
+            max_keys: DEFAULT_MAX_KEYS,
+            cache_bytes: DEFAULT_CACHE_BYTES,
+            upstream_ramp_mode: false,
+            upstream_buckets: false,
+            signal_source: None,
+            manual_actuation: false,
+            dry_run: DryRunPolicies::default(),
+        }
+    }
+
+    /// Adds the policy of a file: a `kind: Policy` resource, a bare policy, or the values of a
+    /// blueprint. [`build`](Self::build) reads the file.
+    #[must_use]
+    pub fn policy_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.sources.push(PolicySource::File(path.into()));
+        self
+    }
+
+    /// Adds a policy from memory. Errors refer to it by `name`; a policy without its own name is
+    /// named `name` without its extension.
+    #[must_use]
+    pub fn policy_text(mut self, name: impl Into<String>, text: impl Into<String>) -> Self {
+        self.sources.push(PolicySource::Text {
+            name: name.into(),
+            text: text.into(),
+        });
+        self
+    }
+
+    /// Adds the policies of all `.yaml` and `.yml` files of a folder, ordered by file name;
+    /// subfolders and hidden files are skipped.
+    #[must_use]
+    pub fn policy_folder(mut self, path: impl Into<PathBuf>) -> Self {
+        self.sources.push(PolicySource::Folder(path.into()));
+        self
+    }
+
+    /// Sets the agent group of the engine.
+    ///
+    /// With a group, selectors apply as on an Agent of that group: a selector without `agent_group`
+    /// means `aperture-cloud`. Without a group, selectors apply that have no `agent_group`, or
+    /// `default`. Selectors that do not apply are left out and named in a
+    /// [warning](Engine::warnings).
+    #[must_use]
+    pub fn agent_group(mut self, group: impl Into<String>) -> Self {
+        self.agent_group = Some(group.into());
+        self
+    }
+
+    /// Sets the clock, which is the system's monotonic clock by default.
+    #[must_use]
+    pub fn clock(mut self, clock: impl Clock + 'static) -> Self {
+        self.clock = Some(Arc::new(clock));
+        self
+    }
+
+    /// Makes ramps work as on an Agent of Aperture 2.x, which differs from its documentation; off
+    /// by default.
+    ///
+    /// By default, flows in [ramp mode](aperture_core::FlowParams::ramp_mode) run only where a ramp (a
+    /// sampler with `ramp_mode`, or a load ramp) accepts them, and ramps decide about no other
+    /// flows. With this on, all flows in ramp mode are rejected, and ramps are samplers for all
+    /// others.
+    #[must_use]
+    pub fn upstream_ramp_mode(mut self, on: bool) -> Self {
+        self.upstream_ramp_mode = on;
+        self
+    }
+
+    /// Makes token buckets and their queues work exactly as on an Agent of Aperture 2.x, for
+    /// comparison with one; off by default.
+    ///
+    /// By default the engine deviates where the Agent's behaviour costs other flows their tokens:
+    ///
+    /// - A flow that leaves a quota scheduler's queue returns its tokens. With this on, they are
+    ///   lost while a rejection of its key is remembered.
+    /// - A rate limiter rejects a request for more tokens than its bucket can ever hold, reports no
+    ///   wait, and remembers nothing. With this on, it reports a wait that does not help, and until
+    ///   then rejects smaller requests of that key too.
+    /// - In the queues of quota and load schedulers, at most three newcomers overtake a flow of
+    ///   their workload while it waits. With this on, any number may.
+    /// - A quota scheduler whose bucket has a negative fill rejects flows instead of queueing them.
+    ///   With this on, it accepts flows that its bucket has no tokens for.
+    /// - Reports contain no NaN. With this on, they may.
+    ///
+    /// ```
+    /// use tower_aperture::engine::{CheckInput, Engine};
+    /// use tower_aperture::FlowParams;
+    ///
+    /// for (upstream, small_one_runs) in [(false, true), (true, false)] {
+    ///     let engine = Engine::builder()
+    ///         .policy_text("tokens.yaml", "
+    /// blueprint: rate-limiting/base
+    /// policy:
+    ///   policy_name: tokens
+    ///   rate_limiter:
+    ///     bucket_capacity: 100
+    ///     fill_amount: 100
+    ///     parameters: {interval: 60s}
+    ///     request_parameters: {tokens_label_key: tokens}
+    ///     selectors: [{control_point: completions}]
+    /// ")
+    ///         .upstream_buckets(upstream)
+    ///         .build()?;
+    ///     let check = |tokens: &'static str| {
+    ///         let params = FlowParams::new().label("tokens", tokens);
+    ///         engine.check(&CheckInput::new("completions", &params))
+    ///     };
+    ///     let too_big = check("200");
+    ///     assert!(!too_big.accepted());
+    ///     assert_eq!(too_big.wait_time.is_some(), upstream);
+    ///     assert_eq!(check("1").accepted(), small_one_runs);
+    /// }
+    /// # Ok::<(), tower_aperture::PolicyError>(())
+    /// ```
+    #[must_use]
+    pub fn upstream_buckets(mut self, on: bool) -> Self {
+        self.upstream_buckets = on;
+        self
+    }
+
+    /// Leaves load schedulers and samplers to [`Engine::actuate`], for the replay of recorded
+    /// decisions.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn actuated_by_hand(mut self, manual: bool) -> Self {
+        self.manual_actuation = manual;
+        self
+    }
+
+    /// Sets the maximum number of keys of one component: 1 048 576 by default and at least 1.
+    ///
+    /// A key takes about 150 bytes plus its text, and 32 bytes more once the component is full. A
+    /// new key then replaces the key that loses least: first a key with a full bucket or without a
+    /// slot in use, else the key that has spent least, and among equals the key that idled for
+    /// longest. So made-up keys replace each other, and reopen no key that has reached its limit,
+    /// unless all keys have. The bound should still be well above the number of legitimate keys.
+    #[must_use]
+    pub fn max_keys(mut self, keys: usize) -> Self {
+        self.max_keys = keys.max(1);
+        self
+    }
+
+    /// Sets the maximum size of the [caches](Engine::cache_upsert) in bytes, 64 MiB by default:
+    /// keys, values, and 128 bytes for each entry. With less than 2 MiB, large entries are refused.
+    #[must_use]
+    pub fn cache_bytes(mut self, bytes: usize) -> Self {
+        self.cache_bytes = bytes;
+        self
+    }
+
+    /// Sets the source that answers the queries of policies, such as PromQL. Without a source, a
+    /// policy is refused if one of its deciding components depends on a query, except for queries
+    /// over the policy's own flux meters in the form that blueprints generate.
+    #[must_use]
+    pub fn signal_source(mut self, source: impl SignalSource + 'static) -> Self {
+        self.signal_source = Some(Arc::new(source));
+        self
+    }
+
+    /// Puts a policy into a dry run: it decides without being enforced. May be called several
+    /// times.
+    ///
+    /// The components of the policy decide as usual and keep their state: they take tokens, hold
+    /// slots, and [report](super::LimiterDecision::dry_run) their decisions. But they reject no
+    /// flow and queue none; a flow that would have to wait is reported as rejected. Rejections that
+    /// are not enforced are counted in [`EngineStats::dry_run_rejections`](super::EngineStats), and
+    /// [`describe`](Engine::describe) marks the policy. Control loops keep running, and see a
+    /// service that is not protected.
+    ///
+    /// The setting also applies to reloads, which fail if the policy no longer exists. (The
+    /// `dry_run` of a load scheduler, inside of a policy, is a different setting: such a scheduler
+    /// lets everything pass and decides nothing.)
+    ///
+    /// ```
+    /// use tower_aperture::engine::{CheckInput, Engine};
+    /// use tower_aperture::FlowParams;
+    ///
+    /// let engine = Engine::builder()
+    ///     .policy_text("closed.yaml", "
+    /// blueprint: rate-limiting/base
+    /// policy:
+    ///   policy_name: closed
+    ///   rate_limiter:
+    ///     bucket_capacity: 0
+    ///     fill_amount: 1
+    ///     parameters: {interval: 3600s}
+    ///     selectors: [{control_point: checkout}]
+    /// ")
+    ///     .dry_run("closed")
+    ///     .build()?;
+    /// let report = engine.check(&CheckInput::new("checkout", &FlowParams::new()));
+    /// assert!(report.accepted() && report.limiter_decisions[0].dropped);
+    /// assert_eq!(engine.stats().dry_run_rejections, 1);
+    /// # Ok::<(), tower_aperture::PolicyError>(())
+    /// ```
+    #[must_use]
+    pub fn dry_run(mut self, policy_name: impl Into<String>) -> Self {
+        self.dry_run.add(policy_name.into());
+        self
+    }
+
+    /// Puts all policies into a dry run if `all` is true, as [`dry_run`](Self::dry_run) does for
+    /// one.
+    #[must_use]
+    pub fn dry_run_all(mut self, all: bool) -> Self {
+        self.dry_run.set_all(all);
+        self
+    }
+
+    /// Loads the policies. Needs no runtime and starts no task or thread.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if a file cannot be read, if a policy is invalid or uses a feature that
+    /// this version does not support, if two policies have the same name, or if
+    /// [`dry_run`](Self::dry_run) names a policy that does not exist. The error names the file, and
+    /// the line and field where known.
+    pub fn build(self) -> Result<Engine, PolicyError> {
+        let settings = EngineSettings {
+            agent_group: self.agent_group,
+            component_context: ComponentContext {
+                limits: StoreLimits {
+                    keys: self.max_keys,
+                    shards: shard_count(),
+                    max_idle: Nanos::MAX,
+                },
+                clock: self.clock.unwrap_or_else(|| Arc::new(SystemClock::new())),
+                upstream_ramp_mode: self.upstream_ramp_mode,
+                upstream_buckets: self.upstream_buckets,
+                manual_signals: self.manual_actuation,
+            },
+            signal_source: self.signal_source,
+            dry_run: self.dry_run,
+        };
+        let mut contents = source::read(&self.sources, false)?;
+        let no_overrides = HashMap::new();
+        let LoadedSnapshot { snapshot, .. } =
+            Snapshot::load(&settings, &mut contents, &no_overrides, None)?;
+        let sources = PolicySources {
+            list: self.sources.into(),
+            last_tried: contents.clone(),
+            refusal: None,
+            read_error: None,
+            in_force: contents,
+            dynamic_overrides: no_overrides,
+        };
+        let caches = EngineCaches::new(self.cache_bytes);
+        Ok(Engine::new(settings, sources, snapshot, caches))
+    }
+}
+
+/// Returns a power of two that is large enough that threads rarely contend for a shard.
+fn shard_count() -> usize {
+    let threads = thread::available_parallelism().map_or(4, usize::from);
+    (threads * 4).next_power_of_two().clamp(4, 64)
+}

@@ -1,0 +1,81 @@
+//! The check of an HTTP request whose attributes the layer has read.
+
+use super::super::decide::DecideContext;
+use super::super::{Engine, EnginePending, EngineTicket};
+use super::{HttpAnswer, HttpInput, HttpReport, HttpRequest, SocketAddress};
+use crate::flow::{
+    Check, Denial, FlowError, FlowErrorKind, FlowParams, HttpAttributes, HttpExtras, RejectReason,
+    Verdict,
+};
+
+impl Engine {
+    /// Like [`start_http`](Self::start_http), for the attributes that the layer has read, plus the
+    /// header `baggage`.
+    #[doc(hidden)]
+    pub fn check_http_attributes(
+        &self,
+        control_point: &str,
+        params: &FlowParams<'_>,
+        asking: &mut DecideContext,
+        request: &HttpAttributes<'_>,
+        baggage: Option<&str>,
+    ) -> Check<EngineTicket, EnginePending> {
+        let baggage = baggage.map(|baggage| ("baggage", baggage));
+        let headers: Vec<_> = request.plain_headers().chain(baggage).collect();
+        let texts = [request.source, request.destination]
+            .map(|address| address.map(|address| address.ip().to_canonical().to_string()));
+        let mut input = HttpInput::new(control_point)
+            .request(HttpRequest {
+                method: request.method,
+                path: request.path,
+                host: request.host,
+                scheme: request.scheme,
+                protocol: request.protocol,
+                size: request.size,
+                body: request.body,
+                headers: &headers,
+            })
+            .ramp_mode(params.ramp_mode)
+            .quotas(params.quotas)
+            .shadow(params.shadow)
+            .expect_end(true)
+            .deadline(asking.budget());
+        if let (Some(address), Some(text)) = (request.source, &texts[0]) {
+            input = input.source(SocketAddress::new(text, address.port().into()));
+        }
+        if let (Some(address), Some(text)) = (request.destination, &texts[1]) {
+            input = input.destination(SocketAddress::new(text, address.port().into()));
+        }
+        match self.start_http(&input) {
+            Ok(mut starting) => match starting.try_immediate() {
+                Some((report, ticket)) => {
+                    asking.undecided = report.check.undecided;
+                    Check::Ready(report.into_verdict(ticket))
+                }
+                None => Check::Pending(EnginePending::http(starting)),
+            },
+            Err(error) => Check::Ready(Verdict::Unreachable(FlowError::new(
+                FlowErrorKind::InvalidRequest,
+                error.to_string(),
+            ))),
+        }
+    }
+}
+
+impl HttpReport {
+    pub(in crate::engine) fn into_verdict(self, ticket: EngineTicket) -> Verdict<EngineTicket> {
+        match self.answer {
+            HttpAnswer::Ok { headers } => Verdict::Accepted(
+                ticket.with_http_extras(HttpExtras::new(headers, "").boxed_unless_empty()),
+            ),
+            HttpAnswer::Denied { status, headers } => {
+                let reason = self.check.reject_reason.unwrap_or(RejectReason::Unknown);
+                let denial = Denial::new(reason)
+                    .denied_code(u16::try_from(status).unwrap_or(0))
+                    .wait(self.wait_time.unwrap_or_default());
+                let extras = HttpExtras::new(headers, "").boxed_unless_empty();
+                Verdict::Rejected(denial, ticket.with_http_extras(extras))
+            }
+        }
+    }
+}

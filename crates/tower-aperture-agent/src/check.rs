@@ -1,0 +1,140 @@
+//! The gRPC service `aperture.flowcontrol.check.v1`: checks, ends of flows, caches.
+
+use std::time::{Duration, SystemTime};
+
+use tonic::{Request, Response, Status};
+
+use super::delivery::SlotGrant;
+use super::memory_budget::Charge;
+use super::{Agent, convert};
+use aperture_core::FlowParams;
+use aperture_engine::engine::{CacheEntry, CheckInput, SlotRef};
+use tower_aperture::pb::check::flow_control_service_server::FlowControlService;
+use tower_aperture::pb::check::{
+    CacheDeleteRequest, CacheDeleteResponse, CacheEntry as CacheEntryPb, CacheLookupRequest,
+    CacheLookupResponse, CacheUpsertRequest, CacheUpsertResponse, CheckRequest, CheckResponse,
+    FlowEndRequest, FlowEndResponse, InflightRequestRef, TokenReturnStatus,
+};
+
+/// Handles the methods of `FlowControlService`.
+pub(super) struct CheckService(pub(super) Agent);
+
+#[tonic::async_trait]
+impl FlowControlService for CheckService {
+    async fn check(
+        &self,
+        request: Request<CheckRequest>,
+    ) -> Result<Response<CheckResponse>, Status> {
+        let began = SystemTime::now();
+        let timeout = convert::grpc_timeout(request.metadata().as_ref())?;
+        let charge = Charge::of(request.extensions());
+        let Self(agent) = self;
+        let pending = {
+            let request = request.into_inner();
+            let mut params = FlowParams::new().ramp_mode(request.ramp_mode);
+            params.labels = convert::labels(&request.labels, agent.inner.limits.labels)?;
+            if let Some(lookup) = &request.cache_lookup_request {
+                let keys = lookup.global_cache_keys.iter();
+                params.global_cache_keys = keys.map(|key| key.as_str().into()).collect();
+                params.result_cache_key = Some(lookup.result_cache_key.as_str().into());
+            }
+            let input = CheckInput::new(&request.control_point, &params)
+                .cache_lookup(request.cache_lookup_request.is_some())
+                .expect_end(request.expect_end)
+                .deadline(timeout);
+            agent.inner.engine.start(&input)
+        };
+        let (report, ticket) = agent.await_decision(pending, charge.as_ref()).await;
+        agent.inner.metrics.decided(&report);
+        let grant = SlotGrant::new(&report, ticket);
+        let mut response = CheckResponse::from(report);
+        (response.start, response.end) = convert::decision_timestamps(began);
+        Ok(grant.into_response(response))
+    }
+
+    async fn cache_lookup(
+        &self,
+        request: Request<CacheLookupRequest>,
+    ) -> Result<Response<CacheLookupResponse>, Status> {
+        let request = request.get_ref();
+        let found = self.0.inner.engine.cache_lookup(
+            &request.control_point,
+            &request.result_cache_key,
+            request.global_cache_keys.iter().map(String::as_str),
+        );
+        self.0.inner.metrics.caches.looked_up(&found);
+        Ok(Response::new(found.into()))
+    }
+
+    async fn cache_upsert(
+        &self,
+        request: Request<CacheUpsertRequest>,
+    ) -> Result<Response<CacheUpsertResponse>, Status> {
+        let request = request.get_ref();
+        let result = request.result_cache_entry.as_ref();
+        let global = request.global_cache_entries.iter();
+        let changed = self.0.inner.engine.cache_upsert(
+            &request.control_point,
+            result.map(|entry| cache_entry(&entry.key, entry)),
+            global.map(|(key, entry)| cache_entry(key, entry)),
+        );
+        self.0.inner.metrics.caches.changed("upsert", &changed);
+        Ok(Response::new(changed.into()))
+    }
+
+    async fn cache_delete(
+        &self,
+        request: Request<CacheDeleteRequest>,
+    ) -> Result<Response<CacheDeleteResponse>, Status> {
+        let request = request.get_ref();
+        let changed = self.0.inner.engine.cache_delete(
+            &request.control_point,
+            &request.result_cache_key,
+            request.global_cache_keys.iter().map(String::as_str),
+        );
+        self.0.inner.metrics.caches.changed("delete", &changed);
+        Ok(Response::new(changed.into()))
+    }
+
+    async fn flow_end(
+        &self,
+        request: Request<FlowEndRequest>,
+    ) -> Result<Response<FlowEndResponse>, Status> {
+        let timeout = convert::grpc_timeout(request.metadata().as_ref())?;
+        let request = request.into_inner();
+        self.0.inner.metrics.ended(&request.control_point);
+        let slots = request.inflight_requests;
+        let refs: Vec<SlotRef> = slots.iter().map(slot_ref).collect();
+        let returns = self.0.inner.engine.flow_end(&refs, timeout);
+        let statuses = slots.into_iter().zip(returns);
+        Ok(Response::new(FlowEndResponse {
+            token_return_statuses: statuses
+                .map(|(slot, status)| TokenReturnStatus {
+                    inflight_request_ref: Some(slot),
+                    returned: status.returned,
+                    error: status.error.unwrap_or_default().to_owned(),
+                })
+                .collect(),
+        }))
+    }
+}
+
+/// Returns the reference to a slot in the engine's form.
+fn slot_ref(slot: &InflightRequestRef) -> SlotRef {
+    SlotRef {
+        policy_name: slot.policy_name.clone(),
+        policy_hash: slot.policy_hash.clone(),
+        component_id: slot.component_id.clone(),
+        label: slot.label.clone(),
+        request_id: slot.request_id.clone(),
+    }
+}
+
+/// Converts a cache entry. A negative time to live becomes one nanosecond, so that the entry is
+/// expired as soon as it is stored.
+fn cache_entry<'a>(key: &'a str, entry: &'a CacheEntryPb) -> CacheEntry<'a> {
+    let ttl = entry
+        .ttl
+        .map(|ttl| Duration::try_from(ttl).unwrap_or(Duration::from_nanos(1)));
+    CacheEntry::new(key, &entry.value).ttl(ttl)
+}

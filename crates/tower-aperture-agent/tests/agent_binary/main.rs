@@ -1,0 +1,11 @@
+//! The program `tower-aperture-agent`: its commands, options, signals and logs.
+#![cfg(unix)]
+// A failed test prints the log of the program.
+#![allow(clippy::print_stdout)]
+
+mod commands;
+mod descriptors;
+mod program;
+mod secrets;
+mod serving;
+mod waiters;
