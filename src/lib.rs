@@ -121,6 +121,8 @@ pub mod policy;
 mod rego;
 #[cfg(feature = "remote")]
 mod remote;
+#[cfg(feature = "response-cache")]
+pub mod response_cache;
 #[cfg(feature = "telemetry")]
 mod telemetry;
 #[cfg(all(feature = "embedded", feature = "remote"))]

@@ -7,7 +7,6 @@ use std::time::Duration;
 use ::http::{Request, Response, header};
 use http_body::Body;
 
-use super::cache::CacheSettings;
 use super::deadline::Deadline;
 use super::extract::{LabelExtractor, TextHook};
 use super::guard::{FlowGuard, ResponseClassifier};
@@ -15,6 +14,7 @@ use super::head::RequestHead;
 use super::http::{self, HttpCheckSettings};
 use super::names::{ControlPointName, KnownNames, PolicyNames};
 use super::reject::{NO_STORE, OnReject};
+use super::response_lookup::ResponseLookup;
 use super::routes::RouteTable;
 use super::unreachable::{FailureMode, OnUnreachable};
 use crate::flow::{
@@ -73,7 +73,8 @@ pub(crate) struct Settings {
     /// Sends the attributes of requests with the check. Boxed, because most layers do not.
     pub(crate) http: Option<Box<HttpCheckSettings>>,
     pub(crate) expose_flow: bool,
-    pub(crate) cache: Option<Arc<CacheSettings>>,
+    /// Makes the lookups of a response cache inside of the layer.
+    pub(crate) response_lookup: Option<Arc<dyn ResponseLookup>>,
 }
 
 pub(crate) struct Config<R> {
@@ -119,7 +120,7 @@ impl Settings {
             shadow: false,
             http: None,
             expose_flow: false,
-            cache: None,
+            response_lookup: None,
         }
     }
 

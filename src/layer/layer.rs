@@ -124,7 +124,7 @@ impl<D> ApertureLayer<D> {
 
 /// Returns the result of a fallible builder method, or panics with the error as message.
 #[track_caller]
-pub(super) fn unwrap_or_panic<T>(built: Result<T, LayerError>) -> T {
+pub(crate) fn unwrap_or_panic<T>(built: Result<T, LayerError>) -> T {
     match built {
         Ok(built) => built,
         Err(error) => panic!("{error}"),
@@ -132,7 +132,17 @@ pub(super) fn unwrap_or_panic<T>(built: Result<T, LayerError>) -> T {
 }
 
 impl<D, R> ApertureLayer<D, R> {
-    pub(super) fn set(mut self, set: impl FnOnce(&mut Settings)) -> Self {
+    #[cfg(feature = "response-cache")]
+    pub(crate) const fn decider(&self) -> &D {
+        &self.decider
+    }
+
+    #[cfg(feature = "response-cache")]
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.config.settings
+    }
+
+    pub(crate) fn set(mut self, set: impl FnOnce(&mut Settings)) -> Self {
         // In place, unless a clone of the layer shares the settings.
         set(&mut Arc::make_mut(&mut self.config).settings);
         self
@@ -359,20 +369,6 @@ impl<D, R> ApertureLayer<D, R> {
         self.set(|settings| settings.global_cache_keys.push(Arc::new(key)))
     }
 
-    #[cfg(feature = "response-cache")]
-    pub(super) fn control_point(&self) -> &ControlPoint {
-        &self.config.settings.control_point
-    }
-
-    /// Serves responses from the result cache and stores them, by these rules.
-    #[cfg(feature = "response-cache")]
-    pub(super) fn cache_by(self, rules: Arc<super::cache::CacheSettings>) -> Self {
-        self.set(|settings| {
-            settings.result_cache_key = None;
-            settings.cache = Some(rules);
-        })
-    }
-
     /// Inserts a [`FlowHandle`](crate::layer::FlowHandle) as an extension into requests that run,
     /// for the inner service. Off by default, because it costs allocations.
     #[must_use]
@@ -405,11 +401,6 @@ impl<D, R> ApertureLayer<D, R> {
     /// of a closure.
     #[must_use]
     pub fn reject_with<H>(self, reject: H) -> ApertureLayer<D, H> {
-        self.map_reject(|_| reject)
-    }
-
-    pub(super) fn map_reject<H>(self, make: impl FnOnce(Arc<R>) -> H) -> ApertureLayer<D, H> {
-        let reject = make(Arc::clone(&self.config.reject));
         let settings = match Arc::try_unwrap(self.config) {
             Ok(config) => config.settings,
             Err(shared) => shared.settings.clone(),

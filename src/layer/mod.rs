@@ -47,9 +47,9 @@
 //!    [global cache](ApertureLayer::global_cache_key).
 //! 4. The layer checks the request with the decider. An immediate decision is used at once. While a
 //!    decision is pending, the request keeps the instance of the inner service that is ready.
-//! 5. - An accepted request runs, and may carry a [handle](FlowHandle) to its flow. If the layer
-//!      stores responses and the result cache has one for the request, the layer returns that
-//!      response and does not call the inner service.
+//! 5. - An accepted request runs, and may carry a [handle](FlowHandle) to its flow. If a response
+//!      cache is part of the inner service and the result cache has a response to the request, the
+//!      cache returns that response.
 //!    - A rejected request gets its response from the [reject hook](ApertureLayer::on_reject), and
 //!      its body is dropped. In [shadow mode](ApertureLayer::shadow_mode) it runs instead. A
 //!      rejection is never an error; errors of the inner service pass through unchanged.
@@ -198,11 +198,6 @@
 #[cfg(feature = "axum")]
 mod axum;
 mod body;
-#[cfg(feature = "response-cache")]
-mod cache;
-#[cfg(not(feature = "response-cache"))]
-#[path = "no_cache.rs"]
-mod cache;
 mod client_error;
 mod config;
 mod deadline;
@@ -219,6 +214,7 @@ mod http;
 mod label_rules;
 #[allow(clippy::module_inception)]
 mod layer;
+mod method_kind;
 mod names;
 mod normalize_path;
 mod outgoing;
@@ -227,6 +223,7 @@ mod rate_limit_headers;
 mod reject;
 mod replacement_body;
 mod request_extras;
+mod response_lookup;
 mod response_options;
 mod routes;
 mod service;
@@ -238,8 +235,6 @@ mod unreachable;
 #[cfg(feature = "axum")]
 pub use self::axum::{MissingFlow, matched_path, peer_addr};
 pub use self::body::ResponseBody;
-#[cfg(feature = "response-cache")]
-pub use self::cache::{Cached, CachedBody, ResultCacheLayer};
 pub use self::client_error::ClientError;
 pub use self::error::LayerError;
 pub use self::extract::{
@@ -262,3 +257,13 @@ pub use self::replacement_body::{NoBody, RejectBody};
 pub use self::routes::{Point, RouteTable, Skip};
 pub use self::service::Aperture;
 pub use self::unreachable::FailureMode;
+
+/// What the response cache builds on.
+#[cfg(feature = "response-cache")]
+pub(crate) use self::{
+    config::ControlPoint,
+    extract::{TextHook, allowed_header},
+    layer::unwrap_or_panic,
+    method_kind::MethodKind,
+    response_lookup::{RequestLookup, ResponseLookup, StoredValue},
+};

@@ -24,7 +24,7 @@ pub(super) struct CopyDestination {
 ///
 /// A body is not stored if it fails, is dropped before its end, exceeds the limit, or if its key
 /// was invalidated since the request began.
-pub(crate) struct BodyRecorder {
+pub(super) struct BodyRecorder {
     /// `None` once the copy is stored or discarded.
     destination: Option<CopyDestination>,
     /// The stored value: its head, then the bytes of the body copied so far.
@@ -79,7 +79,7 @@ impl BodyRecorder {
     }
 
     /// Returns the buffer that the next `more` bytes are copied to, or `None` if no copy is kept.
-    pub(crate) fn copy(&mut self, more: usize) -> Option<&mut Vec<u8>> {
+    pub(super) fn copy(&mut self, more: usize) -> Option<&mut Vec<u8>> {
         self.destination.as_ref()?;
         if more > self.max_body - self.copied() {
             self.discard();
@@ -93,17 +93,17 @@ impl BodyRecorder {
     }
 
     /// Marks the beginning of a poll of the inner body: if the poll panics, the copy is not stored.
-    pub(crate) fn enter(&mut self) {
+    pub(super) fn enter(&mut self) {
         self.polling = true;
     }
 
     /// Marks the end of a poll of the inner body.
-    pub(crate) fn leave(&mut self) {
+    pub(super) fn leave(&mut self) {
         self.polling = false;
     }
 
     /// Discards the copy, so that it is not stored.
-    pub(crate) fn discard(&mut self) {
+    pub(super) fn discard(&mut self) {
         self.destination = None;
         self.value = Vec::new();
         self.on_body_end = None;
@@ -115,7 +115,7 @@ impl BodyRecorder {
     }
 
     /// Stores the copy at the end of the body, if it is complete and its key was not invalidated.
-    pub(crate) fn finish(&mut self) {
+    pub(super) fn finish(&mut self) {
         self.on_body_end = None;
         let Some(destination) = self.destination.take() else {
             return;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::Response;
 use http::header::{self, HeaderMap, HeaderValue};
+use http::{Extensions, Response};
 use http_body::Body;
 
 use super::body_recorder::{BodyRecorder, CopyDestination};
@@ -13,10 +13,11 @@ use super::settings::CacheSettings;
 use super::storable::{self, StorageContext};
 use super::stored_response::{self, StoredResponse};
 use crate::flow::{CacheEvent, CachePlace, Caches, Invalidations, KeyHash};
-use crate::layer::request_extras::Hit;
+use crate::layer::{RequestLookup, StoredValue};
 
 /// A GET or HEAD request that may be answered from the cache, and whose response may be stored.
-pub(crate) struct CacheableRequest {
+#[derive(Clone)]
+pub(super) struct CacheableRequest {
     pub(super) settings: Arc<CacheSettings>,
     pub(super) caches: Arc<dyn Caches>,
     pub(super) invalidations: Invalidations,
@@ -31,25 +32,34 @@ pub(crate) struct CacheableRequest {
     pub(super) authorized: bool,
     /// A stored response may answer the request.
     pub(super) looks_up: bool,
+    /// The stored response that answers the request.
+    pub(super) answer: Option<Response<Bytes>>,
 }
 
-impl CacheableRequest {
-    /// Returns the key to look up, or `None` if a stored response must not be used.
-    pub(super) fn key(&self) -> Option<&str> {
+impl RequestLookup for CacheableRequest {
+    fn key(&self) -> Option<&str> {
         self.looks_up.then_some(&*self.key)
     }
 
-    /// Answers the request from the value that the cache returned for the key. If the value is
-    /// unusable, the key is not looked up again.
-    pub(super) fn answer_from(&mut self, found: &Bytes) -> Option<Hit> {
+    /// If the value is unusable, the key is not looked up again.
+    fn read(&mut self, value: &Bytes) -> Option<StoredValue> {
         if !self.looks_up {
             return None;
         }
-        let response = self.usable_response(found);
+        self.answer = self.usable_response(value);
         self.looks_up = false;
-        Some(response.map_or(Hit::Unusable, Hit::Answer))
+        Some(match self.answer {
+            Some(_) => StoredValue::Usable,
+            None => StoredValue::Unusable,
+        })
     }
 
+    fn attach(self: Box<Self>, extensions: &mut Extensions) {
+        extensions.insert(*self);
+    }
+}
+
+impl CacheableRequest {
     /// Returns the stored response with its `age`, unless it is unreadable, invalidated or stale.
     fn usable_response(&self, found: &Bytes) -> Option<Response<Bytes>> {
         let Some(stored) =

@@ -1,28 +1,22 @@
-//! The settings of a layer's response cache, which decide how a request uses it: lookup and
-//! storage, invalidation, or not at all.
+//! The settings of a response cache, which decide how a request uses it: lookup and storage,
+//! invalidation, or not at all.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
+use http::Method;
 use http::header::{self, HeaderMap, HeaderName};
-use http::{Method, Response};
-use http_body::Body;
 
-use super::body_recorder::BodyRecorder;
 use super::cacheable_request::CacheableRequest;
 use super::directives::Directives;
 use super::invalidating_request::InvalidatingRequest;
 use super::key;
 use crate::flow::{Caches, Invalidations};
-use crate::layer::config::ControlPoint;
-use crate::layer::extract::TextHook;
-use crate::layer::head::RequestHead;
-use crate::layer::request_extras::Hit;
+use crate::layer::{ControlPoint, RequestHead, RequestLookup, ResponseLookup, TextHook};
 
-/// The settings of a layer's cache.
+/// The settings of a response cache.
 #[derive(Clone)]
-pub(crate) struct CacheSettings {
+pub(super) struct CacheSettings {
     /// Returns the part of the key that the user chose; empty for requests that pass the cache by.
     pub(super) key: TextHook,
     /// The control point of the layer.
@@ -35,23 +29,16 @@ pub(crate) struct CacheSettings {
     pub(super) invalidations: Invalidations,
 }
 
-/// How a request uses the cache.
-pub(crate) enum CacheUse {
-    Cacheable(CacheableRequest),
-    Invalidating(InvalidatingRequest),
-}
-
-impl CacheSettings {
-    /// Returns how a request uses the cache, `None` if it does not.
-    pub(crate) fn cache_use(
-        self: &Arc<Self>,
+impl ResponseLookup for CacheSettings {
+    fn begin(
+        self: Arc<Self>,
         head: RequestHead<'_>,
-        control_point: impl FnOnce() -> Arc<str>,
-        caches: impl FnOnce() -> Option<Arc<dyn Caches>>,
-    ) -> Option<CacheUse> {
+        control_point: &dyn Fn() -> Arc<str>,
+        caches: &dyn Fn() -> Option<Arc<dyn Caches>>,
+    ) -> Option<Box<dyn RequestLookup>> {
         let method = head.method();
         if *method != Method::GET && *method != Method::HEAD {
-            return self.invalidation(head, caches);
+            return None;
         }
         let (directives, authorized) = self.admit(head.headers())?;
         let user_key = (self.key)(head);
@@ -66,9 +53,9 @@ impl CacheSettings {
         let sequence = invalidations.sequence();
         let slot = invalidations.hash_key(&user_key);
         let looks_up = !directives.skips_lookup(head.headers()) && invalidations.may_use(slot);
-        Some(CacheUse::Cacheable(CacheableRequest {
+        Some(Box::new(CacheableRequest {
             key: self.result_key(head, &user_key),
-            settings: Arc::clone(self),
+            settings: self,
             control_point: control_point(),
             invalidations,
             caches,
@@ -78,26 +65,24 @@ impl CacheSettings {
             started_at: SystemTime::now(),
             is_head: *method == Method::HEAD,
             authorized,
+            answer: None,
         }))
     }
+}
 
-    /// Like [`cache_use`](Self::cache_use), but for requests that may only invalidate.
-    pub(crate) fn invalidation(
+impl CacheSettings {
+    /// Returns the invalidation that a request makes, `None` for a request with a safe method.
+    pub(super) fn invalidation(
         self: &Arc<Self>,
         head: RequestHead<'_>,
         caches: impl FnOnce() -> Option<Arc<dyn Caches>>,
-    ) -> Option<CacheUse> {
+    ) -> Option<InvalidatingRequest> {
         if head.method().is_safe() {
             return None;
         }
         let caches = caches()?;
         let invalidations = self.invalidations_of(&*caches);
-        Some(CacheUse::Invalidating(InvalidatingRequest::new(
-            self,
-            head,
-            caches,
-            invalidations,
-        )))
+        Some(InvalidatingRequest::new(self, head, caches, invalidations))
     }
 
     fn invalidations_of(&self, caches: &dyn Caches) -> Invalidations {
@@ -138,50 +123,5 @@ impl CacheSettings {
         }
         let directives = Directives::from_headers(headers);
         (!directives.no_store && !directives.malformed).then_some((directives, authorized))
-    }
-}
-
-impl CacheUse {
-    /// Returns the key to look up with the check.
-    pub(crate) fn key(&self) -> Option<&str> {
-        match self {
-            Self::Cacheable(request) => request.key(),
-            Self::Invalidating(_) => None,
-        }
-    }
-
-    /// Answers the request from the value that the result cache returned. `None` if nothing was
-    /// looked up.
-    pub(crate) fn answer_from(&mut self, found: &Bytes) -> Option<Hit> {
-        match self {
-            Self::Cacheable(request) => request.answer_from(found),
-            Self::Invalidating(_) => None,
-        }
-    }
-
-    /// Returns true for a request that may invalidate stored responses. Its response is observed
-    /// even without a flow.
-    pub(crate) const fn is_invalidating(&self) -> bool {
-        matches!(self, Self::Invalidating(_))
-    }
-
-    /// Records that the inner service is about to be called.
-    pub(crate) fn start(&mut self) {
-        if let Self::Invalidating(request) = self {
-            request.start();
-        }
-    }
-
-    /// Handles the head of the inner service's response. Returns a recorder if its body has to be
-    /// observed. `empty` is true for a response without a body.
-    pub(crate) fn record<B: Body>(
-        self,
-        response: &Response<B>,
-        empty: bool,
-    ) -> Option<Box<BodyRecorder>> {
-        match self {
-            Self::Cacheable(request) => request.record(response, empty),
-            Self::Invalidating(request) => request.record(response, empty),
-        }
     }
 }
