@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use super::invalidating_request::InvalidateOnBodyEnd;
 use super::stored_response;
 use crate::flow::{CachePlace, Caches, Invalidations, KeyHash};
 
@@ -39,6 +38,13 @@ pub(super) struct BodyRecorder {
     polling: bool,
     /// For the response to an unsafe request: dropped at the end of the body.
     on_body_end: Option<InvalidateOnBodyEnd>,
+}
+
+/// Invalidates the slots again when it is dropped at the end of the response body: the inner
+/// service may have continued to make changes until then.
+pub(super) struct InvalidateOnBodyEnd {
+    pub(super) invalidations: Invalidations,
+    pub(super) slots: Vec<KeyHash>,
 }
 
 impl BodyRecorder {
@@ -147,6 +153,14 @@ impl Drop for BodyRecorder {
         let no_panic = !self.polling && !thread::panicking();
         if no_panic && self.length.is_some() {
             self.finish();
+        }
+    }
+}
+
+impl Drop for InvalidateOnBodyEnd {
+    fn drop(&mut self) {
+        for slot in &self.slots {
+            self.invalidations.invalidate(*slot);
         }
     }
 }

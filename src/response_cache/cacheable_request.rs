@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
-use http::{Extensions, Response};
+use http::{Extensions, Method, Response};
 use http_body::Body;
 
 use super::body_recorder::{BodyRecorder, CopyDestination};
@@ -13,27 +13,68 @@ use super::settings::CacheSettings;
 use super::storable::{self, StorageContext};
 use super::stored_response::{self, StoredResponse};
 use crate::flow::{CacheEvent, CachePlace, Caches, Invalidations, KeyHash};
-use crate::layer::{RequestLookup, StoredValue};
+use crate::layer::{RequestHead, RequestLookup, ResponseLookup, StoredValue};
 
 /// A GET or HEAD request that may be answered from the cache, and whose response may be stored.
 #[derive(Clone)]
 pub(super) struct CacheableRequest {
-    pub(super) settings: Arc<CacheSettings>,
-    pub(super) caches: Arc<dyn Caches>,
-    pub(super) invalidations: Invalidations,
-    pub(super) control_point: Arc<str>,
-    pub(super) key: String,
-    pub(super) slot: KeyHash,
+    settings: Arc<CacheSettings>,
+    caches: Arc<dyn Caches>,
+    invalidations: Invalidations,
+    control_point: Arc<str>,
+    key: String,
+    slot: KeyHash,
     /// The number of invalidations before the request began.
-    pub(super) sequence: u64,
-    pub(super) started_at: SystemTime,
-    pub(super) is_head: bool,
+    sequence: u64,
+    started_at: SystemTime,
+    is_head: bool,
     /// The request has an `authorization` header.
-    pub(super) authorized: bool,
+    authorized: bool,
     /// A stored response may answer the request.
-    pub(super) looks_up: bool,
+    looks_up: bool,
     /// The stored response that answers the request.
     pub(super) answer: Option<Response<Bytes>>,
+}
+
+impl ResponseLookup for CacheSettings {
+    fn begin(
+        self: Arc<Self>,
+        head: RequestHead<'_>,
+        control_point: &dyn Fn() -> Arc<str>,
+        caches: &dyn Fn() -> Option<Arc<dyn Caches>>,
+    ) -> Option<Box<dyn RequestLookup>> {
+        let method = head.method();
+        if *method != Method::GET && *method != Method::HEAD {
+            return None;
+        }
+        let (directives, authorized) = self.admit(head.headers())?;
+        let user_key = (self.key)(head);
+        if user_key.is_empty() {
+            return None;
+        }
+        let caches = caches()?;
+        let invalidations = self.invalidations_of(&*caches);
+        invalidations.record_ttl(self.ttl);
+        // Read before the clock and the cache, so that all invalidations from here on count as
+        // later than the request.
+        let sequence = invalidations.sequence();
+        let slot = invalidations.hash_key(&user_key);
+        let looks_up = !directives.skips_lookup(head.headers()) && invalidations.may_use(slot);
+        Some(Box::new(CacheableRequest {
+            key: self.result_key(head, &user_key),
+            settings: self,
+            control_point: control_point(),
+            invalidations,
+            caches,
+            sequence,
+            slot,
+            looks_up,
+            started_at: SystemTime::now(),
+            is_head: *method == Method::HEAD,
+            authorized,
+            answer: None,
+        }))
+    }
 }
 
 impl RequestLookup for CacheableRequest {

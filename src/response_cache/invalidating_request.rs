@@ -6,7 +6,7 @@ use http::header::{self, HeaderMap};
 use http::{Method, Request, Response};
 use http_body::Body;
 
-use super::body_recorder::BodyRecorder;
+use super::body_recorder::{BodyRecorder, InvalidateOnBodyEnd};
 use super::location;
 use super::settings::CacheSettings;
 use crate::flow::{CachePlace, Caches, Invalidations, KeyHash, PendingInvalidation};
@@ -41,21 +41,19 @@ struct CachedTarget {
     key: String,
 }
 
-/// Invalidates the slots again when it is dropped at the end of the response body: the inner
-/// service may have continued to make changes until then.
-pub(super) struct InvalidateOnBodyEnd {
-    invalidations: Invalidations,
-    slots: Vec<KeyHash>,
-}
-
 impl InvalidatingRequest {
-    /// Reads the request, just before the inner service is called.
-    pub(super) fn new(
+    /// Reads the request, just before the inner service is called. Returns `None` for a request
+    /// with a safe method.
+    pub(super) fn begin(
         settings: &Arc<CacheSettings>,
         head: RequestHead<'_>,
-        caches: Arc<dyn Caches>,
-        invalidations: Invalidations,
-    ) -> Self {
+        caches: impl FnOnce() -> Option<Arc<dyn Caches>>,
+    ) -> Option<Self> {
+        if head.method().is_safe() {
+            return None;
+        }
+        let caches = caches()?;
+        let invalidations = settings.invalidations_of(&*caches);
         invalidations.record_ttl(settings.ttl);
         let mut request = Request::new(());
         *request.uri_mut() = head.uri().clone();
@@ -73,7 +71,7 @@ impl InvalidatingRequest {
         if !(settings.key)(head).is_empty() {
             this.own_targets = this.targets();
         }
-        this
+        Some(this)
     }
 
     /// Returns the stored responses that GET and HEAD of the request's target may have.
@@ -185,14 +183,6 @@ impl Drop for InvalidatingRequest {
     fn drop(&mut self) {
         if !self.is_answered {
             invalidate(&self.invalidations, &*self.caches, &self.own_targets);
-        }
-    }
-}
-
-impl Drop for InvalidateOnBodyEnd {
-    fn drop(&mut self) {
-        for slot in &self.slots {
-            self.invalidations.invalidate(*slot);
         }
     }
 }

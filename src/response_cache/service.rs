@@ -107,7 +107,8 @@ where
             Some(request) => Some(CacheUse::Store(request)),
             None => self.settings.as_ref().and_then(|settings| {
                 let head = RequestHead::new(&request);
-                let invalidation = settings.invalidation(head, || self.decider.caches())?;
+                let caches = || self.decider.caches();
+                let invalidation = InvalidatingRequest::begin(settings, head, caches)?;
                 Some(CacheUse::Invalidate(invalidation))
             }),
         };

@@ -1,18 +1,13 @@
-//! The settings of a response cache, which decide how a request uses it: lookup and storage,
-//! invalidation, or not at all.
+//! The settings of a response cache, and which requests they keep out of it.
 
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use http::Method;
 use http::header::{self, HeaderMap, HeaderName};
 
-use super::cacheable_request::CacheableRequest;
 use super::directives::Directives;
-use super::invalidating_request::InvalidatingRequest;
 use super::key;
 use crate::flow::{Caches, Invalidations};
-use crate::layer::{ControlPoint, RequestHead, RequestLookup, ResponseLookup, TextHook};
+use crate::layer::{ControlPoint, RequestHead, TextHook};
 
 /// The settings of a response cache.
 #[derive(Clone)]
@@ -29,63 +24,9 @@ pub(super) struct CacheSettings {
     pub(super) invalidations: Invalidations,
 }
 
-impl ResponseLookup for CacheSettings {
-    fn begin(
-        self: Arc<Self>,
-        head: RequestHead<'_>,
-        control_point: &dyn Fn() -> Arc<str>,
-        caches: &dyn Fn() -> Option<Arc<dyn Caches>>,
-    ) -> Option<Box<dyn RequestLookup>> {
-        let method = head.method();
-        if *method != Method::GET && *method != Method::HEAD {
-            return None;
-        }
-        let (directives, authorized) = self.admit(head.headers())?;
-        let user_key = (self.key)(head);
-        if user_key.is_empty() {
-            return None;
-        }
-        let caches = caches()?;
-        let invalidations = self.invalidations_of(&*caches);
-        invalidations.record_ttl(self.ttl);
-        // Read before the clock and the cache, so that all invalidations from here on count as
-        // later than the request.
-        let sequence = invalidations.sequence();
-        let slot = invalidations.hash_key(&user_key);
-        let looks_up = !directives.skips_lookup(head.headers()) && invalidations.may_use(slot);
-        Some(Box::new(CacheableRequest {
-            key: self.result_key(head, &user_key),
-            settings: self,
-            control_point: control_point(),
-            invalidations,
-            caches,
-            sequence,
-            slot,
-            looks_up,
-            started_at: SystemTime::now(),
-            is_head: *method == Method::HEAD,
-            authorized,
-            answer: None,
-        }))
-    }
-}
-
 impl CacheSettings {
-    /// Returns the invalidation that a request makes, `None` for a request with a safe method.
-    pub(super) fn invalidation(
-        self: &Arc<Self>,
-        head: RequestHead<'_>,
-        caches: impl FnOnce() -> Option<Arc<dyn Caches>>,
-    ) -> Option<InvalidatingRequest> {
-        if head.method().is_safe() {
-            return None;
-        }
-        let caches = caches()?;
-        let invalidations = self.invalidations_of(&*caches);
-        Some(InvalidatingRequest::new(self, head, caches, invalidations))
-    }
-
-    fn invalidations_of(&self, caches: &dyn Caches) -> Invalidations {
+    /// Returns the invalidations that are shared by all users of these caches.
+    pub(super) fn invalidations_of(&self, caches: &dyn Caches) -> Invalidations {
         let own = caches.invalidations();
         own.unwrap_or(&self.invalidations).clone()
     }
@@ -97,7 +38,7 @@ impl CacheSettings {
 
     /// Returns the cache directives of a GET or HEAD request, and whether it has `authorization`.
     /// `None` if the request passes the cache by.
-    fn admit(&self, headers: &HeaderMap) -> Option<(Directives, bool)> {
+    pub(super) fn admit(&self, headers: &HeaderMap) -> Option<(Directives, bool)> {
         // Ranges, conditions and protocol upgrades are left to the inner service.
         const BYPASSING: [HeaderName; 8] = [
             header::RANGE,
