@@ -12,8 +12,8 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
+use super::action::RequestAction;
 use super::body::ResponseBody;
-use super::config::{Config, RequestAction, Settings};
 use super::deadline::Deadline;
 use super::guard::FlowGuard;
 use super::head::{RequestHead, ResponseHead};
@@ -21,6 +21,7 @@ use super::method_kind::MethodKind;
 use super::reject::OnReject;
 use super::replacement_body::RejectBody;
 use super::request_extras::RequestExtras;
+use super::settings::{Config, Settings};
 use crate::flow::{Check, Decider, FlowDecision, Ticket};
 
 pin_project! {

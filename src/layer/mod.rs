@@ -195,11 +195,14 @@
 //! Hooks run on the request path, and a panic in a hook unwinds the task of the request. It ends
 //! the flow. No hook runs during a drop.
 
+mod action;
 #[cfg(feature = "axum")]
 mod axum;
 mod body;
+mod builder;
+mod check;
+mod classifier;
 mod client_error;
-mod config;
 mod deadline;
 mod error;
 mod extract;
@@ -210,8 +213,8 @@ mod guard;
 mod handle;
 mod head;
 mod hold;
+mod holds;
 mod http;
-mod label_rules;
 #[allow(clippy::module_inception)]
 mod layer;
 mod method_kind;
@@ -224,9 +227,9 @@ mod reject;
 mod replacement_body;
 mod request_extras;
 mod response_lookup;
-mod response_options;
 mod routes;
 mod service;
+mod settings;
 mod templates;
 #[cfg(feature = "remote")]
 mod tonic_status;
@@ -261,9 +264,9 @@ pub use self::unreachable::FailureMode;
 /// What the response cache builds on.
 #[cfg(feature = "response-cache")]
 pub(crate) use self::{
-    config::ControlPoint,
+    error::unwrap_or_panic,
     extract::{TextHook, allowed_header},
-    layer::unwrap_or_panic,
     method_kind::MethodKind,
     response_lookup::{RequestLookup, ResponseLookup, StoredValue},
+    settings::ControlPoint,
 };

@@ -49,15 +49,10 @@ pub struct ApertureClientLayer<D> {
     layer: ApertureLayer<D, RejectAsError>,
 }
 
-impl<D, R> ApertureLayer<D, R> {
-    /// Converts the layer for client services: a rejection becomes an error. Call it last.
-    ///
-    /// Flows end as with the original layer: when the body of the response ends. The reject hook is
-    /// dropped, because a rejection has no response.
-    #[must_use]
-    pub fn into_client(self) -> ApertureClientLayer<D> {
-        ApertureClientLayer {
-            layer: self.reject_with(RejectAsError),
+impl<D> ApertureClientLayer<D> {
+    pub(super) fn new<R>(layer: ApertureLayer<D, R>) -> Self {
+        Self {
+            layer: layer.reject_with(RejectAsError),
         }
     }
 }

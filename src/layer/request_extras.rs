@@ -5,14 +5,13 @@ use std::sync::Arc;
 
 use http::{Extensions, Request};
 
-use super::config::{RequestAction, Settings};
-use super::deadline::Deadline;
+use super::action::RequestAction;
 use super::guard::FlowGuard;
 use super::handle::FlowHandle;
 use super::head::RequestHead;
-use super::names::LabelNames;
 use super::response_lookup::{RequestLookup, StoredValue};
-use crate::flow::{CacheLookup, Caches, Check, Decider, FlowDecision, FlowParams, Ticket};
+use super::settings::Settings;
+use crate::flow::{CacheLookup, Caches, Decider, FlowDecision, Ticket};
 
 /// The optional work for one request. Created before the check, by layers that cache responses or
 /// expose flows.
@@ -30,29 +29,6 @@ struct HandleParts {
     control_point: Arc<str>,
     result_key: Option<Box<str>>,
     caches: Option<Arc<dyn Caches>>,
-}
-
-impl Settings {
-    #[inline]
-    pub(crate) fn needs_extras(&self) -> bool {
-        self.expose_flow || self.response_lookup.is_some()
-    }
-
-    /// Checks a request a second time, without a key for the result cache, so that schedulers
-    /// decide too.
-    #[cold]
-    pub(crate) fn check_again<D: Decider>(
-        &self,
-        decider: &D,
-        control_point: &str,
-        head: RequestHead<'_>,
-        deadline: Option<Deadline>,
-    ) -> Check<D::Ticket, D::Pending> {
-        let names = LabelNames::new(&self.names, decider);
-        let mut params = FlowParams::with_limits(self.extract.limits);
-        self.fill(head.naming_labels(&names), deadline, &mut params);
-        decider.decide(control_point, &params)
-    }
 }
 
 impl RequestExtras {

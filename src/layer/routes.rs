@@ -6,10 +6,8 @@ use std::sync::Arc;
 
 use http::Method;
 
-use super::config::ControlPoint;
-use super::error::LayerError;
+use super::error::{LayerError, unwrap_or_panic};
 use super::head::RequestHead;
-use super::layer::{ApertureLayer, unwrap_or_panic};
 use super::normalize_path;
 use super::templates::RouteTemplates;
 
@@ -343,14 +341,5 @@ impl fmt::Debug for RouteTable {
             .field("normalize", &self.normalize)
             .field("fallback", &self.fallback)
             .finish_non_exhaustive()
-    }
-}
-
-impl<D> ApertureLayer<D> {
-    /// Creates a layer that takes the control point from a route table, and skips the requests for
-    /// which the table has none.
-    #[must_use]
-    pub fn with_routes(decider: D, routes: RouteTable) -> Self {
-        Self::of(decider, ControlPoint::Routes(Arc::new(routes)))
     }
 }

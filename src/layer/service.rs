@@ -10,14 +10,15 @@ use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
+use super::action::RequestAction;
 use super::body::ResponseBody;
-use super::config::{Config, RequestAction, Settings};
 use super::deadline::Deadline;
 use super::future::{ResponseFuture, RunningFlow, WaitingRequest};
 use super::head::RequestHead;
 use super::names::LabelNames;
 use super::reject::{DefaultReject, OnReject};
 use super::request_extras::RequestExtras;
+use super::settings::{Config, Settings};
 use crate::flow::{
     Check, Decider, Denial, FlowDecision, FlowParams, RejectReason, Rejection, Ticket, Verdict,
 };

@@ -167,7 +167,7 @@ impl<D, R> ApertureLayer<D, R> {
     {
         let settings = CacheSettings {
             key: Arc::new(key),
-            control_point: self.settings().control_point.clone(),
+            control_point: self.config.settings.control_point.clone(),
             ttl,
             vary: Vec::new(),
             allow_authorized: false,
@@ -196,7 +196,7 @@ impl<D, R> ResultCacheLayer<D, R> {
     /// Returns the settings of the cache. `None` if the layer checks with the attributes of
     /// requests, because the message of such a check has no field for a cache key.
     fn cache(&self) -> Option<Arc<CacheSettings>> {
-        let is_active = self.layer.settings().http.is_none();
+        let is_active = self.layer.config.settings.http.is_none();
         is_active.then(|| Arc::clone(&self.settings))
     }
 
@@ -258,7 +258,7 @@ impl<S, D: Clone, R> Layer<S> for ResultCacheLayer<D, R> {
     type Service = Aperture<ResponseCache<S, D>, D, R>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let decider = self.layer.decider().clone();
+        let decider = self.layer.decider.clone();
         self.layer
             .layer(ResponseCache::new(inner, decider, self.cache()))
     }

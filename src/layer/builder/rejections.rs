@@ -1,10 +1,73 @@
-//! Builder methods for the responses of a layer: rate limit headers, shadow mode and problem
-//! details.
+//! Builder methods for responses: those to rejected requests, and how others are classified.
 
-use super::layer::ApertureLayer;
-use super::problem::ProblemDetails;
+use std::sync::Arc;
+
+use http::Response;
+
+use crate::flow::{FlowStatus, Rejection};
+use crate::layer::head::{RequestHead, ResponseHead};
+use crate::layer::layer::ApertureLayer;
+use crate::layer::outgoing::ApertureClientLayer;
+use crate::layer::problem::ProblemDetails;
+use crate::layer::settings::Config;
 
 impl<D, R> ApertureLayer<D, R> {
+    /// Sets a hook that builds the responses to rejected requests. Without a hook, the layer uses
+    /// [`DefaultReject`].
+    ///
+    /// The layer sends the response unchanged, except that it adds `cache-control: no-store` if the
+    /// response has no `cache-control`.
+    #[must_use]
+    pub fn on_reject<F, C>(self, reject: F) -> ApertureLayer<D, F>
+    where
+        F: Fn(&Rejection, RequestHead<'_>) -> Response<C>,
+    {
+        self.reject_with(reject)
+    }
+
+    /// Sets an [`OnReject`](crate::layer::OnReject) type as the hook for rejected requests, instead
+    /// of a closure.
+    #[must_use]
+    pub fn reject_with<H>(self, reject: H) -> ApertureLayer<D, H> {
+        let settings = match Arc::try_unwrap(self.config) {
+            Ok(config) => config.settings,
+            Err(shared) => shared.settings.clone(),
+        };
+        ApertureLayer {
+            decider: self.decider,
+            config: Arc::new(Config {
+                settings,
+                reject: Arc::new(reject),
+            }),
+        }
+    }
+
+    /// Adds a body of problem details (RFC 9457) to responses to rejected requests; see
+    /// [`ProblemDetails`]. Requires a service whose body data converts from
+    /// [`Bytes`](bytes::Bytes).
+    ///
+    /// ```
+    /// # let client = tower_aperture::ApertureClient::disabled();
+    /// use axum::{Router, routing::get};
+    /// use tower_aperture::ApertureLayer;
+    ///
+    /// let layer = ApertureLayer::new(client, "checkout").problem_details();
+    /// let app: Router = Router::new().route("/", get(|| async { "done" })).route_layer(layer);
+    /// ```
+    #[must_use]
+    pub fn problem_details(self) -> ApertureLayer<D, ProblemDetails> {
+        self.reject_with(ProblemDetails::new())
+    }
+
+    /// Converts the layer for client services: a rejection becomes an error. Call it last.
+    ///
+    /// Flows end as with the original layer: when the body of the response ends. The reject hook is
+    /// dropped, because a rejection has no response.
+    #[must_use]
+    pub fn into_client(self) -> ApertureClientLayer<D> {
+        ApertureClientLayer::new(self)
+    }
+
     /// Sets whether responses report the remaining quotas, in the header fields
     /// `RateLimit-Policy` and `RateLimit` of draft-ietf-httpapi-ratelimit-headers-11. Off by
     /// default, because the headers cost allocations. Responses to rejected requests have them too.
@@ -37,53 +100,17 @@ impl<D, R> ApertureLayer<D, R> {
         self.set(|settings| settings.rate_limit_headers = enabled)
     }
 
-    /// Sets whether all requests run, whatever the decision; off by default. Use it to observe the
-    /// effect of policies before enforcing them.
+    /// Sets a hook that classifies the responses to accepted requests, instead of
+    /// [`ResponseHead::is_error`].
     ///
-    /// A rejected request runs as if it had been accepted. Its flow ends with its response, and
-    /// telemetry reports the original decision. The request is counted in
-    /// [`ClientStats::shadowed`](crate::ClientStats::shadowed) and logged at level debug. With
-    /// [`insert_decision`](Self::insert_decision) it carries
-    /// [`FlowDecision::Rejected`](crate::FlowDecision::Rejected) and the
-    /// [`Rejection`](crate::Rejection) as extensions. An unreachable request runs too, also in
-    /// [ramp mode](Self::ramp_mode) and if the layer fails closed. Only a request whose
-    /// [deadline has passed](crate::layer#deadlines-of-callers) does not run.
-    ///
-    /// In an embedded engine, schedulers do not queue a request in shadow mode: a request that
-    /// would have to wait counts as rejected, although it might have been accepted a little later.
-    /// The protocol of an Agent has no shadow mode: a request waits for the Agent's decision as
-    /// usual, up to the [check timeout](Self::check_timeout). The flow takes its tokens and slots,
-    /// so it affects other flows that share them.
-    #[cfg_attr(
-        feature = "embedded",
-        doc = "To observe single policies instead of an entire layer, use the
-[dry runs](crate::engine::EngineBuilder::dry_run) of an embedded engine."
-    )]
-    ///
-    /// ```
-    /// # let client = tower_aperture::ApertureClient::disabled();
-    /// let layer = tower_aperture::ApertureLayer::new(client, "checkout").shadow_mode(true);
-    /// # let _ = layer;
-    /// ```
+    /// The hook gets the head of each response, and also the trailers if the body has them,
+    /// including the trailers in the last frame of a gRPC-Web body. A flow is an error if the hook
+    /// returns [`FlowStatus::Error`] for one of them.
     #[must_use]
-    pub fn shadow_mode(self, shadow: bool) -> Self {
-        self.set(|settings| settings.shadow = shadow)
-    }
-
-    /// Adds a body of problem details (RFC 9457) to responses to rejected requests; see
-    /// [`ProblemDetails`]. Requires a service whose body data converts from
-    /// [`Bytes`](bytes::Bytes).
-    ///
-    /// ```
-    /// # let client = tower_aperture::ApertureClient::disabled();
-    /// use axum::{Router, routing::get};
-    /// use tower_aperture::ApertureLayer;
-    ///
-    /// let layer = ApertureLayer::new(client, "checkout").problem_details();
-    /// let app: Router = Router::new().route("/", get(|| async { "done" })).route_layer(layer);
-    /// ```
-    #[must_use]
-    pub fn problem_details(self) -> ApertureLayer<D, ProblemDetails> {
-        self.reject_with(ProblemDetails::new())
+    pub fn classify<F>(self, classify: F) -> Self
+    where
+        F: Fn(ResponseHead<'_>) -> FlowStatus + Send + Sync + 'static,
+    {
+        self.set(|settings| settings.classify = Some(Arc::new(classify)))
     }
 }
