@@ -253,11 +253,11 @@ pub use self::http::{
 };
 pub use self::layer::ApertureLayer;
 pub use self::names::FALLBACK_NAME;
-pub use self::outgoing::{ApertureClientLayer, Outgoing, OutgoingFuture};
+pub use self::outgoing::{ApertureClientFuture, ApertureClientLayer, ApertureClientService};
 pub use self::problem::{ProblemBody, ProblemDetails};
 pub use self::reject::{DefaultReject, OnReject};
 pub use self::replacement_body::{NoBody, RejectBody};
-pub use self::routes::{Point, RouteTable, Skip};
+pub use self::routes::{RouteTable, RouteTarget, Skip};
 pub use self::service::Aperture;
 pub use self::unreachable::FailureMode;
 
