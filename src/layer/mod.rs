@@ -204,8 +204,8 @@ mod check;
 mod classifier;
 mod client_error;
 mod deadline;
-mod error;
-mod extract;
+pub(crate) mod error;
+pub(crate) mod extract;
 mod future;
 mod grpc;
 mod grpc_web;
@@ -217,7 +217,7 @@ mod holds;
 mod http;
 #[allow(clippy::module_inception)]
 mod layer;
-mod method_kind;
+pub(crate) mod method_kind;
 mod names;
 mod normalize_path;
 mod outgoing;
@@ -226,10 +226,10 @@ mod rate_limit_headers;
 mod reject;
 mod replacement_body;
 mod request_extras;
-mod response_lookup;
+pub(crate) mod response_lookup;
 mod routes;
 mod service;
-mod settings;
+pub(crate) mod settings;
 mod templates;
 #[cfg(feature = "remote")]
 mod tonic_status;
@@ -260,13 +260,3 @@ pub use self::replacement_body::{NoBody, RejectBody};
 pub use self::routes::{RouteTable, RouteTarget, Skip};
 pub use self::service::Aperture;
 pub use self::unreachable::FailureMode;
-
-/// What the response cache builds on.
-#[cfg(feature = "response-cache")]
-pub(crate) use self::{
-    error::unwrap_or_panic,
-    extract::{TextHook, allowed_header},
-    method_kind::MethodKind,
-    response_lookup::{RequestLookup, ResponseLookup, StoredValue},
-    settings::ControlPoint,
-};

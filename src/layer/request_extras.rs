@@ -9,7 +9,7 @@ use super::action::RequestAction;
 use super::guard::FlowGuard;
 use super::handle::FlowHandle;
 use super::head::RequestHead;
-use super::response_lookup::{RequestLookup, StoredValue};
+use super::response_lookup::RequestLookup;
 use super::settings::Settings;
 use crate::flow::{CacheLookup, Caches, Decider, FlowDecision, Ticket};
 
@@ -82,13 +82,10 @@ impl RequestExtras {
         };
         self.found = guard.take_cache_lookup();
         let value = self.found.as_ref().and_then(CacheLookup::result_value);
-        let stored = self
-            .lookup
-            .as_mut()
-            .zip(value)
-            .and_then(|(lookup, value)| lookup.read(value));
-        self.is_answered = stored == Some(StoredValue::Usable);
-        let must_check_again = is_limited && stored == Some(StoredValue::Unusable);
+        let lookup = self.lookup.as_mut().filter(|lookup| lookup.key().is_some());
+        let is_usable = lookup.zip(value).map(|(lookup, value)| lookup.read(value));
+        self.is_answered = is_usable == Some(true);
+        let must_check_again = is_limited && is_usable == Some(false);
         if must_check_again {
             guard.withdraw();
         }

@@ -25,19 +25,11 @@ pub(crate) trait RequestLookup: Send + Sync {
     /// Returns the key that the check looks up, or `None` if a stored response must not be used.
     fn key(&self) -> Option<&str>;
 
-    /// Reads the value that the result cache has for the key. Returns `None` if there is no key.
-    fn read(&mut self, value: &Bytes) -> Option<StoredValue>;
+    /// Reads the value that the result cache has for the key. Returns true if it is a response that
+    /// answers the request, and false if it cannot be decoded, is stale or was invalidated, so that
+    /// the inner service must respond.
+    fn read(&mut self, value: &Bytes) -> bool;
 
     /// Leaves the lookup in the extensions of the request, for the cache.
     fn attach(self: Box<Self>, extensions: &mut Extensions);
-}
-
-/// Whether a value of the result cache is a response to the request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(not(feature = "response-cache"), allow(dead_code))]
-pub(crate) enum StoredValue {
-    /// The cache answers the request.
-    Usable,
-    /// The value cannot be decoded, is stale or was invalidated, so the inner service must respond.
-    Unusable,
 }

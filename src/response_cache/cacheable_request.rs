@@ -13,7 +13,8 @@ use super::settings::CacheSettings;
 use super::storable::{self, StorageContext};
 use super::stored_response::{self, StoredResponse};
 use crate::flow::{CacheEvent, CachePlace, Caches, Invalidations, KeyHash};
-use crate::layer::{RequestHead, RequestLookup, ResponseLookup, StoredValue};
+use crate::layer::RequestHead;
+use crate::layer::response_lookup::{RequestLookup, ResponseLookup};
 
 /// A GET or HEAD request that may be answered from the cache, and whose response may be stored.
 #[derive(Clone)]
@@ -83,16 +84,10 @@ impl RequestLookup for CacheableRequest {
     }
 
     /// If the value is unusable, the key is not looked up again.
-    fn read(&mut self, value: &Bytes) -> Option<StoredValue> {
-        if !self.looks_up {
-            return None;
-        }
+    fn read(&mut self, value: &Bytes) -> bool {
         self.answer = self.usable_response(value);
         self.looks_up = false;
-        Some(match self.answer {
-            Some(_) => StoredValue::Usable,
-            None => StoredValue::Unusable,
-        })
+        self.answer.is_some()
     }
 
     fn attach(self: Box<Self>, extensions: &mut Extensions) {

@@ -10,10 +10,10 @@ use tower_layer::Layer;
 use super::service::ResponseCache;
 use super::settings::CacheSettings;
 use crate::flow::Invalidations;
-use crate::layer::{
-    Aperture, ApertureLayer, LayerError, RequestHead, ResponseLookup, allowed_header,
-    unwrap_or_panic,
-};
+use crate::layer::error::unwrap_or_panic;
+use crate::layer::extract::allowed_header;
+use crate::layer::response_lookup::ResponseLookup;
+use crate::layer::{Aperture, ApertureLayer, LayerError, RequestHead};
 
 /// The default of [`max_body`](ResultCacheLayer::max_body), in bytes.
 const DEFAULT_MAX_BODY: usize = 64 * 1024;

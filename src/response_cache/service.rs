@@ -18,7 +18,8 @@ use super::cacheable_request::CacheableRequest;
 use super::invalidating_request::InvalidatingRequest;
 use super::settings::CacheSettings;
 use crate::flow::Decider;
-use crate::layer::{MethodKind, RequestHead};
+use crate::layer::RequestHead;
+use crate::layer::method_kind::MethodKind;
 
 /// A service behind a response cache; the inner service of the [`Aperture`](crate::Aperture) that a
 /// [`ResultCacheLayer`](super::ResultCacheLayer) makes.

@@ -7,7 +7,9 @@ use http::header::{self, HeaderMap, HeaderName};
 use super::directives::Directives;
 use super::key;
 use crate::flow::{Caches, Invalidations};
-use crate::layer::{ControlPoint, RequestHead, TextHook};
+use crate::layer::RequestHead;
+use crate::layer::extract::TextHook;
+use crate::layer::settings::ControlPoint;
 
 /// The settings of a response cache.
 #[derive(Clone)]
