@@ -108,6 +108,8 @@ pub mod pb;
 mod rejection;
 #[cfg(feature = "remote")]
 mod remote;
+#[cfg(feature = "response-cache")]
+pub mod response_cache;
 #[cfg(feature = "telemetry")]
 mod telemetry;
 #[cfg(all(feature = "embedded", feature = "remote"))]

@@ -6,17 +6,16 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Buf;
-use http_body::{Body, Frame, SizeHint};
+use http_body::{Body, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::cache::BodyRecorder;
 use super::guard::FlowGuard;
 use super::replacement_body::{NoBody, Polled, RejectBody};
 use crate::flow::Ticket;
 
 pin_project! {
-    /// The body of every response from the layer: the body of the inner service, of the
-    /// [reject hook](crate::layer::OnReject) or of a cached response, or an empty body.
+    /// The body of every response from the layer: the body of the inner service or of the
+    /// [reject hook](crate::layer::OnReject), or an empty body.
     ///
     /// It holds the flow of an accepted request and ends the flow when the body ends; see the
     /// [module documentation](crate::layer). Frames, trailers, the size hint and the end of the
@@ -46,38 +45,25 @@ pin_project! {
         T: Ticket,
     {
         fn drop(this: Pin<&mut Self>) {
-            match this.project().kind.project() {
-                KindProj::Inner { body, guard: Some(guard), is_over }
-                | KindProj::Recorded { body, guard: Some(guard), is_over, .. } => {
-                    guard.body_dropped(|| is_over(&body));
-                }
-                KindProj::Replacement { body, guard: Some(guard), is_over } => {
-                    guard.body_dropped(|| is_over(&body));
-                }
-                _ => {}
+            if let KindProj::Inner { body, guard: Some(guard), is_over } =
+                this.project().kind.project()
+            {
+                guard.body_dropped(|| is_over(&body));
             }
         }
     }
 }
 
 pin_project! {
-    // `is_over` lets a drop query the body without trait bounds on the type.
     #[project = KindProj]
     enum Kind<B, C, T>
     where
         T: Ticket,
     {
+        // `is_over` lets a drop query the body without trait bounds on the type.
         Inner { #[pin] body: B, guard: Option<FlowGuard<T>>, is_over: fn(&B) -> bool },
-        /// A body of the inner service that is copied, to be stored at its end.
-        Recorded {
-            #[pin]
-            body: B,
-            guard: Option<FlowGuard<T>>,
-            is_over: fn(&B) -> bool,
-            recorder: Box<BodyRecorder>,
-        },
-        /// Replaces a body of the inner service.
-        Replacement { #[pin] body: C, guard: Option<FlowGuard<T>>, is_over: fn(&C) -> bool },
+        /// The body of the reject hook.
+        Replacement { #[pin] body: C },
         Empty,
     }
 }
@@ -106,45 +92,17 @@ impl<B, C, T: Ticket> ResponseBody<B, C, T> {
         }
     }
 
-    /// Wraps a body of the inner service that `recorder` copies.
-    pub(crate) fn recorded(
-        body: B,
-        guard: Option<FlowGuard<T>>,
-        recorder: Box<BodyRecorder>,
-    ) -> Self
-    where
-        B: Body,
-    {
+    /// Wraps the body of the reject hook.
+    pub(crate) const fn replacement(body: C) -> Self {
         Self {
-            kind: Kind::Recorded {
-                body,
-                guard,
-                is_over: B::is_end_stream,
-                recorder,
-            },
-        }
-    }
-
-    /// Wraps the body of the reject hook, or the body of a cached response, which has the guard of
-    /// an accepted flow.
-    pub(crate) fn replacement(body: C, guard: Option<FlowGuard<T>>) -> Self
-    where
-        B: Body,
-        C: RejectBody<B>,
-    {
-        Self {
-            kind: Kind::Replacement {
-                body,
-                guard,
-                is_over: C::is_over,
-            },
+            kind: Kind::Replacement { body },
         }
     }
 
     /// Returns the replacement body, or else this body with [`NoBody`] as the replacement type.
     pub(super) fn into_replacement(mut self) -> Result<C, ResponseBody<B, NoBody, T>> {
         let kind = match mem::replace(&mut self.kind, Kind::Empty) {
-            Kind::Replacement { body, .. } => return Ok(body),
+            Kind::Replacement { body } => return Ok(body),
             Kind::Inner {
                 body,
                 guard,
@@ -153,17 +111,6 @@ impl<B, C, T: Ticket> ResponseBody<B, C, T> {
                 body,
                 guard,
                 is_over,
-            },
-            Kind::Recorded {
-                body,
-                guard,
-                is_over,
-                recorder,
-            } => Kind::Recorded {
-                body,
-                guard,
-                is_over,
-                recorder,
             },
             Kind::Empty => Kind::Empty,
         };
@@ -185,99 +132,38 @@ where
             KindProj::Inner {
                 body, guard: None, ..
             } => body.poll_frame(cx),
-            KindProj::Inner { body, guard, .. } => poll_inner(body, guard, cx),
-            KindProj::Recorded {
-                body,
-                guard,
-                recorder,
-                ..
-            } => poll_recorded::<B, C, T>(body, guard, recorder, cx),
-            KindProj::Replacement {
-                body, guard: None, ..
-            } => body.poll_replacement(cx),
-            KindProj::Replacement { body, guard, .. } => {
-                poll_guarded::<B, C, T>(body, guard, cx, C::poll_replacement, C::is_over)
-            }
+            KindProj::Inner { body, guard, .. } => poll_in_flow(body, guard, cx),
+            KindProj::Replacement { body } => body.poll_replacement(cx),
             KindProj::Empty => Poll::Ready(None),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
-            Kind::Inner { body, .. } | Kind::Recorded { body, .. } => body.is_end_stream(),
-            Kind::Replacement { body, .. } => body.is_over(),
+            Kind::Inner { body, .. } => body.is_end_stream(),
+            Kind::Replacement { body } => body.is_over(),
             Kind::Empty => true,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            Kind::Inner { body, .. } | Kind::Recorded { body, .. } => body.size_hint(),
-            Kind::Replacement { body, .. } => body.hint(),
+            Kind::Inner { body, .. } => body.size_hint(),
+            Kind::Replacement { body } => body.hint(),
             Kind::Empty => SizeHint::with_exact(0),
         }
     }
 }
 
+/// Polls the body of the inner service and ends its flow after the last frame.
 #[inline]
-fn poll_inner<B: Body, T: Ticket>(
-    body: Pin<&mut B>,
-    guard_slot: &mut Option<FlowGuard<T>>,
-    cx: &mut Context<'_>,
-) -> Polled<B> {
-    poll_guarded::<B, B, T>(body, guard_slot, cx, B::poll_frame, B::is_end_stream)
-}
-
-/// Polls a body and lets `recorder` copy its data.
-fn poll_recorded<B: Body, C: RejectBody<B>, T: Ticket>(
+fn poll_in_flow<B: Body, T: Ticket>(
     mut body: Pin<&mut B>,
     guard_slot: &mut Option<FlowGuard<T>>,
-    recorder: &mut BodyRecorder,
     cx: &mut Context<'_>,
-) -> Polled<B> {
-    recorder.enter();
-    let polled = poll_inner(body.as_mut(), guard_slot, cx);
-    recorder.leave();
-    match polled {
-        Poll::Pending => Poll::Pending,
-        Poll::Ready(None) => {
-            recorder.finish();
-            Poll::Ready(None)
-        }
-        Poll::Ready(Some(Err(error))) => {
-            recorder.discard();
-            Poll::Ready(Some(Err(error)))
-        }
-        Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(match frame.into_data() {
-            Ok(mut data) => {
-                if let Some(copy) = recorder.copy(data.remaining()) {
-                    data = C::copy_data(data, copy);
-                }
-                if body.is_end_stream() {
-                    recorder.finish();
-                }
-                Frame::data(data)
-            }
-            Err(trailers) => {
-                // A stored response cannot hold trailers.
-                recorder.discard();
-                trailers
-            }
-        }))),
-    }
-}
-
-/// Polls a body and ends its flow after the last frame.
-#[inline]
-fn poll_guarded<B: Body, X, T: Ticket>(
-    mut body: Pin<&mut X>,
-    guard_slot: &mut Option<FlowGuard<T>>,
-    cx: &mut Context<'_>,
-    poll: impl FnOnce(Pin<&mut X>, &mut Context<'_>) -> Polled<B>,
-    is_over: impl FnOnce(&X) -> bool,
 ) -> Polled<B> {
     let remaining = guard_slot.as_mut().and_then(FlowGuard::begin_poll);
-    let polled = poll(body.as_mut(), cx);
+    let polled = body.as_mut().poll_frame(cx);
     let (remaining, last) = match &polled {
         Poll::Pending => (remaining, false),
         Poll::Ready(None) => (remaining, true),
@@ -302,7 +188,7 @@ fn poll_guarded<B: Body, X, T: Ticket>(
             let sent = u64::try_from(sent).unwrap_or(u64::MAX);
             (
                 remaining.map(|remaining| remaining.saturating_sub(sent)),
-                trailers || is_over(&body),
+                trailers || body.is_end_stream(),
             )
         }
     };
@@ -329,9 +215,8 @@ impl<B, C, T: Ticket> Default for ResponseBody<B, C, T> {
 impl<B, C, T: Ticket> fmt::Debug for ResponseBody<B, C, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.kind {
-            Kind::Inner { guard: Some(_), .. } | Kind::Recorded { .. } => "ResponseBody(in flow)",
+            Kind::Inner { guard: Some(_), .. } => "ResponseBody(in flow)",
             Kind::Inner { guard: None, .. } => "ResponseBody(inner)",
-            Kind::Replacement { guard: Some(_), .. } => "ResponseBody(from the cache)",
             Kind::Replacement { .. } => "ResponseBody(rejected)",
             Kind::Empty => "ResponseBody(empty)",
         })

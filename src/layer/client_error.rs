@@ -5,8 +5,8 @@ use std::fmt;
 
 use crate::flow::Rejection;
 
-/// The error of an [`Outgoing`](crate::layer::Outgoing) service: the call was rejected before it
-/// was sent, or the inner service failed.
+/// The error of an [`ApertureClientService`](crate::layer::ApertureClientService): the call was
+/// rejected before it was sent, or the inner service failed.
 ///
 /// The [`source`](Error::source) is the [`Rejection`] or the inner service's error, so both can be
 /// found in a boxed error too.
@@ -25,6 +25,7 @@ use crate::flow::Rejection;
 /// assert!(error.source().is_some_and(|source| source.is::<Rejection>()));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ClientError<E> {
     /// The call was rejected and not sent.
     Rejected(Rejection),

@@ -87,3 +87,12 @@ impl fmt::Debug for LayerError {
 }
 
 impl Error for LayerError {}
+
+/// Returns the result of a fallible builder method, or panics with the error as message.
+#[track_caller]
+pub(crate) fn unwrap_or_panic<T>(built: Result<T, LayerError>) -> T {
+    match built {
+        Ok(built) => built,
+        Err(error) => panic!("{error}"),
+    }
+}

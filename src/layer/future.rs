@@ -7,19 +7,21 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, Method, Request, Response, header};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
+use super::action::RequestAction;
 use super::body::ResponseBody;
-use super::config::{Config, RequestAction, Settings};
 use super::deadline::Deadline;
 use super::guard::FlowGuard;
 use super::head::{RequestHead, ResponseHead};
+use super::method_kind::MethodKind;
 use super::reject::OnReject;
 use super::replacement_body::RejectBody;
 use super::request_extras::RequestExtras;
+use super::settings::{Config, Settings};
 use crate::flow::{Check, Decider, FlowDecision, Ticket};
 
 pin_project! {
@@ -56,8 +58,8 @@ pin_project! {
     {
         Deciding { #[pin] pending: D::Pending, waiting: Option<WaitingRequest<S, D, R, B>> },
         Running { #[pin] inner: S::Future, flow: Option<RunningFlow<D::Ticket>> },
-        /// The response comes from the reject hook, or from the cache with the guard of the flow.
-        Responding { response: Option<Response<C>>, guard: Option<FlowGuard<D::Ticket>> },
+        /// The request was rejected.
+        Responding { response: Option<Response<C>> },
     }
 }
 
@@ -75,38 +77,10 @@ pub(crate) struct WaitingRequest<S, D, R, B> {
     pub(crate) extras: Option<Box<RequestExtras>>,
 }
 
-/// What the response of a running request needs: its guard, and its optional work.
+/// What the response of a running request needs.
 pub(crate) struct RunningFlow<T: Ticket> {
-    /// `None` for a request without a flow, which may still invalidate cached responses.
-    guard: Option<FlowGuard<T>>,
+    guard: FlowGuard<T>,
     method: MethodKind,
-    extras: Option<Box<RequestExtras>>,
-}
-
-/// The kind of request method, which affects the body of the response.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum MethodKind {
-    Head,
-    Connect,
-    Other,
-}
-
-impl MethodKind {
-    fn new(method: &Method) -> Self {
-        match *method {
-            Method::HEAD => Self::Head,
-            Method::CONNECT => Self::Connect,
-            _ => Self::Other,
-        }
-    }
-
-    /// Returns true if HTTP sends no body in such a response, whatever the body contains.
-    fn has_no_body(self, status: StatusCode) -> bool {
-        self == Self::Head
-            || status.is_informational()
-            || status == StatusCode::NO_CONTENT
-            || status == StatusCode::NOT_MODIFIED
-    }
 }
 
 impl<S, D, R, B, C> ResponseFuture<S, D, R, B, C>
@@ -120,21 +94,6 @@ where
         Self {
             state: State::Running { inner, flow },
         }
-    }
-
-    /// Runs the inner service for a skipped request, which is not checked.
-    #[inline(always)]
-    pub(crate) fn skipped(
-        inner: &mut S,
-        request: Request<B>,
-        extras: Option<Box<RequestExtras>>,
-    ) -> Self {
-        let flow = extras.map(|mut extras| {
-            extras.start();
-            let method = MethodKind::new(request.method());
-            RunningFlow::unguarded(method, extras)
-        });
-        Self::running(inner.call(request), flow)
     }
 
     /// Awaits the decision about a request.
@@ -187,101 +146,28 @@ where
                 let head = RequestHead::new(&request);
                 let response = Some(config.reject(&rejection, guard, head));
                 Self {
-                    state: State::Responding {
-                        response,
-                        guard: None,
-                    },
+                    state: State::Responding { response },
                 }
             }
         }
     }
 
-    /// Runs the inner service, or returns the cached response. The flow ends with it, if there is a
-    /// guard.
-    fn run<RB>(
+    /// Runs the inner service. The flow ends with its response, if there is a guard.
+    fn run(
         settings: &Settings,
         inner: &mut S,
         mut request: Request<B>,
         decision: FlowDecision,
         mut guard: Option<FlowGuard<D::Ticket>>,
-        mut extras: Option<Box<RequestExtras>>,
-    ) -> Self
-    where
-        R: OnReject<RB, Body = C>,
-        C: RejectBody<RB>,
-        RB: Body,
-    {
-        let method = MethodKind::new(request.method());
-        if let Some(extras) = &mut extras {
-            if let Some(response) = extras.take_cached_response::<RB, C>() {
-                return Self::cached::<RB>(response, guard, method);
-            }
-            extras.expose(&mut request, decision, guard.as_mut());
-            settings.insert_extensions(
-                &mut request,
-                decision,
-                guard.as_mut(),
-                extras.take_cache_lookup(),
-            );
-            extras.start();
-        } else {
-            settings.annotate(&mut request, decision, guard.as_mut());
+        extras: Option<Box<RequestExtras>>,
+    ) -> Self {
+        match extras {
+            Some(extras) => extras.attach(settings, &mut request, decision, guard.as_mut()),
+            None => settings.annotate(&mut request, decision, guard.as_mut()),
         }
         // The guard lives during `call`, so that a panic there ends the flow.
-        let flow = match (guard, extras) {
-            (Some(guard), extras) => {
-                let guard = Some(guard);
-                Some(RunningFlow {
-                    guard,
-                    method,
-                    extras,
-                })
-            }
-            (None, Some(extras)) if extras.is_invalidating() => {
-                Some(RunningFlow::unguarded(method, extras))
-            }
-            (None, _) => None,
-        };
+        let flow = guard.map(|guard| RunningFlow::new(guard, request.method()));
         Self::running(inner.call(request), flow)
-    }
-
-    /// Returns a response from the result cache.
-    #[inline(never)]
-    fn cached<RB>(
-        mut response: Response<C>,
-        mut guard: Option<FlowGuard<D::Ticket>>,
-        method: MethodKind,
-    ) -> Self
-    where
-        C: RejectBody<RB>,
-        RB: Body,
-    {
-        if let Some(mut flow) = guard.take() {
-            let status = response.status();
-            flow.http_status(status);
-            flow.classify_head(ResponseHead::new(&response));
-            flow.append_rate_limits(response.headers_mut());
-            let remaining = if method.has_no_body(status) {
-                Some(0)
-            } else {
-                flow.watch_body(response.headers());
-                response.body().hint().exact()
-            };
-            let is_over = response.body().is_over();
-            if is_over || remaining == Some(0) {
-                flow.classify_body();
-            }
-            if is_over {
-                flow.finish();
-            } else {
-                flow.sending(remaining);
-                guard = Some(flow);
-            }
-        }
-        let response = Some(response);
-        Self {
-            state: State::Responding { response, guard },
-        }
     }
 }
 
@@ -289,22 +175,13 @@ impl<T: Ticket> RunningFlow<T> {
     #[inline(always)]
     pub(crate) fn new(guard: FlowGuard<T>, method: &Method) -> Self {
         Self {
-            guard: Some(guard),
+            guard,
             method: MethodKind::new(method),
-            extras: None,
         }
     }
 
-    const fn unguarded(method: MethodKind, extras: Box<RequestExtras>) -> Self {
-        Self {
-            guard: None,
-            method,
-            extras: Some(extras),
-        }
-    }
-
-    pub(crate) const fn guard(&mut self) -> Option<&mut FlowGuard<T>> {
-        self.guard.as_mut()
+    pub(crate) const fn guard(&mut self) -> &mut FlowGuard<T> {
+        &mut self.guard
     }
 
     /// Moves the flow into the body of its response, or ends it with the head. A panic before that
@@ -314,38 +191,16 @@ impl<T: Ticket> RunningFlow<T> {
         flow_slot: &mut Option<Self>,
         mut response: Response<B>,
     ) -> Response<ResponseBody<B, C, T>> {
-        let Some(Self {
-            guard,
-            method,
-            extras,
-        }) = flow_slot
-        else {
+        let Some(Self { guard, method }) = flow_slot else {
             return response.map(ResponseBody::without_flow);
         };
         let status = response.status();
-        let Some(guard) = guard else {
-            let is_empty = response.body().is_end_stream() || method.has_no_body(status);
-            let recorder = extras
-                .take()
-                .and_then(|extras| extras.record(&response, is_empty));
-            *flow_slot = None;
-            return response.map(|body| match recorder {
-                None => ResponseBody::without_flow(body),
-                Some(recorder) => ResponseBody::recorded(body, None, recorder),
-            });
-        };
         guard.http_status(status);
         guard.classify_head(ResponseHead::new(&response));
-        // After these heads the connection uses another protocol.
-        let switches_protocol = status == StatusCode::SWITCHING_PROTOCOLS
-            || (*method == MethodKind::Connect && status.is_success());
-        let is_over = response.body().is_end_stream();
-        let has_no_body = method.has_no_body(status);
-        let extras = extras.take();
-        let recorder = extras.and_then(|extras| extras.record(&response, is_over || has_no_body));
-        // After `record`: the stored response must not contain the quota of this client.
         guard.append_rate_limits(response.headers_mut());
-        let remaining = if has_no_body || switches_protocol {
+        let switches_protocol = method.switches_protocol(status);
+        let is_over = response.body().is_end_stream();
+        let remaining = if method.has_no_body(status) || switches_protocol {
             Some(0)
         } else {
             guard.watch_body(response.headers());
@@ -362,12 +217,8 @@ impl<T: Ticket> RunningFlow<T> {
         }
         guard.sending(remaining);
         let (head, body) = response.into_parts();
-        let guard = flow_slot.take().and_then(|flow| flow.guard);
-        let body = match recorder {
-            None => ResponseBody::with_guard(body, guard),
-            Some(recorder) => ResponseBody::recorded(body, guard, recorder),
-        };
-        Response::from_parts(head, body)
+        let guard = flow_slot.take().map(|flow| flow.guard);
+        Response::from_parts(head, ResponseBody::with_guard(body, guard))
     }
 }
 
@@ -407,7 +258,7 @@ where
                     let mut action =
                         settings.apply_verdict(verdict, head, deadline, || Arc::clone(name));
                     let extras = waiting.extras.as_mut();
-                    if extras.is_some_and(|extras| extras.take_lookup(&mut action))
+                    if extras.is_some_and(|extras| extras.read_lookup(&mut action))
                         && let Some(decider) = waiting.decider.take()
                     {
                         match settings.check_again(&decider, name, head, deadline) {
@@ -441,22 +292,19 @@ where
                     return Poll::Ready(match response {
                         Ok(response) => Ok(RunningFlow::respond(flow, response)),
                         Err(error) => {
-                            if let Some(guard) = flow.as_mut().and_then(RunningFlow::guard) {
-                                guard.fail();
+                            if let Some(flow) = flow {
+                                flow.guard.fail();
                             }
                             *flow = None;
                             Err(error)
                         }
                     });
                 }
-                StateProj::Responding { response, guard } => {
+                StateProj::Responding { response } => {
                     let Some(response) = response.take() else {
                         polled_again();
                     };
-                    let guard = guard.take();
-                    return Poll::Ready(Ok(
-                        response.map(|body| ResponseBody::replacement(body, guard))
-                    ));
+                    return Poll::Ready(Ok(response.map(ResponseBody::replacement)));
                 }
             }
         }

@@ -6,40 +6,11 @@ use std::thread;
 use bytes::Buf;
 use http::{HeaderMap, StatusCode};
 
-use super::config::SharedClassifier;
+use super::classifier::SharedClassifier;
 use super::grpc_web::GrpcWebReader;
 use super::head::{GRPC_STATUS, ResponseHead};
-use super::hold::EndTicket;
 use super::rate_limit_headers;
 use crate::flow::{CacheLookup, FlowOutcome, FlowStatus, HttpExtras, Ticket};
-
-/// Classifies responses. Implemented for closures and for the state that a flow handle shares.
-pub(crate) trait ResponseClassifier: Send + Sync {
-    fn classify(&self, head: ResponseHead<'_>) -> FlowStatus;
-
-    /// Records that the response is over, with its status and whether it failed. Returns the status
-    /// with which the flow ends, or `None` if a hold keeps the flow open: the caller then passes
-    /// the ticket to [`defer`](Self::defer).
-    fn close(&self, status: FlowStatus, failed: bool) -> Option<FlowStatus> {
-        let _ = failed;
-        Some(status)
-    }
-
-    /// Ends the ticket once no hold keeps the flow open.
-    fn defer(&self, ticket: EndTicket, status: FlowStatus, failed: bool) {
-        let _ = failed;
-        ticket(status);
-    }
-}
-
-impl<F> ResponseClassifier for F
-where
-    F: Fn(ResponseHead<'_>) -> FlowStatus + Send + Sync,
-{
-    fn classify(&self, head: ResponseHead<'_>) -> FlowStatus {
-        self(head)
-    }
-}
 
 /// Ends a flow exactly once: by a method, or at the latest by its drop.
 ///

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::config::SharedClassifier;
-use super::guard::{FlowGuard, ResponseClassifier};
+use super::classifier::{EndTicket, ResponseClassifier, SharedClassifier};
+use super::guard::FlowGuard;
 use super::head::ResponseHead;
-use super::hold::{EndTicket, FlowHold, HeldEnd, Holds};
+use super::holds::{HeldEnd, Holds};
 use crate::flow::{
     CacheError, CacheLookup, CachePlace, CacheRefusal, CacheValue, Caches, FlowDecision,
     FlowStatus, Ticket,
@@ -113,18 +113,6 @@ impl FlowHandle {
     #[must_use]
     pub fn is_ended(&self) -> bool {
         self.shared.status.load(Ordering::Acquire) & ENDED != 0
-    }
-
-    /// Returns a hold, which keeps the flow open until it is dropped, beyond the end of the
-    /// response.
-    ///
-    /// For a WebSocket, a CONNECT tunnel or a background job that must keep its concurrency slot.
-    /// See [`FlowHold`].
-    ///
-    /// Take the hold before the response is returned. If the flow [has ended](Self::is_ended) or
-    /// was unreachable, the hold has no effect and [`FlowHold::is_open`] returns false.
-    pub fn hold(&self) -> FlowHold {
-        FlowHold::new(self.clone())
     }
 
     pub(super) fn holds(&self) -> &Holds {

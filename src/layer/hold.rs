@@ -1,11 +1,9 @@
 //! Holds, which keep flows open beyond their responses.
 
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use super::handle::FlowHandle;
-use crate::flow::FlowStatus;
 
 /// Keeps a flow open for work that outlives its response: a WebSocket, a CONNECT tunnel, a
 /// background job. Returned by [`FlowHandle::hold`].
@@ -52,7 +50,7 @@ pub struct FlowHold {
 }
 
 impl FlowHold {
-    pub(super) fn new(flow: FlowHandle) -> Self {
+    fn new(flow: FlowHandle) -> Self {
         let is_open = flow.holds().acquire();
         Self { flow, is_open }
     }
@@ -68,6 +66,21 @@ impl FlowHold {
     #[must_use]
     pub const fn flow(&self) -> &FlowHandle {
         &self.flow
+    }
+}
+
+// Here and not beside the other methods, so that only holds know handles.
+impl FlowHandle {
+    /// Returns a hold, which keeps the flow open until it is dropped, beyond the end of the
+    /// response.
+    ///
+    /// For a WebSocket, a CONNECT tunnel or a background job that must keep its concurrency slot.
+    /// See [`FlowHold`].
+    ///
+    /// Take the hold before the response is returned. If the flow [has ended](Self::is_ended) or
+    /// was unreachable, the hold has no effect and [`FlowHold::is_open`] returns false.
+    pub fn hold(&self) -> FlowHold {
+        FlowHold::new(self.clone())
     }
 }
 
@@ -93,90 +106,5 @@ impl fmt::Debug for FlowHold {
             .field("flow", &self.flow)
             .field("is_open", &self.is_open)
             .finish()
-    }
-}
-
-/// Ends the ticket of a flow with a status.
-pub(crate) type EndTicket = Box<dyn FnOnce(FlowStatus) + Send>;
-
-/// The end of a flow whose response is over while holds keep the flow open.
-pub(super) struct HeldEnd {
-    pub(super) ticket: EndTicket,
-    pub(super) status: FlowStatus,
-    /// The response failed, or a panic dropped a hold.
-    pub(super) failed: bool,
-}
-
-/// The number of holds of one flow, and its end once the response is over. The lock is released
-/// before the ticket is ended.
-pub(super) struct Holds(Mutex<State>);
-
-struct State {
-    holds: usize,
-    /// A panic dropped a hold.
-    failed: bool,
-    end: Option<HeldEnd>,
-    is_over: bool,
-}
-
-impl Holds {
-    /// Creates the state of a flow without holds. With `is_over` the flow cannot be held.
-    pub(super) const fn new(is_over: bool) -> Self {
-        Self(Mutex::new(State {
-            holds: 0,
-            failed: false,
-            end: None,
-            is_over,
-        }))
-    }
-
-    /// Adds a hold, unless the flow is over. Returns true if it was added.
-    fn acquire(&self) -> bool {
-        let mut state = self.lock();
-        if !state.is_over {
-            state.holds += 1;
-        }
-        !state.is_over
-    }
-
-    /// Removes a hold. Returns the pending end, if this was the last hold.
-    fn release(&self, failed: bool) -> Option<HeldEnd> {
-        let mut state = self.lock();
-        state.holds -= 1;
-        state.failed |= failed;
-        if state.holds > 0 {
-            return None;
-        }
-        let mut end = state.end.take()?;
-        state.is_over = true;
-        end.failed |= state.failed;
-        Some(end)
-    }
-
-    /// Records that the response is over. Returns whether a hold failed, or `None` if a hold keeps
-    /// the flow open.
-    pub(super) fn close(&self) -> Option<bool> {
-        let mut state = self.lock();
-        if state.holds > 0 {
-            return None;
-        }
-        state.is_over = true;
-        Some(state.failed)
-    }
-
-    /// Stores the end for the last hold. Returns it if no hold is left.
-    pub(super) fn defer(&self, mut end: HeldEnd) -> Option<HeldEnd> {
-        let mut state = self.lock();
-        if state.holds > 0 {
-            state.end = Some(end);
-            return None;
-        }
-        state.is_over = true;
-        end.failed |= state.failed;
-        Some(end)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

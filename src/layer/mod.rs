@@ -47,9 +47,9 @@
 //!    [global cache](ApertureLayer::global_cache_key).
 //! 4. The layer checks the request with the decider. An immediate decision is used at once. While a
 //!    decision is pending, the request keeps the instance of the inner service that is ready.
-//! 5. - An accepted request runs, and may carry a [handle](FlowHandle) to its flow. If the layer
-//!      stores responses and the result cache has one for the request, the layer returns that
-//!      response and does not call the inner service.
+//! 5. - An accepted request runs, and may carry a [handle](FlowHandle) to its flow. If a response
+//!      cache is part of the inner service and the result cache has a response to the request, the
+//!      cache returns that response.
 //!    - A rejected request gets its response from the [reject hook](ApertureLayer::on_reject), and
 //!      its body is dropped. In [shadow mode](ApertureLayer::shadow_mode) it runs instead. A
 //!      rejection is never an error; errors of the inner service pass through unchanged.
@@ -195,19 +195,17 @@
 //! Hooks run on the request path, and a panic in a hook unwinds the task of the request. It ends
 //! the flow. No hook runs during a drop.
 
+mod action;
 #[cfg(feature = "axum")]
 mod axum;
 mod body;
-#[cfg(feature = "response-cache")]
-mod cache;
-#[cfg(not(feature = "response-cache"))]
-#[path = "no_cache.rs"]
-mod cache;
+mod builder;
+mod check;
+mod classifier;
 mod client_error;
-mod config;
 mod deadline;
-mod error;
-mod extract;
+pub(crate) mod error;
+pub(crate) mod extract;
 mod future;
 mod grpc;
 mod grpc_web;
@@ -215,10 +213,11 @@ mod guard;
 mod handle;
 mod head;
 mod hold;
+mod holds;
 mod http;
-mod label_rules;
 #[allow(clippy::module_inception)]
 mod layer;
+pub(crate) mod method_kind;
 mod names;
 mod normalize_path;
 mod outgoing;
@@ -227,9 +226,10 @@ mod rate_limit_headers;
 mod reject;
 mod replacement_body;
 mod request_extras;
-mod response_options;
+pub(crate) mod response_lookup;
 mod routes;
 mod service;
+pub(crate) mod settings;
 mod templates;
 #[cfg(feature = "remote")]
 mod tonic_status;
@@ -238,8 +238,6 @@ mod unreachable;
 #[cfg(feature = "axum")]
 pub use self::axum::{MissingFlow, matched_path, peer_addr};
 pub use self::body::ResponseBody;
-#[cfg(feature = "response-cache")]
-pub use self::cache::{Cached, CachedBody, ResultCacheLayer};
 pub use self::client_error::ClientError;
 pub use self::error::LayerError;
 pub use self::extract::{
@@ -255,10 +253,10 @@ pub use self::http::{
 };
 pub use self::layer::ApertureLayer;
 pub use self::names::FALLBACK_NAME;
-pub use self::outgoing::{ApertureClientLayer, Outgoing, OutgoingFuture};
+pub use self::outgoing::{ApertureClientFuture, ApertureClientLayer, ApertureClientService};
 pub use self::problem::{ProblemBody, ProblemDetails};
 pub use self::reject::{DefaultReject, OnReject};
 pub use self::replacement_body::{NoBody, RejectBody};
-pub use self::routes::{Point, RouteTable, Skip};
+pub use self::routes::{RouteTable, RouteTarget, Skip};
 pub use self::service::Aperture;
 pub use self::unreachable::FailureMode;

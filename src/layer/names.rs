@@ -5,11 +5,9 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 
-use super::head::RequestHead;
-use super::layer::ApertureLayer;
 use crate::flow::Decider;
 
 /// The name that replaces an unknown name in a request: `other`.
@@ -157,6 +155,16 @@ impl LearnedNames {
 }
 
 impl KnownNames {
+    /// Returns the names with others added to the list.
+    pub(crate) fn listing(&self, names: impl IntoIterator<Item = Box<str>>) -> Self {
+        let mut listed = self.listed.clone().unwrap_or_default();
+        listed.extend(names);
+        Self {
+            listed: Some(listed),
+            learned: LearnedNames::default(),
+        }
+    }
+
     fn is_listed(&self, name: &str) -> bool {
         let listed = self.listed.as_ref();
         listed.is_some_and(|listed| listed.contains(name))
@@ -167,16 +175,17 @@ impl KnownNames {
         self.listed.is_none() && self.learned.learn(name)
     }
 
-    /// Replaces the control point that a hook read by the fallback, unless its name is known.
+    /// Replaces the control point that a hook read by the fallback, unless its name is known. Every
+    /// name that is a borrowed text and not `is_in_request` is known.
     pub(crate) fn control_point<'a>(
         &self,
         policies: &dyn PolicyNames,
-        head: RequestHead<'_>,
         name: Cow<'a, str>,
+        is_in_request: impl FnOnce(&str) -> bool,
     ) -> ControlPointName<'a> {
         let known = match &name {
             _ if name.is_empty() => false,
-            Cow::Borrowed(name) if !head.contains_slice(name) => true,
+            Cow::Borrowed(name) if !is_in_request(name) => true,
             // Chosen by the client, or possibly built from the request.
             name => {
                 self.is_listed(name)
@@ -232,41 +241,6 @@ impl<'a> LabelNames<'a> {
 impl fmt::Debug for LabelNames<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.names.fmt(f)
-    }
-}
-
-impl<D, R> ApertureLayer<D, R> {
-    /// Lists the valid names, for control points that a hook reads from requests and for labels
-    /// that [`grpc_service`](crate::layer::grpc_service) and
-    /// [`grpc_method`](crate::layer::grpc_method) read. Any other name is replaced by
-    /// [`other`](FALLBACK_NAME), unless a policy of an embedded engine names it. Later calls add to
-    /// the list.
-    ///
-    /// Without a list, a layer in front of an Agent accepts the first 1024 names that appear in
-    /// requests. A client that invents names can use them up before the valid ones appear. See
-    /// [names that clients choose](crate::layer#names-that-clients-choose).
-    ///
-    /// ```
-    /// # let client = tower_aperture::ApertureClient::disabled();
-    /// use tower_aperture::ApertureLayer;
-    /// use tower_aperture::layer::{grpc_method, grpc_service};
-    ///
-    /// let layer = ApertureLayer::with_control_point(client, grpc_service)
-    ///     .label_from("method", grpc_method)
-    ///     .known_names(["shop.v1.Carts", "shop.v1.Orders"])
-    ///     .known_names(["Add", "Remove", "List"]);
-    /// # let _ = layer;
-    /// ```
-    #[must_use]
-    pub fn known_names(self, names: impl IntoIterator<Item = impl Into<Box<str>>>) -> Self {
-        self.set(|settings| {
-            let mut listed = settings.names.listed.clone().unwrap_or_default();
-            listed.extend(names.into_iter().map(Into::into));
-            settings.names = Arc::new(KnownNames {
-                listed: Some(listed),
-                learned: LearnedNames::default(),
-            });
-        })
     }
 }
 

@@ -34,14 +34,14 @@ use crate::flow::{Decider, Rejection};
 /// use hyper_util::client::legacy::{Client, connect::HttpConnector};
 /// use hyper_util::rt::TokioExecutor;
 /// use tower::Layer;
-/// use tower_aperture::layer::{ApertureClientLayer, Outgoing};
+/// use tower_aperture::layer::{ApertureClientLayer, ApertureClientService};
 /// use tower_aperture::{ApertureClient, ApertureLayer};
 ///
 /// let layer: ApertureClientLayer<ApertureClient> = ApertureLayer::new(client, "geocoder")
 ///     .check_timeout(Duration::from_secs(2))
 ///     .into_client();
 /// let http = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
-/// let geocoder: Outgoing<Client<HttpConnector, Full<Bytes>>, ApertureClient> = layer.layer(http);
+/// let geocoder: ApertureClientService<Client<HttpConnector, Full<Bytes>>, ApertureClient> = layer.layer(http);
 /// # let _ = geocoder;
 /// ```
 #[derive(Clone)]
@@ -49,24 +49,19 @@ pub struct ApertureClientLayer<D> {
     layer: ApertureLayer<D, RejectAsError>,
 }
 
-impl<D, R> ApertureLayer<D, R> {
-    /// Converts the layer for client services: a rejection becomes an error. Call it last.
-    ///
-    /// Flows end as with the original layer: when the body of the response ends. The reject hook is
-    /// dropped, because a rejection has no response.
-    #[must_use]
-    pub fn into_client(self) -> ApertureClientLayer<D> {
-        ApertureClientLayer {
-            layer: self.reject_with(RejectAsError),
+impl<D> ApertureClientLayer<D> {
+    pub(super) fn new<R>(layer: ApertureLayer<D, R>) -> Self {
+        Self {
+            layer: layer.reject_with(RejectAsError),
         }
     }
 }
 
 impl<S, D: Clone> Layer<S> for ApertureClientLayer<D> {
-    type Service = Outgoing<S, D>;
+    type Service = ApertureClientService<S, D>;
 
-    fn layer(&self, inner: S) -> Outgoing<S, D> {
-        Outgoing {
+    fn layer(&self, inner: S) -> ApertureClientService<S, D> {
+        ApertureClientService {
             service: self.layer.layer(inner),
         }
     }
@@ -87,11 +82,11 @@ impl<D> fmt::Debug for ApertureClientLayer<D> {
 /// to a status with code Unknown and the [`ClientError`] as its source. With [`Aperture`] instead,
 /// they get a status with the right code. (A [`Rejection`] found in the source converts to that
 /// status.)
-pub struct Outgoing<S, D> {
+pub struct ApertureClientService<S, D> {
     service: Aperture<S, D, RejectAsError>,
 }
 
-impl<S, D> Outgoing<S, D> {
+impl<S, D> ApertureClientService<S, D> {
     /// Returns a reference to the inner service.
     pub const fn get_ref(&self) -> &S {
         self.service.get_ref()
@@ -108,7 +103,7 @@ impl<S, D> Outgoing<S, D> {
     }
 }
 
-impl<S: Clone, D: Clone> Clone for Outgoing<S, D> {
+impl<S: Clone, D: Clone> Clone for ApertureClientService<S, D> {
     fn clone(&self) -> Self {
         Self {
             service: self.service.clone(),
@@ -116,15 +111,15 @@ impl<S: Clone, D: Clone> Clone for Outgoing<S, D> {
     }
 }
 
-impl<S: fmt::Debug, D> fmt::Debug for Outgoing<S, D> {
+impl<S: fmt::Debug, D> fmt::Debug for ApertureClientService<S, D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Outgoing")
+        f.debug_struct("ApertureClientService")
             .field("inner", self.get_ref())
             .finish_non_exhaustive()
     }
 }
 
-impl<S, D, B, RB> Service<Request<B>> for Outgoing<S, D>
+impl<S, D, B, RB> Service<Request<B>> for ApertureClientService<S, D>
 where
     S: Service<Request<B>, Response = Response<RB>> + Clone,
     D: Decider + Clone,
@@ -132,7 +127,7 @@ where
 {
     type Response = Response<ResponseBody<RB, NoBody, D::Ticket>>;
     type Error = ClientError<S::Error>;
-    type Future = OutgoingFuture<S, D, B>;
+    type Future = ApertureClientFuture<S, D, B>;
 
     /// Ready when the inner service is ready.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
@@ -140,21 +135,21 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        OutgoingFuture {
+        ApertureClientFuture {
             future: self.service.call(request),
         }
     }
 }
 
 pin_project! {
-    /// The future of [`Outgoing`]. A drop cancels the flow, as for a [`ResponseFuture`].
+    /// The future of [`ApertureClientService`]. A drop cancels the flow, as for a [`ResponseFuture`].
     ///
     /// ```
-    /// use tower_aperture::layer::OutgoingFuture;
+    /// use tower_aperture::layer::ApertureClientFuture;
     ///
-    /// type MyFuture<S, D> = OutgoingFuture<S, D, String>;
+    /// type MyFuture<S, D> = ApertureClientFuture<S, D, String>;
     /// ```
-    pub struct OutgoingFuture<S, D, B>
+    pub struct ApertureClientFuture<S, D, B>
     where
         S: Service<Request<B>>,
         D: Decider,
@@ -164,7 +159,7 @@ pin_project! {
     }
 }
 
-impl<S, D, B, RB> Future for OutgoingFuture<S, D, B>
+impl<S, D, B, RB> Future for ApertureClientFuture<S, D, B>
 where
     S: Service<Request<B>, Response = Response<RB>>,
     D: Decider,
@@ -182,17 +177,19 @@ where
     }
 }
 
-impl<S, D, B> fmt::Debug for OutgoingFuture<S, D, B>
+impl<S, D, B> fmt::Debug for ApertureClientFuture<S, D, B>
 where
     S: Service<Request<B>>,
     D: Decider,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("OutgoingFuture").field(&self.future).finish()
+        f.debug_tuple("ApertureClientFuture")
+            .field(&self.future)
+            .finish()
     }
 }
 
-/// Passes rejections to [`OutgoingFuture`] as bodies that are never polled.
+/// Passes rejections to [`ApertureClientFuture`] as bodies that are never polled.
 #[derive(Clone, Copy, Debug)]
 struct RejectAsError;
 

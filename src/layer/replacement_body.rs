@@ -3,7 +3,6 @@
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
 /// An empty body, which replaces bodies of every type.
@@ -24,8 +23,7 @@ pub struct NoBody;
 /// The trait is sealed: it is implemented for these types, and cannot be implemented for others.
 ///
 /// ```
-/// use bytes::Bytes;
-/// use http_body_util::Full;
+/// /// use http_body_util::Full;
 /// use tower_aperture::layer::{NoBody, RejectBody};
 ///
 /// fn fits<C: RejectBody<axum::body::Body>>(_: C) {}
@@ -50,25 +48,6 @@ pub trait ReplacementBody<B: Body> {
     fn is_over(&self) -> bool;
 
     fn hint(&self) -> SizeHint;
-
-    /// Makes a body from a cached response. `None` if bodies of this type are never cached.
-    fn from_cache(body: Bytes) -> Option<Self>
-    where
-        Self: Sized,
-    {
-        drop(body);
-        None
-    }
-
-    /// Appends `data`, which is on its way to the client, to `copy`. The default copies no bytes,
-    /// because bodies of this type are never stored.
-    fn copy_data(data: B::Data, copy: &mut Vec<u8>) -> B::Data
-    where
-        Self: Sized,
-    {
-        let _ = copy;
-        data
-    }
 }
 
 impl<B: Body> ReplacementBody<B> for NoBody {

@@ -6,10 +6,8 @@ use std::sync::Arc;
 
 use http::Method;
 
-use super::config::ControlPoint;
-use super::error::LayerError;
+use super::error::{LayerError, unwrap_or_panic};
 use super::head::RequestHead;
-use super::layer::{ApertureLayer, unwrap_or_panic};
 use super::normalize_path;
 use super::templates::RouteTemplates;
 
@@ -50,7 +48,7 @@ pub struct RouteTable {
     routes: Vec<Route>,
     /// Finds indices of `routes`.
     templates: RouteTemplates,
-    fallback: Point,
+    fallback: RouteTarget,
     normalize: bool,
 }
 
@@ -58,53 +56,53 @@ pub struct RouteTable {
 #[derive(Clone)]
 struct Route {
     path: Box<str>,
-    points: Vec<(Option<Method>, Point)>,
+    targets: Vec<(Option<Method>, RouteTarget)>,
 }
 
 impl Route {
-    fn point(&self, method: Option<&Method>) -> Option<&Point> {
-        let mut points = self.points.iter();
-        let found = points.find(|(known, _)| known.as_ref() == method);
-        found.map(|(_, point)| point)
+    fn target(&self, method: Option<&Method>) -> Option<&RouteTarget> {
+        let mut targets = self.targets.iter();
+        let found = targets.find(|(known, _)| known.as_ref() == method);
+        found.map(|(_, target)| target)
     }
 
     /// Returns the control point of requests with this method.
-    fn applying(&self, method: &Method) -> Option<&Point> {
+    fn applying(&self, method: &Method) -> Option<&RouteTarget> {
         let get = || (method == Method::HEAD).then_some(&Method::GET);
-        self.point(Some(method))
-            .or_else(|| self.point(Some(get()?)))
-            .or_else(|| self.point(None))
+        self.target(Some(method))
+            .or_else(|| self.target(Some(get()?)))
+            .or_else(|| self.target(None))
     }
 }
 
 /// The target of a route in a [`RouteTable`]: a control point or [`Skip`].
 ///
 /// ```
-/// use tower_aperture::layer::{Point, Skip};
+/// use tower_aperture::layer::{RouteTarget, Skip};
 ///
-/// let points: [Point; 3] = ["get-user".into(), String::from("add-user").into(), Skip.into()];
-/// # let _ = points;
+/// let targets: [RouteTarget; 3] = ["get-user".into(), String::from("add-user").into(), Skip.into()];
+/// # let _ = targets;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Point(Option<Arc<str>>);
+pub struct RouteTarget(Option<Arc<str>>);
 
 /// The target of routes whose requests the layer skips. See [`RouteTable`] for an example.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Skip;
 
-impl From<Skip> for Point {
+impl From<Skip> for RouteTarget {
     fn from(Skip: Skip) -> Self {
         Self(None)
     }
 }
 
-impl From<&str> for Point {
+impl From<&str> for RouteTarget {
     fn from(name: &str) -> Self {
         Self(Some(name.into()))
     }
 }
 
-impl From<String> for Point {
+impl From<String> for RouteTarget {
     fn from(name: String) -> Self {
         Self(Some(name.into()))
     }
@@ -132,8 +130,8 @@ impl RouteTable {
     /// and [`any`](Self::any) panic alike.
     #[must_use]
     #[track_caller]
-    pub fn route(self, method: Method, path: &str, point: impl Into<Point>) -> Self {
-        unwrap_or_panic(self.try_route(method, path, point))
+    pub fn route(self, method: Method, path: &str, target: impl Into<RouteTarget>) -> Self {
+        unwrap_or_panic(self.try_route(method, path, target))
     }
 
     /// Like [`route`](Self::route), for routes from a configuration.
@@ -146,9 +144,9 @@ impl RouteTable {
         self,
         method: Method,
         path: &str,
-        point: impl Into<Point>,
+        target: impl Into<RouteTarget>,
     ) -> Result<Self, LayerError> {
-        self.add(Some(method), path, point.into())
+        self.add(Some(method), path, target.into())
     }
 
     /// Adds a route for all methods that have no route of their own at that path.
@@ -158,8 +156,8 @@ impl RouteTable {
     /// In the same cases as [`route`](Self::route).
     #[must_use]
     #[track_caller]
-    pub fn any(self, path: &str, point: impl Into<Point>) -> Self {
-        unwrap_or_panic(self.try_any(path, point))
+    pub fn any(self, path: &str, target: impl Into<RouteTarget>) -> Self {
+        unwrap_or_panic(self.try_any(path, target))
     }
 
     /// Like [`any`](Self::any), for routes from a configuration.
@@ -167,8 +165,8 @@ impl RouteTable {
     /// # Errors
     ///
     /// In the same cases as [`try_route`](Self::try_route).
-    pub fn try_any(self, path: &str, point: impl Into<Point>) -> Result<Self, LayerError> {
-        self.add(None, path, point.into())
+    pub fn try_any(self, path: &str, target: impl Into<RouteTarget>) -> Result<Self, LayerError> {
+        self.add(None, path, target.into())
     }
 
     /// Sets the control point of requests that match no route; without it they are skipped.
@@ -178,8 +176,8 @@ impl RouteTable {
     /// If the control point is empty.
     #[must_use]
     #[track_caller]
-    pub fn fallback(mut self, point: impl Into<Point>) -> Self {
-        self.fallback = unwrap_or_panic(check_name(point.into(), "the fallback"));
+    pub fn fallback(mut self, target: impl Into<RouteTarget>) -> Self {
+        self.fallback = unwrap_or_panic(check_name(target.into(), "the fallback"));
         self
     }
 
@@ -225,20 +223,25 @@ impl RouteTable {
         table.normalize = true;
         table.fallback = self.fallback;
         for route in self.routes {
-            for (method, point) in route.points {
-                table = table.add(method, &route.path, point)?;
+            for (method, target) in route.targets {
+                table = table.add(method, &route.path, target)?;
             }
         }
         Ok(table)
     }
 
-    fn add(mut self, method: Option<Method>, path: &str, point: Point) -> Result<Self, LayerError> {
+    fn add(
+        mut self,
+        method: Option<Method>,
+        path: &str,
+        target: RouteTarget,
+    ) -> Result<Self, LayerError> {
         let written = match &method {
             Some(method) => format!("{method} {path}"),
             None => path.to_owned(),
         };
         let invalid = |reason| LayerError::invalid_route(&written, reason);
-        let point = check_name(point, &written)?;
+        let target = check_name(target, &written)?;
         if !path.starts_with('/') {
             return Err(invalid("the path must begin with `/`".into()));
         }
@@ -252,7 +255,7 @@ impl RouteTable {
         match self.routes.get(at) {
             None => self.routes.push(Route {
                 path: (*path).into(),
-                points: Vec::new(),
+                targets: Vec::new(),
             }),
             Some(known) if *known.path != *path => {
                 let path = &known.path;
@@ -263,11 +266,11 @@ impl RouteTable {
             Some(_) => {}
         }
         let route = &mut self.routes[at];
-        if route.point(method.as_ref()).is_some() {
+        if route.target(method.as_ref()).is_some() {
             let reason = "the route already exists; remove one of the two";
             return Err(invalid(reason.into()));
         }
-        route.points.push((method, point));
+        route.targets.push((method, target));
         Ok(self)
     }
 
@@ -277,7 +280,7 @@ impl RouteTable {
         self.find(head.method(), head.uri().path()).0.as_deref()
     }
 
-    fn find(&self, method: &Method, path: &str) -> &Point {
+    fn find(&self, method: &Method, path: &str) -> &RouteTarget {
         let found = match self.normalize {
             false => self.lookup(method, path),
             true => {
@@ -295,7 +298,7 @@ impl RouteTable {
         self.routes.iter().map(|route| &*route.path).collect()
     }
 
-    fn lookup(&self, method: &Method, path: &str) -> Option<&Point> {
+    fn lookup(&self, method: &Method, path: &str) -> Option<&RouteTarget> {
         self.templates
             .find(path, |at| self.routes[at].applying(method))
     }
@@ -312,8 +315,8 @@ macro_rules! methods {
                 /// In the same cases as [`route`](Self::route).
                 #[must_use]
                 #[track_caller]
-                pub fn $name(self, path: &str, point: impl Into<Point>) -> Self {
-                    self.route(Method::$method, path, point)
+                pub fn $name(self, path: &str, target: impl Into<RouteTarget>) -> Self {
+                    self.route(Method::$method, path, target)
                 }
             )+
         }
@@ -322,12 +325,12 @@ macro_rules! methods {
 
 methods!(get GET, post POST, put PUT, patch PATCH, delete DELETE, head HEAD, options OPTIONS);
 
-fn check_name(point: Point, route: &str) -> Result<Point, LayerError> {
-    if point.0.as_deref() == Some("") {
+fn check_name(target: RouteTarget, route: &str) -> Result<RouteTarget, LayerError> {
+    if target.0.as_deref() == Some("") {
         let reason = "the control point is empty; name one, or use `Skip`";
         return Err(LayerError::invalid_route(route, reason.into()));
     }
-    Ok(point)
+    Ok(target)
 }
 
 impl Default for RouteTable {
@@ -343,14 +346,5 @@ impl fmt::Debug for RouteTable {
             .field("normalize", &self.normalize)
             .field("fallback", &self.fallback)
             .finish_non_exhaustive()
-    }
-}
-
-impl<D> ApertureLayer<D> {
-    /// Creates a layer that takes the control point from a route table, and skips the requests for
-    /// which the table has none.
-    #[must_use]
-    pub fn with_routes(decider: D, routes: RouteTable) -> Self {
-        Self::of(decider, ControlPoint::Routes(Arc::new(routes)))
     }
 }

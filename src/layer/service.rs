@@ -10,14 +10,15 @@ use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
+use super::action::RequestAction;
 use super::body::ResponseBody;
-use super::config::{Config, RequestAction, Settings};
 use super::deadline::Deadline;
 use super::future::{ResponseFuture, RunningFlow, WaitingRequest};
 use super::head::RequestHead;
 use super::names::LabelNames;
 use super::reject::{DefaultReject, OnReject};
 use super::request_extras::RequestExtras;
+use super::settings::{Config, Settings};
 use crate::flow::{
     Check, Decider, Denial, FlowDecision, FlowParams, RejectReason, Rejection, Ticket, Verdict,
 };
@@ -124,8 +125,7 @@ where
         let settings = &self.config.settings;
         let head = RequestHead::new(&request);
         if settings.skips(head) {
-            let extras = RequestExtras::for_skipped(settings, head, &self.decider);
-            return ResponseFuture::skipped(&mut self.inner, request, extras);
+            return ResponseFuture::running(self.inner.call(request), None);
         }
 
         let deadline = Deadline::of(head);
@@ -159,9 +159,15 @@ where
             }
             if settings.needs_extras() {
                 let key = params.result_cache_key.as_deref();
-                let caches = !is_fallback;
-                extras =
-                    RequestExtras::new(settings, head, &control_point, key, caches, &self.decider);
+                let may_look_up = !is_fallback;
+                extras = RequestExtras::new(
+                    settings,
+                    head,
+                    &control_point,
+                    key,
+                    may_look_up,
+                    &self.decider,
+                );
                 if let Some(key) = extras.as_deref().and_then(RequestExtras::key) {
                     params.result_cache_key = Some(Cow::Borrowed(key));
                 }
@@ -193,19 +199,17 @@ where
         };
         let (pending, control_point) = match next {
             NextStep::Skip => {
-                let extras =
-                    RequestExtras::for_skipped(settings, RequestHead::new(&request), &self.decider);
-                return ResponseFuture::skipped(&mut self.inner, request, extras);
+                return ResponseFuture::running(self.inner.call(request), None);
             }
             NextStep::Run => {
-                let guard = flow.as_mut().and_then(RunningFlow::guard);
+                let guard = flow.as_mut().map(RunningFlow::guard);
                 settings.annotate(&mut request, FlowDecision::Accepted, guard);
                 return ResponseFuture::running(self.inner.call(request), flow);
             }
             NextStep::Perform(mut action) => {
                 let needs_check = extras
                     .as_mut()
-                    .is_some_and(|extras| extras.take_lookup(&mut action));
+                    .is_some_and(|extras| extras.read_lookup(&mut action));
                 let second_check = needs_check.then(|| {
                     let head = RequestHead::new(&request);
                     let name = settings.control_point(head, &self.decider)?.name;

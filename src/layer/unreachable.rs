@@ -15,6 +15,7 @@ use crate::flow::FlowError;
 /// assert_eq!(FailureMode::default(), FailureMode::Open);
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum FailureMode {
     /// The request runs without a flow.
     #[default]

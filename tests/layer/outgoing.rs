@@ -21,7 +21,7 @@ use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus}
 use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
 use tower_aperture::FlowStatus::{Error, Ok as Fine, Unset};
 use tower_aperture::engine::ManualClock;
-use tower_aperture::layer::{ClientError, Outgoing};
+use tower_aperture::layer::{ApertureClientService, ClientError};
 use tower_aperture::{
     Aperture, ApertureClient, ApertureLayer, Denial, Engine, FlowParams, RejectReason, Rejection,
 };
@@ -109,7 +109,7 @@ async fn generated_clients_work_over_both_layers() {
     assert_eq!(response.into_inner().status(), ServingStatus::Serving);
     assert_eq!(recorder.ended().await, (Fine, Some(200)));
 
-    let guarded: Outgoing<Channel, Recorder> = layer.into_client().layer(channel);
+    let guarded: ApertureClientService<Channel, Recorder> = layer.into_client().layer(channel);
     let mut client = HealthClient::new(guarded);
     let mut watch = client
         .watch(health_request())

@@ -16,7 +16,8 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_aperture::FlowStatus::{Error, Ok as Fine, Unset};
-use tower_aperture::layer::{CachedBody, DefaultReject, NoBody, ResponseBody, ResultCacheLayer};
+use tower_aperture::layer::{DefaultReject, NoBody, ResponseBody};
+use tower_aperture::response_cache::{CachedBody, ResultCacheLayer};
 use tower_aperture::{
     ApertureClient, ApertureLayer, CacheCall, CacheEvent, CacheLookup, CachePlace, Caches, Check,
     Decider, Engine, FlowError, FlowErrorKind, FlowOutcome, FlowParams, FlowStatus, Rejection,
@@ -193,7 +194,7 @@ impl Shop {
     }
 }
 
-type PageBody = ResponseBody<Full<Bytes>, CachedBody<NoBody>, TicketWithLookup>;
+type PageBody = ResponseBody<CachedBody<Full<Bytes>>, NoBody, TicketWithLookup>;
 
 trait PageService:
     Service<Request<()>, Response = Response<PageBody>, Error = Infallible, Future: Send> + Send

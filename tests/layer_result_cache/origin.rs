@@ -9,7 +9,8 @@ use bytes::Bytes;
 use http::{HeaderName, Method, Request, Response};
 use http_body_util::BodyExt;
 use tower::{Layer, ServiceExt, service_fn};
-use tower_aperture::layer::{DefaultReject, ResultCacheLayer};
+use tower_aperture::layer::DefaultReject;
+use tower_aperture::response_cache::ResultCacheLayer;
 use tower_aperture::{ApertureClient, ApertureLayer, Engine};
 
 use crate::layer_support::body::{Script, Step};

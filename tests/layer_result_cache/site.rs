@@ -8,7 +8,8 @@ use http::{Method, Request, Response};
 use http_body_util::BodyExt;
 use tokio::sync::Semaphore;
 use tower::{Layer, Service, ServiceExt, service_fn};
-use tower_aperture::layer::{DefaultReject, ResultCacheLayer};
+use tower_aperture::layer::DefaultReject;
+use tower_aperture::response_cache::ResultCacheLayer;
 use tower_aperture::{ApertureClient, Engine};
 
 use crate::layer_support::body::{Script, Step};

@@ -93,13 +93,13 @@ pin_project! {
     /// ```
     /// use http_body_util::{BodyExt, Empty};
     /// use tower_aperture::Engine;
-    /// use tower_aperture_agent::{Agent, AgentBody, Answering};
+    /// use tower_aperture_agent::{Agent, AgentBody, ResponseFuture};
     /// use tower_service::Service;
     ///
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
     /// let agent = Agent::builder(Engine::builder().build()?).build();
     /// let call = http::Request::get("/health").body(Empty::<bytes::Bytes>::new())?;
-    /// let response: Answering = agent.service().call(call);
+    /// let response: ResponseFuture = agent.service().call(call);
     /// let body: AgentBody = response.await?.into_body();
     /// assert_eq!(body.collect().await?.to_bytes(), "serving\n");
     /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())

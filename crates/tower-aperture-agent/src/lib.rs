@@ -203,7 +203,7 @@ pub use self::body::AgentBody;
 pub use self::builder::AgentBuilder;
 pub use self::prometheus::{Prometheus, PrometheusError, PrometheusStats};
 pub use self::serve::ServeError;
-pub use self::service::{AgentService, Answering};
+pub use self::service::{AgentService, ResponseFuture};
 pub use self::tls::{Tls, TlsError};
 
 use self::auth::ApiKeys;

@@ -10,7 +10,7 @@ use tonic::server::NamedService;
 use tonic_health::pb::health_server::HealthServer;
 use tower_service::Service;
 
-use super::{Agent, AgentBody, AgentService, Answering};
+use super::{Agent, AgentBody, AgentService, ResponseFuture};
 use tower_aperture::pb::check::flow_control_service_server::FlowControlServiceServer;
 use tower_aperture::pb::checkhttp::flow_control_service_http_server::FlowControlServiceHttpServer;
 use tower_aperture::pb::trace_collector::trace_service_server::TraceServiceServer;
@@ -38,13 +38,13 @@ impl<S: NamedService> NamedService for NamedAgentService<S> {
 impl<S> Service<Request<Body>> for NamedAgentService<S> {
     type Response = Response<AgentBody>;
     type Error = Infallible;
-    type Future = Answering;
+    type Future = ResponseFuture;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Body>) -> Answering {
+    fn call(&mut self, request: Request<Body>) -> ResponseFuture {
         self.service.call(request)
     }
 }
@@ -60,7 +60,7 @@ macro_rules! named_services {
                 Request<Body>,
                 Response = Response<AgentBody>,
                 Error = Infallible,
-                Future = Answering,
+                Future = ResponseFuture,
             > + NamedService + Clone + Send + Sync + 'static {
                 NamedAgentService::<$server> { service: self.service(), name: PhantomData }
             })*

@@ -98,16 +98,16 @@ where
 {
     type Response = Response<AgentBody>;
     type Error = Infallible;
-    type Future = Answering;
+    type Future = ResponseFuture;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<B>) -> Answering {
+    fn call(&mut self, request: Request<B>) -> ResponseFuture {
         let streaming = request.uri().path() == HEALTH_WATCH;
         let charge = Charge::new(&self.account, !streaming);
-        Answering {
+        ResponseFuture {
             kind: self.route(request, &charge),
             agent: self.agent.clone(),
             charge,
@@ -170,7 +170,7 @@ type BoxedResponse<B> = Pin<Box<dyn Future<Output = Result<Response<B>, Infallib
 ///
 /// See [`AgentBody`] for an example.
 #[must_use = "futures do nothing unless polled"]
-pub struct Answering {
+pub struct ResponseFuture {
     kind: Kind,
     agent: Agent,
     charge: Charge,
@@ -198,7 +198,7 @@ impl Kind {
 /// # Panics
 ///
 /// Panics when it is polled after completion.
-impl Future for Answering {
+impl Future for ResponseFuture {
     type Output = Result<Response<AgentBody>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -244,8 +244,8 @@ fn grpc(mut response: Response<tonic::body::Body>) -> Response<tonic::body::Body
     response
 }
 
-impl fmt::Debug for Answering {
+impl fmt::Debug for ResponseFuture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Answering").finish_non_exhaustive()
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
     }
 }

@@ -9,9 +9,8 @@ use http::Extensions;
 use ipnet::{IpNet, Ipv4Net};
 
 use super::forwarded::{ProxyHeader, ProxyHop, ProxyHops};
-use crate::layer::RequestHead;
-use crate::layer::error::LayerError;
-use crate::layer::layer::unwrap_or_panic;
+use crate::layer::error::{LayerError, unwrap_or_panic};
+use crate::layer::head::RequestHead;
 
 /// Reads the address of one end of the connection from the extensions of a request.
 pub(crate) type AddressHook = Arc<dyn Fn(&Extensions) -> Option<SocketAddr> + Send + Sync>;

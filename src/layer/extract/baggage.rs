@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use crate::flow::baggage;
-use crate::layer::RequestHead;
+use crate::layer::head::RequestHead;
 
 /// Returns a reader of one member of the `baggage` header (W3C Baggage), percent-decoded once. The
 /// value is empty if the member is missing.

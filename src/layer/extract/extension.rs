@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::layer::RequestHead;
+use crate::layer::head::RequestHead;
 
 /// Returns a reader that takes a text from a request extension, for a control point or a label. The
 /// text is empty if the extension is missing.

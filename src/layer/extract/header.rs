@@ -5,9 +5,8 @@ use std::borrow::Cow;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use crate::flow::headers::first_value;
-use crate::layer::RequestHead;
-use crate::layer::error::LayerError;
-use crate::layer::layer::unwrap_or_panic;
+use crate::layer::error::{LayerError, unwrap_or_panic};
+use crate::layer::head::RequestHead;
 
 /// Returns a reader of a header: its values, trimmed and joined by commas. The text is empty if the
 /// request has no such header.

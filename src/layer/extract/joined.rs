@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::layer::RequestHead;
+use crate::layer::head::RequestHead;
 
 /// Returns a reader that joins the texts of several readers into one value, for a limit by several
 /// things at once: by tenant and route, or by user and address.

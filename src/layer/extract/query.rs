@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use percent_encoding::percent_decode;
 
-use crate::layer::RequestHead;
+use crate::layer::head::RequestHead;
 
 /// Returns a reader of a parameter of the query, decoded like a form that a browser sends: `%XX`,
 /// and `+` for a blank. Bytes that are not UTF-8 become U+FFFD, and an invalid escape stays as it

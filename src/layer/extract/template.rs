@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use http::Method;
 
-use crate::layer::RequestHead;
 use crate::layer::grpc;
+use crate::layer::head::RequestHead;
 
 /// Returns a reader of the template that the request's path matched, such as `/users/{id}`, from an
 /// extension of a router, such as axum's `MatchedPath`. Without the extension, it returns the path

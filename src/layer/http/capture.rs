@@ -14,8 +14,7 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::ReplayBody;
-use super::replay::{ReadAhead, ReadAheadBuffer};
+use super::replay::{ReadAhead, ReadAheadBuffer, ReplayBody};
 
 /// The data that was read of a body, as a request extension for the layer behind.
 #[derive(Clone)]

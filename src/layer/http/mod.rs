@@ -2,7 +2,6 @@
 
 mod bounds;
 mod capture;
-mod options;
 mod reject;
 mod replay;
 
@@ -27,11 +26,11 @@ use crate::flow::{Check, Decider, FlowParams, HttpAttributes};
 #[derive(Clone, Default)]
 pub(crate) struct HttpCheckSettings {
     /// The headers that are sent.
-    headers: Vec<HeaderName>,
-    source: Option<ClientAddress>,
-    destination: Option<AddressHook>,
+    pub(crate) headers: Vec<HeaderName>,
+    pub(crate) source: Option<ClientAddress>,
+    pub(crate) destination: Option<AddressHook>,
     /// The scheme of requests whose target has none.
-    scheme: Cow<'static, str>,
+    pub(crate) scheme: Cow<'static, str>,
 }
 
 impl HttpCheckSettings {

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use tower::{Layer, ServiceExt, service_fn};
-use tower_aperture::layer::{ClientError, OnReject, baggage_member};
+use tower_aperture::layer::{OnReject, baggage_member};
 use tower_aperture::{ApertureLayer, RejectReason, Rejection, RequestHead};
 
 use super::request;
@@ -168,6 +168,6 @@ async fn a_required_label_is_enforced_by_real_servers_and_around_clients() {
     let inner = service_fn(async |_: Request<()>| Ok::<_, Infallible>(hello()));
     let outgoing = strict(&recorder).into_client().layer(inner);
     let error = outgoing.oneshot(request(&[])).await.expect_err("rejected");
-    let ClientError::Rejected(rejection) = error;
+    let rejection = error.rejection().expect("the layer rejected the call");
     assert_eq!(rejection.missing_label(), Some("user_id"));
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::Response;
 use http::header::{self, HeaderMap, HeaderValue};
+use http::{Extensions, Method, Response};
 use http_body::Body;
 
 use super::body_recorder::{BodyRecorder, CopyDestination};
@@ -13,43 +13,89 @@ use super::settings::CacheSettings;
 use super::storable::{self, StorageContext};
 use super::stored_response::{self, StoredResponse};
 use crate::flow::{CacheEvent, CachePlace, Caches, Invalidations, KeyHash};
-use crate::layer::request_extras::Hit;
+use crate::layer::RequestHead;
+use crate::layer::response_lookup::{RequestLookup, ResponseLookup};
 
 /// A GET or HEAD request that may be answered from the cache, and whose response may be stored.
-pub(crate) struct CacheableRequest {
-    pub(super) settings: Arc<CacheSettings>,
-    pub(super) caches: Arc<dyn Caches>,
-    pub(super) invalidations: Invalidations,
-    pub(super) control_point: Arc<str>,
-    pub(super) key: String,
-    pub(super) slot: KeyHash,
+#[derive(Clone)]
+pub(super) struct CacheableRequest {
+    settings: Arc<CacheSettings>,
+    caches: Arc<dyn Caches>,
+    invalidations: Invalidations,
+    control_point: Arc<str>,
+    key: String,
+    slot: KeyHash,
     /// The number of invalidations before the request began.
-    pub(super) sequence: u64,
-    pub(super) started_at: SystemTime,
-    pub(super) is_head: bool,
+    sequence: u64,
+    started_at: SystemTime,
+    is_head: bool,
     /// The request has an `authorization` header.
-    pub(super) authorized: bool,
+    authorized: bool,
     /// A stored response may answer the request.
-    pub(super) looks_up: bool,
+    looks_up: bool,
+    /// The stored response that answers the request.
+    pub(super) answer: Option<Response<Bytes>>,
 }
 
-impl CacheableRequest {
-    /// Returns the key to look up, or `None` if a stored response must not be used.
-    pub(super) fn key(&self) -> Option<&str> {
+impl ResponseLookup for CacheSettings {
+    fn begin(
+        self: Arc<Self>,
+        head: RequestHead<'_>,
+        control_point: &dyn Fn() -> Arc<str>,
+        caches: &dyn Fn() -> Option<Arc<dyn Caches>>,
+    ) -> Option<Box<dyn RequestLookup>> {
+        let method = head.method();
+        if *method != Method::GET && *method != Method::HEAD {
+            return None;
+        }
+        let (directives, authorized) = self.admit(head.headers())?;
+        let user_key = (self.key)(head);
+        if user_key.is_empty() {
+            return None;
+        }
+        let caches = caches()?;
+        let invalidations = self.invalidations_of(&*caches);
+        invalidations.record_ttl(self.ttl);
+        // Read before the clock and the cache, so that all invalidations from here on count as
+        // later than the request.
+        let sequence = invalidations.sequence();
+        let slot = invalidations.hash_key(&user_key);
+        let looks_up = !directives.skips_lookup(head.headers()) && invalidations.may_use(slot);
+        Some(Box::new(CacheableRequest {
+            key: self.result_key(head, &user_key),
+            settings: self,
+            control_point: control_point(),
+            invalidations,
+            caches,
+            sequence,
+            slot,
+            looks_up,
+            started_at: SystemTime::now(),
+            is_head: *method == Method::HEAD,
+            authorized,
+            answer: None,
+        }))
+    }
+}
+
+impl RequestLookup for CacheableRequest {
+    fn key(&self) -> Option<&str> {
         self.looks_up.then_some(&*self.key)
     }
 
-    /// Answers the request from the value that the cache returned for the key. If the value is
-    /// unusable, the key is not looked up again.
-    pub(super) fn answer_from(&mut self, found: &Bytes) -> Option<Hit> {
-        if !self.looks_up {
-            return None;
-        }
-        let response = self.usable_response(found);
+    /// If the value is unusable, the key is not looked up again.
+    fn read(&mut self, value: &Bytes) -> bool {
+        self.answer = self.usable_response(value);
         self.looks_up = false;
-        Some(response.map_or(Hit::Unusable, Hit::Answer))
+        self.answer.is_some()
     }
 
+    fn attach(self: Box<Self>, extensions: &mut Extensions) {
+        extensions.insert(*self);
+    }
+}
+
+impl CacheableRequest {
     /// Returns the stored response with its `age`, unless it is unreadable, invalidated or stale.
     fn usable_response(&self, found: &Bytes) -> Option<Response<Bytes>> {
         let Some(stored) =

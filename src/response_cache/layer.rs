@@ -1,4 +1,4 @@
-//! [`ResultCacheLayer`]: an [`ApertureLayer`] that answers from the result cache, and its options.
+//! [`ResultCacheLayer`]: an [`ApertureLayer`] with a [`ResponseCache`] inside, and its options.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use tower_layer::Layer;
 
-use super::body::Cached;
+use super::service::ResponseCache;
 use super::settings::CacheSettings;
 use crate::flow::Invalidations;
+use crate::layer::error::unwrap_or_panic;
 use crate::layer::extract::allowed_header;
+use crate::layer::response_lookup::ResponseLookup;
 use crate::layer::{Aperture, ApertureLayer, LayerError, RequestHead};
 
 /// The default of [`max_body`](ResultCacheLayer::max_body), in bytes.
@@ -19,10 +21,11 @@ const DEFAULT_MAX_BODY: usize = 64 * 1024;
 /// below 1 MiB; the remaining 16 KiB are for the head.
 const LARGEST_BODY: usize = (1 << 20) - (16 << 10);
 
-/// An [`ApertureLayer`] that answers from Aperture's result cache; made by
-/// [`result_cache`](ApertureLayer::result_cache), which describes it.
+/// An [`ApertureLayer`] around a [`ResponseCache`], which answers from Aperture's result cache; made
+/// by [`result_cache`](ApertureLayer::result_cache), which describes it.
 ///
-/// All options of the [`ApertureLayer`] must be set before.
+/// All options of the [`ApertureLayer`] must be set before. Services need response bodies whose data
+/// can be made from [`Bytes`](bytes::Bytes), such as those of axum, tonic and hyper.
 ///
 /// ```
 /// # let client = tower_aperture::ApertureClient::disabled();
@@ -41,8 +44,8 @@ const LARGEST_BODY: usize = (1 << 20) - (16 << 10);
 ///     .route_layer(layer);
 /// ```
 pub struct ResultCacheLayer<D, R> {
-    layer: ApertureLayer<D, Cached<R>>,
-    settings: CacheSettings,
+    layer: ApertureLayer<D, R>,
+    settings: Arc<CacheSettings>,
 }
 
 impl<D, R> ApertureLayer<D, R> {
@@ -162,27 +165,39 @@ impl<D, R> ApertureLayer<D, R> {
     where
         F: for<'h> Fn(RequestHead<'h>) -> Cow<'h, str> + Send + Sync + 'static,
     {
-        ResultCacheLayer {
-            settings: CacheSettings {
-                key: Arc::new(key),
-                control_point: self.control_point().clone(),
-                ttl,
-                vary: Vec::new(),
-                allow_authorized: false,
-                max_body: DEFAULT_MAX_BODY,
-                invalidations: Invalidations::default(),
-            },
-            layer: self.map_reject(Cached),
-        }
-        .apply_settings()
+        let settings = CacheSettings {
+            key: Arc::new(key),
+            control_point: self.config.settings.control_point.clone(),
+            ttl,
+            vary: Vec::new(),
+            allow_authorized: false,
+            max_body: DEFAULT_MAX_BODY,
+            invalidations: Invalidations::default(),
+        };
+        let layer = ResultCacheLayer {
+            settings: Arc::new(settings),
+            layer: self.set(|settings| settings.result_cache_key = None),
+        };
+        layer.set(|_| ())
     }
 }
 
 impl<D, R> ResultCacheLayer<D, R> {
-    /// Passes the current settings to the layer.
-    fn apply_settings(mut self) -> Self {
-        self.layer = self.layer.cache_by(Arc::new(self.settings.clone()));
+    /// Changes the settings, and passes them to the layer.
+    fn set(mut self, set: impl FnOnce(&mut CacheSettings)) -> Self {
+        set(Arc::make_mut(&mut self.settings));
+        let cache = self.cache();
+        self.layer = self.layer.set(|settings| {
+            settings.response_lookup = cache.map(|cache| cache as Arc<dyn ResponseLookup>);
+        });
         self
+    }
+
+    /// Returns the settings of the cache. `None` if the layer checks with the attributes of
+    /// requests, because the message of such a check has no field for a cache key.
+    fn cache(&self) -> Option<Arc<CacheSettings>> {
+        let is_active = self.layer.config.settings.http.is_none();
+        is_active.then(|| Arc::clone(&self.settings))
     }
 
     /// Adds request fields to the key, such as `accept-encoding`. Responses whose `vary` names only
@@ -199,10 +214,7 @@ impl<D, R> ResultCacheLayer<D, R> {
     where
         I: IntoIterator<Item: AsRef<str>>,
     {
-        match self.try_vary(headers) {
-            Ok(layer) => layer,
-            Err(error) => panic!("{error}"),
-        }
+        unwrap_or_panic(self.try_vary(headers))
     }
 
     /// Like [`vary`](Self::vary), for names from a configuration.
@@ -210,46 +222,45 @@ impl<D, R> ResultCacheLayer<D, R> {
     /// # Errors
     ///
     /// If a name is not a valid header name, or if the header holds a secret.
-    pub fn try_vary<I>(mut self, headers: I) -> Result<Self, LayerError>
+    pub fn try_vary<I>(self, headers: I) -> Result<Self, LayerError>
     where
         I: IntoIterator<Item: AsRef<str>>,
     {
+        let mut vary = self.settings.vary.clone();
         for name in headers {
             let name = allowed_header(name.as_ref())?;
-            if !self.settings.vary.contains(&name) {
-                self.settings.vary.push(name);
+            if !vary.contains(&name) {
+                vary.push(name);
             }
         }
         // Sorted, so that the key does not depend on the order in which fields were added.
-        self.settings
-            .vary
-            .sort_by(|a, b| a.as_str().cmp(b.as_str()));
-        Ok(self.apply_settings())
+        vary.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+        Ok(self.set(|settings| settings.vary = vary))
     }
 
     /// Sets whether requests with `authorization` are answered from the cache, and their responses
     /// stored if they have `public`, `s-maxage` or `must-revalidate` (RFC 9111, section 3.5). By
     /// default such requests pass the cache by.
     #[must_use]
-    pub fn allow_authorized(mut self, allow: bool) -> Self {
-        self.settings.allow_authorized = allow;
-        self.apply_settings()
+    pub fn allow_authorized(self, allow: bool) -> Self {
+        self.set(|settings| settings.allow_authorized = allow)
     }
 
     /// Sets the largest body that is stored, in bytes: 64 KiB by default, and 1 MiB less 16 KiB at
     /// most. Up to this much memory is used for each response in transit that may be stored.
     #[must_use]
-    pub fn max_body(mut self, bytes: usize) -> Self {
-        self.settings.max_body = bytes.min(LARGEST_BODY);
-        self.apply_settings()
+    pub fn max_body(self, bytes: usize) -> Self {
+        self.set(|settings| settings.max_body = bytes.min(LARGEST_BODY))
     }
 }
 
 impl<S, D: Clone, R> Layer<S> for ResultCacheLayer<D, R> {
-    type Service = Aperture<S, D, Cached<R>>;
+    type Service = Aperture<ResponseCache<S, D>, D, R>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        self.layer.layer(inner)
+        let decider = self.layer.decider.clone();
+        self.layer
+            .layer(ResponseCache::new(inner, decider, self.cache()))
     }
 }
 

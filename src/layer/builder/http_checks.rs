@@ -1,4 +1,4 @@
-//! The options of [`ApertureLayer`] for checks with the attributes of requests.
+//! Builder methods for checks with the attributes of requests.
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use http::header::HeaderName;
 
-use super::{AgentReject, HttpCheckSettings};
-use crate::layer::error::LayerError;
+use crate::layer::error::{LayerError, unwrap_or_panic};
 use crate::layer::extract::{ClientAddress, allowed_header};
-use crate::layer::layer::{ApertureLayer, unwrap_or_panic};
+use crate::layer::http::{AgentReject, HttpCheckSettings};
+use crate::layer::layer::ApertureLayer;
 
 impl<D> ApertureLayer<D> {
     /// Returns a layer that checks with the attributes of each request (an Agent's `CheckHTTP`), so

@@ -6,11 +6,11 @@ use http::header::{self, HeaderMap};
 use http::{Method, Request, Response};
 use http_body::Body;
 
-use super::body_recorder::BodyRecorder;
+use super::body_recorder::{BodyRecorder, InvalidateOnBodyEnd};
 use super::location;
 use super::settings::CacheSettings;
 use crate::flow::{CachePlace, Caches, Invalidations, KeyHash, PendingInvalidation};
-use crate::layer::head::RequestHead;
+use crate::layer::RequestHead;
 
 /// The most values that are read of `location` and of `content-location`. Both fields have one
 /// value at most (RFC 9110, sections 8.7 and 10.2.2).
@@ -21,7 +21,7 @@ const MAX_VALUES: usize = 4;
 /// It invalidates the keys of its target if its response is not an error. It also does so if the
 /// response is lost, because the inner service may have made the change: if the future was dropped,
 /// or the inner service failed or panicked.
-pub(crate) struct InvalidatingRequest {
+pub(super) struct InvalidatingRequest {
     settings: Arc<CacheSettings>,
     caches: Arc<dyn Caches>,
     invalidations: Invalidations,
@@ -30,17 +30,8 @@ pub(crate) struct InvalidatingRequest {
     request: Box<Request<()>>,
     /// The stored responses of the request's own target.
     own_targets: Vec<CachedTarget>,
-    phase: RequestPhase,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum RequestPhase {
-    /// The inner service was not called yet.
-    Waiting,
-    /// The inner service was called, and its response is not here yet.
-    Running,
     /// The response was received.
-    Answered,
+    is_answered: bool,
 }
 
 /// The cache key of a response that may be stored.
@@ -50,20 +41,19 @@ struct CachedTarget {
     key: String,
 }
 
-/// Invalidates the slots again when it is dropped at the end of the response body: the inner
-/// service may have continued to make changes until then.
-pub(super) struct InvalidateOnBodyEnd {
-    invalidations: Invalidations,
-    slots: Vec<KeyHash>,
-}
-
 impl InvalidatingRequest {
-    pub(super) fn new(
+    /// Reads the request, just before the inner service is called. Returns `None` for a request
+    /// with a safe method.
+    pub(super) fn begin(
         settings: &Arc<CacheSettings>,
         head: RequestHead<'_>,
-        caches: Arc<dyn Caches>,
-        invalidations: Invalidations,
-    ) -> Self {
+        caches: impl FnOnce() -> Option<Arc<dyn Caches>>,
+    ) -> Option<Self> {
+        if head.method().is_safe() {
+            return None;
+        }
+        let caches = caches()?;
+        let invalidations = settings.invalidations_of(&*caches);
         invalidations.record_ttl(settings.ttl);
         let mut request = Request::new(());
         *request.uri_mut() = head.uri().clone();
@@ -76,12 +66,12 @@ impl InvalidatingRequest {
             invalidations,
             request: Box::new(request),
             own_targets: Vec::new(),
-            phase: RequestPhase::Waiting,
+            is_answered: false,
         };
         if !(settings.key)(head).is_empty() {
             this.own_targets = this.targets();
         }
-        this
+        Some(this)
     }
 
     /// Returns the stored responses that GET and HEAD of the request's target may have.
@@ -106,11 +96,6 @@ impl InvalidatingRequest {
         targets
     }
 
-    /// Records that the inner service is about to be called.
-    pub(super) fn start(&mut self) {
-        self.phase = RequestPhase::Running;
-    }
-
     /// Invalidates targets according to the head of the response. Returns a recorder if they have
     /// to be invalidated again at the end of the body. `empty` is true for a response without a
     /// body.
@@ -121,13 +106,13 @@ impl InvalidatingRequest {
     ) -> Option<Box<BodyRecorder>> {
         let status = response.status();
         if status.is_client_error() || status.is_server_error() {
-            self.phase = RequestPhase::Answered;
+            self.is_answered = true;
             return None;
         }
-        // This runs hooks. The phase is changed afterwards, so that `drop` still invalidates the
+        // This runs hooks. The field is set afterwards, so that `drop` still invalidates the
         // target of the request if one of them panics.
         let linked = self.linked_targets(response.headers());
-        self.phase = RequestPhase::Answered;
+        self.is_answered = true;
         let mut targets = std::mem::take(&mut self.own_targets);
         let is_new = |target: &CachedTarget| !targets.iter().any(|known| known.is_same(target));
         let linked: Vec<CachedTarget> = linked.into_iter().filter(is_new).collect();
@@ -196,16 +181,8 @@ fn invalidate(
 
 impl Drop for InvalidatingRequest {
     fn drop(&mut self) {
-        if self.phase == RequestPhase::Running {
+        if !self.is_answered {
             invalidate(&self.invalidations, &*self.caches, &self.own_targets);
-        }
-    }
-}
-
-impl Drop for InvalidateOnBodyEnd {
-    fn drop(&mut self) {
-        for slot in &self.slots {
-            self.invalidations.invalidate(*slot);
         }
     }
 }

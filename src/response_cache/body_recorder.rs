@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use super::invalidating_request::InvalidateOnBodyEnd;
 use super::stored_response;
 use crate::flow::{CachePlace, Caches, Invalidations, KeyHash};
 
@@ -24,7 +23,7 @@ pub(super) struct CopyDestination {
 ///
 /// A body is not stored if it fails, is dropped before its end, exceeds the limit, or if its key
 /// was invalidated since the request began.
-pub(crate) struct BodyRecorder {
+pub(super) struct BodyRecorder {
     /// `None` once the copy is stored or discarded.
     destination: Option<CopyDestination>,
     /// The stored value: its head, then the bytes of the body copied so far.
@@ -39,6 +38,13 @@ pub(crate) struct BodyRecorder {
     polling: bool,
     /// For the response to an unsafe request: dropped at the end of the body.
     on_body_end: Option<InvalidateOnBodyEnd>,
+}
+
+/// Invalidates the slots again when it is dropped at the end of the response body: the inner
+/// service may have continued to make changes until then.
+pub(super) struct InvalidateOnBodyEnd {
+    pub(super) invalidations: Invalidations,
+    pub(super) slots: Vec<KeyHash>,
 }
 
 impl BodyRecorder {
@@ -79,7 +85,7 @@ impl BodyRecorder {
     }
 
     /// Returns the buffer that the next `more` bytes are copied to, or `None` if no copy is kept.
-    pub(crate) fn copy(&mut self, more: usize) -> Option<&mut Vec<u8>> {
+    pub(super) fn copy(&mut self, more: usize) -> Option<&mut Vec<u8>> {
         self.destination.as_ref()?;
         if more > self.max_body - self.copied() {
             self.discard();
@@ -93,17 +99,17 @@ impl BodyRecorder {
     }
 
     /// Marks the beginning of a poll of the inner body: if the poll panics, the copy is not stored.
-    pub(crate) fn enter(&mut self) {
+    pub(super) fn enter(&mut self) {
         self.polling = true;
     }
 
     /// Marks the end of a poll of the inner body.
-    pub(crate) fn leave(&mut self) {
+    pub(super) fn leave(&mut self) {
         self.polling = false;
     }
 
     /// Discards the copy, so that it is not stored.
-    pub(crate) fn discard(&mut self) {
+    pub(super) fn discard(&mut self) {
         self.destination = None;
         self.value = Vec::new();
         self.on_body_end = None;
@@ -115,7 +121,7 @@ impl BodyRecorder {
     }
 
     /// Stores the copy at the end of the body, if it is complete and its key was not invalidated.
-    pub(crate) fn finish(&mut self) {
+    pub(super) fn finish(&mut self) {
         self.on_body_end = None;
         let Some(destination) = self.destination.take() else {
             return;
@@ -147,6 +153,14 @@ impl Drop for BodyRecorder {
         let no_panic = !self.polling && !thread::panicking();
         if no_panic && self.length.is_some() {
             self.finish();
+        }
+    }
+}
+
+impl Drop for InvalidateOnBodyEnd {
+    fn drop(&mut self) {
+        for slot in &self.slots {
+            self.invalidations.invalidate(*slot);
         }
     }
 }

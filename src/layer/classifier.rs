@@ -1,0 +1,39 @@
+//! Classifies responses, and says when a flow may end.
+
+use std::sync::Arc;
+
+use super::head::ResponseHead;
+use crate::flow::FlowStatus;
+
+pub(crate) type SharedClassifier = Arc<dyn ResponseClassifier>;
+
+/// Ends the ticket of a flow with a status.
+pub(crate) type EndTicket = Box<dyn FnOnce(FlowStatus) + Send>;
+
+/// Classifies responses. Implemented for closures and for the state that a flow handle shares.
+pub(crate) trait ResponseClassifier: Send + Sync {
+    fn classify(&self, head: ResponseHead<'_>) -> FlowStatus;
+
+    /// Records that the response is over, with its status and whether it failed. Returns the status
+    /// with which the flow ends, or `None` if a hold keeps the flow open: the caller then passes
+    /// the ticket to [`defer`](Self::defer).
+    fn close(&self, status: FlowStatus, failed: bool) -> Option<FlowStatus> {
+        let _ = failed;
+        Some(status)
+    }
+
+    /// Ends the ticket once no hold keeps the flow open.
+    fn defer(&self, ticket: EndTicket, status: FlowStatus, failed: bool) {
+        let _ = failed;
+        ticket(status);
+    }
+}
+
+impl<F> ResponseClassifier for F
+where
+    F: Fn(ResponseHead<'_>) -> FlowStatus + Send + Sync,
+{
+    fn classify(&self, head: ResponseHead<'_>) -> FlowStatus {
+        self(head)
+    }
+}
