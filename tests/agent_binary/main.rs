@@ -5,7 +5,9 @@
 
 mod commands;
 mod descriptors;
+mod packaging;
 mod program;
 mod secrets;
 mod serving;
 mod waiters;
+mod yaml;
