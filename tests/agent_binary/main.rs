@@ -5,6 +5,7 @@
 
 mod commands;
 mod descriptors;
+mod generated;
 mod packaging;
 mod program;
 mod secrets;

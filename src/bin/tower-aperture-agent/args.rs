@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
 const ABOUT: &str = "An Aperture Agent of one node, which decides flows by policies in files";
 const LONG_ABOUT: &str = "\
@@ -18,7 +19,7 @@ Exit codes: 0 success, 1 failure, 2 invalid command line; `check`: 3 rejected.";
 
 /// The command line of `tower-aperture-agent`.
 #[derive(Debug, Parser)]
-#[command(version, about = ABOUT, long_about = LONG_ABOUT, after_help = EXIT_CODES)]
+#[command(name = "tower-aperture-agent", version, about = ABOUT, long_about = LONG_ABOUT, after_help = EXIT_CODES)]
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -30,6 +31,12 @@ pub(crate) enum Command {
     Validate(ValidateArgs),
     Check(CheckArgs),
     Status(StatusArgs),
+    Completions(CompletionsArgs),
+    /// Print the man page
+    ///
+    /// `tower-aperture-agent man | man -l -` shows it; to install it, write it to
+    /// tower-aperture-agent.1 in a folder man1.
+    Man,
 }
 
 /// Serve SDKs by policies until shutdown
@@ -254,6 +261,15 @@ pub(crate) struct StatusArgs {
     pub(crate) timeout: Duration,
     #[command(flatten)]
     pub(crate) target: TargetArgs,
+}
+
+/// Print a script that completes commands and options in a shell
+///
+/// For bash: `source <(tower-aperture-agent completions bash)` in ~/.bashrc.
+#[derive(Debug, Group)]
+pub(crate) struct CompletionsArgs {
+    /// The shell
+    pub(crate) shell: Shell,
 }
 
 /// The agent to connect to.

@@ -4,6 +4,7 @@
 
 mod args;
 mod check;
+mod generate;
 mod keys;
 mod logs;
 mod output;
@@ -27,6 +28,8 @@ fn main() -> ExitCode {
         Command::Validate(args) => validate::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Completions(args) => generate::completions(&args),
+        Command::Man => generate::man(),
     };
     result.unwrap_or_else(|error| {
         print_error(ErrorChain(&*error));
