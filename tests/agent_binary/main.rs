@@ -5,6 +5,7 @@
 
 mod commands;
 mod descriptors;
+mod dry_run;
 mod generated;
 mod packaging;
 mod program;

@@ -135,6 +135,14 @@ pub(crate) struct ServeArgs {
         env = "TOWER_APERTURE_AGENT_SHUTDOWN_GRACE"
     )]
     pub(crate) shutdown_grace: Duration,
+    /// Load policies, keys and certificates, print what would be served and all warnings, and exit
+    /// without listening
+    ///
+    /// Exits with 0, or with 1 and the error that would keep `serve` from starting. It does not find
+    /// out whether the address is in use. `dry_run` in a policy is something else: such a policy
+    /// decides about flows without limiting them.
+    #[arg(long, env = "TOWER_APERTURE_AGENT_DRY_RUN")]
+    pub(crate) dry_run: bool,
     /// Reject all flows in ramp mode, as an Agent of Aperture 2.x does
     #[arg(long, env = "TOWER_APERTURE_AGENT_UPSTREAM_RAMP_MODE")]
     pub(crate) upstream_ramp_mode: bool,

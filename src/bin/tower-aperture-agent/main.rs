@@ -4,6 +4,7 @@
 
 mod args;
 mod check;
+mod dry_run;
 mod generate;
 mod keys;
 mod logs;
