@@ -33,6 +33,8 @@ fn an_invalid_command_line_exits_with_2() {
         &["serve", "--policies", "x", "--shutdown-grace", "soon"],
         &["serve", "--policies", "x", "--max-labels", "7"],
         &["serve", "--policies", "x", "--max-keys", "-1"],
+        &["serve", "--policies", "x", "--idle-timeout", "0"],
+        &["serve", "--policies", "x", "--answer-timeout", "61m"],
         &["check"],
         &["check", "checkout", "no-label"],
         &["check", "checkout", "--cert", "x"],

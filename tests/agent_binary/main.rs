@@ -11,5 +11,6 @@ mod packaging;
 mod program;
 mod secrets;
 mod serving;
+mod timeouts;
 mod waiters;
 mod yaml;

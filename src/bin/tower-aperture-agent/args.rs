@@ -193,6 +193,23 @@ pub(crate) struct LimitArgs {
     /// Waiting flows in queues, in total
     #[arg(long, value_name = "COUNT", env = "TOWER_APERTURE_AGENT_MAX_WAITING")]
     pub(crate) max_waiting: Option<usize>,
+    /// How long a connection may stay open without a call, 1s to 60m [default: 60s]
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = parse_connection_timeout,
+        env = "TOWER_APERTURE_AGENT_IDLE_TIMEOUT"
+    )]
+    pub(crate) idle_timeout: Option<Duration>,
+    /// How long a caller may take to read a response before its connection is closed, 1s to 60m,
+    /// and up to half as much again [default: 30s]
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = parse_connection_timeout,
+        env = "TOWER_APERTURE_AGENT_ANSWER_TIMEOUT"
+    )]
+    pub(crate) answer_timeout: Option<Duration>,
     /// Keys with state per component [default: 1048576]
     #[arg(long, value_name = "COUNT", env = "TOWER_APERTURE_AGENT_MAX_KEYS")]
     pub(crate) max_keys: Option<usize>,
@@ -370,6 +387,16 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "a duration has the form 500ms, 10s or 2m".to_owned())
 }
 
+/// Parses a timeout after which connections are closed. A shorter one would close connections that
+/// are in use; a longer one would let callers hold memory that they do not use.
+fn parse_connection_timeout(text: &str) -> Result<Duration, String> {
+    let timeout = parse_duration(text)?;
+    if (Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&timeout) {
+        return Ok(timeout);
+    }
+    Err("this timeout is at least 1s and at most 60m".to_owned())
+}
+
 /// Parses a label such as `user_id=42`.
 fn parse_label(text: &str) -> Result<(String, String), String> {
     let (key, value) = text
@@ -381,6 +408,8 @@ fn parse_label(text: &str) -> Result<(String, String), String> {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
+    use tower_aperture::Engine;
+    use tower_aperture::agent::Agent;
 
     use super::*;
 
@@ -399,6 +428,36 @@ mod tests {
             .map(|arg| arg.get_id().as_str())
             .collect();
         assert!(without.is_empty(), "{without:?}");
+    }
+
+    #[test]
+    fn connection_timeouts_have_bounds_and_the_defaults_of_the_library() {
+        for (text, seconds) in [("1s", 1), ("1000ms", 1), ("90", 90), ("60m", 3600)] {
+            let timeout = Duration::from_secs(seconds);
+            assert_eq!(parse_connection_timeout(text), Ok(timeout), "{text}");
+        }
+        for bad in ["0", "999ms", "3601s", "61m", "soon"] {
+            assert!(parse_connection_timeout(bad).is_err(), "{bad}");
+        }
+        let engine = Engine::builder().build().expect("an engine");
+        let library = format!("{:?}", Agent::builder(engine).build());
+        assert!(library.contains("idle: 60s, answer: 30s"), "{library}");
+        let help = Args::command()
+            .find_subcommand_mut("serve")
+            .expect("serve")
+            .render_long_help()
+            .to_string();
+        for (option, default) in [("idle", "60s"), ("answer", "30s")] {
+            let option = help.split(&format!("--{option}-timeout")).nth(1);
+            let option = option.and_then(|help| help.split("[env").next());
+            let option = option.expect("the option").split_whitespace();
+            let option = option.collect::<Vec<_>>().join(" ");
+            assert!(option.contains("1s to 60m"), "{option}");
+            assert!(
+                option.contains(&format!("[default: {default}]")),
+                "{option}"
+            );
+        }
     }
 
     #[test]

@@ -210,7 +210,11 @@ fn agent(
         max_streams,
         max_connections,
         max_waiting,
-        ..
+        idle_timeout,
+        answer_timeout,
+        // Limits of the engine.
+        max_keys: _,
+        cache_bytes: _,
     } = args.limits;
     if let Some(bytes) = max_message_size {
         agent = agent.max_message_size(bytes);
@@ -226,6 +230,12 @@ fn agent(
     }
     if let Some(flows) = max_waiting {
         agent = agent.max_waiting(flows);
+    }
+    if let Some(timeout) = idle_timeout {
+        agent = agent.idle_timeout(timeout);
+    }
+    if let Some(timeout) = answer_timeout {
+        agent = agent.answer_timeout(timeout);
     }
     agent.build()
 }
