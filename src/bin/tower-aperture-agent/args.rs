@@ -6,6 +6,8 @@ use std::time::Duration;
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::values::{parse_connection_timeout, parse_duration, parse_label};
+
 const ABOUT: &str = "An Aperture Agent of one node, which decides flows by policies in files";
 const LONG_ABOUT: &str = "\
 An Aperture Agent of one node, which decides flows by policies in files. It serves every SDK that \
@@ -370,41 +372,6 @@ impl TargetArgs {
     }
 }
 
-/// Parses a duration such as `500ms`, `10s` or `2m`; a bare number is in seconds.
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    let digits = text.trim_end_matches(|character: char| character.is_ascii_alphabetic());
-    let number: u64 = digits
-        .parse()
-        .map_err(|_| "a duration has the form 500ms, 10s or 2m".to_owned())?;
-    let duration = match &text[digits.len()..] {
-        "ms" => Some(Duration::from_millis(number)),
-        "s" | "" => Some(Duration::from_secs(number)),
-        "m" => number.checked_mul(60).map(Duration::from_secs),
-        _ => None,
-    };
-    duration
-        .filter(|duration| *duration <= Duration::from_secs(1 << 32))
-        .ok_or_else(|| "a duration has the form 500ms, 10s or 2m".to_owned())
-}
-
-/// Parses a timeout after which connections are closed. A shorter one would close connections that
-/// are in use; a longer one would let callers hold memory that they do not use.
-fn parse_connection_timeout(text: &str) -> Result<Duration, String> {
-    let timeout = parse_duration(text)?;
-    if (Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&timeout) {
-        return Ok(timeout);
-    }
-    Err("this timeout is at least 1s and at most 60m".to_owned())
-}
-
-/// Parses a label such as `user_id=42`.
-fn parse_label(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text
-        .split_once('=')
-        .ok_or("a label has the form key=value, such as user_id=42")?;
-    Ok((key.to_owned(), value.to_owned()))
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -431,14 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn connection_timeouts_have_bounds_and_the_defaults_of_the_library() {
-        for (text, seconds) in [("1s", 1), ("1000ms", 1), ("90", 90), ("60m", 3600)] {
-            let timeout = Duration::from_secs(seconds);
-            assert_eq!(parse_connection_timeout(text), Ok(timeout), "{text}");
-        }
-        for bad in ["0", "999ms", "3601s", "61m", "soon"] {
-            assert!(parse_connection_timeout(bad).is_err(), "{bad}");
-        }
+    fn connection_timeouts_have_the_defaults_of_the_library() {
         let engine = Engine::builder().build().expect("an engine");
         let library = format!("{:?}", Agent::builder(engine).build());
         assert!(library.contains("idle: 60s, answer: 30s"), "{library}");
@@ -457,17 +417,6 @@ mod tests {
                 option.contains(&format!("[default: {default}]")),
                 "{option}"
             );
-        }
-    }
-
-    #[test]
-    fn durations_have_units() {
-        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(parse_duration("10s"), Ok(Duration::from_secs(10)));
-        assert_eq!(parse_duration("10"), Ok(Duration::from_secs(10)));
-        assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
-        for bad in ["", "s", "-1s", "1h", "1.5s", "99999999999999999999s", "ü"] {
-            assert!(parse_duration(bad).is_err(), "{bad}");
         }
     }
 }

@@ -15,6 +15,7 @@ mod signals;
 mod status;
 mod tls;
 mod validate;
+mod values;
 
 use std::process::ExitCode;
 
