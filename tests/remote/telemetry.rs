@@ -204,20 +204,22 @@ fn status_read_by_agent(status: Option<&str>, code: Option<&str>) -> String {
 async fn the_agent_reads_the_flow_status_whatever_the_http_status_code() {
     let agent = FakeAgent::start();
     let client = client(&agent);
+    // Status and code of the flow; the code in its span; the status that the Agent reads.
     let cases = [
-        (FlowStatus::Ok, Some(200), Some("200")),
-        (FlowStatus::Ok, Some(302), Some("302")),
-        (FlowStatus::Ok, Some(404), Some("404")),
-        (FlowStatus::Ok, None, None),
-        (FlowStatus::Error, Some(500), Some("500")),
-        (FlowStatus::Error, Some(404), Some("404")),
+        (FlowStatus::Ok, Some(200), Some("200"), "OK"),
+        (FlowStatus::Ok, Some(302), Some("302"), "OK"),
+        // The code decides nothing: the Agent takes the status of the flow.
+        (FlowStatus::Ok, Some(404), Some("404"), "OK"),
+        (FlowStatus::Ok, None, None, "OK"),
+        (FlowStatus::Error, Some(500), Some("500"), "Error"),
+        (FlowStatus::Error, Some(404), Some("404"), "Error"),
         // The body failed: the status code of the head would read as success.
-        (FlowStatus::Error, Some(200), None),
-        (FlowStatus::Error, Some(101), None),
-        (FlowStatus::Error, None, None),
-        (FlowStatus::Unset, Some(429), Some("429")),
+        (FlowStatus::Error, Some(200), None, "Error"),
+        (FlowStatus::Error, Some(101), None, "Error"),
+        (FlowStatus::Error, None, None, "Error"),
+        (FlowStatus::Unset, Some(429), Some("429"), "Unset"),
     ];
-    for (status, code, _) in cases {
+    for (status, code, ..) in cases {
         let ticket = match client.decide("checkout", &FlowParams::new()) {
             Check::Pending(pending) => match pending.await {
                 Verdict::Accepted(ticket) => ticket,
@@ -234,13 +236,41 @@ async fn the_agent_reads_the_flow_status_whatever_the_http_status_code() {
     assert!(client.shutdown(LONG).await);
     let spans = agent.spans();
     assert_eq!(spans.len(), cases.len());
-    for (span, (status, code, sent)) in spans.iter().zip(cases) {
+    for (span, (status, code, sent, read)) in spans.iter().zip(cases) {
         let flow_status = text(span, "aperture.flow.status");
         let http = text(span, "http.status_code");
-        assert_eq!(flow_status.as_deref(), Some(status.as_str()));
         assert_eq!(http.as_deref(), sent, "{status:?} {code:?}");
+        assert_eq!(flow_status.as_deref(), Some(read), "{status:?} {code:?}");
         let agent_status = status_read_by_agent(flow_status.as_deref(), http.as_deref());
-        assert_eq!(agent_status, status.as_str());
+        assert_eq!(agent_status, read, "{status:?} {code:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_agent_reads_a_404_of_a_service_as_ok_and_a_503_as_error() {
+    for (code, read) in [(200, "OK"), (404, "OK"), (503, "Error")] {
+        let agent = FakeAgent::start();
+        let client = client(&agent);
+        let status = http::StatusCode::from_u16(code).expect("a code");
+        let inner = tower::service_fn(move |_: http::Request<String>| {
+            let mut response = http::Response::new(String::new());
+            *response.status_mut() = status;
+            std::future::ready(Ok::<_, std::convert::Infallible>(response))
+        });
+        let mut service = ApertureLayer::new(client.clone(), "checkout").layer(inner);
+        let response = service.call(http::Request::new(String::new())).await;
+        let response = response.expect("no error");
+        assert_eq!(response.status(), status);
+        drop((response, service));
+        assert!(client.shutdown(LONG).await);
+        let spans = agent.spans();
+        assert_eq!(spans.len(), 1);
+        let flow_status = text(&spans[0], "aperture.flow.status");
+        let http = text(&spans[0], "http.status_code");
+        assert_eq!(flow_status.as_deref(), Some(read));
+        assert_eq!(http, Some(code.to_string()));
+        let agent_status = status_read_by_agent(flow_status.as_deref(), http.as_deref());
+        assert_eq!(agent_status, read);
     }
 }
 

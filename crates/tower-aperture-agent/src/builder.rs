@@ -66,8 +66,8 @@ impl AgentBuilder {
         }
     }
 
-    /// Accepts only calls that carry one of these keys as `x-api-key`, apart from health and
-    /// metrics. Without this setting all calls are accepted; with an empty list, none. Further
+    /// Accepts only calls that carry one of these keys as `x-api-key`, apart from health,
+    /// `/livez`, `/readyz` and metrics. Without this setting all calls are accepted; with an empty list, none. Further
     /// calls add keys.
     #[must_use]
     pub fn api_keys(mut self, keys: impl IntoIterator<Item = ApiKey>) -> Self {

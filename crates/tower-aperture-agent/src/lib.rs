@@ -45,6 +45,8 @@
 //! | `POST /v1/flowcontrol/checkhttp` | CheckHTTP as JSON, as in an Agent |
 //! | `POST /v1/flowcontrol/check`, `flowend`, `cachelookup`, `cacheupsert`, `cachedelete` | the other calls as JSON; an addition of this crate, which an Agent does not have |
 //! | `GET /health` | 200, or 503 once shutdown has begun |
+//! | `GET /livez` | 200 while the process serves, during shutdown too: a probe that restarts the agent |
+//! | `GET /readyz` | 200 from the first call on, because policies are loaded before an agent serves; 503 once shutdown has begun: a probe that withdraws the agent from load balancing |
 //! | `GET /metrics` | OpenMetrics; series that an Agent has too keep its names |
 //! | `PUT /v1/policies/{policy}/dynamic-config` | sets the dynamic configuration of a policy through [`Engine::set_dynamic_config`]: a mapping in JSON or YAML of at most 64 KiB. Requires an API key: without [`api_keys`](AgentBuilder::api_keys) the response is 403 |
 //! | `GET /status` | the current state as JSON, for people to read; its form may change in any version |
@@ -103,9 +105,10 @@
 //! # Keys
 //!
 //! With [`api_keys`](AgentBuilder::api_keys), every call must carry a key as `x-api-key`, exports
-//! of spans and `/status` included. Health and `/metrics` need no key: `/metrics` shows numbers,
-//! and the names of policies, of their components and of control points, but no values of labels. A
-//! call without a valid key fails with `UNAUTHENTICATED`, or 401 for JSON.
+//! of spans and `/status` included. Health, `/livez`, `/readyz` and `/metrics` need no key:
+//! `/metrics` shows numbers, and the names of policies, of their components and of control points,
+//! but no values of labels; the others show one word. A call without a valid key fails with
+//! `UNAUTHENTICATED`, or 401 for JSON.
 //!
 //! # Shutdown
 //!
@@ -116,6 +119,10 @@
 //! SDKs fail open and admit all waiting flows at once, into a system that was too busy to admit
 //! them one by one.
 //!
+//! A probe of `/readyz` fails from then on: it gets 503 on a connection that is still open, and a
+//! new connection is refused. Behind a server of your own, `/readyz` returns 503 and `/livez` 200
+//! for as long as that server accepts connections.
+//!
 //! # The budget
 //!
 //! The memory that callers can make the agent hold is bounded, each kind by a limit of its own. A
@@ -125,7 +132,7 @@
 //!
 //! | per process | |
 //! |---|---|
-//! | connections | [4096](AgentBuilder::max_connections) |
+//! | connections, those of probes included | [4096](AgentBuilder::max_connections) |
 //! | incoming calls, headers included | [64 MiB](AgentBuilder::max_buffered) |
 //! | decoded calls, until their responses are sent or their flows wait | 64 MiB |
 //! | waiting flows | [65 536](AgentBuilder::max_waiting), 64 MiB with their labels, paths, cache keys and values, and about 8 KiB each in addition |

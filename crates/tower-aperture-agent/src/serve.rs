@@ -1,9 +1,8 @@
 //! The listener, which accepts connections until shutdown.
 
-use std::io;
 use std::pin::pin;
 use std::time::Duration;
-use std::{error, fmt};
+use std::{env, error, fmt, io};
 
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -140,9 +139,69 @@ fn is_connection_error(error: &io::Error) -> bool {
     )
 }
 
-/// Whether the system has no file descriptor or memory left: `ENFILE`, `EMFILE`, `ENOBUFS` and
-/// `ENOMEM`, for which the standard library has no names.
+/// Whether the system has no file descriptor, socket or memory left, so that accepting may succeed
+/// later.
 fn is_resource_shortage(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::OutOfMemory
-        || matches!(error.raw_os_error(), Some(23 | 24 | 55 | 105))
+        || error
+            .raw_os_error()
+            .is_some_and(|number| shortage_numbers(env::consts::FAMILY).contains(&number))
+}
+
+/// Returns the error numbers of a shortage on a family of systems. The standard library has no
+/// names for them, and the same number means something else on another family.
+fn shortage_numbers(family: &str) -> &'static [i32] {
+    match family {
+        // WSAEMFILE and WSAENOBUFS.
+        "windows" => &[10_024, 10_055],
+        // ENFILE, EMFILE, and ENOBUFS of BSD and macOS, and of Linux.
+        _ => &[23, 24, 55, 105],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shortage_is_known_by_the_numbers_of_its_system() {
+        for (family, number, shortage) in [
+            ("unix", 23, true),
+            ("unix", 24, true),
+            ("unix", 55, true),
+            ("unix", 105, true),
+            // EBADF and EINVAL: the listener is broken.
+            ("unix", 9, false),
+            ("unix", 22, false),
+            ("unix", 10_024, false),
+            ("windows", 10_024, true),
+            ("windows", 10_055, true),
+            // ERROR_BAD_LENGTH and ERROR_DEV_NOT_EXIST.
+            ("windows", 24, false),
+            ("windows", 55, false),
+            // WSAENOTSOCK: the listener is broken.
+            ("windows", 10_038, false),
+        ] {
+            assert_eq!(
+                shortage_numbers(family).contains(&number),
+                shortage,
+                "{number} on {family}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_listener_survives_a_shortage_and_no_other_error_of_its_own() {
+        for number in shortage_numbers(env::consts::FAMILY) {
+            let error = io::Error::from_raw_os_error(*number);
+            assert!(is_resource_shortage(&error), "{error}");
+            assert!(!is_connection_error(&error), "{error}");
+        }
+        assert!(is_resource_shortage(&io::ErrorKind::OutOfMemory.into()));
+        for kind in [io::ErrorKind::InvalidInput, io::ErrorKind::Other] {
+            assert!(!is_resource_shortage(&kind.into()), "{kind}");
+        }
+        let aborted = io::ErrorKind::ConnectionAborted.into();
+        assert!(is_connection_error(&aborted) && !is_resource_shortage(&aborted));
+    }
 }

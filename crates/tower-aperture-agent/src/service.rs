@@ -26,7 +26,7 @@ const GRPC_STATUS: &str = "grpc-status";
 /// The only method with a streaming response. A connection with no other call is idle.
 const HEALTH_WATCH: &str = "/grpc.health.v1.Health/Watch";
 /// HTTP paths that need no API key.
-const PUBLIC_PATHS: [&str; 2] = ["/health", "/metrics"];
+const PUBLIC_PATHS: [&str; 4] = ["/health", "/livez", "/readyz", "/metrics"];
 
 /// All routes of an [`Agent`] as one Tower service, for a server of your own. Cloning it is cheap.
 ///

@@ -1,4 +1,4 @@
-//! The HTTP handlers for status, health and metrics.
+//! The HTTP handlers for status, health, liveness, readiness and metrics.
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -127,6 +127,20 @@ pub(super) async fn health(State(agent): State<Agent>) -> Response {
         return (StatusCode::SERVICE_UNAVAILABLE, "ending\n").into_response();
     }
     "serving\n".into_response()
+}
+
+/// Reports that the process serves, during shutdown too.
+pub(super) async fn livez() -> &'static str {
+    "live\n"
+}
+
+/// Reports whether the agent wants further calls. An agent has its policies before it serves, so it
+/// is ready from its first call until shutdown begins.
+pub(super) async fn readyz(State(agent): State<Agent>) -> (StatusCode, &'static str) {
+    if agent.inner.drain.has_begun() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "ending\n");
+    }
+    (StatusCode::OK, "ready\n")
 }
 
 pub(super) async fn metrics(State(agent): State<Agent>) -> Response {

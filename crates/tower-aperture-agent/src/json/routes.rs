@@ -31,7 +31,7 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 pub(crate) type JsonRouter = Router;
 
 /// The paths with a handler, which are the names of handlers in metrics.
-pub(crate) const PATHS: [&str; 9] = [
+pub(crate) const PATHS: [&str; 11] = [
     "/v1/flowcontrol/checkhttp",
     "/v1/flowcontrol/check",
     "/v1/flowcontrol/flowend",
@@ -40,6 +40,8 @@ pub(crate) const PATHS: [&str; 9] = [
     "/v1/flowcontrol/cachedelete",
     "/status",
     "/health",
+    "/livez",
+    "/readyz",
     "/metrics",
 ];
 
@@ -72,6 +74,8 @@ pub(crate) fn router(agent: &Agent) -> JsonRouter {
         )
         .route("/status", get(status::status))
         .route("/health", get(status::health))
+        .route("/livez", get(status::livez))
+        .route("/readyz", get(status::readyz))
         .route("/metrics", get(status::metrics))
         .fallback(async || error_response(&Status::not_found("no route has this path")))
         .method_not_allowed_fallback(async || {

@@ -115,6 +115,8 @@ async fn a_connection_that_does_not_read_its_answer_is_closed() {
         ("GET", "/metrics", Bytes::new()),
         ("GET", "/status", Bytes::new()),
         ("GET", "/health", Bytes::new()),
+        ("GET", "/livez", Bytes::new()),
+        ("GET", "/readyz", Bytes::new()),
         ("GET", "/nothing", Bytes::new()),
     ]
     .into_iter()

@@ -100,6 +100,16 @@ pub(crate) fn code(headers: &http::HeaderMap) -> Option<Code> {
     Some(Code::from_bytes(code.as_bytes()))
 }
 
+/// Encodes an HTTP/2 frame.
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("a short frame");
+    let mut frame = length.to_be_bytes()[1..].to_vec();
+    frame.extend([kind, flags]);
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
 /// Frames a message for gRPC.
 pub(crate) fn grpc(message: &[u8]) -> Bytes {
     let mut body = BytesMut::new();

@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tower_aperture_agent::AgentBuilder;
 
-use crate::caller::{Caller, TIMEOUT, grpc};
+use crate::caller::{Caller, TIMEOUT, frame, grpc};
 use crate::support::{ONE_AT_A_TIME, Served, TWO, end_of, request};
 
 const IDLE: Duration = Duration::from_millis(500);
@@ -79,16 +79,6 @@ async fn a_connection_with_a_flow_that_waits_is_not_idle() {
     let answer = tokio::time::timeout(TIMEOUT, waits).await;
     let answer = answer.expect("in time").expect("no panic");
     answer.expect("an answer");
-}
-
-/// Encodes an HTTP/2 frame.
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).expect("a short frame");
-    let mut frame = length.to_be_bytes()[1..].to_vec();
-    frame.extend([kind, flags]);
-    frame.extend(stream.to_be_bytes());
-    frame.extend(payload);
-    frame
 }
 
 #[tokio::test]

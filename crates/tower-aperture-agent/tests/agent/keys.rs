@@ -54,9 +54,15 @@ async fn only_callers_with_a_known_key_are_answered() {
 }
 
 #[tokio::test]
-async fn health_and_metrics_need_no_key_and_status_needs_one() {
+async fn health_probes_and_metrics_need_no_key_and_status_needs_one() {
     let served = served().await;
-    for (path, status) in [("/health", 200), ("/metrics", 200), ("/status", 401)] {
+    for (path, status) in [
+        ("/health", 200),
+        ("/livez", 200),
+        ("/readyz", 200),
+        ("/metrics", 200),
+        ("/status", 401),
+    ] {
         let (got, _) = served.http(path, &[], None).await.expect("an answer");
         assert_eq!(got, status, "{path}");
     }

@@ -10,6 +10,7 @@ mod idle;
 mod interop;
 mod json;
 mod keys;
+mod probes;
 mod series;
 mod support;
 mod tls;

@@ -33,6 +33,8 @@ fn an_invalid_command_line_exits_with_2() {
         &["serve", "--policies", "x", "--shutdown-grace", "soon"],
         &["serve", "--policies", "x", "--max-labels", "7"],
         &["serve", "--policies", "x", "--max-keys", "-1"],
+        &["serve", "--policies", "x", "--idle-timeout", "0"],
+        &["serve", "--policies", "x", "--answer-timeout", "61m"],
         &["check"],
         &["check", "checkout", "no-label"],
         &["check", "checkout", "--cert", "x"],
@@ -48,7 +50,7 @@ fn an_invalid_command_line_exits_with_2() {
 }
 
 #[test]
-fn serve_reports_errors_at_startup_and_exits_with_1() {
+fn serve_and_its_dry_run_report_errors_at_startup_and_exit_with_1() {
     let folder = Folder::new();
     let valid = folder.write("good.yaml", limit(1));
     let no_pem = folder.write("no.pem", "certificate");
@@ -113,6 +115,14 @@ policy:
         let RunResult { code, out, err } = run(&all);
         assert_eq!((code, out.as_str()), (1, ""), "{args:?}: {err}");
         assert!(err.contains("error: ") && err.contains(expected), "{err}");
+        all.push("--dry-run");
+        let dry_run = run(&all);
+        if expected == address {
+            assert_eq!(dry_run.code, 0, "it does not listen: {}", dry_run.err);
+            continue;
+        }
+        assert_eq!((dry_run.code, dry_run.out.as_str()), (1, ""), "{args:?}");
+        assert_eq!(dry_run.err.lines().last(), err.lines().last());
     }
 }
 

@@ -5,7 +5,12 @@
 
 mod commands;
 mod descriptors;
+mod dry_run;
+mod generated;
+mod packaging;
 mod program;
 mod secrets;
 mod serving;
+mod timeouts;
 mod waiters;
+mod yaml;

@@ -1,7 +1,8 @@
 //! Runs the program as a child process that ends with its test.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -194,6 +195,22 @@ impl Serving {
             status.is_some()
         });
         status.expect("the program exited")
+    }
+
+    /// Sends a GET over HTTP/1.1 and returns the status and the body.
+    pub(crate) fn get(&self, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(&self.address).expect("the program listens");
+        let call = format!("GET {path} HTTP/1.1\r\nhost: agent\r\nconnection: close\r\n\r\n");
+        stream
+            .write_all(call.as_bytes())
+            .expect("the program reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok());
+        let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.into());
+        status
+            .zip(body)
+            .unwrap_or_else(|| panic!("{path}: {answer}"))
     }
 
     /// Runs `check` against the program.

@@ -4,6 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::values::{parse_connection_timeout, parse_duration, parse_label};
 
 const ABOUT: &str = "An Aperture Agent of one node, which decides flows by policies in files";
 const LONG_ABOUT: &str = "\
@@ -18,7 +21,7 @@ Exit codes: 0 success, 1 failure, 2 invalid command line; `check`: 3 rejected.";
 
 /// The command line of `tower-aperture-agent`.
 #[derive(Debug, Parser)]
-#[command(version, about = ABOUT, long_about = LONG_ABOUT, after_help = EXIT_CODES)]
+#[command(name = "tower-aperture-agent", version, about = ABOUT, long_about = LONG_ABOUT, after_help = EXIT_CODES)]
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -30,6 +33,12 @@ pub(crate) enum Command {
     Validate(ValidateArgs),
     Check(CheckArgs),
     Status(StatusArgs),
+    Completions(CompletionsArgs),
+    /// Print the man page
+    ///
+    /// `tower-aperture-agent man | man -l -` shows it; to install it, write it to
+    /// tower-aperture-agent.1 in a folder man1.
+    Man,
 }
 
 /// Serve SDKs by policies until shutdown
@@ -128,6 +137,14 @@ pub(crate) struct ServeArgs {
         env = "TOWER_APERTURE_AGENT_SHUTDOWN_GRACE"
     )]
     pub(crate) shutdown_grace: Duration,
+    /// Load policies, keys and certificates, print what would be served and all warnings, and exit
+    /// without listening
+    ///
+    /// Exits with 0, or with 1 and the error that would keep `serve` from starting. It does not find
+    /// out whether the address is in use. `dry_run` in a policy is something else: such a policy
+    /// decides about flows without limiting them.
+    #[arg(long, env = "TOWER_APERTURE_AGENT_DRY_RUN")]
+    pub(crate) dry_run: bool,
     /// Reject all flows in ramp mode, as an Agent of Aperture 2.x does
     #[arg(long, env = "TOWER_APERTURE_AGENT_UPSTREAM_RAMP_MODE")]
     pub(crate) upstream_ramp_mode: bool,
@@ -178,6 +195,23 @@ pub(crate) struct LimitArgs {
     /// Waiting flows in queues, in total
     #[arg(long, value_name = "COUNT", env = "TOWER_APERTURE_AGENT_MAX_WAITING")]
     pub(crate) max_waiting: Option<usize>,
+    /// How long a connection may stay open without a call, 1s to 60m [default: 60s]
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = parse_connection_timeout,
+        env = "TOWER_APERTURE_AGENT_IDLE_TIMEOUT"
+    )]
+    pub(crate) idle_timeout: Option<Duration>,
+    /// How long a caller may take to read a response before its connection is closed, 1s to 60m,
+    /// and up to half as much again [default: 30s]
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = parse_connection_timeout,
+        env = "TOWER_APERTURE_AGENT_ANSWER_TIMEOUT"
+    )]
+    pub(crate) answer_timeout: Option<Duration>,
     /// Keys with state per component [default: 1048576]
     #[arg(long, value_name = "COUNT", env = "TOWER_APERTURE_AGENT_MAX_KEYS")]
     pub(crate) max_keys: Option<usize>,
@@ -256,6 +290,15 @@ pub(crate) struct StatusArgs {
     pub(crate) target: TargetArgs,
 }
 
+/// Print a script that completes commands and options in a shell
+///
+/// For bash: `source <(tower-aperture-agent completions bash)` in ~/.bashrc.
+#[derive(Debug, Group)]
+pub(crate) struct CompletionsArgs {
+    /// The shell
+    pub(crate) shell: Shell,
+}
+
 /// The agent to connect to.
 #[derive(Debug, Group)]
 #[command(next_help_heading = "The agent")]
@@ -329,34 +372,11 @@ impl TargetArgs {
     }
 }
 
-/// Parses a duration such as `500ms`, `10s` or `2m`; a bare number is in seconds.
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    let digits = text.trim_end_matches(|character: char| character.is_ascii_alphabetic());
-    let number: u64 = digits
-        .parse()
-        .map_err(|_| "a duration has the form 500ms, 10s or 2m".to_owned())?;
-    let duration = match &text[digits.len()..] {
-        "ms" => Some(Duration::from_millis(number)),
-        "s" | "" => Some(Duration::from_secs(number)),
-        "m" => number.checked_mul(60).map(Duration::from_secs),
-        _ => None,
-    };
-    duration
-        .filter(|duration| *duration <= Duration::from_secs(1 << 32))
-        .ok_or_else(|| "a duration has the form 500ms, 10s or 2m".to_owned())
-}
-
-/// Parses a label such as `user_id=42`.
-fn parse_label(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text
-        .split_once('=')
-        .ok_or("a label has the form key=value, such as user_id=42")?;
-    Ok((key.to_owned(), value.to_owned()))
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
+    use tower_aperture::Engine;
+    use tower_aperture_agent::Agent;
 
     use super::*;
 
@@ -378,13 +398,25 @@ mod tests {
     }
 
     #[test]
-    fn durations_have_units() {
-        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(parse_duration("10s"), Ok(Duration::from_secs(10)));
-        assert_eq!(parse_duration("10"), Ok(Duration::from_secs(10)));
-        assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
-        for bad in ["", "s", "-1s", "1h", "1.5s", "99999999999999999999s", "ü"] {
-            assert!(parse_duration(bad).is_err(), "{bad}");
+    fn connection_timeouts_have_the_defaults_of_the_library() {
+        let engine = Engine::builder().build().expect("an engine");
+        let library = format!("{:?}", Agent::builder(engine).build());
+        assert!(library.contains("idle: 60s, answer: 30s"), "{library}");
+        let help = Args::command()
+            .find_subcommand_mut("serve")
+            .expect("serve")
+            .render_long_help()
+            .to_string();
+        for (option, default) in [("idle", "60s"), ("answer", "30s")] {
+            let option = help.split(&format!("--{option}-timeout")).nth(1);
+            let option = option.and_then(|help| help.split("[env").next());
+            let option = option.expect("the option").split_whitespace();
+            let option = option.collect::<Vec<_>>().join(" ");
+            assert!(option.contains("1s to 60m"), "{option}");
+            assert!(
+                option.contains(&format!("[default: {default}]")),
+                "{option}"
+            );
         }
     }
 }

@@ -10,7 +10,9 @@ use crate::output::CommandError;
 /// Returns the keys of a file, at least one.
 pub(crate) fn read(path: &Path) -> Result<Vec<ApiKey>, CommandError> {
     let text = read_text(path)?;
-    warn_if_world_readable(path);
+    if let Some(warning) = open_to_all(path) {
+        tracing::warn!("{warning}");
+    }
     Ok(parse(path, &text)?.into_iter().map(ApiKey::new).collect())
 }
 
@@ -63,22 +65,22 @@ fn parse<'t>(path: &Path, text: &'t str) -> Result<Vec<&'t str>, CommandError> {
     Ok(keys)
 }
 
-/// Warns if all users of the machine can read the file.
+/// Returns a warning if all users of the machine can read the file.
 #[cfg(unix)]
-fn warn_if_world_readable(path: &Path) {
+pub(crate) fn open_to_all(path: &Path) -> Option<String> {
     use std::os::unix::fs::PermissionsExt as _;
 
     let open = fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o004 != 0);
-    if open {
+    open.then(|| {
         let path = path.display();
-        tracing::warn!(
-            "all users of this machine can read the API keys in {path}: run chmod o-r on it"
-        );
-    }
+        format!("all users of this machine can read the API keys in {path}: run chmod o-r on it")
+    })
 }
 
 #[cfg(not(unix))]
-fn warn_if_world_readable(_path: &Path) {}
+pub(crate) fn open_to_all(_path: &Path) -> Option<String> {
+    None
+}
 
 #[cfg(test)]
 mod tests {

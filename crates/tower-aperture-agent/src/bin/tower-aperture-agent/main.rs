@@ -4,6 +4,8 @@
 
 mod args;
 mod check;
+mod dry_run;
+mod generate;
 mod keys;
 mod logs;
 mod output;
@@ -13,6 +15,7 @@ mod signals;
 mod status;
 mod tls;
 mod validate;
+mod values;
 
 use std::process::ExitCode;
 
@@ -27,6 +30,8 @@ fn main() -> ExitCode {
         Command::Validate(args) => validate::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Completions(args) => generate::completions(&args),
+        Command::Man => generate::man(),
     };
     result.unwrap_or_else(|error| {
         print_error(ErrorChain(&*error));

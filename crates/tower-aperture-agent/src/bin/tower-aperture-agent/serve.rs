@@ -1,5 +1,6 @@
 //! The command `serve`: runs the agent from start to shutdown.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,14 +10,14 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tower_aperture::engine::EngineBuilder;
 use tower_aperture::{Engine, LabelLimits};
-use tower_aperture_agent::{Agent, Prometheus, PrometheusError, Tls};
+use tower_aperture_agent::{Agent, ApiKey, Prometheus, PrometheusError, Tls};
 
 use crate::args::{LimitArgs, ServeArgs};
 use crate::output::{CommandError, ErrorChain, print_line};
 use crate::reloader::Reloader;
 use crate::signals::{ProcessSignals, SignalAction};
 use crate::validate::AssumedPrometheus;
-use crate::{keys, logs, tls};
+use crate::{dry_run, keys, logs, tls};
 
 pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, CommandError> {
     logs::init(&args.logs)?;
@@ -29,14 +30,54 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, CommandError> {
     result
 }
 
+/// All that serving needs but the listener.
+pub(crate) struct Prepared {
+    pub(crate) prometheus: Option<Prometheus>,
+    pub(crate) engine: Engine,
+    /// `None` if calls need no key.
+    pub(crate) number_of_keys: Option<usize>,
+    agent: Agent,
+    pub(crate) tls: Option<Tls>,
+}
+
+impl Prepared {
+    /// Loads policies, keys and certificates.
+    fn new(args: &ServeArgs) -> Result<Self, CommandError> {
+        let prometheus = prometheus(args)?;
+        let engine = engine(args, prometheus.as_ref())?;
+        let keys = args.api_key_file.as_deref().map(keys::read).transpose()?;
+        Ok(Self {
+            number_of_keys: keys.as_ref().map(Vec::len),
+            agent: agent(args, &engine, prometheus.as_ref(), keys),
+            tls: TlsFiles::of(args).read()?,
+            prometheus,
+            engine,
+        })
+    }
+}
+
+/// Returns the error of an address that cannot be listened on.
+pub(crate) fn cannot_listen(args: &ServeArgs, error: &io::Error) -> CommandError {
+    format!("{}: cannot listen on this address: {error}", args.listen).into()
+}
+
 async fn serve(args: &ServeArgs) -> Result<ExitCode, CommandError> {
-    let prometheus = prometheus(args)?;
-    let engine = engine(args, prometheus.as_ref())?;
-    let agent = agent(args, &engine, prometheus.as_ref())?;
-    let tls = TlsFiles::of(args).read()?;
+    let prepared = Prepared::new(args)?;
+    if args.dry_run {
+        dry_run::resolve(args).await?;
+        print_line(dry_run::describe(args, &prepared).trim_end());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let Prepared {
+        prometheus,
+        engine,
+        agent,
+        tls,
+        ..
+    } = prepared;
     let listener = TcpListener::bind(&args.listen)
         .await
-        .map_err(|error| format!("{}: cannot listen on this address: {error}", args.listen))?;
+        .map_err(|error| cannot_listen(args, &error))?;
     // From here on, signals no longer kill the process.
     let mut signals = ProcessSignals::new()?;
     let _watcher = match args.watch_interval {
@@ -153,13 +194,14 @@ fn agent(
     args: &ServeArgs,
     engine: &Engine,
     prometheus: Option<&Prometheus>,
-) -> Result<Agent, CommandError> {
+    keys: Option<Vec<ApiKey>>,
+) -> Agent {
     let mut agent = Agent::builder(engine.clone());
     if let Some(prometheus) = prometheus {
         agent = agent.prometheus(prometheus);
     }
-    if let Some(path) = &args.api_key_file {
-        agent = agent.api_keys(keys::read(path)?);
+    if let Some(keys) = keys {
+        agent = agent.api_keys(keys);
     }
     let LimitArgs {
         max_message_size,
@@ -168,7 +210,11 @@ fn agent(
         max_streams,
         max_connections,
         max_waiting,
-        ..
+        idle_timeout,
+        answer_timeout,
+        // Limits of the engine.
+        max_keys: _,
+        cache_bytes: _,
     } = args.limits;
     if let Some(bytes) = max_message_size {
         agent = agent.max_message_size(bytes);
@@ -185,7 +231,13 @@ fn agent(
     if let Some(flows) = max_waiting {
         agent = agent.max_waiting(flows);
     }
-    Ok(agent.build())
+    if let Some(timeout) = idle_timeout {
+        agent = agent.idle_timeout(timeout);
+    }
+    if let Some(timeout) = answer_timeout {
+        agent = agent.answer_timeout(timeout);
+    }
+    agent.build()
 }
 
 /// The files that the TLS options name.

@@ -205,6 +205,8 @@ async fn metrics_count_http_requests_under_known_names_only() {
     let key = [("x-api-key", "key")];
     for (path, headers, body) in [
         ("/health", &[][..], None),
+        ("/livez", &[], None),
+        ("/readyz", &[], None),
         ("/metrics", &[], None),
         ("/status", &[], None),
         ("/status", &key, None),
@@ -229,6 +231,8 @@ async fn metrics_count_http_requests_under_known_names_only() {
     let text = served.agent.metrics();
     for (handler, method, status, expected) in [
         ("/health", "GET", "200", 1.0),
+        ("/livez", "GET", "200", 1.0),
+        ("/readyz", "GET", "200", 1.0),
         ("/metrics", "GET", "200", 1.0),
         ("/status", "GET", "200", 1.0),
         ("/status", "GET", "401", 1.0),
