@@ -34,6 +34,10 @@ let app: Router = Router::new()
 //!
 //! # Further documentation
 //!
+#![cfg_attr(
+    all(feature = "embedded", feature = "remote"),
+    doc = "- [`guides`]: from another crate or SDK, in process to Agent, limits behind a proxy, priorities, tokens"
+)]
 //! - [`layer`]: the Tower layer, its hooks, and when a flow ends
 //! - [`client`]: flows without a layer, guards, caches
 #![cfg_attr(
@@ -109,6 +113,8 @@ pub mod client;
 #[cfg(feature = "embedded")]
 pub mod engine;
 mod flow;
+#[cfg(all(any(doc, doctest), feature = "embedded", feature = "remote"))]
+pub mod guides;
 pub mod layer;
 mod meter;
 #[cfg(feature = "metrics")]
