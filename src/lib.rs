@@ -1,4 +1,4 @@
-//! Flow control for Tower services with FluxNinja Aperture, in process or with an Agent.
+//! Flow control for HTTP and gRPC services as a Tower layer, in process or with an Aperture Agent.
 //!
 //! A request is a *flow* that enters at a *control point* with *labels*. Policies select flows and
 //! limit them. [`ApertureLayer`] checks each request before your service runs, responds to rejected
