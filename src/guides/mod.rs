@@ -10,6 +10,8 @@
 //! | [`per_user_limits_behind_a_proxy`] | limit users and addresses that a client cannot make up |
 //! | [`priorities`] | serve important requests first while the service is saturated |
 //! | [`llm_tokens`] | limit the tokens of language models instead of requests |
+//!
+//! The fields of policies are listed in [`policy::fields`](crate::policy::fields).
 
 #[doc = include_str!("from_tower_governor.md")]
 pub mod from_tower_governor {}
