@@ -1,4 +1,4 @@
-//! Flow control for Tower services with FluxNinja Aperture, in process or with an Agent.
+//! Flow control for HTTP and gRPC services as a Tower layer, in process or with an Aperture Agent.
 //!
 //! A request is a *flow* that enters at a *control point* with *labels*. Policies select flows and
 //! limit them. [`ApertureLayer`] checks each request before your service runs, responds to rejected
@@ -34,6 +34,10 @@ let app: Router = Router::new()
 //!
 //! # Further documentation
 //!
+#![cfg_attr(
+    all(feature = "embedded", feature = "remote"),
+    doc = "- [`guides`]: from another crate or SDK, in process to Agent, limits behind a proxy, priorities, tokens"
+)]
 //! - [`layer`]: the Tower layer, its hooks, and when a flow ends
 //! - [`client`]: flows without a layer, guards, caches
 #![cfg_attr(
@@ -99,6 +103,8 @@ let app: Router = Router::new()
 extern crate aperture_core;
 
 pub mod client;
+#[cfg(all(any(doc, doctest), feature = "embedded", feature = "remote"))]
+pub mod guides;
 pub mod layer;
 mod meter;
 #[cfg(feature = "metrics")]

@@ -6,14 +6,70 @@ use std::time::Duration;
 use super::blueprint;
 use super::circuit::CircuitBuilder;
 use super::components::{NO_SCALING, positive_duration};
-use super::decode::{DocumentNode, LoadContext};
+use super::decode::{DocumentNode, Field, FieldValue, Given, LoadContext, Section};
 use super::model::Policy;
-use super::resources::Resources;
+use super::resources::{RESOURCES, Resources};
 use super::yaml::{self, YamlNode, YamlValue};
 use super::{DynamicConfigDocument, LoadedPolicy, PolicyError};
 
 /// The evaluation interval of a policy that does not set one.
 pub(super) const EVALUATION_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The fields of a policy as a resource of a cluster.
+pub(super) static RESOURCE: Section = Section::new(
+    "Policy resource",
+    &[&[
+        Field::optional(
+            "apiVersion",
+            FieldValue::Unchecked("text", "fluxninja.com/v1alpha1"),
+            "Not read.",
+        ),
+        Field::optional("kind", FieldValue::Unchecked("text", "Policy"), "Not read."),
+        Field::required(
+            "metadata",
+            FieldValue::Unchecked("a mapping with `name`", "{name: policy}"),
+            "`name` is the name of the policy. Other fields are for the cluster.",
+        ),
+        Field::required("spec", FieldValue::Section(&POLICY), "The policy."),
+        Field::optional(
+            "dynamicConfig",
+            FieldValue::Mapping,
+            "Values for the config keys of components.",
+        ),
+        Field::optional(
+            "status",
+            FieldValue::Unchecked("any value", "{}"),
+            "Not read.",
+        ),
+    ]],
+);
+
+/// The fields of a bare policy.
+pub(super) static POLICY: Section = Section::choice(
+    "Policy",
+    Given::AtLeastOne,
+    &[&[
+        Field::optional("circuit", FieldValue::Section(&CIRCUIT), "The circuit."),
+        RESOURCES,
+    ]],
+);
+
+static CIRCUIT: Section = Section::new(
+    "Circuit",
+    &[&[
+        Field::with_default(
+            "evaluation_interval",
+            FieldValue::PositiveDuration,
+            "1s",
+            "The time between two evaluations of signals that change.",
+        ),
+        Field::optional(
+            "components",
+            FieldValue::Components,
+            "The components, with the ids `root.0`, `root.1` and so on.",
+        ),
+    ]],
+);
 
 /// Reads a text in any of the forms: a `kind: Policy` resource, a bare policy, or the values of a
 /// blueprint.
@@ -99,14 +155,7 @@ fn resource<'t>(
 ) -> Result<Policy, PolicyError> {
     // The other fields of `metadata` are for the cluster, so unknown keys are not checked here.
     let metadata = node.peek("metadata").filter(|node| !node.is_null());
-    let fields = node.object(&[
-        "apiVersion",
-        "kind",
-        "metadata",
-        "spec",
-        "dynamicConfig",
-        "status",
-    ])?;
+    let fields = node.object(&RESOURCE)?;
     let metadata = metadata.ok_or_else(|| fields.node.missing("metadata"))?;
     let name = metadata
         .peek("name")
@@ -129,14 +178,14 @@ fn bare<'t>(
     mut circuit: CircuitBuilder<'t>,
 ) -> Result<Policy, PolicyError> {
     let content = node.clone();
-    let fields = node.object(&["circuit", "resources"])?;
+    let fields = node.object(&POLICY)?;
     if fields.get("circuit").is_none() && fields.get("resources").is_none() {
         return Err(fields
             .node
             .error("at least one of `circuit` and `resources` is required"));
     }
     let mut interval = EVALUATION_INTERVAL;
-    if let Some(fields) = fields.object("circuit", &["evaluation_interval", "components"])? {
+    if let Some(fields) = fields.object("circuit", &CIRCUIT)? {
         if let Some(node) = fields.scalar("evaluation_interval") {
             interval = positive_duration(&node)?;
         }

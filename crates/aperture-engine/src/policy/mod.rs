@@ -15,6 +15,8 @@
 //!     selectors: [{control_point: checkout}]
 //! ```
 //!
+//! The fields of all forms are listed in [`fields`].
+//!
 //! A text may have up to 1 MiB, 64 levels of nesting and 100 000 values, counted with all aliases
 //! expanded. All forms are read as the Controller reads them, with the differences below. Each
 //! refused or ignored part is reported as an error or a warning with the file, the line and the
@@ -53,6 +55,7 @@ mod describe;
 mod document;
 mod error;
 mod extractor;
+pub mod fields;
 mod matcher;
 mod model;
 mod number;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::PolicyError;
-use super::decode::{DocumentNode, Object};
+use super::decode::{Bounds, DocumentNode, Field, FieldValue, Given, Object, Section};
 use super::model::{Port, Signal, SignalId};
 
 /// The index of the scope, the root circuit or a nested one, that the name of a signal belongs to.
@@ -117,14 +117,99 @@ impl InputSignals<'_, '_> {
     }
 }
 
+/// The fields of an in-port.
+pub(super) static IN_PORT: Section = Section::choice(
+    "In-port",
+    Given::ExactlyOne,
+    &[&[
+        Field::optional(
+            "signal_name",
+            FieldValue::Syntax("the name of a signal", "SIGNAL"),
+            "The signal of an out-port of another component.",
+        ),
+        Field::optional(
+            "constant_signal",
+            FieldValue::Section(&CONSTANT_SIGNAL),
+            "A value that never changes.",
+        ),
+    ]],
+);
+
+/// The fields of a constant signal.
+pub(super) static CONSTANT_SIGNAL: Section = Section::choice(
+    "Constant signal",
+    Given::AtMostOne,
+    &[&[
+        Field::optional(
+            "value",
+            FieldValue::Number(Bounds::None),
+            "The value; zero if neither field is given.",
+        ),
+        Field::optional(
+            "special_value",
+            FieldValue::OneOf(&["NaN", "+Inf", "-Inf"]),
+            "`NaN` is the invalid signal.",
+        ),
+    ]],
+);
+
+/// The fields of an out-port.
+pub(super) static OUT_PORT: Section = Section::new(
+    "Out-port",
+    &[&[Field::optional(
+        "signal_name",
+        FieldValue::Syntax("the name of a signal", "OUTPUT"),
+        "The name by which in-ports read the signal.",
+    )]],
+);
+
+/// Returns the field of an in-port that a component needs.
+pub(super) const fn required_port(name: &'static str, meaning: &'static str) -> Field {
+    Field::required(name, FieldValue::Section(&IN_PORT), meaning)
+}
+
+/// Returns the field of an in-port that carries the invalid signal if it is absent.
+pub(super) const fn port(name: &'static str, meaning: &'static str) -> Field {
+    Field::optional(name, FieldValue::Section(&IN_PORT), meaning)
+}
+
+/// Returns the field of an out-port.
+pub(super) const fn output(name: &'static str, meaning: &'static str) -> Field {
+    Field::optional(name, FieldValue::Section(&OUT_PORT), meaning)
+}
+
+/// The in-ports of a component that takes a list of signals.
+static IN_PORT_LIST: Section = Section::new(
+    "",
+    &[&[Field::optional(
+        "inputs",
+        FieldValue::List(&IN_PORT),
+        "Any number of signals.",
+    )]],
+);
+
+/// The `in_ports` of a component that takes a list of signals.
+pub(super) const LIST: Field = Field::optional(
+    "in_ports",
+    FieldValue::Section(&IN_PORT_LIST),
+    "The inputs.",
+);
+
+/// The out-ports of a component with one output.
+pub(super) static ONE_OUTPUT: Section = Section::new("", &[&[output("output", "The output.")]]);
+
+/// The `out_ports` of a component with one output.
+pub(super) const OUTPUT: Field =
+    Field::optional("out_ports", FieldValue::Section(&ONE_OUTPUT), "The output.");
+
 /// Reads an in-port: `{signal_name}` or `{constant_signal}`.
 pub(super) fn in_port(
     node: DocumentNode<'_>,
     scope: ScopeIndex,
 ) -> Result<InPort<'_>, PolicyError> {
     let whole = node.clone();
-    let fields = node.object(&["signal_name", "constant_signal"])?;
-    let source = match fields.only(&["signal_name", "constant_signal"])? {
+    let fields = node.object(&IN_PORT)?;
+    let source = match fields.only()? {
         Some(("signal_name", name)) => PortSource::Signal {
             scope,
             name: name.text()?,
@@ -144,12 +229,12 @@ pub(super) fn in_port(
 /// signal.
 pub(super) fn optional_in_ports<'t>(
     component: &Object<'t>,
-    known: &'static [&'static str],
+    known: &'static Section,
     scope: ScopeIndex,
 ) -> Result<Vec<InPort<'t>>, PolicyError> {
     let ports = component.object("in_ports", known)?;
     known
-        .iter()
+        .names()
         .map(
             |key| match ports.as_ref().and_then(|ports| ports.get(key)) {
                 Some(node) => in_port(node, scope),
@@ -201,8 +286,8 @@ pub(super) fn constant<'t>(node: &DocumentNode<'t>, value: Signal) -> InPort<'t>
 
 /// Reads `{value}` or `{special_value}`; zero if neither is given.
 pub(super) fn constant_signal(node: DocumentNode<'_>) -> Result<Signal, PolicyError> {
-    let fields = node.object(&["value", "special_value"])?;
-    match fields.only(&["value", "special_value"])? {
+    let fields = node.object(&CONSTANT_SIGNAL)?;
+    match fields.only()? {
         Some(("value", node)) => node.number(),
         Some((_, node)) => Ok(match node.one_of(&["NaN", "+Inf", "-Inf"])? {
             "+Inf" => f64::INFINITY,
@@ -218,7 +303,7 @@ pub(super) fn in_port_list<'t>(
     component: &Object<'t>,
     scope: ScopeIndex,
 ) -> Result<Vec<InPort<'t>>, PolicyError> {
-    let Some(ports) = component.object("in_ports", &["inputs"])? else {
+    let Some(ports) = component.object("in_ports", &IN_PORT_LIST)? else {
         return Ok(Vec::new());
     };
     let Some(list) = ports.get("inputs") else {
@@ -233,12 +318,12 @@ pub(super) fn in_port_list<'t>(
 /// Reads the `out_ports` of a component, in the order of `known`.
 pub(super) fn out_ports<'t>(
     component: &Object<'t>,
-    known: &'static [&'static str],
+    known: &'static Section,
     scope: ScopeIndex,
 ) -> Result<Vec<OutPort<'t>>, PolicyError> {
     let ports = component.object("out_ports", known)?;
     known
-        .iter()
+        .names()
         .map(
             |key| match ports.as_ref().and_then(|ports| ports.get(key)) {
                 Some(node) => out_port(node, scope),
@@ -254,7 +339,7 @@ pub(super) fn out_port(
     scope: ScopeIndex,
 ) -> Result<OutPort<'_>, PolicyError> {
     let whole = node.clone();
-    let fields = node.object(&["signal_name"])?;
+    let fields = node.object(&OUT_PORT)?;
     let name = fields.text("signal_name")?.filter(|name| !name.is_empty());
     Ok(OutPort {
         node: whole,

@@ -1,8 +1,15 @@
 //! Reads `resources`: classifiers and flux meters. Infra meters are for the Agent only.
 
+mod fields;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use self::fields::{
+    ADDRESS, CLASSIFIER, EXPONENTIAL_BUCKETS, EXPONENTIAL_RANGE, EXTRACTOR, FLOW_CONTROL, JSON,
+    JWT, LINEAR_BUCKETS, PATH_TEMPLATES, REGO, REGO_LABEL, RESOURCES_SECTION, RULE, STATIC_BUCKETS,
+};
+pub(super) use self::fields::{FLUX_METER, RESOURCES};
 use super::decode::{DocumentNode, Object};
 use super::model::{Buckets, Classifier, Extractor, FluxMeter, RegoModule, Rule};
 use super::yaml::shortened;
@@ -24,10 +31,10 @@ impl Resources {
     /// Reads the `resources` of a policy; empty if it has none.
     pub(super) fn read(parent: &Object<'_>) -> Result<Self, PolicyError> {
         let mut resources = Self::default();
-        let Some(fields) = parent.object("resources", &["flow_control", "infra_meters"])? else {
+        let Some(fields) = parent.object("resources", &RESOURCES_SECTION)? else {
             return Ok(resources);
         };
-        let Some(fields) = fields.object("flow_control", &["classifiers", "flux_meters"])? else {
+        let Some(fields) = fields.object("flow_control", &FLOW_CONTROL)? else {
             return Ok(resources);
         };
         if let Some(list) = fields.get("classifiers") {
@@ -55,7 +62,7 @@ impl Resources {
 }
 
 fn classifier(node: DocumentNode<'_>, index: u32) -> Result<Classifier, PolicyError> {
-    let fields = node.object(&["selectors", "rules", "rego"])?;
+    let fields = node.object(&CLASSIFIER)?;
     let selectors = selector::selectors(&fields, "selectors")?;
     let mut rules = Vec::new();
     if let Some(map) = fields.get("rules") {
@@ -77,7 +84,7 @@ fn classifier(node: DocumentNode<'_>, index: u32) -> Result<Classifier, PolicyEr
 }
 
 fn rego(node: &DocumentNode<'_>, index: u32) -> Result<RegoModule, PolicyError> {
-    let fields = node.clone().object(&["module", "labels"])?;
+    let fields = node.clone().object(&REGO)?;
     let module = fields.text("module")?.unwrap_or_default();
     let mut labels = Vec::new();
     if let Some(map) = fields.get("labels") {
@@ -86,7 +93,7 @@ fn rego(node: &DocumentNode<'_>, index: u32) -> Result<RegoModule, PolicyError> 
             let telemetry = if node.is_null() {
                 true
             } else {
-                node.object(&["telemetry"])?.boolean("telemetry", true)?
+                node.object(&REGO_LABEL)?.boolean("telemetry", true)?
             };
             labels.push((Arc::from(label), telemetry));
         }
@@ -143,38 +150,36 @@ fn rule(label: &str, node: DocumentNode<'_>) -> Result<Rule, PolicyError> {
     if node.is_null() {
         return Ok(rule);
     }
-    let fields = node.object(&["extractor", "telemetry"])?;
+    let fields = node.object(&RULE)?;
     rule.telemetry = fields.boolean("telemetry", true)?;
-    let known = &["from", "json", "jwt", "address", "path_templates"];
-    if let Some(fields) = fields.object("extractor", known)? {
+    if let Some(fields) = fields.object("extractor", &EXTRACTOR)? {
         rule.extractor = extractor_variant(&fields)?;
     }
     Ok(rule)
 }
 
 fn extractor_variant(fields: &Object<'_>) -> Result<Option<Extractor>, PolicyError> {
-    let known = &["from", "json", "jwt", "address", "path_templates"];
-    let Some((kind, node)) = fields.only(known)? else {
+    let Some((kind, node)) = fields.only()? else {
         return Ok(None);
     };
     Ok(Some(match kind {
         "from" => Extractor::From(attribute(&node)?),
         "json" => {
-            let fields = node.object(&["from", "pointer"])?;
+            let fields = node.object(&JSON)?;
             Extractor::Json {
                 from: attribute(&fields.required("from")?)?,
                 pointer: pointer(&fields, "pointer")?,
             }
         }
         "jwt" => {
-            let fields = node.object(&["from", "json_pointer"])?;
+            let fields = node.object(&JWT)?;
             Extractor::Jwt {
                 from: attribute(&fields.required("from")?)?,
                 pointer: pointer(&fields, "json_pointer")?,
             }
         }
         "address" => {
-            let fields = node.object(&["from"])?;
+            let fields = node.object(&ADDRESS)?;
             let node = fields.required("from")?;
             let from = node.one_of(&["source.address", "destination.address"])?;
             Extractor::Address {
@@ -182,7 +187,7 @@ fn extractor_variant(fields: &Object<'_>) -> Result<Option<Extractor>, PolicyErr
             }
         }
         _ => {
-            let fields = node.object(&["template_values"])?;
+            let fields = node.object(&PATH_TEMPLATES)?;
             let node = fields.required("template_values")?;
             let mut templates = Vec::new();
             for (template, value) in node.free_map()? {
@@ -220,14 +225,7 @@ pub(super) fn flux_meter(name: &str, node: DocumentNode<'_>) -> Result<FluxMeter
         "exponential_buckets",
         "exponential_buckets_range",
     ];
-    let fields = node.object(&[
-        "selectors",
-        "attribute_key",
-        "static_buckets",
-        "linear_buckets",
-        "exponential_buckets",
-        "exponential_buckets_range",
-    ])?;
+    let fields = node.object(&FLUX_METER)?;
     let mut given = KINDS
         .iter()
         .filter_map(|kind| Some((*kind, fields.get(kind)?)));
@@ -253,7 +251,7 @@ pub(super) fn flux_meter(name: &str, node: DocumentNode<'_>) -> Result<FluxMeter
 fn read_buckets(kind: &str, node: DocumentNode<'_>) -> Result<Buckets, PolicyError> {
     Ok(match kind {
         "static_buckets" => {
-            let fields = node.object(&["buckets"])?;
+            let fields = node.object(&STATIC_BUCKETS)?;
             let Some(list) = fields.get("buckets") else {
                 return Ok(Buckets::Static(DEFAULT_STATIC_BUCKETS.into()));
             };
@@ -262,7 +260,7 @@ fn read_buckets(kind: &str, node: DocumentNode<'_>) -> Result<Buckets, PolicyErr
             Buckets::Static(bounds?)
         }
         "linear_buckets" => {
-            let fields = node.object(&["start", "width", "count"])?;
+            let fields = node.object(&LINEAR_BUCKETS)?;
             Buckets::Linear {
                 start: fields.number("start", 0.0)?,
                 width: fields.number("width", 0.0)?,
@@ -270,7 +268,7 @@ fn read_buckets(kind: &str, node: DocumentNode<'_>) -> Result<Buckets, PolicyErr
             }
         }
         "exponential_buckets" => {
-            let fields = node.object(&["start", "factor", "count"])?;
+            let fields = node.object(&EXPONENTIAL_BUCKETS)?;
             Buckets::Exponential {
                 start: more_than(&fields, "start", 0.0)?,
                 factor: more_than(&fields, "factor", 1.0)?,
@@ -278,7 +276,7 @@ fn read_buckets(kind: &str, node: DocumentNode<'_>) -> Result<Buckets, PolicyErr
             }
         }
         _ => {
-            let fields = node.object(&["min", "max", "count"])?;
+            let fields = node.object(&EXPONENTIAL_RANGE)?;
             Buckets::ExponentialRange {
                 min: more_than(&fields, "min", 0.0)?,
                 max: fields.number("max", 0.0)?,

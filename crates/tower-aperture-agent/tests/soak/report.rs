@@ -237,7 +237,7 @@ impl Report {
         }
     }
 
-    /// Returns the tables in the form of the README.
+    /// Returns the tables in the form of BENCHMARKS.md.
     pub(crate) fn tables(&self) -> String {
         let (account, stats) = (&self.account, &self.stats);
         let incarnations = account.incarnations();

@@ -1,11 +1,65 @@
 //! Expands `auto-scaling/pod-auto-scaler`. Scaling has no effect here; the other components of the
 //! file do.
 
-use super::BlueprintValues;
+use super::{BASE, BlueprintValues};
 use crate::policy::PolicyError;
 use crate::policy::components;
-use crate::policy::decode::DocumentNode;
+use crate::policy::decode::{DocumentNode, Field, FieldValue, Section};
 use crate::policy::model::Policy;
+
+/// The fields under `policy`.
+pub(super) static FIELDS: Section = Section::new(
+    "Pod auto scaler",
+    &[
+        BASE,
+        &[
+            Field::optional(
+                "evaluation_interval",
+                FieldValue::Unchecked("a duration", "1s"),
+                "Not read.",
+            ),
+            Field::required("scaling_backend", FieldValue::Mapping, "What is scaled."),
+            Field::optional(
+                "scaling_parameters",
+                FieldValue::Unchecked("a mapping", "{}"),
+                "Not read.",
+            ),
+            Field::optional(
+                "promql_scale_in_controllers",
+                FieldValue::List(&CONTROLLER),
+                "The controllers that remove.",
+            ),
+            Field::optional(
+                "promql_scale_out_controllers",
+                FieldValue::List(&CONTROLLER),
+                "The controllers that add.",
+            ),
+            Field::with_default("dry_run", FieldValue::Boolean, "false", "Has no effect."),
+        ],
+    ],
+);
+
+static CONTROLLER: Section = Section::new(
+    "Query controller",
+    &[&[
+        Field::required("query_string", FieldValue::Text, "A query in PromQL."),
+        Field::optional(
+            "setpoint",
+            FieldValue::Unchecked("a number", "1"),
+            "Not read.",
+        ),
+        Field::optional(
+            "gradient",
+            FieldValue::Unchecked("a mapping", "{}"),
+            "Not read.",
+        ),
+        Field::optional(
+            "alerter",
+            FieldValue::Unchecked("a mapping", "{}"),
+            "Not read.",
+        ),
+    ]],
+);
 
 pub(super) fn expand<'t>(
     node: DocumentNode<'t>,
@@ -15,17 +69,7 @@ pub(super) fn expand<'t>(
         "promql_scale_in_controllers",
         "promql_scale_out_controllers",
     ];
-    let fields = node.object(&[
-        "policy_name",
-        "components",
-        "resources",
-        "evaluation_interval",
-        "scaling_backend",
-        "scaling_parameters",
-        "promql_scale_in_controllers",
-        "promql_scale_out_controllers",
-        "dry_run",
-    ])?;
+    let fields = node.object(&FIELDS)?;
     let mut values = BlueprintValues::new(&fields, dynamic)?;
     fields.required("scaling_backend")?.free_map()?;
     let dry_run = fields.boolean("dry_run", false)?;
@@ -43,7 +87,7 @@ pub(super) fn expand<'t>(
             continue;
         };
         for node in list.list()? {
-            let controller = node.object(&["query_string", "setpoint", "gradient", "alerter"])?;
+            let controller = node.object(&CONTROLLER)?;
             controller.required("query_string")?.text()?;
             // Skips the index of its query, which is never sent here.
             values.next_location();

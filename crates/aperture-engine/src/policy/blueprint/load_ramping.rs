@@ -1,8 +1,15 @@
 //! Expands `load-ramping/base`: a ramp, and the drivers that move it forward and backward.
 
+mod fields;
+
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(super) use self::fields::FIELDS;
+use self::fields::{
+    AVERAGE_LATENCY_DRIVER, COMPARISON, DRIVERS, LATENCY_CRITERIA, PERCENTILE_LATENCY_DRIVER,
+    PROMQL_DRIVER, QUERY_CRITERIA, THRESHOLD,
+};
 use super::BlueprintValues;
 use crate::policy::PolicyError;
 use crate::policy::circuit::CircuitBuilder;
@@ -30,15 +37,7 @@ pub(super) fn expand<'t>(
     node: DocumentNode<'t>,
     dynamic: &[DocumentNode<'t>],
 ) -> Result<Policy, PolicyError> {
-    let fields = node.object(&[
-        "policy_name",
-        "components",
-        "resources",
-        "load_ramp",
-        "start",
-        "drivers",
-        "kubelet_metrics",
-    ])?;
+    let fields = node.object(&FIELDS)?;
     let mut values = BlueprintValues::new(&fields, dynamic)?;
     let node = &fields.node;
     if let Some(node) = fields.get("kubelet_metrics")
@@ -49,14 +48,7 @@ pub(super) fn expand<'t>(
         ));
     }
     let mut intents = Intents::default();
-    if let Some(drivers) = fields.object(
-        "drivers",
-        &[
-            "promql_drivers",
-            "average_latency_drivers",
-            "percentile_latency_drivers",
-        ],
-    )? {
+    if let Some(drivers) = fields.object("drivers", &DRIVERS)? {
         read_drivers(&drivers, &mut values, &mut intents)?;
     }
 
@@ -162,7 +154,7 @@ fn read_drivers<'t>(
     intents: &mut Intents<'t>,
 ) -> Result<(), PolicyError> {
     for node in list(drivers, "promql_drivers")? {
-        let fields = node.object(&["query_string", "criteria"])?;
+        let fields = node.object(&PROMQL_DRIVER)?;
         let query = fields.required("query_string")?.text()?;
         let op = components::query_op(query, QUERY_INTERVAL, values.name);
         let before = values.next_index;
@@ -174,7 +166,7 @@ fn read_drivers<'t>(
         .into_iter()
         .enumerate()
     {
-        let fields = node.object(&["selectors", "criteria"])?;
+        let fields = node.object(&AVERAGE_LATENCY_DRIVER)?;
         let name: Arc<str> = Arc::from(format!("{}/average_latency/{index}", values.name));
         values.flux_meters.push(FluxMeter {
             name: Arc::clone(&name),
@@ -199,7 +191,7 @@ fn read_drivers<'t>(
         .into_iter()
         .enumerate()
     {
-        let fields = node.object(&["flux_meter", "percentile", "criteria"])?;
+        let fields = node.object(&PERCENTILE_LATENCY_DRIVER)?;
         let name = format!("{}/percentile_latency/{index}", values.name);
         let meter = flux_meter(&name, fields.required("flux_meter")?)?;
         let node = fields.required("percentile")?;
@@ -242,9 +234,12 @@ fn driver<'t>(
     let inner = values.circuit.open_scope("root");
     let signal = vec![ports::inner_out_port(node, inner, "SIGNAL")];
     values.add(Vec::new(), signal, Box::new(RuntimeComponent(op)));
-    let criteria = fields
-        .required("criteria")?
-        .object(&["forward", "backward", "reset"])?;
+    let section = if fixed.is_some() {
+        &LATENCY_CRITERIA
+    } else {
+        &QUERY_CRITERIA
+    };
+    let criteria = fields.required("criteria")?.object(section)?;
     let forward = fixed.map(|fixed| fixed[0]);
     let otherwise = fixed.map(|fixed| fixed[1]);
     for (key, comparison, name, ports) in [
@@ -267,9 +262,9 @@ fn criterion<'t>(
     values: &mut BlueprintValues<'t>,
 ) -> Result<InPort<'t>, PolicyError> {
     let (fields, comparison) = match fixed {
-        Some(comparison) => (node.object(&["threshold"])?, comparison),
+        Some(comparison) => (node.object(&THRESHOLD)?, comparison),
         None => {
-            let fields = node.object(&["operator", "threshold"])?;
+            let fields = node.object(&COMPARISON)?;
             let comparison = fields
                 .required("operator")?
                 .one_of(&["gt", "lt", "gte", "lte", "eq", "neq"])?;

@@ -1,15 +1,19 @@
 //! Expands `load-scheduling/…`: a load scheduler in a control loop, and the queries that drive it.
 
+mod fields;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{BlueprintValues, KnownKeys};
+use self::fields::{AIAD_CORE, AIAD_CORE_WITH_SETPOINT, AIMD_CORE, BASELINER, CONFIRMATION};
+pub(super) use self::fields::{AVERAGE_LATENCY, CPU, ELASTICSEARCH, JAVA_GC, POSTGRESQL, PROMQL};
+use super::BlueprintValues;
 use crate::policy::circuit::CircuitBuilder;
 use crate::policy::components::{
     self, AND, AimdDefaults, FirstValid, LoopPorts, QUERY_INTERVAL, RuntimeComponent,
     WiredComponent, decider,
 };
-use crate::policy::decode::{DocumentNode, Object};
+use crate::policy::decode::{DocumentNode, Object, Section};
 use crate::policy::model::{Arithmetic, Comparison, Op, Policy};
 use crate::policy::ports::{self, InPort, OutPort};
 use crate::policy::resources::flux_meter;
@@ -28,20 +32,9 @@ pub(super) fn average_latency<'t>(
     node: DocumentNode<'t>,
     dynamic: &[DocumentNode<'t>],
 ) -> Result<Policy, PolicyError> {
-    let fields = node.object(&[
-        "policy_name",
-        "components",
-        "resources",
-        "load_scheduling_core",
-        "latency_baseliner",
-    ])?;
+    let fields = node.object(&AVERAGE_LATENCY)?;
     let mut values = BlueprintValues::new(&fields, dynamic)?;
-    let core = fields.required("load_scheduling_core")?.object(&[
-        "aimd_load_scheduler",
-        "overload_confirmations",
-        "dry_run",
-        "kubelet_overload_confirmations",
-    ])?;
+    let core = core(&fields, &AIMD_CORE)?;
     values.add_components(&fields)?;
     let ports = loop_ports(&mut values, &core)?;
     let defaults = AimdDefaults {
@@ -52,12 +45,7 @@ pub(super) fn average_latency<'t>(
     let parameters = core.required("aimd_load_scheduler")?;
     components::aimd(parameters, &location, ports, defaults, &mut values.circuit)?;
 
-    let baseliner = fields.required("latency_baseliner")?.object(&[
-        "flux_meter",
-        "latency_tolerance_multiplier",
-        "long_term_query_interval",
-        "long_term_query_periodic_interval",
-    ])?;
+    let baseliner = fields.required("latency_baseliner")?.object(&BASELINER)?;
     let meter = flux_meter(values.name, baseliner.required("flux_meter")?)?;
     values.flux_meters.push(meter);
     let tolerance = baseliner.number("latency_tolerance_multiplier", 1.25)?;
@@ -88,19 +76,11 @@ pub(super) fn promql<'t>(
     node: DocumentNode<'t>,
     dynamic: &[DocumentNode<'t>],
 ) -> Result<Policy, PolicyError> {
-    let fields = node.object(&[
-        "policy_name",
-        "components",
-        "resources",
-        "promql_query",
-        "setpoint",
-        "overload_condition",
-        "load_scheduling_core",
-    ])?;
+    let fields = node.object(&PROMQL)?;
     let query = fields.required("promql_query")?.text()?;
     let setpoint = fields.required("setpoint")?.number()?;
     let condition = components::overload_condition(&fields.required("overload_condition")?)?;
-    let core = core(&fields, CORE_KEYS)?;
+    let core = core(&fields, &AIAD_CORE)?;
     against_setpoint(
         &fields,
         dynamic,
@@ -111,22 +91,8 @@ pub(super) fn promql<'t>(
     )
 }
 
-const CORE_KEYS: KnownKeys = &[
-    "aiad_load_scheduler",
-    "overload_confirmations",
-    "dry_run",
-    "kubelet_overload_confirmations",
-];
-const CORE_KEYS_WITH_SETPOINT: KnownKeys = &[
-    "aiad_load_scheduler",
-    "overload_confirmations",
-    "dry_run",
-    "kubelet_overload_confirmations",
-    "setpoint",
-];
-
-fn core<'t>(fields: &Object<'t>, known: KnownKeys) -> Result<Object<'t>, PolicyError> {
-    fields.required("load_scheduling_core")?.object(known)
+fn core<'t>(fields: &Object<'t>, section: &'static Section) -> Result<Object<'t>, PolicyError> {
+    fields.required("load_scheduling_core")?.object(section)
 }
 
 /// Expands `load-scheduling/postgresql`: limits the share of connections that a database has in
@@ -135,21 +101,14 @@ pub(super) fn postgresql<'t>(
     node: DocumentNode<'t>,
     dynamic: &[DocumentNode<'t>],
 ) -> Result<Policy, PolicyError> {
-    let fields = node.object(&[
-        "policy_name",
-        "components",
-        "resources",
-        "postgresql",
-        "connections_used_threshold",
-        "load_scheduling_core",
-    ])?;
+    let fields = node.object(&POSTGRESQL)?;
     fields.required("postgresql")?.free_map()?;
     let threshold = fields.required("connections_used_threshold")?.number()?;
     let query = |name: &str| {
         let labels = format!("{{policy_name=\"{name}\",infra_meter_name=\"postgresql\"}}");
         format!("(sum(postgresql_backends{labels}) / sum(postgresql_connection_max{labels})) * 100")
     };
-    let core = core(&fields, CORE_KEYS)?;
+    let core = core(&fields, &AIAD_CORE)?;
     against_setpoint(&fields, dynamic, &core, &query, threshold, Comparison::Gt)
 }
 
@@ -158,14 +117,7 @@ pub(super) fn elasticsearch<'t>(
     node: DocumentNode<'t>,
     dynamic: &[DocumentNode<'t>],
 ) -> Result<Policy, PolicyError> {
-    let fields = node.object(&[
-        "policy_name",
-        "components",
-        "resources",
-        "elasticsearch",
-        "search_queue_threshold",
-        "load_scheduling_core",
-    ])?;
+    let fields = node.object(&ELASTICSEARCH)?;
     fields.required("elasticsearch")?.free_map()?;
     let threshold = fields.required("search_queue_threshold")?.number()?;
     let query = |_: &str| {
@@ -173,7 +125,7 @@ pub(super) fn elasticsearch<'t>(
          {thread_pool_name=\"search\"}[30s]))"
             .to_owned()
     };
-    let core = core(&fields, CORE_KEYS)?;
+    let core = core(&fields, &AIAD_CORE)?;
     against_setpoint(&fields, dynamic, &core, &query, threshold, Comparison::Gt)
 }
 
@@ -182,13 +134,7 @@ pub(super) fn java_gc<'t>(
     node: DocumentNode<'t>,
     dynamic: &[DocumentNode<'t>],
 ) -> Result<Policy, PolicyError> {
-    let fields = node.object(&[
-        "policy_name",
-        "components",
-        "resources",
-        "jmx",
-        "load_scheduling_core",
-    ])?;
+    let fields = node.object(&JAVA_GC)?;
     fields.required("jmx")?.free_map()?;
     let query = |name: &str| {
         format!(
@@ -196,7 +142,7 @@ pub(super) fn java_gc<'t>(
              infra_meter_name=\"jmx_inframeter\"}})"
         )
     };
-    let core = core(&fields, CORE_KEYS_WITH_SETPOINT)?;
+    let core = core(&fields, &AIAD_CORE_WITH_SETPOINT)?;
     let setpoint = core.required("setpoint")?.number()?;
     against_setpoint(&fields, dynamic, &core, &query, setpoint, Comparison::Gt)
 }
@@ -207,13 +153,7 @@ pub(super) fn cpu<'t>(
     node: DocumentNode<'t>,
     dynamic: &[DocumentNode<'t>],
 ) -> Result<Policy, PolicyError> {
-    let fields = node.object(&[
-        "policy_name",
-        "components",
-        "resources",
-        "kubernetes_object_selector",
-        "load_scheduling_core",
-    ])?;
+    let fields = node.object(&CPU)?;
     let object = fields.required("kubernetes_object_selector")?;
     let text = |key: &str| object.peek(key).ok_or_else(|| object.missing(key))?.text();
     let (deployment, namespace) = (text("name")?, text("namespace")?);
@@ -224,7 +164,7 @@ pub(super) fn cpu<'t>(
              infra_meter_name=\"kubeletstats\"}}) * 100"
         )
     };
-    let core = core(&fields, CORE_KEYS_WITH_SETPOINT)?;
+    let core = core(&fields, &AIAD_CORE_WITH_SETPOINT)?;
     let setpoint = core.required("setpoint")?.number()?;
     against_setpoint(&fields, dynamic, &core, &query, setpoint, Comparison::Gt)
 }
@@ -264,7 +204,7 @@ fn loop_ports<'t>(
     let mut confirmations = Vec::new();
     if let Some(list) = core.get("overload_confirmations") {
         for node in list.list()? {
-            let fields = node.object(&["query_string", "threshold", "operator"])?;
+            let fields = node.object(&CONFIRMATION)?;
             let comparison = fields
                 .required("operator")?
                 .one_of(&["gt", "lt", "gte", "lte", "eq", "neq"])?;

@@ -9,44 +9,161 @@ use std::time::Duration;
 use super::PolicyError;
 use super::circuit::CircuitBuilder;
 use super::components::{self, ComponentLocation, alerter, decider};
-use super::decode::{DocumentNode, Object};
+use super::decode::{DocumentNode, Field, FieldValue, Object, Section};
 use super::document::{EVALUATION_INTERVAL, find, finish};
 use super::model::{Comparison, FluxMeter, Policy};
 use super::ports::{self, OutPort};
-use super::resources::Resources;
+use super::resources::{RESOURCES, Resources};
 use super::suggest::hint;
 use super::yaml::shortened;
 
 /// Reads the values under `policy`, with the documents of dynamic configuration.
-type BlueprintReader =
+pub(super) type BlueprintReader =
     for<'t> fn(DocumentNode<'t>, &[DocumentNode<'t>]) -> Result<Policy, PolicyError>;
 
-type KnownKeys = &'static [&'static str];
+/// A blueprint by its name, with its reader and the fields under `policy`.
+pub(super) type Blueprint = (&'static str, BlueprintReader, &'static Section);
 
-const BLUEPRINTS: &[(&str, BlueprintReader)] = &[
-    ("rate-limiting/base", rate_limiting),
-    ("quota-scheduling/base", quota_scheduling),
-    ("concurrency-limiting/base", concurrency_limiting),
-    ("concurrency-scheduling/base", concurrency_scheduling),
+pub(super) const BLUEPRINTS: &[Blueprint] = &[
+    ("rate-limiting/base", rate_limiting, &RATE_LIMITING),
+    ("quota-scheduling/base", quota_scheduling, &QUOTA_SCHEDULING),
+    (
+        "concurrency-limiting/base",
+        concurrency_limiting,
+        &CONCURRENCY_LIMITING,
+    ),
+    (
+        "concurrency-scheduling/base",
+        concurrency_scheduling,
+        &CONCURRENCY_SCHEDULING,
+    ),
     (
         "load-scheduling/average-latency",
         load_scheduling::average_latency,
+        &load_scheduling::AVERAGE_LATENCY,
     ),
-    ("load-scheduling/promql", load_scheduling::promql),
-    ("load-scheduling/postgresql", load_scheduling::postgresql),
+    (
+        "load-scheduling/promql",
+        load_scheduling::promql,
+        &load_scheduling::PROMQL,
+    ),
+    (
+        "load-scheduling/postgresql",
+        load_scheduling::postgresql,
+        &load_scheduling::POSTGRESQL,
+    ),
     (
         "load-scheduling/elasticsearch",
         load_scheduling::elasticsearch,
+        &load_scheduling::ELASTICSEARCH,
     ),
-    ("load-scheduling/java-gc-generic", load_scheduling::java_gc),
-    ("load-scheduling/java-gc-k8s", load_scheduling::java_gc),
+    (
+        "load-scheduling/java-gc-generic",
+        load_scheduling::java_gc,
+        &load_scheduling::JAVA_GC,
+    ),
+    (
+        "load-scheduling/java-gc-k8s",
+        load_scheduling::java_gc,
+        &load_scheduling::JAVA_GC,
+    ),
     (
         "load-scheduling/cpu-overload-protection-k8s",
         load_scheduling::cpu,
+        &load_scheduling::CPU,
     ),
-    ("load-ramping/base", load_ramping::expand),
-    ("auto-scaling/pod-auto-scaler", auto_scaling::expand),
+    (
+        "load-ramping/base",
+        load_ramping::expand,
+        &load_ramping::FIELDS,
+    ),
+    (
+        "auto-scaling/pod-auto-scaler",
+        auto_scaling::expand,
+        &auto_scaling::FIELDS,
+    ),
 ];
+
+/// The fields of a values file.
+pub(super) static VALUES: Section = Section::new(
+    "Values file",
+    &[&[
+        Field::required(
+            "blueprint",
+            FieldValue::Syntax("the name of a blueprint", "rate-limiting/base"),
+            "The blueprint.",
+        ),
+        Field::optional("uri", FieldValue::Text, "Not used."),
+        Field::required(
+            "policy",
+            FieldValue::Unchecked(
+                "the fields of the blueprint",
+                "{policy_name: example, rate_limiter: {bucket_capacity: 1, fill_amount: 1, \
+                 parameters: {interval: 1s}, selectors: [{control_point: shop}]}}",
+            ),
+            "The values.",
+        ),
+    ]],
+);
+
+/// The fields that every blueprint has.
+const BASE: &[Field] = &[
+    Field::required("policy_name", FieldValue::Name, "The name of the policy."),
+    Field::optional(
+        "components",
+        FieldValue::Components,
+        "More components of the policy.",
+    ),
+    RESOURCES,
+];
+
+static RATE_LIMITING: Section = Section::new(
+    "Rate limiting",
+    &[
+        BASE,
+        &[Field::required(
+            "rate_limiter",
+            FieldValue::Section(&components::RATE_LIMITER_VALUES),
+            "The rate limiter.",
+        )],
+    ],
+);
+
+static QUOTA_SCHEDULING: Section = Section::new(
+    "Quota scheduling",
+    &[
+        BASE,
+        &[Field::required(
+            "quota_scheduler",
+            FieldValue::Section(&components::QUOTA_SCHEDULER_VALUES),
+            "The quota scheduler.",
+        )],
+    ],
+);
+
+static CONCURRENCY_LIMITING: Section = Section::new(
+    "Concurrency limiting",
+    &[
+        BASE,
+        &[Field::required(
+            "concurrency_limiter",
+            FieldValue::Section(&components::CONCURRENCY_LIMITER_VALUES),
+            "The concurrency limiter.",
+        )],
+    ],
+);
+
+static CONCURRENCY_SCHEDULING: Section = Section::new(
+    "Concurrency scheduling",
+    &[
+        BASE,
+        &[Field::required(
+            "concurrency_scheduler",
+            FieldValue::Section(&components::CONCURRENCY_SCHEDULER_VALUES),
+            "The concurrency scheduler.",
+        )],
+    ],
+);
 
 /// The placeholder in a generated values file for a value that the user must provide.
 const PLACEHOLDER: &str = "__REQUIRED_FIELD__";
@@ -59,12 +176,12 @@ pub(super) fn expand<'t>(
     if let Some(position) = find(text, PLACEHOLDER) {
         return Err(node.error_in_text(position, format!("replace `{PLACEHOLDER}` with a value")));
     }
-    let fields = node.object(&["blueprint", "uri", "policy"])?;
+    let fields = node.object(&VALUES)?;
     let blueprint = fields.required("blueprint")?;
     let name = blueprint.text()?;
     fields.text("uri")?;
-    let Some((_, reader)) = BLUEPRINTS.iter().find(|(known, _)| *known == name) else {
-        let hint = hint(name, BLUEPRINTS.iter().map(|(known, _)| *known));
+    let Some((_, reader, _)) = BLUEPRINTS.iter().find(|(known, ..)| *known == name) else {
+        let hint = hint(name, BLUEPRINTS.iter().map(|(known, ..)| *known));
         let shown = shortened(name);
         return Err(blueprint.error(format!("unknown blueprint `{shown}`{hint}")));
     };
@@ -83,60 +200,62 @@ fn rate_limiting<'t>(
     node: DocumentNode<'t>,
     dynamic: &[DocumentNode<'t>],
 ) -> Result<Policy, PolicyError> {
-    const KNOWN: KnownKeys = &["policy_name", "components", "resources", "rate_limiter"];
-    limiting(node, dynamic, KNOWN, components::rate_limiter_values)
+    let fields = node.object(&RATE_LIMITING)?;
+    let section = fields.required("rate_limiter")?;
+    limiting(&fields, section, dynamic, components::rate_limiter_values)
 }
 
 fn quota_scheduling<'t>(
     node: DocumentNode<'t>,
     dynamic: &[DocumentNode<'t>],
 ) -> Result<Policy, PolicyError> {
-    const KNOWN: KnownKeys = &["policy_name", "components", "resources", "quota_scheduler"];
-    limiting(node, dynamic, KNOWN, components::quota_scheduler_values)
+    let fields = node.object(&QUOTA_SCHEDULING)?;
+    let section = fields.required("quota_scheduler")?;
+    limiting(
+        &fields,
+        section,
+        dynamic,
+        components::quota_scheduler_values,
+    )
 }
 
 fn concurrency_limiting<'t>(
     node: DocumentNode<'t>,
     dynamic: &[DocumentNode<'t>],
 ) -> Result<Policy, PolicyError> {
-    const KNOWN: KnownKeys = &[
-        "policy_name",
-        "components",
-        "resources",
-        "concurrency_limiter",
-    ];
-    limiting(node, dynamic, KNOWN, components::concurrency_limiter_values)
+    let fields = node.object(&CONCURRENCY_LIMITING)?;
+    let section = fields.required("concurrency_limiter")?;
+    limiting(
+        &fields,
+        section,
+        dynamic,
+        components::concurrency_limiter_values,
+    )
 }
 
 fn concurrency_scheduling<'t>(
     node: DocumentNode<'t>,
     dynamic: &[DocumentNode<'t>],
 ) -> Result<Policy, PolicyError> {
-    const KNOWN: KnownKeys = &[
-        "policy_name",
-        "components",
-        "resources",
-        "concurrency_scheduler",
-    ];
+    let fields = node.object(&CONCURRENCY_SCHEDULING)?;
+    let section = fields.required("concurrency_scheduler")?;
     limiting(
-        node,
+        &fields,
+        section,
         dynamic,
-        KNOWN,
         components::concurrency_scheduler_values,
     )
 }
 
-/// Expands a blueprint with one component that decides: the component of the last of the keys
-/// `known`, an alert about its accept percentage, then the components of the file itself.
+/// Expands a blueprint with one component that decides: the component of `section`, an alert about
+/// its accept percentage, then the components of the file itself.
 fn limiting<'t>(
-    node: DocumentNode<'t>,
+    fields: &Object<'t>,
+    section: DocumentNode<'t>,
     dynamic: &[DocumentNode<'t>],
-    known: KnownKeys,
     read: SectionReader,
 ) -> Result<Policy, PolicyError> {
-    let fields = node.object(known)?;
-    let section = fields.required(known[3])?;
-    let mut values = BlueprintValues::new(&fields, dynamic)?;
+    let mut values = BlueprintValues::new(fields, dynamic)?;
     let accept_percentage =
         ports::inner_out_port(&section, CircuitBuilder::ROOT, "ACCEPT_PERCENTAGE");
     let location = values.next_location();
@@ -160,7 +279,7 @@ fn limiting<'t>(
         node.warn("has no effect: the embedded engine sends no alerts");
         components::check_alerter(node)?;
     }
-    values.add_components(&fields)?;
+    values.add_components(fields)?;
     values.finish()
 }
 

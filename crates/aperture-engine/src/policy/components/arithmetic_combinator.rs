@@ -4,8 +4,31 @@ use super::{
     CircuitBuilder, ComponentBehaviour, ComponentLocation, DocumentNode, FoldedSignal,
     InputSignals, Op, PolicyError, WiredComponent,
 };
+use crate::policy::decode::{Field, FieldValue, Section};
 use crate::policy::model::Arithmetic;
 use crate::policy::ports;
+
+/// The fields of an arithmetic combinator.
+pub(super) static FIELDS: Section = Section::new(
+    "Arithmetic combinator",
+    &[&[
+        Field::optional("in_ports", FieldValue::Section(&IN_PORTS), "The operands."),
+        Field::required(
+            "operator",
+            FieldValue::OneOf(&["add", "sub", "mul", "div", "xor", "lshift", "rshift"]),
+            "The operation. Division by zero is invalid.",
+        ),
+        ports::OUTPUT,
+    ]],
+);
+
+static IN_PORTS: Section = Section::new(
+    "",
+    &[&[
+        ports::port("lhs", "The left operand."),
+        ports::port("rhs", "The right operand."),
+    ]],
+);
 
 struct ArithmeticCombinator(Arithmetic);
 
@@ -65,12 +88,12 @@ pub(super) fn read<'t>(
     location: &ComponentLocation,
     circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    let fields = node.object(&["in_ports", "operator", "out_ports"])?;
+    let fields = node.object(&FIELDS)?;
     let operator = fields
         .required("operator")?
         .one_of(&["add", "sub", "mul", "div", "xor", "lshift", "rshift"])?;
-    let inputs = ports::optional_in_ports(&fields, &["lhs", "rhs"], location.scope)?;
-    let outputs = ports::out_ports(&fields, &["output"], location.scope)?;
+    let inputs = ports::optional_in_ports(&fields, &IN_PORTS, location.scope)?;
+    let outputs = ports::out_ports(&fields, &ports::ONE_OUTPUT, location.scope)?;
     circuit.add(WiredComponent {
         id: location.id.clone(),
         inputs,

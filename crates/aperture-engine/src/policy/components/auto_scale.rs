@@ -7,8 +7,164 @@ use super::{
     CircuitBuilder, ComponentBehaviour, ComponentLocation, DocumentNode, FoldedSignal,
     InputSignals, PolicyError, WiredComponent, load_scheduler,
 };
-use crate::policy::decode::Object;
+use crate::policy::decode::{Field, FieldValue, Given, Object, Section};
 use crate::policy::ports::{self, InPort, OutPort};
+
+/// The fields of the component, which has no effect.
+pub(super) static FIELDS: Section = Section::choice(
+    "Auto scale",
+    Given::ExactlyOne,
+    &[&[
+        Field::optional(
+            "pod_scaler",
+            FieldValue::Section(&POD_SCALER),
+            "Sets the number of pods.",
+        ),
+        Field::optional(
+            "auto_scaler",
+            FieldValue::Section(&AUTO_SCALER),
+            "Scales by controllers.",
+        ),
+    ]],
+);
+
+static POD_SCALER: Section = Section::new(
+    "Pod scaler",
+    &[
+        &[
+            Field::optional(
+                "in_ports",
+                FieldValue::Section(&POD_SCALER_IN_PORTS),
+                "The input.",
+            ),
+            Field::optional(
+                "out_ports",
+                FieldValue::Section(&POD_SCALER_OUT_PORTS),
+                "The scale. A signal that depends on it is refused.",
+            ),
+        ],
+        load_scheduler::DRY_RUN,
+        &[Field::required(
+            "kubernetes_object_selector",
+            FieldValue::Mapping,
+            "The object to scale.",
+        )],
+    ],
+);
+
+static POD_SCALER_IN_PORTS: Section =
+    Section::new("", &[&[ports::port("replicas", "The number of pods.")]]);
+
+static POD_SCALER_OUT_PORTS: Section = Section::new(
+    "",
+    &[&[
+        ports::output("actual_replicas", "The number of pods that run."),
+        ports::output(
+            "configured_replicas",
+            "The number of pods that are configured.",
+        ),
+    ]],
+);
+
+static AUTO_SCALER: Section = Section::new(
+    "Auto scaler",
+    &[
+        &[
+            Field::required("scaling_backend", FieldValue::Mapping, "What is scaled."),
+            Field::optional(
+                "scale_out_controllers",
+                FieldValue::List(&SCALE_CONTROLLER),
+                "The controllers that add.",
+            ),
+            Field::optional(
+                "scale_in_controllers",
+                FieldValue::List(&SCALE_CONTROLLER),
+                "The controllers that remove.",
+            ),
+            Field::optional(
+                "out_ports",
+                FieldValue::Section(&AUTO_SCALER_OUT_PORTS),
+                "The scale. A signal that depends on it is refused.",
+            ),
+            Field::optional(
+                "scaling_parameters",
+                FieldValue::Mapping,
+                "How far and how fast.",
+            ),
+        ],
+        load_scheduler::DRY_RUN,
+    ],
+);
+
+static AUTO_SCALER_OUT_PORTS: Section = Section::new(
+    "",
+    &[&[
+        ports::output("actual_scale", "The scale in force."),
+        ports::output("configured_scale", "The scale that is configured."),
+        ports::output("desired_scale", "The scale that the controllers want."),
+    ]],
+);
+
+static SCALE_CONTROLLER: Section = Section::new(
+    "Scale controller",
+    &[&[
+        Field::required(
+            "controller",
+            FieldValue::Section(&CONTROLLER),
+            "The controller.",
+        ),
+        Field::optional(
+            "alerter",
+            FieldValue::Unchecked("a mapping", "{}"),
+            "Not read.",
+        ),
+    ]],
+);
+
+static CONTROLLER: Section = Section::choice(
+    "Controller",
+    Given::ExactlyOne,
+    &[&[
+        Field::optional(
+            "gradient",
+            FieldValue::Section(&GRADIENT),
+            "Scales by the ratio of a signal and its setpoint.",
+        ),
+        Field::optional(
+            "periodic",
+            FieldValue::Section(&PERIODIC),
+            "Scales in intervals.",
+        ),
+    ]],
+);
+
+static GRADIENT: Section = Section::new(
+    "",
+    &[&[
+        Field::optional(
+            "in_ports",
+            FieldValue::Section(&GRADIENT_IN_PORTS),
+            "The inputs.",
+        ),
+        CONTROLLER_PARAMETERS,
+    ]],
+);
+
+static GRADIENT_IN_PORTS: Section = Section::new(
+    "",
+    &[&[
+        ports::port("signal", "The value that is measured."),
+        ports::port("setpoint", "The value that is wanted."),
+    ]],
+);
+
+static PERIODIC: Section = Section::new("", &[&[CONTROLLER_PARAMETERS]]);
+
+const CONTROLLER_PARAMETERS: Field = Field::optional(
+    "parameters",
+    FieldValue::Unchecked("a mapping", "{}"),
+    "Not read.",
+);
 
 /// The warning for every use of scaling.
 pub(in crate::policy) const NO_SCALING: &str =
@@ -50,10 +206,9 @@ pub(super) fn read<'t>(
     location: &ComponentLocation,
     circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    const KINDS: &[&str] = &["pod_scaler", "auto_scaler"];
     let whole = node.clone();
-    let fields = node.object(KINDS)?;
-    let (inputs, outputs) = match fields.only(KINDS)? {
+    let fields = node.object(&FIELDS)?;
+    let (inputs, outputs) = match fields.only()? {
         None => return Err(whole.error("the component has no kind")),
         Some(("pod_scaler", node)) => pod_scaler(node, location, circuit)?,
         Some((_, node)) => auto_scaler(node, location, circuit)?,
@@ -70,19 +225,12 @@ fn pod_scaler<'t>(
     location: &ComponentLocation,
     circuit: &CircuitBuilder<'t>,
 ) -> Result<ComponentPorts<'t>, PolicyError> {
-    let fields = node.object(&[
-        "in_ports",
-        "out_ports",
-        "dry_run",
-        "dry_run_config_key",
-        "kubernetes_object_selector",
-    ])?;
+    let fields = node.object(&POD_SCALER)?;
     fields.required("kubernetes_object_selector")?.free_map()?;
     load_scheduler::dry_run(&fields, circuit)?;
-    let outputs = &["actual_replicas", "configured_replicas"];
     Ok((
-        ports::optional_in_ports(&fields, &["replicas"], location.scope)?,
-        ports::out_ports(&fields, outputs, location.scope)?,
+        ports::optional_in_ports(&fields, &POD_SCALER_IN_PORTS, location.scope)?,
+        ports::out_ports(&fields, &POD_SCALER_OUT_PORTS, location.scope)?,
     ))
 }
 
@@ -91,15 +239,7 @@ fn auto_scaler<'t>(
     location: &ComponentLocation,
     circuit: &CircuitBuilder<'t>,
 ) -> Result<ComponentPorts<'t>, PolicyError> {
-    let fields = node.object(&[
-        "scaling_backend",
-        "scale_out_controllers",
-        "scale_in_controllers",
-        "out_ports",
-        "scaling_parameters",
-        "dry_run",
-        "dry_run_config_key",
-    ])?;
+    let fields = node.object(&AUTO_SCALER)?;
     fields.required("scaling_backend")?.free_map()?;
     if let Some(node) = fields.get("scaling_parameters") {
         node.free_map()?;
@@ -111,12 +251,12 @@ fn auto_scaler<'t>(
             continue;
         };
         for node in list.list()? {
-            let fields = node.object(&["controller", "alerter"])?;
+            let fields = node.object(&SCALE_CONTROLLER)?;
             inputs.extend(controller(&fields, location)?);
         }
     }
-    let outputs = &["actual_scale", "configured_scale", "desired_scale"];
-    Ok((inputs, ports::out_ports(&fields, outputs, location.scope)?))
+    let outputs = ports::out_ports(&fields, &AUTO_SCALER_OUT_PORTS, location.scope)?;
+    Ok((inputs, outputs))
 }
 
 /// Returns the in-ports of a controller. A periodic controller has none.
@@ -124,16 +264,15 @@ fn controller<'t>(
     fields: &Object<'t>,
     location: &ComponentLocation,
 ) -> Result<Vec<InPort<'t>>, PolicyError> {
-    const KINDS: &[&str] = &["gradient", "periodic"];
     let controller = fields.required("controller")?;
     let whole = controller.clone();
-    let kinds = controller.object(KINDS)?;
-    match kinds.only(KINDS)? {
+    let kinds = controller.object(&CONTROLLER)?;
+    match kinds.only()? {
         None => Err(whole.error("the controller has no kind")),
         Some(("gradient", node)) => {
-            let fields = node.object(&["in_ports", "parameters"])?;
-            ports::optional_in_ports(&fields, &["signal", "setpoint"], location.scope)
+            let fields = node.object(&GRADIENT)?;
+            ports::optional_in_ports(&fields, &GRADIENT_IN_PORTS, location.scope)
         }
-        Some((_, node)) => node.object(&["parameters"]).map(|_| Vec::new()),
+        Some((_, node)) => node.object(&PERIODIC).map(|_| Vec::new()),
     }
 }

@@ -3,19 +3,116 @@
 use std::time::Duration;
 
 use super::{DocumentNode, InputSignals, PolicyError, non_empty, non_negative};
-use crate::policy::decode::Object;
+use crate::policy::decode::{Bounds, Field, FieldValue, Object, Section};
 use crate::policy::model::{Bucket, Port};
 use crate::policy::ports::{self, InPort, ScopeIndex};
+
+/// The `in_ports` of a bucket.
+pub(super) const IN_PORTS: Field = Field::required(
+    "in_ports",
+    FieldValue::Section(&IN_PORTS_SECTION),
+    "The signals of the bucket.",
+);
+
+static IN_PORTS_SECTION: Section = Section::new(
+    "",
+    &[&[
+        ports::required_port("bucket_capacity", CAPACITY),
+        ports::required_port("fill_amount", FILL),
+        ports::port(
+            "pass_through",
+            "Lets every flow pass while the signal is valid and not zero.",
+        ),
+    ]],
+);
+
+const CAPACITY: &str = "The tokens that a bucket holds at most.";
+const FILL: &str = "The tokens that are added to a bucket in each interval.";
+
+/// The same as plain numbers, for the values of a blueprint.
+pub(super) const CONSTANTS: &[Field] = &[
+    Field::required(
+        "bucket_capacity",
+        FieldValue::Number(Bounds::None),
+        CAPACITY,
+    ),
+    Field::required("fill_amount", FieldValue::Number(Bounds::None), FILL),
+];
+
+/// The parameters of a bucket.
+pub(super) static PARAMETERS: Section = Section::new(
+    "Bucket",
+    &[&[
+        Field::required(
+            "interval",
+            FieldValue::PositiveDuration,
+            "The time in which `fill_amount` tokens are added.",
+        ),
+        Field::optional(
+            "limit_by_label_key",
+            FieldValue::Text,
+            "The label whose values have a bucket each; flows without the label pass. Without it, \
+             one bucket serves all flows.",
+        ),
+        Field::optional(
+            "label_key",
+            FieldValue::Text,
+            "The old name of `limit_by_label_key`. Values files refuse it.",
+        ),
+        Field::with_default(
+            "continuous_fill",
+            FieldValue::Boolean,
+            "true",
+            "Whether tokens are added all the time, instead of all at the end of an interval.",
+        ),
+        MAX_IDLE_TIME,
+        Field::with_default(
+            "delay_initial_fill",
+            FieldValue::Boolean,
+            "false",
+            "Whether filling pauses, after a flow took tokens from a full bucket, for the time in \
+             which the bucket would be filled.",
+        ),
+        Field::optional(
+            "lazy_sync",
+            FieldValue::Section(&LAZY_SYNC),
+            "How the Agents of a cluster share buckets. The engine decides as one Agent of them.",
+        ),
+    ]],
+);
+
+/// When the state of an unused key is removed.
+pub(super) const MAX_IDLE_TIME: Field = Field::with_default(
+    "max_idle_time",
+    FieldValue::Duration,
+    "7200s",
+    "The time after which the state of an unused key is removed.",
+);
+
+static LAZY_SYNC: Section = Section::new(
+    "",
+    &[&[
+        Field::with_default(
+            "enabled",
+            FieldValue::Boolean,
+            "false",
+            "Whether Agents count for themselves and synchronise now and then.",
+        ),
+        Field::with_default(
+            "num_sync",
+            FieldValue::Count(Bounds::MoreThan(0.0)),
+            "4",
+            "The number of synchronisations in an interval.",
+        ),
+    ]],
+);
 
 /// Reads the `in_ports`: capacity, fill and pass-through.
 pub(super) fn in_ports<'t>(
     fields: &Object<'t>,
     scope: ScopeIndex,
 ) -> Result<Vec<InPort<'t>>, PolicyError> {
-    let in_ports =
-        fields
-            .required("in_ports")?
-            .object(&["bucket_capacity", "fill_amount", "pass_through"])?;
+    let in_ports = fields.required("in_ports")?.object(&IN_PORTS_SECTION)?;
     Ok(vec![
         ports::required_in_port(&in_ports, "bucket_capacity", scope)?,
         ports::required_in_port(&in_ports, "fill_amount", scope)?,
@@ -35,15 +132,7 @@ pub(super) fn constant_in_ports<'t>(fields: &Object<'t>) -> Result<Vec<InPort<'t
 /// Reads the parameters; the signals are filled in by [`with_signals`].
 pub(super) fn settings(node: DocumentNode<'_>) -> Result<Bucket, PolicyError> {
     const UNSET: Port = Port::Constant(f64::NAN);
-    let parameters = node.object(&[
-        "interval",
-        "limit_by_label_key",
-        "label_key",
-        "continuous_fill",
-        "max_idle_time",
-        "delay_initial_fill",
-        "lazy_sync",
-    ])?;
+    let parameters = node.object(&PARAMETERS)?;
     let interval = super::positive_duration(&parameters.required("interval")?)?;
     let max_idle_time = max_idle_time(&parameters)?;
     let old_key = parameters.scalar("label_key");
@@ -58,7 +147,7 @@ pub(super) fn settings(node: DocumentNode<'_>) -> Result<Bucket, PolicyError> {
         parameters.text("limit_by_label_key")?,
         old_key.map(|node| node.text()).transpose()?,
     ];
-    let lazy_sync = match parameters.object("lazy_sync", &["enabled", "num_sync"])? {
+    let lazy_sync = match parameters.object("lazy_sync", &LAZY_SYNC)? {
         None => None,
         Some(fields) => {
             let num_sync = match fields.scalar("num_sync") {

@@ -1,28 +1,50 @@
 //! Reads `concurrency_limiter`: slots for flows in flight, for each value of a label.
 
+use super::alerter::ALERTER;
 use super::{
-    CircuitBuilder, ComponentLocation, DecidingComponent, DocumentNode, PolicyError,
-    request_parameters, slots,
+    ACCEPT_PERCENTAGE, CircuitBuilder, ComponentLocation, DecidingComponent, DocumentNode,
+    LIMITER_OUT_PORTS, PolicyError, REQUEST_PARAMETERS, request_parameters, slots,
 };
-use crate::policy::decode::Object;
+use crate::policy::decode::{Field, FieldValue, Object, Section};
 use crate::policy::model::{ComponentKind, ConcurrencyLimiter};
 use crate::policy::ports::{self, InPort, OutPort};
 use crate::policy::selector;
+
+/// The fields of a concurrency limiter.
+pub(super) static FIELDS: Section = Section::new(
+    "Concurrency limiter",
+    &[&[
+        slots::IN_PORTS,
+        LIMITER_OUT_PORTS,
+        selector::SELECTORS,
+        PARAMETERS,
+        REQUEST_PARAMETERS,
+    ]],
+);
+
+/// The fields of the section of a values file.
+pub(in crate::policy) static VALUES: Section = Section::new(
+    "Concurrency limiter of a blueprint",
+    &[
+        slots::CONSTANTS,
+        &[selector::SELECTORS, PARAMETERS, REQUEST_PARAMETERS, ALERTER],
+    ],
+);
+
+const PARAMETERS: Field = Field::required(
+    "parameters",
+    FieldValue::Section(&slots::PARAMETERS),
+    "How long slots are held, and by which label.",
+);
 
 pub(super) fn read<'t>(
     node: DocumentNode<'t>,
     location: &ComponentLocation,
     circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    let fields = node.object(&[
-        "in_ports",
-        "out_ports",
-        "selectors",
-        "parameters",
-        "request_parameters",
-    ])?;
+    let fields = node.object(&FIELDS)?;
     let inputs = slots::in_ports(&fields, location.scope)?;
-    let outputs = ports::out_ports(&fields, &["accept_percentage"], location.scope)?;
+    let outputs = ports::out_ports(&fields, &ACCEPT_PERCENTAGE, location.scope)?;
     add(&fields, location, inputs, outputs, circuit)
 }
 
@@ -33,13 +55,7 @@ pub(in crate::policy) fn read_values<'t>(
     output: OutPort<'t>,
     circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    let fields = node.object(&[
-        "max_concurrency",
-        "selectors",
-        "parameters",
-        "request_parameters",
-        "alerter",
-    ])?;
+    let fields = node.object(&VALUES)?;
     let inputs = slots::constant_in_ports(&fields)?;
     add(&fields, location, inputs, vec![output], circuit)
 }

@@ -1,28 +1,55 @@
 //! Reads `concurrency_scheduler`: slots for which flows queue.
 
+use super::alerter::ALERTER;
 use super::{
-    CircuitBuilder, ComponentLocation, DecidingComponent, DocumentNode, PolicyError, scheduler,
-    slots,
+    ACCEPT_PERCENTAGE, CircuitBuilder, ComponentLocation, DecidingComponent, DocumentNode,
+    LIMITER_OUT_PORTS, PolicyError, scheduler, slots,
 };
-use crate::policy::decode::Object;
+use crate::policy::decode::{Field, FieldValue, Object, Section};
 use crate::policy::model::{ComponentKind, ConcurrencyScheduler};
 use crate::policy::ports::{self, InPort, OutPort};
 use crate::policy::selector;
+
+/// The fields of a concurrency scheduler.
+pub(super) static FIELDS: Section = Section::new(
+    "Concurrency scheduler",
+    &[&[
+        slots::IN_PORTS,
+        LIMITER_OUT_PORTS,
+        selector::SELECTORS,
+        PARAMETERS,
+        scheduler::SCHEDULER,
+    ]],
+);
+
+/// The fields of the section of a values file.
+pub(in crate::policy) static VALUES: Section = Section::new(
+    "Concurrency scheduler of a blueprint",
+    &[
+        slots::CONSTANTS,
+        &[
+            selector::SELECTORS,
+            PARAMETERS,
+            scheduler::SCHEDULER,
+            ALERTER,
+        ],
+    ],
+);
+
+const PARAMETERS: Field = Field::required(
+    "concurrency_limiter",
+    FieldValue::Section(&slots::PARAMETERS),
+    "How long slots are held, and by which label.",
+);
 
 pub(super) fn read<'t>(
     node: DocumentNode<'t>,
     location: &ComponentLocation,
     circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    let fields = node.object(&[
-        "in_ports",
-        "out_ports",
-        "selectors",
-        "concurrency_limiter",
-        "scheduler",
-    ])?;
+    let fields = node.object(&FIELDS)?;
     let inputs = slots::in_ports(&fields, location.scope)?;
-    let outputs = ports::out_ports(&fields, &["accept_percentage"], location.scope)?;
+    let outputs = ports::out_ports(&fields, &ACCEPT_PERCENTAGE, location.scope)?;
     add(&fields, location, inputs, outputs, circuit)
 }
 
@@ -33,13 +60,7 @@ pub(in crate::policy) fn read_values<'t>(
     output: OutPort<'t>,
     circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    let fields = node.object(&[
-        "max_concurrency",
-        "selectors",
-        "concurrency_limiter",
-        "scheduler",
-        "alerter",
-    ])?;
+    let fields = node.object(&VALUES)?;
     let inputs = slots::constant_in_ports(&fields)?;
     add(&fields, location, inputs, vec![output], circuit)
 }

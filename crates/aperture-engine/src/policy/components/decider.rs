@@ -6,8 +6,42 @@ use super::{
     CircuitBuilder, ComponentBehaviour, ComponentLocation, DocumentNode, FoldedSignal,
     InputSignals, Op, PolicyError, WiredComponent, non_negative,
 };
+use crate::policy::decode::{Field, FieldValue, Section};
 use crate::policy::model::Comparison;
 use crate::policy::ports;
+
+/// The fields of a decider.
+pub(super) static FIELDS: Section = Section::new(
+    "Decider",
+    &[&[
+        Field::optional("in_ports", FieldValue::Section(&IN_PORTS), "The operands."),
+        Field::required(
+            "operator",
+            FieldValue::OneOf(&["gt", "lt", "gte", "lte", "eq", "neq"]),
+            "The comparison of `lhs` with `rhs`.",
+        ),
+        Field::with_default(
+            "true_for",
+            FieldValue::Duration,
+            "0s",
+            "How long the comparison must have held before the output changes.",
+        ),
+        Field::optional(
+            "false_for",
+            FieldValue::Duration,
+            "Has no effect, as on an Agent.",
+        ),
+        ports::OUTPUT,
+    ]],
+);
+
+static IN_PORTS: Section = Section::new(
+    "",
+    &[&[
+        ports::port("lhs", "The left operand."),
+        ports::port("rhs", "The right operand."),
+    ]],
+);
 
 struct DeciderBehaviour {
     comparison: Comparison,
@@ -71,7 +105,7 @@ pub(super) fn read<'t>(
     location: &ComponentLocation,
     circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    let fields = node.object(&["in_ports", "operator", "true_for", "false_for", "out_ports"])?;
+    let fields = node.object(&FIELDS)?;
     let operator = fields
         .required("operator")?
         .one_of(&["gt", "lt", "gte", "lte", "eq", "neq"])?;
@@ -88,8 +122,8 @@ pub(super) fn read<'t>(
     }
     circuit.add(WiredComponent {
         id: location.id.clone(),
-        inputs: ports::optional_in_ports(&fields, &["lhs", "rhs"], location.scope)?,
-        outputs: ports::out_ports(&fields, &["output"], location.scope)?,
+        inputs: ports::optional_in_ports(&fields, &IN_PORTS, location.scope)?,
+        outputs: ports::out_ports(&fields, &ports::ONE_OUTPUT, location.scope)?,
         behaviour: decider(Comparison::from_name(operator), times[0]),
     });
     Ok(())

@@ -5,26 +5,83 @@ use super::{
     CircuitBuilder, ComponentLocation, DocumentNode, PolicyError, WiredComponent, nested_circuit,
     non_negative, sampler,
 };
-use crate::policy::decode::Object;
+use crate::policy::decode::{Bounds, Field, FieldValue, Object, Section};
 use crate::policy::model::RampStep;
 use crate::policy::ports::{self, InPort, OutPort};
+
+/// The fields of a load ramp.
+pub(super) static FIELDS: Section = Section::new(
+    "Load ramp",
+    &[
+        &[
+            Field::optional(
+                "in_ports",
+                FieldValue::Section(&super::signal_generator::IN_PORTS),
+                "The signals that move the ramp.",
+            ),
+            Field::optional(
+                "out_ports",
+                FieldValue::Section(&OUT_PORTS),
+                "Where the ramp is.",
+            ),
+            Field::required(
+                "parameters",
+                FieldValue::Section(&PARAMETERS),
+                "The flows and the steps.",
+            ),
+        ],
+        sampler::PASS_THROUGH,
+    ],
+);
+
+static OUT_PORTS: Section = Section::new(
+    "",
+    &[&[
+        ports::output("accept_percentage", "The share of the flows to accept."),
+        ports::output("at_start", "Whether the ramp is at its first step."),
+        ports::output("at_end", "Whether the ramp is at the end of its last step."),
+    ]],
+);
+
+/// The parameters of a load ramp, also of the one of a blueprint.
+pub(in crate::policy) static PARAMETERS: Section = Section::new(
+    "Parameters of a load ramp",
+    &[&[
+        Field::required(
+            "sampler",
+            FieldValue::Section(&sampler::PARAMETERS),
+            "The flows and their sample.",
+        ),
+        Field::required(
+            "steps",
+            FieldValue::List(&STEP),
+            "The steps, of which at least one is required.",
+        ),
+    ]],
+);
+
+static STEP: Section = Section::new(
+    "Step of a load ramp",
+    &[&[
+        Field::with_default(
+            "target_accept_percentage",
+            FieldValue::Number(Bounds::Within(0.0, 100.0)),
+            "0",
+            "The share of the flows to accept at the end of the step.",
+        ),
+        Field::required("duration", FieldValue::Duration, "How long the step takes."),
+    ]],
+);
 
 pub(super) fn read<'t>(
     node: DocumentNode<'t>,
     location: &ComponentLocation,
     circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    let fields = node.object(&[
-        "in_ports",
-        "out_ports",
-        "parameters",
-        "pass_through_label_values",
-        "pass_through_label_values_config_key",
-    ])?;
+    let fields = node.object(&FIELDS)?;
     let inputs =
-        ports::optional_in_ports(&fields, &["forward", "backward", "reset"], location.scope)?;
-    let known = &["accept_percentage", "at_start", "at_end"];
-    let outputs = ports::out_ports(&fields, known, location.scope)?;
+        ports::optional_in_ports(&fields, &super::signal_generator::IN_PORTS, location.scope)?;
+    let outputs = ports::out_ports(&fields, &OUT_PORTS, location.scope)?;
     let parameters = fields.required("parameters")?;
     add(
         parameters,
@@ -45,7 +102,7 @@ pub(in crate::policy) fn add<'t>(
     outputs: Vec<OutPort<'t>>,
     circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    let fields = parameters.object(&["sampler", "steps"])?;
+    let fields = parameters.object(&PARAMETERS)?;
     let (selectors, mut settings) = sampler::settings(fields.required("sampler")?)?;
     settings.ramp_mode = true;
     if let Some(component) = component {
@@ -82,7 +139,7 @@ pub(in crate::policy) fn add<'t>(
 }
 
 fn step(node: DocumentNode<'_>) -> Result<RampStep, PolicyError> {
-    let fields = node.object(&["target_accept_percentage", "duration"])?;
+    let fields = node.object(&STEP)?;
     let target = fields.number("target_accept_percentage", 0.0)?;
     if !(0.0..=100.0).contains(&target) {
         return Err(fields

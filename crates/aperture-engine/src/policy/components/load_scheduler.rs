@@ -6,10 +6,82 @@ use super::{
     CircuitBuilder, ComponentLocation, DecidingComponent, DocumentNode, Op, PolicyError,
     RuntimeComponent, WiredComponent, logic, scheduler,
 };
-use crate::policy::decode::Object;
+use crate::policy::decode::{Field, FieldValue, Object, Section};
 use crate::policy::model::{ComponentKind, LoadScheduler, Port, Scheduler, Selector};
 use crate::policy::ports::{self, InPort, OutPort};
 use crate::policy::selector;
+
+/// The fields of a load scheduler.
+pub(super) static FIELDS: Section = Section::new(
+    "Load scheduler",
+    &[
+        &[
+            Field::required(
+                "in_ports",
+                FieldValue::Section(&IN_PORTS),
+                "The signal of the scheduler.",
+            ),
+            Field::optional(
+                "out_ports",
+                FieldValue::Section(&OUT_PORTS),
+                "What the scheduler measures.",
+            ),
+            Field::required(
+                "parameters",
+                FieldValue::Section(&PARAMETERS),
+                "The flows and their queue.",
+            ),
+        ],
+        DRY_RUN,
+    ],
+);
+
+static IN_PORTS: Section = Section::new(
+    "",
+    &[&[ports::port(
+        "load_multiplier",
+        "The share of the demand to accept. Every flow passes while the signal is invalid.",
+    )]],
+);
+
+static OUT_PORTS: Section = Section::new(
+    "",
+    &[&[ports::output(
+        "observed_load_multiplier",
+        "The share of the demand that was accepted.",
+    )]],
+);
+
+/// The parameters of a load scheduler, also of the one inside of a control loop.
+pub(super) static PARAMETERS: Section = Section::new(
+    "Parameters of a load scheduler",
+    &[&[
+        selector::SELECTORS,
+        scheduler::SCHEDULER,
+        Field::with_default(
+            "workload_latency_based_tokens",
+            FieldValue::Boolean,
+            "false",
+            "Whether a flow takes as many tokens as its workload took milliseconds on average, in \
+             the last 30 minutes.",
+        ),
+    ]],
+);
+
+/// The fields that make a scheduler let every flow pass.
+pub(super) const DRY_RUN: &[Field] = &[
+    Field::with_default(
+        "dry_run",
+        FieldValue::Boolean,
+        "false",
+        "Whether every flow passes.",
+    ),
+    Field::optional(
+        "dry_run_config_key",
+        FieldValue::Text,
+        "The key by which dynamic configuration sets `dry_run`.",
+    ),
+];
 
 /// The `parameters` of a load scheduler.
 pub(super) struct LoadSchedulerSettings {
@@ -23,17 +95,10 @@ pub(super) fn read<'t>(
     location: &ComponentLocation,
     circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    let fields = node.object(&[
-        "in_ports",
-        "out_ports",
-        "parameters",
-        "dry_run",
-        "dry_run_config_key",
-    ])?;
-    let in_ports = fields.required("in_ports")?.object(&["load_multiplier"])?;
+    let fields = node.object(&FIELDS)?;
+    let in_ports = fields.required("in_ports")?.object(&IN_PORTS)?;
     let input = ports::optional_in_port(&in_ports, "load_multiplier", location.scope)?;
-    let mut outputs =
-        ports::out_ports(&fields, &["observed_load_multiplier"], location.scope)?.into_iter();
+    let mut outputs = ports::out_ports(&fields, &OUT_PORTS, location.scope)?.into_iter();
     let observed = outputs.next();
     let settings = settings(fields.required("parameters")?)?;
     let dry_run = dry_run(&fields, circuit)?;
@@ -50,7 +115,7 @@ pub(super) fn read<'t>(
 }
 
 pub(super) fn settings(node: DocumentNode<'_>) -> Result<LoadSchedulerSettings, PolicyError> {
-    let fields = node.object(&["selectors", "scheduler", "workload_latency_based_tokens"])?;
+    let fields = node.object(&PARAMETERS)?;
     Ok(LoadSchedulerSettings {
         selectors: selector::selectors(&fields, "selectors")?,
         scheduler: scheduler::read(&fields, scheduler::QueueResource::LoadMultiplier)?,

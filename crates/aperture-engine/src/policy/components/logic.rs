@@ -5,8 +5,55 @@ use super::{
     CircuitBuilder, ComponentBehaviour, ComponentLocation, DocumentNode, FoldedSignal,
     InputSignals, Op, PolicyError, WiredComponent,
 };
+use crate::policy::decode::{Field, FieldValue, Section};
 use crate::policy::model::Signal;
 use crate::policy::ports;
+
+/// The fields of `and`.
+pub(super) static AND_FIELDS: Section = Section::new("And", &[&[ports::LIST, ports::OUTPUT]]);
+/// The fields of `or`.
+pub(super) static OR_FIELDS: Section = Section::new("Or", &[&[ports::LIST, ports::OUTPUT]]);
+/// The fields of `first_valid`.
+pub(super) static FIRST_VALID: Section =
+    Section::new("First valid", &[&[ports::LIST, ports::OUTPUT]]);
+
+/// The fields of an inverter.
+pub(super) static INVERTER: Section = Section::new(
+    "Inverter",
+    &[&[
+        Field::optional(
+            "in_ports",
+            FieldValue::Section(&INVERTER_IN_PORTS),
+            "The input.",
+        ),
+        ports::OUTPUT,
+    ]],
+);
+
+static INVERTER_IN_PORTS: Section =
+    Section::new("", &[&[ports::port("input", "The signal to negate.")]]);
+
+/// The fields of a switcher.
+pub(super) static SWITCHER: Section = Section::new(
+    "Switcher",
+    &[&[
+        Field::optional(
+            "in_ports",
+            FieldValue::Section(&SWITCHER_IN_PORTS),
+            "The inputs.",
+        ),
+        ports::OUTPUT,
+    ]],
+);
+
+static SWITCHER_IN_PORTS: Section = Section::new(
+    "",
+    &[&[
+        ports::port("switch", "Chooses between the other two."),
+        ports::port("on_signal", "The output while `switch` is on."),
+        ports::port("off_signal", "The output while `switch` is off or invalid."),
+    ]],
+);
 
 /// Returns the signal as a boolean; `None` if the signal is invalid.
 fn to_boolean(value: Signal) -> Option<bool> {
@@ -106,7 +153,7 @@ pub(super) fn read_and<'t>(
     location: &ComponentLocation,
     circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    read_list(node, location, circuit, Box::new(AND))
+    read_list(node, location, circuit, &AND_FIELDS, Box::new(AND))
 }
 
 pub(super) fn read_or<'t>(
@@ -114,7 +161,7 @@ pub(super) fn read_or<'t>(
     location: &ComponentLocation,
     circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    read_list(node, location, circuit, Box::new(OR))
+    read_list(node, location, circuit, &OR_FIELDS, Box::new(OR))
 }
 
 pub(super) fn read_first_valid<'t>(
@@ -122,20 +169,21 @@ pub(super) fn read_first_valid<'t>(
     location: &ComponentLocation,
     circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    read_list(node, location, circuit, Box::new(FirstValid))
+    read_list(node, location, circuit, &FIRST_VALID, Box::new(FirstValid))
 }
 
 fn read_list<'t>(
     node: DocumentNode<'t>,
     location: &ComponentLocation,
     circuit: &mut CircuitBuilder<'t>,
+    section: &'static Section,
     behaviour: Box<dyn ComponentBehaviour + 't>,
 ) -> Result<(), PolicyError> {
-    let fields = node.object(&["in_ports", "out_ports"])?;
+    let fields = node.object(section)?;
     circuit.add(WiredComponent {
         id: location.id.clone(),
         inputs: ports::in_port_list(&fields, location.scope)?,
-        outputs: ports::out_ports(&fields, &["output"], location.scope)?,
+        outputs: ports::out_ports(&fields, &ports::ONE_OUTPUT, location.scope)?,
         behaviour,
     });
     Ok(())
@@ -146,7 +194,8 @@ pub(super) fn read_inverter<'t>(
     location: &ComponentLocation,
     circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    read_wired(node, location, circuit, &["input"], Box::new(Inverter))
+    let sections = (&INVERTER, &INVERTER_IN_PORTS);
+    read_wired(node, location, circuit, sections, Box::new(Inverter))
 }
 
 pub(super) fn read_switcher<'t>(
@@ -154,22 +203,22 @@ pub(super) fn read_switcher<'t>(
     location: &ComponentLocation,
     circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    let known = &["switch", "on_signal", "off_signal"];
-    read_wired(node, location, circuit, known, Box::new(Switcher))
+    let sections = (&SWITCHER, &SWITCHER_IN_PORTS);
+    read_wired(node, location, circuit, sections, Box::new(Switcher))
 }
 
 fn read_wired<'t>(
     node: DocumentNode<'t>,
     location: &ComponentLocation,
     circuit: &mut CircuitBuilder<'t>,
-    known: &'static [&'static str],
+    (section, in_ports): (&'static Section, &'static Section),
     behaviour: Box<dyn ComponentBehaviour + 't>,
 ) -> Result<(), PolicyError> {
-    let fields = node.object(&["in_ports", "out_ports"])?;
+    let fields = node.object(section)?;
     circuit.add(WiredComponent {
         id: location.id.clone(),
-        inputs: ports::optional_in_ports(&fields, known, location.scope)?,
-        outputs: ports::out_ports(&fields, &["output"], location.scope)?,
+        inputs: ports::optional_in_ports(&fields, in_ports, location.scope)?,
+        outputs: ports::out_ports(&fields, &ports::ONE_OUTPUT, location.scope)?,
         behaviour,
     });
     Ok(())

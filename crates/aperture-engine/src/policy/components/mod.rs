@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use super::PolicyError;
 use super::circuit::CircuitBuilder;
-use super::decode::{DocumentNode, Object};
+use super::decode::{DocumentNode, Field, FieldValue, Object, Section};
 use super::model::{ComponentKind, Op, RequestParameters, Selector};
 use super::ports::{FoldedSignal, InPort, InputSignals, OutPort, ScopeIndex};
 use super::status_code;
@@ -40,20 +40,31 @@ use super::yaml::shortened;
 pub(super) use self::alerter::{alerter, check_parameters as check_alerter};
 pub(super) use self::arithmetic_combinator::combinator;
 pub(super) use self::auto_scale::{NO_SCALING, auto_scale};
-pub(super) use self::concurrency_limiter::read_values as concurrency_limiter_values;
-pub(super) use self::concurrency_scheduler::read_values as concurrency_scheduler_values;
+pub(super) use self::concurrency_limiter::{
+    VALUES as CONCURRENCY_LIMITER_VALUES, read_values as concurrency_limiter_values,
+};
+pub(super) use self::concurrency_scheduler::{
+    VALUES as CONCURRENCY_SCHEDULER_VALUES, read_values as concurrency_scheduler_values,
+};
 pub(super) use self::decider::decider;
-pub(super) use self::load_loop::{AimdDefaults, LoopPorts, aiad, aimd, overload_condition};
-pub(super) use self::load_ramp::add as load_ramp;
+pub(super) use self::load_loop::{
+    AIAD_PARAMETERS, AIMD_PARAMETERS, AimdDefaults, LoopPorts, OVERLOAD_CONDITIONS, aiad, aimd,
+    overload_condition,
+};
+pub(super) use self::load_ramp::{PARAMETERS as LOAD_RAMP_PARAMETERS, add as load_ramp};
 pub(super) use self::load_scheduler::DryRunSetting;
 pub(super) use self::logic::{AND, FirstValid, Inverter, OR};
 pub(super) use self::query::{INTERVAL as QUERY_INTERVAL, op as query_op};
-pub(super) use self::quota_scheduler::read_values as quota_scheduler_values;
-pub(super) use self::rate_limiter::read_values as rate_limiter_values;
+pub(super) use self::quota_scheduler::{
+    VALUES as QUOTA_SCHEDULER_VALUES, read_values as quota_scheduler_values,
+};
+pub(super) use self::rate_limiter::{
+    VALUES as RATE_LIMITER_VALUES, read_values as rate_limiter_values,
+};
 pub(super) use self::variable::constant_variable;
 
 /// Reads one component and adds it to the circuit.
-type ComponentReader = for<'t> fn(
+pub(super) type ComponentReader = for<'t> fn(
     DocumentNode<'t>,
     &ComponentLocation,
     &mut CircuitBuilder<'t>,
@@ -66,54 +77,155 @@ pub(super) struct ComponentLocation {
     pub(super) scope: ScopeIndex,
 }
 
-/// The kinds under `flow_control`. A kind without a reader is refused by name.
-const FLOW_CONTROL_KINDS: &[(&str, Option<ComponentReader>)] = &[
-    ("rate_limiter", Some(rate_limiter::read)),
-    ("quota_scheduler", Some(quota_scheduler::read)),
-    ("concurrency_limiter", Some(concurrency_limiter::read)),
-    ("concurrency_scheduler", Some(concurrency_scheduler::read)),
-    ("load_scheduler", Some(load_scheduler::read)),
-    ("aimd_load_scheduler", Some(load_loop::read_aimd)),
-    ("adaptive_load_scheduler", Some(load_loop::read_adaptive)),
-    ("aiad_load_scheduler", Some(load_loop::read_aiad)),
-    ("range_driven_load_scheduler", Some(load_loop::read_range)),
-    ("sampler", Some(sampler::read)),
-    ("load_ramp", Some(load_ramp::read)),
+/// A kind of component by its name, with its reader and its fields. A kind without them is refused
+/// by name.
+pub(super) type KnownKind = (&'static str, Option<(ComponentReader, &'static Section)>);
+
+/// The kinds under `flow_control`.
+pub(super) const FLOW_CONTROL_KINDS: &[KnownKind] = &[
+    (
+        "rate_limiter",
+        Some((rate_limiter::read, &rate_limiter::FIELDS)),
+    ),
+    (
+        "quota_scheduler",
+        Some((quota_scheduler::read, &quota_scheduler::FIELDS)),
+    ),
+    (
+        "concurrency_limiter",
+        Some((concurrency_limiter::read, &concurrency_limiter::FIELDS)),
+    ),
+    (
+        "concurrency_scheduler",
+        Some((concurrency_scheduler::read, &concurrency_scheduler::FIELDS)),
+    ),
+    (
+        "load_scheduler",
+        Some((load_scheduler::read, &load_scheduler::FIELDS)),
+    ),
+    (
+        "aimd_load_scheduler",
+        Some((load_loop::read_aimd, &load_loop::AIMD)),
+    ),
+    (
+        "adaptive_load_scheduler",
+        Some((load_loop::read_adaptive, &load_loop::AIMD)),
+    ),
+    (
+        "aiad_load_scheduler",
+        Some((load_loop::read_aiad, &load_loop::AIAD)),
+    ),
+    (
+        "range_driven_load_scheduler",
+        Some((load_loop::read_range, &load_loop::RANGE)),
+    ),
+    ("sampler", Some((sampler::read, &sampler::FIELDS))),
+    ("load_ramp", Some((load_ramp::read, &load_ramp::FIELDS))),
 ];
 
 /// The kinds of components of a circuit. `flow_control` is a group of kinds.
-const CIRCUIT_KINDS: &[(&str, Option<ComponentReader>)] = &[
-    ("flow_control", Some(read_flow_control)),
-    ("variable", Some(variable::read)),
-    ("bool_variable", Some(variable::read_bool)),
-    ("arithmetic_combinator", Some(arithmetic_combinator::read)),
-    ("decider", Some(decider::read)),
-    ("alerter", Some(alerter::read)),
-    ("nested_circuit", Some(nested_circuit::read)),
-    ("nested_signal_ingress", Some(nested_circuit::read_ingress)),
-    ("nested_signal_egress", Some(nested_circuit::read_egress)),
-    ("gradient_controller", Some(gradient_controller::read)),
+pub(super) const CIRCUIT_KINDS: &[KnownKind] = &[
+    ("flow_control", Some((read_flow_control, &FLOW_CONTROL))),
+    ("variable", Some((variable::read, &variable::FIELDS))),
+    (
+        "bool_variable",
+        Some((variable::read_bool, &variable::BOOL_FIELDS)),
+    ),
+    (
+        "arithmetic_combinator",
+        Some((arithmetic_combinator::read, &arithmetic_combinator::FIELDS)),
+    ),
+    ("decider", Some((decider::read, &decider::FIELDS))),
+    ("alerter", Some((alerter::read, &alerter::FIELDS))),
+    (
+        "nested_circuit",
+        Some((nested_circuit::read, &nested_circuit::FIELDS)),
+    ),
+    (
+        "nested_signal_ingress",
+        Some((nested_circuit::read_ingress, &nested_circuit::INGRESS)),
+    ),
+    (
+        "nested_signal_egress",
+        Some((nested_circuit::read_egress, &nested_circuit::EGRESS)),
+    ),
+    (
+        "gradient_controller",
+        Some((gradient_controller::read, &gradient_controller::FIELDS)),
+    ),
     ("ema", None),
-    ("switcher", Some(logic::read_switcher)),
+    ("switcher", Some((logic::read_switcher, &logic::SWITCHER))),
     ("sma", None),
     ("unary_operator", None),
     ("extrapolator", None),
     ("max", None),
     ("min", None),
-    ("first_valid", Some(logic::read_first_valid)),
-    ("integrator", Some(integrator::read)),
+    (
+        "first_valid",
+        Some((logic::read_first_valid, &logic::FIRST_VALID)),
+    ),
+    ("integrator", Some((integrator::read, &integrator::FIELDS))),
     ("differentiator", None),
-    ("and", Some(logic::read_and)),
-    ("or", Some(logic::read_or)),
-    ("inverter", Some(logic::read_inverter)),
+    ("and", Some((logic::read_and, &logic::AND_FIELDS))),
+    ("or", Some((logic::read_or, &logic::OR_FIELDS))),
+    ("inverter", Some((logic::read_inverter, &logic::INVERTER))),
     ("pulse_generator", None),
     ("holder", None),
-    ("signal_generator", Some(signal_generator::read)),
+    (
+        "signal_generator",
+        Some((signal_generator::read, &signal_generator::FIELDS)),
+    ),
     ("pid_controller", None),
     ("polynomial_range_function", None),
-    ("query", Some(query::read)),
-    ("auto_scale", Some(auto_scale::read)),
+    ("query", Some((query::read, &query::FIELDS))),
+    ("auto_scale", Some((auto_scale::read, &auto_scale::FIELDS))),
 ];
+
+/// The fields of `flow_control` are the kinds of its group.
+static FLOW_CONTROL: Section = Section::new("Flow control", &[]);
+
+/// The out-ports of a component that reports the share of flows that it accepts.
+static ACCEPT_PERCENTAGE: Section = Section::new(
+    "",
+    &[&[super::ports::output(
+        "accept_percentage",
+        "Without effect here: a signal that depends on it is refused.",
+    )]],
+);
+
+/// The `out_ports` of limiters and schedulers.
+const LIMITER_OUT_PORTS: Field = Field::optional(
+    "out_ports",
+    FieldValue::Section(&ACCEPT_PERCENTAGE),
+    "The share of the flows that were accepted, in percent.",
+);
+
+/// The `request_parameters` of a limiter.
+const REQUEST_PARAMETERS: Field = Field::optional(
+    "request_parameters",
+    FieldValue::Section(&REQUEST_PARAMETERS_SECTION),
+    "Cost and rejection of a flow.",
+);
+
+static REQUEST_PARAMETERS_SECTION: Section = Section::new(
+    "",
+    &[&[
+        Field::optional(
+            "tokens_label_key",
+            FieldValue::Text,
+            "The label with the number of tokens or slots that a flow takes. Without it, or without \
+             a number in the label, a flow takes one.",
+        ),
+        DENIED_STATUS,
+    ]],
+);
+
+/// The status of rejections, of which each component may set its own.
+const DENIED_STATUS: Field = Field::optional(
+    "denied_response_status_code",
+    FieldValue::StatusCode,
+    "The HTTP status of a rejection, in place of the default for its reason.",
+);
 
 /// The behaviour of a component with regard to the signals at its ports.
 pub(super) trait ComponentBehaviour {
@@ -241,10 +353,7 @@ impl ComponentBehaviour for DecidingComponent<'_> {
 
 /// Reads the `request_parameters` of a limiter.
 fn request_parameters(fields: &Object<'_>) -> Result<RequestParameters, PolicyError> {
-    let request = fields.object(
-        "request_parameters",
-        &["tokens_label_key", "denied_response_status_code"],
-    )?;
+    let request = fields.object("request_parameters", &REQUEST_PARAMETERS_SECTION)?;
     let mut parameters = RequestParameters::default();
     if let Some(fields) = request {
         parameters.tokens_label_key = fields.text("tokens_label_key")?.and_then(non_empty);
@@ -300,9 +409,9 @@ fn read_flow_control<'t>(
 /// Returns the value of the one known key of a component, with its reader.
 fn only_kind<'t>(
     node: &DocumentNode<'t>,
-    kinds: &'static [(&'static str, Option<ComponentReader>)],
+    kinds: &'static [KnownKind],
 ) -> Result<(DocumentNode<'t>, ComponentReader), PolicyError> {
-    let mut found: Option<(&str, Option<ComponentReader>, DocumentNode<'t>)> = None;
+    let mut found: Option<(&str, Option<(ComponentReader, &Section)>, DocumentNode<'t>)> = None;
     let mut unknown: Option<(&str, DocumentNode<'t>)> = None;
     if node.is_null() {
         return Err(node.error("the component has no kind"));
@@ -341,7 +450,7 @@ fn only_kind<'t>(
         value.warn("unknown key, ignored");
     }
     match read {
-        Some(read) => Ok((value, read)),
+        Some((read, _)) => Ok((value, read)),
         None => Err(value.error(format!(
             "the component `{name}` is not supported by the embedded engine of this version"
         ))),

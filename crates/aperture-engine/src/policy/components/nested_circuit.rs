@@ -4,9 +4,68 @@ use super::{
     CircuitBuilder, ComponentBehaviour, ComponentLocation, DocumentNode, FoldedSignal,
     InputSignals, PolicyError, WiredComponent,
 };
-use crate::policy::decode::Object;
+use crate::policy::decode::{Field, FieldValue, Object, Section};
 use crate::policy::ports::{self, ScopeIndex};
 use crate::policy::yaml::shortened;
+
+/// The fields of a nested circuit.
+pub(super) static FIELDS: Section = Section::new(
+    "Nested circuit",
+    &[&[
+        Field::optional("name", FieldValue::Text, "A name for people."),
+        Field::optional(
+            "in_ports_map",
+            FieldValue::Map(&ports::IN_PORT),
+            "The signals for the ingress components inside, by the names of their ports.",
+        ),
+        Field::optional(
+            "out_ports_map",
+            FieldValue::Map(&ports::OUT_PORT),
+            "The signals of the egress components inside, by the names of their ports.",
+        ),
+        Field::optional(
+            "components",
+            FieldValue::Components,
+            "The components inside.",
+        ),
+    ]],
+);
+
+const PORT_NAME: Field = Field::required(
+    "port_name",
+    FieldValue::Name,
+    "The name of the port in the map of the nested circuit.",
+);
+
+/// The fields of an ingress.
+pub(super) static INGRESS: Section = Section::new(
+    "Nested signal ingress",
+    &[&[
+        PORT_NAME,
+        Field::optional(
+            "out_ports",
+            FieldValue::Section(&SIGNAL_OUT),
+            "The signal inside.",
+        ),
+    ]],
+);
+
+static SIGNAL_OUT: Section = Section::new("", &[&[ports::output("signal", "The signal.")]]);
+
+/// The fields of an egress.
+pub(super) static EGRESS: Section = Section::new(
+    "Nested signal egress",
+    &[&[
+        PORT_NAME,
+        Field::optional(
+            "in_ports",
+            FieldValue::Section(&SIGNAL_IN),
+            "The signal inside.",
+        ),
+    ]],
+);
+
+static SIGNAL_IN: Section = Section::new("", &[&[ports::port("signal", "The signal.")]]);
 
 /// Forwards its inputs unchanged.
 pub(super) struct SignalForwarder;
@@ -34,7 +93,7 @@ pub(super) fn read<'t>(
     location: &ComponentLocation,
     circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    let fields = node.object(&["name", "in_ports_map", "out_ports_map", "components"])?;
+    let fields = node.object(&FIELDS)?;
     fields.text("name")?;
     let inner = circuit.open_scope(&location.id);
     let mut consumed = Vec::new();
@@ -76,14 +135,14 @@ pub(super) fn read_ingress<'t>(
     location: &ComponentLocation,
     circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    let fields = node.object(&["port_name", "out_ports"])?;
+    let fields = node.object(&INGRESS)?;
     let name = port_name(&fields, location.scope)?;
     let ports = &circuit.scope_mut(location.scope).in_ports;
     let input = ports
         .iter()
         .find(|(port, _)| *port == name)
         .map_or_else(|| ports::unwired(&fields.node), |(_, port)| port.clone());
-    let outputs = ports::out_ports(&fields, &["signal"], location.scope)?;
+    let outputs = ports::out_ports(&fields, &SIGNAL_OUT, location.scope)?;
     circuit.add(WiredComponent {
         id: location.id.clone(),
         inputs: vec![input],
@@ -98,9 +157,9 @@ pub(super) fn read_egress<'t>(
     location: &ComponentLocation,
     circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    let fields = node.object(&["port_name", "in_ports"])?;
+    let fields = node.object(&EGRESS)?;
     let name = port_name(&fields, location.scope)?;
-    let inputs = ports::optional_in_ports(&fields, &["signal"], location.scope)?;
+    let inputs = ports::optional_in_ports(&fields, &SIGNAL_IN, location.scope)?;
     let scope = circuit.scope_mut(location.scope);
     if scope.fed_out_ports.contains(&name) {
         let shown = shortened(name);

@@ -1,28 +1,56 @@
 //! Reads `quota_scheduler`: a token bucket for which flows queue.
 
+use super::alerter::ALERTER;
 use super::bucket::{self, TokenConsumer};
 use super::{
-    CircuitBuilder, ComponentLocation, DecidingComponent, DocumentNode, PolicyError, scheduler,
+    ACCEPT_PERCENTAGE, CircuitBuilder, ComponentLocation, DecidingComponent, DocumentNode,
+    LIMITER_OUT_PORTS, PolicyError, scheduler,
 };
-use crate::policy::decode::Object;
+use crate::policy::decode::{Field, FieldValue, Object, Section};
 use crate::policy::model::{ComponentKind, QuotaScheduler};
 use crate::policy::ports::{self, InPort, OutPort};
 use crate::policy::selector;
+
+/// The fields of a quota scheduler.
+pub(super) static FIELDS: Section = Section::new(
+    "Quota scheduler",
+    &[&[
+        bucket::IN_PORTS,
+        LIMITER_OUT_PORTS,
+        selector::SELECTORS,
+        PARAMETERS,
+        scheduler::SCHEDULER,
+    ]],
+);
+
+/// The fields of the section of a values file.
+pub(in crate::policy) static VALUES: Section = Section::new(
+    "Quota scheduler of a blueprint",
+    &[
+        bucket::CONSTANTS,
+        &[
+            selector::SELECTORS,
+            PARAMETERS,
+            scheduler::SCHEDULER,
+            ALERTER,
+        ],
+    ],
+);
+
+const PARAMETERS: Field = Field::required(
+    "rate_limiter",
+    FieldValue::Section(&bucket::PARAMETERS),
+    "How buckets are filled, and by which label.",
+);
 
 pub(super) fn read<'t>(
     node: DocumentNode<'t>,
     location: &ComponentLocation,
     circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    let fields = node.object(&[
-        "in_ports",
-        "out_ports",
-        "selectors",
-        "rate_limiter",
-        "scheduler",
-    ])?;
+    let fields = node.object(&FIELDS)?;
     let inputs = bucket::in_ports(&fields, location.scope)?;
-    let outputs = ports::out_ports(&fields, &["accept_percentage"], location.scope)?;
+    let outputs = ports::out_ports(&fields, &ACCEPT_PERCENTAGE, location.scope)?;
     add(&fields, location, inputs, outputs, circuit)
 }
 
@@ -33,14 +61,7 @@ pub(in crate::policy) fn read_values<'t>(
     output: OutPort<'t>,
     circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    let fields = node.object(&[
-        "bucket_capacity",
-        "fill_amount",
-        "selectors",
-        "rate_limiter",
-        "scheduler",
-        "alerter",
-    ])?;
+    let fields = node.object(&VALUES)?;
     let inputs = bucket::constant_in_ports(&fields)?;
     add(&fields, location, inputs, vec![output], circuit)
 }

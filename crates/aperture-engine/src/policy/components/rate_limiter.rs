@@ -1,29 +1,51 @@
 //! Reads `rate_limiter`: a token bucket for each value of a label.
 
+use super::alerter::ALERTER;
 use super::bucket::{self, TokenConsumer};
 use super::{
-    CircuitBuilder, ComponentLocation, DecidingComponent, DocumentNode, PolicyError,
-    request_parameters,
+    ACCEPT_PERCENTAGE, CircuitBuilder, ComponentLocation, DecidingComponent, DocumentNode,
+    LIMITER_OUT_PORTS, PolicyError, REQUEST_PARAMETERS, request_parameters,
 };
-use crate::policy::decode::Object;
+use crate::policy::decode::{Field, FieldValue, Object, Section};
 use crate::policy::model::{ComponentKind, RateLimiter};
 use crate::policy::ports::{self, InPort, OutPort};
 use crate::policy::selector;
+
+/// The fields of a rate limiter.
+pub(super) static FIELDS: Section = Section::new(
+    "Rate limiter",
+    &[&[
+        bucket::IN_PORTS,
+        LIMITER_OUT_PORTS,
+        selector::SELECTORS,
+        PARAMETERS,
+        REQUEST_PARAMETERS,
+    ]],
+);
+
+/// The fields of the section of a values file.
+pub(in crate::policy) static VALUES: Section = Section::new(
+    "Rate limiter of a blueprint",
+    &[
+        bucket::CONSTANTS,
+        &[selector::SELECTORS, PARAMETERS, REQUEST_PARAMETERS, ALERTER],
+    ],
+);
+
+const PARAMETERS: Field = Field::required(
+    "parameters",
+    FieldValue::Section(&bucket::PARAMETERS),
+    "How buckets are filled, and by which label.",
+);
 
 pub(super) fn read<'t>(
     node: DocumentNode<'t>,
     location: &ComponentLocation,
     circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    let fields = node.object(&[
-        "in_ports",
-        "out_ports",
-        "selectors",
-        "parameters",
-        "request_parameters",
-    ])?;
+    let fields = node.object(&FIELDS)?;
     let inputs = bucket::in_ports(&fields, location.scope)?;
-    let outputs = ports::out_ports(&fields, &["accept_percentage"], location.scope)?;
+    let outputs = ports::out_ports(&fields, &ACCEPT_PERCENTAGE, location.scope)?;
     add(&fields, location, inputs, outputs, circuit)
 }
 
@@ -34,14 +56,7 @@ pub(in crate::policy) fn read_values<'t>(
     output: OutPort<'t>,
     circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    let fields = node.object(&[
-        "bucket_capacity",
-        "fill_amount",
-        "selectors",
-        "parameters",
-        "request_parameters",
-        "alerter",
-    ])?;
+    let fields = node.object(&VALUES)?;
     let inputs = bucket::constant_in_ports(&fields)?;
     add(&fields, location, inputs, vec![output], circuit)
 }

@@ -1,25 +1,85 @@
 //! Reads `sampler`, which accepts a share of the flows.
 
 use super::{
-    CircuitBuilder, ComponentLocation, DecidingComponent, DocumentNode, PolicyError, non_empty,
+    CircuitBuilder, ComponentLocation, DENIED_STATUS, DecidingComponent, DocumentNode, PolicyError,
+    non_empty,
 };
-use crate::policy::decode::Object;
+use crate::policy::decode::{Field, FieldValue, Object, Section};
 use crate::policy::model::{ComponentKind, Port, Sampler, Selector};
 use crate::policy::ports::{self, InPort};
 use crate::policy::{selector, status_code};
+
+/// The fields of a sampler.
+pub(super) static FIELDS: Section = Section::new(
+    "Sampler",
+    &[
+        &[
+            Field::optional(
+                "in_ports",
+                FieldValue::Section(&IN_PORTS),
+                "The signal of the sampler. Without it, every flow is rejected.",
+            ),
+            Field::required(
+                "parameters",
+                FieldValue::Section(&PARAMETERS),
+                "The flows and their sample.",
+            ),
+        ],
+        PASS_THROUGH,
+    ],
+);
+
+static IN_PORTS: Section = Section::new(
+    "",
+    &[&[ports::port(
+        "accept_percentage",
+        "The share of the flows to accept, from 0 to 100.",
+    )]],
+);
+
+/// The parameters of a sampler, also of the one inside of a load ramp.
+pub(super) static PARAMETERS: Section = Section::new(
+    "Parameters of a sampler",
+    &[&[
+        selector::SELECTORS,
+        Field::optional(
+            "session_label_key",
+            FieldValue::Text,
+            "The label by whose value flows are accepted or rejected, the same value alike. Without \
+             it, each flow is decided at random.",
+        ),
+        Field::with_default(
+            "ramp_mode",
+            FieldValue::Boolean,
+            "false",
+            "Whether the sampler decides about flows in ramp mode, and about no others. Always true \
+             within a load ramp.",
+        ),
+        DENIED_STATUS,
+    ]],
+);
+
+/// The fields for values of the session label that always pass.
+pub(super) const PASS_THROUGH: &[Field] = &[
+    Field::optional(
+        "pass_through_label_values",
+        FieldValue::Texts,
+        "Values of the session label whose flows always pass.",
+    ),
+    Field::optional(
+        "pass_through_label_values_config_key",
+        FieldValue::Text,
+        "Has no effect, as on an Agent.",
+    ),
+];
 
 pub(super) fn read<'t>(
     node: DocumentNode<'t>,
     location: &ComponentLocation,
     circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    let fields = node.object(&[
-        "in_ports",
-        "parameters",
-        "pass_through_label_values",
-        "pass_through_label_values_config_key",
-    ])?;
-    let in_ports = fields.object("in_ports", &["accept_percentage"])?;
+    let fields = node.object(&FIELDS)?;
+    let in_ports = fields.object("in_ports", &IN_PORTS)?;
     let input = in_ports
         .and_then(|in_ports| in_ports.get("accept_percentage"))
         .map(|node| ports::in_port(node, location.scope))
@@ -37,12 +97,7 @@ pub(super) fn read<'t>(
 
 /// Reads the `parameters` of a sampler.
 pub(super) fn settings(node: DocumentNode<'_>) -> Result<(Vec<Selector>, Sampler), PolicyError> {
-    let fields = node.object(&[
-        "selectors",
-        "session_label_key",
-        "ramp_mode",
-        "denied_response_status_code",
-    ])?;
+    let fields = node.object(&PARAMETERS)?;
     let mut sampler = Sampler {
         accept_percentage: None,
         session_label_key: fields.text("session_label_key")?.and_then(non_empty),

@@ -4,11 +4,106 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{DocumentNode, PolicyError, non_empty, non_negative};
-use crate::policy::decode::Object;
+use super::{DENIED_STATUS, DocumentNode, PolicyError, non_empty, non_negative};
+use crate::policy::decode::{Bounds, Field, FieldValue, Object, Section};
 use crate::policy::model::{Scheduler, Workload, WorkloadParameters};
 use crate::policy::yaml::shortened;
 use crate::policy::{selector, status_code};
+
+/// The `scheduler` of a component.
+pub(super) const SCHEDULER: Field = Field::optional(
+    "scheduler",
+    FieldValue::Section(&FIELDS),
+    "The queue. Without it, all flows have the same priority.",
+);
+
+static FIELDS: Section = Section::new(
+    "Scheduler",
+    &[&[
+        Field::optional(
+            "workloads",
+            FieldValue::List(&WORKLOAD),
+            "The workloads. The first one that matches a flow applies.",
+        ),
+        Field::optional(
+            "default_workload_parameters",
+            FieldValue::Section(&WORKLOAD_PARAMETERS),
+            "The parameters of flows that match no workload.",
+        ),
+        Field::with_default(
+            "decision_deadline_margin",
+            FieldValue::Duration,
+            "0.01s",
+            "How long before its deadline a flow leaves the queue.",
+        ),
+        Field::optional(
+            "tokens_label_key",
+            FieldValue::Text,
+            "The label with the number of tokens that a flow takes, in place of `tokens` of the \
+             workload.",
+        ),
+        Field::optional(
+            "priority_label_key",
+            FieldValue::Text,
+            "The label with the priority, in place of that of the workload.",
+        ),
+        Field::optional(
+            "workload_label_key",
+            FieldValue::Text,
+            "The label whose value is the name of the workload.",
+        ),
+        Field::optional(
+            "fairness_label_key",
+            FieldValue::Text,
+            "The label whose values get equal shares of a workload, such as the user.",
+        ),
+        DENIED_STATUS,
+    ]],
+);
+
+static WORKLOAD: Section = Section::new(
+    "Workload",
+    &[&[
+        Field::required(
+            "label_matcher",
+            FieldValue::Section(&selector::MATCHER),
+            "The condition on the labels of its flows.",
+        ),
+        Field::optional(
+            "name",
+            FieldValue::Text,
+            "The name, unique among the workloads; the index in the list without it.",
+        ),
+        Field::optional(
+            "parameters",
+            FieldValue::Section(&WORKLOAD_PARAMETERS),
+            "The parameters of its flows.",
+        ),
+    ]],
+);
+
+static WORKLOAD_PARAMETERS: Section = Section::new(
+    "Workload parameters",
+    &[&[
+        Field::with_default(
+            "priority",
+            FieldValue::Number(Bounds::MoreThan(0.0)),
+            "1",
+            "The share of the workload among the workloads with waiting flows.",
+        ),
+        Field::with_default(
+            "tokens",
+            FieldValue::Number(Bounds::AtLeast(0.0)),
+            "1",
+            "The tokens that a flow takes. Zero counts as one.",
+        ),
+        Field::optional(
+            "queue_timeout",
+            FieldValue::Duration,
+            "The longest time in the queue. Without it, a flow waits as long as its check may take.",
+        ),
+    ]],
+);
 
 /// The resource for which flows queue.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -34,17 +129,7 @@ pub(super) fn read(parent: &Object<'_>, resource: QueueResource) -> Result<Sched
         fairness_label_key: None,
         denied_response_status_code: 0,
     };
-    let known = &[
-        "workloads",
-        "default_workload_parameters",
-        "decision_deadline_margin",
-        "tokens_label_key",
-        "priority_label_key",
-        "workload_label_key",
-        "fairness_label_key",
-        "denied_response_status_code",
-    ];
-    let Some(fields) = parent.object("scheduler", known)? else {
+    let Some(fields) = parent.object("scheduler", &FIELDS)? else {
         return Ok(scheduler);
     };
     if let Some(list) = fields.get("workloads") {
@@ -75,7 +160,7 @@ fn workloads(
     let mut taken: HashSet<String> = HashSet::from(["default".to_owned()]);
     let mut workloads = Vec::new();
     for (index, node) in list.list()?.into_iter().enumerate() {
-        let fields = node.object(&["label_matcher", "name", "parameters"])?;
+        let fields = node.object(&WORKLOAD)?;
         let matcher = selector::matcher(fields.required("label_matcher")?)?;
         let index = index.to_string();
         taken.insert(index.clone());
@@ -112,8 +197,7 @@ fn parameters(
     resource: QueueResource,
 ) -> Result<WorkloadParameters, PolicyError> {
     let mut parameters = default_parameters();
-    let known = &["priority", "tokens", "queue_timeout"];
-    let Some(fields) = parent.object(key, known)? else {
+    let Some(fields) = parent.object(key, &WORKLOAD_PARAMETERS)? else {
         return Ok(parameters);
     };
     if let Some(node) = fields.scalar("priority") {

@@ -4,8 +4,70 @@ use super::{
     CircuitBuilder, ComponentBehaviour, ComponentLocation, DocumentNode, FoldedSignal,
     InputSignals, Op, PolicyError, WiredComponent, non_negative,
 };
+use crate::policy::decode::{Field, FieldValue, Section};
 use crate::policy::model::RampStep;
 use crate::policy::ports;
+
+/// The fields of a signal generator.
+pub(super) static FIELDS: Section = Section::new(
+    "Signal generator",
+    &[&[
+        Field::optional(
+            "in_ports",
+            FieldValue::Section(&IN_PORTS),
+            "The signals that move the generator.",
+        ),
+        Field::optional(
+            "out_ports",
+            FieldValue::Section(&OUT_PORTS),
+            "Where the generator is.",
+        ),
+        Field::required("parameters", FieldValue::Section(&PARAMETERS), "The steps."),
+    ]],
+);
+
+/// The in-ports of signal generators and load ramps.
+pub(super) static IN_PORTS: Section = Section::new(
+    "",
+    &[&[
+        ports::port("forward", "Moves towards the end while it alone is on."),
+        ports::port("backward", "Moves towards the start while it alone is on."),
+        ports::port("reset", "Moves to the start while it is on."),
+    ]],
+);
+
+static OUT_PORTS: Section = Section::new(
+    "",
+    &[&[
+        ports::output("output", "The signal."),
+        ports::output("at_start", "Whether the generator is at its first step."),
+        ports::output(
+            "at_end",
+            "Whether the generator is at the end of its last step.",
+        ),
+    ]],
+);
+
+static PARAMETERS: Section = Section::new(
+    "",
+    &[&[Field::required(
+        "steps",
+        FieldValue::List(&STEP),
+        "The steps, of which at least one is required.",
+    )]],
+);
+
+static STEP: Section = Section::new(
+    "Step of a signal generator",
+    &[&[
+        Field::optional(
+            "target_output",
+            FieldValue::Section(&ports::CONSTANT_SIGNAL),
+            "The signal at the end of the step; zero without it.",
+        ),
+        Field::required("duration", FieldValue::Duration, "How long the step takes."),
+    ]],
+);
 
 /// A generator. Its inputs move it forward, backward, or back to the start.
 pub(super) struct SignalGeneratorBehaviour(pub(super) Vec<RampStep>);
@@ -36,10 +98,10 @@ pub(super) fn read<'t>(
     location: &ComponentLocation,
     circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    let fields = node.object(&["in_ports", "out_ports", "parameters"])?;
-    let parameters = fields.required("parameters")?.object(&["steps"])?;
+    let fields = node.object(&FIELDS)?;
+    let parameters = fields.required("parameters")?.object(&PARAMETERS)?;
     let target = |node: DocumentNode<'t>| {
-        let fields = node.object(&["target_output", "duration"])?;
+        let fields = node.object(&STEP)?;
         let target = fields.get("target_output").map(ports::constant_signal);
         Ok(RampStep {
             target_accept_percentage: target.transpose()?.unwrap_or(0.0),
@@ -47,11 +109,10 @@ pub(super) fn read<'t>(
         })
     };
     let steps = steps(&parameters.required("steps")?, target)?;
-    let known = &["forward", "backward", "reset"];
     circuit.add(WiredComponent {
         id: location.id.clone(),
-        inputs: ports::optional_in_ports(&fields, known, location.scope)?,
-        outputs: ports::out_ports(&fields, &["output", "at_start", "at_end"], location.scope)?,
+        inputs: ports::optional_in_ports(&fields, &IN_PORTS, location.scope)?,
+        outputs: ports::out_ports(&fields, &OUT_PORTS, location.scope)?,
         behaviour: Box::new(SignalGeneratorBehaviour(steps)),
     });
     Ok(())

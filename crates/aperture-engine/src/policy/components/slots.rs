@@ -1,18 +1,62 @@
 //! Reads the slots of `concurrency_limiter` and `concurrency_scheduler`.
 
 use super::{DocumentNode, InputSignals, PolicyError, bucket, non_empty};
-use crate::policy::decode::Object;
+use crate::policy::decode::{Bounds, Field, FieldValue, Object, Section};
 use crate::policy::model::{Port, Slots};
 use crate::policy::ports::{self, InPort, ScopeIndex};
+
+/// The `in_ports` of slots.
+pub(super) const IN_PORTS: Field = Field::required(
+    "in_ports",
+    FieldValue::Section(&IN_PORTS_SECTION),
+    "The signals of the slots.",
+);
+
+static IN_PORTS_SECTION: Section = Section::new(
+    "",
+    &[&[
+        ports::required_port("max_concurrency", MAX_CONCURRENCY),
+        ports::port(
+            "pass_through",
+            "Lets every flow pass while the signal is valid and not zero.",
+        ),
+    ]],
+);
+
+const MAX_CONCURRENCY: &str = "The slots of a key: the flows that may be in flight.";
+
+/// The same as a plain number, for the values of a blueprint.
+pub(super) const CONSTANTS: &[Field] = &[Field::required(
+    "max_concurrency",
+    FieldValue::Number(Bounds::None),
+    MAX_CONCURRENCY,
+)];
+
+/// The parameters of slots.
+pub(super) static PARAMETERS: Section = Section::new(
+    "Slots",
+    &[&[
+        Field::required(
+            "max_inflight_duration",
+            FieldValue::PositiveDuration,
+            "The time after which a slot is free again, even if its flow has not ended.",
+        ),
+        Field::optional(
+            "limit_by_label_key",
+            FieldValue::Text,
+            "The label whose values have slots each; flows without the label pass. Without it, all \
+             flows share the slots.",
+        ),
+        bucket::MAX_IDLE_TIME,
+    ]],
+);
 
 /// Reads the `in_ports`: maximum concurrency and pass-through.
 pub(super) fn in_ports<'t>(
     fields: &Object<'t>,
     scope: ScopeIndex,
 ) -> Result<Vec<InPort<'t>>, PolicyError> {
-    let in_ports = fields
-        .required("in_ports")?
-        .object(&["max_concurrency", "pass_through"])?;
+    let in_ports = fields.required("in_ports")?.object(&IN_PORTS_SECTION)?;
     Ok(vec![
         ports::required_in_port(&in_ports, "max_concurrency", scope)?,
         ports::optional_in_port(&in_ports, "pass_through", scope)?,
@@ -30,11 +74,7 @@ pub(super) fn constant_in_ports<'t>(fields: &Object<'t>) -> Result<Vec<InPort<'t
 /// Reads the parameters; the signals are filled in by [`with_signals`].
 pub(super) fn settings(node: DocumentNode<'_>) -> Result<Slots, PolicyError> {
     const UNSET: Port = Port::Constant(f64::NAN);
-    let parameters = node.object(&[
-        "max_inflight_duration",
-        "limit_by_label_key",
-        "max_idle_time",
-    ])?;
+    let parameters = node.object(&PARAMETERS)?;
     Ok(Slots {
         max_concurrency: UNSET,
         pass_through: UNSET,

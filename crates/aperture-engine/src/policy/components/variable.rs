@@ -4,7 +4,7 @@ use super::{
     CircuitBuilder, ComponentBehaviour, ComponentLocation, DocumentNode, FoldedSignal,
     InputSignals, PolicyError, WiredComponent,
 };
-use crate::policy::decode::Object;
+use crate::policy::decode::{Field, FieldValue, Object, Section};
 use crate::policy::ports;
 
 struct Variable(f64);
@@ -20,14 +20,47 @@ pub(in crate::policy) fn constant_variable<'t>(value: f64) -> Box<dyn ComponentB
     Box::new(Variable(value))
 }
 
-const KNOWN: &[&str] = &["constant_output", "config_key", "out_ports"];
+/// The fields of a variable.
+pub(super) static FIELDS: Section = Section::new(
+    "Variable",
+    &[&[
+        Field::required(
+            "constant_output",
+            FieldValue::Section(&ports::CONSTANT_SIGNAL),
+            "The value.",
+        ),
+        CONFIG_KEY,
+        ports::OUTPUT,
+    ]],
+);
+
+/// The fields of a boolean variable.
+pub(super) static BOOL_FIELDS: Section = Section::new(
+    "Boolean variable",
+    &[&[
+        Field::with_default(
+            "constant_output",
+            FieldValue::Boolean,
+            "false",
+            "The value.",
+        ),
+        CONFIG_KEY,
+        ports::OUTPUT,
+    ]],
+);
+
+const CONFIG_KEY: Field = Field::optional(
+    "config_key",
+    FieldValue::Text,
+    "The key by which dynamic configuration sets the value.",
+);
 
 pub(super) fn read<'t>(
     node: DocumentNode<'t>,
     location: &ComponentLocation,
     circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    let fields = node.object(KNOWN)?;
+    let fields = node.object(&FIELDS)?;
     let mut value = ports::constant_signal(fields.required("constant_output")?)?;
     if let Some(node) = set(&fields, circuit)? {
         value = ports::constant_signal(node)?;
@@ -40,7 +73,7 @@ pub(super) fn read_bool<'t>(
     location: &ComponentLocation,
     circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    let fields = node.object(KNOWN)?;
+    let fields = node.object(&BOOL_FIELDS)?;
     let mut value = fields.boolean("constant_output", false)?;
     if let Some(node) = set(&fields, circuit)? {
         value = node.boolean()?;
@@ -63,7 +96,7 @@ fn add<'t>(
     location: &ComponentLocation,
     circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    let outputs = ports::out_ports(fields, &["output"], location.scope)?;
+    let outputs = ports::out_ports(fields, &ports::ONE_OUTPUT, location.scope)?;
     circuit.add(WiredComponent {
         id: location.id.clone(),
         inputs: Vec::new(),

@@ -2,6 +2,7 @@
 
 mod context;
 mod object;
+mod section;
 mod syntax;
 
 use std::fmt::Write;
@@ -10,6 +11,9 @@ use std::sync::Arc;
 
 pub(super) use self::context::LoadContext;
 pub(super) use self::object::Object;
+#[cfg(test)]
+pub(super) use self::section::Absent;
+pub(super) use self::section::{Bounds, Field, FieldValue, Given, Section};
 use self::syntax::{in_seconds, is_camel_case_of, is_word, quoted_number, seconds};
 use super::suggest::hint;
 use super::yaml::{MapEntry, ScalarKind, TextPosition, YamlNode, YamlValue, shortened};
@@ -145,12 +149,12 @@ impl<'t> DocumentNode<'t> {
     }
 
     /// Reads a mapping. Unknown keys cause a warning, or an error in a values file.
-    pub(super) fn object(self, known: &'static [&'static str]) -> Result<Object<'t>, PolicyError> {
+    pub(super) fn object(self, section: &'static Section) -> Result<Object<'t>, PolicyError> {
         let YamlValue::Map(entries) = &self.tree.value else {
             return Err(self.expected("a mapping"));
         };
         for entry in entries {
-            if known.contains(&&*entry.key) {
+            if section.names().any(|name| *name == *entry.key) {
                 if self.context.strict && entry.value.is_null() {
                     return Err(self
                         .entry(entry)
@@ -159,19 +163,25 @@ impl<'t> DocumentNode<'t> {
                 continue;
             }
             let node = self.step(PathStep::Key(&entry.key), &entry.value, entry.position);
-            if let Some(name) = known.iter().find(|name| is_camel_case_of(&entry.key, name)) {
+            if let Some(name) = section
+                .names()
+                .find(|name| is_camel_case_of(&entry.key, name))
+            {
                 return Err(node.error(format!("write `{name}`: keys are in snake_case")));
             }
             if self.context.strict {
-                let hint = hint(&entry.key, known.iter().copied());
+                let hint = hint(&entry.key, section.names());
                 return Err(node.error(format!("unknown key{hint}")));
             }
             if !self.context.has_max_warnings() {
-                let hint = hint(&entry.key, known.iter().copied());
+                let hint = hint(&entry.key, section.names());
                 node.warn(format!("unknown key, ignored{hint}"));
             }
         }
-        Ok(Object { node: self })
+        Ok(Object {
+            node: self,
+            section,
+        })
     }
 
     /// Returns the entries of a mapping with arbitrary keys; null is an empty mapping.

@@ -1,12 +1,13 @@
 //! Access to the fields of a mapping by name.
 
-use super::DocumentNode;
+use super::{DocumentNode, Section};
 use crate::policy::PolicyError;
 
 /// A mapping whose keys have been checked.
 #[derive(Clone, Debug)]
 pub(in crate::policy) struct Object<'t> {
     pub(in crate::policy) node: DocumentNode<'t>,
+    pub(super) section: &'static Section,
 }
 
 impl<'t> Object<'t> {
@@ -22,9 +23,9 @@ impl<'t> Object<'t> {
     pub(in crate::policy) fn object(
         &self,
         key: &str,
-        known: &'static [&'static str],
+        section: &'static Section,
     ) -> Result<Option<Object<'t>>, PolicyError> {
-        self.get(key).map(|node| node.object(known)).transpose()
+        self.get(key).map(|node| node.object(section)).transpose()
     }
 
     /// Returns a scalar. Null is treated as absent, with a warning, because users may not expect
@@ -59,17 +60,16 @@ impl<'t> Object<'t> {
         self.scalar(key).map_or(Ok(default), |node| node.number())
     }
 
-    /// Returns the one of several keys that is given. Null is treated as absent.
+    /// Returns the one key that is given. Null is treated as absent.
     ///
     /// # Errors
     ///
     /// Returns an error if more than one key is given.
     pub(in crate::policy) fn only(
         &self,
-        keys: &[&'static str],
     ) -> Result<Option<(&'static str, DocumentNode<'t>)>, PolicyError> {
         let mut found: Option<(&'static str, DocumentNode<'t>)> = None;
-        for &key in keys {
+        for key in self.section.names() {
             let Some(node) = self.scalar(key) else {
                 continue;
             };

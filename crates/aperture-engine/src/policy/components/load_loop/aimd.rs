@@ -1,14 +1,57 @@
 //! Reads `aimd_load_scheduler` and its old name, `adaptive_load_scheduler`: an overload lowers the
 //! load by the ratio of signal and setpoint.
 
-use super::{FIELDS, LoopPorts, add_common_components, check_alerter, read_ports};
+use super::{
+    IN_PORTS, LOAD_SCHEDULER, LoopPorts, MAX_LOAD_MULTIPLIER, OUT_PORTS, SETPOINT_IN_PORTS,
+    add_common_components, check_alerter, read_ports,
+};
 use crate::policy::PolicyError;
 use crate::policy::circuit::CircuitBuilder;
+use crate::policy::components::alerter::REQUIRED_ALERTER;
 use crate::policy::components::{
     ComponentLocation, RuntimeComponent, combinator, gradient_controller, load_scheduler, logic,
 };
-use crate::policy::decode::DocumentNode;
+use crate::policy::decode::{Bounds, DocumentNode, Field, FieldValue, Section};
 use crate::policy::model::{Arithmetic, Comparison, Op};
+
+/// The fields of an AIMD load scheduler, also under its old name.
+pub(in crate::policy::components) static FIELDS: Section = Section::new(
+    "AIMD load scheduler",
+    &[
+        &[
+            IN_PORTS,
+            OUT_PORTS,
+            Field::required(
+                "parameters",
+                FieldValue::Section(&PARAMETERS),
+                "The flows, and the correction of the load multiplier.",
+            ),
+        ],
+        load_scheduler::DRY_RUN,
+    ],
+);
+
+/// The parameters of an AIMD load scheduler, also of the one of a blueprint.
+pub(in crate::policy) static PARAMETERS: Section = Section::new(
+    "Parameters of an AIMD load scheduler",
+    &[&[
+        LOAD_SCHEDULER,
+        Field::required(
+            "gradient",
+            FieldValue::Section(&gradient_controller::GRADIENT),
+            "The correction in an overload.",
+        ),
+        MAX_LOAD_MULTIPLIER,
+        Field::with_default(
+            "load_multiplier_linear_increment",
+            FieldValue::Number(Bounds::None),
+            "0.025",
+            "The increment at each evaluation without an overload; it grows while the recovery \
+             lasts. `adaptive_load_scheduler`, the old name of the component, has 0.0025 without it.",
+        ),
+        REQUIRED_ALERTER,
+    ]],
+);
 
 /// The warning about a `load_multiplier_linear_increment` that does not raise the load.
 pub(super) const NEVER_RECOVERS: &str = "never recovers after an overload: \
@@ -48,13 +91,8 @@ fn read_gradient<'t>(
     circuit: &mut CircuitBuilder<'t>,
     increment: f64,
 ) -> Result<(), PolicyError> {
-    let fields = node.object(FIELDS)?;
-    let ports = read_ports(
-        &fields,
-        &["signal", "setpoint", "overload_confirmation"],
-        location,
-        circuit,
-    )?;
+    let fields = node.object(&FIELDS)?;
+    let ports = read_ports(&fields, &SETPOINT_IN_PORTS, location, circuit)?;
     let defaults = AimdDefaults {
         gradient: (-f64::MAX, f64::MAX),
         increment,
@@ -76,13 +114,7 @@ pub(in crate::policy) fn aimd<'t>(
     defaults: AimdDefaults,
     circuit: &mut CircuitBuilder<'t>,
 ) -> Result<(), PolicyError> {
-    let fields = parameters.object(&[
-        "load_scheduler",
-        "gradient",
-        "max_load_multiplier",
-        "load_multiplier_linear_increment",
-        "alerter",
-    ])?;
+    let fields = parameters.object(&PARAMETERS)?;
     let settings = load_scheduler::settings(fields.required("load_scheduler")?)?;
     let gradient = gradient_controller::gradient(&fields.required("gradient")?, defaults.gradient)?;
     let max = fields.number("max_load_multiplier", 2.0)?;

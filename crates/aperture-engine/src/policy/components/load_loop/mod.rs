@@ -13,49 +13,97 @@ use super::{
     WiredComponent, alerter, logic, nested_circuit,
 };
 use crate::policy::components::decider;
-use crate::policy::decode::Object;
+use crate::policy::decode::{Bounds, Field, FieldValue, Object, Section};
 use crate::policy::model::Comparison;
 use crate::policy::ports::{self, InPort, OutPort, ScopeIndex};
 
-pub(super) use self::aiad::read as read_aiad;
-pub(in crate::policy) use self::aiad::{aiad, overload_condition};
-pub(in crate::policy) use self::aimd::{AimdDefaults, aimd};
-pub(super) use self::aimd::{read as read_aimd, read_adaptive};
-pub(super) use self::range::read as read_range;
+pub(super) use self::aiad::{FIELDS as AIAD, read as read_aiad};
+pub(in crate::policy) use self::aiad::{
+    OVERLOAD_CONDITIONS, PARAMETERS as AIAD_PARAMETERS, aiad, overload_condition,
+};
+pub(in crate::policy) use self::aimd::{AimdDefaults, PARAMETERS as AIMD_PARAMETERS, aimd};
+pub(super) use self::aimd::{FIELDS as AIMD, read as read_aimd, read_adaptive};
+pub(super) use self::range::{FIELDS as RANGE, read as read_range};
 
-const FIELDS: &[&str] = &[
+/// The in-ports of loops that compare a signal with a setpoint.
+static SETPOINT_IN_PORTS: Section = Section::new(
+    "",
+    &[&[
+        ports::required_port("signal", "The value that is measured."),
+        ports::required_port("setpoint", "The value that is wanted."),
+        CONFIRMATION,
+    ]],
+);
+
+const CONFIRMATION: Field = ports::port(
+    "overload_confirmation",
+    "Must be on for an overload. Without it, the signal alone decides.",
+);
+
+/// The `in_ports` of loops that compare a signal with a setpoint.
+const IN_PORTS: Field = Field::optional(
     "in_ports",
+    FieldValue::Section(&SETPOINT_IN_PORTS),
+    "The inputs. Without them, every flow passes.",
+);
+
+const OUT_PORTS: Field = Field::optional(
     "out_ports",
-    "parameters",
-    "dry_run",
-    "dry_run_config_key",
-];
-const OUT_PORTS: &[&str] = &[
-    "is_overload",
-    "desired_load_multiplier",
-    "observed_load_multiplier",
-];
+    FieldValue::Section(&OUT_PORTS_SECTION),
+    "What the loop does.",
+);
+
+static OUT_PORTS_SECTION: Section = Section::new(
+    "",
+    &[&[
+        ports::output("is_overload", "Whether there is an overload."),
+        ports::output(
+            "desired_load_multiplier",
+            "The share of the demand to accept.",
+        ),
+        ports::output(
+            "observed_load_multiplier",
+            "The share of the demand that was accepted.",
+        ),
+    ]],
+);
+
+/// The load scheduler inside of a loop.
+const LOAD_SCHEDULER: Field = Field::required(
+    "load_scheduler",
+    FieldValue::Section(&load_scheduler::PARAMETERS),
+    "The flows and their queue.",
+);
+
+const MAX_LOAD_MULTIPLIER: Field = Field::with_default(
+    "max_load_multiplier",
+    FieldValue::Number(Bounds::None),
+    "2",
+    "The load multiplier at which every flow passes again.",
+);
 
 /// The ports of a control loop, with its `dry_run` setting.
 pub(in crate::policy) struct LoopPorts<'t> {
     pub(in crate::policy) signal: InPort<'t>,
     pub(in crate::policy) setpoint: InPort<'t>,
     pub(in crate::policy) confirmation: InPort<'t>,
-    /// The outputs, in the order of [`OUT_PORTS`].
+    /// The outputs, in the order of [`OUT_PORTS_SECTION`].
     pub(in crate::policy) outputs: Vec<OutPort<'t>>,
     pub(in crate::policy) dry_run: DryRunSetting,
 }
 
 fn read_ports<'t>(
     fields: &Object<'t>,
-    known: &'static [&'static str],
+    known: &'static Section,
     location: &ComponentLocation,
     circuit: &CircuitBuilder<'t>,
 ) -> Result<LoopPorts<'t>, PolicyError> {
     let in_ports = fields.object("in_ports", known)?;
     let in_port = |key: &str| match &in_ports {
         None => Ok(ports::unwired(&fields.node)),
-        Some(in_ports) if key != "overload_confirmation" && known.contains(&key) => {
+        Some(in_ports)
+            if key != "overload_confirmation" && known.names().any(|name| name == key) =>
+        {
             ports::required_in_port(in_ports, key, location.scope)
         }
         Some(in_ports) => ports::optional_in_port(in_ports, key, location.scope),
@@ -64,7 +112,7 @@ fn read_ports<'t>(
         signal: in_port("signal")?,
         setpoint: in_port("setpoint")?,
         confirmation: in_port("overload_confirmation")?,
-        outputs: ports::out_ports(fields, OUT_PORTS, location.scope)?,
+        outputs: ports::out_ports(fields, &OUT_PORTS_SECTION, location.scope)?,
         dry_run: load_scheduler::dry_run(fields, circuit)?,
     })
 }
