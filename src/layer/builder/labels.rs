@@ -1,5 +1,5 @@
-//! Builder methods for labels: their sources, their size, the keys reserved for the application, and
-//! the keys that are required.
+//! Builder methods for labels: their sources, their size, reserved and required keys, and known
+//! names.
 
 use std::borrow::Cow;
 use std::sync::Arc;
