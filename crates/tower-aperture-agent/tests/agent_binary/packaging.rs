@@ -78,7 +78,7 @@ fn the_program_serves_the_kubernetes_example_and_follows_its_config_map() {
     assert_eq!(run(&["validate", folder.path()]).code, 0);
 
     let arguments = container["args"].as_array().expect("arguments");
-    let arguments = arguments.iter().map(|argument| argument.as_str());
+    let arguments = arguments.iter().map(Value::as_str);
     let arguments: Vec<&str> = arguments.collect::<Option<_>>().expect("text");
     let mut command = program(&arguments);
     command

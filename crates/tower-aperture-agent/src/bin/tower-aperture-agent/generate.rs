@@ -84,7 +84,7 @@ mod tests {
         let program = Args::command();
         let commands = program.get_subcommands();
         let commands = commands.map(|command| {
-            let options = command.get_arguments().filter_map(|arg| arg.get_long());
+            let options = command.get_arguments().filter_map(clap::Arg::get_long);
             let options = options.map(ToOwned::to_owned).collect();
             (command.get_name().to_owned(), options)
         });
