@@ -202,7 +202,7 @@ fn rate_limiting<'t>(
 ) -> Result<Policy, PolicyError> {
     let fields = node.object(&RATE_LIMITING)?;
     let section = fields.required("rate_limiter")?;
-    limiting(&fields, section, dynamic, components::rate_limiter_values)
+    limiting(&fields, &section, dynamic, components::rate_limiter_values)
 }
 
 fn quota_scheduling<'t>(
@@ -213,7 +213,7 @@ fn quota_scheduling<'t>(
     let section = fields.required("quota_scheduler")?;
     limiting(
         &fields,
-        section,
+        &section,
         dynamic,
         components::quota_scheduler_values,
     )
@@ -227,7 +227,7 @@ fn concurrency_limiting<'t>(
     let section = fields.required("concurrency_limiter")?;
     limiting(
         &fields,
-        section,
+        &section,
         dynamic,
         components::concurrency_limiter_values,
     )
@@ -241,7 +241,7 @@ fn concurrency_scheduling<'t>(
     let section = fields.required("concurrency_scheduler")?;
     limiting(
         &fields,
-        section,
+        &section,
         dynamic,
         components::concurrency_scheduler_values,
     )
@@ -251,13 +251,13 @@ fn concurrency_scheduling<'t>(
 /// its accept percentage, then the components of the file itself.
 fn limiting<'t>(
     fields: &Object<'t>,
-    section: DocumentNode<'t>,
+    section: &DocumentNode<'t>,
     dynamic: &[DocumentNode<'t>],
     read: SectionReader,
 ) -> Result<Policy, PolicyError> {
     let mut values = BlueprintValues::new(fields, dynamic)?;
     let accept_percentage =
-        ports::inner_out_port(&section, CircuitBuilder::ROOT, "ACCEPT_PERCENTAGE");
+        ports::inner_out_port(section, CircuitBuilder::ROOT, "ACCEPT_PERCENTAGE");
     let location = values.next_location();
     read(
         section.clone(),
@@ -266,14 +266,14 @@ fn limiting<'t>(
         &mut values.circuit,
     )?;
     let inputs = vec![
-        ports::inner_in_port(&section, CircuitBuilder::ROOT, "ACCEPT_PERCENTAGE"),
-        ports::constant(&section, 90.0),
+        ports::inner_in_port(section, CircuitBuilder::ROOT, "ACCEPT_PERCENTAGE"),
+        ports::constant(section, 90.0),
     ];
     const ALERT: &str = "ACCEPT_PERCENTAGE_ALERT";
-    let alert = vec![ports::inner_out_port(&section, CircuitBuilder::ROOT, ALERT)];
+    let alert = vec![ports::inner_out_port(section, CircuitBuilder::ROOT, ALERT)];
     values.add(inputs, alert, decider(Comparison::Gte, Duration::ZERO));
     let location = values.next_location();
-    let alert = ports::inner_in_port(&section, CircuitBuilder::ROOT, ALERT);
+    let alert = ports::inner_in_port(section, CircuitBuilder::ROOT, ALERT);
     values.circuit.add(alerter(&location, vec![alert]));
     if let Some(node) = section.peek("alerter") {
         node.warn("has no effect: the embedded engine sends no alerts");

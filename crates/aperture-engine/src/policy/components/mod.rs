@@ -77,9 +77,11 @@ pub(super) struct ComponentLocation {
     pub(super) scope: ScopeIndex,
 }
 
-/// A kind of component by its name, with its reader and its fields. A kind without them is refused
-/// by name.
-pub(super) type KnownKind = (&'static str, Option<(ComponentReader, &'static Section)>);
+/// The reader of a kind of component, and its fields.
+type KindReader = (ComponentReader, &'static Section);
+
+/// A kind of component by its name. A kind without a reader is refused by name.
+pub(super) type KnownKind = (&'static str, Option<KindReader>);
 
 /// The kinds under `flow_control`.
 pub(super) const FLOW_CONTROL_KINDS: &[KnownKind] = &[
@@ -411,7 +413,7 @@ fn only_kind<'t>(
     node: &DocumentNode<'t>,
     kinds: &'static [KnownKind],
 ) -> Result<(DocumentNode<'t>, ComponentReader), PolicyError> {
-    let mut found: Option<(&str, Option<(ComponentReader, &Section)>, DocumentNode<'t>)> = None;
+    let mut found: Option<(&str, Option<KindReader>, DocumentNode<'t>)> = None;
     let mut unknown: Option<(&str, DocumentNode<'t>)> = None;
     if node.is_null() {
         return Err(node.error("the component has no kind"));
