@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Engine;
 use super::clock::nanos;
-use super::limiters::Component;
+use super::registry::Component;
 use super::schedulers::LoadSchedulerDecision;
 
 /// A setting that a control loop would apply to a component, given by hand for the replay of

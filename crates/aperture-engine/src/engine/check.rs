@@ -2,12 +2,15 @@
 
 use super::cache::CacheLookupStage;
 use super::clock::nanos;
-use super::flux_meter::FlowTimer;
+use super::collector::Collector;
+use super::decision::EngineDenial;
+use super::engine_flow::EngineFlow;
+use super::flow_timer::FlowTimer;
+use super::held_slots::HeldSlots;
 use super::pending::{OwnedFlow, ReportParts, WaitingFlow};
-use super::report::Collector;
 use super::snapshot::Snapshot;
-use super::stages::{self, EngineDenial, EngineFlow, Observer, StepProgress, Suspended};
-use super::ticket::{HeldSlots, TicketExtras};
+use super::stages::{self, Observer, StepProgress, Suspended};
+use super::ticket::TicketExtras;
 use super::undecided::DecisionTracker;
 use super::{CheckInput, CheckReport, Engine, EngineShared, EngineTicket, PendingReport};
 

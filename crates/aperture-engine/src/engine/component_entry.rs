@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::clock::{Nanos, duration, nanos};
-use super::limiters::{Component, ComponentDecision};
-use super::report::LimiterReason;
-use super::stages::EngineFlow;
+use super::decision::ComponentDecision;
+use super::engine_flow::EngineFlow;
+use super::registry::Component;
 use crate::flow::Quota;
 use crate::policy::{Policy, Selector};
 
@@ -130,7 +130,7 @@ impl ComponentEntry {
         flow: &EngineFlow<'_, '_>,
         decision: &ComponentDecision,
     ) -> bool {
-        decision.reason != LimiterReason::KeyNotFound || !self.was_skipped(flow)
+        !decision.key_missing || !self.was_skipped(flow)
     }
 
     #[cold]

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::clock::nanos;
-use super::limiters::{Component, DEADLINE_MARGIN};
+use super::engine_flow::DEADLINE_MARGIN;
+use super::registry::Component;
 use super::report::CheckReport;
 use super::{Engine, component_entry::ComponentEntry};
 

@@ -5,10 +5,11 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::clock::{Nanos, nanos};
+use super::component::ComponentContext;
 use super::component_entry::ComponentEntry;
 use super::control::{Control, PolicyLoop};
-use super::limiters::{Component, ComponentContext};
 use super::queries::QueryCollector;
+use super::registry::Component;
 use super::snapshot::{CachedPolicy, DEFAULT_GROUP, EngineSettings, Snapshot};
 use super::source::{Document, SourceContents, folder_and_file};
 use crate::policy::{self, ComponentKind, LoadedPolicy, PolicyError, PolicyWarning, Selector};

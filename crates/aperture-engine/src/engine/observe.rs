@@ -7,7 +7,7 @@ use super::Engine;
 use super::clock::nanos;
 use super::component_entry::ComponentEntry;
 use super::flux_meter::FluxMeter;
-use super::limiters::Component;
+use super::registry::Component;
 use super::snapshot::Snapshot;
 
 pub use super::control::SignalReadings;

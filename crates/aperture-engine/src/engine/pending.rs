@@ -14,11 +14,16 @@ use tokio::time::{Sleep, sleep};
 
 use super::cache::CacheLookupStage;
 use super::clock::{Clock, Nanos, duration, nanos};
+use super::collector::Collector;
 use super::decide::verdict;
-use super::flux_meter::{FlowTimer, MatchedMeters};
-use super::report::{CheckReport, Collector, LimiterDecision};
-use super::stages::{EngineDenial, EngineFlow, LATEST_DEADLINE, NO_DEADLINE, Suspended};
-use super::ticket::{EngineTicket, HeldSlots, TicketExtras};
+use super::decision::EngineDenial;
+use super::engine_flow::{EngineFlow, LATEST_DEADLINE, NO_DEADLINE};
+use super::flow_timer::FlowTimer;
+use super::flux_meter::MatchedMeters;
+use super::held_slots::HeldSlots;
+use super::report::{CheckReport, LimiterDecision};
+use super::stages::Suspended;
+use super::ticket::{EngineTicket, TicketExtras};
 use super::undecided::DecisionTracker;
 use super::{Engine, StartingHttp};
 use crate::flow::CacheValue;
@@ -214,7 +219,6 @@ impl OwnedFlow {
             },
         }
     }
-
     fn held_bytes(&self) -> usize {
         let labels = self.params.labels.iter();
         let labels = labels.map(|(key, value)| key.len() + value.len() + TEXT_OVERHEAD_BYTES);

@@ -2,54 +2,16 @@
 
 use std::sync::Arc;
 use std::task::{Poll, Waker};
-use std::time::Duration;
 
 use smallvec::SmallVec;
 
 use super::clock::{Clock, Nanos, nanos};
 use super::component_entry::ComponentEntry;
+use super::decision::{ComponentDecision, DecisionStep, DecisionWithSlot, EngineDenial};
+use super::engine_flow::EngineFlow;
+use super::held_slots::{HeldSlot, HeldSlots};
 use super::index::Index;
-use super::limiters::{ComponentDecision, DecisionWithSlot, ScheduleResult};
-use super::report::LimiterReason;
-use super::ticket::{HeldSlot, HeldSlots};
-use crate::flow::{Labels, RejectReason};
-
-/// The time left of a flow without a deadline.
-pub(crate) const NO_DEADLINE: Nanos = Nanos::MAX;
-/// The longest time left, and the latest time, that counts as a deadline. Longer ones are capped.
-pub(crate) const LATEST_DEADLINE: Nanos = NO_DEADLINE - 1;
-
-/// Returns the time left until a deadline. A distant deadline is capped, so that it stays a
-/// deadline: a flow without one does not wait for a slot.
-pub(crate) fn time_left(deadline: Option<Duration>) -> Nanos {
-    deadline.map_or(NO_DEADLINE, |left| nanos(left).min(LATEST_DEADLINE))
-}
-
-/// The parts of a flow that the engine reads.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct EngineFlow<'a, 'l> {
-    pub(crate) control_point: &'a str,
-    pub(crate) services: &'a [&'a str],
-    pub(crate) labels: &'a Labels<'l>,
-    pub(crate) ramp_mode: bool,
-    /// The time until the deadline, or [`NO_DEADLINE`].
-    pub(crate) time_left: Nanos,
-}
-
-/// Components that decide together. The order of the variants is the order of the steps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum DecisionStep {
-    /// Samplers that decide about flows in ramp mode only.
-    Ramps,
-    /// Samplers.
-    Samplers,
-    /// Rate limiters and concurrency limiters.
-    Limiters,
-    /// Concurrency schedulers.
-    Concurrency,
-    /// Quota schedulers and load schedulers. The caches are looked up before this step.
-    Schedulers,
-}
+use super::schedulers::ScheduleResult;
 
 /// The steps in which no flow waits. They form one batch, which is reverted as a whole.
 const IMMEDIATE_STEPS: [DecisionStep; 3] = [
@@ -59,45 +21,6 @@ const IMMEDIATE_STEPS: [DecisionStep; 3] = [
 ];
 /// The steps in which flows may wait. Each is a batch of its own.
 const QUEUEING_STEPS: [DecisionStep; 2] = [DecisionStep::Concurrency, DecisionStep::Schedulers];
-
-impl DecisionStep {
-    fn reject_reason(self) -> RejectReason {
-        match self {
-            Self::Ramps => RejectReason::NoMatchingRamp,
-            Self::Samplers => RejectReason::NotSampled,
-            Self::Limiters => RejectReason::RateLimited,
-            Self::Concurrency | Self::Schedulers => RejectReason::NoTokens,
-        }
-    }
-
-    /// Returns the denial of this step. A code of 0 stands for the default status of its reason.
-    pub(crate) fn denial(self, code: i32, wait: Nanos) -> EngineDenial {
-        let reason = self.reject_reason();
-        let code = match code {
-            0 => i32::from(reason.default_status().as_u16()),
-            code => code,
-        };
-        EngineDenial { reason, code, wait }
-    }
-}
-
-/// The rejection of a flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct EngineDenial {
-    pub(crate) reason: RejectReason,
-    /// 0 if no component rejected the flow.
-    pub(crate) code: i32,
-    /// The longest wait of the step, or 0 if none is known.
-    pub(crate) wait: Nanos,
-}
-
-impl EngineDenial {
-    const NO_RAMP: Self = Self {
-        reason: RejectReason::NoMatchingRamp,
-        code: 0,
-        wait: 0,
-    };
-}
 
 /// Observes each decision. Nothing is allocated for an observer that ignores them.
 pub(crate) trait Observer {
@@ -280,7 +203,7 @@ type GrantedComponents<'a> =
 /// by dropping them.
 fn revert(granted: GrantedComponents<'_>, flow: &EngineFlow<'_, '_>, now: Nanos) {
     for (component, decision, slot) in granted {
-        if decision.reason == LimiterReason::Unspecified && decision.consumed > 0.0 {
+        if !decision.key_missing && decision.consumed > 0.0 {
             component.limiter.revert(flow, decision.consumed, now);
         }
         drop(slot);

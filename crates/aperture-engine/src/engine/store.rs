@@ -4,15 +4,15 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::TryLockError;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{PoisonError, TryLockError};
 
 use ahash::RandomState;
 use hashbrown::HashTable;
 
 use super::clock::Nanos;
 use super::eviction::EvictionQueue;
-use super::sync::{Mutex, MutexGuard};
+use super::sync::{Mutex, lock};
 use crate::flow::shorten::shorten;
 
 pub(crate) use super::eviction::EvictionLoss;
@@ -292,11 +292,6 @@ impl<S: StoredState> Shard<S> {
         self.cursor = if to == buckets { 0 } else { to };
         to == buckets
     }
-}
-
-/// Locks a mutex, ignoring poison: a panic under the lock leaves a state that is still valid.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Shows no keys, because they may identify people.

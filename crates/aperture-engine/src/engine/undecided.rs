@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use super::clock::Clock;
 use super::component_entry::ComponentEntry;
-use super::limiters::ComponentDecision;
+use super::decision::ComponentDecision;
+use super::engine_flow::EngineFlow;
 use super::snapshot::Snapshot;
-use super::stages::{EngineFlow, Observer};
-use super::store::lock;
-use super::sync::Mutex;
+use super::stages::Observer;
+use super::sync::{Mutex, lock};
 use crate::flow::first_seen::FirstSeen;
 
 /// Longer names are neither kept nor logged, because clients may have made them up.

@@ -3,8 +3,9 @@
 use super::store::EngineCaches;
 use crate::engine::clock::{Clock, nanos};
 use crate::engine::component_entry::ComponentEntry;
-use crate::engine::limiters::ComponentDecision;
-use crate::engine::stages::{EngineFlow, Observer};
+use crate::engine::decision::ComponentDecision;
+use crate::engine::engine_flow::EngineFlow;
+use crate::engine::stages::Observer;
 use crate::flow::{CacheLookup, FlowParams};
 
 /// An observer of the stages that looks up the cache keys of a flow.

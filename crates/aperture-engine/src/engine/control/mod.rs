@@ -10,13 +10,11 @@
 //! leaves the rest to later flows; of a silence of more than [`MAX_BACKLOG_TICKS`] ticks the
 //! beginning is skipped.
 
-mod actuators;
 mod circuit;
 mod decider;
 mod driven_component;
 mod gradient;
 mod integrator;
-mod latency;
 mod logic;
 mod loop_state;
 mod observed;
@@ -37,9 +35,9 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use ahash::RandomState;
 
 use super::clock::Nanos;
+use super::workload_latency::WorkloadTokens;
 use crate::policy::Signal;
 
-pub(crate) use self::latency::{WorkloadLatency, WorkloadTokens};
 pub(crate) use self::observed::Demand;
 pub use self::output::{ControlLoop, LoopOutput};
 pub(crate) use self::policy_loop::PolicyLoop;

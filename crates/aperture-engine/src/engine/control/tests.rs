@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::*;
 use crate::engine::control::policy_loop::PolicyLoop;
 use crate::engine::flux_meter::FluxMeters;
+use crate::engine::workload_latency::WorkloadLatency;
 use crate::policy::{
     Circuit, CircuitNode, Component, ComponentKind, LoadScheduler, Op, Policy, Port, RampStep,
     Sampler, Scheduler, SignalId, WorkloadParameters,

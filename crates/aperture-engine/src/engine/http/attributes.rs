@@ -1,8 +1,9 @@
 //! The check of an HTTP request whose attributes the layer has read.
 
 use super::super::decide::DecideContext;
+use super::super::http_input::{HttpInput, HttpRequest, SocketAddress};
 use super::super::{Engine, EnginePending, EngineTicket};
-use super::{HttpAnswer, HttpInput, HttpReport, HttpRequest, SocketAddress};
+use super::{HttpAnswer, HttpReport};
 use crate::flow::{
     Check, Denial, FlowError, FlowErrorKind, FlowParams, HttpAttributes, HttpExtras, RejectReason,
     Verdict,

@@ -1,7 +1,6 @@
 //! Decides HTTP requests that a proxy or the layer describes: Aperture's `CheckHTTP`.
 
 mod attributes;
-mod input;
 mod labels;
 
 use std::collections::BTreeMap;
@@ -11,13 +10,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-pub use self::input::{AddressFlaw, HttpInput, HttpInputError, HttpRequest, SocketAddress};
-
 use self::labels::HttpLabels;
-#[cfg(feature = "rego")]
-pub(in crate::engine) use self::labels::decode_query;
-use super::report::{CheckInput, CheckReport, ClassifierInfo};
-use super::stages::{EngineFlow, time_left};
+use super::check_input::CheckInput;
+use super::engine_flow::{EngineFlow, time_left};
+use super::http_input::{HttpInput, HttpInputError};
+use super::report::{CheckReport, ClassifierInfo};
 use super::{Engine, EngineTicket, PendingReport};
 use crate::flow::{FlowParams, RejectReason};
 

@@ -7,7 +7,7 @@ use shuttle::sync::atomic::{AtomicBool, AtomicU64};
 
 use super::*;
 use crate::engine::clock::{Clock as _, nanos};
-use crate::engine::limiters::Component;
+use crate::engine::registry::Component;
 
 fn is_decided(pending: &mut PendingReport) -> bool {
     let mut context = Context::from_waker(Waker::noop());

@@ -1,20 +1,19 @@
 //! The `concurrency_limiter`: bounds the flows in flight per key.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use super::flow_key::{FlowKey, requested_tokens};
 use super::in_flight_slots::{Admission, InFlightSlots};
-use super::rate_limiter::{FlowKey, key_label, requested_tokens};
-use super::{ComponentDecision, DEADLINE_MARGIN};
 use crate::engine::atomic_signal::AtomicSignal;
 use crate::engine::clock::{Clock, Nanos, nanos};
-use crate::engine::report::{LimiterDetails, LimiterReason};
+use crate::engine::decision::ComponentDecision;
+use crate::engine::engine_flow::{DEADLINE_MARGIN, EngineFlow};
+use crate::engine::held_slots::{HeldSlot, SlotOwner};
 use crate::engine::request_id::RequestId;
-use crate::engine::stages::EngineFlow;
-use crate::engine::store::{EvictionLoss, Store, StoreLimits, StoredState, lock};
+use crate::engine::store::{EvictionLoss, Store, StoreLimits, StoredState};
 use crate::engine::sync::Mutex;
-use crate::engine::ticket::{HeldSlot, SlotOwner};
+use crate::engine::sync::lock;
 use crate::policy;
 
 /// One concurrency limiter of a policy.
@@ -196,7 +195,7 @@ impl ConcurrencyLimiter {
 
     /// Returns the limiter of a changed policy, sharing the slots of this one. Returns `None` if
     /// the limiter limits by another label, because its slots are different ones then.
-    pub(super) fn successor(&self, spec: &policy::ConcurrencyLimiter) -> Option<Self> {
+    pub(crate) fn successor(&self, spec: &policy::ConcurrencyLimiter) -> Option<Self> {
         let same = self.rules.label_key == spec.slots.limit_by_label_key;
         same.then(|| Self {
             tokens_key: spec.request.tokens_label_key.clone(),
@@ -208,7 +207,7 @@ impl ConcurrencyLimiter {
     }
 
     /// Applies the values of its policy, now that the policy is in force.
-    pub(super) fn take_over(&self, spec: &policy::ConcurrencyLimiter) {
+    pub(crate) fn take_over(&self, spec: &policy::ConcurrencyLimiter) {
         self.rules.take_over(&spec.slots);
         self.keys.set_max_idle(self.rules.max_idle());
     }
@@ -217,12 +216,12 @@ impl ConcurrencyLimiter {
         &self.rules
     }
 
-    pub(super) fn denied_code(&self) -> i32 {
+    pub(crate) fn denied_code(&self) -> i32 {
         self.denied_code
     }
 
     #[inline(always)]
-    pub(super) fn decide(
+    pub(crate) fn decide(
         &self,
         flow: &EngineFlow<'_, '_>,
         now: Nanos,
@@ -239,7 +238,7 @@ impl ConcurrencyLimiter {
         let lifetime = self.rules.lifetime();
         let admission = lock(&key_slots.slots).enter(tokens, capacity, now, lifetime);
         let held = admission.slot.map(|id| HeldSlot::new(key_slots, id));
-        (ComponentDecision::from_admission(admission, tokens), held)
+        (decision_of(admission, tokens), held)
     }
 
     fn key_slots(&self, key: &str, now: Nanos) -> Arc<KeySlots> {
@@ -276,29 +275,11 @@ impl ConcurrencyLimiter {
             .is_some_and(|slots| lock(&slots.slots).leave(id, now))
     }
 
-    pub(super) fn report(
-        &self,
-        flow: &EngineFlow<'_, '_>,
-        decision: &ComponentDecision,
-    ) -> LimiterDetails {
-        let label = match self.rules.key(flow) {
-            FlowKey::Present(value) if decision.evaluated => {
-                key_label(self.rules.label_key.as_deref(), value)
-            }
-            _ => Cow::Borrowed(""),
-        };
-        LimiterDetails::ConcurrencyLimiter {
-            label,
-            tokens: decision.tokens(),
-            request_id: decision.request_id,
-        }
-    }
-
-    pub(super) fn keys(&self) -> usize {
+    pub(crate) fn keys(&self) -> usize {
         self.keys.len()
     }
 
-    pub(super) fn evicted(&self) -> u64 {
+    pub(crate) fn evicted(&self) -> u64 {
         self.keys.evicted()
     }
 }
@@ -314,55 +295,21 @@ pub(crate) fn key_from_label<'a>(label_key: Option<&str>, label: &'a str) -> Opt
 /// An index beyond every slot table.
 const NO_ENTRY: u32 = u32::MAX;
 
-impl ComponentDecision {
-    /// The decision of a component that lets the flow through without using any state: the flow has
-    /// no key, or the component has no limit.
-    pub(crate) const fn not_evaluated(tokens: f64) -> Self {
-        Self {
-            dropped: false,
-            reason: LimiterReason::KeyNotFound,
-            wait: 0,
-            unsatisfiable: false,
-            remaining: 0.0,
-            current: 0.0,
-            consumed: tokens,
-            request_id: None,
-            evaluated: false,
-            queued: 0,
-            overtaken: None,
-        }
-    }
-
-    /// A rejection without a look at the state.
-    pub(crate) const REJECTED: Self = Self {
-        dropped: true,
-        reason: LimiterReason::Unspecified,
+/// Returns the decision that an admission, or its refusal, is for a flow of `tokens`.
+fn decision_of(admission: Admission, tokens: f64) -> ComponentDecision {
+    let ok = admission.slot.is_some();
+    ComponentDecision {
+        dropped: !ok,
+        key_missing: false,
         wait: 0,
         unsatisfiable: false,
-        remaining: 0.0,
-        current: 0.0,
-        consumed: 0.0,
-        request_id: None,
+        remaining: admission.remaining,
+        current: admission.current,
+        consumed: if ok { tokens } else { 0.0 },
+        // A rejected flow gets an id as well, as an Agent gives one; no slot belongs to it.
+        request_id: admission.slot.or_else(|| Some(RequestId::new(NO_ENTRY))),
         evaluated: true,
         queued: 0,
         overtaken: None,
-    };
-
-    pub(crate) fn from_admission(admission: Admission, tokens: f64) -> Self {
-        let ok = admission.slot.is_some();
-        Self {
-            dropped: !ok,
-            reason: LimiterReason::Unspecified,
-            wait: 0,
-            unsatisfiable: false,
-            remaining: admission.remaining,
-            current: admission.current,
-            consumed: if ok { tokens } else { 0.0 },
-            // A rejected flow gets an id as well, as an Agent gives one; no slot belongs to it.
-            request_id: admission.slot.or_else(|| Some(RequestId::new(NO_ENTRY))),
-            evaluated: true,
-            queued: 0,
-            overtaken: None,
-        }
     }
 }

@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use ahash::RandomState;
 
-use super::ComponentDecision;
 use crate::engine::atomic_signal::AtomicSignal;
-use crate::engine::report::{LimiterDetails, LimiterReason};
-use crate::engine::stages::{DecisionStep, EngineFlow};
+use crate::engine::decision::{ComponentDecision, DecisionStep};
+use crate::engine::engine_flow::EngineFlow;
 use crate::policy;
 
 /// One sampler of a policy, or the sampler of a load ramp.
@@ -67,15 +66,15 @@ impl Sampler {
         });
     }
 
-    pub(super) fn step(&self) -> DecisionStep {
+    pub(crate) fn step(&self) -> DecisionStep {
         self.step
     }
 
-    pub(super) fn denied_code(&self) -> i32 {
+    pub(crate) fn denied_code(&self) -> i32 {
         self.denied_code
     }
 
-    pub(super) fn decide(&self, flow: &EngineFlow<'_, '_>) -> ComponentDecision {
+    pub(crate) fn decide(&self, flow: &EngineFlow<'_, '_>) -> ComponentDecision {
         let session = self.session(flow);
         let value = session.unwrap_or_default();
         let accept = self.percentage.get() / 100.0;
@@ -90,34 +89,14 @@ impl Sampler {
         }
     }
 
-    pub(super) fn report(&self, flow: &EngineFlow<'_, '_>) -> LimiterDetails {
-        let key = self.session_key.as_deref().unwrap_or_default();
-        let value = self.session(flow).unwrap_or_default();
-        LimiterDetails::Sampler {
-            label: format!("{key}:{value}"),
-        }
+    pub(crate) fn session_key(&self) -> Option<&str> {
+        self.session_key.as_deref()
     }
 
-    fn session<'a>(&self, flow: &EngineFlow<'a, '_>) -> Option<&'a str> {
+    /// Returns the session of a flow, by which it always gets the same decision.
+    pub(crate) fn session<'a>(&self, flow: &EngineFlow<'a, '_>) -> Option<&'a str> {
         flow.labels.get(self.session_key.as_deref()?)
     }
-}
-
-impl ComponentDecision {
-    /// An accepted flow that took no tokens.
-    const ACCEPTED: Self = Self {
-        dropped: false,
-        reason: LimiterReason::Unspecified,
-        wait: 0,
-        unsatisfiable: false,
-        remaining: 0.0,
-        current: 0.0,
-        consumed: 0.0,
-        request_id: None,
-        evaluated: false,
-        queued: 0,
-        overtaken: None,
-    };
 }
 
 /// Computes the 32-bit FNV-1a hash. It decides which sessions pass, so it is part of the contract.

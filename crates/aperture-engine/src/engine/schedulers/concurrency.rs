@@ -1,22 +1,19 @@
 //! The `concurrency_scheduler`: a queue in front of the slots of a key.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
+use super::ScheduleResult;
 use super::queue_store::QueueStore;
-use super::quota::{accept_unlimited, accept_without_tokens, scheduler_details};
+use super::quota::{accept_unlimited, accept_without_tokens};
 use super::token_source::{SourceReply, TakeRequest, TokenGrant, TokenSource};
 use super::workload::Workloads;
 use crate::engine::clock::Nanos;
+use crate::engine::component::ComponentContext;
+use crate::engine::engine_flow::{DEADLINE_MARGIN, EngineFlow, NO_DEADLINE};
 use crate::engine::limiters::concurrency_limiter::{SlotRules, key_from_label};
+use crate::engine::limiters::flow_key::FlowKey;
 use crate::engine::limiters::in_flight_slots::{Admission, InFlightSlots};
-use crate::engine::limiters::rate_limiter::{FlowKey, key_label};
-use crate::engine::limiters::{
-    ComponentContext, ComponentDecision, DEADLINE_MARGIN, ScheduleResult,
-};
-use crate::engine::report::{LimiterDetails, LimiterReason};
 use crate::engine::request_id::RequestId;
-use crate::engine::stages::{EngineFlow, NO_DEADLINE};
 use crate::engine::store::EvictionLoss;
 use crate::policy;
 
@@ -88,10 +85,10 @@ impl ConcurrencyScheduler {
 
     pub(crate) fn schedule(&self, flow: &EngineFlow<'_, '_>, now: Nanos) -> ScheduleResult {
         if self.slot_rules().capacity().is_none() {
-            return accept_unlimited(LimiterReason::Unspecified);
+            return accept_unlimited(false);
         }
         let FlowKey::Present(key) = self.slot_rules().key(flow) else {
-            return accept_unlimited(LimiterReason::KeyNotFound);
+            return accept_unlimited(true);
         };
         let request = self.workloads.request(flow, now, None);
         if request.tokens == 0.0 {
@@ -106,24 +103,6 @@ impl ConcurrencyScheduler {
         key_from_label(self.slot_rules().label_key.as_deref(), label)
             .and_then(|key| self.queues.existing(key))
             .is_some_and(|queue| queue.return_tokens(0.0, Some(id), now))
-    }
-
-    pub(crate) fn report(
-        &self,
-        flow: &EngineFlow<'_, '_>,
-        decision: &ComponentDecision,
-    ) -> LimiterDetails {
-        let label = match self.slot_rules().key(flow) {
-            FlowKey::Present(value) if decision.evaluated => {
-                key_label(self.slot_rules().label_key.as_deref(), value)
-            }
-            _ => Cow::Borrowed(""),
-        };
-        LimiterDetails::ConcurrencyScheduler {
-            label,
-            scheduler: scheduler_details(&self.workloads, flow, decision, None),
-            request_id: decision.request_id,
-        }
     }
 
     pub(crate) fn keys(&self) -> usize {

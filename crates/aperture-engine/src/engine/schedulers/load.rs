@@ -2,20 +2,20 @@
 
 use std::sync::Arc;
 
-use super::quota::{MAX_OVERTAKING, accept_without_tokens, scheduler_details};
+use super::ScheduleResult;
+use super::quota::{MAX_OVERTAKING, accept_without_tokens};
 use super::token_source::{SourceReply, TakeRequest, TokenGrant, TokenSource};
 use super::wait_queue::WaitQueue;
-use super::workload::Workloads;
+use super::workload::{WorkloadRequest, Workloads};
 use crate::engine::clock::{Nanos, nanos};
-use crate::engine::control::{Demand, WorkloadLatency, WorkloadTokens};
-use crate::engine::flux_meter::MeasuredWorkload;
-use crate::engine::limiters::{
-    ComponentContext, ComponentDecision, DecisionWithSlot, ScheduleResult,
-};
-use crate::engine::report::LimiterDetails;
-use crate::engine::stages::EngineFlow;
-use crate::engine::store::{EvictionLoss, lock};
+use crate::engine::component::ComponentContext;
+use crate::engine::control::Demand;
+use crate::engine::decision::{ComponentDecision, DecisionWithSlot};
+use crate::engine::engine_flow::EngineFlow;
+use crate::engine::store::EvictionLoss;
 use crate::engine::sync::Mutex;
+use crate::engine::sync::lock;
+use crate::engine::workload_latency::{MeasuredWorkload, WorkloadLatency, WorkloadTokens};
 use crate::policy;
 
 const SECOND: Nanos = 1_000_000_000;
@@ -165,9 +165,18 @@ impl LoadScheduler {
         self.workloads.denied_code()
     }
 
-    pub(crate) fn schedule(&self, flow: &EngineFlow<'_, '_>, now: Nanos) -> ScheduleResult {
+    /// Returns the parameters of a flow, with the tokens of its workload by the current estimates.
+    pub(crate) fn request<'a>(
+        &'a self,
+        flow: &EngineFlow<'a, '_>,
+        now: Nanos,
+    ) -> WorkloadRequest<'a> {
         let estimates = lock(&self.estimates).clone();
-        let request = self.workloads.request(flow, now, Some(&estimates));
+        self.workloads.request(flow, now, Some(&estimates))
+    }
+
+    pub(crate) fn schedule(&self, flow: &EngineFlow<'_, '_>, now: Nanos) -> ScheduleResult {
+        let request = self.request(flow, now);
         if request.tokens == 0.0 {
             return accept_without_tokens();
         }
@@ -187,17 +196,6 @@ impl LoadScheduler {
 
     pub(crate) fn revert(&self, consumed: f64, now: Nanos) {
         self.queue.return_tokens(consumed, None, now);
-    }
-
-    pub(crate) fn report(
-        &self,
-        flow: &EngineFlow<'_, '_>,
-        decision: &ComponentDecision,
-    ) -> LimiterDetails {
-        let estimates = lock(&self.estimates).clone();
-        LimiterDetails::LoadScheduler {
-            scheduler: scheduler_details(&self.workloads, flow, decision, Some(&estimates)),
-        }
     }
 }
 

@@ -16,5 +16,13 @@ pub(crate) use self::concurrency::ConcurrencyScheduler;
 pub(crate) use self::load::{LoadScheduler, LoadSchedulerDecision};
 pub(crate) use self::quota::QuotaScheduler;
 pub(crate) use self::waiter::Waiter;
-pub(crate) use self::wfq::OvertakenTokens;
-pub(crate) use self::workload::Workloads;
+pub(crate) use self::workload::{WorkloadRequest, Workloads};
+
+use super::decision::DecisionWithSlot;
+
+/// The result of scheduling a flow.
+#[derive(Debug)]
+pub(crate) enum ScheduleResult {
+    Decided(DecisionWithSlot),
+    Queued(Waiter),
+}

@@ -1,28 +1,27 @@
 //! The `quota_scheduler`: a queue and a token bucket per key.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::time::Duration;
 
+use super::ScheduleResult;
 use super::queue_store::QueueStore;
 use super::token_source::{SourceReply, TakeRequest, TokenGrant, TokenSource};
 use super::workload::Workloads;
-use crate::engine::clock::{Nanos, duration};
-use crate::engine::control::WorkloadTokens;
+use crate::engine::clock::Nanos;
+use crate::engine::component::ComponentContext;
+use crate::engine::decision::{ComponentDecision, DecisionWithSlot};
+use crate::engine::engine_flow::{DEADLINE_MARGIN, EngineFlow, NO_DEADLINE};
+use crate::engine::limiters::BucketParams;
 use crate::engine::limiters::bucket::CapacityHighWater;
+use crate::engine::limiters::bucket_inputs::BucketInputs;
+use crate::engine::limiters::flow_key::FlowKey;
+use crate::engine::limiters::key_bucket::{
+    BucketDecision, BucketRequest, BucketRules, PlainBucket, bucket_rules,
+};
 use crate::engine::limiters::lazy_sync::LazySyncAccount;
-use crate::engine::limiters::rate_limiter::{
-    self, BucketDecision, BucketInputs, BucketRules, FlowKey, PlainBucket, key_label,
-};
-use crate::engine::limiters::{
-    BucketParams, ComponentContext, ComponentDecision, DEADLINE_MARGIN, DecisionWithSlot,
-    ScheduleResult,
-};
-use crate::engine::report::{LimiterDetails, LimiterReason, QueueOrder, SchedulerDetails};
-use crate::engine::stages::{EngineFlow, NO_DEADLINE};
-use crate::engine::store::{EvictionLoss, StoreLimits, StoredState, lock};
+use crate::engine::store::{EvictionLoss, StoreLimits, StoredState};
 use crate::engine::sync::Mutex;
+use crate::engine::sync::lock;
 use crate::policy;
 
 /// How many newcomers may overtake a flow that waits for tokens.
@@ -55,7 +54,7 @@ pub(crate) struct QuotaRules {
 impl QuotaScheduler {
     pub(crate) fn new(spec: &policy::QuotaScheduler, context: &ComponentContext) -> Self {
         let bucket = &spec.bucket;
-        let rules = rate_limiter::bucket_rules(bucket, context);
+        let rules = bucket_rules(bucket, context);
         let limits = StoreLimits {
             max_idle: rules.max_idle,
             keys: match bucket.limit_by_label_key {
@@ -104,7 +103,7 @@ impl QuotaScheduler {
     ) {
         let quota_rules = self.queues.rules();
         let from = quota_rules.current();
-        let rules = rate_limiter::bucket_rules(&spec.bucket, context);
+        let rules = bucket_rules(&spec.bucket, context);
         quota_rules.take_over(&spec.bucket, &rules);
         self.queues.set_retention(rules.max_idle, 0);
         let to = quota_rules.current();
@@ -129,6 +128,11 @@ impl QuotaScheduler {
         quota_rules.current().params
     }
 
+    /// Returns the label key of the buckets; `None` if all flows share one.
+    pub(crate) fn label_key(&self) -> Option<&str> {
+        self.label_key.as_deref()
+    }
+
     /// Returns the label key that the scheduler limits by, or `None` if it accepts every flow.
     pub(crate) fn active_label_key(&self) -> Option<&str> {
         self.label_key
@@ -146,10 +150,10 @@ impl QuotaScheduler {
 
     pub(crate) fn schedule(&self, flow: &EngineFlow<'_, '_>, now: Nanos) -> ScheduleResult {
         if self.inputs().passes_all() {
-            return accept_unlimited(LimiterReason::Unspecified);
+            return accept_unlimited(false);
         }
         let FlowKey::Present(key) = self.key(flow) else {
-            return accept_unlimited(LimiterReason::KeyNotFound);
+            return accept_unlimited(true);
         };
         let request = self.workloads.request(flow, now, None);
         if request.tokens == 0.0 {
@@ -168,23 +172,6 @@ impl QuotaScheduler {
             self.queues
                 .queue(key, now)
                 .return_tokens(consumed, None, now);
-        }
-    }
-
-    pub(crate) fn report(
-        &self,
-        flow: &EngineFlow<'_, '_>,
-        decision: &ComponentDecision,
-    ) -> LimiterDetails {
-        let label = match self.key(flow) {
-            FlowKey::Present(value) if decision.evaluated => {
-                key_label(self.label_key.as_deref(), value)
-            }
-            _ => Cow::Borrowed(""),
-        };
-        LimiterDetails::QuotaScheduler {
-            label,
-            scheduler: scheduler_details(&self.workloads, flow, decision, None),
         }
     }
 
@@ -207,10 +194,11 @@ impl QuotaScheduler {
     }
 }
 
-/// Accepts a flow without a queue, because the scheduler does not limit it.
-pub(super) fn accept_unlimited(reason: LimiterReason) -> ScheduleResult {
+/// Accepts a flow without a queue, because the scheduler does not limit it, or because the flow
+/// lacks its label.
+pub(super) fn accept_unlimited(key_missing: bool) -> ScheduleResult {
     let decision = ComponentDecision {
-        reason,
+        key_missing,
         ..ComponentDecision::not_evaluated(0.0)
     };
     ScheduleResult::Decided(DecisionWithSlot::from(decision))
@@ -219,46 +207,11 @@ pub(super) fn accept_unlimited(reason: LimiterReason) -> ScheduleResult {
 /// Accepts a flow without a queue, because it needs no tokens.
 pub(super) fn accept_without_tokens() -> ScheduleResult {
     let decision = ComponentDecision {
-        reason: LimiterReason::Unspecified,
+        key_missing: false,
         evaluated: true,
         ..ComponentDecision::not_evaluated(0.0)
     };
     ScheduleResult::Decided(DecisionWithSlot::from(decision))
-}
-
-/// Returns the details that schedulers of all kinds report.
-pub(super) fn scheduler_details(
-    workloads: &Workloads,
-    flow: &EngineFlow<'_, '_>,
-    decision: &ComponentDecision,
-    estimates: Option<&WorkloadTokens>,
-) -> SchedulerDetails {
-    if !decision.evaluated {
-        return SchedulerDetails {
-            workload_index: "default".into(),
-            priority: 0.0,
-            tokens: None,
-            requested: 0.0,
-            queued: Duration::ZERO,
-            order: None,
-        };
-    }
-    let request = workloads.request(flow, 0, estimates);
-    SchedulerDetails {
-        workload_index: request.workload.to_owned(),
-        priority: request.priority,
-        tokens: Some(decision.tokens()),
-        requested: if decision.dropped {
-            request.tokens
-        } else {
-            decision.consumed
-        },
-        queued: duration(decision.queued),
-        order: decision.overtaken.map(|overtaken| QueueOrder {
-            overtook: overtaken.workload,
-            overtook_in_workload: overtaken.fairness,
-        }),
-    }
 }
 
 /// The bucket of a key.
@@ -294,7 +247,7 @@ impl KeyAccount {
         &mut self,
         quota_rules: &QuotaRules,
         rules: &BucketRules,
-        request: &rate_limiter::BucketRequest,
+        request: &BucketRequest,
     ) -> BucketDecision {
         match self.initialised(quota_rules) {
             Self::Plain(state) => state.take(rules, request),
@@ -410,7 +363,7 @@ impl TokenSource for QuotaTokens {
         quota_rules: &QuotaRules,
         request: &TakeRequest,
     ) -> Option<TokenGrant> {
-        let request = rate_limiter::BucketRequest {
+        let request = BucketRequest {
             now: request.now,
             tokens: request.tokens,
             time_left: time_left(request),
@@ -464,7 +417,7 @@ impl TokenSource for QuotaTokens {
     ) -> bool {
         let rules = quota_rules.current();
         if rules.params.upstream {
-            let request = rate_limiter::BucketRequest {
+            let request = BucketRequest {
                 now,
                 tokens: -tokens,
                 time_left: NO_DEADLINE,

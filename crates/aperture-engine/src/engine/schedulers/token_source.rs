@@ -11,7 +11,7 @@ use crate::engine::store::EvictionLoss;
 pub(crate) struct TakeRequest {
     pub(crate) now: Nanos,
     pub(crate) tokens: f64,
-    /// [`NO_DEADLINE`](crate::engine::stages::NO_DEADLINE) means that the request has none.
+    /// [`NO_DEADLINE`](crate::engine::engine_flow::NO_DEADLINE) means that the request has none.
     pub(crate) deadline: Nanos,
 }
 

@@ -1,9 +1,10 @@
 //! Implements [`Actuator`] for the components of policies.
 
-use super::{Actuator, Demand, Setting, WorkloadTokens};
-use crate::engine::clock::Nanos;
-use crate::engine::limiters::Component;
-use crate::engine::schedulers::LoadSchedulerDecision;
+use super::clock::Nanos;
+use super::control::{Actuator, Demand, Setting};
+use super::registry::Component;
+use super::schedulers::LoadSchedulerDecision;
+use super::workload_latency::WorkloadTokens;
 
 impl Actuator for Component {
     fn apply(&self, setting: Setting, now: Nanos) {
