@@ -1,8 +1,10 @@
 //! Measures how long a flow takes, for flux meters and for load schedulers.
 
+use std::sync::Arc;
+
 use super::Engine;
 use super::clock::{Nanos, nanos};
-use super::flux_meter::MatchedMeters;
+use super::flux_meter::{FluxMeter, MatchedMeters};
 use crate::flow::FlowOutcome;
 
 /// Measures a decided flow until it ends.
@@ -25,6 +27,11 @@ impl FlowTimer {
             engine: engine.clone(),
             meters,
         })
+    }
+
+    /// Returns the flux meters that measure the flow.
+    pub(crate) fn meters(&self) -> impl Iterator<Item = &Arc<FluxMeter>> {
+        self.meters.meters()
     }
 
     /// Records the duration of the flow.

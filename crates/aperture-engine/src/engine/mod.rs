@@ -166,6 +166,7 @@ mod flow_timer;
 mod flux_meter;
 mod held_slots;
 mod http;
+mod http_answer;
 mod http_input;
 mod index;
 #[cfg(all(test, shuttle))]
@@ -173,6 +174,7 @@ mod interleavings;
 mod limiters;
 mod loader;
 mod observe;
+mod owned_flow;
 mod pending;
 #[cfg(test)]
 mod poll_tests;
@@ -182,6 +184,7 @@ mod registry;
 mod reload;
 mod report;
 mod request_id;
+mod run;
 mod schedulers;
 mod selector_index;
 mod snapshot;
@@ -220,7 +223,8 @@ pub use self::decide::DecideContext;
 pub use self::flow_end::{SlotRef, SlotReturn};
 #[doc(hidden)]
 pub use self::flux_meter::FluxMeter;
-pub use self::http::{HttpAnswer, HttpReport, StartingHttp};
+pub use self::http::{HttpReport, StartingHttp};
+pub use self::http_answer::HttpAnswer;
 pub use self::http_input::{AddressFlaw, HttpInput, HttpInputError, HttpRequest, SocketAddress};
 #[doc(hidden)]
 pub use self::observe::{ComponentStats, InForceNames, NamedComponent, SignalReadings};

@@ -1,5 +1,7 @@
 //! The ticket of a flow: the slots that it holds, and results beside its decision.
 
+use std::sync::Arc;
+
 use super::flow_timer::FlowTimer;
 use super::held_slots::HeldSlots;
 use super::request_id::RequestId;
@@ -79,6 +81,12 @@ impl EngineTicket {
     #[doc(hidden)]
     pub fn cache_lookup(&self) -> Option<&CacheLookup> {
         self.extras.as_ref()?.cached.as_ref()
+    }
+
+    /// Returns the names of the flux meters that measure the flow.
+    pub(super) fn flux_meters(&self) -> Vec<Arc<str>> {
+        let meters = self.flow_timer.iter().flat_map(FlowTimer::meters);
+        meters.map(|meter| Arc::clone(meter.name())).collect()
     }
 
     /// Drops the ticket and keeps its slots: they are held until they are passed to
