@@ -7,7 +7,6 @@ use ahash::RandomState;
 
 use super::component_entry::ComponentEntry;
 use super::engine_flow::EngineFlow;
-use super::registry::Component;
 use super::selector_index::{MatchingItems, SelectorIndex};
 use super::workload_latency::MeasuredWorkload;
 use crate::policy::Selector;
@@ -66,10 +65,7 @@ impl Index {
         let matching = self.matching(flow);
         let components = matching.iter().map(|at| self.component(*at));
         components
-            .filter_map(|one| match &*one.limiter {
-                Component::LoadScheduler(scheduler) => scheduler.workload(flow),
-                _ => None,
-            })
+            .filter_map(|entry| entry.component.scheduler()?.measured_workload(flow))
             .collect()
     }
 

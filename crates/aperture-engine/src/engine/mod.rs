@@ -144,7 +144,6 @@
 //! key that has spent least. So made-up keys do not reopen a key that has reached its limit.
 
 mod actuate;
-mod actuators;
 mod atomic_signal;
 mod builder;
 mod cache;
@@ -427,13 +426,10 @@ impl Engine {
             accepted,
             undecided,
             rejected,
-            keys: components
-                .iter()
-                .map(|component| component.limiter.keys())
-                .sum(),
+            keys: components.iter().map(|entry| entry.component.keys()).sum(),
             evicted: components
                 .iter()
-                .map(|component| component.limiter.evicted())
+                .map(|entry| entry.component.evicted())
                 .sum(),
             dry_run_rejections: self.shared.settings.dry_run.rejections(),
             classifier_failures: self.shared.classifier_failures.sum(),

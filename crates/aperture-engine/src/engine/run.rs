@@ -66,15 +66,14 @@ impl Engine {
                 end(collector, self.decided(Ok(()), HeldSlots::new(), !hit))
             }
             [only]
-                if !flow.ramp_mode
-                    && live.index.component(only).limiter.step() == DecisionStep::Limiters =>
+                if !flow.ramp_mode && live.index.component(only).step == DecisionStep::Limiters =>
             {
                 let component = live.index.component(only);
                 let now = nanos(self.shared.clock.now());
-                let DecisionWithSlot { decision, slot } = component.limiter.decide(flow, now);
+                let DecisionWithSlot { decision, slot } = component.component.decide(flow, now);
                 collector.on_decision(flow, component, &decision);
                 if component.rejects(&decision) {
-                    let code = component.limiter.denied_code();
+                    let code = component.component.denied_code();
                     let result = Err(DecisionStep::Limiters.denial(code, decision.wait));
                     return end(collector, self.decided(result, HeldSlots::new(), false));
                 }

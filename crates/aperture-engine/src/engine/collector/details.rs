@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::engine::clock::duration;
+use crate::engine::component::ReportedKind;
 use crate::engine::decision::ComponentDecision;
 use crate::engine::engine_flow::EngineFlow;
 use crate::engine::registry::Component;
@@ -19,33 +20,33 @@ pub(super) fn details(
     let request_id = decision.request_id;
     let label = || key_label(component, flow, decision);
     let scheduler = || scheduler_details(component, flow, decision);
-    match component {
-        Component::RateLimiter(_) => LimiterDetails::RateLimiter {
+    match component.reported_kind() {
+        ReportedKind::RateLimiter => LimiterDetails::RateLimiter {
             label: label(),
             tokens,
         },
-        Component::ConcurrencyLimiter(_) => LimiterDetails::ConcurrencyLimiter {
+        ReportedKind::ConcurrencyLimiter => LimiterDetails::ConcurrencyLimiter {
             label: label(),
             tokens,
             request_id,
         },
-        Component::Sampler(_) => {
+        ReportedKind::Sampler => {
             let key = component.label_key().unwrap_or_default();
             let session = flow.labels.get(key).unwrap_or_default();
             LimiterDetails::Sampler {
                 label: format!("{key}:{session}"),
             }
         }
-        Component::QuotaScheduler(_) => LimiterDetails::QuotaScheduler {
+        ReportedKind::QuotaScheduler => LimiterDetails::QuotaScheduler {
             label: label(),
             scheduler: scheduler(),
         },
-        Component::ConcurrencyScheduler(_) => LimiterDetails::ConcurrencyScheduler {
+        ReportedKind::ConcurrencyScheduler => LimiterDetails::ConcurrencyScheduler {
             label: label(),
             scheduler: scheduler(),
             request_id,
         },
-        Component::LoadScheduler(_) => LimiterDetails::LoadScheduler {
+        ReportedKind::LoadScheduler => LimiterDetails::LoadScheduler {
             scheduler: scheduler(),
         },
     }
@@ -76,8 +77,8 @@ fn scheduler_details(
     flow: &EngineFlow<'_, '_>,
     decision: &ComponentDecision,
 ) -> SchedulerDetails {
-    let workload = component.workload(flow).filter(|_| decision.evaluated);
-    let Some(request) = workload else {
+    let scheduler = component.scheduler().filter(|_| decision.evaluated);
+    let Some(request) = scheduler.map(|scheduler| scheduler.request(flow, 0)) else {
         return SchedulerDetails {
             workload_index: "default".into(),
             priority: 0.0,

@@ -55,9 +55,9 @@ impl Collector for ReportCollector {
                 true => LimiterReason::KeyNotFound,
                 false => LimiterReason::Unspecified,
             },
-            denied_response_status_code: component.limiter.denied_code(),
+            denied_response_status_code: component.component.denied_code(),
             wait_time: duration(decision.wait),
-            details: details(&component.limiter, flow, decision),
+            details: details(&component.component, flow, decision),
         });
     }
 

@@ -1,6 +1,7 @@
 //! The token bucket as a pure function of its state, its parameters and the time.
 
 use crate::engine::clock::Nanos;
+use crate::engine::component::FillTimes;
 
 /// The parameters of the buckets of one component, as its policy sets them.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -201,6 +202,14 @@ impl BucketParams {
         match now.saturating_add(filling) {
             NEVER => NEVER,
             at => at.saturating_sub(gap),
+        }
+    }
+
+    /// Returns how long a bucket with `remaining` tokens takes to fill.
+    pub(crate) fn fill_times(&self, remaining: f64) -> FillTimes {
+        FillTimes {
+            whole: self.time_to_fill(self.capacity),
+            rest: self.time_to_fill(self.capacity - remaining),
         }
     }
 

@@ -11,7 +11,18 @@ mod rate_limiter;
 mod sampler;
 mod sum_tree;
 
+use super::clock::Nanos;
+use super::component::PolicyComponent;
+use super::decision::DecisionWithSlot;
+use super::engine_flow::EngineFlow;
+
 pub(crate) use self::bucket::BucketParams;
 pub(crate) use self::concurrency_limiter::ConcurrencyLimiter;
 pub(crate) use self::rate_limiter::RateLimiter;
 pub(crate) use self::sampler::Sampler;
+
+/// A component that decides about a flow at once.
+pub(crate) trait Limiter: PolicyComponent {
+    /// Decides about a flow, and takes its tokens or its slot if it accepts the flow.
+    fn decide(&self, flow: &EngineFlow<'_, '_>, now: Nanos) -> DecisionWithSlot;
+}

@@ -2,18 +2,22 @@
 
 use std::sync::Arc;
 
-use super::bucket::{BucketParams, CapacityHighWater};
+use super::Limiter;
+use super::bucket::CapacityHighWater;
 use super::bucket_inputs::BucketInputs;
 use super::flow_key::{FlowKey, requested_tokens};
 use super::key_bucket::{BucketDecision, BucketRequest, BucketRules, PlainBucket, bucket_rules};
 use super::lazy_sync::LazySyncAccount;
 use crate::engine::clock::Nanos;
-use crate::engine::component::ComponentContext;
-use crate::engine::decision::ComponentDecision;
+use crate::engine::component::{
+    ComponentContext, FillTimes, FromPolicy, PolicyComponent, ReportedKind,
+};
+use crate::engine::control::{Actuator, Setting};
+use crate::engine::decision::{ComponentDecision, DecisionStep, DecisionWithSlot};
 use crate::engine::engine_flow::{EngineFlow, NO_DEADLINE};
 use crate::engine::store::{Store, StoreLimits};
 use crate::engine::sync::{Mutex, lock};
-use crate::policy;
+use crate::policy::{self, ComponentKind};
 
 /// One rate limiter of a policy.
 #[derive(Debug)]
@@ -45,7 +49,68 @@ enum BucketStore {
 }
 
 impl RateLimiter {
-    pub(crate) fn new(spec: &policy::RateLimiter, context: &ComponentContext) -> Self {
+    fn current(&self) -> BucketRules {
+        match &self.inputs {
+            None => self.rules,
+            Some(inputs) => inputs.apply(&self.rules),
+        }
+    }
+
+    #[inline]
+    fn passes_all_now(&self) -> bool {
+        match &self.inputs {
+            None => self.passes_all,
+            Some(inputs) => inputs.passes_all(),
+        }
+    }
+
+    /// Returns the key of a flow. All keys of a limiter come from one label, so the value of the
+    /// label identifies a key.
+    #[inline(always)]
+    fn key<'a>(&self, flow: &EngineFlow<'a, '_>) -> FlowKey<'a> {
+        match &self.label_key {
+            _ if self.passes_all_now() => FlowKey::Missing,
+            None => FlowKey::Present(""),
+            Some(label) => match flow.labels.get(label) {
+                None => FlowKey::Missing,
+                Some(value) => FlowKey::Present(value),
+            },
+        }
+    }
+
+    // Not inlined, so that only one copy of the functions inlined into it exists.
+    #[inline(never)]
+    fn take(&self, key: &str, request: &BucketRequest) -> BucketDecision {
+        let current;
+        let rules = match &self.inputs {
+            None => &self.rules,
+            Some(inputs) => {
+                current = inputs.apply(&self.rules);
+                &current
+            }
+        };
+        match &self.buckets.store {
+            BucketStore::Plain(store) => {
+                store.update(key, request.now, rules, |state| state.take(rules, request))
+            }
+            BucketStore::Lazy(store) => store.update(key, request.now, rules, |state| {
+                state.take(rules, self.sync_period, request)
+            }),
+        }
+    }
+}
+
+impl FromPolicy for RateLimiter {
+    type Spec = policy::RateLimiter;
+
+    fn spec(kind: &ComponentKind) -> Option<&Self::Spec> {
+        match kind {
+            ComponentKind::RateLimiter(spec) => Some(spec),
+            _ => None,
+        }
+    }
+
+    fn new(spec: &Self::Spec, context: &ComponentContext) -> Self {
         let bucket = &spec.bucket;
         let limits = context.limits;
         let rules = bucket_rules(bucket, context);
@@ -86,18 +151,14 @@ impl RateLimiter {
 
     /// Returns the limiter of a changed policy, sharing the buckets of this one. Returns `None` if
     /// the buckets are different ones, because the label or the kind of sync has changed.
-    pub(crate) fn successor(
-        &self,
-        spec: &policy::RateLimiter,
-        context: &ComponentContext,
-    ) -> Option<Self> {
+    fn successor(&self, spec: &Self::Spec, context: &ComponentContext) -> Option<Self> {
         let mut next = Self::new(spec, context);
         let lazy = |one: &Self| matches!(one.buckets.store, BucketStore::Lazy(_));
         if next.label_key != self.label_key || lazy(&next) != lazy(self) {
             return None;
         }
         if let Some(inputs) = &next.inputs {
-            let params = self.bucket_params();
+            let params = self.current().params;
             let pass_through = match &self.inputs {
                 Some(inputs) => inputs.pass_through.get(),
                 None => f64::NAN,
@@ -110,7 +171,7 @@ impl RateLimiter {
     }
 
     /// Migrates the buckets to these rules, now that they are in force.
-    pub(crate) fn take_over(&self, from: &Self, now: Nanos) {
+    fn take_over(&self, from: &Self, _: &Self::Spec, _: &ComponentContext, now: Nanos) {
         let (from, to) = (from.current(), self.current());
         let KeyBuckets { store, high_water } = &*self.buckets;
         let more = match from.params == to.params {
@@ -132,50 +193,14 @@ impl RateLimiter {
             }
         }
     }
+}
 
-    fn current(&self) -> BucketRules {
-        match &self.inputs {
-            None => self.rules,
-            Some(inputs) => inputs.apply(&self.rules),
-        }
-    }
-
-    /// Returns the signals, if at least one of them changes.
-    pub(crate) fn inputs(&self) -> Option<&BucketInputs> {
-        self.inputs.as_deref()
-    }
-
-    pub(crate) fn bucket_params(&self) -> BucketParams {
-        self.current().params
-    }
-
-    #[inline]
-    fn passes_all_now(&self) -> bool {
-        match &self.inputs {
-            None => self.passes_all,
-            Some(inputs) => inputs.passes_all(),
-        }
-    }
-
-    /// Returns the label key of the buckets; `None` if all flows share one.
-    pub(crate) fn label_key(&self) -> Option<&str> {
-        self.label_key.as_deref()
-    }
-
-    /// Returns the label key that the limiter limits by, or `None` if it accepts every flow.
-    pub(crate) fn active_label_key(&self) -> Option<&str> {
-        self.label_key.as_deref().filter(|_| !self.passes_all_now())
-    }
-
-    pub(crate) fn denied_code(&self) -> i32 {
-        self.denied_code
-    }
-
+impl Limiter for RateLimiter {
     #[inline(always)]
-    pub(crate) fn decide(&self, flow: &EngineFlow<'_, '_>, now: Nanos) -> ComponentDecision {
+    fn decide(&self, flow: &EngineFlow<'_, '_>, now: Nanos) -> DecisionWithSlot {
         let tokens = requested_tokens(self.tokens_key.as_deref(), flow);
         let FlowKey::Present(key) = self.key(flow) else {
-            return ComponentDecision::not_evaluated(tokens);
+            return ComponentDecision::not_evaluated(tokens).into();
         };
         let request = BucketRequest {
             now,
@@ -183,7 +208,7 @@ impl RateLimiter {
             time_left: flow.time_left,
         };
         let result = self.take(key, &request);
-        ComponentDecision {
+        DecisionWithSlot::from(ComponentDecision {
             dropped: !result.granted,
             key_missing: false,
             wait: result.wait,
@@ -195,12 +220,26 @@ impl RateLimiter {
             evaluated: true,
             queued: 0,
             overtaken: None,
-        }
+        })
+    }
+}
+
+impl PolicyComponent for RateLimiter {
+    fn reported_kind(&self) -> ReportedKind {
+        ReportedKind::RateLimiter
+    }
+
+    fn step(&self) -> DecisionStep {
+        DecisionStep::Limiters
+    }
+
+    fn denied_code(&self) -> i32 {
+        self.denied_code
     }
 
     /// Uses the normal take path, as an Agent does: a cached rejection discards the returned
     /// tokens.
-    pub(crate) fn revert(&self, flow: &EngineFlow<'_, '_>, consumed: f64, now: Nanos) {
+    fn revert(&self, flow: &EngineFlow<'_, '_>, consumed: f64, now: Nanos) {
         if let FlowKey::Present(key) = self.key(flow)
             && consumed > 0.0
         {
@@ -213,52 +252,47 @@ impl RateLimiter {
         }
     }
 
-    pub(crate) fn keys(&self) -> usize {
+    fn label_key(&self) -> Option<&str> {
+        self.label_key.as_deref()
+    }
+
+    fn required_label_key(&self) -> Option<&str> {
+        self.label_key.as_deref().filter(|_| !self.passes_all_now())
+    }
+
+    fn fill_times(&self, remaining: f64) -> Option<FillTimes> {
+        Some(self.current().params.fill_times(remaining))
+    }
+
+    fn keys(&self) -> usize {
         match &self.buckets.store {
             BucketStore::Plain(store) => store.len(),
             BucketStore::Lazy(store) => store.len(),
         }
     }
 
-    pub(crate) fn evicted(&self) -> u64 {
+    fn evicted(&self) -> u64 {
         match &self.buckets.store {
             BucketStore::Plain(store) => store.evicted(),
             BucketStore::Lazy(store) => store.evicted(),
         }
     }
+}
 
-    /// Returns the key of a flow. All keys of a limiter come from one label, so the value of the
-    /// label identifies a key.
-    #[inline(always)]
-    fn key<'a>(&self, flow: &EngineFlow<'a, '_>) -> FlowKey<'a> {
-        match &self.label_key {
-            _ if self.passes_all_now() => FlowKey::Missing,
-            None => FlowKey::Present(""),
-            Some(label) => match flow.labels.get(label) {
-                None => FlowKey::Missing,
-                Some(value) => FlowKey::Present(value),
-            },
-        }
-    }
-
-    // Not inlined, so that only one copy of the functions inlined into it exists.
-    #[inline(never)]
-    fn take(&self, key: &str, request: &BucketRequest) -> BucketDecision {
-        let current;
-        let rules = match &self.inputs {
-            None => &self.rules,
-            Some(inputs) => {
-                current = inputs.apply(&self.rules);
-                &current
-            }
+impl Actuator for RateLimiter {
+    fn apply(&self, setting: Setting, _: Nanos) -> bool {
+        let Setting::Bucket {
+            capacity,
+            fill,
+            pass_through,
+        } = setting
+        else {
+            return false;
         };
-        match &self.buckets.store {
-            BucketStore::Plain(store) => {
-                store.update(key, request.now, rules, |state| state.take(rules, request))
-            }
-            BucketStore::Lazy(store) => store.update(key, request.now, rules, |state| {
-                state.take(rules, self.sync_period, request)
-            }),
+        // A limiter without inputs has constant settings only.
+        if let Some(inputs) = &self.inputs {
+            inputs.set(capacity, fill, pass_through);
         }
+        true
     }
 }

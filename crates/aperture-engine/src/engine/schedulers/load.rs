@@ -2,21 +2,21 @@
 
 use std::sync::Arc;
 
-use super::ScheduleResult;
 use super::quota::{MAX_OVERTAKING, accept_without_tokens};
 use super::token_source::{SourceReply, TakeRequest, TokenGrant, TokenSource};
 use super::wait_queue::WaitQueue;
 use super::workload::{WorkloadRequest, Workloads};
+use super::{ScheduleResult, Scheduler};
 use crate::engine::clock::{Nanos, nanos};
-use crate::engine::component::ComponentContext;
-use crate::engine::control::Demand;
-use crate::engine::decision::{ComponentDecision, DecisionWithSlot};
+use crate::engine::component::{ComponentContext, FromPolicy, PolicyComponent, ReportedKind};
+use crate::engine::control::{Actuator, Demand, Setting};
+use crate::engine::decision::{ComponentDecision, DecisionStep, DecisionWithSlot};
 use crate::engine::engine_flow::EngineFlow;
 use crate::engine::store::EvictionLoss;
 use crate::engine::sync::Mutex;
 use crate::engine::sync::lock;
-use crate::engine::workload_latency::{MeasuredWorkload, WorkloadLatency, WorkloadTokens};
-use crate::policy;
+use crate::engine::workload_latency::{WorkloadLatency, WorkloadTokens};
+use crate::policy::{self, ComponentKind};
 
 const SECOND: Nanos = 1_000_000_000;
 /// How often an Agent receives the load multiplier.
@@ -42,12 +42,12 @@ pub(crate) struct LoadScheduler {
 
 /// The decision of a controller about a load scheduler.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct LoadSchedulerDecision {
+struct LoadSchedulerDecision {
     /// The share of the demand to accept; zero or more.
-    pub(crate) load_multiplier: f64,
-    pub(crate) pass_through: bool,
+    load_multiplier: f64,
+    pass_through: bool,
     /// After this time the scheduler accepts every flow.
-    pub(crate) valid_until: Option<Nanos>,
+    valid_until: Option<Nanos>,
 }
 
 impl LoadSchedulerDecision {
@@ -65,8 +65,17 @@ impl LoadSchedulerDecision {
     }
 }
 
-impl LoadScheduler {
-    pub(crate) fn new(spec: &policy::LoadScheduler, context: &ComponentContext) -> Self {
+impl FromPolicy for LoadScheduler {
+    type Spec = policy::LoadScheduler;
+
+    fn spec(kind: &ComponentKind) -> Option<&Self::Spec> {
+        match kind {
+            ComponentKind::LoadScheduler(spec) => Some(spec),
+            _ => None,
+        }
+    }
+
+    fn new(spec: &Self::Spec, context: &ComponentContext) -> Self {
         let now = nanos(context.clock.now());
         let rules = Arc::new(UpstreamBehaviour(context.upstream_buckets));
         let queue: Arc<WaitQueue<LoadTokens>> = WaitQueue::new(&rules, &context.clock, now);
@@ -90,11 +99,11 @@ impl LoadScheduler {
 
     /// Returns the scheduler of a changed policy, with the queue, the demand and the measurements
     /// of this one.
-    pub(crate) fn successor(&self, spec: &policy::LoadScheduler) -> Self {
+    fn successor(&self, spec: &Self::Spec, _: &ComponentContext) -> Option<Self> {
         let latency = spec
             .workload_latency_based_tokens
             .then(|| self.latency.clone().unwrap_or_default());
-        Self {
+        Some(Self {
             workloads: Workloads::new(&spec.scheduler),
             estimates: match latency {
                 Some(_) => Arc::clone(&self.estimates),
@@ -102,13 +111,13 @@ impl LoadScheduler {
             },
             latency,
             queue: Arc::clone(&self.queue),
-        }
+        })
     }
 
     /// Applies the values of its policy, now that the policy is in force. The last decision of a
     /// circuit holds until the circuit decides again.
-    pub(crate) fn take_over(&self, spec: &policy::LoadScheduler, manual_signals: bool, now: Nanos) {
-        if manual_signals {
+    fn take_over(&self, _: &Self, spec: &Self::Spec, context: &ComponentContext, now: Nanos) {
+        if context.manual_signals {
             return;
         }
         let decision = match spec.load_multiplier {
@@ -125,57 +134,10 @@ impl LoadScheduler {
         });
         self.queue.serve(now);
     }
+}
 
-    /// Returns the latencies of the workloads, if they are measured.
-    pub(crate) fn latency(&self) -> Option<&Arc<WorkloadLatency>> {
-        self.latency.as_ref()
-    }
-
-    /// Returns the workload that a flow is measured as, if workloads are measured.
-    pub(crate) fn workload(&self, flow: &EngineFlow<'_, '_>) -> Option<MeasuredWorkload> {
-        let latency = self.latency.as_ref()?;
-        let request = self.workloads.request(flow, 0, None);
-        Some(MeasuredWorkload {
-            latency: Arc::clone(latency),
-            name: Box::from(request.workload),
-        })
-    }
-
-    /// Puts a new decision in force from `now` on.
-    pub(crate) fn publish(&self, decision: LoadSchedulerDecision, now: Nanos) {
-        self.queue.with_source(|_, load| load.decide(decision, now));
-    }
-
-    /// Replaces the tokens per workload label.
-    pub(crate) fn set_estimates(&self, estimates: WorkloadTokens) {
-        *lock(&self.estimates) = estimates;
-    }
-
-    /// Returns the tokens granted and rejected since the last call.
-    pub(crate) fn take_demand(&self) -> Demand {
-        self.queue
-            .with_source(|_, load| std::mem::take(&mut load.demand))
-    }
-
-    pub(crate) fn workloads(&self) -> &Workloads {
-        &self.workloads
-    }
-
-    pub(crate) fn denied_code(&self) -> i32 {
-        self.workloads.denied_code()
-    }
-
-    /// Returns the parameters of a flow, with the tokens of its workload by the current estimates.
-    pub(crate) fn request<'a>(
-        &'a self,
-        flow: &EngineFlow<'a, '_>,
-        now: Nanos,
-    ) -> WorkloadRequest<'a> {
-        let estimates = lock(&self.estimates).clone();
-        self.workloads.request(flow, now, Some(&estimates))
-    }
-
-    pub(crate) fn schedule(&self, flow: &EngineFlow<'_, '_>, now: Nanos) -> ScheduleResult {
+impl Scheduler for LoadScheduler {
+    fn schedule(&self, flow: &EngineFlow<'_, '_>, now: Nanos) -> ScheduleResult {
         let request = self.request(flow, now);
         if request.tokens == 0.0 {
             return accept_without_tokens();
@@ -194,8 +156,63 @@ impl LoadScheduler {
         self.queue.schedule(&request, now)
     }
 
-    pub(crate) fn revert(&self, consumed: f64, now: Nanos) {
+    fn workloads(&self) -> &Workloads {
+        &self.workloads
+    }
+
+    /// The tokens of the workload come from the current estimates.
+    fn request<'a>(&'a self, flow: &EngineFlow<'a, '_>, now: Nanos) -> WorkloadRequest<'a> {
+        let estimates = lock(&self.estimates).clone();
+        self.workloads.request(flow, now, Some(&estimates))
+    }
+
+    fn latency(&self) -> Option<&Arc<WorkloadLatency>> {
+        self.latency.as_ref()
+    }
+}
+
+impl PolicyComponent for LoadScheduler {
+    fn reported_kind(&self) -> ReportedKind {
+        ReportedKind::LoadScheduler
+    }
+
+    fn step(&self) -> DecisionStep {
+        DecisionStep::Schedulers
+    }
+
+    fn denied_code(&self) -> i32 {
+        self.workloads.denied_code()
+    }
+
+    fn revert(&self, _: &EngineFlow<'_, '_>, consumed: f64, now: Nanos) {
         self.queue.return_tokens(consumed, None, now);
+    }
+}
+
+impl Actuator for LoadScheduler {
+    fn apply(&self, setting: Setting, now: Nanos) -> bool {
+        let Setting::Load(decision) = setting else {
+            return false;
+        };
+        if let Some(tokens) = decision.tokens {
+            *lock(&self.estimates) = tokens;
+        }
+        let decision = LoadSchedulerDecision {
+            load_multiplier: decision.load_multiplier,
+            pass_through: decision.pass_through,
+            valid_until: decision.valid_until,
+        };
+        self.queue.with_source(|_, load| load.decide(decision, now));
+        true
+    }
+
+    fn take_demand(&self) -> Demand {
+        self.queue
+            .with_source(|_, load| std::mem::take(&mut load.demand))
+    }
+
+    fn workload_tokens(&self, now: Nanos) -> Option<WorkloadTokens> {
+        Some(self.latency.as_ref()?.tokens(now))
     }
 }
 

@@ -3,13 +3,16 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
-use super::ScheduleResult;
 use super::queue_store::QueueStore;
 use super::token_source::{SourceReply, TakeRequest, TokenGrant, TokenSource};
 use super::workload::Workloads;
+use super::{ScheduleResult, Scheduler};
 use crate::engine::clock::Nanos;
-use crate::engine::component::ComponentContext;
-use crate::engine::decision::{ComponentDecision, DecisionWithSlot};
+use crate::engine::component::{
+    ComponentContext, FillTimes, FromPolicy, PolicyComponent, ReportedKind,
+};
+use crate::engine::control::{Actuator, Setting};
+use crate::engine::decision::{ComponentDecision, DecisionStep, DecisionWithSlot};
 use crate::engine::engine_flow::{DEADLINE_MARGIN, EngineFlow, NO_DEADLINE};
 use crate::engine::limiters::BucketParams;
 use crate::engine::limiters::bucket::CapacityHighWater;
@@ -22,7 +25,7 @@ use crate::engine::limiters::lazy_sync::LazySyncAccount;
 use crate::engine::store::{EvictionLoss, StoreLimits, StoredState};
 use crate::engine::sync::Mutex;
 use crate::engine::sync::lock;
-use crate::policy;
+use crate::policy::{self, ComponentKind};
 
 /// How many newcomers may overtake a flow that waits for tokens.
 pub(super) const MAX_OVERTAKING: u32 = 3;
@@ -52,7 +55,33 @@ pub(crate) struct QuotaRules {
 }
 
 impl QuotaScheduler {
-    pub(crate) fn new(spec: &policy::QuotaScheduler, context: &ComponentContext) -> Self {
+    /// Returns the signals.
+    fn inputs(&self) -> &BucketInputs {
+        &self.queues.rules().inputs
+    }
+
+    fn key<'a>(&self, flow: &EngineFlow<'a, '_>) -> FlowKey<'a> {
+        match &self.label_key {
+            None => FlowKey::Present(""),
+            Some(label) => flow
+                .labels
+                .get(label)
+                .map_or(FlowKey::Missing, FlowKey::Present),
+        }
+    }
+}
+
+impl FromPolicy for QuotaScheduler {
+    type Spec = policy::QuotaScheduler;
+
+    fn spec(kind: &ComponentKind) -> Option<&Self::Spec> {
+        match kind {
+            ComponentKind::QuotaScheduler(spec) => Some(spec),
+            _ => None,
+        }
+    }
+
+    fn new(spec: &Self::Spec, context: &ComponentContext) -> Self {
         let bucket = &spec.bucket;
         let rules = bucket_rules(bucket, context);
         let limits = StoreLimits {
@@ -84,7 +113,7 @@ impl QuotaScheduler {
     /// Returns the scheduler of a changed policy, sharing the buckets and queues of this one.
     /// Returns `None` if they are different ones, because the label or the kind of sync has
     /// changed.
-    pub(crate) fn successor(&self, spec: &policy::QuotaScheduler) -> Option<Self> {
+    fn successor(&self, spec: &Self::Spec, _: &ComponentContext) -> Option<Self> {
         let lazy = spec.bucket.lazy_sync.is_some();
         let same = self.label_key == spec.bucket.limit_by_label_key;
         (same && self.queues.rules().lazy == lazy).then(|| Self {
@@ -95,12 +124,7 @@ impl QuotaScheduler {
     }
 
     /// Applies the values of its policy, now that the policy is in force.
-    pub(crate) fn take_over(
-        &self,
-        spec: &policy::QuotaScheduler,
-        context: &ComponentContext,
-        now: Nanos,
-    ) {
+    fn take_over(&self, _: &Self, spec: &Self::Spec, context: &ComponentContext, now: Nanos) {
         let quota_rules = self.queues.rules();
         let from = quota_rules.current();
         let rules = bucket_rules(&spec.bucket, context);
@@ -117,38 +141,10 @@ impl QuotaScheduler {
             tokens.migrate(&from, &to, more, now);
         });
     }
+}
 
-    /// Returns the signals.
-    pub(crate) fn inputs(&self) -> &BucketInputs {
-        &self.queues.rules().inputs
-    }
-
-    pub(crate) fn bucket_params(&self) -> BucketParams {
-        let quota_rules = self.queues.rules();
-        quota_rules.current().params
-    }
-
-    /// Returns the label key of the buckets; `None` if all flows share one.
-    pub(crate) fn label_key(&self) -> Option<&str> {
-        self.label_key.as_deref()
-    }
-
-    /// Returns the label key that the scheduler limits by, or `None` if it accepts every flow.
-    pub(crate) fn active_label_key(&self) -> Option<&str> {
-        self.label_key
-            .as_deref()
-            .filter(|_| !self.inputs().passes_all())
-    }
-
-    pub(crate) fn workloads(&self) -> &Workloads {
-        &self.workloads
-    }
-
-    pub(crate) fn denied_code(&self) -> i32 {
-        self.workloads.denied_code()
-    }
-
-    pub(crate) fn schedule(&self, flow: &EngineFlow<'_, '_>, now: Nanos) -> ScheduleResult {
+impl Scheduler for QuotaScheduler {
+    fn schedule(&self, flow: &EngineFlow<'_, '_>, now: Nanos) -> ScheduleResult {
         if self.inputs().passes_all() {
             return accept_unlimited(false);
         }
@@ -162,9 +158,25 @@ impl QuotaScheduler {
         self.queues.queue(key, now).schedule(&request, now)
     }
 
-    /// Returns the tokens of a flow that was granted them here and then rejected by another
-    /// component.
-    pub(crate) fn revert(&self, flow: &EngineFlow<'_, '_>, consumed: f64, now: Nanos) {
+    fn workloads(&self) -> &Workloads {
+        &self.workloads
+    }
+}
+
+impl PolicyComponent for QuotaScheduler {
+    fn reported_kind(&self) -> ReportedKind {
+        ReportedKind::QuotaScheduler
+    }
+
+    fn step(&self) -> DecisionStep {
+        DecisionStep::Schedulers
+    }
+
+    fn denied_code(&self) -> i32 {
+        self.workloads.denied_code()
+    }
+
+    fn revert(&self, flow: &EngineFlow<'_, '_>, consumed: f64, now: Nanos) {
         if let FlowKey::Present(key) = self.key(flow)
             && consumed > 0.0
             && !self.inputs().passes_all()
@@ -175,22 +187,41 @@ impl QuotaScheduler {
         }
     }
 
-    fn key<'a>(&self, flow: &EngineFlow<'a, '_>) -> FlowKey<'a> {
-        match &self.label_key {
-            None => FlowKey::Present(""),
-            Some(label) => flow
-                .labels
-                .get(label)
-                .map_or(FlowKey::Missing, FlowKey::Present),
-        }
+    fn label_key(&self) -> Option<&str> {
+        self.label_key.as_deref()
     }
 
-    pub(crate) fn keys(&self) -> usize {
+    fn required_label_key(&self) -> Option<&str> {
+        self.label_key
+            .as_deref()
+            .filter(|_| !self.inputs().passes_all())
+    }
+
+    fn fill_times(&self, remaining: f64) -> Option<FillTimes> {
+        Some(self.queues.rules().current().params.fill_times(remaining))
+    }
+
+    fn keys(&self) -> usize {
         self.queues.len()
     }
 
-    pub(crate) fn evicted(&self) -> u64 {
+    fn evicted(&self) -> u64 {
         self.queues.evicted()
+    }
+}
+
+impl Actuator for QuotaScheduler {
+    fn apply(&self, setting: Setting, _: Nanos) -> bool {
+        let Setting::Bucket {
+            capacity,
+            fill,
+            pass_through,
+        } = setting
+        else {
+            return false;
+        };
+        self.inputs().set(capacity, fill, pass_through);
+        true
     }
 }
 

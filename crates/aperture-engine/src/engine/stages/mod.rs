@@ -54,20 +54,18 @@ pub(crate) fn run_all(
     let schedulers: SmallVec<[&Arc<ComponentEntry>; 4]> = matching
         .iter()
         .map(|at| index.component(*at))
-        .filter(|component| component.limiter.step() >= DecisionStep::Concurrency)
+        .filter(|component| component.step >= DecisionStep::Concurrency)
         .collect();
     for (at, step) in QUEUEING_STEPS.into_iter().enumerate() {
         if step == DecisionStep::Schedulers && observer.look_up(flow, clock) {
             break;
         }
-        let own = schedulers
-            .iter()
-            .filter(|component| component.limiter.step() == step);
+        let own = schedulers.iter().filter(|component| component.step == step);
         let mut round = SchedulerRound::begin(step, own.copied(), flow, now);
         if round.poll_members(now, None).is_pending() {
             let later = schedulers
                 .iter()
-                .filter(|component| QUEUEING_STEPS[at + 1..].contains(&component.limiter.step()))
+                .filter(|component| QUEUEING_STEPS[at + 1..].contains(&component.step))
                 .map(|component| Arc::clone(component))
                 .collect();
             return StepProgress::Waits(Box::new(Suspended { round, later }));
@@ -99,14 +97,14 @@ fn run_immediate(
         let mut decisions = 0;
         for &at in matching {
             let component = index.component(at);
-            if component.limiter.step() != step {
+            if component.step != step {
                 continue;
             }
-            let DecisionWithSlot { decision, slot } = component.limiter.decide(flow, now);
+            let DecisionWithSlot { decision, slot } = component.component.decide(flow, now);
             observer.on_decision(flow, component, &decision);
             decisions += 1;
             if component.rejects(&decision) {
-                denied = Some(component.limiter.denied_code());
+                denied = Some(component.component.denied_code());
                 unsatisfiable |= decision.unsatisfiable;
             } else if decision.dropped {
                 continue;

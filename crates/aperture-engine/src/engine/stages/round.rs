@@ -75,7 +75,7 @@ impl SchedulerRound {
     ) -> Self {
         let members = members.map(|component| {
             component.check_budget(flow);
-            let scheduled = match component.limiter.schedule(flow, now) {
+            let scheduled = match component.component.schedule(flow, now) {
                 // No flow waits for a component that is not enforced.
                 ScheduleResult::Queued(waiter) if component.is_dry_run() => {
                     drop(waiter);
@@ -169,7 +169,7 @@ impl SchedulerRound {
         for (component, decided) in components.iter().zip(decided) {
             observer.on_decision(flow, component, &decided.decision);
             if component.rejects(&decided.decision) {
-                denied = Some(component.limiter.denied_code());
+                denied = Some(component.component.denied_code());
             } else if !decided.decision.dropped {
                 granted.push((component, decided.decision, decided.slot));
             }
