@@ -17,8 +17,7 @@ use crate::engine::engine_flow::{DEADLINE_MARGIN, EngineFlow};
 use crate::engine::held_slots::{HeldSlot, SlotOwner};
 use crate::engine::request_id::RequestId;
 use crate::engine::store::{EvictionLoss, Store, StoreLimits, StoredState};
-use crate::engine::sync::Mutex;
-use crate::engine::sync::lock;
+use crate::engine::sync::{Mutex, lock};
 use crate::policy::{self, ComponentKind};
 
 /// One concurrency limiter of a policy.

@@ -2,6 +2,7 @@
 
 pub(super) mod bucket;
 pub(super) mod bucket_inputs;
+pub(super) mod capacity_high_water;
 pub(super) mod concurrency_limiter;
 pub(super) mod flow_key;
 pub(super) mod in_flight_slots;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::Limiter;
-use super::bucket::CapacityHighWater;
 use super::bucket_inputs::BucketInputs;
+use super::capacity_high_water::CapacityHighWater;
 use super::flow_key::{FlowKey, requested_tokens};
 use super::key_bucket::{BucketDecision, BucketRequest, BucketRules, PlainBucket, bucket_rules};
 use super::lazy_sync::LazySyncAccount;

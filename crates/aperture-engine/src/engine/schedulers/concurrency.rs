@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use super::accepted::{accept_unlimited, accept_without_tokens};
 use super::queue_store::QueueStore;
-use super::quota::{accept_unlimited, accept_without_tokens};
 use super::token_source::{SourceReply, TakeRequest, TokenGrant, TokenSource};
 use super::workload::Workloads;
 use super::{ScheduleResult, Scheduler};

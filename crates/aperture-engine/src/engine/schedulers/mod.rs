@@ -1,9 +1,13 @@
 //! The components that queue flows: weighted fair queues in front of tokens or slots.
 
+mod accepted;
 mod concurrency;
+mod demand;
 mod load;
+mod load_tokens;
 mod queue_store;
 mod quota;
+mod quota_tokens;
 mod token_source;
 mod wait_queue;
 mod waiter;

@@ -6,6 +6,9 @@ use crate::engine::clock::Nanos;
 use crate::engine::request_id::RequestId;
 use crate::engine::store::EvictionLoss;
 
+/// How many newcomers may overtake a flow that waits for tokens.
+pub(super) const MAX_OVERTAKING: u32 = 3;
+
 /// A request for tokens from a source.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TakeRequest {

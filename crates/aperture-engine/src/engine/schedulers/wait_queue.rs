@@ -18,8 +18,7 @@ use crate::engine::clock::{Clock, Nanos, nanos};
 use crate::engine::decision::{ComponentDecision, DecisionWithSlot, OrderShift};
 use crate::engine::held_slots::{HeldSlot, SlotOwner};
 use crate::engine::request_id::RequestId;
-use crate::engine::sync::Mutex;
-use crate::engine::sync::lock;
+use crate::engine::sync::{Mutex, lock};
 
 /// How many requests are decided at once. Between batches, other threads get the lock.
 const BATCH_SIZE: usize = 32;
