@@ -19,7 +19,7 @@ const TURNS: &str = "registry-test-turns";
 
 /// Accepts every second flow.
 #[derive(Debug)]
-pub(super) struct TurnTaker {
+pub(crate) struct TurnTaker {
     /// Shared with the component that takes over in a reload.
     flows: Arc<AtomicU64>,
     denied_code: i32,
