@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use super::Engine;
 use super::clock::nanos;
-use super::limiters::Component;
-use super::schedulers::LoadSchedulerDecision;
+use super::control::{Actuator as _, LoadDecision, Setting};
 
 /// A setting that a control loop would apply to a component, given by hand for the replay of
 /// recordings.
@@ -33,33 +32,24 @@ impl Engine {
         let now = nanos(self.shared.clock.now());
         let live = self.shared.live.load();
         let mut found = false;
-        for component in live.index.components() {
-            if *component.component_id != *component_id {
+        for entry in live.index.components() {
+            if *entry.component_id != *component_id {
                 continue;
             }
-            found |= match (&*component.limiter, actuation) {
-                (Component::Sampler(sampler), Actuation::AcceptPercentage(percentage)) => {
-                    sampler.set_percentage(percentage);
-                    true
-                }
-                (
-                    Component::LoadScheduler(scheduler),
-                    Actuation::Load {
-                        load_multiplier,
-                        pass_through,
-                        valid_until,
-                    },
-                ) => {
-                    let decision = LoadSchedulerDecision {
-                        load_multiplier,
-                        pass_through,
-                        valid_until: valid_until.map(nanos),
-                    };
-                    scheduler.publish(decision, now);
-                    true
-                }
-                _ => false,
+            let setting = match actuation {
+                Actuation::AcceptPercentage(percentage) => Setting::AcceptPercentage(percentage),
+                Actuation::Load {
+                    load_multiplier,
+                    pass_through,
+                    valid_until,
+                } => Setting::Load(LoadDecision {
+                    load_multiplier,
+                    pass_through,
+                    valid_until: valid_until.map(nanos),
+                    tokens: None,
+                }),
             };
+            found |= entry.component.apply(setting, now);
         }
         found
     }

@@ -1,15 +1,11 @@
-//! Decisions for callers that need the full report.
+//! Checks for callers that need the full report, and what all checks with a collector share.
 
-use super::cache::CacheLookupStage;
-use super::clock::nanos;
-use super::flux_meter::FlowTimer;
-use super::pending::{OwnedFlow, ReportParts, WaitingFlow};
-use super::report::Collector;
-use super::snapshot::Snapshot;
-use super::stages::{self, EngineDenial, EngineFlow, Observer, StepProgress, Suspended};
-use super::ticket::{HeldSlots, TicketExtras};
-use super::undecided::DecisionTracker;
-use super::{CheckInput, CheckReport, Engine, EngineShared, EngineTicket, PendingReport};
+use super::collector::{DecisionEnd, OutputCollector, ReportCollector};
+use super::flow_timer::FlowTimer;
+use super::owned_flow::OwnedFlow;
+use super::pending::{PendingDecision, WaitingFlow};
+use super::run::{Decided, RunEnd, RunOptions};
+use super::{CheckInput, CheckReport, Engine, EngineTicket, PendingReport};
 
 impl Engine {
     /// Decides about a flow at once and returns the full report. A scheduler rejects the flow if it
@@ -19,34 +15,9 @@ impl Engine {
     /// [`flow_end`](Self::flow_end), or until they expire.
     #[must_use]
     pub fn check(&self, input: &CheckInput<'_, '_>) -> CheckReport {
-        let flow = input.flow();
-        let live = self.shared.live.load();
-        let meters = live.matched(&flow);
-        let mut collector = self.collector(input);
-        let mut held = HeldSlots::new();
-        let (progress, undecided) = self.run(&live, &flow, &mut collector, &mut held);
-        let denied = match progress {
-            StepProgress::Done(result) => result.err(),
-            StepProgress::Waits(suspended) => {
-                let result =
-                    self.finish_without_waiting(*suspended, &flow, &mut collector, &mut held);
-                result.err()
-            }
-        };
-        EngineTicket::new(held).leave_open();
-        let mut report = collector.report(&flow, &meters, denied, input.expect_end);
-        report.undecided = undecided;
+        let (report, ticket) = self.check_at_once(input, ReportCollector::new(input));
+        ticket.leave_open();
         report
-    }
-
-    fn collector<'a, 'p>(&'a self, input: &CheckInput<'a, 'p>) -> Collector<'a, 'p> {
-        Collector {
-            decisions: Some(Vec::new()),
-            quotas: input.params.quotas.then(Vec::new),
-            lookup_stage: input
-                .cache_lookup
-                .then(|| CacheLookupStage::new(&self.shared.caches, input.params)),
-        }
     }
 
     /// Decides about a flow, which may have to wait, and returns a future of the full report.
@@ -83,107 +54,67 @@ impl Engine {
     /// # }).unwrap();
     /// ```
     pub fn start(&self, input: &CheckInput<'_, '_>) -> PendingReport {
+        PendingReport::new(self.start_check(input, ReportCollector::new(input)))
+    }
+
+    /// Decides about a flow at once: schedulers reject it if it would have to wait.
+    pub(super) fn check_at_once<C: OutputCollector>(
+        &self,
+        input: &CheckInput<'_, '_>,
+        collector: C,
+    ) -> C::Output {
+        match self.run_check(input, collector, false) {
+            PendingDecision::Decided(Some(output)) => output,
+            _ => unreachable!("a flow that may not wait is decided at once"),
+        }
+    }
+
+    /// Decides about a flow, which may have to wait unless it is in shadow mode.
+    pub(super) fn start_check<C: OutputCollector>(
+        &self,
+        input: &CheckInput<'_, '_>,
+        collector: C,
+    ) -> PendingDecision<C> {
+        self.run_check(input, collector, !input.params.shadow)
+    }
+
+    fn run_check<C: OutputCollector>(
+        &self,
+        input: &CheckInput<'_, '_>,
+        mut collector: C,
+        may_wait: bool,
+    ) -> PendingDecision<C> {
         let flow = input.flow();
+        // Loaded once, so that the entire decision uses the same snapshot.
         let live = self.shared.live.load();
-        let meters = live.matched(&flow);
-        let mut collector = self.collector(input);
-        let mut held = HeldSlots::new();
-        let (progress, undecided) = self.run(&live, &flow, &mut collector, &mut held);
-        let progress = match progress {
-            StepProgress::Waits(suspended) if input.params.shadow => StepProgress::Done(
-                self.finish_without_waiting(*suspended, &flow, &mut collector, &mut held),
-            ),
-            progress => progress,
+        let options = RunOptions {
+            lookup: input.cache_lookup.then_some(input.params),
+            may_wait,
         };
-        match progress {
-            StepProgress::Done(result) => {
-                // The cache lookup is part of the report.
-                let extras = TicketExtras {
-                    quotas: collector.quotas.take().unwrap_or_default(),
-                    ..TicketExtras::default()
-                };
-                let mut report = collector.report(&flow, &meters, result.err(), input.expect_end);
-                report.undecided = undecided;
+        let run = self.run(&live, &flow, options, &mut collector, |_, run| run);
+        let meters = live.matched(&flow);
+        match run {
+            RunEnd::Decided(Decided {
+                result,
+                held,
+                undecided,
+            }) => {
                 let flow_timer = FlowTimer::begin(self, meters);
                 let ticket = EngineTicket::new(held).with_flow_timer(flow_timer);
-                PendingReport::done(report, ticket.with_extras(extras))
+                PendingDecision::Decided(Some(collector.finish(DecisionEnd {
+                    flow: &flow,
+                    result,
+                    undecided,
+                    ticket,
+                })))
             }
-            StepProgress::Waits(suspended) => {
-                let Collector {
-                    decisions,
-                    quotas,
-                    lookup_stage,
-                } = collector;
-                let parts = ReportParts {
-                    decisions,
-                    looks_up: input.cache_lookup,
-                    found: lookup_stage.and_then(|lookup_stage| lookup_stage.found),
-                    quotas,
-                };
+            RunEnd::Waits(suspended, held) => {
                 let flow = OwnedFlow::new(&flow, input.params, &*self.shared.clock);
-                let waiting = WaitingFlow::new(self, flow, *suspended, held, parts, meters);
-                PendingReport::waits(waiting, input.expect_end)
+                let looks_up = input.cache_lookup;
+                let waiting =
+                    WaitingFlow::new(self, flow, *suspended, held, collector, looks_up, meters);
+                PendingDecision::Waits(Box::pin(waiting))
             }
         }
-    }
-
-    /// Decides about a flow that must not wait: schedulers reject it if it would have to.
-    pub(super) fn finish_without_waiting(
-        &self,
-        mut suspended: Suspended,
-        flow: &EngineFlow<'_, '_>,
-        observer: &mut impl Observer,
-        held: &mut HeldSlots,
-    ) -> Result<(), EngineDenial> {
-        let mut tracker = DecisionTracker::new(observer);
-        let result = loop {
-            // Reject at once, so that no round waits.
-            suspended.round.reject_waiting();
-            if let Some(result) = suspended.resume(flow, &mut tracker, held, &*self.shared.clock) {
-                break result;
-            }
-        };
-        self.shared.decision_counters.count(result.is_ok());
-        result
-    }
-
-    /// Runs the control loops that are due, because they may change what the components decide.
-    #[inline(always)]
-    pub(super) fn tick_loops(&self, live: &Snapshot) {
-        if live.control.is_on() {
-            live.control.catch_up(nanos(self.shared.clock.now()));
-        }
-    }
-
-    /// Decides about a flow as far as possible without waiting. The flag is true if the flow was
-    /// accepted and no component decided about it. Flows that wait are counted when they are
-    /// decided.
-    pub(super) fn run(
-        &self,
-        live: &Snapshot,
-        flow: &EngineFlow<'_, '_>,
-        observer: &mut impl Observer,
-        held: &mut HeldSlots,
-    ) -> (StepProgress, bool) {
-        let EngineShared {
-            clock,
-            decision_counters,
-            ..
-        } = &*self.shared;
-        self.tick_loops(live);
-        let mut tracker = DecisionTracker::new(observer);
-        let progress = stages::run(&live.index, &**clock, flow, &mut tracker, held);
-        let mut undecided = false;
-        if let StepProgress::Done(result) = &progress {
-            decision_counters.count(result.is_ok());
-            undecided = result.is_ok() && !tracker.decided;
-        }
-        if undecided {
-            decision_counters.count_undecided();
-        }
-        if !tracker.selected {
-            self.shared.unselected.note(live, flow.control_point);
-        }
-        (progress, undecided)
     }
 }

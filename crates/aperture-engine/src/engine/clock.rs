@@ -9,8 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::store::lock;
-use super::sync::{AtomicU64, Mutex};
+use super::sync::{AtomicU64, Mutex, lock};
 
 /// Nanoseconds since the clock's origin; the type covers 292 years.
 pub(crate) type Nanos = i64;

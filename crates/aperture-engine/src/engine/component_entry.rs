@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::clock::{Nanos, duration, nanos};
-use super::limiters::{Component, ComponentDecision};
-use super::report::LimiterReason;
-use super::stages::EngineFlow;
+use super::decision::{ComponentDecision, DecisionStep};
+use super::engine_flow::EngineFlow;
+use super::registry::Component;
 use crate::flow::Quota;
 use crate::policy::{Policy, Selector};
 
@@ -21,7 +21,9 @@ pub(crate) struct ComponentEntry {
     pub(crate) policy_hash: Arc<str>,
     pub(crate) component_id: Arc<str>,
     /// Shared with waiting and running flows, and with the index after a reload.
-    pub(crate) limiter: Arc<Component>,
+    pub(crate) component: Arc<Component>,
+    /// The step in which the component decides.
+    pub(crate) step: DecisionStep,
     /// The parameters of the component as text. A reload compares them to decide whether the state
     /// can stay.
     pub(super) parameters: Arc<str>,
@@ -45,7 +47,7 @@ impl ComponentEntry {
     pub(crate) fn new(
         policy: &Policy,
         id: &Arc<str>,
-        limiter: Arc<Component>,
+        component: Arc<Component>,
         parameters: Arc<str>,
         before: Option<&Self>,
     ) -> Self {
@@ -55,14 +57,15 @@ impl ComponentEntry {
             hashes
         });
         former_hashes.retain(|former| *former != policy.hash);
-        let queue_timeout = limiter.longest_queue_timeout();
+        let queue_timeout = component.longest_queue_timeout();
         let excess = former_hashes.len().saturating_sub(FORMER_HASHES);
         former_hashes.drain(..excess);
         Self {
             policy_name: Arc::clone(&policy.name),
             policy_hash: Arc::clone(&policy.hash),
             component_id: Arc::clone(id),
-            limiter,
+            step: component.step(),
+            component,
             parameters,
             former_hashes,
             dry_run: None,
@@ -130,13 +133,13 @@ impl ComponentEntry {
         flow: &EngineFlow<'_, '_>,
         decision: &ComponentDecision,
     ) -> bool {
-        decision.reason != LimiterReason::KeyNotFound || !self.was_skipped(flow)
+        !decision.key_missing || !self.was_skipped(flow)
     }
 
     #[cold]
     #[inline(never)]
     fn was_skipped(&self, flow: &EngineFlow<'_, '_>) -> bool {
-        let Some(_label) = self.limiter.missing_label(flow) else {
+        let Some(_label) = self.component.missing_label(flow) else {
             return false;
         };
         let mut control_points = self.control_points.iter();
@@ -169,7 +172,7 @@ impl ComponentEntry {
     #[cold]
     #[inline(never)]
     fn warn_of_budget(&self, flow: &EngineFlow<'_, '_>) {
-        let Some((_workload, timeout)) = self.limiter.queue_timeout(flow) else {
+        let Some((_workload, timeout)) = self.component.queue_timeout(flow) else {
             return;
         };
         if flow.time_left < nanos(timeout) && !self.warned_of_budget.swap(true, Ordering::Relaxed) {
@@ -191,7 +194,8 @@ impl ComponentEntry {
     /// Returns the quota to report for a decision, if the component has one.
     pub(crate) fn quota(&self, decision: &ComponentDecision) -> Option<Quota> {
         let counts = decision.evaluated && !self.is_dry_run();
-        let params = self.limiter.bucket_params().filter(|_| counts)?;
+        let times = self.component.fill_times(decision.remaining);
+        let times = times.filter(|_| counts)?;
         let mut quota = Quota::from_tokens(
             Arc::clone(&self.policy_name),
             Arc::clone(&self.component_id),
@@ -199,10 +203,10 @@ impl ComponentEntry {
             decision.dropped,
         )?;
         let before = |time: Nanos| (time > 0).then(|| duration(time));
-        quota.window = before(params.time_to_fill(params.capacity));
+        quota.window = before(times.whole);
         quota.reset = before(match decision.dropped {
             true => decision.wait,
-            false => params.time_to_fill(params.capacity - decision.remaining),
+            false => times.rest,
         });
         Some(quota)
     }

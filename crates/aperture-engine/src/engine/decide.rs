@@ -2,18 +2,17 @@
 
 use std::time::Duration;
 
-use super::cache::CacheLookupStage;
-use super::clock::nanos;
-use super::flux_meter::FlowTimer;
-use super::limiters::DecisionWithSlot;
-use super::pending::{OwnedFlow, ReportParts, WaitingFlow};
-use super::report::Collector;
+use super::check_input::CheckInput;
+use super::collector::{NoReport, VerdictCollector};
+use super::engine_flow::EngineFlow;
+use super::flow_timer::FlowTimer;
+use super::owned_flow::OwnedFlow;
+use super::pending::{PendingDecision, WaitingFlow};
+use super::run::{Decided, RunEnd, RunOptions};
 use super::snapshot::Snapshot;
-use super::stages::{DecisionStep, EngineDenial, EngineFlow, StepProgress};
-use super::ticket::{HeldSlots, TicketExtras};
-use super::{CheckInput, Engine, EnginePending, EngineTicket, clock};
+use super::{Engine, EnginePending, EngineTicket};
 use crate::flow::encode::encode_baggage;
-use crate::flow::{Check, Decider, Denial, FlowParams, HttpAttributes, Verdict};
+use crate::flow::{Check, Decider, FlowParams, HttpAttributes, Verdict};
 
 /// The flow's [budget](FlowParams::budget) is its deadline, also while it waits in queues. With 10
 /// ms or less, a component that would have to read its state rejects the flow, as an Agent does. A
@@ -105,23 +104,9 @@ impl Engine {
         ticket: impl Fn(EngineTicket) -> T,
         pending: impl FnOnce(EnginePending) -> F,
     ) -> Check<T, F> {
-        let input = CheckInput::new(control_point, params);
-        let flow = input.deadline(context.budget).flow();
-        // Loaded once, so that the entire decision uses the same snapshot.
-        let live = self.shared.live.load();
-        let looks_up = params.result_cache_key.is_some() || !params.global_cache_keys.is_empty();
-        // Most flows are selected by one limiter that decides at once, or by none.
-        let only = match *live.index.matching(&flow) {
-            _ if looks_up || flow.ramp_mode || params.quotas => None,
-            [] => Some(None),
-            [only] => {
-                let component = live.index.component(only);
-                (component.limiter.step() == DecisionStep::Limiters).then_some(Some(component))
-            }
-            _ => None,
-        };
-        let Some(only) = only else {
-            return match self.decide_in_steps(&live, &flow, params, context) {
+        let input = CheckInput::new(control_point, params).deadline(context.budget);
+        if input.cache_lookup || params.quotas {
+            return match self.decide_with_extras(&input, context) {
                 Check::Ready(Verdict::Accepted(it)) => Check::Ready(Verdict::Accepted(ticket(it))),
                 Check::Ready(Verdict::Rejected(denial, it)) => {
                     Check::Ready(Verdict::Rejected(denial, ticket(it)))
@@ -131,131 +116,57 @@ impl Engine {
                 }
                 Check::Pending(it) => Check::Pending(pending(it)),
             };
+        }
+        let flow = input.flow();
+        // Loaded once, so that the entire decision uses the same snapshot.
+        let live = self.shared.live.load();
+        let options = RunOptions {
+            lookup: None,
+            may_wait: !params.shadow,
         };
-
-        self.tick_loops(&live);
-        let mut slot = None;
-        if let Some(component) = only {
-            let limiter = &*component.limiter;
-            let DecisionWithSlot {
-                decision,
-                slot: granted_slot,
-            } = limiter.decide(&flow, nanos(self.shared.clock.now()));
-            if component.rejects(&decision) {
-                self.shared.decision_counters.count(false);
-                let denied = DecisionStep::Limiters.denial(limiter.denied_code(), decision.wait);
-                let it = EngineTicket::new(HeldSlots::new())
-                    .with_flow_timer(self.start_flow_timer(&live, &flow));
-                return Check::Ready(Verdict::Rejected(denied.into(), ticket(it)));
+        self.run(&live, &flow, options, &mut NoReport, |_, run| match run {
+            RunEnd::Decided(Decided {
+                result: Ok(()),
+                held,
+                undecided,
+            }) => {
+                context.undecided = undecided;
+                if live.times_flows() {
+                    let flow_timer = self.start_flow_timer(&live, &flow);
+                    let it = EngineTicket::new(held).with_flow_timer(flow_timer);
+                    return Check::Ready(Verdict::Accepted(ticket(it)));
+                }
+                Check::Ready(Verdict::Accepted(ticket(EngineTicket::new(held))))
             }
-            slot = granted_slot;
-            if !component.has_decided(&flow, &decision) {
-                self.record_undecided(context);
+            RunEnd::Decided(Decided {
+                result: Err(denied),
+                held,
+                ..
+            }) => {
+                let flow_timer = self.start_flow_timer(&live, &flow);
+                let it = EngineTicket::new(held).with_flow_timer(flow_timer);
+                Check::Ready(Verdict::Rejected(denied.into(), ticket(it)))
             }
-        } else {
-            self.shared.unselected.note(&live, control_point);
-            self.record_undecided(context);
-        }
-        self.shared.decision_counters.count(true);
-        if live.times_flows() {
-            let it = EngineTicket::new(HeldSlots::of(slot))
-                .with_flow_timer(self.start_flow_timer(&live, &flow));
-            return Check::Ready(Verdict::Accepted(ticket(it)));
-        }
-        Check::Ready(Verdict::Accepted(ticket(EngineTicket::new(HeldSlots::of(
-            slot,
-        )))))
+            RunEnd::Waits(suspended, held) => {
+                let meters = live.matched(&flow);
+                let flow = OwnedFlow::new(&flow, params, &*self.shared.clock);
+                let collector = VerdictCollector::default();
+                let waiting =
+                    WaitingFlow::new(self, flow, *suspended, held, collector, false, meters);
+                Check::Pending(pending(EnginePending::new(Box::pin(waiting))))
+            }
+        })
     }
 
-    fn record_undecided(&self, context: &mut DecideContext) {
-        self.shared.decision_counters.count_undecided();
-        context.undecided = true;
-    }
-
+    /// Decides about a flow that asks for quotas, or for a cache lookup.
     #[inline(never)]
-    fn decide_in_steps(
+    fn decide_with_extras(
         &self,
-        live: &Snapshot,
-        flow: &EngineFlow<'_, '_>,
-        params: &FlowParams<'_>,
+        input: &CheckInput<'_, '_>,
         context: &mut DecideContext,
     ) -> Check<EngineTicket, EnginePending> {
-        let mut held = HeldSlots::new();
-        let lookup_stage = CacheLookupStage::if_requested(&self.shared.caches, params);
-        let looks_up = lookup_stage.is_some();
-        let (progress, extras) = match lookup_stage {
-            lookup_stage if params.quotas || params.shadow => {
-                self.decide_with_collector(live, flow, params, context, lookup_stage, &mut held)
-            }
-            None => {
-                let (progress, undecided) = self.run(live, flow, &mut (), &mut held);
-                context.undecided = undecided;
-                (progress, TicketExtras::default())
-            }
-            Some(mut lookup_stage) => {
-                let (progress, undecided) = self.run(live, flow, &mut lookup_stage, &mut held);
-                context.undecided = undecided;
-                let extras = TicketExtras {
-                    cached: lookup_stage.found,
-                    ..TicketExtras::default()
-                };
-                (progress, extras)
-            }
-        };
-        match progress {
-            StepProgress::Done(result) => {
-                let ticket =
-                    EngineTicket::new(held).with_flow_timer(self.start_flow_timer(live, flow));
-                Check::Ready(verdict(result, ticket.with_extras(extras)))
-            }
-            StepProgress::Waits(suspended) => {
-                let parts = ReportParts {
-                    decisions: None,
-                    looks_up,
-                    found: extras.cached,
-                    quotas: params.quotas.then_some(extras.quotas),
-                };
-                let meters = live.matched(flow);
-                let flow = OwnedFlow::new(flow, params, &*self.shared.clock);
-                let waiting = WaitingFlow::new(self, flow, *suspended, held, parts, meters);
-                Check::Pending(EnginePending::new(waiting))
-            }
-        }
-    }
-
-    /// Decides about a flow that asks for quotas, or that must not wait because it is in shadow
-    /// mode.
-    #[inline(never)]
-    fn decide_with_collector<'a>(
-        &'a self,
-        live: &Snapshot,
-        flow: &EngineFlow<'_, '_>,
-        params: &FlowParams<'_>,
-        context: &mut DecideContext,
-        lookup_stage: Option<CacheLookupStage<'a, '_>>,
-        held: &mut HeldSlots,
-    ) -> (StepProgress, TicketExtras) {
-        let mut collector = Collector {
-            decisions: None,
-            quotas: params.quotas.then(Vec::new),
-            lookup_stage,
-        };
-        let (progress, undecided) = self.run(live, flow, &mut collector, held);
-        context.undecided = undecided;
-        let progress = match progress {
-            StepProgress::Waits(suspended) if params.shadow => StepProgress::Done(
-                self.finish_without_waiting(*suspended, flow, &mut collector, held),
-            ),
-            progress => progress,
-        };
-        let extras = TicketExtras {
-            cached: collector
-                .lookup_stage
-                .and_then(|lookup_stage| lookup_stage.found),
-            quotas: collector.quotas.unwrap_or_default(),
-            ..TicketExtras::default()
-        };
-        (progress, extras)
+        let collector = VerdictCollector::new(input.params);
+        self.start_check(input, collector).into_check(context)
     }
 
     #[inline(never)]
@@ -264,21 +175,19 @@ impl Engine {
     }
 }
 
-pub(super) fn verdict(
-    result: Result<(), EngineDenial>,
-    ticket: EngineTicket,
-) -> Verdict<EngineTicket> {
-    match result {
-        Ok(()) => Verdict::Accepted(ticket),
-        Err(denied) => Verdict::Rejected(denied.into(), ticket),
-    }
-}
-
-impl From<EngineDenial> for Denial {
-    /// Leaves out a status that is not valid in HTTP.
-    fn from(denied: EngineDenial) -> Self {
-        Self::new(denied.reason)
-            .denied_code(u16::try_from(denied.code).unwrap_or(0))
-            .wait(clock::duration(denied.wait))
+impl PendingDecision<VerdictCollector> {
+    /// Returns the verdict, or its future, and records in `context` whether the flow is undecided.
+    pub(super) fn into_check(
+        self,
+        context: &mut DecideContext,
+    ) -> Check<EngineTicket, EnginePending> {
+        match self {
+            Self::Decided(output) => {
+                let collected = output.expect("the output is not taken yet");
+                context.undecided = collected.undecided;
+                Check::Ready(collected.verdict)
+            }
+            Self::Waits(waiting) => Check::Pending(EnginePending::new(waiting)),
+        }
     }
 }

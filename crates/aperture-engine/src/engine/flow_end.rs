@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::clock::nanos;
-use super::limiters::{Component, DEADLINE_MARGIN};
+use super::engine_flow::DEADLINE_MARGIN;
 use super::report::CheckReport;
 use super::{Engine, component_entry::ComponentEntry};
 
@@ -115,38 +115,27 @@ impl Engine {
         let live = self.shared.live.load();
         let found = live.index.named(&slot.policy_name, &slot.component_id);
         let found = found.filter(|component| component.has_had_hash(&slot.policy_hash))?;
-        matches!(
-            *found.limiter,
-            Component::ConcurrencyLimiter(_) | Component::ConcurrencyScheduler(_)
-        )
-        .then(|| Arc::clone(found))
+        found.component.slots().is_some().then(|| Arc::clone(found))
     }
 
     fn end_slot(&self, component: &ComponentEntry, slot: &SlotRef, late: bool) -> SlotReturn {
         if slot.request_id.is_empty() {
             return SlotReturn::error("request id cannot be empty");
         }
-        let slots = match &*component.limiter {
-            Component::ConcurrencyLimiter(limiter) => limiter.slot_rules(),
-            Component::ConcurrencyScheduler(scheduler) => scheduler.slot_rules(),
-            _ => return SlotReturn::error("flow ender not found for limiter id"),
+        let Some(slots) = component.component.slots() else {
+            return SlotReturn::error("flow ender not found for limiter id");
         };
-        if slots.capacity().is_none() {
+        if !slots.are_limited() {
             return SlotReturn::ok(false);
         }
         if late {
             return SlotReturn::error("deadline exceeded");
         }
         let now = nanos(self.shared.clock.now());
-        let label = &*slot.label;
         let returned = slot
             .request_id
             .parse()
-            .is_ok_and(|id| match &*component.limiter {
-                Component::ConcurrencyLimiter(limiter) => limiter.return_slot(label, id, now),
-                Component::ConcurrencyScheduler(scheduler) => scheduler.return_slot(label, id, now),
-                _ => false,
-            });
+            .is_ok_and(|id| slots.return_slot(&slot.label, id, now));
         // An Agent has no keys of this length. Here, flows may hold slots of them.
         if !returned && slot.label.len() >= LONG_LABEL {
             return SlotReturn::error("key too large");

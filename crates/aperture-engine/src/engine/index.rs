@@ -1,23 +1,15 @@
-//! Finds the components that select a flow, by one look-up of its control point, however many
-//! policies are in force.
+//! The components in force, by selector and by id.
 
 use std::collections::HashMap;
-use std::ops::Deref;
 use std::sync::Arc;
 
 use ahash::RandomState;
-use smallvec::SmallVec;
 
 use super::component_entry::ComponentEntry;
-use super::flux_meter::MeasuredWorkload;
-use super::limiters::Component;
-use super::stages::EngineFlow;
-use crate::policy::{LabelMatcher, Selector};
-
-/// The service of a selector that selects all services.
-const ANY_SERVICE: &str = "any";
-/// Up to this number, control points are searched linearly.
-const MAX_LINEAR: usize = 4;
+use super::engine_flow::EngineFlow;
+use super::selector_index::{MatchingItems, SelectorIndex};
+use super::workload_latency::MeasuredWorkload;
+use crate::policy::Selector;
 
 /// All components, by control point and service.
 #[derive(Debug, Default)]
@@ -26,48 +18,6 @@ pub(crate) struct Index {
     /// The index of a component, by its policy and its id.
     by_id: HashMap<(Arc<str>, Arc<str>), u32, RandomState>,
     selectors: SelectorIndex,
-}
-
-/// An index of items by their selectors. Each item (a component, flux meter or classifier) is a
-/// number, and items are added in ascending order.
-#[derive(Debug, Default)]
-pub(crate) struct SelectorIndex {
-    all: Vec<(Arc<str>, ControlPointIndex)>,
-    /// The index of a control point in `all`; used if there are many.
-    by_name: HashMap<Arc<str>, usize, RandomState>,
-}
-
-#[derive(Debug, Default)]
-struct ControlPointIndex {
-    /// Items that select every flow of the control point.
-    always: Vec<u32>,
-    any: Vec<Candidate>,
-    services: HashMap<Arc<str>, Vec<Candidate>, RandomState>,
-}
-
-/// An item, with the matchers of its selectors for one control point and service.
-#[derive(Debug)]
-struct Candidate {
-    item: u32,
-    matchers: SmallVec<[LabelMatcher; 1]>,
-}
-
-/// The items that select a flow.
-pub(crate) enum MatchingItems<'a> {
-    All(&'a [u32]),
-    Some(SmallVec<[u32; 8]>),
-}
-
-impl Deref for MatchingItems<'_> {
-    type Target = [u32];
-
-    #[inline]
-    fn deref(&self) -> &[u32] {
-        match self {
-            Self::All(all) => all,
-            Self::Some(some) => some,
-        }
-    }
 }
 
 impl Index {
@@ -115,10 +65,7 @@ impl Index {
         let matching = self.matching(flow);
         let components = matching.iter().map(|at| self.component(*at));
         components
-            .filter_map(|one| match &*one.limiter {
-                Component::LoadScheduler(scheduler) => scheduler.workload(flow),
-                _ => None,
-            })
+            .filter_map(|entry| entry.component.scheduler()?.measured_workload(flow))
             .collect()
     }
 
@@ -129,116 +76,5 @@ impl Index {
 
     pub(crate) fn components(&self) -> &[Arc<ComponentEntry>] {
         &self.components
-    }
-}
-
-impl SelectorIndex {
-    /// Adds an item with those of its selectors that apply here. Items have to be added in
-    /// ascending order.
-    pub(crate) fn add(&mut self, at: u32, selectors: &[&Selector]) {
-        for selector in selectors {
-            let point = self.control_point_mut(&selector.control_point);
-            if *selector.service == *ANY_SERVICE && selector.matcher.is_empty() {
-                if point.always.last() != Some(&at) {
-                    point.always.push(at);
-                }
-                continue;
-            }
-            let candidates = if *selector.service == *ANY_SERVICE {
-                &mut point.any
-            } else {
-                point
-                    .services
-                    .entry(Arc::clone(&selector.service))
-                    .or_default()
-            };
-            let matcher = selector.matcher.clone();
-            match candidates.last_mut() {
-                Some(last) if last.item == at => last.matchers.push(matcher),
-                _ => candidates.push(Candidate {
-                    item: at,
-                    matchers: SmallVec::from_iter([matcher]),
-                }),
-            }
-        }
-    }
-
-    fn control_point_mut(&mut self, control_point: &Arc<str>) -> &mut ControlPointIndex {
-        let at = match self.by_name.get(control_point) {
-            Some(at) => *at,
-            None => {
-                let at = self.all.len();
-                self.by_name.insert(Arc::clone(control_point), at);
-                self.all
-                    .push((Arc::clone(control_point), ControlPointIndex::default()));
-                at
-            }
-        };
-        &mut self.all[at].1
-    }
-
-    /// Returns true if a selector names the control point.
-    pub(crate) fn selects(&self, control_point: &str) -> bool {
-        self.point(control_point).is_some()
-    }
-
-    /// Finds a control point. Comparing a few names is cheaper than hashing one.
-    #[inline(always)]
-    fn point(&self, control_point: &str) -> Option<&ControlPointIndex> {
-        if self.all.len() <= MAX_LINEAR {
-            let mut points = self.all.iter();
-            return points
-                .find(|(name, _)| **name == *control_point)
-                .map(|(_, point)| point);
-        }
-        let at = self.by_name.get(control_point)?;
-        Some(&self.all[*at].1)
-    }
-
-    /// Returns the items that select a flow, each once.
-    #[inline(always)]
-    pub(crate) fn matching(&self, flow: &EngineFlow<'_, '_>) -> MatchingItems<'_> {
-        match self.point(flow.control_point) {
-            None => MatchingItems::All(&[]),
-            Some(point) if point.any.is_empty() && point.services.is_empty() => {
-                MatchingItems::All(&point.always)
-            }
-            Some(point) => MatchingItems::Some(point.matching(flow)),
-        }
-    }
-}
-
-impl ControlPointIndex {
-    /// Returns the items in ascending order. A list holds each item once, but several lists may
-    /// hold the same item.
-    fn matching(&self, flow: &EngineFlow<'_, '_>) -> SmallVec<[u32; 8]> {
-        let mut matching = SmallVec::from_slice(&self.always);
-        let mut lists: SmallVec<[&[Candidate]; 4]> = SmallVec::new();
-        lists.push(&self.any);
-        for service in flow.services {
-            // A flow may name the same service repeatedly.
-            if lists.len() <= self.services.len()
-                && let Some(list) = self.services.get(*service)
-                && !lists.iter().any(|known| std::ptr::eq(*known, &**list))
-            {
-                lists.push(list);
-            }
-        }
-        let candidates = lists.iter().copied().flatten();
-        let items = candidates.filter(|candidate| candidate.matches(flow));
-        matching.extend(items.map(|candidate| candidate.item));
-        if matching.len() > 1 {
-            matching.sort_unstable();
-            matching.dedup();
-        }
-        matching
-    }
-}
-
-impl Candidate {
-    fn matches(&self, flow: &EngineFlow<'_, '_>) -> bool {
-        self.matchers
-            .iter()
-            .any(|matcher| matcher.matches(flow.labels))
     }
 }

@@ -5,10 +5,11 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::clock::{Nanos, nanos};
+use super::component::ComponentContext;
 use super::component_entry::ComponentEntry;
 use super::control::{Control, PolicyLoop};
-use super::limiters::{Component, ComponentContext};
 use super::queries::QueryCollector;
+use super::registry::Component;
 use super::snapshot::{CachedPolicy, DEFAULT_GROUP, EngineSettings, Snapshot};
 use super::source::{Document, SourceContents, folder_and_file};
 use crate::policy::{self, ComponentKind, LoadedPolicy, PolicyError, PolicyWarning, Selector};
@@ -235,12 +236,12 @@ impl Loader<'_> {
             };
             let state = previous.and_then(|previous| {
                 if *previous.parameters == *parameters {
-                    return Some(Arc::clone(&previous.limiter));
+                    return Some(Arc::clone(&previous.component));
                 }
                 let around = &settings.component_context;
-                let next = Arc::new(previous.limiter.successor(&component.kind, around)?);
+                let next = Arc::new(previous.component.successor(&component.kind, around)?);
                 self.handovers.push(Handover {
-                    from: Arc::clone(&previous.limiter),
+                    from: Arc::clone(&previous.component),
                     to: Arc::clone(&next),
                     cached: Arc::clone(cached),
                     component_index: at,
@@ -248,16 +249,19 @@ impl Loader<'_> {
                 Some(next)
             });
             let previous = previous.filter(|_| state.is_some());
-            let limiter = state.unwrap_or_else(|| {
-                Arc::new(Component::new(&component.kind, &settings.component_context))
-            });
-            self.snapshot.times_workloads |= limiter.times_workloads();
             let id = &component.id;
-            let placed =
-                ComponentEntry::new(policy, id, Arc::clone(&limiter), parameters, previous);
-            let placed = placed.dry_run(dry_run.clone());
-            self.snapshot.index.add(placed, &applying);
-            in_force.push((Arc::clone(id), limiter));
+            let new = || Component::new(&component.kind, &settings.component_context).map(Arc::new);
+            let Some(placed) = state.or_else(new) else {
+                let kind = component.kind.name();
+                let message =
+                    format!("the engine has no component of the kind `{kind}`, as `{id}`");
+                return Err(PolicyError::new(Arc::clone(source), message));
+            };
+            self.snapshot.times_workloads |= placed.times_workloads();
+            in_force.push((Arc::clone(id), Arc::clone(&placed)));
+            let entry = ComponentEntry::new(policy, id, placed, parameters, previous);
+            let entry = entry.dry_run(dry_run.clone());
+            self.snapshot.index.add(entry, &applying);
         }
         for classifier in &policy.classifiers {
             let (applying, other_groups) = split_by_group(&classifier.selectors, group);

@@ -148,30 +148,44 @@ mod atomic_signal;
 mod builder;
 mod cache;
 mod check;
+mod check_input;
 mod classify;
 mod clock;
+mod collector;
+mod component;
 mod component_entry;
 mod control;
 mod decide;
+mod decision;
 mod dry_run;
+mod engine_flow;
 mod eviction;
 mod flow_end;
+mod flow_timer;
 mod flux_meter;
+mod held_slots;
 mod http;
+mod http_answer;
+mod http_input;
 mod index;
 #[cfg(all(test, shuttle))]
 mod interleavings;
 mod limiters;
 mod loader;
 mod observe;
+mod owned_flow;
 mod pending;
 #[cfg(test)]
 mod poll_tests;
 mod queries;
+mod query_encoding;
+mod registry;
 mod reload;
 mod report;
 mod request_id;
+mod run;
 mod schedulers;
+mod selector_index;
 mod snapshot;
 mod source;
 mod stages;
@@ -181,6 +195,7 @@ mod sync;
 mod ticket;
 mod undecided;
 mod watch;
+mod workload_latency;
 
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
@@ -199,6 +214,7 @@ use crate::policy::{self, PolicyWarning};
 pub use self::actuate::Actuation;
 pub use self::builder::EngineBuilder;
 pub use self::cache::CacheEntry;
+pub use self::check_input::CheckInput;
 pub use self::clock::{Clock, ManualClock};
 pub use self::control::{ControlLoop, LoopOutput, SignalSource};
 #[doc(hidden)]
@@ -206,17 +222,16 @@ pub use self::decide::DecideContext;
 pub use self::flow_end::{SlotRef, SlotReturn};
 #[doc(hidden)]
 pub use self::flux_meter::FluxMeter;
-pub use self::http::{
-    AddressFlaw, HttpAnswer, HttpInput, HttpInputError, HttpReport, HttpRequest, SocketAddress,
-    StartingHttp,
-};
+pub use self::http::{HttpReport, StartingHttp};
+pub use self::http_answer::HttpAnswer;
+pub use self::http_input::{AddressFlaw, HttpInput, HttpInputError, HttpRequest, SocketAddress};
 #[doc(hidden)]
 pub use self::observe::{ComponentStats, InForceNames, NamedComponent, SignalReadings};
 pub use self::pending::{EnginePending, PendingReport};
 pub use self::queries::PolicyQuery;
 pub use self::report::{
-    CheckInput, CheckReport, ClassifierInfo, LimiterDecision, LimiterDetails, LimiterReason,
-    QueueOrder, SchedulerDetails, TokensInfo,
+    CheckReport, ClassifierInfo, LimiterDecision, LimiterDetails, LimiterReason, QueueOrder,
+    SchedulerDetails, TokensInfo,
 };
 pub use self::request_id::{ParseRequestIdError, RequestId};
 pub use self::stats::EngineStats;
@@ -411,13 +426,10 @@ impl Engine {
             accepted,
             undecided,
             rejected,
-            keys: components
-                .iter()
-                .map(|component| component.limiter.keys())
-                .sum(),
+            keys: components.iter().map(|entry| entry.component.keys()).sum(),
             evicted: components
                 .iter()
-                .map(|component| component.limiter.evicted())
+                .map(|entry| entry.component.evicted())
                 .sum(),
             dry_run_rejections: self.shared.settings.dry_run.rejections(),
             classifier_failures: self.shared.classifier_failures.sum(),

@@ -7,7 +7,7 @@ use super::Engine;
 use super::clock::nanos;
 use super::component_entry::ComponentEntry;
 use super::flux_meter::FluxMeter;
-use super::limiters::Component;
+use super::schedulers::Scheduler;
 use super::snapshot::Snapshot;
 
 pub use super::control::SignalReadings;
@@ -69,7 +69,7 @@ impl<'a> NamedComponent<'a> {
     /// Returns the name of a workload in the policy; `None` for a workload that is named by the
     /// value of a label.
     pub fn workload(self, workload: &str) -> Option<&'a str> {
-        self.0.limiter.workloads()?.named(workload)
+        self.0.component.scheduler()?.workloads().named(workload)
     }
 }
 
@@ -139,10 +139,8 @@ impl Engine {
             return;
         }
         let found = live.index.named(policy_name, component_id);
-        if let Some(Component::LoadScheduler(scheduler)) =
-            found.map(|component| &*component.limiter)
-            && let Some(latency) = scheduler.latency()
-        {
+        let scheduler = found.and_then(|entry| entry.component.scheduler());
+        if let Some(latency) = scheduler.and_then(Scheduler::latency) {
             latency.record(workload, millis, nanos(self.shared.clock.now()));
         }
     }
@@ -151,21 +149,14 @@ impl Engine {
     #[doc(hidden)]
     pub fn components(&self) -> Vec<ComponentStats> {
         let live = self.shared.live.load();
-        let components = live.index.components().iter();
-        components
-            .map(|component| ComponentStats {
-                policy_name: Arc::clone(&component.policy_name),
-                component_id: Arc::clone(&component.component_id),
-                kind: match &*component.limiter {
-                    Component::RateLimiter(_) => "rate_limiter",
-                    Component::ConcurrencyLimiter(_) => "concurrency_limiter",
-                    Component::Sampler(_) => "sampler",
-                    Component::QuotaScheduler(_) => "quota_scheduler",
-                    Component::ConcurrencyScheduler(_) => "concurrency_scheduler",
-                    Component::LoadScheduler(_) => "load_scheduler",
-                },
-                keys: component.limiter.keys(),
-                evicted: component.limiter.evicted(),
+        let entries = live.index.components().iter();
+        entries
+            .map(|entry| ComponentStats {
+                policy_name: Arc::clone(&entry.policy_name),
+                component_id: Arc::clone(&entry.component_id),
+                kind: entry.component.reported_kind().name(),
+                keys: entry.component.keys(),
+                evicted: entry.component.evicted(),
             })
             .collect()
     }

@@ -1,6 +1,5 @@
 //! Futures of decisions that have to wait for tokens or slots.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -8,21 +7,21 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use pin_project_lite::pin_project;
-use smallvec::SmallVec;
 use tokio::runtime::Handle;
 use tokio::time::{Sleep, sleep};
 
-use super::cache::CacheLookupStage;
-use super::clock::{Clock, Nanos, duration, nanos};
-use super::decide::verdict;
-use super::flux_meter::{FlowTimer, MatchedMeters};
-use super::report::{CheckReport, Collector, LimiterDecision};
-use super::stages::{EngineDenial, EngineFlow, LATEST_DEADLINE, NO_DEADLINE, Suspended};
-use super::ticket::{EngineTicket, HeldSlots, TicketExtras};
-use super::undecided::DecisionTracker;
-use super::{Engine, StartingHttp};
-use crate::flow::CacheValue;
-use crate::flow::{CacheLookup, FlowParams, Quota, Verdict};
+use super::Engine;
+use super::clock::{Nanos, duration, nanos};
+use super::collector::{DecisionEnd, OutputCollector, ReportCollector, VerdictCollector};
+use super::flow_timer::FlowTimer;
+use super::flux_meter::MatchedMeters;
+use super::held_slots::HeldSlots;
+use super::owned_flow::OwnedFlow;
+use super::report::CheckReport;
+use super::run::RunObserver;
+use super::stages::Suspended;
+use super::ticket::EngineTicket;
+use crate::flow::Verdict;
 
 /// The longest time that a timer is set for at once.
 const MAX_SLEEP: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -48,20 +47,11 @@ const MAX_SLEEP: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// # Ok::<(), tower_aperture::PolicyError>(())
 /// ```
 #[must_use = "futures do nothing unless polled"]
-pub struct EnginePending(PendingDecisionKind);
-
-enum PendingDecisionKind {
-    Flow(Pin<Box<WaitingFlow>>),
-    Http(Box<StartingHttp>),
-}
+pub struct EnginePending(Pin<Box<WaitingFlow<VerdictCollector>>>);
 
 impl EnginePending {
-    pub(super) fn new(waiting: WaitingFlow) -> Self {
-        Self(PendingDecisionKind::Flow(Box::pin(waiting)))
-    }
-
-    pub(super) fn http(starting: StartingHttp) -> Self {
-        Self(PendingDecisionKind::Http(Box::new(starting)))
+    pub(super) const fn new(waiting: Pin<Box<WaitingFlow<VerdictCollector>>>) -> Self {
+        Self(waiting)
     }
 }
 
@@ -69,17 +59,7 @@ impl Future for EnginePending {
     type Output = Verdict<EngineTicket>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.0 {
-            PendingDecisionKind::Flow(waiting) => {
-                let (result, ticket) = ready!(waiting.as_mut().poll(cx));
-                let extras = waiting.as_mut().project().parts.take_extras();
-                Poll::Ready(verdict(result, ticket.with_extras(extras)))
-            }
-            PendingDecisionKind::Http(starting) => {
-                let (report, ticket) = ready!(Pin::new(starting).poll(cx));
-                Poll::Ready(report.into_verdict(ticket))
-            }
-        }
+        self.0.as_mut().poll(cx).map(|collected| collected.verdict)
     }
 }
 
@@ -94,51 +74,25 @@ impl fmt::Debug for EnginePending {
 ///
 /// See [`Engine::start`](super::Engine::start) for an example.
 #[must_use = "futures do nothing unless polled"]
-pub struct PendingReport(ReportState);
-
-// Not boxed, because most flows do not wait.
-#[allow(clippy::large_enum_variant)]
-enum ReportState {
-    Done(Option<(CheckReport, EngineTicket)>),
-    Waits(Pin<Box<WaitingFlow>>, bool),
-}
+pub struct PendingReport(PendingDecision<ReportCollector>);
 
 impl PendingReport {
-    pub(super) fn done(report: CheckReport, ticket: EngineTicket) -> Self {
-        Self(ReportState::Done(Some((report, ticket))))
-    }
-
-    /// Returns the report and the ticket, if the flow did not have to wait.
-    pub(super) fn take_ready(&mut self) -> Option<(CheckReport, EngineTicket)> {
-        match &mut self.0 {
-            ReportState::Done(answer) => answer.take(),
-            ReportState::Waits(..) => None,
-        }
-    }
-
-    pub(super) fn waits(waiting: WaitingFlow, expect_end: bool) -> Self {
-        Self(ReportState::Waits(Box::pin(waiting), expect_end))
+    pub(super) const fn new(decision: PendingDecision<ReportCollector>) -> Self {
+        Self(decision)
     }
 
     /// Returns the bytes of the texts and values that the flow holds while it waits, or 0 if it is
     /// decided.
     #[doc(hidden)]
     pub fn held_bytes(&self) -> usize {
-        match &self.0 {
-            ReportState::Done(_) => 0,
-            ReportState::Waits(waiting, _) => {
-                waiting.flow.held_bytes() + waiting.parts.held_bytes()
-            }
-        }
+        self.0.held_bytes()
     }
 
     /// Stops waiting: a flow that still waits is rejected, as if its deadline had passed.
     ///
     /// Decisions made before count. The report is ready at the next poll.
     pub fn give_up(&mut self) {
-        if let ReportState::Waits(waiting, _) = &mut self.0 {
-            waiting.as_mut().project().suspended.round.reject_waiting();
-        }
+        self.0.give_up();
     }
 }
 
@@ -149,31 +103,7 @@ impl Future for PendingReport {
     type Output = (CheckReport, EngineTicket);
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.0 {
-            ReportState::Done(answer) => Poll::Ready(
-                answer
-                    .take()
-                    .expect("it must not be polled after completion"),
-            ),
-            ReportState::Waits(waiting, expect_end) => {
-                let (result, ticket) = ready!(waiting.as_mut().poll(cx));
-                let waiting = waiting.as_mut().project();
-                let TicketExtras { cached, quotas, .. } = waiting.parts.take_extras();
-                let collector = Collector {
-                    decisions: waiting.parts.decisions.take(),
-                    ..Collector::default()
-                };
-                let mut report = waiting.flow.with(0, |flow| {
-                    collector.report(flow, waiting.meters, result.err(), *expect_end)
-                });
-                report.cache_lookup = cached;
-                let extras = TicketExtras {
-                    quotas,
-                    ..TicketExtras::default()
-                };
-                Poll::Ready((report, ticket.with_extras(extras)))
-            }
-        }
+        Pin::new(&mut self.0).poll(cx)
     }
 }
 
@@ -183,120 +113,61 @@ impl fmt::Debug for PendingReport {
     }
 }
 
-/// A flow that owns its data, so that it can wait after the call that started it.
-#[derive(Debug)]
-pub(super) struct OwnedFlow {
-    control_point: Box<str>,
-    services: Box<[Box<str>]>,
-    params: FlowParams<'static>,
-    deadline: Nanos,
+/// A decision that was made at once, or that has to wait, with the output of its collector.
+// Not boxed, because most flows do not wait.
+#[allow(clippy::large_enum_variant)]
+pub(super) enum PendingDecision<C: OutputCollector> {
+    /// `None` once the output was taken.
+    Decided(Option<C::Output>),
+    Waits(Pin<Box<WaitingFlow<C>>>),
 }
 
-impl OwnedFlow {
-    pub(super) fn new(
-        flow: &EngineFlow<'_, '_>,
-        params: &FlowParams<'_>,
-        clock: &dyn Clock,
-    ) -> Self {
-        let owned = |key: &Cow<'_, str>| Cow::Owned(String::from(&**key));
-        let mut kept = FlowParams::new();
-        kept.labels = flow.labels.clone().into_owned();
-        kept.ramp_mode = flow.ramp_mode;
-        kept.result_cache_key = params.result_cache_key.as_ref().map(owned);
-        kept.global_cache_keys = params.global_cache_keys.iter().map(owned).collect();
-        Self {
-            control_point: flow.control_point.into(),
-            services: flow.services.iter().map(|one| Box::from(*one)).collect(),
-            params: kept,
-            deadline: match flow.time_left {
-                NO_DEADLINE => NO_DEADLINE,
-                left => nanos(clock.now()).saturating_add(left).min(LATEST_DEADLINE),
-            },
+impl<C: OutputCollector> PendingDecision<C> {
+    /// Returns the bytes of the texts and values that the flow holds while it waits, or 0 if it is
+    /// decided.
+    pub(super) fn held_bytes(&self) -> usize {
+        match self {
+            Self::Decided(_) => 0,
+            Self::Waits(waiting) => waiting.held_bytes(),
         }
     }
 
-    fn held_bytes(&self) -> usize {
-        let labels = self.params.labels.iter();
-        let labels = labels.map(|(key, value)| key.len() + value.len() + TEXT_OVERHEAD_BYTES);
-        let services = self
-            .services
-            .iter()
-            .map(|service| service.len() + TEXT_OVERHEAD_BYTES);
-        let keys = self.params.global_cache_keys.iter();
-        let keys = keys.chain(&self.params.result_cache_key);
-        let keys = keys.map(|key| key.len() + TEXT_OVERHEAD_BYTES);
-        self.control_point.len() + labels.chain(services).chain(keys).sum::<usize>()
-    }
-
-    fn with<R>(&self, now: Nanos, act: impl FnOnce(&EngineFlow<'_, '_>) -> R) -> R {
-        let services: SmallVec<[&str; 4]> = self.services.iter().map(|one| &**one).collect();
-        act(&EngineFlow {
-            control_point: &self.control_point,
-            services: &services,
-            labels: &self.params.labels,
-            ramp_mode: self.params.ramp_mode,
-            time_left: match self.deadline {
-                NO_DEADLINE => NO_DEADLINE,
-                deadline => deadline.saturating_sub(now).max(0),
-            },
-        })
+    /// Rejects the flow if it still waits. The output is ready at the next poll.
+    pub(super) fn give_up(&mut self) {
+        if let Self::Waits(waiting) = self {
+            waiting.as_mut().project().suspended.round.reject_waiting();
+        }
     }
 }
 
-/// The parts of a report that are collected while the flow waits.
-#[derive(Debug)]
-pub(super) struct ReportParts {
-    /// `None` if the caller needs no decisions.
-    pub(super) decisions: Option<Vec<LimiterDecision>>,
-    /// Whether the caches are looked up for the flow.
-    pub(super) looks_up: bool,
-    pub(super) found: Option<CacheLookup>,
-    /// `None` if the caller needs no quotas.
-    pub(super) quotas: Option<Vec<Quota>>,
-}
+/// The output is moved, never pinned.
+impl<C: OutputCollector> Unpin for PendingDecision<C> {}
 
-/// Overhead in bytes of one text, in addition to its length.
-const TEXT_OVERHEAD_BYTES: usize = 64;
-/// Bytes of one decision, in addition to its texts.
-const DECISION_BYTES: usize = 512;
+impl<C: OutputCollector> Future for PendingDecision<C> {
+    type Output = C::Output;
 
-impl ReportParts {
-    fn held_bytes(&self) -> usize {
-        let value = |value: &CacheValue| match value {
-            Ok(Some(value)) => value.len(),
-            _ => 0,
-        };
-        let found = self.found.as_ref().map_or(0, |found| {
-            let global = found.global.iter();
-            let global = global.map(|(key, found)| key.len() + value(found) + TEXT_OVERHEAD_BYTES);
-            global.sum::<usize>() + found.result.as_ref().map_or(0, value)
-        });
-        let decisions = self.decisions.as_ref().map_or(0, |all| {
-            let labels = all
-                .iter()
-                .map(|one| one.details.text_bytes() + DECISION_BYTES);
-            labels.sum::<usize>()
-        });
-        found + decisions
-    }
-
-    fn take_extras(&mut self) -> TicketExtras {
-        TicketExtras {
-            cached: self.found.take(),
-            quotas: self.quotas.take().unwrap_or_default(),
-            http: None,
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<C::Output> {
+        match self.get_mut() {
+            Self::Decided(output) => Poll::Ready(
+                output
+                    .take()
+                    .expect("it must not be polled after completion"),
+            ),
+            Self::Waits(waiting) => waiting.as_mut().poll(cx),
         }
     }
 }
 
 pin_project! {
-    /// A flow in the steps in which flows wait.
-    pub(super) struct WaitingFlow {
+    /// A flow in the steps in which flows wait. It is the future of the output of its collector.
+    pub(super) struct WaitingFlow<C> {
         engine: Engine,
         flow: OwnedFlow,
         suspended: Suspended,
         held: HeldSlots,
-        parts: ReportParts,
+        // Taken when the flow is decided.
+        collector: Option<C>,
+        looks_up: bool,
         meters: MatchedMeters,
         #[pin]
         timer: Option<Sleep>,
@@ -304,7 +175,7 @@ pin_project! {
         timer_deadline: Nanos,
     }
 
-    impl PinnedDrop for WaitingFlow {
+    impl<C> PinnedDrop for WaitingFlow<C> {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
             if this.suspended.is_finished() {
@@ -317,13 +188,14 @@ pin_project! {
     }
 }
 
-impl WaitingFlow {
+impl<C: OutputCollector> WaitingFlow<C> {
     pub(super) fn new(
         engine: &Engine,
         flow: OwnedFlow,
         suspended: Suspended,
         held: HeldSlots,
-        parts: ReportParts,
+        collector: C,
+        looks_up: bool,
         meters: MatchedMeters,
     ) -> Self {
         Self {
@@ -331,18 +203,29 @@ impl WaitingFlow {
             flow,
             suspended,
             held,
-            parts,
+            collector: Some(collector),
+            looks_up,
             meters,
             timer: None,
             timer_deadline: Nanos::MAX,
         }
     }
+    fn held_bytes(&self) -> usize {
+        let collected = self
+            .collector
+            .as_ref()
+            .map_or(0, OutputCollector::held_bytes);
+        self.flow.held_bytes() + collected
+    }
 }
 
-impl Future for WaitingFlow {
-    type Output = (Result<(), EngineDenial>, EngineTicket);
+/// # Panics
+///
+/// Panics if it is polled after it was ready.
+impl<C: OutputCollector> Future for WaitingFlow<C> {
+    type Output = C::Output;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<C::Output> {
         let mut this = self.project();
         let shared = &*this.engine.shared;
         let clock = &*shared.clock;
@@ -384,34 +267,30 @@ impl Future for WaitingFlow {
                 this.timer.set(None);
                 continue;
             }
-            let parts = &mut *this.parts;
-            let mut collector = Collector {
-                decisions: parts.decisions.take(),
-                quotas: parts.quotas.take(),
-                lookup_stage: parts
-                    .looks_up
-                    .then(|| CacheLookupStage::new(&shared.caches, &this.flow.params)),
-            };
+            let collector = this.collector.as_mut();
+            let collector = collector.expect("it must not be polled after completion");
+            let lookup = this.looks_up.then_some(&this.flow.params);
+            let mut observer = RunObserver::new(collector, &shared.caches, lookup);
             let (suspended, held) = (&mut *this.suspended, &mut *this.held);
-            let mut tracker = DecisionTracker::new(&mut collector);
             let end = this.flow.with(now, |flow| {
-                suspended.resume(flow, &mut tracker, held, clock)
+                suspended.resume(flow, &mut observer, held, clock)
             });
-            parts.decisions = collector.decisions;
-            parts.quotas = collector.quotas;
-            if let Some(found) = collector
-                .lookup_stage
-                .and_then(|lookup_stage| lookup_stage.found)
-            {
-                parts.found = Some(found);
-            }
-            if let Some(result) = end {
-                shared.decision_counters.count(result.is_ok());
-                let flow_timer = FlowTimer::begin(this.engine, this.meters.clone());
-                let ticket =
-                    EngineTicket::new(std::mem::take(this.held)).with_flow_timer(flow_timer);
-                return Poll::Ready((result, ticket));
-            }
+            let Some(result) = end else {
+                continue;
+            };
+            let collector = this.collector.take();
+            let collector = collector.expect("it was there a moment ago");
+            shared.decision_counters.count(result.is_ok());
+            let flow_timer = FlowTimer::begin(this.engine, std::mem::take(this.meters));
+            let ticket = EngineTicket::new(std::mem::take(this.held)).with_flow_timer(flow_timer);
+            return Poll::Ready(this.flow.with(0, |flow| {
+                collector.finish(DecisionEnd {
+                    flow,
+                    result,
+                    undecided: false,
+                    ticket,
+                })
+            }));
         }
     }
 }

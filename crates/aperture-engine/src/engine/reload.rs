@@ -6,8 +6,7 @@ use super::clock::nanos;
 use super::loader::LoadedSnapshot;
 use super::snapshot::Snapshot;
 use super::source::{self, PolicySources, SourceContents};
-use super::store::lock;
-use super::sync::MutexGuard;
+use super::sync::{MutexGuard, lock};
 use super::{Engine, EngineShared};
 use crate::policy::PolicyError;
 

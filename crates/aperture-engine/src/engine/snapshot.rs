@@ -6,13 +6,14 @@ use std::sync::Arc;
 use ahash::RandomState;
 
 use super::classify::Classifiers;
+use super::component::ComponentContext;
 use super::control::{Control, SignalSource};
 use super::dry_run::DryRunPolicies;
+use super::engine_flow::EngineFlow;
 use super::flux_meter::{FluxMeters, MatchedMeters};
 use super::index::Index;
-use super::limiters::{Component, ComponentContext};
 use super::queries::PolicyQuery;
-use super::stages::EngineFlow;
+use super::registry::Component;
 use crate::policy::{ComparedValues, DynamicConfigDocument, LoadedPolicy, PolicyWarning};
 
 /// The group of an Agent without a configured group.

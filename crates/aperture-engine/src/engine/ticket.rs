@@ -1,96 +1,11 @@
 //! The ticket of a flow: the slots that it holds, and results beside its decision.
 
-use std::fmt;
 use std::sync::Arc;
 
-use super::flux_meter::FlowTimer;
+use super::flow_timer::FlowTimer;
+use super::held_slots::HeldSlots;
 use super::request_id::RequestId;
 use crate::flow::{CacheLookup, FlowOutcome, HttpExtras, Quota, Ticket};
-
-/// An owner of slots, to which they are returned.
-pub(crate) trait SlotOwner: Send + Sync {
-    /// Returns a slot and wakes the next waiter. Returns false if the slot is not held any more.
-    fn return_slot(&self, id: RequestId) -> bool;
-
-    /// Returns a slot for callers that ignore whether it was still held. Implementations may skip
-    /// reading the clock.
-    fn release_slot(&self, id: RequestId) {
-        self.return_slot(id);
-    }
-}
-
-/// A slot that a flow holds. Dropping it returns the slot.
-pub(crate) struct HeldSlot {
-    /// `None` if the slot was returned, or was left open.
-    by: Option<Arc<dyn SlotOwner>>,
-    id: RequestId,
-}
-
-/// The slots of one flow. Most flows hold none or one.
-// Not a `SmallVec`: tickets are moved often, and each word counts.
-#[derive(Debug, Default)]
-pub(crate) struct HeldSlots {
-    first: Option<HeldSlot>,
-    #[allow(clippy::box_collection)] // One word.
-    others: Option<Box<Vec<HeldSlot>>>,
-}
-
-impl HeldSlots {
-    #[inline(always)]
-    pub(crate) const fn new() -> Self {
-        Self {
-            first: None,
-            others: None,
-        }
-    }
-
-    #[inline(always)]
-    pub(crate) const fn of(first: Option<HeldSlot>) -> Self {
-        Self {
-            first,
-            others: None,
-        }
-    }
-
-    pub(crate) fn push(&mut self, held: HeldSlot) {
-        if self.first.is_none() {
-            self.first = Some(held);
-        } else {
-            self.others.get_or_insert_default().push(held);
-        }
-    }
-
-    pub(crate) fn extend(&mut self, all: impl Iterator<Item = HeldSlot>) {
-        for held in all {
-            self.push(held);
-        }
-    }
-
-    fn iter_mut(&mut self) -> impl Iterator<Item = &mut HeldSlot> {
-        let others = self.others.iter_mut().flat_map(|others| others.iter_mut());
-        self.first.iter_mut().chain(others)
-    }
-}
-
-impl HeldSlot {
-    pub(crate) fn new(by: Arc<dyn SlotOwner>, id: RequestId) -> Self {
-        Self { by: Some(by), id }
-    }
-}
-
-impl Drop for HeldSlot {
-    fn drop(&mut self) {
-        if let Some(by) = self.by.take() {
-            by.release_slot(self.id);
-        }
-    }
-}
-
-impl fmt::Debug for HeldSlot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.id.fmt(f)
-    }
-}
 
 /// A flow that an [`Engine`](super::Engine) has decided about, with the concurrency slots it holds.
 ///
@@ -168,22 +83,24 @@ impl EngineTicket {
         self.extras.as_ref()?.cached.as_ref()
     }
 
+    /// Returns the names of the flux meters that measure the flow.
+    pub(super) fn flux_meters(&self) -> Vec<Arc<str>> {
+        let meters = self.flow_timer.iter().flat_map(FlowTimer::meters);
+        meters.map(|meter| Arc::clone(meter.name())).collect()
+    }
+
     /// Drops the ticket and keeps its slots: they are held until they are passed to
     /// [`Engine::flow_end`](super::Engine::flow_end), or until they expire.
     ///
     /// For servers, which receive the end of the flow in another call.
     pub fn leave_open(mut self) {
-        for held in self.held.iter_mut() {
-            held.by = None;
-        }
+        self.held.leave_open();
     }
 
     /// Returns one slot, and whether it was still held.
     #[doc(hidden)]
     pub fn return_slot(&mut self, id: RequestId) -> bool {
-        let held = self.held.iter_mut().find(|held| held.id == id);
-        let by = held.and_then(|held| held.by.take());
-        by.is_some_and(|by| by.return_slot(id))
+        self.held.return_slot(id)
     }
 }
 

@@ -1,15 +1,9 @@
-//! Flows without a limit: the control points that no policy selects, and the flows that no
-//! component has decided about.
+//! The control points of flows that no policy selects.
 
 use std::sync::Arc;
 
-use super::clock::Clock;
-use super::component_entry::ComponentEntry;
-use super::limiters::ComponentDecision;
 use super::snapshot::Snapshot;
-use super::stages::{EngineFlow, Observer};
-use super::store::lock;
-use super::sync::Mutex;
+use super::sync::{Mutex, lock};
 use crate::flow::first_seen::FirstSeen;
 
 /// Longer names are neither kept nor logged, because clients may have made them up.
@@ -56,46 +50,5 @@ impl UnselectedControlPoints {
         names.retain(|name| !live.selects(name));
         names.sort_unstable();
         names
-    }
-}
-
-/// An observer that records whether any component decides about a flow.
-pub(super) struct DecisionTracker<'o, O> {
-    observer: &'o mut O,
-    /// True if a component selects the flow.
-    pub(super) selected: bool,
-    /// True if a selected component decided, rather than skipped the flow for lack of its label.
-    pub(super) decided: bool,
-}
-
-impl<'o, O: Observer> DecisionTracker<'o, O> {
-    pub(super) const fn new(observer: &'o mut O) -> Self {
-        Self {
-            observer,
-            selected: false,
-            decided: false,
-        }
-    }
-}
-
-impl<O: Observer> Observer for DecisionTracker<'_, O> {
-    #[inline(always)]
-    fn on_decision(
-        &mut self,
-        flow: &EngineFlow<'_, '_>,
-        component: &ComponentEntry,
-        decision: &ComponentDecision,
-    ) {
-        self.selected = true;
-        self.decided |= component.has_decided(flow, decision);
-        self.observer.on_decision(flow, component, decision);
-    }
-
-    #[inline(always)]
-    fn look_up(&mut self, flow: &EngineFlow<'_, '_>, clock: &dyn Clock) -> bool {
-        let hit = self.observer.look_up(flow, clock);
-        // A hit decides the flow, because schedulers are skipped then.
-        self.decided |= hit;
-        hit
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use http::{Request, Response, StatusCode};
+use tokio::sync::Barrier;
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_aperture::engine::Engine;
@@ -153,11 +154,15 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     let done = Arc::new(AtomicUsize::new(0));
+    // Without it, a busy machine lets the first workers take all turns before the last ones exist.
+    let all_exist = Arc::new(Barrier::new(workers));
     let tasks = (0..workers).map(|_| {
         let done = Arc::clone(&done);
+        let all_exist = Arc::clone(&all_exist);
         let mut next = turn();
         let more: Vec<F> = (0..enough).map(|_| turn()).collect();
         tokio::spawn(async move {
+            all_exist.wait().await;
             let mut turns = 0;
             for following in more {
                 if done.load(Ordering::Relaxed) >= enough {

@@ -1,6 +1,5 @@
 //! The result cache of each control point, and the global cache that all control points share.
 
-mod lookup_stage;
 mod store;
 
 use std::fmt;
@@ -10,7 +9,6 @@ use super::Engine;
 use super::clock::nanos;
 use crate::flow::{CacheChange, CacheLookup, Invalidations};
 
-pub(crate) use self::lookup_stage::CacheLookupStage;
 pub(crate) use self::store::EngineCaches;
 
 use self::store::CacheKey;

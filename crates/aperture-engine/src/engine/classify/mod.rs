@@ -11,10 +11,10 @@ use std::sync::Arc;
 
 use self::json::JsonPointer;
 use self::path::PathTemplates;
-use super::http::{HttpInput, HttpRequest};
-use super::index::SelectorIndex;
+use super::engine_flow::EngineFlow;
+use super::http_input::{HttpInput, HttpRequest};
 use super::report::ClassifierInfo;
-use super::stages::EngineFlow;
+use super::selector_index::SelectorIndex;
 use super::stats::ClassifierFailures;
 #[cfg(feature = "rego")]
 use crate::policy::RegoModule;

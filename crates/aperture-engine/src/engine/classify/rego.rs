@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::super::http::{HttpInput, SocketAddress};
+use super::super::http_input::{HttpInput, SocketAddress};
 use super::{ClassifierLabel, sanitize};
 use crate::policy::RegoModule;
 use crate::rego::{EvaluationError, MAX_INPUT_BYTES, Value};
@@ -145,7 +145,7 @@ fn parsed_query(query: &str) -> Value {
 
 /// Decodes a part of a query; `None` for a malformed escape.
 fn decode_part(text: &str) -> Option<String> {
-    super::super::http::decode_query(text.as_bytes())
+    super::super::query_encoding::decode_query(text.as_bytes())
 }
 
 /// Returns the JSON document of the body, and whether the body is truncated according to its

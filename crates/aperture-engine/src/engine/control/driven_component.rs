@@ -211,8 +211,8 @@ fn decision(multiplier: Signal, now: Nanos, tokens: WorkloadTokens) -> LoadDecis
         // NaN is not greater than zero.
         load_multiplier: if multiplier > 0.0 { multiplier } else { 0.0 },
         pass_through: multiplier.is_nan(),
-        valid_until: now.saturating_add(nanos(CONTROL_PERIOD * VALID_PERIODS)),
-        tokens,
+        valid_until: Some(now.saturating_add(nanos(CONTROL_PERIOD * VALID_PERIODS))),
+        tokens: Some(tokens),
     }
 }
 

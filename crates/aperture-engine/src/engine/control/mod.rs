@@ -10,13 +10,11 @@
 //! leaves the rest to later flows; of a silence of more than [`MAX_BACKLOG_TICKS`] ticks the
 //! beginning is skipped.
 
-mod actuators;
 mod circuit;
 mod decider;
 mod driven_component;
 mod gradient;
 mod integrator;
-mod latency;
 mod logic;
 mod loop_state;
 mod observed;
@@ -37,9 +35,9 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use ahash::RandomState;
 
 use super::clock::Nanos;
+use super::workload_latency::WorkloadTokens;
 use crate::policy::Signal;
 
-pub(crate) use self::latency::{WorkloadLatency, WorkloadTokens};
 pub(crate) use self::observed::Demand;
 pub use self::output::{ControlLoop, LoopOutput};
 pub(crate) use self::policy_loop::PolicyLoop;
@@ -55,16 +53,20 @@ const MAX_BACKLOG_TICKS: u64 = 1 << 20;
 /// A component that a circuit drives.
 pub(crate) trait Actuator: fmt::Debug + Send + Sync {
     /// Applies a setting of the circuit. Called only when the setting has changed, except for
-    /// decisions of load schedulers.
-    fn apply(&self, setting: Setting, now: Nanos);
+    /// decisions of load schedulers. Returns false for a setting of another kind of component.
+    fn apply(&self, setting: Setting, now: Nanos) -> bool;
 
     /// Returns the tokens granted and rejected since the last call; zeros if the component does not
     /// count them.
-    fn take_demand(&self) -> Demand;
+    fn take_demand(&self) -> Demand {
+        Demand::default()
+    }
 
     /// Returns the tokens of the component's workloads, derived from their latency; `None` if the
     /// component does not measure it.
-    fn workload_tokens(&self, now: Nanos) -> Option<WorkloadTokens>;
+    fn workload_tokens(&self, _now: Nanos) -> Option<WorkloadTokens> {
+        None
+    }
 }
 
 /// A setting that a circuit applies to a component. Signals may be invalid; the component defines
@@ -90,10 +92,12 @@ pub(crate) struct LoadDecision {
     /// Zero or more.
     pub(crate) load_multiplier: f64,
     pub(crate) pass_through: bool,
-    /// The time after which everything passes, unless there is a newer decision.
-    pub(crate) valid_until: Nanos,
-    /// Replaces earlier estimates; empty if the policy does not derive tokens from latency.
-    pub(crate) tokens: WorkloadTokens,
+    /// The time after which everything passes, unless there is a newer decision; `None` means
+    /// never.
+    pub(crate) valid_until: Option<Nanos>,
+    /// Replaces earlier estimates; empty if the policy does not derive tokens from latency, and
+    /// `None` to keep the estimates.
+    pub(crate) tokens: Option<WorkloadTokens>,
 }
 
 /// The control loops of all policies in force.

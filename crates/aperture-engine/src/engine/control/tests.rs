@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::*;
 use crate::engine::control::policy_loop::PolicyLoop;
 use crate::engine::flux_meter::FluxMeters;
+use crate::engine::workload_latency::WorkloadLatency;
 use crate::policy::{
     Circuit, CircuitNode, Component, ComponentKind, LoadScheduler, Op, Policy, Port, RampStep,
     Sampler, Scheduler, SignalId, WorkloadParameters,
@@ -27,11 +28,12 @@ struct RecordingActuator {
 }
 
 impl Actuator for RecordingActuator {
-    fn apply(&self, setting: Setting, _: Nanos) {
+    fn apply(&self, setting: Setting, _: Nanos) -> bool {
         self.settings
             .lock()
             .expect("the lock is not poisoned")
             .push(setting);
+        true
     }
 
     fn take_demand(&self) -> Demand {
@@ -204,9 +206,9 @@ fn a_load_scheduler_gets_its_multiplier_every_tenth_tick() {
     assert_eq!(
         decisions,
         [
-            (0.5, false, 59 * SECOND),
-            (0.0, false, 69 * SECOND),
-            (0.0, true, 79 * SECOND),
+            (0.5, false, Some(59 * SECOND)),
+            (0.0, false, Some(69 * SECOND)),
+            (0.0, true, Some(79 * SECOND)),
         ]
     );
     // The source is queried once per call of `catch_up`.
@@ -272,7 +274,8 @@ fn tokens_follow_latency_if_the_policy_enables_it() {
     let loads = actuator.loads();
     assert_eq!(loads.len(), 1);
     assert_eq!(loads[0].load_multiplier, 0.5);
-    let tokens: HashMap<_, _> = loads[0].tokens.iter().collect();
+    let tokens = loads[0].tokens.as_ref().expect("tokens were derived");
+    let tokens: HashMap<_, _> = tokens.iter().collect();
     assert_eq!(tokens, HashMap::from([(&Arc::from("slow"), &250.0)]));
 }
 
@@ -326,7 +329,7 @@ fn overdue_ticks_hold_the_last_value_and_the_newest_queries_again() {
     control.catch_up(44 * SECOND + 5);
     assert_eq!(multipliers(&actuator), [0.5, 0.5, 0.5, 0.9]);
     let last = actuator.loads().pop().expect("a decision was applied");
-    assert_eq!(last.valid_until, (44 + 50) * SECOND);
+    assert_eq!(last.valid_until, Some((44 + 50) * SECOND));
     assert_eq!(number.queries.load(Ordering::Relaxed), 2);
     // The deferred end does not shift later periods.
     number.set(0.7);

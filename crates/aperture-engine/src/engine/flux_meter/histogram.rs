@@ -64,7 +64,6 @@ impl FluxMeter {
     pub fn attribute_key(&self) -> &str {
         &self.attribute_key
     }
-
     /// Returns the upper bounds of the buckets, in the unit of the attribute.
     pub fn bounds(&self) -> &[f64] {
         &self.bounds

@@ -12,11 +12,10 @@ use std::sync::Arc;
 
 use ahash::RandomState;
 
-use super::Engine;
-use super::clock::{Nanos, nanos};
-use super::control::WorkloadLatency;
-use super::index::SelectorIndex;
-use super::stages::EngineFlow;
+use super::clock::Nanos;
+use super::engine_flow::EngineFlow;
+use super::selector_index::SelectorIndex;
+use super::workload_latency::MeasuredWorkload;
 use crate::flow::{FlowOutcome, FlowStatus};
 use crate::policy::{self, Selector};
 
@@ -108,13 +107,6 @@ struct MatchedOverflow {
     workloads: Vec<MeasuredWorkload>,
 }
 
-/// The workload of a flow in a load scheduler whose tokens depend on latency.
-#[derive(Clone, Debug)]
-pub(crate) struct MeasuredWorkload {
-    pub(crate) latency: Arc<WorkloadLatency>,
-    pub(crate) name: Box<str>,
-}
-
 impl MatchedMeters {
     pub(crate) fn with_workloads(mut self, workloads: Vec<MeasuredWorkload>) -> Self {
         if !workloads.is_empty() {
@@ -131,54 +123,27 @@ impl MatchedMeters {
         }
     }
 
-    fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.few[0].is_none() && self.more.is_none()
+    }
+
+    /// Records the end of a flow that took `duration` until `now`.
+    pub(crate) fn record(&self, duration: Nanos, outcome: FlowOutcome, now: Nanos) {
+        for meter in self.meters() {
+            meter.record(duration, ended_well(outcome));
+        }
+        // Rejected flows did no work.
+        if outcome.status != FlowStatus::Unset {
+            for workload in self.more.iter().flat_map(|more| &more.workloads) {
+                let millis = duration as f64 / 1_000_000.0;
+                workload.latency.record(&workload.name, millis, now);
+            }
+        }
     }
 
     pub(crate) fn meters(&self) -> impl Iterator<Item = &Arc<FluxMeter>> {
         let more = self.more.iter().flat_map(|more| &more.meters);
         self.few.iter().flatten().chain(more)
-    }
-}
-
-/// Measures a decided flow until it ends.
-#[derive(Debug)]
-pub(crate) struct FlowTimer {
-    engine: Engine,
-    meters: MatchedMeters,
-    begun: Nanos,
-}
-
-impl FlowTimer {
-    /// Starts measuring now. Returns `None` if no meter and no workload measures the flow.
-    #[inline]
-    pub(crate) fn begin(engine: &Engine, meters: MatchedMeters) -> Option<Self> {
-        if meters.is_empty() {
-            return None;
-        }
-        Some(Self {
-            begun: nanos(engine.shared.clock.now()),
-            engine: engine.clone(),
-            meters,
-        })
-    }
-
-    /// Records the duration of the flow.
-    pub(crate) fn end(self, outcome: FlowOutcome) {
-        let now = nanos(self.engine.shared.clock.now());
-        let duration = now.saturating_sub(self.begun);
-        // First make up for the ticks of circuits that are due, which must not see this flow.
-        self.engine.shared.live.load().control.catch_up(now);
-        for meter in self.meters.meters() {
-            meter.record(duration, ended_well(outcome));
-        }
-        // Rejected flows did no work.
-        if outcome.status != FlowStatus::Unset {
-            for workload in self.meters.more.iter().flat_map(|more| &more.workloads) {
-                let millis = duration as f64 / 1_000_000.0;
-                workload.latency.record(&workload.name, millis, now);
-            }
-        }
     }
 }
 

@@ -7,7 +7,8 @@ use proptest::prelude::*;
 use super::histogram::{DEFAULT_BOUNDS, WORKLOAD_DURATION, bounds};
 use super::window::quantile_of;
 use super::*;
-use crate::engine::{Clock as _, ManualClock};
+use crate::engine::clock::nanos;
+use crate::engine::{Clock as _, Engine, ManualClock};
 use crate::flow::{Check, Decider as _, FlowParams, Ticket as _, Verdict};
 use crate::policy::Buckets;
 

@@ -1,12 +1,10 @@
 //! The check of an HTTP request whose attributes the layer has read.
 
+use super::super::collector::VerdictCollector;
 use super::super::decide::DecideContext;
+use super::super::http_input::{HttpInput, HttpRequest, SocketAddress};
 use super::super::{Engine, EnginePending, EngineTicket};
-use super::{HttpAnswer, HttpInput, HttpReport, HttpRequest, SocketAddress};
-use crate::flow::{
-    Check, Denial, FlowError, FlowErrorKind, FlowParams, HttpAttributes, HttpExtras, RejectReason,
-    Verdict,
-};
+use crate::flow::{Check, FlowError, FlowErrorKind, FlowParams, HttpAttributes, Verdict};
 
 impl Engine {
     /// Like [`start_http`](Self::start_http), for the attributes that the layer has read, plus the
@@ -46,36 +44,16 @@ impl Engine {
         if let (Some(address), Some(text)) = (request.destination, &texts[1]) {
             input = input.destination(SocketAddress::new(text, address.port().into()));
         }
-        match self.start_http(&input) {
-            Ok(mut starting) => match starting.try_immediate() {
-                Some((report, ticket)) => {
-                    asking.undecided = report.check.undecided;
-                    Check::Ready(report.into_verdict(ticket))
-                }
-                None => Check::Pending(EnginePending::http(starting)),
-            },
+        match self.prepare_http(&input) {
+            Ok((prepared, parts)) => {
+                let input = prepared.check_input();
+                let collector = VerdictCollector::new(input.params).http(parts.baggage);
+                self.start_check(&input, collector).into_check(asking)
+            }
             Err(error) => Check::Ready(Verdict::Unreachable(FlowError::new(
                 FlowErrorKind::InvalidRequest,
                 error.to_string(),
             ))),
-        }
-    }
-}
-
-impl HttpReport {
-    pub(in crate::engine) fn into_verdict(self, ticket: EngineTicket) -> Verdict<EngineTicket> {
-        match self.answer {
-            HttpAnswer::Ok { headers } => Verdict::Accepted(
-                ticket.with_http_extras(HttpExtras::new(headers, "").boxed_unless_empty()),
-            ),
-            HttpAnswer::Denied { status, headers } => {
-                let reason = self.check.reject_reason.unwrap_or(RejectReason::Unknown);
-                let denial = Denial::new(reason)
-                    .denied_code(u16::try_from(status).unwrap_or(0))
-                    .wait(self.wait_time.unwrap_or_default());
-                let extras = HttpExtras::new(headers, "").boxed_unless_empty();
-                Verdict::Rejected(denial, ticket.with_http_extras(extras))
-            }
         }
     }
 }

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use ahash::RandomState;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode, utf8_percent_encode};
 
-use super::{HttpInput, HttpRequest};
 use crate::engine::classify::ClassifierLabel;
+use crate::engine::http_input::{HttpInput, HttpRequest};
+use crate::engine::query_encoding::decode_query;
 use crate::flow::{Labels, baggage};
 
 const SOURCE_LABEL: &str = "aperture.source_fqdns";
@@ -191,51 +192,11 @@ fn joined<'a>(services: &[&'a str]) -> Cow<'a, str> {
     }
 }
 
-/// Decodes a value once more, by the rules of a query. Returns `None` for a malformed escape.
-pub(in crate::engine) fn decode_query(text: &[u8]) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let [first, after @ ..] = rest {
-        rest = after;
-        bytes.push(match first {
-            b'+' => b' ',
-            b'%' => {
-                let [high, low, after @ ..] = rest else {
-                    return None;
-                };
-                rest = after;
-                let digit = |byte: &u8| char::from(*byte).to_digit(16);
-                u8::try_from(digit(high)? * 16 + digit(low)?).ok()?
-            }
-            plain => *plain,
-        });
-    }
-    Some(match String::from_utf8(bytes) {
-        Ok(text) => text,
-        Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    #[test]
-    fn the_second_decoding_follows_query_rules() {
-        for (text, expected) in [
-            ("a+b", Some("a b")),
-            ("a%2Bb", Some("a+b")),
-            ("%41%7a", Some("Az")),
-            ("%ff", Some("\u{fffd}")),
-            ("%", None),
-            ("%4", None),
-            ("%zz", None),
-        ] {
-            assert_eq!(decode_query(text.as_bytes()).as_deref(), expected, "{text}");
-        }
-    }
 
     #[test]
     fn header_names_are_lowercased_letter_by_letter() {

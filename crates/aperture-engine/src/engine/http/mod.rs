@@ -1,25 +1,27 @@
 //! Decides HTTP requests that a proxy or the layer describes: Aperture's `CheckHTTP`.
 
 mod attributes;
-mod input;
 mod labels;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-pub use self::input::{AddressFlaw, HttpInput, HttpInputError, HttpRequest, SocketAddress};
-
 use self::labels::HttpLabels;
-#[cfg(feature = "rego")]
-pub(in crate::engine) use self::labels::decode_query;
-use super::report::{CheckInput, CheckReport, ClassifierInfo};
-use super::stages::{EngineFlow, time_left};
-use super::{Engine, EngineTicket, PendingReport};
-use crate::flow::{FlowParams, RejectReason};
+use super::check_input::CheckInput;
+use super::collector::{Collector, DecisionEnd, OutputCollector, ReportCollector};
+use super::component_entry::ComponentEntry;
+use super::decision::ComponentDecision;
+use super::engine_flow::{EngineFlow, time_left};
+use super::http_answer::HttpAnswer;
+use super::http_input::{HttpInput, HttpInputError};
+use super::pending::PendingDecision;
+use super::report::{CheckReport, ClassifierInfo};
+use super::{Engine, EngineTicket};
+use crate::flow::{CacheLookup, FlowParams};
 
 /// The gRPC code `UNAVAILABLE`, by which proxies recognize a rejected request.
 const UNAVAILABLE: i32 = 14;
@@ -37,28 +39,6 @@ pub struct HttpReport {
     pub check: CheckReport,
     /// How long a client should wait before it retries a rejected request, at full precision.
     pub wait_time: Option<Duration>,
-}
-
-/// The action that a proxy should take with a request.
-///
-/// See [`HttpInput`] for an example.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum HttpAnswer {
-    /// Forward the request.
-    Ok {
-        /// Headers to set on the request: `baggage`, if classifiers set labels that telemetry
-        /// shows.
-        headers: BTreeMap<String, String>,
-    },
-    /// Reject the request.
-    Denied {
-        /// The status of the response: the number from the policy, even if it is not an HTTP
-        /// status.
-        status: i32,
-        /// Headers of the response: `retry-after` in whole seconds, if a wait is known.
-        headers: BTreeMap<String, String>,
-    },
 }
 
 impl HttpReport {
@@ -86,7 +66,6 @@ struct PreparedHttpCheck<'a> {
     params: FlowParams<'a>,
     expect_end: bool,
     deadline: Option<Duration>,
-    parts: HttpReportParts,
 }
 
 impl<'a> PreparedHttpCheck<'a> {
@@ -120,28 +99,54 @@ impl HttpReportParts {
         check.telemetry_flow_labels = self.telemetry;
         check.classifiers = self.classifiers;
         let wait_time = check.wait_time.take();
-        let mut headers = BTreeMap::new();
-        let answer = match check.reject_reason {
-            None => {
-                headers.extend(self.baggage.map(|baggage| ("baggage".to_owned(), baggage)));
-                HttpAnswer::Ok { headers }
-            }
-            Some(reason) => {
-                if let Some(wait) = wait_time {
-                    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-                    headers.insert("retry-after".to_owned(), seconds.to_string());
-                }
-                HttpAnswer::Denied {
-                    status: denied_status(reason, check.denied_response_status_code),
-                    headers,
-                }
-            }
-        };
+        let code = check.denied_response_status_code;
         HttpReport {
-            answer,
+            answer: HttpAnswer::new(check.reject_reason, code, wait_time, self.baggage),
             check,
             wait_time,
         }
+    }
+}
+
+/// Collects the report of an HTTP check.
+struct HttpCollector {
+    report: ReportCollector,
+    parts: HttpReportParts,
+}
+
+impl HttpCollector {
+    fn new(input: &CheckInput<'_, '_>, parts: HttpReportParts) -> Self {
+        Self {
+            report: ReportCollector::new(input),
+            parts,
+        }
+    }
+}
+
+impl Collector for HttpCollector {
+    fn on_decision(
+        &mut self,
+        flow: &EngineFlow<'_, '_>,
+        component: &ComponentEntry,
+        decision: &ComponentDecision,
+    ) {
+        self.report.on_decision(flow, component, decision);
+    }
+
+    fn on_lookup(&mut self, found: CacheLookup) {
+        self.report.on_lookup(found);
+    }
+}
+
+impl OutputCollector for HttpCollector {
+    type Output = (HttpReport, EngineTicket);
+
+    fn finish(self, end: DecisionEnd<'_, '_>) -> (HttpReport, EngineTicket) {
+        let (report, ticket) = self.report.finish(end);
+        (self.parts.into_report(report), ticket)
+    }
+    fn held_bytes(&self) -> usize {
+        self.report.held_bytes() + self.parts.held_bytes()
     }
 }
 
@@ -150,33 +155,19 @@ impl HttpReportParts {
 ///
 /// See [`Engine::start_http`] for an example.
 #[must_use = "futures do nothing unless polled"]
-pub struct StartingHttp {
-    starting: PendingReport,
-    /// Taken when the check resolves.
-    parts: Option<HttpReportParts>,
-}
+pub struct StartingHttp(PendingDecision<HttpCollector>);
 
 impl StartingHttp {
-    /// Returns the report if the request does not have to wait.
-    fn try_immediate(&mut self) -> Option<(HttpReport, EngineTicket)> {
-        let (report, ticket) = self.starting.take_ready()?;
-        let parts = self.parts.take()?;
-        Some((parts.into_report(report), ticket))
-    }
-}
-
-impl StartingHttp {
-    /// Returns the number of bytes that the request holds while it waits, see
-    /// [`PendingReport::held_bytes`].
+    /// Returns the bytes of the texts and values that the request holds while it waits, or 0 if it
+    /// is decided.
     #[doc(hidden)]
     pub fn held_bytes(&self) -> usize {
-        let parts = self.parts.as_ref().map_or(0, HttpReportParts::held_bytes);
-        self.starting.held_bytes() + parts
+        self.0.held_bytes()
     }
 
-    /// Stops waiting, see [`PendingReport::give_up`].
+    /// Stops waiting, see [`PendingReport::give_up`](super::PendingReport::give_up).
     pub fn give_up(&mut self) {
-        self.starting.give_up();
+        self.0.give_up();
     }
 }
 
@@ -187,25 +178,13 @@ impl Future for StartingHttp {
     type Output = (HttpReport, EngineTicket);
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let (report, ticket) = ready!(Pin::new(&mut self.starting).poll(cx));
-        let parts = self
-            .parts
-            .take()
-            .expect("not polled again after it was ready");
-        Poll::Ready((parts.into_report(report), ticket))
+        Pin::new(&mut self.0).poll(cx)
     }
 }
 
 impl fmt::Debug for StartingHttp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StartingHttp").finish_non_exhaustive()
-    }
-}
-
-fn denied_status(reason: RejectReason, code: i32) -> i32 {
-    match code {
-        0 => i32::from(reason.default_status().as_u16()),
-        code => code,
     }
 }
 
@@ -242,9 +221,11 @@ impl Engine {
     /// Returns an error if the input is malformed; its text and code are those of an Agent's gRPC
     /// error.
     pub fn check_http(&self, input: &HttpInput<'_>) -> Result<HttpReport, HttpInputError> {
-        let prepared = self.prepare_http(input)?;
-        let report = self.check(&prepared.check_input());
-        Ok(prepared.parts.into_report(report))
+        let (prepared, parts) = self.prepare_http(input)?;
+        let input = prepared.check_input();
+        let (report, ticket) = self.check_at_once(&input, HttpCollector::new(&input, parts));
+        ticket.leave_open();
+        Ok(report)
     }
 
     /// Like [`check_http`](Self::check_http) for a request that may wait in queues, as with
@@ -266,19 +247,17 @@ impl Engine {
     ///
     /// Returns the errors of [`check_http`](Self::check_http).
     pub fn start_http(&self, input: &HttpInput<'_>) -> Result<StartingHttp, HttpInputError> {
-        let prepared = self.prepare_http(input)?;
-        let starting = self.start(&prepared.check_input());
-        Ok(StartingHttp {
-            starting,
-            parts: Some(prepared.parts),
-        })
+        let (prepared, parts) = self.prepare_http(input)?;
+        let input = prepared.check_input();
+        let collector = HttpCollector::new(&input, parts);
+        Ok(StartingHttp(self.start_check(&input, collector)))
     }
 
     /// Validates the input and computes all parts of the report except the decision.
     fn prepare_http<'a>(
         &self,
         input: &HttpInput<'a>,
-    ) -> Result<PreparedHttpCheck<'a>, HttpInputError> {
+    ) -> Result<(PreparedHttpCheck<'a>, HttpReportParts), HttpInputError> {
         input.validate()?;
         let mut labels = HttpLabels::new(input);
         // Without discovery the services of the destination are unknown, which is an empty name.
@@ -306,17 +285,18 @@ impl Engine {
         params.ramp_mode = input.ramp_mode;
         params.quotas = input.quotas;
         params.shadow = input.shadow;
-        Ok(PreparedHttpCheck {
+        let prepared = PreparedHttpCheck {
             control_point: input.control_point,
             services,
             params,
             expect_end: input.expect_end,
             deadline: input.deadline,
-            parts: HttpReportParts {
-                telemetry: labels.telemetry(input),
-                classifiers: infos,
-                baggage: labels.baggage(input),
-            },
-        })
+        };
+        let parts = HttpReportParts {
+            telemetry: labels.telemetry(input),
+            classifiers: infos,
+            baggage: labels.baggage(input),
+        };
+        Ok((prepared, parts))
     }
 }

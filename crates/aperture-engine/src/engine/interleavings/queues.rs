@@ -7,7 +7,7 @@ use shuttle::sync::atomic::{AtomicBool, AtomicU64};
 
 use super::*;
 use crate::engine::clock::{Clock as _, nanos};
-use crate::engine::limiters::Component;
+use crate::engine::control::{Actuator as _, Setting};
 
 fn is_decided(pending: &mut PendingReport) -> bool {
     let mut context = Context::from_waker(Waker::noop());
@@ -130,9 +130,11 @@ fn a_higher_limit_wakes_waiters() {
             let live = raising.shared.live.load_full();
             let now = nanos(raising.shared.clock.now());
             for component in live.index.components() {
-                if let Component::ConcurrencyScheduler(scheduler) = &*component.limiter {
-                    scheduler.set(1.0, f64::NAN, now);
-                }
+                let setting = Setting::Slots {
+                    max_concurrency: 1.0,
+                    pass_through: f64::NAN,
+                };
+                assert!(component.component.apply(setting, now));
             }
         });
         run_threads(2, move |_| assert!(check(&engine).0.accepted()));

@@ -1,21 +1,24 @@
 //! The `concurrency_limiter`: bounds the flows in flight per key.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use super::Limiter;
+use super::flow_key::{FlowKey, requested_tokens};
 use super::in_flight_slots::{Admission, InFlightSlots};
-use super::rate_limiter::{FlowKey, key_label, requested_tokens};
-use super::{ComponentDecision, DEADLINE_MARGIN};
 use crate::engine::atomic_signal::AtomicSignal;
 use crate::engine::clock::{Clock, Nanos, nanos};
-use crate::engine::report::{LimiterDetails, LimiterReason};
+use crate::engine::component::{
+    ComponentContext, FromPolicy, LabelledSlots, PolicyComponent, ReportedKind,
+};
+use crate::engine::control::{Actuator, Setting};
+use crate::engine::decision::{ComponentDecision, DecisionStep, DecisionWithSlot};
+use crate::engine::engine_flow::{DEADLINE_MARGIN, EngineFlow};
+use crate::engine::held_slots::{HeldSlot, SlotOwner};
 use crate::engine::request_id::RequestId;
-use crate::engine::stages::EngineFlow;
-use crate::engine::store::{EvictionLoss, Store, StoreLimits, StoredState, lock};
-use crate::engine::sync::Mutex;
-use crate::engine::ticket::{HeldSlot, SlotOwner};
-use crate::policy;
+use crate::engine::store::{EvictionLoss, Store, StoreLimits, StoredState};
+use crate::engine::sync::{Mutex, lock};
+use crate::policy::{self, ComponentKind};
 
 /// One concurrency limiter of a policy.
 #[derive(Debug)]
@@ -179,69 +182,6 @@ impl SlotOwner for KeySlots {
 }
 
 impl ConcurrencyLimiter {
-    pub(crate) fn new(
-        spec: &policy::ConcurrencyLimiter,
-        limits: StoreLimits,
-        clock: &Arc<dyn Clock>,
-    ) -> Self {
-        let rules = SlotRules::new(&spec.slots);
-        Self {
-            tokens_key: spec.request.tokens_label_key.clone(),
-            denied_code: spec.request.denied_response_status_code,
-            keys: Arc::new(Store::new(rules.limits(limits))),
-            rules: Arc::new(rules),
-            clock: Arc::clone(clock),
-        }
-    }
-
-    /// Returns the limiter of a changed policy, sharing the slots of this one. Returns `None` if
-    /// the limiter limits by another label, because its slots are different ones then.
-    pub(super) fn successor(&self, spec: &policy::ConcurrencyLimiter) -> Option<Self> {
-        let same = self.rules.label_key == spec.slots.limit_by_label_key;
-        same.then(|| Self {
-            tokens_key: spec.request.tokens_label_key.clone(),
-            denied_code: spec.request.denied_response_status_code,
-            rules: Arc::clone(&self.rules),
-            keys: Arc::clone(&self.keys),
-            clock: Arc::clone(&self.clock),
-        })
-    }
-
-    /// Applies the values of its policy, now that the policy is in force.
-    pub(super) fn take_over(&self, spec: &policy::ConcurrencyLimiter) {
-        self.rules.take_over(&spec.slots);
-        self.keys.set_max_idle(self.rules.max_idle());
-    }
-
-    pub(crate) fn slot_rules(&self) -> &SlotRules {
-        &self.rules
-    }
-
-    pub(super) fn denied_code(&self) -> i32 {
-        self.denied_code
-    }
-
-    #[inline(always)]
-    pub(super) fn decide(
-        &self,
-        flow: &EngineFlow<'_, '_>,
-        now: Nanos,
-    ) -> (ComponentDecision, Option<HeldSlot>) {
-        let tokens = requested_tokens(self.tokens_key.as_deref(), flow);
-        let (Some(capacity), FlowKey::Present(key)) = (self.rules.capacity(), self.rules.key(flow))
-        else {
-            return (ComponentDecision::not_evaluated(tokens), None);
-        };
-        if flow.time_left <= DEADLINE_MARGIN {
-            return (ComponentDecision::REJECTED, None);
-        }
-        let key_slots = self.key_slots(key, now);
-        let lifetime = self.rules.lifetime();
-        let admission = lock(&key_slots.slots).enter(tokens, capacity, now, lifetime);
-        let held = admission.slot.map(|id| HeldSlot::new(key_slots, id));
-        (ComponentDecision::from_admission(admission, tokens), held)
-    }
-
     fn key_slots(&self, key: &str, now: Nanos) -> Arc<KeySlots> {
         let lifetime = self.rules.lifetime();
         let max_idle = self.rules.max_idle();
@@ -263,10 +203,110 @@ impl ConcurrencyLimiter {
             Arc::clone(slots)
         })
     }
+}
 
-    /// Returns the slot `id` of the key that `label`, from a report, stands for. Returns false if
-    /// it was not held.
-    pub(crate) fn return_slot(&self, label: &str, id: RequestId, now: Nanos) -> bool {
+impl FromPolicy for ConcurrencyLimiter {
+    type Spec = policy::ConcurrencyLimiter;
+
+    fn spec(kind: &ComponentKind) -> Option<&Self::Spec> {
+        match kind {
+            ComponentKind::ConcurrencyLimiter(spec) => Some(spec),
+            _ => None,
+        }
+    }
+
+    fn new(spec: &Self::Spec, context: &ComponentContext) -> Self {
+        let rules = SlotRules::new(&spec.slots);
+        Self {
+            tokens_key: spec.request.tokens_label_key.clone(),
+            denied_code: spec.request.denied_response_status_code,
+            keys: Arc::new(Store::new(rules.limits(context.limits))),
+            rules: Arc::new(rules),
+            clock: Arc::clone(&context.clock),
+        }
+    }
+
+    /// Returns the limiter of a changed policy, sharing the slots of this one. Returns `None` if
+    /// the limiter limits by another label, because its slots are different ones then.
+    fn successor(&self, spec: &Self::Spec, _: &ComponentContext) -> Option<Self> {
+        let same = self.rules.label_key == spec.slots.limit_by_label_key;
+        same.then(|| Self {
+            tokens_key: spec.request.tokens_label_key.clone(),
+            denied_code: spec.request.denied_response_status_code,
+            rules: Arc::clone(&self.rules),
+            keys: Arc::clone(&self.keys),
+            clock: Arc::clone(&self.clock),
+        })
+    }
+
+    /// Applies the values of its policy, now that the policy is in force.
+    fn take_over(&self, _: &Self, spec: &Self::Spec, _: &ComponentContext, _: Nanos) {
+        self.rules.take_over(&spec.slots);
+        self.keys.set_max_idle(self.rules.max_idle());
+    }
+}
+
+impl Limiter for ConcurrencyLimiter {
+    #[inline(always)]
+    fn decide(&self, flow: &EngineFlow<'_, '_>, now: Nanos) -> DecisionWithSlot {
+        let tokens = requested_tokens(self.tokens_key.as_deref(), flow);
+        let (Some(capacity), FlowKey::Present(key)) = (self.rules.capacity(), self.rules.key(flow))
+        else {
+            return ComponentDecision::not_evaluated(tokens).into();
+        };
+        if flow.time_left <= DEADLINE_MARGIN {
+            return ComponentDecision::REJECTED.into();
+        }
+        let key_slots = self.key_slots(key, now);
+        let lifetime = self.rules.lifetime();
+        let admission = lock(&key_slots.slots).enter(tokens, capacity, now, lifetime);
+        DecisionWithSlot {
+            slot: admission.slot.map(|id| HeldSlot::new(key_slots, id)),
+            decision: decision_of(admission, tokens),
+        }
+    }
+}
+
+impl PolicyComponent for ConcurrencyLimiter {
+    fn reported_kind(&self) -> ReportedKind {
+        ReportedKind::ConcurrencyLimiter
+    }
+
+    fn step(&self) -> DecisionStep {
+        DecisionStep::Limiters
+    }
+
+    fn denied_code(&self) -> i32 {
+        self.denied_code
+    }
+
+    fn label_key(&self) -> Option<&str> {
+        self.rules.label_key.as_deref()
+    }
+
+    fn required_label_key(&self) -> Option<&str> {
+        self.rules.active_label_key()
+    }
+
+    fn slots(&self) -> Option<&dyn LabelledSlots> {
+        Some(self)
+    }
+
+    fn keys(&self) -> usize {
+        self.keys.len()
+    }
+
+    fn evicted(&self) -> u64 {
+        self.keys.evicted()
+    }
+}
+
+impl LabelledSlots for ConcurrencyLimiter {
+    fn are_limited(&self) -> bool {
+        self.rules.capacity().is_some()
+    }
+
+    fn return_slot(&self, label: &str, id: RequestId, now: Nanos) -> bool {
         let Some(key) = key_from_label(self.rules.label_key.as_deref(), label) else {
             return false;
         };
@@ -275,31 +315,19 @@ impl ConcurrencyLimiter {
             .flatten()
             .is_some_and(|slots| lock(&slots.slots).leave(id, now))
     }
+}
 
-    pub(super) fn report(
-        &self,
-        flow: &EngineFlow<'_, '_>,
-        decision: &ComponentDecision,
-    ) -> LimiterDetails {
-        let label = match self.rules.key(flow) {
-            FlowKey::Present(value) if decision.evaluated => {
-                key_label(self.rules.label_key.as_deref(), value)
-            }
-            _ => Cow::Borrowed(""),
+impl Actuator for ConcurrencyLimiter {
+    fn apply(&self, setting: Setting, _: Nanos) -> bool {
+        let Setting::Slots {
+            max_concurrency,
+            pass_through,
+        } = setting
+        else {
+            return false;
         };
-        LimiterDetails::ConcurrencyLimiter {
-            label,
-            tokens: decision.tokens(),
-            request_id: decision.request_id,
-        }
-    }
-
-    pub(super) fn keys(&self) -> usize {
-        self.keys.len()
-    }
-
-    pub(super) fn evicted(&self) -> u64 {
-        self.keys.evicted()
+        self.rules.set(max_concurrency, pass_through);
+        true
     }
 }
 
@@ -314,55 +342,21 @@ pub(crate) fn key_from_label<'a>(label_key: Option<&str>, label: &'a str) -> Opt
 /// An index beyond every slot table.
 const NO_ENTRY: u32 = u32::MAX;
 
-impl ComponentDecision {
-    /// The decision of a component that lets the flow through without using any state: the flow has
-    /// no key, or the component has no limit.
-    pub(crate) const fn not_evaluated(tokens: f64) -> Self {
-        Self {
-            dropped: false,
-            reason: LimiterReason::KeyNotFound,
-            wait: 0,
-            unsatisfiable: false,
-            remaining: 0.0,
-            current: 0.0,
-            consumed: tokens,
-            request_id: None,
-            evaluated: false,
-            queued: 0,
-            overtaken: None,
-        }
-    }
-
-    /// A rejection without a look at the state.
-    pub(crate) const REJECTED: Self = Self {
-        dropped: true,
-        reason: LimiterReason::Unspecified,
+/// Returns the decision that an admission, or its refusal, is for a flow of `tokens`.
+fn decision_of(admission: Admission, tokens: f64) -> ComponentDecision {
+    let ok = admission.slot.is_some();
+    ComponentDecision {
+        dropped: !ok,
+        key_missing: false,
         wait: 0,
         unsatisfiable: false,
-        remaining: 0.0,
-        current: 0.0,
-        consumed: 0.0,
-        request_id: None,
+        remaining: admission.remaining,
+        current: admission.current,
+        consumed: if ok { tokens } else { 0.0 },
+        // A rejected flow gets an id as well, as an Agent gives one; no slot belongs to it.
+        request_id: admission.slot.or_else(|| Some(RequestId::new(NO_ENTRY))),
         evaluated: true,
         queued: 0,
         overtaken: None,
-    };
-
-    pub(crate) fn from_admission(admission: Admission, tokens: f64) -> Self {
-        let ok = admission.slot.is_some();
-        Self {
-            dropped: !ok,
-            reason: LimiterReason::Unspecified,
-            wait: 0,
-            unsatisfiable: false,
-            remaining: admission.remaining,
-            current: admission.current,
-            consumed: if ok { tokens } else { 0.0 },
-            // A rejected flow gets an id as well, as an Agent gives one; no slot belongs to it.
-            request_id: admission.slot.or_else(|| Some(RequestId::new(NO_ENTRY))),
-            evaluated: true,
-            queued: 0,
-            overtaken: None,
-        }
     }
 }

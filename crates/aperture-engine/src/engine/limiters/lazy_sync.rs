@@ -1,9 +1,9 @@
 //! Lazy sync: a key spends from a local account that is charged to its bucket once per period.
 
-use super::DEADLINE_MARGIN;
 use super::bucket::{BucketParams, TakeMode, TakeResult, TokenBucket};
-use super::rate_limiter::{BucketDecision, BucketRequest, BucketRules};
+use super::key_bucket::{BucketDecision, BucketRequest, BucketRules};
 use crate::engine::clock::Nanos;
+use crate::engine::engine_flow::DEADLINE_MARGIN;
 use crate::engine::store::{EvictionLoss, StoredState};
 
 /// The state of a key with lazy sync.

@@ -5,11 +5,14 @@ use std::sync::Arc;
 
 use ahash::RandomState;
 
-use super::ComponentDecision;
+use super::Limiter;
 use crate::engine::atomic_signal::AtomicSignal;
-use crate::engine::report::{LimiterDetails, LimiterReason};
-use crate::engine::stages::{DecisionStep, EngineFlow};
-use crate::policy;
+use crate::engine::clock::Nanos;
+use crate::engine::component::{ComponentContext, FromPolicy, PolicyComponent, ReportedKind};
+use crate::engine::control::{Actuator, Setting};
+use crate::engine::decision::{ComponentDecision, DecisionStep, DecisionWithSlot};
+use crate::engine::engine_flow::EngineFlow;
+use crate::policy::{self, ComponentKind};
 
 /// One sampler of a policy, or the sampler of a load ramp.
 #[derive(Debug)]
@@ -24,10 +27,37 @@ pub(crate) struct Sampler {
 }
 
 impl Sampler {
+    /// Sets the value of the signal. With an invalid one, a sampler accepts all flows and a ramp
+    /// none.
+    fn set_percentage(&self, percentage: f64) {
+        let invalid = if self.ramp { 0.0 } else { 100.0 };
+        self.percentage.set(if percentage.is_nan() {
+            invalid
+        } else {
+            percentage
+        });
+    }
+
+    /// Returns the session of a flow, by which it always gets the same decision.
+    fn session<'a>(&self, flow: &EngineFlow<'a, '_>) -> Option<&'a str> {
+        flow.labels.get(self.session_key.as_deref()?)
+    }
+}
+
+impl FromPolicy for Sampler {
+    type Spec = policy::Sampler;
+
+    fn spec(kind: &ComponentKind) -> Option<&Self::Spec> {
+        match kind {
+            ComponentKind::Sampler(spec) => Some(spec),
+            _ => None,
+        }
+    }
+
     /// Creates a sampler. A ramp decides about flows in ramp mode only, unless `upstream_ramp_mode`
     /// is set: an Agent treats it as a common sampler.
-    pub(crate) fn new(spec: &policy::Sampler, upstream_ramp_mode: bool) -> Self {
-        let step = match spec.ramp_mode && !upstream_ramp_mode {
+    fn new(spec: &Self::Spec, context: &ComponentContext) -> Self {
+        let step = match spec.ramp_mode && !context.upstream_ramp_mode {
             true => DecisionStep::Ramps,
             false => DecisionStep::Samplers,
         };
@@ -48,34 +78,20 @@ impl Sampler {
 
     /// Returns the sampler of a changed policy. The last value from a circuit stays in force until
     /// the circuit sends the next one.
-    pub(crate) fn successor(&self, spec: &policy::Sampler, upstream_ramp_mode: bool) -> Self {
-        let next = Self::new(spec, upstream_ramp_mode);
+    fn successor(&self, spec: &Self::Spec, context: &ComponentContext) -> Option<Self> {
+        let next = Self::new(spec, context);
         if let Some(policy::Port::Changing(_)) = spec.accept_percentage {
             next.percentage.set(self.percentage.get());
         }
-        next
+        Some(next)
     }
 
-    /// Sets the value of the signal. With an invalid one, a sampler accepts all flows and a ramp
-    /// none.
-    pub(crate) fn set_percentage(&self, percentage: f64) {
-        let invalid = if self.ramp { 0.0 } else { 100.0 };
-        self.percentage.set(if percentage.is_nan() {
-            invalid
-        } else {
-            percentage
-        });
-    }
+    /// A sampler has no state but its percentage.
+    fn take_over(&self, _: &Self, _: &Self::Spec, _: &ComponentContext, _: Nanos) {}
+}
 
-    pub(super) fn step(&self) -> DecisionStep {
-        self.step
-    }
-
-    pub(super) fn denied_code(&self) -> i32 {
-        self.denied_code
-    }
-
-    pub(super) fn decide(&self, flow: &EngineFlow<'_, '_>) -> ComponentDecision {
+impl Limiter for Sampler {
+    fn decide(&self, flow: &EngineFlow<'_, '_>, _: Nanos) -> DecisionWithSlot {
         let session = self.session(flow);
         let value = session.unwrap_or_default();
         let accept = self.percentage.get() / 100.0;
@@ -84,40 +100,39 @@ impl Sampler {
                 Some(value) => f64::from(fnv1a(value)) / f64::from(u32::MAX) <= accept,
                 None => draw() <= accept,
             };
-        ComponentDecision {
+        DecisionWithSlot::from(ComponentDecision {
             dropped: !passes,
             ..ComponentDecision::ACCEPTED
-        }
-    }
-
-    pub(super) fn report(&self, flow: &EngineFlow<'_, '_>) -> LimiterDetails {
-        let key = self.session_key.as_deref().unwrap_or_default();
-        let value = self.session(flow).unwrap_or_default();
-        LimiterDetails::Sampler {
-            label: format!("{key}:{value}"),
-        }
-    }
-
-    fn session<'a>(&self, flow: &EngineFlow<'a, '_>) -> Option<&'a str> {
-        flow.labels.get(self.session_key.as_deref()?)
+        })
     }
 }
 
-impl ComponentDecision {
-    /// An accepted flow that took no tokens.
-    const ACCEPTED: Self = Self {
-        dropped: false,
-        reason: LimiterReason::Unspecified,
-        wait: 0,
-        unsatisfiable: false,
-        remaining: 0.0,
-        current: 0.0,
-        consumed: 0.0,
-        request_id: None,
-        evaluated: false,
-        queued: 0,
-        overtaken: None,
-    };
+impl PolicyComponent for Sampler {
+    fn reported_kind(&self) -> ReportedKind {
+        ReportedKind::Sampler
+    }
+
+    fn step(&self) -> DecisionStep {
+        self.step
+    }
+
+    fn denied_code(&self) -> i32 {
+        self.denied_code
+    }
+
+    fn label_key(&self) -> Option<&str> {
+        self.session_key.as_deref()
+    }
+}
+
+impl Actuator for Sampler {
+    fn apply(&self, setting: Setting, _: Nanos) -> bool {
+        let Setting::AcceptPercentage(percentage) = setting else {
+            return false;
+        };
+        self.set_percentage(percentage);
+        true
+    }
 }
 
 /// Computes the 32-bit FNV-1a hash. It decides which sessions pass, so it is part of the contract.

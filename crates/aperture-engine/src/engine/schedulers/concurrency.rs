@@ -1,24 +1,25 @@
 //! The `concurrency_scheduler`: a queue in front of the slots of a key.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
+use super::accepted::{accept_unlimited, accept_without_tokens};
 use super::queue_store::QueueStore;
-use super::quota::{accept_unlimited, accept_without_tokens, scheduler_details};
 use super::token_source::{SourceReply, TakeRequest, TokenGrant, TokenSource};
 use super::workload::Workloads;
+use super::{ScheduleResult, Scheduler};
 use crate::engine::clock::Nanos;
-use crate::engine::limiters::concurrency_limiter::{SlotRules, key_from_label};
-use crate::engine::limiters::in_flight_slots::{Admission, InFlightSlots};
-use crate::engine::limiters::rate_limiter::{FlowKey, key_label};
-use crate::engine::limiters::{
-    ComponentContext, ComponentDecision, DEADLINE_MARGIN, ScheduleResult,
+use crate::engine::component::{
+    ComponentContext, FromPolicy, LabelledSlots, PolicyComponent, ReportedKind,
 };
-use crate::engine::report::{LimiterDetails, LimiterReason};
+use crate::engine::control::{Actuator, Setting};
+use crate::engine::decision::DecisionStep;
+use crate::engine::engine_flow::{DEADLINE_MARGIN, EngineFlow, NO_DEADLINE};
+use crate::engine::limiters::concurrency_limiter::{SlotRules, key_from_label};
+use crate::engine::limiters::flow_key::FlowKey;
+use crate::engine::limiters::in_flight_slots::{Admission, InFlightSlots};
 use crate::engine::request_id::RequestId;
-use crate::engine::stages::{EngineFlow, NO_DEADLINE};
 use crate::engine::store::EvictionLoss;
-use crate::policy;
+use crate::policy::{self, ComponentKind};
 
 /// One concurrency scheduler of a policy.
 ///
@@ -34,7 +35,22 @@ pub(crate) struct ConcurrencyScheduler {
 }
 
 impl ConcurrencyScheduler {
-    pub(crate) fn new(spec: &policy::ConcurrencyScheduler, context: &ComponentContext) -> Self {
+    fn slot_rules(&self) -> &SlotRules {
+        self.queues.rules()
+    }
+}
+
+impl FromPolicy for ConcurrencyScheduler {
+    type Spec = policy::ConcurrencyScheduler;
+
+    fn spec(kind: &ComponentKind) -> Option<&Self::Spec> {
+        match kind {
+            ComponentKind::ConcurrencyScheduler(spec) => Some(spec),
+            _ => None,
+        }
+    }
+
+    fn new(spec: &Self::Spec, context: &ComponentContext) -> Self {
         let rules = SlotRules::new(&spec.slots);
         let limits = rules.limits(context.limits);
         let min_retention = rules.lifetime().saturating_add(1);
@@ -51,7 +67,7 @@ impl ConcurrencyScheduler {
 
     /// Returns the scheduler of a changed policy, sharing the slots and queues of this one. Returns
     /// `None` if the scheduler limits by another label, because they are different ones then.
-    pub(crate) fn successor(&self, spec: &policy::ConcurrencyScheduler) -> Option<Self> {
+    fn successor(&self, spec: &Self::Spec, _: &ComponentContext) -> Option<Self> {
         let same = self.slot_rules().label_key == spec.slots.limit_by_label_key;
         same.then(|| Self {
             workloads: Workloads::new(&spec.scheduler),
@@ -60,38 +76,22 @@ impl ConcurrencyScheduler {
     }
 
     /// Applies the values of its policy, now that the policy is in force.
-    pub(crate) fn take_over(&self, spec: &policy::ConcurrencyScheduler, now: Nanos) {
+    fn take_over(&self, _: &Self, spec: &Self::Spec, _: &ComponentContext, now: Nanos) {
         let rules = self.slot_rules();
         rules.take_over(&spec.slots);
         let min_retention = rules.lifetime().saturating_add(1);
         self.queues.set_retention(rules.max_idle(), min_retention);
         self.queues.serve(now);
     }
+}
 
-    pub(crate) fn slot_rules(&self) -> &SlotRules {
-        self.queues.rules()
-    }
-
-    /// Sets new values of the signals, and serves the queues if the capacity has grown.
-    pub(crate) fn set(&self, max_concurrency: f64, pass_through: f64, now: Nanos) {
-        self.slot_rules().set(max_concurrency, pass_through);
-        self.queues.serve(now);
-    }
-
-    pub(crate) fn workloads(&self) -> &Workloads {
-        &self.workloads
-    }
-
-    pub(crate) fn denied_code(&self) -> i32 {
-        self.workloads.denied_code()
-    }
-
-    pub(crate) fn schedule(&self, flow: &EngineFlow<'_, '_>, now: Nanos) -> ScheduleResult {
+impl Scheduler for ConcurrencyScheduler {
+    fn schedule(&self, flow: &EngineFlow<'_, '_>, now: Nanos) -> ScheduleResult {
         if self.slot_rules().capacity().is_none() {
-            return accept_unlimited(LimiterReason::Unspecified);
+            return accept_unlimited(false);
         }
         let FlowKey::Present(key) = self.slot_rules().key(flow) else {
-            return accept_unlimited(LimiterReason::KeyNotFound);
+            return accept_unlimited(true);
         };
         let request = self.workloads.request(flow, now, None);
         if request.tokens == 0.0 {
@@ -100,38 +100,70 @@ impl ConcurrencyScheduler {
         self.queues.queue(key, now).schedule(&request, now)
     }
 
-    /// Returns the slot `id` of the key that `label`, from a report, stands for. Returns false if
-    /// it was not held.
-    pub(crate) fn return_slot(&self, label: &str, id: RequestId, now: Nanos) -> bool {
+    fn workloads(&self) -> &Workloads {
+        &self.workloads
+    }
+}
+
+impl PolicyComponent for ConcurrencyScheduler {
+    fn reported_kind(&self) -> ReportedKind {
+        ReportedKind::ConcurrencyScheduler
+    }
+
+    fn step(&self) -> DecisionStep {
+        DecisionStep::Concurrency
+    }
+
+    fn denied_code(&self) -> i32 {
+        self.workloads.denied_code()
+    }
+
+    fn label_key(&self) -> Option<&str> {
+        self.slot_rules().label_key.as_deref()
+    }
+
+    fn required_label_key(&self) -> Option<&str> {
+        self.slot_rules().active_label_key()
+    }
+
+    fn slots(&self) -> Option<&dyn LabelledSlots> {
+        Some(self)
+    }
+
+    fn keys(&self) -> usize {
+        self.queues.len()
+    }
+
+    fn evicted(&self) -> u64 {
+        self.queues.evicted()
+    }
+}
+
+impl LabelledSlots for ConcurrencyScheduler {
+    fn are_limited(&self) -> bool {
+        self.slot_rules().capacity().is_some()
+    }
+
+    fn return_slot(&self, label: &str, id: RequestId, now: Nanos) -> bool {
         key_from_label(self.slot_rules().label_key.as_deref(), label)
             .and_then(|key| self.queues.existing(key))
             .is_some_and(|queue| queue.return_tokens(0.0, Some(id), now))
     }
+}
 
-    pub(crate) fn report(
-        &self,
-        flow: &EngineFlow<'_, '_>,
-        decision: &ComponentDecision,
-    ) -> LimiterDetails {
-        let label = match self.slot_rules().key(flow) {
-            FlowKey::Present(value) if decision.evaluated => {
-                key_label(self.slot_rules().label_key.as_deref(), value)
-            }
-            _ => Cow::Borrowed(""),
+impl Actuator for ConcurrencyScheduler {
+    /// Serves the queues, because the capacity may have grown.
+    fn apply(&self, setting: Setting, now: Nanos) -> bool {
+        let Setting::Slots {
+            max_concurrency,
+            pass_through,
+        } = setting
+        else {
+            return false;
         };
-        LimiterDetails::ConcurrencyScheduler {
-            label,
-            scheduler: scheduler_details(&self.workloads, flow, decision, None),
-            request_id: decision.request_id,
-        }
-    }
-
-    pub(crate) fn keys(&self) -> usize {
-        self.queues.len()
-    }
-
-    pub(crate) fn evicted(&self) -> u64 {
-        self.queues.evicted()
+        self.slot_rules().set(max_concurrency, pass_through);
+        self.queues.serve(now);
+        true
     }
 }
 

@@ -1,32 +1,25 @@
 //! The `quota_scheduler`: a queue and a token bucket per key.
 
-use std::borrow::Cow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::time::Duration;
 
+use super::accepted::{accept_unlimited, accept_without_tokens};
 use super::queue_store::QueueStore;
-use super::token_source::{SourceReply, TakeRequest, TokenGrant, TokenSource};
+use super::quota_tokens::{QuotaRules, QuotaTokens};
 use super::workload::Workloads;
-use crate::engine::clock::{Nanos, duration};
-use crate::engine::control::WorkloadTokens;
-use crate::engine::limiters::bucket::CapacityHighWater;
-use crate::engine::limiters::lazy_sync::LazySyncAccount;
-use crate::engine::limiters::rate_limiter::{
-    self, BucketDecision, BucketInputs, BucketRules, FlowKey, PlainBucket, key_label,
+use super::{ScheduleResult, Scheduler};
+use crate::engine::clock::Nanos;
+use crate::engine::component::{
+    ComponentContext, FillTimes, FromPolicy, PolicyComponent, ReportedKind,
 };
-use crate::engine::limiters::{
-    BucketParams, ComponentContext, ComponentDecision, DEADLINE_MARGIN, DecisionWithSlot,
-    ScheduleResult,
-};
-use crate::engine::report::{LimiterDetails, LimiterReason, QueueOrder, SchedulerDetails};
-use crate::engine::stages::{EngineFlow, NO_DEADLINE};
-use crate::engine::store::{EvictionLoss, StoreLimits, StoredState, lock};
-use crate::engine::sync::Mutex;
-use crate::policy;
-
-/// How many newcomers may overtake a flow that waits for tokens.
-pub(super) const MAX_OVERTAKING: u32 = 3;
+use crate::engine::control::{Actuator, Setting};
+use crate::engine::decision::DecisionStep;
+use crate::engine::engine_flow::EngineFlow;
+use crate::engine::limiters::bucket_inputs::BucketInputs;
+use crate::engine::limiters::flow_key::FlowKey;
+use crate::engine::limiters::key_bucket::bucket_rules;
+use crate::engine::store::StoreLimits;
+use crate::engine::sync::lock;
+use crate::policy::{self, ComponentKind};
 
 /// One quota scheduler of a policy.
 #[derive(Debug)]
@@ -37,25 +30,36 @@ pub(crate) struct QuotaScheduler {
     queues: Arc<QueueStore<QuotaTokens>>,
 }
 
-/// The rules that hold for all buckets of the scheduler.
-#[derive(Debug)]
-pub(crate) struct QuotaRules {
-    inputs: BucketInputs,
-    interval: AtomicI64,
-    max_idle: AtomicI64,
-    continuous: AtomicBool,
-    delayed: AtomicBool,
-    upstream: bool,
-    lazy: bool,
-    /// The time between two syncs, with lazy sync.
-    sync_period: AtomicI64,
-    high_water: Mutex<CapacityHighWater>,
+impl QuotaScheduler {
+    /// Returns the signals.
+    fn inputs(&self) -> &BucketInputs {
+        &self.queues.rules().inputs
+    }
+
+    fn key<'a>(&self, flow: &EngineFlow<'a, '_>) -> FlowKey<'a> {
+        match &self.label_key {
+            None => FlowKey::Present(""),
+            Some(label) => flow
+                .labels
+                .get(label)
+                .map_or(FlowKey::Missing, FlowKey::Present),
+        }
+    }
 }
 
-impl QuotaScheduler {
-    pub(crate) fn new(spec: &policy::QuotaScheduler, context: &ComponentContext) -> Self {
+impl FromPolicy for QuotaScheduler {
+    type Spec = policy::QuotaScheduler;
+
+    fn spec(kind: &ComponentKind) -> Option<&Self::Spec> {
+        match kind {
+            ComponentKind::QuotaScheduler(spec) => Some(spec),
+            _ => None,
+        }
+    }
+
+    fn new(spec: &Self::Spec, context: &ComponentContext) -> Self {
         let bucket = &spec.bucket;
-        let rules = rate_limiter::bucket_rules(bucket, context);
+        let rules = bucket_rules(bucket, context);
         let limits = StoreLimits {
             max_idle: rules.max_idle,
             keys: match bucket.limit_by_label_key {
@@ -64,17 +68,7 @@ impl QuotaScheduler {
             },
             ..context.limits
         };
-        let quota_rules = QuotaRules {
-            inputs: BucketInputs::new(bucket),
-            interval: AtomicI64::new(rules.params.interval),
-            max_idle: AtomicI64::new(rules.max_idle),
-            continuous: AtomicBool::new(rules.params.continuous),
-            delayed: AtomicBool::new(rules.params.delayed),
-            upstream: rules.params.upstream,
-            lazy: bucket.lazy_sync.is_some(),
-            sync_period: AtomicI64::new(sync_period(bucket, &rules)),
-            high_water: Mutex::new(CapacityHighWater::NONE),
-        };
+        let quota_rules = QuotaRules::new(bucket, &rules);
         Self {
             label_key: bucket.limit_by_label_key.clone(),
             workloads: Workloads::new(&spec.scheduler),
@@ -85,7 +79,7 @@ impl QuotaScheduler {
     /// Returns the scheduler of a changed policy, sharing the buckets and queues of this one.
     /// Returns `None` if they are different ones, because the label or the kind of sync has
     /// changed.
-    pub(crate) fn successor(&self, spec: &policy::QuotaScheduler) -> Option<Self> {
+    fn successor(&self, spec: &Self::Spec, _: &ComponentContext) -> Option<Self> {
         let lazy = spec.bucket.lazy_sync.is_some();
         let same = self.label_key == spec.bucket.limit_by_label_key;
         (same && self.queues.rules().lazy == lazy).then(|| Self {
@@ -96,15 +90,10 @@ impl QuotaScheduler {
     }
 
     /// Applies the values of its policy, now that the policy is in force.
-    pub(crate) fn take_over(
-        &self,
-        spec: &policy::QuotaScheduler,
-        context: &ComponentContext,
-        now: Nanos,
-    ) {
+    fn take_over(&self, _: &Self, spec: &Self::Spec, context: &ComponentContext, now: Nanos) {
         let quota_rules = self.queues.rules();
         let from = quota_rules.current();
-        let rules = rate_limiter::bucket_rules(&spec.bucket, context);
+        let rules = bucket_rules(&spec.bucket, context);
         quota_rules.take_over(&spec.bucket, &rules);
         self.queues.set_retention(rules.max_idle, 0);
         let to = quota_rules.current();
@@ -118,38 +107,15 @@ impl QuotaScheduler {
             tokens.migrate(&from, &to, more, now);
         });
     }
+}
 
-    /// Returns the signals.
-    pub(crate) fn inputs(&self) -> &BucketInputs {
-        &self.queues.rules().inputs
-    }
-
-    pub(crate) fn bucket_params(&self) -> BucketParams {
-        let quota_rules = self.queues.rules();
-        quota_rules.current().params
-    }
-
-    /// Returns the label key that the scheduler limits by, or `None` if it accepts every flow.
-    pub(crate) fn active_label_key(&self) -> Option<&str> {
-        self.label_key
-            .as_deref()
-            .filter(|_| !self.inputs().passes_all())
-    }
-
-    pub(crate) fn workloads(&self) -> &Workloads {
-        &self.workloads
-    }
-
-    pub(crate) fn denied_code(&self) -> i32 {
-        self.workloads.denied_code()
-    }
-
-    pub(crate) fn schedule(&self, flow: &EngineFlow<'_, '_>, now: Nanos) -> ScheduleResult {
+impl Scheduler for QuotaScheduler {
+    fn schedule(&self, flow: &EngineFlow<'_, '_>, now: Nanos) -> ScheduleResult {
         if self.inputs().passes_all() {
-            return accept_unlimited(LimiterReason::Unspecified);
+            return accept_unlimited(false);
         }
         let FlowKey::Present(key) = self.key(flow) else {
-            return accept_unlimited(LimiterReason::KeyNotFound);
+            return accept_unlimited(true);
         };
         let request = self.workloads.request(flow, now, None);
         if request.tokens == 0.0 {
@@ -158,9 +124,25 @@ impl QuotaScheduler {
         self.queues.queue(key, now).schedule(&request, now)
     }
 
-    /// Returns the tokens of a flow that was granted them here and then rejected by another
-    /// component.
-    pub(crate) fn revert(&self, flow: &EngineFlow<'_, '_>, consumed: f64, now: Nanos) {
+    fn workloads(&self) -> &Workloads {
+        &self.workloads
+    }
+}
+
+impl PolicyComponent for QuotaScheduler {
+    fn reported_kind(&self) -> ReportedKind {
+        ReportedKind::QuotaScheduler
+    }
+
+    fn step(&self) -> DecisionStep {
+        DecisionStep::Schedulers
+    }
+
+    fn denied_code(&self) -> i32 {
+        self.workloads.denied_code()
+    }
+
+    fn revert(&self, flow: &EngineFlow<'_, '_>, consumed: f64, now: Nanos) {
         if let FlowKey::Present(key) = self.key(flow)
             && consumed > 0.0
             && !self.inputs().passes_all()
@@ -171,358 +153,40 @@ impl QuotaScheduler {
         }
     }
 
-    pub(crate) fn report(
-        &self,
-        flow: &EngineFlow<'_, '_>,
-        decision: &ComponentDecision,
-    ) -> LimiterDetails {
-        let label = match self.key(flow) {
-            FlowKey::Present(value) if decision.evaluated => {
-                key_label(self.label_key.as_deref(), value)
-            }
-            _ => Cow::Borrowed(""),
-        };
-        LimiterDetails::QuotaScheduler {
-            label,
-            scheduler: scheduler_details(&self.workloads, flow, decision, None),
-        }
+    fn label_key(&self) -> Option<&str> {
+        self.label_key.as_deref()
     }
 
-    fn key<'a>(&self, flow: &EngineFlow<'a, '_>) -> FlowKey<'a> {
-        match &self.label_key {
-            None => FlowKey::Present(""),
-            Some(label) => flow
-                .labels
-                .get(label)
-                .map_or(FlowKey::Missing, FlowKey::Present),
-        }
+    fn required_label_key(&self) -> Option<&str> {
+        self.label_key
+            .as_deref()
+            .filter(|_| !self.inputs().passes_all())
     }
 
-    pub(crate) fn keys(&self) -> usize {
+    fn fill_times(&self, remaining: f64) -> Option<FillTimes> {
+        Some(self.queues.rules().current().params.fill_times(remaining))
+    }
+
+    fn keys(&self) -> usize {
         self.queues.len()
     }
 
-    pub(crate) fn evicted(&self) -> u64 {
+    fn evicted(&self) -> u64 {
         self.queues.evicted()
     }
 }
 
-/// Accepts a flow without a queue, because the scheduler does not limit it.
-pub(super) fn accept_unlimited(reason: LimiterReason) -> ScheduleResult {
-    let decision = ComponentDecision {
-        reason,
-        ..ComponentDecision::not_evaluated(0.0)
-    };
-    ScheduleResult::Decided(DecisionWithSlot::from(decision))
-}
-
-/// Accepts a flow without a queue, because it needs no tokens.
-pub(super) fn accept_without_tokens() -> ScheduleResult {
-    let decision = ComponentDecision {
-        reason: LimiterReason::Unspecified,
-        evaluated: true,
-        ..ComponentDecision::not_evaluated(0.0)
-    };
-    ScheduleResult::Decided(DecisionWithSlot::from(decision))
-}
-
-/// Returns the details that schedulers of all kinds report.
-pub(super) fn scheduler_details(
-    workloads: &Workloads,
-    flow: &EngineFlow<'_, '_>,
-    decision: &ComponentDecision,
-    estimates: Option<&WorkloadTokens>,
-) -> SchedulerDetails {
-    if !decision.evaluated {
-        return SchedulerDetails {
-            workload_index: "default".into(),
-            priority: 0.0,
-            tokens: None,
-            requested: 0.0,
-            queued: Duration::ZERO,
-            order: None,
+impl Actuator for QuotaScheduler {
+    fn apply(&self, setting: Setting, _: Nanos) -> bool {
+        let Setting::Bucket {
+            capacity,
+            fill,
+            pass_through,
+        } = setting
+        else {
+            return false;
         };
-    }
-    let request = workloads.request(flow, 0, estimates);
-    SchedulerDetails {
-        workload_index: request.workload.to_owned(),
-        priority: request.priority,
-        tokens: Some(decision.tokens()),
-        requested: if decision.dropped {
-            request.tokens
-        } else {
-            decision.consumed
-        },
-        queued: duration(decision.queued),
-        order: decision.overtaken.map(|overtaken| QueueOrder {
-            overtook: overtaken.workload,
-            overtook_in_workload: overtaken.fairness,
-        }),
-    }
-}
-
-/// The bucket of a key.
-#[derive(Debug)]
-pub(crate) struct QuotaTokens {
-    account: KeyAccount,
-    /// The account without the tokens that are reserved for the head of the queue. It replaces the
-    /// account if the head leaves, because subtracting tokens and adding them again is not exact.
-    without_reserved: Option<Box<KeyAccount>>,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum KeyAccount {
-    New,
-    Plain(PlainBucket),
-    Lazy(LazySyncAccount),
-}
-
-impl KeyAccount {
-    /// Creates the account, of the kind that the policy asks for, at its first use.
-    fn initialised(&mut self, quota_rules: &QuotaRules) -> &mut Self {
-        if matches!(self, Self::New) {
-            *self = match quota_rules.lazy {
-                false => Self::Plain(PlainBucket::new()),
-                true => Self::Lazy(LazySyncAccount::new()),
-            };
-        }
-        self
-    }
-
-    /// Takes tokens without waiting. A cached rejection rejects the request.
-    fn take(
-        &mut self,
-        quota_rules: &QuotaRules,
-        rules: &BucketRules,
-        request: &rate_limiter::BucketRequest,
-    ) -> BucketDecision {
-        match self.initialised(quota_rules) {
-            Self::Plain(state) => state.take(rules, request),
-            Self::Lazy(state) => state.take(rules, quota_rules.sync_period(), request),
-            Self::New => BucketDecision::REJECTED,
-        }
-    }
-
-    /// Takes tokens, also such that are filled in before the deadline.
-    fn take_with_wait(
-        &mut self,
-        quota_rules: &QuotaRules,
-        rules: &BucketRules,
-        request: &TakeRequest,
-    ) -> BucketDecision {
-        let TakeRequest {
-            now,
-            tokens,
-            deadline,
-        } = *request;
-        match self.initialised(quota_rules) {
-            Self::Plain(state) => state.take_with_wait(rules, now, tokens, deadline),
-            Self::Lazy(state) => {
-                state.take_with_wait(rules, quota_rules.sync_period(), now, tokens, deadline)
-            }
-            Self::New => BucketDecision::REJECTED,
-        }
-    }
-
-    fn return_tokens(&mut self, rules: &BucketRules, now: Nanos, tokens: f64) {
-        match self {
-            Self::New => {}
-            Self::Plain(state) => state.return_tokens(rules, now, tokens),
-            Self::Lazy(state) => state.return_tokens(rules, now, tokens),
-        }
-    }
-}
-
-/// Returns the time between two syncs, with lazy sync.
-fn sync_period(bucket: &policy::Bucket, rules: &BucketRules) -> Nanos {
-    rules.params.interval / i64::from(bucket.lazy_sync.unwrap_or(1).max(1))
-}
-
-impl QuotaRules {
-    /// Returns the rules with the current signals.
-    fn current(&self) -> BucketRules {
-        let params = BucketParams {
-            capacity: f64::NAN,
-            fill: f64::NAN,
-            interval: self.interval.load(Ordering::Relaxed),
-            continuous: self.continuous.load(Ordering::Relaxed),
-            delayed: self.delayed.load(Ordering::Relaxed),
-            upstream: self.upstream,
-        };
-        let max_idle = self.max_idle.load(Ordering::Relaxed);
-        self.inputs.apply(&BucketRules { params, max_idle })
-    }
-
-    fn sync_period(&self) -> Nanos {
-        self.sync_period.load(Ordering::Relaxed)
-    }
-
-    fn take_over(&self, bucket: &policy::Bucket, rules: &BucketRules) {
-        let BucketRules { params, max_idle } = rules;
-        self.interval.store(params.interval, Ordering::Relaxed);
-        self.max_idle.store(*max_idle, Ordering::Relaxed);
-        self.continuous.store(params.continuous, Ordering::Relaxed);
-        self.delayed.store(params.delayed, Ordering::Relaxed);
-        self.sync_period
-            .store(sync_period(bucket, rules), Ordering::Relaxed);
-        self.inputs.set_constants(bucket);
-    }
-}
-
-impl QuotaTokens {
-    /// Continues under changed rules.
-    fn migrate(&mut self, from: &BucketRules, to: &BucketRules, more: f64, now: Nanos) {
-        let accounts = [
-            Some(&mut self.account),
-            self.without_reserved.as_deref_mut(),
-        ];
-        for account in accounts.into_iter().flatten() {
-            match account {
-                KeyAccount::New => {}
-                KeyAccount::Plain(state) => state.migrate(from, to, more, now),
-                KeyAccount::Lazy(state) => state.migrate(from, to, more, now),
-            }
-        }
-    }
-}
-
-impl TokenSource for QuotaTokens {
-    type Rules = QuotaRules;
-
-    /// As many as in recordings of Agents. An Agent has no bound, so a steady stream of newcomers
-    /// starves waiting flows there.
-    fn max_overtaking(quota_rules: &QuotaRules) -> u32 {
-        match quota_rules.upstream {
-            true => u32::MAX,
-            false => MAX_OVERTAKING,
-        }
-    }
-
-    fn new(_: Nanos) -> Self {
-        Self {
-            account: KeyAccount::New,
-            without_reserved: None,
-        }
-    }
-
-    fn take_immediately(
-        &mut self,
-        quota_rules: &QuotaRules,
-        request: &TakeRequest,
-    ) -> Option<TokenGrant> {
-        let request = rate_limiter::BucketRequest {
-            now: request.now,
-            tokens: request.tokens,
-            time_left: time_left(request),
-        };
-        let result = self
-            .account
-            .take(quota_rules, &quota_rules.current(), &request);
-        result.granted.then(|| grant_from(&result))
-    }
-
-    fn take(&mut self, quota_rules: &QuotaRules, request: &TakeRequest) -> SourceReply {
-        if time_left(request) <= DEADLINE_MARGIN {
-            return SourceReply::Rejected(TokenGrant::default());
-        }
-        let without_reserved = self.account;
-        let result = self
-            .account
-            .take_with_wait(quota_rules, &quota_rules.current(), request);
-        match result.granted {
-            false => SourceReply::Rejected(grant_from(&result)),
-            true if result.wait > 0 => {
-                let without_reserved = match without_reserved {
-                    KeyAccount::Lazy(state) => {
-                        let rules = quota_rules.current();
-                        KeyAccount::Lazy(state.without_waiter(
-                            &rules,
-                            quota_rules.sync_period(),
-                            request.now,
-                            request.tokens,
-                        ))
-                    }
-                    without_reserved => without_reserved,
-                };
-                self.without_reserved = Some(Box::new(without_reserved));
-                SourceReply::GrantedFrom(
-                    request.now.saturating_add(result.wait),
-                    grant_from(&result),
-                )
-            }
-            true => SourceReply::Granted(grant_from(&result)),
-        }
-    }
-
-    /// On an Agent, a cached rejection discards the returned tokens.
-    fn return_tokens(
-        &mut self,
-        quota_rules: &QuotaRules,
-        tokens: f64,
-        _: &TokenGrant,
-        now: Nanos,
-    ) -> bool {
-        let rules = quota_rules.current();
-        if rules.params.upstream {
-            let request = rate_limiter::BucketRequest {
-                now,
-                tokens: -tokens,
-                time_left: NO_DEADLINE,
-            };
-            return self.account.take(quota_rules, &rules, &request).granted;
-        }
-        self.account.return_tokens(&rules, now, tokens);
-        if let Some(without_reserved) = &mut self.without_reserved {
-            without_reserved.return_tokens(&rules, now, tokens);
-        }
+        self.inputs().set(capacity, fill, pass_through);
         true
-    }
-
-    fn use_reserved(&mut self) {
-        self.without_reserved = None;
-    }
-
-    fn cancel_reserved(
-        &mut self,
-        quota_rules: &QuotaRules,
-        tokens: f64,
-        grant: &TokenGrant,
-        now: Nanos,
-    ) {
-        match self.without_reserved.take() {
-            Some(without_reserved) if !quota_rules.upstream => self.account = *without_reserved,
-            _ => {
-                self.return_tokens(quota_rules, tokens, grant, now);
-            }
-        }
-    }
-
-    fn eviction_loss(
-        &mut self,
-        quota_rules: &QuotaRules,
-        last_used: Nanos,
-        now: Nanos,
-    ) -> EvictionLoss {
-        let rules = quota_rules.current();
-        match &self.account {
-            KeyAccount::New => EvictionLoss::none(last_used),
-            KeyAccount::Plain(state) => state.eviction_loss(&rules, now),
-            KeyAccount::Lazy(state) => state.eviction_loss(&rules, now),
-        }
-    }
-}
-
-fn time_left(request: &TakeRequest) -> Nanos {
-    match request.deadline {
-        NO_DEADLINE => NO_DEADLINE,
-        deadline => deadline.saturating_sub(request.now),
-    }
-}
-
-fn grant_from(result: &BucketDecision) -> TokenGrant {
-    TokenGrant {
-        remaining: result.remaining,
-        current: result.current,
-        slot: None,
     }
 }

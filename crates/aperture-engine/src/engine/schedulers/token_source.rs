@@ -6,12 +6,15 @@ use crate::engine::clock::Nanos;
 use crate::engine::request_id::RequestId;
 use crate::engine::store::EvictionLoss;
 
+/// How many newcomers may overtake a flow that waits for tokens.
+pub(super) const MAX_OVERTAKING: u32 = 3;
+
 /// A request for tokens from a source.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TakeRequest {
     pub(crate) now: Nanos,
     pub(crate) tokens: f64,
-    /// [`NO_DEADLINE`](crate::engine::stages::NO_DEADLINE) means that the request has none.
+    /// [`NO_DEADLINE`](crate::engine::engine_flow::NO_DEADLINE) means that the request has none.
     pub(crate) deadline: Nanos,
 }
 

@@ -9,16 +9,16 @@ use std::task::Waker;
 
 use smallvec::SmallVec;
 
+use super::ScheduleResult;
 use super::token_source::{SourceReply, TakeRequest, TokenGrant, TokenSource};
 use super::waiter::{Waiter, WaiterQueue};
-use super::wfq::{Arrival, MAX_COST, OvertakenTokens, Wfq, workload_id};
+use super::wfq::{Arrival, MAX_COST, Wfq, workload_id};
 use super::workload::{FairnessSeed, WorkloadRequest};
 use crate::engine::clock::{Clock, Nanos, nanos};
-use crate::engine::limiters::{ComponentDecision, DecisionWithSlot, ScheduleResult};
+use crate::engine::decision::{ComponentDecision, DecisionWithSlot, OrderShift};
+use crate::engine::held_slots::{HeldSlot, SlotOwner};
 use crate::engine::request_id::RequestId;
-use crate::engine::store::lock;
-use crate::engine::sync::Mutex;
-use crate::engine::ticket::{HeldSlot, SlotOwner};
+use crate::engine::sync::{Mutex, lock};
 
 /// How many requests are decided at once. Between batches, other threads get the lock.
 const BATCH_SIZE: usize = 32;
@@ -49,7 +49,7 @@ struct WaitEntry {
     give_up_at: Nanos,
     stage: WaitStage,
     /// Set once the request is granted.
-    overtaken: Option<OvertakenTokens>,
+    overtaken: Option<OrderShift>,
     waker: Option<Waker>,
 }
 
@@ -155,7 +155,7 @@ impl<S: TokenSource> WaitQueue<S> {
         granted: bool,
         tokens: f64,
         grant: &TokenGrant,
-        overtaken: Option<OvertakenTokens>,
+        overtaken: Option<OrderShift>,
     ) -> DecisionWithSlot {
         let slot = grant.slot.filter(|_| granted).map(|id| {
             let owner: Arc<dyn SlotOwner> = Arc::<Self>::clone(self);
@@ -315,7 +315,11 @@ impl<S: TokenSource> State<S> {
                 }
             };
             entry.stage = WaitStage::Done(granted, grant);
-            entry.overtaken = self.queue.overtaken(request_index).filter(|_| granted);
+            let overtaken = self.queue.overtaken(request_index).filter(|_| granted);
+            entry.overtaken = overtaken.map(|tokens| OrderShift {
+                overtook: tokens.workload,
+                overtook_in_workload: tokens.fairness,
+            });
             wakers.extend(entry.waker.take());
             self.head = self.queue.served(request_index, granted).1;
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use crate::engine::clock::Nanos;
-use crate::engine::limiters::{ComponentDecision, DecisionWithSlot};
+use crate::engine::decision::{ComponentDecision, DecisionWithSlot};
 
 /// A queue, independent of the source of its tokens.
 pub(super) trait WaiterQueue: Send + Sync {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::wfq::{FairnessQueue, fairness_queue};
 use crate::engine::clock::{Nanos, nanos};
-use crate::engine::control::WorkloadTokens;
-use crate::engine::stages::{EngineFlow, LATEST_DEADLINE, NO_DEADLINE};
+use crate::engine::engine_flow::{EngineFlow, LATEST_DEADLINE, NO_DEADLINE};
+use crate::engine::workload_latency::WorkloadTokens;
 use crate::policy;
 
 /// The name of the workload of flows that match no other one.

@@ -5,8 +5,8 @@ use std::sync::{Arc, PoisonError};
 
 use ahash::RandomState;
 
-use crate::engine::clock::Nanos;
-use crate::engine::sync::Mutex;
+use super::clock::Nanos;
+use super::sync::Mutex;
 
 /// The tokens of the flows of each workload: its mean latency in milliseconds.
 pub(crate) type WorkloadTokens = Arc<HashMap<Arc<str>, f64, RandomState>>;
@@ -21,6 +21,13 @@ const MAX_WORKLOADS: usize = 1024;
 #[derive(Debug, Default)]
 pub(crate) struct WorkloadLatency {
     workloads: Mutex<HashMap<Arc<str>, VecDeque<Minute>, RandomState>>,
+}
+
+/// The workload of a flow in a load scheduler whose tokens depend on latency.
+#[derive(Clone, Debug)]
+pub(crate) struct MeasuredWorkload {
+    pub(crate) latency: Arc<WorkloadLatency>,
+    pub(crate) name: Box<str>,
 }
 
 #[derive(Clone, Copy, Debug)]

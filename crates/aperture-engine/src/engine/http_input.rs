@@ -39,11 +39,11 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HttpInput<'a> {
     pub(super) control_point: &'a str,
-    pub(in crate::engine) source: Option<SocketAddress<'a>>,
-    pub(in crate::engine) destination: Option<SocketAddress<'a>>,
-    pub(in crate::engine) source_services: &'a [&'a str],
+    pub(super) source: Option<SocketAddress<'a>>,
+    pub(super) destination: Option<SocketAddress<'a>>,
+    pub(super) source_services: &'a [&'a str],
     pub(super) destination_services: &'a [&'a str],
-    pub(in crate::engine) request: Option<HttpRequest<'a>>,
+    pub(super) request: Option<HttpRequest<'a>>,
     pub(super) ramp_mode: bool,
     pub(super) quotas: bool,
     pub(super) shadow: bool,
@@ -129,7 +129,7 @@ impl<'a> HttpInput<'a> {
     }
 
     /// Sets the time that is left for the decision, see
-    /// [`CheckInput::deadline`](super::super::CheckInput).
+    /// [`CheckInput::deadline`](super::CheckInput).
     #[must_use]
     pub const fn deadline(mut self, left: Option<Duration>) -> Self {
         self.deadline = left;
@@ -242,7 +242,7 @@ impl<'a> SocketAddress<'a> {
 
     /// Returns the address and the port.
     #[cfg(feature = "rego")]
-    pub(in crate::engine) const fn parts(self) -> (&'a str, u32) {
+    pub(super) const fn parts(self) -> (&'a str, u32) {
         (self.address, self.port)
     }
 

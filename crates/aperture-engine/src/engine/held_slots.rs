@@ -1,0 +1,105 @@
+//! The slots that a flow holds until it ends.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::request_id::RequestId;
+
+/// An owner of slots, to which they are returned.
+pub(crate) trait SlotOwner: Send + Sync {
+    /// Returns a slot and wakes the next waiter. Returns false if the slot is not held any more.
+    fn return_slot(&self, id: RequestId) -> bool;
+
+    /// Returns a slot for callers that ignore whether it was still held. Implementations may skip
+    /// reading the clock.
+    fn release_slot(&self, id: RequestId) {
+        self.return_slot(id);
+    }
+}
+
+/// A slot that a flow holds. Dropping it returns the slot.
+pub(crate) struct HeldSlot {
+    /// `None` if the slot was returned, or was left open.
+    by: Option<Arc<dyn SlotOwner>>,
+    id: RequestId,
+}
+
+/// The slots of one flow. Most flows hold none or one.
+// Not a `SmallVec`: tickets are moved often, and each word counts.
+#[derive(Debug, Default)]
+pub(crate) struct HeldSlots {
+    first: Option<HeldSlot>,
+    #[allow(clippy::box_collection)] // One word.
+    others: Option<Box<Vec<HeldSlot>>>,
+}
+
+impl HeldSlots {
+    #[inline(always)]
+    pub(crate) const fn new() -> Self {
+        Self {
+            first: None,
+            others: None,
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) const fn of(first: Option<HeldSlot>) -> Self {
+        Self {
+            first,
+            others: None,
+        }
+    }
+
+    pub(crate) fn push(&mut self, held: HeldSlot) {
+        if self.first.is_none() {
+            self.first = Some(held);
+        } else {
+            self.others.get_or_insert_default().push(held);
+        }
+    }
+
+    pub(crate) fn extend(&mut self, all: impl Iterator<Item = HeldSlot>) {
+        for held in all {
+            self.push(held);
+        }
+    }
+
+    /// Keeps the slots held after the value is dropped.
+    pub(crate) fn leave_open(&mut self) {
+        for held in self.iter_mut() {
+            held.by = None;
+        }
+    }
+
+    /// Returns one slot, and whether it was still held.
+    pub(crate) fn return_slot(&mut self, id: RequestId) -> bool {
+        let held = self.iter_mut().find(|held| held.id == id);
+        let by = held.and_then(|held| held.by.take());
+        by.is_some_and(|by| by.return_slot(id))
+    }
+
+    fn iter_mut(&mut self) -> impl Iterator<Item = &mut HeldSlot> {
+        let others = self.others.iter_mut().flat_map(|others| others.iter_mut());
+        self.first.iter_mut().chain(others)
+    }
+}
+
+impl HeldSlot {
+    pub(crate) fn new(by: Arc<dyn SlotOwner>, id: RequestId) -> Self {
+        Self { by: Some(by), id }
+    }
+}
+
+impl Drop for HeldSlot {
+    fn drop(&mut self) {
+        if let Some(by) = self.by.take() {
+            by.release_slot(self.id);
+        }
+    }
+}
+
+impl fmt::Debug for HeldSlot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.id.fmt(f)
+    }
+}

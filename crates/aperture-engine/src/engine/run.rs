@@ -1,0 +1,235 @@
+//! The one way of a flow through the engine, whatever its caller wants to know.
+
+use super::Engine;
+use super::cache::EngineCaches;
+use super::clock::{Clock, nanos};
+use super::collector::Collector;
+use super::component_entry::ComponentEntry;
+use super::decision::{ComponentDecision, DecisionStep, DecisionWithSlot, EngineDenial};
+use super::engine_flow::EngineFlow;
+use super::held_slots::HeldSlots;
+use super::snapshot::Snapshot;
+use super::stages::{self, Observer, StepProgress, Suspended};
+use crate::flow::FlowParams;
+
+/// What came of a run.
+#[derive(Debug)]
+pub(super) enum RunEnd {
+    Decided(Decided),
+    /// A scheduler makes the flow wait. It holds the slots that were granted so far.
+    Waits(Box<Suspended>, HeldSlots),
+}
+
+/// The end of a run that did not have to wait.
+#[derive(Debug)]
+pub(super) struct Decided {
+    pub(super) result: Result<(), EngineDenial>,
+    pub(super) held: HeldSlots,
+    /// True if the flow was accepted and no component decided about it.
+    pub(super) undecided: bool,
+}
+
+/// How a run treats a flow.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RunOptions<'a, 'p> {
+    /// The parameters with the cache keys to look up; `None` to look up nothing.
+    pub(super) lookup: Option<&'a FlowParams<'p>>,
+    /// False if schedulers have to reject a flow that would have to wait.
+    pub(super) may_wait: bool,
+}
+
+impl Engine {
+    /// Decides about a flow as far as possible without waiting, and returns what `end` makes of the
+    /// end. Flows that wait are counted when they are decided.
+    ///
+    /// Most flows are selected by one limiter that decides at once, or by none. Each of these cases
+    /// calls `end` itself, so that the result is made in its final place: to move a ticket costs
+    /// about as much as to look up a key.
+    #[inline(always)]
+    pub(super) fn run<C: Collector, R>(
+        &self,
+        live: &Snapshot,
+        flow: &EngineFlow<'_, '_>,
+        options: RunOptions<'_, '_>,
+        collector: &mut C,
+        end: impl FnOnce(&mut C, RunEnd) -> R,
+    ) -> R {
+        self.tick_loops(live);
+        match *live.index.matching(flow) {
+            [] => {
+                self.shared.unselected.note(live, flow.control_point);
+                if flow.ramp_mode {
+                    let result = Err(EngineDenial::NO_RAMP);
+                    return end(collector, self.decided(result, HeldSlots::new(), false));
+                }
+                let hit = self.look_up(flow, options, collector);
+                end(collector, self.decided(Ok(()), HeldSlots::new(), !hit))
+            }
+            [only]
+                if !flow.ramp_mode && live.index.component(only).step == DecisionStep::Limiters =>
+            {
+                let component = live.index.component(only);
+                let now = nanos(self.shared.clock.now());
+                let DecisionWithSlot { decision, slot } = component.component.decide(flow, now);
+                collector.on_decision(flow, component, &decision);
+                if component.rejects(&decision) {
+                    let code = component.component.denied_code();
+                    let result = Err(DecisionStep::Limiters.denial(code, decision.wait));
+                    return end(collector, self.decided(result, HeldSlots::new(), false));
+                }
+                let decided = component.has_decided(flow, &decision);
+                let hit = self.look_up(flow, options, collector);
+                let held = HeldSlots::of(slot);
+                end(collector, self.decided(Ok(()), held, !decided && !hit))
+            }
+            ref all => {
+                let run = self.run_steps(live, all, flow, options, collector);
+                end(collector, run)
+            }
+        }
+    }
+
+    /// Counts the end of a run.
+    #[inline(always)]
+    fn decided(
+        &self,
+        result: Result<(), EngineDenial>,
+        held: HeldSlots,
+        undecided: bool,
+    ) -> RunEnd {
+        self.shared.decision_counters.count(result.is_ok());
+        if undecided {
+            self.shared.decision_counters.count_undecided();
+        }
+        RunEnd::Decided(Decided {
+            result,
+            held,
+            undecided,
+        })
+    }
+
+    /// Looks up the caches, if the flow asks for it. Returns true if the result cache has the
+    /// response.
+    #[inline(always)]
+    fn look_up(
+        &self,
+        flow: &EngineFlow<'_, '_>,
+        options: RunOptions<'_, '_>,
+        collector: &mut impl Collector,
+    ) -> bool {
+        let Some(params) = options.lookup else {
+            return false;
+        };
+        let shared = &*self.shared;
+        look_up(&shared.caches, params, flow, &*shared.clock, collector)
+    }
+
+    /// Runs a flow through all steps of its components.
+    #[inline(never)]
+    fn run_steps<C: Collector>(
+        &self,
+        live: &Snapshot,
+        matching: &[u32],
+        flow: &EngineFlow<'_, '_>,
+        options: RunOptions<'_, '_>,
+        collector: &mut C,
+    ) -> RunEnd {
+        let clock = &*self.shared.clock;
+        let mut held = HeldSlots::new();
+        let lookup = options.lookup;
+        let mut observer = RunObserver::new(collector, &self.shared.caches, lookup);
+        let progress =
+            stages::run_all(&live.index, matching, clock, flow, &mut observer, &mut held);
+        let result = match progress {
+            StepProgress::Done(result) => result,
+            StepProgress::Waits(suspended) if options.may_wait => {
+                return RunEnd::Waits(suspended, held);
+            }
+            StepProgress::Waits(mut suspended) => loop {
+                // Reject at once, so that no round waits.
+                suspended.round.reject_waiting();
+                let end = suspended.resume(flow, &mut observer, &mut held, clock);
+                if let Some(result) = end {
+                    break result;
+                }
+            },
+        };
+        let undecided = result.is_ok() && !observer.decided;
+        self.decided(result, held, undecided)
+    }
+
+    /// Runs the control loops that are due, because they may change what the components decide.
+    #[inline(always)]
+    fn tick_loops(&self, live: &Snapshot) {
+        if live.control.is_on() {
+            live.control.catch_up(nanos(self.shared.clock.now()));
+        }
+    }
+}
+
+/// Passes what the steps of a run decide and look up to its collector.
+pub(super) struct RunObserver<'o, 'p, C> {
+    collector: &'o mut C,
+    caches: &'o EngineCaches,
+    /// The parameters with the cache keys to look up; `None` to look up nothing.
+    lookup: Option<&'o FlowParams<'p>>,
+    /// True if a component decided, rather than skipped the flow for lack of its label.
+    decided: bool,
+}
+
+impl<'o, 'p, C> RunObserver<'o, 'p, C> {
+    pub(super) const fn new(
+        collector: &'o mut C,
+        caches: &'o EngineCaches,
+        lookup: Option<&'o FlowParams<'p>>,
+    ) -> Self {
+        Self {
+            collector,
+            caches,
+            lookup,
+            decided: false,
+        }
+    }
+}
+
+impl<C: Collector> Observer for RunObserver<'_, '_, C> {
+    #[inline(always)]
+    fn on_decision(
+        &mut self,
+        flow: &EngineFlow<'_, '_>,
+        component: &ComponentEntry,
+        decision: &ComponentDecision,
+    ) {
+        self.decided |= component.has_decided(flow, decision);
+        self.collector.on_decision(flow, component, decision);
+    }
+
+    #[inline(always)]
+    fn look_up(&mut self, flow: &EngineFlow<'_, '_>, clock: &dyn Clock) -> bool {
+        let Some(params) = self.lookup else {
+            return false;
+        };
+        let hit = look_up(self.caches, params, flow, clock, self.collector);
+        // A hit decides the flow, because schedulers are skipped then.
+        self.decided |= hit;
+        hit
+    }
+}
+
+/// Looks up the cache keys of a flow, and returns true if the result cache has its response.
+#[inline(never)]
+fn look_up(
+    caches: &EngineCaches,
+    params: &FlowParams<'_>,
+    flow: &EngineFlow<'_, '_>,
+    clock: &dyn Clock,
+    collector: &mut impl Collector,
+) -> bool {
+    let result_key = params.result_cache_key.as_deref().unwrap_or("");
+    let global_keys = params.global_cache_keys.iter().map(|key| &**key);
+    let now = nanos(clock.now());
+    let found = caches.look_up(flow.control_point, result_key, global_keys, now);
+    let hit = found.result_value().is_some();
+    collector.on_lookup(found);
+    hit
+}

@@ -1,0 +1,127 @@
+//! The steps of a decision. All components of a step decide, then the next step begins.
+
+mod granted;
+mod observer;
+mod round;
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use self::granted::{GrantedComponents, revert};
+pub(crate) use self::observer::Observer;
+use self::round::SchedulerRound;
+pub(crate) use self::round::Suspended;
+use super::clock::{Clock, Nanos, nanos};
+use super::component_entry::ComponentEntry;
+use super::decision::{DecisionStep, DecisionWithSlot, EngineDenial};
+use super::engine_flow::EngineFlow;
+use super::held_slots::HeldSlots;
+use super::index::Index;
+
+/// The steps in which no flow waits. They form one batch, which is reverted as a whole.
+const IMMEDIATE_STEPS: [DecisionStep; 3] = [
+    DecisionStep::Ramps,
+    DecisionStep::Samplers,
+    DecisionStep::Limiters,
+];
+/// The steps in which flows may wait. Each is a batch of its own.
+const QUEUEING_STEPS: [DecisionStep; 2] = [DecisionStep::Concurrency, DecisionStep::Schedulers];
+
+/// How far the decision of a flow has come.
+#[derive(Debug)]
+pub(crate) enum StepProgress {
+    Done(Result<(), EngineDenial>),
+    /// A scheduler makes the flow wait.
+    Waits(Box<Suspended>),
+}
+
+/// Decides about a flow as far as possible without waiting. Adds the slots that it is granted to
+/// `held`.
+#[inline(never)]
+pub(crate) fn run_all(
+    index: &Index,
+    matching: &[u32],
+    clock: &dyn Clock,
+    flow: &EngineFlow<'_, '_>,
+    observer: &mut impl Observer,
+    held: &mut HeldSlots,
+) -> StepProgress {
+    let now = nanos(clock.now());
+    if let Err(denied) = run_immediate(index, matching, now, flow, observer, held) {
+        return StepProgress::Done(Err(denied));
+    }
+    let schedulers: SmallVec<[&Arc<ComponentEntry>; 4]> = matching
+        .iter()
+        .map(|at| index.component(*at))
+        .filter(|component| component.step >= DecisionStep::Concurrency)
+        .collect();
+    for (at, step) in QUEUEING_STEPS.into_iter().enumerate() {
+        if step == DecisionStep::Schedulers && observer.look_up(flow, clock) {
+            break;
+        }
+        let own = schedulers.iter().filter(|component| component.step == step);
+        let mut round = SchedulerRound::begin(step, own.copied(), flow, now);
+        if round.poll_members(now, None).is_pending() {
+            let later = schedulers
+                .iter()
+                .filter(|component| QUEUEING_STEPS[at + 1..].contains(&component.step))
+                .map(|component| Arc::clone(component))
+                .collect();
+            return StepProgress::Waits(Box::new(Suspended { round, later }));
+        }
+        if let Err(denied) = round.finish(flow, observer, held, now) {
+            return StepProgress::Done(Err(denied));
+        }
+    }
+    StepProgress::Done(Ok(()))
+}
+
+/// Runs the steps in which no flow waits.
+fn run_immediate(
+    index: &Index,
+    matching: &[u32],
+    now: Nanos,
+    flow: &EngineFlow<'_, '_>,
+    observer: &mut impl Observer,
+    held: &mut HeldSlots,
+) -> Result<(), EngineDenial> {
+    let mut granted: GrantedComponents<'_> = SmallVec::with_capacity(matching.len());
+    for step in IMMEDIATE_STEPS {
+        if step == DecisionStep::Ramps && !flow.ramp_mode {
+            continue;
+        }
+        let mut denied = None;
+        let mut wait = 0;
+        let mut unsatisfiable = false;
+        let mut decisions = 0;
+        for &at in matching {
+            let component = index.component(at);
+            if component.step != step {
+                continue;
+            }
+            let DecisionWithSlot { decision, slot } = component.component.decide(flow, now);
+            observer.on_decision(flow, component, &decision);
+            decisions += 1;
+            if component.rejects(&decision) {
+                denied = Some(component.component.denied_code());
+                unsatisfiable |= decision.unsatisfiable;
+            } else if decision.dropped {
+                continue;
+            } else {
+                granted.push((component, decision, slot));
+            }
+            wait = decision.wait.max(wait);
+        }
+        if let Some(code) = denied {
+            revert(granted, flow, now);
+            // Report no wait if one of the components would reject the flow even after it.
+            return Err(step.denial(code, if unsatisfiable { 0 } else { wait }));
+        }
+        if step == DecisionStep::Ramps && decisions == 0 {
+            return Err(EngineDenial::NO_RAMP);
+        }
+    }
+    held.extend(granted.into_iter().filter_map(|(_, _, slot)| slot));
+    Ok(())
+}
