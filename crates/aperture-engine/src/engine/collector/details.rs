@@ -31,8 +31,9 @@ pub(super) fn details(
             request_id,
         },
         ReportedKind::Sampler => {
-            let key = component.label_key().unwrap_or_default();
-            let session = flow.labels.get(key).unwrap_or_default();
+            let key = component.label_key();
+            let session = key.and_then(|key| flow.labels.get(key));
+            let (key, session) = (key.unwrap_or_default(), session.unwrap_or_default());
             LimiterDetails::Sampler {
                 label: format!("{key}:{session}"),
             }
