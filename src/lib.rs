@@ -35,7 +35,8 @@ let app: Router = Router::new()
 //! # Further documentation
 //!
 //! - [`layer`]: the Tower layer, its hooks, and when a flow ends
-//! - [`client`]: flows without a layer, guards, caches
+//! - [`client`]: flows without a layer, guards
+//! - [`cache`]: the result cache and the global cache
 #![cfg_attr(
     feature = "embedded",
     doc = "- [`engine`]: decisions in process, and [`policy`]: the files that the engine reads"
@@ -52,7 +53,7 @@ let app: Router = Router::new()
     feature = "metrics",
     doc = "- [`metrics`](mod@metrics): the metrics and their names"
 )]
-//! - [`Decider`]: the interface for a decider of your own
+//! - [`decider`]: the interface for a decider of your own
 //!
 //! # Unreachable Agents
 //!
@@ -105,7 +106,9 @@ mod log;
 
 #[cfg(feature = "server")]
 pub mod agent;
+pub mod cache;
 pub mod client;
+pub mod decider;
 #[cfg(feature = "embedded")]
 pub mod engine;
 mod flow;
@@ -136,12 +139,10 @@ pub use self::client::{ApertureClientBuilder, BuildError};
 pub use self::engine::Engine;
 #[doc(inline)]
 pub use self::flow::{
-    AgentStatus, CacheCall, CacheChange, CacheError, CacheEvent, CacheLookup, CachePlace,
-    CacheRefusal, CacheValue, Caches, Check, ClientStats, ConnectionState, Decider, Denial,
-    EndError, EndResponse, FlowDecision, FlowError, FlowErrorKind, FlowOutcome, FlowParams,
-    FlowStatus, HttpAttributes, HttpExtras, Invalidations, LabelLimits, Labels,
-    PendingInvalidation, Quota, RejectReason, Rejection, Ticket, TokenReturn, TraceContext,
-    Verdict,
+    AgentStatus, Check, ClientStats, ConnectionState, Decider, Denial, EndError, EndResponse,
+    FlowDecision, FlowError, FlowErrorKind, FlowOutcome, FlowParams, FlowStatus, HttpAttributes,
+    HttpExtras, LabelLimits, Labels, Quota, RejectReason, Rejection, Ticket, TokenReturn,
+    TraceContext, Verdict,
 };
 #[doc(inline)]
 pub use self::layer::{Aperture, ApertureLayer, FailureMode, RequestHead};

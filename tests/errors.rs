@@ -16,11 +16,12 @@ use std::time::Duration;
 
 use axum::extract::FromRequestParts;
 use tower_aperture::agent::{Prometheus, ServeError, Tls};
+use tower_aperture::cache::CacheError;
 use tower_aperture::engine::{HttpInput, RequestId};
 use tower_aperture::layer::{ClientError, FlowHandle};
 use tower_aperture::{
-    ApertureClient, ApertureLayer, CacheError, Denial, EndError, Engine, FlowError, FlowErrorKind,
-    FlowParams, RejectReason, Rejection,
+    ApertureClient, ApertureLayer, Denial, EndError, Engine, FlowError, FlowErrorKind, FlowParams,
+    RejectReason, Rejection,
 };
 
 const PEM: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";

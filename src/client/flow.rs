@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+use super::ApertureClient;
+use super::cache::FlowLookup;
 use super::decide::{ClientTicket, TicketKind};
-use super::{ApertureClient, CacheError};
 #[cfg(feature = "embedded")]
 use crate::engine::CheckReport;
 use crate::flow::{
-    CacheLookup, Denial, EndResponse, FlowDecision, FlowError, FlowOutcome, FlowParams, FlowStatus,
+    CacheError, Denial, EndResponse, FlowDecision, FlowError, FlowOutcome, FlowParams, FlowStatus,
     RejectReason, Rejection, Ticket, Verdict,
 };
 
@@ -295,7 +296,7 @@ impl Flow {
     }
 
     /// Returns the result of the cache lookup at the start of the flow.
-    pub(super) fn cache_lookup(&self) -> Result<Cow<'_, CacheLookup>, CacheError> {
+    pub(super) fn cache_lookup(&self) -> Result<FlowLookup<'_>, CacheError> {
         let (ticket, reported) = match &self.state {
             FlowState::Unreachable(error) => return Err(CacheError::Unreachable(error.clone())),
             FlowState::Decided {
@@ -313,14 +314,13 @@ impl Flow {
             FlowState::Decided { ticket, .. } => (ticket, None),
         };
         if let Some(lookup) = reported {
-            return Ok(Cow::Borrowed(lookup));
+            return Ok(FlowLookup::Read(lookup));
         }
         match ticket.as_ref().map(|ticket| &ticket.kind) {
             #[cfg(feature = "remote")]
             Some(TicketKind::Remote(flow)) => {
                 let lookup = flow.response().cache_lookup_response.as_ref();
-                let lookup = lookup.ok_or(CacheError::NotRequested)?;
-                Ok(Cow::Owned(super::cache::messages::read_lookup(lookup)))
+                Ok(FlowLookup::Message(lookup.ok_or(CacheError::NotRequested)?))
             }
             #[cfg(feature = "test-util")]
             Some(TicketKind::Scripted(_)) => Err(CacheError::Unsupported),

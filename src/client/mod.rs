@@ -27,7 +27,7 @@
 
 #[cfg(feature = "remote")]
 mod builder;
-mod cache;
+pub(crate) mod cache;
 mod counters;
 mod decide;
 #[cfg(feature = "embedded")]
@@ -53,7 +53,6 @@ pub use self::decide::{ClientPending, ClientTicket};
 pub use self::flow::Flow;
 #[cfg(feature = "test-util")]
 pub use self::scripted::{Answer, RecordedFlow, Script};
-pub use crate::flow::CacheError;
 
 use self::counters::ClientCounters;
 use crate::flow::{

@@ -27,7 +27,7 @@ mod status;
 mod trace;
 
 pub use self::cache::{CacheChange, CacheLookup, CacheRefusal, CacheValue};
-pub use self::caches::{CacheCall, CacheError, CacheEvent, CachePlace, Caches};
+pub use self::caches::{CacheCall, CacheError, CacheEvent, CacheKey, Caches};
 #[allow(unused_imports)] // Which errors have causes depends on the features.
 pub(crate) use self::cause::{Cause, WithCauses};
 pub use self::connection::{AgentStatus, ConnectionState};

@@ -254,16 +254,19 @@ async fn cache_lookups_of_flows_and_of_the_client_count_by_outcome() {
     };
     let ttl = Duration::from_secs(3600);
     let flow = client.start_flow("a", params()).await;
-    flow.set_result_cache("full", ttl).await.expect("stored");
+    flow.result_cache().set("full", ttl).await.expect("stored");
     flow.end().await;
     drop(client.decide("a", &params()));
     drop(client.start_flow("a", FlowParams::new()).await);
     assert!(matches!(
-        client.result_cache("a", "cart").await,
+        client.result_cache("a", "cart").get().await,
         Ok(Some(_))
     ));
-    assert!(matches!(client.global_cache("settings").await, Ok(None)));
-    assert!(client.result_cache("", "cart").await.is_err());
+    assert!(matches!(
+        client.global_cache("settings").get().await,
+        Ok(None)
+    ));
+    assert!(client.result_cache("", "cart").get().await.is_err());
     for (cache, outcome, count) in [
         ("result", "miss", 1.0),
         ("result", "hit", 2.0),

@@ -12,7 +12,7 @@ use super::body_recorder::{BodyRecorder, CopyDestination};
 use super::settings::CacheSettings;
 use super::storable::{self, StorageContext};
 use super::stored_response::{self, StoredResponse};
-use crate::flow::{CacheEvent, CachePlace, Caches, Invalidations, KeyHash};
+use crate::flow::{CacheEvent, CacheKey, Caches, Invalidations, KeyHash};
 use crate::layer::request_extras::Hit;
 
 /// A GET or HEAD request that may be answered from the cache, and whose response may be stored.
@@ -81,7 +81,7 @@ impl CacheableRequest {
     }
 
     fn delete(&self) {
-        let place = CachePlace::Result {
+        let place = CacheKey::Result {
             control_point: &self.control_point,
             key: &self.key,
         };
