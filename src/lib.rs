@@ -42,7 +42,7 @@ let app: Router = Router::new()
     doc = "- [`engine`]: decisions in process, and [`policy`]: the files that the engine reads"
 )]
 #![cfg_attr(
-    feature = "remote",
+    all(feature = "remote", feature = "raw-protocol"),
     doc = "- [`pb`]: the Agent's messages, for direct use"
 )]
 #![cfg_attr(
@@ -92,6 +92,7 @@ let app: Router = Router::new()
 //! | `response-cache` | no | responses from the result cache, by the rules of RFC 9111 |
 //! | `axum` | no | the handle of a flow as an extractor, a rejection as a response, readers of the matched route and the peer |
 //! | `gzip` | no | compressed calls |
+//! | `raw-protocol` | no | with `remote`: the module `pb` and methods with types of `tonic` and `prost`; they follow the versions of both and are not covered by the stability promise |
 //! | `rego` | no | classifiers with Rego modules |
 //! | `metrics` | no | metrics of flows and clients, through the `metrics` facade |
 //! | `server` | no | `agent`, which serves the engine to every Aperture SDK, and the program `tower-aperture-agent` |
@@ -116,7 +117,9 @@ pub mod layer;
 mod meter;
 #[cfg(feature = "metrics")]
 pub mod metrics;
-#[cfg(feature = "remote")]
+#[cfg(all(feature = "remote", not(feature = "raw-protocol")))]
+mod pb;
+#[cfg(all(feature = "remote", feature = "raw-protocol"))]
 pub mod pb;
 #[cfg(feature = "embedded")]
 pub mod policy;
@@ -126,7 +129,7 @@ mod rego;
 mod remote;
 #[cfg(feature = "telemetry")]
 mod telemetry;
-#[cfg(all(feature = "embedded", feature = "remote"))]
+#[cfg(all(feature = "embedded", feature = "remote", feature = "raw-protocol"))]
 mod wire;
 
 #[doc(inline)]

@@ -173,6 +173,10 @@ impl ApertureClientBuilder {
     /// checks that a scheduler queues. Prefer [`address`](Self::address) if possible.
     ///
     /// The channel must outlive the runtimes in which the client is used.
+    ///
+    /// The method is part of the feature `raw-protocol`, because `Channel` follows the version of
+    /// `tonic`.
+    #[cfg(feature = "raw-protocol")]
     pub fn channel(mut self, channel: Channel) -> Self {
         self.channel = Some(channel);
         self
@@ -247,7 +251,7 @@ impl ApertureClientBuilder {
     /// [runs](crate::FailureMode), even if the Agent rejected it.
     ///
     /// Zero ends the wait with the budget. Choose it only if a late response is worth less than a
-    /// flow that runs without a decision. A [channel](Self::channel) of your own gets no grace.
+    /// flow that runs without a decision. A `channel` of your own gets no grace.
     ///
     /// ```
     /// use std::time::Duration;

@@ -1,6 +1,5 @@
 //! A flow that was started without a layer.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
@@ -208,22 +207,14 @@ impl Flow {
         }
     }
 
-    /// Returns the Agent's entire response. For an embedded engine, each call builds the response
-    /// that an Agent would have sent. `None` for unreachable flows and scripted clients.
-    #[cfg(feature = "remote")]
-    #[must_use]
-    pub fn check_response(&self) -> Option<Cow<'_, crate::pb::check::CheckResponse>> {
-        #[cfg(feature = "embedded")]
-        if let FlowState::Decided {
-            report: Some(report),
-            ..
-        } = &self.state
-        {
-            return Some(Cow::Owned(crate::wire::check_response((**report).clone())));
-        }
-        match &self.ticket()?.kind {
-            TicketKind::Remote(flow) => Some(Cow::Borrowed(flow.response())),
-            #[allow(unreachable_patterns)]
+    /// Returns the engine's report about the flow, if it has one.
+    #[cfg(feature = "embedded")]
+    pub(super) fn report(&self) -> Option<&CheckReport> {
+        match &self.state {
+            FlowState::Decided {
+                report: Some(report),
+                ..
+            } => Some(report),
             _ => None,
         }
     }

@@ -28,6 +28,8 @@
 #[cfg(feature = "remote")]
 mod builder;
 pub(crate) mod cache;
+#[cfg(all(feature = "remote", feature = "raw-protocol"))]
+mod check_response;
 mod counters;
 mod decide;
 #[cfg(feature = "embedded")]

@@ -89,7 +89,7 @@ impl Agents {
             ConnectionState::Connecting => 1,
             ConnectionState::Idle => 2,
             ConnectionState::TransientFailure => 3,
-            ConnectionState::Shutdown => 4,
+            _ => 4,
         };
         let best = self.all.iter().map(RemoteAgent::state).min_by_key(rank);
         best.unwrap_or(ConnectionState::Idle)

@@ -1,0 +1,27 @@
+//! The Agent's response to the check of a flow, as a message.
+
+use std::borrow::Cow;
+
+use super::Flow;
+use super::decide::TicketKind;
+use crate::pb::check::CheckResponse;
+
+impl Flow {
+    /// Returns the Agent's entire response. For an embedded engine, each call builds the response
+    /// that an Agent would have sent. `None` for unreachable flows and scripted clients.
+    ///
+    /// The method is part of the feature `raw-protocol`, because the response follows the version
+    /// of `prost`.
+    #[must_use]
+    pub fn check_response(&self) -> Option<Cow<'_, CheckResponse>> {
+        #[cfg(feature = "embedded")]
+        if let Some(report) = self.report() {
+            return Some(Cow::Owned(crate::wire::check_response(report.clone())));
+        }
+        match &self.ticket()?.kind {
+            TicketKind::Remote(flow) => Some(Cow::Borrowed(flow.response())),
+            #[cfg(any(feature = "embedded", feature = "test-util"))]
+            _ => None,
+        }
+    }
+}
