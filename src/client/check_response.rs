@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::Flow;
-use super::decide::TicketKind;
+use super::ticket::TicketKind;
 use crate::pb::check::CheckResponse;
 
 impl Flow {
@@ -14,12 +14,13 @@ impl Flow {
     /// of `prost`.
     #[must_use]
     pub fn check_response(&self) -> Option<Cow<'_, CheckResponse>> {
-        #[cfg(feature = "embedded")]
-        if let Some(report) = self.report() {
-            return Some(Cow::Owned(crate::wire::check_response(report.clone())));
-        }
         match &self.ticket()?.kind {
             TicketKind::Remote(flow) => Some(Cow::Borrowed(flow.response())),
+            #[cfg(feature = "embedded")]
+            TicketKind::Reported(ticket) => {
+                let report = ticket.report().clone();
+                Some(Cow::Owned(crate::wire::check_response(report)))
+            }
             #[cfg(any(feature = "embedded", feature = "test-util"))]
             _ => None,
         }

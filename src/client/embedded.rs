@@ -1,85 +1,160 @@
-//! Flows of the embedded engine without a layer, which keep the engine's report.
+//! The embedded engine as a decider whose tickets keep the engine's report.
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
-use super::decide::{TicketKind, empty_control_point};
-use super::{ApertureClient, Flow};
+use super::ApertureClient;
+use super::decide::empty_control_point;
+use super::ticket::{ClientTicket, TicketKind, wrap};
 use crate::Engine;
-use crate::engine::{CheckInput, CheckReport, EngineTicket};
-use crate::flow::{EndResponse, FlowOutcome, FlowParams, Ticket, TokenReturn, Verdict};
+use crate::engine::{CheckInput, CheckReport, EngineTicket, PendingReport};
+use crate::flow::{
+    CacheLookup, Check, Decider, EndResponse, FlowOutcome, FlowParams, HttpExtras, Quota, Ticket,
+    TokenReturn, Verdict,
+};
 use crate::log::WaitSpan;
 
+/// An engine that reports what each component decided, for flows without a layer.
+struct ReportingEngine<'a> {
+    engine: &'a Engine,
+    /// The check timeout of flows that set none; `None` means no limit.
+    check_timeout: Option<Duration>,
+}
+
+/// The ticket of a flow, with the report about its check.
+#[derive(Debug)]
+pub(super) struct ReportedTicket {
+    ticket: EngineTicket,
+    report: CheckReport,
+}
+
+struct PendingReportedTicket(PendingReport);
+
+impl Decider for ReportingEngine<'_> {
+    type Ticket = Box<ReportedTicket>;
+    type Pending = PendingReportedTicket;
+
+    fn decide(
+        &self,
+        control_point: &str,
+        params: &FlowParams<'_>,
+    ) -> Check<Self::Ticket, Self::Pending> {
+        let input = CheckInput::new(control_point, params)
+            .expect_end(true)
+            .deadline(params.budget(self.check_timeout));
+        // The future is ready at its first poll unless the flow waits.
+        Check::Pending(PendingReportedTicket(self.engine.start(&input)))
+    }
+}
+
+impl Future for PendingReportedTicket {
+    type Output = Verdict<Box<ReportedTicket>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx).map(|(report, ticket)| {
+            let denial = report.denial();
+            let ticket = Box::new(ReportedTicket { ticket, report });
+            match denial {
+                None => Verdict::Accepted(ticket),
+                Some(denial) => Verdict::Rejected(denial, ticket),
+            }
+        })
+    }
+}
+
+impl ReportedTicket {
+    pub(super) const fn report(&self) -> &CheckReport {
+        &self.report
+    }
+
+    /// Ends the flow and returns the results of returning its slots.
+    pub(super) fn end_with_response(mut self, outcome: FlowOutcome) -> EndResponse {
+        let returns = self.report.limiter_decisions.iter().filter_map(|decision| {
+            let (label, id) = decision.details.slot()?;
+            Some(TokenReturn {
+                policy_name: decision.policy_name.to_string(),
+                component_id: decision.component_id.to_string(),
+                label: label.to_owned(),
+                request_id: id.to_string(),
+                returned: self.ticket.return_slot(id),
+                error: None,
+            })
+        });
+        let response = EndResponse::returned(returns.collect());
+        self.ticket.end(outcome);
+        response
+    }
+}
+
+impl Ticket for Box<ReportedTicket> {
+    fn end(self, outcome: FlowOutcome) {
+        self.ticket.end(outcome);
+    }
+
+    fn take_cache_lookup(&mut self) -> Option<CacheLookup> {
+        self.report.cache_lookup.take()
+    }
+
+    fn take_quotas(&mut self) -> Vec<Quota> {
+        self.ticket.take_quotas()
+    }
+
+    fn take_http_extras(&mut self) -> Option<Box<HttpExtras>> {
+        self.ticket.take_http_extras()
+    }
+}
+
 impl ApertureClient {
-    pub(super) async fn start_embedded(
+    /// Checks a flow without a layer, whose ticket keeps the engine's report.
+    pub(super) async fn check_with_report(
         &self,
         engine: &Engine,
         control_point: &str,
         params: &FlowParams<'_>,
-    ) -> Flow {
+    ) -> Verdict<ClientTicket> {
         let labels = &params.labels;
         let mut timer = self.start_check(control_point, labels.dropped(), labels.shortened());
-        if control_point.is_empty() {
-            let mut verdict = empty_control_point();
-            self.record_verdict(
-                &mut timer,
-                params.shadow,
-                Some(control_point),
-                false,
-                &mut verdict,
-            );
-            return Flow::new(self.clone(), control_point, params, verdict);
-        }
-        let input = CheckInput::new(control_point, params)
-            .expect_end(true)
-            .deadline(self.engine_check(params).budget());
-        let span = WaitSpan::new(control_point);
-        let mut starting = pin!(engine.start(&input));
-        let (report, ticket) = poll_fn(|cx| {
-            let polled = span.in_scope(|| starting.as_mut().poll(cx));
-            if polled.is_pending() {
-                timer.mark_queued();
+        let mut undecided = false;
+        let mut verdict = if control_point.is_empty() {
+            empty_control_point()
+        } else {
+            let decider = ReportingEngine {
+                engine,
+                check_timeout: Some(self.inner.check_timeout),
+            };
+            let verdict = match decider.decide(control_point, params) {
+                Check::Ready(verdict) => verdict,
+                Check::Pending(pending) => {
+                    let span = WaitSpan::new(control_point);
+                    let mut pending = pin!(pending);
+                    poll_fn(|cx| {
+                        let polled = span.in_scope(|| pending.as_mut().poll(cx));
+                        if polled.is_pending() {
+                            timer.mark_queued();
+                        }
+                        polled
+                    })
+                    .await
+                }
+            };
+            if let Verdict::Accepted(ticket) | Verdict::Rejected(_, ticket) = &verdict {
+                let report = ticket.report();
+                undecided = report.undecided;
+                if let Some(lookup) = &report.cache_lookup {
+                    self.inner.meter.count_lookup(lookup);
+                }
             }
-            polled
-        })
-        .await;
-        if let Some(lookup) = &report.cache_lookup {
-            self.inner.meter.count_lookup(lookup);
-        }
-        let ticket = TicketKind::Embedded(ticket).into();
-        let mut verdict = match report.denial() {
-            None => Verdict::Accepted(ticket),
-            Some(denial) => Verdict::Rejected(denial, ticket),
+            wrap(verdict, TicketKind::Reported)
         };
         self.record_verdict(
             &mut timer,
             params.shadow,
             Some(control_point),
-            report.undecided,
+            undecided,
             &mut verdict,
         );
-        Flow::new(self.clone(), control_point, params, verdict).with_report(report)
+        verdict
     }
-}
-
-/// Ends a flow and returns the results of returning its slots.
-pub(super) fn end(
-    mut ticket: EngineTicket,
-    report: &CheckReport,
-    outcome: FlowOutcome,
-) -> EndResponse {
-    let returns = report.limiter_decisions.iter().filter_map(|decision| {
-        let (label, id) = decision.details.slot()?;
-        Some(TokenReturn {
-            policy_name: decision.policy_name.to_string(),
-            component_id: decision.component_id.to_string(),
-            label: label.to_owned(),
-            request_id: id.to_string(),
-            returned: ticket.return_slot(id),
-            error: None,
-        })
-    });
-    let response = EndResponse::returned(returns.collect());
-    ticket.end(outcome);
-    response
 }

@@ -9,9 +9,7 @@ use http::StatusCode;
 
 use super::ApertureClient;
 use super::cache::FlowLookup;
-use super::decide::{ClientTicket, TicketKind};
-#[cfg(feature = "embedded")]
-use crate::engine::CheckReport;
+use super::ticket::{ClientTicket, TicketKind};
 use crate::flow::{
     CacheError, Denial, EndResponse, FlowDecision, FlowError, FlowOutcome, FlowParams, FlowStatus,
     RejectReason, Rejection, Ticket, Verdict,
@@ -52,8 +50,6 @@ enum FlowState {
         denial: Option<Denial>,
         /// `None` after the end.
         ticket: Option<ClientTicket>,
-        #[cfg(feature = "embedded")]
-        report: Option<Box<CheckReport>>,
     },
     Unreachable(FlowError),
 }
@@ -63,8 +59,6 @@ impl FlowState {
         Self::Decided {
             denial,
             ticket: Some(ticket),
-            #[cfg(feature = "embedded")]
-            report: None,
         }
     }
 }
@@ -92,15 +86,6 @@ impl Flow {
             state,
             status: AtomicU8::new(NOT_SET),
         }
-    }
-
-    /// Keeps the engine's report for `check_response`, cache lookups and the end.
-    #[cfg(feature = "embedded")]
-    pub(super) fn with_report(mut self, new: CheckReport) -> Self {
-        if let FlowState::Decided { report, .. } = &mut self.state {
-            *report = Some(Box::new(new));
-        }
-        self
     }
 
     /// Returns the decision.
@@ -207,18 +192,6 @@ impl Flow {
         }
     }
 
-    /// Returns the engine's report about the flow, if it has one.
-    #[cfg(feature = "embedded")]
-    pub(super) fn report(&self) -> Option<&CheckReport> {
-        match &self.state {
-            FlowState::Decided {
-                report: Some(report),
-                ..
-            } => Some(report),
-            _ => None,
-        }
-    }
-
     pub(super) const fn ticket(&self) -> Option<&ClientTicket> {
         match &self.state {
             FlowState::Decided { ticket, .. } => ticket.as_ref(),
@@ -248,16 +221,12 @@ impl Flow {
             #[cfg(feature = "remote")]
             TicketKind::Remote(flow) => flow.end_and_wait(outcome).await,
             #[cfg(feature = "embedded")]
-            TicketKind::Embedded(ticket) => match &self.state {
-                FlowState::Decided {
-                    report: Some(report),
-                    ..
-                } => super::embedded::end(ticket, report, outcome),
-                _ => {
-                    ticket.end(outcome);
-                    EndResponse::returned(Vec::new())
-                }
-            },
+            TicketKind::Embedded(ticket) => {
+                ticket.end(outcome);
+                EndResponse::returned(Vec::new())
+            }
+            #[cfg(feature = "embedded")]
+            TicketKind::Reported(ticket) => ticket.end_with_response(outcome),
             #[cfg(feature = "test-util")]
             TicketKind::Scripted(flow) => {
                 flow.end(outcome);
@@ -288,35 +257,28 @@ impl Flow {
 
     /// Returns the result of the cache lookup at the start of the flow.
     pub(super) fn cache_lookup(&self) -> Result<FlowLookup<'_>, CacheError> {
-        let (ticket, reported) = match &self.state {
+        let ticket = match &self.state {
             FlowState::Unreachable(error) => return Err(CacheError::Unreachable(error.clone())),
             FlowState::Decided {
                 denial: Some(_), ..
             } => return Err(CacheError::FlowRejected),
-            #[cfg(feature = "embedded")]
-            FlowState::Decided { ticket, report, .. } => {
-                let report = report.as_ref();
-                (
-                    ticket,
-                    report.and_then(|report| report.cache_lookup.as_ref()),
-                )
-            }
-            #[cfg(not(feature = "embedded"))]
-            FlowState::Decided { ticket, .. } => (ticket, None),
+            FlowState::Decided { ticket, .. } => ticket.as_ref(),
         };
-        if let Some(lookup) = reported {
-            return Ok(FlowLookup::Read(lookup));
-        }
-        match ticket.as_ref().map(|ticket| &ticket.kind) {
+        let lookup = match ticket.map(|ticket| &ticket.kind) {
+            #[cfg(feature = "embedded")]
+            Some(TicketKind::Reported(ticket)) => {
+                ticket.report().cache_lookup.as_ref().map(FlowLookup::Read)
+            }
             #[cfg(feature = "remote")]
             Some(TicketKind::Remote(flow)) => {
                 let lookup = flow.response().cache_lookup_response.as_ref();
-                Ok(FlowLookup::Message(lookup.ok_or(CacheError::NotRequested)?))
+                lookup.map(FlowLookup::Message)
             }
             #[cfg(feature = "test-util")]
-            Some(TicketKind::Scripted(_)) => Err(CacheError::Unsupported),
-            _ => Err(CacheError::NotRequested),
-        }
+            Some(TicketKind::Scripted(_)) => return Err(CacheError::Unsupported),
+            _ => None,
+        };
+        lookup.ok_or(CacheError::NotRequested)
     }
 }
 

@@ -38,9 +38,11 @@ mod flow;
 mod http;
 #[cfg(feature = "remote")]
 mod late;
+mod pending;
 mod record;
 #[cfg(feature = "test-util")]
 mod scripted;
+mod ticket;
 #[cfg(feature = "remote")]
 mod unlimited;
 
@@ -51,10 +53,11 @@ use std::time::Duration;
 
 #[cfg(feature = "remote")]
 pub use self::builder::{ApertureClientBuilder, BuildError};
-pub use self::decide::{ClientPending, ClientTicket};
 pub use self::flow::Flow;
+pub use self::pending::ClientPending;
 #[cfg(feature = "test-util")]
-pub use self::scripted::{Answer, RecordedFlow, Script};
+pub use self::scripted::{RecordedFlow, Script, ScriptedDecision};
+pub use self::ticket::ClientTicket;
 
 use self::counters::ClientCounters;
 use crate::flow::{
@@ -62,6 +65,11 @@ use crate::flow::{
     Invalidations, Rejection,
 };
 use crate::meter::Meter;
+
+/// The former name of [`ScriptedDecision`].
+#[cfg(feature = "test-util")]
+#[deprecated = "renamed to `ScriptedDecision`"]
+pub type Answer = ScriptedDecision;
 
 /// Starts flows, and decides about them with an Agent or an embedded engine.
 ///
@@ -258,13 +266,15 @@ impl ApertureClient {
     /// Takes no longer than the check timeout, plus the grace with an Agent. Dropping the future
     /// abandons the flow: slots that an Agent grants meanwhile are returned in the background.
     pub async fn start_flow(&self, control_point: &str, params: FlowParams<'_>) -> Flow {
-        #[cfg(feature = "embedded")]
-        if let Backend::Embedded(engine) = &self.inner.backend {
-            return self.start_embedded(engine, control_point, &params).await;
-        }
-        let verdict = match self.decide(control_point, &params) {
-            Check::Ready(verdict) => verdict,
-            Check::Pending(pending) => pending.await,
+        let verdict = match &self.inner.backend {
+            #[cfg(feature = "embedded")]
+            Backend::Embedded(engine) => {
+                self.check_with_report(engine, control_point, &params).await
+            }
+            _ => match self.decide(control_point, &params) {
+                Check::Ready(verdict) => verdict,
+                Check::Pending(pending) => pending.await,
+            },
         };
         Flow::new(self.clone(), control_point, &params, verdict)
     }
