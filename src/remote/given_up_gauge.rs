@@ -46,7 +46,7 @@ impl Drop for GivenUpGauge {
 
 #[cfg(not(feature = "metrics"))]
 #[derive(Debug, Default)]
-pub(super) struct GivenUpGauge;
+pub(super) struct GivenUpGauge(());
 
 #[cfg(not(feature = "metrics"))]
 impl GivenUpGauge {
