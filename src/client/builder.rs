@@ -14,7 +14,7 @@ use tonic::transport::Channel;
 
 pub use self::error::BuildError;
 
-use super::CHECK_TIMEOUT;
+use super::shared::CHECK_TIMEOUT;
 use crate::remote::{BreakerConfig, KeepAlive};
 
 /// The default grace. It covers a link of 20 ms each way and a client whose two cores are

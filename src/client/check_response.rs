@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::Flow;
+use super::flow::Flow;
 use super::ticket::TicketKind;
 use crate::pb::check::CheckResponse;
 

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::pending::{ClientPending, PendingKind};
+use super::shared::{ApertureClient, Backend};
 #[cfg(any(feature = "embedded", feature = "test-util"))]
 use super::ticket::wrap;
-use super::ticket::{ClientTicket, TicketKind};
-use super::{ApertureClient, Backend};
+use super::ticket::{ClientTicket, TicketKind, empty_control_point};
 #[cfg(any(feature = "embedded", feature = "remote"))]
 use crate::flow::encode::{EncodedLabels, encode_baggage};
 #[cfg(any(feature = "embedded", feature = "remote"))]
@@ -179,11 +179,6 @@ impl Decider for ApertureClient {
             _ => self.decide(control_point, params),
         }
     }
-}
-
-pub(super) fn empty_control_point<T>() -> Verdict<T> {
-    let why = "the control point is empty";
-    Verdict::Unreachable(FlowError::new(FlowErrorKind::InvalidRequest, why))
 }
 
 impl ApertureClient {

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use super::ApertureClient;
 use super::cache::FlowLookup;
+use super::shared::ApertureClient;
 use super::ticket::{ClientTicket, TicketKind};
 use crate::flow::{
     CacheError, Denial, EndResponse, FlowDecision, FlowError, FlowOutcome, FlowParams, FlowStatus,

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use super::ApertureClient;
+use super::shared::ApertureClient;
 #[cfg(any(feature = "embedded", feature = "test-util"))]
 use super::ticket::wrap;
 use super::ticket::{ClientTicket, TicketKind};

@@ -1,6 +1,6 @@
 //! Counts and logs each flow and its verdict.
 
-use super::ApertureClient;
+use super::shared::ApertureClient;
 use super::ticket::ClientTicket;
 #[cfg(any(feature = "metrics", feature = "remote"))]
 use super::ticket::TicketKind;

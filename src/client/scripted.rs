@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use tokio::time::Sleep;
 
-use super::{ApertureClient, Backend};
 use crate::flow::{
     Check, Denial, FlowDecision, FlowError, FlowErrorKind, FlowOutcome, FlowParams, RejectReason,
     Verdict,
@@ -167,12 +166,6 @@ impl Script {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
-    }
-
-    /// Returns a client whose decisions come from this script.
-    #[must_use]
-    pub fn client(&self) -> ApertureClient {
-        ApertureClient::with(Backend::Scripted(self.clone()))
     }
 
     /// Queues a decision for a later flow; each is used once, in order.

@@ -1,11 +1,11 @@
 //! The ticket of a flow, from whichever backend decided about it.
 
-#[cfg(any(feature = "embedded", feature = "test-util"))]
-use crate::flow::Verdict;
-use crate::flow::{CacheLookup, FlowOutcome, HttpExtras, Quota, Ticket};
+use crate::flow::{
+    CacheLookup, FlowError, FlowErrorKind, FlowOutcome, HttpExtras, Quota, Ticket, Verdict,
+};
 use crate::meter::EndCounter;
 
-/// The ticket of a flow of an [`ApertureClient`].
+/// The ticket of a flow of an [`ApertureClient`](crate::ApertureClient).
 ///
 /// Layers keep it until the response body ends. Without a layer, use a [`Flow`](crate::Flow).
 ///
@@ -29,7 +29,7 @@ pub(super) enum TicketKind {
     Embedded(crate::engine::EngineTicket),
     /// A flow without a layer, with the engine's report.
     #[cfg(feature = "embedded")]
-    Reported(Box<super::embedded::ReportedTicket>),
+    Reported(Box<super::reporting_engine::ReportedTicket>),
     #[cfg(feature = "remote")]
     Remote(crate::remote::RemoteFlow),
     #[cfg(feature = "test-util")]
@@ -115,4 +115,10 @@ pub(super) fn wrap<T>(
         Verdict::Rejected(denial, ticket) => Verdict::Rejected(denial, kind(ticket).into()),
         Verdict::Unreachable(error) => Verdict::Unreachable(error),
     }
+}
+
+/// Returns the verdict about a flow that has no control point.
+pub(super) fn empty_control_point<T>() -> Verdict<T> {
+    let why = "the control point is empty";
+    Verdict::Unreachable(FlowError::new(FlowErrorKind::InvalidRequest, why))
 }

@@ -11,7 +11,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use super::ApertureClientBuilder;
 use super::address::parse_all;
 use super::error::{BuildError, BuildProblem, MAX_CONNECTIONS};
-use crate::client::ApertureClient;
+use crate::client::shared::ApertureClient;
 #[cfg(feature = "tls")]
 use crate::flow::Cause;
 #[cfg(feature = "tls")]

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::lookup::into_result;
 #[cfg(feature = "remote")]
 use super::messages;
-use super::{check_key, into_result};
-use crate::client::{ApertureClient, Backend, Inner};
+use super::write::check_key;
+use crate::client::shared::{ApertureClient, Backend, Inner};
 use crate::flow::{CacheError, CacheKey, CacheLookup};
 
 /// Access to one key of the result cache or the global cache, without a flow.

@@ -5,18 +5,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::into_result;
-#[cfg(feature = "remote")]
-use super::messages;
-use crate::client::{ApertureClient, Flow};
-use crate::flow::{CacheError, CacheKey, CacheLookup, CacheValue, Caches};
-#[cfg(feature = "remote")]
-use crate::pb::check::CacheLookupResponse;
+use super::lookup::FlowLookup;
+use crate::client::shared::ApertureClient;
+use crate::flow::{CacheError, CacheKey, CacheLookup, Caches};
 
 /// Access to one key of the result cache or the global cache, by a flow.
 ///
-/// [`Flow`] and [`FlowHandle`](crate::layer::FlowHandle) return it from `result_cache` and
-/// `global_cache`. It has the value at the start of the flow; changes do not alter that value.
+/// [`Flow`](crate::Flow) and [`FlowHandle`](crate::layer::FlowHandle) return it from `result_cache`
+/// and `global_cache`. It has the value at the start of the flow; changes do not alter that value.
 ///
 /// ```
 /// use std::time::Duration;
@@ -54,6 +50,32 @@ enum CacheAccess<'a> {
 }
 
 impl<'a> FlowCache<'a> {
+    /// Returns the access of a client's flow to its key of the result cache, if it has one.
+    pub(in crate::client) fn result_of_client(
+        lookup: Result<FlowLookup<'_>, CacheError>,
+        key: Option<CacheKey<'a>>,
+        client: &'a ApertureClient,
+    ) -> Self {
+        Self {
+            found: lookup.and_then(|lookup| lookup.result()),
+            key: key.ok_or(CacheError::NoKey),
+            caches: CacheAccess::Client(client),
+        }
+    }
+
+    /// Returns the access of a client's flow to a key of the global cache.
+    pub(in crate::client) fn global_of_client(
+        lookup: Result<FlowLookup<'_>, CacheError>,
+        key: &'a str,
+        client: &'a ApertureClient,
+    ) -> Self {
+        Self {
+            found: lookup.and_then(|lookup| lookup.global(key)),
+            key: Ok(CacheKey::Global { key }),
+            caches: CacheAccess::Client(client),
+        }
+    }
+
     /// Returns the access of a layer's flow to its key of the result cache, if it has one.
     pub(crate) fn result_of_decider(
         lookup: &CacheLookup,
@@ -92,7 +114,7 @@ impl<'a> FlowCache<'a> {
         self.found.clone()
     }
 
-    /// Stores a value for `ttl`, like [`ClientCache::set`](super::ClientCache::set). Also works
+    /// Stores a value for `ttl`, like [`ClientCache::set`](crate::cache::ClientCache::set). Also works
     /// after a layer's flow has ended, because the caches outlive it.
     ///
     /// # Errors
@@ -123,65 +145,6 @@ impl<'a> FlowCache<'a> {
             CacheAccess::Decider(caches) => {
                 caches.ok_or(CacheError::Unsupported)?.delete(key).await
             }
-        }
-    }
-}
-
-/// The result of the cache lookup of a flow.
-pub(in crate::client) enum FlowLookup<'a> {
-    Read(&'a CacheLookup),
-    /// The Agent's message, of which only the required part is read.
-    #[cfg(feature = "remote")]
-    Message(&'a CacheLookupResponse),
-}
-
-impl FlowLookup<'_> {
-    fn result(&self) -> Result<Option<Bytes>, CacheError> {
-        let value = match self {
-            Self::Read(lookup) => lookup.result.clone(),
-            #[cfg(feature = "remote")]
-            Self::Message(reply) => messages::result_value(reply),
-        };
-        into_result(value.ok_or(CacheError::NotRequested)?)
-    }
-
-    fn global(&self, key: &str) -> Result<Option<Bytes>, CacheError> {
-        let value: Option<CacheValue> = match self {
-            Self::Read(lookup) => lookup.global(key).cloned(),
-            #[cfg(feature = "remote")]
-            Self::Message(reply) => messages::global_value(reply, key),
-        };
-        into_result(value.ok_or(CacheError::UnknownKey)?)
-    }
-}
-
-impl Flow {
-    /// Returns the access to the flow's key of the result cache,
-    /// [`FlowParams::result_cache_key`](crate::FlowParams::result_cache_key).
-    #[must_use]
-    pub fn result_cache(&self) -> FlowCache<'_> {
-        let key = self.result_cache_key.as_deref();
-        FlowCache {
-            found: self.cache_lookup().and_then(|lookup| lookup.result()),
-            key: key
-                .filter(|key| !key.is_empty())
-                .ok_or(CacheError::NoKey)
-                .map(|key| CacheKey::Result {
-                    control_point: &self.control_point,
-                    key,
-                }),
-            caches: CacheAccess::Client(&self.client),
-        }
-    }
-
-    /// Returns the access to a key of the global cache. The flow has its value only if the key is
-    /// one of its [global cache keys](crate::FlowParams::global_cache_key).
-    #[must_use]
-    pub fn global_cache<'a>(&'a self, key: &'a str) -> FlowCache<'a> {
-        FlowCache {
-            found: self.cache_lookup().and_then(|lookup| lookup.global(key)),
-            key: Ok(CacheKey::Global { key }),
-            caches: CacheAccess::Client(&self.client),
         }
     }
 }

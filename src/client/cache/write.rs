@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::check_key;
 #[cfg(feature = "remote")]
 use super::messages;
-use crate::client::{Backend, Inner};
+use crate::client::shared::{Backend, Inner};
 #[cfg(feature = "embedded")]
 use crate::engine::CacheEntry;
 use crate::flow::{
@@ -157,6 +156,13 @@ fn change_result(change: CacheChange, key: CacheKey<'_>) -> Result<(), CacheErro
 const fn check_ttl(ttl: Duration) -> Result<(), CacheError> {
     if ttl.is_zero() {
         return Err(CacheError::NoTtl);
+    }
+    Ok(())
+}
+
+pub(super) const fn check_key(key: &str) -> Result<(), CacheError> {
+    if key.is_empty() {
+        return Err(CacheError::NoKey);
     }
     Ok(())
 }

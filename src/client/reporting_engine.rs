@@ -1,26 +1,22 @@
 //! The embedded engine as a decider whose tickets keep the engine's report.
 
-use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::future::Future;
+use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::ApertureClient;
-use super::decide::empty_control_point;
-use super::ticket::{ClientTicket, TicketKind, wrap};
 use crate::Engine;
 use crate::engine::{CheckInput, CheckReport, EngineTicket, PendingReport};
 use crate::flow::{
     CacheLookup, Check, Decider, EndResponse, FlowOutcome, FlowParams, HttpExtras, Quota, Ticket,
     TokenReturn, Verdict,
 };
-use crate::log::WaitSpan;
 
 /// An engine that reports what each component decided, for flows without a layer.
-struct ReportingEngine<'a> {
-    engine: &'a Engine,
+pub(super) struct ReportingEngine<'a> {
+    pub(super) engine: &'a Engine,
     /// The check timeout of flows that set none; `None` means no limit.
-    check_timeout: Option<Duration>,
+    pub(super) check_timeout: Option<Duration>,
 }
 
 /// The ticket of a flow, with the report about its check.
@@ -30,7 +26,8 @@ pub(super) struct ReportedTicket {
     report: CheckReport,
 }
 
-struct PendingReportedTicket(PendingReport);
+/// The future of a verdict with such a ticket.
+pub(super) struct PendingReportedTicket(PendingReport);
 
 impl Decider for ReportingEngine<'_> {
     type Ticket = Box<ReportedTicket>;
@@ -103,58 +100,5 @@ impl Ticket for Box<ReportedTicket> {
 
     fn take_http_extras(&mut self) -> Option<Box<HttpExtras>> {
         self.ticket.take_http_extras()
-    }
-}
-
-impl ApertureClient {
-    /// Checks a flow without a layer, whose ticket keeps the engine's report.
-    pub(super) async fn check_with_report(
-        &self,
-        engine: &Engine,
-        control_point: &str,
-        params: &FlowParams<'_>,
-    ) -> Verdict<ClientTicket> {
-        let labels = &params.labels;
-        let mut timer = self.start_check(control_point, labels.dropped(), labels.shortened());
-        let mut undecided = false;
-        let mut verdict = if control_point.is_empty() {
-            empty_control_point()
-        } else {
-            let decider = ReportingEngine {
-                engine,
-                check_timeout: Some(self.inner.check_timeout),
-            };
-            let verdict = match decider.decide(control_point, params) {
-                Check::Ready(verdict) => verdict,
-                Check::Pending(pending) => {
-                    let span = WaitSpan::new(control_point);
-                    let mut pending = pin!(pending);
-                    poll_fn(|cx| {
-                        let polled = span.in_scope(|| pending.as_mut().poll(cx));
-                        if polled.is_pending() {
-                            timer.mark_queued();
-                        }
-                        polled
-                    })
-                    .await
-                }
-            };
-            if let Verdict::Accepted(ticket) | Verdict::Rejected(_, ticket) = &verdict {
-                let report = ticket.report();
-                undecided = report.undecided;
-                if let Some(lookup) = &report.cache_lookup {
-                    self.inner.meter.count_lookup(lookup);
-                }
-            }
-            wrap(verdict, TicketKind::Reported)
-        };
-        self.record_verdict(
-            &mut timer,
-            params.shadow,
-            Some(control_point),
-            undecided,
-            &mut verdict,
-        );
-        verdict
     }
 }
