@@ -97,7 +97,7 @@ fn unless_zero(duration: Duration) -> Option<Duration> {
     (!duration.is_zero()).then_some(duration)
 }
 
-fn metadata(key: &[u8]) -> Result<Option<MetadataValue<Ascii>>, BuildError> {
+pub(super) fn metadata(key: &[u8]) -> Result<Option<MetadataValue<Ascii>>, BuildError> {
     if key.is_empty() {
         return Ok(None);
     }
