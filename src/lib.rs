@@ -39,20 +39,21 @@ let app: Router = Router::new()
     doc = "- [`guides`]: from another crate or SDK, in process to Agent, limits behind a proxy, priorities, tokens"
 )]
 //! - [`layer`]: the Tower layer, its hooks, and when a flow ends
-//! - [`client`]: flows without a layer, guards, caches
+//! - [`client`]: flows without a layer, guards
+//! - [`cache`]: the result cache and the global cache
 #![cfg_attr(
     feature = "embedded",
     doc = "- [`engine`]: decisions in process, and [`policy`]: the files that the engine reads"
 )]
 #![cfg_attr(
-    feature = "remote",
+    all(feature = "remote", feature = "raw-protocol"),
     doc = "- [`pb`]: the Agent's messages, for direct use"
 )]
 #![cfg_attr(
     feature = "metrics",
     doc = "- [`metrics`](mod@metrics): the metrics and their names"
 )]
-//! - [`Decider`]: the interface for a decider of your own
+//! - [`decider`]: the interface for a decider of your own
 //!
 //! # Unreachable Agents
 //!
@@ -91,6 +92,7 @@ let app: Router = Router::new()
 //! | `response-cache` | no | responses from the result cache, by the rules of RFC 9111 |
 //! | `axum` | no | the handle of a flow as an extractor, a rejection as a response, readers of the matched route and the peer |
 //! | `gzip` | no | compressed calls |
+//! | `raw-protocol` | no | with `remote`: the module `pb` and methods with types of `tonic` and `prost`; they follow the versions of both and are not covered by the stability promise |
 //! | `rego` | no | classifiers with Rego modules |
 //! | `metrics` | no | metrics of flows and clients, through the `metrics` facade |
 //! | `test-util` | no | a scripted client that records flows |
@@ -102,14 +104,18 @@ let app: Router = Router::new()
 #[macro_use(log_event)]
 extern crate aperture_core;
 
+pub mod cache;
 pub mod client;
+pub mod decider;
 #[cfg(all(any(doc, doctest), feature = "embedded", feature = "remote"))]
 pub mod guides;
 pub mod layer;
 mod meter;
 #[cfg(feature = "metrics")]
 pub mod metrics;
-#[cfg(feature = "remote")]
+#[cfg(all(feature = "remote", not(feature = "raw-protocol")))]
+mod pb;
+#[cfg(all(feature = "remote", feature = "raw-protocol"))]
 pub mod pb;
 mod rejection;
 #[cfg(feature = "remote")]
@@ -118,7 +124,7 @@ mod remote;
 pub mod response_cache;
 #[cfg(feature = "telemetry")]
 mod telemetry;
-#[cfg(all(feature = "embedded", feature = "remote"))]
+#[cfg(all(feature = "embedded", feature = "remote", feature = "raw-protocol"))]
 mod wire;
 
 /// The types that all parts share.
@@ -129,11 +135,10 @@ mod flow {
 
 #[doc(inline)]
 pub use aperture_core::{
-    AgentStatus, CacheCall, CacheChange, CacheError, CacheEvent, CacheLookup, CachePlace,
-    CacheRefusal, CacheValue, Caches, Check, ClientStats, ConnectionState, Decider, Denial,
-    EndError, EndResponse, FlowDecision, FlowError, FlowErrorKind, FlowOutcome, FlowParams,
-    FlowStatus, HttpAttributes, HttpExtras, Invalidations, LabelLimits, Labels,
-    PendingInvalidation, Quota, RejectReason, Ticket, TokenReturn, TraceContext, Verdict,
+    AgentStatus, Check, ClientStats, ConnectionState, Decider, Denial, EndError, EndResponse,
+    FlowDecision, FlowError, FlowErrorKind, FlowOutcome, FlowParams, FlowStatus, HttpAttributes,
+    HttpExtras, LabelLimits, Labels, Quota, RejectReason, Ticket, TokenReturn, TraceContext,
+    Verdict,
 };
 #[cfg(feature = "embedded")]
 #[doc(inline)]

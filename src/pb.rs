@@ -1,8 +1,9 @@
 //! The Agent's messages and services, generated from `proto/`.
 //!
 //! [`Flow::check_response`](crate::Flow::check_response) returns them, and a fake Agent for tests
-//! can be built with them. Their shape follows the Agent's protocol and the versions of `prost` and
-//! `tonic`; it is not covered by this crate's stability promise.
+//! can be built with them. The feature `raw-protocol` makes the module public. Its contents follow
+//! the Agent's protocol and the versions of `prost` and `tonic`, and are not covered by this crate's
+//! stability promise.
 //!
 //! ```
 //! use tower_aperture::pb::check::CheckResponse;
@@ -10,6 +11,12 @@
 //! let response = CheckResponse { control_point: "checkout".into(), ..Default::default() };
 //! assert_eq!(response.limiter_decisions.len(), 0);
 //! ```
+
+// Without the feature, the client uses only a part of the messages.
+#![cfg_attr(
+    not(feature = "raw-protocol"),
+    allow(dead_code, unreachable_pub, unused_imports)
+)]
 
 /// The generated modules, nested like the packages because the generated paths rely on that.
 #[allow(missing_docs, unreachable_pub, unused_qualifications, rust_2018_idioms)]
@@ -30,6 +37,7 @@ mod generated {
 /// ```
 /// assert!(!tower_aperture::pb::FILE_DESCRIPTORS.is_empty());
 /// ```
+#[cfg(feature = "raw-protocol")]
 pub const FILE_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
 /// `aperture.flowcontrol.check.v1`: checks, ends of flows, caches.

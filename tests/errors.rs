@@ -16,11 +16,12 @@ use std::time::Duration;
 
 use axum::extract::FromRequestParts;
 use cases::{Case, assert_all_are_tested, assert_causes_are_sources, case};
+use tower_aperture::cache::CacheError;
 use tower_aperture::engine::{HttpInput, RequestId};
 use tower_aperture::layer::{ClientError, FlowHandle};
 use tower_aperture::{
-    ApertureClient, ApertureLayer, CacheError, Denial, EndError, Engine, FlowError, FlowErrorKind,
-    FlowParams, RejectReason, Rejection,
+    ApertureClient, ApertureLayer, Denial, EndError, Engine, FlowError, FlowErrorKind, FlowParams,
+    RejectReason, Rejection,
 };
 
 const PEM: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";

@@ -1,35 +1,27 @@
 //! The builder of a client that connects to an Agent.
 
 mod address;
+mod build;
+mod checks;
+mod connection;
 mod env;
 mod error;
 
 use std::fmt;
-#[cfg(feature = "tls")]
-use std::sync::Arc;
 use std::time::Duration;
 
-#[cfg(feature = "tls")]
-use http::Uri;
-use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
 
 pub use self::error::BuildError;
 
-use self::address::parse_all;
-use self::error::{BuildProblem, MAX_CONNECTIONS};
-use super::{ApertureClient, CHECK_TIMEOUT};
-#[cfg(feature = "tls")]
-use crate::flow::Cause;
-#[cfg(feature = "tls")]
-use crate::remote::ClientTls;
-use crate::remote::{BreakerConfig, ConnectConfig, KeepAlive, Remote, RemoteConfig, RemoteTarget};
+use super::shared::CHECK_TIMEOUT;
+use crate::remote::{BreakerConfig, KeepAlive};
 
 /// The default grace. It covers a link of 20 ms each way and a client whose two cores are
 /// saturated.
 const CHECK_GRACE: Duration = Duration::from_millis(800);
 
-/// Builds a client that connects to an Agent; made by [`ApertureClient::builder`].
+/// Builds a client that connects to an Agent; made by [`ApertureClient::builder`](crate::ApertureClient::builder).
 ///
 /// Only an address is required. By default, the connection uses TLS and trusts the system's roots.
 /// Building does no I/O and needs no runtime.
@@ -173,6 +165,10 @@ impl ApertureClientBuilder {
     /// checks that a scheduler queues. Prefer [`address`](Self::address) if possible.
     ///
     /// The channel must outlive the runtimes in which the client is used.
+    ///
+    /// The method is part of the feature `raw-protocol`, because `Channel` follows the version of
+    /// `tonic`.
+    #[cfg(feature = "raw-protocol")]
     pub fn channel(mut self, channel: Channel) -> Self {
         self.channel = Some(channel);
         self
@@ -182,158 +178,6 @@ impl ApertureClientBuilder {
     /// logs or shows it. An empty key means none.
     pub fn api_key(mut self, key: impl Into<Vec<u8>>) -> Self {
         self.api_key = Some(key.into());
-        self
-    }
-
-    /// Sets whether to use plaintext instead of TLS, for Agents on the same host or in the same mesh.
-    /// The default is `false`.
-    pub fn insecure(mut self, insecure: bool) -> Self {
-        self.insecure = Some(insecure);
-        self
-    }
-
-    /// Trusts these PEM certificates instead of the system's roots.
-    pub fn ca_certificate(mut self, pem: impl Into<Vec<u8>>) -> Self {
-        self.ca = Some(pem.into());
-        self
-    }
-
-    /// Sets the client certificate and its private key for mutual TLS; both are PEM.
-    pub fn client_identity(
-        mut self,
-        certificate: impl Into<Vec<u8>>,
-        key: impl Into<Vec<u8>>,
-    ) -> Self {
-        self.identity = Some((certificate.into(), key.into()));
-        self
-    }
-
-    /// Sets the name that the Agent's certificate must have. The default is the host of the address.
-    pub fn server_name(mut self, name: impl Into<String>) -> Self {
-        self.server_name = Some(name.into());
-        self
-    }
-
-    /// Sets how long connecting may take, including TLS; 1 s by default. A check waits for the
-    /// connection within its own [budget](Self::check_timeout). [`build`](Self::build) refuses zero.
-    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connect_timeout = timeout;
-        self
-    }
-
-    /// Sets the budget of a check, including the time to connect; 200 ms by default. A flow may set
-    /// [its own](crate::FlowParams::check_timeout).
-    ///
-    /// The client sends the budget as `grpc-timeout`, and the Agent keeps a flow in a scheduler's
-    /// queue no longer than that. The client waits for the response one [grace](Self::check_grace)
-    /// longer, so that the response to a flow that waited for its entire budget still counts. A
-    /// request therefore waits at most the budget plus the grace: 1 s by default. If the process
-    /// itself stalled meanwhile, the client reads a response from the socket before the check times
-    /// out, for as long as the stall took and at most 500 ms.
-    ///
-    /// Zero means no limit: a check then waits until the Agent answers or the connection breaks.
-    pub fn check_timeout(mut self, timeout: Duration) -> Self {
-        self.check_timeout = timeout;
-        self
-    }
-
-    /// Sets how much longer than the [budget](Self::check_timeout) a check waits for its response;
-    /// 800 ms by default.
-    ///
-    /// An Agent answers a queued check shortly before the budget ends. The grace covers the way back
-    /// and a busy client: the default is enough for a link of 20 ms each way and a client whose two
-    /// cores are saturated. A response within the grace counts like any other. A flow whose response
-    /// arrives later is [unreachable](crate::FlowDecision::Unreachable) and
-    /// [runs](crate::FailureMode), even if the Agent rejected it.
-    ///
-    /// Zero ends the wait with the budget. Choose it only if a late response is worth less than a
-    /// flow that runs without a decision. A [channel](Self::channel) of your own gets no grace.
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// use tower_aperture::ApertureClient;
-    ///
-    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let client = ApertureClient::builder()
-    ///     .address("agent.far.example:8089")
-    ///     .insecure(true)
-    ///     .check_timeout(Duration::from_millis(100))
-    ///     .check_grace(Duration::from_secs(1)) // no check takes longer than 1.1 s
-    ///     .build()?;
-    /// # let _ = client;
-    /// # Ok(()) }
-    /// ```
-    pub fn check_grace(mut self, grace: Duration) -> Self {
-        self.check_grace = grace;
-        self
-    }
-
-    /// Sets how long the end of a flow, an export of spans or a cache call may take; 5 s by default.
-    /// Zero means no limit for cache calls and a minute for the others.
-    pub fn end_timeout(mut self, timeout: Duration) -> Self {
-        self.end_timeout = timeout;
-        self
-    }
-
-    /// Enables keep-alive: the client pings the Agent every `interval` while calls are under way and
-    /// the Agent sends no data, and closes the connection if no response arrives within `timeout`.
-    /// Off by default; 10 s and 5 s are good values. [`build`](Self::build) refuses zero for either.
-    pub fn keep_alive(mut self, interval: Duration, timeout: Duration) -> Self {
-        self.keep_alive = Some(KeepAlive { interval, timeout });
-        self
-    }
-
-    /// Sets the number of connections over which the calls to each Agent are distributed; 1 by
-    /// default, at most 64. More than one helps if thousands of checks a second keep one connection's
-    /// task busy. The client opens [further ones](Self#connections) itself when streams run out.
-    /// [`build`](Self::build) refuses zero.
-    pub fn connections(mut self, connections: usize) -> Self {
-        self.connections = connections;
-        self
-    }
-
-    /// Sets when the client gives up an Agent: after `failures` unanswered checks in a row and a
-    /// failed health probe. The default is 5; zero disables the breaker. While an Agent is given up,
-    /// flows are unreachable at once, unless another Agent answers.
-    ///
-    /// A check is unanswered if its timeout passes, if no connection can be made, or if the Agent
-    /// returns `DEADLINE_EXCEEDED`, `CANCELLED` or `UNAVAILABLE`. A broken connection counts once for
-    /// all checks on it. Any other status is an answer, and so is a timeout if other checks were
-    /// answered meanwhile. A check without a timeout counts only if it fails.
-    ///
-    /// Failed checks alone are no proof: they may wait in a scheduler's queue, have a short timeout,
-    /// or belong to a process that stalled. After the last of them the client calls
-    /// `grpc.health.v1.Health/Check` on the connection of the checks and on a new one, each for up to
-    /// one second. Any answer keeps the Agent, including `UNIMPLEMENTED`; `UNAVAILABLE` and
-    /// `DEADLINE_EXCEEDED` are not answers. If only the new connection gets an answer, it replaces
-    /// the old one.
-    ///
-    /// While an Agent is given up, only probes decide about its return. A flow, an end or a change to
-    /// a cache that needs an Agent starts one in the background every `probe_interval`, 1 s by
-    /// default. The shortest interval is a millisecond and the longest a day;
-    /// [`build`](Self::build) refuses zero.
-    ///
-    /// An Agent that answers probes but not checks is never given up. Each flow then waits for the
-    /// [check timeout](Self::check_timeout) and its grace before it is unreachable.
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// use tower_aperture::ApertureClient;
-    ///
-    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let client = ApertureClient::builder()
-    ///     .address("localhost:8089")
-    ///     .insecure(true)
-    ///     .breaker(3, Duration::from_millis(500))
-    ///     .build()?;
-    /// # let _ = client;
-    /// # Ok(()) }
-    /// ```
-    pub fn breaker(mut self, failures: u32, probe_interval: Duration) -> Self {
-        self.breaker = BreakerConfig {
-            failures,
-            probe_interval,
-        };
         self
     }
 
@@ -350,79 +194,6 @@ impl ApertureClientBuilder {
     pub fn telemetry(mut self, telemetry: bool) -> Self {
         self.telemetry = telemetry;
         self
-    }
-
-    /// Builds the client. Does no I/O.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if an address is missing or invalid, a key or certificate cannot be read, or
-    /// settings contradict each other. The error names the value, unless it is secret.
-    pub fn build(self) -> Result<ApertureClient, BuildError> {
-        if self.breaker.probe_interval.is_zero() {
-            return Err(BuildError(BuildProblem::Zero("probe interval")));
-        }
-        let api_key = self.api_key.as_deref().map(metadata).transpose()?.flatten();
-        let config = RemoteConfig {
-            api_key,
-            check_timeout: unless_zero(self.check_timeout),
-            check_grace: self.check_grace,
-            end_timeout: unless_zero(self.end_timeout),
-            breaker: self.breaker,
-            #[cfg(feature = "gzip")]
-            gzip: self.gzip,
-            #[cfg(feature = "telemetry")]
-            telemetry: self.telemetry,
-            target: self.target()?,
-        };
-        Ok(ApertureClient::from_remote(Remote::new(config)))
-    }
-
-    fn target(self) -> Result<RemoteTarget, BuildError> {
-        if let Some(channel) = self.channel {
-            return Ok(RemoteTarget::Ready(channel));
-        }
-        if self.connections == 0 || self.connections > MAX_CONNECTIONS {
-            return Err(BuildError(BuildProblem::Connections(self.connections)));
-        }
-        for (name, duration) in [
-            ("connect timeout", Some(self.connect_timeout)),
-            ("keep-alive interval", self.keep_alive.map(|k| k.interval)),
-            ("keep-alive timeout", self.keep_alive.map(|k| k.timeout)),
-        ] {
-            if duration.is_some_and(|duration| duration.is_zero()) {
-                return Err(BuildError(BuildProblem::Zero(name)));
-            }
-        }
-        let (uris, secure) = parse_all(&self.addresses, self.insecure)?;
-        if !secure && (self.ca.is_some() || self.identity.is_some() || self.server_name.is_some()) {
-            return Err(BuildError(BuildProblem::TlsUnused));
-        }
-        #[cfg(not(feature = "tls"))]
-        if secure {
-            return Err(BuildError(BuildProblem::NoTls(self.addresses.join(", "))));
-        }
-        Ok(RemoteTarget::Connect(ConnectConfig {
-            #[cfg(feature = "tls")]
-            tls: if secure {
-                let tls = ClientTls {
-                    ca: self.ca,
-                    identity: self.identity,
-                    server_name: self.server_name,
-                    ..ClientTls::default()
-                };
-                for uri in &uris {
-                    check_tls(uri, &tls)?;
-                }
-                Some(Arc::new(tls))
-            } else {
-                None
-            },
-            uris,
-            connect_timeout: self.connect_timeout,
-            keep_alive: self.keep_alive,
-            connections: self.connections,
-        }))
     }
 }
 
@@ -443,48 +214,6 @@ impl fmt::Debug for ApertureClientBuilder {
             .field("telemetry", &self.telemetry)
             .finish_non_exhaustive()
     }
-}
-
-fn unless_zero(duration: Duration) -> Option<Duration> {
-    (!duration.is_zero()).then_some(duration)
-}
-
-fn metadata(key: &[u8]) -> Result<Option<MetadataValue<Ascii>>, BuildError> {
-    if key.is_empty() {
-        return Ok(None);
-    }
-    // HTTP/2 allows other bytes, but gRPC metadata only visible ASCII and blanks.
-    if !key.iter().all(|byte| matches!(byte, b' '..=b'~')) {
-        return Err(BuildError(BuildProblem::ApiKey));
-    }
-    let mut value = MetadataValue::try_from(key).map_err(|_| BuildError(BuildProblem::ApiKey))?;
-    value.set_sensitive(true);
-    Ok(Some(value))
-}
-
-/// Reads the certificates and the key once, so that an invalid one is an error of the builder and
-/// not of the first flow.
-#[cfg(feature = "tls")]
-fn check_tls(uri: &Uri, tls: &ClientTls) -> Result<(), BuildError> {
-    let check = |setting, tls: &ClientTls| {
-        tls.check(uri)
-            .map_err(|error| BuildError(BuildProblem::Tls(setting, Cause::innermost(error))))
-    };
-    if tls.ca.is_some() {
-        let ca = ClientTls {
-            ca: tls.ca.clone(),
-            ..ClientTls::default()
-        };
-        check("CA certificate", &ca)?;
-    }
-    if tls.identity.is_some() {
-        let identity = ClientTls {
-            identity: tls.identity.clone(),
-            ..ClientTls::default()
-        };
-        check("client identity", &identity)?;
-    }
-    check("server name", tls)
 }
 
 #[cfg(test)]

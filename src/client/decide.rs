@@ -1,219 +1,20 @@
 //! The client as the decider of a layer.
 
-use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 
-use super::{ApertureClient, Backend};
-use crate::flow::WaitSpan;
+use super::pending::{ClientPending, PendingKind};
+use super::shared::{ApertureClient, Backend};
+#[cfg(any(feature = "embedded", feature = "test-util"))]
+use super::ticket::wrap;
+use super::ticket::{ClientTicket, TicketKind, empty_control_point};
 #[cfg(any(feature = "embedded", feature = "remote"))]
 use crate::flow::encode::{EncodedLabels, encode_baggage};
 #[cfg(any(feature = "embedded", feature = "remote"))]
 use crate::flow::http::fit::FittedAttributes;
 use crate::flow::{
-    CacheLookup, Caches, Check, Decider, FlowError, FlowErrorKind, FlowOutcome, FlowParams,
-    HttpAttributes, HttpExtras, Quota, Ticket, Verdict,
+    Caches, Check, Decider, FlowError, FlowErrorKind, FlowParams, HttpAttributes, Verdict,
 };
-use crate::meter::{CheckTimer, EndCounter};
-
-/// The ticket of a flow of an [`ApertureClient`].
-///
-/// Layers keep it until the response body ends. Without a layer, use a [`Flow`](crate::Flow).
-///
-/// ```
-/// use tower_aperture::client::ClientTicket;
-/// use tower_aperture::layer::Aperture;
-/// use tower_aperture::{ApertureClient, Decider};
-///
-/// fn is_ticket_of<D: Decider<Ticket = ClientTicket>>() {}
-/// is_ticket_of::<ApertureClient>();
-/// ```
-#[derive(Debug)]
-pub struct ClientTicket {
-    pub(super) kind: TicketKind,
-    pub(super) end_counter: EndCounter,
-}
-
-#[derive(Debug)]
-pub(super) enum TicketKind {
-    #[cfg(feature = "embedded")]
-    Embedded(<crate::Engine as Decider>::Ticket),
-    #[cfg(feature = "remote")]
-    Remote(crate::remote::RemoteFlow),
-    #[cfg(feature = "test-util")]
-    Scripted(super::scripted::ScriptedFlow),
-}
-
-impl From<TicketKind> for ClientTicket {
-    #[inline]
-    fn from(kind: TicketKind) -> Self {
-        let end_counter = EndCounter::default();
-        Self { kind, end_counter }
-    }
-}
-
-impl Ticket for ClientTicket {
-    fn end(self, outcome: FlowOutcome) {
-        self.end_counter.count_end(outcome.status);
-        match self.kind {
-            #[cfg(feature = "embedded")]
-            TicketKind::Embedded(ticket) => ticket.end(outcome),
-            #[cfg(feature = "remote")]
-            TicketKind::Remote(flow) => flow.end(outcome),
-            #[cfg(feature = "test-util")]
-            TicketKind::Scripted(flow) => flow.end(outcome),
-        }
-    }
-
-    fn take_cache_lookup(&mut self) -> Option<CacheLookup> {
-        match self.kind {
-            #[cfg(feature = "embedded")]
-            TicketKind::Embedded(ref mut ticket) => ticket.take_cache_lookup(),
-            // Every message has a lookup. Only the results in it show that the flow had cache keys.
-            #[cfg(feature = "remote")]
-            TicketKind::Remote(ref mut flow) => {
-                let lookup = flow.take_lookup()?;
-                let has_keys = lookup.result_cache_response.is_some()
-                    || !lookup.global_cache_responses.is_empty();
-                has_keys.then(|| super::cache::messages::read_lookup(&lookup))
-            }
-            #[cfg(feature = "test-util")]
-            TicketKind::Scripted(_) => None,
-        }
-    }
-
-    fn take_quotas(&mut self) -> Vec<Quota> {
-        match self.kind {
-            #[cfg(feature = "embedded")]
-            TicketKind::Embedded(ref mut ticket) => ticket.take_quotas(),
-            #[cfg(feature = "remote")]
-            TicketKind::Remote(ref flow) => flow.quotas(),
-            #[cfg(feature = "test-util")]
-            TicketKind::Scripted(_) => Vec::new(),
-        }
-    }
-
-    fn take_http_extras(&mut self) -> Option<Box<HttpExtras>> {
-        match self.kind {
-            #[cfg(feature = "embedded")]
-            TicketKind::Embedded(ref mut ticket) => ticket.take_http_extras(),
-            #[cfg(feature = "remote")]
-            TicketKind::Remote(ref mut flow) => flow.take_extras(),
-            #[cfg(feature = "test-util")]
-            TicketKind::Scripted(_) => None,
-        }
-    }
-}
-
-/// The future of a verdict of an [`ApertureClient`].
-///
-/// Dropping it abandons the flow: slots that the Agent grants meanwhile are returned in the
-/// background.
-///
-/// ```
-/// use tower_aperture::client::ClientPending;
-/// use tower_aperture::{ApertureClient, Decider};
-///
-/// fn is_pending_of<D: Decider<Pending = ClientPending>>() {}
-/// is_pending_of::<ApertureClient>();
-/// ```
-#[must_use = "futures do nothing unless polled"]
-pub struct ClientPending {
-    client: ApertureClient,
-    kind: PendingKind,
-    timer: CheckTimer,
-    shadow: bool,
-    span: WaitSpan,
-}
-
-enum PendingKind {
-    #[cfg(feature = "embedded")]
-    Embedded(<crate::Engine as Decider>::Pending),
-    #[cfg(feature = "remote")]
-    Remote(crate::remote::PendingCheck),
-    #[cfg(feature = "test-util")]
-    Scripted(super::scripted::ScriptedPending),
-}
-
-impl fmt::Debug for ClientPending {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClientPending")
-            .field("client", &self.client)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Future for ClientPending {
-    type Output = Verdict<ClientTicket>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Self {
-            client,
-            kind,
-            timer,
-            shadow,
-            span,
-        } = self.get_mut();
-        span.in_scope(|| {
-            let mut verdict = ready!(kind.poll(timer, cx));
-            client.record_verdict(timer, *shadow, None, false, &mut verdict);
-            Poll::Ready(verdict)
-        })
-    }
-}
-
-impl PendingKind {
-    fn poll(
-        &mut self,
-        timer: &mut CheckTimer,
-        cx: &mut Context<'_>,
-    ) -> Poll<Verdict<ClientTicket>> {
-        match *self {
-            #[cfg(feature = "embedded")]
-            Self::Embedded(ref mut pending) => {
-                let polled = Pin::new(pending).poll(cx);
-                if polled.is_pending() {
-                    timer.mark_queued();
-                }
-                polled.map(|verdict| wrap(verdict, TicketKind::Embedded))
-            }
-            #[cfg(feature = "remote")]
-            Self::Remote(ref mut pending) => {
-                Pin::new(pending).poll(cx).map(|result| match result {
-                    Ok(flow) => {
-                        timer.set_queue_time(|| flow.queue_time());
-                        match flow.denial() {
-                            None => Verdict::Accepted(TicketKind::Remote(flow).into()),
-                            Some(denial) => {
-                                Verdict::Rejected(denial, TicketKind::Remote(flow).into())
-                            }
-                        }
-                    }
-                    Err(error) => Verdict::Unreachable(error),
-                })
-            }
-            #[cfg(feature = "test-util")]
-            Self::Scripted(ref mut pending) => {
-                let polled = Pin::new(pending).poll(cx);
-                if polled.is_pending() {
-                    timer.mark_queued();
-                }
-                polled.map(|verdict| wrap(verdict, TicketKind::Scripted))
-            }
-        }
-    }
-}
-
-#[cfg(any(feature = "embedded", feature = "test-util"))]
-fn wrap<T>(verdict: Verdict<T>, kind: impl FnOnce(T) -> TicketKind) -> Verdict<ClientTicket> {
-    match verdict {
-        Verdict::Accepted(ticket) => Verdict::Accepted(kind(ticket).into()),
-        Verdict::Rejected(denial, ticket) => Verdict::Rejected(denial, kind(ticket).into()),
-        Verdict::Unreachable(error) => Verdict::Unreachable(error),
-    }
-}
+use crate::meter::CheckTimer;
 
 impl Decider for ApertureClient {
     type Ticket = ClientTicket;
@@ -380,11 +181,6 @@ impl Decider for ApertureClient {
     }
 }
 
-pub(super) fn empty_control_point<T>() -> Verdict<T> {
-    let why = "the control point is empty";
-    Verdict::Unreachable(FlowError::new(FlowErrorKind::InvalidRequest, why))
-}
-
 impl ApertureClient {
     /// Starts the record of a flow whose labels are sent in the `baggage` header, and makes the
     /// header.
@@ -446,23 +242,6 @@ impl ApertureClient {
                 params,
                 Verdict::Unreachable(error),
             ),
-        }
-    }
-
-    #[cfg(any(feature = "embedded", feature = "remote", feature = "test-util"))]
-    fn pending(
-        &self,
-        timer: CheckTimer,
-        control_point: &str,
-        params: &FlowParams<'_>,
-        kind: PendingKind,
-    ) -> ClientPending {
-        ClientPending {
-            client: self.clone(),
-            kind,
-            timer,
-            shadow: params.shadow,
-            span: WaitSpan::new(control_point),
         }
     }
 }

@@ -1,6 +1,5 @@
 //! A flow that was started without a layer.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
@@ -8,12 +7,11 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use super::decide::{ClientTicket, TicketKind};
-use super::{ApertureClient, CacheError};
-#[cfg(feature = "embedded")]
-use crate::engine::CheckReport;
+use super::cache::FlowLookup;
+use super::shared::ApertureClient;
+use super::ticket::{ClientTicket, TicketKind};
 use crate::flow::{
-    CacheLookup, Denial, EndResponse, FlowDecision, FlowError, FlowOutcome, FlowParams, FlowStatus,
+    CacheError, Denial, EndResponse, FlowDecision, FlowError, FlowOutcome, FlowParams, FlowStatus,
     RejectReason, Rejection, Ticket, Verdict,
 };
 
@@ -52,8 +50,6 @@ enum FlowState {
         denial: Option<Denial>,
         /// `None` after the end.
         ticket: Option<ClientTicket>,
-        #[cfg(feature = "embedded")]
-        report: Option<Box<CheckReport>>,
     },
     Unreachable(FlowError),
 }
@@ -63,8 +59,6 @@ impl FlowState {
         Self::Decided {
             denial,
             ticket: Some(ticket),
-            #[cfg(feature = "embedded")]
-            report: None,
         }
     }
 }
@@ -92,15 +86,6 @@ impl Flow {
             state,
             status: AtomicU8::new(NOT_SET),
         }
-    }
-
-    /// Keeps the engine's report for `check_response`, cache lookups and the end.
-    #[cfg(feature = "embedded")]
-    pub(super) fn with_report(mut self, new: CheckReport) -> Self {
-        if let FlowState::Decided { report, .. } = &mut self.state {
-            *report = Some(Box::new(new));
-        }
-        self
     }
 
     /// Returns the decision.
@@ -207,26 +192,6 @@ impl Flow {
         }
     }
 
-    /// Returns the Agent's entire response. For an embedded engine, each call builds the response
-    /// that an Agent would have sent. `None` for unreachable flows and scripted clients.
-    #[cfg(feature = "remote")]
-    #[must_use]
-    pub fn check_response(&self) -> Option<Cow<'_, crate::pb::check::CheckResponse>> {
-        #[cfg(feature = "embedded")]
-        if let FlowState::Decided {
-            report: Some(report),
-            ..
-        } = &self.state
-        {
-            return Some(Cow::Owned((**report).clone().into()));
-        }
-        match &self.ticket()?.kind {
-            TicketKind::Remote(flow) => Some(Cow::Borrowed(flow.response())),
-            #[allow(unreachable_patterns)]
-            _ => None,
-        }
-    }
-
     pub(super) const fn ticket(&self) -> Option<&ClientTicket> {
         match &self.state {
             FlowState::Decided { ticket, .. } => ticket.as_ref(),
@@ -256,16 +221,12 @@ impl Flow {
             #[cfg(feature = "remote")]
             TicketKind::Remote(flow) => flow.end_and_wait(outcome).await,
             #[cfg(feature = "embedded")]
-            TicketKind::Embedded(ticket) => match &self.state {
-                FlowState::Decided {
-                    report: Some(report),
-                    ..
-                } => super::embedded::end(ticket, report, outcome),
-                _ => {
-                    ticket.end(outcome);
-                    EndResponse::returned(Vec::new())
-                }
-            },
+            TicketKind::Embedded(ticket) => {
+                ticket.end(outcome);
+                EndResponse::returned(Vec::new())
+            }
+            #[cfg(feature = "embedded")]
+            TicketKind::Reported(ticket) => ticket.end_with_response(outcome),
             #[cfg(feature = "test-util")]
             TicketKind::Scripted(flow) => {
                 flow.end(outcome);
@@ -295,37 +256,29 @@ impl Flow {
     }
 
     /// Returns the result of the cache lookup at the start of the flow.
-    pub(super) fn cache_lookup(&self) -> Result<Cow<'_, CacheLookup>, CacheError> {
-        let (ticket, reported) = match &self.state {
+    pub(super) fn cache_lookup(&self) -> Result<FlowLookup<'_>, CacheError> {
+        let ticket = match &self.state {
             FlowState::Unreachable(error) => return Err(CacheError::Unreachable(error.clone())),
             FlowState::Decided {
                 denial: Some(_), ..
             } => return Err(CacheError::FlowRejected),
-            #[cfg(feature = "embedded")]
-            FlowState::Decided { ticket, report, .. } => {
-                let report = report.as_ref();
-                (
-                    ticket,
-                    report.and_then(|report| report.cache_lookup.as_ref()),
-                )
-            }
-            #[cfg(not(feature = "embedded"))]
-            FlowState::Decided { ticket, .. } => (ticket, None),
+            FlowState::Decided { ticket, .. } => ticket.as_ref(),
         };
-        if let Some(lookup) = reported {
-            return Ok(Cow::Borrowed(lookup));
-        }
-        match ticket.as_ref().map(|ticket| &ticket.kind) {
+        let lookup = match ticket.map(|ticket| &ticket.kind) {
+            #[cfg(feature = "embedded")]
+            Some(TicketKind::Reported(ticket)) => {
+                ticket.report().cache_lookup.as_ref().map(FlowLookup::Read)
+            }
             #[cfg(feature = "remote")]
             Some(TicketKind::Remote(flow)) => {
                 let lookup = flow.response().cache_lookup_response.as_ref();
-                let lookup = lookup.ok_or(CacheError::NotRequested)?;
-                Ok(Cow::Owned(super::cache::messages::read_lookup(lookup)))
+                lookup.map(FlowLookup::Message)
             }
             #[cfg(feature = "test-util")]
-            Some(TicketKind::Scripted(_)) => Err(CacheError::Unsupported),
-            _ => Err(CacheError::NotRequested),
-        }
+            Some(TicketKind::Scripted(_)) => return Err(CacheError::Unsupported),
+            _ => None,
+        };
+        lookup.ok_or(CacheError::NotRequested)
     }
 }
 

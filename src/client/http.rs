@@ -1,6 +1,7 @@
 //! Flows without a layer that are checked by the attributes of an HTTP request.
 
-use super::{ApertureClient, Flow};
+use super::flow::Flow;
+use super::shared::ApertureClient;
 use crate::flow::{Check, Decider, FlowParams, HttpAttributes, HttpExtras, Ticket};
 
 impl ApertureClient {

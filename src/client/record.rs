@@ -1,9 +1,9 @@
 //! Counts and logs each flow and its verdict.
 
-use super::ApertureClient;
-use super::decide::ClientTicket;
+use super::shared::ApertureClient;
+use super::ticket::ClientTicket;
 #[cfg(any(feature = "metrics", feature = "remote"))]
-use super::decide::TicketKind;
+use super::ticket::TicketKind;
 use crate::flow::Verdict;
 use crate::meter::CheckTimer;
 #[cfg(feature = "metrics")]
@@ -106,6 +106,9 @@ impl TicketKind {
                     meter.count_lookup(lookup);
                 }
             }
+            // Counted with the report, for rejected flows as well.
+            #[cfg(feature = "embedded")]
+            Self::Reported(_) => {}
             #[cfg(feature = "remote")]
             Self::Remote(ref flow) => {
                 if let Some(lookup) = &flow.response().cache_lookup_response {

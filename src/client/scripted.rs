@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use tokio::time::Sleep;
 
-use super::{ApertureClient, Backend};
 use crate::flow::{
     Check, Denial, FlowDecision, FlowError, FlowErrorKind, FlowOutcome, FlowParams, RejectReason,
     Verdict,
@@ -20,73 +19,73 @@ use crate::flow::{
 ///
 /// ```
 /// use std::time::Duration;
-/// use tower_aperture::client::Answer;
+/// use tower_aperture::client::ScriptedDecision;
 /// use tower_aperture::{FlowErrorKind, RejectReason};
 ///
-/// let slow_rejection = Answer::reject(RejectReason::NoTokens)
+/// let slow_rejection = ScriptedDecision::reject(RejectReason::NoTokens)
 ///     .wait(Duration::from_secs(2))
 ///     .after(Duration::from_millis(50));
-/// let unreachable = Answer::unreachable(FlowErrorKind::Unavailable);
+/// let unreachable = ScriptedDecision::unreachable(FlowErrorKind::Unavailable);
 /// # let _ = (slow_rejection, unreachable);
 /// ```
 #[derive(Clone, Debug)]
-pub struct Answer {
-    kind: AnswerKind,
+pub struct ScriptedDecision {
+    kind: DecisionKind,
     delay: Duration,
 }
 
 #[derive(Clone, Debug)]
-enum AnswerKind {
+enum DecisionKind {
     Accept,
     Reject(Denial),
     Unreachable(FlowErrorKind),
 }
 
-impl Answer {
-    const fn immediate(kind: AnswerKind) -> Self {
+impl ScriptedDecision {
+    const fn immediate(kind: DecisionKind) -> Self {
         Self {
             kind,
             delay: Duration::ZERO,
         }
     }
 
-    /// Returns an answer that accepts the flow.
+    /// Returns a decision that accepts the flow.
     #[must_use]
     pub const fn accept() -> Self {
-        Self::immediate(AnswerKind::Accept)
+        Self::immediate(DecisionKind::Accept)
     }
 
-    /// Returns an answer that rejects the flow.
+    /// Returns a decision that rejects the flow.
     #[must_use]
     pub const fn reject(reason: RejectReason) -> Self {
-        Self::immediate(AnswerKind::Reject(Denial::new(reason)))
+        Self::immediate(DecisionKind::Reject(Denial::new(reason)))
     }
 
-    /// Returns an answer that makes the flow unreachable with an error of this kind.
+    /// Returns a decision that makes the flow unreachable with an error of this kind.
     #[must_use]
     pub const fn unreachable(kind: FlowErrorKind) -> Self {
-        Self::immediate(AnswerKind::Unreachable(kind))
+        Self::immediate(DecisionKind::Unreachable(kind))
     }
 
-    /// Sets the wait of a rejection; zero means none. Has no effect on other answers.
+    /// Sets the wait of a rejection; zero means none. Has no effect on other decisions.
     #[must_use]
     pub fn wait(mut self, wait: Duration) -> Self {
-        if let AnswerKind::Reject(denial) = &mut self.kind {
+        if let DecisionKind::Reject(denial) = &mut self.kind {
             *denial = denial.wait(wait);
         }
         self
     }
 
-    /// Sets the status code that the policy requests for a rejection. Has no effect on other answers.
+    /// Sets the status code that the policy requests for a rejection. Has no effect on other decisions.
     #[must_use]
     pub fn denied_code(mut self, code: u16) -> Self {
-        if let AnswerKind::Reject(denial) = &mut self.kind {
+        if let DecisionKind::Reject(denial) = &mut self.kind {
             *denial = denial.denied_code(code);
         }
         self
     }
 
-    /// Delays the answer by `delay`; zero answers at once. If the check timeout of the flow is not
+    /// Delays the decision by `delay`; zero decides at once. If the check timeout of the flow is not
     /// longer, the check times out instead. A script has no check timeout of its own.
     #[must_use]
     pub const fn after(mut self, delay: Duration) -> Self {
@@ -116,17 +115,17 @@ pub struct RecordedFlow {
     pub end: Option<FlowOutcome>,
 }
 
-/// The answers of a scripted client, and the record of its flows.
+/// The decisions of a scripted client, and the record of its flows.
 ///
 /// By default every flow is accepted.
 ///
 /// ```
-/// use tower_aperture::client::{Answer, Script};
+/// use tower_aperture::client::{ScriptedDecision, Script};
 /// use tower_aperture::{FlowParams, FlowStatus, RejectReason};
 ///
 /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
 /// let script = Script::new();
-/// script.next(Answer::reject(RejectReason::RateLimited));
+/// script.next(ScriptedDecision::reject(RejectReason::RateLimited));
 /// let client = script.client();
 ///
 /// let flow = client.start_flow("checkout", FlowParams::new().label("user", "ann")).await;
@@ -147,8 +146,8 @@ pub struct Script {
 }
 
 struct State {
-    next: VecDeque<Answer>,
-    otherwise: Answer,
+    next: VecDeque<ScriptedDecision>,
+    otherwise: ScriptedDecision,
     flows: Vec<RecordedFlow>,
 }
 
@@ -156,7 +155,7 @@ impl Default for State {
     fn default() -> Self {
         Self {
             next: VecDeque::new(),
-            otherwise: Answer::accept(),
+            otherwise: ScriptedDecision::accept(),
             flows: Vec::new(),
         }
     }
@@ -169,20 +168,14 @@ impl Script {
         Self::default()
     }
 
-    /// Returns a client whose decisions come from this script.
-    #[must_use]
-    pub fn client(&self) -> ApertureClient {
-        ApertureClient::with(Backend::Scripted(self.clone()))
+    /// Queues a decision for a later flow; each is used once, in order.
+    pub fn next(&self, decision: ScriptedDecision) {
+        self.lock().next.push_back(decision);
     }
 
-    /// Queues an answer for a later flow; each is used once, in order.
-    pub fn next(&self, answer: Answer) {
-        self.lock().next.push_back(answer);
-    }
-
-    /// Sets the answer for flows while no answer is queued.
-    pub fn otherwise(&self, answer: Answer) {
-        self.lock().otherwise = answer;
+    /// Sets the decision for flows while none is queued.
+    pub fn otherwise(&self, decision: ScriptedDecision) {
+        self.lock().otherwise = decision;
     }
 
     /// Returns all flows so far, in the order of their start.
@@ -215,8 +208,8 @@ impl Script {
         params: &FlowParams<'_>,
     ) -> Check<ScriptedFlow, ScriptedPending> {
         let mut state = self.lock();
-        let mut answer = match state.next.pop_front() {
-            Some(answer) => answer,
+        let mut decision = match state.next.pop_front() {
+            Some(decision) => decision,
             None => state.otherwise.clone(),
         };
         let flow = ScriptedFlow {
@@ -241,16 +234,16 @@ impl Script {
         drop(state);
 
         let timeout = params.budget(None);
-        if timeout.is_some_and(|timeout| answer.delay >= timeout) {
-            answer.kind = AnswerKind::Unreachable(FlowErrorKind::Timeout);
-            answer.delay = timeout.unwrap_or_default();
+        if timeout.is_some_and(|timeout| decision.delay >= timeout) {
+            decision.kind = DecisionKind::Unreachable(FlowErrorKind::Timeout);
+            decision.delay = timeout.unwrap_or_default();
         }
-        if answer.delay.is_zero() {
-            Check::Ready(flow.decide(&answer.kind))
+        if decision.delay.is_zero() {
+            Check::Ready(flow.decide(&decision.kind))
         } else {
             Check::Pending(ScriptedPending {
-                sleep: Box::pin(tokio::time::sleep(answer.delay)),
-                answer: answer.kind,
+                sleep: Box::pin(tokio::time::sleep(decision.delay)),
+                kind: decision.kind,
                 flow: Some(flow),
             })
         }
@@ -275,11 +268,11 @@ pub(super) struct ScriptedFlow {
 }
 
 impl ScriptedFlow {
-    fn decide(self, answer: &AnswerKind) -> Verdict<Self> {
-        let (decision, denial) = match answer {
-            AnswerKind::Accept => (FlowDecision::Accepted, None),
-            AnswerKind::Reject(denial) => (FlowDecision::Rejected, Some(*denial)),
-            AnswerKind::Unreachable(kind) => {
+    fn decide(self, kind: &DecisionKind) -> Verdict<Self> {
+        let (decision, denial) = match kind {
+            DecisionKind::Accept => (FlowDecision::Accepted, None),
+            DecisionKind::Reject(denial) => (FlowDecision::Rejected, Some(*denial)),
+            DecisionKind::Unreachable(kind) => {
                 self.script.lock().flows[self.index].decision = Some(FlowDecision::Unreachable);
                 return Verdict::Unreachable(FlowError::new(*kind, "set by the script"));
             }
@@ -298,7 +291,7 @@ impl ScriptedFlow {
 
 pub(super) struct ScriptedPending {
     sleep: Pin<Box<Sleep>>,
-    answer: AnswerKind,
+    kind: DecisionKind,
     /// `None` after the verdict.
     flow: Option<ScriptedFlow>,
 }
@@ -309,7 +302,7 @@ impl Future for ScriptedPending {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         ready!(self.sleep.as_mut().poll(cx));
         match self.flow.take() {
-            Some(flow) => Poll::Ready(flow.decide(&self.answer)),
+            Some(flow) => Poll::Ready(flow.decide(&self.kind)),
             None => Poll::Pending,
         }
     }

@@ -3,24 +3,18 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Duration;
-
-use bytes::Bytes;
 
 use super::classifier::{EndTicket, ResponseClassifier, SharedClassifier};
 use super::guard::FlowGuard;
 use super::head::ResponseHead;
 use super::holds::{HeldEnd, Holds};
-use crate::flow::{
-    CacheError, CacheLookup, CachePlace, CacheRefusal, CacheValue, Caches, FlowDecision,
-    FlowStatus, Ticket,
-};
+use crate::cache::FlowCache;
+use crate::flow::{CacheKey, CacheLookup, Caches, FlowDecision, FlowStatus, Ticket};
 
 /// A handle to the flow of a request, for the inner service. The layer inserts it as an extension
 /// of the request if [`expose_flow`](crate::ApertureLayer::expose_flow) is set.
 ///
-/// The handle returns the decision and the values of the caches, writes to the caches, and sets the
-/// status of the flow. It does not keep the flow open; see
+/// The handle returns the decision, gives access to the caches, and sets the status of the flow. It does not keep the flow open; see
 /// [when a flow ends](crate::layer#when-a-flow-ends). For work that outlives the response, take a
 /// [`hold`](Self::hold). A clone copies one pointer.
 ///
@@ -142,99 +136,27 @@ impl FlowHandle {
             .is_ok()
     }
 
-    /// Returns the value of the [result cache key](crate::ApertureLayer::result_cache_key) at the
-    /// start of the flow; `None` is a miss.
-    ///
-    /// # Errors
-    ///
-    /// If the request has no such key, the check was unreachable, or the cache returned an error.
-    pub fn result_cache(&self) -> Result<Option<Bytes>, CacheError> {
-        let value = self.shared.lookup.result.as_ref();
-        read(value.ok_or(CacheError::NotRequested)?)
+    /// Returns the access to the flow's
+    /// [result cache key](crate::ApertureLayer::result_cache_key). The result cache of a layer with
+    /// `ApertureLayer::result_cache` is used by the layer alone.
+    #[must_use]
+    pub fn result_cache(&self) -> FlowCache<'_> {
+        let shared = &*self.shared;
+        let key = shared.result_key.as_deref();
+        let key = key.map(|key| CacheKey::Result {
+            control_point: &shared.control_point,
+            key,
+        });
+        FlowCache::result_of_decider(&shared.lookup, key, shared.caches.as_deref())
     }
 
-    /// Returns the value of a [global cache key](crate::ApertureLayer::global_cache_key) at the
-    /// start of the flow; `None` is a miss.
-    ///
-    /// # Errors
-    ///
-    /// If the layer did not look the key up, the check was unreachable, or the cache returned an
-    /// error.
-    pub fn global_cache(&self, key: &str) -> Result<Option<Bytes>, CacheError> {
-        read(
-            self.shared
-                .lookup
-                .global(key)
-                .ok_or(CacheError::UnknownKey)?,
-        )
+    /// Returns the access to a key of the global cache. The flow has its value only if the key is
+    /// the layer's [global cache key](crate::ApertureLayer::global_cache_key).
+    #[must_use]
+    pub fn global_cache<'a>(&'a self, key: &'a str) -> FlowCache<'a> {
+        let shared = &*self.shared;
+        FlowCache::global_of_decider(&shared.lookup, key, shared.caches.as_deref())
     }
-
-    /// Stores a value under the flow's result cache key for `ttl`, like
-    /// [`ApertureClient::set_result_cache`](crate::ApertureClient::set_result_cache). Also works
-    /// after the flow has ended, because the caches outlive it.
-    ///
-    /// # Errors
-    ///
-    /// If the flow has no such key, the value is not accepted, or the client has no caches.
-    pub async fn set_result_cache(
-        &self,
-        value: impl Into<Bytes>,
-        ttl: Duration,
-    ) -> Result<(), CacheError> {
-        let place = self.result_place()?;
-        self.caches()?.set(place, value.into(), ttl).await
-    }
-
-    /// Deletes the value under the flow's result cache key. A missing value is not an error.
-    ///
-    /// # Errors
-    ///
-    /// If the flow has no such key, the Agent does not respond, or the client has no caches.
-    pub async fn delete_result_cache(&self) -> Result<(), CacheError> {
-        let place = self.result_place()?;
-        self.caches()?.delete(place).await
-    }
-
-    /// Stores a value in the global cache for `ttl`, like
-    /// [`ApertureClient::set_global_cache`](crate::ApertureClient::set_global_cache).
-    ///
-    /// # Errors
-    ///
-    /// If the value is not accepted, or the client has no caches.
-    pub async fn set_global_cache(
-        &self,
-        key: &str,
-        value: impl Into<Bytes>,
-        ttl: Duration,
-    ) -> Result<(), CacheError> {
-        let place = CachePlace::Global { key };
-        self.caches()?.set(place, value.into(), ttl).await
-    }
-
-    /// Deletes a value of the global cache. A missing value is not an error.
-    ///
-    /// # Errors
-    ///
-    /// If the Agent does not respond, or the client has no caches.
-    pub async fn delete_global_cache(&self, key: &str) -> Result<(), CacheError> {
-        self.caches()?.delete(CachePlace::Global { key }).await
-    }
-
-    fn caches(&self) -> Result<&dyn Caches, CacheError> {
-        self.shared.caches.as_deref().ok_or(CacheError::Unsupported)
-    }
-
-    fn result_place(&self) -> Result<CachePlace<'_>, CacheError> {
-        Ok(CachePlace::Result {
-            control_point: &self.shared.control_point,
-            key: self.shared.result_key.as_deref().ok_or(CacheError::NoKey)?,
-        })
-    }
-}
-
-fn read(value: &CacheValue) -> Result<Option<Bytes>, CacheError> {
-    let to_error = |refusal: CacheRefusal| CacheError::Server(refusal.into_text());
-    value.clone().map_err(to_error)
 }
 
 impl ResponseClassifier for SharedFlow {

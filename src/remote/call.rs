@@ -16,9 +16,10 @@ use tonic::codec::{Codec, EncodeBuf, Encoder};
 use tonic::{Request, Status};
 use tonic_prost::ProstDecoder;
 
+use super::config::MAX_TIMEOUT;
 use super::failure::CallFailure;
-use super::runtime_state::RuntimeState;
 use super::stall_tolerant::with_deadline;
+use super::state::RuntimeState;
 use super::transport::{AgentTransport, PooledConnection, Purpose, StreamService};
 
 pub(super) const CHECK: &str = "/aperture.flowcontrol.check.v1.FlowControlService/Check";
@@ -38,10 +39,6 @@ pub(super) const HEALTH: &str = "/grpc.health.v1.Health/Check";
 /// The largest response in bytes. Responses may carry cached values, for which the gRPC default of
 /// 4 MiB is too small.
 const MAX_RESPONSE_BYTES: usize = 64 * 1024 * 1024;
-
-/// The longest timeout. `grpc-timeout` has too few digits for more than some thousand years, and
-/// the clock must not overflow.
-pub(super) const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 impl RuntimeState {
     /// Makes one unary call to any available Agent, with the API key. The timeout covers connecting

@@ -8,23 +8,23 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use prost::Message;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use super::agents::InFlightCheck;
 use super::availability::UnreachableFlow;
-use super::call::{CHECK, CallOptions};
+use super::call::CallOptions;
+use super::check_rpc::{self, CheckRpc};
 use super::failure::{CallFailure, GIVEN_UP};
 use super::flow::{FlowOrigin, RemoteFlow};
-use super::runtime_state::RuntimeState;
+use super::http;
+use super::in_flight_check::InFlightCheck;
+use super::state::{OpenFlow, Remote, RuntimeState};
 use super::timestamps::Timestamps;
 use super::transport::Purpose;
-use super::{OpenFlow, Remote, http};
 #[cfg(feature = "telemetry")]
 use crate::flow::TraceParent;
-use crate::flow::{FlowError, FlowErrorKind, FlowParams, HttpAttributes, HttpExtras};
-use crate::pb::check::{CacheLookupRequest, CheckRequest, CheckResponse};
+use crate::flow::{FlowError, FlowErrorKind, FlowParams, HttpAttributes};
+use crate::pb::check::CheckRequest;
 use crate::pb::checkhttp::CheckHttpRequest;
 
 type CheckFuture = Pin<Box<dyn Future<Output = Result<RemoteFlow, FlowError>> + Send>>;
@@ -48,18 +48,6 @@ enum State {
 enum DeferredCheck {
     Check(NewCheck<CheckRequest>),
     Http(NewCheck<CheckHttpRequest>),
-}
-
-/// An RPC that checks a flow. The implementing type is its request.
-pub(super) trait CheckRpc: Message + Clone + 'static {
-    const PATH: &'static str;
-
-    type Response: Message + Default + 'static;
-
-    fn into_control_point(self) -> String;
-
-    /// Splits a response into the decision and the additional values for HTTP.
-    fn split_response(response: Self::Response) -> (CheckResponse, Option<Box<HttpExtras>>);
 }
 
 struct NewCheck<R> {
@@ -97,7 +85,7 @@ impl PendingCheck {
         control_point: &str,
         params: &FlowParams<'_>,
     ) -> Result<Self, FlowError> {
-        let build = || build_request(control_point, params);
+        let build = || check_rpc::build_request(control_point, params);
         Self::start(remote, control_point, params, build, DeferredCheck::Check)
     }
 
@@ -384,43 +372,6 @@ impl<R: CheckRpc> NewCheck<R> {
 /// its deadline.
 fn may_have_granted(failure: &CallFailure) -> bool {
     !failure.undecided() && (!failure.from_agent || failure.kind == FlowErrorKind::Timeout)
-}
-
-impl CheckRpc for CheckRequest {
-    const PATH: &'static str = CHECK;
-
-    type Response = CheckResponse;
-
-    fn into_control_point(self) -> String {
-        self.control_point
-    }
-
-    fn split_response(response: CheckResponse) -> (CheckResponse, Option<Box<HttpExtras>>) {
-        (response, None)
-    }
-}
-
-fn build_request(control_point: &str, params: &FlowParams<'_>) -> CheckRequest {
-    CheckRequest {
-        control_point: control_point.to_owned(),
-        labels: params
-            .labels
-            .iter()
-            .map(|(key, value)| (key.to_owned(), value.to_owned()))
-            .collect(),
-        ramp_mode: params.ramp_mode,
-        // Always set, as by every other SDK. The Agent fills in the control point.
-        cache_lookup_request: Some(CacheLookupRequest {
-            control_point: String::new(),
-            result_cache_key: params.result_cache_key.as_deref().unwrap_or("").to_owned(),
-            global_cache_keys: params
-                .global_cache_keys
-                .iter()
-                .map(|key| key.clone().into_owned())
-                .collect(),
-        }),
-        expect_end: true,
-    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,10 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
 
 use super::breaker::BreakerConfig;
-use super::call::MAX_TIMEOUT;
+
+/// The longest timeout. `grpc-timeout` has too few digits for more than some thousand years, and
+/// the clock must not overflow.
+pub(super) const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// The settings of a client, as validated by the builder.
 pub(crate) struct RemoteConfig {

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use super::flow_end::EndJob;
+use super::end_job::EndJob;
 
 /// The most ends that may wait for one Agent.
 const MAX_WAITING: usize = 16 * 1024;

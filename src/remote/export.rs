@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::call::EXPORT;
 use super::failure::CallFailure;
-use super::runtime_state::RuntimeState;
+use super::state::RuntimeState;
 use crate::pb::trace_collector::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use crate::telemetry::{self, SpanRecord};
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tonic::{Code, Status};
 
 use super::breaker::FailureKind;
-use super::transport::{CallError, ConnectError, reports_unprocessed};
+use super::transport::{CallError, ConnectError, innermost_message, reports_unprocessed};
 use crate::flow::{Cause, FlowError, FlowErrorKind};
 
 pub(super) const GIVEN_UP: &str =
@@ -254,14 +254,6 @@ fn find_cause<'a, E: Error + 'static>(cause: &'a (dyn Error + 'static)) -> Optio
         cause = error.source();
     }
     None
-}
-
-/// Returns the message of the innermost cause. Outer errors only state that an error occurred.
-pub(super) fn innermost_message(mut error: &(dyn Error + 'static)) -> String {
-    while let Some(inner) = error.source() {
-        error = inner;
-    }
-    error.to_string()
 }
 
 #[cfg(test)]

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::flow_end::{EndCall, EndJob, inflight_refs};
-use super::runtime_state::RuntimeState;
+use super::end_call::EndCall;
+use super::end_job::{EndJob, inflight_refs};
+use super::state::{OpenFlow, Remote, RuntimeState};
 use super::timestamps::Timestamps;
 use super::transport::PooledConnection;
-use super::{OpenFlow, Remote};
 #[cfg(feature = "telemetry")]
 use crate::flow::TraceParent;
 use crate::flow::{

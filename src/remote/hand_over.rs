@@ -3,17 +3,16 @@
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::flow::RemoteFlow;
 use super::probe::ProbeOutcome;
 use super::queue::{WorkerPhase, WorkerQueue};
-use super::runtime_state::RuntimeState;
+use super::state::RuntimeState;
 use crate::flow::FlowError;
 
 /// The most checks without a caller in one runtime. Each Agent has an equal share.
@@ -39,28 +38,6 @@ const PROBE_PAUSE: Duration = Duration::from_millis(100);
 
 /// The timeout of one probe.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// The answered probes of one Agent, for checks without a caller.
-pub(super) struct ProbeAnswers {
-    /// The number of answered probes. It is sent again, unchanged, when the client shuts down.
-    answered_probes: watch::Sender<u64>,
-    /// A probe of the Agent is running.
-    probing: AtomicBool,
-}
-
-impl ProbeAnswers {
-    pub(super) fn new() -> Self {
-        Self {
-            answered_probes: watch::Sender::new(0),
-            probing: AtomicBool::new(false),
-        }
-    }
-
-    /// Wakes all waiting checks, so that they shorten their wait at shutdown.
-    pub(super) fn wake_waiting_checks(&self) {
-        self.answered_probes.send_modify(|_| ());
-    }
-}
 
 impl RuntimeState {
     /// Takes over a running check whose caller left or whose time is up. A grant that arrives
@@ -99,7 +76,7 @@ impl RuntimeState {
     /// Waits for the answer to a probe that starts from now on, for at most [`MAX_HOLD`], or
     /// [`MAX_HOLD_AT_SHUTDOWN`] once the client shuts down. Returns `true` if one was answered.
     async fn wait_for_probe_answer(self: &Arc<Self>, agent_index: usize) -> bool {
-        let probe_answers = self.probe_answers(agent_index);
+        let probe_answers = &self.probe_answers[agent_index];
         let mut answered_probes = probe_answers.answered_probes.subscribe();
         // The answer to a running probe may be older than the check.
         let running = u64::from(probe_answers.probing.load(SeqCst));
@@ -119,13 +96,13 @@ impl RuntimeState {
 
     /// Probes an Agent until it answers or no check waits for that any more.
     fn probe_until_answered(self: &Arc<Self>, agent_index: usize) {
-        if self.probe_answers(agent_index).probing.swap(true, SeqCst) {
+        if self.probe_answers[agent_index].probing.swap(true, SeqCst) {
             return;
         }
         let guard = ProbingGuard(Arc::clone(self), agent_index);
         self.spawn_probe(agent_index, async move {
             let runtime = Arc::clone(&guard.0);
-            let probe_answers = runtime.probe_answers(agent_index);
+            let probe_answers = &runtime.probe_answers[agent_index];
             while probe_answers.answered_probes.receiver_count() > 0 {
                 if runtime
                     .probe_over(runtime.channel(agent_index), agent_index, PROBE_TIMEOUT)
@@ -150,7 +127,7 @@ struct ProbingGuard(Arc<RuntimeState>, usize);
 
 impl Drop for ProbingGuard {
     fn drop(&mut self) {
-        self.0.probe_answers(self.1).probing.store(false, SeqCst);
+        self.0.probe_answers[self.1].probing.store(false, SeqCst);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::call::CHECK_HTTP;
-use super::check::CheckRpc;
+use super::check_rpc::CheckRpc;
 use crate::flow::{FlowParams, HttpAttributes, HttpExtras};
 use crate::pb::check::CheckResponse;
 use crate::pb::check::check_response::DecisionType;

@@ -3,16 +3,13 @@
 //! All series start at zero with the first call: a series that starts with the first failure would
 //! show no increase.
 
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-
-use metrics::{Gauge, counter, gauge};
+use metrics::counter;
 
 use super::agents::Agents;
 use super::counters::RemoteCounters;
 use crate::metrics::{
-    AGENT_GIVEN_UP, AGENTS_GIVEN_UP, CACHE_WRITES, CHECKS_MOVED, CHECKS_SPARED, CHECKS_UNSETTLED,
-    ENDS, ENDS_RETRIED, PROBES, SPANS, describe,
+    AGENTS_GIVEN_UP, CACHE_WRITES, CHECKS_MOVED, CHECKS_SPARED, CHECKS_UNSETTLED, ENDS,
+    ENDS_RETRIED, PROBES, SPANS, describe,
 };
 
 /// Registers all metrics, unless that was done before.
@@ -55,34 +52,4 @@ pub(super) fn register(counters: &RemoteCounters, agents: &Agents) {
         .agents_given_up
         .set_metric(|| counter!(AGENTS_GIVEN_UP));
     counters.probes.set_metric(|| counter!(PROBES));
-}
-
-/// Whether an Agent is given up. It adds one to the gauge while that is so, because several clients
-/// may use the same Agent. Dropping it subtracts the one again.
-#[derive(Debug, Default)]
-pub(super) struct GivenUpGauge {
-    gauge: OnceLock<Gauge>,
-    is_given_up: AtomicBool,
-}
-
-impl GivenUpGauge {
-    fn register(&self, agent: &str) {
-        self.gauge
-            .get_or_init(|| gauge!(AGENT_GIVEN_UP, "agent" => agent.to_owned()));
-    }
-
-    pub(super) fn set(&self, given_up: bool) {
-        if self.is_given_up.swap(given_up, SeqCst) == given_up {
-            return;
-        }
-        if let Some(gauge) = self.gauge.get() {
-            gauge.increment(if given_up { 1.0 } else { -1.0 });
-        }
-    }
-}
-
-impl Drop for GivenUpGauge {
-    fn drop(&mut self) {
-        self.set(false);
-    }
 }

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::breaker::Suspicion;
 use super::call::HEALTH;
-use super::runtime_state::RuntimeState;
+use super::state::RuntimeState;
 use super::transport::AgentTransport;
 
 /// The first timeout of a probe of an Agent that is given up, or whose answer a caller waits for.
@@ -218,7 +218,6 @@ impl RuntimeState {
         let agent = self.shared.agents.get(agent_index);
         if let Some(_away) = agent.breaker.record_probe_answer() {
             agent.mark_returned();
-            #[cfg(feature = "metrics")]
             agent.given_up_gauge.set(false);
             log_event!(
                 info,
@@ -269,7 +268,6 @@ impl ConfirmationProbe {
         if !agent.breaker.confirm_away(&self.suspicion) {
             return;
         }
-        #[cfg(feature = "metrics")]
         agent.given_up_gauge.set(true);
         shared.counters.agents_given_up.add(1);
         let follows = if shared.agents.iter().all(|agent| agent.breaker.is_open()) {

@@ -4,7 +4,8 @@ use std::sync::MutexGuard;
 use std::task::Waker;
 use std::time::Instant;
 
-use super::cache_write::CacheWrites;
+use super::cache_write::{CacheWrite, CacheWrites};
+use super::end_job::EndJob;
 use super::end_queues::EndQueues;
 #[cfg(feature = "telemetry")]
 use crate::telemetry::SpanBuffer;
@@ -119,8 +120,8 @@ impl WorkerQueue {
 
 /// Work that moves to the worker of another runtime.
 pub(super) struct QueuedWork {
-    pub(super) ends: Vec<super::flow_end::EndJob>,
-    pub(super) cache_writes: Vec<super::cache_write::CacheWrite>,
+    pub(super) ends: Vec<EndJob>,
+    pub(super) cache_writes: Vec<CacheWrite>,
     #[cfg(feature = "telemetry")]
     pub(super) spans: Vec<crate::telemetry::SpanRecord>,
 }

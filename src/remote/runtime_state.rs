@@ -1,19 +1,13 @@
-//! The state of the client in one runtime: its connections and the queue of its worker.
+//! The operations on the state of one runtime: connections, queued work, probes, and its end.
 
 use std::future::Future;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::Ordering::SeqCst;
 
-use tokio::runtime::{Handle, Id};
-use tokio::sync::Notify;
-use tokio::task::JoinSet;
-
-use super::RemoteShared;
 use super::cache_write::CacheWrite;
-use super::flow_end::EndJob;
-use super::hand_over::ProbeAnswers;
+use super::end_job::EndJob;
 use super::queue::{WorkerPhase, WorkerQueue};
+use super::state::{AgentChannel, RuntimeState};
 use super::transport::AgentTransport;
 use crate::flow::EndError;
 #[cfg(feature = "telemetry")]
@@ -22,29 +16,6 @@ use crate::telemetry::SpanRecord;
 /// The largest number of probes of one Agent at a time. It is enough for a probe interval of a few
 /// milliseconds while the Agent hangs.
 const MAX_PROBES: usize = 64;
-
-/// The state of the client in one runtime.
-pub(super) struct RuntimeState {
-    pub(super) shared: Arc<RemoteShared>,
-    handle: Handle,
-    id: Id,
-    /// One entry for each Agent.
-    channel_pools: Box<[ChannelPool]>,
-    probe_answers: Box<[ProbeAnswers]>,
-    queue: Mutex<WorkerQueue>,
-    /// One set for each Agent; empty once this state is closed.
-    probes: Mutex<Box<[JoinSet<()>]>>,
-    closed_notify: Notify,
-    is_closed: AtomicBool,
-}
-
-/// The connections to one Agent.
-pub(super) struct ChannelPool(Mutex<CurrentTransport>);
-
-struct CurrentTransport {
-    transport: AgentTransport,
-    generation: u64,
-}
 
 /// The result of adding work to the queue of a runtime.
 #[must_use]
@@ -55,48 +26,17 @@ pub(super) enum PushResult<T> {
 }
 
 impl RuntimeState {
-    pub(super) fn new(
-        shared: Arc<RemoteShared>,
-        handle: Handle,
-        channel_pools: Box<[ChannelPool]>,
-    ) -> Self {
-        let agents = channel_pools.len();
-        Self {
-            shared,
-            id: handle.id(),
-            handle,
-            channel_pools,
-            probe_answers: (0..agents).map(|_| ProbeAnswers::new()).collect(),
-            queue: Mutex::new(WorkerQueue::new(agents)),
-            probes: Mutex::new((0..agents).map(|_| JoinSet::new()).collect()),
-            closed_notify: Notify::new(),
-            is_closed: AtomicBool::new(false),
-        }
-    }
-
-    pub(super) const fn runtime_id(&self) -> Id {
-        self.id
-    }
-
-    pub(super) const fn handle(&self) -> &Handle {
-        &self.handle
-    }
-
-    pub(super) fn probe_answers(&self, agent_index: usize) -> &ProbeAnswers {
-        &self.probe_answers[agent_index]
-    }
-
     /// Returns the connections to an Agent. They are replaced if another runtime has replaced its
     /// own since.
     pub(super) fn channel(&self, agent_index: usize) -> AgentTransport {
-        let mut current = self.channel_pools[agent_index].current();
+        let mut current = self.current_channel(agent_index);
         let generation = self.shared.agents.get(agent_index).generation();
         if current.generation != generation
             && let Some(transport) = self.connect(agent_index)
         {
             let old = std::mem::replace(
                 &mut *current,
-                CurrentTransport {
+                AgentChannel {
                     transport,
                     generation,
                 },
@@ -118,15 +58,15 @@ impl RuntimeState {
             .shared
             .agents
             .get(agent_index)
-            .pool(connect, &self.handle)?;
+            .pool(connect, self.handle())?;
         Some(AgentTransport::Own(pool))
     }
 
     /// Replaces the connections to an Agent. Other runtimes then make new connections as well.
     pub(super) fn replace(&self, agent_index: usize, transport: AgentTransport) {
-        let mut current = self.channel_pools[agent_index].current();
+        let mut current = self.current_channel(agent_index);
         let generation = self.shared.agents.get(agent_index).next_generation();
-        let new = CurrentTransport {
+        let new = AgentChannel {
             transport,
             generation,
         };
@@ -149,16 +89,8 @@ impl RuntimeState {
         };
         while probes.try_join_next().is_some() {}
         if probes.len() < MAX_PROBES {
-            probes.spawn_on(probe, &self.handle);
+            probes.spawn_on(probe, self.handle());
         }
-    }
-
-    fn probes(&self) -> MutexGuard<'_, Box<[JoinSet<()>]>> {
-        self.probes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn queue(&self) -> MutexGuard<'_, WorkerQueue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Queues an end for the worker.
@@ -264,24 +196,15 @@ impl RuntimeState {
     }
 }
 
-impl ChannelPool {
-    pub(super) const fn new(transport: AgentTransport, generation: u64) -> Self {
-        Self(Mutex::new(CurrentTransport {
-            transport,
-            generation,
-        }))
-    }
-
-    fn current(&self) -> MutexGuard<'_, CurrentTransport> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::Duration;
 
-    use super::super::{Remote, RemoteConfig, RemoteTarget};
+    use tokio::runtime::Handle;
+
+    use super::super::config::{RemoteConfig, RemoteTarget};
+    use super::super::state::Remote;
     use super::*;
     use crate::pb::check::InflightRequestRef;
 
@@ -291,7 +214,10 @@ mod tests {
         RuntimeState::new(
             Arc::clone(remote.shared()),
             Handle::current(),
-            Box::from([ChannelPool::new(AgentTransport::Ready(channel), 0)]),
+            [AgentChannel {
+                transport: AgentTransport::Ready(channel),
+                generation: 0,
+            }],
         )
     }
 

@@ -1,25 +1,19 @@
 //! Moves work between the runtimes in which the client is used, when one of them ends or stalls.
 
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 
 use super::config::RemoteTarget;
 use super::queue::{QueuedWork, WorkerQueue};
-use super::runtime_state::{ChannelPool, PushResult, RuntimeState};
+use super::runtime_state::PushResult;
+use super::state::{AgentChannel, RemoteShared, RuntimeState};
 use super::transport::AgentTransport;
-use super::{RemoteShared, worker};
+use super::worker;
 use crate::flow::{EndError, FlowError, FlowErrorKind};
 
-/// A runtime counts as stalled when its worker has not run for this long after it was woken.
-pub(super) const STALLED_AFTER: Duration = Duration::from_millis(250);
-
 impl RemoteShared {
-    pub(super) fn runtimes(&self) -> MutexGuard<'_, Vec<Arc<RuntimeState>>> {
-        self.runtimes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Returns the state of the client in the current runtime, and creates it if needed.
     ///
     /// Connections and timers belong to a runtime and end with it. A client that outlives a
@@ -41,21 +35,25 @@ impl RemoteShared {
         }
         #[cfg(feature = "metrics")]
         super::meter::register(&self.counters, &self.agents);
-        let channel_pools = match &self.config.target {
+        let channels: Vec<AgentChannel> = match &self.config.target {
             RemoteTarget::Connect(connect) => {
                 let agents = self.agents.iter();
-                let channel_pools = agents.filter_map(|agent| {
+                let channels = agents.filter_map(|agent| {
                     let generation = agent.generation();
                     let pool = agent.pool(connect, &handle)?;
-                    Some(ChannelPool::new(AgentTransport::Own(pool), generation))
+                    Some(AgentChannel {
+                        transport: AgentTransport::Own(pool),
+                        generation,
+                    })
                 });
-                channel_pools.collect()
+                channels.collect()
             }
-            RemoteTarget::Ready(channel) => {
-                Box::from([ChannelPool::new(AgentTransport::Ready(channel.clone()), 0)])
-            }
+            RemoteTarget::Ready(channel) => vec![AgentChannel {
+                transport: AgentTransport::Ready(channel.clone()),
+                generation: 0,
+            }],
         };
-        let runtime = Arc::new(RuntimeState::new(Arc::clone(self), handle, channel_pools));
+        let runtime = Arc::new(RuntimeState::new(Arc::clone(self), handle, channels));
         runtimes.push(Arc::clone(&runtime));
         // A runtime that is shutting down drops the new task at once, and the drop takes this lock.
         drop(runtimes);

@@ -9,12 +9,15 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use tokio::time::Sleep;
 
+use super::cache_write_call::InFlightWrite;
+use super::end_batch::EndBatch;
 #[cfg(feature = "telemetry")]
 use super::export::{self, EXPORT_INTERVAL, UnsentSpans};
-use super::flow_end::EndBatch;
 use super::queue::WorkerPhase;
-use super::runtime_state::RuntimeState;
-use super::runtimes::STALLED_AFTER;
+use super::state::RuntimeState;
+
+/// A runtime counts as stalled when its worker has not run for this long after it was woken.
+const STALLED_AFTER: Duration = Duration::from_millis(250);
 
 /// How often a worker that runs anyway checks for stalled runtimes.
 const STALL_CHECK_INTERVAL: Duration = Duration::from_millis(100);
@@ -68,7 +71,7 @@ impl Worker {
                 return Poll::Ready(());
             }
             let ends = queue.ends.start_call();
-            let write = queue.cache_writes.start_next(&self.runtime);
+            let write = queue.cache_writes.start_next();
             #[cfg(feature = "telemetry")]
             let spans = if queue.exports == 0
                 && (due || queue.phase == WorkerPhase::Draining || queue.spans.has_batch())
@@ -104,6 +107,7 @@ impl Worker {
                 self.calls.spawn(EndBatch::new(&self.runtime, jobs).send());
             }
             if let Some(write) = write {
+                let write = InFlightWrite::new(&self.runtime, write);
                 self.calls.spawn(write.send());
             }
             #[cfg(feature = "telemetry")]

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::stored_response;
-use crate::flow::{CachePlace, Caches, Invalidations, KeyHash};
+use crate::flow::{CacheKey, Caches, Invalidations, KeyHash};
 
 /// The cache key that the copy is stored under.
 pub(super) struct CopyDestination {
@@ -142,7 +142,7 @@ impl BodyRecorder {
             key,
             ..
         } = &destination;
-        let place = CachePlace::Result { control_point, key };
+        let place = CacheKey::Result { control_point, key };
         caches.set_later(place, value.into(), self.ttl);
     }
 }

@@ -12,7 +12,7 @@ use super::body_recorder::{BodyRecorder, CopyDestination};
 use super::settings::CacheSettings;
 use super::storable::{self, StorageContext};
 use super::stored_response::{self, StoredResponse};
-use crate::flow::{CacheEvent, CachePlace, Caches, Invalidations, KeyHash};
+use crate::flow::{CacheEvent, CacheKey, Caches, Invalidations, KeyHash};
 use crate::layer::RequestHead;
 use crate::layer::response_lookup::{RequestLookup, ResponseLookup};
 
@@ -127,7 +127,7 @@ impl CacheableRequest {
     }
 
     fn delete(&self) {
-        let place = CachePlace::Result {
+        let place = CacheKey::Result {
             control_point: &self.control_point,
             key: &self.key,
         };

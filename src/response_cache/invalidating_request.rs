@@ -9,7 +9,7 @@ use http_body::Body;
 use super::body_recorder::{BodyRecorder, InvalidateOnBodyEnd};
 use super::location;
 use super::settings::CacheSettings;
-use crate::flow::{CachePlace, Caches, Invalidations, KeyHash, PendingInvalidation};
+use crate::flow::{CacheKey, Caches, Invalidations, KeyHash, PendingInvalidation};
 use crate::layer::RequestHead;
 
 /// The most values that are read of `location` and of `content-location`. Both fields have one
@@ -170,7 +170,7 @@ fn invalidate(
         }
     }
     for (target, pending) in targets.iter().zip(pending) {
-        let place = CachePlace::Result {
+        let place = CacheKey::Result {
             control_point: &target.control_point,
             key: &target.key,
         };

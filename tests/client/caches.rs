@@ -4,8 +4,9 @@
 
 use std::time::Duration;
 
+use tower_aperture::cache::CacheError;
 use tower_aperture::engine::ManualClock;
-use tower_aperture::{ApertureClient, CacheError, Engine, FlowParams};
+use tower_aperture::{ApertureClient, Engine, FlowParams};
 
 const POLICY: &str = "
 circuit:
@@ -40,33 +41,42 @@ async fn a_flow_finds_the_values_that_an_earlier_flow_stored() {
     };
 
     let flow = client.start_flow("profile", params()).await;
-    assert_eq!(flow.result_cache(), Ok(None));
-    assert_eq!(flow.global_cache("g"), Ok(None));
-    assert_eq!(flow.global_cache("other"), Err(CacheError::UnknownKey));
-    flow.set_result_cache("ann", MINUTE)
+    assert_eq!(flow.result_cache().get(), Ok(None));
+    assert_eq!(flow.global_cache("g").get(), Ok(None));
+    assert_eq!(
+        flow.global_cache("other").get(),
+        Err(CacheError::UnknownKey)
+    );
+    flow.result_cache()
+        .set("ann", MINUTE)
         .await
         .expect("the cache has room");
-    flow.set_global_cache("g", "all", MINUTE)
+    flow.global_cache("g")
+        .set("all", MINUTE)
         .await
         .expect("the cache has room");
     // The flow keeps the lookup that was made when it started.
-    assert_eq!(flow.result_cache(), Ok(None));
+    assert_eq!(flow.result_cache().get(), Ok(None));
     flow.end().await;
 
     let flow = client.start_flow("profile", params()).await;
-    assert_eq!(flow.result_cache(), Ok(Some("ann".into())));
-    assert_eq!(flow.global_cache("g"), Ok(Some("all".into())));
-    flow.delete_result_cache().await.expect("the entry exists");
-    flow.delete_global_cache("g")
+    assert_eq!(flow.result_cache().get(), Ok(Some("ann".into())));
+    assert_eq!(flow.global_cache("g").get(), Ok(Some("all".into())));
+    flow.result_cache()
+        .delete()
+        .await
+        .expect("the entry exists");
+    flow.global_cache("g")
+        .delete()
         .await
         .expect("the entry exists");
     flow.end().await;
-    assert_eq!(client.result_cache("profile", "42").await, Ok(None));
-    assert_eq!(client.global_cache("g").await, Ok(None));
+    assert_eq!(client.result_cache("profile", "42").get().await, Ok(None));
+    assert_eq!(client.global_cache("g").get().await, Ok(None));
 
     let flow = client.start_flow("profile", params()).await;
     assert!(!flow.should_run());
-    assert_eq!(flow.result_cache(), Err(CacheError::FlowRejected));
+    assert_eq!(flow.result_cache().get(), Err(CacheError::FlowRejected));
     clock.advance(MINUTE);
 }
 
@@ -74,73 +84,78 @@ async fn a_flow_finds_the_values_that_an_earlier_flow_stored() {
 async fn a_cache_access_without_a_key_is_an_error() {
     let (client, _) = client();
     let flow = client.start_flow("profile", FlowParams::new()).await;
-    assert_eq!(flow.result_cache(), Err(CacheError::NotRequested));
-    assert_eq!(flow.global_cache("g"), Err(CacheError::NotRequested));
+    assert_eq!(flow.result_cache().get(), Err(CacheError::NotRequested));
+    assert_eq!(flow.global_cache("g").get(), Err(CacheError::NotRequested));
     assert_eq!(
-        flow.set_result_cache("v", MINUTE).await,
+        flow.result_cache().set("v", MINUTE).await,
         Err(CacheError::NoKey)
     );
     flow.end().await;
     let flow = client
         .start_flow("profile", FlowParams::new().global_cache_key("g"))
         .await;
-    assert_eq!(flow.result_cache(), Err(CacheError::NotRequested));
-    assert_eq!(flow.global_cache("g"), Ok(None));
+    assert_eq!(flow.result_cache().get(), Err(CacheError::NotRequested));
+    assert_eq!(flow.global_cache("g").get(), Ok(None));
 }
 
 #[tokio::test]
 async fn the_client_reads_and_writes_the_caches_without_a_flow() {
     let (client, clock) = client();
     client
-        .set_result_cache("profile", "1", "one", MINUTE)
+        .result_cache("profile", "1")
+        .set("one", MINUTE)
         .await
         .expect("the cache has room");
     client
-        .set_global_cache("1", "everywhere", MINUTE)
+        .global_cache("1")
+        .set("everywhere", MINUTE)
         .await
         .expect("the cache has room");
     assert_eq!(
-        client.result_cache("profile", "1").await,
+        client.result_cache("profile", "1").get().await,
         Ok(Some("one".into()))
     );
-    assert_eq!(client.result_cache("elsewhere", "1").await, Ok(None));
+    assert_eq!(client.result_cache("elsewhere", "1").get().await, Ok(None));
     assert_eq!(
-        client.global_cache("1").await,
+        client.global_cache("1").get().await,
         Ok(Some("everywhere".into()))
     );
     client
-        .delete_global_cache("1")
+        .global_cache("1")
+        .delete()
         .await
         .expect("the entry exists");
     client
-        .delete_global_cache("1")
+        .global_cache("1")
+        .delete()
         .await
         .expect("deleting a missing entry succeeds");
-    assert_eq!(client.global_cache("1").await, Ok(None));
+    assert_eq!(client.global_cache("1").get().await, Ok(None));
     clock.advance(MINUTE);
-    assert_eq!(client.result_cache("profile", "1").await, Ok(None));
+    assert_eq!(client.result_cache("profile", "1").get().await, Ok(None));
 }
 
 #[tokio::test]
 async fn invalid_keys_and_times_to_live_are_errors() {
     let (client, _) = client();
     assert_eq!(
-        client.result_cache("profile", "").await,
+        client.result_cache("profile", "").get().await,
         Err(CacheError::NoKey)
     );
-    let error = client.set_global_cache("k", "v", Duration::ZERO).await;
+    let error = client.global_cache("k").set("v", Duration::ZERO).await;
     assert_eq!(error, Err(CacheError::NoTtl));
     for (control_point, key, text) in [
         ("", "k".to_owned(), "cache control_point cannot be empty"),
         ("profile", "k".repeat(300), "key too large"),
     ] {
         let error = client
-            .set_result_cache(control_point, &key, "v", MINUTE)
+            .result_cache(control_point, &key)
+            .set("v", MINUTE)
             .await;
-        assert_eq!(error, Err(CacheError::Server(text.to_owned())));
+        assert_eq!(error, Err(CacheError::Refused(text.to_owned())));
     }
     assert_eq!(
-        ApertureClient::disabled().global_cache("k").await,
+        ApertureClient::disabled().global_cache("k").get().await,
         Err(CacheError::Unsupported)
     );
 }
@@ -152,7 +167,8 @@ async fn the_check_response_of_an_embedded_flow_reports_cache_lookups_as_an_agen
 
     let (client, _) = client();
     client
-        .set_result_cache("profile", "1", "one", MINUTE)
+        .result_cache("profile", "1")
+        .set("one", MINUTE)
         .await
         .expect("the cache has room");
     let params = FlowParams::new()

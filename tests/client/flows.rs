@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use http::StatusCode;
-use tower_aperture::client::{Answer, Script};
+use tower_aperture::client::{Script, ScriptedDecision};
 use tower_aperture::{
     ApertureClient, ConnectionState, FlowDecision, FlowErrorKind, FlowParams, FlowStatus,
     RejectReason,
@@ -57,7 +57,9 @@ async fn dropping_a_flow_ends_it_as_error() {
 #[tokio::test]
 async fn a_rejected_flow_ends_with_status_unset() {
     let script = Script::new();
-    script.otherwise(Answer::reject(RejectReason::RateLimited).wait(Duration::from_millis(1750)));
+    script.otherwise(
+        ScriptedDecision::reject(RejectReason::RateLimited).wait(Duration::from_millis(1750)),
+    );
     let client = script.client();
 
     let flow = client.start_flow("mail", FlowParams::new()).await;
@@ -81,25 +83,31 @@ async fn each_rejection_has_the_status_code_of_its_reason_or_its_own_valid_code(
     let script = Script::new();
     let client = script.client();
     let cases = [
-        (Answer::reject(RejectReason::RateLimited), 429),
-        (Answer::reject(RejectReason::NoTokens), 503),
-        (Answer::reject(RejectReason::NotSampled), 403),
-        (Answer::reject(RejectReason::NoMatchingRamp), 403),
-        (Answer::reject(RejectReason::Unknown), 403),
+        (ScriptedDecision::reject(RejectReason::RateLimited), 429),
+        (ScriptedDecision::reject(RejectReason::NoTokens), 503),
+        (ScriptedDecision::reject(RejectReason::NotSampled), 403),
+        (ScriptedDecision::reject(RejectReason::NoMatchingRamp), 403),
+        (ScriptedDecision::reject(RejectReason::Unknown), 403),
         (
-            Answer::reject(RejectReason::RateLimited).denied_code(0),
+            ScriptedDecision::reject(RejectReason::RateLimited).denied_code(0),
             429,
         ),
         (
-            Answer::reject(RejectReason::RateLimited).denied_code(451),
+            ScriptedDecision::reject(RejectReason::RateLimited).denied_code(451),
             451,
         ),
         (
-            Answer::reject(RejectReason::RateLimited).denied_code(200),
+            ScriptedDecision::reject(RejectReason::RateLimited).denied_code(200),
             200,
         ),
-        (Answer::reject(RejectReason::NoTokens).denied_code(100), 503),
-        (Answer::reject(RejectReason::NoTokens).denied_code(600), 503),
+        (
+            ScriptedDecision::reject(RejectReason::NoTokens).denied_code(100),
+            503,
+        ),
+        (
+            ScriptedDecision::reject(RejectReason::NoTokens).denied_code(600),
+            503,
+        ),
     ];
     for (answer, status) in cases {
         script.next(answer);
@@ -113,7 +121,7 @@ async fn each_rejection_has_the_status_code_of_its_reason_or_its_own_valid_code(
 #[tokio::test]
 async fn an_unreachable_flow_runs_unless_it_is_in_ramp_mode() {
     let script = Script::new();
-    script.otherwise(Answer::unreachable(FlowErrorKind::Unavailable));
+    script.otherwise(ScriptedDecision::unreachable(FlowErrorKind::Unavailable));
     let client = script.client();
 
     let flow = client.start_flow("mail", FlowParams::new()).await;
@@ -182,7 +190,7 @@ async fn a_guard_ends_its_flow_when_its_work_returns_panics_fails_or_is_dropped(
     let fails = client.try_guard("mail", FlowParams::new(), async { Err::<(), _>("no") });
     assert_eq!(fails.await, Ok(Err("no")));
 
-    script.next(Answer::reject(RejectReason::NoTokens));
+    script.next(ScriptedDecision::reject(RejectReason::NoTokens));
     let rejected = client
         .guard("mail", FlowParams::new(), async { panic!("must not run") })
         .await;
@@ -202,7 +210,7 @@ async fn a_guard_ends_its_flow_when_its_work_returns_panics_fails_or_is_dropped(
 #[tokio::test(start_paused = true)]
 async fn a_cancelled_check_leaves_no_flow_in_flight() {
     let script = Script::new();
-    script.otherwise(Answer::accept().after(Duration::from_secs(1)));
+    script.otherwise(ScriptedDecision::accept().after(Duration::from_secs(1)));
     let client = script.client();
 
     let start = client.start_flow("mail", FlowParams::new());
@@ -219,7 +227,7 @@ async fn a_cancelled_check_leaves_no_flow_in_flight() {
 #[tokio::test(start_paused = true)]
 async fn a_check_ends_as_unreachable_after_the_check_timeout() {
     let script = Script::new();
-    script.otherwise(Answer::accept().after(Duration::from_secs(1)));
+    script.otherwise(ScriptedDecision::accept().after(Duration::from_secs(1)));
     let client = script.client();
 
     let start = tokio::time::Instant::now();

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use crate::support::agent::{FakeAgent, Reply, answer};
 use bytes::Bytes;
+use tower_aperture::cache::CacheError;
 use tower_aperture::pb::check::check_response::RejectReason as Reason;
 use tower_aperture::pb::check::{
     CacheLookupResponse, CacheOperationStatus, CacheUpsertResponse, CheckResponse,
     KeyLookupResponse, KeyUpsertResponse,
 };
-use tower_aperture::{ApertureClient, CacheError, Flow, FlowParams};
+use tower_aperture::{ApertureClient, Flow, FlowParams};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -40,32 +41,42 @@ async fn the_next_flow_finds_the_stored_bytes_unchanged() {
     let value = Bytes::from_static(&[0, 0x80, 0xff, b'{']);
 
     let flow = start_keyed_flow(&client).await;
-    assert_eq!(flow.result_cache(), Ok(None), "a miss is not an error");
-    assert_eq!(flow.global_cache("global"), Ok(None));
-    assert_eq!(flow.set_result_cache(value.clone(), MINUTE).await, Ok(()));
-    assert_eq!(flow.set_global_cache("global", "", MINUTE).await, Ok(()));
     assert_eq!(
-        flow.result_cache(),
+        flow.result_cache().get(),
+        Ok(None),
+        "a miss is not an error"
+    );
+    assert_eq!(flow.global_cache("global").get(), Ok(None));
+    assert_eq!(flow.result_cache().set(value.clone(), MINUTE).await, Ok(()));
+    assert_eq!(flow.global_cache("global").set("", MINUTE).await, Ok(()));
+    assert_eq!(
+        flow.result_cache().get(),
         Ok(None),
         "a flow keeps the lookup that was made when it started"
     );
     flow.end().await;
 
     let flow = start_keyed_flow(&client).await;
-    assert_eq!(flow.result_cache(), Ok(Some(value.clone())));
+    assert_eq!(flow.result_cache().get(), Ok(Some(value.clone())));
     assert_eq!(
-        flow.global_cache("global"),
+        flow.global_cache("global").get(),
         Ok(Some(Bytes::new())),
         "an empty value is a hit"
     );
-    assert_eq!(client.result_cache("mail", "result").await, Ok(Some(value)));
-    assert_eq!(client.result_cache("other", "result").await, Ok(None));
-    assert_eq!(client.global_cache("global").await, Ok(Some(Bytes::new())));
+    assert_eq!(
+        client.result_cache("mail", "result").get().await,
+        Ok(Some(value))
+    );
+    assert_eq!(client.result_cache("other", "result").get().await, Ok(None));
+    assert_eq!(
+        client.global_cache("global").get().await,
+        Ok(Some(Bytes::new()))
+    );
 
-    assert_eq!(flow.delete_result_cache().await, Ok(()));
-    assert_eq!(flow.delete_global_cache("global").await, Ok(()));
-    assert_eq!(client.result_cache("mail", "result").await, Ok(None));
-    assert_eq!(client.global_cache("global").await, Ok(None));
+    assert_eq!(flow.result_cache().delete().await, Ok(()));
+    assert_eq!(flow.global_cache("global").delete().await, Ok(()));
+    assert_eq!(client.result_cache("mail", "result").get().await, Ok(None));
+    assert_eq!(client.global_cache("global").get().await, Ok(None));
     flow.end().await;
 }
 
@@ -74,9 +85,9 @@ async fn the_client_sends_the_exact_time_to_live_and_refuses_zero() {
     let agent = FakeAgent::start();
     let client = client(&agent);
     let ttl = Duration::from_nanos(1_500_000_001);
-    let stored = client.set_result_cache("mail", "k", "v", ttl).await;
+    let stored = client.result_cache("mail", "k").set("v", ttl).await;
     assert_eq!(stored, Ok(()));
-    let refused = client.set_global_cache("k", "v", Duration::ZERO).await;
+    let refused = client.global_cache("k").set("v", Duration::ZERO).await;
     assert_eq!(refused, Err(CacheError::NoTtl));
 
     let upserts = agent.upserts();
@@ -103,11 +114,14 @@ async fn a_missing_part_of_a_response_is_neither_a_hit_nor_a_success() {
     agent.answer_upserts(CacheUpsertResponse::default());
 
     let flow = start_keyed_flow(&client).await;
-    assert_eq!(flow.result_cache(), Err(CacheError::NotRequested));
-    assert_eq!(flow.global_cache("global"), Err(CacheError::UnknownKey));
-    let stored = flow.set_result_cache("v", MINUTE).await;
+    assert_eq!(flow.result_cache().get(), Err(CacheError::NotRequested));
+    assert_eq!(
+        flow.global_cache("global").get(),
+        Err(CacheError::UnknownKey)
+    );
+    let stored = flow.result_cache().set("v", MINUTE).await;
     assert_eq!(stored, Err(CacheError::MissingInReply));
-    let stored = flow.set_global_cache("global", "v", MINUTE).await;
+    let stored = flow.global_cache("global").set("v", MINUTE).await;
     assert_eq!(stored, Err(CacheError::MissingInReply));
     flow.end().await;
 }
@@ -140,10 +154,10 @@ async fn cache_errors_of_the_agent_reach_the_caller() {
     });
 
     let flow = start_keyed_flow(&client).await;
-    let not_ready = CacheError::Server("cache is not ready".to_owned());
-    assert_eq!(flow.result_cache(), Err(not_ready));
-    let stored = flow.set_result_cache("v", MINUTE).await;
-    assert_eq!(stored, Err(CacheError::Server("key too large".to_owned())));
+    let not_ready = CacheError::Refused("cache is not ready".to_owned());
+    assert_eq!(flow.result_cache().get(), Err(not_ready));
+    let stored = flow.result_cache().set("v", MINUTE).await;
+    assert_eq!(stored, Err(CacheError::Refused("key too large".to_owned())));
     flow.end().await;
 }
 
@@ -152,13 +166,13 @@ async fn a_flow_without_a_key_sends_no_cache_write() {
     let agent = FakeAgent::start();
     let client = client(&agent);
     let flow = client.start_flow("mail", FlowParams::new()).await;
-    assert_eq!(flow.result_cache(), Err(CacheError::NotRequested));
-    assert_eq!(flow.global_cache("any"), Err(CacheError::UnknownKey));
+    assert_eq!(flow.result_cache().get(), Err(CacheError::NotRequested));
+    assert_eq!(flow.global_cache("any").get(), Err(CacheError::UnknownKey));
     assert_eq!(
-        flow.set_result_cache("v", MINUTE).await,
+        flow.result_cache().set("v", MINUTE).await,
         Err(CacheError::NoKey)
     );
-    assert_eq!(flow.delete_result_cache().await, Err(CacheError::NoKey));
+    assert_eq!(flow.result_cache().delete().await, Err(CacheError::NoKey));
     assert!(agent.upserts().is_empty());
     flow.end().await;
 }
@@ -169,16 +183,19 @@ async fn cache_reads_of_rejected_and_unreachable_flows_are_errors() {
     let client = client(&agent);
     agent.on_check(|request| Reply::Now(answer::rejected(request, Reason::RateLimited)));
     let flow = start_keyed_flow(&client).await;
-    assert_eq!(flow.result_cache(), Err(CacheError::FlowRejected));
-    assert_eq!(flow.global_cache("global"), Err(CacheError::FlowRejected));
+    assert_eq!(flow.result_cache().get(), Err(CacheError::FlowRejected));
+    assert_eq!(
+        flow.global_cache("global").get(),
+        Err(CacheError::FlowRejected)
+    );
     flow.end().await;
 
     agent.kill();
     let flow = start_keyed_flow(&client).await;
     assert!(matches!(
-        flow.result_cache(),
+        flow.result_cache().get(),
         Err(CacheError::Unreachable(_))
     ));
-    let stored = flow.set_result_cache("v", MINUTE).await;
+    let stored = flow.result_cache().set("v", MINUTE).await;
     assert!(matches!(stored, Err(CacheError::Call(error)) if error.is_unavailable()));
 }

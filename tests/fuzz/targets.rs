@@ -338,7 +338,7 @@ pub fn stored(data: &[u8]) -> bool {
     use std::time::Duration;
 
     use bytes::Bytes;
-    use tower_aperture::{CacheCall, CacheLookup, CachePlace, Caches};
+    use tower_aperture::cache::{CacheCall, CacheKey, CacheLookup, Caches};
 
     /// A decider whose result cache contains the data and ignores writes.
     #[derive(Clone)]
@@ -370,17 +370,17 @@ pub fn stored(data: &[u8]) -> bool {
     }
 
     impl Caches for CacheWith {
-        fn set<'a>(&'a self, _: CachePlace<'a>, _: Bytes, _: Duration) -> CacheCall<'a> {
+        fn set<'a>(&'a self, _: CacheKey<'a>, _: Bytes, _: Duration) -> CacheCall<'a> {
             Box::pin(ready(Ok(())))
         }
 
-        fn delete<'a>(&'a self, _: CachePlace<'a>) -> CacheCall<'a> {
+        fn delete<'a>(&'a self, _: CacheKey<'a>) -> CacheCall<'a> {
             Box::pin(ready(Ok(())))
         }
 
-        fn set_later(&self, _: CachePlace<'_>, _: Bytes, _: Duration) {}
+        fn set_later(&self, _: CacheKey<'_>, _: Bytes, _: Duration) {}
 
-        fn delete_later(&self, _: CachePlace<'_>) {}
+        fn delete_later(&self, _: CacheKey<'_>) {}
     }
 
     let decider = CacheWith(Bytes::copy_from_slice(data));

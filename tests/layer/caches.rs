@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use tower::{Layer, Service, ServiceExt, service_fn};
-use tower_aperture::{ApertureClient, ApertureLayer, CacheLookup, Engine};
+use tower_aperture::cache::CacheLookup;
+use tower_aperture::{ApertureClient, ApertureLayer, Engine};
 
 fn client() -> ApertureClient {
     ApertureClient::embedded(Engine::builder().build().expect("no policy"))
@@ -63,11 +64,13 @@ async fn handlers_receive_the_lookup_when_the_layer_inserts_it() {
     assert_eq!(lookup_of(&inserting, "/42", None).await, "- settings=-");
 
     client
-        .set_result_cache("profile", "/42", "ann", minute)
+        .result_cache("profile", "/42")
+        .set("ann", minute)
         .await
         .expect("it fits");
     client
-        .set_global_cache("acme", "big", minute)
+        .global_cache("acme")
+        .set("big", minute)
         .await
         .expect("it fits");
     assert_eq!(

@@ -16,12 +16,12 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_aperture::FlowStatus::{Error, Ok as Fine, Unset};
+use tower_aperture::cache::{CacheCall, CacheEvent, CacheKey, CacheLookup, Caches};
 use tower_aperture::layer::{DefaultReject, NoBody, ResponseBody};
 use tower_aperture::response_cache::{CachedBody, ResultCacheLayer};
 use tower_aperture::{
-    ApertureClient, ApertureLayer, CacheCall, CacheEvent, CacheLookup, CachePlace, Caches, Check,
-    Decider, Engine, FlowError, FlowErrorKind, FlowOutcome, FlowParams, FlowStatus, Rejection,
-    RequestHead, Ticket, Verdict,
+    ApertureClient, ApertureLayer, Check, Decider, Engine, FlowError, FlowErrorKind, FlowOutcome,
+    FlowParams, FlowStatus, Rejection, RequestHead, Ticket, Verdict,
 };
 
 use crate::layer_support::inner::denial;
@@ -113,30 +113,30 @@ impl Decider for Shop {
 }
 
 impl Caches for MemoryCache {
-    fn set<'a>(&'a self, place: CachePlace<'a>, value: Bytes, ttl: Duration) -> CacheCall<'a> {
-        self.set_later(place, value, ttl);
+    fn set<'a>(&'a self, key: CacheKey<'a>, value: Bytes, ttl: Duration) -> CacheCall<'a> {
+        self.set_later(key, value, ttl);
         Box::pin(ready(Ok(())))
     }
 
-    fn delete<'a>(&'a self, place: CachePlace<'a>) -> CacheCall<'a> {
-        self.delete_later(place);
+    fn delete<'a>(&'a self, key: CacheKey<'a>) -> CacheCall<'a> {
+        self.delete_later(key);
         Box::pin(ready(Ok(())))
     }
 
-    fn set_later(&self, place: CachePlace<'_>, value: Bytes, ttl: Duration) {
+    fn set_later(&self, key: CacheKey<'_>, value: Bytes, ttl: Duration) {
         assert_eq!(ttl, MINUTE);
         assert!(matches!(
-            place,
-            CachePlace::Result {
+            key,
+            CacheKey::Result {
                 control_point: "shop",
                 ..
             }
         ));
-        self.values().insert(place.key().to_owned(), value);
+        self.values().insert(key.as_str().to_owned(), value);
     }
 
-    fn delete_later(&self, place: CachePlace<'_>) {
-        self.values().remove(place.key());
+    fn delete_later(&self, key: CacheKey<'_>) {
+        self.values().remove(key.as_str());
     }
 
     fn note(&self, event: CacheEvent) {

@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use http::{Request, Response};
 use http_body_util::Full;
 use tower::{Layer, ServiceExt, service_fn};
-use tower_aperture::client::{Answer, Script};
+use tower_aperture::client::{Script, ScriptedDecision};
 use tower_aperture::metrics::MAX_CONTROL_POINTS;
 use tower_aperture::{
     ApertureClient, ApertureLayer, Check, Decider, Engine, FlowErrorKind, FlowParams, FlowStatus,
@@ -52,15 +52,17 @@ async fn each_flow_counts_once_with_layers_and_with_the_client() {
     let recorded = Recorded::here();
     let script = Script::new();
     let client = script.client();
-    script.next(Answer::accept());
-    script.next(Answer::reject(RejectReason::RateLimited));
-    script.next(Answer::unreachable(FlowErrorKind::Timeout));
+    script.next(ScriptedDecision::accept());
+    script.next(ScriptedDecision::reject(RejectReason::RateLimited));
+    script.next(ScriptedDecision::unreachable(FlowErrorKind::Timeout));
     assert_eq!(request(&client, "shop").await, 200);
     assert_eq!(request(&client, "shop").await, 429);
     assert_eq!(request(&client, "shop").await, 200);
-    script.next(Answer::accept());
-    script.next(Answer::reject(RejectReason::NoTokens));
-    script.next(Answer::unreachable(FlowErrorKind::Unauthenticated));
+    script.next(ScriptedDecision::accept());
+    script.next(ScriptedDecision::reject(RejectReason::NoTokens));
+    script.next(ScriptedDecision::unreachable(
+        FlowErrorKind::Unauthenticated,
+    ));
     for _ in 0..3 {
         drop(client.start_flow("shop", FlowParams::new()).await);
     }
@@ -107,7 +109,7 @@ async fn rejections_in_shadow_mode_count_as_rejected_and_as_shadowed() {
     let client = script.client();
     let shadowed = || recorded.value("flows_shadowed_total{control_point=\"a\"}");
     for shadow in [false, true] {
-        script.next(Answer::reject(RejectReason::RateLimited));
+        script.next(ScriptedDecision::reject(RejectReason::RateLimited));
         let params = FlowParams::new().shadow(shadow);
         drop(client.start_flow("a", params).await);
     }
@@ -127,9 +129,9 @@ async fn decided_flows_end_once_with_their_status() {
     start().await.finish(FlowStatus::Ok);
     start().await.end().await;
     drop(start().await);
-    script.next(Answer::reject(RejectReason::NotSampled));
+    script.next(ScriptedDecision::reject(RejectReason::NotSampled));
     drop(start().await);
-    script.next(Answer::unreachable(FlowErrorKind::Timeout));
+    script.next(ScriptedDecision::unreachable(FlowErrorKind::Timeout));
     start().await.end().await;
     let Check::Ready(verdict) = client.decide("a", &FlowParams::new()) else {
         panic!("the decision is ready");
@@ -146,8 +148,8 @@ async fn durations_are_measured_from_the_check_to_the_decision() {
     let recorded = Recorded::here();
     let script = Script::new();
     let client = script.client();
-    script.next(Answer::accept().after(Duration::from_secs(2)));
-    script.next(Answer::reject(RejectReason::NoTokens).after(Duration::from_secs(3)));
+    script.next(ScriptedDecision::accept().after(Duration::from_secs(2)));
+    script.next(ScriptedDecision::reject(RejectReason::NoTokens).after(Duration::from_secs(3)));
     drop(client.start_flow("a", FlowParams::new()).await);
     assert_eq!(request(&client, "a").await, 503);
     for metric in ["check", "queue"] {
@@ -254,16 +256,19 @@ async fn cache_lookups_of_flows_and_of_the_client_count_by_outcome() {
     };
     let ttl = Duration::from_secs(3600);
     let flow = client.start_flow("a", params()).await;
-    flow.set_result_cache("full", ttl).await.expect("stored");
+    flow.result_cache().set("full", ttl).await.expect("stored");
     flow.end().await;
     drop(client.decide("a", &params()));
     drop(client.start_flow("a", FlowParams::new()).await);
     assert!(matches!(
-        client.result_cache("a", "cart").await,
+        client.result_cache("a", "cart").get().await,
         Ok(Some(_))
     ));
-    assert!(matches!(client.global_cache("settings").await, Ok(None)));
-    assert!(client.result_cache("", "cart").await.is_err());
+    assert!(matches!(
+        client.global_cache("settings").get().await,
+        Ok(None)
+    ));
+    assert!(client.result_cache("", "cart").get().await.is_err());
     for (cache, outcome, count) in [
         ("result", "miss", 1.0),
         ("result", "hit", 2.0),

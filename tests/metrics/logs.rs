@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::{Request, Response};
 use http_body_util::Full;
 use tower::{Layer, ServiceExt, service_fn};
-use tower_aperture::client::{Answer, Script};
+use tower_aperture::client::{Script, ScriptedDecision};
 use tower_aperture::metrics::MAX_CONTROL_POINTS;
 use tower_aperture::{ApertureLayer, FlowErrorKind, FlowParams, FlowStatus, RejectReason};
 
@@ -61,7 +61,7 @@ async fn each_rejection_is_an_event_without_labels() {
     let script = Script::new();
     let client = script.client();
     let wait = Duration::from_secs(2);
-    script.next(Answer::reject(RejectReason::RateLimited).wait(wait));
+    script.next(ScriptedDecision::reject(RejectReason::RateLimited).wait(wait));
     let params = FlowParams::new().label("user", "secret");
     drop(client.start_flow("checkout", params).await);
     drop(client.start_flow("checkout", FlowParams::new()).await);
@@ -81,7 +81,7 @@ async fn a_waiting_check_has_a_span_that_contains_its_decision() {
     let script = Script::new();
     let client = script.client();
     let later = Duration::from_secs(1);
-    script.next(Answer::reject(RejectReason::NoTokens).after(later));
+    script.next(ScriptedDecision::reject(RejectReason::NoTokens).after(later));
     drop(client.start_flow("checkout", FlowParams::new()).await);
     let within = "decision{control_point=\"checkout\"}: tower_aperture::client: ";
     let rejected = lines.with(&[within, "a flow was rejected", "reason=\"no_tokens\""]);
@@ -93,7 +93,7 @@ async fn a_waiting_check_has_a_span_that_contains_its_decision() {
 async fn a_layer_logs_the_response_that_it_sends_for_a_rejected_request() {
     let (lines, _guard) = collect_logs(tracing::Level::DEBUG);
     let script = Script::new();
-    script.next(Answer::unreachable(FlowErrorKind::Timeout));
+    script.next(ScriptedDecision::unreachable(FlowErrorKind::Timeout));
     let inner = service_fn(async |_: Request<()>| {
         Ok::<_, Infallible>(Response::new(Full::new("hello".as_bytes())))
     });

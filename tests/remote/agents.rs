@@ -269,7 +269,8 @@ async fn cache_calls_go_to_an_agent_that_answers() {
     for _ in 0..10 {
         let params = FlowParams::new().global_cache_key("settings");
         let flow = client.start_flow("checkout", params).await;
-        flow.set_global_cache("settings", "dark", LONG)
+        flow.global_cache("settings")
+            .set("dark", LONG)
             .await
             .expect("the other agent stores the value");
     }

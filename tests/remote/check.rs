@@ -75,7 +75,7 @@ async fn cache_lookups_of_the_agent_are_in_the_flow_and_in_the_ticket() {
     let agent = FakeAgent::start();
     let client = client(&agent);
     let ttl = Duration::from_secs(1);
-    let stored = client.set_result_cache("checkout", "k", "v", ttl).await;
+    let stored = client.result_cache("checkout", "k").set("v", ttl).await;
     stored.expect("the agent stores the value");
     let params = || {
         FlowParams::new()
@@ -84,8 +84,8 @@ async fn cache_lookups_of_the_agent_are_in_the_flow_and_in_the_ticket() {
     };
 
     let flow = client.start_flow("checkout", params()).await;
-    assert_eq!(flow.result_cache(), Ok(Some("v".into())));
-    assert_eq!(flow.global_cache("g"), Ok(None));
+    assert_eq!(flow.result_cache().get(), Ok(Some("v".into())));
+    assert_eq!(flow.global_cache("g").get(), Ok(None));
     flow.end().await;
 
     let tickets = [params(), FlowParams::new()].map(|params| {
@@ -270,9 +270,9 @@ async fn every_call_carries_the_api_key() {
     let flow = client.start_flow("checkout", FlowParams::new()).await;
     flow.end().await;
     let ttl = Duration::from_secs(1);
-    client.set_global_cache("k", "v", ttl).await.expect("set");
-    client.global_cache("k").await.expect("looked up");
-    client.delete_global_cache("k").await.expect("deleted");
+    client.global_cache("k").set("v", ttl).await.expect("set");
+    client.global_cache("k").get().await.expect("looked up");
+    client.global_cache("k").delete().await.expect("deleted");
     assert!(client.shutdown(LONG).await);
     let mut paths: Vec<_> = agent.calls().into_iter().map(|call| call.path).collect();
     paths.dedup();

@@ -223,7 +223,7 @@ async fn an_embedded_client_accepts_any_check_timeout() {
             assert_eq!(flow.decision(), FlowDecision::Accepted, "{timeout:?}");
             flow.end().await;
         }
-        let stored = client.set_result_cache("a", "b", "value", timeout).await;
+        let stored = client.result_cache("a", "b").set("value", timeout).await;
         assert_eq!(stored.is_ok(), !timeout.is_zero(), "{timeout:?}");
     }
 }
@@ -233,7 +233,7 @@ async fn the_client_accepts_any_time_to_live_but_zero_for_an_agents_cache() {
     let agent = FakeAgent::start();
     let client = super::builder(&[&agent]).build().expect("a client");
     for ttl in EXTREMES {
-        let stored = client.set_result_cache("a", "b", "value", ttl).await;
+        let stored = client.result_cache("a", "b").set("value", ttl).await;
         assert_eq!(stored.is_ok(), !ttl.is_zero(), "{ttl:?}: {stored:?}");
     }
 }
@@ -286,7 +286,7 @@ fn every_setting_with_a_duration_is_tested_here() {
         functions_in(&root.join(folder), &mut found);
     }
     let tested = SETTERS.iter().map(|(name, _)| *name).chain(OTHERS);
-    let cache = ["set_result_cache", "set_global_cache"];
+    let cache = ["set"];
     let tested: BTreeSet<_> = tested.chain(cache).map(str::to_owned).collect();
     let left_out: Vec<_> = found.difference(&tested).collect();
     assert!(left_out.is_empty(), "{left_out:?}");

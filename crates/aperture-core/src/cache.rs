@@ -9,7 +9,7 @@ use bytes::Bytes;
 /// The result of a cache lookup, with a check or on its own: Aperture's `CacheLookupResponse`.
 ///
 /// ```
-/// use tower_aperture::CacheLookup;
+/// use tower_aperture::cache::CacheLookup;
 ///
 /// let lookup = CacheLookup::default();
 /// assert_eq!(lookup.result_value(), None);
@@ -82,7 +82,7 @@ impl fmt::Debug for CacheLookup {
 /// `CacheDeleteResponse`.
 ///
 /// ```
-/// use tower_aperture::CacheChange;
+/// use tower_aperture::cache::CacheChange;
 ///
 /// let change = CacheChange::new(None, [("prices".to_owned(), Ok(()))]);
 /// assert_eq!(change.global[0].0, "prices");

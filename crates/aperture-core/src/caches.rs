@@ -21,7 +21,7 @@ use super::{FlowError, Invalidations, PendingInvalidation};
 /// use std::time::Duration;
 ///
 /// use bytes::Bytes;
-/// use tower_aperture::{CacheCall, CachePlace, Caches, Invalidations, PendingInvalidation};
+/// use tower_aperture::cache::{CacheCall, CacheKey, Caches, Invalidations, PendingInvalidation};
 ///
 /// /// Keeps all values for ever.
 /// #[derive(Default)]
@@ -31,27 +31,27 @@ use super::{FlowError, Invalidations, PendingInvalidation};
 /// }
 ///
 /// impl Caches for MemoryCaches {
-///     fn set<'a>(&'a self, place: CachePlace<'a>, value: Bytes, ttl: Duration) -> CacheCall<'a> {
-///         self.set_later(place, value, ttl);
+///     fn set<'a>(&'a self, key: CacheKey<'a>, value: Bytes, ttl: Duration) -> CacheCall<'a> {
+///         self.set_later(key, value, ttl);
 ///         Box::pin(ready(Ok(())))
 ///     }
 ///
-///     fn delete<'a>(&'a self, place: CachePlace<'a>) -> CacheCall<'a> {
-///         self.delete_later(place);
+///     fn delete<'a>(&'a self, key: CacheKey<'a>) -> CacheCall<'a> {
+///         self.delete_later(key);
 ///         Box::pin(ready(Ok(())))
 ///     }
 ///
-///     fn set_later(&self, place: CachePlace<'_>, value: Bytes, _: Duration) {
-///         self.values.lock().unwrap().insert(format!("{place:?}"), value);
+///     fn set_later(&self, key: CacheKey<'_>, value: Bytes, _: Duration) {
+///         self.values.lock().unwrap().insert(format!("{key:?}"), value);
 ///     }
 ///
-///     fn delete_later(&self, place: CachePlace<'_>) {
-///         self.values.lock().unwrap().remove(&format!("{place:?}"));
+///     fn delete_later(&self, key: CacheKey<'_>) {
+///         self.values.lock().unwrap().remove(&format!("{key:?}"));
 ///     }
 ///
 ///     /// Deletes at once; a remote cache calls `succeeded` when the response has arrived.
-///     fn invalidate_later(&self, place: CachePlace<'_>, pending: PendingInvalidation) {
-///         self.delete_later(place);
+///     fn invalidate_later(&self, key: CacheKey<'_>, pending: PendingInvalidation) {
+///         self.delete_later(key);
 ///         pending.succeeded();
 ///     }
 ///
@@ -62,27 +62,27 @@ use super::{FlowError, Invalidations, PendingInvalidation};
 /// ```
 pub trait Caches: Send + Sync {
     /// Stores a value for `ttl`.
-    fn set<'a>(&'a self, place: CachePlace<'a>, value: Bytes, ttl: Duration) -> CacheCall<'a>;
+    fn set<'a>(&'a self, key: CacheKey<'a>, value: Bytes, ttl: Duration) -> CacheCall<'a>;
 
     /// Deletes a value; a missing value is no error.
-    fn delete<'a>(&'a self, place: CachePlace<'a>) -> CacheCall<'a>;
+    fn delete<'a>(&'a self, key: CacheKey<'a>) -> CacheCall<'a>;
 
     /// Stores a value for `ttl` in the background.
     ///
     /// The call must not block, and may run during a drop. The implementation counts the changes
     /// that it loses.
-    fn set_later(&self, place: CachePlace<'_>, value: Bytes, ttl: Duration);
+    fn set_later(&self, key: CacheKey<'_>, value: Bytes, ttl: Duration);
 
     /// Deletes a value in the background, under the conditions of [`set_later`](Self::set_later).
-    fn delete_later(&self, place: CachePlace<'_>);
+    fn delete_later(&self, key: CacheKey<'_>);
 
     /// Deletes, in the background, a response that a successful request with an unsafe method has
     /// invalidated. The layer does not use the cache for the key until
     /// [`pending.succeeded()`](PendingInvalidation::succeeded) is called.
     ///
     /// The default calls [`delete_later`](Self::delete_later) and reports success at once.
-    fn invalidate_later(&self, place: CachePlace<'_>, pending: PendingInvalidation) {
-        self.delete_later(place);
+    fn invalidate_later(&self, key: CacheKey<'_>, pending: PendingInvalidation) {
+        self.delete_later(key);
         pending.succeeded();
     }
 
@@ -107,7 +107,7 @@ pub type CacheCall<'a> = Pin<Box<dyn Future<Output = Result<(), CacheError>> + S
 ///
 /// See [`Caches`] for an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum CachePlace<'a> {
+pub enum CacheKey<'a> {
     /// A key of the result cache of a control point.
     Result {
         /// The control point.
@@ -122,10 +122,10 @@ pub enum CachePlace<'a> {
     },
 }
 
-impl<'a> CachePlace<'a> {
-    /// Returns the key, of either cache.
+impl<'a> CacheKey<'a> {
+    /// Returns the text of the key, of either cache.
     #[must_use]
-    pub const fn key(self) -> &'a str {
+    pub const fn as_str(self) -> &'a str {
         match self {
             Self::Result { key, .. } | Self::Global { key } => key,
         }
@@ -135,7 +135,7 @@ impl<'a> CachePlace<'a> {
 /// What the layer did with a value of the result cache.
 ///
 /// ```
-/// use tower_aperture::CacheEvent;
+/// use tower_aperture::cache::CacheEvent;
 ///
 /// assert_ne!(CacheEvent::Answered, CacheEvent::Unreadable);
 /// ```
@@ -151,13 +151,14 @@ pub enum CacheEvent {
 /// Why a cache operation failed; a miss is not an error.
 ///
 /// ```
-/// use tower_aperture::{ApertureClient, CacheError, FlowParams};
+/// use tower_aperture::cache::CacheError;
+/// use tower_aperture::{ApertureClient, FlowParams};
 ///
 /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
 /// # let client = ApertureClient::disabled();
 /// let params = FlowParams::new().result_cache_key("profile-42");
 /// let flow = client.start_flow("profile", params).await;
-/// assert!(matches!(flow.result_cache(), Err(CacheError::Unreachable(_))));
+/// assert!(matches!(flow.result_cache().get(), Err(CacheError::Unreachable(_))));
 /// # });
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -179,7 +180,7 @@ pub enum CacheError {
     /// The Agent's response has no result for the key.
     MissingInReply,
     /// The Agent or the engine refused the operation, with this text.
-    Server(String),
+    Refused(String),
     /// The call failed. The [`source`](Error::source) has the reason.
     Call(FlowError),
     /// The client has no caches.
@@ -196,7 +197,7 @@ impl fmt::Display for CacheError {
             Self::NoKey => f.write_str("the cache key is missing or empty"),
             Self::NoTtl => f.write_str("the time to live is zero"),
             Self::MissingInReply => f.write_str("the agent's response has no result for the key"),
-            Self::Server(error) => write!(f, "the cache refused: {error}"),
+            Self::Refused(error) => write!(f, "the cache refused: {error}"),
             Self::Call(_) => f.write_str("the cache call failed"),
             Self::Unsupported => f.write_str("this client has no caches"),
         }

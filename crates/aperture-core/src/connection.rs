@@ -11,6 +11,7 @@
 /// assert_eq!(ApertureClient::disabled().state(), ConnectionState::Shutdown);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum ConnectionState {
     /// The client has no connection, and no call has needed one.
     Idle,

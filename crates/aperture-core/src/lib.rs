@@ -38,7 +38,7 @@ mod status;
 mod trace;
 
 pub use self::cache::{CacheChange, CacheLookup, CacheRefusal, CacheValue};
-pub use self::caches::{CacheCall, CacheError, CacheEvent, CachePlace, Caches};
+pub use self::caches::{CacheCall, CacheError, CacheEvent, CacheKey, Caches};
 pub use self::cause::{Cause, WithCauses};
 pub use self::connection::{AgentStatus, ConnectionState};
 pub use self::decider::{Check, Decider, Ticket, Verdict};

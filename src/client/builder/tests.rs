@@ -1,6 +1,7 @@
 //! Tests of the builder's checks and error messages.
 
 use super::address::parse;
+use super::build::metadata;
 use super::*;
 
 fn build_error(builder: ApertureClientBuilder) -> String {

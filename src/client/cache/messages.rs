@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::flow::{CacheChange, CacheError, CacheLookup, CachePlace, CacheRefusal, CacheValue};
+use crate::flow::{CacheChange, CacheError, CacheKey, CacheLookup, CacheRefusal, CacheValue};
 use crate::pb::check::{
     CacheDeleteRequest, CacheEntry, CacheLookupRequest, CacheLookupResponse, CacheLookupStatus,
     CacheOperationStatus, CacheUpsertRequest, KeyDeleteResponse, KeyLookupResponse,
@@ -15,22 +15,34 @@ use crate::remote::Remote;
 pub(in crate::client) fn read_lookup(reply: &CacheLookupResponse) -> CacheLookup {
     let global = reply.global_cache_responses.iter();
     CacheLookup::new(
-        reply
-            .result_cache_response
-            .as_ref()
-            .map(|reply| value(Some(reply))),
+        result_value(reply),
         global.map(|entry| (entry.key.clone(), value(entry.value.as_ref()))),
     )
 }
 
 #[cfg(feature = "metrics")]
 pub(in crate::client) fn count_lookup(reply: &CacheLookupResponse, meter: &crate::meter::Meter) {
-    if let Some(reply) = &reply.result_cache_response {
-        meter.count_result_lookup(&value(Some(reply)));
+    if let Some(value) = result_value(reply) {
+        meter.count_result_lookup(&value);
     }
     for entry in &reply.global_cache_responses {
         meter.count_global_lookup(&value(entry.value.as_ref()));
     }
+}
+
+/// Returns the result for the key of the result cache; `None` if it was not looked up.
+pub(super) fn result_value(reply: &CacheLookupResponse) -> Option<CacheValue> {
+    reply
+        .result_cache_response
+        .as_ref()
+        .map(|reply| value(Some(reply)))
+}
+
+/// Returns the result for a key of the global cache; `None` if it was not looked up.
+pub(super) fn global_value(reply: &CacheLookupResponse, key: &str) -> Option<CacheValue> {
+    let mut entries = reply.global_cache_responses.iter();
+    let entry = entries.find(|entry| entry.key == key)?;
+    Some(value(entry.value.as_ref()))
 }
 
 fn value(reply: Option<&KeyLookupResponse>) -> CacheValue {
@@ -48,17 +60,15 @@ fn check_status(status: i32, error: &str) -> Result<(), CacheRefusal> {
     Err(CacheRefusal::new(error.to_owned()))
 }
 
-pub(super) async fn lookup(
-    remote: &Remote,
-    control_point: &str,
-    result_key: &str,
-    global_key: Option<&str>,
-) -> Result<CacheLookup, CacheError> {
-    let request = CacheLookupRequest {
-        control_point: control_point.to_owned(),
-        result_cache_key: result_key.to_owned(),
-        global_cache_keys: global_key.into_iter().map(str::to_owned).collect(),
-    };
+pub(super) async fn lookup(remote: &Remote, key: CacheKey<'_>) -> Result<CacheLookup, CacheError> {
+    let mut request = CacheLookupRequest::default();
+    match key {
+        CacheKey::Result { control_point, key } => {
+            request.control_point = control_point.to_owned();
+            request.result_cache_key = key.to_owned();
+        }
+        CacheKey::Global { key } => request.global_cache_keys = vec![key.to_owned()],
+    }
     let reply = remote
         .cache_lookup(request)
         .await
@@ -66,24 +76,20 @@ pub(super) async fn lookup(
     Ok(read_lookup(&reply))
 }
 
-pub(super) fn upsert_request(
-    place: CachePlace<'_>,
-    value: Bytes,
-    ttl: Duration,
-) -> CacheUpsertRequest {
+pub(super) fn upsert_request(key: CacheKey<'_>, value: Bytes, ttl: Duration) -> CacheUpsertRequest {
     let entry = CacheEntry {
-        key: place.key().to_owned(),
+        key: key.as_str().to_owned(),
         value,
         // A time beyond the range of the message is omitted, which means seven days, the maximum.
         ttl: ttl.try_into().ok(),
     };
     let mut request = CacheUpsertRequest::default();
-    match place {
-        CachePlace::Result { control_point, .. } => {
+    match key {
+        CacheKey::Result { control_point, .. } => {
             request.control_point = control_point.to_owned();
             request.result_cache_entry = Some(entry);
         }
-        CachePlace::Global { key } => {
+        CacheKey::Global { key } => {
             request.global_cache_entries = [(key.to_owned(), entry)].into();
         }
     }
@@ -92,12 +98,12 @@ pub(super) fn upsert_request(
 
 pub(super) async fn upsert(
     remote: &Remote,
-    place: CachePlace<'_>,
+    key: CacheKey<'_>,
     value: Bytes,
     ttl: Duration,
 ) -> Result<CacheChange, CacheError> {
     let reply = remote
-        .cache_upsert(upsert_request(place, value, ttl))
+        .cache_upsert(upsert_request(key, value, ttl))
         .await
         .map_err(CacheError::Call)?;
     // An omitted response means success.
@@ -116,26 +122,23 @@ pub(super) async fn upsert(
     ))
 }
 
-pub(super) fn delete_request(place: CachePlace<'_>) -> CacheDeleteRequest {
-    match place {
-        CachePlace::Result { control_point, key } => CacheDeleteRequest {
+pub(super) fn delete_request(key: CacheKey<'_>) -> CacheDeleteRequest {
+    match key {
+        CacheKey::Result { control_point, key } => CacheDeleteRequest {
             control_point: control_point.to_owned(),
             result_cache_key: key.to_owned(),
             ..CacheDeleteRequest::default()
         },
-        CachePlace::Global { key } => CacheDeleteRequest {
+        CacheKey::Global { key } => CacheDeleteRequest {
             global_cache_keys: vec![key.to_owned()],
             ..CacheDeleteRequest::default()
         },
     }
 }
 
-pub(super) async fn delete(
-    remote: &Remote,
-    place: CachePlace<'_>,
-) -> Result<CacheChange, CacheError> {
+pub(super) async fn delete(remote: &Remote, key: CacheKey<'_>) -> Result<CacheChange, CacheError> {
     let reply = remote
-        .cache_delete(delete_request(place))
+        .cache_delete(delete_request(key))
         .await
         .map_err(CacheError::Call)?;
     // An omitted response means success.

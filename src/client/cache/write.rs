@@ -4,96 +4,95 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::check_key;
 #[cfg(feature = "remote")]
 use super::messages;
-use crate::client::{Backend, Inner};
+use crate::client::shared::{Backend, Inner};
 #[cfg(feature = "embedded")]
 use crate::engine::CacheEntry;
 use crate::flow::{
-    CacheCall, CacheChange, CacheError, CacheEvent, CachePlace, CacheRefusal, Caches,
-    Invalidations, PendingInvalidation,
+    CacheCall, CacheChange, CacheError, CacheEvent, CacheKey, CacheRefusal, Caches, Invalidations,
+    PendingInvalidation,
 };
 
 impl Inner {
     pub(super) async fn write(
         &self,
-        place: CachePlace<'_>,
+        key: CacheKey<'_>,
         value: Bytes,
         ttl: Duration,
     ) -> Result<(), CacheError> {
-        check_key(place.key())?;
+        check_key(key.as_str())?;
         check_ttl(ttl)?;
         let change: CacheChange = match &self.backend {
             #[cfg(feature = "remote")]
-            Backend::Remote(remote) => messages::upsert(remote, place, value, ttl).await?,
+            Backend::Remote(remote) => messages::upsert(remote, key, value, ttl).await?,
             #[cfg(feature = "embedded")]
-            Backend::Embedded(engine) => upsert(engine, place, &value, ttl),
+            Backend::Embedded(engine) => upsert(engine, key, &value, ttl),
             _ => return Err(CacheError::Unsupported),
         };
-        change_result(change, place)
+        change_result(change, key)
     }
 
-    pub(super) async fn remove(&self, place: CachePlace<'_>) -> Result<(), CacheError> {
-        check_key(place.key())?;
+    pub(super) async fn remove(&self, key: CacheKey<'_>) -> Result<(), CacheError> {
+        check_key(key.as_str())?;
         let change: CacheChange = match &self.backend {
             #[cfg(feature = "remote")]
-            Backend::Remote(remote) => messages::delete(remote, place).await?,
+            Backend::Remote(remote) => messages::delete(remote, key).await?,
             #[cfg(feature = "embedded")]
-            Backend::Embedded(engine) => delete(engine, place),
+            Backend::Embedded(engine) => delete(engine, key),
             _ => return Err(CacheError::Unsupported),
         };
-        change_result(change, place)
+        change_result(change, key)
     }
 }
 
 impl Caches for Inner {
-    fn set<'a>(&'a self, place: CachePlace<'a>, value: Bytes, ttl: Duration) -> CacheCall<'a> {
-        Box::pin(self.write(place, value, ttl))
+    fn set<'a>(&'a self, key: CacheKey<'a>, value: Bytes, ttl: Duration) -> CacheCall<'a> {
+        Box::pin(self.write(key, value, ttl))
     }
 
-    fn delete<'a>(&'a self, place: CachePlace<'a>) -> CacheCall<'a> {
-        Box::pin(self.remove(place))
+    fn delete<'a>(&'a self, key: CacheKey<'a>) -> CacheCall<'a> {
+        Box::pin(self.remove(key))
     }
 
-    fn set_later(&self, place: CachePlace<'_>, value: Bytes, ttl: Duration) {
+    fn set_later(&self, key: CacheKey<'_>, value: Bytes, ttl: Duration) {
         match &self.backend {
             #[cfg(feature = "remote")]
             Backend::Remote(remote) => {
-                remote.write_later(messages::upsert_request(place, value, ttl));
+                remote.write_later(messages::upsert_request(key, value, ttl));
             }
             #[cfg(feature = "embedded")]
             Backend::Embedded(engine) => {
-                let change = upsert(engine, place, &value, ttl);
-                self.count_write(change_result(change, place));
+                let change = upsert(engine, key, &value, ttl);
+                self.count_write(change_result(change, key));
             }
             _ => {}
         }
     }
 
-    fn delete_later(&self, place: CachePlace<'_>) {
+    fn delete_later(&self, key: CacheKey<'_>) {
         match &self.backend {
             #[cfg(feature = "remote")]
-            Backend::Remote(remote) => remote.write_later(messages::delete_request(place)),
+            Backend::Remote(remote) => remote.write_later(messages::delete_request(key)),
             #[cfg(feature = "embedded")]
             Backend::Embedded(engine) => {
-                let change = delete(engine, place);
-                self.count_write(change_result(change, place));
+                let change = delete(engine, key);
+                self.count_write(change_result(change, key));
             }
             _ => {}
         }
     }
 
-    fn invalidate_later(&self, place: CachePlace<'_>, pending: PendingInvalidation) {
+    fn invalidate_later(&self, key: CacheKey<'_>, pending: PendingInvalidation) {
         match &self.backend {
             #[cfg(feature = "remote")]
             Backend::Remote(remote) => {
-                remote.write_later((messages::delete_request(place), pending));
+                remote.write_later((messages::delete_request(key), pending));
             }
             #[cfg(feature = "embedded")]
             Backend::Embedded(engine) => {
-                let change = delete(engine, place);
-                self.count_write(change_result(change, place));
+                let change = delete(engine, key);
+                self.count_write(change_result(change, key));
                 // The engine refuses to delete only keys that it never stores.
                 pending.succeeded();
             }
@@ -120,34 +119,29 @@ impl Inner {
 }
 
 #[cfg(feature = "embedded")]
-fn upsert(
-    engine: &crate::Engine,
-    place: CachePlace<'_>,
-    value: &[u8],
-    ttl: Duration,
-) -> CacheChange {
-    let entry = CacheEntry::new(place.key(), value).ttl(Some(ttl));
-    match place {
-        CachePlace::Result { control_point, .. } => {
+fn upsert(engine: &crate::Engine, key: CacheKey<'_>, value: &[u8], ttl: Duration) -> CacheChange {
+    let entry = CacheEntry::new(key.as_str(), value).ttl(Some(ttl));
+    match key {
+        CacheKey::Result { control_point, .. } => {
             engine.cache_upsert(control_point, Some(entry), [])
         }
-        CachePlace::Global { .. } => engine.cache_upsert("", None, [entry]),
+        CacheKey::Global { .. } => engine.cache_upsert("", None, [entry]),
     }
 }
 
 #[cfg(feature = "embedded")]
-fn delete(engine: &crate::Engine, place: CachePlace<'_>) -> CacheChange {
-    match place {
-        CachePlace::Result { control_point, key } => engine.cache_delete(control_point, key, []),
-        CachePlace::Global { key } => engine.cache_delete("", "", [key]),
+fn delete(engine: &crate::Engine, key: CacheKey<'_>) -> CacheChange {
+    match key {
+        CacheKey::Result { control_point, key } => engine.cache_delete(control_point, key, []),
+        CacheKey::Global { key } => engine.cache_delete("", "", [key]),
     }
 }
 
 /// Returns the result of a change for its only key.
-fn change_result(change: CacheChange, place: CachePlace<'_>) -> Result<(), CacheError> {
-    let result: Option<Result<(), CacheRefusal>> = match place {
-        CachePlace::Result { .. } => change.result,
-        CachePlace::Global { key } => {
+fn change_result(change: CacheChange, key: CacheKey<'_>) -> Result<(), CacheError> {
+    let result: Option<Result<(), CacheRefusal>> = match key {
+        CacheKey::Result { .. } => change.result,
+        CacheKey::Global { key } => {
             let mut results = change.global.into_iter();
             results
                 .find(|(changed, _)| changed == key)
@@ -156,12 +150,19 @@ fn change_result(change: CacheChange, place: CachePlace<'_>) -> Result<(), Cache
     };
     result
         .ok_or(CacheError::MissingInReply)?
-        .map_err(|refusal| CacheError::Server(refusal.into_text()))
+        .map_err(|refusal| CacheError::Refused(refusal.into_text()))
 }
 
 const fn check_ttl(ttl: Duration) -> Result<(), CacheError> {
     if ttl.is_zero() {
         return Err(CacheError::NoTtl);
+    }
+    Ok(())
+}
+
+pub(super) const fn check_key(key: &str) -> Result<(), CacheError> {
+    if key.is_empty() {
+        return Err(CacheError::NoKey);
     }
     Ok(())
 }

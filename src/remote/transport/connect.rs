@@ -13,14 +13,13 @@ use tokio::time::{Instant, timeout_at};
 use tower_service::Service;
 
 use super::counted_stream::{CountedStream, PeerProtocol, PlainOrTlsStream, WireStats};
-use super::{BoxError, ConnectError};
-use crate::remote::call::MAX_TIMEOUT;
+#[cfg(feature = "tls")]
+use super::error::innermost_message;
+use super::error::{BoxError, ConnectError};
 #[cfg(feature = "tls")]
 use crate::remote::config::ClientTls;
-use crate::remote::config::{ConnectConfig, KeepAlive};
+use crate::remote::config::{ConnectConfig, KeepAlive, MAX_TIMEOUT};
 use crate::remote::connection_tracker::{ConnectAttempt, ConnectionTracker, TrackedConnection};
-#[cfg(feature = "tls")]
-use crate::remote::failure::innermost_message;
 
 /// The windows are large because h2 counts unread frames against a budget that grows with the
 /// window. A small window ends a connection with hundreds of small responses in flight.

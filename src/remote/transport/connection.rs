@@ -10,7 +10,6 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use tokio::sync::Notify;
 
-use super::Purpose;
 use super::counted_stream::WireStats;
 
 /// The most streams that checks leave free on a connection.
@@ -18,6 +17,15 @@ use super::counted_stream::WireStats;
 /// The worker keeps at most this many calls in flight: ends, cache writes and spans. Probes come on
 /// top, one at a time.
 const MAX_RESERVED: usize = 16;
+
+/// The purpose of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::remote) enum Purpose {
+    /// Checks and cache calls. Only the callers bound their number.
+    Flow,
+    /// Ends, spans and probes. They must not wait behind checks.
+    Background,
+}
 
 /// An open connection. It closes once neither the pool, nor a call, nor a flow whose end must be
 /// sent on it holds it.

@@ -9,10 +9,10 @@ use bytes::Bytes;
 use h2::{Ping, PingPong};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
-use super::ConnectError;
 use super::connect::{Connector, NewConnection};
 use super::connection::{ConnectionShared, PooledConnection, StreamWaiters};
 use super::counted_stream::PlainOrTlsStream;
+use super::error::ConnectError;
 use super::pool::Pool;
 use crate::remote::config::KeepAlive;
 use crate::remote::connection_tracker::TrackedConnection;
@@ -260,8 +260,8 @@ impl KeepAliveTimer {
     }
 }
 
-/// Returns the time `after` from now, at most [`MAX_TIMEOUT`](crate::remote::call::MAX_TIMEOUT)
+/// Returns the time `after` from now, at most [`MAX_TIMEOUT`](crate::remote::config::MAX_TIMEOUT)
 /// ahead.
 fn deadline_after(after: Duration) -> Instant {
-    Instant::now() + after.min(crate::remote::call::MAX_TIMEOUT)
+    Instant::now() + after.min(crate::remote::config::MAX_TIMEOUT)
 }

@@ -8,23 +8,21 @@ mod connect;
 mod connection;
 mod counted_stream;
 mod driver;
+mod error;
 mod pool;
 mod request;
 #[cfg(feature = "tls")]
 mod tls;
 
-use std::error::Error;
-use std::fmt;
 use std::sync::Arc;
 
 use tonic::transport::Channel;
 
 pub(super) use self::connect::Connector;
-pub(super) use self::connection::PooledConnection;
+pub(super) use self::connection::{PooledConnection, Purpose};
+pub(super) use self::error::{ConnectError, innermost_message};
 pub(super) use self::pool::Pool;
 pub(super) use self::request::{CallError, StreamService, reports_unprocessed};
-
-type BoxError = Box<dyn Error + Send + Sync>;
 
 /// Carries the calls to one Agent.
 #[derive(Clone)]
@@ -33,35 +31,4 @@ pub(super) enum AgentTransport {
     Own(Arc<Pool>),
     /// A channel of the user's.
     Ready(Channel),
-}
-
-/// The purpose of a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Purpose {
-    /// Checks and cache calls. Only the callers bound their number.
-    Flow,
-    /// Ends, spans and probes. They must not wait behind checks.
-    Background,
-}
-
-/// Why no connection could be made.
-#[derive(Clone, Debug)]
-pub(super) struct ConnectError(Arc<BoxError>);
-
-impl ConnectError {
-    fn new(error: impl Into<BoxError>) -> Self {
-        Self(Arc::new(error.into()))
-    }
-}
-
-impl fmt::Display for ConnectError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("no connection to the agent")
-    }
-}
-
-impl Error for ConnectError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        Some(&**self.0)
-    }
 }

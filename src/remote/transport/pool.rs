@@ -8,9 +8,9 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::connect::Connector;
-use super::connection::{ConnectionShared, Lease, PooledConnection, StreamWaiters};
+use super::connection::{ConnectionShared, Lease, PooledConnection, Purpose, StreamWaiters};
 use super::driver::{self, PoolAttempt};
-use super::{ConnectError, Purpose};
+use super::error::ConnectError;
 
 /// The most connections to one Agent that calls for flows open in one runtime. Beyond it these
 /// calls wait for a stream, within their budget.

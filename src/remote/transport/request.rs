@@ -15,8 +15,8 @@ use http_body::{Body as _, Frame};
 use tonic::body::Body;
 use tower_service::Service;
 
-use super::BoxError;
 use super::connection::Lease;
+use super::error::BoxError;
 
 const USER_AGENT_VALUE: HeaderValue =
     HeaderValue::from_static(concat!("tower-aperture/", env!("CARGO_PKG_VERSION")));

@@ -11,8 +11,8 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-use super::BoxError;
 use super::counted_stream::CountedStream;
+use super::error::BoxError;
 use crate::remote::config::ClientTls;
 
 const HTTP_2: &[u8] = b"h2";

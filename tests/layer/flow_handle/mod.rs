@@ -15,10 +15,9 @@ use http::{Request, Response};
 use http_body_util::BodyExt;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_aperture::FlowStatus::{Error, Ok as Fine, Unset};
+use tower_aperture::cache::CacheError;
 use tower_aperture::layer::FlowHandle;
-use tower_aperture::{
-    ApertureLayer, CacheError, Decider, FlowDecision, FlowError, FlowErrorKind, FlowStatus,
-};
+use tower_aperture::{ApertureLayer, Decider, FlowDecision, FlowError, FlowErrorKind, FlowStatus};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -161,11 +160,11 @@ async fn a_kept_handle_does_not_keep_the_flow_open() {
 #[tokio::test]
 async fn a_decider_without_caches_returns_cache_errors() {
     let (flow, _) = run(&exposed(&Recorder::accepting()), fine, |_| ()).await;
-    assert_eq!(flow.result_cache(), Err(CacheError::NotRequested));
-    assert_eq!(flow.global_cache("g"), Err(CacheError::UnknownKey));
-    let stored = flow.set_global_cache("g", "v", MINUTE).await;
+    assert_eq!(flow.result_cache().get(), Err(CacheError::NotRequested));
+    assert_eq!(flow.global_cache("g").get(), Err(CacheError::UnknownKey));
+    let stored = flow.global_cache("g").set("v", MINUTE).await;
     assert_eq!(stored, Err(CacheError::Unsupported));
-    assert_eq!(flow.delete_result_cache().await, Err(CacheError::NoKey));
+    assert_eq!(flow.result_cache().delete().await, Err(CacheError::NoKey));
 }
 
 #[cfg(feature = "embedded")]
@@ -185,31 +184,35 @@ mod caches {
             .global_cache_key(|_| "settings".into())
             .expose_flow();
         let (flow, _) = run(&layer, fine, |_| ()).await;
-        assert_eq!(flow.result_cache(), Ok(None));
-        assert_eq!(flow.global_cache("settings"), Ok(None));
-        assert_eq!(flow.global_cache("other"), Err(CacheError::UnknownKey));
+        assert_eq!(flow.result_cache().get(), Ok(None));
+        assert_eq!(flow.global_cache("settings").get(), Ok(None));
+        assert_eq!(
+            flow.global_cache("other").get(),
+            Err(CacheError::UnknownKey)
+        );
         // The caches outlive the flow.
         assert!(flow.is_ended());
-        assert_eq!(flow.set_result_cache("ann", MINUTE).await, Ok(()));
+        assert_eq!(flow.result_cache().set("ann", MINUTE).await, Ok(()));
         assert_eq!(
-            flow.set_global_cache("settings", "big", MINUTE).await,
+            flow.global_cache("settings").set("big", MINUTE).await,
             Ok(())
         );
         let none = flow
-            .set_global_cache("settings", "big", Duration::ZERO)
+            .global_cache("settings")
+            .set("big", Duration::ZERO)
             .await;
         assert_eq!(none, Err(CacheError::NoTtl));
 
         let (flow, _) = run(&layer, fine, |_| ()).await;
-        assert_eq!(flow.result_cache(), Ok(Some("ann".into())));
-        assert_eq!(flow.global_cache("settings"), Ok(Some("big".into())));
+        assert_eq!(flow.result_cache().get(), Ok(Some("ann".into())));
+        assert_eq!(flow.global_cache("settings").get(), Ok(Some("big".into())));
         assert!(!format!("{flow:?}").contains("ann"));
-        assert_eq!(flow.delete_result_cache().await, Ok(()));
-        assert_eq!(flow.delete_global_cache("settings").await, Ok(()));
+        assert_eq!(flow.result_cache().delete().await, Ok(()));
+        assert_eq!(flow.global_cache("settings").delete().await, Ok(()));
 
         let (flow, _) = run(&layer, fine, |_| ()).await;
-        assert_eq!(flow.result_cache(), Ok(None));
-        assert_eq!(flow.global_cache("settings"), Ok(None));
+        assert_eq!(flow.result_cache().get(), Ok(None));
+        assert_eq!(flow.global_cache("settings").get(), Ok(None));
     }
 
     #[tokio::test]
@@ -219,13 +222,15 @@ mod caches {
             .insert_cache_lookup(true)
             .expose_flow();
         let service = layer.layer(service_fn(|request: Request<()>| {
-            let lookup = request.extensions().get::<tower_aperture::CacheLookup>();
+            let lookup = request
+                .extensions()
+                .get::<tower_aperture::cache::CacheLookup>();
             assert_eq!(
                 lookup.expect("the layer inserted it").result,
                 Some(Ok(None))
             );
             let flow = request.extensions().get::<FlowHandle>().expect("exposed");
-            assert_eq!(flow.result_cache(), Ok(None));
+            assert_eq!(flow.result_cache().get(), Ok(None));
             ready(Ok::<_, Infallible>(fine()))
         }));
         service.oneshot(request()).await.expect("infallible");
@@ -240,8 +245,8 @@ mod caches {
             .result_cache(|_| "k".into(), MINUTE);
         let service = layer.layer(service_fn(async |request: Request<()>| {
             let flow = request.extensions().get::<FlowHandle>().expect("exposed");
-            assert_eq!(flow.result_cache(), Err(CacheError::NotRequested));
-            let set = flow.set_result_cache("v", MINUTE).await;
+            assert_eq!(flow.result_cache().get(), Err(CacheError::NotRequested));
+            let set = flow.result_cache().set("v", MINUTE).await;
             assert_eq!(set, Err(CacheError::NoKey));
             assert!(flow.set_status(Error));
             Ok::<_, Infallible>(fine())
@@ -367,13 +372,13 @@ mod remote {
             .result_cache_key(|_| "k".into())
             .expose_flow();
         let (flow, _) = run(&layer, fine, |_| ()).await;
-        assert_eq!(flow.result_cache(), Ok(None));
-        assert_eq!(flow.set_result_cache("ann", MINUTE).await, Ok(()));
-        assert_eq!(flow.set_global_cache("g", "big", MINUTE).await, Ok(()));
+        assert_eq!(flow.result_cache().get(), Ok(None));
+        assert_eq!(flow.result_cache().set("ann", MINUTE).await, Ok(()));
+        assert_eq!(flow.global_cache("g").set("big", MINUTE).await, Ok(()));
         let (flow, _) = run(&layer, fine, |_| ()).await;
-        assert_eq!(flow.result_cache(), Ok(Some("ann".into())));
-        assert_eq!(client.global_cache("g").await, Ok(Some("big".into())));
-        assert_eq!(flow.delete_result_cache().await, Ok(()));
-        assert_eq!(client.result_cache("shop", "k").await, Ok(None));
+        assert_eq!(flow.result_cache().get(), Ok(Some("ann".into())));
+        assert_eq!(client.global_cache("g").get().await, Ok(Some("big".into())));
+        assert_eq!(flow.result_cache().delete().await, Ok(()));
+        assert_eq!(client.result_cache("shop", "k").get().await, Ok(None));
     }
 }

@@ -8,7 +8,7 @@ use http::{HeaderMap, Request, Response};
 use http_body_util::BodyExt;
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_aperture::FlowStatus::{Ok as Fine, Unset};
-use tower_aperture::client::{Answer as Scripted, Script};
+use tower_aperture::client::{Script, ScriptedDecision as Scripted};
 use tower_aperture::{
     ApertureClient, ApertureLayer, Denial, Engine, FailureMode, FlowError, FlowErrorKind,
     RejectReason, Rejection, RequestHead,

@@ -9,7 +9,7 @@ use http::{Method, Request};
 use proptest::prelude::*;
 use tower::util::MapRequestLayer;
 use tower::{Layer, ServiceExt};
-use tower_aperture::client::{Answer, Script};
+use tower_aperture::client::{Script, ScriptedDecision};
 use tower_aperture::layer::{RouteTable, Skip};
 use tower_aperture::{ApertureLayer, RejectReason, RequestHead};
 
@@ -60,7 +60,7 @@ fn a_route_without_the_method_is_ignored() {
 #[tokio::test]
 async fn other_methods_of_a_narrower_route_fall_through_to_the_wider_one() {
     let script = Script::new();
-    script.otherwise(Answer::reject(RejectReason::RateLimited));
+    script.otherwise(ScriptedDecision::reject(RejectReason::RateLimited));
     let routes = RouteTable::new()
         .put("/orders/{id}", "change-order")
         .any("/{*rest}", "rest");

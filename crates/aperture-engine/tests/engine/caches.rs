@@ -6,8 +6,9 @@ use std::thread;
 use std::time::Duration;
 
 use proptest::prelude::*;
+use tower_aperture::cache::CacheLookup;
 use tower_aperture::engine::{CacheEntry, CheckInput, Engine, ManualClock};
-use tower_aperture::{CacheLookup, Check, Decider, FlowParams, Ticket, Verdict};
+use tower_aperture::{Check, Decider, FlowParams, Ticket, Verdict};
 
 use crate::support::*;
 

@@ -162,16 +162,21 @@ async fn caches(client: &ApertureClient) {
         client.start_flow(point, params).await
     };
     let read = |flow: &Flow| {
-        let result = flow.result_cache().expect("the key was looked up");
-        let global = flow.global_cache("shared").expect("the key was looked up");
+        let result = flow.result_cache().get().expect("the key was looked up");
+        let global = flow
+            .global_cache("shared")
+            .get()
+            .expect("the key was looked up");
         (result, global)
     };
     let flow = start("cache").await;
     assert_eq!(read(&flow), (None, None));
-    flow.set_result_cache("forty-two ü", ttl)
+    flow.result_cache()
+        .set("forty-two ü", ttl)
         .await
         .expect("the agent stores the value");
-    flow.set_global_cache("shared", "everybody's", ttl)
+    flow.global_cache("shared")
+        .set("everybody's", ttl)
         .await
         .expect("the agent stores the value");
     flow.end().await;
@@ -180,14 +185,18 @@ async fn caches(client: &ApertureClient) {
     let (result, global) = (Some("forty-two ü".into()), Some("everybody's".into()));
     assert_eq!(read(&flow), (result, global.clone()));
     assert_eq!(
-        flow.global_cache("absent").expect("the key was looked up"),
+        flow.global_cache("absent")
+            .get()
+            .expect("the key was looked up"),
         None
     );
     assert_eq!(read(&start("cache-elsewhere").await), (None, global));
-    flow.delete_result_cache()
+    flow.result_cache()
+        .delete()
         .await
         .expect("the agent deletes the value");
-    flow.delete_global_cache("shared")
+    flow.global_cache("shared")
+        .delete()
         .await
         .expect("the agent deletes the value");
     assert_eq!(read(&start("cache").await), (None, None));

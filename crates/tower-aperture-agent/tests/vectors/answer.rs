@@ -7,11 +7,12 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
+use tower_aperture::FlowParams;
+use tower_aperture::cache::{CacheChange, CacheLookup, CacheRefusal, CacheValue};
 use tower_aperture::engine::{
     CacheEntry, CheckInput, CheckReport, Engine, EngineTicket, HttpInput, HttpInputError,
     HttpReport, HttpRequest, PendingReport, SlotRef, SlotReturn, SocketAddress, StartingHttp,
 };
-use tower_aperture::{CacheChange, CacheLookup, CacheRefusal, CacheValue, FlowParams};
 use tower_aperture::{LabelLimits, Labels};
 
 use crate::recording::Call;

@@ -1,0 +1,25 @@
+//! The Agent's response to the check of a flow, as a message.
+
+use std::borrow::Cow;
+
+use super::flow::Flow;
+use super::ticket::TicketKind;
+use crate::pb::check::CheckResponse;
+
+impl Flow {
+    /// Returns the Agent's entire response. For an embedded engine, each call builds the response
+    /// that an Agent would have sent. `None` for unreachable flows and scripted clients.
+    ///
+    /// The method is part of the feature `raw-protocol`, because the response follows the version
+    /// of `prost`.
+    #[must_use]
+    pub fn check_response(&self) -> Option<Cow<'_, CheckResponse>> {
+        match &self.ticket()?.kind {
+            TicketKind::Remote(flow) => Some(Cow::Borrowed(flow.response())),
+            #[cfg(feature = "embedded")]
+            TicketKind::Reported(ticket) => Some(Cow::Owned(ticket.report().clone().into())),
+            #[cfg(any(feature = "embedded", feature = "test-util"))]
+            _ => None,
+        }
+    }
+}
