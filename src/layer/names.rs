@@ -13,7 +13,7 @@ use crate::flow::Decider;
 /// The name that replaces an unknown name in a request: `other`.
 ///
 /// See [names that clients choose](crate::layer#names-that-clients-choose), and
-/// [`ApertureLayer::known_names`] for an example.
+/// [`ApertureLayer::known_names`](crate::ApertureLayer::known_names) for an example.
 pub const FALLBACK_NAME: &str = "other";
 
 /// The largest number of names that a layer learns from requests, if neither a list nor a policy

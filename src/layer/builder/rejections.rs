@@ -13,7 +13,7 @@ use crate::layer::settings::Config;
 
 impl<D, R> ApertureLayer<D, R> {
     /// Sets a hook that builds the responses to rejected requests. Without a hook, the layer uses
-    /// [`DefaultReject`].
+    /// [`DefaultReject`](crate::layer::DefaultReject).
     ///
     /// The layer sends the response unchanged, except that it adds `cache-control: no-store` if the
     /// response has no `cache-control`.

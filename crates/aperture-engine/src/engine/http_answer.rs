@@ -7,7 +7,7 @@ use crate::flow::RejectReason;
 
 /// The action that a proxy should take with a request.
 ///
-/// See [`HttpInput`] for an example.
+/// See [`HttpInput`](crate::engine::HttpInput) for an example.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HttpAnswer {

@@ -15,7 +15,7 @@ pub use self::limiter_decision::{
 
 /// The full report of an [`Engine`](super::Engine) about a flow: Aperture's `CheckResponse`.
 ///
-/// See [`CheckInput`] for an example.
+/// See [`CheckInput`](crate::engine::CheckInput) for an example.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct CheckReport {
