@@ -53,8 +53,8 @@ impl ApertureClient {
     ///
     /// A scheduler queues a flow for at most 200 ms, as with an Agent, unless the flow or its layer
     /// has a [check timeout](crate::FlowParams::check_timeout) of its own or the client is made
-    /// [with another one](Self::embedded_with_check_timeout). The client logs a warning for the first
-    /// flow whose scheduler has a longer `queue_timeout`.
+    /// [with another one](Self::embedded_with_check_timeout). The client logs a warning for the
+    /// first flow whose scheduler has a longer `queue_timeout`.
     ///
     /// ```
     /// use tower_aperture::{ApertureClient, Engine};

@@ -14,8 +14,8 @@ use super::handle::FlowHandle;
 ///
 /// The flow ends with the status of the response, unless
 /// [`set_status`](FlowHandle::set_status) sets another one meanwhile. If a panic drops a hold, the
-/// flow ends as [`FlowStatus::Error`](crate::FlowStatus::Error). The duration of the flow in telemetry includes the time for
-/// which it was held.
+/// flow ends as [`FlowStatus::Error`](crate::FlowStatus::Error). The duration of the flow in
+/// telemetry includes the time for which it was held.
 ///
 /// A policy's `max_inflight_duration` takes a slot back even while a hold exists. Set it longer
 /// than the work may take.

@@ -70,8 +70,8 @@ impl<D, R> ApertureLayer<D, R> {
     }
 
     /// Sets whether accepted requests carry the values from the caches, a
-    /// [`CacheLookup`](crate::cache::CacheLookup), as an extension for the inner service; off by default.
-    /// Requests without a cache key do not get the extension.
+    /// [`CacheLookup`](crate::cache::CacheLookup), as an extension for the inner service; off by
+    /// default. Requests without a cache key do not get the extension.
     #[must_use]
     pub fn insert_cache_lookup(self, insert: bool) -> Self {
         self.set(|settings| settings.insert_cache_lookup = insert)

@@ -82,7 +82,6 @@ impl LatestResults {
                     query = &**query,
                     "a signal is invalid: Prometheus {reason}"
                 );
-                let _ = reason;
             }
             (Ok(QueryResult::Empty), _) => {
                 log_event!(

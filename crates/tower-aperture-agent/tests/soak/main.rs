@@ -3,7 +3,7 @@
 //! `cargo test --release -- --ignored soak` runs the long form. It takes minutes and prints its
 //! tables and the outcome of each law. Two variables change it: `TOWER_APERTURE_SOAK_FLOWS` sets
 //! the number of flows, and `TOWER_APERTURE_SOAK_SEED` repeats a run as far as the timing of the
-//! machine allows. The short form runs with the other tests if the feature `server` is enabled.
+//! machine allows. The short form runs with the other tests.
 #![cfg(unix)]
 
 mod account;

@@ -37,6 +37,7 @@ impl DemandBucket {
         }
     }
 
+    /// Adds tokens, up to those of one second.
     pub(super) fn add(&mut self, tokens: f64) {
         self.available = (self.available + tokens).min(self.rate);
     }
@@ -55,6 +56,7 @@ impl DemandBucket {
         self.rate = rate;
     }
 
+    /// Returns the tokens that are left and in use, for the report of a flow.
     pub(super) fn grant(&self) -> TokenGrant {
         TokenGrant {
             remaining: self.available,
@@ -68,7 +70,9 @@ impl DemandBucket {
 #[derive(Debug)]
 pub(super) struct DemandWindow {
     seconds: [f64; WINDOW_SECONDS],
+    /// The index of the current second.
     at: usize,
+    /// The time at which the current second ends.
     next: Nanos,
     /// True until the window has been filled once.
     pub(super) learning: bool,
@@ -84,6 +88,7 @@ impl DemandWindow {
         }
     }
 
+    /// Counts tokens that were requested at `now`.
     pub(super) fn add(&mut self, tokens: f64, now: Nanos) {
         if now > self.next {
             // A boundary counts only after it has passed.
