@@ -31,7 +31,8 @@ impl<D, R> ApertureLayer<D, R> {
     ///
     /// use axum::extract::{Extension, Path};
     /// use axum::{Router, routing::get};
-    /// use tower_aperture::{ApertureClient, ApertureLayer, CacheLookup};
+    /// use tower_aperture::cache::CacheLookup;
+    /// use tower_aperture::{ApertureClient, ApertureLayer};
     ///
     /// # fn profile_of(id: &str) -> String { id.to_owned() }
     /// # let client = ApertureClient::disabled();
@@ -46,7 +47,7 @@ impl<D, R> ApertureLayer<D, R> {
     ///     let profile = profile_of(&id);
     ///     let (key, ttl) = (format!("/profile/{id}"), Duration::from_secs(60));
     ///     // Best effort: without a cache, the profile is computed again next time.
-    ///     let _ = client.set_result_cache("profile", &key, profile.clone(), ttl).await;
+    ///     let _ = client.result_cache("profile", &key).set(profile.clone(), ttl).await;
     ///     profile
     /// };
     /// let app: Router = Router::new().route("/profile/{id}", get(show)).route_layer(layer);
