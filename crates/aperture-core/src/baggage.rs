@@ -113,7 +113,7 @@ fn header_lines(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
 struct BaggageMembers<'a> {
     /// The part of the line that is not parsed yet.
     rest: Option<&'a [u8]>,
-    /// How many more members the line may have.
+    /// The number of members that the line may still have.
     remaining: usize,
 }
 

@@ -17,7 +17,7 @@ const TABLE_ENTRIES: usize = 4096;
 /// The longest time that caches keep a value: seven days.
 const MAX_TTL: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
-/// How far the clocks of two processes that share a cache may differ, in milliseconds.
+/// The largest difference between the clocks of two processes that share a cache, in milliseconds.
 const CLOCK_SKEW: u64 = 1000;
 
 /// The cache keys that requests of this process have invalidated.

@@ -25,10 +25,10 @@ use super::{LabelLimits, Labels, TraceContext};
 pub struct FlowParams<'a> {
     /// The flow labels.
     pub labels: Labels<'a>,
-    /// How long the check may take. `None` uses the check timeout of the client, 200 ms by default;
-    /// zero means no limit.
+    /// The time that the check may take. `None` uses the check timeout of the client, 200 ms by
+    /// default; zero means no limit.
     pub check_timeout: Option<Duration>,
-    /// How long the caller still waits, if known; zero once its deadline has passed.
+    /// The time that the caller still waits, if known; zero once its deadline has passed.
     pub caller_timeout: Option<Duration>,
     /// Whether the flow runs only if a load ramp accepts it. Such a flow fails closed.
     pub ramp_mode: bool,

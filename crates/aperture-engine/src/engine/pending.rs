@@ -279,7 +279,7 @@ impl<C: OutputCollector> Future for WaitingFlow<C> {
                 continue;
             };
             let collector = this.collector.take();
-            let collector = collector.expect("it was there a moment ago");
+            let collector = collector.expect("only the end of the wait takes it");
             shared.decision_counters.count(result.is_ok());
             let flow_timer = FlowTimer::begin(this.engine, std::mem::take(this.meters));
             let ticket = EngineTicket::new(std::mem::take(this.held)).with_flow_timer(flow_timer);
