@@ -5,8 +5,8 @@ use std::time::Duration;
 use tower_aperture::{ApertureClient, FlowParams};
 
 use super::Recorded;
-use super::logs::collect_logs;
 use super::support::agent::{FakeAgent, Reply, answer};
+use super::support::logs::LogLines;
 
 /// A timeout that only a call that hangs reaches, even on a busy machine.
 const LONG: Duration = Duration::from_secs(60);
@@ -22,7 +22,7 @@ async fn start_flows(client: &ApertureClient, control_point: &str, count: usize)
 #[tokio::test]
 async fn late_answers_are_counted_and_their_number_is_logged_once_a_minute() {
     let recorded = Recorded::here();
-    let (lines, _guard) = collect_logs(tracing::Level::INFO);
+    let (lines, _guard) = LogLines::collect(tracing::Level::INFO);
     let agent = FakeAgent::start();
     agent.on_check(|request| match request.control_point.as_str() {
         "hangs" => Reply::Hang,

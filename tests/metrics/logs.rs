@@ -1,8 +1,6 @@
 //! Targets and fields of log events. Users filter by them, so they are part of the interface.
 
 use std::convert::Infallible;
-use std::io;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -12,52 +10,11 @@ use tower_aperture::client::{Script, ScriptedDecision};
 use tower_aperture::metrics::MAX_CONTROL_POINTS;
 use tower_aperture::{ApertureLayer, FlowErrorKind, FlowParams, FlowStatus, RejectReason};
 
-#[derive(Clone, Default)]
-pub(super) struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl Lines {
-    pub(super) fn all(&self) -> Vec<String> {
-        let text = String::from_utf8(self.0.lock().expect("no panic").clone());
-        text.expect("text").lines().map(str::to_owned).collect()
-    }
-
-    /// Returns the lines that contain all of these parts.
-    pub(super) fn with(&self, parts: &[&str]) -> Vec<String> {
-        let all = self.all().into_iter();
-        all.filter(|line| parts.iter().all(|part| line.contains(part)))
-            .collect()
-    }
-}
-
-impl io::Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().expect("no panic").extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Collects the log lines of this thread.
-pub(super) fn collect_logs(
-    max_level: tracing::Level,
-) -> (Lines, tracing::subscriber::DefaultGuard) {
-    let lines = Lines::default();
-    let writer = lines.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(max_level)
-        .with_span_events(tracing_subscriber::fmt::format::FmtSpan::CLOSE)
-        .with_ansi(false)
-        .with_writer(move || writer.clone())
-        .finish();
-    (lines, tracing::subscriber::set_default(subscriber))
-}
+use super::support::logs::LogLines;
 
 #[tokio::test]
 async fn each_rejection_is_an_event_without_labels() {
-    let (lines, _guard) = collect_logs(tracing::Level::DEBUG);
+    let (lines, _guard) = LogLines::collect(tracing::Level::DEBUG);
     let script = Script::new();
     let client = script.client();
     let wait = Duration::from_secs(2);
@@ -77,7 +34,7 @@ async fn each_rejection_is_an_event_without_labels() {
 
 #[tokio::test(start_paused = true)]
 async fn a_waiting_check_has_a_span_that_contains_its_decision() {
-    let (lines, _guard) = collect_logs(tracing::Level::DEBUG);
+    let (lines, _guard) = LogLines::collect(tracing::Level::DEBUG);
     let script = Script::new();
     let client = script.client();
     let later = Duration::from_secs(1);
@@ -91,7 +48,7 @@ async fn a_waiting_check_has_a_span_that_contains_its_decision() {
 
 #[tokio::test]
 async fn a_layer_logs_the_response_that_it_sends_for_a_rejected_request() {
-    let (lines, _guard) = collect_logs(tracing::Level::DEBUG);
+    let (lines, _guard) = LogLines::collect(tracing::Level::DEBUG);
     let script = Script::new();
     script.next(ScriptedDecision::unreachable(FlowErrorKind::Timeout));
     let inner = service_fn(async |_: Request<()>| {
@@ -111,7 +68,7 @@ async fn a_layer_logs_the_response_that_it_sends_for_a_rejected_request() {
 
 #[tokio::test]
 async fn too_many_control_points_are_logged_once() {
-    let (lines, _guard) = collect_logs(tracing::Level::INFO);
+    let (lines, _guard) = LogLines::collect(tracing::Level::INFO);
     let client = Script::new().client();
     for at in 0..MAX_CONTROL_POINTS + 20 {
         let name = format!("/item/{at}");

@@ -14,8 +14,8 @@ use tower_aperture::pb::check::{
 use tower_aperture::{ApertureClient, ApertureLayer, FlowParams, HttpAttributes};
 
 use super::Recorded;
-use super::logs::{Lines, collect_logs};
 use super::support::agent::{FakeAgent, Reply, answer};
+use super::support::logs::LogLines;
 
 const UNSELECTED: &str = "WARN tower_aperture: no policy selects this control point";
 const SKIPPED: &str = "WARN tower_aperture: a limiter was skipped because a flow lacks the label";
@@ -98,14 +98,14 @@ fn undecided(recorded: &Recorded, control_point: &str) -> Option<f64> {
     ))
 }
 
-fn count_lines(lines: &Lines, event: &str) -> usize {
+fn count_lines(lines: &LogLines, event: &str) -> usize {
     lines.with(&[event]).len()
 }
 
 #[tokio::test]
 async fn a_control_point_that_no_policy_selects_is_logged_once_and_its_flows_are_counted() {
     let recorded = Recorded::here();
-    let (lines, _guard) = collect_logs(tracing::Level::INFO);
+    let (lines, _guard) = LogLines::collect(tracing::Level::INFO);
     let engine = engine(&[&limiter("rate_limiter", "checkout", "")]);
     let client = ApertureClient::embedded(engine.clone());
     for _ in 0..3 {
@@ -146,7 +146,7 @@ async fn a_limiter_that_is_skipped_for_a_missing_label_is_logged_once_with_the_l
         "concurrency_scheduler",
     ] {
         let recorded = Recorded::here();
-        let (lines, _guard) = collect_logs(tracing::Level::INFO);
+        let (lines, _guard) = LogLines::collect(tracing::Level::INFO);
         let engine = engine(&[&limiter(kind, "checkout", "")]);
         let client = ApertureClient::embedded(engine.clone());
         for _ in 0..2 {
@@ -178,7 +178,7 @@ async fn a_limiter_that_is_skipped_for_a_missing_label_is_logged_once_with_the_l
 
 #[tokio::test]
 async fn flows_that_one_limiter_decides_do_not_count_and_the_skipped_limiter_is_still_logged() {
-    let (lines, _guard) = collect_logs(tracing::Level::INFO);
+    let (lines, _guard) = LogLines::collect(tracing::Level::INFO);
     let all = limiter("rate_limiter", "checkout", "").replace(", limit_by_label_key: user_id", "");
     let client = ApertureClient::embedded(engine(&[
         &limiter("concurrency_limiter", "checkout", ""),
@@ -209,7 +209,7 @@ resources:
     flux_meters: {latency: {selectors: [{control_point: measured}]}}
 ";
     let client = ApertureClient::embedded(engine(&[&open, &gold, meter]));
-    let (lines, _guard) = collect_logs(tracing::Level::INFO);
+    let (lines, _guard) = LogLines::collect(tracing::Level::INFO);
     start_in_each_way(&client, "open", &[]).await;
     assert_eq!(
         client.stats().undecided,
@@ -228,7 +228,7 @@ resources:
 
 #[tokio::test]
 async fn the_number_of_made_up_names_in_logs_and_descriptions_is_bounded() {
-    let (lines, _guard) = collect_logs(tracing::Level::INFO);
+    let (lines, _guard) = LogLines::collect(tracing::Level::INFO);
     let engine = engine(&[&limiter("rate_limiter", "checkout", "")]);
     let client = ApertureClient::embedded(engine.clone());
     for at in 0..3000 {
@@ -290,7 +290,7 @@ async fn a_queue_timeout_longer_than_the_budget_of_a_flow_is_logged_once_with_bo
          parameters: {queue_timeout: 2s}}]}";
     for kind in ["concurrency_scheduler", "quota_scheduler"] {
         let policy = limiter(kind, "render", scheduler);
-        let (lines, _guard) = collect_logs(tracing::Level::INFO);
+        let (lines, _guard) = LogLines::collect(tracing::Level::INFO);
         let client = ApertureClient::embedded(engine(&[&policy]));
         start_in_each_way(&client, "render", &[("user_id", "42"), ("tier", "free")]).await;
         start_in_each_way(&client, "render", &[("user_id", "42")]).await;
@@ -316,7 +316,7 @@ async fn a_queue_timeout_longer_than_the_budget_of_a_flow_is_logged_once_with_bo
 
         // Check timeouts as long as the queue timeout, longer, and unlimited.
         for timeout in [Duration::from_secs(2), Duration::MAX, Duration::ZERO] {
-            let (lines, _guard) = collect_logs(tracing::Level::INFO);
+            let (lines, _guard) = LogLines::collect(tracing::Level::INFO);
             let engine = engine(&[&policy]);
             let client = ApertureClient::embedded_with_check_timeout(engine, timeout);
             start_in_each_way(&client, "render", &[("user_id", "42"), ("tier", "gold")]).await;
@@ -344,7 +344,7 @@ fn remote(agent: &FakeAgent) -> ApertureClient {
 #[tokio::test]
 async fn an_agents_answer_without_a_component_is_logged_once_and_counted() {
     let recorded = Recorded::here();
-    let (lines, _guard) = collect_logs(tracing::Level::INFO);
+    let (lines, _guard) = LogLines::collect(tracing::Level::INFO);
     let agent = FakeAgent::start();
     agent.on_check(|request| {
         Reply::Now(match &*request.control_point {
@@ -379,7 +379,7 @@ async fn an_agents_answer_without_a_component_is_logged_once_and_counted() {
 
 #[tokio::test]
 async fn an_agents_limiter_that_found_no_key_is_logged_once_and_not_counted() {
-    let (lines, _guard) = collect_logs(tracing::Level::INFO);
+    let (lines, _guard) = LogLines::collect(tracing::Level::INFO);
     let agent = FakeAgent::start();
     agent.on_check(|request| {
         Reply::Now(CheckResponse {

@@ -295,78 +295,35 @@ async fn addresses_may_be_localhost_and_may_have_a_scheme() {
 
 #[cfg(feature = "tracing")]
 mod logs {
-    use std::io;
-    use std::sync::{Arc, Mutex};
+    use tonic::Status;
+    use tracing::Level;
 
     use super::*;
-    use tonic::Status;
+    use crate::support::logs::LogLines;
 
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-
-    impl Lines {
-        /// Counts the lines that contain `part`.
-        fn count(&self, part: &str) -> usize {
-            self.text()
-                .lines()
-                .filter(|line| line.contains(part))
-                .count()
-        }
-
-        /// Counts the warnings of this crate, in any span.
-        fn warnings(&self) -> usize {
-            let text = self.text();
-            let ours = |line: &&str| line.contains(" WARN ") && line.contains(" tower_aperture: ");
-            text.lines().filter(ours).count()
-        }
-
-        fn text(&self) -> String {
-            String::from_utf8(self.0.lock().expect("no panic").clone()).expect("text")
-        }
-    }
-
-    impl io::Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().expect("no panic").extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    /// Collects the log lines of this thread, including those of dependencies.
-    fn collect_logs() -> (Lines, tracing::subscriber::DefaultGuard) {
-        let lines = Lines::default();
-        let writer = lines.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::TRACE)
-            .with_ansi(false)
-            .with_writer(move || writer.clone())
-            .finish();
-        (lines, tracing::subscriber::set_default(subscriber))
+    /// Counts the warnings of this crate, in any span.
+    fn count_warnings(lines: &LogLines) -> usize {
+        lines.count(&[" WARN ", " tower_aperture: "])
     }
 
     #[cfg(feature = "tls")]
     #[tokio::test]
     async fn a_warning_names_the_mismatch_of_tls_and_a_plaintext_port() {
-        let (lines, _guard) = collect_logs();
+        let (lines, _guard) = LogLines::collect(Level::TRACE);
         let agent = FakeAgent::start();
         let client = builder(&agent).insecure(false);
         let client = client.build().expect("a client");
         assert_eq!(decision(&client).await, FlowDecision::Unreachable);
-        let text = lines.text();
-        let named = text.lines().any(|line| {
-            line.contains(" WARN ")
-                && line.contains("the client speaks TLS and the agent's port plaintext")
-        });
-        assert!(named, "{text}");
+        let parts = [
+            " WARN ",
+            "the client speaks TLS and the agent's port plaintext",
+        ];
+        assert!(lines.count(&parts) > 0, "{:?}", lines.all());
     }
 
     #[tokio::test]
     async fn each_change_of_state_is_logged_once_and_the_api_key_never() {
-        let (lines, _guard) = collect_logs();
+        let (lines, _guard) = LogLines::collect(Level::TRACE);
         let agent = FakeAgent::start();
         agent.on_check(|request| Reply::Now(answer::limited(request)));
         let client = builder(&agent)
@@ -374,32 +331,35 @@ mod logs {
             .build()
             .expect("a client");
         decision(&client).await;
-        assert_eq!(lines.warnings(), 0);
+        assert_eq!(count_warnings(&lines), 0);
         agent.kill();
         for _ in 0..10 {
             decision(&client).await;
         }
-        assert_eq!(lines.count("no decisions from the Aperture agent"), 1);
+        assert_eq!(lines.count(&["no decisions from the Aperture agent"]), 1);
         let given_up = "the Aperture agent is given up";
-        while lines.count(given_up) == 0 {
+        while lines.count(&[given_up]) == 0 {
             decision(&client).await;
         }
-        assert_eq!(lines.count(given_up), 1);
+        assert_eq!(lines.count(&[given_up]), 1);
         let named = format!("agent=\"{}\"", agent.address());
-        assert_eq!(lines.count(&named), 2, "{}", lines.text());
+        assert_eq!(lines.count(&[&named]), 2, "{:?}", lines.all());
         agent.restart();
         assert!(client.wait_ready(LONG).await);
         for _ in 0..5 {
             decision(&client).await;
         }
-        assert_eq!(lines.count("the Aperture agent decides again"), 1);
-        assert_eq!(lines.count("answers a health probe: it is asked again"), 1);
+        assert_eq!(lines.count(&["the Aperture agent decides again"]), 1);
+        assert_eq!(
+            lines.count(&["answers a health probe: it is asked again"]),
+            1
+        );
         agent.on_check(|_| Reply::Status(Status::unauthenticated("who are you")));
         for _ in 0..5 {
             decision(&client).await;
         }
-        assert_eq!(lines.count("refuses the API key"), 1);
-        assert_eq!(lines.warnings(), 3);
-        assert!(!lines.text().contains("open-sesame"));
+        assert_eq!(lines.count(&["refuses the API key"]), 1);
+        assert_eq!(count_warnings(&lines), 3);
+        assert_eq!(lines.count(&["open-sesame"]), 0);
     }
 }

@@ -1,53 +1,15 @@
 //! Log lines about failing open: they report the Agent, the reason, the consequence, the duration
 //! and the number of flows.
 
-use std::io;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tonic::Status;
 use tower_aperture::{ApertureClient, FlowDecision, FlowParams};
+use tracing::Level;
 
 use super::support::agent::{FakeAgent, Reply, answer};
+use super::support::logs::LogLines;
 use super::{LONG, accepted, builder};
-
-/// The log lines of a test's thread at `INFO` and above.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl Lines {
-    fn collect() -> (Self, tracing::subscriber::DefaultGuard) {
-        let lines = Self::default();
-        let writer = lines.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::INFO)
-            .with_ansi(false)
-            .with_writer(move || writer.clone())
-            .finish();
-        (lines, tracing::subscriber::set_default(subscriber))
-    }
-
-    /// Returns the lines that contain all of these parts.
-    fn with(&self, parts: &[&str]) -> Vec<String> {
-        let text = String::from_utf8(self.0.lock().expect("no panic").clone());
-        let text = text.expect("text");
-        let lines = text.lines().map(str::to_owned);
-        lines
-            .filter(|line| parts.iter().all(|part| line.contains(part)))
-            .collect()
-    }
-}
-
-impl io::Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().expect("no panic").extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 async fn start_unreachable(client: &ApertureClient, params: FlowParams<'_>) {
     let flow = client.start_flow("checkout", params).await;
@@ -56,7 +18,7 @@ async fn start_unreachable(client: &ApertureClient, params: FlowParams<'_>) {
 
 #[tokio::test]
 async fn a_warning_reports_requests_without_limits_and_the_recovery_reports_their_number() {
-    let (lines, _guard) = Lines::collect();
+    let (lines, _guard) = LogLines::collect(Level::INFO);
     let agent = FakeAgent::start();
     agent.on_check(|request| Reply::Now(answer::limited(request)));
     let client = builder(&[&agent])
@@ -102,7 +64,7 @@ async fn a_warning_reports_requests_without_limits_and_the_recovery_reports_thei
 
 #[tokio::test]
 async fn the_warning_about_an_agent_that_is_given_up_names_its_address_reasons_and_consequence() {
-    let (lines, _guard) = Lines::collect();
+    let (lines, _guard) = LogLines::collect(Level::INFO);
     let agents = [FakeAgent::start(), FakeAgent::start()];
     let client = builder(&[&agents[0], &agents[1]])
         .breaker(1, Duration::from_millis(20))
@@ -147,7 +109,7 @@ async fn the_warning_about_an_agent_that_is_given_up_names_its_address_reasons_a
 
 #[tokio::test]
 async fn flows_without_a_decision_are_logged_in_at_most_one_line_a_minute() {
-    let (lines, _guard) = Lines::collect();
+    let (lines, _guard) = LogLines::collect(Level::INFO);
     let agent = FakeAgent::start();
     agent.on_check(|request| match request.control_point.as_str() {
         "checkout" => Reply::Status(Status::invalid_argument("no such label")),

@@ -3,3 +3,4 @@
 
 #[cfg(feature = "remote")]
 pub mod agent;
+pub mod logs;

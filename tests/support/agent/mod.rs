@@ -141,6 +141,7 @@ impl FakeAgent {
     }
 
     fn with(tls: Option<ServerTlsConfig>, streams: Option<u32>) -> Self {
+        super::logs::ask_every_subscriber();
         let tokens = Arc::<Mutex<HashSet<String>>>::default();
         let held = Arc::clone(&tokens);
         let mut agent = Self {
