@@ -1,6 +1,6 @@
 //! The labels of a flow, and their limits.
 
-mod room;
+mod limits;
 
 use std::borrow::Cow;
 use std::fmt;

@@ -164,6 +164,7 @@ impl<'a> Labels<'a> {
         fits
     }
 
+    /// Returns the current state of the labels, to be restored later.
     #[doc(hidden)]
     pub fn checkpoint(&self) -> LabelsCheckpoint {
         LabelsCheckpoint {
