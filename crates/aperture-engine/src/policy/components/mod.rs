@@ -10,6 +10,7 @@ mod concurrency_scheduler;
 mod decider;
 mod gradient_controller;
 mod integrator;
+mod keyed;
 mod load_loop;
 mod load_ramp;
 mod load_scheduler;
@@ -31,7 +32,10 @@ use std::time::Duration;
 use super::PolicyError;
 use super::circuit::CircuitBuilder;
 use super::decode::{DocumentNode, Field, FieldValue, Object, Section};
-use super::model::{ComponentKind, Op, RequestParameters, Selector};
+use super::model::{
+    ComponentKind, ConcurrencyLimiter, ConcurrencyScheduler, Op, QuotaScheduler, RateLimiter,
+    RequestParameters, Selector,
+};
 use super::ports::{FoldedSignal, InPort, InputSignals, OutPort, ScopeIndex};
 use super::status_code;
 use super::suggest::hint;
@@ -40,13 +44,8 @@ use super::yaml::shortened;
 pub(super) use self::alerter::{alerter, check_parameters as check_alerter};
 pub(super) use self::arithmetic_combinator::combinator;
 pub(super) use self::auto_scale::{NO_SCALING, auto_scale};
-pub(super) use self::concurrency_limiter::{
-    VALUES as CONCURRENCY_LIMITER_VALUES, read_values as concurrency_limiter_values,
-};
-pub(super) use self::concurrency_scheduler::{
-    VALUES as CONCURRENCY_SCHEDULER_VALUES, read_values as concurrency_scheduler_values,
-};
 pub(super) use self::decider::decider;
+pub(super) use self::keyed::{KeyedComponent, read_values as keyed_values};
 pub(super) use self::load_loop::{
     AIAD_PARAMETERS, AIMD_PARAMETERS, AimdDefaults, LoopPorts, OVERLOAD_CONDITIONS, aiad, aimd,
     overload_condition,
@@ -55,12 +54,6 @@ pub(super) use self::load_ramp::{PARAMETERS as LOAD_RAMP_PARAMETERS, add as load
 pub(super) use self::load_scheduler::DryRunSetting;
 pub(super) use self::logic::{AND, FirstValid, Inverter, OR};
 pub(super) use self::query::{INTERVAL as QUERY_INTERVAL, op as query_op};
-pub(super) use self::quota_scheduler::{
-    VALUES as QUOTA_SCHEDULER_VALUES, read_values as quota_scheduler_values,
-};
-pub(super) use self::rate_limiter::{
-    VALUES as RATE_LIMITER_VALUES, read_values as rate_limiter_values,
-};
 pub(super) use self::variable::constant_variable;
 
 /// Reads one component and adds it to the circuit.
@@ -87,19 +80,25 @@ pub(super) type KnownKind = (&'static str, Option<KindReader>);
 pub(super) const FLOW_CONTROL_KINDS: &[KnownKind] = &[
     (
         "rate_limiter",
-        Some((rate_limiter::read, &rate_limiter::FIELDS)),
+        Some((keyed::read::<RateLimiter>, RateLimiter::FIELDS)),
     ),
     (
         "quota_scheduler",
-        Some((quota_scheduler::read, &quota_scheduler::FIELDS)),
+        Some((keyed::read::<QuotaScheduler>, QuotaScheduler::FIELDS)),
     ),
     (
         "concurrency_limiter",
-        Some((concurrency_limiter::read, &concurrency_limiter::FIELDS)),
+        Some((
+            keyed::read::<ConcurrencyLimiter>,
+            ConcurrencyLimiter::FIELDS,
+        )),
     ),
     (
         "concurrency_scheduler",
-        Some((concurrency_scheduler::read, &concurrency_scheduler::FIELDS)),
+        Some((
+            keyed::read::<ConcurrencyScheduler>,
+            ConcurrencyScheduler::FIELDS,
+        )),
     ),
     (
         "load_scheduler",
