@@ -5,8 +5,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use std::{fmt, io};
 
+use super::in_process::{Engine, EngineShared};
 use super::reload::PendingChange;
-use super::{Engine, EngineShared};
 use crate::policy::PolicyError;
 
 /// Reloads an [`Engine`] when its policy files change, until it is dropped.

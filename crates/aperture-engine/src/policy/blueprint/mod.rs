@@ -7,10 +7,10 @@ mod load_scheduling;
 use std::time::Duration;
 
 use super::PolicyError;
+use super::assemble::{EVALUATION_INTERVAL, assemble};
 use super::circuit::CircuitBuilder;
 use super::components::{self, ComponentLocation, KeyedComponent, alerter, decider};
 use super::decode::{DocumentNode, Field, FieldValue, Object, Section};
-use super::document::{EVALUATION_INTERVAL, find, finish};
 use super::model::{
     Comparison, ConcurrencyLimiter, ConcurrencyScheduler, FluxMeter, Policy, QuotaScheduler,
     RateLimiter,
@@ -303,8 +303,8 @@ impl<'t> BlueprintValues<'t> {
     /// Reads the components that the values file itself defines.
     fn add_components(&mut self, fields: &Object<'t>) -> Result<(), PolicyError> {
         if let Some(list) = fields.get("components") {
-            self.circuit
-                .read_list(&list, CircuitBuilder::ROOT, self.next_index)?;
+            let circuit = &mut self.circuit;
+            components::read_list(&list, CircuitBuilder::ROOT, self.next_index, circuit)?;
             self.next_index += list.list()?.len();
         }
         Ok(())
@@ -312,7 +312,7 @@ impl<'t> BlueprintValues<'t> {
 
     fn finish(mut self) -> Result<Policy, PolicyError> {
         self.resources.add(self.flux_meters);
-        finish(
+        assemble(
             self.name,
             &self.content,
             self.circuit,
@@ -320,4 +320,19 @@ impl<'t> BlueprintValues<'t> {
             self.resources,
         )
     }
+}
+
+/// Returns the line and column of the first occurrence of `needle` in the text, comments included.
+fn find(text: &str, needle: &str) -> Option<(u32, u32)> {
+    let offset = text.find(needle)?;
+    let before = &text[..offset];
+    let line = before.matches('\n').count() + 1;
+    let column = before
+        .rsplit('\n')
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .count()
+        + 1;
+    Some((u32::try_from(line).ok()?, u32::try_from(column).ok()?))
 }
