@@ -5,9 +5,10 @@ use std::pin::Pin;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 
+use super::Agent;
+use super::limits::WAITING_FLOW_BYTES;
 use super::memory_budget::{Charge, MemoryKind};
 use super::metrics::ProcessSeries;
-use super::{Agent, WAITING_FLOW_BYTES};
 use aperture_engine::engine::{PendingReport, StartingHttp};
 
 /// Counts a flow as waiting, until it is dropped.
