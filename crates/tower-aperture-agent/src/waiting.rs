@@ -9,7 +9,7 @@ use super::Agent;
 use super::limits::WAITING_FLOW_BYTES;
 use super::memory_budget::{Charge, MemoryKind};
 use super::metrics::ProcessSeries;
-use aperture_engine::engine::{PendingReport, StartingHttp};
+use aperture_engine::engine::{PendingHttpReport, PendingReport};
 
 /// Counts a flow as waiting, until it is dropped.
 struct WaitingFlow<'a> {
@@ -73,13 +73,13 @@ impl PendingDecision for PendingReport {
     }
 }
 
-impl PendingDecision for StartingHttp {
+impl PendingDecision for PendingHttpReport {
     fn give_up(&mut self) {
-        StartingHttp::give_up(self);
+        PendingHttpReport::give_up(self);
     }
 
     fn held_bytes(&self) -> usize {
-        StartingHttp::held_bytes(self)
+        PendingHttpReport::held_bytes(self)
     }
 }
 

@@ -209,7 +209,7 @@ pub use self::decide::DecideContext;
 pub use self::flow_end::{SlotRef, SlotReturn};
 #[doc(hidden)]
 pub use self::flux_meter::FluxMeter;
-pub use self::http::{HttpReport, StartingHttp};
+pub use self::http::{HttpReport, PendingHttpReport};
 pub use self::http_answer::HttpAnswer;
 pub use self::http_input::{AddressFlaw, HttpInput, HttpInputError, HttpRequest, SocketAddress};
 pub use self::in_process::Engine;
@@ -229,3 +229,7 @@ pub use self::watch::PolicyWatcher;
 /// The former name of [`PendingReport`].
 #[deprecated(note = "use `PendingReport`")]
 pub type Starting = PendingReport;
+
+/// The former name of [`PendingHttpReport`].
+#[deprecated(note = "use `PendingHttpReport`")]
+pub type StartingHttp = PendingHttpReport;

@@ -10,7 +10,7 @@ use super::engine_flow::EngineFlow;
 use super::held_slots::HeldSlots;
 use super::snapshot::Snapshot;
 use super::stages::{self, Observer, StepProgress, Suspended};
-use crate::flow::FlowParams;
+use aperture_core::FlowParams;
 
 /// What came of a run.
 #[derive(Debug)]

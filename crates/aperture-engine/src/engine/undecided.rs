@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::snapshot::Snapshot;
 use super::sync::{Mutex, lock};
-use crate::flow::first_seen::FirstSeen;
+use aperture_core::first_seen::FirstSeen;
 
 /// Longer names are neither kept nor logged, because clients may have made them up.
 const MAX_NAME_BYTES: usize = 256;
@@ -37,7 +37,7 @@ impl UnselectedControlPoints {
         if self.seen.is_full() {
             log_event!(
                 warn,
-                most = crate::flow::first_seen::MAX_VALUES,
+                most = aperture_core::first_seen::MAX_VALUES,
                 "many control points are selected by no policy: further ones are not named"
             );
         }

@@ -126,7 +126,7 @@ fn watch(engine: &Weak<EngineShared>, state: &WatcherState, every: Duration) {
                     log_event!(
                         warn,
                         "policies were not reloaded: {}",
-                        crate::flow::WithCauses(&error)
+                        aperture_core::WithCauses(&error)
                     );
                 }
                 last_logged = Some(error);
