@@ -6,25 +6,34 @@ mod references;
 mod tree;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::ops::Range;
 
 use serde::de::Deserialize as _;
 use serde_json::Value;
 
 pub(super) use self::nesting::check_nesting;
 use self::references::References;
-use self::tree::{head_name, head_variables, path, position, span_text, spec_and_head};
+use self::tree::{head_name, head_variables, path, position, span_bytes, span_text, spec_and_head};
 use super::{CompileError, builtins};
 
 /// The deepest nesting of rules and expressions in an evaluation: 2 levels for a rule and 1 for an
 /// expression. A level takes about 12 KiB of stack without optimisation, and threads have 2 MiB.
 const MAX_DEPTH: usize = 96;
 
-/// Checks a parsed module and returns the names of its rules, without those of functions.
+/// What the rest of the compilation needs to know of a module.
+pub(super) struct CheckedModule {
+    /// The names of the rules, without those of functions, sorted.
+    pub(super) rules: Vec<String>,
+    /// The bytes of each `import input`, which has no effect.
+    pub(super) redundant_imports: Vec<Range<usize>>,
+}
+
+/// Checks a parsed module.
 pub(super) fn check_module(
     tree: &str,
     source: &str,
     package: &str,
-) -> Result<Vec<String>, CompileError> {
+) -> Result<CheckedModule, CompileError> {
     let mut reader = serde_json::Deserializer::from_str(tree);
     // Expressions nest at most 32 levels, each a few levels of JSON.
     reader.disable_recursion_limit();
@@ -35,8 +44,13 @@ pub(super) fn check_module(
     let module = &tree[0]["ast"];
     let none = Vec::new();
     let mut imports = HashMap::new();
+    let mut redundant_imports = Vec::new();
     for import in module["imports"].as_array().unwrap_or(&none) {
         if let Some(path) = path(&import["refr"]) {
+            if path == "input" && import["as"].is_null() {
+                let bytes = span_bytes(&import["span"]);
+                redundant_imports.extend(bytes.filter(|bytes| source.get(bytes.clone()).is_some()));
+            }
             let last = path.rsplit('.').next().unwrap_or_default().to_owned();
             let name = span_text(&import["as"], source).map_or(last, str::to_owned);
             imports.insert(name, path);
@@ -64,7 +78,10 @@ pub(super) fn check_module(
         .map(|(name, _)| name.clone())
         .collect();
     names.sort_unstable();
-    Ok(names)
+    Ok(CheckedModule {
+        rules: names,
+        redundant_imports,
+    })
 }
 
 /// The rules of a module, for checks across rules.

@@ -1,5 +1,7 @@
 //! Reads names, paths and positions from the parsed tree of a module.
 
+use std::ops::Range;
+
 use serde_json::Value;
 
 /// Returns a rule and its head.
@@ -56,10 +58,15 @@ pub(super) fn head_variables(tree: &Value, found: &mut Vec<(String, (u64, u64))>
     }
 }
 
+/// Returns the bytes of the module that a span covers.
+pub(super) fn span_bytes(span: &Value) -> Option<Range<usize>> {
+    let end = |key: &str| usize::try_from(span[key].as_u64()?).ok();
+    Some(end("start")?..end("end")?)
+}
+
 /// Returns the text of a span.
 pub(super) fn span_text<'m>(span: &Value, source: &'m str) -> Option<&'m str> {
-    let end = |key: &str| usize::try_from(span[key].as_u64()?).ok();
-    source.get(end("start")?..end("end")?)
+    source.get(span_bytes(span)?)
 }
 
 /// Returns the line and column of an expression.
