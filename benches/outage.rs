@@ -266,7 +266,7 @@ fn main() {
     );
     println!(
         "{} checks were skipped, {} probes made",
-        stats.checks_spared, stats.probes
+        stats.checks_not_sent, stats.probes
     );
     drop(listener);
 

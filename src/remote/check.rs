@@ -146,7 +146,7 @@ fn permit_check(remote: &Remote, fails_closed: bool) -> Result<InFlightCheck, Fl
     let shared = remote.shared();
     let runtime = shared.current_runtime()?;
     InFlightCheck::start(&runtime).ok_or_else(|| {
-        shared.counters.checks_spared.add(1);
+        shared.counters.checks_not_sent.add(1);
         let error = FlowError::new(FlowErrorKind::Unavailable, GIVEN_UP);
         let availability = &shared.availability;
         let failed = UnreachableFlow {

@@ -12,7 +12,7 @@ pub(super) struct RemoteCounters {
     /// Checks that ended without an answer and may have left a slot taken.
     pub(super) checks_unsettled: Counter,
     pub(super) checks_moved: Counter,
-    pub(super) checks_spared: Counter,
+    pub(super) checks_not_sent: Counter,
     pub(super) agents_given_up: Counter,
     pub(super) probes: Counter,
     pub(super) ends_delivered: Counter,
@@ -75,7 +75,7 @@ impl RemoteCounters {
         stats.checks_cancelled += self.checks_cancelled.get();
         stats.checks_unsettled += self.checks_unsettled.get();
         stats.checks_moved += self.checks_moved.get();
-        stats.checks_spared += self.checks_spared.get();
+        stats.checks_not_sent += self.checks_not_sent.get();
         stats.agents_given_up += self.agents_given_up.get();
         stats.probes += self.probes.get();
         stats.ends_delivered += self.ends_delivered.get();

@@ -43,7 +43,7 @@ pub(super) fn register(counters: &RemoteCounters, agents: &Agents) {
     counters.ends_retried.set_metric(|| counter!(ENDS_RETRIED));
     counters.checks_moved.set_metric(|| counter!(CHECKS_MOVED));
     counters
-        .checks_spared
+        .checks_not_sent
         .set_metric(|| counter!(CHECKS_SPARED));
     counters
         .checks_unsettled

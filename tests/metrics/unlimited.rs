@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::{Request, Response};
 use http_body_util::Full;
 use tower::{Layer, ServiceExt, service_fn};
-use tower_aperture::engine::{CheckInput, Engine};
+use tower_aperture::engine::{CheckInput, Engine, ManualClock};
 use tower_aperture::pb::check::limiter_decision::{Details, LimiterReason, RateLimiterInfo};
 use tower_aperture::pb::check::{
     CacheLookupResponse, CacheLookupStatus, CheckResponse, KeyLookupResponse, LimiterDecision,
@@ -18,6 +18,7 @@ use super::support::agent::{FakeAgent, Reply, answer};
 use super::support::logs::LogLines;
 
 const UNSELECTED: &str = "WARN tower_aperture: no policy selects this control point";
+const COUNTED: &str = "more control points are selected by no policy";
 const SKIPPED: &str = "WARN tower_aperture: a limiter was skipped because a flow lacks the label";
 const BUDGET: &str = "WARN tower_aperture: a queue timeout is longer than the check timeout";
 
@@ -227,24 +228,50 @@ resources:
 }
 
 #[tokio::test]
-async fn the_number_of_made_up_names_in_logs_and_descriptions_is_bounded() {
+async fn a_few_made_up_names_are_logged_and_the_others_are_counted_once_a_minute() {
     let (lines, _guard) = LogLines::collect(tracing::Level::INFO);
-    let engine = engine(&[&limiter("rate_limiter", "checkout", "")]);
+    let clock = ManualClock::new();
+    let engine = Engine::builder()
+        .policy_text("p.yaml", limiter("rate_limiter", "checkout", ""))
+        .clock(clock.clone())
+        .build()
+        .expect("a valid policy");
     let client = ApertureClient::embedded(engine.clone());
+    let flow = async |name: &str| drop(client.start_flow(name, FlowParams::new()).await);
+    for at in 0..20 {
+        flow(&format!("/item/{at}")).await;
+    }
+    assert_eq!(count_lines(&lines, UNSELECTED), 8);
+    assert_eq!(lines.with(&[COUNTED]), [""; 0]);
+    clock.advance(Duration::from_secs(60));
+    for _ in 0..2 {
+        flow("/item/3").await;
+    }
+    assert_eq!(lines.with(&[COUNTED, "12 more"]).len(), 1);
+
     for at in 0..3000 {
-        let name = format!("/item/{at}");
-        drop(client.start_flow(&name, FlowParams::new()).await);
+        flow(&format!("/item/{at}")).await;
     }
     let long = "x".repeat(100_000);
-    drop(client.start_flow(&long, FlowParams::new()).await);
-    drop(client.start_flow("evil`\n  `name", FlowParams::new()).await);
-    let warnings = count_lines(&lines, UNSELECTED);
-    assert!((512..=1024).contains(&warnings), "{warnings}");
-    assert_eq!(lines.with(&["further ones are not named"]).len(), 1);
+    flow(&long).await;
+    flow("evil`\n  `name").await;
+    assert_eq!(lines.with(&["further ones are not counted"]).len(), 1);
+    assert_eq!(count_lines(&lines, COUNTED), 1);
+    clock.advance(Duration::from_secs(60));
+    flow("/item/3").await;
+    assert_eq!(count_lines(&lines, COUNTED), 2);
+    assert_eq!(count_lines(&lines, UNSELECTED), 8);
     let text = engine.describe();
-    assert_eq!(text.matches("`/item/").count(), warnings);
+    let listed = text.matches("`/item/").count();
+    assert!((512..=1024).contains(&listed), "{listed}");
+    assert_eq!(
+        lines
+            .with(&[COUNTED, &format!("{} more", listed - 20)])
+            .len(),
+        1
+    );
     assert!(text.len() < 100_000 && !text.contains("xxx"));
-    assert_eq!(client.stats().undecided, 3002, "every flow is counted");
+    assert_eq!(client.stats().undecided, 3025, "every flow is counted");
 }
 
 #[tokio::test]

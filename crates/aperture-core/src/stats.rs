@@ -72,7 +72,7 @@ pub struct ClientStats {
     pub checks_moved: u64,
     /// Unreachable flows whose check was not sent, because all Agents were given up. They are
     /// counted in `unavailable` as well.
-    pub checks_spared: u64,
+    pub checks_not_sent: u64,
     /// How often an Agent was given up because it did not answer; see
     /// `ApertureClient::agents` for the current status.
     pub agents_given_up: u64,

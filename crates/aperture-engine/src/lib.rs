@@ -18,8 +18,6 @@
 #[macro_use(log_event)]
 extern crate aperture_core;
 
-use aperture_core as flow;
-
 pub mod engine;
 pub mod policy;
 #[cfg(feature = "rego")]

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::agent::{Agent, Inner};
 use super::auth::{ApiKey, ApiKeys};
 use super::drain::Drain;
+use super::limits::{AgentLimits, DEFAULT_LIMITS};
 use super::log_throttle::LogThrottle;
 use super::memory_budget::MemoryBudget;
 use super::metrics::Metrics;
-use super::{Agent, DEFAULT_LIMITS, Inner, Prometheus};
-use crate::{Engine, LabelLimits};
+use super::prometheus::Prometheus;
+use tower_aperture::{Engine, LabelLimits};
 
 /// Settings of an [`Agent`]: the API keys, and the limits on what callers may use.
 ///
@@ -43,21 +45,16 @@ pub struct AgentBuilder {
     limits: AgentLimits,
 }
 
-/// Limits on what callers may use.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct AgentLimits {
-    pub(super) message_size: usize,
-    pub(super) labels: LabelLimits,
-    pub(super) streams: u32,
-    pub(super) connections: usize,
-    pub(super) waiting: usize,
-    pub(super) buffered: usize,
-    pub(super) idle: Duration,
-    pub(super) answer: Duration,
+impl Agent {
+    /// Returns a builder for an agent that decides by the policies of `engine`.
+    #[must_use]
+    pub fn builder(engine: Engine) -> AgentBuilder {
+        AgentBuilder::new(engine)
+    }
 }
 
 impl AgentBuilder {
-    pub(super) fn new(engine: Engine) -> Self {
+    fn new(engine: Engine) -> Self {
         Self {
             engine,
             keys: None,

@@ -12,9 +12,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::limits::{HTTP1_BUFFER_BYTES, MAX_HEADER_BYTES, RESETS_PER_STREAM};
 use super::memory_budget::CloseReason;
 use super::metrics::ProcessSeries;
-use super::{AgentService, HTTP1_BUFFER_BYTES, MAX_HEADER_BYTES, RESETS_PER_STREAM, Tls};
+use super::{AgentService, Tls};
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(30);

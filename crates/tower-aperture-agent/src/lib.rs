@@ -174,6 +174,7 @@
 #[macro_use(log_event)]
 extern crate aperture_core;
 
+mod agent;
 mod auth;
 mod body;
 mod builder;
@@ -184,8 +185,10 @@ mod convert;
 mod delivery;
 mod drain;
 mod elements;
+mod ended_flow;
 mod health;
 mod json;
+mod limits;
 mod log_throttle;
 mod memory_budget;
 mod metrics;
@@ -199,12 +202,7 @@ mod trace;
 mod unary;
 mod waiting;
 
-use std::fmt;
-use std::sync::Arc;
-use std::time::Duration;
-
-use tower_aperture::{Engine, LabelLimits};
-
+pub use self::agent::Agent;
 pub use self::auth::ApiKey;
 pub use self::body::AgentBody;
 pub use self::builder::AgentBuilder;
@@ -212,194 +210,3 @@ pub use self::prometheus::{Prometheus, PrometheusError, PrometheusStats};
 pub use self::serve::ServeError;
 pub use self::service::{AgentService, ResponseFuture};
 pub use self::tls::{Tls, TlsError};
-
-use self::auth::ApiKeys;
-use self::builder::AgentLimits;
-use self::drain::Drain;
-use self::log_throttle::LogThrottle;
-use self::memory_budget::MemoryBudget;
-use self::metrics::Metrics;
-
-// The limits that the section "The budget" of the module documentation lists.
-
-/// The defaults of [`AgentBuilder`].
-const DEFAULT_LIMITS: AgentLimits = AgentLimits {
-    message_size: 4 << 20,
-    labels: LabelLimits {
-        count: 1024,
-        bytes: 64 << 10,
-    },
-    streams: 1024,
-    connections: 4096,
-    waiting: 65_536,
-    buffered: 64 << 20,
-    idle: Duration::from_secs(60),
-    answer: Duration::from_secs(30),
-};
-/// Bytes of each kind that a connection may hold before the shared limit applies, so that callers
-/// with small calls are answered even while others hold all shared memory.
-const ALLOWANCE_BYTES: usize = 8 << 10;
-/// Bytes of decoded calls, per process.
-const MAX_DECODED_BYTES: usize = 64 << 20;
-/// Bytes of waiting flows, per process.
-const MAX_WAITING_BYTES: usize = 64 << 20;
-/// Bytes that a waiting flow counts for in addition to its texts.
-const WAITING_FLOW_BYTES: usize = 512;
-/// Bytes of responses that callers have not read, per process.
-const MAX_RESPONSE_BYTES: usize = 64 << 20;
-/// Repeated elements in one message: labels, keys, references, spans, attributes and the like.
-const MAX_ELEMENTS: usize = 65_536;
-/// Bytes that one such element counts for when it is decoded.
-const ELEMENT_BYTES: usize = 512;
-/// Members of objects and items of lists in one JSON message.
-const MAX_JSON_ELEMENTS: usize = 8192;
-/// Bytes that one JSON member or item counts for.
-const JSON_ELEMENT_BYTES: usize = 4096;
-/// Elements in the decision that a span carries.
-const MAX_DECISION_ELEMENTS: usize = 4096;
-/// Bytes of the headers of one call.
-const MAX_HEADER_BYTES: u32 = 16 << 10;
-/// Bytes that HTTP/1 reads and writes at a time, headers included.
-const HTTP1_BUFFER_BYTES: usize = 32 << 10;
-/// Streams that may be reset for errors of the peer, per concurrent stream, before hyper closes the
-/// connection. Reset streams hold no memory.
-const RESETS_PER_STREAM: usize = 16;
-
-/// Serves an engine over the network. Clones are cheap and share all state.
-///
-/// See the [module](self) for an example.
-#[derive(Clone)]
-pub struct Agent {
-    inner: Arc<Inner>,
-}
-
-struct Inner {
-    engine: Engine,
-    keys: ApiKeys,
-    limits: AgentLimits,
-    budget: Arc<MemoryBudget>,
-    drain: Drain,
-    metrics: Metrics,
-    unauthenticated_log: LogThrottle,
-    crowded_out_log: LogThrottle,
-    turned_away_log: LogThrottle,
-    unread_log: LogThrottle,
-    /// For errors of accepting connections: no file descriptor or no memory.
-    accept_log: LogThrottle,
-}
-
-impl Agent {
-    /// Returns a builder for an agent that decides by the policies of `engine`.
-    #[must_use]
-    pub fn builder(engine: Engine) -> AgentBuilder {
-        AgentBuilder::new(engine)
-    }
-
-    /// Returns the engine that decides.
-    #[must_use]
-    pub fn engine(&self) -> &Engine {
-        &self.inner.engine
-    }
-
-    /// Replaces the API keys that calls must carry. It takes effect with the next call.
-    ///
-    /// ```
-    /// use tower_aperture::Engine;
-    /// use tower_aperture_agent::{Agent, ApiKey};
-    ///
-    /// let agent = Agent::builder(Engine::builder().build()?)
-    ///     .api_keys([ApiKey::new("last-years")])
-    ///     .build();
-    /// agent.replace_api_keys([ApiKey::new("this-years"), ApiKey::new("next-years")]);
-    /// # Ok::<(), tower_aperture::PolicyError>(())
-    /// ```
-    pub fn replace_api_keys(&self, keys: impl IntoIterator<Item = ApiKey>) {
-        self.inner.keys.replace(keys.into_iter().collect());
-    }
-
-    /// Returns one service for all calls: for a server of your own, or for the `fallback_service`
-    /// of an axum router.
-    #[must_use]
-    pub fn service(&self) -> AgentService {
-        AgentService::new(self)
-    }
-
-    /// Begins the graceful shutdown that the [module](self#shutdown) describes. Needed only with a
-    /// server of your own: [`serve`](Self::serve) does it itself. Further calls have no effect.
-    pub fn shutdown(&self) {
-        self.inner.drain.begin();
-    }
-
-    /// Returns the content of `GET /metrics`, in the OpenMetrics text format.
-    #[must_use]
-    pub fn metrics(&self) -> String {
-        self.inner.metrics.text()
-    }
-}
-
-impl fmt::Debug for Agent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Agent")
-            .field("engine", &self.inner.engine)
-            .field("limits", &self.inner.limits)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Inner {
-    /// Counts and logs a call without a valid API key.
-    fn unauthenticated(&self, reason: &str) {
-        self.metrics.process.unauthenticated.inc();
-        if let Some(calls) = self.unauthenticated_log.due() {
-            log_event!(
-                warn,
-                "{calls} calls were refused as UNAUTHENTICATED: {reason}"
-            );
-        }
-    }
-
-    /// Counts and logs a flow that had to wait when no room was left.
-    fn crowded_out(&self) {
-        self.metrics.process.crowded_out.inc();
-        if let Some(flows) = self.crowded_out_log.due() {
-            log_event!(
-                warn,
-                "{flows} flows were rejected: too many wait, or those of their callers hold too much \
-                 memory"
-            );
-        }
-    }
-
-    /// Counts and logs a connection that is closed because its caller did not read a response.
-    fn response_unread(&self) {
-        self.metrics.process.unread_closed.inc();
-        if let Some(_connections) = self.unread_log.due() {
-            log_event!(
-                warn,
-                "{_connections} connections were closed: their callers did not read the responses"
-            );
-        }
-    }
-
-    /// Logs that the system could not accept a connection.
-    fn accept_failed(&self, _error: &std::io::Error) {
-        if let Some(_times) = self.accept_log.due() {
-            log_event!(
-                warn,
-                "a connection cannot be accepted, {_times} times since this was logged: {_error}"
-            );
-        }
-    }
-
-    /// Counts and logs a connection that is closed because there are too many.
-    fn turned_away(&self) {
-        self.metrics.process.turned_away.inc();
-        if let Some(connections) = self.turned_away_log.due() {
-            let limit = self.limits.connections;
-            log_event!(
-                warn,
-                "{connections} connections were closed: {limit} are open already, which is the limit"
-            );
-        }
-    }
-}

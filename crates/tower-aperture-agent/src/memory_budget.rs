@@ -10,8 +10,8 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::time::{Instant, sleep_until};
 use tonic::Status;
 
+use super::limits::{ALLOWANCE_BYTES, MAX_DECODED_BYTES, MAX_RESPONSE_BYTES, MAX_WAITING_BYTES};
 use super::log_throttle::LogThrottle;
-use super::{ALLOWANCE_BYTES, MAX_DECODED_BYTES, MAX_RESPONSE_BYTES, MAX_WAITING_BYTES};
 
 /// A kind of memory that callers take, each with a limit of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -51,6 +51,15 @@ pub struct AgentService {
     json: json::JsonRouter,
 }
 
+impl Agent {
+    /// Returns one service for all calls: for a server of your own, or for the `fallback_service`
+    /// of an axum router.
+    #[must_use]
+    pub fn service(&self) -> AgentService {
+        AgentService::new(self)
+    }
+}
+
 impl AgentService {
     pub(super) fn new(agent: &Agent) -> Self {
         Self {

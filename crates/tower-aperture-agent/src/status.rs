@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::Agent;
+use super::metrics::KindDecisions;
 use aperture_engine::engine::LoopOutput;
 
 const OPEN_METRICS: HeaderValue =
@@ -38,14 +39,6 @@ struct ComponentStatus {
     kind: &'static str,
     keys: usize,
     evicted_keys: u64,
-}
-
-/// The decisions of all components of one kind.
-#[derive(Debug, Serialize)]
-pub(super) struct KindDecisions {
-    pub(super) kind: &'static str,
-    pub(super) accepted: u64,
-    pub(super) dropped: u64,
 }
 
 #[derive(Debug, Serialize)]

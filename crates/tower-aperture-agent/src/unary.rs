@@ -17,9 +17,10 @@ use tonic_prost::{ProstCodec, ProstEncoder};
 use super::check::CheckService;
 use super::check_http::CheckHttpService;
 use super::json::NamedMessage;
+use super::limits::{ELEMENT_BYTES, MAX_ELEMENTS};
 use super::memory_budget::{Charge, MemoryKind};
 use super::trace::SpanReceiver;
-use super::{Agent, ELEMENT_BYTES, MAX_ELEMENTS, elements};
+use super::{Agent, elements};
 use tower_aperture::pb::check::flow_control_service_server::FlowControlService;
 use tower_aperture::pb::check::{
     CacheDeleteRequest, CacheDeleteResponse, CacheLookupRequest, CacheLookupResponse,

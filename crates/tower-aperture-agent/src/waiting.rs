@@ -5,10 +5,11 @@ use std::pin::Pin;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 
+use super::Agent;
+use super::limits::WAITING_FLOW_BYTES;
 use super::memory_budget::{Charge, MemoryKind};
 use super::metrics::ProcessSeries;
-use super::{Agent, WAITING_FLOW_BYTES};
-use aperture_engine::engine::{PendingReport, StartingHttp};
+use aperture_engine::engine::{PendingHttpReport, PendingReport};
 
 /// Counts a flow as waiting, until it is dropped.
 struct WaitingFlow<'a> {
@@ -72,13 +73,13 @@ impl PendingDecision for PendingReport {
     }
 }
 
-impl PendingDecision for StartingHttp {
+impl PendingDecision for PendingHttpReport {
     fn give_up(&mut self) {
-        StartingHttp::give_up(self);
+        PendingHttpReport::give_up(self);
     }
 
     fn held_bytes(&self) -> usize {
-        StartingHttp::held_bytes(self)
+        PendingHttpReport::held_bytes(self)
     }
 }
 

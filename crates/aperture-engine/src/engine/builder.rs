@@ -47,6 +47,14 @@ pub struct EngineBuilder {
     dry_run: DryRunPolicies,
 }
 
+impl Engine {
+    /// Returns a builder without policies; an engine without policies lets everything pass.
+    #[must_use]
+    pub fn builder() -> EngineBuilder {
+        EngineBuilder::new()
+    }
+}
+
 impl EngineBuilder {
     pub(super) fn new() -> Self {
         Self {

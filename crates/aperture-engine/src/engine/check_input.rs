@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::engine_flow::{EngineFlow, time_left};
-use crate::flow::FlowParams;
+use aperture_core::FlowParams;
 
 /// A check of a flow by an [`Engine`](super::Engine) that asks for the full report, as an Agent's
 /// `Check` gives it.

@@ -8,8 +8,8 @@ use super::clock::{Nanos, duration, nanos};
 use super::decision::{ComponentDecision, DecisionStep};
 use super::engine_flow::EngineFlow;
 use super::registry::Component;
-use crate::flow::Quota;
 use crate::policy::{Policy, Selector};
+use aperture_core::Quota;
 
 /// After how many reloads a flow can still be ended by reference.
 const FORMER_HASHES: usize = 16;

@@ -11,8 +11,8 @@ use super::pending::{PendingDecision, WaitingFlow};
 use super::run::{Decided, RunEnd, RunOptions};
 use super::snapshot::Snapshot;
 use super::{Engine, EnginePending, EngineTicket};
-use crate::flow::encode::encode_baggage;
-use crate::flow::{Check, Decider, FlowParams, HttpAttributes, Verdict};
+use aperture_core::encode::encode_baggage;
+use aperture_core::{Check, Decider, FlowParams, HttpAttributes, Verdict};
 
 /// The flow's [budget](FlowParams::budget) is its deadline, also while it waits in queues. With 10
 /// ms or less, a component that would have to read its state rejects the flow, as an Agent does. A

@@ -3,7 +3,7 @@
 use super::clock::Nanos;
 use super::held_slots::HeldSlot;
 use super::request_id::RequestId;
-use crate::flow::RejectReason;
+use aperture_core::RejectReason;
 
 /// Components that decide together. The order of the variants is the order of the steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::clock::{Nanos, nanos};
-use crate::flow::Labels;
+use aperture_core::Labels;
 
 /// The time left of a flow without a deadline.
 pub(crate) const NO_DEADLINE: Nanos = Nanos::MAX;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Engine;
 use super::clock::{Nanos, nanos};
 use super::flux_meter::{FluxMeter, MatchedMeters};
-use crate::flow::FlowOutcome;
+use aperture_core::FlowOutcome;
 
 /// Measures a decided flow until it ends.
 #[derive(Debug)]

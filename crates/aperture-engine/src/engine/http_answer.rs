@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::flow::RejectReason;
+use aperture_core::RejectReason;
 
 /// The action that a proxy should take with a request.
 ///

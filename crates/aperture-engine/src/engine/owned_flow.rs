@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use super::clock::{Clock, Nanos, nanos};
 use super::engine_flow::{EngineFlow, LATEST_DEADLINE, NO_DEADLINE};
-use crate::flow::FlowParams;
+use aperture_core::FlowParams;
 
 /// Overhead in bytes of one text, in addition to its length.
 pub(super) const TEXT_OVERHEAD_BYTES: usize = 64;

@@ -21,7 +21,7 @@ use super::report::CheckReport;
 use super::run::RunObserver;
 use super::stages::Suspended;
 use super::ticket::EngineTicket;
-use crate::flow::Verdict;
+use aperture_core::Verdict;
 
 /// The longest time that a timer is set for at once.
 const MAX_SLEEP: Duration = Duration::from_secs(30 * 24 * 60 * 60);

@@ -5,7 +5,6 @@ use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Engine;
 use crate::policy::{Op, Policy};
 
 /// A query that policies in force send to a [`SignalSource`](super::SignalSource).
@@ -51,16 +50,6 @@ pub struct PolicyQuery {
     /// The maximum age of an answer: the shortest `evaluation_interval` of the components with this
     /// query.
     pub interval: Duration,
-}
-
-impl Engine {
-    /// Returns the queries of the policies in force for their
-    /// [`SignalSource`](super::SignalSource), each text once, for code that fetches the answers.
-    /// Queries that the engine answers itself are left out.
-    #[must_use]
-    pub fn queries(&self) -> Vec<PolicyQuery> {
-        self.shared.live.load().queries.clone()
-    }
 }
 
 /// Collects the queries of policies, each text once, in order of appearance.

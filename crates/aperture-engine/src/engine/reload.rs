@@ -3,11 +3,11 @@
 use std::sync::{Arc, PoisonError};
 
 use super::clock::nanos;
+use super::in_process::{Engine, EngineShared};
 use super::loader::LoadedSnapshot;
 use super::snapshot::Snapshot;
 use super::source::{self, PolicySources, SourceContents};
 use super::sync::{MutexGuard, lock};
-use super::{Engine, EngineShared};
 use crate::policy::PolicyError;
 
 impl Engine {

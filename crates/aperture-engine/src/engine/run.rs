@@ -10,7 +10,7 @@ use super::engine_flow::EngineFlow;
 use super::held_slots::HeldSlots;
 use super::snapshot::Snapshot;
 use super::stages::{self, Observer, StepProgress, Suspended};
-use crate::flow::FlowParams;
+use aperture_core::FlowParams;
 
 /// What came of a run.
 #[derive(Debug)]
@@ -57,7 +57,8 @@ impl Engine {
         self.tick_loops(live);
         match *live.index.matching(flow) {
             [] => {
-                self.shared.unselected.note(live, flow.control_point);
+                let clock = &*self.shared.clock;
+                self.shared.unselected.note(live, flow.control_point, clock);
                 if flow.ramp_mode {
                     let result = Err(EngineDenial::NO_RAMP);
                     return end(collector, self.decided(result, HeldSlots::new(), false));

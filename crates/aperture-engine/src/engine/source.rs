@@ -232,37 +232,39 @@ pub(super) fn read(
 /// Reads a text up to the maximum length of a policy plus one byte; the policy parser refuses a
 /// longer text.
 fn read_file(path: &Path, allow_pipes: bool) -> Result<Document, PolicyError> {
-    let read = || {
-        // Checked first, because opening a pipe waits for a writer.
-        if !fs::metadata(path)?.is_file() && !allow_pipes {
-            let message = "not a regular file, so it cannot be read again";
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+    let (bytes, id) = read_bytes(path, allow_pipes).map_err(|error| read_error(path, error))?;
+    let name: Arc<str> = path.display().to_string().into();
+    let text = String::from_utf8(bytes).or_else(|error| {
+        let wrong = error.utf8_error();
+        // The cut of a long text may have split its last character. The parser then refuses the
+        // text for its length.
+        if wrong.error_len().is_none() && error.as_bytes().len() > policy::MAX_BYTES {
+            return Ok(String::from_utf8_lossy(error.as_bytes()).into_owned());
         }
-        let file = fs::File::open(path)?;
-        let id = FileId::of(&file.metadata()?);
-        let mut bytes = Vec::new();
-        file.take(policy::MAX_BYTES as u64 + 1)
-            .read_to_end(&mut bytes)?;
-        let text = String::from_utf8(bytes).or_else(|error| {
-            // The last character is incomplete, as after the cut of a long text, which the
-            // parser then refuses for its length.
-            match error.utf8_error().error_len() {
-                None => Ok(String::from_utf8_lossy(error.as_bytes()).into_owned()),
-                Some(_) => Err(io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    "the file is not UTF-8",
-                )),
-            }
-        })?;
-        Ok((text, id))
-    };
-    let (text, id) = read().map_err(|error| read_error(path, error))?;
+        let offset = wrong.valid_up_to();
+        let message = format!("the byte at offset {offset} is not UTF-8; save the file as UTF-8");
+        Err(PolicyError::new(Arc::clone(&name), message))
+    })?;
     Ok(Document {
-        name: path.display().to_string().into(),
+        name,
         text: text.into(),
         file: Some(id),
         is_beside: false,
     })
+}
+
+fn read_bytes(path: &Path, allow_pipes: bool) -> io::Result<(Vec<u8>, FileId)> {
+    // Checked first, because opening a pipe waits for a writer.
+    if !fs::metadata(path)?.is_file() && !allow_pipes {
+        let message = "not a regular file, so it cannot be read again";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+    }
+    let file = fs::File::open(path)?;
+    let id = FileId::of(&file.metadata()?);
+    let mut bytes = Vec::new();
+    file.take(policy::MAX_BYTES as u64 + 1)
+        .read_to_end(&mut bytes)?;
+    Ok((bytes, id))
 }
 
 fn read_error(path: &Path, error: io::Error) -> PolicyError {

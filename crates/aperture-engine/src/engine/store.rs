@@ -13,7 +13,7 @@ use hashbrown::HashTable;
 use super::clock::Nanos;
 use super::eviction::EvictionQueue;
 use super::sync::{Mutex, lock};
-use crate::flow::shorten::shorten;
+use aperture_core::shorten::shorten;
 
 pub(crate) use super::eviction::EvictionLoss;
 

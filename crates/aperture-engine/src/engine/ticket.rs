@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::flow_timer::FlowTimer;
 use super::held_slots::HeldSlots;
 use super::request_id::RequestId;
-use crate::flow::{CacheLookup, FlowOutcome, HttpExtras, Quota, Ticket};
+use aperture_core::{CacheLookup, FlowOutcome, HttpExtras, Quota, Ticket};
 
 /// A flow that an [`Engine`](super::Engine) has decided about, with the concurrency slots it holds.
 ///

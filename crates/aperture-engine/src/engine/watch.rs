@@ -5,8 +5,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use std::{fmt, io};
 
+use super::in_process::{Engine, EngineShared};
 use super::reload::PendingChange;
-use super::{Engine, EngineShared};
 use crate::policy::PolicyError;
 
 /// Reloads an [`Engine`] when its policy files change, until it is dropped.
@@ -126,7 +126,7 @@ fn watch(engine: &Weak<EngineShared>, state: &WatcherState, every: Duration) {
                     log_event!(
                         warn,
                         "policies were not reloaded: {}",
-                        crate::flow::WithCauses(&error)
+                        aperture_core::WithCauses(&error)
                     );
                 }
                 last_logged = Some(error);

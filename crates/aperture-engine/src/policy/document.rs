@@ -1,19 +1,16 @@
-//! Reads a policy file in any of its three forms and assembles the policy.
+//! Reads a policy file in any of its three forms.
 
 use std::sync::Arc;
-use std::time::Duration;
 
+use super::assemble::{EVALUATION_INTERVAL, assemble};
 use super::blueprint;
 use super::circuit::CircuitBuilder;
-use super::components::{NO_SCALING, positive_duration};
+use super::components::{self, positive_duration};
 use super::decode::{DocumentNode, Field, FieldValue, Given, LoadContext, Section};
 use super::model::Policy;
 use super::resources::{RESOURCES, Resources};
 use super::yaml::{self, YamlNode, YamlValue};
 use super::{DynamicConfigDocument, LoadedPolicy, PolicyError};
-
-/// The evaluation interval of a policy that does not set one.
-pub(super) const EVALUATION_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The fields of a policy as a resource of a cluster.
 pub(super) static RESOURCE: Section = Section::new(
@@ -189,78 +186,12 @@ fn bare<'t>(
         if let Some(node) = fields.scalar("evaluation_interval") {
             interval = positive_duration(&node)?;
         }
-        if let Some(components) = fields.get("components") {
-            circuit.read_list(&components, CircuitBuilder::ROOT, 0)?;
+        if let Some(list) = fields.get("components") {
+            components::read_list(&list, CircuitBuilder::ROOT, 0, &mut circuit)?;
         }
     }
     let resources = Resources::read(&fields)?;
-    finish(name, &content, circuit, interval, resources)
-}
-
-/// Folds the circuit and assembles the policy with its content hash.
-pub(super) fn finish(
-    name: &str,
-    content: &DocumentNode<'_>,
-    circuit: CircuitBuilder<'_>,
-    evaluation_interval: Duration,
-    resources: Resources,
-) -> Result<Policy, PolicyError> {
-    let scaling = circuit.scaling();
-    let folded = circuit.fold(evaluation_interval)?;
-    let Resources {
-        classifiers,
-        flux_meters,
-    } = &resources;
-    if let Some(node) = scaling
-        && folded.deciding.is_empty()
-        && classifiers.is_empty()
-        && flux_meters.is_empty()
-    {
-        return Err(node.error(format!("{NO_SCALING}, and the policy does nothing else")));
-    }
-    #[cfg(not(feature = "rego"))]
-    super::unset_labels::check(content, &folded.deciding, &resources)?;
-    Ok(Policy {
-        name: Arc::from(name),
-        hash: Arc::from(hash(name, content)),
-        components: folded.deciding,
-        circuit: folded.circuit,
-        classifiers: resources.classifiers,
-        flux_meters: resources.flux_meters,
-        unanswered_queries: folded.unanswered_queries,
-        signals: folded.signals,
-    })
-}
-
-/// Returns a hash of the decoded content, independent of its layout (128-bit FNV-1a). It identifies
-/// the content and is no protection against forgery.
-fn hash(name: &str, content: &DocumentNode<'_>) -> String {
-    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
-    let mut hash: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
-    let mut sink = |bytes: &[u8]| {
-        for &byte in bytes {
-            hash = (hash ^ u128::from(byte)).wrapping_mul(PRIME);
-        }
-    };
-    sink(&name.len().to_le_bytes());
-    sink(name.as_bytes());
-    content.digest(&mut sink);
-    format!("{hash:032x}")
-}
-
-/// Returns the line and column of the first occurrence of `needle` in the text, comments included.
-pub(super) fn find(text: &str, needle: &str) -> Option<(u32, u32)> {
-    let offset = text.find(needle)?;
-    let before = &text[..offset];
-    let line = before.matches('\n').count() + 1;
-    let column = before
-        .rsplit('\n')
-        .next()
-        .unwrap_or_default()
-        .chars()
-        .count()
-        + 1;
-    Some((u32::try_from(line).ok()?, u32::try_from(column).ok()?))
+    assemble(name, &content, circuit, interval, resources)
 }
 
 #[cfg(test)]

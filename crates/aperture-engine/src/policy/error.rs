@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::flow::Cause;
+use aperture_core::Cause;
 
 /// A message about one position of a file: the content of both errors and warnings.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::fmt::{self, Display};
 use std::sync::Arc;
 
 use super::re2::Pattern;
-use crate::flow::Labels;
+use aperture_core::Labels;
 
 /// A matcher of labels. All of its conditions must hold; without conditions it matches every flow.
 #[derive(Clone, Debug, Default)]

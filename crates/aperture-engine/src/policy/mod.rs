@@ -46,6 +46,7 @@
 //! circuit, provided that they reach a component that decides. Queries over flux meters in the form
 //! that blueprints write are answered from the flux meters of this process.
 
+mod assemble;
 mod blueprint;
 mod circuit;
 mod compared_values;

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use self::fields::{
     ADDRESS, CLASSIFIER, EXPONENTIAL_BUCKETS, EXPONENTIAL_RANGE, EXTRACTOR, FLOW_CONTROL, JSON,
-    JWT, LINEAR_BUCKETS, PATH_TEMPLATES, REGO, REGO_LABEL, RESOURCES_SECTION, RULE, STATIC_BUCKETS,
+    JWT, LINEAR_BUCKETS, MAX_BUCKETS, PATH_TEMPLATES, REGO, REGO_LABEL, RESOURCES_SECTION, RULE,
+    STATIC_BUCKETS,
 };
 pub(super) use self::fields::{FLUX_METER, RESOURCES};
 use super::decode::{DocumentNode, Object};
@@ -285,9 +286,6 @@ fn read_buckets(kind: &str, node: DocumentNode<'_>) -> Result<Buckets, PolicyErr
         }
     })
 }
-
-/// The maximum number of buckets of a histogram, to bound its memory.
-const MAX_BUCKETS: u32 = 10_000;
 
 fn count(fields: &Object<'_>) -> Result<u32, PolicyError> {
     let node = fields.required("count")?;

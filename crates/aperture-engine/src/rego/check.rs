@@ -1,69 +1,39 @@
 //! Refuses modules that the interpreter accepts but Open Policy Agent does not compile, and modules
 //! that would take too much of a thread's stack.
 
+mod nesting;
+mod references;
+mod tree;
+
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::ops::Range;
 
 use serde::de::Deserialize as _;
 use serde_json::Value;
 
+pub(super) use self::nesting::check_nesting;
+use self::references::References;
+use self::tree::{head_name, head_variables, path, position, span_bytes, span_text, spec_and_head};
 use super::{CompileError, builtins};
-
-/// The bound on the work of the interpreter's parser, which doubles with each level of brackets:
-/// the sum of 2^depth over all opening brackets.
-const MAX_BRACKET_WORK: u64 = 1 << 17;
 
 /// The deepest nesting of rules and expressions in an evaluation: 2 levels for a rule and 1 for an
 /// expression. A level takes about 12 KiB of stack without optimisation, and threads have 2 MiB.
 const MAX_DEPTH: usize = 96;
 
-/// Refuses a module whose brackets nest so deeply that parsing would take too long.
-pub(super) fn check_nesting(module: &str) -> Result<(), CompileError> {
-    let (mut depth, mut work) = (0_u32, 0_u64);
-    let (mut line, mut column) = (1, 0);
-    // The character that ends the current string or comment.
-    let mut closing = None;
-    let mut escaped = false;
-    for letter in module.chars() {
-        column += 1;
-        if letter == '\n' {
-            (line, column) = (line + 1, 0);
-        }
-        if let Some(end) = closing {
-            // Raw strings have no escapes. Comments and quoted strings end with their line.
-            if escaped {
-                escaped = false;
-            } else if letter == '\\' && end == '"' {
-                escaped = true;
-            } else if letter == end || (end == '"' && letter == '\n') {
-                closing = None;
-            }
-            continue;
-        }
-        match letter {
-            '"' | '`' => closing = Some(letter),
-            '#' => closing = Some('\n'),
-            '(' | '[' | '{' => {
-                work += 1 << depth.min(32);
-                depth += 1;
-                if work > MAX_BRACKET_WORK {
-                    let message =
-                        "brackets nest too deeply here: move the inner part to a rule of its own";
-                    return Err(CompileError::new((line, column), message.to_owned()));
-                }
-            }
-            ')' | ']' | '}' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    Ok(())
+/// What the rest of the compilation needs to know of a module.
+pub(super) struct CheckedModule {
+    /// The names of the rules, without those of functions, sorted.
+    pub(super) rules: Vec<String>,
+    /// The bytes of each `import input`, which has no effect.
+    pub(super) redundant_imports: Vec<Range<usize>>,
 }
 
-/// Checks a parsed module and returns the names of its rules, without those of functions.
+/// Checks a parsed module.
 pub(super) fn check_module(
     tree: &str,
     source: &str,
     package: &str,
-) -> Result<Vec<String>, CompileError> {
+) -> Result<CheckedModule, CompileError> {
     let mut reader = serde_json::Deserializer::from_str(tree);
     // Expressions nest at most 32 levels, each a few levels of JSON.
     reader.disable_recursion_limit();
@@ -74,8 +44,13 @@ pub(super) fn check_module(
     let module = &tree[0]["ast"];
     let none = Vec::new();
     let mut imports = HashMap::new();
+    let mut redundant_imports = Vec::new();
     for import in module["imports"].as_array().unwrap_or(&none) {
         if let Some(path) = path(&import["refr"]) {
+            if path == "input" && import["as"].is_null() {
+                let bytes = span_bytes(&import["span"]);
+                redundant_imports.extend(bytes.filter(|bytes| source.get(bytes.clone()).is_some()));
+            }
             let last = path.rsplit('.').next().unwrap_or_default().to_owned();
             let name = span_text(&import["as"], source).map_or(last, str::to_owned);
             imports.insert(name, path);
@@ -103,7 +78,10 @@ pub(super) fn check_module(
         .map(|(name, _)| name.clone())
         .collect();
     names.sort_unstable();
-    Ok(names)
+    Ok(CheckedModule {
+        rules: names,
+        redundant_imports,
+    })
 }
 
 /// The rules of a module, for checks across rules.
@@ -321,194 +299,4 @@ impl ModuleChecker<'_> {
         });
         used.chain(members.get(name).into_iter().flatten().copied())
     }
-}
-
-/// The references in a part of a module.
-#[derive(Default)]
-struct References {
-    calls: Vec<FunctionCall>,
-    variables: HashSet<String>,
-    /// Variables that the part declares: with `:=`, `some`, or as parameters of a function.
-    declared: HashSet<String>,
-    /// The references, each as long as it is constant: `a.b` in `a.b[x].c`, and never its part `a`.
-    paths: HashSet<String>,
-    /// The deepest nesting of expressions.
-    deepest: usize,
-}
-
-struct FunctionCall {
-    name: String,
-    arguments: usize,
-    position: (u64, u64),
-}
-
-impl References {
-    /// Returns the references in a rule, without the rule's own name.
-    fn of_rule(spec: &Value, head: &Value, source: &str) -> Self {
-        let mut found = Self::default();
-        found
-            .declared
-            .extend(Self::of(&head["args"], source).variables);
-        let index = &head["refr"]["RefBrack"]["index"];
-        for part in [
-            index,
-            &head["assign"],
-            &head["key"],
-            &spec["value"],
-            &spec["bodies"],
-        ] {
-            found.read(part, source, 0);
-        }
-        found
-    }
-
-    fn of(tree: &Value, source: &str) -> Self {
-        let mut found = Self::default();
-        found.read(tree, source, 0);
-        found
-    }
-
-    fn read(&mut self, tree: &Value, source: &str, depth: usize) {
-        self.read_part(tree, source, depth, false);
-    }
-
-    /// `covered` says that the expression is a part of a reference whose path has been added.
-    fn read_part(&mut self, tree: &Value, source: &str, depth: usize, covered: bool) {
-        self.deepest = self.deepest.max(depth);
-        match tree {
-            Value::Array(items) => items
-                .iter()
-                .for_each(|item| self.read_part(item, source, depth, covered)),
-            Value::Object(fields) => {
-                for (key, value) in fields {
-                    let deeper = depth + usize::from(nests(key));
-                    let mut covers = covered && key == "refr";
-                    match &**key {
-                        "Var" => {
-                            let name = value["value"].as_str();
-                            self.variables.extend(name.map(str::to_owned));
-                            if !covered {
-                                self.paths.extend(name.map(str::to_owned));
-                            }
-                            continue;
-                        }
-                        "Call" => self
-                            .calls
-                            .extend(path(&value["fcn"]).map(|name| FunctionCall {
-                                name,
-                                arguments: value["params"].as_array().map_or(0, Vec::len),
-                                position: position(value),
-                            })),
-                        "RefDot" | "RefBrack" => {
-                            let path = path(tree);
-                            covers = covered || path.is_some();
-                            if !covered {
-                                self.paths.extend(path);
-                            }
-                        }
-                        "AssignExpr" if value["op"] == "ColEq" => {
-                            self.declared
-                                .extend(Self::of(&value["lhs"], source).variables);
-                        }
-                        "SomeVars" => {
-                            let variables = value["vars"].as_array().into_iter().flatten();
-                            let names = variables.filter_map(|span| span_text(span, source));
-                            self.declared.extend(names.map(str::to_owned));
-                        }
-                        _ => {}
-                    }
-                    self.read_part(value, source, deeper, covers);
-                }
-            }
-            _ => {}
-        }
-    }
-}
-
-/// Returns true for a kind of expression whose parts are evaluated within it.
-fn nests(kind: &str) -> bool {
-    matches!(
-        kind,
-        "Call"
-            | "Array"
-            | "Set"
-            | "Object"
-            | "ArrayCompr"
-            | "SetCompr"
-            | "ObjectCompr"
-            | "UnaryExpr"
-            | "BinExpr"
-            | "BoolExpr"
-            | "ArithExpr"
-            | "AssignExpr"
-            | "Membership"
-            | "Every"
-            | "NotExpr"
-    )
-}
-
-/// Returns a rule and its head.
-fn spec_and_head(tree: &Value) -> (&Value, &Value) {
-    let spec = tree.get("Spec").or_else(|| tree.get("Default"));
-    let spec = spec.unwrap_or(&Value::Null);
-    let head = spec["head"]
-        .as_object()
-        .and_then(|head| head.values().next());
-    (spec, head.unwrap_or(spec))
-}
-
-/// Returns the name of a rule: `a`, or `a.b` for a rule that defines a member of `a`.
-fn head_name(head: &Value) -> Option<String> {
-    let refr = &head["refr"];
-    path(refr).or_else(|| path(&refr["RefBrack"]["refr"]))
-}
-
-/// Returns a path such as `a.b.c`, also if it is written as `a["b"].c`. `None` for other
-/// expressions.
-fn path(tree: &Value) -> Option<String> {
-    if let Some(name) = tree["Var"]["value"].as_str() {
-        return Some(name.to_owned());
-    }
-    if let Some(refr) = tree.get("RefDot") {
-        let field = refr["field"][1].as_str()?;
-        return Some(format!("{}.{field}", path(&refr["refr"])?));
-    }
-    let refr = tree.get("RefBrack")?;
-    let field = refr["index"]["String"]["value"].as_str()?;
-    Some(format!("{}.{field}", path(&refr["refr"])?))
-}
-
-/// Collects the variables that an expression of a head needs, without those that an index or a
-/// comprehension binds itself.
-fn head_variables(tree: &Value, found: &mut Vec<(String, (u64, u64))>) {
-    match tree {
-        Value::Array(items) => items.iter().for_each(|item| head_variables(item, found)),
-        Value::Object(fields) => {
-            for (key, value) in fields {
-                match &**key {
-                    "Var" => {
-                        let name = value["value"].as_str().unwrap_or_default();
-                        found.push((name.to_owned(), position(value)));
-                    }
-                    "ArrayCompr" | "SetCompr" | "ObjectCompr" => {}
-                    "RefBrack" => head_variables(&value["refr"], found),
-                    "Call" => head_variables(&value["params"], found),
-                    _ => head_variables(value, found),
-                }
-            }
-        }
-        _ => {}
-    }
-}
-
-/// Returns the text of a span.
-fn span_text<'m>(span: &Value, source: &'m str) -> Option<&'m str> {
-    let end = |key: &str| usize::try_from(span[key].as_u64()?).ok();
-    source.get(end("start")?..end("end")?)
-}
-
-/// Returns the line and column of an expression.
-fn position(tree: &Value) -> (u64, u64) {
-    let number = |key: &str| tree["span"][key].as_u64().unwrap_or(1);
-    (number("line"), number("col"))
 }

@@ -12,6 +12,7 @@ mod tests;
 
 use std::fmt;
 use std::num::NonZeroU32;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -78,22 +79,15 @@ impl CompiledModule {
     /// is not available here, or if it nests too deeply for the stack of a thread.
     pub(crate) fn compile(module: &str, labels: &[Arc<str>]) -> Result<Self, CompileError> {
         check::check_nesting(module)?;
-        let mut engine = regorus::Engine::new();
-        engine.set_rego_v0(true);
-        engine.set_strict_builtin_errors(false);
-        // Otherwise, `print` writes to stderr.
-        engine.set_gather_prints(true);
-        builtins::add(&mut engine).map_err(|message| CompileError {
-            position: None,
-            message,
-        })?;
-        let package = engine
-            .add_policy("module".to_owned(), module.to_owned())
-            .map_err(|error| CompileError::from_interpreter(&error.to_string()))?;
+        let (mut engine, package) = parse(module)?;
         let tree = engine
             .get_ast_as_json()
             .map_err(|error| CompileError::from_interpreter(&error.to_string()))?;
-        let names = check::check_module(&tree, module, &package)?;
+        let checked = check::check_module(&tree, module, &package)?;
+        if !checked.redundant_imports.is_empty() {
+            (engine, _) = parse(&without(module, &checked.redundant_imports))?;
+        }
+        let names = checked.rules;
         // Analyses the whole module once for all clones, with any of its rules as the entry point.
         if let Some(name) = names.first() {
             let path = Arc::from(format!("{package}.{name}"));
@@ -172,6 +166,33 @@ impl CompiledModule {
         }
         Ok(values)
     }
+}
+
+/// Returns an interpreter with the module, and the path of its package.
+fn parse(module: &str) -> Result<(regorus::Engine, String), CompileError> {
+    let mut engine = regorus::Engine::new();
+    engine.set_rego_v0(true);
+    engine.set_strict_builtin_errors(false);
+    // Otherwise, `print` writes to stderr.
+    engine.set_gather_prints(true);
+    builtins::add(&mut engine).map_err(|message| CompileError {
+        position: None,
+        message,
+    })?;
+    let package = engine
+        .add_policy("module".to_owned(), module.to_owned())
+        .map_err(|error| CompileError::from_interpreter(&error.to_string()))?;
+    Ok((engine, package))
+}
+
+/// Returns the module with blanks in place of its redundant imports, about which the interpreter
+/// would write to stderr. All positions stay the same.
+fn without(module: &str, redundant_imports: &[Range<usize>]) -> String {
+    let mut module = module.to_owned();
+    for import in redundant_imports {
+        module.replace_range(import.clone(), &" ".repeat(import.len()));
+    }
+    module
 }
 
 /// Implemented by hand, because a module may contain secret keys.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use regorus::Value;
 
-use super::{CompileError, CompiledModule, EvaluationError};
+use super::check::check_module;
+use super::{CompileError, CompiledModule, EvaluationError, parse, without};
 
 fn compile(rules: &str) -> Result<CompiledModule, CompileError> {
     let label: Arc<str> = Arc::from("label");
@@ -251,6 +252,21 @@ fn the_memory_of_an_evaluation_is_bounded() {
     }
     doubling.push_str("a20 = \"x\"\n");
     assert_eq!(value(&doubling, "{}"), Err(EvaluationError::Output));
+}
+
+#[test]
+fn a_redundant_import_of_input_is_blanked_and_changes_no_value_and_no_position() {
+    let rules = "import input # é\nimport input.x as y\nlabel = [input.x, y]";
+    let text = value(rules, "{\"x\": 1}");
+    assert_eq!(text, Ok(Some("[1 1]".to_owned())));
+    let module = format!("package p.q\n{rules}");
+    let (engine, package) = parse(&module).expect("it parses");
+    let tree = engine.get_ast_as_json().expect("it was parsed");
+    let checked = check_module(&tree, &module, &package).expect("it is valid");
+    let blanked = module.replace("import input #", "             #");
+    assert_eq!(without(&module, &checked.redundant_imports), blanked);
+    let error = compile_error("import input\nlabel = nowhere");
+    assert_eq!(error.position, Some((3, 9)));
 }
 
 #[test]

@@ -85,6 +85,32 @@ fn an_error_names_its_file() {
 }
 
 #[test]
+fn a_file_that_is_not_utf8_is_refused_with_the_offset_of_the_byte() {
+    let folder = Folder::new("not-utf8");
+    let path = folder.0.join("latin1.yaml");
+    // The last one ends within a character.
+    for (text, offset) in [
+        (&b"\xff"[..], 0),
+        (b"# caf\xe9\nresources: {}\n", 5),
+        (
+            "# café\n# \u{20ac}"
+                .as_bytes()
+                .split_last()
+                .expect("it has bytes")
+                .1,
+            10,
+        ),
+    ] {
+        fs::write(&path, text).expect("the target folder can be written");
+        let error = Engine::builder().policy_file(&path).build();
+        let error = error.expect_err("the file is not UTF-8");
+        assert_eq!(error.file(), path.display().to_string());
+        let expected = format!("the byte at offset {offset} is not UTF-8");
+        assert!(error.message().starts_with(&expected), "{error}");
+    }
+}
+
+#[test]
 fn two_policies_of_the_same_name_are_refused() {
     let text = policy("same", &[Limiter::new(1.0, 0.0)]);
     let error = Engine::builder()

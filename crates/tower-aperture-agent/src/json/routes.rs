@@ -15,9 +15,10 @@ use tonic::{Code, Request, Response, Status};
 use super::proto::{self, NamedMessage};
 use crate::check::CheckService;
 use crate::check_http::CheckHttpService;
+use crate::limits::{JSON_ELEMENT_BYTES, MAX_JSON_ELEMENTS};
 use crate::memory_budget::{Charge, MemoryKind};
 use crate::metrics::HandlerLabels;
-use crate::{Agent, JSON_ELEMENT_BYTES, MAX_JSON_ELEMENTS, elements, status};
+use crate::{Agent, elements, status};
 use tower_aperture::pb::check::flow_control_service_server::FlowControlService;
 use tower_aperture::pb::check::{
     CacheDeleteRequest, CacheLookupRequest, CacheUpsertRequest, CheckRequest, FlowEndRequest,

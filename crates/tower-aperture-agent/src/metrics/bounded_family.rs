@@ -10,8 +10,14 @@ use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::{MetricType, TypedMetric};
 
-use super::{MAX_RESERVED_SERIES, MAX_SHARED_SERIES};
 use aperture_engine::engine::InForceNames;
+
+/// Series per metric with labels that callers chose.
+const MAX_SHARED_SERIES: usize = 10_000;
+/// Series per metric whose labels are all names of policies in force.
+const MAX_RESERVED_SERIES: usize = 50_000;
+/// Bytes of a label that a caller chose.
+pub(super) const MAX_LABEL_BYTES: usize = 256;
 
 /// How a series relates to the policies in force, which decides the limit it counts against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

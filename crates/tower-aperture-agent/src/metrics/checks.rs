@@ -9,9 +9,9 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetri
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::registry::Registry;
+use serde::Serialize;
 
-use super::MAX_LABEL_BYTES;
-use super::bounded_family::{BoundedFamily, SeriesClass, SeriesLabels};
+use super::bounded_family::{BoundedFamily, MAX_LABEL_BYTES, SeriesClass, SeriesLabels};
 use super::schedulers::SchedulerSeries;
 use aperture_core::RejectReason;
 use aperture_engine::engine::{CheckReport, InForceNames, LimiterDetails};
@@ -24,6 +24,14 @@ pub(super) struct CheckSeries {
     schedulers: SchedulerSeries,
     /// Accepted and dropped flows, in the order of `KINDS`.
     kinds: [[AtomicU64; 2]; KINDS.len()],
+}
+
+/// The decisions of all components of one kind.
+#[derive(Debug, Serialize)]
+pub(crate) struct KindDecisions {
+    pub(crate) kind: &'static str,
+    pub(crate) accepted: u64,
+    pub(crate) dropped: u64,
 }
 
 const KINDS: [&str; 6] = [
@@ -92,11 +100,15 @@ impl CheckSeries {
     }
 
     /// Returns the kinds of components with the numbers of flows they accepted and dropped.
-    pub(super) fn kinds(&self) -> impl Iterator<Item = (&'static str, u64, u64)> {
+    pub(super) fn kinds(&self) -> Vec<KindDecisions> {
         let counts = KINDS.into_iter().zip(&self.kinds);
-        counts.map(|(kind, [accepted, dropped])| {
-            (kind, accepted.load(Relaxed), dropped.load(Relaxed))
-        })
+        counts
+            .map(|(kind, [accepted, dropped])| KindDecisions {
+                kind,
+                accepted: accepted.load(Relaxed),
+                dropped: dropped.load(Relaxed),
+            })
+            .collect()
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! `/metrics` needs no API key, and callers choose some of its labels. For that reason the values
 //! of flow labels are never shown, and the number of series of each metric is bounded: series whose
-//! labels a policy in force names have a limit of their own ([`MAX_RESERVED_SERIES`]), series with
-//! labels that callers chose share [`MAX_SHARED_SERIES`], and series of policies that are not in
+//! labels a policy in force names have a limit of their own (`MAX_RESERVED_SERIES`), series with
+//! labels that callers chose share `MAX_SHARED_SERIES`, and series of policies that are not in
 //! force are removed. Observations without a series are counted.
 
 mod bounded_family;
@@ -25,21 +25,14 @@ use prometheus_client::registry::Registry;
 
 use self::caches::CacheSeries;
 use self::checks::CheckSeries;
+pub(super) use self::checks::KindDecisions;
 pub(super) use self::http::{HandlerLabels, HttpSeries};
 pub(super) use self::process::ProcessSeries;
 use self::signals::SignalCollector;
 use self::spans::SpanSeries;
 use super::prometheus::{Prometheus, PrometheusCollector};
-use super::status::KindDecisions;
 use aperture_engine::engine::{CheckReport, InForceNames};
 use tower_aperture::Engine;
-
-/// Series per metric with labels that callers chose.
-const MAX_SHARED_SERIES: usize = 10_000;
-/// Series per metric whose labels are all names of policies in force.
-const MAX_RESERVED_SERIES: usize = 50_000;
-/// Bytes of a label that a caller chose.
-const MAX_LABEL_BYTES: usize = 256;
 
 /// All metrics of an agent.
 pub(super) struct Metrics {
@@ -117,14 +110,7 @@ impl Metrics {
 
     /// Returns the decisions by kind of component.
     pub(super) fn kinds(&self) -> Vec<KindDecisions> {
-        let kinds = self.checks.kinds();
-        kinds
-            .map(|(kind, accepted, dropped)| KindDecisions {
-                kind,
-                accepted,
-                dropped,
-            })
-            .collect()
+        self.checks.kinds()
     }
 
     /// Returns all metrics in the OpenMetrics text format.

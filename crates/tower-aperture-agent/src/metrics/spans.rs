@@ -6,12 +6,11 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use super::MAX_LABEL_BYTES;
-use super::bounded_family::{BoundedFamily, SeriesClass, SeriesLabels};
+use super::bounded_family::{BoundedFamily, MAX_LABEL_BYTES, SeriesClass, SeriesLabels};
 use super::labels::{
     LimiterLabels, SamplerLabels, WorkloadLabels, WorkloadRef, WorkloadRequestLabels,
 };
-use crate::trace::{EndedFlow, workload_of};
+use crate::ended_flow::{EndedFlow, workload_of};
 use aperture_engine::engine::{FluxMeter, InForceNames};
 use tower_aperture::pb::check::check_response::DecisionType;
 use tower_aperture::pb::check::limiter_decision::Details;

@@ -12,8 +12,11 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-use super::PrometheusError;
+use super::error::PrometheusError;
 use super::response::{self, QueryResult};
+
+/// The timeout of a query, the same as that of an Agent's Controller.
+pub(super) const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Bytes of a response that are read. One series with all its labels needs far less.
 const MAX_RESPONSE_BYTES: usize = 256 * 1024;

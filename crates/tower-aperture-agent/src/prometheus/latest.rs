@@ -5,8 +5,32 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 
-use super::PrometheusStats;
 use super::response::QueryResult;
+
+/// The counters of a [`Prometheus`](super::Prometheus) since it was created.
+///
+/// ```
+/// use tower_aperture_agent::{Prometheus, PrometheusStats};
+///
+/// let prometheus = Prometheus::new("http://127.0.0.1:9090")?;
+/// let PrometheusStats { queries, invalid, answered, empty, failed, .. } = prometheus.stats();
+/// assert_eq!((queries, invalid, answered, empty, failed), (0, 0, 0, 0, 0));
+/// # Ok::<(), tower_aperture_agent::PrometheusError>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PrometheusStats {
+    /// Queries that are run.
+    pub queries: usize,
+    /// Queries whose last result was not a number; signals made of them are invalid.
+    pub invalid: usize,
+    /// Results of one number.
+    pub answered: u64,
+    /// Results without a series: the query is valid and matches no series at present.
+    pub empty: u64,
+    /// Queries that failed, timed out, or returned something other than one number.
+    pub failed: u64,
+}
 
 /// The latest results by query. The lock is held only for a lookup, because readers must not wait.
 #[derive(Default)]

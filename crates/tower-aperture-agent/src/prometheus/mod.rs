@@ -2,28 +2,24 @@
 
 mod client;
 mod collector;
+mod error;
 mod latest;
 mod response;
 mod schedule;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::time::{MissedTickBehavior, interval};
 
-use self::client::QueryClient;
+use self::client::{QUERY_TIMEOUT, QueryClient};
 pub(super) use self::collector::PrometheusCollector;
+pub use self::error::PrometheusError;
 use self::latest::LatestResults;
-use self::schedule::QuerySchedule;
-use aperture_core::Cause;
+pub use self::latest::PrometheusStats;
+use self::schedule::{QuerySchedule, REFRESH_INTERVAL, Shared};
 use aperture_engine::engine::{Engine, SignalSource};
-
-/// The interval between searches for due and new queries.
-const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
-/// The timeout of a query, the same as that of an Agent's Controller.
-const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs the PromQL queries of policies on a Prometheus, over its HTTP API.
 ///
@@ -62,82 +58,6 @@ const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub struct Prometheus {
     shared: Arc<Shared>,
-}
-
-struct Shared {
-    client: ArcSwap<QueryClient>,
-    results: LatestResults,
-}
-
-/// The counters of a [`Prometheus`] since it was created.
-///
-/// ```
-/// use tower_aperture_agent::{Prometheus, PrometheusStats};
-///
-/// let prometheus = Prometheus::new("http://127.0.0.1:9090")?;
-/// let PrometheusStats { queries, invalid, answered, empty, failed, .. } = prometheus.stats();
-/// assert_eq!((queries, invalid, answered, empty, failed), (0, 0, 0, 0, 0));
-/// # Ok::<(), tower_aperture_agent::PrometheusError>(())
-/// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct PrometheusStats {
-    /// Queries that are run.
-    pub queries: usize,
-    /// Queries whose last result was not a number; signals made of them are invalid.
-    pub invalid: usize,
-    /// Results of one number.
-    pub answered: u64,
-    /// Results without a series: the query is valid and matches no series at present.
-    pub empty: u64,
-    /// Queries that failed, timed out, or returned something other than one number.
-    pub failed: u64,
-}
-
-/// Why a Prometheus cannot be used: an invalid address, or no certificates to trust. The
-/// [`source`](std::error::Error::source) is the underlying error, if there is one.
-///
-/// ```
-/// use tower_aperture_agent::{Prometheus, PrometheusError};
-///
-/// let error: PrometheusError = Prometheus::new("prometheus:9090").unwrap_err();
-/// assert!(error.to_string().contains("http://"), "{error}");
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PrometheusError {
-    message: &'static str,
-    cause: Cause,
-}
-
-impl PrometheusError {
-    const fn new(message: &'static str) -> Self {
-        Self {
-            message,
-            cause: Cause::NONE,
-        }
-    }
-
-    fn with(
-        message: &'static str,
-        cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-    ) -> Self {
-        Self {
-            message,
-            cause: Cause::new(cause),
-        }
-    }
-}
-
-impl fmt::Display for PrometheusError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.message)
-    }
-}
-
-impl std::error::Error for PrometheusError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.cause.get()
-    }
 }
 
 impl Prometheus {

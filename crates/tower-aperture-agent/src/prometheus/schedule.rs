@@ -4,12 +4,16 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 
-use super::{QUERY_TIMEOUT, REFRESH_INTERVAL, Shared};
+use super::client::{QUERY_TIMEOUT, QueryClient};
+use super::latest::LatestResults;
 use aperture_engine::engine::PolicyQuery;
 
+/// The interval between searches for due and new queries.
+pub(super) const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
 /// A query that takes longer than this is slow.
 const SLOW_AFTER: Duration = Duration::from_secs(1);
 /// Concurrent queries that were quick last time and have not become slow since.
@@ -20,6 +24,12 @@ const MAX_SLOW_OR_NEW: usize = 8;
 const MAX_NOT_QUICK: usize = 16;
 /// All concurrent queries; each holds a response of up to 256 KiB.
 const MAX_RUNNING: usize = MAX_QUICK + MAX_NOT_QUICK;
+
+/// What fetches read and write: the client, which may be replaced, and the results.
+pub(super) struct Shared {
+    pub(super) client: ArcSwap<QueryClient>,
+    pub(super) results: LatestResults,
+}
 
 /// The queries of the policies in force and the fetches that run. Dropping it cancels the fetches.
 #[derive(Default)]

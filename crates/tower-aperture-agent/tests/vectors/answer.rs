@@ -11,7 +11,7 @@ use tower_aperture::FlowParams;
 use tower_aperture::cache::{CacheChange, CacheLookup, CacheRefusal, CacheValue};
 use tower_aperture::engine::{
     CacheEntry, CheckInput, CheckReport, Engine, EngineTicket, HttpInput, HttpInputError,
-    HttpReport, HttpRequest, PendingReport, SlotRef, SlotReturn, SocketAddress, StartingHttp,
+    HttpReport, HttpRequest, PendingHttpReport, PendingReport, SlotRef, SlotReturn, SocketAddress,
 };
 use tower_aperture::{LabelLimits, Labels};
 
@@ -208,7 +208,7 @@ fn deadline(call: &Call) -> Option<Duration> {
         .map(|seconds| Duration::from_secs_f64(seconds.max(0.0)))
 }
 
-fn check_http(engine: &Engine, call: &Call) -> Result<StartingHttp, HttpInputError> {
+fn check_http(engine: &Engine, call: &Call) -> Result<PendingHttpReport, HttpInputError> {
     let request = &call.request;
     let headers = request["request"]["headers"].as_object();
     let headers: Vec<(&str, &str)> = headers

@@ -7,9 +7,9 @@ use serde_json::Value;
 use self::queue::{Arrival, Wfq, fairness_queue, workload_id};
 use crate::Verdict;
 
-/// The engine's source file, because the queue is private to the crate and uses no other part of
+/// The engine's source files, because the queue is private to the crate and uses no other part of
 /// it.
-#[path = "../../../aperture-engine/src/engine/schedulers/wfq.rs"]
+#[path = "../../../aperture-engine/src/engine/schedulers/wfq/mod.rs"]
 mod queue;
 
 pub(crate) fn replay(recording: &Value) -> Verdict {

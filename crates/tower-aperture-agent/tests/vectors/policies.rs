@@ -8,7 +8,7 @@ use tower_aperture::engine::SignalSource;
 use crate::{Verdict, is_unsupported};
 
 /// Rows of the register of quirks whose policies the engine refuses at load.
-const REFUSED_ROWS: [u64; 4] = [30, 31, 33, 34];
+pub(crate) const REFUSED_ROWS: [u64; 4] = [30, 31, 33, 34];
 
 /// A signal source without a value for any query.
 #[derive(Debug)]

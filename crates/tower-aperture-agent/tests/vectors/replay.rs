@@ -14,12 +14,11 @@ use crate::compare::{Judge, compare_shares};
 use crate::loops::{Constants, QUERIES_PROMETHEUS, queries_prometheus};
 use crate::orders::{Difference, Orders, Search, groups, matching};
 use crate::over_grpc::Served;
+use crate::policies::REFUSED_ROWS;
 use crate::policy::Rates;
 use crate::recording::{Call, Expected, Published, PublishedValue, Recording, decision};
 use crate::{Verdict, is_unsupported};
 
-/// Rows of the register of quirks whose policies the engine refuses at load.
-const REFUSED_ROWS: [u64; 4] = [30, 31, 33, 34];
 /// The row about ramp mode. Its recordings are replayed with the engine option that follows the
 /// Agent.
 const RAMP_MODE_ROW: u64 = 1;

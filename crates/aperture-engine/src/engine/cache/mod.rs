@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::Engine;
 use super::clock::nanos;
-use crate::flow::{CacheChange, CacheLookup, Invalidations};
+use aperture_core::{CacheChange, CacheLookup, Invalidations};
 
 pub(crate) use self::store::EngineCaches;
 

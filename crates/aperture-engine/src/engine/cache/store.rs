@@ -14,7 +14,7 @@ use quick_cache::{Equivalent, OptionsBuilder, Weighter};
 use smallvec::SmallVec;
 
 use crate::engine::clock::{Nanos, nanos};
-use crate::flow::{CacheLookup, CacheRefusal, CacheValue, Invalidations};
+use aperture_core::{CacheLookup, CacheRefusal, CacheValue, Invalidations};
 
 const MILLI: Nanos = 1_000_000;
 /// The longest time to live, which also applies to entries without one.

@@ -11,7 +11,7 @@ use super::component_entry::ComponentEntry;
 use super::decision::{ComponentDecision, EngineDenial};
 use super::engine_flow::EngineFlow;
 use super::ticket::EngineTicket;
-use crate::flow::CacheLookup;
+use aperture_core::CacheLookup;
 
 /// Gathers what a caller wants to know while components decide.
 pub(super) trait Collector {
@@ -53,7 +53,7 @@ pub(super) struct DecisionEnd<'a, 'l> {
 /// Returns the bytes of the texts and values of a lookup.
 fn lookup_bytes(found: Option<&CacheLookup>) -> usize {
     use super::owned_flow::TEXT_OVERHEAD_BYTES;
-    use crate::flow::CacheValue;
+    use aperture_core::CacheValue;
 
     let value = |value: &CacheValue| match value {
         Ok(Some(value)) => value.len(),

@@ -11,7 +11,7 @@ use crate::engine::decision::ComponentDecision;
 use crate::engine::engine_flow::EngineFlow;
 use crate::engine::report::{CheckReport, LimiterDecision, LimiterReason};
 use crate::engine::ticket::{EngineTicket, TicketExtras};
-use crate::flow::{CacheLookup, Quota};
+use aperture_core::{CacheLookup, Quota};
 
 /// Collects the decisions of the components, the result of the cache lookup, and quotas if the flow
 /// asks for them.

@@ -7,7 +7,7 @@ use crate::engine::decision::{ComponentDecision, EngineDenial};
 use crate::engine::engine_flow::EngineFlow;
 use crate::engine::http_answer::HttpAnswer;
 use crate::engine::ticket::{EngineTicket, TicketExtras};
-use crate::flow::{CacheLookup, Denial, FlowParams, HttpExtras, Quota, RejectReason, Verdict};
+use aperture_core::{CacheLookup, Denial, FlowParams, HttpExtras, Quota, RejectReason, Verdict};
 
 /// Collects nothing.
 #[derive(Clone, Copy, Debug)]

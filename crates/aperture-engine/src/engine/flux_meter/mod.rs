@@ -16,8 +16,8 @@ use super::clock::Nanos;
 use super::engine_flow::EngineFlow;
 use super::selector_index::SelectorIndex;
 use super::workload_latency::MeasuredWorkload;
-use crate::flow::{FlowOutcome, FlowStatus};
 use crate::policy::{self, Selector};
+use aperture_core::{FlowOutcome, FlowStatus};
 
 pub use self::histogram::FluxMeter;
 pub(crate) use self::window::MeterWindow;

@@ -9,8 +9,8 @@ use super::window::quantile_of;
 use super::*;
 use crate::engine::clock::nanos;
 use crate::engine::{Clock as _, Engine, ManualClock};
-use crate::flow::{Check, Decider as _, FlowParams, Ticket as _, Verdict};
 use crate::policy::Buckets;
+use aperture_core::{Check, Decider as _, FlowParams, Ticket as _, Verdict};
 
 const MILLI: Nanos = 1_000_000;
 

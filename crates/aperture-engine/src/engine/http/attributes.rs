@@ -4,7 +4,7 @@ use super::super::collector::VerdictCollector;
 use super::super::decide::DecideContext;
 use super::super::http_input::{HttpInput, HttpRequest, SocketAddress};
 use super::super::{Engine, EnginePending, EngineTicket};
-use crate::flow::{Check, FlowError, FlowErrorKind, FlowParams, HttpAttributes, Verdict};
+use aperture_core::{Check, FlowError, FlowErrorKind, FlowParams, HttpAttributes, Verdict};
 
 impl Engine {
     /// Like [`start_http`](Self::start_http), for the attributes that the layer has read, plus the

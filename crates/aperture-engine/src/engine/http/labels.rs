@@ -11,7 +11,7 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_decode, utf8_percent_encode};
 use crate::engine::classify::ClassifierLabel;
 use crate::engine::http_input::{HttpInput, HttpRequest};
 use crate::engine::query_encoding::decode_query;
-use crate::flow::{Labels, baggage};
+use aperture_core::{Labels, baggage};
 
 const SOURCE_LABEL: &str = "aperture.source_fqdns";
 const DESTINATION_LABEL: &str = "aperture.destination_fqdns";

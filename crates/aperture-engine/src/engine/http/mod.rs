@@ -21,7 +21,7 @@ use super::http_input::{HttpInput, HttpInputError};
 use super::pending::PendingDecision;
 use super::report::{CheckReport, ClassifierInfo};
 use super::{Engine, EngineTicket};
-use crate::flow::{CacheLookup, FlowParams};
+use aperture_core::{CacheLookup, FlowParams};
 
 /// The gRPC code `UNAVAILABLE`, by which proxies recognize a rejected request.
 const UNAVAILABLE: i32 = 14;
@@ -155,9 +155,9 @@ impl OutputCollector for HttpCollector {
 ///
 /// See [`Engine::start_http`] for an example.
 #[must_use = "futures do nothing unless polled"]
-pub struct StartingHttp(PendingDecision<HttpCollector>);
+pub struct PendingHttpReport(PendingDecision<HttpCollector>);
 
-impl StartingHttp {
+impl PendingHttpReport {
     /// Returns the bytes of the texts and values that the request holds while it waits, or 0 if it
     /// is decided.
     #[doc(hidden)]
@@ -174,7 +174,7 @@ impl StartingHttp {
 /// # Panics
 ///
 /// Panics if it is polled after it was ready.
-impl Future for StartingHttp {
+impl Future for PendingHttpReport {
     type Output = (HttpReport, EngineTicket);
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -182,9 +182,9 @@ impl Future for StartingHttp {
     }
 }
 
-impl fmt::Debug for StartingHttp {
+impl fmt::Debug for PendingHttpReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StartingHttp").finish_non_exhaustive()
+        f.debug_struct("PendingHttpReport").finish_non_exhaustive()
     }
 }
 
@@ -246,11 +246,11 @@ impl Engine {
     /// # Errors
     ///
     /// Returns the errors of [`check_http`](Self::check_http).
-    pub fn start_http(&self, input: &HttpInput<'_>) -> Result<StartingHttp, HttpInputError> {
+    pub fn start_http(&self, input: &HttpInput<'_>) -> Result<PendingHttpReport, HttpInputError> {
         let (prepared, parts) = self.prepare_http(input)?;
         let input = prepared.check_input();
         let collector = HttpCollector::new(&input, parts);
-        Ok(StartingHttp(self.start_check(&input, collector)))
+        Ok(PendingHttpReport(self.start_check(&input, collector)))
     }
 
     /// Validates the input and computes all parts of the report except the decision.

@@ -21,7 +21,7 @@ use shuttle::thread;
 use shuttle::{Config, Runner};
 
 use super::{CheckInput, CheckReport, Engine, EngineTicket, ManualClock, PendingReport};
-use crate::flow::FlowParams;
+use aperture_core::FlowParams;
 
 /// The number of random runs, and of runs with few switches between threads, which find rare
 /// errors.

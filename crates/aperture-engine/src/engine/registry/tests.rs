@@ -11,8 +11,8 @@ use crate::engine::decision::{ComponentDecision, DecisionStep, DecisionWithSlot}
 use crate::engine::engine_flow::EngineFlow;
 use crate::engine::limiters::Limiter;
 use crate::engine::{CheckInput, Engine, LimiterDetails};
-use crate::flow::{FlowParams, RejectReason};
 use crate::policy::{self, ComponentKind};
+use aperture_core::{FlowParams, RejectReason};
 
 /// The session label by which a policy of this test asks for a [`TurnTaker`] instead of a sampler.
 const TURNS: &str = "registry-test-turns";

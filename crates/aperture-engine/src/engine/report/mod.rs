@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::flow::{CacheLookup, Denial, RejectReason};
+use aperture_core::{CacheLookup, Denial, RejectReason};
 
 pub use self::limiter_decision::{
     LimiterDecision, LimiterDetails, LimiterReason, QueueOrder, SchedulerDetails, TokensInfo,

@@ -7,12 +7,15 @@ mod load_scheduling;
 use std::time::Duration;
 
 use super::PolicyError;
+use super::assemble::{EVALUATION_INTERVAL, assemble};
 use super::circuit::CircuitBuilder;
-use super::components::{self, ComponentLocation, alerter, decider};
+use super::components::{self, ComponentLocation, KeyedComponent, alerter, decider};
 use super::decode::{DocumentNode, Field, FieldValue, Object, Section};
-use super::document::{EVALUATION_INTERVAL, find, finish};
-use super::model::{Comparison, FluxMeter, Policy};
-use super::ports::{self, OutPort};
+use super::model::{
+    Comparison, ConcurrencyLimiter, ConcurrencyScheduler, FluxMeter, Policy, QuotaScheduler,
+    RateLimiter,
+};
+use super::ports;
 use super::resources::{RESOURCES, Resources};
 use super::suggest::hint;
 use super::yaml::shortened;
@@ -123,7 +126,7 @@ static RATE_LIMITING: Section = Section::new(
         BASE,
         &[Field::required(
             "rate_limiter",
-            FieldValue::Section(&components::RATE_LIMITER_VALUES),
+            FieldValue::Section(RateLimiter::VALUES),
             "The rate limiter.",
         )],
     ],
@@ -135,7 +138,7 @@ static QUOTA_SCHEDULING: Section = Section::new(
         BASE,
         &[Field::required(
             "quota_scheduler",
-            FieldValue::Section(&components::QUOTA_SCHEDULER_VALUES),
+            FieldValue::Section(QuotaScheduler::VALUES),
             "The quota scheduler.",
         )],
     ],
@@ -147,7 +150,7 @@ static CONCURRENCY_LIMITING: Section = Section::new(
         BASE,
         &[Field::required(
             "concurrency_limiter",
-            FieldValue::Section(&components::CONCURRENCY_LIMITER_VALUES),
+            FieldValue::Section(ConcurrencyLimiter::VALUES),
             "The concurrency limiter.",
         )],
     ],
@@ -159,7 +162,7 @@ static CONCURRENCY_SCHEDULING: Section = Section::new(
         BASE,
         &[Field::required(
             "concurrency_scheduler",
-            FieldValue::Section(&components::CONCURRENCY_SCHEDULER_VALUES),
+            FieldValue::Section(ConcurrencyScheduler::VALUES),
             "The concurrency scheduler.",
         )],
     ],
@@ -188,48 +191,28 @@ pub(super) fn expand<'t>(
     reader(fields.required("policy")?, dynamic)
 }
 
-/// Reads the section of the values for the one component that decides.
-type SectionReader = for<'t> fn(
-    DocumentNode<'t>,
-    &ComponentLocation,
-    OutPort<'t>,
-    &mut CircuitBuilder<'t>,
-) -> Result<(), PolicyError>;
-
 fn rate_limiting<'t>(
     node: DocumentNode<'t>,
     dynamic: &[DocumentNode<'t>],
 ) -> Result<Policy, PolicyError> {
-    let fields = node.object(&RATE_LIMITING)?;
-    let section = fields.required("rate_limiter")?;
-    limiting(&fields, &section, dynamic, components::rate_limiter_values)
+    limiting::<RateLimiter>(&node.object(&RATE_LIMITING)?, "rate_limiter", dynamic)
 }
 
 fn quota_scheduling<'t>(
     node: DocumentNode<'t>,
     dynamic: &[DocumentNode<'t>],
 ) -> Result<Policy, PolicyError> {
-    let fields = node.object(&QUOTA_SCHEDULING)?;
-    let section = fields.required("quota_scheduler")?;
-    limiting(
-        &fields,
-        &section,
-        dynamic,
-        components::quota_scheduler_values,
-    )
+    limiting::<QuotaScheduler>(&node.object(&QUOTA_SCHEDULING)?, "quota_scheduler", dynamic)
 }
 
 fn concurrency_limiting<'t>(
     node: DocumentNode<'t>,
     dynamic: &[DocumentNode<'t>],
 ) -> Result<Policy, PolicyError> {
-    let fields = node.object(&CONCURRENCY_LIMITING)?;
-    let section = fields.required("concurrency_limiter")?;
-    limiting(
-        &fields,
-        &section,
+    limiting::<ConcurrencyLimiter>(
+        &node.object(&CONCURRENCY_LIMITING)?,
+        "concurrency_limiter",
         dynamic,
-        components::concurrency_limiter_values,
     )
 }
 
@@ -237,29 +220,26 @@ fn concurrency_scheduling<'t>(
     node: DocumentNode<'t>,
     dynamic: &[DocumentNode<'t>],
 ) -> Result<Policy, PolicyError> {
-    let fields = node.object(&CONCURRENCY_SCHEDULING)?;
-    let section = fields.required("concurrency_scheduler")?;
-    limiting(
-        &fields,
-        &section,
+    limiting::<ConcurrencyScheduler>(
+        &node.object(&CONCURRENCY_SCHEDULING)?,
+        "concurrency_scheduler",
         dynamic,
-        components::concurrency_scheduler_values,
     )
 }
 
-/// Expands a blueprint with one component that decides: the component of `section`, an alert about
+/// Expands a blueprint with one component that decides: the component under `key`, an alert about
 /// its accept percentage, then the components of the file itself.
-fn limiting<'t>(
+fn limiting<'t, C: KeyedComponent>(
     fields: &Object<'t>,
-    section: &DocumentNode<'t>,
+    key: &str,
     dynamic: &[DocumentNode<'t>],
-    read: SectionReader,
 ) -> Result<Policy, PolicyError> {
+    let section = &fields.required(key)?;
     let mut values = BlueprintValues::new(fields, dynamic)?;
     let accept_percentage =
         ports::inner_out_port(section, CircuitBuilder::ROOT, "ACCEPT_PERCENTAGE");
     let location = values.next_location();
-    read(
+    components::keyed_values::<C>(
         section.clone(),
         &location,
         accept_percentage,
@@ -323,8 +303,8 @@ impl<'t> BlueprintValues<'t> {
     /// Reads the components that the values file itself defines.
     fn add_components(&mut self, fields: &Object<'t>) -> Result<(), PolicyError> {
         if let Some(list) = fields.get("components") {
-            self.circuit
-                .read_list(&list, CircuitBuilder::ROOT, self.next_index)?;
+            let circuit = &mut self.circuit;
+            components::read_list(&list, CircuitBuilder::ROOT, self.next_index, circuit)?;
             self.next_index += list.list()?.len();
         }
         Ok(())
@@ -332,7 +312,7 @@ impl<'t> BlueprintValues<'t> {
 
     fn finish(mut self) -> Result<Policy, PolicyError> {
         self.resources.add(self.flux_meters);
-        finish(
+        assemble(
             self.name,
             &self.content,
             self.circuit,
@@ -340,4 +320,19 @@ impl<'t> BlueprintValues<'t> {
             self.resources,
         )
     }
+}
+
+/// Returns the line and column of the first occurrence of `needle` in the text, comments included.
+fn find(text: &str, needle: &str) -> Option<(u32, u32)> {
+    let offset = text.find(needle)?;
+    let before = &text[..offset];
+    let line = before.matches('\n').count() + 1;
+    let column = before
+        .rsplit('\n')
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .count()
+        + 1;
+    Some((u32::try_from(line).ok()?, u32::try_from(column).ok()?))
 }

@@ -5,6 +5,7 @@
 //! engine runs and reaches a component that decides becomes part of the circuit of the policy.
 //! Other signals are left out.
 
+mod component;
 mod order;
 
 use std::cell::Cell;
@@ -13,9 +14,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(super) use self::component::{
+    ComponentBehaviour, ComponentLocation, RuntimeComponent, SelectedComponent, SignalForwarder,
+    WiredComponent,
+};
 use self::order::evaluation_order;
 use super::PolicyError;
-use super::components::{self, ComponentLocation, WiredComponent};
 use super::decode::DocumentNode;
 use super::model::{self, CircuitNode, Component, ComponentKind, Op, SignalId, SignalName};
 use super::ports::{
@@ -129,20 +133,6 @@ impl<'t> CircuitBuilder<'t> {
     pub(super) fn location(&self, scope: ScopeIndex, index: usize) -> ComponentLocation {
         let id = format!("{}.{index}", self.scopes[scope].id);
         ComponentLocation { id, scope }
-    }
-
-    /// Reads a list of components, numbered from `first`.
-    pub(super) fn read_list(
-        &mut self,
-        node: &DocumentNode<'t>,
-        scope: ScopeIndex,
-        first: usize,
-    ) -> Result<(), PolicyError> {
-        for (index, component) in node.list()?.into_iter().enumerate() {
-            let location = self.location(scope, first + index);
-            components::read(&component, &location, self)?;
-        }
-        Ok(())
     }
 
     /// Computes the constant signals, and leaves out components on which no component that decides
@@ -273,7 +263,7 @@ impl<'t> CircuitBuilder<'t> {
         &self,
         sources: &[Vec<Option<OutPortIndex>>],
         values: &[Vec<FoldedSignal>],
-        selected: impl Fn(&dyn components::ComponentBehaviour) -> bool,
+        selected: impl Fn(&dyn ComponentBehaviour) -> bool,
     ) -> HashSet<OutPortIndex> {
         let mut needed = HashSet::new();
         let mut seen = HashSet::new();

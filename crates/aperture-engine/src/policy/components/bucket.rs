@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::keyed::KeyState;
 use super::{DocumentNode, InputSignals, PolicyError, non_empty, non_negative};
 use crate::policy::decode::{Bounds, Field, FieldValue, Object, Section};
 use crate::policy::model::{Bucket, Port};
@@ -107,70 +108,70 @@ static LAZY_SYNC: Section = Section::new(
     ]],
 );
 
-/// Reads the `in_ports`: capacity, fill and pass-through.
-pub(super) fn in_ports<'t>(
-    fields: &Object<'t>,
-    scope: ScopeIndex,
-) -> Result<Vec<InPort<'t>>, PolicyError> {
-    let in_ports = fields.required("in_ports")?.object(&IN_PORTS_SECTION)?;
-    Ok(vec![
-        ports::required_in_port(&in_ports, "bucket_capacity", scope)?,
-        ports::required_in_port(&in_ports, "fill_amount", scope)?,
-        ports::optional_in_port(&in_ports, "pass_through", scope)?,
-    ])
-}
-
-/// Reads the same from the values of a blueprint, where they are plain numbers.
-pub(super) fn constant_in_ports<'t>(fields: &Object<'t>) -> Result<Vec<InPort<'t>>, PolicyError> {
-    Ok(vec![
-        ports::number_in_port(fields, "bucket_capacity")?,
-        ports::number_in_port(fields, "fill_amount")?,
-        ports::unwired(&fields.node),
-    ])
-}
-
-/// Reads the parameters; the signals are filled in by [`with_signals`].
-pub(super) fn settings(node: DocumentNode<'_>) -> Result<Bucket, PolicyError> {
-    const UNSET: Port = Port::Constant(f64::NAN);
-    let parameters = node.object(&PARAMETERS)?;
-    let interval = super::positive_duration(&parameters.required("interval")?)?;
-    let max_idle_time = max_idle_time(&parameters)?;
-    let old_key = parameters.scalar("label_key");
-    if let Some(node) = &old_key {
-        let message = "deprecated; use `limit_by_label_key` instead";
-        if node.context.strict {
-            return Err(node.error(message));
-        }
-        node.warn(message);
+/// The ports are capacity, fill and pass-through.
+impl KeyState for Bucket {
+    fn in_ports<'t>(
+        fields: &Object<'t>,
+        scope: ScopeIndex,
+    ) -> Result<Vec<InPort<'t>>, PolicyError> {
+        let in_ports = fields.required("in_ports")?.object(&IN_PORTS_SECTION)?;
+        Ok(vec![
+            ports::required_in_port(&in_ports, "bucket_capacity", scope)?,
+            ports::required_in_port(&in_ports, "fill_amount", scope)?,
+            ports::optional_in_port(&in_ports, "pass_through", scope)?,
+        ])
     }
-    let keys = [
-        parameters.text("limit_by_label_key")?,
-        old_key.map(|node| node.text()).transpose()?,
-    ];
-    let lazy_sync = match parameters.object("lazy_sync", &LAZY_SYNC)? {
-        None => None,
-        Some(fields) => {
-            let num_sync = match fields.scalar("num_sync") {
-                None => 4,
-                Some(node) => match node.count()? {
-                    0 => return Err(node.error("must be more than zero")),
-                    count => count,
-                },
-            };
-            fields.boolean("enabled", false)?.then_some(num_sync)
+
+    fn constant_in_ports<'t>(fields: &Object<'t>) -> Result<Vec<InPort<'t>>, PolicyError> {
+        Ok(vec![
+            ports::number_in_port(fields, "bucket_capacity")?,
+            ports::number_in_port(fields, "fill_amount")?,
+            ports::unwired(&fields.node),
+        ])
+    }
+
+    fn parameters(node: DocumentNode<'_>) -> Result<Self, PolicyError> {
+        const UNSET: Port = Port::Constant(f64::NAN);
+        let parameters = node.object(&PARAMETERS)?;
+        let interval = super::positive_duration(&parameters.required("interval")?)?;
+        let max_idle_time = max_idle_time(&parameters)?;
+        let old_key = parameters.scalar("label_key");
+        if let Some(node) = &old_key {
+            let message = "deprecated; use `limit_by_label_key` instead";
+            if node.context.strict {
+                return Err(node.error(message));
+            }
+            node.warn(message);
         }
-    };
-    Ok(Bucket {
-        bucket_capacity: UNSET,
-        fill_amount: UNSET,
-        pass_through: UNSET,
-        interval,
-        continuous_fill: parameters.boolean("continuous_fill", true)?,
-        delay_initial_fill: parameters.boolean("delay_initial_fill", false)?,
-        max_idle_time,
-        limit_by_label_key: keys.into_iter().flatten().find_map(non_empty),
-        lazy_sync,
-    })
+        let keys = [
+            parameters.text("limit_by_label_key")?,
+            old_key.map(|node| node.text()).transpose()?,
+        ];
+        let lazy_sync = match parameters.object("lazy_sync", &LAZY_SYNC)? {
+            None => None,
+            Some(fields) => {
+                let num_sync = match fields.scalar("num_sync") {
+                    None => 4,
+                    Some(node) => match node.count()? {
+                        0 => return Err(node.error("must be more than zero")),
+                        count => count,
+                    },
+                };
+                fields.boolean("enabled", false)?.then_some(num_sync)
+            }
+        };
+        Ok(Self {
+            bucket_capacity: UNSET,
+            fill_amount: UNSET,
+            pass_through: UNSET,
+            interval,
+            continuous_fill: parameters.boolean("continuous_fill", true)?,
+            delay_initial_fill: parameters.boolean("delay_initial_fill", false)?,
+            max_idle_time,
+            limit_by_label_key: keys.into_iter().flatten().find_map(non_empty),
+            lazy_sync,
+        })
+    }
 }
 
 /// Reads `max_idle_time`; two hours if it is absent.
@@ -193,7 +194,7 @@ pub(super) enum TokenConsumer {
     QuotaScheduler,
 }
 
-/// Returns the bucket with its signals, in the order of [`in_ports`]. Warns about signals that
+/// Returns the bucket with its signals, in the order of its ports. Warns about signals that
 /// reject every flow or let every flow pass.
 pub(super) fn with_signals(
     settings: &Bucket,

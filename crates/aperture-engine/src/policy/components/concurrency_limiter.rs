@@ -1,17 +1,17 @@
 //! Reads `concurrency_limiter`: slots for flows in flight, for each value of a label.
 
 use super::alerter::ALERTER;
+use super::keyed::{KeyState, KeyedComponent};
 use super::{
-    ACCEPT_PERCENTAGE, CircuitBuilder, ComponentLocation, DecidingComponent, DocumentNode,
-    LIMITER_OUT_PORTS, PolicyError, REQUEST_PARAMETERS, request_parameters, slots,
+    DocumentNode, InputSignals, LIMITER_OUT_PORTS, PolicyError, REQUEST_PARAMETERS,
+    request_parameters, slots,
 };
 use crate::policy::decode::{Field, FieldValue, Object, Section};
-use crate::policy::model::{ComponentKind, ConcurrencyLimiter};
-use crate::policy::ports::{self, InPort, OutPort};
+use crate::policy::model::{ComponentKind, ConcurrencyLimiter, Slots};
 use crate::policy::selector;
 
 /// The fields of a concurrency limiter.
-pub(super) static FIELDS: Section = Section::new(
+static FIELDS: Section = Section::new(
     "Concurrency limiter",
     &[&[
         slots::IN_PORTS,
@@ -23,7 +23,7 @@ pub(super) static FIELDS: Section = Section::new(
 );
 
 /// The fields of the section of a values file.
-pub(in crate::policy) static VALUES: Section = Section::new(
+pub(super) static VALUES: Section = Section::new(
     "Concurrency limiter of a blueprint",
     &[
         slots::CONSTANTS,
@@ -37,47 +37,27 @@ const PARAMETERS: Field = Field::required(
     "How long slots are held, and by which label.",
 );
 
-pub(super) fn read<'t>(
-    node: DocumentNode<'t>,
-    location: &ComponentLocation,
-    circuit: &mut CircuitBuilder<'t>,
-) -> Result<(), PolicyError> {
-    let fields = node.object(&FIELDS)?;
-    let inputs = slots::in_ports(&fields, location.scope)?;
-    let outputs = ports::out_ports(&fields, &ACCEPT_PERCENTAGE, location.scope)?;
-    add(&fields, location, inputs, outputs, circuit)
-}
+impl KeyedComponent for ConcurrencyLimiter {
+    const NAME: &'static str = "concurrency limiter";
+    const FIELDS: &'static Section = &FIELDS;
+    const VALUES: &'static Section = &VALUES;
+    type State = Slots;
 
-/// Reads the section of a values file, where the signals are plain numbers.
-pub(in crate::policy) fn read_values<'t>(
-    node: DocumentNode<'t>,
-    location: &ComponentLocation,
-    output: OutPort<'t>,
-    circuit: &mut CircuitBuilder<'t>,
-) -> Result<(), PolicyError> {
-    let fields = node.object(&VALUES)?;
-    let inputs = slots::constant_in_ports(&fields)?;
-    add(&fields, location, inputs, vec![output], circuit)
-}
+    fn settings(fields: &Object<'_>) -> Result<Self, PolicyError> {
+        Ok(Self {
+            slots: Slots::parameters(fields.required("parameters")?)?,
+            request: request_parameters(fields)?,
+        })
+    }
 
-fn add<'t>(
-    fields: &Object<'t>,
-    location: &ComponentLocation,
-    inputs: Vec<InPort<'t>>,
-    outputs: Vec<OutPort<'t>>,
-    circuit: &mut CircuitBuilder<'t>,
-) -> Result<(), PolicyError> {
-    let selectors = selector::selectors(fields, "selectors")?;
-    let settings = slots::settings(fields.required("parameters")?)?;
-    let request = request_parameters(fields)?;
-    let node = fields.node.clone();
-    let component =
-        DecidingComponent::new("concurrency limiter", location, selectors, move |inputs| {
-            Ok(ComponentKind::ConcurrencyLimiter(ConcurrencyLimiter {
-                slots: slots::with_signals(&settings, &node, inputs)?,
-                request: request.clone(),
-            }))
-        });
-    circuit.add(component.with_ports(location, inputs, outputs));
-    Ok(())
+    fn with_signals(
+        &self,
+        node: &DocumentNode<'_>,
+        inputs: &InputSignals<'_, '_>,
+    ) -> Result<ComponentKind, PolicyError> {
+        Ok(ComponentKind::ConcurrencyLimiter(Self {
+            slots: slots::with_signals(&self.slots, node, inputs)?,
+            request: self.request.clone(),
+        }))
+    }
 }

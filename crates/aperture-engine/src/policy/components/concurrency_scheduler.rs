@@ -1,17 +1,15 @@
 //! Reads `concurrency_scheduler`: slots for which flows queue.
 
 use super::alerter::ALERTER;
-use super::{
-    ACCEPT_PERCENTAGE, CircuitBuilder, ComponentLocation, DecidingComponent, DocumentNode,
-    LIMITER_OUT_PORTS, PolicyError, scheduler, slots,
-};
+use super::keyed::{KeyState, KeyedComponent};
+use super::scheduler::{self, QueueResource};
+use super::{DocumentNode, InputSignals, LIMITER_OUT_PORTS, PolicyError, slots};
 use crate::policy::decode::{Field, FieldValue, Object, Section};
-use crate::policy::model::{ComponentKind, ConcurrencyScheduler};
-use crate::policy::ports::{self, InPort, OutPort};
+use crate::policy::model::{ComponentKind, ConcurrencyScheduler, Slots};
 use crate::policy::selector;
 
 /// The fields of a concurrency scheduler.
-pub(super) static FIELDS: Section = Section::new(
+static FIELDS: Section = Section::new(
     "Concurrency scheduler",
     &[&[
         slots::IN_PORTS,
@@ -23,7 +21,7 @@ pub(super) static FIELDS: Section = Section::new(
 );
 
 /// The fields of the section of a values file.
-pub(in crate::policy) static VALUES: Section = Section::new(
+pub(super) static VALUES: Section = Section::new(
     "Concurrency scheduler of a blueprint",
     &[
         slots::CONSTANTS,
@@ -42,51 +40,27 @@ const PARAMETERS: Field = Field::required(
     "How long slots are held, and by which label.",
 );
 
-pub(super) fn read<'t>(
-    node: DocumentNode<'t>,
-    location: &ComponentLocation,
-    circuit: &mut CircuitBuilder<'t>,
-) -> Result<(), PolicyError> {
-    let fields = node.object(&FIELDS)?;
-    let inputs = slots::in_ports(&fields, location.scope)?;
-    let outputs = ports::out_ports(&fields, &ACCEPT_PERCENTAGE, location.scope)?;
-    add(&fields, location, inputs, outputs, circuit)
-}
+impl KeyedComponent for ConcurrencyScheduler {
+    const NAME: &'static str = "concurrency scheduler";
+    const FIELDS: &'static Section = &FIELDS;
+    const VALUES: &'static Section = &VALUES;
+    type State = Slots;
 
-/// Reads the section of a values file, where the signals are plain numbers.
-pub(in crate::policy) fn read_values<'t>(
-    node: DocumentNode<'t>,
-    location: &ComponentLocation,
-    output: OutPort<'t>,
-    circuit: &mut CircuitBuilder<'t>,
-) -> Result<(), PolicyError> {
-    let fields = node.object(&VALUES)?;
-    let inputs = slots::constant_in_ports(&fields)?;
-    add(&fields, location, inputs, vec![output], circuit)
-}
+    fn settings(fields: &Object<'_>) -> Result<Self, PolicyError> {
+        Ok(Self {
+            slots: Slots::parameters(fields.required("concurrency_limiter")?)?,
+            scheduler: scheduler::read(fields, QueueResource::TokensOrSlots)?,
+        })
+    }
 
-fn add<'t>(
-    fields: &Object<'t>,
-    location: &ComponentLocation,
-    inputs: Vec<InPort<'t>>,
-    outputs: Vec<OutPort<'t>>,
-    circuit: &mut CircuitBuilder<'t>,
-) -> Result<(), PolicyError> {
-    let selectors = selector::selectors(fields, "selectors")?;
-    let settings = slots::settings(fields.required("concurrency_limiter")?)?;
-    let scheduler = scheduler::read(fields, scheduler::QueueResource::TokensOrSlots)?;
-    let node = fields.node.clone();
-    let component = DecidingComponent::new(
-        "concurrency scheduler",
-        location,
-        selectors,
-        move |inputs| {
-            Ok(ComponentKind::ConcurrencyScheduler(ConcurrencyScheduler {
-                slots: slots::with_signals(&settings, &node, inputs)?,
-                scheduler: scheduler.clone(),
-            }))
-        },
-    );
-    circuit.add(component.with_ports(location, inputs, outputs));
-    Ok(())
+    fn with_signals(
+        &self,
+        node: &DocumentNode<'_>,
+        inputs: &InputSignals<'_, '_>,
+    ) -> Result<ComponentKind, PolicyError> {
+        Ok(ComponentKind::ConcurrencyScheduler(Self {
+            slots: slots::with_signals(&self.slots, node, inputs)?,
+            scheduler: self.scheduler.clone(),
+        }))
+    }
 }

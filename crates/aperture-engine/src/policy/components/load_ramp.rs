@@ -2,7 +2,7 @@
 
 use super::signal_generator::{SignalGeneratorBehaviour, steps};
 use super::{
-    CircuitBuilder, ComponentLocation, DocumentNode, PolicyError, WiredComponent, nested_circuit,
+    CircuitBuilder, ComponentLocation, DocumentNode, PolicyError, SignalForwarder, WiredComponent,
     non_negative, sampler,
 };
 use crate::policy::decode::{Bounds, Field, FieldValue, Object, Section};
@@ -132,7 +132,7 @@ pub(in crate::policy) fn add<'t>(
             id: location.id.clone(),
             inputs: vec![ports::inner_in_port(node, inner, name)],
             outputs: vec![output],
-            behaviour: Box::new(nested_circuit::SignalForwarder),
+            behaviour: Box::new(SignalForwarder),
         });
     }
     Ok(())

@@ -2,7 +2,7 @@
 
 use super::{
     CircuitBuilder, ComponentBehaviour, ComponentLocation, DocumentNode, FoldedSignal,
-    InputSignals, PolicyError, WiredComponent,
+    InputSignals, PolicyError, SignalForwarder, WiredComponent, read_list,
 };
 use crate::policy::decode::{Field, FieldValue, Object, Section};
 use crate::policy::ports::{self, ScopeIndex};
@@ -67,15 +67,6 @@ pub(super) static EGRESS: Section = Section::new(
 
 static SIGNAL_IN: Section = Section::new("", &[&[ports::port("signal", "The signal.")]]);
 
-/// Forwards its inputs unchanged.
-pub(super) struct SignalForwarder;
-
-impl ComponentBehaviour for SignalForwarder {
-    fn fold_outputs(&self, inputs: &InputSignals<'_, '_>) -> Vec<FoldedSignal> {
-        inputs.values.to_vec()
-    }
-}
-
 /// Consumes the signals at the circuit's in-ports, so that they must exist even if no component
 /// inside uses them. Produces invalid signals at the out-ports that no egress feeds.
 struct NestedCircuitBoundary {
@@ -111,7 +102,7 @@ pub(super) fn read<'t>(
         }
     }
     if let Some(components) = fields.get("components") {
-        circuit.read_list(&components, inner, 0)?;
+        read_list(&components, inner, 0, circuit)?;
     }
     let fed_out_ports = std::mem::take(&mut circuit.scope_mut(inner).fed_out_ports);
     let mut unfed = std::mem::take(&mut circuit.scope_mut(inner).out_ports);

@@ -2,17 +2,15 @@
 
 use super::alerter::ALERTER;
 use super::bucket::{self, TokenConsumer};
-use super::{
-    ACCEPT_PERCENTAGE, CircuitBuilder, ComponentLocation, DecidingComponent, DocumentNode,
-    LIMITER_OUT_PORTS, PolicyError, scheduler,
-};
+use super::keyed::{KeyState, KeyedComponent};
+use super::scheduler::{self, QueueResource};
+use super::{DocumentNode, InputSignals, LIMITER_OUT_PORTS, PolicyError};
 use crate::policy::decode::{Field, FieldValue, Object, Section};
-use crate::policy::model::{ComponentKind, QuotaScheduler};
-use crate::policy::ports::{self, InPort, OutPort};
+use crate::policy::model::{Bucket, ComponentKind, QuotaScheduler};
 use crate::policy::selector;
 
 /// The fields of a quota scheduler.
-pub(super) static FIELDS: Section = Section::new(
+static FIELDS: Section = Section::new(
     "Quota scheduler",
     &[&[
         bucket::IN_PORTS,
@@ -24,7 +22,7 @@ pub(super) static FIELDS: Section = Section::new(
 );
 
 /// The fields of the section of a values file.
-pub(in crate::policy) static VALUES: Section = Section::new(
+pub(super) static VALUES: Section = Section::new(
     "Quota scheduler of a blueprint",
     &[
         bucket::CONSTANTS,
@@ -43,46 +41,28 @@ const PARAMETERS: Field = Field::required(
     "How buckets are filled, and by which label.",
 );
 
-pub(super) fn read<'t>(
-    node: DocumentNode<'t>,
-    location: &ComponentLocation,
-    circuit: &mut CircuitBuilder<'t>,
-) -> Result<(), PolicyError> {
-    let fields = node.object(&FIELDS)?;
-    let inputs = bucket::in_ports(&fields, location.scope)?;
-    let outputs = ports::out_ports(&fields, &ACCEPT_PERCENTAGE, location.scope)?;
-    add(&fields, location, inputs, outputs, circuit)
-}
+impl KeyedComponent for QuotaScheduler {
+    const NAME: &'static str = "quota scheduler";
+    const FIELDS: &'static Section = &FIELDS;
+    const VALUES: &'static Section = &VALUES;
+    type State = Bucket;
 
-/// Reads the section of a values file, where the signals are plain numbers.
-pub(in crate::policy) fn read_values<'t>(
-    node: DocumentNode<'t>,
-    location: &ComponentLocation,
-    output: OutPort<'t>,
-    circuit: &mut CircuitBuilder<'t>,
-) -> Result<(), PolicyError> {
-    let fields = node.object(&VALUES)?;
-    let inputs = bucket::constant_in_ports(&fields)?;
-    add(&fields, location, inputs, vec![output], circuit)
-}
+    fn settings(fields: &Object<'_>) -> Result<Self, PolicyError> {
+        Ok(Self {
+            bucket: Bucket::parameters(fields.required("rate_limiter")?)?,
+            scheduler: scheduler::read(fields, QueueResource::TokensOrSlots)?,
+        })
+    }
 
-fn add<'t>(
-    fields: &Object<'t>,
-    location: &ComponentLocation,
-    inputs: Vec<InPort<'t>>,
-    outputs: Vec<OutPort<'t>>,
-    circuit: &mut CircuitBuilder<'t>,
-) -> Result<(), PolicyError> {
-    let selectors = selector::selectors(fields, "selectors")?;
-    let settings = bucket::settings(fields.required("rate_limiter")?)?;
-    let scheduler = scheduler::read(fields, scheduler::QueueResource::TokensOrSlots)?;
-    let node = fields.node.clone();
-    let component = DecidingComponent::new("quota scheduler", location, selectors, move |inputs| {
-        Ok(ComponentKind::QuotaScheduler(QuotaScheduler {
-            bucket: bucket::with_signals(&settings, &node, inputs, TokenConsumer::QuotaScheduler)?,
-            scheduler: scheduler.clone(),
+    fn with_signals(
+        &self,
+        node: &DocumentNode<'_>,
+        inputs: &InputSignals<'_, '_>,
+    ) -> Result<ComponentKind, PolicyError> {
+        let consumer = TokenConsumer::QuotaScheduler;
+        Ok(ComponentKind::QuotaScheduler(Self {
+            bucket: bucket::with_signals(&self.bucket, node, inputs, consumer)?,
+            scheduler: self.scheduler.clone(),
         }))
-    });
-    circuit.add(component.with_ports(location, inputs, outputs));
-    Ok(())
+    }
 }

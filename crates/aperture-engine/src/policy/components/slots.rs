@@ -1,5 +1,6 @@
 //! Reads the slots of `concurrency_limiter` and `concurrency_scheduler`.
 
+use super::keyed::KeyState;
 use super::{DocumentNode, InputSignals, PolicyError, bucket, non_empty};
 use crate::policy::decode::{Bounds, Field, FieldValue, Object, Section};
 use crate::policy::model::{Port, Slots};
@@ -51,42 +52,42 @@ pub(super) static PARAMETERS: Section = Section::new(
     ]],
 );
 
-/// Reads the `in_ports`: maximum concurrency and pass-through.
-pub(super) fn in_ports<'t>(
-    fields: &Object<'t>,
-    scope: ScopeIndex,
-) -> Result<Vec<InPort<'t>>, PolicyError> {
-    let in_ports = fields.required("in_ports")?.object(&IN_PORTS_SECTION)?;
-    Ok(vec![
-        ports::required_in_port(&in_ports, "max_concurrency", scope)?,
-        ports::optional_in_port(&in_ports, "pass_through", scope)?,
-    ])
+/// The ports are maximum concurrency and pass-through.
+impl KeyState for Slots {
+    fn in_ports<'t>(
+        fields: &Object<'t>,
+        scope: ScopeIndex,
+    ) -> Result<Vec<InPort<'t>>, PolicyError> {
+        let in_ports = fields.required("in_ports")?.object(&IN_PORTS_SECTION)?;
+        Ok(vec![
+            ports::required_in_port(&in_ports, "max_concurrency", scope)?,
+            ports::optional_in_port(&in_ports, "pass_through", scope)?,
+        ])
+    }
+
+    fn constant_in_ports<'t>(fields: &Object<'t>) -> Result<Vec<InPort<'t>>, PolicyError> {
+        Ok(vec![
+            ports::number_in_port(fields, "max_concurrency")?,
+            ports::unwired(&fields.node),
+        ])
+    }
+
+    fn parameters(node: DocumentNode<'_>) -> Result<Self, PolicyError> {
+        const UNSET: Port = Port::Constant(f64::NAN);
+        let parameters = node.object(&PARAMETERS)?;
+        Ok(Self {
+            max_concurrency: UNSET,
+            pass_through: UNSET,
+            max_inflight_duration: super::positive_duration(
+                &parameters.required("max_inflight_duration")?,
+            )?,
+            limit_by_label_key: parameters.text("limit_by_label_key")?.and_then(non_empty),
+            max_idle_time: bucket::max_idle_time(&parameters)?,
+        })
+    }
 }
 
-/// Reads the same from the values of a blueprint, where the concurrency is a plain number.
-pub(super) fn constant_in_ports<'t>(fields: &Object<'t>) -> Result<Vec<InPort<'t>>, PolicyError> {
-    Ok(vec![
-        ports::number_in_port(fields, "max_concurrency")?,
-        ports::unwired(&fields.node),
-    ])
-}
-
-/// Reads the parameters; the signals are filled in by [`with_signals`].
-pub(super) fn settings(node: DocumentNode<'_>) -> Result<Slots, PolicyError> {
-    const UNSET: Port = Port::Constant(f64::NAN);
-    let parameters = node.object(&PARAMETERS)?;
-    Ok(Slots {
-        max_concurrency: UNSET,
-        pass_through: UNSET,
-        max_inflight_duration: super::positive_duration(
-            &parameters.required("max_inflight_duration")?,
-        )?,
-        limit_by_label_key: parameters.text("limit_by_label_key")?.and_then(non_empty),
-        max_idle_time: bucket::max_idle_time(&parameters)?,
-    })
-}
-
-/// Returns the slots with their signals, in the order of [`in_ports`]. Warns about a concurrency
+/// Returns the slots with their signals, in the order of their ports. Warns about a concurrency
 /// that rejects every flow or lets every flow pass.
 pub(super) fn with_signals(
     settings: &Slots,

@@ -1,6 +1,5 @@
 //! The fields of `resources`.
 
-use super::MAX_BUCKETS;
 use crate::policy::decode::{Bounds, Field, FieldValue, Given, Section};
 use crate::policy::selector;
 
@@ -267,6 +266,9 @@ pub(super) static EXPONENTIAL_RANGE: Section = Section::new(
         COUNT,
     ]],
 );
+
+/// The maximum number of buckets of a histogram, to bound its memory.
+pub(super) const MAX_BUCKETS: u32 = 10_000;
 
 const COUNT: Field = Field::required(
     "count",

@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 
 use super::{loaded, refused, replaced};
-use crate::flow::Labels;
 use crate::policy::LabelMatcher;
+use aperture_core::Labels;
 
 fn text(matcher: &str) -> String {
     let selector = format!("{{control_point: shop, label_matcher: {matcher}}}");

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::{load, summary};
-use crate::flow::Labels;
 use crate::policy::{Component, LoadedPolicy};
+use aperture_core::Labels;
 
 /// Rows of the register of differences for policies that are refused at load here.
 const REFUSED_ROWS: [u64; 4] = [30, 31, 33, 34];

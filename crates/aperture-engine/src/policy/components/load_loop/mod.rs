@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::load_scheduler::{self, DryRunSetting, LoadSchedulerSettings};
 use super::{
     CircuitBuilder, ComponentBehaviour, ComponentLocation, DocumentNode, PolicyError,
-    WiredComponent, alerter, logic, nested_circuit,
+    SignalForwarder, WiredComponent, alerter, logic,
 };
 use crate::policy::components::decider;
 use crate::policy::decode::{Bounds, Field, FieldValue, Object, Section};
@@ -239,7 +239,7 @@ fn add_common_components<'c, 't>(
             id: location.id.clone(),
             inputs: vec![input],
             outputs: vec![output],
-            behaviour: Box::new(nested_circuit::SignalForwarder),
+            behaviour: Box::new(SignalForwarder),
         });
     }
     builder
