@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use super::check_input::CheckInput;
 use super::collector::{NoReport, VerdictCollector};
-use super::engine_flow::EngineFlow;
+use super::engine_flow::{CheckInput, EngineFlow};
 use super::flow_timer::FlowTimer;
 use super::held_slots::HeldSlots;
 use super::owned_flow::OwnedFlow;
