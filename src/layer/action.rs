@@ -21,11 +21,7 @@ pub(crate) enum RequestAction<T: Ticket> {
 }
 
 impl Settings {
-    #[inline(always)]
-    pub(crate) fn accept<T: Ticket>(&self, ticket: T) -> FlowGuard<T> {
-        FlowGuard::accepted(ticket, self.classify.clone(), self.reports_quotas())
-    }
-
+    /// Returns the treatment of a request after this verdict.
     #[inline(never)]
     pub(crate) fn apply_verdict<T: Ticket>(
         &self,
@@ -38,7 +34,7 @@ impl Settings {
             return self.reject_late(verdict, control_point());
         }
         match verdict {
-            Verdict::Accepted(ticket) => RequestAction::Run(Some(self.accept(ticket))),
+            Verdict::Accepted(ticket) => RequestAction::Run(Some(self.accept(ticket, head))),
             Verdict::Rejected(denial, mut ticket) => {
                 let extras = ticket.take_http_extras();
                 let rejection =
@@ -51,7 +47,7 @@ impl Settings {
                         reason = rejection.reason().as_str(),
                         "{rejection}; the request runs because of shadow mode"
                     );
-                    return RequestAction::Shadow(rejection, self.accept(ticket));
+                    return RequestAction::Shadow(rejection, self.accept(ticket, head));
                 }
                 let guard = FlowGuard::rejected(ticket, self.reports_quotas());
                 RequestAction::Reject(rejection, Some(guard))
@@ -94,14 +90,13 @@ impl Settings {
 
     /// Inserts the decision and the cache lookup as extensions for the inner service, if enabled,
     /// and sets the headers that came with the decision.
-    #[inline(always)]
     pub(crate) fn annotate<B, T: Ticket>(
         &self,
         request: &mut Request<B>,
         decision: FlowDecision,
         guard: Option<&mut FlowGuard<T>>,
     ) {
-        if self.insert_decision || self.insert_cache_lookup || self.http.is_some() {
+        if self.annotates() {
             self.insert_extensions(request, decision, guard, None);
         }
     }

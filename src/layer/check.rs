@@ -1,25 +1,160 @@
-//! Reads a request: whether it is checked, at which control point, and with which parameters.
+//! Checks a request as the settings of its layer say: whether, at which control point, with which
+//! parameters, and what follows from the verdict.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
+use super::action::RequestAction;
 use super::deadline::Deadline;
 use super::extract::TextHook;
+use super::guard::FlowGuard;
 use super::head::RequestHead;
 use super::http;
 use super::names::{ControlPointName, LabelNames, PolicyNames};
+use super::request_extras::RequestExtras;
 use super::settings::{ControlPoint, Settings};
 use super::unreachable::{FailureMode, OnUnreachable};
-use crate::flow::{Check, Decider, FlowParams, Labels, TraceContext};
+use crate::flow::{
+    Check, Decider, Denial, FlowParams, Labels, RejectReason, Rejection, Ticket, TraceContext,
+    Verdict,
+};
+
+/// What a request needs besides its check. It is handed on while the decision is pending.
+#[derive(Default)]
+pub(crate) struct RequestPlan {
+    /// The deadline of the caller.
+    pub(crate) deadline: Option<Deadline>,
+    /// The optional work for the request.
+    pub(crate) extras: Option<Box<RequestExtras>>,
+}
+
+impl RequestPlan {
+    /// Returns true if the check looks up the result cache for the response cache.
+    pub(crate) fn looks_up(&self) -> bool {
+        let extras = self.extras.as_deref();
+        extras.and_then(RequestExtras::key).is_some()
+    }
+}
+
+/// The next step for a request.
+pub(crate) enum NextStep<T: Ticket, P> {
+    /// It runs as it is, with a flow unless it is skipped.
+    Run(Option<FlowGuard<T>>),
+    /// It is treated as its verdict says.
+    Perform(RequestAction<T>),
+    /// It waits for the decision at this control point.
+    Await(P, Arc<str>),
+}
 
 impl Settings {
+    /// Reads a request and starts its check. A request that runs at once reads the settings only
+    /// here.
+    #[inline(always)]
+    pub(crate) fn start<D: Decider>(
+        &self,
+        decider: &D,
+        head: RequestHead<'_>,
+        plan: &mut RequestPlan,
+    ) -> NextStep<D::Ticket, D::Pending> {
+        if self.skips(head) {
+            return NextStep::Run(None);
+        }
+        let deadline = Deadline::of(head);
+        plan.deadline = deadline;
+        let Some(ControlPointName { name, is_fallback }) = self.control_point(head, decider) else {
+            return NextStep::Run(None);
+        };
+        let shared_name = || self.to_shared(&name);
+        let reject = |rejection| NextStep::Perform(RequestAction::Reject(rejection, None));
+        if deadline.is_some_and(Deadline::has_passed) {
+            return reject(Self::deadline_exceeded(shared_name()));
+        }
+        // A block, so that the parameters borrow from the extras no longer than they need.
+        let check = {
+            let names = LabelNames::new(&self.names, decider);
+            let mut params = FlowParams::with_limits(self.extract.limits);
+            self.fill(head.naming_labels(&names), deadline, &mut params);
+            if let Some(label) = self.missing_label(&params.labels) {
+                return reject(Rejection::missing(shared_name(), label));
+            }
+            if is_fallback {
+                // A cache key belongs to one control point, and the fallback stands for many.
+                params.result_cache_key = None;
+            }
+            if self.rejects_body(head) {
+                let denial = Denial::new(RejectReason::BodyTooLarge);
+                return reject(Rejection::new(shared_name(), denial));
+            }
+            if self.needs_extras() {
+                let key = params.result_cache_key.as_deref();
+                plan.extras = RequestExtras::new(self, head, &name, key, !is_fallback, decider);
+                if let Some(key) = plan.extras.as_deref().and_then(RequestExtras::key) {
+                    params.result_cache_key = Some(Cow::Borrowed(key));
+                }
+            }
+            match &self.http {
+                None => decider.decide(&name, &params),
+                Some(http) => {
+                    let limit = self.extract.value_limit;
+                    http.check(decider, &name, &mut params, limit, head)
+                }
+            }
+        };
+        match check {
+            // The common case. A detour through `RequestAction` would move the guard again.
+            Check::Ready(Verdict::Accepted(ticket))
+                if deadline.is_none() && plan.extras.is_none() && !self.annotates() =>
+            {
+                NextStep::Run(Some(self.accept(ticket, head)))
+            }
+            Check::Ready(verdict) => {
+                match self.follow(verdict, Some(decider), &name, shared_name, head, plan) {
+                    Ok(action) => NextStep::Perform(action),
+                    Err(pending) => NextStep::Await(pending, shared_name()),
+                }
+            }
+            Check::Pending(pending) => NextStep::Await(pending, shared_name()),
+        }
+    }
+
+    /// Returns the treatment of a request after a verdict.
+    ///
+    /// If the result cache had a response that cannot be used, the decider checks the request again.
+    /// Returns `Err` with the future of that check if it must be awaited.
+    #[inline(never)]
+    pub(crate) fn follow<D: Decider>(
+        &self,
+        verdict: Verdict<D::Ticket>,
+        decider: Option<&D>,
+        control_point: &str,
+        shared_name: impl Fn() -> Arc<str>,
+        head: RequestHead<'_>,
+        plan: &mut RequestPlan,
+    ) -> Result<RequestAction<D::Ticket>, D::Pending> {
+        let deadline = plan.deadline;
+        let mut action = self.apply_verdict(verdict, head, deadline, &shared_name);
+        let extras = plan.extras.as_mut();
+        if extras.is_some_and(|extras| extras.read_lookup(&mut action))
+            && let Some(decider) = decider
+        {
+            match self.check_again(decider, control_point, head, deadline) {
+                Check::Ready(verdict) => {
+                    action = self.apply_verdict(verdict, head, deadline, shared_name);
+                }
+                Check::Pending(pending) => return Err(pending),
+            }
+        }
+        Ok(action)
+    }
+
     #[inline]
-    pub(crate) fn skips(&self, head: RequestHead<'_>) -> bool {
+    fn skips(&self, head: RequestHead<'_>) -> bool {
         self.skip.iter().any(|skip| skip(head))
     }
 
     /// Returns the name of the control point; `None` if the route table skips the request.
     #[inline]
-    pub(crate) fn control_point<'a>(
+    fn control_point<'a>(
         &'a self,
         head: RequestHead<'a>,
         policies: &dyn PolicyNames,
@@ -40,7 +175,7 @@ impl Settings {
     /// Sets all parameters except the limits of labels. In place, because the parameters are too
     /// large to move cheaply.
     #[inline(always)]
-    pub(crate) fn fill<'a>(
+    fn fill<'a>(
         &'a self,
         head: RequestHead<'a>,
         deadline: Option<Deadline>,
@@ -77,7 +212,7 @@ impl Settings {
 
     /// Returns the required label that is missing; always `None` in shadow mode.
     #[inline]
-    pub(crate) fn missing_label(&self, labels: &Labels<'_>) -> Option<Arc<str>> {
+    fn missing_label(&self, labels: &Labels<'_>) -> Option<Arc<str>> {
         let missing = self.extract.first_missing(labels)?;
         (!self.shadow).then(|| Arc::clone(missing))
     }
@@ -85,19 +220,19 @@ impl Settings {
     /// Returns true if policies need the complete body but its capture was cut off at the limit;
     /// always false in shadow mode.
     #[inline]
-    pub(crate) fn rejects_body(&self, head: RequestHead<'_>) -> bool {
+    fn rejects_body(&self, head: RequestHead<'_>) -> bool {
         self.http.is_some() && !self.shadow && http::body_too_large(head)
     }
 
     #[inline]
-    pub(crate) fn needs_extras(&self) -> bool {
+    fn needs_extras(&self) -> bool {
         self.expose_flow || self.response_lookup.is_some()
     }
 
     /// Checks a request a second time, without a key for the result cache, so that schedulers
     /// decide too.
     #[cold]
-    pub(crate) fn check_again<D: Decider>(
+    fn check_again<D: Decider>(
         &self,
         decider: &D,
         control_point: &str,

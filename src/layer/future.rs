@@ -7,22 +7,21 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use http::{HeaderMap, Method, Request, Response, header};
+use http::{HeaderMap, Request, Response, header};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use super::action::RequestAction;
 use super::body::ResponseBody;
-use super::deadline::Deadline;
+use super::check::RequestPlan;
 use super::guard::FlowGuard;
 use super::head::{RequestHead, ResponseHead};
-use super::method_kind::MethodKind;
 use super::reject::OnReject;
 use super::replacement_body::RejectBody;
 use super::request_extras::RequestExtras;
 use super::settings::{Config, Settings};
-use crate::flow::{Check, Decider, FlowDecision, Ticket};
+use crate::flow::{Decider, FlowDecision, Ticket};
 
 pin_project! {
     /// The future of [`Aperture`](crate::Aperture). It awaits a pending decision, and then runs the
@@ -57,7 +56,7 @@ pin_project! {
         D: Decider,
     {
         Deciding { #[pin] pending: D::Pending, waiting: Option<WaitingRequest<S, D, R, B>> },
-        Running { #[pin] inner: S::Future, flow: Option<RunningFlow<D::Ticket>> },
+        Running { #[pin] inner: S::Future, guard: Option<FlowGuard<D::Ticket>> },
         /// The request was rejected.
         Responding { response: Option<Response<C>> },
     }
@@ -72,15 +71,7 @@ pub(crate) struct WaitingRequest<S, D, R, B> {
     pub(crate) inner: S,
     pub(crate) request: Request<B>,
     pub(crate) control_point: Arc<str>,
-    /// The deadline of the caller.
-    pub(crate) deadline: Option<Deadline>,
-    pub(crate) extras: Option<Box<RequestExtras>>,
-}
-
-/// What the response of a running request needs.
-pub(crate) struct RunningFlow<T: Ticket> {
-    guard: FlowGuard<T>,
-    method: MethodKind,
+    pub(crate) plan: RequestPlan,
 }
 
 impl<S, D, R, B, C> ResponseFuture<S, D, R, B, C>
@@ -90,9 +81,9 @@ where
 {
     /// Runs the inner service, with a flow if there is one.
     #[inline(always)]
-    pub(crate) const fn running(inner: S::Future, flow: Option<RunningFlow<D::Ticket>>) -> Self {
+    pub(crate) const fn running(inner: S::Future, guard: Option<FlowGuard<D::Ticket>>) -> Self {
         Self {
-            state: State::Running { inner, flow },
+            state: State::Running { inner, guard },
         }
     }
 
@@ -166,60 +157,45 @@ where
             None => settings.annotate(&mut request, decision, guard.as_mut()),
         }
         // The guard lives during `call`, so that a panic there ends the flow.
-        let flow = guard.map(|guard| RunningFlow::new(guard, request.method()));
-        Self::running(inner.call(request), flow)
+        Self::running(inner.call(request), guard)
     }
 }
 
-impl<T: Ticket> RunningFlow<T> {
-    #[inline(always)]
-    pub(crate) fn new(guard: FlowGuard<T>, method: &Method) -> Self {
-        Self {
-            guard,
-            method: MethodKind::new(method),
-        }
+/// Moves the guard of a flow into the body of its response, or ends the flow with the head. A panic
+/// before that leaves the guard in its slot, whose drop ends the flow.
+#[inline]
+fn respond<B: Body, C, T: Ticket>(
+    guard_slot: &mut Option<FlowGuard<T>>,
+    mut response: Response<B>,
+) -> Response<ResponseBody<B, C, T>> {
+    let Some(guard) = guard_slot else {
+        return response.map(ResponseBody::without_flow);
+    };
+    let method = guard.method();
+    let status = response.status();
+    guard.http_status(status);
+    guard.classify_head(ResponseHead::new(&response));
+    guard.append_rate_limits(response.headers_mut());
+    let switches_protocol = method.switches_protocol(status);
+    let is_over = response.body().is_end_stream();
+    let remaining = if method.has_no_body(status) || switches_protocol {
+        Some(0)
+    } else {
+        guard.watch_body(response.headers());
+        let size = response.body().size_hint().exact();
+        size.or_else(|| content_length(response.headers()))
+    };
+    if is_over || remaining == Some(0) {
+        guard.classify_body();
     }
-
-    pub(crate) const fn guard(&mut self) -> &mut FlowGuard<T> {
-        &mut self.guard
+    if switches_protocol || is_over {
+        guard.finish();
+        *guard_slot = None;
+        return response.map(ResponseBody::without_flow);
     }
-
-    /// Moves the flow into the body of its response, or ends it with the head. A panic before that
-    /// leaves the flow in `flow_slot`, whose drop ends it.
-    #[inline]
-    fn respond<B: Body, C>(
-        flow_slot: &mut Option<Self>,
-        mut response: Response<B>,
-    ) -> Response<ResponseBody<B, C, T>> {
-        let Some(Self { guard, method }) = flow_slot else {
-            return response.map(ResponseBody::without_flow);
-        };
-        let status = response.status();
-        guard.http_status(status);
-        guard.classify_head(ResponseHead::new(&response));
-        guard.append_rate_limits(response.headers_mut());
-        let switches_protocol = method.switches_protocol(status);
-        let is_over = response.body().is_end_stream();
-        let remaining = if method.has_no_body(status) || switches_protocol {
-            Some(0)
-        } else {
-            guard.watch_body(response.headers());
-            let size = response.body().size_hint().exact();
-            size.or_else(|| content_length(response.headers()))
-        };
-        if is_over || remaining == Some(0) {
-            guard.classify_body();
-        }
-        if switches_protocol || is_over {
-            guard.finish();
-            *flow_slot = None;
-            return response.map(ResponseBody::without_flow);
-        }
-        guard.sending(remaining);
-        let (head, body) = response.into_parts();
-        let guard = flow_slot.take().map(|flow| flow.guard);
-        Response::from_parts(head, ResponseBody::with_guard(body, guard))
-    }
+    guard.sending(remaining);
+    let (head, body) = response.into_parts();
+    Response::from_parts(head, ResponseBody::with_guard(body, guard_slot.take()))
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {
@@ -251,30 +227,26 @@ where
                     let Some(mut waiting) = waiting.take() else {
                         polled_again();
                     };
-                    let head = RequestHead::new(&waiting.request);
+                    let decider = waiting.decider.take();
                     let name = &waiting.control_point;
-                    let deadline = waiting.deadline;
-                    let settings = &waiting.config.settings;
-                    let mut action =
-                        settings.apply_verdict(verdict, head, deadline, || Arc::clone(name));
-                    let extras = waiting.extras.as_mut();
-                    if extras.is_some_and(|extras| extras.read_lookup(&mut action))
-                        && let Some(decider) = waiting.decider.take()
-                    {
-                        match settings.check_again(&decider, name, head, deadline) {
-                            Check::Ready(verdict) => {
-                                let name = || Arc::clone(name);
-                                action = settings.apply_verdict(verdict, head, deadline, name);
-                            }
-                            Check::Pending(pending) => {
-                                let waiting = Some(waiting);
-                                state.set(State::Deciding { pending, waiting });
-                                continue;
-                            }
+                    let followed = waiting.config.settings.follow(
+                        verdict,
+                        decider.as_ref(),
+                        name,
+                        || Arc::clone(name),
+                        RequestHead::new(&waiting.request),
+                        &mut waiting.plan,
+                    );
+                    let action = match followed {
+                        Ok(action) => action,
+                        Err(pending) => {
+                            let waiting = Some(waiting);
+                            state.set(State::Deciding { pending, waiting });
+                            continue;
                         }
-                    }
+                    };
                     if let (Some(deadline), RequestAction::Run(_) | RequestAction::Shadow(..)) =
-                        (deadline, &action)
+                        (waiting.plan.deadline, &action)
                     {
                         deadline.update(waiting.request.headers_mut());
                     }
@@ -283,19 +255,19 @@ where
                         &mut waiting.inner,
                         waiting.request,
                         action,
-                        waiting.extras,
+                        waiting.plan.extras,
                     );
                     state.set(next.state);
                 }
-                StateProj::Running { inner, flow } => {
+                StateProj::Running { inner, guard } => {
                     let response = ready!(inner.poll(cx));
                     return Poll::Ready(match response {
-                        Ok(response) => Ok(RunningFlow::respond(flow, response)),
+                        Ok(response) => Ok(respond(guard, response)),
                         Err(error) => {
-                            if let Some(flow) = flow {
-                                flow.guard.fail();
+                            if let Some(guard) = guard {
+                                guard.fail();
                             }
-                            *flow = None;
+                            *guard = None;
                             Err(error)
                         }
                     });

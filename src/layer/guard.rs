@@ -4,11 +4,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 
 use bytes::Buf;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 
 use super::classifier::SharedClassifier;
 use super::grpc_web::GrpcWebReader;
-use super::head::{GRPC_STATUS, ResponseHead};
+use super::head::{GRPC_STATUS, MethodKind, ResponseHead};
 use super::rate_limit_headers;
 use crate::flow::{CacheLookup, FlowOutcome, FlowStatus, HttpExtras, Ticket};
 
@@ -21,6 +21,7 @@ pub(crate) struct FlowGuard<T: Ticket> {
     /// The status that a regular end reports.
     status: FlowStatus,
     phase: Phase,
+    method: MethodKind,
     /// Whether the response reports the remaining quotas.
     reports_quotas: bool,
     /// The bytes of the body that are not sent yet; [`UNKNOWN`] before sending and if the length is
@@ -47,8 +48,11 @@ enum Phase {
 const UNKNOWN: u64 = u64::MAX;
 
 impl<T: Ticket> FlowGuard<T> {
+    /// Guards the flow of a request that runs.
+    #[inline(always)]
     pub(crate) fn accepted(
         ticket: T,
+        method: &Method,
         classify: Option<SharedClassifier>,
         reports_quotas: bool,
     ) -> Self {
@@ -57,6 +61,7 @@ impl<T: Ticket> FlowGuard<T> {
             http_status: None,
             status: FlowStatus::Ok,
             phase: Phase::Working,
+            method: MethodKind::new(method),
             reports_quotas,
             remaining_bytes: UNKNOWN,
             classify,
@@ -64,17 +69,24 @@ impl<T: Ticket> FlowGuard<T> {
         }
     }
 
+    /// Guards the flow of a request that is rejected.
     pub(crate) fn rejected(ticket: T, reports_quotas: bool) -> Self {
         Self {
             ticket: Some(ticket),
             http_status: None,
             status: FlowStatus::Unset,
             phase: Phase::Rejected,
+            method: MethodKind::Other,
             reports_quotas,
             remaining_bytes: UNKNOWN,
             classify: None,
             grpc_web: None,
         }
+    }
+
+    /// Returns the kind of the request's method.
+    pub(crate) const fn method(&self) -> MethodKind {
+        self.method
     }
 
     pub(crate) fn take_cache_lookup(&mut self) -> Option<CacheLookup> {

@@ -211,13 +211,12 @@ mod grpc;
 mod grpc_web;
 mod guard;
 mod handle;
-mod head;
+pub(crate) mod head;
 mod hold;
 mod holds;
 mod http;
 #[allow(clippy::module_inception)]
 mod layer;
-pub(crate) mod method_kind;
 mod names;
 mod normalize_path;
 mod outgoing;

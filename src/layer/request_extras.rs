@@ -72,7 +72,7 @@ impl RequestExtras {
     ///
     /// Returns true if the result cache had a response that cannot be used. The request must then
     /// run, but schedulers have not decided about it, because of the hit. Its flow has been ended,
-    /// and the caller must [check it again](Settings::check_again).
+    /// and the caller must check it again.
     pub(crate) fn read_lookup<T: Ticket>(&mut self, action: &mut RequestAction<T>) -> bool {
         let (guard, is_limited) = match action {
             RequestAction::Run(Some(guard)) => (guard, true),

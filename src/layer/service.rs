@@ -1,6 +1,5 @@
 //! The service that checks each request, and then runs or rejects it.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::mem;
 use std::sync::Arc;
@@ -10,18 +9,13 @@ use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
-use super::action::RequestAction;
 use super::body::ResponseBody;
-use super::deadline::Deadline;
-use super::future::{ResponseFuture, RunningFlow, WaitingRequest};
+use super::check::{NextStep, RequestPlan};
+use super::future::{ResponseFuture, WaitingRequest};
 use super::head::RequestHead;
-use super::names::LabelNames;
 use super::reject::{DefaultReject, OnReject};
-use super::request_extras::RequestExtras;
-use super::settings::{Config, Settings};
-use crate::flow::{
-    Check, Decider, Denial, FlowDecision, FlowParams, RejectReason, Rejection, Ticket, Verdict,
-};
+use super::settings::Config;
+use crate::flow::Decider;
 
 /// A service under flow control, returned by [`ApertureLayer`](crate::ApertureLayer).
 ///
@@ -97,14 +91,6 @@ impl<S: fmt::Debug, D, R> fmt::Debug for Aperture<S, D, R> {
     }
 }
 
-/// The next step of `call`, after the check.
-enum NextStep<T: Ticket, P> {
-    Skip,
-    Run,
-    Perform(RequestAction<T>),
-    Await(P, Arc<str>),
-}
-
 impl<S, D, R, B, RB> Service<Request<B>> for Aperture<S, D, R>
 where
     S: Service<Request<B>, Response = Response<RB>> + Clone,
@@ -121,136 +107,32 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let mut plan = RequestPlan::default();
         let settings = &self.config.settings;
         let head = RequestHead::new(&request);
-        if settings.skips(head) {
-            return ResponseFuture::running(self.inner.call(request), None);
+        match settings.start(&self.decider, head, &mut plan) {
+            // The guard lives during `call`, so that a panic there ends the flow.
+            NextStep::Run(guard) => ResponseFuture::running(self.inner.call(request), guard),
+            NextStep::Perform(action) => {
+                let extras = plan.extras;
+                ResponseFuture::perform(&self.config, &mut self.inner, request, action, extras)
+            }
+            NextStep::Await(pending, control_point) => {
+                // The instance that reported ready must be the one that is called later.
+                let clone = self.inner.clone();
+                ResponseFuture::deciding(
+                    pending,
+                    WaitingRequest {
+                        config: self.config.clone(),
+                        decider: plan.looks_up().then(|| self.decider.clone()),
+                        inner: mem::replace(&mut self.inner, clone),
+                        request,
+                        control_point,
+                        plan,
+                    },
+                )
+            }
         }
-
-        let deadline = Deadline::of(head);
-        let mut extras: Option<Box<RequestExtras>> = None;
-        // A block, so that all borrows of the request end before the request moves.
-        let mut flow = None;
-        let next = 'next: {
-            let Some(control_point) = settings.control_point(head, &self.decider) else {
-                break 'next NextStep::Skip;
-            };
-            let (control_point, is_fallback) = (control_point.name, control_point.is_fallback);
-            if deadline.is_some_and(Deadline::has_passed) {
-                let rejection = Settings::deadline_exceeded(settings.to_shared(&control_point));
-                break 'next NextStep::Perform(RequestAction::Reject(rejection, None));
-            }
-            let names = LabelNames::new(&settings.names, &self.decider);
-            let mut params = FlowParams::with_limits(settings.extract.limits);
-            settings.fill(head.naming_labels(&names), deadline, &mut params);
-            if let Some(label) = settings.missing_label(&params.labels) {
-                let rejection = Rejection::missing(settings.to_shared(&control_point), label);
-                break 'next NextStep::Perform(RequestAction::Reject(rejection, None));
-            }
-            if is_fallback {
-                // A cache key belongs to one control point, and the fallback stands for many.
-                params.result_cache_key = None;
-            }
-            if settings.rejects_body(head) {
-                let denial = Denial::new(RejectReason::BodyTooLarge);
-                let rejection = Rejection::new(settings.to_shared(&control_point), denial);
-                break 'next NextStep::Perform(RequestAction::Reject(rejection, None));
-            }
-            if settings.needs_extras() {
-                let key = params.result_cache_key.as_deref();
-                let may_look_up = !is_fallback;
-                extras = RequestExtras::new(
-                    settings,
-                    head,
-                    &control_point,
-                    key,
-                    may_look_up,
-                    &self.decider,
-                );
-                if let Some(key) = extras.as_deref().and_then(RequestExtras::key) {
-                    params.result_cache_key = Some(Cow::Borrowed(key));
-                }
-            }
-            let check = match &settings.http {
-                None => self.decider.decide(&control_point, &params),
-                Some(http) => {
-                    let limit = settings.extract.value_limit;
-                    http.check(&self.decider, &control_point, &mut params, limit, head)
-                }
-            };
-            match check {
-                // The common case. A detour through `RequestAction` would move the guard again.
-                Check::Ready(Verdict::Accepted(ticket))
-                    if extras.is_none() && deadline.is_none() =>
-                {
-                    let guard = settings.accept(ticket);
-                    flow = Some(RunningFlow::new(guard, head.method()));
-                    NextStep::Run
-                }
-                Check::Ready(verdict) => {
-                    let name = || settings.to_shared(&control_point);
-                    NextStep::Perform(settings.apply_verdict(verdict, head, deadline, name))
-                }
-                Check::Pending(pending) => {
-                    NextStep::Await(pending, settings.to_shared(&control_point))
-                }
-            }
-        };
-        let (pending, control_point) = match next {
-            NextStep::Skip => {
-                return ResponseFuture::running(self.inner.call(request), None);
-            }
-            NextStep::Run => {
-                let guard = flow.as_mut().map(RunningFlow::guard);
-                settings.annotate(&mut request, FlowDecision::Accepted, guard);
-                return ResponseFuture::running(self.inner.call(request), flow);
-            }
-            NextStep::Perform(mut action) => {
-                let needs_check = extras
-                    .as_mut()
-                    .is_some_and(|extras| extras.read_lookup(&mut action));
-                let second_check = needs_check.then(|| {
-                    let head = RequestHead::new(&request);
-                    let name = settings.control_point(head, &self.decider)?.name;
-                    let name = settings.to_shared(&name);
-                    let check = settings.check_again(&self.decider, &name, head, deadline);
-                    Some((check, name))
-                });
-                match second_check.flatten() {
-                    Some((Check::Pending(pending), name)) => (pending, name),
-                    decided => {
-                        if let Some((Check::Ready(verdict), name)) = decided {
-                            let head = RequestHead::new(&request);
-                            action = settings.apply_verdict(verdict, head, deadline, || name);
-                        }
-                        return ResponseFuture::perform(
-                            &self.config,
-                            &mut self.inner,
-                            request,
-                            action,
-                            extras,
-                        );
-                    }
-                }
-            }
-            NextStep::Await(pending, control_point) => (pending, control_point),
-        };
-
-        // The instance that reported ready must be the one that is called later.
-        let clone = self.inner.clone();
-        let looks_up = extras.as_deref().and_then(RequestExtras::key).is_some();
-        ResponseFuture::deciding(
-            pending,
-            WaitingRequest {
-                decider: looks_up.then(|| self.decider.clone()),
-                config: self.config.clone(),
-                inner: mem::replace(&mut self.inner, clone),
-                request,
-                control_point,
-                deadline,
-                extras,
-            },
-        )
     }
 }

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use super::classifier::SharedClassifier;
 use super::extract::{LabelExtractor, TextHook};
+use super::guard::FlowGuard;
 use super::head::RequestHead;
 use super::http::HttpCheckSettings;
 use super::names::KnownNames;
 use super::response_lookup::ResponseLookup;
 use super::routes::RouteTable;
 use super::unreachable::OnUnreachable;
+use crate::flow::Ticket;
 
 pub(crate) type SkipHook = Arc<dyn Fn(RequestHead<'_>) -> bool + Send + Sync>;
 
@@ -109,6 +111,19 @@ impl Settings {
     /// Returns the control point as an `Arc`, for use after the request has moved.
     pub(crate) fn to_shared(&self, name: &str) -> Arc<str> {
         self.control_point.to_shared(name)
+    }
+
+    /// Returns the guard of an accepted flow.
+    #[inline(always)]
+    pub(super) fn accept<T: Ticket>(&self, ticket: T, head: RequestHead<'_>) -> FlowGuard<T> {
+        let classify = self.classify.clone();
+        FlowGuard::accepted(ticket, head.method(), classify, self.reports_quotas())
+    }
+
+    /// Returns true if an accepted request carries something for the inner service.
+    #[inline]
+    pub(super) fn annotates(&self) -> bool {
+        self.insert_decision || self.insert_cache_lookup || self.http.is_some()
     }
 
     /// Shadow mode does not report quotas: they are not enforced, and clients would obey them.

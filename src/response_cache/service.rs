@@ -19,7 +19,7 @@ use super::invalidating_request::InvalidatingRequest;
 use super::settings::CacheSettings;
 use crate::flow::Decider;
 use crate::layer::RequestHead;
-use crate::layer::method_kind::MethodKind;
+use crate::layer::head::MethodKind;
 
 /// A service behind a response cache; the inner service of the [`Aperture`](crate::Aperture) that a
 /// [`ResultCacheLayer`](super::ResultCacheLayer) makes.

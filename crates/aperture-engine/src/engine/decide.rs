@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use super::check_input::CheckInput;
 use super::collector::{NoReport, VerdictCollector};
-use super::engine_flow::EngineFlow;
+use super::engine_flow::{CheckInput, EngineFlow};
 use super::flow_timer::FlowTimer;
+use super::held_slots::HeldSlots;
 use super::owned_flow::OwnedFlow;
 use super::pending::{PendingDecision, WaitingFlow};
 use super::run::{Decided, RunEnd, RunOptions};
 use super::snapshot::Snapshot;
+use super::stages::Suspended;
 use super::{Engine, EnginePending, EngineTicket};
 use aperture_core::encode::encode_baggage;
 use aperture_core::{Check, Decider, FlowParams, HttpAttributes, Verdict};
@@ -124,38 +125,39 @@ impl Engine {
             lookup: None,
             may_wait: !params.shadow,
         };
-        self.run(&live, &flow, options, &mut NoReport, |_, run| match run {
-            RunEnd::Decided(Decided {
-                result: Ok(()),
-                held,
-                undecided,
-            }) => {
-                context.undecided = undecided;
-                if live.times_flows() {
-                    let flow_timer = self.start_flow_timer(&live, &flow);
-                    let it = EngineTicket::new(held).with_flow_timer(flow_timer);
-                    return Check::Ready(Verdict::Accepted(ticket(it)));
+        self.run(
+            &live,
+            &flow,
+            options,
+            &mut NoReport,
+            // Inlined at each of its calls, so that an accepted flow meets none of the matches.
+            #[inline(always)]
+            |_, run| match run {
+                RunEnd::Decided(Decided {
+                    result: Ok(()),
+                    held,
+                    undecided,
+                }) => {
+                    context.undecided = undecided;
+                    if live.times_flows() {
+                        let it = self.timed_ticket(&live, &flow, held);
+                        return Check::Ready(Verdict::Accepted(ticket(it)));
+                    }
+                    Check::Ready(Verdict::Accepted(ticket(EngineTicket::new(held))))
                 }
-                Check::Ready(Verdict::Accepted(ticket(EngineTicket::new(held))))
-            }
-            RunEnd::Decided(Decided {
-                result: Err(denied),
-                held,
-                ..
-            }) => {
-                let flow_timer = self.start_flow_timer(&live, &flow);
-                let it = EngineTicket::new(held).with_flow_timer(flow_timer);
-                Check::Ready(Verdict::Rejected(denied.into(), ticket(it)))
-            }
-            RunEnd::Waits(suspended, held) => {
-                let meters = live.matched(&flow);
-                let flow = OwnedFlow::new(&flow, params, &*self.shared.clock);
-                let collector = VerdictCollector::default();
-                let waiting =
-                    WaitingFlow::new(self, flow, *suspended, held, collector, false, meters);
-                Check::Pending(pending(EnginePending::new(Box::pin(waiting))))
-            }
-        })
+                RunEnd::Decided(Decided {
+                    result: Err(denied),
+                    held,
+                    ..
+                }) => {
+                    let it = self.timed_ticket(&live, &flow, held);
+                    Check::Ready(Verdict::Rejected(denied.into(), ticket(it)))
+                }
+                RunEnd::Waits(suspended, held) => {
+                    Check::Pending(pending(self.wait(&live, &flow, params, *suspended, held)))
+                }
+            },
+        )
     }
 
     /// Decides about a flow that asks for quotas, or for a cache lookup.
@@ -169,9 +171,34 @@ impl Engine {
         self.start_check(input, collector).into_check(context)
     }
 
+    /// Returns the ticket of a flow, which measures how long the flow takes if a meter selects it.
+    // Not inlined, like `wait`, so that `decide_as` stays small.
     #[inline(never)]
-    fn start_flow_timer(&self, live: &Snapshot, flow: &EngineFlow<'_, '_>) -> Option<FlowTimer> {
-        FlowTimer::begin(self, live.matched(flow))
+    fn timed_ticket(
+        &self,
+        live: &Snapshot,
+        flow: &EngineFlow<'_, '_>,
+        held: HeldSlots,
+    ) -> EngineTicket {
+        let flow_timer = FlowTimer::begin(self, live.matched(flow));
+        EngineTicket::new(held).with_flow_timer(flow_timer)
+    }
+
+    /// Returns the future of the verdict about a flow that a scheduler makes wait.
+    #[inline(never)]
+    fn wait(
+        &self,
+        live: &Snapshot,
+        flow: &EngineFlow<'_, '_>,
+        params: &FlowParams<'_>,
+        suspended: Suspended,
+        held: HeldSlots,
+    ) -> EnginePending {
+        let meters = live.matched(flow);
+        let flow = OwnedFlow::new(flow, params, &*self.shared.clock);
+        let collector = VerdictCollector::default();
+        let waiting = WaitingFlow::new(self, flow, suspended, held, collector, false, meters);
+        EnginePending::new(Box::pin(waiting))
     }
 }
 

@@ -148,7 +148,6 @@ mod atomic_signal;
 mod builder;
 mod cache;
 mod check;
-mod check_input;
 mod classify;
 mod clock;
 mod collector;
@@ -201,11 +200,11 @@ mod workload_latency;
 pub use self::actuate::Actuation;
 pub use self::builder::EngineBuilder;
 pub use self::cache::CacheEntry;
-pub use self::check_input::CheckInput;
 pub use self::clock::{Clock, ManualClock};
 pub use self::control::{ControlLoop, LoopOutput, SignalSource};
 #[doc(hidden)]
 pub use self::decide::DecideContext;
+pub use self::engine_flow::CheckInput;
 pub use self::flow_end::{SlotRef, SlotReturn};
 #[doc(hidden)]
 pub use self::flux_meter::FluxMeter;

@@ -42,9 +42,10 @@ impl Engine {
     /// Decides about a flow as far as possible without waiting, and returns what `end` makes of the
     /// end. Flows that wait are counted when they are decided.
     ///
-    /// Most flows are selected by one limiter that decides at once, or by none. Each of these cases
-    /// calls `end` itself, so that the result is made in its final place: to move a ticket costs
-    /// about as much as to look up a key.
+    /// Most flows are accepted, and are selected by one limiter that decides at once, or by none.
+    /// Each of these two cases calls `end` itself, so that the result is made in its final place: to
+    /// move a ticket costs about as much as to look up a key. All other cases share one call, to
+    /// keep the inlined copies of `end` few.
     #[inline(always)]
     pub(super) fn run<C: Collector, R>(
         &self,
@@ -55,16 +56,15 @@ impl Engine {
         end: impl FnOnce(&mut C, RunEnd) -> R,
     ) -> R {
         self.tick_loops(live);
-        match *live.index.matching(flow) {
+        let run = match *live.index.matching(flow) {
             [] => {
                 let clock = &*self.shared.clock;
                 self.shared.unselected.note(live, flow.control_point, clock);
-                if flow.ramp_mode {
-                    let result = Err(EngineDenial::NO_RAMP);
-                    return end(collector, self.decided(result, HeldSlots::new(), false));
+                if !flow.ramp_mode {
+                    let hit = self.look_up(flow, options, collector);
+                    return end(collector, self.decided(Ok(()), HeldSlots::new(), !hit));
                 }
-                let hit = self.look_up(flow, options, collector);
-                end(collector, self.decided(Ok(()), HeldSlots::new(), !hit))
+                self.decided(Err(EngineDenial::NO_RAMP), HeldSlots::new(), false)
             }
             [only]
                 if !flow.ramp_mode && live.index.component(only).step == DecisionStep::Limiters =>
@@ -73,21 +73,19 @@ impl Engine {
                 let now = nanos(self.shared.clock.now());
                 let DecisionWithSlot { decision, slot } = component.component.decide(flow, now);
                 collector.on_decision(flow, component, &decision);
-                if component.rejects(&decision) {
-                    let code = component.component.denied_code();
-                    let result = Err(DecisionStep::Limiters.denial(code, decision.wait));
-                    return end(collector, self.decided(result, HeldSlots::new(), false));
+                if !component.rejects(&decision) {
+                    let decided = component.has_decided(flow, &decision);
+                    let hit = self.look_up(flow, options, collector);
+                    let held = HeldSlots::of(slot);
+                    return end(collector, self.decided(Ok(()), held, !decided && !hit));
                 }
-                let decided = component.has_decided(flow, &decision);
-                let hit = self.look_up(flow, options, collector);
-                let held = HeldSlots::of(slot);
-                end(collector, self.decided(Ok(()), held, !decided && !hit))
+                let code = component.component.denied_code();
+                let result = Err(DecisionStep::Limiters.denial(code, decision.wait));
+                self.decided(result, HeldSlots::new(), false)
             }
-            ref all => {
-                let run = self.run_steps(live, all, flow, options, collector);
-                end(collector, run)
-            }
-        }
+            ref all => self.run_steps(live, all, flow, options, collector),
+        };
+        end(collector, run)
     }
 
     /// Counts the end of a run.

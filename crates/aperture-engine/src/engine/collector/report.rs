@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use super::details::details;
 use super::{Collector, DecisionEnd, OutputCollector};
-use crate::engine::check_input::CheckInput;
 use crate::engine::clock::duration;
 use crate::engine::component_entry::ComponentEntry;
 use crate::engine::decision::ComponentDecision;
-use crate::engine::engine_flow::EngineFlow;
+use crate::engine::engine_flow::{CheckInput, EngineFlow};
 use crate::engine::report::{CheckReport, LimiterDecision, LimiterReason};
 use crate::engine::ticket::{EngineTicket, TicketExtras};
 use aperture_core::{CacheLookup, Quota};

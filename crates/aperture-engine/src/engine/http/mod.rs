@@ -11,11 +11,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use self::labels::HttpLabels;
-use super::check_input::CheckInput;
 use super::collector::{Collector, DecisionEnd, OutputCollector, ReportCollector};
 use super::component_entry::ComponentEntry;
 use super::decision::ComponentDecision;
-use super::engine_flow::{EngineFlow, time_left};
+use super::engine_flow::{CheckInput, EngineFlow, time_left};
 use super::http_answer::HttpAnswer;
 use super::http_input::{HttpInput, HttpInputError};
 use super::pending::PendingDecision;

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use super::Limiter;
-use super::flow_key::{FlowKey, requested_tokens};
 use super::in_flight_slots::{Admission, InFlightSlots};
+use super::{FlowKey, Limiter, requested_tokens};
 use crate::engine::atomic_signal::AtomicSignal;
 use crate::engine::clock::{Clock, Nanos, nanos};
 use crate::engine::component::{

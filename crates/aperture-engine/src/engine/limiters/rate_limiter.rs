@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use super::Limiter;
 use super::bucket_inputs::BucketInputs;
 use super::capacity_high_water::CapacityHighWater;
-use super::flow_key::{FlowKey, requested_tokens};
 use super::key_bucket::{BucketDecision, BucketRequest, BucketRules, PlainBucket, bucket_rules};
 use super::lazy_sync::LazySyncAccount;
+use super::{FlowKey, Limiter, requested_tokens};
 use crate::engine::clock::Nanos;
 use crate::engine::component::{
     ComponentContext, FillTimes, FromPolicy, PolicyComponent, ReportedKind,

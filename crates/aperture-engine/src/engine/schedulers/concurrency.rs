@@ -14,8 +14,8 @@ use crate::engine::component::{
 use crate::engine::control::{Actuator, Setting};
 use crate::engine::decision::DecisionStep;
 use crate::engine::engine_flow::{DEADLINE_MARGIN, EngineFlow, NO_DEADLINE};
+use crate::engine::limiters::FlowKey;
 use crate::engine::limiters::concurrency_limiter::{SlotRules, key_from_label};
-use crate::engine::limiters::flow_key::FlowKey;
 use crate::engine::limiters::in_flight_slots::{Admission, InFlightSlots};
 use crate::engine::request_id::RequestId;
 use crate::engine::store::EvictionLoss;

@@ -14,8 +14,8 @@ use crate::engine::component::{
 use crate::engine::control::{Actuator, Setting};
 use crate::engine::decision::DecisionStep;
 use crate::engine::engine_flow::EngineFlow;
+use crate::engine::limiters::FlowKey;
 use crate::engine::limiters::bucket_inputs::BucketInputs;
-use crate::engine::limiters::flow_key::FlowKey;
 use crate::engine::limiters::key_bucket::bucket_rules;
 use crate::engine::store::StoreLimits;
 use crate::engine::sync::lock;
