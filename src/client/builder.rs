@@ -14,7 +14,7 @@ use tonic::transport::Channel;
 
 pub use self::error::BuildError;
 
-use super::shared::CHECK_TIMEOUT;
+use super::shared::{ApertureClient, CHECK_TIMEOUT};
 use crate::remote::{BreakerConfig, KeepAlive};
 
 /// The default grace. It covers a link of 20 ms each way and a client whose two cores are
@@ -86,8 +86,27 @@ pub struct ApertureClientBuilder {
     telemetry: bool,
 }
 
+impl ApertureClient {
+    /// Returns a builder for a client that connects to an Agent.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tower_aperture::ApertureClient;
+    ///
+    /// let client = ApertureClient::builder()
+    ///     .address("localhost:8089")
+    ///     .insecure(true)
+    ///     .build()?;
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn builder() -> ApertureClientBuilder {
+        ApertureClientBuilder::new()
+    }
+}
+
 impl ApertureClientBuilder {
-    pub(super) fn new() -> Self {
+    fn new() -> Self {
         Self {
             addresses: Vec::new(),
             channel: None,

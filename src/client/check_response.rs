@@ -18,7 +18,6 @@ impl Flow {
             TicketKind::Remote(flow) => Some(Cow::Borrowed(flow.response())),
             #[cfg(feature = "embedded")]
             TicketKind::Reported(ticket) => Some(Cow::Owned(ticket.report().clone().into())),
-            #[cfg(any(feature = "embedded", feature = "test-util"))]
             _ => None,
         }
     }

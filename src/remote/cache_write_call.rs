@@ -71,10 +71,10 @@ impl InFlightWrite {
                     log_event!(info, "cache writes succeed again");
                 }
             }
-            Some(_error) => {
+            Some(error) => {
                 counters.cache_writes_failed.add(1);
                 if !counters.cache_failing.swap(true, Relaxed) {
-                    log_event!(warn, error = _error, "cache writes fail");
+                    log_event!(warn, error, "cache writes fail");
                 }
             }
         }

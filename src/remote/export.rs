@@ -49,8 +49,6 @@ pub(super) async fn send(mut batch: UnsentSpans, spans: Vec<SpanRecord>) {
                     reason = %failure.into_error(),
                     "spans could not be exported"
                 );
-                #[cfg(not(feature = "tracing"))]
-                drop(failure);
             }
         }
         batch.remaining -= chunk.spans;

@@ -11,6 +11,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use super::ApertureClientBuilder;
 use super::address::parse_all;
 use super::error::{BuildError, BuildProblem, MAX_CONNECTIONS};
+use crate::client::backend::RemoteBackend;
 use crate::client::shared::ApertureClient;
 #[cfg(feature = "tls")]
 use crate::flow::Cause;
@@ -42,7 +43,9 @@ impl ApertureClientBuilder {
             telemetry: self.telemetry,
             target: self.target()?,
         };
-        Ok(ApertureClient::from_remote(Remote::new(config)))
+        Ok(ApertureClient::with(RemoteBackend::new(Remote::new(
+            config,
+        ))))
     }
 
     fn target(self) -> Result<RemoteTarget, BuildError> {

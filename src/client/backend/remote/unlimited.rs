@@ -64,7 +64,6 @@ fn answered_from_cache(response: &CheckResponse) -> bool {
     result.is_some_and(|result| result.lookup_status == CacheLookupStatus::Hit as i32)
 }
 
-#[cfg_attr(not(feature = "tracing"), allow(dead_code))]
 fn loggable(control_point: &str) -> &str {
     match control_point.len() {
         0..=MAX_LOGGED_NAME => control_point,
