@@ -122,7 +122,7 @@ mod rejection;
 mod remote;
 #[cfg(feature = "response-cache")]
 pub mod response_cache;
-#[cfg(feature = "telemetry")]
+#[cfg(feature = "remote")]
 mod telemetry;
 #[cfg(all(feature = "embedded", feature = "remote", feature = "raw-protocol"))]
 mod wire;

@@ -10,6 +10,7 @@ mod error;
 use std::fmt;
 use std::time::Duration;
 
+use tonic::codec::CompressionEncoding;
 use tonic::transport::Channel;
 
 pub use self::error::BuildError;
@@ -81,8 +82,7 @@ pub struct ApertureClientBuilder {
     keep_alive: Option<KeepAlive>,
     connections: usize,
     breaker: BreakerConfig,
-    #[cfg(feature = "gzip")]
-    gzip: bool,
+    compression: Option<CompressionEncoding>,
     telemetry: bool,
 }
 
@@ -122,8 +122,7 @@ impl ApertureClientBuilder {
             keep_alive: None,
             connections: 1,
             breaker: BreakerConfig::default(),
-            #[cfg(feature = "gzip")]
-            gzip: false,
+            compression: None,
             telemetry: true,
         }
     }
@@ -203,7 +202,7 @@ impl ApertureClientBuilder {
     /// Sets whether requests are compressed and compressed responses are accepted. Off by default.
     #[cfg(feature = "gzip")]
     pub fn gzip(mut self, gzip: bool) -> Self {
-        self.gzip = gzip;
+        self.compression = gzip.then_some(CompressionEncoding::Gzip);
         self
     }
 

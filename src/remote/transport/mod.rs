@@ -11,6 +11,7 @@ mod driver;
 mod error;
 mod pool;
 mod request;
+mod start_tls;
 #[cfg(feature = "tls")]
 mod tls;
 
@@ -23,6 +24,13 @@ pub(super) use self::connection::{PooledConnection, Purpose};
 pub(super) use self::error::{ConnectError, innermost_message};
 pub(super) use self::pool::Pool;
 pub(super) use self::request::{CallError, StreamService, reports_unprocessed};
+pub(crate) use self::start_tls::tls_settings;
+#[cfg(feature = "tls")]
+pub(crate) use self::tls::ClientTls;
+
+/// The settings of TLS, if they cannot exist.
+#[cfg(not(feature = "tls"))]
+pub(crate) type ClientTls = std::convert::Infallible;
 
 /// Carries the calls to one Agent.
 #[derive(Clone)]
