@@ -2,8 +2,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-#[cfg(any(feature = "embedded", feature = "remote"))]
-use std::time::Duration;
 
 use super::backend::{AnyBackend, Backend};
 use super::counters::ClientCounters;
@@ -34,7 +32,7 @@ pub(super) struct Inner {
 
 /// The check timeout if neither the client nor the flow sets one, with an Agent and in process.
 #[cfg(any(feature = "embedded", feature = "remote"))]
-pub(super) const CHECK_TIMEOUT: Duration = Duration::from_millis(200);
+pub(super) const CHECK_TIMEOUT: std::time::Duration = std::time::Duration::from_millis(200);
 
 impl AnyBackend {
     const fn name(&self) -> &'static str {

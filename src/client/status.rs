@@ -25,8 +25,7 @@ impl ApertureClient {
     /// ```
     /// use tower_aperture::{ApertureClient, ConnectionState};
     ///
-    /// # #[cfg(feature = "remote")]
-    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # #[cfg(feature = "remote")] {
     /// let client = ApertureClient::builder()
     ///     .addresses(["agent-0:8089", "agent-1:8089"])
     ///     .insecure(true)
@@ -34,9 +33,8 @@ impl ApertureClient {
     /// let agents = client.agents();
     /// assert_eq!(agents[1].address.as_deref(), Some("agent-1:8089"));
     /// assert_eq!(agents[1].state, ConnectionState::Idle);
-    /// # Ok(()) }
-    /// # #[cfg(not(feature = "remote"))]
-    /// # fn main() {}
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[must_use]
     pub fn agents(&self) -> Vec<AgentStatus> {

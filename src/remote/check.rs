@@ -21,8 +21,8 @@ use super::in_flight_check::InFlightCheck;
 use super::state::{OpenFlow, Remote, RuntimeState};
 use super::transport::Purpose;
 use crate::flow::{FlowError, FlowErrorKind, FlowParams, HttpAttributes};
-use crate::pb::check::CheckRequest;
-use crate::pb::checkhttp::CheckHttpRequest;
+use crate::messages::check::CheckRequest;
+use crate::messages::checkhttp::CheckHttpRequest;
 use crate::telemetry::{FlowSpan, OpenSpan};
 
 type CheckFuture = Pin<Box<dyn Future<Output = Result<RemoteFlow, FlowError>> + Send>>;

@@ -13,9 +13,11 @@ use super::transport::PooledConnection;
 use crate::flow::{
     Denial, EndError, EndResponse, FlowOutcome, FlowStatus, HttpExtras, Quota, RejectReason,
 };
-use crate::pb::check::check_response::{DecisionType, RejectReason as Reason};
-use crate::pb::check::limiter_decision::Details;
-use crate::pb::check::{CacheLookupResponse, CheckResponse, InflightRequestRef, LimiterDecision};
+use crate::messages::check::check_response::{DecisionType, RejectReason as Reason};
+use crate::messages::check::limiter_decision::Details;
+use crate::messages::check::{
+    CacheLookupResponse, CheckResponse, InflightRequestRef, LimiterDecision,
+};
 use crate::telemetry::{FlowSpan, OpenSpan};
 
 /// A flow that an Agent has decided. If it is dropped without an end, it ends with status `Error`.

@@ -204,7 +204,7 @@ mod tests {
     use super::super::config::{RemoteConfig, RemoteTarget};
     use super::super::state::Remote;
     use super::*;
-    use crate::pb::check::InflightRequestRef;
+    use crate::messages::check::InflightRequestRef;
 
     /// A runtime state without a worker, so that its queue is never emptied.
     fn stalled(remote: &Remote) -> RuntimeState {

@@ -4,8 +4,8 @@ use std::convert::Infallible;
 
 use super::{OpenSpan, Record};
 use crate::flow::{FlowOutcome, FlowParams};
-use crate::pb::check::CheckResponse;
-use crate::pb::trace::Span;
+use crate::messages::check::CheckResponse;
+use crate::messages::trace::Span;
 
 impl OpenSpan for Infallible {
     type Record = Self;

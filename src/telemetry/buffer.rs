@@ -73,7 +73,7 @@ impl<R: Record> SpanBuffer<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pb::trace::Span;
+    use crate::messages::trace::Span;
 
     #[derive(Clone, Debug)]
     struct TestRecord {

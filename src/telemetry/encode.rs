@@ -8,11 +8,11 @@ use std::iter::Peekable;
 use prost::Message;
 
 use super::Record;
-use crate::pb::common::any_value::Value;
-use crate::pb::common::{AnyValue, InstrumentationScope, KeyValue};
-use crate::pb::resource::Resource;
-use crate::pb::trace::{ResourceSpans, ScopeSpans};
-use crate::pb::trace_collector::ExportTraceServiceRequest;
+use crate::messages::common::any_value::Value;
+use crate::messages::common::{AnyValue, InstrumentationScope, KeyValue};
+use crate::messages::resource::Resource;
+use crate::messages::trace::{ResourceSpans, ScopeSpans};
+use crate::messages::trace_collector::ExportTraceServiceRequest;
 
 const LIBRARY: &str = "tower-aperture";
 const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -11,8 +11,8 @@ mod encode;
 mod span;
 
 use crate::flow::{FlowOutcome, FlowParams};
-use crate::pb::check::CheckResponse;
-use crate::pb::trace::Span;
+use crate::messages::check::CheckResponse;
+use crate::messages::trace::Span;
 
 pub(crate) use self::buffer::SpanBuffer;
 pub(crate) use self::encode::encode;

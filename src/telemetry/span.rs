@@ -10,11 +10,11 @@ use self::timestamps::Timestamps;
 use super::encode::{MAX_MESSAGE_BYTES, attribute, text};
 use super::{OpenSpan, Record};
 use crate::flow::{FlowOutcome, FlowParams, FlowStatus, TraceContext, TraceParent};
-use crate::pb::check::CheckResponse;
-use crate::pb::common::KeyValue;
-use crate::pb::common::any_value::Value;
-use crate::pb::trace::Span;
-use crate::pb::trace::span::{Link, SpanKind};
+use crate::messages::check::CheckResponse;
+use crate::messages::common::KeyValue;
+use crate::messages::common::any_value::Value;
+use crate::messages::trace::Span;
+use crate::messages::trace::span::{Link, SpanKind};
 
 const NAME: &str = "Aperture Check";
 /// The OTLP flags of a link to a span of another process: `HAS_IS_REMOTE` and `IS_REMOTE`.

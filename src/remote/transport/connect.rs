@@ -35,11 +35,6 @@ const MAX_HEADER_BYTES: u32 = 16 * 1024;
 /// which has 32 bits or is `usize::MAX`.
 const LIMIT_BEFORE_SETTINGS: usize = usize::MAX - 1;
 
-/// How long sent bytes may stay unacknowledged before the connection is closed. Without it, a host
-/// that vanished would hold the connection for a quarter of an hour.
-#[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
-const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// Connects to one Agent.
 pub(in crate::remote) struct Connector {
     uri: Uri,
@@ -74,7 +69,12 @@ impl Connector {
         // time.
         http.set_connect_timeout(Some(timeout));
         #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
-        http.set_tcp_user_timeout(Some(TCP_USER_TIMEOUT));
+        {
+            /// How long sent bytes may stay unacknowledged before the connection is closed. Without
+            /// it, a host that vanished would hold the connection for a quarter of an hour.
+            const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
+            http.set_tcp_user_timeout(Some(TCP_USER_TIMEOUT));
+        }
         Self {
             uri,
             http,

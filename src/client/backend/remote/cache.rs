@@ -6,12 +6,12 @@ use bytes::Bytes;
 
 use crate::client::cache::ReadLookup;
 use crate::flow::{CacheChange, CacheError, CacheKey, CacheLookup, CacheRefusal, CacheValue};
-use crate::meter::{ClientMeter, LookupOutcome, Meter};
-use crate::pb::check::{
+use crate::messages::check::{
     CacheDeleteRequest, CacheEntry, CacheLookupRequest, CacheLookupResponse, CacheLookupStatus,
     CacheOperationStatus, CacheUpsertRequest, KeyDeleteResponse, KeyLookupResponse,
     KeyUpsertResponse,
 };
+use crate::meter::{ClientMeter, LookupOutcome, Meter};
 use crate::remote::Remote;
 
 pub(super) fn read_lookup(reply: &CacheLookupResponse) -> CacheLookup {
