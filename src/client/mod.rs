@@ -39,7 +39,7 @@ mod status;
 mod ticket;
 
 #[cfg(feature = "test-util")]
-pub use self::backend::{RecordedFlow, Script, ScriptedDecision};
+pub use self::backend::scripted::{RecordedFlow, Script, ScriptedDecision};
 #[cfg(feature = "remote")]
 pub use self::builder::{ApertureClientBuilder, BuildError};
 pub use self::flow::Flow;

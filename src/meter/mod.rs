@@ -3,16 +3,14 @@
 //! The traits do nothing by default. [`ClientMeter`] records metrics with the feature `metrics`, and
 //! is a type without content otherwise.
 
-#[cfg(not(feature = "metrics"))]
-mod no_op;
 #[cfg(feature = "metrics")]
+mod recorder;
+#[cfg(not(feature = "metrics"))]
+#[path = "no_op.rs"]
 mod recorder;
 
 use std::time::Duration;
 
-#[cfg(not(feature = "metrics"))]
-pub(crate) use self::no_op::ClientMeter;
-#[cfg(feature = "metrics")]
 pub(crate) use self::recorder::ClientMeter;
 use crate::flow::{CacheEvent, CacheValue, FlowStatus, Verdict};
 

@@ -9,6 +9,10 @@ mod buffer;
 mod encode;
 #[cfg(feature = "telemetry")]
 mod span;
+#[cfg(not(feature = "telemetry"))]
+mod span {
+    pub(crate) type FlowSpan = std::convert::Infallible;
+}
 
 use crate::flow::{FlowOutcome, FlowParams};
 use crate::messages::check::CheckResponse;
@@ -16,12 +20,7 @@ use crate::messages::trace::Span;
 
 pub(crate) use self::buffer::SpanBuffer;
 pub(crate) use self::encode::encode;
-#[cfg(feature = "telemetry")]
 pub(crate) use self::span::FlowSpan;
-
-/// The span of a flow, if it cannot exist.
-#[cfg(not(feature = "telemetry"))]
-pub(crate) type FlowSpan = std::convert::Infallible;
 
 /// The record of a flow at its end.
 pub(crate) type SpanRecord = <FlowSpan as OpenSpan>::Record;

@@ -7,10 +7,22 @@
 mod absent;
 #[cfg(feature = "embedded")]
 mod embedded;
+#[cfg(not(feature = "embedded"))]
+mod embedded {
+    pub(in crate::client) type EmbeddedBackend = super::absent::Absent<0>;
+}
 #[cfg(feature = "remote")]
 mod remote;
+#[cfg(not(feature = "remote"))]
+mod remote {
+    pub(in crate::client) type RemoteBackend = super::absent::Absent<1>;
+}
 #[cfg(feature = "test-util")]
-mod scripted;
+pub(super) mod scripted;
+#[cfg(not(feature = "test-util"))]
+mod scripted {
+    pub(in crate::client) type Script = super::absent::Absent<2>;
+}
 
 use std::future::{Future, ready};
 use std::task::{Context, Poll};
@@ -26,18 +38,9 @@ use crate::flow::{
 };
 use crate::meter::{ClientCheckTimer, ClientMeter};
 
-#[cfg(not(feature = "embedded"))]
-pub(super) type EmbeddedBackend = absent::Absent<0>;
-#[cfg(feature = "embedded")]
 pub(super) use self::embedded::EmbeddedBackend;
-#[cfg(not(feature = "remote"))]
-pub(super) type RemoteBackend = absent::Absent<1>;
-#[cfg(feature = "remote")]
 pub(super) use self::remote::RemoteBackend;
-#[cfg(not(feature = "test-util"))]
-pub(super) type Script = absent::Absent<2>;
-#[cfg(feature = "test-util")]
-pub use self::scripted::{RecordedFlow, Script, ScriptedDecision};
+pub(super) use self::scripted::Script;
 
 /// The backend of a client.
 pub(super) enum AnyBackend {

@@ -14,6 +14,10 @@ mod request;
 mod start_tls;
 #[cfg(feature = "tls")]
 mod tls;
+#[cfg(not(feature = "tls"))]
+mod tls {
+    pub(crate) type ClientTls = std::convert::Infallible;
+}
 
 use std::sync::Arc;
 
@@ -25,12 +29,7 @@ pub(super) use self::error::{ConnectError, innermost_message};
 pub(super) use self::pool::Pool;
 pub(super) use self::request::{CallError, StreamService, reports_unprocessed};
 pub(crate) use self::start_tls::tls_settings;
-#[cfg(feature = "tls")]
 pub(crate) use self::tls::ClientTls;
-
-/// The settings of TLS, if they cannot exist.
-#[cfg(not(feature = "tls"))]
-pub(crate) type ClientTls = std::convert::Infallible;
 
 /// Carries the calls to one Agent.
 #[derive(Clone)]

@@ -1,14 +1,12 @@
 //! Log events and spans through `tracing`; without the feature `tracing`, they compile to nothing.
 
-#[cfg(not(feature = "tracing"))]
-mod disabled;
 #[cfg(feature = "tracing")]
-mod enabled;
+mod events;
+#[cfg(not(feature = "tracing"))]
+#[path = "no_events.rs"]
+mod events;
 
-#[cfg(not(feature = "tracing"))]
-use self::disabled::{SpanHandle, in_span, new_span};
-#[cfg(feature = "tracing")]
-use self::enabled::{SpanHandle, in_span, new_span};
+use self::events::{SpanHandle, in_span, new_span};
 
 /// The span `decision`, which covers the wait for a decision.
 pub struct WaitSpan {
