@@ -110,11 +110,11 @@ pub mod decider;
 #[cfg(all(any(doc, doctest), feature = "embedded", feature = "remote"))]
 pub mod guides;
 pub mod layer;
+#[cfg(feature = "remote")]
+mod messages;
 mod meter;
 #[cfg(feature = "metrics")]
 pub mod metrics;
-#[cfg(all(feature = "remote", not(feature = "raw-protocol")))]
-mod pb;
 #[cfg(all(feature = "remote", feature = "raw-protocol"))]
 pub mod pb;
 mod rejection;
@@ -122,7 +122,7 @@ mod rejection;
 mod remote;
 #[cfg(feature = "response-cache")]
 pub mod response_cache;
-#[cfg(feature = "telemetry")]
+#[cfg(feature = "remote")]
 mod telemetry;
 #[cfg(all(feature = "embedded", feature = "remote", feature = "raw-protocol"))]
 mod wire;

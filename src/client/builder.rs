@@ -10,11 +10,12 @@ mod error;
 use std::fmt;
 use std::time::Duration;
 
+use tonic::codec::CompressionEncoding;
 use tonic::transport::Channel;
 
 pub use self::error::BuildError;
 
-use super::shared::CHECK_TIMEOUT;
+use super::shared::{ApertureClient, CHECK_TIMEOUT};
 use crate::remote::{BreakerConfig, KeepAlive};
 
 /// The default grace. It covers a link of 20 ms each way and a client whose two cores are
@@ -81,13 +82,31 @@ pub struct ApertureClientBuilder {
     keep_alive: Option<KeepAlive>,
     connections: usize,
     breaker: BreakerConfig,
-    #[cfg(feature = "gzip")]
-    gzip: bool,
+    compression: Option<CompressionEncoding>,
     telemetry: bool,
 }
 
+impl ApertureClient {
+    /// Returns a builder for a client that connects to an Agent.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tower_aperture::ApertureClient;
+    ///
+    /// let client = ApertureClient::builder()
+    ///     .address("localhost:8089")
+    ///     .insecure(true)
+    ///     .build()?;
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn builder() -> ApertureClientBuilder {
+        ApertureClientBuilder::new()
+    }
+}
+
 impl ApertureClientBuilder {
-    pub(super) fn new() -> Self {
+    fn new() -> Self {
         Self {
             addresses: Vec::new(),
             channel: None,
@@ -103,8 +122,7 @@ impl ApertureClientBuilder {
             keep_alive: None,
             connections: 1,
             breaker: BreakerConfig::default(),
-            #[cfg(feature = "gzip")]
-            gzip: false,
+            compression: None,
             telemetry: true,
         }
     }
@@ -184,7 +202,7 @@ impl ApertureClientBuilder {
     /// Sets whether requests are compressed and compressed responses are accepted. Off by default.
     #[cfg(feature = "gzip")]
     pub fn gzip(mut self, gzip: bool) -> Self {
-        self.gzip = gzip;
+        self.compression = gzip.then_some(CompressionEncoding::Gzip);
         self
     }
 

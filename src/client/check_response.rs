@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::flow::Flow;
 use super::ticket::TicketKind;
-use crate::pb::check::CheckResponse;
+use crate::messages::check::CheckResponse;
 
 impl Flow {
     /// Returns the Agent's entire response. For an embedded engine, each call builds the response
@@ -18,7 +18,6 @@ impl Flow {
             TicketKind::Remote(flow) => Some(Cow::Borrowed(flow.response())),
             #[cfg(feature = "embedded")]
             TicketKind::Reported(ticket) => Some(Cow::Owned(ticket.report().clone().into())),
-            #[cfg(any(feature = "embedded", feature = "test-util"))]
             _ => None,
         }
     }

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
+use super::late::LateFlows;
 use crate::flow::{CacheError, CacheEvent, ClientStats, FlowError, FlowErrorKind, Verdict};
 
 /// The counters that the client updates itself; the backends add their own.
@@ -13,8 +14,7 @@ pub(super) struct ClientCounters {
     undecided: AtomicU64,
     unreachable: AtomicU64,
     timeouts: AtomicU64,
-    #[cfg(feature = "remote")]
-    late: super::late::LateFlows,
+    late: LateFlows,
     unavailable: AtomicU64,
     unauthenticated: AtomicU64,
     invalid: AtomicU64,
@@ -33,7 +33,6 @@ pub(super) struct ClientCounters {
 impl ClientCounters {
     /// Counts a verdict. `shadow` means that the flow runs regardless of it.
     pub(super) fn count<T>(&self, verdict: &Verdict<T>, shadow: bool) {
-        #[cfg(feature = "remote")]
         match verdict {
             Verdict::Unreachable(error) if error.is_late() => self.late.count(error),
             _ => self.late.log_if_due(),
@@ -106,10 +105,10 @@ impl ClientCounters {
                     log_event!(info, "cache writes succeed again");
                 }
             }
-            Err(_error) => {
+            Err(error) => {
                 self.cache_writes_failed.fetch_add(1, Relaxed);
                 if !self.last_write_failed.swap(true, Relaxed) {
-                    log_event!(warn, error = %_error, "cache writes fail");
+                    log_event!(warn, error = %error, "cache writes fail");
                 }
             }
         }
@@ -123,10 +122,7 @@ impl ClientCounters {
         stats.undecided = self.undecided.load(Relaxed);
         stats.unreachable = self.unreachable.load(Relaxed);
         stats.timeouts = self.timeouts.load(Relaxed);
-        #[cfg(feature = "remote")]
-        {
-            stats.late = self.late.total();
-        }
+        stats.late = self.late.total();
         stats.unavailable = self.unavailable.load(Relaxed);
         stats.unauthenticated = self.unauthenticated.load(Relaxed);
         stats.invalid = self.invalid.load(Relaxed);

@@ -2,19 +2,16 @@
 
 use std::sync::Arc;
 
+use super::backend::{AnyBackend, Backend, HttpBackend};
 use super::pending::{ClientPending, PendingKind};
-use super::shared::{ApertureClient, Backend};
-#[cfg(any(feature = "embedded", feature = "test-util"))]
-use super::ticket::wrap;
-use super::ticket::{ClientTicket, TicketKind, empty_control_point};
-#[cfg(any(feature = "embedded", feature = "remote"))]
+use super::shared::ApertureClient;
+use super::ticket::{ClientTicket, TicketKind, convert_check, empty_control_point};
 use crate::flow::encode::{EncodedLabels, encode_baggage};
-#[cfg(any(feature = "embedded", feature = "remote"))]
 use crate::flow::http::fit::FittedAttributes;
 use crate::flow::{
     Caches, Check, Decider, FlowError, FlowErrorKind, FlowParams, HttpAttributes, Verdict,
 };
-use crate::meter::CheckTimer;
+use crate::meter::{CheckTimer, ClientCheckTimer};
 
 impl Decider for ApertureClient {
     type Ticket = ClientTicket;
@@ -31,7 +28,7 @@ impl Decider for ApertureClient {
             return self.ready(&mut timer, control_point, params, empty_control_point());
         }
         match &self.inner.backend {
-            Backend::Disabled => {
+            AnyBackend::Disabled => {
                 let error = FlowError::new(FlowErrorKind::Disabled, "");
                 self.ready(
                     &mut timer,
@@ -40,80 +37,43 @@ impl Decider for ApertureClient {
                     Verdict::Unreachable(error),
                 )
             }
-            #[cfg(feature = "embedded")]
-            Backend::Embedded(engine) => {
-                let mut engine_check = self.engine_check(params);
-                let mut check = engine.decide_as(
-                    control_point,
-                    params,
-                    &mut engine_check,
-                    |ticket| TicketKind::Embedded(ticket).into(),
-                    |pending| {
-                        let kind = PendingKind::Embedded(pending);
-                        self.pending(timer.take(), control_point, params, kind)
-                    },
-                );
-                if let Check::Ready(verdict) = &mut check {
-                    self.record_verdict(
-                        &mut timer,
-                        params.shadow,
-                        Some(control_point),
-                        engine_check.undecided,
-                        verdict,
-                    );
-                }
-                check
+            AnyBackend::Embedded(backend) => {
+                let kinds = (TicketKind::Embedded, PendingKind::Embedded);
+                self.decide_by(backend, timer, control_point, params, kinds)
             }
-            #[cfg(feature = "remote")]
-            Backend::Remote(remote) => {
-                let check = remote.check(control_point, params);
-                self.pending_remote(timer, control_point, params, check)
+            AnyBackend::Remote(backend) => {
+                let kinds = (TicketKind::Remote, PendingKind::Remote);
+                self.decide_by(backend, timer, control_point, params, kinds)
             }
-            #[cfg(feature = "test-util")]
-            Backend::Scripted(script) => match script.decide(control_point, params) {
-                Check::Ready(verdict) => {
-                    let verdict = wrap(verdict, TicketKind::Scripted);
-                    self.ready(&mut timer, control_point, params, verdict)
-                }
-                Check::Pending(pending) => {
-                    let kind = PendingKind::Scripted(pending);
-                    Check::Pending(self.pending(timer, control_point, params, kind))
-                }
-            },
+            AnyBackend::Scripted(backend) => {
+                let kinds = (TicketKind::Scripted, PendingKind::Scripted);
+                self.decide_by(backend, timer, control_point, params, kinds)
+            }
         }
     }
 
     fn knows_control_point(&self, name: &str) -> Option<bool> {
         match &self.inner.backend {
-            #[cfg(feature = "embedded")]
-            Backend::Embedded(engine) => engine.knows_control_point(name),
-            // Only an engine has the policies.
-            _ => {
-                let _ = name;
-                None
-            }
+            AnyBackend::Disabled => None,
+            AnyBackend::Embedded(backend) => backend.knows_control_point(name),
+            AnyBackend::Remote(backend) => backend.knows_control_point(name),
+            AnyBackend::Scripted(backend) => backend.knows_control_point(name),
         }
     }
 
     fn compares_label_value(&self, value: &str) -> Option<bool> {
         match &self.inner.backend {
-            #[cfg(feature = "embedded")]
-            Backend::Embedded(engine) => engine.compares_label_value(value),
-            // Only an engine has the policies.
-            _ => {
-                let _ = value;
-                None
-            }
+            AnyBackend::Disabled => None,
+            AnyBackend::Embedded(backend) => backend.compares_label_value(value),
+            AnyBackend::Remote(backend) => backend.compares_label_value(value),
+            AnyBackend::Scripted(backend) => backend.compares_label_value(value),
         }
     }
 
     fn caches(&self) -> Option<Arc<dyn Caches>> {
         match &self.inner.backend {
-            #[cfg(feature = "embedded")]
-            Backend::Embedded(_) => Some(Arc::clone(&self.inner) as _),
-            #[cfg(feature = "remote")]
-            Backend::Remote(_) => Some(Arc::clone(&self.inner) as _),
-            _ => None,
+            AnyBackend::Embedded(_) | AnyBackend::Remote(_) => Some(Arc::clone(&self.inner) as _),
+            AnyBackend::Disabled | AnyBackend::Scripted(_) => None,
         }
     }
 
@@ -131,49 +91,14 @@ impl Decider for ApertureClient {
         params: &FlowParams<'_>,
         request: &HttpAttributes<'_>,
     ) -> Check<Self::Ticket, Self::Pending> {
-        #[cfg(any(feature = "embedded", feature = "remote"))]
-        let fitted = request.fit(control_point);
-        #[cfg(any(feature = "embedded", feature = "remote"))]
-        let fitted_request = fitted.as_ref().map(FittedAttributes::attributes);
-        #[cfg(any(feature = "embedded", feature = "remote"))]
-        let request = fitted_request.as_ref().unwrap_or(request);
         match &self.inner.backend {
-            #[cfg(feature = "embedded")]
-            Backend::Embedded(engine) if !control_point.is_empty() => {
-                let (baggage, mut timer) =
-                    self.start_http_check(control_point, params, fitted.as_ref());
-                let mut engine_check = self.engine_check(params);
-                let baggage = baggage.as_deref();
-                match engine.check_http_attributes(
-                    control_point,
-                    params,
-                    &mut engine_check,
-                    request,
-                    baggage,
-                ) {
-                    Check::Ready(verdict) => {
-                        let mut verdict = wrap(verdict, TicketKind::Embedded);
-                        self.record_verdict(
-                            &mut timer,
-                            params.shadow,
-                            Some(control_point),
-                            engine_check.undecided,
-                            &mut verdict,
-                        );
-                        Check::Ready(verdict)
-                    }
-                    Check::Pending(pending) => {
-                        let kind = PendingKind::Embedded(pending);
-                        Check::Pending(self.pending(timer, control_point, params, kind))
-                    }
-                }
+            AnyBackend::Embedded(backend) if !control_point.is_empty() => {
+                let kinds = (TicketKind::Embedded, PendingKind::Embedded);
+                self.decide_http_by(backend, control_point, params, request, kinds)
             }
-            #[cfg(feature = "remote")]
-            Backend::Remote(remote) if !control_point.is_empty() => {
-                let (baggage, timer) =
-                    self.start_http_check(control_point, params, fitted.as_ref());
-                let check = remote.check_http(control_point, params, request, baggage);
-                self.pending_remote(timer, control_point, params, check)
+            AnyBackend::Remote(backend) if !control_point.is_empty() => {
+                let kinds = (TicketKind::Remote, PendingKind::Remote);
+                self.decide_http_by(backend, control_point, params, request, kinds)
             }
             // No backend makes labels of the request; a script records those of the flow.
             _ => self.decide(control_point, params),
@@ -182,15 +107,83 @@ impl Decider for ApertureClient {
 }
 
 impl ApertureClient {
+    /// Decides with a backend. `kinds` make the client's ticket and future.
+    #[inline(always)]
+    fn decide_by<B: Backend>(
+        &self,
+        backend: &B,
+        mut timer: ClientCheckTimer,
+        control_point: &str,
+        params: &FlowParams<'_>,
+        kinds: (
+            impl Fn(B::Ticket) -> TicketKind,
+            impl FnOnce(B::Pending) -> PendingKind,
+        ),
+    ) -> Check<ClientTicket, ClientPending> {
+        let (ticket_kind, pending_kind) = kinds;
+        let mut undecided = false;
+        let mut check = backend.decide_as(
+            control_point,
+            params,
+            &mut undecided,
+            |ticket| ticket_kind(ticket).into(),
+            |pending| self.pending(timer.take(), control_point, params, pending_kind(pending)),
+        );
+        if let Check::Ready(verdict) = &mut check {
+            self.record_verdict(
+                &mut timer,
+                params.shadow,
+                Some(control_point),
+                undecided,
+                verdict,
+            );
+        }
+        check
+    }
+
+    /// Decides with a backend by the attributes of a request.
+    fn decide_http_by<B: HttpBackend>(
+        &self,
+        backend: &B,
+        control_point: &str,
+        params: &FlowParams<'_>,
+        request: &HttpAttributes<'_>,
+        kinds: (
+            impl FnOnce(B::Ticket) -> TicketKind,
+            impl FnOnce(B::Pending) -> PendingKind,
+        ),
+    ) -> Check<ClientTicket, ClientPending> {
+        let (ticket_kind, pending_kind) = kinds;
+        let fitted = request.fit(control_point);
+        let fitted_request = fitted.as_ref().map(FittedAttributes::attributes);
+        let request = fitted_request.as_ref().unwrap_or(request);
+        let (baggage, mut timer) = self.start_http_check(control_point, params, fitted.as_ref());
+        let mut undecided = false;
+        let mut check = convert_check(
+            backend.decide_http(control_point, params, &mut undecided, request, baggage),
+            |ticket| ticket_kind(ticket).into(),
+            |pending| self.pending(timer.take(), control_point, params, pending_kind(pending)),
+        );
+        if let Check::Ready(verdict) = &mut check {
+            self.record_verdict(
+                &mut timer,
+                params.shadow,
+                Some(control_point),
+                undecided,
+                verdict,
+            );
+        }
+        check
+    }
+
     /// Starts the record of a flow whose labels are sent in the `baggage` header, and makes the
     /// header.
-    #[cfg(any(feature = "embedded", feature = "remote"))]
     fn start_http_check(
         &self,
         control_point: &str,
         params: &FlowParams<'_>,
         fitted: Option<&FittedAttributes<'_>>,
-    ) -> (Option<String>, CheckTimer) {
+    ) -> (Option<String>, ClientCheckTimer) {
         let labels = &params.labels;
         let EncodedLabels {
             header,
@@ -208,7 +201,7 @@ impl ApertureClient {
 
     fn ready(
         &self,
-        timer: &mut CheckTimer,
+        timer: &mut ClientCheckTimer,
         control_point: &str,
         params: &FlowParams<'_>,
         mut verdict: Verdict<ClientTicket>,
@@ -221,27 +214,5 @@ impl ApertureClient {
             &mut verdict,
         );
         Check::Ready(verdict)
-    }
-
-    #[cfg(feature = "remote")]
-    fn pending_remote(
-        &self,
-        mut timer: CheckTimer,
-        control_point: &str,
-        params: &FlowParams<'_>,
-        check: Result<crate::remote::PendingCheck, FlowError>,
-    ) -> Check<ClientTicket, ClientPending> {
-        match check {
-            Ok(pending) => {
-                let kind = PendingKind::Remote(pending);
-                Check::Pending(self.pending(timer, control_point, params, kind))
-            }
-            Err(error) => self.ready(
-                &mut timer,
-                control_point,
-                params,
-                Verdict::Unreachable(error),
-            ),
-        }
     }
 }

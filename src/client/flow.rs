@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use super::cache::FlowLookup;
+use super::backend::BackendTicket;
+use super::cache::ReadLookup;
 use super::shared::ApertureClient;
 use super::ticket::{ClientTicket, TicketKind};
 use crate::flow::{
     CacheError, Denial, EndResponse, FlowDecision, FlowError, FlowOutcome, FlowParams, FlowStatus,
     RejectReason, Rejection, Ticket, Verdict,
 };
+use crate::meter::EndCounter;
 
 /// A flow that was started without a layer.
 ///
@@ -218,20 +220,10 @@ impl Flow {
         };
         end_counter.count_end(outcome.status);
         match kind {
-            #[cfg(feature = "remote")]
-            TicketKind::Remote(flow) => flow.end_and_wait(outcome).await,
-            #[cfg(feature = "embedded")]
-            TicketKind::Embedded(ticket) => {
-                ticket.end(outcome);
-                EndResponse::returned(Vec::new())
-            }
-            #[cfg(feature = "embedded")]
-            TicketKind::Reported(ticket) => ticket.end_with_response(outcome),
-            #[cfg(feature = "test-util")]
-            TicketKind::Scripted(flow) => {
-                flow.end(outcome);
-                EndResponse::returned(Vec::new())
-            }
+            TicketKind::Embedded(ticket) => ticket.end_and_wait(outcome).await,
+            TicketKind::Reported(ticket) => ticket.end_and_wait(outcome).await,
+            TicketKind::Remote(ticket) => BackendTicket::end_and_wait(ticket, outcome).await,
+            TicketKind::Scripted(ticket) => ticket.end_and_wait(outcome).await,
         }
     }
 
@@ -256,27 +248,19 @@ impl Flow {
     }
 
     /// Returns the result of the cache lookup at the start of the flow.
-    pub(super) fn cache_lookup(&self) -> Result<FlowLookup<'_>, CacheError> {
-        let ticket = match &self.state {
-            FlowState::Unreachable(error) => return Err(CacheError::Unreachable(error.clone())),
-            FlowState::Decided {
-                denial: Some(_), ..
-            } => return Err(CacheError::FlowRejected),
-            FlowState::Decided { ticket, .. } => ticket.as_ref(),
-        };
-        let lookup = match ticket.map(|ticket| &ticket.kind) {
-            #[cfg(feature = "embedded")]
-            Some(TicketKind::Reported(ticket)) => {
-                ticket.report().cache_lookup.as_ref().map(FlowLookup::Read)
-            }
-            #[cfg(feature = "remote")]
-            Some(TicketKind::Remote(flow)) => {
-                let lookup = flow.response().cache_lookup_response.as_ref();
-                lookup.map(FlowLookup::Message)
-            }
-            #[cfg(feature = "test-util")]
-            Some(TicketKind::Scripted(_)) => return Err(CacheError::Unsupported),
-            _ => None,
+    pub(super) fn cache_lookup(&self) -> Result<&dyn ReadLookup, CacheError> {
+        if let FlowState::Unreachable(error) = &self.state {
+            return Err(CacheError::Unreachable(error.clone()));
+        }
+        if self.denial().is_some() {
+            return Err(CacheError::FlowRejected);
+        }
+        let ticket = self.ticket().ok_or(CacheError::NotRequested)?;
+        let lookup = match &ticket.kind {
+            TicketKind::Embedded(ticket) => BackendTicket::cache_lookup(ticket),
+            TicketKind::Reported(ticket) => ticket.cache_lookup(),
+            TicketKind::Remote(ticket) => ticket.cache_lookup(),
+            TicketKind::Scripted(_) => return Err(CacheError::Unsupported),
         };
         lookup.ok_or(CacheError::NotRequested)
     }

@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::flow::FlowError;
-#[cfg(feature = "tracing")]
-use crate::flow::WithCauses;
+use crate::flow::{FlowError, WithCauses};
 
 /// The shortest time between two log lines.
 const LOG_EVERY: Duration = Duration::from_secs(60);
@@ -70,7 +68,6 @@ impl LateFlows {
                 .is_ok()
     }
 
-    #[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
     fn log(&self, error: Option<&FlowError>) {
         let flows = self.unlogged.swap(0, Relaxed);
         if flows == 0 {

@@ -19,44 +19,31 @@
 //! # });
 //! ```
 
-// Without a backend, the code that only it uses is dead.
-#![cfg_attr(
-    not(all(feature = "remote", feature = "embedded")),
-    allow(dead_code, unreachable_code, unused_imports, unused_variables)
-)]
-
+mod backend;
 #[cfg(feature = "remote")]
 mod builder;
 pub(crate) mod cache;
 #[cfg(all(feature = "remote", feature = "raw-protocol"))]
 mod check_response;
-mod constructors;
 mod counters;
 mod decide;
 mod flow;
 mod flow_caches;
 mod http;
-#[cfg(feature = "remote")]
 mod late;
 mod pending;
 mod record;
-#[cfg(feature = "embedded")]
-mod reporting_engine;
-#[cfg(feature = "test-util")]
-mod scripted;
 mod shared;
 mod start;
 mod status;
 mod ticket;
-#[cfg(feature = "remote")]
-mod unlimited;
 
+#[cfg(feature = "test-util")]
+pub use self::backend::scripted::{RecordedFlow, Script, ScriptedDecision};
 #[cfg(feature = "remote")]
 pub use self::builder::{ApertureClientBuilder, BuildError};
 pub use self::flow::Flow;
 pub use self::pending::ClientPending;
-#[cfg(feature = "test-util")]
-pub use self::scripted::{RecordedFlow, Script, ScriptedDecision};
 pub use self::shared::ApertureClient;
 pub use self::ticket::ClientTicket;
 

@@ -5,15 +5,11 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use super::backend::{Backend, BackendTicket, EmbeddedBackend, RemoteBackend, Script};
 use super::shared::ApertureClient;
-#[cfg(any(feature = "embedded", feature = "test-util"))]
-use super::ticket::wrap;
-use super::ticket::{ClientTicket, TicketKind};
-#[cfg(feature = "embedded")]
-use crate::flow::Decider;
-use crate::flow::WaitSpan;
-use crate::flow::{FlowParams, Verdict};
-use crate::meter::CheckTimer;
+use super::ticket::{ClientTicket, TicketKind, wrap};
+use crate::flow::{FlowParams, Verdict, WaitSpan};
+use crate::meter::{CheckTimer, ClientCheckTimer};
 
 /// The future of a verdict of an [`ApertureClient`].
 ///
@@ -31,18 +27,15 @@ use crate::meter::CheckTimer;
 pub struct ClientPending {
     client: ApertureClient,
     kind: PendingKind,
-    timer: CheckTimer,
+    timer: ClientCheckTimer,
     shadow: bool,
     span: WaitSpan,
 }
 
 pub(super) enum PendingKind {
-    #[cfg(feature = "embedded")]
-    Embedded(<crate::Engine as Decider>::Pending),
-    #[cfg(feature = "remote")]
-    Remote(crate::remote::PendingCheck),
-    #[cfg(feature = "test-util")]
-    Scripted(super::scripted::ScriptedPending),
+    Embedded(<EmbeddedBackend as Backend>::Pending),
+    Remote(<RemoteBackend as Backend>::Pending),
+    Scripted(<Script as Backend>::Pending),
 }
 
 impl fmt::Debug for ClientPending {
@@ -75,50 +68,41 @@ impl Future for ClientPending {
 impl PendingKind {
     fn poll(
         &mut self,
-        timer: &mut CheckTimer,
+        timer: &mut ClientCheckTimer,
         cx: &mut Context<'_>,
     ) -> Poll<Verdict<ClientTicket>> {
-        match *self {
-            #[cfg(feature = "embedded")]
-            Self::Embedded(ref mut pending) => {
-                let polled = Pin::new(pending).poll(cx);
-                if polled.is_pending() {
-                    timer.mark_queued();
-                }
-                polled.map(|verdict| wrap(verdict, TicketKind::Embedded))
+        match self {
+            Self::Embedded(pending) => {
+                poll::<EmbeddedBackend>(pending, TicketKind::Embedded, timer, cx)
             }
-            #[cfg(feature = "remote")]
-            Self::Remote(ref mut pending) => {
-                Pin::new(pending).poll(cx).map(|result| match result {
-                    Ok(flow) => {
-                        timer.set_queue_time(|| flow.queue_time());
-                        match flow.denial() {
-                            None => Verdict::Accepted(TicketKind::Remote(flow).into()),
-                            Some(denial) => {
-                                Verdict::Rejected(denial, TicketKind::Remote(flow).into())
-                            }
-                        }
-                    }
-                    Err(error) => Verdict::Unreachable(error),
-                })
-            }
-            #[cfg(feature = "test-util")]
-            Self::Scripted(ref mut pending) => {
-                let polled = Pin::new(pending).poll(cx);
-                if polled.is_pending() {
-                    timer.mark_queued();
-                }
-                polled.map(|verdict| wrap(verdict, TicketKind::Scripted))
-            }
+            Self::Remote(pending) => poll::<RemoteBackend>(pending, TicketKind::Remote, timer, cx),
+            Self::Scripted(pending) => poll::<Script>(pending, TicketKind::Scripted, timer, cx),
         }
     }
 }
 
+/// Polls a check, and records how long the flow waits in a scheduler.
+fn poll<B: Backend>(
+    pending: &mut B::Pending,
+    kind: impl FnOnce(B::Ticket) -> TicketKind,
+    timer: &mut ClientCheckTimer,
+    cx: &mut Context<'_>,
+) -> Poll<Verdict<ClientTicket>> {
+    let polled = B::poll(pending, cx);
+    match &polled {
+        Poll::Pending if B::QUEUES_IN_PROCESS => timer.mark_queued(),
+        Poll::Ready(Verdict::Accepted(ticket) | Verdict::Rejected(_, ticket)) => {
+            timer.set_queue_time(|| ticket.queue_time());
+        }
+        _ => {}
+    }
+    polled.map(|verdict| wrap(verdict, kind))
+}
+
 impl ApertureClient {
-    #[cfg(any(feature = "embedded", feature = "remote", feature = "test-util"))]
     pub(super) fn pending(
         &self,
-        timer: CheckTimer,
+        timer: ClientCheckTimer,
         control_point: &str,
         params: &FlowParams<'_>,
         kind: PendingKind,

@@ -1,13 +1,10 @@
 //! Counts and logs each flow and its verdict.
 
+use super::backend::{AnyBackend, Backend, BackendTicket};
 use super::shared::ApertureClient;
-use super::ticket::ClientTicket;
-#[cfg(any(feature = "metrics", feature = "remote"))]
-use super::ticket::TicketKind;
+use super::ticket::{ClientTicket, TicketKind};
 use crate::flow::Verdict;
-use crate::meter::CheckTimer;
-#[cfg(feature = "metrics")]
-use crate::meter::Meter;
+use crate::meter::{CheckTimer, ClientCheckTimer, ClientMeter, Meter};
 
 impl ApertureClient {
     /// Starts the record of a flow, and counts its labels that were dropped or shortened.
@@ -17,7 +14,7 @@ impl ApertureClient {
         control_point: &str,
         dropped: u32,
         shortened: u32,
-    ) -> CheckTimer {
+    ) -> ClientCheckTimer {
         if dropped > 0 {
             self.inner.counters.count_dropped_labels(dropped);
             self.inner.meter.count_labels_dropped(dropped);
@@ -32,17 +29,16 @@ impl ApertureClient {
     /// Counts and logs a verdict. `undecided` means that the engine accepted the flow and no
     /// component decided about it. `control_point` is `None` if the current span has it.
     #[inline]
-    #[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
     pub(super) fn record_verdict(
         &self,
-        timer: &mut CheckTimer,
+        timer: &mut ClientCheckTimer,
         shadow: bool,
         control_point: Option<&str>,
         undecided: bool,
         verdict: &mut Verdict<ClientTicket>,
     ) {
         self.inner.counters.count(verdict, shadow);
-        let undecided = undecided || self.is_undecided_by_agent(verdict);
+        let undecided = undecided || self.inner.backend.is_undecided(verdict);
         if undecided {
             self.inner.counters.count_undecided();
         }
@@ -50,7 +46,6 @@ impl ApertureClient {
         match verdict {
             Verdict::Accepted(ticket) => {
                 ticket.end_counter = end_counter;
-                #[cfg(feature = "metrics")]
                 ticket.kind.count_lookup(&self.inner.meter);
             }
             Verdict::Rejected(denial, ticket) => {
@@ -70,53 +65,34 @@ impl ApertureClient {
     }
 }
 
-impl ApertureClient {
-    #[cfg(not(feature = "remote"))]
-    const fn is_undecided_by_agent(&self, _: &Verdict<ClientTicket>) -> bool {
-        false
-    }
-
-    /// Returns whether no component decided about a flow, as far as the Agent's response shows, and
-    /// warns once for each control point and limiter.
-    #[cfg(feature = "remote")]
+impl AnyBackend {
+    /// Returns whether no component decided about an accepted flow, as far as its ticket shows.
     #[inline]
-    fn is_undecided_by_agent(&self, verdict: &Verdict<ClientTicket>) -> bool {
-        match verdict {
-            Verdict::Accepted(ticket) => match &ticket.kind {
-                TicketKind::Remote(flow) => self
-                    .inner
-                    .unlimited
-                    .inspect(flow.control_point(), flow.response()),
-                #[cfg(any(feature = "embedded", feature = "test-util"))]
-                _ => false,
-            },
+    fn is_undecided(&self, verdict: &Verdict<ClientTicket>) -> bool {
+        let Verdict::Accepted(ticket) = verdict else {
+            return false;
+        };
+        match (self, &ticket.kind) {
+            (Self::Embedded(backend), TicketKind::Embedded(ticket)) => backend.is_undecided(ticket),
+            (Self::Remote(backend), TicketKind::Remote(ticket)) => backend.is_undecided(ticket),
+            (Self::Scripted(backend), TicketKind::Scripted(ticket)) => backend.is_undecided(ticket),
             _ => false,
         }
     }
 }
 
-#[cfg(feature = "metrics")]
 impl TicketKind {
     /// Counts the results of the flow's cache lookup, if it had cache keys.
-    fn count_lookup(&self, meter: &Meter) {
-        match *self {
-            #[cfg(feature = "embedded")]
-            Self::Embedded(ref ticket) => {
-                if let Some(lookup) = ticket.cache_lookup() {
-                    meter.count_lookup(lookup);
-                }
-            }
+    fn count_lookup(&self, meter: &ClientMeter) {
+        let lookup = match self {
+            Self::Embedded(ticket) => BackendTicket::cache_lookup(ticket),
             // Counted with the report, for rejected flows as well.
-            #[cfg(feature = "embedded")]
-            Self::Reported(_) => {}
-            #[cfg(feature = "remote")]
-            Self::Remote(ref flow) => {
-                if let Some(lookup) = &flow.response().cache_lookup_response {
-                    super::cache::messages::count_lookup(lookup, meter);
-                }
-            }
-            #[cfg(feature = "test-util")]
-            Self::Scripted(_) => {}
+            Self::Reported(_) => None,
+            Self::Remote(ticket) => ticket.cache_lookup(),
+            Self::Scripted(ticket) => ticket.cache_lookup(),
+        };
+        if let Some(lookup) = lookup {
+            lookup.count(meter);
         }
     }
 }

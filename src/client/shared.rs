@@ -2,18 +2,11 @@
 
 use std::fmt;
 use std::sync::Arc;
-#[cfg(any(feature = "embedded", feature = "remote"))]
-use std::time::Duration;
 
+use super::backend::{AnyBackend, Backend};
 use super::counters::ClientCounters;
-#[cfg(feature = "test-util")]
-use super::scripted::Script;
-#[cfg(feature = "remote")]
-use super::unlimited::UnlimitedFlowWarnings;
-#[cfg(feature = "embedded")]
-use crate::flow::FlowParams;
 use crate::flow::Invalidations;
-use crate::meter::Meter;
+use crate::meter::ClientMeter;
 
 /// Starts flows, and decides about them with an Agent or an embedded engine.
 ///
@@ -30,91 +23,56 @@ pub struct ApertureClient {
 
 /// The state that all clones of a client share.
 pub(super) struct Inner {
-    pub(super) backend: Backend,
+    pub(super) backend: AnyBackend,
     /// Shared by all clients of the same engine or the same Agents.
     pub(super) invalidations: Invalidations,
     pub(super) counters: ClientCounters,
-    pub(super) meter: Meter,
-    /// The check timeout of flows of the embedded engine that set none; zero means no limit.
-    #[cfg(feature = "embedded")]
-    pub(super) check_timeout: Duration,
-    #[cfg(feature = "remote")]
-    pub(super) unlimited: UnlimitedFlowWarnings,
+    pub(super) meter: ClientMeter,
 }
 
 /// The check timeout if neither the client nor the flow sets one, with an Agent and in process.
 #[cfg(any(feature = "embedded", feature = "remote"))]
-pub(super) const CHECK_TIMEOUT: Duration = Duration::from_millis(200);
+pub(super) const CHECK_TIMEOUT: std::time::Duration = std::time::Duration::from_millis(200);
 
-/// What decides about the flows of a client.
-pub(super) enum Backend {
-    Disabled,
-    #[cfg(feature = "embedded")]
-    Embedded(crate::Engine),
-    #[cfg(feature = "remote")]
-    Remote(crate::remote::Remote),
-    #[cfg(feature = "test-util")]
-    Scripted(Script),
-}
-
-impl Inner {
-    pub(super) fn new(backend: Backend) -> Self {
-        Self {
-            invalidations: backend.invalidations(),
-            backend,
-            counters: ClientCounters::default(),
-            meter: Meter::default(),
-            #[cfg(feature = "embedded")]
-            check_timeout: CHECK_TIMEOUT,
-            #[cfg(feature = "remote")]
-            unlimited: UnlimitedFlowWarnings::default(),
-        }
-    }
-}
-
-impl Backend {
+impl AnyBackend {
     const fn name(&self) -> &'static str {
         match self {
             Self::Disabled => "disabled",
-            #[cfg(feature = "embedded")]
             Self::Embedded(_) => "embedded",
-            #[cfg(feature = "remote")]
             Self::Remote(_) => "remote",
-            #[cfg(feature = "test-util")]
             Self::Scripted(_) => "scripted",
         }
     }
 
-    /// Returns the invalidations that all clients of the same caches share. Agents behind a channel
-    /// that the application supplied have no address, so only clones of the client share theirs.
     fn invalidations(&self) -> Invalidations {
         match self {
-            #[cfg(feature = "embedded")]
-            Self::Embedded(engine) => engine.invalidations().clone(),
-            #[cfg(feature = "remote")]
-            Self::Remote(remote) => {
-                let agents = remote.agents().into_iter();
-                let addresses: Option<Vec<String>> = agents.map(|agent| agent.address).collect();
-                addresses.map_or_else(Invalidations::default, Invalidations::for_agents)
-            }
-            _ => Invalidations::default(),
+            Self::Disabled => Invalidations::default(),
+            Self::Embedded(backend) => backend.invalidations(),
+            Self::Remote(backend) => backend.invalidations(),
+            Self::Scripted(backend) => backend.invalidations(),
         }
     }
 }
 
 impl ApertureClient {
-    pub(super) fn with(backend: Backend) -> Self {
-        Self {
-            inner: Arc::new(Inner::new(backend)),
-        }
+    /// Returns a client without flow control: every flow is unreachable, so it runs unless it is in
+    /// ramp mode.
+    #[must_use]
+    pub fn disabled() -> Self {
+        log_event!(warn, "flow control is disabled: flows run unchecked");
+        Self::with(AnyBackend::Disabled)
     }
 
-    /// Returns the state of a check by the engine, with the budget of the flow. The default of the
-    /// budget is the client's check timeout.
-    #[cfg(feature = "embedded")]
-    #[inline(always)]
-    pub(super) fn engine_check(&self, params: &FlowParams<'_>) -> crate::engine::DecideContext {
-        crate::engine::DecideContext::new(params.budget(Some(self.inner.check_timeout)))
+    pub(super) fn with(backend: impl Into<AnyBackend>) -> Self {
+        let backend = backend.into();
+        Self {
+            inner: Arc::new(Inner {
+                invalidations: backend.invalidations(),
+                backend,
+                counters: ClientCounters::default(),
+                meter: ClientMeter::default(),
+            }),
+        }
     }
 }
 

@@ -1,24 +1,12 @@
 //! Starts flows without a layer.
 
 use std::future::Future;
-#[cfg(feature = "embedded")]
-use std::future::poll_fn;
-#[cfg(feature = "embedded")]
-use std::pin::pin;
 
+use super::backend::{AnyBackend, ReportingBackend};
 use super::flow::Flow;
-#[cfg(feature = "embedded")]
-use super::reporting_engine::ReportingEngine;
 use super::shared::ApertureClient;
-#[cfg(feature = "embedded")]
-use super::shared::Backend;
-#[cfg(feature = "embedded")]
 use super::ticket::{ClientTicket, TicketKind, empty_control_point, wrap};
-#[cfg(feature = "embedded")]
-use crate::flow::Verdict;
-#[cfg(feature = "embedded")]
-use crate::flow::WaitSpan;
-use crate::flow::{Check, Decider, FlowParams, FlowStatus, Rejection};
+use crate::flow::{Check, Decider, FlowParams, FlowStatus, Rejection, Verdict};
 
 impl ApertureClient {
     /// Starts a flow. Always returns a [`Flow`], even if no decision was reached.
@@ -27,9 +15,9 @@ impl ApertureClient {
     /// abandons the flow: slots that an Agent grants meanwhile are returned in the background.
     pub async fn start_flow(&self, control_point: &str, params: FlowParams<'_>) -> Flow {
         let verdict = match &self.inner.backend {
-            #[cfg(feature = "embedded")]
-            Backend::Embedded(engine) => {
-                self.check_with_report(engine, control_point, &params).await
+            AnyBackend::Embedded(backend) => {
+                self.check_with_report(backend, control_point, &params, TicketKind::Reported)
+                    .await
             }
             _ => match self.decide(control_point, &params) {
                 Check::Ready(verdict) => verdict,
@@ -106,46 +94,23 @@ impl ApertureClient {
     }
 
     /// Checks a flow without a layer, whose ticket keeps the engine's report.
-    #[cfg(feature = "embedded")]
-    async fn check_with_report(
+    async fn check_with_report<B: ReportingBackend>(
         &self,
-        engine: &crate::Engine,
+        backend: &B,
         control_point: &str,
         params: &FlowParams<'_>,
+        kind: impl FnOnce(B::ReportedTicket) -> TicketKind,
     ) -> Verdict<ClientTicket> {
         let labels = &params.labels;
         let mut timer = self.start_check(control_point, labels.dropped(), labels.shortened());
-        let mut undecided = false;
-        let mut verdict = if control_point.is_empty() {
-            empty_control_point()
+        let (mut verdict, undecided) = if control_point.is_empty() {
+            (empty_control_point(), false)
         } else {
-            let decider = ReportingEngine {
-                engine,
-                check_timeout: Some(self.inner.check_timeout),
-            };
-            let verdict = match decider.decide(control_point, params) {
-                Check::Ready(verdict) => verdict,
-                Check::Pending(pending) => {
-                    let span = WaitSpan::new(control_point);
-                    let mut pending = pin!(pending);
-                    poll_fn(|cx| {
-                        let polled = span.in_scope(|| pending.as_mut().poll(cx));
-                        if polled.is_pending() {
-                            timer.mark_queued();
-                        }
-                        polled
-                    })
-                    .await
-                }
-            };
-            if let Verdict::Accepted(ticket) | Verdict::Rejected(_, ticket) = &verdict {
-                let report = ticket.report();
-                undecided = report.undecided;
-                if let Some(lookup) = &report.cache_lookup {
-                    self.inner.meter.count_lookup(lookup);
-                }
-            }
-            wrap(verdict, TicketKind::Reported)
+            let meter = &self.inner.meter;
+            let (verdict, undecided) = backend
+                .decide_with_report(control_point, params, &mut timer, meter)
+                .await;
+            (wrap(verdict, kind), undecided)
         };
         self.record_verdict(
             &mut timer,

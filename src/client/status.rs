@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::shared::{ApertureClient, Backend};
+use super::backend::{AnyBackend, Backend};
+use super::shared::ApertureClient;
 use crate::flow::{AgentStatus, ClientStats, ConnectionState};
 
 impl ApertureClient {
@@ -11,13 +12,10 @@ impl ApertureClient {
     #[must_use]
     pub fn state(&self) -> ConnectionState {
         match &self.inner.backend {
-            Backend::Disabled => ConnectionState::Shutdown,
-            #[cfg(feature = "embedded")]
-            Backend::Embedded(_) => ConnectionState::Ready,
-            #[cfg(feature = "remote")]
-            Backend::Remote(remote) => remote.state(),
-            #[cfg(feature = "test-util")]
-            Backend::Scripted(_) => ConnectionState::Ready,
+            AnyBackend::Disabled => ConnectionState::Shutdown,
+            AnyBackend::Embedded(backend) => backend.state(),
+            AnyBackend::Remote(backend) => backend.state(),
+            AnyBackend::Scripted(backend) => backend.state(),
         }
     }
 
@@ -27,8 +25,7 @@ impl ApertureClient {
     /// ```
     /// use tower_aperture::{ApertureClient, ConnectionState};
     ///
-    /// # #[cfg(feature = "remote")]
-    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # #[cfg(feature = "remote")] {
     /// let client = ApertureClient::builder()
     ///     .addresses(["agent-0:8089", "agent-1:8089"])
     ///     .insecure(true)
@@ -36,16 +33,16 @@ impl ApertureClient {
     /// let agents = client.agents();
     /// assert_eq!(agents[1].address.as_deref(), Some("agent-1:8089"));
     /// assert_eq!(agents[1].state, ConnectionState::Idle);
-    /// # Ok(()) }
-    /// # #[cfg(not(feature = "remote"))]
-    /// # fn main() {}
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[must_use]
     pub fn agents(&self) -> Vec<AgentStatus> {
         match &self.inner.backend {
-            #[cfg(feature = "remote")]
-            Backend::Remote(remote) => remote.agents(),
-            _ => Vec::new(),
+            AnyBackend::Disabled => Vec::new(),
+            AnyBackend::Embedded(backend) => backend.agents(),
+            AnyBackend::Remote(backend) => backend.agents(),
+            AnyBackend::Scripted(backend) => backend.agents(),
         }
     }
 
@@ -59,24 +56,22 @@ impl ApertureClient {
     /// the client was used before; without one, the result is `false`.
     pub async fn wait_ready(&self, timeout: Duration) -> bool {
         match &self.inner.backend {
-            Backend::Disabled => false,
-            #[cfg(feature = "embedded")]
-            Backend::Embedded(_) => true,
-            #[cfg(feature = "remote")]
-            Backend::Remote(remote) => remote.wait_ready(timeout).await,
-            #[cfg(feature = "test-util")]
-            Backend::Scripted(_) => true,
+            AnyBackend::Disabled => false,
+            AnyBackend::Embedded(backend) => backend.wait_ready(timeout).await,
+            AnyBackend::Remote(backend) => backend.wait_ready(timeout).await,
+            AnyBackend::Scripted(backend) => backend.wait_ready(timeout).await,
         }
     }
 
     /// Returns the counters of the client.
     #[must_use]
     pub fn stats(&self) -> ClientStats {
-        #[allow(unused_mut)]
         let mut stats = self.inner.counters.snapshot();
-        #[cfg(feature = "remote")]
-        if let Backend::Remote(remote) = &self.inner.backend {
-            remote.add_stats(&mut stats);
+        match &self.inner.backend {
+            AnyBackend::Disabled => {}
+            AnyBackend::Embedded(backend) => backend.add_stats(&mut stats),
+            AnyBackend::Remote(backend) => backend.add_stats(&mut stats),
+            AnyBackend::Scripted(backend) => backend.add_stats(&mut stats),
         }
         stats
     }
@@ -94,9 +89,10 @@ impl ApertureClient {
     /// engine continues to decide.
     pub async fn shutdown(&self, timeout: Duration) -> bool {
         match &self.inner.backend {
-            #[cfg(feature = "remote")]
-            Backend::Remote(remote) => remote.shutdown(timeout).await,
-            _ => true,
+            AnyBackend::Disabled => true,
+            AnyBackend::Embedded(backend) => backend.shutdown(timeout).await,
+            AnyBackend::Remote(backend) => backend.shutdown(timeout).await,
+            AnyBackend::Scripted(backend) => backend.shutdown(timeout).await,
         }
     }
 }

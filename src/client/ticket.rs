@@ -1,9 +1,10 @@
 //! The ticket of a flow, from whichever backend decided about it.
 
+use super::backend::{Backend, EmbeddedBackend, RemoteBackend, ReportingBackend, Script};
 use crate::flow::{
-    CacheLookup, FlowError, FlowErrorKind, FlowOutcome, HttpExtras, Quota, Ticket, Verdict,
+    CacheLookup, Check, FlowError, FlowErrorKind, FlowOutcome, HttpExtras, Quota, Ticket, Verdict,
 };
-use crate::meter::EndCounter;
+use crate::meter::{ClientEndCounter, EndCounter};
 
 /// The ticket of a flow of an [`ApertureClient`](crate::ApertureClient).
 ///
@@ -20,26 +21,22 @@ use crate::meter::EndCounter;
 #[derive(Debug)]
 pub struct ClientTicket {
     pub(super) kind: TicketKind,
-    pub(super) end_counter: EndCounter,
+    pub(super) end_counter: ClientEndCounter,
 }
 
 #[derive(Debug)]
 pub(super) enum TicketKind {
-    #[cfg(feature = "embedded")]
-    Embedded(crate::engine::EngineTicket),
+    Embedded(<EmbeddedBackend as Backend>::Ticket),
     /// A flow without a layer, with the engine's report.
-    #[cfg(feature = "embedded")]
-    Reported(Box<super::reporting_engine::ReportedTicket>),
-    #[cfg(feature = "remote")]
-    Remote(crate::remote::RemoteFlow),
-    #[cfg(feature = "test-util")]
-    Scripted(super::scripted::ScriptedFlow),
+    Reported(<EmbeddedBackend as ReportingBackend>::ReportedTicket),
+    Remote(<RemoteBackend as Backend>::Ticket),
+    Scripted(<Script as Backend>::Ticket),
 }
 
 impl From<TicketKind> for ClientTicket {
     #[inline]
     fn from(kind: TicketKind) -> Self {
-        let end_counter = EndCounter::default();
+        let end_counter = ClientEndCounter::default();
         Self { kind, end_counter }
     }
 }
@@ -48,73 +45,68 @@ impl Ticket for ClientTicket {
     fn end(self, outcome: FlowOutcome) {
         self.end_counter.count_end(outcome.status);
         match self.kind {
-            #[cfg(feature = "embedded")]
             TicketKind::Embedded(ticket) => ticket.end(outcome),
-            #[cfg(feature = "embedded")]
             TicketKind::Reported(ticket) => ticket.end(outcome),
-            #[cfg(feature = "remote")]
-            TicketKind::Remote(flow) => flow.end(outcome),
-            #[cfg(feature = "test-util")]
-            TicketKind::Scripted(flow) => flow.end(outcome),
+            TicketKind::Remote(ticket) => ticket.end(outcome),
+            TicketKind::Scripted(ticket) => ticket.end(outcome),
         }
     }
 
     fn take_cache_lookup(&mut self) -> Option<CacheLookup> {
-        match self.kind {
-            #[cfg(feature = "embedded")]
-            TicketKind::Embedded(ref mut ticket) => ticket.take_cache_lookup(),
-            #[cfg(feature = "embedded")]
-            TicketKind::Reported(ref mut ticket) => ticket.take_cache_lookup(),
-            // Every message has a lookup. Only the results in it show that the flow had cache keys.
-            #[cfg(feature = "remote")]
-            TicketKind::Remote(ref mut flow) => {
-                let lookup = flow.take_lookup()?;
-                let has_keys = lookup.result_cache_response.is_some()
-                    || !lookup.global_cache_responses.is_empty();
-                has_keys.then(|| super::cache::messages::read_lookup(&lookup))
-            }
-            #[cfg(feature = "test-util")]
-            TicketKind::Scripted(_) => None,
+        match &mut self.kind {
+            TicketKind::Embedded(ticket) => ticket.take_cache_lookup(),
+            TicketKind::Reported(ticket) => ticket.take_cache_lookup(),
+            TicketKind::Remote(ticket) => ticket.take_cache_lookup(),
+            TicketKind::Scripted(ticket) => ticket.take_cache_lookup(),
         }
     }
 
     fn take_quotas(&mut self) -> Vec<Quota> {
-        match self.kind {
-            #[cfg(feature = "embedded")]
-            TicketKind::Embedded(ref mut ticket) => ticket.take_quotas(),
-            #[cfg(feature = "embedded")]
-            TicketKind::Reported(ref mut ticket) => ticket.take_quotas(),
-            #[cfg(feature = "remote")]
-            TicketKind::Remote(ref flow) => flow.quotas(),
-            #[cfg(feature = "test-util")]
-            TicketKind::Scripted(_) => Vec::new(),
+        match &mut self.kind {
+            TicketKind::Embedded(ticket) => ticket.take_quotas(),
+            TicketKind::Reported(ticket) => ticket.take_quotas(),
+            TicketKind::Remote(ticket) => ticket.take_quotas(),
+            TicketKind::Scripted(ticket) => ticket.take_quotas(),
         }
     }
 
     fn take_http_extras(&mut self) -> Option<Box<HttpExtras>> {
-        match self.kind {
-            #[cfg(feature = "embedded")]
-            TicketKind::Embedded(ref mut ticket) => ticket.take_http_extras(),
-            #[cfg(feature = "embedded")]
-            TicketKind::Reported(ref mut ticket) => ticket.take_http_extras(),
-            #[cfg(feature = "remote")]
-            TicketKind::Remote(ref mut flow) => flow.take_extras(),
-            #[cfg(feature = "test-util")]
-            TicketKind::Scripted(_) => None,
+        match &mut self.kind {
+            TicketKind::Embedded(ticket) => ticket.take_http_extras(),
+            TicketKind::Reported(ticket) => ticket.take_http_extras(),
+            TicketKind::Remote(ticket) => ticket.take_http_extras(),
+            TicketKind::Scripted(ticket) => ticket.take_http_extras(),
         }
     }
 }
 
-#[cfg(any(feature = "embedded", feature = "test-util"))]
+/// Converts the ticket or the future of a check.
+pub(super) fn convert_check<T, P, U, Q>(
+    check: Check<T, P>,
+    ticket: impl FnOnce(T) -> U,
+    pending: impl FnOnce(P) -> Q,
+) -> Check<U, Q> {
+    match check {
+        Check::Ready(verdict) => Check::Ready(convert(verdict, ticket)),
+        Check::Pending(it) => Check::Pending(pending(it)),
+    }
+}
+
+/// Converts the ticket of a verdict.
+fn convert<T, U>(verdict: Verdict<T>, ticket: impl FnOnce(T) -> U) -> Verdict<U> {
+    match verdict {
+        Verdict::Accepted(it) => Verdict::Accepted(ticket(it)),
+        Verdict::Rejected(denial, it) => Verdict::Rejected(denial, ticket(it)),
+        Verdict::Unreachable(error) => Verdict::Unreachable(error),
+    }
+}
+
+/// Converts a verdict of a backend.
 pub(super) fn wrap<T>(
     verdict: Verdict<T>,
     kind: impl FnOnce(T) -> TicketKind,
 ) -> Verdict<ClientTicket> {
-    match verdict {
-        Verdict::Accepted(ticket) => Verdict::Accepted(kind(ticket).into()),
-        Verdict::Rejected(denial, ticket) => Verdict::Rejected(denial, kind(ticket).into()),
-        Verdict::Unreachable(error) => Verdict::Unreachable(error),
-    }
+    convert(verdict, |ticket| kind(ticket).into())
 }
 
 /// Returns the verdict about a flow that has no control point.

@@ -39,10 +39,7 @@ use super::handle::FlowHandle;
 /// let app: Router = Router::new().route("/export", post(export)).route_layer(layer);
 /// ```
 ///
-#[cfg_attr(
-    all(feature = "axum", feature = "embedded"),
-    doc = "The example `websocket` limits the open WebSockets of a server."
-)]
+/// The example `websocket` limits the open WebSockets of a server.
 #[must_use = "a flow is held until this is dropped"]
 pub struct FlowHold {
     flow: FlowHandle,

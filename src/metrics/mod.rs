@@ -111,93 +111,97 @@ pub const BUCKETS: [f64; 15] = [
     0.5, 1.0, 5.0,
 ];
 
+/// Defines the names in groups, each with attributes that apply to all of its names.
 macro_rules! names {
-    (
-        $($(#[$attribute:meta])* $name:ident $method:ident $text:literal $unit:ident $help:literal;)+
-    ) => {
-        $(
-            $(#[$attribute])*
-            #[doc = concat!("`", $text, "`: ", $help, ". See the [table](self#names).")]
-            pub const $name: &str = $text;
-        )+
+    ($($(#[$attribute:meta])* { $($group:tt)+ })+) => {
+        $(name_constants! { [$(#[$attribute])*] $($group)+ })+
 
         /// Describes the metrics to the current recorder. Repeated calls have no further effect.
         pub(crate) fn describe() {
-            $(
-                $(#[$attribute])*
-                metrics::$method!($name, Unit::$unit, $help);
-            )+
+            $($(#[$attribute])* { describe_names! { $($group)+ } })+
         }
     };
 }
 
+macro_rules! name_constants {
+    ($attributes:tt $($name:ident $method:ident $text:literal $unit:ident $help:literal;)+) => {
+        $(name_constant! { $attributes $name $text $help })+
+    };
+}
+
+macro_rules! name_constant {
+    ([$($attribute:tt)*] $name:ident $text:literal $help:literal) => {
+        $($attribute)*
+        #[doc = concat!("`", $text, "`: ", $help, ". See the [table](self#names).")]
+        pub const $name: &str = $text;
+    };
+}
+
+macro_rules! describe_names {
+    ($($name:ident $method:ident $text:literal $unit:ident $help:literal;)+) => {
+        $(metrics::$method!($name, Unit::$unit, $help);)+
+    };
+}
+
 names! {
-    FLOWS describe_counter "tower_aperture_flows_total" Count
-        "Flows, by decision";
-    FLOWS_ENDED describe_counter "tower_aperture_flows_ended_total" Count
-        "Accepted and rejected flows that have ended";
-    FLOWS_SHADOWED describe_counter "tower_aperture_flows_shadowed_total" Count
-        "Rejected flows that ran nevertheless, in shadow mode";
-    FLOWS_UNDECIDED describe_counter "tower_aperture_flows_undecided_total" Count
-        "Accepted flows that no component of a policy decided about";
-    FLOWS_LATE describe_counter "tower_aperture_flows_late_total" Count
-        "Unreachable flows whose check was sent to an Agent and not answered in time";
-    CHECK_DURATION describe_histogram "tower_aperture_check_duration_seconds" Seconds
-        "Seconds from the start of a check to its decision or error";
-    QUEUE_DURATION describe_histogram "tower_aperture_queue_duration_seconds" Seconds
-        "Seconds that flows waited in schedulers";
-    CHECKS_ABANDONED describe_counter "tower_aperture_checks_abandoned_total" Count
-        "Checks whose caller left before the decision";
-    LABELS_DROPPED describe_counter "tower_aperture_labels_dropped_total" Count
-        "Labels of flows that were dropped because they did not fit their limits";
-    LABELS_SHORTENED describe_counter "tower_aperture_labels_shortened_total" Count
-        "Values of labels that were shortened because they were too long";
-    CACHE_LOOKUPS describe_counter "tower_aperture_cache_lookups_total" Count
-        "Keys looked up in caches";
-    CACHE_ANSWERS describe_counter "tower_aperture_cache_answers_total" Count
-        "Values of the result cache that answered a request or were unreadable";
-    CACHE_WRITES describe_counter "tower_aperture_cache_writes_total" Count
-        "Changes to caches in the background";
-    #[cfg(feature = "remote")]
-    AGENT_GIVEN_UP describe_gauge "tower_aperture_agent_given_up" Count
-        "Clients that have given up this Agent";
-    #[cfg(feature = "remote")]
-    AGENTS_GIVEN_UP describe_counter "tower_aperture_agents_given_up_total" Count
-        "How often an Agent was given up";
-    #[cfg(feature = "remote")]
-    PROBES describe_counter "tower_aperture_probes_total" Count
-        "Calls that only test whether an Agent answers";
-    #[cfg(feature = "remote")]
-    CHECKS_SPARED describe_counter "tower_aperture_checks_spared_total" Count
-        "Flows whose check was not sent, because all Agents were given up";
-    #[cfg(feature = "remote")]
-    CHECKS_MOVED describe_counter "tower_aperture_checks_moved_total" Count
-        "Checks sent to another Agent, because the first made no decision";
-    #[cfg(feature = "remote")]
-    CHECKS_UNSETTLED describe_counter "tower_aperture_checks_unsettled_total" Count
-        "Checks that may have left a slot taken at an Agent";
-    #[cfg(feature = "remote")]
-    ENDS describe_counter "tower_aperture_ends_total" Count
-        "Ends of flows sent to an Agent, by result";
-    #[cfg(feature = "remote")]
-    ENDS_RETRIED describe_counter "tower_aperture_ends_retried_total" Count
-        "Ends of flows that were retried";
-    #[cfg(feature = "remote")]
-    SPANS describe_counter "tower_aperture_spans_total" Count
-        "Spans sent to an Agent, by result";
-    #[cfg(feature = "embedded")]
-    ENGINE_KEYS describe_gauge "tower_aperture_engine_keys" Count
-        "Keys with state in the engine";
-    #[cfg(feature = "embedded")]
-    ENGINE_KEYS_EVICTED describe_counter "tower_aperture_engine_keys_evicted_total" Count
-        "Keys of the engine that were evicted to make room for others";
-    #[cfg(feature = "embedded")]
-    ENGINE_RELOADS describe_counter "tower_aperture_engine_reloads_total" Count
-        "Reloads of changed policies, by result";
-    #[cfg(feature = "embedded")]
-    ENGINE_LOAD_MULTIPLIER describe_gauge "tower_aperture_engine_load_multiplier" Count
-        "The share of the load that a load scheduler accepts";
-    #[cfg(feature = "embedded")]
-    ENGINE_ACCEPT_PERCENTAGE describe_gauge "tower_aperture_engine_accept_percentage" Percent
-        "The percentage of flows that a sampler or load ramp accepts";
+    {
+        FLOWS describe_counter "tower_aperture_flows_total" Count
+            "Flows, by decision";
+        FLOWS_ENDED describe_counter "tower_aperture_flows_ended_total" Count
+            "Accepted and rejected flows that have ended";
+        FLOWS_SHADOWED describe_counter "tower_aperture_flows_shadowed_total" Count
+            "Rejected flows that ran nevertheless, in shadow mode";
+        FLOWS_UNDECIDED describe_counter "tower_aperture_flows_undecided_total" Count
+            "Accepted flows that no component of a policy decided about";
+        FLOWS_LATE describe_counter "tower_aperture_flows_late_total" Count
+            "Unreachable flows whose check was sent to an Agent and not answered in time";
+        CHECK_DURATION describe_histogram "tower_aperture_check_duration_seconds" Seconds
+            "Seconds from the start of a check to its decision or error";
+        QUEUE_DURATION describe_histogram "tower_aperture_queue_duration_seconds" Seconds
+            "Seconds that flows waited in schedulers";
+        CHECKS_ABANDONED describe_counter "tower_aperture_checks_abandoned_total" Count
+            "Checks whose caller left before the decision";
+        LABELS_DROPPED describe_counter "tower_aperture_labels_dropped_total" Count
+            "Labels of flows that were dropped because they did not fit their limits";
+        LABELS_SHORTENED describe_counter "tower_aperture_labels_shortened_total" Count
+            "Values of labels that were shortened because they were too long";
+        CACHE_LOOKUPS describe_counter "tower_aperture_cache_lookups_total" Count
+            "Keys looked up in caches";
+        CACHE_ANSWERS describe_counter "tower_aperture_cache_answers_total" Count
+            "Values of the result cache that answered a request or were unreadable";
+        CACHE_WRITES describe_counter "tower_aperture_cache_writes_total" Count
+            "Changes to caches in the background";
+    }
+    #[cfg(feature = "remote")] {
+        AGENT_GIVEN_UP describe_gauge "tower_aperture_agent_given_up" Count
+            "Clients that have given up this Agent";
+        AGENTS_GIVEN_UP describe_counter "tower_aperture_agents_given_up_total" Count
+            "How often an Agent was given up";
+        PROBES describe_counter "tower_aperture_probes_total" Count
+            "Calls that only test whether an Agent answers";
+        CHECKS_SPARED describe_counter "tower_aperture_checks_spared_total" Count
+            "Flows whose check was not sent, because all Agents were given up";
+        CHECKS_MOVED describe_counter "tower_aperture_checks_moved_total" Count
+            "Checks sent to another Agent, because the first made no decision";
+        CHECKS_UNSETTLED describe_counter "tower_aperture_checks_unsettled_total" Count
+            "Checks that may have left a slot taken at an Agent";
+        ENDS describe_counter "tower_aperture_ends_total" Count
+            "Ends of flows sent to an Agent, by result";
+        ENDS_RETRIED describe_counter "tower_aperture_ends_retried_total" Count
+            "Ends of flows that were retried";
+        SPANS describe_counter "tower_aperture_spans_total" Count
+            "Spans sent to an Agent, by result";
+    }
+    #[cfg(feature = "embedded")] {
+        ENGINE_KEYS describe_gauge "tower_aperture_engine_keys" Count
+            "Keys with state in the engine";
+        ENGINE_KEYS_EVICTED describe_counter "tower_aperture_engine_keys_evicted_total" Count
+            "Keys of the engine that were evicted to make room for others";
+        ENGINE_RELOADS describe_counter "tower_aperture_engine_reloads_total" Count
+            "Reloads of changed policies, by result";
+        ENGINE_LOAD_MULTIPLIER describe_gauge "tower_aperture_engine_load_multiplier" Count
+            "The share of the load that a load scheduler accepts";
+        ENGINE_ACCEPT_PERCENTAGE describe_gauge "tower_aperture_engine_accept_percentage" Percent
+            "The percentage of flows that a sampler or load ramp accepts";
+    }
 }

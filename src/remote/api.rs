@@ -15,7 +15,7 @@ use super::timeout::timeout_anywhere;
 use crate::flow::{
     AgentStatus, ClientStats, ConnectionState, FlowError, FlowParams, HttpAttributes,
 };
-use crate::pb::check::{
+use crate::messages::check::{
     CacheDeleteRequest, CacheDeleteResponse, CacheLookupRequest, CacheLookupResponse,
     CacheUpsertRequest, CacheUpsertResponse,
 };

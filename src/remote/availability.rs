@@ -62,7 +62,6 @@ struct Outage {
 /// A flow that became unreachable.
 pub(super) struct UnreachableFlow<'a> {
     /// The address of the Agent that was asked last. Only used in logs.
-    #[cfg_attr(not(feature = "tracing"), allow(dead_code))]
     pub(super) agent: Option<&'a str>,
     /// The number of decisions when the check began.
     pub(super) decisions_before: u64,
@@ -107,7 +106,7 @@ impl Availability {
             return;
         }
         let now = Instant::now();
-        let _lasted = outage.since.take().map(|since| now - since);
+        let lasted = outage.since.take().map(|since| now - since);
         if logged == IN_PROGRESS {
             // The next message includes the flows of this outage.
             return;
@@ -118,12 +117,12 @@ impl Availability {
             }
         }
         drop(outage);
-        let (_ran, _refused) = (self.ran.swap(0, Relaxed), self.refused.swap(0, Relaxed));
+        let (ran, refused) = (self.ran.swap(0, Relaxed), self.refused.swap(0, Relaxed));
         log_event!(
             info,
-            lasted = ?_lasted.unwrap_or_default(),
-            ran = _ran,
-            refused = _refused,
+            lasted = ?lasted.unwrap_or_default(),
+            ran,
+            refused,
             "the Aperture agent decides again; meanwhile `ran` requests ran without limits and \
              `refused` requests were rejected"
         );
@@ -168,7 +167,6 @@ impl Availability {
     }
 
     #[cold]
-    #[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
     fn warn(&self, error: &FlowError, flow: &UnreachableFlow<'_>, kind: u8, bit: u8) {
         let mut outage = self.outage.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
@@ -206,7 +204,6 @@ impl Availability {
     /// Counts a flow without a decision while other flows are decided. Logs a warning about such
     /// flows at most once per [`SINGLE_WARNING_INTERVAL`].
     #[cold]
-    #[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
     fn warn_single(&self, error: &FlowError, flow: &UnreachableFlow<'_>) {
         self.single_failures.fetch_add(1, Relaxed);
         let mut outage = self.outage.lock().unwrap_or_else(PoisonError::into_inner);

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::flow::PendingInvalidation;
-use crate::pb::check::{CacheDeleteRequest, CacheUpsertRequest};
+use crate::messages::check::{CacheDeleteRequest, CacheUpsertRequest};
 
 /// The most cache writes that may wait, and the most bytes of their keys and values.
 const MAX_WRITES: usize = 1024;
@@ -146,7 +146,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::pb::check::CacheEntry;
+    use crate::messages::check::CacheEntry;
 
     fn upsert(key: &str, bytes: usize) -> CacheWrite {
         let entry = CacheEntry {

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::cache_write::{CacheWrite, WriteTarget};
 use super::call::{CACHE_DELETE, CACHE_UPSERT};
 use super::state::{RemoteShared, RuntimeState};
-use crate::pb::check::{CacheDeleteResponse, CacheOperationStatus, CacheUpsertResponse};
+use crate::messages::check::{CacheDeleteResponse, CacheOperationStatus, CacheUpsertResponse};
 
 /// Queues a write in the current runtime or another one. Counts it as dropped if no queue accepts
 /// it.
@@ -71,10 +71,10 @@ impl InFlightWrite {
                     log_event!(info, "cache writes succeed again");
                 }
             }
-            Some(_error) => {
+            Some(error) => {
                 counters.cache_writes_failed.add(1);
                 if !counters.cache_failing.swap(true, Relaxed) {
-                    log_event!(warn, error = _error, "cache writes fail");
+                    log_event!(warn, error, "cache writes fail");
                 }
             }
         }
@@ -127,8 +127,8 @@ mod tests {
 
     #[test]
     fn an_omitted_value_is_a_success_and_an_omitted_entry_is_an_error() {
-        use crate::pb::check::KeyUpsertResponse;
-        use crate::pb::check::cache_upsert_response::GlobalCacheResponsesEntry;
+        use crate::messages::check::KeyUpsertResponse;
+        use crate::messages::check::cache_upsert_response::GlobalCacheResponsesEntry;
 
         let mut reply = CacheUpsertResponse::default();
         assert!(upsert_error(&reply).is_some());

@@ -32,7 +32,6 @@ pub(super) const CACHE_UPSERT: &str =
     "/aperture.flowcontrol.check.v1.FlowControlService/CacheUpsert";
 pub(super) const CACHE_DELETE: &str =
     "/aperture.flowcontrol.check.v1.FlowControlService/CacheDelete";
-#[cfg(feature = "telemetry")]
 pub(super) const EXPORT: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
 pub(super) const HEALTH: &str = "/grpc.health.v1.Health/Check";
 
@@ -72,7 +71,6 @@ impl RuntimeState {
     }
 
     /// Makes a background call to this Agent. The message is shared because it may be sent again.
-    #[cfg(feature = "telemetry")]
     pub(super) async fn call_agent<Req, Res>(
         &self,
         agent_index: usize,
@@ -225,10 +223,8 @@ impl RuntimeState {
             request.metadata_mut().insert("x-api-key", key.clone());
         }
         let mut grpc = grpc.max_decoding_message_size(MAX_RESPONSE_BYTES);
-        #[cfg(feature = "gzip")]
-        if self.shared.config.gzip {
-            use tonic::codec::CompressionEncoding::Gzip;
-            grpc = grpc.send_compressed(Gzip).accept_compressed(Gzip);
+        if let Some(encoding) = self.shared.config.compression {
+            grpc = grpc.send_compressed(encoding).accept_compressed(encoding);
         }
         if let Err(error) = grpc.ready().await {
             return Err(Status::from_error(Box::new(error)));

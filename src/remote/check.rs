@@ -19,13 +19,11 @@ use super::flow::{FlowOrigin, RemoteFlow};
 use super::http;
 use super::in_flight_check::InFlightCheck;
 use super::state::{OpenFlow, Remote, RuntimeState};
-use super::timestamps::Timestamps;
 use super::transport::Purpose;
-#[cfg(feature = "telemetry")]
-use crate::flow::TraceParent;
 use crate::flow::{FlowError, FlowErrorKind, FlowParams, HttpAttributes};
-use crate::pb::check::CheckRequest;
-use crate::pb::checkhttp::CheckHttpRequest;
+use crate::messages::check::CheckRequest;
+use crate::messages::checkhttp::CheckHttpRequest;
+use crate::telemetry::{FlowSpan, OpenSpan};
 
 type CheckFuture = Pin<Box<dyn Future<Output = Result<RemoteFlow, FlowError>> + Send>>;
 
@@ -56,8 +54,8 @@ struct NewCheck<R> {
     timeout: Option<Duration>,
     /// An unreachable flow does not run.
     fails_closed: bool,
-    #[cfg(feature = "telemetry")]
-    trace: Option<Box<TraceParent>>,
+    /// `None` if no spans are sent.
+    span: Option<FlowSpan>,
 }
 
 struct RunningCheck {
@@ -127,10 +125,10 @@ impl PendingCheck {
             request: build(),
             timeout: params.budget(shared.config.check_timeout),
             fails_closed: params.fails_closed(),
-            #[cfg(feature = "telemetry")]
-            trace: match &params.trace_context {
-                Some(context) if shared.config.telemetry => context.parse().map(Box::new),
-                _ => None,
+            span: if shared.config.telemetry {
+                FlowSpan::start(params)
+            } else {
+                None
             },
         };
         let state = match in_flight {
@@ -262,7 +260,6 @@ impl<R: CheckRpc> NewCheck<R> {
         let mut tried = 0;
         let mut resent = false;
         let request = Arc::new(self.request);
-        let timestamps = Timestamps::start();
         let mut budget = self.timeout;
         loop {
             let (runtime, agent_index) = (Arc::clone(in_flight.runtime()), in_flight.agent_index());
@@ -317,9 +314,7 @@ impl<R: CheckRpc> NewCheck<R> {
                         agent_index,
                         connection,
                         open_flow: Some(open_flow),
-                        timestamps: timestamps.start_workload(),
-                        #[cfg(feature = "telemetry")]
-                        trace: self.trace,
+                        span: self.span.map(OpenSpan::start_workload),
                     };
                     let control_point = Arc::unwrap_or_clone(request).into_control_point();
                     drop(in_flight);

@@ -4,7 +4,7 @@ use prost::Message;
 
 use super::call::CHECK;
 use crate::flow::{FlowParams, HttpExtras};
-use crate::pb::check::{CacheLookupRequest, CheckRequest, CheckResponse};
+use crate::messages::check::{CacheLookupRequest, CheckRequest, CheckResponse};
 
 /// An RPC that checks a flow. The implementing type is its request.
 pub(super) trait CheckRpc: Message + Clone + 'static {

@@ -1,15 +1,16 @@
 //! The validated settings of a client of real Agents.
 
 use std::fmt;
-#[cfg(feature = "tls")]
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::Uri;
+use tonic::codec::CompressionEncoding;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
 
 use super::breaker::BreakerConfig;
+use super::transport::ClientTls;
 
 /// The longest timeout. `grpc-timeout` has too few digits for more than some thousand years, and
 /// the clock must not overflow.
@@ -27,9 +28,9 @@ pub(crate) struct RemoteConfig {
     /// The timeout of ends, exports and cache calls. With `None`, cache calls have no limit.
     pub(crate) end_timeout: Option<Duration>,
     pub(crate) breaker: BreakerConfig,
-    #[cfg(feature = "gzip")]
-    pub(crate) gzip: bool,
-    #[cfg(feature = "telemetry")]
+    /// The encoding of requests and responses on the wire.
+    pub(crate) compression: Option<CompressionEncoding>,
+    /// Whether spans are sent, if they can be.
     pub(crate) telemetry: bool,
 }
 
@@ -45,7 +46,6 @@ pub(crate) enum RemoteTarget {
 pub(crate) struct ConnectConfig {
     /// Scheme and authority of each Agent.
     pub(crate) uris: Vec<Uri>,
-    #[cfg(feature = "tls")]
     pub(crate) tls: Option<Arc<ClientTls>>,
     pub(crate) connect_timeout: Duration,
     pub(crate) keep_alive: Option<KeepAlive>,
@@ -56,19 +56,6 @@ pub(crate) struct ConnectConfig {
 pub(crate) struct KeepAlive {
     pub(crate) interval: Duration,
     pub(crate) timeout: Duration,
-}
-
-/// The settings of TLS, which the builder has parsed once to validate them.
-#[cfg(feature = "tls")]
-#[derive(Default)]
-pub(crate) struct ClientTls {
-    /// PEM. The system's roots are used if this is `None`.
-    pub(crate) ca: Option<Vec<u8>>,
-    /// The certificate and the key, as PEM.
-    pub(crate) identity: Option<(Vec<u8>, Vec<u8>)>,
-    pub(crate) server_name: Option<String>,
-    /// Created by the first connection. It includes the system's roots if they are needed.
-    pub(crate) config: OnceLock<Arc<tokio_rustls::rustls::ClientConfig>>,
 }
 
 impl RemoteConfig {

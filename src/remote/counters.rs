@@ -1,7 +1,9 @@
 //! The counters of the remote client.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
+use super::meter::MetricCounter;
 use crate::flow::ClientStats;
 
 /// The part of [`ClientStats`] that the remote client counts.
@@ -33,14 +35,12 @@ pub(super) struct RemoteCounters {
 #[derive(Debug, Default)]
 pub(super) struct Counter {
     count: AtomicU64,
-    #[cfg(feature = "metrics")]
-    metric: std::sync::OnceLock<metrics::Counter>,
+    pub(super) metric: OnceLock<MetricCounter>,
 }
 
 impl Counter {
     pub(super) fn add(&self, n: usize) {
         self.count.fetch_add(n as u64, Relaxed);
-        #[cfg(feature = "metrics")]
         if let Some(metric) = self.metric.get() {
             metric.increment(n as u64);
         }
@@ -48,12 +48,6 @@ impl Counter {
 
     pub(super) fn get(&self) -> u64 {
         self.count.load(Relaxed)
-    }
-
-    /// Increments this metric as well from now on.
-    #[cfg(feature = "metrics")]
-    pub(super) fn set_metric(&self, metric: impl FnOnce() -> metrics::Counter) {
-        self.metric.get_or_init(metric);
     }
 }
 

@@ -11,7 +11,9 @@ use super::end_job::EndJob;
 use super::failure::CallFailure;
 use super::state::RuntimeState;
 use crate::flow::{EndError, EndResponse, TokenReturn};
-use crate::pb::check::{FlowEndRequest, FlowEndResponse, InflightRequestRef, TokenReturnStatus};
+use crate::messages::check::{
+    FlowEndRequest, FlowEndResponse, InflightRequestRef, TokenReturnStatus,
+};
 
 /// The pause before the first retry: an Agent that restarts needs a moment. It doubles with each
 /// retry, up to [`MAX_RETRY_PAUSE`].

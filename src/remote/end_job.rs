@@ -6,8 +6,8 @@ use tokio::sync::oneshot;
 
 use super::transport::PooledConnection;
 use crate::flow::EndResponse;
-use crate::pb::check::limiter_decision::Details;
-use crate::pb::check::{CheckResponse, InflightRequestRef};
+use crate::messages::check::limiter_decision::Details;
+use crate::messages::check::{CheckResponse, InflightRequestRef};
 
 /// Returns references to the slots that a flow holds: one for each decision of a concurrency
 /// limiter or concurrency scheduler, including rejections.

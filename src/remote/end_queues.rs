@@ -127,7 +127,7 @@ fn take_batch(queue: &mut VecDeque<EndJob>) -> Option<Vec<EndJob>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pb::check::InflightRequestRef;
+    use crate::messages::check::InflightRequestRef;
 
     fn job(control_point: &str, agent_index: usize, refs: usize) -> EndJob {
         let refs = vec![InflightRequestRef::default(); refs];

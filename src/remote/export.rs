@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::call::EXPORT;
 use super::failure::CallFailure;
 use super::state::RuntimeState;
-use crate::pb::trace_collector::{ExportTraceServiceRequest, ExportTraceServiceResponse};
+use crate::messages::trace_collector::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use crate::telemetry::{self, SpanRecord};
 
 /// How long a span waits for others to fill its batch.
@@ -49,8 +49,6 @@ pub(super) async fn send(mut batch: UnsentSpans, spans: Vec<SpanRecord>) {
                     reason = %failure.into_error(),
                     "spans could not be exported"
                 );
-                #[cfg(not(feature = "tracing"))]
-                drop(failure);
             }
         }
         batch.remaining -= chunk.spans;

@@ -36,8 +36,8 @@ pub(super) struct CallFailure {
     full: bool,
     /// The failure lowers the Agent's preference when an Agent is chosen.
     lowers_preference: bool,
-    #[cfg(feature = "telemetry")]
-    code: Code,
+    /// A retry would fail in the same way.
+    permanent: bool,
     pub(super) message: Cow<'static, str>,
     /// The local error, whose text is the message.
     cause: Cause,
@@ -90,8 +90,14 @@ impl CallFailure {
             full: false,
             // A slow Agent has many calls in flight, which lowers its share of new ones already.
             lowers_preference: kind != FlowErrorKind::Timeout || (from_agent && early),
-            #[cfg(feature = "telemetry")]
-            code: status.code(),
+            permanent: from_agent
+                && matches!(
+                    status.code(),
+                    Code::Unauthenticated
+                        | Code::PermissionDenied
+                        | Code::Unimplemented
+                        | Code::InvalidArgument
+                ),
             message: Cow::Owned(message),
             cause: match cause {
                 Some(_) => Cause::innermost(status.clone()),
@@ -141,8 +147,7 @@ impl CallFailure {
             undecided: true,
             full: false,
             lowers_preference: true,
-            #[cfg(feature = "telemetry")]
-            code: Code::Unavailable,
+            permanent: false,
             message,
             cause: Cause::NONE,
         }
@@ -163,8 +168,7 @@ impl CallFailure {
             undecided: false,
             full: false,
             lowers_preference: false,
-            #[cfg(feature = "telemetry")]
-            code: Code::DeadlineExceeded,
+            permanent: false,
             message: Cow::Owned(message),
             cause: Cause::NONE,
         }
@@ -216,16 +220,8 @@ impl CallFailure {
     }
 
     /// Returns `true` if a retry would fail in the same way.
-    #[cfg(feature = "telemetry")]
-    pub(super) fn is_permanent(&self) -> bool {
-        self.from_agent
-            && matches!(
-                self.code,
-                Code::Unauthenticated
-                    | Code::PermissionDenied
-                    | Code::Unimplemented
-                    | Code::InvalidArgument
-            )
+    pub(super) const fn is_permanent(&self) -> bool {
+        self.permanent
     }
 
     /// Returns `true` if the check was sent and its answer did not come in time.

@@ -9,18 +9,16 @@ use bytes::Bytes;
 use super::end_call::EndCall;
 use super::end_job::{EndJob, inflight_refs};
 use super::state::{OpenFlow, Remote, RuntimeState};
-use super::timestamps::Timestamps;
 use super::transport::PooledConnection;
-#[cfg(feature = "telemetry")]
-use crate::flow::TraceParent;
 use crate::flow::{
     Denial, EndError, EndResponse, FlowOutcome, FlowStatus, HttpExtras, Quota, RejectReason,
 };
-use crate::pb::check::check_response::{DecisionType, RejectReason as Reason};
-use crate::pb::check::limiter_decision::Details;
-use crate::pb::check::{CacheLookupResponse, CheckResponse, InflightRequestRef, LimiterDecision};
-#[cfg(feature = "telemetry")]
-use crate::telemetry::SpanRecord;
+use crate::messages::check::check_response::{DecisionType, RejectReason as Reason};
+use crate::messages::check::limiter_decision::Details;
+use crate::messages::check::{
+    CacheLookupResponse, CheckResponse, InflightRequestRef, LimiterDecision,
+};
+use crate::telemetry::{FlowSpan, OpenSpan};
 
 /// A flow that an Agent has decided. If it is dropped without an end, it ends with status `Error`.
 pub(crate) struct RemoteFlow {
@@ -37,16 +35,15 @@ struct DecidedFlow {
     extras: Option<Box<HttpExtras>>,
 }
 
-/// The Agent and the connection that the decision came from, and when it came.
+/// The Agent and the connection that the decision came from, and the span of the flow.
 pub(super) struct FlowOrigin {
     pub(super) agent_index: usize,
     /// The end is sent on this connection. `None` for a flow that holds no slot.
     pub(super) connection: Option<Arc<PooledConnection>>,
     /// `None` for a flow that holds neither a slot nor a span.
     pub(super) open_flow: Option<OpenFlow>,
-    pub(super) timestamps: Timestamps,
-    #[cfg(feature = "telemetry")]
-    pub(super) trace: Option<Box<TraceParent>>,
+    /// `None` if no spans are sent.
+    pub(super) span: Option<FlowSpan>,
 }
 
 impl RemoteFlow {
@@ -58,13 +55,11 @@ impl RemoteFlow {
         mut origin: FlowOrigin,
         extras: Option<Box<HttpExtras>>,
     ) -> Self {
-        #[cfg(feature = "telemetry")]
-        let span = remote.shared().config.telemetry;
-        #[cfg(not(feature = "telemetry"))]
-        let span = false;
         if inflight_refs(&response).next().is_none() {
             origin.connection = None;
-            origin.open_flow = origin.open_flow.filter(|_| span);
+            if origin.span.is_none() {
+                origin.open_flow = None;
+            }
         }
         Self {
             decided: Some(Box::new(DecidedFlow {
@@ -238,34 +233,21 @@ impl DecidedFlow {
         call
     }
 
-    #[cfg(feature = "telemetry")]
     fn record(self: Box<Self>, outcome: FlowOutcome) {
         let Self {
             runtime,
             response,
-            origin:
-                FlowOrigin {
-                    timestamps,
-                    trace,
-                    open_flow,
-                    ..
-                },
+            origin: FlowOrigin {
+                span, open_flow, ..
+            },
             remote,
             ..
         } = *self;
-        if runtime.shared.config.telemetry {
-            let span = SpanRecord {
-                flow_start: timestamps.flow_start(),
-                workload_start: timestamps.workload_start(),
-                flow_end: timestamps.now(),
-                outcome,
-                response,
-                trace,
-            };
+        if let Some(record) = span.map(|span| span.end(outcome, response)) {
             // Queued in the same runtime as the end.
             let queued = runtime
                 .shared
-                .enqueue(Some(&runtime), span, RuntimeState::push_span);
+                .enqueue(Some(&runtime), record, RuntimeState::push_span);
             if queued.is_err() {
                 runtime.shared.counters.spans_dropped.add(1);
             }
@@ -273,12 +255,6 @@ impl DecidedFlow {
         // Last, because a worker may end once no flow and no clone of the client is left.
         drop(open_flow);
         drop(remote);
-    }
-
-    #[cfg(not(feature = "telemetry"))]
-    fn record(self: Box<Self>, _: FlowOutcome) {
-        let Timestamps = self.origin.timestamps;
-        drop(self.origin.open_flow);
     }
 }
 

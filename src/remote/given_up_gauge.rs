@@ -1,32 +1,19 @@
-//! The gauge of Agents that are given up; a no-op without the feature `metrics`.
+//! The gauge of Agents that are given up.
 
-#[cfg(feature = "metrics")]
 use std::sync::OnceLock;
-#[cfg(feature = "metrics")]
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
-#[cfg(feature = "metrics")]
-use metrics::{Gauge, gauge};
+use super::meter::MetricGauge;
 
-#[cfg(feature = "metrics")]
-use crate::metrics::AGENT_GIVEN_UP;
-
-#[cfg(feature = "metrics")]
 /// Whether an Agent is given up. It adds one to the gauge while that is so, because several clients
 /// may use the same Agent. Dropping it subtracts the one again.
 #[derive(Debug, Default)]
 pub(super) struct GivenUpGauge {
-    gauge: OnceLock<Gauge>,
+    pub(super) gauge: OnceLock<MetricGauge>,
     is_given_up: AtomicBool,
 }
 
-#[cfg(feature = "metrics")]
 impl GivenUpGauge {
-    pub(super) fn register(&self, agent: &str) {
-        self.gauge
-            .get_or_init(|| gauge!(AGENT_GIVEN_UP, "agent" => agent.to_owned()));
-    }
-
     pub(super) fn set(&self, given_up: bool) {
         if self.is_given_up.swap(given_up, SeqCst) == given_up {
             return;
@@ -37,18 +24,8 @@ impl GivenUpGauge {
     }
 }
 
-#[cfg(feature = "metrics")]
 impl Drop for GivenUpGauge {
     fn drop(&mut self) {
         self.set(false);
     }
-}
-
-#[cfg(not(feature = "metrics"))]
-#[derive(Debug, Default)]
-pub(super) struct GivenUpGauge(());
-
-#[cfg(not(feature = "metrics"))]
-impl GivenUpGauge {
-    pub(super) const fn set(&self, _: bool) {}
 }

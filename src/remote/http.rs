@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 use super::call::CHECK_HTTP;
 use super::check_rpc::CheckRpc;
 use crate::flow::{FlowParams, HttpAttributes, HttpExtras};
-use crate::pb::check::CheckResponse;
-use crate::pb::check::check_response::DecisionType;
-use crate::pb::checkhttp::check_http_request::HttpRequest;
-use crate::pb::checkhttp::check_http_response::HttpResponse;
-use crate::pb::checkhttp::socket_address::Protocol;
-use crate::pb::checkhttp::{
+use crate::messages::check::CheckResponse;
+use crate::messages::check::check_response::DecisionType;
+use crate::messages::checkhttp::check_http_request::HttpRequest;
+use crate::messages::checkhttp::check_http_response::HttpResponse;
+use crate::messages::checkhttp::socket_address::Protocol;
+use crate::messages::checkhttp::{
     CheckHttpRequest, CheckHttpResponse, DeniedHttpResponse, SocketAddress,
 };
 
@@ -104,8 +104,8 @@ fn seconds(header: Option<&String>) -> Option<prost_types::Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pb::checkhttp::OkHttpResponse;
-    use crate::pb::rpc::Status;
+    use crate::messages::checkhttp::OkHttpResponse;
+    use crate::messages::generated::google::rpc::Status;
 
     #[test]
     fn a_denied_response_and_an_error_status_are_both_rejections() {

@@ -25,7 +25,6 @@ mod end_batch;
 mod end_call;
 mod end_job;
 mod end_queues;
-#[cfg(feature = "telemetry")]
 mod export;
 mod failure;
 mod flow;
@@ -33,7 +32,6 @@ mod given_up_gauge;
 mod hand_over;
 mod http;
 mod in_flight_check;
-#[cfg(feature = "metrics")]
 mod meter;
 mod probe;
 mod probe_answers;
@@ -45,14 +43,12 @@ mod runtimes;
 mod stall_tolerant;
 mod state;
 mod timeout;
-mod timestamps;
 mod transport;
 mod worker;
 
 pub(crate) use self::breaker::BreakerConfig;
 pub(crate) use self::check::PendingCheck;
-#[cfg(feature = "tls")]
-pub(crate) use self::config::ClientTls;
 pub(crate) use self::config::{ConnectConfig, KeepAlive, RemoteConfig, RemoteTarget};
 pub(crate) use self::flow::RemoteFlow;
 pub(crate) use self::state::Remote;
+pub(crate) use self::transport::tls_settings;

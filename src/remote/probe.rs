@@ -216,13 +216,13 @@ impl RuntimeState {
     /// Records an answered probe. If the Agent was given up, it gets checks again.
     fn record_probe_answer(&self, agent_index: usize) {
         let agent = self.shared.agents.get(agent_index);
-        if let Some(_away) = agent.breaker.record_probe_answer() {
+        if let Some(away) = agent.breaker.record_probe_answer() {
             agent.mark_returned();
             agent.given_up_gauge.set(false);
             log_event!(
                 info,
                 agent = agent.address(),
-                away = ?_away,
+                away = ?away,
                 "the Aperture agent answers a health probe: it is asked again"
             );
             self.shared.agents.notify();
@@ -237,7 +237,6 @@ struct ConfirmationProbe {
     agent_index: usize,
     suspicion: Suspicion,
     /// Why the checks failed. Only used in logs.
-    #[cfg_attr(not(feature = "tracing"), allow(dead_code))]
     check_failure: String,
 }
 
@@ -261,7 +260,6 @@ impl ConfirmationProbe {
         }
     }
 
-    #[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
     fn confirm_away(&self, reason: &str) {
         let shared = &self.runtime.shared;
         let agent = shared.agents.get(self.agent_index);

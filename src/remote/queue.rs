@@ -7,17 +7,14 @@ use std::time::Instant;
 use super::cache_write::{CacheWrite, CacheWrites};
 use super::end_job::EndJob;
 use super::end_queues::EndQueues;
-#[cfg(feature = "telemetry")]
-use crate::telemetry::SpanBuffer;
+use crate::telemetry::{SpanBuffer, SpanRecord};
 
 /// The work that waits for the worker, and the state of the worker. Each part is bounded.
 pub(super) struct WorkerQueue {
     pub(super) ends: EndQueues,
     pub(super) cache_writes: CacheWrites,
-    #[cfg(feature = "telemetry")]
-    pub(super) spans: SpanBuffer,
+    pub(super) spans: SpanBuffer<SpanRecord>,
     /// The exports of spans in flight.
-    #[cfg(feature = "telemetry")]
     pub(super) exports: usize,
     /// The checks without a caller in flight, for each Agent.
     pub(super) handed_over: Box<[usize]>,
@@ -45,9 +42,7 @@ impl WorkerQueue {
         Self {
             ends: EndQueues::new(agents),
             cache_writes: CacheWrites::default(),
-            #[cfg(feature = "telemetry")]
             spans: SpanBuffer::default(),
-            #[cfg(feature = "telemetry")]
             exports: 0,
             handed_over: vec![0; agents].into(),
             phase: WorkerPhase::Open,
@@ -88,20 +83,13 @@ impl WorkerQueue {
 
     /// Returns `true` if work waits that the worker of another runtime could send.
     pub(super) fn has_work(&self) -> bool {
-        #[cfg(feature = "telemetry")]
-        let spans = !self.spans.is_empty();
-        #[cfg(not(feature = "telemetry"))]
-        let spans = false;
-        spans || !self.ends.is_empty() || !self.cache_writes.is_empty()
+        !self.spans.is_empty() || !self.ends.is_empty() || !self.cache_writes.is_empty()
     }
 
     /// Returns `true` if no work waits and none is in flight.
     pub(super) fn is_done(&self) -> bool {
-        #[cfg(feature = "telemetry")]
-        let exported = self.spans.is_empty() && self.exports == 0;
-        #[cfg(not(feature = "telemetry"))]
-        let exported = true;
-        exported
+        self.spans.is_empty()
+            && self.exports == 0
             && self.ends.is_done()
             && self.cache_writes.is_done()
             && self.handed_over.iter().all(|checks| *checks == 0)
@@ -112,7 +100,6 @@ impl WorkerQueue {
         QueuedWork {
             ends: self.ends.take_all(),
             cache_writes: self.cache_writes.take_all(),
-            #[cfg(feature = "telemetry")]
             spans: self.spans.take_all(),
         }
     }
@@ -122,6 +109,5 @@ impl WorkerQueue {
 pub(super) struct QueuedWork {
     pub(super) ends: Vec<EndJob>,
     pub(super) cache_writes: Vec<CacheWrite>,
-    #[cfg(feature = "telemetry")]
-    pub(super) spans: Vec<crate::telemetry::SpanRecord>,
+    pub(super) spans: Vec<SpanRecord>,
 }

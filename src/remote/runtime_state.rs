@@ -10,7 +10,6 @@ use super::queue::{WorkerPhase, WorkerQueue};
 use super::state::{AgentChannel, RuntimeState};
 use super::transport::AgentTransport;
 use crate::flow::EndError;
-#[cfg(feature = "telemetry")]
 use crate::telemetry::SpanRecord;
 
 /// The largest number of probes of one Agent at a time. It is enough for a probe interval of a few
@@ -120,7 +119,6 @@ impl RuntimeState {
     }
 
     /// Queues a span for the worker. Wakes the worker only to start its timer or for a full batch.
-    #[cfg(feature = "telemetry")]
     pub(super) fn push_span(&self, span: SpanRecord) -> PushResult<SpanRecord> {
         let mut queue = self.queue();
         if queue.phase == WorkerPhase::Closed {
@@ -206,7 +204,7 @@ mod tests {
     use super::super::config::{RemoteConfig, RemoteTarget};
     use super::super::state::Remote;
     use super::*;
-    use crate::pb::check::InflightRequestRef;
+    use crate::messages::check::InflightRequestRef;
 
     /// A runtime state without a worker, so that its queue is never emptied.
     fn stalled(remote: &Remote) -> RuntimeState {
@@ -230,9 +228,7 @@ mod tests {
             check_grace: Duration::ZERO,
             end_timeout: None,
             breaker: crate::remote::BreakerConfig::default(),
-            #[cfg(feature = "gzip")]
-            gzip: false,
-            #[cfg(feature = "telemetry")]
+            compression: None,
             telemetry: true,
         })
     }

@@ -33,7 +33,6 @@ impl RemoteShared {
         if self.availability.is_shut_down() {
             return Err(FlowError::new(FlowErrorKind::ShutDown, ""));
         }
-        #[cfg(feature = "metrics")]
         super::meter::register(&self.counters, &self.agents);
         let channels: Vec<AgentChannel> = match &self.config.target {
             RemoteTarget::Connect(connect) => {
@@ -131,7 +130,6 @@ impl RemoteShared {
         counters.ends_failed.add(sent);
         counters.ends_dropped.add(work.ends.len() - sent);
         counters.cache_writes_dropped.add(work.cache_writes.len());
-        #[cfg(feature = "telemetry")]
         counters.spans_dropped.add(work.spans.len());
     }
 
@@ -158,7 +156,6 @@ impl RuntimeState {
         QueuedWork {
             ends: push_all(work.ends, |end| self.push_end(end)),
             cache_writes: push_all(work.cache_writes, |write| self.push_cache_write(write)),
-            #[cfg(feature = "telemetry")]
             spans: push_all(work.spans, |span| self.push_span(span)),
         }
     }

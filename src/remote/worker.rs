@@ -11,7 +11,6 @@ use tokio::time::Sleep;
 
 use super::cache_write_call::InFlightWrite;
 use super::end_batch::EndBatch;
-#[cfg(feature = "telemetry")]
 use super::export::{self, EXPORT_INTERVAL, UnsentSpans};
 use super::queue::WorkerPhase;
 use super::state::RuntimeState;
@@ -30,7 +29,6 @@ pub(super) fn start(runtime: &Arc<RuntimeState>) {
     let mut worker = Worker {
         runtime: Arc::clone(runtime),
         calls: JoinSet::new(),
-        #[cfg(feature = "telemetry")]
         export_timer: None,
         stall_check_timer: None,
         stall_checks_left: 0,
@@ -48,7 +46,6 @@ struct Worker {
     /// Ends, cache writes and exports in flight. The queue bounds the number of each.
     calls: JoinSet<()>,
     /// The timer after which a partial batch of spans is exported.
-    #[cfg(feature = "telemetry")]
     export_timer: Option<Pin<Box<Sleep>>>,
     /// The timer of the next check for stalled runtimes.
     stall_check_timer: Option<Pin<Box<Sleep>>>,
@@ -63,7 +60,6 @@ impl Worker {
         loop {
             // Also registers the waker with the calls that still run.
             while let Poll::Ready(Some(_)) = self.calls.poll_join_next(cx) {}
-            #[cfg(feature = "telemetry")]
             let due = is_due(&mut self.export_timer, cx);
 
             let mut queue = self.runtime.queue();
@@ -72,7 +68,6 @@ impl Worker {
             }
             let ends = queue.ends.start_call();
             let write = queue.cache_writes.start_next();
-            #[cfg(feature = "telemetry")]
             let spans = if queue.exports == 0
                 && (due || queue.phase == WorkerPhase::Draining || queue.spans.has_batch())
             {
@@ -80,17 +75,11 @@ impl Worker {
             } else {
                 None
             };
-            #[cfg(feature = "telemetry")]
             if spans.is_some() {
                 queue.exports += 1;
             }
-            #[cfg(feature = "telemetry")]
-            let (idle, arm_timer) = (
-                ends.is_none() && write.is_none() && spans.is_none(),
-                !queue.spans.is_empty() && self.export_timer.is_none(),
-            );
-            #[cfg(not(feature = "telemetry"))]
-            let (idle, arm_timer) = (ends.is_none() && write.is_none(), false);
+            let idle = ends.is_none() && write.is_none() && spans.is_none();
+            let arm_timer = !queue.spans.is_empty() && self.export_timer.is_none();
             if idle && !arm_timer {
                 let open_flows = self.runtime.shared.open_flows();
                 if queue.phase == WorkerPhase::Draining && open_flows == 0 && queue.is_done() {
@@ -110,15 +99,12 @@ impl Worker {
                 let write = InFlightWrite::new(&self.runtime, write);
                 self.calls.spawn(write.send());
             }
-            #[cfg(feature = "telemetry")]
-            {
-                if let Some(spans) = spans {
-                    self.export_timer = None;
-                    let unsent = UnsentSpans::new(&self.runtime, &spans);
-                    self.calls.spawn(export::send(unsent, spans));
-                } else if arm_timer {
-                    self.export_timer = Some(Box::pin(tokio::time::sleep(EXPORT_INTERVAL)));
-                }
+            if let Some(spans) = spans {
+                self.export_timer = None;
+                let unsent = UnsentSpans::new(&self.runtime, &spans);
+                self.calls.spawn(export::send(unsent, spans));
+            } else if arm_timer {
+                self.export_timer = Some(Box::pin(tokio::time::sleep(EXPORT_INTERVAL)));
             }
         }
     }

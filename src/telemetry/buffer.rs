@@ -1,6 +1,6 @@
 //! The bounded queue of spans that wait for the worker.
 
-use super::SpanRecord;
+use super::Record;
 
 /// The number of spans of a batch.
 const BATCH_SIZE: usize = 512;
@@ -12,16 +12,24 @@ const MAX_SPANS: usize = 2048;
 const MAX_CACHED_BYTES: usize = 16 * 1024 * 1024;
 
 /// The spans that wait for the worker.
-#[derive(Default)]
-pub(crate) struct SpanBuffer {
-    spans: Vec<SpanRecord>,
+pub(crate) struct SpanBuffer<R> {
+    spans: Vec<R>,
     cached_bytes: usize,
 }
 
-impl SpanBuffer {
+impl<R> Default for SpanBuffer<R> {
+    fn default() -> Self {
+        Self {
+            spans: Vec::new(),
+            cached_bytes: 0,
+        }
+    }
+}
+
+impl<R: Record> SpanBuffer<R> {
     /// Adds a span, or returns it if the buffer is full.
     #[must_use]
-    pub(crate) fn push(&mut self, span: SpanRecord) -> Option<SpanRecord> {
+    pub(crate) fn push(&mut self, span: R) -> Option<R> {
         let cached = span.cached_bytes();
         if self.spans.len() >= MAX_SPANS || self.cached_bytes + cached > MAX_CACHED_BYTES {
             return Some(span);
@@ -46,17 +54,17 @@ impl SpanBuffer {
     }
 
     /// Takes a batch of the oldest spans.
-    pub(crate) fn take_batch(&mut self) -> Option<Vec<SpanRecord>> {
+    pub(crate) fn take_batch(&mut self) -> Option<Vec<R>> {
         if self.spans.is_empty() {
             return None;
         }
         let rest = self.spans.split_off(self.spans.len().min(BATCH_SIZE));
         let batch = std::mem::replace(&mut self.spans, rest);
-        self.cached_bytes -= batch.iter().map(SpanRecord::cached_bytes).sum::<usize>();
+        self.cached_bytes -= batch.iter().map(R::cached_bytes).sum::<usize>();
         Some(batch)
     }
 
-    pub(crate) fn take_all(&mut self) -> Vec<SpanRecord> {
+    pub(crate) fn take_all(&mut self) -> Vec<R> {
         self.cached_bytes = 0;
         std::mem::take(&mut self.spans)
     }
@@ -65,18 +73,46 @@ impl SpanBuffer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::messages::trace::Span;
+
+    #[derive(Clone, Debug)]
+    struct TestRecord {
+        number: usize,
+        cached_bytes: usize,
+    }
+
+    impl Record for TestRecord {
+        fn cached_bytes(&self) -> usize {
+            self.cached_bytes
+        }
+
+        fn into_span(self, trace_id: Vec<u8>, span_id: Vec<u8>) -> Span {
+            Span {
+                trace_id,
+                span_id,
+                ..Span::default()
+            }
+        }
+    }
+
+    const fn record(number: usize) -> TestRecord {
+        TestRecord {
+            number,
+            cached_bytes: 0,
+        }
+    }
 
     #[test]
     fn the_buffer_is_bounded_and_gives_the_oldest_first() {
         let mut buffer = SpanBuffer::default();
-        for at in 0..MAX_SPANS as u64 {
-            assert!(buffer.push(SpanRecord::at(at)).is_none());
+        for number in 0..MAX_SPANS {
+            assert!(buffer.push(record(number)).is_none());
         }
-        assert!(buffer.push(SpanRecord::at(0)).is_some());
+        assert!(buffer.push(record(0)).is_some());
         let batch = buffer.take_batch().expect("full");
         assert_eq!(batch.len(), BATCH_SIZE);
-        assert_eq!(batch[0].flow_start, 0);
-        assert!(buffer.push(SpanRecord::at(1)).is_none());
+        assert_eq!(batch[0].number, 0);
+        assert!(buffer.push(record(1)).is_none());
         assert_eq!(buffer.take_all().len(), MAX_SPANS - BATCH_SIZE + 1);
         assert!(buffer.take_batch().is_none());
     }
@@ -84,10 +120,13 @@ mod tests {
     #[test]
     fn cached_values_are_bounded_too() {
         let mut buffer = SpanBuffer::default();
-        let big = SpanRecord::at(0).with_cached(MAX_CACHED_BYTES / 2 + 1);
+        let big = TestRecord {
+            number: 0,
+            cached_bytes: MAX_CACHED_BYTES / 2 + 1,
+        };
         assert!(buffer.push(big.clone()).is_none());
         assert!(buffer.push(big.clone()).is_some());
-        assert!(buffer.push(SpanRecord::at(1)).is_none());
+        assert!(buffer.push(record(1)).is_none());
         buffer.take_batch();
         assert!(buffer.push(big).is_none());
     }

@@ -1,98 +1,77 @@
-//! Makes OTLP spans of the records of flows.
+//! The span of a flow, from its start to the record at its end.
 
-use std::cell::Cell;
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
-use std::iter::Peekable;
+mod timestamps;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use prost::Message;
 
-use crate::flow::{FlowOutcome, FlowStatus, TraceParent};
-use crate::pb::check::CheckResponse;
-use crate::pb::common::any_value::Value;
-use crate::pb::common::{AnyValue, InstrumentationScope, KeyValue};
-use crate::pb::resource::Resource;
-use crate::pb::trace::span::{Link, SpanKind};
-use crate::pb::trace::{ResourceSpans, ScopeSpans, Span};
-use crate::pb::trace_collector::ExportTraceServiceRequest;
+use self::timestamps::Timestamps;
+use super::encode::{MAX_MESSAGE_BYTES, attribute, text};
+use super::{OpenSpan, Record};
+use crate::flow::{FlowOutcome, FlowParams, FlowStatus, TraceContext, TraceParent};
+use crate::messages::check::CheckResponse;
+use crate::messages::common::KeyValue;
+use crate::messages::common::any_value::Value;
+use crate::messages::trace::Span;
+use crate::messages::trace::span::{Link, SpanKind};
 
 const NAME: &str = "Aperture Check";
-const LIBRARY: &str = "tower-aperture";
-const VERSION: &str = env!("CARGO_PKG_VERSION");
-
-/// The most bytes of spans in one message, well below the 4 MiB that servers commonly accept.
-const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
-
 /// The OTLP flags of a link to a span of another process: `HAS_IS_REMOTE` and `IS_REMOTE`.
 const REMOTE_LINK_FLAGS: u32 = 0x300;
+
+/// The span of a flow that has not ended.
+pub(crate) struct FlowSpan {
+    timestamps: Timestamps,
+    /// The trace of the request, to which the span links.
+    trace: Option<Box<TraceParent>>,
+}
 
 /// The record of a flow at its end, from which a span is made. Times are Unix nanoseconds.
 #[derive(Clone, Debug)]
 pub(crate) struct SpanRecord {
-    pub(crate) flow_start: u64,
-    pub(crate) workload_start: u64,
-    pub(crate) flow_end: u64,
-    pub(crate) outcome: FlowOutcome,
-    pub(crate) response: CheckResponse,
+    flow_start: u64,
+    workload_start: u64,
+    flow_end: u64,
+    outcome: FlowOutcome,
+    response: CheckResponse,
     /// The trace of the request, to which the span links.
-    pub(crate) trace: Option<Box<TraceParent>>,
+    trace: Option<Box<TraceParent>>,
 }
 
-/// One message to the collector.
-pub(crate) struct SpanChunk {
-    pub(crate) request: ExportTraceServiceRequest,
-    pub(crate) spans: usize,
-    /// The number of spans that are left out because they exceed the size of a message.
-    pub(crate) too_large: usize,
-}
+impl OpenSpan for FlowSpan {
+    type Record = SpanRecord;
 
-/// Makes spans of the records until the message is full or no record is left.
-pub(crate) fn encode(records: &mut Peekable<impl Iterator<Item = SpanRecord>>) -> SpanChunk {
-    let ids = SpanIds::new();
-    let (mut spans, mut bytes, mut too_large) = (Vec::new(), 0, 0);
-    while bytes < MAX_MESSAGE_BYTES {
-        let Some(record) = records.next() else { break };
-        let span = record.into_span(&ids);
-        let size = span.encoded_len();
-        if size > MAX_MESSAGE_BYTES {
-            too_large += 1;
-            continue;
+    fn start(params: &FlowParams<'_>) -> Option<Self> {
+        let trace = params.trace_context.as_ref();
+        Some(Self {
+            timestamps: Timestamps::start(),
+            trace: trace.and_then(TraceContext::parse).map(Box::new),
+        })
+    }
+
+    fn start_workload(self) -> Self {
+        Self {
+            timestamps: self.timestamps.start_workload(),
+            ..self
         }
-        bytes += size;
-        spans.push(span);
     }
-    SpanChunk {
-        spans: spans.len(),
-        request: ExportTraceServiceRequest {
-            resource_spans: vec![ResourceSpans {
-                resource: Some(Resource {
-                    attributes: vec![
-                        text("service.name", LIBRARY),
-                        text("service.version", VERSION),
-                    ],
-                    dropped_attributes_count: 0,
-                }),
-                scope_spans: vec![ScopeSpans {
-                    scope: Some(InstrumentationScope {
-                        name: LIBRARY.to_owned(),
-                        version: VERSION.to_owned(),
-                        ..InstrumentationScope::default()
-                    }),
-                    spans,
-                    schema_url: String::new(),
-                }],
-                schema_url: String::new(),
-            }],
-        },
-        too_large,
+
+    fn end(self, outcome: FlowOutcome, response: CheckResponse) -> SpanRecord {
+        let Self { timestamps, trace } = self;
+        SpanRecord {
+            flow_start: timestamps.flow_start(),
+            workload_start: timestamps.workload_start(),
+            flow_end: timestamps.now(),
+            outcome,
+            response,
+            trace,
+        }
     }
 }
 
-impl SpanRecord {
-    /// Returns the bytes of cached values, which are by far the largest part of a response with any.
-    pub(super) fn cached_bytes(&self) -> usize {
+impl Record for SpanRecord {
+    fn cached_bytes(&self) -> usize {
         self.response
             .cache_lookup_response
             .as_ref()
@@ -110,7 +89,7 @@ impl SpanRecord {
             })
     }
 
-    fn into_span(mut self, ids: &SpanIds) -> Span {
+    fn into_span(mut self, trace_id: Vec<u8>, span_id: Vec<u8>) -> Span {
         if self.cached_bytes() > MAX_MESSAGE_BYTES / 2 {
             // The Agent reads only the outcome of a lookup from a span, so the values can go.
             if let Some(lookup) = &mut self.response.cache_lookup_response {
@@ -147,7 +126,6 @@ impl SpanRecord {
                 attributes.push(text("http.status_code", code.as_str()));
             }
         }
-        let (trace_id, span_id) = ids.next();
         Span {
             trace_id,
             span_id,
@@ -161,32 +139,6 @@ impl SpanRecord {
             links: self.trace.map(|trace| link(*trace)).into_iter().collect(),
             ..Span::default()
         }
-    }
-
-    #[cfg(test)]
-    pub(super) fn at(flow_start: u64) -> Self {
-        Self {
-            flow_start,
-            workload_start: flow_start,
-            flow_end: flow_start,
-            outcome: FlowOutcome::default(),
-            response: CheckResponse::default(),
-            trace: None,
-        }
-    }
-
-    #[cfg(test)]
-    pub(super) fn with_cached(mut self, bytes: usize) -> Self {
-        use crate::pb::check::{CacheLookupResponse, KeyLookupResponse};
-
-        self.response.cache_lookup_response = Some(CacheLookupResponse {
-            result_cache_response: Some(KeyLookupResponse {
-                value: vec![7; bytes].into(),
-                ..KeyLookupResponse::default()
-            }),
-            ..CacheLookupResponse::default()
-        });
-        self
     }
 }
 
@@ -204,47 +156,9 @@ const fn millis(nanos: u64) -> u64 {
     nanos / 1_000_000
 }
 
-fn text(key: &str, value: impl Into<String>) -> KeyValue {
-    attribute(key, Value::StringValue(value.into()))
-}
-
 fn int(key: &str, value: u64) -> KeyValue {
     attribute(
         key,
         Value::IntValue(i64::try_from(value).unwrap_or(i64::MAX)),
     )
-}
-
-fn attribute(key: &str, value: Value) -> KeyValue {
-    KeyValue {
-        key: key.to_owned(),
-        value: Some(AnyValue { value: Some(value) }),
-    }
-}
-
-/// Generates distinct trace and span ids, seeded like the hash maps of the standard library. They
-/// need not be hard to guess.
-struct SpanIds {
-    state: RandomState,
-    next: Cell<u64>,
-}
-
-impl SpanIds {
-    fn new() -> Self {
-        Self {
-            state: RandomState::new(),
-            next: Cell::new(0),
-        }
-    }
-
-    fn next(&self) -> (Vec<u8>, Vec<u8>) {
-        let trace = [self.draw(), self.draw()].concat();
-        (trace, self.draw().to_vec())
-    }
-
-    /// Returns a new id, which is not zero because zero is not a valid id.
-    fn draw(&self) -> [u8; 8] {
-        let at = self.next.replace(self.next.get() + 1);
-        self.state.hash_one(at).max(1).to_be_bytes()
-    }
 }

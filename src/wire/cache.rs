@@ -1,7 +1,7 @@
 //! Converts the results of cache operations to the Agent's messages.
 
 use crate::flow::{CacheChange, CacheLookup, CacheRefusal, CacheValue};
-use crate::pb::check::{
+use crate::messages::check::{
     CacheDeleteResponse, CacheLookupResponse, CacheLookupStatus, CacheOperationStatus,
     CacheUpsertResponse, KeyDeleteResponse, KeyLookupResponse, KeyUpsertResponse,
     cache_delete_response, cache_lookup_response, cache_upsert_response,

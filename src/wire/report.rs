@@ -4,12 +4,12 @@ use crate::engine::{
     CheckReport, LimiterDecision, LimiterDetails, LimiterReason, RequestId, TokensInfo,
 };
 use crate::flow::RejectReason;
-use crate::pb::check::check_response::{DecisionType, RejectReason as PbRejectReason};
-use crate::pb::check::limiter_decision::{
+use crate::messages::check::check_response::{DecisionType, RejectReason as PbRejectReason};
+use crate::messages::check::limiter_decision::{
     ConcurrencyLimiterInfo, ConcurrencySchedulerInfo, Details, LimiterReason as PbLimiterReason,
     QuotaSchedulerInfo, RateLimiterInfo, SamplerInfo, SchedulerInfo, TokensInfo as PbTokensInfo,
 };
-use crate::pb::check::{
+use crate::messages::check::{
     CheckResponse, ClassifierInfo, FluxMeterInfo, LimiterDecision as PbLimiterDecision,
 };
 

@@ -22,6 +22,9 @@ pub mod engine;
 pub mod policy;
 #[cfg(feature = "rego")]
 mod rego;
+#[cfg(not(feature = "rego"))]
+#[path = "no_rego.rs"]
+mod rego;
 
 #[doc(inline)]
 pub use self::engine::Engine;

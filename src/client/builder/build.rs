@@ -1,22 +1,16 @@
 //! Validates the settings and builds the client.
 
-#[cfg(feature = "tls")]
 use std::sync::Arc;
 use std::time::Duration;
 
-#[cfg(feature = "tls")]
-use http::Uri;
 use tonic::metadata::{Ascii, MetadataValue};
 
 use super::ApertureClientBuilder;
 use super::address::parse_all;
 use super::error::{BuildError, BuildProblem, MAX_CONNECTIONS};
+use crate::client::backend::RemoteBackend;
 use crate::client::shared::ApertureClient;
-#[cfg(feature = "tls")]
-use crate::flow::Cause;
-#[cfg(feature = "tls")]
-use crate::remote::ClientTls;
-use crate::remote::{ConnectConfig, Remote, RemoteConfig, RemoteTarget};
+use crate::remote::{ConnectConfig, Remote, RemoteConfig, RemoteTarget, tls_settings};
 
 impl ApertureClientBuilder {
     /// Builds the client. Does no I/O.
@@ -36,13 +30,13 @@ impl ApertureClientBuilder {
             check_grace: self.check_grace,
             end_timeout: unless_zero(self.end_timeout),
             breaker: self.breaker,
-            #[cfg(feature = "gzip")]
-            gzip: self.gzip,
-            #[cfg(feature = "telemetry")]
+            compression: self.compression,
             telemetry: self.telemetry,
             target: self.target()?,
         };
-        Ok(ApertureClient::from_remote(Remote::new(config)))
+        Ok(ApertureClient::with(RemoteBackend::new(Remote::new(
+            config,
+        ))))
     }
 
     fn target(self) -> Result<RemoteTarget, BuildError> {
@@ -65,26 +59,16 @@ impl ApertureClientBuilder {
         if !secure && (self.ca.is_some() || self.identity.is_some() || self.server_name.is_some()) {
             return Err(BuildError(BuildProblem::TlsUnused));
         }
-        #[cfg(not(feature = "tls"))]
-        if secure {
-            return Err(BuildError(BuildProblem::NoTls(self.addresses.join(", "))));
-        }
+        let tls = if secure {
+            let tls = tls_settings(self.ca, self.identity, self.server_name, &uris)
+                .map_err(|(setting, cause)| BuildError(BuildProblem::Tls(setting, cause)))?;
+            let no_tls = || BuildError(BuildProblem::NoTls(self.addresses.join(", ")));
+            Some(Arc::new(tls.ok_or_else(no_tls)?))
+        } else {
+            None
+        };
         Ok(RemoteTarget::Connect(ConnectConfig {
-            #[cfg(feature = "tls")]
-            tls: if secure {
-                let tls = ClientTls {
-                    ca: self.ca,
-                    identity: self.identity,
-                    server_name: self.server_name,
-                    ..ClientTls::default()
-                };
-                for uri in &uris {
-                    check_tls(uri, &tls)?;
-                }
-                Some(Arc::new(tls))
-            } else {
-                None
-            },
+            tls,
             uris,
             connect_timeout: self.connect_timeout,
             keep_alive: self.keep_alive,
@@ -108,29 +92,4 @@ pub(super) fn metadata(key: &[u8]) -> Result<Option<MetadataValue<Ascii>>, Build
     let mut value = MetadataValue::try_from(key).map_err(|_| BuildError(BuildProblem::ApiKey))?;
     value.set_sensitive(true);
     Ok(Some(value))
-}
-
-/// Reads the certificates and the key once, so that an invalid one is an error of the builder and
-/// not of the first flow.
-#[cfg(feature = "tls")]
-fn check_tls(uri: &Uri, tls: &ClientTls) -> Result<(), BuildError> {
-    let check = |setting, tls: &ClientTls| {
-        tls.check(uri)
-            .map_err(|error| BuildError(BuildProblem::Tls(setting, Cause::innermost(error))))
-    };
-    if tls.ca.is_some() {
-        let ca = ClientTls {
-            ca: tls.ca.clone(),
-            ..ClientTls::default()
-        };
-        check("CA certificate", &ca)?;
-    }
-    if tls.identity.is_some() {
-        let identity = ClientTls {
-            identity: tls.identity.clone(),
-            ..ClientTls::default()
-        };
-        check("client identity", &identity)?;
-    }
-    check("server name", tls)
 }

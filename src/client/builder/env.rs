@@ -2,6 +2,20 @@
 
 use super::error::BuildProblem;
 use super::{ApertureClientBuilder, BuildError};
+use crate::client::shared::ApertureClient;
+
+impl ApertureClient {
+    /// Returns a client of the Agent that the environment variables `APERTURE_AGENT_ADDRESS`,
+    /// `APERTURE_API_KEY` and `APERTURE_AGENT_INSECURE` (`true` or `false`, the default) describe.
+    /// Commas separate the addresses of several Agents.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error that names the variable if there is no address or a value is invalid.
+    pub fn from_env() -> Result<Self, BuildError> {
+        ApertureClientBuilder::from_env()?.build()
+    }
+}
 
 impl ApertureClientBuilder {
     /// Reads `APERTURE_AGENT_ADDRESS`, `APERTURE_API_KEY` and `APERTURE_AGENT_INSECURE`. Blanks

@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-#[cfg(feature = "tls")]
 use crate::flow::Cause;
 
 /// The most connections to one Agent; more would not help.
@@ -34,9 +33,7 @@ pub(super) enum BuildProblem {
     Agents(usize),
     Zero(&'static str),
     TlsUnused,
-    #[cfg(feature = "tls")]
     Tls(&'static str, Cause),
-    #[cfg(not(feature = "tls"))]
     NoTls(String),
 }
 
@@ -62,9 +59,7 @@ impl fmt::Display for BuildError {
             BuildProblem::TlsUnused => f.write_str(
                 "CA certificate, client identity and server name cannot be used without TLS",
             ),
-            #[cfg(feature = "tls")]
             BuildProblem::Tls(setting, _) => write!(f, "bad {setting}: it cannot be used for TLS"),
-            #[cfg(not(feature = "tls"))]
             BuildProblem::NoTls(address) => write!(
                 f,
                 "agent address `{address}` uses TLS, which needs the feature `tls`; enable it, or \
@@ -83,7 +78,6 @@ impl fmt::Debug for BuildError {
 impl std::error::Error for BuildError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.0 {
-            #[cfg(feature = "tls")]
             BuildProblem::Tls(_, cause) => cause.get(),
             _ => None,
         }

@@ -6,11 +6,11 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::lookup::into_result;
-#[cfg(feature = "remote")]
-use super::messages;
 use super::write::check_key;
-use crate::client::shared::{ApertureClient, Backend, Inner};
+use crate::client::backend::{AnyBackend, CacheBackend};
+use crate::client::shared::{ApertureClient, Inner};
 use crate::flow::{CacheError, CacheKey, CacheLookup};
+use crate::meter::Meter;
 
 /// Access to one key of the result cache or the global cache, without a flow.
 ///
@@ -73,16 +73,9 @@ impl ClientCache<'_> {
         let Self { client, key } = self;
         check_key(key.as_str())?;
         let lookup: CacheLookup = match &client.backend {
-            #[cfg(feature = "remote")]
-            Backend::Remote(remote) => messages::lookup(remote, key).await?,
-            #[cfg(feature = "embedded")]
-            Backend::Embedded(engine) => match key {
-                CacheKey::Result { control_point, key } => {
-                    engine.cache_lookup(control_point, key, [])
-                }
-                CacheKey::Global { key } => engine.cache_lookup("", "", [key]),
-            },
-            _ => return Err(CacheError::Unsupported),
+            AnyBackend::Embedded(backend) => backend.lookup(key).await?,
+            AnyBackend::Remote(backend) => backend.lookup(key).await?,
+            AnyBackend::Disabled | AnyBackend::Scripted(_) => return Err(CacheError::Unsupported),
         };
         let value = match key {
             CacheKey::Result { .. } => lookup.result.as_ref(),
@@ -90,8 +83,8 @@ impl ClientCache<'_> {
         };
         let value = value.ok_or(CacheError::MissingInReply)?;
         match key {
-            CacheKey::Result { .. } => client.meter.count_result_lookup(value),
-            CacheKey::Global { .. } => client.meter.count_global_lookup(value),
+            CacheKey::Result { .. } => client.meter.count_result_lookup(value.into()),
+            CacheKey::Global { .. } => client.meter.count_global_lookup(value.into()),
         }
         into_result(value.clone())
     }

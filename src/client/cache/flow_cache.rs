@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::lookup::FlowLookup;
+use super::lookup::{ReadLookup, read_global, read_result};
 use crate::client::shared::ApertureClient;
 use crate::flow::{CacheError, CacheKey, CacheLookup, Caches};
 
@@ -52,12 +52,12 @@ enum CacheAccess<'a> {
 impl<'a> FlowCache<'a> {
     /// Returns the access of a client's flow to its key of the result cache, if it has one.
     pub(in crate::client) fn result_of_client(
-        lookup: Result<FlowLookup<'_>, CacheError>,
+        lookup: Result<&dyn ReadLookup, CacheError>,
         key: Option<CacheKey<'a>>,
         client: &'a ApertureClient,
     ) -> Self {
         Self {
-            found: lookup.and_then(|lookup| lookup.result()),
+            found: lookup.and_then(read_result),
             key: key.ok_or(CacheError::NoKey),
             caches: CacheAccess::Client(client),
         }
@@ -65,12 +65,12 @@ impl<'a> FlowCache<'a> {
 
     /// Returns the access of a client's flow to a key of the global cache.
     pub(in crate::client) fn global_of_client(
-        lookup: Result<FlowLookup<'_>, CacheError>,
+        lookup: Result<&dyn ReadLookup, CacheError>,
         key: &'a str,
         client: &'a ApertureClient,
     ) -> Self {
         Self {
-            found: lookup.and_then(|lookup| lookup.global(key)),
+            found: lookup.and_then(|lookup| read_global(lookup, key)),
             key: Ok(CacheKey::Global { key }),
             caches: CacheAccess::Client(client),
         }
@@ -83,7 +83,7 @@ impl<'a> FlowCache<'a> {
         caches: Option<&'a dyn Caches>,
     ) -> Self {
         Self {
-            found: FlowLookup::Read(lookup).result(),
+            found: read_result(lookup),
             key: key.ok_or(CacheError::NoKey),
             caches: CacheAccess::Decider(caches),
         }
@@ -96,7 +96,7 @@ impl<'a> FlowCache<'a> {
         caches: Option<&'a dyn Caches>,
     ) -> Self {
         Self {
-            found: FlowLookup::Read(lookup).global(key),
+            found: read_global(lookup, key),
             key: Ok(CacheKey::Global { key }),
             caches: CacheAccess::Decider(caches),
         }

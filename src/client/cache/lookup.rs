@@ -2,38 +2,46 @@
 
 use bytes::Bytes;
 
-#[cfg(feature = "remote")]
-use super::messages;
 use crate::flow::{CacheError, CacheLookup, CacheValue};
-#[cfg(feature = "remote")]
-use crate::pb::check::CacheLookupResponse;
+use crate::meter::{ClientMeter, Meter};
 
-/// The result of the cache lookup of a flow.
-pub(in crate::client) enum FlowLookup<'a> {
-    Read(&'a CacheLookup),
-    /// The Agent's message, of which only the required part is read.
-    #[cfg(feature = "remote")]
-    Message(&'a CacheLookupResponse),
+/// The result of the cache lookup of a flow, in the form in which the backend has it.
+pub(in crate::client) trait ReadLookup {
+    /// Returns the result for the key of the result cache; `None` if it was not looked up.
+    fn result_value(&self) -> Option<CacheValue>;
+
+    /// Returns the result for a key of the global cache; `None` if it was not looked up.
+    fn global_value(&self, key: &str) -> Option<CacheValue>;
+
+    /// Counts the results for all keys.
+    fn count(&self, meter: &ClientMeter);
 }
 
-impl FlowLookup<'_> {
-    pub(super) fn result(&self) -> Result<Option<Bytes>, CacheError> {
-        let value = match self {
-            Self::Read(lookup) => lookup.result.clone(),
-            #[cfg(feature = "remote")]
-            Self::Message(reply) => messages::result_value(reply),
-        };
-        into_result(value.ok_or(CacheError::NotRequested)?)
+impl ReadLookup for CacheLookup {
+    fn result_value(&self) -> Option<CacheValue> {
+        self.result.clone()
     }
 
-    pub(super) fn global(&self, key: &str) -> Result<Option<Bytes>, CacheError> {
-        let value: Option<CacheValue> = match self {
-            Self::Read(lookup) => lookup.global(key).cloned(),
-            #[cfg(feature = "remote")]
-            Self::Message(reply) => messages::global_value(reply, key),
-        };
-        into_result(value.ok_or(CacheError::UnknownKey)?)
+    fn global_value(&self, key: &str) -> Option<CacheValue> {
+        self.global(key).cloned()
     }
+
+    fn count(&self, meter: &ClientMeter) {
+        if let Some(value) = &self.result {
+            meter.count_result_lookup(value.into());
+        }
+        for (_, value) in &self.global {
+            meter.count_global_lookup(value.into());
+        }
+    }
+}
+
+pub(super) fn read_result(lookup: &dyn ReadLookup) -> Result<Option<Bytes>, CacheError> {
+    into_result(lookup.result_value().ok_or(CacheError::NotRequested)?)
+}
+
+pub(super) fn read_global(lookup: &dyn ReadLookup, key: &str) -> Result<Option<Bytes>, CacheError> {
+    into_result(lookup.global_value(key).ok_or(CacheError::UnknownKey)?)
 }
 
 pub(super) fn into_result(value: CacheValue) -> Result<Option<Bytes>, CacheError> {

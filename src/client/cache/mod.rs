@@ -3,10 +3,8 @@
 mod client_cache;
 mod flow_cache;
 mod lookup;
-#[cfg(feature = "remote")]
-pub(super) mod messages;
 mod write;
 
 pub use self::client_cache::ClientCache;
 pub use self::flow_cache::FlowCache;
-pub(super) use self::lookup::FlowLookup;
+pub(super) use self::lookup::ReadLookup;

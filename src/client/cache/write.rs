@@ -4,15 +4,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-#[cfg(feature = "remote")]
-use super::messages;
-use crate::client::shared::{Backend, Inner};
-#[cfg(feature = "embedded")]
-use crate::engine::CacheEntry;
+use crate::client::backend::{AnyBackend, CacheBackend};
+use crate::client::shared::Inner;
 use crate::flow::{
     CacheCall, CacheChange, CacheError, CacheEvent, CacheKey, CacheRefusal, Caches, Invalidations,
     PendingInvalidation,
 };
+use crate::meter::Meter;
 
 impl Inner {
     pub(super) async fn write(
@@ -24,11 +22,9 @@ impl Inner {
         check_key(key.as_str())?;
         check_ttl(ttl)?;
         let change: CacheChange = match &self.backend {
-            #[cfg(feature = "remote")]
-            Backend::Remote(remote) => messages::upsert(remote, key, value, ttl).await?,
-            #[cfg(feature = "embedded")]
-            Backend::Embedded(engine) => upsert(engine, key, &value, ttl),
-            _ => return Err(CacheError::Unsupported),
+            AnyBackend::Embedded(backend) => backend.store(key, value, ttl).await?,
+            AnyBackend::Remote(backend) => backend.store(key, value, ttl).await?,
+            AnyBackend::Disabled | AnyBackend::Scripted(_) => return Err(CacheError::Unsupported),
         };
         change_result(change, key)
     }
@@ -36,13 +32,20 @@ impl Inner {
     pub(super) async fn remove(&self, key: CacheKey<'_>) -> Result<(), CacheError> {
         check_key(key.as_str())?;
         let change: CacheChange = match &self.backend {
-            #[cfg(feature = "remote")]
-            Backend::Remote(remote) => messages::delete(remote, key).await?,
-            #[cfg(feature = "embedded")]
-            Backend::Embedded(engine) => delete(engine, key),
-            _ => return Err(CacheError::Unsupported),
+            AnyBackend::Embedded(backend) => backend.delete(key).await?,
+            AnyBackend::Remote(backend) => backend.delete(key).await?,
+            AnyBackend::Disabled | AnyBackend::Scripted(_) => return Err(CacheError::Unsupported),
         };
         change_result(change, key)
+    }
+
+    /// Counts a change in the background that is already done.
+    fn count_write(&self, change: Option<CacheChange>, key: CacheKey<'_>) {
+        if let Some(change) = change {
+            let written = change_result(change, key);
+            self.meter.count_cache_write(written.is_ok());
+            self.counters.count_cache_write(written);
+        }
     }
 }
 
@@ -56,48 +59,30 @@ impl Caches for Inner {
     }
 
     fn set_later(&self, key: CacheKey<'_>, value: Bytes, ttl: Duration) {
-        match &self.backend {
-            #[cfg(feature = "remote")]
-            Backend::Remote(remote) => {
-                remote.write_later(messages::upsert_request(key, value, ttl));
-            }
-            #[cfg(feature = "embedded")]
-            Backend::Embedded(engine) => {
-                let change = upsert(engine, key, &value, ttl);
-                self.count_write(change_result(change, key));
-            }
-            _ => {}
-        }
+        let change = match &self.backend {
+            AnyBackend::Embedded(backend) => backend.store_later(key, value, ttl),
+            AnyBackend::Remote(backend) => backend.store_later(key, value, ttl),
+            AnyBackend::Disabled | AnyBackend::Scripted(_) => None,
+        };
+        self.count_write(change, key);
     }
 
     fn delete_later(&self, key: CacheKey<'_>) {
-        match &self.backend {
-            #[cfg(feature = "remote")]
-            Backend::Remote(remote) => remote.write_later(messages::delete_request(key)),
-            #[cfg(feature = "embedded")]
-            Backend::Embedded(engine) => {
-                let change = delete(engine, key);
-                self.count_write(change_result(change, key));
-            }
-            _ => {}
-        }
+        let change = match &self.backend {
+            AnyBackend::Embedded(backend) => backend.delete_later(key),
+            AnyBackend::Remote(backend) => backend.delete_later(key),
+            AnyBackend::Disabled | AnyBackend::Scripted(_) => None,
+        };
+        self.count_write(change, key);
     }
 
     fn invalidate_later(&self, key: CacheKey<'_>, pending: PendingInvalidation) {
-        match &self.backend {
-            #[cfg(feature = "remote")]
-            Backend::Remote(remote) => {
-                remote.write_later((messages::delete_request(key), pending));
-            }
-            #[cfg(feature = "embedded")]
-            Backend::Embedded(engine) => {
-                let change = delete(engine, key);
-                self.count_write(change_result(change, key));
-                // The engine refuses to delete only keys that it never stores.
-                pending.succeeded();
-            }
-            _ => drop(pending),
-        }
+        let change = match &self.backend {
+            AnyBackend::Embedded(backend) => backend.invalidate_later(key, pending),
+            AnyBackend::Remote(backend) => backend.invalidate_later(key, pending),
+            AnyBackend::Disabled | AnyBackend::Scripted(_) => None,
+        };
+        self.count_write(change, key);
     }
 
     fn invalidations(&self) -> Option<&Invalidations> {
@@ -107,33 +92,6 @@ impl Caches for Inner {
     fn note(&self, event: CacheEvent) {
         self.counters.count_cache_event(event);
         self.meter.count_cache_event(event);
-    }
-}
-
-impl Inner {
-    #[cfg(feature = "embedded")]
-    fn count_write(&self, written: Result<(), CacheError>) {
-        self.meter.count_cache_write(written.is_ok());
-        self.counters.count_cache_write(written);
-    }
-}
-
-#[cfg(feature = "embedded")]
-fn upsert(engine: &crate::Engine, key: CacheKey<'_>, value: &[u8], ttl: Duration) -> CacheChange {
-    let entry = CacheEntry::new(key.as_str(), value).ttl(Some(ttl));
-    match key {
-        CacheKey::Result { control_point, .. } => {
-            engine.cache_upsert(control_point, Some(entry), [])
-        }
-        CacheKey::Global { .. } => engine.cache_upsert("", None, [entry]),
-    }
-}
-
-#[cfg(feature = "embedded")]
-fn delete(engine: &crate::Engine, key: CacheKey<'_>) -> CacheChange {
-    match key {
-        CacheKey::Result { control_point, key } => engine.cache_delete(control_point, key, []),
-        CacheKey::Global { key } => engine.cache_delete("", "", [key]),
     }
 }
 

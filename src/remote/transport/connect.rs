@@ -12,12 +12,10 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use tokio::time::{Instant, timeout_at};
 use tower_service::Service;
 
+use super::ClientTls;
 use super::counted_stream::{CountedStream, PeerProtocol, PlainOrTlsStream, WireStats};
-#[cfg(feature = "tls")]
-use super::error::innermost_message;
 use super::error::{BoxError, ConnectError};
-#[cfg(feature = "tls")]
-use crate::remote::config::ClientTls;
+use super::start_tls::Tls;
 use crate::remote::config::{ConnectConfig, KeepAlive, MAX_TIMEOUT};
 use crate::remote::connection_tracker::{ConnectAttempt, ConnectionTracker, TrackedConnection};
 
@@ -37,16 +35,10 @@ const MAX_HEADER_BYTES: u32 = 16 * 1024;
 /// which has 32 bits or is `usize::MAX`.
 const LIMIT_BEFORE_SETTINGS: usize = usize::MAX - 1;
 
-/// How long sent bytes may stay unacknowledged before the connection is closed. Without it, a host
-/// that vanished would hold the connection for a quarter of an hour.
-#[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
-const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// Connects to one Agent.
 pub(in crate::remote) struct Connector {
     uri: Uri,
     http: HttpConnector,
-    #[cfg(feature = "tls")]
     tls: Option<Arc<ClientTls>>,
     timeout: Duration,
     keep_alive: Option<KeepAlive>,
@@ -77,11 +69,15 @@ impl Connector {
         // time.
         http.set_connect_timeout(Some(timeout));
         #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
-        http.set_tcp_user_timeout(Some(TCP_USER_TIMEOUT));
+        {
+            /// How long sent bytes may stay unacknowledged before the connection is closed. Without
+            /// it, a host that vanished would hold the connection for a quarter of an hour.
+            const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
+            http.set_tcp_user_timeout(Some(TCP_USER_TIMEOUT));
+        }
         Self {
             uri,
             http,
-            #[cfg(feature = "tls")]
             tls: connect.tls.clone(),
             timeout,
             keep_alive: connect.keep_alive,
@@ -120,21 +116,14 @@ impl Connector {
             .into_inner();
         let (stream, wire_stats) = CountedStream::new(stream);
 
-        #[cfg(feature = "tls")]
         let io = match &self.tls {
             None => PlainOrTlsStream::Plain(stream),
             Some(tls) => {
-                let stream = timeout_at(deadline, tls.connect(&self.uri, stream))
-                    .await
-                    .map_err(|_| timed_out("TLS handshake"))?
-                    .map_err(ConnectError::new)?
-                    .map_err(|error| handshake_error(&wire_stats, &error))?;
-                super::tls::check_protocol(&stream).map_err(ConnectError::new)?;
+                let started = timeout_at(deadline, tls.start(&self.uri, stream, &wire_stats));
+                let stream = started.await.map_err(|_| timed_out("TLS handshake"))??;
                 PlainOrTlsStream::Tls(Box::new(stream))
             }
         };
-        #[cfg(not(feature = "tls"))]
-        let io = PlainOrTlsStream::Plain(stream);
 
         let plaintext = matches!(io, PlainOrTlsStream::Plain(_));
         let (sender, h2) = match timeout_at(deadline, start_http2(io)).await {
@@ -158,22 +147,6 @@ impl Connector {
             tracked_connection: attempt.succeeded(),
         })
     }
-}
-
-/// Returns the error of a failed handshake, with advice if the peer uses plaintext.
-#[cfg(feature = "tls")]
-fn handshake_error(wire_stats: &WireStats, error: &std::io::Error) -> ConnectError {
-    ConnectError::new(match wire_stats.peer_protocol() {
-        PeerProtocol::Http1 | PeerProtocol::Other => format!(
-            "the client speaks TLS and the agent's port plaintext: \
-             use `http://` or `insecure(true)` for it ({error})"
-        ),
-        PeerProtocol::NoBytes => format!(
-            "the agent's port closed the connection during the TLS handshake; \
-             if it expects plaintext, use `http://` or `insecure(true)` ({error})"
-        ),
-        PeerProtocol::Tls => format!("the TLS handshake failed: {}", innermost_message(error)),
-    })
 }
 
 /// Returns the error of a failed start of HTTP/2, with advice if the peer expects TLS.

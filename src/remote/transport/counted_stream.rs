@@ -10,6 +10,9 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::ClientTls;
+use super::start_tls::Tls;
+
 /// The number of first bytes that are recorded. They show the protocol of the peer.
 const PEEKED_BYTES: usize = 5;
 
@@ -150,15 +153,13 @@ impl AsyncWrite for CountedStream {
 #[derive(Debug)]
 pub(super) enum PlainOrTlsStream {
     Plain(CountedStream),
-    #[cfg(feature = "tls")]
-    Tls(Box<tokio_rustls::client::TlsStream<CountedStream>>),
+    Tls(Box<<ClientTls as Tls>::Stream>),
 }
 
 macro_rules! either {
     ($io:expr, $stream:ident => $call:expr) => {
         match $io {
             PlainOrTlsStream::Plain($stream) => $call,
-            #[cfg(feature = "tls")]
             PlainOrTlsStream::Tls($stream) => $call,
         }
     };

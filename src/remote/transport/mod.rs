@@ -11,8 +11,13 @@ mod driver;
 mod error;
 mod pool;
 mod request;
+mod start_tls;
 #[cfg(feature = "tls")]
 mod tls;
+#[cfg(not(feature = "tls"))]
+mod tls {
+    pub(crate) type ClientTls = std::convert::Infallible;
+}
 
 use std::sync::Arc;
 
@@ -23,6 +28,8 @@ pub(super) use self::connection::{PooledConnection, Purpose};
 pub(super) use self::error::{ConnectError, innermost_message};
 pub(super) use self::pool::Pool;
 pub(super) use self::request::{CallError, StreamService, reports_unprocessed};
+pub(crate) use self::start_tls::tls_settings;
+pub(crate) use self::tls::ClientTls;
 
 /// Carries the calls to one Agent.
 #[derive(Clone)]

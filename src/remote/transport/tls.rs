@@ -1,7 +1,7 @@
 //! TLS connections to an Agent, with rustls.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use http::Uri;
 use tokio_rustls::TlsConnector;
@@ -11,11 +11,24 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-use super::counted_stream::CountedStream;
-use super::error::BoxError;
-use crate::remote::config::ClientTls;
+use super::counted_stream::{CountedStream, PeerProtocol, WireStats};
+use super::error::{BoxError, ConnectError, innermost_message};
+use super::start_tls::Tls;
+use crate::flow::Cause;
 
 const HTTP_2: &[u8] = b"h2";
+
+/// The settings of TLS, which the builder has parsed once to validate them.
+#[derive(Default)]
+pub(crate) struct ClientTls {
+    /// PEM. The system's roots are used if this is `None`.
+    ca: Option<Vec<u8>>,
+    /// The certificate and the key, as PEM.
+    identity: Option<(Vec<u8>, Vec<u8>)>,
+    server_name: Option<String>,
+    /// Created by the first connection. It includes the system's roots if they are needed.
+    config: OnceLock<Arc<ClientConfig>>,
+}
 
 impl ClientTls {
     /// Parses the certificates and the key. With `system_roots` unset it reads no file, which the
@@ -67,7 +80,7 @@ impl ClientTls {
     }
 
     /// Returns an error if the certificates, the key or the name cannot be used.
-    pub(crate) fn check(&self, uri: &Uri) -> Result<(), BoxError> {
+    fn check(&self, uri: &Uri) -> Result<(), BoxError> {
         self.certificate_name(uri)?;
         self.client_config(false).map(drop)
     }
@@ -86,7 +99,7 @@ impl ClientTls {
 
     /// Performs the TLS handshake. The outer error comes from the settings or the system of this
     /// client, the inner one from the handshake.
-    pub(super) async fn connect(
+    async fn connect(
         self: &Arc<Self>,
         uri: &Uri,
         stream: CountedStream,
@@ -97,8 +110,77 @@ impl ClientTls {
     }
 }
 
+impl Tls for ClientTls {
+    type Stream = TlsStream<CountedStream>;
+
+    /// Reads the certificates and the key once, so that an invalid one is an error of the builder
+    /// and not of the first flow.
+    fn new(
+        ca: Option<Vec<u8>>,
+        identity: Option<(Vec<u8>, Vec<u8>)>,
+        server_name: Option<String>,
+        uris: &[Uri],
+    ) -> Result<Option<Self>, (&'static str, Cause)> {
+        let tls = Self {
+            ca,
+            identity,
+            server_name,
+            config: OnceLock::new(),
+        };
+        for uri in uris {
+            let check = |setting, tls: &Self| {
+                tls.check(uri)
+                    .map_err(|error| (setting, Cause::innermost(error)))
+            };
+            if tls.ca.is_some() {
+                let ca = Self {
+                    ca: tls.ca.clone(),
+                    ..Self::default()
+                };
+                check("CA certificate", &ca)?;
+            }
+            if tls.identity.is_some() {
+                let identity = Self {
+                    identity: tls.identity.clone(),
+                    ..Self::default()
+                };
+                check("client identity", &identity)?;
+            }
+            check("server name", &tls)?;
+        }
+        Ok(Some(tls))
+    }
+
+    async fn start(
+        self: &Arc<Self>,
+        uri: &Uri,
+        stream: CountedStream,
+        wire_stats: &WireStats,
+    ) -> Result<Self::Stream, ConnectError> {
+        let stream = self.connect(uri, stream).await.map_err(ConnectError::new)?;
+        let stream = stream.map_err(|error| handshake_error(wire_stats, &error))?;
+        check_protocol(&stream).map_err(ConnectError::new)?;
+        Ok(stream)
+    }
+}
+
+/// Returns the error of a failed handshake, with advice if the peer uses plaintext.
+fn handshake_error(wire_stats: &WireStats, error: &io::Error) -> ConnectError {
+    ConnectError::new(match wire_stats.peer_protocol() {
+        PeerProtocol::Http1 | PeerProtocol::Other => format!(
+            "the client speaks TLS and the agent's port plaintext: \
+             use `http://` or `insecure(true)` for it ({error})"
+        ),
+        PeerProtocol::NoBytes => format!(
+            "the agent's port closed the connection during the TLS handshake; \
+             if it expects plaintext, use `http://` or `insecure(true)` ({error})"
+        ),
+        PeerProtocol::Tls => format!("the TLS handshake failed: {}", innermost_message(error)),
+    })
+}
+
 /// Returns an error unless the peer agreed to HTTP/2.
-pub(super) fn check_protocol(stream: &TlsStream<CountedStream>) -> Result<(), BoxError> {
+fn check_protocol(stream: &TlsStream<CountedStream>) -> Result<(), BoxError> {
     if stream.get_ref().1.alpn_protocol() == Some(HTTP_2) {
         Ok(())
     } else {

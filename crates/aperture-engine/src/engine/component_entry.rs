@@ -139,7 +139,7 @@ impl ComponentEntry {
     #[cold]
     #[inline(never)]
     fn was_skipped(&self, flow: &EngineFlow<'_, '_>) -> bool {
-        let Some(_label) = self.component.missing_label(flow) else {
+        let Some(label) = self.component.missing_label(flow) else {
             return false;
         };
         let mut control_points = self.control_points.iter();
@@ -152,7 +152,7 @@ impl ComponentEntry {
                 control_point = flow.control_point,
                 policy = &*self.policy_name,
                 component = &*self.component_id,
-                label = _label,
+                label,
                 "a limiter was skipped because a flow lacks the label that it limits by: such \
                  flows are not limited by it"
             );
@@ -172,7 +172,7 @@ impl ComponentEntry {
     #[cold]
     #[inline(never)]
     fn warn_of_budget(&self, flow: &EngineFlow<'_, '_>) {
-        let Some((_workload, timeout)) = self.component.queue_timeout(flow) else {
+        let Some((workload, timeout)) = self.component.queue_timeout(flow) else {
             return;
         };
         if flow.time_left < nanos(timeout) && !self.warned_of_budget.swap(true, Ordering::Relaxed) {
@@ -181,7 +181,7 @@ impl ComponentEntry {
                 control_point = flow.control_point,
                 policy = &*self.policy_name,
                 component = &*self.component_id,
-                workload = _workload,
+                workload,
                 queue_timeout = ?timeout,
                 budget = ?duration(flow.time_left),
                 "a queue timeout is longer than the check timeout of a flow, or than the timeout of \

@@ -218,8 +218,8 @@ impl fmt::Debug for HttpRequest<'_> {
 #[derive(Clone, Copy, Debug)]
 pub struct SocketAddress<'a> {
     protocol: i32,
-    address: &'a str,
-    port: u32,
+    pub(super) address: &'a str,
+    pub(super) port: u32,
 }
 
 impl<'a> SocketAddress<'a> {
@@ -238,12 +238,6 @@ impl<'a> SocketAddress<'a> {
     pub const fn protocol(mut self, protocol: i32) -> Self {
         self.protocol = protocol;
         self
-    }
-
-    /// Returns the address and the port.
-    #[cfg(feature = "rego")]
-    pub(super) const fn parts(self) -> (&'a str, u32) {
-        (self.address, self.port)
     }
 
     /// Returns the first flaw, in the order of the fields in the message.

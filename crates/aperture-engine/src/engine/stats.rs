@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-#[cfg(feature = "rego")]
 use std::time::Instant;
 
 /// The counters of an engine since it was built, for metrics.
@@ -48,24 +47,19 @@ pub struct EngineStats {
 #[derive(Debug)]
 pub(crate) struct ClassifierFailures {
     count: AtomicU64,
-    #[cfg(feature = "rego")]
     started: Instant,
     /// The earliest time of the next log line, in seconds after `started`.
-    #[cfg(feature = "rego")]
     next_log: AtomicU64,
 }
 
 /// The minimum time between two log lines.
-#[cfg(feature = "rego")]
 const LOG_INTERVAL_SECONDS: u64 = 60;
 
 impl Default for ClassifierFailures {
     fn default() -> Self {
         Self {
             count: AtomicU64::new(0),
-            #[cfg(feature = "rego")]
             started: Instant::now(),
-            #[cfg(feature = "rego")]
             next_log: AtomicU64::new(0),
         }
     }
@@ -73,7 +67,6 @@ impl Default for ClassifierFailures {
 
 impl ClassifierFailures {
     /// Counts a failure, and logs its description at most once a minute.
-    #[cfg(feature = "rego")]
     pub(crate) fn count(&self, describe: impl FnOnce() -> String) {
         self.count.fetch_add(1, Ordering::Relaxed);
         let now = self.started.elapsed().as_secs();
@@ -91,7 +84,6 @@ impl ClassifierFailures {
         if may_log {
             let text = describe();
             log_event!(warn, "{text}");
-            let _ = text;
         }
     }
 

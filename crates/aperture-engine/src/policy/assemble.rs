@@ -34,7 +34,6 @@ pub(super) fn assemble(
     {
         return Err(node.error(format!("{NO_SCALING}, and the policy does nothing else")));
     }
-    #[cfg(not(feature = "rego"))]
     super::unset_labels::check(content, &folded.deciding, &resources)?;
     Ok(Policy {
         name: Arc::from(name),

@@ -51,7 +51,6 @@ impl LabelMatcher {
     }
 
     /// Returns true if a condition reads the label.
-    #[cfg(not(feature = "rego"))]
     pub(super) fn reads(&self, label: &str) -> bool {
         self.conditions
             .iter()
@@ -77,7 +76,6 @@ impl LabelMatcher {
 }
 
 impl LabelCondition {
-    #[cfg(not(feature = "rego"))]
     fn reads(&self, wanted: &str) -> bool {
         match self {
             Self::Exists(label)

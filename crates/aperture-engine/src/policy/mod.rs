@@ -67,7 +67,6 @@ mod resources;
 mod selector;
 mod status_code;
 mod suggest;
-#[cfg(not(feature = "rego"))]
 mod unset_labels;
 mod yaml;
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::PolicyError;
 use super::matcher::LabelMatcher;
+use crate::rego::CompiledModule;
 
 /// A policy that has been read, checked and folded.
 #[derive(Clone, Debug)]
@@ -375,9 +376,9 @@ pub(crate) struct Classifier {
 pub(crate) struct RegoModule {
     /// The labels that the module sets, in the order of the text, each with its telemetry flag.
     pub(crate) labels: Vec<(Arc<str>, bool)>,
-    /// The compiled module; its labels have the indices of `labels`.
-    #[cfg(feature = "rego")]
-    pub(crate) program: Arc<crate::rego::CompiledModule>,
+    /// The compiled module; its labels have the indices of `labels`. `None` if this build does not
+    /// evaluate Rego.
+    pub(crate) program: Option<Arc<CompiledModule>>,
 }
 
 /// A rule of a classifier, which sets one label.

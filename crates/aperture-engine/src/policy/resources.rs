@@ -99,26 +99,21 @@ fn rego(node: &DocumentNode<'_>, index: u32) -> Result<RegoModule, PolicyError> 
             labels.push((Arc::from(label), telemetry));
         }
     }
-    #[cfg(feature = "rego")]
-    {
-        let _ = index;
-        let names: Vec<Arc<str>> = labels.iter().map(|(label, _)| Arc::clone(label)).collect();
-        let program = crate::rego::CompiledModule::compile(module, &names).map_err(|error| {
-            let node = fields.get("module").unwrap_or_else(|| node.clone());
-            node.error(format!("the module does not compile: {error}"))
-        })?;
-        let program = Arc::new(program);
-        Ok(RegoModule { labels, program })
-    }
-    #[cfg(not(feature = "rego"))]
-    {
-        let _ = module;
+    let names: Vec<Arc<str>> = labels.iter().map(|(label, _)| Arc::clone(label)).collect();
+    let program = crate::rego::compile(module, &names).map_err(|error| {
+        let node = fields.get("module").unwrap_or_else(|| node.clone());
+        node.error(format!("the module does not compile: {error}"))
+    })?;
+    if program.is_none() {
         node.warn(format!(
             "this build does not evaluate Rego (its feature `rego` is off): classifier {index} \
              leaves the labels of its module unset"
         ));
-        Ok(RegoModule { labels })
     }
+    Ok(RegoModule {
+        labels,
+        program: program.map(Arc::new),
+    })
 }
 
 /// Checks that a label is a valid name in Rego, because the Agent turns rules into Rego.

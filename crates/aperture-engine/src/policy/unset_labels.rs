@@ -1,4 +1,4 @@
-//! Refuses policies that decide by a label of a Rego module, in builds without the feature `rego`.
+//! Refuses policies that decide by a label of a Rego module that this build does not evaluate.
 
 use super::PolicyError;
 use super::decode::DocumentNode;
@@ -22,7 +22,8 @@ pub(super) fn check(
         .map(|rule| &*rule.label)
         .collect();
     for classifier in &resources.classifiers {
-        let labels = classifier.rego.iter().flat_map(|rego| &rego.labels);
+        let unevaluated = classifier.rego.iter().filter(|rego| rego.program.is_none());
+        let labels = unevaluated.flat_map(|rego| &rego.labels);
         for (label, _) in labels.filter(|(label, _)| !set.contains(&&**label)) {
             let reader = components
                 .iter()

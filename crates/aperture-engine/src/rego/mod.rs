@@ -41,6 +41,18 @@ pub(crate) struct CompiledModule {
     rules: Vec<LabelRule>,
 }
 
+/// Compiles a module, which every build with the feature `rego` evaluates.
+///
+/// # Errors
+///
+/// The same as [`CompiledModule::compile`].
+pub(crate) fn compile(
+    module: &str,
+    labels: &[Arc<str>],
+) -> Result<Option<CompiledModule>, CompileError> {
+    CompiledModule::compile(module, labels).map(Some)
+}
+
 /// The rule whose value is the value of a label.
 struct LabelRule {
     /// The index in the list of labels.

@@ -5,6 +5,9 @@ mod jwt;
 mod path;
 #[cfg(feature = "rego")]
 mod rego;
+#[cfg(not(feature = "rego"))]
+#[path = "no_rego.rs"]
+mod rego;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -16,9 +19,7 @@ use super::http_input::{HttpInput, HttpRequest};
 use super::report::ClassifierInfo;
 use super::selector_index::SelectorIndex;
 use super::stats::ClassifierFailures;
-#[cfg(feature = "rego")]
-use crate::policy::RegoModule;
-use crate::policy::{Classifier, Extractor, Policy, Selector};
+use crate::policy::{Classifier, Extractor, Policy, RegoModule, Selector};
 
 /// The classifiers of all policies.
 #[derive(Debug, Default)]
@@ -36,7 +37,6 @@ struct ClassifierEntry {
     /// The number of reports of the classifier: one for its rules and one for its Rego module.
     units: usize,
     rules: Vec<ExtractionRule>,
-    #[cfg(feature = "rego")]
     rego: Option<RegoModule>,
 }
 
@@ -112,7 +112,6 @@ impl Classifiers {
             units: usize::from(!classifier.rules.is_empty())
                 + usize::from(classifier.rego.is_some()),
             rules: rules.collect(),
-            #[cfg(feature = "rego")]
             rego: classifier.rego.clone(),
         });
     }
@@ -136,7 +135,6 @@ impl Classifiers {
         infos: &mut Vec<ClassifierInfo>,
     ) -> Vec<ClassifierLabel> {
         let request = &input.request.unwrap_or_default();
-        #[cfg(feature = "rego")]
         let mut document = None;
         let mut labels = Vec::new();
         for &at in self.places.matching(flow).iter() {
@@ -155,10 +153,10 @@ impl Classifiers {
                     });
                 }
             }
-            #[cfg(feature = "rego")]
-            if let Some(module) = &classifier.rego {
-                let document = document.get_or_insert_with(|| rego::document(input, flow.services));
-                match rego::evaluate(module, document.as_ref()) {
+            if let Some(rego) = &classifier.rego
+                && let Some(module) = &rego.program
+            {
+                match rego::evaluate(module, &rego.labels, &mut document, input, flow.services) {
                     Ok(values) => labels.extend(values),
                     Err(failure) => {
                         failures.count(|| {
@@ -171,8 +169,6 @@ impl Classifiers {
                 }
             }
         }
-        #[cfg(not(feature = "rego"))]
-        let _ = failures;
         labels
     }
 }

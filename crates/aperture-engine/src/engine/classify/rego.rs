@@ -5,22 +5,27 @@ use std::sync::Arc;
 
 use super::super::http_input::{HttpInput, SocketAddress};
 use super::{ClassifierLabel, sanitize};
-use crate::policy::RegoModule;
-use crate::rego::{EvaluationError, MAX_INPUT_BYTES, Value};
+use crate::rego::{CompiledModule, EvaluationError, MAX_INPUT_BYTES, Value};
 
 /// The overhead in bytes that counts for each element of the document beside its texts.
 const ELEMENT_BYTES: usize = 32;
 
-/// Returns the labels that a module sets.
+/// The input document of a request.
+pub(super) type Document = Result<Value, EvaluationError>;
+
+/// Returns those of `labels` that a module sets. Makes the document of the request if there is none
+/// yet.
 pub(super) fn evaluate(
-    module: &RegoModule,
-    document: Result<&Value, &EvaluationError>,
+    module: &CompiledModule,
+    labels: &[(Arc<str>, bool)],
+    document: &mut Option<Document>,
+    input: &HttpInput<'_>,
+    destination: &[&str],
 ) -> Result<Vec<ClassifierLabel>, EvaluationError> {
-    let values = module
-        .program
-        .evaluate(document.map_err(|failure| *failure)?.clone())?;
+    let document = document.get_or_insert_with(|| self::document(input, destination));
+    let values = module.evaluate(document.clone()?)?;
     let labels = values.into_iter().filter_map(|(index, value)| {
-        let (label, telemetry) = module.labels.get(index)?;
+        let (label, telemetry) = labels.get(index)?;
         Some(ClassifierLabel {
             label: Arc::clone(label),
             value: sanitize(value.into()),
@@ -33,10 +38,7 @@ pub(super) fn evaluate(
 /// Returns the input document of a request, unless it is too large.
 ///
 /// `destination` holds the services of the destination, or one empty name if they are unknown.
-pub(super) fn document(
-    input: &HttpInput<'_>,
-    destination: &[&str],
-) -> Result<Value, EvaluationError> {
+fn document(input: &HttpInput<'_>, destination: &[&str]) -> Document {
     let request = input.request.unwrap_or_default();
     let source: &[&str] = match input.source_services {
         [] => &[""],
@@ -109,7 +111,7 @@ fn object<const N: usize>(members: [(&str, Value); N]) -> Value {
 
 /// Describes one end of the connection; an unknown address is empty, with port 0.
 fn endpoint(address: Option<SocketAddress<'_>>, key: &str, services: &[&str]) -> Value {
-    let (text, port) = address.map_or(("", 0), SocketAddress::parts);
+    let (text, port) = address.map_or(("", 0), |known| (known.address, known.port));
     let services: Vec<Value> = services
         .iter()
         .map(|service| Value::from(*service))

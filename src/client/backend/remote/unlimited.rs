@@ -1,8 +1,8 @@
 //! Warns of flows that an Agent accepted without a limit, as far as its responses show.
 
 use crate::flow::first_seen::FirstSeen;
-use crate::pb::check::limiter_decision::LimiterReason;
-use crate::pb::check::{CacheLookupStatus, CheckResponse};
+use crate::messages::check::limiter_decision::LimiterReason;
+use crate::messages::check::{CacheLookupStatus, CheckResponse};
 
 /// The most bytes of a name in a log line. Longer names are not logged, because clients may have
 /// chosen them.
@@ -64,7 +64,6 @@ fn answered_from_cache(response: &CheckResponse) -> bool {
     result.is_some_and(|result| result.lookup_status == CacheLookupStatus::Hit as i32)
 }
 
-#[cfg_attr(not(feature = "tracing"), allow(dead_code))]
 fn loggable(control_point: &str) -> &str {
     match control_point.len() {
         0..=MAX_LOGGED_NAME => control_point,

@@ -1,11 +1,13 @@
 //! The embedded engine as a decider whose tickets keep the engine's report.
 
-use std::future::Future;
+use std::future::{Future, ready};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::Engine;
+use crate::client::backend::BackendTicket;
+use crate::client::cache::ReadLookup;
 use crate::engine::{CheckInput, CheckReport, EngineTicket, PendingReport};
 use crate::flow::{
     CacheLookup, Check, Decider, EndResponse, FlowOutcome, FlowParams, HttpExtras, Quota, Ticket,
@@ -21,7 +23,7 @@ pub(super) struct ReportingEngine<'a> {
 
 /// The ticket of a flow, with the report about its check.
 #[derive(Debug)]
-pub(super) struct ReportedTicket {
+pub(in crate::client) struct ReportedTicket {
     ticket: EngineTicket,
     report: CheckReport,
 }
@@ -62,12 +64,12 @@ impl Future for PendingReportedTicket {
 }
 
 impl ReportedTicket {
-    pub(super) const fn report(&self) -> &CheckReport {
+    pub(in crate::client) const fn report(&self) -> &CheckReport {
         &self.report
     }
 
     /// Ends the flow and returns the results of returning its slots.
-    pub(super) fn end_with_response(mut self, outcome: FlowOutcome) -> EndResponse {
+    fn end_with_response(mut self, outcome: FlowOutcome) -> EndResponse {
         let returns = self.report.limiter_decisions.iter().filter_map(|decision| {
             let (label, id) = decision.details.slot()?;
             let mut result = TokenReturn::default();
@@ -99,5 +101,15 @@ impl Ticket for Box<ReportedTicket> {
 
     fn take_http_extras(&mut self) -> Option<Box<HttpExtras>> {
         self.ticket.take_http_extras()
+    }
+}
+
+impl BackendTicket for Box<ReportedTicket> {
+    fn end_and_wait(self, outcome: FlowOutcome) -> impl Future<Output = EndResponse> + Send {
+        ready(self.end_with_response(outcome))
+    }
+
+    fn cache_lookup(&self) -> Option<&dyn ReadLookup> {
+        self.report.cache_lookup.as_ref().map(|lookup| lookup as _)
     }
 }

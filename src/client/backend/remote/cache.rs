@@ -4,57 +4,72 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::client::cache::ReadLookup;
 use crate::flow::{CacheChange, CacheError, CacheKey, CacheLookup, CacheRefusal, CacheValue};
-use crate::pb::check::{
+use crate::messages::check::{
     CacheDeleteRequest, CacheEntry, CacheLookupRequest, CacheLookupResponse, CacheLookupStatus,
     CacheOperationStatus, CacheUpsertRequest, KeyDeleteResponse, KeyLookupResponse,
     KeyUpsertResponse,
 };
+use crate::meter::{ClientMeter, LookupOutcome, Meter};
 use crate::remote::Remote;
 
-pub(in crate::client) fn read_lookup(reply: &CacheLookupResponse) -> CacheLookup {
+pub(super) fn read_lookup(reply: &CacheLookupResponse) -> CacheLookup {
     let global = reply.global_cache_responses.iter();
     CacheLookup::new(
-        result_value(reply),
+        reply.result_value(),
         global.map(|entry| (entry.key.clone(), value(entry.value.as_ref()))),
     )
 }
 
-#[cfg(feature = "metrics")]
-pub(in crate::client) fn count_lookup(reply: &CacheLookupResponse, meter: &crate::meter::Meter) {
-    if let Some(value) = result_value(reply) {
-        meter.count_result_lookup(&value);
+/// Reads only the part of the message that is needed.
+impl ReadLookup for CacheLookupResponse {
+    fn result_value(&self) -> Option<CacheValue> {
+        let reply = self.result_cache_response.as_ref();
+        reply.map(|reply| value(Some(reply)))
     }
-    for entry in &reply.global_cache_responses {
-        meter.count_global_lookup(&value(entry.value.as_ref()));
+
+    fn global_value(&self, key: &str) -> Option<CacheValue> {
+        let mut entries = self.global_cache_responses.iter();
+        let entry = entries.find(|entry| entry.key == key)?;
+        Some(value(entry.value.as_ref()))
     }
-}
 
-/// Returns the result for the key of the result cache; `None` if it was not looked up.
-pub(super) fn result_value(reply: &CacheLookupResponse) -> Option<CacheValue> {
-    reply
-        .result_cache_response
-        .as_ref()
-        .map(|reply| value(Some(reply)))
-}
-
-/// Returns the result for a key of the global cache; `None` if it was not looked up.
-pub(super) fn global_value(reply: &CacheLookupResponse, key: &str) -> Option<CacheValue> {
-    let mut entries = reply.global_cache_responses.iter();
-    let entry = entries.find(|entry| entry.key == key)?;
-    Some(value(entry.value.as_ref()))
+    fn count(&self, meter: &ClientMeter) {
+        if let Some(reply) = &self.result_cache_response {
+            meter.count_result_lookup(outcome(Some(reply)));
+        }
+        for entry in &self.global_cache_responses {
+            meter.count_global_lookup(outcome(entry.value.as_ref()));
+        }
+    }
 }
 
 fn value(reply: Option<&KeyLookupResponse>) -> CacheValue {
     // A missing entry is a miss.
     let Some(reply) = reply else { return Ok(None) };
     check_status(reply.operation_status, &reply.error)?;
-    let hit = reply.lookup_status == CacheLookupStatus::Hit as i32;
-    Ok(hit.then(|| reply.value.clone()))
+    Ok(is_hit(reply).then(|| reply.value.clone()))
+}
+
+fn outcome(reply: Option<&KeyLookupResponse>) -> LookupOutcome {
+    match reply {
+        Some(reply) if !is_success(reply.operation_status, &reply.error) => LookupOutcome::Refused,
+        Some(reply) if is_hit(reply) => LookupOutcome::Hit,
+        _ => LookupOutcome::Miss,
+    }
+}
+
+const fn is_hit(reply: &KeyLookupResponse) -> bool {
+    reply.lookup_status == CacheLookupStatus::Hit as i32
+}
+
+const fn is_success(status: i32, error: &str) -> bool {
+    status == CacheOperationStatus::Success as i32 && error.is_empty()
 }
 
 fn check_status(status: i32, error: &str) -> Result<(), CacheRefusal> {
-    if status == CacheOperationStatus::Success as i32 && error.is_empty() {
+    if is_success(status, error) {
         return Ok(());
     }
     Err(CacheRefusal::new(error.to_owned()))

@@ -3,17 +3,21 @@
 //! All series start at zero with the first call: a series that starts with the first failure would
 //! show no increase.
 
-use metrics::counter;
+use metrics::{counter, gauge};
 
-use super::agents::Agents;
-use super::counters::RemoteCounters;
 use crate::metrics::{
-    AGENTS_GIVEN_UP, CACHE_WRITES, CHECKS_MOVED, CHECKS_SPARED, CHECKS_UNSETTLED, ENDS,
-    ENDS_RETRIED, PROBES, SPANS, describe,
+    AGENT_GIVEN_UP, AGENTS_GIVEN_UP, CACHE_WRITES, CHECKS_MOVED, CHECKS_SPARED, CHECKS_UNSETTLED,
+    ENDS, ENDS_RETRIED, PROBES, SPANS, describe,
 };
+use crate::remote::agents::Agents;
+use crate::remote::counters::{Counter, RemoteCounters};
+use crate::remote::given_up_gauge::GivenUpGauge;
+
+pub(in crate::remote) type MetricCounter = metrics::Counter;
+pub(in crate::remote) type MetricGauge = metrics::Gauge;
 
 /// Registers all metrics, unless that was done before.
-pub(super) fn register(counters: &RemoteCounters, agents: &Agents) {
+pub(in crate::remote) fn register(counters: &RemoteCounters, agents: &Agents) {
     describe();
     for agent in agents.iter() {
         agent
@@ -52,4 +56,18 @@ pub(super) fn register(counters: &RemoteCounters, agents: &Agents) {
         .agents_given_up
         .set_metric(|| counter!(AGENTS_GIVEN_UP));
     counters.probes.set_metric(|| counter!(PROBES));
+}
+
+impl Counter {
+    /// Increments this metric as well from now on.
+    fn set_metric(&self, metric: impl FnOnce() -> MetricCounter) {
+        self.metric.get_or_init(metric);
+    }
+}
+
+impl GivenUpGauge {
+    fn register(&self, agent: &str) {
+        self.gauge
+            .get_or_init(|| gauge!(AGENT_GIVEN_UP, "agent" => agent.to_owned()));
+    }
 }

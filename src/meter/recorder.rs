@@ -1,4 +1,6 @@
-//! The meter of a client, which records metrics through the `metrics` facade.
+//! The meter of builds with the feature `metrics`, which records through the facade of that name.
+
+mod control_point;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,8 +13,9 @@ use arc_swap::ArcSwap;
 use metrics::{Counter, counter};
 use tokio::time::Instant;
 
-use super::control_point::ControlPointMetrics;
-use crate::flow::{CacheEvent, CacheLookup, CacheValue, FlowStatus, Verdict};
+use self::control_point::ControlPointMetrics;
+use super::{CheckTimer, EndCounter, LookupOutcome, Meter};
+use crate::flow::{CacheEvent, FlowStatus, Verdict};
 use crate::metrics::{
     CACHE_ANSWERS, CACHE_LOOKUPS, CACHE_WRITES, LABELS_DROPPED, LABELS_SHORTENED,
     MAX_CONTROL_POINTS, OTHER, describe,
@@ -22,7 +25,7 @@ type MetricsByControlPoint = HashMap<Arc<str>, Arc<ControlPointMetrics>, RandomS
 
 /// The metrics of one client.
 #[derive(Default)]
-pub(crate) struct Meter {
+pub(crate) struct ClientMeter {
     /// Read by every flow and rarely changed.
     by_control_point: ArcSwap<MetricsByControlPoint>,
     /// The metrics of all control points beyond [`MAX_CONTROL_POINTS`].
@@ -42,16 +45,7 @@ struct LookupCounters {
     refused: OnceLock<Counter>,
 }
 
-impl Meter {
-    /// Starts to measure the check of a flow.
-    pub(crate) fn start_check(&self, control_point: &str) -> CheckTimer {
-        CheckTimer {
-            metrics: Some(self.of_control_point(control_point)),
-            started: Instant::now(),
-            queue_time: QueueTime::None,
-        }
-    }
-
+impl ClientMeter {
     fn of_control_point(&self, control_point: &str) -> Arc<ControlPointMetrics> {
         let known = self.by_control_point.load();
         match known.get(control_point) {
@@ -102,18 +96,6 @@ impl Meter {
         self.cache_writes();
     }
 
-    pub(crate) fn count_labels_dropped(&self, dropped: u32) {
-        let counter = self.labels_dropped.get_or_init(|| counter!(LABELS_DROPPED));
-        counter.increment(dropped.into());
-    }
-
-    pub(crate) fn count_labels_shortened(&self, shortened: u32) {
-        let counter = self
-            .labels_shortened
-            .get_or_init(|| counter!(LABELS_SHORTENED));
-        counter.increment(shortened.into());
-    }
-
     fn cache_answers(&self) -> &[Counter; 2] {
         let counter = |outcome| counter!(CACHE_ANSWERS, "outcome" => outcome);
         self.cache_answers
@@ -125,8 +107,32 @@ impl Meter {
         self.cache_writes
             .get_or_init(|| ["delivered", "failed"].map(counter))
     }
+}
 
-    pub(crate) fn count_cache_event(&self, event: CacheEvent) {
+impl Meter for ClientMeter {
+    type CheckTimer = FlowCheckTimer;
+
+    fn start_check(&self, control_point: &str) -> FlowCheckTimer {
+        FlowCheckTimer {
+            metrics: Some(self.of_control_point(control_point)),
+            started: Instant::now(),
+            queue_time: QueueTime::None,
+        }
+    }
+
+    fn count_labels_dropped(&self, dropped: u32) {
+        let counter = self.labels_dropped.get_or_init(|| counter!(LABELS_DROPPED));
+        counter.increment(dropped.into());
+    }
+
+    fn count_labels_shortened(&self, shortened: u32) {
+        let counter = self
+            .labels_shortened
+            .get_or_init(|| counter!(LABELS_SHORTENED));
+        counter.increment(shortened.into());
+    }
+
+    fn count_cache_event(&self, event: CacheEvent) {
         let [answered, unreadable] = self.cache_answers();
         match event {
             CacheEvent::Answered => answered.increment(1),
@@ -135,8 +141,7 @@ impl Meter {
         }
     }
 
-    /// Counts a change to the caches of an engine in the background.
-    pub(crate) fn count_cache_write(&self, done: bool) {
+    fn count_cache_write(&self, done: bool) {
         let [delivered, failed] = self.cache_writes();
         if done {
             delivered.increment(1);
@@ -145,40 +150,29 @@ impl Meter {
         }
     }
 
-    /// Counts the results of the cache lookup of a flow.
-    pub(crate) fn count_lookup(&self, lookup: &CacheLookup) {
-        if let Some(value) = &lookup.result {
-            self.count_result_lookup(value);
-        }
-        for (_, value) in &lookup.global {
-            self.count_global_lookup(value);
-        }
+    fn count_result_lookup(&self, outcome: LookupOutcome) {
+        self.result_cache.count("result", outcome);
     }
 
-    pub(crate) fn count_result_lookup(&self, value: &CacheValue) {
-        self.result_cache.count("result", value);
-    }
-
-    pub(crate) fn count_global_lookup(&self, value: &CacheValue) {
-        self.global_cache.count("global", value);
+    fn count_global_lookup(&self, outcome: LookupOutcome) {
+        self.global_cache.count("global", outcome);
     }
 }
 
 impl LookupCounters {
-    fn count(&self, cache: &'static str, value: &CacheValue) {
-        let (counter, outcome) = match value {
-            Ok(Some(_)) => (&self.hit, "hit"),
-            Ok(None) => (&self.miss, "miss"),
-            Err(_) => (&self.refused, "refused"),
+    fn count(&self, cache: &'static str, outcome: LookupOutcome) {
+        let (counter, outcome) = match outcome {
+            LookupOutcome::Hit => (&self.hit, "hit"),
+            LookupOutcome::Miss => (&self.miss, "miss"),
+            LookupOutcome::Refused => (&self.refused, "refused"),
         };
         let new = || counter!(CACHE_LOOKUPS, "cache" => cache, "outcome" => outcome);
         counter.get_or_init(new).increment(1);
     }
 }
 
-/// Measures a check that is under way. If it is dropped without a verdict, the check counts as
-/// abandoned.
-pub(crate) struct CheckTimer {
+/// The timer of one check.
+pub(crate) struct FlowCheckTimer {
     /// `None` after the verdict.
     metrics: Option<Arc<ControlPointMetrics>>,
     started: Instant,
@@ -194,9 +188,10 @@ enum QueueTime {
     Reported(Duration),
 }
 
-impl CheckTimer {
-    /// Moves the measurement into a new timer, for a pending check.
-    pub(crate) const fn take(&mut self) -> Self {
+impl CheckTimer for FlowCheckTimer {
+    type EndCounter = FlowEndCounter;
+
+    fn take(&mut self) -> Self {
         Self {
             metrics: self.metrics.take(),
             started: self.started,
@@ -204,28 +199,19 @@ impl CheckTimer {
         }
     }
 
-    /// Records that the flow was not decided at once and waits in process.
-    pub(crate) const fn mark_queued(&mut self) {
+    fn mark_queued(&mut self) {
         self.queue_time = QueueTime::WholeCheck;
     }
 
-    /// Records how long the flow waited at an Agent, if it did.
-    pub(crate) fn set_queue_time(&mut self, time: impl FnOnce() -> Option<Duration>) {
+    fn set_queue_time(&mut self, time: impl FnOnce() -> Option<Duration>) {
         if let Some(time) = time() {
             self.queue_time = QueueTime::Reported(time);
         }
     }
 
-    /// Records the verdict. `shadow` means that the flow runs regardless of it, `undecided` that no
-    /// component decided about the flow.
-    pub(crate) fn stop<T>(
-        &mut self,
-        verdict: &Verdict<T>,
-        shadow: bool,
-        undecided: bool,
-    ) -> EndCounter {
+    fn stop<T>(&mut self, verdict: &Verdict<T>, shadow: bool, undecided: bool) -> FlowEndCounter {
         let Some(metrics) = self.metrics.take() else {
-            return EndCounter(None);
+            return FlowEndCounter(None);
         };
         let took = self.started.elapsed();
         metrics.count_verdict(verdict);
@@ -245,14 +231,14 @@ impl CheckTimer {
             QueueTime::Reported(time) => metrics.record_queue(time),
         }
         match verdict {
-            Verdict::Accepted(_) | Verdict::Rejected(..) => EndCounter(Some(metrics)),
+            Verdict::Accepted(_) | Verdict::Rejected(..) => FlowEndCounter(Some(metrics)),
             // An unreachable flow reports no end.
-            Verdict::Unreachable(_) => EndCounter(None),
+            Verdict::Unreachable(_) => FlowEndCounter(None),
         }
     }
 }
 
-impl Drop for CheckTimer {
+impl Drop for FlowCheckTimer {
     fn drop(&mut self) {
         if let Some(metrics) = &self.metrics {
             metrics.count_abandoned();
@@ -260,16 +246,17 @@ impl Drop for CheckTimer {
     }
 }
 
-/// Counts the end of an accepted or rejected flow. If it is dropped before, the flow counts as
-/// ended with an error. The default counts nothing.
+/// The counter of the end of one flow; `None` counts nothing.
 #[derive(Default)]
-pub(crate) struct EndCounter(Option<Arc<ControlPointMetrics>>);
+pub(crate) struct FlowEndCounter(Option<Arc<ControlPointMetrics>>);
 
-impl EndCounter {
-    pub(crate) fn count_end(mut self, status: FlowStatus) {
+impl EndCounter for FlowEndCounter {
+    fn count_end(mut self, status: FlowStatus) {
         self.end(status);
     }
+}
 
+impl FlowEndCounter {
     fn end(&mut self, status: FlowStatus) {
         if let Some(metrics) = mem::take(&mut self.0) {
             metrics.count_end(status);
@@ -277,13 +264,13 @@ impl EndCounter {
     }
 }
 
-impl Drop for EndCounter {
+impl Drop for FlowEndCounter {
     fn drop(&mut self) {
         self.end(FlowStatus::Error);
     }
 }
 
-impl fmt::Debug for EndCounter {
+impl fmt::Debug for FlowEndCounter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("EndCounter")
     }

@@ -10,9 +10,12 @@ use std::time::Duration;
 
 use tokio::time::Sleep;
 
+use super::{Backend, BackendTicket};
+use crate::client::shared::ApertureClient;
+use crate::client::ticket::convert_check;
 use crate::flow::{
     Check, Denial, FlowDecision, FlowError, FlowErrorKind, FlowOutcome, FlowParams, RejectReason,
-    Verdict,
+    Ticket, Verdict,
 };
 
 /// The decision of a scripted client about one flow.
@@ -168,6 +171,12 @@ impl Script {
         Self::default()
     }
 
+    /// Returns a client whose decisions come from this script.
+    #[must_use]
+    pub fn client(&self) -> ApertureClient {
+        ApertureClient::with(self.clone())
+    }
+
     /// Queues a decision for a later flow; each is used once, in order.
     pub fn next(&self, decision: ScriptedDecision) {
         self.lock().next.push_back(decision);
@@ -202,7 +211,7 @@ impl Script {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn decide(
+    fn decide(
         &self,
         control_point: &str,
         params: &FlowParams<'_>,
@@ -261,8 +270,30 @@ impl fmt::Debug for Script {
     }
 }
 
+impl Backend for Script {
+    type Ticket = ScriptedFlow;
+    type Pending = ScriptedPending;
+
+    const QUEUES_IN_PROCESS: bool = true;
+
+    fn decide_as<T, P>(
+        &self,
+        control_point: &str,
+        params: &FlowParams<'_>,
+        _: &mut bool,
+        ticket: impl Fn(Self::Ticket) -> T,
+        pending: impl FnOnce(Self::Pending) -> P,
+    ) -> Check<T, P> {
+        convert_check(self.decide(control_point, params), ticket, pending)
+    }
+
+    fn poll(pending: &mut Self::Pending, cx: &mut Context<'_>) -> Poll<Verdict<Self::Ticket>> {
+        Pin::new(pending).poll(cx)
+    }
+}
+
 #[derive(Debug)]
-pub(super) struct ScriptedFlow {
+pub(in crate::client) struct ScriptedFlow {
     script: Script,
     index: usize,
 }
@@ -283,13 +314,17 @@ impl ScriptedFlow {
             Some(denial) => Verdict::Rejected(denial, self),
         }
     }
+}
 
-    pub(super) fn end(self, outcome: FlowOutcome) {
+impl Ticket for ScriptedFlow {
+    fn end(self, outcome: FlowOutcome) {
         self.script.lock().flows[self.index].end = Some(outcome);
     }
 }
 
-pub(super) struct ScriptedPending {
+impl BackendTicket for ScriptedFlow {}
+
+pub(in crate::client) struct ScriptedPending {
     sleep: Pin<Box<Sleep>>,
     kind: DecisionKind,
     /// `None` after the verdict.

@@ -1,11 +1,9 @@
-//! The start times of a flow and of its work. The clock is only read if spans are sent.
+//! The start times of a flow and of its work.
 
-#[cfg(feature = "telemetry")]
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Unix times in nanoseconds. Only the first is read from the wall clock. Later ones add a
 /// monotonic duration, so that they never run backwards when the clock is set.
-#[cfg(feature = "telemetry")]
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timestamps {
     flow_start: u64,
@@ -13,7 +11,6 @@ pub(super) struct Timestamps {
     clock: Instant,
 }
 
-#[cfg(feature = "telemetry")]
 impl Timestamps {
     pub(super) fn start() -> Self {
         let now = SystemTime::now()
@@ -47,22 +44,7 @@ impl Timestamps {
     }
 }
 
-#[cfg(not(feature = "telemetry"))]
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Timestamps;
-
-#[cfg(not(feature = "telemetry"))]
-impl Timestamps {
-    pub(super) const fn start() -> Self {
-        Self
-    }
-
-    pub(super) const fn start_workload(self) -> Self {
-        self
-    }
-}
-
-#[cfg(all(test, feature = "telemetry"))]
+#[cfg(test)]
 mod tests {
     use super::*;
 
