@@ -186,6 +186,7 @@ mod request_id;
 mod run;
 mod schedulers;
 mod selector_index;
+pub mod shared;
 mod snapshot;
 mod source;
 mod stages;
