@@ -12,6 +12,7 @@ use super::component::ComponentContext;
 use super::control::SignalSource;
 use super::dry_run::DryRunPolicies;
 use super::loader::LoadedSnapshot;
+use super::shared::{SharedContext, SharedStore};
 use super::snapshot::{EngineSettings, Snapshot};
 use super::source::{self, PolicySource, PolicySources};
 use super::store::StoreLimits;
@@ -45,6 +46,7 @@ pub struct EngineBuilder {
     signal_source: Option<Arc<dyn SignalSource>>,
     manual_actuation: bool,
     dry_run: DryRunPolicies,
+    shared: Option<Arc<dyn SharedStore>>,
 }
 
 impl EngineBuilder {
@@ -60,6 +62,7 @@ impl EngineBuilder {
             signal_source: None,
             manual_actuation: false,
             dry_run: DryRunPolicies::default(),
+            shared: None,
         }
     }
 
@@ -213,6 +216,19 @@ impl EngineBuilder {
         self
     }
 
+    /// Shares limits with all engines that have a store of the same content: the buckets of rate
+    /// limiters and quota schedulers, and the slots of concurrency limiters and concurrency
+    /// schedulers. See [Shared limits](super#shared-limits).
+    ///
+    /// A flow that such a component selects waits for the reply of the store, so it is decided by
+    /// [`Engine::start`], or by a [`Decider`](crate::flow::Decider) whose future is awaited.
+    /// [`Engine::check`] does not wait: it decides by this engine's share of each limit.
+    #[must_use]
+    pub fn shared(mut self, store: impl SharedStore) -> Self {
+        self.shared = Some(Arc::new(store));
+        self
+    }
+
     /// Puts a policy into a dry run: it decides without being enforced. May be called several
     /// times.
     ///
@@ -284,6 +300,7 @@ impl EngineBuilder {
                 upstream_ramp_mode: self.upstream_ramp_mode,
                 upstream_buckets: self.upstream_buckets,
                 manual_signals: self.manual_actuation,
+                shared: self.shared.map(SharedContext::new),
             },
             signal_source: self.signal_source,
             dry_run: self.dry_run,

@@ -1,6 +1,7 @@
 //! Checks for callers that need the full report, and what all checks with a collector share.
 
 use super::collector::{DecisionEnd, OutputCollector, ReportCollector};
+use super::decision::MayWait;
 use super::flow_timer::FlowTimer;
 use super::owned_flow::OwnedFlow;
 use super::pending::{PendingDecision, WaitingFlow};
@@ -63,26 +64,26 @@ impl Engine {
         input: &CheckInput<'_, '_>,
         collector: C,
     ) -> C::Output {
-        match self.run_check(input, collector, false) {
+        match self.run_check(input, collector, MayWait::No) {
             PendingDecision::Decided(Some(output)) => output,
             _ => unreachable!("a flow that may not wait is decided at once"),
         }
     }
 
-    /// Decides about a flow, which may have to wait unless it is in shadow mode.
+    /// Decides about a flow, which may have to wait; in shadow mode, for a shared store only.
     pub(super) fn start_check<C: OutputCollector>(
         &self,
         input: &CheckInput<'_, '_>,
         collector: C,
     ) -> PendingDecision<C> {
-        self.run_check(input, collector, !input.params.shadow)
+        self.run_check(input, collector, MayWait::of_params(input.params))
     }
 
     fn run_check<C: OutputCollector>(
         &self,
         input: &CheckInput<'_, '_>,
         mut collector: C,
-        may_wait: bool,
+        may_wait: MayWait,
     ) -> PendingDecision<C> {
         let flow = input.flow();
         // Loaded once, so that the entire decision uses the same snapshot.

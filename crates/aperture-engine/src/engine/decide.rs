@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::check_input::CheckInput;
 use super::collector::{NoReport, VerdictCollector};
+use super::decision::MayWait;
 use super::engine_flow::EngineFlow;
 use super::flow_timer::FlowTimer;
 use super::owned_flow::OwnedFlow;
@@ -122,7 +123,7 @@ impl Engine {
         let live = self.shared.live.load();
         let options = RunOptions {
             lookup: None,
-            may_wait: !params.shadow,
+            may_wait: MayWait::of_params(params),
         };
         self.run(&live, &flow, options, &mut NoReport, |_, run| match run {
             RunEnd::Decided(Decided {

@@ -161,6 +161,7 @@ mod dry_run;
 mod engine_flow;
 mod eviction;
 mod flow_end;
+mod flow_end_pending;
 mod flow_timer;
 mod flux_meter;
 mod held_slots;
@@ -205,6 +206,7 @@ use arc_swap::ArcSwap;
 
 use self::cache::EngineCaches;
 use self::clock::nanos;
+use self::shared::SharedContext;
 use self::snapshot::{EngineSettings, Snapshot};
 use self::source::PolicySources;
 use self::stats::{ClassifierFailures, DecisionCounters, ReloadCounters};
@@ -221,6 +223,7 @@ pub use self::control::{ControlLoop, LoopOutput, SignalSource};
 #[doc(hidden)]
 pub use self::decide::DecideContext;
 pub use self::flow_end::{SlotRef, SlotReturn};
+pub use self::flow_end_pending::PendingFlowEnd;
 #[doc(hidden)]
 pub use self::flux_meter::FluxMeter;
 pub use self::http::{HttpReport, StartingHttp};
@@ -423,6 +426,7 @@ impl Engine {
         let (reloads, failed_reloads) = self.shared.reloads.sums();
         let live = self.shared.live.load();
         let components = live.index.components();
+        let shared = self.shared.settings.component_context.shared.as_ref();
         EngineStats {
             accepted,
             undecided,
@@ -436,6 +440,7 @@ impl Engine {
             classifier_failures: self.shared.classifier_failures.sum(),
             reloads,
             failed_reloads,
+            decided_without_store: shared.map_or(0, SharedContext::without_store),
         }
     }
 }

@@ -232,7 +232,10 @@ impl<C: OutputCollector> Future for WaitingFlow<C> {
         loop {
             let now = nanos(clock.now());
             let round = &mut this.suspended.round;
-            if round.poll_members(now, Some(cx.waker())).is_pending() {
+            let polled = this
+                .flow
+                .with(now, |flow| round.poll_members(flow, now, Some(cx.waker())));
+            if polled.is_pending() {
                 let next = round.next_poll_at();
                 if next == Nanos::MAX {
                     return Poll::Pending;
@@ -250,9 +253,9 @@ impl<C: OutputCollector> Future for WaitingFlow<C> {
                     if Handle::try_current().is_err() {
                         log_event!(
                             warn,
-                            "a flow was rejected because it cannot wait outside of a Tokio runtime"
+                            "a flow cannot wait outside of a Tokio runtime: it leaves its queue"
                         );
-                        round.reject_waiting();
+                        this.flow.with(now, |flow| round.stop_waiting(flow, now));
                         continue;
                     }
                     *this.timer_deadline = next;

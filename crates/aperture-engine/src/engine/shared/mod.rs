@@ -3,11 +3,15 @@
 //! An engine with a [`SharedStore`] keeps the token buckets and slots of its policies there. The
 //! engine opens no connection itself: it submits operations, and the store completes their replies.
 
+mod access;
+mod ask;
+mod call;
 mod operation;
+mod outbox;
 mod reply;
 
 use std::fmt;
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 pub use self::operation::{
@@ -15,6 +19,11 @@ pub use self::operation::{
     TakeTokens, TokensMode, TokensOutcome,
 };
 pub use self::reply::{StoreError, StoreReply};
+
+pub(crate) use self::access::{SharedContext, StoreAccess, enter_slots, take_tokens};
+pub(crate) use self::ask::{StoreAnswer, StoreAsk};
+pub(crate) use self::call::ReplyObserver;
+pub(crate) use self::outbox::StoreOutbox;
 
 /// A store of token buckets and slots that several engines share.
 ///
@@ -32,8 +41,8 @@ pub trait SharedStore: fmt::Debug + Send + Sync + 'static {
     /// as [`absence`](Self::absence) says.
     fn deadline(&self) -> Duration;
 
-    /// Returns false while the store is given up. The engine then submits no operations and decides
-    /// at once as [`absence`](Self::absence) says.
+    /// Returns false while the store is given up. The engine then submits only operations that
+    /// return slots and tokens, and decides at once as [`absence`](Self::absence) says.
     fn is_available(&self) -> bool;
 
     /// Returns how many engines have used the store lately, including this one; at least 1.
@@ -50,6 +59,37 @@ pub trait SharedStore: fmt::Debug + Send + Sync + 'static {
     /// Calls `listener` each time that another engine frees slots of `key`, until the listener is
     /// dropped. The store need not call it for slots that this engine frees.
     fn listen(&self, key: StoreKey, listener: Weak<dyn SlotListener>);
+}
+
+/// A store that several engines of this process share, too.
+impl<S: SharedStore + ?Sized> SharedStore for Arc<S> {
+    fn submit(&self, operation: StoreOperation, reply: StoreReply) {
+        (**self).submit(operation, reply);
+    }
+
+    fn deadline(&self) -> Duration {
+        (**self).deadline()
+    }
+
+    fn is_available(&self) -> bool {
+        (**self).is_available()
+    }
+
+    fn nodes(&self) -> u32 {
+        (**self).nodes()
+    }
+
+    fn absence(&self) -> StoreAbsence {
+        (**self).absence()
+    }
+
+    fn decided_without(&self) {
+        (**self).decided_without();
+    }
+
+    fn listen(&self, key: StoreKey, listener: Weak<dyn SlotListener>) {
+        (**self).listen(key, listener);
+    }
 }
 
 /// How flows are decided while the shared store does not answer.
