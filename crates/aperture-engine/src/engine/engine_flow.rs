@@ -30,3 +30,14 @@ pub(crate) struct EngineFlow<'a, 'l> {
     /// The time until the deadline, or [`NO_DEADLINE`].
     pub(crate) time_left: Nanos,
 }
+
+impl EngineFlow<'_, '_> {
+    /// Returns the flow with enough time left to be decided at once: it has waited for a shared
+    /// store until just before its deadline.
+    pub(crate) fn decided_in_time(self) -> Self {
+        Self {
+            time_left: self.time_left.max(DEADLINE_MARGIN + 1),
+            ..self
+        }
+    }
+}

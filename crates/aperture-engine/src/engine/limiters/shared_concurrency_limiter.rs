@@ -141,7 +141,8 @@ impl SharedLimiter for SharedConcurrencyLimiter {
             return ComponentDecision::REJECTED.into();
         };
         let Some(outcome) = answer.slots() else {
-            return self.decide_without_store(flow, enter.capacity, now);
+            let flow = flow.decided_in_time();
+            return self.decide_without_store(&flow, enter.capacity, now);
         };
         DecisionWithSlot {
             decision: ComponentDecision {

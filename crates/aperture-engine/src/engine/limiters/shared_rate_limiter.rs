@@ -214,7 +214,7 @@ impl SharedLimiter for SharedRateLimiter {
         now: Nanos,
     ) -> DecisionWithSlot {
         let Some(outcome) = answer.tokens() else {
-            return self.decide_without_store(flow, now);
+            return self.decide_without_store(&flow.decided_in_time(), now);
         };
         let tokens = requested_tokens(self.tokens_key.as_deref(), flow);
         if let (Some(accounts), FlowKey::Present(key)) = (&self.accounts, self.key(flow)) {

@@ -190,7 +190,11 @@ impl Scheduler for SharedConcurrencyScheduler {
         let request = self.workloads.request(flow, answer.asked_at(), None);
         let queue = self.queues.queue(key, now);
         match answer.slots() {
-            None => decide_without_store(self.rules(), &queue, &request, now),
+            None => {
+                let flow = flow.decided_in_time();
+                let request = self.workloads.request(&flow, now, None);
+                decide_without_store(self.rules(), &queue, &request, now)
+            }
             Some(outcome) if outcome.granted => {
                 let grant = TokenGrant {
                     remaining: enter.capacity - outcome.current,

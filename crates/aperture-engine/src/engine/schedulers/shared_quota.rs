@@ -220,7 +220,11 @@ impl Scheduler for SharedQuotaScheduler {
         let request = self.workloads.request(flow, answer.asked_at(), None);
         let queue = self.queues.queue(key, now);
         match answer.tokens() {
-            None => decide_without_store(self.rules(), &queue, &request, now),
+            None => {
+                let flow = flow.decided_in_time();
+                let request = self.workloads.request(&flow, now, None);
+                decide_without_store(self.rules(), &queue, &request, now)
+            }
             Some(outcome) if outcome.granted => {
                 let grant = TokenGrant {
                     remaining: outcome.remaining,
