@@ -12,6 +12,7 @@ use super::component::ComponentContext;
 use super::control::SignalSource;
 use super::dry_run::DryRunPolicies;
 use super::loader::LoadedSnapshot;
+use super::shared::{SharedContext, SharedStore};
 use super::snapshot::{EngineSettings, Snapshot};
 use super::source::{self, PolicySource, PolicySources};
 use super::store::StoreLimits;
@@ -45,6 +46,7 @@ pub struct EngineBuilder {
     signal_source: Option<Arc<dyn SignalSource>>,
     manual_actuation: bool,
     dry_run: DryRunPolicies,
+    shared: Option<Arc<dyn SharedStore>>,
 }
 
 impl Engine {
@@ -68,6 +70,7 @@ impl EngineBuilder {
             signal_source: None,
             manual_actuation: false,
             dry_run: DryRunPolicies::default(),
+            shared: None,
         }
     }
 
@@ -221,6 +224,76 @@ impl EngineBuilder {
         self
     }
 
+    /// Shares limits with all engines that have a store of the same content: the buckets of rate
+    /// limiters and quota schedulers, and the slots of concurrency limiters and concurrency
+    /// schedulers. See [Shared limits](super#shared-limits).
+    ///
+    /// A flow that such a component selects waits for the reply of the store, so it is decided by
+    /// [`Engine::start`], or by a [`Decider`](aperture_core::Decider) whose future is awaited.
+    /// [`Engine::check`] does not wait: it decides by this engine's share of each limit.
+    ///
+    /// ```
+    /// use std::sync::Weak;
+    /// use std::time::Duration;
+    /// use tower_aperture::engine::shared::{
+    ///     SharedStore, SlotListener, StoreAbsence, StoreKey, StoreOperation, StoreReply,
+    /// };
+    /// use tower_aperture::engine::{CheckInput, Engine};
+    /// use tower_aperture::FlowParams;
+    ///
+    /// /// A store that is away, while two engines share it.
+    /// #[derive(Debug)]
+    /// struct Away;
+    ///
+    /// impl SharedStore for Away {
+    ///     fn submit(&self, _: StoreOperation, reply: StoreReply) {
+    ///         drop(reply);
+    ///     }
+    ///     fn deadline(&self) -> Duration {
+    ///         Duration::from_millis(20)
+    ///     }
+    ///     fn is_available(&self) -> bool {
+    ///         false
+    ///     }
+    ///     fn nodes(&self) -> u32 {
+    ///         2
+    ///     }
+    ///     fn absence(&self) -> StoreAbsence {
+    ///         StoreAbsence::LocalShare
+    ///     }
+    ///     fn decided_without(&self) {}
+    ///     fn listen(&self, _: StoreKey, _: Weak<dyn SlotListener>) {}
+    /// }
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let engine = Engine::builder()
+    ///     .policy_text("four-an-hour.yaml", "
+    /// blueprint: rate-limiting/base
+    /// policy:
+    ///   policy_name: four-an-hour
+    ///   rate_limiter:
+    ///     bucket_capacity: 4
+    ///     fill_amount: 4
+    ///     parameters: {interval: 3600s}
+    ///     selectors: [{control_point: checkout}]
+    /// ")
+    ///     .shared(Away)
+    ///     .build()?;
+    /// let params = FlowParams::new();
+    /// let input = CheckInput::new("checkout", &params);
+    /// for accepted in [true, true, false] {
+    ///     assert_eq!(engine.start(&input).await.0.accepted(), accepted);
+    /// }
+    /// assert_eq!(engine.stats().decided_without_store, 3);
+    /// # Ok::<(), tower_aperture::PolicyError>(())
+    /// # }).unwrap();
+    /// ```
+    #[must_use]
+    pub fn shared(mut self, store: impl SharedStore) -> Self {
+        self.shared = Some(Arc::new(store));
+        self
+    }
+
     /// Puts a policy into a dry run: it decides without being enforced. May be called several
     /// times.
     ///
@@ -292,6 +365,7 @@ impl EngineBuilder {
                 upstream_ramp_mode: self.upstream_ramp_mode,
                 upstream_buckets: self.upstream_buckets,
                 manual_signals: self.manual_actuation,
+                shared: self.shared.map(SharedContext::new),
             },
             signal_source: self.signal_source,
             dry_run: self.dry_run,

@@ -1,6 +1,7 @@
 //! Checks for callers that need the full report, and what all checks with a collector share.
 
 use super::collector::{DecisionEnd, OutputCollector, ReportCollector};
+use super::decision::MayWait;
 use super::flow_timer::FlowTimer;
 use super::owned_flow::OwnedFlow;
 use super::pending::{PendingDecision, WaitingFlow};
@@ -9,7 +10,9 @@ use super::{CheckInput, CheckReport, Engine, EngineTicket, PendingReport};
 
 impl Engine {
     /// Decides about a flow at once and returns the full report. A scheduler rejects the flow if it
-    /// would have to wait; [`start`](Self::start) lets it wait.
+    /// would have to wait; [`start`](Self::start) lets it wait. An engine with a
+    /// [shared store](super::EngineBuilder::shared) does not ask the store here, and decides by its
+    /// share of each limit.
     ///
     /// Slots of concurrency limiters and schedulers are held until they are passed to
     /// [`flow_end`](Self::flow_end), or until they expire.
@@ -63,26 +66,26 @@ impl Engine {
         input: &CheckInput<'_, '_>,
         collector: C,
     ) -> C::Output {
-        match self.run_check(input, collector, false) {
+        match self.run_check(input, collector, MayWait::No) {
             PendingDecision::Decided(Some(output)) => output,
             _ => unreachable!("a flow that may not wait is decided at once"),
         }
     }
 
-    /// Decides about a flow, which may have to wait unless it is in shadow mode.
+    /// Decides about a flow, which may have to wait; in shadow mode, for a shared store only.
     pub(super) fn start_check<C: OutputCollector>(
         &self,
         input: &CheckInput<'_, '_>,
         collector: C,
     ) -> PendingDecision<C> {
-        self.run_check(input, collector, !input.params.shadow)
+        self.run_check(input, collector, MayWait::of_params(input.params))
     }
 
     fn run_check<C: OutputCollector>(
         &self,
         input: &CheckInput<'_, '_>,
         mut collector: C,
-        may_wait: bool,
+        may_wait: MayWait,
     ) -> PendingDecision<C> {
         let flow = input.flow();
         // Loaded once, so that the entire decision uses the same snapshot.

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use super::clock::{Clock, Nanos};
 use super::control::Actuator;
-use super::decision::DecisionStep;
+use super::decision::{ComponentDecision, DecisionStep};
 use super::engine_flow::EngineFlow;
 use super::request_id::RequestId;
+use super::shared::{SharedContext, StoreAsk};
 use super::store::StoreLimits;
 use crate::policy::ComponentKind;
 
@@ -21,6 +22,19 @@ pub(crate) struct ComponentContext {
     ///
     /// [`Engine::actuate`]: super::Engine::actuate
     pub(crate) manual_signals: bool,
+    /// The shared store and the component that uses it; `None` if the engine has no such store.
+    pub(crate) shared: Option<SharedContext>,
+}
+
+impl ComponentContext {
+    /// Returns the context of one component of a policy.
+    pub(crate) fn of_component(&self, policy: &Arc<str>, component: &Arc<str>) -> Self {
+        let shared = self.shared.as_ref();
+        Self {
+            shared: shared.map(|shared| shared.of_component(policy, component)),
+            ..self.clone()
+        }
+    }
 }
 
 /// A component that is made from a policy, and made anew when the policy changes.
@@ -31,8 +45,9 @@ pub(crate) trait FromPolicy: Sized {
     /// Returns what a policy says about a component of this kind; `None` for another kind.
     fn spec(kind: &ComponentKind) -> Option<&Self::Spec>;
 
-    /// Creates the component without state.
-    fn new(spec: &Self::Spec, context: &ComponentContext) -> Self;
+    /// Creates the component without state. Returns `None` if another component takes its place in
+    /// engines like this one: with a shared store, or without one.
+    fn new(spec: &Self::Spec, context: &ComponentContext) -> Option<Self>;
 
     /// Returns the component of a changed policy with the state of this one. Returns `None` if the
     /// state does not fit, because the component has other keys.
@@ -59,7 +74,7 @@ pub(crate) trait PolicyComponent: Actuator {
 
     /// Returns the tokens of a flow that was accepted here and then rejected by another component.
     /// Slots are returned by dropping them.
-    fn revert(&self, _flow: &EngineFlow<'_, '_>, _consumed: f64, _now: Nanos) {}
+    fn revert(&self, _flow: &EngineFlow<'_, '_>, _decision: &ComponentDecision, _now: Nanos) {}
 
     /// Returns the key of the label that the component decides by, if it decides by one.
     fn label_key(&self) -> Option<&str> {
@@ -136,4 +151,19 @@ pub(crate) trait LabelledSlots {
     /// Returns the slot `id` of the key that `label`, from a report, stands for. Returns false if
     /// it was not held.
     fn return_slot(&self, label: &str, id: RequestId, now: Nanos) -> bool;
+
+    /// Like [`return_slot`](Self::return_slot), for a caller that can wait for the reply of a shared
+    /// store.
+    fn start_return(&self, label: &str, id: RequestId, now: Nanos) -> StartedReturn {
+        StartedReturn::Done(self.return_slot(label, id, now))
+    }
+}
+
+/// The return of a slot that may still be under way.
+#[derive(Debug)]
+pub(crate) enum StartedReturn {
+    /// Whether the slot was held.
+    Done(bool),
+    /// The reply of the shared store says whether the slot was held.
+    Asked(StoreAsk),
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::collector::{NoReport, VerdictCollector};
+use super::decision::MayWait;
 use super::engine_flow::{CheckInput, EngineFlow};
 use super::flow_timer::FlowTimer;
 use super::held_slots::HeldSlots;
@@ -123,7 +124,7 @@ impl Engine {
         let live = self.shared.live.load();
         let options = RunOptions {
             lookup: None,
-            may_wait: !params.shadow,
+            may_wait: MayWait::of_params(params),
         };
         self.run(
             &live,

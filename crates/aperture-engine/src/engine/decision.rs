@@ -3,7 +3,7 @@
 use super::clock::Nanos;
 use super::held_slots::HeldSlot;
 use super::request_id::RequestId;
-use aperture_core::RejectReason;
+use aperture_core::{FlowParams, RejectReason};
 
 /// Components that decide together. The order of the variants is the order of the steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -14,6 +14,8 @@ pub(crate) enum DecisionStep {
     Samplers,
     /// Rate limiters and concurrency limiters.
     Limiters,
+    /// Rate limiters and concurrency limiters whose state is in a shared store.
+    SharedLimiters,
     /// Concurrency schedulers.
     Concurrency,
     /// Quota schedulers and load schedulers. The caches are looked up before this step.
@@ -25,7 +27,7 @@ impl DecisionStep {
         match self {
             Self::Ramps => RejectReason::NoMatchingRamp,
             Self::Samplers => RejectReason::NotSampled,
-            Self::Limiters => RejectReason::RateLimited,
+            Self::Limiters | Self::SharedLimiters => RejectReason::RateLimited,
             Self::Concurrency | Self::Schedulers => RejectReason::NoTokens,
         }
     }
@@ -38,6 +40,29 @@ impl DecisionStep {
             code => code,
         };
         EngineDenial { reason, code, wait }
+    }
+}
+
+/// What a flow may wait for. The order of the variants is that of the length of the wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum MayWait {
+    /// Nothing: every component decides at once.
+    No,
+    /// The reply of a shared store, but no queue: the flow is in shadow mode, or the component in a
+    /// dry run.
+    ForStore,
+    /// The reply of a shared store, and a queue.
+    InQueue,
+}
+
+impl MayWait {
+    /// Returns what a flow with these parameters may wait for.
+    #[inline(always)]
+    pub(crate) const fn of_params(params: &FlowParams<'_>) -> Self {
+        match params.shadow {
+            true => Self::ForStore,
+            false => Self::InQueue,
+        }
     }
 }
 
@@ -75,6 +100,8 @@ pub(crate) struct ComponentDecision {
     pub(crate) request_id: Option<RequestId>,
     /// False if the component let the flow through without using the state of a key.
     pub(crate) evaluated: bool,
+    /// True if a component whose state is in a shared store decided without the store.
+    pub(crate) without_store: bool,
     /// How long the flow waited in a queue.
     pub(crate) queued: Nanos,
     /// How the queue changed the order of service; `None` without a queue and for a rejected flow.
@@ -95,6 +122,7 @@ impl ComponentDecision {
             consumed: tokens,
             request_id: None,
             evaluated: false,
+            without_store: false,
             queued: 0,
             overtaken: None,
         }
@@ -111,6 +139,7 @@ impl ComponentDecision {
         consumed: 0.0,
         request_id: None,
         evaluated: true,
+        without_store: false,
         queued: 0,
         overtaken: None,
     };
@@ -126,6 +155,7 @@ impl ComponentDecision {
         consumed: 0.0,
         request_id: None,
         evaluated: false,
+        without_store: false,
         queued: 0,
         overtaken: None,
     };

@@ -32,6 +32,17 @@ pub(crate) struct EngineFlow<'a, 'l> {
     pub(crate) time_left: Nanos,
 }
 
+impl EngineFlow<'_, '_> {
+    /// Returns the flow with enough time left to be decided at once: it has waited for a shared
+    /// store until just before its deadline.
+    pub(crate) fn decided_in_time(self) -> Self {
+        Self {
+            time_left: self.time_left.max(DEADLINE_MARGIN + 1),
+            ..self
+        }
+    }
+}
+
 /// A check of a flow by an [`Engine`](super::Engine) that asks for the full report, as an Agent's
 /// `Check` gives it.
 ///

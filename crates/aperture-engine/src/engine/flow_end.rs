@@ -3,10 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::clock::nanos;
+use super::Engine;
+use super::clock::{Nanos, nanos};
+use super::component::{LabelledSlots, StartedReturn};
+use super::component_entry::ComponentEntry;
 use super::engine_flow::DEADLINE_MARGIN;
+use super::flow_end_pending::{PendingFlowEnd, StartedSlotReturn};
 use super::report::CheckReport;
-use super::{Engine, component_entry::ComponentEntry};
+use super::request_id::RequestId;
 
 /// The length in bytes from which on an Agent refuses a key.
 const LONG_LABEL: usize = 256;
@@ -64,6 +68,23 @@ impl SlotReturn {
         }
     }
 
+    /// Returns the status for the label of its key. An Agent has no keys of this length. Here, flows
+    /// may hold slots of them.
+    fn for_label(self, label: &str) -> Self {
+        match !self.returned && label.len() >= LONG_LABEL {
+            true => Self::error("key too large"),
+            false => self,
+        }
+    }
+
+    /// Returns the status of a slot in the shared store; `None` stands for no answer.
+    pub(super) const fn of_store(returned: Option<bool>) -> Self {
+        match returned {
+            Some(returned) => Self::ok(returned),
+            None => Self::error("the shared store did not answer"),
+        }
+    }
+
     const fn error(error: &'static str) -> Self {
         Self {
             returned: false,
@@ -100,15 +121,55 @@ impl Engine {
     /// For callers that have references; a [ticket](super::EngineTicket) returns its slots by
     /// itself. `deadline` is the time left to answer, and `None` means no limit. With 10 ms or
     /// less, no slot is returned.
+    ///
+    /// The slots of an engine with a [shared store](super::EngineBuilder::shared) are in the store,
+    /// which may belong to a flow of another engine. This method does not wait for the store: it
+    /// reports a slot there as returned once the return is submitted, whether the slot was held or
+    /// not. [`start_flow_end`](Self::start_flow_end) reports the truth.
     pub fn flow_end(&self, slots: &[SlotRef], deadline: Option<Duration>) -> Vec<SlotReturn> {
-        let late = deadline.is_some_and(|left| nanos(left) <= DEADLINE_MARGIN);
+        let end = |held: &dyn LabelledSlots, slot: &SlotRef, id, now| {
+            SlotReturn::ok(held.return_slot(&slot.label, id, now)).for_label(&slot.label)
+        };
+        let slots = slots.iter();
         slots
-            .iter()
-            .map(|slot| match self.component_of(slot) {
-                Some(component) => self.end_slot(&component, slot, late),
-                None => SlotReturn::error("flow ender not found for limiter id"),
-            })
+            .map(|slot| self.end_slot(slot, deadline, end).unwrap_or_else(|it| it))
             .collect()
+    }
+
+    /// Like [`flow_end`](Self::flow_end), with a future that waits for the replies of a
+    /// [shared store](super::EngineBuilder::shared), at most for the store's deadline. It reports a
+    /// slot as returned only if the store says so. Without such a store it is ready at once.
+    ///
+    /// The returns are under way when this method returns.
+    ///
+    /// ```
+    /// use tower_aperture::engine::{Engine, SlotRef};
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let engine = Engine::builder().build()?;
+    /// let statuses = engine.start_flow_end(&[SlotRef::default()], None).await;
+    /// assert!(!statuses[0].returned);
+    /// # Ok::<(), tower_aperture::PolicyError>(())
+    /// # }).unwrap();
+    /// ```
+    pub fn start_flow_end(&self, slots: &[SlotRef], deadline: Option<Duration>) -> PendingFlowEnd {
+        let end = |held: &dyn LabelledSlots, slot: &SlotRef, id, now| match held.start_return(
+            &slot.label,
+            id,
+            now,
+        ) {
+            StartedReturn::Done(returned) => {
+                let status = SlotReturn::ok(returned).for_label(&slot.label);
+                StartedSlotReturn::Decided(status)
+            }
+            StartedReturn::Asked(ask) => StartedSlotReturn::Asked(ask),
+        };
+        let slots = slots.iter();
+        let started = slots.map(|slot| {
+            let started = self.end_slot(slot, deadline, end);
+            started.unwrap_or_else(StartedSlotReturn::Decided)
+        });
+        PendingFlowEnd::new(&self.shared.clock, started.collect())
     }
 
     fn component_of(&self, slot: &SlotRef) -> Option<Arc<ComponentEntry>> {
@@ -118,28 +179,33 @@ impl Engine {
         found.component.slots().is_some().then(|| Arc::clone(found))
     }
 
-    fn end_slot(&self, component: &ComponentEntry, slot: &SlotRef, late: bool) -> SlotReturn {
+    /// Ends a slot with `end`, or returns the status of a slot that cannot be held.
+    fn end_slot<R>(
+        &self,
+        slot: &SlotRef,
+        deadline: Option<Duration>,
+        end: impl FnOnce(&dyn LabelledSlots, &SlotRef, RequestId, Nanos) -> R,
+    ) -> Result<R, SlotReturn> {
+        let not_found = SlotReturn::error("flow ender not found for limiter id");
+        let Some(component) = self.component_of(slot) else {
+            return Err(not_found);
+        };
         if slot.request_id.is_empty() {
-            return SlotReturn::error("request id cannot be empty");
+            return Err(SlotReturn::error("request id cannot be empty"));
         }
         let Some(slots) = component.component.slots() else {
-            return SlotReturn::error("flow ender not found for limiter id");
+            return Err(not_found);
         };
         if !slots.are_limited() {
-            return SlotReturn::ok(false);
+            return Err(SlotReturn::ok(false));
         }
-        if late {
-            return SlotReturn::error("deadline exceeded");
+        if deadline.is_some_and(|left| nanos(left) <= DEADLINE_MARGIN) {
+            return Err(SlotReturn::error("deadline exceeded"));
         }
         let now = nanos(self.shared.clock.now());
-        let returned = slot
-            .request_id
-            .parse()
-            .is_ok_and(|id| slots.return_slot(&slot.label, id, now));
-        // An Agent has no keys of this length. Here, flows may hold slots of them.
-        if !returned && slot.label.len() >= LONG_LABEL {
-            return SlotReturn::error("key too large");
+        match slot.request_id.parse() {
+            Ok(id) => Ok(end(slots, slot, id, now)),
+            Err(_) => Err(SlotReturn::ok(false).for_label(&slot.label)),
         }
-        SlotReturn::ok(returned)
     }
 }

@@ -9,6 +9,7 @@ use super::cache::EngineCaches;
 use super::clock::{Clock, nanos};
 use super::control::ControlLoop;
 use super::queries::PolicyQuery;
+use super::shared::SharedContext;
 use super::snapshot::{EngineSettings, Snapshot};
 use super::source::PolicySources;
 use super::stats::{ClassifierFailures, DecisionCounters, EngineStats, ReloadCounters};
@@ -198,6 +199,7 @@ impl Engine {
         let (reloads, failed_reloads) = self.shared.reloads.sums();
         let live = self.shared.live.load();
         let components = live.index.components();
+        let shared = self.shared.settings.component_context.shared.as_ref();
         EngineStats {
             accepted,
             undecided,
@@ -211,6 +213,7 @@ impl Engine {
             classifier_failures: self.shared.classifier_failures.sum(),
             reloads,
             failed_reloads,
+            decided_without_store: shared.map_or(0, SharedContext::without_store),
         }
     }
 }

@@ -234,12 +234,13 @@ impl Loader<'_> {
                 Some(previous) if !changed => Arc::clone(&previous.parameters),
                 _ => parameters_text(&component.kind),
             };
+            let context = &settings.component_context;
+            let around = context.of_component(&policy.name, &component.id);
             let state = previous.and_then(|previous| {
                 if *previous.parameters == *parameters {
                     return Some(Arc::clone(&previous.component));
                 }
-                let around = &settings.component_context;
-                let next = Arc::new(previous.component.successor(&component.kind, around)?);
+                let next = Arc::new(previous.component.successor(&component.kind, &around)?);
                 self.handovers.push(Handover {
                     from: Arc::clone(&previous.component),
                     to: Arc::clone(&next),
@@ -250,7 +251,7 @@ impl Loader<'_> {
             });
             let previous = previous.filter(|_| state.is_some());
             let id = &component.id;
-            let new = || Component::new(&component.kind, &settings.component_context).map(Arc::new);
+            let new = || Component::new(&component.kind, &around).map(Arc::new);
             let Some(placed) = state.or_else(new) else {
                 let kind = component.kind.name();
                 let message =

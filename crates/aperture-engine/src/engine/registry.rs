@@ -1,7 +1,8 @@
 //! The list of all components that policies may have.
 //!
 //! A new component takes a file, which implements [`FromPolicy`], [`PolicyComponent`],
-//! [`Actuator`], and [`Limiter`] or [`Scheduler`], and a line in the list at the end of this file.
+//! [`Actuator`], and [`Limiter`], [`SharedLimiter`] or [`Scheduler`], and a line in the list at the
+//! end of this file.
 
 use std::ops::Deref;
 use std::time::Duration;
@@ -9,27 +10,35 @@ use std::time::Duration;
 use super::clock::Nanos;
 use super::component::{ComponentContext, FromPolicy, PolicyComponent};
 use super::control::{Actuator, Demand, Setting};
-use super::decision::{ComponentDecision, DecisionWithSlot};
+use super::decision::{ComponentDecision, DecisionWithSlot, MayWait};
 use super::engine_flow::EngineFlow;
-use super::limiters::{ConcurrencyLimiter, Limiter, RateLimiter, Sampler};
+use super::limiters::{
+    ConcurrencyLimiter, Limiter, RateLimiter, Sampler, SharedConcurrencyLimiter, SharedLimiter,
+    SharedRateLimiter,
+};
 use super::schedulers::{
     ConcurrencyScheduler, LoadScheduler, QuotaScheduler, ScheduleResult, Scheduler,
+    SharedConcurrencyScheduler, SharedQuotaScheduler,
 };
+use super::shared::StoreAnswer;
 use super::workload_latency::WorkloadTokens;
 use crate::policy::ComponentKind;
 
-/// Makes [`Component`], an enum of all components, of the lists of limiters and schedulers.
+/// Makes [`Component`], an enum of all components, of the lists of limiters, of limiters with their
+/// state in a shared store, and of schedulers.
 ///
 /// An enum, because a call of a trait object costs more than the decision of a limiter.
 macro_rules! registry {
     (
         limiters: [$($(#[$limiter_attribute:meta])* $limiter:ident,)*],
+        shared_limiters: [$($shared:ident,)*],
         schedulers: [$($(#[$scheduler_attribute:meta])* $scheduler:ident,)*],
     ) => {
         /// One component of a policy, with its state.
         #[derive(Debug)]
         pub(crate) enum Component {
             $($(#[$limiter_attribute])* $limiter($limiter),)*
+            $($shared($shared),)*
             $($(#[$scheduler_attribute])* $scheduler($scheduler),)*
         }
 
@@ -38,12 +47,21 @@ macro_rules! registry {
             /// component of the registry is of.
             pub(crate) fn new(kind: &ComponentKind, context: &ComponentContext) -> Option<Self> {
                 $($(#[$limiter_attribute])*
-                if let Some(spec) = $limiter::spec(kind) {
-                    return Some(Self::$limiter($limiter::new(spec, context)));
+                if let Some(spec) = $limiter::spec(kind)
+                    && let Some(limiter) = $limiter::new(spec, context)
+                {
+                    return Some(Self::$limiter(limiter));
+                })*
+                $(if let Some(spec) = $shared::spec(kind)
+                    && let Some(limiter) = $shared::new(spec, context)
+                {
+                    return Some(Self::$shared(limiter));
                 })*
                 $($(#[$scheduler_attribute])*
-                if let Some(spec) = $scheduler::spec(kind) {
-                    return Some(Self::$scheduler($scheduler::new(spec, context)));
+                if let Some(spec) = $scheduler::spec(kind)
+                    && let Some(scheduler) = $scheduler::new(spec, context)
+                {
+                    return Some(Self::$scheduler(scheduler));
                 })*
                 None
             }
@@ -63,6 +81,10 @@ macro_rules! registry {
                     Self::$limiter(limiter) => {
                         let next = limiter.successor($limiter::spec(kind)?, context)?;
                         Some(Self::$limiter(next))
+                    })*
+                    $(Self::$shared(limiter) => {
+                        let next = limiter.successor($shared::spec(kind)?, context)?;
+                        Some(Self::$shared(next))
                     })*
                     $($(#[$scheduler_attribute])*
                     Self::$scheduler(scheduler) => {
@@ -88,6 +110,11 @@ macro_rules! registry {
                             limiter.take_over(from, spec, context, now);
                         }
                     })*
+                    $((Self::$shared(limiter), Self::$shared(from)) => {
+                        if let Some(spec) = $shared::spec(kind) {
+                            limiter.take_over(from, spec, context, now);
+                        }
+                    })*
                     $($(#[$scheduler_attribute])*
                     (Self::$scheduler(scheduler), Self::$scheduler(from)) => {
                         if let Some(spec) = $scheduler::spec(kind) {
@@ -105,25 +132,47 @@ macro_rules! registry {
                 match self {
                     $($(#[$limiter_attribute])*
                     Self::$limiter(limiter) => limiter.decide(flow, now),)*
-                    _ => match self.schedule(flow, now) {
+                    _ => match self.schedule(flow, MayWait::No, now) {
                         ScheduleResult::Decided(decided) => decided,
-                        ScheduleResult::Queued(_) => ComponentDecision::REJECTED.into(),
+                        _ => ComponentDecision::REJECTED.into(),
                     },
                 }
             }
 
-            /// Decides about the flow, or puts it in a queue.
+            /// Decides about the flow, puts it in a queue, or asks the shared store.
             #[inline(never)]
             pub(crate) fn schedule(
                 &self,
                 flow: &EngineFlow<'_, '_>,
+                may_wait: MayWait,
                 now: Nanos,
             ) -> ScheduleResult {
                 match self {
                     $($(#[$limiter_attribute])*
                     Self::$limiter(limiter) => ScheduleResult::Decided(limiter.decide(flow, now)),)*
                     $($(#[$scheduler_attribute])*
-                    Self::$scheduler(scheduler) => scheduler.schedule(flow, now),)*
+                    Self::$scheduler(scheduler) => scheduler.schedule(flow, may_wait, now),)*
+                    $(Self::$shared(limiter) => limiter.ask(flow, may_wait, now),)*
+                }
+            }
+
+            /// Continues with the answer of the shared store that the component asked.
+            #[inline(never)]
+            pub(crate) fn resume(
+                &self,
+                flow: &EngineFlow<'_, '_>,
+                answer: StoreAnswer,
+                may_wait: MayWait,
+                now: Nanos,
+            ) -> ScheduleResult {
+                match self {
+                    $($(#[$limiter_attribute])*
+                    Self::$limiter(limiter) => ScheduleResult::Decided(limiter.decide(flow, now)),)*
+                    $($(#[$scheduler_attribute])*
+                    Self::$scheduler(scheduler) => scheduler.resume(flow, answer, may_wait, now),)*
+                    $(Self::$shared(limiter) => {
+                        ScheduleResult::Decided(limiter.resume(flow, answer, now))
+                    })*
                 }
             }
 
@@ -131,6 +180,7 @@ macro_rules! registry {
             pub(crate) fn scheduler(&self) -> Option<&dyn Scheduler> {
                 match self {
                     $($(#[$limiter_attribute])* Self::$limiter(_) => None,)*
+                    $(Self::$shared(_) => None,)*
                     $($(#[$scheduler_attribute])* Self::$scheduler(scheduler) => Some(scheduler),)*
                 }
             }
@@ -142,6 +192,7 @@ macro_rules! registry {
             fn deref(&self) -> &Self::Target {
                 match self {
                     $($(#[$limiter_attribute])* Self::$limiter(limiter) => limiter,)*
+                    $(Self::$shared(limiter) => limiter,)*
                     $($(#[$scheduler_attribute])* Self::$scheduler(scheduler) => scheduler,)*
                 }
             }
@@ -157,9 +208,15 @@ registry! {
         ConcurrencyLimiter,
         Sampler,
     ],
+    shared_limiters: [
+        SharedRateLimiter,
+        SharedConcurrencyLimiter,
+    ],
     schedulers: [
         QuotaScheduler,
+        SharedQuotaScheduler,
         ConcurrencyScheduler,
+        SharedConcurrencyScheduler,
         LoadScheduler,
     ],
 }

@@ -5,7 +5,7 @@ use super::cache::EngineCaches;
 use super::clock::{Clock, nanos};
 use super::collector::Collector;
 use super::component_entry::ComponentEntry;
-use super::decision::{ComponentDecision, DecisionStep, DecisionWithSlot, EngineDenial};
+use super::decision::{ComponentDecision, DecisionStep, DecisionWithSlot, EngineDenial, MayWait};
 use super::engine_flow::EngineFlow;
 use super::held_slots::HeldSlots;
 use super::snapshot::Snapshot;
@@ -34,8 +34,8 @@ pub(super) struct Decided {
 pub(super) struct RunOptions<'a, 'p> {
     /// The parameters with the cache keys to look up; `None` to look up nothing.
     pub(super) lookup: Option<&'a FlowParams<'p>>,
-    /// False if schedulers have to reject a flow that would have to wait.
-    pub(super) may_wait: bool,
+    /// What the flow may wait for.
+    pub(super) may_wait: MayWait,
 }
 
 impl Engine {
@@ -137,21 +137,18 @@ impl Engine {
         let mut held = HeldSlots::new();
         let lookup = options.lookup;
         let mut observer = RunObserver::new(collector, &self.shared.caches, lookup);
-        let progress =
-            stages::run_all(&live.index, matching, clock, flow, &mut observer, &mut held);
+        let progress = stages::run_all(
+            &live.index,
+            matching,
+            clock,
+            flow,
+            options.may_wait,
+            &mut observer,
+            &mut held,
+        );
         let result = match progress {
             StepProgress::Done(result) => result,
-            StepProgress::Waits(suspended) if options.may_wait => {
-                return RunEnd::Waits(suspended, held);
-            }
-            StepProgress::Waits(mut suspended) => loop {
-                // Reject at once, so that no round waits.
-                suspended.round.reject_waiting();
-                let end = suspended.resume(flow, &mut observer, &mut held, clock);
-                if let Some(result) = end {
-                    break result;
-                }
-            },
+            StepProgress::Waits(suspended) => return RunEnd::Waits(suspended, held),
         };
         let undecided = result.is_ok() && !observer.decided;
         self.decided(result, held, undecided)

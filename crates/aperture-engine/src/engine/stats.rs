@@ -41,6 +41,9 @@ pub struct EngineStats {
     pub reloads: u64,
     /// Loads of policies that failed because a policy was refused or could not be read.
     pub failed_reloads: u64,
+    /// Decisions of components that were made without the
+    /// [shared store](super::EngineBuilder::shared), because it was slow or away.
+    pub decided_without_store: u64,
 }
 
 /// Counts failures of Rego modules of classifiers, and limits how often they are logged.

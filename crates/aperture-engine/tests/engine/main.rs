@@ -23,6 +23,7 @@ mod reload;
 mod scale;
 mod scaling;
 mod selectors;
+mod shared;
 mod sources;
 mod support;
 mod threads;

@@ -202,6 +202,18 @@ impl ConcurrencyLimiter {
             Arc::clone(slots)
         })
     }
+
+    /// Creates the limiter without state.
+    pub(super) fn create(spec: &policy::ConcurrencyLimiter, context: &ComponentContext) -> Self {
+        let rules = SlotRules::new(&spec.slots);
+        Self {
+            tokens_key: spec.request.tokens_label_key.clone(),
+            denied_code: spec.request.denied_response_status_code,
+            keys: Arc::new(Store::new(rules.limits(context.limits))),
+            rules: Arc::new(rules),
+            clock: Arc::clone(&context.clock),
+        }
+    }
 }
 
 impl FromPolicy for ConcurrencyLimiter {
@@ -214,15 +226,9 @@ impl FromPolicy for ConcurrencyLimiter {
         }
     }
 
-    fn new(spec: &Self::Spec, context: &ComponentContext) -> Self {
-        let rules = SlotRules::new(&spec.slots);
-        Self {
-            tokens_key: spec.request.tokens_label_key.clone(),
-            denied_code: spec.request.denied_response_status_code,
-            keys: Arc::new(Store::new(rules.limits(context.limits))),
-            rules: Arc::new(rules),
-            clock: Arc::clone(&context.clock),
-        }
+    fn new(spec: &Self::Spec, context: &ComponentContext) -> Option<Self> {
+        let in_process = context.shared.is_none();
+        in_process.then(|| Self::create(spec, context))
     }
 
     /// Returns the limiter of a changed policy, sharing the slots of this one. Returns `None` if
@@ -355,6 +361,7 @@ fn decision_of(admission: Admission, tokens: f64) -> ComponentDecision {
         // A rejected flow gets an id as well, as an Agent gives one; no slot belongs to it.
         request_id: admission.slot.or_else(|| Some(RequestId::new(NO_ENTRY))),
         evaluated: true,
+        without_store: false,
         queued: 0,
         overtaken: None,
     }

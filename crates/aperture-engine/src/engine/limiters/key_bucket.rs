@@ -1,9 +1,10 @@
 //! The bucket of a key with its remembered rejection: how flows take tokens without lazy sync.
 
 use super::bucket::{BucketParams, TakeMode, TokenBucket};
-use crate::engine::clock::{Nanos, nanos};
+use crate::engine::clock::{Nanos, duration, nanos};
 use crate::engine::component::ComponentContext;
 use crate::engine::engine_flow::DEADLINE_MARGIN;
+use crate::engine::shared::BucketSettings;
 use crate::engine::store::{EvictionLoss, StoredState};
 use crate::policy;
 
@@ -31,6 +32,29 @@ pub(crate) fn bucket_rules(bucket: &policy::Bucket, context: &ComponentContext) 
         time => time,
     };
     BucketRules { params, max_idle }
+}
+
+impl BucketRules {
+    /// Returns the settings for a shared store; `None` if a number is not finite.
+    pub(crate) fn shared_settings(&self) -> Option<BucketSettings> {
+        let BucketParams {
+            capacity,
+            fill,
+            interval,
+            continuous,
+            delayed,
+            upstream,
+        } = self.params;
+        (capacity.is_finite() && fill.is_finite()).then(|| BucketSettings {
+            capacity,
+            fill,
+            interval: duration(interval),
+            continuous,
+            delayed,
+            upstream,
+            max_idle: (self.max_idle != Nanos::MAX).then(|| duration(self.max_idle)),
+        })
+    }
 }
 
 /// A request for tokens from the bucket of a key.

@@ -10,18 +10,25 @@ pub(super) mod key_bucket;
 pub(super) mod lazy_sync;
 mod rate_limiter;
 mod sampler;
+mod shared_account;
+mod shared_concurrency_limiter;
+mod shared_rate_limiter;
 mod sum_tree;
 
 use super::clock::Nanos;
 use super::component::PolicyComponent;
-use super::decision::DecisionWithSlot;
+use super::decision::{DecisionWithSlot, MayWait};
 use super::engine_flow::EngineFlow;
+use super::schedulers::ScheduleResult;
+use super::shared::StoreAnswer;
 use crate::policy;
 
 pub(crate) use self::bucket::BucketParams;
 pub(crate) use self::concurrency_limiter::ConcurrencyLimiter;
 pub(crate) use self::rate_limiter::RateLimiter;
 pub(crate) use self::sampler::Sampler;
+pub(crate) use self::shared_concurrency_limiter::SharedConcurrencyLimiter;
+pub(crate) use self::shared_rate_limiter::SharedRateLimiter;
 
 /// A component that decides about a flow at once.
 pub(crate) trait Limiter: PolicyComponent {
@@ -51,4 +58,18 @@ fn parse_tokens_label(key: &str, flow: &EngineFlow<'_, '_>) -> f64 {
         .and_then(policy::parse_number)
         .filter(|tokens| tokens.is_finite())
         .unwrap_or(1.0)
+}
+
+/// A limiter whose state is in a shared store.
+pub(crate) trait SharedLimiter: PolicyComponent {
+    /// Asks the store about a flow, or decides without it.
+    fn ask(&self, flow: &EngineFlow<'_, '_>, may_wait: MayWait, now: Nanos) -> ScheduleResult;
+
+    /// Decides by the answer of the store.
+    fn resume(
+        &self,
+        flow: &EngineFlow<'_, '_>,
+        answer: StoreAnswer,
+        now: Nanos,
+    ) -> DecisionWithSlot;
 }

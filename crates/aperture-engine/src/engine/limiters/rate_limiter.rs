@@ -97,19 +97,16 @@ impl RateLimiter {
             }),
         }
     }
-}
 
-impl FromPolicy for RateLimiter {
-    type Spec = policy::RateLimiter;
-
-    fn spec(kind: &ComponentKind) -> Option<&Self::Spec> {
-        match kind {
-            ComponentKind::RateLimiter(spec) => Some(spec),
-            _ => None,
-        }
+    /// Returns the limiter with settings that may change at any time.
+    pub(super) fn adjustable(mut self, bucket: &policy::Bucket) -> Self {
+        self.inputs
+            .get_or_insert_with(|| Box::new(BucketInputs::new(bucket)));
+        self
     }
 
-    fn new(spec: &Self::Spec, context: &ComponentContext) -> Self {
+    /// Creates the limiter without state.
+    pub(super) fn create(spec: &policy::RateLimiter, context: &ComponentContext) -> Self {
         let bucket = &spec.bucket;
         let limits = context.limits;
         let rules = bucket_rules(bucket, context);
@@ -147,11 +144,27 @@ impl FromPolicy for RateLimiter {
             }),
         }
     }
+}
+
+impl FromPolicy for RateLimiter {
+    type Spec = policy::RateLimiter;
+
+    fn spec(kind: &ComponentKind) -> Option<&Self::Spec> {
+        match kind {
+            ComponentKind::RateLimiter(spec) => Some(spec),
+            _ => None,
+        }
+    }
+
+    fn new(spec: &Self::Spec, context: &ComponentContext) -> Option<Self> {
+        let in_process = context.shared.is_none();
+        in_process.then(|| Self::create(spec, context))
+    }
 
     /// Returns the limiter of a changed policy, sharing the buckets of this one. Returns `None` if
     /// the buckets are different ones, because the label or the kind of sync has changed.
     fn successor(&self, spec: &Self::Spec, context: &ComponentContext) -> Option<Self> {
-        let mut next = Self::new(spec, context);
+        let mut next = Self::create(spec, context);
         let lazy = |one: &Self| matches!(one.buckets.store, BucketStore::Lazy(_));
         if next.label_key != self.label_key || lazy(&next) != lazy(self) {
             return None;
@@ -217,6 +230,7 @@ impl Limiter for RateLimiter {
             consumed: if result.granted { tokens } else { 0.0 },
             request_id: None,
             evaluated: true,
+            without_store: false,
             queued: 0,
             overtaken: None,
         })
@@ -238,7 +252,8 @@ impl PolicyComponent for RateLimiter {
 
     /// Uses the normal take path, as an Agent does: a cached rejection discards the returned
     /// tokens.
-    fn revert(&self, flow: &EngineFlow<'_, '_>, consumed: f64, now: Nanos) {
+    fn revert(&self, flow: &EngineFlow<'_, '_>, decision: &ComponentDecision, now: Nanos) {
+        let consumed = decision.consumed;
         if let FlowKey::Present(key) = self.key(flow)
             && consumed > 0.0
         {

@@ -56,7 +56,7 @@ impl FromPolicy for Sampler {
 
     /// Creates a sampler. A ramp decides about flows in ramp mode only, unless `upstream_ramp_mode`
     /// is set: an Agent treats it as a common sampler.
-    fn new(spec: &Self::Spec, context: &ComponentContext) -> Self {
+    fn new(spec: &Self::Spec, context: &ComponentContext) -> Option<Self> {
         let step = match spec.ramp_mode && !context.upstream_ramp_mode {
             true => DecisionStep::Ramps,
             false => DecisionStep::Samplers,
@@ -73,13 +73,13 @@ impl FromPolicy for Sampler {
         if let Some(port) = spec.accept_percentage {
             sampler.set_percentage(port.initial());
         }
-        sampler
+        Some(sampler)
     }
 
     /// Returns the sampler of a changed policy. The last value from a circuit stays in force until
     /// the circuit sends the next one.
     fn successor(&self, spec: &Self::Spec, context: &ComponentContext) -> Option<Self> {
-        let next = Self::new(spec, context);
+        let next = Self::new(spec, context)?;
         if let Some(policy::Port::Changing(_)) = spec.accept_percentage {
             next.percentage.set(self.percentage.get());
         }

@@ -37,11 +37,11 @@ impl FromPolicy for TurnTaker {
         }
     }
 
-    fn new(spec: &Self::Spec, _: &ComponentContext) -> Self {
-        Self {
+    fn new(spec: &Self::Spec, _: &ComponentContext) -> Option<Self> {
+        Some(Self {
             flows: Arc::default(),
             denied_code: spec.denied_response_status_code,
-        }
+        })
     }
 
     fn successor(&self, spec: &Self::Spec, _: &ComponentContext) -> Option<Self> {

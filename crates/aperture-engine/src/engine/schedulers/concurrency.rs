@@ -1,10 +1,11 @@
 //! The `concurrency_scheduler`: a queue in front of the slots of a key.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use super::accepted::{accept_unlimited, accept_without_tokens};
 use super::queue_store::QueueStore;
 use super::token_source::{SourceReply, TakeRequest, TokenGrant, TokenSource};
+use super::wait_queue::WaitQueue;
 use super::workload::Workloads;
 use super::{ScheduleResult, Scheduler};
 use crate::engine::clock::Nanos;
@@ -12,7 +13,7 @@ use crate::engine::component::{
     ComponentContext, FromPolicy, LabelledSlots, PolicyComponent, ReportedKind,
 };
 use crate::engine::control::{Actuator, Setting};
-use crate::engine::decision::DecisionStep;
+use crate::engine::decision::{DecisionStep, MayWait};
 use crate::engine::engine_flow::{DEADLINE_MARGIN, EngineFlow, NO_DEADLINE};
 use crate::engine::limiters::FlowKey;
 use crate::engine::limiters::concurrency_limiter::{SlotRules, key_from_label};
@@ -50,11 +51,14 @@ impl FromPolicy for ConcurrencyScheduler {
         }
     }
 
-    fn new(spec: &Self::Spec, context: &ComponentContext) -> Self {
+    fn new(spec: &Self::Spec, context: &ComponentContext) -> Option<Self> {
+        if context.shared.is_some() {
+            return None;
+        }
         let rules = SlotRules::new(&spec.slots);
         let limits = rules.limits(context.limits);
         let min_retention = rules.lifetime().saturating_add(1);
-        Self {
+        Some(Self {
             workloads: Workloads::new(&spec.scheduler),
             queues: Arc::new(QueueStore::new(
                 rules,
@@ -62,7 +66,7 @@ impl FromPolicy for ConcurrencyScheduler {
                 min_retention,
                 &context.clock,
             )),
-        }
+        })
     }
 
     /// Returns the scheduler of a changed policy, sharing the slots and queues of this one. Returns
@@ -86,7 +90,7 @@ impl FromPolicy for ConcurrencyScheduler {
 }
 
 impl Scheduler for ConcurrencyScheduler {
-    fn schedule(&self, flow: &EngineFlow<'_, '_>, now: Nanos) -> ScheduleResult {
+    fn schedule(&self, flow: &EngineFlow<'_, '_>, _: MayWait, now: Nanos) -> ScheduleResult {
         if self.slot_rules().capacity().is_none() {
             return accept_unlimited(false);
         }
@@ -169,6 +173,7 @@ impl Actuator for ConcurrencyScheduler {
 
 impl TokenSource for InFlightSlots {
     type Rules = SlotRules;
+    type Outbox = ();
 
     /// A head that waits for a slot is not in service yet: service is the instant in which it gets
     /// the slot. So no newcomer overtakes a waiting request, and a steady stream of newcomers
@@ -177,7 +182,7 @@ impl TokenSource for InFlightSlots {
         0
     }
 
-    fn new(_: Nanos) -> Self {
+    fn new(_: &SlotRules, _: &str, _: &Weak<WaitQueue<Self>>, _: Nanos) -> Self {
         Self::new()
     }
 
@@ -238,6 +243,7 @@ fn enter(
         remaining: admission.remaining,
         current: admission.current,
         slot: admission.slot,
+        without_store: false,
     };
     (Some(admission), grant)
 }

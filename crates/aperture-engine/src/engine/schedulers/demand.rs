@@ -62,6 +62,7 @@ impl DemandBucket {
             remaining: self.available,
             current: self.rate - self.available,
             slot: None,
+            without_store: false,
         }
     }
 }

@@ -10,7 +10,7 @@ use super::{ScheduleResult, Scheduler};
 use crate::engine::clock::{Nanos, nanos};
 use crate::engine::component::{ComponentContext, FromPolicy, PolicyComponent, ReportedKind};
 use crate::engine::control::{Actuator, Demand, Setting};
-use crate::engine::decision::{ComponentDecision, DecisionStep, DecisionWithSlot};
+use crate::engine::decision::{ComponentDecision, DecisionStep, DecisionWithSlot, MayWait};
 use crate::engine::engine_flow::EngineFlow;
 use crate::engine::sync::{Mutex, lock};
 use crate::engine::workload_latency::{WorkloadLatency, WorkloadTokens};
@@ -40,10 +40,10 @@ impl FromPolicy for LoadScheduler {
         }
     }
 
-    fn new(spec: &Self::Spec, context: &ComponentContext) -> Self {
+    fn new(spec: &Self::Spec, context: &ComponentContext) -> Option<Self> {
         let now = nanos(context.clock.now());
         let rules = Arc::new(UpstreamBehaviour(context.upstream_buckets));
-        let queue: Arc<WaitQueue<LoadTokens>> = WaitQueue::new(&rules, &context.clock, now);
+        let queue: Arc<WaitQueue<LoadTokens>> = WaitQueue::new(&rules, &context.clock, "", now);
         if let policy::Port::Constant(load_multiplier) = spec.load_multiplier
             && !context.manual_signals
             && !spec.dry_run
@@ -52,14 +52,14 @@ impl FromPolicy for LoadScheduler {
                 load.repeat(LoadSchedulerDecision::from_signal(load_multiplier), now);
             });
         }
-        Self {
+        Some(Self {
             workloads: Workloads::new(&spec.scheduler),
             estimates: Arc::default(),
             latency: spec
                 .workload_latency_based_tokens
                 .then(|| Arc::new(WorkloadLatency::default())),
             queue,
-        }
+        })
     }
 
     /// Returns the scheduler of a changed policy, with the queue, the demand and the measurements
@@ -100,7 +100,7 @@ impl FromPolicy for LoadScheduler {
 }
 
 impl Scheduler for LoadScheduler {
-    fn schedule(&self, flow: &EngineFlow<'_, '_>, now: Nanos) -> ScheduleResult {
+    fn schedule(&self, flow: &EngineFlow<'_, '_>, _: MayWait, now: Nanos) -> ScheduleResult {
         let request = self.request(flow, now);
         if request.tokens == 0.0 {
             return accept_without_tokens();
@@ -147,8 +147,8 @@ impl PolicyComponent for LoadScheduler {
         self.workloads.denied_code()
     }
 
-    fn revert(&self, _: &EngineFlow<'_, '_>, consumed: f64, now: Nanos) {
-        self.queue.return_tokens(consumed, None, now);
+    fn revert(&self, _: &EngineFlow<'_, '_>, decision: &ComponentDecision, now: Nanos) {
+        self.queue.return_tokens(decision.consumed, None, now);
     }
 }
 

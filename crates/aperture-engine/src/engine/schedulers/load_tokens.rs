@@ -1,7 +1,10 @@
 //! The tokens of a load scheduler: a bucket whose rate is a share of the demand.
 
+use std::sync::Weak;
+
 use super::demand::{DemandBucket, DemandWindow, MAX_RATE, SECOND};
 use super::token_source::{MAX_OVERTAKING, SourceReply, TakeRequest, TokenGrant, TokenSource};
+use super::wait_queue::WaitQueue;
 use crate::engine::clock::Nanos;
 use crate::engine::control::Demand;
 use crate::engine::store::EvictionLoss;
@@ -129,6 +132,7 @@ fn target_rate(demand: f64, load_multiplier: f64) -> f64 {
 
 impl TokenSource for LoadTokens {
     type Rules = UpstreamBehaviour;
+    type Outbox = ();
 
     /// The same bound as in quota schedulers, whose queues are of the same kind.
     fn max_overtaking(upstream: &UpstreamBehaviour) -> u32 {
@@ -138,7 +142,7 @@ impl TokenSource for LoadTokens {
         }
     }
 
-    fn new(now: Nanos) -> Self {
+    fn new(_: &UpstreamBehaviour, _: &str, _: &Weak<WaitQueue<Self>>, now: Nanos) -> Self {
         Self {
             demand_window: DemandWindow::new(now),
             decision: LoadSchedulerDecision {

@@ -8,6 +8,10 @@ mod load_tokens;
 mod queue_store;
 mod quota;
 mod quota_tokens;
+mod shared_concurrency;
+mod shared_quota;
+mod shared_slots;
+mod shared_tokens;
 mod token_source;
 mod wait_queue;
 mod waiter;
@@ -19,6 +23,8 @@ mod workload;
 pub(crate) use self::concurrency::ConcurrencyScheduler;
 pub(crate) use self::load::LoadScheduler;
 pub(crate) use self::quota::QuotaScheduler;
+pub(crate) use self::shared_concurrency::SharedConcurrencyScheduler;
+pub(crate) use self::shared_quota::SharedQuotaScheduler;
 pub(crate) use self::waiter::Waiter;
 pub(crate) use self::workload::{WorkloadRequest, Workloads};
 
@@ -26,8 +32,9 @@ use std::sync::Arc;
 
 use super::clock::Nanos;
 use super::component::PolicyComponent;
-use super::decision::DecisionWithSlot;
+use super::decision::{ComponentDecision, DecisionWithSlot, MayWait};
 use super::engine_flow::EngineFlow;
+use super::shared::{StoreAnswer, StoreAsk};
 use super::workload_latency::{MeasuredWorkload, WorkloadLatency};
 
 /// The result of scheduling a flow.
@@ -35,12 +42,27 @@ use super::workload_latency::{MeasuredWorkload, WorkloadLatency};
 pub(crate) enum ScheduleResult {
     Decided(DecisionWithSlot),
     Queued(Waiter),
+    /// A shared store was asked. Its answer is passed to [`Scheduler::resume`].
+    Asks(StoreAsk),
 }
 
 /// A component that queues the flows that it has no tokens or slots for.
 pub(crate) trait Scheduler: PolicyComponent {
-    /// Decides about the flow, or puts it in a queue.
-    fn schedule(&self, flow: &EngineFlow<'_, '_>, now: Nanos) -> ScheduleResult;
+    /// Decides about the flow, puts it in a queue, or asks the shared store. The caller makes a
+    /// flow that may not wait leave the queue.
+    fn schedule(&self, flow: &EngineFlow<'_, '_>, may_wait: MayWait, now: Nanos) -> ScheduleResult;
+
+    /// Continues with the answer of the shared store.
+    fn resume(
+        &self,
+        _flow: &EngineFlow<'_, '_>,
+        _answer: StoreAnswer,
+        _may_wait: MayWait,
+        _now: Nanos,
+    ) -> ScheduleResult {
+        // A scheduler that asks no store gets no answer.
+        ScheduleResult::Decided(DecisionWithSlot::from(ComponentDecision::REJECTED))
+    }
 
     /// Returns the workloads of its policy.
     fn workloads(&self) -> &Workloads;

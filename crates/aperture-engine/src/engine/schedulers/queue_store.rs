@@ -106,7 +106,7 @@ impl<S: TokenSource> QueueStore<S> {
             entry.min_retention = min_retention.max(entry.min_retention);
             let queue = entry
                 .queue
-                .get_or_insert_with(|| WaitQueue::new(&self.rules, &self.clock, now));
+                .get_or_insert_with(|| WaitQueue::new(&self.rules, &self.clock, key, now));
             Arc::clone(queue)
         })
     }

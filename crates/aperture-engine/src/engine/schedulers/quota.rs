@@ -12,7 +12,7 @@ use crate::engine::component::{
     ComponentContext, FillTimes, FromPolicy, PolicyComponent, ReportedKind,
 };
 use crate::engine::control::{Actuator, Setting};
-use crate::engine::decision::DecisionStep;
+use crate::engine::decision::{ComponentDecision, DecisionStep, MayWait};
 use crate::engine::engine_flow::EngineFlow;
 use crate::engine::limiters::FlowKey;
 use crate::engine::limiters::bucket_inputs::BucketInputs;
@@ -57,7 +57,10 @@ impl FromPolicy for QuotaScheduler {
         }
     }
 
-    fn new(spec: &Self::Spec, context: &ComponentContext) -> Self {
+    fn new(spec: &Self::Spec, context: &ComponentContext) -> Option<Self> {
+        if context.shared.is_some() {
+            return None;
+        }
         let bucket = &spec.bucket;
         let rules = bucket_rules(bucket, context);
         let limits = StoreLimits {
@@ -69,11 +72,11 @@ impl FromPolicy for QuotaScheduler {
             ..context.limits
         };
         let quota_rules = QuotaRules::new(bucket, &rules);
-        Self {
+        Some(Self {
             label_key: bucket.limit_by_label_key.clone(),
             workloads: Workloads::new(&spec.scheduler),
             queues: Arc::new(QueueStore::new(quota_rules, limits, 0, &context.clock)),
-        }
+        })
     }
 
     /// Returns the scheduler of a changed policy, sharing the buckets and queues of this one.
@@ -110,7 +113,7 @@ impl FromPolicy for QuotaScheduler {
 }
 
 impl Scheduler for QuotaScheduler {
-    fn schedule(&self, flow: &EngineFlow<'_, '_>, now: Nanos) -> ScheduleResult {
+    fn schedule(&self, flow: &EngineFlow<'_, '_>, _: MayWait, now: Nanos) -> ScheduleResult {
         if self.inputs().passes_all() {
             return accept_unlimited(false);
         }
@@ -142,7 +145,8 @@ impl PolicyComponent for QuotaScheduler {
         self.workloads.denied_code()
     }
 
-    fn revert(&self, flow: &EngineFlow<'_, '_>, consumed: f64, now: Nanos) {
+    fn revert(&self, flow: &EngineFlow<'_, '_>, decision: &ComponentDecision, now: Nanos) {
+        let consumed = decision.consumed;
         if let FlowKey::Present(key) = self.key(flow)
             && consumed > 0.0
             && !self.inputs().passes_all()

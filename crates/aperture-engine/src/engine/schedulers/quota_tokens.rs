@@ -1,8 +1,10 @@
 //! The tokens of a quota scheduler: a bucket per key, from which the head of a queue may reserve.
 
+use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use super::token_source::{MAX_OVERTAKING, SourceReply, TakeRequest, TokenGrant, TokenSource};
+use super::wait_queue::WaitQueue;
 use crate::engine::clock::Nanos;
 use crate::engine::engine_flow::{DEADLINE_MARGIN, NO_DEADLINE};
 use crate::engine::limiters::BucketParams;
@@ -174,6 +176,7 @@ impl QuotaTokens {
 
 impl TokenSource for QuotaTokens {
     type Rules = QuotaRules;
+    type Outbox = ();
 
     /// As many as in recordings of Agents. An Agent has no bound, so a steady stream of newcomers
     /// starves waiting flows there.
@@ -184,7 +187,7 @@ impl TokenSource for QuotaTokens {
         }
     }
 
-    fn new(_: Nanos) -> Self {
+    fn new(_: &QuotaRules, _: &str, _: &Weak<WaitQueue<Self>>, _: Nanos) -> Self {
         Self {
             account: KeyAccount::New,
             without_reserved: None,
@@ -310,5 +313,6 @@ fn grant_from(result: &BucketDecision) -> TokenGrant {
         remaining: result.remaining,
         current: result.current,
         slot: None,
+        without_store: false,
     }
 }

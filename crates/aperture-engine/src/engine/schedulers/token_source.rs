@@ -1,7 +1,9 @@
 //! The sources of the tokens that a queue waits for: buckets and slots.
 
 use std::fmt;
+use std::sync::Weak;
 
+use super::wait_queue::WaitQueue;
 use crate::engine::clock::Nanos;
 use crate::engine::request_id::RequestId;
 use crate::engine::store::EvictionLoss;
@@ -24,6 +26,8 @@ pub(crate) struct TokenGrant {
     pub(crate) remaining: f64,
     pub(crate) current: f64,
     pub(crate) slot: Option<RequestId>,
+    /// True if a source whose tokens are in a shared store granted them without the store.
+    pub(crate) without_store: bool,
 }
 
 /// The reply of a source to the head of a queue.
@@ -38,14 +42,19 @@ pub(crate) enum SourceReply {
 }
 
 /// A source of the tokens of a queue.
-pub(crate) trait TokenSource: fmt::Debug + Send + 'static {
+pub(crate) trait TokenSource: fmt::Debug + Send + Sized + 'static {
     /// The rules that the policy sets for all keys.
     type Rules: fmt::Debug + Send + Sync;
+
+    /// What the source has to do once the lock of its queue is released: `()` for a source in
+    /// process.
+    type Outbox: Default;
 
     /// Returns how many newcomers may overtake a request that waits in the queue of its flow.
     fn max_overtaking(rules: &Self::Rules) -> u32;
 
-    fn new(now: Nanos) -> Self;
+    /// Creates the source of a queue for a key.
+    fn new(rules: &Self::Rules, key: &str, queue: &Weak<WaitQueue<Self>>, now: Nanos) -> Self;
 
     /// Takes tokens for a request that does not have to queue, if they are available.
     fn take_immediately(
@@ -78,6 +87,21 @@ pub(crate) trait TokenSource: fmt::Debug + Send + 'static {
         now: Nanos,
     ) {
         self.return_tokens(rules, tokens, grant, now);
+    }
+
+    /// Learns that the head left before it received its decision, and without a reservation.
+    fn head_left(&mut self) {}
+
+    /// Returns what is to be done once the lock of the queue is released.
+    #[inline(always)]
+    fn take_outbox(&mut self) -> Self::Outbox {
+        Self::Outbox::default()
+    }
+
+    /// Does it, without the lock. Returns true if the head may have got its reply meanwhile.
+    #[inline(always)]
+    fn send(_rules: &Self::Rules, _outbox: Self::Outbox) -> bool {
+        false
     }
 
     /// Returns the loss if this state, last used at `last_used`, is evicted.

@@ -18,6 +18,7 @@ use crate::engine::clock::{Clock, Nanos, nanos};
 use crate::engine::decision::{ComponentDecision, DecisionWithSlot, OrderShift};
 use crate::engine::held_slots::{HeldSlot, SlotOwner};
 use crate::engine::request_id::RequestId;
+use crate::engine::shared::ReplyObserver;
 use crate::engine::sync::{Mutex, lock};
 
 /// How many requests are decided at once. Between batches, other threads get the lock.
@@ -67,12 +68,18 @@ enum WaitStage {
 type Wakers = SmallVec<[Waker; BATCH_SIZE]>;
 
 impl<S: TokenSource> WaitQueue<S> {
-    pub(crate) fn new(rules: &Arc<S::Rules>, clock: &Arc<dyn Clock>, now: Nanos) -> Arc<Self> {
-        Arc::new(Self {
+    /// Creates the queue of a key.
+    pub(crate) fn new(
+        rules: &Arc<S::Rules>,
+        clock: &Arc<dyn Clock>,
+        key: &str,
+        now: Nanos,
+    ) -> Arc<Self> {
+        Arc::new_cyclic(|queue| Self {
             rules: Arc::clone(rules),
             clock: Arc::clone(clock),
             state: Mutex::new(State {
-                source: S::new(now),
+                source: S::new(rules, key, queue, now),
                 queue: Wfq::new(S::max_overtaking(rules)),
                 waiters: slab::Slab::new(),
                 head: None,
@@ -84,6 +91,11 @@ impl<S: TokenSource> WaitQueue<S> {
     /// Reads or changes the source of the tokens.
     pub(crate) fn with_source<R>(&self, act: impl FnOnce(&S::Rules, &mut S) -> R) -> R {
         act(&self.rules, &mut lock(&self.state).source)
+    }
+
+    /// Returns true if flows wait in the queue.
+    pub(crate) fn is_open(&self) -> bool {
+        lock(&self.state).queue.is_open()
     }
 
     /// Decides about a request, or puts it in the queue.
@@ -136,7 +148,9 @@ impl<S: TokenSource> WaitQueue<S> {
         if let WaitStage::Done(granted, grant) = state.waiters[id].stage {
             let removed = state.waiters.remove(id);
             state.source.record_demand(tokens, granted);
+            let outbox = state.source.take_outbox();
             drop(state);
+            S::send(&self.rules, outbox);
             return ScheduleResult::Decided(self.decision(
                 granted,
                 tokens,
@@ -145,12 +159,17 @@ impl<S: TokenSource> WaitQueue<S> {
             ));
         }
         let next_poll_at = state.waiters[id].next_poll_at();
+        let outbox = state.source.take_outbox();
         drop(state);
+        if S::send(&self.rules, outbox) {
+            self.serve(now);
+        }
         let queue: Arc<dyn WaiterQueue> = Arc::<Self>::clone(self);
         ScheduleResult::Queued(Waiter::new(queue, id, next_poll_at))
     }
 
-    fn decision(
+    /// Returns the decision about a request.
+    pub(super) fn decision(
         self: &Arc<Self>,
         granted: bool,
         tokens: f64,
@@ -168,6 +187,7 @@ impl<S: TokenSource> WaitQueue<S> {
                 consumed: if granted { tokens } else { 0.0 },
                 dropped: !granted,
                 request_id: grant.slot,
+                without_store: grant.without_store,
                 overtaken,
                 ..ComponentDecision::REJECTED
             },
@@ -179,14 +199,23 @@ impl<S: TokenSource> WaitQueue<S> {
     pub(crate) fn serve(&self, now: Nanos) {
         loop {
             let mut wakers = Wakers::new();
-            let more = lock(&self.state).advance(&self.rules, now, &mut wakers);
+            let mut state = lock(&self.state);
+            let more = state.advance(&self.rules, now, &mut wakers);
+            let outbox = state.source.take_outbox();
+            drop(state);
             for waker in wakers {
                 waker.wake();
             }
-            if !more {
+            let replied = S::send(&self.rules, outbox);
+            if !more && !replied {
                 return;
             }
         }
+    }
+
+    /// Like [`serve`](Self::serve), at the time of the clock.
+    pub(super) fn serve_now(&self) {
+        self.serve(nanos(self.clock.now()));
     }
 
     /// Migrates the source to changed rules and decides by them for the heads of the queue.
@@ -209,7 +238,9 @@ impl<S: TokenSource> WaitQueue<S> {
         }
         change(&mut state.source);
         let has_head = state.head.is_some();
+        let outbox = state.source.take_outbox();
         drop(state);
+        S::send(&self.rules, outbox);
         if has_head {
             self.serve(now);
         }
@@ -221,14 +252,28 @@ impl<S: TokenSource> WaitQueue<S> {
             slot,
             ..TokenGrant::default()
         };
+        self.return_grant(tokens, &grant, now)
+    }
+
+    /// Like [`return_tokens`](Self::return_tokens), for what `grant` granted.
+    pub(crate) fn return_grant(&self, tokens: f64, grant: &TokenGrant, now: Nanos) -> bool {
         let mut state = lock(&self.state);
-        let returned = state.source.return_tokens(&self.rules, tokens, &grant, now);
+        let returned = state.source.return_tokens(&self.rules, tokens, grant, now);
         let has_head = state.head.is_some();
+        let outbox = state.source.take_outbox();
         drop(state);
+        S::send(&self.rules, outbox);
         if has_head {
             self.serve(now);
         }
         returned
+    }
+}
+
+/// The head of the queue waits for the reply of a shared store.
+impl<S: TokenSource> ReplyObserver for WaitQueue<S> {
+    fn replied(&self) {
+        self.serve_now();
     }
 }
 
@@ -286,6 +331,7 @@ impl<S: TokenSource> State<S> {
                 }
                 WaitStage::Reserved(..) | WaitStage::Done(..) => return false,
                 WaitStage::Queued(_) | WaitStage::Blocked(..) if now >= entry.give_up_at => {
+                    self.source.head_left();
                     SourceReply::Rejected(TokenGrant::default())
                 }
                 WaitStage::Queued(_) | WaitStage::Blocked(..) => {
@@ -337,6 +383,7 @@ impl<S: TokenSource> State<S> {
                 self.queue.cancel(request_index);
             }
             WaitStage::Queued(request_index) | WaitStage::Blocked(request_index, _) => {
+                self.source.head_left();
                 self.head = self.queue.served(request_index, false).1;
             }
             WaitStage::Reserved(request_index, _, grant) => {
@@ -408,12 +455,14 @@ impl<S: TokenSource> WaiterQueue for WaitQueue<S> {
             },
         };
         let next_poll_at = state.waiters.get(id).map(WaitEntry::next_poll_at);
+        let outbox = state.source.take_outbox();
         drop(guard);
         drop(replaced);
         for waker in wakers {
             waker.wake();
         }
-        if more {
+        let replied = S::send(&self.rules, outbox);
+        if more || replied {
             self.serve(now);
         }
         match decided {
@@ -431,8 +480,10 @@ impl<S: TokenSource> WaiterQueue for WaitQueue<S> {
         state.remove_waiter(&self.rules, id, now);
         let removed = state.waiters.try_remove(id);
         let has_head = state.head.is_some();
+        let outbox = state.source.take_outbox();
         drop(guard);
         drop(removed);
+        S::send(&self.rules, outbox);
         if has_head {
             self.serve(now);
         }

@@ -16,7 +16,7 @@ pub(super) type GrantedComponents<'a> =
 pub(super) fn revert(granted: GrantedComponents<'_>, flow: &EngineFlow<'_, '_>, now: Nanos) {
     for (component, decision, slot) in granted {
         if !decision.key_missing && decision.consumed > 0.0 {
-            component.component.revert(flow, decision.consumed, now);
+            component.component.revert(flow, &decision, now);
         }
         drop(slot);
     }

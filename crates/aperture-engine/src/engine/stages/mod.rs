@@ -14,7 +14,7 @@ use self::round::SchedulerRound;
 pub(crate) use self::round::Suspended;
 use super::clock::{Clock, Nanos, nanos};
 use super::component_entry::ComponentEntry;
-use super::decision::{DecisionStep, DecisionWithSlot, EngineDenial};
+use super::decision::{DecisionStep, DecisionWithSlot, EngineDenial, MayWait};
 use super::engine_flow::EngineFlow;
 use super::held_slots::HeldSlots;
 use super::index::Index;
@@ -26,7 +26,11 @@ const IMMEDIATE_STEPS: [DecisionStep; 3] = [
     DecisionStep::Limiters,
 ];
 /// The steps in which flows may wait. Each is a batch of its own.
-const QUEUEING_STEPS: [DecisionStep; 2] = [DecisionStep::Concurrency, DecisionStep::Schedulers];
+const WAITING_STEPS: [DecisionStep; 3] = [
+    DecisionStep::SharedLimiters,
+    DecisionStep::Concurrency,
+    DecisionStep::Schedulers,
+];
 
 /// How far the decision of a flow has come.
 #[derive(Debug)]
@@ -44,6 +48,7 @@ pub(crate) fn run_all(
     matching: &[u32],
     clock: &dyn Clock,
     flow: &EngineFlow<'_, '_>,
+    may_wait: MayWait,
     observer: &mut impl Observer,
     held: &mut HeldSlots,
 ) -> StepProgress {
@@ -51,21 +56,27 @@ pub(crate) fn run_all(
     if let Err(denied) = run_immediate(index, matching, now, flow, observer, held) {
         return StepProgress::Done(Err(denied));
     }
-    let schedulers: SmallVec<[&Arc<ComponentEntry>; 4]> = matching
+    let waiting: SmallVec<[&Arc<ComponentEntry>; 4]> = matching
         .iter()
         .map(|at| index.component(*at))
-        .filter(|component| component.step >= DecisionStep::Concurrency)
+        .filter(|component| component.step >= DecisionStep::SharedLimiters)
         .collect();
-    for (at, step) in QUEUEING_STEPS.into_iter().enumerate() {
+    for step in WAITING_STEPS {
         if step == DecisionStep::Schedulers && observer.look_up(flow, clock) {
             break;
         }
-        let own = schedulers.iter().filter(|component| component.step == step);
-        let mut round = SchedulerRound::begin(step, own.copied(), flow, now);
-        if round.poll_members(now, None).is_pending() {
-            let later = schedulers
+        let mut own = waiting
+            .iter()
+            .filter(|component| component.step == step)
+            .peekable();
+        if own.peek().is_none() {
+            continue;
+        }
+        let mut round = SchedulerRound::begin(step, own.copied(), flow, may_wait, now);
+        if round.poll_members(flow, now, None).is_pending() {
+            let later = waiting
                 .iter()
-                .filter(|component| QUEUEING_STEPS[at + 1..].contains(&component.step))
+                .filter(|component| component.step > step)
                 .map(|component| Arc::clone(component))
                 .collect();
             return StepProgress::Waits(Box::new(Suspended { round, later }));

@@ -1,20 +1,24 @@
-//! The schedulers of a step, which decide at the same time, and a flow that waits for them.
+//! The components of a step in which flows may wait, which decide at the same time, and a flow that
+//! waits for them.
 
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use smallvec::SmallVec;
 
+use super::WAITING_STEPS;
 use super::granted::{GrantedComponents, revert};
 use super::observer::Observer;
 use crate::engine::clock::{Clock, Nanos, nanos};
 use crate::engine::component_entry::ComponentEntry;
-use crate::engine::decision::{ComponentDecision, DecisionStep, DecisionWithSlot, EngineDenial};
+use crate::engine::decision::{
+    ComponentDecision, DecisionStep, DecisionWithSlot, EngineDenial, MayWait,
+};
 use crate::engine::engine_flow::EngineFlow;
 use crate::engine::held_slots::HeldSlots;
 use crate::engine::schedulers::ScheduleResult;
 
-/// A waiting flow: the round of schedulers that it waits in, and the schedulers of later steps.
+/// A waiting flow: the round that it waits in, and the components of later steps.
 #[derive(Debug)]
 pub(crate) struct Suspended {
     pub(crate) round: SchedulerRound,
@@ -35,34 +39,55 @@ impl Suspended {
         if let Err(denied) = self.round.finish(flow, observer, held, now) {
             return Some(Err(denied));
         }
-        if self.round.step == DecisionStep::Schedulers || observer.look_up(flow, clock) {
-            return Some(Ok(()));
+        let done = self.round.step;
+        for step in WAITING_STEPS.into_iter().filter(|step| *step > done) {
+            if step == DecisionStep::Schedulers && observer.look_up(flow, clock) {
+                return Some(Ok(()));
+            }
+            let (own, later): (SmallVec<[_; 2]>, _) = std::mem::take(&mut self.later)
+                .into_iter()
+                .partition(|component| component.step == step);
+            self.later = later;
+            if !own.is_empty() {
+                let may_wait = self.round.may_wait;
+                self.round = SchedulerRound::begin(step, own.iter(), flow, may_wait, now);
+                return None;
+            }
         }
-        let later = std::mem::take(&mut self.later);
-        self.round = SchedulerRound::begin(DecisionStep::Schedulers, later.iter(), flow, now);
-        None
+        Some(Ok(()))
     }
 }
 
 impl Suspended {
-    /// Returns true if no scheduler is left to decide.
+    /// Returns true if no component is left to decide.
     pub(crate) fn is_finished(&self) -> bool {
         self.round.members.is_empty()
     }
 
-    /// Rejects the flow because it leaves, and returns what other schedulers granted already.
+    /// Rejects the flow because it leaves, and returns what other components granted already.
     #[cold]
     pub(crate) fn abandon(&mut self, flow: &EngineFlow<'_, '_>, now: Nanos) {
         self.round.reject_waiting();
-        let _ = self.round.finish(flow, &mut (), &mut HeldSlots::new(), now);
+        let members = std::mem::take(&mut self.round.members);
+        let mut granted: GrantedComponents<'_> = SmallVec::new();
+        for (component, scheduled) in &members {
+            if let ScheduleResult::Decided(decided) = scheduled
+                && !component.rejects(&decided.decision)
+                && !decided.decision.dropped
+            {
+                granted.push((component, decided.decision, None));
+            }
+        }
+        revert(granted, flow, now);
     }
 }
 
-/// The schedulers of a step, which decide at the same time.
+/// The components of a step, which decide at the same time.
 #[derive(Debug)]
 pub(crate) struct SchedulerRound {
     step: DecisionStep,
     begun: Nanos,
+    may_wait: MayWait,
     members: SmallVec<[(Arc<ComponentEntry>, ScheduleResult); 1]>,
 }
 
@@ -71,34 +96,43 @@ impl SchedulerRound {
         step: DecisionStep,
         members: impl Iterator<Item = &'a Arc<ComponentEntry>>,
         flow: &EngineFlow<'_, '_>,
+        may_wait: MayWait,
         now: Nanos,
     ) -> Self {
+        // All members ask a shared store here, one after the other, so that they share a round trip.
         let members = members.map(|component| {
             component.check_budget(flow);
-            let scheduled = match component.component.schedule(flow, now) {
-                // No flow waits for a component that is not enforced.
-                ScheduleResult::Queued(waiter) if component.is_dry_run() => {
-                    drop(waiter);
-                    ScheduleResult::Decided(DecisionWithSlot::from(ComponentDecision::REJECTED))
-                }
-                scheduled => scheduled,
-            };
-            (Arc::clone(component), scheduled)
+            let may_wait = may_wait_for(component, may_wait);
+            let scheduled = component.component.schedule(flow, may_wait, now);
+            (Arc::clone(component), leave_if_not(may_wait, scheduled))
         });
         Self {
             step,
             begun: now,
+            may_wait,
             members: members.collect(),
         }
     }
 
-    /// Polls the waiters. The first rejection makes the others leave.
+    /// Polls the waiters. In a step with queues, the first rejection makes the others leave.
     ///
     /// Without a waker, the waiters are not polled, and no wake-up is registered.
-    pub(crate) fn poll_members(&mut self, now: Nanos, waker: Option<&Waker>) -> Poll<()> {
+    pub(crate) fn poll_members(
+        &mut self,
+        flow: &EngineFlow<'_, '_>,
+        now: Nanos,
+        waker: Option<&Waker>,
+    ) -> Poll<()> {
         let mut waits = false;
         let mut dropped = false;
         for (component, scheduled) in &mut self.members {
+            if let (ScheduleResult::Asks(ask), Some(waker)) = (&mut *scheduled, waker)
+                && let Poll::Ready(answer) = ask.poll(now, waker)
+            {
+                let may_wait = may_wait_for(component, self.may_wait);
+                let scheduler = &component.component;
+                *scheduled = leave_if_not(may_wait, scheduler.resume(flow, answer, may_wait, now));
+            }
             if let (ScheduleResult::Queued(waiter), Some(waker)) = (&mut *scheduled, waker)
                 && let Poll::Ready(mut decided) = waiter.poll(now, waker)
             {
@@ -109,10 +143,11 @@ impl SchedulerRound {
                 ScheduleResult::Decided(decided) => {
                     dropped |= decided.decision.dropped && !component.is_dry_run();
                 }
-                ScheduleResult::Queued(_) => waits = true,
+                ScheduleResult::Queued(_) | ScheduleResult::Asks(_) => waits = true,
             }
         }
-        if waits && dropped {
+        // Limiters do not queue: their replies are on the way, and tell the longest wait.
+        if waits && dropped && self.step != DecisionStep::SharedLimiters {
             self.reject_waiting();
             waits = false;
         }
@@ -126,11 +161,24 @@ impl SchedulerRound {
     /// Makes all remaining waiters leave and counts them as rejected.
     pub(crate) fn reject_waiting(&mut self) {
         for (_, scheduled) in &mut self.members {
-            if let ScheduleResult::Queued(_) = scheduled {
-                *scheduled =
-                    ScheduleResult::Decided(DecisionWithSlot::from(ComponentDecision::REJECTED));
+            if let ScheduleResult::Queued(_) | ScheduleResult::Asks(_) = scheduled {
+                *scheduled = rejected();
             }
         }
+    }
+
+    /// Stops waiting, because no timer can be set: rejects flows in queues, and decides without the
+    /// shared store where its reply is missing.
+    pub(crate) fn stop_waiting(&mut self, flow: &EngineFlow<'_, '_>, now: Nanos) {
+        for (component, scheduled) in &mut self.members {
+            if let ScheduleResult::Asks(ask) = scheduled {
+                let may_wait = may_wait_for(component, self.may_wait).min(MayWait::ForStore);
+                let answer = ask.give_up();
+                let resumed = component.component.resume(flow, answer, may_wait, now);
+                *scheduled = leave_if_not(may_wait, resumed);
+            }
+        }
+        self.reject_waiting();
     }
 
     /// Returns when a waiter has to be polled again if it is not woken before.
@@ -138,6 +186,7 @@ impl SchedulerRound {
         let times = self.members.iter().map(|(_, scheduled)| match scheduled {
             ScheduleResult::Decided(_) => Nanos::MAX,
             ScheduleResult::Queued(waiter) => waiter.next_poll_at(),
+            ScheduleResult::Asks(ask) => ask.decide_at(),
         });
         times.min().unwrap_or(Nanos::MAX)
     }
@@ -159,26 +208,52 @@ impl SchedulerRound {
             .into_iter()
             .map(|(component, scheduled)| match scheduled {
                 ScheduleResult::Decided(decided) => (component, decided),
-                ScheduleResult::Queued(_) => (
+                ScheduleResult::Queued(_) | ScheduleResult::Asks(_) => (
                     component,
                     DecisionWithSlot::from(ComponentDecision::REJECTED),
                 ),
             })
             .unzip();
         let mut granted: GrantedComponents<'_> = SmallVec::with_capacity(components.len());
+        let mut wait = 0;
+        let mut unsatisfiable = false;
         for (component, decided) in components.iter().zip(decided) {
             observer.on_decision(flow, component, &decided.decision);
             if component.rejects(&decided.decision) {
                 denied = Some(component.component.denied_code());
+                unsatisfiable |= decided.decision.unsatisfiable;
+                wait = decided.decision.wait.max(wait);
             } else if !decided.decision.dropped {
                 granted.push((component, decided.decision, decided.slot));
             }
         }
         if let Some(code) = denied {
             revert(granted, flow, now);
-            return Err(self.step.denial(code, 0));
+            // Report no wait if one of the components would reject the flow even after it.
+            return Err(self.step.denial(code, if unsatisfiable { 0 } else { wait }));
         }
         held.extend(granted.into_iter().filter_map(|(_, _, slot)| slot));
         Ok(())
     }
+}
+
+/// Returns what a flow may wait for at a component: for no queue of one that is not enforced.
+fn may_wait_for(component: &ComponentEntry, may_wait: MayWait) -> MayWait {
+    match component.is_dry_run() {
+        true => may_wait.min(MayWait::ForStore),
+        false => may_wait,
+    }
+}
+
+/// Makes a flow leave what it may not wait for.
+fn leave_if_not(may_wait: MayWait, scheduled: ScheduleResult) -> ScheduleResult {
+    match scheduled {
+        ScheduleResult::Queued(_) if may_wait < MayWait::InQueue => rejected(),
+        ScheduleResult::Asks(_) if may_wait < MayWait::ForStore => rejected(),
+        scheduled => scheduled,
+    }
+}
+
+fn rejected() -> ScheduleResult {
+    ScheduleResult::Decided(DecisionWithSlot::from(ComponentDecision::REJECTED))
 }
