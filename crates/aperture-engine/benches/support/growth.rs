@@ -111,7 +111,7 @@ fn json_body(body: &str) -> Duration {
     for rule in 0..10 {
         let _ = write!(
             rules,
-            "label-{rule}: {{extractor: {{json: {{from: request.http.body, pointer: /user/name}}}}}}, "
+            "label_{rule}: {{extractor: {{json: {{from: request.http.body, pointer: /user/name}}}}}}, "
         );
     }
     let policy = format!(
@@ -127,7 +127,7 @@ circuit:
       rate_limiter:
         selectors: [{{control_point: checkout}}]
         in_ports: {{bucket_capacity: {{constant_signal: {{value: 1e15}}}}, fill_amount: {{constant_signal: {{value: 1e15}}}}}}
-        parameters: {{interval: 1s, limit_by_label_key: label-0}}
+        parameters: {{interval: 1s, limit_by_label_key: label_0}}
 "
     );
     let engine = Engine::builder().policy_text("body.yaml", policy);
