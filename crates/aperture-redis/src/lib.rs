@@ -22,14 +22,21 @@
 //!
 //! # Servers
 //!
-//! Redis 6 or newer, Valkey, and clusters of either ([`RedisBuilder::cluster_nodes`]). The user needs
-//! the commands of scripts, strings, hashes and sorted sets for keys with the prefix, and should
-//! have the channel `{prefix}:freed`. Without the channel, flows that wait for a slot of another
-//! node ask every 20 ms.
+//! Redis 6 or newer, Valkey, and clusters of either ([`RedisBuilder::cluster_nodes`]). These rules are
+//! enough for a user and the prefix `shop`:
 //!
-//! The client is [`redis`](https://docs.rs/redis), because it is the one that is still released and
-//! hands out a pipeline with one reply for each command; connections, routing and TLS are this
-//! crate's, so that a flow waits for no lock and for no other node.
+//! ```text
+//! ACL SETUSER limits on >secret ~shop:* &shop:* +@connection +@scripting +@string +@hash
+//!     +@sortedset +@keyspace +@pubsub +time +cluster
+//! ```
+//!
+//! If the user may not use the channel `shop:freed`, flows that wait for a slot of another node ask
+//! every 20 ms.
+//!
+//! The client is [`redis`](https://docs.rs/redis), whose last release is a month old; that of
+//! `fred`, the other one with clusters and RESP3, is more than a year old. This crate opens the
+//! connections and routes to the nodes of a cluster itself, so that operations share a write for each
+//! node and certificates are verified as by the rest of `tower-aperture`.
 //!
 //! # What is stored
 //!

@@ -178,15 +178,18 @@ impl Driver {
             let at = Some(Instant::now() + timer.next_wait(self.shared.random()));
             self.probe = Some(Probe { timer, at });
         }
-        if self.ticks.is_multiple_of(TICKS_PER_HEARTBEAT) {
+        let heartbeat = self.ticks.is_multiple_of(TICKS_PER_HEARTBEAT);
+        self.ticks = self.ticks.wrapping_add(1);
+        if heartbeat {
             self.shared.freed.prune();
-            if self.may_send() {
-                self.route(Kind::Heartbeat.into());
-            }
             self.subscribe();
         }
-        self.ticks = self.ticks.wrapping_add(1);
         if self.may_send() {
+            // A server that has lost its data learns soon which slots this node holds.
+            let alone = self.nodes.len() == 1 && self.nodes[0].open_link().is_none();
+            if heartbeat || alone {
+                self.route(Kind::Heartbeat.into());
+            }
             self.renew();
         }
     }
@@ -483,7 +486,7 @@ impl Driver {
         self.discovery.under_way = true;
         let from = self.discovery.next % self.nodes.len();
         let places = (from..self.nodes.len()).chain(0..from);
-        // A node with a connection answers soonest, unless it was asked in vain.
+        // A node with a connection answers soonest. They take turns.
         let open = |place: &usize| self.nodes[*place].open_link().is_some();
         let node = places.into_iter().find(open).unwrap_or(from);
         self.discovery.next = node + 1;
