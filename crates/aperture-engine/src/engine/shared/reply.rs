@@ -25,10 +25,13 @@ impl fmt::Display for StoreError {
 
 impl std::error::Error for StoreError {}
 
+/// Called once, with the outcome.
+type Complete = Box<dyn FnOnce(Result<StoreOutcome, StoreError>) + Send>;
+
 /// Completes one operation of a shared store. Dropping it completes the operation with
 /// [`StoreError::Unavailable`].
 #[must_use = "dropping a reply completes it with an error"]
-pub struct StoreReply(Option<Box<dyn FnOnce(Result<StoreOutcome, StoreError>) + Send>>);
+pub struct StoreReply(Option<Complete>);
 
 impl StoreReply {
     /// Returns a reply that calls `complete` once, with the outcome.
