@@ -222,10 +222,8 @@ impl RedisBuilder {
             .map_err(|message| wrong("tls_roots", message))?;
         #[cfg(not(feature = "tls"))]
         if first.tls {
-            return Err(wrong(
-                "url",
-                "TLS needs the feature `tls` of aperture-redis",
-            ));
+            let message = "TLS needs the feature `tls` of aperture-redis";
+            return Err(wrong("url", message.to_owned()));
         }
         let connector = Connector {
             login,

@@ -1,12 +1,11 @@
 //! What a store has done, for metrics and logs.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::time::Duration;
 
 #[cfg(feature = "tracing")]
 use std::sync::Mutex;
 #[cfg(feature = "tracing")]
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What a [`Redis`](crate::Redis) store has done since it was built, and its state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
