@@ -94,6 +94,7 @@ let app: Router = Router::new()
 //! | `gzip` | no | compressed calls |
 //! | `raw-protocol` | no | with `remote`: the module `pb` and methods with types of `tonic` and `prost`; they follow the versions of both and are not covered by the stability promise |
 //! | `rego` | no | classifiers with Rego modules |
+//! | `redis` | no | a store in Redis or Valkey, for limits that several engines share |
 //! | `metrics` | no | metrics of flows and clients, through the `metrics` facade |
 //! | `test-util` | no | a scripted client that records flows |
 //!
@@ -143,6 +144,9 @@ pub use aperture_core::{
 #[cfg(feature = "embedded")]
 #[doc(inline)]
 pub use aperture_engine::{Engine, PolicyError, PolicyWarning, engine, policy};
+#[cfg(feature = "redis")]
+#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+pub use aperture_redis as redis;
 
 #[doc(inline)]
 pub use self::client::{ApertureClient, Flow};

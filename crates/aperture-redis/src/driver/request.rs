@@ -1,0 +1,439 @@
+//! What is sent to a server: commands, and what their replies mean.
+
+use std::time::{Duration, Instant};
+
+use aperture_engine::engine::RequestId;
+use aperture_engine::engine::shared::{
+    BucketSettings, EnterSlots, LeaveSlots, SlotsOutcome, StoreError, StoreKey, StoreOperation,
+    StoreOutcome, StoreReply, TakeTokens, TokensMode, TokensOutcome,
+};
+use redis::{Cmd, Pipeline, Value};
+
+use crate::leases::{Held, MAX_HELD, Renewal, id_bytes};
+use crate::scripts::{Script, pack, unpack};
+use crate::shared::{Shared, lock};
+use crate::stats::count;
+
+/// How long a waiting flow is announced. It asks again long before that.
+const WAITS_FOR: Duration = Duration::from_secs(5);
+/// How long the server remembers a slot that another node than its own returned: longer than it
+/// takes until its node renews it.
+const REMEMBER_RETURNED: Duration = Duration::from_secs(20);
+/// How long a node counts after it was seen.
+const NODE_LASTS: Duration = Duration::from_secs(10);
+/// The most of a server's error that an engine is told, in characters.
+const MAX_REASON_CHARS: usize = 200;
+
+/// One request to a server, with one reply.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) kind: Kind,
+    /// How often the request was sent again: to another node, or with the text of its script.
+    pub(crate) resent: u8,
+    /// Sends the text of the script, because the server does not know its hash.
+    pub(crate) whole_script: bool,
+    /// The slot of the key is on its way to the node that this is sent to.
+    pub(crate) asking: bool,
+}
+
+#[derive(Debug)]
+pub(crate) enum Kind {
+    Operation(Operation),
+    Renew(Renewal),
+    /// Records this node, and counts the nodes.
+    Heartbeat,
+    /// Removes this node.
+    Goodbye,
+    /// A probe of a server that was given up.
+    Ping,
+    /// Asks a node of a cluster which node has which keys.
+    ClusterSlots,
+}
+
+/// An operation of an engine.
+#[derive(Debug)]
+pub(crate) struct Operation {
+    operation: StoreOperation,
+    reply: StoreReply,
+    submitted: Instant,
+    /// The time of the clock that is passed in, when the operation was submitted.
+    passed_in: Option<Duration>,
+}
+
+/// What a reply calls for.
+#[derive(Debug)]
+pub(crate) enum Handled {
+    Done,
+    /// Sends the request to the same node again.
+    Again(Request),
+    /// The key is at another node, given as `host:port`.
+    Moved(Request, String),
+    /// The key is at another node for this request only.
+    Ask(Request, String),
+    /// This node cannot serve requests now.
+    NotServing(Request),
+}
+
+impl From<Kind> for Request {
+    fn from(kind: Kind) -> Self {
+        Self {
+            kind,
+            resent: 0,
+            whole_script: false,
+            asking: false,
+        }
+    }
+}
+
+impl Request {
+    /// The most times that a request is sent again.
+    pub(crate) const MAX_RESENT: u8 = 3;
+
+    pub(crate) fn operation(shared: &Shared, operation: StoreOperation, reply: StoreReply) -> Self {
+        Self::from(Kind::Operation(Operation {
+            operation,
+            reply,
+            submitted: Instant::now(),
+            passed_in: shared.passed_in(),
+        }))
+    }
+
+    /// Returns the key that a cluster routes the request by.
+    pub(crate) fn key(&self, shared: &Shared) -> Option<String> {
+        match &self.kind {
+            Kind::Operation(Operation { operation, .. }) => match operation {
+                StoreOperation::Take(take) => Some(shared.bucket_key(take.key)),
+                StoreOperation::Enter(enter) => Some(enter.key.to_string()),
+                StoreOperation::Leave(leave) => Some(leave.key.to_string()),
+                _ => None,
+            },
+            Kind::Renew(renewal) => Some(renewal.key.to_string()),
+            Kind::Heartbeat | Kind::Goodbye => Some(shared.nodes_key()),
+            Kind::Ping | Kind::ClusterSlots => None,
+        }
+    }
+
+    /// Notes that the request is on its way. A slot that is returned is forgotten first, so that no
+    /// renewal puts it back.
+    pub(crate) fn begin(&self, shared: &Shared) {
+        if let Kind::Operation(Operation { operation, .. }) = &self.kind
+            && let StoreOperation::Leave(LeaveSlots { key, id }) = operation
+        {
+            lock(&shared.leases).release(*key, *id);
+        }
+    }
+
+    /// Returns false if the request must not be sent any more: its flow was decided long ago, or
+    /// this node holds too many slots. What is returned to the store is always sent.
+    pub(crate) fn is_worth_sending(&self, shared: &Shared) -> bool {
+        let Kind::Operation(Operation {
+            operation,
+            submitted,
+            ..
+        }) = &self.kind
+        else {
+            return true;
+        };
+        let late = submitted.elapsed() > shared.settings.deadline;
+        match operation {
+            StoreOperation::Take(take) => {
+                !late || take.tokens <= 0.0 || take.mode == TokensMode::Correct
+            }
+            StoreOperation::Enter(_) => !late && lock(&shared.leases).held() < MAX_HELD,
+            _ => true,
+        }
+    }
+
+    /// Adds the commands of the request to a pipeline.
+    pub(crate) fn write(&self, shared: &Shared, hashes: &[String], pipeline: &mut Pipeline) {
+        if self.asking {
+            pipeline.cmd("ASKING").ignore();
+        }
+        let script = |script: Script, keys: &[String]| {
+            let mut command = Cmd::new();
+            match hashes.get(script.index()) {
+                Some(hash) if !self.whole_script => command.arg("EVALSHA").arg(hash),
+                _ => command.arg("EVAL").arg(script.text()),
+            };
+            command.arg(keys.len()).arg(keys);
+            command
+        };
+        let command = match &self.kind {
+            Kind::Operation(operation) => operation.command(shared, script),
+            Kind::Renew(renewal) => {
+                let mut command = script(Script::Renew, &shared.slots_keys(renewal.key));
+                let numbers = [
+                    units_or_server(shared, shared.passed_in()),
+                    shared.lease_units(),
+                    shared.keep_slots_ms(),
+                ];
+                command.arg(pack(numbers)).arg(&shared.node);
+                command
+                    .arg(shared.freed.channel())
+                    .arg(renewal.key.as_bytes());
+                let now = shared.now();
+                for (id, slot) in &renewal.slots {
+                    let rest = shared.units(slot.until.saturating_sub(now));
+                    command.arg(&id_bytes(*id)).arg(pack([slot.tokens, rest]));
+                }
+                command
+            }
+            Kind::Heartbeat => {
+                let mut command = script(Script::Nodes, &[shared.nodes_key()]);
+                command.arg(hex(shared.node));
+                command.arg(NODE_LASTS.as_millis() as u64);
+                command
+            }
+            Kind::Goodbye => {
+                let mut command = Cmd::new();
+                command
+                    .arg("ZREM")
+                    .arg(shared.nodes_key())
+                    .arg(hex(shared.node));
+                command
+            }
+            Kind::Ping => Cmd::ping(),
+            Kind::ClusterSlots => {
+                let mut command = Cmd::new();
+                command.arg("CLUSTER").arg("SLOTS");
+                command
+            }
+        };
+        pipeline.add_command(command);
+    }
+
+    /// Handles the reply, unless it calls for more. `ClusterSlots` is not handled here.
+    pub(crate) fn handle(self, shared: &Shared, reply: Value) -> Handled {
+        let Value::ServerError(error) = reply else {
+            self.succeed(shared, &reply);
+            return Handled::Done;
+        };
+        let details = error.details().unwrap_or_default();
+        let address = || details.rsplit(' ').next().unwrap_or_default().to_owned();
+        match error.code() {
+            _ if self.resent >= Self::MAX_RESENT => self.fail(shared),
+            "NOSCRIPT" => {
+                return Handled::Again(Self {
+                    resent: self.resent + 1,
+                    whole_script: true,
+                    ..self
+                });
+            }
+            "MOVED" => return Handled::Moved(self, address()),
+            "ASK" => return Handled::Ask(self, address()),
+            "LOADING" | "READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "UNBLOCKED" => {
+                return Handled::NotServing(self);
+            }
+            // The keys of a set are on two nodes while they move.
+            "TRYAGAIN" => self.fail(shared),
+            _ => {
+                let reason: String = error.to_string().chars().take(MAX_REASON_CHARS).collect();
+                shared.record_refusal(&reason);
+                if let Kind::Operation(Operation { reply, .. }) = self.kind {
+                    count(&shared.counters.errors, 1);
+                    reply.complete(Err(StoreError::Refused(reason)));
+                }
+            }
+        }
+        Handled::Done
+    }
+
+    fn succeed(self, shared: &Shared, value: &Value) {
+        match self.kind {
+            Kind::Operation(operation) => operation.succeed(shared, value),
+            Kind::Renew(renewal) => {
+                let Value::Array(returned) = value else {
+                    return;
+                };
+                let mut leases = lock(&shared.leases);
+                for (id, _) in renewal.slots {
+                    let bytes = id_bytes(id);
+                    let same =
+                        |value: &Value| matches!(value, Value::BulkString(id) if *id == bytes);
+                    if returned.iter().any(same) {
+                        leases.release(renewal.key, id);
+                    }
+                }
+            }
+            Kind::Heartbeat => {
+                if let Value::Int(nodes) = value {
+                    let nodes = u32::try_from(*nodes).unwrap_or(1);
+                    let counter = &shared.counters.nodes;
+                    counter.store(nodes, std::sync::atomic::Ordering::Relaxed);
+                }
+            }
+            Kind::Goodbye | Kind::Ping | Kind::ClusterSlots => {}
+        }
+    }
+
+    /// Completes an operation that the server did not answer.
+    pub(crate) fn fail(self, shared: &Shared) {
+        if let Kind::Operation(Operation { reply, .. }) = self.kind {
+            count(&shared.counters.errors, 1);
+            reply.complete(Err(StoreError::Unavailable));
+        }
+    }
+}
+
+impl Operation {
+    fn command(&self, shared: &Shared, script: impl Fn(Script, &[String]) -> Cmd) -> Cmd {
+        let passed_in = units_or_server(shared, self.passed_in);
+        match self.operation {
+            StoreOperation::Take(take) => {
+                let mut command = script(Script::Take, &[shared.bucket_key(take.key)]);
+                command.arg(pack(take_numbers(&take, self.passed_in)));
+                command
+            }
+            StoreOperation::Enter(EnterSlots {
+                key,
+                id,
+                tokens,
+                capacity,
+                lifetime,
+                waits,
+            }) => {
+                let mut command = script(Script::Enter, &shared.slots_keys(key));
+                let numbers = [
+                    passed_in,
+                    tokens,
+                    capacity,
+                    shared.units(lifetime),
+                    shared.lease_units(),
+                    f64::from(u8::from(waits)),
+                    shared.units(WAITS_FOR),
+                    shared.keep_slots_ms(),
+                ];
+                command
+                    .arg(pack(numbers))
+                    .arg(&id_bytes(id))
+                    .arg(&shared.node);
+                command.arg(shared.freed.channel()).arg(key.as_bytes());
+                command
+            }
+            StoreOperation::Leave(LeaveSlots { key, id }) => {
+                let mut command = script(Script::Leave, &shared.slots_keys(key));
+                let remember = shared.units(REMEMBER_RETURNED);
+                let numbers = [passed_in, remember, shared.keep_slots_ms()];
+                command
+                    .arg(pack(numbers))
+                    .arg(&id_bytes(id))
+                    .arg(&shared.node);
+                command.arg(shared.freed.channel()).arg(key.as_bytes());
+                command
+            }
+            // An operation of a later engine: the server answers as to any other.
+            _ => Cmd::ping(),
+        }
+    }
+
+    fn succeed(self, shared: &Shared, value: &Value) {
+        let outcome = match (self.operation, value) {
+            (StoreOperation::Take(_), Value::BulkString(bytes)) => {
+                unpack(bytes).map(tokens_outcome)
+            }
+            (StoreOperation::Enter(enter), Value::BulkString(bytes)) => {
+                unpack(bytes).map(|numbers| slots_outcome(shared, &enter, numbers))
+            }
+            (StoreOperation::Leave(_), Value::Int(held)) => Some(StoreOutcome::Left(*held == 1)),
+            _ => None,
+        };
+        if outcome.is_none() {
+            count(&shared.counters.errors, 1);
+        }
+        let unknown = || StoreError::Refused("the reply is of an unknown form".to_owned());
+        self.reply.complete(outcome.ok_or_else(unknown));
+    }
+}
+
+/// Returns a time of the clock that is passed in, in units of the scripts of slots; negative if the
+/// server's clock decides.
+fn units_or_server(shared: &Shared, passed_in: Option<Duration>) -> f64 {
+    passed_in.map_or(-1.0, |time| shared.units(time))
+}
+
+fn take_numbers(take: &TakeTokens, passed_in: Option<Duration>) -> [f64; 12] {
+    const NEVER: f64 = f64::INFINITY;
+    let nanos = |time: Duration| time.as_nanos() as f64;
+    let flag = |set: bool| f64::from(u8::from(set));
+    let TakeTokens {
+        bucket,
+        tokens,
+        mode,
+        ..
+    } = take;
+    let (mode, within) = match mode {
+        TokensMode::Within(within) => (1.0, within.map_or(NEVER, nanos)),
+        TokensMode::Correct => (2.0, 0.0),
+        // Immediate.
+        _ => (0.0, 0.0),
+    };
+    let BucketSettings {
+        capacity,
+        fill,
+        interval,
+        continuous,
+        delayed,
+        upstream,
+        max_idle,
+    } = *bucket;
+    let (seconds, subsec_nanos) = match passed_in {
+        None => (-1.0, 0.0),
+        Some(now) => (now.as_secs() as f64, f64::from(now.subsec_nanos())),
+    };
+    [
+        *tokens,
+        mode,
+        within,
+        max_idle.map_or(NEVER, nanos),
+        seconds,
+        subsec_nanos,
+        capacity,
+        fill,
+        nanos(interval).max(1.0),
+        flag(continuous),
+        flag(delayed),
+        flag(upstream),
+    ]
+}
+
+fn tokens_outcome(numbers: [f64; 5]) -> StoreOutcome {
+    let [granted, wait, unsatisfiable, remaining, current] = numbers;
+    StoreOutcome::Tokens(TokensOutcome {
+        granted: granted == 1.0,
+        // Saturates at 292 years, as an engine's times.
+        wait: Duration::from_nanos((wait as u64).min(i64::MAX as u64)),
+        unsatisfiable: unsatisfiable == 1.0,
+        remaining,
+        current,
+    })
+}
+
+fn slots_outcome(shared: &Shared, enter: &EnterSlots, numbers: [f64; 3]) -> StoreOutcome {
+    let [granted, current, next_expiry] = numbers;
+    let granted = granted == 1.0;
+    if granted {
+        let now = shared.now();
+        let slot = Held {
+            tokens: enter.tokens,
+            until: now.saturating_add(enter.lifetime),
+        };
+        hold(shared, enter.key, enter.id, slot, now);
+    }
+    let past_the_end = Duration::from_nanos(1);
+    let next_expiry =
+        (next_expiry >= 0.0).then(|| shared.duration_of(next_expiry).saturating_add(past_the_end));
+    StoreOutcome::Slots(SlotsOutcome {
+        granted,
+        current,
+        next_expiry,
+    })
+}
+
+fn hold(shared: &Shared, key: StoreKey, id: RequestId, slot: Held, now: Duration) {
+    lock(&shared.leases).hold(key, id, slot, now);
+}
+
+/// Returns the hexadecimal digits of a node's id.
+fn hex(node: [u8; 8]) -> String {
+    format!("{:016x}", u64::from_be_bytes(node))
+}
