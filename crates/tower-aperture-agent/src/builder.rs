@@ -11,6 +11,7 @@ use super::log_throttle::LogThrottle;
 use super::memory_budget::MemoryBudget;
 use super::metrics::Metrics;
 use super::prometheus::Prometheus;
+use aperture_redis::Redis;
 use tower_aperture::{Engine, LabelLimits};
 
 /// Settings of an [`Agent`]: the API keys, and the limits on what callers may use.
@@ -42,6 +43,7 @@ pub struct AgentBuilder {
     engine: Engine,
     keys: Option<Vec<ApiKey>>,
     prometheus: Option<Prometheus>,
+    shared_store: Option<Redis>,
     limits: AgentLimits,
 }
 
@@ -59,6 +61,7 @@ impl AgentBuilder {
             engine,
             keys: None,
             prometheus: None,
+            shared_store: None,
             limits: DEFAULT_LIMITS,
         }
     }
@@ -148,11 +151,30 @@ impl AgentBuilder {
         self
     }
 
+    /// Adds the [`stats`](Redis::stats) of this store, in which the engine shares its limits, to
+    /// `/metrics`.
+    ///
+    /// ```
+    /// use aperture_redis::Redis;
+    /// use tower_aperture::Engine;
+    /// use tower_aperture_agent::Agent;
+    ///
+    /// let store = Redis::new("redis://cache.internal:6379")?;
+    /// let engine = Engine::builder().shared(store.clone()).build()?;
+    /// let agent = Agent::builder(engine).shared_store(&store).build();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn shared_store(mut self, store: &Redis) -> Self {
+        self.shared_store = Some(store.clone());
+        self
+    }
+
     /// Returns the agent. Starts no task and opens no socket.
     #[must_use]
     pub fn build(self) -> Agent {
         let limits = self.limits;
-        let metrics = Metrics::new(&self.engine, self.prometheus);
+        let metrics = Metrics::new(&self.engine, self.prometheus, self.shared_store);
         let incoming = limits.buffered.max(limits.message_size);
         Agent {
             inner: Arc::new(Inner {

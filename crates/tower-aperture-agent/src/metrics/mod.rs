@@ -13,6 +13,7 @@ mod http;
 mod labels;
 mod process;
 mod schedulers;
+mod shared_store;
 mod signals;
 mod spans;
 
@@ -28,10 +29,12 @@ use self::checks::CheckSeries;
 pub(super) use self::checks::KindDecisions;
 pub(super) use self::http::{HandlerLabels, HttpSeries};
 pub(super) use self::process::ProcessSeries;
+use self::shared_store::SharedStoreCollector;
 use self::signals::SignalCollector;
 use self::spans::SpanSeries;
 use super::prometheus::{Prometheus, PrometheusCollector};
 use aperture_engine::engine::{CheckReport, InForceNames};
+use aperture_redis::Redis;
 use tower_aperture::Engine;
 
 /// All metrics of an agent.
@@ -48,7 +51,11 @@ pub(super) struct Metrics {
 }
 
 impl Metrics {
-    pub(super) fn new(engine: &Engine, prometheus: Option<Prometheus>) -> Self {
+    pub(super) fn new(
+        engine: &Engine,
+        prometheus: Option<Prometheus>,
+        shared_store: Option<Redis>,
+    ) -> Self {
         let group = Cow::Owned(engine.agent_group().to_owned());
         let labels = [(Cow::Borrowed("agent_group"), group)];
         let mut registry = Registry::with_labels(labels.into_iter());
@@ -62,6 +69,11 @@ impl Metrics {
             registry
                 .sub_registry_with_prefix("tower_aperture_agent")
                 .register_collector(Box::new(PrometheusCollector(prometheus)));
+        }
+        if let Some(store) = shared_store {
+            registry
+                .sub_registry_with_prefix("tower_aperture_agent_shared_store")
+                .register_collector(Box::new(SharedStoreCollector(store)));
         }
         registry.register_collector(Box::new(SignalCollector(engine.clone())));
         Self {

@@ -13,9 +13,10 @@ const LONG_ABOUT: &str = "\
 An Aperture Agent of one node, which decides flows by policies in files. It serves every SDK that \
 uses the Agent's protocol, and needs no etcd, Prometheus or operator.
 
-It is one node, for development, tests and small systems: limits apply to the decisions of this \
-process, and their state is lost when it ends. To share limits between many nodes, use an \
-Aperture Agent cluster; the policies are the same.";
+Limits apply to the decisions of this process, and their state is lost when it ends. With \
+`serve --shared`, several agents share rate limits, quotas and slots in Redis or Valkey; queues and \
+control loops stay with each agent. To share those too, use an Aperture Agent cluster; the policies \
+are the same.";
 const EXIT_CODES: &str = "\
 Exit codes: 0 success, 1 failure, 2 invalid command line; `check`: 3 rejected.";
 
@@ -150,9 +151,75 @@ pub(crate) struct ServeArgs {
     pub(crate) upstream_ramp_mode: bool,
 
     #[command(flatten)]
+    pub(crate) shared: SharedArgs,
+    #[command(flatten)]
     pub(crate) limits: LimitArgs,
     #[command(flatten)]
     pub(crate) logs: LogArgs,
+}
+
+/// Limits that several agents share in Redis or Valkey.
+#[derive(Debug, Group)]
+#[command(next_help_heading = "Shared limits")]
+pub(crate) struct SharedArgs {
+    /// The Redis or Valkey in which agents share token buckets and slots,
+    /// redis[s]://[USER:PASSWORD@]HOST[:PORT]; several URLs, separated by commas, are nodes of one
+    /// cluster
+    #[arg(
+        long,
+        value_name = "URL",
+        value_delimiter = ',',
+        hide_env_values = true,
+        env = "TOWER_APERTURE_AGENT_SHARED"
+    )]
+    pub(crate) shared: Vec<String>,
+    /// Treat the server as a node of a cluster, also if only one URL is given
+    #[arg(long, requires = "shared", env = "TOWER_APERTURE_AGENT_SHARED_CLUSTER")]
+    pub(crate) shared_cluster: bool,
+    /// The beginning of all keys: agents with the same prefix and policies share their limits
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "aperture",
+        env = "TOWER_APERTURE_AGENT_SHARED_PREFIX"
+    )]
+    pub(crate) shared_prefix: String,
+    /// How long a flow waits for the server, 1ms to 10s
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "20ms",
+        value_parser = parse_duration,
+        env = "TOWER_APERTURE_AGENT_SHARED_DEADLINE"
+    )]
+    pub(crate) shared_deadline: Duration,
+    /// How flows are decided while the server is slow or away
+    #[arg(
+        long,
+        value_name = "HOW",
+        default_value = "share",
+        env = "TOWER_APERTURE_AGENT_SHARED_ABSENCE"
+    )]
+    pub(crate) shared_absence: Absence,
+    /// Certificate authorities to trust for it instead of the system's, PEM
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "shared",
+        env = "TOWER_APERTURE_AGENT_SHARED_CA"
+    )]
+    pub(crate) shared_ca: Option<PathBuf>,
+}
+
+/// How flows are decided while the store of shared limits is slow or away.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Absence {
+    /// By this agent's share of each limit: the limit divided by the agents seen lately
+    Share,
+    /// Every flow is accepted
+    Open,
+    /// Every flow that a shared limit selects is rejected
+    Closed,
 }
 
 /// Limits on what callers may use; the library's defaults apply to those that are not given.

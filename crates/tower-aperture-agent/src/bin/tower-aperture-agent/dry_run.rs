@@ -35,6 +35,15 @@ pub(crate) fn describe(args: &ServeArgs, prepared: &Prepared) -> String {
         None => "none".to_owned(),
         Some(_) => format!("for {} queries of policies", engine.queries().len()),
     };
+    // The URL may contain a password.
+    let shared = match (&prepared.store, args.shared.shared.len()) {
+        (None, _) => "no".to_owned(),
+        (Some(_), 1) => format!("in one server, prefix {}", args.shared.shared_prefix),
+        (Some(_), nodes) => format!(
+            "in a cluster of which {nodes} nodes are known, prefix {}",
+            args.shared.shared_prefix
+        ),
+    };
     let reload = match args.watch_interval.is_zero() {
         true => "on SIGHUP only".to_owned(),
         false => format!(
@@ -49,6 +58,7 @@ pub(crate) fn describe(args: &ServeArgs, prepared: &Prepared) -> String {
         "dry run: serve would listen on {listen}, {security}\n\
          API keys: {keys}\n\
          Prometheus: {prometheus}\n\
+         shared limits: {shared}\n\
          reloads: {reload}\n\
          agent group: {group}\n\
          \n\

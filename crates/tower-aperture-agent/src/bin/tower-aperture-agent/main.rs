@@ -11,6 +11,7 @@ mod logs;
 mod output;
 mod reloader;
 mod serve;
+mod shared;
 mod signals;
 mod status;
 mod tls;

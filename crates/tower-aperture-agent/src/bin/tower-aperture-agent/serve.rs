@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use aperture_redis::Redis;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -17,7 +18,7 @@ use crate::output::{CommandError, ErrorChain, print_line};
 use crate::reloader::Reloader;
 use crate::signals::{ProcessSignals, SignalAction};
 use crate::validate::AssumedPrometheus;
-use crate::{dry_run, keys, logs, tls};
+use crate::{dry_run, keys, logs, shared, tls};
 
 pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, CommandError> {
     logs::init(&args.logs)?;
@@ -33,6 +34,8 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, CommandError> {
 /// All that serving needs but the listener.
 pub(crate) struct Prepared {
     pub(crate) prometheus: Option<Prometheus>,
+    /// The store of shared limits.
+    pub(crate) store: Option<Redis>,
     pub(crate) engine: Engine,
     /// `None` if calls need no key.
     pub(crate) number_of_keys: Option<usize>,
@@ -44,11 +47,13 @@ impl Prepared {
     /// Loads policies, keys and certificates.
     fn new(args: &ServeArgs) -> Result<Self, CommandError> {
         let prometheus = prometheus(args)?;
-        let engine = engine(args, prometheus.as_ref())?;
+        let store = shared::store(&args.shared)?;
+        let engine = engine(args, prometheus.as_ref(), store.as_ref())?;
         let keys = args.api_key_file.as_deref().map(keys::read).transpose()?;
         Ok(Self {
             number_of_keys: keys.as_ref().map(Vec::len),
-            agent: agent(args, &engine, prometheus.as_ref(), keys),
+            agent: agent(args, &engine, prometheus.as_ref(), store.as_ref(), keys),
+            store,
             tls: TlsFiles::of(args).read()?,
             prometheus,
             engine,
@@ -150,10 +155,18 @@ fn ca_error(path: &Path, error: &PrometheusError) -> CommandError {
     format!("--prometheus-ca {}: {error}", path.display()).into()
 }
 
-fn engine(args: &ServeArgs, prometheus: Option<&Prometheus>) -> Result<Engine, CommandError> {
+fn engine(
+    args: &ServeArgs,
+    prometheus: Option<&Prometheus>,
+    store: Option<&Redis>,
+) -> Result<Engine, CommandError> {
+    let mut policies = policies(args);
+    if let Some(store) = store {
+        policies = policies.shared(store.clone());
+    }
     let Some(prometheus) = prometheus else {
-        return policies(args).build().map_err(|error| {
-            let needs_prometheus = policies(args)
+        return policies.build().map_err(|error| {
+            let needs_prometheus = self::policies(args)
                 .signal_source(AssumedPrometheus)
                 .build()
                 .is_ok();
@@ -165,7 +178,7 @@ fn engine(args: &ServeArgs, prometheus: Option<&Prometheus>) -> Result<Engine, C
             }
         });
     };
-    let engine = policies(args).signal_source(prometheus.clone());
+    let engine = policies.signal_source(prometheus.clone());
     Ok(engine.build()?)
 }
 
@@ -194,9 +207,13 @@ fn agent(
     args: &ServeArgs,
     engine: &Engine,
     prometheus: Option<&Prometheus>,
+    store: Option<&Redis>,
     keys: Option<Vec<ApiKey>>,
 ) -> Agent {
     let mut agent = Agent::builder(engine.clone());
+    if let Some(store) = store {
+        agent = agent.shared_store(store);
+    }
     if let Some(prometheus) = prometheus {
         agent = agent.prometheus(prometheus);
     }
