@@ -9,5 +9,6 @@ mod cluster;
 mod outages;
 mod properties;
 mod secure;
+mod server;
 mod slots;
 mod support;
