@@ -49,6 +49,11 @@ impl Leases {
         self.held
     }
 
+    pub(crate) fn holds(&self, key: StoreKey, id: RequestId) -> bool {
+        let set = self.sets.get(&key);
+        set.is_some_and(|set| set.slots.contains_key(&id))
+    }
+
     pub(crate) fn hold(&mut self, key: StoreKey, id: RequestId, slot: Held, now: Duration) {
         let set = self.sets.entry(key).or_insert_with(|| HeldSet {
             slots: HashMap::new(),

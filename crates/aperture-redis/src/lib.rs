@@ -33,10 +33,11 @@
 //! If the user may not use the channel `shop:freed`, flows that wait for a slot of another node ask
 //! every 20 ms.
 //!
-//! The client is [`redis`](https://docs.rs/redis), whose last release is a month old; that of
-//! `fred`, the other one with clusters and RESP3, is more than a year old. This crate opens the
-//! connections and routes to the nodes of a cluster itself, so that operations share a write for each
-//! node and certificates are verified as by the rest of `tower-aperture`.
+//! The client is [`redis`](https://docs.rs/redis) 1.x and not `fred`, because it is released every few
+//! weeks, needs the same Rust version as this workspace, and works on any stream with one reply for
+//! each command of a pipeline. This crate opens the streams and routes to the nodes of a cluster
+//! itself, so that operations share a write for each node and certificates are verified as by the
+//! rest of `tower-aperture`.
 //!
 //! # What is stored
 //!
@@ -78,8 +79,9 @@
 //!
 //! A store has one background task, which starts with the first operation: on the caller's Tokio
 //! runtime if that has several threads, else on a thread of its own. If the runtime is dropped, the
-//! next operation starts it anew. At most 4096 operations wait for the task and at most 64 pipelines
-//! of 256 operations for each server's replies; beyond that, operations are refused as unavailable.
+//! next operation starts it anew. At most 4096 operations wait for the task, as many for the connection
+//! of a server, and at most 64 pipelines of 256 operations for their replies; beyond that, operations
+//! are refused as unavailable.
 //!
 //! # Features
 //!
