@@ -105,7 +105,7 @@ impl FlowControlService for CheckService {
         self.0.inner.metrics.ended(&request.control_point);
         let slots = request.inflight_requests;
         let refs: Vec<SlotRef> = slots.iter().map(slot_ref).collect();
-        let returns = self.0.inner.engine.flow_end(&refs, timeout);
+        let returns = self.0.inner.engine.start_flow_end(&refs, timeout).await;
         let statuses = slots.into_iter().zip(returns);
         Ok(Response::new(FlowEndResponse {
             token_return_statuses: statuses

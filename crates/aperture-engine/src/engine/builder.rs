@@ -223,6 +223,63 @@ impl EngineBuilder {
     /// A flow that such a component selects waits for the reply of the store, so it is decided by
     /// [`Engine::start`], or by a [`Decider`](crate::flow::Decider) whose future is awaited.
     /// [`Engine::check`] does not wait: it decides by this engine's share of each limit.
+    ///
+    /// ```
+    /// use std::sync::Weak;
+    /// use std::time::Duration;
+    /// use tower_aperture::engine::shared::{
+    ///     SharedStore, SlotListener, StoreAbsence, StoreKey, StoreOperation, StoreReply,
+    /// };
+    /// use tower_aperture::engine::{CheckInput, Engine};
+    /// use tower_aperture::FlowParams;
+    ///
+    /// /// A store that is away, while two engines share it.
+    /// #[derive(Debug)]
+    /// struct Away;
+    ///
+    /// impl SharedStore for Away {
+    ///     fn submit(&self, _: StoreOperation, reply: StoreReply) {
+    ///         drop(reply);
+    ///     }
+    ///     fn deadline(&self) -> Duration {
+    ///         Duration::from_millis(20)
+    ///     }
+    ///     fn is_available(&self) -> bool {
+    ///         false
+    ///     }
+    ///     fn nodes(&self) -> u32 {
+    ///         2
+    ///     }
+    ///     fn absence(&self) -> StoreAbsence {
+    ///         StoreAbsence::LocalShare
+    ///     }
+    ///     fn decided_without(&self) {}
+    ///     fn listen(&self, _: StoreKey, _: Weak<dyn SlotListener>) {}
+    /// }
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let engine = Engine::builder()
+    ///     .policy_text("four-an-hour.yaml", "
+    /// blueprint: rate-limiting/base
+    /// policy:
+    ///   policy_name: four-an-hour
+    ///   rate_limiter:
+    ///     bucket_capacity: 4
+    ///     fill_amount: 4
+    ///     parameters: {interval: 3600s}
+    ///     selectors: [{control_point: checkout}]
+    /// ")
+    ///     .shared(Away)
+    ///     .build()?;
+    /// let params = FlowParams::new();
+    /// let input = CheckInput::new("checkout", &params);
+    /// for accepted in [true, true, false] {
+    ///     assert_eq!(engine.start(&input).await.0.accepted(), accepted);
+    /// }
+    /// assert_eq!(engine.stats().decided_without_store, 3);
+    /// # Ok::<(), tower_aperture::PolicyError>(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub fn shared(mut self, store: impl SharedStore) -> Self {
         self.shared = Some(Arc::new(store));

@@ -10,7 +10,9 @@ use super::{CheckInput, CheckReport, Engine, EngineTicket, PendingReport};
 
 impl Engine {
     /// Decides about a flow at once and returns the full report. A scheduler rejects the flow if it
-    /// would have to wait; [`start`](Self::start) lets it wait.
+    /// would have to wait; [`start`](Self::start) lets it wait. An engine with a
+    /// [shared store](super::EngineBuilder::shared) does not ask the store here, and decides by its
+    /// share of each limit.
     ///
     /// Slots of concurrency limiters and schedulers are held until they are passed to
     /// [`flow_end`](Self::flow_end), or until they expire.

@@ -100,6 +100,42 @@
 //! them change: each key keeps its state and follows the new limit. [`Engine::set_dynamic_config`]
 //! changes single values in the same way.
 //!
+//! # Shared limits
+//!
+//! Engines with a [`SharedStore`](shared::SharedStore) in common, by [`EngineBuilder::shared`],
+//! limit flows together: the buckets of rate limiters and quota schedulers, and the slots of
+//! concurrency limiters and concurrency schedulers, are in the store, one for each policy name,
+//! component ID, kind, label key and label value. Engines should therefore have the same policies.
+//! Everything else stays in each engine: the queues of schedulers with their order, samplers, load
+//! schedulers, control loops with their signals, flux meters, and the caches.
+//!
+//! - A flow asks the store once for each step: all its limiters side by side, then the concurrency
+//!   schedulers, then the quota schedulers. If one component rejects the flow, what the others of
+//!   the step took is returned in a second trip that no flow waits for. So are grants that arrive
+//!   after the flow has left.
+//! - A flow waits for a reply until the store's [deadline](shared::SharedStore::deadline), or until
+//!   10 ms before its own. Then, or at once while the store is not available, it is decided as
+//!   [`StoreAbsence`](shared::StoreAbsence) says: by this engine's share of the limit, in process.
+//!   [`EngineStats::decided_without_store`] counts such decisions. What the share granted is not
+//!   charged to the store. An operation whose reply is lost may have taken tokens; they are not
+//!   returned, so engines together grant fewer tokens then, never more. A slot is returned even
+//!   then.
+//! - [`Engine::check`] does not wait, so it decides by the share. Flows in shadow mode, and
+//!   components in a dry run, wait for the store and not in queues.
+//! - Returned tokens reach the bucket even while a rejection is remembered, unless
+//!   [`upstream_buckets`](EngineBuilder::upstream_buckets) is on. (In process, and on an Agent, a
+//!   rate limiter discards them.)
+//! - With lazy sync, each engine spends from an account per key, and charges the bucket in the
+//!   background once per sync period. Only the first use of a key, and a flow that finds the account
+//!   empty when a sync is due, waits for the store. Engines may exceed the limit by what they grant
+//!   between two syncs, as Agents do. Quota schedulers ask for each flow, also with lazy sync.
+//! - While no flow waits in the queue of a key, flows ask the store side by side. Otherwise the head
+//!   of this engine's queue asks, one operation at a time: it reserves tokens, or waits for a slot.
+//!   A returned slot goes to the heads of all engines, of which the fastest gets it. A head that
+//!   learns of no returned slot asks again when the oldest slot expires, and every 100 ms.
+//! - [`Engine::start_flow_end`] returns slots by reference, whichever engine granted them.
+//! - A limit that is not finite is decided in process.
+//!
 //! # Dry runs
 //!
 //! [`EngineBuilder::dry_run`] evaluates a policy beside those that are enforced: it decides, but

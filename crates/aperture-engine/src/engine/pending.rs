@@ -1,4 +1,4 @@
-//! Futures of decisions that have to wait for tokens or slots.
+//! Futures of decisions that have to wait for tokens, slots, or a shared store.
 
 use std::fmt;
 use std::future::Future;
@@ -26,13 +26,15 @@ use crate::flow::Verdict;
 /// The longest time that a timer is set for at once.
 const MAX_SLEEP: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-/// A decision of an [`Engine`](super::Engine) that has to wait for tokens or slots.
+/// A decision of an [`Engine`](super::Engine) that has to wait: for tokens or slots, or for a
+/// [shared store](super#shared-limits).
 ///
 /// It needs no task and is woken when it can make progress. Dropping it leaves the queue at once
 /// and returns what was granted meanwhile.
 ///
 /// It waits on Tokio's timer, unless the engine's [`Clock`](super::Clock) wakes it. Outside of a
-/// Tokio runtime, a flow that would have to wait is rejected instead.
+/// Tokio runtime, a flow that would have to wait in a queue is rejected instead, and one that waits
+/// for a shared store is decided without it.
 ///
 /// # Panics
 ///
@@ -253,7 +255,8 @@ impl<C: OutputCollector> Future for WaitingFlow<C> {
                     if Handle::try_current().is_err() {
                         log_event!(
                             warn,
-                            "a flow cannot wait outside of a Tokio runtime: it leaves its queue"
+                            "a flow cannot wait outside of a Tokio runtime: it is rejected, or decided \
+                             without the shared store"
                         );
                         this.flow.with(now, |flow| round.stop_waiting(flow, now));
                         continue;

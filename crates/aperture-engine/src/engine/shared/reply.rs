@@ -28,7 +28,9 @@ impl std::error::Error for StoreError {}
 /// Completes one operation of a shared store. Dropping it completes the operation with
 /// [`StoreError::Unavailable`].
 #[must_use = "dropping a reply completes it with an error"]
-pub struct StoreReply(Option<Box<dyn FnOnce(Result<StoreOutcome, StoreError>) + Send>>);
+pub struct StoreReply(Option<Box<Complete>>);
+
+type Complete = dyn FnOnce(Result<StoreOutcome, StoreError>) + Send;
 
 impl StoreReply {
     /// Returns a reply that calls `complete` once, with the outcome.
@@ -66,10 +68,9 @@ mod tests {
 
     use super::*;
 
-    fn recorded() -> (
-        StoreReply,
-        Arc<Mutex<Vec<Result<StoreOutcome, StoreError>>>>,
-    ) {
+    type Outcomes = Arc<Mutex<Vec<Result<StoreOutcome, StoreError>>>>;
+
+    fn recorded() -> (StoreReply, Outcomes) {
         let outcomes = Arc::new(Mutex::new(Vec::new()));
         let into = Arc::clone(&outcomes);
         let reply = StoreReply::new(move |outcome| into.lock().expect("no panic").push(outcome));

@@ -64,8 +64,9 @@ fn run(components: &[String], steps: &[Step]) {
         match *step {
             Step::Start(engine) => flows.push(start(&engines[engine])),
             Step::Poll(at) if waiting > 0 => {
-                if settle(&mut flows[at % waiting], &mut tickets) {
-                    flows.swap_remove(at % waiting);
+                let mut flow = flows.swap_remove(at % waiting);
+                if !settle(&mut flow, &mut tickets) {
+                    flows.push(flow);
                 }
             }
             Step::DropFlow(at) if waiting > 0 => drop(flows.swap_remove(at % waiting)),
@@ -160,9 +161,10 @@ proptest! {
             match step {
                 Step::Start(engine) => flows.push(start(&engines[engine])),
                 Step::Poll(at) if waiting > 0 => {
-                    if let Some((report, _)) = poll(&mut flows[at % waiting]) {
-                        accepted += u32::from(report.accepted());
-                        flows.swap_remove(at % waiting);
+                    let mut flow = flows.swap_remove(at % waiting);
+                    match poll(&mut flow) {
+                        Some((report, _)) => accepted += u32::from(report.accepted()),
+                        None => flows.push(flow),
                     }
                 }
                 Step::DropFlow(at) if waiting > 0 => drop(flows.swap_remove(at % waiting)),

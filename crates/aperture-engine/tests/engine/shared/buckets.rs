@@ -1,7 +1,11 @@
 //! Rate limiters whose buckets are in the shared store.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
 use tower_aperture::RejectReason;
 use tower_aperture::engine::LimiterDetails;
+use tower_aperture::engine::shared::StoreOperation;
 
 use super::store::Replies;
 use super::*;
@@ -13,8 +17,8 @@ fn all_engines_together_grant_what_one_bucket_holds() {
         let (store, _, engines) = several(3, replies, &[rate_limiter(10.0, 0.0, "")]);
         let flows: Vec<_> = (0..15).map(|at| start(&engines[at % 3])).collect();
         store.deliver_all();
-        let accepted = flows.into_iter().filter(|_| true).map(decided);
-        assert_eq!(accepted.filter(|(report, _)| report.accepted()).count(), 10);
+        let decided = flows.into_iter().map(decided);
+        assert_eq!(decided.filter(|(report, _)| report.accepted()).count(), 10);
         assert_eq!(store.tokens(), 0.0);
     }
 }
@@ -44,13 +48,13 @@ fn each_policy_component_and_label_value_has_a_bucket_of_its_own() {
         .submitted
         .iter()
         .map(key_of)
-        .collect::<std::collections::HashSet<_>>();
+        .collect::<HashSet<_>>();
     assert_eq!(keys.len(), 8);
 }
 
-fn key_of(operation: &tower_aperture::engine::shared::StoreOperation) -> String {
+fn key_of(operation: &StoreOperation) -> String {
     match operation {
-        tower_aperture::engine::shared::StoreOperation::Take(take) => take.key.to_string(),
+        StoreOperation::Take(take) => take.key.to_string(),
         other => panic!("not a bucket: {other:?}"),
     }
 }
@@ -112,7 +116,7 @@ fn a_rejection_by_one_component_returns_what_the_others_took() {
             let (store, _, engine) = one(replies, &components);
             let flow = start(&engine);
             if replies == Replies::Held {
-                order.map(|at| store.deliver(at));
+                order.into_iter().for_each(|at| store.deliver(at));
             }
             assert!(!decided(flow).0.accepted());
             store.deliver_all();
@@ -163,8 +167,7 @@ fn a_reload_keeps_the_balance_and_follows_the_new_limit() {
     reloaded.expect("the policy is valid");
     assert!(!accepts(&engine));
     let state = store.state();
-    let Some(tower_aperture::engine::shared::StoreOperation::Take(take)) = state.submitted.last()
-    else {
+    let Some(StoreOperation::Take(take)) = state.submitted.last() else {
         panic!("no bucket was asked")
     };
     assert_eq!((take.bucket.capacity, take.bucket.fill), (3.0, 1.0));
@@ -173,11 +176,11 @@ fn a_reload_keeps_the_balance_and_follows_the_new_limit() {
 #[test]
 fn a_store_behind_an_arc_is_accepted() {
     let clock = ManualClock::new();
-    let store = std::sync::Arc::new(FakeStore::new(&clock, Replies::AtOnce));
+    let store = Arc::new(FakeStore::new(&clock, Replies::AtOnce));
     let engine = Engine::builder()
         .policy_text("shared.yaml", policy(&[rate_limiter(1.0, 0.0, "")]))
         .clock(clock)
-        .shared(std::sync::Arc::clone(&store))
+        .shared(Arc::clone(&store))
         .build()
         .expect("the policy is valid");
     assert!(accepts(&engine) && !accepts(&engine));
