@@ -7,6 +7,7 @@
 
 mod queues;
 mod reload;
+mod shared;
 mod slots;
 mod store;
 
