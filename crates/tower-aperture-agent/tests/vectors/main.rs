@@ -1,5 +1,8 @@
 //! Replays conversations recorded with a real Aperture Agent against the embedded engine.
 //!
+//! A conversation without queues is replayed again through a served agent, and one with rate
+//! limiters only also with its buckets in Redis, if there is a `redis-server`.
+//!
 //! The program reads every `*.json` below `tests/vectors` of the engine and below the folder that the
 //! variable `TOWER_APERTURE_VECTORS` names. It prints one line per recording: `ok`; `deviates` with the row
 //! of the register of quirks; the first difference; `refused` with the component that the engine
@@ -23,6 +26,9 @@ mod over_grpc;
 mod policies;
 mod policy;
 mod recording;
+#[path = "../../../aperture-redis/tests/redis/server.rs"]
+#[allow(dead_code)] // What only the tests of the store use.
+mod redis_server;
 mod replay;
 mod spans;
 
@@ -32,7 +38,8 @@ use std::{env, fs};
 
 use serde_json::Value;
 
-use self::recording::Recording;
+use self::recording::{Call, Recording};
+use self::redis_server::Server;
 
 /// The result of replaying a recording.
 pub(crate) enum Verdict {
@@ -89,6 +96,7 @@ fn main() -> ExitCode {
     }
 
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
+    let server = Server::start();
     println!("\nrunning {} recordings", files.len());
     for (name, passes) in checks::run() {
         match passes {
@@ -107,13 +115,22 @@ fn main() -> ExitCode {
                     loops::replay(&value).map(|verdict| (format!("{name} (loop)"), verdict));
                 let served = replay_over_grpc(&value);
                 let served = served.map(|verdict| (format!("{name} over gRPC"), verdict));
+                let shared = server.as_ref();
+                let shared = shared.and_then(|server| replay_shared(&value, server));
+                let shared = shared.map(|verdict| (format!("{name} shared"), verdict));
                 [
                     Some((name.clone(), judge_file(&value))),
                     loop_verdict,
                     served,
+                    shared,
                 ]
             }
-            Err(problem) => [Some((name.clone(), Verdict::Differs(problem))), None, None],
+            Err(problem) => [
+                Some((name.clone(), Verdict::Differs(problem))),
+                None,
+                None,
+                None,
+            ],
         };
         for (name, verdict) in lines.into_iter().flatten() {
             match verdict {
@@ -230,6 +247,39 @@ fn replay_over_grpc(value: &Value) -> Option<Verdict> {
         return None;
     }
     recording.over_grpc = true;
+    Some(replay::replay(&recording))
+}
+
+/// Replays a conversation again with an engine whose buckets are in Redis, if its policies have
+/// rate limiters only.
+fn replay_shared(value: &Value, server: &Server) -> Option<Verdict> {
+    let mut recording = Recording::read(value).ok()?;
+    let only_buckets = |policy: &String| {
+        let others = ["scheduler", "scheduling", "concurrency", "sampler", "ramp"];
+        policy.contains("rate") && !others.iter().any(|other| policy.contains(other))
+    };
+    if recording.calls.is_empty()
+        || !recording.decisions.is_empty()
+        || !recording.policies.iter().all(only_buckets)
+        || !replay::no_flow_waits(&recording)
+    {
+        return None;
+    }
+    if recording
+        .policies
+        .iter()
+        .any(|policy| policy.contains("lazy_sync"))
+    {
+        let reason = "shared accounts with lazy sync ask their bucket at the first use";
+        return Some(Verdict::Skipped(reason.to_owned()));
+    }
+    // A flow that has no time left to ask the store learns of no remembered rejection.
+    let in_time = |call: &Call| call.deadline.is_none_or(|left| left > 0.010);
+    if !recording.calls.iter().all(in_time) {
+        let reason = "a flow has no time left to ask the store";
+        return Some(Verdict::Skipped(reason.to_owned()));
+    }
+    recording.shared = Some(server.url());
     Some(replay::replay(&recording))
 }
 

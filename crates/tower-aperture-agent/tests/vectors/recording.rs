@@ -6,6 +6,8 @@ use serde_json::Value;
 pub(crate) struct Recording {
     /// Replay the calls through a served agent, over a socket.
     pub(crate) over_grpc: bool,
+    /// The URL of the Redis server in which the engine keeps its buckets, if it shares them.
+    pub(crate) shared: Option<String>,
     pub(crate) agent_group: Option<String>,
     /// The texts of the policies, with their dynamic configuration.
     pub(crate) policies: Vec<String>,
@@ -100,6 +102,7 @@ impl Recording {
         let whole = value.get("calls").is_some();
         Ok(Self {
             over_grpc: false,
+            shared: None,
             agent_group: value["agent_group"].as_str().map(str::to_owned),
             policies,
             deviates: numbers(&value["deviates"]),

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use aperture_redis::Redis;
 use serde_json::Value;
 use tower_aperture::PolicyError;
 use tower_aperture::engine::{Actuation, Clock, Engine, ManualClock};
@@ -211,6 +214,9 @@ fn load(recording: &Recording) -> Result<(Engine, ManualClock), PolicyError> {
         .signal_source(Constants)
         .upstream_buckets(true)
         .upstream_ramp_mode(recording.deviates.contains(&RAMP_MODE_ROW));
+    if let Some(url) = &recording.shared {
+        builder = builder.shared(store(url, &clock));
+    }
     if let Some(group) = &recording.agent_group {
         builder = builder.agent_group(group);
     }
@@ -218,6 +224,18 @@ fn load(recording: &Recording) -> Result<(Engine, ManualClock), PolicyError> {
         builder = builder.policy_text(format!("policy-{at}.yaml"), text);
     }
     Ok((builder.build()?, clock))
+}
+
+/// Returns a store whose keys no other replay has.
+fn store(url: &str, clock: &ManualClock) -> Redis {
+    static REPLAYS: AtomicU64 = AtomicU64::new(0);
+    let number = REPLAYS.fetch_add(1, Ordering::Relaxed);
+    Redis::builder(url)
+        .prefix(format!("replay-{number}"))
+        .clock(Arc::new(clock.clone()))
+        .deadline(Duration::from_secs(10))
+        .build()
+        .expect("valid settings")
 }
 
 /// Converts a time of the recording to the engine's clock, which has no times before its origin.
@@ -241,6 +259,8 @@ struct Player<'r> {
     recording: &'r Recording,
     engine: Engine,
     served: Option<Served>,
+    /// Waits for the replies of a shared store.
+    store_replies: tokio::runtime::Runtime,
     clock: ManualClock,
     timing: Timing,
     waiting: Vec<(usize, PendingAnswer)>,
@@ -260,6 +280,9 @@ fn play(
         recording,
         served: recording.over_grpc.then(|| Served::start(engine.clone())),
         engine,
+        store_replies: tokio::runtime::Builder::new_current_thread()
+            .build()
+            .map_err(|error| error.to_string())?,
         clock,
         timing,
         waiting: Vec::new(),
@@ -306,6 +329,12 @@ impl Player<'_> {
         };
         match started {
             StartedCall::Answer(answer) => self.record_answer(number, answer, false),
+            StartedCall::Pending(pending) if self.recording.shared.is_some() => {
+                // The clock stands still meanwhile.
+                let (answer, ticket) = self.store_replies.block_on(pending);
+                ticket.leave_open();
+                self.record_answer(number, answer, false);
+            }
             StartedCall::Pending(pending) => {
                 self.waiting.push((number, pending));
                 self.poll(|one| one == number, false);
