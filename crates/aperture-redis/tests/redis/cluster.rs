@@ -40,7 +40,15 @@ fn start() -> Option<Vec<Server>> {
 
 fn store(node: &Server) -> Redis {
     let store = node.builder().cluster_nodes([""; 0]).build();
-    store.expect("valid settings")
+    let store = store.expect("valid settings");
+    // On a slow machine a node of a new cluster may not serve requests yet.
+    wait_until("all nodes answer", || {
+        (1000..1030).all(|n| {
+            let operation = take_operation(key(n), bucket(1e6, 0.0), 0.0, TokensMode::Immediate);
+            run(&store, operation).is_ok()
+        })
+    });
+    store
 }
 
 #[test]
@@ -49,6 +57,7 @@ fn keys_are_spread_over_the_nodes_and_operations_follow_them() {
         return;
     };
     let store = store(&nodes[0]);
+    let errors = store.stats().errors;
     let bucket = bucket(1.0, 0.0);
     let outcomes: Vec<_> = (0..300)
         .map(|n| {
@@ -75,7 +84,7 @@ fn keys_are_spread_over_the_nodes_and_operations_follow_them() {
         assert_eq!(enter(&store, key(n), 1.0), None);
         assert!(leave(&store, key(n), slot));
     }
-    assert_eq!(store.stats().errors, 0);
+    assert_eq!(store.stats().errors, errors);
     wait_until("the node is counted", || store.stats().nodes == 1);
 }
 
@@ -104,6 +113,7 @@ fn keys_that_move_to_another_node_are_followed() {
         return;
     };
     let store = store(&nodes[0]);
+    let errors = store.stats().errors;
     let bucket = bucket(1.0, 0.0);
     assert!((0..100).all(|n| take(&store, key(n), bucket, 1.0).granted));
     // Moves the empty slots of the first node that hold none of these keys, and then one with a key.
@@ -126,7 +136,7 @@ fn keys_that_move_to_another_node_are_followed() {
     let () = nodes[1].command(&["CLUSTER", "SETSLOT", &slot, "NODE", &ids[1]]);
     let () = nodes[0].command(&["CLUSTER", "SETSLOT", &slot, "NODE", &ids[1]]);
     assert!((0..100).all(|n| !take(&store, key(n), bucket, 1.0).granted));
-    assert_eq!(store.stats().errors, 0);
+    assert_eq!(store.stats().errors, errors);
 }
 
 #[test]

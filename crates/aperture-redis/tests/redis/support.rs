@@ -15,9 +15,10 @@ use aperture_redis::{Redis, RedisBuilder};
 pub(crate) use crate::server::{PATIENCE, Server, new_folder};
 
 impl Server {
-    /// Returns a builder with a deadline that no slow machine misses.
+    /// Returns a builder with times that no slow machine misses.
     pub(crate) fn builder(&self) -> RedisBuilder {
-        Redis::builder(self.url()).deadline(Duration::from_secs(5))
+        let builder = Redis::builder(self.url()).connect_timeout(PATIENCE);
+        builder.deadline(Duration::from_secs(10))
     }
 
     pub(crate) fn store(&self) -> Redis {
