@@ -47,7 +47,7 @@ let layer = ApertureLayer::new(client, "checkout").label_from_header("user_id", 
 //!
 #![cfg_attr(
     all(feature = "embedded", feature = "remote"),
-    doc = "- [`guides`]: from another crate or SDK, in process to Agent, limits behind a proxy, priorities, tokens"
+    doc = "- [`guides`]: a cookbook, from another crate or SDK, in process to Agent, limits behind a proxy, priorities, tokens"
 )]
 //! - [`layer`]: the Tower layer, its hooks, and when a flow ends
 //! - [`client`]: flows without a layer, guards
