@@ -37,7 +37,8 @@ impl ApertureLayer<ApertureClient> {
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let policy = Policy::new("per-user").at("api").limit(RateLimit::per_minute(2).by("user_id"));
+    /// let limit = RateLimit::per_minute(2).by("user_id");
+    /// let policy = Policy::new("per-user").at("api").limit(limit);
     /// let layer = ApertureLayer::embedded(policy)?.label_from_header("user_id", "x-user-id");
     /// let app: Router = Router::new().route("/", get(|| async { "welcome" })).layer(layer);
     ///

@@ -60,10 +60,10 @@
 //! # Files
 //!
 //! A policy file is YAML: a `kind: Policy` resource as the Aperture Controller takes it, the bare
-//! policy inside of one, or the values of a blueprint. [`fields`] lists the fields of all forms, and
-//! [the engine](crate::engine#policies) names the differences to an Agent. Policies in code are read
-//! by the same rules and defaults, and [`Policy::to_yaml`] prints the file that does the same. What
-//! began in code moves to files, or to an Agent, unchanged:
+//! policy inside of one, or the values of a blueprint. [`fields`] lists the fields of all forms,
+//! and [the engine](crate::engine#policies) names the differences to an Agent. Policies in code are
+//! read by the same rules and defaults, and [`Policy::to_yaml`] prints the file that does the same.
+//! What began in code moves to files, or to an Agent, unchanged:
 //!
 //! ```
 //! use tower_aperture::Engine;
@@ -80,7 +80,8 @@
 //! ```
 //!
 //! Circuits with other components than these are written in files. An engine may have policies of
-//! both kinds; [`reload`](crate::Engine::reload) reads files again and keeps the policies from code.
+//! both kinds; [`reload`](crate::Engine::reload) reads files again and keeps the policies from
+//! code.
 
 #[doc(inline)]
 pub use aperture_engine::policy::build::{

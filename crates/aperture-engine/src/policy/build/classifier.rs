@@ -9,8 +9,9 @@ use crate::policy::yaml::{Mapping, Value};
 
 /// Makes labels from the attributes of HTTP requests, for policies to limit by.
 ///
-/// Requests have attributes with a layer made by `ApertureLayer::http`. In the layer itself, readers
-/// of labels cost less; a classifier does the same with an Agent, and for other clients of it.
+/// Requests have attributes with a layer made by `ApertureLayer::http`. In the layer itself,
+/// readers of labels cost less; a classifier does the same with an Agent, and for other clients of
+/// it.
 ///
 /// ```
 /// use tower_aperture::policy::{Classifier, Extractor, Policy, RateLimit};
@@ -31,7 +32,7 @@ use crate::policy::yaml::{Mapping, Value};
 /// assert!(policy.to_yaml()?.contains("json_pointer: /sub"));
 ///
 /// // A module in Rego, which is evaluated with the feature `rego`.
-/// let module = "package example\n\ntier = \"gold\" {\n  input.attributes.request.http.host == \"a\"\n}\n";
+/// let module = "package example\n\ntier = \"gold\" {\n  input.parsed_path[0] == \"gold\"\n}\n";
 /// let rego = Classifier::new().rego(module, ["tier"]);
 /// Policy::new("tiers").at("api").classify(rego).to_yaml()?;
 /// # Ok::<(), tower_aperture::PolicyError>(())
@@ -57,8 +58,8 @@ impl Classifier {
         Self::default()
     }
 
-    /// Classifies flows of this control point or [`Selector`]. Several calls select the flows of any
-    /// of them. Without this, the [policy's](super::Policy::at) selectors apply.
+    /// Classifies flows of this control point or [`Selector`]. Several calls select the flows of
+    /// any of them. Without this, the [policy's](super::Policy::at) selectors apply.
     #[must_use]
     pub fn at(mut self, selector: impl Into<Selector>) -> Self {
         self.selectors.push(selector.into());
@@ -169,8 +170,9 @@ enum Kind {
 }
 
 impl Extractor {
-    /// Returns the value of an attribute: `request.http.` with `method`, `path`, `host`, `protocol`,
-    /// `body`, `id`, `bearer` or `headers.` and a name, or another one that Aperture defines.
+    /// Returns the value of an attribute: `request.http.` with `method`, `path`, `host`,
+    /// `protocol`, `body`, `id`, `bearer` or `headers.` and a name, or another one that Aperture
+    /// defines.
     pub fn attribute(name: impl Into<String>) -> Self {
         Self(Kind::Attribute(name.into()))
     }

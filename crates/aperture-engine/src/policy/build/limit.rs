@@ -136,8 +136,8 @@ impl RateLimit {
 
     flow_settings!(flows);
 
-    /// Returns the `in_ports` and the parameters of the bucket, for a component with these settings.
-    /// `is_queue` if flows wait for tokens.
+    /// Returns the `in_ports` and the parameters of the bucket, for a component with these
+    /// settings. `is_queue` if flows wait for tokens.
     pub(super) fn bucket<'p>(
         &'p self,
         flows: &'p FlowSettings,

@@ -113,8 +113,8 @@ impl LoadControl {
     }
 
     /// Returns a loop that lowers the load while the mean latency of 30 s is more than 1.25 times
-    /// that of 30 minutes, as the blueprint `load-scheduling/average-latency` does. The policy has a
-    /// [flux meter](super::FluxMeter) of this name.
+    /// that of 30 minutes, as the blueprint `load-scheduling/average-latency` does. The policy has
+    /// a [flux meter](super::FluxMeter) of this name.
     pub fn average_latency(meter: impl Into<String>) -> Self {
         let meter = meter.into();
         let usual = Signal::mean_latency(meter.as_str(), LONG_TERM).every(LONG_TERM_EVERY);
@@ -156,8 +156,8 @@ impl LoadControl {
         Self::of(Kind::Fixed(load_multiplier.into()))
     }
 
-    /// Sets the exponent of the ratio of signal and setpoint of [`aimd`](Self::aimd), -1 by default.
-    /// More than zero means that a signal below the setpoint is an overload.
+    /// Sets the exponent of the ratio of signal and setpoint of [`aimd`](Self::aimd), -1 by
+    /// default. More than zero means that a signal below the setpoint is an overload.
     #[must_use]
     pub fn slope(mut self, slope: f64) -> Self {
         self.slope = Some(slope);

@@ -2,10 +2,10 @@
 //!
 //! Applications use these types as `tower_aperture::policy`, where they are described.
 //!
-//! A policy in code becomes the document that a policy file would be. The engine reads this document
-//! by the rules and defaults of files, and [`Policy::to_yaml`] prints it. What would be wrong in code
-//! only, such as a limit of zero, is refused before. A setting that files cannot express calls
-//! `Lowering::only_in_code`.
+//! A policy in code becomes the document that a policy file would be. The engine reads this
+//! document by the rules and defaults of files, and [`Policy::to_yaml`] prints it. What would be
+//! wrong in code only, such as a limit of zero, is refused before. A setting that files cannot
+//! express calls `Lowering::only_in_code`.
 
 mod classifier;
 mod document;

@@ -168,8 +168,8 @@ impl Sampler {
 
 /// Accepts a share of the flows in ramp mode that grows in steps.
 ///
-/// A ramp decides only about flows in [ramp mode](aperture_core::FlowParams::ramp_mode). It moves towards
-/// its end, unless signals move it.
+/// A ramp decides only about flows in [ramp mode](aperture_core::FlowParams::ramp_mode). It moves
+/// towards its end, unless signals move it.
 ///
 /// ```
 /// use std::time::Duration;
@@ -215,8 +215,8 @@ impl LoadRamp {
         }
     }
 
-    /// Adds a step: the share of the flows, from 0 to 100, that is accepted at its end, and how long
-    /// it takes. The ramp begins at the share of its first step.
+    /// Adds a step: the share of the flows, from 0 to 100, that is accepted at its end, and how
+    /// long it takes. The ramp begins at the share of its first step.
     #[must_use]
     pub fn step(mut self, target_percent: f64, duration: Duration) -> Self {
         self.steps.push((target_percent, duration));

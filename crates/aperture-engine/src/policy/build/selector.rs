@@ -39,7 +39,8 @@ impl Selector {
         }
     }
 
-    /// Selects only flows of a service; without this, or with the name `any`, flows of all services.
+    /// Selects only flows of a service; without this, or with the name `any`, flows of all
+    /// services.
     #[must_use]
     pub fn service(mut self, name: impl Into<String>) -> Self {
         self.service = Some(name.into());
@@ -230,7 +231,8 @@ impl LabelMatcher {
     pub(super) fn lower(&self, path: &FieldPath<'_>) -> Result<Mapping, PolicyError> {
         if self.is_too_deep {
             return Err(path.error(format!(
-                "matchers contain each other more than {MAX_DEPTH} times; name the result by a label, and match that"
+                "matchers contain each other more than {MAX_DEPTH} times; set a label where the \
+                 flow begins, and match that"
             )));
         }
         let mut labels = Mapping::new();

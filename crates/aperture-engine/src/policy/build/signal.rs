@@ -32,8 +32,9 @@ use crate::policy::PolicyError;
 ///
 /// // Signals for control loops.
 /// let latency = Signal::mean_latency("search", Duration::from_secs(30));
-/// let usual = Signal::mean_latency("search", Duration::from_secs(1800)).every(Duration::from_secs(30));
-/// let slow = latency.clone().greater_than(usual.clone().times(2)).held_for(Duration::from_secs(10));
+/// let usual = Signal::mean_latency("search", Duration::from_secs(1800));
+/// let usual = usual.every(Duration::from_secs(30));
+/// let slow = latency.greater_than(usual.clone().times(2)).held_for(Duration::from_secs(10));
 /// let backlog = Signal::promql("sum(jobs_waiting)").at_least(1000);
 /// let overload = Signal::any_of([slow.clone(), backlog.clone()]);
 /// let calm = Signal::all_of([slow.negated(), backlog.negated()]);
@@ -240,15 +241,15 @@ impl Signal {
         self
     }
 
-    /// Returns 1 while no signal is 0, and 0 while one is. An invalid signal makes the result invalid
-    /// if the others do not determine it.
+    /// Returns 1 while no signal is 0, and 0 while one is. An invalid signal makes the result
+    /// invalid if the others do not determine it.
     #[must_use]
     pub fn all_of(signals: impl IntoIterator<Item = Self>) -> Self {
         Self::combined(Kind::Logic("and"), signals.into_iter().collect())
     }
 
-    /// Returns 0 while all signals are 0, and 1 while one is not. An invalid signal makes the result
-    /// invalid if the others do not determine it.
+    /// Returns 0 while all signals are 0, and 1 while one is not. An invalid signal makes the
+    /// result invalid if the others do not determine it.
     #[must_use]
     pub fn any_of(signals: impl IntoIterator<Item = Self>) -> Self {
         Self::combined(Kind::Logic("or"), signals.into_iter().collect())

@@ -134,7 +134,8 @@ impl<'p> Lowering<'p> {
     ) -> Result<String, PolicyError> {
         if !self.meters.contains(&meter) {
             return Err(path.error(format!(
-                "the policy has no flux meter of this name; add it by `measure(FluxMeter::new({meter:?}))`"
+                "the policy has no flux meter of this name; add it by \
+                 `measure(FluxMeter::new({meter:?}))`"
             )));
         }
         if [meter, self.policy]
@@ -142,7 +143,8 @@ impl<'p> Lowering<'p> {
             .any(|name| name.contains(['"', '\\', '\n']))
         {
             return Err(path.error(
-                "a measured flux meter and its policy have names without quotes, backslashes and line breaks",
+                "a measured flux meter and its policy have names without quotes, backslashes and \
+                 line breaks; rename them",
             ));
         }
         if window < Duration::from_secs(1) || window.subsec_nanos() > 0 {
