@@ -15,13 +15,10 @@ use axum::routing::post;
 use http::{Request, StatusCode, header};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
+use tower_aperture::policy::{Policy, RateLimit};
 use tower_aperture::{ApertureClient, ApertureLayer, Engine};
 
-const POLICY: &str = concat!(
-    env!("CARGO_MANIFEST_DIR"),
-    "/examples/policies/per-user-rate-limit.yaml"
-);
-/// The bucket of the policy file.
+/// A burst of requests for each user, and then one more in each interval.
 const CAPACITY: usize = 5;
 const REFILL: Duration = Duration::from_secs(1);
 
@@ -30,13 +27,20 @@ const BURST: usize = 8;
 
 type AnyError = Box<dyn Error + Send + Sync>;
 
+/// The same limit as the file `examples/policies/per-user-rate-limit.yaml`.
+fn policy() -> Policy {
+    Policy::new("per-user-rate-limit")
+        .at("checkout")
+        .limit(RateLimit::every(REFILL).burst(CAPACITY).by("user_id"))
+}
+
 #[tokio::main]
 async fn main() -> Result<(), AnyError> {
     let remote = std::env::var_os("APERTURE_AGENT_ADDRESS").is_some();
     let client = if remote {
         ApertureClient::from_env()?
     } else {
-        ApertureClient::embedded(Engine::builder().policy_file(POLICY).build()?)
+        ApertureClient::embedded(Engine::builder().policy(policy()).build()?)
     };
 
     let app = Router::new()

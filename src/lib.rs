@@ -8,9 +8,21 @@
     all(feature = "embedded", feature = "remote"),
     doc = r##"```
 use axum::{Router, routing::post};
+use tower_aperture::policy::{Policy, RateLimit};
 use tower_aperture::{ApertureClient, ApertureLayer, Engine};
 
 # fn main() -> Result<(), Box<dyn std::error::Error>> {
+// Five requests at once for each user, and one more each second.
+let policy = Policy::new("per-user")
+    .at("checkout")
+    .limit(RateLimit::per_second(1).burst(5).by("user_id"));
+
+let layer = ApertureLayer::embedded(policy)?.label_from_header("user_id", "x-user-id");
+let app: Router = Router::new()
+    .route("/checkout/{id}", post(|| async { "thank you" }))
+    .route_layer(layer);
+
+// Or with policies in files, and an engine that several layers share:
 let policy = "
 blueprint: rate-limiting/base
 policy:
@@ -23,11 +35,10 @@ policy:
 ";
 let engine = Engine::builder().policy_text("per-user.yaml", policy).build()?;
 let client = ApertureClient::embedded(engine);
-// Or, with an Agent: ApertureClient::builder().address("agent:8089").insecure(true).build()?
+let layer = ApertureLayer::new(client, "checkout").label_from_header("user_id", "x-user-id");
 
-let app: Router = Router::new()
-    .route("/checkout/{id}", post(|| async { "thank you" }))
-    .route_layer(ApertureLayer::new(client, "checkout").label_from_header("user_id", "x-user-id"));
+// Or with an Agent: ApertureClient::builder().address("agent:8089").insecure(true).build()?
+# let _ = (app, layer);
 # Ok(()) }
 ```"##
 )]
@@ -36,14 +47,14 @@ let app: Router = Router::new()
 //!
 #![cfg_attr(
     all(feature = "embedded", feature = "remote"),
-    doc = "- [`guides`]: from another crate or SDK, in process to Agent, limits behind a proxy, priorities, tokens"
+    doc = "- [`guides`]: a cookbook, from another crate or SDK, in process to Agent, limits behind a proxy, priorities, tokens"
 )]
 //! - [`layer`]: the Tower layer, its hooks, and when a flow ends
 //! - [`client`]: flows without a layer, guards
 //! - [`cache`]: the result cache and the global cache
 #![cfg_attr(
     feature = "embedded",
-    doc = "- [`engine`]: decisions in process, and [`policy`]: the files that the engine reads"
+    doc = "- [`policy`]: policies, in code and in files, and [`engine`]: decisions in process"
 )]
 #![cfg_attr(
     all(feature = "remote", feature = "raw-protocol"),
@@ -108,6 +119,8 @@ extern crate aperture_core;
 pub mod cache;
 pub mod client;
 pub mod decider;
+#[cfg(feature = "embedded")]
+mod embedded;
 #[cfg(all(any(doc, doctest), feature = "embedded", feature = "remote"))]
 pub mod guides;
 pub mod layer;
@@ -118,6 +131,8 @@ mod meter;
 pub mod metrics;
 #[cfg(all(feature = "remote", feature = "raw-protocol"))]
 pub mod pb;
+#[cfg(feature = "embedded")]
+pub mod policy;
 mod rejection;
 #[cfg(feature = "remote")]
 mod remote;
@@ -143,7 +158,7 @@ pub use aperture_core::{
 };
 #[cfg(feature = "embedded")]
 #[doc(inline)]
-pub use aperture_engine::{Engine, PolicyError, PolicyWarning, engine, policy};
+pub use aperture_engine::{Engine, PolicyError, PolicyWarning, engine};
 #[cfg(feature = "redis")]
 #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
 pub use aperture_redis as redis;

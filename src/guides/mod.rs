@@ -4,6 +4,7 @@
 //!
 //! | guide | task |
 //! |---|---|
+//! | [`cookbook`] | copy a policy for logins, tenants, plans, a provider's quota, background jobs, WebSockets |
 //! | [`from_tower_governor`] | replace a `GovernorLayer` by a policy with the same limit |
 //! | [`from_the_python_sdk`] | write code for Aperture's Python SDK in Rust |
 //! | [`in_process_to_agent`] | begin with limits of one process, and share them between replicas later |
@@ -12,6 +13,9 @@
 //! | [`llm_tokens`] | limit the tokens of language models instead of requests |
 //!
 //! The fields of policies are listed in [`policy::fields`](crate::policy::fields).
+
+#[doc = include_str!("cookbook.md")]
+pub mod cookbook {}
 
 #[doc = include_str!("from_tower_governor.md")]
 pub mod from_tower_governor {}

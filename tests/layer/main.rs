@@ -7,6 +7,7 @@ mod cancel;
 mod capture;
 mod check_http;
 mod contract;
+mod embedded;
 mod endings;
 mod extract;
 mod flow_handle;

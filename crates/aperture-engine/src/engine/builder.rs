@@ -17,6 +17,7 @@ use super::snapshot::{EngineSettings, Snapshot};
 use super::source::{self, PolicySource, PolicySources};
 use super::store::StoreLimits;
 use crate::policy::PolicyError;
+use crate::policy::build::Policy;
 
 const DEFAULT_MAX_KEYS: usize = 1 << 20;
 const DEFAULT_CACHE_BYTES: usize = 64 << 20;
@@ -98,6 +99,35 @@ impl EngineBuilder {
     #[must_use]
     pub fn policy_folder(mut self, path: impl Into<PathBuf>) -> Self {
         self.sources.push(PolicySource::Folder(path.into()));
+        self
+    }
+
+    /// Adds a policy in code. Errors refer to it as ``policy `name` ``.
+    ///
+    /// Policies in code and in files work together. [`reload`](Engine::reload) and
+    /// [`watch`](Engine::watch) read the files again and keep the policies from code. A policy with
+    /// [`dry_run`](Policy::dry_run) is in a dry run.
+    ///
+    /// ```
+    /// use tower_aperture::Engine;
+    /// use tower_aperture::policy::{Policy, RateLimit};
+    ///
+    /// let policy = || Policy::new("api").at("api").limit(RateLimit::per_second(100));
+    /// let engine = Engine::builder().policy(policy()).build()?;
+    /// engine.reload()?;
+    /// assert!(engine.describe().contains("policy `api`"));
+    ///
+    /// let twice = Engine::builder().policy(policy()).policy_text("api.yaml", policy().to_yaml()?);
+    /// assert!(twice.build().unwrap_err().message().contains("names of policies must be unique"));
+    /// # Ok::<(), tower_aperture::PolicyError>(())
+    /// ```
+    #[must_use]
+    pub fn policy(mut self, policy: Policy) -> Self {
+        if policy.is_dry_run() {
+            self.dry_run.add(policy.name().to_owned());
+        }
+        self.sources
+            .push(PolicySource::Code(policy.into_document()));
         self
     }
 
@@ -348,7 +378,7 @@ impl EngineBuilder {
     ///
     /// # Errors
     ///
-    /// Returns an error if a file cannot be read, if a policy is invalid or uses a feature that
+    /// Returns an error if a file cannot be read, if a policy, in a file or in code, is invalid or uses a feature that
     /// this version does not support, if two policies have the same name, or if
     /// [`dry_run`](Self::dry_run) names a policy that does not exist. The error names the file, and
     /// the line and field where known.

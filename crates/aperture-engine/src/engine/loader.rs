@@ -171,7 +171,10 @@ impl Loader<'_> {
         {
             return Ok(Arc::clone(before));
         }
-        let loaded = policy::load_configured(&document.name, &document.text, &dynamic_for)?;
+        let loaded = match &document.code {
+            Some(code) => policy::load_document(code, &dynamic_for)?,
+            None => policy::load_configured(&document.name, &document.text, &dynamic_for)?,
+        };
         let policy = &loaded.policy;
         let dry_run = self.settings.dry_run.counter_for(&policy.name);
         let group = self.settings.agent_group.as_deref();
@@ -195,8 +198,12 @@ impl Loader<'_> {
         let source = &document.name;
         let LoadedPolicy { policy, warnings } = &cached.loaded;
         if !self.snapshot.policy_names.insert(Arc::clone(&policy.name)) {
+            let mut others = self.snapshot.by_file.values();
+            let other = others.find(|other| other.loaded.policy.name == policy.name);
+            let other = other.map_or("another source", |other| &*other.file);
             let message = format!(
-                "another policy is already named `{}`: names of policies must be unique",
+                "the name `{}` is taken by {other}: rename one of them, because names of policies \
+                 must be unique",
                 policy.name
             );
             return Err(PolicyError::new(Arc::clone(source), message));

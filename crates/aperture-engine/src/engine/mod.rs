@@ -145,8 +145,9 @@
 //!
 //! A policy is a `kind: Policy` resource, its bare `spec`, or a values file of a blueprint:
 //! `rate-limiting`, `quota-scheduling`, `concurrency-limiting`, `concurrency-scheduling`,
-//! `load-ramping` and all of `load-scheduling`. [`Engine::describe`] shows the result. Policies are
-//! read as an Agent's Controller reads them, except:
+//! `load-ramping` and all of `load-scheduling`; or it is [built in code](crate::policy::build) and
+//! read by the same rules. [`Engine::describe`] shows the result. Policies are read as an Agent's
+//! Controller reads them, except:
 //!
 //! - Input that the Controller accepts but that cannot work is refused, with file, line and field:
 //!   a key written twice, a status code that does not exist, a regular expression that does not

@@ -12,7 +12,7 @@ use crate::policy::PolicyError;
 
 impl Engine {
     /// Reads the files, folders and texts that the engine was built from again, and puts their
-    /// content in force.
+    /// content in force. Policies from code stay in force.
     ///
     /// Either all of it is put in force, or none. A component of the same policy name, ID, kind and
     /// `limit_by_label_key` keeps its state, whatever else of it changed: buckets, slots, queues,
@@ -63,8 +63,8 @@ impl Engine {
     }
 
     /// Like [`reload`](Self::reload), but with the given policies: pairs of a name, as in
-    /// [`policy_text`](super::EngineBuilder::policy_text), and a text. A later `reload` still reads
-    /// the sources that the engine was built from.
+    /// [`policy_text`](super::EngineBuilder::policy_text), and a text. They replace all policies, also
+    /// those from code. A later `reload` still reads the sources that the engine was built from.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Reads policies and dynamic configuration from files, folders and texts.
+//! Reads policies and dynamic configuration from files, folders, texts and code.
 
 use std::collections::HashMap;
 use std::io::Read as _;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 use std::{fmt, fs, io};
 
-use crate::policy::{self, PolicyError, PolicyWarning};
+use crate::policy::{self, PolicyDocument, PolicyError, PolicyWarning};
 
 /// The ends of file names that hold dynamic configuration.
 const DYNAMIC_SUFFIXES: [&str; 2] = [".dynamic.yaml", ".dynamic.yml"];
@@ -15,7 +15,12 @@ const DYNAMIC_SUFFIXES: [&str; 2] = [".dynamic.yaml", ".dynamic.yml"];
 pub(super) enum PolicySource {
     File(PathBuf),
     Folder(PathBuf),
-    Text { name: String, text: String },
+    Text {
+        name: String,
+        text: String,
+    },
+    /// A policy in code; its error is returned when the sources are read.
+    Code(Result<PolicyDocument, PolicyError>),
 }
 
 /// Omits the texts of policies, which may name users.
@@ -25,6 +30,7 @@ impl fmt::Debug for PolicySource {
             Self::File(path) => f.debug_tuple("File").field(path).finish(),
             Self::Folder(path) => f.debug_tuple("Folder").field(path).finish(),
             Self::Text { name, .. } => f.debug_tuple("Text").field(name).finish(),
+            Self::Code(document) => f.debug_tuple("Code").field(document).finish(),
         }
     }
 }
@@ -36,6 +42,8 @@ pub(super) struct Document {
     pub(super) text: Arc<str>,
     /// The file that the text was read from; `None` for a text in memory.
     file: Option<FileId>,
+    /// The policy, if it was built in code.
+    pub(super) code: Option<PolicyDocument>,
     /// True for dynamic configuration that was found beside a single policy file: it may belong to
     /// a policy that the engine does not load.
     pub(super) is_beside: bool,
@@ -53,7 +61,15 @@ impl Document {
             name: name.into(),
             text: text.into(),
             file: None,
+            code: None,
             is_beside: false,
+        }
+    }
+
+    fn of_code(policy: &PolicyDocument) -> Self {
+        Self {
+            code: Some(policy.clone()),
+            ..Self::new(Arc::clone(&policy.source), Arc::clone(&policy.text))
         }
     }
 
@@ -193,6 +209,10 @@ pub(super) fn read(
             PolicySource::Text { name, text } => {
                 contents.documents.push(Document::new(&**name, &**text));
             }
+            PolicySource::Code(policy) => {
+                let policy = policy.as_ref().map_err(Clone::clone)?;
+                contents.documents.push(Document::of_code(policy));
+            }
             PolicySource::File(path) => {
                 contents.documents.push(read_file(path, !is_reload)?);
                 let folder = path.parent().unwrap_or(Path::new("")).to_owned();
@@ -249,6 +269,7 @@ fn read_file(path: &Path, allow_pipes: bool) -> Result<Document, PolicyError> {
         name,
         text: text.into(),
         file: Some(id),
+        code: None,
         is_beside: false,
     })
 }

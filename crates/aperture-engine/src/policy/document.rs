@@ -9,7 +9,7 @@ use super::components::{self, positive_duration};
 use super::decode::{DocumentNode, Field, FieldValue, Given, LoadContext, Section};
 use super::model::Policy;
 use super::resources::{RESOURCES, Resources};
-use super::yaml::{self, YamlNode, YamlValue};
+use super::yaml::{self, Value, YamlNode, YamlValue};
 use super::{DynamicConfigDocument, LoadedPolicy, PolicyError};
 
 /// The fields of a policy as a resource of a cluster.
@@ -77,9 +77,39 @@ pub(super) fn load(
 ) -> Result<LoadedPolicy, PolicyError> {
     let file: Arc<str> = Arc::from(source);
     let root = yaml::read(&file, text)?;
+    read_tree(&file, &root, text, dynamic)
+}
+
+/// Reads a policy that was built in code: a `kind: Policy` resource, by the rules of files.
+pub(super) fn load_value(
+    source: &str,
+    document: &Value,
+    dynamic: &dyn Fn(&str) -> Vec<DynamicConfigDocument>,
+) -> Result<LoadedPolicy, PolicyError> {
+    let file: Arc<str> = Arc::from(source);
+    let root = document.to_node();
+    if root.size() > yaml::MAX_NODES {
+        let message = format!("more than {} values in one policy", yaml::MAX_NODES);
+        return Err(PolicyError::new(file, message));
+    }
+    let mut loaded = read_tree(&file, &root, "", dynamic)?;
+    // A control loop must have an alerter. The author of the code did not write it.
+    loaded
+        .warnings
+        .retain(|warning| !warning.field().ends_with(".alerter"));
+    Ok(loaded)
+}
+
+/// Reads the tree of a policy in any of the forms. `text` is searched for placeholders.
+fn read_tree(
+    source: &Arc<str>,
+    root: &YamlNode,
+    text: &str,
+    dynamic: &dyn Fn(&str) -> Vec<DynamicConfigDocument>,
+) -> Result<LoadedPolicy, PolicyError> {
     let strict = root.get("blueprint").is_some();
-    let context = LoadContext::new(file, strict);
-    let documents = name_of(&root, source).map(dynamic).unwrap_or_default();
+    let context = LoadContext::new(Arc::clone(source), strict);
+    let documents = name_of(root, source).map(dynamic).unwrap_or_default();
     let trees = documents.iter().map(|(name, text)| {
         let context = LoadContext::new(Arc::clone(name), false);
         Ok((context, yaml::read(name, text)?))
@@ -90,7 +120,7 @@ pub(super) fn load(
             .iter()
             .map(|(context, root)| DocumentNode::root(context, root))
             .collect();
-        let node = DocumentNode::root(&context, &root);
+        let node = DocumentNode::root(&context, root);
         if strict {
             blueprint::expand(node, text, &dynamic)?
         } else if ["spec", "metadata", "apiVersion", "kind"]

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use aperture_core::Cause;
 
+use super::yaml::{NO_POSITION, TextPosition};
+
 /// A message about one position of a file: the content of both errors and warnings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Diagnostic {
@@ -43,43 +45,46 @@ macro_rules! diagnostic_methods {
                 })
             }
 
+            /// Creates a message about a field. [`NO_POSITION`] is a node that is in no text.
             pub(super) fn located(
                 file: Arc<str>,
-                (line, column): (u32, u32),
+                position: TextPosition,
                 field: String,
                 message: impl Into<String>,
             ) -> Self {
                 Self(Diagnostic {
                     file,
-                    position: Some((line, column)),
+                    position: (position != NO_POSITION).then_some(position),
                     field,
                     message: message.into(),
                     cause: Cause::NONE,
                 })
             }
 
-            /// Returns the path of the file, or the name that was given for the text.
+            /// Returns the path of the file, or the name that was given for the text. For a policy
+            /// from code, it is the name of the policy, as in ``policy `per-user` ``.
             #[must_use]
             pub fn file(&self) -> &str {
                 &self.0.file
             }
 
             /// Returns the line, counted from 1; `None` if the message is about the file as a
-            /// whole.
+            /// whole, or about a policy from code.
             #[must_use]
             pub fn line(&self) -> Option<u32> {
                 self.0.position.map(|(line, _)| line)
             }
 
             /// Returns the column in characters, counted from 1; `None` if the message is about the
-            /// file as a whole.
+            /// file as a whole, or about a policy from code.
             #[must_use]
             pub fn column(&self) -> Option<u32> {
                 self.0.position.map(|(_, column)| column)
             }
 
-            /// Returns the path of the field, such as `spec.circuit.components[0].flow_control`;
-            /// empty if the message is about no single field.
+            /// Returns the path of the field, such as `spec.circuit.components[0].flow_control`, or
+            /// `components[0].burst` if a value in code is wrong; empty if the message is about no
+            /// single field.
             #[must_use]
             pub fn field(&self) -> &str {
                 &self.0.field
@@ -104,8 +109,8 @@ macro_rules! diagnostic_methods {
 ///
 /// It is displayed as `file:line:column: field: message`, the form that editors and build logs turn
 /// into links. The message names what was found and what is expected. The line and the column are
-/// absent if the file cannot be read, or if policies conflict with each other. If a file cannot be
-/// read, the [`source`](std::error::Error::source) of the error is the I/O error.
+/// absent if the file cannot be read, if policies conflict with each other, and for policies from
+/// code, whose name stands in the place of the file. If a file cannot be read, the [`source`](std::error::Error::source) of the error is the I/O error.
 ///
 /// ```
 /// use tower_aperture::PolicyError;
@@ -121,6 +126,11 @@ pub struct PolicyError(Diagnostic);
 diagnostic_methods!(PolicyError);
 
 impl PolicyError {
+    /// Creates the error for a value of a policy in code.
+    pub(super) fn in_code(policy: &str, field: String, message: impl Into<String>) -> Self {
+        Self::located(Arc::from(policy), NO_POSITION, field, message)
+    }
+
     /// Creates the error for a file that could not be read.
     #[allow(dead_code)]
     pub(crate) fn unreadable(file: impl Into<Arc<str>>, cause: std::io::Error) -> Self {

@@ -1,4 +1,5 @@
-//! Loads policies: reads YAML text, checks it, and returns a policy that the engine can run.
+//! Loads policies: reads YAML text, checks it, and returns a policy that the engine can run. Policies
+//! in Rust code are in [`build`].
 //!
 //! A policy file is YAML in one of three forms: a `kind: Policy` resource as the Aperture
 //! Controller takes it, the bare policy inside of one (named after its file), or the values of a
@@ -48,6 +49,7 @@
 
 mod assemble;
 mod blueprint;
+pub mod build;
 mod circuit;
 mod compared_values;
 mod components;
@@ -75,6 +77,7 @@ mod tests;
 
 use std::sync::Arc;
 
+pub(crate) use self::build::PolicyDocument;
 pub(crate) use self::compared_values::ComparedValues;
 pub(crate) use self::describe::describe_unselected;
 pub use self::error::{PolicyError, PolicyWarning};
@@ -112,6 +115,14 @@ pub(crate) fn load_configured(
     dynamic: &dyn Fn(&str) -> Vec<DynamicConfigDocument>,
 ) -> Result<LoadedPolicy, PolicyError> {
     document::load(source, text, dynamic)
+}
+
+/// Reads and checks a policy that was built in code, with dynamic configuration.
+pub(crate) fn load_document(
+    document: &PolicyDocument,
+    dynamic: &dyn Fn(&str) -> Vec<DynamicConfigDocument>,
+) -> Result<LoadedPolicy, PolicyError> {
+    document.load(dynamic)
 }
 
 /// Returns the name of a file without folder and extension, which is the name of a bare policy.

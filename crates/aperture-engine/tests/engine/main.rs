@@ -1,6 +1,7 @@
 //! Tests the embedded engine through its public API.
 
 mod caches;
+mod code;
 mod deviations;
 mod dry_run;
 mod dynamic;

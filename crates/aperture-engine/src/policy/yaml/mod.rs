@@ -1,14 +1,18 @@
-//! Parses YAML text to a tree of nodes with their positions.
+//! Parses YAML text to a tree of nodes with their positions, and prints values as YAML.
 
+mod print;
 mod scalar;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod value;
 
 use std::rc::Rc;
 
+pub(super) use self::print::print;
 pub(super) use self::scalar::ScalarKind;
 pub(super) use self::tree::{read, shortened};
+pub(super) use self::value::{Mapping, Value};
 
 /// The maximum length of a text in bytes.
 pub(crate) const MAX_BYTES: usize = 1 << 20;
@@ -19,6 +23,9 @@ pub(super) const MAX_NODES: usize = 100_000;
 
 /// Line and column, both counted from 1.
 pub(super) type TextPosition = (u32, u32);
+
+/// The position of a node that is in no text.
+pub(super) const NO_POSITION: TextPosition = (0, 0);
 
 /// A scalar, a list or a mapping, with its position.
 #[derive(Debug)]
@@ -45,6 +52,11 @@ pub(super) struct MapEntry {
 }
 
 impl YamlNode {
+    /// Returns the number of nodes of this subtree, itself included, with all aliases expanded.
+    pub(super) fn size(&self) -> usize {
+        self.size
+    }
+
     pub(super) fn is_null(&self) -> bool {
         matches!(
             self.value,
