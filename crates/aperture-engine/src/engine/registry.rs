@@ -11,7 +11,7 @@ use super::component::{ComponentContext, FromPolicy, PolicyComponent};
 use super::control::{Actuator, Demand, Setting};
 use super::decision::{ComponentDecision, DecisionWithSlot};
 use super::engine_flow::EngineFlow;
-use super::limiters::{ConcurrencyLimiter, Limiter, RateLimiter, Sampler};
+use super::limiters::{AdaptiveLimiter, ConcurrencyLimiter, Limiter, RateLimiter, Sampler};
 use super::schedulers::{
     ConcurrencyScheduler, LoadScheduler, QuotaScheduler, ScheduleResult, Scheduler,
 };
@@ -155,6 +155,7 @@ registry! {
         TurnTaker,
         RateLimiter,
         ConcurrencyLimiter,
+        AdaptiveLimiter,
         Sampler,
     ],
     schedulers: [

@@ -46,6 +46,7 @@
 //! circuit, provided that they reach a component that decides. Queries over flux meters in the form
 //! that blueprints write are answered from the flux meters of this process.
 
+mod adaptive;
 mod blueprint;
 mod circuit;
 mod compared_values;
@@ -75,6 +76,8 @@ mod tests;
 
 use std::sync::Arc;
 
+pub use self::adaptive::AdaptiveConcurrency;
+pub(crate) use self::adaptive::Algorithm;
 pub(crate) use self::compared_values::ComparedValues;
 pub(crate) use self::describe::describe_unselected;
 pub use self::error::{PolicyError, PolicyWarning};

@@ -1,5 +1,6 @@
 //! The components that decide at once, one file each, and the buckets and slots that they count in.
 
+mod adaptive;
 pub(super) mod bucket;
 pub(super) mod bucket_inputs;
 pub(super) mod capacity_high_water;
@@ -17,6 +18,7 @@ use super::component::PolicyComponent;
 use super::decision::DecisionWithSlot;
 use super::engine_flow::EngineFlow;
 
+pub(crate) use self::adaptive::{AdaptiveLimiter, LimitsInForce};
 pub(crate) use self::bucket::BucketParams;
 pub(crate) use self::concurrency_limiter::ConcurrencyLimiter;
 pub(crate) use self::rate_limiter::RateLimiter;

@@ -83,6 +83,9 @@ fn compare_component(policy: &Policy, component: &Component, recorded: &Value) -
             compare_slots(&limiter.slots, recorded, &recorded["parameters"])?;
             compare_request(&limiter.request, &recorded["request_parameters"])
         }
+        ComponentKind::AdaptiveConcurrencyLimiter(_) => {
+            Err("no policy file has an adaptive limiter".to_owned())
+        }
         ComponentKind::ConcurrencyScheduler(scheduler) => {
             compare_selectors(&component.selectors, &recorded["selectors"])?;
             compare_slots(&scheduler.slots, recorded, &recorded["concurrency_limiter"])?;
