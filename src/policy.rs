@@ -31,7 +31,7 @@
 //! | part | what it does |
 //! |---|---|
 //! | [`RateLimit`] | rejects flows of a key that has no tokens left |
-//! | [`ConcurrencyLimit`] | rejects flows of a key that has as many flows in flight as it may |
+//! | [`ConcurrencyLimit`] | rejects flows of a key that has as many flows in flight as it may, or as [`AdaptiveConcurrency`] finds that it may |
 //! | [`Scheduler`] | queues flows by priority for tokens, for slots, or while a service is overloaded ([`LoadControl`]) |
 //! | [`Sampler`], [`LoadRamp`] | accept a share of the flows, or a growing share |
 //! | [`Classifier`] | makes labels from the attributes of HTTP requests |
@@ -89,4 +89,4 @@ pub use aperture_engine::policy::build::{
     Policy, RateLimit, Sampler, Scheduler, Selector, Signal, Workload,
 };
 #[doc(inline)]
-pub use aperture_engine::policy::{PolicyError, PolicyWarning, fields};
+pub use aperture_engine::policy::{AdaptiveConcurrency, PolicyError, PolicyWarning, fields};

@@ -52,6 +52,20 @@ impl Ticket for ClientTicket {
         }
     }
 
+    fn response_started(&mut self, outcome: FlowOutcome) {
+        match self.kind {
+            #[cfg(feature = "embedded")]
+            TicketKind::Embedded(ref mut ticket) => ticket.response_started(outcome),
+            #[cfg(feature = "embedded")]
+            TicketKind::Reported(ref mut ticket) => ticket.response_started(outcome),
+            // An Agent learns of the end alone.
+            #[cfg(feature = "remote")]
+            TicketKind::Remote(_) => {}
+            #[cfg(feature = "test-util")]
+            TicketKind::Scripted(_) => {}
+        }
+    }
+
     fn take_cache_lookup(&mut self) -> Option<CacheLookup> {
         match &mut self.kind {
             TicketKind::Embedded(ticket) => ticket.take_cache_lookup(),

@@ -11,6 +11,7 @@
 //! | [`per_user_limits_behind_a_proxy`] | limit users and addresses that a client cannot make up |
 //! | [`priorities`] | serve important requests first while the service is saturated |
 //! | [`llm_tokens`] | limit the tokens of language models instead of requests |
+//! | [`limits_that_find_themselves`] | limit requests in flight by their latency, without a number |
 //!
 //! The fields of policies are listed in [`policy::fields`](crate::policy::fields).
 
@@ -34,3 +35,6 @@ pub mod priorities {}
 
 #[doc = include_str!("llm_tokens.md")]
 pub mod llm_tokens {}
+
+#[doc = include_str!("limits_that_find_themselves.md")]
+pub mod limits_that_find_themselves {}

@@ -175,6 +175,7 @@ fn respond<B: Body, C, T: Ticket>(
     let status = response.status();
     guard.http_status(status);
     guard.classify_head(ResponseHead::new(&response));
+    guard.response_started();
     guard.append_rate_limits(response.headers_mut());
     let switches_protocol = method.switches_protocol(status);
     let is_over = response.body().is_end_stream();

@@ -139,6 +139,16 @@ impl<T: Ticket> FlowGuard<T> {
         self.classify_head(ResponseHead::trailers(status, trailers));
     }
 
+    /// Tells the ticket that the head of the response is there.
+    #[inline]
+    pub(crate) fn response_started(&mut self) {
+        let mut outcome = FlowOutcome::new(self.status);
+        outcome.http_status = self.http_status;
+        if let Some(ticket) = &mut self.ticket {
+            ticket.response_started(outcome);
+        }
+    }
+
     /// Prepares for the body that follows these headers: a gRPC-Web body has its trailers in its
     /// data.
     #[inline]

@@ -3,8 +3,8 @@
 use metrics::{counter, gauge};
 
 use super::{
-    ENGINE_ACCEPT_PERCENTAGE, ENGINE_KEYS, ENGINE_KEYS_EVICTED, ENGINE_LOAD_MULTIPLIER,
-    ENGINE_RELOADS, describe,
+    ENGINE_ACCEPT_PERCENTAGE, ENGINE_CONCURRENCY_LIMIT, ENGINE_KEYS, ENGINE_KEYS_EVICTED,
+    ENGINE_LOAD_MULTIPLIER, ENGINE_RELOADS, describe,
 };
 use crate::Engine;
 use crate::engine::LoopOutput;
@@ -49,5 +49,19 @@ pub fn record_engine(engine: &Engine) {
             ("component", control_loop.component_id),
         ];
         gauge!(name, &labels).set(value);
+    }
+    for limit in engine.adaptive_limits() {
+        for (statistic, value) in [
+            ("lowest", limit.lowest),
+            ("mean", limit.mean),
+            ("highest", limit.highest),
+        ] {
+            let labels = [
+                ("policy", limit.policy_name.to_string()),
+                ("component", limit.component_id.to_string()),
+                ("statistic", statistic.to_owned()),
+            ];
+            gauge!(ENGINE_CONCURRENCY_LIMIT, &labels).set(value);
+        }
     }
 }

@@ -57,6 +57,7 @@
 | `tower_aperture_engine_keys_evicted_total` | counter | | keys that were evicted to make room for others |
 | `tower_aperture_engine_reloads_total` | counter | `result` | reloads, which are `done` or `failed` |
 | `tower_aperture_engine_load_multiplier` | gauge | `policy`, `component` | the share of the load that a load scheduler accepts |
+| `tower_aperture_engine_concurrency_limit` | gauge | `policy`, `component`, `statistic` | the flows in flight that a concurrency limiter allows, if it [finds its limit](crate::policy::AdaptiveConcurrency) |
 | `tower_aperture_engine_accept_percentage` | gauge | `policy`, `component` | the percentage of flows that a sampler or load ramp accepts |"
 )]
 //!
@@ -70,6 +71,7 @@
 //! - `agent` is `host:port`, or `channel` for a channel that the application supplied. An Agent
 //!   counts as given up until it has answered a check.
 //! - `result` is `delivered`, `failed` or `dropped`, as in [`ClientStats`](crate::ClientStats).
+//! - `statistic` is `lowest`, `mean` or `highest`, over all keys of the limiter.
 //! - `control_point` is the name of the control point. Hooks may make many names: a client
 //!   distinguishes [`MAX_CONTROL_POINTS`] and counts flows of further ones as [`OTHER`], which it
 //!   logs once.
@@ -201,6 +203,8 @@ names! {
             "Reloads of changed policies, by result";
         ENGINE_LOAD_MULTIPLIER describe_gauge "tower_aperture_engine_load_multiplier" Count
             "The share of the load that a load scheduler accepts";
+        ENGINE_CONCURRENCY_LIMIT describe_gauge "tower_aperture_engine_concurrency_limit" Count
+            "The flows in flight that a concurrency limiter allows, if it finds its limit";
         ENGINE_ACCEPT_PERCENTAGE describe_gauge "tower_aperture_engine_accept_percentage" Percent
             "The percentage of flows that a sampler or load ramp accepts";
     }

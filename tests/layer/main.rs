@@ -1,5 +1,6 @@
 //! Tests the layer: labels, rejections, ends of flows, HTTP checks and servers.
 
+mod adaptive;
 mod axum;
 mod body;
 mod caches;

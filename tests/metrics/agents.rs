@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tower_aperture::pb::check::CheckResponse;
+use tower_aperture::policy::AdaptiveConcurrency;
 use tower_aperture::{
     ApertureClient, ApertureClientBuilder, Engine, FlowDecision, FlowParams, FlowStatus, metrics,
 };
@@ -181,4 +182,31 @@ policy:
     assert_eq!(recorded.value("engine_keys"), Some(2.0));
     let failed = recorded.value("engine_reloads_total{result=\"failed\"}");
     assert_eq!(failed, Some(1.0));
+}
+
+#[test]
+fn record_engine_records_the_limits_that_concurrency_limiters_have_found() {
+    let recorded = Recorded::here();
+    let policy = "
+blueprint: concurrency-limiting/base
+policy:
+  policy_name: exports
+  concurrency_limiter:
+    max_concurrency: 20
+    parameters: {max_inflight_duration: 60s, limit_by_label_key: user}
+    selectors: [{control_point: a}]
+";
+    let settings = AdaptiveConcurrency::vegas().initial(30);
+    let engine = Engine::builder()
+        .policy_text("p.yaml", policy)
+        .adaptive_limit("exports", "root.0", settings)
+        .build();
+    metrics::record_engine(&engine.expect("a valid policy"));
+    for statistic in ["lowest", "mean", "highest"] {
+        let series = format!(
+            "engine_concurrency_limit{{policy=\"exports\",component=\"root.0\",\
+             statistic=\"{statistic}\"}}"
+        );
+        assert_eq!(recorded.value(&series), Some(30.0), "{}", recorded.text());
+    }
 }

@@ -134,6 +134,13 @@ pub trait Ticket: Send + 'static {
     /// while a response is dropped or a panic unwinds.
     fn end(self, outcome: FlowOutcome);
 
+    /// Records that the head of the flow's response is there, and its body may follow. The outcome
+    /// is what the head shows of it. Called at most once; a flow without an HTTP response only
+    /// [ends](Self::end). It must not block. The default does nothing.
+    fn response_started(&mut self, outcome: FlowOutcome) {
+        let _ = outcome;
+    }
+
     /// Takes the result of the flow's cache lookup. Returns `None` if the flow has no cache keys,
     /// and after the first call. The default is `None`.
     fn take_cache_lookup(&mut self) -> Option<CacheLookup> {

@@ -4,6 +4,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use tower_aperture::engine::Engine;
+use tower_aperture::policy::AdaptiveConcurrency;
 use tower_aperture::{
     Check, Decider, FlowOutcome, FlowParams, FlowStatus, RejectReason, Ticket, Verdict,
 };
@@ -122,7 +123,7 @@ fn a_flow_of_a_known_key_is_rejected_without_allocation() {
     }
 }
 
-fn slots(kind: &str, most: u32) -> Engine {
+fn slots(kind: &str, most: u32, adaptive: bool) -> Engine {
     let slots = "{max_inflight_duration: 3600s, limit_by_label_key: user}";
     let parameters = match kind {
         "concurrency_limiter" => format!("parameters: {slots}"),
@@ -138,13 +139,22 @@ fn slots(kind: &str, most: u32) -> Engine {
         {parameters}
 "
     );
-    let engine = Engine::builder().policy_text("policy", text).build();
-    engine.expect("the policy is valid")
+    let mut builder = Engine::builder().policy_text("policy", text);
+    if adaptive {
+        let settings = AdaptiveConcurrency::vegas().initial(most);
+        builder = builder.adaptive_limit("policy", "root.0", settings);
+    }
+    builder.build().expect("the policy is valid")
 }
 
 #[test]
 fn a_slot_is_taken_and_returned_without_allocation() {
-    let engine = slots("concurrency_limiter", 1000);
+    for adaptive in [false, true] {
+        take_and_return_slots(&slots("concurrency_limiter", 1000, adaptive));
+    }
+}
+
+fn take_and_return_slots(engine: &Engine) {
     let params = FlowParams::new().label("user", "42");
     let hold = |many: usize| -> Vec<_> {
         (0..many)
@@ -157,7 +167,8 @@ fn a_slot_is_taken_and_returned_without_allocation() {
     drop(hold(500));
     let allocated = allocations(|| {
         let tickets = hold(500);
-        for ticket in tickets {
+        for mut ticket in tickets {
+            ticket.response_started(FlowOutcome::new(FlowStatus::Ok));
             ticket.end(FlowOutcome::new(FlowStatus::Ok));
         }
     });
@@ -167,7 +178,7 @@ fn a_slot_is_taken_and_returned_without_allocation() {
 
 #[test]
 fn a_scheduler_with_a_free_slot_allocates_nothing() {
-    let engine = slots("concurrency_scheduler", 1);
+    let engine = slots("concurrency_scheduler", 1, false);
     let params = FlowParams::new().label("user", "42");
     assert!(decide(&engine, &params));
     let allocated = allocations(|| {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::thread;
 
 use super::Engine;
+use super::adaptive_limits::AdaptiveSettings;
 use super::cache::EngineCaches;
 use super::clock::{Clock, Nanos, SystemClock};
 use super::component::ComponentContext;
@@ -48,6 +49,7 @@ pub struct EngineBuilder {
     manual_actuation: bool,
     dry_run: DryRunPolicies,
     shared: Option<Arc<dyn SharedStore>>,
+    pub(super) adaptive: AdaptiveSettings,
 }
 
 impl Engine {
@@ -72,6 +74,7 @@ impl EngineBuilder {
             manual_actuation: false,
             dry_run: DryRunPolicies::default(),
             shared: None,
+            adaptive: AdaptiveSettings::default(),
         }
     }
 
@@ -226,7 +229,8 @@ impl EngineBuilder {
 
     /// Sets the maximum number of keys of one component: 1 048 576 by default and at least 1.
     ///
-    /// A key takes about 150 bytes plus its text, and 32 bytes more once the component is full. A
+    /// A key takes about 150 bytes plus its text, one with an
+    /// [adaptive limit](crate::policy::AdaptiveConcurrency) about 500, and 32 bytes more once the component is full. A
     /// new key then replaces the key that loses least: first a key with a full bucket or without a
     /// slot in use, else the key that has spent least, and among equals the key that idled for
     /// longest. So made-up keys replace each other, and reopen no key that has reached its limit,
@@ -399,6 +403,7 @@ impl EngineBuilder {
             },
             signal_source: self.signal_source,
             dry_run: self.dry_run,
+            adaptive: self.adaptive,
         };
         let mut contents = source::read(&self.sources, false)?;
         let no_overrides = HashMap::new();

@@ -6,6 +6,7 @@ use super::clock::{Clock, Nanos};
 use super::control::Actuator;
 use super::decision::{ComponentDecision, DecisionStep};
 use super::engine_flow::EngineFlow;
+use super::limiters::LimitsInForce;
 use super::request_id::RequestId;
 use super::shared::{SharedContext, StoreAsk};
 use super::store::StoreLimits;
@@ -95,6 +96,11 @@ pub(crate) trait PolicyComponent: Actuator {
 
     /// Returns the slots of the component, if flows hold slots.
     fn slots(&self) -> Option<&dyn LabelledSlots> {
+        None
+    }
+
+    /// Returns the limits that the component has found, if it finds them by itself.
+    fn limits_in_force(&self) -> Option<LimitsInForce> {
         None
     }
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::request_id::RequestId;
+use aperture_core::FlowOutcome;
 
 /// An owner of slots, to which they are returned.
 pub(crate) trait SlotOwner: Send + Sync {
@@ -14,6 +15,19 @@ pub(crate) trait SlotOwner: Send + Sync {
     /// reading the clock.
     fn release_slot(&self, id: RequestId) {
         self.return_slot(id);
+    }
+
+    /// Records that the head of a flow's response is there.
+    fn response_started(&self, _id: RequestId, _outcome: FlowOutcome) {}
+
+    /// Like [`return_slot`](Self::return_slot), for a flow that ended with an outcome.
+    fn return_ended(&self, id: RequestId, _outcome: FlowOutcome) -> bool {
+        self.return_slot(id)
+    }
+
+    /// Like [`release_slot`](Self::release_slot), for a flow that ended with an outcome.
+    fn release_ended(&self, id: RequestId, _outcome: FlowOutcome) {
+        self.release_slot(id);
     }
 }
 
@@ -71,11 +85,31 @@ impl HeldSlots {
         }
     }
 
-    /// Returns one slot, and whether it was still held.
-    pub(crate) fn return_slot(&mut self, id: RequestId) -> bool {
+    /// Records that the head of the flow's response is there.
+    #[inline]
+    pub(crate) fn response_started(&mut self, outcome: FlowOutcome) {
+        for held in self.iter_mut() {
+            if let Some(by) = &held.by {
+                by.response_started(held.id, outcome);
+            }
+        }
+    }
+
+    /// Returns all slots of a flow that ended with this outcome.
+    #[inline]
+    pub(crate) fn end(mut self, outcome: FlowOutcome) {
+        for held in self.iter_mut() {
+            if let Some(by) = held.by.take() {
+                by.release_ended(held.id, outcome);
+            }
+        }
+    }
+
+    /// Returns one slot of a flow that ended with this outcome, and whether it was still held.
+    pub(crate) fn return_slot(&mut self, id: RequestId, outcome: FlowOutcome) -> bool {
         let held = self.iter_mut().find(|held| held.id == id);
         let by = held.and_then(|held| held.by.take());
-        by.is_some_and(|by| by.return_slot(id))
+        by.is_some_and(|by| by.return_ended(id, outcome))
     }
 
     fn iter_mut(&mut self) -> impl Iterator<Item = &mut HeldSlot> {

@@ -39,6 +39,10 @@
 //! is in flight, whatever its own tokens, so one big request may exceed the limit; the reported
 //! remaining and current values are those before the flow. All of this equals an Agent.
 //!
+//! A limit may also find itself, per key, by the latency of flows:
+//! [`AdaptiveConcurrency`](crate::policy::AdaptiveConcurrency). An Agent does not have that, and
+//! policy files cannot express it.
+//!
 //! # Schedulers
 //!
 //! Quota, concurrency and load schedulers queue the flows that they have no tokens for, ordered by
@@ -181,6 +185,7 @@
 //! key that has spent least. So made-up keys do not reopen a key that has reached its limit.
 
 mod actuate;
+mod adaptive_limits;
 mod atomic_signal;
 mod builder;
 mod cache;
@@ -237,6 +242,7 @@ mod watch;
 mod workload_latency;
 
 pub use self::actuate::Actuation;
+pub use self::adaptive_limits::AdaptiveLimit;
 pub use self::builder::EngineBuilder;
 pub use self::cache::CacheEntry;
 pub use self::clock::{Clock, ManualClock};

@@ -13,8 +13,8 @@ use super::control::{Actuator, Demand, Setting};
 use super::decision::{ComponentDecision, DecisionWithSlot, MayWait};
 use super::engine_flow::EngineFlow;
 use super::limiters::{
-    ConcurrencyLimiter, Limiter, RateLimiter, Sampler, SharedConcurrencyLimiter, SharedLimiter,
-    SharedRateLimiter,
+    AdaptiveLimiter, ConcurrencyLimiter, Limiter, RateLimiter, Sampler, SharedConcurrencyLimiter,
+    SharedLimiter, SharedRateLimiter,
 };
 use super::schedulers::{
     ConcurrencyScheduler, LoadScheduler, QuotaScheduler, ScheduleResult, Scheduler,
@@ -206,6 +206,7 @@ registry! {
         TurnTaker,
         RateLimiter,
         ConcurrencyLimiter,
+        AdaptiveLimiter,
         Sampler,
     ],
     shared_limiters: [

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ahash::RandomState;
 
+use super::adaptive_limits::AdaptiveSettings;
 use super::classify::Classifiers;
 use super::component::ComponentContext;
 use super::control::{Control, SignalSource};
@@ -26,6 +27,7 @@ pub(super) struct EngineSettings {
     pub(super) component_context: ComponentContext,
     pub(super) signal_source: Option<Arc<dyn SignalSource>>,
     pub(super) dry_run: DryRunPolicies,
+    pub(super) adaptive: AdaptiveSettings,
 }
 
 /// Everything that is derived from the texts of the policies. Flows that began under an older

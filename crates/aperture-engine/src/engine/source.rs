@@ -36,7 +36,7 @@ impl fmt::Debug for PolicySource {
 }
 
 /// A policy, or dynamic configuration of one.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq)]
 pub(super) struct Document {
     pub(super) name: Arc<str>,
     pub(super) text: Arc<str>,
@@ -118,7 +118,7 @@ impl FileId {
 }
 
 /// The contents of the sources at one time.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct SourceContents {
     pub(super) documents: Vec<Document>,
     pub(super) warnings: Vec<PolicyWarning>,

@@ -97,10 +97,10 @@ impl EngineTicket {
         self.held.leave_open();
     }
 
-    /// Returns one slot, and whether it was still held.
+    /// Returns one slot of a flow that ended with this outcome, and whether it was still held.
     #[doc(hidden)]
-    pub fn return_slot(&mut self, id: RequestId) -> bool {
-        self.held.return_slot(id)
+    pub fn return_slot(&mut self, id: RequestId, outcome: FlowOutcome) -> bool {
+        self.held.return_slot(id, outcome)
     }
 }
 
@@ -109,6 +109,11 @@ impl Ticket for EngineTicket {
         if let Some(flow_timer) = self.flow_timer {
             flow_timer.end(outcome);
         }
+        self.held.end(outcome);
+    }
+
+    fn response_started(&mut self, outcome: FlowOutcome) {
+        self.held.response_started(outcome);
     }
 
     fn take_cache_lookup(&mut self) -> Option<CacheLookup> {

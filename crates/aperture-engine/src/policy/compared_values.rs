@@ -32,7 +32,9 @@ impl ComparedValues {
                     self.values.extend(values.map(|value| (**value).into()));
                     continue;
                 }
-                ComponentKind::RateLimiter(_) | ComponentKind::ConcurrencyLimiter(_) => continue,
+                ComponentKind::RateLimiter(_)
+                | ComponentKind::ConcurrencyLimiter(_)
+                | ComponentKind::AdaptiveConcurrencyLimiter(_) => continue,
             };
             for workload in &scheduler.workloads {
                 self.add(&workload.matcher);

@@ -102,6 +102,11 @@ impl SignalOrigins<'_> {
                 self.slots(out, &limiter.slots)?;
                 write_request(out, &limiter.request)
             }
+            ComponentKind::AdaptiveConcurrencyLimiter(limiter) => {
+                write!(out, "finds its limit: {}", limiter.adaptive)?;
+                self.holding(out, &limiter.slots)?;
+                write_request(out, &limiter.request)
+            }
             ComponentKind::ConcurrencyScheduler(scheduler) => {
                 self.slots(out, &scheduler.slots)?;
                 write_scheduler(out, &scheduler.scheduler)
@@ -200,6 +205,10 @@ impl SignalOrigins<'_> {
             }
             port => write!(out, "{} in flight", self.amount(port))?,
         }
+        self.holding(out, slots)
+    }
+
+    fn holding(&self, out: &mut String, slots: &Slots) -> fmt::Result {
         write!(out, ", each for at most {:?}", slots.max_inflight_duration)?;
         write_key(out, slots.limit_by_label_key.as_deref())
     }

@@ -47,6 +47,7 @@
 //! circuit, provided that they reach a component that decides. Queries over flux meters in the form
 //! that blueprints write are answered from the flux meters of this process.
 
+mod adaptive;
 mod assemble;
 mod blueprint;
 pub mod build;
@@ -77,6 +78,8 @@ mod tests;
 
 use std::sync::Arc;
 
+pub use self::adaptive::AdaptiveConcurrency;
+pub(crate) use self::adaptive::Algorithm;
 pub(crate) use self::build::PolicyDocument;
 pub(crate) use self::compared_values::ComparedValues;
 pub(crate) use self::describe::describe_unselected;

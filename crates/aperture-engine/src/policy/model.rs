@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::PolicyError;
+use super::adaptive::AdaptiveConcurrency;
 use super::matcher::LabelMatcher;
 use crate::rego::CompiledModule;
 
@@ -55,6 +56,7 @@ pub(crate) enum ComponentKind {
     RateLimiter(RateLimiter),
     QuotaScheduler(QuotaScheduler),
     ConcurrencyLimiter(ConcurrencyLimiter),
+    AdaptiveConcurrencyLimiter(AdaptiveConcurrencyLimiter),
     ConcurrencyScheduler(ConcurrencyScheduler),
     LoadScheduler(LoadScheduler),
     Sampler(Sampler),
@@ -66,7 +68,9 @@ impl ComponentKind {
         match self {
             Self::RateLimiter(_) => "rate_limiter",
             Self::QuotaScheduler(_) => "quota_scheduler",
-            Self::ConcurrencyLimiter(_) => "concurrency_limiter",
+            Self::ConcurrencyLimiter(_) | Self::AdaptiveConcurrencyLimiter(_) => {
+                "concurrency_limiter"
+            }
             Self::ConcurrencyScheduler(_) => "concurrency_scheduler",
             Self::LoadScheduler(_) => "load_scheduler",
             Self::Sampler(_) => "sampler",
@@ -179,6 +183,15 @@ pub(crate) struct Slots {
 pub(crate) struct ConcurrencyLimiter {
     pub(crate) slots: Slots,
     pub(crate) request: RequestParameters,
+}
+
+/// The settings of a `concurrency_limiter` that finds its limit. Policy files cannot express it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct AdaptiveConcurrencyLimiter {
+    /// Their `max_concurrency` is the ceiling.
+    pub(crate) slots: Slots,
+    pub(crate) request: RequestParameters,
+    pub(crate) adaptive: AdaptiveConcurrency,
 }
 
 /// The settings of a `concurrency_scheduler`.

@@ -80,6 +80,10 @@ fn reads(component: &Component, label: &str) -> bool {
                 is_label(&limiter.slots.limit_by_label_key)
                     || is_label(&limiter.request.tokens_label_key)
             }
+            ComponentKind::AdaptiveConcurrencyLimiter(limiter) => {
+                is_label(&limiter.slots.limit_by_label_key)
+                    || is_label(&limiter.request.tokens_label_key)
+            }
             ComponentKind::ConcurrencyScheduler(slots) => {
                 is_label(&slots.slots.limit_by_label_key) || scheduler_reads(&slots.scheduler)
             }

@@ -1,5 +1,6 @@
 //! Tests the embedded engine through its public API.
 
+mod adaptive;
 mod caches;
 mod code;
 mod deviations;

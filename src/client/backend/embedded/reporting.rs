@@ -77,7 +77,7 @@ impl ReportedTicket {
             result.component_id = decision.component_id.to_string();
             label.clone_into(&mut result.label);
             result.request_id = id.to_string();
-            result.returned = self.ticket.return_slot(id);
+            result.returned = self.ticket.return_slot(id, outcome);
             Some(result)
         });
         let response = EndResponse::returned(returns.collect());
@@ -89,6 +89,10 @@ impl ReportedTicket {
 impl Ticket for Box<ReportedTicket> {
     fn end(self, outcome: FlowOutcome) {
         self.ticket.end(outcome);
+    }
+
+    fn response_started(&mut self, outcome: FlowOutcome) {
+        self.ticket.response_started(outcome);
     }
 
     fn take_cache_lookup(&mut self) -> Option<CacheLookup> {

@@ -151,6 +151,7 @@ impl DrivenPorts {
             ComponentKind::RateLimiter(limiter) => bucket(&limiter.bucket),
             ComponentKind::QuotaScheduler(scheduler) => bucket(&scheduler.bucket),
             ComponentKind::ConcurrencyLimiter(limiter) => slots(&limiter.slots),
+            ComponentKind::AdaptiveConcurrencyLimiter(limiter) => slots(&limiter.slots),
             ComponentKind::ConcurrencyScheduler(scheduler) => slots(&scheduler.slots),
             ComponentKind::Sampler(sampler) => Self::AcceptPercentage {
                 percentage: sampler.accept_percentage?,

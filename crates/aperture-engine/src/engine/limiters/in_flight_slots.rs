@@ -104,6 +104,12 @@ impl InFlightSlots {
         }
     }
 
+    /// Returns true if the slot is held.
+    pub(crate) fn is_held(&self, id: RequestId) -> bool {
+        let entry = self.entries.get(id.slot_index() as usize);
+        entry.is_some_and(|entry| entry.id == Some(id))
+    }
+
     /// Returns when the next slot expires if none is returned before.
     pub(crate) fn next_expiry(&self) -> Option<Nanos> {
         let entry = self.entries.get(self.oldest as usize)?;

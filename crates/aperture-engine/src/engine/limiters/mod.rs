@@ -1,6 +1,7 @@
 //! The components that decide at once, one file each, what they read of a flow, and the buckets and
 //! slots that they count in.
 
+mod adaptive;
 pub(super) mod bucket;
 pub(super) mod bucket_inputs;
 pub(super) mod capacity_high_water;
@@ -23,6 +24,7 @@ use super::schedulers::ScheduleResult;
 use super::shared::StoreAnswer;
 use crate::policy;
 
+pub(crate) use self::adaptive::{AdaptiveLimiter, LimitsInForce};
 pub(crate) use self::bucket::BucketParams;
 pub(crate) use self::concurrency_limiter::ConcurrencyLimiter;
 pub(crate) use self::rate_limiter::RateLimiter;

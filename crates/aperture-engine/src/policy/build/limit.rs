@@ -7,8 +7,8 @@ use super::flow_settings::{FlowSettings, flow_settings};
 use super::lower::{Lowering, flow_control};
 use super::selector::Selector;
 use super::signal::Signal;
-use crate::policy::PolicyError;
 use crate::policy::yaml::{Mapping, Value};
+use crate::policy::{AdaptiveConcurrency, PolicyError};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -244,6 +244,8 @@ fn constant(value: f64) -> Value {
 pub struct ConcurrencyLimit {
     pub(super) flows: FlowSettings,
     slots: Signal,
+    /// How the limit finds itself, unless it is a number of slots.
+    adaptive: Option<AdaptiveConcurrency>,
     max_inflight_duration: Duration,
 }
 
@@ -253,7 +255,48 @@ impl ConcurrencyLimit {
         Self {
             flows: FlowSettings::default(),
             slots: slots.into(),
+            adaptive: None,
             max_inflight_duration: HOUR,
+        }
+    }
+
+    /// Returns a limit that finds itself by the latency of flows, with the default settings of the
+    /// gradient algorithm. A policy file cannot express this.
+    ///
+    /// ```
+    /// use tower_aperture::Engine;
+    /// use tower_aperture::policy::{ConcurrencyLimit, Policy};
+    ///
+    /// let limit = ConcurrencyLimit::adaptive().by("tenant");
+    /// let policy = Policy::new("search").at("search").limit(limit);
+    /// assert_eq!(policy.to_yaml().unwrap_err().field(), "components[0].adaptive");
+    /// let engine = Engine::builder().policy(policy).build()?;
+    /// assert_eq!(engine.adaptive_limits()[0].lowest, 20.0);
+    /// # Ok::<(), tower_aperture::PolicyError>(())
+    /// ```
+    #[must_use]
+    pub fn adaptive() -> Self {
+        Self::adaptive_by(AdaptiveConcurrency::default())
+    }
+
+    /// Returns a limit that finds itself by the latency of flows, with these settings.
+    ///
+    /// ```
+    /// use tower_aperture::Engine;
+    /// use tower_aperture::policy::{AdaptiveConcurrency, ConcurrencyLimit, Policy};
+    ///
+    /// let settings = AdaptiveConcurrency::vegas().initial(10).max(400);
+    /// let limit = ConcurrencyLimit::adaptive_by(settings).at("search");
+    /// let engine = Engine::builder().policy(Policy::new("search").limit(limit)).build()?;
+    /// assert_eq!(engine.adaptive_limits()[0].lowest, 10.0);
+    /// # Ok::<(), tower_aperture::PolicyError>(())
+    /// ```
+    #[must_use]
+    pub fn adaptive_by(settings: AdaptiveConcurrency) -> Self {
+        Self {
+            slots: settings.max.into(),
+            adaptive: Some(settings),
+            ..Self::slots(1)
         }
     }
 
@@ -292,6 +335,9 @@ impl ConcurrencyLimit {
         lowering: &mut Lowering<'p>,
     ) -> Result<Value, PolicyError> {
         let selectors = lowering.selectors(&self.flows.selectors, path)?;
+        if let Some(settings) = &self.adaptive {
+            lowering.make_adaptive(settings, &path.name("adaptive"))?;
+        }
         let (in_ports, parameters) = self.slot_fields(&self.flows, path, lowering)?;
         let fields = Mapping::new()
             .with("selectors", selectors)

@@ -1,10 +1,11 @@
 //! Turns a policy in code into the document that a policy file would be.
 
+use super::code_settings::CodeSettings;
 use super::field::FieldPath;
 use super::selector::Selector;
 use super::signal::Signal;
-use crate::policy::PolicyError;
 use crate::policy::yaml::{Mapping, Value};
+use crate::policy::{AdaptiveConcurrency, PolicyError};
 
 /// The reader of the document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +30,10 @@ pub(super) struct Lowering<'p> {
     pub(super) signals: Vec<(&'p Signal, String)>,
     /// The components that compute them.
     pub(super) nodes: Vec<Value>,
+    /// The id of the component that is lowered.
+    pub(super) component_id: String,
+    /// What the document cannot express.
+    pub(super) code_settings: CodeSettings,
 }
 
 impl Lowering<'_> {
@@ -45,6 +50,24 @@ impl Lowering<'_> {
                 Err(field.error(format!("a policy file cannot express this; {instead}")))
             }
         }
+    }
+
+    /// Makes the component that is lowered, a concurrency limiter, find its limit.
+    pub(super) fn make_adaptive(
+        &mut self,
+        settings: &AdaptiveConcurrency,
+        field: &FieldPath<'_>,
+    ) -> Result<(), PolicyError> {
+        settings.check().map_err(|error| match error.field {
+            "" => field.error(error.message),
+            name => field.name(name).error(error.message),
+        })?;
+        let instead = "give a number of slots, and call `EngineBuilder::adaptive_limit` where the \
+                       file is loaded";
+        self.only_in_code(field, instead)?;
+        let adaptive = (self.component_id.clone(), settings.clone());
+        self.code_settings.adaptive.push(adaptive);
+        Ok(())
     }
 
     /// Returns the selectors of a component: its own, or those of the policy.

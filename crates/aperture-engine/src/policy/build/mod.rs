@@ -8,6 +8,7 @@
 //! express calls `Lowering::only_in_code`.
 
 mod classifier;
+mod code_settings;
 mod document;
 mod field;
 mod flow_settings;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Component, Policy};
 use crate::policy::PolicyError;
+use crate::policy::build::code_settings::CodeSettings;
 use crate::policy::build::document::PolicyDocument;
 use crate::policy::build::field::FieldPath;
 use crate::policy::build::lower::{Lowering, Target};
@@ -30,6 +31,8 @@ impl Policy {
             meters: meters.into_iter().collect(),
             signals: Vec::new(),
             nodes: Vec::new(),
+            component_id: String::new(),
+            code_settings: CodeSettings::default(),
         };
         if self.dry_run {
             let instead = format!(
@@ -49,7 +52,11 @@ impl Policy {
             .with("kind", "Policy")
             .with("metadata", metadata)
             .with("spec", spec);
-        Ok(PolicyDocument::new(&self.name, document))
+        Ok(PolicyDocument::new(
+            &self.name,
+            document,
+            lowering.code_settings,
+        ))
     }
 
     fn circuit<'p>(
@@ -61,6 +68,7 @@ impl Policy {
         let mut components = Vec::new();
         for (index, component) in self.components.iter().enumerate() {
             let path = components_path.index(index);
+            lowering.component_id = format!("root.{index}");
             components.push(component.lower(&path, lowering)?);
         }
         components.append(&mut lowering.nodes);

@@ -57,6 +57,9 @@ pub(super) fn compare_component(
             }
             compare_loop(policy, component, recorded)
         }
+        ComponentKind::AdaptiveConcurrencyLimiter(_) => {
+            Err("no policy file has an adaptive limiter".to_owned())
+        }
         ComponentKind::Sampler(sampler) => {
             let parameters = &recorded["parameters"];
             compare_selectors(&component.selectors, &parameters["selectors"])?;
