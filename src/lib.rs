@@ -137,8 +137,8 @@ mod flow {
 pub use aperture_core::{
     AgentStatus, Check, ClientStats, ConnectionState, Decider, Denial, EndError, EndResponse,
     FlowDecision, FlowError, FlowErrorKind, FlowOutcome, FlowParams, FlowStatus, HttpAttributes,
-    HttpExtras, LabelLimits, Labels, Quota, RejectReason, Ticket, TokenReturn, TraceContext,
-    Verdict,
+    HttpExtras, LabelLimits, Labels, Quota, RejectReason, SettleError, Ticket, TokenReturn,
+    TraceContext, Verdict,
 };
 #[cfg(feature = "embedded")]
 #[doc(inline)]

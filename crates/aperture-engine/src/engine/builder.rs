@@ -10,12 +10,14 @@ use super::cache::EngineCaches;
 use super::clock::{Clock, Nanos, SystemClock};
 use super::component::ComponentContext;
 use super::control::SignalSource;
+use super::counted_outcomes::CountedOutcomes;
 use super::dry_run::DryRunPolicies;
 use super::loader::LoadedSnapshot;
 use super::snapshot::{EngineSettings, Snapshot};
 use super::source::{self, PolicySource, PolicySources};
 use super::store::StoreLimits;
-use crate::policy::PolicyError;
+use crate::flow::FlowOutcome;
+use crate::policy::{CountOnly, PolicyError};
 
 const DEFAULT_MAX_KEYS: usize = 1 << 20;
 const DEFAULT_CACHE_BYTES: usize = 64 << 20;
@@ -45,6 +47,7 @@ pub struct EngineBuilder {
     signal_source: Option<Arc<dyn SignalSource>>,
     manual_actuation: bool,
     dry_run: DryRunPolicies,
+    counted_outcomes: CountedOutcomes,
 }
 
 impl EngineBuilder {
@@ -60,6 +63,7 @@ impl EngineBuilder {
             signal_source: None,
             manual_actuation: false,
             dry_run: DryRunPolicies::default(),
+            counted_outcomes: CountedOutcomes::default(),
         }
     }
 
@@ -263,6 +267,22 @@ impl EngineBuilder {
         self
     }
 
+    /// Makes a rate limiter of a policy count only the flows whose outcome the predicate accepts,
+    /// for policies in code. `component_id` is an id such as `root.0`.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn count_only(
+        mut self,
+        policy_name: impl Into<String>,
+        component_id: impl Into<String>,
+        predicate: impl Fn(&FlowOutcome) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        let predicate = CountOnly::new(predicate);
+        self.counted_outcomes
+            .add(policy_name.into(), component_id.into(), predicate);
+        self
+    }
+
     /// Loads the policies. Needs no runtime and starts no task or thread.
     ///
     /// # Errors
@@ -287,6 +307,7 @@ impl EngineBuilder {
             },
             signal_source: self.signal_source,
             dry_run: self.dry_run,
+            counted_outcomes: self.counted_outcomes,
         };
         let mut contents = source::read(&self.sources, false)?;
         let no_overrides = HashMap::new();

@@ -86,6 +86,9 @@ impl Snapshot {
         settings
             .dry_run
             .check_names(&loader.snapshot.policy_names)?;
+        settings
+            .counted_outcomes
+            .check_names(&loader.snapshot.policy_names)?;
         // After all policies were added, because loops read flux meters of all policies.
         let loops = policies.iter().filter_map(|(cached, in_force)| {
             let changed = loader.is_changed(cached);
@@ -171,7 +174,8 @@ impl Loader<'_> {
         {
             return Ok(Arc::clone(before));
         }
-        let loaded = policy::load_configured(&document.name, &document.text, &dynamic_for)?;
+        let mut loaded = policy::load_configured(&document.name, &document.text, &dynamic_for)?;
+        self.settings.counted_outcomes.set_on(&mut loaded.policy)?;
         let policy = &loaded.policy;
         let dry_run = self.settings.dry_run.counter_for(&policy.name);
         let group = self.settings.agent_group.as_deref();

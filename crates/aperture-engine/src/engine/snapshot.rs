@@ -8,6 +8,7 @@ use ahash::RandomState;
 use super::classify::Classifiers;
 use super::component::ComponentContext;
 use super::control::{Control, SignalSource};
+use super::counted_outcomes::CountedOutcomes;
 use super::dry_run::DryRunPolicies;
 use super::engine_flow::EngineFlow;
 use super::flux_meter::{FluxMeters, MatchedMeters};
@@ -26,6 +27,7 @@ pub(super) struct EngineSettings {
     pub(super) component_context: ComponentContext,
     pub(super) signal_source: Option<Arc<dyn SignalSource>>,
     pub(super) dry_run: DryRunPolicies,
+    pub(super) counted_outcomes: CountedOutcomes,
 }
 
 /// Everything that is derived from the texts of the policies. Flows that began under an older

@@ -50,6 +50,7 @@ mod blueprint;
 mod circuit;
 mod compared_values;
 mod components;
+mod count_only;
 mod decode;
 mod describe;
 mod document;
@@ -76,6 +77,7 @@ mod tests;
 use std::sync::Arc;
 
 pub(crate) use self::compared_values::ComparedValues;
+pub(crate) use self::count_only::CountOnly;
 pub(crate) use self::describe::describe_unselected;
 pub use self::error::{PolicyError, PolicyWarning};
 pub(crate) use self::matcher::LabelMatcher;

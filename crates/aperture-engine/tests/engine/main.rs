@@ -1,6 +1,7 @@
 //! Tests the embedded engine through its public API.
 
 mod caches;
+mod counting;
 mod deviations;
 mod dry_run;
 mod dynamic;
@@ -23,6 +24,7 @@ mod reload;
 mod scale;
 mod scaling;
 mod selectors;
+mod settling;
 mod sources;
 mod support;
 mod threads;

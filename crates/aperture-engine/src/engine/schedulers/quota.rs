@@ -36,6 +36,10 @@ impl QuotaScheduler {
         &self.queues.rules().inputs
     }
 
+    pub(super) fn queues(&self) -> &Arc<QueueStore<QuotaTokens>> {
+        &self.queues
+    }
+
     fn key<'a>(&self, flow: &EngineFlow<'a, '_>) -> FlowKey<'a> {
         match &self.label_key {
             None => FlowKey::Present(""),
@@ -118,10 +122,14 @@ impl Scheduler for QuotaScheduler {
             return accept_unlimited(true);
         };
         let request = self.workloads.request(flow, now, None);
-        if request.tokens == 0.0 {
-            return accept_without_tokens();
+        let scheduled = match request.tokens == 0.0 {
+            true => accept_without_tokens(),
+            false => self.queues.queue(key, now).schedule(&request, now),
+        };
+        match self.workloads.counts_tokens(&request) {
+            true => self.with_taken(scheduled, key, request.tokens),
+            false => scheduled,
         }
-        self.queues.queue(key, now).schedule(&request, now)
     }
 
     fn workloads(&self) -> &Workloads {

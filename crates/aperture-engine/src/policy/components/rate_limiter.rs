@@ -79,6 +79,7 @@ fn add<'t>(
         Ok(ComponentKind::RateLimiter(RateLimiter {
             bucket: bucket::with_signals(&settings, &node, inputs, consumer)?,
             request: request.clone(),
+            count_only: None,
         }))
     });
     circuit.add(component.with_ports(location, inputs, outputs));
