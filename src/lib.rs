@@ -122,6 +122,7 @@ mod rejection;
 mod remote;
 #[cfg(feature = "response-cache")]
 pub mod response_cache;
+mod settlement;
 #[cfg(feature = "telemetry")]
 mod telemetry;
 #[cfg(all(feature = "embedded", feature = "remote", feature = "raw-protocol"))]

@@ -44,6 +44,7 @@ mod record;
 mod reporting_engine;
 #[cfg(feature = "test-util")]
 mod scripted;
+mod settle;
 mod shared;
 mod start;
 mod status;

@@ -8,8 +8,8 @@ use std::time::Duration;
 use crate::Engine;
 use crate::engine::{CheckInput, CheckReport, EngineTicket, PendingReport};
 use crate::flow::{
-    CacheLookup, Check, Decider, EndResponse, FlowOutcome, FlowParams, HttpExtras, Quota, Ticket,
-    TokenReturn, Verdict,
+    CacheLookup, Check, Decider, EndResponse, FlowOutcome, FlowParams, HttpExtras, Quota,
+    SettleError, Ticket, TokenReturn, Verdict,
 };
 
 /// An engine that reports what each component decided, for flows without a layer.
@@ -87,6 +87,14 @@ impl ReportedTicket {
 impl Ticket for Box<ReportedTicket> {
     fn end(self, outcome: FlowOutcome) {
         self.ticket.end(outcome);
+    }
+
+    fn settles(&self) -> bool {
+        self.ticket.settles()
+    }
+
+    fn settle(&mut self, actual_tokens: f64) -> Result<(), SettleError> {
+        self.ticket.settle(actual_tokens)
     }
 
     fn take_cache_lookup(&mut self) -> Option<CacheLookup> {

@@ -12,7 +12,7 @@ use tokio::time::Sleep;
 
 use crate::flow::{
     Check, Denial, FlowDecision, FlowError, FlowErrorKind, FlowOutcome, FlowParams, RejectReason,
-    Verdict,
+    SettleError, Verdict,
 };
 
 /// The decision of a scripted client about one flow.
@@ -97,7 +97,7 @@ impl ScriptedDecision {
 /// The record of one flow of a scripted client.
 ///
 /// See [`Script`] for an example.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct RecordedFlow {
     /// The control point of the flow.
@@ -113,6 +113,8 @@ pub struct RecordedFlow {
     pub decision: Option<FlowDecision>,
     /// The outcome; `None` while the flow runs, and for unreachable flows.
     pub end: Option<FlowOutcome>,
+    /// The tokens that the flow was settled for, recorded at its end; `None` if it was not settled.
+    pub settled: Option<f64>,
 }
 
 /// The decisions of a scripted client, and the record of its flows.
@@ -131,12 +133,15 @@ pub struct RecordedFlow {
 /// let flow = client.start_flow("checkout", FlowParams::new().label("user", "ann")).await;
 /// assert!(!flow.should_run());
 /// drop(flow);
-/// client.guard("checkout", FlowParams::new(), async {}).await.unwrap();
+/// let flow = client.start_flow("completions", FlowParams::new().label("tokens", "800")).await;
+/// flow.settle(312.0).unwrap();
+/// flow.end().await;
 ///
 /// let flows = script.flows();
 /// assert_eq!(flows[0].labels["user"], "ann");
 /// assert_eq!(flows[0].end.unwrap().status, FlowStatus::Unset);
 /// assert_eq!(flows[1].end.unwrap().status, FlowStatus::Ok);
+/// assert_eq!(flows[1].settled, Some(312.0));
 /// assert_eq!(script.in_flight(), 0);
 /// # });
 /// ```
@@ -230,6 +235,7 @@ impl Script {
             },
             decision: None,
             end: None,
+            settled: None,
         });
         drop(state);
 
@@ -282,6 +288,11 @@ impl ScriptedFlow {
             None => Verdict::Accepted(self),
             Some(denial) => Verdict::Rejected(denial, self),
         }
+    }
+
+    pub(super) fn settle(&self, actual_tokens: f64) -> Result<(), SettleError> {
+        self.script.lock().flows[self.index].settled = Some(actual_tokens);
+        Ok(())
     }
 
     pub(super) fn end(self, outcome: FlowOutcome) {

@@ -1,7 +1,8 @@
 //! The ticket of a flow, from whichever backend decided about it.
 
 use crate::flow::{
-    CacheLookup, FlowError, FlowErrorKind, FlowOutcome, HttpExtras, Quota, Ticket, Verdict,
+    CacheLookup, FlowError, FlowErrorKind, FlowOutcome, HttpExtras, Quota, SettleError, Ticket,
+    Verdict,
 };
 use crate::meter::EndCounter;
 
@@ -57,6 +58,14 @@ impl Ticket for ClientTicket {
             #[cfg(feature = "test-util")]
             TicketKind::Scripted(flow) => flow.end(outcome),
         }
+    }
+
+    fn settles(&self) -> bool {
+        self.kind.settles()
+    }
+
+    fn settle(&mut self, actual_tokens: f64) -> Result<(), SettleError> {
+        self.kind.settle(actual_tokens)
     }
 
     fn take_cache_lookup(&mut self) -> Option<CacheLookup> {
