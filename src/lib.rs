@@ -138,6 +138,7 @@ mod rejection;
 mod remote;
 #[cfg(feature = "response-cache")]
 pub mod response_cache;
+mod settlement;
 #[cfg(feature = "remote")]
 mod telemetry;
 #[cfg(all(feature = "embedded", feature = "remote", feature = "raw-protocol"))]
@@ -153,8 +154,8 @@ mod flow {
 pub use aperture_core::{
     AgentStatus, Check, ClientStats, ConnectionState, Decider, Denial, EndError, EndResponse,
     FlowDecision, FlowError, FlowErrorKind, FlowOutcome, FlowParams, FlowStatus, HttpAttributes,
-    HttpExtras, LabelLimits, Labels, Quota, RejectReason, Ticket, TokenReturn, TraceContext,
-    Verdict,
+    HttpExtras, LabelLimits, Labels, Quota, RejectReason, SettleError, Ticket, TokenReturn,
+    TraceContext, Verdict,
 };
 #[cfg(feature = "embedded")]
 #[doc(inline)]

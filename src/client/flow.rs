@@ -16,6 +16,7 @@ use crate::flow::{
     RejectReason, Rejection, Ticket, Verdict,
 };
 use crate::meter::EndCounter;
+use crate::settlement::{self, LastSettlement};
 
 /// A flow that was started without a layer.
 ///
@@ -44,6 +45,7 @@ pub struct Flow {
     state: FlowState,
     /// The code of the last status by `set_status`.
     status: AtomicU8,
+    pub(super) settlement: LastSettlement,
 }
 
 enum FlowState {
@@ -87,6 +89,7 @@ impl Flow {
             ramp_mode: params.ramp_mode,
             state,
             status: AtomicU8::new(NOT_SET),
+            settlement: LastSettlement::new(),
         }
     }
 
@@ -234,17 +237,21 @@ impl Flow {
     }
 
     fn end_now(&mut self, otherwise: FlowStatus) {
-        let outcome = FlowOutcome::new(self.status_or(otherwise));
+        let is_known = self.denial().is_some() || self.status.load(Relaxed) != NOT_SET;
+        let outcome = FlowOutcome::new(self.status_or(otherwise)).with_abandoned(!is_known);
         if let Some(ticket) = self.take_ticket() {
             ticket.end(outcome);
         }
     }
 
-    const fn take_ticket(&mut self) -> Option<ClientTicket> {
-        match &mut self.state {
-            FlowState::Decided { ticket, .. } => ticket.take(),
-            FlowState::Unreachable(_) => None,
-        }
+    /// Takes the ticket for the end of the flow, with its tokens corrected.
+    fn take_ticket(&mut self) -> Option<ClientTicket> {
+        let mut ticket = match &mut self.state {
+            FlowState::Decided { ticket, .. } => ticket.take()?,
+            FlowState::Unreachable(_) => return None,
+        };
+        settlement::apply(&mut ticket, self.settlement.end());
+        Some(ticket)
     }
 
     /// Returns the result of the cache lookup at the start of the flow.

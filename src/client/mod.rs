@@ -33,6 +33,7 @@ mod http;
 mod late;
 mod pending;
 mod record;
+mod settle;
 mod shared;
 mod start;
 mod status;

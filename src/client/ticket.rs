@@ -2,7 +2,8 @@
 
 use super::backend::{Backend, EmbeddedBackend, RemoteBackend, ReportingBackend, Script};
 use crate::flow::{
-    CacheLookup, Check, FlowError, FlowErrorKind, FlowOutcome, HttpExtras, Quota, Ticket, Verdict,
+    CacheLookup, Check, FlowError, FlowErrorKind, FlowOutcome, HttpExtras, Quota, SettleError,
+    Ticket, Verdict,
 };
 use crate::meter::{ClientEndCounter, EndCounter};
 
@@ -64,6 +65,14 @@ impl Ticket for ClientTicket {
             #[cfg(feature = "test-util")]
             TicketKind::Scripted(_) => {}
         }
+    }
+
+    fn settles(&self) -> bool {
+        self.kind.settles()
+    }
+
+    fn settle(&mut self, actual_tokens: f64) -> Result<(), SettleError> {
+        self.kind.settle(actual_tokens)
     }
 
     fn take_cache_lookup(&mut self) -> Option<CacheLookup> {

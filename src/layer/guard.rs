@@ -6,11 +6,12 @@ use std::thread;
 use bytes::Buf;
 use http::{HeaderMap, Method, StatusCode};
 
-use super::classifier::SharedClassifier;
+use super::classifier::{SharedClassifier, TicketEnd};
 use super::grpc_web::GrpcWebReader;
 use super::head::{GRPC_STATUS, MethodKind, ResponseHead};
 use super::rate_limit_headers;
 use crate::flow::{CacheLookup, FlowOutcome, FlowStatus, HttpExtras, Ticket};
+use crate::settlement;
 
 /// Ends a flow exactly once: by a method, or at the latest by its drop.
 ///
@@ -18,6 +19,7 @@ use crate::flow::{CacheLookup, FlowOutcome, FlowStatus, HttpExtras, Ticket};
 pub(crate) struct FlowGuard<T: Ticket> {
     ticket: Option<T>,
     http_status: Option<StatusCode>,
+    grpc_status: Option<u8>,
     /// The status that a regular end reports.
     status: FlowStatus,
     phase: Phase,
@@ -59,6 +61,7 @@ impl<T: Ticket> FlowGuard<T> {
         Self {
             ticket: Some(ticket),
             http_status: None,
+            grpc_status: None,
             status: FlowStatus::Ok,
             phase: Phase::Working,
             method: MethodKind::new(method),
@@ -74,6 +77,7 @@ impl<T: Ticket> FlowGuard<T> {
         Self {
             ticket: Some(ticket),
             http_status: None,
+            grpc_status: None,
             status: FlowStatus::Unset,
             phase: Phase::Rejected,
             method: MethodKind::Other,
@@ -87,6 +91,11 @@ impl<T: Ticket> FlowGuard<T> {
     /// Returns the kind of the request's method.
     pub(crate) const fn method(&self) -> MethodKind {
         self.method
+    }
+
+    /// Returns true if the flow can be settled.
+    pub(crate) fn settles(&self) -> bool {
+        self.ticket.as_ref().is_some_and(Ticket::settles)
     }
 
     pub(crate) fn take_cache_lookup(&mut self) -> Option<CacheLookup> {
@@ -122,13 +131,15 @@ impl<T: Ticket> FlowGuard<T> {
 
     /// Classifies a head or trailers. An error is never replaced by a later status.
     pub(crate) fn classify_head(&mut self, head: ResponseHead<'_>) {
+        let grpc_code = head.grpc_code();
         let status = match &self.classify {
             Some(classify) => classify.classify(head),
-            None => head.default_status(),
+            None => head.status_with(grpc_code),
         };
         if self.status != FlowStatus::Error {
             self.status = status;
         }
+        self.grpc_status = grpc_code.or(self.grpc_status);
     }
 
     pub(crate) fn classify_trailers(&mut self, trailers: &HeaderMap) {
@@ -205,33 +216,37 @@ impl<T: Ticket> FlowGuard<T> {
     /// Ends the flow with the status recorded so far. Later calls have no effect.
     // By reference: moving the guard would cost more than the end itself.
     pub(crate) fn finish(&mut self) {
-        self.end(self.status, false);
+        self.end(self.status, false, false);
     }
 
     /// Ends the flow as an error. Later calls have no effect.
     pub(crate) fn fail(&mut self) {
-        self.end(FlowStatus::Error, true);
+        self.end(FlowStatus::Error, true, false);
     }
 
     /// Ends a flow whose request has not run because it is checked again.
     pub(crate) fn withdraw(&mut self) {
-        self.end(FlowStatus::Unset, false);
+        self.end(FlowStatus::Unset, false, false);
     }
 
-    fn end(&mut self, status: FlowStatus, failed: bool) {
-        let Some(ticket) = self.ticket.take() else {
+    fn end(&mut self, status: FlowStatus, failed: bool, abandoned: bool) {
+        let Some(mut ticket) = self.ticket.take() else {
             return;
         };
-        let http_status = self.http_status;
-        let end = move |status| {
-            let mut outcome = FlowOutcome::new(status);
-            outcome.http_status = http_status;
+        let mut outcome = FlowOutcome::new(status).with_abandoned(abandoned);
+        outcome.http_status = self.http_status;
+        if let Some(code) = self.grpc_status {
+            outcome = outcome.with_grpc_status(code);
+        }
+        let end = move |how: TicketEnd| {
+            settlement::apply(&mut ticket, how.settled);
+            outcome.status = how.status;
             ticket.end(outcome);
         };
         match &self.classify {
-            None => end(status),
+            None => end(status.into()),
             Some(classify) => match classify.close(status, failed) {
-                Some(status) => end(status),
+                Some(how) => end(how),
                 None => classify.defer(Box::new(end), status, failed),
             },
         }
@@ -244,13 +259,14 @@ impl<T: Ticket> Drop for FlowGuard<T> {
         if self.ticket.is_none() {
             return;
         }
-        let (status, failed) = match self.phase {
+        // An abandoned flow has no regular end, so its outcome is not known.
+        let (status, abandoned) = match self.phase {
             Phase::Rejected => (FlowStatus::Unset, false),
             Phase::Sending if self.remaining_bytes == 0 && !thread::panicking() => {
                 (self.status, false)
             }
             Phase::Sending | Phase::Working => (FlowStatus::Error, true),
         };
-        self.end(status, failed);
+        self.end(status, abandoned, abandoned);
     }
 }

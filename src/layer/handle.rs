@@ -4,17 +4,19 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use super::classifier::{EndTicket, ResponseClassifier, SharedClassifier};
+use super::classifier::{EndTicket, ResponseClassifier, SharedClassifier, TicketEnd};
 use super::guard::FlowGuard;
 use super::head::ResponseHead;
 use super::holds::{HeldEnd, Holds};
 use crate::cache::FlowCache;
-use crate::flow::{CacheKey, CacheLookup, Caches, FlowDecision, FlowStatus, Ticket};
+use crate::flow::{CacheKey, CacheLookup, Caches, FlowDecision, FlowStatus, SettleError, Ticket};
+use crate::settlement::LastSettlement;
 
 /// A handle to the flow of a request, for the inner service. The layer inserts it as an extension
 /// of the request if [`expose_flow`](crate::ApertureLayer::expose_flow) is set.
 ///
-/// The handle returns the decision, gives access to the caches, and sets the status of the flow. It does not keep the flow open; see
+/// The handle returns the decision, gives access to the caches, sets the status of the flow, and
+/// [settles](Self::settle) what it cost. It does not keep the flow open; see
 /// [when a flow ends](crate::layer#when-a-flow-ends). For work that outlives the response, take a
 /// [`hold`](Self::hold). A clone copies one pointer.
 ///
@@ -51,6 +53,9 @@ struct SharedFlow {
     classify: Option<SharedClassifier>,
     /// The last status that the application set, and the bit [`ENDED`] once the flow is over.
     status: AtomicU8,
+    /// True if the ticket of the flow can be settled.
+    settles: bool,
+    settlement: LastSettlement,
     holds: Holds,
 }
 
@@ -67,6 +72,7 @@ impl FlowHandle {
         (result_key, caches, lookup): (Option<Box<str>>, Option<Arc<dyn Caches>>, CacheLookup),
         guard: Option<&mut FlowGuard<T>>,
     ) -> Self {
+        let settles = guard.as_ref().is_some_and(|guard| guard.settles());
         let make = |classify, status| {
             Arc::new(SharedFlow {
                 control_point,
@@ -76,6 +82,8 @@ impl FlowHandle {
                 lookup,
                 classify,
                 status: AtomicU8::new(status),
+                settles,
+                settlement: LastSettlement::new(),
                 holds: Holds::new(status == ENDED),
             })
         };
@@ -136,6 +144,52 @@ impl FlowHandle {
             .is_ok()
     }
 
+    /// Settles the flow with the tokens that it cost. The check took an estimate, and the end of the
+    /// flow corrects the buckets that the estimate came from: for tokens of a language model, bytes
+    /// or rows, which are known afterwards.
+    ///
+    /// The last call before the [end](crate::layer#when-a-flow-ends) counts, also if the request is
+    /// cancelled, the handler panics, or the client disconnects. A response that streams is settled
+    /// before its body yields its end: within the poll that returns `None` or the trailers, or in
+    /// the drop of the body. A flow that is never settled costs its estimate. A rejected flow, which
+    /// runs in [shadow mode](crate::ApertureLayer::shadow_mode), and an unreachable one took no
+    /// tokens, so the call has no effect.
+    ///
+    /// [`Flow::settle`](crate::Flow::settle) says which buckets are corrected.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`SettleError::InvalidTokens`] unless the tokens are a finite number, zero or more,
+    /// [`SettleError::Ended`] after the end of the flow, and [`SettleError::Unsupported`] with an
+    /// Agent.
+    ///
+    /// ```
+    /// # let client = tower_aperture::ApertureClient::disabled();
+    /// use axum::{Router, extract::Extension, routing::post};
+    /// use tower_aperture::ApertureLayer;
+    /// use tower_aperture::layer::FlowHandle;
+    ///
+    /// async fn complete(Extension(flow): Extension<FlowHandle>) -> &'static str {
+    ///     let (poem, tokens) = ("a poem", 312);
+    ///     if let Err(error) = flow.settle(f64::from(tokens)) {
+    ///         eprintln!("the estimate counts: {error}");
+    ///     }
+    ///     poem
+    /// }
+    ///
+    /// let layer = ApertureLayer::new(client, "completions").expose_flow();
+    /// let app: Router = Router::new().route("/", post(complete)).route_layer(layer);
+    /// ```
+    pub fn settle(&self, actual_tokens: f64) -> Result<(), SettleError> {
+        SettleError::check(actual_tokens)?;
+        let shared = &*self.shared;
+        match shared.decision {
+            FlowDecision::Accepted if !shared.settles => Err(SettleError::Unsupported),
+            FlowDecision::Accepted => shared.settlement.set(actual_tokens),
+            FlowDecision::Rejected | FlowDecision::Unreachable => Ok(()),
+        }
+    }
+
     /// Returns the access to the flow's
     /// [result cache key](crate::ApertureLayer::result_cache_key). The result cache of a layer with
     /// `ApertureLayer::result_cache` is used by the layer alone.
@@ -167,7 +221,7 @@ impl ResponseClassifier for SharedFlow {
         }
     }
 
-    fn close(&self, status: FlowStatus, failed: bool) -> Option<FlowStatus> {
+    fn close(&self, status: FlowStatus, failed: bool) -> Option<TicketEnd> {
         let failed = failed | self.holds.close()?;
         Some(self.mark_ended(status, failed))
     }
@@ -186,19 +240,20 @@ impl ResponseClassifier for SharedFlow {
 
 impl SharedFlow {
     fn end(&self, end: HeldEnd) {
-        let status = self.mark_ended(end.status, end.failed);
-        (end.ticket)(status);
+        (end.ticket)(self.mark_ended(end.status, end.failed));
     }
 
-    /// Records that the flow is over. Returns the status with which it ends.
-    fn mark_ended(&self, response_status: FlowStatus, failed: bool) -> FlowStatus {
-        match self.status.fetch_or(ENDED, Ordering::AcqRel) {
+    /// Records that the flow is over. Returns how it ends.
+    fn mark_ended(&self, response_status: FlowStatus, failed: bool) -> TicketEnd {
+        let settled = self.settlement.end();
+        let status = match self.status.fetch_or(ENDED, Ordering::AcqRel) {
             _ if failed => FlowStatus::Error,
             OK => FlowStatus::Ok,
             ERROR => FlowStatus::Error,
             UNSET => FlowStatus::Unset,
             _ => response_status,
-        }
+        };
+        TicketEnd { status, settled }
     }
 }
 

@@ -170,10 +170,14 @@ impl<'a> ResponseHead<'a> {
 
     /// Returns the status of a flow with this head, unless the application classifies it.
     pub(crate) fn default_status(self) -> FlowStatus {
-        if self.is_error() {
-            FlowStatus::Error
-        } else {
-            FlowStatus::Ok
+        self.status_with(self.grpc_code())
+    }
+
+    /// Like [`default_status`](Self::default_status), for callers that have read the gRPC code.
+    pub(crate) fn status_with(self, grpc_code: Option<u8>) -> FlowStatus {
+        match self.status.is_server_error() || grpc_code.is_some_and(|code| code != 0) {
+            true => FlowStatus::Error,
+            false => FlowStatus::Ok,
         }
     }
 
@@ -181,6 +185,21 @@ impl<'a> ResponseHead<'a> {
     #[must_use]
     pub fn grpc_status(self) -> Option<&'a str> {
         self.headers.get(&GRPC_STATUS)?.to_str().ok()
+    }
+
+    /// Returns the code of `grpc-status`, if it is present. A value that is no code of gRPC counts as
+    /// UNKNOWN, as clients read it.
+    pub(crate) fn grpc_code(self) -> Option<u8> {
+        const UNKNOWN: u8 = 2;
+        let value = self.headers.get(&GRPC_STATUS)?;
+        if value == "0" {
+            return Some(0);
+        }
+        let code = value.to_str().ok().and_then(|value| value.parse().ok());
+        Some(
+            code.filter(|code| matches!(code, 1..=16))
+                .unwrap_or(UNKNOWN),
+        )
     }
 
     /// Returns true if the layer treats this head as an error by default: an HTTP status of 500 or

@@ -150,6 +150,9 @@
 //! flow then ends once the response is over and the last hold is dropped. An accepted WebSocket is
 //! such work, because its response is over with the head.
 //!
+//! A handler [settles](FlowHandle::settle) a flow whose cost is known afterwards. The last
+//! settlement before the end counts, whatever the end is.
+//!
 //! # gRPC
 //!
 //! On a tonic server, the layer wraps all services with `Server::builder().layer(..)`, or a single

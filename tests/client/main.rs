@@ -3,6 +3,7 @@
 mod caches;
 mod flows;
 mod remote_caches;
+mod settling;
 mod slots;
 
 #[path = "../support/mod.rs"]

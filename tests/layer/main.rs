@@ -20,6 +20,7 @@ mod problem;
 mod quotas;
 mod reading;
 mod reject;
+mod settle;
 mod shadow;
 mod tonic;
 mod tonic_http;

@@ -229,7 +229,7 @@ async fn the_agent_reads_the_flow_status_whatever_the_http_status_code() {
         };
         let mut outcome = FlowOutcome::new(status);
         if let Some(code) = code {
-            outcome = outcome.http_status(http::StatusCode::from_u16(code).expect("a code"));
+            outcome = outcome.with_http_status(http::StatusCode::from_u16(code).expect("a code"));
         }
         ticket.end(outcome);
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{
     CacheLookup, Caches, Denial, FlowError, FlowOutcome, FlowParams, HttpAttributes, HttpExtras,
-    Quota,
+    Quota, SettleError,
 };
 
 /// Decides whether flows may run. `ApertureClient` implements it, and your
@@ -139,6 +139,25 @@ pub trait Ticket: Send + 'static {
     /// [ends](Self::end). It must not block. The default does nothing.
     fn response_started(&mut self, outcome: FlowOutcome) {
         let _ = outcome;
+    }
+
+    /// Returns whether [`settle`](Self::settle) is supported. The default is false.
+    fn settles(&self) -> bool {
+        false
+    }
+
+    /// Corrects the tokens of an accepted flow at once: the check took an estimate, and the flow
+    /// costs `actual_tokens`. A later call replaces an earlier one. The default is an error.
+    ///
+    /// It may run while a response is dropped or a panic unwinds, and must not block.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`SettleError::Unsupported`] if the ticket cannot be settled, and
+    /// [`SettleError::InvalidTokens`] for tokens that are not finite or are less than zero.
+    fn settle(&mut self, actual_tokens: f64) -> Result<(), SettleError> {
+        let _ = actual_tokens;
+        Err(SettleError::Unsupported)
     }
 
     /// Takes the result of the flow's cache lookup. Returns `None` if the flow has no cache keys,

@@ -50,7 +50,17 @@ fn allocations(act: impl FnOnce()) -> usize {
     ALLOCATIONS.get() - before
 }
 
+/// An engine whose limiter takes the tokens of a label.
 fn engine(capacity: u32, parameters: &str) -> Engine {
+    engine_with(capacity, parameters, "{tokens_label_key: tokens}")
+}
+
+/// An engine whose limiter takes one token for each flow.
+fn engine_of_requests(capacity: u32, parameters: &str) -> Engine {
+    engine_with(capacity, parameters, "{}")
+}
+
+fn engine_with(capacity: u32, parameters: &str, request_parameters: &str) -> Engine {
     let text = format!(
         "circuit:
   components:
@@ -61,7 +71,7 @@ fn engine(capacity: u32, parameters: &str) -> Engine {
           bucket_capacity: {{constant_signal: {{value: {capacity}}}}}
           fill_amount: {{constant_signal: {{value: 1}}}}
         parameters: {{interval: 3600s{parameters}}}
-        request_parameters: {{tokens_label_key: tokens}}
+        request_parameters: {request_parameters}
 "
     );
     let engine = Engine::builder().policy_text("policy", text).build();
@@ -93,7 +103,7 @@ const PARAMETERS: [&str; 3] = [
 #[test]
 fn a_flow_of_a_known_key_is_accepted_without_allocation() {
     for parameters in PARAMETERS {
-        let engine = engine(1_000_000, parameters);
+        let engine = engine_of_requests(1_000_000, parameters);
         let params = FlowParams::new().label("user", "42").label("tokens", "1.5");
         assert!(
             allocations(|| assert!(decide(&engine, &params))) > 0,
@@ -105,6 +115,18 @@ fn a_flow_of_a_known_key_is_accepted_without_allocation() {
             }
         });
         assert_eq!(allocated, 0, "{parameters}");
+    }
+}
+
+/// The record of its tokens, with the key, which may be settled until the end.
+#[test]
+fn a_flow_of_a_limiter_of_tokens_allocates_once_or_twice_with_a_long_key() {
+    for (user, expected) in [("42", 1), (&"4".repeat(36), 1), (&"4".repeat(37), 2)] {
+        let engine = engine(1_000_000, PARAMETERS[1]);
+        let params = FlowParams::new().label("user", user).label("tokens", "1.5");
+        assert!(decide(&engine, &params));
+        let allocated = allocations(|| assert!(decide(&engine, &params)));
+        assert_eq!(allocated, expected, "{user}");
     }
 }
 

@@ -15,7 +15,7 @@ use crate::client::shared::ApertureClient;
 use crate::client::ticket::convert_check;
 use crate::flow::{
     Check, Denial, FlowDecision, FlowError, FlowErrorKind, FlowOutcome, FlowParams, RejectReason,
-    Ticket, Verdict,
+    SettleError, Ticket, Verdict,
 };
 
 /// The decision of a scripted client about one flow.
@@ -100,7 +100,7 @@ impl ScriptedDecision {
 /// The record of one flow of a scripted client.
 ///
 /// See [`Script`] for an example.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct RecordedFlow {
     /// The control point of the flow.
@@ -116,6 +116,8 @@ pub struct RecordedFlow {
     pub decision: Option<FlowDecision>,
     /// The outcome; `None` while the flow runs, and for unreachable flows.
     pub end: Option<FlowOutcome>,
+    /// The tokens that the flow was settled for, recorded at its end; `None` if it was not settled.
+    pub settled: Option<f64>,
 }
 
 /// The decisions of a scripted client, and the record of its flows.
@@ -134,12 +136,15 @@ pub struct RecordedFlow {
 /// let flow = client.start_flow("checkout", FlowParams::new().label("user", "ann")).await;
 /// assert!(!flow.should_run());
 /// drop(flow);
-/// client.guard("checkout", FlowParams::new(), async {}).await.unwrap();
+/// let flow = client.start_flow("completions", FlowParams::new().label("tokens", "800")).await;
+/// flow.settle(312.0).unwrap();
+/// flow.end().await;
 ///
 /// let flows = script.flows();
 /// assert_eq!(flows[0].labels["user"], "ann");
 /// assert_eq!(flows[0].end.unwrap().status, FlowStatus::Unset);
 /// assert_eq!(flows[1].end.unwrap().status, FlowStatus::Ok);
+/// assert_eq!(flows[1].settled, Some(312.0));
 /// assert_eq!(script.in_flight(), 0);
 /// # });
 /// ```
@@ -239,6 +244,7 @@ impl Script {
             },
             decision: None,
             end: None,
+            settled: None,
         });
         drop(state);
 
@@ -317,6 +323,16 @@ impl ScriptedFlow {
 }
 
 impl Ticket for ScriptedFlow {
+    fn settles(&self) -> bool {
+        true
+    }
+
+    fn settle(&mut self, actual_tokens: f64) -> Result<(), SettleError> {
+        SettleError::check(actual_tokens)?;
+        self.script.lock().flows[self.index].settled = Some(actual_tokens);
+        Ok(())
+    }
+
     fn end(self, outcome: FlowOutcome) {
         self.script.lock().flows[self.index].end = Some(outcome);
     }

@@ -11,14 +11,16 @@ use super::cache::EngineCaches;
 use super::clock::{Clock, Nanos, SystemClock};
 use super::component::ComponentContext;
 use super::control::SignalSource;
+use super::counted_outcomes::CountedOutcomes;
 use super::dry_run::DryRunPolicies;
 use super::loader::LoadedSnapshot;
 use super::shared::{SharedContext, SharedStore};
 use super::snapshot::{EngineSettings, Snapshot};
 use super::source::{self, PolicySource, PolicySources};
 use super::store::StoreLimits;
-use crate::policy::PolicyError;
 use crate::policy::build::Policy;
+use crate::policy::{CountOnly, PolicyError};
+use aperture_core::FlowOutcome;
 
 const DEFAULT_MAX_KEYS: usize = 1 << 20;
 const DEFAULT_CACHE_BYTES: usize = 64 << 20;
@@ -50,6 +52,7 @@ pub struct EngineBuilder {
     dry_run: DryRunPolicies,
     shared: Option<Arc<dyn SharedStore>>,
     pub(super) adaptive: AdaptiveSettings,
+    counted_outcomes: CountedOutcomes,
 }
 
 impl Engine {
@@ -75,6 +78,7 @@ impl EngineBuilder {
             dry_run: DryRunPolicies::default(),
             shared: None,
             adaptive: AdaptiveSettings::default(),
+            counted_outcomes: CountedOutcomes::default(),
         }
     }
 
@@ -378,6 +382,44 @@ impl EngineBuilder {
         self
     }
 
+    /// Makes a rate limiter of a policy file count only the flows for whose outcome the predicate
+    /// returns true. The check takes the tokens of a flow, and they are returned at its end if its
+    /// outcome does not count. `component_id` is the id of the limiter, such as `root.0`. For a
+    /// policy in code, use
+    /// [`RateLimit::count_only`](crate::policy::build::RateLimit::count_only).
+    ///
+    /// ```
+    /// use tower_aperture::Engine;
+    ///
+    /// let engine = Engine::builder()
+    ///     .policy_text("logins.yaml", "
+    /// blueprint: rate-limiting/base
+    /// policy:
+    ///   policy_name: logins
+    ///   rate_limiter:
+    ///     bucket_capacity: 5
+    ///     fill_amount: 5
+    ///     parameters: {interval: 60s, limit_by_label_key: user_id}
+    ///     selectors: [{control_point: login}]
+    /// ")
+    ///     .count_only("logins", "root.0", |outcome| outcome.http_status() == Some(401))
+    ///     .build()?;
+    /// # let _ = engine;
+    /// # Ok::<(), tower_aperture::PolicyError>(())
+    /// ```
+    #[must_use]
+    pub fn count_only(
+        mut self,
+        policy_name: impl Into<String>,
+        component_id: impl Into<String>,
+        predicate: impl Fn(&FlowOutcome) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        let predicate = CountOnly::new(predicate);
+        self.counted_outcomes
+            .add(policy_name.into(), component_id.into(), predicate);
+        self
+    }
+
     /// Loads the policies. Needs no runtime and starts no task or thread.
     ///
     /// # Errors
@@ -404,6 +446,7 @@ impl EngineBuilder {
             signal_source: self.signal_source,
             dry_run: self.dry_run,
             adaptive: self.adaptive,
+            counted_outcomes: self.counted_outcomes,
         };
         let mut contents = source::read(&self.sources, false)?;
         let no_overrides = HashMap::new();

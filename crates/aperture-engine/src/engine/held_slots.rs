@@ -1,4 +1,4 @@
-//! The slots that a flow holds until it ends.
+//! The slots that a flow holds until it ends, and the tokens that its end may correct.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::request_id::RequestId;
 use aperture_core::FlowOutcome;
 
-/// An owner of slots, to which they are returned.
+/// An owner of slots, to which they are returned, or of tokens that the flow may correct.
 pub(crate) trait SlotOwner: Send + Sync {
     /// Returns a slot and wakes the next waiter. Returns false if the slot is not held any more.
     fn return_slot(&self, id: RequestId) -> bool;
@@ -29,9 +29,13 @@ pub(crate) trait SlotOwner: Send + Sync {
     fn release_ended(&self, id: RequestId, _outcome: FlowOutcome) {
         self.release_slot(id);
     }
+
+    /// Corrects the tokens that the flow took to what it costs. Does nothing for slots.
+    fn settle(&self, _actual_tokens: f64) {}
 }
 
-/// A slot that a flow holds. Dropping it returns the slot.
+/// A slot that a flow holds, or the record of tokens that it took. Dropping it returns the slot, and
+/// leaves the tokens taken.
 pub(crate) struct HeldSlot {
     /// `None` if the slot was returned, or was left open.
     by: Option<Arc<dyn SlotOwner>>,
@@ -112,6 +116,17 @@ impl HeldSlots {
         by.is_some_and(|by| by.return_ended(id, outcome))
     }
 
+    /// Corrects the tokens that the flow took.
+    pub(crate) fn settle(&self, actual_tokens: f64) {
+        self.owners().for_each(|by| by.settle(actual_tokens));
+    }
+
+    fn owners(&self) -> impl Iterator<Item = &Arc<dyn SlotOwner>> {
+        let others = self.others.iter().flat_map(|others| others.iter());
+        let held = self.first.iter().chain(others);
+        held.filter_map(|held| held.by.as_ref())
+    }
+
     fn iter_mut(&mut self) -> impl Iterator<Item = &mut HeldSlot> {
         let others = self.others.iter_mut().flat_map(|others| others.iter_mut());
         self.first.iter_mut().chain(others)
@@ -121,6 +136,11 @@ impl HeldSlots {
 impl HeldSlot {
     pub(crate) fn new(by: Arc<dyn SlotOwner>, id: RequestId) -> Self {
         Self { by: Some(by), id }
+    }
+
+    /// Returns the record of tokens that a flow took.
+    pub(crate) fn of_tokens(taken: Arc<dyn SlotOwner>) -> Self {
+        Self::new(taken, RequestId::NOT_A_SLOT)
     }
 }
 

@@ -89,6 +89,9 @@ impl Snapshot {
         settings
             .adaptive
             .check_names(&loader.snapshot.policy_names)?;
+        settings
+            .counted_outcomes
+            .check_names(&loader.snapshot.policy_names)?;
         // After all policies were added, because loops read flux meters of all policies.
         let loops = policies.iter().filter_map(|(cached, in_force)| {
             let changed = loader.is_changed(cached);
@@ -180,6 +183,7 @@ impl Loader<'_> {
         };
         let adaptive = &self.settings.adaptive;
         adaptive.apply(&document.name, &mut loaded.policy)?;
+        self.settings.counted_outcomes.set_on(&mut loaded.policy)?;
         let policy = &loaded.policy;
         let dry_run = self.settings.dry_run.counter_for(&policy.name);
         let group = self.settings.agent_group.as_deref();

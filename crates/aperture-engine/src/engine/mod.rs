@@ -1,7 +1,8 @@
 //! An in-process engine that decides flows as an Aperture Agent would.
 //!
 //! An [`Engine`] reads the policies that users write for an Agent and keeps their state in memory.
-//! A decision needs no task and no I/O, and accepting a flow with a known key allocates nothing.
+//! A decision needs no task and no I/O, and accepting a flow with a known key allocates nothing,
+//! unless its tokens can be [settled](#costs-that-are-known-afterwards).
 //! Only a flow that waits in a scheduler's queue gets a future with one timer, which is woken when
 //! its tokens are available.
 //!
@@ -69,6 +70,29 @@
 //!   rejection instead of a wait.
 //! - A priority close to zero, and tokens close to infinity, count as a large finite cost in a
 //!   queue, so that the weights of the flows behind them remain valid.
+//!
+//! # Costs that are known afterwards
+//!
+//! The tokens of a language model, and bytes and rows, are known when the work is done. The check
+//! takes an estimate, and [`Ticket::settle`](aperture_core::Ticket::settle) corrects it to the
+//! actual tokens: with a layer by `FlowHandle::settle`, without one by `Flow::settle`. An Agent has
+//! no such operation.
+//!
+//! - A settlement corrects every bucket that the flow took an estimate from: of each rate limiter
+//!   with a `tokens_label_key`, and of each quota scheduler with one or whose workload has `tokens`
+//!   other than 1. Buckets that count one token for each flow stay as they are, so that requests
+//!   and tokens can be limited side by side. Each bucket is corrected by the difference between the
+//!   actual tokens and those that it gave the flow.
+//! - Fewer tokens than estimated return the rest, but a bucket never holds more than its capacity.
+//!   More are taken from the bucket, which then owes at most one capacity. Flows are accepted again
+//!   when the debt is paid.
+//! - A settlement forgets a remembered rejection of the key, wakes the flows that wait for returned
+//!   tokens in a quota scheduler, and syncs a key with lazy sync. It follows the limit in force
+//!   after a reload.
+//! - A flow that is never settled costs its estimate. A flow that leaves its tokens to
+//!   [`leave_open`](EngineTicket::leave_open) or to [`Engine::check`] cannot be settled.
+//! - Each flow of such a limiter allocates a record with its key: one allocation, and a second one
+//!   for a key of more than 36 bytes.
 //!
 //! # Samplers
 //!
@@ -196,6 +220,7 @@ mod collector;
 mod component;
 mod component_entry;
 mod control;
+mod counted_outcomes;
 mod decide;
 mod decision;
 mod dry_run;
@@ -236,6 +261,7 @@ mod stages;
 mod stats;
 mod store;
 mod sync;
+mod taken_tokens;
 mod ticket;
 mod undecided;
 mod watch;

@@ -75,6 +75,10 @@ impl RandomBytes {
 }
 
 impl RequestId {
+    /// The id in the place of a slot's for something that is no slot. It is no valid UUID, so it
+    /// equals no other id.
+    pub(crate) const NOT_A_SLOT: Self = Self(NonZeroU64::MAX, u64::MAX);
+
     /// Returns an id for the slot at an index. The index can be read from the id without a table.
     pub(crate) fn new(slot_index: u32) -> Self {
         // A thread that is ending has lost its own bytes.

@@ -9,6 +9,7 @@ use super::adaptive_limits::AdaptiveSettings;
 use super::classify::Classifiers;
 use super::component::ComponentContext;
 use super::control::{Control, SignalSource};
+use super::counted_outcomes::CountedOutcomes;
 use super::dry_run::DryRunPolicies;
 use super::engine_flow::EngineFlow;
 use super::flux_meter::{FluxMeters, MatchedMeters};
@@ -28,6 +29,7 @@ pub(super) struct EngineSettings {
     pub(super) signal_source: Option<Arc<dyn SignalSource>>,
     pub(super) dry_run: DryRunPolicies,
     pub(super) adaptive: AdaptiveSettings,
+    pub(super) counted_outcomes: CountedOutcomes,
 }
 
 /// Everything that is derived from the texts of the policies. Flows that began under an older

@@ -5,12 +5,15 @@ use std::sync::Arc;
 use super::flow_timer::FlowTimer;
 use super::held_slots::HeldSlots;
 use super::request_id::RequestId;
-use aperture_core::{CacheLookup, FlowOutcome, HttpExtras, Quota, Ticket};
+use aperture_core::{CacheLookup, FlowOutcome, HttpExtras, Quota, SettleError, Ticket};
 
 /// A flow that an [`Engine`](super::Engine) has decided about, with the concurrency slots it holds.
 ///
 /// The slots are returned when the flow ends or the ticket is dropped, also by a panic or a
 /// cancelled future, and at the latest after their `max_inflight_duration`.
+///
+/// [`settle`](Ticket::settle) corrects the tokens that the flow took, if they were an estimate; see
+/// [costs that are known afterwards](super#costs-that-are-known-afterwards).
 ///
 /// ```
 /// use tower_aperture::engine::Engine;
@@ -114,6 +117,18 @@ impl Ticket for EngineTicket {
 
     fn response_started(&mut self, outcome: FlowOutcome) {
         self.held.response_started(outcome);
+    }
+
+    fn settles(&self) -> bool {
+        true
+    }
+
+    /// A bucket that the flow took no estimate from stays as it is. Has no effect after
+    /// [`leave_open`](Self::leave_open).
+    fn settle(&mut self, actual_tokens: f64) -> Result<(), SettleError> {
+        SettleError::check(actual_tokens)?;
+        self.held.settle(actual_tokens);
+        Ok(())
     }
 
     fn take_cache_lookup(&mut self) -> Option<CacheLookup> {

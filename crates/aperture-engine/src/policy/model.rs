@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::PolicyError;
 use super::adaptive::AdaptiveConcurrency;
+use super::count_only::CountOnly;
 use super::matcher::LabelMatcher;
 use crate::rego::CompiledModule;
 
@@ -150,6 +151,8 @@ pub(crate) fn passes_through(capacity: Signal, fill: Signal, pass_through: Signa
 pub(crate) struct RateLimiter {
     pub(crate) bucket: Bucket,
     pub(crate) request: RequestParameters,
+    /// Set in code: a flow counts only if its outcome does. `None` if every flow counts.
+    pub(crate) count_only: Option<CountOnly>,
 }
 
 /// The `request_parameters` of a limiter.

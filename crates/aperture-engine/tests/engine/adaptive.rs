@@ -143,7 +143,7 @@ fn failures_that_say_nothing_about_the_load_leave_the_limit_as_it_is() {
         fail(0.01, error, 20);
         fail(
             0.01,
-            error.http_status(http::StatusCode::INTERNAL_SERVER_ERROR),
+            error.with_http_status(http::StatusCode::INTERNAL_SERVER_ERROR),
             20,
         );
         fail(9.0, FlowOutcome::new(FlowStatus::Unset), 20);
@@ -154,7 +154,7 @@ fn failures_that_say_nothing_about_the_load_leave_the_limit_as_it_is() {
         assert!(after_timeouts < before);
         fail(
             0.06,
-            error.http_status(http::StatusCode::SERVICE_UNAVAILABLE),
+            error.with_http_status(http::StatusCode::SERVICE_UNAVAILABLE),
             20,
         );
         assert!(limit(&engine, "ann") < after_timeouts);

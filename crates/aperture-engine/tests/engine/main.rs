@@ -3,6 +3,7 @@
 mod adaptive;
 mod caches;
 mod code;
+mod counting;
 mod deviations;
 mod dry_run;
 mod dynamic;
@@ -25,6 +26,7 @@ mod reload;
 mod scale;
 mod scaling;
 mod selectors;
+mod settling;
 mod shared;
 mod sources;
 mod support;

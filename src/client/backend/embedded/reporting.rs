@@ -10,8 +10,8 @@ use crate::client::backend::BackendTicket;
 use crate::client::cache::ReadLookup;
 use crate::engine::{CheckInput, CheckReport, EngineTicket, PendingReport};
 use crate::flow::{
-    CacheLookup, Check, Decider, EndResponse, FlowOutcome, FlowParams, HttpExtras, Quota, Ticket,
-    TokenReturn, Verdict,
+    CacheLookup, Check, Decider, EndResponse, FlowOutcome, FlowParams, HttpExtras, Quota,
+    SettleError, Ticket, TokenReturn, Verdict,
 };
 
 /// An engine that reports what each component decided, for flows without a layer.
@@ -93,6 +93,14 @@ impl Ticket for Box<ReportedTicket> {
 
     fn response_started(&mut self, outcome: FlowOutcome) {
         self.ticket.response_started(outcome);
+    }
+
+    fn settles(&self) -> bool {
+        self.ticket.settles()
+    }
+
+    fn settle(&mut self, actual_tokens: f64) -> Result<(), SettleError> {
+        self.ticket.settle(actual_tokens)
     }
 
     fn take_cache_lookup(&mut self) -> Option<CacheLookup> {

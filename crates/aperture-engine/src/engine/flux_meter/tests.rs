@@ -127,13 +127,13 @@ fn quantiles_are_interpolated_within_their_bucket() {
 fn a_good_http_status_takes_precedence_over_the_status_of_the_flow() {
     let status = |code| http::StatusCode::from_u16(code).expect("a status");
     assert!(ended_well(
-        FlowOutcome::new(FlowStatus::Error).http_status(status(302))
+        FlowOutcome::new(FlowStatus::Error).with_http_status(status(302))
     ));
     assert!(ended_well(
-        FlowOutcome::new(FlowStatus::Ok).http_status(status(404))
+        FlowOutcome::new(FlowStatus::Ok).with_http_status(status(404))
     ));
     assert!(!ended_well(
-        FlowOutcome::new(FlowStatus::Unset).http_status(status(429))
+        FlowOutcome::new(FlowStatus::Unset).with_http_status(status(429))
     ));
     assert!(!ended_well(FlowOutcome::new(FlowStatus::Error)));
 }

@@ -145,6 +145,31 @@ impl BucketParams {
         }
     }
 
+    /// Takes more tokens, also into debt, or returns tokens, for which the amount is negative. The
+    /// bucket then owes at most one capacity, unless it owed more before, and holds at most one.
+    pub(crate) fn correct(&self, bucket: &mut TokenBucket, now: Nanos, tokens: f64) -> TakeResult {
+        self.apply_refill(bucket, now);
+        if tokens > 0.0 {
+            // Begins the pause of a full bucket, as every take does.
+            self.take(bucket, now, 0.0, TakeMode::Immediate);
+        }
+        if bucket.available.is_finite() {
+            let lowest = (-self.capacity).min(bucket.available);
+            bucket.available = (bucket.available - tokens).max(lowest);
+            self.clamp(bucket);
+        }
+        let available_at = match bucket.available < 0.0 {
+            false => now,
+            true if self.fill > 0.0 => self.debt_paid_at(bucket, now),
+            true => NEVER,
+        };
+        TakeResult {
+            granted: true,
+            available_at,
+            remaining: self.reportable(bucket.available),
+        }
+    }
+
     /// Fills the bucket up to `now`, before its parameters change.
     pub(crate) fn apply_refill(&self, bucket: &mut TokenBucket, now: Nanos) {
         if now > bucket.start_fill {

@@ -196,6 +196,14 @@ impl PlainBucket {
             .take(&mut self.bucket, at, -tokens, TakeMode::Immediate);
     }
 
+    /// Takes more tokens, also into debt, or returns tokens, for which the amount is negative.
+    /// Discards the cached rejection.
+    pub(crate) fn correct(&mut self, rules: &BucketRules, now: Nanos, tokens: f64) {
+        self.cached_rejection = CachedRejection::NONE;
+        let at = self.touch(rules, now);
+        rules.params.correct(&mut self.bucket, at, tokens);
+    }
+
     /// Takes tokens that are available now. Caches a rejection until its tokens are available,
     /// unless that never happens.
     #[inline(always)]

@@ -142,6 +142,16 @@ impl LazySyncAccount {
         self.add(&rules.params, tokens);
     }
 
+    /// Takes more tokens, also into debt, or returns tokens, for which the amount is negative. Syncs
+    /// the account, so that the bucket is charged whatever the deadline of the next flow is.
+    pub(crate) fn correct(&mut self, rules: &BucketRules, period: Nanos, now: Nanos, tokens: f64) {
+        let now = self.touch(rules, now);
+        self.last_used = now;
+        let charge = std::mem::take(&mut self.credit) + tokens;
+        let corrected = rules.params.correct(&mut self.bucket, now, charge);
+        self.open(&rules.params, period, now, &corrected);
+    }
+
     /// Adds tokens to the account, which never holds more than its bucket. (An Agent's account
     /// holds more until the next sync.)
     fn add(&mut self, params: &BucketParams, tokens: f64) {
@@ -240,12 +250,24 @@ impl LazySyncAccount {
     ) -> (TakeResult, Nanos) {
         let charge = std::mem::take(&mut self.credit);
         let taken = params.take(&mut self.bucket, now, charge, TakeMode::WaitUntil(deadline));
-        let wait = taken.available_at.saturating_sub(now).max(0);
+        let wait = self.open(params, period, now, &taken);
+        (taken, wait)
+    }
+
+    /// Opens a new account after the bucket was charged. Returns the time until its debt is paid.
+    fn open(
+        &mut self,
+        params: &BucketParams,
+        period: Nanos,
+        now: Nanos,
+        charged: &TakeResult,
+    ) -> Nanos {
+        let wait = charged.available_at.saturating_sub(now).max(0);
         self.in_debt = wait > 0;
         self.next_sync = now.saturating_add(if self.in_debt { wait } else { period });
-        self.available = taken.remaining;
-        self.current = params.used_tokens(taken.remaining);
-        (taken, wait)
+        self.available = charged.remaining;
+        self.current = params.used_tokens(charged.remaining);
+        wait
     }
 
     /// Returns the account as it would be without a flow that takes `want` tokens and waits, for

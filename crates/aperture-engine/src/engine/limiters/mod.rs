@@ -12,6 +12,7 @@ pub(super) mod lazy_sync;
 mod rate_limiter;
 mod sampler;
 mod shared_account;
+mod shared_buckets;
 mod shared_concurrency_limiter;
 mod shared_rate_limiter;
 mod sum_tree;

@@ -1,13 +1,16 @@
 //! The `rate_limiter`: a token bucket per key.
 
+mod correction;
+
 use std::sync::Arc;
 
+use self::correction::RulesInForce;
 use super::bucket_inputs::BucketInputs;
 use super::capacity_high_water::CapacityHighWater;
 use super::key_bucket::{BucketDecision, BucketRequest, BucketRules, PlainBucket, bucket_rules};
 use super::lazy_sync::LazySyncAccount;
 use super::{FlowKey, Limiter, requested_tokens};
-use crate::engine::clock::Nanos;
+use crate::engine::clock::{Clock, Nanos};
 use crate::engine::component::{
     ComponentContext, FillTimes, FromPolicy, PolicyComponent, ReportedKind,
 };
@@ -16,7 +19,7 @@ use crate::engine::decision::{ComponentDecision, DecisionStep, DecisionWithSlot}
 use crate::engine::engine_flow::{EngineFlow, NO_DEADLINE};
 use crate::engine::store::{Store, StoreLimits};
 use crate::engine::sync::{Mutex, lock};
-use crate::policy::{self, ComponentKind};
+use crate::policy::{self, ComponentKind, CountOnly};
 
 /// One rate limiter of a policy.
 #[derive(Debug)]
@@ -24,11 +27,12 @@ pub(crate) struct RateLimiter {
     label_key: Option<Arc<str>>,
     tokens_key: Option<Arc<str>>,
     denied_code: i32,
+    count_only: Option<CountOnly>,
     rules: BucketRules,
     /// Whether the limiter accepts every flow; ignored if there are `inputs`.
     passes_all: bool,
     /// The current signals, if at least one of them changes.
-    inputs: Option<Box<BucketInputs>>,
+    inputs: Option<Arc<BucketInputs>>,
     /// The time between two syncs, with lazy sync.
     sync_period: Nanos,
     /// Shared with the limiter that takes over in a reload.
@@ -39,6 +43,8 @@ pub(crate) struct RateLimiter {
 struct KeyBuckets {
     store: BucketStore,
     high_water: Mutex<CapacityHighWater>,
+    in_force: Mutex<RulesInForce>,
+    clock: Arc<dyn Clock>,
 }
 
 #[derive(Debug)]
@@ -101,7 +107,8 @@ impl RateLimiter {
     /// Returns the limiter with settings that may change at any time.
     pub(super) fn adjustable(mut self, bucket: &policy::Bucket) -> Self {
         self.inputs
-            .get_or_insert_with(|| Box::new(BucketInputs::new(bucket)));
+            .get_or_insert_with(|| Arc::new(BucketInputs::new(bucket)));
+        self.put_in_force();
         self
     }
 
@@ -130,17 +137,23 @@ impl RateLimiter {
             None => BucketStore::Plain(Store::new(limits)),
         };
         let syncs = bucket.lazy_sync.unwrap_or(1).max(1);
+        let sync_period = params.interval / i64::from(syncs);
+        let inputs = changes.then(|| Arc::new(BucketInputs::new(bucket)));
+        let in_force = RulesInForce::new(rules, inputs.clone(), sync_period);
         Self {
             label_key: bucket.limit_by_label_key.clone(),
             tokens_key: spec.request.tokens_label_key.clone(),
             denied_code: spec.request.denied_response_status_code,
+            count_only: spec.count_only.clone(),
             rules,
             passes_all,
-            inputs: changes.then(|| Box::new(BucketInputs::new(bucket))),
-            sync_period: params.interval / i64::from(syncs),
+            inputs,
+            sync_period,
             buckets: Arc::new(KeyBuckets {
                 store,
                 high_water: Mutex::new(CapacityHighWater::NONE),
+                in_force: Mutex::new(in_force),
+                clock: Arc::clone(&context.clock),
             }),
         }
     }
@@ -185,7 +198,10 @@ impl FromPolicy for RateLimiter {
     /// Migrates the buckets to these rules, now that they are in force.
     fn take_over(&self, from: &Self, _: &Self::Spec, _: &ComponentContext, now: Nanos) {
         let (from, to) = (from.current(), self.current());
-        let KeyBuckets { store, high_water } = &*self.buckets;
+        self.put_in_force();
+        let KeyBuckets {
+            store, high_water, ..
+        } = &*self.buckets;
         let more = match from.params == to.params {
             true => None,
             false => Some(lock(high_water).record_change(&from.params, &to.params, now)),
@@ -220,7 +236,9 @@ impl Limiter for RateLimiter {
             time_left: flow.time_left,
         };
         let result = self.take(key, &request);
-        DecisionWithSlot::from(ComponentDecision {
+        let records = result.granted && self.corrects();
+        let slot = records.then(|| self.taken(key, tokens));
+        let decision = ComponentDecision {
             dropped: !result.granted,
             key_missing: false,
             wait: result.wait,
@@ -233,7 +251,8 @@ impl Limiter for RateLimiter {
             without_store: false,
             queued: 0,
             overtaken: None,
-        })
+        };
+        DecisionWithSlot { decision, slot }
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::bucket_inputs::BucketInputs;
 use super::key_bucket::{BucketDecision, BucketRules, bucket_rules};
 use super::shared_account::{AccountDecision, AccountRequest, SharedAccounts};
+use super::shared_buckets::SharedBuckets;
 use super::{FlowKey, requested_tokens};
 use super::{Limiter, RateLimiter, SharedLimiter};
 use crate::engine::clock::{Nanos, nanos};
@@ -19,7 +20,8 @@ use crate::engine::shared::{
     BucketSettings, StoreAbsence, StoreAccess, StoreAnswer, TokensMode, TokensOutcome, take_tokens,
 };
 use crate::engine::store::StoreLimits;
-use crate::policy::{self, ComponentKind};
+use crate::engine::taken_tokens::{CorrectionRules, TakenTokens};
+use crate::policy::{self, ComponentKind, CountOnly};
 
 /// One rate limiter of a policy, whose buckets are in the shared store.
 ///
@@ -32,7 +34,10 @@ pub(crate) struct SharedRateLimiter {
     tokens_key: Option<Arc<str>>,
     denied_code: i32,
     rules: BucketRules,
-    inputs: BucketInputs,
+    inputs: Arc<BucketInputs>,
+    count_only: Option<CountOnly>,
+    /// The buckets of flows that may correct the tokens that they took.
+    buckets: Arc<SharedBuckets>,
     /// The time between two syncs, with lazy sync.
     sync_period: Nanos,
     /// The accounts, with lazy sync. Shared with the limiter that takes over in a reload.
@@ -70,11 +75,12 @@ impl SharedRateLimiter {
 
     fn decide_by_share(&self, flow: &EngineFlow<'_, '_>, now: Nanos) -> DecisionWithSlot {
         self.adjust_share(now);
-        let decided = self.share.decide(flow, now);
-        DecisionWithSlot::from(ComponentDecision {
+        let DecisionWithSlot { decision, slot } = self.share.decide(flow, now);
+        let decision = ComponentDecision {
             without_store: true,
-            ..decided.decision
-        })
+            ..decision
+        };
+        DecisionWithSlot { decision, slot }
     }
 
     /// Decides without the store, which is slow or away.
@@ -93,6 +99,24 @@ impl SharedRateLimiter {
         }
     }
 
+    /// Returns a decision, with the record of the tokens if the end of the flow may correct them.
+    fn decision(&self, result: &BucketDecision, key: &str, tokens: f64) -> DecisionWithSlot {
+        let settles = self.tokens_key.is_some();
+        let corrects = settles || self.count_only.is_some();
+        let slot = (result.granted && corrects).then(|| {
+            let rules = CorrectionRules {
+                settles,
+                count_only: self.count_only.clone(),
+            };
+            let buckets: Arc<SharedBuckets> = Arc::clone(&self.buckets);
+            TakenTokens::hold(buckets, key, tokens, rules)
+        });
+        DecisionWithSlot {
+            decision: decision_of(result, tokens),
+            slot,
+        }
+    }
+
     /// Decides by the account of the key, if it has tokens. `None` means that the store is asked.
     fn decide_by_account(
         &self,
@@ -101,7 +125,9 @@ impl SharedRateLimiter {
     ) -> Option<DecisionWithSlot> {
         let accounts = self.accounts.as_deref()?;
         match accounts.decide(&self.store, request) {
-            AccountDecision::Decided(result) => Some(decision_of(&result, request.tokens).into()),
+            AccountDecision::Decided(result) => {
+                Some(self.decision(&result, request.key, request.tokens))
+            }
             AccountDecision::Ask => None,
             AccountDecision::Absent => Some(self.decide_without_store(flow, request.now)),
         }
@@ -125,13 +151,21 @@ impl FromPolicy for SharedRateLimiter {
             keys: label_key.as_ref().map_or(1, |_| context.limits.keys),
             ..context.limits
         };
+        let store = shared.access(ReportedKind::RateLimiter, label_key.as_deref());
+        let inputs = Arc::new(BucketInputs::new(bucket));
         Some(Self {
-            store: shared.access(ReportedKind::RateLimiter, label_key.as_deref()),
+            buckets: Arc::new(SharedBuckets::new(
+                store.clone(),
+                rules,
+                Arc::clone(&inputs),
+            )),
+            store,
             label_key,
             tokens_key: spec.request.tokens_label_key.clone(),
             denied_code: spec.request.denied_response_status_code,
             rules,
-            inputs: BucketInputs::new(bucket),
+            inputs,
+            count_only: spec.count_only.clone(),
             sync_period: rules.params.interval / i64::from(bucket.lazy_sync.unwrap_or(1).max(1)),
             accounts: bucket
                 .lazy_sync
@@ -217,10 +251,13 @@ impl SharedLimiter for SharedRateLimiter {
             return self.decide_without_store(&flow.decided_in_time(), now);
         };
         let tokens = requested_tokens(self.tokens_key.as_deref(), flow);
-        if let (Some(accounts), FlowKey::Present(key)) = (&self.accounts, self.key(flow)) {
+        let FlowKey::Present(key) = self.key(flow) else {
+            return ComponentDecision::not_evaluated(tokens).into();
+        };
+        if let Some(accounts) = &self.accounts {
             accounts.learn(key, outcome.remaining, answer.asked_at(), self.sync_period);
         }
-        decision_of(&bucket_decision(&outcome), tokens).into()
+        self.decision(&bucket_decision(&outcome), key, tokens)
     }
 }
 

@@ -7,6 +7,7 @@ mod load;
 mod load_tokens;
 mod queue_store;
 mod quota;
+mod quota_correction;
 mod quota_tokens;
 mod shared_concurrency;
 mod shared_quota;

@@ -95,6 +95,10 @@ impl<S: TokenSource> QueueStore<S> {
         &self.rules
     }
 
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
     pub(crate) fn queue(&self, key: &str, now: Nanos) -> Arc<WaitQueue<S>> {
         let max_idle = self.max_idle.load(Ordering::Relaxed);
         let min_retention = self.min_retention.load(Ordering::Relaxed);

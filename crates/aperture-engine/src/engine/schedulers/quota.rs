@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::accepted::{accept_unlimited, accept_without_tokens};
 use super::queue_store::QueueStore;
+use super::quota_correction::with_taken;
 use super::quota_tokens::{QuotaRules, QuotaTokens};
 use super::workload::Workloads;
 use super::{ScheduleResult, Scheduler};
@@ -121,10 +122,14 @@ impl Scheduler for QuotaScheduler {
             return accept_unlimited(true);
         };
         let request = self.workloads.request(flow, now, None);
-        if request.tokens == 0.0 {
-            return accept_without_tokens();
+        let scheduled = match request.tokens == 0.0 {
+            true => accept_without_tokens(),
+            false => self.queues.queue(key, now).schedule(&request, now),
+        };
+        match self.workloads.counts_tokens(&request) {
+            true => with_taken(scheduled, &self.queues, key, request.tokens),
+            false => scheduled,
         }
-        self.queues.queue(key, now).schedule(&request, now)
     }
 
     fn workloads(&self) -> &Workloads {

@@ -172,6 +172,24 @@ impl QuotaTokens {
             }
         }
     }
+
+    /// Takes more tokens, also into debt, or returns tokens, for which the amount is negative.
+    pub(super) fn correct(&mut self, quota_rules: &QuotaRules, tokens: f64, now: Nanos) {
+        let rules = quota_rules.current();
+        let accounts = [
+            Some(self.account.initialised(quota_rules)),
+            self.without_reserved.as_deref_mut(),
+        ];
+        for account in accounts.into_iter().flatten() {
+            match account {
+                KeyAccount::New => {}
+                KeyAccount::Plain(state) => state.correct(&rules, now, tokens),
+                KeyAccount::Lazy(state) => {
+                    state.correct(&rules, quota_rules.sync_period(), now, tokens);
+                }
+            }
+        }
+    }
 }
 
 impl TokenSource for QuotaTokens {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::accepted::{accept_unlimited, accept_without_tokens};
 use super::queue_store::QueueStore;
+use super::quota_correction::with_taken;
 use super::shared_tokens::{SharedQuotaRules, SharedTokens};
 use super::token_source::{TakeRequest, TokenGrant};
 use super::wait_queue::WaitQueue;
@@ -20,7 +21,7 @@ use crate::engine::engine_flow::{DEADLINE_MARGIN, EngineFlow, NO_DEADLINE};
 use crate::engine::limiters::FlowKey;
 use crate::engine::limiters::bucket_inputs::BucketInputs;
 use crate::engine::limiters::key_bucket::bucket_rules;
-use crate::engine::shared::{StoreAbsence, StoreAnswer, TokensMode, take_tokens};
+use crate::engine::shared::{StoreAbsence, StoreAnswer, TokensMode, TokensOutcome, take_tokens};
 use crate::engine::store::StoreLimits;
 use crate::engine::sync::lock;
 use crate::policy::{self, ComponentKind};
@@ -172,36 +173,13 @@ impl Scheduler for SharedQuotaScheduler {
             return accept_unlimited(true);
         };
         let request = self.workloads.request(flow, now, None);
-        if request.tokens == 0.0 {
-            return accept_without_tokens();
-        }
-        let rules = self.rules();
-        let queue = self.queues.queue(key, now);
-        // Behind the flows that wait already, or by a limit that is none that engines could share.
-        let settings = rules.quota.current().shared_settings();
-        let (false, Some(bucket)) = (queue.is_open(), settings) else {
-            return queue.schedule(&request, now);
+        let scheduled = match request.tokens == 0.0 {
+            true => accept_without_tokens(),
+            false => self.ask(key, &request, may_wait, now),
         };
-        if may_wait == MayWait::No {
-            let decided = decide_by_share(&queue, &request, now);
-            let rejected = || ComponentDecision::REJECTED.into();
-            return ScheduleResult::Decided(decided.unwrap_or_else(rejected));
-        }
-        let time_left = match request.deadline {
-            NO_DEADLINE => NO_DEADLINE,
-            deadline => deadline.saturating_sub(now),
-        };
-        if time_left <= DEADLINE_MARGIN {
-            return ScheduleResult::Decided(ComponentDecision::REJECTED.into());
-        }
-        if !rules.store.is_available() {
-            return decide_without_store(rules, &queue, &request, now);
-        }
-        let key = rules.store.key(key);
-        let operation = take_tokens(key, bucket, request.tokens, TokensMode::Immediate);
-        match rules.store.ask(operation, None, time_left, now) {
-            Ok(answer) => self.resume(flow, answer, may_wait, now),
-            Err(ask) => ScheduleResult::Asks(ask),
+        match self.workloads.counts_tokens(&request) {
+            true => with_taken(scheduled, &self.queues, key, request.tokens),
+            false => scheduled,
         }
     }
 
@@ -218,28 +196,90 @@ impl Scheduler for SharedQuotaScheduler {
         };
         // The queue timeout began when the store was asked.
         let request = self.workloads.request(flow, answer.asked_at(), None);
-        let queue = self.queues.queue(key, now);
-        match answer.tokens() {
+        let scheduled = match answer.tokens() {
             None => {
                 let flow = flow.decided_in_time();
                 let request = self.workloads.request(&flow, now, None);
+                let queue = self.queues.queue(key, now);
                 decide_without_store(self.rules(), &queue, &request, now)
             }
-            Some(outcome) if outcome.granted => {
-                let grant = TokenGrant {
-                    remaining: outcome.remaining,
-                    current: outcome.current,
-                    ..TokenGrant::default()
-                };
-                let decided = queue.decision(true, request.tokens, &grant, None);
-                ScheduleResult::Decided(decided)
-            }
-            Some(_) => queue.schedule(&request, now),
+            Some(outcome) => self.decide_by(&outcome, key, &request, now),
+        };
+        match self.workloads.counts_tokens(&request) {
+            true => with_taken(scheduled, &self.queues, key, request.tokens),
+            false => scheduled,
         }
     }
 
     fn workloads(&self) -> &Workloads {
         &self.workloads
+    }
+}
+
+impl SharedQuotaScheduler {
+    /// Asks the store for the tokens of a flow, or lets the flow join the queue.
+    fn ask(
+        &self,
+        key: &str,
+        request: &WorkloadRequest<'_>,
+        may_wait: MayWait,
+        now: Nanos,
+    ) -> ScheduleResult {
+        let rules = self.rules();
+        let queue = self.queues.queue(key, now);
+        // Behind the flows that wait already, or by a limit that is none that engines could share.
+        let settings = rules.quota.current().shared_settings();
+        let (false, Some(bucket)) = (queue.is_open(), settings) else {
+            return queue.schedule(request, now);
+        };
+        if may_wait == MayWait::No {
+            let decided = decide_by_share(&queue, request, now);
+            let rejected = || ComponentDecision::REJECTED.into();
+            return ScheduleResult::Decided(decided.unwrap_or_else(rejected));
+        }
+        let time_left = match request.deadline {
+            NO_DEADLINE => NO_DEADLINE,
+            deadline => deadline.saturating_sub(now),
+        };
+        if time_left <= DEADLINE_MARGIN {
+            return ScheduleResult::Decided(ComponentDecision::REJECTED.into());
+        }
+        if !rules.store.is_available() {
+            return decide_without_store(rules, &queue, request, now);
+        }
+        let operation = take_tokens(
+            rules.store.key(key),
+            bucket,
+            request.tokens,
+            TokensMode::Immediate,
+        );
+        match rules.store.ask(operation, None, time_left, now) {
+            Err(ask) => ScheduleResult::Asks(ask),
+            Ok(answer) => match answer.tokens() {
+                Some(outcome) => self.decide_by(&outcome, key, request, now),
+                None => decide_without_store(rules, &queue, request, now),
+            },
+        }
+    }
+
+    /// Decides by the outcome of the store. A flow that it has no tokens for joins the queue.
+    fn decide_by(
+        &self,
+        outcome: &TokensOutcome,
+        key: &str,
+        request: &WorkloadRequest<'_>,
+        now: Nanos,
+    ) -> ScheduleResult {
+        let queue = self.queues.queue(key, now);
+        if !outcome.granted {
+            return queue.schedule(request, now);
+        }
+        let grant = TokenGrant {
+            remaining: outcome.remaining,
+            current: outcome.current,
+            ..TokenGrant::default()
+        };
+        ScheduleResult::Decided(queue.decision(true, request.tokens, &grant, None))
     }
 }
 

@@ -6,6 +6,7 @@ use std::task::{Poll, Waker};
 
 use crate::engine::clock::Nanos;
 use crate::engine::decision::{ComponentDecision, DecisionWithSlot};
+use crate::engine::held_slots::HeldSlot;
 
 /// A queue, independent of the source of its tokens.
 pub(super) trait WaiterQueue: Send + Sync {
@@ -28,6 +29,8 @@ pub(crate) struct Waiter {
     /// `None` once the decision was taken.
     id: Option<usize>,
     next_poll_at: Nanos,
+    /// What the flow holds once it is granted, beside the slot of its queue.
+    taken: Option<HeldSlot>,
 }
 
 impl Waiter {
@@ -36,7 +39,14 @@ impl Waiter {
             queue,
             id: Some(id),
             next_poll_at,
+            taken: None,
         }
+    }
+
+    /// Adds the record of the tokens that the flow takes once it is granted.
+    pub(super) fn with_taken(mut self, taken: HeldSlot) -> Self {
+        self.taken = Some(taken);
+        self
     }
 
     pub(crate) fn poll(&mut self, now: Nanos, waker: &Waker) -> Poll<DecisionWithSlot> {
@@ -44,8 +54,12 @@ impl Waiter {
             return Poll::Ready(DecisionWithSlot::from(ComponentDecision::REJECTED));
         };
         match Arc::clone(&self.queue).poll(id, now, waker) {
-            Ok(decided) => {
+            Ok(mut decided) => {
                 self.id = None;
+                let decision = &decided.decision;
+                if !decision.dropped && !decision.without_store && decided.slot.is_none() {
+                    decided.slot = self.taken.take();
+                }
                 Poll::Ready(decided)
             }
             Err(next_poll_at) => {

@@ -105,6 +105,12 @@ impl Workloads {
         }
     }
 
+    /// Returns true if the tokens of a flow are an estimate of what it costs, rather than one for
+    /// each flow.
+    pub(super) fn counts_tokens(&self, request: &WorkloadRequest<'_>) -> bool {
+        self.0.tokens_label_key.is_some() || request.tokens != 1.0
+    }
+
     /// Returns the deadline for queueing. It is earlier than the deadline of the flow, to leave
     /// time for the response.
     fn deadline(&self, left: Nanos, queue_timeout: Option<Nanos>, now: Nanos) -> Nanos {

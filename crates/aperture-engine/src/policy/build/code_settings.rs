@@ -1,12 +1,14 @@
 //! Settings of policies in code that no policy file can express.
 
-use crate::policy::{AdaptiveConcurrency, Policy, PolicyError};
+use crate::policy::{AdaptiveConcurrency, CountOnly, Policy, PolicyError};
 
 /// The settings by the id of their component.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct CodeSettings {
     /// How concurrency limiters find their limits.
     pub(super) adaptive: Vec<(String, AdaptiveConcurrency)>,
+    /// Which outcomes rate limiters count.
+    pub(super) count_only: Vec<(String, CountOnly)>,
 }
 
 impl CodeSettings {
@@ -19,6 +21,9 @@ impl CodeSettings {
             };
             let made = component.kind.make_adaptive(settings);
             made.map_err(|error| PolicyError::new(source, error.message))?;
+        }
+        for (id, count_only) in &self.count_only {
+            policy.set_count_only(id, count_only.clone(), source)?;
         }
         Ok(())
     }

@@ -8,7 +8,9 @@ use super::lower::{Lowering, flow_control};
 use super::selector::Selector;
 use super::signal::Signal;
 use crate::policy::yaml::{Mapping, Value};
-use crate::policy::{AdaptiveConcurrency, PolicyError};
+use aperture_core::FlowOutcome;
+
+use crate::policy::{AdaptiveConcurrency, CountOnly, PolicyError};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -61,6 +63,8 @@ pub struct RateLimit {
     continuous_fill: Option<bool>,
     delay_initial_fill: Option<bool>,
     lazy_sync: Option<u32>,
+    /// Says which outcomes of flows count.
+    count_only: Option<CountOnly>,
 }
 
 impl RateLimit {
@@ -74,6 +78,7 @@ impl RateLimit {
             continuous_fill: None,
             delay_initial_fill: None,
             lazy_sync: None,
+            count_only: None,
         }
     }
 
@@ -123,6 +128,29 @@ impl RateLimit {
     #[must_use]
     pub fn delay_initial_fill(mut self, on: bool) -> Self {
         self.delay_initial_fill = Some(on);
+        self
+    }
+
+    /// Makes the limit count only flows for whose outcome `counts` returns true. The check takes the
+    /// tokens of a flow, and they are returned at its end if its outcome does not count. A flow that
+    /// is dropped without an outcome counts. A policy file cannot express this.
+    ///
+    /// ```
+    /// use tower_aperture::FlowOutcome;
+    /// use tower_aperture::policy::{Policy, RateLimit};
+    ///
+    /// // Five failed logins a minute for each user. Successful ones are free.
+    /// let failed = |outcome: &FlowOutcome| outcome.http_status() == Some(401);
+    /// let logins = RateLimit::per_minute(5).by("user").count_only(failed);
+    /// let policy = Policy::new("logins").at("login").limit(logins);
+    /// assert_eq!(policy.to_yaml().unwrap_err().field(), "components[0].count_only");
+    /// ```
+    #[must_use]
+    pub fn count_only(
+        mut self,
+        counts: impl Fn(&FlowOutcome) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.count_only = Some(CountOnly::new(counts));
         self
     }
 
@@ -190,6 +218,9 @@ impl RateLimit {
         lowering: &mut Lowering<'p>,
     ) -> Result<Value, PolicyError> {
         let selectors = lowering.selectors(&self.flows.selectors, path)?;
+        if let Some(count_only) = &self.count_only {
+            lowering.count_only(count_only, &path.name("count_only"))?;
+        }
         let (in_ports, parameters) = self.bucket(&self.flows, path, false, lowering)?;
         let fields = Mapping::new()
             .with("selectors", selectors)

@@ -5,7 +5,7 @@ use super::field::FieldPath;
 use super::selector::Selector;
 use super::signal::Signal;
 use crate::policy::yaml::{Mapping, Value};
-use crate::policy::{AdaptiveConcurrency, PolicyError};
+use crate::policy::{AdaptiveConcurrency, CountOnly, PolicyError};
 
 /// The reader of the document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +67,19 @@ impl Lowering<'_> {
         self.only_in_code(field, instead)?;
         let adaptive = (self.component_id.clone(), settings.clone());
         self.code_settings.adaptive.push(adaptive);
+        Ok(())
+    }
+
+    /// Makes the component that is lowered, a rate limiter, count only some outcomes.
+    pub(super) fn count_only(
+        &mut self,
+        count_only: &CountOnly,
+        field: &FieldPath<'_>,
+    ) -> Result<(), PolicyError> {
+        let instead = "leave it out, or set it in code where the limit is made";
+        self.only_in_code(field, instead)?;
+        let counted = (self.component_id.clone(), count_only.clone());
+        self.code_settings.count_only.push(counted);
         Ok(())
     }
 

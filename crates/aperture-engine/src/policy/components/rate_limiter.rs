@@ -48,6 +48,7 @@ impl KeyedComponent for RateLimiter {
         Ok(Self {
             bucket: Bucket::parameters(fields.required("parameters")?)?,
             request: request_parameters(fields)?,
+            count_only: None,
         })
     }
 
@@ -62,6 +63,7 @@ impl KeyedComponent for RateLimiter {
         Ok(ComponentKind::RateLimiter(Self {
             bucket: bucket::with_signals(&self.bucket, node, inputs, consumer)?,
             request: self.request.clone(),
+            count_only: self.count_only.clone(),
         }))
     }
 }

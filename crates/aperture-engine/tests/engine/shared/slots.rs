@@ -1,6 +1,7 @@
 //! Concurrency limiters whose slots are in the shared store.
 
 use tower_aperture::engine::LimiterDetails;
+use tower_aperture::{FlowOutcome, FlowStatus};
 
 use super::store::Replies;
 use super::*;
@@ -50,8 +51,8 @@ fn each_slot_is_returned_once() {
         .slot()
         .expect("a slot")
         .1;
-    assert!(ticket.return_slot(id));
-    assert!(!ticket.return_slot(id));
+    assert!(ticket.return_slot(id, FlowOutcome::new(FlowStatus::Ok)));
+    assert!(!ticket.return_slot(id, FlowOutcome::new(FlowStatus::Ok)));
     drop(ticket);
     assert_eq!(store.state().submitted.len(), 2);
 }

@@ -215,7 +215,7 @@ mod tests {
         let observe = |outcome, latency| observation_of(outcome, latency, 100.0);
         assert_eq!(observe(failed, 100), None);
         assert_eq!(observe(failed, 101), Some(Observation::Overload));
-        let with = |code: StatusCode| observe(failed.http_status(code), 1);
+        let with = |code: StatusCode| observe(failed.with_http_status(code), 1);
         assert_eq!(with(StatusCode::INTERNAL_SERVER_ERROR), None);
         assert_eq!(
             with(StatusCode::SERVICE_UNAVAILABLE),

@@ -196,3 +196,70 @@ fn returned_tokens_never_exceed_the_capacity() {
         &[(0.0, 1.0, true, 0.0, 1.0), (0.0, -5.0, true, 0.0, 2.0)],
     );
 }
+
+#[test]
+fn a_correction_takes_into_debt_of_at_most_one_capacity_and_returns_up_to_the_capacity() {
+    let params = params(10.0, 1.0, 1);
+    let mut bucket = params.full_bucket(0);
+    let mut correct = |tokens| {
+        let corrected = params.correct(&mut bucket, 0, tokens);
+        (corrected.remaining, corrected.available_at / SECOND)
+    };
+    assert_eq!(correct(4.0), (6.0, 0));
+    assert_eq!(correct(9.0), (-3.0, 3));
+    assert_eq!(correct(f64::MAX), (-10.0, 10));
+    assert_eq!(correct(f64::INFINITY), (-10.0, 10));
+    assert_eq!(correct(-8.0), (-2.0, 2));
+    assert_eq!(correct(-f64::MAX), (10.0, 0));
+}
+
+#[test]
+fn a_correction_keeps_a_deeper_debt_that_a_flow_reserved() {
+    let params = params(10.0, 1.0, 1);
+    let mut bucket = params.full_bucket(0);
+    let reserved = params.take(&mut bucket, 0, 35.0, TakeMode::WaitUntil(NEVER - 1));
+    assert!(reserved.granted);
+    assert_eq!(params.correct(&mut bucket, 0, 1.0).remaining, -25.0);
+    assert_eq!(params.correct(&mut bucket, 0, -5.0).remaining, -20.0);
+}
+
+#[test]
+fn a_correction_of_a_full_delayed_bucket_begins_its_pause() {
+    let params = BucketParams {
+        delayed: true,
+        ..params(10.0, 10.0, 10)
+    };
+    let mut bucket = params.full_bucket(0);
+    assert_eq!(params.correct(&mut bucket, 0, -1.0).remaining, 10.0);
+    assert_eq!(params.correct(&mut bucket, SECOND, 10.0).remaining, 0.0);
+    let at = |bucket: &mut TokenBucket, seconds| {
+        let taken = params.take(bucket, seconds * SECOND, 0.0, TakeMode::Immediate);
+        taken.remaining
+    };
+    assert_eq!(at(&mut bucket, 11), 0.0);
+    assert_eq!(at(&mut bucket, 13), 2.0);
+}
+
+#[test]
+fn the_debt_of_a_bucket_that_never_fills_is_never_paid() {
+    for fill in [0.0, -1.0] {
+        let params = params(10.0, fill, 1);
+        let mut bucket = params.full_bucket(0);
+        assert_eq!(params.correct(&mut bucket, 0, 11.0).available_at, NEVER);
+    }
+}
+
+#[test]
+fn a_bucket_without_a_limit_is_not_corrected() {
+    for capacity in [f64::INFINITY, f64::NAN] {
+        let params = params(capacity, 1.0, 1);
+        let mut bucket = params.full_bucket(0);
+        params.correct(&mut bucket, 0, 5.0);
+        params.correct(&mut bucket, 0, -5.0);
+        assert!(
+            params
+                .take(&mut bucket, 0, 1e9, TakeMode::Immediate)
+                .granted
+        );
+    }
+}
