@@ -7,7 +7,7 @@
 //! | [`cookbook`] | copy a policy for logins, tenants, plans, a provider's quota, background jobs, WebSockets |
 //! | [`from_tower_governor`] | replace a `GovernorLayer` by a policy with the same limit |
 //! | [`from_the_python_sdk`] | write code for Aperture's Python SDK in Rust |
-//! | [`in_process_to_agent`] | begin with limits of one process, and share them between replicas later |
+//! | [`in_process_to_agent`] | begin with limits of one process, and share them between replicas later, in Redis or by an Agent |
 //! | [`per_user_limits_behind_a_proxy`] | limit users and addresses that a client cannot make up |
 //! | [`priorities`] | serve important requests first while the service is saturated |
 //! | [`llm_tokens`] | limit the tokens of language models instead of requests |

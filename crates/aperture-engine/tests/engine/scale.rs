@@ -1,6 +1,9 @@
 //! Time grows linearly with the number of keys, slots and policies. The bounds are wide: with
-//! quadratic growth, a test would take a hundred times as long.
+//! quadratic growth, a test would take a hundred times as long. They are bounds of processor time,
+//! where the system tells it, so that a busy machine does not exceed them.
 
+use std::fs;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use tower_aperture::engine::{CheckInput, Engine, ManualClock};
@@ -10,14 +13,24 @@ use crate::support::*;
 
 const TIME_LIMIT: Duration = Duration::from_secs(60);
 
+/// Returns the time for which this thread has run, or the time of day where the system does not
+/// tell it.
+fn thread_time() -> Duration {
+    static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let begun = *BEGUN;
+    let statistics = fs::read_to_string("/proc/thread-self/schedstat").ok();
+    let nanos = statistics.and_then(|text| text.split(' ').next()?.parse().ok());
+    nanos.map_or_else(|| begun.elapsed(), Duration::from_nanos)
+}
+
 #[test]
 fn the_time_of_a_cache_lookup_grows_linearly_with_its_keys() {
     let (engine, _) = engine_of(&[]);
     let keys: Vec<String> = (0..300_000).map(|key| format!("{key:06x}")).collect();
-    let begun = Instant::now();
+    let begun = thread_time();
     let twice = keys.iter().chain(&keys).map(String::as_str);
     let found = engine.cache_lookup(HERE, "", twice);
-    assert!(begun.elapsed() < TIME_LIMIT);
+    assert!(thread_time() - begun < TIME_LIMIT);
     assert_eq!(found.global.len(), keys.len(), "each key is found once");
 }
 
@@ -26,7 +39,7 @@ fn the_time_to_expire_and_return_slots_of_mixed_costs_grows_linearly() {
     let (engine, clock) = engine_of(&[limiter(1e9, "")]);
     let costs = ["-1e9", "1e9", "0.1", "1e15", "-1e15", "1e300", "-1e300"];
     let take = |at: usize| check(&engine, &[("tokens", costs[at % costs.len()])]);
-    let begun = Instant::now();
+    let begun = thread_time();
     for at in 0..100_000 {
         take(at);
     }
@@ -37,7 +50,7 @@ fn the_time_to_expire_and_return_slots_of_mixed_costs_grows_linearly() {
     for slots in slots.iter().rev() {
         engine.flow_end(slots, None);
     }
-    assert!(begun.elapsed() < TIME_LIMIT);
+    assert!(thread_time() - begun < TIME_LIMIT);
 }
 
 #[test]
@@ -62,7 +75,7 @@ fn the_time_of_checks_and_reloads_grows_linearly_with_the_policies() {
     let params = params(&[]);
     let services = vec!["shop"; 1000];
     let input = CheckInput::new(HERE, &params).services(&services);
-    let begun = Instant::now();
+    let begun = thread_time();
     for used in 1..=3 {
         let report = engine.check(&input);
         assert_eq!(
@@ -76,5 +89,5 @@ fn the_time_of_checks_and_reloads_grows_linearly_with_the_policies() {
         let kept = tokens(&engine.check(&input), "root.0").remaining;
         assert!(kept <= 1e6 - f64::from(used), "the state is kept");
     }
-    assert!(begun.elapsed() < TIME_LIMIT);
+    assert!(thread_time() - begun < TIME_LIMIT);
 }
