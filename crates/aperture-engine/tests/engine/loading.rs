@@ -91,7 +91,7 @@ fn a_file_that_is_not_utf8_is_refused_with_the_offset_of_the_byte() {
     // The last one ends within a character.
     for (text, offset) in [
         (&b"\xff"[..], 0),
-        (b"# caf\xe9\nresources: {}\n", 5),
+        (b"# abc\xe9\nresources: {}\n", 5),
         (
             "# café\n# \u{20ac}"
                 .as_bytes()
