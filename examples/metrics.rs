@@ -11,6 +11,7 @@ use axum::{BoxError, Router, body::Body, routing::get};
 use http_body_util::BodyExt;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
+use tower_aperture::policy::{ConcurrencyLimit, Policy};
 use tower_aperture::{ApertureClient, ApertureLayer, Engine, metrics};
 
 #[tokio::main]
@@ -43,7 +44,14 @@ pub(crate) async fn serve(address: &str, more: Router) -> Result<String, BoxErro
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &metrics::BUCKETS)?
         .install_recorder()?;
     let policy = include_str!("grafana/policy.yaml");
-    let engine = Engine::builder().policy_text("limits", policy).build()?;
+    // Limits no request: it only shows its limit on the dashboard.
+    let found = Policy::new("found")
+        .at("thumbnail")
+        .limit(ConcurrencyLimit::adaptive());
+    let engine = Engine::builder()
+        .policy_text("limits", policy)
+        .policy(found)
+        .build()?;
     let closed = tokio::net::TcpSocket::new_v4()?; // Bound, but not listening.
     closed.bind("127.0.0.1:0".parse()?)?;
     let agent = ApertureClient::builder().address(closed.local_addr()?.to_string());

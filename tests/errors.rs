@@ -17,11 +17,12 @@ use std::time::Duration;
 use axum::extract::FromRequestParts;
 use cases::{Case, assert_all_are_tested, assert_causes_are_sources, case};
 use tower_aperture::cache::CacheError;
+use tower_aperture::engine::shared::StoreError;
 use tower_aperture::engine::{HttpInput, RequestId};
 use tower_aperture::layer::{ClientError, FlowHandle};
 use tower_aperture::{
     ApertureClient, ApertureLayer, Denial, EndError, Engine, FlowError, FlowErrorKind, FlowParams,
-    RejectReason, Rejection,
+    RejectReason, Rejection, SettleError,
 };
 
 const PEM: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
@@ -123,6 +124,8 @@ async fn all_errors() -> Vec<Case> {
             false,
         ),
         case("ParseRequestIdError", id.expect_err("no id"), false),
+        case("SettleError", SettleError::Unsupported, false),
+        case("StoreError", StoreError::Unavailable, false),
         case("HttpInputError", http.expect_err("no control point"), false),
     ]
 }

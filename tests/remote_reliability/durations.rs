@@ -49,7 +49,7 @@ const SETTERS: [(&str, Setter); 7] = [
 
 /// Other functions with a `Duration`: calls that are tested below, and functions that set nothing
 /// in a client: values of answers, and settings of the engine.
-const OTHERS: [&str; 15] = [
+const OTHERS: [&str; 16] = [
     "advance",
     "advance_to",
     "after",
@@ -60,6 +60,7 @@ const OTHERS: [&str; 15] = [
     "flow_end",
     "result_cache",
     "shutdown",
+    "start_flow_end",
     "ttl",
     "wait",
     "wait_ready",
@@ -225,6 +226,21 @@ async fn an_embedded_client_accepts_any_check_timeout() {
         }
         let stored = client.result_cache("a", "b").set("value", timeout).await;
         assert_eq!(stored.is_ok(), !timeout.is_zero(), "{timeout:?}");
+    }
+}
+
+#[cfg(feature = "embedded")]
+#[tokio::test]
+async fn ends_by_reference_accept_any_deadline() {
+    use tower_aperture::Engine;
+    use tower_aperture::engine::SlotRef;
+
+    let engine = Engine::builder().build().expect("an engine");
+    let slots = [SlotRef::default()];
+    for deadline in EXTREMES {
+        let at_once = engine.flow_end(&slots, Some(deadline));
+        assert_eq!(engine.start_flow_end(&slots, Some(deadline)).await, at_once);
+        assert!(!at_once[0].returned);
     }
 }
 

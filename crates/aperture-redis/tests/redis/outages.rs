@@ -210,7 +210,13 @@ fn an_outage_is_logged_once_and_its_end_once_without_credentials() {
     // The new server has no such user: the store needs it to come back.
     server.add_user("limits on >s3cret ~* &* +@all");
     wait_until("it is available again", || store.is_available());
-    let text = String::from_utf8(lines.0.lock().expect("no panic").clone()).expect("text");
+    let text = || {
+        let bytes = lines.0.lock().expect("no panic").clone();
+        String::from_utf8(bytes).expect("text")
+    };
+    // The line follows the state.
+    wait_until("the end is logged", || text().contains("answers again"));
+    let text = text();
     assert!(!text.contains("s3cret"), "{text}");
     let own: Vec<&str> = text
         .lines()

@@ -13,8 +13,8 @@ const LONG_ABOUT: &str = "\
 An Aperture Agent of one node, which decides flows by policies in files. It serves every SDK that \
 uses the Agent's protocol, and needs no etcd, Prometheus or operator.
 
-Limits apply to the decisions of this process, and their state is lost when it ends. With \
-`serve --shared`, several agents share rate limits, quotas and slots in Redis or Valkey; queues and \
+It is one node, for development, tests and small systems: limits apply to the decisions of this \
+process, and their state is lost when it ends. With `serve --shared`, several agents share rate limits, quotas and slots in Redis or Valkey; queues and \
 control loops stay with each agent. To share those too, use an Aperture Agent cluster; the policies \
 are the same.";
 const EXIT_CODES: &str = "\

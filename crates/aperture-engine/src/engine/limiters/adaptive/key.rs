@@ -162,15 +162,19 @@ impl KeyState {
 /// Returns what the outcome of a flow shows, or `None` if it shows nothing about the load.
 ///
 /// A failed flow may have failed early, so its time is no latency. It counts as overload if its
-/// response says overload (503) or timeout (504), or if it has already taken longer than flows
-/// should: a timeout, or a caller who left. Other failures, and flows that did not run, are ignored.
+/// response says overload (503, or UNAVAILABLE) or timeout (504, or DEADLINE_EXCEEDED), or if it
+/// has already taken longer than flows should: a timeout, or a caller who left. Other failures, and flows that did not run, are ignored.
 fn observation_of(outcome: FlowOutcome, latency: Nanos, slow_from: f64) -> Option<Observation> {
-    let code = outcome.http_status.map(|status| status.as_u16());
-    match (outcome.status, code) {
-        (FlowStatus::Ok, _) => Some(Observation::Latency(latency)),
-        (FlowStatus::Unset, _) => None,
-        (FlowStatus::Error, Some(503 | 504)) => Some(Observation::Overload),
-        (FlowStatus::Error, _) => (latency as f64 > slow_from).then_some(Observation::Overload),
+    const DEADLINE_EXCEEDED: u8 = 4;
+    const UNAVAILABLE: u8 = 14;
+    match (outcome.status, outcome.http_status(), outcome.grpc_status()) {
+        (FlowStatus::Ok, ..) => Some(Observation::Latency(latency)),
+        (FlowStatus::Unset, ..) => None,
+        (FlowStatus::Error, Some(503 | 504), _)
+        | (FlowStatus::Error, _, Some(DEADLINE_EXCEEDED | UNAVAILABLE)) => {
+            Some(Observation::Overload)
+        }
+        (FlowStatus::Error, ..) => (latency as f64 > slow_from).then_some(Observation::Overload),
     }
 }
 
@@ -225,6 +229,11 @@ mod tests {
             with(StatusCode::GATEWAY_TIMEOUT),
             Some(Observation::Overload)
         );
+        let grpc = |code| observe(failed.with_grpc_status(code), 1);
+        assert_eq!(grpc(13), None, "INTERNAL");
+        for overload in [4, 14] {
+            assert_eq!(grpc(overload), Some(Observation::Overload));
+        }
         assert_eq!(observe(FlowOutcome::new(FlowStatus::Unset), 1000), None);
         let ok = FlowOutcome::new(FlowStatus::Ok);
         assert_eq!(observe(ok, 1000), Some(Observation::Latency(1000)));
