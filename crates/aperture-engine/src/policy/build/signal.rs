@@ -26,9 +26,9 @@ use crate::policy::PolicyError;
 ///     .build()?;
 /// let params = FlowParams::new();
 /// let accepted = || engine.check(&CheckInput::new("checkout", &params)).accepted();
-/// assert!(accepted() && !accepted());
-/// engine.set_dynamic_config("checkout", "checkouts: {value: 3}")?;
 /// assert!(accepted());
+/// engine.set_dynamic_config("checkout", "checkouts: {value: 3}")?;
+/// assert!(accepted() && accepted() && !accepted());
 ///
 /// // Signals for control loops.
 /// let latency = Signal::mean_latency("search", Duration::from_secs(30));
