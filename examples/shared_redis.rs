@@ -15,7 +15,7 @@ use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_aperture::engine::shared::StoreAbsence;
 use tower_aperture::policy::{ConcurrencyLimit, Policy, RateLimit};
 use tower_aperture::redis::Redis;
-use tower_aperture::{ApertureClient, ApertureLayer, Engine, FlowParams};
+use tower_aperture::{ApertureClient, ApertureLayer, Engine, Flow, FlowParams};
 
 /// What all nodes together accept for one user at once.
 const BURST: u32 = 10;
@@ -106,7 +106,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         node.start_flow("export", params).await
     };
     let held = [export(&first).await, export(&second).await];
-    assert!(held.iter().all(|flow| flow.should_run()));
+    assert!(held.iter().all(Flow::should_run));
     assert!(!export(&first).await.should_run());
     drop(held);
     println!("\n{EXPORTS} exports ran on two nodes, and a third was rejected on both");
