@@ -54,16 +54,11 @@ impl Ticket for ClientTicket {
     }
 
     fn response_started(&mut self, outcome: FlowOutcome) {
-        match self.kind {
-            #[cfg(feature = "embedded")]
-            TicketKind::Embedded(ref mut ticket) => ticket.response_started(outcome),
-            #[cfg(feature = "embedded")]
-            TicketKind::Reported(ref mut ticket) => ticket.response_started(outcome),
-            // An Agent learns of the end alone.
-            #[cfg(feature = "remote")]
-            TicketKind::Remote(_) => {}
-            #[cfg(feature = "test-util")]
-            TicketKind::Scripted(_) => {}
+        match &mut self.kind {
+            TicketKind::Embedded(ticket) => ticket.response_started(outcome),
+            TicketKind::Reported(ticket) => ticket.response_started(outcome),
+            TicketKind::Remote(ticket) => ticket.response_started(outcome),
+            TicketKind::Scripted(ticket) => ticket.response_started(outcome),
         }
     }
 
