@@ -1,4 +1,4 @@
-//! Serves an [`Engine`] over the Agent's own protocol: a standalone Agent.
+//! Serves an [`Engine`](tower_aperture::Engine) over the Agent's own protocol: a standalone Agent.
 //!
 //! Aperture SDKs of any language connect to it as they would to an Aperture Agent. It is meant for
 //! development, for tests, and for systems in which one process may decide. It has no peers: two of
@@ -48,7 +48,7 @@
 //! | `GET /livez` | 200 while the process serves, during shutdown too: a probe that restarts the agent |
 //! | `GET /readyz` | 200 from the first call on, because policies are loaded before an agent serves; 503 once shutdown has begun: a probe that withdraws the agent from load balancing |
 //! | `GET /metrics` | OpenMetrics; series that an Agent has too keep its names |
-//! | `PUT /v1/policies/{policy}/dynamic-config` | sets the dynamic configuration of a policy through [`Engine::set_dynamic_config`]: a mapping in JSON or YAML of at most 64 KiB. Requires an API key: without [`api_keys`](AgentBuilder::api_keys) the response is 403 |
+//! | `PUT /v1/policies/{policy}/dynamic-config` | sets the dynamic configuration of a policy through [`Engine::set_dynamic_config`](tower_aperture::Engine::set_dynamic_config): a mapping in JSON or YAML of at most 64 KiB. Requires an API key: without [`api_keys`](AgentBuilder::api_keys) the response is 403 |
 //! | `GET /status` | the current state as JSON, for people to read; its form may change in any version |
 //!
 //! JSON follows the protobuf mapping: field names are accepted in camel or snake case, and

@@ -50,4 +50,12 @@ macro_rules! __use_arguments {
         let _ = &$field;
         $crate::__use_arguments!($($arg)*)
     };
+    (% $field:ident, $($arg:tt)*) => {
+        let _ = &$field;
+        $crate::__use_arguments!($($arg)*)
+    };
+    (? $field:ident, $($arg:tt)*) => {
+        let _ = &$field;
+        $crate::__use_arguments!($($arg)*)
+    };
 }
