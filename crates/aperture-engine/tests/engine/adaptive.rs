@@ -9,7 +9,7 @@ use tower_aperture::policy::AdaptiveConcurrency;
 use tower_aperture::{FlowOutcome, FlowStatus, RejectReason, Ticket};
 
 use crate::queues::*;
-use crate::support::secs;
+use crate::support::{at_most_cases, secs};
 
 const BY_USER: &str = ", limit_by_label_key: user";
 
@@ -327,6 +327,9 @@ struct Held {
 }
 
 proptest! {
+    // Each case is a long sequence.
+    #![proptest_config(at_most_cases(1000))]
+
     #[test]
     fn each_slot_is_returned_exactly_once_whatever_happens(
         vegas in any::<bool>(),

@@ -9,7 +9,7 @@ use tower_aperture::policy::{
     ConcurrencyLimit, LabelMatcher, Policy, RateLimit, Sampler, Scheduler, Selector, Signal,
 };
 
-use crate::support::HERE;
+use crate::support::{HERE, at_most_cases};
 
 const KEYS: [&str; 4] = ["ann", "bob", "cem", ""];
 
@@ -91,6 +91,9 @@ fn policy() -> impl Strategy<Value = Policy> {
 }
 
 proptest! {
+    // Each case is a long sequence.
+    #![proptest_config(at_most_cases(1000))]
+
     #[test]
     fn a_policy_decides_as_its_printed_file(
         policy in policy(),

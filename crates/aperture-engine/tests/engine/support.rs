@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use proptest::prelude::ProptestConfig;
 use tower_aperture::engine::{
     CheckInput, CheckReport, Engine, EngineBuilder, LimiterDecision, LimiterDetails, ManualClock,
     TokensInfo,
@@ -167,4 +168,11 @@ pub(crate) fn tokens(report: &CheckReport, component: &str) -> TokensInfo {
 
 pub(crate) fn secs(seconds: f64) -> Duration {
     Duration::from_secs_f64(seconds)
+}
+
+/// Bounds the cases of a property whose cases are large.
+pub(crate) fn at_most_cases(cases: u32) -> ProptestConfig {
+    let config = ProptestConfig::default();
+    let cases = config.cases.min(cases);
+    ProptestConfig { cases, ..config }
 }

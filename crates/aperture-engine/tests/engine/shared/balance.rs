@@ -5,6 +5,7 @@ use tower_aperture::engine::shared::{StoreAbsence, StoreOperation};
 
 use super::store::Replies;
 use super::*;
+use crate::support::at_most_cases;
 
 const CAPACITY: f64 = 40.0;
 const SLOTS: f64 = 3.0;
@@ -133,6 +134,9 @@ fn is_slot(store: &FakeStore, at: usize) -> bool {
 }
 
 proptest! {
+    // Each case is a long sequence.
+    #![proptest_config(at_most_cases(1000))]
+
     #[test]
     fn limiters_have_everything_back(steps in prop::collection::vec(step(), 1..120)) {
         run(&[rate_limiter(CAPACITY, 0.0, ""), concurrency_limiter(SLOTS)], &steps);

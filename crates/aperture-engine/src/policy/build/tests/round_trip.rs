@@ -211,7 +211,16 @@ fn policy() -> impl Strategy<Value = Policy> {
     )
 }
 
+/// Bounds the cases of a property whose cases are large.
+fn at_most_cases(cases: u32) -> ProptestConfig {
+    let config = ProptestConfig::default();
+    let cases = config.cases.min(cases);
+    ProptestConfig { cases, ..config }
+}
+
 proptest! {
+    #![proptest_config(at_most_cases(2000))]
+
     #[test]
     fn a_printed_document_reads_as_it_was(document in mapping(value(), 1)) {
         let text = print(&document);
