@@ -40,7 +40,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// What a URL says.
+/// The parts of a URL.
 pub(crate) struct ParsedUrl {
     pub(crate) address: Address,
     pub(crate) tls: bool,

@@ -15,11 +15,11 @@ const FIRST_PROBE: Duration = Duration::from_secs(1);
 /// The longest time between two probes, before jitter.
 const LAST_PROBE: Duration = Duration::from_secs(4);
 
-/// Whether the server answers in time.
+/// Records whether the server answers in time.
 #[derive(Debug)]
 pub(crate) struct Breaker {
     available: AtomicBool,
-    /// How long failures must go on.
+    /// The time for which failures must go on.
     evidence: Duration,
     state: Mutex<State>,
 }

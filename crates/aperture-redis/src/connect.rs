@@ -19,7 +19,7 @@ use crate::scripts::Script;
 /// Pipelines that a connection takes before its sender waits.
 const PIPELINES: usize = 64;
 
-/// How connections are opened.
+/// The settings by which connections are opened.
 pub(crate) struct Connector {
     pub(crate) login: RedisConnectionInfo,
     pub(crate) timeout: Duration,

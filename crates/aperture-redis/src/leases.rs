@@ -9,7 +9,7 @@ use aperture_engine::engine::shared::StoreKey;
 
 /// The time after which the slots of a node that does not renew them are free.
 pub(crate) const LEASE: Duration = Duration::from_secs(10);
-/// How often leases are renewed.
+/// The time between two renewals of a lease.
 const RENEW_EVERY: Duration = Duration::from_secs(3);
 /// The most slots that a node holds. While it holds as many, it takes no further ones.
 pub(crate) const MAX_HELD: usize = 65_536;

@@ -1,4 +1,4 @@
-//! What the handles of a store and its driver have in common.
+//! The state that the handles of a store share with its driver.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,8 +17,8 @@ use crate::leases::{LEASE, Leases};
 use crate::stats::LogThrottle;
 use crate::stats::{Counters, RedisStats, count};
 
-/// How long the keys of slots are kept: longer than any lease, and than a slot that another node
-/// returned is remembered.
+/// The time for which the keys of slots are kept: longer than any lease, and longer than a slot
+/// that another node returned is remembered.
 const KEEP_SLOTS: Duration = Duration::from_secs(30);
 /// The same for a clock that is passed in, which may be slower than the server's.
 const KEEP_SLOTS_PASSED_IN: Duration = Duration::from_secs(3600);
@@ -35,7 +35,7 @@ pub(crate) enum StoreClock {
     PassedIn(Arc<dyn Clock>),
 }
 
-/// What the handles of a store and its driver have in common.
+/// The state that the handles of a store share with its driver.
 pub(crate) struct Shared {
     pub(crate) settings: Settings,
     /// Identifies this node, by chance.

@@ -1,4 +1,4 @@
-//! What a store has done, for metrics and logs.
+//! Counts the work of a store, for metrics and logs.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
@@ -7,7 +7,7 @@ use std::sync::Mutex;
 #[cfg(feature = "tracing")]
 use std::time::{Duration, Instant};
 
-/// What a [`Redis`](crate::Redis) store has done since it was built, and its state.
+/// The counters of a [`Redis`](crate::Redis) store since it was built, and its state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RedisStats {

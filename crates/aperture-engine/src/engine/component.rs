@@ -168,7 +168,7 @@ pub(crate) trait LabelledSlots {
 /// The return of a slot that may still be under way.
 #[derive(Debug)]
 pub(crate) enum StartedReturn {
-    /// Whether the slot was held.
+    /// The slot is returned; true if it was held.
     Done(bool),
     /// The reply of the shared store says whether the slot was held.
     Asked(StoreAsk),

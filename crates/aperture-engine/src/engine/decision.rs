@@ -43,7 +43,7 @@ impl DecisionStep {
     }
 }
 
-/// What a flow may wait for. The order of the variants is that of the length of the wait.
+/// The longest wait that a flow accepts: none, a reply of the shared store, or a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum MayWait {
     /// Nothing: every component decides at once.

@@ -34,7 +34,7 @@ pub(super) struct Decided {
 pub(super) struct RunOptions<'a, 'p> {
     /// The parameters with the cache keys to look up; `None` to look up nothing.
     pub(super) lookup: Option<&'a FlowParams<'p>>,
-    /// What the flow may wait for.
+    /// The longest wait that the flow accepts.
     pub(super) may_wait: MayWait,
 }
 

@@ -10,7 +10,7 @@ use aperture_core::first_seen::FirstSeen;
 
 /// Longer names are neither kept nor logged, because clients may have made them up.
 const MAX_NAME_BYTES: usize = 256;
-/// How many control points are logged by name. Further ones are logged as a number.
+/// The number of control points that are logged by name. Further ones are logged as a number.
 const MAX_LOGGED_BY_NAME: usize = 8;
 /// The least time between two log events with a number of control points, in seconds.
 const COUNT_PERIOD_SECS: u64 = 60;
@@ -22,7 +22,7 @@ const COUNT_PERIOD_SECS: u64 = 60;
 pub(super) struct UnselectedControlPoints {
     seen: FirstSeen,
     names: Mutex<Vec<Arc<str>>>,
-    /// How many control points no log event has named or counted yet.
+    /// The control points that no log event has named or counted yet.
     unlogged: AtomicU64,
     /// When the next log event with a number is due, in seconds on the clock of the engine.
     next_count: AtomicU64,

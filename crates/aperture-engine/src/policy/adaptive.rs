@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::model::{AdaptiveConcurrencyLimiter, ComponentKind, Port};
 
-/// How a concurrency limit finds itself: the algorithm, its bounds and how fast it learns.
+/// The settings of a concurrency limit that finds itself: the algorithm, its bounds and its speed.
 ///
 /// The limit of each key grows while the latency of flows stays low and the limit is used, and
 /// falls when the latency rises. The latency is measured to the head of the response, or to the end
@@ -70,7 +70,7 @@ pub(crate) enum Algorithm {
 pub(crate) struct SettingError {
     /// The method that sets it; empty for the component as a whole.
     pub(crate) field: &'static str,
-    /// What is wrong, and what would be right.
+    /// The mistake, and the value that would be right.
     pub(crate) message: String,
 }
 

@@ -1,4 +1,4 @@
-//! What the driver does when a connection opens, answers or ends.
+//! Handles connections that open, answer or end.
 
 use futures_util::future::AbortHandle;
 use redis::Value;

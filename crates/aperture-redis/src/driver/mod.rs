@@ -37,13 +37,13 @@ const PIPELINES: usize = 64;
 const WAITING: usize = QUEUE;
 /// The most nodes of a cluster.
 const NODES: usize = 1024;
-/// How often leases are looked through.
+/// The time between two searches for leases to renew.
 const TICK: Duration = Duration::from_millis(250);
 /// Every how many ticks this node is recorded and the subscription renewed if it failed: 3 s.
 const TICKS_PER_HEARTBEAT: u32 = 12;
-/// How often queues ask for slots while no freed slots are announced.
+/// The time after which queues ask for slots again while the server announces no freed slots.
 const POLL: Duration = Duration::from_millis(20);
-/// How long the last requests of a store may take after it was dropped.
+/// The time that the last requests of a dropped store may take.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// Marks a hash slot without a known node.
 const UNKNOWN: u16 = u16::MAX;

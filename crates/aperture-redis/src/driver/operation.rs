@@ -14,10 +14,10 @@ use crate::scripts::{Script, pack, unpack};
 use crate::shared::{Shared, lock};
 use crate::stats::count;
 
-/// How long a waiting flow is announced. It asks again long before that.
+/// The time for which a waiting flow is announced. It asks again long before that.
 const WAITS_FOR: Duration = Duration::from_secs(5);
 
-/// How long the server remembers a slot that another node than its own returned: longer than it
+/// The time for which the server remembers a slot that another node returned: longer than it
 /// takes until its node renews it.
 const REMEMBER_RETURNED: Duration = Duration::from_secs(20);
 

@@ -1,4 +1,4 @@
-//! What is sent to a server: commands, and what their replies mean.
+//! The commands for a server, and the meaning of their replies.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use crate::scripts::{Script, pack};
 use crate::shared::{Shared, lock};
 use crate::stats::count;
 
-/// How long a node counts after it was seen.
+/// The time for which a node counts after it was seen.
 const NODE_LASTS: Duration = Duration::from_secs(10);
 /// The most of a server's error that an engine is told, in characters.
 const MAX_REASON_CHARS: usize = 200;
@@ -22,7 +22,7 @@ const MAX_REASON_CHARS: usize = 200;
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) kind: Kind,
-    /// How often the request was sent again: to another node, or with the text of its script.
+    /// The number of times that the request was sent again: to another node, or with its script.
     pub(crate) resent: u8,
     /// Sends the text of the script, because the server does not know its hash.
     pub(crate) whole_script: bool,
@@ -44,7 +44,7 @@ pub(crate) enum Kind {
     ClusterSlots,
 }
 
-/// What a reply calls for.
+/// The next step after a reply.
 #[derive(Debug)]
 pub(crate) enum Handled {
     Done,

@@ -1,4 +1,4 @@
-//! What the driver waits for: connections, replies, and the ends of connections.
+//! The events that the driver waits for: connections, replies, and the ends of connections.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -26,7 +26,7 @@ pub(super) struct LinkId {
     pub(super) number: u64,
 }
 
-/// What the driver waited for.
+/// An event that the driver waited for.
 pub(super) enum Event {
     Connected(usize, Result<Opened, ConnectError>),
     Closed(LinkId),
@@ -40,7 +40,7 @@ pub(super) struct Answered {
     pub(super) requests: Vec<Request>,
     /// One for each request; `None` if the connection failed.
     pub(super) replies: Option<Vec<Value>>,
-    /// Whether the replies came after the deadline.
+    /// True if the replies came after the deadline.
     pub(super) late: bool,
 }
 

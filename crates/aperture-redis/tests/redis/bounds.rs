@@ -1,4 +1,4 @@
-//! What is bounded, and how operations share round trips.
+//! Tests the bounds of a store, and operations that share round trips.
 
 use std::time::Duration;
 

@@ -21,7 +21,8 @@ struct AccountEntry {
     last_used: Nanos,
 }
 
-/// The account of a key. Dropping it charges the bucket with what is not charged yet.
+/// The account of a key. Its drop charges the bucket with the tokens that the account granted since
+/// the last sync.
 #[derive(Debug)]
 struct SharedAccount {
     store: StoreAccess,

@@ -15,7 +15,8 @@ use crate::engine::shared::{
 };
 use crate::engine::store::EvictionLoss;
 
-/// How long the head of a queue waits for a notice that a slot is free, before it asks again.
+/// The time after which the head of a queue asks the store again, if no engine announced a free
+/// slot.
 const ASK_AGAIN: Nanos = 100_000_000;
 
 /// The rules that hold for the slots of all keys of the scheduler.

@@ -29,7 +29,7 @@ pub(crate) struct Waiter {
     /// `None` once the decision was taken.
     id: Option<usize>,
     next_poll_at: Nanos,
-    /// What the flow holds once it is granted, beside the slot of its queue.
+    /// The record of tokens that a granted flow holds beside the slot of its queue.
     taken: Option<HeldSlot>,
 }
 

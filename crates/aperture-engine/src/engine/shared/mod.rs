@@ -92,7 +92,7 @@ impl<S: SharedStore + ?Sized> SharedStore for Arc<S> {
     }
 }
 
-/// How flows are decided while the shared store does not answer.
+/// The decision about flows while the shared store does not answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StoreAbsence {

@@ -71,7 +71,7 @@ pub struct BucketSettings {
     pub max_idle: Option<Duration>,
 }
 
-/// How tokens are taken.
+/// The way in which a bucket gives tokens.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum TokensMode {
@@ -98,7 +98,7 @@ pub struct TakeTokens {
     pub bucket: BucketSettings,
     /// The tokens to take; negative to return tokens.
     pub tokens: f64,
-    /// How the tokens are taken.
+    /// The way in which the bucket gives them.
     pub mode: TokensMode,
 }
 
@@ -141,7 +141,7 @@ pub enum StoreOutcome {
     Left(bool),
 }
 
-/// What came of taking tokens.
+/// The outcome of taking tokens.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TokensOutcome {
     /// True if the tokens were taken.
@@ -156,7 +156,7 @@ pub struct TokensOutcome {
     pub current: f64,
 }
 
-/// What came of taking a slot. The amounts are those before the slot was taken.
+/// The outcome of taking a slot. The amounts are those before the slot was taken.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SlotsOutcome {
     /// True if the slot was taken.

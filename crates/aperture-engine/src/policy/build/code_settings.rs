@@ -5,9 +5,9 @@ use crate::policy::{AdaptiveConcurrency, CountOnly, Policy, PolicyError};
 /// The settings by the id of their component.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct CodeSettings {
-    /// How concurrency limiters find their limits.
+    /// The settings of concurrency limiters that find their limits.
     pub(super) adaptive: Vec<(String, AdaptiveConcurrency)>,
-    /// Which outcomes rate limiters count.
+    /// The predicates of rate limiters that count only some outcomes.
     pub(super) count_only: Vec<(String, CountOnly)>,
 }
 

@@ -11,7 +11,7 @@ use super::signal::Signal;
 use crate::policy::PolicyError;
 use crate::policy::yaml::{Mapping, Value};
 
-/// What a limit does with flows: the settings that all limits and schedulers share.
+/// The settings that all limits and schedulers share.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct FlowSettings {
     pub(super) selectors: Vec<Selector>,

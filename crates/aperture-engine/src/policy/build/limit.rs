@@ -275,7 +275,7 @@ fn constant(value: f64) -> Value {
 pub struct ConcurrencyLimit {
     pub(super) flows: FlowSettings,
     slots: Signal,
-    /// How the limit finds itself, unless it is a number of slots.
+    /// The settings of a limit that finds itself; `None` for a number of slots.
     adaptive: Option<AdaptiveConcurrency>,
     max_inflight_duration: Duration,
 }

@@ -32,7 +32,7 @@ pub(super) struct Lowering<'p> {
     pub(super) nodes: Vec<Value>,
     /// The id of the component that is lowered.
     pub(super) component_id: String,
-    /// What the document cannot express.
+    /// The settings that the document cannot express.
     pub(super) code_settings: CodeSettings,
 }
 

@@ -76,7 +76,7 @@ pub struct Scheduler {
     tokens_by_latency: Option<bool>,
 }
 
-/// What flows wait for.
+/// The resource that flows wait for.
 #[derive(Clone, Debug, PartialEq)]
 enum Resource {
     Limit(Box<Limit>),

@@ -49,7 +49,7 @@ pub struct Signal {
     op: Op,
     /// The number of signals that this one consists of, itself included.
     size: usize,
-    /// What is wrong with the signal, and the fix.
+    /// The mistake in the signal, and the fix.
     invalid: Option<&'static str>,
 }
 
@@ -76,7 +76,7 @@ enum Source {
     },
 }
 
-/// How signals are combined: the component, with its operator.
+/// The component that combines signals, with its operator.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kind {
     Arithmetic(&'static str),

@@ -16,7 +16,7 @@ const LEAST_GRADIENT: f64 = 0.5;
 /// long-term latency decays by [`DECAY`] a window.
 const RECOVERED: f64 = 2.0;
 const DECAY: f64 = 0.95;
-/// What failures take from the limit.
+/// The share of the limit that a window with too many failures takes away.
 const AFTER_FAILURES: f64 = 0.1;
 
 pub(super) fn next(known: Learned, sample: &Sample, tuning: &Tuning) -> Learned {

@@ -4,20 +4,20 @@ use super::tuning::Tuning;
 use super::{gradient, vegas};
 use crate::policy::Algorithm;
 
-/// What the flows of one window showed.
+/// The measurements of the flows of one window.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Sample {
     /// The mean latency in nanoseconds, at least 1; `None` if no flow had one.
     pub(super) latency: Option<f64>,
     /// The most tokens that were in flight when a flow was measured.
     pub(super) in_flight: f64,
-    /// Whether too many flows failed by overload.
+    /// True if too many flows failed by overload.
     pub(super) overloaded: bool,
     /// The length of the window in nanoseconds.
     pub(super) span: f64,
 }
 
-/// What a key has learned.
+/// The limit of a key and the latencies that it was computed from.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Learned {
     /// The limit, within the bounds. Measuring the baseline anew does not change it.
@@ -32,8 +32,8 @@ pub(super) struct Learned {
     pub(super) remeasuring: Remeasuring,
 }
 
-/// How far Vegas is with measuring the least latency anew: the limit is lower for a moment, so that
-/// the service has no queue meanwhile.
+/// The stage of a new measurement of the least latency. Vegas lowers the limit during the
+/// measurement, so that the service has no queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Remeasuring {
     No,

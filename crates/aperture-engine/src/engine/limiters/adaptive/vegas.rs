@@ -12,7 +12,7 @@ use super::tuning::Tuning;
 /// The queue, in steps, up to which the limit grows by one step, and from which on it falls.
 const GROWS_BELOW: f64 = 3.0;
 const FALLS_ABOVE: f64 = 6.0;
-/// What failures take from the limit.
+/// The share of the limit that a window with too many failures takes away.
 const AFTER_FAILURES: f64 = 0.1;
 /// The share of the long window after which a key measures its least latency anew for the first
 /// time, because it may have begun in an overload.

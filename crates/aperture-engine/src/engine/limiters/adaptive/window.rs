@@ -12,7 +12,7 @@ const FAILED_ONE_IN: u32 = 10;
 /// change of the limit did.
 const LATENCIES: f64 = 2.0;
 
-/// What one flow showed.
+/// The measurement of one flow.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Observation {
     /// The flow was served in this time.
