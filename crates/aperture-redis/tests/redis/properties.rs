@@ -38,6 +38,16 @@ impl Clock for CaseClock {
     }
 }
 
+/// Runs at most 1000 cases, because each one is many commands to a server.
+fn runner() -> TestRunner {
+    let config = ProptestConfig::default();
+    TestRunner::new(ProptestConfig {
+        cases: config.cases.min(1000),
+        failure_persistence: None,
+        ..config
+    })
+}
+
 fn settings() -> impl Strategy<Value = BucketSettings> {
     let capacity = prop_oneof![Just(1.0), Just(2.0), Just(10.0), 0.1..20.0, -3.0..1.0];
     let fill = prop_oneof![Just(1.0), Just(2.0), Just(0.0), 0.01..10.0, -2.0..0.0];
@@ -127,10 +137,7 @@ fn buckets_decide_as_those_of_an_engine_to_the_token() {
     let clock = CaseClock::default();
     let store = server.builder().clock(Arc::new(clock.clone())).build();
     let store = store.expect("valid settings");
-    let mut runner = TestRunner::new(ProptestConfig {
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    });
+    let mut runner = runner();
     let checked = runner.run(&(settings(), steps()), |(bucket, steps)| {
         clock.reset();
         let engine = Engine::builder()
@@ -197,10 +204,7 @@ fn slots_are_granted_as_by_an_engine() {
     let Some(server) = Server::start() else {
         return;
     };
-    let mut runner = TestRunner::new(ProptestConfig {
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    });
+    let mut runner = runner();
     let clock = CaseClock::default();
     let store = server.builder().clock(Arc::new(clock.clone())).build();
     let store = store.expect("valid settings");
