@@ -4,4 +4,4 @@
 //! own code. An [`ApertureClient`](crate::ApertureClient) and an embedded engine are deciders.
 //! [`Decider`] has an example.
 
-pub use crate::flow::{Check, Decider, Denial, Ticket, Verdict};
+pub use crate::flow::{Check, Decider, Denial, LabelLosses, LabelSource, Ticket, Verdict};

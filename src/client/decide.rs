@@ -9,7 +9,8 @@ use super::ticket::{ClientTicket, TicketKind, convert_check, empty_control_point
 use crate::flow::encode::{EncodedLabels, encode_baggage};
 use crate::flow::http::fit::FittedAttributes;
 use crate::flow::{
-    Caches, Check, Decider, FlowError, FlowErrorKind, FlowParams, HttpAttributes, Verdict,
+    Caches, Check, Decider, FlowError, FlowErrorKind, FlowParams, HttpAttributes, LabelSource,
+    Verdict,
 };
 use crate::meter::{CheckTimer, ClientCheckTimer};
 
@@ -22,13 +23,14 @@ impl Decider for ApertureClient {
         control_point: &str,
         params: &FlowParams<'_>,
     ) -> Check<Self::Ticket, Self::Pending> {
-        let labels = &params.labels;
-        let mut timer = self.start_check(control_point, labels.dropped(), labels.shortened());
+        let mut timer = self.start_check(control_point);
         if control_point.is_empty() {
+            self.count_losses(params.labels.losses());
             return self.ready(&mut timer, control_point, params, empty_control_point());
         }
         match &self.inner.backend {
             AnyBackend::Disabled => {
+                self.count_losses(params.labels.losses());
                 let error = FlowError::new(FlowErrorKind::Disabled, "");
                 self.ready(
                     &mut timer,
@@ -39,17 +41,35 @@ impl Decider for ApertureClient {
             }
             AnyBackend::Embedded(backend) => {
                 let kinds = (TicketKind::Embedded, PendingKind::Embedded);
-                self.decide_by(backend, timer, control_point, params, kinds)
+                self.decide_by(backend, timer, control_point, params, &params.labels, kinds)
             }
             AnyBackend::Remote(backend) => {
                 let kinds = (TicketKind::Remote, PendingKind::Remote);
-                self.decide_by(backend, timer, control_point, params, kinds)
+                self.decide_by(backend, timer, control_point, params, &params.labels, kinds)
             }
             AnyBackend::Scripted(backend) => {
                 let kinds = (TicketKind::Scripted, PendingKind::Scripted);
-                self.decide_by(backend, timer, control_point, params, kinds)
+                self.decide_by(backend, timer, control_point, params, &params.labels, kinds)
             }
         }
+    }
+
+    /// Reads the labels that an embedded engine asks for. With an Agent and with a script, reads all.
+    fn decide_from<'a>(
+        &self,
+        control_point: &str,
+        params: &mut FlowParams<'a>,
+        labels: &'a dyn LabelSource,
+    ) -> Check<Self::Ticket, Self::Pending> {
+        if let AnyBackend::Embedded(backend) = &self.inner.backend
+            && !control_point.is_empty()
+        {
+            let timer = self.start_check(control_point);
+            let kinds = (TicketKind::Embedded, PendingKind::Embedded);
+            return self.decide_by(backend, timer, control_point, params, labels, kinds);
+        }
+        labels.fill(&mut params.labels);
+        self.decide(control_point, params)
     }
 
     fn knows_control_point(&self, name: &str) -> Option<bool> {
@@ -115,6 +135,7 @@ impl ApertureClient {
         mut timer: ClientCheckTimer,
         control_point: &str,
         params: &FlowParams<'_>,
+        labels: &dyn LabelSource,
         kinds: (
             impl Fn(B::Ticket) -> TicketKind,
             impl FnOnce(B::Pending) -> PendingKind,
@@ -125,10 +146,12 @@ impl ApertureClient {
         let mut check = backend.decide_as(
             control_point,
             params,
+            labels,
             &mut undecided,
             |ticket| ticket_kind(ticket).into(),
             |pending| self.pending(timer.take(), control_point, params, pending_kind(pending)),
         );
+        self.count_losses(labels.losses());
         if let Check::Ready(verdict) = &mut check {
             self.record_verdict(
                 &mut timer,
@@ -190,13 +213,15 @@ impl ApertureClient {
             dropped,
             shortened,
         } = encode_baggage(labels);
-        let mut dropped = labels.dropped().saturating_add(dropped);
-        let mut shortened = labels.shortened().saturating_add(shortened);
+        let mut losses = labels.losses();
+        losses.dropped = losses.dropped.saturating_add(dropped);
+        losses.shortened = losses.shortened.saturating_add(shortened);
         if let Some(fitted) = fitted {
-            dropped = dropped.saturating_add(fitted.dropped);
-            shortened = shortened.saturating_add(fitted.shortened);
+            losses.dropped = losses.dropped.saturating_add(fitted.dropped);
+            losses.shortened = losses.shortened.saturating_add(fitted.shortened);
         }
-        (header, self.start_check(control_point, dropped, shortened))
+        self.count_losses(losses);
+        (header, self.start_check(control_point))
     }
 
     fn ready(

@@ -3,18 +3,22 @@
 use super::backend::{AnyBackend, Backend, BackendTicket};
 use super::shared::ApertureClient;
 use super::ticket::{ClientTicket, TicketKind};
-use crate::flow::Verdict;
+use crate::flow::{LabelLosses, Verdict};
 use crate::meter::{CheckTimer, ClientCheckTimer, ClientMeter, Meter};
 
 impl ApertureClient {
-    /// Starts the record of a flow, and counts its labels that were dropped or shortened.
+    /// Starts the record of a flow.
     #[inline]
-    pub(super) fn start_check(
-        &self,
-        control_point: &str,
-        dropped: u32,
-        shortened: u32,
-    ) -> ClientCheckTimer {
+    pub(super) fn start_check(&self, control_point: &str) -> ClientCheckTimer {
+        self.inner.meter.start_check(control_point)
+    }
+
+    /// Counts the labels of a flow that were dropped or shortened.
+    #[inline]
+    pub(super) fn count_losses(&self, losses: LabelLosses) {
+        let LabelLosses {
+            dropped, shortened, ..
+        } = losses;
         if dropped > 0 {
             self.inner.counters.count_dropped_labels(dropped);
             self.inner.meter.count_labels_dropped(dropped);
@@ -23,7 +27,6 @@ impl ApertureClient {
             self.inner.counters.count_shortened_labels(shortened);
             self.inner.meter.count_labels_shortened(shortened);
         }
-        self.inner.meter.start_check(control_point)
     }
 
     /// Counts and logs a verdict. `undecided` means that the engine accepted the flow and no

@@ -6,7 +6,7 @@ use super::backend::{AnyBackend, ReportingBackend};
 use super::flow::Flow;
 use super::shared::ApertureClient;
 use super::ticket::{ClientTicket, TicketKind, empty_control_point, wrap};
-use crate::flow::{Check, Decider, FlowParams, FlowStatus, Rejection, Verdict};
+use crate::flow::{Check, Decider, FlowParams, FlowStatus, LabelSource, Rejection, Verdict};
 
 impl ApertureClient {
     /// Starts a flow. Always returns a [`Flow`], even if no decision was reached.
@@ -101,8 +101,8 @@ impl ApertureClient {
         params: &FlowParams<'_>,
         kind: impl FnOnce(B::ReportedTicket) -> TicketKind,
     ) -> Verdict<ClientTicket> {
-        let labels = &params.labels;
-        let mut timer = self.start_check(control_point, labels.dropped(), labels.shortened());
+        self.count_losses(params.labels.losses());
+        let mut timer = self.start_check(control_point);
         let (mut verdict, undecided) = if control_point.is_empty() {
             (empty_control_point(), false)
         } else {

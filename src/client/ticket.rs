@@ -53,6 +53,15 @@ impl Ticket for ClientTicket {
         }
     }
 
+    #[inline]
+    fn needs_end(&self) -> bool {
+        let of_kind = match &self.kind {
+            TicketKind::Embedded(ticket) => ticket.needs_end(),
+            TicketKind::Reported(_) | TicketKind::Remote(_) | TicketKind::Scripted(_) => true,
+        };
+        of_kind || self.end_counter.is_active()
+    }
+
     fn response_started(&mut self, outcome: FlowOutcome) {
         match &mut self.kind {
             TicketKind::Embedded(ticket) => ticket.response_started(outcome),

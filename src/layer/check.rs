@@ -12,10 +12,11 @@ use super::head::RequestHead;
 use super::http;
 use super::names::{ControlPointName, LabelNames, PolicyNames};
 use super::request_extras::RequestExtras;
+use super::request_labels::RequestLabels;
 use super::settings::{ControlPoint, Settings};
 use super::unreachable::{FailureMode, OnUnreachable};
 use crate::flow::{
-    Check, Decider, Denial, FlowParams, Labels, RejectReason, Rejection, Ticket, TraceContext,
+    Check, Decider, Denial, FlowParams, LabelSource, RejectReason, Rejection, Ticket, TraceContext,
     Verdict,
 };
 
@@ -72,9 +73,19 @@ impl Settings {
         // A block, so that the parameters borrow from the extras no longer than they need.
         let check = {
             let names = LabelNames::new(&self.names, decider);
+            let naming = head.naming_labels(&names);
+            let labels = RequestLabels::new(&self.extract, naming);
+            let on_demand = self.http.is_none() && self.extract.reads_on_demand();
             let mut params = FlowParams::with_limits(self.extract.limits);
-            self.fill(head.naming_labels(&names), deadline, &mut params);
-            if let Some(label) = self.missing_label(&params.labels) {
+            self.fill(naming, deadline, &mut params);
+            if !on_demand {
+                self.extract.fill(naming, &mut params.labels);
+            }
+            let missing = match on_demand {
+                true => self.missing_label(&labels),
+                false => self.missing_label(&params.labels),
+            };
+            if let Some(label) = missing {
                 return reject(Rejection::missing(shared_name(), label));
             }
             if is_fallback {
@@ -93,6 +104,7 @@ impl Settings {
                 }
             }
             match &self.http {
+                None if on_demand => decider.decide_from(&name, &mut params, &labels),
                 None => decider.decide(&name, &params),
                 Some(http) => {
                     let limit = self.extract.value_limit;
@@ -105,7 +117,7 @@ impl Settings {
             Check::Ready(Verdict::Accepted(ticket))
                 if deadline.is_none() && plan.extras.is_none() && !self.annotates() =>
             {
-                NextStep::Run(Some(self.accept(ticket, head)))
+                NextStep::Run(self.accept_flow(ticket, head))
             }
             Check::Ready(verdict) => {
                 match self.follow(verdict, Some(decider), &name, shared_name, head, plan) {
@@ -172,7 +184,7 @@ impl Settings {
         })
     }
 
-    /// Sets all parameters except the limits of labels. In place, because the parameters are too
+    /// Sets all parameters except the labels. In place, because the parameters are too
     /// large to move cheaply.
     #[inline(always)]
     fn fill<'a>(
@@ -200,7 +212,6 @@ impl Settings {
         if self.result_cache_key.is_some() || !self.global_cache_keys.is_empty() {
             self.fill_cache_keys(head, params);
         }
-        self.extract.fill(head, &mut params.labels);
     }
 
     #[inline(never)]
@@ -212,7 +223,7 @@ impl Settings {
 
     /// Returns the required label that is missing; always `None` in shadow mode.
     #[inline]
-    fn missing_label(&self, labels: &Labels<'_>) -> Option<Arc<str>> {
+    fn missing_label(&self, labels: &dyn LabelSource) -> Option<Arc<str>> {
         let missing = self.extract.first_missing(labels)?;
         (!self.shadow).then(|| Arc::clone(missing))
     }
@@ -241,7 +252,9 @@ impl Settings {
     ) -> Check<D::Ticket, D::Pending> {
         let names = LabelNames::new(&self.names, decider);
         let mut params = FlowParams::with_limits(self.extract.limits);
-        self.fill(head.naming_labels(&names), deadline, &mut params);
+        let naming = head.naming_labels(&names);
+        self.fill(naming, deadline, &mut params);
+        self.extract.fill(naming, &mut params.labels);
         decider.decide(control_point, &params)
     }
 }

@@ -228,6 +228,7 @@ mod rate_limit_headers;
 mod reject;
 mod replacement_body;
 mod request_extras;
+mod request_labels;
 pub(crate) mod response_lookup;
 mod routes;
 mod service;

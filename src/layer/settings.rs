@@ -113,6 +113,17 @@ impl Settings {
         self.control_point.to_shared(name)
     }
 
+    /// Returns the guard of an accepted flow, or `None` if nothing depends on its end.
+    #[inline(always)]
+    pub(super) fn accept_flow<T: Ticket>(
+        &self,
+        ticket: T,
+        head: RequestHead<'_>,
+    ) -> Option<FlowGuard<T>> {
+        let is_watched = self.classify.is_some() || self.reports_quotas() || ticket.needs_end();
+        is_watched.then(|| self.accept(ticket, head))
+    }
+
     /// Returns the guard of an accepted flow.
     #[inline(always)]
     pub(super) fn accept<T: Ticket>(&self, ticket: T, head: RequestHead<'_>) -> FlowGuard<T> {

@@ -61,6 +61,11 @@ pub(crate) trait CheckTimer {
 /// with an error. The default counts nothing.
 pub(crate) trait EndCounter: Default {
     fn count_end(self, _: FlowStatus) {}
+
+    /// Returns true if the end of the flow is counted.
+    fn is_active(&self) -> bool {
+        false
+    }
 }
 
 /// What a cache lookup found for one key.

@@ -254,6 +254,10 @@ impl EndCounter for FlowEndCounter {
     fn count_end(mut self, status: FlowStatus) {
         self.end(status);
     }
+
+    fn is_active(&self) -> bool {
+        self.0.is_some()
+    }
 }
 
 impl FlowEndCounter {

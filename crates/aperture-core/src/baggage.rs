@@ -19,6 +19,12 @@ pub(super) const MAX_MEMBER_BYTES: usize = 4096;
 /// The most bytes of a header.
 pub(super) const MAX_BYTES: usize = 8192;
 
+/// Returns true if there is a `baggage` header.
+#[inline]
+pub fn is_present(headers: &HeaderMap) -> bool {
+    first_value(headers, &BAGGAGE).is_some()
+}
+
 /// Adds the members of the `baggage` header lines as labels. Skips a key that already has a label
 /// and a key that is `reserved`.
 ///
@@ -33,7 +39,7 @@ pub fn add_labels<'a>(
     headers: &'a HeaderMap,
     reserved: impl Fn(&str) -> bool,
 ) {
-    if first_value(headers, &BAGGAGE).is_some() {
+    if is_present(headers) {
         add_members(labels, headers, &reserved);
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{
     CacheLookup, Caches, Denial, FlowError, FlowOutcome, FlowParams, HttpAttributes, HttpExtras,
-    Quota, SettleError,
+    LabelSource, Quota, SettleError,
 };
 
 /// Decides whether flows may run. `ApertureClient` implements it, and your
@@ -56,6 +56,21 @@ pub trait Decider {
         control_point: &str,
         params: &FlowParams<'_>,
     ) -> Check<Self::Ticket, Self::Pending>;
+
+    /// Decides about a flow whose labels are read on demand. `params` have no labels; the other
+    /// parameters are as in [`decide`](Self::decide).
+    ///
+    /// The default reads all labels and calls `decide`. A decider that reads few labels saves the
+    /// cost of the others.
+    fn decide_from<'a>(
+        &self,
+        control_point: &str,
+        params: &mut FlowParams<'a>,
+        labels: &'a dyn LabelSource,
+    ) -> Check<Self::Ticket, Self::Pending> {
+        labels.fill(&mut params.labels);
+        self.decide(control_point, params)
+    }
 
     /// Decides about a flow by the attributes of its HTTP request, for layers that are
     /// set up so by `ApertureLayer::http`.
@@ -139,6 +154,14 @@ pub trait Ticket: Send + 'static {
     /// [ends](Self::end). It must not block. The default does nothing.
     fn response_started(&mut self, outcome: FlowOutcome) {
         let _ = outcome;
+    }
+
+    /// Returns whether the end of the flow has an effect. The default is true.
+    ///
+    /// If it has none, a layer may drop the ticket of an accepted flow instead of keeping it until
+    /// the end, unless the application has a handle of the flow.
+    fn needs_end(&self) -> bool {
+        true
     }
 
     /// Returns whether [`settle`](Self::settle) is supported. The default is false.

@@ -1,6 +1,7 @@
 //! The labels of a flow, and their limits.
 
 mod limits;
+mod source;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,6 +9,7 @@ use std::ops::Range;
 
 use smallvec::SmallVec;
 
+pub use self::source::{LabelLosses, LabelSource};
 use super::shorten::shorten;
 
 /// The most bytes of a value that a client can choose. With a key of up to 55 bytes, `key:value`
@@ -109,14 +111,19 @@ impl<'a> Labels<'a> {
         }
     }
 
+    /// Returns an empty set of labels without limits.
+    #[doc(hidden)]
+    pub fn unlimited() -> Self {
+        Self::with_limits(LabelLimits {
+            count: usize::MAX,
+            bytes: usize::MAX,
+        })
+    }
+
     /// Returns these labels without limits. Their keys must differ.
     #[doc(hidden)]
     pub fn distinct(labels: impl Iterator<Item = (Cow<'a, str>, Cow<'a, str>)>) -> Self {
-        let limits = LabelLimits {
-            count: usize::MAX,
-            bytes: usize::MAX,
-        };
-        let mut all = Self::with_limits(limits);
+        let mut all = Self::unlimited();
         for (key, value) in labels {
             all.push(key, value);
         }

@@ -48,7 +48,7 @@ pub use self::end::{EndError, EndResponse, TokenReturn};
 pub use self::error::{FlowError, FlowErrorKind};
 pub use self::http::{HttpAttributes, HttpExtras};
 pub use self::invalidation::{Invalidations, KeyHash, PendingInvalidation, ResponseStamp};
-pub use self::labels::{LabelLimits, Labels};
+pub use self::labels::{LabelLimits, LabelLosses, LabelSource, Labels};
 pub use self::log::WaitSpan;
 pub use self::params::FlowParams;
 pub use self::quota::Quota;

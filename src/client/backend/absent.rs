@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::{Backend, BackendTicket, CacheBackend, HttpBackend, ReportingBackend};
 use crate::flow::{
     CacheChange, CacheError, CacheKey, CacheLookup, Check, FlowOutcome, FlowParams, HttpAttributes,
-    PendingInvalidation, Ticket, Verdict,
+    LabelSource, PendingInvalidation, Ticket, Verdict,
 };
 use crate::meter::{ClientCheckTimer, ClientMeter};
 
@@ -27,6 +27,7 @@ impl<const BACKEND: usize> Backend for Absent<BACKEND> {
         &self,
         _: &str,
         _: &FlowParams<'_>,
+        _: &dyn LabelSource,
         _: &mut bool,
         _: impl Fn(Self) -> T,
         _: impl FnOnce(Self) -> P,

@@ -17,7 +17,7 @@ use crate::client::shared::{ApertureClient, CHECK_TIMEOUT};
 use crate::engine::{CacheEntry, DecideContext, EngineTicket};
 use crate::flow::{
     CacheChange, CacheError, CacheKey, CacheLookup, Check, Decider, FlowParams, HttpAttributes,
-    Invalidations, PendingInvalidation, Verdict, WaitSpan,
+    Invalidations, LabelSource, PendingInvalidation, Verdict, WaitSpan,
 };
 use crate::meter::{CheckTimer, ClientCheckTimer, ClientMeter};
 
@@ -111,14 +111,15 @@ impl Backend for EmbeddedBackend {
         &self,
         control_point: &str,
         params: &FlowParams<'_>,
+        labels: &dyn LabelSource,
         undecided: &mut bool,
         ticket: impl Fn(Self::Ticket) -> T,
         pending: impl FnOnce(Self::Pending) -> P,
     ) -> Check<T, P> {
         let mut context = self.context(params);
-        let check = self
-            .engine
-            .decide_as(control_point, params, &mut context, ticket, pending);
+        let check =
+            self.engine
+                .decide_as(control_point, params, labels, &mut context, ticket, pending);
         *undecided = context.undecided;
         check
     }

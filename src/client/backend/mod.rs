@@ -34,7 +34,7 @@ use super::cache::ReadLookup;
 use crate::flow::{
     AgentStatus, CacheChange, CacheError, CacheKey, CacheLookup, Check, ClientStats,
     ConnectionState, EndResponse, FlowOutcome, FlowParams, HttpAttributes, Invalidations,
-    PendingInvalidation, Ticket, Verdict,
+    LabelSource, PendingInvalidation, Ticket, Verdict,
 };
 use crate::meter::{ClientCheckTimer, ClientMeter};
 
@@ -79,12 +79,13 @@ pub(super) trait Backend {
     /// Whether a check that is not decided at once waits in a scheduler of this process.
     const QUEUES_IN_PROCESS: bool;
 
-    /// Decides with tickets and futures of another type, which the callbacks create in their final
-    /// place. Sets `undecided` if the flow was accepted and no component decided about it.
+    /// Decides by these labels, with tickets and futures of another type, which the callbacks create in
+    /// their final place. A backend that sends or keeps all labels reads those of `params`. Sets `undecided` if the flow was accepted and no component decided about it.
     fn decide_as<T, P>(
         &self,
         control_point: &str,
         params: &FlowParams<'_>,
+        labels: &dyn LabelSource,
         undecided: &mut bool,
         ticket: impl Fn(Self::Ticket) -> T,
         pending: impl FnOnce(Self::Pending) -> P,

@@ -16,7 +16,7 @@ use crate::client::cache::ReadLookup;
 use crate::flow::{
     AgentStatus, CacheChange, CacheError, CacheKey, CacheLookup, Check, ClientStats,
     ConnectionState, EndResponse, FlowError, FlowOutcome, FlowParams, HttpAttributes, HttpExtras,
-    Invalidations, PendingInvalidation, Quota, Ticket, Verdict,
+    Invalidations, LabelSource, PendingInvalidation, Quota, Ticket, Verdict,
 };
 use crate::remote::{PendingCheck, Remote, RemoteFlow};
 
@@ -56,6 +56,7 @@ impl Backend for RemoteBackend {
         &self,
         control_point: &str,
         params: &FlowParams<'_>,
+        _: &dyn LabelSource,
         _: &mut bool,
         _: impl Fn(Self::Ticket) -> T,
         pending: impl FnOnce(Self::Pending) -> P,

@@ -14,8 +14,8 @@ use super::{Backend, BackendTicket};
 use crate::client::shared::ApertureClient;
 use crate::client::ticket::convert_check;
 use crate::flow::{
-    Check, Denial, FlowDecision, FlowError, FlowErrorKind, FlowOutcome, FlowParams, RejectReason,
-    SettleError, Ticket, Verdict,
+    Check, Denial, FlowDecision, FlowError, FlowErrorKind, FlowOutcome, FlowParams, LabelSource,
+    RejectReason, SettleError, Ticket, Verdict,
 };
 
 /// The decision of a scripted client about one flow.
@@ -286,6 +286,7 @@ impl Backend for Script {
         &self,
         control_point: &str,
         params: &FlowParams<'_>,
+        _: &dyn LabelSource,
         _: &mut bool,
         ticket: impl Fn(Self::Ticket) -> T,
         pending: impl FnOnce(Self::Pending) -> P,

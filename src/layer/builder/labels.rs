@@ -65,6 +65,10 @@ impl<D, R> ApertureLayer<D, R> {
     ///
     /// [`extension_str`](crate::layer::extension_str) and [`extension`](crate::layer::extension)
     /// return such readers.
+    ///
+    /// An embedded engine asks for the labels that its policies name, so the reader of another label
+    /// does not run. A reader may also run several times for one request, and must return the same
+    /// text each time.
     #[must_use]
     pub fn label_from<F>(self, key: impl Into<Cow<'static, str>>, read: F) -> Self
     where
@@ -75,6 +79,9 @@ impl<D, R> ApertureLayer<D, R> {
     }
 
     /// Reads any number of labels from the request.
+    ///
+    /// A layer with such a closure reads all labels of each request. [`label_from`](Self::label_from)
+    /// costs less: its readers run only for labels that policies name.
     ///
     /// All readers run in the order in which they were added; a later value of the same key
     /// replaces an earlier one. The layer cannot tell which keys the closure sets: reserve them

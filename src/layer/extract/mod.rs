@@ -25,8 +25,9 @@ pub use self::joined::{JoinedParts, first_of, joined, reader};
 pub use self::query::query;
 pub use self::template::{grpc_method, grpc_service, path_template};
 use super::head::RequestHead;
+use super::request_labels::LabelValue;
 use crate::flow::labels::VALUE_LIMIT;
-use crate::flow::{LabelLimits, Labels, baggage as w3c};
+use crate::flow::{self, LabelLimits, Labels, baggage as w3c};
 
 /// A reader of one text, for a label, a control point or a cache key.
 pub(crate) type TextHook = Arc<dyn for<'h> Fn(RequestHead<'h>) -> Cow<'h, str> + Send + Sync>;
@@ -38,6 +39,8 @@ pub(crate) type LabelsHook = Arc<dyn for<'h> Fn(RequestHead<'h>, &mut Labels<'h>
 #[derive(Clone)]
 pub(crate) struct LabelExtractor {
     sources: Vec<LabelSource>,
+    /// Whether a source adds any number of labels.
+    has_closures: bool,
     constants: Vec<(Cow<'static, str>, Cow<'static, str>)>,
     /// The keys of the layer's own labels, without duplicates. `baggage` sets none of them.
     reserved: Vec<Cow<'static, str>>,
@@ -64,6 +67,7 @@ impl Default for LabelExtractor {
     fn default() -> Self {
         Self {
             sources: Vec::new(),
+            has_closures: false,
             constants: Vec::new(),
             reserved: Vec::new(),
             required: Vec::new(),
@@ -80,7 +84,7 @@ impl LabelExtractor {
             LabelSource::Header(key, _) | LabelSource::Text(key, _) => {
                 self.reserve_key(key.clone());
             }
-            LabelSource::Labels(_) => {}
+            LabelSource::Labels(_) => self.has_closures = true,
         }
         self.sources.push(source);
     }
@@ -106,7 +110,7 @@ impl LabelExtractor {
 
     /// Returns the key of the first required label that is missing or empty.
     #[inline]
-    pub(crate) fn first_missing(&self, labels: &Labels<'_>) -> Option<&Arc<str>> {
+    pub(crate) fn first_missing(&self, labels: &dyn flow::LabelSource) -> Option<&Arc<str>> {
         let mut required = self.required.iter();
         required.find(|key| labels.get(key).is_none_or(str::is_empty))
     }
@@ -116,6 +120,42 @@ impl LabelExtractor {
         self.reserve_key(key.clone());
         self.constants.retain(|(existing, _)| *existing != key);
         self.constants.push((key, value));
+    }
+
+    /// Returns true if each label can be read on its own, because no closure adds labels.
+    #[inline]
+    pub(crate) const fn reads_on_demand(&self) -> bool {
+        !self.has_closures
+    }
+
+    /// Reads one label. The value is that of [`fill`](Self::fill). The extractor must
+    /// [read on demand](Self::reads_on_demand).
+    pub(super) fn value<'a>(&'a self, head: RequestHead<'a>, key: &str) -> LabelValue<'a> {
+        for source in self.sources.iter().rev() {
+            let value = match source {
+                LabelSource::Header(known, name) if known == key => (
+                    known,
+                    header::label_value(head.headers(), name).unwrap_or_default(),
+                ),
+                LabelSource::Text(known, hook) if known == key => (known, hook(head)),
+                _ => continue,
+            };
+            return match value {
+                (_, value) if value.is_empty() => continue,
+                (_, value) if value.len() > self.value_limit => LabelValue::Unknown,
+                (_, Cow::Borrowed(value)) => LabelValue::Borrowed(Some(value)),
+                (known, Cow::Owned(value)) => LabelValue::Owned(known, value),
+            };
+        }
+        let mut constants = self.constants.iter();
+        if let Some((_, value)) = constants.find(|(known, _)| known == key) {
+            return LabelValue::Borrowed(Some(value));
+        }
+        let in_baggage = self.baggage && w3c::is_present(head.headers()) && !self.is_reserved(key);
+        match in_baggage {
+            true => LabelValue::Unknown,
+            false => LabelValue::Borrowed(None),
+        }
     }
 
     /// Adds all labels of a request. Each value from a source is bounded on its own, so that no

@@ -11,6 +11,7 @@
 mod addresses;
 mod deadlines;
 mod names;
+mod on_demand;
 mod outgoing_deadlines;
 mod readers;
 mod routes;

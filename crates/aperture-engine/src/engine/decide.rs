@@ -14,7 +14,7 @@ use super::snapshot::Snapshot;
 use super::stages::Suspended;
 use super::{Engine, EnginePending, EngineTicket};
 use aperture_core::encode::encode_baggage;
-use aperture_core::{Check, Decider, FlowParams, HttpAttributes, Verdict};
+use aperture_core::{Check, Decider, FlowParams, HttpAttributes, LabelSource, Verdict};
 
 /// The flow's [budget](FlowParams::budget) is its deadline, also while it waits in queues. With 10
 /// ms or less, a component that would have to read its state rejects the flow, as an Agent does. A
@@ -33,6 +33,26 @@ impl Decider for Engine {
         self.decide_as(
             control_point,
             params,
+            &params.labels,
+            &mut context,
+            |ticket| ticket,
+            |pending| pending,
+        )
+    }
+
+    /// Reads the labels that policies at this control point name, and no others unless the flow
+    /// waits.
+    fn decide_from<'a>(
+        &self,
+        control_point: &str,
+        params: &mut FlowParams<'a>,
+        labels: &'a dyn LabelSource,
+    ) -> Check<EngineTicket, EnginePending> {
+        let mut context = DecideContext::new(params.budget(None));
+        self.decide_as(
+            control_point,
+            params,
+            labels,
             &mut context,
             |ticket| ticket,
             |pending| pending,
@@ -95,18 +115,21 @@ impl DecideContext {
 }
 
 impl Engine {
-    /// Decides with tickets and futures of another type. The callbacks create them in their final
+    /// Decides by these labels, with tickets and futures of another type. The callbacks create them in their final
     /// place, because moving one costs about as much as looking up a key.
     #[inline(always)]
     pub fn decide_as<T, F>(
         &self,
         control_point: &str,
         params: &FlowParams<'_>,
+        labels: &dyn LabelSource,
         context: &mut DecideContext,
         ticket: impl Fn(EngineTicket) -> T,
         pending: impl FnOnce(EnginePending) -> F,
     ) -> Check<T, F> {
-        let input = CheckInput::new(control_point, params).deadline(context.budget);
+        let input = CheckInput::new(control_point, params)
+            .labels_from(labels)
+            .deadline(context.budget);
         if input.cache_lookup || params.quotas {
             return match self.decide_with_extras(&input, context) {
                 Check::Ready(Verdict::Accepted(it)) => Check::Ready(Verdict::Accepted(ticket(it))),

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::clock::{Nanos, nanos};
-use aperture_core::{FlowParams, Labels};
+use aperture_core::{FlowParams, LabelSource};
 
 /// The time left of a flow without a deadline.
 pub(crate) const NO_DEADLINE: Nanos = Nanos::MAX;
@@ -26,7 +26,7 @@ pub(crate) fn time_left(deadline: Option<Duration>) -> Nanos {
 pub(crate) struct EngineFlow<'a, 'l> {
     pub(crate) control_point: &'a str,
     pub(crate) services: &'a [&'a str],
-    pub(crate) labels: &'a Labels<'l>,
+    pub(crate) labels: &'a (dyn LabelSource + 'l),
     pub(crate) ramp_mode: bool,
     /// The time until the deadline, or [`NO_DEADLINE`].
     pub(crate) time_left: Nanos,
@@ -66,6 +66,7 @@ pub struct CheckInput<'a, 'l> {
     pub(super) control_point: &'a str,
     pub(super) services: &'a [&'a str],
     pub(super) params: &'a FlowParams<'l>,
+    pub(super) labels: &'a dyn LabelSource,
     pub(super) deadline: Option<Duration>,
     pub(super) expect_end: bool,
     pub(super) cache_lookup: bool,
@@ -80,20 +81,27 @@ impl<'a, 'l> CheckInput<'a, 'l> {
             control_point,
             services: &[],
             params,
+            labels: &params.labels,
             deadline: params.budget(None),
             expect_end: false,
             cache_lookup: params.result_cache_key.is_some() || !params.global_cache_keys.is_empty(),
         }
     }
 
-    pub(super) fn flow(&self) -> EngineFlow<'a, 'l> {
+    pub(super) fn flow(&self) -> EngineFlow<'a, 'a> {
         EngineFlow {
             control_point: self.control_point,
             services: self.services,
-            labels: &self.params.labels,
+            labels: self.labels,
             ramp_mode: self.params.ramp_mode,
             time_left: time_left(self.deadline),
         }
+    }
+
+    /// Reads the labels of the flow from elsewhere than its parameters.
+    pub(super) const fn labels_from(mut self, labels: &'a dyn LabelSource) -> Self {
+        self.labels = labels;
+        self
     }
 
     /// Sets the services that the flow belongs to. Selectors may require one of them.

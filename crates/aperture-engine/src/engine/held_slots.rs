@@ -68,6 +68,12 @@ impl HeldSlots {
         }
     }
 
+    /// Returns true if the flow holds nothing.
+    #[inline]
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.first.is_none() && self.others.is_none()
+    }
+
     pub(crate) fn push(&mut self, held: HeldSlot) {
         if self.first.is_none() {
             self.first = Some(held);

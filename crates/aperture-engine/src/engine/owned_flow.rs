@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use super::clock::{Clock, Nanos, nanos};
 use super::engine_flow::{EngineFlow, LATEST_DEADLINE, NO_DEADLINE};
-use aperture_core::FlowParams;
+use aperture_core::{FlowParams, Labels};
 
 /// Overhead in bytes of one text, in addition to its length.
 pub(super) const TEXT_OVERHEAD_BYTES: usize = 64;
@@ -28,7 +28,9 @@ impl OwnedFlow {
     ) -> Self {
         let owned = |key: &Cow<'_, str>| Cow::Owned(String::from(&**key));
         let mut kept = FlowParams::new();
-        kept.labels = flow.labels.clone().into_owned();
+        let mut labels = Labels::unlimited();
+        flow.labels.fill(&mut labels);
+        kept.labels = labels.into_owned();
         kept.ramp_mode = flow.ramp_mode;
         kept.result_cache_key = params.result_cache_key.as_ref().map(owned);
         kept.global_cache_keys = params.global_cache_keys.iter().map(owned).collect();

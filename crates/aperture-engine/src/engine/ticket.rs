@@ -115,6 +115,10 @@ impl Ticket for EngineTicket {
         self.held.end(outcome);
     }
 
+    fn needs_end(&self) -> bool {
+        !self.held.is_empty() || self.flow_timer.is_some() || self.extras.is_some()
+    }
+
     fn response_started(&mut self, outcome: FlowOutcome) {
         self.held.response_started(outcome);
     }

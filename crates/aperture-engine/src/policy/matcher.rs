@@ -4,7 +4,7 @@ use std::fmt::{self, Display};
 use std::sync::Arc;
 
 use super::re2::Pattern;
-use aperture_core::Labels;
+use aperture_core::LabelSource;
 
 /// A matcher of labels. All of its conditions must hold; without conditions it matches every flow.
 #[derive(Clone, Debug, Default)]
@@ -68,7 +68,7 @@ impl LabelMatcher {
 
     /// Returns true if the labels satisfy all conditions. Does not allocate once the caches of the
     /// patterns are warm.
-    pub(crate) fn matches(&self, labels: &Labels<'_>) -> bool {
+    pub(crate) fn matches(&self, labels: &dyn LabelSource) -> bool {
         self.conditions
             .iter()
             .all(|condition| condition.holds(labels))
@@ -89,7 +89,7 @@ impl LabelCondition {
         }
     }
 
-    fn holds(&self, labels: &Labels<'_>) -> bool {
+    fn holds(&self, labels: &dyn LabelSource) -> bool {
         match self {
             Self::Exists(label) => labels.get(label).is_some(),
             Self::Equals { label, value } => labels.get(label) == Some(value),

@@ -10,7 +10,7 @@ use crate::engine::decision::ComponentDecision;
 use crate::engine::engine_flow::{CheckInput, EngineFlow};
 use crate::engine::report::{CheckReport, LimiterDecision, LimiterReason};
 use crate::engine::ticket::{EngineTicket, TicketExtras};
-use aperture_core::{CacheLookup, Quota};
+use aperture_core::{CacheLookup, Labels, Quota};
 
 /// Collects the decisions of the components, the result of the cache lookup, and quotas if the flow
 /// asks for them.
@@ -76,11 +76,12 @@ impl OutputCollector for ReportCollector {
             ticket,
         } = end;
         let denied = result.err();
+        let mut labels = Labels::unlimited();
+        flow.labels.fill(&mut labels);
         let mut flow_label_keys: Vec<String> =
-            flow.labels.iter().map(|(key, _)| key.to_owned()).collect();
+            labels.iter().map(|(key, _)| key.to_owned()).collect();
         flow_label_keys.sort_unstable();
-        let telemetry_flow_labels = flow
-            .labels
+        let telemetry_flow_labels = labels
             .iter()
             .chain([("aperture.control_point_type", "feature")])
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
