@@ -8,6 +8,7 @@ use http::header::HeaderName;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use super::head::RequestHead;
+use super::reject::number;
 use crate::flow::{RejectReason, Rejection};
 
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -34,7 +35,7 @@ pub(super) fn write_rejection(
     };
     let message = message(rejection.reason());
     headers.insert(header::CONTENT_TYPE, content_type);
-    headers.insert(STATUS, HeaderValue::from(code.0));
+    headers.insert(STATUS, number(code.0.into()));
     headers.insert(MESSAGE, HeaderValue::from_static(message));
     if let Some(wait) = rejection.retry_after() {
         let millis = wait.as_nanos().div_ceil(1_000_000);

@@ -1,66 +1,86 @@
 //! Writes quotas to the header fields `RateLimit-Policy` and `RateLimit` of
 //! draft-ietf-httpapi-ratelimit-headers-11.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
+use bytes::{BufMut, BytesMut};
 use http::header::HeaderName;
 use http::{HeaderMap, HeaderValue};
 
 use crate::flow::Quota;
 
-const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
-const LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+static POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+static LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 
 /// The largest integer of Structured Fields.
 const MAX_INTEGER: u64 = 999_999_999_999_999;
+/// The bytes of a list item besides the name: separators, and two parameters with their numbers.
+const ITEM: usize = 4 + 2 * (3 + 15);
 
 /// Appends the quotas of a flow to the headers of its response. `rejected` states that the flow was
 /// rejected.
 ///
 /// Existing fields are kept: they are lists, and each quota applies.
 pub(super) fn append(headers: &mut HeaderMap, quotas: &[Quota], rejected: bool) {
-    let mut policies = String::new();
-    let mut limits = String::new();
-    // Writing to a String does not fail.
+    let item = |quota: &Quota| quota.policy_name.len() + quota.component_id.len() + ITEM;
+    let mut text = BytesMut::with_capacity(2 * quotas.iter().map(item).sum::<usize>());
     for quota in quotas {
         if let Some(limit) = quota.limit {
-            push_name(&mut policies, quota);
-            let _ = write!(policies, ";q={}", limit.min(MAX_INTEGER));
+            push_name(&mut text, quota);
+            push_number(&mut text, b";q=", limit.min(MAX_INTEGER));
             if let Some(window) = quota.window {
-                let _ = write!(policies, ";w={}", seconds(window));
+                push_number(&mut text, b";w=", seconds(window));
             }
         }
-        push_name(&mut limits, quota);
-        let _ = write!(limits, ";r={}", quota.remaining.min(MAX_INTEGER));
+    }
+    append_field(headers, &POLICY, text.split());
+    for quota in quotas {
+        push_name(&mut text, quota);
+        push_number(&mut text, b";r=", quota.remaining.min(MAX_INTEGER));
         // After a rejection, a bucket that accepted the flow does not determine the wait:
         // `retry-after` may be earlier than its reset.
         if let Some(reset) = quota.reset.filter(|_| quota.rejected == rejected) {
-            let _ = write!(limits, ";t={}", seconds(reset));
+            push_number(&mut text, b";t=", seconds(reset));
         }
     }
-    for (field, list) in [(POLICY, policies), (LIMIT, limits)] {
-        if !list.is_empty()
-            && let Ok(list) = HeaderValue::try_from(list)
-        {
-            headers.append(field, list);
-        }
+    append_field(headers, &LIMIT, text);
+}
+
+fn append_field(headers: &mut HeaderMap, name: &'static HeaderName, list: BytesMut) {
+    if !list.is_empty()
+        && let Ok(list) = HeaderValue::from_maybe_shared(list.freeze())
+    {
+        // The map is full at 32768 values; the field is then left out.
+        let _ = headers.try_append(name, list);
     }
 }
 
 /// Appends the start of a list item: the name of the component as a string, in ASCII.
-fn push_name(list: &mut String, quota: &Quota) {
-    list.push_str(if list.is_empty() { "\"" } else { ", \"" });
-    for part in [&quota.policy_name, "/", &quota.component_id] {
-        for char in part.chars() {
-            match char {
-                '"' | '\\' => list.extend(['\\', char]),
-                ' '..='~' => list.push(char),
-                _ => list.push('_'),
-            }
+fn push_name(list: &mut BytesMut, quota: &Quota) {
+    list.extend_from_slice(if list.is_empty() { b"\"" } else { b", \"" });
+    push_text(list, &quota.policy_name);
+    list.put_u8(b'/');
+    push_text(list, &quota.component_id);
+    list.put_u8(b'"');
+}
+
+fn push_text(list: &mut BytesMut, text: &str) {
+    let is_plain = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\';
+    if text.bytes().all(is_plain) {
+        return list.extend_from_slice(text.as_bytes());
+    }
+    for char in text.chars() {
+        match char {
+            '"' | '\\' => list.extend_from_slice(&[b'\\', char as u8]),
+            ' '..='~' => list.put_u8(char as u8),
+            _ => list.put_u8(b'_'),
         }
     }
-    list.push('"');
+}
+
+fn push_number(list: &mut BytesMut, key: &[u8], number: u64) {
+    list.extend_from_slice(key);
+    list.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
 /// Returns whole seconds, rounded up and at least 1.

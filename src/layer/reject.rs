@@ -1,5 +1,6 @@
 //! Reject hooks, which build the responses to rejected requests.
 
+use bytes::Bytes;
 use http::{HeaderValue, Response, header};
 use http_body::Body;
 
@@ -11,6 +12,25 @@ use crate::flow::Rejection;
 /// Prevents caches from storing rejections: policies may set a status that caches store by default,
 /// and RFC 6585, section 4, forbids to store a 429.
 pub(super) const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+
+/// Returns a number as a header value. Numbers below 100, as of most waits, need no memory.
+pub(super) fn number(number: u64) -> HeaderValue {
+    /// Two digits for each number.
+    static DIGITS: &str = "00010203040506070809101112131415161718192021222324\
+     25262728293031323334353637383940414243444546474849\
+     50515253545556575859606162636465666768697071727374\
+     75767778798081828384858687888990919293949596979899";
+    let at = match usize::try_from(number) {
+        Ok(small @ 0..=99) => 2 * small,
+        _ => {
+            let mut text = itoa::Buffer::new();
+            let text = Bytes::copy_from_slice(text.format(number).as_bytes());
+            return HeaderValue::from_maybe_shared(text).expect("digits are a valid value");
+        }
+    };
+    let start = if number < 10 { at + 1 } else { at };
+    HeaderValue::from_static(&DIGITS[start..at + 2])
+}
 
 /// A reject hook: builds the responses to rejected requests, for a service whose responses have the
 /// body `B`.
@@ -162,7 +182,7 @@ impl<B: Body> OnReject<B> for DefaultReject {
         // within their limits.
         headers.insert(header::CACHE_CONTROL, NO_STORE);
         if let Some(secs) = rejection.retry_after_secs() {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(secs));
+            headers.insert(header::RETRY_AFTER, number(secs));
         }
         if let Some(more) = rejection.headers() {
             for name in more.keys() {
@@ -177,5 +197,17 @@ impl<B: Body> OnReject<B> for DefaultReject {
             }
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::number;
+
+    #[test]
+    fn numbers_are_written_in_decimal() {
+        for expected in (0..1000).chain([u64::MAX]) {
+            assert_eq!(number(expected), expected.to_string().as_str());
+        }
     }
 }

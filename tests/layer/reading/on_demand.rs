@@ -87,7 +87,12 @@ fn value() -> impl Strategy<Value = String> {
 }
 
 fn headers() -> impl Strategy<Value = Vec<(&'static str, String)>> {
-    let name = prop_oneof![Just("x-user"), Just("x-tier"), Just("x-region"), Just("x-other")];
+    let name = prop_oneof![
+        Just("x-user"),
+        Just("x-tier"),
+        Just("x-region"),
+        Just("x-other")
+    ];
     let member = prop_oneof![Just("user"), Just("member"), Just("path"), Just("none")];
     let baggage = (member, "[a-z%2]{0,6}").prop_map(|(key, value)| format!("{key}={value}"));
     prop::collection::vec(
