@@ -108,13 +108,13 @@ pub fn measure(cases: &[BenchCase], batch: u32) -> Vec<BenchResult> {
 
 /// Runs a single case if this process was started to count its instructions, and returns whether it
 /// did.
-pub fn run_counted(cases: &[BenchCase]) -> bool {
+pub fn run_counted<'a>(cases: impl IntoIterator<Item = &'a BenchCase>) -> bool {
     let mut args = std::env::args().skip_while(|arg| arg != "--count-instructions");
     let (Some(_), Some(name), Some(times)) = (args.next(), args.next(), args.next()) else {
         return false;
     };
     let times: u32 = times.parse().expect("a number of runs");
-    if let Some(case) = cases.iter().find(|case| case.name == name) {
+    if let Some(case) = cases.into_iter().find(|case| case.name == name) {
         counted_runs(&mut *(case.prepare)(), times);
     }
     true

@@ -1,8 +1,10 @@
 //! A bounded, lock-free set of values seen, for warnings that are logged once per value.
 
-use std::hash::{BuildHasher, Hash, RandomState};
+use std::hash::Hash;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+use ahash::RandomState;
 
 /// The most values that a set remembers.
 pub const MAX_VALUES: usize = 1024;

@@ -5,6 +5,8 @@
 //! ratios. Instructions come from callgrind if it is installed.
 #![allow(clippy::print_stdout)]
 
+mod policies;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::convert::Infallible;
@@ -273,9 +275,15 @@ fn cases() -> Vec<BenchCase> {
 
 fn main() {
     let cases = cases();
-    if run_counted(&cases) {
+    let policies = policies::cases();
+    if run_counted(cases.iter().chain(&policies)) {
         return;
     }
+    let rows = measure(&policies, 10_000);
+    print(
+        "One request with six headers, whose response is dropped",
+        &rows,
+    );
     let rows = measure(&cases, 10_000);
     print("One request, from poll_ready to the end of its body", &rows);
 }
